@@ -1,0 +1,41 @@
+# Names for what a person does here. The work is in scripts/ and e2e/kubernetes/.
+cluster := e2e/kubernetes/cluster.sh
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: ## From nothing to a replicated SET on a real Kubernetes of three nodes (or on yours: KUBECONFIG)
+	@scripts/demo.sh
+
+test: ## Everything: format, lints, generated files, unit, integration and end-to-end tests
+	@scripts/test.sh all
+
+check: ## The inner loop: format, lints, unit tests
+	@scripts/test.sh quick
+
+fix: ## Format, apply what the lints suggest, write the generated files again
+	cargo fmt --all
+	cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
+	cargo run --package helios-crds --bin crdgen
+
+cluster: ## Start the local Kubernetes alone, or mend it
+	@$(cluster) up
+
+kubeconfig: ## Print the path of the local cluster's kubeconfig, and nothing else
+	@$(cluster) kubeconfig
+
+images: ## Build the images and hand them to the cluster's nodes
+	@scripts/images.sh
+
+down: ## Take the local Kubernetes down; nothing is left running
+	@$(cluster) down
+
+clean: clean-log-db ## Remove what was built, the cluster's programs too, with logs and databases
+	cargo clean
+	rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/helios"
+
+clean-log-db: ## Remove logs and databases, of the local Kubernetes too; keep what was built
+	@$(cluster) down
+	rm -rf helios-data
+
+.PHONY: help demo test check fix cluster kubeconfig images down clean clean-log-db

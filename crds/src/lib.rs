@@ -1,0 +1,17 @@
+//! The HeliosCluster resource: what a user writes, what the operator reports, and the manifest
+//! that teaches an API server both. Knows nothing of the operator, the nodes or any clock.
+
+mod manifest;
+mod spec;
+mod status;
+
+pub use manifest::{helm_template, yaml};
+pub use spec::*;
+pub use status::*;
+
+/// Label on every object of a cluster; its value is the name of the HeliosCluster.
+pub const CLUSTER_LABEL: &str = "heliosdb.io/cluster";
+/// Label on a pod: `leader`, `follower` or `learner`.
+pub const ROLE_LABEL: &str = "heliosdb.io/role";
+/// Label on the pods behind the `<cluster>-read` Service.
+pub const READS_LABEL: &str = "heliosdb.io/serves-reads";

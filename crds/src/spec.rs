@@ -1,0 +1,285 @@
+//! What a user asks for. Every field's first sentence is what `kubectl explain` shows.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Affinity, ResourceRequirements, Toleration, TopologySpreadConstraint};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::status::HeliosClusterStatus;
+
+/// A replicated, strongly consistent key-value database that speaks the Redis protocol.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[kube(
+    group = "heliosdb.io",
+    version = "v1alpha1",
+    kind = "HeliosCluster",
+    plural = "heliosclusters",
+    singular = "helioscluster",
+    shortname = "hc",
+    category = "all",
+    namespaced,
+    status = "HeliosClusterStatus",
+    derive = "PartialEq",
+    cel,
+    doc = "A replicated, strongly consistent key-value database that speaks the Redis protocol.",
+    scale(
+        spec_replicas_path = ".spec.replicas",
+        status_replicas_path = ".status.replicas",
+        label_selector_path = ".status.selector"
+    ),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.ready", description = "Members in service of members asked for"),
+    printcolumn(name = "Leader", type_ = "string", json_path = ".status.leader", description = "Member that leads"),
+    printcolumn(name = "Version", type_ = "string", json_path = ".status.version", description = "Version the members run"),
+    printcolumn(name = "Status", type_ = "string", json_path = ".status.phase", description = "What the operator sees or does"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    validation = Rule::new("size(self.metadata.name) <= 40 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
+        .message("metadata.name: write at most 40 characters, lower-case letters, digits and '-', beginning with a letter; pods and Services are named after it")
+)]
+#[x_kube(
+    validation = Rule::new("self.replicas in [1, 3, 5, 7] || (self.allowEvenReplicas && self.replicas in [2, 4, 6])")
+        .message("spec.replicas: write 1, 3, 5 or 7; an even number survives no more failures than the odd one below it (allowEvenReplicas: true permits 2, 4 and 6)")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct HeliosClusterSpec {
+    /// Members that hold all data and vote: 1, 3, 5 or 7. Default 3. Restarts members: no.
+    #[serde(default = "three")]
+    pub replicas: i32,
+
+    /// Permits 2, 4 or 6 replicas, which survive no more failures than one fewer. Default false. Restarts members: no.
+    #[serde(default)]
+    pub allow_even_replicas: bool,
+
+    /// Image of the database, e.g. `registry/heliosd:0.1.0`. Default: the image that the operator was installed with. Restarts members: yes, one at a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    pub image: Option<String>,
+
+    /// The volume of each member.
+    #[serde(default)]
+    pub storage: StorageSpec,
+
+    /// Timing of consensus.
+    #[serde(default)]
+    pub raft: RaftSpec,
+
+    /// CPU and memory of each member. Default: requests of 100m and 256Mi, no limits. Restarts members: yes, one at a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceRequirements>,
+
+    /// Labels a Kubernetes node must have to run a member. Default: none. Restarts members: yes, one at a time.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub node_selector: BTreeMap<String, String>,
+
+    /// Taints that members tolerate. Default: none. Restarts members: yes, one at a time.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tolerations: Vec<Toleration>,
+
+    /// Scheduling affinity of members. Default: none. Restarts members: yes, one at a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub affinity: Option<Affinity>,
+
+    /// How members spread. Default: evenly over hosts and over zones where that is possible. Restarts members: yes, one at a time.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub topology_spread_constraints: Vec<TopologySpreadConstraint>,
+
+    /// The client Services.
+    #[serde(default)]
+    pub service: ServiceSpec,
+
+    /// Protection against more than one voluntary disruption at a time.
+    #[serde(default)]
+    pub pod_disruption_budget: PodDisruptionBudgetSpec,
+
+    /// How members are replaced by a changed version of themselves.
+    #[serde(default)]
+    pub update_strategy: UpdateStrategySpec,
+
+    /// Stops the operator from changing anything about this cluster; status is still reported. Default false. Restarts members: no.
+    #[serde(default)]
+    pub paused: bool,
+
+    /// A new time here restarts the members, e.g. `2026-11-21T08:00:00Z`. Default: none. Restarts members: yes, one at a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "date-time"), length(max = 40))]
+    pub restart_at: Option<String>,
+}
+
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[x_kube(
+    cel,
+    validation = Rule::new("quantity(self.size).compareTo(quantity(oldSelf.size)) >= 0")
+        .message("spec.storage.size: a volume cannot shrink; write the old size or a larger one")
+        .field_path(".size"),
+    validation = Rule::new("has(self.storageClassName) == has(oldSelf.storageClassName) && (!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)")
+        .message("spec.storage.storageClassName: cannot change on existing volumes; write the old value back, or create a second cluster with the new class")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct StorageSpec {
+    /// Size of each member's volume, a text of digits and `Mi`, `Gi` or `Ti`; may grow, never shrink. Default 10Gi. Restarts members: no.
+    #[serde(default = "ten_gibibytes")]
+    #[schemars(length(max = 16), regex(pattern = r"^[1-9][0-9]*(Mi|Gi|Ti)$"))]
+    pub size: String,
+
+    /// StorageClass of the volumes, fixed at creation. Default: the default class of Kubernetes. Restarts members: no.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub storage_class_name: Option<String>,
+
+    /// Keeps the volumes of removed members and of a deleted cluster; a cluster created again under the same name adopts them. Default true. Restarts members: no.
+    #[serde(default = "yes")]
+    pub retain: bool,
+}
+
+/// Named timings for consensus (product.md, C1).
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum RaftPreset {
+    #[default]
+    Lan,
+    Fast,
+    Wan,
+}
+
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[x_kube(
+    cel,
+    validation = Rule::new("duration(has(self.heartbeatInterval) ? self.heartbeatInterval : self.preset == 'fast' ? '30ms' : self.preset == 'wan' ? '500ms' : '100ms') < duration(has(self.electionTimeoutMin) ? self.electionTimeoutMin : self.preset == 'fast' ? '150ms' : self.preset == 'wan' ? '2500ms' : '300ms')")
+        .message("spec.raft: write a heartbeatInterval below electionTimeoutMin (both default by preset: fast 30ms and 150ms, lan 100ms and 300ms, wan 500ms and 2500ms)"),
+    validation = Rule::new("!has(self.electionTimeoutMax) || duration(has(self.electionTimeoutMin) ? self.electionTimeoutMin : self.preset == 'fast' ? '150ms' : self.preset == 'wan' ? '2500ms' : '300ms') < duration(self.electionTimeoutMax)")
+        .message("spec.raft: write an electionTimeoutMax above electionTimeoutMin (which defaults by preset: fast 150ms, lan 300ms, wan 2500ms)")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct RaftSpec {
+    /// Timings for the network between members: `lan`, `fast` (one rack) or `wan` (far zones). Default lan. Restarts members: yes, one at a time.
+    #[serde(default)]
+    pub preset: RaftPreset,
+
+    /// Time between heartbeats of the leader, in `ms` or `s`. Default: by preset, 100ms for lan. Restarts members: yes, one at a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 9), regex(pattern = r"^[1-9][0-9]{0,5}(ms|s)$"))]
+    pub heartbeat_interval: Option<String>,
+
+    /// Least silence of the leader before a follower stands for election, in `ms` or `s`. Default: by preset, 300ms for lan. Restarts members: yes, one at a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 9), regex(pattern = r"^[1-9][0-9]{0,5}(ms|s)$"))]
+    pub election_timeout_min: Option<String>,
+
+    /// Most silence of the leader before a follower stands for election, in `ms` or `s`. Default: twice electionTimeoutMin. Restarts members: yes, one at a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 9), regex(pattern = r"^[1-9][0-9]{0,5}(ms|s)$"))]
+    pub election_timeout_max: Option<String>,
+
+    /// Log entries between two snapshots. Default 10000. Restarts members: yes, one at a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 100, max = 100_000_000))]
+    pub snapshot_entries: Option<i64>,
+}
+
+/// How clients outside the cluster reach the Services.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ServiceType {
+    #[default]
+    ClusterIP,
+    NodePort,
+    LoadBalancer,
+}
+
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceSpec {
+    /// Type of the client Services: `ClusterIP`, `NodePort` or `LoadBalancer`. Default ClusterIP. Restarts members: no.
+    #[serde(default, rename = "type")]
+    pub type_: ServiceType,
+
+    /// Annotations on the client Services. Default: none. Restarts members: no.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+}
+
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct PodDisruptionBudgetSpec {
+    /// Lets Kubernetes evict one member at a time only; a cluster of one member never has a budget. Default true. Restarts members: no.
+    #[serde(default = "yes")]
+    pub enabled: bool,
+}
+
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct UpdateStrategySpec {
+    /// Log entries a member may be behind to count as caught up. Default 1000. Restarts members: no.
+    #[serde(default = "thousand")]
+    #[schemars(range(min = 1, max = 1_000_000_000))]
+    pub max_lag_entries: i64,
+
+    /// Longest wait for a planned change of leader, in `ms` or `s`. Default 5s. Restarts members: no.
+    #[serde(default = "five_seconds")]
+    #[schemars(length(max = 9), regex(pattern = r"^[1-9][0-9]{0,4}(ms|s)$"))]
+    pub leader_transfer_timeout: String,
+
+    /// Holds a rolling change before its next member. Default false. Restarts members: no.
+    #[serde(default)]
+    pub paused: bool,
+}
+
+impl Default for StorageSpec {
+    fn default() -> Self {
+        Self { size: ten_gibibytes(), storage_class_name: None, retain: true }
+    }
+}
+
+impl Default for PodDisruptionBudgetSpec {
+    fn default() -> Self {
+        Self { enabled: true }
+    }
+}
+
+impl Default for UpdateStrategySpec {
+    fn default() -> Self {
+        Self { max_lag_entries: thousand(), leader_transfer_timeout: five_seconds(), paused: false }
+    }
+}
+
+impl Default for HeliosClusterSpec {
+    fn default() -> Self {
+        Self {
+            replicas: three(),
+            allow_even_replicas: false,
+            image: None,
+            storage: StorageSpec::default(),
+            raft: RaftSpec::default(),
+            resources: None,
+            node_selector: BTreeMap::new(),
+            tolerations: Vec::new(),
+            affinity: None,
+            topology_spread_constraints: Vec::new(),
+            service: ServiceSpec::default(),
+            pod_disruption_budget: PodDisruptionBudgetSpec::default(),
+            update_strategy: UpdateStrategySpec::default(),
+            paused: false,
+            restart_at: None,
+        }
+    }
+}
+
+fn three() -> i32 {
+    3
+}
+
+fn thousand() -> i64 {
+    1000
+}
+
+fn ten_gibibytes() -> String {
+    "10Gi".to_owned()
+}
+
+fn five_seconds() -> String {
+    "5s".to_owned()
+}
+
+fn yes() -> bool {
+    true
+}

@@ -1,0 +1,125 @@
+//! What the operator reports. Latched fields are decisions that must outlive the operator's process.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct HeliosClusterStatus {
+    /// One word for what the operator sees or does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<String>,
+
+    /// Generation of the spec that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+
+    /// Identity of the replicated data, fixed before the first member is told to begin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_id: Option<String>,
+
+    /// Disk that the cluster was begun on, fixed before it is told so; no other disk ever is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bootstrap_disk_id: Option<String>,
+
+    /// The cluster has been seen to exist; it is never begun again, whatever happens to its disks.
+    #[serde(default)]
+    pub bootstrapped: bool,
+
+    /// Pods that exist.
+    #[serde(default)]
+    pub replicas: i32,
+
+    /// Voting members in service.
+    #[serde(default)]
+    pub ready_replicas: i32,
+
+    /// Members in service of members asked for, e.g. `3/3`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready: Option<String>,
+
+    /// Label selector of the pods, for `kubectl scale` and autoscalers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<String>,
+
+    /// Member that leads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader: Option<String>,
+
+    /// Raft term of the leader.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub term: Option<i64>,
+
+    /// Version the members run; the oldest while they differ.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+
+    /// The members by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub members: Vec<MemberStatus>,
+
+    /// The operation under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operation: Option<OperationStatus>,
+
+    /// Ready, Available, Progressing, Degraded and FaultToleranceReduced.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+}
+
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct MemberStatus {
+    /// Name of the member and of its pod.
+    pub name: String,
+
+    /// Raft id, never used twice; 0 before the pod is a member.
+    #[serde(default)]
+    pub member_id: i64,
+
+    /// Starts of the member on its present disk.
+    #[serde(default)]
+    pub incarnation: i64,
+
+    /// Leader, Follower, Candidate, Learner, Joining, Removed or Unknown.
+    pub role: String,
+
+    /// The member serves clients.
+    #[serde(default)]
+    pub ready: bool,
+
+    /// Last log entry the leader knows to be on the member's disk; refreshed whenever the status changes otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub match_index: Option<i64>,
+
+    /// Committed entries not yet on the member's disk; refreshed whenever the status changes otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lag: Option<i64>,
+
+    /// Version of the running process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+}
+
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct OperationStatus {
+    /// Bootstrap, AddMember, RemoveMember, ReplaceMember, RollingUpdate or ResizeVolume.
+    pub kind: String,
+
+    /// Member that it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+
+    /// What is done or awaited now.
+    pub step: String,
+
+    /// When work on this target began.
+    pub started_at: Time,
+
+    /// When the operation counts as stalled.
+    pub deadline: Time,
+}

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Makes an image of one program and hands it to every node: `images.sh [--also-tag SUFFIX] NAME BINARY [TAG]`.
+# Prints NAME:TAG. Without TAG the tag is a hash of the content, so that it changes exactly when the image does.
+# --also-tag makes the same image known as NAME:TAG-SUFFIX too and prints that on a second line: a new version to
+# upgrade to. With KUBECONFIG set to a cluster of your own, the image goes to $HELIOS_IMAGE_REGISTRY or into kind;
+# `images.sh --check` says whether one of the two is possible.
+set -euo pipefail
+kubernetes_dir=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=lib/all.sh
+source "$kubernetes_dir/lib/all.sh"
+usage="usage: images.sh [--also-tag SUFFIX] NAME BINARY [TAG]"
+
+require_way
+[[ ${1:-} != --check ]] || exit 0
+suffix=
+if [[ ${1:-} == --also-tag ]]; then
+  suffix=${2:?"$usage"}
+  shift 2
+fi
+name=${1:?"$usage"} binary=${2:?"$usage"}
+[[ -x $binary ]] || die "$binary is no program; build it first"
+
+work=$(mktemp -d)
+at_end "rm -rf $work"
+rootfs_of "$binary" "$work/rootfs"
+tag=${3:-$(rootfs_hash "$work/rootfs")}
+for image in "$name:$tag" ${suffix:+"$name:$tag-$suffix"}; do
+  deliver "$work/rootfs" "$(basename "$binary")" "$image"
+done

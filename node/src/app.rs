@@ -1,0 +1,165 @@
+//! Wires the parts of one node together; the only place that knows them all.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use helios_proto::v1::cluster_server::ClusterServer;
+use helios_proto::v1::kv_server::KvServer;
+use helios_proto::v1::peer_server::PeerServer;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+
+use crate::config::Settings;
+use crate::grpc::{ClusterService, KvService};
+use crate::metrics::Metrics;
+use crate::node::{Node, NodeError};
+use crate::peer::{MAX_MESSAGE_BYTES, PeerService};
+use crate::raft::Fatal;
+use crate::{http, resp};
+
+/// How long open streams may hold up the end of the process.
+const STOP_TIMEOUT: Duration = Duration::from_secs(3);
+/// Time for proxies and Services to see that this node is no longer ready before it stops accepting.
+const HTTP2_KEEPALIVE: Duration = Duration::from_secs(5);
+
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    #[error("{field} {addr}: {source}; is another process using the port?")]
+    Bind { field: &'static str, addr: SocketAddr, source: std::io::Error },
+    #[error(transparent)]
+    Node(#[from] NodeError),
+}
+
+/// A node and its services, running.
+pub struct App {
+    node: Node,
+    stop: CancellationToken,
+    /// The client's side: stopped first.
+    client_services: JoinSet<()>,
+    /// Peers and probes: needed until leadership is handed over.
+    inner_services: JoinSet<()>,
+}
+
+struct Listeners {
+    peer: TcpListener,
+    client: Option<TcpListener>,
+    grpc: Option<TcpListener>,
+    metrics: Option<TcpListener>,
+    gateway: Option<TcpListener>,
+}
+
+impl Listeners {
+    async fn bind(settings: &Settings) -> Result<Self, AppError> {
+        Ok(Self {
+            peer: bind("listen.peer", settings.listen_peer).await?,
+            client: bind_some("listen.client", settings.listen_client).await?,
+            grpc: bind_some("listen.grpc", settings.listen_grpc).await?,
+            metrics: bind_some("listen.metrics", settings.listen_metrics).await?,
+            gateway: bind_some("listen.gateway", settings.listen_gateway).await?,
+        })
+    }
+}
+
+async fn bind(field: &'static str, addr: SocketAddr) -> Result<TcpListener, AppError> {
+    TcpListener::bind(addr).await.map_err(|source| AppError::Bind { field, addr, source })
+}
+
+async fn bind_some(field: &'static str, addr: Option<SocketAddr>) -> Result<Option<TcpListener>, AppError> {
+    match addr {
+        Some(addr) => Ok(Some(bind(field, addr).await?)),
+        None => Ok(None),
+    }
+}
+
+impl App {
+    /// Takes the ports first, so that a clash changes nothing on disk; then opens the node.
+    pub async fn start(settings: Settings) -> Result<Self, AppError> {
+        let listeners = Listeners::bind(&settings).await?;
+        let mut registry = Registry::with_prefix("helios");
+        let metrics = Metrics::new(&mut registry);
+        let client_metrics = resp::Metrics::default();
+        client_metrics.register(&mut registry);
+        let limits = resp::Limits { max_clients: settings.max_connections, ..resp::Limits::default() };
+        let password = settings.password.as_deref().map(resp::Password::new);
+        let node = Node::open(settings, metrics, Fatal::default())?;
+
+        let stop = CancellationToken::new();
+        let mut app =
+            Self { node, stop, client_services: JoinSet::new(), inner_services: JoinSet::new() };
+        app.serve_peers(listeners.peer);
+        if let Some(listener) = listeners.metrics {
+            let routes = http::health_routes(app.node.clone(), Arc::new(registry));
+            app.inner_services.spawn(http::serve(listener, routes, app.stop.clone()));
+        }
+        if let Some(listener) = listeners.client {
+            let stop = app.stop.child_token();
+            let served = resp::serve(listener, app.node.clone(), limits, password, client_metrics, stop);
+            app.client_services.spawn(async move { drop(served.await) });
+        }
+        if let Some(listener) = listeners.grpc {
+            app.serve_grpc(listener);
+        }
+        if let Some(listener) = listeners.gateway {
+            let routes = http::gateway_routes(app.node.clone());
+            app.client_services.spawn(http::serve(listener, routes, app.stop.clone()));
+        }
+        Ok(app)
+    }
+
+    fn serve_peers(&mut self, listener: TcpListener) {
+        let node = self.node.clone();
+        let peer = PeerServer::new(PeerService::new(Arc::new(node.clone())))
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        let router = server().add_service(peer).add_service(ClusterServer::new(ClusterService::new(node)));
+        let stop = self.stop.clone();
+        self.inner_services.spawn(async move {
+            let incoming = TcpListenerStream::new(listener);
+            if let Err(error) = router.serve_with_incoming_shutdown(incoming, stop.cancelled()).await {
+                tracing::error!(%error, "peer service ended");
+            }
+        });
+    }
+
+    fn serve_grpc(&mut self, listener: TcpListener) {
+        let router = server().add_service(KvServer::new(KvService::new(self.node.clone())));
+        let stop = self.stop.clone();
+        self.client_services.spawn(async move {
+            let incoming = TcpListenerStream::new(listener);
+            if let Err(error) = router.serve_with_incoming_shutdown(incoming, stop.cancelled()).await {
+                tracing::error!(%error, "gRPC service ended");
+            }
+        });
+    }
+
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// Readiness off, leadership handed over while clients are still served, services ended, threads
+    /// stopped (node.md, section 3, "Clean shutdown").
+    pub async fn stop(mut self) {
+        self.node.stop().await;
+        self.stop.cancel();
+        let ended = async {
+            while self.client_services.join_next().await.is_some() {}
+            while self.inner_services.join_next().await.is_some() {}
+        };
+        if tokio::time::timeout(STOP_TIMEOUT, ended).await.is_err() {
+            tracing::debug!("open streams were cut off");
+        }
+        self.node.close().await;
+    }
+}
+
+fn server() -> Server {
+    Server::builder()
+        .tcp_nodelay(true)
+        .http2_keepalive_interval(Some(HTTP2_KEEPALIVE))
+        .http2_keepalive_timeout(Some(HTTP2_KEEPALIVE))
+}

@@ -1,0 +1,83 @@
+//! What a member does on its own: registers its disk through the log, removes expired keys while
+//! it leads, notices that it was removed.
+
+use std::time::Duration;
+
+use helios_proto::v1::{PurgeExpired, RegisterMember, command::Op};
+
+use crate::database::Database;
+use crate::node::Node;
+use crate::raft::{Role, membership};
+
+/// How often the leader looks for expired keys.
+const EXPIRY_INTERVAL: Duration = Duration::from_millis(100);
+/// Keys removed by one log entry.
+const EXPIRY_BATCH: u32 = 1_000;
+const REGISTER_RETRY: Duration = Duration::from_millis(500);
+
+pub fn spawn(node: Node) {
+    let runtime = tokio::runtime::Handle::current();
+    runtime.spawn(register(node.clone()));
+    runtime.spawn(purge_expired(node.clone()));
+    runtime.spawn(notice_removal(node));
+}
+
+/// Records disk and boot epoch in the membership, so that peers can tell a wiped or restored disk.
+async fn register(node: Node) {
+    let Some(member) = node.member() else { return };
+    let (disk_id, boot_epoch) = node.identity();
+    let mut status = member.raft.watch_status();
+    loop {
+        let seen = status
+            .wait_for(|status| {
+                status.leader_id != 0 && membership::member(&status.membership, member.id).is_some()
+            })
+            .await
+            .map(|status| status.membership.clone());
+        let Ok(seen) = seen else { return };
+        let client_addr = &node.inner().settings.advertise_client_addr;
+        let done = membership::member(&seen, member.id).is_some_and(|own| {
+            own.disk_id == disk_id && own.boot_epoch == boot_epoch && own.client_addr == *client_addr
+        });
+        if done {
+            return;
+        }
+        let op = Op::RegisterMember(RegisterMember {
+            id: member.id,
+            disk_id: disk_id.to_owned(),
+            boot_epoch,
+            client_addr: client_addr.clone(),
+        });
+        match node.write(vec![op]).await.pop() {
+            Some(Ok(reply)) => match reply.kind {
+                Some(helios_proto::v1::reply::Kind::Error(error)) => {
+                    tracing::error!(reason = %error.message, "the cluster does not know this disk");
+                    return;
+                }
+                _ => return,
+            },
+            _ => tokio::time::sleep(REGISTER_RETRY).await,
+        }
+    }
+}
+
+async fn purge_expired(node: Node) {
+    let Some(member) = node.member() else { return };
+    let mut status = member.raft.watch_status();
+    while status.wait_for(|status| status.role == Role::Leader).await.is_ok() {
+        tokio::time::sleep(EXPIRY_INTERVAL).await;
+        if node.store().has_expired(crate::wall_ms()).unwrap_or(false) {
+            drop(node.write(vec![Op::PurgeExpired(PurgeExpired { limit: EXPIRY_BATCH })]).await);
+        }
+    }
+}
+
+/// A member that applies its own removal, or is told of it, takes no further part.
+async fn notice_removal(node: Node) {
+    let Some(member) = node.member() else { return };
+    let mut status = member.raft.watch_status();
+    let removed = status.wait_for(|status| membership::was_removed(&status.membership, member.id)).await.is_ok();
+    if removed {
+        node.retire("the membership no longer lists it");
+    }
+}

@@ -1,0 +1,151 @@
+//! The command line. Single-dash long flags (`-raft-node-id`) mean the same as double-dash ones,
+//! as the user's earlier documents write them (checklist S4-1).
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use serde_json::{Value, json};
+
+#[derive(Debug, Parser)]
+#[command(name = "heliosd", version, about = "A strongly consistent key-value database that speaks Redis")]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Option<CommandLine>,
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum CommandLine {
+    /// Start a cluster of three members in this process, without Kubernetes
+    Dev(DevArgs),
+}
+
+/// Flags of a node; each overrides the configuration file and the environment.
+#[derive(Debug, Clone, Default, Args)]
+pub struct RunArgs {
+    /// Configuration file (YAML); CONFIG_PATH is read when it is not given
+    #[arg(long)]
+    pub config: Option<PathBuf>,
+    /// Directory for log, state and snapshots
+    #[arg(long)]
+    pub data_dir: Option<String>,
+    /// Redis clients: host:port, or :port for every interface
+    #[arg(long)]
+    pub listen: Option<String>,
+    /// Only true is supported: every node replicates
+    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    pub raft: Option<bool>,
+    /// Name of this node, unique in the cluster
+    #[arg(long)]
+    pub raft_node_id: Option<String>,
+    /// Peers: host:port, both listened on and told to others
+    #[arg(long)]
+    pub raft_addr: Option<String>,
+    /// Directory of the write-ahead log
+    #[arg(long)]
+    pub raft_data_dir: Option<String>,
+    /// HTTP gateway: host:port
+    #[arg(long)]
+    pub gateway_listen: Option<String>,
+    /// Prometheus metrics and health: host:port
+    #[arg(long)]
+    pub metrics_listen: Option<String>,
+    /// gRPC clients: host:port
+    #[arg(long)]
+    pub grpc_listen: Option<String>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct DevArgs {
+    /// Where the members keep their data; a temporary directory, removed at the end, when not given
+    #[arg(long)]
+    pub data_dir: Option<PathBuf>,
+    /// Number of members: 1, 3 or 5
+    #[arg(long, default_value_t = 3, value_parser = clap::builder::PossibleValuesParser::new(["1", "3", "5"])
+        .map(|text| text.parse::<u16>().expect("one of the listed numbers")))]
+    pub members: u16,
+    /// First client port; the members use this one and the next
+    #[arg(long, default_value_t = 6379)]
+    pub port: u16,
+}
+
+use clap::builder::TypedValueParser as _;
+
+impl RunArgs {
+    /// The flags as paths into the configuration.
+    pub fn overrides(&self) -> Vec<([&'static str; 2], Value)> {
+        let fields = [
+            (["node", "data_dir"], &self.data_dir),
+            (["listen", "client"], &self.listen),
+            (["node", "name"], &self.raft_node_id),
+            (["listen", "peer"], &self.raft_addr),
+            (["node", "wal_dir"], &self.raft_data_dir),
+            (["listen", "gateway"], &self.gateway_listen),
+            (["listen", "metrics"], &self.metrics_listen),
+            (["listen", "grpc"], &self.grpc_listen),
+        ];
+        let mut set: Vec<_> =
+            fields.into_iter().filter_map(|(path, value)| Some((path, json!(value.clone()?)))).collect();
+        // An address given by flag is the one others are told, a name included (S4's compose file).
+        if let Some(addr) = &self.raft_addr
+            && !addr.starts_with(':')
+            && !addr.starts_with("0.0.0.0")
+        {
+            set.push((["node", "advertise_addr"], json!(addr)));
+        }
+        set
+    }
+}
+
+impl Cli {
+    /// Parses arguments, single-dash long flags included.
+    pub fn parse_args(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        Self::try_parse_from(args.into_iter().map(double_dash))
+    }
+}
+
+fn double_dash(arg: OsString) -> OsString {
+    match arg.to_str() {
+        Some(text) if text.len() > 2 && text.starts_with('-') && !text.starts_with("--") => {
+            format!("-{text}").into()
+        }
+        _ => arg,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Cli {
+        Cli::parse_args(line.split(' ').map(OsString::from)).unwrap()
+    }
+
+    #[test]
+    fn the_documented_command_line_is_understood() {
+        let cli = parse(
+            "heliosd -data-dir=./data/node1 -listen=:6379 -raft=true -raft-node-id=node-1 \
+             -raft-addr 127.0.0.1:7000 --raft-data-dir ./data/node1/raft",
+        );
+        assert_eq!(cli.run.listen.as_deref(), Some(":6379"));
+        assert_eq!(cli.run.raft, Some(true));
+        assert_eq!(cli.run.raft_node_id.as_deref(), Some("node-1"));
+        let paths: Vec<_> = cli.run.overrides().into_iter().map(|(path, _)| path.join(".")).collect();
+        assert!(paths.contains(&"node.advertise_addr".to_owned()), "{paths:?}");
+    }
+
+    #[test]
+    fn dev_takes_its_own_flags() {
+        let cli = parse("heliosd dev --members 5 --port 7379");
+        assert!(matches!(cli.command, Some(CommandLine::Dev(DevArgs { members: 5, port: 7379, .. }))));
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+}

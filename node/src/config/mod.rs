@@ -1,0 +1,142 @@
+//! Configuration: one YAML file, then environment `HELIOS__A__B`, then flags (product.md, C10).
+//! [`Config`] is what was written; [`crate::config::Settings`] is what was checked.
+
+mod compat;
+mod flags;
+mod settings;
+mod sources;
+
+pub use flags::{Cli, CommandLine, DevArgs, RunArgs};
+pub use settings::{Bootstrap, Settings};
+pub use sources::load;
+
+use serde::Deserialize;
+
+/// A configuration that cannot be used. The process ends with exit code 78 (EX_CONFIG).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(pub String);
+
+/// The configuration file. Every section and field may be left out but `node.name`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    pub node: NodeSection,
+    pub listen: ListenSection,
+    pub raft: RaftSection,
+    pub client: ClientSection,
+    pub log: LogSection,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NodeSection {
+    /// Short, stable, unique in the cluster.
+    pub name: String,
+    pub data_dir: String,
+    /// Directory of the write-ahead log; `<data_dir>/wal` when empty. A disk of its own pays off.
+    pub wal_dir: String,
+    /// `operator` (wait to be told), `static` (with `initial_members`) or `single`.
+    pub bootstrap: Option<String>,
+    /// host:port at which peers reach this node; `listen.peer` when empty.
+    pub advertise_addr: String,
+    /// host:port at which clients reach this node; `listen.client` when empty.
+    pub advertise_client_addr: String,
+    /// The same list on every node of a static cluster; this node may be left out of its own.
+    pub initial_members: Vec<InitialMember>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InitialMember {
+    pub name: String,
+    /// host:port of the peer service.
+    pub address: String,
+}
+
+/// Addresses to listen on. Empty: that service is off. The last three default to loopback ports
+/// as far from 50051, 9090 and 8443 as the client port is from 6379, so that several nodes on one
+/// host need no more than a client and a peer address each (product.md, "Ports").
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ListenSection {
+    pub client: String,
+    pub peer: String,
+    pub grpc: Option<String>,
+    pub metrics: Option<String>,
+    pub gateway: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RaftSection {
+    /// `fast`, `lan` (default) or `wan`.
+    pub preset: Option<String>,
+    pub heartbeat_interval: Option<String>,
+    /// Shorthand: minimum X, maximum 2X.
+    pub election_timeout: Option<String>,
+    pub election_timeout_min: Option<String>,
+    pub election_timeout_max: Option<String>,
+    pub snapshot_entries: Option<u64>,
+    pub snapshot_interval: Option<String>,
+    pub trailing_entries: Option<u64>,
+    /// Size of a write-ahead log segment, bytes; three are kept. An entry may have a quarter of it.
+    pub segment_bytes: Option<u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClientSection {
+    /// How long a request may take, elections included.
+    pub request_timeout: String,
+    pub max_connections: usize,
+    /// Asked of Redis clients by AUTH when set.
+    pub password: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogSection {
+    /// A tracing filter: `info`, `debug`, `helios_node=debug,warn` ...
+    pub level: String,
+    /// `text` or `json`.
+    pub format: String,
+}
+
+impl Default for NodeSection {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            data_dir: "./data".into(),
+            wal_dir: String::new(),
+            bootstrap: None,
+            advertise_addr: String::new(),
+            advertise_client_addr: String::new(),
+            initial_members: Vec::new(),
+        }
+    }
+}
+
+impl Default for ListenSection {
+    fn default() -> Self {
+        Self {
+            client: "127.0.0.1:6379".into(),
+            peer: "127.0.0.1:7000".into(),
+            grpc: None,
+            metrics: None,
+            gateway: None,
+        }
+    }
+}
+
+impl Default for ClientSection {
+    fn default() -> Self {
+        Self { request_timeout: "5s".into(), max_connections: 10_000, password: None }
+    }
+}
+
+impl Default for LogSection {
+    fn default() -> Self {
+        Self { level: "info".into(), format: "text".into() }
+    }
+}

@@ -1,0 +1,354 @@
+//! From what was written to what is meant: defaults by preset, durations, checks. Pure.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::{Config, ConfigError, InitialMember};
+
+/// How a node without a cluster comes to one (C7).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Bootstrap {
+    /// Waits until the operator, or a person through the API, says so.
+    Operator,
+    /// All of these begin one cluster together; sorted by name, this node included.
+    Static(Vec<InitialMember>),
+    /// A cluster of its own.
+    Single,
+}
+
+/// A checked configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    pub name: String,
+    pub data_dir: PathBuf,
+    pub wal_dir: PathBuf,
+    pub bootstrap: Bootstrap,
+    pub advertise_addr: String,
+    pub advertise_client_addr: String,
+    pub listen_client: Option<SocketAddr>,
+    pub listen_peer: SocketAddr,
+    pub listen_grpc: Option<SocketAddr>,
+    pub listen_metrics: Option<SocketAddr>,
+    pub listen_gateway: Option<SocketAddr>,
+    pub heartbeat: Duration,
+    pub election_min: Duration,
+    pub election_max: Duration,
+    pub snapshot_entries: u64,
+    pub snapshot_interval: Duration,
+    pub trailing_entries: u64,
+    pub segment_bytes: u64,
+    pub request_timeout: Duration,
+    pub max_connections: usize,
+    pub password: Option<String>,
+    pub log_level: String,
+    pub log_json: bool,
+    /// Digest of all of the above, as `Status` reports it.
+    pub config_hash: String,
+}
+
+/// heartbeat, election minimum, election maximum; ms (product.md, C1).
+const PRESETS: [(&str, [u64; 3]); 3] =
+    [("fast", [30, 150, 300]), ("lan", [100, 300, 600]), ("wan", [500, 2_500, 5_000])];
+
+impl TryFrom<Config> for Settings {
+    type Error = ConfigError;
+
+    fn try_from(config: Config) -> Result<Self, ConfigError> {
+        let config_hash = format!("{:08x}", crc32c::crc32c(format!("{config:?}").as_bytes()));
+        let Config { node, listen, raft, client, log } = config;
+        if node.name.is_empty() {
+            return Err(ConfigError(
+                "node.name is missing: give the node a short, unique name, for instance -raft-node-id node-1".into(),
+            ));
+        }
+        let timing = timing(&raft)?;
+        let listen_peer = address("listen.peer", &listen.peer)?
+            .ok_or_else(|| ConfigError("listen.peer is empty: members speak to each other there".into()))?;
+        let advertise_addr = advertised("node.advertise_addr", &node.advertise_addr, &listen.peer)?;
+        let listen_client = address("listen.client", &listen.client)?;
+        let near = |field: &str, text: &Option<String>, port: u16| match text {
+            Some(text) => address(field, text),
+            None => Ok(Some(SocketAddr::from(([127, 0, 0, 1], port + offset(listen_client))))),
+        };
+        let listen_gateway = near("listen.gateway", &listen.gateway, 8443)?;
+        if let Some(gateway) = listen_gateway
+            && !gateway.ip().is_loopback()
+        {
+            return Err(ConfigError(format!(
+                "listen.gateway {gateway} is not a loopback address: the HTTP gateway has no token yet, so it only \
+                 listens on 127.0.0.1; write 127.0.0.1:{}, or leave it empty to turn it off",
+                gateway.port()
+            )));
+        }
+        let bootstrap =
+            bootstrap(node.bootstrap.as_deref(), &node.name, &advertise_addr, node.initial_members)?;
+        let data_dir = PathBuf::from(&node.data_dir);
+        Ok(Self {
+            wal_dir: if node.wal_dir.is_empty() { data_dir.join("wal") } else { node.wal_dir.into() },
+            data_dir,
+            bootstrap,
+            advertise_client_addr: advertised(
+                "node.advertise_client_addr",
+                &node.advertise_client_addr,
+                &listen.client,
+            )?,
+            advertise_addr,
+            name: node.name,
+            listen_client,
+            listen_peer,
+            listen_grpc: near("listen.grpc", &listen.grpc, 50051)?,
+            listen_metrics: near("listen.metrics", &listen.metrics, 9090)?,
+            listen_gateway,
+            heartbeat: timing[0],
+            election_min: timing[1],
+            election_max: timing[2],
+            snapshot_entries: positive("raft.snapshot_entries", raft.snapshot_entries.unwrap_or(10_000))?,
+            snapshot_interval: raft
+                .snapshot_interval
+                .as_deref()
+                .map_or(Ok(Duration::from_secs(300)), |text| duration("raft.snapshot_interval", text))?,
+            trailing_entries: raft.trailing_entries.unwrap_or(1_000),
+            segment_bytes: segment_bytes(raft.segment_bytes)?,
+            request_timeout: duration("client.request_timeout", &client.request_timeout)?,
+            max_connections: positive("client.max_connections", client.max_connections as u64)? as usize,
+            password: client.password.filter(|password| !password.is_empty()),
+            log_level: log.level,
+            log_json: match log.format.as_str() {
+                "json" => true,
+                "text" => false,
+                other => return Err(ConfigError(format!("log.format {other:?}: write text or json"))),
+            },
+            config_hash,
+        })
+    }
+}
+
+fn segment_bytes(wanted: Option<u64>) -> Result<u64, ConfigError> {
+    const ALLOWED: std::ops::RangeInclusive<u64> = (4 << 20)..=(1 << 30);
+    let bytes = wanted.unwrap_or(64 << 20);
+    if ALLOWED.contains(&bytes) && bytes % 4096 == 0 {
+        return Ok(bytes);
+    }
+    Err(ConfigError(format!(
+        "raft.segment_bytes {bytes}: write a multiple of 4096 from {} to {}",
+        ALLOWED.start(),
+        ALLOWED.end()
+    )))
+}
+
+fn timing(raft: &super::RaftSection) -> Result<[Duration; 3], ConfigError> {
+    let preset = raft.preset.as_deref().unwrap_or("lan");
+    let (_, preset_ms) = PRESETS
+        .iter()
+        .find(|(name, _)| *name == preset)
+        .ok_or_else(|| ConfigError(format!("raft.preset {preset:?}: write fast, lan or wan")))?;
+    let [mut heartbeat, mut min, mut max] = preset_ms.map(Duration::from_millis);
+    if let Some(text) = &raft.election_timeout {
+        min = duration("raft.election_timeout", text)?;
+        max = 2 * min;
+    }
+    let fields = [
+        (&raft.heartbeat_interval, "raft.heartbeat_interval", &mut heartbeat),
+        (&raft.election_timeout_min, "raft.election_timeout_min", &mut min),
+        (&raft.election_timeout_max, "raft.election_timeout_max", &mut max),
+    ];
+    for (text, name, value) in fields {
+        if let Some(text) = text {
+            *value = duration(name, text)?;
+        }
+    }
+    if heartbeat >= min {
+        return Err(ConfigError(format!(
+            "raft.heartbeat_interval ({heartbeat:?}) must be below raft.election_timeout_min ({min:?}); \
+             3 to 5 heartbeats to an election timeout work well"
+        )));
+    }
+    if min >= max {
+        return Err(ConfigError(format!(
+            "raft.election_timeout_min ({min:?}) must be below raft.election_timeout_max ({max:?}); \
+             twice the minimum works well"
+        )));
+    }
+    if heartbeat < Duration::from_millis(10) {
+        return Err(ConfigError(format!("raft.heartbeat_interval ({heartbeat:?}) must be 10ms or more")));
+    }
+    Ok([heartbeat, min, max])
+}
+
+fn bootstrap(
+    mode: Option<&str>,
+    name: &str,
+    advertise_addr: &str,
+    initial_members: Vec<InitialMember>,
+) -> Result<Bootstrap, ConfigError> {
+    let mode = mode.unwrap_or(if initial_members.is_empty() { "operator" } else { "static" });
+    match (mode, initial_members.is_empty()) {
+        ("operator", true) => Ok(Bootstrap::Operator),
+        ("single", true) => Ok(Bootstrap::Single),
+        ("static", false) => static_members(name, advertise_addr, initial_members).map(Bootstrap::Static),
+        ("static", true) => Err(ConfigError(
+            "node.bootstrap: static needs node.initial_members, the same list on every node".into(),
+        )),
+        ("operator" | "single", false) => Err(ConfigError(format!(
+            "node.bootstrap: {mode} and node.initial_members exclude each other; remove one"
+        ))),
+        (other, _) => {
+            Err(ConfigError(format!("node.bootstrap {other:?}: write operator, static or single")))
+        }
+    }
+}
+
+fn static_members(
+    name: &str,
+    advertise_addr: &str,
+    mut members: Vec<InitialMember>,
+) -> Result<Vec<InitialMember>, ConfigError> {
+    match members.iter_mut().find(|member| member.name == name) {
+        // In its own list a node may give the address it is reached at.
+        Some(_) => {}
+        None => members.push(InitialMember { name: name.to_owned(), address: advertise_addr.to_owned() }),
+    }
+    members.sort();
+    for pair in members.windows(2) {
+        if pair[0].name == pair[1].name {
+            return Err(ConfigError(format!("initial member {} is listed twice", pair[0].name)));
+        }
+    }
+    let mut addresses: Vec<_> = members.iter().map(|member| &member.address).collect();
+    addresses.sort();
+    if let Some(pair) = addresses.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(ConfigError(format!("two initial members share the address {}", pair[0])));
+    }
+    Ok(members)
+}
+
+/// How far the client port is from Redis's own, for neighbours on one host.
+fn offset(client: Option<SocketAddr>) -> u16 {
+    client.and_then(|client| client.port().checked_sub(6379)).filter(|offset| *offset < 100).unwrap_or(0)
+}
+
+/// host:port to listen on; `:port` means every interface. Names are looked up.
+fn address(field: &str, text: &str) -> Result<Option<SocketAddr>, ConfigError> {
+    use std::net::ToSocketAddrs;
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let full = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.to_owned() };
+    let resolved = full.to_socket_addrs().map(|mut found| found.next());
+    match resolved {
+        Ok(Some(found)) => Ok(Some(found)),
+        _ => Err(ConfigError(format!("{field} {text:?}: write host:port, for instance 0.0.0.0:6379"))),
+    }
+}
+
+/// What others are told; an unspecified listen address falls back on loopback.
+fn advertised(field: &str, text: &str, listen: &str) -> Result<String, ConfigError> {
+    if !text.is_empty() {
+        let port = text.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+        return match port {
+            Some(_) => Ok(text.to_owned()),
+            None => Err(ConfigError(format!("{field} {text:?}: write host:port as others reach it"))),
+        };
+    }
+    Ok(match listen.rsplit_once(':') {
+        Some(("" | "0.0.0.0" | "[::]", port)) => format!("127.0.0.1:{port}"),
+        _ => listen.to_owned(),
+    })
+}
+
+fn positive(field: &str, value: u64) -> Result<u64, ConfigError> {
+    if value == 0 { Err(ConfigError(format!("{field} must be above 0"))) } else { Ok(value) }
+}
+
+/// `150ms`, `2s`, `5m`, `1h`.
+fn duration(field: &str, text: &str) -> Result<Duration, ConfigError> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let unit_ms = match &text[digits..] {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => 0,
+    };
+    match text[..digits].parse::<u64>().ok().and_then(|count| count.checked_mul(unit_ms)) {
+        Some(ms) if ms > 0 => Ok(Duration::from_millis(ms)),
+        _ => Err(ConfigError(format!("{field} {text:?}: write a duration such as 150ms, 2s or 5m"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(yaml: &str) -> Result<Settings, ConfigError> {
+        let config: Config = serde_saphyr::from_str(yaml).map_err(|error| ConfigError(error.to_string()))?;
+        config.try_into()
+    }
+
+    fn refused(yaml: &str) -> String {
+        settings(yaml).unwrap_err().0
+    }
+
+    #[test]
+    fn presets_and_overrides() {
+        let lan = settings("node: {name: a}").unwrap();
+        assert_eq!([lan.heartbeat, lan.election_min, lan.election_max].map(|d| d.as_millis()), [100, 300, 600]);
+        let fast = settings("{node: {name: a}, raft: {preset: fast, election_timeout: 200ms}}").unwrap();
+        assert_eq!([fast.heartbeat, fast.election_min, fast.election_max].map(|d| d.as_millis()), [30, 200, 400]);
+        assert_eq!(settings("{node: {name: a}, raft: {heartbeat_interval: 1s, election_timeout: 3s}}")
+            .unwrap().election_max, Duration::from_secs(6));
+    }
+
+    #[test]
+    fn bad_timings_are_refused_with_both_values() {
+        let error = refused("{node: {name: a}, raft: {heartbeat_interval: 400ms}}");
+        assert!(error.contains("400ms") && error.contains("300ms"), "{error}");
+        let error = refused("{node: {name: a}, raft: {election_timeout_min: 700ms}}");
+        assert!(error.contains("700ms") && error.contains("600ms"), "{error}");
+        assert!(refused("{node: {name: a}, raft: {preset: lann}}").contains("fast, lan or wan"));
+        assert!(refused("{node: {name: a}, raft: {heartbeat_interval: 100}}").contains("150ms"));
+    }
+
+    #[test]
+    fn a_static_list_holds_the_node_itself_and_is_the_same_on_every_node() {
+        let with = |name: &str, peer: &str, others: &str| {
+            settings(&format!("{{node: {{name: {name}, initial_members: [{others}]}}, listen: {{peer: '{peer}'}}}}"))
+                .unwrap()
+                .bootstrap
+        };
+        let a = with("a", "127.0.0.1:7000", "{name: b, address: '127.0.0.1:7001'}");
+        let b = with("b", "127.0.0.1:7001", "{name: a, address: '127.0.0.1:7000'}");
+        assert_eq!(a, b);
+        assert!(matches!(a, Bootstrap::Static(members) if members.len() == 2));
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        assert!(refused("{node: {name: a, bootstrap: static}}").contains("initial_members"));
+        let twice = "{node: {name: a, bootstrap: single, initial_members: [{name: b, address: 'b:1'}]}}";
+        assert!(refused(twice).contains("exclude"));
+        let same = "{node: {name: a, initial_members: [{name: b, address: '127.0.0.1:7000'}]}}";
+        assert!(refused(same).contains("share the address"));
+        assert!(refused("{}").contains("node.name"));
+        assert!(refused("{node: {name: a}, listen: {gateway: '0.0.0.0:8443'}}").contains("loopback"));
+        assert!(refused("{node: {name: a}, listen: {client: nonsense}}").contains("host:port"));
+    }
+
+    #[test]
+    fn neighbours_on_one_host_do_not_fight_over_ports() {
+        let third = settings("{node: {name: c}, listen: {client: ':6381', peer: '127.0.0.1:7002'}}").unwrap();
+        assert_eq!(third.listen_gateway, "127.0.0.1:8445".parse().ok());
+        assert_eq!(third.listen_metrics, "127.0.0.1:9092".parse().ok());
+        let off = settings("{node: {name: c}, listen: {gateway: ''}}").unwrap();
+        assert_eq!(off.listen_gateway, None);
+    }
+
+    #[test]
+    fn what_is_listened_on_everywhere_is_advertised_as_loopback() {
+        let found = settings("{node: {name: a}, listen: {peer: ':7005', client: '0.0.0.0:6380'}}").unwrap();
+        assert_eq!(found.advertise_addr, "127.0.0.1:7005");
+        assert_eq!(found.advertise_client_addr, "127.0.0.1:6380");
+        assert_eq!(found.listen_peer, "0.0.0.0:7005".parse().unwrap());
+    }
+}

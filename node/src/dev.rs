@@ -1,0 +1,118 @@
+//! `heliosd dev`: a cluster in one process, for a laptop with no Kubernetes.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::app::App;
+use crate::config::{Config, DevArgs, InitialMember, Settings};
+use crate::logging;
+
+const READY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Three members on a laptop need no 64 MiB segments each.
+const SEGMENT_BYTES: u64 = 16 << 20;
+const BASE_PEER_PORT: u16 = 7000;
+const BASE_CLIENT_PORT: u16 = 6379;
+
+/// Runs until Ctrl-C or SIGTERM.
+pub async fn run(args: DevArgs) -> anyhow::Result<()> {
+    logging::start(&std::env::var("LOG_LEVEL").unwrap_or_else(|_| "warn".into()), false);
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let scratch = match args.data_dir {
+        Some(_) => None,
+        None => Some(ScratchDir::new()?),
+    };
+    let data_dir = match (&args.data_dir, &scratch) {
+        (Some(dir), _) => dir.clone(),
+        (None, Some(scratch)) => scratch.0.clone(),
+        (None, None) => unreachable!("one of the two was made above"),
+    };
+    let mut apps = Vec::new();
+    for index in 0..args.members {
+        let settings = member_settings(&args, &data_dir, index)?;
+        apps.push(App::start(settings).await.with_context(|| format!("member node-{}", index + 1))?);
+    }
+    let ready = async {
+        for app in &apps {
+            app.node().ready().await;
+        }
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+        waited = tokio::time::timeout(READY_TIMEOUT, ready) => {
+            waited.context("the members did not elect a leader in time")?;
+            banner(&args, &data_dir);
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+                reason = any_failed(&apps) => anyhow::bail!(reason),
+            }
+        }
+    }
+    eprintln!("stopping");
+    futures::future::join_all(apps.into_iter().map(App::stop)).await;
+    Ok(())
+}
+
+async fn any_failed(apps: &[App]) -> String {
+    let failures = apps.iter().map(|app| Box::pin(async { app.node().failed().await }));
+    futures::future::select_all(failures).await.0
+}
+
+fn member_settings(args: &DevArgs, data_dir: &Path, index: u16) -> anyhow::Result<Settings> {
+    let offset = args.port.checked_sub(BASE_CLIENT_PORT).unwrap_or(0);
+    let peer = |index: u16| format!("127.0.0.1:{}", BASE_PEER_PORT + offset + index);
+    let name = |index: u16| format!("node-{}", index + 1);
+    let mut config = Config::default();
+    config.node.name = name(index);
+    config.node.data_dir = data_dir.join(name(index)).display().to_string();
+    config.node.initial_members =
+        (0..args.members).map(|index| InitialMember { name: name(index), address: peer(index) }).collect();
+    config.listen.client = format!("127.0.0.1:{}", args.port + index);
+    config.listen.peer = peer(index);
+    config.raft.segment_bytes = Some(SEGMENT_BYTES);
+    for (field, base) in [
+        (&mut config.listen.gateway, 8443),
+        (&mut config.listen.metrics, 9090),
+        (&mut config.listen.grpc, 50051),
+    ] {
+        *field = Some(format!("127.0.0.1:{}", base + offset + index));
+    }
+    Ok(config.try_into()?)
+}
+
+fn banner(args: &DevArgs, data_dir: &Path) {
+    let kept = if args.data_dir.is_some() { "kept" } else { "removed at the end; --data-dir keeps it" };
+    println!(
+        "{members} members are up. Data: {dir} ({kept}). Ctrl-C stops them.\n\nTry:\n  \
+         redis-cli -p {first} SET hello world\n  \
+         redis-cli -p {last} GET hello\n  \
+         curl 'http://127.0.0.1:{gateway}/status'",
+        members = args.members,
+        dir = data_dir.display(),
+        first = args.port,
+        last = args.port + args.members - 1,
+        gateway = 8443 + args.port.saturating_sub(BASE_CLIENT_PORT),
+    );
+}
+
+/// A directory of our own, gone with us.
+struct ScratchDir(std::path::PathBuf);
+
+impl ScratchDir {
+    fn new() -> std::io::Result<Self> {
+        let dir = std::env::temp_dir().join(format!("heliosd-dev-{:08x}", rand::random::<u32>()));
+        std::fs::create_dir_all(&dir)?;
+        Ok(Self(dir))
+    }
+}
+
+impl Drop for ScratchDir {
+    fn drop(&mut self) {
+        drop(std::fs::remove_dir_all(&self.0));
+    }
+}

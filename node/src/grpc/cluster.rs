@@ -1,0 +1,147 @@
+//! Cluster management, for the operator and for people with a tool. Every call is idempotent.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use helios_proto::v1::cluster_server::Cluster;
+use helios_proto::v1::{
+    AddLearnerRequest, ErrorCode, InitializeRequest, InitializeResponse, Member, Membership, MembershipResponse,
+    PromoteRequest, RemoveRequest, SnapshotRequest, SnapshotResponse, StatusRequest, StatusResponse, StepDownRequest,
+    TransferRequest, TransferResponse,
+};
+use tokio::time::{Instant, timeout};
+use tonic::{Request, Response, Status};
+
+use crate::error::Error;
+use crate::node::Node;
+use crate::raft::{ChangeRequest, Role};
+
+/// How long a membership change may take to be committed and applied.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(5);
+const DEFAULT_TRANSFER_TIMEOUT: Duration = Duration::from_secs(5);
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(60);
+
+pub struct ClusterService(Node);
+
+impl ClusterService {
+    pub fn new(node: Node) -> Self {
+        Self(node)
+    }
+
+    async fn change(
+        &self,
+        request: ChangeRequest,
+        expected_index: u64,
+    ) -> Result<Response<MembershipResponse>, Status> {
+        let raft = &self.0.active()?.raft;
+        let membership = match timeout(CHANGE_TIMEOUT, raft.change(request, expected_index)).await {
+            Ok(changed) => changed?,
+            Err(_) => {
+                return Err(Error::new(
+                    ErrorCode::OutcomeUnknown,
+                    "the membership change was not committed in time and may still be; read the status before trying again",
+                )
+                .into());
+            }
+        };
+        Ok(Response::new(MembershipResponse { membership: Some(owned(membership)) }))
+    }
+
+    async fn transfer_to(
+        &self,
+        target: Option<u64>,
+        timeout_ms: u32,
+    ) -> Result<Response<TransferResponse>, Status> {
+        let timeout = match timeout_ms {
+            0 => DEFAULT_TRANSFER_TIMEOUT,
+            ms => Duration::from_millis(ms.into()),
+        };
+        let (leader_id, term) = self.0.active()?.raft.transfer(target, timeout).await?;
+        Ok(Response::new(TransferResponse { leader_id, term }))
+    }
+}
+
+#[tonic::async_trait]
+impl Cluster for ClusterService {
+    async fn status(&self, _request: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+        Ok(Response::new(crate::status::of(&self.0)))
+    }
+
+    async fn initialize(
+        &self,
+        request: Request<InitializeRequest>,
+    ) -> Result<Response<InitializeResponse>, Status> {
+        let InitializeRequest { cluster_id, expected_disk_id } = request.into_inner();
+        let node = self.0.clone();
+        let begun = tokio::task::spawn_blocking(move || node.initialize(&cluster_id, &expected_disk_id));
+        let membership =
+            begun.await.map_err(|error| Error::new(ErrorCode::Internal, error.to_string()))??;
+        Ok(Response::new(InitializeResponse { membership: Some(owned(membership)) }))
+    }
+
+    async fn add_learner(
+        &self,
+        request: Request<AddLearnerRequest>,
+    ) -> Result<Response<MembershipResponse>, Status> {
+        let AddLearnerRequest { name, peer_addr, client_addr, disk_id, expected_membership_index } =
+            request.into_inner();
+        let record = Member { name, peer_addr, client_addr, disk_id, ..Member::default() };
+        self.change(ChangeRequest::AddLearner(record), expected_membership_index).await
+    }
+
+    async fn promote(&self, request: Request<PromoteRequest>) -> Result<Response<MembershipResponse>, Status> {
+        let PromoteRequest { id, max_lag_entries, expected_membership_index } = request.into_inner();
+        let request = ChangeRequest::Promote { id, max_lag: max_lag_entries };
+        self.change(request, expected_membership_index).await
+    }
+
+    async fn remove(&self, request: Request<RemoveRequest>) -> Result<Response<MembershipResponse>, Status> {
+        let RemoveRequest { id, expected_membership_index } = request.into_inner();
+        let member = self.0.active()?;
+        let status = member.raft.status();
+        // A leader does not remove itself while another voter could lead: it gives way, and the
+        // caller asks the next leader.
+        if id == member.id && status.role == Role::Leader && status.membership.voters.len() > 1 {
+            let (leader, _) = member.raft.transfer(None, DEFAULT_TRANSFER_TIMEOUT).await?;
+            return Err(Error::not_leader(crate::raft::membership::name_of(&status.membership, leader)).into());
+        }
+        self.change(ChangeRequest::Remove { id }, expected_membership_index).await
+    }
+
+    async fn transfer_leadership(
+        &self,
+        request: Request<TransferRequest>,
+    ) -> Result<Response<TransferResponse>, Status> {
+        let TransferRequest { target_id, timeout_ms } = request.into_inner();
+        if target_id == 0 {
+            return Err(Error::invalid("target_id is empty: name the member that shall lead").into());
+        }
+        self.transfer_to(Some(target_id), timeout_ms).await
+    }
+
+    async fn step_down(
+        &self,
+        request: Request<StepDownRequest>,
+    ) -> Result<Response<TransferResponse>, Status> {
+        self.transfer_to(None, request.into_inner().timeout_ms).await
+    }
+
+    async fn snapshot(
+        &self,
+        _request: Request<SnapshotRequest>,
+    ) -> Result<Response<SnapshotResponse>, Status> {
+        let raft = &self.0.active()?.raft;
+        let wanted = raft.applied_index();
+        raft.build_snapshot()?;
+        let deadline = Instant::now() + SNAPSHOT_TIMEOUT;
+        let done = raft.wait_status(deadline, |status| status.snapshot_index >= wanted).await;
+        let status = done.ok_or_else(|| {
+            Error::new(ErrorCode::SnapshotFailed, "no snapshot was taken in time; see this node's log")
+        })?;
+        Ok(Response::new(SnapshotResponse { index: status.snapshot_index, term: status.term }))
+    }
+}
+
+fn owned(membership: Arc<Membership>) -> Membership {
+    Arc::unwrap_or_clone(membership)
+}

@@ -1,0 +1,93 @@
+//! Key-value service for gRPC clients; every node answers every call.
+
+use bytes::Bytes;
+use helios_proto::v1::kv_server::Kv;
+use helios_proto::v1::{
+    self as proto, Consistency, DeleteRequest, DeleteResponse, Entry, ErrorCode, GetRequest, GetResponse, PutRequest,
+    PutResponse, RangeRequest, RangeResponse, Reply, command::Op, reply,
+};
+use tonic::{Request, Response, Status};
+
+use crate::database::Database;
+use crate::error::Error;
+use crate::state::{StateError, Value};
+
+const DEFAULT_RANGE: u32 = 1_000;
+const MAX_RANGE: u32 = 10_000;
+
+pub struct KvService<D>(D);
+
+impl<D: Database> KvService<D> {
+    pub fn new(database: D) -> Self {
+        Self(database)
+    }
+
+    async fn write(&self, op: Op) -> Result<Reply, Error> {
+        self.0.write(vec![op]).await.pop().unwrap_or_else(|| Err(Error::outcome_unknown()))
+    }
+
+    async fn barrier(&self, consistency: Consistency) -> Result<(), Error> {
+        match consistency {
+            Consistency::Linearizable => self.0.read_barrier().await,
+            Consistency::Stale => Ok(()),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl<D: Database> Kv for KvService<D> {
+    async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
+        let request = request.into_inner();
+        self.barrier(request.consistency()).await?;
+        let value = self.0.store().get(&request.key, crate::wall_ms()).map_err(unreadable)?;
+        Ok(Response::new(GetResponse { entry: value.map(|value| entry(request.key, value)) }))
+    }
+
+    async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
+        let PutRequest { key, value, ttl_ms } = request.into_inner();
+        if key.is_empty() {
+            return Err(Error::invalid("key is empty").into());
+        }
+        let expire_at_ms = (ttl_ms > 0).then(|| crate::wall_ms().saturating_add(ttl_ms));
+        let set = proto::Set { key, value, expire_at_ms, ..proto::Set::default() };
+        let reply = self.write(Op::Set(set)).await?;
+        Ok(Response::new(PutResponse { revision: reply.index }))
+    }
+
+    async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<DeleteResponse>, Status> {
+        let keys = request.into_inner().keys;
+        let reply = self.write(Op::Delete(proto::Delete { keys })).await?;
+        let deleted = match reply.kind {
+            Some(reply::Kind::Integer(count)) => u64::try_from(count).unwrap_or(0),
+            _ => 0,
+        };
+        Ok(Response::new(DeleteResponse { deleted, revision: reply.index }))
+    }
+
+    async fn range(&self, request: Request<RangeRequest>) -> Result<Response<RangeResponse>, Status> {
+        let request = request.into_inner();
+        self.barrier(request.consistency()).await?;
+        let limit = match request.limit {
+            0 => DEFAULT_RANGE,
+            limit => limit.min(MAX_RANGE),
+        } as usize;
+        let end = (!request.end.is_empty()).then_some(request.end.as_ref());
+        let mut found = self
+            .0
+            .store()
+            .scan(&request.start, end, limit + 1, crate::wall_ms())
+            .map_err(unreadable)?;
+        let more = found.len() > limit;
+        found.truncate(limit);
+        let entries = found.into_iter().map(|(key, value)| entry(key, value)).collect();
+        Ok(Response::new(RangeResponse { entries, more }))
+    }
+}
+
+fn entry(key: Bytes, value: Value) -> Entry {
+    Entry { key, value: value.data, revision: value.revision, expire_at_ms: value.expire_at_ms }
+}
+
+fn unreadable(error: StateError) -> Error {
+    Error::new(ErrorCode::StorageUnavailable, format!("the state cannot be read: {error}"))
+}

@@ -1,0 +1,57 @@
+//! `/livez` (the process runs), `/readyz` and `/healthz` (it can serve or send on), `/primary`,
+//! `/replica`, `/metrics`. Liveness never asks for a quorum: restarting members helps none.
+
+use std::sync::Arc;
+
+use helios_proto::v1::{Role, StatusResponse};
+use prometheus_client::registry::Registry;
+use warp::filters::BoxedFilter;
+use warp::http::StatusCode;
+use warp::reply::{Reply, Response};
+use warp::{Filter, path};
+
+use crate::database::Database;
+use crate::node::Node;
+
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+pub fn routes(node: Node, registry: Arc<Registry>) -> BoxedFilter<(Response,)> {
+    let status = {
+        let node = node.clone();
+        warp::any().map(move || node.status())
+    };
+    let livez = path!("livez").map(|| plain(StatusCode::OK, "ok"));
+    let readyz = path!("readyz").or(path!("healthz")).unify().and(status.clone()).map(|s| ready(&s));
+    let primary = path!("primary").and(status.clone()).map(|status: StatusResponse| {
+        is(status.role() == Role::Leader, "not the leader")
+    });
+    let replica = path!("replica").and(status).map(|status: StatusResponse| {
+        is(status.ready && status.role() == Role::Follower, "not a ready follower")
+    });
+    let metrics = path!("metrics").map(move || metrics(&node, &registry));
+    livez.or(readyz).unify().or(primary).unify().or(replica).unify().or(metrics).unify().boxed()
+}
+
+fn ready(status: &StatusResponse) -> Response {
+    is(status.ready, &status.not_ready_reason)
+}
+
+fn is(yes: bool, otherwise: &str) -> Response {
+    if yes { plain(StatusCode::OK, "ok") } else { plain(StatusCode::SERVICE_UNAVAILABLE, otherwise) }
+}
+
+fn plain(code: StatusCode, text: &str) -> Response {
+    warp::reply::with_status(format!("{text}\n"), code).into_response()
+}
+
+fn metrics(node: &Node, registry: &Registry) -> Response {
+    if let Some(member) = node.member() {
+        let inner = node.inner();
+        inner.metrics.observe(&member.raft.status(), member.raft.applied_index(), &inner.store);
+    }
+    let mut text = String::new();
+    match prometheus_client::encoding::text::encode(&mut text, registry) {
+        Ok(()) => warp::reply::with_header(text, "content-type", OPENMETRICS).into_response(),
+        Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+    }
+}

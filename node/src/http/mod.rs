@@ -1,0 +1,71 @@
+//! HTTP through warp: health and metrics for Kubernetes and Prometheus, and the JSON gateway.
+
+mod gateway;
+mod health;
+
+pub use gateway::routes as gateway_routes;
+pub use health::routes as health_routes;
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use warp::filters::BoxedFilter;
+use warp::reply::Response;
+
+/// Connections served at once on one port; more wait in the listen queue.
+const MAX_CONNECTIONS: usize = 256;
+/// A connection that sends no complete request head for this long is closed.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Serves `routes` until `stop`, then lets requests in flight finish.
+///
+/// Our own accept loop, as warp 0.4 has none that takes TLS or a stop signal and a connection
+/// limit together (dependencies.md, section 2).
+pub async fn serve(listener: TcpListener, routes: BoxedFilter<(Response,)>, stop: CancellationToken) {
+    let service = TowerToHyperService::new(warp::service(routes));
+    let graceful = hyper_util::server::graceful::GracefulShutdown::new();
+    let permits = std::sync::Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(hyper_util::rt::TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = accept(&listener, &permits) => accepted,
+        };
+        let Some((stream, permit)) = accepted else { continue };
+        let connection =
+            builder.serve_connection_with_upgrades(TokioIo::new(stream), service.clone()).into_owned();
+        let connection = graceful.watch(connection);
+        tokio::spawn(async move {
+            // A client that breaks off is no error of ours.
+            drop(connection.await);
+            drop(permit);
+        });
+    }
+    drop(tokio::time::timeout(SHUTDOWN_TIMEOUT, graceful.shutdown()).await);
+}
+
+async fn accept(
+    listener: &TcpListener,
+    permits: &std::sync::Arc<Semaphore>,
+) -> Option<(tokio::net::TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+    let permit = std::sync::Arc::clone(permits).acquire_owned().await.ok()?;
+    match listener.accept().await {
+        Ok((stream, _)) => Some((stream, permit)),
+        Err(error) => {
+            // Out of file descriptors, most likely: give others time to close theirs.
+            tracing::warn!(%error, "http connection not accepted");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            None
+        }
+    }
+}
+
+type Answer = Result<Response, Infallible>;

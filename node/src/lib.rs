@@ -1,0 +1,33 @@
+//! heliosd: a Raft-replicated key-value database that speaks the Redis protocol.
+//!
+//! `app` wires the parts; `node` is the heart the services share; `raft` drives consensus over
+//! `wal` (the log) and `state` (the state machine). See ARCHITECTURE.md.
+
+pub mod app;
+mod channels;
+mod chores;
+pub mod config;
+pub mod database;
+pub mod dev;
+pub mod error;
+mod grpc;
+mod http;
+mod lifecycle;
+pub mod logging;
+pub mod metrics;
+pub mod node;
+mod peer;
+pub mod raft;
+mod requests;
+pub mod resp;
+pub mod state;
+mod status;
+pub mod wal;
+
+/// Milliseconds since the Unix epoch. Decides nothing by itself: the log's clock does
+/// (node.md, pitfall 23).
+pub(crate) fn wall_ms() -> u64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,206 @@
+//! The disk marker `<data>/node.json` and the lock that keeps a second process off the data.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+const FORMAT: u32 = 1;
+
+/// What a node knows of itself before it has read anything else.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Marker {
+    pub format: u32,
+    /// Made once for a blank disk; never changes.
+    pub disk_id: String,
+    pub name: String,
+    /// Grows by one at every start: a restored older copy of the disk shows by it.
+    pub boot_epoch: u64,
+    /// The cluster this disk belongs to; none for a blank node.
+    pub member: Option<Belonging>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Belonging {
+    pub cluster_id: String,
+    pub member_id: u64,
+    /// Set when the cluster has removed this member: the disk is of no further use.
+    #[serde(default)]
+    pub removed: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum MarkerError {
+    #[error("{path}: {source}")]
+    Io { path: PathBuf, source: io::Error },
+    #[error("data directory {0} is in use by another heliosd process; stop it or choose another data_dir")]
+    Locked(PathBuf),
+    #[error("{path} is not a marker this version can read: {reason}; nothing was changed")]
+    Unreadable { path: PathBuf, reason: String },
+    #[error(
+        "data directory {dir} belongs to node {found}, not {wanted}: \
+         start it as {found}, or give {wanted} a data_dir of its own"
+    )]
+    OtherNode { dir: PathBuf, found: String, wanted: String },
+    #[error(
+        "data directory {dir} belongs to cluster {found}, not {wanted}: \
+         point data_dir at the right disk, or use an empty one"
+    )]
+    OtherCluster { dir: PathBuf, found: String, wanted: String },
+}
+
+/// A locked data directory and the marker in it.
+pub struct DataDir {
+    dir: PathBuf,
+    marker: Marker,
+    _lock: File,
+}
+
+impl DataDir {
+    /// Opens or begins a data directory for node `name`. `cluster_id`, where it is known, must be
+    /// the one the disk belongs to. Nothing on an existing disk is changed when it is refused.
+    pub fn open(dir: &Path, name: &str, cluster_id: Option<&str>) -> Result<Self, MarkerError> {
+        let io = |path: &Path| {
+            let path = path.to_owned();
+            move |source| MarkerError::Io { path, source }
+        };
+        fs::create_dir_all(dir).map_err(io(dir))?;
+        let lock_path = dir.join("LOCK");
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&lock_path)
+            .map_err(io(&lock_path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(MarkerError::Locked(dir.to_owned())),
+            Err(TryLockError::Error(source)) => return Err(io(&lock_path)(source)),
+        }
+        let mut marker = match read(dir)? {
+            Some(marker) => marker,
+            None => Marker {
+                format: FORMAT,
+                disk_id: format!("{:032x}", rand::random::<u128>()),
+                name: name.to_owned(),
+                boot_epoch: 0,
+                member: None,
+            },
+        };
+        check(dir, &marker, name, cluster_id)?;
+        marker.boot_epoch += 1;
+        write(dir, &marker)?;
+        Ok(Self { dir: dir.to_owned(), marker, _lock: lock })
+    }
+
+    pub fn marker(&self) -> &Marker {
+        &self.marker
+    }
+
+    /// Records, durably, the cluster this disk now belongs to.
+    pub fn join(&mut self, member: Belonging) -> Result<(), MarkerError> {
+        self.marker.member = Some(member);
+        write(&self.dir, &self.marker)
+    }
+}
+
+fn path(dir: &Path) -> PathBuf {
+    dir.join("node.json")
+}
+
+fn read(dir: &Path) -> Result<Option<Marker>, MarkerError> {
+    let path = path(dir);
+    let text = match fs::read(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(MarkerError::Io { path, source }),
+    };
+    let unreadable = |reason: String| MarkerError::Unreadable { path: path.clone(), reason };
+    let marker: Marker = serde_json::from_slice(&text).map_err(|error| unreadable(error.to_string()))?;
+    if marker.format != FORMAT {
+        return Err(unreadable(format!("format {}, this version knows {FORMAT}", marker.format)));
+    }
+    Ok(Some(marker))
+}
+
+fn check(dir: &Path, marker: &Marker, name: &str, cluster_id: Option<&str>) -> Result<(), MarkerError> {
+    if marker.name != name {
+        return Err(MarkerError::OtherNode {
+            dir: dir.to_owned(),
+            found: marker.name.clone(),
+            wanted: name.to_owned(),
+        });
+    }
+    match (&marker.member, cluster_id) {
+        (Some(member), Some(wanted)) if member.cluster_id != wanted => Err(MarkerError::OtherCluster {
+            dir: dir.to_owned(),
+            found: member.cluster_id.clone(),
+            wanted: wanted.to_owned(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn write(dir: &Path, marker: &Marker) -> Result<(), MarkerError> {
+    let path = path(dir);
+    let replace = || {
+        let draft = dir.join("node.json.tmp");
+        let mut file = File::create(&draft)?;
+        file.write_all(&serde_json::to_vec_pretty(marker)?)?;
+        file.sync_all()?;
+        fs::rename(&draft, &path)?;
+        File::open(dir)?.sync_all()
+    };
+    replace().map_err(|source| MarkerError::Io { path: path.clone(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(cluster_id: &str) -> Belonging {
+        Belonging { cluster_id: cluster_id.into(), member_id: 3, removed: false }
+    }
+
+    #[test]
+    fn identity_survives_and_the_boot_epoch_grows() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut first = DataDir::open(dir.path(), "a", None).unwrap();
+        first.join(member("c1")).unwrap();
+        let before = first.marker().clone();
+        drop(first);
+        let second = DataDir::open(dir.path(), "a", Some("c1")).unwrap();
+        assert_eq!(second.marker().disk_id, before.disk_id);
+        assert_eq!(second.marker().member, Some(member("c1")));
+        assert_eq!(second.marker().boot_epoch, before.boot_epoch + 1);
+    }
+
+    #[test]
+    fn another_nodes_or_clusters_disk_is_refused_and_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        DataDir::open(dir.path(), "a", None).unwrap().join(member("c1")).unwrap();
+        let text = fs::read(path(dir.path())).unwrap();
+        assert!(matches!(DataDir::open(dir.path(), "b", None), Err(MarkerError::OtherNode { .. })));
+        assert!(matches!(DataDir::open(dir.path(), "a", Some("c2")), Err(MarkerError::OtherCluster { .. })));
+        assert_eq!(fs::read(path(dir.path())).unwrap(), text);
+    }
+
+    #[test]
+    fn a_second_process_is_kept_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let _first = DataDir::open(dir.path(), "a", None).unwrap();
+        assert!(matches!(DataDir::open(dir.path(), "a", None), Err(MarkerError::Locked(_))));
+    }
+
+    #[test]
+    fn a_marker_of_an_unknown_format_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(DataDir::open(dir.path(), "a", None).unwrap());
+        let text = fs::read_to_string(path(dir.path())).unwrap().replace("\"format\": 1", "\"format\": 9");
+        fs::write(path(dir.path()), text).unwrap();
+        assert!(matches!(DataDir::open(dir.path(), "a", None), Err(MarkerError::Unreadable { .. })));
+    }
+}

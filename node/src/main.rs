@@ -1,0 +1,73 @@
+//! `heliosd`: reads its configuration, runs a node until a signal, and says in one line why when it
+//! cannot. Exit codes: 0 clean end, 78 configuration (EX_CONFIG), 74 disk (EX_IOERR), 1 other.
+
+use std::process::ExitCode;
+
+use helios_node::app::{App, AppError};
+use helios_node::config::{self, Cli, CommandLine, ConfigError, RunArgs, Settings};
+use helios_node::{dev, logging};
+use tokio::signal::unix::{SignalKind, signal};
+
+const EX_CONFIG: u8 = 78;
+const EX_IOERR: u8 = 74;
+
+fn main() -> ExitCode {
+    let cli = match Cli::parse_args(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let usage = error.use_stderr();
+            drop(error.print());
+            return if usage { EX_CONFIG.into() } else { ExitCode::SUCCESS };
+        }
+    };
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(1, &format!("the async runtime does not start: {error}")),
+    };
+    match cli.command {
+        Some(CommandLine::Dev(args)) => match runtime.block_on(dev::run(args)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(1, &format!("{error:#}")),
+        },
+        None => runtime.block_on(run(&cli.run)),
+    }
+}
+
+async fn run(args: &RunArgs) -> ExitCode {
+    let settings = match settings(args) {
+        Ok(settings) => settings,
+        Err(error) => return fail(EX_CONFIG, &error.0),
+    };
+    logging::start(&settings.log_level, settings.log_json);
+    let (mut terminate, mut interrupt) = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+        (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
+        (Err(error), _) | (_, Err(error)) => return fail(1, &format!("signals: {error}")),
+    };
+    let app = match App::start(settings).await {
+        Ok(app) => app,
+        Err(AppError::Node(error)) if error.is_config() => return fail(EX_CONFIG, &error.to_string()),
+        Err(AppError::Node(error)) => return fail(EX_IOERR, &error.to_string()),
+        Err(error) => return fail(EX_CONFIG, &error.to_string()),
+    };
+    let node = app.node().clone();
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        reason = node.failed() => return fail(EX_IOERR, &reason),
+    }
+    tracing::info!("stopping");
+    app.stop().await;
+    ExitCode::SUCCESS
+}
+
+fn settings(args: &RunArgs) -> Result<Settings, ConfigError> {
+    if args.raft == Some(false) {
+        return Err(ConfigError("-raft=false is not supported: every node replicates; leave the flag out".into()));
+    }
+    config::load(args, std::env::vars())?.try_into()
+}
+
+fn fail(code: u8, message: &str) -> ExitCode {
+    eprintln!("heliosd: {message}");
+    ExitCode::from(code)
+}

@@ -1,0 +1,443 @@
+//! A node: its disk, its state, and, once it belongs to a cluster, its Raft member. The services
+//! see it as [`Database`], peers as [`PeerHost`]; neither knows the other.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use helios_proto::v1::{Command, ErrorCode, Handshake, Member, Membership, PeerReceipt, Reply};
+
+use crate::channels::Channels;
+use crate::config::{Bootstrap, Settings};
+use crate::error::Error;
+use crate::lifecycle::{Belonging, DataDir, MarkerError};
+use crate::metrics::Metrics;
+use crate::peer::{LinkOptions, Links, Local, PeerHost, Standing, Verdict};
+use crate::raft::{self, Fatal, Outbound, Parts, RaftHandle, Recovery, RecoveryError, Runtime, Snapshots, membership};
+use crate::state::{EngineKind, StateError, Store};
+use crate::wal::{Recovered, Wal, WalError, WalOptions};
+
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    #[error(transparent)]
+    Marker(#[from] MarkerError),
+    #[error("write-ahead log: {0}")]
+    Wal(#[from] WalError),
+    #[error("state: {0}")]
+    State(#[from] StateError),
+    #[error("snapshots: {0}")]
+    Snapshots(std::io::Error),
+    #[error(transparent)]
+    Recovery(#[from] RecoveryError),
+    #[error("{0}")]
+    Start(String),
+}
+
+impl NodeError {
+    /// Whether the node was pointed at the wrong disk, which is a mistake of configuration.
+    pub fn is_config(&self) -> bool {
+        matches!(
+            self,
+            NodeError::Marker(
+                MarkerError::OtherNode { .. } | MarkerError::OtherCluster { .. } | MarkerError::Unreadable { .. }
+            )
+        )
+    }
+}
+
+/// What Raft's entry adds to the command in it, with room to spare.
+const ENTRY_FRAME_BYTES: usize = 64;
+
+/// A cheap, cloneable handle to a node.
+#[derive(Clone)]
+pub struct Node(Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub(crate) settings: Settings,
+    pub(crate) store: Store,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) started: Instant,
+    pub(crate) stopping: AtomicBool,
+    pub(crate) channels: Channels,
+    /// Largest encoded command the log takes.
+    pub(crate) max_command_bytes: usize,
+    snapshots: Arc<Snapshots>,
+    disk_id: String,
+    boot_epoch: u64,
+    initial_members_digest: String,
+    fatal: Fatal,
+    runtime: tokio::runtime::Handle,
+    member: OnceLock<ActiveMember>,
+    removed: AtomicBool,
+    /// What only the way into a cluster changes.
+    entry: Mutex<Entry>,
+    threads: Mutex<Option<Runtime>>,
+}
+
+struct Entry {
+    data_dir: DataDir,
+    /// Taken by the member when there is one.
+    log: Option<(Wal, Recovered)>,
+}
+
+pub(crate) struct ActiveMember {
+    pub(crate) id: u64,
+    pub(crate) cluster_id: String,
+    pub(crate) raft: RaftHandle,
+    links: Arc<Links>,
+}
+
+impl Node {
+    /// Opens the disk and, where the node belongs to a cluster or may begin one, starts its member.
+    /// Must be called within a tokio runtime.
+    pub fn open(settings: Settings, metrics: Arc<Metrics>, fatal: Fatal) -> Result<Self, NodeError> {
+        let static_cluster = static_cluster(&settings);
+        let expected = static_cluster.as_ref().map(|membership| membership.cluster_id.clone());
+        let data_dir = DataDir::open(&settings.data_dir, &settings.name, expected.as_deref())?;
+        let wal_options = WalOptions { segment_bytes: settings.segment_bytes, ..WalOptions::default() };
+        let max_command_bytes = wal_options.max_entry_bytes() as usize - ENTRY_FRAME_BYTES;
+        let (wal, recovered) = Wal::open(&settings.wal_dir, wal_options)?;
+        let store = Store::open(&settings.data_dir.join("state"), EngineKind::Sled)?;
+        let snapshots = Snapshots::open(&settings.data_dir.join("snapshots")).map_err(NodeError::Snapshots)?;
+        let marker = data_dir.marker().clone();
+        let initial_members_digest = expected.clone().unwrap_or_default();
+        let node = Self(Arc::new(Inner {
+            store,
+            metrics,
+            started: Instant::now(),
+            stopping: AtomicBool::new(false),
+            channels: Channels::default(),
+            snapshots: Arc::new(snapshots),
+            disk_id: marker.disk_id,
+            boot_epoch: marker.boot_epoch,
+            initial_members_digest,
+            max_command_bytes,
+            fatal,
+            runtime: tokio::runtime::Handle::current(),
+            member: OnceLock::new(),
+            removed: AtomicBool::new(marker.member.as_ref().is_some_and(|member| member.removed)),
+            entry: Mutex::new(Entry { data_dir, log: Some((wal, recovered)) }),
+            threads: Mutex::default(),
+            settings,
+        }));
+        match (marker.member, static_cluster) {
+            (Some(member), _) if member.removed => {
+                tracing::warn!("this disk belongs to a removed member; empty the data directory to join anew");
+            }
+            (Some(member), _) => node.start_member(&member, None)?,
+            (None, Some(membership)) => node.begin_static(&membership)?,
+            (None, None) => tracing::info!(disk_id = %node.0.disk_id, "no cluster yet; waiting to be told"),
+        }
+        Ok(node)
+    }
+
+    fn begin_static(&self, membership: &Membership) -> Result<(), NodeError> {
+        let own = membership
+            .members
+            .iter()
+            .find(|member| member.name == self.0.settings.name)
+            .ok_or_else(|| NodeError::Start("this node is not in its own list of initial members".into()))?;
+        let belonging =
+            Belonging { cluster_id: membership.cluster_id.clone(), member_id: own.id, removed: false };
+        tracing::info!(members = membership.members.len(), "beginning a cluster; waiting for quorum");
+        self.start_member(&belonging, Some(membership))
+    }
+
+    /// Creates a cluster of this node alone. Repeating the same call is the same call (M-2).
+    pub fn initialize(&self, cluster_id: &str, expected_disk_id: &str) -> Result<Arc<Membership>, Error> {
+        if cluster_id.is_empty() {
+            return Err(Error::invalid("cluster_id is empty: choose one, record it, then call again"));
+        }
+        if !expected_disk_id.is_empty() && expected_disk_id != self.0.disk_id {
+            return Err(Error::new(
+                ErrorCode::WrongMember,
+                format!("the disk here is {}, not {expected_disk_id}", self.0.disk_id),
+            ));
+        }
+        if let Some(member) = self.member() {
+            return if member.cluster_id == cluster_id {
+                Ok(member.raft.status().membership.clone())
+            } else {
+                Err(Error::new(
+                    ErrorCode::AlreadyStarted,
+                    format!("this node already belongs to cluster {}", member.cluster_id),
+                ))
+            };
+        }
+        let mut own = self.own_record();
+        own.id = 1;
+        let membership = membership::initial(cluster_id, vec![own]);
+        let belonging = Belonging { cluster_id: cluster_id.to_owned(), member_id: 1, removed: false };
+        self.start_member(&belonging, Some(&membership))
+            .map_err(|error| Error::new(ErrorCode::StorageUnavailable, error.to_string()))?;
+        Ok(self.0.store.membership())
+    }
+
+    fn own_record(&self) -> Member {
+        Member {
+            id: 0,
+            name: self.0.settings.name.clone(),
+            peer_addr: self.0.settings.advertise_addr.clone(),
+            client_addr: self.0.settings.advertise_client_addr.clone(),
+            disk_id: self.0.disk_id.clone(),
+            boot_epoch: self.0.boot_epoch,
+        }
+    }
+
+    /// From blank to member, once. `begin` holds the first membership when this node begins the
+    /// cluster. The marker is written last: a crash before it leaves a blank node that may be told
+    /// again, a crash after it a member that finds its log.
+    fn start_member(&self, belonging: &Belonging, begin: Option<&Membership>) -> Result<(), NodeError> {
+        let mut entry = self.0.entry.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.0.member.get().is_some() {
+            return Ok(());
+        }
+        let Some((mut wal, mut recovered)) = entry.log.take() else {
+            return Err(NodeError::Start("an earlier attempt to start the member failed; see the log".into()));
+        };
+        if let Some(membership) = begin {
+            recovered = raft::bootstrap(&mut wal, &self.0.store, &self.0.snapshots, membership)?;
+        }
+        let recovery = raft::recover(recovered, &self.0.store, &self.0.snapshots)?;
+        if entry.data_dir.marker().member.as_ref() != Some(belonging) {
+            entry.data_dir.join(belonging.clone())?;
+        }
+        self.start_threads(belonging, wal, recovery)?;
+        drop(entry);
+        tracing::info!(cluster = %belonging.cluster_id, member = belonging.member_id, "member started");
+        crate::chores::spawn(self.clone());
+        Ok(())
+    }
+
+    fn start_threads(&self, belonging: &Belonging, wal: Wal, recovery: Recovery) -> Result<(), NodeError> {
+        let settings = &self.0.settings;
+        let parts = Parts {
+            settings: raft::Settings {
+                id: belonging.member_id,
+                heartbeat: settings.heartbeat,
+                election_min: settings.election_min,
+                election_max: settings.election_max,
+                snapshot_entries: settings.snapshot_entries,
+                snapshot_interval: settings.snapshot_interval,
+                trailing_entries: settings.trailing_entries,
+            },
+            wal,
+            store: self.0.store.clone(),
+            snapshots: Arc::clone(&self.0.snapshots),
+            recovery,
+            metrics: Arc::clone(&self.0.metrics),
+            fatal: self.0.fatal.clone(),
+        };
+        let mut links = None;
+        let threads = raft::start(parts, |raft| {
+            let made = Arc::new(Links::new(self.link_options(belonging, raft)));
+            links = Some(Arc::clone(&made));
+            made as Arc<dyn Outbound>
+        })
+        .map_err(NodeError::Start)?;
+        let links = links.ok_or_else(|| NodeError::Start("raft started without links".into()))?;
+        let member = ActiveMember {
+            id: belonging.member_id,
+            cluster_id: belonging.cluster_id.clone(),
+            raft: threads.handle().clone(),
+            links,
+        };
+        drop(self.0.member.set(member));
+        *self.0.threads.lock().unwrap_or_else(PoisonError::into_inner) = Some(threads);
+        Ok(())
+    }
+
+    fn link_options(&self, belonging: &Belonging, raft: &RaftHandle) -> LinkOptions {
+        let inner = Arc::downgrade(&self.0);
+        LinkOptions {
+            cluster_id: belonging.cluster_id.clone(),
+            member_id: belonging.member_id,
+            name: self.0.settings.name.clone(),
+            disk_id: self.0.disk_id.clone(),
+            boot_epoch: self.0.boot_epoch,
+            initial_members_digest: self.0.initial_members_digest.clone(),
+            raft: raft.clone(),
+            snapshots: Arc::clone(&self.0.snapshots),
+            on_removed: Box::new(move |reason| {
+                if let Some(inner) = inner.upgrade() {
+                    Node(inner).retire(reason);
+                }
+            }),
+            runtime: self.0.runtime.clone(),
+        }
+    }
+
+    /// The cluster has removed this member: it says so on its disk and falls silent.
+    pub(crate) fn retire(&self, reason: &str) {
+        if self.0.removed.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        tracing::warn!(%reason, "removed from the cluster");
+        let mut entry = self.0.entry.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(member) = entry.data_dir.marker().member.clone()
+            && let Err(error) = entry.data_dir.join(Belonging { removed: true, ..member })
+        {
+            tracing::error!(%error, "the removal could not be recorded on disk");
+        }
+        if let Some(member) = self.0.member.get() {
+            member.links.close();
+            member.raft.stop();
+        }
+    }
+
+    pub(crate) fn inner(&self) -> &Inner {
+        &self.0
+    }
+
+    pub(crate) fn member(&self) -> Option<&ActiveMember> {
+        self.0.member.get()
+    }
+
+    /// The member, or why there is none to ask.
+    pub(crate) fn active(&self) -> Result<&ActiveMember, Error> {
+        if self.is_removed() {
+            return Err(Error::new(ErrorCode::MemberRemoved, "this node was removed from its cluster"));
+        }
+        self.member()
+            .ok_or_else(|| Error::new(ErrorCode::NotStarted, "this node belongs to no cluster yet"))
+    }
+
+    pub(crate) fn is_removed(&self) -> bool {
+        self.0.removed.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn identity(&self) -> (&str, u64) {
+        (&self.0.disk_id, self.0.boot_epoch)
+    }
+
+    /// Resolves once this node is ready to serve; never, when it belongs to no cluster.
+    pub async fn ready(&self) {
+        let Some(member) = self.member() else { return std::future::pending().await };
+        let mut status = member.raft.watch_status();
+        while !crate::status::of(self).ready {
+            if status.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    /// Resolves with the reason when this node cannot go on.
+    pub async fn failed(&self) -> String {
+        self.0.fatal.raised().await
+    }
+
+    /// Clean end: not ready any more, leadership handed over, threads stopped after what they hold.
+    pub async fn stop(&self) {
+        self.0.stopping.store(true, Ordering::SeqCst);
+        if let Some(member) = self.member() {
+            hand_over(member).await;
+        }
+    }
+
+    /// Stops the threads; after the services, so that what was accepted is answered.
+    pub async fn close(&self) {
+        if let Some(member) = self.member() {
+            member.links.close();
+        }
+        let threads = self.0.threads.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(threads) = threads {
+            drop(tokio::task::spawn_blocking(move || threads.stop()).await);
+        }
+    }
+}
+
+impl PeerHost for Node {
+    fn admit(&self, handshake: &Handshake) -> Result<RaftHandle, Error> {
+        if self.is_removed() {
+            return Err(Error::new(ErrorCode::WrongMember, "this node was removed from its cluster"));
+        }
+        let standing = match self.member() {
+            Some(member) => {
+                Standing::Member { cluster_id: member.cluster_id.clone(), member_id: member.id }
+            }
+            None => Standing::Blank,
+        };
+        let local = Local {
+            name: self.0.settings.name.clone(),
+            disk_id: self.0.disk_id.clone(),
+            initial_members_digest: self.0.initial_members_digest.clone(),
+            standing,
+        };
+        match crate::peer::check(&local, &self.0.store.membership(), handshake)? {
+            Verdict::Accept => {}
+            Verdict::Adopt { cluster_id, member_id } => {
+                self.start_member(&Belonging { cluster_id, member_id, removed: false }, None)
+                    .map_err(|error| Error::new(ErrorCode::StorageUnavailable, error.to_string()))?;
+            }
+        }
+        Ok(self.active()?.raft.clone())
+    }
+
+    fn receipt(&self) -> PeerReceipt {
+        PeerReceipt {
+            disk_id: self.0.disk_id.clone(),
+            name: self.0.settings.name.clone(),
+            boot_epoch: self.0.boot_epoch,
+        }
+    }
+
+    fn is_member(&self, id: u64) -> bool {
+        let membership = self.0.store.membership();
+        membership.members.is_empty() || membership::member(&membership, id).is_some()
+    }
+
+    fn snapshots(&self) -> &Arc<Snapshots> {
+        &self.0.snapshots
+    }
+
+    async fn write_forwarded(
+        &self,
+        cluster_id: String,
+        commands: Vec<Command>,
+        timeout: Duration,
+    ) -> Result<Vec<Result<Reply, Error>>, Error> {
+        self.take_forwarded(&cluster_id, commands, timeout).await
+    }
+}
+
+/// A leader that stops gives way first, so that writes pause for a round trip instead of an
+/// election timeout. Two tries, then the election does it.
+async fn hand_over(member: &ActiveMember) {
+    const TRY: Duration = Duration::from_millis(1_000);
+    for _ in 0..2 {
+        let status = member.raft.status();
+        if status.role != raft::Role::Leader || status.membership.voters.len() < 2 {
+            return;
+        }
+        match member.raft.transfer(None, TRY).await {
+            Ok((leader, term)) => {
+                let leader = membership::name_of(&status.membership, leader).unwrap_or_default();
+                tracing::info!(%leader, term, "leadership handed over");
+                return;
+            }
+            Err(error) => tracing::warn!(%error, "leadership not handed over"),
+        }
+    }
+}
+
+/// The membership that a static or single bootstrap begins with. Every node of a static cluster
+/// computes the same from the same list, ids by name order; what only one of them knows (disks,
+/// client addresses) comes later, through the log.
+fn static_cluster(settings: &Settings) -> Option<Membership> {
+    let members = match &settings.bootstrap {
+        Bootstrap::Operator => return None,
+        Bootstrap::Single => vec![(settings.name.clone(), settings.advertise_addr.clone())],
+        Bootstrap::Static(members) => {
+            members.iter().map(|member| (member.name.clone(), member.address.clone())).collect()
+        }
+    };
+    let list: Vec<String> = members.iter().map(|(name, addr)| format!("{name}={addr}")).collect();
+    let cluster_id = format!("static-{:08x}", crc32c::crc32c(list.join(",").as_bytes()));
+    let records = members.into_iter().zip(1..).map(|((name, peer_addr), id)| Member {
+        id,
+        name,
+        peer_addr,
+        ..Member::default()
+    });
+    Some(membership::initial(&cluster_id, records.collect()))
+}

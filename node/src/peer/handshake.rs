@@ -1,0 +1,219 @@
+//! Who may talk to whom. Pure: both ends of a stream are checked against the replicated
+//! membership before a single Raft message passes.
+
+use helios_proto::v1::{ErrorCode, Handshake, Membership};
+
+use crate::error::Error;
+use crate::raft::membership;
+
+/// The receiving node, as far as a handshake is concerned.
+#[derive(Debug, Clone)]
+pub struct Local {
+    pub name: String,
+    pub disk_id: String,
+    pub initial_members_digest: String,
+    pub standing: Standing,
+}
+
+#[derive(Debug, Clone)]
+pub enum Standing {
+    /// Member of no cluster.
+    Blank,
+    Member { cluster_id: String, member_id: u64 },
+}
+
+/// What to do with the one who knocks.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Accept,
+    /// A blank node was added to a cluster and hears of it from its leader.
+    Adopt { cluster_id: String, member_id: u64 },
+}
+
+/// Decides over a handshake. `membership` is the receiver's applied one.
+pub fn check(local: &Local, membership: &Membership, handshake: &Handshake) -> Result<Verdict, Error> {
+    match &local.standing {
+        Standing::Blank => check_blank(local, handshake),
+        Standing::Member { cluster_id, member_id } => {
+            check_member(local, cluster_id, *member_id, membership, handshake)
+        }
+    }
+}
+
+/// Only the disk that was registered may take up the member's id: a disk that was wiped since has
+/// another disk id, and with it no memory of votes it may have given.
+fn check_blank(local: &Local, handshake: &Handshake) -> Result<Verdict, Error> {
+    if handshake.to_disk_id != local.disk_id || handshake.to_id == 0 || handshake.cluster_id.is_empty() {
+        return Err(Error::new(
+            ErrorCode::WrongMember,
+            format!(
+                "{} has a blank disk ({}) and is not member {}: remove that member and add this node anew",
+                local.name, local.disk_id, handshake.to_id
+            ),
+        ));
+    }
+    Ok(Verdict::Adopt { cluster_id: handshake.cluster_id.clone(), member_id: handshake.to_id })
+}
+
+fn check_member(
+    local: &Local,
+    cluster_id: &str,
+    member_id: u64,
+    membership: &Membership,
+    handshake: &Handshake,
+) -> Result<Verdict, Error> {
+    let refuse = |code, message| Err(Error::new(code, message));
+    let from = format!("{} (member {})", handshake.from_name, handshake.from_id);
+    if handshake.cluster_id != cluster_id {
+        let digests_differ = !handshake.initial_members_digest.is_empty()
+            && !local.initial_members_digest.is_empty()
+            && handshake.initial_members_digest != local.initial_members_digest;
+        let hint = if digests_differ {
+            ": the initial member lists of the two differ; give every node the same list"
+        } else {
+            ""
+        };
+        return refuse(
+            ErrorCode::WrongCluster,
+            format!("{from} is of cluster {}, {} of {cluster_id}{hint}", handshake.cluster_id, local.name),
+        );
+    }
+    if handshake.to_id != member_id {
+        return refuse(
+            ErrorCode::WrongMember,
+            format!("{from} looks for member {} but {} is member {member_id}", handshake.to_id, local.name),
+        );
+    }
+    if !handshake.to_disk_id.is_empty() && handshake.to_disk_id != local.disk_id {
+        return refuse(
+            ErrorCode::WrongMember,
+            format!(
+                "member {member_id} is registered with disk {}, {} has disk {}",
+                handshake.to_disk_id, local.name, local.disk_id
+            ),
+        );
+    }
+    check_sender(membership, handshake, &from)
+}
+
+fn check_sender(membership: &Membership, handshake: &Handshake, from: &str) -> Result<Verdict, Error> {
+    let refuse = |code, message| Err(Error::new(code, message));
+    // A member that has just joined knows nobody yet; the snapshot from its leader tells it.
+    if membership.members.is_empty() {
+        return Ok(Verdict::Accept);
+    }
+    if membership::was_removed(membership, handshake.from_id) {
+        return refuse(
+            ErrorCode::MemberRemoved,
+            format!("{from} was removed from the cluster; give it an empty data directory to join anew"),
+        );
+    }
+    let Some(record) = membership::member(membership, handshake.from_id) else {
+        return refuse(ErrorCode::PeerUnreachable, format!("{from} is not known here yet; try again"));
+    };
+    if !record.disk_id.is_empty() && record.disk_id != handshake.from_disk_id {
+        return refuse(
+            ErrorCode::WrongMember,
+            format!(
+                "{from} has disk {} but is registered with disk {}: a wiped disk must join as a new member",
+                handshake.from_disk_id, record.disk_id
+            ),
+        );
+    }
+    if handshake.from_boot_epoch < record.boot_epoch {
+        return refuse(
+            ErrorCode::WrongMember,
+            format!(
+                "{from} starts for the {}. time but was registered at its {}.: its disk is an older copy; \
+                 remove the member and let it join anew",
+                handshake.from_boot_epoch, record.boot_epoch
+            ),
+        );
+    }
+    Ok(Verdict::Accept)
+}
+
+#[cfg(test)]
+mod tests {
+    use helios_proto::v1::Member;
+
+    use super::*;
+
+    fn local(standing: Standing) -> Local {
+        Local { name: "b".into(), disk_id: "db".into(), initial_members_digest: String::new(), standing }
+    }
+
+    fn as_member() -> Local {
+        local(Standing::Member { cluster_id: "c".into(), member_id: 2 })
+    }
+
+    fn members() -> Membership {
+        let record = |id: u64, name: &str| Member {
+            id,
+            name: name.into(),
+            disk_id: format!("d{name}"),
+            boot_epoch: 4,
+            ..Member::default()
+        };
+        // Ids 1 and 2 are members, 3 was removed, 4 is still to come.
+        Membership { next_id: 4, ..membership::initial("c", vec![record(1, "a"), record(2, "b")]) }
+    }
+
+    fn knock() -> Handshake {
+        Handshake {
+            cluster_id: "c".into(),
+            from_id: 1,
+            from_name: "a".into(),
+            from_disk_id: "da".into(),
+            from_boot_epoch: 4,
+            to_id: 2,
+            to_disk_id: "db".into(),
+            ..Handshake::default()
+        }
+    }
+
+    fn refused(local: &Local, handshake: Handshake) -> ErrorCode {
+        check(local, &members(), &handshake).unwrap_err().code
+    }
+
+    #[test]
+    fn members_of_one_cluster_accept_each_other() {
+        assert_eq!(check(&as_member(), &members(), &knock()).unwrap(), Verdict::Accept);
+    }
+
+    #[test]
+    fn a_blank_node_takes_up_only_the_membership_its_own_disk_was_registered_for() {
+        let blank = local(Standing::Blank);
+        let adopted = check(&blank, &Membership::default(), &knock()).unwrap();
+        assert_eq!(adopted, Verdict::Adopt { cluster_id: "c".into(), member_id: 2 });
+        let wiped = Handshake { to_disk_id: "the old disk".into(), ..knock() };
+        assert_eq!(refused(&blank, wiped), ErrorCode::WrongMember);
+        let unregistered = Handshake { to_disk_id: String::new(), ..knock() };
+        assert_eq!(refused(&blank, unregistered), ErrorCode::WrongMember);
+    }
+
+    #[test]
+    fn strangers_wiped_restored_and_removed_members_are_refused() {
+        let member = as_member();
+        let cases = [
+            (Handshake { cluster_id: "other".into(), ..knock() }, ErrorCode::WrongCluster),
+            (Handshake { to_id: 1, ..knock() }, ErrorCode::WrongMember),
+            (Handshake { to_disk_id: "dx".into(), ..knock() }, ErrorCode::WrongMember),
+            (Handshake { from_disk_id: "wiped".into(), ..knock() }, ErrorCode::WrongMember),
+            (Handshake { from_boot_epoch: 3, ..knock() }, ErrorCode::WrongMember),
+            (Handshake { from_id: 3, ..knock() }, ErrorCode::MemberRemoved),
+            (Handshake { from_id: 4, ..knock() }, ErrorCode::PeerUnreachable),
+        ];
+        for (handshake, code) in cases {
+            assert_eq!(refused(&member, handshake.clone()), code, "{handshake:?}");
+        }
+    }
+
+    #[test]
+    fn differing_initial_lists_are_named() {
+        let member = Local { initial_members_digest: "x".into(), ..as_member() };
+        let other = Handshake { cluster_id: "other".into(), initial_members_digest: "y".into(), ..knock() };
+        let error = check(&member, &members(), &other).unwrap_err();
+        assert!(error.message.contains("initial member lists"), "{}", error.message);
+    }
+}

@@ -1,0 +1,157 @@
+//! Incoming peer traffic. Nothing passes before the handshake was accepted, and a stream ends as
+//! soon as its sender is no member any more.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use helios_proto::v1::peer_server::Peer;
+use helios_proto::v1::{
+    Command, ErrorCode, ForwardRequest, ForwardResponse, Handshake, PeerFrame, PeerReceipt, Reply, SnapshotChunk,
+    SnapshotReceipt, WriteResult, peer_frame, snapshot_chunk, write_result,
+};
+use prost_raft::Message as _;
+use raft::eraftpb::Message;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::snapshot;
+use crate::error::Error;
+use crate::raft::{RaftHandle, Snapshots};
+
+/// A stream that has not introduced itself by then is ended.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What the peer service needs of the node.
+pub trait PeerHost: Send + Sync + 'static {
+    /// Checks a handshake and answers with the Raft handle; a blank node becomes a member here
+    /// when it is addressed as one.
+    fn admit(&self, handshake: &Handshake) -> Result<RaftHandle, Error>;
+
+    /// What this node says of itself in answer.
+    fn receipt(&self) -> PeerReceipt;
+
+    fn is_member(&self, id: u64) -> bool;
+
+    fn snapshots(&self) -> &Arc<Snapshots>;
+
+    /// Writes sent on by a follower; never sent on again.
+    fn write_forwarded(
+        &self,
+        cluster_id: String,
+        commands: Vec<Command>,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<Vec<Result<Reply, Error>>, Error>> + Send;
+}
+
+pub struct PeerService<H> {
+    host: Arc<H>,
+}
+
+impl<H: PeerHost> PeerService<H> {
+    pub fn new(host: Arc<H>) -> Self {
+        Self { host }
+    }
+}
+
+type ReceiptStream = Pin<Box<dyn Stream<Item = Result<PeerReceipt, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl<H: PeerHost> Peer for PeerService<H> {
+    type MessagesStream = ReceiptStream;
+
+    async fn messages(
+        &self,
+        request: Request<Streaming<PeerFrame>>,
+    ) -> Result<Response<Self::MessagesStream>, Status> {
+        let mut stream = request.into_inner();
+        let handshake = match first(&mut stream).await?.kind {
+            Some(peer_frame::Kind::Handshake(handshake)) => handshake,
+            _ => return Err(Error::invalid("the first frame must be a handshake").into()),
+        };
+        let raft = self.host.admit(&handshake).inspect_err(|error| {
+            tracing::warn!(from = %handshake.from_name, reason = %error, "peer refused");
+        })?;
+        let (receipts, answers) = tokio::sync::mpsc::channel(1);
+        let host = Arc::clone(&self.host);
+        tokio::spawn(async move {
+            if receipts.send(Ok(host.receipt())).await.is_err() {
+                return;
+            }
+            if let Err(error) = take_messages(&*host, &raft, handshake.from_id, stream).await {
+                drop(receipts.send(Err(error.into())).await);
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
+    }
+
+    async fn install_snapshot(
+        &self,
+        request: Request<Streaming<SnapshotChunk>>,
+    ) -> Result<Response<SnapshotReceipt>, Status> {
+        let mut stream = request.into_inner();
+        let Some(snapshot_chunk::Kind::Header(header)) = first(&mut stream).await?.kind else {
+            return Err(Error::invalid("the first chunk must be the header").into());
+        };
+        let handshake = header.handshake.clone().unwrap_or_default();
+        let raft = self.host.admit(&handshake)?;
+        let message = decode(&header.message)?;
+        snapshot::receive(self.host.snapshots(), &header, &mut stream).await?;
+        raft.messages(vec![message]);
+        Ok(Response::new(SnapshotReceipt {}))
+    }
+
+    async fn forward(&self, request: Request<ForwardRequest>) -> Result<Response<ForwardResponse>, Status> {
+        let ForwardRequest { cluster_id, commands, timeout_ms } = request.into_inner();
+        let timeout = Duration::from_millis(timeout_ms.into());
+        let outcomes = self.host.write_forwarded(cluster_id, commands, timeout).await?;
+        let results = outcomes.into_iter().map(|outcome| WriteResult {
+            kind: Some(match outcome {
+                Ok(reply) => write_result::Kind::Reply(reply),
+                Err(error) => write_result::Kind::Error(error.into()),
+            }),
+        });
+        Ok(Response::new(ForwardResponse { results: results.collect() }))
+    }
+}
+
+async fn first<T>(stream: &mut Streaming<T>) -> Result<T, Status> {
+    match tokio::time::timeout(HANDSHAKE_TIMEOUT, stream.message()).await {
+        Ok(Ok(Some(frame))) => Ok(frame),
+        Ok(Ok(None)) => Err(Error::invalid("the stream ended before its handshake").into()),
+        Ok(Err(status)) => Err(status),
+        Err(_) => Err(Error::new(ErrorCode::DeadlineExceeded, "no handshake in time").into()),
+    }
+}
+
+async fn take_messages<H: PeerHost>(
+    host: &H,
+    raft: &RaftHandle,
+    from: u64,
+    mut stream: Streaming<PeerFrame>,
+) -> Result<(), Error> {
+    // A stream that breaks is no one's error: the peer dials again.
+    while let Ok(Some(frame)) = stream.message().await {
+        let Some(peer_frame::Kind::Batch(batch)) = frame.kind else {
+            return Err(Error::invalid("a second handshake"));
+        };
+        if !host.is_member(from) {
+            return Err(Error::new(
+                ErrorCode::MemberRemoved,
+                format!("member {from} was removed from the cluster"),
+            ));
+        }
+        let messages = batch.messages.iter().map(|bytes| decode(bytes)).collect::<Result<Vec<_>, _>>()?;
+        if messages.iter().any(|message| message.from != from) {
+            return Err(Error::invalid("a message in another member's name"));
+        }
+        raft.messages(messages);
+    }
+    Ok(())
+}
+
+fn decode(bytes: &[u8]) -> Result<Message, Error> {
+    Message::decode(bytes).map_err(|error| Error::invalid(format!("no raft message: {error}")))
+}

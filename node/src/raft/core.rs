@@ -1,0 +1,648 @@
+//! The Raft core: one `RawNode` and what belongs to it, as a synchronous machine. Inputs and
+//! completions go in, [`Effect`]s come out. No thread, no clock but the `now` it is given, no disk,
+//! no network: the driver thread runs it, and so can a simulation.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use helios_proto::v1::{ErrorCode, Membership, Progress};
+use raft::eraftpb::{Entry, HardState, Message, MessageType, Snapshot, SnapshotMetadata};
+use raft::{ProgressState, RawNode, SnapshotStatus, StateRole, Storage};
+
+use super::log::Log;
+use super::membership;
+use super::proposals::Proposals;
+use super::reads::Reads;
+use super::transfer::{self, Transfer};
+use super::types::*;
+use crate::error::Error;
+use crate::state::SnapshotMeta;
+use crate::wal::Base;
+
+pub const TICK: Duration = Duration::from_millis(10);
+/// Ready states handed to the log writer and not yet on disk.
+const MAX_IN_FLIGHT: usize = 128;
+/// Committed bytes waiting to be applied before new proposals are refused as overload.
+const MAX_APPLYING_BYTES: u64 = 32 << 20;
+/// Log bytes in memory that make a snapshot due, whatever else is set.
+const MAX_LOG_BYTES: u64 = 64 << 20;
+/// Proposals kept back during a leadership transfer.
+const MAX_PARKED: usize = 8_192;
+
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub id: u64,
+    pub heartbeat: Duration,
+    pub election_min: Duration,
+    pub election_max: Duration,
+    /// Entries after which a snapshot is due (C9).
+    pub snapshot_entries: u64,
+    /// Age after which a snapshot is due if there are new entries (C9).
+    pub snapshot_interval: Duration,
+    /// Entries kept before the newest snapshot for followers that lag a little (C9).
+    pub trailing_entries: u64,
+}
+
+/// A Ready whose messages wait for the disk.
+struct InFlight {
+    number: u64,
+    /// False for a Ready with nothing to write: done as soon as all before it are.
+    waits_for_disk: bool,
+    messages: Vec<Message>,
+    restore: Option<u64>,
+}
+
+pub struct Core {
+    pub(super) node: RawNode<Log>,
+    settings: Settings,
+    pub(super) membership: Arc<Membership>,
+    proposed: Vec<Proposal>,
+    parked: Vec<Proposal>,
+    proposals: Proposals,
+    reads: Reads<ReadWaiter>,
+    pub(super) transfer: Option<Transfer>,
+    in_flight: VecDeque<InFlight>,
+    /// A commit index that needs no fsync of its own; goes with the next job.
+    lazy_hard_state: Option<HardState>,
+    applying_bytes: u64,
+    last_heard: HashMap<u64, Instant>,
+    building_snapshot: bool,
+    snapshot_bytes: u64,
+    snapshot_at: Instant,
+    snapshot_index: u64,
+    applied_index: u64,
+    last_role: (StateRole, u64, u64),
+    elections: u64,
+    leader_changes: u64,
+    read_rounds: u64,
+    effects: Vec<Effect>,
+}
+
+impl Core {
+    /// `applied` is the index the state machine is at; `boot_nonce` differs at every start.
+    pub fn new(
+        settings: Settings,
+        log: Log,
+        membership: Arc<Membership>,
+        applied: u64,
+        boot_nonce: u64,
+        now: Instant,
+    ) -> raft::Result<Self> {
+        let ticks = |duration: Duration| (duration.as_millis() / TICK.as_millis()).max(1) as usize;
+        let config = raft::Config {
+            id: settings.id,
+            election_tick: ticks(settings.election_min),
+            min_election_tick: ticks(settings.election_min),
+            max_election_tick: ticks(settings.election_max),
+            heartbeat_tick: ticks(settings.heartbeat),
+            applied,
+            max_size_per_msg: 1 << 20,
+            max_inflight_msgs: 256,
+            check_quorum: true,
+            pre_vote: true,
+            batch_append: true,
+            max_uncommitted_size: 64 << 20,
+            max_committed_size_per_ready: 4 << 20,
+            ..raft::Config::default()
+        };
+        let snapshot_index = log.base().index;
+        // The crate insists on slog; what matters of its log is logged on role changes here.
+        let node = RawNode::new(&config, log, &slog::Logger::root(slog::Discard, slog::o!()))?;
+        Ok(Self {
+            last_role: (node.raft.state, node.raft.term, node.raft.leader_id),
+            node,
+            reads: Reads::new(settings.id, boot_nonce),
+            settings,
+            membership,
+            proposed: Vec::new(),
+            parked: Vec::new(),
+            proposals: Proposals::default(),
+            transfer: None,
+            in_flight: VecDeque::new(),
+            lazy_hard_state: None,
+            applying_bytes: 0,
+            last_heard: HashMap::new(),
+            building_snapshot: false,
+            snapshot_bytes: 0,
+            snapshot_at: now,
+            snapshot_index,
+            applied_index: applied,
+            elections: 0,
+            leader_changes: 0,
+            read_rounds: 0,
+            effects: Vec::new(),
+        })
+    }
+
+    /// A snapshot that a previous run left and that still may be sent.
+    pub fn offer_snapshot(&mut self, meta: &SnapshotMeta) {
+        self.snapshot_index = meta.index;
+        self.snapshot_bytes = meta.size_bytes;
+        self.node.mut_store().set_snapshot(raft_snapshot(meta));
+    }
+
+    pub fn tick(&mut self) {
+        self.node.tick();
+        self.reads.retain(|waiter| !waiter.is_closed());
+    }
+
+    pub fn handle(&mut self, input: Input, now: Instant) {
+        match input {
+            Input::Messages(messages) => self.step_all(messages, now),
+            Input::Propose(proposals) => self.proposed.extend(proposals),
+            Input::Read(waiter) => {
+                if let Err(waiter) = self.reads.push(waiter) {
+                    drop(waiter.send(Err(Error::new(
+                        ErrorCode::Overloaded,
+                        "too many reads are waiting for this member; try again",
+                    ))));
+                }
+            }
+            Input::Change { request, expected_index, waiter } => {
+                if let Err((error, waiter)) = self.change(request, expected_index, waiter, now) {
+                    drop(waiter.send(Err(error)));
+                }
+            }
+            Input::Transfer { target, timeout, waiter } => {
+                transfer::start(self, target, now + timeout, waiter);
+            }
+            Input::Unreachable(id) => self.node.report_unreachable(id),
+            Input::SnapshotSent { to, ok } => {
+                let status = if ok { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
+                self.node.report_snapshot(to, status);
+            }
+            Input::BuildSnapshot => self.build_snapshot(),
+            Input::Stop => {}
+        }
+    }
+
+    fn step_all(&mut self, messages: Vec<Message>, now: Instant) {
+        for message in messages {
+            // A follower that cannot keep up applying lets the leader probe again later.
+            if message.get_msg_type() == MessageType::MsgAppend
+                && self.applying_bytes > 2 * MAX_APPLYING_BYTES
+            {
+                continue;
+            }
+            self.last_heard.insert(message.from, now);
+            if let Err(error) = self.node.step(message) {
+                tracing::debug!(%error, "message not taken");
+            }
+        }
+    }
+
+    pub fn on_done(&mut self, done: Done, now: Instant) {
+        match done {
+            Done::Persisted(number) => self.persisted(number),
+            Done::Applied(applied) => {
+                self.applying_bytes -= applied.bytes;
+                self.applied_index = applied.index;
+                for conf_change in &applied.conf_changes {
+                    if let Err(error) = self.node.apply_conf_change(conf_change) {
+                        tracing::error!(%error, "configuration change not taken by the raft core");
+                    }
+                }
+                self.node.advance_apply_to(applied.index);
+                if let Some(membership) = applied.membership {
+                    self.set_membership(membership);
+                }
+            }
+            Done::Restored { membership } => {
+                self.applied_index = self.applied_index.max(self.node.store().base().index);
+                self.set_membership(membership);
+            }
+            Done::SnapshotBuilt(meta) => self.snapshot_built(&meta, now),
+            Done::SnapshotFailed => self.building_snapshot = false,
+        }
+    }
+
+    fn set_membership(&mut self, membership: Arc<Membership>) {
+        self.membership = Arc::clone(&membership);
+        self.effects.push(Effect::Membership(membership));
+    }
+
+    /// Runs everything that has become possible and answers what is to be done outside.
+    pub fn drain(&mut self, now: Instant) -> Vec<Effect> {
+        self.propose_waiting();
+        self.pump_reads(now);
+        while self.in_flight.len() < MAX_IN_FLIGHT && self.node.has_ready() {
+            self.on_ready();
+        }
+        self.note_role();
+        transfer::settle(self, now);
+        if self.snapshot_due(now) || self.node.store().take_snapshot_wanted() {
+            self.build_snapshot();
+        }
+        std::mem::take(&mut self.effects)
+    }
+
+    fn propose_waiting(&mut self) {
+        if self.transfer.is_none() && !self.parked.is_empty() {
+            let mut parked = std::mem::take(&mut self.parked);
+            parked.append(&mut self.proposed);
+            self.proposed = parked;
+        }
+        if self.proposed.is_empty() {
+            return;
+        }
+        let proposals = std::mem::take(&mut self.proposed);
+        if self.node.raft.state != StateRole::Leader {
+            return self.refuse(proposals, Error::not_leader(self.leader_name()));
+        }
+        if self.transfer.is_some() || self.node.raft.lead_transferee.is_some() {
+            let room = MAX_PARKED.saturating_sub(self.parked.len()).min(proposals.len());
+            let mut proposals = proposals;
+            let excess = proposals.split_off(room);
+            self.parked.extend(proposals);
+            return self.refuse(excess, overloaded());
+        }
+        if self.applying_bytes > MAX_APPLYING_BYTES {
+            return self.refuse(proposals, overloaded());
+        }
+        self.propose(proposals);
+    }
+
+    /// Proposes many entries as one message: one append message per peer, not one per entry.
+    fn propose(&mut self, mut proposals: Vec<Proposal>) {
+        let entries = proposals
+            .iter_mut()
+            .map(|proposal| Entry { data: std::mem::take(&mut proposal.data), ..Entry::default() })
+            .collect();
+        let first = self.node.raft.raft_log.last_index() + 1;
+        let mut message = Message { from: self.settings.id, entries, ..Message::default() };
+        message.set_msg_type(MessageType::MsgPropose);
+        match self.node.step(message) {
+            Ok(()) => {
+                for (index, proposal) in (first..).zip(proposals) {
+                    self.proposals.push(index, self.node.raft.term, Waiter::Write(proposal.waiter));
+                }
+            }
+            Err(_) => self.refuse(proposals, overloaded()),
+        }
+    }
+
+    fn refuse(&self, proposals: Vec<Proposal>, error: Error) {
+        for proposal in proposals {
+            drop(proposal.waiter.send(Err(error.clone())));
+        }
+    }
+
+    fn pump_reads(&mut self, now: Instant) {
+        if self.reads.round_older_than(self.settings.election_min, now) {
+            self.reads.give_up_round();
+        }
+        // A leader answers only after an entry of its own term is committed (Raft thesis, 6.4).
+        let possible = match self.node.raft.state {
+            StateRole::Leader => self.node.raft.commit_to_current_term(),
+            StateRole::Follower => self.node.raft.leader_id != 0,
+            _ => false,
+        };
+        if possible && let Some(context) = self.reads.start_round(now) {
+            self.read_rounds += 1;
+            self.node.read_index(context.to_vec());
+        }
+    }
+
+    fn change(
+        &mut self,
+        request: ChangeRequest,
+        expected_index: u64,
+        waiter: ChangeWaiter,
+        now: Instant,
+    ) -> Result<(), (Error, ChangeWaiter)> {
+        let decision = match self.decide_change(request, expected_index, now) {
+            Ok(decision) => decision,
+            Err(error) => return Err((error, waiter)),
+        };
+        let change = match decision {
+            membership::Decision::Done => {
+                drop(waiter.send(Ok(Arc::clone(&self.membership))));
+                return Ok(());
+            }
+            membership::Decision::Propose(change) => change,
+        };
+        let index = self.node.raft.raft_log.last_index() + 1;
+        match self.node.propose_conf_change(Vec::new(), change.to_conf_change()) {
+            Ok(()) => {
+                self.proposals.push(index, self.node.raft.term, Waiter::Change(waiter));
+                Ok(())
+            }
+            Err(_) => Err((overloaded(), waiter)),
+        }
+    }
+
+    fn decide_change(
+        &self,
+        request: ChangeRequest,
+        expected_index: u64,
+        now: Instant,
+    ) -> Result<membership::Decision, Error> {
+        if self.node.raft.state != StateRole::Leader {
+            return Err(Error::not_leader(self.leader_name()));
+        }
+        membership::check_index(&self.membership, expected_index)?;
+        if self.node.raft.has_pending_conf() || self.transfer.is_some() {
+            return Err(Error::new(
+                ErrorCode::MembershipChangeInProgress,
+                "another membership change or transfer is under way; try again when it is done",
+            ));
+        }
+        match request {
+            ChangeRequest::AddLearner(record) => membership::add_learner(&self.membership, record),
+            ChangeRequest::Promote { id, max_lag } => {
+                let matched = self.node.raft.prs().get(id).map_or(0, |progress| progress.matched);
+                let lag = self.node.raft.raft_log.committed.saturating_sub(matched);
+                membership::promote(&self.membership, id, lag, max_lag)
+            }
+            ChangeRequest::Remove { id } => {
+                self.check_quorum_without(id, now)?;
+                membership::remove(&self.membership, id)
+            }
+        }
+    }
+
+    /// A removal that would leave fewer live voters than a quorum of the rest is refused.
+    fn check_quorum_without(&self, id: u64, now: Instant) -> Result<(), Error> {
+        if !self.membership.voters.contains(&id) {
+            return Ok(());
+        }
+        let rest: Vec<u64> = self.membership.voters.iter().copied().filter(|voter| *voter != id).collect();
+        let live = rest.iter().filter(|voter| self.is_active(**voter, now)).count();
+        let quorum = rest.len() / 2 + 1;
+        if live >= quorum || rest.is_empty() {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorCode::NoQuorum,
+            format!(
+                "without member {id} only {live} of {} voters are live, {quorum} are needed",
+                rest.len()
+            ),
+        ))
+    }
+
+    pub(super) fn is_active(&self, id: u64, now: Instant) -> bool {
+        id == self.settings.id
+            || self
+                .last_heard
+                .get(&id)
+                .is_some_and(|heard| now.duration_since(*heard) < 2 * self.settings.election_min)
+    }
+
+    fn on_ready(&mut self) {
+        let mut ready = self.node.ready();
+        let number = ready.number();
+        // A leader's appends may leave before its own fsync: it counts itself only when its
+        // entries are on its disk (Raft thesis, 10.2.1).
+        let messages = ready.take_messages();
+        if !messages.is_empty() {
+            self.effects.push(Effect::Send(messages));
+        }
+        let reset = self.take_installed_snapshot(ready.snapshot());
+        let entries = ready.take_entries();
+        if let Some(first) = entries.first() {
+            if self.node.raft.state != StateRole::Leader {
+                let hint = self.leader_name();
+                self.proposals.overwritten(first.index, first.term, hint.as_deref());
+            }
+            self.node.mut_store().append(&entries);
+        }
+        if let Some(hard_state) = ready.hs() {
+            self.node.mut_store().set_hard_state(hard_state.clone());
+            self.lazy_hard_state = Some(hard_state.clone());
+        }
+        for read_state in ready.take_read_states() {
+            for waiter in self.reads.finish_round(&read_state.request_ctx) {
+                drop(waiter.send(Ok(read_state.index)));
+            }
+        }
+        self.hand_out_committed(ready.take_committed_entries());
+
+        // Votes, append responses and everything else a follower says leave only once what they
+        // promise is on disk; a Ready with nothing to write still keeps its place in the order.
+        let waits_for_disk = ready.must_sync();
+        self.in_flight.push_back(InFlight {
+            number,
+            waits_for_disk,
+            messages: ready.take_persisted_messages(),
+            restore: reset.map(|base| base.index),
+        });
+        if waits_for_disk {
+            let hard_state = self.lazy_hard_state.take();
+            self.effects.push(Effect::Log(LogJob::Append { number, reset, entries, hard_state }));
+        }
+        self.node.advance_append_async(ready);
+        self.release_in_flight(None);
+    }
+
+    /// The log is reset now; the state follows once the reset is on disk, so that a crash between
+    /// leaves the old state below the new log's base, which start-up repairs from the snapshot.
+    fn take_installed_snapshot(&mut self, snapshot: &Snapshot) -> Option<Base> {
+        if snapshot.is_empty() {
+            return None;
+        }
+        let metadata = snapshot.get_metadata();
+        let base = Base { index: metadata.index, term: metadata.term };
+        self.proposals.skipped(base.index);
+        self.node.mut_store().reset(base, metadata.get_conf_state().clone());
+        self.node.mut_store().set_snapshot(snapshot.clone());
+        self.snapshot_index = base.index;
+        Some(base)
+    }
+
+    fn hand_out_committed(&mut self, committed: Vec<Entry>) {
+        if committed.is_empty() {
+            return;
+        }
+        let hint = self.leader_name();
+        let bytes = committed.iter().map(|entry| entry.data.len() as u64 + 64).sum();
+        self.applying_bytes += bytes;
+        let entries = committed
+            .into_iter()
+            .map(|entry| {
+                let waiter = self.proposals.committed(&entry, hint.as_deref());
+                (entry, waiter)
+            })
+            .collect();
+        self.effects.push(Effect::Apply(ApplyJob::Entries { entries, bytes }));
+    }
+
+    fn persisted(&mut self, number: u64) {
+        self.release_in_flight(Some(number));
+    }
+
+    /// Lets go of everything up to `persisted`, and of what after it has no disk to wait for.
+    fn release_in_flight(&mut self, persisted: Option<u64>) {
+        let mut through = None;
+        while let Some(front) = self.in_flight.front() {
+            if front.waits_for_disk && persisted.is_none_or(|number| front.number > number) {
+                break;
+            }
+            let Some(front) = self.in_flight.pop_front() else { break };
+            through = Some(front.number);
+            if !front.messages.is_empty() {
+                self.effects.push(Effect::Send(front.messages));
+            }
+            if let Some(index) = front.restore {
+                self.effects.push(Effect::Apply(ApplyJob::Restore { index }));
+            }
+        }
+        if let Some(number) = through {
+            self.node.on_persist_ready(number);
+        }
+    }
+
+    fn note_role(&mut self) {
+        let raft = &self.node.raft;
+        let current = (raft.state, raft.term, raft.leader_id);
+        let (old_state, old_term, old_leader) = self.last_role;
+        if current == self.last_role {
+            return;
+        }
+        self.last_role = current;
+        let (state, term, leader_id) = current;
+        if state != old_state || term != old_term {
+            self.reads.give_up_round();
+            match state {
+                StateRole::Candidate | StateRole::PreCandidate => {
+                    self.elections += u64::from(state == StateRole::Candidate);
+                    tracing::info!(term, ?state, "starting election");
+                }
+                StateRole::Leader => {
+                    tracing::info!(term, node = %self.own_name(), "Became leader: won election, entering leader state");
+                }
+                StateRole::Follower if old_state != StateRole::Follower => {
+                    tracing::info!(term, "entering follower state");
+                }
+                StateRole::Follower => {}
+            }
+        }
+        if leader_id != old_leader && leader_id != 0 {
+            self.leader_changes += 1;
+            tracing::info!(term, leader = %self.leader_name().unwrap_or_default(), "leader known");
+        } else if leader_id == 0 && old_leader != 0 {
+            tracing::info!(term, "no leader known");
+        }
+    }
+
+    fn snapshot_due(&self, now: Instant) -> bool {
+        let new_entries = self.applied_index.saturating_sub(self.snapshot_index);
+        if new_entries == 0 {
+            return false;
+        }
+        let log_bytes = self.node.store().bytes();
+        // A snapshot writes the whole state: it waits until the log has grown by as much, so that
+        // the write amplification stays below two whatever the size of the state.
+        let paid_for = log_bytes >= self.snapshot_bytes.min(MAX_LOG_BYTES / 2);
+        (new_entries >= self.settings.snapshot_entries && paid_for)
+            || (log_bytes >= MAX_LOG_BYTES && new_entries > self.settings.trailing_entries)
+            || now.duration_since(self.snapshot_at) >= self.settings.snapshot_interval
+    }
+
+    fn build_snapshot(&mut self) {
+        if !self.building_snapshot {
+            self.building_snapshot = true;
+            self.effects.push(Effect::BuildSnapshot);
+        }
+    }
+
+    fn snapshot_built(&mut self, meta: &SnapshotMeta, now: Instant) {
+        self.building_snapshot = false;
+        self.snapshot_at = now;
+        if meta.index < self.snapshot_index {
+            return;
+        }
+        self.offer_snapshot(meta);
+        let floor = self.purge_floor(meta.index);
+        if floor <= self.node.store().base().index {
+            return;
+        }
+        if let Ok(term) = self.node.store().term(floor) {
+            let base = Base { index: floor, term };
+            self.node.mut_store().purge(base);
+            self.effects.push(Effect::Log(LogJob::Purge(base)));
+        }
+    }
+
+    /// What may go: below the snapshot by the trailing entries, and never what a follower needs
+    /// right after the snapshot that is on its way to it.
+    fn purge_floor(&self, snapshot_index: u64) -> u64 {
+        let mut floor = snapshot_index.saturating_sub(self.settings.trailing_entries);
+        if self.node.raft.state == StateRole::Leader {
+            for (_, progress) in self.node.raft.prs().iter() {
+                if progress.state == ProgressState::Snapshot {
+                    floor = floor.min(progress.pending_snapshot);
+                }
+            }
+        }
+        floor
+    }
+
+    pub(super) fn leader_name(&self) -> Option<String> {
+        membership::name_of(&self.membership, self.node.raft.leader_id)
+    }
+
+    fn own_name(&self) -> String {
+        membership::name_of(&self.membership, self.settings.id).unwrap_or_default()
+    }
+
+    pub fn status(&self, now: Instant) -> RaftStatus {
+        let raft = &self.node.raft;
+        let role = match raft.state {
+            StateRole::Leader => Role::Leader,
+            StateRole::Candidate | StateRole::PreCandidate => Role::Candidate,
+            StateRole::Follower if self.membership.learners.contains(&self.settings.id) => Role::Learner,
+            StateRole::Follower => Role::Follower,
+        };
+        let progress = if role == Role::Leader { self.progress(now) } else { Vec::new() };
+        RaftStatus {
+            role,
+            term: raft.term,
+            leader_id: raft.leader_id,
+            commit_index: raft.raft_log.committed,
+            last_index: raft.raft_log.last_index(),
+            first_index: self.node.store().base().index + 1,
+            snapshot_index: self.snapshot_index,
+            log_bytes: self.node.store().bytes(),
+            membership: Arc::clone(&self.membership),
+            progress,
+            elections: self.elections,
+            leader_changes: self.leader_changes,
+            pending_proposals: self.proposals.len() as u64,
+            read_rounds: self.read_rounds,
+        }
+    }
+
+    fn progress(&self, now: Instant) -> Vec<Progress> {
+        let mut found: Vec<Progress> = self
+            .node
+            .raft
+            .prs()
+            .iter()
+            .filter(|(id, _)| **id != self.settings.id)
+            .map(|(id, progress)| Progress {
+                id: *id,
+                match_index: progress.matched,
+                active: self.is_active(*id, now),
+                snapshotting: progress.state == ProgressState::Snapshot,
+            })
+            .collect();
+        found.sort_by_key(|progress| progress.id);
+        found
+    }
+}
+
+/// The form in which the raft crate passes a snapshot about; the state itself travels as a file.
+pub fn raft_snapshot(meta: &SnapshotMeta) -> Snapshot {
+    let metadata = SnapshotMetadata {
+        conf_state: Some(membership::conf_state(&meta.membership)),
+        index: meta.index,
+        term: meta.term,
+    };
+    Snapshot { data: Vec::new(), metadata: Some(metadata) }
+}
+
+fn overloaded() -> Error {
+    Error::new(ErrorCode::Overloaded, "this member has more writes in flight than it takes; try again")
+}

@@ -1,0 +1,123 @@
+//! The Raft thread: owns the [`Core`], never blocks but to wait for work, never touches a disk.
+//! Heartbeats and ticks live here, so nothing a user or a disk does can delay them
+//! (node.md, decision 5).
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender};
+use helios_proto::v1::Membership;
+use raft::eraftpb::Message;
+use tokio::sync::watch;
+
+use super::core::{Core, TICK};
+use super::types::*;
+
+/// Inputs taken before the core runs; bounds the time between two looks at the clock.
+const MAX_INPUTS_PER_TURN: usize = 1_024;
+/// Ticks made up for after a pause. A process that was stopped for seconds must not campaign
+/// before it has read what its peers said meanwhile.
+const MAX_TICKS_PER_TURN: u32 = 3;
+
+/// Where the core's messages go. Must not block.
+pub trait Outbound: Send + Sync {
+    fn send(&self, messages: Vec<Message>);
+    fn set_membership(&self, membership: Arc<Membership>);
+}
+
+/// The queues of the worker threads. They need no bound of their own: the core holds at most
+/// `MAX_IN_FLIGHT` log jobs and stops taking writes at `MAX_APPLYING_BYTES`.
+pub struct Workers {
+    pub log: Sender<LogJob>,
+    pub apply: Sender<ApplyJob>,
+    pub checkpoint: Sender<()>,
+}
+
+pub struct Driver {
+    pub core: Core,
+    pub inbox: Receiver<Input>,
+    pub done: Receiver<Done>,
+    pub workers: Workers,
+    pub outbound: Arc<dyn Outbound>,
+    pub status: watch::Sender<Arc<RaftStatus>>,
+}
+
+impl Driver {
+    /// Runs until told to stop, or until a worker thread is gone.
+    pub fn run(mut self) -> Result<(), String> {
+        let mut next_tick = Instant::now() + TICK;
+        loop {
+            let wait = next_tick.saturating_duration_since(Instant::now());
+            if !self.take_work(wait)? {
+                return Ok(());
+            }
+            let now = Instant::now();
+            next_tick = self.tick(next_tick, now);
+            for effect in self.core.drain(now) {
+                self.dispatch(effect)?;
+            }
+            self.publish(now);
+        }
+    }
+
+    /// Waits for something to do, then takes all that is there. False: stop.
+    fn take_work(&mut self, wait: Duration) -> Result<bool, String> {
+        let mut first = None;
+        crossbeam_channel::select! {
+            recv(self.done) -> done => {
+                let done = done.map_err(|_| "the worker threads are gone".to_owned())?;
+                self.core.on_done(done, Instant::now());
+            }
+            recv(self.inbox) -> input => match input {
+                Ok(input) => first = Some(input),
+                Err(_) => return Ok(false),
+            },
+            default(wait) => {}
+        }
+        let now = Instant::now();
+        while let Ok(done) = self.done.try_recv() {
+            self.core.on_done(done, now);
+        }
+        for input in first.into_iter().chain(self.inbox.try_iter()).take(MAX_INPUTS_PER_TURN) {
+            if matches!(input, Input::Stop) {
+                return Ok(false);
+            }
+            self.core.handle(input, now);
+        }
+        Ok(true)
+    }
+
+    fn tick(&mut self, mut next_tick: Instant, now: Instant) -> Instant {
+        for _ in 0..MAX_TICKS_PER_TURN {
+            if now < next_tick {
+                return next_tick;
+            }
+            self.core.tick();
+            next_tick += TICK;
+        }
+        next_tick.max(now)
+    }
+
+    fn dispatch(&self, effect: Effect) -> Result<(), String> {
+        let gone = |what: &str| format!("the {what} thread is gone");
+        match effect {
+            Effect::Send(messages) => self.outbound.send(messages),
+            Effect::Log(job) => self.workers.log.send(job).map_err(|_| gone("log"))?,
+            Effect::Apply(job) => self.workers.apply.send(job).map_err(|_| gone("apply"))?,
+            Effect::BuildSnapshot => self.workers.checkpoint.send(()).map_err(|_| gone("checkpoint"))?,
+            Effect::Membership(membership) => self.outbound.set_membership(membership),
+        }
+        Ok(())
+    }
+
+    fn publish(&self, now: Instant) {
+        let status = self.core.status(now);
+        self.status.send_if_modified(|published| {
+            let changed = **published != status;
+            if changed {
+                *published = Arc::new(status);
+            }
+            changed
+        });
+    }
+}

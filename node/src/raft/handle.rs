@@ -1,0 +1,128 @@
+//! How the rest of the node speaks to the Raft thread: bounded, never blocking.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Sender, TrySendError};
+use helios_proto::v1::{ErrorCode, Membership};
+use raft::eraftpb::Message;
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+
+use super::types::*;
+use crate::error::Error;
+
+#[derive(Clone)]
+pub struct RaftHandle {
+    pub(super) inbox: Sender<Input>,
+    pub(super) status: watch::Receiver<Arc<RaftStatus>>,
+    pub(super) applied: watch::Receiver<u64>,
+}
+
+impl RaftHandle {
+    pub fn status(&self) -> Arc<RaftStatus> {
+        Arc::clone(&self.status.borrow())
+    }
+
+    pub fn watch_status(&self) -> watch::Receiver<Arc<RaftStatus>> {
+        self.status.clone()
+    }
+
+    pub fn applied_index(&self) -> u64 {
+        *self.applied.borrow()
+    }
+
+    /// Queues encoded commands in this order; each receiver answers for one.
+    pub fn propose(
+        &self,
+        commands: Vec<Vec<u8>>,
+    ) -> Result<Vec<oneshot::Receiver<Result<helios_proto::v1::Reply, Error>>>, Error> {
+        let (proposals, receivers) = commands
+            .into_iter()
+            .map(|data| {
+                let (waiter, receiver) = oneshot::channel();
+                (Proposal { data, waiter }, receiver)
+            })
+            .unzip();
+        self.submit(Input::Propose(proposals))?;
+        Ok(receivers)
+    }
+
+    /// The index that the applied state must reach for a linearizable read.
+    pub async fn read_index(&self) -> Result<u64, Error> {
+        let (waiter, receiver) = oneshot::channel();
+        self.submit(Input::Read(waiter))?;
+        receiver.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    /// Resolves once entry `index` is applied here.
+    pub async fn wait_applied(&self, index: u64) -> Result<(), Error> {
+        let mut applied = self.applied.clone();
+        applied.wait_for(|at| *at >= index).await.map(drop).map_err(|_| stopped())
+    }
+
+    /// Resolves once the published status satisfies `condition`, or with `None` at the deadline.
+    pub async fn wait_status(
+        &self,
+        deadline: Instant,
+        condition: impl FnMut(&Arc<RaftStatus>) -> bool,
+    ) -> Option<Arc<RaftStatus>> {
+        let mut status = self.status.clone();
+        let found = tokio::time::timeout_at(deadline, status.wait_for(condition)).await;
+        found.ok()?.ok().map(|status| Arc::clone(&status))
+    }
+
+    pub async fn change(
+        &self,
+        request: ChangeRequest,
+        expected_index: u64,
+    ) -> Result<Arc<Membership>, Error> {
+        let (waiter, receiver) = oneshot::channel();
+        self.submit(Input::Change { request, expected_index, waiter })?;
+        receiver.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    /// Hands leadership to `target`, or to the most caught-up voter; answers the new leader's id
+    /// and term.
+    pub async fn transfer(&self, target: Option<u64>, timeout: Duration) -> Result<(u64, u64), Error> {
+        let (waiter, receiver) = oneshot::channel();
+        self.submit(Input::Transfer { target, timeout, waiter })?;
+        receiver.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    /// Messages from a peer; dropped when the Raft thread cannot keep up, which Raft tolerates.
+    pub fn messages(&self, messages: Vec<Message>) {
+        if self.submit(Input::Messages(messages)).is_err() {
+            tracing::debug!("raft queue full: messages dropped");
+        }
+    }
+
+    pub fn unreachable(&self, id: u64) {
+        drop(self.submit(Input::Unreachable(id)));
+    }
+
+    pub fn snapshot_sent(&self, to: u64, ok: bool) {
+        drop(self.submit(Input::SnapshotSent { to, ok }));
+    }
+
+    pub fn build_snapshot(&self) -> Result<(), Error> {
+        self.submit(Input::BuildSnapshot)
+    }
+
+    pub fn stop(&self) {
+        drop(self.inbox.send(Input::Stop));
+    }
+
+    fn submit(&self, input: Input) -> Result<(), Error> {
+        self.inbox.try_send(input).map_err(|error| match error {
+            TrySendError::Full(_) => {
+                Error::new(ErrorCode::Overloaded, "this member is overloaded; try again")
+            }
+            TrySendError::Disconnected(_) => stopped(),
+        })
+    }
+}
+
+fn stopped() -> Error {
+    Error::new(ErrorCode::NotStarted, "this member is stopping")
+}

@@ -1,0 +1,24 @@
+//! Consensus: the raft crate behind one narrow type ([`core::Core`]), the thread that drives it and
+//! the threads that do its work. The layout and its reasons are in ARCHITECTURE.md.
+
+mod core;
+mod driver;
+mod handle;
+mod log;
+pub mod membership;
+mod proposals;
+mod reads;
+mod recovery;
+mod runtime;
+mod snapshots;
+mod transfer;
+mod types;
+mod workers;
+
+pub use core::Settings;
+pub use driver::Outbound;
+pub use handle::RaftHandle;
+pub use recovery::{Recovery, RecoveryError, bootstrap, recover};
+pub use runtime::{Fatal, Parts, Runtime, start};
+pub use snapshots::Snapshots;
+pub use types::{ChangeRequest, RaftStatus, Role};

@@ -1,0 +1,83 @@
+//! Handing leadership to another voter (Raft thesis, 3.10). At most one transfer at a time; new
+//! proposals are kept back until it is settled.
+
+use std::time::Instant;
+
+use helios_proto::v1::ErrorCode;
+use raft::{ProgressState, StateRole};
+
+use super::core::Core;
+use super::membership;
+use super::types::TransferWaiter;
+use crate::error::Error;
+
+pub struct Transfer {
+    target: u64,
+    deadline: Instant,
+    waiter: TransferWaiter,
+}
+
+pub fn start(core: &mut Core, target: Option<u64>, deadline: Instant, waiter: TransferWaiter) {
+    match choose(core, target) {
+        Ok(target) if target == core.node.raft.id => {
+            drop(waiter.send(Ok((target, core.node.raft.term))));
+        }
+        Ok(target) => {
+            tracing::info!(target = membership::name_of(&core.membership, target), "handing over leadership");
+            core.node.transfer_leader(target);
+            core.transfer = Some(Transfer { target, deadline, waiter });
+        }
+        Err(error) => drop(waiter.send(Err(error))),
+    }
+}
+
+fn choose(core: &Core, target: Option<u64>) -> Result<u64, Error> {
+    let raft = &core.node.raft;
+    if raft.state != StateRole::Leader {
+        return Err(Error::not_leader(core.leader_name()));
+    }
+    if core.transfer.is_some() {
+        return Err(failed("another transfer is under way; try again when it is done"));
+    }
+    if let Some(id) = target {
+        if !core.membership.voters.contains(&id) {
+            return Err(Error::new(ErrorCode::NodeNotFound, format!("member {id} is no voter of this cluster")));
+        }
+        return Ok(id);
+    }
+    raft.prs()
+        .iter()
+        .filter(|(id, progress)| {
+            **id != raft.id
+                && core.membership.voters.contains(id)
+                && progress.state == ProgressState::Replicate
+                && progress.recent_active
+        })
+        .max_by_key(|(_, progress)| progress.matched)
+        .map(|(id, _)| *id)
+        .ok_or_else(|| failed("no other voter is caught up and live, so leadership stays here"))
+}
+
+/// Answers the one who waits once the outcome is known.
+pub fn settle(core: &mut Core, now: Instant) {
+    let Some(transfer) = &core.transfer else { return };
+    let raft = &core.node.raft;
+    let outcome = if raft.leader_id == transfer.target {
+        Ok((transfer.target, raft.term))
+    } else if raft.state == StateRole::Leader && raft.lead_transferee.is_none() {
+        Err(failed("the target did not take over within an election timeout; leadership stays here"))
+    } else if raft.state != StateRole::Leader && raft.leader_id != 0 {
+        Err(Error::not_leader(core.leader_name()))
+    } else if now >= transfer.deadline {
+        Err(failed("the target did not take over in time; ask for the status before trying again"))
+    } else {
+        return;
+    };
+    if let Some(transfer) = core.transfer.take() {
+        drop(transfer.waiter.send(outcome));
+    }
+}
+
+fn failed(message: &str) -> Error {
+    Error::new(ErrorCode::TransferFailed, message)
+}

@@ -1,0 +1,151 @@
+//! What goes into the Raft core and what comes out of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use helios_proto::v1::{Member, Membership, Progress, Reply};
+use raft::eraftpb::{ConfChange, Entry, HardState, Message};
+use tokio::sync::oneshot;
+
+use crate::error::Error;
+use crate::state::SnapshotMeta;
+use crate::wal::Base;
+
+pub type WriteWaiter = oneshot::Sender<Result<Reply, Error>>;
+pub type ReadWaiter = oneshot::Sender<Result<u64, Error>>;
+pub type ChangeWaiter = oneshot::Sender<Result<Arc<Membership>, Error>>;
+pub type TransferWaiter = oneshot::Sender<Result<(u64, u64), Error>>;
+
+/// A write on its way into the log.
+pub struct Proposal {
+    /// Encoded `helios.v1.Command`.
+    pub data: Vec<u8>,
+    pub waiter: WriteWaiter,
+}
+
+#[derive(Debug)]
+pub enum ChangeRequest {
+    AddLearner(Member),
+    Promote { id: u64, max_lag: u64 },
+    Remove { id: u64 },
+}
+
+/// Requests from other threads and tasks.
+pub enum Input {
+    Messages(Vec<Message>),
+    Propose(Vec<Proposal>),
+    /// Answers the index that the applied state must reach for a linearizable read.
+    Read(ReadWaiter),
+    Change {
+        request: ChangeRequest,
+        expected_index: u64,
+        waiter: ChangeWaiter,
+    },
+    /// `target` `None`: the most caught-up voter. Answers the new leader and its term.
+    Transfer {
+        target: Option<u64>,
+        timeout: Duration,
+        waiter: TransferWaiter,
+    },
+    /// A message to this member could not be delivered.
+    Unreachable(u64),
+    SnapshotSent {
+        to: u64,
+        ok: bool,
+    },
+    /// Take a snapshot as soon as possible.
+    BuildSnapshot,
+    Stop,
+}
+
+/// Completions from the node's own worker threads.
+pub enum Done {
+    /// The log job of this number, and all before it, are on disk.
+    Persisted(u64),
+    Applied(Applied),
+    /// The state was replaced by a snapshot.
+    Restored {
+        membership: Arc<Membership>,
+    },
+    SnapshotBuilt(SnapshotMeta),
+    SnapshotFailed,
+}
+
+pub struct Applied {
+    pub index: u64,
+    /// Bytes of the entries, as charged when they were handed out.
+    pub bytes: u64,
+    /// Configuration changes among the entries, in order.
+    pub conf_changes: Vec<ConfChange>,
+    /// The membership after the last entry, when it changed.
+    pub membership: Option<Arc<Membership>>,
+}
+
+/// Who waits for an entry to be applied.
+pub enum Waiter {
+    Write(WriteWaiter),
+    Change(ChangeWaiter),
+}
+
+impl Waiter {
+    pub fn fail(self, error: Error) {
+        // A receiver that is gone has timed out and answered for itself.
+        match self {
+            Waiter::Write(waiter) => drop(waiter.send(Err(error))),
+            Waiter::Change(waiter) => drop(waiter.send(Err(error))),
+        }
+    }
+}
+
+/// Work for the log writer, in order.
+pub enum LogJob {
+    Append { number: u64, reset: Option<Base>, entries: Vec<Entry>, hard_state: Option<HardState> },
+    Purge(Base),
+}
+
+/// Work for the apply thread, in order.
+pub enum ApplyJob {
+    Entries { entries: Vec<(Entry, Option<Waiter>)>, bytes: u64 },
+    /// Replace the state by the installed snapshot of this index.
+    Restore { index: u64 },
+}
+
+/// What the Raft core wants done. Order within one drain matters for none but the log and apply
+/// jobs, which are queues of their own.
+pub enum Effect {
+    Send(Vec<Message>),
+    Log(LogJob),
+    Apply(ApplyJob),
+    BuildSnapshot,
+    Membership(Arc<Membership>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Role {
+    #[default]
+    Follower,
+    Candidate,
+    Leader,
+    Learner,
+}
+
+/// What other threads may know of the Raft core; published when it changes.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct RaftStatus {
+    pub role: Role,
+    pub term: u64,
+    /// 0: none known.
+    pub leader_id: u64,
+    pub commit_index: u64,
+    pub last_index: u64,
+    pub first_index: u64,
+    pub snapshot_index: u64,
+    pub log_bytes: u64,
+    pub membership: Arc<Membership>,
+    /// On the leader, itself left out.
+    pub progress: Vec<Progress>,
+    pub elections: u64,
+    pub leader_changes: u64,
+    pub pending_proposals: u64,
+    pub read_rounds: u64,
+}

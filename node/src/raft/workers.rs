@@ -1,0 +1,228 @@
+//! The threads that do what the Raft thread must not: the log writer (disk), the apply thread
+//! (state machine) and the checkpoint thread (state engine and snapshots).
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use helios_proto::v1::{Command, ErrorCode, Reply, command::Op};
+use prost::Message as _;
+use prost_raft::Message as _;
+use raft::eraftpb::{ConfChange, Entry, EntryType};
+use tokio::sync::watch;
+
+use super::membership::{self, Change};
+use super::snapshots::Snapshots;
+use super::types::*;
+use crate::error::Error;
+use crate::metrics::Metrics;
+use crate::state::Store;
+use crate::wal::{Batch, HardState, LogEntry, Wal};
+
+/// Log jobs written with one fsync.
+const MAX_JOBS_PER_WRITE: usize = 256;
+/// How often applied state moves from the overlay to the engine.
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5);
+/// Overlay size that makes a checkpoint due at once.
+const CHECKPOINT_BYTES: usize = 32 << 20;
+/// How often the checkpoint thread looks at the overlay's size.
+const CHECKPOINT_POLL: Duration = Duration::from_millis(200);
+
+/// Drains everything queued, writes it at once, syncs once, reports once. An error is final:
+/// after a failed fsync nobody knows what the disk holds (node.md, pitfall 4).
+pub fn write_log(
+    mut wal: Wal,
+    jobs: &Receiver<LogJob>,
+    done: &Sender<Done>,
+    metrics: &Metrics,
+) -> Result<(), String> {
+    let failed = |error: crate::wal::WalError| format!("write-ahead log: {error}");
+    while let Ok(first) = jobs.recv() {
+        let (mut batches, mut last, mut purge) = (Vec::new(), None, None);
+        for job in std::iter::once(first).chain(jobs.try_iter().take(MAX_JOBS_PER_WRITE)) {
+            match job {
+                LogJob::Append { number, reset, entries, hard_state } => {
+                    last = Some(number);
+                    let entries = entries.iter().map(log_entry).collect();
+                    let hard_state = hard_state
+                        .map(|state| HardState { term: state.term, vote: state.vote, commit: state.commit });
+                    batches.push(Batch { reset, entries, hard_state });
+                }
+                LogJob::Purge(base) => purge = Some(base),
+            }
+        }
+        if let Some(number) = last {
+            let started = Instant::now();
+            wal.append(&batches).map_err(failed)?;
+            metrics.wal_fsync_duration_seconds.observe(started.elapsed().as_secs_f64());
+            if done.send(Done::Persisted(number)).is_err() {
+                return Ok(());
+            }
+        }
+        if let Some(base) = purge
+            && base.index >= wal.first_index()
+        {
+            wal.purge(base).map_err(failed)?;
+        }
+        // A step at a time, so that the next write never waits for a whole segment of zeros.
+        while jobs.is_empty() && wal.prepare_spare().map_err(failed)? {}
+    }
+    Ok(())
+}
+
+fn log_entry(entry: &Entry) -> LogEntry {
+    LogEntry { index: entry.index, term: entry.term, payload: entry.encode_to_vec().into() }
+}
+
+pub struct Applier {
+    pub store: Store,
+    pub snapshots: Arc<Snapshots>,
+    pub done: Sender<Done>,
+    pub applied: watch::Sender<u64>,
+    pub metrics: Arc<Metrics>,
+}
+
+impl Applier {
+    pub fn run(self, jobs: &Receiver<ApplyJob>) -> Result<(), String> {
+        while let Ok(job) = jobs.recv() {
+            let done = match job {
+                ApplyJob::Entries { entries, bytes } => self.apply_all(entries, bytes)?,
+                ApplyJob::Restore { index } => self.restore(index)?,
+            };
+            if self.done.send(done).is_err() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn apply_all(&self, entries: Vec<(Entry, Option<Waiter>)>, bytes: u64) -> Result<Done, String> {
+        let started = Instant::now();
+        let mut applied = Applied { index: 0, bytes, conf_changes: Vec::new(), membership: None };
+        let mut answers = Vec::new();
+        for (entry, waiter) in entries {
+            applied.index = entry.index;
+            let reply = self.apply_one(&entry, &mut applied)?;
+            if let Some(waiter) = waiter {
+                answers.push((waiter, reply));
+            }
+        }
+        self.applied.send_replace(applied.index);
+        for (waiter, reply) in answers {
+            self.answer(waiter, reply);
+        }
+        self.metrics.apply_duration_seconds.observe(started.elapsed().as_secs_f64());
+        Ok(Done::Applied(applied))
+    }
+
+    /// `None` for an entry that holds no command.
+    fn apply_one(&self, entry: &Entry, applied: &mut Applied) -> Result<Option<Reply>, String> {
+        let undecodable = |error: &dyn std::fmt::Display| {
+            format!("log entry {} cannot be decoded by this version: {error}", entry.index)
+        };
+        match entry.get_entry_type() {
+            EntryType::EntryNormal if entry.data.is_empty() => {
+                self.store.apply_empty(entry.index, entry.term);
+                Ok(None)
+            }
+            EntryType::EntryNormal => {
+                let command = Command::decode(entry.data.as_slice()).map_err(|e| undecodable(&e))?;
+                let reply = self.store.apply(entry.index, entry.term, &command);
+                if matches!(command.op, Some(Op::RegisterMember(_))) {
+                    applied.membership = Some(self.store.membership());
+                }
+                Ok(Some(reply))
+            }
+            EntryType::EntryConfChange => {
+                let conf_change =
+                    ConfChange::decode(entry.data.as_slice()).map_err(|e| undecodable(&e))?;
+                let change = Change::from_conf_change(&conf_change).map_err(|e| undecodable(&e))?;
+                let next = membership::after(&self.store.membership(), &change, entry.index);
+                tracing::info!(index = entry.index, ?change, voters = ?next.voters, "membership changed");
+                self.store.apply_membership(entry.index, entry.term, next);
+                applied.conf_changes.push(conf_change);
+                applied.membership = Some(self.store.membership());
+                Ok(None)
+            }
+            EntryType::EntryConfChangeV2 => Err(undecodable(&"joint configuration change")),
+        }
+    }
+
+    fn answer(&self, waiter: Waiter, reply: Option<Reply>) {
+        match (waiter, reply) {
+            (Waiter::Write(waiter), Some(reply)) => drop(waiter.send(Ok(reply))),
+            (Waiter::Change(waiter), None) => drop(waiter.send(Ok(self.store.membership()))),
+            // The raft crate replaces a configuration change it may not take by an empty entry.
+            (waiter, _) => waiter.fail(Error::new(
+                ErrorCode::MembershipChangeInProgress,
+                "the request was not taken because a membership change was under way; try again",
+            )),
+        }
+    }
+
+    fn restore(&self, index: u64) -> Result<Done, String> {
+        let started = Instant::now();
+        let path = self
+            .snapshots
+            .find(index)
+            .ok_or_else(|| format!("the installed snapshot at index {index} is not on disk"))?;
+        let meta = self.store.restore(&path).map_err(|error| format!("installing a snapshot: {error}"))?;
+        self.applied.send_replace(meta.index);
+        self.metrics.snapshot_install_duration_seconds.observe(started.elapsed().as_secs_f64());
+        tracing::info!(index = meta.index, term = meta.term, "snapshot installed");
+        Ok(Done::Restored { membership: self.store.membership() })
+    }
+}
+
+/// Moves applied state into the engine now and then, and writes snapshots of what it holds.
+pub fn checkpoint(
+    store: &Store,
+    snapshots: &Snapshots,
+    wanted: &Receiver<()>,
+    done: &Sender<Done>,
+    metrics: &Metrics,
+) -> Result<(), String> {
+    let failed = |error: crate::state::StateError| format!("checkpoint: {error}");
+    let mut last = (store.applied().index, Instant::now());
+    loop {
+        match wanted.recv_timeout(CHECKPOINT_POLL) {
+            Ok(()) => {
+                store.checkpoint().map_err(failed)?;
+                let outcome = match take_snapshot(store, snapshots, metrics) {
+                    Ok(meta) => Done::SnapshotBuilt(meta),
+                    Err(error) => {
+                        tracing::error!(%error, "snapshot failed; the log is kept until one succeeds");
+                        Done::SnapshotFailed
+                    }
+                };
+                if done.send(outcome).is_err() {
+                    return Ok(());
+                }
+                last = (store.applied().index, Instant::now());
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                let due = last.1.elapsed() >= CHECKPOINT_INTERVAL || store.overlay_bytes() >= CHECKPOINT_BYTES;
+                if due && store.applied().index > last.0 {
+                    store.checkpoint().map_err(failed)?;
+                    last = (store.applied().index, Instant::now());
+                }
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                store.checkpoint().map_err(failed)?;
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn take_snapshot(
+    store: &Store,
+    snapshots: &Snapshots,
+    metrics: &Metrics,
+) -> Result<crate::state::SnapshotMeta, crate::state::StateError> {
+    let started = Instant::now();
+    let meta = snapshots.write(store)?;
+    metrics.snapshot_save_duration_seconds.observe(started.elapsed().as_secs_f64());
+    tracing::info!(index = meta.index, term = meta.term, bytes = meta.size_bytes, "snapshot taken");
+    Ok(meta)
+}

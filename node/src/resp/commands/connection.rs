@@ -1,0 +1,160 @@
+//! `HELLO`, `AUTH` and the other commands about the connection itself.
+
+use bytes::Bytes;
+
+use super::super::codec::parse_integer;
+use super::super::error::{Refusal, shown};
+use super::super::frame::{Frame, Protocol};
+use super::args::is;
+use super::client::checked_label;
+use super::local::Context;
+use super::{Args, Local, Request, status};
+
+/// The one user there is.
+const USER: &[u8] = b"default";
+
+#[derive(Debug)]
+pub struct Credentials {
+    /// `None` in the form of Redis before 6, `AUTH password`.
+    user: Option<Bytes>,
+    password: Bytes,
+}
+
+#[derive(Debug, Default)]
+pub struct Hello {
+    protocol: Option<Protocol>,
+    credentials: Option<Credentials>,
+    name: Option<String>,
+}
+
+pub fn ping(mut args: Args) -> Result<Request, Refusal> {
+    let name = args.spec.name;
+    match (args.next(), args.next()) {
+        (None, _) => Ok(Request::Local(Local::Answer(Frame::Simple("PONG".into())))),
+        (Some(text), None) => Ok(Request::Local(Local::Answer(Frame::Bulk(text)))),
+        _ => Err(Refusal::Arity(name)),
+    }
+}
+
+pub fn echo(mut args: Args) -> Result<Request, Refusal> {
+    Ok(Request::Local(Local::Answer(Frame::Bulk(args.word()?))))
+}
+
+pub fn quit(_: Args) -> Result<Request, Refusal> {
+    Ok(Request::Local(Local::Quit))
+}
+
+pub fn reset(_: Args) -> Result<Request, Refusal> {
+    Ok(Request::Local(Local::Reset))
+}
+
+pub fn readonly(_: Args) -> Result<Request, Refusal> {
+    Ok(Request::Local(Local::StaleReads(true)))
+}
+
+pub fn readwrite(_: Args) -> Result<Request, Refusal> {
+    Ok(Request::Local(Local::StaleReads(false)))
+}
+
+pub fn select(mut args: Args) -> Result<Request, Refusal> {
+    match args.integer()? {
+        0 => Ok(Request::Local(Local::Answer(Frame::OK))),
+        _ => Err(Refusal::other("ERR DB index is out of range")),
+    }
+}
+
+pub fn auth(mut args: Args) -> Result<Request, Refusal> {
+    let first = args.word()?;
+    let credentials = match args.next() {
+        None => Credentials { user: None, password: first },
+        Some(password) => Credentials { user: Some(first), password },
+    };
+    args.end()?;
+    Ok(Request::Local(Local::Auth(credentials)))
+}
+
+pub fn hello(mut args: Args) -> Result<Request, Refusal> {
+    let mut hello = Hello::default();
+    if let Some(version) = args.next() {
+        hello.protocol = Some(protocol(&version)?);
+    }
+    while let Some(option) = args.next() {
+        let wrong = || Refusal::other(format!("ERR Syntax error in HELLO option '{}'", shown(&option, 128)));
+        if is(&option, "auth") {
+            let user = Some(args.next().ok_or_else(wrong)?);
+            hello.credentials = Some(Credentials { user, password: args.next().ok_or_else(wrong)? });
+        } else if is(&option, "setname") {
+            hello.name = Some(checked_label(&args.next().ok_or_else(wrong)?, "Client names")?);
+        } else {
+            return Err(wrong());
+        }
+    }
+    Ok(Request::Local(Local::Hello(hello)))
+}
+
+fn protocol(version: &[u8]) -> Result<Protocol, Refusal> {
+    match parse_integer(version) {
+        Some(2) => Ok(Protocol::Resp2),
+        Some(3) => Ok(Protocol::Resp3),
+        Some(_) => Err(Refusal::other("NOPROTO unsupported protocol version")),
+        None => Err(Refusal::other("ERR Protocol version is not an integer or out of range")),
+    }
+}
+
+/// Marks the session authenticated, or refuses and leaves it as it is.
+pub fn authenticate(credentials: &Credentials, context: &mut Context<'_>) -> Result<(), Refusal> {
+    let is_user = credentials.user.as_deref().is_none_or(|user| user == USER);
+    let matches = match (&context.shared.password, &credentials.user) {
+        (Some(password), _) => password.matches(&credentials.password),
+        (None, Some(_)) => true,
+        (None, None) => {
+            return Err(Refusal::other(
+                "ERR AUTH <password> called without any password configured for the default user. \
+                 Are you sure your configuration is correct?",
+            ));
+        }
+    };
+    if !(is_user && matches) {
+        context.shared.metrics.rejected("wrong_password");
+        return Err(Refusal::other("WRONGPASS invalid username-password pair or user is disabled."));
+    }
+    context.session.authenticated = true;
+    Ok(())
+}
+
+impl Hello {
+    pub fn execute(self, context: &mut Context<'_>) -> Result<Frame, Refusal> {
+        if let Some(credentials) = &self.credentials {
+            authenticate(credentials, context)?;
+        }
+        if !context.session.authenticated {
+            return Err(Refusal::other(
+                "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> \
+                 AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol \
+                 version at the same time",
+            ));
+        }
+        if let Some(name) = self.name {
+            context.client.profile().name = name;
+        }
+        if let Some(protocol) = self.protocol {
+            context.session.protocol = protocol;
+            context.client.profile().protocol = protocol;
+        }
+        Ok(greeting(context))
+    }
+}
+
+fn greeting(context: &Context<'_>) -> Frame {
+    let text = Frame::text;
+    let role = if status::leads(&(context.status)()) { "master" } else { "replica" };
+    Frame::Map(vec![
+        (text("server"), text("redis")),
+        (text("version"), text(status::REDIS_VERSION)),
+        (text("proto"), Frame::Integer(context.session.protocol.version())),
+        (text("id"), Frame::Integer(context.client.id.cast_signed())),
+        (text("mode"), text("standalone")),
+        (text("role"), text(role)),
+        (text("modules"), Frame::Array(vec![])),
+    ])
+}

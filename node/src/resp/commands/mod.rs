@@ -1,0 +1,39 @@
+//! From words to typed requests, and from requests to replies, one file for each group.
+
+pub mod args;
+pub mod client;
+pub mod connection;
+pub mod introspect;
+pub mod keyspace;
+pub mod local;
+pub mod read;
+pub mod scan;
+pub mod server;
+pub mod status;
+pub mod strings;
+pub mod write;
+
+use std::time::Duration;
+
+pub use args::Args;
+pub use local::{Context, Local};
+pub use read::Read;
+pub use write::Write;
+
+use super::error::Refusal;
+
+/// Understands the arguments of one command; touches nothing.
+pub type Parse = fn(Args) -> Result<Request, Refusal>;
+
+/// A command, understood.
+#[derive(Debug)]
+pub enum Request {
+    /// Goes through the log.
+    Write(Write),
+    /// Answered from the local state, after a read barrier unless the connection reads stale.
+    Read(Read),
+    /// Touches no data.
+    Local(Local),
+    /// `WAIT`.
+    Wait { replicas: u64, timeout: Duration },
+}

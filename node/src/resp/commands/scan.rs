@@ -1,0 +1,171 @@
+//! `SCAN` and `KEYS`: walks over the keys in pages, giving way to other connections between pages.
+
+use bytes::Bytes;
+
+use super::super::codec::parse_integer;
+use super::super::cursor::cursor_of;
+use super::super::error::Refusal;
+use super::super::frame::Frame;
+use super::super::glob;
+use super::args::is;
+use super::read::{Read, Snapshot, type_name};
+use super::{Args, Request};
+use crate::error::Error;
+use crate::state::Value;
+
+/// Keys fetched at once: their values come along, so this bounds memory.
+const PAGE_KEYS: usize = 128;
+const MAX_COUNT: i64 = 10_000;
+const MAX_KEYS_REPLY: usize = 100_000;
+
+#[derive(Debug)]
+pub struct Scan {
+    /// 0: from the start.
+    cursor: u64,
+    pattern: Bytes,
+    count: usize,
+    /// Value type asked for.
+    type_filter: Option<Bytes>,
+}
+
+pub fn scan(mut args: Args) -> Result<Request, Refusal> {
+    let cursor = std::str::from_utf8(&args.word()?)
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .ok_or(Refusal::other("ERR invalid cursor"))?;
+    let mut scan = Scan { cursor, pattern: Bytes::from_static(b"*"), count: 10, type_filter: None };
+    while let Some(option) = args.next() {
+        let argument = args.word()?;
+        match option {
+            word if is(&word, "match") => scan.pattern = argument,
+            word if is(&word, "type") => scan.type_filter = Some(argument.to_ascii_lowercase().into()),
+            word if is(&word, "count") => {
+                let count = parse_integer(&argument).ok_or(Refusal::NotAnInteger)?;
+                if count < 1 {
+                    return Err(Refusal::Syntax);
+                }
+                scan.count = count.min(MAX_COUNT) as usize;
+            }
+            _ => return Err(Refusal::Syntax),
+        }
+    }
+    Ok(Request::Read(Read::Scan(scan)))
+}
+
+pub fn keys(mut args: Args) -> Result<Request, Refusal> {
+    Ok(Request::Read(Read::Keys { pattern: args.word()? }))
+}
+
+impl Scan {
+    pub async fn execute(self, at: &Snapshot<'_>) -> Result<Frame, Error> {
+        let start = match self.cursor {
+            0 => Bytes::new(),
+            cursor => match resume_key(cursor, at).await? {
+                Some(key) => key,
+                None => {
+                    return Ok(Frame::error(
+                        "ERR invalid cursor: the key it pointed to is gone and this node did not issue it \
+                         lately; start again with cursor 0",
+                    ));
+                }
+            },
+        };
+        let mut walk = Walk::new(start, &self.pattern);
+        let mut found = Vec::new();
+        let mut seen = 0;
+        while seen < self.count && !walk.is_done() {
+            let page = walk.page(self.count - seen, at).await?;
+            seen += page.len();
+            found
+                .extend(page.into_iter().filter(|(key, value)| self.selects(key, value)).map(|(key, _)| key));
+        }
+        let next = walk.next.map_or(0, |key| at.cursors.issue(&key));
+        Ok(Frame::Array(vec![Frame::bulk(next.to_string()), bulks(found)]))
+    }
+
+    fn selects(&self, key: &[u8], value: &Value) -> bool {
+        glob::matches(&self.pattern, key)
+            && self.type_filter.as_ref().is_none_or(|wanted| type_name(value).as_bytes() == wanted)
+    }
+}
+
+/// The keys that match `pattern`; refused above 100,000 rather than answered in part.
+pub async fn all_keys(pattern: &Bytes, at: &Snapshot<'_>) -> Result<Frame, Error> {
+    let mut walk = Walk::new(Bytes::new(), pattern);
+    let mut found = Vec::new();
+    while !walk.is_done() {
+        let page = walk.page(PAGE_KEYS, at).await?;
+        found.extend(page.into_iter().map(|(key, _)| key).filter(|key| glob::matches(pattern, key)));
+        if found.len() > MAX_KEYS_REPLY {
+            return Ok(Frame::error(format!(
+                "ERR KEYS would return more than {MAX_KEYS_REPLY} keys; use SCAN instead"
+            )));
+        }
+    }
+    Ok(bulks(found))
+}
+
+/// The key `cursor` was issued for: remembered, or found by looking at every key.
+async fn resume_key(cursor: u64, at: &Snapshot<'_>) -> Result<Option<Bytes>, Error> {
+    if let Some(key) = at.cursors.key(cursor) {
+        return Ok(Some(key));
+    }
+    let mut walk = Walk::new(Bytes::new(), b"*");
+    // Of keys with the same hash the last: going back to an earlier one could go on for ever.
+    let mut last_match = None;
+    while !walk.is_done() {
+        let page = walk.page(PAGE_KEYS, at).await?;
+        last_match =
+            page.into_iter().map(|(key, _)| key).rfind(|key| cursor_of(key) == cursor).or(last_match);
+    }
+    Ok(last_match)
+}
+
+/// A position in the keys that can match a pattern, in key order.
+struct Walk {
+    /// `None` when there is nothing more.
+    next: Option<Bytes>,
+    end: Option<Vec<u8>>,
+}
+
+impl Walk {
+    fn new(start: Bytes, pattern: &[u8]) -> Self {
+        let prefix = glob::literal_prefix(pattern);
+        let start = start.max(Bytes::copy_from_slice(prefix));
+        Self { next: Some(start), end: first_key_after(prefix) }
+    }
+
+    fn is_done(&self) -> bool {
+        self.next.is_none()
+    }
+
+    /// At most `limit` keys, and at most one page.
+    async fn page(&mut self, limit: usize, at: &Snapshot<'_>) -> Result<Vec<(Bytes, Value)>, Error> {
+        let within = |start: &Bytes| self.end.as_ref().is_none_or(|end| start < end);
+        let Some(start) = self.next.take().filter(within) else { return Ok(Vec::new()) };
+        let limit = limit.min(PAGE_KEYS);
+        // One more than asked for: the first key of the next page is where to resume.
+        let mut page = at.store.scan(&start, self.end.as_deref(), limit + 1, at.wall_ms)?;
+        if page.len() > limit {
+            self.next = page.pop().map(|(key, _)| key);
+        }
+        tokio::task::yield_now().await;
+        Ok(page)
+    }
+}
+
+/// The smallest key that is greater than all keys with this prefix; `None`: there is none.
+fn first_key_after(prefix: &[u8]) -> Option<Vec<u8>> {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.pop() {
+        if last < u8::MAX {
+            end.push(last + 1);
+            return Some(end);
+        }
+    }
+    None
+}
+
+fn bulks(keys: Vec<Bytes>) -> Frame {
+    Frame::Array(keys.into_iter().map(Frame::Bulk).collect())
+}

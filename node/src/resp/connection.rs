@@ -1,0 +1,285 @@
+//! One connection: reads what a client pipelined, runs it in rounds, answers in order.
+//!
+//! In a round, writes that follow one another go to the log as one batch, and reads that follow
+//! one another share one read barrier. A read after a write waits for that write.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::{Bytes, BytesMut};
+use helios_proto::v1::command::Op;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+
+use super::clients::Client;
+use super::codec::{DecodeLimits, Decoder, ProtocolError};
+use super::commands::read::Snapshot;
+use super::commands::write::Answer;
+use super::commands::{Args, Context, Local, Read, Request};
+use super::error::Refusal;
+use super::frame::Frame;
+use super::server::Shared;
+use super::session::Session;
+use super::table::{Spec, resolve};
+use crate::database::Database;
+use crate::error::Error;
+
+const MAX_ROUND_COMMANDS: usize = 1024;
+const READ_CHUNK_BYTES: usize = 32 * 1024;
+/// Replies held back at most before they are sent, save the last one.
+const FLUSH_BYTES: usize = 1024 * 1024;
+/// A reply buffer that grew beyond this is given back.
+const KEPT_OUTPUT_BYTES: usize = 64 * 1024;
+/// How long, and how much, a refused client may go on sending before it is cut off.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: u64 = 16 * 1024 * 1024;
+
+pub struct Connection<D> {
+    stream: TcpStream,
+    db: D,
+    shared: Arc<Shared>,
+    client: Arc<Client>,
+    session: Session,
+    decoder: Decoder,
+    input: BytesMut,
+    output: BytesMut,
+}
+
+/// What the commands of one round share.
+struct Round {
+    arrived: Instant,
+    now_ms: u64,
+    ops: Vec<Op>,
+    /// For each of `ops`, which command it is.
+    writes: Vec<(&'static Spec, Answer)>,
+    /// Outcome of the barrier that covers the reads from here to the next write.
+    barrier: Option<Result<(), Error>>,
+}
+
+impl<D: Database> Connection<D> {
+    pub fn new(stream: TcpStream, db: D, shared: Arc<Shared>, client: Arc<Client>) -> Self {
+        let session = Session::new(shared.password.is_none());
+        Self {
+            stream,
+            db,
+            shared,
+            client,
+            session,
+            decoder: Decoder::default(),
+            input: BytesMut::new(),
+            output: BytesMut::new(),
+        }
+    }
+
+    /// Until the client leaves, breaks the protocol or idles too long, or the server shuts down.
+    pub async fn run(mut self, shutdown: CancellationToken) -> io::Result<()> {
+        while !self.session.closing && !shutdown.is_cancelled() {
+            let (requests, broken) = self.decode_round();
+            if requests.is_empty() && broken.is_none() {
+                if !self.receive(&shutdown).await? {
+                    break;
+                }
+                continue;
+            }
+            self.run_round(requests).await?;
+            if let Some(error) = broken {
+                self.shared.metrics.rejected("protocol_error");
+                return self.refuse(&error).await;
+            }
+            self.flush().await?;
+        }
+        self.stream.shutdown().await
+    }
+
+    /// The complete requests received so far, and what is wrong with the one after them.
+    fn decode_round(&mut self) -> (Vec<Vec<Bytes>>, Option<ProtocolError>) {
+        let authenticated = self.session.authenticated;
+        let limits = DecodeLimits { request_bytes: self.shared.limits.max_request_bytes, authenticated };
+        // A stranger's next request may be read under wider limits, once this one was AUTH.
+        let most = if authenticated { MAX_ROUND_COMMANDS } else { 1 };
+        let mut requests = Vec::new();
+        while requests.len() < most {
+            match self.decoder.decode(&mut self.input, limits) {
+                Ok(Some(request)) => requests.push(request),
+                Ok(None) => break,
+                Err(error) => return (requests, Some(error)),
+            }
+        }
+        (requests, None)
+    }
+
+    /// Waits for input; false when there will be none. An idle connection holds no buffer.
+    async fn receive(&mut self, shutdown: &CancellationToken) -> io::Result<bool> {
+        if self.input.is_empty() {
+            self.input = BytesMut::new();
+        }
+        let idle_timeout = self.shared.limits.idle_timeout.unwrap_or(Duration::MAX);
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return Ok(false),
+            ready = tokio::time::timeout(idle_timeout, self.stream.readable()) => match ready {
+                Ok(ready) => ready?,
+                Err(_) => return Ok(false),
+            },
+        }
+        self.input.reserve(READ_CHUNK_BYTES);
+        match self.stream.try_read_buf(&mut self.input) {
+            Ok(received) => Ok(received > 0),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn run_round(&mut self, requests: Vec<Vec<Bytes>>) -> io::Result<()> {
+        let mut round = Round {
+            arrived: Instant::now(),
+            // A slow clock here must not make a new expiry look past already.
+            now_ms: wall_ms().max(self.db.store().clock_ms()),
+            ops: Vec::new(),
+            writes: Vec::new(),
+            barrier: None,
+        };
+        for words in requests {
+            let understood = self.understand(words, &round);
+            if !matches!(understood, Ok((_, Request::Write(_)))) {
+                self.write_batch(&mut round).await;
+            }
+            let (name, frame) = match understood {
+                Ok((spec, Request::Write(write))) => {
+                    round.ops.push(write.op);
+                    round.writes.push((spec, write.answer));
+                    continue;
+                }
+                Ok((spec, Request::Read(read))) => {
+                    (spec.name, self.read(read, &mut round).await.unwrap_or_else(Frame::from))
+                }
+                Ok((spec, Request::Local(local))) => (spec.name, self.run_local(local)),
+                Ok((spec, Request::Wait { replicas, timeout })) => {
+                    (spec.name, self.wait(replicas, timeout).await.unwrap_or_else(Frame::from))
+                }
+                Err((name, refusal)) => (name, refusal.into()),
+            };
+            self.reply(name, frame, &round);
+            if self.output.len() >= FLUSH_BYTES {
+                self.flush().await?;
+            }
+            if self.session.closing {
+                return Ok(());
+            }
+        }
+        self.write_batch(&mut round).await;
+        Ok(())
+    }
+
+    /// The request with its meaning, or the name to count it under and why it is refused.
+    fn understand(
+        &mut self,
+        words: Vec<Bytes>,
+        round: &Round,
+    ) -> Result<(&'static Spec, Request), (&'static str, Refusal)> {
+        // A browser made to speak to this port sends an HTTP request: nothing in it may run.
+        if words
+            .first()
+            .is_some_and(|name| name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:"))
+        {
+            self.session.closing = true;
+        }
+        let spec = resolve(&words).map_err(|refusal| ("unknown", refusal))?;
+        if !self.session.authenticated && !spec.has_flag("no_auth") {
+            self.shared.metrics.rejected("unauthenticated");
+            return Err((spec.name, Refusal::NoAuth));
+        }
+        {
+            let mut profile = self.client.profile();
+            profile.last_command = spec.name;
+            profile.last_active = round.arrived;
+        }
+        let args = Args::new(spec, words, round.now_ms, &self.shared.limits);
+        (spec.parse)(args).map(|request| (spec, request)).map_err(|refusal| (spec.name, refusal))
+    }
+
+    /// Runs the writes gathered so far and answers each.
+    async fn write_batch(&mut self, round: &mut Round) {
+        if round.ops.is_empty() {
+            return;
+        }
+        let results = self.db.write(std::mem::take(&mut round.ops)).await;
+        // The reads to come must see these writes.
+        round.barrier = None;
+        let results = results.into_iter().chain(std::iter::repeat_with(|| Err(Error::outcome_unknown())));
+        for ((spec, answer), result) in std::mem::take(&mut round.writes).into_iter().zip(results) {
+            let frame = match result {
+                Ok(reply) => {
+                    self.session.last_write_index = self.session.last_write_index.max(reply.index);
+                    answer.frame(reply)
+                }
+                Err(error) => error.into(),
+            };
+            self.reply(spec.name, frame, round);
+        }
+    }
+
+    async fn wait(&mut self, replicas: u64, timeout: Duration) -> Result<Frame, Error> {
+        let count = self.db.wait_replicas(self.session.last_write_index, replicas, timeout).await?;
+        Ok(Frame::Integer(count.cast_signed()))
+    }
+
+    async fn read(&mut self, read: Read, round: &mut Round) -> Result<Frame, Error> {
+        if !self.session.stale_reads {
+            if round.barrier.is_none() {
+                round.barrier = Some(self.db.read_barrier().await);
+            }
+            if let Some(Err(error)) = &round.barrier {
+                return Err(error.clone());
+            }
+        }
+        let Shared { cursors, stats, .. } = &*self.shared;
+        read.execute(&Snapshot { store: self.db.store(), wall_ms: wall_ms(), cursors, stats }).await
+    }
+
+    fn run_local(&mut self, local: Local) -> Frame {
+        let mut context = Context {
+            session: &mut self.session,
+            client: &self.client,
+            shared: &self.shared,
+            store: self.db.store(),
+            status: &|| self.db.status(),
+        };
+        local.execute(&mut context)
+    }
+
+    fn reply(&mut self, command: &'static str, frame: Frame, round: &Round) {
+        frame.encode(self.session.protocol, &mut self.output);
+        self.shared.stats.answered(frame.is_error());
+        self.shared.metrics.command(command, frame.is_error(), round.arrived.elapsed());
+    }
+
+    async fn flush(&mut self) -> io::Result<()> {
+        self.stream.write_all_buf(&mut self.output).await?;
+        if self.output.capacity() > KEPT_OUTPUT_BYTES {
+            self.output = BytesMut::new();
+        }
+        Ok(())
+    }
+
+    /// Says what is wrong and closes; reads on for a moment, since closing with input unread
+    /// would reset the connection and could take the message with it.
+    async fn refuse(mut self, error: &ProtocolError) -> io::Result<()> {
+        Frame::error(format!("ERR {error}")).encode(self.session.protocol, &mut self.output);
+        self.flush().await?;
+        self.stream.shutdown().await?;
+        let mut rest = self.stream.take(LINGER_BYTES);
+        let mut nowhere = tokio::io::sink();
+        let drained = tokio::io::copy(&mut rest, &mut nowhere);
+        // Whether the client heard or not, there is nothing more to do for it.
+        let _ = tokio::time::timeout(LINGER, drained).await;
+        Ok(())
+    }
+}
+
+/// This node's clock, ms since the Unix epoch.
+fn wall_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}

@@ -1,0 +1,89 @@
+//! SCAN cursors that no server has to remember.
+//!
+//! A cursor is a 53-bit hash of the key to return next (every client can hold 53 bits, and
+//! a cursor of 0 means start or end). The node that issued it finds the key in a small table;
+//! any other node, or the same one after the table forgot, finds it by walking its own keys. Only
+//! when that key is gone as well is the cursor refused, and the client starts again at 0.
+//! A step goes strictly forward in key order, so an iteration ends, and a key that exists
+//! throughout is returned, whatever is written meanwhile.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Mutex, PoisonError};
+
+use bytes::Bytes;
+
+const REMEMBERED: usize = 4096;
+const MAX_KEY_BYTES: usize = 1024;
+const CURSOR_BITS: u32 = 53;
+
+/// Cursors issued by this node, the newest 4,096; at most 4 MiB of keys.
+#[derive(Debug, Default)]
+pub struct Cursors {
+    issued: Mutex<Issued>,
+}
+
+#[derive(Debug, Default)]
+struct Issued {
+    keys: HashMap<u64, Bytes>,
+    order: VecDeque<u64>,
+}
+
+impl Cursors {
+    /// The cursor that resumes at `key`.
+    pub fn issue(&self, key: &[u8]) -> u64 {
+        let cursor = cursor_of(key);
+        if key.len() <= MAX_KEY_BYTES {
+            let mut issued = self.issued.lock().unwrap_or_else(PoisonError::into_inner);
+            // Copied: a slice would keep the whole block it was read from in memory.
+            if issued.keys.insert(cursor, Bytes::copy_from_slice(key)).is_none() {
+                issued.order.push_back(cursor);
+            }
+            if issued.order.len() > REMEMBERED
+                && let Some(oldest) = issued.order.pop_front()
+            {
+                issued.keys.remove(&oldest);
+            }
+        }
+        cursor
+    }
+
+    /// The key that `cursor` resumes at, if this node still remembers.
+    pub fn key(&self, cursor: u64) -> Option<Bytes> {
+        let issued = self.issued.lock().unwrap_or_else(PoisonError::into_inner);
+        issued.keys.get(&cursor).cloned()
+    }
+}
+
+/// The cursor of `key`, the same on every node: FNV-1a folded to 53 bits, never 0.
+pub fn cursor_of(key: &[u8]) -> u64 {
+    let hash = key.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    let folded = (hash ^ (hash >> CURSOR_BITS)) & ((1 << CURSOR_BITS) - 1);
+    folded.max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_bounded_and_forgets_the_oldest() {
+        let cursors = Cursors::default();
+        let issued: Vec<u64> =
+            (0..REMEMBERED + 1).map(|number| cursors.issue(format!("key-{number}").as_bytes())).collect();
+        assert_eq!(cursors.key(issued[0]), None);
+        assert_eq!(cursors.key(issued[1]), Some(Bytes::from("key-1")));
+        assert_eq!(cursors.key(issued[REMEMBERED]), Some(Bytes::from(format!("key-{REMEMBERED}"))));
+        assert_eq!(cursors.issued.lock().unwrap().keys.len(), REMEMBERED);
+        assert_eq!(cursors.key(cursors.issue(&[b'x'; MAX_KEY_BYTES + 1])), None);
+    }
+
+    #[test]
+    fn a_cursor_fits_a_double_and_is_never_zero() {
+        for key in ["", "a", "user:1", "user:2"] {
+            let cursor = cursor_of(key.as_bytes());
+            assert!(cursor > 0 && cursor < 1 << CURSOR_BITS, "{key}");
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! The Redis protocol: what a client sends becomes log operations and reads of the local state.
+//!
+//! Bytes (`codec`), then meaning (`table`, `commands`), then effect (`connection`). Knows the node
+//! only through [`crate::database::Database`]; called by the process's wiring alone.
+
+mod auth;
+mod clients;
+pub mod codec;
+mod commands;
+mod connection;
+mod cursor;
+mod error;
+pub mod frame;
+mod glob;
+mod inline;
+mod metrics;
+pub mod reference;
+mod server;
+mod session;
+mod stats;
+mod table;
+
+pub use auth::Password;
+pub use metrics::Metrics;
+pub use server::{Limits, serve};
+
+#[cfg(test)]
+mod tests;

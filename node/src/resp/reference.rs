@@ -1,0 +1,80 @@
+//! The reference page of commands, `docs/reference/commands.md`, rendered from the table.
+
+use std::fmt::Write;
+
+use super::table::{COMMANDS, Group, Spec};
+
+const HEAD: &str = "\
+# Redis commands
+
+<!-- Generated from the command table by `HELIOS_UPDATE_DOCS=1 cargo test -p helios-node reference`. -->
+
+HeliosDB speaks RESP2 and RESP3 and answers the commands below as Redis 7.2 does. Arity counts the words of a
+request, the name included; a negative arity is a minimum. \"Since\" is the Redis version that introduced the command.
+Any other command is answered with `-ERR unknown command`, and the connection stays open.
+
+Any node accepts any command. A write is acknowledged once a majority holds it on disk and it is applied; a read is
+linearizable, unless the connection said `READONLY` and then reads its node's state, however old.
+
+";
+
+const TAIL: &str = "\
+## Where this differs from Redis
+
+- There is one database, 0, and one user, `default`.
+- `SCAN` walks the keys in their order. A key that exists from the first call to the last is returned exactly once;
+  the walk ends unless clients keep adding keys behind it faster than it goes. Any node understands a cursor. It names
+  the next key to return: if another client deletes just that key and the call goes to another node, or 4,096 other
+  cursors were issued since, the reply is `-ERR invalid cursor` and the client starts again at 0.
+- `KEYS` refuses to return more than 100000 keys.
+- `MGET` and `EXISTS` of several keys look at each key in turn: another client's write may fall between two of them.
+- `DBSIZE` and `INFO` count expired keys until they are purged.
+- `EXPIRE` and its kin do not take `XX` together with `LT`.
+- `-TRYAGAIN` and `-CLUSTERDOWN` mean that nothing was done and the request may be sent again.
+  `-ERR outcome unknown` means that a write was proposed and may or may not take effect: read the key first.
+- `INFO raft` shows this node's state, leader, term and log indexes. Offsets of `ROLE` and `INFO` are log indexes.
+";
+
+/// The page in Markdown.
+pub fn render() -> String {
+    let mut page = HEAD.to_owned();
+    for group in Group::ALL {
+        // Writing to a String cannot fail.
+        let _ = writeln!(page, "## {}\n", capitalized(group.name()));
+        page += "| Command | Arity | Since | Flags | Summary |\n|---|---|---|---|---|\n";
+        for spec in COMMANDS.iter().filter(|spec| spec.group == group) {
+            let rows: &[Spec] = spec.subcommands;
+            page += &row(spec);
+            rows.iter().for_each(|subcommand| page += &row(subcommand));
+        }
+        page.push('\n');
+    }
+    page + TAIL
+}
+
+fn row(spec: &Spec) -> String {
+    let name = spec.name.replace('|', " ").to_ascii_uppercase();
+    format!("| `{name}` | {} | {} | {} | {} |\n", spec.arity, spec.since, spec.flags, spec.summary)
+}
+
+fn capitalized(name: &str) -> String {
+    let (first, rest) = name.split_at(1);
+    first.to_ascii_uppercase() + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `HELIOS_UPDATE_DOCS=1` writes the page instead.
+    #[test]
+    fn the_page_in_the_repository_is_current() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/commands.md");
+        let page = render();
+        if std::env::var_os("HELIOS_UPDATE_DOCS").is_some() {
+            std::fs::write(path, &page).unwrap();
+        }
+        let current = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(current == page, "commands.md is out of date; run HELIOS_UPDATE_DOCS=1 cargo test reference");
+    }
+}

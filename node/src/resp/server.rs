@@ -1,0 +1,179 @@
+//! The listener: accepts connections, bounds their number, and lets them finish on shutdown.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::auth::Password;
+use super::clients::Clients;
+use super::connection::Connection;
+use super::cursor::Cursors;
+use super::metrics::Metrics;
+use super::stats::Stats;
+use crate::database::Database;
+
+/// How long to leave the listener alone when the process is out of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What a client may cost.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    pub max_clients: usize,
+    /// One request with all its arguments.
+    pub max_request_bytes: usize,
+    pub max_value_bytes: usize,
+    pub max_key_bytes: usize,
+    /// Closes a connection that sends nothing for so long.
+    pub idle_timeout: Option<Duration>,
+    /// TCP probes a silent peer after so long.
+    pub keepalive: Duration,
+    /// How long commands in flight may take to finish on shutdown.
+    pub drain_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_clients: 10_000,
+            max_request_bytes: 16 * 1024 * 1024,
+            max_value_bytes: 8 * 1024 * 1024,
+            max_key_bytes: 64 * 1024,
+            idle_timeout: None,
+            keepalive: Duration::from_secs(300),
+            drain_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// What the connections of one listener have in common.
+#[derive(Debug)]
+pub struct Shared {
+    pub limits: Limits,
+    pub password: Option<Password>,
+    pub metrics: Metrics,
+    pub clients: Arc<Clients>,
+    pub stats: Stats,
+    pub cursors: Cursors,
+    pub started: Instant,
+    /// Of the listener.
+    pub address: SocketAddr,
+}
+
+/// Serves Redis clients until `shutdown`; then accepts no more, lets each connection finish the
+/// commands it is executing, for at most [`Limits::drain_timeout`], and returns.
+///
+/// Fails only if the listener has no local address.
+pub async fn serve<D: Database>(
+    listener: TcpListener,
+    db: D,
+    limits: Limits,
+    password: Option<Password>,
+    metrics: Metrics,
+    shutdown: CancellationToken,
+) -> io::Result<()> {
+    let shared = Arc::new(Shared {
+        limits,
+        password,
+        metrics,
+        clients: Arc::default(),
+        stats: Stats::default(),
+        cursors: Cursors::default(),
+        started: Instant::now(),
+        address: listener.local_addr()?,
+    });
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => break,
+            Some(ended) = connections.join_next() => report(ended),
+            accepted = listener.accept() => match accepted {
+                Ok((stream, address)) => {
+                    connections.spawn(welcome(stream, address, db.clone(), shared.clone(), shutdown.clone()));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a Redis client");
+                    // No event tells when descriptors are free again; trying at once would spin.
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+        }
+    }
+    drop(listener);
+    let drained = async {
+        while let Some(ended) = connections.join_next().await {
+            report(ended);
+        }
+    };
+    if tokio::time::timeout(shared.limits.drain_timeout, drained).await.is_err() {
+        tracing::warn!(
+            connections = connections.len(),
+            "Redis clients cut off: their commands took too long"
+        );
+        connections.shutdown().await;
+    }
+    Ok(())
+}
+
+async fn welcome<D: Database>(
+    stream: TcpStream,
+    address: SocketAddr,
+    db: D,
+    shared: Arc<Shared>,
+    shutdown: CancellationToken,
+) {
+    let Ok(local_address) = stream.local_addr() else { return };
+    let Some(registration) = shared.clients.register(address, local_address, shared.limits.max_clients)
+    else {
+        shared.stats.rejected();
+        shared.metrics.rejected("max_clients");
+        // Fits the empty send buffer of a new connection; a client that is gone needs no answer.
+        let _ = stream.try_write(b"-ERR max number of clients reached\r\n");
+        return;
+    };
+    if let Err(error) = prepare(&stream, &shared.limits) {
+        tracing::debug!(%error, %address, "cannot set up a Redis connection");
+        return;
+    }
+    shared.stats.connected();
+    let _open = OpenConnection::new(&shared.metrics);
+    let connection = Connection::new(stream, db, shared.clone(), registration.client());
+    if let Err(error) = connection.run(shutdown).await {
+        tracing::debug!(%error, %address, "Redis connection lost");
+    }
+}
+
+fn prepare(stream: &TcpStream, limits: &Limits) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    SockRef::from(stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(limits.keepalive))
+}
+
+fn report(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        tracing::error!(%error, "a Redis connection ended by a panic");
+    }
+}
+
+/// Counts the connection for as long as it lives, even if its task is aborted.
+struct OpenConnection<'a>(&'a Metrics);
+
+impl<'a> OpenConnection<'a> {
+    fn new(metrics: &'a Metrics) -> Self {
+        metrics.connected();
+        Self(metrics)
+    }
+}
+
+impl Drop for OpenConnection<'_> {
+    fn drop(&mut self) {
+        self.0.disconnected();
+    }
+}

@@ -1,0 +1,258 @@
+//! Moving the overlay into the engine, the engine into a snapshot, and a snapshot into an engine.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+
+use super::engines::{MemoryEngine, RawWrite, StateEngine};
+use super::meta::{Digest, Meta, Record};
+use super::snapshot::{Reader, Writer};
+use super::store::{Frozen, Image, State};
+use super::value::{self, META_KEY, Value};
+use super::{Applied, SnapshotMeta, StateError, Store, journal, recovery};
+
+/// A restore writes to the engine in batches of about this size.
+const RESTORE_BATCH_BYTES: usize = 4 << 20;
+
+impl Store {
+    /// Moves what is applied into the engine and returns, once it survives a power cut, how far
+    /// that is. Only the checkpoint thread calls; entries are applied and read meanwhile.
+    ///
+    /// After an error every further checkpoint is refused until the node restarts; applying and
+    /// reading go on, and the log must be kept from the last success on.
+    pub fn checkpoint(&self) -> Result<Applied, StateError> {
+        self.check()?;
+        let mut image = self.inner.image();
+        if let Some(reason) = &image.failure {
+            return Err(StateError::Stopped(reason.clone()));
+        }
+        let Some(frozen) = self.freeze(&image) else { return Ok(image.record.meta.applied) };
+        let result = self.write_out(&mut image, frozen);
+        if let Err(error) = &result {
+            image.failure = Some(error.to_string());
+        }
+        result
+    }
+
+    fn freeze(&self, image: &Image) -> Option<Frozen> {
+        let mut state = self.inner.write();
+        if state.meta.applied == image.record.meta.applied {
+            return None;
+        }
+        let overlay = Arc::new(std::mem::take(&mut state.active));
+        let frozen = Frozen { overlay, meta: state.meta.clone() };
+        state.frozen = Some(frozen.clone());
+        Some(frozen)
+    }
+
+    fn write_out(&self, image: &mut Image, frozen: Frozen) -> Result<Applied, StateError> {
+        let Frozen { overlay, meta } = frozen;
+        let mut record = Record { meta, digest: image.record.digest };
+        let mut next = image.generation;
+        let mut engine = self.inner.read().engine.clone();
+        if overlay.is_cleared() {
+            // A new engine in place of removing every key: atomic, and it gives the disk back.
+            (next, engine) = self.next_generation(image)?;
+            record.digest = Digest::default();
+        }
+        let mut writes = Vec::new();
+        for (key, slot) in overlay.slots() {
+            let old = engine.get(key).map_err(StateError::engine("read"))?;
+            if old == *slot {
+                continue;
+            }
+            if let Some(old) = &old {
+                record.digest.remove(key, old);
+            }
+            if let Some(new) = slot {
+                record.digest.add(key, new);
+            }
+            writes.push((key.clone(), slot.clone()));
+        }
+        writes.push((Record::key(), Some(record.encode())));
+        if let Some(home) = &image.home
+            && image.is_committed
+            && next == image.generation
+        {
+            journal::write(&home.journal(), next, &writes)?;
+            home.sync()?;
+        }
+        engine.write(&writes).map_err(StateError::engine("write"))?;
+        engine.sync().map_err(StateError::engine("sync"))?;
+
+        let applied = record.meta.applied;
+        self.commit(image, next, record)?;
+        let replaced = {
+            let mut state = self.inner.write();
+            state.frozen = None;
+            std::mem::replace(&mut state.engine, engine)
+        };
+        drop(replaced);
+        self.remove_replaced(image);
+        Ok(applied)
+    }
+
+    /// Writes what was last checkpointed to the file `path`, whole or not at all. Only the
+    /// checkpoint thread calls.
+    pub fn write_snapshot(&self, path: &Path) -> Result<SnapshotMeta, StateError> {
+        self.check()?;
+        let image = self.inner.image();
+        if let Some(reason) = &image.failure {
+            return Err(StateError::Stopped(reason.clone()));
+        }
+        let engine = self.inner.read().engine.clone();
+        let mut writer = Writer::create(path, &image.record)?;
+        match write_pairs(&mut writer, engine.as_ref(), &image.record) {
+            Ok(()) => writer.finish()?,
+            Err(error) => {
+                writer.abandon();
+                return Err(error);
+            }
+        }
+        SnapshotMeta::read(path)
+    }
+
+    /// Replaces the whole state by the snapshot file. Returns once that survives a power cut; a
+    /// crash before leaves the old state. Only the apply thread calls.
+    ///
+    /// Refuses a damaged file and one older than the applied index, changing nothing.
+    pub fn restore(&self, snapshot: &Path) -> Result<SnapshotMeta, StateError> {
+        self.check()?;
+        let mut image = self.inner.image();
+        let reader = Reader::open(snapshot)?;
+        let applied = self.applied().index;
+        let index = reader.record().meta.applied.index;
+        if index < applied {
+            return Err(StateError::StaleSnapshot { snapshot: index, applied });
+        }
+        let record = reader.record().clone();
+        let (next, engine) = self.next_generation(&image)?;
+        let loaded = load_pairs(reader, engine.as_ref(), &record)?;
+        engine.sync().map_err(StateError::engine("sync"))?;
+
+        let meta = record.meta.clone();
+        self.commit(&mut image, next, record)?;
+        image.failure = None;
+        let replaced = std::mem::replace(&mut *self.inner.write(), State::of(engine, meta));
+        drop(replaced);
+        self.remove_replaced(&image);
+        Ok(loaded)
+    }
+
+    /// Sets the state aside and begins blank: for an applied index that the log does not reach
+    /// (node.md, pitfall 10). Only the apply thread calls.
+    pub fn discard(&self, reason: &str) -> Result<(), StateError> {
+        let mut image = self.inner.image();
+        let (next, engine) = self.next_generation(&image)?;
+        tracing::error!(reason, "discarding the state; rebuilding it from snapshot and log");
+        if let Some(home) = &image.home {
+            home.uncommit()?;
+        }
+        let replaced = std::mem::replace(&mut *self.inner.write(), State::of(engine, Meta::default()));
+        drop(replaced);
+        self.inner.rebuilds.fetch_add(1, Ordering::Relaxed);
+        let old = std::mem::replace(&mut image.generation, next);
+        image.record = Record::default();
+        image.is_committed = image.home.is_none();
+        image.failure = None;
+        match &image.home {
+            Some(home) => home.set_generation_aside(old),
+            None => Ok(()),
+        }
+    }
+
+    /// A blank engine under the number after `image`'s.
+    fn next_generation(&self, image: &Image) -> Result<(u64, Arc<dyn StateEngine>), StateError> {
+        let next = image.generation + 1;
+        let engine: Arc<dyn StateEngine> = match &image.home {
+            Some(home) => {
+                home.remove_generations_but(Some(image.generation))?;
+                recovery::open_generation(home, next, &self.inner.options)?
+            }
+            None => Arc::new(MemoryEngine::default()),
+        };
+        Ok((next, engine))
+    }
+
+    /// Makes `generation`, which holds what `record` says, the one that counts.
+    fn commit(&self, image: &mut Image, generation: u64, record: Record) -> Result<(), StateError> {
+        if let Some(home) = &image.home
+            && !(image.is_committed && generation == image.generation)
+        {
+            home.commit(generation)?;
+        }
+        image.generation = generation;
+        image.is_committed = true;
+        image.record = record;
+        Ok(())
+    }
+
+    fn remove_replaced(&self, image: &Image) {
+        if let Some(home) = &image.home
+            && let Err(error) =
+                home.remove_journal().and_then(|()| home.remove_generations_but(Some(image.generation)))
+        {
+            tracing::warn!(%error, "cannot remove what a checkpoint replaced; the next one tries again");
+        }
+    }
+}
+
+/// Writes every key, and refuses to spread a damaged engine: its content must add up.
+fn write_pairs(writer: &mut Writer, engine: &dyn StateEngine, record: &Record) -> Result<(), StateError> {
+    let mut digest = Digest::default();
+    for pair in engine.range(b"", None) {
+        let (key, value) = pair.map_err(StateError::engine("read"))?;
+        if key == META_KEY {
+            continue;
+        }
+        digest.add(&key, &value);
+        if value::is_data_key(&key) {
+            writer.pair(&value::user_key(&key), &value)?;
+        }
+    }
+    if digest != record.digest {
+        return Err(StateError::Damaged(
+            "its content does not add up to its record; restart the node".to_owned(),
+        ));
+    }
+    Ok(())
+}
+
+/// Fills a blank engine with a snapshot and the expiry index that belongs to it, the record last.
+fn load_pairs(
+    mut reader: Reader,
+    engine: &dyn StateEngine,
+    record: &Record,
+) -> Result<SnapshotMeta, StateError> {
+    let mut digest = Digest::default();
+    let mut writes: Vec<RawWrite> = Vec::new();
+    let mut bytes = 0;
+    let flush = |writes: &mut Vec<RawWrite>| {
+        let written = engine.write(writes).map_err(StateError::engine("write"));
+        writes.clear();
+        written
+    };
+    while let Some((key, raw)) = reader.next_pair()? {
+        let value =
+            Value::decode(raw.clone()).ok_or_else(|| reader.bad("it holds a value of an unknown format"))?;
+        let expiry = value.expire_at_ms.map(|at_ms| (value::expiry_key(at_ms, &key), Bytes::new()));
+        for (key, value) in [(value::data_key(&key), raw)].into_iter().chain(expiry) {
+            digest.add(&key, &value);
+            bytes += key.len() + value.len();
+            writes.push((key, Some(value)));
+        }
+        if bytes >= RESTORE_BATCH_BYTES {
+            flush(&mut writes)?;
+            bytes = 0;
+        }
+    }
+    if digest != record.digest {
+        return Err(reader.bad("its content does not add up to its header"));
+    }
+    let meta = reader.finish()?;
+    writes.push((Record::key(), Some(record.encode())));
+    flush(&mut writes)?;
+    Ok(meta)
+}

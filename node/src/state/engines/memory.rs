@@ -1,0 +1,66 @@
+//! An engine of one ordered map: for tests, and for nodes that keep nothing.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+
+use bytes::Bytes;
+
+use super::{EngineError, Pair, PairIter, RawWrite, StateEngine};
+
+#[derive(Default)]
+pub struct MemoryEngine {
+    pairs: RwLock<BTreeMap<Bytes, Bytes>>,
+}
+
+impl MemoryEngine {
+    fn pairs(&self) -> RwLockReadGuard<'_, BTreeMap<Bytes, Bytes>> {
+        self.pairs.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn first_in(&self, start: Bound<&[u8]>, end: Bound<&[u8]>) -> Option<Pair> {
+        let pairs = self.pairs();
+        let (key, value) = pairs.range::<[u8], _>((start, end)).next()?;
+        Some((key.clone(), value.clone()))
+    }
+}
+
+impl StateEngine for MemoryEngine {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        Ok(self.pairs().get(key).cloned())
+    }
+
+    fn range<'a>(&'a self, start: &[u8], end: Option<&[u8]>) -> PairIter<'a> {
+        if end.is_some_and(|end| end <= start) {
+            return Box::new(std::iter::empty());
+        }
+        let end = end.map(Bytes::copy_from_slice);
+        let mut from = Bound::Included(Bytes::copy_from_slice(start));
+        // Seeks anew for each pair, so that no lock is held between two of them.
+        Box::new(std::iter::from_fn(move || {
+            let until = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+            let pair = self.first_in(from.as_ref().map(|key| key.as_ref()), until)?;
+            from = Bound::Excluded(pair.0.clone());
+            Some(Ok(pair))
+        }))
+    }
+
+    fn write(&self, writes: &[RawWrite]) -> Result<(), EngineError> {
+        let mut pairs = self.pairs.write().unwrap_or_else(PoisonError::into_inner);
+        for (key, value) in writes {
+            match value {
+                Some(value) => pairs.insert(key.clone(), value.clone()),
+                None => pairs.remove(key),
+            };
+        }
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    fn size_bytes(&self) -> u64 {
+        self.pairs().iter().map(|(key, value)| (key.len() + value.len()) as u64).sum()
+    }
+}

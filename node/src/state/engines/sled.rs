@@ -1,0 +1,145 @@
+//! sled 0.34 under the rules of node.md, decision 3: never the log, never the only copy, never
+//! trusted to reach the disk by itself, never allowed to panic out.
+
+use std::any::Any;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind::WouldBlock};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::{EngineError, PairIter, RawWrite, StateEngine};
+
+/// How often a lock that an engine just closed in this process may still hold is tried again.
+const LOCK_ATTEMPTS: u32 = 40;
+const LOCK_RETRY: Duration = Duration::from_millis(25);
+
+pub struct SledEngine {
+    path: PathBuf,
+    /// Taken only by `drop`.
+    db: Option<sled::Db>,
+}
+
+impl SledEngine {
+    pub fn open(path: &Path, cache_bytes: u64) -> Result<Self, EngineError> {
+        // No flusher thread: only a checkpoint makes anything durable.
+        let config = sled::Config::new().path(path).cache_capacity(cache_bytes).flush_every_ms(None);
+        let mut attempt = 1;
+        loop {
+            match guarded(|| config.open()) {
+                Ok(db) => return Ok(Self { path: path.to_owned(), db: Some(db) }),
+                Err(EngineError::Io(error)) if error.kind() == WouldBlock && attempt < LOCK_ATTEMPTS => {
+                    attempt += 1;
+                    thread::sleep(LOCK_RETRY);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn db(&self) -> &sled::Db {
+        self.db.as_ref().expect("taken only by drop")
+    }
+}
+
+impl Drop for SledEngine {
+    fn drop(&mut self) {
+        let db = self.db.take();
+        if let Err(error) = guarded(|| {
+            drop(db);
+            Ok(())
+        }) {
+            tracing::warn!(%error, "sled failed to close");
+        }
+    }
+}
+
+impl StateEngine for SledEngine {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        Ok(guarded(|| self.db().get(key))?.map(to_bytes))
+    }
+
+    fn range<'a>(&'a self, start: &[u8], end: Option<&[u8]>) -> PairIter<'a> {
+        if end.is_some_and(|end| end <= start) {
+            return Box::new(std::iter::empty());
+        }
+        let mut pairs = match end {
+            Some(end) => self.db().range(start..end),
+            None => self.db().range(start..),
+        };
+        Box::new(std::iter::from_fn(move || match guarded(|| pairs.next().transpose()) {
+            Ok(pair) => pair.map(|(key, value)| Ok((to_bytes(key), to_bytes(value)))),
+            Err(error) => Some(Err(error)),
+        }))
+    }
+
+    // One by one: while a batch of sled runs, every `get` of every database in the process waits.
+    fn write(&self, writes: &[RawWrite]) -> Result<(), EngineError> {
+        for (key, value) in writes {
+            guarded(|| match value {
+                Some(value) => self.db().insert(key, value.as_ref()),
+                None => self.db().remove(key),
+            })?;
+        }
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<(), EngineError> {
+        guarded(|| self.db().flush())?;
+        // sled 0.34.7 hands its pages to the kernel with sync_file_range, which promises nothing
+        // about the disk.
+        Ok(sync_tree(&self.path)?)
+    }
+
+    fn size_bytes(&self) -> u64 {
+        guarded(|| self.db().size_on_disk()).unwrap_or(0)
+    }
+}
+
+/// Makes every file under `dir`, and the names of them, survive a power cut.
+fn sync_tree(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            sync_tree(&entry.path())?;
+        } else {
+            match File::open(entry.path()) {
+                Ok(file) => file.sync_data()?,
+                // sled removes its old blobs and snapshots in the background.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    File::open(dir)?.sync_all()
+}
+
+fn guarded<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T, EngineError> {
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(result) => result.map_err(to_error),
+        Err(panic) => Err(EngineError::Panicked(panic_text(panic.as_ref()))),
+    }
+}
+
+fn to_error(error: sled::Error) -> EngineError {
+    match error {
+        // sled puts the cause of a refused lock into the text of an error of kind `Other`.
+        sled::Error::Io(error) if error.to_string().contains("could not acquire lock") => {
+            EngineError::Io(io::Error::new(WouldBlock, error))
+        }
+        sled::Error::Io(error) => EngineError::Io(error),
+        other => EngineError::Corrupt(other.to_string()),
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a message").to_owned()
+}
+
+fn to_bytes(raw: sled::IVec) -> Bytes {
+    Bytes::copy_from_slice(&raw)
+}

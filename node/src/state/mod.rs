@@ -1,0 +1,37 @@
+//! The replicated state machine: what the log's entries did, as an ordered map that readers see
+//! entry by entry.
+//!
+//! An overlay in memory holds what is applied but not yet checkpointed, an engine holds the rest.
+//! Nothing here knows of Raft's messages, of clients or of clocks: time comes with the entries.
+//! One thread applies, one checkpoints, any thread reads.
+
+mod checkpoint;
+mod command;
+mod engines;
+mod error;
+mod home;
+mod journal;
+mod meta;
+mod overlay;
+mod recovery;
+mod snapshot;
+mod store;
+mod txn;
+mod value;
+mod view;
+
+#[cfg(test)]
+mod tests;
+
+pub use engines::EngineKind;
+pub use error::StateError;
+pub use snapshot::SnapshotMeta;
+pub use store::{Store, StoreOptions};
+pub use value::{Kind, Value};
+
+/// Position of the last applied entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Applied {
+    pub index: u64,
+    pub term: u64,
+}

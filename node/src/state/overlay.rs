@@ -1,0 +1,129 @@
+//! What was applied but not yet checkpointed: writes and removals by raw key, in order.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use bytes::Bytes;
+
+/// Estimated bytes that one entry costs beside its key and value.
+const SLOT_BYTES: usize = 96;
+
+/// A value, or `None` where the key was removed.
+pub(super) type Slot = Option<Bytes>;
+
+#[derive(Debug, Default)]
+pub(super) struct Overlay {
+    slots: BTreeMap<Bytes, Slot>,
+    /// Nothing beneath this overlay shows through. One mark in place of a removal per key.
+    cleared: bool,
+    bytes: usize,
+}
+
+impl Overlay {
+    pub fn put(&mut self, key: Bytes, slot: Slot) {
+        self.bytes += SLOT_BYTES + key.len() + slot_len(&slot);
+        let key_len = key.len();
+        if let Some(old) = self.slots.insert(key, slot) {
+            self.bytes -= SLOT_BYTES + key_len + slot_len(&old);
+        }
+    }
+
+    pub fn clear(&mut self) {
+        *self = Self { cleared: true, ..Self::default() };
+    }
+
+    /// Lays `newer` over this one.
+    pub fn absorb(&mut self, newer: Overlay) {
+        if newer.cleared {
+            *self = newer;
+            return;
+        }
+        for (key, slot) in newer.slots {
+            self.put(key, slot);
+        }
+    }
+
+    /// What this overlay says of `key`; `None` if what lies beneath decides.
+    pub fn get(&self, key: &[u8]) -> Option<Slot> {
+        match self.slots.get(key) {
+            Some(slot) => Some(slot.clone()),
+            None => self.cleared.then_some(None),
+        }
+    }
+
+    /// Slots in key order from `start` (inclusive) to `end` (exclusive).
+    pub fn range<'a>(
+        &'a self,
+        start: &[u8],
+        end: Option<&[u8]>,
+    ) -> impl Iterator<Item = (&'a Bytes, &'a Slot)> + use<'a> {
+        let is_empty = end.is_some_and(|end| end <= start);
+        let end = match end {
+            // BTreeMap panics on a range that ends before it starts.
+            Some(_) if is_empty => Bound::Included(start),
+            Some(end) => Bound::Excluded(end),
+            None => Bound::Unbounded,
+        };
+        let slots = self.slots.range::<[u8], _>((Bound::Included(start), end));
+        slots.take(if is_empty { 0 } else { usize::MAX })
+    }
+
+    pub fn slots(&self) -> impl Iterator<Item = (&Bytes, &Slot)> {
+        self.slots.iter()
+    }
+
+    pub fn is_cleared(&self) -> bool {
+        self.cleared
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+fn slot_len(slot: &Slot) -> usize {
+    slot.as_ref().map_or(0, Bytes::len)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn raw(text: &'static str) -> Bytes {
+        Bytes::from_static(text.as_bytes())
+    }
+
+    #[test]
+    fn bytes_follow_overwrites_and_clears() {
+        let mut overlay = Overlay::default();
+        overlay.put(raw("k"), Some(raw("12345")));
+        assert_eq!(overlay.bytes(), SLOT_BYTES + 6);
+        overlay.put(raw("k"), None);
+        assert_eq!(overlay.bytes(), SLOT_BYTES + 1);
+        overlay.clear();
+        assert_eq!(overlay.bytes(), 0);
+    }
+
+    #[test]
+    fn a_clear_hides_what_is_beneath_and_is_absorbed() {
+        let mut older = Overlay::default();
+        older.put(raw("a"), Some(raw("1")));
+        assert_eq!(older.get(b"b"), None);
+        let mut newer = Overlay::default();
+        newer.clear();
+        newer.put(raw("b"), Some(raw("2")));
+        older.absorb(newer);
+        assert_eq!(older.get(b"a"), Some(None));
+        assert_eq!(older.get(b"b"), Some(Some(raw("2"))));
+        assert!(older.is_cleared());
+    }
+
+    #[test]
+    fn a_range_that_ends_before_it_starts_is_empty() {
+        let mut overlay = Overlay::default();
+        overlay.put(raw("b"), Some(raw("1")));
+        assert_eq!(overlay.range(b"c", Some(b"a")).count(), 0);
+        assert_eq!(overlay.range(b"b", Some(b"b")).count(), 0);
+        assert_eq!(overlay.range(b"b", Some(b"c")).count(), 1);
+    }
+}

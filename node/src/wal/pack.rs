@@ -1,0 +1,97 @@
+//! Turns the batches of one append into frames, one for each segment that they reach. Pure: a
+//! batch that contradicts the log is refused here, before anything is written.
+
+use super::format::{FRAME_HEADER, FrameBuffer, Op};
+use super::state::State;
+use super::{Batch, LogEntry, WalError, WalOptions};
+
+/// What goes into one segment as one frame; the first may be empty.
+pub struct Piece {
+    pub frame: FrameBuffer,
+    /// The log once this frame is durable.
+    pub after: State,
+    /// Drops the entries of every frame before.
+    pub resets: bool,
+    /// Highest entry index that recovery will need this segment for; 0 for none.
+    pub max_index: u64,
+}
+
+impl Piece {
+    fn new(frame: FrameBuffer, after: State) -> Self {
+        Self { frame, after, resets: false, max_index: 0 }
+    }
+}
+
+pub struct Packer {
+    full: Vec<Piece>,
+    current: Piece,
+    /// Payload bytes that the segment of `current` takes.
+    room: usize,
+    fresh_room: usize,
+    max_entry_bytes: u64,
+}
+
+impl Packer {
+    /// `space` is what is left of the active segment, in bytes; `buffer` is memory to use again.
+    pub fn new(state: State, space: u64, options: &WalOptions, buffer: Vec<u8>) -> Self {
+        let room = |space: u64| (space as usize).saturating_sub(FRAME_HEADER);
+        Self {
+            full: Vec::new(),
+            current: Piece::new(FrameBuffer::reuse(buffer), state),
+            room: room(space),
+            fresh_room: room(options.segment_bytes - FrameBuffer::LARGEST_START),
+            max_entry_bytes: options.max_entry_bytes(),
+        }
+    }
+
+    pub fn batch(&mut self, batch: &Batch) -> Result<(), WalError> {
+        let Batch { reset, entries, hard_state } = batch;
+        if let Some(base) = reset {
+            self.push(&Op::Reset(*base))?;
+        }
+        if let Some(pair) =
+            entries.windows(2).find(|pair| pair[0].index.checked_add(1) != Some(pair[1].index))
+        {
+            let (before, after) = (pair[0].index, pair[1].index);
+            return Err(WalError::Refused(format!("entry {after} follows {before} in one batch")));
+        }
+        for entry in entries {
+            self.entry(entry)?;
+        }
+        hard_state.map_or(Ok(()), |state| self.push(&Op::HardState(state)))
+    }
+
+    fn entry(&mut self, entry: &LogEntry) -> Result<(), WalError> {
+        let LogEntry { index, term, ref payload } = *entry;
+        let (bytes, limit) = (payload.len() as u64, self.max_entry_bytes);
+        if bytes > limit {
+            return Err(WalError::TooLarge { index, bytes, limit });
+        }
+        self.push(&Op::Entry { index, term, payload })
+    }
+
+    pub fn push(&mut self, op: &Op) -> Result<(), WalError> {
+        let mut after = self.current.after;
+        after.apply(op).map_err(WalError::Refused)?;
+        if self.current.frame.payload_bytes() + op.encoded_bytes() > self.room {
+            let next = Piece::new(FrameBuffer::new(), self.current.after);
+            self.full.push(std::mem::replace(&mut self.current, next));
+            self.room = self.fresh_room;
+        }
+        let piece = &mut self.current;
+        piece.frame.push(op);
+        piece.after = after;
+        match *op {
+            Op::Reset(_) => (piece.resets, piece.max_index) = (true, 0),
+            Op::Entry { index, .. } => piece.max_index = piece.max_index.max(index),
+            Op::HardState(_) | Op::Base(_) | Op::Start(_) => {}
+        }
+        Ok(())
+    }
+
+    pub fn finish(self) -> Vec<Piece> {
+        let mut pieces = self.full;
+        pieces.push(self.current);
+        pieces
+    }
+}

@@ -1,0 +1,226 @@
+//! Reads the log back, and tells an interrupted write from damage. Writes nothing.
+//!
+//! Frames are read in order until one is not there whole. In a segment that has a successor that
+//! must be exactly where the successor says. In the last one it is the end of the log, unless a
+//! frame header further on proves that more than this was durable: sectors of the one append that
+//! was under way may survive in any order, so mere survivors prove nothing.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::path::Path;
+
+use bytes::Bytes;
+
+use super::directory::Directory;
+use super::format::{Frame, HeaderError, Op, Position, SEGMENT_HEADER, SegmentHeader, VERSION, proven_after};
+use super::state::State;
+use super::{Base, HardState, LogEntry, WalError};
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Segment {
+    pub generation: u64,
+    /// Of the file, in bytes.
+    pub length: u64,
+    /// Where its frames end.
+    pub end: u64,
+    /// Recovery needs the segment until the base reaches this index; 0 if it never does.
+    pub max_index: u64,
+}
+
+/// The log as found.
+pub struct Log {
+    /// In order, never empty; the last is the active one.
+    pub segments: VecDeque<Segment>,
+    pub state: State,
+    pub entries: Vec<LogEntry>,
+    pub next_sequence: u64,
+    pub tail: Tail,
+}
+
+/// What the writer must put into the active segment, durably, before it goes on: the frames not
+/// proven durable once more (they may be in the page cache only, marked clean by a failed sync),
+/// and zeros over whatever follows, so that no remnant can be taken for a frame later.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Tail {
+    pub offset: u64,
+    pub bytes: Vec<u8>,
+}
+
+/// What [`verify`] found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    pub segments: usize,
+    /// Bytes in use in those segments.
+    pub size_bytes: u64,
+    pub base: Base,
+    pub hard_state: Option<HardState>,
+    pub entries: usize,
+    pub last_index: u64,
+}
+
+/// Reads the whole log in `dir` as [`super::Wal::open`] would, changing nothing. The errors are the
+/// same; a log that a node has open is [`WalError::Locked`].
+pub fn verify(dir: &Path) -> Result<Report, WalError> {
+    let dir = Directory::open_to_read(dir)?;
+    let generations = dir.list()?.generations;
+    Ok(recover(&dir, &generations)?.map_or_else(Report::default, |log| Report {
+        segments: log.segments.len(),
+        size_bytes: log.segments.iter().map(|segment| segment.end).sum(),
+        base: log.state.base,
+        hard_state: log.state.hard_state,
+        entries: log.entries.len(),
+        last_index: log.state.last_index,
+    }))
+}
+
+/// `None` where no log was ever begun. `generations` are those of the segment files, ascending.
+pub fn recover(dir: &Directory, generations: &[u64]) -> Result<Option<Log>, WalError> {
+    let Some((&last, earlier)) = generations.split_last() else { return Ok(None) };
+    if let Some(pair) = generations.windows(2).find(|pair| pair[0] + 1 != pair[1]) {
+        return Err(corrupt(pair[0] + 1, 0, "the segment is missing"));
+    }
+    let mut replay = Replay::default();
+    for &generation in earlier {
+        replay.segment(generation, &read(dir, generation)?)?;
+    }
+    let image = read(dir, last)?;
+    let proven = replay.segment(last, &image)?;
+    replay.finish(image, proven).map(Some)
+}
+
+fn read(dir: &Directory, generation: u64) -> Result<Vec<u8>, WalError> {
+    let path = dir.segment_path(generation);
+    fs::read(&path).map_err(WalError::io("read", &path))
+}
+
+fn corrupt(segment: u64, offset: u64, what: impl Into<String>) -> WalError {
+    WalError::Corrupt { segment, offset, what: what.into() }
+}
+
+#[derive(Default)]
+struct Replay {
+    segments: VecDeque<Segment>,
+    /// Set by the first start frame.
+    state: Option<State>,
+    /// Consecutive from `first_index`, which may be far above the base until the base frame is read.
+    entries: Vec<LogEntry>,
+    first_index: u64,
+    next_sequence: u64,
+}
+
+impl Replay {
+    /// Answers the offset up to which the segment is known to have been durable.
+    fn segment(&mut self, generation: u64, image: &[u8]) -> Result<u64, WalError> {
+        let header = self.header(generation, image)?;
+        let mut segment =
+            Segment { generation, length: header.length, end: SEGMENT_HEADER as u64, max_index: 0 };
+        let mut proven = 0;
+        while let Some(frame) = Frame::decode(image, Position { generation, offset: segment.end }) {
+            self.frame(&mut segment, &frame).map_err(|what| corrupt(generation, segment.end, what))?;
+            segment.end = frame.end;
+            // A segment gets its name only after its first frame was synced.
+            proven = if proven == 0 { frame.end } else { proven.max(frame.header.synced) };
+        }
+        if proven == 0 {
+            return Err(corrupt(generation, segment.end, "the start frame is damaged"));
+        }
+        self.segments.push_back(segment);
+        Ok(proven)
+    }
+
+    fn header(&mut self, generation: u64, image: &[u8]) -> Result<SegmentHeader, WalError> {
+        let header = SegmentHeader::decode(image).map_err(|error| match error {
+            HeaderError::Damaged => corrupt(generation, 0, "the segment header is damaged"),
+            HeaderError::Version(found) => {
+                WalError::Version { segment: generation, found, supported: VERSION }
+            }
+        })?;
+        if (header.generation, header.length) != (generation, image.len() as u64) {
+            let SegmentHeader { generation: named, length, .. } = header;
+            let what = format!("{} bytes long; its header says segment {named}, {length} bytes", image.len());
+            return Err(corrupt(generation, 0, what));
+        }
+        match self.segments.back() {
+            None => self.next_sequence = header.first_sequence,
+            Some(previous) if previous.end != header.previous_end => {
+                let what = format!("its frames end here, not at {} as they did", header.previous_end);
+                return Err(corrupt(previous.generation, previous.end, what));
+            }
+            Some(_) => {}
+        }
+        Ok(header)
+    }
+
+    fn frame(&mut self, segment: &mut Segment, frame: &Frame) -> Result<(), String> {
+        if frame.header.sequence != self.next_sequence {
+            return Err(format!("frame {} where {} belongs", frame.header.sequence, self.next_sequence));
+        }
+        self.next_sequence += 1;
+        // One copy per frame, which its entries share; the segment's image is not kept.
+        let payload = Bytes::copy_from_slice(frame.payload);
+        let mut rest = &payload[..];
+        while !rest.is_empty() {
+            let op = Op::decode(&mut rest).ok_or("an operation is malformed")?;
+            self.op(segment, op, &payload)?;
+        }
+        Ok(())
+    }
+
+    fn op(&mut self, segment: &mut Segment, op: Op, payload: &Bytes) -> Result<(), String> {
+        match (&mut self.state, &op) {
+            (Some(state), op) => state.apply(op)?,
+            (start @ None, Op::Start(state)) => {
+                *start = Some(*state);
+                self.first_index = state.last_index.saturating_add(1);
+            }
+            (None, _) => return Err("the first frame is not a start frame".to_owned()),
+        }
+        match op {
+            Op::Entry { index, term, payload: bytes } => {
+                self.entries.truncate(index.saturating_sub(self.first_index) as usize);
+                self.first_index = self.first_index.min(index);
+                self.entries.push(LogEntry { index, term, payload: payload.slice_ref(bytes) });
+                segment.max_index = segment.max_index.max(index);
+            }
+            Op::Reset(base) => {
+                self.entries.clear();
+                self.first_index = base.index.saturating_add(1);
+                self.segments.iter_mut().for_each(|segment| segment.max_index = 0);
+                segment.max_index = 0;
+            }
+            Op::HardState(_) | Op::Base(_) | Op::Start(_) => {}
+        }
+        Ok(())
+    }
+
+    fn finish(self, image: Vec<u8>, proven: u64) -> Result<Log, WalError> {
+        let Self { segments, state, mut entries, first_index, next_sequence } = self;
+        let (Some(oldest), Some(active), Some(state)) = (segments.front(), segments.back(), state) else {
+            return Err(corrupt(0, 0, "no segment was read"));
+        };
+        if let Some(durable) =
+            proven_after(&image, active.generation, active.end).filter(|durable| *durable > active.end)
+        {
+            let what = format!("damaged, although it was durable up to byte {durable}");
+            return Err(corrupt(active.generation, active.end, what));
+        }
+        let first_wanted = state.base.index.saturating_add(1);
+        if first_index > first_wanted {
+            let what = format!("entries {first_wanted} to {} are missing before it", first_index - 1);
+            return Err(corrupt(oldest.generation, 0, what));
+        }
+        entries.drain(..entries.len().min((first_wanted - first_index) as usize));
+        let tail = Tail::of(image, proven, active.end);
+        Ok(Log { segments, state, entries, next_sequence, tail })
+    }
+}
+
+impl Tail {
+    fn of(mut image: Vec<u8>, proven: u64, end: u64) -> Self {
+        let (start, end) = (proven as usize, end as usize);
+        let used = image.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        image.truncate(used.max(end));
+        image[end..].fill(0);
+        Self { offset: proven, bytes: image.split_off(start) }
+    }
+}

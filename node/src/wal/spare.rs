@@ -1,0 +1,125 @@
+//! Segments ready for use: files written out to their full length, so that an append into one
+//! allocates nothing and its `fdatasync` has no metadata to write (fallocate is not enough: the
+//! first write of each block then still changes the extent tree).
+
+use std::collections::VecDeque;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
+
+use super::directory::Directory;
+use super::{WalError, WalOptions};
+
+/// Written and synced at a time; bounds how long one [`Spares::step`] holds up an append.
+const STEP_BYTES: usize = 1 << 20;
+
+pub struct Spares {
+    ready: VecDeque<u64>,
+    draft: Option<Draft>,
+    segment_bytes: u64,
+    target: usize,
+}
+
+struct Draft {
+    file: File,
+    left: u64,
+}
+
+impl Spares {
+    /// Takes over those in `found` that fit, up to the number wanted, and removes the rest.
+    pub fn open(dir: &Directory, found: &[u64], options: &WalOptions) -> Result<Self, WalError> {
+        let WalOptions { segment_bytes, spare_segments: target } = *options;
+        let mut spares = Self { ready: VecDeque::new(), draft: None, segment_bytes, target };
+        for &number in found {
+            let path = dir.spare_path(number);
+            let length = fs::metadata(&path).map_err(WalError::io("inspect", &path))?.len();
+            if length == segment_bytes && spares.ready.len() < target {
+                spares.ready.push_back(number);
+            } else {
+                dir.remove(&path)?;
+            }
+        }
+        if dir.draft_path().is_file() {
+            dir.remove(&dir.draft_path())?;
+        }
+        Ok(spares)
+    }
+
+    pub fn ready(&self) -> usize {
+        self.ready.len()
+    }
+
+    /// Does a bounded part of the work towards the number wanted; true while some is left.
+    pub fn step(&mut self, dir: &Directory) -> Result<bool, WalError> {
+        if self.ready.len() >= self.target {
+            return Ok(false);
+        }
+        self.build_part(dir)?;
+        Ok(self.ready.len() < self.target)
+    }
+
+    /// Makes `count` ready, even above the number wanted.
+    pub fn reserve(&mut self, dir: &Directory, count: usize) -> Result<(), WalError> {
+        while self.ready.len() < count {
+            self.build_part(dir)?;
+        }
+        Ok(())
+    }
+
+    /// The next one, made now if there is none. The file still carries its spare name.
+    pub fn take(&mut self, dir: &Directory) -> Result<u64, WalError> {
+        loop {
+            match self.ready.pop_front() {
+                Some(number) => return Ok(number),
+                None => self.build_part(dir)?,
+            }
+        }
+    }
+
+    /// Makes a spare of a segment that the log no longer needs, or removes it if there are enough.
+    pub fn recycle(&mut self, dir: &Directory, segment: &Path, length: u64) -> Result<(), WalError> {
+        if length != self.segment_bytes || self.ready.len() >= self.target {
+            return dir.remove(segment);
+        }
+        self.publish(dir, segment)
+    }
+
+    /// Nothing depends on the file before it is published: after a failure it is dropped, and the
+    /// log stays usable.
+    fn build_part(&mut self, dir: &Directory) -> Result<(), WalError> {
+        let draft_path = dir.draft_path();
+        let draft = match self.draft.take() {
+            Some(draft) => Ok(draft),
+            None => File::create(&draft_path).map(|file| Draft { file, left: self.segment_bytes }),
+        };
+        match draft.and_then(Draft::fill) {
+            Ok(Some(draft)) => self.draft = Some(draft),
+            Ok(None) => self.publish(dir, &draft_path)?,
+            Err(source) => {
+                // Gives its blocks back. If this fails too, the next draft starts by truncating it.
+                let _ = fs::remove_file(&draft_path);
+                return Err(WalError::NoSpare { dir: dir.path().to_owned(), source });
+            }
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self, dir: &Directory, file: &Path) -> Result<(), WalError> {
+        let number = self.ready.back().map_or(1, |last| last + 1);
+        dir.rename(file, &dir.spare_path(number))?;
+        self.ready.push_back(number);
+        Ok(())
+    }
+}
+
+impl Draft {
+    /// Writes the next part; `None` when the file is full and durable.
+    fn fill(mut self) -> io::Result<Option<Self>> {
+        static ZEROS: [u8; STEP_BYTES] = [0; STEP_BYTES];
+        let part = self.left.min(STEP_BYTES as u64);
+        self.file.write_all(&ZEROS[..part as usize])?;
+        self.left -= part;
+        self.file.sync_all()?;
+        Ok((self.left > 0).then_some(self))
+    }
+}

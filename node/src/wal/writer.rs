@@ -1,0 +1,303 @@
+//! The log open for appending. Owned by one thread, which alone calls it.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::mem;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use super::directory::{Directory, Listing};
+use super::format::{FrameBuffer, Op, Position, SEGMENT_HEADER, SegmentHeader};
+use super::pack::{Packer, Piece};
+use super::recovery::{self, Log, Segment, Tail};
+use super::spare::Spares;
+use super::state::State;
+use super::{Base, Batch, HardState, Recovered, WalError, WalOptions};
+
+/// Memory kept from one append to the next, in bytes.
+const BUFFER_KEPT: usize = 8 << 20;
+
+pub struct Wal {
+    dir: Directory,
+    options: WalOptions,
+    spares: Spares,
+    /// Never empty; the last is the one that `active` writes to.
+    segments: VecDeque<Segment>,
+    active: File,
+    state: State,
+    next_sequence: u64,
+    buffer: Vec<u8>,
+    poisoned: bool,
+}
+
+impl Wal {
+    /// Opens the log in `dir`, or begins one. What is recovered is durable when this returns, and
+    /// the remains of an interrupted append are gone.
+    ///
+    /// [`WalError::Corrupt`], [`WalError::Version`] and [`WalError::Locked`] have changed nothing.
+    pub fn open(dir: &Path, options: WalOptions) -> Result<(Self, Recovered), WalError> {
+        options.validate()?;
+        let dir = Directory::open(dir)?;
+        let listing = dir.list()?;
+        match recovery::recover(&dir, &listing.generations)? {
+            Some(log) => Self::resume(dir, options, &listing, log),
+            None => Self::create(dir, options, &listing).map(|wal| (wal, Recovered::default())),
+        }
+    }
+
+    fn create(dir: Directory, options: WalOptions, listing: &Listing) -> Result<Self, WalError> {
+        // Spares without a log may carry frames of the generations that are about to come again.
+        for &number in &listing.spares {
+            dir.remove(&dir.spare_path(number))?;
+        }
+        let mut spares = Spares::open(&dir, &[], &options)?;
+        let state = State::default();
+        let header = SegmentHeader {
+            generation: 1,
+            length: options.segment_bytes,
+            first_sequence: 1,
+            previous_end: 0,
+        };
+        let (segment, active) = begin_segment(&dir, &mut spares, header, state)?;
+        Ok(Self {
+            dir,
+            options,
+            spares,
+            segments: VecDeque::from([segment]),
+            active,
+            state,
+            next_sequence: 2,
+            buffer: Vec::new(),
+            poisoned: false,
+        })
+    }
+
+    fn resume(
+        dir: Directory,
+        options: WalOptions,
+        listing: &Listing,
+        log: Log,
+    ) -> Result<(Self, Recovered), WalError> {
+        // The process may have died between a rename and its sync: the names found must last
+        // before anything is appended under them.
+        dir.sync()?;
+        let Log { segments, state, entries, next_sequence, tail } = log;
+        let generation = segments.back().map_or(0, |segment| segment.generation);
+        let active = open_to_write(&dir.segment_path(generation))?;
+        rewrite(&active, &dir.segment_path(generation), &tail)?;
+        let spares = Spares::open(&dir, &listing.spares, &options)?;
+        let mut wal = Self {
+            dir,
+            options,
+            spares,
+            segments,
+            active,
+            state,
+            next_sequence,
+            buffer: Vec::new(),
+            poisoned: false,
+        };
+        // The crash may also have come between a durable base and the removals that it allows.
+        wal.recycle()?;
+        let State { base, last_index, hard_state } = wal.state;
+        tracing::info!(base = base.index, last_index, segments = wal.segments.len(), "log recovered");
+        Ok((wal, Recovered { base, hard_state, entries }))
+    }
+
+    /// Appends `batches` in order, as one write and one `fdatasync` (one more for each segment that
+    /// this fills). All of it is durable when this returns.
+    ///
+    /// After [`WalError::Io`] any prefix may be on disk, and the log is poisoned. After every other
+    /// error nothing was written.
+    pub fn append(&mut self, batches: &[Batch]) -> Result<(), WalError> {
+        let mut packer = self.packer()?;
+        for batch in batches {
+            packer.batch(batch)?;
+        }
+        self.commit(packer.finish())
+    }
+
+    /// Lets the log start after `base`, which a durable snapshot covers, and recycles the segments
+    /// that only hold entries up to it. A base below the present one is not an error.
+    pub fn purge(&mut self, base: Base) -> Result<(), WalError> {
+        let mut packer = self.packer()?;
+        if base.index <= self.state.base.index {
+            return Ok(());
+        }
+        packer.push(&Op::Base(base))?;
+        self.commit(packer.finish())
+    }
+
+    /// Does a bounded part (1 MiB, one sync) of making the spare segments; true while more is to be
+    /// done. To be called when idle: an append that finds no spare makes one itself, in full.
+    ///
+    /// [`WalError::NoSpare`] on a full disk; the log stays usable.
+    pub fn prepare_spare(&mut self) -> Result<bool, WalError> {
+        self.check_usable()?;
+        let result = self.spares.step(&self.dir);
+        self.poisoned = matches!(result, Err(WalError::Io { .. }));
+        result
+    }
+
+    /// Spare segments at hand. At 0 on a full disk, new proposals must wait for space.
+    pub fn spare_segments(&self) -> usize {
+        self.spares.ready()
+    }
+
+    /// Index of the first entry, or of the next one if the log is empty.
+    pub fn first_index(&self) -> u64 {
+        self.state.base.index.saturating_add(1)
+    }
+
+    /// Index of the last entry, or of the base if the log is empty.
+    pub fn last_index(&self) -> u64 {
+        self.state.last_index
+    }
+
+    pub fn base(&self) -> Base {
+        self.state.base
+    }
+
+    pub fn hard_state(&self) -> Option<HardState> {
+        self.state.hard_state
+    }
+
+    /// Bytes in use in the live segments, purged entries that share one with live entries included.
+    pub fn size_bytes(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.end).sum()
+    }
+
+    fn check_usable(&self) -> Result<(), WalError> {
+        if self.poisoned { Err(WalError::Poisoned) } else { Ok(()) }
+    }
+
+    fn packer(&mut self) -> Result<Packer, WalError> {
+        self.check_usable()?;
+        let active = self.active_segment();
+        let space = active.length - active.end;
+        Ok(Packer::new(self.state, space, &self.options, mem::take(&mut self.buffer)))
+    }
+
+    fn active_segment(&mut self) -> &mut Segment {
+        self.segments.back_mut().expect("a log has a segment from its creation on")
+    }
+
+    fn commit(&mut self, pieces: Vec<Piece>) -> Result<(), WalError> {
+        // Every segment that will be begun is made first: a full disk is then noticed while the
+        // whole append can still be refused.
+        let reserved = self.spares.reserve(&self.dir, pieces.len() - 1);
+        self.poisoned = matches!(reserved, Err(WalError::Io { .. }));
+        reserved?;
+        let written = self.write(pieces);
+        self.poisoned = written.is_err();
+        written
+    }
+
+    fn write(&mut self, pieces: Vec<Piece>) -> Result<(), WalError> {
+        for (nth, piece) in pieces.into_iter().enumerate() {
+            if nth > 0 {
+                self.roll()?;
+            }
+            self.write_piece(piece)?;
+        }
+        self.recycle()
+    }
+
+    fn write_piece(&mut self, piece: Piece) -> Result<(), WalError> {
+        let Piece { frame, after, resets, max_index } = piece;
+        if frame.payload_bytes() == 0 {
+            return Ok(());
+        }
+        let Segment { generation, end: offset, .. } = *self.active_segment();
+        // Every earlier write was synced before it was answered, so all that precedes is durable.
+        let frame = frame.seal(Position { generation, offset }, self.next_sequence, offset);
+        let path = || self.dir.segment_path(generation);
+        self.active.write_all_at(&frame, offset).map_err(|e| WalError::io("write", &path())(e))?;
+        self.active.sync_data().map_err(|e| WalError::io("sync", &path())(e))?;
+        self.state = after;
+        self.next_sequence += 1;
+        if resets {
+            self.segments.iter_mut().for_each(|segment| segment.max_index = 0);
+        }
+        let segment = self.active_segment();
+        segment.end += frame.len() as u64;
+        segment.max_index = segment.max_index.max(max_index);
+        if frame.capacity() <= BUFFER_KEPT {
+            self.buffer = frame;
+        }
+        Ok(())
+    }
+
+    /// Goes on in a new segment. Everything in the old one is durable by now, so that a segment
+    /// with a successor must be whole.
+    fn roll(&mut self) -> Result<(), WalError> {
+        let Segment { generation, end: previous_end, .. } = *self.active_segment();
+        let header = SegmentHeader {
+            generation: generation + 1,
+            length: self.options.segment_bytes,
+            first_sequence: self.next_sequence,
+            previous_end,
+        };
+        let (segment, active) = begin_segment(&self.dir, &mut self.spares, header, self.state)?;
+        self.segments.push_back(segment);
+        self.active = active;
+        self.next_sequence += 1;
+        Ok(())
+    }
+
+    /// Gives up the segments below the base, which is durable by now. Oldest first and each one
+    /// durably, so that no crash can leave a hole in the middle.
+    fn recycle(&mut self) -> Result<(), WalError> {
+        while self.segments.len() > 1 && self.segments[0].max_index <= self.state.base.index {
+            let Segment { generation, length, .. } = self.segments[0];
+            self.spares.recycle(&self.dir, &self.dir.segment_path(generation), length)?;
+            self.segments.pop_front();
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+impl Wal {
+    pub(super) fn directory(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Lets a test put a file in place whose writes fail.
+    pub(super) fn replace_active(&mut self, file: File) -> File {
+        mem::replace(&mut self.active, file)
+    }
+}
+
+/// Makes a spare into the segment of `header`, beginning with `state`.
+fn begin_segment(
+    dir: &Directory,
+    spares: &mut Spares,
+    header: SegmentHeader,
+    state: State,
+) -> Result<(Segment, File), WalError> {
+    let SegmentHeader { generation, length, first_sequence, .. } = header;
+    let spare = dir.spare_path(spares.take(dir)?);
+    let mut start = FrameBuffer::new();
+    start.push(&Op::Start(state));
+    let mut image = header.encode().to_vec();
+    let offset = SEGMENT_HEADER as u64;
+    image.extend(start.seal(Position { generation, offset }, first_sequence, 0));
+    let file = open_to_write(&spare)?;
+    rewrite(&file, &spare, &Tail { offset: 0, bytes: image.clone() })?;
+    // Named only now: a segment that is found under its name has a durable header and state.
+    dir.rename(&spare, &dir.segment_path(generation))?;
+    Ok((Segment { generation, length, end: image.len() as u64, max_index: 0 }, file))
+}
+
+fn open_to_write(path: &Path) -> Result<File, WalError> {
+    File::options().read(true).write(true).open(path).map_err(WalError::io("open", path))
+}
+
+fn rewrite(file: &File, path: &Path, tail: &Tail) -> Result<(), WalError> {
+    if tail.bytes.is_empty() {
+        return Ok(());
+    }
+    file.write_all_at(&tail.bytes, tail.offset).map_err(WalError::io("write", path))?;
+    file.sync_data().map_err(WalError::io("sync", path))
+}

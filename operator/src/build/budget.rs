@@ -1,0 +1,30 @@
+//! One voluntary disruption at a time. Pods that are not ready may always be evicted: their data is
+//! on a volume, and holding them would hold the drain of a node for nothing.
+
+use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::metadata;
+use crate::names;
+use crate::validate::ValidatedCluster;
+
+/// `None` for a single member: a budget could only block the drain of its node for ever.
+pub fn budget(cluster: &ValidatedCluster) -> Option<PodDisruptionBudget> {
+    if cluster.replicas == 1 || !cluster.spec.pod_disruption_budget.enabled {
+        return None;
+    }
+    Some(PodDisruptionBudget {
+        metadata: metadata(cluster, cluster.name.clone()),
+        spec: Some(PodDisruptionBudgetSpec {
+            max_unavailable: Some(IntOrString::Int(1)),
+            selector: Some(LabelSelector {
+                match_labels: Some(names::selector(&cluster.name)),
+                ..LabelSelector::default()
+            }),
+            unhealthy_pod_eviction_policy: Some("AlwaysAllow".to_owned()),
+            ..PodDisruptionBudgetSpec::default()
+        }),
+        ..PodDisruptionBudget::default()
+    })
+}

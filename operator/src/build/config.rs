@@ -1,0 +1,88 @@
+//! `heliosd.yaml`: what all members share. What differs between them comes by environment.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use serde::Serialize;
+
+use super::{BuildError, metadata};
+use crate::names::{CLIENT_PORT, GRPC_PORT, METRICS_PORT, PEER_PORT};
+use crate::validate::ValidatedCluster;
+
+pub const CONFIG_FILE: &str = "heliosd.yaml";
+/// Annotation on the pod template; a changed configuration changes it, and so rolls the members.
+pub const CONFIG_HASH: &str = "heliosdb.io/config-hash";
+
+#[derive(Serialize)]
+struct NodeConfig {
+    node: Node,
+    listen: Listen,
+    raft: Raft,
+    log: Log,
+}
+
+#[derive(Serialize)]
+struct Node {
+    data_dir: &'static str,
+    bootstrap: &'static str,
+}
+
+#[derive(Serialize)]
+struct Listen {
+    client: String,
+    peer: String,
+    grpc: String,
+    metrics: String,
+    /// Empty: no HTTP gateway.
+    gateway: String,
+}
+
+#[derive(Serialize)]
+struct Raft {
+    preset: &'static str,
+    heartbeat_interval: String,
+    election_timeout_min: String,
+    election_timeout_max: String,
+    snapshot_entries: u64,
+}
+
+#[derive(Serialize)]
+struct Log {
+    level: &'static str,
+    format: &'static str,
+}
+
+pub fn config_map(cluster: &ValidatedCluster) -> Result<ConfigMap, BuildError> {
+    let raft = &cluster.raft;
+    let everywhere = |port: i32| format!("0.0.0.0:{port}");
+    let config = NodeConfig {
+        node: Node { data_dir: "/data", bootstrap: "operator" },
+        listen: Listen {
+            client: everywhere(CLIENT_PORT),
+            peer: everywhere(PEER_PORT),
+            grpc: everywhere(GRPC_PORT),
+            metrics: everywhere(METRICS_PORT),
+            gateway: String::new(),
+        },
+        raft: Raft {
+            preset: raft.preset,
+            heartbeat_interval: format!("{}ms", raft.heartbeat_ms),
+            election_timeout_min: format!("{}ms", raft.election_min_ms),
+            election_timeout_max: format!("{}ms", raft.election_max_ms),
+            snapshot_entries: raft.snapshot_entries,
+        },
+        log: Log { level: "info", format: "json" },
+    };
+    let text = serde_saphyr::to_string(&config).map_err(|e| BuildError(e.to_string()))?;
+    Ok(ConfigMap {
+        metadata: metadata(cluster, cluster.name.clone()),
+        data: Some(BTreeMap::from([(CONFIG_FILE.to_owned(), text)])),
+        ..ConfigMap::default()
+    })
+}
+
+/// Digest of the configuration's text; only its change matters, so a checksum is enough.
+pub fn hash(config_map: &ConfigMap) -> String {
+    let text = config_map.data.as_ref().and_then(|data| data.get(CONFIG_FILE)).map_or("", String::as_str);
+    format!("{:08x}", crc32c::crc32c(text.as_bytes()))
+}

@@ -1,0 +1,247 @@
+//! The StatefulSet. Its pods are replaced by the operator alone (`OnDelete`), and all may start at
+//! once (`Parallel`): who is a member is decided by Raft, not by the order of ordinals.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::apps::v1::{
+    StatefulSet, StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec, StatefulSetUpdateStrategy,
+};
+use k8s_openapi::api::core::v1::{
+    Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource,
+    HTTPGetAction, ObjectFieldSelector, PersistentVolumeClaim, PersistentVolumeClaimSpec, PodSecurityContext, PodSpec,
+    PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile, SecurityContext, TopologySpreadConstraint, Volume,
+    VolumeMount, VolumeResourceRequirements,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::{CONFIG_FILE, CONFIG_HASH, Shape, metadata};
+use crate::names::{self, CLIENT_PORT, CONTAINER, GRPC_PORT, METRICS_PORT, PEER_PORT, VOLUME};
+use crate::validate::ValidatedCluster;
+
+const RESTARTED_AT: &str = "heliosdb.io/restarted-at";
+const CONFIG_DIR: &str = "/etc/helios";
+const UNPRIVILEGED: i64 = 65532;
+/// Enough to hand leadership over, finish requests and write the last log entries.
+const GRACE_SECONDS: i64 = 60;
+/// A start replays the log, which may be long; ten minutes of it is not a failure.
+const STARTUP_SECONDS: i32 = 600;
+
+pub fn stateful_set(cluster: &ValidatedCluster, shape: &Shape, config_hash: &str) -> StatefulSet {
+    let when_deleted = if cluster.volume.retain { "Retain" } else { "Delete" };
+    StatefulSet {
+        metadata: metadata(cluster, cluster.name.clone()),
+        spec: StatefulSetSpec {
+            replicas: Some(shape.replicas.cast_signed()),
+            service_name: Some(names::peers_service(&cluster.name)),
+            pod_management_policy: Some("Parallel".to_owned()),
+            update_strategy: Some(StatefulSetUpdateStrategy {
+                type_: Some("OnDelete".to_owned()),
+                ..StatefulSetUpdateStrategy::default()
+            }),
+            selector: selector(cluster),
+            template: template(cluster, config_hash),
+            volume_claim_templates: Some(vec![claim(cluster, shape)]),
+            persistent_volume_claim_retention_policy: Some(StatefulSetPersistentVolumeClaimRetentionPolicy {
+                when_deleted: Some(when_deleted.to_owned()),
+                // The operator deletes a removed member's volume itself, after the removal is committed.
+                when_scaled: Some("Retain".to_owned()),
+            }),
+            ..StatefulSetSpec::default()
+        },
+        ..StatefulSet::default()
+    }
+}
+
+fn selector(cluster: &ValidatedCluster) -> LabelSelector {
+    LabelSelector { match_labels: Some(names::selector(&cluster.name)), ..LabelSelector::default() }
+}
+
+fn template(cluster: &ValidatedCluster, config_hash: &str) -> PodTemplateSpec {
+    let mut annotations = BTreeMap::from([(CONFIG_HASH.to_owned(), config_hash.to_owned())]);
+    if let Some(time) = &cluster.spec.restart_at {
+        annotations.insert(RESTARTED_AT.to_owned(), time.clone());
+    }
+    PodTemplateSpec {
+        metadata: Some(ObjectMeta {
+            labels: Some(names::labels(&cluster.name)),
+            annotations: Some(annotations),
+            ..ObjectMeta::default()
+        }),
+        spec: Some(pod(cluster)),
+    }
+}
+
+fn pod(cluster: &ValidatedCluster) -> PodSpec {
+    let spec = &cluster.spec;
+    PodSpec {
+        service_account_name: Some(cluster.name.clone()),
+        automount_service_account_token: Some(false),
+        enable_service_links: Some(false),
+        termination_grace_period_seconds: Some(GRACE_SECONDS),
+        security_context: Some(PodSecurityContext {
+            run_as_non_root: Some(true),
+            run_as_user: Some(UNPRIVILEGED),
+            run_as_group: Some(UNPRIVILEGED),
+            fs_group: Some(UNPRIVILEGED),
+            fs_group_change_policy: Some("OnRootMismatch".to_owned()),
+            seccomp_profile: Some(SeccompProfile {
+                type_: "RuntimeDefault".to_owned(),
+                ..SeccompProfile::default()
+            }),
+            ..PodSecurityContext::default()
+        }),
+        node_selector: (!spec.node_selector.is_empty()).then(|| spec.node_selector.clone()),
+        tolerations: (!spec.tolerations.is_empty()).then(|| spec.tolerations.clone()),
+        affinity: spec.affinity.clone(),
+        topology_spread_constraints: Some(spread(cluster)),
+        containers: vec![container(cluster)],
+        volumes: Some(vec![
+            Volume {
+                name: "config".to_owned(),
+                config_map: Some(ConfigMapVolumeSource {
+                    name: cluster.name.clone(),
+                    ..ConfigMapVolumeSource::default()
+                }),
+                ..Volume::default()
+            },
+            Volume {
+                name: "tmp".to_owned(),
+                empty_dir: Some(EmptyDirVolumeSource::default()),
+                ..Volume::default()
+            },
+        ]),
+        ..PodSpec::default()
+    }
+}
+
+fn spread(cluster: &ValidatedCluster) -> Vec<TopologySpreadConstraint> {
+    let wanted = &cluster.spec.topology_spread_constraints;
+    if !wanted.is_empty() {
+        return wanted.clone();
+    }
+    ["kubernetes.io/hostname", "topology.kubernetes.io/zone"]
+        .map(|topology_key| TopologySpreadConstraint {
+            max_skew: 1,
+            topology_key: topology_key.to_owned(),
+            when_unsatisfiable: "ScheduleAnyway".to_owned(),
+            label_selector: Some(selector(cluster)),
+            ..TopologySpreadConstraint::default()
+        })
+        .to_vec()
+}
+
+fn container(cluster: &ValidatedCluster) -> Container {
+    let mount = |name: &str, path: &str, read_only: Option<bool>| VolumeMount {
+        name: name.to_owned(),
+        mount_path: path.to_owned(),
+        read_only,
+        ..VolumeMount::default()
+    };
+    Container {
+        name: CONTAINER.to_owned(),
+        image: Some(cluster.image.clone()),
+        image_pull_policy: Some("IfNotPresent".to_owned()),
+        args: Some(vec!["--config".to_owned(), format!("{CONFIG_DIR}/{CONFIG_FILE}")]),
+        env: Some(environment(cluster)),
+        ports: Some(vec![
+            container_port("client", CLIENT_PORT),
+            container_port("peer", PEER_PORT),
+            container_port("grpc", GRPC_PORT),
+            container_port("metrics", METRICS_PORT),
+        ]),
+        resources: Some(cluster.spec.resources.clone().unwrap_or_else(default_resources)),
+        startup_probe: Some(probe("/livez", 1, STARTUP_SECONDS)),
+        liveness_probe: Some(probe("/livez", 10, 6)),
+        readiness_probe: Some(probe("/readyz", 1, 3)),
+        security_context: Some(SecurityContext {
+            allow_privilege_escalation: Some(false),
+            read_only_root_filesystem: Some(true),
+            capabilities: Some(Capabilities {
+                drop: Some(vec!["ALL".to_owned()]),
+                ..Capabilities::default()
+            }),
+            ..SecurityContext::default()
+        }),
+        volume_mounts: Some(vec![
+            mount(VOLUME, "/data", None),
+            mount("config", CONFIG_DIR, Some(true)),
+            mount("tmp", "/tmp", None),
+        ]),
+        ..Container::default()
+    }
+}
+
+fn environment(cluster: &ValidatedCluster) -> Vec<EnvVar> {
+    const NAME: &str = "HELIOS__NODE__NAME";
+    let domain = format!("{}.{}.svc", names::peers_service(&cluster.name), cluster.namespace);
+    let address = |port: i32| Some(format!("$({NAME}).{domain}:{port}"));
+    let variable = |name: &str, value| EnvVar { name: name.to_owned(), value, ..EnvVar::default() };
+    vec![
+        EnvVar {
+            value_from: Some(EnvVarSource {
+                field_ref: Some(ObjectFieldSelector {
+                    api_version: Some("v1".to_owned()),
+                    field_path: "metadata.name".to_owned(),
+                }),
+                ..EnvVarSource::default()
+            }),
+            ..variable(NAME, None)
+        },
+        variable("HELIOS__NODE__ADVERTISE_ADDR", address(PEER_PORT)),
+        variable("HELIOS__NODE__ADVERTISE_CLIENT_ADDR", address(CLIENT_PORT)),
+    ]
+}
+
+fn container_port(name: &str, number: i32) -> ContainerPort {
+    ContainerPort {
+        name: Some(name.to_owned()),
+        container_port: number,
+        protocol: Some("TCP".to_owned()),
+        ..ContainerPort::default()
+    }
+}
+
+fn default_resources() -> ResourceRequirements {
+    let quantity = |name: &str, text: &str| (name.to_owned(), Quantity(text.to_owned()));
+    ResourceRequirements {
+        requests: Some(BTreeMap::from([quantity("cpu", "100m"), quantity("memory", "256Mi")])),
+        ..ResourceRequirements::default()
+    }
+}
+
+fn probe(path: &str, period_seconds: i32, failure_threshold: i32) -> Probe {
+    Probe {
+        http_get: Some(HTTPGetAction {
+            path: Some(path.to_owned()),
+            port: IntOrString::String("metrics".to_owned()),
+            ..HTTPGetAction::default()
+        }),
+        period_seconds: Some(period_seconds),
+        failure_threshold: Some(failure_threshold),
+        timeout_seconds: Some(2),
+        ..Probe::default()
+    }
+}
+
+fn claim(cluster: &ValidatedCluster, shape: &Shape) -> PersistentVolumeClaim {
+    let size = shape.template_volume_size.clone().unwrap_or_else(|| cluster.spec.storage.size.clone());
+    PersistentVolumeClaim {
+        metadata: ObjectMeta {
+            name: Some(VOLUME.to_owned()),
+            labels: Some(names::selector(&cluster.name)),
+            ..ObjectMeta::default()
+        },
+        spec: Some(PersistentVolumeClaimSpec {
+            access_modes: Some(vec!["ReadWriteOnce".to_owned()]),
+            storage_class_name: cluster.spec.storage.storage_class_name.clone(),
+            resources: Some(VolumeResourceRequirements {
+                requests: Some(BTreeMap::from([("storage".to_owned(), Quantity(size))])),
+                ..VolumeResourceRequirements::default()
+            }),
+            ..PersistentVolumeClaimSpec::default()
+        }),
+        ..PersistentVolumeClaim::default()
+    }
+}

@@ -1,0 +1,213 @@
+//! Takes the one step of a plan. Every step may be repeated, and names what it is about by member
+//! id, disk or UID, so that a step planned from an old view fails instead of hitting another target.
+
+use std::time::Duration;
+
+use helios_proto::detail_of;
+use helios_proto::v1::cluster_client::ClusterClient;
+use helios_proto::v1::{
+    AddLearnerRequest, ErrorCode, InitializeRequest, PromoteRequest, RemoveRequest, TransferRequest,
+};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use kube::api::{DeleteParams, EvictParams, Patch, PatchParams, Preconditions};
+use kube::{Api, Client};
+use serde_json::json;
+use tonic::transport::Channel;
+
+use crate::apply::is_gone;
+use crate::error::Error;
+use crate::names::{self, CLIENT_PORT, PEER_PORT};
+use crate::observe::{Snapshot, members};
+use crate::plan::Step;
+use crate::validate::ValidatedCluster;
+
+/// A membership change waits for the commit of one log entry.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Done,
+    /// Nothing is wrong; the step is taken again later.
+    NotYet(String),
+}
+
+/// Takes `step`.
+///
+/// # Errors
+/// When the step was refused for a reason that will not pass by itself, or the target is not reached.
+pub async fn execute(
+    client: &Client,
+    cluster: &ValidatedCluster,
+    seen: &Snapshot,
+    step: &Step,
+) -> Result<Outcome, Error> {
+    let kubernetes = Kubernetes { client, cluster };
+    let members = Members { cluster, seen };
+    match step {
+        Step::Initialize { ordinal, cluster_id, disk_id } => {
+            members.initialize(*ordinal, cluster_id, disk_id).await
+        }
+        Step::AddLearner { leader, ordinal, disk_id, membership } => {
+            members.add_learner(*leader, *ordinal, disk_id, *membership).await
+        }
+        Step::Promote { leader, id, max_lag, membership } => {
+            members.promote(*leader, *id, *max_lag, *membership).await
+        }
+        Step::Remove { leader, id, membership } => members.remove(*leader, *id, *membership).await,
+        Step::Transfer { leader, target_id, timeout } => members.transfer(*leader, *target_id, *timeout).await,
+        Step::Evict { ordinal, uid } => kubernetes.evict(*ordinal, uid).await,
+        Step::DeletePod { ordinal, uid } => kubernetes.delete_pod(*ordinal, uid).await,
+        Step::DeleteVolume { ordinal, uid } => kubernetes.delete_volume(*ordinal, uid).await,
+        Step::GrowVolume { ordinal, uid, size } => kubernetes.grow_volume(*ordinal, uid, size).await,
+        Step::Recycle { ordinal, volume_uid, pod_uid } => {
+            // In this order: the volume stays until its pod is gone, and the pod that follows gets a new one.
+            kubernetes.delete_volume(*ordinal, volume_uid).await?;
+            kubernetes.delete_pod(*ordinal, pod_uid).await
+        }
+    }
+}
+
+struct Members<'a> {
+    cluster: &'a ValidatedCluster,
+    seen: &'a Snapshot,
+}
+
+impl Members<'_> {
+    async fn initialize(&self, ordinal: u32, cluster_id: &str, disk_id: &str) -> Result<Outcome, Error> {
+        let mut node = self.connect(ordinal, "begin the cluster", CALL_TIMEOUT).await?;
+        let request =
+            InitializeRequest { cluster_id: cluster_id.to_owned(), expected_disk_id: disk_id.to_owned() };
+        let answer = node.client.initialize(request).await;
+        node.judge(answer)
+    }
+
+    async fn add_learner(&self, leader: u32, ordinal: u32, disk_id: &str, membership: u64) -> Result<Outcome, Error> {
+        let cluster = self.cluster;
+        let stable = |port| names::stable_address(&cluster.name, &cluster.namespace, ordinal, port);
+        let mut node = self.connect(leader, "add a learner", CALL_TIMEOUT).await?;
+        let request = AddLearnerRequest {
+            name: names::pod(&cluster.name, ordinal),
+            peer_addr: stable(PEER_PORT),
+            client_addr: stable(CLIENT_PORT),
+            disk_id: disk_id.to_owned(),
+            expected_membership_index: membership,
+        };
+        let answer = node.client.add_learner(request).await;
+        node.judge(answer)
+    }
+
+    async fn promote(&self, leader: u32, id: u64, max_lag: u64, membership: u64) -> Result<Outcome, Error> {
+        let mut node = self.connect(leader, "promote a learner", CALL_TIMEOUT).await?;
+        let request = PromoteRequest { id, max_lag_entries: max_lag, expected_membership_index: membership };
+        let answer = node.client.promote(request).await;
+        node.judge(answer)
+    }
+
+    async fn remove(&self, leader: u32, id: u64, membership: u64) -> Result<Outcome, Error> {
+        let mut node = self.connect(leader, "remove a member", CALL_TIMEOUT).await?;
+        let answer = node.client.remove(RemoveRequest { id, expected_membership_index: membership }).await;
+        node.judge(answer)
+    }
+
+    async fn transfer(&self, leader: u32, target_id: u64, timeout: Duration) -> Result<Outcome, Error> {
+        let mut node = self.connect(leader, "transfer leadership", timeout + Duration::from_secs(1)).await?;
+        let timeout_ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
+        let answer = node.client.transfer_leadership(TransferRequest { target_id, timeout_ms }).await;
+        node.judge(answer)
+    }
+
+    async fn connect(&self, ordinal: u32, doing: &'static str, timeout: Duration) -> Result<Node, Error> {
+        let Self { cluster, seen } = self;
+        let member = names::pod(&cluster.name, ordinal);
+        let address = members::address(&cluster.name, &cluster.namespace, ordinal, seen.pods.get(&ordinal));
+        match members::connect(&address, timeout).await {
+            Ok(client) => Ok(Node { client, name: member, doing }),
+            Err(message) => Err(Error::Unreachable { member, doing, message }),
+        }
+    }
+}
+
+struct Node {
+    client: ClusterClient<Channel>,
+    name: String,
+    doing: &'static str,
+}
+
+impl Node {
+    fn judge<T>(&self, answer: Result<tonic::Response<T>, tonic::Status>) -> Result<Outcome, Error> {
+        let Err(status) = answer else { return Ok(Outcome::Done) };
+        let detail = detail_of(&status);
+        let (member, doing, message) = (self.name.clone(), self.doing, detail.message.clone());
+        match detail.code() {
+            ErrorCode::PeerUnreachable | ErrorCode::DeadlineExceeded => {
+                Err(Error::Unreachable { member, doing, message })
+            }
+            code if code.is_retryable() => Ok(Outcome::NotYet(message)),
+            code => Err(Error::Refused { member, doing, code, message }),
+        }
+    }
+}
+
+struct Kubernetes<'a> {
+    client: &'a Client,
+    cluster: &'a ValidatedCluster,
+}
+
+impl Kubernetes<'_> {
+    fn pods(&self) -> Api<Pod> {
+        Api::namespaced(self.client.clone(), &self.cluster.namespace)
+    }
+
+    fn volumes(&self) -> Api<PersistentVolumeClaim> {
+        Api::namespaced(self.client.clone(), &self.cluster.namespace)
+    }
+
+    async fn evict(&self, ordinal: u32, uid: &str) -> Result<Outcome, Error> {
+        let name = names::pod(&self.cluster.name, ordinal);
+        let params = EvictParams { delete_options: Some(only(uid)), ..EvictParams::default() };
+        match self.pods().evict(&name, &params).await {
+            Err(kube::Error::Api(status)) if status.code == 429 => {
+                Ok(Outcome::NotYet(format!("the disruption budget holds {name}: {}", status.message)))
+            }
+            answer => settle(answer.map(drop), "evict pod", name),
+        }
+    }
+
+    async fn delete_pod(&self, ordinal: u32, uid: &str) -> Result<Outcome, Error> {
+        let name = names::pod(&self.cluster.name, ordinal);
+        settle(self.pods().delete(&name, &only(uid)).await.map(drop), "delete pod", name)
+    }
+
+    async fn delete_volume(&self, ordinal: u32, uid: &str) -> Result<Outcome, Error> {
+        let name = names::volume(&self.cluster.name, ordinal);
+        settle(self.volumes().delete(&name, &only(uid)).await.map(drop), "delete volume", name)
+    }
+
+    async fn grow_volume(&self, ordinal: u32, uid: &str, size: &str) -> Result<Outcome, Error> {
+        let name = names::volume(&self.cluster.name, ordinal);
+        // The UID in the patch makes it fail on another volume of this name.
+        let patch = json!({
+            "metadata": {"uid": uid},
+            "spec": {"resources": {"requests": {"storage": size}}},
+        });
+        let answer = self.volumes().patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await;
+        settle(answer.map(drop), "grow volume", name)
+    }
+}
+
+fn only(uid: &str) -> DeleteParams {
+    DeleteParams {
+        preconditions: Some(Preconditions { uid: Some(uid.to_owned()), resource_version: None }),
+        ..DeleteParams::default()
+    }
+}
+
+/// Gone already is done; replaced by another since it was seen is looked at anew.
+fn settle(answer: Result<(), kube::Error>, doing: &'static str, what: String) -> Result<Outcome, Error> {
+    match answer {
+        Ok(()) => Ok(Outcome::Done),
+        Err(error) if is_gone(&error) => Ok(Outcome::Done),
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(Outcome::NotYet(status.message.clone())),
+        Err(error) => Err(Error::kube(doing, what)(error)),
+    }
+}

@@ -1,0 +1,87 @@
+//! What the objects of a cluster are called, and the way back from a pod's name to its ordinal.
+
+use std::collections::BTreeMap;
+
+use helios_crds::CLUSTER_LABEL;
+
+pub const FIELD_MANAGER: &str = "helios-operator";
+/// Container of the database in a member's pod.
+pub const CONTAINER: &str = "heliosd";
+/// Volume claim template of the StatefulSet.
+pub const VOLUME: &str = "data";
+
+pub const CLIENT_PORT: i32 = 6379;
+pub const PEER_PORT: i32 = 7000;
+pub const METRICS_PORT: i32 = 9090;
+pub const GRPC_PORT: i32 = 50051;
+
+pub fn pod(cluster: &str, ordinal: u32) -> String {
+    format!("{cluster}-{ordinal}")
+}
+
+pub fn volume(cluster: &str, ordinal: u32) -> String {
+    format!("{VOLUME}-{cluster}-{ordinal}")
+}
+
+pub fn peers_service(cluster: &str) -> String {
+    format!("{cluster}-peers")
+}
+
+/// Address of a pod's `port` that outlives the pod (product.md, M-11). The cluster's domain is
+/// left out, because it differs between installations and resolvers add it.
+pub fn stable_address(cluster: &str, namespace: &str, ordinal: u32, port: i32) -> String {
+    format!("{}.{}.{namespace}.svc:{port}", pod(cluster, ordinal), peers_service(cluster))
+}
+
+/// Ordinal of the pod or member `name`; `None` for a name that is not of this cluster.
+pub fn ordinal(cluster: &str, name: &str) -> Option<u32> {
+    let digits = name.strip_prefix(cluster)?.strip_prefix('-')?;
+    let ordinal: u32 = digits.parse().ok()?;
+    (ordinal.to_string() == digits).then_some(ordinal)
+}
+
+/// Labels that select a cluster's pods; they never change, so selectors may use them.
+pub fn selector(cluster: &str) -> BTreeMap<String, String> {
+    BTreeMap::from([
+        ("app.kubernetes.io/name".to_owned(), "heliosdb".to_owned()),
+        (CLUSTER_LABEL.to_owned(), cluster.to_owned()),
+    ])
+}
+
+/// Labels on every object of a cluster.
+pub fn labels(cluster: &str) -> BTreeMap<String, String> {
+    let mut labels = selector(cluster);
+    for (key, value) in [
+        ("app.kubernetes.io/instance", cluster),
+        ("app.kubernetes.io/component", "database"),
+        ("app.kubernetes.io/part-of", "heliosdb"),
+        ("app.kubernetes.io/managed-by", FIELD_MANAGER),
+    ] {
+        labels.insert(key.to_owned(), value.to_owned());
+    }
+    labels
+}
+
+/// [`selector`] in the form that list calls and the scale subresource take.
+pub fn selector_text(cluster: &str) -> String {
+    selector(cluster).iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ordinal_is_read_back_only_from_our_own_names() {
+        assert_eq!(ordinal("demo", "demo-0"), Some(0));
+        assert_eq!(ordinal("demo", "demo-12"), Some(12));
+        for stranger in ["demo", "demo-", "demo-01", "demo-x", "demo-1-2", "other-1", "demo-+1"] {
+            assert_eq!(ordinal("demo", stranger), None, "{stranger}");
+        }
+    }
+
+    #[test]
+    fn a_cluster_whose_name_continues_another_is_a_stranger() {
+        assert_eq!(ordinal("demo", "demo-b-1"), None);
+    }
+}

@@ -1,0 +1,60 @@
+//! One look at a cluster: the objects in Kubernetes and what each node says of itself.
+
+mod kube;
+pub mod members;
+
+use std::collections::BTreeMap;
+
+use helios_crds::HeliosClusterStatus;
+use helios_proto::v1::StatusResponse;
+use jiff::Timestamp;
+
+pub use self::kube::{Live, look};
+
+/// What a plan is made from. Absence means "not seen", never "gone".
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    pub now: Timestamp,
+    pub created: Timestamp,
+    pub generation: i64,
+    /// Read from the API server in this pass, not from a cache: it holds latched decisions.
+    pub status: HeliosClusterStatus,
+    pub workload: Option<Workload>,
+    pub pods: BTreeMap<u32, Pod>,
+    pub volumes: BTreeMap<u32, Volume>,
+    /// Nodes that answered, by ordinal.
+    pub nodes: BTreeMap<u32, StatusResponse>,
+}
+
+/// The StatefulSet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Workload {
+    pub replicas: u32,
+    /// Revision of the present template; `None` until its controller has seen it.
+    pub update_revision: Option<String>,
+    /// Size in the claim template.
+    pub volume_size: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pod {
+    pub uid: String,
+    pub revision: String,
+    pub ip: Option<String>,
+    pub ready: bool,
+    /// The container's process runs, as far as its kubelet has reported.
+    pub running: bool,
+    pub terminating: bool,
+    /// Why the process does not run, e.g. `ImagePullBackOff`.
+    pub trouble: Option<String>,
+    pub role_label: Option<String>,
+    pub reads_label: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    pub uid: String,
+    pub created: Timestamp,
+    pub requested_bytes: u64,
+    pub terminating: bool,
+}

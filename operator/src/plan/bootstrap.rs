@@ -1,0 +1,98 @@
+//! Brings the cluster into being, exactly once (product.md, M-2).
+//!
+//! Two decisions are written to the status before anything follows from them: the cluster's id, and
+//! the one disk it may begin on. A second beginning would need that disk to be blank again, and
+//! then nothing is begun: whatever was written to it is gone, and only a person may accept that.
+
+use std::collections::BTreeSet;
+
+use helios_proto::v1::{Role, StatusResponse};
+
+use super::{Decision, Kind, Latch, Step, View};
+
+pub fn decide(view: &View) -> Option<Decision> {
+    let status = &view.seen.status;
+    if let Some(decision) = existing(view) {
+        return Some(decision);
+    }
+    if let Some(ordinal) = silent_old_volume(view) {
+        let name = view.name(ordinal);
+        return Some(Decision::stuck(
+            Kind::Bootstrap,
+            ordinal,
+            format!(
+                "the volume of {name} is older than this HeliosCluster and {name} has not said what is on it; \
+                 wait for it (set replicas to at least {} if it is not started), or delete the volume to begin without its data",
+                ordinal + 1
+            ),
+        ));
+    }
+    let Some(first) = view.seen.nodes.get(&0) else {
+        return Some(Decision::wait(Kind::Bootstrap, 0, awaited(view)));
+    };
+    let Some(cluster_id) = &status.cluster_id else {
+        return Some(Decision::latch(Latch::ClusterId(view.cluster.uid.clone()), "choosing the cluster's id"));
+    };
+    if first.role() != Role::Uninitialized || first.disk_id.is_empty() {
+        return Some(Decision::wait(Kind::Bootstrap, 0, format!("waiting for a blank disk in {}", view.name(0))));
+    }
+    match &status.bootstrap_disk_id {
+        None => Some(Decision::latch(Latch::BootstrapDisk(first.disk_id.clone()), "choosing the first disk")),
+        Some(chosen) if *chosen == first.disk_id => {
+            Some(Decision::act(Kind::Bootstrap, 0, format!("beginning the cluster on {}", view.name(0)), initialize(cluster_id, first)))
+        }
+        Some(_) => Some(Decision::stuck(
+            Kind::Bootstrap,
+            0,
+            "the disk that the cluster was begun on was lost before a second member had joined; \
+             delete this HeliosCluster and apply it again to begin anew",
+        )),
+    }
+}
+
+fn initialize(cluster_id: &str, first: &StatusResponse) -> Step {
+    Step::Initialize { ordinal: 0, cluster_id: cluster_id.to_owned(), disk_id: first.disk_id.clone() }
+}
+
+/// A node that belongs to a cluster: ours has begun, or an earlier one is taken over.
+fn existing(view: &View) -> Option<Decision> {
+    let known: BTreeSet<&str> =
+        view.seen.nodes.values().map(|node| node.cluster_id.as_str()).filter(|id| !id.is_empty()).collect();
+    let mut known = known.into_iter();
+    let found = known.next()?;
+    if let Some(second) = known.next() {
+        return Some(Decision::stuck(
+            Kind::Bootstrap,
+            0,
+            format!("the volumes hold two clusters, {found} and {second}; delete the volumes of the one that is not wanted"),
+        ));
+    }
+    let status = &view.seen.status;
+    Some(match status.cluster_id.as_deref() {
+        Some(ours) if ours == found => Decision::latch(Latch::Bootstrapped, "the cluster has begun"),
+        Some(ours) if status.bootstrap_disk_id.is_some() => Decision::stuck(
+            Kind::Bootstrap,
+            0,
+            format!("a volume belongs to another cluster, {found}; this one is {ours}; delete the volume that is not wanted"),
+        ),
+        // No disk was ever given an id by us, so the one that is on the disks may take its place.
+        _ => Decision::latch(Latch::Adopted(found.to_owned()), "taking over the volumes of an earlier cluster"),
+    })
+}
+
+/// A volume that may hold an earlier cluster, and whose node has not answered.
+fn silent_old_volume(view: &View) -> Option<u32> {
+    let old = view.seen.volumes.iter().filter(|(_, volume)| volume.created < view.seen.created);
+    old.map(|(ordinal, _)| *ordinal).find(|ordinal| !view.seen.nodes.contains_key(ordinal))
+}
+
+fn awaited(view: &View) -> String {
+    let name = view.name(0);
+    match view.seen.pods.get(&0) {
+        None => format!("waiting for pod {name} to be created"),
+        Some(pod) => match &pod.trouble {
+            Some(trouble) => format!("waiting for {name}: {trouble}"),
+            None => format!("waiting for {name} to answer"),
+        },
+    }
+}

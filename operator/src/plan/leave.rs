@@ -1,0 +1,80 @@
+//! Members out of the cluster: those whose disk is gone, and those no longer asked for.
+
+use helios_proto::v1::Member;
+
+use super::{Decision, Kind, Step, View, quorum};
+
+/// A node that answers under a member's name from another disk proves that the member is gone for
+/// good (product.md, C6). It is removed so that the node can join anew, any ordinal alike.
+pub fn replace_lost(view: &View) -> Option<Decision> {
+    let leader = view.leader?;
+    let (ordinal, member) = view.members().find(|(ordinal, member)| is_lost(view, *ordinal, member))?;
+    let name = view.name(ordinal);
+    if view.is_voter(member.id) && view.healthy_voters() < quorum(view.voter_count()) {
+        return Some(Decision::wait(
+            Kind::ReplaceMember,
+            ordinal,
+            format!("{name} lost its disk; holding its replacement until a quorum of the others is healthy"),
+        ));
+    }
+    let step = Step::Remove { leader: leader.ordinal, id: member.id, membership: leader.membership_index() };
+    Some(Decision::act(Kind::ReplaceMember, ordinal, format!("removing {name}, which lost its disk"), step))
+}
+
+fn is_lost(view: &View, ordinal: u32, member: &Member) -> bool {
+    view.seen.nodes.get(&ordinal).is_some_and(|node| {
+        let known = !member.disk_id.is_empty() && !node.disk_id.is_empty();
+        known && node.disk_id != member.disk_id && node.member_id != member.id
+    })
+}
+
+/// The highest voter that is not asked for, one at a time and only while all others are well.
+pub fn shrink(view: &View) -> Option<Decision> {
+    let leader = view.leader?;
+    let (unwanted, kept): (Vec<_>, Vec<_>) =
+        view.voters().into_iter().partition(|(ordinal, _)| *ordinal >= view.cluster.replicas);
+    let (victim, member) = *unwanted.last()?;
+    let name = view.name(victim);
+    let wait = |why: String| Some(Decision::wait(Kind::RemoveMember, victim, why));
+    if kept.len() < view.cluster.replicas as usize {
+        return wait(format!("holding the removal of {name} until the members that stay are all there"));
+    }
+    let mut others = unwanted[..unwanted.len() - 1].iter().chain(&kept);
+    if let Some((ordinal, _)) = others.find(|(ordinal, member)| !view.is_healthy(*ordinal, member)) {
+        return wait(format!("holding the removal of {name} until {} is healthy", view.name(*ordinal)));
+    }
+    if view.leads(victim) {
+        let newer = !view.is_outdated(victim);
+        let may = |ordinal| ordinal < view.cluster.replicas && !(newer && view.is_outdated(ordinal));
+        let Some(heir) = view.best_heir(may) else {
+            return wait(format!("waiting for a caught-up member to take over from {name}"));
+        };
+        let step = view.transfer_to(heir)?;
+        return Some(Decision::act(Kind::RemoveMember, victim, format!("moving leadership off {name}"), step));
+    }
+    let step = Step::Remove { leader: leader.ordinal, id: member.id, membership: leader.membership_index() };
+    Some(Decision::act(Kind::RemoveMember, victim, format!("removing {name}"), step))
+}
+
+impl<'a> View<'a> {
+    /// The settled voter most suited to lead, of those that `may`: fewest entries behind, then the
+    /// lowest ordinal.
+    pub fn best_heir(&self, may: impl Fn(u32) -> bool) -> Option<&'a Member> {
+        let leader = self.leader?;
+        self.voters()
+            .into_iter()
+            .filter(|(ordinal, member)| {
+                *ordinal != leader.ordinal && may(*ordinal) && self.is_settled(*ordinal, member)
+            })
+            .min_by_key(|(ordinal, member)| (self.lag(*ordinal, member.id), *ordinal))
+            .map(|(_, member)| member)
+    }
+
+    pub(super) fn transfer_to(&self, heir: &Member) -> Option<Step> {
+        Some(Step::Transfer {
+            leader: self.leader?.ordinal,
+            target_id: heir.id,
+            timeout: self.cluster.rollout.transfer_timeout,
+        })
+    }
+}

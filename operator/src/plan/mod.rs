@@ -1,0 +1,232 @@
+//! What to do next: a pure function of a snapshot and a validated cluster. It answers with at most
+//! one step, which `execute` takes, and is asked again after every change.
+//!
+//! No plan may break these (each is asserted by the model in `tests/`):
+//! - **I1** a step that stops a healthy voter leaves a quorum of healthy ones; a cluster of one or
+//!   two voters, which has no such step, is restarted with an announced interruption.
+//! - **I2** at most one voter is out of service by our doing.
+//! - **I3** at most one membership change is under way.
+//! - **I4** what is deleted is named by UID, what is removed by member id; never by ordinal.
+//! - **I5** the leader is not stopped while another voter could lead.
+//! - **I6** a member's volume goes only after its removal is committed.
+//! - **I7** a node that does not answer is unknown, and unknown is never dead.
+//! - **I8** leadership is handed to members of the present template only.
+
+mod bootstrap;
+mod join;
+mod leave;
+mod rollout;
+mod view;
+mod volumes;
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::names;
+use crate::observe::Snapshot;
+use crate::validate::ValidatedCluster;
+
+pub use view::{Leader, View, quorum};
+
+const WHILE_WORKING: Duration = Duration::from_secs(1);
+const WHEN_SETTLED: Duration = Duration::from_secs(10);
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// Replicas of the StatefulSet.
+    pub replicas: u32,
+    pub operation: Option<Operation>,
+    pub step: Option<Step>,
+    pub latch: Option<Latch>,
+    /// Labels that pods lack.
+    pub labels: Vec<PodLabels>,
+    pub look_again: Duration,
+}
+
+/// One effect. Repeating one that took effect changes nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    Initialize { ordinal: u32, cluster_id: String, disk_id: String },
+    AddLearner { leader: u32, ordinal: u32, disk_id: String, membership: u64 },
+    Promote { leader: u32, id: u64, max_lag: u64, membership: u64 },
+    Remove { leader: u32, id: u64, membership: u64 },
+    Transfer { leader: u32, target_id: u64, timeout: Duration },
+    /// Through the Eviction API, so that it counts against the budget like a drain.
+    Evict { ordinal: u32, uid: String },
+    /// For a pod that serves nobody, which a budget must not hold.
+    DeletePod { ordinal: u32, uid: String },
+    /// The volume, then the pod that holds it, so that a blank one takes their place.
+    Recycle { ordinal: u32, volume_uid: String, pod_uid: String },
+    DeleteVolume { ordinal: u32, uid: String },
+    GrowVolume { ordinal: u32, uid: String, size: String },
+}
+
+/// A decision that must be in the status before anything follows from it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Latch {
+    ClusterId(String),
+    BootstrapDisk(String),
+    Bootstrapped,
+    /// The cluster exists already, on the volumes of an earlier HeliosCluster of this name.
+    Adopted(String),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Bootstrap,
+    AddMember,
+    RemoveMember,
+    ReplaceMember,
+    RollingUpdate,
+    ResizeVolume,
+}
+
+impl Kind {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bootstrap => "Bootstrap",
+            Self::AddMember => "AddMember",
+            Self::RemoveMember => "RemoveMember",
+            Self::ReplaceMember => "ReplaceMember",
+            Self::RollingUpdate => "RollingUpdate",
+            Self::ResizeVolume => "ResizeVolume",
+        }
+    }
+
+    fn patience(self) -> SignedDuration {
+        match self {
+            // A new member may have to receive all data first.
+            Self::AddMember => SignedDuration::from_mins(30),
+            _ => SignedDuration::from_mins(5),
+        }
+    }
+}
+
+/// What is under way, in words for the status.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Operation {
+    pub kind: Kind,
+    pub target: Option<String>,
+    pub doing: String,
+    /// Set when only a person can let it go on.
+    pub stuck: bool,
+    pub started_at: Timestamp,
+    pub deadline: Timestamp,
+}
+
+impl Operation {
+    pub fn is_overdue(&self, now: Timestamp) -> bool {
+        now > self.deadline
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodLabels {
+    pub ordinal: u32,
+    pub role: Option<&'static str>,
+    pub reads: bool,
+}
+
+/// What one concern wants; the first that wants anything is heeded.
+#[derive(Debug)]
+struct Decision {
+    kind: Kind,
+    target: Option<u32>,
+    doing: String,
+    stuck: bool,
+    step: Option<Step>,
+    latch: Option<Latch>,
+}
+
+impl Decision {
+    fn act(kind: Kind, target: u32, doing: impl Into<String>, step: Step) -> Self {
+        Self { step: Some(step), ..Self::wait(kind, target, doing) }
+    }
+
+    fn wait(kind: Kind, target: u32, doing: impl Into<String>) -> Self {
+        Self { kind, target: Some(target), doing: doing.into(), stuck: false, step: None, latch: None }
+    }
+
+    fn latch(latch: Latch, doing: impl Into<String>) -> Self {
+        Self { target: None, latch: Some(latch), ..Self::wait(Kind::Bootstrap, 0, doing) }
+    }
+
+    /// As `wait`, for what will not pass without a person.
+    fn stuck(kind: Kind, target: u32, why: impl Into<String>) -> Self {
+        Self { stuck: true, ..Self::wait(kind, target, why) }
+    }
+}
+
+/// The next step for `cluster` as `seen`.
+pub fn plan(cluster: &ValidatedCluster, seen: &Snapshot) -> Plan {
+    let view = View::new(cluster, seen);
+    let decision = if cluster.spec.paused { None } else { decide(&view) };
+    let (mut operation, mut step, mut latch) = (None, None, None);
+    if let Some(decision) = decision {
+        operation = Some(operation_of(&view, &decision));
+        step = decision.step;
+        latch = decision.latch;
+    }
+    Plan {
+        replicas: replicas(&view),
+        look_again: if operation.is_some() || !view.all_pods_serve() { WHILE_WORKING } else { WHEN_SETTLED },
+        operation,
+        step,
+        latch,
+        labels: if cluster.spec.paused { Vec::new() } else { view.missing_labels() },
+    }
+}
+
+/// In order of urgency: what frees a stuck pod, what restores fault tolerance, what finishes
+/// something begun, then shrinking and change.
+fn decide(view: &View) -> Option<Decision> {
+    if !view.seen.status.bootstrapped {
+        return rollout::replace_what_does_not_run(view).or_else(|| bootstrap::decide(view));
+    }
+    rollout::replace_what_does_not_run(view)
+        .or_else(|| leave::replace_lost(view))
+        .or_else(|| join::finish_learner(view))
+        .or_else(|| join::recycle_removed(view))
+        .or_else(|| join::add_blank(view))
+        // A member that leaves need not be changed first; but if it cannot leave yet, the change may
+        // be what heals the ones it waits for.
+        .or_else(|| leave::shrink(view).filter(|decision| decision.step.is_some()))
+        .or_else(|| rollout::roll(view))
+        .or_else(|| volumes::grow(view))
+        .or_else(|| leave::shrink(view))
+        .or_else(|| volumes::delete_of_removed(view))
+        .or_else(|| join::await_missing(view))
+        .or_else(|| rollout::held(view))
+}
+
+/// Grows at once, for a blank pod harms nothing, and shrinks only below what no member needs.
+fn replicas(view: &View) -> u32 {
+    let current = view.seen.workload.as_ref().map(|workload| workload.replicas);
+    if let (true, Some(current)) = (view.cluster.spec.paused, current) {
+        return current;
+    }
+    let needed = view.cluster.replicas.max(view.highest_known_ordinal().map_or(0, |ordinal| ordinal + 1));
+    match (current, &view.leader) {
+        (Some(current), None) if view.seen.status.bootstrapped => needed.max(current),
+        _ => needed,
+    }
+}
+
+/// Keeps the times of the operation that the status already tells of.
+fn operation_of(view: &View, decision: &Decision) -> Operation {
+    let target = decision.target.map(|ordinal| names::pod(&view.cluster.name, ordinal));
+    let earlier = view.seen.status.operation.as_ref().filter(|earlier| {
+        earlier.kind == decision.kind.name() && (earlier.target == target || decision.target.is_none())
+    });
+    let now = view.seen.now;
+    Operation {
+        kind: decision.kind,
+        target,
+        doing: decision.doing.clone(),
+        stuck: decision.stuck,
+        started_at: earlier.map_or(now, |operation| operation.started_at.0),
+        deadline: earlier
+            .map_or_else(|| now.saturating_add(decision.kind.patience()).unwrap_or(now), |operation| operation.deadline.0),
+    }
+}

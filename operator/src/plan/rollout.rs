@@ -1,0 +1,126 @@
+//! The present template onto all pods: followers by lag, the leader last after one transfer.
+
+use helios_proto::v1::Member;
+
+use super::{Decision, Kind, Step, View, quorum};
+use crate::observe::Pod;
+
+/// A pod of an old template whose process does not run, or that is no member, costs nothing to
+/// replace; a template that was edited back heals through here.
+pub fn replace_what_does_not_run(view: &View) -> Option<Decision> {
+    if view.cluster.rollout.paused {
+        return None;
+    }
+    let known = view.leader.is_some();
+    let (ordinal, pod) = view.outdated().into_iter().find(|(ordinal, pod)| {
+        let stranger = known && view.member(*ordinal).is_none();
+        !pod.ready && (!pod.running || stranger)
+    })?;
+    let doing = format!("replacing {}, which runs no member", view.name(ordinal));
+    Some(Decision::act(Kind::RollingUpdate, ordinal, doing, delete(ordinal, pod)))
+}
+
+pub fn roll(view: &View) -> Option<Decision> {
+    view.leader?;
+    let outdated: Vec<(u32, &Pod, &Member)> =
+        view.outdated().into_iter().filter_map(|(o, pod)| Some((o, pod, view.member(o)?))).collect();
+    if outdated.is_empty() {
+        return await_last(view);
+    }
+    if view.cluster.rollout.paused {
+        return None;
+    }
+    let unsettled = view.voters().into_iter().find(|(ordinal, member)| !view.is_settled(*ordinal, member));
+    if let Some((ordinal, member)) = unsettled {
+        return Some(heal_or_wait(view, ordinal, member));
+    }
+    let followers = outdated.iter().filter(|(ordinal, ..)| !view.leads(*ordinal));
+    let next = followers.max_by_key(|(ordinal, _, member)| (view.lag(*ordinal, member.id), *ordinal));
+    match next {
+        Some((ordinal, pod, _)) => Some(stop(view, *ordinal, pod)),
+        None => outdated.first().map(|(ordinal, pod, _)| leader_last(view, *ordinal, pod)),
+    }
+}
+
+/// Said last, so that a held change holds nothing else.
+pub fn held(view: &View) -> Option<Decision> {
+    let outdated = view.outdated();
+    let (first, _) = outdated.first()?;
+    let names = outdated.iter().map(|(ordinal, _)| view.name(*ordinal)).collect::<Vec<_>>().join(", ");
+    let doing = format!("held by spec.updateStrategy.paused; still to change: {names}");
+    view.cluster.rollout.paused.then(|| Decision::wait(Kind::RollingUpdate, *first, doing))
+}
+
+/// A voter is not in service. If it is itself outdated and not needed for a quorum, the present
+/// template may heal it; otherwise nothing more is stopped until it is back.
+fn heal_or_wait(view: &View, ordinal: u32, member: &Member) -> Decision {
+    let name = view.name(ordinal);
+    let healthy_others = view.healthy_voters() - usize::from(view.is_healthy(ordinal, member));
+    let pod = view.seen.pods.get(&ordinal).filter(|pod| !pod.ready && !pod.terminating);
+    match pod {
+        Some(pod)
+            if view.is_outdated(ordinal)
+                && !view.leads(ordinal)
+                && healthy_others >= quorum(view.voter_count()) =>
+        {
+            let doing = format!("replacing {name}, which is not ready");
+            Decision::act(Kind::RollingUpdate, ordinal, doing, delete(ordinal, pod))
+        }
+        _ => Decision::wait(Kind::RollingUpdate, ordinal, recovery(view, ordinal)),
+    }
+}
+
+fn leader_last(view: &View, ordinal: u32, pod: &Pod) -> Decision {
+    let name = view.name(ordinal);
+    if view.voter_count() == 1 {
+        return stop(view, ordinal, pod);
+    }
+    let heir = view.best_heir(|candidate| !view.is_outdated(candidate));
+    match heir.and_then(|heir| view.transfer_to(heir)) {
+        Some(step) => {
+            Decision::act(Kind::RollingUpdate, ordinal, format!("moving leadership off {name}"), step)
+        }
+        None => Decision::wait(
+            Kind::RollingUpdate,
+            ordinal,
+            format!("waiting for a caught-up member to take over from {name}"),
+        ),
+    }
+}
+
+/// All voters are settled here, so stopping one leaves a quorum, save with one or two voters.
+fn stop(view: &View, ordinal: u32, pod: &Pod) -> Decision {
+    let name = view.name(ordinal);
+    let voters = view.voter_count();
+    let doing = if voters > 2 {
+        format!("restarting {name}")
+    } else {
+        format!("restarting {name}; with {voters} voters writes wait meanwhile")
+    };
+    Decision::act(Kind::RollingUpdate, ordinal, doing, Step::Evict { ordinal, uid: pod.uid.clone() })
+}
+
+/// The change ends when its last member is back, not when its pod was deleted.
+fn await_last(view: &View) -> Option<Decision> {
+    let latched = view.seen.status.operation.as_ref().filter(|o| o.kind == Kind::RollingUpdate.name())?;
+    let target = latched.target.as_ref()?;
+    let (ordinal, _) = view
+        .voters()
+        .into_iter()
+        .find(|(ordinal, member)| member.name == *target && !view.is_settled(*ordinal, member))?;
+    Some(Decision::wait(Kind::RollingUpdate, ordinal, recovery(view, ordinal)))
+}
+
+fn recovery(view: &View, ordinal: u32) -> String {
+    let name = view.name(ordinal);
+    match view.seen.pods.get(&ordinal).and_then(|pod| pod.trouble.as_ref()) {
+        Some(trouble) => {
+            format!("waiting for {name}: {trouble}; correct the spec or write the old value back")
+        }
+        None => format!("waiting for {name} to be ready and caught up"),
+    }
+}
+
+fn delete(ordinal: u32, pod: &Pod) -> Step {
+    Step::DeletePod { ordinal, uid: pod.uid.clone() }
+}

@@ -1,0 +1,201 @@
+//! The five conditions, each with a reason from a closed list and a message that names what to do
+//! or what is awaited. `Ready` with `observedGeneration` is what Helm and kstatus wait for.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+use crate::observe::Snapshot;
+use crate::plan::{Kind, Plan, View, quorum};
+use crate::validate::Invalid;
+
+struct Finding {
+    status: &'static str,
+    reason: &'static str,
+    message: String,
+}
+
+impl Finding {
+    fn new(status: &'static str, reason: &'static str, message: impl Into<String>) -> Self {
+        Self { status, reason, message: message.into() }
+    }
+}
+
+pub struct Verdict {
+    pub phase: &'static str,
+    findings: [(&'static str, Finding); 5],
+}
+
+impl Verdict {
+    pub fn of(view: &View, plan: &Plan, in_service: usize, changed: bool) -> Self {
+        let available = available(view);
+        let unseen = changed || view.seen.workload.as_ref().is_none_or(|workload| workload.update_revision.is_none());
+        let progressing = progressing(view, plan, unseen);
+        let degraded = degraded(view, plan);
+        let reduced = fault_tolerance(view);
+        let wanted = view.cluster.replicas as usize;
+        let settled = view.leader.is_some()
+            && plan.operation.is_none()
+            && !unseen
+            && in_service == wanted
+            && view.voter_count() == wanted
+            && view.outdated().is_empty();
+        let ready = if settled {
+            Finding::new("True", "Healthy", format!("{wanted} of {wanted} members are in service"))
+        } else {
+            let why = if degraded.status == "True" { &degraded } else { &progressing };
+            let why = if available.status == "True" || why.status == "True" { why } else { &available };
+            let message = if why.message.is_empty() {
+                format!("{in_service} of {wanted} members are in service")
+            } else {
+                why.message.clone()
+            };
+            Finding::new("False", why.reason, message)
+        };
+        let phase = match () {
+            () if view.cluster.spec.paused => "Paused",
+            () if settled => "Healthy",
+            () if plan.operation.as_ref().is_some_and(|o| o.stuck) => "Blocked",
+            () if view.seen.status.bootstrapped && available.status != "True" => available.reason,
+            () if degraded.status == "True" => degraded.reason,
+            () => progressing.reason,
+        };
+        Self {
+            phase,
+            findings: [
+                ("Ready", ready),
+                ("Available", available),
+                ("Progressing", progressing),
+                ("Degraded", degraded),
+                ("FaultToleranceReduced", reduced),
+            ],
+        }
+    }
+}
+
+fn available(view: &View) -> Finding {
+    if view.leader.is_some() {
+        let (healthy, needed) = (view.healthy_voters(), quorum(view.voter_count()));
+        let message = format!("{healthy} of {} voters answer, {needed} are needed", view.voter_count());
+        return if healthy >= needed {
+            Finding::new("True", "QuorumHealthy", message)
+        } else {
+            Finding::new("Unknown", "Unreachable", format!("{message}; a leader answers but its followers do not"))
+        };
+    }
+    if !view.seen.status.bootstrapped {
+        return Finding::new("False", "Bootstrapping", "the cluster has not begun yet");
+    }
+    let known = view.seen.status.members.iter().filter(|member| member.member_id != 0);
+    let voters: Vec<_> = known.filter_map(|m| crate::names::ordinal(&view.cluster.name, &m.name)).collect();
+    let needed = quorum(voters.len());
+    let answering = voters.iter().filter(|ordinal| view.seen.nodes.contains_key(ordinal)).count();
+    let possible = voters.iter().filter(|ordinal| view.seen.pods.get(ordinal).is_some_and(|pod| pod.running)).count();
+    let message = format!("no leader; {answering} of {} members answer, {needed} are needed", voters.len());
+    match () {
+        () if answering >= needed => Finding::new("False", "NoLeader", message),
+        () if possible < needed => Finding::new("False", "QuorumLost", format!("{message}; see why pods do not run")),
+        () => Finding::new("Unknown", "Unreachable", message),
+    }
+}
+
+fn progressing(view: &View, plan: &Plan, unseen: bool) -> Finding {
+    if view.cluster.spec.paused {
+        return Finding::new("False", "Paused", "held by spec.paused; set it to false to go on");
+    }
+    let Some(operation) = &plan.operation else {
+        return match view.outdated().len() {
+            0 if unseen => Finding::new("True", "Applying", "the objects of the cluster were changed"),
+            0 => Finding::new("False", "Settled", ""),
+            n => Finding::new("True", "RollingUpdate", format!("{n} pods run an earlier template")),
+        };
+    };
+    let reason = match operation.kind {
+        Kind::Bootstrap => "Bootstrapping",
+        Kind::AddMember => "AddingMember",
+        Kind::RemoveMember => "RemovingMember",
+        Kind::ReplaceMember => "ReplacingMember",
+        Kind::RollingUpdate => "RollingUpdate",
+        Kind::ResizeVolume => "Resizing",
+    };
+    if operation.stuck {
+        return Finding::new("False", "WaitingForUser", operation.doing.clone());
+    }
+    Finding::new("True", reason, operation.doing.clone())
+}
+
+fn degraded(view: &View, plan: &Plan) -> Finding {
+    if let Some(operation) = plan.operation.as_ref().filter(|o| o.stuck || o.is_overdue(view.seen.now)) {
+        let reason = match operation.kind {
+            Kind::Bootstrap => "BootstrapFailed",
+            Kind::AddMember => "LearnerStuck",
+            Kind::RollingUpdate => "UpgradeStalled",
+            _ => "Stalled",
+        };
+        return Finding::new("True", reason, operation.doing.clone());
+    }
+    // A member that is being restarted is down by intent, until its deadline.
+    let intended = plan.operation.as_ref().filter(|o| o.kind == Kind::RollingUpdate).and_then(|o| o.target.clone());
+    let down: Vec<_> = view
+        .voters()
+        .into_iter()
+        .filter(|(ordinal, member)| !view.is_healthy(*ordinal, member) && Some(&member.name) != intended.as_ref())
+        .map(|(ordinal, member)| explain(view, ordinal, &member.name))
+        .collect();
+    match down.is_empty() {
+        true => Finding::new("False", "AllMembersHealthy", ""),
+        false => Finding::new("True", "MemberDown", format!("not answering: {}", down.join(", "))),
+    }
+}
+
+fn explain(view: &View, ordinal: u32, name: &str) -> String {
+    match view.seen.pods.get(&ordinal) {
+        None => format!("{name} (no pod)"),
+        Some(pod) => pod.trouble.as_ref().map_or_else(|| name.to_owned(), |trouble| format!("{name} ({trouble})")),
+    }
+}
+
+fn fault_tolerance(view: &View) -> Finding {
+    let wanted = view.cluster.replicas as usize;
+    let designed = wanted - quorum(wanted);
+    if view.leader.is_none() {
+        return Finding::new("Unknown", "NoLeader", "without a leader the members' health is not known");
+    }
+    let left = view.healthy_voters().saturating_sub(quorum(view.voter_count()));
+    let message = format!("{left} members may fail before writes stop, {designed} are meant to");
+    if left < designed {
+        Finding::new("True", "FewerFailuresSurvivable", message)
+    } else {
+        Finding::new("False", "AsDesigned", message)
+    }
+}
+
+pub fn update(conditions: &mut Vec<Condition>, verdict: &Verdict, seen: &Snapshot) {
+    for (type_, finding) in &verdict.findings {
+        set(conditions, type_, finding, seen);
+    }
+}
+
+pub fn update_invalid(conditions: &mut Vec<Condition>, invalid: &Invalid, seen: &Snapshot) {
+    for (type_, status) in [("Ready", "False"), ("Progressing", "False"), ("Degraded", "True")] {
+        set(conditions, type_, &Finding::new(status, "InvalidSpec", invalid.0.clone()), seen);
+    }
+}
+
+fn set(conditions: &mut Vec<Condition>, type_: &str, finding: &Finding, seen: &Snapshot) {
+    let earlier = conditions.iter().position(|condition| condition.type_ == type_);
+    let since = earlier
+        .map(|at| &conditions[at])
+        .filter(|condition| condition.status == finding.status)
+        .map_or_else(|| Time(seen.now), |condition| condition.last_transition_time.clone());
+    let condition = Condition {
+        type_: type_.to_owned(),
+        status: finding.status.to_owned(),
+        reason: finding.reason.to_owned(),
+        message: finding.message.clone(),
+        observed_generation: Some(seen.generation),
+        last_transition_time: since,
+    };
+    match earlier {
+        Some(at) => conditions[at] = condition,
+        None => conditions.push(condition),
+    }
+}

@@ -1,0 +1,75 @@
+//! The table of members: those the leader knows, and pods that are not members yet.
+
+use std::collections::BTreeSet;
+
+use helios_crds::MemberStatus;
+use helios_proto::v1::Role;
+
+use super::signed;
+use crate::plan::View;
+
+pub fn members(view: &View) -> Vec<MemberStatus> {
+    if view.leader.is_none() {
+        return last_known(view);
+    }
+    let ordinals: BTreeSet<u32> =
+        view.members().map(|(ordinal, _)| ordinal).chain(view.seen.pods.keys().copied()).collect();
+    ordinals.into_iter().map(|ordinal| member(view, ordinal)).collect()
+}
+
+fn member(view: &View, ordinal: u32) -> MemberStatus {
+    let node = view.seen.nodes.get(&ordinal);
+    let known = view.member(ordinal);
+    let lag = known.and_then(|member| view.lag(ordinal, member.id));
+    let matched = known.and_then(|member| {
+        if view.leads(ordinal) { node.map(|node| node.last_index) } else { view.progress(member.id).map(|p| p.match_index) }
+    });
+    MemberStatus {
+        name: view.name(ordinal),
+        member_id: known.map_or(0, |member| signed(member.id)),
+        incarnation: node.map_or(0, |node| signed(node.boot_epoch)),
+        role: match (known, node) {
+            (Some(member), Some(_)) if !view.is_healthy(ordinal, member) => "Unknown".to_owned(),
+            (Some(_), Some(node)) => role_name(node.role()).to_owned(),
+            (Some(_), None) => "Unknown".to_owned(),
+            (None, Some(node)) if node.role() == Role::Removed => "Removed".to_owned(),
+            (None, _) => "Joining".to_owned(),
+        },
+        ready: view.seen.pods.get(&ordinal).is_some_and(|pod| pod.ready),
+        match_index: matched.map(signed),
+        lag: lag.map(signed),
+        version: node.map(|node| node.version.clone()).filter(|version| !version.is_empty()),
+    }
+}
+
+/// Without a leader nobody says who the members are; the last table stands, with roles of now.
+fn last_known(view: &View) -> Vec<MemberStatus> {
+    let mut members = view.seen.status.members.clone();
+    for member in &mut members {
+        let ordinal = crate::names::ordinal(&view.cluster.name, &member.name);
+        let node = ordinal.and_then(|ordinal| view.seen.nodes.get(&ordinal));
+        member.role = node.map_or("Unknown", |node| role_name(node.role())).to_owned();
+        member.ready = ordinal.and_then(|o| view.seen.pods.get(&o)).is_some_and(|pod| pod.ready);
+        member.lag = None;
+    }
+    members
+}
+
+/// The oldest version in service; while versions differ, the cluster is only as new as that.
+pub fn oldest_version(members: &[MemberStatus]) -> Option<String> {
+    let key = |version: &str| {
+        version.split(['.', '-', '+']).map(|part| part.parse::<u64>().unwrap_or(0)).collect::<Vec<_>>()
+    };
+    members.iter().filter_map(|member| member.version.clone()).min_by_key(|version| key(version))
+}
+
+fn role_name(role: Role) -> &'static str {
+    match role {
+        Role::Uninitialized => "Joining",
+        Role::Follower => "Follower",
+        Role::Candidate => "Candidate",
+        Role::Leader => "Leader",
+        Role::Learner => "Learner",
+        Role::Removed => "Removed",
+    }
+}

@@ -1,0 +1,108 @@
+//! The objects of the demo cluster as they are on record. A difference in the pod template restarts
+//! every member of every cluster when the operator is upgraded; it must be meant.
+
+use helios_crds::{HeliosCluster, HeliosClusterSpec};
+use helios_operator::build::{self, Objects, Shape};
+use helios_operator::validate::{Defaults, ValidatedCluster, validate};
+use serde::Serialize;
+use serde_json::json;
+
+const RECORD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/demo.yaml");
+
+fn validated(spec: serde_json::Value) -> ValidatedCluster {
+    let spec: HeliosClusterSpec = serde_json::from_value(spec).unwrap();
+    let mut cluster = HeliosCluster::new("demo", spec);
+    cluster.metadata.namespace = Some("default".to_owned());
+    cluster.metadata.uid = Some("5c0ffee0-0000-4000-8000-000000000001".to_owned());
+    validate(&cluster, &Defaults { node_image: Some("heliosd:0.1.0".to_owned()) }).unwrap()
+}
+
+fn objects(spec: serde_json::Value) -> Objects {
+    let cluster = validated(spec);
+    build::objects(&cluster, &Shape { replicas: cluster.replicas, template_volume_size: None }).unwrap()
+}
+
+fn yaml(object: &impl Serialize) -> String {
+    serde_saphyr::to_string(&serde_json::to_value(object).unwrap()).unwrap()
+}
+
+fn template(spec: serde_json::Value) -> String {
+    yaml(&objects(spec).stateful_set.spec.template)
+}
+
+#[test]
+fn the_demo_is_as_on_record() {
+    let Objects { service_account, config_map, peers, client, leader, read, budget, stateful_set } =
+        objects(json!({}));
+    let rendered = [
+        yaml(&service_account),
+        yaml(&config_map),
+        yaml(&peers),
+        yaml(&client),
+        yaml(&leader),
+        yaml(&read),
+        yaml(&budget.unwrap()),
+        yaml(&stateful_set),
+    ]
+    .map(|document| if document.ends_with('\n') { document } else { document + "\n" })
+    .join("---\n");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(RECORD, &rendered).unwrap();
+    }
+    let record = std::fs::read_to_string(RECORD).unwrap_or_default();
+    assert!(rendered == record, "run with UPDATE_GOLDEN=1 and read the difference:\n{rendered}");
+}
+
+#[test]
+fn what_must_roll_the_members_changes_the_template_and_nothing_else_does() {
+    let base = template(json!({}));
+    for rolls in [
+        json!({ "image": "heliosd:2" }),
+        json!({ "raft": { "preset": "fast" } }),
+        json!({ "raft": { "snapshotEntries": 500 } }),
+        json!({ "restartAt": "2026-11-21T08:00:00Z" }),
+        json!({ "nodeSelector": { "disk": "ssd" } }),
+        json!({ "resources": { "requests": { "cpu": "1" } } }),
+    ] {
+        assert_ne!(template(rolls.clone()), base, "{rolls}");
+    }
+    for quiet in [
+        json!({ "replicas": 5 }),
+        json!({ "storage": { "size": "20Gi", "retain": false } }),
+        json!({ "service": { "type": "LoadBalancer" } }),
+        json!({ "podDisruptionBudget": { "enabled": false } }),
+        json!({ "updateStrategy": { "maxLagEntries": 5, "paused": true } }),
+        json!({ "paused": true }),
+    ] {
+        assert_eq!(template(quiet.clone()), base, "{quiet}");
+    }
+}
+
+#[test]
+fn a_single_member_has_no_budget() {
+    assert!(objects(json!({ "replicas": 1 })).budget.is_none());
+    assert!(objects(json!({ "podDisruptionBudget": { "enabled": false } })).budget.is_none());
+    assert!(objects(json!({ "replicas": 3 })).budget.is_some());
+}
+
+#[test]
+fn pods_pass_the_restricted_standard() {
+    let pod = objects(json!({})).stateful_set.spec.template.spec.unwrap();
+    let of_pod = pod.security_context.unwrap();
+    assert_eq!(of_pod.run_as_non_root, Some(true));
+    assert_eq!(of_pod.seccomp_profile.unwrap().type_, "RuntimeDefault");
+    let of_container = pod.containers[0].security_context.clone().unwrap();
+    assert_eq!(of_container.allow_privilege_escalation, Some(false));
+    assert_eq!(of_container.read_only_root_filesystem, Some(true));
+    assert_eq!(of_container.capabilities.unwrap().drop, Some(vec!["ALL".to_owned()]));
+    assert_eq!(pod.automount_service_account_token, Some(false));
+}
+
+#[test]
+fn a_live_claim_template_is_kept_as_it_is() {
+    let cluster = validated(json!({ "storage": { "size": "20Gi" } }));
+    let shape = Shape { replicas: 3, template_volume_size: Some("10Gi".to_owned()) };
+    let claims = build::objects(&cluster, &shape).unwrap().stateful_set.spec.volume_claim_templates.unwrap();
+    let requests = claims[0].spec.clone().unwrap().resources.unwrap().requests.unwrap();
+    assert_eq!(requests["storage"].0, "10Gi");
+}

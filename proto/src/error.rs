@@ -1,0 +1,117 @@
+//! Error codes across gRPC: an [`ErrorDetail`] in the status details, the nearest gRPC code beside it.
+
+use prost::Message;
+use tonic::{Code, Status};
+
+use crate::v1::{ErrorCode, ErrorDetail};
+
+impl ErrorCode {
+    /// Whether the same request, sent again, may succeed without anyone changing anything.
+    ///
+    /// `OUTCOME_UNKNOWN` is not retryable: the write may have taken effect (product.md, C12).
+    pub fn is_retryable(self) -> bool {
+        use ErrorCode::*;
+        matches!(
+            self,
+            PeerUnreachable
+                | NotLeader
+                | NoLeader
+                | NotStarted
+                | NoQuorum
+                | ElectionTimeout
+                | MembershipChanged
+                | MembershipChangeInProgress
+                | LearnerLagging
+                | TransferFailed
+                | DiskFull
+                | Overloaded
+        )
+    }
+
+    /// Whether the node that answered so cannot go on by itself.
+    pub fn is_fatal(self) -> bool {
+        use ErrorCode::*;
+        matches!(self, LogInconsistent | StorageUnavailable | Corruption | WrongCluster | MemberRemoved)
+    }
+
+    fn grpc_code(self) -> Code {
+        use ErrorCode::*;
+        match self {
+            PeerUnreachable | NotLeader | NoLeader | NotStarted | NoQuorum | ElectionTimeout => Code::Unavailable,
+            DeadlineExceeded | OutcomeUnknown => Code::DeadlineExceeded,
+            WrongCluster | WrongMember | MemberRemoved | LearnerLagging | AlreadyStarted | InsufficientPeers => {
+                Code::FailedPrecondition
+            }
+            MembershipChanged | MembershipChangeInProgress | TransferFailed | StaleTerm => Code::Aborted,
+            NodeNotFound => Code::NotFound,
+            PeerExists => Code::AlreadyExists,
+            Overloaded | DiskFull => Code::ResourceExhausted,
+            InvalidArgument | WrongType | NotAnInteger | TooLarge => Code::InvalidArgument,
+            Unauthenticated => Code::Unauthenticated,
+            LogInconsistent | Corruption => Code::DataLoss,
+            SnapshotFailed | StorageUnavailable | Internal | Unspecified => Code::Internal,
+        }
+    }
+}
+
+/// The gRPC status that carries `detail`.
+pub fn status_of(detail: &ErrorDetail) -> Status {
+    Status::with_details(
+        detail.code().grpc_code(),
+        detail.message.clone(),
+        detail.encode_to_vec().into(),
+    )
+}
+
+/// The [`ErrorDetail`] of a status, or one made from its code where the sender was not one of ours.
+pub fn detail_of(status: &Status) -> ErrorDetail {
+    if let Ok(detail) = ErrorDetail::decode(status.details())
+        && detail.code() != ErrorCode::Unspecified
+    {
+        return detail;
+    }
+    let code = match status.code() {
+        Code::Unavailable => ErrorCode::PeerUnreachable,
+        Code::DeadlineExceeded | Code::Cancelled => ErrorCode::DeadlineExceeded,
+        Code::ResourceExhausted => ErrorCode::Overloaded,
+        Code::InvalidArgument | Code::OutOfRange => ErrorCode::InvalidArgument,
+        Code::Unauthenticated | Code::PermissionDenied => ErrorCode::Unauthenticated,
+        _ => ErrorCode::Internal,
+    };
+    ErrorDetail {
+        code: code.into(),
+        message: status.message().to_owned(),
+        retryable: code.is_retryable(),
+        leader_hint: String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_detail_survives_the_status() {
+        let detail = ErrorDetail {
+            code: ErrorCode::LearnerLagging.into(),
+            message: "learner demo-3 is 4200 entries behind".into(),
+            retryable: true,
+            leader_hint: "demo-0".into(),
+        };
+        assert_eq!(detail_of(&status_of(&detail)), detail);
+    }
+
+    #[test]
+    fn a_foreign_status_gets_the_nearest_code() {
+        let detail = detail_of(&Status::unavailable("connection refused"));
+        assert_eq!(detail.code(), ErrorCode::PeerUnreachable);
+        assert!(detail.retryable);
+        assert_eq!(detail_of(&Status::unknown("x")).code(), ErrorCode::Internal);
+    }
+
+    #[test]
+    fn an_unknown_outcome_is_never_retryable() {
+        assert!(!ErrorCode::OutcomeUnknown.is_retryable());
+        assert!(!ErrorCode::DeadlineExceeded.is_retryable());
+    }
+}

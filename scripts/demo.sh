@@ -1,0 +1,75 @@
+#!/usr/bin/env bash
+# From nothing to a key written and read through a replicated HeliosCluster, on the local Kubernetes or on the one that
+# KUBECONFIG names. Again on a running demo it changes only what differs.
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck source=lib.sh
+source "$root/scripts/lib.sh"
+# shellcheck source=cluster.sh
+source "$root/scripts/cluster.sh"
+
+install_operator() {
+  helm upgrade --install helios-operator "$root/helm/helios-operator" --namespace helios-system --create-namespace --wait --timeout 3m \
+    --set image.repository="${HELIOS_OPERATOR_IMAGE%:*}" --set image.tag="${HELIOS_OPERATOR_IMAGE##*:}" \
+    --set nodeImage.repository="${HELIOS_NODE_IMAGE%:*}" --set nodeImage.tag="${HELIOS_NODE_IMAGE##*:}" >/dev/null
+}
+
+start_demo() {
+  kubectl apply --filename "$root/examples/kubernetes/demo.yaml" >&2
+  kubectl wait --for=condition=Ready hc/demo --timeout=180s >&2
+}
+
+# Sets `client`, a redis-cli that reaches the Service `demo`, and `reach`, what a person has to start for that.
+find_client() {
+  client=(timeout 5 redis-cli -h "$(kubectl get service demo --output 'jsonpath={.spec.clusterIP}')" -p 6379) reach=
+  cluster_is_foreign || return 0
+  # From outside of a cluster its addresses are not reachable.
+  coproc forward { exec kubectl port-forward service/demo :6379 2>&1; }
+  # shellcheck disable=SC2154 # Set by coproc.
+  at_end "kill $forward_PID"
+  local line=
+  read -rt 20 line <&"${forward[0]}" || true
+  [[ $line =~ 127\.0\.0\.1:([0-9]+) ]] || die "kubectl port-forward service/demo: ${line:-no answer}"
+  client=(timeout 5 redis-cli -p "${BASH_REMATCH[1]}") reach="kubectl port-forward service/demo ${BASH_REMATCH[1]}:6379 &"
+}
+
+write_and_read() {
+  local command
+  # A Service knows its new members a moment after they are ready.
+  await 20 "answer of the Service demo (${client[*]:2} PING)" "${client[@]}" -e PING
+  for command in "SET greeting hello-from-helios" "GET greeting"; do
+    echo "\$ ${client[*]:2} $command"
+    # shellcheck disable=SC2086 # Words are wanted.
+    "${client[@]}" -e $command
+  done
+  [[ $("${client[@]}" GET greeting) == hello-from-helios ]] || die "the key did not come back"
+}
+
+what_next() {
+  echo
+  echo "Next, for instance:"
+  if cluster_is_foreign; then
+    echo "  $reach"
+  else
+    # shellcheck disable=SC2016 # For the shell of who types it.
+    echo '  export KUBECONFIG=$(make -s kubeconfig)'"${missing_path:+ PATH=\$PATH:$missing_path}"
+  fi
+  echo "  kubectl scale hc/demo --replicas=5 && kubectl get hc demo --watch"
+  echo "  kubectl delete pod demo-0        # a member dies, and nothing written is lost"
+  echo "  ${client[*]:2} GET greeting"
+}
+
+need_cargo
+missing_path=
+command -v kubectl >/dev/null || missing_path=$("$local_cluster" path)
+use_cluster
+images=$("$root/scripts/images.sh" heliosd helios-operator)
+eval "$images"
+at_failure diagnose
+step "installing the operator" install_operator
+step "starting the HeliosCluster demo" start_demo
+find_client
+write_and_read
+echo "\$ kubectl get hc"
+kubectl get hc
+what_next

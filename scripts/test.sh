@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# All tests, or with `quick` the inner loop. Every part runs, whatever became of the one before. At the end: what each
+# part took, and as the last line the sum over the test runners, in which a part that failed without a failed test counts one.
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck source=lib.sh
+source "$root/scripts/lib.sh"
+cd "$root"
+
+logs=$(mktemp -d)
+at_end "rm -rf $logs"
+table=() passed=0 failed=0
+
+# part NAME COMMAND...
+part() {
+  local name=$1 started=$SECONDS result=ok here
+  shift
+  say "==> $name"
+  "$@" 2>&1 | tee "$logs/$name" || result=FAILED
+  here=$(sum failed "$logs/$name")
+  passed=$((passed + $(sum passed "$logs/$name")))
+  [[ $result == ok ]] || ((here)) || here=1
+  failed=$((failed + here))
+  table+=("$(printf '%-12s %6d s  %s' "$name" $((SECONDS - started)) "$result")")
+}
+
+# sum passed|failed LOG: over the lines "test result: ok. 12 passed; 0 failed; ..." of every test program.
+sum() { awk -v what="$1" '/^test result: / {for (i = 2; i <= NF; i++) if ($i == what ";") n += $(i - 1)} END {print n + 0}' "$2"; }
+
+generated() { cargo run --quiet --package helios-crds --bin crdgen -- --check; }
+
+unit() { cargo test --workspace --exclude helios-e2e --no-fail-fast "$@"; }
+
+need_cargo
+case "${1:-all}" in
+all)
+  cluster_is_foreign || part programs e2e/kubernetes/cluster.sh prepare
+  part format cargo fmt --all --check
+  part lints cargo clippy --workspace --all-targets -- -D warnings
+  part generated generated
+  part tests unit
+  part stories scripts/stories.sh
+  ;;
+quick)
+  part format cargo fmt --all --check
+  part lints cargo clippy --workspace --all-targets -- -D warnings
+  part unit unit --lib --bins
+  ;;
+*) die "usage: test.sh all|quick" ;;
+esac
+
+printf '\n'
+printf '%s\n' "${table[@]}"
+echo "$passed passed, $failed failed"
+((failed == 0))
