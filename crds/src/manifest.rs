@@ -32,7 +32,9 @@ pub fn helm_template() -> Result<String, Box<dyn std::error::Error>> {
 fn body() -> Result<String, Box<dyn std::error::Error>> {
     // By way of a JSON value: its map is sorted, so the file does not depend on struct order.
     let mut definition = serde_json::to_value(HeliosCluster::crd())?;
-    shorten_borrowed(&mut definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]);
+    shorten_borrowed(
+        &mut definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"],
+    );
     let mut text = serde_saphyr::to_string(&definition)?;
     if !text.ends_with('\n') {
         text.push('\n');

@@ -79,7 +79,9 @@ fn timings_must_be_in_order_whatever_the_preset() {
     ] {
         refused(&cluster(json!({ "raft": bad })), "write a heartbeatInterval below electionTimeoutMin");
     }
-    for bad in [json!({ "electionTimeoutMax": "300ms" }), json!({ "preset": "wan", "electionTimeoutMax": "2s" })] {
+    for bad in
+        [json!({ "electionTimeoutMax": "300ms" }), json!({ "preset": "wan", "electionTimeoutMax": "2s" })]
+    {
         refused(&cluster(json!({ "raft": bad })), "write an electionTimeoutMax above electionTimeoutMin");
     }
 }
@@ -127,7 +129,10 @@ fn explained(path: &str, schema: &Value, foreign: &[&str]) {
         let text = field["description"].as_str().unwrap_or_default();
         let group = field["properties"].is_object() && !foreign.contains(&name.as_str());
         assert!(!text.is_empty(), "{path} has no description");
-        assert!(group || text.contains("Restarts members: "), "{path} does not say whether it restarts members");
+        assert!(
+            group || text.contains("Restarts members: "),
+            "{path} does not say whether it restarts members"
+        );
         if group {
             explained(&path, field, foreign);
         }
@@ -137,11 +142,10 @@ fn explained(path: &str, schema: &Value, foreign: &[&str]) {
 #[test]
 fn the_chart_toggles_wrap_the_same_definition() {
     let template = helios_crds::helm_template().unwrap();
-    let bare: String =
-        template.lines().filter(|line| !line.contains("{{") && !line.contains("resource-policy")).fold(
-            String::new(),
-            |text, line| text + line + "\n",
-        );
+    let bare: String = template
+        .lines()
+        .filter(|line| !line.contains("{{") && !line.contains("resource-policy"))
+        .fold(String::new(), |text, line| text + line + "\n");
     assert_eq!(bare.replacen("  annotations:\n", "", 1), helios_crds::yaml().unwrap());
     assert_eq!(template.matches("{{").count(), 4, "nothing in the definition itself is a template");
 }

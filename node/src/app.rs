@@ -89,8 +89,7 @@ impl App {
         let node = Node::open(settings, metrics, Fatal::default())?;
 
         let stop = CancellationToken::new();
-        let mut app =
-            Self { node, stop, client_services: JoinSet::new(), inner_services: JoinSet::new() };
+        let mut app = Self { node, stop, client_services: JoinSet::new(), inner_services: JoinSet::new() };
         app.serve_peers(listeners.peer);
         if let Some(listener) = listeners.metrics {
             let routes = http::health_routes(app.node.clone(), Arc::new(registry));

@@ -76,7 +76,8 @@ async fn purge_expired(node: Node) {
 async fn notice_removal(node: Node) {
     let Some(member) = node.member() else { return };
     let mut status = member.raft.watch_status();
-    let removed = status.wait_for(|status| membership::was_removed(&status.membership, member.id)).await.is_ok();
+    let removed =
+        status.wait_for(|status| membership::was_removed(&status.membership, member.id)).await.is_ok();
     if removed {
         node.retire("the membership no longer lists it");
     }

@@ -64,7 +64,7 @@ async fn any_failed(apps: &[App]) -> String {
 }
 
 fn member_settings(args: &DevArgs, data_dir: &Path, index: u16) -> anyhow::Result<Settings> {
-    let offset = args.port.checked_sub(BASE_CLIENT_PORT).unwrap_or(0);
+    let offset = args.port.saturating_sub(BASE_CLIENT_PORT);
     let peer = |index: u16| format!("127.0.0.1:{}", BASE_PEER_PORT + offset + index);
     let name = |index: u16| format!("node-{}", index + 1);
     let mut config = Config::default();

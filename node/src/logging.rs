@@ -6,8 +6,11 @@ use tracing_subscriber::EnvFilter;
 pub fn start(level: &str, json: bool) {
     let filter = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let started =
-        if json { builder.json().flatten_event(true).try_init() } else { builder.with_target(false).try_init() };
+    let started = if json {
+        builder.json().flatten_event(true).try_init()
+    } else {
+        builder.with_target(false).try_init()
+    };
     // Already started: tests and embedders bring their own.
     drop(started);
 }

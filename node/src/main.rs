@@ -39,10 +39,11 @@ async fn run(args: &RunArgs) -> ExitCode {
         Err(error) => return fail(EX_CONFIG, &error.0),
     };
     logging::start(&settings.log_level, settings.log_json);
-    let (mut terminate, mut interrupt) = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-        (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
-        (Err(error), _) | (_, Err(error)) => return fail(1, &format!("signals: {error}")),
-    };
+    let (mut terminate, mut interrupt) =
+        match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+            (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
+            (Err(error), _) | (_, Err(error)) => return fail(1, &format!("signals: {error}")),
+        };
     let app = match App::start(settings).await {
         Ok(app) => app,
         Err(AppError::Node(error)) if error.is_config() => return fail(EX_CONFIG, &error.to_string()),
@@ -62,7 +63,9 @@ async fn run(args: &RunArgs) -> ExitCode {
 
 fn settings(args: &RunArgs) -> Result<Settings, ConfigError> {
     if args.raft == Some(false) {
-        return Err(ConfigError("-raft=false is not supported: every node replicates; leave the flag out".into()));
+        return Err(ConfigError(
+            "-raft=false is not supported: every node replicates; leave the flag out".into(),
+        ));
     }
     config::load(args, std::env::vars())?.try_into()
 }

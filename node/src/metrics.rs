@@ -79,10 +79,18 @@ impl Metrics {
 
     fn register(&self, registry: &mut Registry) {
         let histograms = [
-            ("wal_fsync_duration_seconds", "One write and fsync of the log", &self.wal_fsync_duration_seconds),
+            (
+                "wal_fsync_duration_seconds",
+                "One write and fsync of the log",
+                &self.wal_fsync_duration_seconds,
+            ),
             ("apply_duration_seconds", "Applying one batch of entries", &self.apply_duration_seconds),
             ("snapshot_save_duration_seconds", "Writing a snapshot", &self.snapshot_save_duration_seconds),
-            ("snapshot_install_duration_seconds", "Installing a snapshot", &self.snapshot_install_duration_seconds),
+            (
+                "snapshot_install_duration_seconds",
+                "Installing a snapshot",
+                &self.snapshot_install_duration_seconds,
+            ),
         ];
         for (name, help, histogram) in histograms {
             registry.register(name, help, histogram.clone());
@@ -96,14 +104,22 @@ impl Metrics {
             ("raft_elections_total", "Elections started by this member since start", &self.raft_elections),
             ("raft_proposals_committed_total", "Index of the last committed entry", &self.raft_commit_index),
             ("raft_proposals_applied_total", "Index of the last applied entry", &self.raft_applied_index),
-            ("raft_proposals_pending", "Proposals waiting for commit and apply", &self.raft_proposals_pending),
+            (
+                "raft_proposals_pending",
+                "Proposals waiting for commit and apply",
+                &self.raft_proposals_pending,
+            ),
             ("raft_read_rounds_total", "ReadIndex rounds started since start", &self.raft_read_rounds),
             ("wal_size_bytes", "Log entries kept, in memory and on disk", &self.raft_log_bytes),
             ("raft_snapshot_index", "Index of the newest snapshot", &self.raft_snapshot_index),
             ("members", "Members of the cluster, learners included", &self.members),
             ("keys", "Keys held, expired ones not yet removed included", &self.keys),
             ("db_size_bytes", "State engine and overlay", &self.db_size_bytes),
-            ("state_rebuilds_total", "Times the state engine was set aside and rebuilt", &self.state_rebuilds),
+            (
+                "state_rebuilds_total",
+                "Times the state engine was set aside and rebuilt",
+                &self.state_rebuilds,
+            ),
         ];
         for (name, help, gauge) in gauges {
             registry.register(name, help, gauge.clone());
@@ -146,7 +162,9 @@ impl Metrics {
         self.peer_match_lag_entries.clear();
         self.peer_active.clear();
         for progress in &status.progress {
-            let Some(peer) = crate::raft::membership::name_of(&status.membership, progress.id) else { continue };
+            let Some(peer) = crate::raft::membership::name_of(&status.membership, progress.id) else {
+                continue;
+            };
             let label = PeerLabel { peer };
             let lag = status.last_index.saturating_sub(progress.match_index);
             gauge(&self.peer_match_lag_entries.get_or_create(&label), lag);

@@ -13,7 +13,9 @@ use crate::error::Error;
 use crate::lifecycle::{Belonging, DataDir, MarkerError};
 use crate::metrics::Metrics;
 use crate::peer::{LinkOptions, Links, Local, PeerHost, Standing, Verdict};
-use crate::raft::{self, Fatal, Outbound, Parts, RaftHandle, Recovery, RecoveryError, Runtime, Snapshots, membership};
+use crate::raft::{
+    self, Fatal, Outbound, Parts, RaftHandle, Recovery, RecoveryError, Runtime, Snapshots, membership,
+};
 use crate::state::{EngineKind, StateError, Store};
 use crate::wal::{Recovered, Wal, WalError, WalOptions};
 
@@ -39,7 +41,9 @@ impl NodeError {
         matches!(
             self,
             NodeError::Marker(
-                MarkerError::OtherNode { .. } | MarkerError::OtherCluster { .. } | MarkerError::Unreadable { .. }
+                MarkerError::OtherNode { .. }
+                    | MarkerError::OtherCluster { .. }
+                    | MarkerError::Unreadable { .. }
             )
         )
     }
@@ -98,7 +102,8 @@ impl Node {
         let max_command_bytes = wal_options.max_entry_bytes() as usize - ENTRY_FRAME_BYTES;
         let (wal, recovered) = Wal::open(&settings.wal_dir, wal_options)?;
         let store = Store::open(&settings.data_dir.join("state"), EngineKind::Sled)?;
-        let snapshots = Snapshots::open(&settings.data_dir.join("snapshots")).map_err(NodeError::Snapshots)?;
+        let snapshots =
+            Snapshots::open(&settings.data_dir.join("snapshots")).map_err(NodeError::Snapshots)?;
         let marker = data_dir.marker().clone();
         let initial_members_digest = expected.clone().unwrap_or_default();
         let node = Self(Arc::new(Inner {
@@ -122,7 +127,9 @@ impl Node {
         }));
         match (marker.member, static_cluster) {
             (Some(member), _) if member.removed => {
-                tracing::warn!("this disk belongs to a removed member; empty the data directory to join anew");
+                tracing::warn!(
+                    "this disk belongs to a removed member; empty the data directory to join anew"
+                );
             }
             (Some(member), _) => node.start_member(&member, None)?,
             (None, Some(membership)) => node.begin_static(&membership)?,
@@ -132,11 +139,10 @@ impl Node {
     }
 
     fn begin_static(&self, membership: &Membership) -> Result<(), NodeError> {
-        let own = membership
-            .members
-            .iter()
-            .find(|member| member.name == self.0.settings.name)
-            .ok_or_else(|| NodeError::Start("this node is not in its own list of initial members".into()))?;
+        let own =
+            membership.members.iter().find(|member| member.name == self.0.settings.name).ok_or_else(
+                || NodeError::Start("this node is not in its own list of initial members".into()),
+            )?;
         let belonging =
             Belonging { cluster_id: membership.cluster_id.clone(), member_id: own.id, removed: false };
         tracing::info!(members = membership.members.len(), "beginning a cluster; waiting for quorum");
@@ -193,7 +199,9 @@ impl Node {
             return Ok(());
         }
         let Some((mut wal, mut recovered)) = entry.log.take() else {
-            return Err(NodeError::Start("an earlier attempt to start the member failed; see the log".into()));
+            return Err(NodeError::Start(
+                "an earlier attempt to start the member failed; see the log".into(),
+            ));
         };
         if let Some(membership) = begin {
             recovered = raft::bootstrap(&mut wal, &self.0.store, &self.0.snapshots, membership)?;
@@ -298,8 +306,7 @@ impl Node {
         if self.is_removed() {
             return Err(Error::new(ErrorCode::MemberRemoved, "this node was removed from its cluster"));
         }
-        self.member()
-            .ok_or_else(|| Error::new(ErrorCode::NotStarted, "this node belongs to no cluster yet"))
+        self.member().ok_or_else(|| Error::new(ErrorCode::NotStarted, "this node belongs to no cluster yet"))
     }
 
     pub(crate) fn is_removed(&self) -> bool {
@@ -352,9 +359,7 @@ impl PeerHost for Node {
             return Err(Error::new(ErrorCode::WrongMember, "this node was removed from its cluster"));
         }
         let standing = match self.member() {
-            Some(member) => {
-                Standing::Member { cluster_id: member.cluster_id.clone(), member_id: member.id }
-            }
+            Some(member) => Standing::Member { cluster_id: member.cluster_id.clone(), member_id: member.id },
             None => Standing::Blank,
         };
         let local = Local {

@@ -215,7 +215,10 @@ fn fail(outcomes: &mut [Option<Outcome>], open: &[(usize, Command)], error: &Err
 
 /// The write was not proposed, or lost its place for good, because another member leads.
 fn is_other_leader(code: ErrorCode) -> bool {
-    matches!(code, ErrorCode::NotLeader | ErrorCode::NoLeader | ErrorCode::NotStarted | ErrorCode::PeerUnreachable)
+    matches!(
+        code,
+        ErrorCode::NotLeader | ErrorCode::NoLeader | ErrorCode::NotStarted | ErrorCode::PeerUnreachable
+    )
 }
 
 /// A call that never reached the leader may be made again; one that broke off in between may have

@@ -1,10 +1,10 @@
 //! Server-side apply of a cluster's objects. What is already as wanted is not written, so a settled
 //! cluster costs the API server reads only.
 
+use helios_crds::{READS_LABEL, ROLE_LABEL};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use helios_crds::{READS_LABEL, ROLE_LABEL};
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::Serialize;
@@ -31,7 +31,8 @@ pub async fn apply(
     objects: Objects,
     live: Option<&StatefulSet>,
 ) -> Result<bool, Error> {
-    let Objects { service_account, config_map, peers, client: any, leader, read, budget, stateful_set } = objects;
+    let Objects { service_account, config_map, peers, client: any, leader, read, budget, stateful_set } =
+        objects;
     ensure(client, service_account).await?;
     ensure(client, config_map).await?;
     for service in [peers, any, leader, read] {
@@ -102,13 +103,16 @@ where
     let api = Api::<K>::namespaced(client.clone(), &wanted.namespace().unwrap_or_default());
     // Forced: these objects are ours, and a field that someone else took is taken back.
     let params = PatchParams::apply(FIELD_MANAGER).force();
-    api.patch(&wanted.name_any(), &params, &Patch::Apply(&document)).await.map_err(Error::kube("apply", what))?;
+    api.patch(&wanted.name_any(), &params, &Patch::Apply(&document))
+        .await
+        .map_err(Error::kube("apply", what))?;
     Ok(true)
 }
 
 async fn delete_budget(client: &Client, cluster: &ValidatedCluster) -> Result<(), Error> {
     let api = Api::<PodDisruptionBudget>::namespaced(client.clone(), &cluster.namespace);
-    let found = api.get_opt(&cluster.name).await.map_err(Error::kube("read PodDisruptionBudget", &cluster.name))?;
+    let found =
+        api.get_opt(&cluster.name).await.map_err(Error::kube("read PodDisruptionBudget", &cluster.name))?;
     let Some(found) = found.filter(|budget| budget.owner_references().contains(&cluster.owner)) else {
         return Ok(());
     };
@@ -117,7 +121,9 @@ async fn delete_budget(client: &Client, cluster: &ValidatedCluster) -> Result<()
         ..DeleteParams::default()
     };
     match api.delete(&cluster.name, &params).await {
-        Err(error) if !is_gone(&error) => Err(Error::kube("delete PodDisruptionBudget", &cluster.name)(error)),
+        Err(error) if !is_gone(&error) => {
+            Err(Error::kube("delete PodDisruptionBudget", &cluster.name)(error))
+        }
         _ => Ok(()),
     }
 }
@@ -130,12 +136,15 @@ fn describe<K: Resource<DynamicType = ()>>(object: &K) -> String {
 /// the API server filled in. Lists must agree in length and order.
 fn is_within(wanted: &Value, live: &Value) -> bool {
     match (wanted, live) {
-        (Value::Object(wanted), Value::Object(live)) => wanted.iter().all(|(key, value)| match live.get(key) {
-            Some(found) => is_within(value, found),
-            None => value.is_null() || *value == json!({}) || *value == json!([]),
-        }),
+        (Value::Object(wanted), Value::Object(live)) => {
+            wanted.iter().all(|(key, value)| match live.get(key) {
+                Some(found) => is_within(value, found),
+                None => value.is_null() || *value == json!({}) || *value == json!([]),
+            })
+        }
         (Value::Array(wanted), Value::Array(live)) => {
-            wanted.len() == live.len() && wanted.iter().zip(live).all(|(wanted, live)| is_within(wanted, live))
+            wanted.len() == live.len()
+                && wanted.iter().zip(live).all(|(wanted, live)| is_within(wanted, live))
         }
         _ => wanted == live,
     }
@@ -148,14 +157,17 @@ mod tests {
     #[test]
     fn what_the_api_server_fills_in_is_no_difference() {
         let wanted = json!({"spec": {"replicas": 3, "ports": [{"port": 1}], "affinity": {}}});
-        let live = json!({"spec": {"replicas": 3, "ports": [{"port": 1, "protocol": "TCP"}], "x": 1}, "status": {}});
+        let live =
+            json!({"spec": {"replicas": 3, "ports": [{"port": 1, "protocol": "TCP"}], "x": 1}, "status": {}});
         assert!(is_within(&wanted, &live));
     }
 
     #[test]
     fn a_changed_missing_or_additional_element_is_a_difference() {
         let wanted = json!({"a": [{"b": 1}]});
-        for live in [json!({"a": [{"b": 2}]}), json!({"a": []}), json!({}), json!({"a": [{"b": 1}, {"b": 2}]})] {
+        for live in
+            [json!({"a": [{"b": 2}]}), json!({"a": []}), json!({}), json!({"a": [{"b": 1}, {"b": 2}]})]
+        {
             assert!(!is_within(&wanted, &live), "{live}");
         }
     }

@@ -109,7 +109,8 @@ impl Pass<'_> {
         let api = Api::<HeliosCluster>::namespaced(self.context.client.clone(), &namespace);
         let name = cached.name_any();
         // Read anew: the status holds decisions that a cache may not have seen yet.
-        let Some(cluster) = api.get_opt(&name).await.map_err(Error::kube("read HeliosCluster", &name))? else {
+        let Some(cluster) = api.get_opt(&name).await.map_err(Error::kube("read HeliosCluster", &name))?
+        else {
             return Ok(Action::await_change());
         };
         // Nothing needs the operator to go: Kubernetes removes what the cluster owns, and its
@@ -186,10 +187,14 @@ impl Pass<'_> {
         let earlier = cluster.status.as_ref().and_then(|status| status.operation.as_ref());
         let (type_, note) = match effects {
             Err(error) => (EventType::Warning, error.to_string()),
-            Ok(Effects { held: None, .. }) if operation.stuck && earlier.is_none_or(|o| o.step != operation.doing) => {
+            Ok(Effects { held: None, .. })
+                if operation.stuck && earlier.is_none_or(|o| o.step != operation.doing) =>
+            {
                 (EventType::Warning, operation.doing.clone())
             }
-            Ok(Effects { held: None, .. }) if plan.step.is_some() => (EventType::Normal, operation.doing.clone()),
+            Ok(Effects { held: None, .. }) if plan.step.is_some() => {
+                (EventType::Normal, operation.doing.clone())
+            }
             Ok(_) => return,
         };
         let event = event(operation, type_, note);
@@ -217,7 +222,9 @@ impl Pass<'_> {
             "status": status,
         });
         let params = PatchParams::apply(FIELD_MANAGER).force();
-        api.patch_status(&name, &params, &Patch::Apply(patch)).await.map_err(Error::kube("write status of", &name))?;
+        api.patch_status(&name, &params, &Patch::Apply(patch))
+            .await
+            .map_err(Error::kube("write status of", &name))?;
         self.context.metrics.status_written();
         Ok(())
     }
@@ -248,5 +255,8 @@ fn say(status: &mut HeliosClusterStatus, trouble: &str) {
 
 /// Name under which events of this process appear.
 pub fn reporter(identity: &str) -> kube::runtime::events::Reporter {
-    kube::runtime::events::Reporter { controller: names::FIELD_MANAGER.into(), instance: Some(identity.into()) }
+    kube::runtime::events::Reporter {
+        controller: names::FIELD_MANAGER.into(),
+        instance: Some(identity.into()),
+    }
 }

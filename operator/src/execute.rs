@@ -54,7 +54,9 @@ pub async fn execute(
             members.promote(*leader, *id, *max_lag, *membership).await
         }
         Step::Remove { leader, id, membership } => members.remove(*leader, *id, *membership).await,
-        Step::Transfer { leader, target_id, timeout } => members.transfer(*leader, *target_id, *timeout).await,
+        Step::Transfer { leader, target_id, timeout } => {
+            members.transfer(*leader, *target_id, *timeout).await
+        }
         Step::Evict { ordinal, uid } => kubernetes.evict(*ordinal, uid).await,
         Step::DeletePod { ordinal, uid } => kubernetes.delete_pod(*ordinal, uid).await,
         Step::DeleteVolume { ordinal, uid } => kubernetes.delete_volume(*ordinal, uid).await,
@@ -81,7 +83,13 @@ impl Members<'_> {
         node.judge(answer)
     }
 
-    async fn add_learner(&self, leader: u32, ordinal: u32, disk_id: &str, membership: u64) -> Result<Outcome, Error> {
+    async fn add_learner(
+        &self,
+        leader: u32,
+        ordinal: u32,
+        disk_id: &str,
+        membership: u64,
+    ) -> Result<Outcome, Error> {
         let cluster = self.cluster;
         let stable = |port| names::stable_address(&cluster.name, &cluster.namespace, ordinal, port);
         let mut node = self.connect(leader, "add a learner", CALL_TIMEOUT).await?;

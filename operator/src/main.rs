@@ -8,10 +8,10 @@ use clap::Parser;
 use futures::future::join_all;
 use helios_operator::config::Config;
 use helios_operator::controller::{self, Context};
+use helios_operator::http;
 use helios_operator::lease::Holder;
 use helios_operator::metrics::Metrics;
 use helios_operator::validate::Defaults;
-use helios_operator::http;
 use kube::Client;
 use kube::runtime::events::Recorder;
 use tokio::net::TcpListener;
@@ -38,9 +38,8 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let listener = TcpListener::bind(config.http_addr)
         .await
         .with_context(|| format!("cannot listen on {}; choose another --http-addr", config.http_addr))?;
-    let client = Client::try_default()
-        .await
-        .context("no Kubernetes to talk to; run in a pod or set KUBECONFIG")?;
+    let client =
+        Client::try_default().await.context("no Kubernetes to talk to; run in a pod or set KUBECONFIG")?;
     let metrics = Metrics::new();
     tokio::spawn(http::serve(listener, metrics.clone()));
 

@@ -14,12 +14,18 @@ use crate::validate::{Invalid, ValidatedCluster};
 
 /// Status after a pass. `changed` says that the pass changed the StatefulSet, so that what was seen
 /// before tells nothing of it.
-pub fn report(cluster: &ValidatedCluster, seen: &Snapshot, plan: &Plan, changed: bool) -> HeliosClusterStatus {
+pub fn report(
+    cluster: &ValidatedCluster,
+    seen: &Snapshot,
+    plan: &Plan,
+    changed: bool,
+) -> HeliosClusterStatus {
     let view = View::new(cluster, seen);
     let mut status = seen.status.clone();
     latch(&mut status, plan.latch.as_ref());
     let members = members::members(&view);
-    let in_service = view.voters().iter().filter(|(ordinal, member)| view.is_settled(*ordinal, member)).count();
+    let in_service =
+        view.voters().iter().filter(|(ordinal, member)| view.is_settled(*ordinal, member)).count();
 
     status.observed_generation = Some(seen.generation);
     status.replicas = i32::try_from(seen.pods.len()).unwrap_or(i32::MAX);

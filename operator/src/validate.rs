@@ -84,7 +84,10 @@ pub fn validate(cluster: &HeliosCluster, defaults: &Defaults) -> Result<Validate
         },
         raft: raft(&spec.raft)?,
         rollout: RolloutSettings {
-            max_lag_entries: positive("spec.updateStrategy.maxLagEntries", spec.update_strategy.max_lag_entries)?,
+            max_lag_entries: positive(
+                "spec.updateStrategy.maxLagEntries",
+                spec.update_strategy.max_lag_entries,
+            )?,
             transfer_timeout: duration(
                 "spec.updateStrategy.leaderTransferTimeout",
                 &spec.update_strategy.leader_transfer_timeout,

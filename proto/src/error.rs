@@ -37,11 +37,12 @@ impl ErrorCode {
     fn grpc_code(self) -> Code {
         use ErrorCode::*;
         match self {
-            PeerUnreachable | NotLeader | NoLeader | NotStarted | NoQuorum | ElectionTimeout => Code::Unavailable,
-            DeadlineExceeded | OutcomeUnknown => Code::DeadlineExceeded,
-            WrongCluster | WrongMember | MemberRemoved | LearnerLagging | AlreadyStarted | InsufficientPeers => {
-                Code::FailedPrecondition
+            PeerUnreachable | NotLeader | NoLeader | NotStarted | NoQuorum | ElectionTimeout => {
+                Code::Unavailable
             }
+            DeadlineExceeded | OutcomeUnknown => Code::DeadlineExceeded,
+            WrongCluster | WrongMember | MemberRemoved | LearnerLagging | AlreadyStarted
+            | InsufficientPeers => Code::FailedPrecondition,
             MembershipChanged | MembershipChangeInProgress | TransferFailed | StaleTerm => Code::Aborted,
             NodeNotFound => Code::NotFound,
             PeerExists => Code::AlreadyExists,
@@ -56,11 +57,7 @@ impl ErrorCode {
 
 /// The gRPC status that carries `detail`.
 pub fn status_of(detail: &ErrorDetail) -> Status {
-    Status::with_details(
-        detail.code().grpc_code(),
-        detail.message.clone(),
-        detail.encode_to_vec().into(),
-    )
+    Status::with_details(detail.code().grpc_code(), detail.message.clone(), detail.encode_to_vec().into())
 }
 
 /// The [`ErrorDetail`] of a status, or one made from its code where the sender was not one of ours.

@@ -65,8 +65,11 @@ fn raft(value: &Value, out: &mut Value) -> Result<(), ConfigError> {
             "election_timeout" => out["raft"]["election_timeout"] = value.clone(),
             "snapshot_threshold" => out["raft"]["snapshot_entries"] = value.clone(),
             "peers" => {
-                let peers = value.as_array().ok_or_else(|| ConfigError("atlas.raft.peers: expected a list".into()))?;
-                let members = peers.iter().map(|peer| json!({ "name": peer["id"], "address": peer["address"] }));
+                let peers = value
+                    .as_array()
+                    .ok_or_else(|| ConfigError("atlas.raft.peers: expected a list".into()))?;
+                let members =
+                    peers.iter().map(|peer| json!({ "name": peer["id"], "address": peer["address"] }));
                 out["node"]["initial_members"] = members.collect();
             }
             _ => return Err(unknown("atlas.raft", key)),

@@ -59,7 +59,8 @@ impl TryFrom<Config> for Settings {
         let Config { node, listen, raft, client, log } = config;
         if node.name.is_empty() {
             return Err(ConfigError(
-                "node.name is missing: give the node a short, unique name, for instance -raft-node-id node-1".into(),
+                "node.name is missing: give the node a short, unique name, for instance -raft-node-id node-1"
+                    .into(),
             ));
         }
         let timing = timing(&raft)?;
@@ -127,7 +128,7 @@ impl TryFrom<Config> for Settings {
 fn segment_bytes(wanted: Option<u64>) -> Result<u64, ConfigError> {
     const ALLOWED: std::ops::RangeInclusive<u64> = (4 << 20)..=(1 << 30);
     let bytes = wanted.unwrap_or(64 << 20);
-    if ALLOWED.contains(&bytes) && bytes % 4096 == 0 {
+    if ALLOWED.contains(&bytes) && bytes.is_multiple_of(4096) {
         return Ok(bytes);
     }
     Err(ConfigError(format!(
@@ -193,9 +194,7 @@ fn bootstrap(
         ("operator" | "single", false) => Err(ConfigError(format!(
             "node.bootstrap: {mode} and node.initial_members exclude each other; remove one"
         ))),
-        (other, _) => {
-            Err(ConfigError(format!("node.bootstrap {other:?}: write operator, static or single")))
-        }
+        (other, _) => Err(ConfigError(format!("node.bootstrap {other:?}: write operator, static or single"))),
     }
 }
 
@@ -293,11 +292,21 @@ mod tests {
     #[test]
     fn presets_and_overrides() {
         let lan = settings("node: {name: a}").unwrap();
-        assert_eq!([lan.heartbeat, lan.election_min, lan.election_max].map(|d| d.as_millis()), [100, 300, 600]);
+        assert_eq!(
+            [lan.heartbeat, lan.election_min, lan.election_max].map(|d| d.as_millis()),
+            [100, 300, 600]
+        );
         let fast = settings("{node: {name: a}, raft: {preset: fast, election_timeout: 200ms}}").unwrap();
-        assert_eq!([fast.heartbeat, fast.election_min, fast.election_max].map(|d| d.as_millis()), [30, 200, 400]);
-        assert_eq!(settings("{node: {name: a}, raft: {heartbeat_interval: 1s, election_timeout: 3s}}")
-            .unwrap().election_max, Duration::from_secs(6));
+        assert_eq!(
+            [fast.heartbeat, fast.election_min, fast.election_max].map(|d| d.as_millis()),
+            [30, 200, 400]
+        );
+        assert_eq!(
+            settings("{node: {name: a}, raft: {heartbeat_interval: 1s, election_timeout: 3s}}")
+                .unwrap()
+                .election_max,
+            Duration::from_secs(6)
+        );
     }
 
     #[test]
@@ -313,9 +322,11 @@ mod tests {
     #[test]
     fn a_static_list_holds_the_node_itself_and_is_the_same_on_every_node() {
         let with = |name: &str, peer: &str, others: &str| {
-            settings(&format!("{{node: {{name: {name}, initial_members: [{others}]}}, listen: {{peer: '{peer}'}}}}"))
-                .unwrap()
-                .bootstrap
+            settings(&format!(
+                "{{node: {{name: {name}, initial_members: [{others}]}}, listen: {{peer: '{peer}'}}}}"
+            ))
+            .unwrap()
+            .bootstrap
         };
         let a = with("a", "127.0.0.1:7000", "{name: b, address: '127.0.0.1:7001'}");
         let b = with("b", "127.0.0.1:7001", "{name: a, address: '127.0.0.1:7000'}");

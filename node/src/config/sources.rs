@@ -47,7 +47,10 @@ fn read_file(path: &Path) -> Result<Value, ConfigError> {
         Value::Null => Ok(Value::Object(Map::new())),
         Value::Object(_) if compat::is_old_style(&value) => compat::convert(&value),
         Value::Object(_) => Ok(value),
-        _ => Err(ConfigError(format!("configuration file {}: expected sections, found a plain value", path.display()))),
+        _ => Err(ConfigError(format!(
+            "configuration file {}: expected sections, found a plain value",
+            path.display()
+        ))),
     }
 }
 
@@ -104,8 +107,7 @@ mod tests {
 
     #[test]
     fn a_number_in_the_environment_is_a_number() {
-        let config =
-            load_text("", &[("HELIOS__RAFT__SNAPSHOT_ENTRIES", "500")], RunArgs::default()).unwrap();
+        let config = load_text("", &[("HELIOS__RAFT__SNAPSHOT_ENTRIES", "500")], RunArgs::default()).unwrap();
         assert_eq!(config.raft.snapshot_entries, Some(500));
     }
 

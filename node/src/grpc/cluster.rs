@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use helios_proto::v1::cluster_server::Cluster;
 use helios_proto::v1::{
-    AddLearnerRequest, ErrorCode, InitializeRequest, InitializeResponse, Member, Membership, MembershipResponse,
-    PromoteRequest, RemoveRequest, SnapshotRequest, SnapshotResponse, StatusRequest, StatusResponse, StepDownRequest,
-    TransferRequest, TransferResponse,
+    AddLearnerRequest, ErrorCode, InitializeRequest, InitializeResponse, Member, Membership,
+    MembershipResponse, PromoteRequest, RemoveRequest, SnapshotRequest, SnapshotResponse, StatusRequest,
+    StatusResponse, StepDownRequest, TransferRequest, TransferResponse,
 };
 use tokio::time::{Instant, timeout};
 use tonic::{Request, Response, Status};
@@ -89,7 +89,10 @@ impl Cluster for ClusterService {
         self.change(ChangeRequest::AddLearner(record), expected_membership_index).await
     }
 
-    async fn promote(&self, request: Request<PromoteRequest>) -> Result<Response<MembershipResponse>, Status> {
+    async fn promote(
+        &self,
+        request: Request<PromoteRequest>,
+    ) -> Result<Response<MembershipResponse>, Status> {
         let PromoteRequest { id, max_lag_entries, expected_membership_index } = request.into_inner();
         let request = ChangeRequest::Promote { id, max_lag: max_lag_entries };
         self.change(request, expected_membership_index).await
@@ -103,7 +106,9 @@ impl Cluster for ClusterService {
         // caller asks the next leader.
         if id == member.id && status.role == Role::Leader && status.membership.voters.len() > 1 {
             let (leader, _) = member.raft.transfer(None, DEFAULT_TRANSFER_TIMEOUT).await?;
-            return Err(Error::not_leader(crate::raft::membership::name_of(&status.membership, leader)).into());
+            return Err(
+                Error::not_leader(crate::raft::membership::name_of(&status.membership, leader)).into()
+            );
         }
         self.change(ChangeRequest::Remove { id }, expected_membership_index).await
     }

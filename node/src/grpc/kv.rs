@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use helios_proto::v1::kv_server::Kv;
 use helios_proto::v1::{
-    self as proto, Consistency, DeleteRequest, DeleteResponse, Entry, ErrorCode, GetRequest, GetResponse, PutRequest,
-    PutResponse, RangeRequest, RangeResponse, Reply, command::Op, reply,
+    self as proto, Consistency, DeleteRequest, DeleteResponse, Entry, ErrorCode, GetRequest, GetResponse,
+    PutRequest, PutResponse, RangeRequest, RangeResponse, Reply, command::Op, reply,
 };
 use tonic::{Request, Response, Status};
 
@@ -72,11 +72,8 @@ impl<D: Database> Kv for KvService<D> {
             limit => limit.min(MAX_RANGE),
         } as usize;
         let end = (!request.end.is_empty()).then_some(request.end.as_ref());
-        let mut found = self
-            .0
-            .store()
-            .scan(&request.start, end, limit + 1, crate::wall_ms())
-            .map_err(unreadable)?;
+        let mut found =
+            self.0.store().scan(&request.start, end, limit + 1, crate::wall_ms()).map_err(unreadable)?;
         let more = found.len() > limit;
         found.truncate(limit);
         let entries = found.into_iter().map(|(key, value)| entry(key, value)).collect();

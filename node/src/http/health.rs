@@ -22,9 +22,9 @@ pub fn routes(node: Node, registry: Arc<Registry>) -> BoxedFilter<(Response,)> {
     };
     let livez = path!("livez").map(|| plain(StatusCode::OK, "ok"));
     let readyz = path!("readyz").or(path!("healthz")).unify().and(status.clone()).map(|s| ready(&s));
-    let primary = path!("primary").and(status.clone()).map(|status: StatusResponse| {
-        is(status.role() == Role::Leader, "not the leader")
-    });
+    let primary = path!("primary")
+        .and(status.clone())
+        .map(|status: StatusResponse| is(status.role() == Role::Leader, "not the leader"));
     let replica = path!("replica").and(status).map(|status: StatusResponse| {
         is(status.ready && status.role() == Role::Follower, "not a ready follower")
     });

@@ -19,7 +19,10 @@ pub struct Local {
 pub enum Standing {
     /// Member of no cluster.
     Blank,
-    Member { cluster_id: String, member_id: u64 },
+    Member {
+        cluster_id: String,
+        member_id: u64,
+    },
 }
 
 /// What to do with the one who knocks.
@@ -27,7 +30,10 @@ pub enum Standing {
 pub enum Verdict {
     Accept,
     /// A blank node was added to a cluster and hears of it from its leader.
-    Adopt { cluster_id: String, member_id: u64 },
+    Adopt {
+        cluster_id: String,
+        member_id: u64,
+    },
 }
 
 /// Decides over a handshake. `membership` is the receiver's applied one.

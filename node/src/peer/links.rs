@@ -147,7 +147,11 @@ impl Outbound for Links {
     }
 }
 
-async fn run(options: Arc<LinkOptions>, target: watch::Receiver<Target>, mut messages: mpsc::Receiver<Message>) {
+async fn run(
+    options: Arc<LinkOptions>,
+    target: watch::Receiver<Target>,
+    mut messages: mpsc::Receiver<Message>,
+) {
     let mut backoff = BACKOFF_MIN;
     let mut last_reason = String::new();
     loop {

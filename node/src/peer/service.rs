@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use helios_proto::v1::peer_server::Peer;
 use helios_proto::v1::{
-    Command, ErrorCode, ForwardRequest, ForwardResponse, Handshake, PeerFrame, PeerReceipt, Reply, SnapshotChunk,
-    SnapshotReceipt, WriteResult, peer_frame, snapshot_chunk, write_result,
+    Command, ErrorCode, ForwardRequest, ForwardResponse, Handshake, PeerFrame, PeerReceipt, Reply,
+    SnapshotChunk, SnapshotReceipt, WriteResult, peer_frame, snapshot_chunk, write_result,
 };
 use prost_raft::Message as _;
 use raft::eraftpb::Message;

@@ -56,16 +56,19 @@ async fn try_send(options: &LinkOptions, target: &Target, message: &Message) -> 
     };
     let (chunks, stream) = mpsc::channel(CHUNKS);
     let reading = tokio::spawn(read_chunks(file, header, chunks));
-    let channel = super::connect(&target.addr)
-        .await
-        .map_err(|error| failed(super::links::reason_of(&error)))?;
+    let channel =
+        super::connect(&target.addr).await.map_err(|error| failed(super::links::reason_of(&error)))?;
     let mut client = PeerClient::new(channel);
     let outcome = client.install_snapshot(ReceiverStream::new(stream)).await;
     reading.abort();
     outcome.map(drop).map_err(|status| helios_proto::detail_of(&status).into())
 }
 
-async fn read_chunks(mut file: File, header: SnapshotHeader, chunks: mpsc::Sender<SnapshotChunk>) -> io::Result<()> {
+async fn read_chunks(
+    mut file: File,
+    header: SnapshotHeader,
+    chunks: mpsc::Sender<SnapshotChunk>,
+) -> io::Result<()> {
     let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
     chunks.send(SnapshotChunk { kind: Some(Kind::Header(header)) }).await.map_err(gone)?;
     loop {
@@ -95,7 +98,11 @@ pub async fn receive(
     outcome
 }
 
-async fn write_chunks(path: &Path, size_bytes: u64, stream: &mut Streaming<SnapshotChunk>) -> Result<(), Error> {
+async fn write_chunks(
+    path: &Path,
+    size_bytes: u64,
+    stream: &mut Streaming<SnapshotChunk>,
+) -> Result<(), Error> {
     let io = |error: io::Error| failed(error.to_string());
     let mut file = File::create(path).await.map_err(io)?;
     let mut written = 0;
@@ -113,7 +120,11 @@ async fn write_chunks(path: &Path, size_bytes: u64, stream: &mut Streaming<Snaps
     file.sync_all().await.map_err(io)
 }
 
-async fn adopt(snapshots: Arc<Snapshots>, path: std::path::PathBuf, expected: (u64, u64)) -> Result<(), Error> {
+async fn adopt(
+    snapshots: Arc<Snapshots>,
+    path: std::path::PathBuf,
+    expected: (u64, u64),
+) -> Result<(), Error> {
     let adopted = tokio::task::spawn_blocking(move || {
         let meta = SnapshotMeta::verify_file(&path).map_err(|error| failed(error.to_string()))?;
         if (meta.index, meta.term) != expected {

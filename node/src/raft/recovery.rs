@@ -79,9 +79,7 @@ pub fn recover(
     }
 
     let mut hard_state = match recovered.hard_state {
-        Some(state) => {
-            HardState { term: state.term, vote: state.vote, commit: state.commit }
-        }
+        Some(state) => HardState { term: state.term, vote: state.vote, commit: state.commit },
         None => HardState::default(),
     };
     // What is applied was committed; the commit index on disk may be older, as it is written lazily.

@@ -41,7 +41,10 @@ fn choose(core: &Core, target: Option<u64>) -> Result<u64, Error> {
     }
     if let Some(id) = target {
         if !core.membership.voters.contains(&id) {
-            return Err(Error::new(ErrorCode::NodeNotFound, format!("member {id} is no voter of this cluster")));
+            return Err(Error::new(
+                ErrorCode::NodeNotFound,
+                format!("member {id} is no voter of this cluster"),
+            ));
         }
         return Ok(id);
     }

@@ -105,9 +105,14 @@ pub enum LogJob {
 
 /// Work for the apply thread, in order.
 pub enum ApplyJob {
-    Entries { entries: Vec<(Entry, Option<Waiter>)>, bytes: u64 },
+    Entries {
+        entries: Vec<(Entry, Option<Waiter>)>,
+        bytes: u64,
+    },
     /// Replace the state by the installed snapshot of this index.
-    Restore { index: u64 },
+    Restore {
+        index: u64,
+    },
 }
 
 /// What the Raft core wants done. Order within one drain matters for none but the log and apply

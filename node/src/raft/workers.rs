@@ -17,10 +17,11 @@ use super::types::*;
 use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::state::Store;
-use crate::wal::{Batch, HardState, LogEntry, Wal};
+use crate::wal::{Base, Batch, HardState, LogEntry, Wal};
 
 /// Log jobs written with one fsync.
 const MAX_JOBS_PER_WRITE: usize = 256;
+const MAX_BYTES_PER_WRITE: usize = 4 << 20;
 /// How often applied state moves from the overlay to the engine.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5);
 /// Overlay size that makes a checkpoint due at once.
@@ -38,19 +39,7 @@ pub fn write_log(
 ) -> Result<(), String> {
     let failed = |error: crate::wal::WalError| format!("write-ahead log: {error}");
     while let Ok(first) = jobs.recv() {
-        let (mut batches, mut last, mut purge) = (Vec::new(), None, None);
-        for job in std::iter::once(first).chain(jobs.try_iter().take(MAX_JOBS_PER_WRITE)) {
-            match job {
-                LogJob::Append { number, reset, entries, hard_state } => {
-                    last = Some(number);
-                    let entries = entries.iter().map(log_entry).collect();
-                    let hard_state = hard_state
-                        .map(|state| HardState { term: state.term, vote: state.vote, commit: state.commit });
-                    batches.push(Batch { reset, entries, hard_state });
-                }
-                LogJob::Purge(base) => purge = Some(base),
-            }
-        }
+        let Drained { batches, last, purge } = drain(first, jobs);
         if let Some(number) = last {
             let started = Instant::now();
             wal.append(&batches).map_err(failed)?;
@@ -68,6 +57,40 @@ pub fn write_log(
         while jobs.is_empty() && wal.prepare_spare().map_err(failed)? {}
     }
     Ok(())
+}
+
+#[derive(Default)]
+struct Drained {
+    batches: Vec<Batch>,
+    /// Number of the last append among them.
+    last: Option<u64>,
+    purge: Option<Base>,
+}
+
+/// Everything queued, up to what one write should hold.
+fn drain(first: LogJob, jobs: &Receiver<LogJob>) -> Drained {
+    let mut drained = Drained::default();
+    let mut bytes = 0;
+    let mut next = Some(first);
+    while let Some(job) = next {
+        match job {
+            LogJob::Append { number, reset, entries, hard_state } => {
+                drained.last = Some(number);
+                let entries: Vec<_> = entries.iter().map(log_entry).collect();
+                bytes += entries.iter().map(|entry| entry.payload.len()).sum::<usize>();
+                let hard_state = hard_state.map(|state| HardState {
+                    term: state.term,
+                    vote: state.vote,
+                    commit: state.commit,
+                });
+                drained.batches.push(Batch { reset, entries, hard_state });
+            }
+            LogJob::Purge(base) => drained.purge = Some(base),
+        }
+        let full = drained.batches.len() >= MAX_JOBS_PER_WRITE || bytes >= MAX_BYTES_PER_WRITE;
+        next = if full { None } else { jobs.try_recv().ok() };
+    }
+    drained
 }
 
 fn log_entry(entry: &Entry) -> LogEntry {
@@ -103,6 +126,10 @@ impl Applier {
         for (entry, waiter) in entries {
             applied.index = entry.index;
             let reply = self.apply_one(&entry, &mut applied)?;
+            // After a failed engine the store applies nothing more; a restart verifies and rebuilds it.
+            if let Some(failure) = self.store.failure() {
+                return Err(format!("applying log entry {}: {failure}", entry.index));
+            }
             if let Some(waiter) = waiter {
                 answers.push((waiter, reply));
             }
@@ -134,8 +161,7 @@ impl Applier {
                 Ok(Some(reply))
             }
             EntryType::EntryConfChange => {
-                let conf_change =
-                    ConfChange::decode(entry.data.as_slice()).map_err(|e| undecodable(&e))?;
+                let conf_change = ConfChange::decode(entry.data.as_slice()).map_err(|e| undecodable(&e))?;
                 let change = Change::from_conf_change(&conf_change).map_err(|e| undecodable(&e))?;
                 let next = membership::after(&self.store.membership(), &change, entry.index);
                 tracing::info!(index = entry.index, ?change, voters = ?next.voters, "membership changed");
@@ -201,7 +227,8 @@ pub fn checkpoint(
                 last = (store.applied().index, Instant::now());
             }
             Err(RecvTimeoutError::Timeout) => {
-                let due = last.1.elapsed() >= CHECKPOINT_INTERVAL || store.overlay_bytes() >= CHECKPOINT_BYTES;
+                let due =
+                    last.1.elapsed() >= CHECKPOINT_INTERVAL || store.overlay_bytes() >= CHECKPOINT_BYTES;
                 if due && store.applied().index > last.0 {
                     store.checkpoint().map_err(failed)?;
                     last = (store.applied().index, Instant::now());

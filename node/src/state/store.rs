@@ -178,8 +178,19 @@ impl Store {
     /// What `key` holds; nothing once its expiry is at or before the log's clock or `wall_ms`.
     pub fn get(&self, key: &[u8], wall_ms: u64) -> Result<Option<Value>, StateError> {
         self.check()?;
-        let raw_key = value::data_key(key);
+        self.get_in(&self.inner.read(), key, wall_ms)
+    }
+
+    /// What each of `keys` holds, as of one applied index: a write of many keys shows whole or not
+    /// at all.
+    pub fn get_many(&self, keys: &[Bytes], wall_ms: u64) -> Result<Vec<Option<Value>>, StateError> {
+        self.check()?;
         let state = self.inner.read();
+        keys.iter().map(|key| self.get_in(&state, key, wall_ms)).collect()
+    }
+
+    fn get_in(&self, state: &State, key: &[u8], wall_ms: u64) -> Result<Option<Value>, StateError> {
+        let raw_key = value::data_key(key);
         let found =
             state.view().get(&raw_key).and_then(|raw| raw.map(|raw| decode(&raw_key, raw)).transpose());
         let value = found.map_err(|error| self.fail(error))?;

@@ -34,7 +34,11 @@ pub fn address(cluster: &str, namespace: &str, ordinal: u32, pod: Option<&Pod>) 
 }
 
 /// Asks all pods at once; one that does not answer in time is left out.
-pub async fn statuses(cluster: &str, namespace: &str, pods: &BTreeMap<u32, Pod>) -> BTreeMap<u32, StatusResponse> {
+pub async fn statuses(
+    cluster: &str,
+    namespace: &str,
+    pods: &BTreeMap<u32, Pod>,
+) -> BTreeMap<u32, StatusResponse> {
     let asked = pods.iter().map(|(ordinal, pod)| async move {
         let address = address(cluster, namespace, *ordinal, Some(pod));
         match tokio::time::timeout(STATUS_TIMEOUT, status(&address)).await {

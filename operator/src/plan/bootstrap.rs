@@ -31,16 +31,26 @@ pub fn decide(view: &View) -> Option<Decision> {
         return Some(Decision::wait(Kind::Bootstrap, 0, awaited(view)));
     };
     let Some(cluster_id) = &status.cluster_id else {
-        return Some(Decision::latch(Latch::ClusterId(view.cluster.uid.clone()), "choosing the cluster's id"));
+        return Some(Decision::latch(
+            Latch::ClusterId(view.cluster.uid.clone()),
+            "choosing the cluster's id",
+        ));
     };
     if first.role() != Role::Uninitialized || first.disk_id.is_empty() {
-        return Some(Decision::wait(Kind::Bootstrap, 0, format!("waiting for a blank disk in {}", view.name(0))));
+        return Some(Decision::wait(
+            Kind::Bootstrap,
+            0,
+            format!("waiting for a blank disk in {}", view.name(0)),
+        ));
     }
     match &status.bootstrap_disk_id {
         None => Some(Decision::latch(Latch::BootstrapDisk(first.disk_id.clone()), "choosing the first disk")),
-        Some(chosen) if *chosen == first.disk_id => {
-            Some(Decision::act(Kind::Bootstrap, 0, format!("beginning the cluster on {}", view.name(0)), initialize(cluster_id, first)))
-        }
+        Some(chosen) if *chosen == first.disk_id => Some(Decision::act(
+            Kind::Bootstrap,
+            0,
+            format!("beginning the cluster on {}", view.name(0)),
+            initialize(cluster_id, first),
+        )),
         Some(_) => Some(Decision::stuck(
             Kind::Bootstrap,
             0,
@@ -64,7 +74,9 @@ fn existing(view: &View) -> Option<Decision> {
         return Some(Decision::stuck(
             Kind::Bootstrap,
             0,
-            format!("the volumes hold two clusters, {found} and {second}; delete the volumes of the one that is not wanted"),
+            format!(
+                "the volumes hold two clusters, {found} and {second}; delete the volumes of the one that is not wanted"
+            ),
         ));
     }
     let status = &view.seen.status;
@@ -73,10 +85,14 @@ fn existing(view: &View) -> Option<Decision> {
         Some(ours) if status.bootstrap_disk_id.is_some() => Decision::stuck(
             Kind::Bootstrap,
             0,
-            format!("a volume belongs to another cluster, {found}; this one is {ours}; delete the volume that is not wanted"),
+            format!(
+                "a volume belongs to another cluster, {found}; this one is {ours}; delete the volume that is not wanted"
+            ),
         ),
         // No disk was ever given an id by us, so the one that is on the disks may take its place.
-        _ => Decision::latch(Latch::Adopted(found.to_owned()), "taking over the volumes of an earlier cluster"),
+        _ => {
+            Decision::latch(Latch::Adopted(found.to_owned()), "taking over the volumes of an earlier cluster")
+        }
     })
 }
 

@@ -36,7 +36,8 @@ pub fn recycle_removed(view: &View) -> Option<Decision> {
     let leader = view.leader?;
     let (ordinal, _) = wanted_nodes(view).find(|(_, node)| was_removed(leader, node))?;
     let name = view.name(ordinal);
-    let doing = format!("giving {name} a blank volume: what is on its present one belongs to a removed member");
+    let doing =
+        format!("giving {name} a blank volume: what is on its present one belongs to a removed member");
     let pod = view.seen.pods.get(&ordinal)?;
     let Some(volume) = view.seen.volumes.get(&ordinal).filter(|volume| !volume.terminating) else {
         return Some(Decision::act(

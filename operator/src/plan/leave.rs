@@ -50,7 +50,12 @@ pub fn shrink(view: &View) -> Option<Decision> {
             return wait(format!("waiting for a caught-up member to take over from {name}"));
         };
         let step = view.transfer_to(heir)?;
-        return Some(Decision::act(Kind::RemoveMember, victim, format!("moving leadership off {name}"), step));
+        return Some(Decision::act(
+            Kind::RemoveMember,
+            victim,
+            format!("moving leadership off {name}"),
+            step,
+        ));
     }
     let step = Step::Remove { leader: leader.ordinal, id: member.id, membership: leader.membership_index() };
     Some(Decision::act(Kind::RemoveMember, victim, format!("removing {name}"), step))

@@ -47,19 +47,58 @@ pub struct Plan {
 /// One effect. Repeating one that took effect changes nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    Initialize { ordinal: u32, cluster_id: String, disk_id: String },
-    AddLearner { leader: u32, ordinal: u32, disk_id: String, membership: u64 },
-    Promote { leader: u32, id: u64, max_lag: u64, membership: u64 },
-    Remove { leader: u32, id: u64, membership: u64 },
-    Transfer { leader: u32, target_id: u64, timeout: Duration },
+    Initialize {
+        ordinal: u32,
+        cluster_id: String,
+        disk_id: String,
+    },
+    AddLearner {
+        leader: u32,
+        ordinal: u32,
+        disk_id: String,
+        membership: u64,
+    },
+    Promote {
+        leader: u32,
+        id: u64,
+        max_lag: u64,
+        membership: u64,
+    },
+    Remove {
+        leader: u32,
+        id: u64,
+        membership: u64,
+    },
+    Transfer {
+        leader: u32,
+        target_id: u64,
+        timeout: Duration,
+    },
     /// Through the Eviction API, so that it counts against the budget like a drain.
-    Evict { ordinal: u32, uid: String },
+    Evict {
+        ordinal: u32,
+        uid: String,
+    },
     /// For a pod that serves nobody, which a budget must not hold.
-    DeletePod { ordinal: u32, uid: String },
+    DeletePod {
+        ordinal: u32,
+        uid: String,
+    },
     /// The volume, then the pod that holds it, so that a blank one takes their place.
-    Recycle { ordinal: u32, volume_uid: String, pod_uid: String },
-    DeleteVolume { ordinal: u32, uid: String },
-    GrowVolume { ordinal: u32, uid: String, size: String },
+    Recycle {
+        ordinal: u32,
+        volume_uid: String,
+        pod_uid: String,
+    },
+    DeleteVolume {
+        ordinal: u32,
+        uid: String,
+    },
+    GrowVolume {
+        ordinal: u32,
+        uid: String,
+        size: String,
+    },
 }
 
 /// A decision that must be in the status before anything follows from it.
@@ -226,7 +265,9 @@ fn operation_of(view: &View, decision: &Decision) -> Operation {
         doing: decision.doing.clone(),
         stuck: decision.stuck,
         started_at: earlier.map_or(now, |operation| operation.started_at.0),
-        deadline: earlier
-            .map_or_else(|| now.saturating_add(decision.kind.patience()).unwrap_or(now), |operation| operation.deadline.0),
+        deadline: earlier.map_or_else(
+            || now.saturating_add(decision.kind.patience()).unwrap_or(now),
+            |operation| operation.deadline.0,
+        ),
     }
 }

@@ -38,7 +38,9 @@ impl<'a> View<'a> {
         let leader = seen
             .nodes
             .iter()
-            .filter(|(_, status)| status.role() == Role::Leader && ours(status) && status.membership.is_some())
+            .filter(|(_, status)| {
+                status.role() == Role::Leader && ours(status) && status.membership.is_some()
+            })
             .max_by_key(|(_, status)| status.term)
             .map(|(ordinal, status)| Leader { ordinal: *ordinal, status });
         Self { cluster, seen, leader }
@@ -118,7 +120,8 @@ impl<'a> View<'a> {
     /// Healthy, in service, and not far behind.
     pub fn is_settled(&self, ordinal: u32, member: &Member) -> bool {
         let ready = self.seen.pods.get(&ordinal).is_some_and(|pod| pod.ready);
-        let close = self.lag(ordinal, member.id).is_some_and(|lag| lag <= self.cluster.rollout.max_lag_entries);
+        let close =
+            self.lag(ordinal, member.id).is_some_and(|lag| lag <= self.cluster.rollout.max_lag_entries);
         self.is_healthy(ordinal, member) && ready && close
     }
 
@@ -132,7 +135,9 @@ impl<'a> View<'a> {
             return Vec::new();
         };
         let pods = self.seen.pods.iter();
-        pods.filter(|(_, pod)| !pod.terminating && pod.revision != *revision).map(|(o, pod)| (*o, pod)).collect()
+        pods.filter(|(_, pod)| !pod.terminating && pod.revision != *revision)
+            .map(|(o, pod)| (*o, pod))
+            .collect()
     }
 
     pub fn is_outdated(&self, ordinal: u32) -> bool {
@@ -171,7 +176,11 @@ impl<'a> View<'a> {
                 () if self.is_voter(member.id) => "follower",
                 () => "learner",
             });
-            PodLabels { ordinal: *ordinal, role, reads: role == Some(if spared { "follower" } else { "leader" }) }
+            PodLabels {
+                ordinal: *ordinal,
+                role,
+                reads: role == Some(if spared { "follower" } else { "leader" }),
+            }
         });
         wanted
             .filter(|labels| {

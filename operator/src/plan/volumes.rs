@@ -4,8 +4,11 @@ use super::{Decision, Kind, Step, View, replicas};
 
 pub fn grow(view: &View) -> Option<Decision> {
     let wanted = view.cluster.volume.size_bytes;
-    let (ordinal, volume) =
-        view.seen.volumes.iter().find(|(_, volume)| !volume.terminating && volume.requested_bytes < wanted)?;
+    let (ordinal, volume) = view
+        .seen
+        .volumes
+        .iter()
+        .find(|(_, volume)| !volume.terminating && volume.requested_bytes < wanted)?;
     let size = view.cluster.spec.storage.size.clone();
     let doing = format!("growing the volume of {} to {size}", view.name(*ordinal));
     let step = Step::GrowVolume { ordinal: *ordinal, uid: volume.uid.clone(), size };

@@ -27,7 +27,8 @@ pub struct Verdict {
 impl Verdict {
     pub fn of(view: &View, plan: &Plan, in_service: usize, changed: bool) -> Self {
         let available = available(view);
-        let unseen = changed || view.seen.workload.as_ref().is_none_or(|workload| workload.update_revision.is_none());
+        let unseen =
+            changed || view.seen.workload.as_ref().is_none_or(|workload| workload.update_revision.is_none());
         let progressing = progressing(view, plan, unseen);
         let degraded = degraded(view, plan);
         let reduced = fault_tolerance(view);
@@ -78,7 +79,11 @@ fn available(view: &View) -> Finding {
         return if healthy >= needed {
             Finding::new("True", "QuorumHealthy", message)
         } else {
-            Finding::new("Unknown", "Unreachable", format!("{message}; a leader answers but its followers do not"))
+            Finding::new(
+                "Unknown",
+                "Unreachable",
+                format!("{message}; a leader answers but its followers do not"),
+            )
         };
     }
     if !view.seen.status.bootstrapped {
@@ -88,11 +93,14 @@ fn available(view: &View) -> Finding {
     let voters: Vec<_> = known.filter_map(|m| crate::names::ordinal(&view.cluster.name, &m.name)).collect();
     let needed = quorum(voters.len());
     let answering = voters.iter().filter(|ordinal| view.seen.nodes.contains_key(ordinal)).count();
-    let possible = voters.iter().filter(|ordinal| view.seen.pods.get(ordinal).is_some_and(|pod| pod.running)).count();
+    let possible =
+        voters.iter().filter(|ordinal| view.seen.pods.get(ordinal).is_some_and(|pod| pod.running)).count();
     let message = format!("no leader; {answering} of {} members answer, {needed} are needed", voters.len());
     match () {
         () if answering >= needed => Finding::new("False", "NoLeader", message),
-        () if possible < needed => Finding::new("False", "QuorumLost", format!("{message}; see why pods do not run")),
+        () if possible < needed => {
+            Finding::new("False", "QuorumLost", format!("{message}; see why pods do not run"))
+        }
         () => Finding::new("Unknown", "Unreachable", message),
     }
 }
@@ -133,11 +141,14 @@ fn degraded(view: &View, plan: &Plan) -> Finding {
         return Finding::new("True", reason, operation.doing.clone());
     }
     // A member that is being restarted is down by intent, until its deadline.
-    let intended = plan.operation.as_ref().filter(|o| o.kind == Kind::RollingUpdate).and_then(|o| o.target.clone());
+    let intended =
+        plan.operation.as_ref().filter(|o| o.kind == Kind::RollingUpdate).and_then(|o| o.target.clone());
     let down: Vec<_> = view
         .voters()
         .into_iter()
-        .filter(|(ordinal, member)| !view.is_healthy(*ordinal, member) && Some(&member.name) != intended.as_ref())
+        .filter(|(ordinal, member)| {
+            !view.is_healthy(*ordinal, member) && Some(&member.name) != intended.as_ref()
+        })
         .map(|(ordinal, member)| explain(view, ordinal, &member.name))
         .collect();
     match down.is_empty() {
@@ -149,7 +160,9 @@ fn degraded(view: &View, plan: &Plan) -> Finding {
 fn explain(view: &View, ordinal: u32, name: &str) -> String {
     match view.seen.pods.get(&ordinal) {
         None => format!("{name} (no pod)"),
-        Some(pod) => pod.trouble.as_ref().map_or_else(|| name.to_owned(), |trouble| format!("{name} ({trouble})")),
+        Some(pod) => {
+            pod.trouble.as_ref().map_or_else(|| name.to_owned(), |trouble| format!("{name} ({trouble})"))
+        }
     }
 }
 

@@ -22,7 +22,11 @@ fn member(view: &View, ordinal: u32) -> MemberStatus {
     let known = view.member(ordinal);
     let lag = known.and_then(|member| view.lag(ordinal, member.id));
     let matched = known.and_then(|member| {
-        if view.leads(ordinal) { node.map(|node| node.last_index) } else { view.progress(member.id).map(|p| p.match_index) }
+        if view.leads(ordinal) {
+            node.map(|node| node.last_index)
+        } else {
+            view.progress(member.id).map(|p| p.match_index)
+        }
     });
     MemberStatus {
         name: view.name(ordinal),

@@ -106,7 +106,8 @@ impl World {
             self.replicas = Some(plan.replicas);
             self.applied_template = self.template;
         }
-        let pods_step = matches!(plan.step, Some(Step::Evict { .. } | Step::DeletePod { .. } | Step::Transfer { .. }));
+        let pods_step =
+            matches!(plan.step, Some(Step::Evict { .. } | Step::DeletePod { .. } | Step::Transfer { .. }));
         if let Some(step) = plan.step.clone().filter(|_| !(template_changed && pods_step)) {
             self.execute(&step);
         }
@@ -195,7 +196,12 @@ impl World {
                 .membership
                 .members
                 .iter()
-                .map(|m| Progress { id: m.id, match_index: 100, active: self.member_runs(m.id), snapshotting: false })
+                .map(|m| Progress {
+                    id: m.id,
+                    match_index: 100,
+                    active: self.member_runs(m.id),
+                    snapshotting: false,
+                })
                 .collect();
         }
         status
@@ -221,7 +227,9 @@ impl World {
     }
 
     pub fn has_quorum(&self) -> bool {
-        self.raft.as_ref().is_some_and(|raft| self.running_voters(raft) >= quorum(raft.membership.voters.len()))
+        self.raft
+            .as_ref()
+            .is_some_and(|raft| self.running_voters(raft) >= quorum(raft.membership.voters.len()))
     }
 
     fn serial(&mut self) -> String {
@@ -233,14 +241,22 @@ impl World {
     fn shrink_is_safe(&self, replicas: u32) {
         for member in self.raft.iter().flat_map(|raft| &raft.membership.members) {
             let ordinal = names::ordinal(NAME, &member.name).unwrap();
-            assert!(ordinal < replicas || self.replicas.is_none_or(|now| ordinal >= now), "{} loses its pod", member.name);
+            assert!(
+                ordinal < replicas || self.replicas.is_none_or(|now| ordinal >= now),
+                "{} loses its pod",
+                member.name
+            );
         }
     }
 
     fn execute(&mut self, step: &Step) {
         match step {
-            Step::Initialize { ordinal, cluster_id, disk_id } => self.initialize(*ordinal, cluster_id, disk_id),
-            Step::AddLearner { ordinal, disk_id, membership, .. } => self.add_learner(*ordinal, disk_id, *membership),
+            Step::Initialize { ordinal, cluster_id, disk_id } => {
+                self.initialize(*ordinal, cluster_id, disk_id)
+            }
+            Step::AddLearner { ordinal, disk_id, membership, .. } => {
+                self.add_learner(*ordinal, disk_id, *membership)
+            }
             Step::Promote { id, membership, .. } => {
                 self.change(*membership, |m| {
                     m.learners.retain(|learner| learner != id);
@@ -327,7 +343,8 @@ impl World {
         assert!(self.member_runs(target));
         let raft = self.raft.as_ref().unwrap();
         let revision = |id: u64| {
-            let ordinal = self.disks.iter().find(|(_, disk)| disk.member_id == id).map(|(ordinal, _)| *ordinal);
+            let ordinal =
+                self.disks.iter().find(|(_, disk)| disk.member_id == id).map(|(ordinal, _)| *ordinal);
             self.pods[&ordinal.unwrap()].revision
         };
         let current = |id: u64| revision(id) == self.applied_template;
@@ -355,7 +372,8 @@ impl World {
                 let member = raft.membership.members.iter().find(|member| member.id == **id).unwrap();
                 names::ordinal(NAME, &member.name).unwrap() < self.validated().replicas
             };
-            let down = raft.membership.voters.iter().filter(wanted).filter(|id| !self.member_runs(**id)).count();
+            let down =
+                raft.membership.voters.iter().filter(wanted).filter(|id| !self.member_runs(**id)).count();
             assert_eq!(down, 0, "I2: a second voter is stopped");
         }
         *self.restarted.entry(ordinal).or_default() += 1;
@@ -379,7 +397,9 @@ impl World {
         self.disks.retain(|ordinal, disk| !disk.terminating || self.pods.contains_key(ordinal));
         let size = self.validated().volume.size_bytes;
         for ordinal in 0..replicas {
-            if self.disks.get(&ordinal).is_some_and(|disk| disk.terminating) || self.pods.contains_key(&ordinal) {
+            if self.disks.get(&ordinal).is_some_and(|disk| disk.terminating)
+                || self.pods.contains_key(&ordinal)
+            {
                 continue;
             }
             let (id, uid) = (self.serial(), self.serial());
@@ -411,7 +431,8 @@ impl World {
         }
         if self.running_voters(&raft) < quorum(raft.membership.voters.len()) {
             raft.leader = None;
-        } else if raft.leader.is_none_or(|id| !self.member_runs(id) || !raft.membership.voters.contains(&id)) {
+        } else if raft.leader.is_none_or(|id| !self.member_runs(id) || !raft.membership.voters.contains(&id))
+        {
             raft.leader = raft.membership.voters.iter().copied().find(|id| self.member_runs(*id));
             raft.term += 1;
         }

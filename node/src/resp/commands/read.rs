@@ -82,19 +82,23 @@ impl Snapshot<'_> {
 
     /// As in Redis, a key of another type counts as missing.
     fn get_many(&self, keys: &[Bytes]) -> Result<Frame, Error> {
-        let value = |key: &Bytes| {
-            let string = self.value(key)?.filter(|value| value.kind == Kind::String);
-            Ok(string.map_or(Frame::Null, |value| Frame::Bulk(value.data)))
+        let string = |value: Option<Value>| match value {
+            Some(Value { kind: Kind::String, data, .. }) => Frame::Bulk(data),
+            _ => Frame::Null,
         };
-        keys.iter().map(value).collect::<Result<_, Error>>().map(Frame::Array)
+        Ok(Frame::Array(self.values(keys)?.into_iter().map(string).collect()))
     }
 
     fn exists(&self, keys: &[Bytes]) -> Result<Frame, Error> {
-        let mut found = 0;
-        for key in keys {
-            found += i64::from(self.value(key)?.is_some());
-        }
-        Ok(Frame::Integer(found))
+        let found = self.values(keys)?.iter().flatten().count();
+        Ok(Frame::Integer(found as i64))
+    }
+
+    /// All of them as of one moment.
+    fn values(&self, keys: &[Bytes]) -> Result<Vec<Option<Value>>, Error> {
+        let values = self.store.get_many(keys, self.wall_ms)?;
+        values.iter().for_each(|value| self.stats.looked_up(value.is_some()));
+        Ok(values)
     }
 }
 

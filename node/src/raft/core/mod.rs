@@ -2,13 +2,17 @@
 //! completions go in, [`Effect`]s come out. No thread, no clock but the `now` it is given, no disk,
 //! no network: the driver thread runs it, and so can a simulation.
 
+mod changes;
+mod ready;
+mod snapshotting;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use helios_proto::v1::{ErrorCode, Membership, Progress};
 use raft::eraftpb::{Entry, HardState, Message, MessageType, Snapshot, SnapshotMetadata};
-use raft::{ProgressState, RawNode, SnapshotStatus, StateRole, Storage};
+use raft::{ProgressState, RawNode, SnapshotStatus, StateRole};
 
 use super::log::Log;
 use super::membership;
@@ -18,7 +22,7 @@ use super::transfer::{self, Transfer};
 use super::types::*;
 use crate::error::Error;
 use crate::state::SnapshotMeta;
-use crate::wal::Base;
+use ready::InFlight;
 
 pub const TICK: Duration = Duration::from_millis(10);
 /// Ready states handed to the log writer and not yet on disk.
@@ -42,15 +46,6 @@ pub struct Settings {
     pub snapshot_interval: Duration,
     /// Entries kept before the newest snapshot for followers that lag a little (C9).
     pub trailing_entries: u64,
-}
-
-/// A Ready whose messages wait for the disk.
-struct InFlight {
-    number: u64,
-    /// False for a Ready with nothing to write: done as soon as all before it are.
-    waits_for_disk: bool,
-    messages: Vec<Message>,
-    restore: Option<u64>,
 }
 
 pub struct Core {
@@ -304,193 +299,12 @@ impl Core {
         }
     }
 
-    fn change(
-        &mut self,
-        request: ChangeRequest,
-        expected_index: u64,
-        waiter: ChangeWaiter,
-        now: Instant,
-    ) -> Result<(), (Error, ChangeWaiter)> {
-        let decision = match self.decide_change(request, expected_index, now) {
-            Ok(decision) => decision,
-            Err(error) => return Err((error, waiter)),
-        };
-        let change = match decision {
-            membership::Decision::Done => {
-                drop(waiter.send(Ok(Arc::clone(&self.membership))));
-                return Ok(());
-            }
-            membership::Decision::Propose(change) => change,
-        };
-        let index = self.node.raft.raft_log.last_index() + 1;
-        match self.node.propose_conf_change(Vec::new(), change.to_conf_change()) {
-            Ok(()) => {
-                self.proposals.push(index, self.node.raft.term, Waiter::Change(waiter));
-                Ok(())
-            }
-            Err(_) => Err((overloaded(), waiter)),
-        }
-    }
-
-    fn decide_change(
-        &self,
-        request: ChangeRequest,
-        expected_index: u64,
-        now: Instant,
-    ) -> Result<membership::Decision, Error> {
-        if self.node.raft.state != StateRole::Leader {
-            return Err(Error::not_leader(self.leader_name()));
-        }
-        membership::check_index(&self.membership, expected_index)?;
-        if self.node.raft.has_pending_conf() || self.transfer.is_some() {
-            return Err(Error::new(
-                ErrorCode::MembershipChangeInProgress,
-                "another membership change or transfer is under way; try again when it is done",
-            ));
-        }
-        match request {
-            ChangeRequest::AddLearner(record) => membership::add_learner(&self.membership, record),
-            ChangeRequest::Promote { id, max_lag } => {
-                let matched = self.node.raft.prs().get(id).map_or(0, |progress| progress.matched);
-                let lag = self.node.raft.raft_log.committed.saturating_sub(matched);
-                membership::promote(&self.membership, id, lag, max_lag)
-            }
-            ChangeRequest::Remove { id } => {
-                self.check_quorum_without(id, now)?;
-                membership::remove(&self.membership, id)
-            }
-        }
-    }
-
-    /// A removal that would leave fewer live voters than a quorum of the rest is refused.
-    fn check_quorum_without(&self, id: u64, now: Instant) -> Result<(), Error> {
-        if !self.membership.voters.contains(&id) {
-            return Ok(());
-        }
-        let rest: Vec<u64> = self.membership.voters.iter().copied().filter(|voter| *voter != id).collect();
-        let live = rest.iter().filter(|voter| self.is_active(**voter, now)).count();
-        let quorum = rest.len() / 2 + 1;
-        if live >= quorum || rest.is_empty() {
-            return Ok(());
-        }
-        Err(Error::new(
-            ErrorCode::NoQuorum,
-            format!(
-                "without member {id} only {live} of {} voters are live, {quorum} are needed",
-                rest.len()
-            ),
-        ))
-    }
-
     pub(super) fn is_active(&self, id: u64, now: Instant) -> bool {
         id == self.settings.id
             || self
                 .last_heard
                 .get(&id)
                 .is_some_and(|heard| now.duration_since(*heard) < 2 * self.settings.election_min)
-    }
-
-    fn on_ready(&mut self) {
-        let mut ready = self.node.ready();
-        let number = ready.number();
-        // A leader's appends may leave before its own fsync: it counts itself only when its
-        // entries are on its disk (Raft thesis, 10.2.1).
-        let messages = ready.take_messages();
-        if !messages.is_empty() {
-            self.effects.push(Effect::Send(messages));
-        }
-        let reset = self.take_installed_snapshot(ready.snapshot());
-        let entries = ready.take_entries();
-        if let Some(first) = entries.first() {
-            if self.node.raft.state != StateRole::Leader {
-                let hint = self.leader_name();
-                self.proposals.overwritten(first.index, first.term, hint.as_deref());
-            }
-            self.node.mut_store().append(&entries);
-        }
-        if let Some(hard_state) = ready.hs() {
-            self.node.mut_store().set_hard_state(hard_state.clone());
-            self.lazy_hard_state = Some(hard_state.clone());
-        }
-        for read_state in ready.take_read_states() {
-            for waiter in self.reads.finish_round(&read_state.request_ctx) {
-                drop(waiter.send(Ok(read_state.index)));
-            }
-        }
-        self.hand_out_committed(ready.take_committed_entries());
-
-        // Votes, append responses and everything else a follower says leave only once what they
-        // promise is on disk; a Ready with nothing to write still keeps its place in the order.
-        let waits_for_disk = ready.must_sync();
-        self.in_flight.push_back(InFlight {
-            number,
-            waits_for_disk,
-            messages: ready.take_persisted_messages(),
-            restore: reset.map(|base| base.index),
-        });
-        if waits_for_disk {
-            let hard_state = self.lazy_hard_state.take();
-            self.effects.push(Effect::Log(LogJob::Append { number, reset, entries, hard_state }));
-        }
-        self.node.advance_append_async(ready);
-        self.release_in_flight(None);
-    }
-
-    /// The log is reset now; the state follows once the reset is on disk, so that a crash between
-    /// leaves the old state below the new log's base, which start-up repairs from the snapshot.
-    fn take_installed_snapshot(&mut self, snapshot: &Snapshot) -> Option<Base> {
-        if snapshot.is_empty() {
-            return None;
-        }
-        let metadata = snapshot.get_metadata();
-        let base = Base { index: metadata.index, term: metadata.term };
-        self.proposals.skipped(base.index);
-        self.node.mut_store().reset(base, metadata.get_conf_state().clone());
-        self.node.mut_store().set_snapshot(snapshot.clone());
-        self.snapshot_index = base.index;
-        Some(base)
-    }
-
-    fn hand_out_committed(&mut self, committed: Vec<Entry>) {
-        if committed.is_empty() {
-            return;
-        }
-        let hint = self.leader_name();
-        let bytes = committed.iter().map(|entry| entry.data.len() as u64 + 64).sum();
-        self.applying_bytes += bytes;
-        let entries = committed
-            .into_iter()
-            .map(|entry| {
-                let waiter = self.proposals.committed(&entry, hint.as_deref());
-                (entry, waiter)
-            })
-            .collect();
-        self.effects.push(Effect::Apply(ApplyJob::Entries { entries, bytes }));
-    }
-
-    fn persisted(&mut self, number: u64) {
-        self.release_in_flight(Some(number));
-    }
-
-    /// Lets go of everything up to `persisted`, and of what after it has no disk to wait for.
-    fn release_in_flight(&mut self, persisted: Option<u64>) {
-        let mut through = None;
-        while let Some(front) = self.in_flight.front() {
-            if front.waits_for_disk && persisted.is_none_or(|number| front.number > number) {
-                break;
-            }
-            let Some(front) = self.in_flight.pop_front() else { break };
-            through = Some(front.number);
-            if !front.messages.is_empty() {
-                self.effects.push(Effect::Send(front.messages));
-            }
-            if let Some(index) = front.restore {
-                self.effects.push(Effect::Apply(ApplyJob::Restore { index }));
-            }
-        }
-        if let Some(number) = through {
-            self.node.on_persist_ready(number);
-        }
     }
 
     fn note_role(&mut self) {
@@ -524,59 +338,6 @@ impl Core {
         } else if leader_id == 0 && old_leader != 0 {
             tracing::info!(term, "no leader known");
         }
-    }
-
-    fn snapshot_due(&self, now: Instant) -> bool {
-        let new_entries = self.applied_index.saturating_sub(self.snapshot_index);
-        if new_entries == 0 {
-            return false;
-        }
-        let log_bytes = self.node.store().bytes();
-        // A snapshot writes the whole state: it waits until the log has grown by as much, so that
-        // the write amplification stays below two whatever the size of the state.
-        let paid_for = log_bytes >= self.snapshot_bytes.min(MAX_LOG_BYTES / 2);
-        (new_entries >= self.settings.snapshot_entries && paid_for)
-            || (log_bytes >= MAX_LOG_BYTES && new_entries > self.settings.trailing_entries)
-            || now.duration_since(self.snapshot_at) >= self.settings.snapshot_interval
-    }
-
-    fn build_snapshot(&mut self) {
-        if !self.building_snapshot {
-            self.building_snapshot = true;
-            self.effects.push(Effect::BuildSnapshot);
-        }
-    }
-
-    fn snapshot_built(&mut self, meta: &SnapshotMeta, now: Instant) {
-        self.building_snapshot = false;
-        self.snapshot_at = now;
-        if meta.index < self.snapshot_index {
-            return;
-        }
-        self.offer_snapshot(meta);
-        let floor = self.purge_floor(meta.index);
-        if floor <= self.node.store().base().index {
-            return;
-        }
-        if let Ok(term) = self.node.store().term(floor) {
-            let base = Base { index: floor, term };
-            self.node.mut_store().purge(base);
-            self.effects.push(Effect::Log(LogJob::Purge(base)));
-        }
-    }
-
-    /// What may go: below the snapshot by the trailing entries, and never what a follower needs
-    /// right after the snapshot that is on its way to it.
-    fn purge_floor(&self, snapshot_index: u64) -> u64 {
-        let mut floor = snapshot_index.saturating_sub(self.settings.trailing_entries);
-        if self.node.raft.state == StateRole::Leader {
-            for (_, progress) in self.node.raft.prs().iter() {
-                if progress.state == ProgressState::Snapshot {
-                    floor = floor.min(progress.pending_snapshot);
-                }
-            }
-        }
-        floor
     }
 
     pub(super) fn leader_name(&self) -> Option<String> {

@@ -1,0 +1,88 @@
+//! Membership changes, on the leader: one at a time, and never one that would cost the quorum.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use helios_proto::v1::ErrorCode;
+use raft::StateRole;
+
+use super::super::membership;
+use super::{ChangeRequest, ChangeWaiter, Core, Waiter, overloaded};
+use crate::error::Error;
+
+impl Core {
+    pub(super) fn change(
+        &mut self,
+        request: ChangeRequest,
+        expected_index: u64,
+        waiter: ChangeWaiter,
+        now: Instant,
+    ) -> Result<(), (Error, ChangeWaiter)> {
+        let decision = match self.decide_change(request, expected_index, now) {
+            Ok(decision) => decision,
+            Err(error) => return Err((error, waiter)),
+        };
+        let change = match decision {
+            membership::Decision::Done => {
+                drop(waiter.send(Ok(Arc::clone(&self.membership))));
+                return Ok(());
+            }
+            membership::Decision::Propose(change) => change,
+        };
+        let index = self.node.raft.raft_log.last_index() + 1;
+        match self.node.propose_conf_change(Vec::new(), change.to_conf_change()) {
+            Ok(()) => {
+                self.proposals.push(index, self.node.raft.term, Waiter::Change(waiter));
+                Ok(())
+            }
+            Err(_) => Err((overloaded(), waiter)),
+        }
+    }
+
+    fn decide_change(
+        &self,
+        request: ChangeRequest,
+        expected_index: u64,
+        now: Instant,
+    ) -> Result<membership::Decision, Error> {
+        if self.node.raft.state != StateRole::Leader {
+            return Err(Error::not_leader(self.leader_name()));
+        }
+        membership::check_index(&self.membership, expected_index)?;
+        if self.node.raft.has_pending_conf() || self.transfer.is_some() {
+            return Err(Error::new(
+                ErrorCode::MembershipChangeInProgress,
+                "another membership change or transfer is under way; try again when it is done",
+            ));
+        }
+        match request {
+            ChangeRequest::AddLearner(record) => membership::add_learner(&self.membership, record),
+            ChangeRequest::Promote { id, max_lag } => {
+                let matched = self.node.raft.prs().get(id).map_or(0, |progress| progress.matched);
+                let lag = self.node.raft.raft_log.committed.saturating_sub(matched);
+                membership::promote(&self.membership, id, lag, max_lag)
+            }
+            ChangeRequest::Remove { id } => {
+                self.check_quorum_without(id, now)?;
+                membership::remove(&self.membership, id)
+            }
+        }
+    }
+
+    /// A removal that would leave fewer live voters than a quorum of the rest is refused.
+    fn check_quorum_without(&self, id: u64, now: Instant) -> Result<(), Error> {
+        if !self.membership.voters.contains(&id) {
+            return Ok(());
+        }
+        let rest: Vec<u64> = self.membership.voters.iter().copied().filter(|voter| *voter != id).collect();
+        let live = rest.iter().filter(|voter| self.is_active(**voter, now)).count();
+        let quorum = rest.len() / 2 + 1;
+        if live >= quorum || rest.is_empty() {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorCode::NoQuorum,
+            format!("without member {id} only {live} of {} voters are live, {quorum} are needed", rest.len()),
+        ))
+    }
+}

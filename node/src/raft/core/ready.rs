@@ -1,0 +1,121 @@
+//! The order of a Ready: what may leave at once, what waits for the disk, and why.
+
+use raft::StateRole;
+use raft::eraftpb::{Entry, Message, Snapshot};
+
+use super::{ApplyJob, Core, Effect, LogJob};
+use crate::wal::Base;
+
+/// A Ready whose messages wait for the disk.
+pub(super) struct InFlight {
+    number: u64,
+    /// False for a Ready with nothing to write: done as soon as all before it are.
+    waits_for_disk: bool,
+    messages: Vec<Message>,
+    restore: Option<u64>,
+}
+
+impl Core {
+    pub(super) fn on_ready(&mut self) {
+        let mut ready = self.node.ready();
+        let number = ready.number();
+        // A leader's appends may leave before its own fsync: it counts itself only when its
+        // entries are on its disk (Raft thesis, 10.2.1).
+        let messages = ready.take_messages();
+        if !messages.is_empty() {
+            self.effects.push(Effect::Send(messages));
+        }
+        let reset = self.take_installed_snapshot(ready.snapshot());
+        let entries = ready.take_entries();
+        if let Some(first) = entries.first() {
+            if self.node.raft.state != StateRole::Leader {
+                let hint = self.leader_name();
+                self.proposals.overwritten(first.index, first.term, hint.as_deref());
+            }
+            self.node.mut_store().append(&entries);
+        }
+        if let Some(hard_state) = ready.hs() {
+            self.node.mut_store().set_hard_state(hard_state.clone());
+            self.lazy_hard_state = Some(hard_state.clone());
+        }
+        for read_state in ready.take_read_states() {
+            for waiter in self.reads.finish_round(&read_state.request_ctx) {
+                drop(waiter.send(Ok(read_state.index)));
+            }
+        }
+        self.hand_out_committed(ready.take_committed_entries());
+
+        // Votes, append responses and everything else a follower says leave only once what they
+        // promise is on disk; a Ready with nothing to write still keeps its place in the order.
+        let waits_for_disk = ready.must_sync();
+        self.in_flight.push_back(InFlight {
+            number,
+            waits_for_disk,
+            messages: ready.take_persisted_messages(),
+            restore: reset.map(|base| base.index),
+        });
+        if waits_for_disk {
+            let hard_state = self.lazy_hard_state.take();
+            self.effects.push(Effect::Log(LogJob::Append { number, reset, entries, hard_state }));
+        }
+        self.node.advance_append_async(ready);
+        self.release_in_flight(None);
+    }
+
+    /// The log is reset now; the state follows once the reset is on disk, so that a crash between
+    /// leaves the old state below the new log's base, which start-up repairs from the snapshot.
+    fn take_installed_snapshot(&mut self, snapshot: &Snapshot) -> Option<Base> {
+        if snapshot.is_empty() {
+            return None;
+        }
+        let metadata = snapshot.get_metadata();
+        let base = Base { index: metadata.index, term: metadata.term };
+        self.proposals.skipped(base.index);
+        self.node.mut_store().reset(base, metadata.get_conf_state().clone());
+        self.node.mut_store().set_snapshot(snapshot.clone());
+        self.snapshot_index = base.index;
+        Some(base)
+    }
+
+    fn hand_out_committed(&mut self, committed: Vec<Entry>) {
+        if committed.is_empty() {
+            return;
+        }
+        let hint = self.leader_name();
+        let bytes = committed.iter().map(|entry| entry.data.len() as u64 + 64).sum();
+        self.applying_bytes += bytes;
+        let entries = committed
+            .into_iter()
+            .map(|entry| {
+                let waiter = self.proposals.committed(&entry, hint.as_deref());
+                (entry, waiter)
+            })
+            .collect();
+        self.effects.push(Effect::Apply(ApplyJob::Entries { entries, bytes }));
+    }
+
+    pub(super) fn persisted(&mut self, number: u64) {
+        self.release_in_flight(Some(number));
+    }
+
+    /// Lets go of everything up to `persisted`, and of what after it has no disk to wait for.
+    fn release_in_flight(&mut self, persisted: Option<u64>) {
+        let mut through = None;
+        while let Some(front) = self.in_flight.front() {
+            if front.waits_for_disk && persisted.is_none_or(|number| front.number > number) {
+                break;
+            }
+            let Some(front) = self.in_flight.pop_front() else { break };
+            through = Some(front.number);
+            if !front.messages.is_empty() {
+                self.effects.push(Effect::Send(front.messages));
+            }
+            if let Some(index) = front.restore {
+                self.effects.push(Effect::Apply(ApplyJob::Restore { index }));
+            }
+        }
+        if let Some(number) = through {
+            self.node.on_persist_ready(number);
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! When a snapshot is due, and what of the log may go once it is there (C9).
+
+use std::time::Instant;
+
+use raft::{ProgressState, StateRole, Storage};
+
+use super::{Core, Effect, LogJob, MAX_LOG_BYTES};
+use crate::state::SnapshotMeta;
+use crate::wal::Base;
+
+impl Core {
+    pub(super) fn snapshot_due(&self, now: Instant) -> bool {
+        let new_entries = self.applied_index.saturating_sub(self.snapshot_index);
+        if new_entries == 0 {
+            return false;
+        }
+        let log_bytes = self.node.store().bytes();
+        // A snapshot writes the whole state: it waits until the log has grown by as much, so that
+        // the write amplification stays below two whatever the size of the state.
+        let paid_for = log_bytes >= self.snapshot_bytes.min(MAX_LOG_BYTES / 2);
+        (new_entries >= self.settings.snapshot_entries && paid_for)
+            || (log_bytes >= MAX_LOG_BYTES && new_entries > self.settings.trailing_entries)
+            || now.duration_since(self.snapshot_at) >= self.settings.snapshot_interval
+    }
+
+    pub(super) fn build_snapshot(&mut self) {
+        if !self.building_snapshot {
+            self.building_snapshot = true;
+            self.effects.push(Effect::BuildSnapshot);
+        }
+    }
+
+    pub(super) fn snapshot_built(&mut self, meta: &SnapshotMeta, now: Instant) {
+        self.building_snapshot = false;
+        self.snapshot_at = now;
+        if meta.index < self.snapshot_index {
+            return;
+        }
+        self.offer_snapshot(meta);
+        let floor = self.purge_floor(meta.index);
+        if floor <= self.node.store().base().index {
+            return;
+        }
+        if let Ok(term) = self.node.store().term(floor) {
+            let base = Base { index: floor, term };
+            self.node.mut_store().purge(base);
+            self.effects.push(Effect::Log(LogJob::Purge(base)));
+        }
+    }
+
+    /// What may go: below the snapshot by the trailing entries, and never what a follower needs
+    /// right after the snapshot that is on its way to it.
+    fn purge_floor(&self, snapshot_index: u64) -> u64 {
+        let mut floor = snapshot_index.saturating_sub(self.settings.trailing_entries);
+        if self.node.raft.state == StateRole::Leader {
+            for (_, progress) in self.node.raft.prs().iter() {
+                if progress.state == ProgressState::Snapshot {
+                    floor = floor.min(progress.pending_snapshot);
+                }
+            }
+        }
+        floor
+    }
+}
