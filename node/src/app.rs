@@ -24,7 +24,7 @@ use crate::{http, resp};
 
 /// How long open streams may hold up the end of the process.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
-/// Time for proxies and Services to see that this node is no longer ready before it stops accepting.
+/// A peer or client that answers no ping for this long is gone.
 const HTTP2_KEEPALIVE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, thiserror::Error)]
@@ -140,10 +140,12 @@ impl App {
         &self.node
     }
 
-    /// Readiness off, leadership handed over while clients are still served, services ended, threads
-    /// stopped (node.md, section 3, "Clean shutdown").
+    /// Readiness off, leadership handed over while clients are still served, the time that proxies
+    /// need to see it, services ended, threads stopped (node.md, section 3, "Clean shutdown").
     pub async fn stop(mut self) {
+        let delay = self.node.shutdown_delay();
         self.node.stop().await;
+        tokio::time::sleep(delay).await;
         self.stop.cancel();
         let ended = async {
             while self.client_services.join_next().await.is_some() {}

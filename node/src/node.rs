@@ -44,7 +44,7 @@ impl NodeError {
                 MarkerError::OtherNode { .. }
                     | MarkerError::OtherCluster { .. }
                     | MarkerError::Unreadable { .. }
-            )
+            ) | NodeError::Wal(WalError::Version { .. } | WalError::Locked { .. } | WalError::Options(_))
         )
     }
 }
@@ -331,6 +331,10 @@ impl Node {
     /// Resolves with the reason when this node cannot go on.
     pub async fn failed(&self) -> String {
         self.0.fatal.raised().await
+    }
+
+    pub(crate) fn shutdown_delay(&self) -> Duration {
+        self.0.settings.shutdown_delay
     }
 
     /// Clean end: not ready any more, leadership handed over, threads stopped after what they hold.

@@ -19,6 +19,8 @@ use crate::peer::MAX_MESSAGE_BYTES;
 use crate::raft::{RaftStatus, Role, membership};
 use crate::state::Store;
 
+/// Commands sent to the leader in one message, bytes.
+const MAX_FORWARD_BYTES: usize = 4 << 20;
 /// How soon a write that met a change of leader looks again if nothing is heard.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// How often a follower asks the leader again on behalf of WAIT.
@@ -118,7 +120,21 @@ impl Node {
             return propose(member, commands, deadline).await;
         }
         self.inner().metrics.forwarded.inc_by(count as u64);
-        self.forward(member, status, commands, deadline).await.unwrap_or_else(|error| vec![Err(error); count])
+        let mut outcomes = Vec::with_capacity(count);
+        for chunk in chunks(commands) {
+            let sent = chunk.len();
+            match self.forward(member, status, chunk, deadline).await {
+                Ok(answers) if answers.len() == sent => outcomes.extend(answers),
+                Ok(_) => outcomes.extend(vec![Err(Error::outcome_unknown()); sent]),
+                Err(error) => outcomes.extend(vec![Err(error); sent]),
+            }
+            // What follows a failure was not sent, so that order holds when it is tried again.
+            if outcomes.last().is_some_and(Result::is_err) {
+                outcomes.resize(count, Err(leader_unreachable()));
+                break;
+            }
+        }
+        outcomes
     }
 
     async fn forward(
@@ -232,7 +248,7 @@ fn forward_error(status: &tonic::Status) -> Error {
     let mut cause = std::error::Error::source(status);
     while let Some(error) = cause {
         if error.is::<tonic::ConnectError>() {
-            return Error::new(ErrorCode::PeerUnreachable, "the leader cannot be reached; try again");
+            return leader_unreachable();
         }
         cause = error.source();
     }
@@ -263,6 +279,28 @@ impl Node {
     }
 }
 
+/// Parts that fit one message between peers, in order.
+fn chunks(commands: Vec<Command>) -> Vec<Vec<Command>> {
+    let mut chunks: Vec<Vec<Command>> = Vec::new();
+    let mut bytes = 0;
+    for command in commands {
+        let size = command.encoded_len();
+        match chunks.last_mut() {
+            Some(chunk) if bytes + size <= MAX_FORWARD_BYTES => chunk.push(command),
+            _ => {
+                bytes = 0;
+                chunks.push(vec![command]);
+            }
+        }
+        bytes += size;
+    }
+    chunks
+}
+
+fn leader_unreachable() -> Error {
+    Error::new(ErrorCode::PeerUnreachable, "the leader cannot be reached; try again")
+}
+
 fn no_leader() -> Error {
     Error::new(
         ErrorCode::NoLeader,
@@ -272,4 +310,36 @@ fn no_leader() -> Error {
 
 fn too_large(bytes: usize, limit: usize) -> Error {
     Error::new(ErrorCode::TooLarge, format!("the command has {bytes} bytes, more than {limit}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use helios_proto::v1::Set;
+
+    use super::*;
+
+    fn command(bytes: usize) -> Command {
+        let set = Set { value: vec![0; bytes].into(), ..Set::default() };
+        Command { now_ms: 1, op: Some(Op::Set(set)) }
+    }
+
+    #[test]
+    fn a_batch_is_cut_to_fit_and_keeps_its_order() {
+        let sizes = [10, MAX_FORWARD_BYTES, 20, 30, 2 * MAX_FORWARD_BYTES];
+        let cut = chunks(sizes.iter().map(|size| command(*size)).collect());
+        assert_eq!(cut.iter().map(Vec::len).collect::<Vec<_>>(), [1, 1, 2, 1]);
+        assert_eq!(cut.concat(), sizes.iter().map(|size| command(*size)).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn only_what_was_certainly_not_proposed_is_tried_again() {
+        let mut outcomes = vec![None, None, None];
+        let open = (0..3).map(|slot| (slot, command(1))).collect();
+        let answers = vec![Err(Error::outcome_unknown()), Err(Error::not_leader(None)), Ok(Reply::default())];
+        let again = settle(&mut outcomes, open, answers);
+        assert_eq!(again.iter().map(|(slot, _)| *slot).collect::<Vec<_>>(), [1]);
+        assert!(matches!(&outcomes[0], Some(Err(error)) if error.code == ErrorCode::OutcomeUnknown));
+        assert!(outcomes[1].is_none());
+        assert!(matches!(&outcomes[2], Some(Ok(_))));
+    }
 }

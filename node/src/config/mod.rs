@@ -90,6 +90,9 @@ pub struct ClientSection {
     /// How long a request may take, elections included.
     pub request_timeout: String,
     pub max_connections: usize,
+    /// How long a stopping node still serves, no longer ready, so that load balancers and Services
+    /// stop sending clients before it closes its ports.
+    pub shutdown_delay: String,
     /// Asked of Redis clients by AUTH when set.
     pub password: Option<String>,
 }
@@ -131,7 +134,12 @@ impl Default for ListenSection {
 
 impl Default for ClientSection {
     fn default() -> Self {
-        Self { request_timeout: "5s".into(), max_connections: 10_000, password: None }
+        Self {
+            request_timeout: "5s".into(),
+            shutdown_delay: "0ms".into(),
+            max_connections: 10_000,
+            password: None,
+        }
     }
 }
 

@@ -39,6 +39,7 @@ pub struct Settings {
     pub trailing_entries: u64,
     pub segment_bytes: u64,
     pub request_timeout: Duration,
+    pub shutdown_delay: Duration,
     pub max_connections: usize,
     pub password: Option<String>,
     pub log_level: String,
@@ -112,6 +113,7 @@ impl TryFrom<Config> for Settings {
             trailing_entries: raft.trailing_entries.unwrap_or(1_000),
             segment_bytes: segment_bytes(raft.segment_bytes)?,
             request_timeout: duration("client.request_timeout", &client.request_timeout)?,
+            shutdown_delay: duration_or_none("client.shutdown_delay", &client.shutdown_delay)?,
             max_connections: positive("client.max_connections", client.max_connections as u64)? as usize,
             password: client.password.filter(|password| !password.is_empty()),
             log_level: log.level,
@@ -260,19 +262,26 @@ fn positive(field: &str, value: u64) -> Result<u64, ConfigError> {
     if value == 0 { Err(ConfigError(format!("{field} must be above 0"))) } else { Ok(value) }
 }
 
-/// `150ms`, `2s`, `5m`, `1h`.
+/// `150ms`, `2s`, `5m`, `1h`; above zero.
 fn duration(field: &str, text: &str) -> Result<Duration, ConfigError> {
+    duration_or_none(field, text).and_then(|found| {
+        if found.is_zero() { Err(ConfigError(format!("{field} must be above 0"))) } else { Ok(found) }
+    })
+}
+
+fn duration_or_none(field: &str, text: &str) -> Result<Duration, ConfigError> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let unit_ms = match &text[digits..] {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => 0,
+        "ms" => Some(1),
+        "s" => Some(1_000),
+        "m" => Some(60_000),
+        "h" => Some(3_600_000),
+        _ => None,
     };
-    match text[..digits].parse::<u64>().ok().and_then(|count| count.checked_mul(unit_ms)) {
-        Some(ms) if ms > 0 => Ok(Duration::from_millis(ms)),
-        _ => Err(ConfigError(format!("{field} {text:?}: write a duration such as 150ms, 2s or 5m"))),
+    let count = text[..digits].parse::<u64>().ok();
+    match count.zip(unit_ms).and_then(|(count, unit_ms)| count.checked_mul(unit_ms)) {
+        Some(ms) => Ok(Duration::from_millis(ms)),
+        None => Err(ConfigError(format!("{field} {text:?}: write a duration such as 150ms, 2s or 5m"))),
     }
 }
 

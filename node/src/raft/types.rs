@@ -65,6 +65,7 @@ pub enum Done {
     Applied(Applied),
     /// The state was replaced by a snapshot.
     Restored {
+        index: u64,
         membership: Arc<Membership>,
     },
     SnapshotBuilt(SnapshotMeta),

@@ -196,7 +196,7 @@ impl Applier {
         self.applied.send_replace(meta.index);
         self.metrics.snapshot_install_duration_seconds.observe(started.elapsed().as_secs_f64());
         tracing::info!(index = meta.index, term = meta.term, "snapshot installed");
-        Ok(Done::Restored { membership: self.store.membership() })
+        Ok(Done::Restored { index: meta.index, membership: self.store.membership() })
     }
 }
 

@@ -203,8 +203,9 @@ impl Core {
                     self.set_membership(membership);
                 }
             }
-            Done::Restored { membership } => {
-                self.applied_index = self.applied_index.max(self.node.store().base().index);
+            Done::Restored { index, membership } => {
+                self.applied_index = index;
+                self.node.advance_apply_to(index);
                 self.set_membership(membership);
             }
             Done::SnapshotBuilt(meta) => self.snapshot_built(&meta, now),
@@ -221,15 +222,23 @@ impl Core {
     pub fn drain(&mut self, now: Instant) -> Vec<Effect> {
         self.propose_waiting();
         self.pump_reads(now);
-        while self.in_flight.len() < MAX_IN_FLIGHT && self.node.has_ready() {
-            self.on_ready();
-        }
+        self.take_readies();
         self.note_role();
         transfer::settle(self, now);
+        if self.transfer.is_none() && !self.parked.is_empty() {
+            self.propose_waiting();
+            self.take_readies();
+        }
         if self.snapshot_due(now) || self.node.store().take_snapshot_wanted() {
             self.build_snapshot();
         }
         std::mem::take(&mut self.effects)
+    }
+
+    fn take_readies(&mut self) {
+        while self.in_flight.len() < MAX_IN_FLIGHT && self.node.has_ready() {
+            self.on_ready();
+        }
     }
 
     fn propose_waiting(&mut self) {
