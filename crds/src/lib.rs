@@ -13,5 +13,7 @@ pub use status::*;
 pub const CLUSTER_LABEL: &str = "heliosdb.io/cluster";
 /// Label on a pod: `leader`, `follower` or `learner`.
 pub const ROLE_LABEL: &str = "heliosdb.io/role";
+/// Label on a pod, `true` from the start; `false` takes it out of the client Services before it leaves.
+pub const IN_SERVICE_LABEL: &str = "heliosdb.io/in-service";
 /// Label on the pods behind the `<cluster>-read` Service.
 pub const READS_LABEL: &str = "heliosdb.io/serves-reads";

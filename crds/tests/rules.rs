@@ -1,5 +1,6 @@
 //! Every rule of the CRD, evaluated as the API server evaluates it, and the size and freshness of
 //! the generated manifests.
+#![allow(clippy::unwrap_used)]
 
 use helios_crds::{HeliosCluster, HeliosClusterSpec};
 use serde_json::{Value, json};

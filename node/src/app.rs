@@ -147,13 +147,12 @@ impl App {
         self.node.stop().await;
         tokio::time::sleep(delay).await;
         self.stop.cancel();
-        let ended = async {
-            while self.client_services.join_next().await.is_some() {}
-            while self.inner_services.join_next().await.is_some() {}
-        };
+        let ended = async { while self.client_services.join_next().await.is_some() {} };
         if tokio::time::timeout(STOP_TIMEOUT, ended).await.is_err() {
-            tracing::debug!("open streams were cut off");
+            tracing::debug!("open client streams were cut off");
         }
+        // Peers hold their streams open for good, and this member has nothing to tell them any more.
+        self.inner_services.shutdown().await;
         self.node.close().await;
     }
 }

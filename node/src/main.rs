@@ -39,6 +39,9 @@ async fn run(args: &RunArgs) -> ExitCode {
         Err(error) => return fail(EX_CONFIG, &error.0),
     };
     logging::start(&settings.log_level, settings.log_json);
+    for warning in &settings.warnings {
+        tracing::warn!("{warning}");
+    }
     let (mut terminate, mut interrupt) =
         match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
             (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),

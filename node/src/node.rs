@@ -261,6 +261,7 @@ impl Node {
             cluster_id: belonging.cluster_id.clone(),
             member_id: belonging.member_id,
             name: self.0.settings.name.clone(),
+            addr: self.0.settings.advertise_addr.clone(),
             disk_id: self.0.disk_id.clone(),
             boot_epoch: self.0.boot_epoch,
             initial_members_digest: self.0.initial_members_digest.clone(),
@@ -379,7 +380,11 @@ impl PeerHost for Node {
                     .map_err(|error| Error::new(ErrorCode::StorageUnavailable, error.to_string()))?;
             }
         }
-        Ok(self.active()?.raft.clone())
+        let member = self.active()?;
+        if self.0.store.membership().members.is_empty() {
+            member.links.introduce(handshake);
+        }
+        Ok(member.raft.clone())
     }
 
     fn receipt(&self) -> PeerReceipt {

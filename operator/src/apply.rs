@@ -1,7 +1,7 @@
 //! Server-side apply of a cluster's objects. What is already as wanted is not written, so a settled
 //! cluster costs the API server reads only.
 
-use helios_crds::{READS_LABEL, ROLE_LABEL};
+use helios_crds::{IN_SERVICE_LABEL, READS_LABEL, ROLE_LABEL};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -51,11 +51,12 @@ pub async fn apply(
 /// When the API server refuses; a pod that is gone is not an error.
 pub async fn label(client: &Client, cluster: &ValidatedCluster, labels: &[PodLabels]) -> Result<(), Error> {
     let pods = Api::<Pod>::namespaced(client.clone(), &cluster.namespace);
-    for PodLabels { ordinal, role, reads } in labels {
+    for PodLabels { ordinal, role, reads, in_service } in labels {
         let name = names::pod(&cluster.name, *ordinal);
         let patch = json!({"metadata": {"labels": {
             (ROLE_LABEL): role,
             (READS_LABEL): reads.then_some("true"),
+            (IN_SERVICE_LABEL): in_service.to_string(),
         }}});
         match pods.patch_metadata(&name, &PatchParams::default(), &Patch::Merge(patch)).await {
             Err(error) if !is_gone(&error) => return Err(Error::kube("label pod", name)(error)),

@@ -7,7 +7,7 @@ use futures::StreamExt;
 use helios_crds::{CLUSTER_LABEL, HeliosCluster, HeliosClusterStatus};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use kube::api::{Patch, PatchParams};
 use kube::runtime::controller::{Action, Config as ControllerConfig, Controller};
 use kube::runtime::events::{Event, EventType, Recorder};
@@ -197,7 +197,7 @@ impl Pass<'_> {
             }
             Ok(_) => return,
         };
-        let event = event(operation, type_, note);
+        let event = event(cluster, plan.step.as_ref(), operation, type_, note);
         if let Err(error) = self.context.recorder.publish(&event, &cluster.object_ref(&())).await {
             tracing::warn!(%error, "cannot publish an event");
         }
@@ -230,14 +230,27 @@ impl Pass<'_> {
     }
 }
 
-fn event(operation: &Operation, type_: EventType, note: String) -> Event {
+/// Events of the same action on the same pod are counted as one series, so both are told apart here.
+fn event(
+    cluster: &HeliosCluster,
+    step: Option<&Step>,
+    operation: &Operation,
+    type_: EventType,
+    note: String,
+) -> Event {
     const LONGEST_NOTE: usize = 1000;
     Event {
         type_,
         reason: operation.kind.name().to_owned(),
-        action: operation.kind.name().to_owned(),
+        action: step.map_or("Wait", Step::name).to_owned(),
         note: Some(note.chars().take(LONGEST_NOTE).collect()),
-        secondary: None,
+        secondary: operation.target.as_ref().map(|pod| ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Pod".to_owned()),
+            name: Some(pod.clone()),
+            namespace: cluster.namespace(),
+            ..ObjectReference::default()
+        }),
     }
 }
 

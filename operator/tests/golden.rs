@@ -1,5 +1,6 @@
 //! The objects of the demo cluster as they are on record. A difference in the pod template restarts
 //! every member of every cluster when the operator is upgraded; it must be meant.
+#![allow(clippy::unwrap_used)]
 
 use helios_crds::{HeliosCluster, HeliosClusterSpec};
 use helios_operator::build::{self, Objects, Shape};

@@ -1,5 +1,6 @@
 //! Scenarios and random histories over the pure core: every history ends in the state that the spec
 //! asks for, and no step on the way breaks an invariant (asserted in `world`).
+#![allow(clippy::unwrap_used)]
 
 mod world;
 

@@ -50,10 +50,6 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 - apiGroups: [heliosdb.io]
   resources: [heliosclusters/status]
   verbs: [patch]
-# Owner references that hold the owner's deletion, where the API server asks for this right.
-- apiGroups: [heliosdb.io]
-  resources: [heliosclusters/finalizers]
-  verbs: [update]
 # The members' StatefulSet; Kubernetes deletes it with its owner.
 - apiGroups: [apps]
   resources: [statefulsets]

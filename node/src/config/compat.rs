@@ -9,17 +9,19 @@ pub fn is_old_style(value: &Value) -> bool {
     value.get("atlas").is_some()
 }
 
-/// `atlas`, `gateway` and `observability` as today's sections. Keys without a counterpart here are
-/// refused unless their meaning is what this version always does.
-pub fn convert(old: &Value) -> Result<Value, ConfigError> {
+/// `atlas`, `gateway` and `observability` as today's sections, and what the user should know of the
+/// difference. Keys without a counterpart here are refused unless their meaning is what this
+/// version always does.
+pub fn convert(old: &Value) -> Result<(Value, Vec<String>), ConfigError> {
     let mut out = json!({ "node": {}, "listen": {}, "raft": {}, "log": {} });
+    let mut warnings = Vec::new();
     for (key, value) in object(old, "")? {
         match key.as_str() {
             "atlas" => atlas(value, &mut out)?,
             "gateway" => {
                 for (key, value) in object(value, "gateway")? {
                     match key.as_str() {
-                        "listen" => out["listen"]["gateway"] = value.clone(),
+                        "listen" => out["listen"]["gateway"] = gateway(value, &mut warnings),
                         _ => return Err(unknown("gateway", key)),
                     }
                 }
@@ -28,7 +30,34 @@ pub fn convert(old: &Value) -> Result<Value, ConfigError> {
             _ => return Err(unknown("", key)),
         }
     }
-    Ok(out)
+    if out["listen"]["client"].is_null()
+        && let Some(port) = client_port(&out["listen"]["peer"])
+    {
+        out["listen"]["client"] = json!(format!("127.0.0.1:{port}"));
+    }
+    Ok((out, warnings))
+}
+
+/// The files ask for every interface; without a token the gateway listens on loopback only (M-14).
+fn gateway(value: &Value, warnings: &mut Vec<String>) -> Value {
+    let Some((host, port)) = value.as_str().and_then(|text| text.rsplit_once(':')) else {
+        return value.clone();
+    };
+    let ip = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+    if host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback()) {
+        return value.clone();
+    }
+    warnings.push(format!(
+        "gateway.listen {value}: the gateway listens on 127.0.0.1:{port} only, as it has no token yet"
+    ));
+    json!(format!("127.0.0.1:{port}"))
+}
+
+/// The files leave the client port out: it is as far from 6379 as the peer port is from 7000, so
+/// that the three nodes they describe start on one host (S4-2).
+fn client_port(peer: &Value) -> Option<u16> {
+    let port = peer.as_str()?.rsplit_once(':')?.1.parse::<u16>().ok()?;
+    port.checked_sub(7000).filter(|offset| *offset < 100).map(|offset| 6379 + offset)
 }
 
 fn atlas(value: &Value, out: &mut Value) -> Result<(), ConfigError> {
@@ -133,5 +162,30 @@ mod tests {
     fn an_unknown_key_is_named() {
         let error = convert(&json!({ "atlas": { "data_dirr": "x" } })).unwrap_err();
         assert!(error.0.contains("data_dirr"), "{error}");
+    }
+
+    #[test]
+    fn a_gateway_for_everyone_is_kept_to_loopback_with_a_warning() {
+        let listen = |gateway: &str| convert(&json!({ "gateway": { "listen": gateway } })).unwrap();
+        for open in [":8443", "0.0.0.0:8443", "[::]:8443", "10.0.0.1:8443"] {
+            let (out, warnings) = listen(open);
+            assert_eq!(out["listen"]["gateway"], "127.0.0.1:8443");
+            assert!(warnings[0].contains("127.0.0.1:8443"), "{warnings:?}");
+        }
+        for near in ["127.0.0.1:8443", "localhost:8443", "[::1]:8443"] {
+            assert_eq!(
+                listen(near),
+                (json!({ "node": {}, "listen": { "gateway": near }, "raft": {}, "log": {} }), vec![])
+            );
+        }
+    }
+
+    #[test]
+    fn the_client_port_follows_the_peer_port_unless_it_is_given() {
+        let client =
+            |atlas: Value| convert(&json!({ "atlas": atlas })).unwrap().0["listen"]["client"].clone();
+        assert_eq!(client(json!({ "raft": { "bind_addr": "127.0.0.1:7002" } })), "127.0.0.1:6381");
+        assert_eq!(client(json!({ "raft": { "bind_addr": "127.0.0.1:7002" }, "listen": ":1" })), ":1");
+        assert_eq!(client(json!({ "raft": { "bind_addr": "10.0.0.1:9000" } })), Value::Null);
     }
 }

@@ -26,6 +26,9 @@ pub struct Config {
     pub raft: RaftSection,
     pub client: ClientSection,
     pub log: LogSection,
+    /// What the user should be told of the file, though it can be used.
+    #[serde(skip)]
+    pub warnings: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]

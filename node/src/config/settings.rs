@@ -44,7 +44,9 @@ pub struct Settings {
     pub password: Option<String>,
     pub log_level: String,
     pub log_json: bool,
-    /// Digest of all of the above, as `Status` reports it.
+    /// To be logged once logging has started.
+    pub warnings: Vec<String>,
+    /// Digest of all of the above but the password, as `Status` reports it.
     pub config_hash: String,
 }
 
@@ -56,8 +58,8 @@ impl TryFrom<Config> for Settings {
     type Error = ConfigError;
 
     fn try_from(config: Config) -> Result<Self, ConfigError> {
-        let config_hash = format!("{:08x}", crc32c::crc32c(format!("{config:?}").as_bytes()));
-        let Config { node, listen, raft, client, log } = config;
+        let config_hash = hash(&config);
+        let Config { node, listen, raft, client, log, warnings } = config;
         if node.name.is_empty() {
             return Err(ConfigError(
                 "node.name is missing: give the node a short, unique name, for instance -raft-node-id node-1"
@@ -122,9 +124,17 @@ impl TryFrom<Config> for Settings {
                 "text" => false,
                 other => return Err(ConfigError(format!("log.format {other:?}: write text or json"))),
             },
+            warnings,
             config_hash,
         })
     }
+}
+
+/// Anyone may ask for it, so it must tell nothing of the password.
+fn hash(config: &Config) -> String {
+    let mut public = config.clone();
+    public.client.password = None;
+    format!("{:08x}", crc32c::crc32c(format!("{public:?}").as_bytes()))
 }
 
 fn segment_bytes(wanted: Option<u64>) -> Result<u64, ConfigError> {

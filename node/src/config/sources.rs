@@ -17,36 +17,41 @@ pub fn load(
         .config
         .clone()
         .or_else(|| environment.iter().find(|(key, _)| key == "CONFIG_PATH").map(|(_, path)| path.into()));
-    let mut merged = match &file {
+    let (mut merged, warnings) = match &file {
         Some(path) => read_file(path)?,
-        None => Value::Object(Map::new()),
+        None => (Value::Object(Map::new()), Vec::new()),
     };
     for (key, value) in &environment {
         if let Some(path) = key.strip_prefix("HELIOS__") {
             let path = path.to_ascii_lowercase();
-            set(&mut merged, &path.split("__").collect::<Vec<_>>(), scalar(value), key)?;
+            let path: Vec<_> = path.split("__").collect();
+            set(&mut merged, &path, environment_value(&path, value), key)?;
         }
     }
     for (path, value) in args.overrides() {
         set(&mut merged, &path, value, "flag")?;
     }
-    let mut config: Config = serde_json::from_value(merged)
-        .map_err(|error| ConfigError(format!("configuration: {error}; see docs/reference/config.md")))?;
+    let mut config: Config = serde_path_to_error::deserialize(merged).map_err(|error| {
+        let (at, reason) = (error.path(), error.inner());
+        ConfigError(format!("configuration: {at}: {reason}; see docs/reference/config.md"))
+    })?;
     if let Some((_, peers)) = environment.iter().find(|(key, _)| key == "HELIOS_RAFT_PEERS") {
         config.node.initial_members = compat::parse_peers(peers)?;
     }
+    config.warnings = warnings;
     Ok(config)
 }
 
-fn read_file(path: &Path) -> Result<Value, ConfigError> {
+/// The sections of a file, and what its user should be told.
+fn read_file(path: &Path) -> Result<(Value, Vec<String>), ConfigError> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| ConfigError(format!("configuration file {}: {error}", path.display())))?;
     let value: Value = serde_saphyr::from_str(&text)
         .map_err(|error| ConfigError(format!("configuration file {}: {error}", path.display())))?;
     match value {
-        Value::Null => Ok(Value::Object(Map::new())),
+        Value::Null => Ok((Value::Object(Map::new()), Vec::new())),
         Value::Object(_) if compat::is_old_style(&value) => compat::convert(&value),
-        Value::Object(_) => Ok(value),
+        Value::Object(_) => Ok((value, Vec::new())),
         _ => Err(ConfigError(format!(
             "configuration file {}: expected sections, found a plain value",
             path.display()
@@ -70,9 +75,19 @@ fn set(target: &mut Value, path: &[&str], value: Value, source: &str) -> Result<
     Ok(())
 }
 
-/// Environment values are text; a field that takes a number gets one.
-fn scalar(text: &str) -> Value {
-    text.parse::<u64>().map_or_else(|_| Value::String(text.to_owned()), Value::from)
+/// Fields that take a number; every other value of the environment stays text.
+const NUMBERS: [[&str; 2]; 4] = [
+    ["raft", "snapshot_entries"],
+    ["raft", "trailing_entries"],
+    ["raft", "segment_bytes"],
+    ["client", "max_connections"],
+];
+
+fn environment_value(path: &[&str], text: &str) -> Value {
+    match text.parse::<u64>() {
+        Ok(number) if NUMBERS.iter().any(|field| field == path) => Value::from(number),
+        _ => Value::String(text.to_owned()),
+    }
 }
 
 #[cfg(test)]

@@ -200,6 +200,8 @@ async fn rejected(rejection: Rejection) -> Answer {
         invalid(StatusCode::BAD_REQUEST, "the query needs key=...".into())
     } else if rejection.find::<warp::reject::MethodNotAllowed>().is_some() {
         invalid(StatusCode::METHOD_NOT_ALLOWED, "this route takes another method".into())
+    } else if rejection.find::<warp::reject::UnsupportedMediaType>().is_some() {
+        invalid(StatusCode::UNSUPPORTED_MEDIA_TYPE, "send the body as Content-Type: application/json".into())
     } else if rejection.find::<warp::reject::PayloadTooLarge>().is_some() {
         invalid(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is over {MAX_BODY_BYTES} bytes"))
     } else {

@@ -19,7 +19,7 @@ use warp::filters::BoxedFilter;
 use warp::reply::Response;
 
 /// Connections served at once on one port; more wait in the listen queue.
-const MAX_CONNECTIONS: usize = 256;
+const MAX_CONNECTIONS: usize = 1_024;
 /// A connection that sends no complete request head for this long is closed.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -32,7 +32,8 @@ pub async fn serve(listener: TcpListener, routes: BoxedFilter<(Response,)>, stop
     let service = TowerToHyperService::new(warp::service(routes));
     let graceful = hyper_util::server::graceful::GracefulShutdown::new();
     let permits = std::sync::Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let mut builder = Builder::new(TokioExecutor::new());
+    // HTTP/1 only: telling it from HTTP/2 waits without limit for the first bytes.
+    let mut builder = Builder::new(TokioExecutor::new()).http1_only();
     builder.http1().timer(hyper_util::rt::TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
     loop {
         let accepted = tokio::select! {

@@ -34,6 +34,8 @@ pub struct LinkOptions {
     pub cluster_id: String,
     pub member_id: u64,
     pub name: String,
+    /// host:port at which peers reach this member.
+    pub addr: String,
     pub disk_id: String,
     pub boot_epoch: u64,
     pub initial_members_digest: String,
@@ -56,6 +58,7 @@ impl LinkOptions {
             to_disk_id: target.disk_id.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             initial_members_digest: self.initial_members_digest.clone(),
+            from_addr: self.addr.clone(),
         }
     }
 }
@@ -76,6 +79,17 @@ impl From<&Member> for Target {
             name: member.name.clone(),
             addr: member.peer_addr.clone(),
             disk_id: member.disk_id.clone(),
+        }
+    }
+}
+
+impl From<&Handshake> for Target {
+    fn from(handshake: &Handshake) -> Self {
+        Self {
+            id: handshake.from_id,
+            name: handshake.from_name.clone(),
+            addr: handshake.from_addr.clone(),
+            disk_id: handshake.from_disk_id.clone(),
         }
     }
 }
@@ -105,6 +119,14 @@ impl Links {
     /// Ends all links.
     pub fn close(&self) {
         self.links.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Links to the sender of a handshake before the membership lists it, so that a member that
+    /// has just joined can answer its leader.
+    pub fn introduce(&self, handshake: &Handshake) {
+        let target = Target::from(handshake);
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        links.entry(target.id).or_insert_with(|| self.open(target));
     }
 
     fn open(&self, target: Target) -> Link {
@@ -191,6 +213,16 @@ enum Ended {
     Refused(Error),
 }
 
+impl Ended {
+    /// What carries no detail of ours is a connection that broke: the peer may be back at once.
+    fn by(status: &tonic::Status, connected: bool) -> Self {
+        if status.details().is_empty() {
+            return Self::Lost { connected, reason: status.message().to_owned() };
+        }
+        Self::Refused(helios_proto::detail_of(status).into())
+    }
+}
+
 /// One connection, from dialling to its end.
 async fn pump(options: &LinkOptions, peer: &Target, messages: &mut mpsc::Receiver<Message>) -> Ended {
     let channel = match super::connect(&peer.addr).await {
@@ -205,12 +237,12 @@ async fn pump(options: &LinkOptions, peer: &Target, messages: &mut mpsc::Receive
     let mut client = PeerClient::new(channel).max_encoding_message_size(MAX_MESSAGE_BYTES);
     let mut receipts = match client.messages(ReceiverStream::new(stream)).await {
         Ok(response) => response.into_inner(),
-        Err(status) => return Ended::Refused(helios_proto::detail_of(&status).into()),
+        Err(status) => return Ended::by(&status, false),
     };
     match receipts.message().await {
         Ok(Some(_)) => tracing::info!(peer = %peer.name, addr = %peer.addr, "linked to peer"),
         Ok(None) => return Ended::Lost { connected: false, reason: "closed by peer".into() },
-        Err(status) => return Ended::Refused(helios_proto::detail_of(&status).into()),
+        Err(status) => return Ended::by(&status, false),
     }
     let mut batch = Vec::with_capacity(MAX_BATCH);
     loop {
@@ -226,7 +258,7 @@ async fn pump(options: &LinkOptions, peer: &Target, messages: &mut mpsc::Receive
                 }
             }
             receipt = receipts.message() => return match receipt {
-                Err(status) => Ended::Refused(helios_proto::detail_of(&status).into()),
+                Err(status) => Ended::by(&status, true),
                 Ok(_) => Ended::Lost { connected: true, reason: "closed by peer".into() },
             },
         }

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
+use raft::eraftpb::{ConfState, Entry, HardState, Snapshot, SnapshotMetadata};
 use raft::{GetEntriesContext, RaftState, Result, Storage, StorageError};
 
 use crate::wal::Base;
@@ -154,11 +154,15 @@ impl Storage for Log {
         Ok(self.last())
     }
 
-    fn snapshot(&self, request_index: u64, _to: u64) -> Result<Snapshot> {
+    /// One that lists `to`: a member takes no snapshot of a cluster it is not part of.
+    fn snapshot(&self, request_index: u64, to: u64) -> Result<Snapshot> {
+        let serves = |metadata: &SnapshotMetadata| {
+            let members = metadata.get_conf_state();
+            metadata.index >= self.base.index.max(request_index)
+                && (members.voters.contains(&to) || members.learners.contains(&to))
+        };
         match &self.snapshot {
-            Some(snapshot) if snapshot.get_metadata().index >= self.base.index.max(request_index) => {
-                Ok(snapshot.clone())
-            }
+            Some(snapshot) if serves(snapshot.get_metadata()) => Ok(snapshot.clone()),
             _ => {
                 self.snapshot_wanted.set(true);
                 Err(StorageError::SnapshotTemporarilyUnavailable.into())
@@ -235,11 +239,17 @@ mod tests {
         assert!(log.take_snapshot_wanted());
         assert!(!log.take_snapshot_wanted());
         let mut snapshot = Snapshot::default();
+        snapshot.mut_metadata().mut_conf_state().voters = vec![1];
+        snapshot.mut_metadata().mut_conf_state().learners = vec![2];
         snapshot.mut_metadata().index = 4;
         log.set_snapshot(snapshot.clone());
         assert!(log.snapshot(0, 2).is_err());
+        assert!(log.take_snapshot_wanted());
         snapshot.mut_metadata().index = 7;
         log.set_snapshot(snapshot);
         assert_eq!(log.snapshot(0, 2).unwrap().get_metadata().index, 7);
+        assert!(!log.take_snapshot_wanted());
+        assert!(log.snapshot(0, 3).is_err(), "member 3 is not in it");
+        assert!(log.take_snapshot_wanted());
     }
 }

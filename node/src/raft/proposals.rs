@@ -1,5 +1,6 @@
-//! Who waits for which log entry. An answer is given only when the entry's fate is certain:
-//! applied under the proposal's own term, or overwritten and therefore never to be applied.
+//! Who waits for which log entry. An answer is given only when the entry's fate is certain: it is
+//! committed, or another is in its place. Being overwritten in this node's log says nothing yet: a
+//! later leader may hold the entry still and commit it (Raft paper, figure 8).
 
 use std::collections::VecDeque;
 
@@ -10,7 +11,7 @@ use crate::error::Error;
 
 #[derive(Default)]
 pub struct Proposals {
-    /// Ascending by index.
+    /// Ascending by index; several at one index where this node led, lost its place and led again.
     pending: VecDeque<Pending>,
 }
 
@@ -22,8 +23,8 @@ struct Pending {
 
 impl Proposals {
     pub fn push(&mut self, index: u64, term: u64, waiter: Waiter) {
-        debug_assert!(self.pending.back().is_none_or(|last| last.index < index));
-        self.pending.push_back(Pending { index, term, waiter });
+        let at = self.pending.partition_point(|other| other.index <= index);
+        self.pending.insert(at, Pending { index, term, waiter });
     }
 
     /// Takes the waiter of a committed entry. Waiters at or below its index whose entry lost its
@@ -37,16 +38,6 @@ impl Proposals {
             front.waiter.fail(Error::not_leader(leader_hint.map(str::to_owned)));
         }
         None
-    }
-
-    /// Another leader's entry took the place `index`: what this node proposed at or after it under
-    /// another term was not committed and never will be.
-    pub fn overwritten(&mut self, index: u64, term: u64, leader_hint: Option<&str>) {
-        while self.pending.back().is_some_and(|last| last.index >= index && last.term != term) {
-            if let Some(last) = self.pending.pop_back() {
-                last.waiter.fail(Error::not_leader(leader_hint.map(str::to_owned)));
-            }
-        }
     }
 
     /// A snapshot replaced the log up to `index`: the fate of what stood there is not known here.
@@ -99,13 +90,30 @@ mod tests {
     }
 
     #[test]
-    fn an_overwritten_suffix_fails_for_certain_and_the_rest_keeps_waiting() {
+    fn one_who_led_lost_its_place_and_led_again_answers_each_when_its_place_is_committed() {
         let mut proposals = Proposals::default();
-        let mut kept = pending(&mut proposals, 5, 2);
-        let mut lost = pending(&mut proposals, 7, 2);
-        proposals.overwritten(6, 3, None);
-        assert_eq!(code(&mut lost), ErrorCode::NotLeader);
-        assert_eq!(kept.try_recv().unwrap_err(), TryRecvError::Empty);
+        let mut first = pending(&mut proposals, 5, 2);
+        let mut displaced = pending(&mut proposals, 6, 2);
+        let mut second = pending(&mut proposals, 5, 4);
+        assert_eq!(displaced.try_recv().unwrap_err(), TryRecvError::Empty);
+        assert!(proposals.committed(&entry(5, 4), None).is_some_and(|waiter| {
+            waiter.fail(Error::outcome_unknown());
+            true
+        }));
+        assert_eq!(code(&mut second), ErrorCode::OutcomeUnknown, "the second was handed out");
+        assert_eq!(code(&mut first), ErrorCode::NotLeader);
+        assert!(proposals.committed(&entry(6, 4), None).is_none());
+        assert_eq!(code(&mut displaced), ErrorCode::NotLeader);
+    }
+
+    #[test]
+    fn a_displaced_entry_that_is_committed_after_all_is_answered_as_such() {
+        let mut proposals = Proposals::default();
+        let _displaced = pending(&mut proposals, 5, 2);
+        let mut later = pending(&mut proposals, 5, 4);
+        assert!(proposals.committed(&entry(5, 2), None).is_some());
+        assert!(proposals.committed(&entry(6, 5), None).is_none());
+        assert_eq!(code(&mut later), ErrorCode::NotLeader);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::types::*;
 use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::state::Store;
-use crate::wal::{Base, Batch, HardState, LogEntry, Wal};
+use crate::wal::{Base, Batch, HardState, LogEntry, Wal, WalError};
 
 /// Log jobs written with one fsync.
 const MAX_JOBS_PER_WRITE: usize = 256;
@@ -37,7 +37,7 @@ pub fn write_log(
     done: &Sender<Done>,
     metrics: &Metrics,
 ) -> Result<(), String> {
-    let failed = |error: crate::wal::WalError| format!("write-ahead log: {error}");
+    let failed = |error: WalError| format!("write-ahead log: {error}");
     while let Ok(first) = jobs.recv() {
         let Drained { batches, last, purge } = drain(first, jobs);
         if let Some(number) = last {
@@ -54,7 +54,17 @@ pub fn write_log(
             wal.purge(base).map_err(failed)?;
         }
         // A step at a time, so that the next write never waits for a whole segment of zeros.
-        while jobs.is_empty() && wal.prepare_spare().map_err(failed)? {}
+        while jobs.is_empty() {
+            match wal.prepare_spare() {
+                Ok(more) if more => {}
+                Ok(_) => break,
+                Err(error @ WalError::NoSpare { .. }) => {
+                    tracing::warn!(%error, "the disk is filling up");
+                    break;
+                }
+                Err(error) => return Err(failed(error)),
+            }
+        }
     }
     Ok(())
 }

@@ -13,11 +13,15 @@ pub const CONFIG_FILE: &str = "heliosd.yaml";
 /// Annotation on the pod template; a changed configuration changes it, and so rolls the members.
 pub const CONFIG_HASH: &str = "heliosdb.io/config-hash";
 
+/// Time for every node's proxy to hear that a stopping pod is no endpoint any more.
+const SHUTDOWN_DELAY: &str = "2s";
+
 #[derive(Serialize)]
 struct NodeConfig {
     node: Node,
     listen: Listen,
     raft: Raft,
+    client: Client,
     log: Log,
 }
 
@@ -47,6 +51,11 @@ struct Raft {
 }
 
 #[derive(Serialize)]
+struct Client {
+    shutdown_delay: &'static str,
+}
+
+#[derive(Serialize)]
 struct Log {
     level: &'static str,
     format: &'static str,
@@ -71,6 +80,7 @@ pub fn config_map(cluster: &ValidatedCluster) -> Result<ConfigMap, BuildError> {
             election_timeout_max: format!("{}ms", raft.election_max_ms),
             snapshot_entries: raft.snapshot_entries,
         },
+        client: Client { shutdown_delay: SHUTDOWN_DELAY },
         log: Log { level: "info", format: "json" },
     };
     let text = serde_saphyr::to_string(&config).map_err(|e| BuildError(e.to_string()))?;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use helios_crds::{READS_LABEL, ROLE_LABEL, ServiceType};
+use helios_crds::{IN_SERVICE_LABEL, READS_LABEL, ROLE_LABEL, ServiceType};
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
@@ -47,6 +47,7 @@ fn for_clients(cluster: &ValidatedCluster, name: String, also: BTreeMap<String, 
         meta.annotations = Some(wanted.annotations.clone());
     }
     let mut selector = names::selector(&cluster.name);
+    selector.extend(label(IN_SERVICE_LABEL, "true"));
     selector.extend(also);
     Service {
         metadata: meta,

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use helios_crds::IN_SERVICE_LABEL;
 use k8s_openapi::api::apps::v1::{
     StatefulSet, StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec, StatefulSetUpdateStrategy,
 };
@@ -63,9 +64,12 @@ fn template(cluster: &ValidatedCluster, config_hash: &str) -> PodTemplateSpec {
     if let Some(time) = &cluster.spec.restart_at {
         annotations.insert(RESTARTED_AT.to_owned(), time.clone());
     }
+    // From the template, so that a pod made while no operator runs is in service too.
+    let mut labels = names::labels(&cluster.name);
+    labels.insert(IN_SERVICE_LABEL.to_owned(), "true".to_owned());
     PodTemplateSpec {
         metadata: Some(ObjectMeta {
-            labels: Some(names::labels(&cluster.name)),
+            labels: Some(labels),
             annotations: Some(annotations),
             ..ObjectMeta::default()
         }),

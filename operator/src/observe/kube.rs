@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use helios_crds::{HeliosCluster, READS_LABEL, ROLE_LABEL};
+use helios_crds::{HeliosCluster, IN_SERVICE_LABEL, READS_LABEL, ROLE_LABEL};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{self, PersistentVolumeClaim};
@@ -85,6 +85,7 @@ fn pod_of(pod: &v1::Pod) -> Pod {
         trouble: trouble.filter(|reason| reason != "ContainerCreating").or_else(|| unschedulable(status)),
         role_label: label(ROLE_LABEL),
         reads_label: label(READS_LABEL),
+        in_service: label(IN_SERVICE_LABEL).is_none_or(|value| value == "true"),
     }
 }
 

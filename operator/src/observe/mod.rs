@@ -49,6 +49,8 @@ pub struct Pod {
     pub trouble: Option<String>,
     pub role_label: Option<String>,
     pub reads_label: Option<String>,
+    /// Not taken out of the client Services.
+    pub in_service: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

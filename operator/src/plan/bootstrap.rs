@@ -16,16 +16,7 @@ pub fn decide(view: &View) -> Option<Decision> {
         return Some(decision);
     }
     if let Some(ordinal) = silent_old_volume(view) {
-        let name = view.name(ordinal);
-        return Some(Decision::stuck(
-            Kind::Bootstrap,
-            ordinal,
-            format!(
-                "the volume of {name} is older than this HeliosCluster and {name} has not said what is on it; \
-                 wait for it (set replicas to at least {} if it is not started), or delete the volume to begin without its data",
-                ordinal + 1
-            ),
-        ));
+        return Some(await_old(view, ordinal));
     }
     let Some(first) = view.seen.nodes.get(&0) else {
         return Some(Decision::wait(Kind::Bootstrap, 0, awaited(view)));
@@ -100,6 +91,23 @@ fn existing(view: &View) -> Option<Decision> {
 fn silent_old_volume(view: &View) -> Option<u32> {
     let old = view.seen.volumes.iter().filter(|(_, volume)| volume.created < view.seen.created);
     old.map(|(ordinal, _)| *ordinal).find(|ordinal| !view.seen.nodes.contains_key(ordinal))
+}
+
+fn await_old(view: &View, ordinal: u32) -> Decision {
+    let name = view.name(ordinal);
+    if ordinal < view.cluster.replicas {
+        return Decision::wait(
+            Kind::Bootstrap,
+            ordinal,
+            format!("waiting for {name} to say what is on its volume"),
+        );
+    }
+    let why = format!(
+        "the volume of {name} is older than this HeliosCluster and may hold its data; \
+         set replicas to at least {} to bring it back, or delete the volume to begin without it",
+        ordinal + 1
+    );
+    Decision::stuck(Kind::Bootstrap, ordinal, why)
 }
 
 fn awaited(view: &View) -> String {

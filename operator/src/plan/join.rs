@@ -16,7 +16,8 @@ pub fn finish_learner(view: &View) -> Option<Decision> {
     }
     let lag = view.lag(ordinal, member.id).unwrap_or(u64::MAX);
     let max_lag = view.cluster.rollout.max_lag_entries;
-    if !view.is_healthy(ordinal, member) || lag > max_lag {
+    let serves = view.seen.nodes.get(&ordinal).is_some_and(|node| node.ready);
+    if !view.is_healthy(ordinal, member) || !serves || lag > max_lag {
         return Some(Decision::wait(Kind::AddMember, ordinal, format!("waiting for {name} to catch up")));
     }
     if view.healthy_voters() + 1 < quorum(view.voter_count() + 1) {
@@ -54,9 +55,14 @@ pub fn recycle_removed(view: &View) -> Option<Decision> {
 fn was_removed(leader: Leader, node: &StatusResponse) -> bool {
     let Some(membership) = &leader.status.membership else { return false };
     let ours = node.cluster_id == leader.status.cluster_id;
-    let forgotten = membership.members.iter().all(|member| member.id != node.member_id);
+    let mut members = membership.members.iter();
+    if node.role() == Role::Removed {
+        // A node that knows it was removed may have forgotten from where.
+        return (ours || node.cluster_id.is_empty()) && members.all(|member| member.disk_id != node.disk_id);
+    }
     // An id not yet given out would be the future's, not the past's.
-    ours && forgotten && node.member_id != 0 && node.member_id < membership.next_id
+    let past = node.member_id != 0 && node.member_id < membership.next_id;
+    ours && past && members.all(|member| member.id != node.member_id)
 }
 
 pub fn add_blank(view: &View) -> Option<Decision> {

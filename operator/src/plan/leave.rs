@@ -57,6 +57,10 @@ pub fn shrink(view: &View) -> Option<Decision> {
             step,
         ));
     }
+    // The label goes with this pass, the removal with the next one: clients first.
+    if view.seen.pods.get(&victim).is_some_and(|pod| pod.in_service) {
+        return wait(format!("taking {name} out of service"));
+    }
     let step = Step::Remove { leader: leader.ordinal, id: member.id, membership: leader.membership_index() };
     Some(Decision::act(Kind::RemoveMember, victim, format!("removing {name}"), step))
 }

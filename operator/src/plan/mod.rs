@@ -101,6 +101,24 @@ pub enum Step {
     },
 }
 
+impl Step {
+    /// Machine-readable name, for events and logs.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Initialize { .. } => "Initialize",
+            Self::AddLearner { .. } => "AddLearner",
+            Self::Promote { .. } => "Promote",
+            Self::Remove { .. } => "Remove",
+            Self::Transfer { .. } => "TransferLeadership",
+            Self::Evict { .. } => "Evict",
+            Self::DeletePod { .. } => "DeletePod",
+            Self::Recycle { .. } => "RecycleVolume",
+            Self::DeleteVolume { .. } => "DeleteVolume",
+            Self::GrowVolume { .. } => "GrowVolume",
+        }
+    }
+}
+
 /// A decision that must be in the status before anything follows from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Latch {
@@ -165,6 +183,7 @@ pub struct PodLabels {
     pub ordinal: u32,
     pub role: Option<&'static str>,
     pub reads: bool,
+    pub in_service: bool,
 }
 
 /// What one concern wants; the first that wants anything is heeded.

@@ -180,13 +180,15 @@ impl<'a> View<'a> {
                 ordinal: *ordinal,
                 role,
                 reads: role == Some(if spared { "follower" } else { "leader" }),
+                in_service: *ordinal < self.cluster.replicas || leader.ordinal == *ordinal,
             }
         });
         wanted
             .filter(|labels| {
                 self.seen.pods.get(&labels.ordinal).is_some_and(|pod| {
                     !pod.terminating
-                        && (pod.role_label.as_deref() != labels.role
+                        && (pod.in_service != labels.in_service
+                            || pod.role_label.as_deref() != labels.role
                             || (pod.reads_label.as_deref() == Some("true")) != labels.reads)
                 })
             })

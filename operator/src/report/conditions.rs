@@ -17,6 +17,10 @@ impl Finding {
     fn new(status: &'static str, reason: &'static str, message: impl Into<String>) -> Self {
         Self { status, reason, message: message.into() }
     }
+
+    fn as_reason_against(&self) -> Self {
+        Self::new("False", self.reason, self.message.clone())
+    }
 }
 
 pub struct Verdict {
@@ -39,25 +43,22 @@ impl Verdict {
             && in_service == wanted
             && view.voter_count() == wanted
             && view.outdated().is_empty();
-        let ready = if settled {
-            Finding::new("True", "Healthy", format!("{wanted} of {wanted} members are in service"))
-        } else {
-            let why = if degraded.status == "True" { &degraded } else { &progressing };
-            let why = if available.status == "True" || why.status == "True" { why } else { &available };
-            let message = if why.message.is_empty() {
-                format!("{in_service} of {wanted} members are in service")
-            } else {
-                why.message.clone()
-            };
-            Finding::new("False", why.reason, message)
+        let ready = match () {
+            () if settled => {
+                Finding::new("True", "Healthy", format!("{wanted} of {wanted} members are in service"))
+            }
+            () if degraded.status == "True" => degraded.as_reason_against(),
+            () if progressing.status == "True" => progressing.as_reason_against(),
+            () if available.status != "True" => available.as_reason_against(),
+            () => {
+                Finding::new("False", "NotReady", format!("{in_service} of {wanted} members are in service"))
+            }
         };
         let phase = match () {
             () if view.cluster.spec.paused => "Paused",
-            () if settled => "Healthy",
             () if plan.operation.as_ref().is_some_and(|o| o.stuck) => "Blocked",
             () if view.seen.status.bootstrapped && available.status != "True" => available.reason,
-            () if degraded.status == "True" => degraded.reason,
-            () => progressing.reason,
+            () => ready.reason,
         };
         Self {
             phase,
@@ -97,6 +98,9 @@ fn available(view: &View) -> Finding {
         voters.iter().filter(|ordinal| view.seen.pods.get(ordinal).is_some_and(|pod| pod.running)).count();
     let message = format!("no leader; {answering} of {} members answer, {needed} are needed", voters.len());
     match () {
+        () if voters.is_empty() => {
+            Finding::new("Unknown", "NoLeader", "waiting for a leader to say who the members are")
+        }
         () if answering >= needed => Finding::new("False", "NoLeader", message),
         () if possible < needed => {
             Finding::new("False", "QuorumLost", format!("{message}; see why pods do not run"))

@@ -12,8 +12,9 @@ pub fn members(view: &View) -> Vec<MemberStatus> {
     if view.leader.is_none() {
         return last_known(view);
     }
-    let ordinals: BTreeSet<u32> =
-        view.members().map(|(ordinal, _)| ordinal).chain(view.seen.pods.keys().copied()).collect();
+    let pods = view.seen.pods.iter().filter(|(_, pod)| !pod.terminating);
+    let staying = pods.map(|(ordinal, _)| *ordinal);
+    let ordinals: BTreeSet<u32> = view.members().map(|(ordinal, _)| ordinal).chain(staying).collect();
     ordinals.into_iter().map(|ordinal| member(view, ordinal)).collect()
 }
 

@@ -60,13 +60,31 @@ impl Core {
             ChangeRequest::Promote { id, max_lag } => {
                 let matched = self.node.raft.prs().get(id).map_or(0, |progress| progress.matched);
                 let lag = self.node.raft.raft_log.committed.saturating_sub(matched);
-                membership::promote(&self.membership, id, lag, max_lag)
+                let decision = membership::promote(&self.membership, id, lag, max_lag)?;
+                if decision != membership::Decision::Done {
+                    self.check_follows(id, now)?;
+                }
+                Ok(decision)
             }
             ChangeRequest::Remove { id } => {
                 self.check_quorum_without(id, now)?;
                 membership::remove(&self.membership, id)
             }
         }
+    }
+
+    /// A voter counts for the quorum at once: one that is down, or still to receive its first
+    /// snapshot, could cost it (node.md, pitfall 18).
+    fn check_follows(&self, id: u64, now: Instant) -> Result<(), Error> {
+        let has_begun = self.node.raft.prs().get(id).is_some_and(|progress| progress.matched > 0);
+        if has_begun && self.is_active(id, now) {
+            return Ok(());
+        }
+        let reason = if has_begun { "does not answer" } else { "holds nothing yet" };
+        Err(Error::new(
+            ErrorCode::LearnerLagging,
+            format!("learner {id} {reason}; see that it runs and is reached, then try again"),
+        ))
     }
 
     /// A removal that would leave fewer live voters than a quorum of the rest is refused.

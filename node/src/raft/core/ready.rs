@@ -27,11 +27,7 @@ impl Core {
         }
         let reset = self.take_installed_snapshot(ready.snapshot());
         let entries = ready.take_entries();
-        if let Some(first) = entries.first() {
-            if self.node.raft.state != StateRole::Leader {
-                let hint = self.leader_name();
-                self.proposals.overwritten(first.index, first.term, hint.as_deref());
-            }
+        if !entries.is_empty() {
             self.node.mut_store().append(&entries);
         }
         if let Some(hard_state) = ready.hs() {

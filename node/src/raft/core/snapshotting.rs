@@ -15,8 +15,8 @@ impl Core {
             return false;
         }
         let log_bytes = self.node.store().bytes();
-        // A snapshot writes the whole state: it waits until the log has grown by as much, so that
-        // the write amplification stays below two whatever the size of the state.
+        // A snapshot writes the whole state, so it waits until the log has grown by as much, or by
+        // half of what the log may hold in memory.
         let paid_for = log_bytes >= self.snapshot_bytes.min(MAX_LOG_BYTES / 2);
         (new_entries >= self.settings.snapshot_entries && paid_for)
             || (log_bytes >= MAX_LOG_BYTES && new_entries > self.settings.trailing_entries)

@@ -1,0 +1,48 @@
+//! Clients as users have them.
+
+use std::time::Duration;
+
+use helios_proto::v1::ErrorCode;
+use redis::AsyncConnectionConfig;
+use redis::aio::MultiplexedConnection;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A Redis connection whose answers are waited for `timeout`.
+pub async fn connect(port: u16, timeout: Duration) -> redis::RedisResult<MultiplexedConnection> {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(CONNECT_TIMEOUT.min(timeout)))
+        .set_response_timeout(Some(timeout));
+    redis::Client::open(("127.0.0.1", port))?.get_multiplexed_async_connection_with_config(&config).await
+}
+
+/// Our error code in a gRPC answer.
+pub fn error_code<T: std::fmt::Debug>(answer: Result<T, tonic::Status>) -> ErrorCode {
+    helios_proto::detail_of(&answer.unwrap_err()).code()
+}
+
+/// The value of `field` in an answer to INFO.
+pub fn info_field<'a>(info: &'a str, field: &str) -> &'a str {
+    info.lines()
+        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
+        .unwrap_or_else(|| panic!("no {field} in:\n{info}"))
+}
+
+/// One request with a JSON body, if any: the status code and the body of the answer; `None` when
+/// there was no whole answer.
+pub async fn http(port: u16, method: &str, path: &str, body: &str) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(request.as_bytes()).await.ok()?;
+    let mut answer = String::new();
+    tokio::time::timeout(super::PATIENCE, stream.read_to_string(&mut answer)).await.ok()?.ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    let code = head.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    Some((code, body.to_owned()))
+}

@@ -1,0 +1,173 @@
+//! Several nodes and what a test wants to know of them together.
+
+use std::ops::{Index, IndexMut};
+use std::path::Path;
+
+use helios_proto::v1::{Entry, Role, StatusResponse};
+use tempfile::TempDir;
+
+use super::{Node, NodePorts, Ports, eventually};
+
+/// Small segments, so that a test touches many and a disk holds them.
+const SMALL: &str = "segment_bytes: 4194304";
+
+/// Nodes `node-1`, `node-2` ... at index 0, 1 ...
+pub struct Cluster {
+    nodes: Vec<Node>,
+    ports: Ports,
+    dir: TempDir,
+    raft: String,
+}
+
+impl Cluster {
+    /// `count` nodes that share a list of initial members, not started yet.
+    pub fn fixed(count: usize) -> Self {
+        Self::fixed_with(count, "")
+    }
+
+    /// As `fixed`, with more settings for the section `raft`.
+    pub fn fixed_with(count: usize, raft: &str) -> Self {
+        let mut cluster = Self::empty(raft);
+        let address = |index| format!("127.0.0.1:{}", cluster.ports.node(index).peer);
+        let members: Vec<_> = (0..count)
+            .map(|index| format!("{{name: node-{}, address: '{}'}}", index + 1, address(index)))
+            .collect();
+        let bootstrap = format!("initial_members: [{}]", members.join(", "));
+        (0..count).for_each(|_| cluster.push(&bootstrap));
+        cluster
+    }
+
+    /// `count` nodes that wait to be told, not started yet.
+    pub fn blank(count: usize) -> Self {
+        Self::blank_with(count, "")
+    }
+
+    pub fn blank_with(count: usize, raft: &str) -> Self {
+        let mut cluster = Self::empty(raft);
+        (0..count).for_each(|_| cluster.push("bootstrap: operator"));
+        cluster
+    }
+
+    /// A started and ready cluster of three.
+    pub async fn of_three() -> Self {
+        Self::of_three_with("").await
+    }
+
+    pub async fn of_three_with(raft: &str) -> Self {
+        let mut cluster = Self::fixed_with(3, raft);
+        cluster.start_all();
+        cluster.wait_ready().await;
+        cluster
+    }
+
+    /// Nodes that a test makes in its own way, not started yet.
+    pub fn made_by(ports: Ports, make: impl Fn(&Path, usize, NodePorts) -> Node) -> Self {
+        let dir = temporary_directory();
+        let nodes = (0..3).map(|index| make(dir.path(), index, ports.node(index))).collect();
+        Self { nodes, ports, dir, raft: String::new() }
+    }
+
+    fn empty(raft: &str) -> Self {
+        Self { nodes: Vec::new(), ports: Ports::take(), dir: temporary_directory(), raft: raft.to_owned() }
+    }
+
+    fn push(&mut self, bootstrap: &str) {
+        let index = self.nodes.len();
+        let config = format!("raft: {{{SMALL}, {}}}\nlog: {{level: info}}\n", self.raft);
+        let name = format!("node-{}", index + 1);
+        self.nodes.push(Node::new(self.dir.path(), &name, self.ports.node(index), bootstrap, &config));
+    }
+
+    pub fn start_all(&mut self) {
+        self.nodes.iter_mut().for_each(Node::start);
+    }
+
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    pub fn client_ports(&self) -> Vec<u16> {
+        self.nodes.iter().map(|node| node.ports.client).collect()
+    }
+
+    fn running(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.iter().filter(|node| node.is_running())
+    }
+
+    pub async fn wait_ready(&self) {
+        for node in self.running() {
+            node.wait_ready().await;
+        }
+    }
+
+    /// The index of the node that leads and that a majority of those asked believe to lead.
+    pub async fn leader(&self) -> usize {
+        self.leader_among(&(0..self.nodes.len()).collect::<Vec<_>>()).await
+    }
+
+    /// As `leader`, asking only the nodes at `indexes`.
+    pub async fn leader_among(&self, indexes: &[usize]) -> usize {
+        eventually("one node leads and the others follow it", async || {
+            let mut found = Vec::new();
+            for index in indexes.iter().copied().filter(|index| self[*index].is_running()) {
+                found.push((index, self[index].try_status().await?));
+            }
+            let term = found.iter().map(|(_, status)| status.term).max()?;
+            let (leader, leading) =
+                found.iter().find(|(_, status)| status.role() == Role::Leader && status.term == term)?;
+            let agreed = found.iter().all(|(_, status)| status.leader_id == leading.member_id);
+            agreed.then_some(*leader)
+        })
+        .await
+    }
+
+    /// What every running node says of itself.
+    pub async fn statuses(&self) -> Vec<StatusResponse> {
+        let mut found = Vec::new();
+        for node in self.running() {
+            found.push(node.status().await);
+        }
+        found
+    }
+
+    /// Waits until all running nodes hold the same; answers it.
+    pub async fn agreed_data(&self) -> Vec<Entry> {
+        eventually("all nodes have applied the same index", async || {
+            let mut applied = Vec::new();
+            for node in self.running() {
+                let status = node.try_status().await?;
+                applied.push((status.applied_index, status.commit_index));
+            }
+            let (first, rest) = applied.split_first()?;
+            (first.0 == first.1 && rest.iter().all(|other| other == first)).then_some(())
+        })
+        .await;
+        let mut dumps = Vec::new();
+        for node in self.running() {
+            dumps.push((&node.name, node.dump().await));
+        }
+        let (first_name, first) = dumps.remove(0);
+        for (name, dump) in dumps {
+            assert!(dump == first, "{name} and {first_name} hold different data");
+        }
+        first
+    }
+}
+
+impl Index<usize> for Cluster {
+    type Output = Node;
+
+    fn index(&self, index: usize) -> &Node {
+        &self.nodes[index]
+    }
+}
+
+impl IndexMut<usize> for Cluster {
+    fn index_mut(&mut self, index: usize) -> &mut Node {
+        &mut self.nodes[index]
+    }
+}
+
+pub fn temporary_directory() -> TempDir {
+    tempfile::Builder::new().prefix("helios-test-").tempdir().unwrap()
+}

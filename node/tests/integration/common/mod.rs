@@ -1,0 +1,55 @@
+//! The harness: ports that no other test has, processes that end with the test, clients with
+//! deadlines, and a writer that remembers what was acknowledged.
+
+mod client;
+mod cluster;
+mod load;
+mod node;
+mod operator;
+mod ports;
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+pub use client::{connect, error_code, http, info_field};
+pub use cluster::{Cluster, temporary_directory};
+pub use load::Load;
+pub use node::{Node, free_standing};
+pub use operator::Operator;
+pub use ports::{NodePorts, Ports, is_free};
+
+/// How long anything may take that a healthy cluster does within a second or two; generous, since
+/// other tests share the cores.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+/// Between two looks at a condition.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// Waits until `look` finds something; panics with `what` when it does not in time.
+pub async fn eventually<T>(what: &str, look: impl AsyncFnMut() -> Option<T>) -> T {
+    eventually_within(PATIENCE, what, look).await
+}
+
+pub async fn eventually_within<T>(
+    patience: Duration,
+    what: &str,
+    mut look: impl AsyncFnMut() -> Option<T>,
+) -> T {
+    let deadline = Instant::now() + patience;
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "not within {patience:?}: {what}");
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// Looks for `period` and panics as soon as `look` finds something that must not be.
+pub async fn never(period: Duration, what: &str, mut look: impl AsyncFnMut() -> bool) {
+    let end = Instant::now() + period;
+    while Instant::now() < end {
+        assert!(!look().await, "{what}");
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}

@@ -1,0 +1,238 @@
+//! One `heliosd` process, its directory and its ports.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use helios_proto::v1::cluster_client::ClusterClient;
+use helios_proto::v1::kv_client::KvClient;
+use helios_proto::v1::{Consistency, Entry, RangeRequest, Role, StatusRequest, StatusResponse};
+use redis::aio::MultiplexedConnection;
+use rustix::process::{Pid, Signal, kill_process};
+use tonic::transport::{Channel, Endpoint};
+
+use super::ports::NodePorts;
+use super::{connect, eventually};
+
+const RPC_TIMEOUT: Duration = Duration::from_secs(10);
+const PAGE: u32 = 10_000;
+
+pub struct Node {
+    pub name: String,
+    pub ports: NodePorts,
+    dir: PathBuf,
+    /// Text of the configuration file, if the node has one.
+    config: Option<String>,
+    arguments: Vec<String>,
+    environment: Vec<(String, String)>,
+    child: Option<Child>,
+}
+
+impl Node {
+    /// `config` is what comes after the parts every node of a test has. Nothing is started yet.
+    pub fn new(dir: &Path, name: &str, ports: NodePorts, bootstrap: &str, config: &str) -> Self {
+        let dir = dir.join(name);
+        std::fs::create_dir_all(&dir).unwrap();
+        let NodePorts { client, peer, grpc, metrics, gateway } = ports;
+        let config = format!(
+            "node: {{name: {name}, data_dir: '{}', {bootstrap}}}\n\
+             listen: {{client: '127.0.0.1:{client}', peer: '127.0.0.1:{peer}', grpc: '127.0.0.1:{grpc}', \
+             metrics: '127.0.0.1:{metrics}', gateway: '127.0.0.1:{gateway}'}}\n{config}\n",
+            dir.join("data").display()
+        );
+        let mut node = Self::started_by(&dir, name, ports, &["--config", "node.yaml"], &[]);
+        node.config = Some(config);
+        node
+    }
+
+    /// A node that is started in `dir` by the given flags and variables.
+    pub fn started_by(
+        dir: &Path,
+        name: &str,
+        ports: NodePorts,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Self {
+        Self {
+            name: name.to_owned(),
+            ports,
+            dir: dir.to_owned(),
+            config: None,
+            arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
+            environment: environment
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect(),
+            child: None,
+        }
+    }
+
+    pub fn data_dir(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
+    pub fn peer_addr(&self) -> String {
+        format!("127.0.0.1:{}", self.ports.peer)
+    }
+
+    /// Starts the process, or starts it again.
+    pub fn start(&mut self) {
+        assert!(self.child.is_none(), "{} runs already", self.name);
+        let mut command = self.command();
+        let log = std::fs::File::options().create(true).append(true).open(self.log_path()).unwrap();
+        self.child = Some(command.stderr(log).spawn().unwrap());
+    }
+
+    /// The command line that starts this node, its output not yet directed anywhere.
+    pub fn command(&self) -> Command {
+        if let Some(config) = &self.config {
+            std::fs::write(self.dir.join("node.yaml"), config).unwrap();
+        }
+        let mut command = free_standing(&self.dir);
+        command.args(&self.arguments).envs(self.environment.iter().cloned());
+        command
+    }
+
+    /// The text of the configuration file, to change before the next start.
+    pub fn config_mut(&mut self) -> &mut String {
+        self.config.as_mut().expect("it has a configuration file")
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.child.is_some()
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.dir.join("log")
+    }
+
+    /// As `kill -9`.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let child = self.child.as_ref().expect("it runs");
+        kill_process(Pid::from_child(child), signal).unwrap();
+    }
+
+    /// SIGTERM, then waits for the end.
+    pub async fn terminate(&mut self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        self.ended().await
+    }
+
+    /// Waits until the process has ended of itself.
+    pub async fn ended(&mut self) -> ExitStatus {
+        let child = self.child.as_mut().expect("it runs");
+        let status = eventually("the process ends", async || child.try_wait().unwrap()).await;
+        self.child = None;
+        status
+    }
+
+    /// The disk is lost; the process must not run.
+    pub fn wipe(&self) {
+        assert!(!self.is_running());
+        std::fs::remove_dir_all(self.data_dir()).unwrap();
+    }
+
+    pub async fn redis(&self) -> MultiplexedConnection {
+        eventually(&format!("{} takes Redis clients", self.name), async || {
+            connect(self.ports.client, RPC_TIMEOUT).await.ok()
+        })
+        .await
+    }
+
+    pub fn cluster(&self) -> ClusterClient<Channel> {
+        ClusterClient::new(channel(self.ports.peer))
+    }
+
+    pub fn kv(&self) -> KvClient<Channel> {
+        KvClient::new(channel(self.ports.grpc)).max_decoding_message_size(64 << 20)
+    }
+
+    /// What the node says of itself; `None` when it does not answer.
+    pub async fn try_status(&self) -> Option<StatusResponse> {
+        let mut client = ClusterClient::new(quick_channel(self.ports.peer));
+        client.status(StatusRequest {}).await.ok().map(tonic::Response::into_inner)
+    }
+
+    pub async fn status(&self) -> StatusResponse {
+        eventually(&format!("{} tells its status", self.name), async || self.try_status().await).await
+    }
+
+    pub async fn has_role(&self, role: Role) -> bool {
+        self.try_status().await.is_some_and(|status| status.role() == role)
+    }
+
+    pub async fn wait_ready(&self) {
+        eventually(&format!("{} is ready", self.name), async || {
+            self.try_status().await.filter(|status| status.ready)
+        })
+        .await;
+    }
+
+    /// Everything this node's own state holds, however old.
+    pub async fn dump(&self) -> Vec<Entry> {
+        let mut kv = self.kv();
+        let mut found: Vec<Entry> = Vec::new();
+        loop {
+            let start = found.last().map_or_else(Vec::new, |last| [&last.key[..], b"\0"].concat());
+            let request = RangeRequest {
+                start: start.into(),
+                limit: PAGE,
+                consistency: Consistency::Stale.into(),
+                ..RangeRequest::default()
+            };
+            let page = kv.range(request).await.unwrap().into_inner();
+            found.extend(page.entries);
+            if !page.more {
+                return found;
+            }
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<_> = log.lines().collect();
+            let tail = &lines[lines.len().saturating_sub(40)..];
+            eprintln!("--- {} last said:\n{}", self.name, tail.join("\n"));
+        }
+    }
+}
+
+/// `heliosd` with nothing of this process's environment that it would read.
+pub fn free_standing(dir: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_heliosd"));
+    command.current_dir(dir).stdin(Stdio::null()).stdout(Stdio::null()).env("NO_COLOR", "1");
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("HELIOS_") || name == "CONFIG_PATH")
+    {
+        command.env_remove(name);
+    }
+    command
+}
+
+fn channel(port: u16) -> Channel {
+    endpoint(port).timeout(RPC_TIMEOUT).connect_lazy()
+}
+
+/// For a look at a node that may be gone or stopped.
+fn quick_channel(port: u16) -> Channel {
+    endpoint(port).timeout(Duration::from_secs(1)).connect_lazy()
+}
+
+fn endpoint(port: u16) -> Endpoint {
+    let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{port}")).unwrap();
+    endpoint.connect_timeout(Duration::from_secs(1))
+}

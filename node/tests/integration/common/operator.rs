@@ -1,0 +1,65 @@
+//! What the operator does through the Cluster service, as a person with a tool would.
+
+use helios_proto::v1::{
+    AddLearnerRequest, InitializeRequest, Membership, PromoteRequest, RemoveRequest, Role,
+};
+
+use super::{Cluster, Node, eventually};
+
+pub const CLUSTER_ID: &str = "the-cluster";
+
+/// Changes the membership of a cluster by asking whoever leads it.
+pub struct Operator;
+
+impl Operator {
+    pub async fn initialize(node: &Node) -> Membership {
+        let disk_id = node.status().await.disk_id;
+        let request = InitializeRequest { cluster_id: CLUSTER_ID.into(), expected_disk_id: disk_id };
+        let membership = node.cluster().initialize(request).await.unwrap().into_inner().membership.unwrap();
+        eventually("the first member leads", async || node.has_role(Role::Leader).await.then_some(())).await;
+        membership
+    }
+
+    pub async fn add_request(node: &Node) -> AddLearnerRequest {
+        AddLearnerRequest {
+            name: node.name.clone(),
+            peer_addr: node.peer_addr(),
+            client_addr: format!("127.0.0.1:{}", node.ports.client),
+            disk_id: node.status().await.disk_id,
+            expected_membership_index: 0,
+        }
+    }
+
+    /// Adds `node` as a learner; answers its member id.
+    pub async fn add(leader: &Node, node: &Node) -> u64 {
+        let request = Self::add_request(node).await;
+        let membership =
+            leader.cluster().add_learner(request).await.unwrap().into_inner().membership.unwrap();
+        membership.members.iter().find(|member| member.name == node.name).unwrap().id
+    }
+
+    /// Promotes member `id`, waiting while it lags.
+    pub async fn promote(leader: &Node, id: u64) {
+        eventually("the learner has caught up and is promoted", async || {
+            let request = PromoteRequest { id, max_lag_entries: 10, expected_membership_index: 0 };
+            leader.cluster().promote(request).await.ok()
+        })
+        .await;
+    }
+
+    pub async fn remove(leader: &Node, id: u64) -> Membership {
+        let request = RemoveRequest { id, expected_membership_index: 0 };
+        leader.cluster().remove(request).await.unwrap().into_inner().membership.unwrap()
+    }
+
+    /// Makes one cluster of all nodes, begun by the first, which leads it.
+    pub async fn form(cluster: &Cluster) {
+        let (first, rest) = cluster.nodes().split_first().unwrap();
+        Self::initialize(first).await;
+        for node in rest {
+            let id = Self::add(first, node).await;
+            Self::promote(first, id).await;
+        }
+        cluster.wait_ready().await;
+    }
+}

@@ -1,0 +1,165 @@
+//! Leadership that moves: on SIGTERM, on request, and away from a node that hangs.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use helios_proto::v1::{ErrorCode, Role, TransferRequest};
+use redis::aio::MultiplexedConnection;
+use rustix::process::Signal;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::common::{Cluster, Load, error_code, eventually};
+
+#[tokio::test]
+async fn a_leader_told_to_stop_hands_over_and_no_write_fails_for_a_second() {
+    let mut cluster = Cluster::of_three().await;
+    let load = Load::start(&cluster.client_ports());
+    load.wait_for(200).await;
+    for _ in 0..2 {
+        let leader = cluster.leader().await;
+        let term = cluster[leader].status().await.term;
+
+        let exit = cluster[leader].terminate().await;
+
+        assert_eq!(exit.code(), Some(0));
+        assert!(cluster[leader].log().contains("leadership handed over"));
+        let next = cluster.leader().await;
+        assert_eq!(cluster[next].status().await.term, term + 1, "more than one election");
+        load.wait_for(200).await;
+        cluster[leader].start();
+        cluster[leader].wait_ready().await;
+        assert_eq!(cluster.leader().await, next, "the node that came back disturbed the leader");
+    }
+    let report = load.finish().await;
+    assert!(report.longest < Duration::from_secs(1), "a write took {:?}", report.longest);
+    report.assert_kept(&cluster.agreed_data().await);
+}
+
+#[tokio::test]
+async fn a_transfer_makes_the_named_member_lead_and_costs_one_term() {
+    let cluster = Cluster::of_three().await;
+    let leader = cluster.leader().await;
+    let before = cluster[leader].status().await;
+    let target = (leader + 1) % 3;
+    let target_id = cluster[target].status().await.member_id;
+    let request = TransferRequest { target_id, timeout_ms: 2_000 };
+
+    let answer = cluster[leader].cluster().transfer_leadership(request).await.unwrap().into_inner();
+
+    assert_eq!((answer.leader_id, answer.term), (target_id, before.term + 1));
+    assert!(cluster[target].has_role(Role::Leader).await);
+    let again = cluster[leader].cluster().transfer_leadership(request).await;
+    assert_eq!(error_code(again), ErrorCode::NotLeader);
+    let repeated = cluster[target].cluster().transfer_leadership(request).await.unwrap().into_inner();
+    assert_eq!(repeated.term, answer.term, "a repeated transfer took effect twice");
+    let stranger = TransferRequest { target_id: 99, timeout_ms: 2_000 };
+    assert_eq!(
+        error_code(cluster[target].cluster().transfer_leadership(stranger).await),
+        ErrorCode::NodeNotFound
+    );
+}
+
+#[tokio::test]
+async fn a_leader_that_was_stopped_for_a_while_serves_no_stale_read() {
+    let cluster = Cluster::of_three().await;
+    let leader = cluster.leader().await;
+    let others = [(leader + 1) % 3, (leader + 2) % 3];
+    let mut to_old = cluster[leader].redis().await;
+    let mut to_other = cluster[others[0]].redis().await;
+    for round in 0..20 {
+        let () = redis::cmd("SET").arg("key").arg(round).query_async(&mut to_old).await.unwrap();
+    }
+
+    cluster[leader].signal(Signal::STOP);
+    cluster.leader_among(&others).await;
+    let () = redis::cmd("SET").arg("key").arg("new").query_async(&mut to_other).await.unwrap();
+    // Waits in the stopped node's socket and is the first thing it sees when it goes on.
+    let read =
+        tokio::spawn(async move { redis::cmd("GET").arg("key").query_async::<String>(&mut to_old).await });
+    tokio::task::yield_now().await;
+    cluster[leader].signal(Signal::CONT);
+
+    assert_eq!(read.await.unwrap().unwrap(), "new");
+    cluster[leader].wait_ready().await;
+    assert!(cluster[leader].has_role(Role::Follower).await);
+    cluster.agreed_data().await;
+}
+
+#[tokio::test]
+async fn no_increment_is_applied_twice_whatever_happens_to_the_leader() {
+    let mut cluster = Cluster::of_three().await;
+    let until = Instant::now() + Duration::from_secs(5);
+    let mut counters = JoinSet::new();
+    for node in cluster.nodes().iter().chain(cluster.nodes()) {
+        counters.spawn(count_until(until, node.ports.client));
+    }
+    let stopped = cluster.leader().await;
+    cluster[stopped].signal(Signal::STOP);
+    let killed = cluster.leader_among(&[(stopped + 1) % 3, (stopped + 2) % 3]).await;
+    cluster[stopped].signal(Signal::CONT);
+    eventually("the node that was stopped follows again", async || {
+        cluster[stopped].has_role(Role::Follower).await.then_some(())
+    })
+    .await;
+    cluster[killed].kill();
+    cluster[killed].start();
+
+    let mut total = Counted::default();
+    while let Some(counted) = counters.join_next().await {
+        total.add(counted.unwrap());
+    }
+    let data = cluster.agreed_data().await;
+    let counter: usize = std::str::from_utf8(&data[0].value).unwrap().parse().unwrap();
+    let acknowledged = total.acknowledged.len();
+    assert!(acknowledged > 100, "only {acknowledged} increments were acknowledged");
+    assert!(
+        (acknowledged..=acknowledged + total.unknown).contains(&counter),
+        "counted to {counter} with {acknowledged} acknowledged and {} unknown",
+        total.unknown
+    );
+}
+
+#[derive(Default)]
+struct Counted {
+    /// The values answered.
+    acknowledged: BTreeSet<i64>,
+    /// Increments that may have been applied or not.
+    unknown: usize,
+}
+
+impl Counted {
+    fn add(&mut self, other: Self) {
+        let expected = self.acknowledged.len() + other.acknowledged.len();
+        self.acknowledged.extend(other.acknowledged);
+        assert_eq!(self.acknowledged.len(), expected, "two increments were answered with the same value");
+        self.unknown += other.unknown;
+    }
+}
+
+/// Increments again and again, each try once.
+async fn count_until(until: Instant, port: u16) -> Counted {
+    let mut counted = Counted::default();
+    let mut connection: Option<MultiplexedConnection> = None;
+    while Instant::now() < until {
+        let Some(open) = &mut connection else {
+            connection = crate::common::connect(port, Duration::from_secs(1)).await.ok();
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            continue;
+        };
+        match redis::cmd("INCR").arg("counter").query_async::<i64>(open).await {
+            Ok(value) => assert!(counted.acknowledged.insert(value), "{value} was answered twice"),
+            Err(error) => {
+                counted.unknown += usize::from(is_outcome_unknown(&error));
+                connection = None;
+            }
+        }
+    }
+    counted
+}
+
+/// Every error but one in the server's words may mean that the increment was applied.
+fn is_outcome_unknown(error: &redis::RedisError) -> bool {
+    let refused = ["TRYAGAIN", "CLUSTERDOWN", "LOADING", "BUSY"];
+    !error.code().is_some_and(|code| refused.contains(&code))
+}

@@ -1,0 +1,19 @@
+//! Real `heliosd` processes on loopback, driven through the ports a user has. Nothing of the node's
+//! own code is used here but its wire format.
+
+// Helpers are no `#[test]` functions, where `clippy.toml` allows it; a failed test may panic.
+#![allow(clippy::unwrap_used)]
+
+mod bad_input;
+mod common;
+mod crashes;
+mod damage;
+mod data;
+mod dev;
+mod earlier_documents;
+mod formation;
+mod leadership;
+mod membership;
+mod quorum;
+mod snapshots;
+mod strangers;

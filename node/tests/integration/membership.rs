@@ -1,0 +1,224 @@
+//! The life of a cluster as the operator leads it: begun once, grown, shrunk, handed on.
+
+use std::time::Duration;
+
+use helios_proto::v1::{ErrorCode, InitializeRequest, PromoteRequest, RemoveRequest, Role, StepDownRequest};
+
+use crate::common::{Cluster, Load, Operator, error_code, eventually, http, never};
+
+#[tokio::test]
+async fn blank_nodes_never_begin_a_cluster_by_themselves() {
+    let mut cluster = Cluster::blank(3);
+    cluster.start_all();
+    cluster.statuses().await;
+    never(Duration::from_millis(1_500), "a blank node took part in an election", async || {
+        cluster.statuses().await.iter().any(|status| status.role() != Role::Uninitialized || status.term > 0)
+    })
+    .await;
+    let (code, reason) = http(cluster[0].ports.metrics, "GET", "/readyz", "").await.unwrap();
+    assert_eq!((code, reason.trim()), (503, "belongs to no cluster yet"));
+    let mut client = cluster[0].redis().await;
+    let refused = redis::cmd("SET").arg("key").arg(1).exec_async(&mut client).await.unwrap_err();
+    assert_eq!(refused.code(), Some("LOADING"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_cluster_is_begun_once_and_by_its_own_id() {
+    let mut cluster = Cluster::blank(1);
+    cluster.start_all();
+    let call = |cluster_id: &str, disk_id: &str| InitializeRequest {
+        cluster_id: cluster_id.into(),
+        expected_disk_id: disk_id.into(),
+    };
+    let disk_id = cluster[0].status().await.disk_id;
+    let mut service = cluster[0].cluster();
+    assert_eq!(error_code(service.initialize(call("", "")).await), ErrorCode::InvalidArgument);
+    assert_eq!(error_code(service.initialize(call("c", "another disk")).await), ErrorCode::WrongMember);
+    assert!(cluster[0].has_role(Role::Uninitialized).await, "a refused call began a cluster");
+
+    let begun = Operator::initialize(&cluster[0]).await;
+    assert_eq!((begun.voters.clone(), begun.next_id), (vec![1], 2));
+    let repeated = service.initialize(call(&begun.cluster_id, &disk_id)).await.unwrap().into_inner();
+    assert_eq!(repeated.membership.unwrap().voters, begun.voters);
+    assert_eq!(error_code(service.initialize(call("another", &disk_id)).await), ErrorCode::AlreadyStarted);
+
+    let mut client = cluster[0].redis().await;
+    let () = redis::cmd("SET").arg("key").arg("value").query_async(&mut client).await.unwrap();
+    cluster[0].kill();
+    cluster[0].start();
+    cluster[0].wait_ready().await;
+    let found: String =
+        redis::cmd("GET").arg("key").query_async(&mut cluster[0].redis().await).await.unwrap();
+    assert_eq!(found, "value");
+}
+
+#[tokio::test]
+async fn a_cluster_grows_from_one_to_three_under_load_with_no_election() {
+    let mut cluster = Cluster::blank(3);
+    cluster.start_all();
+    Operator::initialize(&cluster[0]).await;
+    let term = cluster[0].status().await.term;
+    let load = Load::start(&[cluster[0].ports.client]);
+    load.wait_for(50).await;
+
+    for index in [1, 2] {
+        let mut add = Operator::add_request(&cluster[index]).await;
+        let before = cluster[0].status().await.membership.unwrap();
+        add.expected_membership_index = before.index + 1;
+        assert_eq!(
+            error_code(cluster[0].cluster().add_learner(add.clone()).await),
+            ErrorCode::MembershipChanged
+        );
+        add.expected_membership_index = before.index;
+        let added =
+            cluster[0].cluster().add_learner(add.clone()).await.unwrap().into_inner().membership.unwrap();
+        let id = added.learners[0];
+        assert_eq!(id, before.next_id);
+        assert!(!added.voters.contains(&id), "a learner must not vote");
+        eventually("the new node knows it is a learner", async || {
+            cluster[index].has_role(Role::Learner).await.then_some(())
+        })
+        .await;
+        let stale = PromoteRequest { id, max_lag_entries: 1_000, expected_membership_index: before.index };
+        assert_eq!(error_code(cluster[0].cluster().promote(stale).await), ErrorCode::MembershipChanged);
+        Operator::promote(&cluster[0], id).await;
+        Operator::promote(&cluster[0], id).await;
+        add.expected_membership_index = 0;
+        let repeated = cluster[0].cluster().add_learner(add).await.unwrap().into_inner().membership.unwrap();
+        assert_eq!(repeated.next_id, id + 1, "a repeated call added the node twice");
+    }
+    let report = load.finish().await;
+    cluster.wait_ready().await;
+    for status in cluster.statuses().await {
+        assert_eq!(status.term, term, "growing cost an election");
+        assert_eq!(status.membership.unwrap().voters, [1, 2, 3]);
+    }
+    report.assert_kept(&cluster.agreed_data().await);
+}
+
+#[tokio::test]
+async fn a_lagging_learner_is_not_promoted_and_does_not_count_for_quorum() {
+    let mut cluster = Cluster::blank(2);
+    cluster.start_all();
+    Operator::initialize(&cluster[0]).await;
+    let add = Operator::add_request(&cluster[1]).await;
+    cluster[1].kill();
+    let added = cluster[0].cluster().add_learner(add).await.unwrap().into_inner().membership.unwrap();
+    let load = Load::start(&[cluster[0].ports.client]);
+    load.wait_for(100).await;
+    load.finish().await;
+
+    let promote = PromoteRequest { id: added.learners[0], max_lag_entries: 10, expected_membership_index: 0 };
+    let refused = cluster[0].cluster().promote(promote).await.unwrap_err();
+    assert!(refused.message().contains("entries behind"), "{}", refused.message());
+    assert_eq!(error_code(Err::<(), _>(refused)), ErrorCode::LearnerLagging);
+    let any_lag = PromoteRequest { max_lag_entries: u64::MAX, ..promote };
+    let refused = cluster[0].cluster().promote(any_lag).await;
+    assert_eq!(error_code(refused), ErrorCode::LearnerLagging, "a dead learner was made a voter");
+    let unknown = PromoteRequest { id: 77, ..promote };
+    assert_eq!(error_code(cluster[0].cluster().promote(unknown).await), ErrorCode::NodeNotFound);
+
+    cluster[1].start();
+    Operator::promote(&cluster[0], added.learners[0]).await;
+    cluster.wait_ready().await;
+    cluster.agreed_data().await;
+}
+
+#[tokio::test]
+async fn a_removed_member_says_so_is_not_ready_and_disturbs_nobody() {
+    let mut cluster = Cluster::blank(3);
+    cluster.start_all();
+    Operator::form(&cluster).await;
+    let term = cluster[0].status().await.term;
+    let removed_id = cluster[2].status().await.member_id;
+
+    let left = Operator::remove(&cluster[0], removed_id).await;
+    assert_eq!(left.voters, [1, 2]);
+    assert_eq!(Operator::remove(&cluster[0], removed_id).await.index, left.index, "removed twice");
+    eventually("the removed node says so", async || cluster[2].has_role(Role::Removed).await.then_some(()))
+        .await;
+    let (code, reason) = http(cluster[2].ports.metrics, "GET", "/readyz", "").await.unwrap();
+    assert_eq!((code, reason.trim()), (503, "was removed from its cluster"));
+
+    cluster[2].kill();
+    cluster[2].start();
+    assert_eq!(cluster[2].status().await.role(), Role::Removed, "forgotten by a restart");
+    let mut client = cluster[1].redis().await;
+    never(Duration::from_secs(2), "the removed node disturbed the others", async || {
+        let () = redis::cmd("SET").arg("key").arg("value").query_async(&mut client).await.unwrap();
+        cluster[0].status().await.term != term || cluster[1].status().await.term != term
+    })
+    .await;
+
+    cluster[2].kill();
+    cluster[2].wipe();
+    cluster[2].start();
+    let id = Operator::add(&cluster[0], &cluster[2]).await;
+    assert_eq!(id, removed_id + 1, "a member id was used again");
+    Operator::promote(&cluster[0], id).await;
+    cluster.wait_ready().await;
+    cluster.agreed_data().await;
+}
+
+#[tokio::test]
+async fn a_member_removed_while_it_was_down_learns_of_it_when_it_returns() {
+    let mut cluster = Cluster::blank(3);
+    cluster.start_all();
+    Operator::form(&cluster).await;
+    let id = cluster[2].status().await.member_id;
+    let term = cluster[0].status().await.term;
+    cluster[2].kill();
+    Operator::remove(&cluster[0], id).await;
+    cluster[2].start();
+    eventually("the removed node learns of it", async || {
+        cluster[2].has_role(Role::Removed).await.then_some(())
+    })
+    .await;
+    assert_eq!(cluster[0].status().await.term, term);
+}
+
+#[tokio::test]
+async fn a_leader_asked_to_remove_itself_hands_over_first() {
+    let mut cluster = Cluster::blank(3);
+    cluster.start_all();
+    Operator::form(&cluster).await;
+    let load = Load::start(&[cluster[1].ports.client, cluster[2].ports.client]);
+    load.wait_for(50).await;
+    let before = cluster[0].status().await;
+    let remove = RemoveRequest { id: before.member_id, expected_membership_index: 0 };
+
+    let answer = cluster[0].cluster().remove(remove).await.unwrap_err();
+    let hint = helios_proto::detail_of(&answer).leader_hint;
+    assert_eq!(error_code(Err::<(), _>(answer)), ErrorCode::NotLeader);
+    let next = cluster.leader().await;
+    assert_eq!(cluster[next].name, hint);
+    assert_ne!(next, 0);
+    let left = cluster[next].cluster().remove(remove).await.unwrap().into_inner().membership.unwrap();
+    assert_eq!(left.voters, [2, 3]);
+    eventually("the old leader knows it was removed", async || {
+        cluster[0].has_role(Role::Removed).await.then_some(())
+    })
+    .await;
+
+    load.wait_for(50).await;
+    let report = load.finish().await;
+    assert!(report.longest < Duration::from_secs(1), "a write took {:?}", report.longest);
+    assert_eq!(cluster[next].status().await.term, before.term + 1);
+    cluster[0].kill();
+    report.assert_kept(&cluster.agreed_data().await);
+}
+
+#[tokio::test]
+async fn the_last_voter_and_a_needed_voter_cannot_be_removed() {
+    let mut cluster = Cluster::blank(2);
+    cluster.start_all();
+    Operator::initialize(&cluster[0]).await;
+    let remove = |id| RemoveRequest { id, expected_membership_index: 0 };
+    assert_eq!(error_code(cluster[0].cluster().remove(remove(1)).await), ErrorCode::InsufficientPeers);
+    assert_eq!(
+        error_code(cluster[0].cluster().step_down(StepDownRequest { timeout_ms: 500 }).await),
+        ErrorCode::TransferFailed
+    );
+    let mut client = cluster[0].redis().await;
+    let () = redis::cmd("SET").arg("key").arg("value").query_async(&mut client).await.unwrap();
+}

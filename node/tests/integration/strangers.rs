@@ -1,0 +1,130 @@
+//! What a stranger can send to any port costs that one connection.
+
+use std::time::Duration;
+
+use helios_proto::v1::peer_client::PeerClient;
+use helios_proto::v1::{
+    ErrorCode, ForwardRequest, GetRequest, Handshake, PeerFrame, RaftBatch, peer_frame::Kind,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tonic::transport::Channel;
+
+use crate::common::{Cluster, Load, Node, error_code, http};
+
+/// Connections opened to each port that send nothing.
+const IDLE: usize = 300;
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// What no protocol here begins with, begins too large or never ends.
+fn rubbish() -> Vec<Vec<u8>> {
+    let noise: Vec<u8> = (0..4_096_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let frame_of_16_mib = [HTTP2_PREFACE, &[0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 1], &[0; 1_000]].concat();
+    let headers_without_end = [HTTP2_PREFACE, &[0, 0, 0, 4, 0, 0, 0, 0, 0], &[0, 0x40, 0, 1, 0, 0, 0, 0, 1]];
+    vec![
+        noise,
+        vec![0; 100_000],
+        b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$999999999999\r\n".to_vec(),
+        b"*1000000000\r\n".to_vec(),
+        b"*-7\r\n$-9\r\n".to_vec(),
+        b"GET / HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999999999999999\r\n\r\n".to_vec(),
+        [b"GET /".as_slice(), &[b'a'; 200_000], b" HTTP/1.1\r\n\r\n"].concat(),
+        frame_of_16_mib,
+        headers_without_end.concat(),
+    ]
+}
+
+#[tokio::test]
+async fn garbage_oversized_and_half_open_connections_on_any_port_disturb_nobody() {
+    let cluster = Cluster::of_three().await;
+    let leader = cluster.leader().await;
+    let term = cluster[leader].status().await.term;
+    let load = Load::start(&cluster.client_ports());
+    load.wait_for(20).await;
+
+    for port in cluster[leader].ports.all() {
+        let mut half_open = Vec::new();
+        for bytes in rubbish() {
+            let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+            // The other side may hang up in the middle, as it should.
+            drop(stream.write_all(&bytes).await);
+            half_open.push(stream);
+        }
+        for beginning in [b"".as_slice(), b"*3\r\n$3\r\nSET\r\n", HTTP2_PREFACE, b"GET /live"] {
+            let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+            stream.write_all(beginning).await.unwrap();
+            half_open.push(stream);
+        }
+        for _ in 0..IDLE {
+            half_open.push(TcpStream::connect(("127.0.0.1", port)).await.unwrap());
+        }
+        assert_serves(&cluster[leader], term).await;
+        load.wait_for(20).await;
+    }
+    load.finish().await.assert_kept(&cluster.agreed_data().await);
+}
+
+async fn assert_serves(node: &Node, term: u64) {
+    let status = node.status().await;
+    assert_eq!((status.term, status.ready), (term, true), "the leader was disturbed");
+    let get = GetRequest { key: "key".into(), ..GetRequest::default() };
+    node.kv().get(get).await.unwrap();
+    let () = redis::cmd("PING").exec_async(&mut node.redis().await).await.unwrap();
+    for (port, path) in [(node.ports.metrics, "/readyz"), (node.ports.gateway, "/health")] {
+        let answer = tokio::time::timeout(Duration::from_secs(5), http(port, "GET", path, "")).await;
+        let (code, _) = answer.unwrap_or_else(|_| panic!("{path} is not answered")).unwrap();
+        assert_eq!(code, 200, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_redis_client_that_breaks_the_protocol_is_told_and_dropped() {
+    let cluster = Cluster::of_three().await;
+    let mut stream = TcpStream::connect(("127.0.0.1", cluster[0].ports.client)).await.unwrap();
+    stream.write_all(b"PING\r\n*1\r\n$999999999999\r\n").await.unwrap();
+    let mut answer = String::new();
+    tokio::time::timeout(Duration::from_secs(5), stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+    assert_eq!(answer.lines().next(), Some("+PONG"));
+    assert!(answer.contains("-ERR Protocol error"), "{answer}");
+    let mut client = cluster[0].redis().await;
+    let large =
+        redis::cmd("SET").arg("k").arg(vec![0_u8; 9 << 20]).exec_async(&mut client).await.unwrap_err();
+    assert!(large.to_string().contains("exceeds maximum allowed size"), "{large}");
+    let () = redis::cmd("SET").arg("k").arg(vec![0_u8; 1 << 19]).query_async(&mut client).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_peer_port_takes_nothing_from_one_who_is_no_member() {
+    let cluster = Cluster::of_three().await;
+    let leader = cluster.leader().await;
+    let status = cluster[leader].status().await;
+    let channel = Channel::from_shared(format!("http://{}", cluster[leader].peer_addr())).unwrap();
+    let mut peer = PeerClient::new(channel.connect().await.unwrap());
+    let hello = Handshake {
+        cluster_id: status.cluster_id.clone(),
+        from_id: status.member_id % 3 + 1,
+        from_name: "node-x".into(),
+        from_disk_id: "a stranger's disk".into(),
+        from_boot_epoch: 99,
+        to_id: status.member_id,
+        ..Handshake::default()
+    };
+    let frame = |kind| PeerFrame { kind: Some(kind) };
+    let batch = frame(Kind::Batch(RaftBatch { messages: vec![vec![1; 100].into()] }));
+    let cases = [
+        (vec![batch.clone()], ErrorCode::InvalidArgument),
+        (vec![frame(Kind::Handshake(hello.clone())), batch], ErrorCode::WrongMember),
+        (
+            vec![frame(Kind::Handshake(Handshake { cluster_id: "another".into(), ..hello.clone() }))],
+            ErrorCode::WrongCluster,
+        ),
+        (vec![frame(Kind::Handshake(Handshake { from_id: 0, ..hello }))], ErrorCode::PeerUnreachable),
+    ];
+    for (frames, code) in cases {
+        let answer = peer.messages(tokio_stream::iter(frames.clone())).await;
+        assert_eq!(error_code(answer), code, "{frames:?}");
+    }
+    let forward = ForwardRequest { cluster_id: "another".into(), ..ForwardRequest::default() };
+    assert_eq!(error_code(peer.forward(forward).await), ErrorCode::WrongCluster);
+    assert_eq!(cluster[leader].status().await.term, status.term);
+}
