@@ -52,6 +52,9 @@ impl NodeError {
 /// What Raft's entry adds to the command in it, with room to spare.
 const ENTRY_FRAME_BYTES: usize = 64;
 
+/// How long the process before this one may take to leave the data directory.
+const LOCK_PATIENCE: Duration = Duration::from_secs(15);
+
 /// A cheap, cloneable handle to a node.
 #[derive(Clone)]
 pub struct Node(Arc<Inner>);
@@ -97,7 +100,7 @@ impl Node {
     pub fn open(settings: Settings, metrics: Arc<Metrics>, fatal: Fatal) -> Result<Self, NodeError> {
         let static_cluster = static_cluster(&settings);
         let expected = static_cluster.as_ref().map(|membership| membership.cluster_id.clone());
-        let data_dir = DataDir::open(&settings.data_dir, &settings.name, expected.as_deref())?;
+        let data_dir = DataDir::open(&settings.data_dir, &settings.name, expected.as_deref(), LOCK_PATIENCE)?;
         let wal_options = WalOptions { segment_bytes: settings.segment_bytes, ..WalOptions::default() };
         let max_command_bytes = wal_options.max_entry_bytes() as usize - ENTRY_FRAME_BYTES;
         let (wal, recovered) = Wal::open(&settings.wal_dir, wal_options)?;
@@ -278,16 +281,18 @@ impl Node {
 
     /// The cluster has removed this member: it says so on its disk and falls silent.
     pub(crate) fn retire(&self, reason: &str) {
-        if self.0.removed.swap(true, Ordering::SeqCst) {
+        let mut entry = self.0.entry.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_removed() {
             return;
         }
         tracing::warn!(%reason, "removed from the cluster");
-        let mut entry = self.0.entry.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(member) = entry.data_dir.marker().member.clone()
             && let Err(error) = entry.data_dir.join(Belonging { removed: true, ..member })
         {
             tracing::error!(%error, "the removal could not be recorded on disk");
         }
+        // Told to others only now, so that a crash cannot take it back.
+        self.0.removed.store(true, Ordering::SeqCst);
         if let Some(member) = self.0.member.get() {
             member.links.close();
             member.raft.stop();
@@ -415,10 +420,12 @@ impl PeerHost for Node {
 }
 
 /// A leader that stops gives way first, so that writes pause for a round trip instead of an
-/// election timeout. Two tries, then the election does it.
+/// election timeout. Three tries, then the election does it.
 async fn hand_over(member: &ActiveMember) {
     const TRY: Duration = Duration::from_millis(1_000);
-    for _ in 0..2 {
+    /// For a follower to catch up or come back.
+    const PAUSE: Duration = Duration::from_millis(200);
+    for _ in 0..3 {
         let status = member.raft.status();
         if status.role != raft::Role::Leader || status.membership.voters.len() < 2 {
             return;
@@ -431,6 +438,8 @@ async fn hand_over(member: &ActiveMember) {
             }
             Err(error) => tracing::warn!(%error, "leadership not handed over"),
         }
+        let pause = tokio::time::Instant::now() + PAUSE;
+        drop(member.raft.wait_status(pause, |status| status.role != raft::Role::Leader).await);
     }
 }
 

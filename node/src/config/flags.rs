@@ -67,8 +67,8 @@ pub struct DevArgs {
     #[arg(long, default_value_t = 3, value_parser = clap::builder::PossibleValuesParser::new(["1", "3", "5"])
         .map(|text| text.parse::<u16>().expect("one of the listed numbers")))]
     pub members: u16,
-    /// First client port; the members use this one and the next
-    #[arg(long, default_value_t = 6379)]
+    /// First client port; the members use this one and the next. The other ports move along
+    #[arg(long, default_value_t = 6379, value_parser = clap::value_parser!(u16).range(1..=21_000))]
     pub port: u16,
 }
 

@@ -46,8 +46,11 @@ pub fn load(
 fn read_file(path: &Path) -> Result<(Value, Vec<String>), ConfigError> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| ConfigError(format!("configuration file {}: {error}", path.display())))?;
-    let value: Value = serde_saphyr::from_str(&text)
-        .map_err(|error| ConfigError(format!("configuration file {}: {error}", path.display())))?;
+    let value: Value = serde_saphyr::from_str(&text).map_err(|error| {
+        // Its first line names the place; the rest shows the text around it.
+        let reason = error.to_string().lines().next().unwrap_or_default().to_owned();
+        ConfigError(format!("configuration file {}: {reason}", path.display()))
+    })?;
     match value {
         Value::Null => Ok((Value::Object(Map::new()), Vec::new())),
         Value::Object(_) if compat::is_old_style(&value) => compat::convert(&value),

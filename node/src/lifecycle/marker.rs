@@ -3,10 +3,12 @@
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 const FORMAT: u32 = 1;
+const LOCK_POLL: Duration = Duration::from_millis(50);
 
 /// What a node knows of itself before it has read anything else.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -61,8 +63,15 @@ pub struct DataDir {
 
 impl DataDir {
     /// Opens or begins a data directory for node `name`. `cluster_id`, where it is known, must be
-    /// the one the disk belongs to. Nothing on an existing disk is changed when it is refused.
-    pub fn open(dir: &Path, name: &str, cluster_id: Option<&str>) -> Result<Self, MarkerError> {
+    /// the one the disk belongs to. Another process on the directory is given `patience` to end: a pod
+    /// that was deleted by force is replaced while its process still hands over. Nothing on an
+    /// existing disk is changed when it is refused.
+    pub fn open(
+        dir: &Path,
+        name: &str,
+        cluster_id: Option<&str>,
+        patience: Duration,
+    ) -> Result<Self, MarkerError> {
         let io = |path: &Path| {
             let path = path.to_owned();
             move |source| MarkerError::Io { path, source }
@@ -75,11 +84,10 @@ impl DataDir {
             .write(true)
             .open(&lock_path)
             .map_err(io(&lock_path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(MarkerError::Locked(dir.to_owned())),
-            Err(TryLockError::Error(source)) => return Err(io(&lock_path)(source)),
-        }
+        take(&lock, dir, patience).map_err(|error| match error {
+            TryLockError::WouldBlock => MarkerError::Locked(dir.to_owned()),
+            TryLockError::Error(source) => io(&lock_path)(source),
+        })?;
         let mut marker = match read(dir)? {
             Some(marker) => marker,
             None => Marker {
@@ -104,6 +112,24 @@ impl DataDir {
     pub fn join(&mut self, member: Belonging) -> Result<(), MarkerError> {
         self.marker.member = Some(member);
         write(&self.dir, &self.marker)
+    }
+}
+
+/// Waits for the lock; there is no way to be told of it but to ask again.
+fn take(lock: &File, dir: &Path, patience: Duration) -> Result<(), TryLockError> {
+    let deadline = Instant::now() + patience;
+    let mut told = false;
+    loop {
+        match lock.try_lock() {
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                if !told {
+                    tracing::warn!(dir = %dir.display(), "waiting for another process to leave the data directory");
+                    told = true;
+                }
+                std::thread::sleep(LOCK_POLL);
+            }
+            outcome => return outcome,
+        }
     }
 }
 
@@ -161,6 +187,10 @@ fn write(dir: &Path, marker: &Marker) -> Result<(), MarkerError> {
 mod tests {
     use super::*;
 
+    fn open(dir: &tempfile::TempDir, name: &str, cluster_id: Option<&str>) -> Result<DataDir, MarkerError> {
+        DataDir::open(dir.path(), name, cluster_id, Duration::ZERO)
+    }
+
     fn member(cluster_id: &str) -> Belonging {
         Belonging { cluster_id: cluster_id.into(), member_id: 3, removed: false }
     }
@@ -168,11 +198,11 @@ mod tests {
     #[test]
     fn identity_survives_and_the_boot_epoch_grows() {
         let dir = tempfile::tempdir().unwrap();
-        let mut first = DataDir::open(dir.path(), "a", None).unwrap();
+        let mut first = open(&dir, "a", None).unwrap();
         first.join(member("c1")).unwrap();
         let before = first.marker().clone();
         drop(first);
-        let second = DataDir::open(dir.path(), "a", Some("c1")).unwrap();
+        let second = open(&dir, "a", Some("c1")).unwrap();
         assert_eq!(second.marker().disk_id, before.disk_id);
         assert_eq!(second.marker().member, Some(member("c1")));
         assert_eq!(second.marker().boot_epoch, before.boot_epoch + 1);
@@ -181,26 +211,38 @@ mod tests {
     #[test]
     fn another_nodes_or_clusters_disk_is_refused_and_left_alone() {
         let dir = tempfile::tempdir().unwrap();
-        DataDir::open(dir.path(), "a", None).unwrap().join(member("c1")).unwrap();
+        open(&dir, "a", None).unwrap().join(member("c1")).unwrap();
         let text = fs::read(path(dir.path())).unwrap();
-        assert!(matches!(DataDir::open(dir.path(), "b", None), Err(MarkerError::OtherNode { .. })));
-        assert!(matches!(DataDir::open(dir.path(), "a", Some("c2")), Err(MarkerError::OtherCluster { .. })));
+        assert!(matches!(open(&dir, "b", None), Err(MarkerError::OtherNode { .. })));
+        assert!(matches!(open(&dir, "a", Some("c2")), Err(MarkerError::OtherCluster { .. })));
         assert_eq!(fs::read(path(dir.path())).unwrap(), text);
     }
 
     #[test]
     fn a_second_process_is_kept_out() {
         let dir = tempfile::tempdir().unwrap();
-        let _first = DataDir::open(dir.path(), "a", None).unwrap();
-        assert!(matches!(DataDir::open(dir.path(), "a", None), Err(MarkerError::Locked(_))));
+        let _first = open(&dir, "a", None).unwrap();
+        assert!(matches!(open(&dir, "a", None), Err(MarkerError::Locked(_))));
+    }
+
+    #[test]
+    fn a_process_that_is_about_to_leave_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = open(&dir, "a", None).unwrap();
+        std::thread::scope(|scope| {
+            let second =
+                scope.spawn(|| DataDir::open(dir.path(), "a", None, Duration::from_secs(30)).map(drop));
+            drop(first);
+            assert!(second.join().unwrap().is_ok());
+        });
     }
 
     #[test]
     fn a_marker_of_an_unknown_format_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        drop(DataDir::open(dir.path(), "a", None).unwrap());
+        drop(open(&dir, "a", None).unwrap());
         let text = fs::read_to_string(path(dir.path())).unwrap().replace("\"format\": 1", "\"format\": 9");
         fs::write(path(dir.path()), text).unwrap();
-        assert!(matches!(DataDir::open(dir.path(), "a", None), Err(MarkerError::Unreadable { .. })));
+        assert!(matches!(open(&dir, "a", None), Err(MarkerError::Unreadable { .. })));
     }
 }

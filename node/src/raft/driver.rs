@@ -53,10 +53,12 @@ impl Driver {
             }
             let now = Instant::now();
             next_tick = self.tick(next_tick, now);
-            for effect in self.core.drain(now) {
+            let effects = self.core.drain(now);
+            // First, so that whoever is answered finds what it was told in the status.
+            self.publish(now);
+            for effect in effects {
                 self.dispatch(effect)?;
             }
-            self.publish(now);
         }
     }
 
@@ -106,6 +108,7 @@ impl Driver {
             Effect::Apply(job) => self.workers.apply.send(job).map_err(|_| gone("apply"))?,
             Effect::BuildSnapshot => self.workers.checkpoint.send(()).map_err(|_| gone("checkpoint"))?,
             Effect::Membership(membership) => self.outbound.set_membership(membership),
+            Effect::Changed(waiter, membership) => drop(waiter.send(Ok(membership))),
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Handing leadership to another voter (Raft thesis, 3.10). At most one transfer at a time; new
 //! proposals are kept back until it is settled.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use helios_proto::v1::ErrorCode;
 use raft::{ProgressState, StateRole};
@@ -17,21 +17,21 @@ pub struct Transfer {
     waiter: TransferWaiter,
 }
 
-pub fn start(core: &mut Core, target: Option<u64>, deadline: Instant, waiter: TransferWaiter) {
-    match choose(core, target) {
+pub fn start(core: &mut Core, target: Option<u64>, now: Instant, timeout: Duration, waiter: TransferWaiter) {
+    match choose(core, target, now) {
         Ok(target) if target == core.node.raft.id => {
             drop(waiter.send(Ok((target, core.node.raft.term))));
         }
         Ok(target) => {
             tracing::info!(target = membership::name_of(&core.membership, target), "handing over leadership");
             core.node.transfer_leader(target);
-            core.transfer = Some(Transfer { target, deadline, waiter });
+            core.transfer = Some(Transfer { target, deadline: now + timeout, waiter });
         }
         Err(error) => drop(waiter.send(Err(error))),
     }
 }
 
-fn choose(core: &Core, target: Option<u64>) -> Result<u64, Error> {
+fn choose(core: &Core, target: Option<u64>, now: Instant) -> Result<u64, Error> {
     let raft = &core.node.raft;
     if raft.state != StateRole::Leader {
         return Err(Error::not_leader(core.leader_name()));
@@ -48,13 +48,14 @@ fn choose(core: &Core, target: Option<u64>) -> Result<u64, Error> {
         }
         return Ok(id);
     }
+    // Not `recent_active`: the raft crate clears it for all once per election timeout.
     raft.prs()
         .iter()
         .filter(|(id, progress)| {
             **id != raft.id
                 && core.membership.voters.contains(id)
                 && progress.state == ProgressState::Replicate
-                && progress.recent_active
+                && core.is_active(**id, now)
         })
         .max_by_key(|(_, progress)| progress.matched)
         .map(|(id, _)| *id)

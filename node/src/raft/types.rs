@@ -78,6 +78,9 @@ pub struct Applied {
     pub bytes: u64,
     /// Configuration changes among the entries, in order.
     pub conf_changes: Vec<ConfChange>,
+    /// Who asked for them: answered once the core has taken them, so that the next change and the
+    /// next status find them done.
+    pub changed: Vec<ChangeWaiter>,
     /// The membership after the last entry, when it changed.
     pub membership: Option<Arc<Membership>>,
 }
@@ -124,6 +127,7 @@ pub enum Effect {
     Apply(ApplyJob),
     BuildSnapshot,
     Membership(Arc<Membership>),
+    Changed(ChangeWaiter, Arc<Membership>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

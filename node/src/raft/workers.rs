@@ -131,7 +131,8 @@ impl Applier {
 
     fn apply_all(&self, entries: Vec<(Entry, Option<Waiter>)>, bytes: u64) -> Result<Done, String> {
         let started = Instant::now();
-        let mut applied = Applied { index: 0, bytes, conf_changes: Vec::new(), membership: None };
+        let mut applied =
+            Applied { index: 0, bytes, conf_changes: Vec::new(), changed: Vec::new(), membership: None };
         let mut answers = Vec::new();
         for (entry, waiter) in entries {
             applied.index = entry.index;
@@ -140,13 +141,15 @@ impl Applier {
             if let Some(failure) = self.store.failure() {
                 return Err(format!("applying log entry {}: {failure}", entry.index));
             }
-            if let Some(waiter) = waiter {
-                answers.push((waiter, reply));
+            match (waiter, entry.get_entry_type()) {
+                (Some(Waiter::Change(waiter)), EntryType::EntryConfChange) => applied.changed.push(waiter),
+                (Some(waiter), _) => answers.push((waiter, reply)),
+                (None, _) => {}
             }
         }
         self.applied.send_replace(applied.index);
         for (waiter, reply) in answers {
-            self.answer(waiter, reply);
+            answer(waiter, reply);
         }
         self.metrics.apply_duration_seconds.observe(started.elapsed().as_secs_f64());
         Ok(Done::Applied(applied))
@@ -184,18 +187,6 @@ impl Applier {
         }
     }
 
-    fn answer(&self, waiter: Waiter, reply: Option<Reply>) {
-        match (waiter, reply) {
-            (Waiter::Write(waiter), Some(reply)) => drop(waiter.send(Ok(reply))),
-            (Waiter::Change(waiter), None) => drop(waiter.send(Ok(self.store.membership()))),
-            // The raft crate replaces a configuration change it may not take by an empty entry.
-            (waiter, _) => waiter.fail(Error::new(
-                ErrorCode::MembershipChangeInProgress,
-                "the request was not taken because a membership change was under way; try again",
-            )),
-        }
-    }
-
     fn restore(&self, index: u64) -> Result<Done, String> {
         let started = Instant::now();
         let path = self
@@ -207,6 +198,17 @@ impl Applier {
         self.metrics.snapshot_install_duration_seconds.observe(started.elapsed().as_secs_f64());
         tracing::info!(index = meta.index, term = meta.term, "snapshot installed");
         Ok(Done::Restored { index: meta.index, membership: self.store.membership() })
+    }
+}
+
+fn answer(waiter: Waiter, reply: Option<Reply>) {
+    match (waiter, reply) {
+        (Waiter::Write(waiter), Some(reply)) => drop(waiter.send(Ok(reply))),
+        // The raft crate replaces a configuration change it may not take by an empty entry.
+        (waiter, _) => waiter.fail(Error::new(
+            ErrorCode::MembershipChangeInProgress,
+            "the request was not taken because a membership change was under way; try again",
+        )),
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use helios_proto::v1::command::Op;
@@ -25,6 +25,7 @@ use super::session::Session;
 use super::table::{Spec, resolve};
 use crate::database::Database;
 use crate::error::Error;
+use crate::wall_ms;
 
 const MAX_ROUND_COMMANDS: usize = 1024;
 const READ_CHUNK_BYTES: usize = 32 * 1024;
@@ -277,9 +278,4 @@ impl<D: Database> Connection<D> {
         let _ = tokio::time::timeout(LINGER, drained).await;
         Ok(())
     }
-}
-
-/// This node's clock, ms since the Unix epoch.
-fn wall_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }

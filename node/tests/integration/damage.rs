@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use helios_proto::v1::Role;
 
-use crate::common::{Cluster, Load, Operator, eventually, never};
+use crate::common::{Cluster, Load, Operator, never};
 
 #[tokio::test]
 async fn a_wiped_disk_under_an_old_name_neither_votes_nor_serves() {
@@ -15,12 +15,7 @@ async fn a_wiped_disk_under_an_old_name_neither_votes_nor_serves() {
     let (wiped, other) = ((leader + 1) % 3, (leader + 2) % 3);
     let load = Load::start(&[cluster[leader].ports.client, cluster[other].ports.client]);
     load.wait_for(100).await;
-    // Its disk must be on record before it can be told from another.
-    eventually("all disks are registered", async || {
-        let membership = cluster[leader].status().await.membership?;
-        membership.members.iter().all(|member| !member.disk_id.is_empty()).then_some(())
-    })
-    .await;
+    cluster.wait_registered().await;
     let term = cluster[leader].status().await.term;
     cluster[wiped].kill();
     cluster[wiped].wipe();
@@ -82,7 +77,7 @@ async fn a_wiped_member_is_blank_with_a_new_disk_and_is_replaced() {
 
 #[tokio::test]
 async fn a_lost_or_damaged_state_directory_is_rebuilt_with_nothing_lost() {
-    let damages: [(&str, fn(&Path)); 4] = [
+    let damages: [Damage; 4] = [
         ("removed", |state| fs::remove_dir_all(state).unwrap()),
         ("truncated", |state| files(state).iter().for_each(|file| truncate(file))),
         ("with flipped bytes", |state| files(state).iter().for_each(|file| flip(file))),
@@ -122,6 +117,9 @@ async fn all_state_directories_lost_at_once_are_rebuilt_from_log_and_snapshot() 
     load.wait_for(50).await;
     load.finish().await.assert_kept(&cluster.agreed_data().await);
 }
+
+/// What is wrong with a directory, and what makes it so.
+type Damage = (&'static str, fn(&Path));
 
 fn files(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();

@@ -193,7 +193,7 @@ async fn a_leader_asked_to_remove_itself_hands_over_first() {
     let next = cluster.leader().await;
     assert_eq!(cluster[next].name, hint);
     assert_ne!(next, 0);
-    let left = cluster[next].cluster().remove(remove).await.unwrap().into_inner().membership.unwrap();
+    let left = Operator::remove(&cluster[next], before.member_id).await;
     assert_eq!(left.voters, [2, 3]);
     eventually("the old leader knows it was removed", async || {
         cluster[0].has_role(Role::Removed).await.then_some(())

@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tonic::transport::Channel;
 
-use crate::common::{Cluster, Load, Node, error_code, http};
+use crate::common::{Cluster, Load, Node, PATIENCE, error_code, http};
 
 /// Connections opened to each port that send nothing.
 const IDLE: usize = 300;
@@ -64,6 +64,27 @@ async fn garbage_oversized_and_half_open_connections_on_any_port_disturb_nobody(
     load.finish().await.assert_kept(&cluster.agreed_data().await);
 }
 
+#[tokio::test]
+async fn an_http_connection_that_asks_nothing_is_closed() {
+    let mut cluster = Cluster::blank(1);
+    cluster.start_all();
+    cluster[0].status().await;
+    let ports = cluster[0].ports;
+    for beginning in [b"".as_slice(), b"GET /livez HTTP/1.1\r\nhost: x\r\n"] {
+        let mut streams = Vec::new();
+        for port in [ports.metrics, ports.gateway] {
+            let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+            stream.write_all(beginning).await.unwrap();
+            streams.push((port, stream));
+        }
+        for (port, mut stream) in streams {
+            let mut rest = Vec::new();
+            let closed = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await;
+            assert!(closed.is_ok(), "port {port} waits without limit after {beginning:?}");
+        }
+    }
+}
+
 async fn assert_serves(node: &Node, term: u64) {
     let status = node.status().await;
     assert_eq!((status.term, status.ready), (term, true), "the leader was disturbed");
@@ -97,6 +118,7 @@ async fn a_redis_client_that_breaks_the_protocol_is_told_and_dropped() {
 async fn the_peer_port_takes_nothing_from_one_who_is_no_member() {
     let cluster = Cluster::of_three().await;
     let leader = cluster.leader().await;
+    cluster.wait_registered().await;
     let status = cluster[leader].status().await;
     let channel = Channel::from_shared(format!("http://{}", cluster[leader].peer_addr())).unwrap();
     let mut peer = PeerClient::new(channel.connect().await.unwrap());

@@ -160,7 +160,7 @@ impl Core {
                 }
             }
             Input::Transfer { target, timeout, waiter } => {
-                transfer::start(self, target, now + timeout, waiter);
+                transfer::start(self, target, now, timeout, waiter);
             }
             Input::Unreachable(id) => self.node.report_unreachable(id),
             Input::SnapshotSent { to, ok } => {
@@ -201,6 +201,9 @@ impl Core {
                 self.node.advance_apply_to(applied.index);
                 if let Some(membership) = applied.membership {
                     self.set_membership(membership);
+                }
+                for waiter in applied.changed {
+                    self.effects.push(Effect::Changed(waiter, Arc::clone(&self.membership)));
                 }
             }
             Done::Restored { index, membership } => {

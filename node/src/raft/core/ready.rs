@@ -1,6 +1,5 @@
 //! The order of a Ready: what may leave at once, what waits for the disk, and why.
 
-use raft::StateRole;
 use raft::eraftpb::{Entry, Message, Snapshot};
 
 use super::{ApplyJob, Core, Effect, LogJob};

@@ -100,6 +100,17 @@ impl Cluster {
         }
     }
 
+    /// Waits until every running node knows every member's disk, so that it can tell another from it.
+    pub async fn wait_registered(&self) {
+        for node in self.running() {
+            eventually(&format!("{} knows all disks", node.name), async || {
+                let membership = node.try_status().await?.membership?;
+                membership.members.iter().all(|member| !member.disk_id.is_empty()).then_some(())
+            })
+            .await;
+        }
+    }
+
     /// The index of the node that leads and that a majority of those asked believe to lead.
     pub async fn leader(&self) -> usize {
         self.leader_among(&(0..self.nodes.len()).collect::<Vec<_>>()).await

@@ -14,7 +14,8 @@ use tonic::transport::{Channel, Endpoint};
 use super::ports::NodePorts;
 use super::{connect, eventually};
 
-const RPC_TIMEOUT: Duration = Duration::from_secs(10);
+const RPC_TIMEOUT: Duration = Duration::from_secs(30);
+const QUICK_TIMEOUT: Duration = Duration::from_secs(1);
 const PAGE: u32 = 10_000;
 
 pub struct Node {
@@ -26,6 +27,9 @@ pub struct Node {
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     child: Option<Child>,
+    /// For looks at a node that may be gone or stopped. Kept, since each look would leave a used-up
+    /// port behind otherwise.
+    quick: Channel,
 }
 
 impl Node {
@@ -64,6 +68,7 @@ impl Node {
                 .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
                 .collect(),
             child: None,
+            quick: endpoint(ports.peer).timeout(QUICK_TIMEOUT).connect_lazy(),
         }
     }
 
@@ -160,7 +165,7 @@ impl Node {
 
     /// What the node says of itself; `None` when it does not answer.
     pub async fn try_status(&self) -> Option<StatusResponse> {
-        let mut client = ClusterClient::new(quick_channel(self.ports.peer));
+        let mut client = ClusterClient::new(self.quick.clone());
         client.status(StatusRequest {}).await.ok().map(tonic::Response::into_inner)
     }
 
@@ -227,12 +232,7 @@ fn channel(port: u16) -> Channel {
     endpoint(port).timeout(RPC_TIMEOUT).connect_lazy()
 }
 
-/// For a look at a node that may be gone or stopped.
-fn quick_channel(port: u16) -> Channel {
-    endpoint(port).timeout(Duration::from_secs(1)).connect_lazy()
-}
-
 fn endpoint(port: u16) -> Endpoint {
     let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{port}")).unwrap();
-    endpoint.connect_timeout(Duration::from_secs(1))
+    endpoint.connect_timeout(QUICK_TIMEOUT)
 }

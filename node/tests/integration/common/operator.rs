@@ -1,5 +1,6 @@
 //! What the operator does through the Cluster service, as a person with a tool would.
 
+use helios_proto::detail_of;
 use helios_proto::v1::{
     AddLearnerRequest, InitializeRequest, Membership, PromoteRequest, RemoveRequest, Role,
 };
@@ -47,9 +48,16 @@ impl Operator {
         .await;
     }
 
+    /// Removes member `id`, waiting while a new leader does not know enough yet.
     pub async fn remove(leader: &Node, id: u64) -> Membership {
         let request = RemoveRequest { id, expected_membership_index: 0 };
-        leader.cluster().remove(request).await.unwrap().into_inner().membership.unwrap()
+        let answer =
+            eventually("the member is removed", async || match leader.cluster().remove(request).await {
+                Err(status) if detail_of(&status).retryable => None,
+                answer => Some(answer.unwrap()),
+            })
+            .await;
+        answer.into_inner().membership.unwrap()
     }
 
     /// Makes one cluster of all nodes, begun by the first, which leads it.
