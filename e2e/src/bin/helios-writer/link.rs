@@ -1,0 +1,149 @@
+//! One connection to the server, made anew whenever it breaks.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, Cmd, ConnectionAddr, FromRedisValue, RedisError};
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+/// Enough for a name look-up and a handshake; a Service may still name an address that is gone.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(250);
+/// Longer than an election, so that a write waits for the new leader on the connection it has.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(700);
+const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(10);
+
+/// A server's HOST:PORT.
+#[derive(Debug, Clone)]
+pub struct Server {
+    host: String,
+    port: u16,
+}
+
+impl FromStr for Server {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (host, port) =
+            text.rsplit_once(':').filter(|(host, _)| !host.is_empty()).ok_or("write HOST:PORT")?;
+        let port = port.parse().map_err(|_| format!("{port:?} is no port; write HOST:PORT"))?;
+        Ok(Self { host: host.trim_matches(['[', ']']).to_owned(), port })
+    }
+}
+
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+/// Why an attempt was not answered as wished.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    #[error("cannot connect: {0}")]
+    Connect(RedisError),
+    #[error("cannot connect: no answer in time")]
+    ConnectTimeout,
+    #[error("no answer in time")]
+    AnswerTimeout,
+    #[error("the connection broke: {0}")]
+    Broken(RedisError),
+    #[error("refused: {0}")]
+    Refused(RedisError),
+}
+
+pub struct Link {
+    server: Server,
+    connection: Option<MultiplexedConnection>,
+}
+
+impl Link {
+    pub fn new(server: Server) -> Self {
+        Self { server, connection: None }
+    }
+
+    /// One attempt, given up at `deadline` at the latest. After an error other than a refusal the
+    /// next attempt is on a new connection.
+    pub async fn attempt<T: FromRedisValue>(
+        &mut self,
+        command: &Cmd,
+        deadline: Instant,
+    ) -> Result<T, LinkError> {
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => self.connect(deadline).await?,
+        };
+        let limit = deadline.min(Instant::now() + ANSWER_TIMEOUT);
+        match timeout_at(limit, command.query_async(&mut connection)).await {
+            Err(_) => Err(LinkError::AnswerTimeout),
+            Ok(Err(error)) if error.is_unrecoverable_error() || error.is_io_error() => {
+                Err(LinkError::Broken(error))
+            }
+            Ok(answer) => {
+                self.connection = Some(connection);
+                answer.map_err(LinkError::Refused)
+            }
+        }
+    }
+
+    /// Attempts until one is answered; the last error when `deadline` comes first.
+    pub async fn persist<T: FromRedisValue>(
+        &mut self,
+        command: &Cmd,
+        deadline: Instant,
+    ) -> Result<T, LinkError> {
+        loop {
+            match self.attempt(command, deadline).await {
+                Err(error) if !pause(deadline).await => return Err(error),
+                Err(_) => {}
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn connect(&self, deadline: Instant) -> Result<MultiplexedConnection, LinkError> {
+        let address = ConnectionAddr::Tcp(self.server.host.clone(), self.server.port);
+        // The limits here are ours: what is left of the deadline differs from attempt to attempt.
+        let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
+        let client = Client::open(address).map_err(LinkError::Connect)?;
+        let limit = deadline.min(Instant::now() + CONNECT_TIMEOUT);
+        timeout_at(limit, client.get_multiplexed_async_connection_with_config(&config))
+            .await
+            .map_err(|_| LinkError::ConnectTimeout)?
+            .map_err(LinkError::Connect)
+    }
+}
+
+/// Lets a moment pass before the next attempt; false when `deadline` is too near for one.
+pub async fn pause(deadline: Instant) -> bool {
+    let next = Instant::now() + BETWEEN_ATTEMPTS;
+    if next >= deadline {
+        return false;
+    }
+    sleep_until(next).await;
+    true
+}
+
+pub fn set(key: &str, value: &str, expires_in: Option<Duration>) -> Cmd {
+    let mut command = redis::cmd("SET");
+    command.arg(key).arg(value);
+    if let Some(time) = expires_in {
+        command.arg("PX").arg(time.as_millis().to_string());
+    }
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_is_a_host_and_a_port() {
+        assert_eq!("demo.default.svc:6379".parse::<Server>().unwrap().to_string(), "demo.default.svc:6379");
+        assert_eq!("[::1]:6379".parse::<Server>().unwrap().host, "::1");
+        for wrong in ["demo", ":6379", "demo:", "demo:redis", "demo:65536"] {
+            assert!(wrong.parse::<Server>().is_err(), "{wrong}");
+        }
+    }
+}

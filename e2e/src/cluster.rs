@@ -1,0 +1,262 @@
+//! A HeliosCluster as its user handles it, and what its members say of themselves.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use helios_crds::{CLUSTER_LABEL, HeliosCluster};
+use helios_proto::v1::TransferRequest;
+use helios_proto::v1::cluster_client::ClusterClient;
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::{Value, json};
+
+use crate::forward::Forward;
+use crate::kubectl::Kubectl;
+use crate::pods::{self, PodWatch};
+
+const CLIENT_PORT: u16 = 6379;
+const PEER_PORT: u16 = 7000;
+const METRICS_PORT: u16 = 9090;
+
+/// Longer than anything here takes on a slow machine; a story that waits for so long has failed.
+pub const PATIENCE: Duration = Duration::from_secs(180);
+
+/// For members to learn what is decided.
+const SOON: Duration = Duration::from_secs(10);
+
+pub struct Cluster {
+    pub name: String,
+    kubectl: Kubectl,
+}
+
+/// A member's own view of Raft, from its metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Raft {
+    pub term: u64,
+    pub is_leader: bool,
+    pub members: u64,
+}
+
+impl Cluster {
+    /// Applies a HeliosCluster of this spec and waits until it is ready.
+    ///
+    /// # Errors
+    /// When the API server refuses it, or it does not become ready.
+    pub fn create(kubectl: &Kubectl, name: &str, spec: Value) -> anyhow::Result<Self> {
+        let cluster = Self::named(kubectl, name);
+        kubectl.apply(&cluster.manifest(spec))?;
+        cluster.await_ready()?;
+        Ok(cluster)
+    }
+
+    /// One that exists, or is about to.
+    pub fn named(kubectl: &Kubectl, name: &str) -> Self {
+        Self { name: name.to_owned(), kubectl: kubectl.clone() }
+    }
+
+    pub fn manifest(&self, spec: Value) -> Value {
+        json!({
+            "apiVersion": "heliosdb.io/v1alpha1", "kind": "HeliosCluster",
+            "metadata": {"name": self.name}, "spec": spec,
+        })
+    }
+
+    /// Waits for `condition=Ready` of the spec as it is now.
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub fn await_ready(&self) -> anyhow::Result<()> {
+        Ok(self.kubectl.wait(&self.object(), "condition=Ready", PATIENCE)?)
+    }
+
+    /// Waits until the status says so many members are in service, and that this is settled.
+    ///
+    /// # Errors
+    /// When it does not come to that.
+    pub fn await_members(&self, members: usize) -> anyhow::Result<()> {
+        self.await_status(&format!("{{.status.ready}}={members}/{members}"))?;
+        self.await_ready()
+    }
+
+    /// Waits until a part of the status has a value, as in `{.status.phase}=Healthy`.
+    ///
+    /// # Errors
+    /// When it does not come to that.
+    pub fn await_status(&self, jsonpath: &str) -> anyhow::Result<()> {
+        Ok(self.kubectl.wait(&self.object(), &format!("jsonpath={jsonpath}"), PATIENCE)?)
+    }
+
+    /// `kubectl scale`.
+    ///
+    /// # Errors
+    /// When the API server refuses it.
+    pub fn scale(&self, replicas: usize) -> anyhow::Result<()> {
+        self.kubectl.run(&["scale", &self.object(), &format!("--replicas={replicas}")])?;
+        Ok(())
+    }
+
+    /// `kubectl patch` of the spec.
+    ///
+    /// # Errors
+    /// When the API server refuses it.
+    pub fn change(&self, spec: Value) -> anyhow::Result<()> {
+        let patch = json!({"spec": spec}).to_string();
+        self.kubectl.run(&["patch", &self.object(), "--type=merge", "--patch", &patch])?;
+        Ok(())
+    }
+
+    /// # Errors
+    /// When the resource does not exist.
+    pub fn resource(&self) -> anyhow::Result<HeliosCluster> {
+        Ok(self.kubectl.get(&self.object())?)
+    }
+
+    pub fn object(&self) -> String {
+        format!("hc/{}", self.name)
+    }
+
+    pub fn selector(&self) -> String {
+        format!("{CLUSTER_LABEL}={}", self.name)
+    }
+
+    /// # Errors
+    /// When the API server does not answer.
+    pub fn pods(&self) -> anyhow::Result<BTreeMap<String, Pod>> {
+        let list: Vec<Pod> = self.kubectl.list("pods", &self.selector())?;
+        Ok(list.into_iter().map(|pod| (pods::name(&pod), pod)).collect())
+    }
+
+    /// # Errors
+    /// As [`PodWatch::start`].
+    pub fn watch(&self) -> anyhow::Result<PodWatch> {
+        PodWatch::start(&self.kubectl, &self.selector())
+    }
+
+    /// What each member says.
+    ///
+    /// # Errors
+    /// When one does not answer.
+    pub fn raft(&self) -> anyhow::Result<BTreeMap<String, Raft>> {
+        let names = self.pods()?.into_keys();
+        names
+            .map(|name| {
+                let metrics = self.kubectl.http_get(&name, METRICS_PORT, "metrics")?;
+                let raft = Raft::from_metrics(&metrics).with_context(|| format!("the metrics of {name}"))?;
+                Ok((name, raft))
+            })
+            .collect()
+    }
+
+    /// The one member that leads, and its term; waits until all agree on it.
+    ///
+    /// # Errors
+    /// When they do not come to agree.
+    pub fn leader(&self) -> anyhow::Result<(String, u64)> {
+        eventually(SOON, || {
+            let raft = self.raft()?;
+            let mut leaders = raft.iter().filter(|(_, raft)| raft.is_leader);
+            let (name, leader) = leaders.next().with_context(|| format!("nobody leads: {raft:?}"))?;
+            ensure!(leaders.next().is_none(), "several lead: {raft:?}");
+            ensure!(raft.values().all(|member| member.term == leader.term), "terms differ: {raft:?}");
+            Ok((name.clone(), leader.term))
+        })
+    }
+
+    /// Waits until there are exactly so many members, and each of them says so.
+    ///
+    /// # Errors
+    /// When they do not come to agree.
+    pub fn await_agreement_on(&self, members: usize) -> anyhow::Result<()> {
+        eventually(SOON, || {
+            let raft = self.raft()?;
+            let agreed =
+                raft.len() == members && raft.values().all(|member| member.members == members as u64);
+            ensure!(agreed, "not {members} members: {raft:?}");
+            Ok(())
+        })
+    }
+
+    /// Waits until one of the members knows of so many.
+    ///
+    /// # Errors
+    /// When there do not come to be so many.
+    pub fn await_member_count(&self, members: u64) -> anyhow::Result<()> {
+        eventually(PATIENCE, || {
+            let raft = self.raft()?;
+            ensure!(raft.values().any(|member| member.members >= members), "not {members} members: {raft:?}");
+            Ok(())
+        })
+    }
+
+    /// Hands leadership to the pod `target`.
+    ///
+    /// # Errors
+    /// When the leader refuses, or `target` does not lead in time.
+    pub fn transfer_leadership(&self, target: &str) -> anyhow::Result<()> {
+        let status = self.resource()?.status.unwrap_or_default();
+        let member = status.members.iter().find(|member| member.name == target);
+        let target_id = member.with_context(|| format!("no member {target}"))?.member_id.try_into()?;
+        let (leader, _) = self.leader()?;
+        if leader != target {
+            let forward = Forward::to(&self.kubectl, &format!("pod/{leader}"), PEER_PORT)?;
+            let endpoint = format!("http://{}", forward.address());
+            let request = TransferRequest { target_id, timeout_ms: 5000 };
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async {
+                ClusterClient::connect(endpoint)
+                    .await?
+                    .transfer_leadership(request)
+                    .await
+                    .map_err(anyhow::Error::from)
+            })?;
+        }
+        ensure!(self.leader()?.0 == target, "leadership did not go to {target}");
+        Ok(())
+    }
+
+    /// The client port of one pod.
+    ///
+    /// # Errors
+    /// As [`Forward::to`].
+    pub fn connect(&self, pod: &str) -> anyhow::Result<Forward> {
+        Forward::to(&self.kubectl, &format!("pod/{pod}"), CLIENT_PORT)
+    }
+}
+
+/// Asks again for what no `kubectl wait` knows, until it is so.
+fn eventually<T>(limit: Duration, mut ask: impl FnMut() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    const PAUSE: Duration = Duration::from_millis(100);
+    let deadline = Instant::now() + limit;
+    loop {
+        match ask() {
+            Err(_) if Instant::now() < deadline => std::thread::sleep(PAUSE),
+            answer => return answer,
+        }
+    }
+}
+
+impl Raft {
+    fn from_metrics(text: &str) -> Option<Self> {
+        let value = |name: &str| -> Option<u64> {
+            text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
+        };
+        Some(Self {
+            term: value("helios_raft_term")?,
+            is_leader: value("helios_raft_is_leader")? == 1,
+            members: value("helios_members")?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Raft;
+
+    #[test]
+    fn metrics_are_read_by_their_whole_name() {
+        let text = "# TYPE helios_raft_term gauge\nhelios_raft_term_x 9\nhelios_raft_term 4\n\
+                    helios_raft_is_leader 1\nhelios_members 3\n";
+        assert_eq!(Raft::from_metrics(text), Some(Raft { term: 4, is_leader: true, members: 3 }));
+        assert_eq!(Raft::from_metrics("helios_raft_term 4\n"), None);
+    }
+}

@@ -1,0 +1,80 @@
+//! A pod's port on this machine, by `kubectl port-forward`.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, ChildStdout};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+
+use crate::kubectl::Kubectl;
+
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Ends the forwarding when dropped.
+pub struct Forward {
+    kubectl: Child,
+    /// Kept open: kubectl writes a line for each connection, and ends when it cannot.
+    _output: BufReader<ChildStdout>,
+    port: u16,
+}
+
+impl Forward {
+    /// Forwards to `what`, e.g. `pod/demo-0`.
+    ///
+    /// # Errors
+    /// When kubectl does not say on which port it listens.
+    pub fn to(kubectl: &Kubectl, what: &str, port: u16) -> anyhow::Result<Self> {
+        let mut forward = kubectl.spawn(&["port-forward", what, &format!(":{port}")])?;
+        let mut output = BufReader::new(forward.stdout.take().context("kubectl was started with a pipe")?);
+        let mut line = String::new();
+        // Says it at once or ends; on an end the line is empty.
+        output.read_line(&mut line)?;
+        let Some(local) = local_port(&line) else {
+            drop(forward.kill());
+            drop(forward.wait());
+            bail!("kubectl port-forward {what} :{port} said {line:?}")
+        };
+        Ok(Self { kubectl: forward, _output: output, port: local })
+    }
+
+    /// Where the pod's port is to be found on this machine.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// A Redis command to the port.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or refuses the command.
+    pub fn query<T: redis::FromRedisValue>(&self, words: &[&str]) -> anyhow::Result<T> {
+        let said = || words.join(" ");
+        let client = redis::Client::open(format!("redis://{}", self.address()))?;
+        let mut connection = client.get_connection_with_timeout(TIMEOUT).with_context(said)?;
+        connection.set_read_timeout(Some(TIMEOUT))?;
+        let (name, arguments) = words.split_first().context("a command has a name")?;
+        redis::cmd(name).arg(arguments).query(&mut connection).with_context(said)
+    }
+}
+
+impl Drop for Forward {
+    fn drop(&mut self) {
+        drop(self.kubectl.kill());
+        drop(self.kubectl.wait());
+    }
+}
+
+/// The port in `Forwarding from 127.0.0.1:40123 -> 6379`.
+fn local_port(line: &str) -> Option<u16> {
+    line.strip_prefix("Forwarding from 127.0.0.1:")?.split(' ').next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::local_port;
+
+    #[test]
+    fn the_port_is_read_from_what_kubectl_says() {
+        assert_eq!(local_port("Forwarding from 127.0.0.1:40123 -> 6379\n"), Some(40123));
+        assert_eq!(local_port(""), None);
+    }
+}

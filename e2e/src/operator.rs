@@ -1,0 +1,146 @@
+//! The operator as its user installs it: Helm and the chart of this repository.
+
+use anyhow::Context;
+use serde::Deserialize;
+
+use crate::images::Images;
+use crate::kubectl::{self, Kubectl};
+
+const RELEASE: &str = "helios-operator";
+const NAMESPACE: &str = "helios-system";
+const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../helm/helios-operator");
+const SELECTOR: &str = "app.kubernetes.io/name=helios-operator,app.kubernetes.io/component=operator";
+const TIMEOUT: &str = "--timeout=120s";
+
+pub struct Operator {
+    kubectl: Kubectl,
+    release: String,
+}
+
+#[derive(Deserialize)]
+struct Release {
+    name: String,
+    namespace: String,
+    chart: String,
+}
+
+impl Operator {
+    /// The one that is installed, whatever its namespace.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn installed() -> anyhow::Result<Self> {
+        Self::find()?.context("helm knows of no helios-operator")
+    }
+
+    fn find() -> anyhow::Result<Option<Self>> {
+        let list = kubectl::run("helm", &["list", "--all-namespaces", "--output", "json"])?;
+        let releases: Vec<Release> = serde_json::from_str(&list).context("helm list")?;
+        let ours = releases.into_iter().find(|release| release.chart.starts_with("helios-operator-"));
+        Ok(ours.map(|release| Self { kubectl: Kubectl::new(release.namespace), release: release.name }))
+    }
+
+    /// `helm upgrade --install`, which leaves one alone that is as it should be. `helm test` will then
+    /// use the cluster `name` in `namespace`.
+    ///
+    /// # Errors
+    /// When Helm fails, or the operator is not available within three minutes.
+    pub fn install(images: &Images, name: &str, namespace: &str) -> anyhow::Result<()> {
+        let operator = Self::find()?
+            .unwrap_or_else(|| Self { kubectl: Kubectl::new(NAMESPACE), release: RELEASE.to_owned() });
+        let (image, tag) = split(&images.operator)?;
+        let (node_image, node_tag) = split(&images.node)?;
+        let values = [
+            format!("image.repository={image}"),
+            format!("image.tag={tag}"),
+            format!("nodeImage.repository={node_image}"),
+            format!("nodeImage.tag={node_tag}"),
+            format!("test.cluster={name}"),
+            format!("test.namespace={namespace}"),
+            format!("test.image={}", images.writer),
+            format!("test.command={{/helios-writer,set-get,--addr,{name}.{namespace}.svc:6379}}"),
+        ];
+        let mut arguments = vec!["upgrade", "--install", &operator.release, CHART];
+        arguments.extend(["--namespace", &operator.kubectl.namespace, "--create-namespace"]);
+        arguments.extend(["--reset-then-reuse-values", "--wait", "--timeout", "3m"]);
+        for value in &values {
+            arguments.extend(["--set-string", value]);
+        }
+        kubectl::run("helm", &arguments)?;
+        Ok(())
+    }
+
+    /// `helm test`.
+    ///
+    /// # Errors
+    /// When the chart's test fails.
+    pub fn helm_test(&self) -> anyhow::Result<()> {
+        let namespace = &self.kubectl.namespace;
+        kubectl::run("helm", &["test", &self.release, "--namespace", namespace, "--timeout", "2m"])?;
+        Ok(())
+    }
+
+    /// Ends the operator's process without warning; its Deployment starts another.
+    ///
+    /// # Errors
+    /// When the API server refuses it.
+    pub fn kill(&self) -> anyhow::Result<()> {
+        self.kubectl.run(&["delete", "pods", "--selector", SELECTOR, "--grace-period=0", "--force"])?;
+        Ok(())
+    }
+
+    /// Waits until the operator runs again.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn await_available(&self) -> anyhow::Result<()> {
+        self.kubectl.run(&["rollout", "status", "deployment", "--selector", SELECTOR, TIMEOUT])?;
+        Ok(())
+    }
+
+    /// Runs `story` while there is no operator at all.
+    ///
+    /// # Errors
+    /// Those of `story`, and when the operator cannot be taken away or brought back.
+    pub fn without<T>(&self, story: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
+        let path = "jsonpath={.items[0].spec.replicas}";
+        let replicas = self.kubectl.run(&["get", "deployment", "--selector", SELECTOR, "--output", path])?;
+        self.scale("0")?;
+        let gone = self.kubectl.run(&["wait", "pods", "--selector", SELECTOR, "--for=delete", TIMEOUT]);
+        let told = gone.map_err(anyhow::Error::from).and_then(|_| story());
+        self.scale(&replicas)?;
+        self.await_available()?;
+        told
+    }
+
+    fn scale(&self, replicas: &str) -> anyhow::Result<()> {
+        let replicas = format!("--replicas={replicas}");
+        self.kubectl.run(&["scale", "deployment", "--selector", SELECTOR, &replicas])?;
+        Ok(())
+    }
+
+    /// The last lines of its log, for when something went wrong.
+    pub fn log(&self) -> String {
+        let log = self.kubectl.run(&["logs", "--selector", SELECTOR, "--tail=150", "--prefix"]);
+        log.unwrap_or_else(|error| error.to_string())
+    }
+}
+
+/// Repository and tag of `registry:port/name:tag`.
+fn split(image: &str) -> anyhow::Result<(&str, &str)> {
+    image
+        .rsplit_once(':')
+        .filter(|(_, tag)| !tag.contains('/'))
+        .with_context(|| format!("the image {image:?} has no tag"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::split;
+
+    #[test]
+    fn a_registry_port_is_no_tag() {
+        assert_eq!(split("registry:5000/helios-node:abc").unwrap(), ("registry:5000/helios-node", "abc"));
+        assert!(split("registry:5000/helios-node").is_err());
+    }
+}

@@ -1,0 +1,219 @@
+//! A story: a namespace of its own, a cluster in it, and what it has to say in figures.
+
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use serde_json::{Value, json};
+
+use crate::cluster::Cluster;
+use crate::images::Images;
+use crate::kubectl::Kubectl;
+use crate::logs::Logs;
+use crate::operator::Operator;
+use crate::report::Window;
+use crate::writer::Writer;
+
+/// Members end by themselves after a signal, at most after their grace period of a minute.
+const DELETE_TIMEOUT: &str = "--timeout=150s";
+
+pub struct Story {
+    pub kubectl: Kubectl,
+    pub images: Images,
+    name: &'static str,
+}
+
+/// What one part of a story did to the writes.
+#[derive(Debug, Clone)]
+struct Row {
+    story: &'static str,
+    part: String,
+    window: Window,
+}
+
+static TABLE: Mutex<Vec<Row>> = Mutex::new(Vec::new());
+
+impl Story {
+    /// The namespace of the story `name`.
+    pub fn namespace(name: &str) -> String {
+        format!("story-{}", name.replace('_', "-"))
+    }
+
+    /// Makes the namespace, tells the story, and removes the namespace. Of a story that failed it first
+    /// prints all there is to know.
+    ///
+    /// # Errors
+    /// Those of `tell`, and of making and removing the namespace.
+    pub fn run(name: &'static str, tell: impl FnOnce(&Self) -> anyhow::Result<()>) -> anyhow::Result<()> {
+        let began = Instant::now();
+        let kubectl = Kubectl::new(Self::namespace(name));
+        let story = Self { kubectl, images: Images::from_environment()?, name };
+        story.make_namespace()?;
+        let logs = Logs::follow(&story.kubectl)?;
+        let told = tell(&story);
+        if let Err(error) = &told {
+            println!("{name}: {error:#}\n{}{logs}", story.diagnosis());
+        }
+        drop(logs);
+        let removed = story.remove_namespace();
+        told?;
+        removed?;
+        println!("{name}: told in {:.0} s", began.elapsed().as_secs_f64());
+        Ok(())
+    }
+
+    /// A ready cluster `demo` of three members with small volumes and, beside that, `spec`.
+    ///
+    /// # Errors
+    /// As [`Cluster::create`].
+    pub fn cluster(&self, mut spec: Value) -> anyhow::Result<Cluster> {
+        if spec.get("storage").is_none() {
+            spec["storage"] = json!({"size": "256Mi"});
+        }
+        Cluster::create(&self.kubectl, "demo", spec)
+    }
+
+    /// A steady load on the cluster's Service.
+    ///
+    /// # Errors
+    /// As [`Writer::start`].
+    pub fn writer(&self, cluster: &Cluster) -> anyhow::Result<Writer> {
+        Writer::start(&self.kubectl, &self.images.writer, &cluster.name)
+    }
+
+    /// Ends a part of the story: what became of the writes since the part before.
+    ///
+    /// # Errors
+    /// When the writer does not answer.
+    pub fn part(&self, part: &str, writer: &Writer) -> anyhow::Result<Window> {
+        // With the first writes after it, or else a gap would end only in the next part.
+        writer.await_writes(100)?;
+        let window = writer.mark()?;
+        let row = Row { story: self.name, part: part.to_owned(), window: window.clone() };
+        println!("{row}");
+        for (text, count) in &window.errors {
+            println!("    {count} attempts: {text}");
+        }
+        TABLE.lock().unwrap_or_else(PoisonError::into_inner).push(row);
+        Ok(window)
+    }
+
+    /// As [`Self::part`], of a part in which no write may fail.
+    ///
+    /// # Errors
+    /// When one did.
+    pub fn part_without_failure(&self, part: &str, writer: &Writer) -> anyhow::Result<Window> {
+        let window = self.part(part, writer)?;
+        ensure!(
+            window.failed == 0,
+            "{part}: {} writes failed for a client that retries for a second",
+            window.failed
+        );
+        Ok(window)
+    }
+
+    /// Ends the load; no acknowledged write may be missing.
+    ///
+    /// # Errors
+    /// When one is.
+    pub fn nothing_is_lost(&self, writer: Writer) -> anyhow::Result<()> {
+        let report = writer.stop()?;
+        ensure!(
+            report.is_intact(),
+            "of {} acknowledged writes {} are missing, {} wrong, {} unreadable, for instance {}",
+            report.window.acknowledged,
+            report.missing,
+            report.wrong,
+            report.unread,
+            report.examples.join(" ")
+        );
+        println!("{}: all {} acknowledged writes are there", self.name, report.window.acknowledged);
+        Ok(())
+    }
+
+    fn make_namespace(&self) -> anyhow::Result<()> {
+        // One of a run that was broken off.
+        self.remove_namespace()?;
+        self.kubectl.apply(&json!({
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": {
+                "name": self.kubectl.namespace,
+                "labels": {"pod-security.kubernetes.io/enforce": "restricted"},
+            },
+        }))?;
+        Ok(())
+    }
+
+    fn remove_namespace(&self) -> anyhow::Result<()> {
+        self.kubectl.run(&[
+            "delete",
+            "namespace",
+            &self.kubectl.namespace,
+            "--ignore-not-found",
+            DELETE_TIMEOUT,
+        ])?;
+        Ok(())
+    }
+
+    fn diagnosis(&self) -> String {
+        let mut text = String::new();
+        let mut look = |title: &str, arguments: &[&str]| {
+            let found = self.kubectl.run(arguments).unwrap_or_else(|error| error.to_string());
+            text += &format!("--- {title}\n{found}\n");
+        };
+        look("pods and volumes", &["get", "pods,pvc", "--output=wide"]);
+        look("events", &["get", "events", "--sort-by=.lastTimestamp"]);
+        look("HeliosClusters", &["get", "hc", "--output=yaml"]);
+        text + "--- operator\n"
+            + &Operator::installed().map_or_else(|error| error.to_string(), |operator| operator.log())
+    }
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Window { acknowledged, retried, failed, longest_gap_ms, p99_ms, longest_gap_at, .. } =
+            self.window;
+        write!(
+            f,
+            "{}: {}: {acknowledged} acknowledged, {retried} retried, {failed} failed, longest gap {longest_gap_ms:.0} ms from {}, p99 {p99_ms:.1} ms",
+            self.story,
+            self.part,
+            longest_gap_at.map_or_else(String::new, |at| format!("{at:.3}"))
+        )
+    }
+}
+
+/// Every part of every story so far.
+pub fn table() -> String {
+    let rows = TABLE.lock().unwrap_or_else(PoisonError::into_inner);
+    if rows.is_empty() {
+        return String::new();
+    }
+    let mut text = format!(
+        "\n{:<28} {:<34} {:>12} {:>8} {:>7} {:>12} {:>9} {:>9}\n",
+        "story", "part", "acknowledged", "retried", "failed", "longest gap", "p99", "max"
+    );
+    for Row { story, part, window } in rows.iter() {
+        text += &format!(
+            "{story:<28} {part:<34} {:>12} {:>8} {:>7} {:>9.0} ms {:>6.1} ms {:>6.0} ms\n",
+            window.acknowledged,
+            window.retried,
+            window.failed,
+            window.longest_gap_ms,
+            window.p99_ms,
+            window.max_ms
+        );
+    }
+    text
+}
+
+/// A limit in a story's own words.
+///
+/// # Errors
+/// When `took` is longer.
+pub fn within(what: &str, took: Duration, limit: Duration) -> anyhow::Result<()> {
+    ensure!(took <= limit, "{what} took {:.1} s, more than {:.1} s", took.as_secs_f64(), limit.as_secs_f64());
+    Ok(())
+}

@@ -1,0 +1,136 @@
+//! The load of a story: `helios-writer` as a pod beside the cluster.
+
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use k8s_openapi::api::core::v1::Pod;
+use serde::de::IgnoredAny;
+use serde_json::{Value, json};
+
+use crate::kubectl::{CommandError, Kubectl};
+use crate::report::{Report, Window};
+
+const NAME: &str = "writer";
+const CONTROL_PORT: u16 = 8080;
+/// Reading back everything takes part of it.
+const END_TIMEOUT: Duration = Duration::from_secs(120);
+
+pub struct Writer {
+    kubectl: Kubectl,
+}
+
+impl Writer {
+    /// Starts writing to the Service `service`, and returns when the first write is acknowledged.
+    ///
+    /// # Errors
+    /// When the pod cannot be made, or no write is acknowledged within a minute.
+    pub fn start(kubectl: &Kubectl, image: &str, service: &str) -> anyhow::Result<Self> {
+        let address = format!("{service}:6379");
+        let control = format!("0.0.0.0:{CONTROL_PORT}");
+        let mut pod =
+            pod(NAME, image, &["run", "--addr", &address, "--retry-for", "1s", "--control", &control]);
+        pod["spec"]["containers"][0]["readinessProbe"] =
+            json!({"httpGet": {"path": "/report", "port": CONTROL_PORT}, "periodSeconds": 1});
+        kubectl.apply(&pod)?;
+        kubectl
+            .wait("pod/writer", "condition=Ready", Duration::from_secs(60))
+            .context("no write was acknowledged")?;
+        let writer = Self { kubectl: kubectl.clone() };
+        // The first writes have the connections still to be made.
+        writer.await_writes(200)?;
+        writer.mark()?;
+        Ok(writer)
+    }
+
+    /// Waits until so many more writes are acknowledged.
+    ///
+    /// # Errors
+    /// When that takes more than a minute.
+    pub fn await_writes(&self, writes: u32) -> anyhow::Result<()> {
+        self.post::<IgnoredAny>(&format!("await/{writes}")).context("writes have stopped")?;
+        Ok(())
+    }
+
+    /// What became of the writes since the mark before.
+    ///
+    /// # Errors
+    /// When the pod does not answer.
+    pub fn mark(&self) -> anyhow::Result<Window> {
+        self.post("mark")
+    }
+
+    /// Stops writing, has everything read back, and returns what the writer found.
+    ///
+    /// # Errors
+    /// When the writer does not end by itself, or says nothing.
+    pub fn stop(self) -> anyhow::Result<Report> {
+        self.kubectl.run_with_input(&["create", "--raw", &self.path("stop"), "--filename", "-"], "")?;
+        await_end(&self.kubectl, NAME, END_TIMEOUT)?;
+        let log = self.kubectl.run(&["logs", NAME])?;
+        let line = log.lines().last().context("the writer said nothing")?;
+        let report = serde_json::from_str(line).with_context(|| format!("the writer ended with {line:?}"))?;
+        self.kubectl.run(&["delete", "pod", NAME])?;
+        Ok(report)
+    }
+
+    fn post<T: serde::de::DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+        Ok(self.kubectl.http_post(NAME, CONTROL_PORT, path)?)
+    }
+
+    fn path(&self, path: &str) -> String {
+        format!("/api/v1/namespaces/{}/pods/{NAME}:{CONTROL_PORT}/proxy/{path}", self.kubectl.namespace)
+    }
+}
+
+/// Has a pod SET one key and GET it back through `address`, a HOST:PORT as pods know it.
+///
+/// # Errors
+/// When the value did not come back; the message is the pod's log.
+pub fn set_get(kubectl: &Kubectl, image: &str, address: &str) -> anyhow::Result<()> {
+    const NAME: &str = "set-get";
+    kubectl.apply(&pod(NAME, image, &["set-get", "--addr", address]))?;
+    await_end(kubectl, NAME, Duration::from_secs(60))?;
+    let pod: Pod = kubectl.get("pod/set-get")?;
+    let containers = pod.status.and_then(|status| status.container_statuses).unwrap_or_default();
+    let ended = containers.first().and_then(|container| container.state.as_ref()?.terminated.as_ref());
+    ensure!(ended.is_some_and(|ended| ended.exit_code == 0), "{}", kubectl.run(&["logs", NAME])?.trim());
+    kubectl.run(&["delete", "pod", NAME])?;
+    Ok(())
+}
+
+/// The container's own state is waited for, because the pod's phase comes a moment later.
+fn await_end(kubectl: &Kubectl, pod: &str, limit: Duration) -> Result<(), CommandError> {
+    let ended = "jsonpath={.status.containerStatuses[0].state.terminated}";
+    kubectl.wait(&format!("pod/{pod}"), ended, limit)
+}
+
+/// A pod of one container that namespaces of the restricted level admit.
+fn pod(name: &str, image: &str, arguments: &[&str]) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name},
+        "spec": {
+            "restartPolicy": "Never",
+            "automountServiceAccountToken": false,
+            "enableServiceLinks": false,
+            // A writer that a story leaves behind need not read back from a cluster that goes too.
+            "terminationGracePeriodSeconds": 1,
+            "securityContext": {
+                "runAsNonRoot": true, "runAsUser": 65532, "runAsGroup": 65532,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [{
+                "name": name,
+                "image": image,
+                "imagePullPolicy": "IfNotPresent",
+                "args": arguments,
+                "resources": {"requests": {"cpu": "50m", "memory": "32Mi"}},
+                "securityContext": {
+                    "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
+                    "capabilities": {"drop": ["ALL"]},
+                },
+            }],
+        },
+    })
+}

@@ -1,0 +1,45 @@
+//! A new version, then a new setting of Raft, rolled through the members while clients write.
+
+use std::time::Instant;
+
+use anyhow::ensure;
+use helios_e2e::cluster::Cluster;
+use helios_e2e::pods;
+use helios_e2e::story::Story;
+use helios_e2e::writer::Writer;
+use serde_json::{Value, json};
+
+pub fn tell(story: &Story) -> anyhow::Result<()> {
+    let cluster = story.cluster(json!({}))?;
+    let writer = story.writer(&cluster)?;
+    roll(story, &cluster, &writer, "new image", json!({"image": story.images.node_next}))?;
+    for (name, pod) in cluster.pods()? {
+        ensure!(pods::image(&pod) == Some(&story.images.node_next), "{name} runs {:?}", pods::image(&pod));
+    }
+    roll(story, &cluster, &writer, "new election timeout", json!({"raft": {"electionTimeoutMin": "400ms"}}))?;
+    story.nothing_is_lost(writer)
+}
+
+/// Changes the spec; then each pod is replaced once, followers first, and leadership moves once.
+fn roll(story: &Story, cluster: &Cluster, writer: &Writer, part: &str, spec: Value) -> anyhow::Result<()> {
+    let (leader, term) = cluster.leader()?;
+    let watch = cluster.watch()?;
+    let began = Instant::now();
+    cluster.change(spec)?;
+    cluster.await_ready()?;
+    println!("rolling_change: {part}: ready after {:.1} s", began.elapsed().as_secs_f64());
+
+    let replaced = watch.created();
+    let mut names = replaced.clone();
+    names.sort();
+    ensure!(
+        names == ["demo-0", "demo-1", "demo-2"],
+        "each pod is to be replaced once, and these were: {replaced:?}"
+    );
+    ensure!(replaced.last() == Some(&leader), "{leader} led and was to be last: {replaced:?}");
+    let (successor, now) = cluster.leader()?;
+    ensure!(successor != leader, "{leader} was restarted and leads again, so leadership moved twice");
+    ensure!(now == term + 1, "one transfer is one term more than {term}, and it is {now}");
+    story.part_without_failure(part, writer)?;
+    Ok(())
+}
