@@ -1,18 +1,18 @@
 //! A pod's port on this machine, by `kubectl port-forward`.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Child, ChildStdout};
+use std::process::ChildStdout;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 
-use crate::kubectl::Kubectl;
+use crate::kubectl::{Kubectl, Running};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Ends the forwarding when dropped.
 pub struct Forward {
-    kubectl: Child,
+    _kubectl: Running,
     /// Kept open: kubectl writes a line for each connection, and ends when it cannot.
     _output: BufReader<ChildStdout>,
     port: u16,
@@ -24,17 +24,13 @@ impl Forward {
     /// # Errors
     /// When kubectl does not say on which port it listens.
     pub fn to(kubectl: &Kubectl, what: &str, port: u16) -> anyhow::Result<Self> {
-        let mut forward = kubectl.spawn(&["port-forward", what, &format!(":{port}")])?;
-        let mut output = BufReader::new(forward.stdout.take().context("kubectl was started with a pipe")?);
+        let (kubectl, mut output) = kubectl.spawn(&["port-forward", what, &format!(":{port}")])?;
         let mut line = String::new();
         // Says it at once or ends; on an end the line is empty.
         output.read_line(&mut line)?;
-        let Some(local) = local_port(&line) else {
-            drop(forward.kill());
-            drop(forward.wait());
-            bail!("kubectl port-forward {what} :{port} said {line:?}")
-        };
-        Ok(Self { kubectl: forward, _output: output, port: local })
+        let local = local_port(&line)
+            .with_context(|| format!("kubectl port-forward {what} :{port} said {line:?}"))?;
+        Ok(Self { _kubectl: kubectl, _output: output, port: local })
     }
 
     /// Where the pod's port is to be found on this machine.
@@ -53,13 +49,6 @@ impl Forward {
         connection.set_read_timeout(Some(TIMEOUT))?;
         let (name, arguments) = words.split_first().context("a command has a name")?;
         redis::cmd(name).arg(arguments).query(&mut connection).with_context(said)
-    }
-}
-
-impl Drop for Forward {
-    fn drop(&mut self) {
-        drop(self.kubectl.kill());
-        drop(self.kubectl.wait());
     }
 }
 

@@ -1,7 +1,7 @@
 //! The real `kubectl`, as a user has it, in one namespace.
 
-use std::io::Write;
-use std::process::{Child, Command, Output, Stdio};
+use std::io::{BufReader, Write};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -60,6 +60,17 @@ fn line(program: &str, arguments: &[&str]) -> String {
     format!("{program} {}", arguments.join(" "))
 }
 
+/// A command that goes on until this is dropped.
+pub struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Neither fails but for a process that has ended.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
 #[derive(Debug, Clone)]
 pub struct Kubectl {
     pub namespace: String,
@@ -90,18 +101,20 @@ impl Kubectl {
         finish("kubectl", &arguments, child)
     }
 
-    /// Starts a command that goes on; its standard output is to be read.
+    /// Starts a command that goes on, and what it prints.
     ///
     /// # Errors
     /// When kubectl cannot be started.
-    pub fn spawn(&self, arguments: &[&str]) -> Result<Child, CommandError> {
-        Command::new("kubectl")
+    pub fn spawn(&self, arguments: &[&str]) -> Result<(Running, BufReader<ChildStdout>), CommandError> {
+        let mut child = Command::new("kubectl")
             .args(self.in_namespace(arguments))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
-            .map_err(|source| CommandError::Start { program: "kubectl".to_owned(), source })
+            .map_err(|source| CommandError::Start { program: "kubectl".to_owned(), source })?;
+        let output = child.stdout.take().expect("it was started with a pipe");
+        Ok((Running(child), BufReader::new(output)))
     }
 
     /// # Errors

@@ -1,11 +1,10 @@
 //! What pods logged, those included that are gone: a pod that was replaced took its log with it.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io::{BufRead, BufReader};
-use std::process::Child;
+use std::io::BufRead;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::kubectl::Kubectl;
+use crate::kubectl::{Kubectl, Running};
 use crate::pods::{PodWatch, has_started, name, uid};
 
 /// The last lines of each pod that are kept.
@@ -25,7 +24,7 @@ struct Book {
 
 struct Page {
     lines: Arc<Mutex<VecDeque<String>>>,
-    follower: Child,
+    _follower: Running,
 }
 
 impl Logs {
@@ -55,15 +54,6 @@ impl std::fmt::Display for Logs {
     }
 }
 
-impl Drop for Logs {
-    fn drop(&mut self) {
-        for page in self.book.lock().values_mut() {
-            drop(page.follower.kill());
-            drop(page.follower.wait());
-        }
-    }
-}
-
 impl Book {
     fn open(&self, name: String, uid: String) {
         let mut pages = self.lock();
@@ -71,13 +61,11 @@ impl Book {
             return;
         }
         // A log that cannot be followed is missing from a diagnosis, and no reason to fail.
-        let Ok(mut follower) = self.kubectl.spawn(&["logs", "--follow", &name]) else { return };
+        let Ok((follower, output)) = self.kubectl.spawn(&["logs", "--follow", &name]) else { return };
         let lines = Arc::new(Mutex::new(VecDeque::new()));
-        if let Some(output) = follower.stdout.take() {
-            let lines = Arc::clone(&lines);
-            std::thread::spawn(move || keep(BufReader::new(output), &lines));
-        }
-        pages.insert((name, uid), Page { lines, follower });
+        let page = Page { lines: Arc::clone(&lines), _follower: follower };
+        std::thread::spawn(move || keep(output, &lines));
+        pages.insert((name, uid), page);
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<(String, String), Page>> {

@@ -1,7 +1,6 @@
 //! The pods of a cluster as they come and go, by `kubectl get --watch`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::process::Child;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -9,11 +8,11 @@ use anyhow::bail;
 use k8s_openapi::api::core::v1::Pod;
 use serde::Deserialize;
 
-use crate::kubectl::Kubectl;
+use crate::kubectl::{Kubectl, Running};
 
 /// Sees every pod with the labels of a selector, from when it is made until it is dropped.
 pub struct PodWatch {
-    kubectl: Child,
+    _kubectl: Running,
     seen: Arc<Seen>,
 }
 
@@ -59,7 +58,7 @@ impl PodWatch {
         let mut state = State { known: pods.iter().map(uid).collect(), ..State::default() };
         state.pods = pods.into_iter().map(|pod| (name(&pod), pod)).collect();
         let seen = Arc::new(Seen { state: Mutex::new(state), ..Seen::default() });
-        let mut watch = kubectl.spawn(&[
+        let (watch, output) = kubectl.spawn(&[
             "get",
             "pods",
             "--selector",
@@ -68,11 +67,9 @@ impl PodWatch {
             "--output-watch-events",
             "--output=json",
         ])?;
-        if let Some(output) = watch.stdout.take() {
-            let seen = Arc::clone(&seen);
-            std::thread::spawn(move || seen.follow(std::io::BufReader::new(output), meet));
-        }
-        Ok(Self { kubectl: watch, seen })
+        let follower = Arc::clone(&seen);
+        std::thread::spawn(move || follower.follow(output, meet));
+        Ok(Self { _kubectl: watch, seen })
     }
 
     /// Names of pods created since the start, in order; a name comes again when its pod was replaced again.
@@ -116,13 +113,6 @@ impl PodWatch {
         self.wait(&format!("a new pod {name} is ready"), limit, |pods| {
             pods.get(name).is_some_and(|pod| Some(uid(pod).as_str()) != old && is_ready(pod))
         })
-    }
-}
-
-impl Drop for PodWatch {
-    fn drop(&mut self) {
-        drop(self.kubectl.kill());
-        drop(self.kubectl.wait());
     }
 }
 

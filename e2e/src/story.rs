@@ -46,6 +46,8 @@ impl Story {
     /// # Errors
     /// Those of `tell`, and of making and removing the namespace.
     pub fn run(name: &'static str, tell: impl FnOnce(&Self) -> anyhow::Result<()>) -> anyhow::Result<()> {
+        // The harness has begun a line with the story's name.
+        println!();
         let began = Instant::now();
         let kubectl = Kubectl::new(Self::namespace(name));
         let story = Self { kubectl, images: Images::from_environment()?, name };
@@ -53,14 +55,19 @@ impl Story {
         let logs = Logs::follow(&story.kubectl)?;
         let told = tell(&story);
         if let Err(error) = &told {
-            println!("{name}: {error:#}\n{}{logs}", story.diagnosis());
+            println!("{error:#}\n{}{logs}", story.diagnosis());
         }
         drop(logs);
         let removed = story.remove_namespace();
         told?;
         removed?;
-        println!("{name}: told in {:.0} s", began.elapsed().as_secs_f64());
+        story.say(&format!("told in {:.0} s", began.elapsed().as_secs_f64()));
         Ok(())
+    }
+
+    /// A line of the story's result.
+    pub fn say(&self, text: &str) {
+        println!("    {text}");
     }
 
     /// A ready cluster `demo` of three members with small volumes and, beside that, `spec`.
@@ -91,9 +98,9 @@ impl Story {
         writer.await_writes(100)?;
         let window = writer.mark()?;
         let row = Row { story: self.name, part: part.to_owned(), window: window.clone() };
-        println!("{row}");
+        self.say(&row.to_string());
         for (text, count) in &window.errors {
-            println!("    {count} attempts: {text}");
+            self.say(&format!("    {count} x {text}"));
         }
         TABLE.lock().unwrap_or_else(PoisonError::into_inner).push(row);
         Ok(window)
@@ -128,7 +135,7 @@ impl Story {
             report.unread,
             report.examples.join(" ")
         );
-        println!("{}: all {} acknowledged writes are there", self.name, report.window.acknowledged);
+        self.say(&format!("all {} acknowledged writes are there", report.window.acknowledged));
         Ok(())
     }
 
@@ -177,8 +184,7 @@ impl fmt::Display for Row {
             self.window;
         write!(
             f,
-            "{}: {}: {acknowledged} acknowledged, {retried} retried, {failed} failed, longest gap {longest_gap_ms:.0} ms from {}, p99 {p99_ms:.1} ms",
-            self.story,
+            "{}: {acknowledged} acknowledged, {retried} retried, {failed} failed, longest gap {longest_gap_ms:.0} ms from {}, p99 {p99_ms:.1} ms",
             self.part,
             longest_gap_at.map_or_else(String::new, |at| format!("{at:.3}"))
         )

@@ -64,7 +64,7 @@ impl Writer {
     /// # Errors
     /// When the writer does not end by itself, or says nothing.
     pub fn stop(self) -> anyhow::Result<Report> {
-        self.kubectl.run_with_input(&["create", "--raw", &self.path("stop"), "--filename", "-"], "")?;
+        self.post::<IgnoredAny>("stop")?;
         await_end(&self.kubectl, NAME, END_TIMEOUT)?;
         let log = self.kubectl.run(&["logs", NAME])?;
         let line = log.lines().last().context("the writer said nothing")?;
@@ -75,10 +75,6 @@ impl Writer {
 
     fn post<T: serde::de::DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
         Ok(self.kubectl.http_post(NAME, CONTROL_PORT, path)?)
-    }
-
-    fn path(&self, path: &str) -> String {
-        format!("/api/v1/namespaces/{}/pods/{NAME}:{CONTROL_PORT}/proxy/{path}", self.kubectl.namespace)
     }
 }
 

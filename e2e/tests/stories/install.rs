@@ -17,7 +17,7 @@ pub fn tell(story: &Story) -> anyhow::Result<()> {
     story.kubectl.run(&["apply", "--filename", SIX_LINES])?;
     cluster.await_ready()?;
     let took = began.elapsed();
-    println!("install_and_apply: ready {:.1} s after kubectl apply", took.as_secs_f64());
+    story.say(&format!("ready {:.1} s after kubectl apply", took.as_secs_f64()));
     within("kubectl apply until Ready", took, Duration::from_secs(60))?;
 
     columns_say_what_matters(story, &cluster)?;
@@ -31,7 +31,7 @@ pub fn tell(story: &Story) -> anyhow::Result<()> {
 
 fn columns_say_what_matters(story: &Story, cluster: &Cluster) -> anyhow::Result<()> {
     let table = story.kubectl.run(&["get", &cluster.object()])?;
-    println!("{}", table.trim_end());
+    table.lines().for_each(|line| story.say(line));
     let rows: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
     let [header, row] = rows.as_slice() else { anyhow::bail!("kubectl get hc printed {table}") };
     ensure!(*header == ["NAME", "READY", "LEADER", "VERSION", "STATUS", "AGE"], "columns: {header:?}");

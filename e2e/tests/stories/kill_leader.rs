@@ -43,9 +43,7 @@ fn kill_leader(story: &Story, cluster: &Cluster, writer: &Writer) -> anyhow::Res
     let watch = cluster.watch()?;
     let uid = watch.uid(&leader).context("the leader has a pod")?;
     let Some(process) = process_of(&uid)? else {
-        println!(
-            "delete_leader_pod_under_load: {leader} runs on another machine, so its process is not killed"
-        );
+        story.say(&format!("{leader} runs on another machine, so its process is not killed"));
         return Ok(());
     };
     let killed = Command::new("kill").args(["-KILL", &process]).status()?;

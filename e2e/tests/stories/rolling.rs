@@ -27,7 +27,7 @@ fn roll(story: &Story, cluster: &Cluster, writer: &Writer, part: &str, spec: Val
     let began = Instant::now();
     cluster.change(spec)?;
     cluster.await_ready()?;
-    println!("rolling_change: {part}: ready after {:.1} s", began.elapsed().as_secs_f64());
+    story.say(&format!("{part}: ready after {:.1} s", began.elapsed().as_secs_f64()));
 
     let replaced = watch.created();
     let mut names = replaced.clone();

@@ -13,30 +13,27 @@ pub fn tell(story: &Story) -> anyhow::Result<()> {
     let writer = story.writer(&cluster)?;
     let (leader, term) = cluster.leader()?;
 
-    scale(&cluster, 5)?;
+    scale(story, &cluster, 5)?;
     story.part_without_failure("3 to 5", &writer)?;
     ensure!(cluster.leader()? == (leader, term), "growing needs no election, and there was one");
 
     // At worst the leader is one of those that go: then leadership moves first.
     cluster.transfer_leadership("demo-4")?;
-    scale(&cluster, 3)?;
+    scale(story, &cluster, 3)?;
     story.part_without_failure("5 to 3, the leader goes too", &writer)?;
     ensure!(volumes(story)?.len() == 5, "spec.storage.retain keeps volumes, and some are gone");
 
     // The kept volumes are of members that were removed; they must not come back as who they were.
-    scale(&cluster, 5)?;
+    scale(story, &cluster, 5)?;
     story.part_without_failure("3 to 5 on the kept volumes", &writer)?;
     story.nothing_is_lost(writer)
 }
 
-fn scale(cluster: &Cluster, members: usize) -> anyhow::Result<()> {
+fn scale(story: &Story, cluster: &Cluster, members: usize) -> anyhow::Result<()> {
     let began = Instant::now();
     cluster.scale(members)?;
     cluster.await_members(members)?;
-    println!(
-        "scale_3_to_5_and_back: {members} members {:.1} s after kubectl scale",
-        began.elapsed().as_secs_f64()
-    );
+    story.say(&format!("{members} members {:.1} s after kubectl scale", began.elapsed().as_secs_f64()));
     cluster.await_agreement_on(members)
 }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use warp::http::StatusCode;
-use warp::reply::{json, with_status};
-use warp::{Filter, Reply, path};
+use warp::reply::{Json, WithStatus, json, with_status};
+use warp::{Filter, path};
 
 use crate::tally::Tally;
 
@@ -20,31 +20,27 @@ const AWAIT_TIMEOUT: Duration = Duration::from_secs(60);
 /// - `POST /await/N`: answers when N more writes are acknowledged; 504 when that takes a minute.
 /// - `POST /stop`: stops writing; the report goes to standard output, as after a signal.
 pub async fn serve(listener: TcpListener, tally: Arc<Tally>, stop: CancellationToken) {
-    let report = {
-        let tally = Arc::clone(&tally);
-        path!("report").and(warp::get()).map(move || {
-            let window = tally.total();
-            let code = if window.acknowledged > 0 { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-            with_status(json(&window), code).into_response()
-        })
-    };
-    let mark = {
-        let tally = Arc::clone(&tally);
-        path!("mark").and(warp::post()).map(move || json(&tally.mark()).into_response())
-    };
-    let wait = path!("await" / u64).and(warp::post()).then(move |writes| {
-        let tally = Arc::clone(&tally);
-        async move {
-            match tokio::time::timeout(AWAIT_TIMEOUT, tally.await_more(writes)).await {
-                Ok(()) => json(&tally.total()).into_response(),
-                Err(_) => with_status(json(&tally.total()), StatusCode::GATEWAY_TIMEOUT).into_response(),
-            }
-        }
+    let tally = warp::any().map(move || Arc::clone(&tally));
+    let report = path!("report").and(warp::get()).and(tally.clone()).map(|tally: Arc<Tally>| {
+        let window = tally.total();
+        let code = if window.acknowledged > 0 { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        with_status(json(&window), code)
     });
-    let halt = path!("stop").and(warp::post()).map(move || {
+    let mark = path!("mark")
+        .and(warp::post())
+        .and(tally.clone())
+        .map(|tally: Arc<Tally>| with_status(json(&tally.mark()), StatusCode::OK));
+    let wait = path!("await" / u64).and(warp::post()).and(tally.clone()).then(await_more);
+    let halt = path!("stop").and(warp::post()).and(tally).map(move |tally: Arc<Tally>| {
         stop.cancel();
-        StatusCode::ACCEPTED.into_response()
+        with_status(json(&tally.total()), StatusCode::ACCEPTED)
     });
     let routes = report.or(mark).unify().or(wait).unify().or(halt).unify();
     warp::serve(routes).incoming(listener).run().await;
+}
+
+async fn await_more(writes: u64, tally: Arc<Tally>) -> WithStatus<Json> {
+    let came = tokio::time::timeout(AWAIT_TIMEOUT, tally.await_more(writes)).await;
+    let code = if came.is_ok() { StatusCode::OK } else { StatusCode::GATEWAY_TIMEOUT };
+    with_status(json(&tally.total()), code)
 }

@@ -1,13 +1,12 @@
 //! The writes: each worker sets `PREFIX:WORKER:n` to `n` for n = 1, 2, 3 and so on.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
-
-use std::sync::Arc;
 
 use crate::link::{Link, Server, pause, set};
 use crate::tally::Tally;
