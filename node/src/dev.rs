@@ -11,6 +11,8 @@ use crate::config::{Config, DevArgs, InitialMember, Settings};
 use crate::logging;
 
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
+/// The members start one after another, so each first finds the next not there: no news to a person.
+const QUIET: &str = "warn,helios_node::peer=error";
 /// Three members on a laptop need no 64 MiB segments each.
 const SEGMENT_BYTES: u64 = 16 << 20;
 const BASE_PEER_PORT: u16 = 7000;
@@ -18,7 +20,7 @@ const BASE_CLIENT_PORT: u16 = 6379;
 
 /// Runs until Ctrl-C or SIGTERM.
 pub async fn run(args: DevArgs) -> anyhow::Result<()> {
-    logging::start(&std::env::var("LOG_LEVEL").unwrap_or_else(|_| "warn".into()), false);
+    logging::start(&std::env::var("LOG_LEVEL").unwrap_or_else(|_| QUIET.into()), false);
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let scratch = match args.data_dir {
