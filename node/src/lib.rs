@@ -9,6 +9,7 @@ mod chores;
 pub mod config;
 pub mod database;
 pub mod dev;
+pub mod disk;
 pub mod error;
 mod grpc;
 mod http;

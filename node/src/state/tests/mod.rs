@@ -3,6 +3,7 @@
 mod commands;
 mod figures;
 mod model;
+mod power;
 mod properties;
 mod reads;
 mod recovery;
