@@ -11,6 +11,7 @@ mod damage;
 mod data;
 mod dev;
 mod earlier_documents;
+mod faults;
 mod formation;
 mod leadership;
 mod membership;
