@@ -41,7 +41,11 @@ impl Cluster {
     /// A started and ready cluster of three, and the wires between them. They are quick to say that
     /// they cannot answer.
     pub async fn wired_three() -> (Self, Network) {
-        let mut cluster = Self::empty("");
+        Self::wired_three_with("").await
+    }
+
+    pub async fn wired_three_with(raft: &str) -> (Self, Network) {
+        let mut cluster = Self::empty(raft);
         let proxy = |index: usize| cluster.ports.node(3 + index).peer;
         let address = |index| format!("127.0.0.1:{}", proxy(index));
         let members: Vec<_> = (0..3)
