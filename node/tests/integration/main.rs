@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod bad_input;
+mod clocks;
 mod common;
 mod crashes;
 mod damage;

@@ -4,6 +4,7 @@
 
 mod client;
 mod clients;
+mod clock;
 mod cluster;
 mod load;
 mod network;
@@ -17,6 +18,7 @@ use tokio::time::Instant;
 
 pub use client::{connect, error_code, http, info_field, is_outcome_unknown};
 pub use clients::Clients;
+pub use clock::WallClock;
 pub use cluster::{Cluster, temporary_directory};
 pub use load::Load;
 pub use network::Network;

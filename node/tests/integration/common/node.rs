@@ -115,6 +115,11 @@ impl Node {
         self.config.as_mut().expect("it has a configuration file")
     }
 
+    /// A variable of the process from the next start on.
+    pub fn set_environment(&mut self, name: &str, value: &Path) {
+        self.environment.push((name.to_owned(), value.display().to_string()));
+    }
+
     pub fn is_running(&self) -> bool {
         self.child.is_some()
     }
