@@ -16,6 +16,7 @@ mod faults;
 mod formation;
 mod laggards;
 mod leadership;
+mod lots;
 mod membership;
 mod quorum;
 mod restarts;
