@@ -185,8 +185,9 @@ impl KeyHistory {
     /// Brings the operations in order, makes those equal that no answer tells apart, and leaves out
     /// writes of unknown outcome that explain nothing.
     ///
-    /// A value that no answer needs is as good as any other such value, so one stands for all of them. If no answer tells whether the key was there either, an order with
-    /// a maybe that writes such a value explains the same answers without it.
+    /// A value that no answer needs is as good as any other such value, so one stands for all of them.
+    /// If no answer tells whether the key was there either, an order with a maybe that writes such a
+    /// value explains the same answers without it.
     pub fn prepare(&mut self) {
         self.definite.sort_by_key(|step| step.invoked);
         self.maybe.sort_by_key(|step| step.invoked);
