@@ -5,15 +5,20 @@
 #![allow(clippy::unwrap_used)]
 
 mod bad_input;
+mod clocks;
 mod common;
 mod crashes;
 mod damage;
 mod data;
 mod dev;
 mod earlier_documents;
+mod faults;
 mod formation;
+mod laggards;
 mod leadership;
+mod lots;
 mod membership;
 mod quorum;
+mod restarts;
 mod snapshots;
 mod strangers;

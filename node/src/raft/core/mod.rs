@@ -6,6 +6,8 @@ mod changes;
 mod election;
 mod ready;
 mod snapshotting;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -198,6 +200,13 @@ impl Core {
                 continue;
             }
             if self.restoring && message.get_msg_type() == MessageType::MsgTimeoutNow {
+                continue;
+            }
+            if self.contradicts_committed(&message) {
+                tracing::error!(
+                    from = message.from,
+                    "a snapshot contradicts what is committed here; not taken"
+                );
                 continue;
             }
             self.last_heard.insert(message.from, now);
