@@ -5,6 +5,7 @@ mod core;
 mod driver;
 mod handle;
 mod log;
+mod log_writer;
 pub mod membership;
 mod proposals;
 mod reads;

@@ -1,5 +1,5 @@
-//! The threads that do what the Raft thread must not: the log writer (disk), the apply thread
-//! (state machine) and the checkpoint thread (state engine and snapshots).
+//! Two of the threads that do what the Raft thread must not: the apply thread (state machine) and
+//! the checkpoint thread (state engine and snapshots).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,95 +17,13 @@ use super::types::*;
 use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::state::Store;
-use crate::wal::{Base, Batch, HardState, LogEntry, Wal, WalError};
 
-/// Log jobs written with one fsync.
-const MAX_JOBS_PER_WRITE: usize = 256;
-const MAX_BYTES_PER_WRITE: usize = 4 << 20;
 /// How often applied state moves from the overlay to the engine.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5);
 /// Overlay size that makes a checkpoint due at once.
 const CHECKPOINT_BYTES: usize = 32 << 20;
 /// How often the checkpoint thread looks at the overlay's size.
 const CHECKPOINT_POLL: Duration = Duration::from_millis(200);
-
-/// Drains everything queued, writes it at once, syncs once, reports once. An error is final:
-/// after a failed fsync nobody knows what the disk holds (node.md, pitfall 4).
-pub fn write_log(
-    mut wal: Wal,
-    jobs: &Receiver<LogJob>,
-    done: &Sender<Done>,
-    metrics: &Metrics,
-) -> Result<(), String> {
-    let failed = |error: WalError| format!("write-ahead log: {error}");
-    while let Ok(first) = jobs.recv() {
-        let Drained { batches, last, purge } = drain(first, jobs);
-        if let Some(number) = last {
-            let started = Instant::now();
-            wal.append(&batches).map_err(failed)?;
-            metrics.wal_fsync_duration_seconds.observe(started.elapsed().as_secs_f64());
-            if done.send(Done::Persisted(number)).is_err() {
-                return Ok(());
-            }
-        }
-        if let Some(base) = purge
-            && base.index >= wal.first_index()
-        {
-            wal.purge(base).map_err(failed)?;
-        }
-        // A step at a time, so that the next write never waits for a whole segment of zeros.
-        while jobs.is_empty() {
-            match wal.prepare_spare() {
-                Ok(more) if more => {}
-                Ok(_) => break,
-                Err(error @ WalError::NoSpare { .. }) => {
-                    tracing::warn!(%error, "the disk is filling up");
-                    break;
-                }
-                Err(error) => return Err(failed(error)),
-            }
-        }
-    }
-    Ok(())
-}
-
-#[derive(Default)]
-struct Drained {
-    batches: Vec<Batch>,
-    /// Number of the last append among them.
-    last: Option<u64>,
-    purge: Option<Base>,
-}
-
-/// Everything queued, up to what one write should hold.
-fn drain(first: LogJob, jobs: &Receiver<LogJob>) -> Drained {
-    let mut drained = Drained::default();
-    let mut bytes = 0;
-    let mut next = Some(first);
-    while let Some(job) = next {
-        match job {
-            LogJob::Append { number, reset, entries, hard_state } => {
-                drained.last = Some(number);
-                let entries: Vec<_> = entries.iter().map(log_entry).collect();
-                bytes += entries.iter().map(|entry| entry.payload.len()).sum::<usize>();
-                let hard_state = hard_state.map(|state| HardState {
-                    term: state.term,
-                    vote: state.vote,
-                    commit: state.commit,
-                });
-                drained.batches.push(Batch { reset, entries, hard_state });
-            }
-            LogJob::Purge(base) => drained.purge = Some(base),
-        }
-        let full = drained.batches.len() >= MAX_JOBS_PER_WRITE || bytes >= MAX_BYTES_PER_WRITE;
-        next = if full { None } else { jobs.try_recv().ok() };
-    }
-    drained
-}
-
-fn log_entry(entry: &Entry) -> LogEntry {
-    LogEntry { index: entry.index, term: entry.term, payload: entry.encode_to_vec().into() }
-}
 
 pub struct Applier {
     pub store: Store,
@@ -213,55 +131,85 @@ fn answer(waiter: Waiter, reply: Option<Reply>) {
 }
 
 /// Moves applied state into the engine now and then, and writes snapshots of what it holds.
-pub fn checkpoint(
-    store: &Store,
-    snapshots: &Snapshots,
-    wanted: &Receiver<()>,
-    done: &Sender<Done>,
-    metrics: &Metrics,
-) -> Result<(), String> {
-    let failed = |error: crate::state::StateError| format!("checkpoint: {error}");
-    let mut last = (store.applied().index, Instant::now());
-    loop {
-        match wanted.recv_timeout(CHECKPOINT_POLL) {
-            Ok(()) => {
-                store.checkpoint().map_err(failed)?;
-                let outcome = match take_snapshot(store, snapshots, metrics) {
-                    Ok(meta) => Done::SnapshotBuilt(meta),
-                    Err(error) => {
-                        tracing::error!(%error, "snapshot failed; the log is kept until one succeeds");
-                        Done::SnapshotFailed
+pub struct Checkpointer {
+    pub store: Store,
+    pub snapshots: Arc<Snapshots>,
+    pub wanted: Receiver<()>,
+    pub done: Sender<Done>,
+    pub metrics: Arc<Metrics>,
+}
+
+impl Checkpointer {
+    pub fn run(self) -> Result<(), String> {
+        let mut last = (self.store.applied().index, Instant::now());
+        // Not to be tried again before, after one that found no room.
+        let mut not_before = Instant::now();
+        loop {
+            let is_due = match self.wanted.recv_timeout(CHECKPOINT_POLL) {
+                Ok(()) => {
+                    let outcome = match self.checkpoint()? {
+                        true => self.take_snapshot(),
+                        false => Done::SnapshotFailed,
+                    };
+                    if self.done.send(outcome).is_err() {
+                        return Ok(());
                     }
-                };
-                if done.send(outcome).is_err() {
+                    last = (self.store.applied().index, Instant::now());
+                    false
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    let is_due = last.1.elapsed() >= CHECKPOINT_INTERVAL
+                        || self.store.overlay_bytes() >= CHECKPOINT_BYTES;
+                    is_due && self.store.applied().index > last.0 && Instant::now() >= not_before
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    self.checkpoint()?;
                     return Ok(());
                 }
-                last = (store.applied().index, Instant::now());
-            }
-            Err(RecvTimeoutError::Timeout) => {
-                let due =
-                    last.1.elapsed() >= CHECKPOINT_INTERVAL || store.overlay_bytes() >= CHECKPOINT_BYTES;
-                if due && store.applied().index > last.0 {
-                    store.checkpoint().map_err(failed)?;
-                    last = (store.applied().index, Instant::now());
-                }
-            }
-            Err(RecvTimeoutError::Disconnected) => {
-                store.checkpoint().map_err(failed)?;
-                return Ok(());
+            };
+            if is_due && self.checkpoint()? {
+                last = (self.store.applied().index, Instant::now());
+            } else if is_due {
+                not_before = Instant::now() + CHECKPOINT_INTERVAL;
             }
         }
     }
-}
 
-fn take_snapshot(
-    store: &Store,
-    snapshots: &Snapshots,
-    metrics: &Metrics,
-) -> Result<crate::state::SnapshotMeta, crate::state::StateError> {
-    let started = Instant::now();
-    let meta = snapshots.write(store)?;
-    metrics.snapshot_save_duration_seconds.observe(started.elapsed().as_secs_f64());
-    tracing::info!(index = meta.index, term = meta.term, bytes = meta.size_bytes, "snapshot taken");
-    Ok(meta)
+    /// False: the disk is full, to be tried again. Every other failure is final.
+    fn checkpoint(&self) -> Result<bool, String> {
+        match self.store.checkpoint() {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_disk_full() => {
+                self.metrics.checkpoints_skipped.inc();
+                tracing::warn!(%error, "checkpoint put off; the log is kept until one succeeds");
+                Ok(false)
+            }
+            Err(error) => Err(format!("checkpoint: {error}")),
+        }
+    }
+
+    fn take_snapshot(&self) -> Done {
+        let started = Instant::now();
+        match self.snapshots.write(&self.store) {
+            Ok(meta) => {
+                self.metrics.snapshot_save_duration_seconds.observe(started.elapsed().as_secs_f64());
+                tracing::info!(
+                    index = meta.index,
+                    term = meta.term,
+                    bytes = meta.size_bytes,
+                    "snapshot taken"
+                );
+                Done::SnapshotBuilt(meta)
+            }
+            Err(error) => {
+                if error.is_disk_full() {
+                    self.metrics.snapshots_skipped.inc();
+                    tracing::warn!(%error, "snapshot put off; the log is kept until one succeeds");
+                } else {
+                    tracing::error!(%error, "snapshot failed; the log is kept until one succeeds");
+                }
+                Done::SnapshotFailed
+            }
+        }
+    }
 }

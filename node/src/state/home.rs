@@ -46,6 +46,17 @@ impl Home {
         &self.disk
     }
 
+    /// An error if the volume has less than `needed_bytes` left.
+    pub fn check_room(&self, doing: &'static str, needed_bytes: u64) -> Result<(), StateError> {
+        match self.disk.free_bytes(&self.dir) {
+            Ok(free_bytes) if free_bytes < needed_bytes => {
+                Err(StateError::NoRoom { doing, dir: self.dir.clone(), free_bytes, needed_bytes })
+            }
+            // Where it cannot be asked the write will tell.
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
     /// Number of the generation that counts; `None` before the first checkpoint.
     pub fn current(&self) -> Result<Option<u64>, StateError> {
         let path = self.dir.join(CURRENT);

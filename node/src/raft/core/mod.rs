@@ -5,6 +5,7 @@
 mod changes;
 mod ready;
 mod snapshotting;
+mod space;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -65,12 +66,16 @@ pub struct Core {
     building_snapshot: bool,
     snapshot_bytes: u64,
     snapshot_at: Instant,
+    /// After one that failed.
+    snapshot_not_before: Instant,
     snapshot_index: u64,
     applied_index: u64,
     last_role: (StateRole, u64, u64),
     elections: u64,
     leader_changes: u64,
     read_rounds: u64,
+    /// The log lives on its reserve: what makes the state grow is refused.
+    log_is_short: bool,
     effects: Vec<Effect>,
 }
 
@@ -121,11 +126,13 @@ impl Core {
             building_snapshot: false,
             snapshot_bytes: 0,
             snapshot_at: now,
+            snapshot_not_before: now,
             snapshot_index,
             applied_index: applied,
             elections: 0,
             leader_changes: 0,
             read_rounds: 0,
+            log_is_short: false,
             effects: Vec::new(),
         })
     }
@@ -212,7 +219,8 @@ impl Core {
                 self.set_membership(membership);
             }
             Done::SnapshotBuilt(meta) => self.snapshot_built(&meta, now),
-            Done::SnapshotFailed => self.building_snapshot = false,
+            Done::SnapshotFailed => self.snapshot_failed(now),
+            Done::LogSpace { is_short } => self.log_is_short = is_short,
         }
     }
 
@@ -232,7 +240,9 @@ impl Core {
             self.propose_waiting();
             self.take_readies();
         }
-        if self.snapshot_due(now) || self.node.store().take_snapshot_wanted() {
+        if now >= self.snapshot_not_before
+            && (self.snapshot_due(now) || self.node.store().take_snapshot_wanted())
+        {
             self.build_snapshot();
         }
         std::mem::take(&mut self.effects)
@@ -253,7 +263,7 @@ impl Core {
         if self.proposed.is_empty() {
             return;
         }
-        let proposals = std::mem::take(&mut self.proposed);
+        let mut proposals = std::mem::take(&mut self.proposed);
         if self.node.raft.state != StateRole::Leader {
             return self.refuse(proposals, Error::not_leader(self.leader_name()));
         }
@@ -267,7 +277,19 @@ impl Core {
         if self.applying_bytes > MAX_APPLYING_BYTES {
             return self.refuse(proposals, overloaded());
         }
-        self.propose(proposals);
+        if self.log_is_short {
+            proposals = self.refuse_growth(proposals);
+        }
+        if !proposals.is_empty() {
+            self.propose(proposals);
+        }
+    }
+
+    /// Gives back what may go on while the log lives on its reserve.
+    fn refuse_growth(&self, proposals: Vec<Proposal>) -> Vec<Proposal> {
+        let (frugal, growing) = proposals.into_iter().partition(|proposal| space::is_frugal(&proposal.data));
+        self.refuse(growing, space::disk_full(&self.own_name()));
+        frugal
     }
 
     /// Proposes many entries as one message: one append message per peer, not one per entry.
