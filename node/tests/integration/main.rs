@@ -10,6 +10,7 @@ mod crashes;
 mod damage;
 mod data;
 mod dev;
+mod disk_full;
 mod earlier_documents;
 mod formation;
 mod leadership;

@@ -33,9 +33,19 @@ pub fn disk_full(leader: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use helios_proto::v1::{Delete, Increment, PurgeExpired, Set};
+    use std::sync::Arc;
+    use std::time::{Duration, Instant};
+
+    use helios_proto::v1::{Delete, Increment, Member, PurgeExpired, Reply, Set};
+    use raft::eraftpb::HardState;
+    use tokio::sync::oneshot;
 
     use super::*;
+    use crate::raft::core::{Core, Settings};
+    use crate::raft::log::Log;
+    use crate::raft::membership;
+    use crate::raft::types::{Done, Effect, Input, LogJob, Proposal, Role};
+    use crate::wal::Base;
 
     fn encoded(op: Op) -> Vec<u8> {
         Command { now_ms: 1, op: Some(op) }.encode_to_vec()
@@ -48,5 +58,77 @@ mod tests {
         assert!(!is_frugal(&encoded(Op::Set(Set::default()))));
         assert!(!is_frugal(&encoded(Op::Increment(Increment::default()))));
         assert!(!is_frugal(b"nonsense") && !is_frugal(b""));
+    }
+
+    /// A cluster of one that leads, on a log that needs no disk.
+    fn leader(now: Instant) -> Core {
+        let member = Member { id: 1, name: "a".to_owned(), ..Member::default() };
+        let membership = Arc::new(membership::initial("c", vec![member]));
+        let log = Log::new(
+            Base { index: 1, term: 1 },
+            Vec::new(),
+            HardState { term: 1, vote: 0, commit: 1 },
+            membership::conf_state(&membership),
+        );
+        let settings = Settings {
+            id: 1,
+            heartbeat: Duration::from_millis(20),
+            election_min: Duration::from_millis(50),
+            election_max: Duration::from_millis(100),
+            snapshot_entries: 1_000,
+            snapshot_interval: Duration::from_secs(300),
+            trailing_entries: 10,
+        };
+        let mut core = Core::new(settings, log, membership, 1, 7, now).unwrap();
+        for _ in 0..100 {
+            core.tick();
+            drain(&mut core, now);
+        }
+        assert_eq!(core.status(now).role, Role::Leader);
+        core
+    }
+
+    fn drain(core: &mut Core, now: Instant) {
+        for effect in core.drain(now) {
+            if let Effect::Log(LogJob::Append { number, .. }) = effect {
+                core.on_done(Done::Persisted(number), now);
+            }
+        }
+    }
+
+    /// The error that the proposal met at once; `None` if it was taken.
+    fn refusal(core: &mut Core, op: Op, now: Instant) -> Option<Error> {
+        let (waiter, mut receiver) = oneshot::channel::<Result<Reply, Error>>();
+        core.handle(Input::Propose(vec![Proposal { data: encoded(op), waiter }]), now);
+        drain(core, now);
+        receiver.try_recv().ok().map(|outcome| outcome.unwrap_err())
+    }
+
+    #[test]
+    fn a_leader_without_room_refuses_what_grows_until_there_is_room() {
+        let now = Instant::now();
+        let mut core = leader(now);
+        let set = || Op::Set(Set::default());
+        assert_eq!(refusal(&mut core, set(), now), None);
+        core.on_done(Done::LogSpace { is_short: true }, now);
+        let error = refusal(&mut core, set(), now).unwrap();
+        assert_eq!(error.code, ErrorCode::DiskFull);
+        assert!(error.message.contains("leader a is full: enlarge its volume"), "{error}");
+        assert_eq!(refusal(&mut core, Op::Delete(Delete::default()), now), None);
+        core.on_done(Done::LogSpace { is_short: false }, now);
+        assert_eq!(refusal(&mut core, set(), now), None);
+    }
+
+    #[test]
+    fn a_snapshot_that_failed_is_not_tried_again_at_once() {
+        let now = Instant::now();
+        let mut core = leader(now);
+        let wants = |core: &mut Core, now| core.drain(now).iter().any(|e| matches!(e, Effect::BuildSnapshot));
+        core.applied_index = 5_000;
+        let later = now + Duration::from_secs(400);
+        assert!(wants(&mut core, later));
+        core.on_done(Done::SnapshotFailed, later);
+        assert!(!wants(&mut core, later + Duration::from_secs(1)));
+        assert!(wants(&mut core, later + Duration::from_secs(6)));
     }
 }
