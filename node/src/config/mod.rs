@@ -6,7 +6,7 @@ mod flags;
 mod settings;
 mod sources;
 
-pub use flags::{Cli, CommandLine, DevArgs, RunArgs};
+pub use flags::{Cli, CommandLine, DevArgs, RunArgs, VerifyArgs};
 pub use settings::{Bootstrap, Settings};
 pub use sources::load;
 

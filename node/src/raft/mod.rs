@@ -19,7 +19,7 @@ mod workers;
 pub use core::Settings;
 pub use driver::Outbound;
 pub use handle::RaftHandle;
-pub use recovery::{Recovery, RecoveryError, bootstrap, recover};
+pub use recovery::{Fit, Recovery, RecoveryError, bootstrap, fit, recover};
 pub use runtime::{Fatal, Parts, Runtime, start};
 pub use snapshots::Snapshots;
 pub use types::{ChangeRequest, RaftStatus, Role};

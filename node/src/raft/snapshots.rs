@@ -29,6 +29,22 @@ impl Snapshots {
         Ok(Self { disk, dir: dir.to_owned(), incoming: AtomicU64::new(0) })
     }
 
+    /// Every snapshot in `dir`, oldest first, whole or not. Changes nothing.
+    pub fn look(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+    ) -> io::Result<Vec<(PathBuf, Result<SnapshotMeta, StateError>)>> {
+        let snapshots = Self { disk, dir: dir.to_owned(), incoming: AtomicU64::new(0) };
+        let mut found = snapshots.list()?;
+        found.sort_unstable();
+        let checked = found.into_iter().map(|(index, term)| {
+            let path = snapshots.path(index, term);
+            let meta = snapshots.verify(&path);
+            (path, meta)
+        });
+        Ok(checked.collect())
+    }
+
     /// Writes a snapshot of the state as last checkpointed; durable when it returns.
     pub fn write(&self, store: &Store) -> Result<SnapshotMeta, StateError> {
         self.make_room()?;

@@ -69,7 +69,7 @@ impl StateError {
 
     /// Whether the stored state itself is to blame, so that rebuilding it helps. A full disk or a
     /// missing permission is not: a blank state would fare no better.
-    pub(super) fn is_damage(&self) -> bool {
+    pub fn is_damage(&self) -> bool {
         match self {
             Self::Damaged(_) => true,
             Self::Engine { source, .. } => !source.is_environmental(),

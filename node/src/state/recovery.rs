@@ -88,7 +88,7 @@ pub(super) fn open_generation(
 type Loaded = (Arc<dyn StateEngine>, u64, Record);
 
 /// `None` if no checkpoint ever completed.
-fn load(home: &Home, options: &StoreOptions) -> Result<Option<Loaded>, StateError> {
+pub(super) fn load(home: &Home, options: &StoreOptions) -> Result<Option<Loaded>, StateError> {
     home.begin_open()?;
     let Some(generation) = home.current()? else { return Ok(None) };
     let engine = open_generation(home, generation, options)?;

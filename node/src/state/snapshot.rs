@@ -191,7 +191,8 @@ impl Reader {
     }
 
     pub fn bad(&self, reason: &str) -> StateError {
-        StateError::bad_snapshot(&self.path, reason)
+        let at = self.size_bytes.saturating_sub(CRC_BYTES as u64).saturating_sub(self.left_bytes);
+        StateError::bad_snapshot(&self.path, format!("{reason}, as read up to byte {at}"))
     }
 
     fn header(&mut self) -> Result<Record, StateError> {

@@ -18,3 +18,4 @@ mod membership;
 mod quorum;
 mod snapshots;
 mod strangers;
+mod verify;
