@@ -140,6 +140,9 @@ pub trait DiskFile: Send + Sync {
     /// After an error any part of it may have been written.
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
 
+    /// Cuts the file off or makes it longer by zeros.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+
     /// Returns once content and length survive a power cut. After an error nobody knows what of
     /// the content does, and a second call does not tell (node.md, pitfall 4).
     fn sync_data(&self) -> io::Result<()>;
@@ -156,7 +159,7 @@ pub trait DiskFile: Send + Sync {
 }
 
 /// Fills `buffer` as far as the file goes; answers how far that is.
-fn read_full(file: &dyn DiskFile, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+pub(crate) fn read_full(file: &dyn DiskFile, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
         match file.read_at(&mut buffer[filled..], offset + filled as u64) {

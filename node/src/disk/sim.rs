@@ -253,6 +253,15 @@ impl State {
         if missing > 0 { Err(ErrorKind::StorageFull.into()) } else { Ok(()) }
     }
 
+    fn set_len(&mut self, id: Id, len: u64) -> io::Result<()> {
+        let grows = len.saturating_sub(self.tree.file(id)?.seen.len() as u64);
+        if grows > 0 && grows > self.free() {
+            return Err(ErrorKind::StorageFull.into());
+        }
+        self.tree.file_mut(id)?.set_len(len as usize);
+        Ok(())
+    }
+
     fn sync(&mut self, id: Id) -> io::Result<()> {
         self.stats.syncs += 1;
         if std::mem::take(&mut self.fail_next_sync) {
@@ -401,6 +410,10 @@ impl DiskFile for SimFile {
 
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.check(self.disk.operate()?)?.write(self.id, bytes, offset)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.check(self.disk.operate()?)?.set_len(self.id, len)
     }
 
     fn sync_data(&self) -> io::Result<()> {

@@ -269,3 +269,18 @@ fn the_real_disk_does_the_same_where_nothing_fails() {
         assert!(!disk.exists(&root.join("deep")));
     }
 }
+
+/// `cargo test --release -p helios-node disk::tests::figures -- --ignored --nocapture`.
+#[test]
+#[ignore = "prints a figure, checks nothing"]
+fn figures() {
+    const ROUNDS: u64 = 200_000;
+    let disk = SimDisk::new(1);
+    let file = put_durably(&disk, "/segment", &[0; 64 << 10]);
+    let start = std::time::Instant::now();
+    for round in 0..ROUNDS {
+        file.write_all_at(&[round as u8; 300], round * 300 % (63 << 10)).unwrap();
+        file.sync_data().unwrap();
+    }
+    println!("{} ns for a write of 300 bytes and its sync", start.elapsed().as_nanos() as u64 / ROUNDS);
+}

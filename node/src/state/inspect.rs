@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::home::Home;
 use super::meta::Record;
-use super::{Applied, StateError, StoreOptions, recovery};
+use super::{Applied, EngineKind, StateError, StoreOptions, recovery};
 use crate::disk::{self, Disk};
 
 /// A state that adds up to its record.
@@ -26,7 +26,8 @@ pub fn inspect(disk: &Arc<dyn Disk>, dir: &Path, scratch: &Path) -> Result<Optio
     let Some(generation) = home.current()? else { return Ok(None) };
     home.copy_current(generation, scratch)?;
     let copy = Home::open(disk::real(), scratch)?;
-    let loaded = recovery::load(&copy, &StoreOptions::default())?;
+    let engine = EngineKind::of(disk.as_ref(), &home.generation(generation));
+    let loaded = recovery::load(&copy, &StoreOptions { engine, ..StoreOptions::default() })?;
     Ok(loaded.map(|(_, generation, Record { meta, .. })| Inspection {
         generation,
         applied: meta.applied,
