@@ -110,10 +110,10 @@ pub trait Disk: Send + Sync {
         let found = found.unwrap_or(path);
         self.create_dir_all(path)?;
         for dir in path.ancestors().skip(1) {
+            // One that was there may have been made by a process that died before its sync, or lie in
+            // a directory that is not ours: above a mount, read-only, not to be read.
             match self.sync_dir(dir) {
-                // A directory that was there may lie in one that this process cannot read.
-                Err(error) if found == path && error.kind() == io::ErrorKind::PermissionDenied => {}
-                // One that was there may have been made by a process that died before its sync.
+                Err(error) if found == path && is_foreign(&error) => {}
                 result => result?,
             }
             if found.starts_with(dir) {
@@ -156,6 +156,11 @@ pub trait DiskFile: Send + Sync {
     fn is_empty(&self) -> io::Result<bool> {
         Ok(self.len()? == 0)
     }
+}
+
+fn is_foreign(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidInput, PermissionDenied, ReadOnlyFilesystem, Unsupported};
+    matches!(error.kind(), InvalidInput | PermissionDenied | ReadOnlyFilesystem | Unsupported)
 }
 
 /// Fills `buffer` as far as the file goes; answers how far that is.

@@ -285,13 +285,6 @@ impl Core {
         }
     }
 
-    /// Gives back what may go on while the log lives on its reserve.
-    fn refuse_growth(&self, proposals: Vec<Proposal>) -> Vec<Proposal> {
-        let (frugal, growing) = proposals.into_iter().partition(|proposal| space::is_frugal(&proposal.data));
-        self.refuse(growing, space::disk_full(&self.own_name()));
-        frugal
-    }
-
     /// Proposes many entries as one message: one append message per peer, not one per entry.
     fn propose(&mut self, mut proposals: Vec<Proposal>) {
         let entries = proposals

@@ -3,11 +3,21 @@
 use helios_proto::v1::{Command, ErrorCode, command::Op};
 use prost::Message as _;
 
+use super::{Core, Proposal};
 use crate::error::Error;
+
+impl Core {
+    /// Gives back what may go on while the log lives on its reserve.
+    pub(super) fn refuse_growth(&self, proposals: Vec<Proposal>) -> Vec<Proposal> {
+        let (frugal, growing) = proposals.into_iter().partition(|proposal| is_frugal(&proposal.data));
+        self.refuse(growing, disk_full(&self.own_name()));
+        frugal
+    }
+}
 
 /// Whether the encoded command frees room, or needs none worth speaking of. What is not known to be
 /// so is not.
-pub fn is_frugal(command: &[u8]) -> bool {
+fn is_frugal(command: &[u8]) -> bool {
     matches!(
         Command::decode(command).ok().and_then(|command| command.op),
         Some(
@@ -21,7 +31,7 @@ pub fn is_frugal(command: &[u8]) -> bool {
     )
 }
 
-pub fn disk_full(leader: &str) -> Error {
+fn disk_full(leader: &str) -> Error {
     Error::new(
         ErrorCode::DiskFull,
         format!(
@@ -41,10 +51,10 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
-    use crate::raft::core::{Core, Settings};
+    use crate::raft::core::Settings;
     use crate::raft::log::Log;
     use crate::raft::membership;
-    use crate::raft::types::{Done, Effect, Input, LogJob, Proposal, Role};
+    use crate::raft::types::{Done, Effect, Input, LogJob, Role};
     use crate::wal::Base;
 
     fn encoded(op: Op) -> Vec<u8> {
