@@ -16,12 +16,15 @@ mod http;
 mod lifecycle;
 pub mod logging;
 pub mod metrics;
+mod mutation;
 pub mod node;
 mod peer;
 pub mod raft;
 mod requests;
 pub mod resp;
 mod scratch;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 pub mod state;
 mod status;
 pub mod verify;

@@ -52,6 +52,7 @@ pub struct DiskStats {
     pub operations: u64,
     /// Of files and directories.
     pub syncs: u64,
+    pub failed_syncs: u64,
     pub writes: u64,
     pub written_bytes: u64,
 }
@@ -131,6 +132,11 @@ impl SimDisk {
     /// [`SimDisk::crash`] or [`SimDisk::kill`].
     pub fn cut_power_after(&self, operations: u64) {
         self.state().power_left = Some(operations);
+    }
+
+    /// Whether the power is cut and the process does not know yet.
+    pub fn is_cut(&self) -> bool {
+        self.state().power_left == Some(0)
     }
 
     /// Lets one byte rot that is durable in a file `is_candidate` chooses; answers which. `None` if
@@ -274,6 +280,7 @@ impl State {
     fn sync(&mut self, id: Id) -> io::Result<()> {
         self.stats.syncs += 1;
         if std::mem::take(&mut self.fail_next_sync) {
+            self.stats.failed_syncs += 1;
             self.tree.file_mut(id)?.drop_unsynced();
             return Err(io::Error::from_raw_os_error(rustix::io::Errno::IO.raw_os_error()));
         }

@@ -15,6 +15,7 @@ use raft::eraftpb::Entry;
 
 use super::types::{Done, LogJob};
 use crate::metrics::Metrics;
+use crate::mutation::Mutation;
 use crate::wal::{Base, Batch, HardState, LogEntry, Wal, WalError};
 
 /// Log jobs written with one fsync.
@@ -49,8 +50,9 @@ impl LogWriter {
         loop {
             match self.next_job() {
                 Ok(Some(job)) => {
-                    let drained = self.drain(job);
-                    if let Err(Stopped) = self.write(drained).map_err(failed)? {
+                    let next = || self.backlog.pop_front().or_else(|| self.jobs.try_recv().ok());
+                    let work = LogWork::drain(Some(job), next);
+                    if let Err(Stopped) = self.write(&work).map_err(failed)? {
                         return Ok(());
                     }
                 }
@@ -78,29 +80,26 @@ impl LogWriter {
         }
     }
 
-    fn write(&mut self, drained: Drained) -> Result<Result<(), Stopped>, WalError> {
-        let Drained { batches, last, purge } = drained;
-        if let Some(number) = last {
-            let started = Instant::now();
-            if let Err(Stopped) = self.append(&batches)? {
-                return Ok(Err(Stopped));
-            }
+    fn write(&mut self, work: &LogWork) -> Result<Result<(), Stopped>, WalError> {
+        let started = Instant::now();
+        let persisted = match self.append(work)? {
+            Ok(persisted) => persisted,
+            Err(Stopped) => return Ok(Err(Stopped)),
+        };
+        if let Some(number) = persisted {
             self.metrics.wal_fsync_duration_seconds.observe(started.elapsed().as_secs_f64());
             if self.done.send(Done::Persisted(number)).is_err() {
                 return Ok(Err(Stopped));
             }
         }
-        match purge {
-            Some(base) if base.index >= self.wal.first_index() => self.purge(base).map(Ok),
-            _ => Ok(Ok(())),
-        }
+        postponed(work.purge(&mut self.wal)).map(Ok)
     }
 
-    /// Returns once the batches are on disk, however long there is no room for them.
-    fn append(&mut self, batches: &[Batch]) -> Result<Result<(), Stopped>, WalError> {
+    /// Returns once the work's batches are on disk, however long there is no room for them.
+    fn append(&mut self, work: &LogWork) -> Result<Result<Option<u64>, Stopped>, WalError> {
         let mut is_held = false;
         loop {
-            match self.wal.append(batches) {
+            match work.append(&mut self.wal) {
                 Err(error @ WalError::NoSpare { .. }) => {
                     if !is_held {
                         is_held = true;
@@ -123,7 +122,7 @@ impl LogWriter {
             match self.jobs.recv_deadline(deadline) {
                 // It only drops what a snapshot covers, and so may go before what waits.
                 Ok(LogJob::Purge(base)) if base.index <= self.wal.last_index() => {
-                    match self.purge(base) {
+                    match postponed(self.wal.purge(base)) {
                         Ok(()) => return Ok(()),
                         // Reported by the append that comes next.
                         Err(error) => tracing::error!(%error, "the log cannot be purged"),
@@ -133,14 +132,6 @@ impl LogWriter {
                 Err(RecvTimeoutError::Timeout) => return Ok(()),
                 Err(RecvTimeoutError::Disconnected) => return Err(Stopped),
             }
-        }
-    }
-
-    /// One for which there is no room is left to the next: it covers more.
-    fn purge(&mut self, base: Base) -> Result<(), WalError> {
-        match self.wal.purge(base) {
-            Err(WalError::NoSpare { .. }) => Ok(()),
-            result => result,
         }
     }
 
@@ -176,16 +167,26 @@ impl LogWriter {
         }
         self.done.send(Done::LogSpace { is_short }).map_err(|_| Stopped)
     }
+}
 
-    /// Everything queued, up to what one write should hold.
-    fn drain(&mut self, first: LogJob) -> Drained {
-        let mut drained = Drained::default();
+/// What the log writer does in one turn: one append with one fsync, then a purge.
+#[derive(Default)]
+pub struct LogWork {
+    pub batches: Vec<Batch>,
+    /// Number of the last append among them.
+    last: Option<u64>,
+    purge: Option<Base>,
+}
+
+impl LogWork {
+    /// Takes jobs, `first` and then what `next` has, up to what one write should hold.
+    pub fn drain(mut first: Option<LogJob>, mut next: impl FnMut() -> Option<LogJob>) -> Self {
+        let mut work = Self::default();
         let mut bytes = 0;
-        let mut next = Some(first);
-        while let Some(job) = next {
+        while let Some(job) = first.take().or_else(&mut next) {
             match job {
                 LogJob::Append { number, reset, entries, hard_state } => {
-                    drained.last = Some(number);
+                    work.last = Some(number);
                     let entries: Vec<_> = entries.iter().map(log_entry).collect();
                     bytes += entries.iter().map(|entry| entry.payload.len()).sum::<usize>();
                     let hard_state = hard_state.map(|state| HardState {
@@ -193,27 +194,45 @@ impl LogWriter {
                         vote: state.vote,
                         commit: state.commit,
                     });
-                    drained.batches.push(Batch { reset, entries, hard_state });
+                    work.batches.push(Batch { reset, entries, hard_state });
                 }
-                LogJob::Purge(base) => drained.purge = Some(base),
+                LogJob::Purge(base) => work.purge = Some(base),
             }
-            let full = drained.batches.len() >= MAX_JOBS_PER_WRITE || bytes >= MAX_BYTES_PER_WRITE;
-            next = if full { None } else { self.backlog.pop_front().or_else(|| self.jobs.try_recv().ok()) };
+            if work.batches.len() >= MAX_JOBS_PER_WRITE || bytes >= MAX_BYTES_PER_WRITE {
+                break;
+            }
         }
-        drained
+        work
     }
-}
 
-#[derive(Default)]
-struct Drained {
-    batches: Vec<Batch>,
-    /// Number of the last append among them.
-    last: Option<u64>,
-    purge: Option<Base>,
+    /// Answers the number of the last job that is durable now, if any was to be written.
+    pub fn append(&self, wal: &mut Wal) -> Result<Option<u64>, WalError> {
+        let Some(last) = self.last else { return Ok(None) };
+        let kept = if Mutation::LogJobsDropped.is_on() { self.batches.len() - 1 } else { 0 };
+        match wal.append(&self.batches[kept..]) {
+            Err(error) if !Mutation::LogErrorIgnored.is_on() => Err(error),
+            _ => Ok(Some(last)),
+        }
+    }
+
+    pub fn purge(&self, wal: &mut Wal) -> Result<(), WalError> {
+        match self.purge {
+            Some(base) if base.index >= wal.first_index() => wal.purge(base),
+            _ => Ok(()),
+        }
+    }
 }
 
 fn log_entry(entry: &Entry) -> LogEntry {
     LogEntry { index: entry.index, term: entry.term, payload: entry.encode_to_vec().into() }
+}
+
+/// A purge for which there is no room is left to the next one, which covers more.
+fn postponed(purged: Result<(), WalError>) -> Result<(), WalError> {
+    match purged {
+        Err(WalError::NoSpare { .. }) => Ok(()),
+        result => result,
+    }
 }
 
 #[cfg(test)]

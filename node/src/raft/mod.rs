@@ -1,11 +1,11 @@
 //! Consensus: the raft crate behind one narrow type ([`core::Core`]), the thread that drives it and
 //! the threads that do its work. The layout and its reasons are in ARCHITECTURE.md.
 
-mod core;
+pub(crate) mod core;
 mod driver;
 mod handle;
 mod log;
-mod log_writer;
+pub(crate) mod log_writer;
 pub mod membership;
 mod proposals;
 mod reads;
@@ -13,8 +13,8 @@ mod recovery;
 mod runtime;
 mod snapshots;
 mod transfer;
-mod types;
-mod workers;
+pub(crate) mod types;
+pub(crate) mod workers;
 
 pub use core::Settings;
 pub use driver::Outbound;

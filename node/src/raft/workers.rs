@@ -16,7 +16,7 @@ use super::snapshots::Snapshots;
 use super::types::*;
 use crate::error::Error;
 use crate::metrics::Metrics;
-use crate::state::Store;
+use crate::state::{StateError, Store};
 
 /// How often applied state moves from the overlay to the engine.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5);
@@ -36,15 +36,18 @@ pub struct Applier {
 impl Applier {
     pub fn run(self, jobs: &Receiver<ApplyJob>) -> Result<(), String> {
         while let Ok(job) = jobs.recv() {
-            let done = match job {
-                ApplyJob::Entries { entries, bytes } => self.apply_all(entries, bytes)?,
-                ApplyJob::Restore { index } => self.restore(index)?,
-            };
-            if self.done.send(done).is_err() {
+            if self.done.send(self.apply(job)?).is_err() {
                 return Ok(());
             }
         }
         Ok(())
+    }
+
+    pub fn apply(&self, job: ApplyJob) -> Result<Done, String> {
+        match job {
+            ApplyJob::Entries { entries, bytes } => self.apply_all(entries, bytes),
+            ApplyJob::Restore { index } => self.restore(index),
+        }
     }
 
     fn apply_all(&self, entries: Vec<(Entry, Option<Waiter>)>, bytes: u64) -> Result<Done, String> {
@@ -141,17 +144,16 @@ pub struct Checkpointer {
 
 impl Checkpointer {
     pub fn run(self) -> Result<(), String> {
+        let failed = |error: StateError| format!("checkpoint: {error}");
         let mut last = (self.store.applied().index, Instant::now());
         // Not to be tried again before, after one that found no room.
         let mut not_before = Instant::now();
         loop {
             let is_due = match self.wanted.recv_timeout(CHECKPOINT_POLL) {
                 Ok(()) => {
-                    let outcome = match self.checkpoint()? {
-                        true => self.take_snapshot(),
-                        false => Done::SnapshotFailed,
-                    };
-                    if self.done.send(outcome).is_err() {
+                    let built =
+                        build_snapshot(&self.store, &self.snapshots, &self.metrics).map_err(failed)?;
+                    if self.done.send(built).is_err() {
                         return Ok(());
                     }
                     last = (self.store.applied().index, Instant::now());
@@ -163,53 +165,52 @@ impl Checkpointer {
                     is_due && self.store.applied().index > last.0 && Instant::now() >= not_before
                 }
                 Err(RecvTimeoutError::Disconnected) => {
-                    self.checkpoint()?;
+                    checkpoint(&self.store, &self.metrics).map_err(failed)?;
                     return Ok(());
                 }
             };
-            if is_due && self.checkpoint()? {
+            if is_due && checkpoint(&self.store, &self.metrics).map_err(failed)? {
                 last = (self.store.applied().index, Instant::now());
             } else if is_due {
                 not_before = Instant::now() + CHECKPOINT_INTERVAL;
             }
         }
     }
+}
 
-    /// False: the disk is full, to be tried again. Every other failure is final.
-    fn checkpoint(&self) -> Result<bool, String> {
-        match self.store.checkpoint() {
-            Ok(_) => Ok(true),
-            Err(error) if error.is_disk_full() => {
-                self.metrics.checkpoints_skipped.inc();
-                tracing::warn!(%error, "checkpoint put off; the log is kept until one succeeds");
-                Ok(false)
-            }
-            Err(error) => Err(format!("checkpoint: {error}")),
+/// False: the disk is full, to be tried again. Every error is final.
+fn checkpoint(store: &Store, metrics: &Metrics) -> Result<bool, StateError> {
+    match store.checkpoint() {
+        Ok(_) => Ok(true),
+        Err(error) if error.is_disk_full() => {
+            metrics.checkpoints_skipped.inc();
+            tracing::warn!(%error, "checkpoint put off; the log is kept until one succeeds");
+            Ok(false)
         }
+        Err(error) => Err(error),
     }
+}
 
-    fn take_snapshot(&self) -> Done {
-        let started = Instant::now();
-        match self.snapshots.write(&self.store) {
-            Ok(meta) => {
-                self.metrics.snapshot_save_duration_seconds.observe(started.elapsed().as_secs_f64());
-                tracing::info!(
-                    index = meta.index,
-                    term = meta.term,
-                    bytes = meta.size_bytes,
-                    "snapshot taken"
-                );
-                Done::SnapshotBuilt(meta)
-            }
-            Err(error) => {
-                if error.is_disk_full() {
-                    self.metrics.snapshots_skipped.inc();
-                    tracing::warn!(%error, "snapshot put off; the log is kept until one succeeds");
-                } else {
-                    tracing::error!(%error, "snapshot failed; the log is kept until one succeeds");
-                }
-                Done::SnapshotFailed
-            }
-        }
+/// A checkpoint, and a snapshot of what it holds.
+pub fn build_snapshot(store: &Store, snapshots: &Snapshots, metrics: &Metrics) -> Result<Done, StateError> {
+    if !checkpoint(store, metrics)? {
+        return Ok(Done::SnapshotFailed);
     }
+    let started = Instant::now();
+    Ok(match snapshots.write(store) {
+        Ok(meta) => {
+            metrics.snapshot_save_duration_seconds.observe(started.elapsed().as_secs_f64());
+            tracing::info!(index = meta.index, term = meta.term, bytes = meta.size_bytes, "snapshot taken");
+            Done::SnapshotBuilt(meta)
+        }
+        Err(error) if error.is_disk_full() => {
+            metrics.snapshots_skipped.inc();
+            tracing::warn!(%error, "snapshot put off; the log is kept until one succeeds");
+            Done::SnapshotFailed
+        }
+        Err(error) => {
+            tracing::error!(%error, "snapshot failed; the log is kept until one succeeds");
+            Done::SnapshotFailed
+        }
+    })
 }

@@ -3,6 +3,7 @@
 //! no network: the driver thread runs it, and so can a simulation.
 
 mod changes;
+mod election;
 mod ready;
 mod snapshotting;
 mod space;
@@ -22,7 +23,9 @@ use super::reads::Reads;
 use super::transfer::{self, Transfer};
 use super::types::*;
 use crate::error::Error;
+use crate::mutation::Mutation;
 use crate::state::SnapshotMeta;
+use election::ElectionTimeout;
 use ready::InFlight;
 
 pub const TICK: Duration = Duration::from_millis(10);
@@ -52,6 +55,7 @@ pub struct Settings {
 pub struct Core {
     pub(super) node: RawNode<Log>,
     settings: Settings,
+    election_timeout: ElectionTimeout,
     pub(super) membership: Arc<Membership>,
     proposed: Vec<Proposal>,
     parked: Vec<Proposal>,
@@ -89,7 +93,6 @@ impl Core {
         boot_nonce: u64,
         now: Instant,
     ) -> raft::Result<Self> {
-        let ticks = |duration: Duration| (duration.as_millis() / TICK.as_millis()).max(1) as usize;
         let config = raft::Config {
             id: settings.id,
             election_tick: ticks(settings.election_min),
@@ -113,6 +116,7 @@ impl Core {
             last_role: (node.raft.state, node.raft.term, node.raft.leader_id),
             node,
             reads: Reads::new(settings.id, boot_nonce),
+            election_timeout: ElectionTimeout::new(settings.election_min, settings.election_max, boot_nonce),
             settings,
             membership,
             proposed: Vec::new(),
@@ -145,6 +149,7 @@ impl Core {
     }
 
     pub fn tick(&mut self) {
+        self.election_timeout.pin(&mut self.node.raft);
         self.node.tick();
         self.reads.retain(|waiter| !waiter.is_closed());
     }
@@ -153,6 +158,9 @@ impl Core {
         match input {
             Input::Messages(messages) => self.step_all(messages, now),
             Input::Propose(proposals) => self.proposed.extend(proposals),
+            Input::Read(waiter) if Mutation::ReadWithoutRound.is_on() => {
+                drop(waiter.send(Ok(self.applied_index)));
+            }
             Input::Read(waiter) => {
                 if let Err(waiter) = self.reads.push(waiter) {
                     drop(waiter.send(Err(Error::new(
@@ -402,6 +410,12 @@ impl Core {
         }
     }
 
+    /// Term of an entry that this member's log has.
+    #[cfg(feature = "simulation")]
+    pub fn term_of(&self, index: u64) -> Option<u64> {
+        raft::Storage::term(self.node.store(), index).ok()
+    }
+
     fn progress(&self, now: Instant) -> Vec<Progress> {
         let mut found: Vec<Progress> = self
             .node
@@ -429,6 +443,11 @@ pub fn raft_snapshot(meta: &SnapshotMeta) -> Snapshot {
         term: meta.term,
     };
     Snapshot { data: Vec::new(), metadata: Some(metadata) }
+}
+
+/// Whole ticks, at least one.
+fn ticks(duration: Duration) -> usize {
+    (duration.as_millis() / TICK.as_millis()).max(1) as usize
 }
 
 fn overloaded() -> Error {
