@@ -9,6 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::app::App;
 use crate::config::{Config, DevArgs, InitialMember, Settings};
 use crate::logging;
+use crate::scratch::ScratchDir;
 
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
 /// The members start one after another, so each first finds the next not there: no news to a person.
@@ -25,11 +26,11 @@ pub async fn run(args: DevArgs) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let scratch = match args.data_dir {
         Some(_) => None,
-        None => Some(ScratchDir::new()?),
+        None => Some(ScratchDir::new("dev")?),
     };
     let data_dir = match (&args.data_dir, &scratch) {
         (Some(dir), _) => dir.clone(),
-        (None, Some(scratch)) => scratch.0.clone(),
+        (None, Some(scratch)) => scratch.path().to_owned(),
         (None, None) => unreachable!("one of the two was made above"),
     };
     let mut apps = Vec::new();
@@ -100,21 +101,4 @@ fn banner(args: &DevArgs, data_dir: &Path) {
         last = args.port + args.members - 1,
         gateway = 8443 + args.port.saturating_sub(BASE_CLIENT_PORT),
     );
-}
-
-/// A directory of our own, gone with us.
-struct ScratchDir(std::path::PathBuf);
-
-impl ScratchDir {
-    fn new() -> std::io::Result<Self> {
-        let dir = std::env::temp_dir().join(format!("heliosd-dev-{:08x}", rand::random::<u32>()));
-        std::fs::create_dir_all(&dir)?;
-        Ok(Self(dir))
-    }
-}
-
-impl Drop for ScratchDir {
-    fn drop(&mut self) {
-        drop(std::fs::remove_dir_all(&self.0));
-    }
 }

@@ -22,10 +22,12 @@ mod peer;
 pub mod raft;
 mod requests;
 pub mod resp;
+mod scratch;
 #[cfg(feature = "simulation")]
 pub mod simulation;
 pub mod state;
 mod status;
+pub mod verify;
 pub mod wal;
 
 /// Milliseconds since the Unix epoch. Decides nothing by itself: the log's clock does

@@ -1,11 +1,12 @@
 //! `heliosd`: reads its configuration, runs a node until a signal, and says in one line why when it
-//! cannot. Exit codes: 0 clean end, 78 configuration (EX_CONFIG), 74 disk (EX_IOERR), 1 other.
+//! cannot. Exit codes: 0 clean end, 78 configuration (EX_CONFIG), 74 disk (EX_IOERR), 1 other, and
+//! damaged data for `heliosd verify`.
 
 use std::process::ExitCode;
 
 use helios_node::app::{App, AppError};
-use helios_node::config::{self, Cli, CommandLine, ConfigError, RunArgs, Settings};
-use helios_node::{dev, logging};
+use helios_node::config::{self, Cli, CommandLine, ConfigError, RunArgs, Settings, VerifyArgs};
+use helios_node::{dev, logging, verify};
 use tokio::signal::unix::{SignalKind, signal};
 
 const EX_CONFIG: u8 = 78;
@@ -29,8 +30,23 @@ fn main() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(1, &format!("{error:#}")),
         },
+        Some(CommandLine::Verify(args)) => verify(&args),
         None => runtime.block_on(run(&cli.run)),
     }
+}
+
+fn verify(args: &VerifyArgs) -> ExitCode {
+    // sled panics on some damage, which becomes a finding like any other.
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if panic.location().is_none_or(|location| !location.file().contains("/sled-")) {
+            report(panic);
+        }
+    }));
+    let wal_dir = args.wal_dir.clone().unwrap_or_else(|| verify::default_wal_dir(&args.data_dir));
+    let findings = verify::verify(&verify::Places { data_dir: args.data_dir.clone(), wal_dir });
+    findings.iter().for_each(|finding| println!("{finding}"));
+    verify::exit_code(&findings).into()
 }
 
 async fn run(args: &RunArgs) -> ExitCode {

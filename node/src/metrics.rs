@@ -40,6 +40,10 @@ pub struct Metrics {
     keys: Gauge,
     db_size_bytes: Gauge,
     state_rebuilds: Gauge,
+    pub disk_full: Gauge,
+    pub log_writes_held: Counter,
+    pub checkpoints_skipped: Counter,
+    pub snapshots_skipped: Counter,
 }
 
 /// 0.1 ms to about 10 s: an fsync of a fast disk at one end, a stuck one at the other.
@@ -72,6 +76,10 @@ impl Metrics {
             keys: Gauge::default(),
             db_size_bytes: Gauge::default(),
             state_rebuilds: Gauge::default(),
+            disk_full: Gauge::default(),
+            log_writes_held: Counter::default(),
+            checkpoints_skipped: Counter::default(),
+            snapshots_skipped: Counter::default(),
         };
         metrics.register(registry);
         Arc::new(metrics)
@@ -95,7 +103,19 @@ impl Metrics {
         for (name, help, histogram) in histograms {
             registry.register(name, help, histogram.clone());
         }
-        registry.register("forwarded", "Writes sent on to the leader", self.forwarded.clone());
+        let counters = [
+            ("forwarded", "Writes sent on to the leader", &self.forwarded),
+            ("log_writes_held", "Times the log had to wait for room on a full disk", &self.log_writes_held),
+            (
+                "checkpoints_skipped",
+                "Checkpoints put off because the disk is full",
+                &self.checkpoints_skipped,
+            ),
+            ("snapshots_skipped", "Snapshots put off because the disk is full", &self.snapshots_skipped),
+        ];
+        for (name, help, counter) in counters {
+            registry.register(name, help, counter.clone());
+        }
         let gauges = [
             ("raft_has_leader", "1 when a leader is known", &self.raft_has_leader),
             ("raft_is_leader", "1 on the leader", &self.raft_is_leader),
@@ -112,6 +132,11 @@ impl Metrics {
             ("raft_read_rounds_total", "ReadIndex rounds started since start", &self.raft_read_rounds),
             ("wal_size_bytes", "Log entries kept, in memory and on disk", &self.raft_log_bytes),
             ("raft_snapshot_index", "Index of the newest snapshot", &self.raft_snapshot_index),
+            (
+                "disk_full",
+                "1 while the log has no room and writes that need some are refused",
+                &self.disk_full,
+            ),
             ("members", "Members of the cluster, learners included", &self.members),
             ("keys", "Keys held, expired ones not yet removed included", &self.keys),
             ("db_size_bytes", "State engine and overlay", &self.db_size_bytes),

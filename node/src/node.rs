@@ -112,8 +112,11 @@ impl Node {
         let wal_options = WalOptions { segment_bytes: settings.segment_bytes, ..WalOptions::default() };
         let max_command_bytes = wal_options.max_entry_bytes() as usize - ENTRY_FRAME_BYTES;
         let (wal, recovered) = Wal::open(Arc::clone(&disk), &settings.wal_dir, wal_options)?;
-        let store =
-            Store::open_with(Arc::clone(&disk), &settings.data_dir.join("state"), StoreOptions::default())?;
+        let store = Store::open_with(
+            Arc::clone(&disk),
+            &settings.data_dir.join("state"),
+            StoreOptions { engine: settings.engine, ..StoreOptions::default() },
+        )?;
         let snapshots =
             Snapshots::open(disk, &settings.data_dir.join("snapshots")).map_err(NodeError::Snapshots)?;
         let marker = data_dir.marker().clone();

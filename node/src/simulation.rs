@@ -3,8 +3,9 @@
 pub use crate::mutation::Mutation;
 pub use crate::peer::handshake;
 pub use crate::raft::core::{Core, Settings, TICK};
+pub use crate::raft::log_writer::LogWork;
 pub use crate::raft::membership;
 pub use crate::raft::types::{
     ApplyJob, ChangeRequest, Done, Effect, Input, LogJob, Proposal, RaftStatus, Role,
 };
-pub use crate::raft::workers::{Applier, LogWork, build_snapshot};
+pub use crate::raft::workers::{Applier, build_snapshot};

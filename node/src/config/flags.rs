@@ -21,6 +21,8 @@ pub struct Cli {
 pub enum CommandLine {
     /// Start a cluster of three members in this process, without Kubernetes
     Dev(DevArgs),
+    /// Check the data of a stopped node; changes nothing. Exit code 0: whole, 1: damaged
+    Verify(VerifyArgs),
 }
 
 /// Flags of a node; each overrides the configuration file and the environment.
@@ -56,6 +58,15 @@ pub struct RunArgs {
     /// gRPC clients: host:port
     #[arg(long)]
     pub grpc_listen: Option<String>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct VerifyArgs {
+    /// The node's data_dir
+    pub data_dir: PathBuf,
+    /// The node's wal_dir, where that is not <DATA_DIR>/wal
+    #[arg(long)]
+    pub wal_dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -141,6 +152,13 @@ mod tests {
     fn dev_takes_its_own_flags() {
         let cli = parse("heliosd dev --members 5 --port 7379");
         assert!(matches!(cli.command, Some(CommandLine::Dev(DevArgs { members: 5, port: 7379, .. }))));
+    }
+
+    #[test]
+    fn verify_takes_the_directories() {
+        let cli = parse("heliosd verify /data --wal-dir /log");
+        let Some(CommandLine::Verify(args)) = cli.command else { panic!("{cli:?}") };
+        assert_eq!((args.data_dir, args.wal_dir), ("/data".into(), Some("/log".into())));
     }
 
     #[test]

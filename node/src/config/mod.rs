@@ -6,7 +6,7 @@ mod flags;
 mod settings;
 mod sources;
 
-pub use flags::{Cli, CommandLine, DevArgs, RunArgs};
+pub use flags::{Cli, CommandLine, DevArgs, RunArgs, VerifyArgs};
 pub use settings::{Bootstrap, Settings};
 pub use sources::load;
 
@@ -24,6 +24,7 @@ pub struct Config {
     pub node: NodeSection,
     pub listen: ListenSection,
     pub raft: RaftSection,
+    pub state: StateSection,
     pub client: ClientSection,
     pub log: LogSection,
     /// What the user should be told of the file, though it can be used.
@@ -85,6 +86,14 @@ pub struct RaftSection {
     pub trailing_entries: Option<u64>,
     /// Size of a write-ahead log segment, bytes; three are kept. An entry may have a quarter of it.
     pub segment_bytes: Option<u64>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StateSection {
+    /// What holds the applied state on disk: `sled` (default) or `redb`. Changed, the next start
+    /// builds the state anew from snapshot and log.
+    pub engine: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]

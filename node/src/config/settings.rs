@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{Config, ConfigError, InitialMember};
+use crate::state::EngineKind;
 
 /// How a node without a cluster comes to one (C7).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +39,7 @@ pub struct Settings {
     pub snapshot_interval: Duration,
     pub trailing_entries: u64,
     pub segment_bytes: u64,
+    pub engine: EngineKind,
     pub request_timeout: Duration,
     pub shutdown_delay: Duration,
     pub max_connections: usize,
@@ -59,7 +61,7 @@ impl TryFrom<Config> for Settings {
 
     fn try_from(config: Config) -> Result<Self, ConfigError> {
         let config_hash = hash(&config);
-        let Config { node, listen, raft, client, log, warnings } = config;
+        let Config { node, listen, raft, state, client, log, warnings } = config;
         if node.name.is_empty() {
             return Err(ConfigError(
                 "node.name is missing: give the node a short, unique name, for instance -raft-node-id node-1"
@@ -114,6 +116,7 @@ impl TryFrom<Config> for Settings {
                 .map_or(Ok(Duration::from_secs(300)), |text| duration("raft.snapshot_interval", text))?,
             trailing_entries: raft.trailing_entries.unwrap_or(1_000),
             segment_bytes: segment_bytes(raft.segment_bytes)?,
+            engine: engine(state.engine.as_deref())?,
             request_timeout: duration("client.request_timeout", &client.request_timeout)?,
             shutdown_delay: duration_or_none("client.shutdown_delay", &client.shutdown_delay)?,
             max_connections: positive("client.max_connections", client.max_connections as u64)? as usize,
@@ -135,6 +138,14 @@ fn hash(config: &Config) -> String {
     let mut public = config.clone();
     public.client.password = None;
     format!("{:08x}", crc32c::crc32c(format!("{public:?}").as_bytes()))
+}
+
+fn engine(wanted: Option<&str>) -> Result<EngineKind, ConfigError> {
+    match wanted {
+        None | Some("sled") => Ok(EngineKind::Sled),
+        Some("redb") => Ok(EngineKind::Redb),
+        Some(other) => Err(ConfigError(format!("state.engine {other:?}: write sled or redb"))),
+    }
 }
 
 fn segment_bytes(wanted: Option<u64>) -> Result<u64, ConfigError> {
@@ -351,6 +362,14 @@ mod tests {
         let b = with("b", "127.0.0.1:7001", "{name: a, address: '127.0.0.1:7000'}");
         assert_eq!(a, b);
         assert!(matches!(a, Bootstrap::Static(members) if members.len() == 2));
+    }
+
+    #[test]
+    fn an_engine_is_one_of_two() {
+        let engine = |yaml: &str| settings(yaml).unwrap().engine;
+        assert_eq!(engine("{node: {name: a}}"), EngineKind::Sled);
+        assert_eq!(engine("{node: {name: a}, state: {engine: redb}}"), EngineKind::Redb);
+        assert!(refused("{node: {name: a}, state: {engine: rocks}}").contains("write sled or redb"));
     }
 
     #[test]

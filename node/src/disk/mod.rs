@@ -110,10 +110,10 @@ pub trait Disk: Send + Sync {
         let found = found.unwrap_or(path);
         self.create_dir_all(path)?;
         for dir in path.ancestors().skip(1) {
+            // One that was there may have been made by a process that died before its sync, or lie in
+            // a directory that is not ours: above a mount, read-only, not to be read.
             match self.sync_dir(dir) {
-                // A directory that was there may lie in one that this process cannot read.
-                Err(error) if found == path && error.kind() == io::ErrorKind::PermissionDenied => {}
-                // One that was there may have been made by a process that died before its sync.
+                Err(error) if found == path && is_foreign(&error) => {}
                 result => result?,
             }
             if found.starts_with(dir) {
@@ -140,6 +140,9 @@ pub trait DiskFile: Send + Sync {
     /// After an error any part of it may have been written.
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
 
+    /// Cuts the file off or makes it longer by zeros.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+
     /// Returns once content and length survive a power cut. After an error nobody knows what of
     /// the content does, and a second call does not tell (node.md, pitfall 4).
     fn sync_data(&self) -> io::Result<()>;
@@ -155,8 +158,13 @@ pub trait DiskFile: Send + Sync {
     }
 }
 
+fn is_foreign(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidInput, PermissionDenied, ReadOnlyFilesystem, Unsupported};
+    matches!(error.kind(), InvalidInput | PermissionDenied | ReadOnlyFilesystem | Unsupported)
+}
+
 /// Fills `buffer` as far as the file goes; answers how far that is.
-fn read_full(file: &dyn DiskFile, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+pub(crate) fn read_full(file: &dyn DiskFile, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
         match file.read_at(&mut buffer[filled..], offset + filled as u64) {

@@ -95,6 +95,10 @@ impl DiskFile for File {
         FileExt::write_all_at(self, bytes, offset)
     }
 
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        File::set_len(self, len)
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         File::sync_data(self)
     }

@@ -6,6 +6,7 @@
 //! lost or, the last one, torn; of the operations on names that were not synced a prefix is kept.
 
 mod content;
+mod handles;
 mod names;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use self::content::Content;
+use self::handles::{SimFile, SimLock};
 use self::names::{Id, Tree};
 use super::{DirEntry, Disk, DiskFile, DiskLock, Kind, LockMode};
 
@@ -71,6 +73,7 @@ struct State {
     locks: BTreeMap<Id, Held>,
     /// Bytes that all files together may have.
     capacity: Option<u64>,
+    hides_free: bool,
     /// Operations until the power is cut.
     power_left: Option<u64>,
     fail_next_sync: bool,
@@ -94,6 +97,7 @@ impl SimDisk {
             open: BTreeMap::new(),
             locks: BTreeMap::new(),
             capacity: None,
+            hides_free: false,
             power_left: None,
             fail_next_sync: false,
             sync_lies: false,
@@ -168,6 +172,11 @@ impl SimDisk {
     pub fn set_free_bytes(&self, free: Option<u64>) {
         let mut state = self.state();
         state.capacity = free.map(|free| state.used() + free);
+    }
+
+    /// A volume that cannot be asked how much is free: only a write tells.
+    pub fn hide_free_bytes(&self) {
+        self.state().hides_free = true;
     }
 
     /// The next sync of a file fails and loses what it should have written, for good.
@@ -273,6 +282,15 @@ impl State {
         if missing > 0 { Err(ErrorKind::StorageFull.into()) } else { Ok(()) }
     }
 
+    fn set_len(&mut self, id: Id, len: u64) -> io::Result<()> {
+        let grows = len.saturating_sub(self.tree.file(id)?.seen.len() as u64);
+        if grows > 0 && grows > self.free() {
+            return Err(ErrorKind::StorageFull.into());
+        }
+        self.tree.file_mut(id)?.set_len(len as usize);
+        Ok(())
+    }
+
     fn sync(&mut self, id: Id) -> io::Result<()> {
         self.stats.syncs += 1;
         if std::mem::take(&mut self.fail_next_sync) {
@@ -362,77 +380,7 @@ impl Disk for SimDisk {
     }
 
     fn free_bytes(&self, _path: &Path) -> io::Result<u64> {
-        Ok(self.look()?.free())
-    }
-}
-
-struct SimLock {
-    disk: SimDisk,
-    id: Id,
-    epoch: u64,
-}
-
-impl Drop for SimLock {
-    fn drop(&mut self) {
-        let mut state = self.disk.state();
-        if state.epoch != self.epoch {
-            return;
-        }
-        match state.locks.get_mut(&self.id) {
-            Some(Held::Shared(readers)) if *readers > 1 => *readers -= 1,
-            _ => drop(state.locks.remove(&self.id)),
-        }
-    }
-}
-
-struct SimFile {
-    disk: SimDisk,
-    id: Id,
-    epoch: u64,
-}
-
-impl SimFile {
-    fn check<'a>(&self, state: MutexGuard<'a, State>) -> io::Result<MutexGuard<'a, State>> {
-        if state.epoch == self.epoch {
-            Ok(state)
-        } else {
-            Err(io::Error::other("opened by a process that died"))
-        }
-    }
-}
-
-impl Drop for SimFile {
-    fn drop(&mut self) {
-        let mut state = self.disk.state();
-        if state.epoch == self.epoch
-            && let Some(handles) = state.open.get_mut(&self.id)
-        {
-            *handles -= 1;
-            if *handles == 0 {
-                state.open.remove(&self.id);
-            }
-        }
-    }
-}
-
-impl DiskFile for SimFile {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        Ok(self.check(self.disk.look()?)?.tree.file(self.id)?.read(buffer, offset as usize))
-    }
-
-    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.check(self.disk.operate()?)?.write(self.id, bytes, offset)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.check(self.disk.operate()?)?.sync(self.id)
-    }
-
-    fn sync_all(&self) -> io::Result<()> {
-        self.sync_data()
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        Ok(self.check(self.disk.look()?)?.tree.file(self.id)?.seen.len() as u64)
+        let state = self.look()?;
+        if state.hides_free { Err(ErrorKind::Unsupported.into()) } else { Ok(state.free()) }
     }
 }

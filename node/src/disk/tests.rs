@@ -238,7 +238,10 @@ fn the_power_goes_before_the_operation_named_and_comes_back_with_the_process() {
     let file = disk.create(Path::new("/file")).unwrap();
     file.write_all_at(b"1", 0).unwrap();
     assert!(file.sync_data().is_err() && disk.read(Path::new("/file")).is_err());
-    assert_eq!(disk.stats(), DiskStats { operations: 2, writes: 1, written_bytes: 1, ..DiskStats::default() });
+    assert_eq!(
+        disk.stats(),
+        DiskStats { operations: 2, writes: 1, written_bytes: 1, ..DiskStats::default() }
+    );
     disk.kill();
     assert_eq!(content(&disk, "/file").unwrap(), b"1");
 }
@@ -268,4 +271,19 @@ fn the_real_disk_does_the_same_where_nothing_fails() {
         disk.remove_dir_all(&root.join("deep")).unwrap();
         assert!(!disk.exists(&root.join("deep")));
     }
+}
+
+/// `cargo test --release -p helios-node disk::tests::figures -- --ignored --nocapture`.
+#[test]
+#[ignore = "prints a figure, checks nothing"]
+fn figures() {
+    const ROUNDS: u64 = 200_000;
+    let disk = SimDisk::new(1);
+    let file = put_durably(&disk, "/segment", &[0; 64 << 10]);
+    let start = std::time::Instant::now();
+    for round in 0..ROUNDS {
+        file.write_all_at(&[round as u8; 300], round * 300 % (63 << 10)).unwrap();
+        file.sync_data().unwrap();
+    }
+    println!("{} ns for a write of 300 bytes and its sync", start.elapsed().as_nanos() as u64 / ROUNDS);
 }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::disk::{Disk, DiskLock, LockMode};
 
 const FORMAT: u32 = 1;
+const LOCK: &str = "LOCK";
 const LOCK_POLL: Duration = Duration::from_millis(50);
 
 /// What a node knows of itself before it has read anything else.
@@ -82,7 +83,7 @@ impl DataDir {
             move |source| MarkerError::Io { path, source }
         };
         disk.make_dir(dir).map_err(io(dir))?;
-        let lock_path = dir.join("LOCK");
+        let lock_path = dir.join(LOCK);
         let lock = take(disk.as_ref(), &lock_path, patience).map_err(|error| match error {
             TryLockError::WouldBlock => MarkerError::Locked(dir.to_owned()),
             TryLockError::Error(source) => io(&lock_path)(source),
@@ -101,6 +102,16 @@ impl DataDir {
         marker.boot_epoch += 1;
         write(disk.as_ref(), dir, &marker)?;
         Ok(Self { disk, dir: dir.to_owned(), marker, _lock: lock })
+    }
+
+    /// The marker of a directory that no process uses, and the lock that keeps it so. Changes nothing.
+    pub fn look(disk: &dyn Disk, dir: &Path) -> Result<(DiskLock, Option<Marker>), MarkerError> {
+        let path = dir.join(LOCK);
+        let lock = disk.try_lock(&path, LockMode::Shared).map_err(|error| match error {
+            TryLockError::WouldBlock => MarkerError::Locked(dir.to_owned()),
+            TryLockError::Error(source) => MarkerError::Io { path, source },
+        })?;
+        Ok((lock, read(disk, dir)?))
     }
 
     pub fn marker(&self) -> &Marker {

@@ -3,4 +3,4 @@
 
 mod marker;
 
-pub use marker::{Belonging, DataDir, MarkerError};
+pub use marker::{Belonging, DataDir, Marker, MarkerError};

@@ -85,6 +85,9 @@ pub async fn receive(
     header: &SnapshotHeader,
     stream: &mut Streaming<SnapshotChunk>,
 ) -> Result<(), Error> {
+    // The file, and the state made from it, which takes somewhat more. A full disk is left to the log.
+    let room = snapshots.check_room(header.size_bytes.saturating_mul(5) / 2);
+    room.map_err(|error| failed(error.to_string()))?;
     let path = snapshots.incoming();
     let outcome = match write_chunks(&path, header.size_bytes, stream).await {
         Ok(()) => adopt(Arc::clone(snapshots), path.clone(), (header.index, header.term)).await,

@@ -80,6 +80,28 @@ pub fn bootstrap(
     Ok(Recovered { base: BOOTSTRAP, hard_state: Some(hard_state), entries: Vec::new() })
 }
 
+/// How the state stands to the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fit {
+    /// The log goes on where the state ends.
+    AsIs,
+    /// Only once the state was replaced by the newest snapshot.
+    FromSnapshot,
+    Gap,
+}
+
+/// `newest` is the index of the newest whole snapshot; the log holds the entries after `base` up to
+/// `last`.
+pub fn fit(applied: u64, base: u64, last: u64, newest: Option<u64>) -> Fit {
+    if (base..=last).contains(&applied) {
+        Fit::AsIs
+    } else if newest.is_some_and(|index| (base..=last).contains(&index)) {
+        Fit::FromSnapshot
+    } else {
+        Fit::Gap
+    }
+}
+
 pub fn recover(
     recovered: Recovered,
     store: &Store,
@@ -90,10 +112,11 @@ pub fn recover(
     let newest = snapshots.newest();
 
     let applied = store.applied().index;
-    if applied < base.index || applied > last {
+    let fit = fit(applied, base.index, last, newest.as_ref().map(|(_, meta)| meta.index));
+    if fit != Fit::AsIs {
         let (path, meta) = newest
             .as_ref()
-            .filter(|(_, meta)| meta.index >= base.index && meta.index <= last)
+            .filter(|_| fit == Fit::FromSnapshot)
             .ok_or(RecoveryError::Gap { applied, base: base.index })?;
         tracing::warn!(applied, snapshot = meta.index, "state does not fit the log; rebuilding it");
         if applied > last {

@@ -10,9 +10,10 @@ use tokio::sync::watch;
 use super::core::Settings;
 use super::driver::{Driver, Outbound, Workers};
 use super::handle::RaftHandle;
+use super::log_writer::LogWriter;
 use super::recovery::Recovery;
 use super::snapshots::Snapshots;
-use super::workers::{self, Applier};
+use super::workers::{Applier, Checkpointer};
 use crate::metrics::Metrics;
 use crate::state::Store;
 use crate::wal::Wal;
@@ -99,15 +100,13 @@ pub fn start(
         applied,
         metrics: Arc::clone(&metrics),
     };
-    let log_done = done_sender.clone();
-    let log_metrics = Arc::clone(&metrics);
+    let log_writer = LogWriter::new(wal, log_jobs, done_sender.clone(), Arc::clone(&metrics));
+    let checkpointer = Checkpointer { store, snapshots, wanted: checkpoint_jobs, done: done_sender, metrics };
     let threads = vec![
         spawn("raft", &fatal, move || driver.run()),
-        spawn("wal", &fatal, move || workers::write_log(wal, &log_jobs, &log_done, &log_metrics)),
+        spawn("wal", &fatal, move || log_writer.run()),
         spawn("apply", &fatal, move || applier.run(&apply_jobs)),
-        spawn("checkpoint", &fatal, move || {
-            workers::checkpoint(&store, &snapshots, &checkpoint_jobs, &done_sender, &metrics)
-        }),
+        spawn("checkpoint", &fatal, move || checkpointer.run()),
     ];
     Ok(Runtime { handle, threads })
 }

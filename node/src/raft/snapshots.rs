@@ -29,8 +29,25 @@ impl Snapshots {
         Ok(Self { disk, dir: dir.to_owned(), incoming: AtomicU64::new(0) })
     }
 
+    /// Every snapshot in `dir`, oldest first, whole or not. Changes nothing.
+    pub fn look(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+    ) -> io::Result<Vec<(PathBuf, Result<SnapshotMeta, StateError>)>> {
+        let snapshots = Self { disk, dir: dir.to_owned(), incoming: AtomicU64::new(0) };
+        let mut found = snapshots.list()?;
+        found.sort_unstable();
+        let checked = found.into_iter().map(|(index, term)| {
+            let path = snapshots.path(index, term);
+            let meta = snapshots.verify(&path);
+            (path, meta)
+        });
+        Ok(checked.collect())
+    }
+
     /// Writes a snapshot of the state as last checkpointed; durable when it returns.
     pub fn write(&self, store: &Store) -> Result<SnapshotMeta, StateError> {
+        self.make_room()?;
         let draft = self.dir.join("draft.part");
         let meta = store.write_snapshot(&draft)?;
         self.adopt(&draft, &meta).map_err(|source| StateError::Io {
@@ -39,6 +56,39 @@ impl Snapshots {
             source,
         })?;
         Ok(meta)
+    }
+
+    /// On a volume that is short of room for one more snapshot all but the newest is given up; an
+    /// error if that is not enough.
+    fn make_room(&self) -> Result<(), StateError> {
+        let Some((index, term)) = self.list().ok().and_then(|found| found.into_iter().max()) else {
+            return Ok(());
+        };
+        let newest = self.path(index, term);
+        let size_bytes = self.disk.open(&newest).and_then(|file| file.len()).unwrap_or(0);
+        let needed_bytes = size_bytes + size_bytes / 4;
+        if self.check_room(needed_bytes).is_err() && self.verify(&newest).is_ok() {
+            let removed = self.remove_but(1);
+            removed.map_err(|source| StateError::Io {
+                doing: "remove from",
+                path: self.dir.clone(),
+                source,
+            })?;
+        }
+        self.check_room(needed_bytes)
+    }
+
+    /// An error if the volume has less than `needed_bytes` left.
+    pub fn check_room(&self, needed_bytes: u64) -> Result<(), StateError> {
+        match self.disk.free_bytes(&self.dir) {
+            Ok(free_bytes) if free_bytes < needed_bytes => Err(StateError::NoRoom {
+                doing: "keep a snapshot",
+                dir: self.dir.clone(),
+                free_bytes,
+                needed_bytes,
+            }),
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 
     /// A place for a snapshot that is being received.
@@ -50,7 +100,7 @@ impl Snapshots {
     /// Takes over a complete, synced file under its final name; durable when it returns.
     pub fn adopt(&self, file: &Path, meta: &SnapshotMeta) -> io::Result<()> {
         self.disk.rename(file, &self.path(meta.index, meta.term))?;
-        self.remove_old()?;
+        self.remove_but(KEEP)?;
         self.disk.sync_dir(&self.dir)
     }
 
@@ -103,10 +153,10 @@ impl Snapshots {
         Ok(found)
     }
 
-    fn remove_old(&self) -> io::Result<()> {
+    fn remove_but(&self, kept: usize) -> io::Result<()> {
         let mut found = self.list()?;
         found.sort_unstable();
-        for (index, term) in found.iter().rev().skip(KEEP) {
+        for (index, term) in found.iter().rev().skip(kept) {
             self.disk.remove_file(&self.path(*index, *term))?;
         }
         Ok(())
@@ -167,5 +217,26 @@ mod tests {
         run(&disk);
         disk.flip_synced_bit(|path| path.to_string_lossy().contains("5-")).unwrap();
         assert_eq!(snapshots(&disk).unwrap().newest().unwrap().1.index, 4);
+    }
+    #[test]
+    fn short_of_room_all_but_the_newest_are_given_up_and_a_snapshot_is_put_off() {
+        let disk = SimDisk::new(1);
+        run(&disk);
+        let store = Store::open_with(
+            Arc::new(disk.clone()),
+            Path::new("/"),
+            StoreOptions { engine: EngineKind::Memory, ..StoreOptions::default() },
+        );
+        let store = store.unwrap();
+        let snapshots = snapshots(&disk).unwrap();
+        let size_bytes = snapshots.newest().unwrap().1.size_bytes;
+        store.apply_membership(9, 1, Membership { voters: vec![9; 300], ..Default::default() });
+        store.checkpoint().unwrap();
+        disk.set_free_bytes(Some(0));
+        assert!(snapshots.write(&store).unwrap_err().is_disk_full());
+        assert_eq!(snapshots.list().unwrap(), [(5, 1)]);
+        disk.set_free_bytes(Some(2 * size_bytes));
+        assert_eq!(snapshots.write(&store).unwrap().index, 9);
+        assert_eq!(disk.list(Path::new(DIR)).unwrap().len(), 2);
     }
 }

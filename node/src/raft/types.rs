@@ -70,6 +70,10 @@ pub enum Done {
     },
     SnapshotBuilt(SnapshotMeta),
     SnapshotFailed,
+    /// Whether the log has no room for more than its reserve of segments.
+    LogSpace {
+        is_short: bool,
+    },
 }
 
 pub struct Applied {

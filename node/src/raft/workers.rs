@@ -1,5 +1,5 @@
-//! The threads that do what the Raft thread must not: the log writer (disk), the apply thread
-//! (state machine) and the checkpoint thread (state engine and snapshots).
+//! Two of the threads that do what the Raft thread must not: the apply thread (state machine) and
+//! the checkpoint thread (state engine and snapshots).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,113 +16,14 @@ use super::snapshots::Snapshots;
 use super::types::*;
 use crate::error::Error;
 use crate::metrics::Metrics;
-use crate::mutation::Mutation;
-use crate::state::{SnapshotMeta, StateError, Store};
-use crate::wal::{Base, Batch, HardState, LogEntry, Wal, WalError};
+use crate::state::{StateError, Store};
 
-/// Log jobs written with one fsync.
-const MAX_JOBS_PER_WRITE: usize = 256;
-const MAX_BYTES_PER_WRITE: usize = 4 << 20;
 /// How often applied state moves from the overlay to the engine.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5);
 /// Overlay size that makes a checkpoint due at once.
 const CHECKPOINT_BYTES: usize = 32 << 20;
 /// How often the checkpoint thread looks at the overlay's size.
 const CHECKPOINT_POLL: Duration = Duration::from_millis(200);
-
-/// Drains everything queued, writes it at once, syncs once, reports once. An error is final:
-/// after a failed fsync nobody knows what the disk holds (node.md, pitfall 4).
-pub fn write_log(
-    mut wal: Wal,
-    jobs: &Receiver<LogJob>,
-    done: &Sender<Done>,
-    metrics: &Metrics,
-) -> Result<(), String> {
-    let failed = |error: WalError| format!("write-ahead log: {error}");
-    while let Ok(first) = jobs.recv() {
-        let started = Instant::now();
-        let work = LogWork::drain(Some(first), || jobs.try_recv().ok());
-        let persisted = work.append(&mut wal).map_err(failed)?;
-        if let Some(number) = persisted {
-            metrics.wal_fsync_duration_seconds.observe(started.elapsed().as_secs_f64());
-            if done.send(Done::Persisted(number)).is_err() {
-                return Ok(());
-            }
-        }
-        work.purge(&mut wal).map_err(failed)?;
-        // A step at a time, so that the next write never waits for a whole segment of zeros.
-        while jobs.is_empty() {
-            match wal.prepare_spare() {
-                Ok(more) if more => {}
-                Ok(_) => break,
-                Err(error @ WalError::NoSpare { .. }) => {
-                    tracing::warn!(%error, "the disk is filling up");
-                    break;
-                }
-                Err(error) => return Err(failed(error)),
-            }
-        }
-    }
-    Ok(())
-}
-
-/// What the log writer does in one turn: one append with one fsync, then a purge.
-#[derive(Default)]
-pub struct LogWork {
-    pub batches: Vec<Batch>,
-    /// Number of the last append among them.
-    last: Option<u64>,
-    purge: Option<Base>,
-}
-
-impl LogWork {
-    /// Takes jobs, `first` and then what `next` has, up to what one write should hold.
-    pub fn drain(mut first: Option<LogJob>, mut next: impl FnMut() -> Option<LogJob>) -> Self {
-        let mut work = Self::default();
-        let mut bytes = 0;
-        while let Some(job) = first.take().or_else(&mut next) {
-            match job {
-                LogJob::Append { number, reset, entries, hard_state } => {
-                    work.last = Some(number);
-                    let entries: Vec<_> = entries.iter().map(log_entry).collect();
-                    bytes += entries.iter().map(|entry| entry.payload.len()).sum::<usize>();
-                    let hard_state = hard_state.map(|state| HardState {
-                        term: state.term,
-                        vote: state.vote,
-                        commit: state.commit,
-                    });
-                    work.batches.push(Batch { reset, entries, hard_state });
-                }
-                LogJob::Purge(base) => work.purge = Some(base),
-            }
-            if work.batches.len() >= MAX_JOBS_PER_WRITE || bytes >= MAX_BYTES_PER_WRITE {
-                break;
-            }
-        }
-        work
-    }
-
-    /// Answers the number of the last job that is durable now, if any was to be written.
-    pub fn append(&self, wal: &mut Wal) -> Result<Option<u64>, WalError> {
-        let Some(last) = self.last else { return Ok(None) };
-        let kept = if Mutation::LogJobsDropped.is_on() { self.batches.len() - 1 } else { 0 };
-        match wal.append(&self.batches[kept..]) {
-            Err(error) if !Mutation::LogErrorIgnored.is_on() => Err(error),
-            _ => Ok(Some(last)),
-        }
-    }
-
-    pub fn purge(&self, wal: &mut Wal) -> Result<(), WalError> {
-        match self.purge {
-            Some(base) if base.index >= wal.first_index() => wal.purge(base),
-            _ => Ok(()),
-        }
-    }
-}
-
-fn log_entry(entry: &Entry) -> LogEntry {
-    LogEntry { index: entry.index, term: entry.term, payload: entry.encode_to_vec().into() }
-}
 
 pub struct Applier {
     pub store: Store,
@@ -233,59 +134,83 @@ fn answer(waiter: Waiter, reply: Option<Reply>) {
 }
 
 /// Moves applied state into the engine now and then, and writes snapshots of what it holds.
-pub fn checkpoint(
-    store: &Store,
-    snapshots: &Snapshots,
-    wanted: &Receiver<()>,
-    done: &Sender<Done>,
-    metrics: &Metrics,
-) -> Result<(), String> {
-    let failed = |error: StateError| format!("checkpoint: {error}");
-    let mut last = (store.applied().index, Instant::now());
-    loop {
-        match wanted.recv_timeout(CHECKPOINT_POLL) {
-            Ok(()) => {
-                if done.send(build_snapshot(store, snapshots, metrics).map_err(failed)?).is_err() {
+pub struct Checkpointer {
+    pub store: Store,
+    pub snapshots: Arc<Snapshots>,
+    pub wanted: Receiver<()>,
+    pub done: Sender<Done>,
+    pub metrics: Arc<Metrics>,
+}
+
+impl Checkpointer {
+    pub fn run(self) -> Result<(), String> {
+        let failed = |error: StateError| format!("checkpoint: {error}");
+        let mut last = (self.store.applied().index, Instant::now());
+        // Not to be tried again before, after one that found no room.
+        let mut not_before = Instant::now();
+        loop {
+            let is_due = match self.wanted.recv_timeout(CHECKPOINT_POLL) {
+                Ok(()) => {
+                    let built =
+                        build_snapshot(&self.store, &self.snapshots, &self.metrics).map_err(failed)?;
+                    if self.done.send(built).is_err() {
+                        return Ok(());
+                    }
+                    last = (self.store.applied().index, Instant::now());
+                    false
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    let is_due = last.1.elapsed() >= CHECKPOINT_INTERVAL
+                        || self.store.overlay_bytes() >= CHECKPOINT_BYTES;
+                    is_due && self.store.applied().index > last.0 && Instant::now() >= not_before
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    checkpoint(&self.store, &self.metrics).map_err(failed)?;
                     return Ok(());
                 }
-                last = (store.applied().index, Instant::now());
-            }
-            Err(RecvTimeoutError::Timeout) => {
-                let due =
-                    last.1.elapsed() >= CHECKPOINT_INTERVAL || store.overlay_bytes() >= CHECKPOINT_BYTES;
-                if due && store.applied().index > last.0 {
-                    store.checkpoint().map_err(failed)?;
-                    last = (store.applied().index, Instant::now());
-                }
-            }
-            Err(RecvTimeoutError::Disconnected) => {
-                store.checkpoint().map_err(failed)?;
-                return Ok(());
+            };
+            if is_due && checkpoint(&self.store, &self.metrics).map_err(failed)? {
+                last = (self.store.applied().index, Instant::now());
+            } else if is_due {
+                not_before = Instant::now() + CHECKPOINT_INTERVAL;
             }
         }
     }
 }
 
+/// False: the disk is full, to be tried again. Every error is final.
+fn checkpoint(store: &Store, metrics: &Metrics) -> Result<bool, StateError> {
+    match store.checkpoint() {
+        Ok(_) => Ok(true),
+        Err(error) if error.is_disk_full() => {
+            metrics.checkpoints_skipped.inc();
+            tracing::warn!(%error, "checkpoint put off; the log is kept until one succeeds");
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// A checkpoint, and a snapshot of what it holds.
 pub fn build_snapshot(store: &Store, snapshots: &Snapshots, metrics: &Metrics) -> Result<Done, StateError> {
-    store.checkpoint()?;
-    Ok(match take_snapshot(store, snapshots, metrics) {
-        Ok(meta) => Done::SnapshotBuilt(meta),
+    if !checkpoint(store, metrics)? {
+        return Ok(Done::SnapshotFailed);
+    }
+    let started = Instant::now();
+    Ok(match snapshots.write(store) {
+        Ok(meta) => {
+            metrics.snapshot_save_duration_seconds.observe(started.elapsed().as_secs_f64());
+            tracing::info!(index = meta.index, term = meta.term, bytes = meta.size_bytes, "snapshot taken");
+            Done::SnapshotBuilt(meta)
+        }
+        Err(error) if error.is_disk_full() => {
+            metrics.snapshots_skipped.inc();
+            tracing::warn!(%error, "snapshot put off; the log is kept until one succeeds");
+            Done::SnapshotFailed
+        }
         Err(error) => {
             tracing::error!(%error, "snapshot failed; the log is kept until one succeeds");
             Done::SnapshotFailed
         }
     })
-}
-
-fn take_snapshot(
-    store: &Store,
-    snapshots: &Snapshots,
-    metrics: &Metrics,
-) -> Result<SnapshotMeta, StateError> {
-    let started = Instant::now();
-    let meta = snapshots.write(store)?;
-    metrics.snapshot_save_duration_seconds.observe(started.elapsed().as_secs_f64());
-    tracing::info!(index = meta.index, term = meta.term, bytes = meta.size_bytes, "snapshot taken");
-    Ok(meta)
 }

@@ -15,46 +15,82 @@ use super::{Applied, SnapshotMeta, StateError, Store, journal, recovery};
 
 /// A restore writes to the engine in batches of about this size.
 const RESTORE_BATCH_BYTES: usize = 4 << 20;
+/// Room that a checkpoint leaves, in bytes: for what an engine writes beside the pairs, and for the
+/// few small files without which a node does not start.
+const HEADROOM_BYTES: u64 = 8 << 20;
+
+/// A checkpoint whose journal is on disk.
+struct Planned {
+    generation: u64,
+    engine: Arc<dyn StateEngine>,
+    record: Record,
+    writes: Vec<RawWrite>,
+}
 
 impl Store {
     /// Moves what is applied into the engine and returns, once it survives a power cut, how far
     /// that is. Only the checkpoint thread calls; entries are applied and read meanwhile.
     ///
-    /// After an error every further checkpoint is refused until the node restarts; applying and
-    /// reading go on, and the log must be kept from the last success on.
+    /// An error that [`StateError::is_disk_full`] has changed nothing: to be called again when there
+    /// is room. After every other one each further checkpoint is refused until the node restarts;
+    /// applying and reading go on, and the log must be kept from the last success on.
     pub fn checkpoint(&self) -> Result<Applied, StateError> {
         self.check()?;
         let mut image = self.inner.image();
         if let Some(reason) = &image.failure {
             return Err(StateError::Stopped(reason.clone()));
         }
-        let Some(frozen) = self.freeze(&image) else { return Ok(image.record.meta.applied) };
-        let result = self.write_out(&mut image, frozen);
+        if !self.is_behind(&image) {
+            return Ok(image.record.meta.applied);
+        }
+        self.check_room(&image)?;
+        let planned = match self.plan(&image, self.freeze()) {
+            Ok(planned) => planned,
+            Err(error) => {
+                self.abandon(&mut image, &error);
+                return Err(error);
+            }
+        };
+        let result = self.write_out(&mut image, planned);
         if let Err(error) = &result {
             image.failure = Some(error.to_string());
         }
         result
     }
 
-    fn freeze(&self, image: &Image) -> Option<Frozen> {
+    fn is_behind(&self, image: &Image) -> bool {
+        let state = self.inner.read();
+        state.frozen.is_some() || state.meta.applied != image.record.meta.applied
+    }
+
+    /// The journal takes less than the overlay, and the engine about as much again. Looked at before
+    /// either is begun: an engine that meets a full disk in the middle is of no use until a restart.
+    fn check_room(&self, image: &Image) -> Result<(), StateError> {
+        let Some(home) = &image.home else { return Ok(()) };
+        home.check_room("checkpoint the state", 2 * self.overlay_bytes() as u64 + HEADROOM_BYTES)
+    }
+
+    /// The overlay to write. One whose checkpoint found no room is frozen still, and comes first.
+    fn freeze(&self) -> Frozen {
         let mut state = self.inner.write();
-        if state.meta.applied == image.record.meta.applied {
-            return None;
+        if let Some(frozen) = &state.frozen {
+            return frozen.clone();
         }
         let overlay = Arc::new(std::mem::take(&mut state.active));
         let frozen = Frozen { overlay, meta: state.meta.clone() };
         state.frozen = Some(frozen.clone());
-        Some(frozen)
+        frozen
     }
 
-    fn write_out(&self, image: &mut Image, frozen: Frozen) -> Result<Applied, StateError> {
+    /// What the checkpoint will write, and its journal, durably: up to here the engine is untouched.
+    fn plan(&self, image: &Image, frozen: Frozen) -> Result<Planned, StateError> {
         let Frozen { overlay, meta } = frozen;
         let mut record = Record { meta, digest: image.record.digest };
-        let mut next = image.generation;
+        let mut generation = image.generation;
         let mut engine = self.inner.read().engine.clone();
         if overlay.is_cleared() {
             // A new engine in place of removing every key: atomic, and it gives the disk back.
-            (next, engine) = self.next_generation(image)?;
+            (generation, engine) = self.next_generation(image)?;
             record.digest = Digest::default();
         }
         let mut writes = Vec::new();
@@ -74,16 +110,32 @@ impl Store {
         writes.push((Record::key(), Some(record.encode())));
         if let Some(home) = &image.home
             && image.is_committed
-            && next == image.generation
+            && generation == image.generation
         {
-            journal::write(home.disk().as_ref(), &home.journal(), next, &writes)?;
+            journal::write(home.disk().as_ref(), &home.journal(), generation, &writes)?;
             home.sync()?;
         }
+        Ok(Planned { generation, engine, record, writes })
+    }
+
+    /// After a plan that failed: a full disk is waited for, with the overlay left frozen.
+    fn abandon(&self, image: &mut Image, error: &StateError) {
+        if !error.is_disk_full() {
+            image.failure = Some(error.to_string());
+        } else if let Some(home) = &image.home
+            && let Err(error) = home.remove_journal()
+        {
+            tracing::warn!(%error, "cannot remove half a journal; the next checkpoint writes over it");
+        }
+    }
+
+    fn write_out(&self, image: &mut Image, planned: Planned) -> Result<Applied, StateError> {
+        let Planned { generation, engine, record, writes } = planned;
         engine.write(&writes).map_err(StateError::engine("write"))?;
         engine.sync().map_err(StateError::engine("sync"))?;
 
         let applied = record.meta.applied;
-        self.commit(image, next, record)?;
+        self.commit(image, generation, record)?;
         let replaced = {
             let mut state = self.inner.write();
             state.frozen = None;
@@ -103,13 +155,14 @@ impl Store {
             return Err(StateError::Stopped(reason.clone()));
         }
         let engine = self.inner.read().engine.clone();
-        let mut writer = Writer::create(Arc::clone(&self.inner.disk), path, &image.record)?;
-        match write_pairs(&mut writer, engine.as_ref(), &image.record) {
-            Ok(()) => writer.finish()?,
-            Err(error) => {
-                writer.abandon();
-                return Err(error);
-            }
+        let mut writer = Writer::create(Arc::clone(&self.inner.disk), path)?;
+        let written = writer
+            .header(&image.record)
+            .and_then(|()| write_pairs(&mut writer, engine.as_ref(), &image.record))
+            .and_then(|()| writer.finish());
+        if let Err(error) = written {
+            writer.abandon();
+            return Err(error);
         }
         SnapshotMeta::read(self.inner.disk.as_ref(), path)
     }

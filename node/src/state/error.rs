@@ -20,6 +20,14 @@ pub enum StateError {
     #[error("state is damaged: {0}")]
     Damaged(String),
 
+    /// Nothing was changed; the same call may succeed once there is room.
+    #[error(
+        "no room to {doing}: {free_bytes} bytes are free on the volume of {}, {needed_bytes} are wanted; \
+         free some or enlarge it",
+        dir.display()
+    )]
+    NoRoom { doing: &'static str, dir: PathBuf, free_bytes: u64, needed_bytes: u64 },
+
     #[error("state directory {} is in use by another process; stop that process first", .0.display())]
     InUse(PathBuf),
 
@@ -48,13 +56,25 @@ impl StateError {
         Self::BadSnapshot { path: path.to_owned(), reason: reason.into() }
     }
 
+    /// Whether a full disk is to blame, so that waiting for room helps.
+    pub fn is_disk_full(&self) -> bool {
+        use io::ErrorKind::{QuotaExceeded, StorageFull};
+        let is_full = |source: &io::Error| matches!(source.kind(), QuotaExceeded | StorageFull);
+        match self {
+            Self::NoRoom { .. } => true,
+            Self::Io { source, .. } | Self::Engine { source: EngineError::Io(source), .. } => is_full(source),
+            _ => false,
+        }
+    }
+
     /// Whether the stored state itself is to blame, so that rebuilding it helps. A full disk or a
     /// missing permission is not: a blank state would fare no better.
-    pub(super) fn is_damage(&self) -> bool {
+    pub fn is_damage(&self) -> bool {
         match self {
             Self::Damaged(_) => true,
             Self::Engine { source, .. } => !source.is_environmental(),
             Self::Io { .. }
+            | Self::NoRoom { .. }
             | Self::InUse(_)
             | Self::BadSnapshot { .. }
             | Self::StaleSnapshot { .. }
@@ -66,11 +86,13 @@ impl StateError {
 impl From<StateError> for Error {
     fn from(error: StateError) -> Self {
         let code = match &error {
+            error if error.is_disk_full() => ErrorCode::DiskFull,
             StateError::Engine { .. } | StateError::Damaged(_) => ErrorCode::Corruption,
             StateError::BadSnapshot { .. } | StateError::StaleSnapshot { .. } => ErrorCode::SnapshotFailed,
-            StateError::Io { .. } | StateError::InUse(_) | StateError::Stopped(_) => {
-                ErrorCode::StorageUnavailable
-            }
+            StateError::Io { .. }
+            | StateError::NoRoom { .. }
+            | StateError::InUse(_)
+            | StateError::Stopped(_) => ErrorCode::StorageUnavailable,
         };
         Error::new(code, error.to_string())
     }

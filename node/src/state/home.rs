@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::StateError;
-use crate::disk::{Disk, DiskLock, Kind, LockMode};
+use crate::disk::{Disk, DiskLock, Kind, LockMode, RealDisk, Stream};
 
 const CURRENT: &str = "CURRENT";
 const LOCK: &str = "LOCK";
@@ -42,8 +42,37 @@ impl Home {
         }
     }
 
+    /// A state that is there, to read: keeps its owner out, and changes nothing.
+    pub fn open_to_read(disk: Arc<dyn Disk>, dir: &Path) -> Result<Self, StateError> {
+        let path = dir.join(LOCK);
+        match disk.try_lock(&path, LockMode::Shared) {
+            Ok(lock) => Ok(Self { disk, dir: dir.to_owned(), _lock: lock }),
+            Err(TryLockError::WouldBlock) => Err(StateError::InUse(dir.to_owned())),
+            Err(TryLockError::Error(e)) => Err(StateError::io("lock", &path, e)),
+        }
+    }
+
+    /// Copies what counts, the journal included, to `to` on the disk of this machine.
+    pub fn copy_current(&self, generation: u64, to: &Path) -> Result<(), StateError> {
+        for path in [self.generation(generation), self.journal(), self.dir.join(CURRENT)] {
+            copy(self.disk.as_ref(), &path, &to.join(path.file_name().unwrap_or_default()))?;
+        }
+        Ok(())
+    }
+
     pub fn disk(&self) -> &Arc<dyn Disk> {
         &self.disk
+    }
+
+    /// An error if the volume has less than `needed_bytes` left.
+    pub fn check_room(&self, doing: &'static str, needed_bytes: u64) -> Result<(), StateError> {
+        match self.disk.free_bytes(&self.dir) {
+            Ok(free_bytes) if free_bytes < needed_bytes => {
+                Err(StateError::NoRoom { doing, dir: self.dir.clone(), free_bytes, needed_bytes })
+            }
+            // Where it cannot be asked the write will tell.
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 
     /// Number of the generation that counts; `None` before the first checkpoint.
@@ -185,6 +214,26 @@ impl Home {
         match self.disk.remove_file(&path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(StateError::io("remove", &path, e)),
             _ => Ok(()),
+        }
+    }
+}
+
+/// A file or directory that may be missing, to a place that does not exist yet.
+fn copy(disk: &dyn Disk, from: &Path, to: &Path) -> Result<(), StateError> {
+    let write = |e| StateError::io("copy to", to, e);
+    match disk.kind(from) {
+        None => Ok(()),
+        Some(Kind::Dir) => {
+            RealDisk.create_dir_all(to).map_err(write)?;
+            for entry in disk.list(from).map_err(|e| StateError::io("list", from, e))? {
+                copy(disk, &from.join(&entry.name), &to.join(&entry.name))?;
+            }
+            Ok(())
+        }
+        Some(Kind::File) => {
+            let source = disk.open(from).map_err(|e| StateError::io("open", from, e))?;
+            let target = RealDisk.create(to).map_err(write)?;
+            io::copy(&mut Stream::new(source), &mut Stream::new(target)).map(drop).map_err(write)
         }
     }
 }

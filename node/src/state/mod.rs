@@ -10,6 +10,7 @@ mod command;
 mod engines;
 mod error;
 mod home;
+mod inspect;
 mod journal;
 mod meta;
 mod overlay;
@@ -25,6 +26,7 @@ mod tests;
 
 pub use engines::EngineKind;
 pub use error::StateError;
+pub use inspect::{Inspection, inspect};
 pub use snapshot::SnapshotMeta;
 pub use store::{Store, StoreOptions};
 pub use value::{Kind, Value};

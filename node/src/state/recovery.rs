@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 #[cfg(any(test, feature = "simulation"))]
 use super::engines::SimulatedEngine;
-use super::engines::{EngineKind, MemoryEngine, SledEngine, StateEngine};
+use super::engines::{EngineKind, MemoryEngine, RedbEngine, SledEngine, StateEngine};
 use super::home::Home;
 use super::meta::{Digest, Record};
 use super::value::{META_KEY, is_data_key};
@@ -75,6 +75,10 @@ pub(super) fn open_generation(
         EngineKind::Sled => {
             Arc::new(SledEngine::open(&path, options.cache_bytes).map_err(StateError::engine("open"))?)
         }
+        EngineKind::Redb => {
+            let opened = RedbEngine::open(home.disk().as_ref(), &path, options.cache_bytes);
+            Arc::new(opened.map_err(StateError::engine("open"))?)
+        }
         EngineKind::Memory => Arc::new(MemoryEngine::default()),
         #[cfg(any(test, feature = "simulation"))]
         EngineKind::Simulated => {
@@ -88,9 +92,14 @@ pub(super) fn open_generation(
 type Loaded = (Arc<dyn StateEngine>, u64, Record);
 
 /// `None` if no checkpoint ever completed.
-fn load(home: &Home, options: &StoreOptions) -> Result<Option<Loaded>, StateError> {
+pub(super) fn load(home: &Home, options: &StoreOptions) -> Result<Option<Loaded>, StateError> {
     home.begin_open()?;
     let Some(generation) = home.current()? else { return Ok(None) };
+    let found = EngineKind::of(home.disk().as_ref(), &home.generation(generation));
+    if found != options.engine {
+        let wanted = options.engine;
+        return Err(StateError::Damaged(format!("{found:?} made it, and {wanted:?} is to open it")));
+    }
     let engine = open_generation(home, generation, options)?;
     if let Some(writes) = journal::read(home.disk().as_ref(), &home.journal(), generation)? {
         engine.write(&writes).map_err(StateError::engine("write"))?;

@@ -68,22 +68,24 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub fn create(disk: Arc<dyn Disk>, path: &Path, record: &Record) -> Result<Self, StateError> {
+    pub fn create(disk: Arc<dyn Disk>, path: &Path) -> Result<Self, StateError> {
         let mut temporary = path.as_os_str().to_owned();
         temporary.push(".tmp");
         let temporary = PathBuf::from(temporary);
         let file = disk.create(&temporary).map_err(|e| StateError::io("create", &temporary, e))?;
         let file = BufWriter::with_capacity(BUFFER_BYTES, Stream::new(file));
-        let mut writer = Self { disk, path: path.to_owned(), temporary, file, crc: 0 };
+        Ok(Self { disk, path: path.to_owned(), temporary, file, crc: 0 })
+    }
+
+    pub fn header(&mut self, record: &Record) -> Result<(), StateError> {
         let record = record.encode();
         let mut prefix = Vec::with_capacity(PREFIX_BYTES);
         prefix.put_slice(MAGIC);
         prefix.put_u32(VERSION);
         prefix.put_u32(record.len() as u32);
-        writer.put(&prefix)?;
-        writer.put(&record)?;
-        writer.put(&crc32c::crc32c(&record).to_be_bytes())?;
-        Ok(writer)
+        self.put(&prefix)?;
+        self.put(&record)?;
+        self.put(&crc32c::crc32c(&record).to_be_bytes())
     }
 
     pub fn pair(&mut self, key: &[u8], value: &[u8]) -> Result<(), StateError> {
@@ -94,7 +96,7 @@ impl Writer {
     }
 
     /// Returns once the file survives a power cut under its final name.
-    pub fn finish(mut self) -> Result<(), StateError> {
+    pub fn finish(&mut self) -> Result<(), StateError> {
         let crc = self.crc.to_be_bytes();
         self.put(&crc)?;
         let sync =
@@ -108,6 +110,8 @@ impl Writer {
 
     /// Leaves nothing behind.
     pub fn abandon(self) {
+        // Without writing what is buffered: for that there may be no room.
+        drop(self.file.into_parts());
         if let Err(error) = self.disk.remove_file(&self.temporary) {
             tracing::warn!(path = %self.temporary.display(), %error, "cannot remove half a snapshot");
         }
@@ -187,7 +191,8 @@ impl Reader {
     }
 
     pub fn bad(&self, reason: &str) -> StateError {
-        StateError::bad_snapshot(&self.path, reason)
+        let at = self.size_bytes.saturating_sub(CRC_BYTES as u64).saturating_sub(self.left_bytes);
+        StateError::bad_snapshot(&self.path, format!("{reason}, as read up to byte {at}"))
     }
 
     fn header(&mut self) -> Result<Record, StateError> {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::WalError;
 use crate::disk::{Disk, DiskFile, DiskLock, LockMode};
 
-const SEGMENT: &str = "wal";
+pub const SEGMENT: &str = "wal";
 const SPARE: &str = "spare";
 
 /// Held, and locked against other processes, as long as the log is open.
@@ -50,7 +50,7 @@ impl Directory {
     }
 
     pub fn segment_path(&self, generation: u64) -> PathBuf {
-        self.path.join(format!("{generation:020}.{SEGMENT}"))
+        self.path.join(super::segment_file_name(generation))
     }
 
     pub fn spare_path(&self, number: u64) -> PathBuf {

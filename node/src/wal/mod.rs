@@ -34,6 +34,11 @@ use bytes::Bytes;
 pub use recovery::{Report, verify};
 pub use writer::Wal;
 
+/// Name of the file that holds segment `generation`, in the directory of the log.
+pub fn segment_file_name(generation: u64) -> String {
+    format!("{generation:020}.{}", directory::SEGMENT)
+}
+
 /// Largest payload of one entry, in bytes, in segments of at least four times that.
 pub const MAX_ENTRY_BYTES: u64 = 8 << 20;
 

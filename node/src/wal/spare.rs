@@ -56,8 +56,18 @@ impl Spares {
         if self.ready.len() >= self.target {
             return Ok(false);
         }
+        self.check_room(dir)?;
         self.build_part(dir)?;
         Ok(self.ready.len() < self.target)
+    }
+
+    /// [`WalError::NoSpare`] if one is wanted and the disk has no room for it and as much again:
+    /// what is not taken here is left to snapshots and to the state.
+    pub fn check_room(&self, dir: &Directory) -> Result<(), WalError> {
+        if self.ready.len() >= self.target || self.draft.is_some() {
+            return Ok(());
+        }
+        need(dir, 2 * self.segment_bytes)
     }
 
     /// Makes `count` ready, even above the number wanted.
@@ -92,11 +102,11 @@ impl Spares {
         let draft_path = dir.draft_path();
         let draft = match self.draft.take() {
             Some(draft) => Ok(draft),
-            None => dir.disk().create(&draft_path).map(|file| Draft {
-                file,
-                written: 0,
-                left: self.segment_bytes,
-            }),
+            None => {
+                need(dir, self.segment_bytes)?;
+                let file = dir.disk().create(&draft_path);
+                file.map(|file| Draft { file, written: 0, left: self.segment_bytes })
+            }
         };
         match draft.and_then(Draft::fill) {
             Ok(Some(draft)) => self.draft = Some(draft),
@@ -115,6 +125,18 @@ impl Spares {
         dir.rename(file, &dir.spare_path(number))?;
         self.ready.push_back(number);
         Ok(())
+    }
+}
+
+/// Looks before it is written: half a segment of zeros would take from others what is left.
+fn need(dir: &Directory, bytes: u64) -> Result<(), WalError> {
+    match dir.disk().free_bytes(dir.path()) {
+        Ok(free) if free < bytes => {
+            let source = io::Error::from(io::ErrorKind::StorageFull);
+            Err(WalError::NoSpare { dir: dir.path().to_owned(), source })
+        }
+        // Where it cannot be asked the write will tell.
+        Ok(_) | Err(_) => Ok(()),
     }
 }
 

@@ -108,13 +108,13 @@ impl Wal {
     /// this fills). All of it is durable when this returns.
     ///
     /// After [`WalError::Io`] any prefix may be on disk, and the log is poisoned. After every other
-    /// error nothing was written.
+    /// error nothing was written; [`WalError::NoSpare`] keeps a last spare for votes and purges.
     pub fn append(&mut self, batches: &[Batch]) -> Result<(), WalError> {
         let mut packer = self.packer()?;
         for batch in batches {
             packer.batch(batch)?;
         }
-        self.commit(packer.finish())
+        self.commit(packer.finish(), batches.iter().any(|batch| !batch.entries.is_empty()))
     }
 
     /// Lets the log start after `base`, which a durable snapshot covers, and recycles the segments
@@ -125,7 +125,7 @@ impl Wal {
             return Ok(());
         }
         packer.push(&Op::Base(base))?;
-        self.commit(packer.finish())
+        self.commit(packer.finish(), false)
     }
 
     /// Does a bounded part (1 MiB, one sync) of making the spare segments; true while more is to be
@@ -139,7 +139,13 @@ impl Wal {
         result
     }
 
-    /// Spare segments at hand. At 0 on a full disk, new proposals must wait for space.
+    /// [`WalError::NoSpare`] if a spare segment is wanted and the disk has no room for it: from here
+    /// on the spares are a reserve, and what makes the state grow must wait. Writes nothing.
+    pub fn check_room(&self) -> Result<(), WalError> {
+        self.spares.check_room(&self.dir)
+    }
+
+    /// Spare segments at hand.
     pub fn spare_segments(&self) -> usize {
         self.spares.ready()
     }
@@ -182,10 +188,13 @@ impl Wal {
         self.segments.back_mut().expect("a log has a segment from its creation on")
     }
 
-    fn commit(&mut self, pieces: Vec<Piece>) -> Result<(), WalError> {
+    fn commit(&mut self, pieces: Vec<Piece>, has_entries: bool) -> Result<(), WalError> {
+        let begun = pieces.len() - 1;
+        // On a full disk entries leave the last spare alone: a purge may need it, to give back many.
+        let kept = usize::from(begun > 0 && has_entries && self.check_room().is_err());
         // Every segment that will be begun is made first: a full disk is then noticed while the
         // whole append can still be refused.
-        let reserved = self.spares.reserve(&self.dir, pieces.len() - 1);
+        let reserved = self.spares.reserve(&self.dir, begun + kept);
         self.poisoned = matches!(reserved, Err(WalError::Io { .. }));
         reserved?;
         let written = self.write(pieces);

@@ -32,3 +32,29 @@ async fn killing_all_three_at_once_loses_no_acknowledged_write() {
     let report = load.finish().await;
     report.assert_kept(&cluster.agreed_data().await);
 }
+
+#[tokio::test]
+async fn members_on_redb_keep_every_acknowledged_write() {
+    let mut cluster = Cluster::fixed_with(3, "snapshot_entries: 300, trailing_entries: 100");
+    for index in 0..3 {
+        cluster[index].config_mut().push_str("state: {engine: redb}\n");
+    }
+    cluster.start_all();
+    cluster.wait_ready().await;
+    let load = Load::start(&cluster.client_ports());
+    load.wait_for(1_000).await;
+    let leader = cluster.leader().await;
+    cluster[leader].kill();
+    load.wait_for(400).await;
+    cluster[leader].start();
+    cluster[leader].wait_ready().await;
+    // Back to sled: the state of the other engine is set aside, and nothing is lost.
+    let other = (leader + 1) % 3;
+    cluster[other].terminate().await;
+    let sled = cluster[other].config_mut().replace("redb", "sled");
+    *cluster[other].config_mut() = sled;
+    cluster[other].start();
+    cluster[other].wait_ready().await;
+    load.finish().await.assert_kept(&cluster.agreed_data().await);
+    assert!(cluster[other].log().contains("Redb made it, and Sled is to open it"));
+}

@@ -52,6 +52,15 @@ impl Content {
         self.emptied = true;
     }
 
+    pub fn set_len(&mut self, len: usize) {
+        let (old, new) = (self.seen.len(), len);
+        self.seen.resize(new, 0);
+        if new < old {
+            // Should the file grow again, zeros take the place of what was cut off.
+            self.unsynced.extend(new / SECTOR..old.div_ceil(SECTOR));
+        }
+    }
+
     pub fn sync(&mut self) {
         let unsynced = std::mem::take(&mut self.unsynced);
         if std::mem::take(&mut self.emptied) {
@@ -59,7 +68,8 @@ impl Content {
         }
         self.durable.resize(self.seen.len(), 0);
         for sector in unsynced {
-            let range = sector * SECTOR..((sector + 1) * SECTOR).min(self.seen.len());
+            let start = (sector * SECTOR).min(self.seen.len());
+            let range = start..((sector + 1) * SECTOR).min(self.seen.len());
             self.durable[range.clone()].copy_from_slice(&self.seen[range]);
         }
     }

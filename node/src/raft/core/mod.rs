@@ -6,6 +6,7 @@ mod changes;
 mod election;
 mod ready;
 mod snapshotting;
+mod space;
 #[cfg(test)]
 mod tests;
 
@@ -73,12 +74,16 @@ pub struct Core {
     building_snapshot: bool,
     snapshot_bytes: u64,
     snapshot_at: Instant,
+    /// After one that failed.
+    snapshot_not_before: Instant,
     snapshot_index: u64,
     applied_index: u64,
     last_role: (StateRole, u64, u64),
     elections: u64,
     leader_changes: u64,
     read_rounds: u64,
+    /// The log lives on its reserve: what makes the state grow is refused.
+    log_is_short: bool,
     effects: Vec<Effect>,
 }
 
@@ -132,11 +137,13 @@ impl Core {
             building_snapshot: false,
             snapshot_bytes: 0,
             snapshot_at: now,
+            snapshot_not_before: now,
             snapshot_index,
             applied_index: applied,
             elections: 0,
             leader_changes: 0,
             read_rounds: 0,
+            log_is_short: false,
             effects: Vec::new(),
         })
     }
@@ -266,7 +273,8 @@ impl Core {
                 self.set_membership(membership);
             }
             Done::SnapshotBuilt(meta) => self.snapshot_built(&meta, now),
-            Done::SnapshotFailed => self.building_snapshot = false,
+            Done::SnapshotFailed => self.snapshot_failed(now),
+            Done::LogSpace { is_short } => self.log_is_short = is_short,
         }
     }
 
@@ -296,7 +304,9 @@ impl Core {
             self.propose_waiting();
             self.take_readies();
         }
-        if self.snapshot_due(now) || self.node.store().take_snapshot_wanted() {
+        if now >= self.snapshot_not_before
+            && (self.snapshot_due(now) || self.node.store().take_snapshot_wanted())
+        {
             self.build_snapshot();
         }
         std::mem::take(&mut self.effects)
@@ -317,7 +327,7 @@ impl Core {
         if self.proposed.is_empty() {
             return;
         }
-        let proposals = std::mem::take(&mut self.proposed);
+        let mut proposals = std::mem::take(&mut self.proposed);
         if self.node.raft.state != StateRole::Leader {
             return self.refuse(proposals, Error::not_leader(self.leader_name()));
         }
@@ -331,7 +341,12 @@ impl Core {
         if self.applying_bytes > MAX_APPLYING_BYTES {
             return self.refuse(proposals, overloaded());
         }
-        self.propose(proposals);
+        if self.log_is_short {
+            proposals = self.refuse_growth(proposals);
+        }
+        if !proposals.is_empty() {
+            self.propose(proposals);
+        }
     }
 
     /// Proposes many entries as one message: one append message per peer, not one per entry.

@@ -1,6 +1,6 @@
 //! When a snapshot is due, and what of the log may go once it is there (C9).
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use raft::eraftpb::{Message, MessageType};
 use raft::{ProgressState, StateRole, Storage};
@@ -9,6 +9,9 @@ use super::{Core, Effect, LogJob, MAX_LOG_BYTES};
 use crate::mutation::Mutation;
 use crate::state::SnapshotMeta;
 use crate::wal::Base;
+
+/// How long after a snapshot that failed the next is tried.
+const SNAPSHOT_RETRY: Duration = Duration::from_secs(5);
 
 impl Core {
     pub(super) fn snapshot_due(&self, now: Instant) -> bool {
@@ -30,6 +33,12 @@ impl Core {
             self.building_snapshot = true;
             self.effects.push(Effect::BuildSnapshot);
         }
+    }
+
+    /// The cause, a full disk for one, is still there at once.
+    pub(super) fn snapshot_failed(&mut self, now: Instant) {
+        self.building_snapshot = false;
+        self.snapshot_not_before = now + SNAPSHOT_RETRY;
     }
 
     pub(super) fn snapshot_built(&mut self, meta: &SnapshotMeta, now: Instant) {

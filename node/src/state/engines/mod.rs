@@ -2,15 +2,22 @@
 //! the log and the snapshots hold the truth (node.md, decision 3).
 
 mod memory;
+mod redb;
 #[cfg(any(test, feature = "simulation"))]
 mod simulated;
 mod sled;
 
+use std::any::Any;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 
 use bytes::Bytes;
 
+use crate::disk::Disk;
+
 pub use self::memory::MemoryEngine;
+pub use self::redb::RedbEngine;
 #[cfg(any(test, feature = "simulation"))]
 pub use self::simulated::SimulatedEngine;
 pub use self::sled::SledEngine;
@@ -72,9 +79,34 @@ impl EngineError {
 pub enum EngineKind {
     #[default]
     Sled,
+    Redb,
     /// Nothing outlives the process.
     Memory,
     /// Lives on the store's own disk, and only there: for one that is simulated.
     #[cfg(any(test, feature = "simulation"))]
     Simulated,
+}
+
+impl EngineKind {
+    /// The one that made what is in the directory `path`.
+    pub fn of(disk: &dyn Disk, path: &Path) -> Self {
+        #[cfg(any(test, feature = "simulation"))]
+        if disk.exists(&path.join(SimulatedEngine::FILE)) {
+            return Self::Simulated;
+        }
+        if disk.exists(&path.join(RedbEngine::FILE)) { Self::Redb } else { Self::Sled }
+    }
+}
+
+/// Makes a panic of an engine's own code an error: what it holds can be rebuilt.
+fn guarded<T, E: Into<EngineError>>(call: impl FnOnce() -> Result<T, E>) -> Result<T, EngineError> {
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(result) => result.map_err(Into::into),
+        Err(panic) => Err(EngineError::Panicked(panic_text(panic.as_ref()))),
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a message").to_owned()
 }

@@ -33,10 +33,13 @@ struct End {
 }
 
 impl SimulatedEngine {
+    /// In the directory of the engine.
+    pub const FILE: &str = "pairs";
+
     /// Opens the engine in the directory `path` or begins one.
     pub fn open(disk: Arc<dyn Disk>, path: &Path) -> Result<Self, EngineError> {
         let pairs = MemoryEngine::default();
-        let file_path = path.join("pairs");
+        let file_path = path.join(Self::FILE);
         if !disk.exists(&file_path) {
             disk.create_dir_all(path)?;
             let file = disk.create(&file_path)?;

@@ -1,17 +1,15 @@
 //! sled 0.34 under the rules of node.md, decision 3: never the log, never the only copy, never
 //! trusted to reach the disk by itself, never allowed to panic out.
 
-use std::any::Any;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind::WouldBlock};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{EngineError, PairIter, RawWrite, StateEngine};
+use super::{EngineError, PairIter, RawWrite, StateEngine, guarded};
 
 /// How often a lock that an engine just closed in this process may still hold is tried again.
 const LOCK_ATTEMPTS: u32 = 40;
@@ -50,7 +48,7 @@ impl Drop for SledEngine {
         let db = self.db.take();
         if let Err(error) = guarded(|| {
             drop(db);
-            Ok(())
+            Ok::<_, sled::Error>(())
         }) {
             tracing::warn!(%error, "sled failed to close");
         }
@@ -117,27 +115,17 @@ fn sync_tree(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-fn guarded<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T, EngineError> {
-    match catch_unwind(AssertUnwindSafe(call)) {
-        Ok(result) => result.map_err(to_error),
-        Err(panic) => Err(EngineError::Panicked(panic_text(panic.as_ref()))),
-    }
-}
-
-fn to_error(error: sled::Error) -> EngineError {
-    match error {
-        // sled puts the cause of a refused lock into the text of an error of kind `Other`.
-        sled::Error::Io(error) if error.to_string().contains("could not acquire lock") => {
-            EngineError::Io(io::Error::new(WouldBlock, error))
+impl From<sled::Error> for EngineError {
+    fn from(error: sled::Error) -> Self {
+        match error {
+            // sled puts the cause of a refused lock into the text of an error of kind `Other`.
+            sled::Error::Io(error) if error.to_string().contains("could not acquire lock") => {
+                Self::Io(io::Error::new(WouldBlock, error))
+            }
+            sled::Error::Io(error) => Self::Io(error),
+            other => Self::Corrupt(other.to_string()),
         }
-        sled::Error::Io(error) => EngineError::Io(error),
-        other => EngineError::Corrupt(other.to_string()),
     }
-}
-
-fn panic_text(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a message").to_owned()
 }
 
 fn to_bytes(raw: sled::IVec) -> Bytes {

@@ -2,6 +2,7 @@
 
 mod commands;
 mod figures;
+mod full;
 mod model;
 mod power;
 mod properties;

@@ -16,7 +16,11 @@ const RECEIVED: &str = "/received.snap";
 const RECEIVED_INDEX: u64 = 85;
 
 fn open_on(disk: &SimDisk) -> Result<Store, StateError> {
-    let options = StoreOptions { engine: EngineKind::Simulated, ..StoreOptions::default() };
+    open_with(disk, EngineKind::Simulated)
+}
+
+fn open_with(disk: &SimDisk, engine: EngineKind) -> Result<Store, StateError> {
+    let options = StoreOptions { engine, ..StoreOptions::default() };
     Store::open_with(Arc::new(disk.clone()), Path::new(DIR), options)
 }
 
@@ -49,9 +53,9 @@ impl Allowed {
     }
 }
 
-fn run(disk: &SimDisk, log: &[Command]) -> Result<(), Allowed> {
+fn run(disk: &SimDisk, engine: EngineKind, log: &[Command]) -> Result<(), Allowed> {
     let mut promised = 0;
-    let mut store = open_on(disk).map_err(|_| Allowed { promised, under_way: 0 })?;
+    let mut store = open_with(disk, engine).map_err(|_| Allowed { promised, under_way: 0 })?;
     let mut call = |under_way: u64, result: Result<(), StateError>| {
         result.map_err(|_| Allowed { promised, under_way })?;
         promised = under_way;
@@ -70,7 +74,7 @@ fn run(disk: &SimDisk, log: &[Command]) -> Result<(), Allowed> {
         call(until as u64, store.checkpoint().map(drop))?;
     }
     drop(store);
-    store = open_on(disk).map_err(|_| Allowed { promised: 105, under_way: 105 })?;
+    store = open_with(disk, engine).map_err(|_| Allowed { promised: 105, under_way: 105 })?;
     replay(&store, &log[..115]);
     call(115, store.checkpoint().map(drop))?;
     call(0, store.discard("a test"))?;
@@ -78,25 +82,34 @@ fn run(disk: &SimDisk, log: &[Command]) -> Result<(), Allowed> {
     call(log.len() as u64, store.checkpoint().map(drop))
 }
 
-fn operations(log: &[Command]) -> (u64, u64) {
+fn operations(engine: EngineKind, log: &[Command]) -> (u64, u64) {
     let disk = prepared(0, log);
     let before = disk.stats().operations;
-    assert!(run(&disk, log).is_ok());
+    assert!(run(&disk, engine, log).is_ok());
     (before, disk.stats().operations)
 }
 
 #[test]
 fn a_power_cut_before_any_operation_leaves_the_state_before_or_after() {
+    check(EngineKind::Simulated, SEEDS);
+}
+
+#[test]
+fn a_power_cut_before_any_operation_with_redb() {
+    check(EngineKind::Redb, 1);
+}
+
+fn check(engine: EngineKind, seeds: u64) {
     let log = log();
-    let (before, after) = operations(&log);
+    let (before, after) = operations(engine, &log);
     assert!(after - before > 80);
-    for (at, seed) in (0..after - before).flat_map(|at| (0..SEEDS).map(move |seed| (at, seed))) {
+    for (at, seed) in (0..after - before).flat_map(|at| (0..seeds).map(move |seed| (at, seed))) {
         let disk = prepared(seed << 32 | at, &log);
         disk.cut_power_after(at);
-        let Allowed { promised, under_way } = run(&disk, &log).err().unwrap_or(Allowed::all(&log));
+        let Allowed { promised, under_way } = run(&disk, engine, &log).err().unwrap_or(Allowed::all(&log));
         disk.crash();
         let what = format!("operation {at}, seed {seed}");
-        let store = open_on(&disk).unwrap_or_else(|error| panic!("{what}: {error}"));
+        let store = open_with(&disk, engine).unwrap_or_else(|error| panic!("{what}: {error}"));
         let applied = store.applied().index;
         assert!([promised, under_way].contains(&applied), "{what}: {applied}, not {promised} or {under_way}");
         assert_eq!(store.rebuilds(), 0, "{what}");
@@ -106,7 +119,7 @@ fn a_power_cut_before_any_operation_leaves_the_state_before_or_after() {
         store.checkpoint().unwrap();
         drop(store);
         disk.crash();
-        let store = open_on(&disk).unwrap();
+        let store = open_with(&disk, engine).unwrap();
         assert_eq!((store.applied().index as usize, store.rebuilds()), (log.len(), 0), "{what}");
         assert_is_prefix(&store, &log);
     }
@@ -116,11 +129,11 @@ fn a_power_cut_before_any_operation_leaves_the_state_before_or_after() {
 fn a_snapshot_has_its_name_only_when_it_is_whole() {
     let log = log();
     let path = Path::new("/own.snap");
-    let (before, after) = operations(&log);
+    let (before, after) = operations(EngineKind::Simulated, &log);
     for at in 0..after - before {
         let disk = prepared(at, &log);
         disk.cut_power_after(at);
-        drop(run(&disk, &log));
+        drop(run(&disk, EngineKind::Simulated, &log));
         disk.crash();
         if disk.exists(path) {
             assert_eq!(SnapshotMeta::verify_file(&disk, path).unwrap().index, 60, "operation {at}");

@@ -161,4 +161,10 @@ proptest! {
         steps.insert(discard_at.min(steps.len()), Step::Discard);
         check(EngineKind::Sled, &steps);
     }
+
+    #[test]
+    fn a_store_on_redb_equals_the_model(mut steps in steps(), discard_at in 0..60_usize) {
+        steps.insert(discard_at.min(steps.len()), Step::Discard);
+        check(EngineKind::Redb, &steps);
+    }
 }

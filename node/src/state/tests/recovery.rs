@@ -79,7 +79,12 @@ fn a_crash_between_any_two_calls_leaves_the_last_checkpoint() {
 
 /// A closed state after several checkpoints, and the log that made it.
 fn closed_state(temp: &TempDir) -> Vec<Command> {
-    let mut machine = Machine::on_disk(&state_dir(temp));
+    closed_state_of(EngineKind::Sled, temp)
+}
+
+fn closed_state_of(engine: EngineKind, temp: &TempDir) -> Vec<Command> {
+    let store = Store::open(&state_dir(temp), engine).unwrap();
+    let mut machine = Machine { store, log: Vec::new() };
     for _ in 0..4 {
         feed(&mut machine, 45);
         machine.store.checkpoint().unwrap();
@@ -115,9 +120,9 @@ impl Random {
 }
 
 /// Damages a copy of a closed state in many ways; each must open, as it was or blank.
-fn survive(rounds: usize, mut damage: impl FnMut(&mut Random, &mut Vec<u8>)) -> usize {
+fn survive(engine: EngineKind, rounds: usize, mut damage: impl FnMut(&mut Random, &mut Vec<u8>)) -> usize {
     let temp = tempfile::tempdir().unwrap();
-    let log = closed_state(&temp);
+    let log = closed_state_of(engine, &temp);
     let mut random = Random(7);
     let mut rebuilt = 0;
     for round in 0..rounds {
@@ -130,7 +135,7 @@ fn survive(rounds: usize, mut damage: impl FnMut(&mut Random, &mut Vec<u8>)) -> 
         damage(&mut random, &mut content);
         fs::write(file, content).unwrap();
 
-        let store = open(&copy).unwrap();
+        let store = Store::open(&copy, engine).unwrap();
         let (index, rebuilds) = (store.applied().index, store.rebuilds());
         assert!((index == 0) == (rebuilds == 1), "round {round}, {}: index {index}", file.display());
         assert_eq!(set_aside(&copy_temp), rebuilds as usize);
@@ -145,18 +150,22 @@ fn survive(rounds: usize, mut damage: impl FnMut(&mut Random, &mut Vec<u8>)) -> 
 
 #[test]
 fn a_flipped_bit_rebuilds_the_state_and_never_panics() {
-    let rebuilt = survive(60, |random, content| {
-        // The data lies at the front of sled's file, which is zeros for the most part.
-        let used = content.iter().rposition(|byte| *byte != 0).unwrap() + 1;
-        content[random.below(used)] ^= 1 << random.below(8);
-    });
-    assert!(rebuilt > 20, "{rebuilt} rebuilt");
+    for engine in [EngineKind::Sled, EngineKind::Redb] {
+        let rebuilt = survive(engine, 60, |random, content| {
+            // The data lies at the front of the file, which is zeros for the most part.
+            let used = content.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+            content[random.below(used)] ^= 1 << random.below(8);
+        });
+        assert!(rebuilt > 10, "{engine:?}: {rebuilt} rebuilt");
+    }
 }
 
 #[test]
 fn a_truncated_file_rebuilds_the_state_and_never_panics() {
-    let rebuilt = survive(25, |random, content| content.truncate(random.below(content.len())));
-    assert!(rebuilt > 5, "{rebuilt} rebuilt");
+    for engine in [EngineKind::Sled, EngineKind::Redb] {
+        let rebuilt = survive(engine, 25, |random, content| content.truncate(random.below(content.len())));
+        assert!(rebuilt > 5, "{engine:?}: {rebuilt} rebuilt");
+    }
 }
 
 #[test]
@@ -183,6 +192,21 @@ fn an_open_that_dies_again_and_again_is_given_up() {
     fs::write(state_dir(&temp).join("OPENING"), "...").unwrap();
     assert_eq!(open(&state_dir(&temp)).unwrap().rebuilds(), 1);
     assert_eq!(open(&state_dir(&temp)).unwrap().rebuilds(), 0);
+}
+
+#[test]
+fn a_state_of_another_engine_is_rebuilt() {
+    let temp = tempfile::tempdir().unwrap();
+    let log = closed_state(&temp);
+    for engine in [EngineKind::Redb, EngineKind::Sled] {
+        let store = Store::open(&state_dir(&temp), engine).unwrap();
+        assert_eq!((store.applied().index, store.rebuilds()), (0, 1), "{engine:?}");
+        replay(&store, &log);
+        store.checkpoint().unwrap();
+        drop(store);
+        let store = Store::open(&state_dir(&temp), engine).unwrap();
+        assert_eq!((store.applied().index as usize, store.rebuilds()), (log.len(), 0), "{engine:?}");
+    }
 }
 
 #[test]

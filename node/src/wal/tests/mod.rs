@@ -4,6 +4,7 @@ mod basics;
 mod bench;
 mod crash;
 mod damage;
+mod full;
 mod model;
 mod power;
 

@@ -9,6 +9,13 @@ use crate::disk::{Disk, SimDisk};
 const DIR: &str = "/data/wal";
 const SEEDS: u64 = 6;
 
+/// With the data directory, which a node makes before its log.
+fn disk(seed: u64) -> SimDisk {
+    let disk = SimDisk::new(seed);
+    disk.make_dir(Path::new("/data")).unwrap();
+    disk
+}
+
 fn open_on(disk: &SimDisk) -> Result<(Wal, Recovered), WalError> {
     Wal::open(Arc::new(disk.clone()), Path::new(DIR), SMALL)
 }
@@ -130,9 +137,10 @@ fn check(disk: &SimDisk, promised: &Recovered, under_way: Option<&Step>, what: &
 }
 
 fn operations(steps: &[Step]) -> u64 {
-    let disk = SimDisk::new(0);
+    let disk = disk(0);
+    let before = disk.stats().operations;
     assert_eq!(run(&disk, steps).1, None);
-    disk.stats().operations
+    disk.stats().operations - before
 }
 
 #[test]
@@ -141,7 +149,7 @@ fn a_power_cut_before_any_operation_keeps_what_was_promised() {
     let operations = operations(&steps);
     assert!(operations > 80, "{operations}");
     for (at, seed) in (0..=operations).flat_map(|at| (0..SEEDS).map(move |seed| (at, seed))) {
-        let disk = SimDisk::new(seed << 32 | at);
+        let disk = disk(seed << 32 | at);
         disk.cut_power_after(at);
         let (promised, under_way) = run(&disk, &steps);
         disk.crash();
@@ -154,22 +162,25 @@ fn a_power_cut_before_any_operation_keeps_what_was_promised() {
 fn a_killed_process_leaves_a_log_that_a_later_power_cut_does_not_harm() {
     let steps = workload();
     for at in 0..=operations(&steps) {
-        let disk = SimDisk::new(at);
+        let disk = disk(at);
         disk.cut_power_after(at);
         let (promised, under_way) = run(&disk, &steps);
         disk.kill();
         // The next process takes what it finds in the page cache for durable unless it syncs it.
-        let Ok((_, found)) = open_on(&disk) else { panic!("operation {at}") };
+        let Ok((mut wal, found)) = open_on(&disk) else { panic!("operation {at}") };
         assert!(is_between(&found, &promised, under_way.map(|nth| &steps[nth])), "operation {at}");
-        let disk = disk.durable();
-        assert_eq!(open_on(&disk).unwrap().1, found, "operation {at}: what was found did not last");
+        assert_eq!(open_on(&disk.durable()).unwrap().1, found, "operation {at}: what was found did not last");
+        let next = wal.last_index() + 1;
+        wal.append(&[append(entries([next], 9))]).unwrap();
+        let lasting = open_on(&disk.durable()).unwrap().1.entries;
+        assert_eq!(lasting, [found.entries, entries([next], 9)].concat(), "operation {at}");
     }
 }
 
 /// The page cache shows what the failed sync dropped, so only a rewrite makes it durable.
 #[test]
 fn what_a_failed_sync_dropped_is_written_again_by_the_next_process_or_gone() {
-    let disk = SimDisk::new(1);
+    let disk = disk(1);
     let (mut wal, _) = open_on(&disk).unwrap();
     wal.append(&[append(entries(1..=2, 1))]).unwrap();
     disk.fail_next_sync();
@@ -185,7 +196,7 @@ fn what_a_failed_sync_dropped_is_written_again_by_the_next_process_or_gone() {
 /// Where these tests would be blind: they must see a disk that does not sync.
 #[test]
 fn a_disk_that_lies_is_found_out() {
-    let disk = SimDisk::new(1);
+    let disk = disk(1);
     disk.sync_lies(true);
     let (promised, _) = run(&disk, &workload());
     assert!(open_on(&disk.durable()).map(|(_, found)| found != promised).unwrap_or(true));
@@ -193,7 +204,7 @@ fn a_disk_that_lies_is_found_out() {
 
 #[test]
 fn an_opened_log_on_a_full_disk_is_as_it_was() {
-    let disk = SimDisk::new(1);
+    let disk = disk(1);
     let (promised, _) = run(&disk, &workload());
     disk.set_free_bytes(Some(0));
     let (wal, found) = open_on(&disk).unwrap();
