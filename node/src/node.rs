@@ -221,7 +221,7 @@ impl Node {
         if let Some(membership) = begin {
             recovered = raft::bootstrap(&mut wal, &self.0.store, &self.0.snapshots, membership)?;
         }
-        let recovery = raft::recover(recovered, &self.0.store, &self.0.snapshots)?;
+        let recovery = raft::recover(&mut wal, recovered, &self.0.store, &self.0.snapshots)?;
         if entry.data_dir.marker().member.as_ref() != Some(belonging) {
             entry.data_dir.join(belonging.clone())?;
         }

@@ -120,6 +120,15 @@ impl Machine {
         self.backup = None;
     }
 
+    /// An older copy takes the disk's place.
+    pub fn go_back(&mut self, copy: SimDisk, marker: Marker) {
+        copy.crash();
+        self.failed_syncs = copy.stats().failed_syncs;
+        self.disk = copy;
+        self.marker = marker;
+        self.backup = None;
+    }
+
     /// Whether a sync failed since this was last asked.
     pub fn sync_failed(&mut self) -> bool {
         let failed = self.disk.stats().failed_syncs;
@@ -157,7 +166,7 @@ impl Machine {
             trailing_entries: plan.trailing_entries,
         };
         let found = recovered.clone();
-        let recovery = raft::recover(recovered, &store, &snapshots)?;
+        let recovery = raft::recover(&mut wal, recovered, &store, &snapshots)?;
         let core =
             recovery.into_core(settings, &store, seed, now).map_err(|e| StartError::Raft(e.to_string()))?;
         let process = Process::new(run, core, wal, store, snapshots);

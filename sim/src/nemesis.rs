@@ -173,15 +173,18 @@ impl World {
         let all_know = (self.machines.iter().filter(|machine| machine.slot != slot))
             .filter(|machine| machine.marker.member.is_some() && !machine.marker.removed)
             .all(|machine| machine.process.as_ref().is_some_and(is_known));
-        if !all_know || marker.member != self.machines[slot].marker.member || !self.may_forget(slot) {
+        // Whoever forgets that again at a restart must not have to ask the copy either.
+        let whole = self.leader().is_some_and(|(_, status)| {
+            let last = (status.last_index, status.term);
+            let voters = &status.membership.voters;
+            voters.iter().all(|voter| Some(*voter) == marker.member || self.oracle.holds(*voter, last.0, last.1))
+        });
+        if !all_know || !whole || marker.member != self.machines[slot].marker.member || !self.may_forget(slot) {
             return Ok(false);
         }
         self.lose_disk(slot);
         let machine = &mut self.machines[slot];
-        machine.disk = copy;
-        machine.disk.crash();
-        machine.marker = marker;
-        machine.backup = None;
+        machine.go_back(copy, marker);
         Ok(true)
     }
 

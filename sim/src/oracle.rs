@@ -105,7 +105,8 @@ impl Oracle {
         )))
     }
 
-    fn holds(&self, member: u64, index: u64, term: u64) -> bool {
+    /// Whether the disk of `member` has this entry, or had it before it forgot.
+    pub fn holds(&self, member: u64, index: u64, term: u64) -> bool {
         let disks = [self.durable.get(&member), self.forgotten.get(&member)];
         disks.into_iter().flatten().any(|durable| {
             // Below its base it holds a snapshot.

@@ -85,7 +85,8 @@ pub fn bootstrap(
 pub enum Fit {
     /// The log goes on where the state ends.
     AsIs,
-    /// Only once the state was replaced by the newest snapshot.
+    /// Only once the state was replaced by the newest snapshot. One beyond the log came from a leader
+    /// and the process ended before the log was reset to it; the log then follows as well.
     FromSnapshot,
     Gap,
 }
@@ -95,7 +96,7 @@ pub enum Fit {
 pub fn fit(applied: u64, base: u64, last: u64, newest: Option<u64>) -> Fit {
     if (base..=last).contains(&applied) {
         Fit::AsIs
-    } else if newest.is_some_and(|index| (base..=last).contains(&index)) {
+    } else if newest.is_some_and(|index| index >= base && (index <= last || applied < base)) {
         Fit::FromSnapshot
     } else {
         Fit::Gap
@@ -103,12 +104,13 @@ pub fn fit(applied: u64, base: u64, last: u64, newest: Option<u64>) -> Fit {
 }
 
 pub fn recover(
-    recovered: Recovered,
+    wal: &mut Wal,
+    mut recovered: Recovered,
     store: &Store,
     snapshots: &Snapshots,
 ) -> Result<Recovery, RecoveryError> {
-    let base = recovered.base;
-    let last = recovered.entries.last().map_or(base.index, |entry| entry.index);
+    let mut base = recovered.base;
+    let mut last = recovered.entries.last().map_or(base.index, |entry| entry.index);
     let newest = snapshots.newest();
 
     let applied = store.applied().index;
@@ -121,6 +123,12 @@ pub fn recover(
         tracing::warn!(applied, snapshot = meta.index, "state does not fit the log; rebuilding it");
         if applied > last {
             store.discard("its applied index is beyond the log")?;
+        }
+        if meta.index > last {
+            base = Base { index: meta.index, term: meta.term };
+            last = base.index;
+            recovered.entries.clear();
+            wal.append(&[Batch { reset: Some(base), ..Batch::default() }])?;
         }
         store.restore(path)?;
     }

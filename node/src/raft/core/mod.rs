@@ -15,7 +15,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use helios_proto::v1::{ErrorCode, Membership, Progress};
-use raft::eraftpb::{ConfChange, ConfChangeType, Entry, HardState, Message, MessageType, Snapshot, SnapshotMetadata};
+use raft::eraftpb::{
+    ConfChange, ConfChangeType, Entry, HardState, Message, MessageType, Snapshot, SnapshotMetadata,
+};
 use raft::{ProgressState, RawNode, SnapshotStatus, StateRole};
 
 use super::log::Log;
