@@ -220,6 +220,9 @@ impl World {
     fn on_turn(&mut self, slot: Slot, run: Run) -> Result<(), Violation> {
         let Some(Event::Turn(..)) = self.put_off(slot, Event::Turn(slot, run)) else { return Ok(()) };
         let now = self.instant();
+        if self.running(slot, run).is_some() && self.machines[slot].disk.is_cut() {
+            self.power_cut(slot);
+        }
         let Some(process) = self.running(slot, run) else { return Ok(()) };
         process.turn_planned = false;
         while let Some(done) = process.done.pop_front() {
