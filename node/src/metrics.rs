@@ -23,6 +23,7 @@ pub struct Metrics {
     pub snapshot_save_duration_seconds: Histogram,
     pub snapshot_install_duration_seconds: Histogram,
     pub forwarded: Counter,
+    pub ack_shortfalls: Counter,
     raft_has_leader: Gauge,
     raft_is_leader: Gauge,
     raft_term: Gauge,
@@ -55,6 +56,7 @@ impl Metrics {
             snapshot_save_duration_seconds: durations(),
             snapshot_install_duration_seconds: durations(),
             forwarded: Counter::default(),
+            ack_shortfalls: Counter::default(),
             raft_has_leader: Gauge::default(),
             raft_is_leader: Gauge::default(),
             raft_term: Gauge::default(),
@@ -96,6 +98,11 @@ impl Metrics {
             registry.register(name, help, histogram.clone());
         }
         registry.register("forwarded", "Writes sent on to the leader", self.forwarded.clone());
+        registry.register(
+            "ack_shortfalls",
+            "Writes committed but not on as many disks as asked for in time",
+            self.ack_shortfalls.clone(),
+        );
         let gauges = [
             ("raft_has_leader", "1 when a leader is known", &self.raft_has_leader),
             ("raft_is_leader", "1 on the leader", &self.raft_is_leader),

@@ -25,6 +25,7 @@ pub struct Config {
     pub listen: ListenSection,
     pub raft: RaftSection,
     pub client: ClientSection,
+    pub writes: WritesSection,
     pub log: LogSection,
     /// What the user should be told of the file, though it can be used.
     #[serde(skip)]
@@ -102,6 +103,15 @@ pub struct ClientSection {
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+pub struct WritesSection {
+    /// `majority` or `all`: voters that hold a write on disk before it is acknowledged, at least.
+    pub ack: String,
+    /// Refuse writes with `all` while a voter is down, instead of letting them commit unacknowledged.
+    pub strict: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct LogSection {
     /// A tracing filter: `info`, `debug`, `helios_node=debug,warn` ...
     pub level: String,
@@ -143,6 +153,12 @@ impl Default for ClientSection {
             max_connections: 10_000,
             password: None,
         }
+    }
+}
+
+impl Default for WritesSection {
+    fn default() -> Self {
+        Self { ack: "majority".into(), strict: true }
     }
 }
 

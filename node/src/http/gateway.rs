@@ -10,7 +10,7 @@ use warp::reply::{Reply, Response};
 use warp::{Filter, Rejection, path};
 
 use super::Answer;
-use crate::database::Database;
+use crate::database::{Ack, Database};
 use crate::error::Error;
 use crate::node::Node;
 
@@ -21,6 +21,8 @@ const MAX_BODY_BYTES: u64 = 8 << 20;
 struct PutBody {
     key: String,
     value: String,
+    /// `majority` or `all`.
+    ack: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -64,8 +66,13 @@ pub fn routes(node: Node) -> BoxedFilter<(Response,)> {
 }
 
 async fn put(body: PutBody, node: Node) -> Answer {
+    let ack = match body.ack.as_deref().map(Ack::parse) {
+        None => Ack::default(),
+        Some(Some(ack)) => ack,
+        Some(None) => return Ok(failed(&Error::invalid("ack: write majority or all"))),
+    };
     let set = proto::Set { key: body.key.into(), value: body.value.into(), ..proto::Set::default() };
-    let outcome = node.write(vec![Op::Set(set)]).await.pop();
+    let outcome = node.submit(vec![Op::Set(set).into()], ack).await.pop();
     Ok(match outcome.unwrap_or_else(|| Err(Error::outcome_unknown())) {
         Ok(reply) => ok(&json!({ "revision": reply.index })),
         Err(error) => failed(&error),

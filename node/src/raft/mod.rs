@@ -1,6 +1,7 @@
 //! Consensus: the raft crate behind one narrow type ([`core::Core`]), the thread that drives it and
 //! the threads that do its work. The layout and its reasons are in ARCHITECTURE.md.
 
+mod acks;
 mod core;
 mod driver;
 mod handle;
@@ -15,6 +16,7 @@ mod transfer;
 mod types;
 mod workers;
 
+pub use acks::Durable;
 pub use core::Settings;
 pub use driver::Outbound;
 pub use handle::RaftHandle;

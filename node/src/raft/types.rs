@@ -7,6 +7,7 @@ use helios_proto::v1::{Member, Membership, Progress, Reply};
 use raft::eraftpb::{ConfChange, Entry, HardState, Message};
 use tokio::sync::oneshot;
 
+use super::acks::Durable;
 use crate::error::Error;
 use crate::state::SnapshotMeta;
 use crate::wal::Base;
@@ -154,6 +155,8 @@ pub struct RaftStatus {
     pub membership: Arc<Membership>,
     /// On the leader, itself left out.
     pub progress: Vec<Progress>,
+    /// On the leader; nobody's elsewhere.
+    pub durable: Durable,
     pub elections: u64,
     pub leader_changes: u64,
     pub pending_proposals: u64,

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use helios_proto::v1::command::Op;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
@@ -23,7 +22,7 @@ use super::frame::Frame;
 use super::server::Shared;
 use super::session::Session;
 use super::table::{Spec, resolve};
-use crate::database::Database;
+use crate::database::{Database, WriteRequest};
 use crate::error::Error;
 use crate::wall_ms;
 
@@ -52,9 +51,9 @@ pub struct Connection<D> {
 struct Round {
     arrived: Instant,
     now_ms: u64,
-    ops: Vec<Op>,
-    /// For each of `ops`, which command it is.
-    writes: Vec<(&'static Spec, Answer)>,
+    writes: Vec<WriteRequest>,
+    /// For each of `writes`, which command it is.
+    writers: Vec<(&'static Spec, Answer)>,
     /// Outcome of the barrier that covers the reads from here to the next write.
     barrier: Option<Result<(), Error>>,
 }
@@ -138,8 +137,8 @@ impl<D: Database> Connection<D> {
             arrived: Instant::now(),
             // A slow clock here must not make a new expiry look past already.
             now_ms: wall_ms().max(self.db.store().clock_ms()),
-            ops: Vec::new(),
             writes: Vec::new(),
+            writers: Vec::new(),
             barrier: None,
         };
         for words in requests {
@@ -149,8 +148,8 @@ impl<D: Database> Connection<D> {
             }
             let (name, frame) = match understood {
                 Ok((spec, Request::Write(write))) => {
-                    round.ops.push(write.op);
-                    round.writes.push((spec, write.answer));
+                    round.writes.push(write.op.into());
+                    round.writers.push((spec, write.answer));
                     continue;
                 }
                 Ok((spec, Request::Read(read))) => {
@@ -203,14 +202,14 @@ impl<D: Database> Connection<D> {
 
     /// Runs the writes gathered so far and answers each.
     async fn write_batch(&mut self, round: &mut Round) {
-        if round.ops.is_empty() {
+        if round.writes.is_empty() {
             return;
         }
-        let results = self.db.write(std::mem::take(&mut round.ops)).await;
+        let results = self.db.submit(std::mem::take(&mut round.writes), self.session.ack).await;
         // The reads to come must see these writes.
         round.barrier = None;
         let results = results.into_iter().chain(std::iter::repeat_with(|| Err(Error::outcome_unknown())));
-        for ((spec, answer), result) in std::mem::take(&mut round.writes).into_iter().zip(results) {
+        for ((spec, answer), result) in std::mem::take(&mut round.writers).into_iter().zip(results) {
             let frame = match result {
                 Ok(reply) => {
                     self.session.last_write_index = self.session.last_write_index.max(reply.index);

@@ -13,7 +13,8 @@ HeliosDB speaks RESP2 and RESP3 and answers the commands below as Redis 7.2 does
 request, the name included; a negative arity is a minimum. \"Since\" is the Redis version that introduced the command.
 Any other command is answered with `-ERR unknown command`, and the connection stays open.
 
-Any node accepts any command. A write is acknowledged once a majority holds it on disk and it is applied; a read is
+Any node accepts any command. A write is acknowledged once a majority holds it on disk and it is applied; with
+`HELIOS.ACK ALL`, or `writes.ack: all` in the configuration, once every voter holds it. A read is
 linearizable, unless the connection said `READONLY` and then reads its node's state, however old.
 
 ";
@@ -30,7 +31,9 @@ const TAIL: &str = "\
 - `MGET` and `EXISTS` of several keys look at each key in turn: another client's write may fall between two of them.
 - `DBSIZE` and `INFO` count expired keys until they are purged.
 - `EXPIRE` and its kin do not take `XX` together with `LT`.
-- `-TRYAGAIN` and `-CLUSTERDOWN` mean that nothing was done and the request may be sent again.
+- `-TRYAGAIN`, `-CLUSTERDOWN` and `-NOREPLICAS` mean that nothing was done and the request may be sent again.
+  `-ERR replication shortfall: committed=true ...` means that a write took effect and is on a majority of disks, but
+  not known to be on all of them: do not send it again; `WAIT` tells how many hold it.
   `-ERR outcome unknown` means that a write was proposed and may or may not take effect: read the key first.
 - `INFO raft` shows this node's state, leader, term and log indexes. Offsets of `ROLE` and `INFO` are log indexes.
 ";

@@ -1,6 +1,6 @@
 //! The one table of commands: it drives dispatch, arity errors, `COMMAND` and the reference page.
 
-use super::commands::{Parse, client, connection, introspect, keyspace, scan, server, strings};
+use super::commands::{Parse, client, connection, consistency, introspect, keyspace, scan, server, strings};
 use super::error::Refusal;
 
 /// One command or subcommand, in the terms of `COMMAND INFO`.
@@ -13,7 +13,7 @@ pub struct Spec {
     pub keys: Keys,
     /// Redis's flags, separated by blanks.
     pub flags: &'static str,
-    /// Redis version that introduced the command with this meaning.
+    /// Redis version that introduced the command with this meaning; ours are of no Redis version.
     pub since: &'static str,
     pub group: Group,
     pub summary: &'static str,
@@ -156,6 +156,8 @@ pub static COMMANDS: &[Spec] = commands! {
         "Returns the string value of a key.";
     "getset" 3 ONE "write denyoom fast" "1.0.0" String strings::getset,
         "Sets a key and returns its previous value.";
+    "helios.ack" -1 NONE "loading stale fast" "HeliosDB" Cluster consistency::ack,
+        "Says, or sets to MAJORITY or ALL, which voters hold this connection's writes on disk before they are acknowledged.";
     "hello" -1 NONE "noscript loading stale fast no_auth" "6.0.0" Connection connection::hello,
         "Chooses the protocol version, and may authenticate and name the connection.";
     "incr" 2 ONE "write denyoom fast" "1.0.0" String strings::incr,
@@ -217,7 +219,7 @@ pub static COMMANDS: &[Spec] = commands! {
     "unlink" -2 ALL "write fast" "4.0.0" Generic keyspace::del,
         "Deletes one or more keys.";
     "wait" 3 NONE "blocking" "3.0.0" Generic server::wait,
-        "Waits until so many members beside the leader hold this connection's last write on disk.";
+        "Waits until so many voters beside the leader hold this connection's last write on disk.";
 };
 
 static CLIENT: &[Spec] = commands! {

@@ -4,6 +4,7 @@
 // Helpers are no `#[test]` functions, where `clippy.toml` allows it; a failed test may panic.
 #![allow(clippy::unwrap_used)]
 
+mod acks;
 mod bad_input;
 mod common;
 mod crashes;
@@ -15,5 +16,6 @@ mod formation;
 mod leadership;
 mod membership;
 mod quorum;
+mod retries;
 mod snapshots;
 mod strangers;

@@ -2,6 +2,7 @@
 //! completions go in, [`Effect`]s come out. No thread, no clock but the `now` it is given, no disk,
 //! no network: the driver thread runs it, and so can a simulation.
 
+mod acks;
 mod changes;
 mod ready;
 mod snapshotting;
@@ -380,6 +381,7 @@ impl Core {
             log_bytes: self.node.store().bytes(),
             membership: Arc::clone(&self.membership),
             progress,
+            durable: self.durable(now),
             elections: self.elections,
             leader_changes: self.leader_changes,
             pending_proposals: self.proposals.len() as u64,

@@ -12,6 +12,7 @@ use super::super::session::Session;
 use super::client::ClientRequest;
 use super::connection::{self, Credentials, Hello};
 use super::{server, status};
+use crate::database::Ack;
 use crate::state::Store;
 
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub enum Local {
     Auth(Credentials),
     Hello(Hello),
     StaleReads(bool),
+    /// `HELIOS.ACK`; `None` asks.
+    Ack(Option<Ack>),
     Reset,
     Quit,
     Client(ClientRequest),
@@ -51,6 +54,11 @@ impl Local {
             Self::Hello(hello) => hello.execute(context).unwrap_or_else(Frame::from),
             Self::StaleReads(stale) => {
                 context.session.stale_reads = stale;
+                Frame::OK
+            }
+            Self::Ack(None) => Frame::text(context.session.ack.name()),
+            Self::Ack(Some(ack)) => {
+                context.session.ack = ack;
                 Frame::OK
             }
             Self::Reset => {

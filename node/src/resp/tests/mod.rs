@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{Limits, Metrics, Password, serve};
-use crate::database::Database;
+use crate::database::{Ack, Database, WriteRequest};
 use crate::error::Error;
 use crate::state::Store;
 
@@ -32,6 +32,8 @@ struct Inner {
     last_index: Mutex<u64>,
     /// Sizes of the batches written.
     batches: Mutex<Vec<usize>>,
+    /// What was asked for last.
+    ack: Mutex<Ack>,
     barriers: AtomicUsize,
     role: Mutex<Role>,
     write_error: Mutex<Option<Error>>,
@@ -46,6 +48,7 @@ impl LocalDb {
             store: Store::in_memory(),
             last_index: Mutex::new(0),
             batches: Mutex::default(),
+            ack: Mutex::default(),
             barriers: AtomicUsize::new(0),
             role: Mutex::new(Role::Leader),
             write_error: Mutex::default(),
@@ -57,7 +60,7 @@ impl LocalDb {
     fn apply(&self, op: Op) -> Reply {
         let mut index = self.0.last_index.lock().unwrap();
         *index += 1;
-        self.0.store.apply(*index, 1, &Command { now_ms: now_ms(), op: Some(op) })
+        self.0.store.apply(*index, 1, &Command { now_ms: now_ms(), op: Some(op), ..Command::default() })
     }
 
     fn take_batches(&self) -> Vec<usize> {
@@ -70,14 +73,16 @@ impl LocalDb {
 }
 
 impl Database for LocalDb {
-    async fn write(&self, ops: Vec<Op>) -> Vec<Result<Reply, Error>> {
+    async fn submit(&self, writes: Vec<WriteRequest>, ack: Ack) -> Vec<Result<Reply, Error>> {
         let _permit = self.0.gate.acquire().await.unwrap();
-        self.0.batches.lock().unwrap().push(ops.len());
+        *self.0.ack.lock().unwrap() = ack;
+        self.0.batches.lock().unwrap().push(writes.len());
         let failure = self.0.write_error.lock().unwrap().clone();
-        ops.into_iter()
-            .map(|op| match &failure {
+        writes
+            .into_iter()
+            .map(|write| match &failure {
                 Some(error) => Err(error.clone()),
-                None => Ok(self.apply(op)),
+                None => Ok(self.apply(write.op)),
             })
             .collect()
     }

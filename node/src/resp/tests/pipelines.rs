@@ -80,3 +80,18 @@ async fn the_protocol_changes_between_two_replies() {
     while client.line().await != "*0" {}
     client.expect("$-1\r\n").await;
 }
+
+#[tokio::test]
+async fn a_connection_chooses_what_its_acknowledgements_mean() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    client.check("HELIOS.ACK", "$8\r\nmajority").await;
+    client.check("helios.ack all", "+OK").await;
+    client.check("SET a 1", "+OK").await;
+    assert_eq!(*server.db.0.ack.lock().unwrap(), Ack::All);
+    client.check("HELIOS.ACK", "$3\r\nall").await;
+    client.check("HELIOS.ACK one", "-ERR ack 'one': write MAJORITY or ALL").await;
+    client.check("RESET", "+RESET").await;
+    client.check("SET a 1", "+OK").await;
+    assert_eq!(*server.db.0.ack.lock().unwrap(), Ack::Majority);
+}
