@@ -4,7 +4,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use helios_proto::v1::{AckLevel, Reply, RequestId, StatusResponse, command::Op};
+use helios_proto::v1::{AckLevel, Reply, RequestId, StatusResponse, Token, command::Op};
 
 use crate::error::Error;
 use crate::state::Store;
@@ -37,6 +37,16 @@ impl Ack {
     pub fn parse(name: &str) -> Option<Self> {
         [Self::Majority, Self::All].into_iter().find(|ack| ack.name().eq_ignore_ascii_case(name))
     }
+}
+
+/// How fresh the state that a read sees must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Freshness {
+    /// It covers every write acknowledged, by any member, before the read (ReadIndex, Raft thesis 6.4).
+    #[default]
+    Linearizable,
+    /// This node's own, at most this old; `None`: however old.
+    Stale(Option<Duration>),
 }
 
 impl From<AckLevel> for Ack {
@@ -81,9 +91,23 @@ pub trait Database: Clone + Send + Sync + 'static {
         self.submit(ops.into_iter().map(WriteRequest::from).collect(), Ack::default())
     }
 
-    /// Resolves once [`Database::store`] covers every write acknowledged, by any member, before
-    /// the call (ReadIndex, Raft thesis section 6.4).
-    fn read_barrier(&self) -> impl Future<Output = Result<(), Error>> + Send;
+    /// Resolves once [`Database::store`] is as fresh as asked and covers the write `after`.
+    ///
+    /// `TOO_STALE` and `NOT_CAUGHT_UP` say that this member is not, in time; `WRONG_CLUSTER` that `after` is of
+    /// another cluster or another history of this one.
+    fn await_fresh(
+        &self,
+        freshness: Freshness,
+        after: Option<&Token>,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// The id of the cluster this node belongs to, empty when to none.
+    fn cluster_id(&self) -> String;
+
+    /// The token of the write that `reply` answers.
+    fn token_of(&self, reply: &Reply) -> Token {
+        Token { cluster_id: self.cluster_id(), term: reply.term, index: reply.index }
+    }
 
     /// Waits until `replicas` voters beside the leader hold log index `index` on disk, at most
     /// `timeout` (zero: without limit); answers how many do.

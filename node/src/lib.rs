@@ -22,6 +22,7 @@ mod requests;
 pub mod resp;
 pub mod state;
 mod status;
+mod token;
 pub mod wal;
 
 /// Milliseconds since the Unix epoch. Decides nothing by itself: the log's clock does

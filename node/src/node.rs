@@ -18,7 +18,7 @@ use crate::peer::{LinkOptions, Links, Local, PeerHost, Standing, Verdict};
 use crate::raft::{
     self, Fatal, Outbound, Parts, RaftHandle, Recovery, RecoveryError, Runtime, Snapshots, membership,
 };
-use crate::requests::RequestIds;
+use crate::requests::{FreshAt, RequestIds};
 use crate::state::{EngineKind, StateError, Store};
 use crate::wal::{Recovered, Wal, WalError, WalOptions};
 
@@ -95,6 +95,7 @@ pub(crate) struct ActiveMember {
     pub(crate) cluster_id: String,
     pub(crate) raft: RaftHandle,
     pub(crate) request_ids: RequestIds,
+    pub(crate) fresh_at: FreshAt,
     links: Arc<Links>,
 }
 
@@ -256,6 +257,7 @@ impl Node {
             cluster_id: belonging.cluster_id.clone(),
             raft: threads.handle().clone(),
             request_ids: RequestIds::new(belonging.member_id, rand::random()),
+            fresh_at: FreshAt::default(),
             links,
         };
         drop(self.0.member.set(member));

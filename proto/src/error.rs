@@ -24,6 +24,8 @@ impl ErrorCode {
                 | LearnerLagging
                 | TransferFailed
                 | InsufficientReplicas
+                | TooStale
+                | NotCaughtUp
                 | DiskFull
                 | Overloaded
         )
@@ -39,7 +41,7 @@ impl ErrorCode {
         use ErrorCode::*;
         match self {
             PeerUnreachable | NotLeader | NoLeader | NotStarted | NoQuorum | ElectionTimeout
-            | InsufficientReplicas => Code::Unavailable,
+            | InsufficientReplicas | TooStale | NotCaughtUp => Code::Unavailable,
             DeadlineExceeded | OutcomeUnknown | ReplicationShortfall => Code::DeadlineExceeded,
             WrongCluster | WrongMember | MemberRemoved | LearnerLagging | AlreadyStarted
             | InsufficientPeers => Code::FailedPrecondition,

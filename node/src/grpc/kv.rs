@@ -1,14 +1,17 @@
 //! Key-value service for gRPC clients; every node answers every call.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use helios_proto::v1::kv_server::Kv;
 use helios_proto::v1::{
     self as proto, AckLevel, Consistency, DeleteRequest, DeleteResponse, Entry, ErrorCode, GetRequest,
-    GetResponse, PutRequest, PutResponse, RangeRequest, RangeResponse, Reply, RequestId, command::Op, reply,
+    GetResponse, PutRequest, PutResponse, RangeRequest, RangeResponse, Reply, RequestId, Token, command::Op,
+    reply,
 };
 use tonic::{Request, Response, Status};
 
-use crate::database::{Database, WriteRequest};
+use crate::database::{Database, Freshness, WriteRequest};
 use crate::error::Error;
 use crate::state::{StateError, Value};
 
@@ -35,11 +38,19 @@ impl<D: Database> KvService<D> {
         }
     }
 
-    async fn barrier(&self, consistency: Consistency) -> Result<(), Error> {
-        match consistency {
-            Consistency::Linearizable => self.0.read_barrier().await,
-            Consistency::Stale => Ok(()),
-        }
+    async fn await_fresh(
+        &self,
+        consistency: Consistency,
+        max_staleness_ms: u32,
+        after: Option<&Token>,
+    ) -> Result<(), Error> {
+        let max_staleness = (max_staleness_ms > 0).then(|| Duration::from_millis(max_staleness_ms.into()));
+        let freshness = match (consistency, max_staleness) {
+            (Consistency::Stale, max_staleness) => Freshness::Stale(max_staleness),
+            (_, Some(_)) => return Err(Error::invalid("max_staleness_ms goes with consistency STALE only")),
+            (Consistency::Linearizable, None) => Freshness::Linearizable,
+        };
+        self.0.await_fresh(freshness, after).await
     }
 }
 
@@ -47,8 +58,9 @@ impl<D: Database> KvService<D> {
 impl<D: Database> Kv for KvService<D> {
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
         let request = request.into_inner();
-        self.barrier(request.consistency()).await?;
-        let value = self.0.store().get(&request.key, crate::wall_ms()).map_err(unreadable)?;
+        let GetRequest { consistency: _, max_staleness_ms, after, key } = &request;
+        self.await_fresh(request.consistency(), *max_staleness_ms, after.as_ref()).await?;
+        let value = self.0.store().get(key, crate::wall_ms()).map_err(unreadable)?;
         Ok(Response::new(GetResponse { entry: value.map(|value| entry(request.key, value)) }))
     }
 
@@ -62,7 +74,7 @@ impl<D: Database> Kv for KvService<D> {
         let expire_at_ms = (ttl_ms > 0).then(|| crate::wall_ms().saturating_add(ttl_ms));
         let set = proto::Set { key, value, expire_at_ms, ..proto::Set::default() };
         let reply = self.write(Op::Set(set), request_id, ack).await?;
-        Ok(Response::new(PutResponse { revision: reply.index }))
+        Ok(Response::new(PutResponse { revision: reply.index, token: Some(self.0.token_of(&reply)) }))
     }
 
     async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<DeleteResponse>, Status> {
@@ -74,12 +86,13 @@ impl<D: Database> Kv for KvService<D> {
             Some(reply::Kind::Integer(count)) => u64::try_from(count).unwrap_or(0),
             _ => 0,
         };
-        Ok(Response::new(DeleteResponse { deleted, revision: reply.index }))
+        let token = Some(self.0.token_of(&reply));
+        Ok(Response::new(DeleteResponse { deleted, revision: reply.index, token }))
     }
 
     async fn range(&self, request: Request<RangeRequest>) -> Result<Response<RangeResponse>, Status> {
         let request = request.into_inner();
-        self.barrier(request.consistency()).await?;
+        self.await_fresh(request.consistency(), request.max_staleness_ms, request.after.as_ref()).await?;
         let limit = match request.limit {
             0 => DEFAULT_RANGE,
             limit => limit.min(MAX_RANGE),

@@ -1,19 +1,20 @@
 //! How a node answers reads and writes: [`Database`], as the services see it.
 
 mod acks;
+mod reads;
 mod writes;
 
 use std::time::Duration;
 
-use helios_proto::v1::{ErrorCode, StatusResponse};
-use tokio::time::{Instant, timeout_at};
+use helios_proto::v1::{ErrorCode, StatusResponse, Token};
 
-use crate::database::{Ack, Database, WriteRequest};
+use crate::database::{Ack, Database, Freshness, WriteRequest};
 use crate::error::Error;
 use crate::node::Node;
 use crate::raft::{RaftStatus, membership};
 use crate::state::Store;
 
+pub(crate) use reads::FreshAt;
 use writes::Outcome;
 pub(crate) use writes::RequestIds;
 
@@ -22,21 +23,12 @@ impl Database for Node {
         self.write_batch(writes, ack).await
     }
 
-    async fn read_barrier(&self) -> Result<(), Error> {
-        let member = self.active()?;
-        let deadline = Instant::now() + self.inner().settings.request_timeout;
-        let barrier = async {
-            let index = member.raft.read_index().await?;
-            member.raft.wait_applied(index).await
-        };
-        match timeout_at(deadline, barrier).await {
-            Ok(done) => done,
-            Err(_) if member.raft.status().leader_id == 0 => Err(no_leader()),
-            Err(_) => Err(Error::new(
-                ErrorCode::NoQuorum,
-                "no majority confirmed the read in time; check that most members run and reach each other",
-            )),
-        }
+    async fn await_fresh(&self, freshness: Freshness, after: Option<&Token>) -> Result<(), Error> {
+        self.await_state(freshness, after).await
+    }
+
+    fn cluster_id(&self) -> String {
+        self.member().map(|member| member.cluster_id.clone()).unwrap_or_default()
     }
 
     async fn wait_replicas(&self, index: u64, replicas: u64, timeout: Duration) -> Result<u64, Error> {

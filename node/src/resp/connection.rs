@@ -155,7 +155,12 @@ impl<D: Database> Connection<D> {
                 Ok((spec, Request::Read(read))) => {
                     (spec.name, self.read(read, &mut round).await.unwrap_or_else(Frame::from))
                 }
-                Ok((spec, Request::Local(local))) => (spec.name, self.run_local(local)),
+                Ok((spec, Request::Local(local))) => {
+                    if local.changes_reads() {
+                        round.barrier = None;
+                    }
+                    (spec.name, self.run_local(local))
+                }
                 Ok((spec, Request::Wait { replicas, timeout })) => {
                     (spec.name, self.wait(replicas, timeout).await.unwrap_or_else(Frame::from))
                 }
@@ -208,13 +213,14 @@ impl<D: Database> Connection<D> {
         let results = self.db.submit(std::mem::take(&mut round.writes), self.session.ack).await;
         // The reads to come must see these writes.
         round.barrier = None;
+        let last = results.iter().filter_map(|result| result.as_ref().ok()).max_by_key(|reply| reply.index);
+        if let Some(reply) = last {
+            self.session.follow(self.db.token_of(reply));
+        }
         let results = results.into_iter().chain(std::iter::repeat_with(|| Err(Error::outcome_unknown())));
         for ((spec, answer), result) in std::mem::take(&mut round.writers).into_iter().zip(results) {
             let frame = match result {
-                Ok(reply) => {
-                    self.session.last_write_index = self.session.last_write_index.max(reply.index);
-                    answer.frame(reply)
-                }
+                Ok(reply) => answer.frame(reply),
                 Err(error) => error.into(),
             };
             self.reply(spec.name, frame, round);
@@ -222,18 +228,18 @@ impl<D: Database> Connection<D> {
     }
 
     async fn wait(&mut self, replicas: u64, timeout: Duration) -> Result<Frame, Error> {
-        let count = self.db.wait_replicas(self.session.last_write_index, replicas, timeout).await?;
+        let index = self.session.after.as_ref().map_or(0, |token| token.index);
+        let count = self.db.wait_replicas(index, replicas, timeout).await?;
         Ok(Frame::Integer(count.cast_signed()))
     }
 
     async fn read(&mut self, read: Read, round: &mut Round) -> Result<Frame, Error> {
-        if !self.session.stale_reads {
-            if round.barrier.is_none() {
-                round.barrier = Some(self.db.read_barrier().await);
-            }
-            if let Some(Err(error)) = &round.barrier {
-                return Err(error.clone());
-            }
+        if round.barrier.is_none() {
+            let Session { freshness, after, .. } = &self.session;
+            round.barrier = Some(self.db.await_fresh(*freshness, after.as_ref()).await);
+        }
+        if let Some(Err(error)) = &round.barrier {
+            return Err(error.clone());
         }
         let Shared { cursors, stats, .. } = &*self.shared;
         read.execute(&Snapshot { store: self.db.store(), wall_ms: wall_ms(), cursors, stats }).await

@@ -15,7 +15,9 @@ Any other command is answered with `-ERR unknown command`, and the connection st
 
 Any node accepts any command. A write is acknowledged once a majority holds it on disk and it is applied; with
 `HELIOS.ACK ALL`, or `writes.ack: all` in the configuration, once every voter holds it. A read is
-linearizable, unless the connection said `READONLY` and then reads its node's state, however old.
+linearizable, unless the connection said `READONLY` and then reads its node's state, however old, or `HELIOS.READ STALE
+500` and then reads it if it is at most 500 ms old. Even then a connection sees its own writes. To see those of another
+connection, on whatever node: `HELIOS.TOKEN` there, after the write, and `HELIOS.TOKEN <token>` here, before the read.
 
 ";
 
@@ -31,6 +33,9 @@ const TAIL: &str = "\
 - `MGET` and `EXISTS` of several keys look at each key in turn: another client's write may fall between two of them.
 - `DBSIZE` and `INFO` count expired keys until they are purged.
 - `EXPIRE` and its kin do not take `XX` together with `LT`.
+- A stale read with an age is answered from the node's state while a read that asked a majority, by whichever
+  connection, is at most that old. If there is none, one is made. If that does not succeed within that age, the reply
+  is `-TRYAGAIN`.
 - `-TRYAGAIN`, `-CLUSTERDOWN` and `-NOREPLICAS` mean that nothing was done and the request may be sent again.
   `-ERR replication shortfall: committed=true ...` means that a write took effect and is on a majority of disks, but
   not known to be on all of them: do not send it again; `WAIT` tells how many hold it.

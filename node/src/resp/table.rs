@@ -158,6 +158,10 @@ pub static COMMANDS: &[Spec] = commands! {
         "Sets a key and returns its previous value.";
     "helios.ack" -1 NONE "loading stale fast" "HeliosDB" Cluster consistency::ack,
         "Says, or sets to MAJORITY or ALL, which voters hold this connection's writes on disk before they are acknowledged.";
+    "helios.read" -1 NONE "loading stale fast" "HeliosDB" Cluster consistency::read,
+        "Says, or sets to LINEARIZABLE or STALE [max-milliseconds], what this connection's reads see.";
+    "helios.token" -1 NONE "loading stale fast" "HeliosDB" Cluster consistency::token,
+        "Returns a token for this connection's last write (nil: none), or makes its reads see the write of a given one.";
     "hello" -1 NONE "noscript loading stale fast no_auth" "6.0.0" Connection connection::hello,
         "Chooses the protocol version, and may authenticate and name the connection.";
     "incr" 2 ONE "write denyoom fast" "1.0.0" String strings::incr,
@@ -191,7 +195,7 @@ pub static COMMANDS: &[Spec] = commands! {
     "quit" -1 NONE "noscript loading stale fast no_auth" "1.0.0" Connection connection::quit,
         "Closes the connection.";
     "readonly" 1 NONE "loading stale fast" "3.0.0" Cluster connection::readonly,
-        "Lets this connection read the state of its node, however old.";
+        "Lets this connection read the state of its node, however old: HELIOS.READ STALE.";
     "readwrite" 1 NONE "loading stale fast" "3.0.0" Cluster connection::readwrite,
         "Makes the reads of this connection linearizable again, as they are by default.";
     "reset" 1 NONE "noscript loading stale fast no_auth" "6.2.0" Connection connection::reset,

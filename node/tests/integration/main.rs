@@ -16,6 +16,7 @@ mod formation;
 mod leadership;
 mod membership;
 mod quorum;
+mod reads;
 mod retries;
 mod snapshots;
 mod strangers;

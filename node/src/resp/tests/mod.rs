@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use helios_proto::v1::{Command, Member, Membership, Reply, Role, StatusResponse, command::Op};
+use helios_proto::v1::{Command, Member, Membership, Reply, Role, StatusResponse, Token, command::Op};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -17,11 +17,12 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{Limits, Metrics, Password, serve};
-use crate::database::{Ack, Database, WriteRequest};
+use crate::database::{Ack, Database, Freshness, WriteRequest};
 use crate::error::Error;
 use crate::state::Store;
 
 const PATIENCE: Duration = Duration::from_secs(10);
+const CLUSTER_ID: &str = "demo";
 
 /// The only voter of its cluster, without a log.
 #[derive(Clone)]
@@ -34,6 +35,7 @@ struct Inner {
     batches: Mutex<Vec<usize>>,
     /// What was asked for last.
     ack: Mutex<Ack>,
+    after: Mutex<Option<Token>>,
     barriers: AtomicUsize,
     role: Mutex<Role>,
     write_error: Mutex<Option<Error>>,
@@ -49,6 +51,7 @@ impl LocalDb {
             last_index: Mutex::new(0),
             batches: Mutex::default(),
             ack: Mutex::default(),
+            after: Mutex::default(),
             barriers: AtomicUsize::new(0),
             role: Mutex::new(Role::Leader),
             write_error: Mutex::default(),
@@ -87,12 +90,20 @@ impl Database for LocalDb {
             .collect()
     }
 
-    async fn read_barrier(&self) -> Result<(), Error> {
+    async fn await_fresh(&self, freshness: Freshness, after: Option<&Token>) -> Result<(), Error> {
+        *self.0.after.lock().unwrap() = after.cloned();
+        if freshness == Freshness::Stale(None) {
+            return Ok(());
+        }
         self.0.barriers.fetch_add(1, Ordering::SeqCst);
         match &*self.0.read_error.lock().unwrap() {
             Some(error) => Err(error.clone()),
             None => Ok(()),
         }
+    }
+
+    fn cluster_id(&self) -> String {
+        CLUSTER_ID.to_owned()
     }
 
     async fn wait_replicas(&self, index: u64, replicas: u64, _: Duration) -> Result<u64, Error> {
@@ -114,6 +125,7 @@ impl Database for LocalDb {
         let last_index = *self.0.last_index.lock().unwrap();
         StatusResponse {
             name: "demo-1".into(),
+            cluster_id: CLUSTER_ID.into(),
             member_id: 1,
             role: (*self.0.role.lock().unwrap()).into(),
             term: 7,
