@@ -45,6 +45,9 @@ pub enum Freshness {
     /// It covers every write acknowledged, by any member, before the read (ReadIndex, Raft thesis 6.4).
     #[default]
     Linearizable,
+    /// The same promise, without asking a majority while the leader's lease lasts (`reads.lease`): on
+    /// the leader, and only as long as clocks run at about the same speed.
+    Lease,
     /// This node's own, at most this old; `None`: however old.
     Stale(Option<Duration>),
 }

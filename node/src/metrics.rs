@@ -33,6 +33,7 @@ pub struct Metrics {
     raft_applied_index: Gauge,
     raft_proposals_pending: Gauge,
     raft_read_rounds: Gauge,
+    raft_lease_reads: Gauge,
     raft_log_bytes: Gauge,
     raft_snapshot_index: Gauge,
     peer_match_lag_entries: Family<PeerLabel, Gauge>,
@@ -66,6 +67,7 @@ impl Metrics {
             raft_applied_index: Gauge::default(),
             raft_proposals_pending: Gauge::default(),
             raft_read_rounds: Gauge::default(),
+            raft_lease_reads: Gauge::default(),
             raft_log_bytes: Gauge::default(),
             raft_snapshot_index: Gauge::default(),
             peer_match_lag_entries: Family::default(),
@@ -117,6 +119,7 @@ impl Metrics {
                 &self.raft_proposals_pending,
             ),
             ("raft_read_rounds_total", "ReadIndex rounds started since start", &self.raft_read_rounds),
+            ("raft_lease_reads_total", "Reads answered by the lease since start", &self.raft_lease_reads),
             ("wal_size_bytes", "Log entries kept, in memory and on disk", &self.raft_log_bytes),
             ("raft_snapshot_index", "Index of the newest snapshot", &self.raft_snapshot_index),
             ("members", "Members of the cluster, learners included", &self.members),
@@ -160,6 +163,7 @@ impl Metrics {
         gauge(&self.raft_applied_index, applied);
         gauge(&self.raft_proposals_pending, status.pending_proposals);
         gauge(&self.raft_read_rounds, status.read_rounds);
+        gauge(&self.raft_lease_reads, status.lease_reads);
         gauge(&self.raft_log_bytes, status.log_bytes);
         gauge(&self.raft_snapshot_index, status.snapshot_index);
         gauge(&self.members, status.membership.members.len() as u64);

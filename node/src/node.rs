@@ -236,6 +236,7 @@ impl Node {
                 snapshot_entries: settings.snapshot_entries,
                 snapshot_interval: settings.snapshot_interval,
                 trailing_entries: settings.trailing_entries,
+                lease: settings.lease,
             },
             wal,
             store: self.0.store.clone(),

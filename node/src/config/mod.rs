@@ -3,6 +3,7 @@
 
 mod compat;
 mod flags;
+mod lease;
 mod settings;
 mod sources;
 
@@ -25,6 +26,7 @@ pub struct Config {
     pub listen: ListenSection,
     pub raft: RaftSection,
     pub client: ClientSection,
+    pub reads: ReadsSection,
     pub writes: WritesSection,
     pub log: LogSection,
     /// What the user should be told of the file, though it can be used.
@@ -99,6 +101,13 @@ pub struct ClientSection {
     pub shutdown_delay: String,
     /// Asked of Redis clients by AUTH when set.
     pub password: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReadsSection {
+    /// `off`, `on` or how long the leader may answer by its lease.
+    pub lease: lease::Lease,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]

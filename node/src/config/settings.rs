@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Config, ConfigError, InitialMember};
+use super::{Config, ConfigError, InitialMember, lease};
 use crate::database::Ack;
 
 /// How a node without a cluster comes to one (C7).
@@ -42,6 +42,7 @@ pub struct Settings {
     pub request_timeout: Duration,
     pub shutdown_delay: Duration,
     pub max_connections: usize,
+    pub lease: Option<Duration>,
     pub ack: Ack,
     pub strict_acks: bool,
     pub password: Option<String>,
@@ -62,7 +63,7 @@ impl TryFrom<Config> for Settings {
 
     fn try_from(config: Config) -> Result<Self, ConfigError> {
         let config_hash = hash(&config);
-        let Config { node, listen, raft, client, writes, log, warnings } = config;
+        let Config { node, listen, raft, client, reads, writes, log, warnings } = config;
         if node.name.is_empty() {
             return Err(ConfigError(
                 "node.name is missing: give the node a short, unique name, for instance -raft-node-id node-1"
@@ -120,6 +121,7 @@ impl TryFrom<Config> for Settings {
             request_timeout: duration("client.request_timeout", &client.request_timeout)?,
             shutdown_delay: duration_or_none("client.shutdown_delay", &client.shutdown_delay)?,
             max_connections: positive("client.max_connections", client.max_connections as u64)? as usize,
+            lease: lease::length(&reads.lease, timing[1])?,
             ack: Ack::parse(&writes.ack).ok_or_else(|| {
                 ConfigError(format!(
                     "writes.ack {:?}: write majority or all; fewer than a majority could lose what was acknowledged",
@@ -283,7 +285,7 @@ fn positive(field: &str, value: u64) -> Result<u64, ConfigError> {
 }
 
 /// `150ms`, `2s`, `5m`, `1h`; above zero.
-fn duration(field: &str, text: &str) -> Result<Duration, ConfigError> {
+pub(super) fn duration(field: &str, text: &str) -> Result<Duration, ConfigError> {
     duration_or_none(field, text).and_then(|found| {
         if found.is_zero() { Err(ConfigError(format!("{field} must be above 0"))) } else { Ok(found) }
     })

@@ -49,6 +49,7 @@ impl<D: Database> KvService<D> {
             (Consistency::Stale, max_staleness) => Freshness::Stale(max_staleness),
             (_, Some(_)) => return Err(Error::invalid("max_staleness_ms goes with consistency STALE only")),
             (Consistency::Linearizable, None) => Freshness::Linearizable,
+            (Consistency::Lease, None) => Freshness::Lease,
         };
         self.0.await_fresh(freshness, after).await
     }

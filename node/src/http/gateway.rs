@@ -121,10 +121,11 @@ async fn get(query: GetQuery, token: Option<String>, node: Node) -> Answer {
 fn wanted(query: &GetQuery, token: Option<&str>) -> Result<(Freshness, Option<Token>), Error> {
     let freshness = match (query.consistency.as_deref(), query.max_staleness_ms) {
         (None | Some("linearizable"), None) => Freshness::Linearizable,
+        (Some("lease"), None) => Freshness::Lease,
         (Some("stale"), max_ms) => Freshness::Stale(max_ms.map(Duration::from_millis)),
         (_, Some(_)) => return Err(Error::invalid("max_staleness_ms goes with consistency=stale only")),
         (Some(other), None) => {
-            return Err(Error::invalid(format!("consistency {other:?}: write linearizable or stale")));
+            return Err(Error::invalid(format!("consistency {other:?}: write linearizable, lease or stale")));
         }
     };
     let wrong =

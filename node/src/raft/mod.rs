@@ -17,7 +17,7 @@ mod types;
 mod workers;
 
 pub use acks::Durable;
-pub use core::Settings;
+pub use core::{Settings, longest_lease};
 pub use driver::Outbound;
 pub use handle::RaftHandle;
 pub use recovery::{Recovery, RecoveryError, bootstrap, recover};

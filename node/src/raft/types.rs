@@ -37,6 +37,8 @@ pub enum Input {
     Propose(Vec<Proposal>),
     /// Answers the index that the applied state must reach for a linearizable read.
     Read(ReadWaiter),
+    /// As `Read`, without a round while the leader's lease lasts.
+    LeaseRead(ReadWaiter),
     Change {
         request: ChangeRequest,
         expected_index: u64,
@@ -161,4 +163,6 @@ pub struct RaftStatus {
     pub leader_changes: u64,
     pub pending_proposals: u64,
     pub read_rounds: u64,
+    /// Reads that the lease answered.
+    pub lease_reads: u64,
 }

@@ -40,12 +40,13 @@ impl Node {
             check_cluster(member, token)?;
         }
         match freshness {
-            Freshness::Linearizable => barrier(member, deadline).await?,
+            Freshness::Linearizable => barrier(member, false, deadline).await?,
+            Freshness::Lease => barrier(member, true, deadline).await?,
             Freshness::Stale(None) => {}
             Freshness::Stale(Some(age)) if member.fresh_at.is_within(age, now) => {}
             // Cheaper for all than to refuse: the reads of the next `age` are served by this one's round.
             Freshness::Stale(Some(age)) => {
-                barrier(member, deadline.min(now + age)).await.map_err(|_| too_stale(age))?;
+                barrier(member, false, deadline.min(now + age)).await.map_err(|_| too_stale(age))?;
             }
         }
         match after {
@@ -68,10 +69,10 @@ impl Node {
     }
 }
 
-async fn barrier(member: &ActiveMember, deadline: Instant) -> Result<(), Error> {
+async fn barrier(member: &ActiveMember, by_lease: bool, deadline: Instant) -> Result<(), Error> {
     let asked = Instant::now();
     let applied = async {
-        let index = member.raft.read_index().await?;
+        let index = member.raft.read_index(by_lease).await?;
         member.raft.wait_applied(index).await
     };
     match timeout_at(deadline, applied).await {

@@ -33,6 +33,9 @@ const TAIL: &str = "\
 - `MGET` and `EXISTS` of several keys look at each key in turn: another client's write may fall between two of them.
 - `DBSIZE` and `INFO` count expired keys until they are purged.
 - `EXPIRE` and its kin do not take `XX` together with `LT`.
+- `HELIOS.READ LEASE` promises the same as `LINEARIZABLE` as long as the members' clocks run at about the same speed, and
+  spares reads on the leader a round to a majority while its lease lasts. It needs `reads.lease` in the configuration;
+  without it, and on other members, such a read is an ordinary linearizable one.
 - A stale read with an age is answered from the node's state while a read that asked a majority, by whichever
   connection, is at most that old. If there is none, one is made. If that does not succeed within that age, the reply
   is `-TRYAGAIN`.

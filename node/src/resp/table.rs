@@ -159,7 +159,7 @@ pub static COMMANDS: &[Spec] = commands! {
     "helios.ack" -1 NONE "loading stale fast" "HeliosDB" Cluster consistency::ack,
         "Says, or sets to MAJORITY or ALL, which voters hold this connection's writes on disk before they are acknowledged.";
     "helios.read" -1 NONE "loading stale fast" "HeliosDB" Cluster consistency::read,
-        "Says, or sets to LINEARIZABLE or STALE [max-milliseconds], what this connection's reads see.";
+        "Says, or sets to LINEARIZABLE, LEASE or STALE [max-milliseconds], what this connection's reads see.";
     "helios.token" -1 NONE "loading stale fast" "HeliosDB" Cluster consistency::token,
         "Returns a token for this connection's last write (nil: none), or makes its reads see the write of a given one.";
     "hello" -1 NONE "noscript loading stale fast no_auth" "6.0.0" Connection connection::hello,

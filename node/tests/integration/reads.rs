@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::common::{Cluster, error_code, eventually};
+use crate::common::{Cluster, error_code, eventually, http};
 
 fn put(value: &str) -> PutRequest {
     PutRequest { key: "k".into(), value: value.to_owned().into(), ..PutRequest::default() }
@@ -125,6 +125,43 @@ async fn a_readonly_connection_to_a_follower_sees_its_own_writes() {
         let told: i32 = redis::cmd("GET").arg("k").query_async(&mut other).await.unwrap();
         assert_eq!(told, round);
     }
+}
+
+#[tokio::test]
+async fn a_leader_with_a_lease_answers_alone_and_stops_in_time_when_it_is_cut_off() {
+    let mut cluster = Cluster::fixed(3);
+    for index in 0..3 {
+        cluster[index].config_mut().push_str("reads: {lease: on}\nclient: {request_timeout: 2s}\n");
+    }
+    cluster.start_all();
+    cluster.wait_ready().await;
+    let leader = cluster.leader().await;
+    let others = [(leader + 1) % 3, (leader + 2) % 3];
+    let mut by_lease = cluster[leader].redis().await;
+    let () = redis::cmd("HELIOS.READ").arg("LEASE").query_async(&mut by_lease).await.unwrap();
+    let mut writer = cluster[others[0]].redis().await;
+    for round in 0..300 {
+        let () = redis::cmd("SET").arg("k").arg(round).query_async(&mut writer).await.unwrap();
+        let found: i32 = redis::cmd("GET").arg("k").query_async(&mut by_lease).await.unwrap();
+        assert_eq!(found, round);
+    }
+    let (_, metrics) = http(cluster[leader].ports.metrics, "GET", "/metrics", "").await.unwrap();
+    let count = |name: &str| -> u64 {
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {name} in:\n{metrics}")).parse().unwrap()
+    };
+    assert!(count("helios_raft_lease_reads_total") > 0);
+    assert!(count("helios_raft_lease_reads_total") + count("helios_raft_read_rounds_total") >= 300);
+
+    // As in a long pause of its machine: what it learns first is that it may not answer.
+    cluster[leader].signal(Signal::STOP);
+    cluster.leader_among(&others).await;
+    let () = redis::cmd("SET").arg("k").arg("new").query_async(&mut writer).await.unwrap();
+    let read =
+        tokio::spawn(async move { redis::cmd("GET").arg("k").query_async::<String>(&mut by_lease).await });
+    tokio::task::yield_now().await;
+    cluster[leader].signal(Signal::CONT);
+    assert_eq!(read.await.unwrap().unwrap(), "new");
 }
 
 #[tokio::test]

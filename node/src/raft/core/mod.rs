@@ -4,8 +4,11 @@
 
 mod acks;
 mod changes;
+mod lease;
 mod ready;
 mod snapshotting;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -23,7 +26,10 @@ use super::transfer::{self, Transfer};
 use super::types::*;
 use crate::error::Error;
 use crate::state::SnapshotMeta;
+use lease::Lease;
 use ready::InFlight;
+
+pub use lease::{MAX_TICKS_PER_TURN, longest as longest_lease};
 
 pub const TICK: Duration = Duration::from_millis(10);
 /// Ready states handed to the log writer and not yet on disk.
@@ -47,6 +53,8 @@ pub struct Settings {
     pub snapshot_interval: Duration,
     /// Entries kept before the newest snapshot for followers that lag a little (C9).
     pub trailing_entries: u64,
+    /// How long a round spares reads another one; `None`: not at all. At most [`longest_lease`].
+    pub lease: Option<Duration>,
 }
 
 pub struct Core {
@@ -57,6 +65,10 @@ pub struct Core {
     parked: Vec<Proposal>,
     proposals: Proposals,
     reads: Reads<ReadWaiter>,
+    pub(super) lease: Lease,
+    /// Readers whom a lease would do; none between two drains.
+    lease_readers: Vec<ReadWaiter>,
+    started: Instant,
     pub(super) transfer: Option<Transfer>,
     in_flight: VecDeque<InFlight>,
     /// A commit index that needs no fsync of its own; goes with the next job.
@@ -72,6 +84,7 @@ pub struct Core {
     elections: u64,
     leader_changes: u64,
     read_rounds: u64,
+    lease_reads: u64,
     effects: Vec<Effect>,
 }
 
@@ -109,6 +122,9 @@ impl Core {
             last_role: (node.raft.state, node.raft.term, node.raft.leader_id),
             node,
             reads: Reads::new(settings.id, boot_nonce),
+            lease: Lease::new(settings.lease, now),
+            lease_readers: Vec::new(),
+            started: now,
             settings,
             membership,
             proposed: Vec::new(),
@@ -127,6 +143,7 @@ impl Core {
             elections: 0,
             leader_changes: 0,
             read_rounds: 0,
+            lease_reads: 0,
             effects: Vec::new(),
         })
     }
@@ -147,14 +164,8 @@ impl Core {
         match input {
             Input::Messages(messages) => self.step_all(messages, now),
             Input::Propose(proposals) => self.proposed.extend(proposals),
-            Input::Read(waiter) => {
-                if let Err(waiter) = self.reads.push(waiter) {
-                    drop(waiter.send(Err(Error::new(
-                        ErrorCode::Overloaded,
-                        "too many reads are waiting for this member; try again",
-                    ))));
-                }
-            }
+            Input::Read(waiter) => self.await_round(waiter),
+            Input::LeaseRead(waiter) => self.await_lease(waiter),
             Input::Change { request, expected_index, waiter } => {
                 if let Err((error, waiter)) = self.change(request, expected_index, waiter, now) {
                     drop(waiter.send(Err(error)));
@@ -173,12 +184,24 @@ impl Core {
         }
     }
 
+    fn await_round(&mut self, waiter: ReadWaiter) {
+        if let Err(waiter) = self.reads.push(waiter) {
+            drop(waiter.send(Err(Error::new(
+                ErrorCode::Overloaded,
+                "too many reads are waiting for this member; try again",
+            ))));
+        }
+    }
+
     fn step_all(&mut self, messages: Vec<Message>, now: Instant) {
         for message in messages {
             // A follower that cannot keep up applying lets the leader probe again later.
             if message.get_msg_type() == MessageType::MsgAppend
                 && self.applying_bytes > 2 * MAX_APPLYING_BYTES
             {
+                continue;
+            }
+            if self.breaks_boot_quiet(&message, now) {
                 continue;
             }
             self.last_heard.insert(message.from, now);
@@ -194,6 +217,9 @@ impl Core {
             Done::Applied(applied) => {
                 self.applying_bytes -= applied.bytes;
                 self.applied_index = applied.index;
+                if !applied.conf_changes.is_empty() {
+                    self.lease.revoke(now);
+                }
                 for conf_change in &applied.conf_changes {
                     if let Err(error) = self.node.apply_conf_change(conf_change) {
                         tracing::error!(%error, "configuration change not taken by the raft core");
@@ -297,6 +323,7 @@ impl Core {
     }
 
     fn pump_reads(&mut self, now: Instant) {
+        self.serve_lease_reads(now);
         if self.reads.round_older_than(self.settings.election_min, now) {
             self.reads.give_up_round();
         }
@@ -386,6 +413,7 @@ impl Core {
             leader_changes: self.leader_changes,
             pending_proposals: self.proposals.len() as u64,
             read_rounds: self.read_rounds,
+            lease_reads: self.lease_reads,
         }
     }
 

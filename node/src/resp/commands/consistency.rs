@@ -24,11 +24,12 @@ pub fn read(mut args: Args) -> Result<Request, Refusal> {
     let Some(word) = args.next() else { return Ok(Request::Local(Local::Read(None))) };
     let freshness = match word {
         word if is(&word, "linearizable") => Freshness::Linearizable,
+        word if is(&word, "lease") => Freshness::Lease,
         word if is(&word, "stale") => Freshness::Stale(max_staleness(&mut args)?),
         word => {
             let level = shown(&word, 32);
             return Err(Refusal::other(format!(
-                "ERR read level '{level}': write LINEARIZABLE or STALE [max-milliseconds]"
+                "ERR read level '{level}': write LINEARIZABLE, LEASE or STALE [max-milliseconds]"
             )));
         }
     };
@@ -49,6 +50,7 @@ fn max_staleness(args: &mut Args) -> Result<Option<Duration>, Refusal> {
 pub fn describe(freshness: Freshness) -> String {
     match freshness {
         Freshness::Linearizable => "linearizable".to_owned(),
+        Freshness::Lease => "lease".to_owned(),
         Freshness::Stale(None) => "stale".to_owned(),
         Freshness::Stale(Some(max)) => format!("stale {}", max.as_millis()),
     }

@@ -124,7 +124,9 @@ async fn a_connection_sees_its_own_writes_and_those_it_has_a_token_of() {
 async fn a_connection_chooses_how_fresh_its_reads_are() {
     let server = Server::start().await;
     let mut client = server.client().await;
-    for (set, shown) in [("STALE", "stale"), ("stale 500", "stale 500"), ("LINEARIZABLE", "linearizable")] {
+    for (set, shown) in
+        [("STALE", "stale"), ("stale 500", "stale 500"), ("lease", "lease"), ("LINEARIZABLE", "linearizable")]
+    {
         client.check(&format!("HELIOS.READ {set}"), "+OK").await;
         client.check("HELIOS.READ", &format!("${}\r\n{shown}", shown.len())).await;
     }

@@ -16,6 +16,16 @@ fn again(first: &Command) -> Command {
     retry
 }
 
+/// Answers kept of one client.
+fn records_of(machine: &Machine, client: &str) -> usize {
+    let state = machine.store.inner.read();
+    let mut start = b"rs".to_vec();
+    start.push(client.len() as u8);
+    start.extend(client.as_bytes());
+    let end = [&start[..], &[u8::MAX; 2]].concat();
+    state.view().range(&start, Some(&end)).count()
+}
+
 #[test]
 fn a_write_sent_again_is_applied_once_and_answered_as_the_first_time() {
     let mut machine = Machine::in_memory();
@@ -36,15 +46,6 @@ fn a_refusal_is_an_answer_too() {
     assert_eq!(code(first.kind.as_ref().unwrap()), Some(ErrorCode::NotAnInteger));
     machine.apply(1, put("n", "5"));
     assert_eq!(machine.apply_command(again(&increment)), first);
-}
-
-#[test]
-fn clients_whose_names_begin_alike_are_told_apart() {
-    let mut machine = Machine::in_memory();
-    for (position, client) in ["a", "aa", "a\u{1}", "aaa"].iter().enumerate() {
-        let answer = machine.apply_command(by(client, 97, increment("n", 1))).kind.unwrap();
-        assert_eq!(answer, int(position as i64 + 1));
-    }
 }
 
 #[test]
@@ -108,13 +109,18 @@ fn the_client_that_was_silent_for_longest_makes_room() {
     }
     // The first is heard again, so the second is the one that was silent for longest.
     machine.apply_command(at(50_000, 0, 2));
+    assert_eq!(records_of(&machine, "client-1"), 1);
     machine.apply_command(at(50_000, 5_000, 1));
-    let mut applied = |number, sequence| {
+    assert_eq!(records_of(&machine, "client-1"), 0);
+    let mut first_index = |number, sequence| {
         let reply = machine.apply_command(again(&at(50_000, number, sequence)));
-        code(&reply.kind.unwrap()).is_none()
+        code(&reply.kind.unwrap()).map_or(Ok(reply.index), Err)
     };
-    assert!(applied(0, 1) && applied(5_000, 1) && applied(2, 1));
-    assert!(!applied(1, 1));
+    // Not even those whose names begin with the forgotten one's are forgotten with it.
+    for (number, index) in [(0, 1), (2, 3), (10, 11), (19, 20), (100, 101), (5_000, 1_026)] {
+        assert_eq!(first_index(number, 1), Ok(index), "client {number}");
+    }
+    assert_eq!(first_index(1, 1), Err(ErrorCode::OutcomeUnknown));
     // It begins anew: what came before it began may have been applied.
     machine.apply_command(at(50_000, 1, 9));
     let early = machine.apply_command(again(&at(50_000, 1, 8))).kind.unwrap();
