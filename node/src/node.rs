@@ -11,6 +11,7 @@ use helios_proto::v1::{
 
 use crate::channels::Channels;
 use crate::config::{Bootstrap, Settings};
+use crate::disk;
 use crate::error::Error;
 use crate::lifecycle::{Belonging, DataDir, MarkerError};
 use crate::metrics::Metrics;
@@ -19,7 +20,7 @@ use crate::raft::{
     self, Fatal, Outbound, Parts, RaftHandle, Recovery, RecoveryError, Runtime, Snapshots, membership,
 };
 use crate::requests::{FreshAt, RequestIds};
-use crate::state::{EngineKind, StateError, Store};
+use crate::state::{StateError, Store, StoreOptions};
 use crate::wal::{Recovered, Wal, WalError, WalOptions};
 
 #[derive(Debug, thiserror::Error)]
@@ -103,15 +104,23 @@ impl Node {
     /// Opens the disk and, where the node belongs to a cluster or may begin one, starts its member.
     /// Must be called within a tokio runtime.
     pub fn open(settings: Settings, metrics: Arc<Metrics>, fatal: Fatal) -> Result<Self, NodeError> {
+        let disk = disk::real();
         let static_cluster = static_cluster(&settings);
         let expected = static_cluster.as_ref().map(|membership| membership.cluster_id.clone());
-        let data_dir = DataDir::open(&settings.data_dir, &settings.name, expected.as_deref(), LOCK_PATIENCE)?;
+        let data_dir = DataDir::open(
+            Arc::clone(&disk),
+            &settings.data_dir,
+            &settings.name,
+            expected.as_deref(),
+            LOCK_PATIENCE,
+        )?;
         let wal_options = WalOptions { segment_bytes: settings.segment_bytes, ..WalOptions::default() };
         let max_command_bytes = wal_options.max_entry_bytes() as usize - ENTRY_FRAME_BYTES;
-        let (wal, recovered) = Wal::open(&settings.wal_dir, wal_options)?;
-        let store = Store::open(&settings.data_dir.join("state"), EngineKind::Sled)?;
+        let (wal, recovered) = Wal::open(Arc::clone(&disk), &settings.wal_dir, wal_options)?;
+        let store =
+            Store::open_with(Arc::clone(&disk), &settings.data_dir.join("state"), StoreOptions::default())?;
         let snapshots =
-            Snapshots::open(&settings.data_dir.join("snapshots")).map_err(NodeError::Snapshots)?;
+            Snapshots::open(disk, &settings.data_dir.join("snapshots")).map_err(NodeError::Snapshots)?;
         let marker = data_dir.marker().clone();
         let initial_members_digest = expected.clone().unwrap_or_default();
         let node = Self(Arc::new(Inner {

@@ -1,11 +1,14 @@
 //! The disk marker `<data>/node.json` and the lock that keeps a second process off the data.
 
-use std::fs::{self, File, TryLockError};
-use std::io::{self, Write};
+use std::fs::TryLockError;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+
+use crate::disk::{Disk, DiskLock, LockMode};
 
 const FORMAT: u32 = 1;
 const LOCK_POLL: Duration = Duration::from_millis(50);
@@ -56,9 +59,10 @@ pub enum MarkerError {
 
 /// A locked data directory and the marker in it.
 pub struct DataDir {
+    disk: Arc<dyn Disk>,
     dir: PathBuf,
     marker: Marker,
-    _lock: File,
+    _lock: DiskLock,
 }
 
 impl DataDir {
@@ -67,6 +71,7 @@ impl DataDir {
     /// that was deleted by force is replaced while its process still hands over. Nothing on an
     /// existing disk is changed when it is refused.
     pub fn open(
+        disk: Arc<dyn Disk>,
         dir: &Path,
         name: &str,
         cluster_id: Option<&str>,
@@ -76,19 +81,13 @@ impl DataDir {
             let path = path.to_owned();
             move |source| MarkerError::Io { path, source }
         };
-        fs::create_dir_all(dir).map_err(io(dir))?;
+        disk.make_dir(dir).map_err(io(dir))?;
         let lock_path = dir.join("LOCK");
-        let lock = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&lock_path)
-            .map_err(io(&lock_path))?;
-        take(&lock, dir, patience).map_err(|error| match error {
+        let lock = take(disk.as_ref(), &lock_path, patience).map_err(|error| match error {
             TryLockError::WouldBlock => MarkerError::Locked(dir.to_owned()),
             TryLockError::Error(source) => io(&lock_path)(source),
         })?;
-        let mut marker = match read(dir)? {
+        let mut marker = match read(disk.as_ref(), dir)? {
             Some(marker) => marker,
             None => Marker {
                 format: FORMAT,
@@ -100,8 +99,8 @@ impl DataDir {
         };
         check(dir, &marker, name, cluster_id)?;
         marker.boot_epoch += 1;
-        write(dir, &marker)?;
-        Ok(Self { dir: dir.to_owned(), marker, _lock: lock })
+        write(disk.as_ref(), dir, &marker)?;
+        Ok(Self { disk, dir: dir.to_owned(), marker, _lock: lock })
     }
 
     pub fn marker(&self) -> &Marker {
@@ -111,19 +110,19 @@ impl DataDir {
     /// Records, durably, the cluster this disk now belongs to.
     pub fn join(&mut self, member: Belonging) -> Result<(), MarkerError> {
         self.marker.member = Some(member);
-        write(&self.dir, &self.marker)
+        write(self.disk.as_ref(), &self.dir, &self.marker)
     }
 }
 
 /// Waits for the lock; there is no way to be told of it but to ask again.
-fn take(lock: &File, dir: &Path, patience: Duration) -> Result<(), TryLockError> {
+fn take(disk: &dyn Disk, path: &Path, patience: Duration) -> Result<DiskLock, TryLockError> {
     let deadline = Instant::now() + patience;
     let mut told = false;
     loop {
-        match lock.try_lock() {
+        match disk.try_lock(path, LockMode::Exclusive) {
             Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
                 if !told {
-                    tracing::warn!(dir = %dir.display(), "waiting for another process to leave the data directory");
+                    tracing::warn!(lock = %path.display(), "waiting for another process to leave the data directory");
                     told = true;
                 }
                 std::thread::sleep(LOCK_POLL);
@@ -137,9 +136,9 @@ fn path(dir: &Path) -> PathBuf {
     dir.join("node.json")
 }
 
-fn read(dir: &Path) -> Result<Option<Marker>, MarkerError> {
+fn read(disk: &dyn Disk, dir: &Path) -> Result<Option<Marker>, MarkerError> {
     let path = path(dir);
-    let text = match fs::read(&path) {
+    let text = match disk.read(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(MarkerError::Io { path, source }),
@@ -170,25 +169,28 @@ fn check(dir: &Path, marker: &Marker, name: &str, cluster_id: Option<&str>) -> R
     }
 }
 
-fn write(dir: &Path, marker: &Marker) -> Result<(), MarkerError> {
+fn write(disk: &dyn Disk, dir: &Path, marker: &Marker) -> Result<(), MarkerError> {
     let path = path(dir);
     let replace = || {
         let draft = dir.join("node.json.tmp");
-        let mut file = File::create(&draft)?;
-        file.write_all(&serde_json::to_vec_pretty(marker)?)?;
+        let file = disk.create(&draft)?;
+        file.write_all_at(&serde_json::to_vec_pretty(marker)?, 0)?;
         file.sync_all()?;
-        fs::rename(&draft, &path)?;
-        File::open(dir)?.sync_all()
+        disk.rename(&draft, &path)?;
+        disk.sync_dir(dir)
     };
     replace().map_err(|source| MarkerError::Io { path: path.clone(), source })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+    use crate::disk;
 
     fn open(dir: &tempfile::TempDir, name: &str, cluster_id: Option<&str>) -> Result<DataDir, MarkerError> {
-        DataDir::open(dir.path(), name, cluster_id, Duration::ZERO)
+        DataDir::open(disk::real(), dir.path(), name, cluster_id, Duration::ZERO)
     }
 
     fn member(cluster_id: &str) -> Belonging {
@@ -230,8 +232,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let first = open(&dir, "a", None).unwrap();
         std::thread::scope(|scope| {
-            let second =
-                scope.spawn(|| DataDir::open(dir.path(), "a", None, Duration::from_secs(30)).map(drop));
+            let second = scope.spawn(|| {
+                DataDir::open(disk::real(), dir.path(), "a", None, Duration::from_secs(30)).map(drop)
+            });
             drop(first);
             assert!(second.join().unwrap().is_ok());
         });

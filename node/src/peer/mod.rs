@@ -1,6 +1,6 @@
 //! Member-to-member traffic: ordered Raft message streams, snapshots, forwarded writes.
 
-mod handshake;
+pub mod handshake;
 mod links;
 mod service;
 mod snapshot;

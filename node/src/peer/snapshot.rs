@@ -19,7 +19,6 @@ use tonic::Streaming;
 use super::links::{LinkOptions, Target};
 use crate::error::Error;
 use crate::raft::Snapshots;
-use crate::state::SnapshotMeta;
 
 const CHUNK_BYTES: usize = 256 << 10;
 /// Chunks read ahead of the connection.
@@ -43,7 +42,7 @@ async fn try_send(options: &LinkOptions, target: &Target, message: &Message) -> 
         .snapshots
         .find(metadata.index)
         .ok_or_else(|| failed(format!("snapshot {} is not on disk any more", metadata.index)))?;
-    let meta = SnapshotMeta::read(&path).map_err(|error| failed(error.to_string()))?;
+    let meta = options.snapshots.read(&path).map_err(|error| failed(error.to_string()))?;
     let file = File::open(&path).await.map_err(|error| failed(error.to_string()))?;
     let size_bytes = file.metadata().await.map_err(|error| failed(error.to_string()))?.len();
     let header = SnapshotHeader {
@@ -126,7 +125,7 @@ async fn adopt(
     expected: (u64, u64),
 ) -> Result<(), Error> {
     let adopted = tokio::task::spawn_blocking(move || {
-        let meta = SnapshotMeta::verify_file(&path).map_err(|error| failed(error.to_string()))?;
+        let meta = snapshots.verify(&path).map_err(|error| failed(error.to_string()))?;
         if (meta.index, meta.term) != expected {
             return Err(failed(format!("announced {expected:?} but holds {:?}", (meta.index, meta.term))));
         }

@@ -5,6 +5,7 @@ use helios_proto::v1::{ErrorCode, Member, Membership};
 use raft::eraftpb::{ConfChange, ConfChangeType, ConfState};
 
 use crate::error::Error;
+use crate::mutation::Mutation;
 
 /// One change of Raft's configuration.
 #[derive(Debug, Clone, PartialEq)]
@@ -62,6 +63,10 @@ pub fn initial(cluster_id: &str, members: Vec<Member>) -> Membership {
 }
 
 pub fn conf_state(membership: &Membership) -> ConfState {
+    if Mutation::LearnersCount.is_on() {
+        let voters = [&membership.voters[..], &membership.learners[..]].concat();
+        return ConfState { voters, ..ConfState::default() };
+    }
     ConfState {
         voters: membership.voters.clone(),
         learners: membership.learners.clone(),

@@ -2,7 +2,7 @@
 //! the threads that do its work. The layout and its reasons are in ARCHITECTURE.md.
 
 mod acks;
-mod core;
+pub(crate) mod core;
 mod driver;
 mod handle;
 mod log;
@@ -13,8 +13,8 @@ mod recovery;
 mod runtime;
 mod snapshots;
 mod transfer;
-mod types;
-mod workers;
+pub(crate) mod types;
+pub(crate) mod workers;
 
 pub use acks::Durable;
 pub use core::{Settings, longest_lease};

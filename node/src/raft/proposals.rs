@@ -8,6 +8,7 @@ use raft::eraftpb::Entry;
 
 use super::types::Waiter;
 use crate::error::Error;
+use crate::mutation::Mutation;
 
 #[derive(Default)]
 pub struct Proposals {
@@ -32,7 +33,8 @@ impl Proposals {
     pub fn committed(&mut self, entry: &Entry, leader_hint: Option<&str>) -> Option<Waiter> {
         while self.pending.front().is_some_and(|front| front.index <= entry.index) {
             let front = self.pending.pop_front()?;
-            if front.index == entry.index && front.term == entry.term {
+            let is_same = front.term == entry.term || Mutation::ProposalTermIgnored.is_on();
+            if front.index == entry.index && is_same {
                 return Some(front.waiter);
             }
             front.waiter.fail(Error::not_leader(leader_hint.map(str::to_owned)));
@@ -44,7 +46,20 @@ impl Proposals {
     pub fn skipped(&mut self, index: u64) {
         while self.pending.front().is_some_and(|front| front.index <= index) {
             if let Some(front) = self.pending.pop_front() {
-                front.waiter.fail(Error::outcome_unknown());
+                front.waiter.fail(if Mutation::SkippedMeansRefused.is_on() {
+                    Error::not_leader(None)
+                } else {
+                    Error::outcome_unknown()
+                });
+            }
+        }
+    }
+
+    /// Entries from another leader are written from `entry` on.
+    pub fn displaced(&mut self, entry: &Entry) {
+        while self.pending.back().is_some_and(|last| last.index >= entry.index && last.term < entry.term) {
+            if let Some(last) = self.pending.pop_back() {
+                last.waiter.fail(Error::not_leader(None));
             }
         }
     }

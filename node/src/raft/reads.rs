@@ -5,6 +5,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::mutation::Mutation;
+
 /// Readers that may wait for a round at once; more are refused as overload.
 const MAX_WAITING: usize = 65_536;
 
@@ -44,7 +46,9 @@ impl<W> Reads<W> {
         if self.waiting.is_empty() || self.round.is_some() {
             return None;
         }
-        self.counter += 1;
+        if !Mutation::ReadContextReused.is_on() || self.counter == 0 {
+            self.counter += 1;
+        }
         let mut context = [0; 24];
         context[..16].copy_from_slice(&self.prefix);
         context[16..].copy_from_slice(&self.counter.to_be_bytes());

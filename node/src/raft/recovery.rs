@@ -2,13 +2,17 @@
 //! The log and our snapshots hold the truth; the state engine is a view that can be rebuilt
 //! (node.md, decision 3).
 
+use std::time::Instant;
+
 use helios_proto::v1::Membership;
 use prost_raft::Message as _;
 use raft::eraftpb::{Entry, HardState};
 
+use super::core::{Core, Settings};
 use super::log::Log;
 use super::membership;
 use super::snapshots::Snapshots;
+use crate::mutation::Mutation;
 use crate::state::{SnapshotMeta, StateError, Store};
 use crate::wal::{self, Base, Batch, Recovered, Wal, WalError};
 
@@ -29,8 +33,28 @@ pub enum RecoveryError {
 
 /// A log and a state that agree.
 pub struct Recovery {
-    pub(super) log: Log,
-    pub(super) snapshot: Option<SnapshotMeta>,
+    log: Log,
+    commit: u64,
+    snapshot: Option<SnapshotMeta>,
+}
+
+impl Recovery {
+    /// The Raft core at the place where the last run left it. `boot_nonce` differs at every start.
+    pub fn into_core(
+        self,
+        settings: Settings,
+        store: &Store,
+        boot_nonce: u64,
+        now: Instant,
+    ) -> raft::Result<Core> {
+        let skipped = u64::from(Mutation::AppliedSkipped.is_on());
+        let applied = (store.applied().index + skipped).min(self.commit);
+        let mut core = Core::new(settings, self.log, store.membership(), applied, boot_nonce, now)?;
+        if let Some(meta) = &self.snapshot {
+            core.offer_snapshot(meta);
+        }
+        Ok(core)
+    }
 }
 
 /// The first entry of every cluster: its members. Starting the log after it makes a member that
@@ -85,10 +109,23 @@ pub fn recover(
     // What is applied was committed; the commit index on disk may be older, as it is written lazily.
     hard_state.commit = hard_state.commit.max(store.applied().index).max(base.index).min(last);
     hard_state.term = hard_state.term.max(base.term);
+    if Mutation::VoteForgotten.is_on() {
+        hard_state.vote = 0;
+    }
+    if Mutation::TermForgotten.is_on() {
+        hard_state.vote = 0;
+        hard_state.term = recovered.entries.last().map_or(base.term, |entry| entry.term);
+    }
 
     let entries = recovered.entries.iter().map(decode).collect::<Result<Vec<_>, _>>()?;
-    let conf_state = membership::conf_state(&store.membership());
+    let mut conf_state = membership::conf_state(&store.membership());
+    if Mutation::MembershipFromSnapshot.is_on()
+        && let Some((_, meta)) = &newest
+    {
+        conf_state = membership::conf_state(&meta.membership);
+    }
     Ok(Recovery {
+        commit: hard_state.commit,
         log: Log::new(base, entries, hard_state, conf_state),
         snapshot: newest.map(|(_, meta)| meta).filter(|meta| meta.index >= base.index),
     })

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use tokio::sync::watch;
 
-use super::core::{Core, Settings};
+use super::core::Settings;
 use super::driver::{Driver, Outbound, Workers};
 use super::handle::RaftHandle;
 use super::recovery::Recovery;
@@ -75,12 +75,9 @@ pub fn start(
     let Parts { settings, wal, store, snapshots, recovery, metrics, fatal } = parts;
     let now = Instant::now();
     let boot_nonce = rand::random();
-    let mut core =
-        Core::new(settings, recovery.log, store.membership(), store.applied().index, boot_nonce, now)
-            .map_err(|error| format!("starting raft: {error}"))?;
-    if let Some(meta) = &recovery.snapshot {
-        core.offer_snapshot(meta);
-    }
+    let core = recovery
+        .into_core(settings, &store, boot_nonce, now)
+        .map_err(|error| format!("starting raft: {error}"))?;
 
     let (inbox_sender, inbox) = crossbeam_channel::bounded(INBOX);
     let (done_sender, done) = crossbeam_channel::unbounded();

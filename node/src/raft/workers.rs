@@ -16,7 +16,8 @@ use super::snapshots::Snapshots;
 use super::types::*;
 use crate::error::Error;
 use crate::metrics::Metrics;
-use crate::state::Store;
+use crate::mutation::Mutation;
+use crate::state::{SnapshotMeta, StateError, Store};
 use crate::wal::{Base, Batch, HardState, LogEntry, Wal, WalError};
 
 /// Log jobs written with one fsync.
@@ -39,20 +40,16 @@ pub fn write_log(
 ) -> Result<(), String> {
     let failed = |error: WalError| format!("write-ahead log: {error}");
     while let Ok(first) = jobs.recv() {
-        let Drained { batches, last, purge } = drain(first, jobs);
-        if let Some(number) = last {
-            let started = Instant::now();
-            wal.append(&batches).map_err(failed)?;
+        let started = Instant::now();
+        let work = LogWork::drain(Some(first), || jobs.try_recv().ok());
+        let persisted = work.append(&mut wal).map_err(failed)?;
+        if let Some(number) = persisted {
             metrics.wal_fsync_duration_seconds.observe(started.elapsed().as_secs_f64());
             if done.send(Done::Persisted(number)).is_err() {
                 return Ok(());
             }
         }
-        if let Some(base) = purge
-            && base.index >= wal.first_index()
-        {
-            wal.purge(base).map_err(failed)?;
-        }
+        work.purge(&mut wal).map_err(failed)?;
         // A step at a time, so that the next write never waits for a whole segment of zeros.
         while jobs.is_empty() {
             match wal.prepare_spare() {
@@ -69,38 +66,58 @@ pub fn write_log(
     Ok(())
 }
 
+/// What the log writer does in one turn: one append with one fsync, then a purge.
 #[derive(Default)]
-struct Drained {
-    batches: Vec<Batch>,
+pub struct LogWork {
+    pub batches: Vec<Batch>,
     /// Number of the last append among them.
     last: Option<u64>,
     purge: Option<Base>,
 }
 
-/// Everything queued, up to what one write should hold.
-fn drain(first: LogJob, jobs: &Receiver<LogJob>) -> Drained {
-    let mut drained = Drained::default();
-    let mut bytes = 0;
-    let mut next = Some(first);
-    while let Some(job) = next {
-        match job {
-            LogJob::Append { number, reset, entries, hard_state } => {
-                drained.last = Some(number);
-                let entries: Vec<_> = entries.iter().map(log_entry).collect();
-                bytes += entries.iter().map(|entry| entry.payload.len()).sum::<usize>();
-                let hard_state = hard_state.map(|state| HardState {
-                    term: state.term,
-                    vote: state.vote,
-                    commit: state.commit,
-                });
-                drained.batches.push(Batch { reset, entries, hard_state });
+impl LogWork {
+    /// Takes jobs, `first` and then what `next` has, up to what one write should hold.
+    pub fn drain(mut first: Option<LogJob>, mut next: impl FnMut() -> Option<LogJob>) -> Self {
+        let mut work = Self::default();
+        let mut bytes = 0;
+        while let Some(job) = first.take().or_else(&mut next) {
+            match job {
+                LogJob::Append { number, reset, entries, hard_state } => {
+                    work.last = Some(number);
+                    let entries: Vec<_> = entries.iter().map(log_entry).collect();
+                    bytes += entries.iter().map(|entry| entry.payload.len()).sum::<usize>();
+                    let hard_state = hard_state.map(|state| HardState {
+                        term: state.term,
+                        vote: state.vote,
+                        commit: state.commit,
+                    });
+                    work.batches.push(Batch { reset, entries, hard_state });
+                }
+                LogJob::Purge(base) => work.purge = Some(base),
             }
-            LogJob::Purge(base) => drained.purge = Some(base),
+            if work.batches.len() >= MAX_JOBS_PER_WRITE || bytes >= MAX_BYTES_PER_WRITE {
+                break;
+            }
         }
-        let full = drained.batches.len() >= MAX_JOBS_PER_WRITE || bytes >= MAX_BYTES_PER_WRITE;
-        next = if full { None } else { jobs.try_recv().ok() };
+        work
     }
-    drained
+
+    /// Answers the number of the last job that is durable now, if any was to be written.
+    pub fn append(&self, wal: &mut Wal) -> Result<Option<u64>, WalError> {
+        let Some(last) = self.last else { return Ok(None) };
+        let kept = if Mutation::LogJobsDropped.is_on() { self.batches.len() - 1 } else { 0 };
+        match wal.append(&self.batches[kept..]) {
+            Err(error) if !Mutation::LogErrorIgnored.is_on() => Err(error),
+            _ => Ok(Some(last)),
+        }
+    }
+
+    pub fn purge(&self, wal: &mut Wal) -> Result<(), WalError> {
+        match self.purge {
+            Some(base) if base.index >= wal.first_index() => wal.purge(base),
+            _ => Ok(()),
+        }
+    }
 }
 
 fn log_entry(entry: &Entry) -> LogEntry {
@@ -118,15 +135,18 @@ pub struct Applier {
 impl Applier {
     pub fn run(self, jobs: &Receiver<ApplyJob>) -> Result<(), String> {
         while let Ok(job) = jobs.recv() {
-            let done = match job {
-                ApplyJob::Entries { entries, bytes } => self.apply_all(entries, bytes)?,
-                ApplyJob::Restore { index } => self.restore(index)?,
-            };
-            if self.done.send(done).is_err() {
+            if self.done.send(self.apply(job)?).is_err() {
                 return Ok(());
             }
         }
         Ok(())
+    }
+
+    pub fn apply(&self, job: ApplyJob) -> Result<Done, String> {
+        match job {
+            ApplyJob::Entries { entries, bytes } => self.apply_all(entries, bytes),
+            ApplyJob::Restore { index } => self.restore(index),
+        }
     }
 
     fn apply_all(&self, entries: Vec<(Entry, Option<Waiter>)>, bytes: u64) -> Result<Done, String> {
@@ -220,20 +240,12 @@ pub fn checkpoint(
     done: &Sender<Done>,
     metrics: &Metrics,
 ) -> Result<(), String> {
-    let failed = |error: crate::state::StateError| format!("checkpoint: {error}");
+    let failed = |error: StateError| format!("checkpoint: {error}");
     let mut last = (store.applied().index, Instant::now());
     loop {
         match wanted.recv_timeout(CHECKPOINT_POLL) {
             Ok(()) => {
-                store.checkpoint().map_err(failed)?;
-                let outcome = match take_snapshot(store, snapshots, metrics) {
-                    Ok(meta) => Done::SnapshotBuilt(meta),
-                    Err(error) => {
-                        tracing::error!(%error, "snapshot failed; the log is kept until one succeeds");
-                        Done::SnapshotFailed
-                    }
-                };
-                if done.send(outcome).is_err() {
+                if done.send(build_snapshot(store, snapshots, metrics).map_err(failed)?).is_err() {
                     return Ok(());
                 }
                 last = (store.applied().index, Instant::now());
@@ -254,11 +266,23 @@ pub fn checkpoint(
     }
 }
 
+/// A checkpoint, and a snapshot of what it holds.
+pub fn build_snapshot(store: &Store, snapshots: &Snapshots, metrics: &Metrics) -> Result<Done, StateError> {
+    store.checkpoint()?;
+    Ok(match take_snapshot(store, snapshots, metrics) {
+        Ok(meta) => Done::SnapshotBuilt(meta),
+        Err(error) => {
+            tracing::error!(%error, "snapshot failed; the log is kept until one succeeds");
+            Done::SnapshotFailed
+        }
+    })
+}
+
 fn take_snapshot(
     store: &Store,
     snapshots: &Snapshots,
     metrics: &Metrics,
-) -> Result<crate::state::SnapshotMeta, crate::state::StateError> {
+) -> Result<SnapshotMeta, StateError> {
     let started = Instant::now();
     let meta = snapshots.write(store)?;
     metrics.snapshot_save_duration_seconds.observe(started.elapsed().as_secs_f64());

@@ -78,7 +78,7 @@ impl Store {
             && image.is_committed
             && next == image.generation
         {
-            journal::write(&home.journal(), next, &writes)?;
+            journal::write(home.disk().as_ref(), &home.journal(), next, &writes)?;
             home.sync()?;
         }
         engine.write(&writes).map_err(StateError::engine("write"))?;
@@ -105,7 +105,7 @@ impl Store {
             return Err(StateError::Stopped(reason.clone()));
         }
         let engine = self.inner.read().engine.clone();
-        let mut writer = Writer::create(path, &image.record)?;
+        let mut writer = Writer::create(Arc::clone(&self.inner.disk), path, &image.record)?;
         match write_pairs(&mut writer, engine.as_ref(), &image.record) {
             Ok(()) => writer.finish()?,
             Err(error) => {
@@ -113,7 +113,7 @@ impl Store {
                 return Err(error);
             }
         }
-        SnapshotMeta::read(path)
+        SnapshotMeta::read(self.inner.disk.as_ref(), path)
     }
 
     /// Replaces the whole state by the snapshot file. Returns once that survives a power cut; a
@@ -123,7 +123,7 @@ impl Store {
     pub fn restore(&self, snapshot: &Path) -> Result<SnapshotMeta, StateError> {
         self.check()?;
         let mut image = self.inner.image();
-        let reader = Reader::open(snapshot)?;
+        let reader = Reader::open(self.inner.disk.as_ref(), snapshot)?;
         let applied = self.applied().index;
         let index = reader.record().meta.applied.index;
         if index < applied {

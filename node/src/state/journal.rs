@@ -10,7 +10,6 @@
 //! CRC32C u32 of every byte before it
 //! ```
 
-use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
@@ -18,6 +17,7 @@ use bytes::{Buf, BufMut, Bytes};
 
 use super::StateError;
 use super::engines::RawWrite;
+use crate::disk::{Disk, Stream};
 
 const MAGIC: &[u8; 8] = b"HELIOSRD";
 const HEAD_BYTES: usize = 8 + 8;
@@ -25,12 +25,17 @@ const CRC_BYTES: usize = 4;
 const REMOVAL: u32 = u32::MAX;
 
 /// Returns once the file survives a power cut; its name needs a sync of the directory.
-pub(super) fn write(path: &Path, generation: u64, writes: &[RawWrite]) -> Result<(), StateError> {
-    write_file(path, generation, writes).map_err(|e| StateError::io("write", path, e))
+pub(super) fn write(
+    disk: &dyn Disk,
+    path: &Path,
+    generation: u64,
+    writes: &[RawWrite],
+) -> Result<(), StateError> {
+    write_file(disk, path, generation, writes).map_err(|e| StateError::io("write", path, e))
 }
 
-fn write_file(path: &Path, generation: u64, writes: &[RawWrite]) -> io::Result<()> {
-    let mut file = BufWriter::new(File::create(path)?);
+fn write_file(disk: &dyn Disk, path: &Path, generation: u64, writes: &[RawWrite]) -> io::Result<()> {
+    let mut file = BufWriter::new(Stream::new(disk.create(path)?));
     let mut crc = 0;
     let mut put = |bytes: &[u8]| {
         crc = crc32c::crc32c_append(crc, bytes);
@@ -48,13 +53,17 @@ fn write_file(path: &Path, generation: u64, writes: &[RawWrite]) -> io::Result<(
     }
     file.write_all(&crc.to_be_bytes())?;
     file.flush()?;
-    file.get_ref().sync_all()
+    file.get_ref().file().sync_all()
 }
 
 /// The writes recorded for `generation`. `None` if there is no such file, or it is not whole:
 /// then the engine was not touched yet.
-pub(super) fn read(path: &Path, generation: u64) -> Result<Option<Vec<RawWrite>>, StateError> {
-    match fs::read(path) {
+pub(super) fn read(
+    disk: &dyn Disk,
+    path: &Path,
+    generation: u64,
+) -> Result<Option<Vec<RawWrite>>, StateError> {
+    match disk.read(path) {
         Ok(content) => Ok(parse(content.into(), generation)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(StateError::io("read", path, e)),
@@ -90,26 +99,30 @@ fn take(content: &mut Bytes, len: usize) -> Option<Bytes> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+    use crate::disk::RealDisk;
 
     #[test]
     fn only_a_whole_journal_of_the_generation_counts() {
+        let disk = RealDisk;
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("REDO");
-        assert_eq!(read(&path, 3).unwrap(), None);
+        assert_eq!(read(&disk, &path, 3).unwrap(), None);
         let raw = Bytes::from_static;
         let writes = vec![(raw(b"da"), Some(raw(b"1"))), (raw(b"db"), None), (raw(b"dc"), Some(raw(b"")))];
-        write(&path, 3, &writes).unwrap();
-        assert_eq!(read(&path, 3).unwrap(), Some(writes));
-        assert_eq!(read(&path, 4).unwrap(), None);
+        write(&disk, &path, 3, &writes).unwrap();
+        assert_eq!(read(&disk, &path, 3).unwrap(), Some(writes));
+        assert_eq!(read(&disk, &path, 4).unwrap(), None);
         let content = fs::read(&path).unwrap();
         for position in 0..content.len() {
             let mut damaged = content.clone();
             damaged[position] ^= 1;
             fs::write(&path, damaged).unwrap();
-            assert_eq!(read(&path, 3).unwrap(), None, "byte {position}");
+            assert_eq!(read(&disk, &path, 3).unwrap(), None, "byte {position}");
             fs::write(&path, &content[..position]).unwrap();
-            assert_eq!(read(&path, 3).unwrap(), None, "{position} bytes");
+            assert_eq!(read(&disk, &path, 3).unwrap(), None, "{position} bytes");
         }
     }
 }

@@ -3,11 +3,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
+#[cfg(any(test, feature = "simulation"))]
+use super::engines::SimulatedEngine;
 use super::engines::{EngineKind, MemoryEngine, SledEngine, StateEngine};
 use super::home::Home;
 use super::meta::{Digest, Record};
 use super::value::{META_KEY, is_data_key};
 use super::{StateError, StoreOptions, journal};
+use crate::disk::Disk;
 
 /// A state on disk or the blank one that took its place.
 pub(super) struct Recovered {
@@ -23,8 +26,8 @@ pub(super) struct Recovered {
 const FIRST_GENERATION: u64 = 1;
 
 /// Opens the state in `dir`, or sets it aside and begins blank if it is damaged in any way.
-pub(super) fn open(dir: &Path, options: &StoreOptions) -> Result<Recovered, StateError> {
-    let home = Home::open(dir)?;
+pub(super) fn open(disk: Arc<dyn Disk>, dir: &Path, options: &StoreOptions) -> Result<Recovered, StateError> {
+    let home = Home::open(disk, dir)?;
     let damage = match load(&home, options) {
         Ok(Some((engine, generation, record))) => {
             home.remove_generations_but(Some(generation))?;
@@ -73,6 +76,11 @@ pub(super) fn open_generation(
             Arc::new(SledEngine::open(&path, options.cache_bytes).map_err(StateError::engine("open"))?)
         }
         EngineKind::Memory => Arc::new(MemoryEngine::default()),
+        #[cfg(any(test, feature = "simulation"))]
+        EngineKind::Simulated => {
+            let opened = SimulatedEngine::open(Arc::clone(home.disk()), &path);
+            Arc::new(opened.map_err(StateError::engine("open"))?)
+        }
     };
     Ok(engine)
 }
@@ -84,7 +92,7 @@ fn load(home: &Home, options: &StoreOptions) -> Result<Option<Loaded>, StateErro
     home.begin_open()?;
     let Some(generation) = home.current()? else { return Ok(None) };
     let engine = open_generation(home, generation, options)?;
-    if let Some(writes) = journal::read(&home.journal(), generation)? {
+    if let Some(writes) = journal::read(home.disk().as_ref(), &home.journal(), generation)? {
         engine.write(&writes).map_err(StateError::engine("write"))?;
         engine.sync().map_err(StateError::engine("sync"))?;
     }

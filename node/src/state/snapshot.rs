@@ -9,16 +9,16 @@
 //! All integers are big-endian. The record counts the keys; the expiry index is not written, a
 //! reader derives it. Version 1 had no requests.
 
-use std::fs::{self, File};
-use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes};
 use helios_proto::v1::Membership;
 
-use super::home::sync_dir;
 use super::meta::Record;
 use super::{Applied, StateError, value};
+use crate::disk::{Disk, Stream};
 
 const MAGIC: &[u8; 8] = b"HELIOSSN";
 const VERSION: u32 = 2;
@@ -41,18 +41,20 @@ pub struct SnapshotMeta {
 
 impl SnapshotMeta {
     /// Reads and checks the header only.
-    pub fn read(path: &Path) -> Result<Self, StateError> {
-        let mut reader = Reader::open(path)?;
-        let io = |e| StateError::io("read", path, e);
+    pub fn read(disk: &dyn Disk, path: &Path) -> Result<Self, StateError> {
+        let reader = Reader::open(disk, path)?;
         let mut crc = [0; CRC_BYTES];
-        reader.file.seek(SeekFrom::End(-(CRC_BYTES as i64))).map_err(io)?;
-        reader.file.read_exact(&mut crc).map_err(io)?;
-        Ok(reader.describe(u32::from_be_bytes(crc)))
+        let at = reader.size_bytes - CRC_BYTES as u64;
+        let read = reader.file.get_ref().file().read_at(&mut crc, at);
+        match read.map_err(|e| StateError::io("read", path, e))? {
+            CRC_BYTES => Ok(reader.describe(u32::from_be_bytes(crc))),
+            _ => Err(reader.bad("it is cut off")),
+        }
     }
 
     /// Reads and checks the whole file.
-    pub fn verify_file(path: &Path) -> Result<Self, StateError> {
-        let mut reader = Reader::open(path)?;
+    pub fn verify_file(disk: &dyn Disk, path: &Path) -> Result<Self, StateError> {
+        let mut reader = Reader::open(disk, path)?;
         while reader.next_pair()?.is_some() {}
         while reader.next_request()?.is_some() {}
         reader.finish()
@@ -61,20 +63,21 @@ impl SnapshotMeta {
 
 /// Writes a snapshot beside `path` and renames it into place once it is complete and on disk.
 pub(super) struct Writer {
+    disk: Arc<dyn Disk>,
     path: PathBuf,
     temporary: PathBuf,
-    file: BufWriter<File>,
+    file: BufWriter<Stream>,
     crc: u32,
 }
 
 impl Writer {
-    pub fn create(path: &Path, record: &Record) -> Result<Self, StateError> {
+    pub fn create(disk: Arc<dyn Disk>, path: &Path, record: &Record) -> Result<Self, StateError> {
         let mut temporary = path.as_os_str().to_owned();
         temporary.push(".tmp");
         let temporary = PathBuf::from(temporary);
-        let file = File::create(&temporary).map_err(|e| StateError::io("create", &temporary, e))?;
-        let file = BufWriter::with_capacity(BUFFER_BYTES, file);
-        let mut writer = Self { path: path.to_owned(), temporary, file, crc: 0 };
+        let file = disk.create(&temporary).map_err(|e| StateError::io("create", &temporary, e))?;
+        let file = BufWriter::with_capacity(BUFFER_BYTES, Stream::new(file));
+        let mut writer = Self { disk, path: path.to_owned(), temporary, file, crc: 0 };
         let record = record.encode();
         let mut prefix = Vec::with_capacity(PREFIX_BYTES);
         prefix.put_slice(MAGIC);
@@ -97,18 +100,18 @@ impl Writer {
     pub fn finish(mut self) -> Result<(), StateError> {
         let crc = self.crc.to_be_bytes();
         self.put(&crc)?;
-        let sync = |file: &mut BufWriter<File>| file.flush().and_then(|()| file.get_ref().sync_all());
+        let sync =
+            |file: &mut BufWriter<Stream>| file.flush().and_then(|()| file.get_ref().file().sync_all());
         sync(&mut self.file).map_err(|e| StateError::io("write", &self.temporary, e))?;
-        fs::rename(&self.temporary, &self.path).map_err(|e| StateError::io("rename", &self.temporary, e))?;
-        match self.path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => sync_dir(parent),
-            _ => sync_dir(Path::new(".")),
-        }
+        let rename = self.disk.rename(&self.temporary, &self.path);
+        rename.map_err(|e| StateError::io("rename", &self.temporary, e))?;
+        let parent = self.path.parent().unwrap_or(Path::new(""));
+        self.disk.sync_dir(parent).map_err(|e| StateError::io("sync", parent, e))
     }
 
     /// Leaves nothing behind.
     pub fn abandon(self) {
-        if let Err(error) = fs::remove_file(&self.temporary) {
+        if let Err(error) = self.disk.remove_file(&self.temporary) {
             tracing::warn!(path = %self.temporary.display(), %error, "cannot remove half a snapshot");
         }
     }
@@ -122,7 +125,7 @@ impl Writer {
 /// Reads a snapshot in order; nothing it yielded counts until [`Reader::finish`] succeeded.
 pub(super) struct Reader {
     path: PathBuf,
-    file: BufReader<File>,
+    file: BufReader<Stream>,
     record: Record,
     size_bytes: u64,
     /// Bytes between the read position and the closing checksum.
@@ -133,13 +136,13 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    pub fn open(path: &Path) -> Result<Self, StateError> {
+    pub fn open(disk: &dyn Disk, path: &Path) -> Result<Self, StateError> {
         let io = |e| StateError::io("read", path, e);
-        let file = File::open(path).map_err(|e| StateError::io("open", path, e))?;
-        let size_bytes = file.metadata().map_err(io)?.len();
+        let file = disk.open(path).map_err(|e| StateError::io("open", path, e))?;
+        let size_bytes = file.len().map_err(io)?;
         let mut reader = Self {
             path: path.to_owned(),
-            file: BufReader::with_capacity(BUFFER_BYTES, file),
+            file: BufReader::with_capacity(BUFFER_BYTES, Stream::new(file)),
             record: Record::default(),
             size_bytes,
             left_bytes: size_bytes.saturating_sub(CRC_BYTES as u64),

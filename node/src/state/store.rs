@@ -18,6 +18,7 @@ use super::txn::{Changes, Txn, decode};
 use super::value::{self, Value};
 use super::view::View;
 use super::{Applied, StateError};
+use crate::disk::{self, Disk};
 use crate::error::Error;
 
 #[derive(Debug, Clone)]
@@ -43,6 +44,8 @@ pub(super) struct Inner {
     pub state: RwLock<State>,
     /// Held by whatever changes the engine: a checkpoint, a restore. Taken before `state`.
     pub image: Mutex<Image>,
+    /// Of the state and of the snapshots.
+    pub disk: Arc<dyn Disk>,
     pub options: StoreOptions,
     /// Set once the engine could not be read; nothing is answered after that.
     failure: OnceLock<String>,
@@ -79,35 +82,47 @@ pub(super) struct Image {
 }
 
 impl Store {
-    /// Opens the state in `dir`. A damaged one is set aside to `<dir>.broken-<unix secs>` and a
-    /// blank one opened: [`Store::applied`] is then zero and [`Store::rebuilds`] one.
+    /// [`Store::open_with`] on the disk of this machine.
     pub fn open(dir: &Path, engine: EngineKind) -> Result<Self, StateError> {
-        Self::open_with(dir, StoreOptions { engine, ..StoreOptions::default() })
+        Self::open_with(disk::real(), dir, StoreOptions { engine, ..StoreOptions::default() })
     }
 
-    pub fn open_with(dir: &Path, options: StoreOptions) -> Result<Self, StateError> {
+    /// Opens the state in `dir`. A damaged one is set aside to `<dir>.broken-<unix secs>` and a
+    /// blank one opened: [`Store::applied`] is then zero and [`Store::rebuilds`] one.
+    pub fn open_with(disk: Arc<dyn Disk>, dir: &Path, options: StoreOptions) -> Result<Self, StateError> {
         if options.engine == EngineKind::Memory {
-            return Ok(Self::in_memory());
+            return Ok(Self::blank(disk, options));
         }
         let Recovered { home, engine, generation, is_committed, record, was_rebuilt } =
-            recovery::open(dir, &options)?;
+            recovery::open(Arc::clone(&disk), dir, &options)?;
         let image = Image { home: Some(home), generation, is_committed, record, failure: None };
-        Ok(Self::new(engine, image, options, was_rebuilt.into()))
+        Ok(Self::new(disk, engine, image, options, was_rebuilt.into()))
     }
 
     /// A blank store that ends with the process.
     pub fn in_memory() -> Self {
         let options = StoreOptions { engine: EngineKind::Memory, ..StoreOptions::default() };
-        let image =
-            Image { home: None, generation: 1, is_committed: true, record: Record::default(), failure: None };
-        Self::new(Arc::new(MemoryEngine::default()), image, options, 0)
+        Self::blank(disk::real(), options)
     }
 
-    fn new(engine: Arc<dyn StateEngine>, image: Image, options: StoreOptions, rebuilds: u64) -> Self {
+    fn blank(disk: Arc<dyn Disk>, options: StoreOptions) -> Self {
+        let image =
+            Image { home: None, generation: 1, is_committed: true, record: Record::default(), failure: None };
+        Self::new(disk, Arc::new(MemoryEngine::default()), image, options, 0)
+    }
+
+    fn new(
+        disk: Arc<dyn Disk>,
+        engine: Arc<dyn StateEngine>,
+        image: Image,
+        options: StoreOptions,
+        rebuilds: u64,
+    ) -> Self {
         let state = State::of(engine, image.record.meta.clone());
         let inner = Inner {
             state: RwLock::new(state),
             image: Mutex::new(image),
+            disk,
             options,
             failure: OnceLock::new(),
             rebuilds: AtomicU64::new(rebuilds),

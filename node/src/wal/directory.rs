@@ -1,18 +1,21 @@
 //! The log's directory: its lock, its file names, and its own `fsync`, without which a created or
 //! renamed file may not be there after a power cut.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::TryLockError;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::WalError;
+use crate::disk::{Disk, DiskFile, DiskLock, LockMode};
 
 const SEGMENT: &str = "wal";
 const SPARE: &str = "spare";
 
 /// Held, and locked against other processes, as long as the log is open.
 pub struct Directory {
+    disk: Arc<dyn Disk>,
     path: PathBuf,
-    handle: File,
+    _lock: DiskLock,
 }
 
 /// Numbers of the files found, ascending. Files of other names are none of ours.
@@ -24,25 +27,19 @@ pub struct Listing {
 
 impl Directory {
     /// Creates the directory if it is missing and locks it for the one writer.
-    pub fn open(path: &Path) -> Result<Self, WalError> {
-        if !path.is_dir() {
-            fs::create_dir_all(path).map_err(WalError::io("create", path))?;
-            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-            let parent = parent.unwrap_or(Path::new("."));
-            File::open(parent).and_then(|dir| dir.sync_all()).map_err(WalError::io("sync", parent))?;
-        }
-        Self::lock(path, File::try_lock)
+    pub fn open(disk: Arc<dyn Disk>, path: &Path) -> Result<Self, WalError> {
+        disk.make_dir(path).map_err(WalError::io("create", path))?;
+        Self::lock(disk, path, LockMode::Exclusive)
     }
 
     /// Readers exclude the writer, not one another.
-    pub fn open_to_read(path: &Path) -> Result<Self, WalError> {
-        Self::lock(path, File::try_lock_shared)
+    pub fn open_to_read(disk: Arc<dyn Disk>, path: &Path) -> Result<Self, WalError> {
+        Self::lock(disk, path, LockMode::Shared)
     }
 
-    fn lock(path: &Path, lock: impl Fn(&File) -> Result<(), TryLockError>) -> Result<Self, WalError> {
-        let handle = File::open(path).map_err(WalError::io("open", path))?;
-        match lock(&handle) {
-            Ok(()) => Ok(Self { path: path.to_owned(), handle }),
+    fn lock(disk: Arc<dyn Disk>, path: &Path, mode: LockMode) -> Result<Self, WalError> {
+        match disk.try_lock(path, mode) {
+            Ok(lock) => Ok(Self { disk, path: path.to_owned(), _lock: lock }),
             Err(TryLockError::WouldBlock) => Err(WalError::Locked { dir: path.to_owned() }),
             Err(TryLockError::Error(source)) => Err(WalError::io("lock", path)(source)),
         }
@@ -65,10 +62,18 @@ impl Directory {
         self.path.join("spare.draft")
     }
 
+    pub fn disk(&self) -> &dyn Disk {
+        self.disk.as_ref()
+    }
+
+    pub fn open_to_write(&self, path: &Path) -> Result<Box<dyn DiskFile>, WalError> {
+        self.disk.open_to_write(path).map_err(WalError::io("open", path))
+    }
+
     pub fn list(&self) -> Result<Listing, WalError> {
         let mut listing = Listing::default();
-        for entry in fs::read_dir(&self.path).map_err(WalError::io("list", &self.path))? {
-            let name = PathBuf::from(entry.map_err(WalError::io("list", &self.path))?.file_name());
+        for entry in self.disk.list(&self.path).map_err(WalError::io("list", &self.path))? {
+            let name = PathBuf::from(entry.name);
             let number = name.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
             match (number, name.extension().and_then(|extension| extension.to_str())) {
                 (Some(number), Some(SEGMENT)) => listing.generations.push(number),
@@ -82,18 +87,18 @@ impl Directory {
     }
 
     pub fn sync(&self) -> Result<(), WalError> {
-        self.handle.sync_all().map_err(WalError::io("sync", &self.path))
+        self.disk.sync_dir(&self.path).map_err(WalError::io("sync", &self.path))
     }
 
     /// Durable when it returns.
     pub fn rename(&self, from: &Path, to: &Path) -> Result<(), WalError> {
-        fs::rename(from, to).map_err(WalError::io("rename", from))?;
+        self.disk.rename(from, to).map_err(WalError::io("rename", from))?;
         self.sync()
     }
 
     /// Durable when it returns.
     pub fn remove(&self, path: &Path) -> Result<(), WalError> {
-        fs::remove_file(path).map_err(WalError::io("remove", path))?;
+        self.disk.remove_file(path).map_err(WalError::io("remove", path))?;
         self.sync()
     }
 }

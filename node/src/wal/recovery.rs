@@ -6,8 +6,8 @@
 //! was under way may survive in any order, so mere survivors prove nothing.
 
 use std::collections::VecDeque;
-use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -15,6 +15,7 @@ use super::directory::Directory;
 use super::format::{Frame, HeaderError, Op, Position, SEGMENT_HEADER, SegmentHeader, VERSION, proven_after};
 use super::state::State;
 use super::{Base, HardState, LogEntry, WalError};
+use crate::disk::Disk;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Segment {
@@ -60,8 +61,8 @@ pub struct Report {
 
 /// Reads the whole log in `dir` as [`super::Wal::open`] would, changing nothing. The errors are the
 /// same; a log that a node has open is [`WalError::Locked`].
-pub fn verify(dir: &Path) -> Result<Report, WalError> {
-    let dir = Directory::open_to_read(dir)?;
+pub fn verify(disk: Arc<dyn Disk>, dir: &Path) -> Result<Report, WalError> {
+    let dir = Directory::open_to_read(disk, dir)?;
     let generations = dir.list()?.generations;
     Ok(recover(&dir, &generations)?.map_or_else(Report::default, |log| Report {
         segments: log.segments.len(),
@@ -90,7 +91,7 @@ pub fn recover(dir: &Directory, generations: &[u64]) -> Result<Option<Log>, WalE
 
 fn read(dir: &Directory, generation: u64) -> Result<Vec<u8>, WalError> {
     let path = dir.segment_path(generation);
-    fs::read(&path).map_err(WalError::io("read", &path))
+    dir.disk().read(&path).map_err(WalError::io("read", &path))
 }
 
 fn corrupt(segment: u64, offset: u64, what: impl Into<String>) -> WalError {

@@ -3,12 +3,12 @@
 //! first write of each block then still changes the extent tree).
 
 use std::collections::VecDeque;
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 
 use super::directory::Directory;
 use super::{WalError, WalOptions};
+use crate::disk::{DiskFile, Kind};
 
 /// Written and synced at a time; bounds how long one [`Spares::step`] holds up an append.
 const STEP_BYTES: usize = 1 << 20;
@@ -21,7 +21,8 @@ pub struct Spares {
 }
 
 struct Draft {
-    file: File,
+    file: Box<dyn DiskFile>,
+    written: u64,
     left: u64,
 }
 
@@ -32,14 +33,15 @@ impl Spares {
         let mut spares = Self { ready: VecDeque::new(), draft: None, segment_bytes, target };
         for &number in found {
             let path = dir.spare_path(number);
-            let length = fs::metadata(&path).map_err(WalError::io("inspect", &path))?.len();
+            let length =
+                dir.disk().open(&path).and_then(|file| file.len()).map_err(WalError::io("inspect", &path))?;
             if length == segment_bytes && spares.ready.len() < target {
                 spares.ready.push_back(number);
             } else {
                 dir.remove(&path)?;
             }
         }
-        if dir.draft_path().is_file() {
+        if dir.disk().kind(&dir.draft_path()) == Some(Kind::File) {
             dir.remove(&dir.draft_path())?;
         }
         Ok(spares)
@@ -90,14 +92,18 @@ impl Spares {
         let draft_path = dir.draft_path();
         let draft = match self.draft.take() {
             Some(draft) => Ok(draft),
-            None => File::create(&draft_path).map(|file| Draft { file, left: self.segment_bytes }),
+            None => dir.disk().create(&draft_path).map(|file| Draft {
+                file,
+                written: 0,
+                left: self.segment_bytes,
+            }),
         };
         match draft.and_then(Draft::fill) {
             Ok(Some(draft)) => self.draft = Some(draft),
             Ok(None) => self.publish(dir, &draft_path)?,
             Err(source) => {
                 // Gives its blocks back. If this fails too, the next draft starts by truncating it.
-                let _ = fs::remove_file(&draft_path);
+                let _ = dir.disk().remove_file(&draft_path);
                 return Err(WalError::NoSpare { dir: dir.path().to_owned(), source });
             }
         }
@@ -117,7 +123,8 @@ impl Draft {
     fn fill(mut self) -> io::Result<Option<Self>> {
         static ZEROS: [u8; STEP_BYTES] = [0; STEP_BYTES];
         let part = self.left.min(STEP_BYTES as u64);
-        self.file.write_all(&ZEROS[..part as usize])?;
+        self.file.write_all_at(&ZEROS[..part as usize], self.written)?;
+        self.written += part;
         self.left -= part;
         self.file.sync_all()?;
         Ok((self.left > 0).then_some(self))

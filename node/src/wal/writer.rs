@@ -1,10 +1,9 @@
 //! The log open for appending. Owned by one thread, which alone calls it.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::mem;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::directory::{Directory, Listing};
 use super::format::{FrameBuffer, Op, Position, SEGMENT_HEADER, SegmentHeader};
@@ -13,6 +12,7 @@ use super::recovery::{self, Log, Segment, Tail};
 use super::spare::Spares;
 use super::state::State;
 use super::{Base, Batch, HardState, Recovered, WalError, WalOptions};
+use crate::disk::{Disk, DiskFile};
 
 /// Memory kept from one append to the next, in bytes.
 const BUFFER_KEPT: usize = 8 << 20;
@@ -23,7 +23,7 @@ pub struct Wal {
     spares: Spares,
     /// Never empty; the last is the one that `active` writes to.
     segments: VecDeque<Segment>,
-    active: File,
+    active: Box<dyn DiskFile>,
     state: State,
     next_sequence: u64,
     buffer: Vec<u8>,
@@ -35,9 +35,9 @@ impl Wal {
     /// the remains of an interrupted append are gone.
     ///
     /// [`WalError::Corrupt`], [`WalError::Version`] and [`WalError::Locked`] have changed nothing.
-    pub fn open(dir: &Path, options: WalOptions) -> Result<(Self, Recovered), WalError> {
+    pub fn open(disk: Arc<dyn Disk>, dir: &Path, options: WalOptions) -> Result<(Self, Recovered), WalError> {
         options.validate()?;
-        let dir = Directory::open(dir)?;
+        let dir = Directory::open(disk, dir)?;
         let listing = dir.list()?;
         match recovery::recover(&dir, &listing.generations)? {
             Some(log) => Self::resume(dir, options, &listing, log),
@@ -83,8 +83,8 @@ impl Wal {
         dir.sync()?;
         let Log { segments, state, entries, next_sequence, tail } = log;
         let generation = segments.back().map_or(0, |segment| segment.generation);
-        let active = open_to_write(&dir.segment_path(generation))?;
-        rewrite(&active, &dir.segment_path(generation), &tail)?;
+        let active = dir.open_to_write(&dir.segment_path(generation))?;
+        rewrite(active.as_ref(), &dir.segment_path(generation), &tail)?;
         let spares = Spares::open(&dir, &listing.spares, &options)?;
         let mut wal = Self {
             dir,
@@ -264,7 +264,7 @@ impl Wal {
     }
 
     /// Lets a test put a file in place whose writes fail.
-    pub(super) fn replace_active(&mut self, file: File) -> File {
+    pub(super) fn replace_active(&mut self, file: Box<dyn DiskFile>) -> Box<dyn DiskFile> {
         mem::replace(&mut self.active, file)
     }
 }
@@ -275,7 +275,7 @@ fn begin_segment(
     spares: &mut Spares,
     header: SegmentHeader,
     state: State,
-) -> Result<(Segment, File), WalError> {
+) -> Result<(Segment, Box<dyn DiskFile>), WalError> {
     let SegmentHeader { generation, length, first_sequence, .. } = header;
     let spare = dir.spare_path(spares.take(dir)?);
     let mut start = FrameBuffer::new();
@@ -283,18 +283,14 @@ fn begin_segment(
     let mut image = header.encode().to_vec();
     let offset = SEGMENT_HEADER as u64;
     image.extend(start.seal(Position { generation, offset }, first_sequence, 0));
-    let file = open_to_write(&spare)?;
-    rewrite(&file, &spare, &Tail { offset: 0, bytes: image.clone() })?;
+    let file = dir.open_to_write(&spare)?;
+    rewrite(file.as_ref(), &spare, &Tail { offset: 0, bytes: image.clone() })?;
     // Named only now: a segment that is found under its name has a durable header and state.
     dir.rename(&spare, &dir.segment_path(generation))?;
     Ok((Segment { generation, length, end: image.len() as u64, max_index: 0 }, file))
 }
 
-fn open_to_write(path: &Path) -> Result<File, WalError> {
-    File::options().read(true).write(true).open(path).map_err(WalError::io("open", path))
-}
-
-fn rewrite(file: &File, path: &Path, tail: &Tail) -> Result<(), WalError> {
+fn rewrite(file: &dyn DiskFile, path: &Path, tail: &Tail) -> Result<(), WalError> {
     if tail.bytes.is_empty() {
         return Ok(());
     }

@@ -4,6 +4,7 @@
 
 mod acks;
 mod changes;
+mod election;
 mod lease;
 mod ready;
 mod snapshotting;
@@ -25,7 +26,9 @@ use super::reads::Reads;
 use super::transfer::{self, Transfer};
 use super::types::*;
 use crate::error::Error;
+use crate::mutation::Mutation;
 use crate::state::SnapshotMeta;
+use election::ElectionTimeout;
 use lease::Lease;
 use ready::InFlight;
 
@@ -60,6 +63,7 @@ pub struct Settings {
 pub struct Core {
     pub(super) node: RawNode<Log>,
     settings: Settings,
+    election_timeout: ElectionTimeout,
     pub(super) membership: Arc<Membership>,
     proposed: Vec<Proposal>,
     parked: Vec<Proposal>,
@@ -98,7 +102,6 @@ impl Core {
         boot_nonce: u64,
         now: Instant,
     ) -> raft::Result<Self> {
-        let ticks = |duration: Duration| (duration.as_millis() / TICK.as_millis()).max(1) as usize;
         let config = raft::Config {
             id: settings.id,
             election_tick: ticks(settings.election_min),
@@ -125,6 +128,7 @@ impl Core {
             lease: Lease::new(settings.lease, now),
             lease_readers: Vec::new(),
             started: now,
+            election_timeout: ElectionTimeout::new(settings.election_min, settings.election_max, boot_nonce),
             settings,
             membership,
             proposed: Vec::new(),
@@ -156,6 +160,7 @@ impl Core {
     }
 
     pub fn tick(&mut self) {
+        self.election_timeout.pin(&mut self.node.raft);
         self.node.tick();
         self.reads.retain(|waiter| !waiter.is_closed());
     }
@@ -164,6 +169,9 @@ impl Core {
         match input {
             Input::Messages(messages) => self.step_all(messages, now),
             Input::Propose(proposals) => self.proposed.extend(proposals),
+            Input::Read(waiter) if Mutation::ReadWithoutRound.is_on() => {
+                drop(waiter.send(Ok(self.applied_index)));
+            }
             Input::Read(waiter) => self.await_round(waiter),
             Input::LeaseRead(waiter) => self.await_lease(waiter),
             Input::Change { request, expected_index, waiter } => {
@@ -417,6 +425,12 @@ impl Core {
         }
     }
 
+    /// Term of an entry that this member's log has.
+    #[cfg(feature = "simulation")]
+    pub fn term_of(&self, index: u64) -> Option<u64> {
+        raft::Storage::term(self.node.store(), index).ok()
+    }
+
     fn progress(&self, now: Instant) -> Vec<Progress> {
         let mut found: Vec<Progress> = self
             .node
@@ -444,6 +458,11 @@ pub fn raft_snapshot(meta: &SnapshotMeta) -> Snapshot {
         term: meta.term,
     };
     Snapshot { data: Vec::new(), metadata: Some(metadata) }
+}
+
+/// Whole ticks, at least one.
+fn ticks(duration: Duration) -> usize {
+    (duration.as_millis() / TICK.as_millis()).max(1) as usize
 }
 
 fn overloaded() -> Error {

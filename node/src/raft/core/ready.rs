@@ -1,8 +1,9 @@
 //! The order of a Ready: what may leave at once, what waits for the disk, and why.
 
-use raft::eraftpb::{Entry, Message, Snapshot};
+use raft::eraftpb::{ConfChange, Entry, EntryType, Message, MessageType, Snapshot};
 
 use super::{ApplyJob, Core, Effect, LogJob};
+use crate::mutation::Mutation;
 use crate::wal::Base;
 
 /// A Ready whose messages wait for the disk.
@@ -26,7 +27,10 @@ impl Core {
         }
         let reset = self.take_installed_snapshot(ready.snapshot());
         let entries = ready.take_entries();
-        if !entries.is_empty() {
+        if let Some(first) = entries.first() {
+            if Mutation::DisplacedMeansRefused.is_on() {
+                self.proposals.displaced(first);
+            }
             self.node.mut_store().append(&entries);
         }
         if let Some(hard_state) = ready.hs() {
@@ -35,27 +39,64 @@ impl Core {
         }
         for read_state in ready.take_read_states() {
             self.round_confirmed(&read_state.request_ctx);
+            let index = read_state.index - u64::from(Mutation::ReadIndexTooLow.is_on());
             for waiter in self.reads.finish_round(&read_state.request_ctx) {
-                drop(waiter.send(Ok(read_state.index)));
+                drop(waiter.send(Ok(index)));
             }
         }
         self.hand_out_committed(ready.take_committed_entries());
 
         // Votes, append responses and everything else a follower says leave only once what they
         // promise is on disk; a Ready with nothing to write still keeps its place in the order.
-        let waits_for_disk = ready.must_sync();
+        let waits_for_disk = ready.must_sync()
+            && !(Mutation::HardStateWithoutEntriesLost.is_on() && entries.is_empty() && reset.is_none());
+        let mut messages = ready.take_persisted_messages();
+        self.leave_early(&mut messages);
+        if Mutation::RestoredBeforeLogReset.is_on()
+            && let Some(Base { index, .. }) = reset
+        {
+            self.effects.push(Effect::Apply(ApplyJob::Restore { index }));
+        }
         self.in_flight.push_back(InFlight {
             number,
             waits_for_disk,
-            messages: ready.take_persisted_messages(),
+            messages,
             restore: reset.map(|base| base.index),
         });
         if waits_for_disk {
             let hard_state = self.lazy_hard_state.take();
+            if Mutation::ChangeBeforeCommit.is_on() {
+                self.change_early(&entries);
+            }
             self.effects.push(Effect::Log(LogJob::Append { number, reset, entries, hard_state }));
         }
         self.node.advance_append_async(ready);
+        if Mutation::LeaderCountsItselfEarly.is_on() {
+            self.node.on_persist_ready(number);
+        }
         self.release_in_flight(None);
+    }
+
+    fn leave_early(&mut self, messages: &mut Vec<Message>) {
+        let is_early = |message: &Message| match message.get_msg_type() {
+            MessageType::MsgRequestVote | MessageType::MsgRequestVoteResponse => {
+                Mutation::VoteBeforeSync.is_on()
+            }
+            MessageType::MsgAppendResponse => Mutation::AppendAckBeforeSync.is_on(),
+            _ => false,
+        };
+        let early: Vec<Message> = messages.extract_if(.., |message| is_early(message)).collect();
+        if !early.is_empty() {
+            self.effects.push(Effect::Send(early));
+        }
+    }
+
+    fn change_early(&mut self, entries: &[Entry]) {
+        for entry in entries.iter().filter(|entry| entry.get_entry_type() == EntryType::EntryConfChange) {
+            if let Ok(change) = <ConfChange as prost_raft::Message>::decode(entry.data.as_slice()) {
+                drop(self.node.apply_conf_change(&change));
+            }
+        }
     }
 
     /// The log is reset now; the state follows once the reset is on disk, so that a crash between

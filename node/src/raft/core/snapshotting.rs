@@ -5,6 +5,7 @@ use std::time::Instant;
 use raft::{ProgressState, StateRole, Storage};
 
 use super::{Core, Effect, LogJob, MAX_LOG_BYTES};
+use crate::mutation::Mutation;
 use crate::state::SnapshotMeta;
 use crate::wal::Base;
 
@@ -51,6 +52,9 @@ impl Core {
     /// What may go: below the snapshot by the trailing entries, and never what a follower needs
     /// right after the snapshot that is on its way to it.
     fn purge_floor(&self, snapshot_index: u64) -> u64 {
+        if Mutation::PurgedBeyondSnapshot.is_on() {
+            return self.applied_index;
+        }
         let mut floor = snapshot_index.saturating_sub(self.settings.trailing_entries);
         if self.node.raft.state == StateRole::Leader {
             for (_, progress) in self.node.raft.prs().iter() {

@@ -2,6 +2,8 @@
 //! the log and the snapshots hold the truth (node.md, decision 3).
 
 mod memory;
+#[cfg(any(test, feature = "simulation"))]
+mod simulated;
 mod sled;
 
 use std::io;
@@ -9,6 +11,8 @@ use std::io;
 use bytes::Bytes;
 
 pub use self::memory::MemoryEngine;
+#[cfg(any(test, feature = "simulation"))]
+pub use self::simulated::SimulatedEngine;
 pub use self::sled::SledEngine;
 
 /// Key and value, both raw: namespaced key, encoded value.
@@ -70,4 +74,7 @@ pub enum EngineKind {
     Sled,
     /// Nothing outlives the process.
     Memory,
+    /// Lives on the store's own disk, and only there: for one that is simulated.
+    #[cfg(any(test, feature = "simulation"))]
+    Simulated,
 }

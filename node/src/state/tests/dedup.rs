@@ -1,6 +1,7 @@
 //! A write that is sent again.
 
 use super::*;
+use crate::disk::RealDisk;
 
 fn once(sequence: u64, op: Op) -> Command {
     by("client", sequence, op)
@@ -71,7 +72,7 @@ fn what_is_remembered_survives_a_snapshot_and_a_restart() {
     let first: Vec<_> = increments.iter().map(|command| machine.apply_command(command.clone())).collect();
     let file = temp.path().join("snapshot");
     machine.snapshot(file.clone());
-    SnapshotMeta::verify_file(&file).unwrap();
+    SnapshotMeta::verify_file(&RealDisk, &file).unwrap();
 
     let moved = Store::open(&temp.path().join("b"), EngineKind::Sled).unwrap();
     moved.restore(&file).unwrap();

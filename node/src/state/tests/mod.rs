@@ -4,6 +4,7 @@ mod commands;
 mod dedup;
 mod figures;
 mod model;
+mod power;
 mod properties;
 mod reads;
 mod recovery;

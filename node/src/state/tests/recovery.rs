@@ -7,6 +7,7 @@ use tempfile::TempDir;
 
 use super::model::Model;
 use super::*;
+use crate::disk::RealDisk;
 use crate::state::engines::{EngineError, PairIter, RawWrite, StateEngine};
 
 fn state_dir(temp: &TempDir) -> PathBuf {
@@ -18,7 +19,7 @@ fn open(dir: &Path) -> Result<Store, StateError> {
 }
 
 /// The n-th of a fixed series of entries that sets, overwrites, expires, deletes and flushes.
-fn entry(position: u64) -> Command {
+pub fn entry(position: u64) -> Command {
     let key = format!("key-{}", position * 7 % 40);
     let op = match position % 10 {
         0..=3 => put(&key, &"v".repeat(position as usize % 90)),
@@ -38,7 +39,7 @@ fn feed(machine: &mut Machine, count: u64) {
     }
 }
 
-fn assert_is_prefix(store: &Store, log: &[Command]) {
+pub fn assert_is_prefix(store: &Store, log: &[Command]) {
     let found = pairs(store).into_iter().map(|(key, value)| (key, value.data, value.expire_at_ms));
     let applied = store.applied().index as usize;
     assert_eq!(found.collect::<Vec<_>>(), Model::of(&log[..applied]).pairs(), "at {applied}");
@@ -227,7 +228,7 @@ fn a_crash_among_the_writes_of_a_checkpoint_is_made_good() {
     for done in [0, 1, writes.len() / 3, writes.len() / 2, writes.len() - 1] {
         let copy = temp.path().join(format!("copy-{done}"));
         copy_dir(&state_dir(&temp), &copy);
-        crate::state::journal::write(&copy.join("REDO"), 1, &writes).unwrap();
+        crate::state::journal::write(&RealDisk, &copy.join("REDO"), 1, &writes).unwrap();
         let db = sled::open(copy.join("00000001")).unwrap();
         for (key, value) in &writes[..done] {
             match value {
@@ -362,7 +363,10 @@ fn a_damaged_snapshot_is_refused_and_changes_nothing() {
     let damaged = temp.path().join("damaged");
     let refuse = |content: &[u8], what: String| {
         fs::write(&damaged, content).unwrap();
-        assert!(matches!(SnapshotMeta::verify_file(&damaged), Err(StateError::BadSnapshot { .. })), "{what}");
+        assert!(
+            matches!(SnapshotMeta::verify_file(&RealDisk, &damaged), Err(StateError::BadSnapshot { .. })),
+            "{what}"
+        );
         assert!(matches!(machine.store.restore(&damaged), Err(StateError::BadSnapshot { .. })), "{what}");
     };
     for position in 0..content.len() {

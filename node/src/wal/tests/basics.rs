@@ -103,7 +103,7 @@ fn an_entry_over_the_limit_is_refused_with_the_limit() {
 fn options_out_of_range_are_refused() {
     let dir = scratch();
     for (segment_bytes, spare_segments) in [(0, 1), (4097, 1), (2 << 30, 1), (4096, 0), (4096, 17)] {
-        let result = Wal::open(dir.path(), WalOptions { segment_bytes, spare_segments });
+        let result = Wal::open(disk::real(), dir.path(), WalOptions { segment_bytes, spare_segments });
         assert!(matches!(result.map(|_| ()), Err(WalError::Options(_))));
     }
 }
@@ -183,7 +183,7 @@ fn stale_frames_of_a_recycled_segment_are_not_read() {
 fn spares_are_made_in_parts_and_counted() {
     let dir = scratch();
     let options = WalOptions { segment_bytes: 3 << 20, spare_segments: 2 };
-    let (mut wal, _) = Wal::open(dir.path(), options).unwrap();
+    let (mut wal, _) = Wal::open(disk::real(), dir.path(), options).unwrap();
     let mut steps = 1;
     while wal.prepare_spare().unwrap() {
         steps += 1;
@@ -191,11 +191,11 @@ fn spares_are_made_in_parts_and_counted() {
     assert_eq!((steps, wal.spare_segments()), (6, 2));
     assert!(!wal.prepare_spare().unwrap());
     drop(wal);
-    let (wal, _) = Wal::open(dir.path(), options).unwrap();
+    let (wal, _) = Wal::open(disk::real(), dir.path(), options).unwrap();
     assert_eq!(wal.spare_segments(), 2);
     drop(wal);
     // Of another size now: of no use, and not left behind.
-    let (wal, _) = Wal::open(dir.path(), SMALL).unwrap();
+    let (wal, _) = Wal::open(disk::real(), dir.path(), SMALL).unwrap();
     assert_eq!((wal.spare_segments(), Image::of(dir.path()).0.len()), (0, 1));
 }
 
@@ -205,7 +205,8 @@ fn segments_of_two_sizes_live_together() {
     let (mut wal, _) = open(dir.path());
     wal.append(&[append(large(1..=12, 1))]).unwrap();
     drop(wal);
-    let (mut wal, _) = Wal::open(dir.path(), WalOptions { segment_bytes: 16384, ..SMALL }).unwrap();
+    let (mut wal, _) =
+        Wal::open(disk::real(), dir.path(), WalOptions { segment_bytes: 16384, ..SMALL }).unwrap();
     wal.append(&[append(large(13..=60, 1))]).unwrap();
     // The small ones are of no use as spares here.
     wal.purge(Base { index: 14, term: 1 }).unwrap();
@@ -235,7 +236,7 @@ fn a_failed_write_poisons_the_log_for_good() {
     let (mut wal, _) = open(dir.path());
     wal.append(&[append(entries(1..=2, 1))]).unwrap();
     let read_only = File::open(&Image::of(dir.path()).segments()[0]).unwrap();
-    let writable = wal.replace_active(read_only);
+    let writable = wal.replace_active(Box::new(read_only));
     assert!(matches!(wal.append(&[append(entries(3..=3, 1))]), Err(WalError::Io { action: "write", .. })));
     wal.replace_active(writable);
     assert!(matches!(wal.append(&[append(entries(3..=3, 1))]), Err(WalError::Poisoned)));
@@ -251,7 +252,7 @@ fn a_failed_sync_poisons_the_log_for_good() {
     let (mut wal, _) = open(dir.path());
     // A character device takes the write and has no sync.
     let Ok(null) = File::options().write(true).open("/dev/null") else { return };
-    let writable = wal.replace_active(null);
+    let writable = wal.replace_active(Box::new(null));
     assert!(matches!(wal.append(&[append(entries(1..=1, 1))]), Err(WalError::Io { action: "sync", .. })));
     wal.replace_active(writable);
     assert!(matches!(wal.append(&[append(entries(1..=1, 1))]), Err(WalError::Poisoned)));
@@ -263,12 +264,12 @@ fn one_process_writes_and_verify_waits_for_it_to_stop() {
     let (mut wal, _) = open(dir.path());
     wal.append(&[Batch { hard_state: Some(hard_state(1, 1, 4)), ..append(entries(1..=5, 1)) }]).unwrap();
     wal.purge(Base { index: 2, term: 1 }).unwrap();
-    assert!(matches!(Wal::open(dir.path(), SMALL), Err(WalError::Locked { .. })));
-    assert!(matches!(verify(dir.path()), Err(WalError::Locked { .. })));
+    assert!(matches!(Wal::open(disk::real(), dir.path(), SMALL), Err(WalError::Locked { .. })));
+    assert!(matches!(verify(disk::real(), dir.path()), Err(WalError::Locked { .. })));
     let size_bytes = wal.size_bytes();
     drop(wal);
     let before = Image::of(dir.path());
-    let report = verify(dir.path()).unwrap();
+    let report = verify(disk::real(), dir.path()).unwrap();
     assert_eq!((report.segments, report.size_bytes, report.entries), (1, size_bytes, 3));
     assert_eq!((report.base.index, report.last_index), (2, 5));
     assert_eq!(report.hard_state, Some(hard_state(1, 1, 4)));

@@ -17,7 +17,7 @@ const APPENDS: u64 = 1000;
 #[ignore = "a measurement"]
 fn batches_of_128_entries_against_a_plain_file() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut wal, _) = Wal::open(&dir.path().join("wal"), WalOptions::default()).unwrap();
+    let (mut wal, _) = Wal::open(disk::real(), &dir.path().join("wal"), WalOptions::default()).unwrap();
     while wal.prepare_spare().unwrap() {}
     let mut growing = File::create(dir.path().join("growing")).unwrap();
     let zeroed = File::create(dir.path().join("zeroed")).unwrap();

@@ -124,7 +124,7 @@ fn every_shorter_file_is_corrupt_and_left_alone() {
     for length in 0..clean.len() {
         fs::write(&sample.segment, &clean[..length]).unwrap();
         let before = Image::of(sample.dir.path());
-        let result = Wal::open(sample.dir.path(), SMALL).map(|_| ());
+        let result = Wal::open(disk::real(), sample.dir.path(), SMALL).map(|_| ());
         assert!(matches!(result, Err(WalError::Corrupt { segment: 1, .. })), "{length}: {result:?}");
         assert!(Image::of(sample.dir.path()) == before);
     }
@@ -137,7 +137,7 @@ fn damage_names_its_place_and_changes_nothing() {
     bytes[sample.ends[1] as usize + 40] ^= 1;
     fs::write(&sample.segment, &bytes).unwrap();
     let before = Image::of(sample.dir.path());
-    let error = Wal::open(sample.dir.path(), SMALL).map(|_| ()).unwrap_err();
+    let error = Wal::open(disk::real(), sample.dir.path(), SMALL).map(|_| ()).unwrap_err();
     let WalError::Corrupt { segment, offset, .. } = &error else { panic!("{error}") };
     assert_eq!((*segment, *offset), (1, sample.ends[1]));
     assert!(Image::of(sample.dir.path()) == before);

@@ -5,6 +5,7 @@ mod bench;
 mod crash;
 mod damage;
 mod model;
+mod power;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,6 +16,7 @@ use tempfile::TempDir;
 use super::directory::Directory;
 use super::recovery::{self, Log};
 use super::{Base, Batch, HardState, LogEntry, Recovered, Wal, WalError, WalOptions};
+use crate::disk;
 
 const SMALL: WalOptions = WalOptions { segment_bytes: 4096, spare_segments: 1 };
 
@@ -25,7 +27,7 @@ fn scratch() -> TempDir {
 }
 
 fn open(dir: &Path) -> (Wal, Recovered) {
-    Wal::open(dir, SMALL).unwrap()
+    Wal::open(disk::real(), dir, SMALL).unwrap()
 }
 
 fn reopen(wal: Wal) -> (Wal, Recovered) {
@@ -62,7 +64,7 @@ fn read(dir: &Path) -> Result<Recovered, WalError> {
 }
 
 fn read_log(dir: &Path) -> Result<Log, WalError> {
-    let dir = Directory::open_to_read(dir)?;
+    let dir = Directory::open_to_read(disk::real(), dir)?;
     let generations = dir.list()?.generations;
     Ok(recovery::recover(&dir, &generations)?.expect("the test began a log"))
 }

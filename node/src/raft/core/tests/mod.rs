@@ -70,7 +70,7 @@ impl Net {
         let conf_state = membership::conf_state(&disk.membership);
         let log = Log::new(BEGIN, disk.entries.clone(), disk.hard_state.clone(), conf_state);
         let membership = Arc::clone(&disk.membership);
-        let core = Core::new(settings, log, membership, BEGIN.index, 7, self.now).unwrap();
+        let core = Core::new(settings, log, membership, BEGIN.index, id, self.now).unwrap();
         self.cores.insert(id, core);
     }
 

@@ -1,0 +1,109 @@
+//! The machine's own file system.
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use super::{DirEntry, Disk, DiskFile, DiskLock, Kind, LockMode};
+
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RealDisk;
+
+impl Disk for RealDisk {
+    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        boxed(File::options().create(true).truncate(true).read(true).write(true).open(path))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        boxed(File::open(path))
+    }
+
+    fn open_to_write(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        boxed(File::options().read(true).write(true).open(path))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
+        fs::remove_dir_all(path)
+    }
+
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        fs::create_dir_all(path)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
+        let entry = |entry: io::Result<fs::DirEntry>| {
+            let entry = entry?;
+            Ok(DirEntry { name: entry.file_name(), kind: kind_of(entry.file_type()?.is_dir()) })
+        };
+        fs::read_dir(dir)?.map(entry).collect()
+    }
+
+    fn kind(&self, path: &Path) -> Option<Kind> {
+        fs::metadata(path).ok().map(|metadata| kind_of(metadata.is_dir()))
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        // A path of one name is in the working directory.
+        let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+        File::open(dir)?.sync_all()
+    }
+
+    fn try_lock(&self, path: &Path, mode: LockMode) -> Result<DiskLock, TryLockError> {
+        let file = match mode {
+            LockMode::Exclusive if !path.is_dir() => {
+                File::options().create(true).truncate(false).write(true).open(path)
+            }
+            LockMode::Exclusive | LockMode::Shared => File::open(path),
+        };
+        let file = file.map_err(TryLockError::Error)?;
+        match mode {
+            LockMode::Exclusive => file.try_lock()?,
+            LockMode::Shared => file.try_lock_shared()?,
+        }
+        Ok(DiskLock::new(file))
+    }
+
+    fn free_bytes(&self, path: &Path) -> io::Result<u64> {
+        let volume = rustix::fs::statvfs(path)?;
+        Ok(volume.f_bavail.saturating_mul(volume.f_frsize))
+    }
+}
+
+fn boxed(file: io::Result<File>) -> io::Result<Box<dyn DiskFile>> {
+    file.map(|file| Box::new(file) as Box<dyn DiskFile>)
+}
+
+fn kind_of(is_dir: bool) -> Kind {
+    if is_dir { Kind::Dir } else { Kind::File }
+}
+
+impl DiskFile for File {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        FileExt::read_at(self, buffer, offset)
+    }
+
+    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        FileExt::write_all_at(self, bytes, offset)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        File::sync_data(self)
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        File::sync_all(self)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+}

@@ -1,0 +1,139 @@
+//! Seeded bugs. The simulator turns one on and must find it (node.md, section 5, "mutation gate").
+//! Without the feature `simulation` none can be on, and the compiler drops every trace of them.
+
+/// Where this program can be made wrong on purpose. Each is a mistake that a Raft store was found
+/// with, or that a hurried change could make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(not(feature = "simulation"), expect(dead_code, reason = "some are made in tests only"))]
+pub enum Mutation {
+    /// Votes leave before the disk has them.
+    VoteBeforeSync,
+    /// Append responses leave before the disk has the entries.
+    AppendAckBeforeSync,
+    /// A leader counts itself before its own disk has the entries.
+    LeaderCountsItselfEarly,
+    /// A new term or vote without entries is not written to the disk.
+    HardStateWithoutEntriesLost,
+    /// The vote is forgotten at a restart.
+    VoteForgotten,
+    /// The term is forgotten at a restart.
+    TermForgotten,
+    /// A restart takes learners for voters.
+    LearnersCount,
+    /// A configuration change takes effect in the Raft core before it is committed.
+    ChangeBeforeCommit,
+    /// Reads are answered without asking a majority.
+    ReadWithoutRound,
+    /// Read rounds use the same context again.
+    ReadContextReused,
+    /// A read round answers an index one too low.
+    ReadIndexTooLow,
+    /// Whoever waits for an index is answered for whatever entry comes there.
+    ProposalTermIgnored,
+    /// A proposal that lost its place in this log is reported as never executed.
+    DisplacedMeansRefused,
+    /// A proposal that a snapshot skipped is reported as never executed.
+    SkippedMeansRefused,
+    /// An entry is applied again after a restart.
+    AppliedTwice,
+    /// An entry is skipped after a restart.
+    AppliedSkipped,
+    /// Only the last of the jobs drained together is written.
+    LogJobsDropped,
+    /// A failed write or sync of the log is passed over.
+    LogErrorIgnored,
+    /// The log does not sync what it writes.
+    LogNotSynced,
+    /// A new segment's name is not synced.
+    SegmentNameNotSynced,
+    /// Recovery keeps entries that later ones replaced.
+    OldSuffixKept,
+    /// Frames of an earlier use of a segment are taken for valid.
+    StaleFramesAccepted,
+    /// Damage in the middle of the log is cut off like a torn tail.
+    DamageCutOff,
+    /// Segments that still hold wanted entries are recycled.
+    RecycledEarly,
+    /// The log is purged up to what is applied, snapshot or not.
+    PurgedBeyondSnapshot,
+    /// A snapshot is not synced before the log is purged.
+    SnapshotNotSynced,
+    /// A snapshot's checksum is not looked at.
+    SnapshotNotVerified,
+    /// The state jumps to an installed snapshot before the log has.
+    RestoredBeforeLogReset,
+    /// A checkpoint writes into the engine without its journal.
+    CheckpointWithoutJournal,
+    /// A checkpoint records an index below what it holds.
+    CheckpointIndexTooLow,
+    /// A snapshot is named after a later index than what it holds.
+    SnapshotIndexTooHigh,
+    /// The remains of an interrupted append are left behind the end of the log.
+    TailNotErased,
+    /// A restart takes its membership from the newest snapshot, not from the state.
+    MembershipFromSnapshot,
+    /// The state's digest is not compared when it is opened.
+    DigestNotVerified,
+}
+
+impl Mutation {
+    #[cfg(feature = "simulation")]
+    pub const ALL: [Self; 34] = [
+        Self::VoteBeforeSync,
+        Self::AppendAckBeforeSync,
+        Self::LeaderCountsItselfEarly,
+        Self::HardStateWithoutEntriesLost,
+        Self::VoteForgotten,
+        Self::TermForgotten,
+        Self::LearnersCount,
+        Self::ChangeBeforeCommit,
+        Self::ReadWithoutRound,
+        Self::ReadContextReused,
+        Self::ReadIndexTooLow,
+        Self::ProposalTermIgnored,
+        Self::DisplacedMeansRefused,
+        Self::SkippedMeansRefused,
+        Self::AppliedTwice,
+        Self::AppliedSkipped,
+        Self::LogJobsDropped,
+        Self::LogErrorIgnored,
+        Self::LogNotSynced,
+        Self::SegmentNameNotSynced,
+        Self::OldSuffixKept,
+        Self::StaleFramesAccepted,
+        Self::DamageCutOff,
+        Self::RecycledEarly,
+        Self::PurgedBeyondSnapshot,
+        Self::SnapshotNotSynced,
+        Self::SnapshotNotVerified,
+        Self::RestoredBeforeLogReset,
+        Self::CheckpointWithoutJournal,
+        Self::CheckpointIndexTooLow,
+        Self::SnapshotIndexTooHigh,
+        Self::TailNotErased,
+        Self::MembershipFromSnapshot,
+        Self::DigestNotVerified,
+    ];
+
+    /// Whether this mistake is to be made, in the calling thread.
+    #[cfg(feature = "simulation")]
+    pub fn is_on(self) -> bool {
+        ON.get() == Some(self)
+    }
+
+    #[cfg(not(feature = "simulation"))]
+    pub const fn is_on(self) -> bool {
+        false
+    }
+
+    /// Makes this mistake in the calling thread from now on, in place of any other; `None` makes none.
+    #[cfg(feature = "simulation")]
+    pub fn set(mutation: Option<Self>) {
+        ON.set(mutation);
+    }
+}
+
+#[cfg(feature = "simulation")]
+thread_local! {
+    static ON: std::cell::Cell<Option<Mutation>> = const { std::cell::Cell::new(None) };
+}

@@ -1,0 +1,10 @@
+//! What the simulator drives: the very parts of a member that `raft::start` gives to threads.
+
+pub use crate::mutation::Mutation;
+pub use crate::peer::handshake;
+pub use crate::raft::core::{Core, Settings, TICK};
+pub use crate::raft::membership;
+pub use crate::raft::types::{
+    ApplyJob, ChangeRequest, Done, Effect, Input, LogJob, Proposal, RaftStatus, Role,
+};
+pub use crate::raft::workers::{Applier, LogWork, build_snapshot};

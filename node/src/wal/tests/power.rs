@@ -1,0 +1,202 @@
+//! A power cut before every single operation of a workload, on a disk that keeps only what was
+//! synced and some of the rest. The three promises at the head of `wal` hold each time.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::disk::{Disk, SimDisk};
+
+const DIR: &str = "/data/wal";
+const SEEDS: u64 = 6;
+
+fn open_on(disk: &SimDisk) -> Result<(Wal, Recovered), WalError> {
+    Wal::open(Arc::new(disk.clone()), Path::new(DIR), SMALL)
+}
+
+/// One call of the log's owner.
+enum Step {
+    Append(Batch),
+    Purge(Base),
+    Spare,
+    /// The process ends and the next one opens the log.
+    Reopen,
+}
+
+/// Appends with overlaps and hard states, rolls into new and recycled segments, purges, a reset.
+fn workload() -> Vec<Step> {
+    let append_with = |entries, state| Step::Append(Batch { hard_state: Some(state), ..append(entries) });
+    vec![
+        append_with(entries(1..=3, 1), hard_state(1, 1, 1)),
+        Step::Append(append(large(4..=9, 1))),
+        Step::Spare,
+        append_with(entries(7..=8, 2), hard_state(2, 0, 6)),
+        Step::Append(append(large(9..=24, 2))),
+        Step::Reopen,
+        append_with(Vec::new(), hard_state(3, 2, 20)),
+        Step::Purge(Base { index: 18, term: 2 }),
+        Step::Append(append(large(25..=40, 3))),
+        append_with(entries(30..=33, 4), hard_state(4, 3, 29)),
+        Step::Append(Batch { reset: Some(Base { index: 60, term: 4 }), ..append(entries(61..=62, 4)) }),
+        Step::Spare,
+        Step::Append(append(large(63..=80, 5))),
+        append_with(entries(62..=63, 6), hard_state(6, 1, 61)),
+    ]
+}
+
+/// What a log that took `step` in full must find when it is opened.
+fn follow(mut model: Recovered, step: &Step) -> Recovered {
+    let raise = |model: &mut Recovered, commit: u64| {
+        model.hard_state = model.hard_state.map(|state| HardState { commit, ..state });
+    };
+    match step {
+        Step::Append(Batch { reset, entries, hard_state }) => {
+            if let Some(base) = reset {
+                (model.base, model.entries) = (*base, Vec::new());
+                raise(&mut model, base.index);
+            }
+            if let Some(first) = entries.first() {
+                model.entries.retain(|entry| entry.index < first.index);
+                model.entries.extend_from_slice(entries);
+            }
+            model.hard_state = hard_state.or(model.hard_state);
+        }
+        Step::Purge(base) => {
+            model.entries.retain(|entry| entry.index > base.index);
+            model.base = *base;
+            let commit = model.hard_state.map_or(0, |state| state.commit.max(base.index));
+            raise(&mut model, commit);
+        }
+        Step::Spare | Step::Reopen => {}
+    }
+    model
+}
+
+/// Runs until the power goes. Answers what was promised by then, and the step that was under way.
+fn run(disk: &SimDisk, steps: &[Step]) -> (Recovered, Option<usize>) {
+    let mut model = Recovered::default();
+    let Ok((mut wal, _)) = open_on(disk) else { return (model, Some(0)) };
+    for (nth, step) in steps.iter().enumerate() {
+        let done = match step {
+            Step::Append(batch) => wal.append(std::slice::from_ref(batch)),
+            Step::Purge(base) => wal.purge(*base),
+            Step::Spare => wal.prepare_spare().map(drop),
+            Step::Reopen => {
+                drop(wal);
+                match open_on(disk) {
+                    Ok((next, _)) => {
+                        wal = next;
+                        Ok(())
+                    }
+                    Err(_) => return (model, Some(nth)),
+                }
+            }
+        };
+        if done.is_err() {
+            return (model, Some(nth));
+        }
+        model = follow(model, step);
+    }
+    (model, None)
+}
+
+/// Whether `found` is `before`, or what `step` makes of it, or stands between them: a reset, then a
+/// prefix of the entries, then the hard state (`Batch` is done in the order of its fields).
+fn is_between(found: &Recovered, before: &Recovered, step: Option<&Step>) -> bool {
+    let Some(step) = step else { return found == before };
+    let Step::Append(Batch { reset, entries, .. }) = step else {
+        return found == before || *found == follow(before.clone(), step);
+    };
+    let part = |count: usize| {
+        let batch = Batch { reset: *reset, entries: entries[..count].to_vec(), hard_state: None };
+        follow(before.clone(), &Step::Append(batch))
+    };
+    found == before
+        || *found == follow(before.clone(), step)
+        || (0..=entries.len()).any(|n| *found == part(n))
+}
+
+/// Goes on after the crash as a node would: what is found is there to stay.
+fn check(disk: &SimDisk, promised: &Recovered, under_way: Option<&Step>, what: &str) {
+    let (mut wal, found) = open_on(disk).unwrap_or_else(|error| panic!("{what}: {error}"));
+    assert!(is_between(&found, promised, under_way), "{what}: promised {promised:?}, found {found:?}");
+    let next = wal.last_index() + 1;
+    wal.append(&[append(entries(next..=next + 1, 9))]).unwrap();
+    drop(wal);
+    disk.crash();
+    let (_, again) = open_on(disk).unwrap_or_else(|error| panic!("{what}, twice: {error}"));
+    let expected = [found.entries, entries(next..=next + 1, 9)].concat();
+    assert_eq!((again.base, again.hard_state), (found.base, found.hard_state), "{what}, twice");
+    assert!(again.entries == expected, "{what}, twice");
+}
+
+fn operations(steps: &[Step]) -> u64 {
+    let disk = SimDisk::new(0);
+    assert_eq!(run(&disk, steps).1, None);
+    disk.stats().operations
+}
+
+#[test]
+fn a_power_cut_before_any_operation_keeps_what_was_promised() {
+    let steps = workload();
+    let operations = operations(&steps);
+    assert!(operations > 80, "{operations}");
+    for (at, seed) in (0..=operations).flat_map(|at| (0..SEEDS).map(move |seed| (at, seed))) {
+        let disk = SimDisk::new(seed << 32 | at);
+        disk.cut_power_after(at);
+        let (promised, under_way) = run(&disk, &steps);
+        disk.crash();
+        let step = under_way.map(|nth| &steps[nth]);
+        check(&disk, &promised, step, &format!("operation {at}, seed {seed}"));
+    }
+}
+
+#[test]
+fn a_killed_process_leaves_a_log_that_a_later_power_cut_does_not_harm() {
+    let steps = workload();
+    for at in 0..=operations(&steps) {
+        let disk = SimDisk::new(at);
+        disk.cut_power_after(at);
+        let (promised, under_way) = run(&disk, &steps);
+        disk.kill();
+        // The next process takes what it finds in the page cache for durable unless it syncs it.
+        let Ok((_, found)) = open_on(&disk) else { panic!("operation {at}") };
+        assert!(is_between(&found, &promised, under_way.map(|nth| &steps[nth])), "operation {at}");
+        let disk = disk.durable();
+        assert_eq!(open_on(&disk).unwrap().1, found, "operation {at}: what was found did not last");
+    }
+}
+
+/// The page cache shows what the failed sync dropped, so only a rewrite makes it durable.
+#[test]
+fn what_a_failed_sync_dropped_is_written_again_by_the_next_process_or_gone() {
+    let disk = SimDisk::new(1);
+    let (mut wal, _) = open_on(&disk).unwrap();
+    wal.append(&[append(entries(1..=2, 1))]).unwrap();
+    disk.fail_next_sync();
+    assert!(matches!(wal.append(&[append(entries(3..=4, 1))]), Err(WalError::Io { action: "sync", .. })));
+    assert!(matches!(wal.append(&[append(entries(3..=4, 1))]), Err(WalError::Poisoned)));
+    assert_eq!(open_on(&disk.durable()).unwrap().1.entries, entries(1..=2, 1));
+    drop(wal);
+    let (_, found) = open_on(&disk).unwrap();
+    assert_eq!(found.entries, entries(1..=4, 1));
+    assert_eq!(open_on(&disk.durable()).unwrap().1.entries, entries(1..=4, 1));
+}
+
+/// Where these tests would be blind: they must see a disk that does not sync.
+#[test]
+fn a_disk_that_lies_is_found_out() {
+    let disk = SimDisk::new(1);
+    disk.sync_lies(true);
+    let (promised, _) = run(&disk, &workload());
+    assert!(open_on(&disk.durable()).map(|(_, found)| found != promised).unwrap_or(true));
+}
+
+#[test]
+fn an_opened_log_on_a_full_disk_is_as_it_was() {
+    let disk = SimDisk::new(1);
+    let (promised, _) = run(&disk, &workload());
+    disk.set_free_bytes(Some(0));
+    let (wal, found) = open_on(&disk).unwrap();
+    assert_eq!(found, promised);
+    assert!(disk.is_dir(wal.directory()));
+}

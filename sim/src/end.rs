@@ -1,0 +1,124 @@
+//! The end of every run: all faults stop, and within a bounded time the members have to agree, serve,
+//! and account for every answer that a client got.
+
+use helios_history::{Op, Verdict, check};
+
+use crate::events::{Event, Slot};
+use crate::plan::{MILLIS, Micros};
+use crate::world::World;
+use crate::{Report, Violation};
+
+/// Time to come together after the last fault.
+const PATIENCE: Micros = 30_000 * MILLIS;
+const LOOK_EVERY: Micros = 50 * MILLIS;
+
+impl World {
+    pub fn end(&mut self) -> Result<(), Violation> {
+        self.heal();
+        let deadline = self.now + PATIENCE;
+        self.wait(deadline, "agree again", Self::agree)?;
+        self.read_all(deadline)?;
+        self.wait(deadline, "agree after the last reads", Self::agree)?;
+        self.compare_states()?;
+        match check(&self.clients.history) {
+            Verdict::Illegal(violation) => Err(Violation(format!("not linearizable: {violation}"))),
+            // The history was too tangled to be judged; the other checks stand.
+            Verdict::Legal | Verdict::Unknown { .. } => Ok(()),
+        }
+    }
+
+    fn wait(&mut self, deadline: Micros, what: &str, is_so: impl Fn(&Self) -> bool) -> Result<(), Violation> {
+        while !is_so(self) {
+            if self.now >= deadline {
+                return Err(Violation(format!("healed members did not {what}: {}", self.describe())));
+            }
+            self.run_until(self.now + LOOK_EVERY)?;
+        }
+        Ok(())
+    }
+
+    /// One leads, every member runs as a voter and has applied all that is committed, no client waits.
+    fn agree(&self) -> bool {
+        let Some((_, status)) = self.leader() else { return false };
+        let known = &status.membership;
+        let whole = known.learners.is_empty() && known.voters.len() >= self.plan.members;
+        let caught_up = known.members.iter().all(|member| {
+            let machine = self.machines.iter().find(|machine| machine.name == member.name);
+            machine.and_then(|machine| machine.process.as_ref()).is_some_and(|process| {
+                process.applied_index() == status.commit_index && status.commit_index == status.last_index
+            })
+        });
+        whole && caught_up && self.clients_are_done()
+    }
+
+    /// Reads every key once more through the leader: no acknowledged write may be missing.
+    fn read_all(&mut self, deadline: Micros) -> Result<(), Violation> {
+        for key in 0..self.plan.keys {
+            let key = format!("k{key}");
+            loop {
+                let answered = self.report.answered;
+                if let Some((leader, _)) = self.leader() {
+                    self.ask_for(0, leader, &key, Op::Get);
+                    self.events.plan(self.now + 400 * MILLIS, Event::Client(0));
+                }
+                self.wait(deadline, "answer a read", Self::clients_are_done)?;
+                if self.report.answered > answered {
+                    break;
+                }
+                self.run_until(self.now + LOOK_EVERY)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn compare_states(&self) -> Result<(), Violation> {
+        let state_of = |slot: Slot| {
+            let process = self.machines[slot].process.as_ref()?;
+            let pairs = process.store.scan(b"", None, usize::MAX, 0).ok()?;
+            Some((process.applied_index(), pairs))
+        };
+        let mut states = (0..self.plan.machines).filter_map(state_of);
+        let Some((index, first)) = states.next() else { return Ok(()) };
+        for (other, pairs) in states.filter(|(other, _)| *other == index) {
+            if pairs != first {
+                return Err(Violation(format!(
+                    "two members differ at index {other}: {first:?} and {pairs:?}"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn describe(&self) -> String {
+        let now = self.instant();
+        let mut lines = Vec::new();
+        for machine in &self.machines {
+            let state = match &machine.process {
+                None => format!("down, member {:?}, broken {:?}", machine.marker.member, machine.broken),
+                Some(process) => {
+                    let status = process.core.status(now);
+                    format!(
+                        "member {:?} {:?} of term {}, leader {}, log to {}, commit {}, applied {}, voters {:?}, learners {:?}",
+                        machine.marker.member,
+                        status.role,
+                        status.term,
+                        status.leader_id,
+                        status.last_index,
+                        status.commit_index,
+                        process.applied_index(),
+                        status.membership.voters,
+                        status.membership.learners
+                    )
+                }
+            };
+            lines.push(format!("{}: {state}", machine.name));
+        }
+        lines.join("; ")
+    }
+}
+
+impl Report {
+    pub fn is_clean(&self) -> bool {
+        self.violation.is_none()
+    }
+}

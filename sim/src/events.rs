@@ -1,0 +1,85 @@
+//! What happens next. Equal times are taken in the order in which they were planned.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use raft::eraftpb::Message;
+
+use crate::network::{Parcel, Sender};
+use crate::plan::Micros;
+
+/// A machine, by its place in the world.
+pub type Slot = usize;
+
+/// Names one run of a process; what was planned for an earlier one is void.
+pub type Run = u64;
+
+pub enum Event {
+    Tick(Slot, Run),
+    /// The Raft thread looks at what came.
+    Turn(Slot, Run),
+    LogWriter(Slot, Run),
+    Applier(Slot, Run),
+    Checkpoint(Slot, Run),
+    Deliver {
+        to: Slot,
+        from: Sender,
+        message: Message,
+    },
+    DeliverSnapshot(Box<Parcel>),
+    /// The sender of a snapshot learns what became of it.
+    SnapshotSent {
+        slot: Slot,
+        run: Run,
+        to: u64,
+        ok: bool,
+    },
+    Client(usize),
+    Nemesis,
+    /// Whoever looks after the membership, as the operator does.
+    Keeper,
+    Start(Slot),
+}
+
+struct Planned {
+    at: Micros,
+    number: u64,
+    event: Event,
+}
+
+#[derive(Default)]
+pub struct Events {
+    planned: BinaryHeap<Reverse<Planned>>,
+    next: u64,
+}
+
+impl Events {
+    pub fn plan(&mut self, at: Micros, event: Event) {
+        self.planned.push(Reverse(Planned { at, number: self.next, event }));
+        self.next += 1;
+    }
+
+    pub fn pop(&mut self) -> Option<(Micros, Event)> {
+        self.planned.pop().map(|Reverse(Planned { at, event, .. })| (at, event))
+    }
+}
+
+impl Ord for Planned {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.number).cmp(&(other.at, other.number))
+    }
+}
+
+impl PartialOrd for Planned {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Planned {
+    fn eq(&self, other: &Self) -> bool {
+        self.number == other.number
+    }
+}
+
+impl Eq for Planned {}

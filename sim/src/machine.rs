@@ -1,0 +1,214 @@
+//! A machine: its disk, what the marker on it says, and the process, if one runs. The process is
+//! what `Node::open` and `raft::start` make, without the threads.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use helios_node::disk::{Disk, SimDisk};
+use helios_node::metrics::Metrics;
+use helios_node::raft::{self, RecoveryError, Snapshots};
+use helios_node::simulation::{Applier, ApplyJob, Core, Done, Input, LogJob, Settings};
+use helios_node::state::{EngineKind, StateError, Store, StoreOptions};
+use helios_node::wal::{Recovered, Wal, WalError, WalOptions};
+use helios_proto::v1::Membership;
+use prometheus_client::registry::Registry;
+use tokio::sync::watch;
+
+use crate::events::{Run, Slot};
+use crate::plan::{ELECTION_MAX, ELECTION_MIN, HEARTBEAT, Micros, Plan};
+
+pub const CLUSTER: &str = "sim";
+
+/// What `node.json` holds. Written whole and durable (node/src/lifecycle/marker.rs has its own tests).
+#[derive(Debug, Clone)]
+pub struct Marker {
+    pub disk_id: String,
+    pub boot_epoch: u64,
+    pub member: Option<u64>,
+    pub removed: bool,
+}
+
+pub struct Machine {
+    pub slot: Slot,
+    pub name: String,
+    pub disk: SimDisk,
+    pub marker: Marker,
+    pub process: Option<Process>,
+    pub paused_until: Micros,
+    pub slow_until: Micros,
+    /// Failed syncs that a process ended for.
+    failed_syncs: u64,
+    /// Why its disk cannot serve any more: the keeper replaces it.
+    pub broken: Option<String>,
+    /// A copy of disk and marker, to come back with.
+    pub backup: Option<(SimDisk, Marker)>,
+    disks: u64,
+}
+
+pub struct Process {
+    pub run: Run,
+    pub core: Core,
+    pub wal: Wal,
+    pub applier: Applier,
+    pub applied: watch::Receiver<u64>,
+    pub store: Store,
+    pub snapshots: Arc<Snapshots>,
+    pub inbox: Vec<Input>,
+    pub done: VecDeque<Done>,
+    pub log_jobs: VecDeque<LogJob>,
+    pub apply_jobs: VecDeque<ApplyJob>,
+    pub snapshot_wanted: bool,
+    /// Where members are that sent something: a member that just joined knows nobody else.
+    pub callers: BTreeMap<u64, Slot>,
+    pub turn_planned: bool,
+    pub log_planned: bool,
+    pub apply_planned: bool,
+    pub commit_index: u64,
+    /// Voters when it was last looked at.
+    pub voters: Vec<u64>,
+    pub elections: u64,
+}
+
+/// What a start found.
+pub struct Started {
+    pub process: Process,
+    pub recovered: Recovered,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Wal(#[from] WalError),
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error("snapshots: {0}")]
+    Snapshots(#[from] std::io::Error),
+    #[error(transparent)]
+    Recovery(#[from] RecoveryError),
+    #[error("raft: {0}")]
+    Raft(String),
+}
+
+impl Machine {
+    pub fn new(slot: Slot, seed: u64) -> Self {
+        let disk = SimDisk::new(seed);
+        let marker = blank_marker(slot, 0);
+        Self {
+            slot,
+            name: format!("node-{slot}"),
+            disk,
+            marker,
+            process: None,
+            paused_until: 0,
+            slow_until: 0,
+            failed_syncs: 0,
+            broken: None,
+            backup: None,
+            disks: 0,
+        }
+    }
+
+    /// A new disk with nothing on it.
+    pub fn wipe(&mut self) {
+        self.process = None;
+        self.disks += 1;
+        self.disk.wipe();
+        self.marker = blank_marker(self.slot, self.disks);
+        self.broken = None;
+        self.backup = None;
+    }
+
+    /// Whether a sync failed since this was last asked.
+    pub fn sync_failed(&mut self) -> bool {
+        let failed = self.disk.stats().failed_syncs;
+        std::mem::replace(&mut self.failed_syncs, failed) != failed
+    }
+
+    /// Starts the process of a member. `begin` is the membership of a cluster that begins with it.
+    pub fn start(
+        &mut self,
+        plan: &Plan,
+        begin: Option<&Membership>,
+        run: Run,
+        seed: u64,
+        now: Instant,
+    ) -> Result<Started, StartError> {
+        self.marker.boot_epoch += 1;
+        let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
+        let wal_options = WalOptions { segment_bytes: plan.segment_bytes, spare_segments: 1 };
+        let (mut wal, mut recovered) = Wal::open(Arc::clone(&disk), Path::new("/wal"), wal_options)?;
+        let options = StoreOptions { engine: EngineKind::Simulated, ..StoreOptions::default() };
+        let store = Store::open_with(Arc::clone(&disk), Path::new("/state"), options)?;
+        let snapshots = Snapshots::open(disk, Path::new("/snapshots"))?;
+        let snapshots = Arc::new(snapshots);
+        if let Some(membership) = begin {
+            recovered = raft::bootstrap(&mut wal, &store, &snapshots, membership)?;
+        }
+        let id = self.marker.member.unwrap_or_default();
+        let settings = Settings {
+            id,
+            heartbeat: HEARTBEAT,
+            election_min: ELECTION_MIN,
+            election_max: ELECTION_MAX,
+            snapshot_entries: plan.snapshot_entries,
+            snapshot_interval: std::time::Duration::from_secs(3_600),
+            trailing_entries: plan.trailing_entries,
+            lease: None,
+        };
+        let found = recovered.clone();
+        let recovery = raft::recover(recovered, &store, &snapshots)?;
+        let core =
+            recovery.into_core(settings, &store, seed, now).map_err(|e| StartError::Raft(e.to_string()))?;
+        let process = Process::new(run, core, wal, store, snapshots);
+        Ok(Started { process, recovered: found })
+    }
+}
+
+impl Process {
+    fn new(run: Run, core: Core, wal: Wal, store: Store, snapshots: Arc<Snapshots>) -> Self {
+        let (applied_sender, applied) = watch::channel(store.applied().index);
+        let (done_sender, _) = crossbeam_channel::unbounded();
+        let applier = Applier {
+            store: store.clone(),
+            snapshots: Arc::clone(&snapshots),
+            done: done_sender,
+            applied: applied_sender,
+            metrics: Metrics::new(&mut Registry::default()),
+        };
+        Self {
+            run,
+            core,
+            wal,
+            applier,
+            applied,
+            store,
+            snapshots,
+            inbox: Vec::new(),
+            done: VecDeque::new(),
+            log_jobs: VecDeque::new(),
+            apply_jobs: VecDeque::new(),
+            snapshot_wanted: false,
+            callers: BTreeMap::new(),
+            turn_planned: false,
+            log_planned: false,
+            apply_planned: false,
+            commit_index: 0,
+            voters: Vec::new(),
+            elections: 0,
+        }
+    }
+
+    pub fn applied_index(&self) -> u64 {
+        *self.applied.borrow()
+    }
+
+    pub fn metrics(&self) -> &Metrics {
+        &self.applier.metrics
+    }
+}
+
+fn blank_marker(slot: Slot, disks: u64) -> Marker {
+    Marker { disk_id: format!("disk-{slot}-{disks}"), boot_epoch: 0, member: None, removed: false }
+}

@@ -1,0 +1,136 @@
+//! `helios-sim`: lives through seeds and says what became of them.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use clap::Parser;
+use helios_sim::{Fault, Report, run};
+
+#[derive(Parser)]
+#[command(about = "Runs HeliosDB's Raft core, log and state machine in a seeded world of faults")]
+struct Options {
+    /// How many seeds.
+    #[arg(long, default_value_t = 100)]
+    seeds: u64,
+    /// The first seed; with `--seeds 1` it alone.
+    #[arg(long, default_value_t = 0)]
+    from: u64,
+    /// Threads, each with seeds of its own.
+    #[arg(long, default_value_t = 2)]
+    jobs: u64,
+    /// Go on after a seed that failed.
+    #[arg(long)]
+    keep_going: bool,
+    /// Run each seed twice and compare the two runs.
+    #[arg(long)]
+    twice: bool,
+}
+
+#[derive(Default)]
+struct Sum {
+    seeds: u64,
+    steps: u64,
+    faults: BTreeMap<Fault, u64>,
+    elections: u64,
+    snapshots: u64,
+    rebuilds: u64,
+    answered: u64,
+    unknown: u64,
+    committed: u64,
+    failed: Vec<Report>,
+}
+
+impl Sum {
+    fn add(&mut self, report: Report) {
+        self.seeds += 1;
+        self.steps += report.steps;
+        for (fault, count) in &report.faults {
+            *self.faults.entry(*fault).or_default() += count;
+        }
+        self.elections += report.elections;
+        self.snapshots += report.snapshots_installed;
+        self.rebuilds += report.rebuilds;
+        self.answered += report.answered;
+        self.unknown += report.unknown;
+        self.committed += report.committed;
+        if !report.is_clean() {
+            self.failed.push(report);
+        }
+    }
+
+    fn merge(&mut self, other: Self) {
+        self.seeds += other.seeds;
+        self.steps += other.steps;
+        for (fault, count) in other.faults {
+            *self.faults.entry(fault).or_default() += count;
+        }
+        self.elections += other.elections;
+        self.snapshots += other.snapshots;
+        self.rebuilds += other.rebuilds;
+        self.answered += other.answered;
+        self.unknown += other.unknown;
+        self.committed += other.committed;
+        self.failed.extend(other.failed);
+    }
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let started = Instant::now();
+    let next = AtomicU64::new(options.from);
+    let work = || {
+        let mut sum = Sum::default();
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= options.from + options.seeds {
+                return sum;
+            }
+            let report = live(seed, options.twice);
+            if !report.is_clean() && !options.keep_going {
+                next.store(u64::MAX / 2, Ordering::Relaxed);
+            }
+            sum.add(report);
+        }
+    };
+    let mut sum = Sum::default();
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..options.jobs.max(1)).map(|_| scope.spawn(work)).collect();
+        for thread in threads {
+            sum.merge(thread.join().expect("a thread of seeds catches nothing and must not panic"));
+        }
+    });
+    print(&sum, started);
+    if sum.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn live(seed: u64, twice: bool) -> Report {
+    let mut report = run(seed, None);
+    if twice && run(seed, None) != report {
+        report.violation = Some(helios_sim::Violation("the same seed ran in two ways".to_owned()));
+    }
+    report
+}
+
+fn print(sum: &Sum, started: Instant) {
+    for report in &sum.failed {
+        let what = report.violation.as_ref().map(ToString::to_string).unwrap_or_default();
+        println!("seed {} FAILED after {} steps: {what}", report.seed, report.steps);
+        println!("  again: cargo run --release -p helios-sim -- --seeds 1 --from {}", report.seed);
+    }
+    let faults: Vec<String> = sum.faults.iter().map(|(fault, count)| format!("{fault:?} {count}")).collect();
+    println!(
+        "{} seeds, {} steps, {:.1} s; faults: {}",
+        sum.seeds,
+        sum.steps,
+        started.elapsed().as_secs_f64(),
+        faults.join(", ")
+    );
+    println!(
+        "{} elections, {} snapshots installed, {} states rebuilt, {} entries committed, {} operations answered, {} of unknown outcome",
+        sum.elections, sum.snapshots, sum.rebuilds, sum.committed, sum.answered, sum.unknown
+    );
+    let verdict = if sum.failed.is_empty() { "clean" } else { "FAILED" };
+    println!("{verdict}: {} of {} seeds failed", sum.failed.len(), sum.seeds);
+}

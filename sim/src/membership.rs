@@ -1,0 +1,131 @@
+//! The keeper: does for the world what the operator does for a cluster. It registers starts, removes
+//! members whose disk is lost, lets blank machines join, and promotes learners that caught up.
+
+use helios_node::simulation::{ChangeRequest, Input, Proposal, membership};
+use helios_proto::v1::command::Op;
+use helios_proto::v1::{Command, Member, Membership, RegisterMember};
+use prost::Message as _;
+use rand::Rng;
+use tokio::sync::oneshot;
+
+use crate::events::{Event, Slot};
+use crate::plan::{Fault, MILLIS};
+use crate::world::World;
+
+/// A learner this close to the leader may be promoted.
+const MAX_LAG: u64 = 50;
+
+impl World {
+    pub fn record(&self, slot: Slot, id: u64) -> Member {
+        let machine = &self.machines[slot];
+        Member {
+            id,
+            name: machine.name.clone(),
+            peer_addr: machine.name.clone(),
+            disk_id: machine.marker.disk_id.clone(),
+            ..Member::default()
+        }
+    }
+
+    pub fn keeper(&mut self) {
+        let at = self.now + self.random.random_range(5 * MILLIS..40 * MILLIS);
+        self.events.plan(at, Event::Keeper);
+        self.blank_the_broken();
+        let Some((leader, status)) = self.leader() else { return };
+        let known = status.membership;
+        self.register(leader, &known);
+        if let Some(request) = self.repair(&known) {
+            self.change(leader, request);
+        }
+        self.forgive_the_removed(&known);
+    }
+
+    /// A disk that cannot serve is replaced; so is that of a removed member, which may join anew.
+    fn blank_the_broken(&mut self) {
+        for slot in 0..self.plan.machines {
+            let machine = &mut self.machines[slot];
+            if machine.broken.is_some() || machine.marker.removed {
+                if let Some(member) = machine.marker.member {
+                    self.oracle.lost(member);
+                }
+                machine.wipe();
+            }
+        }
+    }
+
+    /// Records disk and boot epoch of whoever runs, as `chores::register` does.
+    fn register(&mut self, leader: Slot, known: &Membership) {
+        let mut proposals = Vec::new();
+        for machine in &self.machines {
+            let Some(id) = machine.marker.member.filter(|_| machine.process.is_some()) else { continue };
+            let Some(record) = membership::member(known, id) else { continue };
+            let marker = &machine.marker;
+            if record.disk_id != marker.disk_id || record.boot_epoch >= marker.boot_epoch {
+                continue;
+            }
+            let op = Op::RegisterMember(RegisterMember {
+                id,
+                disk_id: marker.disk_id.clone(),
+                boot_epoch: marker.boot_epoch,
+                client_addr: String::new(),
+            });
+            let (waiter, _) = oneshot::channel();
+            let command = Command { now_ms: 1, op: Some(op), ..Command::default() };
+            proposals.push(Proposal { data: command.encode_to_vec(), waiter });
+        }
+        if !proposals.is_empty() {
+            self.input(leader, Input::Propose(proposals));
+        }
+    }
+
+    /// The one change that the membership needs most.
+    fn repair(&self, known: &Membership) -> Option<ChangeRequest> {
+        for member in &known.members {
+            let machine = self.machines.iter().find(|machine| machine.name == member.name)?;
+            // A machine with another disk is not that member any more.
+            if machine.marker.disk_id != member.disk_id {
+                return Some(ChangeRequest::Remove { id: member.id });
+            }
+        }
+        if let Some(id) = known.learners.first() {
+            return Some(ChangeRequest::Promote { id: *id, max_lag: MAX_LAG });
+        }
+        (known.voters.len() < self.plan.members).then(|| self.join(known)).flatten()
+    }
+
+    fn join(&self, known: &Membership) -> Option<ChangeRequest> {
+        let is_free = |name: &str| known.members.iter().all(|member| member.name != name);
+        let machine = (self.machines.iter())
+            .find(|machine| machine.marker.member.is_none() && is_free(&machine.name))?;
+        Some(ChangeRequest::AddLearner(self.record(machine.slot, 0)))
+    }
+
+    /// [`Fault::Membership`]: one more member, or one less.
+    pub fn change_membership(&mut self) -> bool {
+        debug_assert!(self.plan.may(Fault::Membership));
+        let Some((leader, status)) = self.leader() else { return false };
+        let known = status.membership;
+        let is_big = known.voters.len() >= self.plan.members;
+        let request = if is_big && self.random.random_ratio(1, 2) {
+            let id = known.voters[self.random.random_range(0..known.voters.len())];
+            Some(ChangeRequest::Remove { id })
+        } else {
+            self.join(&known)
+        };
+        request.is_some_and(|request| self.change(leader, request))
+    }
+
+    fn change(&mut self, leader: Slot, request: ChangeRequest) -> bool {
+        let (waiter, _) = oneshot::channel();
+        self.input(leader, Input::Change { request, expected_index: 0, waiter })
+    }
+
+    /// A blank machine whose old member is gone has nothing left to have forgotten.
+    fn forgive_the_removed(&mut self, known: &Membership) {
+        for machine in self.machines.iter().filter(|machine| machine.marker.member.is_none()) {
+            if known.members.iter().all(|member| member.name != machine.name) {
+                self.nemesis.forgive(machine.slot);
+            }
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! Brings faults, as many as the plan has and no more than Raft promises to bear: disks may forget
+//! on a minority of the voters only.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use helios_node::simulation::{Input, membership};
+use rand::Rng;
+use tokio::sync::oneshot;
+
+use crate::Violation;
+use crate::events::{Event, Slot};
+use crate::plan::{Fault, MILLIS};
+use crate::world::World;
+
+#[derive(Default)]
+pub struct Nemesis {
+    /// Machines whose disk forgot something that it had promised to keep.
+    impaired: BTreeSet<Slot>,
+}
+
+impl Nemesis {
+    pub fn is_impaired(&self, slot: Slot) -> bool {
+        self.impaired.contains(&slot)
+    }
+
+    pub fn forgive(&mut self, slot: Slot) {
+        self.impaired.remove(&slot);
+    }
+}
+
+impl World {
+    pub fn nemesis(&mut self) -> Result<(), Violation> {
+        if self.now >= self.plan.horizon {
+            return Ok(());
+        }
+        let fault = self.plan.faults[self.random.random_range(0..self.plan.faults.len())];
+        let slot = self.random.random_range(0..self.plan.machines);
+        if self.strike(fault, slot)? {
+            *self.report.faults.entry(fault).or_default() += 1;
+            self.oracle.note((self.now, slot, fault));
+        }
+        let at = self.now + self.random.random_range(self.plan.fault_gap.clone());
+        self.events.plan(at, Event::Nemesis);
+        Ok(())
+    }
+
+    /// False: it does not fit here.
+    fn strike(&mut self, fault: Fault, slot: Slot) -> Result<bool, Violation> {
+        let is_up = self.machines[slot].process.is_some();
+        match fault {
+            Fault::Kill if is_up => self.kill(slot),
+            Fault::PowerCut if is_up => self.power_cut(slot),
+            Fault::PowerCutInWrite if is_up => {
+                let operations = self.random.random_range(1..30);
+                self.machines[slot].disk.cut_power_after(operations);
+            }
+            Fault::Pause if is_up => {
+                self.machines[slot].paused_until = self.now + self.random.random_range(10..600) * MILLIS;
+            }
+            Fault::SlowDisk if is_up => {
+                self.machines[slot].slow_until = self.now + self.random.random_range(10..600) * MILLIS;
+            }
+            Fault::SyncFails if is_up => self.machines[slot].disk.fail_next_sync(),
+            Fault::Cut => self.cut(slot),
+            Fault::Transfer => return Ok(self.transfer()),
+            Fault::Snapshot if is_up => return Ok(self.input(slot, Input::BuildSnapshot)),
+            Fault::Membership => return Ok(self.change_membership()),
+            Fault::Wipe if self.may_forget(slot) => {
+                self.lose_disk(slot);
+                self.machines[slot].wipe();
+            }
+            Fault::BitRot if self.may_forget(slot) => self.rot(slot),
+            Fault::OldCopy => return self.old_copy(slot),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn cut(&mut self, slot: Slot) {
+        if !self.cuts.is_empty() && self.random.random_ratio(1, 2) {
+            self.cuts.clear();
+            return;
+        }
+        let (outward, inward) = match self.random.random_range(0..3) {
+            0 => (true, true),
+            1 => (true, false),
+            _ => (false, true),
+        };
+        let partial = self.random.random_ratio(1, 3);
+        for other in (0..self.plan.machines).filter(|other| *other != slot) {
+            if partial && self.random.random_ratio(1, 2) {
+                continue;
+            }
+            if outward {
+                self.cuts.insert((slot, other));
+            }
+            if inward {
+                self.cuts.insert((other, slot));
+            }
+        }
+    }
+
+    fn transfer(&mut self) -> bool {
+        let Some((slot, _)) = self.leader() else { return false };
+        let (waiter, _) = oneshot::channel();
+        let timeout = Duration::from_millis(200);
+        self.input(slot, Input::Transfer { target: None, timeout, waiter })
+    }
+
+    /// Whether the disk of `slot` may forget: the cluster must be able to do without it, and those
+    /// that must not forget now must know of every earlier replacement.
+    fn may_forget(&self, slot: Slot) -> bool {
+        let Some((leader, status)) = self.leader() else { return false };
+        let known = &status.membership;
+        let name = &self.machines[slot].name;
+        if leader == slot || !known.members.iter().any(|member| member.name == *name) {
+            return false;
+        }
+        let forgetful = |id: &u64| {
+            let record = membership::member(known, *id);
+            let place = record.and_then(|record| self.machines.iter().find(|m| m.name == record.name));
+            place.is_none_or(|machine| {
+                machine.slot == slot
+                    || self.nemesis.is_impaired(machine.slot)
+                    || machine.marker.member != Some(*id)
+            })
+        };
+        let lost = known.voters.iter().filter(|id| forgetful(id)).count();
+        lost <= (known.voters.len() - 1) / 2
+    }
+
+    fn lose_disk(&mut self, slot: Slot) {
+        if let Some(member) = self.machines[slot].marker.member {
+            self.oracle.lost(member);
+        }
+        self.stop_process(slot);
+        self.nemesis.impaired.insert(slot);
+    }
+
+    fn rot(&mut self, slot: Slot) {
+        self.kill(slot);
+        self.lose_disk(slot);
+        let places = ["/wal", "/state", "/snapshots"];
+        let place = places[self.random.random_range(0..places.len())];
+        self.machines[slot].disk.flip_synced_bit(|path| path.starts_with(place));
+    }
+
+    /// Keeps a copy of a disk, or plays one back. Peers can tell a copy by its boot epoch once the
+    /// member has registered a later start than the copy's next; before that nobody can.
+    fn old_copy(&mut self, slot: Slot) -> Result<bool, Violation> {
+        let Some((copy, marker)) = &self.machines[slot].backup else {
+            let machine = &mut self.machines[slot];
+            let is_member = machine.process.is_some();
+            if is_member {
+                machine.backup = Some((machine.disk.copy(), machine.marker.clone()));
+            }
+            return Ok(is_member);
+        };
+        let (copy, marker) = (copy.clone(), marker.clone());
+        let is_known = |process: &crate::machine::Process| {
+            let known = process.store.membership();
+            let record = marker.member.and_then(|id| membership::member(&known, id).cloned());
+            record.is_some_and(|record| record.boot_epoch > marker.boot_epoch + 1)
+        };
+        let all_know = (self.machines.iter().filter(|machine| machine.slot != slot))
+            .filter(|machine| machine.marker.member.is_some() && !machine.marker.removed)
+            .all(|machine| machine.process.as_ref().is_some_and(is_known));
+        if !all_know || marker.member != self.machines[slot].marker.member || !self.may_forget(slot) {
+            return Ok(false);
+        }
+        self.lose_disk(slot);
+        let machine = &mut self.machines[slot];
+        machine.disk = copy;
+        machine.disk.crash();
+        machine.marker = marker;
+        machine.backup = None;
+        Ok(true)
+    }
+
+    /// Every fault ends, and what is down starts.
+    pub fn heal(&mut self) {
+        self.cuts.clear();
+        (self.plan.loss, self.plan.duplication) = (0, 0);
+        for slot in 0..self.plan.machines {
+            let machine = &mut self.machines[slot];
+            machine.paused_until = machine.paused_until.min(self.now);
+            machine.slow_until = 0;
+            self.events.plan(self.now, Event::Start(slot));
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! Wires between machines, with the handshake that the node's own links make at each end.
+
+use std::io;
+use std::path::Path;
+
+use helios_node::disk::{Disk, SimDisk};
+use helios_node::simulation::{Input, handshake, membership};
+use helios_node::state::SnapshotMeta;
+use helios_proto::v1::{ErrorCode, Handshake, Membership};
+use raft::eraftpb::{Message, MessageType};
+use rand::Rng;
+
+use crate::Violation;
+use crate::events::{Event, Run, Slot};
+use crate::machine::{CLUSTER, Machine};
+use crate::world::World;
+
+/// Who sent something, as it said when it did.
+#[derive(Debug, Clone)]
+pub struct Sender {
+    pub slot: Slot,
+    pub run: Run,
+    pub member: u64,
+    pub disk_id: String,
+    pub boot_epoch: u64,
+    /// The disk that it expects at the other end; empty: any.
+    pub to_disk_id: String,
+}
+
+/// A snapshot under way.
+pub struct Parcel {
+    pub to: Slot,
+    pub from: Sender,
+    pub message: Message,
+    pub index: u64,
+    pub file: Vec<u8>,
+}
+
+impl World {
+    /// Sends what a core wants sent, to where its own membership says that the peers are.
+    pub fn send(&mut self, from: Slot, messages: Vec<Message>) -> Result<(), Violation> {
+        for message in messages {
+            self.oracle.sent(&message)?;
+            let Some((to, sender)) = self.route(from, message.to) else { continue };
+            if message.get_msg_type() == MessageType::MsgSnapshot {
+                self.send_snapshot(to, sender, message);
+                continue;
+            }
+            if self.lost(from, to) {
+                continue;
+            }
+            let copies = 1 + u32::from(self.random.random_ratio(self.plan.duplication, 1_000));
+            for _ in 0..copies {
+                let at = self.now + self.random.random_range(self.plan.wire.clone());
+                let event = Event::Deliver { to, from: sender.clone(), message: message.clone() };
+                self.events.plan(at, event);
+            }
+        }
+        Ok(())
+    }
+
+    fn route(&self, from: Slot, to: u64) -> Option<(Slot, Sender)> {
+        let machine = &self.machines[from];
+        let process = machine.process.as_ref()?;
+        let known = process.store.membership();
+        let (slot, to_disk_id) = match membership::member(&known, to) {
+            Some(record) => {
+                let is_it = |machine: &Machine| machine.name == record.name;
+                (self.machines.iter().position(is_it)?, record.disk_id.clone())
+            }
+            None => (*process.callers.get(&to)?, String::new()),
+        };
+        let sender = Sender {
+            slot: from,
+            run: process.run,
+            member: machine.marker.member?,
+            disk_id: machine.marker.disk_id.clone(),
+            boot_epoch: machine.marker.boot_epoch,
+            to_disk_id,
+        };
+        Some((slot, sender))
+    }
+
+    fn lost(&mut self, from: Slot, to: Slot) -> bool {
+        self.cuts.contains(&(from, to)) || self.random.random_ratio(self.plan.loss, 1_000)
+    }
+
+    fn send_snapshot(&mut self, to: Slot, from: Sender, message: Message) {
+        let index = message.get_snapshot().get_metadata().index;
+        let machine = &self.machines[from.slot];
+        let path = machine.process.as_ref().and_then(|process| process.snapshots.find(index));
+        let file = path.and_then(|path| machine.disk.read(&path).ok());
+        let at = self.now + self.random.random_range(1_000..60_000);
+        match file {
+            Some(file) if !self.lost(from.slot, to) => {
+                let parcel = Parcel { to, from, message, index, file };
+                self.events.plan(at, Event::DeliverSnapshot(Box::new(parcel)));
+            }
+            _ => self.report_snapshot(at, &from, message.to, false),
+        }
+    }
+
+    fn report_snapshot(&mut self, at: u64, from: &Sender, to: u64, ok: bool) {
+        self.events.plan(at, Event::SnapshotSent { slot: from.slot, run: from.run, to, ok });
+    }
+
+    pub fn deliver(&mut self, to: Slot, from: &Sender, message: Message) -> Result<(), Violation> {
+        if self.cuts.contains(&(from.slot, to)) || !self.admit(to, from, message.to)? {
+            return Ok(());
+        }
+        self.oracle.delivered(&message);
+        if let Some(process) = &mut self.machines[to].process {
+            process.callers.insert(from.member, from.slot);
+        }
+        self.input(to, Input::Messages(vec![message]));
+        Ok(())
+    }
+
+    /// As `peer/snapshot.rs` receives: whole, verified, durable, and only then announced to Raft.
+    pub fn deliver_snapshot(&mut self, parcel: Parcel) -> Result<(), Violation> {
+        let Parcel { to, from, message, index, file } = parcel;
+        let member = message.to;
+        let ok = !self.cuts.contains(&(from.slot, to))
+            && self.admit(to, &from, member)?
+            && self.receive_snapshot(to, index, &file);
+        if ok {
+            self.input(to, Input::Messages(vec![message]));
+            self.report.snapshots_installed += 1;
+        }
+        let at = self.now + self.random.random_range(self.plan.wire.clone());
+        self.report_snapshot(at, &from, member, ok);
+        Ok(())
+    }
+
+    fn receive_snapshot(&mut self, to: Slot, index: u64, file: &[u8]) -> bool {
+        let machine = &mut self.machines[to];
+        let Some(process) = &machine.process else { return false };
+        if machine.paused_until > self.now {
+            return false;
+        }
+        let path = process.snapshots.incoming();
+        let adopted = write(&machine.disk, &path, file).is_ok()
+            && process.snapshots.verify(&path).is_ok_and(|meta: SnapshotMeta| {
+                meta.index == index && process.snapshots.adopt(&path, &meta).is_ok()
+            });
+        if machine.disk.is_cut() {
+            self.power_cut(to);
+        }
+        adopted
+    }
+
+    /// Both ends are checked before a message passes; a blank machine may become the member that it
+    /// is taken for. False: nobody there, or refused.
+    fn admit(&mut self, to: Slot, from: &Sender, to_id: u64) -> Result<bool, Violation> {
+        let machine = &self.machines[to];
+        if machine.broken.is_some() || machine.marker.removed {
+            return Ok(false);
+        }
+        let knock = Handshake {
+            cluster_id: CLUSTER.to_owned(),
+            from_id: from.member,
+            from_name: self.machines[from.slot].name.clone(),
+            from_disk_id: from.disk_id.clone(),
+            from_boot_epoch: from.boot_epoch,
+            to_id,
+            to_disk_id: from.to_disk_id.clone(),
+            ..Handshake::default()
+        };
+        let known = match (&machine.process, machine.marker.member) {
+            (Some(process), _) => process.store.membership(),
+            (None, None) => Membership::default().into(),
+            (None, Some(_)) => return Ok(false),
+        };
+        match handshake::check(&local(machine), &known, &knock) {
+            Ok(handshake::Verdict::Accept) => Ok(true),
+            Ok(handshake::Verdict::Adopt { member_id, .. }) => {
+                self.machines[to].marker.member = Some(member_id);
+                self.start(to, None)?;
+                Ok(self.machines[to].process.is_some())
+            }
+            Err(error) => {
+                // The one who knocked learns it and falls silent, as `Node::retire` does.
+                if error.code == ErrorCode::MemberRemoved && !self.cuts.contains(&(to, from.slot)) {
+                    self.retire(from);
+                }
+                Ok(false)
+            }
+        }
+    }
+
+    fn retire(&mut self, from: &Sender) {
+        let machine = &mut self.machines[from.slot];
+        if machine.marker.disk_id == from.disk_id {
+            machine.marker.removed = true;
+            self.stop_process(from.slot);
+        }
+    }
+}
+
+fn write(disk: &SimDisk, path: &Path, content: &[u8]) -> io::Result<()> {
+    let file = disk.create(path)?;
+    file.write_all_at(content, 0)?;
+    file.sync_all()
+}
+
+fn local(machine: &Machine) -> handshake::Local {
+    handshake::Local {
+        name: machine.name.clone(),
+        disk_id: machine.marker.disk_id.clone(),
+        initial_members_digest: String::new(),
+        standing: match machine.marker.member {
+            None => handshake::Standing::Blank,
+            Some(member_id) => handshake::Standing::Member { cluster_id: CLUSTER.to_owned(), member_id },
+        },
+    }
+}

@@ -1,0 +1,132 @@
+//! What a seed stands for: which faults may come, how often, and how fast disks and wires are.
+//! Every seed has a mix of its own, since a fault that is always there hides what comes without it
+//! (Groce et al., "Swarm Testing", 2012).
+
+use std::ops::Range;
+use std::time::Duration;
+
+use rand::Rng;
+use rand::rngs::SmallRng;
+
+/// Microseconds of simulated time.
+pub type Micros = u64;
+
+pub const MILLIS: Micros = 1_000;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Fault {
+    /// The process dies; what it wrote stays in the page cache.
+    Kill,
+    /// Power fails: un-synced sectors are kept, lost or torn.
+    PowerCut,
+    /// Power fails in the middle of a disk operation of the log.
+    PowerCutInWrite,
+    /// The process stands still for a while, its clock does not.
+    Pause,
+    /// Some links carry nothing, perhaps in one direction only.
+    Cut,
+    /// The disk takes long.
+    SlowDisk,
+    /// A sync fails; the process ends by itself.
+    SyncFails,
+    /// A durable byte changes while the process is down.
+    BitRot,
+    /// The disk is lost; a blank one takes its place.
+    Wipe,
+    /// The disk is replaced by a copy made some time before.
+    OldCopy,
+    /// Leadership is handed over.
+    Transfer,
+    /// A member is added or removed.
+    Membership,
+    /// A snapshot is asked for.
+    Snapshot,
+}
+
+impl Fault {
+    pub const ALL: [Self; 13] = [
+        Self::Kill,
+        Self::PowerCut,
+        Self::PowerCutInWrite,
+        Self::Pause,
+        Self::Cut,
+        Self::SlowDisk,
+        Self::SyncFails,
+        Self::BitRot,
+        Self::Wipe,
+        Self::OldCopy,
+        Self::Transfer,
+        Self::Membership,
+        Self::Snapshot,
+    ];
+}
+
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Voters that begin the cluster.
+    pub members: usize,
+    /// Machines, those that may join later among them.
+    pub machines: usize,
+    pub clients: usize,
+    pub keys: usize,
+    /// How long faults may come.
+    pub horizon: Micros,
+    pub faults: Vec<Fault>,
+    /// Pause between two faults.
+    pub fault_gap: Range<Micros>,
+    /// Pause of a client between two operations.
+    pub think: Range<Micros>,
+    pub wire: Range<Micros>,
+    /// In 1000: messages lost, and messages that arrive twice.
+    pub loss: u32,
+    pub duplication: u32,
+    pub sync: Range<Micros>,
+    pub segment_bytes: u64,
+    pub snapshot_entries: u64,
+    pub trailing_entries: u64,
+    /// In 100 operations: reads.
+    pub reads: u32,
+    /// Bytes that a write carries beside what the checker looks at.
+    pub padding: usize,
+}
+
+pub const HEARTBEAT: Duration = Duration::from_millis(20);
+pub const ELECTION_MIN: Duration = Duration::from_millis(60);
+pub const ELECTION_MAX: Duration = Duration::from_millis(120);
+
+impl Plan {
+    pub fn draw(random: &mut SmallRng) -> Self {
+        let members = if random.random_ratio(1, 4) { 5 } else { 3 };
+        let share = random.random_range(2..=Fault::ALL.len());
+        let mut faults = Fault::ALL.to_vec();
+        while faults.len() > share {
+            faults.swap_remove(random.random_range(0..faults.len()));
+        }
+        let calm = random.random_range(20..120) * MILLIS;
+        let wire = if random.random_ratio(1, 3) { 100..15 * MILLIS } else { 50..500 };
+        let slow = random.random_ratio(1, 4);
+        Self {
+            members,
+            machines: members + 2,
+            clients: random.random_range(2..=6),
+            keys: random.random_range(1..=4),
+            horizon: random.random_range(1_500..3_000) * MILLIS,
+            faults,
+            fault_gap: calm / 4..calm,
+            think: if random.random_ratio(1, 2) { 0..2 * MILLIS } else { 0..20 * MILLIS },
+            wire,
+            loss: if random.random_ratio(1, 3) { random.random_range(1..100) } else { 0 },
+            duplication: if random.random_ratio(1, 3) { random.random_range(1..100) } else { 0 },
+            sync: if slow { MILLIS..20 * MILLIS } else { 50..2 * MILLIS },
+            segment_bytes: 4096 << random.random_range(0..3),
+            snapshot_entries: random.random_range(10..200),
+            trailing_entries: random.random_range(0..30),
+            reads: random.random_range(10..70),
+            padding: if random.random_ratio(1, 2) { 0 } else { random.random_range(1..600) },
+        }
+    }
+
+    pub fn may(&self, fault: Fault) -> bool {
+        self.faults.contains(&fault)
+    }
+}

@@ -1,0 +1,437 @@
+//! The world: time, machines, wires, clients, and what one of them does to another.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use helios_node::raft::RaftStatus;
+use helios_node::simulation::{ApplyJob, Done, Effect, Input, LogJob, LogWork, Role, TICK, build_snapshot};
+use helios_node::wal::Batch;
+use helios_proto::v1::Membership;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+use crate::clients::Clients;
+use crate::events::{Event, Events, Run, Slot};
+use crate::machine::{Machine, Process, StartError, Started};
+use crate::nemesis::Nemesis;
+use crate::oracle::Oracle;
+use crate::plan::{Micros, Plan};
+use crate::{Report, Violation};
+
+pub struct World {
+    pub plan: Plan,
+    pub random: SmallRng,
+    pub now: Micros,
+    /// What the members take for time zero.
+    began: Instant,
+    pub events: Events,
+    pub machines: Vec<Machine>,
+    /// Links that carry nothing, from and to.
+    pub cuts: BTreeSet<(Slot, Slot)>,
+    pub clients: Clients,
+    pub nemesis: Nemesis,
+    pub oracle: Oracle,
+    pub report: Report,
+    next_run: Run,
+    /// What each machine's log writer was at when the power failed.
+    torn: Vec<Vec<Batch>>,
+}
+
+impl World {
+    pub fn new(seed: u64) -> Self {
+        let mut random = SmallRng::seed_from_u64(seed);
+        let plan = Plan::draw(&mut random);
+        let machines = (0..plan.machines).map(|slot| Machine::new(slot, random.random())).collect();
+        Self {
+            clients: Clients::new(&plan),
+            torn: vec![Vec::new(); plan.machines],
+            plan,
+            random,
+            now: 0,
+            began: Instant::now(),
+            events: Events::default(),
+            machines,
+            cuts: BTreeSet::new(),
+            nemesis: Nemesis::default(),
+            oracle: Oracle::default(),
+            report: Report { seed, ..Report::default() },
+            next_run: 1,
+        }
+    }
+
+    pub fn live(mut self) -> Report {
+        let outcome = self.begin().and_then(|()| self.run_until(self.plan.horizon)).and_then(|()| self.end());
+        self.report.violation = outcome.err();
+        self.report.committed = self.oracle.committed_count();
+        self.report.fingerprint = self.oracle.fingerprint();
+        self.report
+    }
+
+    fn begin(&mut self) -> Result<(), Violation> {
+        let members = (0..self.plan.members).map(|slot| self.record(slot, slot as u64 + 1)).collect();
+        let membership = helios_node::raft::membership::initial(crate::machine::CLUSTER, members);
+        for slot in 0..self.plan.members {
+            self.machines[slot].marker.member = Some(slot as u64 + 1);
+            self.start(slot, Some(&membership))?;
+        }
+        for client in 0..self.plan.clients {
+            self.events.plan(client as u64, Event::Client(client));
+        }
+        self.events.plan(self.plan.fault_gap.end, Event::Nemesis);
+        self.events.plan(self.plan.fault_gap.end, Event::Keeper);
+        Ok(())
+    }
+
+    /// Takes events up to `end`, faults among them.
+    pub fn run_until(&mut self, end: Micros) -> Result<(), Violation> {
+        while let Some((at, event)) = self.events.pop() {
+            self.now = self.now.max(at);
+            self.take(event)?;
+            self.report.steps += 1;
+            if self.now >= end {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, event: Event) -> Result<(), Violation> {
+        match event {
+            Event::Tick(slot, run) => self.tick(slot, run),
+            Event::Turn(slot, run) => return self.on_turn(slot, run),
+            Event::LogWriter(slot, run) => return self.on_log_writer(slot, run),
+            Event::Applier(slot, run) => return self.on_applier(slot, run),
+            Event::Checkpoint(slot, run) => return self.on_checkpoint(slot, run),
+            Event::Deliver { to, from, message } => return self.deliver(to, &from, message),
+            Event::DeliverSnapshot(parcel) => return self.deliver_snapshot(*parcel),
+            Event::SnapshotSent { slot, run, to, ok } => {
+                if self.running(slot, run).is_some() {
+                    self.input(slot, Input::SnapshotSent { to, ok });
+                }
+            }
+            Event::Client(client) => self.client(client),
+            Event::Nemesis => return self.nemesis(),
+            Event::Keeper => self.keeper(),
+            Event::Start(slot) => return self.start(slot, None),
+        }
+        Ok(())
+    }
+
+    pub fn instant(&self) -> Instant {
+        self.began + Duration::from_micros(self.now)
+    }
+
+    fn running(&mut self, slot: Slot, run: Run) -> Option<&mut Process> {
+        self.machines[slot].process.as_mut().filter(|process| process.run == run)
+    }
+
+    /// Puts a planned event off while the machine stands still. True: it was put off.
+    fn put_off(&mut self, slot: Slot, event: Event) -> Option<Event> {
+        let until = self.machines[slot].paused_until;
+        if until <= self.now {
+            return Some(event);
+        }
+        let late = self.random.random_range(0..500);
+        self.events.plan(until + late, event);
+        None
+    }
+
+    pub fn start(&mut self, slot: Slot, begin: Option<&Membership>) -> Result<(), Violation> {
+        let machine = &mut self.machines[slot];
+        if machine.process.is_some() || machine.broken.is_some() || machine.marker.removed {
+            return Ok(());
+        }
+        let Some(member) = machine.marker.member else { return Ok(()) };
+        let (run, seed) = (self.next_run, self.random.random());
+        self.next_run += 1;
+        let now = self.instant();
+        let machine = &mut self.machines[slot];
+        match machine.start(&self.plan, begin, run, seed, now) {
+            Ok(Started { process, recovered }) => {
+                let torn = std::mem::take(&mut self.torn[slot]);
+                self.report.rebuilds += process.store.rebuilds();
+                machine.process = Some(process);
+                self.oracle.note((self.now, slot, run));
+                self.oracle.started(member, &recovered, &torn)?;
+                self.events.plan(self.now, Event::Tick(slot, run));
+                self.events.plan(self.now + 5_000, Event::Checkpoint(slot, run));
+                self.turn(slot);
+                Ok(())
+            }
+            Err(error) => self.not_started(slot, &error),
+        }
+    }
+
+    /// A disk that rotted may be refused; any other must serve.
+    fn not_started(&mut self, slot: Slot, error: &StartError) -> Result<(), Violation> {
+        self.oracle.note((self.now, slot, "refused"));
+        if self.machines[slot].disk.is_cut() {
+            self.power_cut(slot);
+            return Ok(());
+        }
+        if self.machines[slot].sync_failed() {
+            self.kill(slot);
+            return Ok(());
+        }
+        let what = format!("{} does not start: {error}", self.machines[slot].name);
+        if !self.nemesis.is_impaired(slot) {
+            return Err(Violation(what));
+        }
+        self.machines[slot].broken = Some(what);
+        Ok(())
+    }
+
+    /// Hands `input` to a machine's Raft thread.
+    pub fn input(&mut self, slot: Slot, input: Input) -> bool {
+        let Some(process) = &mut self.machines[slot].process else { return false };
+        process.inbox.push(input);
+        self.turn(slot);
+        true
+    }
+
+    fn turn(&mut self, slot: Slot) {
+        let late = self.random.random_range(0..100);
+        let Some(process) = &mut self.machines[slot].process else { return };
+        if !std::mem::replace(&mut process.turn_planned, true) {
+            self.events.plan(self.now + late, Event::Turn(slot, process.run));
+        }
+    }
+
+    fn tick(&mut self, slot: Slot, run: Run) {
+        if self.running(slot, run).is_none() {
+            return;
+        }
+        let Some(Event::Tick(..)) = self.put_off(slot, Event::Tick(slot, run)) else { return };
+        if let Some(process) = self.running(slot, run) {
+            process.core.tick();
+        }
+        // No two clocks run alike.
+        let drift = slot as u64 * 7;
+        self.events.plan(self.now + TICK.as_micros() as u64 + drift, Event::Tick(slot, run));
+        self.turn(slot);
+    }
+
+    fn on_turn(&mut self, slot: Slot, run: Run) -> Result<(), Violation> {
+        let Some(Event::Turn(..)) = self.put_off(slot, Event::Turn(slot, run)) else { return Ok(()) };
+        let now = self.instant();
+        let Some(process) = self.running(slot, run) else { return Ok(()) };
+        process.turn_planned = false;
+        while let Some(done) = process.done.pop_front() {
+            process.core.on_done(done, now);
+        }
+        for input in std::mem::take(&mut process.inbox) {
+            process.core.handle(input, now);
+        }
+        let effects = process.core.drain(now);
+        let status = process.core.status(now);
+        self.observe(slot, &status)?;
+        for effect in effects {
+            self.dispatch(slot, effect)?;
+        }
+        self.poll_clients(slot);
+        Ok(())
+    }
+
+    fn observe(&mut self, slot: Slot, status: &RaftStatus) -> Result<(), Violation> {
+        let member = self.machines[slot].marker.member.unwrap_or_default();
+        let Some(process) = &mut self.machines[slot].process else { return Ok(()) };
+        let commit = status.commit_index;
+        let advanced = commit > process.commit_index;
+        if commit < process.commit_index {
+            return Err(Violation(format!("member {member}: commit went back to {commit}")));
+        }
+        process.commit_index = commit;
+        let term = process.core.term_of(commit).filter(|_| advanced);
+        self.report.elections += status.elections - process.elections;
+        process.elections = status.elections;
+        self.oracle.note((self.now, slot, status.term, commit, status.leader_id));
+        // Entries may have been committed before or after a change of voters in the same turn.
+        let voters = [std::mem::take(&mut process.voters), status.membership.voters.clone()];
+        process.voters.clone_from(&voters[1]);
+        self.oracle.status(member, status, &voters, term.map(|term| (commit, term)))
+    }
+
+    fn dispatch(&mut self, slot: Slot, effect: Effect) -> Result<(), Violation> {
+        match effect {
+            Effect::Send(messages) => return self.send(slot, messages),
+            Effect::Log(job) => self.log(slot, job),
+            Effect::Apply(job) => return self.apply(slot, job),
+            Effect::BuildSnapshot => {
+                let at = self.now + self.random.random_range(500..20_000);
+                if let Some(process) = &mut self.machines[slot].process {
+                    process.snapshot_wanted = true;
+                    self.events.plan(at, Event::Checkpoint(slot, process.run));
+                }
+            }
+            Effect::Membership(_) => {}
+            Effect::Changed(waiter, membership) => drop(waiter.send(Ok(membership))),
+        }
+        Ok(())
+    }
+
+    fn log(&mut self, slot: Slot, job: LogJob) {
+        let machine = &mut self.machines[slot];
+        let Some(process) = &mut machine.process else { return };
+        process.log_jobs.push_back(job);
+        if !std::mem::replace(&mut process.log_planned, true) {
+            let run = process.run;
+            let at = self.now + self.disk_time(slot);
+            self.events.plan(at, Event::LogWriter(slot, run));
+        }
+    }
+
+    fn disk_time(&mut self, slot: Slot) -> Micros {
+        let slow = self.machines[slot].slow_until > self.now;
+        let time = self.random.random_range(self.plan.sync.clone());
+        if slow { time + self.random.random_range(5_000..100_000) } else { time }
+    }
+
+    fn on_log_writer(&mut self, slot: Slot, run: Run) -> Result<(), Violation> {
+        let Some(Event::LogWriter(..)) = self.put_off(slot, Event::LogWriter(slot, run)) else {
+            return Ok(());
+        };
+        let member = self.machines[slot].marker.member.unwrap_or_default();
+        let Some(process) = self.running(slot, run) else { return Ok(()) };
+        process.log_planned = false;
+        let work = LogWork::drain(None, || process.log_jobs.pop_front());
+        let outcome = work.append(&mut process.wal).and_then(|persisted| {
+            work.purge(&mut process.wal)?;
+            process.wal.prepare_spare()?;
+            Ok(persisted)
+        });
+        match outcome {
+            Ok(persisted) => {
+                self.oracle.written(member, &work.batches);
+                let Some(process) = self.running(slot, run) else { return Ok(()) };
+                process.done.extend(persisted.map(Done::Persisted));
+                let more = !process.log_jobs.is_empty();
+                process.log_planned = more;
+                if more {
+                    let at = self.now + self.disk_time(slot);
+                    self.events.plan(at, Event::LogWriter(slot, run));
+                }
+                self.turn(slot);
+                Ok(())
+            }
+            Err(error) => {
+                self.torn[slot] = work.batches;
+                self.disk_failed(slot, &format!("its log writer ended: {error}"))
+            }
+        }
+    }
+
+    /// A worker ended with an error: a fault of the disk, or else a fault of the node.
+    fn disk_failed(&mut self, slot: Slot, what: &str) -> Result<(), Violation> {
+        let machine = &mut self.machines[slot];
+        if machine.disk.is_cut() {
+            self.power_cut(slot);
+        } else if machine.sync_failed() || self.nemesis.is_impaired(slot) {
+            self.kill(slot);
+        } else {
+            return Err(Violation(format!("{}: {what}", machine.name)));
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, slot: Slot, job: ApplyJob) -> Result<(), Violation> {
+        let member = self.machines[slot].marker.member.unwrap_or_default();
+        if let ApplyJob::Entries { entries, .. } = &job {
+            self.oracle.committed(member, entries.iter().map(|(entry, _)| entry))?;
+        }
+        let late = self.random.random_range(10..1_000);
+        let Some(process) = &mut self.machines[slot].process else { return Ok(()) };
+        process.apply_jobs.push_back(job);
+        if !std::mem::replace(&mut process.apply_planned, true) {
+            self.events.plan(self.now + late, Event::Applier(slot, process.run));
+        }
+        Ok(())
+    }
+
+    fn on_applier(&mut self, slot: Slot, run: Run) -> Result<(), Violation> {
+        let Some(Event::Applier(..)) = self.put_off(slot, Event::Applier(slot, run)) else { return Ok(()) };
+        let Some(process) = self.running(slot, run) else { return Ok(()) };
+        let Some(job) = process.apply_jobs.pop_front() else { return Ok(()) };
+        let outcome = process.applier.apply(job);
+        process.apply_planned = !process.apply_jobs.is_empty();
+        let more = process.apply_planned;
+        match outcome {
+            Ok(done) => process.done.push_back(done),
+            Err(error) => return self.disk_failed(slot, &format!("its applier ended: {error}")),
+        }
+        if more {
+            let at = self.now + self.random.random_range(10..1_000);
+            self.events.plan(at, Event::Applier(slot, run));
+        }
+        self.turn(slot);
+        self.poll_clients(slot);
+        Ok(())
+    }
+
+    fn on_checkpoint(&mut self, slot: Slot, run: Run) -> Result<(), Violation> {
+        let Some(Event::Checkpoint(..)) = self.put_off(slot, Event::Checkpoint(slot, run)) else {
+            return Ok(());
+        };
+        let member = self.machines[slot].marker.member.unwrap_or_default();
+        let Some(process) = self.running(slot, run) else { return Ok(()) };
+        let is_regular = !std::mem::take(&mut process.snapshot_wanted);
+        let outcome = if !is_regular {
+            build_snapshot(&process.store, &process.snapshots, process.metrics()).map(Some)
+        } else {
+            process.store.checkpoint().map(|_| None)
+        };
+        let snapshot_failed = matches!(outcome, Ok(Some(Done::SnapshotFailed)));
+        match outcome {
+            Ok(done) => {
+                if let Some(Done::SnapshotBuilt(meta)) = &done {
+                    self.oracle.snapshot(member, meta)?;
+                }
+                if let Some(process) = self.running(slot, run) {
+                    process.done.extend(done);
+                }
+                if snapshot_failed {
+                    self.disk_failed(slot, "a snapshot failed")?;
+                }
+            }
+            Err(error) => return self.disk_failed(slot, &format!("its checkpoint ended: {error}")),
+        }
+        if is_regular {
+            let at = self.now + self.random.random_range(20_000..300_000);
+            self.events.plan(at, Event::Checkpoint(slot, run));
+        }
+        self.turn(slot);
+        Ok(())
+    }
+
+    /// The process is gone; what it wrote stays.
+    pub fn kill(&mut self, slot: Slot) {
+        self.stop_process(slot);
+        self.machines[slot].disk.kill();
+    }
+
+    /// Power is gone: the disk keeps what it must, and what it likes of the rest.
+    pub fn power_cut(&mut self, slot: Slot) {
+        self.stop_process(slot);
+        self.machines[slot].disk.crash();
+    }
+
+    /// Ends the process and plans its next start, as a supervisor would.
+    pub fn stop_process(&mut self, slot: Slot) {
+        self.oracle.note((self.now, slot, "down"));
+        self.machines[slot].process = None;
+        self.machines[slot].paused_until = 0;
+        let at = self.now + self.random.random_range(1_000..200_000);
+        self.events.plan(at, Event::Start(slot));
+        self.poll_clients(slot);
+    }
+
+    /// Who leads, as far as members know: the one of the highest term.
+    pub fn leader(&self) -> Option<(Slot, RaftStatus)> {
+        let now = self.instant();
+        let leads = |machine: &Machine| {
+            let status = machine.process.as_ref()?.core.status(now);
+            (status.role == Role::Leader && machine.paused_until <= self.now)
+                .then_some((machine.slot, status))
+        };
+        self.machines.iter().filter_map(leads).max_by_key(|(_, status)| status.term)
+    }
+}
