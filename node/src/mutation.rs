@@ -38,6 +38,8 @@ pub enum Mutation {
     AppliedTwice,
     /// An entry is skipped after a restart.
     AppliedSkipped,
+    /// The raft crate joins append messages, which it does wrongly (ADR 0006).
+    AppendsBatched,
     /// Only the last of the jobs drained together is written.
     LogJobsDropped,
     /// A failed write or sync of the log is passed over.
@@ -78,7 +80,7 @@ pub enum Mutation {
 
 impl Mutation {
     #[cfg(feature = "simulation")]
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 35] = [
         Self::VoteBeforeSync,
         Self::AppendAckBeforeSync,
         Self::LeaderCountsItselfEarly,
@@ -95,6 +97,7 @@ impl Mutation {
         Self::SkippedMeansRefused,
         Self::AppliedTwice,
         Self::AppliedSkipped,
+        Self::AppendsBatched,
         Self::LogJobsDropped,
         Self::LogErrorIgnored,
         Self::LogNotSynced,

@@ -413,7 +413,7 @@ impl PeerHost for Node {
             }
         }
         let member = self.active()?;
-        if self.0.store.membership().members.is_empty() {
+        if membership::member(&self.0.store.membership(), handshake.from_id).is_none() {
             member.links.introduce(handshake);
         }
         Ok(member.raft.clone())
@@ -428,8 +428,7 @@ impl PeerHost for Node {
     }
 
     fn is_member(&self, id: u64) -> bool {
-        let membership = self.0.store.membership();
-        membership.members.is_empty() || membership::member(&membership, id).is_some()
+        !membership::was_removed(&self.0.store.membership(), id)
     }
 
     fn snapshots(&self) -> &Arc<Snapshots> {

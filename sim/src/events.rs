@@ -14,6 +14,7 @@ pub type Slot = usize;
 /// Names one run of a process; what was planned for an earlier one is void.
 pub type Run = u64;
 
+#[derive(Debug)]
 pub enum Event {
     Tick(Slot, Run),
     /// The Raft thread looks at what came.

@@ -18,6 +18,7 @@ mod world;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::panic::catch_unwind;
 
 pub use helios_node::simulation::Mutation;
 pub use plan::Fault;
@@ -55,7 +56,11 @@ pub struct Report {
 /// Lives through one seed. With a mutation the members make that mistake.
 pub fn run(seed: u64, mutation: Option<Mutation>) -> Report {
     Mutation::set(mutation);
-    let report = World::new(seed).live();
+    let lived = catch_unwind(|| World::new(seed).live());
     Mutation::set(None);
-    report
+    lived.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or_default();
+        Report { seed, violation: Some(Violation(format!("panic: {text}"))), ..Report::default() }
+    })
 }

@@ -31,6 +31,7 @@ impl World {
         let at = self.now + self.random.random_range(5 * MILLIS..40 * MILLIS);
         self.events.plan(at, Event::Keeper);
         self.blank_the_broken();
+        self.retire_the_removed();
         let Some((leader, status)) = self.leader() else { return };
         let known = status.membership;
         self.register(leader, &known);
@@ -49,6 +50,18 @@ impl World {
                     self.oracle.lost(member);
                 }
                 machine.wipe();
+            }
+        }
+    }
+
+    /// A member that applied its own removal falls silent, as `chores::notice_removal` does.
+    fn retire_the_removed(&mut self) {
+        for slot in 0..self.plan.machines {
+            let machine = &self.machines[slot];
+            let (Some(process), Some(id)) = (&machine.process, machine.marker.member) else { continue };
+            if membership::was_removed(&process.store.membership(), id) {
+                self.machines[slot].marker.removed = true;
+                self.stop_process(slot);
             }
         }
     }

@@ -37,6 +37,9 @@ impl World {
         let fault = self.plan.faults[self.random.random_range(0..self.plan.faults.len())];
         let slot = self.random.random_range(0..self.plan.machines);
         if self.strike(fault, slot)? {
+            if self.is_traced {
+                println!("{:>9} {fault:?} at {}", self.now, self.machines[slot].name);
+            }
             *self.report.faults.entry(fault).or_default() += 1;
             self.oracle.note((self.now, slot, fault));
         }
@@ -143,7 +146,11 @@ impl World {
         self.lose_disk(slot);
         let places = ["/wal", "/state", "/snapshots"];
         let place = places[self.random.random_range(0..places.len())];
-        self.machines[slot].disk.flip_synced_bit(|path| path.starts_with(place));
+        let disk = &self.machines[slot].disk;
+        match place {
+            "/wal" => drop(disk.flip_settled_bit(|path| path.starts_with(place))),
+            _ => drop(disk.flip_synced_bit(|path| path.starts_with(place))),
+        }
     }
 
     /// Keeps a copy of a disk, or plays one back. Peers can tell a copy by its boot epoch once the

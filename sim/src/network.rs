@@ -4,6 +4,7 @@ use std::io;
 use std::path::Path;
 
 use helios_node::disk::{Disk, SimDisk};
+use helios_node::error::Error;
 use helios_node::simulation::{Input, handshake, membership};
 use helios_node::state::SnapshotMeta;
 use helios_proto::v1::{ErrorCode, Handshake, Membership};
@@ -28,6 +29,7 @@ pub struct Sender {
 }
 
 /// A snapshot under way.
+#[derive(Debug)]
 pub struct Parcel {
     pub to: Slot,
     pub from: Sender,
@@ -179,21 +181,28 @@ impl World {
                 Ok(self.machines[to].process.is_some())
             }
             Err(error) => {
-                // The one who knocked learns it and falls silent, as `Node::retire` does.
-                if error.code == ErrorCode::MemberRemoved && !self.cuts.contains(&(to, from.slot)) {
-                    self.retire(from);
+                // The one who knocked learns it; a removed one falls silent, as `Node::retire` does.
+                if !self.cuts.contains(&(to, from.slot)) {
+                    self.refused(from, &error);
                 }
                 Ok(false)
             }
         }
     }
 
-    fn retire(&mut self, from: &Sender) {
+    fn refused(&mut self, from: &Sender, error: &Error) {
+        let is_impaired = self.nemesis.is_impaired(from.slot);
         let machine = &mut self.machines[from.slot];
-        if machine.marker.disk_id == from.disk_id {
-            machine.marker.removed = true;
-            self.stop_process(from.slot);
+        if machine.marker.disk_id != from.disk_id || machine.marker.boot_epoch != from.boot_epoch {
+            return;
         }
+        match error.code {
+            ErrorCode::MemberRemoved => machine.marker.removed = true,
+            // An older copy of its disk: an operator would see it refused, and replace it.
+            ErrorCode::WrongMember if is_impaired => machine.broken = Some(error.to_string()),
+            _ => return,
+        }
+        self.stop_process(from.slot);
     }
 }
 

@@ -38,6 +38,8 @@ pub struct Oracle {
     /// Checksum of the state at an index: the same on every member.
     snapshots: BTreeMap<u64, u32>,
     durable: BTreeMap<u64, Durable>,
+    /// What disks held that forgot it since: word of it may still be on its way.
+    forgotten: BTreeMap<u64, Durable>,
     fingerprint: DefaultHasher,
 }
 
@@ -104,12 +106,11 @@ impl Oracle {
     }
 
     fn holds(&self, member: u64, index: u64, term: u64) -> bool {
-        let Some(durable) = self.durable.get(&member) else { return false };
-        match index.checked_sub(durable.base + 1) {
+        let disks = [self.durable.get(&member), self.forgotten.get(&member)];
+        disks.into_iter().flatten().any(|durable| {
             // Below its base it holds a snapshot.
-            None => true,
-            Some(offset) => durable.entries.get(offset as usize).is_some_and(|fact| fact.term == term),
-        }
+            index <= durable.base || durable.get(index).is_some_and(|fact| fact.term == term)
+        })
     }
 
     /// Every member applies the same entry at an index.
@@ -170,7 +171,9 @@ impl Oracle {
 
     /// The disk of `member` came back older than it was, or not at all.
     pub fn lost(&mut self, member: u64) {
-        self.durable.remove(&member);
+        if let Some(durable) = self.durable.remove(&member) {
+            self.forgotten.insert(member, durable);
+        }
     }
 }
 

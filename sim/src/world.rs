@@ -33,6 +33,8 @@ pub struct World {
     pub oracle: Oracle,
     pub report: Report,
     next_run: Run,
+    /// Every step is told on standard output.
+    pub is_traced: bool,
     /// What each machine's log writer was at when the power failed.
     torn: Vec<Vec<Batch>>,
 }
@@ -56,6 +58,7 @@ impl World {
             oracle: Oracle::default(),
             report: Report { seed, ..Report::default() },
             next_run: 1,
+            is_traced: std::env::var_os("HELIOS_SIM_TRACE").is_some(),
         }
     }
 
@@ -96,6 +99,9 @@ impl World {
     }
 
     fn take(&mut self, event: Event) -> Result<(), Violation> {
+        if self.is_traced {
+            println!("{:>9} {event:?}", self.now);
+        }
         match event {
             Event::Tick(slot, run) => self.tick(slot, run),
             Event::Turn(slot, run) => return self.on_turn(slot, run),
@@ -265,7 +271,18 @@ impl World {
             }
             Effect::Membership(_) => {}
             Effect::Changed(waiter, membership) => drop(waiter.send(Ok(membership))),
+            Effect::Lost(reason) => return self.disk_forgot(slot, reason),
         }
+        Ok(())
+    }
+
+    /// A member found that its disk forgot: only one that was made to may.
+    fn disk_forgot(&mut self, slot: Slot, reason: String) -> Result<(), Violation> {
+        if !self.nemesis.is_impaired(slot) {
+            return Err(Violation(format!("{}: {reason}", self.machines[slot].name)));
+        }
+        self.kill(slot);
+        self.machines[slot].broken = Some(reason);
         Ok(())
     }
 

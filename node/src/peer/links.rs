@@ -16,6 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::{MAX_MESSAGE_BYTES, snapshot};
 use crate::error::Error;
+use crate::raft::membership::was_removed;
 use crate::raft::{Outbound, RaftHandle, Snapshots};
 
 /// Messages waiting for one peer.
@@ -122,7 +123,7 @@ impl Links {
     }
 
     /// Links to the sender of a handshake before the membership lists it, so that a member that
-    /// has just joined can answer its leader.
+    /// has just joined, or lags, can answer its leader.
     pub fn introduce(&self, handshake: &Handshake) {
         let target = Target::from(handshake);
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
@@ -154,7 +155,7 @@ impl Outbound for Links {
 
     fn set_membership(&self, membership: Arc<Membership>) {
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-        links.retain(|id, _| membership.members.iter().any(|member| member.id == *id));
+        links.retain(|id, _| !was_removed(&membership, *id));
         for member in membership.members.iter().filter(|member| member.id != self.options.member_id) {
             let target = Target::from(member);
             match links.get(&member.id) {

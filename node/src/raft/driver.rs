@@ -106,6 +106,7 @@ impl Driver {
             Effect::BuildSnapshot => self.workers.checkpoint.send(()).map_err(|_| gone("checkpoint"))?,
             Effect::Membership(membership) => self.outbound.set_membership(membership),
             Effect::Changed(waiter, membership) => drop(waiter.send(Ok(membership))),
+            Effect::Lost(reason) => return Err(reason),
         }
         Ok(())
     }

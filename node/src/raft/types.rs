@@ -131,6 +131,8 @@ pub enum Effect {
     BuildSnapshot,
     Membership(Arc<Membership>),
     Changed(ChangeWaiter, Arc<Membership>),
+    /// The disk of this member forgot what it had promised to keep: it must end, for this reason.
+    Lost(String),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::common::{Cluster, Load, error_code, eventually};
+use crate::common::{Cluster, Load, error_code, eventually, is_outcome_unknown};
 
 #[tokio::test]
 async fn a_leader_told_to_stop_hands_over_and_no_write_fails_for_a_second() {
@@ -156,10 +156,4 @@ async fn count_until(until: Instant, port: u16) -> Counted {
         }
     }
     counted
-}
-
-/// Every error but one in the server's words may mean that the increment was applied.
-fn is_outcome_unknown(error: &redis::RedisError) -> bool {
-    let refused = ["TRYAGAIN", "CLUSTERDOWN", "LOADING", "BUSY"];
-    !error.code().is_some_and(|code| refused.contains(&code))
 }

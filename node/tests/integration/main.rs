@@ -6,17 +6,22 @@
 
 mod acks;
 mod bad_input;
+mod clocks;
 mod common;
 mod crashes;
 mod damage;
 mod data;
 mod dev;
 mod earlier_documents;
+mod faults;
 mod formation;
+mod laggards;
 mod leadership;
+mod lots;
 mod membership;
 mod quorum;
 mod reads;
+mod restarts;
 mod retries;
 mod snapshots;
 mod strangers;

@@ -93,22 +93,14 @@ impl Effect {
         matches!(self, Self::Write(_) | Self::Remove(None))
     }
 
-    /// The only state in which it can be answered so, if there is only one.
+    /// The only state in which it can be answered so, if there is only one; that nothing counts as 0
+    /// for a sum, `Sums::reached` knows, too.
     pub fn needs(self) -> Option<State> {
-        match self.may_need() {
-            [state, None] => state,
-            _ => None,
-        }
-    }
-
-    /// The states in which it can be answered so, if they are that few.
-    fn may_need(self) -> [Option<State>; 2] {
         match self {
-            Self::Read(state) => [Some(state), None],
-            Self::Create(_, Some(true)) | Self::Remove(Some(false)) => [Some(State::Absent), None],
-            Self::Add(by, Some(sum)) if by == sum => [Some(State::Absent), Some(State::Number(0))],
-            Self::Add(by, Some(sum)) => [sum.checked_sub(by).map(State::Number), None],
-            _ => [None, None],
+            Self::Read(state) => Some(state),
+            Self::Create(_, Some(true)) | Self::Remove(Some(false)) => Some(State::Absent),
+            Self::Add(by, Some(sum)) => sum.checked_sub(by).map(State::Number),
+            _ => None,
         }
     }
 
@@ -193,14 +185,14 @@ impl KeyHistory {
     /// Brings the operations in order, makes those equal that no answer tells apart, and leaves out
     /// writes of unknown outcome that explain nothing.
     ///
-    /// A value that no answer needs is as good as any other such value, so one stands for all of them. If no answer tells whether the key was there either, an order with
-    /// a maybe that writes such a value explains the same answers without it.
+    /// A value that no answer needs is as good as any other such value, so one stands for all of them.
+    /// If no answer tells whether the key was there either, an order with a maybe that writes such a
+    /// value explains the same answers without it.
     pub fn prepare(&mut self) {
         self.definite.sort_by_key(|step| step.invoked);
         self.maybe.sort_by_key(|step| step.invoked);
         self.sums = Sums::of(&self.maybe);
-        let needed: HashSet<State> =
-            self.definite.iter().flat_map(|step| step.effect.may_need()).flatten().collect();
+        let needed: HashSet<State> = self.definite.iter().filter_map(|step| step.effect.needs()).collect();
         let is_presence_seen = self.definite.iter().any(|step| step.effect.observes_presence());
         for step in self.definite.iter_mut().chain(&mut self.maybe) {
             if let Effect::Write(value) | Effect::Create(value, _) = &mut step.effect

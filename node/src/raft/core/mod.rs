@@ -6,6 +6,8 @@ mod acks;
 mod changes;
 mod election;
 mod lease;
+#[cfg(test)]
+mod lease_tests;
 mod ready;
 mod snapshotting;
 #[cfg(test)]
@@ -16,7 +18,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use helios_proto::v1::{ErrorCode, Membership, Progress};
-use raft::eraftpb::{Entry, HardState, Message, MessageType, Snapshot, SnapshotMetadata};
+use raft::eraftpb::{
+    ConfChange, ConfChangeType, Entry, HardState, Message, MessageType, Snapshot, SnapshotMetadata,
+};
 use raft::{ProgressState, RawNode, SnapshotStatus, StateRole};
 
 use super::log::Log;
@@ -79,6 +83,8 @@ pub struct Core {
     lazy_hard_state: Option<HardState>,
     applying_bytes: u64,
     last_heard: HashMap<u64, Instant>,
+    /// The log was reset by an installed snapshot, and the state is still to follow.
+    restoring: bool,
     building_snapshot: bool,
     snapshot_bytes: u64,
     snapshot_at: Instant,
@@ -113,7 +119,9 @@ impl Core {
             max_inflight_msgs: 256,
             check_quorum: true,
             pre_vote: true,
-            batch_append: true,
+            // Off: the crate joins entries to an empty append of another position, whose answer then
+            // speaks for entries that nobody has (ADR 0006).
+            batch_append: Mutation::AppendsBatched.is_on(),
             max_uncommitted_size: 64 << 20,
             max_committed_size_per_ready: 4 << 20,
             ..raft::Config::default()
@@ -139,6 +147,7 @@ impl Core {
             lazy_hard_state: None,
             applying_bytes: 0,
             last_heard: HashMap::new(),
+            restoring: false,
             building_snapshot: false,
             snapshot_bytes: 0,
             snapshot_at: now,
@@ -160,6 +169,10 @@ impl Core {
     }
 
     pub fn tick(&mut self) {
+        if self.restoring {
+            // The raft crate cannot campaign between the reset of its log and of its state.
+            self.node.raft.election_elapsed = 0;
+        }
         self.election_timeout.pin(&mut self.node.raft);
         self.node.tick();
         self.reads.retain(|waiter| !waiter.is_closed());
@@ -212,11 +225,44 @@ impl Core {
             if self.breaks_boot_quiet(&message, now) {
                 continue;
             }
+            if self.restoring && message.get_msg_type() == MessageType::MsgTimeoutNow {
+                continue;
+            }
+            if self.contradicts_committed(&message) {
+                tracing::error!(
+                    from = message.from,
+                    "a snapshot contradicts what is committed here; not taken"
+                );
+                continue;
+            }
             self.last_heard.insert(message.from, now);
+            if self.has_lost_entries(&message) {
+                return;
+            }
             if let Err(error) = self.node.step(message) {
                 tracing::debug!(%error, "message not taken");
             }
         }
+    }
+
+    /// A leader tells a follower no commit index above what that one acknowledged to it, so a higher
+    /// one means that this disk forgot. The raft crate would panic; whoever runs the node is told why.
+    fn has_lost_entries(&mut self, message: &Message) -> bool {
+        let raft = &self.node.raft;
+        let last = raft.raft_log.last_index();
+        let is_lost = message.get_msg_type() == MessageType::MsgHeartbeat
+            && message.term >= raft.term
+            && message.commit > last;
+        if is_lost {
+            let from = membership::name_of(&self.membership, message.from).unwrap_or_default();
+            self.effects.push(Effect::Lost(format!(
+                "leader {from} has this member's word for log entry {}, and the log here ends at {last}: the disk \
+                 lost what it had synced, or is an older copy; remove the member and let it join anew with an \
+                 empty data directory",
+                message.commit
+            )));
+        }
+        is_lost
     }
 
     pub fn on_done(&mut self, done: Done, now: Instant) {
@@ -229,6 +275,7 @@ impl Core {
                     self.lease.revoke(now);
                 }
                 for conf_change in &applied.conf_changes {
+                    self.step_down_if_removed(conf_change);
                     if let Err(error) = self.node.apply_conf_change(conf_change) {
                         tracing::error!(%error, "configuration change not taken by the raft core");
                     }
@@ -242,12 +289,23 @@ impl Core {
                 }
             }
             Done::Restored { index, membership } => {
+                self.restoring = false;
                 self.applied_index = index;
                 self.node.advance_apply_to(index);
                 self.set_membership(membership);
             }
             Done::SnapshotBuilt(meta) => self.snapshot_built(&meta, now),
             Done::SnapshotFailed => self.building_snapshot = false,
+        }
+    }
+
+    /// The raft crate panics when a leader that is no member any more counts itself (0.7, `maybe_commit`).
+    fn step_down_if_removed(&mut self, change: &ConfChange) {
+        let raft = &mut self.node.raft;
+        let removes_self =
+            change.get_change_type() == ConfChangeType::RemoveNode && change.node_id == self.settings.id;
+        if removes_self && raft.state == StateRole::Leader {
+            raft.become_follower(raft.term, raft::INVALID_ID);
         }
     }
 

@@ -107,6 +107,7 @@ impl Core {
         }
         let metadata = snapshot.get_metadata();
         let base = Base { index: metadata.index, term: metadata.term };
+        self.restoring = true;
         self.proposals.skipped(base.index);
         self.node.mut_store().reset(base, metadata.get_conf_state().clone());
         self.node.mut_store().set_snapshot(snapshot.clone());

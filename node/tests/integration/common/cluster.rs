@@ -6,7 +6,8 @@ use std::path::Path;
 use helios_proto::v1::{Entry, Role, StatusResponse};
 use tempfile::TempDir;
 
-use super::{Node, NodePorts, Ports, eventually};
+use super::network::Station;
+use super::{Network, Node, NodePorts, Ports, eventually};
 
 /// Small segments, so that a test touches many and a disk holds them.
 const SMALL: &str = "segment_bytes: 4194304";
@@ -35,6 +36,37 @@ impl Cluster {
         let bootstrap = format!("initial_members: [{}]", members.join(", "));
         (0..count).for_each(|_| cluster.push(&bootstrap));
         cluster
+    }
+
+    /// A started and ready cluster of three, and the wires between them. They are quick to say that
+    /// they cannot answer.
+    pub async fn wired_three() -> (Self, Network) {
+        Self::wired_three_with("").await
+    }
+
+    pub async fn wired_three_with(raft: &str) -> (Self, Network) {
+        let mut cluster = Self::empty(raft);
+        let proxy = |index: usize| cluster.ports.node(3 + index).peer;
+        let address = |index| format!("127.0.0.1:{}", proxy(index));
+        let members: Vec<_> = (0..3)
+            .map(|index| format!("{{name: node-{}, address: '{}'}}", index + 1, address(index)))
+            .collect();
+        let bootstraps = [0, 1, 2].map(|index| {
+            format!("advertise_addr: '{}', initial_members: [{}]", address(index), members.join(", "))
+        });
+        for bootstrap in &bootstraps {
+            cluster.push(bootstrap);
+        }
+        let mut stations = Vec::new();
+        for (index, node) in cluster.nodes.iter_mut().enumerate() {
+            node.config_mut().push_str("client: {request_timeout: 1s}\n");
+            let proxy = cluster.ports.node(3 + index).peer;
+            stations.push(Station { peer: node.ports.peer, proxy, pid: node.pid() });
+        }
+        let network = Network::of(stations).await;
+        cluster.start_all();
+        cluster.wait_ready().await;
+        (cluster, network)
     }
 
     /// `count` nodes that wait to be told, not started yet.

@@ -1,9 +1,13 @@
 //! The harness: ports that no other test has, processes that end with the test, clients with
-//! deadlines, and a writer that remembers what was acknowledged.
+//! deadlines, a writer that remembers what was acknowledged, clients that record a history, and wires
+//! that can be cut.
 
 mod client;
+mod clients;
+mod clock;
 mod cluster;
 mod load;
+mod network;
 mod node;
 mod operator;
 mod ports;
@@ -12,9 +16,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-pub use client::{connect, error_code, http, info_field};
+pub use client::{connect, error_code, http, info_field, is_outcome_unknown};
+pub use clients::Clients;
+pub use clock::WallClock;
 pub use cluster::{Cluster, temporary_directory};
 pub use load::Load;
+pub use network::Network;
 pub use node::{Node, free_standing};
 pub use operator::Operator;
 pub use ports::{NodePorts, Ports, is_free};

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use helios_proto::v1::cluster_client::ClusterClient;
@@ -27,6 +29,8 @@ pub struct Node {
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     child: Option<Child>,
+    /// Of the process started last.
+    pid: Arc<AtomicU32>,
     /// For looks at a node that may be gone or stopped. Kept, since each look would leave a used-up
     /// port behind otherwise.
     quick: Channel,
@@ -68,6 +72,7 @@ impl Node {
                 .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
                 .collect(),
             child: None,
+            pid: Arc::default(),
             quick: endpoint(ports.peer).timeout(QUICK_TIMEOUT).connect_lazy(),
         }
     }
@@ -85,7 +90,14 @@ impl Node {
         assert!(self.child.is_none(), "{} runs already", self.name);
         let mut command = self.command();
         let log = std::fs::File::options().create(true).append(true).open(self.log_path()).unwrap();
-        self.child = Some(command.stderr(log).spawn().unwrap());
+        let child = command.stderr(log).spawn().unwrap();
+        self.pid.store(child.id(), Ordering::Relaxed);
+        self.child = Some(child);
+    }
+
+    /// For those who have to know it after the next start, too.
+    pub fn pid(&self) -> Arc<AtomicU32> {
+        Arc::clone(&self.pid)
     }
 
     /// The command line that starts this node, its output not yet directed anywhere.
@@ -101,6 +113,11 @@ impl Node {
     /// The text of the configuration file, to change before the next start.
     pub fn config_mut(&mut self) -> &mut String {
         self.config.as_mut().expect("it has a configuration file")
+    }
+
+    /// A variable of the process from the next start on.
+    pub fn set_environment(&mut self, name: &str, value: &Path) {
+        self.environment.push((name.to_owned(), value.display().to_string()));
     }
 
     pub fn is_running(&self) -> bool {

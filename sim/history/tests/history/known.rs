@@ -193,6 +193,15 @@ fn unknown_operations_may_depend_on_each_other() {
 }
 
 #[test]
+fn a_number_may_come_back_by_an_unknown_increment_and_a_sum_may_begin_with_nothing() {
+    let back = |seen| [set(5, 0..10), set(4, 20..30), unknown(Op::Incr(1), 40), get(seen, 50..60)];
+    legal(back(5));
+    illegal(back(6));
+    legal([set(0, 0..10), set(5, 20..30), delete(true, 40..50), incr(1, 1, 60..70)]);
+    illegal([set(0, 0..10), set(5, 20..30), incr(1, 1, 60..70), delete(true, 80..90)]);
+}
+
+#[test]
 fn a_number_is_its_text() {
     legal([answered(Op::Set("41".into()), Answer::Done, 0..10), incr(1, 42, 20..30)]);
     illegal([answered(Op::Set("041".into()), Answer::Done, 0..10), incr(1, 42, 20..30)]);

@@ -11,7 +11,7 @@ const SMALL: Shape = Shape { operations: 7, keys: 1, overlap: 3, unknown_percent
 const LARGE: Shape = Shape { operations: 200, keys: 3, overlap: 6, unknown_percent: 10, values: 5 };
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn an_execution_in_sequence_spread_over_time_is_legal(seed: u64) {

@@ -1,0 +1,94 @@
+//! Members that cannot keep up cost the others nothing, and come back.
+
+use std::fs;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use rustix::process::Signal;
+
+use crate::common::{Cluster, Load, Node, eventually};
+
+const MIB: u64 = 1 << 20;
+const VALUE_BYTES: usize = 16 << 10;
+const PIPELINE: usize = 64;
+
+/// Writes `bytes` under `keys` keys, again and again.
+async fn write(client: &mut MultiplexedConnection, keys: usize, bytes: u64) {
+    let value = vec![b'x'; VALUE_BYTES];
+    let count = bytes as usize / VALUE_BYTES;
+    for first in (0..count).step_by(PIPELINE) {
+        let mut pipeline = redis::pipe();
+        for number in first..first + PIPELINE {
+            pipeline.cmd("SET").arg(format!("key {}", number % keys)).arg(&value).ignore();
+        }
+        let () = pipeline.query_async(client).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_follower_that_hangs_does_not_grow_the_memory_of_its_leader() {
+    const WRITTEN: u64 = 192 * MIB;
+    // The log's 64 MiB, what it keeps for followers, what is not checkpointed yet, and room.
+    const ALLOWED: u64 = 128 * MIB;
+    let cluster = Cluster::of_three().await;
+    let leader = cluster.leader().await;
+    let hangs = (leader + 1) % 3;
+    let mut client = cluster[leader].redis().await;
+    write(&mut client, 500, 8 * MIB).await;
+    let before = resident_bytes(&cluster[leader]);
+
+    cluster[hangs].signal(Signal::STOP);
+    write(&mut client, 500, WRITTEN).await;
+    let grown = resident_bytes(&cluster[leader]).saturating_sub(before);
+    println!("{} MiB written, {} MiB grown", WRITTEN / MIB, grown / MIB);
+    assert!(grown < ALLOWED, "grown by {} MiB", grown / MIB);
+
+    cluster[hangs].signal(Signal::CONT);
+    cluster[hangs].wait_ready().await;
+    cluster.agreed_data().await;
+}
+
+#[tokio::test]
+async fn a_snapshot_cut_off_in_the_middle_is_sent_again_and_not_for_ever() {
+    let (mut cluster, network) =
+        Cluster::wired_three_with("snapshot_entries: 200, trailing_entries: 50").await;
+    let leader = cluster.leader().await;
+    let away = (leader + 1) % 3;
+    cluster[away].kill();
+    let mut client = cluster[leader].redis().await;
+    write(&mut client, 1_000, 32 * MIB).await;
+    // New snapshots and a purged log all the while.
+    let load = Load::start(&[cluster[leader].ports.client]);
+    network.delay(leader, away, Duration::from_millis(100));
+    cluster[away].start();
+    eventually("a part of a snapshot has arrived", async || {
+        (incoming_bytes(&cluster[away]) > MIB).then_some(())
+    })
+    .await;
+    network.reset(leader, away);
+    eventually("the leader has noticed", async || {
+        cluster[leader].log().contains("snapshot not sent").then_some(())
+    })
+    .await;
+    network.heal();
+    cluster[away].wait_ready().await;
+    load.finish().await.assert_kept(&cluster.agreed_data().await);
+    assert!(cluster[away].log().contains("snapshot installed"));
+    let sent = cluster[leader].log().matches("snapshot sent").count();
+    assert!((1..=3).contains(&sent), "{sent} snapshots were sent");
+    assert_eq!(incoming_bytes(&cluster[away]), 0, "the part was left behind");
+}
+
+fn resident_bytes(node: &Node) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", node.pid().load(Ordering::Relaxed))).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+}
+
+fn incoming_bytes(node: &Node) -> u64 {
+    let Ok(entries) = fs::read_dir(node.data_dir().join("snapshots")) else { return 0 };
+    let is_part = |entry: &fs::DirEntry| entry.path().extension().is_some_and(|extension| extension == "tmp");
+    let parts = entries.flatten().filter(is_part);
+    parts.filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum()
+}
