@@ -28,6 +28,7 @@ pub mod simulation;
 pub mod state;
 mod status;
 pub mod verify;
+mod token;
 pub mod wal;
 
 /// Milliseconds since the Unix epoch. Decides nothing by itself: the log's clock does

@@ -23,6 +23,7 @@ pub struct Metrics {
     pub snapshot_save_duration_seconds: Histogram,
     pub snapshot_install_duration_seconds: Histogram,
     pub forwarded: Counter,
+    pub ack_shortfalls: Counter,
     raft_has_leader: Gauge,
     raft_is_leader: Gauge,
     raft_term: Gauge,
@@ -32,6 +33,7 @@ pub struct Metrics {
     raft_applied_index: Gauge,
     raft_proposals_pending: Gauge,
     raft_read_rounds: Gauge,
+    raft_lease_reads: Gauge,
     raft_log_bytes: Gauge,
     raft_snapshot_index: Gauge,
     peer_match_lag_entries: Family<PeerLabel, Gauge>,
@@ -59,6 +61,7 @@ impl Metrics {
             snapshot_save_duration_seconds: durations(),
             snapshot_install_duration_seconds: durations(),
             forwarded: Counter::default(),
+            ack_shortfalls: Counter::default(),
             raft_has_leader: Gauge::default(),
             raft_is_leader: Gauge::default(),
             raft_term: Gauge::default(),
@@ -68,6 +71,7 @@ impl Metrics {
             raft_applied_index: Gauge::default(),
             raft_proposals_pending: Gauge::default(),
             raft_read_rounds: Gauge::default(),
+            raft_lease_reads: Gauge::default(),
             raft_log_bytes: Gauge::default(),
             raft_snapshot_index: Gauge::default(),
             peer_match_lag_entries: Family::default(),
@@ -105,6 +109,11 @@ impl Metrics {
         }
         let counters = [
             ("forwarded", "Writes sent on to the leader", &self.forwarded),
+            (
+                "ack_shortfalls",
+                "Writes committed but not on as many disks as asked for in time",
+                &self.ack_shortfalls,
+            ),
             ("log_writes_held", "Times the log had to wait for room on a full disk", &self.log_writes_held),
             (
                 "checkpoints_skipped",
@@ -130,6 +139,7 @@ impl Metrics {
                 &self.raft_proposals_pending,
             ),
             ("raft_read_rounds_total", "ReadIndex rounds started since start", &self.raft_read_rounds),
+            ("raft_lease_reads_total", "Reads answered by the lease since start", &self.raft_lease_reads),
             ("wal_size_bytes", "Log entries kept, in memory and on disk", &self.raft_log_bytes),
             ("raft_snapshot_index", "Index of the newest snapshot", &self.raft_snapshot_index),
             (
@@ -178,6 +188,7 @@ impl Metrics {
         gauge(&self.raft_applied_index, applied);
         gauge(&self.raft_proposals_pending, status.pending_proposals);
         gauge(&self.raft_read_rounds, status.read_rounds);
+        gauge(&self.raft_lease_reads, status.lease_reads);
         gauge(&self.raft_log_bytes, status.log_bytes);
         gauge(&self.raft_snapshot_index, status.snapshot_index);
         gauge(&self.members, status.membership.members.len() as u64);

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use helios_proto::v1::{Command, ErrorCode, Handshake, Member, Membership, PeerReceipt, Reply};
+use helios_proto::v1::{
+    AwaitReplicasRequest, ErrorCode, ForwardRequest, Handshake, Member, Membership, PeerReceipt, Reply,
+};
 
 use crate::channels::Channels;
 use crate::config::{Bootstrap, Settings};
@@ -17,6 +19,7 @@ use crate::peer::{LinkOptions, Links, Local, PeerHost, Standing, Verdict};
 use crate::raft::{
     self, Fatal, Outbound, Parts, RaftHandle, Recovery, RecoveryError, Runtime, Snapshots, membership,
 };
+use crate::requests::{FreshAt, RequestIds};
 use crate::state::{StateError, Store, StoreOptions};
 use crate::wal::{Recovered, Wal, WalError, WalOptions};
 
@@ -92,6 +95,8 @@ pub(crate) struct ActiveMember {
     pub(crate) id: u64,
     pub(crate) cluster_id: String,
     pub(crate) raft: RaftHandle,
+    pub(crate) request_ids: RequestIds,
+    pub(crate) fresh_at: FreshAt,
     links: Arc<Links>,
 }
 
@@ -243,6 +248,7 @@ impl Node {
                 snapshot_entries: settings.snapshot_entries,
                 snapshot_interval: settings.snapshot_interval,
                 trailing_entries: settings.trailing_entries,
+                lease: settings.lease,
             },
             wal,
             store: self.0.store.clone(),
@@ -263,6 +269,8 @@ impl Node {
             id: belonging.member_id,
             cluster_id: belonging.cluster_id.clone(),
             raft: threads.handle().clone(),
+            request_ids: RequestIds::new(belonging.member_id, rand::random()),
+            fresh_at: FreshAt::default(),
             links,
         };
         drop(self.0.member.set(member));
@@ -325,6 +333,16 @@ impl Node {
             return Err(Error::new(ErrorCode::MemberRemoved, "this node was removed from its cluster"));
         }
         self.member().ok_or_else(|| Error::new(ErrorCode::NotStarted, "this node belongs to no cluster yet"))
+    }
+
+    /// The member, if it belongs to the cluster that a peer believes it to be in.
+    pub(crate) fn active_in(&self, cluster_id: &str) -> Result<&ActiveMember, Error> {
+        let member = self.active()?;
+        if member.cluster_id == cluster_id {
+            return Ok(member);
+        }
+        let message = format!("this is cluster {}, not {cluster_id}", member.cluster_id);
+        Err(Error::new(ErrorCode::WrongCluster, message))
     }
 
     pub(crate) fn is_removed(&self) -> bool {
@@ -420,13 +438,12 @@ impl PeerHost for Node {
         &self.0.snapshots
     }
 
-    async fn write_forwarded(
-        &self,
-        cluster_id: String,
-        commands: Vec<Command>,
-        timeout: Duration,
-    ) -> Result<Vec<Result<Reply, Error>>, Error> {
-        self.take_forwarded(&cluster_id, commands, timeout).await
+    async fn write_forwarded(&self, request: ForwardRequest) -> Result<Vec<Result<Reply, Error>>, Error> {
+        self.take_forwarded(request).await
+    }
+
+    async fn await_replicas(&self, request: AwaitReplicasRequest) -> Result<u64, Error> {
+        self.take_await_replicas(request).await
     }
 }
 

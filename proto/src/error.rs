@@ -23,6 +23,9 @@ impl ErrorCode {
                 | MembershipChangeInProgress
                 | LearnerLagging
                 | TransferFailed
+                | InsufficientReplicas
+                | TooStale
+                | NotCaughtUp
                 | DiskFull
                 | Overloaded
         )
@@ -37,15 +40,14 @@ impl ErrorCode {
     fn grpc_code(self) -> Code {
         use ErrorCode::*;
         match self {
-            PeerUnreachable | NotLeader | NoLeader | NotStarted | NoQuorum | ElectionTimeout => {
-                Code::Unavailable
-            }
-            DeadlineExceeded | OutcomeUnknown => Code::DeadlineExceeded,
+            PeerUnreachable | NotLeader | NoLeader | NotStarted | NoQuorum | ElectionTimeout
+            | InsufficientReplicas | TooStale | NotCaughtUp => Code::Unavailable,
+            DeadlineExceeded | OutcomeUnknown | ReplicationShortfall => Code::DeadlineExceeded,
             WrongCluster | WrongMember | MemberRemoved | LearnerLagging | AlreadyStarted
             | InsufficientPeers => Code::FailedPrecondition,
             MembershipChanged | MembershipChangeInProgress | TransferFailed | StaleTerm => Code::Aborted,
             NodeNotFound => Code::NotFound,
-            PeerExists => Code::AlreadyExists,
+            PeerExists | AlreadyApplied => Code::AlreadyExists,
             Overloaded | DiskFull => Code::ResourceExhausted,
             InvalidArgument | WrongType | NotAnInteger | TooLarge => Code::InvalidArgument,
             Unauthenticated => Code::Unauthenticated,

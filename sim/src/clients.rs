@@ -111,7 +111,9 @@ impl World {
         let id = self.clients.history.invoke(client as u64, key, op.clone(), self.now);
         let (input, question) = if op == Op::Get {
             let (waiter, answer) = oneshot::channel();
-            (Input::Read(waiter), Question::ReadIndex { key: key.to_owned(), answer })
+            let by_lease = self.plan.lease.is_some() && self.random.random_ratio(1, 2);
+            let input = if by_lease { Input::LeaseRead(waiter) } else { Input::Read(waiter) };
+            (input, Question::ReadIndex { key: key.to_owned(), answer })
         } else {
             let (waiter, answer) = oneshot::channel();
             let data = self.command(slot, key, &op).encode_to_vec();

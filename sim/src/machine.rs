@@ -164,6 +164,7 @@ impl Machine {
             snapshot_entries: plan.snapshot_entries,
             snapshot_interval: std::time::Duration::from_secs(3_600),
             trailing_entries: plan.trailing_entries,
+            lease: plan.lease,
         };
         let found = recovered.clone();
         let recovery = raft::recover(&mut wal, recovered, &store, &snapshots)?;

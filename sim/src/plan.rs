@@ -5,6 +5,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
+use helios_node::simulation::longest_lease;
 use rand::Rng;
 use rand::rngs::SmallRng;
 
@@ -84,6 +85,8 @@ pub struct Plan {
     pub segment_bytes: u64,
     pub snapshot_entries: u64,
     pub trailing_entries: u64,
+    /// Lease reads, where they are on.
+    pub lease: Option<Duration>,
     /// In 100 operations: reads.
     pub reads: u32,
     /// Bytes that a write carries beside what the checker looks at.
@@ -129,6 +132,7 @@ impl Plan {
             segment_bytes: 4096 << random.random_range(0..3),
             snapshot_entries: random.random_range(10..200),
             trailing_entries: random.random_range(0..30),
+            lease: random.random_ratio(1, 3).then(|| longest_lease(ELECTION_MIN)),
             reads: random.random_range(10..70),
             padding: if random.random_ratio(1, 2) { 0 } else { random.random_range(1..600) },
         }

@@ -3,6 +3,7 @@
 
 mod compat;
 mod flags;
+mod lease;
 mod settings;
 mod sources;
 
@@ -26,6 +27,8 @@ pub struct Config {
     pub raft: RaftSection,
     pub state: StateSection,
     pub client: ClientSection,
+    pub reads: ReadsSection,
+    pub writes: WritesSection,
     pub log: LogSection,
     /// What the user should be told of the file, though it can be used.
     #[serde(skip)]
@@ -109,6 +112,22 @@ pub struct ClientSection {
     pub password: Option<String>,
 }
 
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReadsSection {
+    /// `off`, `on` or how long the leader may answer by its lease.
+    pub lease: lease::Lease,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WritesSection {
+    /// `majority` or `all`: voters that hold a write on disk before it is acknowledged, at least.
+    pub ack: String,
+    /// Refuse writes with `all` while a voter is down, instead of letting them commit unacknowledged.
+    pub strict: bool,
+}
+
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogSection {
@@ -152,6 +171,12 @@ impl Default for ClientSection {
             max_connections: 10_000,
             password: None,
         }
+    }
+}
+
+impl Default for WritesSection {
+    fn default() -> Self {
+        Self { ack: "majority".into(), strict: true }
     }
 }
 

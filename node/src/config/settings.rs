@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Config, ConfigError, InitialMember};
+use super::{Config, ConfigError, InitialMember, lease};
+use crate::database::Ack;
 use crate::state::EngineKind;
 
 /// How a node without a cluster comes to one (C7).
@@ -43,6 +44,9 @@ pub struct Settings {
     pub request_timeout: Duration,
     pub shutdown_delay: Duration,
     pub max_connections: usize,
+    pub lease: Option<Duration>,
+    pub ack: Ack,
+    pub strict_acks: bool,
     pub password: Option<String>,
     pub log_level: String,
     pub log_json: bool,
@@ -61,7 +65,7 @@ impl TryFrom<Config> for Settings {
 
     fn try_from(config: Config) -> Result<Self, ConfigError> {
         let config_hash = hash(&config);
-        let Config { node, listen, raft, state, client, log, warnings } = config;
+        let Config { node, listen, raft, state, client, reads, writes, log, warnings } = config;
         if node.name.is_empty() {
             return Err(ConfigError(
                 "node.name is missing: give the node a short, unique name, for instance -raft-node-id node-1"
@@ -120,6 +124,14 @@ impl TryFrom<Config> for Settings {
             request_timeout: duration("client.request_timeout", &client.request_timeout)?,
             shutdown_delay: duration_or_none("client.shutdown_delay", &client.shutdown_delay)?,
             max_connections: positive("client.max_connections", client.max_connections as u64)? as usize,
+            lease: lease::length(&reads.lease, timing[1])?,
+            ack: Ack::parse(&writes.ack).ok_or_else(|| {
+                ConfigError(format!(
+                    "writes.ack {:?}: write majority or all; fewer than a majority could lose what was acknowledged",
+                    writes.ack
+                ))
+            })?,
+            strict_acks: writes.strict,
             password: client.password.filter(|password| !password.is_empty()),
             log_level: log.level,
             log_json: match log.format.as_str() {
@@ -284,7 +296,7 @@ fn positive(field: &str, value: u64) -> Result<u64, ConfigError> {
 }
 
 /// `150ms`, `2s`, `5m`, `1h`; above zero.
-fn duration(field: &str, text: &str) -> Result<Duration, ConfigError> {
+pub(super) fn duration(field: &str, text: &str) -> Result<Duration, ConfigError> {
     duration_or_none(field, text).and_then(|found| {
         if found.is_zero() { Err(ConfigError(format!("{field} must be above 0"))) } else { Ok(found) }
     })
@@ -382,6 +394,13 @@ mod tests {
         assert!(refused("{}").contains("node.name"));
         assert!(refused("{node: {name: a}, listen: {gateway: '0.0.0.0:8443'}}").contains("loopback"));
         assert!(refused("{node: {name: a}, listen: {client: nonsense}}").contains("host:port"));
+    }
+
+    #[test]
+    fn fewer_than_a_majority_is_no_acknowledgement() {
+        assert_eq!(settings("node: {name: a}").unwrap().ack, Ack::Majority);
+        assert_eq!(settings("{node: {name: a}, writes: {ack: all}}").unwrap().ack, Ack::All);
+        assert!(refused("{node: {name: a}, writes: {ack: one}}").contains("majority or all"));
     }
 
     #[test]

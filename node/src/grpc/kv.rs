@@ -1,14 +1,17 @@
 //! Key-value service for gRPC clients; every node answers every call.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use helios_proto::v1::kv_server::Kv;
 use helios_proto::v1::{
-    self as proto, Consistency, DeleteRequest, DeleteResponse, Entry, ErrorCode, GetRequest, GetResponse,
-    PutRequest, PutResponse, RangeRequest, RangeResponse, Reply, command::Op, reply,
+    self as proto, AckLevel, Consistency, DeleteRequest, DeleteResponse, Entry, ErrorCode, GetRequest,
+    GetResponse, PutRequest, PutResponse, RangeRequest, RangeResponse, Reply, RequestId, Token, command::Op,
+    reply,
 };
 use tonic::{Request, Response, Status};
 
-use crate::database::Database;
+use crate::database::{Database, Freshness, WriteRequest};
 use crate::error::Error;
 use crate::state::{StateError, Value};
 
@@ -22,15 +25,33 @@ impl<D: Database> KvService<D> {
         Self(database)
     }
 
-    async fn write(&self, op: Op) -> Result<Reply, Error> {
-        self.0.write(vec![op]).await.pop().unwrap_or_else(|| Err(Error::outcome_unknown()))
+    /// An error if it was not applied, or applied and refused.
+    async fn write(&self, op: Op, request_id: Option<RequestId>, ack: AckLevel) -> Result<Reply, Error> {
+        if let Some(id) = &request_id {
+            check_request_id(id)?;
+        }
+        let outcome = self.0.submit(vec![WriteRequest { op, request_id }], ack.into()).await.pop();
+        let reply = outcome.unwrap_or_else(|| Err(Error::outcome_unknown()))?;
+        match reply.kind {
+            Some(reply::Kind::Error(refusal)) => Err(refusal.into()),
+            _ => Ok(reply),
+        }
     }
 
-    async fn barrier(&self, consistency: Consistency) -> Result<(), Error> {
-        match consistency {
-            Consistency::Linearizable => self.0.read_barrier().await,
-            Consistency::Stale => Ok(()),
-        }
+    async fn await_fresh(
+        &self,
+        consistency: Consistency,
+        max_staleness_ms: u32,
+        after: Option<&Token>,
+    ) -> Result<(), Error> {
+        let max_staleness = (max_staleness_ms > 0).then(|| Duration::from_millis(max_staleness_ms.into()));
+        let freshness = match (consistency, max_staleness) {
+            (Consistency::Stale, max_staleness) => Freshness::Stale(max_staleness),
+            (_, Some(_)) => return Err(Error::invalid("max_staleness_ms goes with consistency STALE only")),
+            (Consistency::Linearizable, None) => Freshness::Linearizable,
+            (Consistency::Lease, None) => Freshness::Lease,
+        };
+        self.0.await_fresh(freshness, after).await
     }
 }
 
@@ -38,35 +59,41 @@ impl<D: Database> KvService<D> {
 impl<D: Database> Kv for KvService<D> {
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
         let request = request.into_inner();
-        self.barrier(request.consistency()).await?;
-        let value = self.0.store().get(&request.key, crate::wall_ms()).map_err(unreadable)?;
+        let GetRequest { consistency: _, max_staleness_ms, after, key } = &request;
+        self.await_fresh(request.consistency(), *max_staleness_ms, after.as_ref()).await?;
+        let value = self.0.store().get(key, crate::wall_ms()).map_err(unreadable)?;
         Ok(Response::new(GetResponse { entry: value.map(|value| entry(request.key, value)) }))
     }
 
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
-        let PutRequest { key, value, ttl_ms } = request.into_inner();
+        let request = request.into_inner();
+        let ack = request.ack();
+        let PutRequest { key, value, ttl_ms, request_id, ack: _ } = request;
         if key.is_empty() {
             return Err(Error::invalid("key is empty").into());
         }
         let expire_at_ms = (ttl_ms > 0).then(|| crate::wall_ms().saturating_add(ttl_ms));
         let set = proto::Set { key, value, expire_at_ms, ..proto::Set::default() };
-        let reply = self.write(Op::Set(set)).await?;
-        Ok(Response::new(PutResponse { revision: reply.index }))
+        let reply = self.write(Op::Set(set), request_id, ack).await?;
+        Ok(Response::new(PutResponse { revision: reply.index, token: Some(self.0.token_of(&reply)) }))
     }
 
     async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<DeleteResponse>, Status> {
-        let keys = request.into_inner().keys;
-        let reply = self.write(Op::Delete(proto::Delete { keys })).await?;
+        let request = request.into_inner();
+        let ack = request.ack();
+        let DeleteRequest { keys, request_id, ack: _ } = request;
+        let reply = self.write(Op::Delete(proto::Delete { keys }), request_id, ack).await?;
         let deleted = match reply.kind {
             Some(reply::Kind::Integer(count)) => u64::try_from(count).unwrap_or(0),
             _ => 0,
         };
-        Ok(Response::new(DeleteResponse { deleted, revision: reply.index }))
+        let token = Some(self.0.token_of(&reply));
+        Ok(Response::new(DeleteResponse { deleted, revision: reply.index, token }))
     }
 
     async fn range(&self, request: Request<RangeRequest>) -> Result<Response<RangeResponse>, Status> {
         let request = request.into_inner();
-        self.barrier(request.consistency()).await?;
+        self.await_fresh(request.consistency(), request.max_staleness_ms, request.after.as_ref()).await?;
         let limit = match request.limit {
             0 => DEFAULT_RANGE,
             limit => limit.min(MAX_RANGE),
@@ -79,6 +106,15 @@ impl<D: Database> Kv for KvService<D> {
         let entries = found.into_iter().map(|(key, value)| entry(key, value)).collect();
         Ok(Response::new(RangeResponse { entries, more }))
     }
+}
+
+/// The rest is for the state machine to refuse, which remembers by it.
+fn check_request_id(id: &RequestId) -> Result<(), Error> {
+    // Ids that begin so are the members' own, for the writes they send on.
+    if id.client_id.first() == Some(&0) {
+        return Err(Error::invalid("request_id.client_id begins with a zero byte: begin with another"));
+    }
+    Ok(())
 }
 
 fn entry(key: Bytes, value: Value) -> Entry {

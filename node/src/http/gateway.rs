@@ -1,7 +1,9 @@
 //! The JSON gateway, as far as it goes today: status and key-value (checklist S2-13, S2-14, S3-27
 //! to S3-32). It listens on loopback only (M-14).
 
-use helios_proto::v1::{self as proto, ErrorCode, Role, StatusResponse, command::Op};
+use std::time::Duration;
+
+use helios_proto::v1::{self as proto, ErrorCode, Role, StatusResponse, Token, command::Op};
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 use warp::filters::BoxedFilter;
@@ -10,9 +12,10 @@ use warp::reply::{Reply, Response};
 use warp::{Filter, Rejection, path};
 
 use super::Answer;
-use crate::database::Database;
+use crate::database::{Ack, Database, Freshness};
 use crate::error::Error;
 use crate::node::Node;
+use crate::token;
 
 const MAX_BODY_BYTES: u64 = 8 << 20;
 
@@ -21,13 +24,20 @@ const MAX_BODY_BYTES: u64 = 8 << 20;
 struct PutBody {
     key: String,
     value: String,
+    /// `majority` or `all`.
+    ack: Option<String>,
 }
 
 #[derive(Deserialize)]
 struct GetQuery {
     key: String,
     consistency: Option<String>,
+    /// With `consistency=stale`; none: however old.
+    max_staleness_ms: Option<u64>,
 }
+
+/// Answered with a write, and sent with a read that shall see it.
+const TOKEN_HEADER: &str = "helios-token";
 
 pub fn routes(node: Node) -> BoxedFilter<(Response,)> {
     let with_node = warp::any().map(move || node.clone());
@@ -44,7 +54,12 @@ pub fn routes(node: Node) -> BoxedFilter<(Response,)> {
         .and(warp::body::json())
         .and(with_node.clone())
         .and_then(put);
-    let get_key = path!("get").and(read_only).and(warp::query()).and(with_node).and_then(get);
+    let get_key = path!("get")
+        .and(read_only)
+        .and(warp::query())
+        .and(warp::header::optional(TOKEN_HEADER))
+        .and(with_node)
+        .and_then(get);
     health
         .or(detailed)
         .unify()
@@ -64,21 +79,29 @@ pub fn routes(node: Node) -> BoxedFilter<(Response,)> {
 }
 
 async fn put(body: PutBody, node: Node) -> Answer {
+    let ack = match body.ack.as_deref().map(Ack::parse) {
+        None => Ack::default(),
+        Some(Some(ack)) => ack,
+        Some(None) => return Ok(failed(&Error::invalid("ack: write majority or all"))),
+    };
     let set = proto::Set { key: body.key.into(), value: body.value.into(), ..proto::Set::default() };
-    let outcome = node.write(vec![Op::Set(set)]).await.pop();
+    let outcome = node.submit(vec![Op::Set(set).into()], ack).await.pop();
     Ok(match outcome.unwrap_or_else(|| Err(Error::outcome_unknown())) {
-        Ok(reply) => ok(&json!({ "revision": reply.index })),
+        Ok(reply) => {
+            let token = token::print(&node.token_of(&reply));
+            let body = ok(&json!({ "revision": reply.index }));
+            warp::reply::with_header(body, TOKEN_HEADER, token).into_response()
+        }
         Err(error) => failed(&error),
     })
 }
 
-async fn get(query: GetQuery, node: Node) -> Answer {
-    let barrier = match query.consistency.as_deref() {
-        None | Some("linearizable") => node.read_barrier().await,
-        Some("stale") => Ok(()),
-        Some(other) => Err(Error::invalid(format!("consistency {other:?}: write linearizable or stale"))),
+async fn get(query: GetQuery, token: Option<String>, node: Node) -> Answer {
+    let fresh = match wanted(&query, token.as_deref()) {
+        Ok((freshness, after)) => node.await_fresh(freshness, after.as_ref()).await,
+        Err(error) => Err(error),
     };
-    let found = barrier.and_then(|()| {
+    let found = fresh.and_then(|()| {
         node.store()
             .get(query.key.as_bytes(), crate::wall_ms())
             .map_err(|error| Error::new(ErrorCode::StorageUnavailable, error.to_string()))
@@ -92,6 +115,23 @@ async fn get(query: GetQuery, node: Node) -> Answer {
         Ok(None) => error_body(StatusCode::NOT_FOUND, ErrorCode::Unspecified, "no such key", false, ""),
         Err(error) => failed(&error),
     })
+}
+
+/// What a read must see.
+fn wanted(query: &GetQuery, token: Option<&str>) -> Result<(Freshness, Option<Token>), Error> {
+    let freshness = match (query.consistency.as_deref(), query.max_staleness_ms) {
+        (None | Some("linearizable"), None) => Freshness::Linearizable,
+        (Some("lease"), None) => Freshness::Lease,
+        (Some("stale"), max_ms) => Freshness::Stale(max_ms.map(Duration::from_millis)),
+        (_, Some(_)) => return Err(Error::invalid("max_staleness_ms goes with consistency=stale only")),
+        (Some(other), None) => {
+            return Err(Error::invalid(format!("consistency {other:?}: write linearizable, lease or stale")));
+        }
+    };
+    let wrong =
+        || Error::invalid(format!("header {TOKEN_HEADER}: send what the answer to a write had there"));
+    let after = token.map(|text| token::parse(text).ok_or_else(wrong)).transpose()?;
+    Ok((freshness, after))
 }
 
 fn healthy(status: &StatusResponse, detailed: bool) -> Response {

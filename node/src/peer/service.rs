@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use helios_proto::v1::peer_server::Peer;
 use helios_proto::v1::{
-    Command, ErrorCode, ForwardRequest, ForwardResponse, Handshake, PeerFrame, PeerReceipt, Reply,
-    SnapshotChunk, SnapshotReceipt, WriteResult, peer_frame, snapshot_chunk, write_result,
+    AwaitReplicasRequest, AwaitReplicasResponse, ErrorCode, ForwardRequest, ForwardResponse, Handshake,
+    PeerFrame, PeerReceipt, Reply, SnapshotChunk, SnapshotReceipt, WriteResult, peer_frame, snapshot_chunk,
+    write_result,
 };
 use prost_raft::Message as _;
 use raft::eraftpb::Message;
@@ -40,10 +41,14 @@ pub trait PeerHost: Send + Sync + 'static {
     /// Writes sent on by a follower; never sent on again.
     fn write_forwarded(
         &self,
-        cluster_id: String,
-        commands: Vec<Command>,
-        timeout: Duration,
+        request: ForwardRequest,
     ) -> impl Future<Output = Result<Vec<Result<Reply, Error>>, Error>> + Send;
+
+    /// How many voters beside this one, which leads, hold an entry; waits for as many as asked.
+    fn await_replicas(
+        &self,
+        request: AwaitReplicasRequest,
+    ) -> impl Future<Output = Result<u64, Error>> + Send;
 }
 
 pub struct PeerService<H> {
@@ -104,9 +109,7 @@ impl<H: PeerHost> Peer for PeerService<H> {
     }
 
     async fn forward(&self, request: Request<ForwardRequest>) -> Result<Response<ForwardResponse>, Status> {
-        let ForwardRequest { cluster_id, commands, timeout_ms } = request.into_inner();
-        let timeout = Duration::from_millis(timeout_ms.into());
-        let outcomes = self.host.write_forwarded(cluster_id, commands, timeout).await?;
+        let outcomes = self.host.write_forwarded(request.into_inner()).await?;
         let results = outcomes.into_iter().map(|outcome| WriteResult {
             kind: Some(match outcome {
                 Ok(reply) => write_result::Kind::Reply(reply),
@@ -114,6 +117,14 @@ impl<H: PeerHost> Peer for PeerService<H> {
             }),
         });
         Ok(Response::new(ForwardResponse { results: results.collect() }))
+    }
+
+    async fn await_replicas(
+        &self,
+        request: Request<AwaitReplicasRequest>,
+    ) -> Result<Response<AwaitReplicasResponse>, Status> {
+        let replicas = self.host.await_replicas(request.into_inner()).await?;
+        Ok(Response::new(AwaitReplicasResponse { replicas }))
     }
 }
 

@@ -10,14 +10,11 @@ use helios_proto::v1::Membership;
 use raft::eraftpb::Message;
 use tokio::sync::watch;
 
-use super::core::{Core, TICK};
+use super::core::{Core, MAX_TICKS_PER_TURN, TICK};
 use super::types::*;
 
 /// Inputs taken before the core runs; bounds the time between two looks at the clock.
 const MAX_INPUTS_PER_TURN: usize = 1_024;
-/// Ticks made up for after a pause. A process that was stopped for seconds must not campaign
-/// before it has read what its peers said meanwhile.
-const MAX_TICKS_PER_TURN: u32 = 3;
 
 /// Where the core's messages go. Must not block.
 pub trait Outbound: Send + Sync {

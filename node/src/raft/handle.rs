@@ -49,9 +49,11 @@ impl RaftHandle {
     }
 
     /// The index that the applied state must reach for a linearizable read.
-    pub async fn read_index(&self) -> Result<u64, Error> {
+    ///
+    /// `by_lease`: without asking a majority while this member leads and its lease lasts.
+    pub async fn read_index(&self, by_lease: bool) -> Result<u64, Error> {
         let (waiter, receiver) = oneshot::channel();
-        self.submit(Input::Read(waiter))?;
+        self.submit(if by_lease { Input::LeaseRead(waiter) } else { Input::Read(waiter) })?;
         receiver.await.unwrap_or_else(|_| Err(stopped()))
     }
 

@@ -1,6 +1,7 @@
 //! Consensus: the raft crate behind one narrow type ([`core::Core`]), the thread that drives it and
 //! the threads that do its work. The layout and its reasons are in ARCHITECTURE.md.
 
+mod acks;
 pub(crate) mod core;
 mod driver;
 mod handle;
@@ -16,7 +17,8 @@ mod transfer;
 pub(crate) mod types;
 pub(crate) mod workers;
 
-pub use core::Settings;
+pub use acks::Durable;
+pub use core::{Settings, longest_lease};
 pub use driver::Outbound;
 pub use handle::RaftHandle;
 pub use recovery::{Fit, Recovery, RecoveryError, bootstrap, fit, recover};

@@ -56,6 +56,11 @@ impl<W> Reads<W> {
         Some(context)
     }
 
+    /// When the round with this context was about to be sent; `None` for one given up before.
+    pub fn sent(&self, context: &[u8]) -> Option<Instant> {
+        self.round.as_ref().filter(|round| round.context == context).map(|round| round.started)
+    }
+
     /// The readers of the round with this context; none for a round given up before.
     pub fn finish_round(&mut self, context: &[u8]) -> Vec<W> {
         match self.round.take_if(|round| round.context == context) {

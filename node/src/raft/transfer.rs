@@ -24,6 +24,8 @@ pub fn start(core: &mut Core, target: Option<u64>, now: Instant, timeout: Durati
         }
         Ok(target) => {
             tracing::info!(target = membership::name_of(&core.membership, target), "handing over leadership");
+            // Before the target can hear of it.
+            core.lease.bar(core.node.raft.term);
             core.node.transfer_leader(target);
             core.transfer = Some(Transfer { target, deadline: now + timeout, waiter });
         }

@@ -7,6 +7,7 @@ use helios_proto::v1::{Member, Membership, Progress, Reply};
 use raft::eraftpb::{ConfChange, Entry, HardState, Message};
 use tokio::sync::oneshot;
 
+use super::acks::Durable;
 use crate::error::Error;
 use crate::state::SnapshotMeta;
 use crate::wal::Base;
@@ -36,6 +37,8 @@ pub enum Input {
     Propose(Vec<Proposal>),
     /// Answers the index that the applied state must reach for a linearizable read.
     Read(ReadWaiter),
+    /// As `Read`, without a round while the leader's lease lasts.
+    LeaseRead(ReadWaiter),
     Change {
         request: ChangeRequest,
         expected_index: u64,
@@ -160,8 +163,12 @@ pub struct RaftStatus {
     pub membership: Arc<Membership>,
     /// On the leader, itself left out.
     pub progress: Vec<Progress>,
+    /// On the leader; nobody's elsewhere.
+    pub durable: Durable,
     pub elections: u64,
     pub leader_changes: u64,
     pub pending_proposals: u64,
     pub read_rounds: u64,
+    /// Reads that the lease answered.
+    pub lease_reads: u64,
 }

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use helios_proto::v1::command::Op;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
@@ -23,7 +22,7 @@ use super::frame::Frame;
 use super::server::Shared;
 use super::session::Session;
 use super::table::{Spec, resolve};
-use crate::database::Database;
+use crate::database::{Database, WriteRequest};
 use crate::error::Error;
 use crate::wall_ms;
 
@@ -52,9 +51,9 @@ pub struct Connection<D> {
 struct Round {
     arrived: Instant,
     now_ms: u64,
-    ops: Vec<Op>,
-    /// For each of `ops`, which command it is.
-    writes: Vec<(&'static Spec, Answer)>,
+    writes: Vec<WriteRequest>,
+    /// For each of `writes`, which command it is.
+    writers: Vec<(&'static Spec, Answer)>,
     /// Outcome of the barrier that covers the reads from here to the next write.
     barrier: Option<Result<(), Error>>,
 }
@@ -138,8 +137,8 @@ impl<D: Database> Connection<D> {
             arrived: Instant::now(),
             // A slow clock here must not make a new expiry look past already.
             now_ms: wall_ms().max(self.db.store().clock_ms()),
-            ops: Vec::new(),
             writes: Vec::new(),
+            writers: Vec::new(),
             barrier: None,
         };
         for words in requests {
@@ -149,14 +148,19 @@ impl<D: Database> Connection<D> {
             }
             let (name, frame) = match understood {
                 Ok((spec, Request::Write(write))) => {
-                    round.ops.push(write.op);
-                    round.writes.push((spec, write.answer));
+                    round.writes.push(write.op.into());
+                    round.writers.push((spec, write.answer));
                     continue;
                 }
                 Ok((spec, Request::Read(read))) => {
                     (spec.name, self.read(read, &mut round).await.unwrap_or_else(Frame::from))
                 }
-                Ok((spec, Request::Local(local))) => (spec.name, self.run_local(local)),
+                Ok((spec, Request::Local(local))) => {
+                    if local.changes_reads() {
+                        round.barrier = None;
+                    }
+                    (spec.name, self.run_local(local))
+                }
                 Ok((spec, Request::Wait { replicas, timeout })) => {
                     (spec.name, self.wait(replicas, timeout).await.unwrap_or_else(Frame::from))
                 }
@@ -203,19 +207,20 @@ impl<D: Database> Connection<D> {
 
     /// Runs the writes gathered so far and answers each.
     async fn write_batch(&mut self, round: &mut Round) {
-        if round.ops.is_empty() {
+        if round.writes.is_empty() {
             return;
         }
-        let results = self.db.write(std::mem::take(&mut round.ops)).await;
+        let results = self.db.submit(std::mem::take(&mut round.writes), self.session.ack).await;
         // The reads to come must see these writes.
         round.barrier = None;
+        let last = results.iter().filter_map(|result| result.as_ref().ok()).max_by_key(|reply| reply.index);
+        if let Some(reply) = last {
+            self.session.follow(self.db.token_of(reply));
+        }
         let results = results.into_iter().chain(std::iter::repeat_with(|| Err(Error::outcome_unknown())));
-        for ((spec, answer), result) in std::mem::take(&mut round.writes).into_iter().zip(results) {
+        for ((spec, answer), result) in std::mem::take(&mut round.writers).into_iter().zip(results) {
             let frame = match result {
-                Ok(reply) => {
-                    self.session.last_write_index = self.session.last_write_index.max(reply.index);
-                    answer.frame(reply)
-                }
+                Ok(reply) => answer.frame(reply),
                 Err(error) => error.into(),
             };
             self.reply(spec.name, frame, round);
@@ -223,18 +228,18 @@ impl<D: Database> Connection<D> {
     }
 
     async fn wait(&mut self, replicas: u64, timeout: Duration) -> Result<Frame, Error> {
-        let count = self.db.wait_replicas(self.session.last_write_index, replicas, timeout).await?;
+        let index = self.session.after.as_ref().map_or(0, |token| token.index);
+        let count = self.db.wait_replicas(index, replicas, timeout).await?;
         Ok(Frame::Integer(count.cast_signed()))
     }
 
     async fn read(&mut self, read: Read, round: &mut Round) -> Result<Frame, Error> {
-        if !self.session.stale_reads {
-            if round.barrier.is_none() {
-                round.barrier = Some(self.db.read_barrier().await);
-            }
-            if let Some(Err(error)) = &round.barrier {
-                return Err(error.clone());
-            }
+        if round.barrier.is_none() {
+            let Session { freshness, after, .. } = &self.session;
+            round.barrier = Some(self.db.await_fresh(*freshness, after.as_ref()).await);
+        }
+        if let Some(Err(error)) = &round.barrier {
+            return Err(error.clone());
         }
         let Shared { cursors, stats, .. } = &*self.shared;
         read.execute(&Snapshot { store: self.db.store(), wall_ms: wall_ms(), cursors, stats }).await

@@ -78,6 +78,7 @@ impl From<Error> for Frame {
             NotStarted => format!("LOADING {message}"),
             Overloaded => format!("BUSY {message}"),
             DiskFull => format!("MISCONF {message}"),
+            InsufficientReplicas => format!("NOREPLICAS {message}"),
             Unauthenticated => format!("NOAUTH {message}"),
             WrongType => "WRONGTYPE Operation against a key holding the wrong kind of value".to_owned(),
             OutcomeUnknown if !message.starts_with("outcome unknown") => {
@@ -104,6 +105,8 @@ mod tests {
             (ErrorCode::NotStarted, "LOADING m"),
             (ErrorCode::Overloaded, "BUSY m"),
             (ErrorCode::DiskFull, "MISCONF m"),
+            (ErrorCode::InsufficientReplicas, "NOREPLICAS m"),
+            (ErrorCode::ReplicationShortfall, "ERR m"),
             (ErrorCode::OutcomeUnknown, "ERR outcome unknown: m"),
             (ErrorCode::NotAnInteger, "ERR m"),
             (ErrorCode::TooLarge, "ERR m"),

@@ -13,8 +13,11 @@ HeliosDB speaks RESP2 and RESP3 and answers the commands below as Redis 7.2 does
 request, the name included; a negative arity is a minimum. \"Since\" is the Redis version that introduced the command.
 Any other command is answered with `-ERR unknown command`, and the connection stays open.
 
-Any node accepts any command. A write is acknowledged once a majority holds it on disk and it is applied; a read is
-linearizable, unless the connection said `READONLY` and then reads its node's state, however old.
+Any node accepts any command. A write is acknowledged once a majority holds it on disk and it is applied; with
+`HELIOS.ACK ALL`, or `writes.ack: all` in the configuration, once every voter holds it. A read is
+linearizable, unless the connection said `READONLY` and then reads its node's state, however old, or `HELIOS.READ STALE
+500` and then reads it if it is at most 500 ms old. Even then a connection sees its own writes. To see those of another
+connection, on whatever node: `HELIOS.TOKEN` there, after the write, and `HELIOS.TOKEN <token>` here, before the read.
 
 ";
 
@@ -30,7 +33,15 @@ const TAIL: &str = "\
 - `MGET` and `EXISTS` of several keys look at each key in turn: another client's write may fall between two of them.
 - `DBSIZE` and `INFO` count expired keys until they are purged.
 - `EXPIRE` and its kin do not take `XX` together with `LT`.
-- `-TRYAGAIN` and `-CLUSTERDOWN` mean that nothing was done and the request may be sent again.
+- `HELIOS.READ LEASE` promises the same as `LINEARIZABLE` as long as the members' clocks run at about the same speed, and
+  spares reads on the leader a round to a majority while its lease lasts. It needs `reads.lease` in the configuration;
+  without it, and on other members, such a read is an ordinary linearizable one.
+- A stale read with an age is answered from the node's state while a read that asked a majority, by whichever
+  connection, is at most that old. If there is none, one is made. If that does not succeed within that age, the reply
+  is `-TRYAGAIN`.
+- `-TRYAGAIN`, `-CLUSTERDOWN` and `-NOREPLICAS` mean that nothing was done and the request may be sent again.
+  `-ERR replication shortfall: committed=true ...` means that a write took effect and is on a majority of disks, but
+  not known to be on all of them: do not send it again; `WAIT` tells how many hold it.
   `-ERR outcome unknown` means that a write was proposed and may or may not take effect: read the key first.
 - `INFO raft` shows this node's state, leader, term and log indexes. Offsets of `ROLE` and `INFO` are log indexes.
 ";

@@ -1,15 +1,21 @@
 //! What one connection has agreed on so far.
 
+use helios_proto::v1::Token;
+
 use super::frame::Protocol;
+use crate::database::{Ack, Freshness};
 
 #[derive(Debug, Clone)]
 pub struct Session {
     pub protocol: Protocol,
     pub authenticated: bool,
-    /// Reads are answered from this node's state, however old (`READONLY`).
-    pub stale_reads: bool,
-    /// Log index of this connection's last write, for `WAIT`.
-    pub last_write_index: u64,
+    /// What its reads see (`HELIOS.READ`, `READONLY`).
+    pub freshness: Freshness,
+    /// Voters that hold a write of this connection on disk before it is acknowledged (`HELIOS.ACK`).
+    pub ack: Ack,
+    /// The connection's last write, or one that it was told of (`HELIOS.TOKEN`): its reads see it
+    /// whatever their freshness, and `WAIT` counts who holds it.
+    pub after: Option<Token>,
     /// Close once what was asked so far is answered (`QUIT`).
     pub closing: bool,
 }
@@ -19,9 +25,20 @@ impl Session {
         Self {
             protocol: Protocol::default(),
             authenticated,
-            stale_reads: false,
-            last_write_index: 0,
+            freshness: Freshness::default(),
+            ack: Ack::default(),
+            after: None,
             closing: false,
+        }
+    }
+}
+
+impl Session {
+    /// Reads from now on see the write of `token` too.
+    pub fn follow(&mut self, token: Token) {
+        let is_behind = |known: &Token| known.cluster_id != token.cluster_id || known.index < token.index;
+        if self.after.as_ref().is_none_or(is_behind) {
+            self.after = Some(token);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The one table of commands: it drives dispatch, arity errors, `COMMAND` and the reference page.
 
-use super::commands::{Parse, client, connection, introspect, keyspace, scan, server, strings};
+use super::commands::{Parse, client, connection, consistency, introspect, keyspace, scan, server, strings};
 use super::error::Refusal;
 
 /// One command or subcommand, in the terms of `COMMAND INFO`.
@@ -13,7 +13,7 @@ pub struct Spec {
     pub keys: Keys,
     /// Redis's flags, separated by blanks.
     pub flags: &'static str,
-    /// Redis version that introduced the command with this meaning.
+    /// Redis version that introduced the command with this meaning; ours are of no Redis version.
     pub since: &'static str,
     pub group: Group,
     pub summary: &'static str,
@@ -156,6 +156,12 @@ pub static COMMANDS: &[Spec] = commands! {
         "Returns the string value of a key.";
     "getset" 3 ONE "write denyoom fast" "1.0.0" String strings::getset,
         "Sets a key and returns its previous value.";
+    "helios.ack" -1 NONE "loading stale fast" "HeliosDB" Cluster consistency::ack,
+        "Says, or sets to MAJORITY or ALL, which voters hold this connection's writes on disk before they are acknowledged.";
+    "helios.read" -1 NONE "loading stale fast" "HeliosDB" Cluster consistency::read,
+        "Says, or sets to LINEARIZABLE, LEASE or STALE [max-milliseconds], what this connection's reads see.";
+    "helios.token" -1 NONE "loading stale fast" "HeliosDB" Cluster consistency::token,
+        "Returns a token for this connection's last write (nil: none), or makes its reads see the write of a given one.";
     "hello" -1 NONE "noscript loading stale fast no_auth" "6.0.0" Connection connection::hello,
         "Chooses the protocol version, and may authenticate and name the connection.";
     "incr" 2 ONE "write denyoom fast" "1.0.0" String strings::incr,
@@ -189,7 +195,7 @@ pub static COMMANDS: &[Spec] = commands! {
     "quit" -1 NONE "noscript loading stale fast no_auth" "1.0.0" Connection connection::quit,
         "Closes the connection.";
     "readonly" 1 NONE "loading stale fast" "3.0.0" Cluster connection::readonly,
-        "Lets this connection read the state of its node, however old.";
+        "Lets this connection read the state of its node, however old: HELIOS.READ STALE.";
     "readwrite" 1 NONE "loading stale fast" "3.0.0" Cluster connection::readwrite,
         "Makes the reads of this connection linearizable again, as they are by default.";
     "reset" 1 NONE "noscript loading stale fast no_auth" "6.2.0" Connection connection::reset,
@@ -217,7 +223,7 @@ pub static COMMANDS: &[Spec] = commands! {
     "unlink" -2 ALL "write fast" "4.0.0" Generic keyspace::del,
         "Deletes one or more keys.";
     "wait" 3 NONE "blocking" "3.0.0" Generic server::wait,
-        "Waits until so many members beside the leader hold this connection's last write on disk.";
+        "Waits until so many voters beside the leader hold this connection's last write on disk.";
 };
 
 static CLIENT: &[Spec] = commands! {

@@ -26,6 +26,8 @@ struct Planned {
     record: Record,
     writes: Vec<RawWrite>,
 }
+/// Each has little more than a kilobyte.
+const RESTORE_BATCH_REQUESTS: usize = 4_096;
 
 impl Store {
     /// Moves what is applied into the engine and returns, once it survives a power cut, how far
@@ -263,6 +265,9 @@ fn write_pairs(writer: &mut Writer, engine: &dyn StateEngine, record: &Record) -
         digest.add(&key, &value);
         if value::is_data_key(&key) {
             writer.pair(&value::user_key(&key), &value)?;
+        } else if value::is_request_key(&key) {
+            // After all keys, since its prefix sorts after theirs.
+            writer.pair(&key, &value)?;
         }
     }
     if digest != record.digest {
@@ -299,6 +304,13 @@ fn load_pairs(
         if bytes >= RESTORE_BATCH_BYTES {
             flush(&mut writes)?;
             bytes = 0;
+        }
+    }
+    while let Some((key, record)) = reader.next_request()? {
+        digest.add(&key, &record);
+        writes.push((key, Some(record)));
+        if writes.len() >= RESTORE_BATCH_REQUESTS {
+            flush(&mut writes)?;
         }
     }
     if digest != record.digest {

@@ -148,7 +148,7 @@ fn increment(txn: &mut Txn<'_>, op: &Increment) -> Outcome {
 }
 
 fn flush_all(txn: &mut Txn<'_>) -> Outcome {
-    txn.remove_all();
+    txn.remove_all()?;
     Ok(Answer::Done(Done {}))
 }
 

@@ -7,6 +7,7 @@
 
 mod checkpoint;
 mod command;
+mod dedup;
 mod engines;
 mod error;
 mod home;

@@ -3,10 +3,11 @@
 //! ```text
 //! magic "HELIOSSN" | version u32 | record length u32 | record | record's CRC32C u32
 //! key length u32 | value length u32 | key | encoded value      once per key, in key order
+//! key length u32 | value length u32 | raw key | record         what is known of requests, in order
 //! CRC32C u32 of every byte before it
 //! ```
 //! All integers are big-endian. The record counts the keys; the expiry index is not written, a
-//! reader derives it.
+//! reader derives it. Version 1 had no requests.
 
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
@@ -16,11 +17,12 @@ use bytes::{Buf, BufMut, Bytes};
 use helios_proto::v1::Membership;
 
 use super::meta::Record;
-use super::{Applied, StateError};
+use super::{Applied, StateError, value};
 use crate::disk::{Disk, Stream};
 
 const MAGIC: &[u8; 8] = b"HELIOSSN";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+const OLDEST_VERSION: u32 = 1;
 const PREFIX_BYTES: usize = 8 + 4 + 4;
 const CRC_BYTES: usize = 4;
 const MAX_RECORD_BYTES: usize = 16 << 20;
@@ -54,6 +56,7 @@ impl SnapshotMeta {
     pub fn verify_file(disk: &dyn Disk, path: &Path) -> Result<Self, StateError> {
         let mut reader = Reader::open(disk, path)?;
         while reader.next_pair()?.is_some() {}
+        while reader.next_request()?.is_some() {}
         reader.finish()
     }
 }
@@ -165,10 +168,7 @@ impl Reader {
         if self.left_keys == 0 {
             return Ok(None);
         }
-        let mut lengths = self.take(8)?;
-        let (key_len, value_len) = (lengths.get_u32(), lengths.get_u32());
-        let key = self.take(key_len as usize)?;
-        let value = self.take(value_len as usize)?;
+        let (key, value) = self.record_pair()?;
         if self.last_key.as_ref().is_some_and(|last| *last >= key) {
             return Err(self.bad("its keys are out of order"));
         }
@@ -177,7 +177,26 @@ impl Reader {
         Ok(Some((key, value)))
     }
 
-    /// Checks the end of the file. The pairs must have been read to the last.
+    /// The raw key and the record of what is known of a request, once the pairs were read to the
+    /// last; `None` after the last.
+    pub fn next_request(&mut self) -> Result<Option<(Bytes, Bytes)>, StateError> {
+        if self.left_bytes == 0 {
+            return Ok(None);
+        }
+        let (key, record) = self.record_pair()?;
+        if !value::is_request_key(&key) {
+            return Err(self.bad("it holds a record of an unknown kind"));
+        }
+        Ok(Some((key, record)))
+    }
+
+    fn record_pair(&mut self) -> Result<(Bytes, Bytes), StateError> {
+        let mut lengths = self.take(8)?;
+        let (key_len, value_len) = (lengths.get_u32(), lengths.get_u32());
+        Ok((self.take(key_len as usize)?, self.take(value_len as usize)?))
+    }
+
+    /// Checks the end of the file. Everything must have been read to the last.
     pub fn finish(mut self) -> Result<SnapshotMeta, StateError> {
         if self.left_keys > 0 || self.left_bytes > 0 {
             return Err(self.bad("it holds another number of keys than its header says"));
@@ -201,8 +220,10 @@ impl Reader {
             return Err(self.bad("it is not a HeliosDB snapshot"));
         }
         let version = prefix.get_u32();
-        if version != VERSION {
-            return Err(self.bad(&format!("its version is {version}, this program reads {VERSION}")));
+        if !(OLDEST_VERSION..=VERSION).contains(&version) {
+            return Err(self.bad(&format!(
+                "its version is {version}, this program reads {OLDEST_VERSION} to {VERSION}"
+            )));
         }
         let len = prefix.get_u32() as usize;
         if len > MAX_RECORD_BYTES {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use helios_proto::v1::reply::Kind as Answer;
 use helios_proto::v1::{Command, ErrorCode, Member, Membership, Reply};
 
-use super::command::{self, Failure};
+use super::dedup;
 use super::engines::{EngineError, EngineKind, MemoryEngine, StateEngine};
 use super::home::Home;
 use super::meta::{Meta, Record};
@@ -135,25 +135,23 @@ impl Store {
     /// A command that is refused comes back as an error in the reply. After an error of a fatal
     /// code (see [`Store::failure`]) the entry was not applied and the node must restart.
     pub fn apply(&self, index: u64, term: u64, command: &Command) -> Reply {
-        let kind = self.execute(index, term, command).unwrap_or_else(|error| Answer::Error(error.into()));
-        Reply { kind: Some(kind), index }
+        self.execute(index, term, command).unwrap_or_else(|error| {
+            let kind = Some(Answer::Error(error.into()));
+            Reply { kind, term, index }
+        })
     }
 
-    fn execute(&self, index: u64, term: u64, command: &Command) -> Result<Answer, Error> {
+    fn execute(&self, index: u64, term: u64, command: &Command) -> Result<Reply, Error> {
         self.check()?;
-        let (outcome, changes) = {
+        let (reply, changes) = {
             let state = self.inner.read();
             let meta = state.meta_at(index, term, command.now_ms)?;
             let floor_ms = state.expiry_floor_ms.load(Ordering::Relaxed);
-            let mut txn = Txn::new(state.view(), floor_ms, meta.clone());
-            match command::execute(&mut txn, command) {
-                Ok(answer) => (Ok(answer), txn.finish()),
-                Err(Failure::Refused(error)) => (Err(error), Changes::none(meta)),
-                Err(Failure::Engine(error)) => return Err(self.fail(error).into()),
-            }
+            let new_txn = || Txn::new(state.view(), floor_ms, meta.clone());
+            dedup::execute_once(new_txn, command).map_err(|error| self.fail(error))?
         };
         self.inner.write().commit(changes);
-        outcome
+        Ok(reply)
     }
 
     /// Advances over an entry that holds nothing. Only the apply thread calls.

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use helios_proto::v1::Membership;
+use helios_proto::v1::reply::Kind as Answer;
+use helios_proto::v1::{Membership, Reply};
 
-use super::engines::EngineError;
+use super::Applied;
+use super::engines::{EngineError, Pair};
 use super::meta::Meta;
 use super::overlay::Overlay;
 use super::value::{self, Kind, Value};
@@ -103,9 +105,30 @@ impl<'a> Txn<'a> {
         self.changes.meta.key_count -= 1;
     }
 
-    pub fn remove_all(&mut self) {
+    /// Removes every key. What is known of requests stays: one sent again must not be applied to
+    /// the emptied state.
+    pub fn remove_all(&mut self) -> Result<(), EngineError> {
+        let requests = self.raw_range(value::REQUESTS_START, value::REQUESTS_END)?;
         self.changes.overlay.clear();
         self.changes.meta.key_count = 0;
+        for (key, record) in requests {
+            self.put_raw(key, Some(record));
+        }
+        Ok(())
+    }
+
+    /// A record that is no user's key, as it was before this entry.
+    pub fn raw(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        self.view.get(key)
+    }
+
+    /// Records from `start` (inclusive) to `end` (exclusive), as they were before this entry.
+    pub fn raw_range(&self, start: &[u8], end: &[u8]) -> Result<Vec<Pair>, EngineError> {
+        self.view.range(start, Some(end)).collect()
+    }
+
+    pub fn put_raw(&mut self, key: Bytes, record: Option<Bytes>) {
+        self.changes.overlay.put(key, record);
     }
 
     /// Keys that have expired, the earliest first, at most `limit`.
@@ -123,6 +146,12 @@ impl<'a> Txn<'a> {
 
     pub fn membership_mut(&mut self) -> &mut Membership {
         Arc::make_mut(&mut self.changes.meta.membership)
+    }
+
+    /// The reply of this entry.
+    pub fn reply(&self, answer: Answer) -> Reply {
+        let Applied { index, term } = self.changes.meta.applied;
+        Reply { kind: Some(answer), term, index }
     }
 
     pub fn finish(self) -> Changes {

@@ -1,13 +1,15 @@
 //! How a key and its value are written down, in the overlay and in the engine alike.
 //!
 //! Raw keys are namespaced by their first byte: `d` + key holds the value, `e` + expiry (u64,
-//! big-endian ms) + key is the expiry index, `m` holds the store's own record.
+//! big-endian ms) + key is the expiry index, `m` holds the store's own record, `r` begins what is
+//! remembered of requests (see `dedup`).
 
 use bytes::{Buf, BufMut, Bytes};
 
 pub(super) const META_KEY: &[u8] = b"m";
 const DATA: u8 = b'd';
 const EXPIRY: u8 = b'e';
+const REQUESTS: u8 = b'r';
 
 const FORMAT: u8 = 1;
 const KIND_STRING: u8 = 1;
@@ -103,6 +105,14 @@ pub(super) fn expiry_key(at_ms: u64, key: &[u8]) -> Bytes {
 
 /// First raw key after the expiry namespace.
 pub(super) const EXPIRY_END: &[u8] = &[EXPIRY + 1];
+
+/// First raw key of the requests' namespace, and the first after it.
+pub(super) const REQUESTS_START: &[u8] = &[REQUESTS];
+pub(super) const REQUESTS_END: &[u8] = &[REQUESTS + 1];
+
+pub(super) fn is_request_key(raw: &[u8]) -> bool {
+    raw.first() == Some(&REQUESTS)
+}
 
 /// Expiry (ms) and user's key of an expiry key; `None` for a key of another namespace.
 pub(super) fn split_expiry_key(raw: &Bytes) -> Option<(u64, Bytes)> {

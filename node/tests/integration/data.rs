@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use helios_proto::v1::{Consistency, DeleteRequest, ErrorCode, GetRequest, PutRequest, RangeRequest};
+use helios_proto::v1::{DeleteRequest, ErrorCode, GetRequest, PutRequest, RangeRequest};
 
 use crate::common::{Cluster, error_code, eventually, http};
 
@@ -41,6 +41,7 @@ async fn the_grpc_service_puts_gets_deletes_and_ranges_on_every_node() {
         key: key.to_owned().into(),
         value: value.to_owned().into(),
         ttl_ms,
+        ..PutRequest::default()
     };
     let mut revision = 0;
     for (key, node) in ["a", "b", "c"].iter().zip(cluster.nodes()) {
@@ -61,10 +62,11 @@ async fn the_grpc_service_puts_gets_deletes_and_ranges_on_every_node() {
         let bounded = kv.range(RangeRequest { end: "c".into(), ..range }).await.unwrap().into_inner();
         assert_eq!((bounded.entries.len(), bounded.more), (1, false));
     }
-    let delete = DeleteRequest { keys: vec!["a".into(), "b".into(), "nowhere".into()] };
+    let delete =
+        DeleteRequest { keys: vec!["a".into(), "b".into(), "nowhere".into()], ..DeleteRequest::default() };
     let deleted = cluster[1].kv().delete(delete).await.unwrap().into_inner();
     assert_eq!(deleted.deleted, 2);
-    let missing = GetRequest { key: "a".into(), consistency: Consistency::Linearizable.into() };
+    let missing = GetRequest { key: "a".into(), ..GetRequest::default() };
     assert!(cluster[2].kv().get(missing).await.unwrap().into_inner().entry.is_none());
     assert_eq!(error_code(cluster[0].kv().put(put("", "x", 0)).await), ErrorCode::InvalidArgument);
 }

@@ -4,6 +4,7 @@
 // Helpers are no `#[test]` functions, where `clippy.toml` allows it; a failed test may panic.
 #![allow(clippy::unwrap_used)]
 
+mod acks;
 mod bad_input;
 mod clocks;
 mod common;
@@ -20,7 +21,9 @@ mod leadership;
 mod lots;
 mod membership;
 mod quorum;
+mod reads;
 mod restarts;
+mod retries;
 mod snapshots;
 mod strangers;
 mod verify;

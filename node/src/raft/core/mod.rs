@@ -2,8 +2,12 @@
 //! completions go in, [`Effect`]s come out. No thread, no clock but the `now` it is given, no disk,
 //! no network: the driver thread runs it, and so can a simulation.
 
+mod acks;
 mod changes;
 mod election;
+mod lease;
+#[cfg(test)]
+mod lease_tests;
 mod ready;
 mod snapshotting;
 mod space;
@@ -30,7 +34,10 @@ use crate::error::Error;
 use crate::mutation::Mutation;
 use crate::state::SnapshotMeta;
 use election::ElectionTimeout;
+use lease::Lease;
 use ready::InFlight;
+
+pub use lease::{MAX_TICKS_PER_TURN, longest as longest_lease};
 
 pub const TICK: Duration = Duration::from_millis(10);
 /// Ready states handed to the log writer and not yet on disk.
@@ -54,6 +61,8 @@ pub struct Settings {
     pub snapshot_interval: Duration,
     /// Entries kept before the newest snapshot for followers that lag a little (C9).
     pub trailing_entries: u64,
+    /// How long a round spares reads another one; `None`: not at all. At most [`longest_lease`].
+    pub lease: Option<Duration>,
 }
 
 pub struct Core {
@@ -65,6 +74,10 @@ pub struct Core {
     parked: Vec<Proposal>,
     proposals: Proposals,
     reads: Reads<ReadWaiter>,
+    pub(super) lease: Lease,
+    /// Readers whom a lease would do; none between two drains.
+    lease_readers: Vec<ReadWaiter>,
+    started: Instant,
     pub(super) transfer: Option<Transfer>,
     in_flight: VecDeque<InFlight>,
     /// A commit index that needs no fsync of its own; goes with the next job.
@@ -86,6 +99,7 @@ pub struct Core {
     read_rounds: u64,
     /// The log lives on its reserve: what makes the state grow is refused.
     log_is_short: bool,
+    lease_reads: u64,
     effects: Vec<Effect>,
 }
 
@@ -124,6 +138,9 @@ impl Core {
             last_role: (node.raft.state, node.raft.term, node.raft.leader_id),
             node,
             reads: Reads::new(settings.id, boot_nonce),
+            lease: Lease::new(settings.lease, now),
+            lease_readers: Vec::new(),
+            started: now,
             election_timeout: ElectionTimeout::new(settings.election_min, settings.election_max, boot_nonce),
             settings,
             membership,
@@ -146,6 +163,7 @@ impl Core {
             leader_changes: 0,
             read_rounds: 0,
             log_is_short: false,
+            lease_reads: 0,
             effects: Vec::new(),
         })
     }
@@ -174,14 +192,8 @@ impl Core {
             Input::Read(waiter) if Mutation::ReadWithoutRound.is_on() => {
                 drop(waiter.send(Ok(self.applied_index)));
             }
-            Input::Read(waiter) => {
-                if let Err(waiter) = self.reads.push(waiter) {
-                    drop(waiter.send(Err(Error::new(
-                        ErrorCode::Overloaded,
-                        "too many reads are waiting for this member; try again",
-                    ))));
-                }
-            }
+            Input::Read(waiter) => self.await_round(waiter),
+            Input::LeaseRead(waiter) => self.await_lease(waiter),
             Input::Change { request, expected_index, waiter } => {
                 if let Err((error, waiter)) = self.change(request, expected_index, waiter, now) {
                     drop(waiter.send(Err(error)));
@@ -200,12 +212,24 @@ impl Core {
         }
     }
 
+    fn await_round(&mut self, waiter: ReadWaiter) {
+        if let Err(waiter) = self.reads.push(waiter) {
+            drop(waiter.send(Err(Error::new(
+                ErrorCode::Overloaded,
+                "too many reads are waiting for this member; try again",
+            ))));
+        }
+    }
+
     fn step_all(&mut self, messages: Vec<Message>, now: Instant) {
         for message in messages {
             // A follower that cannot keep up applying lets the leader probe again later.
             if message.get_msg_type() == MessageType::MsgAppend
                 && self.applying_bytes > 2 * MAX_APPLYING_BYTES
             {
+                continue;
+            }
+            if self.breaks_boot_quiet(&message, now) {
                 continue;
             }
             if self.restoring && message.get_msg_type() == MessageType::MsgTimeoutNow {
@@ -254,6 +278,9 @@ impl Core {
             Done::Applied(applied) => {
                 self.applying_bytes -= applied.bytes;
                 self.applied_index = applied.index;
+                if !applied.conf_changes.is_empty() {
+                    self.lease.revoke(now);
+                }
                 for conf_change in &applied.conf_changes {
                     self.step_down_if_removed(conf_change);
                     if let Err(error) = self.node.apply_conf_change(conf_change) {
@@ -377,6 +404,7 @@ impl Core {
     }
 
     fn pump_reads(&mut self, now: Instant) {
+        self.serve_lease_reads(now);
         if self.reads.round_older_than(self.settings.election_min, now) {
             self.reads.give_up_round();
         }
@@ -461,10 +489,12 @@ impl Core {
             log_bytes: self.node.store().bytes(),
             membership: Arc::clone(&self.membership),
             progress,
+            durable: self.durable(now),
             elections: self.elections,
             leader_changes: self.leader_changes,
             pending_proposals: self.proposals.len() as u64,
             read_rounds: self.read_rounds,
+            lease_reads: self.lease_reads,
         }
     }
 

@@ -38,6 +38,7 @@ impl Core {
             self.lazy_hard_state = Some(hard_state.clone());
         }
         for read_state in ready.take_read_states() {
+            self.round_confirmed(&read_state.request_ctx);
             let index = read_state.index - u64::from(Mutation::ReadIndexTooLow.is_on());
             for waiter in self.reads.finish_round(&read_state.request_ctx) {
                 drop(waiter.send(Ok(index)));

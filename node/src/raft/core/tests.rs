@@ -37,13 +37,16 @@ fn member(id: u64, voters: &[u64], last: u64, hard_state: HardState) -> Core {
         snapshot_entries: 10_000,
         snapshot_interval: Duration::from_secs(300),
         trailing_entries: 1_000,
+        lease: None,
     };
     let entries = (BASE.index + 1..=last).map(|index| entry(index, 1)).collect();
     let hard_state = HardState { commit: last, term: hard_state.term.max(1), ..hard_state };
     let log = Log::new(BASE, entries, hard_state, conf_state(voters));
     let record = |id: &u64| Member { id: *id, name: format!("node-{id}"), ..Member::default() };
     let membership = membership::initial("c", voters.iter().map(record).collect());
-    Core::new(settings, log, Arc::new(membership), last, id, Instant::now()).unwrap()
+    // Beyond the quiet after a start, in which it would not vote.
+    let started = Instant::now() - settings.election_min;
+    Core::new(settings, log, Arc::new(membership), last, id, started).unwrap()
 }
 
 fn follower(hard_state: HardState) -> Core {

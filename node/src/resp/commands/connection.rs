@@ -9,6 +9,7 @@ use super::args::is;
 use super::client::checked_label;
 use super::local::Context;
 use super::{Args, Local, Request, status};
+use crate::database::Freshness;
 
 /// The one user there is.
 const USER: &[u8] = b"default";
@@ -49,11 +50,11 @@ pub fn reset(_: Args) -> Result<Request, Refusal> {
 }
 
 pub fn readonly(_: Args) -> Result<Request, Refusal> {
-    Ok(Request::Local(Local::StaleReads(true)))
+    Ok(Request::Local(Local::Read(Some(Freshness::Stale(None)))))
 }
 
 pub fn readwrite(_: Args) -> Result<Request, Refusal> {
-    Ok(Request::Local(Local::StaleReads(false)))
+    Ok(Request::Local(Local::Read(Some(Freshness::Linearizable))))
 }
 
 pub fn select(mut args: Args) -> Result<Request, Refusal> {

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use helios_proto::v1::StatusResponse;
+use helios_proto::v1::{StatusResponse, Token};
 
 use super::super::clients::Client;
 use super::super::frame::{Frame, Protocol};
@@ -11,8 +11,10 @@ use super::super::server::Shared;
 use super::super::session::Session;
 use super::client::ClientRequest;
 use super::connection::{self, Credentials, Hello};
-use super::{server, status};
+use super::{consistency, server, status};
+use crate::database::{Ack, Freshness};
 use crate::state::Store;
+use crate::token;
 
 #[derive(Debug)]
 pub enum Local {
@@ -20,7 +22,12 @@ pub enum Local {
     Answer(Frame),
     Auth(Credentials),
     Hello(Hello),
-    StaleReads(bool),
+    /// `HELIOS.READ`, `READONLY` and `READWRITE`; `None` asks.
+    Read(Option<Freshness>),
+    /// `HELIOS.TOKEN`; `None` asks.
+    Token(Option<Token>),
+    /// `HELIOS.ACK`; `None` asks.
+    Ack(Option<Ack>),
     Reset,
     Quit,
     Client(ClientRequest),
@@ -41,6 +48,11 @@ pub struct Context<'a> {
 }
 
 impl Local {
+    /// Whether the reads after it must see another state than those before.
+    pub fn changes_reads(&self) -> bool {
+        matches!(self, Self::Read(Some(_)) | Self::Token(Some(_)) | Self::Reset)
+    }
+
     pub fn execute(self, context: &mut Context<'_>) -> Frame {
         match self {
             Self::Answer(frame) => frame,
@@ -49,8 +61,18 @@ impl Local {
                 Err(refusal) => refusal.into(),
             },
             Self::Hello(hello) => hello.execute(context).unwrap_or_else(Frame::from),
-            Self::StaleReads(stale) => {
-                context.session.stale_reads = stale;
+            Self::Read(None) => Frame::bulk(consistency::describe(context.session.freshness)),
+            Self::Read(Some(freshness)) => {
+                context.session.freshness = freshness;
+                Frame::OK
+            }
+            Self::Token(None) => {
+                context.session.after.as_ref().map_or(Frame::Null, |after| Frame::bulk(token::print(after)))
+            }
+            Self::Token(Some(token)) => consistency::follow(token, context).unwrap_or_else(Frame::from),
+            Self::Ack(None) => Frame::text(context.session.ack.name()),
+            Self::Ack(Some(ack)) => {
+                context.session.ack = ack;
                 Frame::OK
             }
             Self::Reset => {

@@ -3,6 +3,7 @@
 pub mod args;
 pub mod client;
 pub mod connection;
+pub mod consistency;
 pub mod introspect;
 pub mod keyspace;
 pub mod local;

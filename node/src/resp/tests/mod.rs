@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use helios_proto::v1::{Command, Member, Membership, Reply, Role, StatusResponse, command::Op};
+use helios_proto::v1::{Command, Member, Membership, Reply, Role, StatusResponse, Token, command::Op};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -17,11 +17,12 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{Limits, Metrics, Password, serve};
-use crate::database::Database;
+use crate::database::{Ack, Database, Freshness, WriteRequest};
 use crate::error::Error;
 use crate::state::Store;
 
 const PATIENCE: Duration = Duration::from_secs(10);
+const CLUSTER_ID: &str = "demo";
 
 /// The only voter of its cluster, without a log.
 #[derive(Clone)]
@@ -32,6 +33,9 @@ struct Inner {
     last_index: Mutex<u64>,
     /// Sizes of the batches written.
     batches: Mutex<Vec<usize>>,
+    /// What was asked for last.
+    ack: Mutex<Ack>,
+    after: Mutex<Option<Token>>,
     barriers: AtomicUsize,
     role: Mutex<Role>,
     write_error: Mutex<Option<Error>>,
@@ -46,6 +50,8 @@ impl LocalDb {
             store: Store::in_memory(),
             last_index: Mutex::new(0),
             batches: Mutex::default(),
+            ack: Mutex::default(),
+            after: Mutex::default(),
             barriers: AtomicUsize::new(0),
             role: Mutex::new(Role::Leader),
             write_error: Mutex::default(),
@@ -57,7 +63,7 @@ impl LocalDb {
     fn apply(&self, op: Op) -> Reply {
         let mut index = self.0.last_index.lock().unwrap();
         *index += 1;
-        self.0.store.apply(*index, 1, &Command { now_ms: now_ms(), op: Some(op) })
+        self.0.store.apply(*index, 1, &Command { now_ms: now_ms(), op: Some(op), ..Command::default() })
     }
 
     fn take_batches(&self) -> Vec<usize> {
@@ -70,24 +76,34 @@ impl LocalDb {
 }
 
 impl Database for LocalDb {
-    async fn write(&self, ops: Vec<Op>) -> Vec<Result<Reply, Error>> {
+    async fn submit(&self, writes: Vec<WriteRequest>, ack: Ack) -> Vec<Result<Reply, Error>> {
         let _permit = self.0.gate.acquire().await.unwrap();
-        self.0.batches.lock().unwrap().push(ops.len());
+        *self.0.ack.lock().unwrap() = ack;
+        self.0.batches.lock().unwrap().push(writes.len());
         let failure = self.0.write_error.lock().unwrap().clone();
-        ops.into_iter()
-            .map(|op| match &failure {
+        writes
+            .into_iter()
+            .map(|write| match &failure {
                 Some(error) => Err(error.clone()),
-                None => Ok(self.apply(op)),
+                None => Ok(self.apply(write.op)),
             })
             .collect()
     }
 
-    async fn read_barrier(&self) -> Result<(), Error> {
+    async fn await_fresh(&self, freshness: Freshness, after: Option<&Token>) -> Result<(), Error> {
+        *self.0.after.lock().unwrap() = after.cloned();
+        if freshness == Freshness::Stale(None) {
+            return Ok(());
+        }
         self.0.barriers.fetch_add(1, Ordering::SeqCst);
         match &*self.0.read_error.lock().unwrap() {
             Some(error) => Err(error.clone()),
             None => Ok(()),
         }
+    }
+
+    fn cluster_id(&self) -> String {
+        CLUSTER_ID.to_owned()
     }
 
     async fn wait_replicas(&self, index: u64, replicas: u64, _: Duration) -> Result<u64, Error> {
@@ -109,6 +125,7 @@ impl Database for LocalDb {
         let last_index = *self.0.last_index.lock().unwrap();
         StatusResponse {
             name: "demo-1".into(),
+            cluster_id: CLUSTER_ID.into(),
             member_id: 1,
             role: (*self.0.role.lock().unwrap()).into(),
             term: 7,

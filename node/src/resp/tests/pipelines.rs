@@ -80,3 +80,61 @@ async fn the_protocol_changes_between_two_replies() {
     while client.line().await != "*0" {}
     client.expect("$-1\r\n").await;
 }
+
+#[tokio::test]
+async fn a_connection_chooses_what_its_acknowledgements_mean() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    client.check("HELIOS.ACK", "$8\r\nmajority").await;
+    client.check("helios.ack all", "+OK").await;
+    client.check("SET a 1", "+OK").await;
+    assert_eq!(*server.db.0.ack.lock().unwrap(), Ack::All);
+    client.check("HELIOS.ACK", "$3\r\nall").await;
+    client.check("HELIOS.ACK one", "-ERR ack 'one': write MAJORITY or ALL").await;
+    client.check("RESET", "+RESET").await;
+    client.check("SET a 1", "+OK").await;
+    assert_eq!(*server.db.0.ack.lock().unwrap(), Ack::Majority);
+}
+
+#[tokio::test]
+async fn a_connection_sees_its_own_writes_and_those_it_has_a_token_of() {
+    let server = Server::start().await;
+    let (mut writer, mut reader) = (server.client().await, server.client().await);
+    let after = || server.db.0.after.lock().unwrap().clone();
+    writer.check("HELIOS.TOKEN", "$-1").await;
+    writer.check("READONLY", "+OK").await;
+    writer.check("GET a", "$-1").await;
+    assert_eq!(after(), None);
+    writer.send("SET a 1\r\nINCR a\r\nGET a\r\n").await;
+    writer.expect("+OK\r\n:2\r\n$1\r\n2\r\n").await;
+    assert_eq!(after(), Some(Token { cluster_id: "demo".into(), term: 1, index: 2 }));
+    let token = writer.text("HELIOS.TOKEN").await;
+
+    reader.send(format!("READONLY\r\nGET a\r\nHELIOS.TOKEN {token}\r\nGET a\r\n")).await;
+    reader.expect("+OK\r\n$1\r\n2\r\n+OK\r\n$1\r\n2\r\n").await;
+    assert_eq!(after().map(|token| token.index), Some(2));
+    // An older one changes nothing.
+    reader.check("HELIOS.TOKEN demo:1:1", "+OK").await;
+    assert_eq!(reader.text("HELIOS.TOKEN").await.trim_end(), token.trim_end());
+    reader.check("HELIOS.TOKEN other:1:9", "-ERR the token is of cluster other, this is demo").await;
+    reader.check("HELIOS.TOKEN x", "-ERR no token: write what HELIOS.TOKEN answered after a write").await;
+}
+
+#[tokio::test]
+async fn a_connection_chooses_how_fresh_its_reads_are() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    for (set, shown) in
+        [("STALE", "stale"), ("stale 500", "stale 500"), ("lease", "lease"), ("LINEARIZABLE", "linearizable")]
+    {
+        client.check(&format!("HELIOS.READ {set}"), "+OK").await;
+        client.check("HELIOS.READ", &format!("${}\r\n{shown}", shown.len())).await;
+    }
+    client.send("HELIOS.READ STALE 500\r\nGET a\r\nREADONLY\r\nGET a\r\nREADWRITE\r\nGET a\r\n").await;
+    client.expect("+OK\r\n$-1\r\n+OK\r\n$-1\r\n+OK\r\n$-1\r\n").await;
+    assert_eq!(server.db.take_barriers(), 2);
+    for wrong in ["STALE 0", "STALE -1", "STALE x", "STALE 1 2", "FRESH"] {
+        client.send(format!("HELIOS.READ {wrong}\r\n")).await;
+        assert!(client.line().await.starts_with("-ERR "), "{wrong}");
+    }
+}

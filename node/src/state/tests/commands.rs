@@ -258,7 +258,7 @@ fn what_is_no_command_is_refused() {
     let mut machine = Machine::in_memory();
     let unknown_set = Op::Set(Set { condition: 9, ..set("a", "1") });
     for op in [None, Some(unknown_set), Some(expire("a", 1, 9))] {
-        let reply = machine.apply_command(Command { now_ms: 7, op });
+        let reply = machine.apply_command(Command { now_ms: 7, op, ..Command::default() });
         assert_eq!(code(&reply.kind.unwrap()), Some(ErrorCode::InvalidArgument));
         assert_eq!(reply.index, machine.log.len() as u64);
     }

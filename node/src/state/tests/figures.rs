@@ -13,7 +13,7 @@ fn costs_over_sled() {
     let dir = temp.path().join("state");
     let store = Store::open(&dir, EngineKind::Sled).unwrap();
     let value = "v".repeat(100);
-    let command = |key: u64| Command { now_ms: 1, op: Some(put(&format!("key-{key:08}"), &value)) };
+    let command = |key: u64| command(1, put(&format!("key-{key:08}"), &value));
     let mut index = 0;
     let mut apply_all = |what: &str| {
         let commands: Vec<_> = (0..KEYS).map(|key| command(key * 7919 % KEYS)).collect();
@@ -60,7 +60,7 @@ fn longest_read_and_apply_while_a_checkpoint_runs() {
     let mut index = 0;
     let mut apply = |key: u64| {
         index += 1;
-        store.apply(index, 1, &Command { now_ms: 1, op: Some(put(&format!("key-{key:08}"), &value)) });
+        store.apply(index, 1, &command(1, put(&format!("key-{key:08}"), &value)));
     };
     (0..KEYS).for_each(&mut apply);
     store.checkpoint().unwrap();

@@ -1,6 +1,7 @@
 //! The store as a whole: every command, and everything that may happen between two of them.
 
 mod commands;
+mod dedup;
 mod figures;
 mod full;
 mod model;
@@ -16,7 +17,7 @@ use helios_proto::v1::command::Op;
 use helios_proto::v1::reply::Kind as Answer;
 use helios_proto::v1::{
     Command, Delete, Done, ErrorCode, Expire, FlushAll, Increment, KeyValue, MultiSet, Nil, Persist,
-    PurgeExpired, RegisterMember, Reply, Set,
+    PurgeExpired, RegisterMember, Reply, RequestId, Set,
 };
 
 use super::{EngineKind, SnapshotMeta, StateError, Store, Value};
@@ -37,7 +38,7 @@ impl Machine {
     }
 
     pub fn apply(&mut self, now_ms: u64, op: Op) -> Answer {
-        self.apply_command(Command { now_ms, op: Some(op) }).kind.unwrap()
+        self.apply_command(command(now_ms, op)).kind.unwrap()
     }
 
     pub fn apply_command(&mut self, command: Command) -> Reply {
@@ -55,6 +56,10 @@ impl Machine {
         self.store.write_snapshot(&path).unwrap();
         std::fs::read(path).unwrap()
     }
+}
+
+pub fn command(now_ms: u64, op: Op) -> Command {
+    Command { now_ms, op: Some(op), ..Command::default() }
 }
 
 /// Applies what `store` has not applied yet, and answers with the last reply.
@@ -131,6 +136,10 @@ pub fn purge(limit: u32) -> Op {
 
 pub fn register(id: u64, disk_id: &str, boot_epoch: u64) -> Op {
     Op::RegisterMember(RegisterMember { id, disk_id: disk_id.to_owned(), boot_epoch, ..Default::default() })
+}
+
+pub fn request(client: &str, sequence: u64) -> RequestId {
+    RequestId { client_id: bytes(client), sequence, retry: false }
 }
 
 pub fn done() -> Answer {

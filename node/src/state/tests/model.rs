@@ -29,11 +29,16 @@ impl Model {
 
     /// `None` where the answer depends on what was not purged yet, or is an error.
     pub fn apply(&mut self, command: &Command) -> Option<Answer> {
-        self.clock_ms = self.clock_ms.max(command.now_ms);
-        self.forget_expired();
+        self.pass(command.now_ms);
         let answer = self.execute(command.op.as_ref()?);
         self.forget_expired();
         answer
+    }
+
+    /// An entry that only moves the clock.
+    pub fn pass(&mut self, now_ms: u64) {
+        self.clock_ms = self.clock_ms.max(now_ms);
+        self.forget_expired();
     }
 
     fn forget_expired(&mut self) {

@@ -118,7 +118,7 @@ fn an_entry_of_many_keys_is_seen_whole() {
         for index in 1..=2000 {
             let value = index.to_string();
             let op = multi_set(&[("a", value.as_str()), ("b", value.as_str())], false);
-            writer.apply(index, 1, &Command { now_ms: 1, op: Some(op) });
+            writer.apply(index, 1, &command(1, op));
             if index % 100 == 0 {
                 writer.checkpoint().unwrap();
             }

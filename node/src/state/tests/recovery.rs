@@ -30,7 +30,7 @@ pub fn entry(position: u64) -> Command {
         8 => purge(3),
         _ => multi_set(&[("a", &key), ("b", &key)], false),
     };
-    Command { now_ms: position / 2, op: Some(op) }
+    command(position / 2, op)
 }
 
 fn feed(machine: &mut Machine, count: u64) {
@@ -345,9 +345,9 @@ fn a_restore_replaces_everything_and_survives_a_restart() {
     let content = source.snapshot(file.clone());
 
     let store = open(&state_dir(&temp)).unwrap();
-    store.apply(1, 1, &Command { now_ms: 1, op: Some(put("stranger", "x")) });
+    store.apply(1, 1, &command(1, put("stranger", "x")));
     store.checkpoint().unwrap();
-    store.apply(2, 1, &Command { now_ms: 1, op: Some(put("stranger-2", "x")) });
+    store.apply(2, 1, &command(1, put("stranger-2", "x")));
     let meta = store.restore(&file).unwrap();
     assert_eq!((meta.index, meta.size_bytes as usize), (100, content.len()));
     assert_is_prefix(&store, &source.log);

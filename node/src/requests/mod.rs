@@ -1,0 +1,64 @@
+//! How a node answers reads and writes: [`Database`], as the services see it.
+
+mod acks;
+mod reads;
+mod writes;
+
+use std::time::Duration;
+
+use helios_proto::v1::{ErrorCode, StatusResponse, Token};
+
+use crate::database::{Ack, Database, Freshness, WriteRequest};
+use crate::error::Error;
+use crate::node::Node;
+use crate::raft::{RaftStatus, membership};
+use crate::state::Store;
+
+pub(crate) use reads::FreshAt;
+use writes::Outcome;
+pub(crate) use writes::RequestIds;
+
+impl Database for Node {
+    async fn submit(&self, writes: Vec<WriteRequest>, ack: Ack) -> Vec<Outcome> {
+        self.write_batch(writes, ack).await
+    }
+
+    async fn await_fresh(&self, freshness: Freshness, after: Option<&Token>) -> Result<(), Error> {
+        self.await_state(freshness, after).await
+    }
+
+    fn cluster_id(&self) -> String {
+        self.member().map(|member| member.cluster_id.clone()).unwrap_or_default()
+    }
+
+    async fn wait_replicas(&self, index: u64, replicas: u64, timeout: Duration) -> Result<u64, Error> {
+        self.await_replicas(index, replicas, timeout).await
+    }
+
+    fn store(&self) -> &Store {
+        &self.inner().store
+    }
+
+    fn status(&self) -> StatusResponse {
+        crate::status::of(self)
+    }
+}
+
+impl Node {
+    /// A channel to another member; kept, since a connection per request would be its cost.
+    fn channel_to(&self, status: &RaftStatus, id: u64) -> Result<tonic::transport::Channel, Error> {
+        let record = membership::member(&status.membership, id).ok_or_else(no_leader)?;
+        self.inner().channels.get(&record.peer_addr)
+    }
+}
+
+fn leader_unreachable() -> Error {
+    Error::new(ErrorCode::PeerUnreachable, "the leader cannot be reached; try again")
+}
+
+fn no_leader() -> Error {
+    Error::new(
+        ErrorCode::NoLeader,
+        "the cluster has no leader: check that most members run and reach each other",
+    )
+}

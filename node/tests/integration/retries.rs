@@ -1,0 +1,78 @@
+//! Writes that are sent again, by a client or by the node it speaks to.
+
+use helios_proto::v1::{DeleteRequest, ErrorCode, PutRequest, RequestId};
+use rustix::process::Signal;
+use tokio::task::JoinSet;
+
+use crate::common::{Cluster, error_code};
+
+#[tokio::test]
+async fn a_hanging_leader_costs_a_write_through_another_member_nothing_but_time() {
+    let cluster = Cluster::of_three().await;
+    let leader = cluster.leader().await;
+    let others = [(leader + 1) % 3, (leader + 2) % 3];
+    let mut clients = Vec::new();
+    for index in others.into_iter().cycle().take(10) {
+        let mut client = cluster[index].redis().await;
+        // Each lane of each member's own requests is known before the leader hangs.
+        for _ in 0..8 {
+            let _: i64 = redis::cmd("INCR").arg("warm").query_async(&mut client).await.unwrap();
+        }
+        clients.push(client);
+    }
+    cluster[leader].signal(Signal::STOP);
+    let mut writers = JoinSet::new();
+    for mut client in clients {
+        writers.spawn(async move {
+            let increment = redis::cmd("INCR").arg("n").to_owned();
+            increment.query_async::<i64>(&mut client).await
+        });
+    }
+    let mut answers: Vec<i64> = writers
+        .join_all()
+        .await
+        .into_iter()
+        .map(|answer| answer.expect("no write is of unknown outcome"))
+        .collect();
+    cluster[leader].signal(Signal::CONT);
+    answers.sort_unstable();
+    assert_eq!(answers, (1..=10).collect::<Vec<_>>());
+    // The old leader finds in its socket what was sent to it while it hung.
+    let data = cluster.agreed_data().await;
+    let counter = data.iter().find(|entry| entry.key == "n").unwrap();
+    assert_eq!(counter.value, "10");
+}
+
+#[tokio::test]
+async fn a_put_sent_again_to_another_member_is_applied_once() {
+    let cluster = Cluster::of_three().await;
+    let put = |value: &str, sequence, retry| PutRequest {
+        key: "k".into(),
+        value: value.to_owned().into(),
+        request_id: Some(RequestId { client_id: "a client".into(), sequence, retry }),
+        ..PutRequest::default()
+    };
+    let first = cluster[0].kv().put(put("old", 1, false)).await.unwrap().into_inner();
+    let second = cluster[1].kv().put(put("new", 2, false)).await.unwrap().into_inner();
+    assert!(second.revision > first.revision);
+    for node in cluster.nodes() {
+        let again = node.kv().put(put("old", 1, true)).await.unwrap().into_inner();
+        assert_eq!(again.revision, first.revision);
+    }
+    assert_eq!(cluster.agreed_data().await[0].value, "new");
+
+    let delete = DeleteRequest {
+        keys: vec!["k".into()],
+        request_id: Some(RequestId { client_id: "a client".into(), sequence: 3, retry: false }),
+        ..DeleteRequest::default()
+    };
+    for node in cluster.nodes() {
+        assert_eq!(node.kv().delete(delete.clone()).await.unwrap().into_inner().deleted, 1);
+    }
+    let mut stranger = put("x", 1, true);
+    stranger.request_id.as_mut().unwrap().client_id = "never heard of".into();
+    assert_eq!(error_code(cluster[0].kv().put(stranger).await), ErrorCode::OutcomeUnknown);
+    let mut reserved = put("x", 1, false);
+    reserved.request_id.as_mut().unwrap().client_id = vec![0, 1].into();
+    assert_eq!(error_code(cluster[0].kv().put(reserved).await), ErrorCode::InvalidArgument);
+}
