@@ -177,9 +177,12 @@ impl World {
         let whole = self.leader().is_some_and(|(_, status)| {
             let last = (status.last_index, status.term);
             let voters = &status.membership.voters;
-            voters.iter().all(|voter| Some(*voter) == marker.member || self.oracle.holds(*voter, last.0, last.1))
+            voters
+                .iter()
+                .all(|voter| Some(*voter) == marker.member || self.oracle.holds(*voter, last.0, last.1))
         });
-        if !all_know || !whole || marker.member != self.machines[slot].marker.member || !self.may_forget(slot) {
+        if !all_know || !whole || marker.member != self.machines[slot].marker.member || !self.may_forget(slot)
+        {
             return Ok(false);
         }
         self.lose_disk(slot);
