@@ -11,7 +11,7 @@ use helios_node::metrics::Metrics;
 use helios_node::raft::{self, RecoveryError, Snapshots};
 use helios_node::simulation::{Applier, ApplyJob, Core, Done, Input, LogJob, Settings};
 use helios_node::state::{EngineKind, StateError, Store, StoreOptions};
-use helios_node::wal::{Recovered, Wal, WalError, WalOptions};
+use helios_node::wal::{Batch, Recovered, Wal, WalError, WalOptions};
 use helios_proto::v1::Membership;
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
@@ -75,6 +75,8 @@ pub struct Process {
 pub struct Started {
     pub process: Process,
     pub recovered: Recovered,
+    /// What the start itself wrote to the log.
+    pub written: Batch,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -168,10 +170,12 @@ impl Machine {
         };
         let found = recovered.clone();
         let recovery = raft::recover(&mut wal, recovered, &store, &snapshots)?;
+        let reset = (wal.base() != found.base).then(|| wal.base());
+        let written = Batch { reset, ..Batch::default() };
         let core =
             recovery.into_core(settings, &store, seed, now).map_err(|e| StartError::Raft(e.to_string()))?;
         let process = Process::new(run, core, wal, store, snapshots);
-        Ok(Started { process, recovered: found })
+        Ok(Started { process, recovered: found, written })
     }
 }
 

@@ -153,12 +153,13 @@ impl World {
         let now = self.instant();
         let machine = &mut self.machines[slot];
         match machine.start(&self.plan, begin, run, seed, now) {
-            Ok(Started { process, recovered }) => {
+            Ok(Started { process, recovered, written }) => {
                 let torn = std::mem::take(&mut self.torn[slot]);
                 self.report.rebuilds += process.store.rebuilds();
                 machine.process = Some(process);
                 self.oracle.note((self.now, slot, run));
                 self.oracle.started(member, &recovered, &torn)?;
+                self.oracle.written(member, &[written]);
                 self.events.plan(self.now, Event::Tick(slot, run));
                 self.events.plan(self.now + 5_000, Event::Checkpoint(slot, run));
                 self.turn(slot);
