@@ -22,6 +22,8 @@ pub enum Event {
     LogWriter(Slot, Run),
     Applier(Slot, Run),
     Checkpoint(Slot, Run),
+    /// The Raft thread hears of the snapshot that was built.
+    Built(Slot, Run),
     Deliver {
         to: Slot,
         from: Sender,

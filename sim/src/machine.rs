@@ -40,6 +40,9 @@ pub struct Machine {
     pub slow_until: Micros,
     /// Failed syncs that a process ended for.
     failed_syncs: u64,
+    /// What of this disk rotted: one of the two has to be whole.
+    state_rots: bool,
+    snapshots_rot: bool,
     /// Why its disk cannot serve any more: the keeper replaces it.
     pub broken: Option<String>,
     /// A copy of disk and marker, to come back with.
@@ -57,6 +60,8 @@ pub struct Process {
     pub snapshots: Arc<Snapshots>,
     pub inbox: Vec<Input>,
     pub done: VecDeque<Done>,
+    /// News of snapshots, on their way to `done`.
+    pub built: VecDeque<Done>,
     pub log_jobs: VecDeque<LogJob>,
     pub apply_jobs: VecDeque<ApplyJob>,
     pub snapshot_wanted: bool,
@@ -106,6 +111,8 @@ impl Machine {
             paused_until: 0,
             slow_until: 0,
             failed_syncs: 0,
+            state_rots: false,
+            snapshots_rot: false,
             broken: None,
             backup: None,
             disks: 0,
@@ -120,6 +127,36 @@ impl Machine {
         self.marker = blank_marker(self.slot, self.disks);
         self.broken = None;
         self.backup = None;
+        (self.state_rots, self.snapshots_rot) = (false, false);
+    }
+
+    /// While no process has the state open.
+    pub fn rot_state(&mut self) -> bool {
+        let may = self.process.is_none() && !self.snapshots_rot;
+        let rots = may && self.disk.flip_synced_bit(|path| path.starts_with("/state")).is_some();
+        self.state_rots |= rots;
+        rots
+    }
+
+    /// The one that a running process offers to others, and does not need itself.
+    pub fn rot_snapshot(&mut self, now: Instant) -> bool {
+        let Some(process) = self.process.as_ref().filter(|_| !self.state_rots) else { return false };
+        let offered = process.core.status(now).snapshot_index;
+        let name = format!("/snapshots/{offered:020}-");
+        let rots = offered <= process.applied_index()
+            && self.disk.flip_synced_bit(|path| path.to_string_lossy().starts_with(&name)).is_some();
+        self.snapshots_rot |= rots;
+        rots
+    }
+
+    /// A process started: what it needed of the state is whole again.
+    pub fn healed(&mut self) {
+        self.state_rots = false;
+    }
+
+    /// Whether a start may have had reason to build its state anew.
+    pub fn may_rebuild(&self) -> bool {
+        self.state_rots || self.disk.stats().failed_syncs > 0
     }
 
     /// An older copy takes the disk's place.
@@ -200,6 +237,7 @@ impl Process {
             snapshots,
             inbox: Vec::new(),
             done: VecDeque::new(),
+            built: VecDeque::new(),
             log_jobs: VecDeque::new(),
             apply_jobs: VecDeque::new(),
             snapshot_wanted: false,

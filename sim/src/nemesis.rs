@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use crate::Violation;
 use crate::events::{Event, Slot};
+use crate::machine::{Machine, Process};
 use crate::plan::{Fault, MILLIS};
 use crate::world::World;
 
@@ -73,7 +74,7 @@ impl World {
                 self.lose_disk(slot);
                 self.machines[slot].wipe();
             }
-            Fault::BitRot if self.may_forget(slot) => self.rot(slot),
+            Fault::BitRot => return Ok(self.rot(slot)),
             Fault::OldCopy => return self.old_copy(slot),
             _ => return Ok(false),
         }
@@ -120,6 +121,14 @@ impl World {
         if leader == slot || !known.members.iter().any(|member| member.name == *name) {
             return false;
         }
+        // A change counts for a member once it has applied it: until then the voters of before decide.
+        let is_behind = |machine: &Machine| {
+            machine.process.as_ref().is_none_or(|process| process.store.membership().index < known.index)
+        };
+        let members = self.machines.iter().filter(|machine| machine.marker.member.is_some());
+        if members.filter(|machine| machine.slot != slot).any(is_behind) {
+            return false;
+        }
         let forgetful = |id: &u64| {
             let record = membership::member(known, *id);
             let place = record.and_then(|record| self.machines.iter().find(|m| m.name == record.name));
@@ -141,15 +150,21 @@ impl World {
         self.nemesis.impaired.insert(slot);
     }
 
-    fn rot(&mut self, slot: Slot) {
-        self.kill(slot);
-        self.lose_disk(slot);
-        let places = ["/wal", "/state", "/snapshots"];
-        let place = places[self.random.random_range(0..places.len())];
-        let disk = &self.machines[slot].disk;
-        match place {
-            "/wal" => drop(disk.flip_settled_bit(|path| path.starts_with(place))),
-            _ => drop(disk.flip_synced_bit(|path| path.starts_with(place))),
+    /// A byte of the log makes the log unreadable at most, never shorter; without its state, or
+    /// without its snapshots, a member has to do.
+    fn rot(&mut self, slot: Slot) -> bool {
+        match self.random.random_range(0..3) {
+            0 if self.may_forget(slot) => {
+                self.kill(slot);
+                self.nemesis.impaired.insert(slot);
+                self.machines[slot].disk.flip_settled_bit(|path| path.starts_with("/wal")).is_some()
+            }
+            1 => self.machines[slot].rot_state(),
+            2 => {
+                let now = self.instant();
+                self.machines[slot].rot_snapshot(now)
+            }
+            _ => false,
         }
     }
 
@@ -165,7 +180,7 @@ impl World {
             return Ok(is_member);
         };
         let (copy, marker) = (copy.clone(), marker.clone());
-        let is_known = |process: &crate::machine::Process| {
+        let is_known = |process: &Process| {
             let known = process.store.membership();
             let record = marker.member.and_then(|id| membership::member(&known, id).cloned());
             record.is_some_and(|record| record.boot_epoch > marker.boot_epoch + 1)

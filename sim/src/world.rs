@@ -108,6 +108,12 @@ impl World {
             Event::LogWriter(slot, run) => return self.on_log_writer(slot, run),
             Event::Applier(slot, run) => return self.on_applier(slot, run),
             Event::Checkpoint(slot, run) => return self.on_checkpoint(slot, run),
+            Event::Built(slot, run) => {
+                if let Some(process) = self.running(slot, run) {
+                    process.done.extend(process.built.drain(..));
+                    self.turn(slot);
+                }
+            }
             Event::Deliver { to, from, message } => return self.deliver(to, &from, message),
             Event::DeliverSnapshot(parcel) => return self.deliver_snapshot(*parcel),
             Event::SnapshotSent { slot, run, to, ok } => {
@@ -155,8 +161,16 @@ impl World {
         match machine.start(&self.plan, begin, run, seed, now) {
             Ok(Started { process, recovered, written }) => {
                 let torn = std::mem::take(&mut self.torn[slot]);
-                self.report.rebuilds += process.store.rebuilds();
+                let rebuilds = process.store.rebuilds();
+                self.report.rebuilds += rebuilds;
+                if rebuilds > 0 && !machine.may_rebuild() {
+                    return Err(Violation(format!(
+                        "{}: a state that was whole was thrown away",
+                        machine.name
+                    )));
+                }
                 machine.process = Some(process);
+                machine.healed();
                 self.oracle.note((self.now, slot, run));
                 self.oracle.started(member, &recovered, &torn)?;
                 self.oracle.written(member, &[written]);
@@ -347,7 +361,8 @@ impl World {
         if machine.disk.is_cut() {
             self.power_cut(slot);
         } else if machine.sync_failed() || self.nemesis.is_impaired(slot) {
-            self.kill(slot);
+            // A machine whose disk fails often goes down with it.
+            if self.random.random_ratio(1, 2) { self.kill(slot) } else { self.power_cut(slot) }
         } else {
             return Err(Violation(format!("{}: {what}", machine.name)));
         }
@@ -406,8 +421,10 @@ impl World {
                 if let Some(Done::SnapshotBuilt(meta)) = &done {
                     self.oracle.snapshot(member, meta)?;
                 }
+                let at = self.now + self.random.random_range(0..20_000);
                 if let Some(process) = self.running(slot, run) {
-                    process.done.extend(done);
+                    process.built.extend(done);
+                    self.events.plan(at, Event::Built(slot, run));
                 }
                 if snapshot_failed {
                     self.disk_failed(slot, "a snapshot failed")?;

@@ -16,6 +16,7 @@ use super::format::{Frame, HeaderError, Op, Position, SEGMENT_HEADER, SegmentHea
 use super::state::State;
 use super::{Base, HardState, LogEntry, WalError};
 use crate::disk::Disk;
+use crate::mutation::Mutation;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Segment {
@@ -178,7 +179,9 @@ impl Replay {
         }
         match op {
             Op::Entry { index, term, payload: bytes } => {
-                self.entries.truncate(index.saturating_sub(self.first_index) as usize);
+                if !Mutation::OldSuffixKept.is_on() {
+                    self.entries.truncate(index.saturating_sub(self.first_index) as usize);
+                }
                 self.first_index = self.first_index.min(index);
                 self.entries.push(LogEntry { index, term, payload: payload.slice_ref(bytes) });
                 segment.max_index = segment.max_index.max(index);
@@ -199,8 +202,8 @@ impl Replay {
         let (Some(oldest), Some(active), Some(state)) = (segments.front(), segments.back(), state) else {
             return Err(corrupt(0, 0, "no segment was read"));
         };
-        if let Some(durable) =
-            proven_after(&image, active.generation, active.end).filter(|durable| *durable > active.end)
+        if let Some(durable) = proven_after(&image, active.generation, active.end)
+            .filter(|durable| *durable > active.end && !Mutation::DamageCutOff.is_on())
         {
             let what = format!("damaged, although it was durable up to byte {durable}");
             return Err(corrupt(active.generation, active.end, what));
