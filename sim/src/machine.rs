@@ -11,7 +11,7 @@ use helios_node::metrics::Metrics;
 use helios_node::raft::{self, RecoveryError, Snapshots};
 use helios_node::simulation::{Applier, ApplyJob, Core, Done, Input, LogJob, Settings};
 use helios_node::state::{EngineKind, StateError, Store, StoreOptions};
-use helios_node::wal::{Batch, Recovered, Wal, WalError, WalOptions};
+use helios_node::wal::{self, Batch, Recovered, Wal, WalError, WalOptions};
 use helios_proto::v1::Membership;
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
@@ -128,6 +128,29 @@ impl Machine {
         self.broken = None;
         self.backup = None;
         (self.state_rots, self.snapshots_rot) = (false, false);
+    }
+
+    /// While no process has the log open. What was written last is spared: rot there and an interrupted
+    /// write look the same to every log.
+    pub fn rot_log(&mut self) -> bool {
+        let before = self.disk.copy();
+        let report = wal::verify(Arc::new(before.clone()), Path::new("/wal"));
+        let Some((path, byte)) = self.disk.flip_synced_bit(|path| path.extension() == Some("wal".as_ref()))
+        else {
+            return false;
+        };
+        let listed = before.list(Path::new("/wal")).unwrap_or_default();
+        let last = listed
+            .iter()
+            .map(|entry| &entry.name)
+            .filter(|name| Path::new(name).extension() == Some("wal".as_ref()))
+            .max();
+        let is_last = last.is_some_and(|last| path.file_name() == Some(last));
+        if is_last && report.is_ok_and(|report| byte >= report.proven_bytes) {
+            self.disk = before;
+            return false;
+        }
+        true
     }
 
     /// While no process has the state open.

@@ -153,17 +153,15 @@ impl World {
     /// A byte of the log makes the log unreadable at most, never shorter; without its state, or
     /// without its snapshots, a member has to do.
     fn rot(&mut self, slot: Slot) -> bool {
+        let now = self.instant();
         match self.random.random_range(0..3) {
             0 if self.may_forget(slot) => {
                 self.kill(slot);
                 self.nemesis.impaired.insert(slot);
-                self.machines[slot].disk.flip_settled_bit(|path| path.starts_with("/wal")).is_some()
+                self.machines[slot].rot_log()
             }
             1 => self.machines[slot].rot_state(),
-            2 => {
-                let now = self.instant();
-                self.machines[slot].rot_snapshot(now)
-            }
+            2 => self.machines[slot].rot_snapshot(now),
             _ => false,
         }
     }

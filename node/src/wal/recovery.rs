@@ -54,6 +54,9 @@ pub struct Report {
     pub segments: usize,
     /// Bytes in use in those segments.
     pub size_bytes: u64,
+    /// Bytes of the last of them that are known to have been durable: damage there is told apart from
+    /// an interrupted write.
+    pub proven_bytes: u64,
     pub base: Base,
     pub hard_state: Option<HardState>,
     pub entries: usize,
@@ -68,6 +71,7 @@ pub fn verify(disk: Arc<dyn Disk>, dir: &Path) -> Result<Report, WalError> {
     Ok(recover(&dir, &generations)?.map_or_else(Report::default, |log| Report {
         segments: log.segments.len(),
         size_bytes: log.segments.iter().map(|segment| segment.end).sum(),
+        proven_bytes: log.tail.offset,
         base: log.state.base,
         hard_state: log.state.hard_state,
         entries: log.entries.len(),
