@@ -138,7 +138,8 @@ impl World {
                     || machine.marker.member != Some(*id)
             })
         };
-        let lost = known.voters.iter().filter(|id| forgetful(id)).count();
+        // A learner may be a voter the moment after.
+        let lost = known.voters.iter().chain(&known.learners).filter(|id| forgetful(id)).count();
         lost <= (known.voters.len() - 1) / 2
     }
 
