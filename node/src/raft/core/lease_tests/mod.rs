@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use helios_proto::v1::{Member, Reply};
 use prost_raft::Message as _;
-use raft::eraftpb::EntryType;
+use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 use tokio::sync::oneshot;
 
 use super::super::membership::Change;
