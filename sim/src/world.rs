@@ -115,6 +115,11 @@ impl World {
                     self.input(slot, Input::SnapshotSent { to, ok });
                 }
             }
+            Event::LinkLost { slot, run, from } => {
+                if self.running(slot, run).is_some() {
+                    self.input(slot, Input::LinkLost(from));
+                }
+            }
             Event::Client(client) => self.client(client),
             Event::Nemesis => return self.nemesis(),
             Event::Keeper => self.keeper(),
@@ -424,6 +429,7 @@ impl World {
 
     /// The process is gone; what it wrote stays.
     pub fn kill(&mut self, slot: Slot) {
+        self.break_links(slot);
         self.stop_process(slot);
         self.machines[slot].disk.kill();
     }

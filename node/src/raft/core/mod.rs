@@ -4,6 +4,7 @@
 
 mod acks;
 mod changes;
+mod early;
 mod election;
 mod guards;
 mod lease;
@@ -34,6 +35,7 @@ use super::types::*;
 use crate::error::Error;
 use crate::mutation::Mutation;
 use crate::state::SnapshotMeta;
+use early::Early;
 use election::ElectionTimeout;
 use lease::Lease;
 use ready::InFlight;
@@ -68,6 +70,7 @@ pub struct Core {
     pub(super) node: RawNode<Log>,
     settings: Settings,
     election_timeout: ElectionTimeout,
+    early: Option<Early>,
     pub(super) membership: Arc<Membership>,
     proposed: Vec<Proposal>,
     parked: Vec<Proposal>,
@@ -141,6 +144,7 @@ impl Core {
             lease_readers: Vec::new(),
             started: now,
             election_timeout: ElectionTimeout::new(settings.election_min, settings.election_max, boot_nonce),
+            early: None,
             settings,
             membership,
             proposed: Vec::new(),
@@ -179,6 +183,7 @@ impl Core {
             // The raft crate cannot campaign between the reset of its log and of its state.
             self.node.raft.election_elapsed = 0;
         }
+        self.tick_early();
         self.election_timeout.pin(&mut self.node.raft);
         self.node.tick();
         self.reads.retain(|waiter| !waiter.is_closed());
@@ -201,6 +206,7 @@ impl Core {
             Input::Transfer { target, timeout, waiter } => {
                 transfer::start(self, target, now, timeout, waiter);
             }
+            Input::LinkLost(id) => self.link_lost(id, now),
             Input::Unreachable(id) => self.node.report_unreachable(id),
             Input::SnapshotSent { to, ok } => {
                 let status = if ok { SnapshotStatus::Finish } else { SnapshotStatus::Failure };

@@ -1,5 +1,6 @@
 //! Cores of one cluster in one thread: time, network and disks are as a test wants them.
 
+mod early;
 mod lease;
 
 use std::collections::{BTreeMap, BTreeSet};
