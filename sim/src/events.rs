@@ -37,6 +37,12 @@ pub enum Event {
         to: u64,
         ok: bool,
     },
+    /// A member learns that its connection from member `from` ended.
+    LinkLost {
+        slot: Slot,
+        run: Run,
+        from: u64,
+    },
     Client(usize),
     Nemesis,
     /// Whoever looks after the membership, as the operator does.

@@ -91,6 +91,10 @@ impl World {
             1 => (true, false),
             _ => (false, true),
         };
+        // As by a firewall that refuses from now on.
+        if self.random.random_ratio(1, 2) {
+            self.break_links(slot);
+        }
         let partial = self.random.random_ratio(1, 3);
         for other in (0..self.plan.machines).filter(|other| *other != slot) {
             if partial && self.random.random_ratio(1, 2) {

@@ -83,6 +83,16 @@ impl World {
         Some((slot, sender))
     }
 
+    /// All connections from a machine end, and those at the other ends learn it.
+    pub fn break_links(&mut self, from: Slot) {
+        let Some(member) = self.machines[from].marker.member else { return };
+        for slot in (0..self.machines.len()).filter(|slot| *slot != from) {
+            let Some(run) = self.machines[slot].process.as_ref().map(|process| process.run) else { continue };
+            let at = self.now + self.random.random_range(self.plan.wire.clone());
+            self.events.plan(at, Event::LinkLost { slot, run, from: member });
+        }
+    }
+
     fn lost(&mut self, from: Slot, to: Slot) -> bool {
         self.cuts.contains(&(from, to)) || self.random.random_ratio(self.plan.loss, 1_000)
     }

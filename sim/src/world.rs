@@ -121,6 +121,11 @@ impl World {
                     self.input(slot, Input::SnapshotSent { to, ok });
                 }
             }
+            Event::LinkLost { slot, run, from } => {
+                if self.running(slot, run).is_some() {
+                    self.input(slot, Input::LinkLost(from));
+                }
+            }
             Event::Client(client) => self.client(client),
             Event::Nemesis => return self.nemesis(),
             Event::Keeper => self.keeper(),
@@ -442,6 +447,7 @@ impl World {
 
     /// The process is gone; what it wrote stays.
     pub fn kill(&mut self, slot: Slot) {
+        self.break_links(slot);
         self.stop_process(slot);
         self.machines[slot].disk.kill();
     }

@@ -7,7 +7,8 @@ use helios_proto::v1::ErrorCode;
 use raft::StateRole;
 
 use super::super::membership;
-use super::{ChangeRequest, ChangeWaiter, Core, Waiter, overloaded};
+use super::propose::overloaded;
+use super::{ChangeRequest, ChangeWaiter, Core, Waiter};
 use crate::error::Error;
 
 impl Core {
