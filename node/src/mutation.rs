@@ -30,8 +30,6 @@ pub enum Mutation {
     ReadIndexTooLow,
     /// Whoever waits for an index is answered for whatever entry comes there.
     ProposalTermIgnored,
-    /// A proposal that lost its place in this log is reported as never executed.
-    DisplacedMeansRefused,
     /// A proposal that a snapshot skipped is reported as never executed.
     SkippedMeansRefused,
     /// An entry is skipped after a restart.
@@ -76,7 +74,7 @@ pub enum Mutation {
 
 impl Mutation {
     #[cfg(feature = "simulation")]
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 32] = [
         Self::VoteBeforeSync,
         Self::AppendAckBeforeSync,
         Self::LeaderCountsItselfEarly,
@@ -89,7 +87,6 @@ impl Mutation {
         Self::ReadContextReused,
         Self::ReadIndexTooLow,
         Self::ProposalTermIgnored,
-        Self::DisplacedMeansRefused,
         Self::SkippedMeansRefused,
         Self::AppliedSkipped,
         Self::AppendsBatched,

@@ -119,7 +119,7 @@ impl World {
             let data = self.command(slot, key, &op).encode_to_vec();
             (Input::Propose(vec![Proposal { data, waiter }]), Question::Write { asked: op, answer })
         };
-        let deadline = self.now + self.random.random_range(30 * MILLIS..400 * MILLIS);
+        let deadline = self.now + self.random.random_range(30 * MILLIS..1_500 * MILLIS);
         self.clients.clients[client].waits = Some(Waiting { op: id, slot, run, deadline, question });
         self.input(slot, input);
         Some(())

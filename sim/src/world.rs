@@ -334,29 +334,26 @@ impl World {
         let Some(process) = self.running(slot, run) else { return Ok(()) };
         process.log_planned = false;
         let work = LogWork::drain(None, || process.log_jobs.pop_front());
-        let outcome = work.append(&mut process.wal).and_then(|persisted| {
-            work.purge(&mut process.wal)?;
-            process.wal.prepare_spare()?;
-            Ok(persisted)
-        });
-        match outcome {
-            Ok(persisted) => {
-                self.oracle.written(member, &work.batches);
-                let Some(process) = self.running(slot, run) else { return Ok(()) };
-                process.done.extend(persisted.map(Done::Persisted));
-                let more = !process.log_jobs.is_empty();
-                process.log_planned = more;
-                if more {
-                    let at = self.now + self.disk_time(slot);
-                    self.events.plan(at, Event::LogWriter(slot, run));
-                }
-                self.turn(slot);
-                Ok(())
-            }
+        let persisted = match work.append(&mut process.wal) {
+            Ok(persisted) => persisted,
             Err(error) => {
                 self.torn[slot] = work.batches;
-                self.disk_failed(slot, &format!("its log writer ended: {error}"))
+                return self.disk_failed(slot, &format!("its log writer ended: {error}"));
             }
+        };
+        process.done.extend(persisted.map(Done::Persisted));
+        let rest = work.purge(&mut process.wal).and_then(|()| process.wal.prepare_spare());
+        let more = !process.log_jobs.is_empty();
+        process.log_planned = more;
+        self.oracle.written(member, &work.batches);
+        self.turn(slot);
+        if more {
+            let at = self.now + self.disk_time(slot);
+            self.events.plan(at, Event::LogWriter(slot, run));
+        }
+        match rest {
+            Ok(_) => Ok(()),
+            Err(error) => self.disk_failed(slot, &format!("its log writer ended: {error}")),
         }
     }
 

@@ -55,15 +55,6 @@ impl Proposals {
         }
     }
 
-    /// Entries from another leader are written from `entry` on.
-    pub fn displaced(&mut self, entry: &Entry) {
-        while self.pending.back().is_some_and(|last| last.index >= entry.index && last.term < entry.term) {
-            if let Some(last) = self.pending.pop_back() {
-                last.waiter.fail(Error::not_leader(None));
-            }
-        }
-    }
-
     pub fn len(&self) -> usize {
         self.pending.len()
     }

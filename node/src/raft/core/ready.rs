@@ -27,10 +27,7 @@ impl Core {
         }
         let reset = self.take_installed_snapshot(ready.snapshot());
         let entries = ready.take_entries();
-        if let Some(first) = entries.first() {
-            if Mutation::DisplacedMeansRefused.is_on() {
-                self.proposals.displaced(first);
-            }
+        if !entries.is_empty() {
             self.node.mut_store().append(&entries);
         }
         if let Some(hard_state) = ready.hs() {
