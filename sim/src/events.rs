@@ -27,7 +27,7 @@ pub enum Event {
     Deliver {
         to: Slot,
         from: Sender,
-        message: Message,
+        message: Box<Message>,
     },
     DeliverSnapshot(Box<Parcel>),
     /// The sender of a snapshot learns what became of it.

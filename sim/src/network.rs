@@ -54,7 +54,7 @@ impl World {
             let copies = 1 + u32::from(self.random.random_ratio(self.plan.duplication, 1_000));
             for _ in 0..copies {
                 let at = self.now + self.random.random_range(self.plan.wire.clone());
-                let event = Event::Deliver { to, from: sender.clone(), message: message.clone() };
+                let event = Event::Deliver { to, from: sender.clone(), message: Box::new(message.clone()) };
                 self.events.plan(at, event);
             }
         }

@@ -114,7 +114,7 @@ impl World {
                     self.turn(slot);
                 }
             }
-            Event::Deliver { to, from, message } => return self.deliver(to, &from, message),
+            Event::Deliver { to, from, message } => return self.deliver(to, &from, *message),
             Event::DeliverSnapshot(parcel) => return self.deliver_snapshot(*parcel),
             Event::SnapshotSent { slot, run, to, ok } => {
                 if self.running(slot, run).is_some() {

@@ -94,7 +94,7 @@ impl Core {
     fn check_quorum_beside(&self, id: u64, now: Instant) -> Result<(), Error> {
         let voters = &self.membership.voters;
         let live = voters.iter().filter(|voter| self.is_active(**voter, now)).count();
-        let quorum = (voters.len() + 1) / 2 + 1;
+        let quorum = voters.len().div_ceil(2) + 1;
         if live >= quorum || voters.len() == 1 {
             return Ok(());
         }
