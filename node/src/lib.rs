@@ -27,8 +27,8 @@ mod scratch;
 pub mod simulation;
 pub mod state;
 mod status;
-pub mod verify;
 mod token;
+pub mod verify;
 pub mod wal;
 
 /// Milliseconds since the Unix epoch. Decides nothing by itself: the log's clock does

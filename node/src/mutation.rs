@@ -34,8 +34,6 @@ pub enum Mutation {
     DisplacedMeansRefused,
     /// A proposal that a snapshot skipped is reported as never executed.
     SkippedMeansRefused,
-    /// An entry is applied again after a restart.
-    AppliedTwice,
     /// An entry is skipped after a restart.
     AppliedSkipped,
     /// The raft crate joins append messages, which it does wrongly (ADR 0006).
@@ -74,13 +72,11 @@ pub enum Mutation {
     TailNotErased,
     /// A restart takes its membership from the newest snapshot, not from the state.
     MembershipFromSnapshot,
-    /// The state's digest is not compared when it is opened.
-    DigestNotVerified,
 }
 
 impl Mutation {
     #[cfg(feature = "simulation")]
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 33] = [
         Self::VoteBeforeSync,
         Self::AppendAckBeforeSync,
         Self::LeaderCountsItselfEarly,
@@ -95,7 +91,6 @@ impl Mutation {
         Self::ProposalTermIgnored,
         Self::DisplacedMeansRefused,
         Self::SkippedMeansRefused,
-        Self::AppliedTwice,
         Self::AppliedSkipped,
         Self::AppendsBatched,
         Self::LogJobsDropped,
@@ -115,7 +110,6 @@ impl Mutation {
         Self::SnapshotIndexTooHigh,
         Self::TailNotErased,
         Self::MembershipFromSnapshot,
-        Self::DigestNotVerified,
     ];
 
     /// Whether this mistake is to be made, in the calling thread.

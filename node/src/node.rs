@@ -288,6 +288,7 @@ impl Node {
             disk_id: self.0.disk_id.clone(),
             boot_epoch: self.0.boot_epoch,
             initial_members_digest: self.0.initial_members_digest.clone(),
+            no_leases: self.0.settings.lease.is_none(),
             raft: raft.clone(),
             snapshots: Arc::clone(&self.0.snapshots),
             on_removed: Box::new(move |reason| {
@@ -427,6 +428,16 @@ impl PeerHost for Node {
             disk_id: self.0.disk_id.clone(),
             name: self.0.settings.name.clone(),
             boot_epoch: self.0.boot_epoch,
+        }
+    }
+
+    fn link_ended(&self, from: &Handshake) {
+        // A lease is the leader's, so its word counts, not the setting here.
+        if let Some(member) = self.member()
+            && from.no_leases
+            && !self.0.stopping.load(Ordering::SeqCst)
+        {
+            member.raft.link_lost(from.from_id);
         }
     }
 

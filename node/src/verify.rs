@@ -144,7 +144,15 @@ impl Check<'_> {
                 None
             }
             Ok(report) => {
-                let wal::Report { segments, size_bytes, base, hard_state, entries, last_index } = &report;
+                let wal::Report {
+                    segments,
+                    size_bytes,
+                    base,
+                    hard_state,
+                    entries,
+                    last_index,
+                    proven_bytes: _,
+                } = &report;
                 let hard_state = hard_state.unwrap_or_default();
                 let text = format!(
                     "{segments} segments, {size_bytes} bytes in use; {entries} entries, {} to {last_index}; \

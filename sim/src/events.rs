@@ -22,6 +22,8 @@ pub enum Event {
     LogWriter(Slot, Run),
     Applier(Slot, Run),
     Checkpoint(Slot, Run),
+    /// The Raft thread hears of the snapshot that was built.
+    Built(Slot, Run),
     Deliver {
         to: Slot,
         from: Sender,
@@ -34,6 +36,12 @@ pub enum Event {
         run: Run,
         to: u64,
         ok: bool,
+    },
+    /// A member learns that its connection from member `from` ended.
+    LinkLost {
+        slot: Slot,
+        run: Run,
+        from: u64,
     },
     Client(usize),
     Nemesis,

@@ -11,7 +11,7 @@ use helios_node::metrics::Metrics;
 use helios_node::raft::{self, RecoveryError, Snapshots};
 use helios_node::simulation::{Applier, ApplyJob, Core, Done, Input, LogJob, Settings};
 use helios_node::state::{EngineKind, StateError, Store, StoreOptions};
-use helios_node::wal::{Recovered, Wal, WalError, WalOptions};
+use helios_node::wal::{self, Batch, Recovered, Wal, WalError, WalOptions};
 use helios_proto::v1::Membership;
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
@@ -40,6 +40,9 @@ pub struct Machine {
     pub slow_until: Micros,
     /// Failed syncs that a process ended for.
     failed_syncs: u64,
+    /// What of this disk rotted: one of the two has to be whole.
+    state_rots: bool,
+    snapshots_rot: bool,
     /// Why its disk cannot serve any more: the keeper replaces it.
     pub broken: Option<String>,
     /// A copy of disk and marker, to come back with.
@@ -57,6 +60,8 @@ pub struct Process {
     pub snapshots: Arc<Snapshots>,
     pub inbox: Vec<Input>,
     pub done: VecDeque<Done>,
+    /// News of snapshots, on their way to `done`.
+    pub built: VecDeque<Done>,
     pub log_jobs: VecDeque<LogJob>,
     pub apply_jobs: VecDeque<ApplyJob>,
     pub snapshot_wanted: bool,
@@ -75,6 +80,8 @@ pub struct Process {
 pub struct Started {
     pub process: Process,
     pub recovered: Recovered,
+    /// What the start itself wrote to the log.
+    pub written: Batch,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -104,6 +111,8 @@ impl Machine {
             paused_until: 0,
             slow_until: 0,
             failed_syncs: 0,
+            state_rots: false,
+            snapshots_rot: false,
             broken: None,
             backup: None,
             disks: 0,
@@ -118,6 +127,59 @@ impl Machine {
         self.marker = blank_marker(self.slot, self.disks);
         self.broken = None;
         self.backup = None;
+        (self.state_rots, self.snapshots_rot) = (false, false);
+    }
+
+    /// While no process has the log open. What was written last is spared: rot there and an interrupted
+    /// write look the same to every log.
+    pub fn rot_log(&mut self) -> bool {
+        let before = self.disk.copy();
+        let report = wal::verify(Arc::new(before.clone()), Path::new("/wal"));
+        let Some((path, byte)) = self.disk.flip_synced_bit(|path| path.extension() == Some("wal".as_ref()))
+        else {
+            return false;
+        };
+        let listed = before.list(Path::new("/wal")).unwrap_or_default();
+        let last = listed
+            .iter()
+            .map(|entry| &entry.name)
+            .filter(|name| Path::new(name).extension() == Some("wal".as_ref()))
+            .max();
+        let is_last = last.is_some_and(|last| path.file_name() == Some(last));
+        if is_last && report.is_ok_and(|report| byte >= report.proven_bytes) {
+            self.disk = before;
+            return false;
+        }
+        true
+    }
+
+    /// While no process has the state open.
+    pub fn rot_state(&mut self) -> bool {
+        let may = self.process.is_none() && !self.snapshots_rot;
+        let rots = may && self.disk.flip_synced_bit(|path| path.starts_with("/state")).is_some();
+        self.state_rots |= rots;
+        rots
+    }
+
+    /// The one that a running process offers to others, and does not need itself.
+    pub fn rot_snapshot(&mut self, now: Instant) -> bool {
+        let Some(process) = self.process.as_ref().filter(|_| !self.state_rots) else { return false };
+        let offered = process.core.status(now).snapshot_index;
+        let name = format!("/snapshots/{offered:020}-");
+        let rots = offered <= process.applied_index()
+            && self.disk.flip_synced_bit(|path| path.to_string_lossy().starts_with(&name)).is_some();
+        self.snapshots_rot |= rots;
+        rots
+    }
+
+    /// A process started: what it needed of the state is whole again.
+    pub fn healed(&mut self) {
+        self.state_rots = false;
+    }
+
+    /// Whether a start may have had reason to build its state anew.
+    pub fn may_rebuild(&self) -> bool {
+        self.state_rots || self.disk.stats().failed_syncs > 0
     }
 
     /// An older copy takes the disk's place.
@@ -168,10 +230,12 @@ impl Machine {
         };
         let found = recovered.clone();
         let recovery = raft::recover(&mut wal, recovered, &store, &snapshots)?;
+        let reset = (wal.base() != found.base).then(|| wal.base());
+        let written = Batch { reset, ..Batch::default() };
         let core =
             recovery.into_core(settings, &store, seed, now).map_err(|e| StartError::Raft(e.to_string()))?;
         let process = Process::new(run, core, wal, store, snapshots);
-        Ok(Started { process, recovered: found })
+        Ok(Started { process, recovered: found, written })
     }
 }
 
@@ -196,6 +260,7 @@ impl Process {
             snapshots,
             inbox: Vec::new(),
             done: VecDeque::new(),
+            built: VecDeque::new(),
             log_jobs: VecDeque::new(),
             apply_jobs: VecDeque::new(),
             snapshot_wanted: false,

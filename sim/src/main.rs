@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use clap::Parser;
-use helios_sim::{Fault, Report, run};
+use helios_sim::{Fault, Mutation, Report, run};
 
 #[derive(Parser)]
 #[command(about = "Runs HeliosDB's Raft core, log and state machine in a seeded world of faults")]
@@ -23,6 +23,9 @@ struct Options {
     /// Go on after a seed that failed.
     #[arg(long)]
     keep_going: bool,
+    /// Make this mistake, by its name in node/src/mutation.rs.
+    #[arg(long, value_parser = mutation)]
+    mutation: Option<Mutation>,
     /// Run each seed twice and compare the two runs.
     #[arg(long)]
     twice: bool,
@@ -87,7 +90,7 @@ fn main() -> ExitCode {
             if seed >= options.from + options.seeds {
                 return sum;
             }
-            let report = live(seed, options.twice);
+            let report = live(seed, &options);
             if !report.is_clean() && !options.keep_going {
                 next.store(u64::MAX / 2, Ordering::Relaxed);
             }
@@ -105,9 +108,15 @@ fn main() -> ExitCode {
     if sum.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn live(seed: u64, twice: bool) -> Report {
-    let mut report = run(seed, None);
-    if twice && run(seed, None) != report {
+fn mutation(name: &str) -> Result<Mutation, String> {
+    let all = Mutation::ALL.iter().map(|mutation| format!("{mutation:?}"));
+    let found = Mutation::ALL.iter().find(|mutation| format!("{mutation:?}") == name);
+    found.copied().ok_or_else(|| format!("one of {}", all.collect::<Vec<_>>().join(", ")))
+}
+
+fn live(seed: u64, options: &Options) -> Report {
+    let mut report = run(seed, options.mutation);
+    if options.twice && run(seed, options.mutation) != report {
         report.violation = Some(helios_sim::Violation("the same seed ran in two ways".to_owned()));
     }
     report

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use crate::Violation;
 use crate::events::{Event, Slot};
+use crate::machine::{Machine, Process};
 use crate::plan::{Fault, MILLIS};
 use crate::world::World;
 
@@ -73,7 +74,7 @@ impl World {
                 self.lose_disk(slot);
                 self.machines[slot].wipe();
             }
-            Fault::BitRot if self.may_forget(slot) => self.rot(slot),
+            Fault::BitRot => return Ok(self.rot(slot)),
             Fault::OldCopy => return self.old_copy(slot),
             _ => return Ok(false),
         }
@@ -90,6 +91,10 @@ impl World {
             1 => (true, false),
             _ => (false, true),
         };
+        // As by a firewall that refuses from now on.
+        if self.random.random_ratio(1, 2) {
+            self.break_links(slot);
+        }
         let partial = self.random.random_ratio(1, 3);
         for other in (0..self.plan.machines).filter(|other| *other != slot) {
             if partial && self.random.random_ratio(1, 2) {
@@ -120,6 +125,14 @@ impl World {
         if leader == slot || !known.members.iter().any(|member| member.name == *name) {
             return false;
         }
+        // A change counts for a member once it has applied it: until then the voters of before decide.
+        let is_behind = |machine: &Machine| {
+            machine.process.as_ref().is_none_or(|process| process.store.membership().index < known.index)
+        };
+        let members = self.machines.iter().filter(|machine| machine.marker.member.is_some());
+        if members.filter(|machine| machine.slot != slot).any(is_behind) {
+            return false;
+        }
         let forgetful = |id: &u64| {
             let record = membership::member(known, *id);
             let place = record.and_then(|record| self.machines.iter().find(|m| m.name == record.name));
@@ -129,7 +142,8 @@ impl World {
                     || machine.marker.member != Some(*id)
             })
         };
-        let lost = known.voters.iter().filter(|id| forgetful(id)).count();
+        // A learner may be a voter the moment after.
+        let lost = known.voters.iter().chain(&known.learners).filter(|id| forgetful(id)).count();
         lost <= (known.voters.len() - 1) / 2
     }
 
@@ -141,15 +155,19 @@ impl World {
         self.nemesis.impaired.insert(slot);
     }
 
-    fn rot(&mut self, slot: Slot) {
-        self.kill(slot);
-        self.lose_disk(slot);
-        let places = ["/wal", "/state", "/snapshots"];
-        let place = places[self.random.random_range(0..places.len())];
-        let disk = &self.machines[slot].disk;
-        match place {
-            "/wal" => drop(disk.flip_settled_bit(|path| path.starts_with(place))),
-            _ => drop(disk.flip_synced_bit(|path| path.starts_with(place))),
+    /// A byte of the log makes the log unreadable at most, never shorter; without its state, or
+    /// without its snapshots, a member has to do.
+    fn rot(&mut self, slot: Slot) -> bool {
+        let now = self.instant();
+        match self.random.random_range(0..3) {
+            0 if self.may_forget(slot) => {
+                self.kill(slot);
+                self.nemesis.impaired.insert(slot);
+                self.machines[slot].rot_log()
+            }
+            1 => self.machines[slot].rot_state(),
+            2 => self.machines[slot].rot_snapshot(now),
+            _ => false,
         }
     }
 
@@ -165,7 +183,7 @@ impl World {
             return Ok(is_member);
         };
         let (copy, marker) = (copy.clone(), marker.clone());
-        let is_known = |process: &crate::machine::Process| {
+        let is_known = |process: &Process| {
             let known = process.store.membership();
             let record = marker.member.and_then(|id| membership::member(&known, id).cloned());
             record.is_some_and(|record| record.boot_epoch > marker.boot_epoch + 1)
@@ -177,9 +195,12 @@ impl World {
         let whole = self.leader().is_some_and(|(_, status)| {
             let last = (status.last_index, status.term);
             let voters = &status.membership.voters;
-            voters.iter().all(|voter| Some(*voter) == marker.member || self.oracle.holds(*voter, last.0, last.1))
+            voters
+                .iter()
+                .all(|voter| Some(*voter) == marker.member || self.oracle.holds(*voter, last.0, last.1))
         });
-        if !all_know || !whole || marker.member != self.machines[slot].marker.member || !self.may_forget(slot) {
+        if !all_know || !whole || marker.member != self.machines[slot].marker.member || !self.may_forget(slot)
+        {
             return Ok(false);
         }
         self.lose_disk(slot);

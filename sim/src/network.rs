@@ -6,7 +6,6 @@ use std::path::Path;
 use helios_node::disk::{Disk, SimDisk};
 use helios_node::error::Error;
 use helios_node::simulation::{Input, handshake, membership};
-use helios_node::state::SnapshotMeta;
 use helios_proto::v1::{ErrorCode, Handshake, Membership};
 use raft::eraftpb::{Message, MessageType};
 use rand::Rng;
@@ -35,6 +34,7 @@ pub struct Parcel {
     pub from: Sender,
     pub message: Message,
     pub index: u64,
+    pub term: u64,
     pub file: Vec<u8>,
 }
 
@@ -83,19 +83,34 @@ impl World {
         Some((slot, sender))
     }
 
+    /// All connections from a machine end, and those at the other ends learn it.
+    pub fn break_links(&mut self, from: Slot) {
+        let Some(member) = self.machines[from].marker.member else { return };
+        for slot in (0..self.machines.len()).filter(|slot| *slot != from) {
+            let Some(run) = self.machines[slot].process.as_ref().map(|process| process.run) else { continue };
+            let at = self.now + self.random.random_range(self.plan.wire.clone());
+            self.events.plan(at, Event::LinkLost { slot, run, from: member });
+        }
+    }
+
     fn lost(&mut self, from: Slot, to: Slot) -> bool {
         self.cuts.contains(&(from, to)) || self.random.random_ratio(self.plan.loss, 1_000)
     }
 
     fn send_snapshot(&mut self, to: Slot, from: Sender, message: Message) {
-        let index = message.get_snapshot().get_metadata().index;
+        let metadata = message.get_snapshot().get_metadata();
+        let (index, term) = (metadata.index, metadata.term);
         let machine = &self.machines[from.slot];
-        let path = machine.process.as_ref().and_then(|process| process.snapshots.find(index));
+        let path = machine.process.as_ref().and_then(|process| process.snapshots.whole(index));
+        if path.is_none() {
+            self.input(from.slot, Input::BuildSnapshot);
+        }
+        let machine = &self.machines[from.slot];
         let file = path.and_then(|path| machine.disk.read(&path).ok());
         let at = self.now + self.random.random_range(1_000..60_000);
         match file {
             Some(file) if !self.lost(from.slot, to) => {
-                let parcel = Parcel { to, from, message, index, file };
+                let parcel = Parcel { to, from, message, index, term, file };
                 self.events.plan(at, Event::DeliverSnapshot(Box::new(parcel)));
             }
             _ => self.report_snapshot(at, &from, message.to, false),
@@ -120,11 +135,11 @@ impl World {
 
     /// As `peer/snapshot.rs` receives: whole, verified, durable, and only then announced to Raft.
     pub fn deliver_snapshot(&mut self, parcel: Parcel) -> Result<(), Violation> {
-        let Parcel { to, from, message, index, file } = parcel;
+        let Parcel { to, from, message, index, term, file } = parcel;
         let member = message.to;
         let ok = !self.cuts.contains(&(from.slot, to))
             && self.admit(to, &from, member)?
-            && self.receive_snapshot(to, index, &file);
+            && self.receive_snapshot(to, (index, term), &file);
         if ok {
             self.input(to, Input::Messages(vec![message]));
             self.report.snapshots_installed += 1;
@@ -134,7 +149,7 @@ impl World {
         Ok(())
     }
 
-    fn receive_snapshot(&mut self, to: Slot, index: u64, file: &[u8]) -> bool {
+    fn receive_snapshot(&mut self, to: Slot, (index, term): (u64, u64), file: &[u8]) -> bool {
         let machine = &mut self.machines[to];
         let Some(process) = &machine.process else { return false };
         if machine.paused_until > self.now {
@@ -142,9 +157,7 @@ impl World {
         }
         let path = process.snapshots.incoming();
         let adopted = write(&machine.disk, &path, file).is_ok()
-            && process.snapshots.verify(&path).is_ok_and(|meta: SnapshotMeta| {
-                meta.index == index && process.snapshots.adopt(&path, &meta).is_ok()
-            });
+            && process.snapshots.receive(&path, index, term).is_ok();
         if machine.disk.is_cut() {
             self.power_cut(to);
         }

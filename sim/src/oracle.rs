@@ -39,7 +39,7 @@ pub struct Oracle {
     snapshots: BTreeMap<u64, u32>,
     durable: BTreeMap<u64, Durable>,
     /// What disks held that forgot it since: word of it may still be on its way.
-    forgotten: BTreeMap<u64, Durable>,
+    forgotten: BTreeMap<u64, Vec<Durable>>,
     fingerprint: DefaultHasher,
 }
 
@@ -107,8 +107,9 @@ impl Oracle {
 
     /// Whether the disk of `member` has this entry, or had it before it forgot.
     pub fn holds(&self, member: u64, index: u64, term: u64) -> bool {
-        let disks = [self.durable.get(&member), self.forgotten.get(&member)];
-        disks.into_iter().flatten().any(|durable| {
+        let mut disks =
+            self.durable.get(&member).into_iter().chain(self.forgotten.get(&member).into_iter().flatten());
+        disks.any(|durable| {
             // Below its base it holds a snapshot.
             index <= durable.base || durable.get(index).is_some_and(|fact| fact.term == term)
         })
@@ -173,7 +174,7 @@ impl Oracle {
     /// The disk of `member` came back older than it was, or not at all.
     pub fn lost(&mut self, member: u64) {
         if let Some(durable) = self.durable.remove(&member) {
-            self.forgotten.insert(member, durable);
+            self.forgotten.entry(member).or_default().push(durable);
         }
     }
 }
@@ -210,7 +211,13 @@ impl Durable {
         if torn.iter().all(|batch| batch.reset.is_none()) {
             for index in self.base.max(now.base) + 1..=wanted {
                 if self.get(index) != now.get(index) {
-                    return Err(format!("lost log entry {index}, which was durable"));
+                    return Err(format!(
+                        "lost log entry {index}, which was durable: its log held {:?}, now {:?} from {} to {}",
+                        self.get(index),
+                        now.get(index),
+                        now.base,
+                        now.last()
+                    ));
                 }
             }
             if now.base > self.last() {

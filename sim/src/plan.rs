@@ -115,6 +115,7 @@ impl Plan {
         }
         let calm = random.random_range(20..120) * MILLIS;
         let wire = if random.random_ratio(1, 3) { 100..15 * MILLIS } else { 50..500 };
+        let small = random.random_ratio(1, 2);
         let slow = random.random_ratio(1, 4);
         Self {
             members,
@@ -124,17 +125,17 @@ impl Plan {
             horizon: random.random_range(1_500..3_000) * MILLIS,
             faults,
             fault_gap: calm / 4..calm,
-            think: if random.random_ratio(1, 2) { 0..2 * MILLIS } else { 0..20 * MILLIS },
+            think: if random.random_ratio(1, 2) { 0..MILLIS } else { 0..20 * MILLIS },
             wire,
             loss: if random.random_ratio(1, 3) { random.random_range(1..100) } else { 0 },
             duplication: if random.random_ratio(1, 3) { random.random_range(1..100) } else { 0 },
             sync: if slow { MILLIS..20 * MILLIS } else { 50..2 * MILLIS },
             segment_bytes: 4096 << random.random_range(0..3),
-            snapshot_entries: random.random_range(10..200),
-            trailing_entries: random.random_range(0..30),
+            snapshot_entries: random.random_range(if small { 5..25 } else { 20..200 }),
+            trailing_entries: if random.random_ratio(1, 2) { 0 } else { random.random_range(0..30) },
             lease: random.random_ratio(1, 3).then(|| longest_lease(ELECTION_MIN)),
             reads: random.random_range(10..70),
-            padding: if random.random_ratio(1, 2) { 0 } else { random.random_range(1..600) },
+            padding: if random.random_ratio(1, 2) { 0 } else { random.random_range(1..900) },
         }
     }
 

@@ -108,11 +108,22 @@ impl World {
             Event::LogWriter(slot, run) => return self.on_log_writer(slot, run),
             Event::Applier(slot, run) => return self.on_applier(slot, run),
             Event::Checkpoint(slot, run) => return self.on_checkpoint(slot, run),
+            Event::Built(slot, run) => {
+                if let Some(process) = self.running(slot, run) {
+                    process.done.extend(process.built.drain(..));
+                    self.turn(slot);
+                }
+            }
             Event::Deliver { to, from, message } => return self.deliver(to, &from, message),
             Event::DeliverSnapshot(parcel) => return self.deliver_snapshot(*parcel),
             Event::SnapshotSent { slot, run, to, ok } => {
                 if self.running(slot, run).is_some() {
                     self.input(slot, Input::SnapshotSent { to, ok });
+                }
+            }
+            Event::LinkLost { slot, run, from } => {
+                if self.running(slot, run).is_some() {
+                    self.input(slot, Input::LinkLost(from));
                 }
             }
             Event::Client(client) => self.client(client),
@@ -153,12 +164,21 @@ impl World {
         let now = self.instant();
         let machine = &mut self.machines[slot];
         match machine.start(&self.plan, begin, run, seed, now) {
-            Ok(Started { process, recovered }) => {
+            Ok(Started { process, recovered, written }) => {
                 let torn = std::mem::take(&mut self.torn[slot]);
-                self.report.rebuilds += process.store.rebuilds();
+                let rebuilds = process.store.rebuilds();
+                self.report.rebuilds += rebuilds;
+                if rebuilds > 0 && !machine.may_rebuild() {
+                    return Err(Violation(format!(
+                        "{}: a state that was whole was thrown away",
+                        machine.name
+                    )));
+                }
                 machine.process = Some(process);
+                machine.healed();
                 self.oracle.note((self.now, slot, run));
                 self.oracle.started(member, &recovered, &torn)?;
+                self.oracle.written(member, &[written]);
                 self.events.plan(self.now, Event::Tick(slot, run));
                 self.events.plan(self.now + 5_000, Event::Checkpoint(slot, run));
                 self.turn(slot);
@@ -346,7 +366,8 @@ impl World {
         if machine.disk.is_cut() {
             self.power_cut(slot);
         } else if machine.sync_failed() || self.nemesis.is_impaired(slot) {
-            self.kill(slot);
+            // A machine whose disk fails often goes down with it.
+            if self.random.random_ratio(1, 2) { self.kill(slot) } else { self.power_cut(slot) }
         } else {
             return Err(Violation(format!("{}: {what}", machine.name)));
         }
@@ -405,8 +426,10 @@ impl World {
                 if let Some(Done::SnapshotBuilt(meta)) = &done {
                     self.oracle.snapshot(member, meta)?;
                 }
+                let at = self.now + self.random.random_range(0..20_000);
                 if let Some(process) = self.running(slot, run) {
-                    process.done.extend(done);
+                    process.built.extend(done);
+                    self.events.plan(at, Event::Built(slot, run));
                 }
                 if snapshot_failed {
                     self.disk_failed(slot, "a snapshot failed")?;
@@ -424,6 +447,7 @@ impl World {
 
     /// The process is gone; what it wrote stays.
     pub fn kill(&mut self, slot: Slot) {
+        self.break_links(slot);
         self.stop_process(slot);
         self.machines[slot].disk.kill();
     }

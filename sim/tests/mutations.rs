@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use helios_sim::{Mutation, run};
 
 /// Seeds tried for each mistake.
-const SEEDS: u64 = 400;
+const SEEDS: u64 = 3_000;
 
 fn found_by(mutation: Mutation) -> Option<(u64, String)> {
     (0..SEEDS)

@@ -142,22 +142,8 @@ impl SimDisk {
     /// Lets one byte rot that is durable in a file `is_candidate` chooses; answers which. `None` if
     /// there is no such file.
     pub fn flip_synced_bit(&self, is_candidate: impl Fn(&Path) -> bool) -> Option<(PathBuf, u64)> {
-        self.flip(is_candidate, Content::durable_used)
-    }
-
-    /// As [`SimDisk::flip_synced_bit`], sparing what was written last: rot there and an interrupted
-    /// write look the same to every log.
-    pub fn flip_settled_bit(&self, is_candidate: impl Fn(&Path) -> bool) -> Option<(PathBuf, u64)> {
-        self.flip(is_candidate, |content| content.durable_used().min(content.last_write()))
-    }
-
-    fn flip(
-        &self,
-        is_candidate: impl Fn(&Path) -> bool,
-        used: impl Fn(&Content) -> usize,
-    ) -> Option<(PathBuf, u64)> {
         let mut state = self.state();
-        let used = |tree: &Tree, id| tree.file(id).map_or(0, &used);
+        let used = |tree: &Tree, id| tree.file(id).map_or(0, Content::durable_used);
         let mut files = state.tree.walk();
         files.retain(|(path, id)| is_candidate(path) && used(&state.tree, *id) > 0);
         let chosen = if files.is_empty() { None } else { Some(state.random.below(files.len() as u64)) };

@@ -40,6 +40,8 @@ pub struct LinkOptions {
     pub disk_id: String,
     pub boot_epoch: u64,
     pub initial_members_digest: String,
+    /// This member never serves reads by a lease.
+    pub no_leases: bool,
     pub raft: RaftHandle,
     pub snapshots: Arc<Snapshots>,
     /// Called when a peer says that this member was removed.
@@ -60,6 +62,7 @@ impl LinkOptions {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             initial_members_digest: self.initial_members_digest.clone(),
             from_addr: self.addr.clone(),
+            no_leases: self.no_leases,
         }
     }
 }

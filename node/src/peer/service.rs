@@ -1,9 +1,10 @@
 //! Incoming peer traffic. Nothing passes before the handshake was accepted, and a stream ends as
 //! soon as its sender is no member any more.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use helios_proto::v1::peer_server::Peer;
@@ -34,6 +35,9 @@ pub trait PeerHost: Send + Sync + 'static {
     /// What this node says of itself in answer.
     fn receipt(&self) -> PeerReceipt;
 
+    /// The newest stream of messages from a member ended, as when its process dies.
+    fn link_ended(&self, from: &Handshake);
+
     fn is_member(&self, id: u64) -> bool;
 
     fn snapshots(&self) -> &Arc<Snapshots>;
@@ -53,11 +57,30 @@ pub trait PeerHost: Send + Sync + 'static {
 
 pub struct PeerService<H> {
     host: Arc<H>,
+    streams: Arc<Streams>,
 }
 
 impl<H: PeerHost> PeerService<H> {
     pub fn new(host: Arc<H>) -> Self {
-        Self { host }
+        Self { host, streams: Arc::default() }
+    }
+}
+
+/// The newest stream from each member: one that dialled anew is not lost with its old connection.
+#[derive(Default)]
+struct Streams(Mutex<HashMap<u64, u64>>);
+
+impl Streams {
+    fn begin(&self, from: u64) -> u64 {
+        let mut newest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = newest.entry(from).or_default();
+        *number += 1;
+        *number
+    }
+
+    /// Whether no stream from the same member began later.
+    fn is_newest(&self, from: u64, number: u64) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&from) == Some(&number)
     }
 }
 
@@ -80,13 +103,18 @@ impl<H: PeerHost> Peer for PeerService<H> {
             tracing::warn!(from = %handshake.from_name, reason = %error, "peer refused");
         })?;
         let (receipts, answers) = tokio::sync::mpsc::channel(1);
-        let host = Arc::clone(&self.host);
+        let (host, streams) = (Arc::clone(&self.host), Arc::clone(&self.streams));
+        let number = streams.begin(handshake.from_id);
         tokio::spawn(async move {
-            if receipts.send(Ok(host.receipt())).await.is_err() {
-                return;
-            }
-            if let Err(error) = take_messages(&*host, &raft, handshake.from_id, stream).await {
-                drop(receipts.send(Err(error.into())).await);
+            let outcome = match receipts.send(Ok(host.receipt())).await {
+                Ok(()) => take_messages(&*host, &raft, handshake.from_id, stream).await,
+                Err(_) => Ok(()),
+            };
+            let was_newest = streams.is_newest(handshake.from_id, number);
+            match outcome {
+                Ok(()) if was_newest => host.link_ended(&handshake),
+                Ok(()) => {}
+                Err(error) => drop(receipts.send(Err(error.into())).await),
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(answers))))

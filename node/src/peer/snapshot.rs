@@ -38,10 +38,13 @@ pub async fn send(options: Arc<LinkOptions>, target: Target, message: Message) {
 
 async fn try_send(options: &LinkOptions, target: &Target, message: &Message) -> Result<(), Error> {
     let metadata = message.get_snapshot().get_metadata();
-    let path = options
-        .snapshots
-        .find(metadata.index)
-        .ok_or_else(|| failed(format!("snapshot {} is not on disk any more", metadata.index)))?;
+    let (snapshots, index) = (Arc::clone(&options.snapshots), metadata.index);
+    let found = tokio::task::spawn_blocking(move || snapshots.whole(index)).await;
+    let Some(path) = found.map_err(|error| failed(error.to_string()))? else {
+        // Raft goes on offering it until there is another.
+        drop(options.raft.build_snapshot());
+        return Err(failed(format!("snapshot {index} is not on disk any more; taking another")));
+    };
     let meta = options.snapshots.read(&path).map_err(|error| failed(error.to_string()))?;
     let file = File::open(&path).await.map_err(|error| failed(error.to_string()))?;
     let size_bytes = file.metadata().await.map_err(|error| failed(error.to_string()))?.len();
@@ -125,16 +128,13 @@ async fn write_chunks(
 async fn adopt(
     snapshots: Arc<Snapshots>,
     path: std::path::PathBuf,
-    expected: (u64, u64),
+    (index, term): (u64, u64),
 ) -> Result<(), Error> {
-    let adopted = tokio::task::spawn_blocking(move || {
-        let meta = snapshots.verify(&path).map_err(|error| failed(error.to_string()))?;
-        if (meta.index, meta.term) != expected {
-            return Err(failed(format!("announced {expected:?} but holds {:?}", (meta.index, meta.term))));
-        }
-        snapshots.adopt(&path, &meta).map_err(|error| failed(error.to_string()))
-    });
-    adopted.await.unwrap_or_else(|error| Err(failed(error.to_string())))
+    let adopted = tokio::task::spawn_blocking(move || snapshots.receive(&path, index, term)).await;
+    match adopted {
+        Ok(adopted) => adopted.map_err(|error| failed(error.to_string())),
+        Err(error) => Err(failed(error.to_string())),
+    }
 }
 
 fn failed(message: String) -> Error {

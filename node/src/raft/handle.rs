@@ -103,6 +103,11 @@ impl RaftHandle {
         drop(self.submit(Input::Unreachable(id)));
     }
 
+    /// The connection from member `id` ended. Not to be told of one who may lead by a lease.
+    pub fn link_lost(&self, id: u64) {
+        drop(self.submit(Input::LinkLost(id)));
+    }
+
     pub fn snapshot_sent(&self, to: u64, ok: bool) {
         drop(self.submit(Input::SnapshotSent { to, ok }));
     }

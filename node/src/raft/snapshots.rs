@@ -1,19 +1,25 @@
 //! The snapshot files of a node: `<data>/snapshots/<index>-<term>.snap`, the newest two kept (C9).
 
+use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::disk::Disk;
 use crate::state::{SnapshotMeta, StateError, Store};
 
 const KEEP: usize = 2;
 
+/// Received snapshots kept at least, whatever came after them: Raft may take any of them.
+const KEEP_RECEIVED: usize = 4;
+
 pub struct Snapshots {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
     incoming: AtomicU64,
+    /// Index and term of what was received and may still be installed, the newest arrival last.
+    received: Mutex<VecDeque<(u64, u64)>>,
 }
 
 impl Snapshots {
@@ -26,7 +32,7 @@ impl Snapshots {
                 disk.remove_file(&path)?;
             }
         }
-        Ok(Self { disk, dir: dir.to_owned(), incoming: AtomicU64::new(0) })
+        Ok(Self { disk, dir: dir.to_owned(), incoming: AtomicU64::new(0), received: Mutex::default() })
     }
 
     /// Every snapshot in `dir`, oldest first, whole or not. Changes nothing.
@@ -34,7 +40,8 @@ impl Snapshots {
         disk: Arc<dyn Disk>,
         dir: &Path,
     ) -> io::Result<Vec<(PathBuf, Result<SnapshotMeta, StateError>)>> {
-        let snapshots = Self { disk, dir: dir.to_owned(), incoming: AtomicU64::new(0) };
+        let snapshots =
+            Self { disk, dir: dir.to_owned(), incoming: AtomicU64::new(0), received: Mutex::default() };
         let mut found = snapshots.list()?;
         found.sort_unstable();
         let checked = found.into_iter().map(|(index, term)| {
@@ -97,11 +104,56 @@ impl Snapshots {
         self.dir.join(format!("incoming-{number}.tmp"))
     }
 
+    /// Takes over a file that was received and synced, if it is whole and the snapshot that was
+    /// announced; durable when it returns. It stays until the state was restored from it or a newer
+    /// one: a leader of an old term may have sent newer ones that Raft does not take.
+    pub fn receive(&self, file: &Path, index: u64, term: u64) -> Result<(), StateError> {
+        let meta = self.verify(file)?;
+        if (meta.index, meta.term) != (index, term) {
+            let held = (meta.index, meta.term);
+            return Err(StateError::Damaged(format!("announced {:?} but holds {held:?}", (index, term))));
+        }
+        {
+            let mut received = self.received();
+            received.push_back((index, term));
+            if received.len() > KEEP_RECEIVED {
+                received.pop_front();
+            }
+        }
+        let io = |source| StateError::Io { doing: "name snapshot", path: file.to_owned(), source };
+        self.adopt(file, &meta).map_err(io)
+    }
+
+    /// The state is at `index`: what was received up to there is not needed any more.
+    pub fn restored(&self, index: u64) {
+        self.received().retain(|(received, _)| *received > index);
+    }
+
+    fn received(&self) -> MutexGuard<'_, VecDeque<(u64, u64)>> {
+        self.received.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Takes over a complete, synced file under its final name; durable when it returns.
-    pub fn adopt(&self, file: &Path, meta: &SnapshotMeta) -> io::Result<()> {
+    fn adopt(&self, file: &Path, meta: &SnapshotMeta) -> io::Result<()> {
         self.disk.rename(file, &self.path(meta.index, meta.term))?;
         self.remove_but(KEEP)?;
         self.disk.sync_dir(&self.dir)
+    }
+
+    /// The snapshot at `index` if it may be sent. One that rotted since is removed, for the next one
+    /// to take its place.
+    pub fn whole(&self, index: u64) -> Option<PathBuf> {
+        let path = self.find(index)?;
+        match self.verify(&path) {
+            Ok(_) => Some(path),
+            Err(error) => {
+                tracing::error!(path = %path.display(), %error, "snapshot is damaged; removing it");
+                if let Err(error) = self.disk.remove_file(&path) {
+                    tracing::error!(path = %path.display(), %error, "cannot remove a damaged snapshot");
+                }
+                None
+            }
+        }
     }
 
     pub fn find(&self, index: u64) -> Option<PathBuf> {
@@ -156,7 +208,8 @@ impl Snapshots {
     fn remove_but(&self, kept: usize) -> io::Result<()> {
         let mut found = self.list()?;
         found.sort_unstable();
-        for (index, term) in found.iter().rev().skip(kept) {
+        let received = self.received();
+        for (index, term) in found.iter().rev().skip(kept).filter(|named| !received.contains(named)) {
             self.disk.remove_file(&self.path(*index, *term))?;
         }
         Ok(())

@@ -50,6 +50,8 @@ pub enum Input {
         timeout: Duration,
         waiter: TransferWaiter,
     },
+    /// The connection from this member ended.
+    LinkLost(u64),
     /// A message to this member could not be delivered.
     Unreachable(u64),
     SnapshotSent {

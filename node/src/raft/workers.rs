@@ -115,6 +115,7 @@ impl Applier {
             .find(index)
             .ok_or_else(|| format!("the installed snapshot at index {index} is not on disk"))?;
         let meta = self.store.restore(&path).map_err(|error| format!("installing a snapshot: {error}"))?;
+        self.snapshots.restored(meta.index);
         self.applied.send_replace(meta.index);
         self.metrics.snapshot_install_duration_seconds.observe(started.elapsed().as_secs_f64());
         tracing::info!(index = meta.index, term = meta.term, "snapshot installed");

@@ -12,6 +12,7 @@ use super::snapshot::{Reader, Writer};
 use super::store::{Frozen, Image, State};
 use super::value::{self, META_KEY, Value};
 use super::{Applied, SnapshotMeta, StateError, Store, journal, recovery};
+use crate::mutation::Mutation;
 
 /// A restore writes to the engine in batches of about this size.
 const RESTORE_BATCH_BYTES: usize = 4 << 20;
@@ -109,10 +110,14 @@ impl Store {
             }
             writes.push((key.clone(), slot.clone()));
         }
+        if Mutation::CheckpointIndexTooLow.is_on() {
+            record.meta.applied.index -= 1;
+        }
         writes.push((Record::key(), Some(record.encode())));
         if let Some(home) = &image.home
             && image.is_committed
             && generation == image.generation
+            && !Mutation::CheckpointWithoutJournal.is_on()
         {
             journal::write(home.disk().as_ref(), &home.journal(), generation, &writes)?;
             home.sync()?;
@@ -158,9 +163,13 @@ impl Store {
         }
         let engine = self.inner.read().engine.clone();
         let mut writer = Writer::create(Arc::clone(&self.inner.disk), path)?;
+        let mut record = image.record.clone();
+        if Mutation::SnapshotIndexTooHigh.is_on() {
+            record.meta.applied.index += 1;
+        }
         let written = writer
-            .header(&image.record)
-            .and_then(|()| write_pairs(&mut writer, engine.as_ref(), &image.record))
+            .header(&record)
+            .and_then(|()| write_pairs(&mut writer, engine.as_ref(), &record))
             .and_then(|()| writer.finish());
         if let Err(error) = written {
             writer.abandon();

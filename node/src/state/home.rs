@@ -160,8 +160,13 @@ impl Home {
         Ok(())
     }
 
+    /// Durably: power cuts must not add up to a count that no attempt made.
     pub fn end_open(&self) -> Result<(), StateError> {
-        self.remove_if_there(OPENING)
+        if self.disk.exists(&self.dir.join(OPENING)) {
+            self.remove_if_there(OPENING)?;
+            self.sync()?;
+        }
+        Ok(())
     }
 
     /// Moves the whole directory to `<dir>.broken-<unix secs>` and begins with an empty one.

@@ -37,7 +37,7 @@ impl Disk {
         for index in 2..=25 {
             let key = Bytes::from(format!("key {index}"));
             let set = Set { key, value: Bytes::from_static(b"value"), ..Set::default() };
-            store.apply(index, 2, &Command { now_ms: 1, op: Some(Op::Set(set)) });
+            store.apply(index, 2, &Command { now_ms: 1, op: Some(Op::Set(set)), ..Command::default() });
             if index % 10 == 0 || index == 25 {
                 store.checkpoint().unwrap();
             }

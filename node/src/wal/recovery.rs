@@ -16,6 +16,7 @@ use super::format::{Frame, HeaderError, Op, Position, SEGMENT_HEADER, SegmentHea
 use super::state::State;
 use super::{Base, HardState, LogEntry, WalError};
 use crate::disk::Disk;
+use crate::mutation::Mutation;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Segment {
@@ -53,6 +54,9 @@ pub struct Report {
     pub segments: usize,
     /// Bytes in use in those segments.
     pub size_bytes: u64,
+    /// Bytes of the last of them that are known to have been durable: damage there is told apart from
+    /// an interrupted write.
+    pub proven_bytes: u64,
     pub base: Base,
     pub hard_state: Option<HardState>,
     pub entries: usize,
@@ -67,6 +71,7 @@ pub fn verify(disk: Arc<dyn Disk>, dir: &Path) -> Result<Report, WalError> {
     Ok(recover(&dir, &generations)?.map_or_else(Report::default, |log| Report {
         segments: log.segments.len(),
         size_bytes: log.segments.iter().map(|segment| segment.end).sum(),
+        proven_bytes: log.tail.offset,
         base: log.state.base,
         hard_state: log.state.hard_state,
         entries: log.entries.len(),
@@ -178,7 +183,9 @@ impl Replay {
         }
         match op {
             Op::Entry { index, term, payload: bytes } => {
-                self.entries.truncate(index.saturating_sub(self.first_index) as usize);
+                if !Mutation::OldSuffixKept.is_on() {
+                    self.entries.truncate(index.saturating_sub(self.first_index) as usize);
+                }
                 self.first_index = self.first_index.min(index);
                 self.entries.push(LogEntry { index, term, payload: payload.slice_ref(bytes) });
                 segment.max_index = segment.max_index.max(index);
@@ -199,8 +206,8 @@ impl Replay {
         let (Some(oldest), Some(active), Some(state)) = (segments.front(), segments.back(), state) else {
             return Err(corrupt(0, 0, "no segment was read"));
         };
-        if let Some(durable) =
-            proven_after(&image, active.generation, active.end).filter(|durable| *durable > active.end)
+        if let Some(durable) = proven_after(&image, active.generation, active.end)
+            .filter(|durable| *durable > active.end && !Mutation::DamageCutOff.is_on())
         {
             let what = format!("damaged, although it was durable up to byte {durable}");
             return Err(corrupt(active.generation, active.end, what));

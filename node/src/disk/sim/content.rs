@@ -17,8 +17,6 @@ pub struct Content {
     unsynced: BTreeSet<usize>,
     /// The one of them that was written last.
     last: usize,
-    /// Where the last write began.
-    last_write: usize,
     /// Emptied since the last sync: what was written since has blocks of its own, and `durable` is
     /// what comes back if the emptying never reached the disk.
     emptied: bool,
@@ -41,7 +39,6 @@ impl Content {
             self.seen.resize(end, 0);
         }
         self.seen[offset..end].copy_from_slice(bytes);
-        self.last_write = offset;
         self.last = (end - 1) / SECTOR;
         self.unsynced.extend(offset / SECTOR..=self.last);
     }
@@ -130,10 +127,6 @@ impl Content {
         if !self.emptied && !self.unsynced.contains(&(byte / SECTOR)) {
             self.seen[byte] ^= 1 << bit;
         }
-    }
-
-    pub fn last_write(&self) -> usize {
-        self.last_write
     }
 
     /// Bytes up to the last one that is not zero: the part where a flipped bit can matter.

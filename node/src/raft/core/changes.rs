@@ -7,7 +7,8 @@ use helios_proto::v1::ErrorCode;
 use raft::StateRole;
 
 use super::super::membership;
-use super::{ChangeRequest, ChangeWaiter, Core, Waiter, overloaded};
+use super::propose::overloaded;
+use super::{ChangeRequest, ChangeWaiter, Core, Waiter};
 use crate::error::Error;
 
 impl Core {
@@ -63,6 +64,7 @@ impl Core {
                 let decision = membership::promote(&self.membership, id, lag, max_lag)?;
                 if decision != membership::Decision::Done {
                     self.check_follows(id, now)?;
+                    self.check_quorum_beside(id, now)?;
                 }
                 Ok(decision)
             }
@@ -84,6 +86,25 @@ impl Core {
         Err(Error::new(
             ErrorCode::LearnerLagging,
             format!("learner {id} {reason}; see that it runs and is reached, then try again"),
+        ))
+    }
+
+    /// Those who vote already must be quorum enough if the new voter dies at once, as etcd's strict
+    /// reconfiguration check has it. One voter alone may take a second.
+    fn check_quorum_beside(&self, id: u64, now: Instant) -> Result<(), Error> {
+        let voters = &self.membership.voters;
+        let live = voters.iter().filter(|voter| self.is_active(**voter, now)).count();
+        let quorum = (voters.len() + 1) / 2 + 1;
+        if live >= quorum || voters.len() == 1 {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorCode::NoQuorum,
+            format!(
+                "with member {id} as a voter {quorum} live voters are needed, and {live} of {} are: bring the others back, \
+                 or remove them, first",
+                voters.len()
+            ),
         ))
     }
 

@@ -4,10 +4,14 @@
 
 mod acks;
 mod changes;
+mod early;
 mod election;
+mod guards;
 mod lease;
 #[cfg(test)]
 mod lease_tests;
+mod observe;
+mod propose;
 mod ready;
 mod snapshotting;
 mod space;
@@ -18,11 +22,9 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use helios_proto::v1::{ErrorCode, Membership, Progress};
-use raft::eraftpb::{
-    ConfChange, ConfChangeType, Entry, HardState, Message, MessageType, Snapshot, SnapshotMetadata,
-};
-use raft::{ProgressState, RawNode, SnapshotStatus, StateRole};
+use helios_proto::v1::{ErrorCode, Membership};
+use raft::eraftpb::{HardState, Snapshot, SnapshotMetadata};
+use raft::{RawNode, SnapshotStatus, StateRole};
 
 use super::log::Log;
 use super::membership;
@@ -33,6 +35,7 @@ use super::types::*;
 use crate::error::Error;
 use crate::mutation::Mutation;
 use crate::state::SnapshotMeta;
+use early::Early;
 use election::ElectionTimeout;
 use lease::Lease;
 use ready::InFlight;
@@ -46,8 +49,6 @@ const MAX_IN_FLIGHT: usize = 128;
 const MAX_APPLYING_BYTES: u64 = 32 << 20;
 /// Log bytes in memory that make a snapshot due, whatever else is set.
 const MAX_LOG_BYTES: u64 = 64 << 20;
-/// Proposals kept back during a leadership transfer.
-const MAX_PARKED: usize = 8_192;
 
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -69,6 +70,7 @@ pub struct Core {
     pub(super) node: RawNode<Log>,
     settings: Settings,
     election_timeout: ElectionTimeout,
+    early: Option<Early>,
     pub(super) membership: Arc<Membership>,
     proposed: Vec<Proposal>,
     parked: Vec<Proposal>,
@@ -142,6 +144,7 @@ impl Core {
             lease_readers: Vec::new(),
             started: now,
             election_timeout: ElectionTimeout::new(settings.election_min, settings.election_max, boot_nonce),
+            early: None,
             settings,
             membership,
             proposed: Vec::new(),
@@ -180,6 +183,7 @@ impl Core {
             // The raft crate cannot campaign between the reset of its log and of its state.
             self.node.raft.election_elapsed = 0;
         }
+        self.tick_early();
         self.election_timeout.pin(&mut self.node.raft);
         self.node.tick();
         self.reads.retain(|waiter| !waiter.is_closed());
@@ -202,6 +206,7 @@ impl Core {
             Input::Transfer { target, timeout, waiter } => {
                 transfer::start(self, target, now, timeout, waiter);
             }
+            Input::LinkLost(id) => self.link_lost(id, now),
             Input::Unreachable(id) => self.node.report_unreachable(id),
             Input::SnapshotSent { to, ok } => {
                 let status = if ok { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
@@ -219,57 +224,6 @@ impl Core {
                 "too many reads are waiting for this member; try again",
             ))));
         }
-    }
-
-    fn step_all(&mut self, messages: Vec<Message>, now: Instant) {
-        for message in messages {
-            // A follower that cannot keep up applying lets the leader probe again later.
-            if message.get_msg_type() == MessageType::MsgAppend
-                && self.applying_bytes > 2 * MAX_APPLYING_BYTES
-            {
-                continue;
-            }
-            if self.breaks_boot_quiet(&message, now) {
-                continue;
-            }
-            if self.restoring && message.get_msg_type() == MessageType::MsgTimeoutNow {
-                continue;
-            }
-            if self.contradicts_committed(&message) {
-                tracing::error!(
-                    from = message.from,
-                    "a snapshot contradicts what is committed here; not taken"
-                );
-                continue;
-            }
-            self.last_heard.insert(message.from, now);
-            if self.has_lost_entries(&message) {
-                return;
-            }
-            if let Err(error) = self.node.step(message) {
-                tracing::debug!(%error, "message not taken");
-            }
-        }
-    }
-
-    /// A leader tells a follower no commit index above what that one acknowledged to it, so a higher
-    /// one means that this disk forgot. The raft crate would panic; whoever runs the node is told why.
-    fn has_lost_entries(&mut self, message: &Message) -> bool {
-        let raft = &self.node.raft;
-        let last = raft.raft_log.last_index();
-        let is_lost = message.get_msg_type() == MessageType::MsgHeartbeat
-            && message.term >= raft.term
-            && message.commit > last;
-        if is_lost {
-            let from = membership::name_of(&self.membership, message.from).unwrap_or_default();
-            self.effects.push(Effect::Lost(format!(
-                "leader {from} has this member's word for log entry {}, and the log here ends at {last}: the disk \
-                 lost what it had synced, or is an older copy; remove the member and let it join anew with an \
-                 empty data directory",
-                message.commit
-            )));
-        }
-        is_lost
     }
 
     pub fn on_done(&mut self, done: Done, now: Instant) {
@@ -307,16 +261,6 @@ impl Core {
         }
     }
 
-    /// The raft crate panics when a leader that is no member any more counts itself (0.7, `maybe_commit`).
-    fn step_down_if_removed(&mut self, change: &ConfChange) {
-        let raft = &mut self.node.raft;
-        let removes_self =
-            change.get_change_type() == ConfChangeType::RemoveNode && change.node_id == self.settings.id;
-        if removes_self && raft.state == StateRole::Leader {
-            raft.become_follower(raft.term, raft::INVALID_ID);
-        }
-    }
-
     fn set_membership(&mut self, membership: Arc<Membership>) {
         self.membership = Arc::clone(&membership);
         self.effects.push(Effect::Membership(membership));
@@ -347,62 +291,6 @@ impl Core {
         }
     }
 
-    fn propose_waiting(&mut self) {
-        if self.transfer.is_none() && !self.parked.is_empty() {
-            let mut parked = std::mem::take(&mut self.parked);
-            parked.append(&mut self.proposed);
-            self.proposed = parked;
-        }
-        if self.proposed.is_empty() {
-            return;
-        }
-        let mut proposals = std::mem::take(&mut self.proposed);
-        if self.node.raft.state != StateRole::Leader {
-            return self.refuse(proposals, Error::not_leader(self.leader_name()));
-        }
-        if self.transfer.is_some() || self.node.raft.lead_transferee.is_some() {
-            let room = MAX_PARKED.saturating_sub(self.parked.len()).min(proposals.len());
-            let mut proposals = proposals;
-            let excess = proposals.split_off(room);
-            self.parked.extend(proposals);
-            return self.refuse(excess, overloaded());
-        }
-        if self.applying_bytes > MAX_APPLYING_BYTES {
-            return self.refuse(proposals, overloaded());
-        }
-        if self.log_is_short {
-            proposals = self.refuse_growth(proposals);
-        }
-        if !proposals.is_empty() {
-            self.propose(proposals);
-        }
-    }
-
-    /// Proposes many entries as one message: one append message per peer, not one per entry.
-    fn propose(&mut self, mut proposals: Vec<Proposal>) {
-        let entries = proposals
-            .iter_mut()
-            .map(|proposal| Entry { data: std::mem::take(&mut proposal.data), ..Entry::default() })
-            .collect();
-        let first = self.node.raft.raft_log.last_index() + 1;
-        let mut message = Message { from: self.settings.id, entries, ..Message::default() };
-        message.set_msg_type(MessageType::MsgPropose);
-        match self.node.step(message) {
-            Ok(()) => {
-                for (index, proposal) in (first..).zip(proposals) {
-                    self.proposals.push(index, self.node.raft.term, Waiter::Write(proposal.waiter));
-                }
-            }
-            Err(_) => self.refuse(proposals, overloaded()),
-        }
-    }
-
-    fn refuse(&self, proposals: Vec<Proposal>, error: Error) {
-        for proposal in proposals {
-            drop(proposal.waiter.send(Err(error.clone())));
-        }
-    }
-
     fn pump_reads(&mut self, now: Instant) {
         self.serve_lease_reads(now);
         if self.reads.round_older_than(self.settings.election_min, now) {
@@ -419,108 +307,6 @@ impl Core {
             self.node.read_index(context.to_vec());
         }
     }
-
-    pub(super) fn is_active(&self, id: u64, now: Instant) -> bool {
-        id == self.settings.id
-            || self
-                .last_heard
-                .get(&id)
-                .is_some_and(|heard| now.duration_since(*heard) < 2 * self.settings.election_min)
-    }
-
-    fn note_role(&mut self) {
-        let raft = &self.node.raft;
-        let current = (raft.state, raft.term, raft.leader_id);
-        let (old_state, old_term, old_leader) = self.last_role;
-        if current == self.last_role {
-            return;
-        }
-        self.last_role = current;
-        let (state, term, leader_id) = current;
-        if state != old_state || term != old_term {
-            self.reads.give_up_round();
-            match state {
-                StateRole::Candidate | StateRole::PreCandidate => {
-                    self.elections += u64::from(state == StateRole::Candidate);
-                    tracing::info!(term, ?state, "starting election");
-                }
-                StateRole::Leader => {
-                    tracing::info!(term, node = %self.own_name(), "Became leader: won election, entering leader state");
-                }
-                StateRole::Follower if old_state != StateRole::Follower => {
-                    tracing::info!(term, "entering follower state");
-                }
-                StateRole::Follower => {}
-            }
-        }
-        if leader_id != old_leader && leader_id != 0 {
-            self.leader_changes += 1;
-            tracing::info!(term, leader = %self.leader_name().unwrap_or_default(), "leader known");
-        } else if leader_id == 0 && old_leader != 0 {
-            tracing::info!(term, "no leader known");
-        }
-    }
-
-    pub(super) fn leader_name(&self) -> Option<String> {
-        membership::name_of(&self.membership, self.node.raft.leader_id)
-    }
-
-    fn own_name(&self) -> String {
-        membership::name_of(&self.membership, self.settings.id).unwrap_or_default()
-    }
-
-    pub fn status(&self, now: Instant) -> RaftStatus {
-        let raft = &self.node.raft;
-        let role = match raft.state {
-            StateRole::Leader => Role::Leader,
-            StateRole::Candidate | StateRole::PreCandidate => Role::Candidate,
-            StateRole::Follower if self.membership.learners.contains(&self.settings.id) => Role::Learner,
-            StateRole::Follower => Role::Follower,
-        };
-        let progress = if role == Role::Leader { self.progress(now) } else { Vec::new() };
-        RaftStatus {
-            role,
-            term: raft.term,
-            leader_id: raft.leader_id,
-            commit_index: raft.raft_log.committed,
-            last_index: raft.raft_log.last_index(),
-            first_index: self.node.store().base().index + 1,
-            snapshot_index: self.snapshot_index,
-            log_bytes: self.node.store().bytes(),
-            membership: Arc::clone(&self.membership),
-            progress,
-            durable: self.durable(now),
-            elections: self.elections,
-            leader_changes: self.leader_changes,
-            pending_proposals: self.proposals.len() as u64,
-            read_rounds: self.read_rounds,
-            lease_reads: self.lease_reads,
-        }
-    }
-
-    /// Term of an entry that this member's log has.
-    #[cfg(feature = "simulation")]
-    pub fn term_of(&self, index: u64) -> Option<u64> {
-        raft::Storage::term(self.node.store(), index).ok()
-    }
-
-    fn progress(&self, now: Instant) -> Vec<Progress> {
-        let mut found: Vec<Progress> = self
-            .node
-            .raft
-            .prs()
-            .iter()
-            .filter(|(id, _)| **id != self.settings.id)
-            .map(|(id, progress)| Progress {
-                id: *id,
-                match_index: progress.matched,
-                active: self.is_active(*id, now),
-                snapshotting: progress.state == ProgressState::Snapshot,
-            })
-            .collect();
-        found.sort_by_key(|progress| progress.id);
-        found
-    }
 }
 
 /// The form in which the raft crate passes a snapshot about; the state itself travels as a file.
@@ -536,8 +322,4 @@ pub fn raft_snapshot(meta: &SnapshotMeta) -> Snapshot {
 /// Whole ticks, at least one.
 fn ticks(duration: Duration) -> usize {
     (duration.as_millis() / TICK.as_millis()).max(1) as usize
-}
-
-fn overloaded() -> Error {
-    Error::new(ErrorCode::Overloaded, "this member has more writes in flight than it takes; try again")
 }

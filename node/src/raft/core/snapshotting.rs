@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use raft::eraftpb::{Message, MessageType};
 use raft::{ProgressState, StateRole, Storage};
 
 use super::{Core, Effect, LogJob, MAX_LOG_BYTES};
@@ -57,16 +56,6 @@ impl Core {
             self.node.mut_store().purge(base);
             self.effects.push(Effect::Log(LogJob::Purge(base)));
         }
-    }
-
-    /// Whether `message` is a snapshot that ends in another entry than the one committed here. The
-    /// raft crate would install it at exactly the commit index (node.md, pitfall 13).
-    pub(super) fn contradicts_committed(&self, message: &Message) -> bool {
-        let metadata = message.get_snapshot().get_metadata();
-        let log = &self.node.raft.raft_log;
-        message.get_msg_type() == MessageType::MsgSnapshot
-            && metadata.index <= log.committed
-            && log.term(metadata.index).is_ok_and(|term| term != metadata.term)
     }
 
     /// What may go: below the snapshot by the trailing entries, and never what a follower needs

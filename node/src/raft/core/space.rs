@@ -58,7 +58,7 @@ mod tests {
     use crate::wal::Base;
 
     fn encoded(op: Op) -> Vec<u8> {
-        Command { now_ms: 1, op: Some(op) }.encode_to_vec()
+        Command { now_ms: 1, op: Some(op), ..Command::default() }.encode_to_vec()
     }
 
     #[test]
@@ -88,6 +88,7 @@ mod tests {
             snapshot_entries: 1_000,
             snapshot_interval: Duration::from_secs(300),
             trailing_entries: 10,
+            lease: None,
         };
         let mut core = Core::new(settings, log, membership, 1, 7, now).unwrap();
         for _ in 0..100 {

@@ -1,7 +1,7 @@
 //! The core by itself: messages in, effects out, the disk played by hand.
 
 use helios_proto::v1::{Member, Reply};
-use raft::eraftpb::ConfState;
+use raft::eraftpb::{ConfState, Entry, Message, MessageType};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::oneshot;

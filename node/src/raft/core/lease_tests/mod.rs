@@ -1,12 +1,13 @@
 //! Cores of one cluster in one thread: time, network and disks are as a test wants them.
 
+mod early;
 mod lease;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use helios_proto::v1::{Member, Reply};
 use prost_raft::Message as _;
-use raft::eraftpb::EntryType;
+use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 use tokio::sync::oneshot;
 
 use super::super::membership::Change;

@@ -1,0 +1,61 @@
+//! Campaigning as soon as the connection from the leader ends, which is how the death of its process
+//! shows, instead of after the election timeout (node.md, decision 6).
+//!
+//! A voter that still hears the leader refuses the pre-vote, so a link that merely broke costs no more
+//! than not knowing the leader until its next heartbeat. A lease, though, counts on voters that wait
+//! out the timeout: where there may be one, nothing here happens.
+
+use std::time::Instant;
+
+use raft::{INVALID_ID, StateRole};
+
+use super::{Core, ticks};
+
+/// A campaign that is planned.
+pub(super) struct Early {
+    /// The term in which the leader was lost; void in any other.
+    term: u64,
+    /// How many ticks from now.
+    ticks: usize,
+}
+
+impl Core {
+    /// The connection from member `id` ended, and no newer one is there.
+    pub(super) fn link_lost(&mut self, id: u64, now: Instant) {
+        let is_promised = self.settings.lease.is_some() || now < self.started + self.settings.election_min;
+        let raft = &mut self.node.raft;
+        if raft.state != StateRole::Follower || raft.leader_id != id || is_promised {
+            return;
+        }
+        let mut others: Vec<u64> =
+            self.membership.voters.iter().copied().filter(|voter| *voter != id).collect();
+        others.sort_unstable();
+        let Some(rank) = others.iter().position(|voter| *voter == self.settings.id) else { return };
+        tracing::info!(leader = id, term = raft.term, "the connection from the leader ended");
+        raft.become_follower(raft.term, INVALID_ID);
+        // One tick for the others to notice, too. Two who campaign at once may split the vote, which
+        // costs the timeout that this is to save: the next one leaves time for a vote.
+        let spread = ticks(self.settings.heartbeat / 2);
+        self.early = Some(Early { term: raft.term, ticks: 1 + rank * spread });
+    }
+
+    /// To be called at each tick.
+    pub(super) fn tick_early(&mut self) {
+        let Some(early) = &mut self.early else { return };
+        early.ticks -= 1;
+        if early.ticks > 0 {
+            return;
+        }
+        let raft = &self.node.raft;
+        let is_leaderless = raft.state == StateRole::Follower && raft.leader_id == INVALID_ID;
+        let is_due = is_leaderless && raft.term == early.term && !self.restoring;
+        self.early = None;
+        if !is_due {
+            return;
+        }
+        tracing::info!(term = raft.term, "campaigning without waiting for the election timeout");
+        if let Err(error) = self.node.campaign() {
+            tracing::debug!(%error, "no early campaign");
+        }
+    }
+}

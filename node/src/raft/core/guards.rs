@@ -1,0 +1,83 @@
+//! What comes in from peers, and what of it would hurt: messages that the raft crate would panic at,
+//! or take although this member must not.
+
+use std::time::Instant;
+
+use raft::StateRole;
+use raft::eraftpb::{ConfChange, ConfChangeType, Message, MessageType};
+
+use super::super::membership;
+use super::{Core, Effect, MAX_APPLYING_BYTES};
+
+impl Core {
+    pub(super) fn step_all(&mut self, messages: Vec<Message>, now: Instant) {
+        for message in messages {
+            // A follower that cannot keep up applying lets the leader probe again later.
+            if message.get_msg_type() == MessageType::MsgAppend
+                && self.applying_bytes > 2 * MAX_APPLYING_BYTES
+            {
+                continue;
+            }
+            if self.breaks_boot_quiet(&message, now) {
+                continue;
+            }
+            if self.restoring && message.get_msg_type() == MessageType::MsgTimeoutNow {
+                continue;
+            }
+            if self.contradicts_committed(&message) {
+                tracing::error!(
+                    from = message.from,
+                    "a snapshot contradicts what is committed here; not taken"
+                );
+                continue;
+            }
+            self.last_heard.insert(message.from, now);
+            if self.has_lost_entries(&message) {
+                return;
+            }
+            if let Err(error) = self.node.step(message) {
+                tracing::debug!(%error, "message not taken");
+            }
+        }
+    }
+
+    /// A leader tells a follower no commit index above what that one acknowledged to it, so a higher
+    /// one means that this disk forgot. The raft crate would panic; whoever runs the node is told why.
+    fn has_lost_entries(&mut self, message: &Message) -> bool {
+        let raft = &self.node.raft;
+        let last = raft.raft_log.last_index();
+        let is_lost = message.get_msg_type() == MessageType::MsgHeartbeat
+            && message.term >= raft.term
+            && message.commit > last;
+        if is_lost {
+            let from = membership::name_of(&self.membership, message.from).unwrap_or_default();
+            self.effects.push(Effect::Lost(format!(
+                "leader {from} has this member's word for log entry {}, and the log here ends at {last}: the disk \
+                 lost what it had synced, or is an older copy; remove the member and let it join anew with an \
+                 empty data directory",
+                message.commit
+            )));
+        }
+        is_lost
+    }
+
+    /// Whether `message` is a snapshot that ends in another entry than the one committed here. The
+    /// raft crate would install it at exactly the commit index (node.md, pitfall 13).
+    fn contradicts_committed(&self, message: &Message) -> bool {
+        let metadata = message.get_snapshot().get_metadata();
+        let log = &self.node.raft.raft_log;
+        message.get_msg_type() == MessageType::MsgSnapshot
+            && metadata.index <= log.committed
+            && log.term(metadata.index).is_ok_and(|term| term != metadata.term)
+    }
+
+    /// The raft crate panics when a leader that is no member any more counts itself (0.7, `maybe_commit`).
+    pub(super) fn step_down_if_removed(&mut self, change: &ConfChange) {
+        let raft = &mut self.node.raft;
+        let removes_self =
+            change.get_change_type() == ConfChangeType::RemoveNode && change.node_id == self.settings.id;
+        if removes_self && raft.state == StateRole::Leader {
+            raft.become_follower(raft.term, raft::INVALID_ID);
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! What others may know of the core, and what it tells the log when its role changes.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use helios_proto::v1::Progress;
+use raft::{ProgressState, StateRole};
+
+use super::super::membership;
+use super::super::types::*;
+use super::Core;
+
+impl Core {
+    pub(in crate::raft) fn is_active(&self, id: u64, now: Instant) -> bool {
+        id == self.settings.id
+            || self
+                .last_heard
+                .get(&id)
+                .is_some_and(|heard| now.duration_since(*heard) < 2 * self.settings.election_min)
+    }
+
+    pub(super) fn note_role(&mut self) {
+        let raft = &self.node.raft;
+        let current = (raft.state, raft.term, raft.leader_id);
+        let (old_state, old_term, old_leader) = self.last_role;
+        if current == self.last_role {
+            return;
+        }
+        self.last_role = current;
+        let (state, term, leader_id) = current;
+        if state != old_state || term != old_term {
+            self.reads.give_up_round();
+            match state {
+                StateRole::Candidate | StateRole::PreCandidate => {
+                    self.elections += u64::from(state == StateRole::Candidate);
+                    tracing::info!(term, ?state, "starting election");
+                }
+                StateRole::Leader => {
+                    tracing::info!(term, node = %self.own_name(), "Became leader: won election, entering leader state");
+                }
+                StateRole::Follower if old_state != StateRole::Follower => {
+                    tracing::info!(term, "entering follower state");
+                }
+                StateRole::Follower => {}
+            }
+        }
+        if leader_id != old_leader && leader_id != 0 {
+            self.leader_changes += 1;
+            tracing::info!(term, leader = %self.leader_name().unwrap_or_default(), "leader known");
+        } else if leader_id == 0 && old_leader != 0 {
+            tracing::info!(term, "no leader known");
+        }
+    }
+
+    pub(in crate::raft) fn leader_name(&self) -> Option<String> {
+        membership::name_of(&self.membership, self.node.raft.leader_id)
+    }
+
+    pub(super) fn own_name(&self) -> String {
+        membership::name_of(&self.membership, self.settings.id).unwrap_or_default()
+    }
+
+    pub fn status(&self, now: Instant) -> RaftStatus {
+        let raft = &self.node.raft;
+        let role = match raft.state {
+            StateRole::Leader => Role::Leader,
+            StateRole::Candidate | StateRole::PreCandidate => Role::Candidate,
+            StateRole::Follower if self.membership.learners.contains(&self.settings.id) => Role::Learner,
+            StateRole::Follower => Role::Follower,
+        };
+        let progress = if role == Role::Leader { self.progress(now) } else { Vec::new() };
+        RaftStatus {
+            role,
+            term: raft.term,
+            leader_id: raft.leader_id,
+            commit_index: raft.raft_log.committed,
+            last_index: raft.raft_log.last_index(),
+            first_index: self.node.store().base().index + 1,
+            snapshot_index: self.snapshot_index,
+            log_bytes: self.node.store().bytes(),
+            membership: Arc::clone(&self.membership),
+            progress,
+            durable: self.durable(now),
+            elections: self.elections,
+            leader_changes: self.leader_changes,
+            pending_proposals: self.proposals.len() as u64,
+            read_rounds: self.read_rounds,
+            lease_reads: self.lease_reads,
+        }
+    }
+
+    /// Term of an entry that this member's log has.
+    #[cfg(feature = "simulation")]
+    pub fn term_of(&self, index: u64) -> Option<u64> {
+        raft::Storage::term(self.node.store(), index).ok()
+    }
+
+    fn progress(&self, now: Instant) -> Vec<Progress> {
+        let mut found: Vec<Progress> = self
+            .node
+            .raft
+            .prs()
+            .iter()
+            .filter(|(id, _)| **id != self.settings.id)
+            .map(|(id, progress)| Progress {
+                id: *id,
+                match_index: progress.matched,
+                active: self.is_active(*id, now),
+                snapshotting: progress.state == ProgressState::Snapshot,
+            })
+            .collect();
+        found.sort_by_key(|progress| progress.id);
+        found
+    }
+}

@@ -1,0 +1,73 @@
+//! Writes on their way into the log, and why one may not go.
+
+use helios_proto::v1::ErrorCode;
+use raft::StateRole;
+use raft::eraftpb::{Entry, Message, MessageType};
+
+use super::{Core, MAX_APPLYING_BYTES, Proposal, Waiter};
+use crate::error::Error;
+
+/// Proposals kept back during a leadership transfer.
+const MAX_PARKED: usize = 8_192;
+
+impl Core {
+    pub(super) fn propose_waiting(&mut self) {
+        if self.transfer.is_none() && !self.parked.is_empty() {
+            let mut parked = std::mem::take(&mut self.parked);
+            parked.append(&mut self.proposed);
+            self.proposed = parked;
+        }
+        if self.proposed.is_empty() {
+            return;
+        }
+        let mut proposals = std::mem::take(&mut self.proposed);
+        if self.node.raft.state != StateRole::Leader {
+            return self.refuse(proposals, Error::not_leader(self.leader_name()));
+        }
+        if self.transfer.is_some() || self.node.raft.lead_transferee.is_some() {
+            let room = MAX_PARKED.saturating_sub(self.parked.len()).min(proposals.len());
+            let mut proposals = proposals;
+            let excess = proposals.split_off(room);
+            self.parked.extend(proposals);
+            return self.refuse(excess, overloaded());
+        }
+        if self.applying_bytes > MAX_APPLYING_BYTES {
+            return self.refuse(proposals, overloaded());
+        }
+        if self.log_is_short {
+            proposals = self.refuse_growth(proposals);
+        }
+        if !proposals.is_empty() {
+            self.propose(proposals);
+        }
+    }
+
+    /// Proposes many entries as one message: one append message per peer, not one per entry.
+    fn propose(&mut self, mut proposals: Vec<Proposal>) {
+        let entries = proposals
+            .iter_mut()
+            .map(|proposal| Entry { data: std::mem::take(&mut proposal.data), ..Entry::default() })
+            .collect();
+        let first = self.node.raft.raft_log.last_index() + 1;
+        let mut message = Message { from: self.settings.id, entries, ..Message::default() };
+        message.set_msg_type(MessageType::MsgPropose);
+        match self.node.step(message) {
+            Ok(()) => {
+                for (index, proposal) in (first..).zip(proposals) {
+                    self.proposals.push(index, self.node.raft.term, Waiter::Write(proposal.waiter));
+                }
+            }
+            Err(_) => self.refuse(proposals, overloaded()),
+        }
+    }
+
+    pub(super) fn refuse(&self, proposals: Vec<Proposal>, error: Error) {
+        for proposal in proposals {
+            drop(proposal.waiter.send(Err(error.clone())));
+        }
+    }
+}
+
+pub(super) fn overloaded() -> Error {
+    Error::new(ErrorCode::Overloaded, "this member has more writes in flight than it takes; try again")
+}
