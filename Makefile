@@ -13,6 +13,9 @@ test: ## Everything: format, lints, generated files, unit, integration and end-t
 check: ## The inner loop: format, lints, unit tests
 	@scripts/test.sh quick
 
+bench: ## heliosd beside etcd and Redis on this machine: speed and the write gap (scripts/bench.sh --help for more)
+	@scripts/bench.sh
+
 fix: ## Format, apply what the lints suggest, write the generated files again
 	cargo fmt --all
 	cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
@@ -38,4 +41,4 @@ clean-log-db: ## Remove logs and databases, of the local Kubernetes too; keep wh
 	@$(cluster) down
 	rm -rf helios-data
 
-.PHONY: help demo test check fix cluster kubeconfig images down clean clean-log-db
+.PHONY: help demo test check bench fix cluster kubeconfig images down clean clean-log-db

@@ -34,6 +34,7 @@ pub struct Metrics {
     raft_proposals_pending: Gauge,
     raft_read_rounds: Gauge,
     raft_lease_reads: Gauge,
+    raft_disk_transfers: Gauge,
     raft_log_bytes: Gauge,
     raft_snapshot_index: Gauge,
     peer_match_lag_entries: Family<PeerLabel, Gauge>,
@@ -72,6 +73,7 @@ impl Metrics {
             raft_proposals_pending: Gauge::default(),
             raft_read_rounds: Gauge::default(),
             raft_lease_reads: Gauge::default(),
+            raft_disk_transfers: Gauge::default(),
             raft_log_bytes: Gauge::default(),
             raft_snapshot_index: Gauge::default(),
             peer_match_lag_entries: Family::default(),
@@ -139,6 +141,11 @@ impl Metrics {
                 &self.raft_proposals_pending,
             ),
             ("raft_read_rounds_total", "ReadIndex rounds started since start", &self.raft_read_rounds),
+            (
+                "raft_disk_transfers_total",
+                "Times this member gave up leadership because its disk was slow or full",
+                &self.raft_disk_transfers,
+            ),
             ("raft_lease_reads_total", "Reads answered by the lease since start", &self.raft_lease_reads),
             ("wal_size_bytes", "Log entries kept, in memory and on disk", &self.raft_log_bytes),
             ("raft_snapshot_index", "Index of the newest snapshot", &self.raft_snapshot_index),
@@ -189,6 +196,7 @@ impl Metrics {
         gauge(&self.raft_proposals_pending, status.pending_proposals);
         gauge(&self.raft_read_rounds, status.read_rounds);
         gauge(&self.raft_lease_reads, status.lease_reads);
+        gauge(&self.raft_disk_transfers, status.disk_transfers);
         gauge(&self.raft_log_bytes, status.log_bytes);
         gauge(&self.raft_snapshot_index, status.snapshot_index);
         gauge(&self.members, status.membership.members.len() as u64);

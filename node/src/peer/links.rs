@@ -255,7 +255,8 @@ async fn pump(options: &LinkOptions, peer: &Target, messages: &mut mpsc::Receive
                 if received == 0 {
                     return Ended::QueueClosed;
                 }
-                for frame in encode(batch.drain(..)) {
+                let disk_full = options.raft.status().log_is_short;
+                for frame in encode(batch.drain(..), disk_full) {
                     if frames.send(frame).await.is_err() {
                         return Ended::Lost { connected: true, reason: "connection closed".into() };
                     }
@@ -269,13 +270,14 @@ async fn pump(options: &LinkOptions, peer: &Target, messages: &mut mpsc::Receive
     }
 }
 
-fn encode(messages: impl Iterator<Item = Message>) -> Vec<PeerFrame> {
+fn encode(messages: impl Iterator<Item = Message>, disk_full: bool) -> Vec<PeerFrame> {
     let mut frames = Vec::new();
-    let (mut batch, mut bytes) = (RaftBatch::default(), 0);
+    let empty = || RaftBatch { messages: Vec::new(), disk_full };
+    let (mut batch, mut bytes) = (empty(), 0);
     for message in messages {
         let encoded = message.encode_to_vec();
         if bytes + encoded.len() > MAX_BATCH_BYTES && !batch.messages.is_empty() {
-            frames.push(PeerFrame { kind: Some(Kind::Batch(std::mem::take(&mut batch))) });
+            frames.push(PeerFrame { kind: Some(Kind::Batch(std::mem::replace(&mut batch, empty()))) });
             bytes = 0;
         }
         bytes += encoded.len();

@@ -66,21 +66,28 @@ impl<H: PeerHost> PeerService<H> {
     }
 }
 
-/// The newest stream from each member: one that dialled anew is not lost with its old connection.
+/// The newest stream from each member, by number, and the boot epoch of the process that opened it: one
+/// that dialled anew is not lost with its old connection.
 #[derive(Default)]
-struct Streams(Mutex<HashMap<u64, u64>>);
+struct Streams(Mutex<HashMap<u64, (u64, u64)>>);
 
 impl Streams {
-    fn begin(&self, from: u64) -> u64 {
+    /// The number of a new stream, and whether the same process had one before.
+    fn begin(&self, from: &Handshake) -> (u64, bool) {
         let mut newest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let number = newest.entry(from).or_default();
+        let (number, epoch) = newest.entry(from.from_id).or_default();
         *number += 1;
-        *number
+        let earlier = std::mem::replace(epoch, from.from_boot_epoch);
+        (*number, *number > 1 && earlier == from.from_boot_epoch)
     }
 
     /// Whether no stream from the same member began later.
     fn is_newest(&self, from: u64, number: u64) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&from) == Some(&number)
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&from)
+            .is_some_and(|(newest, _)| *newest == number)
     }
 }
 
@@ -104,7 +111,10 @@ impl<H: PeerHost> Peer for PeerService<H> {
         })?;
         let (receipts, answers) = tokio::sync::mpsc::channel(1);
         let (host, streams) = (Arc::clone(&self.host), Arc::clone(&self.streams));
-        let number = streams.begin(handshake.from_id);
+        let (number, is_renewed) = streams.begin(&handshake);
+        if is_renewed {
+            raft.link_found(handshake.from_id);
+        }
         tokio::spawn(async move {
             let outcome = match receipts.send(Ok(host.receipt())).await {
                 Ok(()) => take_messages(&*host, &raft, handshake.from_id, stream).await,
@@ -171,6 +181,7 @@ async fn take_messages<H: PeerHost>(
     from: u64,
     mut stream: Streaming<PeerFrame>,
 ) -> Result<(), Error> {
+    let mut was_full = None;
     // A stream that breaks is no one's error: the peer dials again.
     while let Ok(Some(frame)) = stream.message().await {
         let Some(peer_frame::Kind::Batch(batch)) = frame.kind else {
@@ -187,6 +198,9 @@ async fn take_messages<H: PeerHost>(
             return Err(Error::invalid("a message in another member's name"));
         }
         raft.messages(messages);
+        if was_full.replace(batch.disk_full) != Some(batch.disk_full) {
+            raft.peer_disk(from, batch.disk_full);
+        }
     }
     Ok(())
 }

@@ -108,6 +108,15 @@ impl RaftHandle {
         drop(self.submit(Input::LinkLost(id)));
     }
 
+    /// The process whose connection ended is connected again.
+    pub fn link_found(&self, id: u64) {
+        drop(self.submit(Input::LinkFound(id)));
+    }
+
+    pub fn peer_disk(&self, id: u64, is_full: bool) {
+        drop(self.submit(Input::PeerDisk { id, is_full }));
+    }
+
     pub fn snapshot_sent(&self, to: u64, ok: bool) {
         drop(self.submit(Input::SnapshotSent { to, ok }));
     }

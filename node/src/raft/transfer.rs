@@ -51,17 +51,24 @@ fn choose(core: &Core, target: Option<u64>, now: Instant) -> Result<u64, Error> 
         return Ok(id);
     }
     // Not `recent_active`: the raft crate clears it for all once per election timeout.
+    candidates(core, now)
+        .max_by_key(|(_, matched)| *matched)
+        .map(|(id, _)| id)
+        .ok_or_else(|| failed("no other voter is caught up and live, so leadership stays here"))
+}
+
+/// Voters that could take over at once, and what of the log each holds.
+pub fn candidates(core: &Core, now: Instant) -> impl Iterator<Item = (u64, u64)> {
+    let raft = &core.node.raft;
     raft.prs()
         .iter()
-        .filter(|(id, progress)| {
+        .filter(move |(id, progress)| {
             **id != raft.id
                 && core.membership.voters.contains(id)
                 && progress.state == ProgressState::Replicate
                 && core.is_active(**id, now)
         })
-        .max_by_key(|(_, progress)| progress.matched)
-        .map(|(id, _)| *id)
-        .ok_or_else(|| failed("no other voter is caught up and live, so leadership stays here"))
+        .map(|(id, progress)| (*id, progress.matched))
 }
 
 /// Answers the one who waits once the outcome is known.

@@ -52,6 +52,13 @@ pub enum Input {
     },
     /// The connection from this member ended.
     LinkLost(u64),
+    /// It is there again, from the same process.
+    LinkFound(u64),
+    /// Whether this member's disk is full, as it says with its messages.
+    PeerDisk {
+        id: u64,
+        is_full: bool,
+    },
     /// A message to this member could not be delivered.
     Unreachable(u64),
     SnapshotSent {
@@ -173,4 +180,8 @@ pub struct RaftStatus {
     pub read_rounds: u64,
     /// Reads that the lease answered.
     pub lease_reads: u64,
+    /// Times this member gave up leadership for its disk's sake.
+    pub disk_transfers: u64,
+    /// The disk is full: writes that need room are refused where this member leads.
+    pub log_is_short: bool,
 }

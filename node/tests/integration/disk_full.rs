@@ -151,3 +151,33 @@ async fn a_full_disk_refuses_what_grows_and_takes_all_again_when_there_is_room()
     assert_eq!(info_field(&info, "role"), "master");
     drop(cluster);
 }
+
+#[tokio::test]
+async fn a_leader_whose_disk_alone_is_full_hands_over_and_writes_go_on() {
+    let mut cluster = Cluster::fixed(3);
+    let mounted: Option<Vec<_>> =
+        cluster.nodes().iter().map(|node| Volume::mount(&node.data_dir())).collect();
+    let Some(volumes) = mounted else {
+        eprintln!("skipped: mounting a small volume is not permitted here; run as root");
+        return;
+    };
+    for volume in &volumes {
+        fs::write(volume.ballast(), vec![7; BALLAST_BYTES]).unwrap();
+    }
+    cluster.start_all();
+    cluster.wait_ready().await;
+    let leader = cluster.leader().await;
+    for other in [(leader + 1) % 3, (leader + 2) % 3] {
+        fs::remove_file(volumes[other].ballast()).unwrap();
+    }
+    let (acknowledged, refusal) = fill(&mut cluster[leader].redis().await).await;
+    assert!(refusal.contains("MISCONF"), "{refusal}");
+    let mut client = cluster[(leader + 1) % 3].redis().await;
+    eventually("another member leads and takes writes", async || set(&mut client, acknowledged).await.ok())
+        .await;
+    assert_ne!(cluster.leader().await, leader);
+    let transfers = metric(cluster[leader].ports.metrics, "helios_raft_disk_transfers_total ").await;
+    assert_eq!(transfers, Some(1));
+    fs::remove_file(volumes[leader].ballast()).unwrap();
+    assert_eq!(cluster.agreed_data().await.len(), acknowledged + 1);
+}

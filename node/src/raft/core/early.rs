@@ -11,11 +11,12 @@ use raft::{INVALID_ID, StateRole};
 
 use super::{Core, ticks};
 
-/// A campaign that is planned.
+/// A leader that was lost, and the campaign for its place.
 pub(super) struct Early {
-    /// The term in which the leader was lost; void in any other.
+    leader: u64,
+    /// Its term; void in any other.
     term: u64,
-    /// How many ticks from now.
+    /// How many ticks from now to campaign; 0: done.
     ticks: usize,
 }
 
@@ -36,21 +37,30 @@ impl Core {
         // One tick for the others to notice, too. Two who campaign at once may split the vote, which
         // costs the timeout that this is to save: the next one leaves time for a vote.
         let spread = ticks(self.settings.heartbeat / 2);
-        self.early = Some(Early { term: raft.term, ticks: 1 + rank * spread });
+        self.early = Some(Early { leader: id, term: raft.term, ticks: 1 + rank * spread });
+    }
+
+    /// The same process is connected again: it was the link that broke, and whoever loses its own in a
+    /// moment must not find two who know no leader.
+    pub(super) fn link_found(&mut self, id: u64) {
+        let raft = &mut self.node.raft;
+        let is_lost = self.early.take_if(|early| early.leader == id && early.term == raft.term).is_some();
+        let may_follow = matches!(raft.state, StateRole::Follower | StateRole::PreCandidate);
+        if is_lost && may_follow && raft.leader_id == INVALID_ID {
+            raft.become_follower(raft.term, id);
+        }
     }
 
     /// To be called at each tick.
     pub(super) fn tick_early(&mut self) {
         let Some(early) = &mut self.early else { return };
-        early.ticks -= 1;
-        if early.ticks > 0 {
+        if early.ticks == 0 {
             return;
         }
+        early.ticks -= 1;
         let raft = &self.node.raft;
         let is_leaderless = raft.state == StateRole::Follower && raft.leader_id == INVALID_ID;
-        let is_due = is_leaderless && raft.term == early.term && !self.restoring;
-        self.early = None;
-        if !is_due {
+        if early.ticks > 0 || !is_leaderless || raft.term != early.term || self.restoring {
             return;
         }
         tracing::info!(term = raft.term, "campaigning without waiting for the election timeout");

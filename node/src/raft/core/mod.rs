@@ -4,6 +4,7 @@
 
 mod acks;
 mod changes;
+mod disk;
 mod early;
 mod election;
 mod guards;
@@ -18,7 +19,7 @@ mod space;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -35,6 +36,7 @@ use super::types::*;
 use crate::error::Error;
 use crate::mutation::Mutation;
 use crate::state::SnapshotMeta;
+use disk::DiskWatch;
 use early::Early;
 use election::ElectionTimeout;
 use lease::Lease;
@@ -101,6 +103,13 @@ pub struct Core {
     read_rounds: u64,
     /// The log lives on its reserve: what makes the state grow is refused.
     log_is_short: bool,
+    short_since: Instant,
+    disk_watch: DiskWatch,
+    /// Members whose log lives on its reserve.
+    full_disks: BTreeSet<u64>,
+    /// After leadership was given up for the disk's sake.
+    stay_until: Instant,
+    disk_transfers: u64,
     lease_reads: u64,
     effects: Vec<Effect>,
 }
@@ -145,6 +154,7 @@ impl Core {
             started: now,
             election_timeout: ElectionTimeout::new(settings.election_min, settings.election_max, boot_nonce),
             early: None,
+            disk_watch: DiskWatch::new(settings.election_min / 2, now),
             settings,
             membership,
             proposed: Vec::new(),
@@ -166,6 +176,10 @@ impl Core {
             leader_changes: 0,
             read_rounds: 0,
             log_is_short: false,
+            short_since: now,
+            full_disks: BTreeSet::new(),
+            stay_until: now,
+            disk_transfers: 0,
             lease_reads: 0,
             effects: Vec::new(),
         })
@@ -207,6 +221,9 @@ impl Core {
                 transfer::start(self, target, now, timeout, waiter);
             }
             Input::LinkLost(id) => self.link_lost(id, now),
+            Input::LinkFound(id) => self.link_found(id),
+            Input::PeerDisk { id, is_full: true } => drop(self.full_disks.insert(id)),
+            Input::PeerDisk { id, is_full: false } => drop(self.full_disks.remove(&id)),
             Input::Unreachable(id) => self.node.report_unreachable(id),
             Input::SnapshotSent { to, ok } => {
                 let status = if ok { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
@@ -228,7 +245,7 @@ impl Core {
 
     pub fn on_done(&mut self, done: Done, now: Instant) {
         match done {
-            Done::Persisted(number) => self.persisted(number),
+            Done::Persisted(number) => self.persisted(number, now),
             Done::Applied(applied) => {
                 self.applying_bytes -= applied.bytes;
                 self.applied_index = applied.index;
@@ -257,7 +274,10 @@ impl Core {
             }
             Done::SnapshotBuilt(meta) => self.snapshot_built(&meta, now),
             Done::SnapshotFailed => self.snapshot_failed(now),
-            Done::LogSpace { is_short } => self.log_is_short = is_short,
+            Done::LogSpace { is_short } => {
+                self.log_is_short = is_short;
+                self.short_since = now;
+            }
         }
     }
 
@@ -270,12 +290,13 @@ impl Core {
     pub fn drain(&mut self, now: Instant) -> Vec<Effect> {
         self.propose_waiting();
         self.pump_reads(now);
-        self.take_readies();
+        self.take_readies(now);
         self.note_role();
+        self.leave_bad_disk(now);
         transfer::settle(self, now);
         if self.transfer.is_none() && !self.parked.is_empty() {
             self.propose_waiting();
-            self.take_readies();
+            self.take_readies(now);
         }
         if now >= self.snapshot_not_before
             && (self.snapshot_due(now) || self.node.store().take_snapshot_wanted())
@@ -285,9 +306,9 @@ impl Core {
         std::mem::take(&mut self.effects)
     }
 
-    fn take_readies(&mut self) {
+    fn take_readies(&mut self, now: Instant) {
         while self.in_flight.len() < MAX_IN_FLIGHT && self.node.has_ready() {
-            self.on_ready();
+            self.on_ready(now);
         }
     }
 

@@ -86,6 +86,8 @@ impl Core {
             pending_proposals: self.proposals.len() as u64,
             read_rounds: self.read_rounds,
             lease_reads: self.lease_reads,
+            disk_transfers: self.disk_transfers,
+            log_is_short: self.log_is_short,
         }
     }
 

@@ -1,5 +1,7 @@
 //! The order of a Ready: what may leave at once, what waits for the disk, and why.
 
+use std::time::Instant;
+
 use raft::eraftpb::{ConfChange, Entry, EntryType, Message, MessageType, Snapshot};
 
 use super::{ApplyJob, Core, Effect, LogJob};
@@ -16,7 +18,7 @@ pub(super) struct InFlight {
 }
 
 impl Core {
-    pub(super) fn on_ready(&mut self) {
+    pub(super) fn on_ready(&mut self, now: Instant) {
         let mut ready = self.node.ready();
         let number = ready.number();
         // A leader's appends may leave before its own fsync: it counts itself only when its
@@ -62,6 +64,7 @@ impl Core {
         });
         if waits_for_disk {
             let hard_state = self.lazy_hard_state.take();
+            self.disk_watch.began(now);
             if Mutation::ChangeBeforeCommit.is_on() {
                 self.change_early(&entries);
             }
@@ -129,8 +132,10 @@ impl Core {
         self.effects.push(Effect::Apply(ApplyJob::Entries { entries, bytes }));
     }
 
-    pub(super) fn persisted(&mut self, number: u64) {
+    pub(super) fn persisted(&mut self, number: u64, now: Instant) {
         self.release_in_flight(Some(number));
+        let is_busy = self.in_flight.iter().any(|job| job.waits_for_disk);
+        self.disk_watch.ended(is_busy, now);
     }
 
     /// Lets go of everything up to `persisted`, and of what after it has no disk to wait for.

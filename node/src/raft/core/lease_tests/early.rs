@@ -61,6 +61,21 @@ fn one_link_that_breaks_costs_a_live_leader_nothing() {
 }
 
 #[test]
+fn links_that_break_one_after_the_other_cost_a_live_leader_nothing() {
+    let (mut net, leader, followers) = settled(None);
+    let before = known(&mut net, leader);
+    net.lost.push(MessageType::MsgHeartbeat);
+    for follower in followers {
+        net.handle(follower, Input::LinkLost(leader));
+        net.advance(2 * TICK);
+        net.handle(follower, Input::LinkFound(leader));
+        assert_eq!(known(&mut net, follower), before);
+    }
+    net.advance(SOON);
+    assert!((1..=3).all(|id| known(&mut net, id) == before));
+}
+
+#[test]
 fn who_hears_the_leader_again_in_time_does_not_campaign() {
     let (mut net, leader, followers) = settled(None);
     net.handle(followers[1], Input::LinkLost(leader));

@@ -1,5 +1,6 @@
 //! Cores of one cluster in one thread: time, network and disks are as a test wants them.
 
+mod disk;
 mod early;
 mod lease;
 
@@ -27,6 +28,10 @@ pub struct Net {
     /// What gets lost on every link.
     pub lost: Vec<MessageType>,
     lease: Option<Duration>,
+    /// How long a write takes, where it takes time.
+    pub sync_time: BTreeMap<u64, Duration>,
+    /// Writes under way: when each ends, whose, its number.
+    writes: Vec<(Instant, u64, u64)>,
 }
 
 /// What outlives a restart.
@@ -50,6 +55,8 @@ impl Net {
             cut: BTreeSet::new(),
             lost: Vec::new(),
             lease,
+            sync_time: BTreeMap::new(),
+            writes: Vec::new(),
         };
         (1..=3).for_each(|id| net.restart(id));
         net
@@ -100,7 +107,16 @@ impl Net {
         while self.now < end {
             self.now += TICK;
             self.cores.values_mut().for_each(Core::tick);
+            self.end_writes();
             self.settle();
+        }
+    }
+
+    fn end_writes(&mut self) {
+        let now = self.now;
+        let ended: Vec<_> = self.writes.extract_if(.., |(at, ..)| *at <= now).collect();
+        for (_, id, number) in ended {
+            self.core(id).on_done(Done::Persisted(number), now);
         }
     }
 
@@ -154,7 +170,16 @@ impl Net {
                     }
                     Effect::Log(LogJob::Append { number, entries, hard_state, .. }) => {
                         self.write(id, entries, hard_state);
-                        Some(Done::Persisted(number))
+                        match self.sync_time.get(&id) {
+                            Some(time) => {
+                                // All that waits for the present write is the next one.
+                                let own = self.writes.iter().filter(|(_, whose, _)| *whose == id);
+                                let free = own.map(|(at, ..)| *at).min().unwrap_or(now);
+                                self.writes.push((free + *time, id, number));
+                                None
+                            }
+                            None => Some(Done::Persisted(number)),
+                        }
                     }
                     Effect::Apply(ApplyJob::Entries { entries, bytes }) => {
                         Some(Done::Applied(self.apply(id, entries, bytes)))

@@ -1,0 +1,98 @@
+//! One client of any of the systems: one request at a time, as cheap as it can be made, since it
+//! shares the cores with what it measures.
+
+mod grpc;
+mod resp;
+
+use std::fmt;
+
+use anyhow::Result;
+use bytes::Bytes;
+
+pub use grpc::{Etcd, Helios};
+pub use resp::Resp;
+
+/// How a system is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    Redis,
+    /// The key-value service of heliosd.
+    HeliosGrpc,
+    Etcd,
+}
+
+pub enum Client {
+    Resp(Resp),
+    Helios(Helios),
+    Etcd(Etcd),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    Write,
+    Read,
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Write => "write",
+            Self::Read => "read",
+        })
+    }
+}
+
+impl Client {
+    pub async fn connect(protocol: Protocol, port: u16) -> Result<Self> {
+        Ok(match protocol {
+            Protocol::Redis => Self::Resp(Resp::connect(port).await?),
+            Protocol::HeliosGrpc => Self::Helios(Helios::connect(port).await?),
+            Protocol::Etcd => Self::Etcd(Etcd::connect(port).await?),
+        })
+    }
+
+    /// `count` clients. Those of gRPC share `connections`, if that is fewer, as gRPC allows; a Redis
+    /// client has a connection of its own, since it waits for each answer.
+    pub async fn connect_many(
+        protocol: Protocol,
+        port: u16,
+        count: usize,
+        connections: usize,
+    ) -> Result<Vec<Self>> {
+        let mut clients: Vec<Self> = Vec::with_capacity(count);
+        for index in 0..count {
+            let shared = index.checked_sub(connections).and_then(|first| clients[first].share());
+            clients.push(match shared {
+                Some(client) => client,
+                None => Self::connect(protocol, port).await?,
+            });
+        }
+        Ok(clients)
+    }
+
+    /// Another client on the same connection, where the protocol can do that.
+    fn share(&self) -> Option<Self> {
+        match self {
+            Self::Resp(_) => None,
+            Self::Helios(client) => Some(Self::Helios(client.clone())),
+            Self::Etcd(client) => Some(Self::Etcd(client.clone())),
+        }
+    }
+
+    pub async fn set(&mut self, key: &[u8], value: &Bytes) -> Result<()> {
+        match self {
+            Self::Resp(client) => client.set(key, value).await,
+            Self::Helios(client) => client.set(key, value).await,
+            Self::Etcd(client) => client.set(key, value).await,
+        }
+    }
+
+    /// Whether the key exists. Linearizable where there are replicas.
+    pub async fn get(&mut self, key: &[u8]) -> Result<bool> {
+        match self {
+            Self::Resp(client) => client.get(key).await,
+            Self::Helios(client) => client.get(key).await,
+            Self::Etcd(client) => client.get(key).await,
+        }
+    }
+}

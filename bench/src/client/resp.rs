@@ -1,0 +1,129 @@
+//! The Redis protocol, as much as SET and GET need. The same code drives heliosd and Redis.
+
+use anyhow::{Context, Result, bail, ensure};
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+pub struct Resp {
+    stream: TcpStream,
+    out: Vec<u8>,
+    input: BytesMut,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Reply {
+    Ok,
+    Error(String),
+    Missing,
+    Found,
+}
+
+impl Resp {
+    pub async fn connect(port: u16) -> Result<Self> {
+        let stream = TcpStream::connect(("127.0.0.1", port)).await?;
+        stream.set_nodelay(true)?;
+        Ok(Self { stream, out: Vec::new(), input: BytesMut::new() })
+    }
+
+    pub async fn set(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
+        self.set_all([key], value).await
+    }
+
+    /// Sets every key in one pipeline.
+    pub async fn set_all<K: AsRef<[u8]>>(
+        &mut self,
+        keys: impl IntoIterator<Item = K>,
+        value: &[u8],
+    ) -> Result<()> {
+        self.out.clear();
+        let mut sent = 0;
+        for key in keys {
+            command(&mut self.out, &[b"SET", key.as_ref(), value]);
+            sent += 1;
+        }
+        self.stream.write_all(&self.out).await?;
+        for _ in 0..sent {
+            let reply = self.reply().await?;
+            ensure!(reply == Reply::Ok, "SET was answered by {reply:?}");
+        }
+        Ok(())
+    }
+
+    pub async fn get(&mut self, key: &[u8]) -> Result<bool> {
+        self.out.clear();
+        command(&mut self.out, &[b"GET", key]);
+        self.stream.write_all(&self.out).await?;
+        match self.reply().await? {
+            Reply::Found => Ok(true),
+            Reply::Missing => Ok(false),
+            other => bail!("GET was answered by {other:?}"),
+        }
+    }
+
+    async fn reply(&mut self) -> Result<Reply> {
+        loop {
+            if let Some((reply, length)) = parse(&self.input)? {
+                self.input.advance(length);
+                return Ok(reply);
+            }
+            let read = self.stream.read_buf(&mut self.input).await?;
+            ensure!(read > 0, "the server closed the connection");
+        }
+    }
+}
+
+fn command(out: &mut Vec<u8>, words: &[&[u8]]) {
+    let length = |out: &mut Vec<u8>, kind: char, length: usize| {
+        out.extend_from_slice(format!("{kind}{length}\r\n").as_bytes());
+    };
+    length(out, '*', words.len());
+    for word in words {
+        length(out, '$', word.len());
+        out.extend_from_slice(word);
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// The first reply in `input` and its length; `None` when it is not all there.
+fn parse(input: &[u8]) -> Result<Option<(Reply, usize)>> {
+    let Some(end) = input.windows(2).position(|pair| pair == b"\r\n") else { return Ok(None) };
+    let line = std::str::from_utf8(&input[..end]).context("a reply that is no text")?;
+    let line_length = end + 2;
+    let (kind, rest) = line.split_at_checked(1).context("an empty reply")?;
+    Ok(match kind {
+        "+" => Some((Reply::Ok, line_length)),
+        "-" => Some((Reply::Error(rest.to_owned()), line_length)),
+        "$" if rest == "-1" => Some((Reply::Missing, line_length)),
+        "_" => Some((Reply::Missing, line_length)),
+        "$" => {
+            let length = line_length + rest.parse::<usize>()? + 2;
+            (input.len() >= length).then_some((Reply::Found, length))
+        }
+        _ => bail!("a reply of unknown kind: {line}"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replies() {
+        assert_eq!(parse(b"+OK\r\n$1").unwrap(), Some((Reply::Ok, 5)));
+        assert_eq!(parse(b"$3\r\nabc\r\n").unwrap(), Some((Reply::Found, 9)));
+        assert_eq!(parse(b"$-1\r\n").unwrap(), Some((Reply::Missing, 5)));
+        assert_eq!(parse(b"-BUSY x\r\n").unwrap(), Some((Reply::Error("BUSY x".into()), 9)));
+        for partial in [&b""[..], b"+O", b"+OK\r", b"$3\r\nabc\r"] {
+            assert_eq!(parse(partial).unwrap(), None);
+        }
+        assert!(parse(b"?\r\n").is_err());
+    }
+
+    #[test]
+    fn commands() {
+        let mut out = Vec::new();
+        command(&mut out, &[b"GET", b"key"]);
+        assert_eq!(out, b"*2\r\n$3\r\nGET\r\n$3\r\nkey\r\n");
+    }
+}

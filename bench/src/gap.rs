@@ -1,0 +1,180 @@
+//! How long no write is acknowledged when the leader ends, and whether any that was is lost.
+
+mod writers;
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use rustix::process::Signal;
+use tokio::time::Instant;
+
+use crate::client::Protocol;
+use crate::cluster::{Cluster, EtcdTiming, Programs};
+use crate::ports::Ports;
+use crate::report::Table;
+use crate::stats::{Spread, short};
+use writers::{Writers, Written};
+
+/// Acknowledged before the leader ends, and after its process is gone. About a second of both, so that
+/// a second gap is seen, too.
+const WRITES: usize = 800;
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Gap")]
+pub struct Options {
+    /// Timings of heliosd
+    #[arg(long, value_delimiter = ',', default_value = "fast,lan,wan", value_parser = ["fast", "lan", "wan"])]
+    presets: Vec<String>,
+    /// Timings of etcd: default (100/1000 ms), tuned (25/150 ms); none to leave it out
+    #[arg(long, value_delimiter = ',', default_value = "default")]
+    etcd_timings: Vec<EtcdChoice>,
+    /// How often the leader of heliosd is ended by each signal
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    gap_rounds: u32,
+    /// As gap-rounds, for etcd; the same number unless given
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    etcd_gap_rounds: Option<u32>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum EtcdChoice {
+    Default,
+    Tuned,
+    None,
+}
+
+/// One cluster, one signal.
+struct Results {
+    name: String,
+    signal: &'static str,
+    runs: Vec<Run>,
+}
+
+struct Run {
+    /// The longest time between two acknowledged writes, the later one after the signal.
+    gap: Duration,
+    /// The same before the signal: what the machine and the disk do by themselves.
+    calm: Duration,
+    acknowledged: usize,
+    lost: usize,
+}
+
+pub async fn measure(
+    options: &Options,
+    programs: &Programs,
+    dir: &Path,
+    ports: &mut Ports,
+) -> Result<String> {
+    let dir = dir.join("gap");
+    let mut results = Vec::new();
+    for preset in &options.presets {
+        let name = format!("heliosd {preset}");
+        let mut cluster = Cluster::heliosd(programs, &dir.join(&name), ports, preset).await?;
+        results.extend(end_leaders(&mut cluster, &name, Protocol::Redis, options.gap_rounds).await?);
+    }
+    let rounds = options.etcd_gap_rounds.unwrap_or(options.gap_rounds);
+    for choice in &options.etcd_timings {
+        let timing = match choice {
+            EtcdChoice::Default => EtcdTiming::DEFAULT,
+            EtcdChoice::Tuned => EtcdTiming::TUNED,
+            EtcdChoice::None => continue,
+        };
+        let name = format!("etcd {}/{}", timing.heartbeat_ms, timing.election_ms);
+        let mut cluster = Cluster::etcd(programs, &dir.join(name.replace('/', "-")), ports, timing).await?;
+        results.extend(end_leaders(&mut cluster, &name, Protocol::Etcd, rounds).await?);
+    }
+    Ok(section(&results))
+}
+
+async fn end_leaders(
+    cluster: &mut Cluster,
+    name: &str,
+    protocol: Protocol,
+    rounds: u32,
+) -> Result<Vec<Results>> {
+    let mut results = Vec::new();
+    for (signal, signal_name) in [(Signal::KILL, "SIGKILL"), (Signal::TERM, "SIGTERM")] {
+        eprintln!("{name}, {signal_name} to the leader, {rounds} times");
+        let mut runs = Vec::new();
+        for number in 0..rounds {
+            let prefix = format!("{signal_name}:{number}");
+            runs.push(end_leader(cluster, protocol, signal, &prefix).await?);
+        }
+        results.push(Results { name: name.to_owned(), signal: signal_name, runs });
+    }
+    Ok(results)
+}
+
+async fn end_leader(cluster: &mut Cluster, protocol: Protocol, signal: Signal, prefix: &str) -> Result<Run> {
+    cluster.settle().await?;
+    let ports: Vec<u16> =
+        cluster.members.iter().map(|member| member.port(protocol)).collect::<Result<_>>()?;
+    let writers = Writers::start(protocol, &ports, prefix);
+    writers.wait_for(WRITES).await?;
+    let leader = cluster.leader().await?;
+    let signalled = Instant::now();
+    cluster.members[leader].server.end(signal).await?;
+    writers.wait_for(WRITES).await?;
+    let written = writers.finish().await?;
+    cluster.settle().await?;
+    let lost = written.missing(protocol, &ports).await?;
+    run(&written, signalled, lost)
+}
+
+fn run(written: &Written, signalled: Instant, lost: usize) -> Result<Run> {
+    let times = written.times();
+    let longest = |is_after: bool| {
+        let pairs = times.windows(2).filter(|pair| (pair[1] >= signalled) == is_after);
+        pairs.map(|pair| pair[1] - pair[0]).max()
+    };
+    let (calm, gap) = (longest(false), longest(true));
+    ensure!(calm.is_some() && gap.is_some(), "no write before or after the signal");
+    Ok(Run { gap: gap.unwrap_or_default(), calm: calm.unwrap_or_default(), acknowledged: times.len(), lost })
+}
+
+/// As text, in milliseconds.
+fn middle_and_max(runs: &[Run], time: fn(&Run) -> Duration) -> (String, String) {
+    let ms = runs.iter().map(|run| time(run).as_secs_f64() * 1e3);
+    Spread::of(ms).map_or_else(Default::default, |spread| (short(spread.median), short(spread.max)))
+}
+
+fn section(results: &[Results]) -> String {
+    let mut text = format!(
+        "## The write gap\n\n\
+         {} writers, spread over the three members, each with a new write every {} ms; one that is not answered within {} ms is given up \
+         and the next goes to another member. The leader is ended under them: the longest time between two acknowledged writes, ms. \
+         `calm` is the same before the signal: what machine and disk do by themselves. Then the member is started again, and every \
+         acknowledged write is read back by a linearizable read.\n\n",
+        writers::COUNT,
+        writers::PACE.as_millis(),
+        writers::PATIENCE.as_millis(),
+    );
+    let mut table = Table::new([
+        "system",
+        "signal",
+        "times",
+        "gap median",
+        "gap max",
+        "calm median",
+        "calm max",
+        "acknowledged",
+        "lost",
+    ]);
+    for Results { name, signal, runs } in results {
+        let (gap, calm) = (middle_and_max(runs, |run| run.gap), middle_and_max(runs, |run| run.calm));
+        table.row([
+            name.clone(),
+            (*signal).to_owned(),
+            runs.len().to_string(),
+            gap.0,
+            gap.1,
+            calm.0,
+            calm.1,
+            runs.iter().map(|run| run.acknowledged).sum::<usize>().to_string(),
+            runs.iter().map(|run| run.lost).sum::<usize>().to_string(),
+        ]);
+    }
+    text += &table.to_string();
+    text
+}

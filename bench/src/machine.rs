@@ -1,0 +1,75 @@
+//! What the figures were measured on.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::cluster::Programs;
+use crate::server::ticks_to_time;
+
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// CPU time that all processes, the kernel and the hypervisor's other guests took, since boot.
+pub fn busy() -> Option<Duration> {
+    let stat = fs::read_to_string("/proc/stat").ok()?;
+    let ticks: Vec<u64> =
+        stat.lines().next()?.split_ascii_whitespace().skip(1).map_while(|field| field.parse().ok()).collect();
+    // user nice system idle iowait irq softirq steal; the rest is counted in these already.
+    let [user, nice, system, _, _, irq, softirq, steal, ..] = ticks[..] else { return None };
+    Some(ticks_to_time(user + nice + system + irq + softirq + steal))
+}
+
+/// The average number of processes that ran or waited for a disk, over the last 1, 5 and 15 minutes.
+pub fn load() -> String {
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    load.split_ascii_whitespace().take(3).collect::<Vec<_>>().join(" ")
+}
+
+/// The kind of the file system that holds `dir`. An error where an fsync would cost nothing.
+pub fn file_system(dir: &Path) -> Result<String> {
+    let dir = dir.canonicalize().with_context(|| format!("directory {}", dir.display()))?;
+    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+    let (_, kind) = mounts
+        .lines()
+        .filter_map(|line| {
+            let (left, right) = line.split_once(" - ")?;
+            let place = left.split(' ').nth(4)?;
+            dir.starts_with(place).then_some((place.len(), right.split(' ').next()?))
+        })
+        .max()
+        .context("no mounted file system")?;
+    ensure!(
+        !["tmpfs", "ramfs", "devtmpfs"].contains(&kind),
+        "{} is on {kind}, where an fsync costs nothing; give a directory on a disk by --dir",
+        dir.display()
+    );
+    Ok(kind.to_owned())
+}
+
+/// Lines `(what, value)` for the head of a report.
+pub fn description(programs: &Programs, dir: &Path) -> Result<Vec<(&'static str, String)>> {
+    let cpu = fs::read_to_string("/proc/cpuinfo")?;
+    let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let first_line = |program: &Path, arguments: &[&str]| -> Result<String> {
+        let output = Command::new(program).args(arguments).output();
+        let output = output.with_context(|| format!("{} does not start", program.display()))?;
+        Ok(String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or("unknown").to_owned())
+    };
+    let commit = first_line(Path::new("git"), &["log", "-1", "--format=%h of %cs"]);
+    Ok(vec![
+        ("Date", jiff::Zoned::now().date().to_string()),
+        ("CPU", format!("{} x {}", cores(), model.map_or("unknown", |(_, model)| model.trim()))),
+        ("Kernel", kernel.trim().to_owned()),
+        ("File system", file_system(dir)?),
+        ("heliosd", format!("{}, commit {}", first_line(&programs.heliosd, &["--version"])?, commit?)),
+        ("etcd", first_line(&programs.etcd, &["etcd", "--version"])?),
+        ("Redis", first_line(&programs.redis, &["--version"])?),
+        ("Load before", load()),
+    ])
+}

@@ -1,0 +1,130 @@
+//! `make bench`: heliosd beside etcd and Redis, on one disk, by one client, in turns.
+
+mod client;
+mod cluster;
+mod gap;
+mod http;
+mod load;
+mod machine;
+mod million;
+mod ports;
+mod report;
+mod server;
+mod speed;
+mod stats;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::Instant;
+
+use crate::cluster::Programs;
+use crate::ports::Ports;
+use crate::report::Report;
+
+#[derive(Debug, Parser)]
+struct Args {
+    #[command(flatten)]
+    programs: Programs,
+    /// What to measure: speed, gap, million
+    #[arg(long, value_delimiter = ',', default_value = "speed,gap")]
+    parts: Vec<Part>,
+    #[command(flatten)]
+    speed: speed::Options,
+    #[command(flatten)]
+    gap: gap::Options,
+    #[command(flatten)]
+    million: million::Options,
+    /// Where the members keep their data while it runs; not in memory
+    #[arg(long, env = "HELIOS_BENCH_DIR", default_value = ".", hide_env = true)]
+    dir: PathBuf,
+    /// Write the report to this file, too
+    #[arg(long)]
+    report: Option<PathBuf>,
+    /// A line for the report: what else ran on the machine
+    #[arg(long)]
+    note: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// Throughput and latency
+    Speed,
+    /// The time without an acknowledged write when the leader ends
+    Gap,
+    /// A million keys: memory, disk, restart
+    Million,
+}
+
+/// One thread: the members need the cores more.
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let args = Args::parse();
+    let result = tokio::select! {
+        result = run(&args) => result,
+        () = asked_to_stop() => Err(anyhow::anyhow!("stopped by a signal")),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("helios-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: &Args) -> Result<()> {
+    let dir = tempfile::Builder::new()
+        .prefix("helios-bench-")
+        .tempdir_in(&args.dir)
+        .with_context(|| format!("a directory in {}", args.dir.display()))?;
+    let mut ports = Ports::new();
+    let mut report = Report::new(machine::description(&args.programs, dir.path())?, args.note.as_deref());
+    for part in &args.parts {
+        let section = match part {
+            Part::Speed => speed::measure(&args.speed, &args.programs, dir.path(), &mut ports).await?,
+            Part::Gap => gap::measure(&args.gap, &args.programs, dir.path(), &mut ports).await?,
+            Part::Million => million::measure(&args.million, &args.programs, dir.path(), &mut ports).await?,
+        };
+        println!("{section}");
+        report.push(section);
+    }
+    if let Some(file) = &args.report {
+        std::fs::write(file, report.text()).with_context(|| format!("report {}", file.display()))?;
+    }
+    Ok(())
+}
+
+/// Members are children that end with this process's values, which an unhandled signal would skip.
+async fn asked_to_stop() {
+    let (Ok(mut interrupt), Ok(mut terminate)) =
+        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+/// Looks again and again until `look` finds something; an error when that takes longer than `patience`.
+async fn wait_for<T>(
+    patience: Duration,
+    what: &str,
+    mut look: impl AsyncFnMut() -> Result<Option<T>>,
+) -> Result<T> {
+    const LOOK_AGAIN: Duration = Duration::from_millis(5);
+    let deadline = Instant::now() + patience;
+    loop {
+        if let Some(found) = look().await? {
+            return Ok(found);
+        }
+        anyhow::ensure!(Instant::now() < deadline, "not within {patience:?}: {what}");
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}

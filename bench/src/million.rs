@@ -1,0 +1,147 @@
+//! Many keys in heliosd: what they take in memory and on disk, and how long a member takes to come back.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use rustix::process::Signal;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::client::{Protocol, Resp};
+use crate::cluster::{Cluster, Programs};
+use crate::load::{KEY_BYTES, VALUE_BYTES, key, value};
+use crate::ports::Ports;
+use crate::report::Table;
+use crate::stats::{Spread, short};
+use crate::wait_for;
+
+const CONNECTIONS: u64 = 16;
+const PIPELINE: u64 = 128;
+const READY_PATIENCE: Duration = Duration::from_secs(120);
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Million")]
+pub struct Options {
+    /// Keys that are loaded
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
+    million: u64,
+    /// How often each kind of restart is measured
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    restarts: u32,
+}
+
+pub async fn measure(
+    options: &Options,
+    programs: &Programs,
+    dir: &Path,
+    ports: &mut Ports,
+) -> Result<String> {
+    let mut cluster = Cluster::heliosd(programs, &dir.join("million"), ports, "lan").await?;
+    eprintln!("loading {} keys", options.million);
+    let started = Instant::now();
+    load(&cluster, options.million).await?;
+    let loaded_in = started.elapsed();
+    let after_load = memory_and_disk(&cluster)?;
+    let mut restarts = Table::new(["restart", "median s", "max s"]);
+    for (signal, name) in [(Signal::TERM, "SIGTERM"), (Signal::KILL, "SIGKILL")] {
+        eprintln!("restarting followers after {name}");
+        let mut times = Vec::new();
+        for _ in 0..options.restarts {
+            times.push(restart_follower(&mut cluster, signal).await?.as_secs_f64());
+        }
+        restarts.row(timed(format!("a follower, after {name}"), times));
+    }
+    eprintln!("restarting all");
+    let mut times = Vec::new();
+    for _ in 0..options.restarts {
+        cluster.kill().await?;
+        let started = Instant::now();
+        cluster.settle().await?;
+        times.push(started.elapsed().as_secs_f64());
+    }
+    restarts.row(timed("all three, after SIGKILL; with the election".to_owned(), times));
+    let after_restart = memory_and_disk(&cluster)?;
+    let user_bytes = options.million * (KEY_BYTES + VALUE_BYTES) as u64;
+    Ok(format!(
+        "## {} keys in heliosd\n\n\
+         Keys and values are {} MiB. {CONNECTIONS} connections with {PIPELINE} SETs in each pipeline loaded them in {} s ({} a second). \
+         MiB of each member, the leader among them:\n\n{}\n\
+         From the start of the process to `/readyz`:\n\n{restarts}",
+        options.million,
+        user_bytes >> 20,
+        short(loaded_in.as_secs_f64()),
+        short(options.million as f64 / loaded_in.as_secs_f64()),
+        sizes(&[("after the load", after_load), ("after all were restarted", after_restart)]),
+    ))
+}
+
+/// Pipelined, from the leader on.
+async fn load(cluster: &Cluster, keys: u64) -> Result<()> {
+    let port = cluster.members[cluster.leader().await?].port(Protocol::Redis)?;
+    let mut tasks = JoinSet::new();
+    for connection in 0..CONNECTIONS {
+        let mut client = Resp::connect(port).await?;
+        tasks.spawn(async move {
+            let value = value();
+            for start in (connection * PIPELINE..keys).step_by((CONNECTIONS * PIPELINE) as usize) {
+                client.set_all((start..keys.min(start + PIPELINE)).map(key), &value).await?;
+            }
+            anyhow::Ok(())
+        });
+    }
+    while let Some(ended) = tasks.join_next().await {
+        ended??;
+    }
+    Ok(())
+}
+
+async fn restart_follower(cluster: &mut Cluster, signal: Signal) -> Result<Duration> {
+    let follower = (cluster.leader().await? + 1) % cluster.members.len();
+    let member = &mut cluster.members[follower];
+    member.server.end(signal).await?;
+    let started = Instant::now();
+    member.server.start()?;
+    wait_for(READY_PATIENCE, "a restarted member that is ready", async || {
+        member.server.ensure_alive()?;
+        Ok(member.is_ready().await.then_some(()))
+    })
+    .await?;
+    Ok(started.elapsed())
+}
+
+/// Bytes of each member.
+struct Sizes {
+    resident: Vec<f64>,
+    most_resident: Vec<f64>,
+    disk: Vec<f64>,
+}
+
+fn memory_and_disk(cluster: &Cluster) -> Result<Sizes> {
+    let mut sizes = Sizes { resident: Vec::new(), most_resident: Vec::new(), disk: Vec::new() };
+    for member in &cluster.members {
+        let (resident, most) = member.server.resident().context("memory of a member")?;
+        sizes.resident.push(resident as f64);
+        sizes.most_resident.push(most as f64);
+        sizes.disk.push(member.server.disk() as f64);
+    }
+    Ok(sizes)
+}
+
+fn sizes(moments: &[(&str, Sizes)]) -> Table<4> {
+    let mut table = Table::new(["", "resident", "most resident", "disk"]);
+    for (moment, Sizes { resident, most_resident, disk }) in moments {
+        let text = |bytes: &[f64]| {
+            let mib = bytes.iter().map(|bytes| bytes / f64::from(1 << 20));
+            Spread::of(mib).map_or_else(String::new, |spread| spread.to_string())
+        };
+        table.row([(*moment).to_owned(), text(resident), text(most_resident), text(disk)]);
+    }
+    table
+}
+
+fn timed(what: String, seconds: Vec<f64>) -> [String; 3] {
+    let spread = Spread::of(seconds);
+    let text = |figure: fn(Spread) -> f64| spread.map_or_else(String::new, |spread| short(figure(spread)));
+    [what, text(|spread| spread.median), text(|spread| spread.max)]
+}

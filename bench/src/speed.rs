@@ -1,0 +1,291 @@
+//! Throughput and latency, in interleaved rounds: one system after another, each time beginning with
+//! the next one, so that what a shared machine does to one it does to all.
+
+use std::fmt::{self, Write};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::client::{Client, Operation, Protocol};
+use crate::cluster::{Cluster, EtcdTiming, Programs};
+use crate::load::{Round, fill, round};
+use crate::ports::Ports;
+use crate::report::Table;
+use crate::stats::{Spread, short};
+
+const FILLING_CLIENTS: usize = 64;
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Speed")]
+pub struct Options {
+    /// The first is compared with each of the others
+    #[arg(long, value_delimiter = ',', default_value = "heliosd,etcd,redis")]
+    systems: Vec<System>,
+    /// Numbers of clients
+    #[arg(long, value_delimiter = ',', default_value = "1,256")]
+    clients: Vec<usize>,
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// Length of a round, seconds
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f64,
+    /// Keys that are read and written, all there from the start
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
+    keys: u64,
+    /// Connections that the clients of a gRPC service share
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
+    grpc_connections: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum System {
+    Heliosd,
+    /// heliosd by its gRPC service, to see what the protocol costs
+    HeliosdGrpc,
+    Etcd,
+    Redis,
+}
+
+/// One system under one load.
+struct Results {
+    system: System,
+    rounds: Vec<Round>,
+    /// Rounds in which another member became the leader.
+    moved: usize,
+}
+
+struct Cell {
+    clients: usize,
+    operation: Operation,
+    /// In the order of the options.
+    results: Vec<Results>,
+}
+
+pub async fn measure(
+    options: &Options,
+    programs: &Programs,
+    dir: &Path,
+    ports: &mut Ports,
+) -> Result<String> {
+    let clusters = Clusters::start(options, programs, &dir.join("speed"), ports).await?;
+    let mut cells = Vec::new();
+    for &clients in &options.clients {
+        for operation in [Operation::Write, Operation::Read] {
+            eprintln!("{clients} clients, {operation}s");
+            cells.push(cell(options, &clusters, clients, operation).await?);
+        }
+    }
+    Ok(section(options, &cells))
+}
+
+/// heliosd is one cluster, whatever protocol it is spoken to.
+struct Clusters(Vec<(System, Cluster)>);
+
+impl Clusters {
+    async fn start(options: &Options, programs: &Programs, dir: &Path, ports: &mut Ports) -> Result<Self> {
+        let mut clusters: Vec<(System, Cluster)> = Vec::new();
+        for system in options.systems.iter().map(|system| system.home()) {
+            if clusters.iter().any(|(started, _)| *started == system) {
+                continue;
+            }
+            eprintln!("starting {system}, {} keys", options.keys);
+            let cluster = match system {
+                System::Heliosd | System::HeliosdGrpc => {
+                    Cluster::heliosd(programs, dir, ports, "lan").await?
+                }
+                System::Etcd => Cluster::etcd(programs, dir, ports, EtcdTiming::DEFAULT).await?,
+                System::Redis => Cluster::redis(programs, dir, ports).await?,
+            };
+            let port = cluster.members[cluster.leader().await?].port(system.protocol())?;
+            let clients =
+                Client::connect_many(system.protocol(), port, FILLING_CLIENTS, FILLING_CLIENTS).await?;
+            fill(clients, options.keys).await?;
+            clusters.push((system, cluster));
+        }
+        Ok(Self(clusters))
+    }
+
+    fn of(&self, system: System) -> &Cluster {
+        let found = self.0.iter().find(|(started, _)| *started == system.home());
+        &found.expect("every system of the options was started").1
+    }
+}
+
+async fn cell(options: &Options, clusters: &Clusters, clients: usize, operation: Operation) -> Result<Cell> {
+    let start = |system: &System| Results { system: *system, rounds: Vec::new(), moved: 0 };
+    let mut results: Vec<_> = options.systems.iter().map(start).collect();
+    for number in 0..options.rounds as usize {
+        for turn in 0..results.len() {
+            let index = (number + turn) % results.len();
+            let results = &mut results[index];
+            let cluster = clusters.of(results.system);
+            let leader = cluster.leader().await?;
+            let (protocol, port) =
+                (results.system.protocol(), cluster.members[leader].port(results.system.protocol())?);
+            let connections = options.grpc_connections as usize;
+            let connected = Client::connect_many(protocol, port, clients, connections).await?;
+            let period = Duration::from_secs_f64(options.seconds);
+            results.rounds.push(round(cluster, leader, connected, operation, options.keys, period).await?);
+            results.moved += usize::from(cluster.leader().await? != leader);
+        }
+    }
+    Ok(Cell { clients, operation, results })
+}
+
+impl System {
+    /// Where it runs: the gRPC service is another door of the same house.
+    fn home(self) -> Self {
+        if self == Self::HeliosdGrpc { Self::Heliosd } else { self }
+    }
+
+    fn protocol(self) -> Protocol {
+        match self {
+            Self::Heliosd | Self::Redis => Protocol::Redis,
+            Self::HeliosdGrpc => Protocol::HeliosGrpc,
+            Self::Etcd => Protocol::Etcd,
+        }
+    }
+}
+
+impl fmt::Display for System {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Heliosd => "heliosd",
+            Self::HeliosdGrpc => "heliosd (gRPC)",
+            Self::Etcd => "etcd",
+            Self::Redis => "Redis (1 node)",
+        })
+    }
+}
+
+fn section(options: &Options, cells: &[Cell]) -> String {
+    let mut text = format!(
+        "## Throughput and latency\n\n\
+         {} interleaved rounds of {} s each: median (least-greatest). Every client waits for its answer before it asks again; all are on the \
+         leader. {} keys. Reads are linearizable: ReadIndex for heliosd and etcd, plain GET for Redis. The client is one thread of the same \
+         program for all, RESP for heliosd and Redis, gRPC for etcd on up to {} connections; its own CPU time is in the table, since it is \
+         taken from the same {} cores. The last column is what other programs and the kernel's workers took of the cores.\n\n",
+        options.rounds,
+        options.seconds,
+        options.keys,
+        options.grpc_connections,
+        crate::machine::cores(),
+    );
+    text += &figures(cells).to_string();
+    text += "\nAs ratios, each of two rounds that ran one after the other. More than 1 is better in the column of operations, less than 1 in those of times.\n\n";
+    text += &ratios(cells).to_string();
+    text += "\nHow many writes one fsync of the leader's log serves, and how many reads one ReadIndex round (etcd does not tell).\n\n";
+    text += &batching(cells).to_string();
+    for results in cells.iter().flat_map(|cell| &cell.results) {
+        let errors: usize = results.rounds.iter().map(|round| round.errors).sum();
+        if errors + results.moved > 0 {
+            let Results { system, moved, .. } = results;
+            let answers: usize = results.rounds.iter().map(|round| round.operations).sum();
+            // Writing to a string cannot fail.
+            let _ = writeln!(
+                text,
+                "\n{system}: {errors} errors besides {answers} answers, leader changes in {moved} rounds."
+            );
+        }
+    }
+    text
+}
+
+fn figures(cells: &[Cell]) -> Table<9> {
+    let head = [
+        "clients",
+        "",
+        "system",
+        "operations/s",
+        "p50 ms",
+        "p99 ms",
+        "CPU us/op",
+        "client us/op",
+        "others %",
+    ];
+    let mut table = Table::new(head);
+    for (cell, results) in each(cells) {
+        let text = |figure: fn(&Round) -> f64| results.spread(figure).to_string();
+        let median = |figure: fn(&Round) -> f64| short(results.spread(figure).median);
+        table.row([
+            cell.clients.to_string(),
+            cell.operation.to_string(),
+            results.system.to_string(),
+            text(|round| round.throughput),
+            text(|round| ms(round.p50)),
+            text(|round| ms(round.p99)),
+            median(|round| 1e3 * ms(round.server_cpu)),
+            median(|round| 1e3 * ms(round.client_cpu)),
+            text(|round| 1e2 * round.others),
+        ]);
+    }
+    table
+}
+
+fn ratios(cells: &[Cell]) -> Table<6> {
+    let mut table = Table::new(["clients", "", "ratio", "operations/s", "p50", "p99"]);
+    for cell in cells {
+        let Some((first, others)) = cell.results.split_first() else { continue };
+        for other in others {
+            let text = |figure: fn(&Round) -> f64| {
+                let pairs = first.rounds.iter().zip(&other.rounds);
+                Spread::of(pairs.map(|(one, other)| figure(one) / figure(other)))
+                    .map_or_else(String::new, |spread| spread.to_string())
+            };
+            table.row([
+                cell.clients.to_string(),
+                cell.operation.to_string(),
+                format!("{} / {}", first.system, other.system),
+                text(|round| round.throughput),
+                text(|round| ms(round.p50)),
+                text(|round| ms(round.p99)),
+            ]);
+        }
+    }
+    table
+}
+
+fn batching(cells: &[Cell]) -> Table<5> {
+    let mut table = Table::new(["clients", "", "system", "writes per fsync", "reads per round"]);
+    for (cell, results) in each(cells) {
+        let spread = |figure: &dyn Fn(&Round) -> Option<f64>| {
+            Spread::of(results.rounds.iter().filter_map(figure))
+                .map_or_else(|| "-".to_owned(), |spread| spread.to_string())
+        };
+        let writes = spread(&|round| round.fsyncs_per_operation.map(|fsyncs| 1.0 / fsyncs));
+        let reads = spread(&|round| round.operations_per_read_round);
+        match cell.operation {
+            Operation::Write if writes != "-" => table.row([
+                cell.clients.to_string(),
+                cell.operation.to_string(),
+                results.system.to_string(),
+                writes,
+                String::new(),
+            ]),
+            Operation::Read if reads != "-" => table.row([
+                cell.clients.to_string(),
+                cell.operation.to_string(),
+                results.system.to_string(),
+                String::new(),
+                reads,
+            ]),
+            _ => {}
+        }
+    }
+    table
+}
+
+fn each(cells: &[Cell]) -> impl Iterator<Item = (&Cell, &Results)> {
+    cells.iter().flat_map(|cell| cell.results.iter().map(move |results| (cell, results)))
+}
+
+impl Results {
+    fn spread(&self, figure: fn(&Round) -> f64) -> Spread {
+        Spread::of(self.rounds.iter().map(figure)).expect("there is at least one round, as the options say")
+    }
+}
+
+fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}

@@ -1,0 +1,167 @@
+//! When a leader's disk is slow or full, another voter leads (node.md, pitfall 29).
+
+use std::time::{Duration, Instant};
+
+use raft::StateRole;
+
+use super::super::transfer;
+use super::Core;
+
+/// Bad seconds in a row that cost a leader its place.
+const PATIENCE_SECONDS: u32 = 3;
+/// How long a member that gave up leadership keeps it should it come back: where every disk is bad,
+/// leadership goes round once and then stays.
+const STAY: Duration = Duration::from_secs(300);
+/// How long the one who takes over has.
+const TRANSFER_TIMEOUT: Duration = Duration::from_secs(2);
+const SECOND: Duration = Duration::from_secs(1);
+
+/// How long the log's writes take. Judged once a second.
+pub(super) struct DiskWatch {
+    /// A write that takes longer is slow.
+    limit: Duration,
+    /// Since when the writer has been at its present write.
+    busy_since: Option<Instant>,
+    second_ends: Instant,
+    writes: u64,
+    slow: u64,
+    bad_seconds: u32,
+}
+
+impl DiskWatch {
+    pub fn new(limit: Duration, now: Instant) -> Self {
+        Self { limit, busy_since: None, second_ends: now + SECOND, writes: 0, slow: 0, bad_seconds: 0 }
+    }
+
+    /// The writer was given something to write.
+    pub fn began(&mut self, now: Instant) {
+        self.busy_since.get_or_insert(now);
+    }
+
+    /// A write ended; `is_busy`: the next begins, since there is more.
+    pub fn ended(&mut self, is_busy: bool, now: Instant) {
+        if let Some(since) = self.busy_since {
+            self.writes += 1;
+            self.slow += u64::from(now.duration_since(since) > self.limit);
+        }
+        self.busy_since = is_busy.then_some(now);
+    }
+
+    /// Whether for some seconds now one write in a hundred has been slow, or one hangs.
+    pub fn is_slow(&mut self, now: Instant) -> bool {
+        if now >= self.second_ends {
+            let hangs = self.busy_since.is_some_and(|since| now.duration_since(since) > self.limit);
+            let is_bad = hangs || self.slow * 100 > self.writes;
+            self.bad_seconds = if is_bad { self.bad_seconds.saturating_add(1) } else { 0 };
+            (self.writes, self.slow) = (0, 0);
+            self.second_ends = now + SECOND;
+        }
+        self.bad_seconds >= PATIENCE_SECONDS
+    }
+}
+
+impl Core {
+    pub(super) fn leave_bad_disk(&mut self, now: Instant) {
+        let is_slow = self.disk_watch.is_slow(now);
+        let is_full = self.log_is_short && now.duration_since(self.short_since) >= PATIENCE_SECONDS * SECOND;
+        let may_leave = self.node.raft.state == StateRole::Leader
+            && self.transfer.is_none()
+            && !self.node.raft.has_pending_conf()
+            && now >= self.stay_until;
+        if !may_leave || !(is_slow || is_full) {
+            return;
+        }
+        let better = transfer::candidates(self, now).filter(|(id, _)| !self.full_disks.contains(id));
+        let Some((target, _)) = better.max_by_key(|(_, matched)| *matched) else { return };
+        let reason = if is_full { "is full" } else { "is slow" };
+        tracing::warn!("the disk here {reason}, so another member is to lead");
+        self.stay_until = now + STAY;
+        self.disk_transfers += 1;
+        // Nobody waits for the outcome; it shows in who leads.
+        let (waiter, _) = tokio::sync::oneshot::channel();
+        transfer::start(self, Some(target), now, TRANSFER_TIMEOUT, waiter);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_millis(150);
+    const MS: Duration = Duration::from_millis(1);
+
+    struct Rig {
+        watch: DiskWatch,
+        now: Instant,
+    }
+
+    impl Rig {
+        fn new() -> Self {
+            let now = Instant::now();
+            Self { watch: DiskWatch::new(LIMIT, now), now }
+        }
+
+        /// Writes of `took` each, one after another, for `time`; answers whether the disk was ever slow.
+        fn write(&mut self, took: Duration, time: Duration) -> bool {
+            let end = self.now + time;
+            let mut was_slow = false;
+            while self.now < end {
+                self.watch.began(self.now);
+                self.now += took;
+                self.watch.ended(false, self.now);
+                was_slow |= self.watch.is_slow(self.now);
+            }
+            was_slow
+        }
+    }
+
+    #[test]
+    fn a_disk_that_is_slow_for_three_seconds_is_slow_and_gets_well() {
+        let mut rig = Rig::new();
+        assert!(!rig.write(10 * MS, 10 * SECOND));
+        assert!(!rig.write(200 * MS, 2 * SECOND), "two seconds are no reason yet");
+        assert!(rig.write(200 * MS, 3 * SECOND));
+        rig.write(10 * MS, 3 * SECOND);
+        assert!(!rig.write(10 * MS, SECOND));
+    }
+
+    #[test]
+    fn one_slow_write_in_a_thousand_is_none_and_one_in_twenty_is() {
+        let mut rig = Rig::new();
+        for _ in 0..10 {
+            assert!(!rig.write(MS, 1_000 * MS) && !rig.write(200 * MS, MS));
+            assert!(!rig.write(MS, 4 * SECOND));
+        }
+        let was_slow = (0..30).any(|_| rig.write(10 * MS, 190 * MS) | rig.write(200 * MS, MS));
+        assert!(was_slow);
+    }
+
+    #[test]
+    fn a_write_that_hangs_counts_before_it_ends_and_nothing_to_write_does_not() {
+        let mut rig = Rig::new();
+        rig.watch.began(rig.now);
+        let mut seconds = 0;
+        while !rig.watch.is_slow(rig.now) {
+            rig.now += SECOND;
+            seconds += 1;
+        }
+        assert_eq!(seconds, PATIENCE_SECONDS);
+        rig.watch.ended(false, rig.now);
+        for _ in 0..2 {
+            rig.now += SECOND;
+            rig.watch.is_slow(rig.now);
+        }
+        assert!(!rig.watch.is_slow(rig.now));
+    }
+
+    #[test]
+    fn waiting_behind_other_writes_is_not_the_disks_fault() {
+        let mut rig = Rig::new();
+        for _ in 0..500 {
+            rig.watch.began(rig.now);
+            rig.now += 100 * MS;
+            rig.watch.ended(true, rig.now);
+            assert!(!rig.watch.is_slow(rig.now));
+        }
+    }
+}
