@@ -113,6 +113,9 @@ fn check_sender(membership: &Membership, handshake: &Handshake, from: &str) -> R
     // A member added since: who lags hears of it from nobody else, the leader perhaps (Raft thesis, 4.1:
     // a server takes requests from servers that are not in its configuration).
     let Some(record) = membership::member(membership, handshake.from_id) else {
+        if handshake.from_id == 0 {
+            return refuse(ErrorCode::PeerUnreachable, format!("{from} is a member of no cluster yet"));
+        }
         return Ok(Verdict::Accept);
     };
     if !record.disk_id.is_empty() && record.disk_id != handshake.from_disk_id {
@@ -206,6 +209,7 @@ mod tests {
             (Handshake { from_disk_id: "wiped".into(), ..knock() }, ErrorCode::WrongMember),
             (Handshake { from_boot_epoch: 3, ..knock() }, ErrorCode::WrongMember),
             (Handshake { from_id: 3, ..knock() }, ErrorCode::MemberRemoved),
+            (Handshake { from_id: 0, ..knock() }, ErrorCode::PeerUnreachable),
         ];
         for (handshake, code) in cases {
             assert_eq!(refused(&member, handshake.clone()), code, "{handshake:?}");
