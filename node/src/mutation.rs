@@ -4,7 +4,6 @@
 /// Where this program can be made wrong on purpose. Each is a mistake that a Raft store was found
 /// with, or that a hurried change could make.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[cfg_attr(not(feature = "simulation"), expect(dead_code, reason = "some are made in tests only"))]
 pub enum Mutation {
     /// Votes leave before the disk has them.
     VoteBeforeSync,
