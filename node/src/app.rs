@@ -20,6 +20,7 @@ use crate::metrics::Metrics;
 use crate::node::{Node, NodeError};
 use crate::peer::{MAX_MESSAGE_BYTES, PeerService};
 use crate::raft::Fatal;
+use crate::state::Driven;
 use crate::{http, resp};
 
 /// How long open streams may hold up the end of the process.
@@ -79,6 +80,11 @@ async fn bind_some(field: &'static str, addr: Option<SocketAddr>) -> Result<Opti
 impl App {
     /// Takes the ports first, so that a clash changes nothing on disk; then opens the node.
     pub async fn start(settings: Settings) -> Result<Self, AppError> {
+        Self::start_with(settings, None).await
+    }
+
+    /// As `start`, with a state machine of the embedding program.
+    pub async fn start_with(settings: Settings, machine: Option<Arc<dyn Driven>>) -> Result<Self, AppError> {
         let listeners = Listeners::bind(&settings).await?;
         let mut registry = Registry::with_prefix("helios");
         let metrics = Metrics::new(&mut registry);
@@ -86,7 +92,7 @@ impl App {
         client_metrics.register(&mut registry);
         let limits = resp::Limits { max_clients: settings.max_connections, ..resp::Limits::default() };
         let password = settings.password.as_deref().map(resp::Password::new);
-        let node = Node::open(settings, metrics, Fatal::default())?;
+        let node = Node::open(settings, machine, metrics, Fatal::default())?;
 
         let stop = CancellationToken::new();
         let mut app = Self { node, stop, client_services: JoinSet::new(), inner_services: JoinSet::new() };

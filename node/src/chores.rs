@@ -66,6 +66,10 @@ async fn purge_expired(node: Node) {
     let mut status = member.raft.watch_status();
     while status.wait_for(|status| status.role == Role::Leader).await.is_ok() {
         tokio::time::sleep(EXPIRY_INTERVAL).await;
+        // A member that stopped while it led says for ever that it leads.
+        if status.has_changed().is_err() {
+            return;
+        }
         if node.store().has_expired(crate::wall_ms()).unwrap_or(false) {
             drop(node.write(vec![Op::PurgeExpired(PurgeExpired { limit: EXPIRY_BATCH })]).await);
         }

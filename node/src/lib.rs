@@ -7,6 +7,7 @@ pub mod app;
 mod channels;
 mod chores;
 pub mod config;
+pub mod coordinator;
 pub mod database;
 pub mod dev;
 pub mod disk;
@@ -30,6 +31,13 @@ mod status;
 mod token;
 pub mod verify;
 pub mod wal;
+
+/// What a program needs to embed a node.
+pub mod prelude {
+    pub use crate::coordinator::{Applied, ClusterConfig, ClusterCoordinator, ClusterState, NodeStatus};
+    pub use crate::error::Error;
+    pub use crate::state::{LogEntry, StateMachine};
+}
 
 /// Milliseconds since the Unix epoch. Decides nothing by itself: the log's clock does
 /// (node.md, pitfall 23).

@@ -20,7 +20,7 @@ use crate::raft::{
     self, Fatal, Outbound, Parts, RaftHandle, Recovery, RecoveryError, Runtime, Snapshots, membership,
 };
 use crate::requests::{FreshAt, RequestIds};
-use crate::state::{StateError, Store, StoreOptions};
+use crate::state::{Driven, StateError, Store, StoreOptions};
 use crate::wal::{Recovered, Wal, WalError, WalOptions};
 
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +72,8 @@ pub(crate) struct Inner {
     pub(crate) channels: Channels,
     /// Largest encoded command the log takes.
     pub(crate) max_command_bytes: usize,
+    /// Of the embedding program.
+    machine: Option<Arc<dyn Driven>>,
     snapshots: Arc<Snapshots>,
     disk_id: String,
     boot_epoch: u64,
@@ -103,7 +105,12 @@ pub(crate) struct ActiveMember {
 impl Node {
     /// Opens the disk and, where the node belongs to a cluster or may begin one, starts its member.
     /// Must be called within a tokio runtime.
-    pub fn open(settings: Settings, metrics: Arc<Metrics>, fatal: Fatal) -> Result<Self, NodeError> {
+    pub fn open(
+        settings: Settings,
+        machine: Option<Arc<dyn Driven>>,
+        metrics: Arc<Metrics>,
+        fatal: Fatal,
+    ) -> Result<Self, NodeError> {
         let disk = disk::real();
         let static_cluster = static_cluster(&settings);
         let expected = static_cluster.as_ref().map(|membership| membership.cluster_id.clone());
@@ -128,6 +135,7 @@ impl Node {
         let initial_members_digest = expected.clone().unwrap_or_default();
         let node = Self(Arc::new(Inner {
             store,
+            machine,
             metrics,
             started: Instant::now(),
             stopping: AtomicBool::new(false),
@@ -227,6 +235,9 @@ impl Node {
             recovered = raft::bootstrap(&mut wal, &self.0.store, &self.0.snapshots, membership)?;
         }
         let recovery = raft::recover(&mut wal, recovered, &self.0.store, &self.0.snapshots)?;
+        if let Some(machine) = &self.0.machine {
+            self.0.store.drive(Arc::clone(machine))?;
+        }
         if entry.data_dir.marker().member.as_ref() != Some(belonging) {
             entry.data_dir.join(belonging.clone())?;
         }

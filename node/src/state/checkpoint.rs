@@ -202,6 +202,7 @@ impl Store {
         let replaced = std::mem::replace(&mut *self.inner.write(), State::of(engine, meta));
         drop(replaced);
         self.remove_replaced(&image);
+        self.rebuild_machine()?;
         Ok(loaded)
     }
 
@@ -317,9 +318,11 @@ fn load_pairs(
     }
     while let Some((key, record)) = reader.next_request()? {
         digest.add(&key, &record);
+        bytes += key.len() + record.len();
         writes.push((key, Some(record)));
-        if writes.len() >= RESTORE_BATCH_REQUESTS {
+        if writes.len() >= RESTORE_BATCH_REQUESTS || bytes >= RESTORE_BATCH_BYTES {
             flush(&mut writes)?;
+            bytes = 0;
         }
     }
     if digest != record.digest {

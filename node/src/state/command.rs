@@ -10,6 +10,7 @@ use helios_proto::v1::{
 };
 
 use super::engines::EngineError;
+use super::machine;
 use super::txn::Txn;
 use super::value::{Kind, Value};
 use crate::error::Error;
@@ -46,6 +47,7 @@ pub(super) fn execute(txn: &mut Txn<'_>, command: &Command) -> Outcome {
         Some(Op::FlushAll(_)) => flush_all(txn),
         Some(Op::PurgeExpired(op)) => purge_expired(txn, op),
         Some(Op::RegisterMember(op)) => register_member(txn, op),
+        Some(Op::Apply(op)) => machine::apply(txn, op),
         None => Err(invalid("the log entry holds no command that this version knows; upgrade this member")),
     }
 }

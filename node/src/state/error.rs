@@ -38,6 +38,9 @@ pub enum StateError {
     #[error("snapshot is of index {snapshot}, older than the applied index {applied}")]
     StaleSnapshot { snapshot: u64, applied: u64 },
 
+    #[error("the state machine of this program cannot go on: {0}")]
+    Machine(String),
+
     /// An earlier failure of the engine stopped this store; a restart opens or rebuilds it.
     #[error("state stopped after a failure of its engine ({0}); restart the node")]
     Stopped(String),
@@ -78,6 +81,7 @@ impl StateError {
             | Self::InUse(_)
             | Self::BadSnapshot { .. }
             | Self::StaleSnapshot { .. }
+            | Self::Machine(_)
             | Self::Stopped(_) => false,
         }
     }
@@ -92,6 +96,7 @@ impl From<StateError> for Error {
             StateError::Io { .. }
             | StateError::NoRoom { .. }
             | StateError::InUse(_)
+            | StateError::Machine(_)
             | StateError::Stopped(_) => ErrorCode::StorageUnavailable,
         };
         Error::new(code, error.to_string())

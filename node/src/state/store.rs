@@ -11,6 +11,7 @@ use helios_proto::v1::{Command, ErrorCode, Member, Membership, Reply};
 use super::dedup;
 use super::engines::{EngineError, EngineKind, MemoryEngine, StateEngine};
 use super::home::Home;
+use super::machine::Driven;
 use super::meta::{Meta, Record};
 use super::overlay::Overlay;
 use super::recovery::{self, Recovered};
@@ -50,6 +51,8 @@ pub(super) struct Inner {
     /// Set once the engine could not be read; nothing is answered after that.
     failure: OnceLock<String>,
     pub rebuilds: AtomicU64,
+    /// Of the embedding program.
+    pub machine: OnceLock<Arc<dyn Driven>>,
 }
 
 /// What readers see.
@@ -126,8 +129,18 @@ impl Store {
             options,
             failure: OnceLock::new(),
             rebuilds: AtomicU64::new(rebuilds),
+            machine: OnceLock::new(),
         };
         Self { inner: Arc::new(inner) }
+    }
+
+    /// Gives the store the state machine that commands of the kind `Apply` are for, and makes it what they
+    /// have made of it so far. To be called once, before any entry is applied.
+    pub fn drive(&self, machine: Arc<dyn Driven>) -> Result<(), StateError> {
+        if self.inner.machine.set(machine).is_err() {
+            return Err(StateError::Machine("the store drives one already".to_owned()));
+        }
+        self.rebuild_machine()
     }
 
     /// Executes the entry at `index`; readers see all of it or nothing. Only the apply thread calls.
@@ -147,7 +160,8 @@ impl Store {
             let state = self.inner.read();
             let meta = state.meta_at(index, term, command.now_ms)?;
             let floor_ms = state.expiry_floor_ms.load(Ordering::Relaxed);
-            let new_txn = || Txn::new(state.view(), floor_ms, meta.clone());
+            let machine = self.inner.machine.get().map(Arc::as_ref);
+            let new_txn = || Txn::new(state.view(), floor_ms, meta.clone()).with_machine(machine);
             dedup::execute_once(new_txn, command).map_err(|error| self.fail(error))?
         };
         self.inner.write().commit(changes);

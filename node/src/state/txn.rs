@@ -8,6 +8,7 @@ use helios_proto::v1::{Membership, Reply};
 
 use super::Applied;
 use super::engines::{EngineError, Pair};
+use super::machine::Driven;
 use super::meta::Meta;
 use super::overlay::Overlay;
 use super::value::{self, Kind, Value};
@@ -19,6 +20,7 @@ pub(super) struct Txn<'a> {
     expiry_floor_ms: u64,
     changes: Changes,
     index: u64,
+    machine: Option<&'a dyn Driven>,
 }
 
 /// What an entry does to the state, all of it or nothing.
@@ -40,7 +42,20 @@ impl<'a> Txn<'a> {
     /// `meta` already carries the entry's position and the log's clock.
     pub fn new(view: View<'a>, expiry_floor_ms: u64, meta: Meta) -> Self {
         let index = meta.applied.index;
-        Self { view, expiry_floor_ms, changes: Changes::none(meta), index }
+        Self { view, expiry_floor_ms, changes: Changes::none(meta), index, machine: None }
+    }
+
+    pub fn with_machine(self, machine: Option<&'a dyn Driven>) -> Self {
+        Self { machine, ..self }
+    }
+
+    pub fn machine(&self) -> Option<&'a dyn Driven> {
+        self.machine
+    }
+
+    /// Of the entry in the log.
+    pub fn position(&self) -> Applied {
+        self.changes.meta.applied
     }
 
     pub fn clock_ms(&self) -> u64 {

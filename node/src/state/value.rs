@@ -2,7 +2,7 @@
 //!
 //! Raw keys are namespaced by their first byte: `d` + key holds the value, `e` + expiry (u64,
 //! big-endian ms) + key is the expiry index, `m` holds the store's own record, `r` begins what is
-//! remembered of requests (see `dedup`).
+//! remembered of requests (see `dedup`) and of the embedding program's state machine (see `machine`).
 
 use bytes::{Buf, BufMut, Bytes};
 

@@ -4,6 +4,7 @@ mod commands;
 mod dedup;
 mod figures;
 mod full;
+mod machine;
 mod model;
 mod power;
 mod properties;

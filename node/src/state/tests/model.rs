@@ -94,7 +94,7 @@ impl Model {
                 self.keys.clear();
                 done()
             }
-            Op::PurgeExpired(_) | Op::RegisterMember(_) => return None,
+            Op::PurgeExpired(_) | Op::RegisterMember(_) | Op::Apply(_) => return None,
         })
     }
 

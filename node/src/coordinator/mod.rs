@@ -1,0 +1,304 @@
+//! A node inside another program: one object that starts it, replicates, reads and tells who leads.
+//!
+//! It is the node that `heliosd` runs, without its services unless they are asked for. With a
+//! [`StateMachine`] of its own a program has its commands replicated beside the keys.
+
+mod config;
+mod state;
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use helios_proto::v1::cluster_client::ClusterClient;
+use helios_proto::v1::command::Op;
+use helios_proto::v1::reply::Kind as Answer;
+use helios_proto::v1::{Apply, Delete, ErrorCode, Member, Reply, Set, StatusRequest};
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::app::{App, AppError};
+use crate::config::{ConfigError, Settings};
+use crate::database::{Database, Freshness};
+use crate::error::Error;
+use crate::node::{ActiveMember, Node};
+use crate::raft::{ChangeRequest, RaftStatus, membership};
+use crate::state::{Driven, LogEntry, Shared, StateMachine};
+
+pub use config::ClusterConfig;
+pub use state::{
+    ClusterMetrics, ClusterState, ConsensusMetrics, HealthMetrics, NodeInfo, NodeStatus, PeerHealth,
+};
+
+/// How long a membership change, a transfer, a catching up may take.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Between two tries to promote a member that still catches up.
+const PROMOTE_PAUSE: Duration = Duration::from_millis(50);
+/// Entries that a member may be behind when it becomes a voter.
+const MAX_LAG: u64 = 100;
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    App(#[from] AppError),
+    #[error("this node was started before: make a new coordinator to start it again")]
+    AlreadyStarted,
+}
+
+/// The machine of a coordinator that was given none: it refuses every command.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoMachine;
+
+impl StateMachine for NoMachine {
+    type Query = ();
+    type Answer = ();
+
+    fn apply(&mut self, entry: LogEntry<'_>) -> Result<Vec<u8>, String> {
+        Err(format!("this program runs no state machine for the command {:?}", entry.kind))
+    }
+
+    fn snapshot(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn restore(&mut self, _snapshot: &[u8]) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn query(&self, _query: &()) {}
+}
+
+/// What became of a command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Applied {
+    pub index: u64,
+    pub term: u64,
+    /// What [`StateMachine::apply`] answered.
+    pub answer: Bytes,
+}
+
+pub struct ClusterCoordinator<M: StateMachine = NoMachine> {
+    settings: Settings,
+    machine: Arc<Shared<M>>,
+    node: OnceLock<Node>,
+    /// Taken by whoever stops it.
+    app: Mutex<Option<App>>,
+}
+
+impl ClusterCoordinator {
+    /// A node whose state is the keys. Nothing runs before [`ClusterCoordinator::start`].
+    pub async fn new(config: ClusterConfig) -> Result<Self, StartError> {
+        Self::with_machine(config, NoMachine).await
+    }
+}
+
+impl<M: StateMachine> ClusterCoordinator<M> {
+    /// A node that drives `machine`, blank now, beside the keys. Every member must drive the same one.
+    pub async fn with_machine(config: ClusterConfig, machine: M) -> Result<Self, StartError> {
+        let settings = config.try_into()?;
+        let machine = Arc::new(Shared::new(machine));
+        Ok(Self { settings, machine, node: OnceLock::new(), app: Mutex::default() })
+    }
+
+    /// Opens disk and ports and takes part. Returns at once: who needs a leader waits for it.
+    pub async fn start(&self) -> Result<(), StartError> {
+        let mut app = self.app.lock().await;
+        if self.node.get().is_some() {
+            return Err(StartError::AlreadyStarted);
+        }
+        let machine = Arc::clone(&self.machine) as Arc<dyn Driven>;
+        let started = App::start_with(self.settings.clone(), Some(machine)).await?;
+        drop(self.node.set(started.node().clone()));
+        *app = Some(started);
+        Ok(())
+    }
+
+    /// Hands leadership over, then ends. A second call does nothing. The data directory is free for another
+    /// node once this coordinator is dropped.
+    pub async fn stop(&self) {
+        let app = self.app.lock().await.take();
+        if let Some(app) = app {
+            app.stop().await;
+        }
+    }
+
+    /// Resolves with the reason once the node cannot go on; the program should end then.
+    pub async fn failed(&self) -> Result<String, Error> {
+        Ok(self.node()?.failed().await)
+    }
+
+    /// Replicates a command; returns once a majority holds it (or all, see `replication_factor`) and this
+    /// cluster's leader has applied it. From any member.
+    ///
+    /// `INVALID_ARGUMENT` with the machine's words if it refused. Of `OUTCOME_UNKNOWN` it may be applied.
+    pub async fn apply(&self, kind: &str, data: impl Into<Vec<u8>>) -> Result<Applied, Error> {
+        let command = Apply { kind: kind.to_owned(), data: Bytes::from(data.into()) };
+        let Reply { kind, index, term } = self.write(Op::Apply(command)).await?;
+        let answer = match kind {
+            Some(Answer::Bytes(answer)) => answer,
+            _ => Bytes::new(),
+        };
+        Ok(Applied { index, term, answer })
+    }
+
+    /// Asks the machine here, as of all that any member had acknowledged before this call.
+    pub async fn read(&self, query: &M::Query) -> Result<M::Answer, Error> {
+        self.node()?.await_fresh(Freshness::Linearizable, None).await?;
+        Ok(self.machine.query(query))
+    }
+
+    /// Asks the machine here, however old its state is. Needs no majority.
+    pub fn read_stale(&self, query: &M::Query) -> M::Answer {
+        self.machine.query(query)
+    }
+
+    pub async fn put(&self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Result<(), Error> {
+        let set = Set { key: key.into(), value: value.into(), ..Set::default() };
+        self.write(Op::Set(set)).await.map(drop)
+    }
+
+    /// True: there was something to remove.
+    pub async fn delete(&self, key: impl Into<Bytes>) -> Result<bool, Error> {
+        let reply = self.write(Op::Delete(Delete { keys: vec![key.into()] })).await?;
+        Ok(reply.kind == Some(Answer::Integer(1)))
+    }
+
+    /// As of all that any member had acknowledged before this call.
+    pub async fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Error> {
+        let node = self.node()?;
+        node.await_fresh(Freshness::Linearizable, None).await?;
+        Ok(node.store().get(key, crate::wall_ms())?.map(|value| value.data))
+    }
+
+    pub fn is_leader(&self) -> bool {
+        self.member().is_ok_and(|member| member.raft.status().leader_id == member.id)
+    }
+
+    /// Waits until a leader is known that `accept` takes, and answers its id. Cancel safe.
+    pub async fn wait_leader(&self, mut accept: impl FnMut(&str) -> bool) -> Result<String, Error> {
+        let mut status = self.member()?.raft.watch_status();
+        loop {
+            let leader = leader_of(&status.borrow_and_update());
+            if let Some(leader) = leader.filter(|leader| accept(leader)) {
+                return Ok(leader);
+            }
+            status.changed().await.map_err(|_| stopped())?;
+        }
+    }
+
+    /// Makes the member `node_id` lead. Leader only.
+    pub async fn transfer_leadership(&self, node_id: &str) -> Result<(), Error> {
+        let member = self.member()?;
+        let target = id_of(&member.raft.status(), node_id)?;
+        member.raft.transfer(Some(target), CHANGE_TIMEOUT).await.map(drop)
+    }
+
+    /// Makes the most caught-up other voter lead; answers its id. Leader only.
+    pub async fn step_down(&self) -> Result<String, Error> {
+        let member = self.member()?;
+        let (id, _) = member.raft.transfer(None, CHANGE_TIMEOUT).await?;
+        Ok(membership::name_of(&member.raft.status().membership, id).unwrap_or_default())
+    }
+
+    /// Adds the node that runs with `join` at `peer_addr`; returns once it has caught up and votes. Leader
+    /// only. May be repeated after an error.
+    pub async fn add_node(&self, node_id: &str, peer_addr: &str) -> Result<(), Error> {
+        let member = self.member()?;
+        let record = Member {
+            name: node_id.to_owned(),
+            peer_addr: peer_addr.to_owned(),
+            disk_id: disk_of(node_id, peer_addr).await?,
+            ..Member::default()
+        };
+        let deadline = Instant::now() + CHANGE_TIMEOUT;
+        change(member, ChangeRequest::AddLearner(record)).await?;
+        let id = id_of(&member.raft.status(), node_id)?;
+        loop {
+            match change(member, ChangeRequest::Promote { id, max_lag: MAX_LAG }).await {
+                Err(error) if error.code == ErrorCode::LearnerLagging && Instant::now() < deadline => {
+                    // It says nothing when it has caught up.
+                    tokio::time::sleep(PROMOTE_PAUSE).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Removes a member for good. Leader only.
+    pub async fn remove_node(&self, node_id: &str) -> Result<(), Error> {
+        let member = self.member()?;
+        let id = id_of(&member.raft.status(), node_id)?;
+        change(member, ChangeRequest::Remove { id }).await
+    }
+
+    /// Takes a snapshot of the state, so that the log before it can go; answers its index.
+    pub async fn snapshot(&self) -> Result<u64, Error> {
+        let raft = &self.member()?.raft;
+        let wanted = raft.applied_index();
+        raft.build_snapshot()?;
+        let deadline = Instant::now() + CHANGE_TIMEOUT;
+        let done = raft.wait_status(deadline, |status| status.snapshot_index >= wanted).await;
+        done.map(|status| status.snapshot_index).ok_or_else(|| {
+            Error::new(ErrorCode::SnapshotFailed, "no snapshot was taken in time; see this node's log")
+        })
+    }
+
+    async fn write(&self, op: Op) -> Result<Reply, Error> {
+        let outcome = self.node()?.write(vec![op]).await.pop();
+        match outcome.unwrap_or_else(|| Err(Error::outcome_unknown()))? {
+            Reply { kind: Some(Answer::Error(error)), .. } => Err(error.into()),
+            reply => Ok(reply),
+        }
+    }
+
+    fn node(&self) -> Result<&Node, Error> {
+        let not_started = || Error::new(ErrorCode::NotStarted, "this node was not started: call start first");
+        self.node.get().ok_or_else(not_started)
+    }
+
+    fn member(&self) -> Result<&ActiveMember, Error> {
+        self.node()?.active()
+    }
+}
+
+async fn change(member: &ActiveMember, request: ChangeRequest) -> Result<(), Error> {
+    let unknown = "the membership change was not committed in time and may still be; look at the state first";
+    match timeout(CHANGE_TIMEOUT, member.raft.change(request, 0)).await {
+        Ok(outcome) => outcome.map(drop),
+        Err(_) => Err(Error::new(ErrorCode::OutcomeUnknown, unknown)),
+    }
+}
+
+/// The disk of the node that answers at `peer_addr`, which must be the one that is meant.
+async fn disk_of(node_id: &str, peer_addr: &str) -> Result<String, Error> {
+    let unreachable = |reason: &dyn std::fmt::Display| {
+        Error::new(ErrorCode::PeerUnreachable, format!("{node_id} does not answer at {peer_addr}: {reason}"))
+    };
+    let channel = crate::peer::connect(peer_addr).await.map_err(|error| unreachable(&error))?;
+    let mut client = ClusterClient::new(channel);
+    let status = timeout_at(Instant::now() + CHANGE_TIMEOUT, client.status(StatusRequest {})).await;
+    let status =
+        status.map_err(|error| unreachable(&error))?.map_err(|error| unreachable(&error.message()))?;
+    let status = status.into_inner();
+    if status.name == node_id {
+        return Ok(status.disk_id);
+    }
+    Err(Error::invalid(format!("the node at {peer_addr} is {}, not {node_id}", status.name)))
+}
+
+fn id_of(status: &RaftStatus, node_id: &str) -> Result<u64, Error> {
+    let found = status.membership.members.iter().find(|member| member.name == node_id);
+    found
+        .map(|member| member.id)
+        .ok_or_else(|| Error::new(ErrorCode::NodeNotFound, format!("the cluster has no member {node_id}")))
+}
+
+fn leader_of(status: &RaftStatus) -> Option<String> {
+    membership::name_of(&status.membership, status.leader_id)
+}
+
+fn stopped() -> Error {
+    Error::new(ErrorCode::NotStarted, "this node was stopped")
+}

@@ -1,0 +1,26 @@
+//! Every example of the library does what it says.
+
+// They are programs of their own, each with what it shares with the others.
+#[allow(clippy::duplicate_mod)]
+#[path = "../examples/quick_start.rs"]
+mod quick_start;
+#[path = "../examples/state_machine.rs"]
+mod state_machine;
+#[allow(clippy::duplicate_mod)]
+#[path = "../examples/value1.rs"]
+mod value1;
+
+#[test]
+fn quick_start_elects_replicates_and_fails_over() {
+    quick_start::main().unwrap();
+}
+
+#[test]
+fn value1_is_at_the_same_index_everywhere_and_outlives_the_leader() {
+    value1::main().unwrap();
+}
+
+#[test]
+fn a_state_machine_of_ones_own_survives_a_restart() {
+    state_machine::main().unwrap();
+}
