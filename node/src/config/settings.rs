@@ -352,6 +352,20 @@ mod tests {
     }
 
     #[test]
+    fn every_preset_is_valid_as_it_is_and_in_whole_ticks() {
+        for (preset, times_ms) in PRESETS {
+            let found = settings(&format!("{{node: {{name: a}}, raft: {{preset: {preset}}}}}")).unwrap();
+            let found = [found.heartbeat, found.election_min, found.election_max];
+            assert_eq!(found.map(|time| time.as_millis() as u64), times_ms, "{preset}");
+            for time in found {
+                assert!(time.as_nanos().is_multiple_of(crate::raft::TICK.as_nanos()), "{preset}: {time:?}");
+            }
+            let [heartbeat, min, max] = found;
+            assert!(3 * heartbeat <= min && 2 * min == max, "{preset}");
+        }
+    }
+
+    #[test]
     fn bad_timings_are_refused_with_both_values() {
         let error = refused("{node: {name: a}, raft: {heartbeat_interval: 400ms}}");
         assert!(error.contains("400ms") && error.contains("300ms"), "{error}");

@@ -18,7 +18,7 @@ pub(crate) mod types;
 pub(crate) mod workers;
 
 pub use acks::Durable;
-pub use core::{Settings, longest_lease};
+pub use core::{Settings, TICK, longest_lease};
 pub use driver::Outbound;
 pub use handle::RaftHandle;
 pub use recovery::{Fit, Recovery, RecoveryError, bootstrap, fit, recover};
