@@ -16,6 +16,9 @@ use crate::report::Table;
 use crate::stats::{Spread, short};
 use writers::{Writers, Written};
 
+/// How long all members have run before a leader is ended, beyond the least election timeout: for that
+/// long a member that has just started gives no vote and begins no election.
+const SETTLED: Duration = Duration::from_millis(200);
 /// Acknowledged before the leader ends, and after its process is gone. About a second of both, so that
 /// a second gap is seen, too.
 const WRITES: usize = 800;
@@ -35,6 +38,15 @@ pub struct Options {
     /// As gap-rounds, for etcd; the same number unless given
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     etcd_gap_rounds: Option<u32>,
+}
+
+/// A cluster and what it is measured as.
+struct Subject {
+    name: String,
+    cluster: Cluster,
+    protocol: Protocol,
+    /// The least election timeout.
+    election: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -70,8 +82,15 @@ pub async fn measure(
     let mut results = Vec::new();
     for preset in &options.presets {
         let name = format!("heliosd {preset}");
-        let mut cluster = Cluster::heliosd(programs, &dir.join(&name), ports, preset).await?;
-        results.extend(end_leaders(&mut cluster, &name, Protocol::Redis, options.gap_rounds).await?);
+        let cluster = Cluster::heliosd(programs, &dir.join(preset), ports, preset).await?;
+        let election = match &**preset {
+            "fast" => 150,
+            "lan" => 300,
+            _ => 2_500,
+        };
+        let election = Duration::from_millis(election);
+        let subject = Subject { name, cluster, protocol: Protocol::Redis, election };
+        results.extend(end_leaders(subject, options.gap_rounds).await?);
     }
     let rounds = options.etcd_gap_rounds.unwrap_or(options.gap_rounds);
     for choice in &options.etcd_timings {
@@ -81,45 +100,47 @@ pub async fn measure(
             EtcdChoice::None => continue,
         };
         let name = format!("etcd {}/{}", timing.heartbeat_ms, timing.election_ms);
-        let mut cluster = Cluster::etcd(programs, &dir.join(name.replace('/', "-")), ports, timing).await?;
-        results.extend(end_leaders(&mut cluster, &name, Protocol::Etcd, rounds).await?);
+        let cluster = Cluster::etcd(programs, &dir.join(name.replace('/', "-")), ports, timing).await?;
+        let election = Duration::from_millis(timing.election_ms.into());
+        let subject = Subject { name, cluster, protocol: Protocol::Etcd, election };
+        results.extend(end_leaders(subject, rounds).await?);
     }
     Ok(section(&results))
 }
 
-async fn end_leaders(
-    cluster: &mut Cluster,
-    name: &str,
-    protocol: Protocol,
-    rounds: u32,
-) -> Result<Vec<Results>> {
+async fn end_leaders(mut subject: Subject, rounds: u32) -> Result<Vec<Results>> {
     let mut results = Vec::new();
     for (signal, signal_name) in [(Signal::KILL, "SIGKILL"), (Signal::TERM, "SIGTERM")] {
+        let name = subject.name.clone();
         eprintln!("{name}, {signal_name} to the leader, {rounds} times");
         let mut runs = Vec::new();
         for number in 0..rounds {
-            let prefix = format!("{signal_name}:{number}");
-            runs.push(end_leader(cluster, protocol, signal, &prefix).await?);
+            runs.push(subject.end_leader(signal, &format!("{signal_name}:{number}")).await?);
         }
-        results.push(Results { name: name.to_owned(), signal: signal_name, runs });
+        results.push(Results { name, signal: signal_name, runs });
     }
     Ok(results)
 }
 
-async fn end_leader(cluster: &mut Cluster, protocol: Protocol, signal: Signal, prefix: &str) -> Result<Run> {
-    cluster.settle().await?;
-    let ports: Vec<u16> =
-        cluster.members.iter().map(|member| member.port(protocol)).collect::<Result<_>>()?;
-    let writers = Writers::start(protocol, &ports, prefix);
-    writers.wait_for(WRITES).await?;
-    let leader = cluster.leader().await?;
-    let signalled = Instant::now();
-    cluster.members[leader].server.end(signal).await?;
-    writers.wait_for(WRITES).await?;
-    let written = writers.finish().await?;
-    cluster.settle().await?;
-    let lost = written.missing(protocol, &ports).await?;
-    run(&written, signalled, lost)
+impl Subject {
+    /// Keys begin with `prefix`.
+    async fn end_leader(&mut self, signal: Signal, prefix: &str) -> Result<Run> {
+        let cluster = &mut self.cluster;
+        cluster.settle().await?;
+        let ports: Vec<u16> =
+            cluster.members.iter().map(|member| member.port(self.protocol)).collect::<Result<_>>()?;
+        let writers = Writers::start(self.protocol, &ports, prefix);
+        tokio::time::sleep(self.election + SETTLED).await;
+        writers.wait_for(WRITES).await?;
+        let leader = cluster.leader().await?;
+        let signalled = Instant::now();
+        cluster.members[leader].server.end(signal).await?;
+        writers.wait_for(WRITES).await?;
+        let written = writers.finish().await?;
+        cluster.settle().await?;
+        let lost = written.missing(self.protocol, &ports).await?;
+        run(&written, signalled, lost)
+    }
 }
 
 fn run(written: &Written, signalled: Instant, lost: usize) -> Result<Run> {
