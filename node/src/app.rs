@@ -10,9 +10,9 @@ use helios_proto::v1::peer_server::PeerServer;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
 
 use crate::config::Settings;
 use crate::grpc::{ClusterService, KvService};
@@ -124,8 +124,9 @@ impl App {
         let router = server().add_service(peer).add_service(ClusterServer::new(ClusterService::new(node)));
         let stop = self.stop.clone();
         self.inner_services.spawn(async move {
-            let incoming = TcpListenerStream::new(listener);
-            if let Err(error) = router.serve_with_incoming_shutdown(incoming, stop.cancelled()).await {
+            if let Err(error) =
+                router.serve_with_incoming_shutdown(incoming(listener), stop.cancelled()).await
+            {
                 tracing::error!(%error, "peer service ended");
             }
         });
@@ -135,8 +136,9 @@ impl App {
         let router = server().add_service(KvServer::new(KvService::new(self.node.clone())));
         let stop = self.stop.clone();
         self.client_services.spawn(async move {
-            let incoming = TcpListenerStream::new(listener);
-            if let Err(error) = router.serve_with_incoming_shutdown(incoming, stop.cancelled()).await {
+            if let Err(error) =
+                router.serve_with_incoming_shutdown(incoming(listener), stop.cancelled()).await
+            {
                 tracing::error!(%error, "gRPC service ended");
             }
         });
@@ -165,7 +167,28 @@ impl App {
 
 fn server() -> Server {
     Server::builder()
-        .tcp_nodelay(true)
         .http2_keepalive_interval(Some(HTTP2_KEEPALIVE))
         .http2_keepalive_timeout(Some(HTTP2_KEEPALIVE))
+}
+
+/// Answers leave at once. With Nagle's algorithm the second of two small ones waits until the client
+/// acknowledges the first, which takes it 40 ms. tonic's own setting counts only where tonic listens.
+fn incoming(listener: TcpListener) -> TcpIncoming {
+    TcpIncoming::from(listener).with_nodelay(Some(true))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpStream;
+    use tokio_stream::StreamExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn grpc_answers_wait_for_no_acknowledgement() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let accepted = incoming(listener).next().await.unwrap().unwrap();
+        assert!(accepted.nodelay().unwrap());
+    }
 }
