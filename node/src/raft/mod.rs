@@ -4,6 +4,7 @@
 mod acks;
 pub(crate) mod core;
 mod driver;
+pub mod format;
 mod handle;
 mod log;
 pub(crate) mod log_writer;
