@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use helios_proto::v1::cluster_server::Cluster;
 use helios_proto::v1::{
-    AddLearnerRequest, ErrorCode, InitializeRequest, InitializeResponse, Member, Membership,
-    MembershipResponse, PromoteRequest, RemoveRequest, SnapshotRequest, SnapshotResponse, StatusRequest,
-    StatusResponse, StepDownRequest, TransferRequest, TransferResponse,
+    AddLearnerRequest, ChangeMembershipRequest, ErrorCode, ForceNewRequest, InitializeRequest,
+    InitializeResponse, Member, Membership, MembershipResponse, PromoteRequest, RemoveRequest,
+    SnapshotRequest, SnapshotResponse, StatusRequest, StatusResponse, StepDownRequest, TransferRequest,
+    TransferResponse,
 };
 use tokio::time::{Instant, timeout};
 use tonic::{Request, Response, Status};
@@ -71,7 +72,7 @@ impl Cluster for ClusterService {
         &self,
         request: Request<InitializeRequest>,
     ) -> Result<Response<InitializeResponse>, Status> {
-        let InitializeRequest { cluster_id, expected_disk_id } = request.into_inner();
+        let InitializeRequest { cluster_id, expected_disk_id, fencing_token: _ } = request.into_inner();
         let node = self.0.clone();
         let begun = tokio::task::spawn_blocking(move || node.initialize(&cluster_id, &expected_disk_id));
         let membership =
@@ -83,8 +84,14 @@ impl Cluster for ClusterService {
         &self,
         request: Request<AddLearnerRequest>,
     ) -> Result<Response<MembershipResponse>, Status> {
-        let AddLearnerRequest { name, peer_addr, client_addr, disk_id, expected_membership_index } =
-            request.into_inner();
+        let AddLearnerRequest {
+            name,
+            peer_addr,
+            client_addr,
+            disk_id,
+            expected_membership_index,
+            fencing_token: _,
+        } = request.into_inner();
         let record = Member { name, peer_addr, client_addr, disk_id, ..Member::default() };
         self.change(ChangeRequest::AddLearner(record), expected_membership_index).await
     }
@@ -93,13 +100,14 @@ impl Cluster for ClusterService {
         &self,
         request: Request<PromoteRequest>,
     ) -> Result<Response<MembershipResponse>, Status> {
-        let PromoteRequest { id, max_lag_entries, expected_membership_index } = request.into_inner();
+        let PromoteRequest { id, max_lag_entries, expected_membership_index, fencing_token: _ } =
+            request.into_inner();
         let request = ChangeRequest::Promote { id, max_lag: max_lag_entries };
         self.change(request, expected_membership_index).await
     }
 
     async fn remove(&self, request: Request<RemoveRequest>) -> Result<Response<MembershipResponse>, Status> {
-        let RemoveRequest { id, expected_membership_index } = request.into_inner();
+        let RemoveRequest { id, expected_membership_index, fencing_token: _ } = request.into_inner();
         let member = self.0.active()?;
         let status = member.raft.status();
         // A leader does not remove itself while another voter could lead: it gives way, and the
@@ -113,11 +121,25 @@ impl Cluster for ClusterService {
         self.change(ChangeRequest::Remove { id }, expected_membership_index).await
     }
 
+    async fn change_membership(
+        &self,
+        _request: Request<ChangeMembershipRequest>,
+    ) -> Result<Response<MembershipResponse>, Status> {
+        Err(Status::unimplemented("this version changes one member at a time"))
+    }
+
+    async fn force_new(
+        &self,
+        _request: Request<ForceNewRequest>,
+    ) -> Result<Response<MembershipResponse>, Status> {
+        Err(Status::unimplemented("this version recovers no lost majority"))
+    }
+
     async fn transfer_leadership(
         &self,
         request: Request<TransferRequest>,
     ) -> Result<Response<TransferResponse>, Status> {
-        let TransferRequest { target_id, timeout_ms } = request.into_inner();
+        let TransferRequest { target_id, timeout_ms, fencing_token: _ } = request.into_inner();
         if target_id == 0 {
             return Err(Error::invalid("target_id is empty: name the member that shall lead").into());
         }

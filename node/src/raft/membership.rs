@@ -59,6 +59,7 @@ pub fn initial(cluster_id: &str, members: Vec<Member>) -> Membership {
         next_id: members.iter().map(|member| member.id).max().unwrap_or(0) + 1,
         cluster_id: cluster_id.to_owned(),
         members,
+        ..Membership::default()
     }
 }
 

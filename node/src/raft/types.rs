@@ -166,6 +166,8 @@ pub struct RaftStatus {
     pub leader_id: u64,
     pub commit_index: u64,
     pub last_index: u64,
+    /// Term of the entry there.
+    pub last_log_term: u64,
     pub first_index: u64,
     pub snapshot_index: u64,
     pub log_bytes: u64,

@@ -75,6 +75,7 @@ impl Core {
             leader_id: raft.leader_id,
             commit_index: raft.raft_log.committed,
             last_index: raft.raft_log.last_index(),
+            last_log_term: raft.raft_log.last_term(),
             first_index: self.node.store().base().index + 1,
             snapshot_index: self.snapshot_index,
             log_bytes: self.node.store().bytes(),
