@@ -63,6 +63,7 @@ impl LinkOptions {
             initial_members_digest: self.initial_members_digest.clone(),
             from_addr: self.addr.clone(),
             no_leases: self.no_leases,
+            incarnation: 0,
         }
     }
 }
