@@ -32,10 +32,14 @@ impl ErrorCode {
         )
     }
 
-    /// Whether the node that answered so cannot go on by itself.
+    /// Whether the one who met this cannot go on by itself: the node that answered so, or the caller whose
+    /// place another has taken.
     pub fn is_fatal(self) -> bool {
         use ErrorCode::*;
-        matches!(self, LogInconsistent | StorageUnavailable | Corruption | WrongCluster | MemberRemoved)
+        matches!(
+            self,
+            LogInconsistent | StorageUnavailable | Corruption | WrongCluster | MemberRemoved | Fenced
+        )
     }
 
     fn grpc_code(self) -> Code {
@@ -45,7 +49,7 @@ impl ErrorCode {
             | InsufficientReplicas | TooStale | NotCaughtUp => Code::Unavailable,
             DeadlineExceeded | OutcomeUnknown | ReplicationShortfall => Code::DeadlineExceeded,
             WrongCluster | WrongMember | MemberRemoved | LearnerLagging | AlreadyStarted
-            | InsufficientPeers | UpgradeInProgress => Code::FailedPrecondition,
+            | InsufficientPeers | Fenced | UpgradeInProgress => Code::FailedPrecondition,
             MembershipChanged | MembershipChangeInProgress | TransferFailed | StaleTerm => Code::Aborted,
             NodeNotFound => Code::NotFound,
             PeerExists | AlreadyApplied => Code::AlreadyExists,
@@ -113,5 +117,12 @@ mod tests {
     fn an_unknown_outcome_is_never_retryable() {
         assert!(!ErrorCode::OutcomeUnknown.is_retryable());
         assert!(!ErrorCode::DeadlineExceeded.is_retryable());
+    }
+
+    #[test]
+    fn whoever_is_fenced_must_not_try_again() {
+        assert!(!ErrorCode::Fenced.is_retryable());
+        assert!(ErrorCode::Fenced.is_fatal());
+        assert_eq!(ErrorCode::Fenced.grpc_code(), Code::FailedPrecondition);
     }
 }

@@ -67,6 +67,7 @@ impl LinkOptions {
             initial_members_digest: self.initial_members_digest.clone(),
             from_addr: self.addr.clone(),
             no_leases: self.no_leases,
+            incarnation: 0,
             lane: helios_proto::v1::Lane::All.into(),
             format: FORMAT,
         }

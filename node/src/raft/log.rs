@@ -191,7 +191,9 @@ impl Storage for Log {
         let serves = |metadata: &SnapshotMetadata| {
             let members = metadata.get_conf_state();
             metadata.index >= self.base.index.max(request_index)
-                && (members.voters.contains(&to) || members.learners.contains(&to))
+                && [&members.voters, &members.voters_outgoing, &members.learners]
+                    .iter()
+                    .any(|ids| ids.contains(&to))
         };
         let mut found = self.unfinished.get(&to).into_iter().chain(&self.snapshot);
         found.find(|snapshot| serves(snapshot.get_metadata())).cloned().ok_or_else(|| {

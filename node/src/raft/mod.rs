@@ -2,6 +2,7 @@
 //! the threads that do its work. The layout and its reasons are in ARCHITECTURE.md.
 
 mod acks;
+mod change;
 pub(crate) mod core;
 mod driver;
 pub mod format;
@@ -25,4 +26,4 @@ pub use handle::RaftHandle;
 pub use recovery::{Fit, Recovery, RecoveryError, bootstrap, fit, recover};
 pub use runtime::{Fatal, Parts, Runtime, start};
 pub use snapshots::{Incoming, Prefix, SnapshotId, Snapshots};
-pub use types::{ChangeRequest, RaftStatus, Role};
+pub use types::{ChangeRequest, Expected, RaftStatus, Role};

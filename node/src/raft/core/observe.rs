@@ -76,6 +76,7 @@ impl Core {
             leader_id: raft.leader_id,
             commit_index: raft.raft_log.committed,
             last_index: raft.raft_log.last_index(),
+            last_log_term: raft.raft_log.last_term(),
             first_index: self.node.store().base().index + 1,
             snapshot_index: self.snapshot_index,
             log_bytes: self.node.store().bytes(),
@@ -91,6 +92,12 @@ impl Core {
             lowest_format: self.formats.lowest(&self.membership, self.settings.id),
             log_is_short: self.log_is_short,
         }
+    }
+
+    /// Whether this leader knows of a change of members that is not over.
+    #[cfg(feature = "simulation")]
+    pub fn is_changing(&self) -> bool {
+        self.node.raft.has_pending_conf() || membership::is_joint(&self.membership)
     }
 
     /// Term of an entry that this member's log has.

@@ -31,9 +31,16 @@ impl Laggard {
             self.mesh.settle(self.leader);
             self.exchange();
         }
-        self.mesh.cores[self.leader].tick();
-        self.mesh.settle(self.leader);
-        self.exchange();
+        self.hear_from_all();
+    }
+
+    /// Heartbeats and their answers.
+    fn hear_from_all(&mut self) {
+        for _ in 0..20 {
+            self.mesh.cores[self.leader].tick();
+            self.mesh.settle(self.leader);
+            self.exchange();
+        }
     }
 
     fn exchange(&mut self) {
@@ -99,7 +106,10 @@ fn the_log_after_a_snapshot_that_broke_off_is_kept_until_it_has_arrived() {
     laggard.write(50, 10);
     let (sent, _) = laggard.snapshot(Instant::now() + Duration::from_secs(10));
     let to = laggard.lags as u64 + 1;
-    laggard.write(5, 10);
+    // Its next try finds that the log begins too late, and sends the snapshot.
+    laggard.mesh.cores[laggard.leader].handle(Input::Unreachable(to), Instant::now());
+    laggard.hear_from_all();
+    assert_eq!(laggard.mesh.cores[laggard.leader].node.store().unfinished(to), Some(sent));
     laggard.mesh.cores[laggard.leader].handle(Input::SnapshotSent { to, ok: false }, Instant::now());
     laggard.write(50, 10);
     assert_eq!(laggard.snapshot(Instant::now()).1, sent + 1);
