@@ -15,7 +15,7 @@ use crate::disk;
 use crate::error::Error;
 use crate::lifecycle::{Belonging, DataDir, MarkerError};
 use crate::metrics::Metrics;
-use crate::peer::{LinkOptions, Links, Local, PeerHost, Standing, Verdict};
+use crate::peer::{Bandwidth, LinkOptions, Links, Local, PeerHost, Standing, Verdict};
 use crate::raft::{
     self, Fatal, Outbound, Parts, RaftHandle, Recovery, RecoveryError, Runtime, Snapshots, membership,
 };
@@ -308,6 +308,8 @@ impl Node {
             no_leases: self.0.settings.lease.is_none(),
             raft: raft.clone(),
             snapshots: Arc::clone(&self.0.snapshots),
+            bandwidth: Bandwidth::new(self.0.settings.snapshot_bytes_per_second),
+            metrics: Arc::clone(&self.0.metrics),
             on_removed: Box::new(move |reason| {
                 if let Some(inner) = inner.upgrade() {
                     Node(inner).retire(reason);
@@ -464,6 +466,10 @@ impl PeerHost for Node {
 
     fn snapshots(&self) -> &Arc<Snapshots> {
         &self.0.snapshots
+    }
+
+    fn metrics(&self) -> &Metrics {
+        &self.0.metrics
     }
 
     async fn write_forwarded(&self, request: ForwardRequest) -> Result<Vec<Result<Reply, Error>>, Error> {

@@ -24,5 +24,5 @@ pub use driver::Outbound;
 pub use handle::RaftHandle;
 pub use recovery::{Fit, Recovery, RecoveryError, bootstrap, fit, recover};
 pub use runtime::{Fatal, Parts, Runtime, start};
-pub use snapshots::Snapshots;
+pub use snapshots::{Incoming, Prefix, SnapshotId, Snapshots};
 pub use types::{ChangeRequest, Expected, RaftStatus, Role};
