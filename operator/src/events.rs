@@ -106,3 +106,95 @@ fn event(
         }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use helios_crds::{HeliosClusterSpec, HeliosClusterStatus};
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    use super::*;
+    use crate::plan::Kind;
+
+    fn start() -> Timestamp {
+        Timestamp::from_second(1_800_000_000).unwrap()
+    }
+
+    /// A cluster whose status says `step` of an operation that began at [`start`]; of none when empty.
+    fn cluster(step: &str) -> HeliosCluster {
+        let operation = (!step.is_empty()).then(|| OperationStatus {
+            kind: Kind::AddMember.name().to_owned(),
+            target: Some("demo-2".to_owned()),
+            step: step.to_owned(),
+            started_at: Time(start()),
+            deadline: Time(start()),
+        });
+        let mut cluster = HeliosCluster::new("demo", HeliosClusterSpec::default());
+        cluster.status = Some(HeliosClusterStatus { operation, ..Default::default() });
+        cluster
+    }
+
+    fn plan(doing: &str, step: Option<Step>) -> Plan {
+        let operation = (!doing.is_empty()).then(|| Operation {
+            kind: Kind::AddMember,
+            target: Some("demo-2".to_owned()),
+            doing: doing.to_owned(),
+            stuck: false,
+            started_at: start(),
+            deadline: start(),
+        });
+        Plan {
+            replicas: 3,
+            operation,
+            step,
+            latch: None,
+            labels: Vec::new(),
+            look_again: std::time::Duration::ZERO,
+        }
+    }
+
+    fn promote() -> Option<Step> {
+        Some(Step::Promote { leader: 0, id: 3, max_lag: 100, membership: 7 })
+    }
+
+    fn note(event: Option<Event>) -> Option<(EventType, String, String)> {
+        event.map(|event| (event.type_, event.action, event.note.unwrap()))
+    }
+
+    #[test]
+    fn the_beginning_each_step_and_each_failure_are_told() {
+        let normal = |action: &str, note: &str| Some((EventType::Normal, action.to_owned(), note.to_owned()));
+        let begins = told(&cluster(""), &plan("waiting", None), Went::Well);
+        assert_eq!(note(begins), normal("Wait", "waiting"));
+        let step = told(&cluster("waiting"), &plan("promoting", promote()), Went::Well);
+        assert_eq!(note(step), normal("Promote", "promoting"));
+        let error = Error::Incomplete("namespace");
+        let failed = told(&cluster("promoting"), &plan("promoting", promote()), Went::Wrong(&error));
+        assert_eq!(note(failed), Some((EventType::Warning, "Promote".to_owned(), error.to_string())));
+    }
+
+    #[test]
+    fn waiting_longer_is_told_once() {
+        assert!(told(&cluster("waiting"), &plan("waiting", None), Went::Well).is_none());
+        assert!(told(&cluster("promoting"), &plan("promoting", promote()), Went::Held).is_none());
+        assert!(told(&cluster(""), &plan("", None), Went::Well).is_none());
+        let mut stuck = plan("it needs a person", None);
+        stuck.operation.as_mut().unwrap().stuck = true;
+        let first = told(&cluster("waiting"), &stuck, Went::Well).unwrap();
+        assert_eq!(first.type_, EventType::Warning);
+        assert!(told(&cluster("it needs a person"), &stuck, Went::Well).is_none());
+    }
+
+    #[test]
+    fn the_end_is_told_with_how_long_it_took() {
+        let now = start() + SignedDuration::from_secs(12);
+        let before = cluster("promoting");
+        assert!(ended(&before, &plan("still promoting", None), now).is_none());
+        let after = plan("", None);
+        let (operation, took) = ended(&before, &after, now).unwrap();
+        assert_eq!(took, SignedDuration::from_secs(12));
+        let event = farewell(&before, operation, took);
+        assert_eq!((event.reason.as_str(), event.action.as_str()), ("AddMember", "End"));
+        assert_eq!(event.note.as_deref(), Some("ended after 12 s; last: promoting"));
+        assert!(ended(&cluster(""), &after, now).is_none());
+    }
+}

@@ -11,7 +11,7 @@ use super::nodes::Nodes;
 use super::operator::{Operator, sum};
 use super::{begin, create, ready, until};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the programs of the local cluster"]

@@ -28,7 +28,8 @@ pub async fn serve(client: Client, nodes: Nodes) {
     let mut changes = pin!(watcher(sets, watcher::Config::default()).default_backoff().applied_objects());
     let started = Arc::new(Mutex::new(BTreeSet::new()));
     let permits = Arc::new(Semaphore::new(AT_ONCE));
-    while let Some(Ok(set)) = changes.next().await {
+    while let Some(change) = changes.next().await {
+        let Ok(set) = change else { continue };
         let permit = permits.clone().acquire_owned().await.unwrap();
         let workload = Workload { client: client.clone(), nodes: nodes.clone(), started: started.clone() };
         tokio::spawn(async move {
@@ -107,10 +108,14 @@ fn pod(set: &StatefulSet, ordinal: u32) -> Value {
     let template = &set.spec.template;
     let mut labels = template.metadata.as_ref().and_then(|metadata| metadata.labels.clone()).unwrap();
     labels.insert("controller-revision-hash".to_owned(), REVISION.to_owned());
-    json!({
-        "metadata": {"name": names::pod(&cluster, ordinal), "labels": labels},
-        "spec": template.spec,
-    })
+    let mut spec = json!(template.spec);
+    let claim = json!({"claimName": names::volume(&cluster, ordinal)});
+    let volume = json!({"name": names::VOLUME, "persistentVolumeClaim": claim});
+    match &mut spec["volumes"] {
+        Value::Array(volumes) => volumes.push(volume),
+        none => *none = json!([volume]),
+    }
+    json!({"metadata": {"name": names::pod(&cluster, ordinal), "labels": labels}, "spec": spec})
 }
 
 fn ready(cluster: &str, ordinal: u32) -> Value {
