@@ -92,6 +92,12 @@ impl Core {
         }
     }
 
+    /// Whether this leader knows of a change of members that is not over.
+    #[cfg(feature = "simulation")]
+    pub fn is_changing(&self) -> bool {
+        self.node.raft.has_pending_conf() || membership::is_joint(&self.membership)
+    }
+
     /// Term of an entry that this member's log has.
     #[cfg(feature = "simulation")]
     pub fn term_of(&self, index: u64) -> Option<u64> {
