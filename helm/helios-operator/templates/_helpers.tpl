@@ -54,10 +54,10 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 - apiGroups: [apps]
   resources: [statefulsets]
   verbs: [get, list, watch, create, patch]
-# The members' configuration, identity and Services.
+# The members' configuration, identity and Services; watched, so that they need not be read again and again.
 - apiGroups: [""]
   resources: [configmaps, serviceaccounts, services]
-  verbs: [get, create, patch]
+  verbs: [get, list, watch, create, patch]
 # Members are watched, labelled with their role, and deleted when they serve nobody.
 - apiGroups: [""]
   resources: [pods]
@@ -69,11 +69,11 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 # Volumes grow, and go when their member was removed.
 - apiGroups: [""]
   resources: [persistentvolumeclaims]
-  verbs: [list, patch, delete]
+  verbs: [list, watch, patch, delete]
 # The budget goes when a cluster shrinks to one member.
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
-  verbs: [get, create, patch, delete]
+  verbs: [get, list, watch, create, patch, delete]
 # What was done, for `kubectl describe`.
 - apiGroups: [events.k8s.io]
   resources: [events]
