@@ -200,7 +200,7 @@ impl Cluster {
         if leader != target {
             let forward = Forward::to(&self.kubectl, &format!("pod/{leader}"), PEER_PORT)?;
             let endpoint = format!("http://{}", forward.address());
-            let request = TransferRequest { target_id, timeout_ms: 5000 };
+            let request = TransferRequest { target_id, timeout_ms: 5000, ..Default::default() };
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
                 ClusterClient::connect(endpoint)

@@ -47,6 +47,9 @@ pub struct Metrics {
     pub log_writes_held: Counter,
     pub checkpoints_skipped: Counter,
     pub snapshots_skipped: Counter,
+    pub snapshot_sent_bytes: Counter,
+    pub snapshot_received_bytes: Counter,
+    pub snapshot_resumed_bytes: Counter,
 }
 
 /// 0.1 ms to about 10 s: an fsync of a fast disk at one end, a stuck one at the other.
@@ -86,6 +89,9 @@ impl Metrics {
             log_writes_held: Counter::default(),
             checkpoints_skipped: Counter::default(),
             snapshots_skipped: Counter::default(),
+            snapshot_sent_bytes: Counter::default(),
+            snapshot_received_bytes: Counter::default(),
+            snapshot_resumed_bytes: Counter::default(),
         };
         metrics.register(registry);
         Arc::new(metrics)
@@ -123,6 +129,17 @@ impl Metrics {
                 &self.checkpoints_skipped,
             ),
             ("snapshots_skipped", "Snapshots put off because the disk is full", &self.snapshots_skipped),
+            ("snapshot_sent_bytes", "Bytes of snapshots sent to other members", &self.snapshot_sent_bytes),
+            (
+                "snapshot_received_bytes",
+                "Bytes of snapshots received from other members",
+                &self.snapshot_received_bytes,
+            ),
+            (
+                "snapshot_resumed_bytes",
+                "Bytes of snapshots not sent again, because they were here from a transfer that broke off",
+                &self.snapshot_resumed_bytes,
+            ),
         ];
         for (name, help, counter) in counters {
             registry.register(name, help, counter.clone());

@@ -6,6 +6,6 @@ pub use crate::raft::core::{Core, Settings, TICK, longest_lease};
 pub use crate::raft::log_writer::LogWork;
 pub use crate::raft::membership;
 pub use crate::raft::types::{
-    ApplyJob, ChangeRequest, Done, Effect, Input, LogJob, Proposal, RaftStatus, Role,
+    ApplyJob, ChangeRequest, Done, Effect, Expected, Input, LogJob, Proposal, RaftStatus, Role,
 };
 pub use crate::raft::workers::{Applier, build_snapshot};

@@ -60,6 +60,7 @@ fn describe(response: &mut StatusResponse, status: &RaftStatus, applied: u64) {
     response.leader_id = status.leader_id;
     response.leader_name = membership::name_of(&status.membership, status.leader_id).unwrap_or_default();
     response.last_index = status.last_index;
+    response.last_log_term = status.last_log_term;
     response.commit_index = status.commit_index;
     response.applied_index = applied;
     response.snapshot_index = status.snapshot_index;

@@ -77,8 +77,11 @@ struct Members<'a> {
 impl Members<'_> {
     async fn initialize(&self, ordinal: u32, cluster_id: &str, disk_id: &str) -> Result<Outcome, Error> {
         let mut node = self.connect(ordinal, "begin the cluster", CALL_TIMEOUT).await?;
-        let request =
-            InitializeRequest { cluster_id: cluster_id.to_owned(), expected_disk_id: disk_id.to_owned() };
+        let request = InitializeRequest {
+            cluster_id: cluster_id.to_owned(),
+            expected_disk_id: disk_id.to_owned(),
+            ..Default::default()
+        };
         let answer = node.client.initialize(request).await;
         node.judge(answer)
     }
@@ -99,6 +102,7 @@ impl Members<'_> {
             client_addr: stable(CLIENT_PORT),
             disk_id: disk_id.to_owned(),
             expected_membership_index: membership,
+            ..Default::default()
         };
         let answer = node.client.add_learner(request).await;
         node.judge(answer)
@@ -106,21 +110,28 @@ impl Members<'_> {
 
     async fn promote(&self, leader: u32, id: u64, max_lag: u64, membership: u64) -> Result<Outcome, Error> {
         let mut node = self.connect(leader, "promote a learner", CALL_TIMEOUT).await?;
-        let request = PromoteRequest { id, max_lag_entries: max_lag, expected_membership_index: membership };
+        let request = PromoteRequest {
+            id,
+            max_lag_entries: max_lag,
+            expected_membership_index: membership,
+            ..Default::default()
+        };
         let answer = node.client.promote(request).await;
         node.judge(answer)
     }
 
     async fn remove(&self, leader: u32, id: u64, membership: u64) -> Result<Outcome, Error> {
         let mut node = self.connect(leader, "remove a member", CALL_TIMEOUT).await?;
-        let answer = node.client.remove(RemoveRequest { id, expected_membership_index: membership }).await;
+        let request = RemoveRequest { id, expected_membership_index: membership, ..Default::default() };
+        let answer = node.client.remove(request).await;
         node.judge(answer)
     }
 
     async fn transfer(&self, leader: u32, target_id: u64, timeout: Duration) -> Result<Outcome, Error> {
         let mut node = self.connect(leader, "transfer leadership", timeout + Duration::from_secs(1)).await?;
         let timeout_ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
-        let answer = node.client.transfer_leadership(TransferRequest { target_id, timeout_ms }).await;
+        let request = TransferRequest { target_id, timeout_ms, ..Default::default() };
+        let answer = node.client.transfer_leadership(request).await;
         node.judge(answer)
     }
 

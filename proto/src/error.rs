@@ -31,10 +31,14 @@ impl ErrorCode {
         )
     }
 
-    /// Whether the node that answered so cannot go on by itself.
+    /// Whether the one who met this cannot go on by itself: the node that answered so, or the caller whose
+    /// place another has taken.
     pub fn is_fatal(self) -> bool {
         use ErrorCode::*;
-        matches!(self, LogInconsistent | StorageUnavailable | Corruption | WrongCluster | MemberRemoved)
+        matches!(
+            self,
+            LogInconsistent | StorageUnavailable | Corruption | WrongCluster | MemberRemoved | Fenced
+        )
     }
 
     fn grpc_code(self) -> Code {
@@ -44,7 +48,7 @@ impl ErrorCode {
             | InsufficientReplicas | TooStale | NotCaughtUp => Code::Unavailable,
             DeadlineExceeded | OutcomeUnknown | ReplicationShortfall => Code::DeadlineExceeded,
             WrongCluster | WrongMember | MemberRemoved | LearnerLagging | AlreadyStarted
-            | InsufficientPeers => Code::FailedPrecondition,
+            | InsufficientPeers | Fenced => Code::FailedPrecondition,
             MembershipChanged | MembershipChangeInProgress | TransferFailed | StaleTerm => Code::Aborted,
             NodeNotFound => Code::NotFound,
             PeerExists | AlreadyApplied => Code::AlreadyExists,
@@ -112,5 +116,12 @@ mod tests {
     fn an_unknown_outcome_is_never_retryable() {
         assert!(!ErrorCode::OutcomeUnknown.is_retryable());
         assert!(!ErrorCode::DeadlineExceeded.is_retryable());
+    }
+
+    #[test]
+    fn whoever_is_fenced_must_not_try_again() {
+        assert!(!ErrorCode::Fenced.is_retryable());
+        assert!(ErrorCode::Fenced.is_fatal());
+        assert_eq!(ErrorCode::Fenced.grpc_code(), Code::FailedPrecondition);
     }
 }

@@ -210,6 +210,7 @@ fn json_reply(body: &Json, code: StatusCode) -> Response {
 fn failed(error: &Error) -> Response {
     let code = match error.code {
         ErrorCode::InvalidArgument | ErrorCode::TooLarge => StatusCode::BAD_REQUEST,
+        ErrorCode::Fenced => StatusCode::CONFLICT,
         ErrorCode::Overloaded => StatusCode::TOO_MANY_REQUESTS,
         ErrorCode::OutcomeUnknown | ErrorCode::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
         _ => StatusCode::SERVICE_UNAVAILABLE,

@@ -74,21 +74,22 @@ impl RaftHandle {
         found.ok()?.ok().map(|status| Arc::clone(&status))
     }
 
-    pub async fn change(
-        &self,
-        request: ChangeRequest,
-        expected_index: u64,
-    ) -> Result<Arc<Membership>, Error> {
+    pub async fn change(&self, request: ChangeRequest, expected: Expected) -> Result<Arc<Membership>, Error> {
         let (waiter, receiver) = oneshot::channel();
-        self.submit(Input::Change { request, expected_index, waiter })?;
+        self.submit(Input::Change { request, expected, waiter })?;
         receiver.await.unwrap_or_else(|_| Err(stopped()))
     }
 
     /// Hands leadership to `target`, or to the most caught-up voter; answers the new leader's id
-    /// and term.
-    pub async fn transfer(&self, target: Option<u64>, timeout: Duration) -> Result<(u64, u64), Error> {
+    /// and term. `fencing_token` as in [`Expected`].
+    pub async fn transfer(
+        &self,
+        target: Option<u64>,
+        timeout: Duration,
+        fencing_token: u64,
+    ) -> Result<(u64, u64), Error> {
         let (waiter, receiver) = oneshot::channel();
-        self.submit(Input::Transfer { target, timeout, waiter })?;
+        self.submit(Input::Transfer { target, timeout, fencing_token, waiter })?;
         receiver.await.unwrap_or_else(|_| Err(stopped()))
     }
 

@@ -159,7 +159,9 @@ impl Storage for Log {
         let serves = |metadata: &SnapshotMetadata| {
             let members = metadata.get_conf_state();
             metadata.index >= self.base.index.max(request_index)
-                && (members.voters.contains(&to) || members.learners.contains(&to))
+                && [&members.voters, &members.voters_outgoing, &members.learners]
+                    .iter()
+                    .any(|ids| ids.contains(&to))
         };
         match &self.snapshot {
             Some(snapshot) if serves(snapshot.get_metadata()) => Ok(snapshot.clone()),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use helios_proto::v1::{Member, Membership, Progress, Reply};
-use raft::eraftpb::{ConfChange, Entry, HardState, Message};
+use raft::eraftpb::{ConfChangeV2, Entry, HardState, Message};
 use tokio::sync::oneshot;
 
 use super::acks::Durable;
@@ -29,6 +29,16 @@ pub enum ChangeRequest {
     AddLearner(Member),
     Promote { id: u64, max_lag: u64 },
     Remove { id: u64 },
+    Several { promote: Vec<u64>, remove: Vec<u64>, max_lag: u64 },
+}
+
+/// What the caller of a membership change counts on; refused if it is not so.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Expected {
+    /// Of the membership that it has seen; 0: whichever.
+    pub index: u64,
+    /// None lower than any that was seen; 0: none.
+    pub fencing_token: u64,
 }
 
 /// Requests from other threads and tasks.
@@ -41,13 +51,14 @@ pub enum Input {
     LeaseRead(ReadWaiter),
     Change {
         request: ChangeRequest,
-        expected_index: u64,
+        expected: Expected,
         waiter: ChangeWaiter,
     },
     /// `target` `None`: the most caught-up voter. Answers the new leader and its term.
     Transfer {
         target: Option<u64>,
         timeout: Duration,
+        fencing_token: u64,
         waiter: TransferWaiter,
     },
     /// The connection from this member ended.
@@ -93,7 +104,7 @@ pub struct Applied {
     /// Bytes of the entries, as charged when they were handed out.
     pub bytes: u64,
     /// Configuration changes among the entries, in order.
-    pub conf_changes: Vec<ConfChange>,
+    pub conf_changes: Vec<ConfChangeV2>,
     /// Who asked for them: answered once the core has taken them, so that the next change and the
     /// next status find them done.
     pub changed: Vec<ChangeWaiter>,
@@ -166,6 +177,8 @@ pub struct RaftStatus {
     pub leader_id: u64,
     pub commit_index: u64,
     pub last_index: u64,
+    /// Term of the entry there.
+    pub last_log_term: u64,
     pub first_index: u64,
     pub snapshot_index: u64,
     pub log_bytes: u64,

@@ -111,6 +111,7 @@ mod tests {
             (ErrorCode::NotAnInteger, "ERR m"),
             (ErrorCode::TooLarge, "ERR m"),
             (ErrorCode::Corruption, "ERR m"),
+            (ErrorCode::Fenced, "ERR m"),
             (ErrorCode::WrongType, "WRONGTYPE Operation against a key holding the wrong kind of value"),
         ];
         for (code, expected) in cases {

@@ -43,7 +43,7 @@ async fn a_transfer_makes_the_named_member_lead_and_costs_one_term() {
     let before = cluster[leader].status().await;
     let target = (leader + 1) % 3;
     let target_id = cluster[target].status().await.member_id;
-    let request = TransferRequest { target_id, timeout_ms: 2_000 };
+    let request = TransferRequest { target_id, timeout_ms: 2_000, ..Default::default() };
 
     let answer = cluster[leader].cluster().transfer_leadership(request).await.unwrap().into_inner();
 
@@ -53,7 +53,7 @@ async fn a_transfer_makes_the_named_member_lead_and_costs_one_term() {
     assert_eq!(error_code(again), ErrorCode::NotLeader);
     let repeated = cluster[target].cluster().transfer_leadership(request).await.unwrap().into_inner();
     assert_eq!(repeated.term, answer.term, "a repeated transfer took effect twice");
-    let stranger = TransferRequest { target_id: 99, timeout_ms: 2_000 };
+    let stranger = TransferRequest { target_id: 99, ..request };
     assert_eq!(
         error_code(cluster[target].cluster().transfer_leadership(stranger).await),
         ErrorCode::NodeNotFound

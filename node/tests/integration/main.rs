@@ -17,6 +17,7 @@ mod earlier_documents;
 mod failover;
 mod faults;
 mod formation;
+mod heartbeats;
 mod laggards;
 mod leadership;
 mod lots;

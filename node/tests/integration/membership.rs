@@ -29,6 +29,7 @@ async fn a_cluster_is_begun_once_and_by_its_own_id() {
     let call = |cluster_id: &str, disk_id: &str| InitializeRequest {
         cluster_id: cluster_id.into(),
         expected_disk_id: disk_id.into(),
+        ..Default::default()
     };
     let disk_id = cluster[0].status().await.disk_id;
     let mut service = cluster[0].cluster();
@@ -79,7 +80,12 @@ async fn a_cluster_grows_from_one_to_three_under_load_with_no_election() {
             cluster[index].has_role(Role::Learner).await.then_some(())
         })
         .await;
-        let stale = PromoteRequest { id, max_lag_entries: 1_000, expected_membership_index: before.index };
+        let stale = PromoteRequest {
+            id,
+            max_lag_entries: 1_000,
+            expected_membership_index: before.index,
+            ..Default::default()
+        };
         assert_eq!(error_code(cluster[0].cluster().promote(stale).await), ErrorCode::MembershipChanged);
         Operator::promote(&cluster[0], id).await;
         Operator::promote(&cluster[0], id).await;
@@ -108,7 +114,7 @@ async fn a_lagging_learner_is_not_promoted_and_does_not_count_for_quorum() {
     load.wait_for(100).await;
     load.finish().await;
 
-    let promote = PromoteRequest { id: added.learners[0], max_lag_entries: 10, expected_membership_index: 0 };
+    let promote = PromoteRequest { id: added.learners[0], max_lag_entries: 10, ..Default::default() };
     let refused = cluster[0].cluster().promote(promote).await.unwrap_err();
     assert!(refused.message().contains("entries behind"), "{}", refused.message());
     assert_eq!(error_code(Err::<(), _>(refused)), ErrorCode::LearnerLagging);
@@ -185,7 +191,7 @@ async fn a_leader_asked_to_remove_itself_hands_over_first() {
     let load = Load::start(&[cluster[1].ports.client, cluster[2].ports.client]);
     load.wait_for(50).await;
     let before = cluster[0].status().await;
-    let remove = RemoveRequest { id: before.member_id, expected_membership_index: 0 };
+    let remove = RemoveRequest { id: before.member_id, ..Default::default() };
 
     let answer = cluster[0].cluster().remove(remove).await.unwrap_err();
     let hint = helios_proto::detail_of(&answer).leader_hint;
@@ -213,10 +219,12 @@ async fn the_last_voter_and_a_needed_voter_cannot_be_removed() {
     let mut cluster = Cluster::blank(2);
     cluster.start_all();
     Operator::initialize(&cluster[0]).await;
-    let remove = |id| RemoveRequest { id, expected_membership_index: 0 };
+    let remove = |id| RemoveRequest { id, ..Default::default() };
     assert_eq!(error_code(cluster[0].cluster().remove(remove(1)).await), ErrorCode::InsufficientPeers);
     assert_eq!(
-        error_code(cluster[0].cluster().step_down(StepDownRequest { timeout_ms: 500 }).await),
+        error_code(
+            cluster[0].cluster().step_down(StepDownRequest { timeout_ms: 500, ..Default::default() }).await
+        ),
         ErrorCode::TransferFailed
     );
     let mut client = cluster[0].redis().await;

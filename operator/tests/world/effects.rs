@@ -69,6 +69,7 @@ impl World {
             learners: vec![],
             next_id: 2,
             cluster_id: cluster_id.to_owned(),
+            ..Membership::default()
         };
         self.raft = Some(Raft { membership, leader: None, term: 1 });
     }

@@ -212,13 +212,16 @@ impl Core {
             }
             Input::Read(waiter) => self.await_round(waiter),
             Input::LeaseRead(waiter) => self.await_lease(waiter),
-            Input::Change { request, expected_index, waiter } => {
-                if let Err((error, waiter)) = self.change(request, expected_index, waiter, now) {
+            Input::Change { request, expected, waiter } => {
+                if let Err((error, waiter)) = self.change(request, expected, waiter, now) {
                     drop(waiter.send(Err(error)));
                 }
             }
-            Input::Transfer { target, timeout, waiter } => {
-                transfer::start(self, target, now, timeout, waiter);
+            Input::Transfer { target, timeout, fencing_token, waiter } => {
+                match membership::check_token(&self.membership, fencing_token) {
+                    Ok(()) => transfer::start(self, target, now, timeout, waiter),
+                    Err(error) => drop(waiter.send(Err(error))),
+                }
             }
             Input::LinkLost(id) => self.link_lost(id, now),
             Input::LinkFound(id) => self.link_found(id),

@@ -75,6 +75,7 @@ impl Core {
             leader_id: raft.leader_id,
             commit_index: raft.raft_log.committed,
             last_index: raft.raft_log.last_index(),
+            last_log_term: raft.raft_log.last_term(),
             first_index: self.node.store().base().index + 1,
             snapshot_index: self.snapshot_index,
             log_bytes: self.node.store().bytes(),
@@ -89,6 +90,12 @@ impl Core {
             disk_transfers: self.disk_transfers,
             log_is_short: self.log_is_short,
         }
+    }
+
+    /// Whether this leader knows of a change of members that is not over.
+    #[cfg(feature = "simulation")]
+    pub fn is_changing(&self) -> bool {
+        self.node.raft.has_pending_conf() || membership::is_joint(&self.membership)
     }
 
     /// Term of an entry that this member's log has.

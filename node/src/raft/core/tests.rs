@@ -203,7 +203,14 @@ fn one_membership_change_at_a_time() {
         let record =
             Member { name: name.into(), peer_addr: "a:1".into(), disk_id: name.into(), ..Member::default() };
         let (waiter, answer) = oneshot::channel();
-        (Input::Change { request: ChangeRequest::AddLearner(record), expected_index: 0, waiter }, answer)
+        (
+            Input::Change {
+                request: ChangeRequest::AddLearner(record),
+                expected: Expected::default(),
+                waiter,
+            },
+            answer,
+        )
     };
     let (first, mut first_answer) = add("x");
     let (second, mut second_answer) = add("y");

@@ -15,7 +15,8 @@ pub struct Operator;
 impl Operator {
     pub async fn initialize(node: &Node) -> Membership {
         let disk_id = node.status().await.disk_id;
-        let request = InitializeRequest { cluster_id: CLUSTER_ID.into(), expected_disk_id: disk_id };
+        let request =
+            InitializeRequest { cluster_id: CLUSTER_ID.into(), expected_disk_id: disk_id, fencing_token: 0 };
         let membership = node.cluster().initialize(request).await.unwrap().into_inner().membership.unwrap();
         eventually("the first member leads", async || node.has_role(Role::Leader).await.then_some(())).await;
         membership
@@ -27,7 +28,7 @@ impl Operator {
             peer_addr: node.peer_addr(),
             client_addr: format!("127.0.0.1:{}", node.ports.client),
             disk_id: node.status().await.disk_id,
-            expected_membership_index: 0,
+            ..Default::default()
         }
     }
 
@@ -42,7 +43,7 @@ impl Operator {
     /// Promotes member `id`, waiting while it lags.
     pub async fn promote(leader: &Node, id: u64) {
         eventually("the learner has caught up and is promoted", async || {
-            let request = PromoteRequest { id, max_lag_entries: 10, expected_membership_index: 0 };
+            let request = PromoteRequest { id, max_lag_entries: 10, ..Default::default() };
             leader.cluster().promote(request).await.ok()
         })
         .await;
@@ -50,7 +51,7 @@ impl Operator {
 
     /// Removes member `id`, waiting while a new leader does not know enough yet.
     pub async fn remove(leader: &Node, id: u64) -> Membership {
-        let request = RemoveRequest { id, expected_membership_index: 0 };
+        let request = RemoveRequest { id, ..Default::default() };
         let answer =
             eventually("the member is removed", async || match leader.cluster().remove(request).await {
                 Err(status) if detail_of(&status).retryable => None,
