@@ -40,6 +40,13 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 {{ .Values.nodeImage.repository }}:{{ .Values.nodeImage.tag | default .Chart.AppVersion }}
 {{- end }}
 
+{{- /* The watched namespaces, separated by commas; nothing when it is all of them. */ -}}
+{{- define "helios.namespaces" -}}
+{{- if .Values.watchNamespaces }}{{ join "," .Values.watchNamespaces }}
+{{- else if eq .Values.rbac.scope "namespace" }}{{ .Release.Namespace }}
+{{- end }}
+{{- end }}
+
 {{- /* The operator's rights where clusters live: each with what it is for. */ -}}
 {{- define "helios.rules" -}}
 # What is asked for.
