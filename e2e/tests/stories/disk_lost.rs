@@ -15,17 +15,17 @@ pub fn tell(story: &Story) -> anyhow::Result<()> {
         cluster.transfer_leadership("demo-1")?;
     }
     let leader = cluster.leader()?;
-    lose(story, &cluster, "demo-0")?;
+    lose(story, &cluster, "demo-0", "the first member")?;
     story.part_without_failure("disk of demo-0 lost", &writer)?;
     ensure!(cluster.leader()? == leader, "a follower was lost, and the leader is another");
 
-    lose(story, &cluster, &leader.0)?;
+    lose(story, &cluster, &leader.0, "the leader")?;
     story.part_without_failure("disk of the leader lost", &writer)?;
     story.nothing_is_lost(writer)
 }
 
 /// Deletes the volume of the member on `pod`, and the pod that holds it; waits until there are three members again.
-fn lose(story: &Story, cluster: &Cluster, pod: &str) -> anyhow::Result<()> {
+fn lose(story: &Story, cluster: &Cluster, pod: &str, who: &str) -> anyhow::Result<()> {
     let watch = cluster.watch()?;
     let old = cluster.member_id(pod)?.with_context(|| format!("{pod} is a member"))?;
     let old_pod = watch.uid(pod);
@@ -33,7 +33,7 @@ fn lose(story: &Story, cluster: &Cluster, pod: &str) -> anyhow::Result<()> {
     delete_volume_and_pod(story, pod)?;
     watch.await_replacement(pod, old_pod.as_deref(), PATIENCE)?;
     cluster.await_members(3)?;
-    story.took(&format!("{pod} replaced, all in service"), began.elapsed());
+    story.took(&format!("{who} replaced, all in service"), began.elapsed());
 
     let new = cluster.member_id(pod)?.with_context(|| format!("{pod} is a member again"))?;
     ensure!(new > old, "{pod} has a blank disk, and is member {new}; before it was {old}");
