@@ -40,6 +40,7 @@ pub struct Context {
     pub recorder: Recorder,
     pub metrics: Metrics,
     pub defaults: Defaults,
+    pub hosts: observe::Hosts,
 }
 
 /// Reconciles the clusters of `namespace`, of all namespaces when `None`, until the process ends.
@@ -56,6 +57,7 @@ pub async fn run(context: Arc<Context>, namespace: Option<String>) {
             let cluster = pod.labels().get(CLUSTER_LABEL)?;
             Some(ObjectRef::new(cluster).within(&pod.namespace()?))
         })
+        .reconcile_all_on(context.hosts.changes())
         .run(reconcile, |_, _, _| Action::requeue(AFTER_ERROR), context)
         .for_each(|result| async {
             if let Err(error @ kube::runtime::controller::Error::QueueError(_)) = result {
@@ -118,7 +120,8 @@ impl Pass<'_> {
         if cluster.metadata.deletion_timestamp.is_some() {
             return Ok(Action::await_change());
         }
-        let live = observe::look(&self.context.client, &cluster, Timestamp::now()).await?;
+        let live = observe::look(&self.context.client, &cluster, self.context.hosts.seen(), Timestamp::now())
+            .await?;
         let seen = &live.snapshot;
         let validated = match validate(&cluster, &self.context.defaults) {
             Ok(validated) => validated,

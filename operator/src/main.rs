@@ -11,6 +11,7 @@ use helios_operator::controller::{self, Context};
 use helios_operator::http;
 use helios_operator::lease::Holder;
 use helios_operator::metrics::Metrics;
+use helios_operator::observe::Hosts;
 use helios_operator::validate::Defaults;
 use kube::Client;
 use kube::runtime::events::Recorder;
@@ -55,6 +56,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     metrics.set_leading(true);
     let context = Arc::new(Context {
         recorder: Recorder::new(client.clone(), controller::reporter(&identity)),
+        hosts: Hosts::watch(client.clone()),
         client,
         metrics,
         defaults: Defaults { node_image: config.node_image.clone() },
