@@ -18,7 +18,7 @@ use crate::events;
 use crate::lease::Fence;
 use crate::metrics::Metrics;
 use crate::names::Key;
-use crate::observe::Snapshot;
+use crate::observe::{Hosts, Snapshot};
 use crate::pass::Pass;
 use crate::quiet::Quiet;
 use crate::validate::Defaults;
@@ -35,6 +35,7 @@ pub struct Context {
     pub metrics: Metrics,
     pub defaults: Defaults,
     pub fence: Fence,
+    pub hosts: Hosts,
 }
 
 /// What the passes of one controller share.
@@ -54,6 +55,7 @@ pub async fn run(context: Arc<Context>, namespace: Option<String>, stop: Cancell
     Controller::for_stream(clusters, reader)
         .with_config(ControllerConfig::default().concurrency(CONCURRENCY).debounce(DEBOUNCE))
         .reconcile_on(changes)
+        .reconcile_all_on(worker.context.hosts.changes())
         .graceful_shutdown_on(stop.cancelled_owned())
         .run(
             reconcile,

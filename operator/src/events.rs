@@ -127,6 +127,7 @@ mod tests {
             step: step.to_owned(),
             started_at: Time(start()),
             deadline: Time(start()),
+            steady_since: None,
         });
         let mut cluster = HeliosCluster::new("demo", HeliosClusterSpec::default());
         cluster.status = Some(HeliosClusterStatus { operation, ..Default::default() });
@@ -141,6 +142,7 @@ mod tests {
             stuck: false,
             started_at: start(),
             deadline: start(),
+            steady_since: None,
         });
         Plan {
             replicas: 3,

@@ -1,12 +1,15 @@
 //! Takes the one step of a plan. Every step may be repeated, and names what it is about by member
 //! id, disk or UID, so that a step planned from an old view fails instead of hitting another target.
 
+mod quarantine;
+
 use std::time::Duration;
 
 use helios_proto::detail_of;
 use helios_proto::v1::cluster_client::ClusterClient;
 use helios_proto::v1::{
-    AddLearnerRequest, ErrorCode, InitializeRequest, PromoteRequest, RemoveRequest, TransferRequest,
+    AddLearnerRequest, ErrorCode, ForceNewRequest, InitializeRequest, PromoteRequest, RemoveRequest,
+    TransferRequest,
 };
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::api::{DeleteParams, EvictParams, Patch, PatchParams, Preconditions};
@@ -23,6 +26,8 @@ use crate::validate::ValidatedCluster;
 
 /// A membership change waits for the commit of one log entry.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// The node restarts itself on the way.
+const FORCE_NEW_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[derive(Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -62,10 +67,27 @@ pub async fn execute(
         Step::DeletePod { ordinal, uid } => kubernetes.delete_pod(*ordinal, uid).await,
         Step::DeleteVolume { ordinal, uid } => kubernetes.delete_volume(*ordinal, uid).await,
         Step::GrowVolume { ordinal, uid, size } => kubernetes.grow_volume(*ordinal, uid, size).await,
-        Step::Recycle { ordinal, volume_uid, pod_uid } => {
+        Step::ForceDeletePod { ordinal, uid } => kubernetes.force_delete_pod(*ordinal, uid).await,
+        Step::Recycle { ordinal, volume_uid, pod_uid, keep } => {
+            if let Some(reason) = keep {
+                quarantine::keep(client, cluster, *ordinal, volume_uid, reason, seen.now).await?;
+            }
             // In this order: the volume stays until its pod is gone, and the pod that follows gets a new one.
             kubernetes.delete_volume(*ordinal, volume_uid).await?;
-            kubernetes.delete_pod(*ordinal, pod_uid).await
+            match pod_uid {
+                Some(uid) => kubernetes.delete_pod(*ordinal, uid).await,
+                None => Ok(Outcome::Done),
+            }
+        }
+        Step::ForceNew { ordinal, cluster_id, disk_id, last_term, last_index } => {
+            let request = ForceNewRequest {
+                cluster_id: cluster_id.clone(),
+                expected_disk_id: disk_id.clone(),
+                expected_term: *last_term,
+                expected_last_index: *last_index,
+                fencing_token,
+            };
+            members.force_new(*ordinal, request).await
         }
     }
 }
@@ -138,6 +160,12 @@ impl Members<'_> {
         node.judge(answer)
     }
 
+    async fn force_new(&self, ordinal: u32, request: ForceNewRequest) -> Result<Outcome, Error> {
+        let mut node = self.connect(ordinal, "go on alone", FORCE_NEW_TIMEOUT).await?;
+        let answer = node.client.force_new(request).await;
+        node.judge(answer)
+    }
+
     async fn connect(&self, ordinal: u32, doing: &'static str, timeout: Duration) -> Result<Node, Error> {
         let Self { cluster, seen, .. } = self;
         let member = names::pod(&cluster.name, ordinal);
@@ -198,6 +226,12 @@ impl Kubernetes<'_> {
     async fn delete_pod(&self, ordinal: u32, uid: &str) -> Result<Outcome, Error> {
         let name = names::pod(&self.cluster.name, ordinal);
         settle(self.pods().delete(&name, &only(uid)).await.map(drop), "delete pod", name)
+    }
+
+    async fn force_delete_pod(&self, ordinal: u32, uid: &str) -> Result<Outcome, Error> {
+        let name = names::pod(&self.cluster.name, ordinal);
+        let now = DeleteParams { grace_period_seconds: Some(0), ..only(uid) };
+        settle(self.pods().delete(&name, &now).await.map(drop), "force the deletion of pod", name)
     }
 
     async fn delete_volume(&self, ordinal: u32, uid: &str) -> Result<Outcome, Error> {

@@ -11,6 +11,7 @@ use helios_operator::config::Config;
 use helios_operator::controller::{self, Context};
 use helios_operator::lease::Holder;
 use helios_operator::metrics::Metrics;
+use helios_operator::observe::Hosts;
 use helios_operator::validate::Defaults;
 use helios_operator::{events, http};
 use kube::Client;
@@ -63,6 +64,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     metrics.set_leading(true);
     let context = Arc::new(Context {
         recorder: Recorder::new(client.clone(), events::reporter(&identity)),
+        hosts: Hosts::watch(client.clone()),
         client,
         metrics,
         defaults: Defaults { node_image: config.node_image.clone() },

@@ -60,7 +60,8 @@ impl Pass<'_> {
         let version = cached.metadata.resource_version.as_deref()?;
         let read = self.quiet.get(self.key, version, Instant::now())?;
         let nodes = members::statuses(&self.key.name, &self.key.namespace, &read.pods).await;
-        let seen = Snapshot { now: Timestamp::now(), nodes, ..(*read).clone() };
+        let hosts = self.context.hosts.seen();
+        let seen = Snapshot { now: Timestamp::now(), nodes, hosts, ..(*read).clone() };
         let validated = validate(cached, &self.context.defaults).ok()?;
         let plan = plan(&validated, &seen);
         let status = report::report(&validated, &seen, &plan, false);
@@ -83,7 +84,8 @@ impl Pass<'_> {
             self.quiet.touch(self.key);
             return Ok(Action::await_change());
         };
-        let live = observe::look(&self.context.client, &cluster, Timestamp::now()).await?;
+        let hosts = self.context.hosts.seen();
+        let live = observe::look(&self.context.client, &cluster, hosts, Timestamp::now()).await?;
         match validate(&cluster, &self.context.defaults) {
             Ok(validated) => self.act(&api, &cluster, &validated, live).await,
             Err(invalid) => {

@@ -76,7 +76,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 # Volumes grow, and go when their member was removed.
 - apiGroups: [""]
   resources: [persistentvolumeclaims]
-  verbs: [list, watch, patch, delete]
+  verbs: [get, list, watch, patch, delete]
 # The budget goes when a cluster shrinks to one member.
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
@@ -85,4 +85,17 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]
+{{- end }}
+
+{{- /* Rights outside of any namespace. Where watchNamespaces limits the operator it has none of these,
+       knows no host as cordoned or gone, and keeps no volume: it says so and waits for a person. */ -}}
+{{- define "helios.clusterRules" -}}
+# Hosts that are cordoned or gone: leadership is moved off the first, members are replaced on the second.
+- apiGroups: [""]
+  resources: [nodes]
+  verbs: [list, watch]
+# A volume that is replaced because it cannot be used any more is kept for a person (reclaim policy Retain).
+- apiGroups: [""]
+  resources: [persistentvolumes]
+  verbs: [get, patch]
 {{- end }}
