@@ -92,6 +92,11 @@ async fn a_snapshot_cut_off_twice_goes_on_from_what_has_arrived() {
     let away = (leader + 1) % 3;
     cluster[away].kill();
     write(&mut cluster[leader].redis().await, 1_000, 16 * MIB).await;
+    // The log is kept for whoever still seems to be there.
+    eventually("the leader misses it", async || {
+        cluster[leader].try_status().await?.progress.iter().any(|peer| !peer.active).then_some(())
+    })
+    .await;
     let taken = cluster[leader].cluster().snapshot(SnapshotRequest {}).await.unwrap().into_inner();
     eventually("the log was purged", async || {
         (cluster[leader].status().await.first_index > taken.index / 2).then_some(())
