@@ -227,11 +227,18 @@ impl Pass<'_> {
     }
 }
 
-/// A plan for a cluster that is as it should be, as far as was `seen`.
+/// A plan for a cluster that is as it should be, as far as was `seen`. Of members in trouble more is read
+/// than is watched, so such a cluster is read anew each time.
 fn wants_nothing(plan: &Plan, seen: &Snapshot) -> bool {
     let Plan { replicas, operation, step, latch, labels, look_again: _ } = plan;
     let has_replicas = seen.workload.as_ref().is_some_and(|workload| workload.replicas == *replicas);
-    has_replicas && operation.is_none() && step.is_none() && latch.is_none() && labels.is_empty()
+    let untroubled = seen.pods.values().all(|pod| pod.ready);
+    has_replicas
+        && untroubled
+        && operation.is_none()
+        && step.is_none()
+        && latch.is_none()
+        && labels.is_empty()
 }
 
 /// Adds why the step was not taken to what the status says of it.
