@@ -13,7 +13,9 @@ mod server;
 mod speed;
 mod stats;
 
-use std::path::PathBuf;
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -83,6 +85,8 @@ async fn run(args: &Args) -> Result<()> {
         .tempdir_in(&args.dir)
         .with_context(|| format!("a directory in {}", args.dir.display()))?;
     let mut ports = Ports::new();
+    // Before anything is measured: a name that cannot be written must not cost the figures.
+    let mut file = args.report.as_deref().map(create).transpose()?;
     let mut report = Report::new(machine::description(&args.programs, dir.path())?, args.note.as_deref());
     for part in &args.parts {
         let section = match part {
@@ -93,10 +97,16 @@ async fn run(args: &Args) -> Result<()> {
         println!("{section}");
         report.push(section);
     }
-    if let Some(file) = &args.report {
-        std::fs::write(file, report.text()).with_context(|| format!("report {}", file.display()))?;
+    if let Some(file) = &mut file {
+        file.write_all(report.text().as_bytes()).context("cannot write the report")?;
     }
     Ok(())
+}
+
+fn create(report: &Path) -> Result<File> {
+    let parent = report.parent().unwrap_or(report);
+    fs::create_dir_all(parent).with_context(|| format!("directory {}", parent.display()))?;
+    File::create(report).with_context(|| format!("report {}", report.display()))
 }
 
 /// Members are children that end with this process's values, which an unhandled signal would skip.

@@ -4,10 +4,12 @@
 mod manifest;
 mod spec;
 mod status;
+mod values;
 
 pub use manifest::{helm_template, yaml};
 pub use spec::*;
 pub use status::*;
+pub use values::values_schema;
 
 /// Label on every object of a cluster; its value is the name of the HeliosCluster.
 pub const CLUSTER_LABEL: &str = "heliosdb.io/cluster";

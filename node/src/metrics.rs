@@ -39,6 +39,7 @@ pub struct Metrics {
     raft_snapshot_index: Gauge,
     peer_match_lag_entries: Family<PeerLabel, Gauge>,
     peer_active: Family<PeerLabel, Gauge>,
+    lowest_format: Gauge,
     members: Gauge,
     keys: Gauge,
     db_size_bytes: Gauge,
@@ -47,6 +48,9 @@ pub struct Metrics {
     pub log_writes_held: Counter,
     pub checkpoints_skipped: Counter,
     pub snapshots_skipped: Counter,
+    pub snapshot_sent_bytes: Counter,
+    pub snapshot_received_bytes: Counter,
+    pub snapshot_resumed_bytes: Counter,
 }
 
 /// 0.1 ms to about 10 s: an fsync of a fast disk at one end, a stuck one at the other.
@@ -78,6 +82,7 @@ impl Metrics {
             raft_snapshot_index: Gauge::default(),
             peer_match_lag_entries: Family::default(),
             peer_active: Family::default(),
+            lowest_format: Gauge::default(),
             members: Gauge::default(),
             keys: Gauge::default(),
             db_size_bytes: Gauge::default(),
@@ -86,6 +91,9 @@ impl Metrics {
             log_writes_held: Counter::default(),
             checkpoints_skipped: Counter::default(),
             snapshots_skipped: Counter::default(),
+            snapshot_sent_bytes: Counter::default(),
+            snapshot_received_bytes: Counter::default(),
+            snapshot_resumed_bytes: Counter::default(),
         };
         metrics.register(registry);
         Arc::new(metrics)
@@ -123,6 +131,17 @@ impl Metrics {
                 &self.checkpoints_skipped,
             ),
             ("snapshots_skipped", "Snapshots put off because the disk is full", &self.snapshots_skipped),
+            ("snapshot_sent_bytes", "Bytes of snapshots sent to other members", &self.snapshot_sent_bytes),
+            (
+                "snapshot_received_bytes",
+                "Bytes of snapshots received from other members",
+                &self.snapshot_received_bytes,
+            ),
+            (
+                "snapshot_resumed_bytes",
+                "Bytes of snapshots not sent again, because they were here from a transfer that broke off",
+                &self.snapshot_resumed_bytes,
+            ),
         ];
         for (name, help, counter) in counters {
             registry.register(name, help, counter.clone());
@@ -153,6 +172,11 @@ impl Metrics {
                 "disk_full",
                 "1 while the log has no room and writes that need some are refused",
                 &self.disk_full,
+            ),
+            (
+                "lowest_format",
+                "Log format that all members can read, as far as this one has heard",
+                &self.lowest_format,
             ),
             ("members", "Members of the cluster, learners included", &self.members),
             ("keys", "Keys held, expired ones not yet removed included", &self.keys),
@@ -199,6 +223,7 @@ impl Metrics {
         gauge(&self.raft_disk_transfers, status.disk_transfers);
         gauge(&self.raft_log_bytes, status.log_bytes);
         gauge(&self.raft_snapshot_index, status.snapshot_index);
+        gauge(&self.lowest_format, status.lowest_format.into());
         gauge(&self.members, status.membership.members.len() as u64);
         gauge(&self.keys, store.key_count());
         gauge(&self.db_size_bytes, store.bytes());

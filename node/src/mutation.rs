@@ -69,11 +69,15 @@ pub enum Mutation {
     TailNotErased,
     /// A restart takes its membership from the newest snapshot, not from the state.
     MembershipFromSnapshot,
+    /// Acknowledgements count only the new voters while those of before still decide, too.
+    JointIgnoresOutgoing,
+    /// A restart in the middle of a joint change takes it for done.
+    JointForgotten,
 }
 
 impl Mutation {
     #[cfg(feature = "simulation")]
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 34] = [
         Self::VoteBeforeSync,
         Self::AppendAckBeforeSync,
         Self::LeaderCountsItselfEarly,
@@ -106,6 +110,8 @@ impl Mutation {
         Self::SnapshotIndexTooHigh,
         Self::TailNotErased,
         Self::MembershipFromSnapshot,
+        Self::JointIgnoresOutgoing,
+        Self::JointForgotten,
     ];
 
     /// Whether this mistake is to be made, in the calling thread.

@@ -15,7 +15,7 @@ use crate::disk;
 use crate::error::Error;
 use crate::lifecycle::{Belonging, DataDir, MarkerError};
 use crate::metrics::Metrics;
-use crate::peer::{LinkOptions, Links, Local, PeerHost, Standing, Verdict};
+use crate::peer::{Bandwidth, LinkOptions, Links, Local, PeerHost, Standing, Verdict};
 use crate::raft::{
     self, Fatal, Outbound, Parts, RaftHandle, Recovery, RecoveryError, Runtime, Snapshots, membership,
 };
@@ -178,7 +178,13 @@ impl Node {
     }
 
     /// Creates a cluster of this node alone. Repeating the same call is the same call (M-2).
-    pub fn initialize(&self, cluster_id: &str, expected_disk_id: &str) -> Result<Arc<Membership>, Error> {
+    /// `fencing_token` as in [`Expected`](raft::Expected).
+    pub fn initialize(
+        &self,
+        cluster_id: &str,
+        expected_disk_id: &str,
+        fencing_token: u64,
+    ) -> Result<Arc<Membership>, Error> {
         if cluster_id.is_empty() {
             return Err(Error::invalid("cluster_id is empty: choose one, record it, then call again"));
         }
@@ -189,18 +195,18 @@ impl Node {
             ));
         }
         if let Some(member) = self.member() {
-            return if member.cluster_id == cluster_id {
-                Ok(member.raft.status().membership.clone())
-            } else {
-                Err(Error::new(
+            if member.cluster_id != cluster_id {
+                return Err(Error::new(
                     ErrorCode::AlreadyStarted,
                     format!("this node already belongs to cluster {}", member.cluster_id),
-                ))
-            };
+                ));
+            }
+            let known = member.raft.status().membership.clone();
+            return membership::check_token(&known, fencing_token).map(|()| known);
         }
         let mut own = self.own_record();
         own.id = 1;
-        let membership = membership::initial(cluster_id, vec![own]);
+        let membership = Membership { fencing_token, ..membership::initial(cluster_id, vec![own]) };
         let belonging = Belonging { cluster_id: cluster_id.to_owned(), member_id: 1, removed: false };
         self.start_member(&belonging, Some(&membership))
             .map_err(|error| Error::new(ErrorCode::StorageUnavailable, error.to_string()))?;
@@ -302,6 +308,8 @@ impl Node {
             no_leases: self.0.settings.lease.is_none(),
             raft: raft.clone(),
             snapshots: Arc::clone(&self.0.snapshots),
+            bandwidth: Bandwidth::new(self.0.settings.snapshot_bytes_per_second),
+            metrics: Arc::clone(&self.0.metrics),
             on_removed: Box::new(move |reason| {
                 if let Some(inner) = inner.upgrade() {
                     Node(inner).retire(reason);
@@ -460,6 +468,10 @@ impl PeerHost for Node {
         &self.0.snapshots
     }
 
+    fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
     async fn write_forwarded(&self, request: ForwardRequest) -> Result<Vec<Result<Reply, Error>>, Error> {
         self.take_forwarded(request).await
     }
@@ -480,7 +492,7 @@ async fn hand_over(member: &ActiveMember) {
         if status.role != raft::Role::Leader || status.membership.voters.len() < 2 {
             return;
         }
-        match member.raft.transfer(None, TRY).await {
+        match member.raft.transfer(None, TRY, 0).await {
             Ok((leader, term)) => {
                 let leader = membership::name_of(&status.membership, leader).unwrap_or_default();
                 tracing::info!(%leader, term, "leadership handed over");

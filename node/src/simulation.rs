@@ -3,9 +3,10 @@
 pub use crate::mutation::Mutation;
 pub use crate::peer::handshake;
 pub use crate::raft::core::{Core, Settings, TICK, longest_lease};
+pub use crate::raft::format::FORMAT;
 pub use crate::raft::log_writer::LogWork;
 pub use crate::raft::membership;
 pub use crate::raft::types::{
-    ApplyJob, ChangeRequest, Done, Effect, Input, LogJob, Proposal, RaftStatus, Role,
+    ApplyJob, ChangeRequest, Done, Effect, Expected, Input, LogJob, Proposal, RaftStatus, Role,
 };
 pub use crate::raft::workers::{Applier, build_snapshot};

@@ -36,7 +36,7 @@ pub enum Outcome {
     NotYet(String),
 }
 
-/// Takes `step`.
+/// Takes `step`; members refuse it if they have seen a `fencing_token` above this one.
 ///
 /// # Errors
 /// When the step was refused for a reason that will not pass by itself, or the target is not reached.
@@ -44,10 +44,11 @@ pub async fn execute(
     client: &Client,
     cluster: &ValidatedCluster,
     seen: &Snapshot,
+    fencing_token: u64,
     step: &Step,
 ) -> Result<Outcome, Error> {
     let kubernetes = Kubernetes { client, cluster };
-    let members = Members { cluster, seen };
+    let members = Members { cluster, seen, fencing_token };
     match step {
         Step::Initialize { ordinal, cluster_id, disk_id } => {
             members.initialize(*ordinal, cluster_id, disk_id).await
@@ -84,7 +85,7 @@ pub async fn execute(
                 expected_disk_id: disk_id.clone(),
                 expected_term: *last_term,
                 expected_last_index: *last_index,
-                ..Default::default()
+                fencing_token,
             };
             members.force_new(*ordinal, request).await
         }
@@ -94,6 +95,7 @@ pub async fn execute(
 struct Members<'a> {
     cluster: &'a ValidatedCluster,
     seen: &'a Snapshot,
+    fencing_token: u64,
 }
 
 impl Members<'_> {
@@ -102,7 +104,7 @@ impl Members<'_> {
         let request = InitializeRequest {
             cluster_id: cluster_id.to_owned(),
             expected_disk_id: disk_id.to_owned(),
-            ..Default::default()
+            fencing_token: self.fencing_token,
         };
         let answer = node.client.initialize(request).await;
         node.judge(answer)
@@ -124,7 +126,7 @@ impl Members<'_> {
             client_addr: stable(CLIENT_PORT),
             disk_id: disk_id.to_owned(),
             expected_membership_index: membership,
-            ..Default::default()
+            fencing_token: self.fencing_token,
         };
         let answer = node.client.add_learner(request).await;
         node.judge(answer)
@@ -136,7 +138,7 @@ impl Members<'_> {
             id,
             max_lag_entries: max_lag,
             expected_membership_index: membership,
-            ..Default::default()
+            fencing_token: self.fencing_token,
         };
         let answer = node.client.promote(request).await;
         node.judge(answer)
@@ -144,7 +146,8 @@ impl Members<'_> {
 
     async fn remove(&self, leader: u32, id: u64, membership: u64) -> Result<Outcome, Error> {
         let mut node = self.connect(leader, "remove a member", CALL_TIMEOUT).await?;
-        let request = RemoveRequest { id, expected_membership_index: membership, ..Default::default() };
+        let request =
+            RemoveRequest { id, expected_membership_index: membership, fencing_token: self.fencing_token };
         let answer = node.client.remove(request).await;
         node.judge(answer)
     }
@@ -152,7 +155,7 @@ impl Members<'_> {
     async fn transfer(&self, leader: u32, target_id: u64, timeout: Duration) -> Result<Outcome, Error> {
         let mut node = self.connect(leader, "transfer leadership", timeout + Duration::from_secs(1)).await?;
         let timeout_ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
-        let request = TransferRequest { target_id, timeout_ms, ..Default::default() };
+        let request = TransferRequest { target_id, timeout_ms, fencing_token: self.fencing_token };
         let answer = node.client.transfer_leadership(request).await;
         node.judge(answer)
     }
@@ -164,7 +167,7 @@ impl Members<'_> {
     }
 
     async fn connect(&self, ordinal: u32, doing: &'static str, timeout: Duration) -> Result<Node, Error> {
-        let Self { cluster, seen } = self;
+        let Self { cluster, seen, .. } = self;
         let member = names::pod(&cluster.name, ordinal);
         let address = members::address(&cluster.name, &cluster.namespace, ordinal, seen.pods.get(&ordinal));
         match members::connect(&address, timeout).await {

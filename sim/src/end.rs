@@ -2,6 +2,7 @@
 //! and account for every answer that a client got.
 
 use helios_history::{Op, Verdict, check};
+use helios_node::simulation::membership;
 
 use crate::events::{Event, Slot};
 use crate::plan::{MILLIS, Micros};
@@ -41,14 +42,15 @@ impl World {
     fn agree(&self) -> bool {
         let Some((_, status)) = self.leader() else { return false };
         let known = &status.membership;
-        let whole = known.learners.is_empty() && known.voters.len() >= self.plan.members;
+        let is_whole = known.voters.len() >= self.plan.members;
+        let is_settled = known.learners.is_empty() && !membership::is_joint(known);
         let caught_up = known.members.iter().all(|member| {
             let machine = self.machines.iter().find(|machine| machine.name == member.name);
             machine.and_then(|machine| machine.process.as_ref()).is_some_and(|process| {
                 process.applied_index() == status.commit_index && status.commit_index == status.last_index
             })
         });
-        whole && caught_up && self.clients_are_done()
+        is_whole && is_settled && caught_up && self.clients_are_done()
     }
 
     /// Reads every key once more through the leader: no acknowledged write may be missing.
@@ -98,7 +100,7 @@ impl World {
                 Some(process) => {
                     let status = process.core.status(now);
                     format!(
-                        "member {:?} {:?} of term {}, leader {}, log to {}, commit {}, applied {}, voters {:?}, learners {:?}",
+                        "member {:?} {:?} of term {}, leader {}, log to {}, commit {}, applied {}, voters {:?}, outgoing {:?}, learners {:?}",
                         machine.marker.member,
                         status.role,
                         status.term,
@@ -107,6 +109,7 @@ impl World {
                         status.commit_index,
                         process.applied_index(),
                         status.membership.voters,
+                        status.membership.voters_outgoing,
                         status.membership.learners
                     )
                 }

@@ -43,6 +43,8 @@ pub struct Report {
     pub faults: BTreeMap<Fault, u64>,
     pub elections: u64,
     pub snapshots_installed: u64,
+    /// Transfers that went on from what an earlier one had left.
+    pub snapshots_resumed: u64,
     pub rebuilds: u64,
     /// Operations of clients that were answered, and those whose outcome they never learned.
     pub answered: u64,

@@ -17,6 +17,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
 use crate::events::{Run, Slot};
+use crate::oracle::Electorate;
 use crate::plan::{ELECTION_MAX, ELECTION_MIN, HEARTBEAT, Micros, Plan};
 
 pub const CLUSTER: &str = "sim";
@@ -71,8 +72,8 @@ pub struct Process {
     pub log_planned: bool,
     pub apply_planned: bool,
     pub commit_index: u64,
-    /// Voters when it was last looked at.
-    pub voters: Vec<u64>,
+    /// Who voted when it was last looked at.
+    pub electorate: Electorate,
     pub elections: u64,
 }
 
@@ -269,7 +270,7 @@ impl Process {
             log_planned: false,
             apply_planned: false,
             commit_index: 0,
-            voters: Vec::new(),
+            electorate: Electorate::default(),
             elections: 0,
         }
     }

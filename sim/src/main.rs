@@ -38,6 +38,7 @@ struct Sum {
     faults: BTreeMap<Fault, u64>,
     elections: u64,
     snapshots: u64,
+    resumed: u64,
     rebuilds: u64,
     answered: u64,
     unknown: u64,
@@ -54,6 +55,7 @@ impl Sum {
         }
         self.elections += report.elections;
         self.snapshots += report.snapshots_installed;
+        self.resumed += report.snapshots_resumed;
         self.rebuilds += report.rebuilds;
         self.answered += report.answered;
         self.unknown += report.unknown;
@@ -71,6 +73,7 @@ impl Sum {
         }
         self.elections += other.elections;
         self.snapshots += other.snapshots;
+        self.resumed += other.resumed;
         self.rebuilds += other.rebuilds;
         self.answered += other.answered;
         self.unknown += other.unknown;
@@ -137,8 +140,8 @@ fn print(sum: &Sum, started: Instant) {
         faults.join(", ")
     );
     println!(
-        "{} elections, {} snapshots installed, {} states rebuilt, {} entries committed, {} operations answered, {} of unknown outcome",
-        sum.elections, sum.snapshots, sum.rebuilds, sum.committed, sum.answered, sum.unknown
+        "{} elections, {} snapshots installed, {} transfers of them resumed, {} states rebuilt, {} entries committed, {} operations answered, {} of unknown outcome",
+        sum.elections, sum.snapshots, sum.resumed, sum.rebuilds, sum.committed, sum.answered, sum.unknown
     );
     let verdict = if sum.failed.is_empty() { "clean" } else { "FAILED" };
     println!("{verdict}: {} of {} seeds failed", sum.failed.len(), sum.seeds);

@@ -1,7 +1,7 @@
 //! The keeper: does for the world what the operator does for a cluster. It registers starts, removes
 //! members whose disk is lost, lets blank machines join, and promotes learners that caught up.
 
-use helios_node::simulation::{ChangeRequest, Input, Proposal, membership};
+use helios_node::simulation::{ChangeRequest, Expected, FORMAT, Input, Proposal, membership};
 use helios_proto::v1::command::Op;
 use helios_proto::v1::{Command, Member, Membership, RegisterMember};
 use prost::Message as _;
@@ -84,21 +84,26 @@ impl World {
             });
             let (waiter, _) = oneshot::channel();
             let command = Command { now_ms: 1, op: Some(op), ..Command::default() };
-            proposals.push(Proposal { data: command.encode_to_vec(), waiter });
+            proposals.push(Proposal { data: command.encode_to_vec(), format: FORMAT, waiter });
         }
         if !proposals.is_empty() {
             self.input(leader, Input::Propose(proposals));
         }
     }
 
-    /// The one change that the membership needs most.
-    fn repair(&self, known: &Membership) -> Option<ChangeRequest> {
+    /// The one change that the membership needs most; at times two in one, which need each other less.
+    fn repair(&mut self, known: &Membership) -> Option<ChangeRequest> {
+        let at_once = self.random.random_ratio(1, 2);
         for member in &known.members {
             let machine = self.machines.iter().find(|machine| machine.name == member.name)?;
             // A machine with another disk is not that member any more.
             if machine.marker.disk_id != member.disk_id {
-                return Some(ChangeRequest::Remove { id: member.id });
+                let learners = known.learners.iter().copied().filter(|id| *id != member.id && at_once);
+                return Some(several(learners.collect(), vec![member.id]));
             }
+        }
+        if at_once && known.learners.len() > 1 {
+            return Some(several(known.learners.clone(), Vec::new()));
         }
         if let Some(id) = known.learners.first() {
             return Some(ChangeRequest::Promote { id: *id, max_lag: MAX_LAG });
@@ -113,13 +118,15 @@ impl World {
         Some(ChangeRequest::AddLearner(self.record(machine.slot, 0)))
     }
 
-    /// [`Fault::Membership`]: one more member, or one less.
+    /// [`Fault::Membership`]: one more member, or one less, or several voters exchanged at once.
     pub fn change_membership(&mut self) -> bool {
         debug_assert!(self.plan.may(Fault::Membership));
         let Some((leader, status)) = self.leader() else { return false };
         let known = status.membership;
         let is_big = known.voters.len() >= self.plan.members;
-        let request = if is_big && self.random.random_ratio(1, 2) {
+        let request = if self.random.random_ratio(1, 3) {
+            self.reshape(&known)
+        } else if is_big && self.random.random_ratio(1, 2) {
             let id = known.voters[self.random.random_range(0..known.voters.len())];
             Some(ChangeRequest::Remove { id })
         } else {
@@ -128,9 +135,20 @@ impl World {
         request.is_some_and(|request| self.change(leader, request))
     }
 
+    /// Learners in, and as many voters out as leaves enough; the leader perhaps among them.
+    fn reshape(&mut self, known: &Membership) -> Option<ChangeRequest> {
+        let promote = known.learners.clone();
+        let spare = (known.voters.len() + promote.len()).saturating_sub(self.plan.members - 1);
+        let mut remove = known.voters.clone();
+        while remove.len() > spare.min(known.voters.len() - 1) {
+            remove.swap_remove(self.random.random_range(0..remove.len()));
+        }
+        (promote.len() + remove.len() > 1).then(|| several(promote, remove))
+    }
+
     fn change(&mut self, leader: Slot, request: ChangeRequest) -> bool {
         let (waiter, _) = oneshot::channel();
-        self.input(leader, Input::Change { request, expected_index: 0, waiter })
+        self.input(leader, Input::Change { request, expected: Expected::default(), waiter })
     }
 
     /// A blank machine whose old member is gone has nothing left to have forgotten.
@@ -141,4 +159,8 @@ impl World {
             }
         }
     }
+}
+
+fn several(promote: Vec<u64>, remove: Vec<u64>) -> ChangeRequest {
+    ChangeRequest::Several { promote, remove, max_lag: MAX_LAG }
 }

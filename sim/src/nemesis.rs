@@ -113,7 +113,7 @@ impl World {
         let Some((slot, _)) = self.leader() else { return false };
         let (waiter, _) = oneshot::channel();
         let timeout = Duration::from_millis(200);
-        self.input(slot, Input::Transfer { target: None, timeout, waiter })
+        self.input(slot, Input::Transfer { target: None, timeout, fencing_token: 0, waiter })
     }
 
     /// Whether the disk of `slot` may forget: the cluster must be able to do without it, and those
@@ -122,7 +122,9 @@ impl World {
         let Some((leader, status)) = self.leader() else { return false };
         let known = &status.membership;
         let name = &self.machines[slot].name;
-        if leader == slot || !known.members.iter().any(|member| member.name == *name) {
+        let is_changing =
+            self.machines[leader].process.as_ref().is_some_and(|process| process.core.is_changing());
+        if is_changing || leader == slot || !known.members.iter().any(|member| member.name == *name) {
             return false;
         }
         // A change counts for a member once it has applied it: until then the voters of before decide.

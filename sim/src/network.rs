@@ -1,19 +1,23 @@
 //! Wires between machines, with the handshake that the node's own links make at each end.
 
-use std::io;
-use std::path::Path;
+use std::ops::Range;
 
-use helios_node::disk::{Disk, SimDisk};
+use helios_node::disk::Disk;
 use helios_node::error::Error;
+use helios_node::raft::{Prefix, SnapshotId, Snapshots};
 use helios_node::simulation::{Input, handshake, membership};
+use helios_node::state::StateError;
 use helios_proto::v1::{ErrorCode, Handshake, Membership};
 use raft::eraftpb::{Message, MessageType};
 use rand::Rng;
 
 use crate::Violation;
 use crate::events::{Event, Run, Slot};
-use crate::machine::{CLUSTER, Machine};
+use crate::machine::{CLUSTER, Machine, Process};
 use crate::world::World;
+
+/// Of a snapshot on its way; several to a file.
+const CHUNK_BYTES: usize = 512;
 
 /// Who sent something, as it said when it did.
 #[derive(Debug, Clone)]
@@ -33,8 +37,7 @@ pub struct Parcel {
     pub to: Slot,
     pub from: Sender,
     pub message: Message,
-    pub index: u64,
-    pub term: u64,
+    pub id: SnapshotId,
     pub file: Vec<u8>,
 }
 
@@ -98,19 +101,22 @@ impl World {
     }
 
     fn send_snapshot(&mut self, to: Slot, from: Sender, message: Message) {
-        let metadata = message.get_snapshot().get_metadata();
-        let (index, term) = (metadata.index, metadata.term);
+        let index = message.get_snapshot().get_metadata().index;
         let machine = &self.machines[from.slot];
-        let path = machine.process.as_ref().and_then(|process| process.snapshots.whole(index));
-        if path.is_none() {
-            self.input(from.slot, Input::BuildSnapshot);
-        }
-        let machine = &self.machines[from.slot];
-        let file = path.and_then(|path| machine.disk.read(&path).ok());
+        let sending = |process: &Process| process.snapshots.begin_sending(message.to, index);
+        let Some(path) = machine.process.as_ref().and_then(sending) else {
+            self.input(from.slot, Input::SnapshotGone(message.to));
+            return;
+        };
+        let read = |process: &Process| {
+            let meta = process.snapshots.read(&path).ok()?;
+            Some((SnapshotId::from(&meta), machine.disk.read(&path).ok()?))
+        };
+        let file = machine.process.as_ref().and_then(read);
         let at = self.now + self.random.random_range(1_000..60_000);
         match file {
-            Some(file) if !self.lost(from.slot, to) => {
-                let parcel = Parcel { to, from, message, index, term, file };
+            Some((id, file)) if !self.lost(from.slot, to) => {
+                let parcel = Parcel { to, from, message, id, file };
                 self.events.plan(at, Event::DeliverSnapshot(Box::new(parcel)));
             }
             _ => self.report_snapshot(at, &from, message.to, false),
@@ -133,13 +139,14 @@ impl World {
         Ok(())
     }
 
-    /// As `peer/snapshot.rs` receives: whole, verified, durable, and only then announced to Raft.
+    /// As `peer/snapshot.rs` receives: whole, verified, durable, and only then announced to Raft. Some
+    /// streams break, and the next goes on from what is here.
     pub fn deliver_snapshot(&mut self, parcel: Parcel) -> Result<(), Violation> {
-        let Parcel { to, from, message, index, term, file } = parcel;
+        let Parcel { to, from, message, id, file } = parcel;
         let member = message.to;
         let ok = !self.cuts.contains(&(from.slot, to))
             && self.admit(to, &from, member)?
-            && self.receive_snapshot(to, (index, term), &file);
+            && self.receive_snapshot(to, &id, &file);
         if ok {
             self.input(to, Input::Messages(vec![message]));
             self.report.snapshots_installed += 1;
@@ -149,19 +156,21 @@ impl World {
         Ok(())
     }
 
-    fn receive_snapshot(&mut self, to: Slot, (index, term): (u64, u64), file: &[u8]) -> bool {
+    fn receive_snapshot(&mut self, to: Slot, id: &SnapshotId, file: &[u8]) -> bool {
+        let breaks = self.random.random_ratio(1, 4);
+        let end = if breaks { self.random.random_range(0..file.len()) } else { file.len() };
         let machine = &mut self.machines[to];
         let Some(process) = &machine.process else { return false };
         if machine.paused_until > self.now {
             return false;
         }
-        let path = process.snapshots.incoming();
-        let adopted = write(&machine.disk, &path, file).is_ok()
-            && process.snapshots.receive(&path, index, term).is_ok();
+        let begin = resume_at(process.snapshots.held(id), file);
+        self.report.snapshots_resumed += u64::from(begin > 0);
+        let adopted = take_in(&process.snapshots, id, file, begin..end.max(begin));
         if machine.disk.is_cut() {
             self.power_cut(to);
         }
-        adopted
+        adopted.is_ok()
     }
 
     /// Both ends are checked before a message passes; a blank machine may become the member that it
@@ -219,10 +228,27 @@ impl World {
     }
 }
 
-fn write(disk: &SimDisk, path: &Path, content: &[u8]) -> io::Result<()> {
-    let file = disk.create(path)?;
-    file.write_all_at(content, 0)?;
-    file.sync_all()
+/// As [`Snapshots::resume_at`], for a file that has left its disk.
+fn resume_at(held: Prefix, file: &[u8]) -> usize {
+    let bytes = usize::try_from(held.bytes).unwrap_or(usize::MAX);
+    match file.get(..bytes) {
+        Some(prefix) if crc32c::crc32c(prefix) == held.crc32c => bytes,
+        _ => 0,
+    }
+}
+
+/// An error, too, if the stream ended before the file.
+fn take_in(
+    snapshots: &Snapshots,
+    id: &SnapshotId,
+    file: &[u8],
+    sent: Range<usize>,
+) -> Result<(), StateError> {
+    let mut incoming = snapshots.incoming(id.clone(), sent.start as u64)?;
+    for chunk in file[sent].chunks(CHUNK_BYTES) {
+        incoming.write(chunk)?;
+    }
+    snapshots.receive(incoming)
 }
 
 fn local(machine: &Machine) -> handshake::Local {

@@ -7,6 +7,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use helios_node::simulation::{RaftStatus, Role};
 use helios_node::state::SnapshotMeta;
 use helios_node::wal::{Batch, LogEntry, Recovered};
+use helios_proto::v1::Membership;
 use raft::eraftpb::{Entry, Message, MessageType};
 
 use crate::Violation;
@@ -25,6 +26,25 @@ struct Durable {
     entries: Vec<Fact>,
     term: u64,
     vote: u64,
+}
+
+/// Who decides: a majority of each set that is not empty.
+#[derive(Debug, Clone, Default)]
+pub struct Electorate {
+    voters: Vec<u64>,
+    outgoing: Vec<u64>,
+}
+
+impl Electorate {
+    pub fn of(membership: &Membership) -> Self {
+        let Membership { voters, voters_outgoing, .. } = membership.clone();
+        Self { voters, outgoing: voters_outgoing }
+    }
+
+    fn has_majority(&self, of: impl Fn(u64) -> bool) -> bool {
+        let is_majority = |ids: &[u64]| ids.iter().filter(|id| of(**id)).count() > ids.len() / 2;
+        is_majority(&self.voters) && (self.outgoing.is_empty() || is_majority(&self.outgoing))
+    }
 }
 
 #[derive(Default)]
@@ -82,7 +102,7 @@ impl Oracle {
         &mut self,
         member: u64,
         status: &RaftStatus,
-        electorates: &[Vec<u64>],
+        electorates: &[Electorate],
         commit: Option<(u64, u64)>,
     ) -> Result<(), Violation> {
         if status.role != Role::Leader {
@@ -93,16 +113,25 @@ impl Oracle {
             return Err(Violation(format!("{leader} and {member} both lead in term {}", status.term)));
         }
         let Some((index, term)) = commit else { return Ok(()) };
-        let is_majority = |voters: &Vec<u64>| {
-            let holders = voters.iter().filter(|voter| self.holds(**voter, index, term)).count();
-            holders > voters.len() / 2
-        };
-        if electorates.iter().any(is_majority) {
+        let holds = |voter| self.holds(voter, index, term);
+        if electorates.iter().any(|electorate| electorate.has_majority(holds)) {
             return Ok(());
         }
         Err(Violation(format!(
             "leader {member} takes {index} of term {term} for committed, which is not durable on a majority of {electorates:?}"
         )))
+    }
+
+    /// What a leader would acknowledge as held by all voters is durable on each, of before and after.
+    pub fn acknowledged(&self, status: &RaftStatus, index: u64, term: u64) -> Result<(), Violation> {
+        let Membership { voters, voters_outgoing, .. } = &*status.membership;
+        let lacks = |voter: &&u64| !self.holds(**voter, index, term);
+        match voters.iter().chain(voters_outgoing).find(lacks) {
+            Some(voter) if status.durable.held_by_all(index) => Err(Violation(format!(
+                "{index} of term {term} would be acknowledged as held by all voters, and voter {voter} does not hold it"
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// Whether the disk of `member` has this entry, or had it before it forgot.

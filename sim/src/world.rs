@@ -14,7 +14,7 @@ use crate::clients::Clients;
 use crate::events::{Event, Events, Run, Slot};
 use crate::machine::{Machine, Process, StartError, Started};
 use crate::nemesis::Nemesis;
-use crate::oracle::Oracle;
+use crate::oracle::{Electorate, Oracle};
 use crate::plan::{Micros, Plan};
 use crate::{Report, Violation};
 
@@ -117,7 +117,10 @@ impl World {
             Event::Deliver { to, from, message } => return self.deliver(to, &from, *message),
             Event::DeliverSnapshot(parcel) => return self.deliver_snapshot(*parcel),
             Event::SnapshotSent { slot, run, to, ok } => {
-                if self.running(slot, run).is_some() {
+                if let Some(process) = self.running(slot, run) {
+                    if ok {
+                        process.snapshots.sent(to);
+                    }
                     self.input(slot, Input::SnapshotSent { to, ok });
                 }
             }
@@ -275,9 +278,12 @@ impl World {
         process.elections = status.elections;
         self.oracle.note((self.now, slot, status.term, commit, status.leader_id));
         // Entries may have been committed before or after a change of voters in the same turn.
-        let voters = [std::mem::take(&mut process.voters), status.membership.voters.clone()];
-        process.voters.clone_from(&voters[1]);
-        self.oracle.status(member, status, &voters, term.map(|term| (commit, term)))
+        let now = Electorate::of(&status.membership);
+        let electorates = [std::mem::replace(&mut process.electorate, now.clone()), now];
+        if let Some(term) = process.core.term_of(commit) {
+            self.oracle.acknowledged(status, commit, term)?;
+        }
+        self.oracle.status(member, status, &electorates, term.map(|term| (commit, term)))
     }
 
     fn dispatch(&mut self, slot: Slot, effect: Effect) -> Result<(), Violation> {

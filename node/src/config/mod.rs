@@ -87,6 +87,8 @@ pub struct RaftSection {
     pub snapshot_entries: Option<u64>,
     pub snapshot_interval: Option<String>,
     pub trailing_entries: Option<u64>,
+    /// What all snapshots that a member sends may take of the network together; 0 or none: no limit.
+    pub snapshot_bytes_per_second: Option<u64>,
     /// Size of a write-ahead log segment, bytes; three are kept. An entry may have a quarter of it.
     pub segment_bytes: Option<u64>,
 }

@@ -1,6 +1,7 @@
 //! From what was written to what is meant: defaults by preset, durations, checks. Pure.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -39,6 +40,7 @@ pub struct Settings {
     pub snapshot_entries: u64,
     pub snapshot_interval: Duration,
     pub trailing_entries: u64,
+    pub snapshot_bytes_per_second: Option<NonZeroU64>,
     pub segment_bytes: u64,
     pub engine: EngineKind,
     pub request_timeout: Duration,
@@ -119,6 +121,7 @@ impl TryFrom<Config> for Settings {
                 .as_deref()
                 .map_or(Ok(Duration::from_secs(300)), |text| duration("raft.snapshot_interval", text))?,
             trailing_entries: raft.trailing_entries.unwrap_or(1_000),
+            snapshot_bytes_per_second: snapshot_bandwidth(raft.snapshot_bytes_per_second)?,
             segment_bytes: segment_bytes(raft.segment_bytes)?,
             engine: engine(state.engine.as_deref())?,
             request_timeout: duration("client.request_timeout", &client.request_timeout)?,
@@ -171,6 +174,18 @@ fn segment_bytes(wanted: Option<u64>) -> Result<u64, ConfigError> {
         ALLOWED.start(),
         ALLOWED.end()
     )))
+}
+
+fn snapshot_bandwidth(wanted: Option<u64>) -> Result<Option<NonZeroU64>, ConfigError> {
+    /// A chunk every four seconds.
+    const LEAST: u64 = 64 << 10;
+    let wanted = wanted.and_then(NonZeroU64::new);
+    match wanted {
+        Some(bytes) if bytes.get() < LEAST => Err(ConfigError(format!(
+            "raft.snapshot_bytes_per_second {bytes}: write {LEAST} or more, or 0 for no limit"
+        ))),
+        _ => Ok(wanted),
+    }
 }
 
 fn timing(raft: &super::RaftSection) -> Result<[Duration; 3], ConfigError> {
@@ -396,6 +411,18 @@ mod tests {
         assert_eq!(engine("{node: {name: a}}"), EngineKind::Sled);
         assert_eq!(engine("{node: {name: a}, state: {engine: redb}}"), EngineKind::Redb);
         assert!(refused("{node: {name: a}, state: {engine: rocks}}").contains("write sled or redb"));
+    }
+
+    #[test]
+    fn a_bandwidth_for_snapshots_is_none_or_enough_to_get_on() {
+        let limit = |raft: &str| {
+            settings(&format!("{{node: {{name: a}}, raft: {{{raft}}}}}")).unwrap().snapshot_bytes_per_second
+        };
+        assert_eq!(limit("preset: lan"), None);
+        assert_eq!(limit("snapshot_bytes_per_second: 0"), None);
+        assert_eq!(limit("snapshot_bytes_per_second: 65536"), NonZeroU64::new(65_536));
+        let error = refused("{node: {name: a}, raft: {snapshot_bytes_per_second: 65535}}");
+        assert!(error.contains("65536 or more, or 0"), "{error}");
     }
 
     #[test]

@@ -79,8 +79,9 @@ fn set(target: &mut Value, path: &[&str], value: Value, source: &str) -> Result<
 }
 
 /// Fields that take a number; every other value of the environment stays text.
-const NUMBERS: [[&str; 2]; 4] = [
+const NUMBERS: [[&str; 2]; 5] = [
     ["raft", "snapshot_entries"],
+    ["raft", "snapshot_bytes_per_second"],
     ["raft", "trailing_entries"],
     ["raft", "segment_bytes"],
     ["client", "max_connections"],

@@ -22,7 +22,7 @@ use crate::config::{ConfigError, Settings};
 use crate::database::{Database, Freshness};
 use crate::error::Error;
 use crate::node::{ActiveMember, Node};
-use crate::raft::{ChangeRequest, RaftStatus, membership};
+use crate::raft::{ChangeRequest, Expected, RaftStatus, membership};
 use crate::state::{Driven, LogEntry, Shared, StateMachine};
 
 pub use config::ClusterConfig;
@@ -192,13 +192,13 @@ impl<M: StateMachine> ClusterCoordinator<M> {
     pub async fn transfer_leadership(&self, node_id: &str) -> Result<(), Error> {
         let member = self.member()?;
         let target = id_of(&member.raft.status(), node_id)?;
-        member.raft.transfer(Some(target), CHANGE_TIMEOUT).await.map(drop)
+        member.raft.transfer(Some(target), CHANGE_TIMEOUT, 0).await.map(drop)
     }
 
     /// Makes the most caught-up other voter lead; answers its id. Leader only.
     pub async fn step_down(&self) -> Result<String, Error> {
         let member = self.member()?;
-        let (id, _) = member.raft.transfer(None, CHANGE_TIMEOUT).await?;
+        let (id, _) = member.raft.transfer(None, CHANGE_TIMEOUT, 0).await?;
         Ok(membership::name_of(&member.raft.status().membership, id).unwrap_or_default())
     }
 
@@ -265,7 +265,7 @@ impl<M: StateMachine> ClusterCoordinator<M> {
 
 async fn change(member: &ActiveMember, request: ChangeRequest) -> Result<(), Error> {
     let unknown = "the membership change was not committed in time and may still be; look at the state first";
-    match timeout(CHANGE_TIMEOUT, member.raft.change(request, 0)).await {
+    match timeout(CHANGE_TIMEOUT, member.raft.change(request, Expected::default())).await {
         Ok(outcome) => outcome.map(drop),
         Err(_) => Err(Error::new(ErrorCode::OutcomeUnknown, unknown)),
     }

@@ -24,7 +24,26 @@ pub use sim::{DiskStats, SimDisk};
 
 /// The disk of this machine.
 pub fn real() -> Arc<dyn Disk> {
-    Arc::new(RealDisk)
+    Arc::new(RealDisk::default())
+}
+
+/// Room that is spoken for: while it lives, whoever asks the same disk for free bytes is told of so many less.
+pub struct SetApart<'a> {
+    disk: &'a dyn Disk,
+    bytes: u64,
+}
+
+impl<'a> SetApart<'a> {
+    pub fn new(disk: &'a dyn Disk, bytes: u64) -> Self {
+        disk.set_apart(bytes);
+        Self { disk, bytes }
+    }
+}
+
+impl Drop for SetApart<'_> {
+    fn drop(&mut self) {
+        self.disk.give_back(self.bytes);
+    }
 }
 
 /// What a path names.
@@ -94,6 +113,12 @@ pub trait Disk: Send + Sync {
 
     /// Bytes that files under `path` may still grow by.
     fn free_bytes(&self, path: &Path) -> io::Result<u64>;
+
+    /// From here on [`Disk::free_bytes`] answers so many less. See [`SetApart`].
+    fn set_apart(&self, bytes: u64);
+
+    /// Undoes as much of [`Disk::set_apart`].
+    fn give_back(&self, bytes: u64);
 
     /// The whole content of a file.
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {

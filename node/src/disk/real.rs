@@ -4,11 +4,14 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{DirEntry, Disk, DiskFile, DiskLock, Kind, LockMode};
 
-#[derive(Debug, Clone, Copy, Default)]
-pub struct RealDisk;
+#[derive(Debug, Default)]
+pub struct RealDisk {
+    set_apart: AtomicU64,
+}
 
 impl Disk for RealDisk {
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
@@ -74,7 +77,16 @@ impl Disk for RealDisk {
 
     fn free_bytes(&self, path: &Path) -> io::Result<u64> {
         let volume = rustix::fs::statvfs(path)?;
-        Ok(volume.f_bavail.saturating_mul(volume.f_frsize))
+        let free = volume.f_bavail.saturating_mul(volume.f_frsize);
+        Ok(free.saturating_sub(self.set_apart.load(Ordering::Relaxed)))
+    }
+
+    fn set_apart(&self, bytes: u64) {
+        self.set_apart.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn give_back(&self, bytes: u64) {
+        self.set_apart.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 

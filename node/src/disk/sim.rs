@@ -74,6 +74,7 @@ struct State {
     /// Bytes that all files together may have.
     capacity: Option<u64>,
     hides_free: bool,
+    set_apart: u64,
     /// Operations until the power is cut.
     power_left: Option<u64>,
     fail_next_sync: bool,
@@ -98,6 +99,7 @@ impl SimDisk {
             locks: BTreeMap::new(),
             capacity: None,
             hides_free: false,
+            set_apart: 0,
             power_left: None,
             fail_next_sync: false,
             sync_lies: false,
@@ -240,6 +242,7 @@ impl State {
         self.locks.clear();
         self.open.clear();
         self.power_left = None;
+        self.set_apart = 0;
         self.tree.collect([].into_iter());
     }
 
@@ -367,6 +370,20 @@ impl Disk for SimDisk {
 
     fn free_bytes(&self, _path: &Path) -> io::Result<u64> {
         let state = self.look()?;
-        if state.hides_free { Err(ErrorKind::Unsupported.into()) } else { Ok(state.free()) }
+        if state.hides_free {
+            Err(ErrorKind::Unsupported.into())
+        } else {
+            Ok(state.free().saturating_sub(state.set_apart))
+        }
+    }
+
+    fn set_apart(&self, bytes: u64) {
+        self.state().set_apart += bytes;
+    }
+
+    fn give_back(&self, bytes: u64) {
+        let mut state = self.state();
+        // A power cut in between has forgotten it.
+        state.set_apart = state.set_apart.saturating_sub(bytes);
     }
 }

@@ -10,12 +10,12 @@ use helios_proto::v1::{
     SnapshotRequest, SnapshotResponse, StatusRequest, StatusResponse, StepDownRequest, TransferRequest,
     TransferResponse,
 };
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 use tonic::{Request, Response, Status};
 
 use crate::error::Error;
 use crate::node::Node;
-use crate::raft::{ChangeRequest, Role};
+use crate::raft::{ChangeRequest, Expected, RaftStatus, Role, membership};
 
 /// How long a membership change may take to be committed and applied.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -32,32 +32,46 @@ impl ClusterService {
     async fn change(
         &self,
         request: ChangeRequest,
-        expected_index: u64,
+        expected: Expected,
     ) -> Result<Response<MembershipResponse>, Status> {
         let raft = &self.0.active()?.raft;
-        let membership = match timeout(CHANGE_TIMEOUT, raft.change(request, expected_index)).await {
-            Ok(changed) => changed?,
-            Err(_) => {
-                return Err(Error::new(
-                    ErrorCode::OutcomeUnknown,
-                    "the membership change was not committed in time and may still be; read the status before trying again",
-                )
-                .into());
-            }
-        };
+        let deadline = Instant::now() + CHANGE_TIMEOUT;
+        let changed = timeout_at(deadline, raft.change(request, expected)).await;
+        let mut membership = changed.map_err(|_| unknown())??;
+        if membership::is_joint(&membership) {
+            let is_over = |status: &Arc<RaftStatus>| {
+                status.membership.index > membership.index && !membership::is_joint(&status.membership)
+            };
+            let status = raft.wait_status(deadline, is_over).await.ok_or_else(unknown)?;
+            membership = Arc::clone(&status.membership);
+        }
         Ok(Response::new(MembershipResponse { membership: Some(owned(membership)) }))
+    }
+
+    /// A leader does not remove itself while another voter could lead: it gives way, and the caller asks
+    /// the next leader.
+    async fn give_way_if_among(&self, removed: &[u64], fencing_token: u64) -> Result<(), Error> {
+        let member = self.0.active()?;
+        let status = member.raft.status();
+        let leads = status.role == Role::Leader && status.membership.voters.len() > 1;
+        if !leads || !removed.contains(&member.id) {
+            return Ok(());
+        }
+        let (leader, _) = member.raft.transfer(None, DEFAULT_TRANSFER_TIMEOUT, fencing_token).await?;
+        Err(Error::not_leader(membership::name_of(&status.membership, leader)))
     }
 
     async fn transfer_to(
         &self,
         target: Option<u64>,
         timeout_ms: u32,
+        fencing_token: u64,
     ) -> Result<Response<TransferResponse>, Status> {
         let timeout = match timeout_ms {
             0 => DEFAULT_TRANSFER_TIMEOUT,
             ms => Duration::from_millis(ms.into()),
         };
-        let (leader_id, term) = self.0.active()?.raft.transfer(target, timeout).await?;
+        let (leader_id, term) = self.0.active()?.raft.transfer(target, timeout, fencing_token).await?;
         Ok(Response::new(TransferResponse { leader_id, term }))
     }
 }
@@ -72,9 +86,11 @@ impl Cluster for ClusterService {
         &self,
         request: Request<InitializeRequest>,
     ) -> Result<Response<InitializeResponse>, Status> {
-        let InitializeRequest { cluster_id, expected_disk_id, fencing_token: _ } = request.into_inner();
+        let InitializeRequest { cluster_id, expected_disk_id, fencing_token } = request.into_inner();
         let node = self.0.clone();
-        let begun = tokio::task::spawn_blocking(move || node.initialize(&cluster_id, &expected_disk_id));
+        let begun = tokio::task::spawn_blocking(move || {
+            node.initialize(&cluster_id, &expected_disk_id, fencing_token)
+        });
         let membership =
             begun.await.map_err(|error| Error::new(ErrorCode::Internal, error.to_string()))??;
         Ok(Response::new(InitializeResponse { membership: Some(owned(membership)) }))
@@ -90,42 +106,44 @@ impl Cluster for ClusterService {
             client_addr,
             disk_id,
             expected_membership_index,
-            fencing_token: _,
+            fencing_token,
         } = request.into_inner();
         let record = Member { name, peer_addr, client_addr, disk_id, ..Member::default() };
-        self.change(ChangeRequest::AddLearner(record), expected_membership_index).await
+        let expected = Expected { index: expected_membership_index, fencing_token };
+        self.change(ChangeRequest::AddLearner(record), expected).await
     }
 
     async fn promote(
         &self,
         request: Request<PromoteRequest>,
     ) -> Result<Response<MembershipResponse>, Status> {
-        let PromoteRequest { id, max_lag_entries, expected_membership_index, fencing_token: _ } =
+        let PromoteRequest { id, max_lag_entries, expected_membership_index, fencing_token } =
             request.into_inner();
         let request = ChangeRequest::Promote { id, max_lag: max_lag_entries };
-        self.change(request, expected_membership_index).await
+        self.change(request, Expected { index: expected_membership_index, fencing_token }).await
     }
 
     async fn remove(&self, request: Request<RemoveRequest>) -> Result<Response<MembershipResponse>, Status> {
-        let RemoveRequest { id, expected_membership_index, fencing_token: _ } = request.into_inner();
-        let member = self.0.active()?;
-        let status = member.raft.status();
-        // A leader does not remove itself while another voter could lead: it gives way, and the
-        // caller asks the next leader.
-        if id == member.id && status.role == Role::Leader && status.membership.voters.len() > 1 {
-            let (leader, _) = member.raft.transfer(None, DEFAULT_TRANSFER_TIMEOUT).await?;
-            return Err(
-                Error::not_leader(crate::raft::membership::name_of(&status.membership, leader)).into()
-            );
-        }
-        self.change(ChangeRequest::Remove { id }, expected_membership_index).await
+        let RemoveRequest { id, expected_membership_index, fencing_token } = request.into_inner();
+        self.give_way_if_among(&[id], fencing_token).await?;
+        let expected = Expected { index: expected_membership_index, fencing_token };
+        self.change(ChangeRequest::Remove { id }, expected).await
     }
 
     async fn change_membership(
         &self,
-        _request: Request<ChangeMembershipRequest>,
+        request: Request<ChangeMembershipRequest>,
     ) -> Result<Response<MembershipResponse>, Status> {
-        Err(Status::unimplemented("this version changes one member at a time"))
+        let ChangeMembershipRequest {
+            promote,
+            remove,
+            max_lag_entries,
+            expected_membership_index,
+            fencing_token,
+        } = request.into_inner();
+        self.give_way_if_among(&remove, fencing_token).await?;
+        let request = ChangeRequest::Several { promote, remove, max_lag: max_lag_entries };
+        self.change(request, Expected { index: expected_membership_index, fencing_token }).await
     }
 
     async fn force_new(
@@ -139,18 +157,19 @@ impl Cluster for ClusterService {
         &self,
         request: Request<TransferRequest>,
     ) -> Result<Response<TransferResponse>, Status> {
-        let TransferRequest { target_id, timeout_ms, fencing_token: _ } = request.into_inner();
+        let TransferRequest { target_id, timeout_ms, fencing_token } = request.into_inner();
         if target_id == 0 {
             return Err(Error::invalid("target_id is empty: name the member that shall lead").into());
         }
-        self.transfer_to(Some(target_id), timeout_ms).await
+        self.transfer_to(Some(target_id), timeout_ms, fencing_token).await
     }
 
     async fn step_down(
         &self,
         request: Request<StepDownRequest>,
     ) -> Result<Response<TransferResponse>, Status> {
-        self.transfer_to(None, request.into_inner().timeout_ms).await
+        let StepDownRequest { timeout_ms, fencing_token } = request.into_inner();
+        self.transfer_to(None, timeout_ms, fencing_token).await
     }
 
     async fn snapshot(
@@ -167,6 +186,13 @@ impl Cluster for ClusterService {
         })?;
         Ok(Response::new(SnapshotResponse { index: status.snapshot_index, term: status.term }))
     }
+}
+
+fn unknown() -> Error {
+    Error::new(
+        ErrorCode::OutcomeUnknown,
+        "the membership change was not committed in time and may still be; read the status before trying again",
+    )
 }
 
 fn owned(membership: Arc<Membership>) -> Membership {

@@ -1,6 +1,6 @@
-//! Outgoing links: one task per peer that dials, shakes hands and pumps Raft messages in order.
-//! A full queue drops messages and reports the peer unreachable; Raft probes again later, so a
-//! slow peer never grows this node's memory (node.md, pitfall 28).
+//! Outgoing links: two connections per peer ([`super::lanes`]), each with a task that dials, shakes hands
+//! and pumps Raft messages in order. A full queue drops messages and reports the peer unreachable; Raft
+//! probes again later, so a slow peer never grows this node's memory (node.md, pitfall 28).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,17 +13,18 @@ use raft::eraftpb::{Message, MessageType};
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
 
-use super::{MAX_MESSAGE_BYTES, snapshot};
+use super::lanes::{Lane, Pulse};
+use super::{Bandwidth, MAX_MESSAGE_BYTES, snapshot};
 use crate::error::Error;
+use crate::metrics::Metrics;
+use crate::raft::format::FORMAT;
 use crate::raft::membership::was_removed;
 use crate::raft::{Outbound, RaftHandle, Snapshots};
 
 /// Messages waiting for one peer.
 const QUEUE: usize = 4_096;
-/// Frames encoded ahead of the connection.
-const FRAMES: usize = 4;
-const MAX_BATCH: usize = 128;
 const MAX_BATCH_BYTES: usize = 1 << 20;
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
 const BACKOFF_MAX: Duration = Duration::from_millis(500);
@@ -44,6 +45,9 @@ pub struct LinkOptions {
     pub no_leases: bool,
     pub raft: RaftHandle,
     pub snapshots: Arc<Snapshots>,
+    /// For all snapshots together.
+    pub bandwidth: Bandwidth,
+    pub metrics: Arc<Metrics>,
     /// Called when a peer says that this member was removed.
     pub on_removed: Box<dyn Fn(&str) + Send + Sync>,
     pub runtime: tokio::runtime::Handle,
@@ -63,6 +67,9 @@ impl LinkOptions {
             initial_members_digest: self.initial_members_digest.clone(),
             from_addr: self.addr.clone(),
             no_leases: self.no_leases,
+            incarnation: 0,
+            lane: helios_proto::v1::Lane::All.into(),
+            format: FORMAT,
         }
     }
 }
@@ -105,13 +112,14 @@ pub struct Links {
 
 struct Link {
     queue: mpsc::Sender<Message>,
+    pulse: Arc<Pulse>,
     target: watch::Sender<Target>,
-    task: AbortHandle,
+    tasks: [AbortHandle; 2],
 }
 
 impl Drop for Link {
     fn drop(&mut self) {
-        self.task.abort();
+        self.tasks.iter().for_each(AbortHandle::abort);
     }
 }
 
@@ -135,9 +143,13 @@ impl Links {
 
     fn open(&self, target: Target) -> Link {
         let (queue, messages) = mpsc::channel(QUEUE);
-        let (target, watched) = watch::channel(target);
-        let task = self.options.runtime.spawn(run(Arc::clone(&self.options), watched, messages));
-        Link { queue, target, task: task.abort_handle() }
+        let pulse = Arc::new(Pulse::default());
+        let target = watch::Sender::new(target);
+        let tasks = [Lane::Log(messages), Lane::Pulse(Arc::clone(&pulse))].map(|lane| {
+            let task = run(Arc::clone(&self.options), target.subscribe(), lane);
+            self.options.runtime.spawn(task).abort_handle()
+        });
+        Link { queue, pulse, target, tasks }
     }
 }
 
@@ -150,6 +162,8 @@ impl Outbound for Links {
             if message.get_msg_type() == MessageType::MsgSnapshot {
                 let target = link.target.borrow().clone();
                 self.options.runtime.spawn(snapshot::send(Arc::clone(&self.options), target, message));
+            } else if Pulse::carries(&message) {
+                link.pulse.push(message);
             } else if link.queue.try_send(message).is_err() {
                 self.options.raft.unreachable(to);
             }
@@ -173,17 +187,13 @@ impl Outbound for Links {
     }
 }
 
-async fn run(
-    options: Arc<LinkOptions>,
-    target: watch::Receiver<Target>,
-    mut messages: mpsc::Receiver<Message>,
-) {
+/// Ends with the link.
+async fn run(options: Arc<LinkOptions>, target: watch::Receiver<Target>, mut lane: Lane) {
     let mut backoff = BACKOFF_MIN;
     let mut last_reason = String::new();
     loop {
         let peer = target.borrow().clone();
-        let reason = match pump(&options, &peer, &mut messages).await {
-            Ended::QueueClosed => return,
+        let reason = match pump(&options, &peer, &mut lane).await {
             Ended::Lost { connected, reason } => {
                 if connected {
                     backoff = BACKOFF_MIN;
@@ -201,25 +211,27 @@ async fn run(
             }
         };
         if reason != last_reason {
-            tracing::warn!(peer = %peer.name, addr = %peer.addr, %reason, "no link to peer");
+            let lane = lane.name();
+            tracing::warn!(peer = %peer.name, addr = %peer.addr, lane, %reason, "no link to peer");
             last_reason = reason;
         }
-        options.raft.unreachable(peer.id);
+        if matches!(lane, Lane::Log(_)) {
+            options.raft.unreachable(peer.id);
+        }
         tokio::time::sleep(backoff.mul_f64(rand::random_range(0.5..1.5))).await;
         backoff = (backoff * 2).min(BACKOFF_MAX);
-        while messages.try_recv().is_ok() {}
+        lane.clear();
     }
 }
 
 enum Ended {
-    QueueClosed,
     Lost { connected: bool, reason: String },
     Refused(Error),
 }
 
 impl Ended {
     /// What carries no detail of ours is a connection that broke: the peer may be back at once.
-    fn by(status: &tonic::Status, connected: bool) -> Self {
+    fn by(status: &Status, connected: bool) -> Self {
         if status.details().is_empty() {
             return Self::Lost { connected, reason: status.message().to_owned() };
         }
@@ -228,49 +240,52 @@ impl Ended {
 }
 
 /// One connection, from dialling to its end.
-async fn pump(options: &LinkOptions, peer: &Target, messages: &mut mpsc::Receiver<Message>) -> Ended {
+async fn pump(options: &LinkOptions, peer: &Target, lane: &mut Lane) -> Ended {
+    let lost = |connected, reason: &str| Ended::Lost { connected, reason: reason.to_owned() };
     let channel = match super::connect(&peer.addr).await {
         Ok(channel) => channel,
-        Err(error) => return Ended::Lost { connected: false, reason: reason_of(&error) },
+        Err(error) => return lost(false, &reason_of(&error)),
     };
-    let (frames, stream) = mpsc::channel(FRAMES);
-    let hello = PeerFrame { kind: Some(Kind::Handshake(options.handshake(peer))) };
-    if frames.send(hello).await.is_err() {
-        return Ended::QueueClosed;
-    }
+    let (frames, stream) = mpsc::channel(lane.frames_ahead());
+    let handshake = Handshake { lane: lane.kind().into(), ..options.handshake(peer) };
+    let hello = PeerFrame { kind: Some(Kind::Handshake(handshake)) };
+    // It has room: nothing was sent yet, and `stream` is still here.
+    drop(frames.try_send(hello));
     let mut client = PeerClient::new(channel).max_encoding_message_size(MAX_MESSAGE_BYTES);
     let mut receipts = match client.messages(ReceiverStream::new(stream)).await {
         Ok(response) => response.into_inner(),
         Err(status) => return Ended::by(&status, false),
     };
     match receipts.message().await {
-        Ok(Some(_)) => tracing::info!(peer = %peer.name, addr = %peer.addr, "linked to peer"),
-        Ok(None) => return Ended::Lost { connected: false, reason: "closed by peer".into() },
+        Ok(Some(_)) => {
+            let lane = lane.name();
+            tracing::info!(peer = %peer.name, addr = %peer.addr, lane, "linked to peer");
+        }
+        Ok(None) => return lost(false, "closed by peer"),
         Err(status) => return Ended::by(&status, false),
     }
-    let mut batch = Vec::with_capacity(MAX_BATCH);
+    let ended = |receipt: Result<_, Status>| match receipt {
+        Err(status) => Ended::by(&status, true),
+        Ok(_) => lost(true, "closed by peer"),
+    };
     loop {
-        tokio::select! {
-            received = messages.recv_many(&mut batch, MAX_BATCH) => {
-                if received == 0 {
-                    return Ended::QueueClosed;
-                }
-                let disk_full = options.raft.status().log_is_short;
-                for frame in encode(batch.drain(..), disk_full) {
-                    if frames.send(frame).await.is_err() {
-                        return Ended::Lost { connected: true, reason: "connection closed".into() };
-                    }
-                }
+        let messages = tokio::select! {
+            messages = lane.next() => messages,
+            receipt = receipts.message() => return ended(receipt),
+        };
+        let disk_full = options.raft.status().log_is_short;
+        for frame in encode(messages, disk_full) {
+            tokio::select! {
+                sent = frames.send(frame) => if sent.is_err() {
+                    return lost(true, "connection closed");
+                },
+                receipt = receipts.message() => return ended(receipt),
             }
-            receipt = receipts.message() => return match receipt {
-                Err(status) => Ended::by(&status, true),
-                Ok(_) => Ended::Lost { connected: true, reason: "closed by peer".into() },
-            },
         }
     }
 }
 
-fn encode(messages: impl Iterator<Item = Message>, disk_full: bool) -> Vec<PeerFrame> {
+fn encode(messages: Vec<Message>, disk_full: bool) -> Vec<PeerFrame> {
     let mut frames = Vec::new();
     let empty = || RaftBatch { messages: Vec::new(), disk_full };
     let (mut batch, mut bytes) = (empty(), 0);

@@ -1,10 +1,14 @@
 //! Member-to-member traffic: ordered Raft message streams, snapshots, forwarded writes.
 
+mod bandwidth;
 pub mod handshake;
+mod lanes;
 mod links;
 mod service;
 mod snapshot;
+mod turns;
 
+pub use bandwidth::Bandwidth;
 pub use handshake::{Local, Standing, Verdict, check};
 pub use links::{LinkOptions, Links};
 pub use service::{PeerHost, PeerService};

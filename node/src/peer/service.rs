@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use helios_proto::v1::peer_server::Peer;
 use helios_proto::v1::{
-    AwaitReplicasRequest, AwaitReplicasResponse, ErrorCode, ForwardRequest, ForwardResponse, Handshake,
-    PeerFrame, PeerReceipt, Reply, SnapshotChunk, SnapshotReceipt, WriteResult, peer_frame, snapshot_chunk,
-    write_result,
+    AwaitReplicasRequest, AwaitReplicasResponse, ErrorCode, ForwardRequest, ForwardResponse, Handshake, Lane,
+    PeerFrame, PeerReceipt, Reply, SnapshotChunk, SnapshotHeader, SnapshotPrefix, SnapshotReceipt,
+    WriteResult, peer_frame, snapshot_chunk, write_result,
 };
 use prost_raft::Message as _;
 use raft::eraftpb::Message;
@@ -20,7 +20,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::snapshot;
+use super::turns::Turns;
 use crate::error::Error;
+use crate::metrics::Metrics;
 use crate::raft::{RaftHandle, Snapshots};
 
 /// A stream that has not introduced itself by then is ended.
@@ -35,12 +37,14 @@ pub trait PeerHost: Send + Sync + 'static {
     /// What this node says of itself in answer.
     fn receipt(&self) -> PeerReceipt;
 
-    /// The newest stream of messages from a member ended, as when its process dies.
+    /// The newest stream of heartbeats from a member ended, as when its process dies.
     fn link_ended(&self, from: &Handshake);
 
     fn is_member(&self, id: u64) -> bool;
 
     fn snapshots(&self) -> &Arc<Snapshots>;
+
+    fn metrics(&self) -> &Metrics;
 
     /// Writes sent on by a follower; never sent on again.
     fn write_forwarded(
@@ -58,15 +62,16 @@ pub trait PeerHost: Send + Sync + 'static {
 pub struct PeerService<H> {
     host: Arc<H>,
     streams: Arc<Streams>,
+    snapshot_turns: Turns,
 }
 
 impl<H: PeerHost> PeerService<H> {
     pub fn new(host: Arc<H>) -> Self {
-        Self { host, streams: Arc::default() }
+        Self { host, streams: Arc::default(), snapshot_turns: Turns::default() }
     }
 }
 
-/// The newest stream from each member, by number, and the boot epoch of the process that opened it: one
+/// The newest stream of heartbeats from each member, by number, and the boot epoch of the process that opened it: one
 /// that dialled anew is not lost with its old connection.
 #[derive(Default)]
 struct Streams(Mutex<HashMap<u64, (u64, u64)>>);
@@ -111,7 +116,9 @@ impl<H: PeerHost> Peer for PeerService<H> {
         })?;
         let (receipts, answers) = tokio::sync::mpsc::channel(1);
         let (host, streams) = (Arc::clone(&self.host), Arc::clone(&self.streams));
-        let (number, is_renewed) = streams.begin(&handshake);
+        raft.peer_format(handshake.from_id, handshake.format);
+        let has_heartbeats = handshake.lane() != Lane::Log;
+        let (number, is_renewed) = if has_heartbeats { streams.begin(&handshake) } else { (0, false) };
         if is_renewed {
             raft.link_found(handshake.from_id);
         }
@@ -120,7 +127,7 @@ impl<H: PeerHost> Peer for PeerService<H> {
                 Ok(()) => take_messages(&*host, &raft, handshake.from_id, stream).await,
                 Err(_) => Ok(()),
             };
-            let was_newest = streams.is_newest(handshake.from_id, number);
+            let was_newest = has_heartbeats && streams.is_newest(handshake.from_id, number);
             match outcome {
                 Ok(()) if was_newest => host.link_ended(&handshake),
                 Ok(()) => {}
@@ -128,6 +135,17 @@ impl<H: PeerHost> Peer for PeerService<H> {
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
+    }
+
+    async fn held_snapshot(
+        &self,
+        request: Request<SnapshotHeader>,
+    ) -> Result<Response<SnapshotPrefix>, Status> {
+        let header = request.into_inner();
+        self.host.admit(&header.handshake.clone().unwrap_or_default())?;
+        // Nothing is added any more to what is counted.
+        let _turn = self.snapshot_turns.take().await;
+        Ok(Response::new(snapshot::held(self.host.snapshots(), &header).await?))
     }
 
     async fn install_snapshot(
@@ -141,7 +159,15 @@ impl<H: PeerHost> Peer for PeerService<H> {
         let handshake = header.handshake.clone().unwrap_or_default();
         let raft = self.host.admit(&handshake)?;
         let message = decode(&header.message)?;
-        snapshot::receive(self.host.snapshots(), &header, &mut stream).await?;
+        let term = raft.status().term;
+        if message.term < term {
+            // Raft would not look at it, and the leader of today may be sending one.
+            let reason = format!("a snapshot of term {}, this member is at term {term}", message.term);
+            return Err(Error::new(ErrorCode::StaleTerm, reason).into());
+        }
+        let mut turn = self.snapshot_turns.take().await;
+        let (snapshots, metrics) = (self.host.snapshots(), self.host.metrics());
+        snapshot::receive(snapshots, metrics, &header, &mut stream, &mut turn).await?;
         raft.messages(vec![message]);
         Ok(Response::new(SnapshotReceipt {}))
     }

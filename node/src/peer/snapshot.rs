@@ -1,24 +1,29 @@
 //! Snapshot transfer, beside the log stream: the file goes first, the Raft message that announces
-//! it is taken by the receiver only once the file is whole and durable.
+//! it is taken by the receiver only once the file is whole and durable. A transfer that broke off goes on
+//! from what the receiver holds.
 
-use std::io;
-use std::path::Path;
+use std::io::SeekFrom;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use helios_proto::v1::peer_client::PeerClient;
-use helios_proto::v1::{ErrorCode, SnapshotChunk, SnapshotHeader, snapshot_chunk::Kind};
+use helios_proto::v1::{ErrorCode, SnapshotChunk, SnapshotHeader, SnapshotPrefix, snapshot_chunk::Kind};
 use prost_raft::Message as _;
 use raft::eraftpb::Message;
 use tokio::fs::File;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
+use tonic::transport::Channel;
+use tonic::{Code, Streaming};
 
 use super::links::{LinkOptions, Target};
+use super::turns::Turn;
 use crate::error::Error;
-use crate::raft::Snapshots;
+use crate::metrics::Metrics;
+use crate::raft::{Incoming, Prefix, SnapshotId, Snapshots};
+use crate::state::SnapshotMeta;
 
 const CHUNK_BYTES: usize = 256 << 10;
 /// Chunks read ahead of the connection.
@@ -28,115 +33,167 @@ const CHUNKS: usize = 4;
 pub async fn send(options: Arc<LinkOptions>, target: Target, message: Message) {
     let to = message.to;
     let index = message.get_snapshot().get_metadata().index;
-    let outcome = try_send(&options, &target, &message).await;
+    let snapshots = Arc::clone(&options.snapshots);
+    let Ok(Some(path)) = blocking(move || Ok(snapshots.begin_sending(to, index))).await else {
+        tracing::warn!(peer = %target.name, index, "snapshot not sent: it is not on disk any more; taking another");
+        return options.raft.snapshot_gone(to);
+    };
+    let outcome = try_send(&options, &target, &message, path).await;
     match &outcome {
-        Ok(()) => tracing::info!(peer = %target.name, index, "snapshot sent"),
+        Ok(()) => {
+            options.snapshots.sent(to);
+            tracing::info!(peer = %target.name, index, "snapshot sent");
+        }
         Err(error) => tracing::warn!(peer = %target.name, index, %error, "snapshot not sent"),
     }
     options.raft.snapshot_sent(to, outcome.is_ok());
 }
 
-async fn try_send(options: &LinkOptions, target: &Target, message: &Message) -> Result<(), Error> {
-    let metadata = message.get_snapshot().get_metadata();
-    let (snapshots, index) = (Arc::clone(&options.snapshots), metadata.index);
-    let found = tokio::task::spawn_blocking(move || snapshots.whole(index)).await;
-    let Some(path) = found.map_err(|error| failed(error.to_string()))? else {
-        // Raft goes on offering it until there is another.
-        drop(options.raft.build_snapshot());
-        return Err(failed(format!("snapshot {index} is not on disk any more; taking another")));
-    };
-    let meta = options.snapshots.read(&path).map_err(|error| failed(error.to_string()))?;
-    let file = File::open(&path).await.map_err(|error| failed(error.to_string()))?;
-    let size_bytes = file.metadata().await.map_err(|error| failed(error.to_string()))?.len();
-    let header = SnapshotHeader {
+async fn try_send(
+    options: &Arc<LinkOptions>,
+    target: &Target,
+    message: &Message,
+    path: PathBuf,
+) -> Result<(), Error> {
+    // Open from here on, whatever becomes of its name.
+    let mut file = File::open(&path).await.map_err(failed)?;
+    let meta = options.snapshots.read(&path).map_err(failed)?;
+    let mut header = SnapshotHeader {
         handshake: Some(options.handshake(target)),
         index: meta.index,
         term: meta.term,
-        size_bytes,
-        crc32c: 0,
-        message: message.encode_to_vec().into(),
+        size_bytes: meta.size_bytes,
+        crc32c: meta.crc32c,
+        version: meta.version,
+        ..SnapshotHeader::default()
     };
-    let (chunks, stream) = mpsc::channel(CHUNKS);
-    let reading = tokio::spawn(read_chunks(file, header, chunks));
-    let channel =
-        super::connect(&target.addr).await.map_err(|error| failed(super::links::reason_of(&error)))?;
+    let channel = super::connect(&target.addr).await.map_err(|e| failed(super::links::reason_of(&e)))?;
     let mut client = PeerClient::new(channel);
+    header.offset = offset_for(&mut client, &header, &options.snapshots, path).await?;
+    header.message = message.encode_to_vec().into();
+    file.seek(SeekFrom::Start(header.offset)).await.map_err(failed)?;
+    let (chunks, stream) = mpsc::channel(CHUNKS);
+    let reading = tokio::spawn(read_chunks(file, header, chunks, Arc::clone(options)));
     let outcome = client.install_snapshot(ReceiverStream::new(stream)).await;
     reading.abort();
     outcome.map(drop).map_err(|status| helios_proto::detail_of(&status).into())
 }
 
+/// From where on the receiver needs the file.
+async fn offset_for(
+    client: &mut PeerClient<Channel>,
+    header: &SnapshotHeader,
+    snapshots: &Arc<Snapshots>,
+    path: PathBuf,
+) -> Result<u64, Error> {
+    let SnapshotPrefix { bytes, crc32c } = match client.held_snapshot(header.clone()).await {
+        Ok(held) => held.into_inner(),
+        // An older build, which keeps nothing of a transfer that broke off.
+        Err(status) if status.code() == Code::Unimplemented => return Ok(0),
+        Err(status) => return Err(helios_proto::detail_of(&status).into()),
+    };
+    if bytes == 0 || bytes > header.size_bytes {
+        return Ok(0);
+    }
+    let snapshots = Arc::clone(snapshots);
+    blocking(move || snapshots.resume_at(&path, Prefix { bytes, crc32c }).map_err(failed)).await
+}
+
+/// Ends early when the connection is gone; the receiver notices a file that cannot be read to the end.
 async fn read_chunks(
     mut file: File,
     header: SnapshotHeader,
     chunks: mpsc::Sender<SnapshotChunk>,
-) -> io::Result<()> {
-    let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
-    chunks.send(SnapshotChunk { kind: Some(Kind::Header(header)) }).await.map_err(gone)?;
-    loop {
-        let mut buffer = bytes::BytesMut::with_capacity(CHUNK_BYTES);
-        if file.read_buf(&mut buffer).await? == 0 {
-            return Ok(());
+    options: Arc<LinkOptions>,
+) {
+    let mut next = SnapshotChunk { kind: Some(Kind::Header(header)), crc32c: None };
+    while chunks.send(next).await.is_ok() {
+        let mut buffer = BytesMut::with_capacity(CHUNK_BYTES);
+        match file.read_buf(&mut buffer).await {
+            Ok(0) => return,
+            Ok(read) => {
+                options.bandwidth.take(read).await;
+                options.metrics.snapshot_sent_bytes.inc_by(read as u64);
+            }
+            Err(error) => return tracing::error!(%error, "a snapshot on its way cannot be read"),
         }
-        chunks.send(SnapshotChunk { kind: Some(Kind::Data(buffer.freeze())) }).await.map_err(gone)?;
+        next =
+            SnapshotChunk { crc32c: Some(crc32c::crc32c(&buffer)), kind: Some(Kind::Data(buffer.freeze())) };
     }
 }
 
-/// Writes the stream to a temporary file, verifies and syncs it, and gives it its final name.
+/// What of the snapshot is here; an error if it is of no use here, before the first byte was sent.
+pub async fn held(snapshots: &Arc<Snapshots>, header: &SnapshotHeader) -> Result<SnapshotPrefix, Error> {
+    const READS: u32 = SnapshotMeta::NEWEST_VERSION;
+    if header.version > READS {
+        return Err(failed(format!(
+            "its file has version {}, the receiver reads up to {READS}: upgrade the receiver",
+            header.version
+        )));
+    }
+    let (snapshots, id) = (Arc::clone(snapshots), id_of(header));
+    let look = move || {
+        let held = snapshots.held(&id);
+        snapshots.make_room_for(&id, held.bytes).map_err(failed)?;
+        Ok(SnapshotPrefix { bytes: held.bytes, crc32c: held.crc32c })
+    };
+    blocking(look).await
+}
+
+/// Writes the stream beside what is here of the same snapshot, verifies and syncs the whole, and gives it its
+/// final name. What has arrived stays when the stream breaks.
 pub async fn receive(
     snapshots: &Arc<Snapshots>,
+    metrics: &Metrics,
     header: &SnapshotHeader,
     stream: &mut Streaming<SnapshotChunk>,
+    turn: &mut Turn<'_>,
 ) -> Result<(), Error> {
-    // The file, and the state made from it, which takes somewhat more. A full disk is left to the log.
-    let room = snapshots.check_room(header.size_bytes.saturating_mul(5) / 2);
-    room.map_err(|error| failed(error.to_string()))?;
-    let path = snapshots.incoming();
-    let outcome = match write_chunks(&path, header.size_bytes, stream).await {
-        Ok(()) => adopt(Arc::clone(snapshots), path.clone(), (header.index, header.term)).await,
-        Err(error) => Err(error),
-    };
-    if outcome.is_err() {
-        // A leftover is removed at the next start as well.
-        drop(tokio::fs::remove_file(&path).await);
+    let (place, id, offset) = (Arc::clone(snapshots), id_of(header), header.offset);
+    let mut incoming = blocking(move || place.incoming(id, offset).map_err(failed)).await?;
+    metrics.snapshot_resumed_bytes.inc_by(offset);
+    loop {
+        let chunk = tokio::select! {
+            chunk = stream.message() => chunk.map_err(|status| failed(status.message()))?,
+            () = turn.over() => return Err(failed("another transfer to this member has begun")),
+        };
+        let Some(chunk) = chunk else { break };
+        let data = checked(chunk)?;
+        let bytes = data.len() as u64;
+        incoming = blocking(move || {
+            incoming.write(&data).map_err(failed)?;
+            Ok::<Incoming, Error>(incoming)
+        })
+        .await?;
+        metrics.snapshot_received_bytes.inc_by(bytes);
     }
-    outcome
+    let snapshots = Arc::clone(snapshots);
+    blocking(move || snapshots.receive(incoming).map_err(failed)).await
 }
 
-async fn write_chunks(
-    path: &Path,
-    size_bytes: u64,
-    stream: &mut Streaming<SnapshotChunk>,
-) -> Result<(), Error> {
-    let io = |error: io::Error| failed(error.to_string());
-    let mut file = File::create(path).await.map_err(io)?;
-    let mut written = 0;
-    while let Some(chunk) = stream.message().await.map_err(|status| failed(status.message().to_owned()))? {
-        let Some(Kind::Data(data)) = chunk.kind else { return Err(failed("a second header".into())) };
-        written += Bytes::len(&data) as u64;
-        if written > size_bytes {
-            return Err(failed(format!("more than the {size_bytes} bytes announced")));
-        }
-        file.write_all(&data).await.map_err(io)?;
-    }
-    if written < size_bytes {
-        return Err(failed(format!("ended after {written} of {size_bytes} bytes")));
-    }
-    file.sync_all().await.map_err(io)
-}
-
-async fn adopt(
-    snapshots: Arc<Snapshots>,
-    path: std::path::PathBuf,
-    (index, term): (u64, u64),
-) -> Result<(), Error> {
-    let adopted = tokio::task::spawn_blocking(move || snapshots.receive(&path, index, term)).await;
-    match adopted {
-        Ok(adopted) => adopted.map_err(|error| failed(error.to_string())),
-        Err(error) => Err(failed(error.to_string())),
+fn checked(chunk: SnapshotChunk) -> Result<Bytes, Error> {
+    let Some(Kind::Data(data)) = chunk.kind else { return Err(failed("a second header")) };
+    match chunk.crc32c {
+        Some(crc32c) if crc32c != crc32c::crc32c(&data) => Err(failed("a chunk was damaged on its way")),
+        _ => Ok(data),
     }
 }
 
-fn failed(message: String) -> Error {
-    Error::new(ErrorCode::SnapshotFailed, format!("snapshot transfer: {message}"))
+fn id_of(header: &SnapshotHeader) -> SnapshotId {
+    SnapshotId {
+        index: header.index,
+        term: header.term,
+        size_bytes: header.size_bytes,
+        crc32c: header.crc32c,
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(failed(error)))
+}
+
+fn failed(reason: impl std::fmt::Display) -> Error {
+    Error::new(ErrorCode::SnapshotFailed, format!("snapshot transfer: {reason}"))
 }

@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Sender, TrySendError};
-use helios_proto::v1::{ErrorCode, Membership};
+use helios_proto::v1::{Command, ErrorCode, Membership};
+use prost::Message as _;
 use raft::eraftpb::Message;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
+use super::format;
 use super::types::*;
 use crate::error::Error;
 
@@ -32,18 +34,19 @@ impl RaftHandle {
         *self.applied.borrow()
     }
 
-    /// Queues encoded commands in this order; each receiver answers for one.
+    /// Queues commands in this order; each receiver answers for one. None is queued if one is not known here.
     pub fn propose(
         &self,
-        commands: Vec<Vec<u8>>,
+        commands: &[Command],
     ) -> Result<Vec<oneshot::Receiver<Result<helios_proto::v1::Reply, Error>>>, Error> {
-        let (proposals, receivers) = commands
-            .into_iter()
-            .map(|data| {
-                let (waiter, receiver) = oneshot::channel();
-                (Proposal { data, waiter }, receiver)
-            })
-            .unzip();
+        let mut proposals = Vec::with_capacity(commands.len());
+        let mut receivers = Vec::with_capacity(commands.len());
+        for command in commands {
+            let (waiter, receiver) = oneshot::channel();
+            let format = format::of(command)?;
+            proposals.push(Proposal { data: command.encode_to_vec(), format, waiter });
+            receivers.push(receiver);
+        }
         self.submit(Input::Propose(proposals))?;
         Ok(receivers)
     }
@@ -74,21 +77,22 @@ impl RaftHandle {
         found.ok()?.ok().map(|status| Arc::clone(&status))
     }
 
-    pub async fn change(
-        &self,
-        request: ChangeRequest,
-        expected_index: u64,
-    ) -> Result<Arc<Membership>, Error> {
+    pub async fn change(&self, request: ChangeRequest, expected: Expected) -> Result<Arc<Membership>, Error> {
         let (waiter, receiver) = oneshot::channel();
-        self.submit(Input::Change { request, expected_index, waiter })?;
+        self.submit(Input::Change { request, expected, waiter })?;
         receiver.await.unwrap_or_else(|_| Err(stopped()))
     }
 
     /// Hands leadership to `target`, or to the most caught-up voter; answers the new leader's id
-    /// and term.
-    pub async fn transfer(&self, target: Option<u64>, timeout: Duration) -> Result<(u64, u64), Error> {
+    /// and term. `fencing_token` as in [`Expected`].
+    pub async fn transfer(
+        &self,
+        target: Option<u64>,
+        timeout: Duration,
+        fencing_token: u64,
+    ) -> Result<(u64, u64), Error> {
         let (waiter, receiver) = oneshot::channel();
-        self.submit(Input::Transfer { target, timeout, waiter })?;
+        self.submit(Input::Transfer { target, timeout, fencing_token, waiter })?;
         receiver.await.unwrap_or_else(|_| Err(stopped()))
     }
 
@@ -117,8 +121,17 @@ impl RaftHandle {
         drop(self.submit(Input::PeerDisk { id, is_full }));
     }
 
+    pub fn peer_format(&self, id: u64, format: u32) {
+        drop(self.submit(Input::PeerFormat { id, format }));
+    }
+
     pub fn snapshot_sent(&self, to: u64, ok: bool) {
         drop(self.submit(Input::SnapshotSent { to, ok }));
+    }
+
+    /// Instead of `snapshot_sent`: there is nothing to send any more.
+    pub fn snapshot_gone(&self, to: u64) {
+        drop(self.submit(Input::SnapshotGone(to)));
     }
 
     pub fn build_snapshot(&self) -> Result<(), Error> {

@@ -2,53 +2,11 @@
 //! request before it is proposed, and by every member when the entry is applied.
 
 use helios_proto::v1::{ErrorCode, Member, Membership};
-use raft::eraftpb::{ConfChange, ConfChangeType, ConfState};
+use raft::eraftpb::ConfState;
 
+use super::change::{Change, Fenced};
 use crate::error::Error;
 use crate::mutation::Mutation;
-
-/// One change of Raft's configuration.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Change {
-    AddLearner(Member),
-    Promote(u64),
-    Remove(u64),
-}
-
-impl Change {
-    pub fn member_id(&self) -> u64 {
-        match self {
-            Change::AddLearner(member) => member.id,
-            Change::Promote(id) | Change::Remove(id) => *id,
-        }
-    }
-
-    /// The raft crate's form; `context` of the entry carries the member record.
-    pub fn to_conf_change(&self) -> ConfChange {
-        let change_type = match self {
-            Change::AddLearner(_) => ConfChangeType::AddLearnerNode,
-            Change::Promote(_) => ConfChangeType::AddNode,
-            Change::Remove(_) => ConfChangeType::RemoveNode,
-        };
-        let mut conf_change = ConfChange { node_id: self.member_id(), ..ConfChange::default() };
-        conf_change.set_change_type(change_type);
-        if let Change::AddLearner(member) = self {
-            conf_change.context = prost::Message::encode_to_vec(member);
-        }
-        conf_change
-    }
-
-    /// What a committed entry asks for; an error only if the entry was not made by this code.
-    pub fn from_conf_change(conf_change: &ConfChange) -> Result<Self, prost::DecodeError> {
-        Ok(match conf_change.get_change_type() {
-            ConfChangeType::AddLearnerNode => {
-                Change::AddLearner(prost::Message::decode(conf_change.context.as_slice())?)
-            }
-            ConfChangeType::AddNode => Change::Promote(conf_change.node_id),
-            ConfChangeType::RemoveNode => Change::Remove(conf_change.node_id),
-        })
-    }
-}
 
 /// A membership of `members`, all voters: the start of a cluster.
 pub fn initial(cluster_id: &str, members: Vec<Member>) -> Membership {
@@ -68,9 +26,15 @@ pub fn conf_state(membership: &Membership) -> ConfState {
         let voters = [&membership.voters[..], &membership.learners[..]].concat();
         return ConfState { voters, ..ConfState::default() };
     }
+    if Mutation::JointForgotten.is_on() {
+        let Membership { voters, learners, .. } = membership.clone();
+        return ConfState { voters, learners, ..ConfState::default() };
+    }
     ConfState {
         voters: membership.voters.clone(),
+        voters_outgoing: membership.voters_outgoing.clone(),
         learners: membership.learners.clone(),
+        auto_leave: is_joint(membership),
         ..ConfState::default()
     }
 }
@@ -83,16 +47,29 @@ pub fn name_of(membership: &Membership, id: u64) -> Option<String> {
     member(membership, id).map(|member| member.name.clone())
 }
 
+pub fn is_joint(membership: &Membership) -> bool {
+    !membership.voters_outgoing.is_empty()
+}
+
+/// All who have a say, those of before included while a joint change is under way; ascending.
+pub fn electorate(membership: &Membership) -> Vec<u64> {
+    let mut ids = [&membership.voters[..], &membership.voters_outgoing[..]].concat();
+    ids.sort_unstable();
+    ids.dedup();
+    ids
+}
+
 /// Whether `id` was a member once and is none now. Ids are never reused (C6).
 pub fn was_removed(membership: &Membership, id: u64) -> bool {
     id != 0 && id < membership.next_id && member(membership, id).is_none()
 }
 
-/// The membership after `change` was applied at `index`. A change that is already true is no error.
-pub fn after(membership: &Membership, change: &Change, index: u64) -> Membership {
+/// The membership after `fenced` was applied at `index`. A change that is already true is no error.
+pub fn after(membership: &Membership, fenced: &Fenced, index: u64) -> Membership {
     let mut next = membership.clone();
     next.index = index;
-    match change {
+    next.fencing_token = next.fencing_token.max(fenced.token);
+    match &fenced.change {
         Change::AddLearner(record) => {
             next.next_id = next.next_id.max(record.id + 1);
             if member(&next, record.id).is_none() {
@@ -100,19 +77,32 @@ pub fn after(membership: &Membership, change: &Change, index: u64) -> Membership
                 next.learners.push(record.id);
             }
         }
-        Change::Promote(id) => {
-            next.learners.retain(|learner| learner != id);
-            if !next.voters.contains(id) && member(&next, *id).is_some() {
-                next.voters.push(*id);
-            }
-        }
+        Change::Promote(id) => let_vote(&mut next, *id),
         Change::Remove(id) => {
-            next.members.retain(|member| member.id != *id);
             next.voters.retain(|voter| voter != id);
             next.learners.retain(|learner| learner != id);
         }
+        Change::Joint { promote, remove } => {
+            next.voters_outgoing.clone_from(&membership.voters);
+            promote.iter().for_each(|id| let_vote(&mut next, *id));
+            next.voters.retain(|voter| !remove.contains(voter));
+            next.learners.retain(|learner| !remove.contains(learner));
+        }
+        Change::LeaveJoint => next.voters_outgoing.clear(),
     }
+    // A voter on its way out is a member, and reached as one, until it has nothing more to say.
+    let Membership { voters, voters_outgoing, learners, .. } = &next;
+    let remains = |id| [voters, voters_outgoing, learners].iter().any(|ids| ids.contains(id));
+    let members = next.members.iter().filter(|member| remains(&member.id)).cloned().collect();
+    next.members = members;
     next
+}
+
+fn let_vote(membership: &mut Membership, id: u64) {
+    membership.learners.retain(|learner| *learner != id);
+    if !membership.voters.contains(&id) && member(membership, id).is_some() {
+        membership.voters.push(id);
+    }
 }
 
 /// What a request for a change comes to.
@@ -133,6 +123,23 @@ pub fn check_index(membership: &Membership, expected_index: u64) -> Result<(), E
         format!(
             "the membership is at index {}, not {expected_index}: read it again and decide anew",
             membership.index
+        ),
+    ))
+}
+
+/// Refuses a caller whose place another has taken: after whoever holds a lease next has changed the
+/// membership, calls of the one before, however late they arrive, do nothing (Kleppmann, "How to do
+/// distributed locking", 2016). A token of zero is none.
+pub fn check_token(membership: &Membership, token: u64) -> Result<(), Error> {
+    let highest = membership.fencing_token;
+    if token == 0 || token >= highest {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorCode::Fenced,
+        format!(
+            "the membership was changed under fencing token {highest}, this call comes with {token}: another has taken \
+             its place, and this caller must stop"
         ),
     ))
 }
@@ -191,92 +198,53 @@ pub fn remove(membership: &Membership, id: u64) -> Result<Decision, Error> {
     Ok(Decision::Propose(Change::Remove(id)))
 }
 
+/// Promotes and removes several at once. What is true already is left out. `lag` as in [`promote`].
+pub fn change_several(
+    membership: &Membership,
+    promoted: &[u64],
+    removed: &[u64],
+    lag: impl Fn(u64) -> u64,
+    max_lag: u64,
+) -> Result<Decision, Error> {
+    let mut named = [promoted, removed].concat();
+    named.sort_unstable();
+    if named.windows(2).any(|pair| pair[0] == pair[1]) {
+        return Err(Error::invalid("a member is named twice: promote or remove each one once"));
+    }
+    if named.is_empty() {
+        return Err(Error::invalid("promote and remove are empty: name the members to change"));
+    }
+    let is_wanted = |decision: Result<Decision, Error>| decision.map(|decision| decision != Decision::Done);
+    let (mut promotes, mut removes) = (Vec::new(), Vec::new());
+    for id in promoted {
+        if is_wanted(promote(membership, *id, lag(*id), max_lag))? {
+            promotes.push(*id);
+        }
+    }
+    for id in removed {
+        if member(membership, *id).is_some() {
+            removes.push(*id);
+        } else if !was_removed(membership, *id) {
+            return Err(no_such_member(*id));
+        }
+    }
+    if promotes.is_empty() && membership.voters.iter().all(|voter| removes.contains(voter)) {
+        return Err(Error::new(
+            ErrorCode::InsufficientPeers,
+            "no voter would be left; promote another member with the same call",
+        ));
+    }
+    Ok(match (&promotes[..], &removes[..]) {
+        ([], []) => Decision::Done,
+        ([id], []) => Decision::Propose(Change::Promote(*id)),
+        ([], [id]) => Decision::Propose(Change::Remove(*id)),
+        _ => Decision::Propose(Change::Joint { promote: promotes, remove: removes }),
+    })
+}
+
 fn no_such_member(id: u64) -> Error {
     Error::new(ErrorCode::NodeNotFound, format!("the cluster has no member {id}"))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn record(id: u64, name: &str, disk: &str) -> Member {
-        Member {
-            id,
-            name: name.into(),
-            peer_addr: format!("{name}:7000"),
-            disk_id: disk.into(),
-            ..Member::default()
-        }
-    }
-
-    fn three() -> Membership {
-        initial("c", vec![record(1, "a", "da"), record(2, "b", "db"), record(3, "c", "dc")])
-    }
-
-    fn proposed(decision: Decision) -> Change {
-        match decision {
-            Decision::Propose(change) => change,
-            Decision::Done => panic!("expected a proposal"),
-        }
-    }
-
-    #[test]
-    fn a_member_joins_is_promoted_and_leaves_and_its_id_is_never_reused() {
-        let change = proposed(add_learner(&three(), record(0, "d", "dd")).unwrap());
-        assert_eq!(change.member_id(), 4);
-        let four = after(&three(), &change, 10);
-        assert_eq!((four.index, four.next_id), (10, 5));
-        assert_eq!((four.voters.len(), four.learners.clone()), (3, vec![4]));
-
-        let promoted = after(&four, &proposed(promote(&four, 4, 3, 10).unwrap()), 11);
-        assert_eq!(promoted.voters, [1, 2, 3, 4]);
-        assert!(promoted.learners.is_empty());
-
-        let removed = after(&promoted, &proposed(remove(&promoted, 4).unwrap()), 12);
-        assert_eq!(removed.voters, [1, 2, 3]);
-        assert!(was_removed(&removed, 4));
-        assert!(!was_removed(&removed, 5));
-        let again = proposed(add_learner(&removed, record(0, "d", "new disk")).unwrap());
-        assert_eq!(again.member_id(), 5);
-    }
-
-    #[test]
-    fn repeating_what_took_effect_changes_nothing() {
-        let four = after(&three(), &Change::AddLearner(record(4, "d", "dd")), 10);
-        assert_eq!(add_learner(&four, record(0, "d", "dd")).unwrap(), Decision::Done);
-        assert_eq!(promote(&four, 1, 0, 0).unwrap(), Decision::Done);
-        let removed = after(&four, &Change::Remove(4), 11);
-        assert_eq!(remove(&removed, 4).unwrap(), Decision::Done);
-    }
-
-    #[test]
-    fn what_cannot_be_is_refused_with_its_reason() {
-        let code = |result: Result<Decision, Error>| result.unwrap_err().code;
-        assert_eq!(code(add_learner(&three(), record(0, "a", "other"))), ErrorCode::PeerExists);
-        assert_eq!(code(add_learner(&three(), record(0, "z", "da"))), ErrorCode::PeerExists);
-        assert_eq!(code(add_learner(&three(), record(0, "z", ""))), ErrorCode::InvalidArgument);
-        assert_eq!(code(promote(&three(), 9, 0, 0)), ErrorCode::NodeNotFound);
-        assert_eq!(code(remove(&three(), 9)), ErrorCode::NodeNotFound);
-        let four = after(&three(), &Change::AddLearner(record(4, "d", "dd")), 10);
-        let lagging = promote(&four, 4, 4200, 1000).unwrap_err();
-        assert_eq!(lagging.code, ErrorCode::LearnerLagging);
-        assert!(lagging.message.contains("4200"));
-        let one = initial("c", vec![record(1, "a", "da")]);
-        assert_eq!(code(remove(&one, 1)), ErrorCode::InsufficientPeers);
-    }
-
-    #[test]
-    fn a_stale_index_is_refused() {
-        let four = after(&three(), &Change::AddLearner(record(4, "d", "dd")), 10);
-        assert!(check_index(&four, 10).is_ok());
-        assert!(check_index(&four, 0).is_ok());
-        assert_eq!(check_index(&four, 9).unwrap_err().code, ErrorCode::MembershipChanged);
-    }
-
-    #[test]
-    fn a_change_survives_the_log() {
-        for change in [Change::AddLearner(record(4, "d", "dd")), Change::Promote(4), Change::Remove(2)] {
-            assert_eq!(Change::from_conf_change(&change.to_conf_change()).unwrap(), change);
-        }
-    }
-}
+mod tests;

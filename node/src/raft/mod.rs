@@ -2,8 +2,10 @@
 //! the threads that do its work. The layout and its reasons are in ARCHITECTURE.md.
 
 mod acks;
+mod change;
 pub(crate) mod core;
 mod driver;
+pub mod format;
 mod handle;
 mod log;
 pub(crate) mod log_writer;
@@ -23,5 +25,5 @@ pub use driver::Outbound;
 pub use handle::RaftHandle;
 pub use recovery::{Fit, Recovery, RecoveryError, bootstrap, fit, recover};
 pub use runtime::{Fatal, Parts, Runtime, start};
-pub use snapshots::Snapshots;
-pub use types::{ChangeRequest, RaftStatus, Role};
+pub use snapshots::{Incoming, Prefix, SnapshotId, Snapshots};
+pub use types::{ChangeRequest, Expected, RaftStatus, Role};

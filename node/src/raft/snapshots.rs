@@ -1,29 +1,36 @@
 //! The snapshot files of a node: `<data>/snapshots/<index>-<term>.snap`, the newest two kept (C9).
 
+mod incoming;
+
 use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::disk::Disk;
 use crate::state::{SnapshotMeta, StateError, Store};
+
+pub use incoming::{Incoming, Prefix, SnapshotId};
 
 const KEEP: usize = 2;
 
 /// Received snapshots kept at least, whatever came after them: Raft may take any of them.
 const KEEP_RECEIVED: usize = 4;
 
+/// Snapshots kept because a transfer may go on, beside the newest.
+const KEEP_UNFINISHED: usize = 2;
+
 pub struct Snapshots {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
-    incoming: AtomicU64,
     /// Index and term of what was received and may still be installed, the newest arrival last.
     received: Mutex<VecDeque<(u64, u64)>>,
+    /// Member and index of what was not sent to the end, the newest attempt last.
+    unfinished: Mutex<VecDeque<(u64, u64)>>,
 }
 
 impl Snapshots {
-    /// Opens the directory and removes what a crash left half-written.
+    /// Opens the directory and removes what a crash left half-written. What was on its way here stays.
     pub fn open(disk: Arc<dyn Disk>, dir: &Path) -> io::Result<Self> {
         disk.make_dir(dir)?;
         for entry in disk.list(dir)? {
@@ -32,7 +39,11 @@ impl Snapshots {
                 disk.remove_file(&path)?;
             }
         }
-        Ok(Self { disk, dir: dir.to_owned(), incoming: AtomicU64::new(0), received: Mutex::default() })
+        Ok(Self::at(disk, dir))
+    }
+
+    fn at(disk: Arc<dyn Disk>, dir: &Path) -> Self {
+        Self { disk, dir: dir.to_owned(), received: Mutex::default(), unfinished: Mutex::default() }
     }
 
     /// Every snapshot in `dir`, oldest first, whole or not. Changes nothing.
@@ -40,8 +51,7 @@ impl Snapshots {
         disk: Arc<dyn Disk>,
         dir: &Path,
     ) -> io::Result<Vec<(PathBuf, Result<SnapshotMeta, StateError>)>> {
-        let snapshots =
-            Self { disk, dir: dir.to_owned(), incoming: AtomicU64::new(0), received: Mutex::default() };
+        let snapshots = Self::at(disk, dir);
         let mut found = snapshots.list()?;
         found.sort_unstable();
         let checked = found.into_iter().map(|(index, term)| {
@@ -65,8 +75,8 @@ impl Snapshots {
         Ok(meta)
     }
 
-    /// On a volume that is short of room for one more snapshot all but the newest is given up; an
-    /// error if that is not enough.
+    /// On a volume that is short of room for one more snapshot all but the newest is given up, what is on
+    /// its way here as well; an error if that is not enough.
     fn make_room(&self) -> Result<(), StateError> {
         let Some((index, term)) = self.list().ok().and_then(|found| found.into_iter().max()) else {
             return Ok(());
@@ -75,7 +85,8 @@ impl Snapshots {
         let size_bytes = self.disk.open(&newest).and_then(|file| file.len()).unwrap_or(0);
         let needed_bytes = size_bytes + size_bytes / 4;
         if self.check_room(needed_bytes).is_err() && self.verify(&newest).is_ok() {
-            let removed = self.remove_but(1);
+            self.unfinished().clear();
+            let removed = self.remove_but(1).and_then(|()| self.remove_incoming(|_, _| true));
             removed.map_err(|source| StateError::Io {
                 doing: "remove from",
                 path: self.dir.clone(),
@@ -98,30 +109,40 @@ impl Snapshots {
         }
     }
 
-    /// A place for a snapshot that is being received.
-    pub fn incoming(&self) -> PathBuf {
-        let number = self.incoming.fetch_add(1, Ordering::Relaxed);
-        self.dir.join(format!("incoming-{number}.tmp"))
-    }
-
-    /// Takes over a file that was received and synced, if it is whole and the snapshot that was
-    /// announced; durable when it returns. It stays until the state was restored from it or a newer
-    /// one: a leader of an old term may have sent newer ones that Raft does not take.
-    pub fn receive(&self, file: &Path, index: u64, term: u64) -> Result<(), StateError> {
-        let meta = self.verify(file)?;
-        if (meta.index, meta.term) != (index, term) {
-            let held = (meta.index, meta.term);
-            return Err(StateError::Damaged(format!("announced {:?} but holds {held:?}", (index, term))));
-        }
+    /// Takes over what has arrived, if it is whole and the snapshot that was announced; durable when it
+    /// returns. It stays until the state was restored from it or a newer one: a leader of an old term may
+    /// have sent newer ones that Raft does not take.
+    pub fn receive(&self, incoming: Incoming) -> Result<(), StateError> {
+        incoming.check_whole()?;
+        let file = incoming.path();
+        let verified = incoming.sync().and_then(|()| self.verify_received(file, &incoming.id));
+        let meta = verified.inspect_err(|_| {
+            // Whoever went on with it would come to the same end, or trust what a failed sync has lost.
+            if let Err(error) = self.disk.remove_file(file) {
+                tracing::error!(path = %file.display(), %error, "cannot remove a damaged snapshot");
+            }
+        })?;
         {
             let mut received = self.received();
-            received.push_back((index, term));
+            received.push_back((meta.index, meta.term));
             if received.len() > KEEP_RECEIVED {
                 received.pop_front();
             }
         }
         let io = |source| StateError::Io { doing: "name snapshot", path: file.to_owned(), source };
         self.adopt(file, &meta).map_err(io)
+    }
+
+    fn verify_received(&self, file: &Path, announced: &SnapshotId) -> Result<SnapshotMeta, StateError> {
+        let meta = self.verify(file)?;
+        let mut held = SnapshotId::from(&meta);
+        if announced.crc32c == 0 {
+            held.crc32c = 0;
+        }
+        if held != *announced {
+            return Err(StateError::Damaged(format!("announced {announced:?} but holds {held:?}")));
+        }
+        Ok(meta)
     }
 
     /// The state is at `index`: what was received up to there is not needed any more.
@@ -137,7 +158,30 @@ impl Snapshots {
     fn adopt(&self, file: &Path, meta: &SnapshotMeta) -> io::Result<()> {
         self.disk.rename(file, &self.path(meta.index, meta.term))?;
         self.remove_but(KEEP)?;
+        self.remove_incoming(|_, index| index <= meta.index)?;
         self.disk.sync_dir(&self.dir)
+    }
+
+    /// The snapshot at `index`, to be sent to member `to`, as [`Snapshots::whole`]. It is kept until it was sent
+    /// or is one too many.
+    pub fn begin_sending(&self, to: u64, index: u64) -> Option<PathBuf> {
+        let path = self.whole(index)?;
+        let mut unfinished = self.unfinished();
+        unfinished.retain(|(member, _)| *member != to);
+        unfinished.push_back((to, index));
+        if unfinished.len() > KEEP_UNFINISHED {
+            unfinished.pop_front();
+        }
+        Some(path)
+    }
+
+    /// It has arrived.
+    pub fn sent(&self, to: u64) {
+        self.unfinished().retain(|(member, _)| *member != to);
+    }
+
+    fn unfinished(&self) -> MutexGuard<'_, VecDeque<(u64, u64)>> {
+        self.unfinished.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The snapshot at `index` if it may be sent. One that rotted since is removed, for the next one
@@ -208,8 +252,11 @@ impl Snapshots {
     fn remove_but(&self, kept: usize) -> io::Result<()> {
         let mut found = self.list()?;
         found.sort_unstable();
-        let received = self.received();
-        for (index, term) in found.iter().rev().skip(kept).filter(|named| !received.contains(named)) {
+        let (received, unfinished) = (self.received(), self.unfinished());
+        let is_wanted = |named: &(u64, u64)| {
+            received.contains(named) || unfinished.iter().any(|(_, index)| *index == named.0)
+        };
+        for (index, term) in found.iter().rev().skip(kept).filter(|named| !is_wanted(named)) {
             self.disk.remove_file(&self.path(*index, *term))?;
         }
         Ok(())

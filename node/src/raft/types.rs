@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use helios_proto::v1::{Member, Membership, Progress, Reply};
-use raft::eraftpb::{ConfChange, Entry, HardState, Message};
+use raft::eraftpb::{ConfChangeV2, Entry, HardState, Message};
 use tokio::sync::oneshot;
 
 use super::acks::Durable;
@@ -21,6 +21,8 @@ pub type TransferWaiter = oneshot::Sender<Result<(u64, u64), Error>>;
 pub struct Proposal {
     /// Encoded `helios.v1.Command`.
     pub data: Vec<u8>,
+    /// What all members have to be able to read ([`super::format`]).
+    pub format: u32,
     pub waiter: WriteWaiter,
 }
 
@@ -29,6 +31,16 @@ pub enum ChangeRequest {
     AddLearner(Member),
     Promote { id: u64, max_lag: u64 },
     Remove { id: u64 },
+    Several { promote: Vec<u64>, remove: Vec<u64>, max_lag: u64 },
+}
+
+/// What the caller of a membership change counts on; refused if it is not so.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Expected {
+    /// Of the membership that it has seen; 0: whichever.
+    pub index: u64,
+    /// None lower than any that was seen; 0: none.
+    pub fencing_token: u64,
 }
 
 /// Requests from other threads and tasks.
@@ -41,13 +53,14 @@ pub enum Input {
     LeaseRead(ReadWaiter),
     Change {
         request: ChangeRequest,
-        expected_index: u64,
+        expected: Expected,
         waiter: ChangeWaiter,
     },
     /// `target` `None`: the most caught-up voter. Answers the new leader and its term.
     Transfer {
         target: Option<u64>,
         timeout: Duration,
+        fencing_token: u64,
         waiter: TransferWaiter,
     },
     /// The connection from this member ended.
@@ -59,12 +72,19 @@ pub enum Input {
         id: u64,
         is_full: bool,
     },
+    /// What this member can read, as it says when it connects.
+    PeerFormat {
+        id: u64,
+        format: u32,
+    },
     /// A message to this member could not be delivered.
     Unreachable(u64),
     SnapshotSent {
         to: u64,
         ok: bool,
     },
+    /// The snapshot for this member is not on disk any more.
+    SnapshotGone(u64),
     /// Take a snapshot as soon as possible.
     BuildSnapshot,
     Stop,
@@ -93,7 +113,7 @@ pub struct Applied {
     /// Bytes of the entries, as charged when they were handed out.
     pub bytes: u64,
     /// Configuration changes among the entries, in order.
-    pub conf_changes: Vec<ConfChange>,
+    pub conf_changes: Vec<ConfChangeV2>,
     /// Who asked for them: answered once the core has taken them, so that the next change and the
     /// next status find them done.
     pub changed: Vec<ChangeWaiter>,
@@ -184,6 +204,8 @@ pub struct RaftStatus {
     pub lease_reads: u64,
     /// Times this member gave up leadership for its disk's sake.
     pub disk_transfers: u64,
+    /// What all members can read, as far as this one has heard.
+    pub lowest_format: u32,
     /// The disk is full: writes that need room are refused where this member leads.
     pub log_is_short: bool,
 }

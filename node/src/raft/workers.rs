@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use helios_proto::v1::{Command, ErrorCode, Reply, command::Op};
 use prost::Message as _;
-use prost_raft::Message as _;
-use raft::eraftpb::{ConfChange, Entry, EntryType};
+use raft::eraftpb::Entry;
 use tokio::sync::watch;
 
-use super::membership::{self, Change};
+use super::change;
+use super::membership;
 use super::snapshots::Snapshots;
 use super::types::*;
 use crate::error::Error;
@@ -57,15 +57,17 @@ impl Applier {
         let mut answers = Vec::new();
         for (entry, waiter) in entries {
             applied.index = entry.index;
+            let changes = applied.conf_changes.len();
             let reply = self.apply_one(&entry, &mut applied)?;
+            let is_change = applied.conf_changes.len() > changes;
             // After a failed engine the store applies nothing more; a restart verifies and rebuilds it.
             if let Some(failure) = self.store.failure() {
                 return Err(format!("applying log entry {}: {failure}", entry.index));
             }
-            match (waiter, entry.get_entry_type()) {
-                (Some(Waiter::Change(waiter)), EntryType::EntryConfChange) => applied.changed.push(waiter),
-                (Some(waiter), _) => answers.push((waiter, reply)),
-                (None, _) => {}
+            match waiter {
+                Some(Waiter::Change(waiter)) if is_change => applied.changed.push(waiter),
+                Some(waiter) => answers.push((waiter, reply)),
+                None => {}
             }
         }
         self.applied.send_replace(applied.index);
@@ -81,31 +83,31 @@ impl Applier {
         let undecodable = |error: &dyn std::fmt::Display| {
             format!("log entry {} cannot be decoded by this version: {error}", entry.index)
         };
-        match entry.get_entry_type() {
-            EntryType::EntryNormal if entry.data.is_empty() => {
-                self.store.apply_empty(entry.index, entry.term);
-                Ok(None)
-            }
-            EntryType::EntryNormal => {
-                let command = Command::decode(entry.data.as_slice()).map_err(|e| undecodable(&e))?;
-                let reply = self.store.apply(entry.index, entry.term, &command);
-                if matches!(command.op, Some(Op::RegisterMember(_))) {
-                    applied.membership = Some(self.store.membership());
-                }
-                Ok(Some(reply))
-            }
-            EntryType::EntryConfChange => {
-                let conf_change = ConfChange::decode(entry.data.as_slice()).map_err(|e| undecodable(&e))?;
-                let change = Change::from_conf_change(&conf_change).map_err(|e| undecodable(&e))?;
-                let next = membership::after(&self.store.membership(), &change, entry.index);
-                tracing::info!(index = entry.index, ?change, voters = ?next.voters, "membership changed");
-                self.store.apply_membership(entry.index, entry.term, next);
-                applied.conf_changes.push(conf_change);
-                applied.membership = Some(self.store.membership());
-                Ok(None)
-            }
-            EntryType::EntryConfChangeV2 => Err(undecodable(&"joint configuration change")),
+        if let Some((fenced, conf_change)) = change::decode(entry).map_err(|e| undecodable(&e))? {
+            let next = membership::after(&self.store.membership(), &fenced, entry.index);
+            tracing::info!(
+                index = entry.index, change = ?fenced.change, voters = ?next.voters, outgoing = ?next.voters_outgoing,
+                "membership changed"
+            );
+            self.store.apply_membership(entry.index, entry.term, next);
+            applied.conf_changes.push(conf_change);
+            applied.membership = Some(self.store.membership());
+            return Ok(None);
         }
+        if entry.data.is_empty() {
+            self.store.apply_empty(entry.index, entry.term);
+            return Ok(None);
+        }
+        let command = Command::decode(entry.data.as_slice()).map_err(|e| undecodable(&e))?;
+        if command.op.is_none() {
+            // To pass it over would leave this member with another state than the others.
+            return Err(undecodable(&"it is of a newer build; upgrade this member"));
+        }
+        let reply = self.store.apply(entry.index, entry.term, &command);
+        if matches!(command.op, Some(Op::RegisterMember(_))) {
+            applied.membership = Some(self.store.membership());
+        }
+        Ok(Some(reply))
     }
 
     fn restore(&self, index: u64) -> Result<Done, String> {

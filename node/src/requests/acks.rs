@@ -52,13 +52,13 @@ impl Node {
         let Some(last) = outcomes.iter().filter_map(applied).max() else { return };
         let status = member.raft.status();
         let term = status.term;
-        let settled = |now: &RaftStatus| !leads(now, term) || now.durable.held_by(now.durable.voters(), last);
+        let settled = |now: &RaftStatus| !leads(now, term) || now.durable.held_by_all(last);
         drop(member.raft.wait_status(deadline, |now| settled(now)).await);
         let status = member.raft.status();
         let is_leader = leads(&status, term);
         for outcome in outcomes {
             let Some(index) = applied(outcome) else { continue };
-            if is_leader && status.durable.held_by(status.durable.voters(), index) {
+            if is_leader && status.durable.held_by_all(index) {
                 continue;
             }
             self.inner().metrics.ack_shortfalls.inc();

@@ -12,6 +12,7 @@ use super::snapshot::{Reader, Writer};
 use super::store::{Frozen, Image, State};
 use super::value::{self, META_KEY, Value};
 use super::{Applied, SnapshotMeta, StateError, Store, journal, recovery};
+use crate::disk::SetApart;
 use crate::mutation::Mutation;
 
 /// A restore writes to the engine in batches of about this size.
@@ -46,7 +47,8 @@ impl Store {
         if !self.is_behind(&image) {
             return Ok(image.record.meta.applied);
         }
-        self.check_room(&image)?;
+        let room = self.check_room(&image)?;
+        let _set_apart = SetApart::new(self.inner.disk.as_ref(), room);
         let planned = match self.plan(&image, self.freeze()) {
             Ok(planned) => planned,
             Err(error) => {
@@ -66,11 +68,14 @@ impl Store {
         state.frozen.is_some() || state.meta.applied != image.record.meta.applied
     }
 
-    /// The journal takes less than the overlay, and the engine about as much again. Looked at before
-    /// either is begun: an engine that meets a full disk in the middle is of no use until a restart.
-    fn check_room(&self, image: &Image) -> Result<(), StateError> {
-        let Some(home) = &image.home else { return Ok(()) };
-        home.check_room("checkpoint the state", 2 * self.overlay_bytes() as u64 + HEADROOM_BYTES)
+    /// Bytes for the journal, which takes less than the overlay, and for the engine: sled writes up to
+    /// twice as much. Looked at before either is begun: an engine that meets a full disk in the middle is
+    /// of no use until a restart.
+    fn check_room(&self, image: &Image) -> Result<u64, StateError> {
+        let needed_bytes = 3 * self.overlay_bytes() as u64 + HEADROOM_BYTES;
+        let Some(home) = &image.home else { return Ok(needed_bytes) };
+        home.check_room("checkpoint the state", needed_bytes)?;
+        Ok(needed_bytes)
     }
 
     /// The overlay to write. One whose checkpoint found no room is frozen still, and comes first.

@@ -229,7 +229,7 @@ fn copy(disk: &dyn Disk, from: &Path, to: &Path) -> Result<(), StateError> {
     match disk.kind(from) {
         None => Ok(()),
         Some(Kind::Dir) => {
-            RealDisk.create_dir_all(to).map_err(write)?;
+            RealDisk::default().create_dir_all(to).map_err(write)?;
             for entry in disk.list(from).map_err(|e| StateError::io("list", from, e))? {
                 copy(disk, &from.join(&entry.name), &to.join(&entry.name))?;
             }
@@ -237,7 +237,7 @@ fn copy(disk: &dyn Disk, from: &Path, to: &Path) -> Result<(), StateError> {
         }
         Some(Kind::File) => {
             let source = disk.open(from).map_err(|e| StateError::io("open", from, e))?;
-            let target = RealDisk.create(to).map_err(write)?;
+            let target = RealDisk::default().create(to).map_err(write)?;
             io::copy(&mut Stream::new(source), &mut Stream::new(target)).map(drop).map_err(write)
         }
     }

@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn only_a_whole_journal_of_the_generation_counts() {
-        let disk = RealDisk;
+        let disk = RealDisk::default();
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("REDO");
         assert_eq!(read(&disk, &path, 3).unwrap(), None);

@@ -101,7 +101,7 @@ impl Spares {
     fn build_part(&mut self, dir: &Directory) -> Result<(), WalError> {
         let draft_path = dir.draft_path();
         let draft = match self.draft.take() {
-            Some(draft) => Ok(draft),
+            Some(draft) => room(dir, draft.left).map(|()| draft),
             None => {
                 need(dir, self.segment_bytes)?;
                 let file = dir.disk().create(&draft_path);
@@ -128,13 +128,14 @@ impl Spares {
     }
 }
 
-/// Looks before it is written: half a segment of zeros would take from others what is left.
 fn need(dir: &Directory, bytes: u64) -> Result<(), WalError> {
+    room(dir, bytes).map_err(|source| WalError::NoSpare { dir: dir.path().to_owned(), source })
+}
+
+/// Looks before it is written: half a segment of zeros would take from others what is left.
+fn room(dir: &Directory, bytes: u64) -> io::Result<()> {
     match dir.disk().free_bytes(dir.path()) {
-        Ok(free) if free < bytes => {
-            let source = io::Error::from(io::ErrorKind::StorageFull);
-            Err(WalError::NoSpare { dir: dir.path().to_owned(), source })
-        }
+        Ok(free) if free < bytes => Err(io::ErrorKind::StorageFull.into()),
         // Where it cannot be asked the write will tell.
         Ok(_) | Err(_) => Ok(()),
     }

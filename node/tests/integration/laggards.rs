@@ -4,10 +4,11 @@ use std::fs;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use helios_proto::v1::SnapshotRequest;
 use redis::aio::MultiplexedConnection;
 use rustix::process::Signal;
 
-use crate::common::{Cluster, Load, Node, eventually};
+use crate::common::{Cluster, Load, Node, eventually, http};
 
 const MIB: u64 = 1 << 20;
 const VALUE_BYTES: usize = 16 << 10;
@@ -80,6 +81,58 @@ async fn a_snapshot_cut_off_in_the_middle_is_sent_again_and_not_for_ever() {
     assert_eq!(incoming_bytes(&cluster[away]), 0, "the part was left behind");
 }
 
+#[tokio::test]
+async fn a_snapshot_cut_off_twice_goes_on_from_what_has_arrived() {
+    // About eight seconds for what is written below.
+    const SLOW: &str = "trailing_entries: 50, snapshot_bytes_per_second: 2097152";
+    let (mut cluster, network) = Cluster::wired_three_with(SLOW).await;
+    let leader = cluster.leader().await;
+    let away = (leader + 1) % 3;
+    cluster[away].kill();
+    write(&mut cluster[leader].redis().await, 1_000, 16 * MIB).await;
+    let taken = cluster[leader].cluster().snapshot(SnapshotRequest {}).await.unwrap().into_inner();
+    eventually("the log was purged", async || {
+        (cluster[leader].status().await.first_index > taken.index / 2).then_some(())
+    })
+    .await;
+
+    cluster[away].start();
+    has_arrived(&cluster[away], 4 * MIB).await;
+    network.reset(leader, away);
+    eventually("the leader has noticed", async || {
+        cluster[leader].log().contains("snapshot not sent").then_some(())
+    })
+    .await;
+    has_arrived(&cluster[away], 8 * MIB).await;
+    let first = metric(&cluster[away], "helios_snapshot_received_bytes_total").await;
+    // Nor is a restart of the receiver a reason to begin anew.
+    cluster[away].kill();
+    cluster[away].start();
+    cluster[away].wait_ready().await;
+    cluster.agreed_data().await;
+
+    let rest = metric(&cluster[away], "helios_snapshot_received_bytes_total").await;
+    let spared = metric(&cluster[away], "helios_snapshot_resumed_bytes_total").await;
+    let name = format!("{:020}-{:020}.snap", taken.index, taken.term);
+    let whole = fs::metadata(cluster[away].data_dir().join("snapshots").join(name)).unwrap().len();
+    println!("{first} bytes before the restart, {spared} kept, {rest} after it, of {whole}");
+    assert_eq!(spared + rest, whole);
+    assert!(first + rest <= whole, "bytes were sent again: {first} and {rest} of {whole}");
+}
+
+async fn has_arrived(node: &Node, bytes: u64) {
+    eventually("a part of a snapshot has arrived", async || (incoming_bytes(node) > bytes).then_some(()))
+        .await;
+}
+
+async fn metric(node: &Node, name: &str) -> u64 {
+    eventually(name, async || {
+        let (_, text) = http(node.ports.metrics, "GET", "/metrics", "").await?;
+        text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+    })
+    .await
+}
+
 fn resident_bytes(node: &Node) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", node.pid().load(Ordering::Relaxed))).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
@@ -88,7 +141,8 @@ fn resident_bytes(node: &Node) -> u64 {
 
 fn incoming_bytes(node: &Node) -> u64 {
     let Ok(entries) = fs::read_dir(node.data_dir().join("snapshots")) else { return 0 };
-    let is_part = |entry: &fs::DirEntry| entry.path().extension().is_some_and(|extension| extension == "tmp");
+    let is_part =
+        |entry: &fs::DirEntry| entry.path().extension().is_some_and(|extension| extension == "incoming");
     let parts = entries.flatten().filter(is_part);
     parts.filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum()
 }

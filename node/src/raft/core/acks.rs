@@ -4,31 +4,40 @@ use std::time::Instant;
 
 use raft::StateRole;
 
-use super::super::acks::Durable;
+use super::super::acks::{Durable, Electorate};
+use super::super::membership;
 use super::Core;
+use crate::mutation::Mutation;
 
 impl Core {
     pub(super) fn durable(&self, now: Instant) -> Durable {
-        let mut durable = Durable::default();
         if self.node.raft.state != StateRole::Leader {
-            return durable;
+            return Durable::default();
         }
-        for (id, progress) in self.node.raft.prs().iter() {
-            if !self.membership.voters.contains(id) {
-                continue;
-            }
-            if *id == self.settings.id {
-                durable.own = Some(progress.matched);
+        let mut electorates = vec![self.electorate(&self.membership.voters)];
+        if membership::is_joint(&self.membership) && !Mutation::JointIgnoresOutgoing.is_on() {
+            electorates.push(self.electorate(&self.membership.voters_outgoing));
+        }
+        let silent = membership::electorate(&self.membership)
+            .into_iter()
+            .filter(|voter| !self.is_active(*voter, now))
+            .collect();
+        Durable { electorates, silent }
+    }
+
+    /// A voter that the raft crate does not know yet, or no more, holds nothing.
+    fn electorate(&self, voters: &[u64]) -> Electorate {
+        let mut electorate = Electorate::default();
+        for voter in voters {
+            let matched = self.node.raft.prs().get(*voter).map_or(0, |progress| progress.matched);
+            if *voter == self.settings.id {
+                electorate.own = Some(matched);
             } else {
-                durable.others.push(progress.matched);
-                if !self.is_active(*id, now) {
-                    durable.silent.push(*id);
-                }
+                electorate.others.push(matched);
             }
         }
-        // The tracker keeps no order, and a status that only looks changed would wake all who wait.
-        durable.others.sort_unstable();
-        durable.silent.sort_unstable();
-        durable
+        // A status that only looks changed would wake all who wait.
+        electorate.others.sort_unstable();
+        electorate
     }
 }

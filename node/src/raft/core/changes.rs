@@ -5,21 +5,23 @@ use std::time::Instant;
 
 use helios_proto::v1::ErrorCode;
 use raft::StateRole;
+use raft::eraftpb::{Message, MessageType};
 
+use super::super::change::Change;
 use super::super::membership;
 use super::propose::overloaded;
-use super::{ChangeRequest, ChangeWaiter, Core, Waiter};
+use super::{ChangeRequest, ChangeWaiter, Core, Expected, Waiter};
 use crate::error::Error;
 
 impl Core {
     pub(super) fn change(
         &mut self,
         request: ChangeRequest,
-        expected_index: u64,
+        expected: Expected,
         waiter: ChangeWaiter,
         now: Instant,
     ) -> Result<(), (Error, ChangeWaiter)> {
-        let decision = match self.decide_change(request, expected_index, now) {
+        let decision = match self.decide_change(request, expected, now) {
             Ok(decision) => decision,
             Err(error) => return Err((error, waiter)),
         };
@@ -31,7 +33,10 @@ impl Core {
             membership::Decision::Propose(change) => change,
         };
         let index = self.node.raft.raft_log.last_index() + 1;
-        match self.node.propose_conf_change(Vec::new(), change.to_conf_change()) {
+        let entry = change.fenced(expected.fencing_token).to_entry();
+        let mut message = Message { from: self.settings.id, entries: vec![entry], ..Message::default() };
+        message.set_msg_type(MessageType::MsgPropose);
+        match self.node.step(message) {
             Ok(()) => {
                 self.proposals.push(index, self.node.raft.term, Waiter::Change(waiter));
                 Ok(())
@@ -43,14 +48,16 @@ impl Core {
     fn decide_change(
         &self,
         request: ChangeRequest,
-        expected_index: u64,
+        expected: Expected,
         now: Instant,
     ) -> Result<membership::Decision, Error> {
         if self.node.raft.state != StateRole::Leader {
             return Err(Error::not_leader(self.leader_name()));
         }
-        membership::check_index(&self.membership, expected_index)?;
-        if self.node.raft.has_pending_conf() || self.transfer.is_some() {
+        membership::check_token(&self.membership, expected.fencing_token)?;
+        membership::check_index(&self.membership, expected.index)?;
+        let is_changing = self.node.raft.has_pending_conf() || membership::is_joint(&self.membership);
+        if is_changing || self.transfer.is_some() {
             return Err(Error::new(
                 ErrorCode::MembershipChangeInProgress,
                 "another membership change or transfer is under way; try again when it is done",
@@ -59,9 +66,7 @@ impl Core {
         match request {
             ChangeRequest::AddLearner(record) => membership::add_learner(&self.membership, record),
             ChangeRequest::Promote { id, max_lag } => {
-                let matched = self.node.raft.prs().get(id).map_or(0, |progress| progress.matched);
-                let lag = self.node.raft.raft_log.committed.saturating_sub(matched);
-                let decision = membership::promote(&self.membership, id, lag, max_lag)?;
+                let decision = membership::promote(&self.membership, id, self.lag(id), max_lag)?;
                 if decision != membership::Decision::Done {
                     self.check_follows(id, now)?;
                     self.check_quorum_beside(id, now)?;
@@ -72,7 +77,49 @@ impl Core {
                 self.check_quorum_without(id, now)?;
                 membership::remove(&self.membership, id)
             }
+            ChangeRequest::Several { promote, remove, max_lag } => {
+                let lag = |id| self.lag(id);
+                let decision = membership::change_several(&self.membership, &promote, &remove, lag, max_lag)?;
+                self.check_several(&decision, now)?;
+                Ok(decision)
+            }
         }
+    }
+
+    /// How many entries the log of member `id` is behind what is committed.
+    fn lag(&self, id: u64) -> u64 {
+        let matched = self.node.raft.prs().get(id).map_or(0, |progress| progress.matched);
+        self.node.raft.raft_log.committed.saturating_sub(matched)
+    }
+
+    /// While a joint change is under way both the old and the new voters must have a quorum, and after it
+    /// the new ones.
+    fn check_several(&self, decision: &membership::Decision, now: Instant) -> Result<(), Error> {
+        let (promote, remove) = match decision {
+            membership::Decision::Done => return Ok(()),
+            membership::Decision::Propose(Change::Joint { promote, remove }) => (promote, remove),
+            membership::Decision::Propose(Change::Promote(id)) => {
+                self.check_follows(*id, now)?;
+                return self.check_quorum_beside(*id, now);
+            }
+            membership::Decision::Propose(Change::Remove(id)) => return self.check_quorum_without(*id, now),
+            membership::Decision::Propose(Change::AddLearner(_) | Change::LeaveJoint) => return Ok(()),
+        };
+        promote.iter().try_for_each(|id| self.check_follows(*id, now))?;
+        let old = &self.membership.voters;
+        let kept = old.iter().filter(|voter| !remove.contains(voter));
+        let new: Vec<u64> = kept.chain(promote).copied().collect();
+        for (voters, which) in [(old, "voters now"), (&new, "voters then")] {
+            let live = voters.iter().filter(|voter| self.is_active(**voter, now)).count();
+            let quorum = voters.len() / 2 + 1;
+            if live < quorum {
+                return Err(Error::new(
+                    ErrorCode::NoQuorum,
+                    format!("of the {} {which} {live} are live, {quorum} are needed", voters.len()),
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// A voter counts for the quorum at once: one that is down, or still to receive its first

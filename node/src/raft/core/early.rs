@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use raft::{INVALID_ID, StateRole};
 
+use super::super::membership;
 use super::{Core, ticks};
 
 /// A leader that was lost, and the campaign for its place.
@@ -28,10 +29,8 @@ impl Core {
         if raft.state != StateRole::Follower || raft.leader_id != id || is_promised {
             return;
         }
-        let mut others: Vec<u64> =
-            self.membership.voters.iter().copied().filter(|voter| *voter != id).collect();
-        others.sort_unstable();
-        let Some(rank) = others.iter().position(|voter| *voter == self.settings.id) else { return };
+        let mut others = membership::electorate(&self.membership).into_iter().filter(|voter| *voter != id);
+        let Some(rank) = others.position(|voter| voter == self.settings.id) else { return };
         tracing::info!(leader = id, term = raft.term, "the connection from the leader ended");
         raft.become_follower(raft.term, INVALID_ID);
         // One tick for the others to notice, too. Two who campaign at once may split the vote, which

@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use raft::StateRole;
-use raft::eraftpb::{ConfChange, ConfChangeType, Message, MessageType};
+use raft::eraftpb::{ConfChangeType, ConfChangeV2, Message, MessageType};
 
 use super::super::membership;
 use super::{Core, Effect, MAX_APPLYING_BYTES};
@@ -72,10 +72,19 @@ impl Core {
     }
 
     /// The raft crate panics when a leader that is no member any more counts itself (0.7, `maybe_commit`).
-    pub(super) fn step_down_if_removed(&mut self, change: &ConfChange) {
+    /// On the way into a joint membership it still counts among the voters of before.
+    pub(super) fn step_down_if_removed(&mut self, change: &ConfChangeV2) {
+        let own = self.settings.id;
         let raft = &mut self.node.raft;
-        let removes_self =
-            change.get_change_type() == ConfChangeType::RemoveNode && change.node_id == self.settings.id;
+        let removes_self = if change.leave_joint() {
+            let next = raft.prs().conf().to_conf_state();
+            !next.voters.contains(&own) && !next.learners.contains(&own)
+        } else {
+            change.enter_joint().is_none()
+                && change.changes.iter().any(|single| {
+                    single.get_change_type() == ConfChangeType::RemoveNode && single.node_id == own
+                })
+        };
         if removes_self && raft.state == StateRole::Leader {
             raft.become_follower(raft.term, raft::INVALID_ID);
         }

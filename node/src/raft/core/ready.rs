@@ -2,8 +2,9 @@
 
 use std::time::Instant;
 
-use raft::eraftpb::{ConfChange, Entry, EntryType, Message, MessageType, Snapshot};
+use raft::eraftpb::{Entry, EntryType, Message, MessageType, Snapshot};
 
+use super::super::change;
 use super::{ApplyJob, Core, Effect, LogJob};
 use crate::mutation::Mutation;
 use crate::wal::Base;
@@ -15,6 +16,7 @@ pub(super) struct InFlight {
     waits_for_disk: bool,
     messages: Vec<Message>,
     restore: Option<u64>,
+    committed: Vec<Entry>,
 }
 
 impl Core {
@@ -24,6 +26,9 @@ impl Core {
         // A leader's appends may leave before its own fsync: it counts itself only when its
         // entries are on its disk (Raft thesis, 10.2.1).
         let messages = ready.take_messages();
+        for message in messages.iter().filter(|message| message.get_msg_type() == MessageType::MsgSnapshot) {
+            self.node.mut_store().snapshot_leaves(message.to, message.get_snapshot().clone());
+        }
         if !messages.is_empty() {
             self.effects.push(Effect::Send(messages));
         }
@@ -43,12 +48,18 @@ impl Core {
                 drop(waiter.send(Ok(index)));
             }
         }
-        self.hand_out_committed(ready.take_committed_entries());
+        let mut committed = ready.take_committed_entries();
+        // Whoever acts upon a membership must find it again after a crash: a member that forgot that a
+        // change is committed would count another majority than the rest, who may have lost a disk since.
+        // So the commit index reaches the disk before the change is applied.
+        let changes_members = committed.iter().any(|entry| entry.get_entry_type() != EntryType::EntryNormal);
+        let is_held = changes_members || self.in_flight.iter().any(|earlier| !earlier.committed.is_empty());
 
         // Votes, append responses and everything else a follower says leave only once what they
         // promise is on disk; a Ready with nothing to write still keeps its place in the order.
-        let waits_for_disk = ready.must_sync()
-            && !(Mutation::HardStateWithoutEntriesLost.is_on() && entries.is_empty() && reset.is_none());
+        let waits_for_disk = changes_members
+            || ready.must_sync()
+                && !(Mutation::HardStateWithoutEntriesLost.is_on() && entries.is_empty() && reset.is_none());
         let mut messages = ready.take_persisted_messages();
         self.leave_early(&mut messages);
         if Mutation::RestoredBeforeLogReset.is_on()
@@ -61,7 +72,9 @@ impl Core {
             waits_for_disk,
             messages,
             restore: reset.map(|base| base.index),
+            committed: if is_held { std::mem::take(&mut committed) } else { Vec::new() },
         });
+        self.hand_out_committed(committed);
         if waits_for_disk {
             let hard_state = self.lazy_hard_state.take();
             self.disk_watch.began(now);
@@ -92,8 +105,8 @@ impl Core {
     }
 
     fn change_early(&mut self, entries: &[Entry]) {
-        for entry in entries.iter().filter(|entry| entry.get_entry_type() == EntryType::EntryConfChange) {
-            if let Ok(change) = <ConfChange as prost_raft::Message>::decode(entry.data.as_slice()) {
+        for entry in entries {
+            if let Ok(Some((_, change))) = change::decode(entry) {
                 drop(self.node.apply_conf_change(&change));
             }
         }
@@ -109,6 +122,7 @@ impl Core {
         let base = Base { index: metadata.index, term: metadata.term };
         self.restoring = true;
         self.proposals.skipped(base.index);
+        self.kept_bytes = 0;
         self.node.mut_store().reset(base, metadata.get_conf_state().clone());
         self.node.mut_store().set_snapshot(snapshot.clone());
         self.snapshot_index = base.index;
@@ -150,6 +164,7 @@ impl Core {
             if !front.messages.is_empty() {
                 self.effects.push(Effect::Send(front.messages));
             }
+            self.hand_out_committed(front.committed);
             if let Some(index) = front.restore {
                 self.effects.push(Effect::Apply(ApplyJob::Restore { index }));
             }

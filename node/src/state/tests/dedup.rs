@@ -72,7 +72,7 @@ fn what_is_remembered_survives_a_snapshot_and_a_restart() {
     let first: Vec<_> = increments.iter().map(|command| machine.apply_command(command.clone())).collect();
     let file = temp.path().join("snapshot");
     machine.snapshot(file.clone());
-    SnapshotMeta::verify_file(&RealDisk, &file).unwrap();
+    SnapshotMeta::verify_file(&RealDisk::default(), &file).unwrap();
 
     let moved = Store::open(&temp.path().join("b"), EngineKind::Sled).unwrap();
     moved.restore(&file).unwrap();

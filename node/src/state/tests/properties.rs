@@ -112,7 +112,7 @@ impl Rig {
                 let store = Store::open(&self.dir(), self.engine).unwrap();
                 let meta = store.restore(&file).unwrap();
                 assert_eq!(meta.index as usize, self.machine.log.len());
-                assert_eq!(meta, SnapshotMeta::verify_file(&RealDisk, &file).unwrap());
+                assert_eq!(meta, SnapshotMeta::verify_file(&RealDisk::default(), &file).unwrap());
                 self.machine.store = store;
             }
             Step::Discard => {

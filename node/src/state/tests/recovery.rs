@@ -252,7 +252,7 @@ fn a_crash_among_the_writes_of_a_checkpoint_is_made_good() {
     for done in [0, 1, writes.len() / 3, writes.len() / 2, writes.len() - 1] {
         let copy = temp.path().join(format!("copy-{done}"));
         copy_dir(&state_dir(&temp), &copy);
-        crate::state::journal::write(&RealDisk, &copy.join("REDO"), 1, &writes).unwrap();
+        crate::state::journal::write(&RealDisk::default(), &copy.join("REDO"), 1, &writes).unwrap();
         let db = sled::open(copy.join("00000001")).unwrap();
         for (key, value) in &writes[..done] {
             match value {
@@ -388,7 +388,10 @@ fn a_damaged_snapshot_is_refused_and_changes_nothing() {
     let refuse = |content: &[u8], what: String| {
         fs::write(&damaged, content).unwrap();
         assert!(
-            matches!(SnapshotMeta::verify_file(&RealDisk, &damaged), Err(StateError::BadSnapshot { .. })),
+            matches!(
+                SnapshotMeta::verify_file(&RealDisk::default(), &damaged),
+                Err(StateError::BadSnapshot { .. })
+            ),
             "{what}"
         );
         assert!(matches!(machine.store.restore(&damaged), Err(StateError::BadSnapshot { .. })), "{what}");

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::disk::SimDisk;
+use crate::disk::{SetApart, SimDisk};
 
 fn begin(options: WalOptions) -> (SimDisk, Wal) {
     let disk = SimDisk::new(1);
@@ -44,6 +44,19 @@ fn a_spare_is_not_begun_without_room_for_two() {
     assert!(matches!(wal.prepare_spare(), Err(WalError::NoSpare { .. })));
     assert_eq!(disk.stats(), before);
     disk.set_free_bytes(Some(2 * SMALL.segment_bytes));
+    while wal.prepare_spare().unwrap() {}
+    assert_eq!(wal.spare_segments(), 1);
+}
+
+/// A checkpoint that meets a full disk ends the node, so the log leaves it what it was promised.
+#[test]
+fn a_spare_takes_nothing_that_is_set_apart() {
+    let (disk, mut wal) = begin(SMALL);
+    wal.append(&[append(large(1..=8, 1))]).unwrap();
+    disk.set_free_bytes(Some(3 * SMALL.segment_bytes));
+    let set_apart = SetApart::new(&disk, SMALL.segment_bytes + 1);
+    assert!(matches!(wal.prepare_spare(), Err(WalError::NoSpare { .. })));
+    drop(set_apart);
     while wal.prepare_spare().unwrap() {}
     assert_eq!(wal.spare_segments(), 1);
 }

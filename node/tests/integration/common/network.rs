@@ -6,8 +6,8 @@
 //! given the connection up.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -43,12 +43,16 @@ struct Line {
     is_cut: bool,
     delay: Duration,
     resets: u64,
+    /// 0: as many as there are.
+    bytes_per_second: u64,
 }
 
 struct Lines {
     stations: Vec<Station>,
     /// By sender, then by receiver.
     lines: Vec<Vec<watch::Sender<Line>>>,
+    /// When each is free for the next chunk, of whatever connection.
+    free_at: Vec<Vec<Mutex<Instant>>>,
 }
 
 impl Network {
@@ -56,7 +60,9 @@ impl Network {
         let count = stations.len();
         let line = || watch::Sender::new(Line::default());
         let lines = (0..count).map(|_| (0..count).map(|_| line()).collect()).collect();
-        let lines = Arc::new(Lines { stations, lines });
+        let free = || Mutex::new(Instant::now());
+        let free_at = (0..count).map(|_| (0..count).map(|_| free()).collect()).collect();
+        let lines = Arc::new(Lines { stations, lines, free_at });
         let mut proxies = JoinSet::new();
         for to in 0..count {
             let listener = TcpListener::bind(("127.0.0.1", lines.stations[to].proxy)).await.unwrap();
@@ -81,6 +87,11 @@ impl Network {
     /// All that `from` sends reaches `to` later by `delay`.
     pub fn delay(&self, from: usize, to: usize, delay: Duration) {
         self.lines.change(from, to, |line| line.delay = delay);
+    }
+
+    /// All connections from `from` to `to` share so many bytes a second.
+    pub fn limit(&self, from: usize, to: usize, bytes_per_second: u64) {
+        self.lines.change(from, to, |line| line.bytes_per_second = bytes_per_second);
     }
 
     /// Ends all connections between both, as by a firewall that has lost its memory.
@@ -131,7 +142,10 @@ impl Lines {
             let (far_read, far_write) = far.split();
             let (mut reset_there, mut reset_back) = (there.clone(), back.clone());
             tokio::select! {
-                _ = async { tokio::join!(pump(near_read, far_write, there), pump(far_read, near_write, back)) } => false,
+                _ = async { tokio::join!(
+                    pump(near_read, far_write, there, &self.free_at[from][to]),
+                    pump(far_read, near_write, back, &self.free_at[to][from]),
+                ) } => false,
                 _ = reset_there.wait_for(|line| line.resets != resets_there) => true,
                 _ = reset_back.wait_for(|line| line.resets != resets_back) => true,
             }
@@ -176,8 +190,28 @@ async fn arrives(line: &mut watch::Receiver<Line>, sent: Instant) {
     drop(line.wait_for(|line| !line.is_cut).await);
 }
 
+/// Waits for the line's turn for so many bytes. Connections take turns by the chunk.
+async fn gets_through(line: &watch::Receiver<Line>, free_at: &Mutex<Instant>, bytes: usize) {
+    let bytes_per_second = line.borrow().bytes_per_second;
+    if bytes_per_second == 0 {
+        return;
+    }
+    let at = {
+        let mut free_at = free_at.lock().unwrap();
+        let at = Instant::now().max(*free_at);
+        *free_at = at + Duration::from_secs_f64(bytes as f64 / bytes_per_second as f64);
+        at
+    };
+    tokio::time::sleep_until(at).await;
+}
+
 /// Carries one way of a connection, its end included.
-async fn pump(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, mut line: watch::Receiver<Line>) {
+async fn pump(
+    mut from: ReadHalf<'_>,
+    mut to: WriteHalf<'_>,
+    mut line: watch::Receiver<Line>,
+    free_at: &Mutex<Instant>,
+) {
     let (queue, mut under_way) = mpsc::channel(CHUNKS);
     let read = async move {
         loop {
@@ -196,6 +230,7 @@ async fn pump(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, mut line: watch::Re
             if chunk.is_empty() {
                 return to.shutdown().await;
             }
+            gets_through(&line, free_at, chunk.len()).await;
             to.write_all(&chunk).await?;
         }
         io::Result::Ok(())

@@ -122,7 +122,7 @@ fn a_transfer_ends_the_lease_before_the_target_hears_of_it_and_for_the_whole_ter
     net.lost = vec![MessageType::MsgTimeoutNow];
     let (waiter, mut outcome) = oneshot::channel();
     let timeout = Duration::from_secs(5);
-    net.handle(leader, Input::Transfer { target: Some(target), timeout, waiter });
+    net.handle(leader, Input::Transfer { target: Some(target), timeout, fencing_token: 0, waiter });
     let mut read = net.lease_read(leader);
     net.drain(leader);
     assert!(read.try_recv().is_err());
@@ -138,7 +138,7 @@ fn a_change_of_configuration_ends_the_lease() {
     renew(&mut net, leader);
     let (waiter, mut changed) = oneshot::channel();
     let request = ChangeRequest::Remove { id: leader % 3 + 1 };
-    net.handle(leader, Input::Change { request, expected_index: 0, waiter });
+    net.handle(leader, Input::Change { request, expected: Expected::default(), waiter });
     net.settle();
     assert_eq!(changed.try_recv().unwrap().unwrap().voters.len(), 2);
     assert!(!is_served_alone(&mut net, leader));
@@ -154,7 +154,7 @@ fn a_round_sent_before_a_change_of_configuration_gives_no_lease_after_it() {
     let on_the_way = net.drain(leader);
     let (waiter, mut changed) = oneshot::channel();
     let request = ChangeRequest::Remove { id: leader % 3 + 1 };
-    net.handle(leader, Input::Change { request, expected_index: 0, waiter });
+    net.handle(leader, Input::Change { request, expected: Expected::default(), waiter });
     net.now += MS;
     net.settle();
     assert!(changed.try_recv().unwrap().is_ok());
@@ -186,7 +186,11 @@ fn a_leader_that_was_removed_has_no_lease() {
     let (waiter, _changed) = oneshot::channel();
     net.handle(
         leader,
-        Input::Change { request: ChangeRequest::Remove { id: leader }, expected_index: 0, waiter },
+        Input::Change {
+            request: ChangeRequest::Remove { id: leader },
+            expected: Expected::default(),
+            waiter,
+        },
     );
     net.settle();
     assert!(!net.core(leader).membership.voters.contains(&leader));
@@ -203,7 +207,7 @@ fn a_leader_that_is_replaced_serves_nothing_from_its_lease() {
     let target = leader % 3 + 1;
     let (waiter, mut outcome) = oneshot::channel();
     let timeout = Duration::from_secs(5);
-    net.handle(leader, Input::Transfer { target: Some(target), timeout, waiter });
+    net.handle(leader, Input::Transfer { target: Some(target), timeout, fencing_token: 0, waiter });
     net.settle();
     assert_eq!(outcome.try_recv().unwrap().unwrap().0, target);
     assert!(!is_served_alone(&mut net, leader));

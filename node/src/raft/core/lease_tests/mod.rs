@@ -7,11 +7,10 @@ mod lease;
 use std::collections::{BTreeMap, BTreeSet};
 
 use helios_proto::v1::{Member, Reply};
-use prost_raft::Message as _;
-use raft::eraftpb::{Entry, EntryType, Message, MessageType};
+use raft::eraftpb::{Entry, Message, MessageType};
 use tokio::sync::oneshot;
 
-use super::super::membership::Change;
+use super::super::change;
 use super::*;
 use crate::wal::Base;
 
@@ -212,9 +211,7 @@ impl Net {
             Applied { index: 0, bytes, conf_changes: vec![], changed: vec![], membership: None };
         for (entry, waiter) in entries {
             applied.index = entry.index;
-            if entry.get_entry_type() == EntryType::EntryConfChange {
-                let conf_change = raft::eraftpb::ConfChange::decode(&entry.data[..]).unwrap();
-                let change = Change::from_conf_change(&conf_change).unwrap();
+            if let Some((change, conf_change)) = change::decode(&entry).unwrap() {
                 disk.membership = Arc::new(membership::after(&disk.membership, &change, entry.index));
                 applied.membership = Some(Arc::clone(&disk.membership));
                 applied.conf_changes.push(conf_change);
