@@ -84,8 +84,8 @@ impl Pass<'_> {
             self.quiet.touch(self.key);
             return Ok(Action::await_change());
         };
-        let hosts = self.context.hosts.seen();
-        let live = observe::look(&self.context.client, &cluster, hosts, Timestamp::now()).await?;
+        let live = observe::look(&self.context.client, &cluster, self.context.hosts.seen(), Timestamp::now())
+            .await?;
         match validate(&cluster, &self.context.defaults) {
             Ok(validated) => self.act(&api, &cluster, &validated, live).await,
             Err(invalid) => {
@@ -227,18 +227,11 @@ impl Pass<'_> {
     }
 }
 
-/// A plan for a cluster that is as it should be, as far as was `seen`. Of members in trouble more is read
-/// than is watched, so such a cluster is read anew each time.
+/// A plan for a cluster that is as it should be, as far as was `seen`.
 fn wants_nothing(plan: &Plan, seen: &Snapshot) -> bool {
     let Plan { replicas, operation, step, latch, labels, look_again: _ } = plan;
     let has_replicas = seen.workload.as_ref().is_some_and(|workload| workload.replicas == *replicas);
-    let untroubled = seen.pods.values().all(|pod| pod.ready);
-    has_replicas
-        && untroubled
-        && operation.is_none()
-        && step.is_none()
-        && latch.is_none()
-        && labels.is_empty()
+    has_replicas && operation.is_none() && step.is_none() && latch.is_none() && labels.is_empty()
 }
 
 /// Adds why the step was not taken to what the status says of it.

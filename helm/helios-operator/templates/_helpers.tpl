@@ -87,8 +87,8 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
   verbs: [create, patch]
 {{- end }}
 
-{{- /* Rights outside of any namespace. Where watchNamespaces limits the operator it has none of these,
-       knows no host as cordoned or gone, and keeps no volume: it says so and waits for a person. */ -}}
+{{- /* Rights outside of any namespace. An operator that is limited to namespaces has none of these: it knows
+       no host as cordoned or gone, and deletes no volume that it cannot keep, but says so and waits for a person. */ -}}
 {{- define "helios.clusterRules" -}}
 # Hosts that are cordoned or gone: leadership is moved off the first, members are replaced on the second.
 - apiGroups: [""]
