@@ -19,3 +19,5 @@ pub const ROLE_LABEL: &str = "heliosdb.io/role";
 pub const IN_SERVICE_LABEL: &str = "heliosdb.io/in-service";
 /// Label on the pods behind the `<cluster>-read` Service.
 pub const READS_LABEL: &str = "heliosdb.io/serves-reads";
+/// Annotation on a PersistentVolume that is kept for a person: whose it was, why, and since when.
+pub const QUARANTINED: &str = "heliosdb.io/quarantined";

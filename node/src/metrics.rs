@@ -39,6 +39,7 @@ pub struct Metrics {
     raft_snapshot_index: Gauge,
     peer_match_lag_entries: Family<PeerLabel, Gauge>,
     peer_active: Family<PeerLabel, Gauge>,
+    lowest_format: Gauge,
     members: Gauge,
     keys: Gauge,
     db_size_bytes: Gauge,
@@ -81,6 +82,7 @@ impl Metrics {
             raft_snapshot_index: Gauge::default(),
             peer_match_lag_entries: Family::default(),
             peer_active: Family::default(),
+            lowest_format: Gauge::default(),
             members: Gauge::default(),
             keys: Gauge::default(),
             db_size_bytes: Gauge::default(),
@@ -171,6 +173,11 @@ impl Metrics {
                 "1 while the log has no room and writes that need some are refused",
                 &self.disk_full,
             ),
+            (
+                "lowest_format",
+                "Log format that all members can read, as far as this one has heard",
+                &self.lowest_format,
+            ),
             ("members", "Members of the cluster, learners included", &self.members),
             ("keys", "Keys held, expired ones not yet removed included", &self.keys),
             ("db_size_bytes", "State engine and overlay", &self.db_size_bytes),
@@ -216,6 +223,7 @@ impl Metrics {
         gauge(&self.raft_disk_transfers, status.disk_transfers);
         gauge(&self.raft_log_bytes, status.log_bytes);
         gauge(&self.raft_snapshot_index, status.snapshot_index);
+        gauge(&self.lowest_format, status.lowest_format.into());
         gauge(&self.members, status.membership.members.len() as u64);
         gauge(&self.keys, store.key_count());
         gauge(&self.db_size_bytes, store.bytes());

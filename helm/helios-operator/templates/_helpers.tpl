@@ -61,10 +61,10 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 - apiGroups: [apps]
   resources: [statefulsets]
   verbs: [get, list, watch, create, patch]
-# The members' configuration, identity and Services.
+# The members' configuration, identity and Services; watched, so that they need not be read again and again.
 - apiGroups: [""]
   resources: [configmaps, serviceaccounts, services]
-  verbs: [get, create, patch]
+  verbs: [get, list, watch, create, patch]
 # Members are watched, labelled with their role, and deleted when they serve nobody.
 - apiGroups: [""]
   resources: [pods]
@@ -76,13 +76,26 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 # Volumes grow, and go when their member was removed.
 - apiGroups: [""]
   resources: [persistentvolumeclaims]
-  verbs: [list, patch, delete]
+  verbs: [get, list, watch, patch, delete]
 # The budget goes when a cluster shrinks to one member.
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
-  verbs: [get, create, patch, delete]
+  verbs: [get, list, watch, create, patch, delete]
 # What was done, for `kubectl describe`.
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]
+{{- end }}
+
+{{- /* Rights outside of any namespace. Where watchNamespaces limits the operator it has none of these,
+       knows no host as cordoned or gone, and keeps no volume: it says so and waits for a person. */ -}}
+{{- define "helios.clusterRules" -}}
+# Hosts that are cordoned or gone: leadership is moved off the first, members are replaced on the second.
+- apiGroups: [""]
+  resources: [nodes]
+  verbs: [list, watch]
+# A volume that is replaced because it cannot be used any more is kept for a person (reclaim policy Retain).
+- apiGroups: [""]
+  resources: [persistentvolumes]
+  verbs: [get, patch]
 {{- end }}

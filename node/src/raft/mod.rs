@@ -5,6 +5,7 @@ mod acks;
 mod change;
 pub(crate) mod core;
 mod driver;
+pub mod format;
 mod handle;
 mod log;
 pub(crate) mod log_writer;
