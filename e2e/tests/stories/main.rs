@@ -1,8 +1,10 @@
 //! The user stories, told to a real Kubernetes. scripts/stories.sh prepares cluster and images and runs them.
 
+mod cluster_chart;
 mod delete;
 mod disk_lost;
 mod drain;
+mod heliosctl;
 mod install;
 mod kill_leader;
 mod network_cut;
@@ -45,6 +47,8 @@ const MORE: &[(&str, Tell)] = &[
     ("volume_growth", volume_growth::tell),
     ("network_cut", network_cut::tell),
     ("one_namespace", one_namespace::tell),
+    ("heliosctl", heliosctl::tell),
+    ("cluster_chart", cluster_chart::tell),
 ];
 
 fn main() -> ExitCode {

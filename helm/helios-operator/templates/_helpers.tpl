@@ -43,7 +43,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 {{- /* The watched namespaces, separated by commas; nothing when it is all of them. */ -}}
 {{- define "helios.namespaces" -}}
 {{- if .Values.watchNamespaces }}{{ join "," .Values.watchNamespaces }}
-{{- else if eq .Values.rbac.scope "namespace" }}{{ .Release.Namespace }}
+{{- else if eq (default "cluster" .Values.rbac.scope) "namespace" }}{{ .Release.Namespace }}
 {{- end }}
 {{- end }}
 
