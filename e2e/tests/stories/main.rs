@@ -5,9 +5,11 @@ mod delete;
 mod disk_lost;
 mod drain;
 mod heliosctl;
+mod hibernate;
 mod install;
 mod kill_leader;
 mod network_cut;
+mod node_lost;
 mod one_namespace;
 mod operator_killed;
 mod rolling;
@@ -46,6 +48,8 @@ const MORE: &[(&str, Tell)] = &[
     ("two_clusters", two_clusters::tell),
     ("volume_growth", volume_growth::tell),
     ("network_cut", network_cut::tell),
+    ("node_lost", node_lost::tell),
+    ("hibernate", hibernate::tell),
     ("one_namespace", one_namespace::tell),
     ("heliosctl", heliosctl::tell),
     ("cluster_chart", cluster_chart::tell),
