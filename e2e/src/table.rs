@@ -82,7 +82,7 @@ fn row(text: &mut String, story: &str, part: &str, figures: [&str; 7]) {
     }
     let [times, acknowledged, retried, failed, gap, p99, max] = figures;
     let line = format!(
-        "{story:<24} {part:<40} {times:>5} {acknowledged:>12} {retried:>8} {failed:>7} {gap:>11} {p99:>8} {max:>8}\n"
+        "{story:<28} {part:<40} {times:>5} {acknowledged:>12} {retried:>8} {failed:>7} {gap:>11} {p99:>8} {max:>8}\n"
     );
     text.push_str(&line);
 }
@@ -96,13 +96,13 @@ fn times(lines: &[Line<Duration>]) -> String {
     // Writing to a string cannot fail.
     _ = writeln!(
         text,
-        "{:<24} {:<40} {:>5} {:>9} {:>9}",
+        "{:<28} {:<40} {:>5} {:>9} {:>9}",
         "story", "time until", "times", "shortest", "longest"
     );
     for Line { story, part, seen } in lines {
         let seconds = |time: Option<&Duration>| time.map_or(0.0, Duration::as_secs_f64);
         let (shortest, longest) = (seconds(seen.iter().min()), seconds(seen.iter().max()));
-        _ = writeln!(text, "{story:<24} {part:<40} {:>5} {shortest:>7.1} s {longest:>7.1} s", seen.len());
+        _ = writeln!(text, "{story:<28} {part:<40} {:>5} {shortest:>7.1} s {longest:>7.1} s", seen.len());
     }
     text
 }

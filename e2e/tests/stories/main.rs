@@ -1,11 +1,15 @@
 //! The user stories, told to a real Kubernetes. scripts/stories.sh prepares cluster and images and runs them.
 
+mod cluster_chart;
 mod delete;
 mod disk_lost;
 mod drain;
+mod heliosctl;
+mod hibernate;
 mod install;
 mod kill_leader;
 mod network_cut;
+mod node_lost;
 mod one_namespace;
 mod operator_killed;
 mod rolling;
@@ -44,7 +48,11 @@ const MORE: &[(&str, Tell)] = &[
     ("two_clusters", two_clusters::tell),
     ("volume_growth", volume_growth::tell),
     ("network_cut", network_cut::tell),
+    ("node_lost", node_lost::tell),
+    ("hibernate", hibernate::tell),
     ("one_namespace", one_namespace::tell),
+    ("heliosctl", heliosctl::tell),
+    ("cluster_chart", cluster_chart::tell),
 ];
 
 fn main() -> ExitCode {
