@@ -27,5 +27,6 @@ set -a
 eval "$images"
 set +a
 at_failure diagnose
+step "building heliosctl" cargo build --bin=heliosctl --bin=kubectl-helios
 # The whole workspace is named so that nothing is compiled again with other features.
 cargo test --workspace --test stories -- --test-threads=1 "${which[@]}"

@@ -67,6 +67,13 @@ fn explain(error: &kube::Error) -> (String, &'static str) {
     let kube::Error::Api(status) = error else {
         return (innermost(error), "is the API server reachable? heliosctl doctor looks at it");
     };
+    // Before its reason the API server repeats the whole object, secrets of its annotations with it.
+    if let Some((_, reason)) = status.message.split_once("strict decoding error: ") {
+        return (
+            reason.to_owned(),
+            "the installed CRD is of another release; upgrade the operator's chart, which brings it",
+        );
+    }
     let advice = match status.code {
         401 => "log in to Kubernetes again",
         403 => "ask for that right; heliosctl doctor lists all that are needed",
@@ -84,4 +91,23 @@ pub fn innermost(error: &dyn std::error::Error) -> String {
         innermost = source;
     }
     innermost.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    #[test]
+    fn an_unknown_field_is_named_and_the_object_is_not_repeated() {
+        let message = r#"patch: Invalid value: "{\"note\":\"hunter2\"}": strict decoding error: unknown field "spec.hibernate""#;
+        let status = Status::failure(message, "Invalid").with_code(422);
+        let error = Error::kube("change HeliosCluster", "demo")(kube::Error::Api(status.boxed()));
+        assert_eq!(
+            error.to_string(),
+            "cannot change HeliosCluster demo: unknown field \"spec.hibernate\"; the installed CRD is of another release; \
+             upgrade the operator's chart, which brings it"
+        );
+    }
 }

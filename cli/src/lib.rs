@@ -4,6 +4,7 @@
 mod archive;
 mod args;
 mod check;
+mod complete;
 mod direct;
 mod error;
 mod kubernetes;
@@ -18,6 +19,8 @@ mod render;
 mod run;
 mod table;
 mod view;
+
+pub use crate::complete::complete;
 
 use std::process::ExitCode;
 

@@ -13,7 +13,7 @@ mod tests {
 
 <!-- Generated from the command line by `HELIOS_UPDATE_DOCS=1 cargo test -p heliosctl reference`. -->
 
-Also `kubectl helios`: the program `kubectl-helios` in the PATH is the same. Flags stand before or after the command.
+Also `kubectl helios`: with `kubectl-helios` in the PATH, and `kubectl_complete-helios` for Tab. Flags stand before or after the command.
 With `--endpoint` (or `HELIOS_ENDPOINTS`) it talks to members by their peer addresses and needs no Kubernetes.
 ";
 

@@ -168,7 +168,7 @@ async fn restart(cli: &Cli, finder: &Finder, which: &Which, wait: Option<&Wait>)
             "{name} is paused, so nothing would happen; heliosctl resume {name} first"
         )));
     }
-    let changed = kubernetes::annotate_restart(finder, &name, Timestamp::now()).await?;
+    let changed = kubernetes::ask_for_restart(finder, &name, Timestamp::now()).await?;
     let Some(wait) = wait else {
         return said(
             cli,

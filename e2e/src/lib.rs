@@ -3,6 +3,7 @@
 
 pub mod cluster;
 pub mod forward;
+pub mod heliosctl;
 pub mod images;
 pub mod kubectl;
 pub mod logs;

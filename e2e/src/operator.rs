@@ -109,6 +109,31 @@ impl Operator {
         Ok(pods.iter().filter_map(pods::node).map(str::to_owned).collect())
     }
 
+    /// Upgrades to a chart whose CRD does not know the spec's `field` yet, and changes nothing else.
+    ///
+    /// # Errors
+    /// When no operator is installed, or Helm fails.
+    pub fn install_older_definition(field: &str) -> anyhow::Result<()> {
+        let operator = Self::installed()?;
+        let older = std::env::temp_dir().join(format!("helios-operator-older-{}", std::process::id()));
+        let path = older.to_str().context("a path of text")?;
+        kubectl::run("cp", &["--recursive", CHART, path])?;
+        let definition = older.join("templates/crd-heliosclusters.yaml");
+        let upgraded = std::fs::read_to_string(&definition)
+            .and_then(|text| std::fs::write(&definition, text.replace(&format!(" {field}:"), " formerly:")))
+            .map_err(anyhow::Error::from)
+            .and_then(|()| {
+                let namespace = &operator.kubectl.namespace;
+                let arguments = ["upgrade", &operator.release, path, "--namespace", namespace];
+                Ok(kubectl::run(
+                    "helm",
+                    &[&arguments[..], &["--reset-then-reuse-values", "--wait"]].concat(),
+                )?)
+            });
+        std::fs::remove_dir_all(&older)?;
+        upgraded.map(drop)
+    }
+
     /// `helm test`.
     ///
     /// # Errors

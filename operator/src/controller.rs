@@ -51,11 +51,12 @@ pub async fn run(context: Arc<Context>, namespace: Option<String>, stop: Cancell
     let quiet = Arc::new(Quiet::default());
     let (reader, clusters) = watches::clusters(&context.client, namespace.as_deref());
     let changes = watches::changes(&context.client, namespace.as_deref(), &quiet);
+    let hosts = context.hosts.changes();
     let worker = Arc::new(Worker { context, quiet, backoff: Backoff::default() });
     Controller::for_stream(clusters, reader)
         .with_config(ControllerConfig::default().concurrency(CONCURRENCY).debounce(DEBOUNCE))
         .reconcile_on(changes)
-        .reconcile_all_on(worker.context.hosts.changes())
+        .reconcile_all_on(hosts)
         .graceful_shutdown_on(stop.cancelled_owned())
         .run(
             reconcile,

@@ -84,8 +84,8 @@ impl Pass<'_> {
             self.quiet.touch(self.key);
             return Ok(Action::await_change());
         };
-        let hosts = self.context.hosts.seen();
-        let live = observe::look(&self.context.client, &cluster, hosts, Timestamp::now()).await?;
+        let live = observe::look(&self.context.client, &cluster, self.context.hosts.seen(), Timestamp::now())
+            .await?;
         match validate(&cluster, &self.context.defaults) {
             Ok(validated) => self.act(&api, &cluster, &validated, live).await,
             Err(invalid) => {

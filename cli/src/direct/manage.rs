@@ -76,7 +76,8 @@ async fn try_promote(endpoints: &[String], name: &str, limit: Duration) -> Resul
         return Ok(format!("{name} leads already, in term {}", led.term));
     }
     let target_id = find(&led.membership, name)?.id;
-    let request = TransferRequest { target_id, timeout_ms: milliseconds(limit), fencing_token: 0 };
+    let request =
+        TransferRequest { target_id, timeout_ms: milliseconds(limit), ..TransferRequest::default() };
     let done = led.client.transfer_leadership(request).await;
     let done = done.map_err(Error::refused(&led.name, format!("hand leadership to {name}")))?.into_inner();
     Ok(format!("{name} leads in term {} (before: {})", done.term, led.name))
@@ -92,8 +93,10 @@ pub async fn step_down(endpoints: &[String], limit: Duration) -> Result<String, 
 
 async fn try_step_down(endpoints: &[String], limit: Duration) -> Result<String, Error> {
     let mut led = Led::find(endpoints, limit).await?;
-    let done =
-        led.client.step_down(StepDownRequest { timeout_ms: milliseconds(limit), fencing_token: 0 }).await;
+    let done = led
+        .client
+        .step_down(StepDownRequest { timeout_ms: milliseconds(limit), ..StepDownRequest::default() })
+        .await;
     let done = done.map_err(Error::refused(&led.name, "step down"))?.into_inner();
     let next = led.membership.members.iter().find(|member| member.id == done.leader_id);
     let next = next.map_or("another member", |member| member.name.as_str());
@@ -119,7 +122,7 @@ pub async fn add_learner(endpoints: &[String], address: &str, limit: Duration) -
         client_addr: String::new(),
         disk_id,
         expected_membership_index: led.membership.index,
-        fencing_token: 0,
+        ..AddLearnerRequest::default()
     };
     let done =
         led.client.add_learner(request).await.map_err(Error::refused(&led.name, format!("add {name}")))?;
@@ -146,7 +149,7 @@ pub async fn promote_learner(
         id,
         max_lag_entries,
         expected_membership_index: led.membership.index,
-        fencing_token: 0,
+        ..PromoteRequest::default()
     };
     let done =
         led.client.promote(request).await.map_err(Error::refused(&led.name, format!("promote {name}")))?;
@@ -169,7 +172,8 @@ async fn try_remove(endpoints: &[String], name: &str, limit: Duration) -> Result
         try_step_down(endpoints, limit).await?;
         led = Led::find(endpoints, limit).await?;
     }
-    let request = RemoveRequest { id, expected_membership_index: led.membership.index, fencing_token: 0 };
+    let request =
+        RemoveRequest { id, expected_membership_index: led.membership.index, ..RemoveRequest::default() };
     let done =
         led.client.remove(request).await.map_err(Error::refused(&led.name, format!("remove {name}")))?;
     let members = done.into_inner().membership.map_or(0, |membership| membership.members.len());

@@ -18,7 +18,7 @@ use crate::error::Error;
 ///
 /// # Errors
 /// When the API server refuses it.
-pub async fn annotate_restart(finder: &Finder, name: &str, now: Timestamp) -> Result<HeliosCluster, Error> {
+pub async fn ask_for_restart(finder: &Finder, name: &str, now: Timestamp) -> Result<HeliosCluster, Error> {
     patch(finder, name, json!({"restartAt": now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()})).await
 }
 

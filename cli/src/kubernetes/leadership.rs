@@ -36,7 +36,7 @@ async fn transfer(finder: &Finder, cluster: &HeliosCluster, name: &str) -> Resul
     }
     let target_id = direct::find(&leader.membership.unwrap_or_default(), name)?.id;
     let mut client = place.cluster(finder.limit).await?;
-    let request = TransferRequest { target_id, timeout_ms: TRANSFER_LIMIT_MS, fencing_token: 0 };
+    let request = TransferRequest { target_id, timeout_ms: TRANSFER_LIMIT_MS, ..TransferRequest::default() };
     let done = client.transfer_leadership(request).await;
     let done = done.map_err(Error::refused(&leader.name, format!("hand leadership to {name}")))?;
     Ok(format!("{name} leads in term {} (before: {})", done.into_inner().term, leader.name))
@@ -55,7 +55,9 @@ pub async fn step_down(finder: &Finder, cluster: &HeliosCluster, limit: Duration
 async fn give_up(finder: &Finder, cluster: &HeliosCluster) -> Result<(String, String), Error> {
     let (place, leader) = leader(finder, cluster).await?;
     let mut client = place.cluster(finder.limit).await?;
-    let done = client.step_down(StepDownRequest { timeout_ms: TRANSFER_LIMIT_MS, fencing_token: 0 }).await;
+    let done = client
+        .step_down(StepDownRequest { timeout_ms: TRANSFER_LIMIT_MS, ..StepDownRequest::default() })
+        .await;
     let done = done.map_err(Error::refused(&leader.name, "step down"))?.into_inner();
     let members = leader.membership.unwrap_or_default().members;
     let next = members.into_iter().find(|member| member.id == done.leader_id).map(|member| member.name);

@@ -10,7 +10,7 @@ mod observe;
 mod report;
 mod rights;
 
-pub use change::{annotate_restart, await_restart, set_hibernate, set_paused};
+pub use change::{ask_for_restart, await_restart, set_hibernate, set_paused};
 pub use doctor::doctor;
 pub use find::Finder;
 pub use leadership::{client_place, promote, snapshot, step_down};

@@ -1,8 +1,10 @@
 //! The user stories, told to a real Kubernetes. scripts/stories.sh prepares cluster and images and runs them.
 
+mod cluster_chart;
 mod delete;
 mod disk_lost;
 mod drain;
+mod heliosctl;
 mod hibernate;
 mod install;
 mod kill_leader;
@@ -49,6 +51,8 @@ const MORE: &[(&str, Tell)] = &[
     ("node_lost", node_lost::tell),
     ("hibernate", hibernate::tell),
     ("one_namespace", one_namespace::tell),
+    ("heliosctl", heliosctl::tell),
+    ("cluster_chart", cluster_chart::tell),
 ];
 
 fn main() -> ExitCode {

@@ -43,7 +43,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 {{- /* The watched namespaces, separated by commas; nothing when it is all of them. */ -}}
 {{- define "helios.namespaces" -}}
 {{- if .Values.watchNamespaces }}{{ join "," .Values.watchNamespaces }}
-{{- else if eq .Values.rbac.scope "namespace" }}{{ .Release.Namespace }}
+{{- else if eq (default "cluster" .Values.rbac.scope) "namespace" }}{{ .Release.Namespace }}
 {{- end }}
 {{- end }}
 
@@ -87,8 +87,8 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
   verbs: [create, patch]
 {{- end }}
 
-{{- /* Rights outside of any namespace. Where watchNamespaces limits the operator it has none of these,
-       knows no host as cordoned or gone, and keeps no volume: it says so and waits for a person. */ -}}
+{{- /* Rights outside of any namespace. An operator that is limited to namespaces has none of these: it knows
+       no host as cordoned or gone, and deletes no volume that it cannot keep, but says so and waits for a person. */ -}}
 {{- define "helios.clusterRules" -}}
 # Hosts that are cordoned or gone: leadership is moved off the first, members are replaced on the second.
 - apiGroups: [""]

@@ -17,7 +17,7 @@ pub enum Change {
         promote: Vec<u64>,
         remove: Vec<u64>,
     },
-    /// Out of it. The raft crate proposes it by itself, on whoever leads once the other is applied.
+    /// Out of it (`core/joint.rs`).
     LeaveJoint,
 }
 
@@ -59,7 +59,7 @@ impl Fenced {
     fn several(&self) -> ConfChangeV2 {
         let mut several = ConfChangeV2 { context: self.context(), ..ConfChangeV2::default() };
         if let Change::Joint { promote, remove } = &self.change {
-            several.set_transition(ConfChangeTransition::Implicit);
+            several.set_transition(ConfChangeTransition::Explicit);
             several.changes = (promote.iter().map(|id| (ConfChangeType::AddNode, *id)))
                 .chain(remove.iter().map(|id| (ConfChangeType::RemoveNode, *id)))
                 .map(|(kind, node_id)| {
@@ -163,15 +163,15 @@ mod tests {
             let is_joint = matches!(change, Change::Joint { .. });
             let leaves = change == Change::LeaveJoint;
             let made = several(change);
-            assert_eq!(made.enter_joint(), is_joint.then_some(true));
+            assert_eq!(made.enter_joint(), is_joint.then_some(false));
             assert_eq!(made.leave_joint(), leaves);
         }
         let one = Change::Joint { promote: vec![4], remove: vec![] };
-        assert_eq!(several(one).enter_joint(), Some(true), "a joint change of one is still joint");
+        assert_eq!(several(one).enter_joint(), Some(false), "a joint change of one is still joint");
     }
 
     #[test]
-    fn the_entry_by_which_the_raft_crate_leaves_a_joint_membership_is_empty() {
+    fn an_empty_entry_leaves_a_joint_membership_too() {
         let mut entry = Entry::default();
         entry.set_entry_type(EntryType::EntryConfChangeV2);
         assert_eq!(decode(&entry).unwrap().unwrap().0, Change::LeaveJoint.fenced(0));

@@ -32,7 +32,7 @@ pub fn of(command: &Command) -> Result<u32, Error> {
             | Op::RegisterMember(_)
             | Op::Apply(_),
         ) => Ok(1),
-        None => Err(refused("the leader runs an older build, which does not know this write")),
+        None => Err(refused("the leader runs an older build that does not know this write: upgrade it")),
     }
 }
 

@@ -34,7 +34,6 @@ pub fn conf_state(membership: &Membership) -> ConfState {
         voters: membership.voters.clone(),
         voters_outgoing: membership.voters_outgoing.clone(),
         learners: membership.learners.clone(),
-        auto_leave: is_joint(membership),
         ..ConfState::default()
     }
 }

@@ -16,7 +16,6 @@ async fn appends_that_take_longer_than_an_election_timeout_cost_no_election() {
     let (cluster, network) = Cluster::wired_three_with(PATIENT).await;
     let leader = cluster.leader().await;
     let term = cluster[leader].status().await.term;
-    let before = cluster[leader].status().await.last_index;
     for other in network.others(leader) {
         network.limit(leader, other, 256 * KIB);
     }
@@ -27,20 +26,18 @@ async fn appends_that_take_longer_than_an_election_timeout_cost_no_election() {
     }
     // It takes longer than a client may wait; what is asked here is whether it is committed in the end.
     drop(pipeline.query_async::<()>(&mut client).await);
-    let written = before + WRITES as u64;
-    eventually_within(3 * PATIENCE, "all is committed", async || {
+    eventually_within(3 * PATIENCE, "all is applied", async || {
         let status = cluster[leader].try_status().await?;
         assert_eq!((status.term, status.role()), (term, Role::Leader), "an election, for no reason");
-        (status.commit_index >= written).then_some(())
+        (status.keys == WRITES as u64).then_some(())
     })
     .await;
     for node in cluster.nodes() {
         eventually("it has followed", async || {
             let status = node.try_status().await?;
             assert_eq!(status.term, term, "{} saw an election", node.name);
-            (status.applied_index >= written).then_some(())
+            (status.keys == WRITES as u64).then_some(())
         })
         .await;
     }
-    assert_eq!(cluster.agreed_data().await.len(), WRITES);
 }

@@ -23,7 +23,8 @@ async fn write(client: &mut MultiplexedConnection, keys: usize, bytes: u64) {
         for number in first..first + PIPELINE {
             pipeline.cmd("SET").arg(format!("key {}", number % keys)).arg(&value).ignore();
         }
-        let () = pipeline.query_async(client).await.unwrap();
+        // On a busy machine it may take longer than clients wait; once more does no harm.
+        let () = eventually("all is written", async || pipeline.query_async(client).await.ok()).await;
     }
 }
 

@@ -7,7 +7,7 @@ use helios_proto::v1::ErrorCode;
 use raft::StateRole;
 use raft::eraftpb::{Message, MessageType};
 
-use super::super::change::Change;
+use super::super::change::{Change, Fenced};
 use super::super::membership;
 use super::propose::overloaded;
 use super::{ChangeRequest, ChangeWaiter, Core, Expected, Waiter};
@@ -33,16 +33,20 @@ impl Core {
             membership::Decision::Propose(change) => change,
         };
         let index = self.node.raft.raft_log.last_index() + 1;
-        let entry = change.fenced(expected.fencing_token).to_entry();
-        let mut message = Message { from: self.settings.id, entries: vec![entry], ..Message::default() };
-        message.set_msg_type(MessageType::MsgPropose);
-        match self.node.step(message) {
+        match self.propose_change(&change.fenced(expected.fencing_token)) {
             Ok(()) => {
                 self.proposals.push(index, self.node.raft.term, Waiter::Change(waiter));
                 Ok(())
             }
             Err(_) => Err((overloaded(), waiter)),
         }
+    }
+
+    pub(super) fn propose_change(&mut self, change: &Fenced) -> raft::Result<()> {
+        let entries = vec![change.to_entry()];
+        let mut message = Message { from: self.settings.id, entries, ..Message::default() };
+        message.set_msg_type(MessageType::MsgPropose);
+        self.node.step(message)
     }
 
     fn decide_change(

@@ -8,6 +8,7 @@ mod disk;
 mod early;
 mod election;
 mod guards;
+mod joint;
 mod lease;
 #[cfg(test)]
 mod lease_tests;
@@ -114,6 +115,8 @@ pub struct Core {
     /// After leadership was given up for the disk's sake.
     stay_until: Instant,
     disk_transfers: u64,
+    /// When to try again to find a leader among those who stay.
+    give_way_at: Instant,
     lease_reads: u64,
     effects: Vec<Effect>,
 }
@@ -186,6 +189,7 @@ impl Core {
             formats: Formats::new(format::FORMAT),
             stay_until: now,
             disk_transfers: 0,
+            give_way_at: now,
             lease_reads: 0,
             effects: Vec::new(),
         })
@@ -310,6 +314,7 @@ impl Core {
         self.pump_reads(now);
         self.take_readies(now);
         self.note_role();
+        self.leave_joint(now);
         self.leave_bad_disk(now);
         transfer::settle(self, now);
         if self.transfer.is_none() && !self.parked.is_empty() {

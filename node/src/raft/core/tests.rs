@@ -227,6 +227,25 @@ fn one_membership_change_at_a_time() {
 }
 
 #[test]
+fn a_change_of_members_is_applied_only_once_the_disk_says_that_it_is_committed() {
+    let mut core = leader_of_one();
+    let record =
+        Member { name: "x".into(), peer_addr: "a:1".into(), disk_id: "x".into(), ..Member::default() };
+    let (waiter, _answer) = oneshot::channel();
+    let request = ChangeRequest::AddLearner(record);
+    core.handle(Input::Change { request, expected: Expected::default(), waiter }, Instant::now());
+    let (write, _reply) = proposal(b"x");
+    core.handle(Input::Propose(vec![write]), Instant::now());
+
+    let mut next = turn(&mut core);
+    let entries = *next.log.last().unwrap();
+    next = persisted(&mut core, entries);
+    assert!(next.applied.is_empty(), "a crash now would forget that the change is committed");
+    let commit = *next.log.last().expect("the commit index is written");
+    assert_eq!(persisted(&mut core, commit).applied.len(), 2, "the write keeps its place behind the change");
+}
+
+#[test]
 fn a_single_voter_commits_only_what_is_on_its_disk() {
     let mut core = leader_of_one();
     let (proposal, _answer) = proposal(b"x");

@@ -40,6 +40,9 @@ impl World {
             }
             Step::Promote { leader, id, membership, .. } => {
                 self.leads(*leader)?;
+                let voters = &self.raft.as_ref().unwrap().membership.voters;
+                let well = voters.iter().filter(|voter| self.answers(**voter)).count();
+                assert!(well + 1 >= quorum(voters.len() + 1), "I1: a voter more than the others can bear");
                 self.change(*membership, |m| {
                     m.learners.retain(|learner| learner != id);
                     m.voters.push(*id);
@@ -169,6 +172,10 @@ impl World {
             .is_none_or(|disk| disk.id == member.disk_id && !disk.corrupt && !disk.stranded);
         let wanted = i32::try_from(ordinal).unwrap() < self.cluster.spec.replicas;
         assert!(!(wanted && same_disk), "I7: {} is wanted and not known to be lost", member.name);
+        if wanted && raft.membership.voters.contains(&id) {
+            let others = raft.membership.voters.iter().filter(|voter| **voter != id && self.answers(**voter));
+            assert!(others.count() >= quorum(raft.membership.voters.len()), "I1: others may be down, too");
+        }
         assert_ne!(raft.leader, Some(id), "leadership was not moved off first");
         if raft.membership.voters.contains(&id) && !wanted {
             assert!(self.pods.get(&ordinal).is_none_or(|pod| !pod.in_service), "clients still find it");

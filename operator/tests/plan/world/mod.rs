@@ -246,6 +246,12 @@ impl World {
         self.disks.iter().any(|(ordinal, disk)| disk.member_id == id && self.runs(*ordinal))
     }
 
+    /// The operator hears it, too.
+    fn answers(&self, id: u64) -> bool {
+        let heard = |ordinal: &u32| self.runs(*ordinal) && !self.silent.contains(ordinal);
+        self.disks.iter().any(|(ordinal, disk)| disk.member_id == id && heard(ordinal))
+    }
+
     fn running_voters(&self, raft: &Raft) -> usize {
         raft.membership.voters.iter().filter(|id| self.member_runs(**id)).count()
     }

@@ -12,6 +12,7 @@ struct Laggard {
     leader: usize,
     lags: usize,
     matched: u64,
+    begun: Instant,
 }
 
 impl Laggard {
@@ -20,7 +21,7 @@ impl Laggard {
         let leader = mesh.elect();
         mesh.cores[leader].settings.trailing_entries = TRAILING;
         let matched = mesh.cores[leader].status(Instant::now()).last_index;
-        Self { mesh, leader, lags: (leader + 1) % 3, matched }
+        Self { mesh, leader, lags: (leader + 1) % 3, matched, begun: Instant::now() }
     }
 
     /// Commits `count` entries without the one who lags.
@@ -54,8 +55,13 @@ impl Laggard {
         }
     }
 
-    /// The first index in the log once a snapshot of everything was taken at `now`.
-    fn snapshot(&mut self, now: Instant) -> (u64, u64) {
+    /// As `snapshot_at`, while all that was heard is fresh.
+    fn snapshot(&mut self) -> (u64, u64) {
+        self.snapshot_at(self.begun)
+    }
+
+    /// The index of a snapshot of everything that was taken at `now`, and the first index of the log after it.
+    fn snapshot_at(&mut self, now: Instant) -> (u64, u64) {
         let core = &mut self.mesh.cores[self.leader];
         let index = core.status(now).commit_index;
         let membership = core.membership.as_ref().clone();
@@ -76,7 +82,7 @@ impl Laggard {
 fn entries_that_a_slow_voter_still_needs_outlive_a_snapshot() {
     let mut laggard = Laggard::new();
     laggard.write(50, 10);
-    let (_, first) = laggard.snapshot(Instant::now());
+    let (_, first) = laggard.snapshot();
     assert_eq!(first, laggard.matched + 1);
 }
 
@@ -85,7 +91,7 @@ fn a_slow_voter_holds_no_more_of_the_log_than_the_cap() {
     let mut laggard = Laggard::new();
     let count = MAX_HELD_BYTES as usize / MIB + 8;
     laggard.write(count, MIB);
-    let (index, first) = laggard.snapshot(Instant::now());
+    let (index, first) = laggard.snapshot();
     assert!(first > laggard.matched + 1, "all is kept");
     assert!(first <= index - TRAILING, "nothing is kept for the voter");
     let bytes = laggard.mesh.cores[laggard.leader].status(Instant::now()).log_bytes;
@@ -96,7 +102,7 @@ fn a_slow_voter_holds_no_more_of_the_log_than_the_cap() {
 fn a_voter_that_is_silent_holds_nothing() {
     let mut laggard = Laggard::new();
     laggard.write(50, 10);
-    let (index, first) = laggard.snapshot(Instant::now() + Duration::from_secs(10));
+    let (index, first) = laggard.snapshot_at(Instant::now() + Duration::from_secs(10));
     assert_eq!(first, index - TRAILING + 1);
 }
 
@@ -104,7 +110,7 @@ fn a_voter_that_is_silent_holds_nothing() {
 fn the_log_after_a_snapshot_that_broke_off_is_kept_until_it_has_arrived() {
     let mut laggard = Laggard::new();
     laggard.write(50, 10);
-    let (sent, _) = laggard.snapshot(Instant::now() + Duration::from_secs(10));
+    let (sent, _) = laggard.snapshot_at(Instant::now() + Duration::from_secs(10));
     let to = laggard.lags as u64 + 1;
     // Its next try finds that the log begins too late, and sends the snapshot.
     laggard.mesh.cores[laggard.leader].handle(Input::Unreachable(to), Instant::now());
@@ -112,8 +118,8 @@ fn the_log_after_a_snapshot_that_broke_off_is_kept_until_it_has_arrived() {
     assert_eq!(laggard.mesh.cores[laggard.leader].node.store().unfinished(to), Some(sent));
     laggard.mesh.cores[laggard.leader].handle(Input::SnapshotSent { to, ok: false }, Instant::now());
     laggard.write(50, 10);
-    assert_eq!(laggard.snapshot(Instant::now()).1, sent + 1);
+    assert_eq!(laggard.snapshot().1, sent + 1);
     laggard.mesh.cores[laggard.leader].handle(Input::SnapshotGone(to), Instant::now());
     laggard.write(50, 10);
-    assert!(laggard.snapshot(Instant::now() + Duration::from_secs(10)).1 > sent + 1);
+    assert!(laggard.snapshot_at(Instant::now() + Duration::from_secs(10)).1 > sent + 1);
 }

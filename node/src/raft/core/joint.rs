@@ -1,0 +1,33 @@
+//! The end of a joint membership. The leader proposes it, as soon as the joint one is applied.
+//!
+//! Not by the raft crate's automatic leave, which a leader that is on its way out would also do: members
+//! take up a membership when they apply it, so it would fall silent while those who stay may not know
+//! yet that they decide alone, and wait for it for ever. It hands over to one of them first.
+
+use std::time::Instant;
+
+use raft::StateRole;
+use tokio::sync::oneshot;
+
+use super::super::change::Change;
+use super::super::{membership, transfer};
+use super::Core;
+
+impl Core {
+    pub(super) fn leave_joint(&mut self, now: Instant) {
+        let raft = &self.node.raft;
+        let is_moved = self.transfer.is_some() || raft.lead_transferee.is_some();
+        let is_due = raft.state == StateRole::Leader && membership::is_joint(&self.membership);
+        if !is_due || is_moved || raft.has_pending_conf() {
+            return;
+        }
+        if self.membership.voters.contains(&self.settings.id) {
+            // Dropped if too much is uncommitted; then the next turn does it.
+            drop(self.propose_change(&Change::LeaveJoint.fenced(0)));
+        } else if now >= self.give_way_at {
+            self.give_way_at = now + self.settings.election_min;
+            let (waiter, _) = oneshot::channel();
+            transfer::start(self, None, now, self.settings.election_max, waiter);
+        }
+    }
+}
