@@ -98,6 +98,11 @@ impl Log {
         self.bytes
     }
 
+    /// Entries after `index`.
+    pub fn after(&self, index: u64) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().filter(move |entry| entry.index > index)
+    }
+
     fn get(&self, index: u64) -> Option<&Entry> {
         let offset = index.checked_sub(self.base.index + 1)?;
         self.entries.get(usize::try_from(offset).ok()?)
