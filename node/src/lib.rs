@@ -28,6 +28,7 @@ mod scratch;
 pub mod simulation;
 pub mod state;
 mod status;
+mod survivor;
 mod token;
 pub mod verify;
 pub mod wal;

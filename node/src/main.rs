@@ -1,7 +1,8 @@
 //! `heliosd`: reads its configuration, runs a node until a signal, and says in one line why when it
-//! cannot. Exit codes: 0 clean end, 78 configuration (EX_CONFIG), 74 disk (EX_IOERR), 1 other, and
-//! damaged data for `heliosd verify`.
+//! cannot. Exit codes: 0 clean end, 78 configuration (EX_CONFIG), 74 disk (EX_IOERR), 75 to be started
+//! again (EX_TEMPFAIL), 1 other, and damaged data for `heliosd verify`.
 
+use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 
 use helios_node::app::{App, AppError};
@@ -11,6 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 const EX_CONFIG: u8 = 78;
 const EX_IOERR: u8 = 74;
+const EX_TEMPFAIL: u8 = 75;
 
 fn main() -> ExitCode {
     let cli = match Cli::parse_args(std::env::args_os()) {
@@ -73,11 +75,25 @@ async fn run(args: &RunArgs) -> ExitCode {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
-        reason = node.failed() => return fail(EX_IOERR, &reason),
+        reason = node.failed() => if node.must_restart() {
+            app.stop().await;
+            return start_again();
+        } else {
+            return fail(EX_IOERR, &reason);
+        },
     }
     tracing::info!("stopping");
     app.stop().await;
     ExitCode::SUCCESS
+}
+
+/// This process again, under the same id, so that whoever watches it sees nothing.
+fn start_again() -> ExitCode {
+    let again = |program: std::path::PathBuf| {
+        std::process::Command::new(program).args(std::env::args_os().skip(1)).exec()
+    };
+    let error = std::env::current_exe().map_or_else(|error| error, again);
+    fail(EX_TEMPFAIL, &format!("it has to be started again, which it cannot do itself: {error}"))
 }
 
 fn settings(args: &RunArgs) -> Result<Settings, ConfigError> {

@@ -13,7 +13,7 @@ use crate::channels::Channels;
 use crate::config::{Bootstrap, Settings};
 use crate::disk;
 use crate::error::Error;
-use crate::lifecycle::{Belonging, DataDir, MarkerError};
+use crate::lifecycle::{Belonging, DataDir, ForceNew, MarkerError};
 use crate::metrics::Metrics;
 use crate::peer::{Bandwidth, LinkOptions, Links, Local, PeerHost, Standing, Verdict};
 use crate::raft::{
@@ -78,17 +78,19 @@ pub(crate) struct Inner {
     disk_id: String,
     boot_epoch: u64,
     initial_members_digest: String,
-    fatal: Fatal,
+    pub(crate) fatal: Fatal,
+    /// What `fatal` was raised for is done by the next start.
+    pub(crate) must_restart: AtomicBool,
     runtime: tokio::runtime::Handle,
     member: OnceLock<ActiveMember>,
     removed: AtomicBool,
     /// What only the way into a cluster changes.
-    entry: Mutex<Entry>,
+    pub(crate) entry: Mutex<Entry>,
     threads: Mutex<Option<Runtime>>,
 }
 
-struct Entry {
-    data_dir: DataDir,
+pub(crate) struct Entry {
+    pub(crate) data_dir: DataDir,
     /// Taken by the member when there is one.
     log: Option<(Wal, Recovered)>,
 }
@@ -96,6 +98,8 @@ struct Entry {
 pub(crate) struct ActiveMember {
     pub(crate) id: u64,
     pub(crate) cluster_id: String,
+    /// How often the cluster was forced new.
+    pub(crate) incarnation: u64,
     pub(crate) raft: RaftHandle,
     pub(crate) request_ids: RequestIds,
     pub(crate) fresh_at: FreshAt,
@@ -146,6 +150,7 @@ impl Node {
             initial_members_digest,
             max_command_bytes,
             fatal,
+            must_restart: AtomicBool::new(false),
             runtime: tokio::runtime::Handle::current(),
             member: OnceLock::new(),
             removed: AtomicBool::new(marker.member.as_ref().is_some_and(|member| member.removed)),
@@ -171,8 +176,11 @@ impl Node {
             membership.members.iter().find(|member| member.name == self.0.settings.name).ok_or_else(
                 || NodeError::Start("this node is not in its own list of initial members".into()),
             )?;
-        let belonging =
-            Belonging { cluster_id: membership.cluster_id.clone(), member_id: own.id, removed: false };
+        let belonging = Belonging {
+            cluster_id: membership.cluster_id.clone(),
+            member_id: own.id,
+            ..Belonging::default()
+        };
         tracing::info!(members = membership.members.len(), "beginning a cluster; waiting for quorum");
         self.start_member(&belonging, Some(membership))
     }
@@ -207,7 +215,7 @@ impl Node {
         let mut own = self.own_record();
         own.id = 1;
         let membership = Membership { fencing_token, ..membership::initial(cluster_id, vec![own]) };
-        let belonging = Belonging { cluster_id: cluster_id.to_owned(), member_id: 1, removed: false };
+        let belonging = Belonging { cluster_id: cluster_id.to_owned(), member_id: 1, ..Belonging::default() };
         self.start_member(&belonging, Some(&membership))
             .map_err(|error| Error::new(ErrorCode::StorageUnavailable, error.to_string()))?;
         Ok(self.0.store.membership())
@@ -240,13 +248,20 @@ impl Node {
         if let Some(membership) = begin {
             recovered = raft::bootstrap(&mut wal, &self.0.store, &self.0.snapshots, membership)?;
         }
-        let recovery = raft::recover(&mut wal, recovered, &self.0.store, &self.0.snapshots)?;
+        let mut recovery = raft::recover(&mut wal, recovered, &self.0.store, &self.0.snapshots)?;
         if let Some(machine) = &self.0.machine {
             self.0.store.drive(Arc::clone(machine))?;
         }
         if entry.data_dir.marker().member.as_ref() != Some(belonging) {
             entry.data_dir.join(belonging.clone())?;
         }
+        if let Some(ForceNew { fencing_token }) = entry.data_dir.marker().force_new {
+            recovery.force_new(&mut wal, &self.0.store, belonging.member_id, fencing_token)?;
+            // Only now, so that a crash before it does it again.
+            entry.data_dir.forced_new()?;
+            tracing::error!(member = belonging.member_id, "made the only member of its cluster");
+        }
+        let belonging = &entry.data_dir.marker().member.clone().unwrap_or_else(|| belonging.clone());
         self.start_threads(belonging, wal, recovery)?;
         drop(entry);
         tracing::info!(cluster = %belonging.cluster_id, member = belonging.member_id, "member started");
@@ -274,6 +289,7 @@ impl Node {
             metrics: Arc::clone(&self.0.metrics),
             fatal: self.0.fatal.clone(),
         };
+        self.0.metrics.cluster_incarnation.set(i64::try_from(belonging.incarnation).unwrap_or(i64::MAX));
         let mut links = None;
         let threads = raft::start(parts, |raft| {
             let made = Arc::new(Links::new(self.link_options(belonging, raft)));
@@ -285,6 +301,7 @@ impl Node {
         let member = ActiveMember {
             id: belonging.member_id,
             cluster_id: belonging.cluster_id.clone(),
+            incarnation: belonging.incarnation,
             raft: threads.handle().clone(),
             request_ids: RequestIds::new(belonging.member_id, rand::random()),
             fresh_at: FreshAt::default(),
@@ -304,6 +321,7 @@ impl Node {
             addr: self.0.settings.advertise_addr.clone(),
             disk_id: self.0.disk_id.clone(),
             boot_epoch: self.0.boot_epoch,
+            incarnation: belonging.incarnation,
             initial_members_digest: self.0.initial_members_digest.clone(),
             no_leases: self.0.settings.lease.is_none(),
             raft: raft.clone(),
@@ -419,7 +437,11 @@ impl PeerHost for Node {
             return Err(Error::new(ErrorCode::WrongMember, "this node was removed from its cluster"));
         }
         let standing = match self.member() {
-            Some(member) => Standing::Member { cluster_id: member.cluster_id.clone(), member_id: member.id },
+            Some(member) => Standing::Member {
+                cluster_id: member.cluster_id.clone(),
+                member_id: member.id,
+                incarnation: member.incarnation,
+            },
             None => Standing::Blank,
         };
         let local = Local {
@@ -430,8 +452,8 @@ impl PeerHost for Node {
         };
         match crate::peer::check(&local, &self.0.store.membership(), handshake)? {
             Verdict::Accept => {}
-            Verdict::Adopt { cluster_id, member_id } => {
-                self.start_member(&Belonging { cluster_id, member_id, removed: false }, None)
+            Verdict::Adopt { cluster_id, member_id, incarnation } => {
+                self.start_member(&Belonging { cluster_id, member_id, incarnation, removed: false }, None)
                     .map_err(|error| Error::new(ErrorCode::StorageUnavailable, error.to_string()))?;
             }
         }

@@ -32,6 +32,7 @@ pub fn of(node: &Node) -> StatusResponse {
             let applied = member.raft.applied_index();
             response.cluster_id = member.cluster_id.clone();
             response.member_id = member.id;
+            response.incarnation = member.incarnation;
             describe(&mut response, &status, applied);
             unready(&status, applied)
         }

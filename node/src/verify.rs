@@ -287,7 +287,7 @@ impl Check<'_> {
 }
 
 fn describe(marker: &Marker) -> String {
-    let Marker { format: _, disk_id, name, boot_epoch, member } = marker;
+    let Marker { format: _, disk_id, name, boot_epoch, member, force_new } = marker;
     let belongs = match member {
         Some(member) if member.removed => {
             format!("was member {} of {}, removed", member.member_id, member.cluster_id)
@@ -295,7 +295,8 @@ fn describe(marker: &Marker) -> String {
         Some(member) => format!("member {} of cluster {}", member.member_id, member.cluster_id),
         None => "no cluster yet".to_owned(),
     };
-    format!("node {name}, disk {disk_id}, started {boot_epoch} times; {belongs}")
+    let next = if force_new.is_some() { ", to be made the only one when it starts" } else { "" };
+    format!("node {name}, disk {disk_id}, started {boot_epoch} times; {belongs}{next}")
 }
 
 /// The log where no other place was named.

@@ -258,7 +258,9 @@ fn local(machine: &Machine) -> handshake::Local {
         initial_members_digest: String::new(),
         standing: match machine.marker.member {
             None => handshake::Standing::Blank,
-            Some(member_id) => handshake::Standing::Member { cluster_id: CLUSTER.to_owned(), member_id },
+            Some(member_id) => {
+                handshake::Standing::Member { cluster_id: CLUSTER.to_owned(), member_id, incarnation: 0 }
+            }
         },
     }
 }

@@ -148,9 +148,10 @@ impl Cluster for ClusterService {
 
     async fn force_new(
         &self,
-        _request: Request<ForceNewRequest>,
+        request: Request<ForceNewRequest>,
     ) -> Result<Response<MembershipResponse>, Status> {
-        Err(Status::unimplemented("this version recovers no lost majority"))
+        let membership = self.0.force_new(request.into_inner()).await?;
+        Ok(Response::new(MembershipResponse { membership: Some(membership) }))
     }
 
     async fn transfer_leadership(

@@ -26,9 +26,18 @@ pub struct Marker {
     pub boot_epoch: u64,
     /// The cluster this disk belongs to; none for a blank node.
     pub member: Option<Belonging>,
+    /// To be made the only member of its cluster before anything else is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub force_new: Option<ForceNew>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ForceNew {
+    pub fencing_token: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Belonging {
     pub cluster_id: String,
@@ -36,6 +45,14 @@ pub struct Belonging {
     /// Set when the cluster has removed this member: the disk is of no further use.
     #[serde(default)]
     pub removed: bool,
+    /// How often the cluster was forced new before this disk joined, or with it. Members of before and
+    /// after refuse each other.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub incarnation: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -96,6 +113,7 @@ impl DataDir {
                 name: name.to_owned(),
                 boot_epoch: 0,
                 member: None,
+                force_new: None,
             },
         };
         check(dir, &marker, name, cluster_id)?;
@@ -121,6 +139,21 @@ impl DataDir {
     /// Records, durably, the cluster this disk now belongs to.
     pub fn join(&mut self, member: Belonging) -> Result<(), MarkerError> {
         self.marker.member = Some(member);
+        write(self.disk.as_ref(), &self.dir, &self.marker)
+    }
+
+    /// Records, durably, that the next start has to make this the only member of its cluster.
+    pub fn force_new(&mut self, mark: ForceNew) -> Result<(), MarkerError> {
+        self.marker.force_new = Some(mark);
+        write(self.disk.as_ref(), &self.dir, &self.marker)
+    }
+
+    /// It was done. In one step with the new incarnation, so that it counts once.
+    pub fn forced_new(&mut self) -> Result<(), MarkerError> {
+        self.marker.force_new = None;
+        if let Some(member) = &mut self.marker.member {
+            member.incarnation += 1;
+        }
         write(self.disk.as_ref(), &self.dir, &self.marker)
     }
 }
@@ -205,7 +238,7 @@ mod tests {
     }
 
     fn member(cluster_id: &str) -> Belonging {
-        Belonging { cluster_id: cluster_id.into(), member_id: 3, removed: false }
+        Belonging { cluster_id: cluster_id.into(), member_id: 3, removed: false, incarnation: 0 }
     }
 
     #[test]

@@ -3,4 +3,4 @@
 
 mod marker;
 
-pub use marker::{Belonging, DataDir, Marker, MarkerError};
+pub use marker::{Belonging, DataDir, ForceNew, Marker, MarkerError};

@@ -1,6 +1,8 @@
 //! Who may talk to whom. Pure: both ends of a stream are checked against the replicated
 //! membership before a single Raft message passes.
 
+use std::cmp::Ordering;
+
 use helios_proto::v1::{ErrorCode, Handshake, Membership};
 
 use crate::error::Error;
@@ -22,6 +24,7 @@ pub enum Standing {
     Member {
         cluster_id: String,
         member_id: u64,
+        incarnation: u64,
     },
 }
 
@@ -33,6 +36,7 @@ pub enum Verdict {
     Adopt {
         cluster_id: String,
         member_id: u64,
+        incarnation: u64,
     },
 }
 
@@ -40,8 +44,10 @@ pub enum Verdict {
 pub fn check(local: &Local, membership: &Membership, handshake: &Handshake) -> Result<Verdict, Error> {
     match &local.standing {
         Standing::Blank => check_blank(local, handshake),
-        Standing::Member { cluster_id, member_id } => {
-            check_member(local, cluster_id, *member_id, membership, handshake)
+        Standing::Member { cluster_id, member_id, incarnation } => {
+            check_member(local, cluster_id, *member_id, handshake)?;
+            check_incarnation(*incarnation, handshake)?;
+            check_sender(membership, handshake)
         }
     }
 }
@@ -58,18 +64,16 @@ fn check_blank(local: &Local, handshake: &Handshake) -> Result<Verdict, Error> {
             ),
         ));
     }
-    Ok(Verdict::Adopt { cluster_id: handshake.cluster_id.clone(), member_id: handshake.to_id })
+    Ok(Verdict::Adopt {
+        cluster_id: handshake.cluster_id.clone(),
+        member_id: handshake.to_id,
+        incarnation: handshake.incarnation,
+    })
 }
 
-fn check_member(
-    local: &Local,
-    cluster_id: &str,
-    member_id: u64,
-    membership: &Membership,
-    handshake: &Handshake,
-) -> Result<Verdict, Error> {
+fn check_member(local: &Local, cluster_id: &str, member_id: u64, handshake: &Handshake) -> Result<(), Error> {
     let refuse = |code, message| Err(Error::new(code, message));
-    let from = format!("{} (member {})", handshake.from_name, handshake.from_id);
+    let from = name_of(handshake);
     if handshake.cluster_id != cluster_id {
         let digests_differ = !handshake.initial_members_digest.is_empty()
             && !local.initial_members_digest.is_empty()
@@ -99,10 +103,38 @@ fn check_member(
             ),
         );
     }
-    check_sender(membership, handshake, &from)
+    Ok(())
 }
 
-fn check_sender(membership: &Membership, handshake: &Handshake, from: &str) -> Result<Verdict, Error> {
+fn name_of(handshake: &Handshake) -> String {
+    format!("{} (member {})", handshake.from_name, handshake.from_id)
+}
+
+/// When one member was made the only one of its cluster, all others were removed, whatever they know.
+fn check_incarnation(own: u64, handshake: &Handshake) -> Result<(), Error> {
+    let from = name_of(handshake);
+    let theirs = handshake.incarnation;
+    match theirs.cmp(&own) {
+        Ordering::Equal => Ok(()),
+        Ordering::Less => Err(Error::new(
+            ErrorCode::MemberRemoved,
+            format!(
+                "{from} was removed when the cluster was made anew from one survivor; give it an empty data \
+                 directory to join again"
+            ),
+        )),
+        Ordering::Greater => Err(Error::new(
+            ErrorCode::WrongMember,
+            format!(
+                "{from} is of the cluster that was made anew from one survivor, this member is of before: give this \
+                 one an empty data directory to join again"
+            ),
+        )),
+    }
+}
+
+fn check_sender(membership: &Membership, handshake: &Handshake) -> Result<Verdict, Error> {
+    let from = name_of(handshake);
     let refuse = |code, message| Err(Error::new(code, message));
     if membership::was_removed(membership, handshake.from_id) {
         return refuse(
@@ -151,7 +183,7 @@ mod tests {
     }
 
     fn as_member() -> Local {
-        local(Standing::Member { cluster_id: "c".into(), member_id: 2 })
+        local(Standing::Member { cluster_id: "c".into(), member_id: 2, incarnation: 1 })
     }
 
     fn members() -> Membership {
@@ -175,6 +207,7 @@ mod tests {
             from_boot_epoch: 4,
             to_id: 2,
             to_disk_id: "db".into(),
+            incarnation: 1,
             ..Handshake::default()
         }
     }
@@ -192,7 +225,7 @@ mod tests {
     fn a_blank_node_takes_up_only_the_membership_its_own_disk_was_registered_for() {
         let blank = local(Standing::Blank);
         let adopted = check(&blank, &Membership::default(), &knock()).unwrap();
-        assert_eq!(adopted, Verdict::Adopt { cluster_id: "c".into(), member_id: 2 });
+        assert_eq!(adopted, Verdict::Adopt { cluster_id: "c".into(), member_id: 2, incarnation: 1 });
         let wiped = Handshake { to_disk_id: "the old disk".into(), ..knock() };
         assert_eq!(refused(&blank, wiped), ErrorCode::WrongMember);
         let unregistered = Handshake { to_disk_id: String::new(), ..knock() };
@@ -209,6 +242,8 @@ mod tests {
             (Handshake { from_disk_id: "wiped".into(), ..knock() }, ErrorCode::WrongMember),
             (Handshake { from_boot_epoch: 3, ..knock() }, ErrorCode::WrongMember),
             (Handshake { from_id: 3, ..knock() }, ErrorCode::MemberRemoved),
+            (Handshake { incarnation: 0, ..knock() }, ErrorCode::MemberRemoved),
+            (Handshake { incarnation: 2, ..knock() }, ErrorCode::WrongMember),
             (Handshake { from_id: 0, ..knock() }, ErrorCode::PeerUnreachable),
         ];
         for (handshake, code) in cases {

@@ -40,6 +40,7 @@ pub struct LinkOptions {
     pub addr: String,
     pub disk_id: String,
     pub boot_epoch: u64,
+    pub incarnation: u64,
     pub initial_members_digest: String,
     /// This member never serves reads by a lease.
     pub no_leases: bool,
@@ -67,7 +68,7 @@ impl LinkOptions {
             initial_members_digest: self.initial_members_digest.clone(),
             from_addr: self.addr.clone(),
             no_leases: self.no_leases,
-            incarnation: 0,
+            incarnation: self.incarnation,
             lane: helios_proto::v1::Lane::All.into(),
             format: FORMAT,
         }

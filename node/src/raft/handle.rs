@@ -10,6 +10,7 @@ use raft::eraftpb::Message;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
+use super::force_new::{LastEntry, Verdict};
 use super::format;
 use super::types::*;
 use crate::error::Error;
@@ -93,6 +94,13 @@ impl RaftHandle {
     ) -> Result<(u64, u64), Error> {
         let (waiter, receiver) = oneshot::channel();
         self.submit(Input::Transfer { target, timeout, fencing_token, waiter })?;
+        receiver.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    /// Whether this member may be made the only one of its cluster; changes nothing.
+    pub async fn force_new(&self, expected: LastEntry, fencing_token: u64) -> Result<Verdict, Error> {
+        let (waiter, receiver) = oneshot::channel();
+        self.submit(Input::ForceNew { expected, fencing_token, waiter })?;
         receiver.await.unwrap_or_else(|_| Err(stopped()))
     }
 

@@ -130,6 +130,11 @@ impl Log {
         self.last() - self.entries.iter().rev().take_while(fits).count() as u64
     }
 
+    /// Entries after `index`.
+    pub fn after(&self, index: u64) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().filter(move |entry| entry.index > index)
+    }
+
     fn get(&self, index: u64) -> Option<&Entry> {
         let offset = index.checked_sub(self.base.index + 1)?;
         self.entries.get(usize::try_from(offset).ok()?)

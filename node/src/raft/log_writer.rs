@@ -223,7 +223,7 @@ impl LogWork {
     }
 }
 
-fn log_entry(entry: &Entry) -> LogEntry {
+pub(super) fn log_entry(entry: &Entry) -> LogEntry {
     LogEntry { index: entry.index, term: entry.term, payload: entry.encode_to_vec().into() }
 }
 

@@ -9,7 +9,9 @@ use prost_raft::Message as _;
 use raft::eraftpb::{Entry, HardState};
 
 use super::core::{Core, Settings};
+use super::force_new;
 use super::log::Log;
+use super::log_writer::log_entry;
 use super::membership;
 use super::snapshots::Snapshots;
 use crate::mutation::Mutation;
@@ -29,16 +31,46 @@ pub enum RecoveryError {
          this disk cannot serve; remove the member and let it rejoin with an empty data directory"
     )]
     Gap { applied: u64, base: u64 },
+    #[error("this member cannot be made the only one of its cluster: {0}")]
+    ForceNew(String),
 }
 
 /// A log and a state that agree.
 pub struct Recovery {
     log: Log,
+    term: u64,
     commit: u64,
     snapshot: Option<SnapshotMeta>,
 }
 
 impl Recovery {
+    /// Makes `survivor` the only member (`force_new`): all that the log holds becomes committed, and the
+    /// removals of the others follow. One append, so that a crash leaves all of it, or what another call
+    /// adds to.
+    pub fn force_new(
+        &mut self,
+        wal: &mut Wal,
+        store: &Store,
+        survivor: u64,
+        token: u64,
+    ) -> Result<(), RecoveryError> {
+        let last = self.log.last();
+        let tail = self.log.after(store.applied().index);
+        let (planned, _) = force_new::plan(&store.membership(), tail, last, survivor, token)
+            .map_err(|error| RecoveryError::ForceNew(error.message))?;
+        let term = self.term + 1;
+        let entries: Vec<Entry> =
+            (last + 1..).zip(planned).map(|(index, entry)| Entry { index, term, ..entry }).collect();
+        let commit = last + entries.len() as u64;
+        let hard_state = wal::HardState { term, vote: survivor, commit };
+        let written = entries.iter().map(log_entry).collect();
+        wal.append(&[Batch { reset: None, entries: written, hard_state: Some(hard_state) }])?;
+        self.log.append(&entries);
+        self.log.set_hard_state(HardState { term, vote: survivor, commit });
+        (self.term, self.commit) = (term, commit);
+        Ok(())
+    }
+
     /// The Raft core at the place where the last run left it. `boot_nonce` differs at every start.
     pub fn into_core(
         self,
@@ -156,6 +188,7 @@ pub fn recover(
         conf_state = membership::conf_state(&meta.membership);
     }
     Ok(Recovery {
+        term: hard_state.term,
         commit: hard_state.commit,
         log: Log::new(base, entries, hard_state, conf_state),
         snapshot: newest.map(|(_, meta)| meta).filter(|meta| meta.index >= base.index),
@@ -166,3 +199,6 @@ fn decode(entry: &wal::LogEntry) -> Result<Entry, RecoveryError> {
     Entry::decode(entry.payload.as_ref())
         .map_err(|source| RecoveryError::Entry { index: entry.index, source })
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,7 @@ use raft::eraftpb::{ConfChangeV2, Entry, HardState, Message};
 use tokio::sync::oneshot;
 
 use super::acks::Durable;
+use super::force_new::{LastEntry, Verdict};
 use crate::error::Error;
 use crate::state::SnapshotMeta;
 use crate::wal::Base;
@@ -15,6 +16,7 @@ use crate::wal::Base;
 pub type WriteWaiter = oneshot::Sender<Result<Reply, Error>>;
 pub type ReadWaiter = oneshot::Sender<Result<u64, Error>>;
 pub type ChangeWaiter = oneshot::Sender<Result<Arc<Membership>, Error>>;
+pub type ForceNewWaiter = oneshot::Sender<Result<Verdict, Error>>;
 pub type TransferWaiter = oneshot::Sender<Result<(u64, u64), Error>>;
 
 /// A write on its way into the log.
@@ -62,6 +64,12 @@ pub enum Input {
         timeout: Duration,
         fencing_token: u64,
         waiter: TransferWaiter,
+    },
+    /// Whether this member may be made the only one of its cluster.
+    ForceNew {
+        expected: LastEntry,
+        fencing_token: u64,
+        waiter: ForceNewWaiter,
     },
     /// The connection from this member ended.
     LinkLost(u64),

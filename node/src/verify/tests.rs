@@ -23,7 +23,9 @@ impl Disk {
     fn new() -> Self {
         let disk = Self { dir: tempfile::tempdir().unwrap() };
         let mut data_dir = DataDir::open(disk::real(), disk.dir.path(), "a", None, Duration::ZERO).unwrap();
-        data_dir.join(Belonging { cluster_id: "c".into(), member_id: 3, removed: false }).unwrap();
+        data_dir
+            .join(Belonging { cluster_id: "c".into(), member_id: 3, removed: false, incarnation: 0 })
+            .unwrap();
         let (mut wal, _) = Wal::open(disk::real(), &disk.path("wal"), OPTIONS).unwrap();
         for index in 1..=30 {
             let entries = vec![LogEntry { index, term: 2, payload: vec![7; 900].into() }];

@@ -27,6 +27,8 @@ mod quorum;
 mod reads;
 mod restarts;
 mod retries;
+mod several;
 mod snapshots;
 mod strangers;
+mod survivor;
 mod verify;

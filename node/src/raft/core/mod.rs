@@ -17,6 +17,7 @@ mod propose;
 mod ready;
 mod snapshotting;
 mod space;
+mod survivor;
 #[cfg(test)]
 mod tests;
 
@@ -102,6 +103,8 @@ pub struct Core {
     snapshot_index: u64,
     applied_index: u64,
     last_role: (StateRole, u64, u64),
+    /// Void while a leader is known.
+    leaderless_since: Instant,
     elections: u64,
     leader_changes: u64,
     read_rounds: u64,
@@ -154,6 +157,7 @@ impl Core {
         let node = RawNode::new(&config, log, &slog::Logger::root(slog::Discard, slog::o!()))?;
         Ok(Self {
             last_role: (node.raft.state, node.raft.term, node.raft.leader_id),
+            leaderless_since: now,
             node,
             reads: Reads::new(settings.id, boot_nonce),
             lease: Lease::new(settings.lease, now),
@@ -232,6 +236,9 @@ impl Core {
                     Ok(()) => transfer::start(self, target, now, timeout, waiter),
                     Err(error) => drop(waiter.send(Err(error))),
                 }
+            }
+            Input::ForceNew { expected, fencing_token, waiter } => {
+                drop(waiter.send(self.may_force_new(expected, fencing_token, now)));
             }
             Input::LinkLost(id) => self.link_lost(id, now),
             Input::LinkFound(id) => self.link_found(id),
@@ -313,7 +320,7 @@ impl Core {
         self.propose_waiting();
         self.pump_reads(now);
         self.take_readies(now);
-        self.note_role();
+        self.note_role(now);
         self.leave_joint(now);
         self.leave_bad_disk(now);
         transfer::settle(self, now);

@@ -19,7 +19,7 @@ impl Core {
                 .is_some_and(|heard| now.duration_since(*heard) < 2 * self.settings.election_min)
     }
 
-    pub(super) fn note_role(&mut self) {
+    pub(super) fn note_role(&mut self, now: Instant) {
         let raft = &self.node.raft;
         let current = (raft.state, raft.term, raft.leader_id);
         let (old_state, old_term, old_leader) = self.last_role;
@@ -49,6 +49,7 @@ impl Core {
             self.leader_changes += 1;
             tracing::info!(term, leader = %self.leader_name().unwrap_or_default(), "leader known");
         } else if leader_id == 0 && old_leader != 0 {
+            self.leaderless_since = now;
             tracing::info!(term, "no leader known");
         }
     }

@@ -23,7 +23,7 @@ pub use cluster::{Cluster, temporary_directory};
 pub use load::Load;
 pub use network::Network;
 pub use node::{Node, free_standing};
-pub use operator::Operator;
+pub use operator::{CLUSTER_ID, Operator};
 pub use ports::{NodePorts, Ports, is_free};
 
 /// How long anything may take that a healthy cluster does within a second or two; generous, since
