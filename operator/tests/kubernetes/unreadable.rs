@@ -20,7 +20,8 @@ async fn a_cluster_that_cannot_be_read_does_not_stop_the_others() {
     let (server, _nodes) = begin().await;
     accept_anything(&server.client).await;
     let resource = ApiResource::erase::<HeliosCluster>(&());
-    let broken = DynamicObject::new("c0", &resource).data(json!({"spec": {"replicas": "three"}}));
+    let broken =
+        DynamicObject::new("c0", &resource).data(json!({"spec": {"replicas": 3, "storage": "many"}}));
     let broken_api = Api::<DynamicObject>::default_namespaced_with(server.client.clone(), &resource);
     until("the API server takes what it refused", PATIENCE, async || {
         broken_api.create(&PostParams::default(), &broken).await.is_ok()
@@ -43,7 +44,7 @@ async fn a_cluster_that_cannot_be_read_does_not_stop_the_others() {
     .await;
 
     let api = Api::<HeliosCluster>::default_namespaced(server.client.clone());
-    let heal = json!({"spec": {"replicas": 3}});
+    let heal = json!({"spec": {"storage": null}});
     api.patch_metadata("c0", &PatchParams::default(), &Patch::Merge(heal)).await.unwrap();
     until("the other one, once it can be read", PATIENCE, async || ready(&server.client).await == 2).await;
 }
