@@ -10,6 +10,9 @@ demo: ## From nothing to a replicated SET on a real Kubernetes of three nodes (o
 test: ## Everything: format, lints, generated files, unit, integration and end-to-end tests
 	@scripts/test.sh all
 
+stories: ## All end-to-end stories; STORY=name for some of them, TIMES=3 for several times in a row
+	@scripts/stories.sh all $(if $(TIMES),--times $(TIMES)) $(STORY)
+
 check: ## The inner loop: format, lints, unit tests
 	@scripts/test.sh quick
 
@@ -41,4 +44,4 @@ clean-log-db: ## Remove logs and databases, of the local Kubernetes too; keep wh
 	@$(cluster) down
 	rm -rf helios-data
 
-.PHONY: help demo test check bench fix cluster kubeconfig images down clean clean-log-db
+.PHONY: help demo test stories check bench fix cluster kubeconfig images down clean clean-log-db

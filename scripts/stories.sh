@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The end-to-end stories. A local cluster that was not up before is taken down afterwards.
+# The end-to-end stories: `stories.sh [all] [--times N] [NAME]`. Without a word those that CI tells, with `all` every one,
+# with NAME those whose name contains it; N times in a row. A local cluster that was not up before is taken down afterwards.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=lib.sh
@@ -8,6 +9,17 @@ source "$root/scripts/lib.sh"
 source "$root/scripts/cluster.sh"
 cd "$root"
 
+which=()
+while (($#)); do
+  case $1 in
+  all) which=(--include-ignored) ;;
+  --times) export HELIOS_STORIES_TIMES=${2:?"how often? write --times 3"} && shift ;;
+  -*) die "usage: stories.sh [all] [--times N] [NAME]" ;;
+  *) which=(--include-ignored "$1") ;;
+  esac
+  shift
+done
+
 if ! cluster_is_foreign && ! "$local_cluster" status &>/dev/null; then at_end "$local_cluster down"; fi
 use_cluster
 images=$("$root/scripts/images.sh")
@@ -15,5 +27,6 @@ set -a
 eval "$images"
 set +a
 at_failure diagnose
+step "building heliosctl" cargo build --bin=heliosctl --bin=kubectl-helios
 # The whole workspace is named so that nothing is compiled again with other features.
-cargo test --workspace --test stories -- --test-threads=1
+cargo test --workspace --test stories -- --test-threads=1 "${which[@]}"

@@ -4,10 +4,12 @@
 mod manifest;
 mod spec;
 mod status;
+mod values;
 
 pub use manifest::{helm_template, yaml};
 pub use spec::*;
 pub use status::*;
+pub use values::values_schema;
 
 /// Label on every object of a cluster; its value is the name of the HeliosCluster.
 pub const CLUSTER_LABEL: &str = "heliosdb.io/cluster";
@@ -17,3 +19,5 @@ pub const ROLE_LABEL: &str = "heliosdb.io/role";
 pub const IN_SERVICE_LABEL: &str = "heliosdb.io/in-service";
 /// Label on the pods behind the `<cluster>-read` Service.
 pub const READS_LABEL: &str = "heliosdb.io/serves-reads";
+/// Annotation on a PersistentVolume that is kept for a person: whose it was, why, and since when.
+pub const QUARANTINED: &str = "heliosdb.io/quarantined";

@@ -64,6 +64,14 @@ pub struct HeliosClusterSpec {
     #[serde(default)]
     pub raft: RaftSpec,
 
+    /// How reads are served.
+    #[serde(default)]
+    pub reads: ReadsSpec,
+
+    /// Members that have a write on disk before it is acknowledged: `majority`, or `all`, with which writes wait while any member is down. Default majority. Restarts members: yes, one at a time.
+    #[serde(default)]
+    pub ack: Ack,
+
     /// CPU and memory of each member. Default: requests of 100m and 256Mi, no limits. Restarts members: yes, one at a time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
@@ -96,6 +104,18 @@ pub struct HeliosClusterSpec {
     #[serde(default)]
     pub update_strategy: UpdateStrategySpec,
 
+    /// What is done about members that cannot come back by themselves.
+    #[serde(default)]
+    pub repair: RepairSpec,
+
+    /// Stops all members and keeps their volumes; `false` starts them again with all data. Default false. Restarts members: yes, all at once.
+    #[serde(default)]
+    pub hibernate: bool,
+
+    /// Goes on from one member after a majority of disks was lost for good, as status.recovery tells; acts once, and only while that is so. Default: none. Restarts members: yes, all but the survivor begin anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovery: Option<RecoverySpec>,
+
     /// Stops the operator from changing anything about this cluster; status is still reported. Default false. Restarts members: no.
     #[serde(default)]
     pub paused: bool,
@@ -113,7 +133,9 @@ pub struct HeliosClusterSpec {
         .message("spec.storage.size: a volume cannot shrink; write the old size or a larger one")
         .field_path(".size"),
     validation = Rule::new("has(self.storageClassName) == has(oldSelf.storageClassName) && (!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)")
-        .message("spec.storage.storageClassName: cannot change on existing volumes; write the old value back, or create a second cluster with the new class")
+        .message("spec.storage.storageClassName: cannot change on existing volumes; write the old value back, or create a second cluster with the new class"),
+    validation = Rule::new("self.engine == oldSelf.engine")
+        .message("spec.storage.engine: cannot change on existing volumes; write the old value back, or create a second cluster with the new engine")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct StorageSpec {
@@ -127,9 +149,38 @@ pub struct StorageSpec {
     #[schemars(length(min = 1, max = 253))]
     pub storage_class_name: Option<String>,
 
+    /// Engine that keeps the state on disk: `sled` or `redb`; fixed at creation. Default sled. Restarts members: no.
+    #[serde(default)]
+    pub engine: StateEngine,
+
     /// Keeps the volumes of removed members and of a deleted cluster; a cluster created again under the same name adopts them. Default true. Restarts members: no.
     #[serde(default = "yes")]
     pub retain: bool,
+}
+
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum StateEngine {
+    #[default]
+    Sled,
+    Redb,
+}
+
+/// How many members make a write safe (product.md, C2).
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Ack {
+    #[default]
+    Majority,
+    All,
+}
+
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ReadsSpec {
+    /// Lets the leader answer reads by a lease, without a round to the others; relies on clocks that run evenly. Default false. Restarts members: yes, one at a time.
+    #[serde(default)]
+    pub lease: bool,
 }
 
 /// Named timings for consensus (product.md, C1).
@@ -219,14 +270,57 @@ pub struct UpdateStrategySpec {
     #[schemars(length(max = 9), regex(pattern = r"^[1-9][0-9]{0,4}(ms|s)$"))]
     pub leader_transfer_timeout: String,
 
+    /// How long a member must be healthy and caught up before it is promoted, and before the next one is restarted, in `ms` or `s`. Default 2s. Restarts members: no.
+    #[serde(default = "two_seconds")]
+    #[schemars(length(max = 9), regex(pattern = r"^[1-9][0-9]{0,4}(ms|s)$"))]
+    pub stable_for: String,
+
     /// Holds a rolling change before its next member. Default false. Restarts members: no.
     #[serde(default)]
     pub paused: bool,
 }
 
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct RepairSpec {
+    /// How long a member must be beyond help - its process fails on its disk again and again, or its volume was on a host that is gone - before it is replaced, in `s` or `m`. Default 10m. Restarts members: no.
+    #[serde(default = "ten_minutes")]
+    #[schemars(length(max = 9), regex(pattern = r"^[1-9][0-9]{0,5}(s|m)$"))]
+    pub after: String,
+
+    /// Lets a replaced volume be deleted where the operator may not keep it for a person, which takes the right to patch PersistentVolumes. Default false. Restarts members: no.
+    #[serde(default)]
+    pub without_quarantine: bool,
+}
+
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[x_kube(
+    cel,
+    validation = Rule::new("has(self.survivor) == has(self.confirm)")
+        .message("spec.recovery: write both survivor and confirm, as status.recovery.howTo tells")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct RecoverySpec {
+    /// Pod whose data the cluster goes on with, from status.recovery.survivors. Restarts members: yes, the others begin anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub survivor: Option<String>,
+
+    /// The cluster's id (status.clusterId), by which you accept the loss that status.recovery tells of. Restarts members: no.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
+    pub confirm: Option<String>,
+}
+
+impl Default for RepairSpec {
+    fn default() -> Self {
+        Self { after: ten_minutes(), without_quarantine: false }
+    }
+}
+
 impl Default for StorageSpec {
     fn default() -> Self {
-        Self { size: ten_gibibytes(), storage_class_name: None, retain: true }
+        Self { size: ten_gibibytes(), storage_class_name: None, engine: StateEngine::default(), retain: true }
     }
 }
 
@@ -238,7 +332,12 @@ impl Default for PodDisruptionBudgetSpec {
 
 impl Default for UpdateStrategySpec {
     fn default() -> Self {
-        Self { max_lag_entries: thousand(), leader_transfer_timeout: five_seconds(), paused: false }
+        Self {
+            max_lag_entries: thousand(),
+            leader_transfer_timeout: five_seconds(),
+            stable_for: two_seconds(),
+            paused: false,
+        }
     }
 }
 
@@ -250,6 +349,8 @@ impl Default for HeliosClusterSpec {
             image: None,
             storage: StorageSpec::default(),
             raft: RaftSpec::default(),
+            reads: ReadsSpec::default(),
+            ack: Ack::default(),
             resources: None,
             node_selector: BTreeMap::new(),
             tolerations: Vec::new(),
@@ -258,6 +359,9 @@ impl Default for HeliosClusterSpec {
             service: ServiceSpec::default(),
             pod_disruption_budget: PodDisruptionBudgetSpec::default(),
             update_strategy: UpdateStrategySpec::default(),
+            repair: RepairSpec::default(),
+            hibernate: false,
+            recovery: None,
             paused: false,
             restart_at: None,
         }
@@ -278,6 +382,14 @@ fn ten_gibibytes() -> String {
 
 fn five_seconds() -> String {
     "5s".to_owned()
+}
+
+fn two_seconds() -> String {
+    "2s".to_owned()
+}
+
+fn ten_minutes() -> String {
+    "10m".to_owned()
 }
 
 fn yes() -> bool {

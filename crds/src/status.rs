@@ -64,6 +64,14 @@ pub struct HeliosClusterStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operation: Option<OperationStatus>,
 
+    /// The member that is being replaced because it cannot come back by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replacement: Option<ReplacementStatus>,
+
+    /// After a majority of disks was lost for good: who is left, what to write, and what came of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovery: Option<RecoveryStatus>,
+
     /// Ready, Available, Progressing, Degraded and FaultToleranceReduced.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
@@ -107,7 +115,7 @@ pub struct MemberStatus {
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct OperationStatus {
-    /// Bootstrap, AddMember, RemoveMember, ReplaceMember, RollingUpdate or ResizeVolume.
+    /// Bootstrap, AddMember, RemoveMember, ReplaceMember, RollingUpdate, ResizeVolume, MoveLeader or Recovery.
     pub kind: String,
 
     /// Member that it is about.
@@ -122,4 +130,79 @@ pub struct OperationStatus {
 
     /// When the operation counts as stalled.
     pub deadline: Time,
+
+    /// Since when the target has been healthy and caught up without a break.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steady_since: Option<Time>,
+}
+
+/// Fixed before the member is removed, so that whoever goes on knows which volume was its own.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ReplacementStatus {
+    /// Name of the member and of its pod.
+    pub member: String,
+
+    /// Raft id that is removed.
+    pub member_id: i64,
+
+    /// Volume that is set aside once the removal is committed.
+    pub volume_uid: String,
+
+    /// CrashLoop or HostGone.
+    pub reason: String,
+
+    /// Since when it has been so.
+    pub since: Time,
+}
+
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct RecoveryStatus {
+    /// What was lost, and what going on from the best survivor would lose.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss: Option<String>,
+
+    /// What to write to go on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub how_to: Option<String>,
+
+    /// Members that still have their disk and answer, the one with most data first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub survivors: Vec<SurvivorStatus>,
+
+    /// The recovery under way, fixed before anything is done for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chosen: Option<ChosenStatus>,
+
+    /// Survivor of the recovery that was done. While spec.recovery stays as it was, it does nothing more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub done: Option<String>,
+}
+
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct SurvivorStatus {
+    /// Name of the pod.
+    pub name: String,
+
+    /// Term of its last log entry; a higher one is newer data.
+    pub last_term: i64,
+
+    /// Index of its last log entry; within a term, a higher one is newer data.
+    pub last_index: i64,
+}
+
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ChosenStatus {
+    /// Pod whose data the cluster goes on with.
+    pub survivor: String,
+
+    /// Its disk.
+    pub disk_id: String,
+
+    /// Volumes of the old majority, set aside before the survivor goes on alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fenced_volumes: Vec<String>,
 }

@@ -66,6 +66,21 @@ fn the_storage_class_is_fixed() {
 }
 
 #[test]
+fn the_engine_is_fixed() {
+    let engine = |engine: &str| json!({ "storage": { "engine": engine } });
+    cluster(engine("sled")).validate_cel_update(&cluster(json!({}))).unwrap();
+    refused_update(json!({}), engine("redb"), "spec.storage.engine: cannot change");
+}
+
+#[test]
+fn a_recovery_names_a_survivor_and_confirms_the_loss() {
+    cluster(json!({ "recovery": { "survivor": "demo-1", "confirm": "id" } })).validate_cel().unwrap();
+    for half in [json!({ "survivor": "demo-1" }), json!({ "confirm": "id" })] {
+        refused(&cluster(json!({ "recovery": half })), "write both survivor and confirm");
+    }
+}
+
+#[test]
 fn timings_must_be_in_order_whatever_the_preset() {
     for good in [
         json!({ "preset": "wan", "heartbeatInterval": "1s" }),

@@ -2,6 +2,8 @@
 # A real Kubernetes of three nodes on this machine: `cluster.sh prepare | up | down | status | kubeconfig | path`.
 # `prepare` builds the programs, `path` is where they are, `kubeconfig` prints the path of the kubeconfig.
 # `up` returns at once when the cluster is healthy, and mends or rebuilds it when it is not. `down` leaves nothing.
+# To break a node on purpose: `cluster.sh cut NODE` unplugs its line, `mend NODE` plugs it in again, `kill NODE`
+# takes the line and all processes at once; then `up` starts the node anew, with its disks.
 set -euo pipefail
 kubernetes_dir=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=lib/all.sh
@@ -90,6 +92,14 @@ tear_down() {
   rmdir --ignore-fail-on-non-empty "${hidden_places[@]}" 2>/dev/null || true
 }
 
+require_node() { [[ " ${nodes[*]} " == *" $1 "* ]] || die "there is no node ${1:-without a name}; the nodes are ${nodes[*]}"; }
+
+# The line goes first: nobody hears the node's processes end.
+kill_node() {
+  ip link set "$(node_link "$1")" down
+  group_kill "$1"
+}
+
 case "${1:-}" in
 prepare) preflight && parts_ensure ;;
 up) up ;;
@@ -97,6 +107,9 @@ down) down ;;
 status) parts=$(parts_path) pki=$state/pki && if healthy; then echo up; else echo down && exit 1; fi ;;
 kubeconfig) echo "$local_kubeconfig" ;;
 path) parts_path ;;
+cut) require_node "${2:-}" && ip link set "$(node_link "$2")" down ;;
+mend) require_node "${2:-}" && ip link set "$(node_link "$2")" up ;;
+kill) require_node "${2:-}" && kill_node "$2" ;;
 bring-up) parts=$(parts_path) && bring_up ;; # For `up`, which holds the lock.
-*) die "usage: cluster.sh prepare|up|down|status|kubeconfig|path" ;;
+*) die "usage: cluster.sh prepare|up|down|status|kubeconfig|path, or cut|mend|kill NODE" ;;
 esac

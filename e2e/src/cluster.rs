@@ -7,7 +7,8 @@ use anyhow::{Context, ensure};
 use helios_crds::{CLUSTER_LABEL, HeliosCluster};
 use helios_proto::v1::TransferRequest;
 use helios_proto::v1::cluster_client::ClusterClient;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde_json::{Value, json};
 
 use crate::forward::Forward;
@@ -126,10 +127,60 @@ impl Cluster {
         Ok(list.into_iter().map(|pod| (pods::name(&pod), pod)).collect())
     }
 
+    /// The volume claims of the members, those of members that are gone included.
+    ///
+    /// # Errors
+    /// When the API server does not answer.
+    pub fn volumes(&self) -> anyhow::Result<BTreeMap<String, PersistentVolumeClaim>> {
+        let list: Vec<PersistentVolumeClaim> = self.kubectl.list("pvc", &self.selector())?;
+        Ok(list.into_iter().map(|claim| (claim.metadata.name.clone().unwrap_or_default(), claim)).collect())
+    }
+
     /// # Errors
     /// As [`PodWatch::start`].
     pub fn watch(&self) -> anyhow::Result<PodWatch> {
         PodWatch::start(&self.kubectl, &self.selector())
+    }
+
+    /// Waits until the status has a condition `type_` that `holds`, and returns its message.
+    ///
+    /// # Errors
+    /// When it does not come to have one; the message is of the condition as it was last.
+    pub fn await_condition(&self, type_: &str, holds: impl Fn(&Condition) -> bool) -> anyhow::Result<String> {
+        eventually(PATIENCE, || {
+            let status = self.resource()?.status.unwrap_or_default();
+            let condition = status.conditions.into_iter().find(|condition| condition.type_ == type_);
+            let condition = condition.with_context(|| format!("no condition {type_}"))?;
+            ensure!(
+                holds(&condition),
+                "{type_} is {}, {}: {}",
+                condition.status,
+                condition.reason,
+                condition.message
+            );
+            Ok(condition.message)
+        })
+    }
+
+    /// The id of the member on the pod `name`, as the operator last saw it; none before it has joined.
+    ///
+    /// # Errors
+    /// When the resource does not exist.
+    pub fn member_id(&self, name: &str) -> anyhow::Result<Option<i64>> {
+        let status = self.resource()?.status.unwrap_or_default();
+        let member = status.members.into_iter().find(|member| member.name == name);
+        Ok(member.map(|member| member.member_id).filter(|id| *id != 0))
+    }
+
+    /// The ids of all members, in order, as the operator last saw them.
+    ///
+    /// # Errors
+    /// When the resource does not exist.
+    pub fn member_ids(&self) -> anyhow::Result<Vec<i64>> {
+        let status = self.resource()?.status.unwrap_or_default();
+        let mut ids: Vec<i64> = status.members.iter().map(|member| member.member_id).collect();
+        ids.sort_unstable();
+        Ok(ids)
     }
 
     /// What each member says.
@@ -137,8 +188,12 @@ impl Cluster {
     /// # Errors
     /// When one does not answer.
     pub fn raft(&self) -> anyhow::Result<BTreeMap<String, Raft>> {
-        let names = self.pods()?.into_keys();
+        self.raft_of(self.pods()?.into_keys())
+    }
+
+    fn raft_of(&self, names: impl IntoIterator<Item = String>) -> anyhow::Result<BTreeMap<String, Raft>> {
         names
+            .into_iter()
             .map(|name| {
                 let metrics = self.kubectl.http_get(&name, METRICS_PORT, "metrics")?;
                 let raft = Raft::from_metrics(&metrics).with_context(|| format!("the metrics of {name}"))?;
@@ -152,8 +207,16 @@ impl Cluster {
     /// # Errors
     /// When they do not come to agree.
     pub fn leader(&self) -> anyhow::Result<(String, u64)> {
+        self.leader_of(self.pods()?.into_keys().collect())
+    }
+
+    /// As [`Self::leader`], of the members on the pods `names` alone.
+    ///
+    /// # Errors
+    /// As [`Self::leader`].
+    pub fn leader_of(&self, names: Vec<String>) -> anyhow::Result<(String, u64)> {
         eventually(SOON, || {
-            let raft = self.raft()?;
+            let raft = self.raft_of(names.clone())?;
             let mut leaders = raft.iter().filter(|(_, raft)| raft.is_leader);
             let (name, leader) = leaders.next().with_context(|| format!("nobody leads: {raft:?}"))?;
             ensure!(leaders.next().is_none(), "several lead: {raft:?}");
@@ -224,7 +287,10 @@ impl Cluster {
 }
 
 /// Asks again for what no `kubectl wait` knows, until it is so.
-fn eventually<T>(limit: Duration, mut ask: impl FnMut() -> anyhow::Result<T>) -> anyhow::Result<T> {
+///
+/// # Errors
+/// The last one of `ask`, when that is still one after `limit`.
+pub fn eventually<T>(limit: Duration, mut ask: impl FnMut() -> anyhow::Result<T>) -> anyhow::Result<T> {
     const PAUSE: Duration = Duration::from_millis(100);
     let deadline = Instant::now() + limit;
     loop {

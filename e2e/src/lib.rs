@@ -3,11 +3,14 @@
 
 pub mod cluster;
 pub mod forward;
+pub mod heliosctl;
 pub mod images;
 pub mod kubectl;
 pub mod logs;
+pub mod nodes;
 pub mod operator;
 pub mod pods;
 pub mod report;
 pub mod story;
+pub mod table;
 pub mod writer;

@@ -1,12 +1,15 @@
 //! The operator as its user installs it: Helm and the chart of this repository.
 
 use anyhow::Context;
+use k8s_openapi::api::core::v1::Pod;
 use serde::Deserialize;
 
 use crate::images::Images;
 use crate::kubectl::{self, Kubectl};
+use crate::pods;
 
 const RELEASE: &str = "helios-operator";
+const ONE_NAMESPACE: &str = "one-namespace";
 const NAMESPACE: &str = "helios-system";
 const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../helm/helios-operator");
 const SELECTOR: &str = "app.kubernetes.io/name=helios-operator,app.kubernetes.io/component=operator";
@@ -36,7 +39,9 @@ impl Operator {
     fn find() -> anyhow::Result<Option<Self>> {
         let list = kubectl::run("helm", &["list", "--all-namespaces", "--output", "json"])?;
         let releases: Vec<Release> = serde_json::from_str(&list).context("helm list")?;
-        let ours = releases.into_iter().find(|release| release.chart.starts_with("helios-operator-"));
+        let ours = releases
+            .into_iter()
+            .find(|found| found.chart.starts_with("helios-operator-") && found.name != ONE_NAMESPACE);
         Ok(ours.map(|release| Self { kubectl: Kubectl::new(release.namespace), release: release.name }))
     }
 
@@ -48,26 +53,85 @@ impl Operator {
     pub fn install(images: &Images, name: &str, namespace: &str) -> anyhow::Result<()> {
         let operator = Self::find()?
             .unwrap_or_else(|| Self { kubectl: Kubectl::new(NAMESPACE), release: RELEASE.to_owned() });
-        let (image, tag) = split(&images.operator)?;
-        let (node_image, node_tag) = split(&images.node)?;
-        let values = [
-            format!("image.repository={image}"),
-            format!("image.tag={tag}"),
-            format!("nodeImage.repository={node_image}"),
-            format!("nodeImage.tag={node_tag}"),
+        let mut values = image_values(images)?;
+        values.extend([
             format!("test.cluster={name}"),
             format!("test.namespace={namespace}"),
             format!("test.image={}", images.writer),
             format!("test.command={{/helios-writer,set-get,--addr,{name}.{namespace}.svc:6379}}"),
-        ];
-        let mut arguments = vec!["upgrade", "--install", &operator.release, CHART];
-        arguments.extend(["--namespace", &operator.kubectl.namespace, "--create-namespace"]);
+        ]);
+        operator.upgrade(&values, &[])
+    }
+
+    /// Another one beside it, in `namespace` and for that alone. It uses the CRD of the first.
+    ///
+    /// # Errors
+    /// When Helm fails, or the operator is not available within three minutes.
+    pub fn install_for_namespace(images: &Images, namespace: &str) -> anyhow::Result<Self> {
+        let operator = Self { kubectl: Kubectl::new(namespace), release: ONE_NAMESPACE.to_owned() };
+        let mut values = image_values(images)?;
+        values.push(format!("watchNamespaces[0]={namespace}"));
+        operator.upgrade(&values, &["--set", "crds.install=false"])?;
+        Ok(operator)
+    }
+
+    fn upgrade(&self, values: &[String], more: &[&str]) -> anyhow::Result<()> {
+        let mut arguments = vec!["upgrade", "--install", &self.release, CHART];
+        arguments.extend(["--namespace", &self.kubectl.namespace, "--create-namespace"]);
         arguments.extend(["--reset-then-reuse-values", "--wait", "--timeout", "3m"]);
-        for value in &values {
+        arguments.extend(more);
+        for value in values {
             arguments.extend(["--set-string", value]);
         }
         kubectl::run("helm", &arguments)?;
         Ok(())
+    }
+
+    /// `helm uninstall`.
+    ///
+    /// # Errors
+    /// When Helm fails, or something of the release does not go within two minutes.
+    pub fn uninstall(self) -> anyhow::Result<()> {
+        let namespace = &self.kubectl.namespace;
+        kubectl::run(
+            "helm",
+            &["uninstall", &self.release, "--namespace", namespace, "--wait", "--timeout", "2m"],
+        )?;
+        Ok(())
+    }
+
+    /// Nodes that it runs on.
+    ///
+    /// # Errors
+    /// When the API server does not answer.
+    pub fn nodes(&self) -> anyhow::Result<Vec<String>> {
+        let pods: Vec<Pod> = self.kubectl.list("pods", SELECTOR)?;
+        Ok(pods.iter().filter_map(pods::node).map(str::to_owned).collect())
+    }
+
+    /// Upgrades to a chart whose CRD does not know the spec's `field` yet, and changes nothing else.
+    ///
+    /// # Errors
+    /// When no operator is installed, or Helm fails.
+    pub fn install_older_definition(field: &str) -> anyhow::Result<()> {
+        let operator = Self::installed()?;
+        let older = std::env::temp_dir().join(format!("helios-operator-older-{}", std::process::id()));
+        let path = older.to_str().context("a path of text")?;
+        kubectl::run("cp", &["--recursive", CHART, path])?;
+        let definition = older.join("templates/crd-heliosclusters.yaml");
+        let upgraded = std::fs::read_to_string(&definition)
+            .and_then(|text| std::fs::write(&definition, text.replace(&format!(" {field}:"), " formerly:")))
+            .map_err(anyhow::Error::from)
+            .and_then(|()| {
+                let namespace = &operator.kubectl.namespace;
+                let arguments = ["upgrade", &operator.release, path, "--namespace", namespace];
+                Ok(kubectl::run(
+                    "helm",
+                    &[&arguments[..], &["--reset-then-reuse-values", "--wait"]].concat(),
+                )?)
+            });
+        std::fs::remove_dir_all(&older)?;
+        upgraded.map(drop)
     }
 
     /// `helm test`.
@@ -124,6 +188,17 @@ impl Operator {
         let log = self.kubectl.run(&["logs", "--selector", SELECTOR, "--tail=150", "--prefix"]);
         log.unwrap_or_else(|error| error.to_string())
     }
+}
+
+fn image_values(images: &Images) -> anyhow::Result<Vec<String>> {
+    let (image, tag) = split(&images.operator)?;
+    let (node_image, node_tag) = split(&images.node)?;
+    Ok(vec![
+        format!("image.repository={image}"),
+        format!("image.tag={tag}"),
+        format!("nodeImage.repository={node_image}"),
+        format!("nodeImage.tag={node_tag}"),
+    ])
 }
 
 /// Repository and tag of `registry:port/name:tag`.

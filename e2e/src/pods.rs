@@ -92,9 +92,21 @@ impl PodWatch {
         limit: Duration,
         holds: impl Fn(&BTreeMap<String, Pod>) -> bool,
     ) -> anyhow::Result<()> {
+        self.wait_for(what, limit, |state| holds(&state.pods))
+    }
+
+    /// Waits until so many pods were created since the start.
+    ///
+    /// # Errors
+    /// As [`Self::wait`].
+    pub fn await_created(&self, count: usize, limit: Duration) -> anyhow::Result<()> {
+        self.wait_for(&format!("{count} pods created"), limit, |state| state.created.len() >= count)
+    }
+
+    fn wait_for(&self, what: &str, limit: Duration, holds: impl Fn(&State) -> bool) -> anyhow::Result<()> {
         let deadline = Instant::now() + limit;
         let mut state = self.seen.lock();
-        while !holds(&state.pods) {
+        while !holds(&state) {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() || state.ended {
                 let pods: Vec<String> = state.pods.values().map(describe).collect();
@@ -176,6 +188,17 @@ pub fn has_started(pod: &Pod) -> bool {
 pub fn restarts(pod: &Pod) -> i32 {
     let containers = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
     containers.into_iter().flatten().map(|container| container.restart_count).sum()
+}
+
+/// Node that the pod runs on; none before it has one.
+pub fn node(pod: &Pod) -> Option<&str> {
+    pod.spec.as_ref()?.node_name.as_deref()
+}
+
+/// Why a container of the pod does not run, e.g. `ImagePullBackOff`.
+pub fn trouble(pod: &Pod) -> Option<&str> {
+    let containers = pod.status.as_ref()?.container_statuses.as_ref()?;
+    containers.iter().find_map(|container| container.state.as_ref()?.waiting.as_ref()?.reason.as_deref())
 }
 
 /// Image of the pod's first container.

@@ -1,7 +1,5 @@
 //! A story: a namespace of its own, a cluster in it, and what it has to say in figures.
 
-use std::fmt;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
@@ -13,26 +11,20 @@ use crate::kubectl::Kubectl;
 use crate::logs::Logs;
 use crate::operator::Operator;
 use crate::report::Window;
+use crate::table;
 use crate::writer::Writer;
 
 /// Members end by themselves after a signal, at most after their grace period of a minute.
 const DELETE_TIMEOUT: &str = "--timeout=150s";
+
+/// Size of volumes that no story fills.
+pub const SMALL: &str = "256Mi";
 
 pub struct Story {
     pub kubectl: Kubectl,
     pub images: Images,
     name: &'static str,
 }
-
-/// What one part of a story did to the writes.
-#[derive(Debug, Clone)]
-struct Row {
-    story: &'static str,
-    part: String,
-    window: Window,
-}
-
-static TABLE: Mutex<Vec<Row>> = Mutex::new(Vec::new());
 
 impl Story {
     /// The namespace of the story `name`.
@@ -58,7 +50,8 @@ impl Story {
             println!("{error:#}\n{}{logs}", story.diagnosis());
         }
         drop(logs);
-        let removed = story.remove_namespace();
+        // Kubernetes takes its time to find a namespace empty, and the next story needs none of this one's.
+        let removed = story.remove_namespace("--wait=false");
         told?;
         removed?;
         story.say(&format!("told in {:.0} s", began.elapsed().as_secs_f64()));
@@ -70,15 +63,29 @@ impl Story {
         println!("    {text}");
     }
 
+    /// A line of the story's result, and of the table at the end: how long it was until `what`.
+    pub fn took(&self, what: &str, time: Duration) {
+        self.say(&format!("{what}: {:.1} s", time.as_secs_f64()));
+        table::note_time(self.name, what, time);
+    }
+
     /// A ready cluster `demo` of three members with small volumes and, beside that, `spec`.
     ///
     /// # Errors
     /// As [`Cluster::create`].
-    pub fn cluster(&self, mut spec: Value) -> anyhow::Result<Cluster> {
+    pub fn cluster(&self, spec: Value) -> anyhow::Result<Cluster> {
+        self.cluster_named("demo", spec)
+    }
+
+    /// As [`Self::cluster`], by another name.
+    ///
+    /// # Errors
+    /// As [`Cluster::create`].
+    pub fn cluster_named(&self, name: &str, mut spec: Value) -> anyhow::Result<Cluster> {
         if spec.get("storage").is_none() {
-            spec["storage"] = json!({"size": "256Mi"});
+            spec["storage"] = json!({"size": SMALL});
         }
-        Cluster::create(&self.kubectl, "demo", spec)
+        Cluster::create(&self.kubectl, name, spec)
     }
 
     /// A steady load on the cluster's Service.
@@ -97,12 +104,11 @@ impl Story {
         // With the first writes after it, or else a gap would end only in the next part.
         writer.await_writes(100)?;
         let window = writer.mark()?;
-        let row = Row { story: self.name, part: part.to_owned(), window: window.clone() };
-        self.say(&row.to_string());
+        self.say(&format!("{part}: {}", describe(&window)));
         for (text, count) in &window.errors {
             self.say(&format!("    {count} x {text}"));
         }
-        TABLE.lock().unwrap_or_else(PoisonError::into_inner).push(row);
+        table::note_writes(self.name, part, window.clone());
         Ok(window)
     }
 
@@ -140,8 +146,8 @@ impl Story {
     }
 
     fn make_namespace(&self) -> anyhow::Result<()> {
-        // One of a run that was broken off.
-        self.remove_namespace()?;
+        // One of a run that was broken off, or that still goes.
+        self.remove_namespace(DELETE_TIMEOUT)?;
         self.kubectl.apply(&json!({
             "apiVersion": "v1",
             "kind": "Namespace",
@@ -153,14 +159,8 @@ impl Story {
         Ok(())
     }
 
-    fn remove_namespace(&self) -> anyhow::Result<()> {
-        self.kubectl.run(&[
-            "delete",
-            "namespace",
-            &self.kubectl.namespace,
-            "--ignore-not-found",
-            DELETE_TIMEOUT,
-        ])?;
+    fn remove_namespace(&self, how: &str) -> anyhow::Result<()> {
+        self.kubectl.run(&["delete", "namespace", &self.kubectl.namespace, "--ignore-not-found", how])?;
         Ok(())
     }
 
@@ -178,41 +178,12 @@ impl Story {
     }
 }
 
-impl fmt::Display for Row {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Window { acknowledged, retried, failed, longest_gap_ms, p99_ms, longest_gap_at, .. } =
-            self.window;
-        write!(
-            f,
-            "{}: {acknowledged} acknowledged, {retried} retried, {failed} failed, longest gap {longest_gap_ms:.0} ms from {}, p99 {p99_ms:.1} ms",
-            self.part,
-            longest_gap_at.map_or_else(String::new, |at| format!("{at:.3}"))
-        )
-    }
-}
-
-/// Every part of every story so far.
-pub fn table() -> String {
-    let rows = TABLE.lock().unwrap_or_else(PoisonError::into_inner);
-    if rows.is_empty() {
-        return String::new();
-    }
-    let mut text = format!(
-        "\n{:<28} {:<34} {:>12} {:>8} {:>7} {:>12} {:>9} {:>9}\n",
-        "story", "part", "acknowledged", "retried", "failed", "longest gap", "p99", "max"
-    );
-    for Row { story, part, window } in rows.iter() {
-        text += &format!(
-            "{story:<28} {part:<34} {:>12} {:>8} {:>7} {:>9.0} ms {:>6.1} ms {:>6.0} ms\n",
-            window.acknowledged,
-            window.retried,
-            window.failed,
-            window.longest_gap_ms,
-            window.p99_ms,
-            window.max_ms
-        );
-    }
-    text
+fn describe(window: &Window) -> String {
+    let Window { acknowledged, retried, failed, longest_gap_ms, p99_ms, longest_gap_at, .. } = window;
+    let since = longest_gap_at.map_or_else(String::new, |at| format!("{at:.3}"));
+    format!(
+        "{acknowledged} acknowledged, {retried} retried, {failed} failed, longest gap {longest_gap_ms:.0} ms from {since}, p99 {p99_ms:.1} ms"
+    )
 }
 
 /// A limit in a story's own words.

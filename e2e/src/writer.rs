@@ -8,34 +8,44 @@ use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
 use crate::kubectl::{CommandError, Kubectl};
+use crate::pods;
 use crate::report::{Report, Window};
 
-const NAME: &str = "writer";
+/// By which a writer is spared when a node is drained: nothing would bring it back.
+pub const LABEL: (&str, &str) = ("app.kubernetes.io/name", "helios-writer");
+
 const CONTROL_PORT: u16 = 8080;
 /// Reading back everything takes part of it.
 const END_TIMEOUT: Duration = Duration::from_secs(120);
 
 pub struct Writer {
     kubectl: Kubectl,
+    /// Its pod's.
+    name: String,
 }
 
 impl Writer {
-    /// Starts writing to the Service `service`, and returns when the first write is acknowledged.
+    /// Starts writing to the Service `service`, with keys that begin with its name, and returns when the
+    /// first writes are acknowledged.
     ///
     /// # Errors
     /// When the pod cannot be made, or no write is acknowledged within a minute.
     pub fn start(kubectl: &Kubectl, image: &str, service: &str) -> anyhow::Result<Self> {
+        let name = format!("writer-{service}");
         let address = format!("{service}:6379");
         let control = format!("0.0.0.0:{CONTROL_PORT}");
-        let mut pod =
-            pod(NAME, image, &["run", "--addr", &address, "--retry-for", "1s", "--control", &control]);
+        let mut pod = pod(
+            &name,
+            image,
+            &["run", "--addr", &address, "--prefix", service, "--retry-for", "1s", "--control", &control],
+        );
         pod["spec"]["containers"][0]["readinessProbe"] =
             json!({"httpGet": {"path": "/report", "port": CONTROL_PORT}, "periodSeconds": 1});
         kubectl.apply(&pod)?;
         kubectl
-            .wait("pod/writer", "condition=Ready", Duration::from_secs(60))
+            .wait(&format!("pod/{name}"), "condition=Ready", Duration::from_secs(60))
             .context("no write was acknowledged")?;
-        let writer = Self { kubectl: kubectl.clone() };
+        let writer = Self { kubectl: kubectl.clone(), name };
         // The first writes have the connections still to be made.
         writer.await_writes(200)?;
         writer.mark()?;
@@ -65,16 +75,25 @@ impl Writer {
     /// When the writer does not end by itself, or says nothing.
     pub fn stop(self) -> anyhow::Result<Report> {
         self.post::<IgnoredAny>("stop")?;
-        await_end(&self.kubectl, NAME, END_TIMEOUT)?;
-        let log = self.kubectl.run(&["logs", NAME])?;
+        await_end(&self.kubectl, &self.name, END_TIMEOUT)?;
+        let log = self.kubectl.run(&["logs", &self.name])?;
         let line = log.lines().last().context("the writer said nothing")?;
         let report = serde_json::from_str(line).with_context(|| format!("the writer ended with {line:?}"))?;
-        self.kubectl.run(&["delete", "pod", NAME])?;
+        self.kubectl.run(&["delete", "pod", &self.name])?;
         Ok(report)
     }
 
+    /// Node that it runs on.
+    ///
+    /// # Errors
+    /// When its pod is gone.
+    pub fn node(&self) -> anyhow::Result<String> {
+        let pod: Pod = self.kubectl.get(&format!("pod/{}", self.name))?;
+        pods::node(&pod).map(str::to_owned).context("the writer runs nowhere")
+    }
+
     fn post<T: serde::de::DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
-        Ok(self.kubectl.http_post(NAME, CONTROL_PORT, path)?)
+        Ok(self.kubectl.http_post(&self.name, CONTROL_PORT, path)?)
     }
 }
 
@@ -105,7 +124,7 @@ fn pod(name: &str, image: &str, arguments: &[&str]) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": name},
+        "metadata": {"name": name, "labels": {LABEL.0: LABEL.1}},
         "spec": {
             "restartPolicy": "Never",
             "automountServiceAccountToken": false,

@@ -39,6 +39,7 @@ pub struct Metrics {
     raft_snapshot_index: Gauge,
     peer_match_lag_entries: Family<PeerLabel, Gauge>,
     peer_active: Family<PeerLabel, Gauge>,
+    lowest_format: Gauge,
     members: Gauge,
     keys: Gauge,
     db_size_bytes: Gauge,
@@ -82,6 +83,7 @@ impl Metrics {
             raft_snapshot_index: Gauge::default(),
             peer_match_lag_entries: Family::default(),
             peer_active: Family::default(),
+            lowest_format: Gauge::default(),
             members: Gauge::default(),
             keys: Gauge::default(),
             db_size_bytes: Gauge::default(),
@@ -178,6 +180,11 @@ impl Metrics {
                 "How often the cluster was made anew from one survivor of a lost majority",
                 &self.cluster_incarnation,
             ),
+            (
+                "lowest_format",
+                "Log format that all members can read, as far as this one has heard",
+                &self.lowest_format,
+            ),
             ("members", "Members of the cluster, learners included", &self.members),
             ("keys", "Keys held, expired ones not yet removed included", &self.keys),
             ("db_size_bytes", "State engine and overlay", &self.db_size_bytes),
@@ -223,6 +230,7 @@ impl Metrics {
         gauge(&self.raft_disk_transfers, status.disk_transfers);
         gauge(&self.raft_log_bytes, status.log_bytes);
         gauge(&self.raft_snapshot_index, status.snapshot_index);
+        gauge(&self.lowest_format, status.lowest_format.into());
         gauge(&self.members, status.membership.members.len() as u64);
         gauge(&self.keys, store.key_count());
         gauge(&self.db_size_bytes, store.bytes());

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use helios_proto::v1::{self as proto, StatusResponse};
 
 use crate::node::Node;
+use crate::raft::format::FORMAT;
 use crate::raft::{RaftStatus, Role, membership};
 
 /// Entries a node may be behind what it knows to be committed and still be called ready.
@@ -22,6 +23,7 @@ pub fn of(node: &Node) -> StatusResponse {
         uptime_seconds: inner.started.elapsed().as_secs(),
         config_hash: inner.settings.config_hash.clone(),
         role: proto::Role::Uninitialized.into(),
+        format: FORMAT,
         ..StatusResponse::default()
     };
     let reason = match node.member() {
@@ -68,6 +70,7 @@ fn describe(response: &mut StatusResponse, status: &RaftStatus, applied: u64) {
     response.first_index = status.first_index;
     response.membership = Some((*status.membership).clone());
     response.progress = status.progress.clone();
+    response.lowest_format = status.lowest_format;
 }
 
 /// Ready means: can serve or send on, and is caught up with what it knows to be committed.

@@ -1,12 +1,15 @@
 //! Takes the one step of a plan. Every step may be repeated, and names what it is about by member
 //! id, disk or UID, so that a step planned from an old view fails instead of hitting another target.
 
+mod quarantine;
+
 use std::time::Duration;
 
 use helios_proto::detail_of;
 use helios_proto::v1::cluster_client::ClusterClient;
 use helios_proto::v1::{
-    AddLearnerRequest, ErrorCode, InitializeRequest, PromoteRequest, RemoveRequest, TransferRequest,
+    AddLearnerRequest, ErrorCode, ForceNewRequest, InitializeRequest, PromoteRequest, RemoveRequest,
+    TransferRequest,
 };
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::api::{DeleteParams, EvictParams, Patch, PatchParams, Preconditions};
@@ -23,6 +26,8 @@ use crate::validate::ValidatedCluster;
 
 /// A membership change waits for the commit of one log entry.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// The node restarts itself on the way.
+const FORCE_NEW_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[derive(Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -31,7 +36,7 @@ pub enum Outcome {
     NotYet(String),
 }
 
-/// Takes `step`.
+/// Takes `step`; members refuse it if they have seen a `fencing_token` above this one.
 ///
 /// # Errors
 /// When the step was refused for a reason that will not pass by itself, or the target is not reached.
@@ -39,10 +44,11 @@ pub async fn execute(
     client: &Client,
     cluster: &ValidatedCluster,
     seen: &Snapshot,
+    fencing_token: u64,
     step: &Step,
 ) -> Result<Outcome, Error> {
     let kubernetes = Kubernetes { client, cluster };
-    let members = Members { cluster, seen };
+    let members = Members { cluster, seen, fencing_token };
     match step {
         Step::Initialize { ordinal, cluster_id, disk_id } => {
             members.initialize(*ordinal, cluster_id, disk_id).await
@@ -61,10 +67,27 @@ pub async fn execute(
         Step::DeletePod { ordinal, uid } => kubernetes.delete_pod(*ordinal, uid).await,
         Step::DeleteVolume { ordinal, uid } => kubernetes.delete_volume(*ordinal, uid).await,
         Step::GrowVolume { ordinal, uid, size } => kubernetes.grow_volume(*ordinal, uid, size).await,
-        Step::Recycle { ordinal, volume_uid, pod_uid } => {
+        Step::ForceDeletePod { ordinal, uid } => kubernetes.force_delete_pod(*ordinal, uid).await,
+        Step::Recycle { ordinal, volume_uid, pod_uid, keep } => {
+            if let Some(reason) = keep {
+                quarantine::keep(client, cluster, *ordinal, volume_uid, reason, seen.now).await?;
+            }
             // In this order: the volume stays until its pod is gone, and the pod that follows gets a new one.
             kubernetes.delete_volume(*ordinal, volume_uid).await?;
-            kubernetes.delete_pod(*ordinal, pod_uid).await
+            match pod_uid {
+                Some(uid) => kubernetes.delete_pod(*ordinal, uid).await,
+                None => Ok(Outcome::Done),
+            }
+        }
+        Step::ForceNew { ordinal, cluster_id, disk_id, last_term, last_index } => {
+            let request = ForceNewRequest {
+                cluster_id: cluster_id.clone(),
+                expected_disk_id: disk_id.clone(),
+                expected_term: *last_term,
+                expected_last_index: *last_index,
+                fencing_token,
+            };
+            members.force_new(*ordinal, request).await
         }
     }
 }
@@ -72,6 +95,7 @@ pub async fn execute(
 struct Members<'a> {
     cluster: &'a ValidatedCluster,
     seen: &'a Snapshot,
+    fencing_token: u64,
 }
 
 impl Members<'_> {
@@ -80,7 +104,7 @@ impl Members<'_> {
         let request = InitializeRequest {
             cluster_id: cluster_id.to_owned(),
             expected_disk_id: disk_id.to_owned(),
-            ..Default::default()
+            fencing_token: self.fencing_token,
         };
         let answer = node.client.initialize(request).await;
         node.judge(answer)
@@ -102,7 +126,7 @@ impl Members<'_> {
             client_addr: stable(CLIENT_PORT),
             disk_id: disk_id.to_owned(),
             expected_membership_index: membership,
-            ..Default::default()
+            fencing_token: self.fencing_token,
         };
         let answer = node.client.add_learner(request).await;
         node.judge(answer)
@@ -114,7 +138,7 @@ impl Members<'_> {
             id,
             max_lag_entries: max_lag,
             expected_membership_index: membership,
-            ..Default::default()
+            fencing_token: self.fencing_token,
         };
         let answer = node.client.promote(request).await;
         node.judge(answer)
@@ -122,7 +146,8 @@ impl Members<'_> {
 
     async fn remove(&self, leader: u32, id: u64, membership: u64) -> Result<Outcome, Error> {
         let mut node = self.connect(leader, "remove a member", CALL_TIMEOUT).await?;
-        let request = RemoveRequest { id, expected_membership_index: membership, ..Default::default() };
+        let request =
+            RemoveRequest { id, expected_membership_index: membership, fencing_token: self.fencing_token };
         let answer = node.client.remove(request).await;
         node.judge(answer)
     }
@@ -130,13 +155,19 @@ impl Members<'_> {
     async fn transfer(&self, leader: u32, target_id: u64, timeout: Duration) -> Result<Outcome, Error> {
         let mut node = self.connect(leader, "transfer leadership", timeout + Duration::from_secs(1)).await?;
         let timeout_ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
-        let request = TransferRequest { target_id, timeout_ms, ..Default::default() };
+        let request = TransferRequest { target_id, timeout_ms, fencing_token: self.fencing_token };
         let answer = node.client.transfer_leadership(request).await;
         node.judge(answer)
     }
 
+    async fn force_new(&self, ordinal: u32, request: ForceNewRequest) -> Result<Outcome, Error> {
+        let mut node = self.connect(ordinal, "go on alone", FORCE_NEW_TIMEOUT).await?;
+        let answer = node.client.force_new(request).await;
+        node.judge(answer)
+    }
+
     async fn connect(&self, ordinal: u32, doing: &'static str, timeout: Duration) -> Result<Node, Error> {
-        let Self { cluster, seen } = self;
+        let Self { cluster, seen, .. } = self;
         let member = names::pod(&cluster.name, ordinal);
         let address = members::address(&cluster.name, &cluster.namespace, ordinal, seen.pods.get(&ordinal));
         match members::connect(&address, timeout).await {
@@ -195,6 +226,12 @@ impl Kubernetes<'_> {
     async fn delete_pod(&self, ordinal: u32, uid: &str) -> Result<Outcome, Error> {
         let name = names::pod(&self.cluster.name, ordinal);
         settle(self.pods().delete(&name, &only(uid)).await.map(drop), "delete pod", name)
+    }
+
+    async fn force_delete_pod(&self, ordinal: u32, uid: &str) -> Result<Outcome, Error> {
+        let name = names::pod(&self.cluster.name, ordinal);
+        let now = DeleteParams { grace_period_seconds: Some(0), ..only(uid) };
+        settle(self.pods().delete(&name, &now).await.map(drop), "force the deletion of pod", name)
     }
 
     async fn delete_volume(&self, ordinal: u32, uid: &str) -> Result<Outcome, Error> {

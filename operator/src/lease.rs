@@ -1,6 +1,8 @@
 //! Which replica of the operator acts. Whoever loses the Lease ends its process: a step that is
 //! half way must not meet another process's.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -19,11 +21,51 @@ const RENEW_EVERY: Duration = Duration::from_secs(4);
 const GIVE_UP: Duration = Duration::from_secs(10);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
 
+/// The number that every change at a node carries: how often the Lease changed hands. Nodes refuse a
+/// lower one than they have on record, so an operator that was paused for longer than its Lease was
+/// valid changes nothing when it wakes up.
+#[derive(Debug, Clone, Default)]
+pub struct Fence(Arc<Tokens>);
+
+#[derive(Debug, Default)]
+struct Tokens {
+    held: AtomicU64,
+    /// Highest that any cluster has on record.
+    recorded: AtomicU64,
+}
+
+impl Fence {
+    /// The present holder's token; 0 before the Lease is held.
+    pub fn token(&self) -> u64 {
+        self.0.held.load(Ordering::Acquire)
+    }
+
+    /// Notes the token that a cluster has on record. It can be above that of the rightful holder: the
+    /// Lease was deleted, or the cluster was run by an operator with another one. The next renewal
+    /// then raises the Lease's count above it, which only the holder can do.
+    pub fn recorded(&self, token: u64) {
+        self.0.recorded.fetch_max(token, Ordering::AcqRel);
+    }
+
+    fn hold(&self, token: u64) {
+        self.0.held.store(token, Ordering::Release);
+    }
+
+    /// Least count that the Lease may have when it is written.
+    fn least(&self) -> u64 {
+        let recorded = self.0.recorded.load(Ordering::Acquire);
+        if recorded > self.token() { recorded.saturating_add(1) } else { self.token() }
+    }
+}
+
 pub struct Holder {
     api: Api<Lease>,
     name: String,
     identity: String,
     seen: Option<Sighting>,
+    /// When the Lease was last known to be ours.
+    renewed: Instant,
+    fence: Fence,
 }
 
 /// The Lease as last read. Its age is measured from when we saw it change, by our own clock:
@@ -44,7 +86,19 @@ enum Move {
 
 impl Holder {
     pub fn new(client: Client, namespace: &str, name: String, identity: String) -> Self {
-        Self { api: Api::namespaced(client, namespace), name, identity, seen: None }
+        Self {
+            api: Api::namespaced(client, namespace),
+            name,
+            identity,
+            seen: None,
+            renewed: Instant::now(),
+            fence: Fence::default(),
+        }
+    }
+
+    /// The token of this holder, for as long as the process lives.
+    pub fn fence(&self) -> Fence {
+        self.fence.clone()
     }
 
     /// Waits until this process holds the Lease.
@@ -61,13 +115,16 @@ impl Holder {
 
     /// Renews until that fails for too long or another holds the Lease; then returns why.
     pub async fn keep(&mut self) -> String {
-        let mut renewed = Instant::now();
         loop {
             tokio::time::sleep(RENEW_EVERY).await;
+            // The process was paused: another may act by now, and nothing may happen until it is known.
+            if self.renewed.elapsed() > VALID {
+                return "the process slept for longer than its lease is valid".to_owned();
+            }
             match self.attempt().await {
-                Ok(true) => renewed = Instant::now(),
+                Ok(true) => {}
                 Ok(false) => return "another process holds the lease".to_owned(),
-                Err(error) if renewed.elapsed() + RENEW_EVERY > GIVE_UP => {
+                Err(error) if self.renewed.elapsed() + RENEW_EVERY > GIVE_UP => {
                     return format!("the lease was not renewed in time: {error}");
                 }
                 Err(error) => tracing::warn!(%error, "cannot renew the lease; trying again"),
@@ -77,6 +134,9 @@ impl Holder {
 
     /// Gives the Lease up, so that another need not wait for it to run out.
     pub async fn release(&mut self) {
+        if !self.holds() {
+            return;
+        }
         let Some(Sighting { mut lease, .. }) = self.seen.take() else { return };
         lease.spec.get_or_insert_default().holder_identity = None;
         let params = PostParams::default();
@@ -98,25 +158,53 @@ impl Holder {
     }
 
     async fn attempt_now(&mut self) -> Result<bool, Error> {
+        // Whoever holds the Lease writes over what it wrote last: that fails if anything came between.
+        if !self.holds() {
+            self.read().await?;
+        }
+        let written = match self.write().await? {
+            Written::Conflict if self.holds() => {
+                self.read().await?;
+                self.write().await?
+            }
+            written => written,
+        };
+        Ok(written == Written::Done)
+    }
+
+    async fn read(&mut self) -> Result<(), Error> {
         let found = self.api.get_opt(&self.name).await.map_err(Error::kube("read Lease", &self.name))?;
         self.note(found);
+        Ok(())
+    }
+
+    async fn write(&mut self) -> Result<Written, Error> {
+        let began = Instant::now();
+        let lease = |earlier| taken(earlier, &self.name, &self.identity, self.fence.least());
         let written = match decide(self.seen.as_ref(), &self.identity, Instant::now()) {
-            Move::Wait => return Ok(false),
-            Move::Create => self.api.create(&PostParams::default(), &self.taken(None)).await,
+            Move::Wait => return Ok(Written::HeldByAnother),
+            Move::Create => self.api.create(&PostParams::default(), &lease(None)).await,
             // A replace carries the version that was read, so of two that try only one succeeds.
             Move::Take => {
-                let taken = self.taken(self.seen.as_ref().map(|seen| &seen.lease));
-                self.api.replace(&self.name, &PostParams::default(), &taken).await
+                let lease = lease(self.seen.as_ref().map(|seen| &seen.lease));
+                self.api.replace(&self.name, &PostParams::default(), &lease).await
             }
         };
         match written {
             Ok(lease) => {
+                self.fence.hold(transitions(&lease));
+                self.renewed = began;
                 self.note(Some(lease));
-                Ok(true)
+                Ok(Written::Done)
             }
-            Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
+            // 404: it was deleted since it was seen.
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(Written::Conflict),
             Err(error) => Err(Error::kube("write Lease", &self.name)(error)),
         }
+    }
+
+    fn holds(&self) -> bool {
+        self.seen.as_ref().is_some_and(|seen| holder(&seen.lease) == self.identity)
     }
 
     fn note(&mut self, found: Option<Lease>) {
@@ -125,28 +213,48 @@ impl Holder {
             _ => Sighting { lease, since: Instant::now() },
         });
     }
+}
 
-    fn taken(&self, earlier: Option<&Lease>) -> Lease {
-        let now = MicroTime(Timestamp::now());
-        let mut lease = earlier.cloned().unwrap_or_else(|| Lease {
-            metadata: ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() },
-            ..Lease::default()
-        });
-        let spec: &mut LeaseSpec = lease.spec.get_or_insert_default();
-        if spec.holder_identity.as_ref() != Some(&self.identity) {
-            spec.holder_identity = Some(self.identity.clone());
-            spec.lease_transitions = Some(spec.lease_transitions.unwrap_or(0) + 1);
-            spec.acquire_time = Some(now.clone());
-        }
-        spec.lease_duration_seconds = i32::try_from(VALID.as_secs()).ok();
-        spec.renew_time = Some(now);
-        lease
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Written {
+    Done,
+    HeldByAnother,
+    /// What was seen is not what is there.
+    Conflict,
+}
+
+fn holder(lease: &Lease) -> &str {
+    lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref()).unwrap_or_default()
+}
+
+fn transitions(lease: &Lease) -> u64 {
+    let count = lease.spec.as_ref().and_then(|spec| spec.lease_transitions);
+    count.and_then(|count| u64::try_from(count).ok()).unwrap_or_default()
+}
+
+/// The Lease as `identity` writes it, to take or to renew it.
+fn taken(earlier: Option<&Lease>, name: &str, identity: &str, least: u64) -> Lease {
+    let now = MicroTime(Timestamp::now());
+    let mut lease = earlier.cloned().unwrap_or_else(|| Lease {
+        metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() },
+        ..Lease::default()
+    });
+    let changes_hands = holder(&lease) != identity;
+    let count = (transitions(&lease) + u64::from(changes_hands)).max(least);
+    let spec: &mut LeaseSpec = lease.spec.get_or_insert_default();
+    if changes_hands {
+        spec.holder_identity = Some(identity.to_owned());
+        spec.acquire_time = Some(now.clone());
     }
+    spec.lease_transitions = Some(i32::try_from(count).unwrap_or(i32::MAX));
+    spec.lease_duration_seconds = i32::try_from(VALID.as_secs()).ok();
+    spec.renew_time = Some(now);
+    lease
 }
 
 fn decide(seen: Option<&Sighting>, me: &str, now: Instant) -> Move {
     let Some(Sighting { lease, since }) = seen else { return Move::Create };
-    let holder = lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref()).unwrap_or_default();
+    let holder = holder(lease);
     if holder.is_empty() || holder == me || now.duration_since(*since) > VALID {
         Move::Take
     } else {
@@ -171,6 +279,38 @@ mod tests {
         assert_eq!(decide(Some(&held_by("me", start)), "me", start), Move::Take);
         assert_eq!(decide(Some(&held_by("other", start)), "me", start + VALID), Move::Wait);
         assert_eq!(decide(Some(&held_by("other", start)), "me", start + VALID * 2), Move::Take);
+    }
+
+    #[test]
+    fn each_change_of_hands_raises_the_token_and_a_renewal_does_not() {
+        let first = taken(None, "lease", "a", 0);
+        assert_eq!(transitions(&first), 1);
+        let renewed = taken(Some(&first), "lease", "a", 1);
+        assert_eq!(transitions(&renewed), 1);
+        let second = taken(Some(&renewed), "lease", "b", 0);
+        assert_eq!((holder(&second), transitions(&second)), ("b", 2));
+    }
+
+    #[test]
+    fn a_token_above_ours_on_record_raises_the_lease_above_it() {
+        let fence = Fence::default();
+        fence.hold(1);
+        fence.recorded(1);
+        assert_eq!(fence.least(), 1);
+        // The Lease was deleted while a cluster remembers its seventh holder.
+        fence.recorded(7);
+        fence.recorded(3);
+        let raised = taken(Some(&taken(None, "lease", "a", 0)), "lease", "a", fence.least());
+        assert_eq!(transitions(&raised), 8);
+        fence.hold(8);
+        assert_eq!(fence.least(), 8);
+    }
+
+    #[test]
+    fn a_lease_that_was_deleted_under_its_holder_keeps_the_token() {
+        let fence = Fence::default();
+        fence.hold(5);
+        assert_eq!(transitions(&taken(None, "lease", "a", fence.least())), 5);
     }
 
     #[test]

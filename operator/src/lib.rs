@@ -2,19 +2,24 @@
 //! step and reports.
 //!
 //! `validate`, `plan`, `build` and `report` are pure: they see values and return values. Effects
-//! live in `observe`, `apply`, `execute` and `controller` alone.
+//! live in `observe`, `apply`, `execute`, `pass` and `controller` alone.
 
 pub mod apply;
+pub mod backoff;
 pub mod build;
 pub mod config;
 pub mod controller;
 pub mod error;
+pub mod events;
 pub mod execute;
 pub mod http;
 pub mod lease;
 pub mod metrics;
 pub mod names;
 pub mod observe;
+pub mod pass;
 pub mod plan;
+pub mod quiet;
 pub mod report;
 pub mod validate;
+pub mod watches;

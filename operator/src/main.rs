@@ -2,21 +2,30 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser;
 use futures::future::join_all;
 use helios_operator::config::Config;
 use helios_operator::controller::{self, Context};
-use helios_operator::http;
 use helios_operator::lease::Holder;
 use helios_operator::metrics::Metrics;
+use helios_operator::observe::Hosts;
 use helios_operator::validate::Defaults;
+use helios_operator::{events, http};
 use kube::Client;
+use kube::client::{Body, ClientBuilder};
 use kube::runtime::events::Recorder;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tower::util::MapRequestLayer;
 use tracing_subscriber::EnvFilter;
+
+/// Passes that have begun when the process is asked to end may take this long; less than the 30 s that
+/// Kubernetes gives, and more than the slowest step.
+const LAST_PASSES: Duration = Duration::from_secs(20);
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -38,9 +47,9 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let listener = TcpListener::bind(config.http_addr)
         .await
         .with_context(|| format!("cannot listen on {}; choose another --http-addr", config.http_addr))?;
-    let client =
-        Client::try_default().await.context("no Kubernetes to talk to; run in a pod or set KUBECONFIG")?;
     let metrics = Metrics::new();
+    let client =
+        client(metrics.clone()).await.context("no Kubernetes to talk to; run in a pod or set KUBECONFIG")?;
     tokio::spawn(http::serve(listener, metrics.clone()));
 
     let identity = config.identity.clone().unwrap_or_else(identity);
@@ -54,28 +63,47 @@ async fn run(config: Config) -> anyhow::Result<()> {
     tracing::info!(identity, "leading");
     metrics.set_leading(true);
     let context = Arc::new(Context {
-        recorder: Recorder::new(client.clone(), controller::reporter(&identity)),
+        recorder: Recorder::new(client.clone(), events::reporter(&identity)),
+        hosts: Hosts::watch(client.clone()),
         client,
         metrics,
         defaults: Defaults { node_image: config.node_image.clone() },
+        fence: lease.fence(),
     });
-    let stopped = tokio::select! {
-        () = control(context, config.namespace) => Err(anyhow::anyhow!("the watches ended")),
-        why = lease.keep() => Err(anyhow::anyhow!(why)),
-        () = stop(&mut terminated) => Ok(()),
-    };
-    // The controllers are gone by now, so whoever takes over meets no step of ours.
-    if stopped.is_ok() {
-        lease.release().await;
+    let ending = CancellationToken::new();
+    // A step that is half way must not meet another process's: the controllers go before the lease.
+    let mut controllers = Box::pin(control(context, config.namespace, ending.clone()));
+    tokio::select! {
+        () = &mut controllers => anyhow::bail!("the watches ended"),
+        why = lease.keep() => anyhow::bail!(why),
+        () = stop(&mut terminated) => ending.cancel(),
     }
-    stopped
+    tokio::select! {
+        () = &mut controllers => {}
+        why = lease.keep() => anyhow::bail!(why),
+        () = tokio::time::sleep(LAST_PASSES) => tracing::warn!("ending in the middle of a pass"),
+    }
+    drop(controllers);
+    lease.release().await;
+    Ok(())
 }
 
-async fn control(context: Arc<Context>, namespaces: Vec<String>) {
+/// A client of the API server that counts its requests.
+async fn client(metrics: Metrics) -> anyhow::Result<Client> {
+    let config = kube::Config::infer().await?;
+    let count = MapRequestLayer::new(move |request: hyper::Request<Body>| {
+        metrics.request(&request);
+        request
+    });
+    Ok(ClientBuilder::try_from(config)?.with_layer(&count).build())
+}
+
+async fn control(context: Arc<Context>, namespaces: Vec<String>, ending: CancellationToken) {
     if namespaces.is_empty() {
-        return controller::run(context, None).await;
+        return controller::run(context, None, ending).await;
     }
-    join_all(namespaces.into_iter().map(|namespace| controller::run(context.clone(), Some(namespace)))).await;
+    let each = |namespace| controller::run(context.clone(), Some(namespace), ending.clone());
+    join_all(namespaces.into_iter().map(each)).await;
 }
 
 async fn stop(terminated: &mut tokio::signal::unix::Signal) {

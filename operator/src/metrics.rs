@@ -1,15 +1,22 @@
 //! What the operator counts, under `helios_operator_`.
 
+mod clusters;
+mod requests;
+
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use hyper::Request;
+use jiff::SignedDuration;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
+
+pub use clusters::{Clusters, Facts};
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ResultLabel {
@@ -22,34 +29,60 @@ struct KindLabel {
     outcome: &'static str,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OperationLabel {
+    kind: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct RequestLabel {
+    verb: &'static str,
+    resource: String,
+}
+
 #[derive(Clone)]
 pub struct Metrics {
     reconciles: Family<ResultLabel, Counter>,
     reconcile_duration: Histogram,
     steps: Family<KindLabel, Counter>,
+    operation_duration: Family<OperationLabel, Histogram>,
     status_writes: Counter,
+    api_requests: Family<RequestLabel, Counter>,
+    pub clusters: Arc<Clusters>,
     leading: Gauge<u64, AtomicU64>,
     registry: Arc<Registry>,
 }
 
 impl Metrics {
     pub fn new() -> Self {
-        let buckets = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
-        let (reconciles, steps) = (Family::default(), Family::default());
-        let reconcile_duration = Histogram::new(buckets);
-        let (status_writes, leading) = (Counter::default(), Gauge::default());
-        let mut registry = Registry::with_prefix("helios_operator");
-        registry.register("reconcile", "Passes over a cluster, by result", Family::clone(&reconciles));
-        registry.register_with_unit(
-            "reconcile_duration",
-            "Time of one pass over a cluster",
-            Unit::Seconds,
-            reconcile_duration.clone(),
-        );
-        registry.register("steps", "Steps taken, by kind of operation and outcome", Family::clone(&steps));
-        registry.register("status_writes", "Writes of a HeliosCluster's status", status_writes.clone());
-        registry.register("leading", "1 while this process holds the lease", leading.clone());
-        Self { reconciles, reconcile_duration, steps, status_writes, leading, registry: Arc::new(registry) }
+        let metrics = Self {
+            reconciles: Family::default(),
+            reconcile_duration: pass_durations(),
+            steps: Family::default(),
+            operation_duration: Family::new_with_constructor(operation_durations),
+            status_writes: Counter::default(),
+            api_requests: Family::default(),
+            clusters: Arc::default(),
+            leading: Gauge::default(),
+            registry: Arc::default(),
+        };
+        Self { registry: Arc::new(metrics.registry()), ..metrics }
+    }
+
+    fn registry(&self) -> Registry {
+        let mut all = Registry::with_prefix("helios_operator");
+        all.register("reconcile", "Passes over a cluster, by result", self.reconciles.clone());
+        let help = "Time of one pass over a cluster";
+        all.register_with_unit("reconcile_duration", help, Unit::Seconds, self.reconcile_duration.clone());
+        all.register("steps", "Steps taken, by kind of operation and outcome", self.steps.clone());
+        let help = "Time from an operation's beginning to its end, by kind";
+        all.register_with_unit("operation_duration", help, Unit::Seconds, self.operation_duration.clone());
+        all.register("status_writes", "Writes of a HeliosCluster's status", self.status_writes.clone());
+        let help = "Requests to the API server, by verb and resource";
+        all.register("api_requests", help, self.api_requests.clone());
+        all.register("leading", "1 while this process holds the lease", self.leading.clone());
+        all.register_collector(Box::new(self.clusters.clone()));
+        all
     }
 
     pub fn pass(&self, result: &'static str, took: Duration) {
@@ -59,6 +92,18 @@ impl Metrics {
 
     pub fn step(&self, kind: &'static str, outcome: &'static str) {
         self.steps.get_or_create(&KindLabel { kind, outcome }).inc();
+    }
+
+    /// An operation ended, whichever way.
+    pub fn operation(&self, kind: &str, took: SignedDuration) {
+        let label = OperationLabel { kind: kind.to_owned() };
+        self.operation_duration.get_or_create(&label).observe(took.as_secs_f64());
+    }
+
+    /// A request leaves for the API server.
+    pub fn request<B>(&self, request: &Request<B>) {
+        let (verb, resource) = requests::classify(request);
+        self.api_requests.get_or_create(&RequestLabel { verb, resource }).inc();
     }
 
     pub fn status_written(&self) {
@@ -83,5 +128,76 @@ impl Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+fn pass_durations() -> Histogram {
+    Histogram::new([0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0])
+}
+
+/// From one restart to a member that has to receive all data.
+fn operation_durations() -> Histogram {
+    Histogram::new([1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::names::Key;
+
+    /// Dashboards and alerts use these names; whoever changes one tells so in the changelog.
+    const NAMES: &str = "\
+helios_operator_api_requests counter
+helios_operator_cluster_faults_designed gauge
+helios_operator_cluster_faults_tolerated gauge
+helios_operator_cluster_ghost_voters gauge
+helios_operator_cluster_learner_age_seconds gauge
+helios_operator_cluster_observation_age_seconds gauge
+helios_operator_clusters gauge
+helios_operator_leading gauge
+helios_operator_operation_duration_seconds histogram
+helios_operator_reconcile counter
+helios_operator_reconcile_duration_seconds histogram
+helios_operator_status_writes counter
+helios_operator_steps counter
+";
+
+    #[test]
+    fn the_names_of_metrics_are_frozen() {
+        let metrics = Metrics::new();
+        // A metric with labels is told of once it has some.
+        metrics.pass("ok", Duration::ZERO);
+        metrics.step("AddMember", "done");
+        metrics.operation("AddMember", SignedDuration::ZERO);
+        metrics.request(&Request::get("/api/v1/pods").body(()).unwrap());
+        let text = metrics.encode().unwrap();
+        let names: BTreeSet<_> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
+        let names: String = names.into_iter().map(|name| format!("{name}\n")).collect();
+        assert_eq!(names, NAMES);
+    }
+
+    #[test]
+    fn a_cluster_without_leader_tells_its_age_only_and_a_deleted_one_nothing() {
+        let metrics = Metrics::new();
+        let demo = Key { namespace: "team".to_owned(), name: "demo".to_owned() };
+        let facts =
+            Facts { faults_tolerated: 0, faults_designed: 1, ghost_voters: 1, learners: BTreeSet::from([4]) };
+        metrics.clusters.seen(&demo, Some(facts));
+        let labels = r#"{namespace="team",cluster="demo"}"#;
+        let text = metrics.encode().unwrap();
+        assert!(text.contains(&format!("helios_operator_cluster_faults_tolerated{labels} 0")), "{text}");
+        assert!(text.contains(&format!("helios_operator_cluster_ghost_voters{labels} 1")), "{text}");
+
+        metrics.clusters.seen(&demo, None);
+        let text = metrics.encode().unwrap();
+        assert!(!text.contains(&format!("faults_tolerated{labels}")), "{text}");
+        assert!(text.contains(&format!("observation_age_seconds{labels}")), "{text}");
+        assert!(text.contains("helios_operator_clusters 1"), "{text}");
+
+        metrics.clusters.forget(&demo);
+        let text = metrics.encode().unwrap();
+        assert!(!text.contains("demo") && text.contains("helios_operator_clusters 0"), "{text}");
     }
 }

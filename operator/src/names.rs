@@ -1,6 +1,7 @@
 //! What the objects of a cluster are called, and the way back from a pod's name to its ordinal.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use helios_crds::CLUSTER_LABEL;
 
@@ -14,6 +15,19 @@ pub const CLIENT_PORT: i32 = 6379;
 pub const PEER_PORT: i32 = 7000;
 pub const METRICS_PORT: i32 = 9090;
 pub const GRPC_PORT: i32 = 50051;
+
+/// Which HeliosCluster.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key {
+    pub namespace: String,
+    pub name: String,
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
 
 pub fn pod(cluster: &str, ordinal: u32) -> String {
     format!("{cluster}-{ordinal}")

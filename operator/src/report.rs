@@ -4,12 +4,12 @@
 mod conditions;
 mod members;
 
-use helios_crds::{HeliosClusterStatus, OperationStatus};
+use helios_crds::{HeliosClusterStatus, OperationStatus, RecoveryStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::names;
 use crate::observe::Snapshot;
-use crate::plan::{Latch, Plan, View};
+use crate::plan::{Latch, Loss, Plan, View};
 use crate::validate::{Invalid, ValidatedCluster};
 
 /// Status after a pass. `changed` says that the pass changed the StatefulSet, so that what was seen
@@ -42,7 +42,9 @@ pub fn report(
         step: operation.doing.clone(),
         started_at: Time(operation.started_at),
         deadline: Time(operation.deadline),
+        steady_since: operation.steady_since.map(Time),
     });
+    status.recovery = recovery(&view, status.recovery);
     let verdict = conditions::Verdict::of(&view, plan, in_service, changed);
     status.phase = Some(verdict.phase.to_owned());
     conditions::update(&mut status.conditions, &verdict, seen);
@@ -82,7 +84,28 @@ fn latch(status: &mut HeliosClusterStatus, latch: Option<&Latch>) {
             status.cluster_id = Some(id.clone());
             status.bootstrapped = true;
         }
+        Some(Latch::Replacing(replacement)) => status.replacement = Some(replacement.clone()),
+        Some(Latch::Replaced) => status.replacement = None,
+        Some(Latch::Recovering(chosen)) => {
+            status.recovery.get_or_insert_default().chosen = Some(chosen.clone());
+        }
+        Some(Latch::Recovered(survivor)) => {
+            let recovery = status.recovery.get_or_insert_default();
+            (recovery.chosen, recovery.done) = (None, Some(survivor.clone()));
+        }
+        Some(Latch::RecoveryAbandoned) => status.recovery.get_or_insert_default().chosen = None,
+        Some(Latch::RecoveryForgotten) => status.recovery.get_or_insert_default().done = None,
     }
+}
+
+/// What is known of a lost majority now, with the decisions that were latched.
+fn recovery(view: &View, latched: Option<RecoveryStatus>) -> Option<RecoveryStatus> {
+    let RecoveryStatus { chosen, done, .. } = latched.unwrap_or_default();
+    let found = Loss::of(view).map(|loss| loss.report(view));
+    if found.is_none() && chosen.is_none() && done.is_none() {
+        return None;
+    }
+    Some(RecoveryStatus { chosen, done, ..found.unwrap_or_default() })
 }
 
 fn signed(value: u64) -> i64 {

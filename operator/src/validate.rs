@@ -33,6 +33,7 @@ pub struct ValidatedCluster {
     pub volume: VolumeSettings,
     pub raft: RaftSettings,
     pub rollout: RolloutSettings,
+    pub repair: RepairSettings,
     /// Fields that are copied into objects as they are.
     pub spec: HeliosClusterSpec,
 }
@@ -56,7 +57,14 @@ pub struct RaftSettings {
 pub struct RolloutSettings {
     pub max_lag_entries: u64,
     pub transfer_timeout: Duration,
+    pub stable_for: Duration,
     pub paused: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RepairSettings {
+    pub after: Duration,
+    pub without_quarantine: bool,
 }
 
 /// Checks `cluster` and applies defaults.
@@ -92,7 +100,12 @@ pub fn validate(cluster: &HeliosCluster, defaults: &Defaults) -> Result<Validate
                 "spec.updateStrategy.leaderTransferTimeout",
                 &spec.update_strategy.leader_transfer_timeout,
             )?,
+            stable_for: duration("spec.updateStrategy.stableFor", &spec.update_strategy.stable_for)?,
             paused: spec.update_strategy.paused,
+        },
+        repair: RepairSettings {
+            after: duration("spec.repair.after", &spec.repair.after)?,
+            without_quarantine: spec.repair.without_quarantine,
         },
         spec: spec.clone(),
     })
@@ -140,14 +153,13 @@ fn positive(field: &str, value: i64) -> Result<u64, Invalid> {
     }
 }
 
-/// Parses `100ms` or `5s`.
+/// Parses `100ms`, `5s` or `10m`.
 fn duration(field: &str, text: &str) -> Result<Duration, Invalid> {
-    let parsed = if let Some(digits) = text.strip_suffix("ms") {
-        digits.parse().map(Duration::from_millis).ok()
-    } else {
-        text.strip_suffix('s').and_then(|digits| digits.parse().map(Duration::from_secs).ok())
-    };
-    parsed
+    let unit = |unit: &str, millis: u64| text.strip_suffix(unit)?.parse::<u64>().ok()?.checked_mul(millis);
+    unit("ms", 1)
+        .or_else(|| unit("s", 1000))
+        .or_else(|| unit("m", 60_000))
+        .map(Duration::from_millis)
         .filter(|duration| !duration.is_zero())
         .ok_or_else(|| Invalid(format!("{field} is {text:?}: write digits and a unit, such as 100ms or 5s")))
 }

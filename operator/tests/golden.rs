@@ -54,6 +54,56 @@ fn the_demo_is_as_on_record() {
     assert!(rendered == record, "run with UPDATE_GOLDEN=1 and read the difference:\n{rendered}");
 }
 
+/// An operator upgrade alone restarts no pod: these digests stay, or the difference is meant.
+#[test]
+fn the_templates_of_samples_are_as_on_record() {
+    let samples = [
+        ("defaults", json!({})),
+        ("single", json!({ "replicas": 1 })),
+        (
+            "large",
+            json!({ "replicas": 5, "storage": { "size": "1Ti", "storageClassName": "fast", "retain": false } }),
+        ),
+        ("image", json!({ "image": "registry/heliosd:9" })),
+        ("fast", json!({ "raft": { "preset": "fast", "snapshotEntries": 500 } })),
+        ("lease", json!({ "reads": { "lease": true } })),
+        ("all", json!({ "ack": "all" })),
+        ("redb", json!({ "storage": { "engine": "redb" } })),
+        ("restarted", json!({ "restartAt": "2026-11-21T08:00:00Z" })),
+        (
+            "placed",
+            json!({
+                "nodeSelector": { "disk": "ssd" },
+                "tolerations": [{ "key": "database", "operator": "Exists" }],
+                "resources": { "limits": { "memory": "1Gi" } },
+            }),
+        ),
+    ];
+    let rendered: String = samples
+        .into_iter()
+        .map(|(name, spec)| format!("{name}: {:08x}\n", crc32c::crc32c(template(spec).as_bytes())))
+        .collect();
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/templates.txt");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(path, &rendered).unwrap();
+    }
+    let record = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(rendered == record, "run with UPDATE_GOLDEN=1 and read the difference:\n{rendered}");
+}
+
+#[test]
+fn settings_of_the_node_reach_its_configuration() {
+    let config = |spec| objects(spec).config_map.data.unwrap()["heliosd.yaml"].clone();
+    let plain = config(json!({}));
+    for section in ["state:", "reads:", "writes:"] {
+        assert!(!plain.contains(section), "what is the node's default is left to the node");
+    }
+    let text = config(json!({ "reads": { "lease": true }, "ack": "all", "storage": { "engine": "redb" } }));
+    for line in ["lease: true", "ack: all", "engine: redb"] {
+        assert!(text.contains(line), "{line} is missing in\n{text}");
+    }
+}
+
 #[test]
 fn what_must_roll_the_members_changes_the_template_and_nothing_else_does() {
     let base = template(json!({}));
@@ -61,6 +111,8 @@ fn what_must_roll_the_members_changes_the_template_and_nothing_else_does() {
         json!({ "image": "heliosd:2" }),
         json!({ "raft": { "preset": "fast" } }),
         json!({ "raft": { "snapshotEntries": 500 } }),
+        json!({ "reads": { "lease": true } }),
+        json!({ "ack": "all" }),
         json!({ "restartAt": "2026-11-21T08:00:00Z" }),
         json!({ "nodeSelector": { "disk": "ssd" } }),
         json!({ "resources": { "requests": { "cpu": "1" } } }),
@@ -73,6 +125,9 @@ fn what_must_roll_the_members_changes_the_template_and_nothing_else_does() {
         json!({ "service": { "type": "LoadBalancer" } }),
         json!({ "podDisruptionBudget": { "enabled": false } }),
         json!({ "updateStrategy": { "maxLagEntries": 5, "paused": true } }),
+        json!({ "updateStrategy": { "stableFor": "9s" }, "repair": { "after": "1m", "withoutQuarantine": true } }),
+        json!({ "recovery": { "survivor": "demo-0", "confirm": "id" } }),
+        json!({ "hibernate": true }),
         json!({ "paused": true }),
     ] {
         assert_eq!(template(quiet.clone()), base, "{quiet}");

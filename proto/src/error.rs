@@ -23,6 +23,7 @@ impl ErrorCode {
                 | MembershipChangeInProgress
                 | LearnerLagging
                 | TransferFailed
+                | UpgradeInProgress
                 | InsufficientReplicas
                 | TooStale
                 | NotCaughtUp
@@ -48,7 +49,7 @@ impl ErrorCode {
             | InsufficientReplicas | TooStale | NotCaughtUp => Code::Unavailable,
             DeadlineExceeded | OutcomeUnknown | ReplicationShortfall => Code::DeadlineExceeded,
             WrongCluster | WrongMember | MemberRemoved | LearnerLagging | AlreadyStarted
-            | InsufficientPeers | Fenced => Code::FailedPrecondition,
+            | InsufficientPeers | Fenced | UpgradeInProgress => Code::FailedPrecondition,
             MembershipChanged | MembershipChangeInProgress | TransferFailed | StaleTerm => Code::Aborted,
             NodeNotFound => Code::NotFound,
             PeerExists | AlreadyApplied => Code::AlreadyExists,

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use helios_history::{Answer, History, Op, OpId, Value};
 use helios_node::error::Error;
-use helios_node::simulation::{Input, Proposal};
+use helios_node::simulation::{FORMAT, Input, Proposal};
 use helios_proto::v1::command::Op as CommandOp;
 use helios_proto::v1::reply::Kind;
 use helios_proto::v1::{Command, Delete, ErrorCode, Increment, Reply, Set, SetCondition};
@@ -117,7 +117,10 @@ impl World {
         } else {
             let (waiter, answer) = oneshot::channel();
             let data = self.command(slot, key, &op).encode_to_vec();
-            (Input::Propose(vec![Proposal { data, waiter }]), Question::Write { asked: op, answer })
+            (
+                Input::Propose(vec![Proposal { data, format: FORMAT, waiter }]),
+                Question::Write { asked: op, answer },
+            )
         };
         let deadline = self.now + self.random.random_range(30 * MILLIS..1_500 * MILLIS);
         self.clients.clients[client].waits = Some(Waiting { op: id, slot, run, deadline, question });

@@ -1,7 +1,7 @@
 //! The keeper: does for the world what the operator does for a cluster. It registers starts, removes
 //! members whose disk is lost, lets blank machines join, and promotes learners that caught up.
 
-use helios_node::simulation::{ChangeRequest, Expected, Input, Proposal, membership};
+use helios_node::simulation::{ChangeRequest, Expected, FORMAT, Input, Proposal, membership};
 use helios_proto::v1::command::Op;
 use helios_proto::v1::{Command, Member, Membership, RegisterMember};
 use prost::Message as _;
@@ -84,7 +84,7 @@ impl World {
             });
             let (waiter, _) = oneshot::channel();
             let command = Command { now_ms: 1, op: Some(op), ..Command::default() };
-            proposals.push(Proposal { data: command.encode_to_vec(), waiter });
+            proposals.push(Proposal { data: command.encode_to_vec(), format: FORMAT, waiter });
         }
         if !proposals.is_empty() {
             self.input(leader, Input::Propose(proposals));

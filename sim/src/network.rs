@@ -13,7 +13,7 @@ use rand::Rng;
 
 use crate::Violation;
 use crate::events::{Event, Run, Slot};
-use crate::machine::{CLUSTER, Machine};
+use crate::machine::{CLUSTER, Machine, Process};
 use crate::world::World;
 
 /// Of a snapshot on its way; several to a file.
@@ -103,15 +103,16 @@ impl World {
     fn send_snapshot(&mut self, to: Slot, from: Sender, message: Message) {
         let index = message.get_snapshot().get_metadata().index;
         let machine = &self.machines[from.slot];
-        let path = machine.process.as_ref().and_then(|process| process.snapshots.whole(index));
-        if path.is_none() {
-            self.input(from.slot, Input::BuildSnapshot);
-        }
-        let machine = &self.machines[from.slot];
-        let file = path.and_then(|path| {
-            let meta = machine.process.as_ref()?.snapshots.read(&path).ok()?;
+        let sending = |process: &Process| process.snapshots.begin_sending(message.to, index);
+        let Some(path) = machine.process.as_ref().and_then(sending) else {
+            self.input(from.slot, Input::SnapshotGone(message.to));
+            return;
+        };
+        let read = |process: &Process| {
+            let meta = process.snapshots.read(&path).ok()?;
             Some((SnapshotId::from(&meta), machine.disk.read(&path).ok()?))
-        });
+        };
+        let file = machine.process.as_ref().and_then(read);
         let at = self.now + self.random.random_range(1_000..60_000);
         match file {
             Some((id, file)) if !self.lost(from.slot, to) => {

@@ -117,7 +117,10 @@ impl World {
             Event::Deliver { to, from, message } => return self.deliver(to, &from, *message),
             Event::DeliverSnapshot(parcel) => return self.deliver_snapshot(*parcel),
             Event::SnapshotSent { slot, run, to, ok } => {
-                if self.running(slot, run).is_some() {
+                if let Some(process) = self.running(slot, run) {
+                    if ok {
+                        process.snapshots.sent(to);
+                    }
                     self.input(slot, Input::SnapshotSent { to, ok });
                 }
             }

@@ -23,9 +23,10 @@ fn main() -> ExitCode {
 
 fn run(check: bool) -> Result<(), Box<dyn std::error::Error>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let files: [(PathBuf, String); 2] = [
+    let files: [(PathBuf, String); 3] = [
         (root.join("crds/yaml/heliosclusters.yaml"), helios_crds::yaml()?),
         (root.join("helm/helios-operator/templates/crd-heliosclusters.yaml"), helios_crds::helm_template()?),
+        (root.join("helm/helios-cluster/values.schema.json"), helios_crds::values_schema()?),
     ];
     for (path, wanted) in files {
         if check {

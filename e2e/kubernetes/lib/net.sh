@@ -10,6 +10,8 @@ readonly nodes=(node-1 node-2 node-3)
 node_address() { echo "198.18.0.1${1#node-}"; }
 node_pods() { echo "198.18.10${1#node-}.0/24"; }
 node_netns() { echo "helios-$1"; }
+# The host's end of the node's only line.
+node_link() { echo "helios-${1#node-}"; }
 
 # Some VPNs use the same range: then nobody may guess whose packets are whose.
 net_require_free() {
@@ -33,12 +35,11 @@ net_up() {
 }
 
 net_node_up() {
-  local node=$1 netns other
-  netns=$(node_netns "$node")
+  local node=$1 netns link other
+  netns=$(node_netns "$node") link=$(node_link "$node")
   [[ -e /run/netns/$netns ]] || ip netns add "$netns"
-  ip link show "helios-${node#node-}" &>/dev/null ||
-    ip link add "helios-${node#node-}" type veth peer name eth0 netns "$netns"
-  ip link set "helios-${node#node-}" master "$bridge" up
+  ip link show "$link" &>/dev/null || ip link add "$link" type veth peer name eth0 netns "$netns"
+  ip link set "$link" master "$bridge" up
   ip -n "$netns" link set lo up
   ip -n "$netns" address replace "$(node_address "$node")/24" dev eth0
   ip -n "$netns" link set eth0 up
@@ -52,7 +53,7 @@ net_down() {
   local node
   for node in "${nodes[@]}"; do
     [[ ! -e /run/netns/$(node_netns "$node") ]] || ip netns delete "$(node_netns "$node")"
-    ip link delete "helios-${node#node-}" 2>/dev/null || true
+    ip link delete "$(node_link "$node")" 2>/dev/null || true
   done
   ip link delete "$bridge" 2>/dev/null || true
   ip route delete blackhole "$all_range" 2>/dev/null || true

@@ -40,6 +40,8 @@ containerd_up() {
 
 kubelet_up() {
   local node=$1 home=$state/$1
+  # A running kube-proxy ends when its configuration is written anew, the same or not.
+  ! running "$node-kubelet" "$node/daemons" || ! running "$node-proxy" "$node/daemons" || return 0
   node_kubelet_config "$node" "$home"
   # shellcheck disable=SC2046
   start "$node-kubelet" "$node/daemons" $(in_node "$node") "$parts/kube" kubelet --config "$home/kubelet.yaml" \

@@ -17,7 +17,7 @@ pub fn tell(story: &Story) -> anyhow::Result<()> {
     story.kubectl.run(&["apply", "--filename", SIX_LINES])?;
     cluster.await_ready()?;
     let took = began.elapsed();
-    story.say(&format!("ready {:.1} s after kubectl apply", took.as_secs_f64()));
+    story.took("Ready after kubectl apply", took);
     within("kubectl apply until Ready", took, Duration::from_secs(60))?;
 
     columns_say_what_matters(story, &cluster)?;

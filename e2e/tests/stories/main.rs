@@ -1,47 +1,93 @@
 //! The user stories, told to a real Kubernetes. scripts/stories.sh prepares cluster and images and runs them.
 
+mod cluster_chart;
 mod delete;
+mod disk_lost;
+mod drain;
+mod heliosctl;
+mod hibernate;
 mod install;
 mod kill_leader;
+mod network_cut;
+mod node_lost;
+mod one_namespace;
 mod operator_killed;
 mod rolling;
 mod scale;
+mod two_clusters;
+mod volume_growth;
+mod wrong_image;
 
 use std::process::ExitCode;
 
+use anyhow::Context;
 use helios_e2e::images::Images;
 use helios_e2e::operator::Operator;
-use helios_e2e::story::{Story, table};
+use helios_e2e::story::Story;
+use helios_e2e::table;
 use libtest_mimic::{Arguments, Trial};
 
 type Tell = fn(&Story) -> anyhow::Result<()>;
 
-/// In the order of a first day with the product.
-const STORIES: [(&str, Tell); 6] = [
+/// Those that CI tells too, in the order of a first day with the product.
+const CORE: &[(&str, Tell)] = &[
     ("install_and_apply", install::tell),
     ("delete_leader_pod_under_load", kill_leader::tell),
     ("scale_3_to_5_and_back", scale::tell),
     ("rolling_change", rolling::tell),
-    ("operator_pod_deleted", operator_killed::tell),
+    ("operator_pod_deleted", operator_killed::while_growing),
+    ("wrong_image", wrong_image::tell),
+    ("disk_lost", disk_lost::tell),
+    ("node_drained", drain::tell),
     ("delete_cr", delete::tell),
+];
+
+/// Told by `make stories`.
+const MORE: &[(&str, Tell)] = &[
+    ("operator_pod_deleted_again", operator_killed::while_changing),
+    ("two_clusters", two_clusters::tell),
+    ("volume_growth", volume_growth::tell),
+    ("network_cut", network_cut::tell),
+    ("node_lost", node_lost::tell),
+    ("hibernate", hibernate::tell),
+    ("one_namespace", one_namespace::tell),
+    ("heliosctl", heliosctl::tell),
+    ("cluster_chart", cluster_chart::tell),
 ];
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let stories = STORIES.map(|(name, tell)| Trial::test(name, move || Ok(Story::run(name, tell)?)));
-    if !arguments.list
-        && let Err(error) = install()
-    {
-        eprintln!("error: no operator to tell stories of: {error:#}");
-        return ExitCode::FAILURE;
-    }
-    let conclusion = libtest_mimic::run(&arguments, stories.into());
-    print!("{}", table());
+    let prepared = if arguments.list { Ok(1) } else { prepare() };
+    let rounds = match prepared {
+        Ok(rounds) => rounds,
+        Err(error) => {
+            eprintln!("error: no stories can be told: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let stories = (0..rounds).flat_map(|_| {
+        let core = CORE.iter().map(|story| trial(*story));
+        core.chain(MORE.iter().map(|story| trial(*story).with_ignored_flag(true)))
+    });
+    let conclusion = libtest_mimic::run(&arguments, stories.collect());
+    print!("{}", table::text());
     conclusion.exit_code()
 }
 
-fn install() -> anyhow::Result<()> {
+fn trial((name, tell): (&'static str, Tell)) -> Trial {
+    Trial::test(name, move || Ok(Story::run(name, tell)?))
+}
+
+/// Installs the operator; returns how often all stories are to be told.
+fn prepare() -> anyhow::Result<u32> {
+    const TIMES: &str = "HELIOS_STORIES_TIMES";
+    let rounds = match std::env::var(TIMES) {
+        Ok(times) => times
+            .parse()
+            .with_context(|| format!("{TIMES}={times} is no number of times; write 1 or more"))?,
+        Err(_) => 1,
+    };
     let namespace = Story::namespace("install_and_apply");
     Operator::install(&Images::from_environment()?, "demo", &namespace)?;
-    Ok(())
+    Ok(rounds)
 }

@@ -27,7 +27,7 @@ fn roll(story: &Story, cluster: &Cluster, writer: &Writer, part: &str, spec: Val
     let began = Instant::now();
     cluster.change(spec)?;
     cluster.await_ready()?;
-    story.say(&format!("{part}: ready after {:.1} s", began.elapsed().as_secs_f64()));
+    story.took(&format!("{part} on three members"), began.elapsed());
 
     let replaced = watch.created();
     let mut names = replaced.clone();

@@ -5,7 +5,6 @@ use std::time::Instant;
 use anyhow::ensure;
 use helios_e2e::cluster::Cluster;
 use helios_e2e::story::Story;
-use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use serde_json::json;
 
 pub fn tell(story: &Story) -> anyhow::Result<()> {
@@ -21,7 +20,7 @@ pub fn tell(story: &Story) -> anyhow::Result<()> {
     cluster.transfer_leadership("demo-4")?;
     scale(story, &cluster, 3)?;
     story.part_without_failure("5 to 3, the leader goes too", &writer)?;
-    ensure!(volumes(story)?.len() == 5, "spec.storage.retain keeps volumes, and some are gone");
+    ensure!(cluster.volumes()?.len() == 5, "spec.storage.retain keeps volumes, and some are gone");
 
     // The kept volumes are of members that were removed; they must not come back as who they were.
     scale(story, &cluster, 5)?;
@@ -33,10 +32,6 @@ fn scale(story: &Story, cluster: &Cluster, members: usize) -> anyhow::Result<()>
     let began = Instant::now();
     cluster.scale(members)?;
     cluster.await_members(members)?;
-    story.say(&format!("{members} members {:.1} s after kubectl scale", began.elapsed().as_secs_f64()));
+    story.took(&format!("{members} members after kubectl scale"), began.elapsed());
     cluster.await_agreement_on(members)
-}
-
-fn volumes(story: &Story) -> anyhow::Result<Vec<PersistentVolumeClaim>> {
-    Ok(story.kubectl.list("pvc", "")?)
 }

@@ -40,6 +40,13 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 {{ .Values.nodeImage.repository }}:{{ .Values.nodeImage.tag | default .Chart.AppVersion }}
 {{- end }}
 
+{{- /* The watched namespaces, separated by commas; nothing when it is all of them. */ -}}
+{{- define "helios.namespaces" -}}
+{{- if .Values.watchNamespaces }}{{ join "," .Values.watchNamespaces }}
+{{- else if eq (default "cluster" .Values.rbac.scope) "namespace" }}{{ .Release.Namespace }}
+{{- end }}
+{{- end }}
+
 {{- /* The operator's rights where clusters live: each with what it is for. */ -}}
 {{- define "helios.rules" -}}
 # What is asked for.
@@ -54,10 +61,10 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 - apiGroups: [apps]
   resources: [statefulsets]
   verbs: [get, list, watch, create, patch]
-# The members' configuration, identity and Services.
+# The members' configuration, identity and Services; watched, so that they need not be read again and again.
 - apiGroups: [""]
   resources: [configmaps, serviceaccounts, services]
-  verbs: [get, create, patch]
+  verbs: [get, list, watch, create, patch]
 # Members are watched, labelled with their role, and deleted when they serve nobody.
 - apiGroups: [""]
   resources: [pods]
@@ -69,13 +76,26 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 # Volumes grow, and go when their member was removed.
 - apiGroups: [""]
   resources: [persistentvolumeclaims]
-  verbs: [list, patch, delete]
+  verbs: [get, list, watch, patch, delete]
 # The budget goes when a cluster shrinks to one member.
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
-  verbs: [get, create, patch, delete]
+  verbs: [get, list, watch, create, patch, delete]
 # What was done, for `kubectl describe`.
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]
+{{- end }}
+
+{{- /* Rights outside of any namespace. An operator that is limited to namespaces has none of these: it knows
+       no host as cordoned or gone, and deletes no volume that it cannot keep, but says so and waits for a person. */ -}}
+{{- define "helios.clusterRules" -}}
+# Hosts that are cordoned or gone: leadership is moved off the first, members are replaced on the second.
+- apiGroups: [""]
+  resources: [nodes]
+  verbs: [list, watch]
+# A volume that is replaced because it cannot be used any more is kept for a person (reclaim policy Retain).
+- apiGroups: [""]
+  resources: [persistentvolumes]
+  verbs: [get, patch]
 {{- end }}

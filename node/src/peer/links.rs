@@ -19,6 +19,7 @@ use super::lanes::{Lane, Pulse};
 use super::{Bandwidth, MAX_MESSAGE_BYTES, snapshot};
 use crate::error::Error;
 use crate::metrics::Metrics;
+use crate::raft::format::FORMAT;
 use crate::raft::membership::was_removed;
 use crate::raft::{Outbound, RaftHandle, Snapshots};
 
@@ -69,6 +70,7 @@ impl LinkOptions {
             no_leases: self.no_leases,
             incarnation: self.incarnation,
             lane: helios_proto::v1::Lane::All.into(),
+            format: FORMAT,
         }
     }
 }

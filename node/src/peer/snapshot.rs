@@ -23,6 +23,7 @@ use super::turns::Turn;
 use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::raft::{Incoming, Prefix, SnapshotId, Snapshots};
+use crate::state::SnapshotMeta;
 
 const CHUNK_BYTES: usize = 256 << 10;
 /// Chunks read ahead of the connection.
@@ -32,22 +33,28 @@ const CHUNKS: usize = 4;
 pub async fn send(options: Arc<LinkOptions>, target: Target, message: Message) {
     let to = message.to;
     let index = message.get_snapshot().get_metadata().index;
-    let outcome = try_send(&options, &target, &message).await;
+    let snapshots = Arc::clone(&options.snapshots);
+    let Ok(Some(path)) = blocking(move || Ok(snapshots.begin_sending(to, index))).await else {
+        tracing::warn!(peer = %target.name, index, "snapshot not sent: it is not on disk any more; taking another");
+        return options.raft.snapshot_gone(to);
+    };
+    let outcome = try_send(&options, &target, &message, path).await;
     match &outcome {
-        Ok(()) => tracing::info!(peer = %target.name, index, "snapshot sent"),
+        Ok(()) => {
+            options.snapshots.sent(to);
+            tracing::info!(peer = %target.name, index, "snapshot sent");
+        }
         Err(error) => tracing::warn!(peer = %target.name, index, %error, "snapshot not sent"),
     }
     options.raft.snapshot_sent(to, outcome.is_ok());
 }
 
-async fn try_send(options: &Arc<LinkOptions>, target: &Target, message: &Message) -> Result<(), Error> {
-    let index = message.get_snapshot().get_metadata().index;
-    let snapshots = Arc::clone(&options.snapshots);
-    let Some(path) = blocking(move || Ok(snapshots.whole(index))).await? else {
-        // Raft goes on offering it until there is another.
-        drop(options.raft.build_snapshot());
-        return Err(failed(format!("snapshot {index} is not on disk any more; taking another")));
-    };
+async fn try_send(
+    options: &Arc<LinkOptions>,
+    target: &Target,
+    message: &Message,
+    path: PathBuf,
+) -> Result<(), Error> {
     // Open from here on, whatever becomes of its name.
     let mut file = File::open(&path).await.map_err(failed)?;
     let meta = options.snapshots.read(&path).map_err(failed)?;
@@ -57,6 +64,7 @@ async fn try_send(options: &Arc<LinkOptions>, target: &Target, message: &Message
         term: meta.term,
         size_bytes: meta.size_bytes,
         crc32c: meta.crc32c,
+        version: meta.version,
         ..SnapshotHeader::default()
     };
     let channel = super::connect(&target.addr).await.map_err(|e| failed(super::links::reason_of(&e)))?;
@@ -114,11 +122,22 @@ async fn read_chunks(
     }
 }
 
-/// What of the snapshot is here.
+/// What of the snapshot is here; an error if it is of no use here, before the first byte was sent.
 pub async fn held(snapshots: &Arc<Snapshots>, header: &SnapshotHeader) -> Result<SnapshotPrefix, Error> {
+    const READS: u32 = SnapshotMeta::NEWEST_VERSION;
+    if header.version > READS {
+        return Err(failed(format!(
+            "its file has version {}, the receiver reads up to {READS}: upgrade the receiver",
+            header.version
+        )));
+    }
     let (snapshots, id) = (Arc::clone(snapshots), id_of(header));
-    let Prefix { bytes, crc32c } = blocking(move || Ok(snapshots.held(&id))).await?;
-    Ok(SnapshotPrefix { bytes, crc32c })
+    let look = move || {
+        let held = snapshots.held(&id);
+        snapshots.make_room_for(&id, held.bytes).map_err(failed)?;
+        Ok(SnapshotPrefix { bytes: held.bytes, crc32c: held.crc32c })
+    };
+    blocking(look).await
 }
 
 /// Writes the stream beside what is here of the same snapshot, verifies and syncs the whole, and gives it its

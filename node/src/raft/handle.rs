@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Sender, TrySendError};
-use helios_proto::v1::{ErrorCode, Membership};
+use helios_proto::v1::{Command, ErrorCode, Membership};
+use prost::Message as _;
 use raft::eraftpb::Message;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use super::force_new::{LastEntry, Verdict};
+use super::format;
 use super::types::*;
 use crate::error::Error;
 
@@ -33,18 +35,19 @@ impl RaftHandle {
         *self.applied.borrow()
     }
 
-    /// Queues encoded commands in this order; each receiver answers for one.
+    /// Queues commands in this order; each receiver answers for one. None is queued if one is not known here.
     pub fn propose(
         &self,
-        commands: Vec<Vec<u8>>,
+        commands: &[Command],
     ) -> Result<Vec<oneshot::Receiver<Result<helios_proto::v1::Reply, Error>>>, Error> {
-        let (proposals, receivers) = commands
-            .into_iter()
-            .map(|data| {
-                let (waiter, receiver) = oneshot::channel();
-                (Proposal { data, waiter }, receiver)
-            })
-            .unzip();
+        let mut proposals = Vec::with_capacity(commands.len());
+        let mut receivers = Vec::with_capacity(commands.len());
+        for command in commands {
+            let (waiter, receiver) = oneshot::channel();
+            let format = format::of(command)?;
+            proposals.push(Proposal { data: command.encode_to_vec(), format, waiter });
+            receivers.push(receiver);
+        }
         self.submit(Input::Propose(proposals))?;
         Ok(receivers)
     }
@@ -126,8 +129,17 @@ impl RaftHandle {
         drop(self.submit(Input::PeerDisk { id, is_full }));
     }
 
+    pub fn peer_format(&self, id: u64, format: u32) {
+        drop(self.submit(Input::PeerFormat { id, format }));
+    }
+
     pub fn snapshot_sent(&self, to: u64, ok: bool) {
         drop(self.submit(Input::SnapshotSent { to, ok }));
+    }
+
+    /// Instead of `snapshot_sent`: there is nothing to send any more.
+    pub fn snapshot_gone(&self, to: u64) {
+        drop(self.submit(Input::SnapshotGone(to)));
     }
 
     pub fn build_snapshot(&self) -> Result<(), Error> {

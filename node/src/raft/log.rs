@@ -4,7 +4,7 @@
 //! Everything not yet purged is kept, so memory is bounded by the snapshot trigger
 //! (`snapshot_entries`, `MAX_LOG_BYTES`) plus the trailing entries kept for slow followers.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot, SnapshotMetadata};
 use raft::{GetEntriesContext, RaftState, Result, Storage, StorageError};
@@ -21,6 +21,8 @@ pub struct Log {
     hard_state: HardState,
     conf_state: ConfState,
     snapshot: Option<Snapshot>,
+    /// By member, the snapshot last sent to it, until it has arrived: a transfer that broke off can go on.
+    unfinished: BTreeMap<u64, Snapshot>,
     /// Set when the raft core asked for a snapshot that is not there; taken by the driver.
     snapshot_wanted: std::cell::Cell<bool>,
 }
@@ -35,6 +37,7 @@ impl Log {
             hard_state,
             conf_state,
             snapshot: None,
+            unfinished: BTreeMap::new(),
             snapshot_wanted: false.into(),
         }
     }
@@ -82,6 +85,25 @@ impl Log {
         self.snapshot = Some(snapshot);
     }
 
+    /// A snapshot is on its way to member `to`, which shall have it before any newer one.
+    pub fn snapshot_leaves(&mut self, to: u64, snapshot: Snapshot) {
+        self.unfinished.insert(to, snapshot);
+    }
+
+    /// It has arrived, or cannot be sent again.
+    pub fn snapshot_settled(&mut self, to: u64) {
+        self.unfinished.remove(&to);
+    }
+
+    /// Index of the snapshot that has not arrived at member `to` yet.
+    pub fn unfinished(&self, to: u64) -> Option<u64> {
+        self.unfinished.get(&to).map(|snapshot| snapshot.get_metadata().index)
+    }
+
+    pub fn forget_unfinished(&mut self) {
+        self.unfinished.clear();
+    }
+
     pub fn take_snapshot_wanted(&self) -> bool {
         self.snapshot_wanted.take()
     }
@@ -101,6 +123,16 @@ impl Log {
     /// Entries after `index`.
     pub fn after(&self, index: u64) -> impl Iterator<Item = &Entry> {
         self.entries.iter().filter(move |entry| entry.index > index)
+    }
+
+    /// The lowest index with no more than `limit_bytes` after it.
+    pub fn index_before(&self, limit_bytes: u64) -> u64 {
+        let mut left_bytes = Some(limit_bytes);
+        let fits = |entry: &&Entry| {
+            left_bytes = left_bytes.and_then(|left| left.checked_sub(entry_bytes(entry)));
+            left_bytes.is_some()
+        };
+        self.last() - self.entries.iter().rev().take_while(fits).count() as u64
     }
 
     fn get(&self, index: u64) -> Option<&Entry> {
@@ -168,13 +200,11 @@ impl Storage for Log {
                     .iter()
                     .any(|ids| ids.contains(&to))
         };
-        match &self.snapshot {
-            Some(snapshot) if serves(snapshot.get_metadata()) => Ok(snapshot.clone()),
-            _ => {
-                self.snapshot_wanted.set(true);
-                Err(StorageError::SnapshotTemporarilyUnavailable.into())
-            }
-        }
+        let mut found = self.unfinished.get(&to).into_iter().chain(&self.snapshot);
+        found.find(|snapshot| serves(snapshot.get_metadata())).cloned().ok_or_else(|| {
+            self.snapshot_wanted.set(true);
+            StorageError::SnapshotTemporarilyUnavailable.into()
+        })
     }
 }
 
@@ -258,5 +288,29 @@ mod tests {
         assert!(!log.take_snapshot_wanted());
         assert!(log.snapshot(0, 3).is_err(), "member 3 is not in it");
         assert!(log.take_snapshot_wanted());
+    }
+
+    #[test]
+    fn a_snapshot_that_has_not_arrived_is_offered_before_a_newer_one_while_the_log_goes_on_from_it() {
+        let mut log = log();
+        let at = |index| {
+            let conf_state = Some(ConfState { voters: vec![2, 3], ..ConfState::default() });
+            Snapshot {
+                metadata: Some(SnapshotMetadata { conf_state, index, term: 2 }),
+                ..Snapshot::default()
+            }
+        };
+        log.snapshot_leaves(2, at(6));
+        log.set_snapshot(at(9));
+        let offered = |log: &Log, to| log.snapshot(0, to).unwrap().get_metadata().index;
+        assert_eq!((offered(&log, 2), offered(&log, 3)), (6, 9));
+        assert_eq!(log.snapshot(8, 2).unwrap().get_metadata().index, 9, "older than what was asked for");
+        log.purge(Base { index: 7, term: 2 });
+        assert_eq!(offered(&log, 2), 9, "the log does not go on from it any more");
+        log.snapshot_leaves(2, at(8));
+        log.set_snapshot(at(10));
+        assert_eq!(offered(&log, 2), 8);
+        log.snapshot_settled(2);
+        assert_eq!(offered(&log, 2), 10);
     }
 }

@@ -6,6 +6,7 @@ mod change;
 pub(crate) mod core;
 mod driver;
 mod force_new;
+pub mod format;
 mod handle;
 mod log;
 pub(crate) mod log_writer;

@@ -17,11 +17,16 @@ const KEEP: usize = 2;
 /// Received snapshots kept at least, whatever came after them: Raft may take any of them.
 const KEEP_RECEIVED: usize = 4;
 
+/// Snapshots kept because a transfer may go on, beside the newest.
+const KEEP_UNFINISHED: usize = 2;
+
 pub struct Snapshots {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
     /// Index and term of what was received and may still be installed, the newest arrival last.
     received: Mutex<VecDeque<(u64, u64)>>,
+    /// Member and index of what was not sent to the end, the newest attempt last.
+    unfinished: Mutex<VecDeque<(u64, u64)>>,
 }
 
 impl Snapshots {
@@ -34,7 +39,11 @@ impl Snapshots {
                 disk.remove_file(&path)?;
             }
         }
-        Ok(Self { disk, dir: dir.to_owned(), received: Mutex::default() })
+        Ok(Self::at(disk, dir))
+    }
+
+    fn at(disk: Arc<dyn Disk>, dir: &Path) -> Self {
+        Self { disk, dir: dir.to_owned(), received: Mutex::default(), unfinished: Mutex::default() }
     }
 
     /// Every snapshot in `dir`, oldest first, whole or not. Changes nothing.
@@ -42,7 +51,7 @@ impl Snapshots {
         disk: Arc<dyn Disk>,
         dir: &Path,
     ) -> io::Result<Vec<(PathBuf, Result<SnapshotMeta, StateError>)>> {
-        let snapshots = Self { disk, dir: dir.to_owned(), received: Mutex::default() };
+        let snapshots = Self::at(disk, dir);
         let mut found = snapshots.list()?;
         found.sort_unstable();
         let checked = found.into_iter().map(|(index, term)| {
@@ -76,6 +85,7 @@ impl Snapshots {
         let size_bytes = self.disk.open(&newest).and_then(|file| file.len()).unwrap_or(0);
         let needed_bytes = size_bytes + size_bytes / 4;
         if self.check_room(needed_bytes).is_err() && self.verify(&newest).is_ok() {
+            self.unfinished().clear();
             let removed = self.remove_but(1).and_then(|()| self.remove_incoming(|_, _| true));
             removed.map_err(|source| StateError::Io {
                 doing: "remove from",
@@ -152,6 +162,28 @@ impl Snapshots {
         self.disk.sync_dir(&self.dir)
     }
 
+    /// The snapshot at `index`, to be sent to member `to`, as [`Snapshots::whole`]. It is kept until it was sent
+    /// or is one too many.
+    pub fn begin_sending(&self, to: u64, index: u64) -> Option<PathBuf> {
+        let path = self.whole(index)?;
+        let mut unfinished = self.unfinished();
+        unfinished.retain(|(member, _)| *member != to);
+        unfinished.push_back((to, index));
+        if unfinished.len() > KEEP_UNFINISHED {
+            unfinished.pop_front();
+        }
+        Some(path)
+    }
+
+    /// It has arrived.
+    pub fn sent(&self, to: u64) {
+        self.unfinished().retain(|(member, _)| *member != to);
+    }
+
+    fn unfinished(&self) -> MutexGuard<'_, VecDeque<(u64, u64)>> {
+        self.unfinished.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The snapshot at `index` if it may be sent. One that rotted since is removed, for the next one
     /// to take its place.
     pub fn whole(&self, index: u64) -> Option<PathBuf> {
@@ -220,8 +252,11 @@ impl Snapshots {
     fn remove_but(&self, kept: usize) -> io::Result<()> {
         let mut found = self.list()?;
         found.sort_unstable();
-        let received = self.received();
-        for (index, term) in found.iter().rev().skip(kept).filter(|named| !received.contains(named)) {
+        let (received, unfinished) = (self.received(), self.unfinished());
+        let is_wanted = |named: &(u64, u64)| {
+            received.contains(named) || unfinished.iter().any(|(_, index)| *index == named.0)
+        };
+        for (index, term) in found.iter().rev().skip(kept).filter(|named| !is_wanted(named)) {
             self.disk.remove_file(&self.path(*index, *term))?;
         }
         Ok(())

@@ -23,6 +23,8 @@ pub type TransferWaiter = oneshot::Sender<Result<(u64, u64), Error>>;
 pub struct Proposal {
     /// Encoded `helios.v1.Command`.
     pub data: Vec<u8>,
+    /// What all members have to be able to read ([`super::format`]).
+    pub format: u32,
     pub waiter: WriteWaiter,
 }
 
@@ -78,12 +80,19 @@ pub enum Input {
         id: u64,
         is_full: bool,
     },
+    /// What this member can read, as it says when it connects.
+    PeerFormat {
+        id: u64,
+        format: u32,
+    },
     /// A message to this member could not be delivered.
     Unreachable(u64),
     SnapshotSent {
         to: u64,
         ok: bool,
     },
+    /// The snapshot for this member is not on disk any more.
+    SnapshotGone(u64),
     /// Take a snapshot as soon as possible.
     BuildSnapshot,
     Stop,
@@ -203,6 +212,8 @@ pub struct RaftStatus {
     pub lease_reads: u64,
     /// Times this member gave up leadership for its disk's sake.
     pub disk_transfers: u64,
+    /// What all members can read, as far as this one has heard.
+    pub lowest_format: u32,
     /// The disk is full: writes that need room are refused where this member leads.
     pub log_is_short: bool,
 }

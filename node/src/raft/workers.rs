@@ -99,6 +99,10 @@ impl Applier {
             return Ok(None);
         }
         let command = Command::decode(entry.data.as_slice()).map_err(|e| undecodable(&e))?;
+        if command.op.is_none() {
+            // To pass it over would leave this member with another state than the others.
+            return Err(undecodable(&"it is of a newer build; upgrade this member"));
+        }
         let reply = self.store.apply(entry.index, entry.term, &command);
         if matches!(command.op, Some(Op::RegisterMember(_))) {
             applied.membership = Some(self.store.membership());

@@ -241,9 +241,8 @@ impl Node {
         deadline: Instant,
     ) -> Vec<Outcome> {
         let count = commands.len();
-        let encoded = commands.iter().map(Command::encode_to_vec).collect();
         let proposed =
-            self.check_replicas(&member.raft.status(), ack).and_then(|()| member.raft.propose(encoded));
+            self.check_replicas(&member.raft.status(), ack).and_then(|()| member.raft.propose(&commands));
         let receivers = match proposed {
             Ok(receivers) => receivers,
             Err(error) => return vec![Err(error); count],

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use helios_proto::v1::ErrorCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
@@ -153,7 +154,8 @@ impl<D: Database> Connection<D> {
                     continue;
                 }
                 Ok((spec, Request::Read(read))) => {
-                    (spec.name, self.read(read, &mut round).await.unwrap_or_else(Frame::from))
+                    let answer = self.read(read, &mut round).await;
+                    (spec.name, answer.unwrap_or_else(|error| self.failure(error)))
                 }
                 Ok((spec, Request::Local(local))) => {
                     if local.changes_reads() {
@@ -162,7 +164,8 @@ impl<D: Database> Connection<D> {
                     (spec.name, self.run_local(local))
                 }
                 Ok((spec, Request::Wait { replicas, timeout })) => {
-                    (spec.name, self.wait(replicas, timeout).await.unwrap_or_else(Frame::from))
+                    let answer = self.wait(replicas, timeout).await;
+                    (spec.name, answer.unwrap_or_else(|error| self.failure(error)))
                 }
                 Err((name, refusal)) => (name, refusal.into()),
             };
@@ -221,10 +224,16 @@ impl<D: Database> Connection<D> {
         for ((spec, answer), result) in std::mem::take(&mut round.writers).into_iter().zip(results) {
             let frame = match result {
                 Ok(reply) => answer.frame(reply),
-                Err(error) => error.into(),
+                Err(error) => self.failure(error),
             };
             self.reply(spec.name, frame, round);
         }
+    }
+
+    /// The error reply. A node that was removed will answer nothing else, so its clients are sent elsewhere.
+    fn failure(&mut self, error: Error) -> Frame {
+        self.session.closing |= error.code == ErrorCode::MemberRemoved;
+        error.into()
     }
 
     async fn wait(&mut self, replicas: u64, timeout: Duration) -> Result<Frame, Error> {

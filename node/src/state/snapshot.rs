@@ -38,9 +38,14 @@ pub struct SnapshotMeta {
     pub size_bytes: u64,
     /// CRC32C of the whole file but its last four bytes, which hold it.
     pub crc32c: u32,
+    /// Of the file's format.
+    pub version: u32,
 }
 
 impl SnapshotMeta {
+    /// The newest that this build reads.
+    pub const NEWEST_VERSION: u32 = VERSION;
+
     /// Reads and checks the header only.
     pub fn read(disk: &dyn Disk, path: &Path) -> Result<Self, StateError> {
         let reader = Reader::open(disk, path)?;
@@ -135,6 +140,7 @@ impl Writer {
 pub(super) struct Reader {
     path: PathBuf,
     file: BufReader<Stream>,
+    version: u32,
     record: Record,
     size_bytes: u64,
     /// Bytes between the read position and the closing checksum.
@@ -152,6 +158,7 @@ impl Reader {
         let mut reader = Self {
             path: path.to_owned(),
             file: BufReader::with_capacity(BUFFER_BYTES, Stream::new(file)),
+            version: 0,
             record: Record::default(),
             size_bytes,
             left_bytes: size_bytes.saturating_sub(CRC_BYTES as u64),
@@ -230,6 +237,7 @@ impl Reader {
                 "its version is {version}, this program reads {OLDEST_VERSION} to {VERSION}"
             )));
         }
+        self.version = version;
         let len = prefix.get_u32() as usize;
         if len > MAX_RECORD_BYTES {
             return Err(self.bad("its header is too long"));
@@ -258,6 +266,7 @@ impl Reader {
     fn describe(&self, crc32c: u32) -> SnapshotMeta {
         let Applied { index, term } = self.record.meta.applied;
         let membership = self.record.meta.membership.as_ref().clone();
-        SnapshotMeta { index, term, membership, size_bytes: self.size_bytes, crc32c }
+        let Self { version, size_bytes, .. } = *self;
+        SnapshotMeta { index, term, membership, size_bytes, crc32c, version }
     }
 }

@@ -118,6 +118,43 @@ async fn all_state_directories_lost_at_once_are_rebuilt_from_log_and_snapshot() 
     load.finish().await.assert_kept(&cluster.agreed_data().await);
 }
 
+#[tokio::test]
+async fn a_state_ahead_of_its_log_is_set_aside_and_the_member_rejoins() {
+    let mut cluster = Cluster::of_three_with("snapshot_entries: 300, trailing_entries: 100").await;
+    let leader = cluster.leader().await;
+    let (behind, ahead) = ((leader + 1) % 3, (leader + 2) % 3);
+    let load = Load::start(&[cluster[leader].ports.client]);
+    load.wait_for(50).await;
+    cluster[behind].terminate().await;
+    load.wait_for(1_000).await;
+    let report = load.finish().await;
+    // A clean stop leaves a checkpoint of all that is applied.
+    cluster[ahead].terminate().await;
+    let [from, to] = [ahead, behind].map(|node| cluster[node].data_dir().join("state"));
+    fs::remove_dir_all(&to).unwrap();
+    copy(&from, &to);
+    cluster[ahead].start();
+    cluster[behind].start();
+    cluster.wait_ready().await;
+    report.assert_kept(&cluster.agreed_data().await);
+    let log = cluster[behind].log();
+    assert!(log.contains("state does not fit the log; rebuilding it"), "its state was taken as it was");
+    // It votes and serves like before.
+    cluster[leader].kill();
+    let leader = cluster.leader_among(&[behind, ahead]).await;
+    let mut client = cluster[leader].redis().await;
+    let () = redis::cmd("SET").arg("key").arg("value").query_async(&mut client).await.unwrap();
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for file in files(from) {
+        let copy = to.join(file.strip_prefix(from).unwrap());
+        fs::create_dir_all(copy.parent().unwrap()).unwrap();
+        fs::copy(file, copy).unwrap();
+    }
+}
+
 /// What is wrong with a directory, and what makes it so.
 type Damage = (&'static str, fn(&Path));
 

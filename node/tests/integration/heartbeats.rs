@@ -5,19 +5,19 @@ use helios_proto::v1::Role;
 use crate::common::{Cluster, PATIENCE, eventually, eventually_within};
 
 const KIB: u64 = 1 << 10;
-const VALUE_BYTES: usize = 64 << 10;
-const WRITES: usize = 160;
+const VALUE_BYTES: usize = 900 << 10;
+const WRITES: usize = 4;
+/// At most two seconds: a busy machine shall not be taken for a slow line.
+const PATIENT: &str = "election_timeout: 1s";
 
-/// Ten MiB on lines of one MiB a second: sixteen of the longest election timeouts with appends under way that
-/// take longer than one.
+/// Each append is under way for longer than any election timeout, all of them for seven.
 #[tokio::test]
 async fn appends_that_take_longer_than_an_election_timeout_cost_no_election() {
-    let (cluster, network) = Cluster::wired_three().await;
+    let (cluster, network) = Cluster::wired_three_with(PATIENT).await;
     let leader = cluster.leader().await;
     let term = cluster[leader].status().await.term;
-    let before = cluster[leader].status().await.last_index;
     for other in network.others(leader) {
-        network.limit(leader, other, 1024 * KIB);
+        network.limit(leader, other, 256 * KIB);
     }
     let mut client = cluster[leader].redis().await;
     let mut pipeline = redis::pipe();
@@ -26,20 +26,18 @@ async fn appends_that_take_longer_than_an_election_timeout_cost_no_election() {
     }
     // It takes longer than a client may wait; what is asked here is whether it is committed in the end.
     drop(pipeline.query_async::<()>(&mut client).await);
-    let written = before + WRITES as u64;
-    eventually_within(3 * PATIENCE, "all is committed", async || {
+    eventually_within(3 * PATIENCE, "all is applied", async || {
         let status = cluster[leader].try_status().await?;
         assert_eq!((status.term, status.role()), (term, Role::Leader), "an election, for no reason");
-        (status.commit_index >= written).then_some(())
+        (status.keys == WRITES as u64).then_some(())
     })
     .await;
     for node in cluster.nodes() {
         eventually("it has followed", async || {
             let status = node.try_status().await?;
             assert_eq!(status.term, term, "{} saw an election", node.name);
-            (status.applied_index >= written).then_some(())
+            (status.keys == WRITES as u64).then_some(())
         })
         .await;
     }
-    assert_eq!(cluster.agreed_data().await.len(), WRITES);
 }

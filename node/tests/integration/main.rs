@@ -14,6 +14,7 @@ mod data;
 mod dev;
 mod disk_full;
 mod earlier_documents;
+mod failed_sync;
 mod failover;
 mod faults;
 mod formation;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use helios_crds::{Ack, StateEngine};
 use k8s_openapi::api::core::v1::ConfigMap;
 use serde::Serialize;
 
@@ -22,6 +23,14 @@ struct NodeConfig {
     listen: Listen,
     raft: Raft,
     client: Client,
+    // What is as the node has it by default is left out: an operator that learns of a new setting must
+    // not restart members that do not use it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<State>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reads: Option<Reads>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    writes: Option<Writes>,
     log: Log,
 }
 
@@ -56,13 +65,28 @@ struct Client {
 }
 
 #[derive(Serialize)]
+struct State {
+    engine: StateEngine,
+}
+
+#[derive(Serialize)]
+struct Reads {
+    lease: bool,
+}
+
+#[derive(Serialize)]
+struct Writes {
+    ack: Ack,
+}
+
+#[derive(Serialize)]
 struct Log {
     level: &'static str,
     format: &'static str,
 }
 
 pub fn config_map(cluster: &ValidatedCluster) -> Result<ConfigMap, BuildError> {
-    let raft = &cluster.raft;
+    let (raft, spec) = (&cluster.raft, &cluster.spec);
     let everywhere = |port: i32| format!("0.0.0.0:{port}");
     let config = NodeConfig {
         node: Node { data_dir: "/data", bootstrap: "operator" },
@@ -81,6 +105,9 @@ pub fn config_map(cluster: &ValidatedCluster) -> Result<ConfigMap, BuildError> {
             snapshot_entries: raft.snapshot_entries,
         },
         client: Client { shutdown_delay: SHUTDOWN_DELAY },
+        state: unless_default(spec.storage.engine).map(|engine| State { engine }),
+        reads: unless_default(spec.reads.lease).map(|lease| Reads { lease }),
+        writes: unless_default(spec.ack).map(|ack| Writes { ack }),
         log: Log { level: "info", format: "json" },
     };
     let text = serde_saphyr::to_string(&config).map_err(|e| BuildError(e.to_string()))?;
@@ -89,6 +116,10 @@ pub fn config_map(cluster: &ValidatedCluster) -> Result<ConfigMap, BuildError> {
         data: Some(BTreeMap::from([(CONFIG_FILE.to_owned(), text)])),
         ..ConfigMap::default()
     })
+}
+
+fn unless_default<T: Default + PartialEq>(value: T) -> Option<T> {
+    (value != T::default()).then_some(value)
 }
 
 /// Digest of the configuration's text; only its change matters, so a checksum is enough.

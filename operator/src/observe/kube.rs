@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use helios_crds::{HeliosCluster, IN_SERVICE_LABEL, READS_LABEL, ROLE_LABEL};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{self, PersistentVolumeClaim};
+use k8s_openapi::api::core::v1::{self, ContainerStatus, PersistentVolumeClaim, PodCondition};
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
 
-use super::{Pod, Snapshot, Volume, Workload, members};
+use super::volumes::{backings, requested, volume_of};
+use super::{Failure, HostsByName, Pod, Snapshot, Volume, Workload, members};
 use crate::error::Error;
 use crate::names;
-use crate::validate;
 
 /// A snapshot, and the live StatefulSet it was made from.
 pub struct Live {
@@ -20,11 +20,16 @@ pub struct Live {
     pub stateful_set: Option<StatefulSet>,
 }
 
-/// Reads everything about `cluster`, which must itself be freshly read.
+/// Reads everything about `cluster`, which must itself be freshly read; `hosts` are seen elsewhere.
 ///
 /// # Errors
 /// When the API server does not answer a read. A node that does not answer is merely absent.
-pub async fn look(client: &Client, cluster: &HeliosCluster, now: Timestamp) -> Result<Live, Error> {
+pub async fn look(
+    client: &Client,
+    cluster: &HeliosCluster,
+    hosts: Option<HostsByName>,
+    now: Timestamp,
+) -> Result<Live, Error> {
     let name = cluster.name_any();
     let namespace = cluster.namespace().ok_or(Error::Incomplete("namespace"))?;
     let mine = ListParams::default().labels(&names::selector_text(&name));
@@ -34,18 +39,34 @@ pub async fn look(client: &Client, cluster: &HeliosCluster, now: Timestamp) -> R
 
     let stateful_set = stateful_sets.get_opt(&name).await.map_err(Error::kube("read StatefulSet", &name))?;
     let pods = pods.list(&mine).await.map_err(Error::kube("list pods of", &name))?;
-    let volumes = volumes.list(&mine).await.map_err(Error::kube("list volumes of", &name))?;
+    let claims = volumes.list(&mine).await.map_err(Error::kube("list volumes of", &name))?.items;
 
     let pods: BTreeMap<u32, Pod> =
         pods.iter().filter_map(|pod| Some((names::ordinal(&name, &pod.name_any())?, pod_of(pod)))).collect();
     let nodes = members::statuses(&name, &namespace, &pods).await;
+    let status = cluster.status.clone().unwrap_or_default();
+    let recovering = status.recovery.as_ref().is_some_and(|recovery| recovery.chosen.is_some());
+    let in_trouble = |ordinal: &u32| recovering || !pods.get(ordinal).is_some_and(|pod| pod.ready);
+    let doubtful = claims.iter().filter(|claim| volume_of(&name, claim).is_some_and(|(o, _)| in_trouble(&o)));
+    let mut behind = if cluster.spec.hibernate {
+        BTreeMap::new()
+    } else {
+        backings(client, &name, doubtful.collect(), hosts.as_ref()).await?
+    };
+    let volumes = claims.iter().filter_map(|claim| {
+        let (ordinal, volume) = volume_of(&name, claim)?;
+        let backing = behind.remove(&ordinal).unwrap_or_default();
+        Some((ordinal, Volume { backing, ..volume }))
+    });
+    let volumes = volumes.collect();
     let snapshot = Snapshot {
         now,
         created: cluster.creation_timestamp().map_or(now, |time| time.0),
         generation: cluster.metadata.generation.unwrap_or_default(),
-        status: cluster.status.clone().unwrap_or_default(),
+        status,
         workload: stateful_set.as_ref().map(workload_of),
-        volumes: volumes.iter().filter_map(|volume| volume_of(&name, volume)).collect(),
+        volumes,
+        hosts,
         pods,
         nodes,
     };
@@ -75,11 +96,18 @@ fn pod_of(pod: &v1::Pod) -> Pod {
         .and_then(|all| all.iter().find(|c| c.name == names::CONTAINER));
     let state = container.and_then(|c| c.state.as_ref());
     let trouble = state.and_then(|s| s.waiting.as_ref()).and_then(|w| w.reason.clone());
+    let ready = condition(status, "Ready");
     Pod {
+        host: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
+        failing: container.filter(|_| ready.is_none_or(|ready| ready.status != "True")).and_then(
+            |container| {
+                failure(container, ready.and_then(|r| r.last_transition_time.as_ref()).map(|time| time.0))
+            },
+        ),
         uid: pod.uid().unwrap_or_default(),
         revision: label("controller-revision-hash").unwrap_or_default(),
         ip: status.and_then(|s| s.pod_ip.clone()).filter(|ip| !ip.is_empty()),
-        ready: condition(status, "Ready"),
+        ready: ready.is_some_and(|ready| ready.status == "True"),
         running: state.is_some_and(|s| s.running.is_some()),
         terminating: pod.metadata.deletion_timestamp.is_some(),
         trouble: trouble.filter(|reason| reason != "ContainerCreating").or_else(|| unschedulable(status)),
@@ -89,33 +117,71 @@ fn pod_of(pod: &v1::Pod) -> Pod {
     }
 }
 
-fn condition(status: Option<&v1::PodStatus>, type_: &str) -> bool {
-    status
-        .and_then(|s| s.conditions.as_deref())
-        .is_some_and(|all| all.iter().any(|c| c.type_ == type_ && c.status == "True"))
+fn condition<'a>(status: Option<&'a v1::PodStatus>, type_: &str) -> Option<&'a PodCondition> {
+    status?.conditions.as_deref()?.iter().find(|c| c.type_ == type_)
+}
+
+/// Ended by itself more than once, and started anew since the pod was last ready: a process that runs
+/// on, cut off from all others, is none of these, however often it has ended long ago.
+fn failure(container: &ContainerStatus, unready_since: Option<Timestamp>) -> Option<Failure> {
+    const ENDS: i32 = 3;
+    let ended = container.last_state.as_ref()?.terminated.as_ref()?;
+    let failure = match ended.exit_code {
+        exit::CLEAN | exit::CONFIGURATION | exit::KILLED | exit::TERMINATED => return None,
+        _ if ended.reason.as_deref() == Some("OOMKilled") => return None,
+        exit::DISK => Failure::Disk,
+        _ => Failure::Unknown,
+    };
+    let state = container.state.as_ref()?;
+    let backing_off =
+        state.waiting.as_ref().is_some_and(|waiting| waiting.reason.as_deref() == Some("CrashLoopBackOff"));
+    let started = state.running.as_ref().and_then(|running| running.started_at.as_ref());
+    let anew = started.zip(unready_since).is_some_and(|(started, since)| started.0 >= since);
+    (container.restart_count >= ENDS && (backing_off || anew)).then_some(failure)
+}
+
+/// What heliosd's exit codes mean, and those of a process that was ended from outside.
+mod exit {
+    pub const CLEAN: i32 = 0;
+    pub const DISK: i32 = 74;
+    pub const CONFIGURATION: i32 = 78;
+    pub const KILLED: i32 = 137;
+    pub const TERMINATED: i32 = 143;
 }
 
 fn unschedulable(status: Option<&v1::PodStatus>) -> Option<String> {
-    let all = status?.conditions.as_deref()?;
-    all.iter().find(|c| c.type_ == "PodScheduled" && c.status == "False")?.reason.clone()
+    condition(status, "PodScheduled").filter(|c| c.status == "False")?.reason.clone()
 }
 
-fn volume_of(cluster: &str, claim: &PersistentVolumeClaim) -> Option<(u32, Volume)> {
-    let name = claim.name_any();
-    let ordinal = names::ordinal(cluster, name.strip_prefix(names::VOLUME)?.strip_prefix('-')?)?;
-    // A size in a unit that we never write was asked for by someone else: never grow over it.
-    let requested_bytes =
-        requested(claim).and_then(|text| validate::quantity("", &text).ok()).unwrap_or(u64::MAX);
-    let volume = Volume {
-        uid: claim.uid()?,
-        created: claim.creation_timestamp()?.0,
-        requested_bytes,
-        terminating: claim.metadata.deletion_timestamp.is_some(),
-    };
-    Some((ordinal, volume))
-}
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
 
-fn requested(claim: &PersistentVolumeClaim) -> Option<String> {
-    let resources = claim.spec.as_ref()?.resources.as_ref()?;
-    resources.requests.as_ref()?.get("storage").map(|quantity| quantity.0.clone())
+    use super::*;
+
+    fn container(state: Value, last: Value, restarts: i32) -> ContainerStatus {
+        serde_json::from_value(json!({
+            "name": "heliosd", "image": "", "imageID": "", "ready": false,
+            "restartCount": restarts, "state": state, "lastState": last,
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn only_a_process_that_ends_by_itself_again_and_again_is_failing() {
+        let at = |text: &str| text.parse::<Timestamp>().ok();
+        let unready = at("2026-11-21T10:00:00Z");
+        let backing_off = json!({"waiting": {"reason": "CrashLoopBackOff"}});
+        let running = |since: &str| json!({"running": {"startedAt": since}});
+        let ended = |code: i32, reason: &str| json!({"terminated": {"exitCode": code, "reason": reason}});
+        let failing = |state: &Value, last: Value, n| failure(&container(state.clone(), last, n), unready);
+        let (disk, ran_on) = (Some(Failure::Disk), running("2026-11-20T10:00:00Z"));
+        assert_eq!(failing(&backing_off, ended(74, "Error"), 3), disk);
+        assert_eq!(failing(&running("2026-11-21T10:05:00Z"), ended(74, "Error"), 3), disk, "between ends");
+        assert_eq!(failing(&ran_on, ended(74, "Error"), 3), None, "cut off, and running all the time");
+        assert_eq!(failing(&backing_off, ended(74, "Error"), 1), None, "once is an accident");
+        assert_eq!(failing(&backing_off, ended(78, "Error"), 9), None, "its configuration");
+        assert_eq!(failing(&backing_off, ended(137, "OOMKilled"), 9), None, "its memory");
+        assert_eq!(failing(&backing_off, ended(134, "Error"), 9), Some(Failure::Unknown));
+    }
 }

@@ -1,7 +1,9 @@
 //! One look at a cluster: the objects in Kubernetes and what each node says of itself.
 
+mod hosts;
 mod kube;
 pub mod members;
+mod volumes;
 
 use std::collections::BTreeMap;
 
@@ -9,7 +11,9 @@ use helios_crds::HeliosClusterStatus;
 use helios_proto::v1::StatusResponse;
 use jiff::Timestamp;
 
+pub use self::hosts::{Host, Hosts, HostsByName};
 pub use self::kube::{Live, look};
+pub use self::volumes::bound_to;
 
 /// What a plan is made from. Absence means "not seen", never "gone".
 #[derive(Debug, Clone)]
@@ -22,6 +26,8 @@ pub struct Snapshot {
     pub workload: Option<Workload>,
     pub pods: BTreeMap<u32, Pod>,
     pub volumes: BTreeMap<u32, Volume>,
+    /// Kubernetes' nodes by name; `None` where they may not be read.
+    pub hosts: Option<HostsByName>,
     /// Nodes that answered, by ordinal.
     pub nodes: BTreeMap<u32, StatusResponse>,
 }
@@ -45,6 +51,9 @@ pub struct Pod {
     /// The container's process runs, as far as its kubelet has reported.
     pub running: bool,
     pub terminating: bool,
+    /// Kubernetes' node that it is bound to.
+    pub host: Option<String>,
+    pub failing: Option<Failure>,
     /// Why the process does not run, e.g. `ImagePullBackOff`.
     pub trouble: Option<String>,
     pub role_label: Option<String>,
@@ -53,10 +62,40 @@ pub struct Pod {
     pub in_service: bool,
 }
 
+/// Why the process has ended by itself again and again since it was last ready; neither its
+/// configuration nor want of memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// The process said so.
+    Disk,
+    Unknown,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Volume {
     pub uid: String,
     pub created: Timestamp,
     pub requested_bytes: u64,
     pub terminating: bool,
+    pub backing: Backing,
+}
+
+impl Volume {
+    pub fn is_stranded(&self) -> bool {
+        matches!(self.backing, Backing::Bound { stranded: true })
+    }
+}
+
+/// What is known of the PersistentVolume behind a claim. It is read only while the pod is not ready.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Backing {
+    #[default]
+    Unread,
+    Forbidden,
+    /// The claim has none yet, or it is gone.
+    Unbound,
+    /// `stranded`: it can be used only on hosts that are gone.
+    Bound {
+        stranded: bool,
+    },
 }

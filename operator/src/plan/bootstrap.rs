@@ -23,6 +23,7 @@ pub fn decide(view: &View) -> Option<Decision> {
     };
     let Some(cluster_id) = &status.cluster_id else {
         return Some(Decision::latch(
+            Kind::Bootstrap,
             Latch::ClusterId(view.cluster.uid.clone()),
             "choosing the cluster's id",
         ));
@@ -35,7 +36,11 @@ pub fn decide(view: &View) -> Option<Decision> {
         ));
     }
     match &status.bootstrap_disk_id {
-        None => Some(Decision::latch(Latch::BootstrapDisk(first.disk_id.clone()), "choosing the first disk")),
+        None => Some(Decision::latch(
+            Kind::Bootstrap,
+            Latch::BootstrapDisk(first.disk_id.clone()),
+            "choosing the first disk",
+        )),
         Some(chosen) if *chosen == first.disk_id => Some(Decision::act(
             Kind::Bootstrap,
             0,
@@ -72,7 +77,9 @@ fn existing(view: &View) -> Option<Decision> {
     }
     let status = &view.seen.status;
     Some(match status.cluster_id.as_deref() {
-        Some(ours) if ours == found => Decision::latch(Latch::Bootstrapped, "the cluster has begun"),
+        Some(ours) if ours == found => {
+            Decision::latch(Kind::Bootstrap, Latch::Bootstrapped, "the cluster has begun")
+        }
         Some(ours) if status.bootstrap_disk_id.is_some() => Decision::stuck(
             Kind::Bootstrap,
             0,
@@ -81,9 +88,11 @@ fn existing(view: &View) -> Option<Decision> {
             ),
         ),
         // No disk was ever given an id by us, so the one that is on the disks may take its place.
-        _ => {
-            Decision::latch(Latch::Adopted(found.to_owned()), "taking over the volumes of an earlier cluster")
-        }
+        _ => Decision::latch(
+            Kind::Bootstrap,
+            Latch::Adopted(found.to_owned()),
+            "taking over the volumes of an earlier cluster",
+        ),
     })
 }
 

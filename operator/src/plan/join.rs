@@ -20,15 +20,23 @@ pub fn finish_learner(view: &View) -> Option<Decision> {
     if !view.is_healthy(ordinal, member) || !serves || lag > max_lag {
         return Some(Decision::wait(Kind::AddMember, ordinal, format!("waiting for {name} to catch up")));
     }
+    if !view.is_stable(Kind::AddMember, ordinal) {
+        let doing =
+            format!("watching {name}, which has caught up, for {:?}", view.cluster.rollout.stable_for);
+        return Some(Decision::wait(Kind::AddMember, ordinal, doing).steadily());
+    }
     if view.healthy_voters() + 1 < quorum(view.voter_count() + 1) {
-        return Some(Decision::wait(
-            Kind::AddMember,
-            ordinal,
-            format!("holding the promotion of {name} until more voters are healthy"),
-        ));
+        return Some(
+            Decision::wait(
+                Kind::AddMember,
+                ordinal,
+                format!("holding the promotion of {name} until more voters are healthy"),
+            )
+            .steadily(),
+        );
     }
     let step = Step::Promote { leader: leader.ordinal, id: member.id, max_lag, membership };
-    Some(Decision::act(Kind::AddMember, ordinal, format!("promoting {name}"), step))
+    Some(Decision::act(Kind::AddMember, ordinal, format!("promoting {name}"), step).steadily())
 }
 
 /// A disk that was a member's, whose removal is committed, cannot come back: its volume is deleted
@@ -48,7 +56,8 @@ pub fn recycle_removed(view: &View) -> Option<Decision> {
             Step::DeletePod { ordinal, uid: pod.uid.clone() },
         ));
     };
-    let step = Step::Recycle { ordinal, volume_uid: volume.uid.clone(), pod_uid: pod.uid.clone() };
+    let pod_uid = Some(pod.uid.clone());
+    let step = Step::Recycle { ordinal, volume_uid: volume.uid.clone(), pod_uid, keep: None };
     Some(Decision::act(Kind::AddMember, ordinal, doing, step))
 }
 

@@ -28,19 +28,23 @@ fn is_lost(view: &View, ordinal: u32, member: &Member) -> bool {
     })
 }
 
-/// The highest voter that is not asked for, one at a time and only while all others are well.
+/// A voter that is not asked for, the highest of those that are well, and only while all others are.
 pub fn shrink(view: &View) -> Option<Decision> {
     let leader = view.leader?;
     let (unwanted, kept): (Vec<_>, Vec<_>) =
         view.voters().into_iter().partition(|(ordinal, _)| *ordinal >= view.cluster.replicas);
-    let (victim, member) = *unwanted.last()?;
+    // One that is down costs nothing to lose; the order of ordinals is the pods' alone.
+    let down = unwanted.iter().find(|(ordinal, member)| !view.is_healthy(*ordinal, member));
+    let (victim, member) = *down.or(unwanted.last())?;
     let name = view.name(victim);
     let wait = |why: String| Some(Decision::wait(Kind::RemoveMember, victim, why));
     if kept.len() < view.cluster.replicas as usize {
         return wait(format!("holding the removal of {name} until the members that stay are all there"));
     }
-    let mut others = unwanted[..unwanted.len() - 1].iter().chain(&kept);
-    if let Some((ordinal, _)) = others.find(|(ordinal, member)| !view.is_healthy(*ordinal, member)) {
+    let mut others = unwanted.iter().chain(&kept).filter(|(ordinal, _)| *ordinal != victim);
+    let ill = others.find(|(ordinal, member)| !view.is_healthy(*ordinal, member));
+    let left = view.healthy_voters() - usize::from(down.is_none());
+    if let Some((ordinal, _)) = ill.filter(|_| down.is_none() || left < quorum(view.voter_count())) {
         return wait(format!("holding the removal of {name} until {} is healthy", view.name(*ordinal)));
     }
     if view.leads(victim) {
@@ -66,8 +70,8 @@ pub fn shrink(view: &View) -> Option<Decision> {
 }
 
 impl<'a> View<'a> {
-    /// The settled voter most suited to lead, of those that `may`: fewest entries behind, then the
-    /// lowest ordinal.
+    /// The settled voter most suited to lead, of those that `may`: one whose host stays, fewest entries
+    /// behind, then the lowest ordinal.
     pub fn best_heir(&self, may: impl Fn(u32) -> bool) -> Option<&'a Member> {
         let leader = self.leader?;
         self.voters()
@@ -75,7 +79,9 @@ impl<'a> View<'a> {
             .filter(|(ordinal, member)| {
                 *ordinal != leader.ordinal && may(*ordinal) && self.is_settled(*ordinal, member)
             })
-            .min_by_key(|(ordinal, member)| (self.lag(*ordinal, member.id), *ordinal))
+            .min_by_key(|(ordinal, member)| {
+                (self.is_on_cordoned_host(*ordinal), self.lag(*ordinal, member.id), *ordinal)
+            })
             .map(|(_, member)| member)
     }
 

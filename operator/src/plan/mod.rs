@@ -13,20 +13,25 @@
 //! - **I8** leadership is handed to members of the present template only.
 
 mod bootstrap;
+mod drain;
 mod join;
 mod leave;
+mod recovery;
+mod replace;
 mod rollout;
 mod view;
 mod volumes;
 
 use std::time::Duration;
 
+use helios_crds::{ChosenStatus, ReplacementStatus};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::names;
 use crate::observe::Snapshot;
 use crate::validate::ValidatedCluster;
 
+pub use recovery::Loss;
 pub use view::{Leader, View, quorum};
 
 const WHILE_WORKING: Duration = Duration::from_secs(1);
@@ -84,11 +89,18 @@ pub enum Step {
         ordinal: u32,
         uid: String,
     },
-    /// The volume, then the pod that holds it, so that a blank one takes their place.
+    /// Without waiting for its host, which is known to have ended it.
+    ForceDeletePod {
+        ordinal: u32,
+        uid: String,
+    },
+    /// The volume, then the pod that holds it, so that a blank one takes their place. Its contents are
+    /// kept for a person when there is a reason to.
     Recycle {
         ordinal: u32,
         volume_uid: String,
-        pod_uid: String,
+        pod_uid: Option<String>,
+        keep: Option<String>,
     },
     DeleteVolume {
         ordinal: u32,
@@ -98,6 +110,14 @@ pub enum Step {
         ordinal: u32,
         uid: String,
         size: String,
+    },
+    /// Makes the member at `ordinal` the only one, in exactly the state that was seen.
+    ForceNew {
+        ordinal: u32,
+        cluster_id: String,
+        disk_id: String,
+        last_term: u64,
+        last_index: u64,
     },
 }
 
@@ -112,6 +132,8 @@ impl Step {
             Self::Transfer { .. } => "TransferLeadership",
             Self::Evict { .. } => "Evict",
             Self::DeletePod { .. } => "DeletePod",
+            Self::ForceDeletePod { .. } => "ForceDeletePod",
+            Self::ForceNew { .. } => "ForceNew",
             Self::Recycle { .. } => "RecycleVolume",
             Self::DeleteVolume { .. } => "DeleteVolume",
             Self::GrowVolume { .. } => "GrowVolume",
@@ -120,13 +142,21 @@ impl Step {
 }
 
 /// A decision that must be in the status before anything follows from it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Latch {
     ClusterId(String),
     BootstrapDisk(String),
     Bootstrapped,
     /// The cluster exists already, on the volumes of an earlier HeliosCluster of this name.
     Adopted(String),
+    /// A member that cannot come back by itself, and its volume.
+    Replacing(ReplacementStatus),
+    Replaced,
+    /// The survivor, and the volumes that are set aside before it goes on alone.
+    Recovering(ChosenStatus),
+    Recovered(String),
+    RecoveryAbandoned,
+    RecoveryForgotten,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,6 +167,8 @@ pub enum Kind {
     ReplaceMember,
     RollingUpdate,
     ResizeVolume,
+    MoveLeader,
+    Recovery,
 }
 
 impl Kind {
@@ -148,6 +180,8 @@ impl Kind {
             Self::ReplaceMember => "ReplaceMember",
             Self::RollingUpdate => "RollingUpdate",
             Self::ResizeVolume => "ResizeVolume",
+            Self::MoveLeader => "MoveLeader",
+            Self::Recovery => "Recovery",
         }
     }
 
@@ -170,6 +204,8 @@ pub struct Operation {
     pub stuck: bool,
     pub started_at: Timestamp,
     pub deadline: Timestamp,
+    /// Since when the target has been healthy and caught up; `None` while it is not, or is not asked.
+    pub steady_since: Option<Timestamp>,
 }
 
 impl Operation {
@@ -193,6 +229,7 @@ struct Decision {
     target: Option<u32>,
     doing: String,
     stuck: bool,
+    steady: bool,
     step: Option<Step>,
     latch: Option<Latch>,
 }
@@ -203,11 +240,17 @@ impl Decision {
     }
 
     fn wait(kind: Kind, target: u32, doing: impl Into<String>) -> Self {
-        Self { kind, target: Some(target), doing: doing.into(), stuck: false, step: None, latch: None }
+        let (target, doing) = (Some(target), doing.into());
+        Self { kind, target, doing, stuck: false, steady: false, step: None, latch: None }
     }
 
-    fn latch(latch: Latch, doing: impl Into<String>) -> Self {
-        Self { target: None, latch: Some(latch), ..Self::wait(Kind::Bootstrap, 0, doing) }
+    fn latch(kind: Kind, latch: Latch, doing: impl Into<String>) -> Self {
+        Self { target: None, latch: Some(latch), ..Self::wait(kind, 0, doing) }
+    }
+
+    /// Says that the target is healthy and caught up now.
+    fn steadily(self) -> Self {
+        Self { steady: true, ..self }
     }
 
     /// As `wait`, for what will not pass without a person.
@@ -219,7 +262,12 @@ impl Decision {
 /// The next step for `cluster` as `seen`.
 pub fn plan(cluster: &ValidatedCluster, seen: &Snapshot) -> Plan {
     let view = View::new(cluster, seen);
-    let decision = if cluster.spec.paused { None } else { decide(&view) };
+    let still = cluster.spec.paused || cluster.spec.hibernate;
+    let decision = match () {
+        () if cluster.spec.paused => None,
+        () if cluster.spec.hibernate => replace::free_the_lost(&view),
+        () => decide(&view),
+    };
     let (mut operation, mut step, mut latch) = (None, None, None);
     if let Some(decision) = decision {
         operation = Some(operation_of(&view, &decision));
@@ -228,11 +276,11 @@ pub fn plan(cluster: &ValidatedCluster, seen: &Snapshot) -> Plan {
     }
     Plan {
         replicas: replicas(&view),
-        look_again: if operation.is_some() || !view.all_pods_serve() { WHILE_WORKING } else { WHEN_SETTLED },
+        look_again: if operation.is_some() || !view.is_at_rest() { WHILE_WORKING } else { WHEN_SETTLED },
         operation,
         step,
         latch,
-        labels: if cluster.spec.paused { Vec::new() } else { view.missing_labels() },
+        labels: if still { Vec::new() } else { view.missing_labels() },
     }
 }
 
@@ -242,8 +290,13 @@ fn decide(view: &View) -> Option<Decision> {
     if !view.seen.status.bootstrapped {
         return rollout::replace_what_does_not_run(view).or_else(|| bootstrap::decide(view));
     }
-    rollout::replace_what_does_not_run(view)
+    recovery::go_on_with_chosen(view)
+        .or_else(|| replace::free_the_lost(view))
+        .or_else(|| rollout::replace_what_does_not_run(view))
+        .or_else(|| recovery::decide(view))
+        .or_else(|| drain::lead_away(view))
         .or_else(|| leave::replace_lost(view))
+        .or_else(|| replace::replace_failed(view))
         .or_else(|| join::finish_learner(view))
         .or_else(|| join::recycle_removed(view))
         .or_else(|| join::add_blank(view))
@@ -254,6 +307,7 @@ fn decide(view: &View) -> Option<Decision> {
         .or_else(|| volumes::grow(view))
         .or_else(|| leave::shrink(view))
         .or_else(|| volumes::delete_of_removed(view))
+        .or_else(|| replace::held(view))
         .or_else(|| join::await_missing(view))
         .or_else(|| rollout::held(view))
 }
@@ -263,6 +317,10 @@ fn replicas(view: &View) -> u32 {
     let current = view.seen.workload.as_ref().map(|workload| workload.replicas);
     if let (true, Some(current)) = (view.cluster.spec.paused, current) {
         return current;
+    }
+    // All at once: with the second to go nobody can write, so an order among them would gain nothing.
+    if view.cluster.spec.hibernate {
+        return 0;
     }
     let needed = view.cluster.replicas.max(view.highest_known_ordinal().map_or(0, |ordinal| ordinal + 1));
     match (current, &view.leader) {
@@ -288,5 +346,8 @@ fn operation_of(view: &View, decision: &Decision) -> Operation {
             || now.saturating_add(decision.kind.patience()).unwrap_or(now),
             |operation| operation.deadline.0,
         ),
+        steady_since: decision.steady.then(|| {
+            earlier.and_then(|operation| operation.steady_since.as_ref()).map_or(now, |since| since.0)
+        }),
     }
 }

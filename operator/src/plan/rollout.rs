@@ -34,6 +34,9 @@ pub fn roll(view: &View) -> Option<Decision> {
     if let Some((ordinal, member)) = unsettled {
         return Some(heal_or_wait(view, ordinal, member));
     }
+    if let Some(watching) = await_last(view) {
+        return Some(watching);
+    }
     let followers = outdated.iter().filter(|(ordinal, ..)| !view.leads(*ordinal));
     let next = followers.max_by_key(|(ordinal, _, member)| (view.lag(*ordinal, member.id), *ordinal));
     match next {
@@ -100,15 +103,23 @@ fn stop(view: &View, ordinal: u32, pod: &Pod) -> Decision {
     Decision::act(Kind::RollingUpdate, ordinal, doing, Step::Evict { ordinal, uid: pod.uid.clone() })
 }
 
-/// The change ends when its last member is back, not when its pod was deleted.
+/// The one that was changed last is done when it has been back for a while, not when its pod was
+/// deleted, nor when it was ready once.
 fn await_last(view: &View) -> Option<Decision> {
     let latched = view.seen.status.operation.as_ref().filter(|o| o.kind == Kind::RollingUpdate.name())?;
     let target = latched.target.as_ref()?;
-    let (ordinal, _) = view
-        .voters()
-        .into_iter()
-        .find(|(ordinal, member)| member.name == *target && !view.is_settled(*ordinal, member))?;
-    Some(Decision::wait(Kind::RollingUpdate, ordinal, recovery(view, ordinal)))
+    let (ordinal, member) = view.voters().into_iter().find(|(_, member)| member.name == *target)?;
+    if view.is_outdated(ordinal) {
+        return None;
+    }
+    if !view.is_settled(ordinal, member) {
+        return Some(Decision::wait(Kind::RollingUpdate, ordinal, recovery(view, ordinal)));
+    }
+    if view.is_stable(Kind::RollingUpdate, ordinal) {
+        return None;
+    }
+    let doing = format!("watching {target}, which is back, for {:?}", view.cluster.rollout.stable_for);
+    Some(Decision::wait(Kind::RollingUpdate, ordinal, doing).steadily())
 }
 
 fn recovery(view: &View, ordinal: u32) -> String {

@@ -2,9 +2,9 @@
 
 use helios_proto::v1::{Member, Progress, Role, StatusResponse};
 
-use super::PodLabels;
+use super::{Kind, PodLabels};
 use crate::names;
-use crate::observe::{Pod, Snapshot};
+use crate::observe::{Host, Pod, Snapshot};
 use crate::validate::ValidatedCluster;
 
 /// Members that must agree, of `voters`.
@@ -125,6 +125,32 @@ impl<'a> View<'a> {
         self.is_healthy(ordinal, member) && ready && close
     }
 
+    /// The member that this operation is about has been healthy and caught up for long enough, by the
+    /// status and the operator's own clock: other machines' clocks are not compared.
+    pub fn is_stable(&self, kind: Kind, ordinal: u32) -> bool {
+        let latched = self.seen.status.operation.as_ref().filter(|operation| {
+            operation.kind == kind.name() && operation.target.as_ref() == Some(&self.name(ordinal))
+        });
+        latched.and_then(|operation| operation.steady_since.as_ref()).is_some_and(|since| {
+            self.seen.now.duration_since(since.0).unsigned_abs() >= self.cluster.rollout.stable_for
+        })
+    }
+
+    fn host_of(&self, ordinal: u32) -> Option<&'a Host> {
+        self.seen.hosts.as_ref()?.get(self.seen.pods.get(&ordinal)?.host.as_ref()?)
+    }
+
+    pub fn is_on_cordoned_host(&self, ordinal: u32) -> bool {
+        self.host_of(ordinal).is_some_and(|host| host.cordoned)
+    }
+
+    /// Its object is gone, or a person said that it is down for good. Hosts that may not be read are
+    /// not lost.
+    pub fn host_is_lost(&self, name: &str) -> bool {
+        let hosts = self.seen.hosts.as_ref();
+        hosts.is_some_and(|hosts| hosts.get(name).is_none_or(|host| host.out_of_service))
+    }
+
     pub fn healthy_voters(&self) -> usize {
         self.voters().iter().filter(|(ordinal, member)| self.is_healthy(*ordinal, member)).count()
     }
@@ -152,14 +178,19 @@ impl<'a> View<'a> {
         }
         let ours = self.seen.status.cluster_id.as_ref();
         let known = self.seen.nodes.values().filter(|node| Some(&node.cluster_id) == ours);
-        known
-            .filter_map(|node| node.membership.as_ref())
-            .flat_map(|membership| &membership.members)
-            .filter_map(|member| self.ordinal_of(member))
-            .max()
+        let told =
+            known.filter_map(|node| node.membership.as_ref()).flat_map(|membership| &membership.members);
+        // With no pod there is nobody to tell; after hibernation all members are to come back.
+        let reported = self.seen.status.members.iter().filter(|member| member.member_id != 0);
+        let reported = reported.filter_map(|member| names::ordinal(&self.cluster.name, &member.name));
+        told.filter_map(|member| self.ordinal_of(member)).chain(reported).max()
     }
 
-    pub fn all_pods_serve(&self) -> bool {
+    /// Nothing is about to change by itself.
+    pub fn is_at_rest(&self) -> bool {
+        if self.cluster.spec.hibernate {
+            return self.seen.pods.is_empty();
+        }
         (0..self.cluster.replicas).all(|ordinal| self.seen.pods.get(&ordinal).is_some_and(|pod| pod.ready))
     }
 

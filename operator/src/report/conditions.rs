@@ -4,8 +4,10 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use crate::observe::Snapshot;
-use crate::plan::{Kind, Plan, View, quorum};
+use crate::plan::{Kind, Loss, Plan, View, quorum};
 use crate::validate::Invalid;
+
+const ASLEEP: &str = "stopped by spec.hibernate with all data kept; set it to false to start again";
 
 struct Finding {
     status: &'static str,
@@ -56,6 +58,8 @@ impl Verdict {
         };
         let phase = match () {
             () if view.cluster.spec.paused => "Paused",
+            () if view.cluster.spec.hibernate => progressing.reason,
+            () if available.reason == "QuorumLost" => available.reason,
             () if plan.operation.as_ref().is_some_and(|o| o.stuck) => "Blocked",
             () if view.seen.status.bootstrapped && available.status != "True" => available.reason,
             () => ready.reason,
@@ -74,6 +78,12 @@ impl Verdict {
 }
 
 fn available(view: &View) -> Finding {
+    if hibernates(view) {
+        return Finding::new("False", "Hibernated", ASLEEP);
+    }
+    if let Some(loss) = Loss::of(view) {
+        return Finding::new("False", "QuorumLost", loss.bound(view));
+    }
     if view.leader.is_some() {
         let (healthy, needed) = (view.healthy_voters(), quorum(view.voter_count()));
         let message = format!("{healthy} of {} voters answer, {needed} are needed", view.voter_count());
@@ -103,7 +113,7 @@ fn available(view: &View) -> Finding {
         }
         () if answering >= needed => Finding::new("False", "NoLeader", message),
         () if possible < needed => {
-            Finding::new("False", "QuorumLost", format!("{message}; see why pods do not run"))
+            Finding::new("False", "NoQuorum", format!("{message}; see why pods do not run"))
         }
         () => Finding::new("Unknown", "Unreachable", message),
     }
@@ -112,6 +122,12 @@ fn available(view: &View) -> Finding {
 fn progressing(view: &View, plan: &Plan, unseen: bool) -> Finding {
     if view.cluster.spec.paused {
         return Finding::new("False", "Paused", "held by spec.paused; set it to false to go on");
+    }
+    if view.cluster.spec.hibernate {
+        return match view.seen.pods.len() {
+            0 => Finding::new("False", "Hibernated", ASLEEP),
+            n => Finding::new("True", "Hibernating", format!("{n} members are stopping; their volumes stay")),
+        };
     }
     let Some(operation) = &plan.operation else {
         return match view.outdated().len() {
@@ -127,6 +143,8 @@ fn progressing(view: &View, plan: &Plan, unseen: bool) -> Finding {
         Kind::ReplaceMember => "ReplacingMember",
         Kind::RollingUpdate => "RollingUpdate",
         Kind::ResizeVolume => "Resizing",
+        Kind::MoveLeader => "MovingLeader",
+        Kind::Recovery => "Recovering",
     };
     if operation.stuck {
         return Finding::new("False", "WaitingForUser", operation.doing.clone());
@@ -140,6 +158,7 @@ fn degraded(view: &View, plan: &Plan) -> Finding {
             Kind::Bootstrap => "BootstrapFailed",
             Kind::AddMember => "LearnerStuck",
             Kind::RollingUpdate => "UpgradeStalled",
+            Kind::Recovery if operation.stuck => "QuorumLost",
             _ => "Stalled",
         };
         return Finding::new("True", reason, operation.doing.clone());
@@ -161,6 +180,10 @@ fn degraded(view: &View, plan: &Plan) -> Finding {
     }
 }
 
+fn hibernates(view: &View) -> bool {
+    view.cluster.spec.hibernate && !view.cluster.spec.paused && view.seen.pods.is_empty()
+}
+
 fn explain(view: &View, ordinal: u32, name: &str) -> String {
     match view.seen.pods.get(&ordinal) {
         None => format!("{name} (no pod)"),
@@ -173,6 +196,9 @@ fn explain(view: &View, ordinal: u32, name: &str) -> String {
 fn fault_tolerance(view: &View) -> Finding {
     let wanted = view.cluster.replicas as usize;
     let designed = wanted - quorum(wanted);
+    if hibernates(view) {
+        return Finding::new("False", "Hibernated", ASLEEP);
+    }
     if view.leader.is_none() {
         return Finding::new("Unknown", "NoLeader", "without a leader the members' health is not known");
     }

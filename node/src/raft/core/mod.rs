@@ -29,6 +29,7 @@ use helios_proto::v1::{ErrorCode, Membership};
 use raft::eraftpb::{HardState, Snapshot, SnapshotMetadata};
 use raft::{RawNode, SnapshotStatus, StateRole};
 
+use super::format::{self, Formats};
 use super::log::Log;
 use super::membership;
 use super::proposals::Proposals;
@@ -51,7 +52,7 @@ pub const TICK: Duration = Duration::from_millis(10);
 const MAX_IN_FLIGHT: usize = 128;
 /// Committed bytes waiting to be applied before new proposals are refused as overload.
 const MAX_APPLYING_BYTES: u64 = 32 << 20;
-/// Log bytes in memory that make a snapshot due, whatever else is set.
+/// Log bytes since the last snapshot that make another due, whatever else is set.
 const MAX_LOG_BYTES: u64 = 64 << 20;
 
 #[derive(Debug, Clone)]
@@ -94,6 +95,8 @@ pub struct Core {
     restoring: bool,
     building_snapshot: bool,
     snapshot_bytes: u64,
+    /// Of the log, left by the last purge.
+    kept_bytes: u64,
     snapshot_at: Instant,
     /// After one that failed.
     snapshot_not_before: Instant,
@@ -111,6 +114,7 @@ pub struct Core {
     disk_watch: DiskWatch,
     /// Members whose log lives on its reserve.
     full_disks: BTreeSet<u64>,
+    formats: Formats,
     /// After leadership was given up for the disk's sake.
     stay_until: Instant,
     disk_transfers: u64,
@@ -175,6 +179,7 @@ impl Core {
             restoring: false,
             building_snapshot: false,
             snapshot_bytes: 0,
+            kept_bytes: 0,
             snapshot_at: now,
             snapshot_not_before: now,
             snapshot_index,
@@ -185,6 +190,7 @@ impl Core {
             log_is_short: false,
             short_since: now,
             full_disks: BTreeSet::new(),
+            formats: Formats::new(format::FORMAT),
             stay_until: now,
             disk_transfers: 0,
             give_way_at: now,
@@ -238,10 +244,19 @@ impl Core {
             Input::LinkFound(id) => self.link_found(id),
             Input::PeerDisk { id, is_full: true } => drop(self.full_disks.insert(id)),
             Input::PeerDisk { id, is_full: false } => drop(self.full_disks.remove(&id)),
+            Input::PeerFormat { id, format } => self.formats.heard(id, format),
             Input::Unreachable(id) => self.node.report_unreachable(id),
             Input::SnapshotSent { to, ok } => {
+                if ok {
+                    self.node.mut_store().snapshot_settled(to);
+                }
                 let status = if ok { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
                 self.node.report_snapshot(to, status);
+            }
+            Input::SnapshotGone(to) => {
+                self.node.mut_store().snapshot_settled(to);
+                self.node.report_snapshot(to, SnapshotStatus::Failure);
+                self.build_snapshot();
             }
             Input::BuildSnapshot => self.build_snapshot(),
             Input::Stop => {}

@@ -30,6 +30,7 @@ impl Core {
         let (state, term, leader_id) = current;
         if state != old_state || term != old_term {
             self.reads.give_up_round();
+            self.node.mut_store().forget_unfinished();
             match state {
                 StateRole::Candidate | StateRole::PreCandidate => {
                     self.elections += u64::from(state == StateRole::Candidate);
@@ -89,6 +90,7 @@ impl Core {
             read_rounds: self.read_rounds,
             lease_reads: self.lease_reads,
             disk_transfers: self.disk_transfers,
+            lowest_format: self.formats.lowest(&self.membership, self.settings.id),
             log_is_short: self.log_is_short,
         }
     }

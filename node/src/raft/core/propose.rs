@@ -34,12 +34,30 @@ impl Core {
         if self.applying_bytes > MAX_APPLYING_BYTES {
             return self.refuse(proposals, overloaded());
         }
+        proposals = self.refuse_unreadable(proposals);
         if self.log_is_short {
             proposals = self.refuse_growth(proposals);
         }
         if !proposals.is_empty() {
             self.propose(proposals);
         }
+    }
+
+    /// Gives back what all members can read.
+    fn refuse_unreadable(&self, proposals: Vec<Proposal>) -> Vec<Proposal> {
+        let id = self.settings.id;
+        let lowest = self.formats.lowest(&self.membership, id);
+        if proposals.iter().all(|proposal| proposal.format <= lowest) {
+            return proposals;
+        }
+        let mut readable = Vec::with_capacity(proposals.len());
+        for proposal in proposals {
+            match self.formats.check(proposal.format, &self.membership, id) {
+                Ok(()) => readable.push(proposal),
+                Err(error) => self.refuse(vec![proposal], error),
+            }
+        }
+        readable
     }
 
     /// Proposes many entries as one message: one append message per peer, not one per entry.

@@ -26,6 +26,9 @@ impl Core {
         // A leader's appends may leave before its own fsync: it counts itself only when its
         // entries are on its disk (Raft thesis, 10.2.1).
         let messages = ready.take_messages();
+        for message in messages.iter().filter(|message| message.get_msg_type() == MessageType::MsgSnapshot) {
+            self.node.mut_store().snapshot_leaves(message.to, message.get_snapshot().clone());
+        }
         if !messages.is_empty() {
             self.effects.push(Effect::Send(messages));
         }
@@ -119,6 +122,7 @@ impl Core {
         let base = Base { index: metadata.index, term: metadata.term };
         self.restoring = true;
         self.proposals.skipped(base.index);
+        self.kept_bytes = 0;
         self.node.mut_store().reset(base, metadata.get_conf_state().clone());
         self.node.mut_store().set_snapshot(snapshot.clone());
         self.snapshot_index = base.index;

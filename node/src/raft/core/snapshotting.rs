@@ -11,6 +11,11 @@ use crate::wal::Base;
 
 /// How long after a snapshot that failed the next is tried.
 const SNAPSHOT_RETRY: Duration = Duration::from_secs(5);
+/// Of the log, kept at most for members that are behind: what they lack beyond comes as a snapshot.
+pub(super) const MAX_HELD_BYTES: u64 = MAX_LOG_BYTES / 2;
+/// And for those that a snapshot is on its way to, or broke off: less, and it might be of no use when it
+/// arrives.
+const MAX_AWAITED_BYTES: u64 = 4 * MAX_LOG_BYTES;
 
 impl Core {
     pub(super) fn snapshot_due(&self, now: Instant) -> bool {
@@ -18,7 +23,7 @@ impl Core {
         if new_entries == 0 {
             return false;
         }
-        let log_bytes = self.node.store().bytes();
+        let log_bytes = self.node.store().bytes().saturating_sub(self.kept_bytes);
         // A snapshot writes the whole state, so it waits until the log has grown by as much, or by
         // half of what the log may hold in memory.
         let paid_for = log_bytes >= self.snapshot_bytes.min(MAX_LOG_BYTES / 2);
@@ -47,31 +52,39 @@ impl Core {
             return;
         }
         self.offer_snapshot(meta);
-        let floor = self.purge_floor(meta.index);
-        if floor <= self.node.store().base().index {
-            return;
-        }
-        if let Ok(term) = self.node.store().term(floor) {
+        let floor = self.purge_floor(meta.index, now);
+        if floor > self.node.store().base().index
+            && let Ok(term) = self.node.store().term(floor)
+        {
             let base = Base { index: floor, term };
             self.node.mut_store().purge(base);
             self.effects.push(Effect::Log(LogJob::Purge(base)));
         }
+        self.kept_bytes = self.node.store().bytes();
     }
 
-    /// What may go: below the snapshot by the trailing entries, and never what a follower needs
-    /// right after the snapshot that is on its way to it.
-    fn purge_floor(&self, snapshot_index: u64) -> u64 {
+    /// What may go: below the snapshot by the trailing entries, and, up to a cap, not what a member needs that
+    /// is there and behind, nor what one will need right after the snapshot that is on its way to it.
+    fn purge_floor(&self, snapshot_index: u64, now: Instant) -> u64 {
         if Mutation::PurgedBeyondSnapshot.is_on() {
             return self.applied_index;
         }
-        let mut floor = snapshot_index.saturating_sub(self.settings.trailing_entries);
-        if self.node.raft.state == StateRole::Leader {
-            for (_, progress) in self.node.raft.prs().iter() {
-                if progress.state == ProgressState::Snapshot {
-                    floor = floor.min(progress.pending_snapshot);
-                }
-            }
+        let floor = snapshot_index.saturating_sub(self.settings.trailing_entries);
+        if self.node.raft.state != StateRole::Leader {
+            return floor;
         }
-        floor
+        let log = self.node.store();
+        let (held, awaited) = (log.index_before(MAX_HELD_BYTES), log.index_before(MAX_AWAITED_BYTES));
+        let others = self.node.raft.prs().iter().filter(|(id, _)| **id != self.settings.id);
+        let needed = others.filter_map(|(id, progress)| {
+            let unfinished = log.unfinished(*id).filter(|index| *index > progress.matched);
+            match (progress.state, unfinished) {
+                (ProgressState::Snapshot, _) => Some(progress.pending_snapshot.max(awaited)),
+                _ if !self.is_active(*id, now) => None,
+                (_, Some(unfinished)) => Some(unfinished.max(awaited)),
+                (_, None) => Some(progress.matched.max(held)),
+            }
+        });
+        needed.fold(floor, u64::min)
     }
 }

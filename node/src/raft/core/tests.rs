@@ -1,5 +1,8 @@
 //! The core by itself: messages in, effects out, the disk played by hand.
 
+mod formats;
+mod purge;
+
 use helios_proto::v1::{Member, Reply};
 use raft::eraftpb::{ConfState, Entry, Message, MessageType};
 use rand::rngs::StdRng;
@@ -7,6 +10,7 @@ use rand::{Rng, SeedableRng};
 use tokio::sync::oneshot;
 
 use super::*;
+use crate::raft::format::OLDEST;
 use crate::wal::Base;
 
 const BASE: Base = Base { index: 1, term: 1 };
@@ -254,7 +258,7 @@ fn a_single_voter_commits_only_what_is_on_its_disk() {
 
 fn proposal(data: &[u8]) -> (Proposal, oneshot::Receiver<Result<Reply, Error>>) {
     let (waiter, answer) = oneshot::channel();
-    (Proposal { data: data.to_vec(), waiter }, answer)
+    (Proposal { data: data.to_vec(), format: OLDEST, waiter }, answer)
 }
 
 fn leader_of_one() -> Core {
@@ -282,6 +286,21 @@ impl Mesh {
         let cores = (1..=3).map(|id| member(id, &[1, 2, 3], 1, HardState::default())).collect();
         let rng = StdRng::seed_from_u64(seed);
         Self { cores, under_way: Vec::new(), applied: vec![Vec::new(); 3], rng }
+    }
+
+    /// The one who leads, once all follow it.
+    fn elect(&mut self) -> usize {
+        for _ in 0..1_000 {
+            self.step(true);
+            let statuses: Vec<_> = self.cores.iter().map(|core| core.status(Instant::now())).collect();
+            let leader = statuses.iter().position(|status| status.role == Role::Leader);
+            if let Some(leader) = leader
+                && statuses.iter().all(|other| other.commit_index == statuses[leader].last_index)
+            {
+                return leader;
+            }
+        }
+        panic!("nobody leads");
     }
 
     fn settle(&mut self, at: usize) {

@@ -25,7 +25,7 @@ pub struct SnapshotId {
 
 impl From<&SnapshotMeta> for SnapshotId {
     fn from(meta: &SnapshotMeta) -> Self {
-        let SnapshotMeta { index, term, membership: _, size_bytes, crc32c } = meta;
+        let SnapshotMeta { index, term, membership: _, size_bytes, crc32c, version: _ } = meta;
         Self { index: *index, term: *term, size_bytes: *size_bytes, crc32c: *crc32c }
     }
 }
@@ -115,14 +115,11 @@ impl Snapshots {
         Ok(prefix)
     }
 
-    /// A place for this snapshot, of which the first `from_bytes` are here. Whatever else was on its way is
-    /// given up: two would need room that one may not find.
+    /// A place for this snapshot, of which the first `from_bytes` are here.
     pub fn incoming(&self, id: SnapshotId, from_bytes: u64) -> Result<Incoming, StateError> {
         let path = self.incoming_path(&id);
         let failed = |doing, source| StateError::Io { doing, path: path.clone(), source };
-        self.remove_incoming(|found, _| found != path).map_err(|source| failed("make room for", source))?;
-        // The file, and the state made from it, which takes somewhat more. A full disk is left to the log.
-        self.check_room((id.size_bytes.saturating_mul(5) / 2).saturating_sub(from_bytes))?;
+        self.make_room_for(&id, from_bytes)?;
         let file = if from_bytes == 0 {
             self.disk.create(&path).map_err(|source| failed("create", source))?
         } else {
@@ -135,6 +132,16 @@ impl Snapshots {
             file
         };
         Ok(Incoming { id, path, file, bytes: from_bytes })
+    }
+
+    /// Gives up whatever else was on its way: two would need room that one may not find. An error if there is
+    /// none for the rest of the file, and for the state made from it, which takes somewhat more: a full disk is
+    /// left to the log.
+    pub fn make_room_for(&self, id: &SnapshotId, held_bytes: u64) -> Result<(), StateError> {
+        let path = self.incoming_path(id);
+        let others = self.remove_incoming(|found, _| found != path);
+        others.map_err(|source| StateError::Io { doing: "make room for", path, source })?;
+        self.check_room((id.size_bytes.saturating_mul(5) / 2).saturating_sub(held_bytes))
     }
 
     /// Removes the transfers that `goes` says, by file and index.

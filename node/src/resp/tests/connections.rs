@@ -1,3 +1,5 @@
+use helios_proto::v1::ErrorCode;
+
 use super::*;
 
 #[tokio::test]
@@ -62,6 +64,24 @@ async fn a_password_keeps_strangers_out() {
     client.send("*11\r\n").await;
     client.expect("-ERR Protocol error: unauthenticated multibulk length\r\n").await;
     client.expect_end().await;
+}
+
+#[tokio::test]
+async fn a_client_of_a_removed_node_is_told_so_and_sent_elsewhere() {
+    let server = Server::start().await;
+    let (mut writer, mut reader) = (server.client().await, server.client().await);
+    let removed = Error::new(ErrorCode::MemberRemoved, "this node was removed");
+    *server.db.0.write_error.lock().unwrap() = Some(removed.clone());
+    *server.db.0.read_error.lock().unwrap() = Some(removed);
+    for (client, command) in [(&mut writer, "SET k v\r\n"), (&mut reader, "GET k\r\n")] {
+        client.send(command).await;
+        client.expect("-ERR this node was removed\r\n").await;
+        client.expect_end().await;
+    }
+    *server.db.0.write_error.lock().unwrap() = Some(Error::new(ErrorCode::NoLeader, "m"));
+    let mut patient = server.client().await;
+    patient.check("SET k v", "-CLUSTERDOWN The cluster is down: m").await;
+    patient.check("PING", "+PONG").await;
 }
 
 #[tokio::test]

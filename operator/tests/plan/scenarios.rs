@@ -1,23 +1,9 @@
-//! Scenarios and random histories over the pure core: every history ends in the state that the spec
-//! asks for, and no step on the way breaks an invariant (asserted in `world`).
-#![allow(clippy::unwrap_used)]
-
-mod world;
+//! What a user would tell of: one test each.
 
 use helios_operator::plan::{Step, plan};
 use helios_operator::report;
-use proptest::prelude::*;
-use world::World;
 
-fn settled(replicas: i32) -> World {
-    let mut world = World::new(replicas);
-    world.settle();
-    world
-}
-
-fn voters(world: &World) -> usize {
-    world.raft.as_ref().unwrap().membership.voters.len()
-}
+use crate::world::{World, settled, voters};
 
 #[test]
 fn a_cluster_begins_once_and_grows_to_its_size() {
@@ -238,81 +224,67 @@ fn the_plan_depends_on_nothing_but_its_arguments() {
     }
 }
 
-#[derive(Debug, Clone)]
-enum Event {
-    Passes(u8),
-    Scale(i32),
-    Template(u32),
-    BreakTemplate,
-    Kill(u32),
-    Wipe(u32),
-    Silence(u32),
-    Speak,
-    Retain(bool),
-}
-
-fn event() -> impl Strategy<Value = Event> {
-    prop_oneof![
-        4 => (1..25u8).prop_map(Event::Passes),
-        2 => prop::sample::select(vec![1, 3, 5]).prop_map(Event::Scale),
-        1 => (1..6u32).prop_map(Event::Template),
-        1 => Just(Event::BreakTemplate),
-        2 => (0..5u32).prop_map(Event::Kill),
-        1 => (0..5u32).prop_map(Event::Wipe),
-        1 => (0..5u32).prop_map(Event::Silence),
-        1 => Just(Event::Speak),
-        1 => any::<bool>().prop_map(Event::Retain),
-    ]
-}
-
-fn happen(world: &mut World, event: Event) {
-    match event {
-        Event::Passes(n) => (0..n).for_each(|_| drop(world.pass())),
-        Event::Scale(replicas) => world.scale(replicas),
-        Event::Template(template) => world.template = template,
-        Event::BreakTemplate => {
-            world.template = 9;
-            world.broken.insert(9);
-        }
-        Event::Kill(ordinal) => {
-            world.pods.remove(&ordinal);
-            world.tick();
-        }
-        // Only what a cluster can survive: one disk at a time, and not before a second one exists.
-        Event::Wipe(ordinal) => {
-            let mut after = world.clone();
-            after.wipe(ordinal);
-            if world.status().bootstrapped && after.has_quorum() && !world.broken.contains(&world.template) {
-                *world = after;
-            }
-        }
-        Event::Silence(ordinal) => drop(world.silent.insert(ordinal)),
-        Event::Speak => world.silent.clear(),
-        Event::Retain(retain) => world.edit(|spec| spec.storage.retain = retain),
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn every_history_ends_where_the_spec_points(
-        replicas in prop::sample::select(vec![1, 3, 5]),
-        history in prop::collection::vec(event(), 0..14),
-    ) {
-        let mut world = World::new(replicas);
-        for event in history {
-            happen(&mut world, event);
-        }
-        world.silent.clear();
-        if world.broken.contains(&world.template) {
-            world.template = 7;
-        }
+#[test]
+fn scaling_is_taken_back_in_its_middle() {
+    for passes in 0..20 {
+        let mut world = settled(3);
+        world.scale(5);
+        (0..passes).for_each(|_| drop(world.pass()));
+        world.scale(3);
         world.settle();
-        let wanted = world.cluster.spec.replicas as usize;
-        prop_assert_eq!(voters(&world), wanted);
-        prop_assert_eq!(world.pods.len(), wanted);
-        prop_assert!(world.begun <= 1);
-        prop_assert!(world.pods.values().all(|pod| pod.revision == world.applied_template));
+        assert_eq!((voters(&world), world.pods.len()), (3, 3), "out, after {passes} passes");
+
+        let mut world = settled(5);
+        world.scale(3);
+        (0..passes).for_each(|_| drop(world.pass()));
+        world.scale(5);
+        world.settle();
+        assert_eq!((voters(&world), world.pods.len()), (5, 5), "in, after {passes} passes");
+        assert!(world.pods.values().all(|pod| pod.in_service));
     }
+}
+
+#[test]
+fn a_template_changed_while_rolling_restarts_none_more_than_twice() {
+    for passes in 0..20 {
+        let mut world = settled(3);
+        world.template = 2;
+        (0..passes).for_each(|_| drop(world.pass()));
+        world.template = 3;
+        world.settle();
+        assert!(world.restarted.values().all(|n| *n <= 2), "{:?}", world.restarted);
+    }
+}
+
+#[test]
+fn a_restarted_member_is_watched_before_the_next_one_goes() {
+    let mut world = settled(3);
+    world.template = 2;
+    let mut stops = Vec::new();
+    for _ in 0..60 {
+        if let Some(Step::Evict { .. }) = world.pass().step {
+            stops.push(world.now);
+        }
+    }
+    let least = world.validated().rollout.stable_for;
+    for pair in stops.windows(2) {
+        assert!(pair[1].duration_since(pair[0]).unsigned_abs() > least, "{stops:?}");
+    }
+}
+
+#[test]
+fn a_learner_that_falls_back_is_watched_anew() {
+    let mut world = settled(3);
+    world.scale(5);
+    while world.status().operation.is_none_or(|operation| operation.steady_since.is_none()) {
+        world.pass();
+    }
+    let learner = 3;
+    world.silent.insert(learner);
+    world.pass();
+    assert_eq!(world.status().operation.unwrap().steady_since, None);
+    world.silent.clear();
+    let back = world.now;
+    while !matches!(world.pass().step, Some(Step::Promote { .. })) {}
+    assert!(world.now.duration_since(back).unsigned_abs() > world.validated().rollout.stable_for);
 }

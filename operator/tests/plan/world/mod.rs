@@ -2,19 +2,22 @@
 //! rules, with every invariant of `plan` asserted where a step takes effect.
 
 mod effects;
+pub mod events;
+mod key;
+mod observed;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use helios_crds::{HeliosCluster, HeliosClusterSpec, HeliosClusterStatus};
 use helios_operator::names;
-use helios_operator::observe::{Pod, Snapshot, Volume, Workload};
+use helios_operator::observe::Snapshot;
 use helios_operator::plan::{Plan, Step, plan, quorum};
 use helios_operator::report;
 use helios_operator::validate::{Defaults, ValidatedCluster, validate};
-use helios_proto::v1::{Membership, Progress, Role, StatusResponse};
+use helios_proto::v1::Membership;
 use jiff::{SignedDuration, Timestamp};
 
-const NAME: &str = "demo";
+pub const NAME: &str = "demo";
 
 #[derive(Debug, Clone)]
 pub struct Disk {
@@ -25,6 +28,10 @@ pub struct Disk {
     pub cluster_id: String,
     pub member_id: u64,
     pub terminating: bool,
+    /// No process can be served from it.
+    pub corrupt: bool,
+    /// On a host that is gone.
+    pub stranded: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -33,6 +40,8 @@ pub struct SimPod {
     pub revision: u32,
     pub terminating: bool,
     pub in_service: bool,
+    /// Bound to the host of its ordinal, which may be cordoned or gone; otherwise to another one.
+    pub at_home: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -54,16 +63,47 @@ pub struct World {
     pub disks: BTreeMap<u32, Disk>,
     pub raft: Option<Raft>,
     pub silent: BTreeSet<u32>,
+    pub cordoned: BTreeSet<u32>,
+    pub gone: BTreeSet<u32>,
+    /// The operator may neither see hosts nor keep volumes.
+    pub confined: bool,
+    pub kept: BTreeSet<String>,
+    pub forced: u32,
     pub transfers: u32,
     pub begun: u32,
     pub restarted: BTreeMap<u32, u32>,
+    /// Effects of the operator so far, and the one before which it dies.
+    pub effects: u64,
+    pub dies_at: Option<u64>,
+    dead: bool,
+    /// Steps come from what was seen one pass before, so that they may be refused.
+    stale: bool,
+    seen_before: Option<(ValidatedCluster, Snapshot)>,
+    /// What has happened, each after so many passes.
+    pub trail: Vec<(u32, events::Event)>,
+    passes: u32,
     serial: u64,
+}
+
+/// A call that the API server or a member does not take, because its precondition does not hold.
+#[derive(Debug)]
+pub struct Refused;
+
+pub fn settled(replicas: i32) -> World {
+    let mut world = World::new(replicas);
+    world.settle();
+    world
+}
+
+pub fn voters(world: &World) -> usize {
+    world.raft.as_ref().unwrap().membership.voters.len()
 }
 
 impl World {
     pub fn new(replicas: i32) -> Self {
         let now = Timestamp::from_second(1_800_000_000).unwrap();
         let mut cluster = HeliosCluster::new(NAME, HeliosClusterSpec { replicas, ..Default::default() });
+        cluster.spec.repair.after = "3s".to_owned();
         cluster.metadata.namespace = Some("default".to_owned());
         cluster.metadata.uid = Some("5c0ffee0-0000-4000-8000-000000000001".to_owned());
         cluster.metadata.generation = Some(1);
@@ -78,9 +118,21 @@ impl World {
             disks: BTreeMap::new(),
             raft: None,
             silent: BTreeSet::new(),
+            cordoned: BTreeSet::new(),
+            gone: BTreeSet::new(),
+            confined: false,
+            kept: BTreeSet::new(),
+            forced: 0,
             transfers: 0,
             begun: 0,
             restarted: BTreeMap::new(),
+            effects: 0,
+            dies_at: None,
+            dead: false,
+            stale: false,
+            seen_before: None,
+            trail: Vec::new(),
+            passes: 0,
             serial: 0,
         }
     }
@@ -99,27 +151,62 @@ impl World {
 
     /// One pass of the operator, then one tick of everything else.
     pub fn pass(&mut self) -> Plan {
-        let cluster = self.validated();
-        let seen = self.observe();
-        let plan = plan(&cluster, &seen);
+        self.passes += 1;
+        let (cluster, seen) = (self.validated(), self.observe());
+        let plan = self.act(&cluster, &seen);
+        self.seen_before = Some((cluster, seen));
+        self.tick();
+        plan
+    }
+
+    /// A pass by one that does not know yet what the pass before has done.
+    pub fn stale_pass(&mut self) {
+        let Some((cluster, seen)) = self.seen_before.clone() else { return };
+        self.stale = true;
+        self.act(&cluster, &seen);
+        self.stale = false;
+        self.tick();
+    }
+
+    fn act(&mut self, cluster: &ValidatedCluster, seen: &Snapshot) -> Plan {
+        let plan = plan(cluster, seen);
         assert!(plan.step.is_none() || plan.latch.is_none(), "a step follows from an unwritten decision");
         let template_changed = self.applied_template != self.template && !cluster.spec.paused;
-        if !cluster.spec.paused {
+        if !cluster.spec.paused && (template_changed || self.replicas != Some(plan.replicas)) && self.lives()
+        {
             self.shrink_is_safe(plan.replicas);
             self.replicas = Some(plan.replicas);
             self.applied_template = self.template;
         }
         for labels in &plan.labels {
-            self.pods.get_mut(&labels.ordinal).unwrap().in_service = labels.in_service;
+            if self.lives()
+                && let Some(pod) = self.pods.get_mut(&labels.ordinal)
+            {
+                pod.in_service = labels.in_service;
+            }
         }
         let pods_step =
             matches!(plan.step, Some(Step::Evict { .. } | Step::DeletePod { .. } | Step::Transfer { .. }));
         if let Some(step) = plan.step.clone().filter(|_| !(template_changed && pods_step)) {
-            self.execute(&step);
+            let result = self.execute(&step);
+            assert!(self.stale || result.is_ok(), "refused: {step:?}");
         }
-        self.cluster.status = Some(report::report(&cluster, &seen, &plan, template_changed));
-        self.tick();
+        let status = report::report(cluster, seen, &plan, template_changed);
+        let unseen = self.cluster.status.clone().unwrap_or_default() != seen.status;
+        let news = self.cluster.status.as_ref().is_none_or(|old| report::is_news(old, &status));
+        // Written with the version that was read.
+        if news && !unseen && self.lives() {
+            self.cluster.status = Some(status);
+        }
+        (self.dead, self.dies_at) = (false, self.dies_at.filter(|_| !self.dead));
         plan
+    }
+
+    /// Whether the operator lives to have one more effect.
+    fn lives(&mut self) -> bool {
+        self.dead |= self.dies_at == Some(self.effects);
+        self.effects += u64::from(!self.dead);
+        !self.dead
     }
 
     /// Passes until nothing is left to do.
@@ -131,95 +218,21 @@ impl World {
                 return;
             }
         }
-        panic!("no fixed point: {:#?}\n{:#?}", self.status(), self);
-    }
-
-    pub fn observe(&self) -> Snapshot {
-        let revision = |template: u32| format!("demo-r{template}");
-        let pods = self.pods.iter().map(|(ordinal, pod)| {
-            let running = self.runs(*ordinal);
-            let observed = Pod {
-                uid: pod.uid.clone(),
-                revision: revision(pod.revision),
-                ready: running && self.serves(*ordinal),
-                running,
-                terminating: pod.terminating,
-                in_service: pod.in_service,
-                trouble: (!running).then(|| "ImagePullBackOff".to_owned()),
-                ..Pod::default()
-            };
-            (*ordinal, observed)
-        });
-        let volumes = self.disks.iter().map(|(ordinal, disk)| {
-            let volume = Volume {
-                uid: disk.volume_uid.clone(),
-                created: disk.created,
-                requested_bytes: disk.bytes,
-                terminating: disk.terminating,
-            };
-            (*ordinal, volume)
-        });
-        let nodes = self.pods.keys().filter(|ordinal| self.runs(**ordinal) && !self.silent.contains(ordinal));
-        Snapshot {
-            now: self.now,
-            created: Timestamp::from_second(1_800_000_000).unwrap(),
-            generation: self.cluster.metadata.generation.unwrap(),
-            status: self.status(),
-            workload: self.replicas.map(|replicas| Workload {
-                replicas,
-                update_revision: Some(revision(self.applied_template)),
-                volume_size: None,
-            }),
-            pods: pods.collect(),
-            volumes: volumes.collect(),
-            nodes: nodes.map(|ordinal| (*ordinal, self.node(*ordinal))).collect(),
-        }
-    }
-
-    fn node(&self, ordinal: u32) -> StatusResponse {
-        let disk = &self.disks[&ordinal];
-        let mut status = StatusResponse {
-            name: names::pod(NAME, ordinal),
-            cluster_id: disk.cluster_id.clone(),
-            member_id: disk.member_id,
-            disk_id: disk.id.clone(),
-            version: "0.1.0".to_owned(),
-            commit_index: 100,
-            last_index: 100,
-            ..StatusResponse::default()
-        };
-        let Some(raft) = self.raft.as_ref().filter(|_| disk.member_id != 0) else { return status };
-        status.ready = raft.leader.is_some();
-        status.term = raft.term;
-        status.membership = Some(raft.membership.clone());
-        let id = disk.member_id;
-        status.set_role(match () {
-            () if !raft.membership.members.iter().any(|member| member.id == id) => Role::Removed,
-            () if raft.leader == Some(id) => Role::Leader,
-            () if raft.membership.learners.contains(&id) => Role::Learner,
-            () => Role::Follower,
-        });
-        if raft.leader == Some(id) {
-            status.progress = raft
-                .membership
-                .members
-                .iter()
-                .map(|m| Progress {
-                    id: m.id,
-                    match_index: 100,
-                    active: self.member_runs(m.id),
-                    snapshotting: false,
-                })
-                .collect();
-        }
-        if status.role() == Role::Removed && id.is_multiple_of(2) {
-            (status.cluster_id, status.member_id) = (String::new(), 0);
-        }
-        status
+        panic!("no end\n{}", self.tell());
     }
 
     pub fn runs(&self, ordinal: u32) -> bool {
-        self.pods.get(&ordinal).is_some_and(|pod| !pod.terminating && !self.broken.contains(&pod.revision))
+        let disk_serves = self.disks.get(&ordinal).is_some_and(|disk| !disk.corrupt && !disk.stranded);
+        disk_serves
+            && self.pods.get(&ordinal).is_some_and(|pod| {
+                !pod.terminating
+                    && !self.broken.contains(&pod.revision)
+                    && !self.is_on_lost_host(ordinal, pod)
+            })
+    }
+
+    fn is_on_lost_host(&self, ordinal: u32, pod: &SimPod) -> bool {
+        pod.at_home && self.gone.contains(&ordinal)
     }
 
     fn serves(&self, ordinal: u32) -> bool {
@@ -233,6 +246,12 @@ impl World {
         self.disks.iter().any(|(ordinal, disk)| disk.member_id == id && self.runs(*ordinal))
     }
 
+    /// The operator hears it, too.
+    fn answers(&self, id: u64) -> bool {
+        let heard = |ordinal: &u32| self.runs(*ordinal) && !self.silent.contains(ordinal);
+        self.disks.iter().any(|(ordinal, disk)| disk.member_id == id && heard(ordinal))
+    }
+
     fn running_voters(&self, raft: &Raft) -> usize {
         raft.membership.voters.iter().filter(|id| self.member_runs(**id)).count()
     }
@@ -241,6 +260,31 @@ impl World {
         self.raft
             .as_ref()
             .is_some_and(|raft| self.running_voters(raft) >= quorum(raft.membership.voters.len()))
+    }
+
+    /// For messages of failed assertions.
+    pub fn tell(&self) -> String {
+        let status = self.status();
+        let conditions: Vec<_> = status
+            .conditions
+            .iter()
+            .map(|c| format!("{} {} {}: {}", c.type_, c.status, c.reason, c.message))
+            .collect();
+        format!(
+            "{:?} then {} passes\n{:?} {:?} {:?} {:?}\n{:?}\n{:?}\n{:?}\ntemplate {} of {:?}\n{}",
+            self.trail,
+            self.passes,
+            status.phase,
+            status.operation.map(|operation| (operation.kind, operation.target, operation.step)),
+            status.replacement,
+            status.recovery,
+            self.pods,
+            self.disks,
+            self.raft.as_ref().map(|raft| (raft.leader, &raft.membership.voters, &raft.membership.learners)),
+            self.applied_template,
+            self.replicas,
+            conditions.join("\n")
+        )
     }
 
     fn serial(&mut self) -> String {
@@ -252,7 +296,13 @@ impl World {
     pub fn tick(&mut self) {
         self.now += SignedDuration::from_secs(1);
         let replicas = self.replicas.unwrap_or(0);
-        self.pods.retain(|ordinal, pod| !pod.terminating && *ordinal < replicas);
+        let gone = self.gone.clone();
+        // A pod on a lost host stays until it is deleted by force.
+        self.pods.retain(|ordinal, pod| {
+            let unconfirmed = pod.at_home && gone.contains(ordinal);
+            pod.terminating |= *ordinal >= replicas && unconfirmed;
+            unconfirmed || (!pod.terminating && *ordinal < replicas)
+        });
         self.disks.retain(|ordinal, disk| !disk.terminating || self.pods.contains_key(ordinal));
         let size = self.validated().volume.size_bytes;
         for ordinal in 0..replicas {
@@ -270,11 +320,19 @@ impl World {
                 cluster_id: String::new(),
                 member_id: 0,
                 terminating: false,
+                corrupt: false,
+                stranded: false,
             });
             let uid = format!("pod-{}", self.serial());
             self.pods.insert(
                 ordinal,
-                SimPod { uid, revision: self.applied_template, terminating: false, in_service: true },
+                SimPod {
+                    uid,
+                    revision: self.applied_template,
+                    terminating: false,
+                    in_service: true,
+                    at_home: !self.cordoned.contains(&ordinal) && !self.gone.contains(&ordinal),
+                },
             );
         }
         self.elect();
@@ -299,24 +357,6 @@ impl World {
             raft.term += 1;
         }
         self.raft = Some(raft);
-    }
-
-    pub fn wipe(&mut self, ordinal: u32) {
-        let id = self.serial();
-        if let Some(disk) = self.disks.get_mut(&ordinal) {
-            (disk.id, disk.member_id) = (format!("disk-{id}"), 0);
-            disk.cluster_id.clear();
-        }
-        self.elect();
-    }
-
-    pub fn scale(&mut self, replicas: i32) {
-        self.edit(|spec| spec.replicas = replicas);
-    }
-
-    pub fn edit(&mut self, edit: impl FnOnce(&mut HeliosClusterSpec)) {
-        edit(&mut self.cluster.spec);
-        *self.cluster.metadata.generation.as_mut().unwrap() += 1;
     }
 
     pub fn leader_ordinal(&self) -> Option<u32> {

@@ -1,0 +1,5 @@
+//! `heliosctl`.
+
+fn main() -> std::process::ExitCode {
+    heliosctl::main()
+}

@@ -1,0 +1,5 @@
+//! `kubectl helios`.
+
+fn main() -> std::process::ExitCode {
+    heliosctl::main()
+}

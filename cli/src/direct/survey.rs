@@ -1,0 +1,71 @@
+//! Asks every member for its status.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use futures::future::join_all;
+use helios_proto::v1::{Membership, Role, StatusResponse};
+
+use crate::place::Place;
+
+/// Addresses asked at most; a cluster has up to seven members and some learners.
+const MAX_MEMBERS: usize = 32;
+
+/// What one address had to say.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    pub address: String,
+    /// The status, or in words why there is none.
+    pub status: Result<StatusResponse, String>,
+}
+
+impl Answer {
+    pub fn status(&self) -> Option<&StatusResponse> {
+        self.status.as_ref().ok()
+    }
+}
+
+/// Asks `endpoints` at the same time, and then those members that they name and that were not asked.
+pub async fn survey(endpoints: &[String], limit: Duration) -> Vec<Answer> {
+    let given: BTreeSet<&str> = endpoints.iter().map(String::as_str).take(MAX_MEMBERS).collect();
+    let mut answers = ask(given.into_iter().map(str::to_owned), limit).await;
+    let answered: BTreeSet<String> =
+        answers.iter().filter_map(Answer::status).map(|status| status.name.clone()).collect();
+    let others: Vec<String> = newest_membership(&answers)
+        .map(|membership| membership.members.clone())
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|member| !answered.contains(&member.name))
+        .map(|member| member.peer_addr)
+        .filter(|address| !answers.iter().any(|answer| &answer.address == address))
+        .take(MAX_MEMBERS)
+        .collect();
+    answers.extend(ask(others.into_iter(), limit).await);
+    answers
+}
+
+async fn ask(addresses: impl Iterator<Item = String>, limit: Duration) -> Vec<Answer> {
+    let asked = addresses.map(|address| async move {
+        let status = Place::Address(address.clone()).status(limit).await;
+        Answer { status: status.map_err(|error| error.to_string()), address }
+    });
+    join_all(asked).await
+}
+
+/// What the leader of the highest term says, or the member that has seen the latest change.
+pub fn newest_membership(answers: &[Answer]) -> Option<&Membership> {
+    leader(answers)
+        .and_then(|leader| leader.membership.as_ref())
+        .or_else(|| {
+            let all =
+                answers.iter().filter_map(Answer::status).filter_map(|status| status.membership.as_ref());
+            all.max_by_key(|membership| membership.index)
+        })
+        .filter(|membership| !membership.members.is_empty())
+}
+
+/// The member that leads in the highest term.
+pub fn leader(answers: &[Answer]) -> Option<&StatusResponse> {
+    let leaders = answers.iter().filter_map(Answer::status).filter(|status| status.role() == Role::Leader);
+    leaders.max_by_key(|status| status.term)
+}

@@ -1,0 +1,113 @@
+//! Why a command did not do what it was asked: what, to what, and what to do next.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use helios_proto::detail_of;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot {doing} {what}: {message}; {advice}")]
+    Kubernetes { doing: &'static str, what: String, message: String, advice: &'static str },
+
+    #[error("no Kubernetes to talk to: {0}; set KUBECONFIG or --kubeconfig, or name members with --endpoint")]
+    NoKubernetes(String),
+
+    #[error("cannot reach {place}: {message}; {advice}")]
+    Unreachable { place: String, message: String, advice: &'static str },
+
+    /// The member answered and refused.
+    #[error("{member} refused to {doing}: {message}{hint}")]
+    Refused { member: String, doing: String, message: String, hint: String, retryable: bool },
+
+    /// What was asked for makes no sense as things are.
+    #[error("{0}")]
+    Impossible(String),
+
+    #[error("after {} s {what}: {last}", .limit.as_secs())]
+    Timeout { what: String, last: String, limit: Duration },
+
+    #[error("cannot write {}: {source}", .path.display())]
+    File { path: PathBuf, source: std::io::Error },
+
+    #[error("cannot write the answer: {0}")]
+    Output(String),
+}
+
+impl Error {
+    /// For `map_err`: names the call to the API server that failed.
+    pub fn kube(doing: &'static str, what: impl Into<String>) -> impl FnOnce(kube::Error) -> Self {
+        move |source| {
+            let (message, advice) = explain(&source);
+            Self::Kubernetes { doing, what: what.into(), message, advice }
+        }
+    }
+
+    /// For `map_err`: names the call to a member that it refused.
+    pub fn refused(member: &str, doing: impl Into<String>) -> impl FnOnce(tonic::Status) -> Self {
+        move |status| {
+            let detail = detail_of(&status);
+            let hint = match detail.leader_hint.as_str() {
+                "" if detail.retryable => "; try again".to_owned(),
+                "" => String::new(),
+                leader => format!("; {leader} leads"),
+            };
+            Self::Refused {
+                member: member.to_owned(),
+                doing: doing.into(),
+                message: detail.message,
+                hint,
+                retryable: detail.retryable,
+            }
+        }
+    }
+}
+
+fn explain(error: &kube::Error) -> (String, &'static str) {
+    let kube::Error::Api(status) = error else {
+        return (innermost(error), "is the API server reachable? heliosctl doctor looks at it");
+    };
+    // Before its reason the API server repeats the whole object, secrets of its annotations with it.
+    if let Some((_, reason)) = status.message.split_once("strict decoding error: ") {
+        return (
+            reason.to_owned(),
+            "the installed CRD is of another release; upgrade the operator's chart, which brings it",
+        );
+    }
+    let advice = match status.code {
+        401 => "log in to Kubernetes again",
+        403 => "ask for that right; heliosctl doctor lists all that are needed",
+        404 => "look at what there is: kubectl get heliosclusters --all-namespaces",
+        409 => "it was changed at the same time; try again",
+        _ => "heliosctl doctor looks at what may be wrong",
+    };
+    (status.message.clone(), advice)
+}
+
+/// The innermost reason: the outer ones only say "transport error".
+pub fn innermost(error: &dyn std::error::Error) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    #[test]
+    fn an_unknown_field_is_named_and_the_object_is_not_repeated() {
+        let message = r#"patch: Invalid value: "{\"note\":\"hunter2\"}": strict decoding error: unknown field "spec.hibernate""#;
+        let status = Status::failure(message, "Invalid").with_code(422);
+        let error = Error::kube("change HeliosCluster", "demo")(kube::Error::Api(status.boxed()));
+        assert_eq!(
+            error.to_string(),
+            "cannot change HeliosCluster demo: unknown field \"spec.hibernate\"; the installed CRD is of another release; \
+             upgrade the operator's chart, which brings it"
+        );
+    }
+}

@@ -1,0 +1,167 @@
+//! The API server, and the clusters that are meant.
+
+use std::time::Duration;
+
+use helios_crds::{CLUSTER_LABEL, HeliosCluster};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use kube::api::ListParams;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Api, Client, Config, ResourceExt};
+
+use crate::args::{Target, Which};
+use crate::error::{Error, innermost};
+use crate::place::Place;
+
+pub const PEER_PORT: u16 = 7000;
+pub const CLIENT_PORT: u16 = 6379;
+pub const METRICS_PORT: u16 = 9090;
+/// The container of the database in a member's pod.
+pub const CONTAINER: &str = "heliosd";
+
+/// Looks things up in one namespace.
+pub struct Finder {
+    pub client: Client,
+    pub namespace: String,
+    /// For one answer.
+    pub limit: Duration,
+}
+
+impl Finder {
+    /// # Errors
+    /// When there is no kubeconfig, or it makes no sense.
+    pub async fn connect(target: &Target) -> Result<Self, Error> {
+        // Fails only if a provider is installed already, and then there is one.
+        _ = rustls::crypto::ring::default_provider().install_default();
+        let options = KubeConfigOptions { context: target.context.clone(), ..KubeConfigOptions::default() };
+        let no = |error: &dyn std::error::Error| Error::NoKubernetes(innermost(error));
+        let mut config = match &target.kubeconfig {
+            Some(path) => {
+                let file = Kubeconfig::read_from(path).map_err(|error| no(&error))?;
+                Config::from_custom_kubeconfig(file, &options).await.map_err(|error| no(&error))?
+            }
+            None if target.context.is_some() => {
+                Config::from_kubeconfig(&options).await.map_err(|error| no(&error))?
+            }
+            None => Config::infer().await.map_err(|error| no(&error))?,
+        };
+        config.connect_timeout = Some(target.request_timeout);
+        let namespace = target.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
+        let client = Client::try_from(config).map_err(|error| no(&error))?;
+        Ok(Self { client, namespace, limit: target.request_timeout })
+    }
+
+    pub fn clusters(&self) -> Api<HeliosCluster> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    pub fn pods(&self) -> Api<Pod> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// All clusters of the namespace.
+    ///
+    /// # Errors
+    /// When the API server does not list them.
+    pub async fn all(&self) -> Result<Vec<HeliosCluster>, Error> {
+        let what = format!("HeliosClusters in {}", self.namespace);
+        let list = self.clusters().list(&ListParams::default()).await.map_err(Error::kube("list", what))?;
+        Ok(list.items)
+    }
+
+    /// The cluster that is named, or the only one.
+    ///
+    /// # Errors
+    /// When there is none, or several and none is named.
+    pub async fn one(&self, which: &Which) -> Result<HeliosCluster, Error> {
+        if let Some(name) = &which.cluster {
+            return match self.named(name).await? {
+                Some(cluster) => Ok(cluster),
+                None => Err(self.nothing(Some(name), &self.all().await?)),
+            };
+        }
+        let mut all = self.all().await?;
+        match (all.pop(), all.is_empty()) {
+            (Some(only), true) => Ok(only),
+            (last, _) => {
+                all.extend(last);
+                Err(self.nothing(None, &all))
+            }
+        }
+    }
+
+    /// # Errors
+    /// When the API server does not answer.
+    pub async fn named(&self, name: &str) -> Result<Option<HeliosCluster>, Error> {
+        self.clusters().get_opt(name).await.map_err(Error::kube("read HeliosCluster", name))
+    }
+
+    /// The cluster that has the member `name`.
+    ///
+    /// # Errors
+    /// When no cluster has.
+    pub async fn of_member(&self, name: &str) -> Result<HeliosCluster, Error> {
+        let mut all = self.all().await?;
+        let of = |cluster: &HeliosCluster| members(cluster).any(|member| member == name);
+        match all.iter().position(of) {
+            Some(at) => Ok(all.swap_remove(at)),
+            None => {
+                let known: Vec<_> = all.iter().flat_map(members).collect();
+                let known = if known.is_empty() {
+                    "there is none".to_owned()
+                } else {
+                    format!("there are {}", known.join(", "))
+                };
+                Err(Error::Impossible(format!(
+                    "no member {name:?} in {}; {known}; -n names another namespace",
+                    self.namespace
+                )))
+            }
+        }
+    }
+
+    fn nothing(&self, asked: Option<&str>, all: &[HeliosCluster]) -> Error {
+        let names: Vec<_> = all.iter().map(ResourceExt::name_any).collect();
+        let (namespace, names) = (&self.namespace, names.join(", "));
+        Error::Impossible(match (asked, all) {
+            (_, []) => format!(
+                "there is no HeliosCluster in namespace {namespace}; -n names another, `kubectl get hc --all-namespaces` lists all"
+            ),
+            (Some(asked), _) => {
+                format!("there is no HeliosCluster {asked:?} in {namespace}; there are {names}")
+            }
+            (None, _) => format!("{namespace} has several HeliosClusters; name one of {names}"),
+        })
+    }
+
+    /// The pods of `cluster` by name.
+    ///
+    /// # Errors
+    /// When the API server does not list them.
+    pub async fn pods_of(&self, cluster: &str) -> Result<Vec<Pod>, Error> {
+        let mine = ListParams::default().labels(&format!("{CLUSTER_LABEL}={cluster}"));
+        let list = self.pods().list(&mine).await.map_err(Error::kube("list pods of", cluster))?;
+        Ok(list.items)
+    }
+
+    /// The volume claims of `cluster`.
+    ///
+    /// # Errors
+    /// When the API server does not list them.
+    pub async fn volumes_of(&self, cluster: &str) -> Result<Vec<PersistentVolumeClaim>, Error> {
+        let mine = ListParams::default().labels(&format!("{CLUSTER_LABEL}={cluster}"));
+        let api = Api::<PersistentVolumeClaim>::namespaced(self.client.clone(), &self.namespace);
+        let list = api.list(&mine).await.map_err(Error::kube("list volumes of", cluster))?;
+        Ok(list.items)
+    }
+
+    /// A port of the pod `name`.
+    pub fn place(&self, name: &str, port: u16) -> Place {
+        Place::Pod { pods: Box::new(self.pods()), name: name.to_owned(), port }
+    }
+}
+
+/// The members' names as the status has them.
+pub fn members(cluster: &HeliosCluster) -> impl Iterator<Item = String> + use<> {
+    let members = cluster.status.as_ref().map(|status| status.members.clone()).unwrap_or_default();
+    members.into_iter().map(|member| member.name)
+}

@@ -1,0 +1,21 @@
+//! With Kubernetes: what the operator reports and what the API server knows. Members are reached through
+//! the API server, so that the right to forward ports is enough.
+
+mod change;
+mod doctor;
+mod find;
+mod leadership;
+mod logs;
+mod observe;
+mod report;
+mod rights;
+
+pub use change::{ask_for_restart, await_restart, set_hibernate, set_paused};
+pub use doctor::doctor;
+pub use find::Finder;
+pub use leadership::{client_place, promote, snapshot, step_down};
+pub use logs::logs;
+pub use observe::view;
+pub use report::report;
+#[cfg(test)]
+pub use rights::RIGHTS;

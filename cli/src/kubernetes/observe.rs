@@ -1,0 +1,346 @@
+//! A [`ClusterView`] from what the operator reports and what Kubernetes knows of the pods. Pure.
+
+use std::collections::BTreeMap;
+
+use helios_crds::{HeliosCluster, HeliosClusterStatus, MemberStatus};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::ResourceExt;
+
+use super::find::CONTAINER;
+use crate::view::{ClusterView, ConditionView, Health, MemberView, OperationView, Verdict, quorum};
+
+pub fn view(cluster: &HeliosCluster, pods: &[Pod], volumes: &[PersistentVolumeClaim]) -> ClusterView {
+    let status = cluster.status.clone().unwrap_or_default();
+    let pods: BTreeMap<String, &Pod> = pods.iter().map(|pod| (pod.name_any(), pod)).collect();
+    let volumes: BTreeMap<String, &PersistentVolumeClaim> =
+        volumes.iter().map(|volume| (volume.name_any(), volume)).collect();
+    let mut members: Vec<MemberView> = status
+        .members
+        .iter()
+        .map(|member| row(member, pods.get(&member.name), volumes.get(&format!("data-{}", member.name))))
+        .collect();
+    let unknown: Vec<MemberView> = pods
+        .iter()
+        .filter(|(name, _)| !members.iter().any(|member| &member.name == *name))
+        .map(|(name, pod)| {
+            let joining =
+                MemberStatus { name: name.clone(), role: "Joining".to_owned(), ..MemberStatus::default() };
+            row(&joining, Some(pod), volumes.get(&format!("data-{name}")))
+        })
+        .collect();
+    members.extend(unknown);
+    ClusterView {
+        name: cluster.name_any(),
+        namespace: cluster.namespace(),
+        verdict: verdict(cluster, &status, &members),
+        leader: status.leader.clone(),
+        term: status.term.and_then(unsigned),
+        version: status.version.clone(),
+        members,
+        operation: status.operation.map(|operation| OperationView {
+            kind: operation.kind,
+            target: operation.target,
+            step: operation.step,
+            started_at: operation.started_at.0,
+            deadline: operation.deadline.0,
+        }),
+        conditions: status
+            .conditions
+            .iter()
+            .filter(|condition| says_something(condition))
+            .map(shown)
+            .collect(),
+        cluster_id: status.cluster_id,
+    }
+}
+
+fn row(member: &MemberStatus, pod: Option<&&Pod>, volume: Option<&&PersistentVolumeClaim>) -> MemberView {
+    let MemberStatus { name, member_id, incarnation, role, ready: _, match_index: _, lag, version } =
+        member.clone();
+    MemberView {
+        name,
+        id: unsigned(member_id).filter(|id| *id != 0),
+        role,
+        ready: pod.is_some_and(|pod| is_ready(pod)),
+        lag: lag.and_then(unsigned),
+        version,
+        node: pod.and_then(|pod| pod.spec.as_ref()?.node_name.clone()),
+        volume: volume.map(|volume| volume_text(volume)),
+        address: None,
+        incarnation: unsigned(incarnation).filter(|starts| *starts != 0),
+        trouble: match pod {
+            None => Some("no pod".to_owned()),
+            Some(pod) => trouble(pod),
+        },
+    }
+}
+
+fn verdict(cluster: &HeliosCluster, status: &HeliosClusterStatus, members: &[MemberView]) -> Verdict {
+    let condition = |type_: &str| status.conditions.iter().find(|condition| condition.type_ == type_);
+    let is = |type_: &str| condition(type_).is_some_and(|condition| condition.status == "True");
+    let message = |type_: &str| condition(type_).map_or("", |condition| &condition.message).to_owned();
+    let reason = |type_: &str| condition(type_).map_or("", |condition| &condition.reason).to_owned();
+    let say = Verdict::new;
+
+    if status.conditions.is_empty() {
+        let why = "no operator has looked at it; heliosctl doctor looks for the reason";
+        return say(Health::Unknown, why.to_owned());
+    }
+    if reason("Degraded") == "InvalidSpec" {
+        let health = if is("Available") { Health::Degraded } else { Health::Down };
+        return say(health, format!("the spec is refused: {}", message("Degraded")));
+    }
+    if !status.bootstrapped {
+        let health = if is("Degraded") { Health::Down } else { Health::Changing };
+        return say(health, format!("starting: {}", message("Progressing")));
+    }
+    if let Some(available) = condition("Available").filter(|available| available.status != "True") {
+        let health = if available.status == "False" { Health::Down } else { Health::Unknown };
+        return say(health, format!("{}: {}", available.reason, available.message));
+    }
+    let voters = members.iter().filter(|member| member.id.is_some() && member.role != "Learner").count();
+    let ready = members.iter().filter(|member| member.ready).count();
+    if ready < quorum(voters) {
+        let counted = format!("{ready} of {voters} pods are ready, {} are needed", quorum(voters));
+        return say(
+            Health::Unknown,
+            format!("{counted}, and the operator has not seen it yet; heliosctl doctor tells if it runs"),
+        );
+    }
+    if is("Degraded") {
+        return say(Health::Degraded, format!("{}: {}", reason("Degraded"), message("Degraded")));
+    }
+    if status.observed_generation < cluster.metadata.generation {
+        return say(Health::Changing, "the operator has not acted on the last edit yet".to_owned());
+    }
+    if is("Progressing") {
+        return say(Health::Changing, format!("{}: {}", reason("Progressing"), message("Progressing")));
+    }
+    if is("FaultToleranceReduced") {
+        return say(Health::Degraded, message("FaultToleranceReduced"));
+    }
+    if !is("Ready") {
+        return say(Health::Degraded, format!("{}: {}", reason("Ready"), message("Ready")));
+    }
+    if let Some(member) = members.iter().find(|member| !member.ready || member.trouble.is_some()) {
+        let trouble = member.trouble.as_deref().unwrap_or("not ready");
+        return say(
+            Health::Degraded,
+            format!("{}: {trouble}, and the operator has not seen it yet", member.name),
+        );
+    }
+    let paused = if cluster.spec.paused { "; paused: the operator changes nothing" } else { "" };
+    let spare = voters.saturating_sub(quorum(voters));
+    say(Health::Healthy, format!("{ready} of {voters} members in service, {spare} may fail{paused}"))
+}
+
+/// Whether a condition is not what it is on a good day.
+fn says_something(condition: &Condition) -> bool {
+    let good = match condition.type_.as_str() {
+        "Ready" | "Available" => "True",
+        "Progressing" if condition.reason == "Settled" => "False",
+        "Progressing" => return true,
+        _ => "False",
+    };
+    condition.status != good
+}
+
+fn shown(condition: &Condition) -> ConditionView {
+    ConditionView {
+        type_: condition.type_.clone(),
+        status: condition.status.clone(),
+        reason: condition.reason.clone(),
+        message: condition.message.clone(),
+    }
+}
+
+pub fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+/// Why a pod does not run, as Kubernetes says it.
+fn trouble(pod: &Pod) -> Option<String> {
+    if pod.metadata.deletion_timestamp.is_some() {
+        return Some("leaving".to_owned());
+    }
+    let status = pod.status.as_ref()?;
+    let container = status.container_statuses.iter().flatten().find(|container| container.name == CONTAINER);
+    let waiting = container.and_then(|container| container.state.as_ref()?.waiting.as_ref()?.reason.clone());
+    waiting.filter(|reason| reason != "ContainerCreating").or_else(|| {
+        let all = status.conditions.as_deref()?;
+        all.iter().find(|c| c.type_ == "PodScheduled" && c.status == "False")?.reason.clone()
+    })
+}
+
+fn volume_text(volume: &PersistentVolumeClaim) -> String {
+    let status = volume.status.as_ref();
+    let bound =
+        status.and_then(|status| status.capacity.as_ref()).and_then(|capacity| capacity.get("storage"));
+    match (bound, status.and_then(|status| status.phase.as_deref())) {
+        (Some(size), Some("Bound")) => format!("{} {}", volume.name_any(), size.0),
+        (_, phase) => format!("{} {}", volume.name_any(), phase.unwrap_or("Unknown")),
+    }
+}
+
+fn unsigned(value: i64) -> Option<u64> {
+    u64::try_from(value).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::render::{Colour, members, plan, status};
+
+    const NOW: &str = "2026-11-21T10:05:00Z";
+
+    fn cluster(status: Value) -> HeliosCluster {
+        serde_json::from_value(json!({
+            "apiVersion": "heliosdb.io/v1alpha1", "kind": "HeliosCluster",
+            "metadata": {"name": "demo", "namespace": "default", "generation": 2},
+            "spec": {}, "status": status,
+        }))
+        .unwrap()
+    }
+
+    fn healthy() -> Value {
+        let member = |n: u32, role: &str| {
+            json!({"name": format!("demo-{n}"), "memberId": n + 1, "incarnation": 1, "role": role, "ready": true,
+                   "matchIndex": 40, "lag": 0, "version": "0.1.0"})
+        };
+        json!({
+            "phase": "Healthy", "observedGeneration": 2, "bootstrapped": true, "leader": "demo-0", "term": 4,
+            "version": "0.1.0",
+            "members": [member(0, "Leader"), member(1, "Follower"), member(2, "Follower")],
+            "conditions": [
+                condition("Ready", "True", "Healthy", "3 of 3 members are in service"),
+                condition("Available", "True", "QuorumHealthy", "3 of 3 voters answer, 2 are needed"),
+                condition("Progressing", "False", "Settled", ""),
+                condition("Degraded", "False", "AllMembersHealthy", ""),
+                condition("FaultToleranceReduced", "False", "AsDesigned", "1 members may fail"),
+            ],
+        })
+    }
+
+    fn condition(type_: &str, status: &str, reason: &str, message: &str) -> Value {
+        json!({"type": type_, "status": status, "reason": reason, "message": message,
+               "lastTransitionTime": "2026-11-21T10:00:00Z"})
+    }
+
+    fn with(mut status: Value, changed: Value) -> Value {
+        let conditions = status["conditions"].as_array_mut().unwrap();
+        conditions.retain(|condition| condition["type"] != changed["type"]);
+        conditions.push(changed);
+        status
+    }
+
+    fn pod(n: u32, ready: bool) -> Pod {
+        serde_json::from_value(json!({
+            "metadata": {"name": format!("demo-{n}")},
+            "spec": {"nodeName": format!("node-{}", n + 1), "containers": []},
+            "status": {"conditions": [{"type": "Ready", "status": if ready { "True" } else { "False" }}]},
+        }))
+        .unwrap()
+    }
+
+    fn volume(n: u32) -> PersistentVolumeClaim {
+        serde_json::from_value(json!({
+            "metadata": {"name": format!("data-demo-{n}")},
+            "status": {"phase": "Bound", "capacity": {"storage": "10Gi"}},
+        }))
+        .unwrap()
+    }
+
+    fn seen(status: Value, ready: [bool; 3]) -> ClusterView {
+        let pods: Vec<Pod> = (0..3).map(|n| pod(n, ready[n as usize])).collect();
+        view(&cluster(status), &pods, &(0..3).map(volume).collect::<Vec<_>>())
+    }
+
+    fn health(status: Value) -> Health {
+        seen(status, [true; 3]).verdict.health
+    }
+
+    #[test]
+    fn a_healthy_cluster_is_one_table_and_one_line() {
+        let seen = seen(healthy(), [true; 3]);
+        assert_eq!(
+            status(&seen, NOW.parse().unwrap(), Colour(false)),
+            "demo in default: leader demo-0, term 4, version 0.1.0\n\n\
+             MEMBER   ROLE       READY   LAG   VERSION   NODE     VOLUME\n\
+             demo-0   Leader     yes     0     0.1.0     node-1   data-demo-0 10Gi\n\
+             demo-1   Follower   yes     0     0.1.0     node-2   data-demo-1 10Gi\n\
+             demo-2   Follower   yes     0     0.1.0     node-3   data-demo-2 10Gi\n\n\
+             HEALTHY: 3 of 3 members in service, 1 may fail\n"
+        );
+        assert!(members(&seen).starts_with("MEMBER   ID   ROLE "), "{}", members(&seen));
+    }
+
+    #[test]
+    fn a_rolling_change_says_what_since_when_and_until_when() {
+        let mut rolling =
+            with(healthy(), condition("Progressing", "True", "RollingUpdate", "waiting for demo-1"));
+        rolling["operation"] = json!({
+            "kind": "RollingUpdate", "target": "demo-1", "step": "waiting for demo-1 to be ready",
+            "startedAt": "2026-11-21T10:03:50Z", "deadline": "2026-11-21T10:08:50Z",
+        });
+        let seen = seen(rolling, [true, false, true]);
+        let now: Timestamp = NOW.parse().unwrap();
+        let shown = status(&seen, now, Colour(false));
+        assert!(shown.contains("\nUnder way: RollingUpdate of demo-1: waiting for demo-1 to be ready (for 1m10s, expected within 3m50s)\n"), "{shown}");
+        assert!(shown.ends_with("\nCHANGING: RollingUpdate: waiting for demo-1\n"), "{shown}");
+        assert_eq!(
+            plan(&seen, now, Colour(false)),
+            "demo: RollingUpdate of demo-1\n  \
+             step      waiting for demo-1 to be ready\n  \
+             since     2026-11-21T10:03:50Z (1m10s)\n  \
+             expected  by 2026-11-21T10:08:50Z (in 3m50s)\n  \
+             Progressing (RollingUpdate): waiting for demo-1\n\
+             CHANGING: RollingUpdate: waiting for demo-1\n"
+        );
+        let late = plan(&seen, "2026-11-21T10:09:00Z".parse().unwrap(), Colour(false));
+        assert!(late.contains("overdue by 10s"), "{late}");
+    }
+
+    #[test]
+    fn the_word_follows_from_the_conditions() {
+        for (changed, expected) in [
+            (condition("Degraded", "True", "MemberDown", "not answering: demo-1"), Health::Degraded),
+            (condition("Progressing", "True", "AddingMember", "x"), Health::Changing),
+            (condition("FaultToleranceReduced", "True", "FewerFailuresSurvivable", "x"), Health::Degraded),
+            (condition("Available", "False", "QuorumLost", "x"), Health::Down),
+            (condition("Available", "Unknown", "Unreachable", "x"), Health::Unknown),
+            (condition("Ready", "False", "NotReady", "x"), Health::Degraded),
+            (condition("Degraded", "True", "InvalidSpec", "x"), Health::Degraded),
+        ] {
+            assert_eq!(health(with(healthy(), changed.clone())), expected, "{changed}");
+        }
+        assert_eq!(health(json!({})), Health::Unknown, "no operator");
+    }
+
+    #[test]
+    fn an_edit_that_nobody_has_acted_on_is_a_change() {
+        let mut late = healthy();
+        late["observedGeneration"] = json!(1);
+        assert_eq!(health(late), Health::Changing);
+    }
+
+    #[test]
+    fn the_pods_are_believed_more_than_a_status_that_nobody_updates() {
+        assert_eq!(seen(healthy(), [true, true, false]).verdict.health, Health::Degraded);
+        assert_eq!(seen(healthy(), [true, false, false]).verdict.health, Health::Unknown);
+    }
+
+    #[test]
+    fn a_member_without_pod_and_a_pod_that_is_no_member_yet_are_rows() {
+        let pods = [pod(0, true), pod(1, true), pod(3, false)];
+        let seen = view(&cluster(healthy()), &pods, &[]);
+        let rows: Vec<_> =
+            seen.members.iter().map(|m| (m.name.as_str(), m.role.as_str(), m.trouble.as_deref())).collect();
+        assert_eq!(rows[2], ("demo-2", "Follower", Some("no pod")));
+        assert_eq!(rows[3], ("demo-3", "Joining", None));
+    }
+}

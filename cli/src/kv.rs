@@ -1,0 +1,141 @@
+//! Keys: the commands of `redis-cli` that one needs while looking at a cluster, through any member.
+
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Cmd, RedisConnectionInfo, Value, cmd};
+use tokio::time::timeout;
+
+use crate::error::Error;
+use crate::place::Place;
+
+/// A command, and how its answer is put.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    Get { key: String },
+    Set { key: String, value: String, ttl_seconds: Option<u64> },
+    Del { keys: Vec<String> },
+    Ttl { key: String },
+    Expire { key: String, seconds: u64 },
+}
+
+/// What was found, and whether it was what one would call success.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    pub text: String,
+    /// False for a key that does not exist.
+    pub exists: bool,
+}
+
+impl Found {
+    fn yes(text: impl Into<String>) -> Self {
+        Self { text: text.into(), exists: true }
+    }
+
+    fn no(key: &str) -> Self {
+        Self { text: format!("no key {key:?}"), exists: false }
+    }
+}
+
+/// Asks the member whose client port is at `place`.
+///
+/// # Errors
+/// When it cannot be reached, or answers with an error.
+pub async fn ask(
+    place: &Place,
+    password: Option<&str>,
+    request: &Request,
+    limit: Duration,
+) -> Result<Found, Error> {
+    let pipe = place.open().await?;
+    let refused = |error: redis::RedisError| Error::Refused {
+        member: place.name().to_owned(),
+        doing: request.name().to_owned(),
+        message: error.to_string(),
+        hint: String::new(),
+        retryable: false,
+    };
+    let mut info = RedisConnectionInfo::default();
+    if let Some(password) = password {
+        info = info.set_password(password);
+    }
+    let talk = async {
+        let (mut connection, driver) =
+            MultiplexedConnection::new_with_config(&info, pipe, AsyncConnectionConfig::new())
+                .await
+                .map_err(refused)?;
+        let driver = tokio::spawn(driver);
+        let answer: Result<Value, _> = request.command().query_async(&mut connection).await;
+        driver.abort();
+        request.read(answer.map_err(refused)?)
+    };
+    match timeout(limit, talk).await {
+        Ok(found) => found,
+        Err(_) => Err(Error::Timeout {
+            what: format!("{} through {}", request.name(), place.name()),
+            last: "no answer; a write may have happened or not: read the key".to_owned(),
+            limit,
+        }),
+    }
+}
+
+impl Request {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Get { .. } => "GET",
+            Self::Set { .. } => "SET",
+            Self::Del { .. } => "DEL",
+            Self::Ttl { .. } => "PTTL",
+            Self::Expire { .. } => "EXPIRE",
+        }
+    }
+
+    fn command(&self) -> Cmd {
+        let mut command = cmd(self.name());
+        match self {
+            Self::Get { key } | Self::Ttl { key } => command.arg(key),
+            Self::Set { key, value, ttl_seconds: None } => command.arg(key).arg(value),
+            Self::Set { key, value, ttl_seconds: Some(ttl) } => {
+                command.arg(key).arg(value).arg("EX").arg(*ttl)
+            }
+            Self::Del { keys } => command.arg(keys),
+            Self::Expire { key, seconds } => command.arg(key).arg(*seconds),
+        };
+        command
+    }
+
+    fn read(&self, answer: Value) -> Result<Found, Error> {
+        Ok(match (self, answer) {
+            (Self::Get { key }, Value::Nil) => Found::no(key),
+            (Self::Get { .. }, Value::BulkString(value)) => Found::yes(String::from_utf8_lossy(&value)),
+            (Self::Set { .. }, Value::Okay) => Found::yes("OK"),
+            (Self::Del { .. }, Value::Int(count)) => Found::yes(count.to_string()),
+            (Self::Ttl { key } | Self::Expire { key, .. }, Value::Int(-2 | 0)) => Found::no(key),
+            (Self::Ttl { .. }, Value::Int(-1)) => Found::yes("never"),
+            (Self::Ttl { .. }, Value::Int(ms)) => Found::yes(format!("{}.{:03}", ms / 1000, ms % 1000)),
+            (Self::Expire { .. }, Value::Int(_)) => Found::yes("OK"),
+            (_, other) => return Err(Error::Output(format!("{} was answered with {other:?}", self.name()))),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(request: Request, answer: Value) -> Found {
+        request.read(answer).unwrap()
+    }
+
+    #[test]
+    fn answers_are_put_in_words() {
+        let key = || "k".to_owned();
+        assert_eq!(read(Request::Get { key: key() }, Value::Nil), Found::no("k"));
+        assert_eq!(read(Request::Get { key: key() }, Value::BulkString(b"v".into())), Found::yes("v"));
+        assert_eq!(read(Request::Ttl { key: key() }, Value::Int(-1)), Found::yes("never"));
+        assert_eq!(read(Request::Ttl { key: key() }, Value::Int(1500)), Found::yes("1.500"));
+        assert_eq!(read(Request::Ttl { key: key() }, Value::Int(-2)), Found::no("k"));
+        assert_eq!(read(Request::Expire { key: key(), seconds: 1 }, Value::Int(0)), Found::no("k"));
+        assert_eq!(read(Request::Del { keys: vec![key()] }, Value::Int(0)), Found::yes("0"));
+    }
+}

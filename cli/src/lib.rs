@@ -1,0 +1,62 @@
+//! `heliosctl`, also as `kubectl helios`: what a person does with HeliosDB clusters from a terminal.
+//! Effects are in `kubernetes`, `direct`, `place`, `kv` and here; what is shown is made by pure functions.
+
+mod archive;
+mod args;
+mod check;
+mod complete;
+mod direct;
+mod error;
+mod kubernetes;
+mod kv;
+mod output;
+mod persist;
+mod place;
+mod redact;
+#[cfg(test)]
+mod reference;
+mod render;
+mod run;
+mod table;
+mod view;
+
+pub use crate::complete::complete;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use crate::args::Cli;
+
+/// The command line makes no sense (EX_USAGE): apart from 2, which `status` has for "down".
+const EX_USAGE: u8 = 64;
+const UNKNOWN: u8 = 2;
+
+/// The process: its arguments, its one line of error, its exit code.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            // A closed pipe is no error of ours.
+            drop(error.print());
+            return if asked { ExitCode::SUCCESS } else { EX_USAGE.into() };
+        }
+    };
+    let failed = if cli.command.tells_health() { ExitCode::from(UNKNOWN) } else { ExitCode::FAILURE };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("heliosctl: the async runtime does not start: {error}");
+            return failed;
+        }
+    };
+    match runtime.block_on(run::run(&cli)) {
+        Ok(code) => code.into(),
+        Err(error) => {
+            eprintln!("heliosctl: {error}");
+            failed
+        }
+    }
+}

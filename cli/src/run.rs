@@ -1,0 +1,251 @@
+//! One command: by the members' addresses when some are given, else through Kubernetes.
+
+use std::path::PathBuf;
+
+use clap::CommandFactory;
+use jiff::Timestamp;
+use kube::ResourceExt;
+use serde_json::json;
+
+use crate::args::{Cli, Command, Data, Format, LogsArgs, Target, Wait, Which};
+use crate::error::Error;
+use crate::kubernetes::Finder;
+use crate::kv::Request;
+use crate::output::{colour, line, show};
+use crate::view::ClusterView;
+use crate::{archive, direct, kubernetes, kv, render};
+
+const DONE: u8 = 0;
+const FAILED: u8 = 1;
+
+/// Runs the command and returns its exit code.
+///
+/// # Errors
+/// When it cannot do what it is asked.
+pub async fn run(cli: &Cli) -> Result<u8, Error> {
+    if let Command::Completion { shell } = &cli.command {
+        let name = if cfg!(windows) { "heliosctl.exe" } else { "heliosctl" };
+        clap_complete::generate(*shell, &mut Cli::command(), name, &mut std::io::stdout());
+        return Ok(DONE);
+    }
+    if let Some((request, data)) = request(&cli.command) {
+        return keys(cli, &request, data).await;
+    }
+    match cli.target.endpoints.is_empty() {
+        true => through_kubernetes(cli, &Finder::connect(&cli.target).await?).await,
+        false => by_address(cli).await,
+    }
+}
+
+async fn by_address(cli: &Cli) -> Result<u8, Error> {
+    let Target { endpoints, request_timeout: limit, .. } = &cli.target;
+    let limit = *limit;
+    let done = match &cli.command {
+        Command::Status(_) | Command::Members(_) => {
+            let view = direct::view(&direct::survey(endpoints, limit).await);
+            return present(cli, &[view]);
+        }
+        Command::Doctor => {
+            let checks = direct::doctor(&direct::survey(endpoints, limit).await);
+            show(cli.output, &checks, || checks.text())?;
+            return Ok(checks.exit_code());
+        }
+        Command::Promote { member, wait } => {
+            direct::promote(endpoints, member, limit.min(wait.timeout)).await?
+        }
+        Command::StepDown(_) => direct::step_down(endpoints, limit).await?,
+        Command::AddLearner { address } => direct::add_learner(endpoints, address, limit).await?,
+        Command::PromoteLearner { member, max_lag } => {
+            direct::promote_learner(endpoints, member, *max_lag, limit).await?
+        }
+        Command::Remove { member } => direct::remove(endpoints, member, limit).await?,
+        Command::Snapshot { member } => direct::snapshot(endpoints, member, limit).await?,
+        _ => {
+            return Err(Error::Impossible(
+                "this command is about Kubernetes; leave --endpoint and HELIOS_ENDPOINTS out".into(),
+            ));
+        }
+    };
+    said(cli, &done)
+}
+
+async fn through_kubernetes(cli: &Cli, finder: &Finder) -> Result<u8, Error> {
+    match &cli.command {
+        Command::Status(which) | Command::Members(which) | Command::Plan(which) => {
+            present(cli, &look(finder, which).await?)
+        }
+        Command::Doctor => {
+            let checks = kubernetes::doctor(finder).await;
+            show(cli.output, &checks, || checks.text())?;
+            Ok(checks.exit_code())
+        }
+        Command::Promote { member, wait } => {
+            said(cli, &kubernetes::promote(finder, member, wait.timeout).await?)
+        }
+        Command::StepDown(which) => {
+            let cluster = finder.one(which).await?;
+            said(cli, &kubernetes::step_down(finder, &cluster, finder.limit).await?)
+        }
+        Command::Snapshot { member } => said(cli, &kubernetes::snapshot(finder, member).await?),
+        Command::Restart { which, wait, patience } => {
+            restart(cli, finder, which, wait.then_some(patience)).await
+        }
+        Command::Pause(which) | Command::Resume(which) => {
+            let name = finder.one(which).await?.name_any();
+            let paused = matches!(cli.command, Command::Pause(_));
+            kubernetes::set_paused(finder, &name, paused).await?;
+            let effect = if paused { "changes nothing about it any more" } else { "goes on" };
+            said(cli, &format!("{name}: the operator {effect}"))
+        }
+        Command::Hibernate(which) | Command::Wake(which) => {
+            let name = finder.one(which).await?.name_any();
+            let hibernate = matches!(cli.command, Command::Hibernate(_));
+            kubernetes::set_hibernate(finder, &name, hibernate).await?;
+            let effect =
+                if hibernate { "stops all members and keeps their volumes" } else { "starts the members" };
+            said(cli, &format!("{name}: the operator {effect}; heliosctl plan {name} shows how far it is"))
+        }
+        Command::Logs(args) => logs(finder, args).await,
+        Command::Report { which, file } => report(cli, finder, which, file.clone()).await,
+        Command::AddLearner { .. } | Command::PromoteLearner { .. } | Command::Remove { .. } => {
+            Err(Error::Impossible(
+                "on Kubernetes the operator decides about members: kubectl scale hc/CLUSTER --replicas=N"
+                    .into(),
+            ))
+        }
+        Command::Get { .. }
+        | Command::Set { .. }
+        | Command::Del { .. }
+        | Command::Ttl { .. }
+        | Command::Expire { .. }
+        | Command::Completion { .. } => {
+            Err(Error::Impossible("this command was to be handled before".into()))
+        }
+    }
+}
+
+/// The cluster that is named, or all of the namespace.
+async fn look(finder: &Finder, which: &Which) -> Result<Vec<ClusterView>, Error> {
+    let clusters = match which.cluster {
+        Some(_) => vec![finder.one(which).await?],
+        None => finder.all().await?,
+    };
+    if clusters.is_empty() {
+        // Says that there is none, and where to look.
+        finder.one(which).await?;
+    }
+    let mut views = Vec::new();
+    for cluster in &clusters {
+        let name = cluster.name_any();
+        let (pods, volumes) = tokio::try_join!(finder.pods_of(&name), finder.volumes_of(&name))?;
+        views.push(kubernetes::view(cluster, &pods, &volumes));
+    }
+    Ok(views)
+}
+
+/// Shows what was seen; the exit code is that of the worst.
+fn present(cli: &Cli, views: &[ClusterView]) -> Result<u8, Error> {
+    let (now, colour) = (Timestamp::now(), colour());
+    let one = |view: &ClusterView| match cli.command {
+        Command::Members(_) => render::members(view),
+        Command::Plan(_) => render::plan(view, now, colour),
+        _ => render::status(view, now, colour),
+    };
+    let text = || views.iter().map(one).collect::<Vec<_>>().join("\n");
+    match views {
+        [only] => show(cli.output, only, text)?,
+        all => show(cli.output, &all, text)?,
+    }
+    let worst = views.iter().map(|view| view.verdict.health).max();
+    Ok(worst.map_or(DONE, |health| health.exit_code()))
+}
+
+async fn restart(cli: &Cli, finder: &Finder, which: &Which, wait: Option<&Wait>) -> Result<u8, Error> {
+    let cluster = finder.one(which).await?;
+    let name = cluster.name_any();
+    if cluster.spec.paused {
+        return Err(Error::Impossible(format!(
+            "{name} is paused, so nothing would happen; heliosctl resume {name} first"
+        )));
+    }
+    let changed = kubernetes::ask_for_restart(finder, &name, Timestamp::now()).await?;
+    let Some(wait) = wait else {
+        return said(
+            cli,
+            &format!("{name}: members restart one at a time; heliosctl plan {name} shows how far it is"),
+        );
+    };
+    kubernetes::await_restart(finder, &changed, wait.timeout, |step| eprintln!("{name}: {step}")).await?;
+    said(cli, &format!("{name}: all members were restarted and are in service"))
+}
+
+async fn logs(finder: &Finder, args: &LogsArgs) -> Result<u8, Error> {
+    tokio::select! {
+        done = kubernetes::logs(finder, args, |text| line(&text)) => done?,
+        // Ctrl-C is how --follow ends.
+        _ = tokio::signal::ctrl_c() => {}
+    }
+    Ok(DONE)
+}
+
+async fn report(cli: &Cli, finder: &Finder, which: &Which, file: Option<PathBuf>) -> Result<u8, Error> {
+    let cluster = finder.one(which).await?;
+    let now = Timestamp::now();
+    let folder = format!("helios-report-{}-{}", cluster.name_any(), now.strftime("%Y%m%dT%H%M%SZ"));
+    let path = file.unwrap_or_else(|| PathBuf::from(format!("{folder}.tar.gz")));
+    let entries = kubernetes::report(finder, &cluster, now).await;
+    archive::write(&path, &folder, now.as_second().unsigned_abs(), &entries)?;
+    let listed: Vec<_> =
+        entries.iter().map(|entry| json!({"path": entry.path, "bytes": entry.content.len()})).collect();
+    show(cli.output, &json!({"file": path, "entries": listed}), || {
+        let lines = entries.iter().map(|entry| format!("  {:<44} {:>9}\n", entry.path, entry.content.len()));
+        format!(
+            "{} holds, secrets masked:\n{}Read it before you send it.\n",
+            path.display(),
+            lines.collect::<String>()
+        )
+    })?;
+    Ok(DONE)
+}
+
+async fn keys(cli: &Cli, request: &Request, data: &Data) -> Result<u8, Error> {
+    let limit = cli.target.request_timeout;
+    let place = match cli.target.endpoints.is_empty() {
+        false => direct::client_place(&cli.target.endpoints, limit).await?,
+        true => {
+            let finder = Finder::connect(&cli.target).await?;
+            let cluster = finder.one(&Which::from(data)).await?;
+            kubernetes::client_place(&finder, &cluster).await?
+        }
+    };
+    let found = kv::ask(&place, data.password.as_deref(), request, limit).await?;
+    if found.exists {
+        show(cli.output, &json!({"answer": found.text}), || found.text.clone() + "\n")?;
+        return Ok(DONE);
+    }
+    eprintln!("heliosctl: {}", found.text);
+    Ok(FAILED)
+}
+
+fn request(command: &Command) -> Option<(Request, &Data)> {
+    Some(match command {
+        Command::Get { key, data } => (Request::Get { key: key.clone() }, data),
+        Command::Set { key, value, ttl, data } => {
+            (Request::Set { key: key.clone(), value: value.clone(), ttl_seconds: *ttl }, data)
+        }
+        Command::Del { keys, data } => (Request::Del { keys: keys.clone() }, data),
+        Command::Ttl { key, data } => (Request::Ttl { key: key.clone() }, data),
+        Command::Expire { key, seconds, data } => {
+            (Request::Expire { key: key.clone(), seconds: *seconds }, data)
+        }
+        _ => return None,
+    })
+}
+
+fn said(cli: &Cli, done: &str) -> Result<u8, Error> {
+    match cli.output {
+        Format::Table => line(done)?,
+        format => show(format, &json!({"done": done}), String::new)?,
+    }
+    Ok(DONE)
+}

@@ -1,0 +1,103 @@
+//! Three members in one process, on ports of this test's own, and `heliosctl` beside them.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::sync::Mutex;
+
+/// `heliosd dev --port` moves all ports by as much as the client port is from this one.
+const CLIENT: u16 = 6379;
+const BASES: [u16; 5] = [CLIENT, 7000, 8443, 9090, 50051];
+/// Far from the default, and from where the tests of `heliosd dev` itself look for ports.
+const OFFSETS: std::ops::Range<u16> = 30..50;
+const STEP: u16 = 8;
+const MEMBERS: u16 = 3;
+
+pub struct Dev {
+    process: Child,
+    /// Kept open: it goes on to print.
+    _banner: BufReader<ChildStdout>,
+    pub endpoints: String,
+    offset: u16,
+    _ports: File,
+    _dir: tempfile::TempDir,
+}
+
+impl Dev {
+    /// Returns when it says that it is up.
+    pub fn start() -> Self {
+        let (offset, ports) = free_ports();
+        let dir = tempfile::tempdir().unwrap();
+        let mut process = Command::new(heliosd())
+            .args(["dev", "--port", &(CLIENT + offset).to_string()])
+            .env_clear()
+            .env("TMPDIR", dir.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut banner = BufReader::new(process.stdout.take().unwrap());
+        let up = (&mut banner).lines().any(|line| line.unwrap() == "Try:");
+        assert!(up, "heliosd dev ended before it was up");
+        let endpoints = (0..MEMBERS).map(|n| format!("127.0.0.1:{}", 7000 + offset + n)).collect::<Vec<_>>();
+        Self { process, _banner: banner, endpoints: endpoints.join(","), offset, _ports: ports, _dir: dir }
+    }
+
+    pub fn ctl(&self, words: &[&str]) -> Output {
+        ctl(&[&["--endpoint", &self.endpoints], words].concat())
+    }
+
+    /// The answer of a command that must succeed.
+    pub fn done(&self, words: &[&str]) -> String {
+        let output = self.ctl(words);
+        assert!(output.status.success(), "{words:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Peer address of a member that is not there.
+    pub fn nobody(&self) -> String {
+        format!("127.0.0.1:{}", 7000 + self.offset + MEMBERS)
+    }
+}
+
+impl Drop for Dev {
+    fn drop(&mut self) {
+        drop(self.process.kill());
+        drop(self.process.wait());
+    }
+}
+
+/// With nothing of the environment of who runs the tests.
+pub fn ctl(words: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_heliosctl"))
+        .args(words)
+        .env_clear()
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+/// `cargo test --workspace` builds it beside this test.
+fn heliosd() -> PathBuf {
+    let path = PathBuf::from(env!("CARGO_BIN_EXE_heliosctl")).with_file_name("heliosd");
+    assert!(path.exists(), "{} is missing; run `cargo build -p helios-node` first", path.display());
+    path
+}
+
+fn free_ports() -> (u16, File) {
+    // Within this process a lock of a file does not exclude.
+    static SEARCH: Mutex<()> = Mutex::new(());
+    let _alone = SEARCH.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let dir = std::env::temp_dir().join("helios-test-ports");
+    std::fs::create_dir_all(&dir).unwrap();
+    for offset in OFFSETS.map(|at| at * STEP) {
+        let lock = File::create(dir.join((CLIENT + offset).to_string())).unwrap();
+        let all = || BASES.iter().flat_map(|base| (0..=MEMBERS).map(move |n| base + offset + n));
+        if lock.try_lock().is_ok() && all().all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
+            return (offset, lock);
+        }
+    }
+    panic!("no free ports left for tests");
+}

@@ -1,0 +1,93 @@
+//! Without Kubernetes.
+
+use crate::dev::Dev;
+use serde_json::Value;
+
+fn json(dev: &Dev, words: &[&str]) -> Value {
+    serde_json::from_str(&dev.done(&[words, &["--output", "json"]].concat())).unwrap()
+}
+
+fn leader(dev: &Dev) -> String {
+    json(dev, &["status"])["leader"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn status_is_a_table_a_verdict_and_an_exit_code() {
+    let dev = Dev::start();
+    let text = dev.done(&["status"]);
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines[0].starts_with("cluster: leader node-"), "{text}");
+    assert!(lines[2].starts_with("MEMBER   ROLE       READY   LAG"), "{text}");
+    assert_eq!(*lines.last().unwrap(), "HEALTHY: 3 of 3 voters in service, 1 may fail", "{text}");
+    assert!(!text.contains('\x1b'), "colours without a terminal");
+    // One address is enough: it names the others.
+    let first = dev.endpoints.split(',').next().unwrap();
+    let output = crate::dev::ctl(&["--endpoint", first, "members"]);
+    assert_eq!(String::from_utf8(output.stdout).unwrap().lines().count(), 4);
+    // One that is no member and does not answer is told, and not counted as health.
+    let with_nobody = format!("{},{}", dev.endpoints, dev.nobody());
+    let output = crate::dev::ctl(&["--endpoint", &with_nobody, "status"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+}
+
+#[test]
+fn leadership_goes_where_it_is_told_to() {
+    let dev = Dev::start();
+    let before = leader(&dev);
+    let target = ["node-1", "node-2", "node-3"].into_iter().find(|name| *name != before).unwrap();
+    let said = dev.done(&["promote", target]);
+    assert!(said.starts_with(&format!("{target} leads in term ")), "{said}");
+    assert_eq!(leader(&dev), target);
+    assert!(dev.done(&["promote", target]).contains("leads already"));
+    dev.done(&["step-down"]);
+    assert_ne!(leader(&dev), target);
+
+    let output = dev.ctl(&["promote", "node-9"]);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(error, "heliosctl: there is no member \"node-9\"; the members are node-1, node-2, node-3\n");
+}
+
+#[test]
+fn keys_are_written_read_and_removed() {
+    let dev = Dev::start();
+    assert_eq!(dev.done(&["set", "greeting", "hello"]), "OK\n");
+    assert_eq!(dev.done(&["get", "greeting"]), "hello\n");
+    assert_eq!(dev.done(&["ttl", "greeting"]), "never\n");
+    assert_eq!(dev.done(&["expire", "greeting", "100"]), "OK\n");
+    let left: f64 = dev.done(&["ttl", "greeting"]).trim().parse().unwrap();
+    assert!(left > 0.0 && left <= 100.0, "{left}");
+    assert_eq!(dev.done(&["del", "greeting", "nothing"]), "1\n");
+    let output = dev.ctl(&["get", "greeting"]);
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0));
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "heliosctl: no key \"greeting\"\n");
+}
+
+#[test]
+fn doctor_finds_one_leader_and_a_snapshot_is_taken() {
+    let dev = Dev::start();
+    let checks = json(&dev, &["doctor"]);
+    assert!(checks["checks"].as_array().unwrap().iter().all(|check| check["ok"] == true), "{checks}");
+    dev.done(&["set", "a", "1"]);
+    assert!(dev.done(&["snapshot", "node-2"]).starts_with("node-2 has a snapshot at index "));
+}
+
+#[test]
+fn a_member_goes_and_the_leader_gives_way_first() {
+    let dev = Dev::start();
+    let gone = leader(&dev);
+    let said = dev.done(&["remove", &gone]);
+    assert!(said.starts_with(&format!("{gone} is removed, 2 members stay")), "{said}");
+    // Its process goes on, says that it was removed, and is not what one would call healthy.
+    let output = dev.ctl(&["members", "--output", "json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let members: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let names: Vec<_> = members["members"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|member| member["id"].is_number())
+        .map(|member| member["name"].as_str().unwrap())
+        .collect();
+    assert!(names.len() == 2 && !names.contains(&gone.as_str()), "{names:?}");
+}

@@ -1,0 +1,6 @@
+//! The program as its user runs it, against a real `heliosd dev`.
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
+mod dev;
+mod endpoints;
+mod usage;

@@ -1,0 +1,150 @@
+//! What the charts render, by the real Helm: a HeliosCluster that the API server would take, and rights for no more
+//! than the operator is to see.
+#![allow(clippy::unwrap_used)]
+
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use helios_crds::{HeliosCluster, HeliosClusterSpec};
+use serde_json::{Value, json};
+
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
+/// Helm of the PATH, or the one that the local cluster brings.
+fn helm(arguments: &[&str]) -> Output {
+    let run = |program: PathBuf| Command::new(program).args(arguments).current_dir(ROOT).output();
+    if let Ok(output) = run(PathBuf::from("helm")) {
+        return output;
+    }
+    let path = Command::new(format!("{ROOT}/e2e/kubernetes/cluster.sh")).arg("path").output().unwrap().stdout;
+    let brought = PathBuf::from(String::from_utf8(path).unwrap().trim()).join("helm");
+    run(brought)
+        .expect("no helm: install it, or run `e2e/kubernetes/cluster.sh prepare` once, which builds one")
+}
+
+fn template(chart: &str, values: &[&str]) -> Result<Vec<Value>, String> {
+    let chart = format!("helm/{chart}");
+    let mut arguments = vec!["template", "demo", &chart, "--namespace", "apps"];
+    for value in values {
+        arguments.extend(["--set-json", value]);
+    }
+    let output = helm(&arguments);
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    if !output.status.success() {
+        return Err(text(output.stderr));
+    }
+    let documents = text(output.stdout);
+    let documents = documents.split("\n---").filter(|document| document.contains("kind:"));
+    Ok(documents
+        .map(|document| serde_saphyr::from_str(document.trim_start_matches("---")).unwrap())
+        .collect())
+}
+
+fn cluster(values: &[&str]) -> HeliosCluster {
+    let documents = template("helios-cluster", values).unwrap();
+    let found = documents.into_iter().find(|document| document["kind"] == "HeliosCluster").unwrap();
+    serde_json::from_value(found).unwrap()
+}
+
+#[test]
+fn both_charts_pass_the_strict_lint() {
+    for chart in ["helm/helios-operator", "helm/helios-cluster"] {
+        let output = helm(&["lint", "--strict", chart]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    }
+}
+
+#[test]
+fn the_default_values_are_the_default_cluster() {
+    let found = cluster(&[]);
+    found.validate_cel().unwrap();
+    assert_eq!(found.spec, HeliosClusterSpec::default());
+    assert_eq!(
+        (found.metadata.name.as_deref(), found.metadata.namespace.as_deref()),
+        (Some("demo"), Some("apps"))
+    );
+}
+
+#[test]
+fn every_value_reaches_the_spec_field_of_its_name() {
+    let found = cluster(&[
+        "replicas=5",
+        r#"storage={"size":"1Gi","retain":false}"#,
+        r#"raft={"preset":"wan"}"#,
+        r#"resources={"requests":{"cpu":1,"memory":"2Gi"}}"#,
+        r#"tolerations=[{"key":"db","operator":"Exists"}]"#,
+        r#"podDisruptionBudget={"enabled":false}"#,
+        "paused=true",
+        r#"nameOverride="other""#,
+        r#"labels={"team":"a"}"#,
+    ]);
+    found.validate_cel().unwrap();
+    let wanted: HeliosClusterSpec = serde_json::from_value(json!({
+        "replicas": 5, "storage": {"size": "1Gi", "retain": false}, "raft": {"preset": "wan"},
+        "resources": {"requests": {"cpu": 1, "memory": "2Gi"}},
+        "tolerations": [{"key": "db", "operator": "Exists"}],
+        "podDisruptionBudget": {"enabled": false}, "paused": true,
+    }))
+    .unwrap();
+    assert_eq!(found.spec, wanted);
+    assert_eq!(found.metadata.name.as_deref(), Some("other"));
+    assert_eq!(found.metadata.labels.unwrap()["team"], "a");
+}
+
+#[test]
+fn a_misspelt_or_wrong_value_is_refused_by_its_name() {
+    for (mistake, word) in [
+        ("replcias=5", "replcias"),
+        (r#"storage={"sise":"1Gi"}"#, "sise"),
+        (r#"storage={"size":"1 GB"}"#, "storage/size"),
+        (r#"raft={"preset":"turbo"}"#, "raft/preset"),
+        (r#"updateStrategy={"maxLagEntries":0}"#, "maxLagEntries"),
+    ] {
+        let refusal = template("helios-cluster", &[mistake]).expect_err(mistake);
+        assert!(refusal.contains(word), "{mistake}: {refusal}");
+    }
+}
+
+/// Kind and namespace of each object that gives rights.
+fn rights(values: &[&str]) -> Vec<(String, String)> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let documents = template("helios-operator", values).unwrap();
+    let roles = documents.iter().filter(|document| text(&document["kind"]).ends_with("Role"));
+    roles.map(|role| (text(&role["kind"]), text(&role["metadata"]["namespace"]))).collect()
+}
+
+fn watched(values: &[&str]) -> Option<String> {
+    let documents = template("helios-operator", values).unwrap();
+    let deployment = documents.into_iter().find(|document| document["kind"] == "Deployment").unwrap();
+    let arguments =
+        deployment["spec"]["template"]["spec"]["containers"][0]["args"].as_array().unwrap().clone();
+    arguments.iter().find_map(|argument| Some(argument.as_str()?.strip_prefix("--namespace=")?.to_owned()))
+}
+
+#[test]
+fn the_operator_has_rights_where_it_watches_and_nowhere_else() {
+    let role = |namespace: &str| ("Role".to_owned(), namespace.to_owned());
+    let lease = role("apps");
+    assert_eq!(rights(&[]), [("ClusterRole".to_owned(), String::new()), lease.clone()]);
+    assert_eq!(watched(&[]), None);
+
+    let own = [r#"rbac.scope="namespace""#];
+    assert_eq!(rights(&own), [role("apps"), lease.clone()]);
+    assert_eq!(watched(&own).as_deref(), Some("apps"));
+
+    let two = [r#"watchNamespaces=["a","b"]"#];
+    let mut found = rights(&two);
+    found.sort();
+    assert_eq!(found, [role("a"), role("apps"), role("b")]);
+    assert_eq!(watched(&two).as_deref(), Some("a,b"));
+}
+
+#[test]
+fn the_operator_may_not_read_secrets_nor_everything() {
+    for document in template("helios-operator", &[]).unwrap() {
+        for rule in document["rules"].as_array().into_iter().flatten() {
+            let text = rule.to_string();
+            assert!(!text.contains("secrets") && !text.contains('*'), "{text}");
+        }
+    }
+}

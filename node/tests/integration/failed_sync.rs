@@ -1,0 +1,88 @@
+//! A disk whose syncs fail (node.md, pitfall 4). strace answers for the kernel, so the program is the one that is
+//! shipped. Needs strace and the right to trace; says so and does nothing without.
+
+use std::fs;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::Ordering;
+
+use crate::common::{Cluster, Load, Node, eventually};
+
+const EX_IOERR: i32 = 74;
+
+/// Makes every sync of a process fail as long as it lives.
+struct FailingSyncs(Child);
+
+impl FailingSyncs {
+    /// `None` where processes cannot be traced. Returns once every thread is.
+    async fn of(node: &Node) -> Option<Self> {
+        let pid = node.pid().load(Ordering::Relaxed);
+        let child = Command::new("strace")
+            .args(["-f", "-qq", "-o", "/dev/null", "-p", &pid.to_string()])
+            .args(["-e", "trace=fdatasync,fsync", "-e", "inject=fdatasync,fsync:error=EIO"])
+            .stderr(Stdio::null())
+            .spawn();
+        let mut tracer = Self(child.ok()?);
+        eventually("every thread is traced, or none can be", async || match tracer.0.try_wait().unwrap() {
+            Some(_) => Some(None),
+            None => is_traced(pid).then_some(Some(())),
+        })
+        .await
+        .map(|()| tracer)
+    }
+}
+
+impl Drop for FailingSyncs {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+fn is_traced(pid: u32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+    threads.map(|thread| fs::read_to_string(thread.path().join("status"))).all(|status| {
+        // One that ended meanwhile needs no tracer.
+        status.map_or(true, |status| !status.contains("TracerPid:\t0\n"))
+    })
+}
+
+fn skip() {
+    eprintln!("skipped: no process can be traced here; install strace and run as root");
+}
+
+#[tokio::test]
+async fn a_sync_that_fails_ends_the_process_and_acknowledges_nothing() {
+    let mut cluster = Cluster::fixed(1);
+    cluster.start_all();
+    cluster.wait_ready().await;
+    let mut client = cluster[0].redis().await;
+    let () = redis::cmd("SET").arg("before").arg("kept").query_async(&mut client).await.unwrap();
+    let Some(failing) = FailingSyncs::of(&cluster[0]).await else { return skip() };
+    let answer = redis::cmd("SET").arg("after").arg("x").query_async::<String>(&mut client).await;
+    assert!(answer.is_err(), "acknowledged without a sync: {answer:?}");
+    let status = cluster[0].ended().await;
+    assert_eq!(status.code(), Some(EX_IOERR), "{status}");
+    assert!(cluster[0].log().contains("this node cannot go on"));
+    drop(failing);
+
+    cluster.start_all();
+    cluster.wait_ready().await;
+    let mut client = cluster[0].redis().await;
+    let kept: String = redis::cmd("GET").arg("before").query_async(&mut client).await.unwrap();
+    assert_eq!(kept, "kept");
+}
+
+#[tokio::test]
+async fn a_leader_whose_syncs_fail_is_replaced_and_nothing_acknowledged_is_lost() {
+    let mut cluster = Cluster::of_three().await;
+    let load = Load::start(&cluster.client_ports());
+    load.wait_for(100).await;
+    let leader = cluster.leader().await;
+    let Some(failing) = FailingSyncs::of(&cluster[leader]).await else { return skip() };
+    assert_eq!(cluster[leader].ended().await.code(), Some(EX_IOERR));
+    drop(failing);
+    load.wait_for(100).await;
+    cluster[leader].start();
+    cluster[leader].wait_ready().await;
+    load.finish().await.assert_kept(&cluster.agreed_data().await);
+}

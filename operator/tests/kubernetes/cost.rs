@@ -1,0 +1,88 @@
+//! What many settled clusters cost: memory of the operator, and requests to the API server.
+
+use std::time::{Duration, Instant};
+
+use super::operator::{Operator, Samples, sum};
+use super::{begin, create, ready, until};
+
+const MOST_RESIDENT: u64 = 40 << 20;
+const OVER: Duration = Duration::from_secs(60);
+/// Longer than the time between two passes over a settled cluster.
+const QUIET: Duration = Duration::from_secs(15);
+
+/// `HELIOS_TEST_CLUSTERS` sets how many (default 500).
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the programs of the local cluster; takes minutes"]
+async fn settled_clusters_cost_no_write_and_little_memory() {
+    let count: u16 = std::env::var("HELIOS_TEST_CLUSTERS").map_or(500, |count| count.parse().unwrap());
+    let (server, _nodes) = begin().await;
+    let mut first = Operator::start(&server, "first");
+    let began = Instant::now();
+    for number in 0..count {
+        create(&server.client, &format!("c{number}")).await;
+    }
+    until("all clusters are Ready", Duration::from_secs(1800), async || {
+        // Listing hundreds of them takes the processor that the operator needs.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        ready(&server.client).await == usize::from(count)
+    })
+    .await;
+    println!("{count} clusters created and Ready: {:.1} s", began.elapsed().as_secs_f64());
+    println!("resident after that: {:.1} MiB", mebibytes(first.resident_bytes()));
+    first.signal("TERM");
+    assert!(first.ended().await.success(), "{}", first.log());
+
+    let began = Instant::now();
+    let second = Operator::start(&server, "second");
+    until("a new operator has looked at all", Duration::from_secs(300), async || {
+        sum(&second.metrics(), "clusters", |_| true) >= f64::from(count)
+    })
+    .await;
+    println!("a new operator has looked at all: {:.1} s after its start", began.elapsed().as_secs_f64());
+    await_quiet(&second).await;
+    let before = second.metrics();
+    tokio::time::sleep(OVER).await;
+    let after = second.metrics();
+    tell(&before, &after);
+    let resident = second.resident_bytes();
+    println!("resident at rest: {:.1} MiB", mebibytes(resident));
+
+    assert_eq!(writes(&after), writes(&before), "a settled cluster costs writes");
+    assert!(resident < MOST_RESIDENT, "{:.1} MiB are resident", mebibytes(resident));
+}
+
+/// Waits until the operator has read nothing but its lease for a while.
+async fn await_quiet(operator: &Operator) {
+    until("the operator has nothing to do", Duration::from_secs(300), async || {
+        let before = sum(&operator.metrics(), "reconcile_total", |labels| labels.contains("\"ok\""));
+        tokio::time::sleep(QUIET).await;
+        sum(&operator.metrics(), "reconcile_total", |labels| labels.contains("\"ok\"")) == before
+    })
+    .await;
+}
+
+/// The lease is written whatever the clusters do.
+fn writes(samples: &Samples) -> f64 {
+    let writes = ["create", "update", "patch", "delete"];
+    sum(samples, "api_requests_total", |labels| {
+        !labels.contains("\"leases\"") && writes.iter().any(|verb| labels.contains(&format!("\"{verb}\"")))
+    })
+}
+
+fn tell(before: &Samples, after: &Samples) {
+    let minutes = OVER.as_secs_f64() / 60.0;
+    for (name, value) in after.iter().filter(|(name, _)| name.starts_with("api_requests_total")) {
+        let more = (value - before.get(name).unwrap_or(&0.0)) / minutes;
+        if more > 0.0 {
+            println!("a minute: {more:.0} {name}");
+        }
+    }
+    let more = |name| sum(after, name, |_| true) - sum(before, name, |_| true);
+    let passes = more("reconcile_duration_seconds_count");
+    let took = more("reconcile_duration_seconds_sum") / passes * 1000.0;
+    println!("a minute: {:.0} passes, {took:.1} ms each", passes / minutes);
+}
+
+fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}

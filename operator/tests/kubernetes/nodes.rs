@@ -1,0 +1,260 @@
+//! Members that are not there: one `Cluster` service that answers for all of them, each at an address of
+//! its own in 127/8. Membership changes as with real ones; nothing replicates.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex};
+
+use helios_proto::status_of;
+use helios_proto::v1::cluster_server::{Cluster, ClusterServer};
+use helios_proto::v1::*;
+use tonic::transport::server::TcpIncoming;
+use tonic::{Request, Response, Status};
+
+/// A call that changes something, as it arrived.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    pub name: &'static str,
+    pub fencing_token: u64,
+    pub accepted: bool,
+    pub changed: bool,
+}
+
+#[derive(Debug, Default)]
+struct Members {
+    membership: Option<Membership>,
+    calls: Vec<Call>,
+}
+
+/// All clusters, by name.
+#[derive(Debug, Clone, Default)]
+pub struct Nodes(Arc<Mutex<BTreeMap<String, Members>>>);
+
+impl Nodes {
+    pub fn calls(&self, cluster: &str) -> Vec<Call> {
+        self.0.lock().unwrap().get(cluster).map(|members| members.calls.clone()).unwrap_or_default()
+    }
+
+    pub fn membership(&self, cluster: &str) -> Option<Membership> {
+        self.0.lock().unwrap().get(cluster)?.membership.clone()
+    }
+
+    /// As if an operator with this token had changed the membership.
+    pub fn record_token(&self, cluster: &str, fencing_token: u64) {
+        let mut all = self.0.lock().unwrap();
+        all.get_mut(cluster).unwrap().membership.as_mut().unwrap().fencing_token = fencing_token;
+    }
+
+    /// Starts to answer for a member, at [`address`].
+    pub async fn start(&self, cluster: &str, ordinal: u32) {
+        self.0.lock().unwrap().entry(cluster.to_owned()).or_default();
+        let address = SocketAddr::new(address(cluster, ordinal), helios_operator::names::PEER_PORT as u16);
+        let incoming = TcpIncoming::bind(address)
+            .unwrap_or_else(|error| panic!("{address} is not free; end what listens there: {error}"));
+        let node = Node { all: self.clone(), cluster: cluster.to_owned(), ordinal };
+        let server = tonic::transport::Server::builder().add_service(ClusterServer::new(node));
+        tokio::spawn(server.serve_with_incoming(incoming));
+    }
+}
+
+/// Clusters are named `c0`, `c1` and so on.
+pub fn address(cluster: &str, ordinal: u32) -> IpAddr {
+    let number: u32 = cluster.strip_prefix('c').and_then(|number| number.parse().ok()).unwrap();
+    let part = |value: u32| u8::try_from(value).unwrap();
+    Ipv4Addr::new(127, part(64 + number / 200), part(1 + number % 200), part(1 + ordinal)).into()
+}
+
+struct Node {
+    all: Nodes,
+    cluster: String,
+    ordinal: u32,
+}
+
+impl Node {
+    fn name(&self) -> String {
+        helios_operator::names::pod(&self.cluster, self.ordinal)
+    }
+
+    fn disk_id(&self) -> String {
+        format!("disk of {}", self.name())
+    }
+
+    /// Applies `change`, which answers whether it changed anything, unless the caller is fenced.
+    fn change(
+        &self,
+        name: &'static str,
+        fencing_token: u64,
+        change: impl FnOnce(&mut Option<Membership>) -> bool,
+    ) -> Result<Membership, Status> {
+        let mut all = self.all.0.lock().unwrap();
+        let members = all.get_mut(&self.cluster).unwrap();
+        let recorded = members.membership.as_ref().map_or(0, |membership| membership.fencing_token);
+        let accepted = fencing_token >= recorded;
+        let changed = accepted && change(&mut members.membership);
+        members.calls.push(Call { name, fencing_token, accepted, changed });
+        if !accepted {
+            return Err(refusal(ErrorCode::Fenced, "another operator has acted since"));
+        }
+        let Some(membership) = &mut members.membership else {
+            return Err(refusal(ErrorCode::NotStarted, "no cluster yet"));
+        };
+        membership.fencing_token = fencing_token;
+        membership.index += u64::from(changed);
+        Ok(membership.clone())
+    }
+
+    fn changed(
+        &self,
+        name: &'static str,
+        fencing_token: u64,
+        change: impl FnOnce(&mut Membership) -> bool,
+    ) -> Result<Response<MembershipResponse>, Status> {
+        let membership =
+            self.change(name, fencing_token, |membership| membership.as_mut().is_some_and(change))?;
+        Ok(Response::new(MembershipResponse { membership: Some(membership) }))
+    }
+
+    fn status(&self) -> StatusResponse {
+        let name = self.name();
+        let disk_id = self.disk_id();
+        let blank = StatusResponse { name, disk_id: disk_id.clone(), boot_epoch: 1, ..Default::default() };
+        let Some(membership) = self.all.membership(&self.cluster) else { return blank };
+        let Some(me) = membership.members.iter().find(|member| member.disk_id == disk_id) else {
+            return blank;
+        };
+        let leader = membership.voters[0];
+        let role = match () {
+            () if me.id == leader => Role::Leader,
+            () if membership.voters.contains(&me.id) => Role::Follower,
+            () => Role::Learner,
+        };
+        let others = membership.members.iter().filter(|member| member.id != leader);
+        let heard = |member: &Member| Progress {
+            id: member.id,
+            match_index: 100,
+            active: true,
+            ..Default::default()
+        };
+        StatusResponse {
+            cluster_id: membership.cluster_id.clone(),
+            member_id: me.id,
+            role: role.into(),
+            term: 2,
+            leader_id: leader,
+            last_index: 100,
+            commit_index: 100,
+            applied_index: 100,
+            progress: if role == Role::Leader { others.map(heard).collect() } else { Vec::new() },
+            ready: true,
+            version: "0.0.0".to_owned(),
+            membership: Some(membership),
+            ..blank
+        }
+    }
+}
+
+fn refusal(code: ErrorCode, message: &str) -> Status {
+    status_of(&ErrorDetail { code: code.into(), message: message.to_owned(), ..Default::default() })
+}
+
+fn unused<T>() -> Result<Response<T>, Status> {
+    Err(Status::unimplemented("not in these tests"))
+}
+
+#[tonic::async_trait]
+impl Cluster for Node {
+    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+        Ok(Response::new(self.status()))
+    }
+
+    async fn initialize(
+        &self,
+        request: Request<InitializeRequest>,
+    ) -> Result<Response<InitializeResponse>, Status> {
+        let InitializeRequest { cluster_id, expected_disk_id, fencing_token } = request.into_inner();
+        let name = self.name();
+        let membership = self.change("initialize", fencing_token, |membership| {
+            let begins = membership.is_none();
+            let first = Member { id: 1, name, disk_id: expected_disk_id, ..Default::default() };
+            membership.get_or_insert(Membership {
+                members: vec![first],
+                voters: vec![1],
+                next_id: 2,
+                cluster_id,
+                ..Default::default()
+            });
+            begins
+        })?;
+        Ok(Response::new(InitializeResponse { membership: Some(membership) }))
+    }
+
+    async fn add_learner(
+        &self,
+        request: Request<AddLearnerRequest>,
+    ) -> Result<Response<MembershipResponse>, Status> {
+        let AddLearnerRequest { name, disk_id, fencing_token, .. } = request.into_inner();
+        self.changed("add_learner", fencing_token, |membership| {
+            let news = membership.members.iter().all(|member| member.disk_id != disk_id);
+            if news {
+                let id = membership.next_id;
+                membership.next_id += 1;
+                membership.members.push(Member { id, name, disk_id, ..Default::default() });
+                membership.learners.push(id);
+            }
+            news
+        })
+    }
+
+    async fn promote(
+        &self,
+        request: Request<PromoteRequest>,
+    ) -> Result<Response<MembershipResponse>, Status> {
+        let PromoteRequest { id, fencing_token, .. } = request.into_inner();
+        self.changed("promote", fencing_token, |membership| {
+            let news = membership.learners.contains(&id);
+            if news {
+                membership.learners.retain(|learner| *learner != id);
+                membership.voters.push(id);
+            }
+            news
+        })
+    }
+
+    async fn change_membership(
+        &self,
+        request: Request<ChangeMembershipRequest>,
+    ) -> Result<Response<MembershipResponse>, Status> {
+        let ChangeMembershipRequest { promote, remove, fencing_token, .. } = request.into_inner();
+        self.changed("change_membership", fencing_token, |membership| {
+            let before = membership.clone();
+            membership.learners.retain(|id| !promote.contains(id));
+            membership.voters.extend(promote.iter().filter(|id| !before.voters.contains(id)));
+            membership.voters.retain(|id| !remove.contains(id));
+            membership.members.retain(|member| !remove.contains(&member.id));
+            *membership != before
+        })
+    }
+
+    async fn remove(&self, _: Request<RemoveRequest>) -> Result<Response<MembershipResponse>, Status> {
+        unused()
+    }
+
+    async fn force_new(&self, _: Request<ForceNewRequest>) -> Result<Response<MembershipResponse>, Status> {
+        unused()
+    }
+
+    async fn transfer_leadership(
+        &self,
+        _: Request<TransferRequest>,
+    ) -> Result<Response<TransferResponse>, Status> {
+        unused()
+    }
+
+    async fn step_down(&self, _: Request<StepDownRequest>) -> Result<Response<TransferResponse>, Status> {
+        unused()
+    }
+
+    async fn snapshot(&self, _: Request<SnapshotRequest>) -> Result<Response<SnapshotResponse>, Status> {
+        unused()
+    }
+}

@@ -1,0 +1,143 @@
+//! A real API server with its etcd, for one test: on ports of its own, without nodes and without
+//! controllers. Its program is that of the local cluster.
+
+use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::PostParams;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Api, Client, Config};
+
+use super::until;
+
+const CLUSTER_SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../e2e/kubernetes/cluster.sh");
+
+/// A process that ends with its owner.
+pub struct Process(pub Child);
+
+impl Process {
+    /// `command`, with its output in `log`.
+    pub fn start(command: &mut Command, log: &Path) -> Self {
+        let log = fs::File::create(log).unwrap();
+        let child = command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn();
+        Self(child.unwrap_or_else(|error| panic!("cannot start {command:?}: {error}")))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        _ = self.0.kill();
+        _ = self.0.wait();
+    }
+}
+
+pub struct Server {
+    pub client: Client,
+    // In this order: whoever uses another goes first.
+    _api_server: Process,
+    _etcd: Process,
+    directory: tempfile::TempDir,
+}
+
+impl Server {
+    /// Starts it, with the HeliosCluster resource installed.
+    pub async fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        let (clients, port) = (format!("http://127.0.0.1:{}", free_port()), free_port());
+        let etcd = Process::start(&mut etcd(path, &clients), &path.join("etcd.log"));
+        let api_server = Process::start(&mut api_server(path, &clients, port), &path.join("apiserver.log"));
+        fs::write(path.join("kubeconfig"), kubeconfig(port)).unwrap();
+        let config = Kubeconfig::read_from(path.join("kubeconfig")).unwrap();
+        let config = Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await.unwrap();
+        let client = Client::try_from(config).unwrap();
+        let server = Self { client, _api_server: api_server, _etcd: etcd, directory };
+        until("the API server answers", Duration::from_secs(120), async || {
+            Api::<CustomResourceDefinition>::all(server.client.clone())
+                .list(&Default::default())
+                .await
+                .is_ok()
+        })
+        .await;
+        server.install(helios_crds::yaml().unwrap()).await;
+        server
+    }
+
+    /// For logs and whatever else a test leaves.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.directory().join("kubeconfig")
+    }
+
+    async fn install(&self, manifest: String) {
+        let definition: CustomResourceDefinition = serde_saphyr::from_str(&manifest).unwrap();
+        let api = Api::<CustomResourceDefinition>::all(self.client.clone());
+        api.create(&PostParams::default(), &definition).await.unwrap();
+        until("the HeliosCluster resource is served", Duration::from_secs(30), async || {
+            let api = Api::<helios_crds::HeliosCluster>::default_namespaced(self.client.clone());
+            api.list(&Default::default()).await.is_ok()
+        })
+        .await;
+    }
+}
+
+fn program() -> PathBuf {
+    let found = Command::new(CLUSTER_SCRIPT).arg("path").output().unwrap();
+    let program = Path::new(String::from_utf8(found.stdout).unwrap().trim()).join("kube");
+    assert!(program.exists(), "Kubernetes is not built yet; run e2e/kubernetes/cluster.sh prepare");
+    program
+}
+
+fn etcd(directory: &Path, clients: &str) -> Command {
+    let peers = format!("http://127.0.0.1:{}", free_port());
+    let mut etcd = Command::new(program());
+    etcd.args(["etcd", "--unsafe-no-fsync", "--log-level", "error", "--initial-cluster"]);
+    etcd.arg(format!("default={peers}")).arg("--data-dir").arg(directory.join("etcd"));
+    etcd.args(["--listen-client-urls", clients, "--advertise-client-urls", clients]);
+    etcd.args(["--listen-peer-urls", &peers, "--initial-advertise-peer-urls", &peers]);
+    etcd
+}
+
+fn api_server(directory: &Path, etcd: &str, port: u16) -> Command {
+    let key = directory.join("service-account.key");
+    let made = Command::new("openssl")
+        .args(["ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out"])
+        .arg(&key)
+        .status();
+    assert!(made.unwrap().success(), "openssl makes no key");
+    fs::write(directory.join("tokens.csv"), "admin,admin,admin,\"system:masters\"\n").unwrap();
+    let mut server = Command::new(program());
+    server.args(["apiserver", "--etcd-servers", etcd, "--bind-address", "127.0.0.1"]);
+    server.args(["--advertise-address", "127.0.0.1", "--endpoint-reconciler-type", "none"]);
+    server.args(["--secure-port", &port.to_string(), "--authorization-mode", "RBAC"]);
+    // Nobody makes the service accounts that it would ask for.
+    server.args(["--disable-admission-plugins", "ServiceAccount"]);
+    // Room for the Services of 500 clusters.
+    server.args(["--service-cluster-ip-range", "198.19.0.0/16"]);
+    server.args(["--service-account-issuer", "https://kubernetes.default.svc.cluster.local"]);
+    server.arg("--service-account-key-file").arg(&key);
+    server.arg("--service-account-signing-key-file").arg(&key);
+    server.arg("--cert-dir").arg(directory.join("certificates"));
+    server.arg("--token-auth-file").arg(directory.join("tokens.csv"));
+    server
+}
+
+fn kubeconfig(port: u16) -> String {
+    format!(
+        "{{apiVersion: v1, kind: Config, current-context: test,
+  clusters: [{{name: test, cluster: {{server: 'https://127.0.0.1:{port}', insecure-skip-tls-verify: true}}}}],
+  users: [{{name: test, user: {{token: admin}}}}],
+  contexts: [{{name: test, context: {{cluster: test, user: test}}}}]}}\n"
+    )
+}
+
+pub fn free_port() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+}

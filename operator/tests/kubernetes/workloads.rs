@@ -1,0 +1,133 @@
+//! What kubelets and Kubernetes' own controllers would do: each StatefulSet gets its pods and volumes, and
+//! each pod is ready at once, at the address where [`Nodes`] answers for it.
+
+use std::collections::BTreeSet;
+use std::pin::pin;
+use std::sync::Arc;
+
+use futures::StreamExt;
+use helios_operator::names;
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client, ResourceExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tokio::sync::{Mutex, Semaphore};
+
+use super::nodes::{Nodes, address};
+
+const REVISION: &str = "one";
+const AT_ONCE: usize = 8;
+
+/// Serves until the test ends.
+pub async fn serve(client: Client, nodes: Nodes) {
+    let sets = Api::<StatefulSet>::all(client.clone());
+    let mut changes = pin!(watcher(sets, watcher::Config::default()).default_backoff().applied_objects());
+    let started = Arc::new(Mutex::new(BTreeSet::new()));
+    let permits = Arc::new(Semaphore::new(AT_ONCE));
+    while let Some(change) = changes.next().await {
+        let Ok(set) = change else { continue };
+        let permit = permits.clone().acquire_owned().await.unwrap();
+        let workload = Workload { client: client.clone(), nodes: nodes.clone(), started: started.clone() };
+        tokio::spawn(async move {
+            workload.bring_up(&set).await;
+            drop(permit);
+        });
+    }
+}
+
+struct Workload {
+    client: Client,
+    nodes: Nodes,
+    /// Pods by name.
+    started: Arc<Mutex<BTreeSet<String>>>,
+}
+
+impl Workload {
+    async fn bring_up(&self, set: &StatefulSet) {
+        let name = set.name_any();
+        let replicas = set.spec.replicas.unwrap_or_default();
+        for ordinal in 0..replicas.unsigned_abs() {
+            if self.started.lock().await.insert(names::pod(&name, ordinal)) {
+                self.nodes.start(&name, ordinal).await;
+                self.create::<PersistentVolumeClaim>(&volume(set, ordinal)).await;
+                self.create::<Pod>(&pod(set, ordinal)).await;
+                self.patch_status::<Pod>(&names::pod(&name, ordinal), &ready(&name, ordinal)).await;
+            }
+        }
+        let status = json!({
+            "observedGeneration": set.metadata.generation, "replicas": replicas, "readyReplicas": replicas,
+            "currentRevision": REVISION, "updateRevision": REVISION,
+        });
+        let seen = set.status.as_ref().and_then(|status| status.observed_generation);
+        if seen != set.metadata.generation {
+            self.patch_status::<StatefulSet>(&name, &status).await;
+        }
+    }
+
+    async fn create<K>(&self, object: &Value)
+    where
+        K: kube::Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
+            + Clone
+            + Serialize
+            + DeserializeOwned
+            + std::fmt::Debug,
+    {
+        let object: K = serde_json::from_value(object.clone()).unwrap();
+        let api = Api::<K>::default_namespaced(self.client.clone());
+        api.create(&PostParams::default(), &object).await.unwrap();
+    }
+
+    async fn patch_status<K>(&self, name: &str, status: &Value)
+    where
+        K: kube::Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
+            + Clone
+            + DeserializeOwned
+            + std::fmt::Debug,
+    {
+        let api = Api::<K>::default_namespaced(self.client.clone());
+        let patch = Patch::Merge(json!({"status": status}));
+        api.patch_status(name, &PatchParams::default(), &patch).await.unwrap();
+    }
+}
+
+fn volume(set: &StatefulSet, ordinal: u32) -> Value {
+    let cluster = set.name_any();
+    let claim = &set.spec.volume_claim_templates.as_ref().unwrap()[0];
+    json!({
+        "metadata": {"name": names::volume(&cluster, ordinal), "labels": names::selector(&cluster)},
+        "spec": claim.spec,
+    })
+}
+
+fn pod(set: &StatefulSet, ordinal: u32) -> Value {
+    let cluster = set.name_any();
+    let template = &set.spec.template;
+    let mut labels = template.metadata.as_ref().and_then(|metadata| metadata.labels.clone()).unwrap();
+    labels.insert("controller-revision-hash".to_owned(), REVISION.to_owned());
+    let mut spec = json!(template.spec);
+    let claim = json!({"claimName": names::volume(&cluster, ordinal)});
+    let volume = json!({"name": names::VOLUME, "persistentVolumeClaim": claim});
+    match &mut spec["volumes"] {
+        Value::Array(volumes) => volumes.push(volume),
+        none => *none = json!([volume]),
+    }
+    json!({"metadata": {"name": names::pod(&cluster, ordinal), "labels": labels}, "spec": spec})
+}
+
+fn ready(cluster: &str, ordinal: u32) -> Value {
+    let address = address(cluster, ordinal).to_string();
+    json!({
+        "phase": "Running",
+        "podIP": address,
+        "podIPs": [{"ip": address}],
+        "conditions": [{"type": "Ready", "status": "True"}],
+        "containerStatuses": [{
+            "name": names::CONTAINER, "ready": true, "started": true, "restartCount": 0,
+            "image": "heliosd:test", "imageID": "", "state": {"running": {}},
+        }],
+    })
+}

@@ -1,0 +1,169 @@
+//! What is done about disks, hosts and majorities that are gone, and about hosts that are being emptied.
+
+use crate::world::events::Event;
+use crate::world::{settled, voters};
+
+#[test]
+fn a_disk_that_fails_its_process_is_replaced_in_place_and_kept() {
+    for ordinal in 0..3 {
+        let mut world = settled(3);
+        let volume = world.disks[&ordinal].volume_uid.clone();
+        assert!(world.happen(Event::Corrupt(ordinal)));
+        assert!(world.pass().step.is_none(), "not at the first sign");
+        world.settle();
+        assert_eq!((world.begun, voters(&world)), (1, 3));
+        assert!(world.kept.contains(&volume) && world.disks[&ordinal].volume_uid != volume);
+    }
+}
+
+#[test]
+fn a_process_that_recovers_is_not_replaced() {
+    let mut world = settled(3);
+    world.happen(Event::Corrupt(1));
+    while world.status().replacement.is_none() {
+        world.pass();
+    }
+    let id = world.disks[&1].member_id;
+    world.disks.get_mut(&1).unwrap().corrupt = false;
+    world.settle();
+    assert_eq!((world.disks[&1].member_id, world.status().replacement), (id, None));
+}
+
+#[test]
+fn a_lost_host_is_replaced_in_place() {
+    for ordinal in 0..3 {
+        let mut world = settled(3);
+        assert!(world.happen(Event::Gone(ordinal)));
+        world.settle();
+        assert_eq!((voters(&world), world.kept.len()), (3, 1));
+    }
+}
+
+#[test]
+fn where_volumes_cannot_be_kept_a_person_decides() {
+    let mut world = settled(3);
+    world.confined = true;
+    world.happen(Event::Corrupt(2));
+    for _ in 0..30 {
+        world.pass();
+    }
+    let degraded = world.status().conditions.into_iter().find(|c| c.type_ == "Degraded").unwrap();
+    assert!(degraded.message.contains("spec.repair.withoutQuarantine"), "{degraded:?}");
+    assert!(world.disks[&2].corrupt, "nothing is deleted");
+    world.edit(|spec| spec.repair.without_quarantine = true);
+    world.settle();
+    assert_eq!((voters(&world), world.kept.len()), (3, 0));
+}
+
+#[test]
+fn leadership_leaves_a_cordoned_host_and_does_not_come_to_one() {
+    let mut world = settled(3);
+    let first = world.leader_ordinal().unwrap();
+    world.happen(Event::Cordon(first));
+    world.settle();
+    let second = world.leader_ordinal().unwrap();
+    assert_ne!(second, first);
+    world.happen(Event::Cordon(second));
+    world.settle();
+    let third = world.leader_ordinal().unwrap();
+    assert!(third != first && third != second);
+    world.happen(Event::Cordon(third));
+    for _ in 0..10 {
+        assert_eq!(world.pass().step, None, "nowhere is better");
+    }
+    assert_eq!(world.transfers, 2);
+}
+
+#[test]
+fn hibernation_keeps_members_and_volumes() {
+    let mut world = settled(3);
+    let (disks, members) = (world.disks.len(), world.raft.clone().unwrap().membership);
+    world.edit(|spec| spec.hibernate = true);
+    for _ in 0..6 {
+        assert_eq!(world.pass().step, None);
+    }
+    assert_eq!((world.pods.len(), world.disks.len(), world.phase().as_str()), (0, disks, "Hibernated"));
+    world.edit(|spec| (spec.hibernate, spec.replicas) = (false, 1));
+    world.pass();
+    assert_eq!(world.replicas, Some(3), "all members come back before any leaves");
+    world.edit(|spec| spec.replicas = 3);
+    world.settle();
+    assert_eq!(world.raft.unwrap().membership, members);
+}
+
+#[test]
+fn a_lost_majority_is_told_and_recovered_once_a_person_says_so() {
+    let mut world = settled(3);
+    world.wipe(0);
+    world.lose_host(2);
+    for _ in 0..30 {
+        world.pass();
+    }
+    let told = world.status().recovery.unwrap();
+    assert_eq!((world.forced, world.phase().as_str()), (0, "QuorumLost"));
+    assert_eq!(told.survivors.iter().map(|survivor| survivor.name.as_str()).collect::<Vec<_>>(), ["demo-1"]);
+    assert!(told.loss.unwrap().contains("demo-0, demo-2") && told.how_to.unwrap().contains("confirm: "));
+
+    world.confirm(1);
+    world.settle();
+    assert_eq!((world.forced, voters(&world)), (1, 3));
+    let done = world.status().recovery.unwrap();
+    assert_eq!((done.done.as_deref(), done.chosen), (Some("demo-1"), None));
+
+    // What was confirmed once is not confirmed for ever.
+    world.wipe(0);
+    world.wipe(2);
+    for _ in 0..30 {
+        world.pass();
+    }
+    assert_eq!((world.forced, world.phase().as_str()), (1, "QuorumLost"));
+    world.edit(|spec| spec.recovery = None);
+    world.pass();
+    world.confirm(1);
+    world.settle();
+    assert_eq!((world.forced, voters(&world)), (2, 3));
+}
+
+#[test]
+fn survivors_are_fenced_but_one_and_ranked_by_their_logs() {
+    let mut world = settled(5);
+    (0..3).for_each(|ordinal| world.wipe(ordinal));
+    world.pass();
+    let names: Vec<_> = world.status().recovery.unwrap().survivors.into_iter().map(|s| s.name).collect();
+    assert_eq!(names, ["demo-4", "demo-3"]);
+    let other = world.disks[&3].volume_uid.clone();
+    world.confirm(4);
+    world.settle();
+    assert_eq!((world.forced, voters(&world)), (1, 5));
+    assert!(world.kept.contains(&other), "what the other survivor has is kept for a person");
+}
+
+#[test]
+fn a_recovery_with_a_wrong_word_does_nothing() {
+    let mut world = settled(3);
+    world.wipe(0);
+    world.wipe(1);
+    world.confirm(2);
+    world.edit(|spec| spec.recovery.as_mut().unwrap().confirm = Some("another".to_owned()));
+    for _ in 0..10 {
+        assert_eq!(world.pass().step, None);
+    }
+    world.confirm(0);
+    for _ in 0..10 {
+        assert_eq!(world.pass().step, None);
+    }
+    assert!(world.status().operation.unwrap().step.contains("none of status.recovery.survivors"));
+}
+
+#[test]
+fn silence_is_no_loss() {
+    let mut world = settled(3);
+    world.wipe(0);
+    world.pods.remove(&1);
+    world.silent.extend([1, 2]);
+    world.confirm(2);
+    for _ in 0..10 {
+        world.pass();
+    }
+    assert_eq!(world.forced, 0);
+}

@@ -1,0 +1,128 @@
+//! What the operator sees of the world.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use helios_operator::names;
+use helios_operator::observe::{Backing, Failure, Host, Pod, Snapshot, Volume, Workload};
+use helios_proto::v1::{Progress, Role, StatusResponse};
+use jiff::Timestamp;
+
+use super::{NAME, SimPod, World};
+
+impl World {
+    pub fn observe(&self) -> Snapshot {
+        let revision = |template: u32| format!("demo-r{template}");
+        let pods = self.pods.iter().map(|(ordinal, pod)| {
+            let running = self.runs(*ordinal);
+            let disk = self.disks.get(ordinal);
+            let corrupt = disk.is_some_and(|disk| disk.corrupt) && !self.is_on_lost_host(*ordinal, pod);
+            let observed = Pod {
+                host: self.host(*ordinal, pod),
+                failing: corrupt.then_some(Failure::Disk),
+                uid: pod.uid.clone(),
+                revision: revision(pod.revision),
+                ready: running && self.serves(*ordinal),
+                running,
+                terminating: pod.terminating,
+                in_service: pod.in_service,
+                trouble: match () {
+                    () if running => None,
+                    () if self.broken.contains(&pod.revision) => Some("ImagePullBackOff".to_owned()),
+                    () if corrupt => Some("CrashLoopBackOff".to_owned()),
+                    () => Some("Unschedulable".to_owned()),
+                },
+                ..Pod::default()
+            };
+            (*ordinal, observed)
+        });
+        let volumes = self.disks.iter().map(|(ordinal, disk)| {
+            let volume = Volume {
+                uid: disk.volume_uid.clone(),
+                created: disk.created,
+                requested_bytes: disk.bytes,
+                terminating: disk.terminating,
+                backing: match self.confined {
+                    true => Backing::Forbidden,
+                    false => Backing::Bound { stranded: disk.stranded },
+                },
+            };
+            (*ordinal, volume)
+        });
+        let nodes = self.pods.keys().filter(|ordinal| self.runs(**ordinal) && !self.silent.contains(ordinal));
+        Snapshot {
+            now: self.now,
+            created: Timestamp::from_second(1_800_000_000).unwrap(),
+            generation: self.cluster.metadata.generation.unwrap(),
+            status: self.status(),
+            workload: self.replicas.map(|replicas| Workload {
+                replicas,
+                update_revision: Some(revision(self.applied_template)),
+                volume_size: None,
+            }),
+            pods: pods.collect(),
+            volumes: volumes.collect(),
+            hosts: (!self.confined).then(|| Arc::new(self.hosts())),
+            nodes: nodes.map(|ordinal| (*ordinal, self.node(*ordinal))).collect(),
+        }
+    }
+
+    fn node(&self, ordinal: u32) -> StatusResponse {
+        let disk = &self.disks[&ordinal];
+        let mut status = StatusResponse {
+            name: names::pod(NAME, ordinal),
+            cluster_id: disk.cluster_id.clone(),
+            member_id: disk.member_id,
+            disk_id: disk.id.clone(),
+            version: "0.1.0".to_owned(),
+            commit_index: 100,
+            last_index: 100 + u64::from(ordinal),
+            last_log_term: 7,
+            ..StatusResponse::default()
+        };
+        let Some(raft) = self.raft.as_ref().filter(|_| disk.member_id != 0) else { return status };
+        status.ready = raft.leader.is_some();
+        status.term = raft.term;
+        status.membership = Some(raft.membership.clone());
+        let id = disk.member_id;
+        status.set_role(match () {
+            () if !raft.membership.members.iter().any(|member| member.id == id) => Role::Removed,
+            () if raft.leader == Some(id) => Role::Leader,
+            () if raft.membership.learners.contains(&id) => Role::Learner,
+            () => Role::Follower,
+        });
+        if raft.leader == Some(id) {
+            status.progress = raft
+                .membership
+                .members
+                .iter()
+                .map(|m| Progress {
+                    id: m.id,
+                    match_index: 100,
+                    active: self.member_runs(m.id),
+                    snapshotting: false,
+                })
+                .collect();
+        }
+        if status.role() == Role::Removed && ordinal.is_multiple_of(2) {
+            (status.cluster_id, status.member_id) = (String::new(), 0);
+        }
+        status
+    }
+
+    fn hosts(&self) -> BTreeMap<String, Host> {
+        let homes = (0..7).filter(|ordinal| !self.gone.contains(ordinal));
+        let homes = homes.map(|ordinal| {
+            let cordoned = self.cordoned.contains(&ordinal);
+            (format!("home-{ordinal}"), Host { cordoned, ..Host::default() })
+        });
+        homes.chain([("elsewhere".to_owned(), Host::default())]).collect()
+    }
+
+    fn host(&self, ordinal: u32, pod: &SimPod) -> Option<String> {
+        match pod.at_home {
+            true => Some(format!("home-{ordinal}")),
+            false => self.runs(ordinal).then(|| "elsewhere".to_owned()),
+        }
+    }
+}
