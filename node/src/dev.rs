@@ -1,5 +1,6 @@
 //! `heliosd dev`: a cluster in one process, for a laptop with no Kubernetes.
 
+use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -90,7 +91,9 @@ fn member_settings(args: &DevArgs, data_dir: &Path, index: u16) -> anyhow::Resul
 
 fn banner(args: &DevArgs, data_dir: &Path) {
     let kept = if args.data_dir.is_some() { "kept" } else { "removed at the end; --data-dir keeps it" };
-    println!(
+    // Nobody may be there to read it any more.
+    _ = writeln!(
+        std::io::stdout(),
         "{members} members are up. Data: {dir} ({kept}). Ctrl-C stops them.\n\nTry:\n  \
          redis-cli -p {first} SET hello world\n  \
          redis-cli -p {last} GET hello\n  \

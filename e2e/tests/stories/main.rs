@@ -12,6 +12,7 @@ mod network_cut;
 mod node_lost;
 mod one_namespace;
 mod operator_killed;
+mod quorum_lost;
 mod rolling;
 mod scale;
 mod two_clusters;
@@ -50,6 +51,7 @@ const MORE: &[(&str, Tell)] = &[
     ("network_cut", network_cut::tell),
     ("node_lost", node_lost::tell),
     ("hibernate", hibernate::tell),
+    ("quorum_lost", quorum_lost::tell),
     ("one_namespace", one_namespace::tell),
     ("heliosctl", heliosctl::tell),
     ("cluster_chart", cluster_chart::tell),
