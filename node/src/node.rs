@@ -280,6 +280,7 @@ impl Node {
                 snapshot_entries: settings.snapshot_entries,
                 snapshot_interval: settings.snapshot_interval,
                 trailing_entries: settings.trailing_entries,
+                held_bytes: raft::MAX_HELD_BYTES,
                 lease: settings.lease,
             },
             wal,
@@ -447,6 +448,7 @@ impl PeerHost for Node {
         let local = Local {
             name: self.0.settings.name.clone(),
             disk_id: self.0.disk_id.clone(),
+            boot_epoch: self.0.boot_epoch,
             initial_members_digest: self.0.initial_members_digest.clone(),
             standing,
         };

@@ -135,7 +135,8 @@ impl Machine {
     /// write look the same to every log.
     pub fn rot_log(&mut self) -> bool {
         let before = self.disk.copy();
-        let report = wal::verify(Arc::new(before.clone()), Path::new("/wal"));
+        // Of two damages one may be the only proof of the other.
+        let Ok(report) = wal::verify(Arc::new(before.clone()), Path::new("/wal")) else { return false };
         let Some((path, byte)) = self.disk.flip_synced_bit(|path| path.extension() == Some("wal".as_ref()))
         else {
             return false;
@@ -147,7 +148,7 @@ impl Machine {
             .filter(|name| Path::new(name).extension() == Some("wal".as_ref()))
             .max();
         let is_last = last.is_some_and(|last| path.file_name() == Some(last));
-        if is_last && report.is_ok_and(|report| byte >= report.proven_bytes) {
+        if is_last && byte >= report.proven_bytes {
             self.disk = before;
             return false;
         }
@@ -227,6 +228,7 @@ impl Machine {
             snapshot_entries: plan.snapshot_entries,
             snapshot_interval: std::time::Duration::from_secs(3_600),
             trailing_entries: plan.trailing_entries,
+            held_bytes: plan.held_bytes,
             lease: plan.lease,
         };
         let found = recovered.clone();

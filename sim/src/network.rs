@@ -29,6 +29,7 @@ pub struct Sender {
     pub boot_epoch: u64,
     /// The disk that it expects at the other end; empty: any.
     pub to_disk_id: String,
+    pub to_boot_epoch: u64,
 }
 
 /// A snapshot under way.
@@ -68,12 +69,12 @@ impl World {
         let machine = &self.machines[from];
         let process = machine.process.as_ref()?;
         let known = process.store.membership();
-        let (slot, to_disk_id) = match membership::member(&known, to) {
+        let (slot, to_disk_id, to_boot_epoch) = match membership::member(&known, to) {
             Some(record) => {
                 let is_it = |machine: &Machine| machine.name == record.name;
-                (self.machines.iter().position(is_it)?, record.disk_id.clone())
+                (self.machines.iter().position(is_it)?, record.disk_id.clone(), record.boot_epoch)
             }
-            None => (*process.callers.get(&to)?, String::new()),
+            None => (*process.callers.get(&to)?, String::new(), 0),
         };
         let sender = Sender {
             slot: from,
@@ -82,6 +83,7 @@ impl World {
             disk_id: machine.marker.disk_id.clone(),
             boot_epoch: machine.marker.boot_epoch,
             to_disk_id,
+            to_boot_epoch,
         };
         Some((slot, sender))
     }
@@ -188,6 +190,7 @@ impl World {
             from_boot_epoch: from.boot_epoch,
             to_id,
             to_disk_id: from.to_disk_id.clone(),
+            to_boot_epoch: from.to_boot_epoch,
             ..Handshake::default()
         };
         let known = match (&machine.process, machine.marker.member) {
@@ -201,6 +204,15 @@ impl World {
                 self.machines[to].marker.member = Some(member_id);
                 self.start(to, None)?;
                 Ok(self.machines[to].process.is_some())
+            }
+            // An operator would see it, and replace this one.
+            Err(error)
+                if machine.marker.disk_id == from.to_disk_id
+                    && machine.marker.boot_epoch < from.to_boot_epoch =>
+            {
+                self.machines[to].broken = Some(error.to_string());
+                self.stop_process(to);
+                Ok(false)
             }
             Err(error) => {
                 // The one who knocked learns it; a removed one falls silent, as `Node::retire` does.
@@ -255,6 +267,7 @@ fn local(machine: &Machine) -> handshake::Local {
     handshake::Local {
         name: machine.name.clone(),
         disk_id: machine.marker.disk_id.clone(),
+        boot_epoch: machine.marker.boot_epoch,
         initial_members_digest: String::new(),
         standing: match machine.marker.member {
             None => handshake::Standing::Blank,

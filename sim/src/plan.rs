@@ -85,6 +85,8 @@ pub struct Plan {
     pub segment_bytes: u64,
     pub snapshot_entries: u64,
     pub trailing_entries: u64,
+    /// What a leader keeps of its log for members that lag.
+    pub held_bytes: u64,
     /// Lease reads, where they are on.
     pub lease: Option<Duration>,
     /// In 100 operations: reads.
@@ -136,6 +138,7 @@ impl Plan {
             lease: random.random_ratio(1, 3).then(|| longest_lease(ELECTION_MIN)),
             reads: random.random_range(10..70),
             padding: if random.random_ratio(1, 2) { 0 } else { random.random_range(1..900) },
+            held_bytes: if random.random_ratio(1, 2) { 0 } else { random.random_range(0..32 << 10) },
         }
     }
 

@@ -13,6 +13,7 @@ use crate::raft::membership;
 pub struct Local {
     pub name: String,
     pub disk_id: String,
+    pub boot_epoch: u64,
     pub initial_members_digest: String,
     pub standing: Standing,
 }
@@ -103,7 +104,19 @@ fn check_member(local: &Local, cluster_id: &str, member_id: u64, handshake: &Han
             ),
         );
     }
+    // The sender takes it to hold what it acknowledged before: it would commit what is not there.
+    if local.boot_epoch < handshake.to_boot_epoch {
+        let reason = older_copy(&local.name, local.boot_epoch, handshake.to_boot_epoch);
+        return refuse(ErrorCode::WrongMember, reason);
+    }
     Ok(())
+}
+
+fn older_copy(who: &str, start: u64, registered: u64) -> String {
+    format!(
+        "{who} starts for the {start}. time but was registered at its {registered}.: its disk is an older copy; \
+         remove the member and let it join anew"
+    )
 }
 
 fn name_of(handshake: &Handshake) -> String {
@@ -160,14 +173,8 @@ fn check_sender(membership: &Membership, handshake: &Handshake) -> Result<Verdic
         );
     }
     if handshake.from_boot_epoch < record.boot_epoch {
-        return refuse(
-            ErrorCode::WrongMember,
-            format!(
-                "{from} starts for the {}. time but was registered at its {}.: its disk is an older copy; \
-                 remove the member and let it join anew",
-                handshake.from_boot_epoch, record.boot_epoch
-            ),
-        );
+        let reason = older_copy(&from, handshake.from_boot_epoch, record.boot_epoch);
+        return refuse(ErrorCode::WrongMember, reason);
     }
     Ok(Verdict::Accept)
 }
@@ -179,7 +186,14 @@ mod tests {
     use super::*;
 
     fn local(standing: Standing) -> Local {
-        Local { name: "b".into(), disk_id: "db".into(), initial_members_digest: String::new(), standing }
+        let digest = String::new();
+        Local {
+            name: "b".into(),
+            disk_id: "db".into(),
+            boot_epoch: 4,
+            initial_members_digest: digest,
+            standing,
+        }
     }
 
     fn as_member() -> Local {
@@ -207,6 +221,7 @@ mod tests {
             from_boot_epoch: 4,
             to_id: 2,
             to_disk_id: "db".into(),
+            to_boot_epoch: 4,
             incarnation: 1,
             ..Handshake::default()
         }
@@ -241,6 +256,7 @@ mod tests {
             (Handshake { to_disk_id: "dx".into(), ..knock() }, ErrorCode::WrongMember),
             (Handshake { from_disk_id: "wiped".into(), ..knock() }, ErrorCode::WrongMember),
             (Handshake { from_boot_epoch: 3, ..knock() }, ErrorCode::WrongMember),
+            (Handshake { to_boot_epoch: 5, ..knock() }, ErrorCode::WrongMember),
             (Handshake { from_id: 3, ..knock() }, ErrorCode::MemberRemoved),
             (Handshake { incarnation: 0, ..knock() }, ErrorCode::MemberRemoved),
             (Handshake { incarnation: 2, ..knock() }, ErrorCode::WrongMember),

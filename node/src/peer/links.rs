@@ -64,6 +64,7 @@ impl LinkOptions {
             from_boot_epoch: self.boot_epoch,
             to_id: target.id,
             to_disk_id: target.disk_id.clone(),
+            to_boot_epoch: target.boot_epoch,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             initial_members_digest: self.initial_members_digest.clone(),
             from_addr: self.addr.clone(),
@@ -82,6 +83,8 @@ pub struct Target {
     pub name: String,
     pub addr: String,
     pub disk_id: String,
+    /// As registered; 0 if that is not known.
+    pub boot_epoch: u64,
 }
 
 impl From<&Member> for Target {
@@ -91,6 +94,7 @@ impl From<&Member> for Target {
             name: member.name.clone(),
             addr: member.peer_addr.clone(),
             disk_id: member.disk_id.clone(),
+            boot_epoch: member.boot_epoch,
         }
     }
 }
@@ -102,6 +106,7 @@ impl From<&Handshake> for Target {
             name: handshake.from_name.clone(),
             addr: handshake.from_addr.clone(),
             disk_id: handshake.from_disk_id.clone(),
+            boot_epoch: 0,
         }
     }
 }

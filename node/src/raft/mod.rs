@@ -21,7 +21,7 @@ pub(crate) mod types;
 pub(crate) mod workers;
 
 pub use acks::Durable;
-pub use core::{Settings, TICK, longest_lease};
+pub use core::{MAX_HELD_BYTES, Settings, TICK, longest_lease};
 pub use driver::Outbound;
 pub use force_new::{LastEntry, Verdict};
 pub use handle::RaftHandle;

@@ -70,6 +70,8 @@ async fn a_member_restored_from_an_older_copy_is_not_believed() {
         cluster[leader].log().contains("its disk is an older copy").then_some(())
     })
     .await;
+    // Nor does it hear a leader, who takes it to hold what it held before.
+    assert_eq!(cluster[old].status().await.leader_id, 0);
     cluster[leader].kill();
     never(Duration::from_secs(2), "an older copy helped to elect a leader", async || {
         cluster[other].has_role(Role::Leader).await

@@ -46,6 +46,7 @@ use lease::Lease;
 use ready::InFlight;
 
 pub use lease::{MAX_TICKS_PER_TURN, longest as longest_lease};
+pub use snapshotting::MAX_HELD_BYTES;
 
 pub const TICK: Duration = Duration::from_millis(10);
 /// Ready states handed to the log writer and not yet on disk.
@@ -67,6 +68,8 @@ pub struct Settings {
     pub snapshot_interval: Duration,
     /// Entries kept before the newest snapshot for followers that lag a little (C9).
     pub trailing_entries: u64,
+    /// Log kept beyond that for members that lag and answer, bytes.
+    pub held_bytes: u64,
     /// How long a round spares reads another one; `None`: not at all. At most [`longest_lease`].
     pub lease: Option<Duration>,
 }

@@ -12,7 +12,7 @@ use crate::wal::Base;
 /// How long after a snapshot that failed the next is tried.
 const SNAPSHOT_RETRY: Duration = Duration::from_secs(5);
 /// Of the log, kept at most for members that are behind: what they lack beyond comes as a snapshot.
-pub(super) const MAX_HELD_BYTES: u64 = MAX_LOG_BYTES / 2;
+pub const MAX_HELD_BYTES: u64 = MAX_LOG_BYTES / 2;
 /// And for those that a snapshot is on its way to, or broke off: less, and it might be of no use when it
 /// arrives.
 const MAX_AWAITED_BYTES: u64 = 4 * MAX_LOG_BYTES;
@@ -74,7 +74,8 @@ impl Core {
             return floor;
         }
         let log = self.node.store();
-        let (held, awaited) = (log.index_before(MAX_HELD_BYTES), log.index_before(MAX_AWAITED_BYTES));
+        let (held, awaited) =
+            (log.index_before(self.settings.held_bytes), log.index_before(MAX_AWAITED_BYTES));
         let others = self.node.raft.prs().iter().filter(|(id, _)| **id != self.settings.id);
         let needed = others.filter_map(|(id, progress)| {
             let unfinished = log.unfinished(*id).filter(|index| *index > progress.matched);

@@ -88,6 +88,7 @@ mod tests {
             snapshot_entries: 1_000,
             snapshot_interval: Duration::from_secs(300),
             trailing_entries: 10,
+            held_bytes: 0,
             lease: None,
         };
         let mut core = Core::new(settings, log, membership, 1, 7, now).unwrap();

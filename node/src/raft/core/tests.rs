@@ -41,6 +41,7 @@ fn member(id: u64, voters: &[u64], last: u64, hard_state: HardState) -> Core {
         snapshot_entries: 10_000,
         snapshot_interval: Duration::from_secs(300),
         trailing_entries: 1_000,
+        held_bytes: snapshotting::MAX_HELD_BYTES,
         lease: None,
     };
     let entries = (BASE.index + 1..=last).map(|index| entry(index, 1)).collect();

@@ -71,6 +71,7 @@ impl Net {
             snapshot_entries: 10_000,
             snapshot_interval: Duration::from_secs(300),
             trailing_entries: 1_000,
+            held_bytes: 0,
             lease: self.lease,
         };
         let disk = &self.disks[&id];
