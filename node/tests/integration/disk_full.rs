@@ -8,7 +8,7 @@ use std::process::Command;
 
 use redis::aio::MultiplexedConnection;
 
-use crate::common::{Cluster, eventually, eventually_within, http, info_field};
+use crate::common::{Cluster, eventually, eventually_within, info_field};
 
 const VOLUME_MIB: u64 = 96;
 /// What another program keeps on the volume, and gives back in the end.
@@ -87,25 +87,26 @@ async fn fill(client: &mut MultiplexedConnection) -> (usize, String) {
     panic!("{MOST_WRITES} values fit on a volume of {VOLUME_MIB} MiB");
 }
 
-async fn metric(port: u16, name: &str) -> Option<u64> {
-    let (_, text) = http(port, "GET", "/metrics", "").await?;
-    text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
-}
-
-#[tokio::test]
-async fn a_full_disk_refuses_what_grows_and_takes_all_again_when_there_is_room() {
+/// Three members, each on a volume of its own with its ballast; `None` without the right to mount.
+async fn on_small_volumes() -> Option<(Cluster, Vec<Volume>)> {
     let mut cluster = Cluster::fixed(3);
     let mounted: Option<Vec<_>> =
         cluster.nodes().iter().map(|node| Volume::mount(&node.data_dir())).collect();
     let Some(volumes) = mounted else {
         eprintln!("skipped: mounting a small volume is not permitted here; run as root");
-        return;
+        return None;
     };
     for volume in &volumes {
         fs::write(volume.ballast(), vec![7; BALLAST_BYTES]).unwrap();
     }
     cluster.start_all();
     cluster.wait_ready().await;
+    Some((cluster, volumes))
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_what_grows_and_takes_all_again_when_there_is_room() {
+    let Some((mut cluster, volumes)) = on_small_volumes().await else { return };
     let leader = cluster.leader().await;
     let mut client = cluster[leader].redis().await;
     let (acknowledged, refusal) = fill(&mut client).await;
@@ -129,7 +130,7 @@ async fn a_full_disk_refuses_what_grows_and_takes_all_again_when_there_is_room()
         let refusal = set(client, MOST_WRITES).await.unwrap_err().to_string();
         assert!(refusal.contains("MISCONF"), "{refusal}");
     }
-    assert_eq!(metric(cluster[leader].ports.metrics, "helios_disk_full ").await, Some(1));
+    assert_eq!(cluster[leader].metric("helios_disk_full ").await, Some(1));
     assert_eq!(cluster.leader().await, leader);
     assert_eq!(cluster[leader].status().await.term, term, "an election, for no reason");
 
@@ -147,7 +148,7 @@ async fn a_full_disk_refuses_what_grows_and_takes_all_again_when_there_is_room()
     let patience = 3 * crate::common::PATIENCE;
     eventually_within(patience, "no node is short of room", async || {
         for node in cluster.nodes() {
-            metric(node.ports.metrics, "helios_disk_full ").await.filter(|full| *full == 0)?;
+            node.metric("helios_disk_full ").await.filter(|full| *full == 0)?;
         }
         Some(())
     })
@@ -163,18 +164,7 @@ async fn a_full_disk_refuses_what_grows_and_takes_all_again_when_there_is_room()
 
 #[tokio::test]
 async fn a_leader_whose_disk_alone_is_full_hands_over_and_writes_go_on() {
-    let mut cluster = Cluster::fixed(3);
-    let mounted: Option<Vec<_>> =
-        cluster.nodes().iter().map(|node| Volume::mount(&node.data_dir())).collect();
-    let Some(volumes) = mounted else {
-        eprintln!("skipped: mounting a small volume is not permitted here; run as root");
-        return;
-    };
-    for volume in &volumes {
-        fs::write(volume.ballast(), vec![7; BALLAST_BYTES]).unwrap();
-    }
-    cluster.start_all();
-    cluster.wait_ready().await;
+    let Some((cluster, volumes)) = on_small_volumes().await else { return };
     let leader = cluster.leader().await;
     for other in [(leader + 1) % 3, (leader + 2) % 3] {
         fs::remove_file(volumes[other].ballast()).unwrap();
@@ -189,7 +179,7 @@ async fn a_leader_whose_disk_alone_is_full_hands_over_and_writes_go_on() {
     .await;
     let mut client = cluster[(leader + 1) % 3].redis().await;
     eventually("writes are taken", async || set(&mut client, acknowledged).await.ok()).await;
-    let transfers = metric(cluster[leader].ports.metrics, "helios_raft_disk_transfers_total ").await;
+    let transfers = cluster[leader].metric("helios_raft_disk_transfers_total ").await;
     assert_eq!(transfers, Some(1));
     fs::remove_file(volumes[leader].ballast()).unwrap();
     assert_eq!(cluster.agreed_data().await.len(), acknowledged + 1);

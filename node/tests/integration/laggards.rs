@@ -8,7 +8,7 @@ use helios_proto::v1::SnapshotRequest;
 use redis::aio::MultiplexedConnection;
 use rustix::process::Signal;
 
-use crate::common::{Cluster, Load, Node, eventually, http};
+use crate::common::{Cluster, Load, Node, eventually};
 
 const MIB: u64 = 1 << 20;
 const VALUE_BYTES: usize = 16 << 10;
@@ -133,11 +133,7 @@ async fn has_arrived(node: &Node, bytes: u64) {
 }
 
 async fn metric(node: &Node, name: &str) -> u64 {
-    eventually(name, async || {
-        let (_, text) = http(node.ports.metrics, "GET", "/metrics", "").await?;
-        text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
-    })
-    .await
+    eventually(name, async || node.metric(name).await).await
 }
 
 fn resident_bytes(node: &Node) -> u64 {

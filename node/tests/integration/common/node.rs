@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tonic::transport::{Channel, Endpoint};
 
 use super::ports::NodePorts;
-use super::{connect, eventually};
+use super::{connect, eventually, http};
 
 const RPC_TIMEOUT: Duration = Duration::from_secs(30);
 const QUICK_TIMEOUT: Duration = Duration::from_secs(1);
@@ -188,6 +188,12 @@ impl Node {
 
     pub async fn status(&self) -> StatusResponse {
         eventually(&format!("{} tells its status", self.name), async || self.try_status().await).await
+    }
+
+    /// The first value of a metric whose line begins with `name`; `None` while the node does not tell.
+    pub async fn metric(&self, name: &str) -> Option<u64> {
+        let (_, text) = http(self.ports.metrics, "GET", "/metrics", "").await?;
+        text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
     }
 
     pub async fn has_role(&self, role: Role) -> bool {
