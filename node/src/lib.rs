@@ -23,6 +23,7 @@ mod peer;
 pub mod raft;
 mod requests;
 pub mod resp;
+mod retirement;
 mod scratch;
 #[cfg(feature = "simulation")]
 pub mod simulation;

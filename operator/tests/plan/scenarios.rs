@@ -108,6 +108,23 @@ fn volumes_of_removed_members_go_unless_kept() {
 }
 
 #[test]
+fn nothing_of_a_removed_member_goes_before_a_majority_knows() {
+    let mut world = settled(5);
+    world.unaware = (0..5).collect();
+    world.edit(|spec| (spec.replicas, spec.storage.retain) = (3, false));
+    for _ in 0..50 {
+        world.pass();
+    }
+    assert_eq!((voters(&world), world.pods.len(), world.disks.len()), (3, 5, 5));
+    world.unaware = (0..3).filter(|ordinal| world.leader_ordinal() != Some(*ordinal)).take(1).collect();
+    world.settle();
+    for _ in 0..5 {
+        world.pass();
+    }
+    assert_eq!((world.pods.len(), world.disks.len()), (3, 3));
+}
+
+#[test]
 fn leadership_is_moved_off_a_member_that_leaves() {
     let mut world = settled(5);
     let last = world.disks[&4].member_id;
