@@ -170,6 +170,8 @@ fn says_something(condition: &Condition) -> bool {
     let good = match condition.type_.as_str() {
         // The verdict says it.
         _ if condition.reason == "Hibernated" => return false,
+        // As asked for, and to be known.
+        _ if condition.reason == "EvenReplicas" => return true,
         "Ready" | "Available" => "True",
         "Progressing" if condition.reason == "Settled" => "False",
         "Progressing" => return true,
@@ -363,6 +365,14 @@ mod tests {
         assert_eq!(verdict(lost).text, "QuorumLost: 2 disks are lost; set spec.recovery");
         let away = with(healthy(), condition("Available", "False", "NoQuorum", "see why pods do not run"));
         assert_eq!(verdict(away).text, "NoQuorum: see why pods do not run");
+    }
+
+    #[test]
+    fn an_even_number_is_told_and_healthy() {
+        let even = condition("FaultToleranceReduced", "False", "EvenReplicas", "no more failures than 3");
+        let seen = seen(with(healthy(), even), [true; 3]);
+        assert_eq!(seen.verdict.health, Health::Healthy);
+        assert!(seen.conditions.iter().any(|condition| condition.reason == "EvenReplicas"));
     }
 
     #[test]
