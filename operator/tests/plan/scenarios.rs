@@ -15,6 +15,18 @@ fn a_cluster_begins_once_and_grows_to_its_size() {
 }
 
 #[test]
+fn an_even_number_of_members_is_told_to_gain_nothing() {
+    for (replicas, reason) in [(3, "AsDesigned"), (4, "EvenReplicas")] {
+        let mut world = World::new(replicas);
+        world.cluster.spec.allow_even_replicas = true;
+        world.settle();
+        let conditions = world.status().conditions;
+        let found = conditions.iter().find(|condition| condition.type_ == "FaultToleranceReduced").unwrap();
+        assert_eq!((found.status.as_str(), found.reason.as_str()), ("False", reason), "{replicas} members");
+    }
+}
+
+#[test]
 fn a_settled_cluster_needs_no_write() {
     let mut world = settled(3);
     let before = world.status();
