@@ -19,6 +19,7 @@ mod server;
 mod session;
 mod stats;
 mod table;
+mod transaction;
 
 pub use auth::Password;
 pub use metrics::Metrics;
