@@ -25,6 +25,7 @@ pub mod pubsub;
 pub mod raft;
 mod requests;
 pub mod resp;
+mod retirement;
 mod scratch;
 #[cfg(feature = "simulation")]
 pub mod simulation;

@@ -10,12 +10,11 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use helios_proto::v1::cluster_client::ClusterClient;
 use helios_proto::v1::command::Op;
 use helios_proto::v1::reply::Kind as Answer;
-use helios_proto::v1::{Apply, Delete, ErrorCode, Member, Reply, Set, StatusRequest};
+use helios_proto::v1::{Apply, Delete, ErrorCode, Member, Reply, Set};
 use tokio::sync::Mutex;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 
 use crate::app::{App, AppError};
 use crate::config::{ConfigError, Settings};
@@ -277,12 +276,9 @@ async fn disk_of(node_id: &str, peer_addr: &str) -> Result<String, Error> {
     let unreachable = |reason: &dyn std::fmt::Display| {
         Error::new(ErrorCode::PeerUnreachable, format!("{node_id} does not answer at {peer_addr}: {reason}"))
     };
-    let channel = crate::peer::connect(peer_addr).await.map_err(|error| unreachable(&error))?;
-    let mut client = ClusterClient::new(channel);
-    let status = timeout_at(Instant::now() + CHANGE_TIMEOUT, client.status(StatusRequest {})).await;
+    let status = timeout(CHANGE_TIMEOUT, crate::peer::status_at(peer_addr)).await;
     let status =
         status.map_err(|error| unreachable(&error))?.map_err(|error| unreachable(&error.message()))?;
-    let status = status.into_inner();
     if status.name == node_id {
         return Ok(status.disk_id);
     }
