@@ -15,6 +15,7 @@ use super::Answer;
 use crate::database::{Ack, Database, Freshness};
 use crate::error::Error;
 use crate::node::Node;
+use crate::state::Value;
 use crate::token;
 
 const MAX_BODY_BYTES: u64 = 8 << 20;
@@ -105,6 +106,7 @@ async fn get(query: GetQuery, token: Option<String>, node: Node) -> Answer {
         node.store()
             .get(query.key.as_bytes(), crate::wall_ms())
             .map_err(|error| Error::new(ErrorCode::StorageUnavailable, error.to_string()))
+            .and_then(|value| value.map(Value::into_string).transpose())
     });
     Ok(match found {
         Ok(Some(value)) => ok(&json!({

@@ -11,7 +11,6 @@ mod connection;
 mod cursor;
 mod error;
 pub mod frame;
-mod glob;
 mod inline;
 mod metrics;
 pub mod reference;
@@ -19,6 +18,7 @@ mod server;
 mod session;
 mod stats;
 mod table;
+mod transaction;
 
 pub use auth::Password;
 pub use metrics::Metrics;

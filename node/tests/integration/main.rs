@@ -25,6 +25,7 @@ mod lots;
 mod membership;
 mod quorum;
 mod reads;
+mod redis_types;
 mod restarts;
 mod retries;
 mod several;

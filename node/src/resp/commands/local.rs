@@ -9,10 +9,13 @@ use super::super::clients::Client;
 use super::super::frame::{Frame, Protocol};
 use super::super::server::Shared;
 use super::super::session::Session;
+use super::super::transaction::Queue;
 use super::client::ClientRequest;
 use super::connection::{self, Credentials, Hello};
+use super::pubsub::Census;
 use super::{consistency, server, status};
 use crate::database::{Ack, Freshness};
+use crate::pubsub::Broker;
 use crate::state::Store;
 use crate::token;
 
@@ -20,6 +23,8 @@ use crate::token;
 pub enum Local {
     /// An answer that depends on the request alone.
     Answer(Frame),
+    Ping(Option<Bytes>),
+    Census(Census),
     Auth(Credentials),
     Hello(Hello),
     /// `HELIOS.READ`, `READONLY` and `READWRITE`; `None` asks.
@@ -30,6 +35,9 @@ pub enum Local {
     Ack(Option<Ack>),
     Reset,
     Quit,
+    Multi,
+    Discard,
+    Unwatch,
     Client(ClientRequest),
     /// Names of sections in lower case; none: all.
     Info(Vec<String>),
@@ -44,6 +52,7 @@ pub struct Context<'a> {
     pub client: &'a Client,
     pub shared: &'a Shared,
     pub store: &'a Store,
+    pub broker: &'a Broker,
     pub status: &'a dyn Fn() -> StatusResponse,
 }
 
@@ -56,6 +65,8 @@ impl Local {
     pub fn execute(self, context: &mut Context<'_>) -> Frame {
         match self {
             Self::Answer(frame) => frame,
+            Self::Ping(text) => connection::pong(text, context.session),
+            Self::Census(census) => census.execute(context),
             Self::Auth(credentials) => match connection::authenticate(&credentials, context) {
                 Ok(()) => Frame::OK,
                 Err(refusal) => refusal.into(),
@@ -83,6 +94,24 @@ impl Local {
             }
             Self::Quit => {
                 context.session.closing = true;
+                Frame::OK
+            }
+            Self::Multi if context.session.queue.is_some() => {
+                Frame::error("ERR MULTI calls can not be nested")
+            }
+            Self::Multi => {
+                context.session.queue = Some(Queue::default());
+                Frame::OK
+            }
+            Self::Discard => match context.session.queue.take() {
+                Some(_) => {
+                    context.session.watched.clear();
+                    Frame::OK
+                }
+                None => Frame::error("ERR DISCARD without MULTI"),
+            },
+            Self::Unwatch => {
+                context.session.watched.clear();
                 Frame::OK
             }
             Self::Client(request) => request.execute(context),

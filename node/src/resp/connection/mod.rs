@@ -3,6 +3,9 @@
 //! In a round, writes that follow one another go to the log as one batch, and reads that follow
 //! one another share one read barrier. A read after a write waits for that write.
 
+mod subscriptions;
+mod transactions;
+
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,6 +29,7 @@ use super::table::{Spec, resolve};
 use crate::database::{Database, WriteRequest};
 use crate::error::Error;
 use crate::wall_ms;
+use subscriptions::{check_while_listening, next_message};
 
 const MAX_ROUND_COMMANDS: usize = 1024;
 const READ_CHUNK_BYTES: usize = 32 * 1024;
@@ -120,6 +124,11 @@ impl<D: Database> Connection<D> {
         tokio::select! {
             biased;
             () = shutdown.cancelled() => return Ok(false),
+            () = self.client.cut.cancelled() => return Ok(false),
+            delivery = next_message(&mut self.session.subscriber) => {
+                self.hear(delivery).await?;
+                return Ok(true);
+            }
             ready = tokio::time::timeout(idle_timeout, self.stream.readable()) => match ready {
                 Ok(ready) => ready?,
                 Err(_) => return Ok(false),
@@ -143,7 +152,20 @@ impl<D: Database> Connection<D> {
             barrier: None,
         };
         for words in requests {
+            let bytes = words.iter().map(Bytes::len).sum();
             let understood = self.understand(words, &round);
+            if let Some(queue) = &mut self.session.queue
+                && !matches!(&understood, Ok((_, request)) if request.is_immediate())
+            {
+                let limit = self.shared.limits.max_request_bytes;
+                let (name, request) = match understood {
+                    Ok((spec, request)) => (spec.name, Ok(request)),
+                    Err((name, refusal)) => (name, Err(refusal)),
+                };
+                let frame = queue.push(request, bytes, limit);
+                self.reply(name, frame, &round);
+                continue;
+            }
             if !matches!(understood, Ok((_, Request::Write(_)))) {
                 self.write_batch(&mut round).await;
             }
@@ -167,6 +189,19 @@ impl<D: Database> Connection<D> {
                     let answer = self.wait(replicas, timeout).await;
                     (spec.name, answer.unwrap_or_else(|error| self.failure(error)))
                 }
+                Ok((spec, Request::Watch(keys))) => {
+                    let answer = self.watch(keys, &mut round).await;
+                    (spec.name, answer.unwrap_or_else(|error| self.failure(error)))
+                }
+                Ok((spec, Request::Subscribe { topic, names })) => (spec.name, self.subscribe(topic, names)),
+                Ok((spec, Request::Unsubscribe { topic, names })) => {
+                    (spec.name, self.unsubscribe(topic, names))
+                }
+                Ok((spec, Request::Publish { channel, payload })) => {
+                    let count = self.db.publish(channel, payload).await;
+                    (spec.name, Frame::Integer(count.cast_signed()))
+                }
+                Ok((spec, Request::Exec)) => (spec.name, self.exec(&mut round).await),
                 Err((name, refusal)) => (name, refusal.into()),
             };
             self.reply(name, frame, &round);
@@ -199,6 +234,7 @@ impl<D: Database> Connection<D> {
             self.shared.metrics.rejected("unauthenticated");
             return Err((spec.name, Refusal::NoAuth));
         }
+        check_while_listening(&self.session, spec).map_err(|refusal| (spec.name, refusal))?;
         {
             let mut profile = self.client.profile();
             profile.last_command = spec.name;
@@ -243,15 +279,17 @@ impl<D: Database> Connection<D> {
     }
 
     async fn read(&mut self, read: Read, round: &mut Round) -> Result<Frame, Error> {
+        self.await_fresh(round).await?;
+        let Shared { cursors, stats, .. } = &*self.shared;
+        read.execute(&Snapshot { store: self.db.store(), wall_ms: wall_ms(), cursors, stats }).await
+    }
+
+    async fn await_fresh(&self, round: &mut Round) -> Result<(), Error> {
         if round.barrier.is_none() {
             let Session { freshness, after, .. } = &self.session;
             round.barrier = Some(self.db.await_fresh(*freshness, after.as_ref()).await);
         }
-        if let Some(Err(error)) = &round.barrier {
-            return Err(error.clone());
-        }
-        let Shared { cursors, stats, .. } = &*self.shared;
-        read.execute(&Snapshot { store: self.db.store(), wall_ms: wall_ms(), cursors, stats }).await
+        round.barrier.clone().unwrap_or(Ok(()))
     }
 
     fn run_local(&mut self, local: Local) -> Frame {
@@ -260,6 +298,7 @@ impl<D: Database> Connection<D> {
             client: &self.client,
             shared: &self.shared,
             store: self.db.store(),
+            broker: self.db.broker(),
             status: &|| self.db.status(),
         };
         local.execute(&mut context)
@@ -272,7 +311,12 @@ impl<D: Database> Connection<D> {
     }
 
     async fn flush(&mut self) -> io::Result<()> {
-        self.stream.write_all_buf(&mut self.output).await?;
+        tokio::select! {
+            biased;
+            written = self.stream.write_all_buf(&mut self.output) => written?,
+            // It may be the client that does not read.
+            () = self.client.cut.cancelled() => return Err(io::ErrorKind::ConnectionAborted.into()),
+        }
         if self.output.capacity() > KEPT_OUTPUT_BYTES {
             self.output = BytesMut::new();
         }
