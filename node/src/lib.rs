@@ -16,14 +16,17 @@ mod grpc;
 mod http;
 mod lifecycle;
 pub mod logging;
+mod management;
 pub mod metrics;
 mod mutation;
 pub mod node;
 mod peer;
 pub mod raft;
+mod reload;
 mod requests;
 pub mod resp;
 mod scratch;
+mod secret;
 #[cfg(feature = "simulation")]
 pub mod simulation;
 pub mod state;

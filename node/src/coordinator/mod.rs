@@ -10,17 +10,17 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use helios_proto::v1::cluster_client::ClusterClient;
 use helios_proto::v1::command::Op;
 use helios_proto::v1::reply::Kind as Answer;
-use helios_proto::v1::{Apply, Delete, ErrorCode, Member, Reply, Set, StatusRequest};
+use helios_proto::v1::{Apply, Delete, ErrorCode, Member, Reply, Set};
 use tokio::sync::Mutex;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 
 use crate::app::{App, AppError};
 use crate::config::{ConfigError, Settings};
 use crate::database::{Database, Freshness};
 use crate::error::Error;
+use crate::management::disk_of;
 use crate::node::{ActiveMember, Node};
 use crate::raft::{ChangeRequest, Expected, RaftStatus, membership};
 use crate::state::{Driven, LogEntry, Shared, StateMachine};
@@ -109,7 +109,7 @@ impl<M: StateMachine> ClusterCoordinator<M> {
             return Err(StartError::AlreadyStarted);
         }
         let machine = Arc::clone(&self.machine) as Arc<dyn Driven>;
-        let started = App::start_with(self.settings.clone(), Some(machine)).await?;
+        let started = App::start_with(self.settings.clone(), machine).await?;
         drop(self.node.set(started.node().clone()));
         *app = Some(started);
         Ok(())
@@ -209,7 +209,7 @@ impl<M: StateMachine> ClusterCoordinator<M> {
         let record = Member {
             name: node_id.to_owned(),
             peer_addr: peer_addr.to_owned(),
-            disk_id: disk_of(node_id, peer_addr).await?,
+            disk_id: disk_of(node_id, peer_addr, Instant::now() + CHANGE_TIMEOUT).await?,
             ..Member::default()
         };
         let deadline = Instant::now() + CHANGE_TIMEOUT;
@@ -269,23 +269,6 @@ async fn change(member: &ActiveMember, request: ChangeRequest) -> Result<(), Err
         Ok(outcome) => outcome.map(drop),
         Err(_) => Err(Error::new(ErrorCode::OutcomeUnknown, unknown)),
     }
-}
-
-/// The disk of the node that answers at `peer_addr`, which must be the one that is meant.
-async fn disk_of(node_id: &str, peer_addr: &str) -> Result<String, Error> {
-    let unreachable = |reason: &dyn std::fmt::Display| {
-        Error::new(ErrorCode::PeerUnreachable, format!("{node_id} does not answer at {peer_addr}: {reason}"))
-    };
-    let channel = crate::peer::connect(peer_addr).await.map_err(|error| unreachable(&error))?;
-    let mut client = ClusterClient::new(channel);
-    let status = timeout_at(Instant::now() + CHANGE_TIMEOUT, client.status(StatusRequest {})).await;
-    let status =
-        status.map_err(|error| unreachable(&error))?.map_err(|error| unreachable(&error.message()))?;
-    let status = status.into_inner();
-    if status.name == node_id {
-        return Ok(status.disk_id);
-    }
-    Err(Error::invalid(format!("the node at {peer_addr} is {}, not {node_id}", status.name)))
 }
 
 fn id_of(status: &RaftStatus, node_id: &str) -> Result<u64, Error> {

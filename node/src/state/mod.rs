@@ -22,6 +22,7 @@ mod store;
 mod txn;
 mod value;
 mod view;
+mod watch;
 
 #[cfg(test)]
 mod tests;
@@ -33,6 +34,7 @@ pub use machine::{Driven, LogEntry, Shared, StateMachine};
 pub use snapshot::SnapshotMeta;
 pub use store::{Store, StoreOptions};
 pub use value::{Kind, Value};
+pub use watch::{Changed, Lost, Page};
 
 /// Position of the last applied entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
