@@ -110,7 +110,6 @@ impl App {
         client_metrics.register(&mut registry);
         let limits = resp::Limits { max_clients: settings.max_connections, ..resp::Limits::default() };
         let registry = Arc::new(registry);
-        let gateway_prefix = settings.gateway_prefix.clone();
         let password = settings.password.as_deref().map(resp::Password::new);
         let node = Node::open(settings, machine, metrics, Fatal::default())?;
 
@@ -132,7 +131,7 @@ impl App {
             app.serve_grpc(listener);
         }
         if let Some(listener) = listeners.gateway {
-            let gateway = Gateway::new(Arc::clone(&reloader), registry, &gateway_prefix);
+            let gateway = Gateway::new(Arc::clone(&reloader), registry, app.stop.clone());
             app.client_services.spawn(http::serve(listener, gateway.routes(), app.stop.clone()));
         }
         Ok(app)

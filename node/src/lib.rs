@@ -12,6 +12,8 @@ pub mod database;
 pub mod dev;
 pub mod disk;
 pub mod error;
+#[cfg(test)]
+mod error_table;
 mod grpc;
 mod http;
 mod lifecycle;

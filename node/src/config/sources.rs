@@ -43,6 +43,10 @@ impl Source {
             Some(path) => read_file(&path, has_token)?,
             None => (Value::Object(Map::new()), Vec::new()),
         };
+        // As the earlier documents have it (S2); a name that others use, too, so that ours wins.
+        if let Some(level) = self.variable("LOG_LEVEL") {
+            set(&mut merged, &["log", "level"], level.into(), "LOG_LEVEL")?;
+        }
         for (key, value) in &self.environment {
             if let Some(path) = key.strip_prefix("HELIOS__") {
                 let path = path.to_ascii_lowercase();
@@ -152,6 +156,16 @@ mod tests {
         }
         let error = load_text("raft: {snapshot_entries: -1}", &[], RunArgs::default()).unwrap_err().0;
         assert!(error.contains("raft.snapshot_entries") && error.contains("number"), "{error}");
+    }
+
+    #[test]
+    fn the_level_has_a_short_name_too() {
+        let level = |environment: &[(&str, &str)]| {
+            load_text("log: {level: warn}", environment, RunArgs::default()).unwrap().log.level
+        };
+        assert_eq!(level(&[]), "warn");
+        assert_eq!(level(&[("LOG_LEVEL", "debug")]), "debug");
+        assert_eq!(level(&[("HELIOS__LOG__LEVEL", "trace"), ("LOG_LEVEL", "debug")]), "trace");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Buf;
 use futures::Stream;
 use prometheus_client::registry::Registry;
+use tokio_util::sync::CancellationToken;
 use warp::Filter;
 use warp::filters::BoxedFilter;
 use warp::http::{HeaderMap, Method, StatusCode};
@@ -12,9 +13,10 @@ use warp::path::FullPath;
 use warp::reply::Response;
 
 use super::answer::{failed, ok, other_method, unreadable};
+use super::page::Live;
 use super::request::{Request, collect};
 use super::route::{Missing, Route, find};
-use super::{Answer, cluster, config, guard, health, keys, openapi};
+use super::{Answer, cluster, config, guard, health, keys, openapi, page};
 use crate::database::Database;
 use crate::management::Management;
 use crate::reload::Reloader;
@@ -25,14 +27,17 @@ pub struct Gateway {
     management: Management,
     reloader: Arc<Reloader>,
     registry: Arc<Registry>,
+    live: Live,
     /// Empty, or `/...` without a slash at its end.
     prefix: String,
 }
 
 impl Gateway {
-    pub fn new(reloader: Arc<Reloader>, registry: Arc<Registry>, prefix: &str) -> Self {
+    /// Of the node that `reloader` belongs to, until `stop`.
+    pub fn new(reloader: Arc<Reloader>, registry: Arc<Registry>, stop: CancellationToken) -> Self {
         let management = Management::new(reloader.node().clone());
-        Self { management, reloader, registry, prefix: prefix.to_owned() }
+        let prefix = reloader.node().settings().gateway_prefix.clone();
+        Self { management, reloader, registry, live: Live::new(stop), prefix }
     }
 
     pub fn routes(self) -> BoxedFilter<(Response,)> {
@@ -107,7 +112,9 @@ impl Gateway {
             Route::Config => config::running(&self.reloader),
             Route::ConfigDiff => config::pending(&self.reloader),
             Route::ConfigReload => config::reload(&self.reloader),
-            Route::OpenApi => ok(&openapi::document(&self.prefix)),
+            Route::OpenApi => ok(&openapi::document(&self.prefix, node.settings().gateway_token.is_some())),
+            Route::Page => page::page(),
+            Route::StatusStream => self.live.stream(node),
             Route::Promote => cluster::promote(request, management).await?,
         })
     }

@@ -8,9 +8,12 @@ mod guard;
 mod health;
 mod keys;
 mod openapi;
+mod page;
 mod request;
 mod route;
 
+#[cfg(test)]
+pub use answer::status_of;
 pub use gateway::Gateway;
 pub use health::routes as health_routes;
 

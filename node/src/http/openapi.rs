@@ -76,13 +76,13 @@ impl Operation {
     }
 }
 
-/// The document of a gateway under `prefix`.
-pub fn document(prefix: &str) -> Json {
+/// The document of a gateway under `prefix`, that asks for a token or not.
+pub fn document(prefix: &str, has_token: bool) -> Json {
     let mut paths = Map::new();
     for row in ROUTES {
         let mut operation = describe(row.route).render(row.route);
         // Two paths may mean the same, but no two operations have one name.
-        let id = row.path.trim_start_matches('/').replace('/', "_");
+        let id = row.path.trim_start_matches('/').replace(['/', '.'], "_");
         operation["operationId"] = json!(if id.is_empty() { "page".to_owned() } else { id });
         paths.insert(row.path.to_owned(), json!({ row.method.as_str().to_ascii_lowercase(): operation }));
     }
@@ -95,7 +95,7 @@ pub fn document(prefix: &str) -> Json {
             "license": { "name": "Apache-2.0", "identifier": "Apache-2.0" },
         },
         "servers": [{ "url": if prefix.is_empty() { "/" } else { prefix } }],
-        "security": [{}, { "token": [] }],
+        "security": if has_token { json!([{ "token": [] }]) } else { json!([]) },
         "paths": paths,
         "components": {
             "securitySchemes": { "token": { "type": "http", "scheme": "bearer" } },
@@ -133,10 +133,13 @@ fn describe(route: Route) -> Operation {
         Route::Nodes => Operation::new("cluster", "The members").answers(&[("nodes", nodes())]),
         Route::Put | Route::Get | Route::Apply | Route::Read => key(route),
         Route::Transfer => Operation::new("management", "Hand leadership to a member; asked of the leader")
-            .body(object(&[("target_node_id", member()), ("timeout_ms", number())], &["target_node_id"]))
+            .body(object(
+                &[("target_node_id", member()), ("timeout_ms", up_to(u32::MAX.into()))],
+                &["target_node_id"],
+            ))
             .answers(&leader_fields()),
         Route::StepDown => Operation::new("management", "Hand leadership to the most caught-up voter")
-            .optional_body(object(&[("timeout_ms", number())], &[]))
+            .optional_body(object(&[("timeout_ms", up_to(u32::MAX.into()))], &[]))
             .answers(&leader_fields()),
         Route::Snapshot => Operation::new("management", "Take a snapshot of this member's state now")
             .answers(&[("index", number()), ("term", number())]),
@@ -146,7 +149,7 @@ fn describe(route: Route) -> Operation {
                     &[
                         ("node_id", text()),
                         ("address", text()),
-                        ("port", json!({ "type": "integer", "minimum": 0, "maximum": 65_535 })),
+                        ("port", up_to(u16::MAX.into())),
                         ("vote", json!({ "type": "boolean", "default": true })),
                     ],
                     &["node_id", "address"],
@@ -165,6 +168,9 @@ fn describe(route: Route) -> Operation {
             .answers(&[("changes", differences())]),
         Route::ConfigReload => Operation::new("configuration", "Read the configuration again")
             .answers(&[("applied", differences()), ("needs_restart", differences())]),
+        Route::StatusStream => Operation::new("cluster", "The status each second, as server-sent events")
+            .answers_as("200", "text/event-stream", text()),
+        Route::Page => Operation::new("about", "The status page").answers_as("200", "text/html", text()),
         Route::OpenApi => Operation::new("about", "This document").answers_as(
             "200",
             "application/json",
@@ -191,7 +197,8 @@ fn health(route: Route) -> Operation {
 fn key(route: Route) -> Operation {
     let ack = json!({ "type": "string", "enum": ["majority", "all"] });
     let level = json!({ "type": "string", "enum": ["linearizable", "lease", "stale"] });
-    let staleness = json!({ "type": "integer", "minimum": 0, "description": "With stale only." });
+    let mut staleness = up_to(u32::MAX.into());
+    staleness["description"] = json!("With stale only.");
     let written = [("revision", number()), ("term", number()), ("deleted", number()), ("answer", text())];
     let found = [
         ("key", text()),
@@ -210,7 +217,10 @@ fn key(route: Route) -> Operation {
             .answers(&written),
         Route::Apply => {
             Operation::new("keys", "Apply a command: set, delete, or one of the embedding program")
-                .body(object(&[("type", text()), ("data", json!({})), ("ack", ack)], &["type", "data"]))
+                .body(json!({ "oneOf": [
+                command("set", object(&[("key", text()), ("value", text())], &[]), &["key", "value"], &ack),
+                command("delete", object(&[("key", text())], &[]), &["key"], &ack),
+            ] }))
                 .answers(&written)
         }
         Route::Get => Operation::new("keys", "Read a key")
@@ -240,6 +250,15 @@ fn object(fields: &[(&str, Json)], required: &[&str]) -> Json {
     schema
 }
 
+fn command(name: &str, mut data: Json, required: &[&str], ack: &Json) -> Json {
+    data["required"] = json!(required);
+    object(&[("type", json!({ "const": name })), ("data", data), ("ack", ack.clone())], &["type", "data"])
+}
+
+fn up_to(maximum: u64) -> Json {
+    json!({ "type": "integer", "minimum": 0, "maximum": maximum })
+}
+
 fn text() -> Json {
     json!({ "type": "string" })
 }
@@ -250,7 +269,7 @@ fn number() -> Json {
 
 /// By name or by number.
 fn member() -> Json {
-    json!({ "type": ["string", "integer"] })
+    json!({ "oneOf": [{ "type": "string", "minLength": 1 }, up_to(u32::MAX.into())] })
 }
 
 fn nodes() -> Json {
@@ -340,7 +359,7 @@ mod tests {
     #[test]
     fn the_document_in_docs_reference_is_current() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/openapi.json");
-        let made = format!("{:#}\n", document(""));
+        let made = format!("{:#}\n", document("", true));
         if std::env::var_os("HELIOS_UPDATE_DOCS").is_some() {
             std::fs::write(path, &made).unwrap();
         }
@@ -353,7 +372,7 @@ mod tests {
 
     #[test]
     fn each_route_is_in_it_and_nothing_else() {
-        let document = document("/db");
+        let document = document("/db", false);
         let paths = document["paths"].as_object().unwrap();
         let described: Vec<_> = paths
             .iter()

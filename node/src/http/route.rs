@@ -28,6 +28,8 @@ pub enum Route {
     ConfigDiff,
     ConfigReload,
     OpenApi,
+    Page,
+    StatusStream,
 }
 
 /// A row of the table.
@@ -68,13 +70,15 @@ pub const ROUTES: &[Row] = &[
     row(Method::GET, "/config/diff", Route::ConfigDiff),
     row(Method::POST, "/config/reload", Route::ConfigReload),
     row(Method::GET, "/openapi.json", Route::OpenApi),
+    row(Method::GET, "/", Route::Page),
+    row(Method::GET, "/status/stream", Route::StatusStream),
 ];
 
 impl Route {
     /// Whether it is answered without a token: what a kubelet or a balancer asks, which tells nothing
-    /// but yes or no.
+    /// but yes or no, and the page, which asks for the token itself.
     pub fn is_open(self) -> bool {
-        matches!(self, Route::Live | Route::Ready)
+        matches!(self, Route::Live | Route::Ready | Route::Page)
     }
 }
 
@@ -111,7 +115,7 @@ mod tests {
         assert_eq!(find(&Method::GET, "/health/detailed"), Ok(Route::HealthDetailed));
         assert_eq!(find(&Method::HEAD, "/status"), Ok(Route::Status));
         assert_eq!(find(&Method::GET, "/put"), Err(Missing::Method(Method::POST)));
-        for path in ["", "/", "/Status", "/status/", "/nodes/other"] {
+        for path in ["", "//", "/Status", "/status/", "/nodes/other"] {
             assert_eq!(find(&Method::DELETE, path), Err(Missing::Path), "{path}");
         }
     }

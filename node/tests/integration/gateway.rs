@@ -1,8 +1,12 @@
 //! The HTTP gateway, route by route, and who is let in.
 
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
 
-use crate::common::{Cluster, Node, NodePorts, Ports, eventually, http, http_with, temporary_directory};
+use crate::common::{
+    Cluster, Node, NodePorts, PATIENCE, Ports, eventually, http, http_with, temporary_directory,
+};
 
 async fn call(node: &Node, method: &str, path: &str, body: Value) -> (u16, Value) {
     let body = if body.is_null() { String::new() } else { body.to_string() };
@@ -35,6 +39,7 @@ async fn each_route_answers_as_documented() {
     cluster.start_all();
     begin(&cluster).await;
     state(&cluster).await;
+    for_people_and_tools(&cluster[0]).await;
     keys(&cluster).await;
     bad_requests(&cluster[0]).await;
     leadership(&cluster).await;
@@ -89,6 +94,26 @@ async fn state(cluster: &Cluster) {
     }
     let (code, detailed) = get(&cluster[3], "/health/detailed").await;
     assert_eq!((code, &detailed["healthy"]), (503, &json!(false)));
+}
+
+async fn for_people_and_tools(node: &Node) {
+    let (code, head, page) = http_with(node.ports.gateway, "GET", "/", "", "").await.unwrap();
+    assert!(code == 200 && head.contains("text/html") && head.contains("content-security-policy"), "{head}");
+    assert_eq!(page.matches("http").count(), 1, "the name of SVG: the page loads nothing");
+    let (code, document) = get(node, "/openapi.json").await;
+    assert_eq!((code, &document["openapi"]), (200, &json!("3.1.0")));
+    let mut stream = TcpStream::connect(("127.0.0.1", node.ports.gateway)).await.unwrap();
+    stream.write_all(b"GET /status/stream HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+    let mut lines = BufReader::new(stream).lines();
+    let mut statuses = 0;
+    while statuses < 2 {
+        let line = tokio::time::timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap().unwrap();
+        if let Some(data) = line.strip_prefix("data:") {
+            let status: Value = serde_json::from_str(data).unwrap();
+            assert_eq!(status["name"], json!(node.name));
+            statuses += 1;
+        }
+    }
 }
 
 async fn keys(cluster: &Cluster) {
@@ -256,7 +281,7 @@ async fn off_loopback_only_the_token_opens_and_a_prefix_moves_all_routes() {
     };
     let elsewhere = "host: db.example\r\n";
     let with = |token: &str| format!("{elsewhere}authorization: Bearer {token}\r\n");
-    for open in ["/db/livez", "/db/readyz", "/db/healthz"] {
+    for open in ["/db/", "/db/livez", "/db/readyz", "/db/healthz"] {
         assert_eq!(ask(open, elsewhere).await, Some(200), "{open}");
     }
     for closed in ["/db/status", "/db/metrics", "/db/get?key=k", "/db/nowhere", "/status"] {

@@ -34,3 +34,4 @@ mod snapshots;
 mod strangers;
 mod survivor;
 mod verify;
+mod watch;
