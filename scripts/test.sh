@@ -39,6 +39,11 @@ strace_if_possible() {
 # All but the stories, which are no test target by default.
 unit() { cargo test --workspace --no-fail-fast "$@"; }
 
+# The operator's process at a real API server, and what a few settled clusters cost; the count of real interest is 500.
+operator() {
+  HELIOS_TEST_CLUSTERS=${HELIOS_TEST_CLUSTERS:-20} cargo test --workspace --test kubernetes -- --ignored --test-threads=1
+}
+
 lints() {
   cargo clippy --workspace --all-targets -- -D warnings && cargo clippy --workspace --test stories -- -D warnings
 }
@@ -52,6 +57,7 @@ all)
   part generated generated
   strace_if_possible >/dev/null
   part tests unit
+  cluster_is_foreign || part operator operator
   part stories scripts/stories.sh
   ;;
 quick)

@@ -8,7 +8,7 @@ use clap_complete::Shell;
 
 /// Looks at HeliosDB clusters and handles them, on Kubernetes or by the addresses of their members.
 ///
-/// Exit codes: 0 done, or healthy; 1 failed, or degraded or changing; 2 down or unknown (status, members,
+/// Exit codes: 0 done, or healthy, or hibernated as asked; 1 failed, or degraded or changing; 2 down or unknown (status, members,
 /// plan, doctor); 64 the command line makes no sense.
 #[derive(Debug, Parser)]
 #[command(name = "heliosctl", version)]
@@ -79,8 +79,7 @@ pub enum Command {
     #[command(visible_alias = "why")]
     Plan(Which),
     /// Hands leadership to a member, and waits until it leads.
-    #[command(visible_alias = "transfer")]
-    Promote {
+    Transfer {
         /// The voter that shall lead.
         member: String,
         #[command(flatten)]
@@ -124,7 +123,8 @@ pub enum Command {
         address: String,
     },
     /// Makes a caught-up learner a voter. With --endpoint only.
-    PromoteLearner {
+    Promote {
+        /// The learner that shall vote.
         member: String,
         /// Log entries that it may be behind.
         #[arg(long, default_value_t = 1000)]

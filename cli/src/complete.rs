@@ -47,7 +47,7 @@ mod tests {
     #[test]
     fn commands_and_their_flags_are_completed() {
         assert_eq!(words("sta"), ["status", ":4"]);
-        assert_eq!(words("-n apps pro"), ["promote", "promote-learner", ":4"]);
+        assert_eq!(words("-n apps re"), ["restart", "resume", "report", "remove", ":4"]);
         assert_eq!(words("restart --wa"), ["--wait", ":4"]);
         assert_eq!(words("restart --names"), ["--namespace", ":4"]);
         assert_eq!(words("restart dem"), [":4"], "names of clusters are not known here");

@@ -13,7 +13,7 @@ impl Colour {
     fn of(self, health: Health, text: &str) -> String {
         let code = match health {
             Health::Healthy => 32,
-            Health::Changing => 36,
+            Health::Hibernated | Health::Changing => 36,
             Health::Degraded => 33,
             Health::Down | Health::Unknown => 31,
         };

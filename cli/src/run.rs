@@ -50,14 +50,12 @@ async fn by_address(cli: &Cli) -> Result<u8, Error> {
             show(cli.output, &checks, || checks.text())?;
             return Ok(checks.exit_code());
         }
-        Command::Promote { member, wait } => {
-            direct::promote(endpoints, member, limit.min(wait.timeout)).await?
+        Command::Transfer { member, wait } => {
+            direct::transfer(endpoints, member, limit.min(wait.timeout)).await?
         }
         Command::StepDown(_) => direct::step_down(endpoints, limit).await?,
         Command::AddLearner { address } => direct::add_learner(endpoints, address, limit).await?,
-        Command::PromoteLearner { member, max_lag } => {
-            direct::promote_learner(endpoints, member, *max_lag, limit).await?
-        }
+        Command::Promote { member, max_lag } => direct::promote(endpoints, member, *max_lag, limit).await?,
         Command::Remove { member } => direct::remove(endpoints, member, limit).await?,
         Command::Snapshot { member } => direct::snapshot(endpoints, member, limit).await?,
         _ => {
@@ -79,8 +77,8 @@ async fn through_kubernetes(cli: &Cli, finder: &Finder) -> Result<u8, Error> {
             show(cli.output, &checks, || checks.text())?;
             Ok(checks.exit_code())
         }
-        Command::Promote { member, wait } => {
-            said(cli, &kubernetes::promote(finder, member, wait.timeout).await?)
+        Command::Transfer { member, wait } => {
+            said(cli, &kubernetes::transfer(finder, member, wait.timeout).await?)
         }
         Command::StepDown(which) => {
             let cluster = finder.one(which).await?;
@@ -107,12 +105,12 @@ async fn through_kubernetes(cli: &Cli, finder: &Finder) -> Result<u8, Error> {
         }
         Command::Logs(args) => logs(finder, args).await,
         Command::Report { which, file } => report(cli, finder, which, file.clone()).await,
-        Command::AddLearner { .. } | Command::PromoteLearner { .. } | Command::Remove { .. } => {
-            Err(Error::Impossible(
-                "on Kubernetes the operator decides about members: kubectl scale hc/CLUSTER --replicas=N"
-                    .into(),
-            ))
-        }
+        Command::Promote { member, .. } => Err(Error::Impossible(format!(
+            "on Kubernetes the operator promotes learners; for leadership: heliosctl transfer {member}"
+        ))),
+        Command::AddLearner { .. } | Command::Remove { .. } => Err(Error::Impossible(
+            "on Kubernetes the operator decides about members: kubectl scale hc/CLUSTER --replicas=N".into(),
+        )),
         Command::Get { .. }
         | Command::Set { .. }
         | Command::Del { .. }

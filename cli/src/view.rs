@@ -8,6 +8,8 @@ use serde::Serialize;
 #[serde(rename_all = "lowercase")]
 pub enum Health {
     Healthy,
+    /// Does not serve, because that is what was asked for.
+    Hibernated,
     /// Serves, and something is under way.
     Changing,
     /// Serves, and something is wrong.
@@ -19,10 +21,10 @@ pub enum Health {
 }
 
 impl Health {
-    /// 0 healthy, 1 degraded or changing, 2 down or unknown.
+    /// 0 healthy or hibernated, 1 degraded or changing, 2 down or unknown.
     pub fn exit_code(self) -> u8 {
         match self {
-            Self::Healthy => 0,
+            Self::Healthy | Self::Hibernated => 0,
             Self::Changing | Self::Degraded => 1,
             Self::Down | Self::Unknown => 2,
         }
@@ -31,6 +33,7 @@ impl Health {
     pub fn word(self) -> &'static str {
         match self {
             Self::Healthy => "HEALTHY",
+            Self::Hibernated => "HIBERNATED",
             Self::Changing => "CHANGING",
             Self::Degraded => "DEGRADED",
             Self::Down => "DOWN",
@@ -130,8 +133,15 @@ mod tests {
 
     #[test]
     fn scripts_get_three_answers() {
-        let all = [Health::Healthy, Health::Changing, Health::Degraded, Health::Down, Health::Unknown];
-        assert_eq!(all.map(Health::exit_code), [0, 1, 1, 2, 2]);
+        let all = [
+            Health::Healthy,
+            Health::Hibernated,
+            Health::Changing,
+            Health::Degraded,
+            Health::Down,
+            Health::Unknown,
+        ];
+        assert_eq!(all.map(Health::exit_code), [0, 0, 1, 1, 2, 2]);
         assert!(all.is_sorted(), "the worst of several clusters is their maximum");
     }
 }

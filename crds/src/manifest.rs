@@ -1,7 +1,7 @@
 //! The CustomResourceDefinition as files: plain, and as a template of the operator's chart.
 
 use kube::CustomResourceExt;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::HeliosCluster;
 
@@ -32,9 +32,11 @@ pub fn helm_template() -> Result<String, Box<dyn std::error::Error>> {
 fn body() -> Result<String, Box<dyn std::error::Error>> {
     // By way of a JSON value: its map is sorted, so the file does not depend on struct order.
     let mut definition = serde_json::to_value(HeliosCluster::crd())?;
-    shorten_borrowed(
-        &mut definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"],
-    );
+    let fields = &mut definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"];
+    shorten_borrowed(&mut fields["spec"]);
+    // Whoever waits by kstatus, as `helm --wait` does, takes an object without a status for one that is
+    // ready. This one speaks of no generation yet.
+    fields["status"]["default"] = json!({"observedGeneration": -1});
     let mut text = serde_saphyr::to_string(&definition)?;
     if !text.ends_with('\n') {
         text.push('\n');

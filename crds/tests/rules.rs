@@ -128,6 +128,8 @@ fn the_manifest_says_what_it_says() {
     let columns: Vec<_> = columns.iter().map(|column| column["name"].as_str().unwrap()).collect();
     assert_eq!(columns, ["Ready", "Leader", "Version", "Status", "Age"]);
     assert_eq!(version["subresources"]["scale"]["labelSelectorPath"], ".status.selector");
+    let status = &version["schema"]["openAPIV3Schema"]["properties"]["status"];
+    assert_eq!(status["default"]["observedGeneration"], -1, "helm --wait would not wait");
     let status = &version["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"];
     assert_eq!(status["conditions"]["x-kubernetes-list-map-keys"], json!(["type"]));
 }

@@ -1,11 +1,15 @@
 //! `heliosctl` as its user runs it.
 
+use std::io::BufRead;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::Instant;
 
 use anyhow::{Context, ensure};
 
-use crate::kubectl::Kubectl;
+use crate::cluster::PATIENCE;
+use crate::kubectl::{Kubectl, Running};
 
 /// Commands in one namespace.
 pub struct Heliosctl {
@@ -18,6 +22,29 @@ pub struct Answer {
     pub code: i32,
     pub out: String,
     pub err: String,
+}
+
+/// A command that goes on until this is dropped.
+pub struct Following {
+    _running: Running,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Following {
+    /// Waits for a line that `is_meant`, and drops those before it.
+    ///
+    /// # Errors
+    /// When there is none within [`PATIENCE`]; the message has `what`.
+    pub fn await_line(&self, what: &str, is_meant: impl Fn(&str) -> bool) -> anyhow::Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let line = self.lines.recv_timeout(left).with_context(|| format!("no line of {what}"))?;
+            if is_meant(&line) {
+                return Ok(());
+            }
+        }
+    }
 }
 
 impl Heliosctl {
@@ -61,6 +88,20 @@ impl Heliosctl {
         let Answer { code, out, err } = self.ask(words)?;
         ensure!(code == 0, "heliosctl {}: exit code {code}: {out}{err}", words.join(" "));
         Ok(out)
+    }
+
+    /// Starts a command that goes on to print.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn follow(&self, words: &[&str]) -> anyhow::Result<Following> {
+        let mut command = Command::new(&self.program);
+        let (running, output) = Running::start(command.args(["--namespace", &self.namespace]).args(words))?;
+        let (printed, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            output.lines().map_while(Result::ok).try_for_each(|line| printed.send(line))
+        });
+        Ok(Following { _running: running, lines })
     }
 
     fn finish(&self, command: &mut Command) -> anyhow::Result<Answer> {

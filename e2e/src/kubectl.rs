@@ -63,6 +63,19 @@ fn line(program: &str, arguments: &[&str]) -> String {
 /// A command that goes on until this is dropped.
 pub struct Running(Child);
 
+impl Running {
+    /// Starts `command`, and what it prints.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(command: &mut Command) -> std::io::Result<(Self, BufReader<ChildStdout>)> {
+        let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn()?;
+        let output = child.stdout.take().expect("it was started with a pipe");
+        Ok((Self(child), BufReader::new(output)))
+    }
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
         // Neither fails but for a process that has ended.
@@ -106,15 +119,8 @@ impl Kubectl {
     /// # Errors
     /// When kubectl cannot be started.
     pub fn spawn(&self, arguments: &[&str]) -> Result<(Running, BufReader<ChildStdout>), CommandError> {
-        let mut child = Command::new("kubectl")
-            .args(self.in_namespace(arguments))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(|source| CommandError::Start { program: "kubectl".to_owned(), source })?;
-        let output = child.stdout.take().expect("it was started with a pipe");
-        Ok((Running(child), BufReader::new(output)))
+        Running::start(Command::new("kubectl").args(self.in_namespace(arguments)))
+            .map_err(|source| CommandError::Start { program: "kubectl".to_owned(), source })
     }
 
     /// # Errors

@@ -96,6 +96,15 @@ impl Story {
         Writer::start(&self.kubectl, &self.images.writer, &cluster.name)
     }
 
+    /// A steady load on one member by its own address, from the node that `beside` runs on.
+    ///
+    /// # Errors
+    /// As [`Writer::start`].
+    pub fn writer_to(&self, cluster: &Cluster, member: &str, beside: &Writer) -> anyhow::Result<Writer> {
+        let host = format!("{member}.{}-peers", cluster.name);
+        beside.start_beside(&self.images.writer, member, &host)
+    }
+
     /// Ends a part of the story: what became of the writes since the part before.
     ///
     /// # Errors

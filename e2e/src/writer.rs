@@ -31,14 +31,35 @@ impl Writer {
     /// # Errors
     /// When the pod cannot be made, or no write is acknowledged within a minute.
     pub fn start(kubectl: &Kubectl, image: &str, service: &str) -> anyhow::Result<Self> {
-        let name = format!("writer-{service}");
-        let address = format!("{service}:6379");
+        Self::start_at(kubectl, image, service, service, None)
+    }
+
+    /// Starts another on the same node, with keys that begin with `prefix`, to `host` as pods know it.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_beside(&self, image: &str, prefix: &str, host: &str) -> anyhow::Result<Self> {
+        Self::start_at(&self.kubectl, image, prefix, host, Some(self.node()?))
+    }
+
+    fn start_at(
+        kubectl: &Kubectl,
+        image: &str,
+        prefix: &str,
+        host: &str,
+        node: Option<String>,
+    ) -> anyhow::Result<Self> {
+        let name = format!("writer-{prefix}");
+        let address = format!("{host}:6379");
         let control = format!("0.0.0.0:{CONTROL_PORT}");
         let mut pod = pod(
             &name,
             image,
-            &["run", "--addr", &address, "--prefix", service, "--retry-for", "1s", "--control", &control],
+            &["run", "--addr", &address, "--prefix", prefix, "--retry-for", "1s", "--control", &control],
         );
+        if let Some(node) = node {
+            pod["spec"]["nodeName"] = json!(node);
+        }
         pod["spec"]["containers"][0]["readinessProbe"] =
             json!({"httpGet": {"path": "/report", "port": CONTROL_PORT}, "periodSeconds": 1});
         kubectl.apply(&pod)?;

@@ -1,5 +1,5 @@
 //! What a member does on its own: registers its disk through the log, removes expired keys while
-//! it leads, notices that it was removed.
+//! it leads.
 
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use helios_proto::v1::{PurgeExpired, RegisterMember, command::Op};
 use crate::database::Database;
 use crate::node::Node;
 use crate::raft::{Role, membership};
+use crate::retirement;
 
 /// How often the leader looks for expired keys.
 const EXPIRY_INTERVAL: Duration = Duration::from_millis(100);
@@ -19,7 +20,7 @@ pub fn spawn(node: Node) {
     let runtime = tokio::runtime::Handle::current();
     runtime.spawn(register(node.clone()));
     runtime.spawn(purge_expired(node.clone()));
-    runtime.spawn(notice_removal(node));
+    runtime.spawn(retirement::notice(node));
 }
 
 /// Records disk and boot epoch in the membership, so that peers can tell a wiped or restored disk.
@@ -74,16 +75,5 @@ async fn purge_expired(node: Node) {
         if node.store().has_expired(crate::wall_ms()).unwrap_or(false) {
             drop(node.write(vec![Op::PurgeExpired(PurgeExpired { limit: EXPIRY_BATCH })]).await);
         }
-    }
-}
-
-/// A member that applies its own removal, or is told of it, takes no further part.
-async fn notice_removal(node: Node) {
-    let Some(member) = node.member() else { return };
-    let mut status = member.raft.watch_status();
-    let removed =
-        status.wait_for(|status| membership::was_removed(&status.membership, member.id)).await.is_ok();
-    if removed {
-        node.retire("the membership no longer lists it");
     }
 }

@@ -27,6 +27,7 @@ pub mod raft;
 mod reload;
 mod requests;
 pub mod resp;
+mod retirement;
 mod scratch;
 mod secret;
 #[cfg(feature = "simulation")]

@@ -4,10 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use helios_proto::v1::cluster_client::ClusterClient;
 use helios_proto::v1::{
     AddLearnerRequest, ChangeMembershipRequest, ErrorCode, ForceNewRequest, InitializeRequest, Member,
-    Membership, PromoteRequest, RemoveRequest, SnapshotResponse, StatusRequest, StepDownRequest,
+    Membership, PromoteRequest, RemoveRequest, SnapshotResponse, StepDownRequest,
     TransferRequest, TransferResponse,
 };
 use tokio::time::{Instant, timeout_at};
@@ -161,12 +160,9 @@ pub async fn disk_of(name: &str, peer_addr: &str, deadline: Instant) -> Result<S
     let unreachable = |reason: &dyn std::fmt::Display| {
         Error::new(ErrorCode::PeerUnreachable, format!("{name} does not answer at {peer_addr}: {reason}"))
     };
-    let channel = crate::peer::connect(peer_addr).await.map_err(|error| unreachable(&error))?;
-    let mut client = ClusterClient::new(channel);
-    let status = timeout_at(deadline, client.status(StatusRequest {})).await;
+    let status = timeout_at(deadline, crate::peer::status_at(peer_addr)).await;
     let status =
         status.map_err(|error| unreachable(&error))?.map_err(|error| unreachable(&error.message()))?;
-    let status = status.into_inner();
     if status.name == name {
         return Ok(status.disk_id);
     }

@@ -9,6 +9,8 @@ use helios_proto::v1::{
     AwaitReplicasRequest, ErrorCode, ForwardRequest, Handshake, Member, Membership, PeerReceipt, Reply,
 };
 
+use tokio::sync::Notify;
+
 use crate::channels::Channels;
 use crate::config::{Bootstrap, Settings};
 use crate::disk;
@@ -84,6 +86,8 @@ pub(crate) struct Inner {
     runtime: tokio::runtime::Handle,
     member: OnceLock<ActiveMember>,
     removed: AtomicBool,
+    /// A peer said that this member was removed.
+    pub(crate) told_removed: Notify,
     /// What only the way into a cluster changes.
     pub(crate) entry: Mutex<Entry>,
     threads: Mutex<Option<Runtime>>,
@@ -154,6 +158,7 @@ impl Node {
             runtime: tokio::runtime::Handle::current(),
             member: OnceLock::new(),
             removed: AtomicBool::new(marker.member.as_ref().is_some_and(|member| member.removed)),
+            told_removed: Notify::new(),
             entry: Mutex::new(Entry { data_dir, log: Some((wal, recovered)) }),
             threads: Mutex::default(),
             settings: RwLock::new(Arc::new(settings)),
@@ -329,9 +334,9 @@ impl Node {
             snapshots: Arc::clone(&self.0.snapshots),
             bandwidth: Bandwidth::new(self.settings().snapshot_bytes_per_second),
             metrics: Arc::clone(&self.0.metrics),
-            on_removed: Box::new(move |reason| {
+            on_removed: Box::new(move || {
                 if let Some(inner) = inner.upgrade() {
-                    Node(inner).retire(reason);
+                    inner.told_removed.notify_one();
                 }
             }),
             runtime: self.0.runtime.clone(),

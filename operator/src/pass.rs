@@ -128,6 +128,8 @@ impl Pass<'_> {
         let action = Action::requeue(if changed { AFTER_CHANGE } else { plan.look_again });
         if !changed && wants_nothing(&plan, seen) {
             let mut read = live.snapshot;
+            // They are asked anew in every pass, and their answers are half of what would be kept.
+            read.nodes.clear();
             let version = match written {
                 None => cluster.resource_version(),
                 Some(version) => {

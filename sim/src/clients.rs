@@ -1,5 +1,7 @@
 //! Clients: each asks one thing at a time, of the member it believes in, and writes down what it saw.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use helios_history::{Answer, History, Op, OpId, Value};
 use helios_node::error::Error;
@@ -20,6 +22,10 @@ pub struct Clients {
     clients: Vec<Client>,
     next_value: i64,
 }
+
+/// How long clients wait for an answer: most not for long, so that much is asked of a cluster in trouble.
+const HASTY: Range<Micros> = 20 * MILLIS..200 * MILLIS;
+const PATIENT: Range<Micros> = 200 * MILLIS..1_500 * MILLIS;
 
 struct Client {
     /// The machine it asks.
@@ -82,13 +88,17 @@ impl World {
     }
 
     fn ask(&mut self, client: usize) {
+        let op = self.choose_op();
+        // Whoever writes is sent to the leader and stays there; followers are asked by reads alone.
+        if op == Op::Get && self.random.random_ratio(1, 2) {
+            self.look_elsewhere(client);
+        }
         let slot = self.clients.clients[client].asks;
         if self.machines[slot].process.is_none() {
             self.look_elsewhere(client);
             return;
         }
         let key = format!("k{}", self.random.random_range(0..self.plan.keys));
-        let op = self.choose_op();
         self.ask_for(client, slot, &key, op);
     }
 
@@ -122,7 +132,8 @@ impl World {
                 Question::Write { asked: op, answer },
             )
         };
-        let deadline = self.now + self.random.random_range(30 * MILLIS..1_500 * MILLIS);
+        let is_patient = self.random.random_ratio(1, 4);
+        let deadline = self.now + self.random.random_range(if is_patient { PATIENT } else { HASTY });
         self.clients.clients[client].waits = Some(Waiting { op: id, slot, run, deadline, question });
         self.input(slot, input);
         Some(())

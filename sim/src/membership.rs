@@ -1,6 +1,9 @@
 //! The keeper: does for the world what the operator does for a cluster. It registers starts, removes
 //! members whose disk is lost, lets blank machines join, and promotes learners that caught up.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use helios_node::simulation::{ChangeRequest, Expected, FORMAT, Input, Proposal, membership};
 use helios_proto::v1::command::Op;
 use helios_proto::v1::{Command, Member, Membership, RegisterMember};
@@ -54,13 +57,23 @@ impl World {
         }
     }
 
-    /// A member that applied its own removal falls silent, as `chores::notice_removal` does.
+    /// A removed member falls silent once a majority of those who stay knows it, as `retirement::notice` has it.
     fn retire_the_removed(&mut self) {
+        let held: BTreeMap<u64, Arc<Membership>> = (self.machines.iter())
+            .filter_map(|machine| {
+                Some((machine.marker.member?, machine.process.as_ref()?.store.membership()))
+            })
+            .collect();
+        let Some(newest) = held.values().max_by_key(|membership| membership.index) else { return };
+        let holds = |voter| held.get(&voter).is_some_and(|known| known.index >= newest.index);
+        if !membership::have_majority(newest, holds) {
+            return;
+        }
         for slot in 0..self.plan.machines {
-            let machine = &self.machines[slot];
-            let (Some(process), Some(id)) = (&machine.process, machine.marker.member) else { continue };
-            if membership::was_removed(&process.store.membership(), id) {
-                self.machines[slot].marker.removed = true;
+            let machine = &mut self.machines[slot];
+            let id = machine.marker.member.filter(|_| machine.process.is_some());
+            if id.is_some_and(|id| membership::was_removed(newest, id)) {
+                machine.marker.removed = true;
                 self.stop_process(slot);
             }
         }

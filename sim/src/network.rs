@@ -14,10 +14,13 @@ use rand::Rng;
 use crate::Violation;
 use crate::events::{Event, Run, Slot};
 use crate::machine::{CLUSTER, Machine, Process};
+use crate::plan::{MILLIS, Micros};
 use crate::world::World;
 
 /// Of a snapshot on its way; several to a file.
 const CHUNK_BYTES: usize = 512;
+/// How long a message takes that others overtake.
+const LATE: Range<Micros> = 5 * MILLIS..250 * MILLIS;
 
 /// Who sent something, as it said when it did.
 #[derive(Debug, Clone)]
@@ -57,7 +60,7 @@ impl World {
             }
             let copies = 1 + u32::from(self.random.random_ratio(self.plan.duplication, 1_000));
             for _ in 0..copies {
-                let at = self.now + self.random.random_range(self.plan.wire.clone());
+                let at = self.now + self.time_on_wire();
                 let event = Event::Deliver { to, from: sender.clone(), message: Box::new(message.clone()) };
                 self.events.plan(at, event);
             }
@@ -96,6 +99,11 @@ impl World {
             let at = self.now + self.random.random_range(self.plan.wire.clone());
             self.events.plan(at, Event::LinkLost { slot, run, from: member });
         }
+    }
+
+    fn time_on_wire(&mut self) -> Micros {
+        let is_late = self.random.random_ratio(self.plan.late, 1_000);
+        self.random.random_range(if is_late { LATE } else { self.plan.wire.clone() })
     }
 
     fn lost(&mut self, from: Slot, to: Slot) -> bool {
@@ -215,7 +223,7 @@ impl World {
                 Ok(false)
             }
             Err(error) => {
-                // The one who knocked learns it; a removed one falls silent, as `Node::retire` does.
+                // The one who knocked learns it.
                 if !self.cuts.contains(&(to, from.slot)) {
                     self.refused(from, &error);
                 }
@@ -230,13 +238,11 @@ impl World {
         if machine.marker.disk_id != from.disk_id || machine.marker.boot_epoch != from.boot_epoch {
             return;
         }
-        match error.code {
-            ErrorCode::MemberRemoved => machine.marker.removed = true,
-            // An older copy of its disk: an operator would see it refused, and replace it.
-            ErrorCode::WrongMember if is_impaired => machine.broken = Some(error.to_string()),
-            _ => return,
+        // An older copy of its disk: an operator would see it refused, and replace it.
+        if error.code == ErrorCode::WrongMember && is_impaired {
+            machine.broken = Some(error.to_string());
+            self.stop_process(from.slot);
         }
-        self.stop_process(from.slot);
     }
 }
 

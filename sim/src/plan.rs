@@ -81,6 +81,8 @@ pub struct Plan {
     /// In 1000: messages lost, and messages that arrive twice.
     pub loss: u32,
     pub duplication: u32,
+    /// In 1000: messages that many later ones overtake, as behind a packet that is sent again.
+    pub late: u32,
     pub sync: Range<Micros>,
     pub segment_bytes: u64,
     pub snapshot_entries: u64,
@@ -131,6 +133,7 @@ impl Plan {
             wire,
             loss: if random.random_ratio(1, 3) { random.random_range(1..100) } else { 0 },
             duplication: if random.random_ratio(1, 3) { random.random_range(1..100) } else { 0 },
+            late: if random.random_ratio(1, 3) { random.random_range(1..100) } else { 0 },
             sync: if slow { MILLIS..20 * MILLIS } else { 50..2 * MILLIS },
             segment_bytes: 4096 << random.random_range(0..3),
             snapshot_entries: random.random_range(if small { 5..25 } else { 20..200 }),

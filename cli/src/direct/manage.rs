@@ -66,11 +66,11 @@ pub fn find<'a>(membership: &'a Membership, name: &str) -> Result<&'a Member, Er
 ///
 /// # Errors
 /// When there is no leader or no such voter, and when the leader refuses, e.g. because the target lags.
-pub async fn promote(endpoints: &[String], name: &str, limit: Duration) -> Result<String, Error> {
-    persist(limit, async || try_promote(endpoints, name, limit).await).await
+pub async fn transfer(endpoints: &[String], name: &str, limit: Duration) -> Result<String, Error> {
+    persist(limit, async || try_transfer(endpoints, name, limit).await).await
 }
 
-async fn try_promote(endpoints: &[String], name: &str, limit: Duration) -> Result<String, Error> {
+async fn try_transfer(endpoints: &[String], name: &str, limit: Duration) -> Result<String, Error> {
     let mut led = Led::find(endpoints, limit).await?;
     if led.name == name {
         return Ok(format!("{name} leads already, in term {}", led.term));
@@ -86,7 +86,7 @@ async fn try_promote(endpoints: &[String], name: &str, limit: Duration) -> Resul
 /// Hands leadership to whichever voter is most caught up.
 ///
 /// # Errors
-/// As [`promote`].
+/// As [`transfer`].
 pub async fn step_down(endpoints: &[String], limit: Duration) -> Result<String, Error> {
     persist(limit, async || try_step_down(endpoints, limit).await).await
 }
@@ -127,14 +127,24 @@ pub async fn add_learner(endpoints: &[String], address: &str, limit: Duration) -
     let done =
         led.client.add_learner(request).await.map_err(Error::refused(&led.name, format!("add {name}")))?;
     let members = done.into_inner().membership.map_or(0, |membership| membership.members.len());
-    Ok(format!("{name} is a learner, one of {members} members; next: heliosctl promote-learner {name}"))
+    Ok(format!("{name} is a learner, one of {members} members; next: heliosctl promote {name}"))
 }
 
 /// Makes a learner a voter.
 ///
 /// # Errors
-/// When there is no such member, and when the leader refuses: the message has the learner's lag.
-pub async fn promote_learner(
+/// When there is no such member, and when the leader refuses for as long as `limit`: the message has the
+/// learner's lag.
+pub async fn promote(
+    endpoints: &[String],
+    name: &str,
+    max_lag_entries: u64,
+    limit: Duration,
+) -> Result<String, Error> {
+    persist(limit, async || try_promote(endpoints, name, max_lag_entries, limit).await).await
+}
+
+async fn try_promote(
     endpoints: &[String],
     name: &str,
     max_lag_entries: u64,
@@ -143,7 +153,7 @@ pub async fn promote_learner(
     let mut led = Led::find(endpoints, limit).await?;
     let id = find(&led.membership, name)?.id;
     if led.membership.voters.contains(&id) {
-        return Ok(format!("{name} votes already"));
+        return Ok(format!("{name} votes already; heliosctl transfer {name} makes it lead"));
     }
     let request = PromoteRequest {
         id,

@@ -7,7 +7,7 @@ mod view;
 
 pub use agreement::doctor;
 pub use manage::{
-    add_learner, client_place, find, promote, promote_learner, remove, snapshot, snapshot_at, step_down,
+    add_learner, client_place, find, promote, remove, snapshot, snapshot_at, step_down, transfer,
 };
 pub use survey::{Answer, survey};
 pub use view::view;

@@ -45,8 +45,9 @@ fn row(
     let own = answers.iter().filter_map(Answer::status).find(|status| status.member_id == member.id);
     let silent = answers.iter().find(|answer| answer.address == member.peer_addr);
     let role = match own {
+        // It takes itself for a follower until it has heard of its cluster.
+        _ if membership.learners.contains(&member.id) => "Learner",
         Some(own) => role_name(own.role()),
-        None if membership.learners.contains(&member.id) => "Learner",
         None => "Unknown",
     };
     MemberView {
@@ -142,9 +143,13 @@ fn verdict(
     if answering.len() < needed {
         return Verdict::new(Health::Unknown, format!("{} leads, but only {counted}", leader.name));
     }
-    if let Some(member) = members.iter().find(|member| member.trouble.is_some()) {
-        let trouble = member.trouble.as_deref().unwrap_or_default();
+    let catches_up = |member: &MemberView| member.role == "Learner" && member.version.is_some();
+    let troubled = || members.iter().filter_map(|member| Some((member, member.trouble.as_deref()?)));
+    if let Some((member, trouble)) = troubled().find(|(member, _)| !catches_up(member)) {
         return Verdict::new(Health::Degraded, format!("{}: {trouble}; {counted}", member.name));
+    }
+    if let Some((learner, trouble)) = troubled().next() {
+        return Verdict::new(Health::Changing, format!("the learner {} {trouble}", learner.name));
     }
     if let Some((member, lag)) = members.iter().find_map(|m| Some((m, m.lag.filter(|lag| *lag > MUCH_LAG)?)))
     {
@@ -259,6 +264,30 @@ mod tests {
         let nobody = view(&[silent(1), silent(2)]);
         assert_eq!(nobody.verdict.health, Health::Unknown);
         assert!(nobody.verdict.text.contains("connection refused"), "{}", nobody.verdict.text);
+    }
+
+    #[test]
+    fn a_learner_that_catches_up_is_a_change_and_a_silent_one_a_trouble() {
+        let mut membership = three();
+        (membership.voters, membership.learners) = (vec![1, 2], vec![3]);
+        let with_learner = |learner: Answer| {
+            let mut all = [answer(1, Role::Leader), answer(2, Role::Follower), learner];
+            for status in all.iter_mut().filter_map(|answer| answer.status.as_mut().ok()) {
+                status.membership = Some(membership.clone());
+            }
+            view(&all)
+        };
+        let mut new = answer(3, Role::Follower);
+        if let Ok(status) = &mut new.status {
+            (status.ready, status.not_ready_reason) = (false, "is waiting for its first snapshot".into());
+        }
+        let seen = with_learner(new);
+        assert_eq!(seen.members[2].role, "Learner", "whatever it takes itself for");
+        assert_eq!(
+            seen.verdict,
+            Verdict::new(Health::Changing, "the learner node-3 is waiting for its first snapshot")
+        );
+        assert_eq!(with_learner(silent(3)).verdict.health, Health::Degraded);
     }
 
     #[test]

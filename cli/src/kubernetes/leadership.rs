@@ -22,14 +22,14 @@ const TRANSFER_LIMIT_MS: u32 = 5_000;
 /// # Errors
 /// When there is no such member or no leader, when the leader refuses, and when the operator does not
 /// report it within `limit`.
-pub async fn promote(finder: &Finder, name: &str, limit: Duration) -> Result<String, Error> {
+pub async fn transfer(finder: &Finder, name: &str, limit: Duration) -> Result<String, Error> {
     let cluster = finder.of_member(name).await?;
-    let said = persist(finder.limit, async || transfer(finder, &cluster, name).await).await?;
+    let said = persist(finder.limit, async || hand_over(finder, &cluster, name).await).await?;
     await_leader(finder, &cluster, name, limit).await?;
     Ok(said)
 }
 
-async fn transfer(finder: &Finder, cluster: &HeliosCluster, name: &str) -> Result<String, Error> {
+async fn hand_over(finder: &Finder, cluster: &HeliosCluster, name: &str) -> Result<String, Error> {
     let (place, leader) = leader(finder, cluster).await?;
     if leader.name == name {
         return Ok(format!("{name} leads already, in term {}", leader.term));
@@ -45,7 +45,7 @@ async fn transfer(finder: &Finder, cluster: &HeliosCluster, name: &str) -> Resul
 /// Takes leadership from the leader, and waits until the status shows the next one.
 ///
 /// # Errors
-/// As [`promote`].
+/// As [`transfer`].
 pub async fn step_down(finder: &Finder, cluster: &HeliosCluster, limit: Duration) -> Result<String, Error> {
     let (next, said) = persist(finder.limit, async || give_up(finder, cluster).await).await?;
     await_leader(finder, cluster, &next, limit).await?;

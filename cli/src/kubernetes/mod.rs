@@ -13,7 +13,7 @@ mod rights;
 pub use change::{ask_for_restart, await_restart, set_hibernate, set_paused};
 pub use doctor::doctor;
 pub use find::Finder;
-pub use leadership::{client_place, promote, snapshot, step_down};
+pub use leadership::{client_place, snapshot, step_down, transfer};
 pub use logs::logs;
 pub use observe::view;
 pub use report::report;

@@ -18,7 +18,10 @@ pub fn view(cluster: &HeliosCluster, pods: &[Pod], volumes: &[PersistentVolumeCl
     let mut members: Vec<MemberView> = status
         .members
         .iter()
-        .map(|member| row(member, pods.get(&member.name), volumes.get(&format!("data-{}", member.name))))
+        .map(|member| {
+            let volume = volumes.get(&format!("data-{}", member.name));
+            row(member, pods.get(&member.name), volume, cluster.spec.hibernate)
+        })
         .collect();
     let unknown: Vec<MemberView> = pods
         .iter()
@@ -26,7 +29,7 @@ pub fn view(cluster: &HeliosCluster, pods: &[Pod], volumes: &[PersistentVolumeCl
         .map(|(name, pod)| {
             let joining =
                 MemberStatus { name: name.clone(), role: "Joining".to_owned(), ..MemberStatus::default() };
-            row(&joining, Some(pod), volumes.get(&format!("data-{name}")))
+            row(&joining, Some(pod), volumes.get(&format!("data-{name}")), cluster.spec.hibernate)
         })
         .collect();
     members.extend(unknown);
@@ -55,7 +58,12 @@ pub fn view(cluster: &HeliosCluster, pods: &[Pod], volumes: &[PersistentVolumeCl
     }
 }
 
-fn row(member: &MemberStatus, pod: Option<&&Pod>, volume: Option<&&PersistentVolumeClaim>) -> MemberView {
+fn row(
+    member: &MemberStatus,
+    pod: Option<&&Pod>,
+    volume: Option<&&PersistentVolumeClaim>,
+    hibernates: bool,
+) -> MemberView {
     let MemberStatus { name, member_id, incarnation, role, ready: _, match_index: _, lag, version } =
         member.clone();
     MemberView {
@@ -70,6 +78,7 @@ fn row(member: &MemberStatus, pod: Option<&&Pod>, volume: Option<&&PersistentVol
         address: None,
         incarnation: unsigned(incarnation).filter(|starts| *starts != 0),
         trouble: match pod {
+            None if hibernates => None,
             None => Some("no pod".to_owned()),
             Some(pod) => trouble(pod),
         },
@@ -91,13 +100,18 @@ fn verdict(cluster: &HeliosCluster, status: &HeliosClusterStatus, members: &[Mem
         let health = if is("Available") { Health::Degraded } else { Health::Down };
         return say(health, format!("the spec is refused: {}", message("Degraded")));
     }
+    if let Some(asleep) = asleep(cluster, status) {
+        return asleep;
+    }
     if !status.bootstrapped {
         let health = if is("Degraded") { Health::Down } else { Health::Changing };
         return say(health, format!("starting: {}", message("Progressing")));
     }
     if let Some(available) = condition("Available").filter(|available| available.status != "True") {
         let health = if available.status == "False" { Health::Down } else { Health::Unknown };
-        return say(health, format!("{}: {}", available.reason, available.message));
+        let how_to = status.recovery.as_ref().and_then(|recovery| recovery.how_to.as_ref());
+        let how_to = how_to.map_or_else(String::new, |how_to| format!("; {how_to}"));
+        return say(health, format!("{}: {}{how_to}", available.reason, available.message));
     }
     let voters = members.iter().filter(|member| member.id.is_some() && member.role != "Learner").count();
     let ready = members.iter().filter(|member| member.ready).count();
@@ -135,9 +149,29 @@ fn verdict(cluster: &HeliosCluster, status: &HeliosClusterStatus, members: &[Mem
     say(Health::Healthy, format!("{ready} of {voters} members in service, {spare} may fail{paused}"))
 }
 
+/// That the cluster does not serve because it is not meant to.
+fn asleep(cluster: &HeliosCluster, status: &HeliosClusterStatus) -> Option<Verdict> {
+    let said = |reason: &str| status.conditions.iter().find(|condition| condition.reason == reason);
+    let name = cluster.name_any();
+    if let Some(asleep) = said("Hibernated") {
+        return Some(match cluster.spec.hibernate {
+            true => {
+                Verdict::new(Health::Hibernated, format!("{}; heliosctl wake {name} does it", asleep.message))
+            }
+            false => Verdict::new(Health::Changing, "the operator has not begun to wake it yet"),
+        });
+    }
+    said("Hibernating")
+        .map(|going| Verdict::new(Health::Changing, format!("{}: {}", going.reason, going.message)))
+}
+
 /// Whether a condition is not what it is on a good day.
 fn says_something(condition: &Condition) -> bool {
     let good = match condition.type_.as_str() {
+        // The verdict says it.
+        _ if condition.reason == "Hibernated" => return false,
+        // As asked for, and to be known.
+        _ if condition.reason == "EvenReplicas" => return true,
         "Ready" | "Available" => "True",
         "Progressing" if condition.reason == "Settled" => "False",
         "Progressing" => return true,
@@ -311,6 +345,8 @@ mod tests {
             (condition("Degraded", "True", "MemberDown", "not answering: demo-1"), Health::Degraded),
             (condition("Progressing", "True", "AddingMember", "x"), Health::Changing),
             (condition("FaultToleranceReduced", "True", "FewerFailuresSurvivable", "x"), Health::Degraded),
+            (condition("Available", "False", "NoLeader", "x"), Health::Down),
+            (condition("Available", "False", "NoQuorum", "x"), Health::Down),
             (condition("Available", "False", "QuorumLost", "x"), Health::Down),
             (condition("Available", "Unknown", "Unreachable", "x"), Health::Unknown),
             (condition("Ready", "False", "NotReady", "x"), Health::Degraded),
@@ -319,6 +355,55 @@ mod tests {
             assert_eq!(health(with(healthy(), changed.clone())), expected, "{changed}");
         }
         assert_eq!(health(json!({})), Health::Unknown, "no operator");
+    }
+
+    #[test]
+    fn a_lost_quorum_says_what_to_write_and_one_that_may_come_back_does_not() {
+        let mut lost = with(healthy(), condition("Available", "False", "QuorumLost", "2 disks are lost"));
+        lost["recovery"] = json!({"howTo": "set spec.recovery"});
+        let verdict = |status| seen(status, [true, false, false]).verdict;
+        assert_eq!(verdict(lost).text, "QuorumLost: 2 disks are lost; set spec.recovery");
+        let away = with(healthy(), condition("Available", "False", "NoQuorum", "see why pods do not run"));
+        assert_eq!(verdict(away).text, "NoQuorum: see why pods do not run");
+    }
+
+    #[test]
+    fn an_even_number_is_told_and_healthy() {
+        let even = condition("FaultToleranceReduced", "False", "EvenReplicas", "no more failures than 3");
+        let seen = seen(with(healthy(), even), [true; 3]);
+        assert_eq!(seen.verdict.health, Health::Healthy);
+        assert!(seen.conditions.iter().any(|condition| condition.reason == "EvenReplicas"));
+    }
+
+    #[test]
+    fn asleep_is_as_it_should_be_and_on_the_way_there_it_changes() {
+        let pods = |status: Value, hibernate: bool| {
+            let mut cluster = cluster(status);
+            cluster.spec.hibernate = hibernate;
+            view(&cluster, &[], &(0..3).map(volume).collect::<Vec<_>>())
+        };
+        let mut stopped = healthy();
+        for (type_, status) in [
+            ("Ready", "False"),
+            ("Available", "False"),
+            ("Progressing", "False"),
+            ("FaultToleranceReduced", "False"),
+        ] {
+            stopped = with(stopped, condition(type_, status, "Hibernated", "stopped by spec.hibernate"));
+        }
+        let text = status(&pods(stopped.clone(), true), NOW.parse().unwrap(), Colour(false));
+        assert!(
+            text.ends_with(
+                "data-demo-2 10Gi\n\nHIBERNATED: stopped by spec.hibernate; heliosctl wake demo does it\n"
+            ),
+            "{text}"
+        );
+        assert_eq!(pods(stopped, false).verdict.health, Health::Changing);
+
+        let on_the_way = with(healthy(), condition("Available", "False", "NoQuorum", "x"));
+        let on_the_way = with(on_the_way, condition("Progressing", "True", "Hibernating", "1 is stopping"));
+        let verdict = pods(on_the_way, true).verdict;
+        assert_eq!((verdict.health, verdict.text.as_str()), (Health::Changing, "Hibernating: 1 is stopping"));
     }
 
     #[test]

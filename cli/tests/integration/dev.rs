@@ -2,10 +2,11 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::Mutex;
+use std::time::Duration;
 
 /// `heliosd dev --port` moves all ports by as much as the client port is from this one.
 const CLIENT: u16 = 6379;
@@ -17,12 +18,13 @@ const MEMBERS: u16 = 3;
 
 pub struct Dev {
     process: Child,
+    blank: Option<Child>,
     /// Kept open: it goes on to print.
     _banner: BufReader<ChildStdout>,
     pub endpoints: String,
     offset: u16,
     _ports: File,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Dev {
@@ -42,7 +44,15 @@ impl Dev {
         let up = (&mut banner).lines().any(|line| line.unwrap() == "Try:");
         assert!(up, "heliosd dev ended before it was up");
         let endpoints = (0..MEMBERS).map(|n| format!("127.0.0.1:{}", 7000 + offset + n)).collect::<Vec<_>>();
-        Self { process, _banner: banner, endpoints: endpoints.join(","), offset, _ports: ports, _dir: dir }
+        Self {
+            process,
+            blank: None,
+            _banner: banner,
+            endpoints: endpoints.join(","),
+            offset,
+            _ports: ports,
+            dir,
+        }
     }
 
     pub fn ctl(&self, words: &[&str]) -> Output {
@@ -56,6 +66,23 @@ impl Dev {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// Starts a node that belongs to no cluster, at the address of [`Self::nobody`]; returns when it listens.
+    pub fn start_blank(&mut self) {
+        let (address, client) = (self.nobody(), format!("127.0.0.1:{}", CLIENT + self.offset + MEMBERS));
+        let node = Command::new(heliosd())
+            .args(["--raft-node-id", "node-4", "--listen", &client, "--raft-addr", &address])
+            .arg("--data-dir")
+            .arg(self.dir.path().join("blank"))
+            .env_clear()
+            .stdin(Stdio::null())
+            .spawn();
+        let node = self.blank.insert(node.unwrap());
+        while TcpStream::connect(&address).is_err() {
+            assert!(node.try_wait().unwrap().is_none(), "the blank node ended");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// Peer address of a member that is not there.
     pub fn nobody(&self) -> String {
         format!("127.0.0.1:{}", 7000 + self.offset + MEMBERS)
@@ -64,8 +91,10 @@ impl Dev {
 
 impl Drop for Dev {
     fn drop(&mut self) {
-        drop(self.process.kill());
-        drop(self.process.wait());
+        for process in self.blank.iter_mut().chain([&mut self.process]) {
+            drop(process.kill());
+            drop(process.wait());
+        }
     }
 }
 

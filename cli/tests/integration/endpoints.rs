@@ -35,14 +35,14 @@ fn leadership_goes_where_it_is_told_to() {
     let dev = Dev::start();
     let before = leader(&dev);
     let target = ["node-1", "node-2", "node-3"].into_iter().find(|name| *name != before).unwrap();
-    let said = dev.done(&["promote", target]);
+    let said = dev.done(&["transfer", target]);
     assert!(said.starts_with(&format!("{target} leads in term ")), "{said}");
     assert_eq!(leader(&dev), target);
-    assert!(dev.done(&["promote", target]).contains("leads already"));
+    assert!(dev.done(&["transfer", target]).contains("leads already"));
     dev.done(&["step-down"]);
     assert_ne!(leader(&dev), target);
 
-    let output = dev.ctl(&["promote", "node-9"]);
+    let output = dev.ctl(&["transfer", "node-9"]);
     let error = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(error, "heliosctl: there is no member \"node-9\"; the members are node-1, node-2, node-3\n");
@@ -70,6 +70,31 @@ fn doctor_finds_one_leader_and_a_snapshot_is_taken() {
     assert!(checks["checks"].as_array().unwrap().iter().all(|check| check["ok"] == true), "{checks}");
     dev.done(&["set", "a", "1"]);
     assert!(dev.done(&["snapshot", "node-2"]).starts_with("node-2 has a snapshot at index "));
+}
+
+#[test]
+fn a_blank_node_becomes_a_learner_and_then_a_voter_that_can_lead() {
+    let mut dev = Dev::start();
+    dev.start_blank();
+    let said = dev.done(&["add-learner", &dev.nobody()]);
+    assert_eq!(said, "node-4 is a learner, one of 4 members; next: heliosctl promote node-4\n");
+    let node_4 = |key: &str| {
+        // A learner that catches up is a change, so the exit code is not always 0.
+        let output = dev.ctl(&["members", "--output", "json"]);
+        let members = serde_json::from_slice::<Value>(&output.stdout).unwrap()["members"].take();
+        let found = members.as_array().unwrap().iter().find(|member| member["name"] == "node-4");
+        found.unwrap()[key].clone()
+    };
+    assert_eq!(node_4("role"), "Learner");
+    let output = dev.ctl(&["add-learner", &dev.nobody()]);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(1) && error.contains("belongs to cluster"), "{error}");
+
+    assert_eq!(dev.done(&["promote", "node-4"]), "node-4 votes, one of 4 voters\n");
+    let again = "node-4 votes already; heliosctl transfer node-4 makes it lead\n";
+    assert_eq!(dev.done(&["promote", "node-4"]), again);
+    dev.done(&["transfer", "node-4"]);
+    assert_eq!(node_4("role"), "Leader");
 }
 
 #[test]

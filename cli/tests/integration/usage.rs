@@ -23,7 +23,7 @@ fn nobody_there_is_unknown() {
 #[test]
 fn a_command_line_that_makes_no_sense_is_not_taken_for_down() {
     for words in
-        [&["staus"][..], &["status", "--endpont", "x"], &["promote"], &["--request-timeout", "5", "status"]]
+        [&["staus"][..], &["status", "--endpont", "x"], &["transfer"], &["--request-timeout", "5", "status"]]
     {
         let (code, text) = error(words);
         assert_eq!(code, 64, "{words:?}: {text}");
@@ -46,5 +46,5 @@ fn without_kubernetes_it_says_where_to_find_one() {
 #[test]
 fn completion_knows_the_commands() {
     let output = ctl(&["completion", "bash"]);
-    assert!(output.status.success() && String::from_utf8(output.stdout).unwrap().contains("promote-learner"));
+    assert!(output.status.success() && String::from_utf8(output.stdout).unwrap().contains("add-learner"));
 }

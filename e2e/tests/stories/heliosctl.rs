@@ -23,8 +23,8 @@ pub fn tell(story: &Story) -> anyhow::Result<()> {
     looking(&ctl, &cluster)?;
     keys_and_logs(&ctl)?;
     report_has_no_secrets(story, &ctl)?;
-    leadership_goes_where_it_is_told_to(&ctl, &cluster)?;
-    story.part_without_failure("promote", &writer)?;
+    logs_tell_who_leads(&ctl, &cluster)?;
+    story.part_without_failure("transfer", &writer)?;
     paused_means_paused(&ctl, &cluster)?;
     restart(&ctl, &cluster)?;
     story.part_without_failure("restart --wait", &writer)?;
@@ -105,15 +105,28 @@ fn report_has_no_secrets(story: &Story, ctl: &Heliosctl) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn leadership_goes_where_it_is_told_to(ctl: &Heliosctl, cluster: &Cluster) -> anyhow::Result<()> {
+fn logs_tell_who_leads(ctl: &Heliosctl, cluster: &Cluster) -> anyhow::Result<()> {
+    let log = ctl.follow(&["logs", "demo", "--follow", "--tail", "1"])?;
+    // It opens all logs before it prints.
+    log.await_line("any member", |line| line.starts_with("demo-"))?;
+    let leader = leadership_goes_where_it_is_told_to(ctl, cluster)?;
+    log.await_line("the new leader", |line| line.starts_with(&leader) && line.contains("Became leader"))
+}
+
+fn leadership_goes_where_it_is_told_to(ctl: &Heliosctl, cluster: &Cluster) -> anyhow::Result<String> {
     let (before, term) = cluster.leader()?;
     let target = if before == "demo-1" { "demo-2" } else { "demo-1" };
-    let said = ctl.done(&["promote", target])?;
+    let said = ctl.done(&["transfer", target])?;
     ensure!(said.starts_with(&format!("{target} leads in term ")), "{said}");
     ensure!(cluster.leader()? == (target.to_owned(), term + 1), "leadership did not go to {target} at once");
-    let wrong = ctl.ask(&["promote", "demo-9"])?;
+    let wrong = ctl.ask(&["transfer", "demo-9"])?;
     ensure!(wrong.code == 1 && wrong.err.contains("there are demo-0, demo-1, demo-2"), "{wrong:?}");
-    Ok(())
+    let learner = ctl.ask(&["promote", target])?;
+    ensure!(
+        learner.code == 1 && learner.err.contains(&format!("heliosctl transfer {target}")),
+        "{learner:?}"
+    );
+    Ok(target.to_owned())
 }
 
 fn paused_means_paused(ctl: &Heliosctl, cluster: &Cluster) -> anyhow::Result<()> {

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use anyhow::ensure;
 use helios_e2e::cluster::{Cluster, PATIENCE};
+use helios_e2e::heliosctl::Heliosctl;
 use helios_e2e::story::Story;
 use serde_json::json;
 
@@ -21,6 +22,8 @@ pub fn tell(story: &Story) -> anyhow::Result<()> {
     story.took("asleep", began.elapsed());
     ensure!(cluster.pods()?.is_empty(), "pods of a cluster that sleeps: {:?}", cluster.pods()?.into_keys());
     ensure!(volumes(&cluster)? == before, "volumes were {before:?}, and are {:?}", volumes(&cluster)?);
+    let asleep = Heliosctl::new(&story.kubectl)?.done(&["status"])?;
+    ensure!(asleep.contains("\nHIBERNATED: "), "asked for, and not as it should be: {asleep}");
 
     let began = Instant::now();
     cluster.change(json!({"hibernate": false}))?;

@@ -50,7 +50,7 @@ pub struct LinkOptions {
     pub bandwidth: Bandwidth,
     pub metrics: Arc<Metrics>,
     /// Called when a peer says that this member was removed.
-    pub on_removed: Box<dyn Fn(&str) + Send + Sync>,
+    pub on_removed: Box<dyn Fn() + Send + Sync>,
     pub runtime: tokio::runtime::Handle,
 }
 
@@ -208,7 +208,7 @@ async fn run(options: Arc<LinkOptions>, target: watch::Receiver<Target>, mut lan
             }
             Ended::Refused(error) => {
                 if error.code == ErrorCode::MemberRemoved {
-                    (options.on_removed)(&error.message);
+                    (options.on_removed)();
                 }
                 if !error.is_retryable() {
                     backoff = BACKOFF_REFUSED;

@@ -15,6 +15,9 @@ pub use service::{PeerHost, PeerService};
 
 use std::time::Duration;
 
+use helios_proto::v1::cluster_client::ClusterClient;
+use helios_proto::v1::{StatusRequest, StatusResponse};
+use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
 /// Largest gRPC message between peers, bytes: one maximal log entry and its frame.
@@ -32,6 +35,12 @@ pub async fn connect(addr: &str) -> Result<Channel, tonic::transport::Error> {
 /// A channel that connects, and connects again, when it is used.
 pub fn connect_lazy(addr: &str) -> Result<Channel, tonic::transport::Error> {
     Ok(endpoint(addr)?.connect_lazy())
+}
+
+/// What the node at `addr` says of itself.
+pub async fn status_at(addr: &str) -> Result<StatusResponse, Status> {
+    let channel = connect(addr).await.map_err(|error| Status::unavailable(links::reason_of(&error)))?;
+    Ok(ClusterClient::new(channel).status(StatusRequest {}).await?.into_inner())
 }
 
 fn endpoint(addr: &str) -> Result<Endpoint, tonic::transport::Error> {

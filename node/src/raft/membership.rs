@@ -58,6 +58,15 @@ pub fn electorate(membership: &Membership) -> Vec<u64> {
     ids
 }
 
+/// Whether a majority of those who have a say is among those that are `counted`: while a joint change is
+/// under way, of both the new and the old voters.
+pub fn have_majority(membership: &Membership, counted: impl Fn(u64) -> bool) -> bool {
+    [&membership.voters, &membership.voters_outgoing].into_iter().all(|voters| {
+        let found = voters.iter().filter(|voter| counted(**voter)).count();
+        voters.is_empty() || found > voters.len() / 2
+    })
+}
+
 /// Whether `id` was a member once and is none now. Ids are never reused (C6).
 pub fn was_removed(membership: &Membership, id: u64) -> bool {
     id != 0 && id < membership.next_id && member(membership, id).is_none()

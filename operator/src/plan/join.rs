@@ -42,7 +42,7 @@ pub fn finish_learner(view: &View) -> Option<Decision> {
 /// A disk that was a member's, whose removal is committed, cannot come back: its volume is deleted
 /// so that the pod returns blank.
 pub fn recycle_removed(view: &View) -> Option<Decision> {
-    let leader = view.leader?;
+    let leader = view.leader.filter(|_| view.is_agreed())?;
     let (ordinal, _) = wanted_nodes(view).find(|(_, node)| was_removed(leader, node))?;
     let name = view.name(ordinal);
     let doing =

@@ -8,7 +8,7 @@
 //! - **I3** at most one membership change is under way.
 //! - **I4** what is deleted is named by UID, what is removed by member id; never by ordinal.
 //! - **I5** the leader is not stopped while another voter could lead.
-//! - **I6** a member's volume goes only after its removal is committed.
+//! - **I6** a member's pod and volume go only after its removal is committed, and a majority knows that.
 //! - **I7** a node that does not answer is unknown, and unknown is never dead.
 //! - **I8** leadership is handed to members of the present template only.
 
@@ -323,8 +323,8 @@ fn replicas(view: &View) -> u32 {
         return 0;
     }
     let needed = view.cluster.replicas.max(view.highest_known_ordinal().map_or(0, |ordinal| ordinal + 1));
-    match (current, &view.leader) {
-        (Some(current), None) if view.seen.status.bootstrapped => needed.max(current),
+    match current {
+        Some(current) if view.seen.status.bootstrapped && !view.is_agreed() => needed.max(current),
         _ => needed,
     }
 }

@@ -131,6 +131,11 @@ fn is_its_disk(view: &View, pod: &Pod) -> bool {
 
 /// The leader's membership lacks the disk's member, so its removal is committed (I6).
 fn set_aside(view: &View, ordinal: u32, latched: &ReplacementStatus) -> Decision {
+    if !view.is_agreed() {
+        let doing =
+            format!("waiting until a majority of the others knows that {} is removed", latched.member);
+        return Decision::wait(Kind::ReplaceMember, ordinal, doing);
+    }
     recycle(view, Kind::ReplaceMember, ordinal, &latched.volume_uid, &latched.reason).unwrap_or_else(|| {
         let doing = format!("{} has lost what it had and may join anew", latched.member);
         Decision::latch(Kind::ReplaceMember, Latch::Replaced, doing)

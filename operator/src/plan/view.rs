@@ -46,6 +46,19 @@ impl<'a> View<'a> {
         Self { cluster, seen, leader }
     }
 
+    /// A majority of the voters has the leader's membership on its disks: nobody needs a member that it
+    /// lacks any more, whoever is lost next (ADR 0011).
+    pub fn is_agreed(&self) -> bool {
+        let Some(leader) = self.leader else { return false };
+        let index = leader.membership_index();
+        let knows = |node: &StatusResponse| {
+            node.cluster_id == leader.status.cluster_id
+                && self.is_voter(node.member_id)
+                && node.membership.as_ref().is_some_and(|membership| membership.index >= index)
+        };
+        self.seen.nodes.values().filter(|node| knows(node)).count() >= quorum(self.voter_count())
+    }
+
     pub fn name(&self, ordinal: u32) -> String {
         names::pod(&self.cluster.name, ordinal)
     }

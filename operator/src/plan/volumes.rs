@@ -16,8 +16,7 @@ pub fn grow(view: &View) -> Option<Decision> {
 }
 
 pub fn delete_of_removed(view: &View) -> Option<Decision> {
-    view.leader?;
-    if view.cluster.volume.retain {
+    if view.cluster.volume.retain || !view.is_agreed() {
         return None;
     }
     let (ordinal, volume) = view.seen.volumes.range(replicas(view)..).find(|(ordinal, volume)| {

@@ -204,10 +204,14 @@ fn fault_tolerance(view: &View) -> Finding {
     }
     let left = view.healthy_voters().saturating_sub(quorum(view.voter_count()));
     let message = format!("{left} members may fail before writes stop, {designed} are meant to");
-    if left < designed {
-        Finding::new("True", "FewerFailuresSurvivable", message)
-    } else {
-        Finding::new("False", "AsDesigned", message)
+    match () {
+        () if left < designed => Finding::new("True", "FewerFailuresSurvivable", message),
+        () if wanted.is_multiple_of(2) => Finding::new(
+            "False",
+            "EvenReplicas",
+            format!("{wanted} members survive no more failures than {}: {designed}", wanted - 1),
+        ),
+        () => Finding::new("False", "AsDesigned", message),
     }
 }
 

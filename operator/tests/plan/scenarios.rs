@@ -15,6 +15,18 @@ fn a_cluster_begins_once_and_grows_to_its_size() {
 }
 
 #[test]
+fn an_even_number_of_members_is_told_to_gain_nothing() {
+    for (replicas, reason) in [(3, "AsDesigned"), (4, "EvenReplicas")] {
+        let mut world = World::new(replicas);
+        world.cluster.spec.allow_even_replicas = true;
+        world.settle();
+        let conditions = world.status().conditions;
+        let found = conditions.iter().find(|condition| condition.type_ == "FaultToleranceReduced").unwrap();
+        assert_eq!((found.status.as_str(), found.reason.as_str()), ("False", reason), "{replicas} members");
+    }
+}
+
+#[test]
 fn a_settled_cluster_needs_no_write() {
     let mut world = settled(3);
     let before = world.status();
@@ -105,6 +117,23 @@ fn volumes_of_removed_members_go_unless_kept() {
         world.pass();
     }
     assert_eq!(world.disks.keys().copied().collect::<Vec<_>>(), [0, 1, 2]);
+}
+
+#[test]
+fn nothing_of_a_removed_member_goes_before_a_majority_knows() {
+    let mut world = settled(5);
+    world.unaware = (0..5).collect();
+    world.edit(|spec| (spec.replicas, spec.storage.retain) = (3, false));
+    for _ in 0..50 {
+        world.pass();
+    }
+    assert_eq!((voters(&world), world.pods.len(), world.disks.len()), (3, 5, 5));
+    world.unaware = (0..3).filter(|ordinal| world.leader_ordinal() != Some(*ordinal)).take(1).collect();
+    world.settle();
+    for _ in 0..5 {
+        world.pass();
+    }
+    assert_eq!((world.pods.len(), world.disks.len()), (3, 3));
 }
 
 #[test]

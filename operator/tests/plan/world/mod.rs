@@ -63,6 +63,8 @@ pub struct World {
     pub disks: BTreeMap<u32, Disk>,
     pub raft: Option<Raft>,
     pub silent: BTreeSet<u32>,
+    /// Followers that have not heard of the last change of members.
+    pub unaware: BTreeSet<u32>,
     pub cordoned: BTreeSet<u32>,
     pub gone: BTreeSet<u32>,
     /// The operator may neither see hosts nor keep volumes.
@@ -118,6 +120,7 @@ impl World {
             disks: BTreeMap::new(),
             raft: None,
             silent: BTreeSet::new(),
+            unaware: BTreeSet::new(),
             cordoned: BTreeSet::new(),
             gone: BTreeSet::new(),
             confined: false,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use helios_operator::names;
 use helios_operator::observe::{Backing, Failure, Host, Pod, Snapshot, Volume, Workload};
-use helios_proto::v1::{Progress, Role, StatusResponse};
+use helios_proto::v1::{Membership, Progress, Role, StatusResponse};
 use jiff::Timestamp;
 
 use super::{NAME, SimPod, World};
@@ -83,8 +83,10 @@ impl World {
         let Some(raft) = self.raft.as_ref().filter(|_| disk.member_id != 0) else { return status };
         status.ready = raft.leader.is_some();
         status.term = raft.term;
-        status.membership = Some(raft.membership.clone());
         let id = disk.member_id;
+        let lags = u64::from(raft.leader != Some(id) && self.unaware.contains(&ordinal));
+        status.membership =
+            Some(Membership { index: raft.membership.index - lags, ..raft.membership.clone() });
         status.set_role(match () {
             () if !raft.membership.members.iter().any(|member| member.id == id) => Role::Removed,
             () if raft.leader == Some(id) => Role::Leader,
