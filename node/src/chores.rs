@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use helios_proto::v1::{PurgeExpired, RegisterMember, command::Op};
+use helios_proto::v1::reply::Kind;
+use helios_proto::v1::{PurgeExpired, RegisterMember, Reply, command::Op};
 
 use crate::database::Database;
 use crate::node::Node;
@@ -12,7 +13,7 @@ use crate::retirement;
 
 /// How often the leader looks for expired keys.
 const EXPIRY_INTERVAL: Duration = Duration::from_millis(100);
-/// Keys removed by one log entry.
+/// Keys, and elements of keys that were deleted, removed by one log entry.
 const EXPIRY_BATCH: u32 = 1_000;
 const REGISTER_RETRY: Duration = Duration::from_millis(500);
 
@@ -52,7 +53,7 @@ async fn register(node: Node) {
         });
         match node.write(vec![op]).await.pop() {
             Some(Ok(reply)) => match reply.kind {
-                Some(helios_proto::v1::reply::Kind::Error(error)) => {
+                Some(Kind::Error(error)) => {
                     tracing::error!(reason = %error.message, "the cluster does not know this disk");
                     return;
                 }
@@ -72,8 +73,16 @@ async fn purge_expired(node: Node) {
         if status.has_changed().is_err() {
             return;
         }
-        if node.store().has_expired(crate::wall_ms()).unwrap_or(false) {
-            drop(node.write(vec![Op::PurgeExpired(PurgeExpired { limit: EXPIRY_BATCH })]).await);
+        // Without a pause while there is more: what is deleted in one go may be large.
+        while node.store().has_expired(crate::wall_ms()).unwrap_or(false) {
+            let purged = node.write(vec![Op::PurgeExpired(PurgeExpired { limit: EXPIRY_BATCH })]).await.pop();
+            let count = match purged {
+                Some(Ok(Reply { kind: Some(Kind::Integer(count)), .. })) => count,
+                _ => 0,
+            };
+            if count < i64::from(EXPIRY_BATCH) {
+                break;
+            }
         }
     }
 }

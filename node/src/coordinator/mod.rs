@@ -23,7 +23,7 @@ use crate::error::Error;
 use crate::management::disk_of;
 use crate::node::{ActiveMember, Node};
 use crate::raft::{ChangeRequest, Expected, RaftStatus, membership};
-use crate::state::{Driven, LogEntry, Shared, StateMachine};
+use crate::state::{Driven, LogEntry, Shared, StateMachine, Value};
 
 pub use config::ClusterConfig;
 pub use state::{
@@ -169,7 +169,8 @@ impl<M: StateMachine> ClusterCoordinator<M> {
     pub async fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Error> {
         let node = self.node()?;
         node.await_fresh(Freshness::Linearizable, None).await?;
-        Ok(node.store().get(key, crate::wall_ms())?.map(|value| value.data))
+        let value = node.store().get(key, crate::wall_ms())?;
+        Ok(value.map(Value::into_string).transpose()?.map(|value| value.data))
     }
 
     pub fn is_leader(&self) -> bool {

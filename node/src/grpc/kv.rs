@@ -19,7 +19,7 @@ use tonic::{Request, Response, Status};
 use super::watch::Watcher;
 use crate::database::{Database, Freshness, WriteRequest};
 use crate::error::Error;
-use crate::state::{StateError, Value};
+use crate::state::{Kind, StateError, Value};
 
 const DEFAULT_RANGE: u32 = 1_000;
 const MAX_RANGE: u32 = 10_000;
@@ -76,6 +76,7 @@ impl<D: Database> Kv for KvService<D> {
         let GetRequest { consistency: _, max_staleness_ms, after, key } = &request;
         self.await_fresh(request.consistency(), *max_staleness_ms, after.as_ref()).await?;
         let value = self.database.store().get(key, crate::wall_ms()).map_err(unreadable)?;
+        let value = value.map(Value::into_string).transpose()?;
         Ok(Response::new(GetResponse { entry: value.map(|value| entry(request.key, value)) }))
     }
 
@@ -122,6 +123,8 @@ impl<D: Database> Kv for KvService<D> {
             .map_err(unreadable)?;
         let more = found.len() > limit;
         found.truncate(limit);
+        // Other types have no value to show here.
+        found.retain(|(_, value)| value.kind == Kind::String);
         let entries = found.into_iter().map(|(key, value)| entry(key, value)).collect();
         Ok(Response::new(RangeResponse { entries, more, revision }))
     }

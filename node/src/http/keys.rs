@@ -149,7 +149,8 @@ async fn found(key: &str, freshness: Result<Freshness, Error>, token: Option<&st
     let look = async {
         node.await_fresh(freshness?, after(token)?.as_ref()).await?;
         let value = node.store().get(key.as_bytes(), crate::wall_ms())?;
-        value.ok_or_else(|| Error::new(ErrorCode::KeyNotFound, format!("there is no key {key:?}")))
+        let missing = || Error::new(ErrorCode::KeyNotFound, format!("there is no key {key:?}"));
+        value.ok_or_else(missing)?.into_string()
     };
     match look.await {
         Ok(value) => {

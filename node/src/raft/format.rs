@@ -7,19 +7,24 @@
 use std::collections::BTreeMap;
 
 use helios_proto::v1::command::Op;
-use helios_proto::v1::{Command, ErrorCode, Membership};
+use helios_proto::v1::{Command, ErrorCode, Expire, ExpireCondition, Membership};
 
 use super::membership;
 use crate::error::Error;
 
 /// Of this build.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 /// Of builds that did not say, and of a member that nobody has heard of since this process began.
 pub const OLDEST: u32 = 1;
 
 /// What a member has to have to apply `command`; an error if this build has it not.
 pub fn of(command: &Command) -> Result<u32, Error> {
     match &command.op {
+        // Values of more than one type came with format 2.
+        Some(Op::Call(_) | Op::Transaction(_)) => Ok(2),
+        Some(Op::Expire(Expire { condition, .. })) if *condition == ExpireCondition::ExpireXxLt as i32 => {
+            Ok(2)
+        }
         Some(
             Op::Set(_)
             | Op::Delete(_)

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use helios_proto::v1::ErrorCode;
+use helios_proto::v1::command::Op;
+use helios_proto::v1::reply::Kind;
+use helios_proto::v1::{ErrorCode, Guard, Reply};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
@@ -23,6 +25,7 @@ use super::frame::Frame;
 use super::server::Shared;
 use super::session::Session;
 use super::table::{Spec, resolve};
+use super::transaction::{MAX_WATCHED, Queued};
 use crate::database::{Database, WriteRequest};
 use crate::error::Error;
 use crate::wall_ms;
@@ -143,7 +146,20 @@ impl<D: Database> Connection<D> {
             barrier: None,
         };
         for words in requests {
+            let bytes = words.iter().map(Bytes::len).sum();
             let understood = self.understand(words, &round);
+            if let Some(queue) = &mut self.session.queue
+                && !matches!(&understood, Ok((_, request)) if request.is_immediate())
+            {
+                let limit = self.shared.limits.max_request_bytes;
+                let (name, request) = match understood {
+                    Ok((spec, request)) => (spec.name, Ok(request)),
+                    Err((name, refusal)) => (name, Err(refusal)),
+                };
+                let frame = queue.push(request, bytes, limit);
+                self.reply(name, frame, &round);
+                continue;
+            }
             if !matches!(understood, Ok((_, Request::Write(_)))) {
                 self.write_batch(&mut round).await;
             }
@@ -167,6 +183,11 @@ impl<D: Database> Connection<D> {
                     let answer = self.wait(replicas, timeout).await;
                     (spec.name, answer.unwrap_or_else(|error| self.failure(error)))
                 }
+                Ok((spec, Request::Watch(keys))) => {
+                    let answer = self.watch(keys, &mut round).await;
+                    (spec.name, answer.unwrap_or_else(|error| self.failure(error)))
+                }
+                Ok((spec, Request::Exec)) => (spec.name, self.exec(&mut round).await),
                 Err((name, refusal)) => (name, refusal.into()),
             };
             self.reply(name, frame, &round);
@@ -242,16 +263,87 @@ impl<D: Database> Connection<D> {
         Ok(Frame::Integer(count.cast_signed()))
     }
 
+    async fn watch(&mut self, keys: Vec<Bytes>, round: &mut Round) -> Result<Frame, Error> {
+        if self.session.queue.is_some() {
+            return Ok(Frame::error("ERR WATCH inside MULTI is not allowed"));
+        }
+        if self.session.watched.len() + keys.len() > MAX_WATCHED {
+            return Ok(Frame::error(format!(
+                "ERR this connection may watch {MAX_WATCHED} keys; UNWATCH some"
+            )));
+        }
+        self.await_fresh(round).await?;
+        for key in keys {
+            if self.session.watched.iter().any(|guard| guard.key == key) {
+                continue;
+            }
+            let value = self.db.store().get(&key, wall_ms())?;
+            self.session.watched.push(Guard { key, revision: value.map_or(0, |value| value.revision) });
+        }
+        Ok(Frame::OK)
+    }
+
+    /// Commands on keys in one entry, and then those that this node answers by itself.
+    async fn exec(&mut self, round: &mut Round) -> Frame {
+        let Some(queue) = self.session.queue.take() else {
+            return Frame::error("ERR EXEC without MULTI");
+        };
+        let guards = std::mem::take(&mut self.session.watched);
+        if queue.is_broken() {
+            return Frame::error("EXECABORT Transaction discarded because of previous errors.");
+        }
+        let (transaction, queued) = queue.finish(guards);
+        let mut steps = Vec::new().into_iter();
+        if let Some(transaction) = transaction {
+            match self.submit_one(Op::Transaction(transaction), round).await {
+                Ok(Reply { kind: Some(Kind::List(replies)), .. }) => steps = replies.items.into_iter(),
+                Ok(reply) => return Answer::Plain.frame(reply),
+                Err(error) => return self.failure(error),
+            }
+        }
+        let mut frames = Vec::with_capacity(queued.len());
+        for queued in queued {
+            frames.push(match queued {
+                Queued::Step(answer) => answer.frame(steps.next().unwrap_or_default()),
+                Queued::Refused(refusal) => refusal.into(),
+                Queued::Later(request) => self.answer_later(request, round).await,
+            });
+        }
+        Frame::Array(frames)
+    }
+
+    async fn answer_later(&mut self, request: Request, round: &mut Round) -> Frame {
+        match request {
+            Request::Read(read) => {
+                let answer = self.read(read, round).await;
+                answer.unwrap_or_else(|error| self.failure(error))
+            }
+            Request::Local(local) => self.run_local(local),
+            // As in Redis, nothing waits inside of a transaction.
+            Request::Wait { .. } | Request::Write(_) | Request::Exec | Request::Watch(_) => Frame::Integer(0),
+        }
+    }
+
+    async fn submit_one(&mut self, op: Op, round: &mut Round) -> Result<Reply, Error> {
+        let outcome = self.db.submit(vec![op.into()], self.session.ack).await.pop();
+        round.barrier = None;
+        let reply = outcome.unwrap_or_else(|| Err(Error::outcome_unknown()))?;
+        self.session.follow(self.db.token_of(&reply));
+        Ok(reply)
+    }
+
     async fn read(&mut self, read: Read, round: &mut Round) -> Result<Frame, Error> {
+        self.await_fresh(round).await?;
+        let Shared { cursors, stats, .. } = &*self.shared;
+        read.execute(&Snapshot { store: self.db.store(), wall_ms: wall_ms(), cursors, stats }).await
+    }
+
+    async fn await_fresh(&self, round: &mut Round) -> Result<(), Error> {
         if round.barrier.is_none() {
             let Session { freshness, after, .. } = &self.session;
             round.barrier = Some(self.db.await_fresh(*freshness, after.as_ref()).await);
         }
-        if let Some(Err(error)) = &round.barrier {
-            return Err(error.clone());
-        }
-        let Shared { cursors, stats, .. } = &*self.shared;
-        read.execute(&Snapshot { store: self.db.store(), wall_ms: wall_ms(), cursors, stats }).await
+        round.barrier.clone().unwrap_or(Ok(()))
     }
 
     fn run_local(&mut self, local: Local) -> Frame {

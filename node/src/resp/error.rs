@@ -53,6 +53,14 @@ impl Refusal {
         Self::UnknownCommand { name, arguments }
     }
 
+    /// Whether the words are no command, whatever they would do: a transaction that one was sent in fails.
+    pub fn is_of_form(&self) -> bool {
+        matches!(
+            self,
+            Self::UnknownCommand { .. } | Self::UnknownSubcommand { .. } | Self::Arity(_) | Self::NoAuth
+        )
+    }
+
     pub fn unknown_subcommand(container: &str, name: &[u8]) -> Self {
         Self::UnknownSubcommand { container: container.to_ascii_uppercase(), name: shown(name, 128) }
     }

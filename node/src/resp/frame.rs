@@ -5,6 +5,8 @@ use std::fmt::Write;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use crate::state::calls::double_text;
+
 /// The protocol version a connection speaks; `HELLO` changes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Protocol {
@@ -35,6 +37,8 @@ pub enum Frame {
     NullArray,
     Array(Vec<Frame>),
     Map(Vec<(Frame, Frame)>),
+    /// Lists of two in RESP3, one after the other in RESP2.
+    Pairs(Vec<(Frame, Frame)>),
     Set(Vec<Frame>),
     Push(Vec<Frame>),
     Double(f64),
@@ -87,6 +91,16 @@ impl Frame {
                     value.encode(protocol, out);
                 }
             }
+            Self::Pairs(pairs) => {
+                put_number(out, b'*', if resp3 { pairs.len() } else { pairs.len() * 2 });
+                for (key, value) in pairs {
+                    if resp3 {
+                        put_number(out, b'*', 2);
+                    }
+                    key.encode(protocol, out);
+                    value.encode(protocol, out);
+                }
+            }
             Self::Double(number) => {
                 let text = double_text(*number);
                 if resp3 { put_line(out, b',', &text) } else { put_bulk(out, b'$', text.as_bytes()) }
@@ -131,16 +145,6 @@ fn put_items(out: &mut BytesMut, kind: u8, items: &[Frame], protocol: Protocol) 
     }
 }
 
-fn double_text(number: f64) -> String {
-    if number.is_nan() {
-        "nan".to_owned()
-    } else if number.is_infinite() {
-        if number > 0.0 { "inf".to_owned() } else { "-inf".to_owned() }
-    } else {
-        number.to_string()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -181,6 +185,8 @@ mod tests {
         assert_eq!(wire(&Frame::Array(items())), both("*2\r\n:1\r\n$-1\r\n", "*2\r\n:1\r\n_\r\n"));
         assert_eq!(wire(&Frame::Set(items())), both("*2\r\n:1\r\n$-1\r\n", "~2\r\n:1\r\n_\r\n"));
         assert_eq!(wire(&Frame::Push(items())), both("*2\r\n:1\r\n$-1\r\n", ">2\r\n:1\r\n_\r\n"));
+        let pairs = Frame::Pairs(vec![(Frame::bulk("k"), Frame::Double(1.5))]);
+        assert_eq!(wire(&pairs), both("*2\r\n$1\r\nk\r\n$3\r\n1.5\r\n", "*1\r\n*2\r\n$1\r\nk\r\n,1.5\r\n"));
         let map = Frame::Map(vec![(Frame::bulk("k"), Frame::Array(vec![]))]);
         assert_eq!(wire(&map), both("*2\r\n$1\r\nk\r\n*0\r\n", "%1\r\n$1\r\nk\r\n*0\r\n"));
     }

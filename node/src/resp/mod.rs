@@ -18,6 +18,7 @@ mod server;
 mod session;
 mod stats;
 mod table;
+mod transaction;
 
 pub use crate::secret::Secret as Password;
 pub use metrics::Metrics;

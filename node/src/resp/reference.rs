@@ -30,9 +30,20 @@ const TAIL: &str = "\
   the next key to return: if another client deletes just that key and the call goes to another node, or 4,096 other
   cursors were issued since, the reply is `-ERR invalid cursor` and the client starts again at 0.
 - `KEYS` refuses to return more than 100000 keys.
-- `MGET` and `EXISTS` of several keys look at each key in turn: another client's write may fall between two of them.
 - `DBSIZE` and `INFO` count expired keys until they are purged.
-- `EXPIRE` and its kin do not take `XX` together with `LT`.
+- `MULTI` queues on the node that the client talks to, and `EXEC` sends everything as one entry of the log: nobody sees a
+  part of it, and `WATCH` compares the keys where it is applied. Relative expirations count from when a command was
+  queued. What touches no keys, `SCAN` and `KEYS` are answered right after the entry. All answers of one transaction may
+  have 8 MiB; the queue is bounded like a request.
+- What a key holds is kept in one form whatever its size; `OBJECT ENCODING` says what Redis would. Deleting a large
+  collection takes one step, its elements are removed afterwards, 1000 in one entry.
+- Members of sets and fields of hashes come in the order of their bytes. Commands that pick at random, and those
+  whose summary says so, look at every element of the key. No answer has more than 1048576 elements.
+- A command that makes a string longer stops at 8 MiB.
+- There are no streams, no geographic and HyperLogLog commands, no `BITFIELD`, `SORT`, `DUMP` and `RESTORE`, and no commands
+  that block but `WAIT`.
+- Other types than strings need all members to run this version or a newer one; until then they are refused with
+  `-TRYAGAIN`.
 - `HELIOS.READ LEASE` promises the same as `LINEARIZABLE` as long as the members' clocks run at about the same speed, and
   spares reads on the leader a round to a majority while its lease lasts. It needs `reads.lease` in the configuration;
   without it, and on other members, such a read is an ordinary linearizable one.

@@ -1,11 +1,12 @@
 //! What one connection has agreed on so far.
 
-use helios_proto::v1::Token;
+use helios_proto::v1::{Guard, Token};
 
 use super::frame::Protocol;
+use super::transaction::Queue;
 use crate::database::{Ack, Freshness};
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Session {
     pub protocol: Protocol,
     pub authenticated: bool,
@@ -16,6 +17,10 @@ pub struct Session {
     /// The connection's last write, or one that it was told of (`HELIOS.TOKEN`): its reads see it
     /// whatever their freshness, and `WAIT` counts who holds it.
     pub after: Option<Token>,
+    /// Between `MULTI` and `EXEC`.
+    pub queue: Option<Queue>,
+    /// Keys as they were when this connection said `WATCH`.
+    pub watched: Vec<Guard>,
     /// Close once what was asked so far is answered (`QUIT`).
     pub closing: bool,
 }
@@ -28,6 +33,8 @@ impl Session {
             freshness: Freshness::default(),
             ack: Ack::default(),
             after: None,
+            queue: None,
+            watched: Vec::new(),
             closing: false,
         }
     }

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::state::Lookups;
+
 #[derive(Debug, Default)]
 pub struct Stats {
     connections: AtomicU64,
@@ -38,8 +40,9 @@ impl Stats {
         }
     }
 
-    pub fn looked_up(&self, found: bool) {
-        increment(if found { &self.hits } else { &self.misses });
+    pub fn looked_up(&self, lookups: Lookups) {
+        self.hits.fetch_add(lookups.found, Ordering::Relaxed);
+        self.misses.fetch_add(lookups.missed, Ordering::Relaxed);
     }
 
     pub fn read(&self) -> Counts {

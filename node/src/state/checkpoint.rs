@@ -172,8 +172,10 @@ impl Store {
         if Mutation::SnapshotIndexTooHigh.is_on() {
             record.meta.applied.index += 1;
         }
+        let has_collections = has_any(engine.as_ref(), value::GARBAGE_START, value::GARBAGE_END)?
+            || has_any(engine.as_ref(), value::ELEMENTS_START, value::ELEMENTS_END)?;
         let written = writer
-            .header(&record)
+            .header(&record, has_collections)
             .and_then(|()| write_pairs(&mut writer, engine.as_ref(), &record))
             .and_then(|()| writer.finish());
         if let Err(error) = written {
@@ -271,6 +273,11 @@ impl Store {
     }
 }
 
+fn has_any(engine: &dyn StateEngine, start: &[u8], end: &[u8]) -> Result<bool, StateError> {
+    let first = engine.range(start, Some(end)).next().transpose();
+    Ok(first.map_err(StateError::engine("read"))?.is_some())
+}
+
 /// Writes every key, and refuses to spread a damaged engine: its content must add up.
 fn write_pairs(writer: &mut Writer, engine: &dyn StateEngine, record: &Record) -> Result<(), StateError> {
     let mut digest = Digest::default();
@@ -282,7 +289,7 @@ fn write_pairs(writer: &mut Writer, engine: &dyn StateEngine, record: &Record) -
         digest.add(&key, &value);
         if value::is_data_key(&key) {
             writer.pair(&value::user_key(&key), &value)?;
-        } else if value::is_request_key(&key) {
+        } else if value::is_record_key(&key) {
             // After all keys, since its prefix sorts after theirs.
             writer.pair(&key, &value)?;
         }
@@ -323,7 +330,7 @@ fn load_pairs(
             bytes = 0;
         }
     }
-    while let Some((key, record)) = reader.next_request()? {
+    while let Some((key, record)) = reader.next_record()? {
         digest.add(&key, &record);
         bytes += key.len() + record.len();
         writes.push((key, Some(record)));

@@ -9,8 +9,11 @@ use helios_proto::v1::{
     PurgeExpired, RegisterMember, Set, SetCondition,
 };
 
+use super::calls;
+use super::collection;
 use super::engines::EngineError;
 use super::machine;
+use super::transaction;
 use super::txn::Txn;
 use super::value::{Kind, Value};
 use crate::error::Error;
@@ -33,7 +36,7 @@ impl From<EngineError> for Failure {
     }
 }
 
-type Outcome = Result<Answer, Failure>;
+pub(super) type Outcome = Result<Answer, Failure>;
 
 /// Executes `command` on `txn`, whose changes count only if the answer is not a failure.
 pub(super) fn execute(txn: &mut Txn<'_>, command: &Command) -> Outcome {
@@ -46,6 +49,8 @@ pub(super) fn execute(txn: &mut Txn<'_>, command: &Command) -> Outcome {
         Some(Op::Increment(op)) => increment(txn, op),
         Some(Op::FlushAll(_)) => flush_all(txn),
         Some(Op::PurgeExpired(op)) => purge_expired(txn, op),
+        Some(Op::Call(op)) => calls::execute(txn, op),
+        Some(Op::Transaction(op)) => transaction::execute(txn, op),
         Some(Op::RegisterMember(op)) => register_member(txn, op),
         Some(Op::Apply(op)) => machine::apply(txn, op),
         None => Err(invalid("the log entry holds no command that this version knows; upgrade this member")),
@@ -101,6 +106,9 @@ fn expire(txn: &mut Txn<'_>, op: &Expire) -> Outcome {
         (ExpireCondition::ExpireXx, current_ms) => current_ms.is_some(),
         (ExpireCondition::ExpireGt, current_ms) => current_ms.is_some_and(|current_ms| op.at_ms > current_ms),
         (ExpireCondition::ExpireLt, current_ms) => current_ms.is_none_or(|current_ms| op.at_ms < current_ms),
+        (ExpireCondition::ExpireXxLt, current_ms) => {
+            current_ms.is_some_and(|current_ms| op.at_ms < current_ms)
+        }
     };
     if is_met {
         txn.set_expiry(&op.key, &old, Some(op.at_ms));
@@ -160,7 +168,8 @@ fn purge_expired(txn: &mut Txn<'_>, op: &PurgeExpired) -> Outcome {
         // Loading an expired key removes it.
         txn.load(key)?;
     }
-    Ok(Answer::Integer(keys.len() as i64))
+    let swept = collection::sweep(txn, op.limit as usize - keys.len())?;
+    Ok(Answer::Integer((keys.len() + swept) as i64))
 }
 
 /// Leaves the membership's index alone: who votes does not change, and a membership call that
@@ -196,17 +205,19 @@ fn register_member(txn: &mut Txn<'_>, op: &RegisterMember) -> Outcome {
     Ok(Answer::Done(Done {}))
 }
 
-fn require_string(value: Option<&Value>) -> Result<(), Failure> {
+pub(super) fn require_string(value: Option<&Value>) -> Result<(), Failure> {
     match value {
-        Some(value) if value.kind != Kind::String => {
-            Err(refused(ErrorCode::WrongType, "Operation against a key holding the wrong kind of value"))
-        }
+        Some(value) if value.kind != Kind::String => Err(wrong_type()),
         _ => Ok(()),
     }
 }
 
+pub(super) fn wrong_type() -> Failure {
+    refused(ErrorCode::WrongType, "Operation against a key holding the wrong kind of value")
+}
+
 /// The integers Redis takes: no plus sign, no leading zeros, no blanks, no "-0".
-fn parse_integer(data: &[u8]) -> Option<i64> {
+pub(super) fn parse_integer(data: &[u8]) -> Option<i64> {
     if data.len() > MAX_INTEGER_LEN {
         return None;
     }
@@ -216,14 +227,14 @@ fn parse_integer(data: &[u8]) -> Option<i64> {
     if is_canonical { text.parse().ok() } else { None }
 }
 
-fn refused(code: ErrorCode, message: impl Into<String>) -> Failure {
+pub(super) fn refused(code: ErrorCode, message: impl Into<String>) -> Failure {
     Failure::Refused(Error::new(code, message))
 }
 
-fn invalid(message: &str) -> Failure {
+pub(super) fn invalid(message: impl Into<String>) -> Failure {
     refused(ErrorCode::InvalidArgument, message)
 }
 
-fn not_an_integer(message: &str) -> Failure {
+pub(super) fn not_an_integer(message: &str) -> Failure {
     refused(ErrorCode::NotAnInteger, message)
 }

@@ -5,7 +5,9 @@
 //! Nothing here knows of Raft's messages, of clients or of clocks: time comes with the entries.
 //! One thread applies, one checkpoints, any thread reads.
 
+pub mod calls;
 mod checkpoint;
+mod collection;
 mod command;
 mod dedup;
 mod engines;
@@ -19,6 +21,7 @@ mod overlay;
 mod recovery;
 mod snapshot;
 mod store;
+mod transaction;
 mod txn;
 mod value;
 mod view;
@@ -33,6 +36,7 @@ pub use inspect::{Inspection, inspect};
 pub use machine::{Driven, LogEntry, Shared, StateMachine};
 pub use snapshot::SnapshotMeta;
 pub use store::{Store, StoreOptions};
+pub use txn::Lookups;
 pub use value::{Kind, Value};
 pub use watch::{Changed, Lost, Page};
 

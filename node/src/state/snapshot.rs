@@ -3,11 +3,12 @@
 //! ```text
 //! magic "HELIOSSN" | version u32 | record length u32 | record | record's CRC32C u32
 //! key length u32 | value length u32 | key | encoded value      once per key, in key order
-//! key length u32 | value length u32 | raw key | record         what is known of requests, in order
+//! key length u32 | value length u32 | raw key | record         requests and collections, in order
 //! CRC32C u32 of every byte before it
 //! ```
 //! All integers are big-endian. The record counts the keys; the expiry index is not written, a
-//! reader derives it. Version 1 had no requests.
+//! reader derives it. Version 1 had no requests, version 2 no collections; a state without any is
+//! still written as version 2, for members that were not upgraded yet.
 
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
@@ -22,7 +23,8 @@ use crate::disk::{Disk, Stream};
 use crate::mutation::Mutation;
 
 const MAGIC: &[u8; 8] = b"HELIOSSN";
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
+const VERSION_WITHOUT_COLLECTIONS: u32 = 2;
 const OLDEST_VERSION: u32 = 1;
 const PREFIX_BYTES: usize = 8 + 4 + 4;
 const CRC_BYTES: usize = 4;
@@ -62,7 +64,7 @@ impl SnapshotMeta {
     pub fn verify_file(disk: &dyn Disk, path: &Path) -> Result<Self, StateError> {
         let mut reader = Reader::open(disk, path)?;
         while reader.next_pair()?.is_some() {}
-        while reader.next_request()?.is_some() {}
+        while reader.next_record()?.is_some() {}
         reader.finish()
     }
 }
@@ -86,11 +88,11 @@ impl Writer {
         Ok(Self { disk, path: path.to_owned(), temporary, file, crc: 0 })
     }
 
-    pub fn header(&mut self, record: &Record) -> Result<(), StateError> {
+    pub fn header(&mut self, record: &Record, has_collections: bool) -> Result<(), StateError> {
         let record = record.encode();
         let mut prefix = Vec::with_capacity(PREFIX_BYTES);
         prefix.put_slice(MAGIC);
-        prefix.put_u32(VERSION);
+        prefix.put_u32(if has_collections { VERSION } else { VERSION_WITHOUT_COLLECTIONS });
         prefix.put_u32(record.len() as u32);
         self.put(&prefix)?;
         self.put(&record)?;
@@ -189,14 +191,13 @@ impl Reader {
         Ok(Some((key, value)))
     }
 
-    /// The raw key and the record of what is known of a request, once the pairs were read to the
-    /// last; `None` after the last.
-    pub fn next_request(&mut self) -> Result<Option<(Bytes, Bytes)>, StateError> {
+    /// A raw key and its record, once the pairs were read to the last; `None` after the last.
+    pub fn next_record(&mut self) -> Result<Option<(Bytes, Bytes)>, StateError> {
         if self.left_bytes == 0 {
             return Ok(None);
         }
         let (key, record) = self.record_pair()?;
-        if !value::is_request_key(&key) {
+        if !value::is_record_key(&key) {
             return Err(self.bad("it holds a record of an unknown kind"));
         }
         Ok(Some((key, record)))

@@ -6,8 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockRea
 
 use bytes::Bytes;
 use helios_proto::v1::reply::Kind as Answer;
-use helios_proto::v1::{Command, ErrorCode, Member, Membership, Reply};
+use helios_proto::v1::{Call, Command, ErrorCode, Member, Membership, Reply};
 
+use super::calls;
+use super::command::Failure;
 use super::dedup;
 use super::engines::{EngineError, EngineKind, MemoryEngine, StateEngine};
 use super::home::Home;
@@ -15,7 +17,7 @@ use super::machine::Driven;
 use super::meta::{Meta, Record};
 use super::overlay::Overlay;
 use super::recovery::{self, Recovered};
-use super::txn::{Changes, Txn, decode};
+use super::txn::{Changes, Lookups, Txn, decode};
 use super::value::{self, Value};
 use super::view::View;
 use super::watch::{Changed, History, Lost, Page};
@@ -228,23 +230,21 @@ impl Store {
     /// What `key` holds; nothing once its expiry is at or before the log's clock or `wall_ms`.
     pub fn get(&self, key: &[u8], wall_ms: u64) -> Result<Option<Value>, StateError> {
         self.check()?;
-        self.get_in(&self.inner.read(), key, wall_ms)
+        let state = self.inner.read();
+        state.query_txn(wall_ms).load(key).map_err(|error| self.fail(error))
     }
 
-    /// What each of `keys` holds, as of one applied index: a write of many keys shows whole or not
-    /// at all.
-    pub fn get_many(&self, keys: &[Bytes], wall_ms: u64) -> Result<Vec<Option<Value>>, StateError> {
+    /// What a command that writes nothing answers, as of one applied index, and how many keys it found
+    /// and missed. Keeps entries from being applied while it runs.
+    pub fn query(&self, call: &Call, wall_ms: u64) -> Result<(Answer, Lookups), Error> {
         self.check()?;
         let state = self.inner.read();
-        keys.iter().map(|key| self.get_in(&state, key, wall_ms)).collect()
-    }
-
-    fn get_in(&self, state: &State, key: &[u8], wall_ms: u64) -> Result<Option<Value>, StateError> {
-        let raw_key = value::data_key(key);
-        let found =
-            state.view().get(&raw_key).and_then(|raw| raw.map(|raw| decode(&raw_key, raw)).transpose());
-        let value = found.map_err(|error| self.fail(error))?;
-        Ok(value.filter(|value| !value.is_expired(state.meta.clock_ms.max(wall_ms))))
+        let mut txn = state.query_txn(wall_ms);
+        match calls::query(&mut txn, call) {
+            Ok(answer) => Ok((answer, txn.lookups())),
+            Err(Failure::Refused(error)) => Err(error),
+            Err(Failure::Engine(error)) => Err(self.fail(error).into()),
+        }
     }
 
     /// At most `limit` live keys in order, from `start` (inclusive) to `end` (exclusive), as of one
@@ -278,6 +278,10 @@ impl Store {
     pub fn has_expired(&self, wall_ms: u64) -> Result<bool, StateError> {
         self.check()?;
         let state = self.inner.read();
+        let garbage = state.view().range(value::GARBAGE_START, Some(value::GARBAGE_END)).next().transpose();
+        if garbage.map_err(|error| self.fail(error))?.is_some() {
+            return Ok(true);
+        }
         let floor_ms = state.expiry_floor_ms.load(Ordering::Relaxed);
         let start = value::expiry_key(floor_ms, b"");
         let first = state.view().range(&start, Some(value::EXPIRY_END)).next().transpose();
@@ -366,10 +370,17 @@ impl State {
 
     pub fn view(&self) -> View<'_> {
         View {
+            top: None,
             active: &self.active,
             frozen: self.frozen.as_ref().map(|frozen| frozen.overlay.as_ref()),
             engine: self.engine.as_ref(),
         }
+    }
+
+    /// For looking only: what it changes is dropped with it.
+    fn query_txn(&self, wall_ms: u64) -> Txn<'_> {
+        let meta = Meta { clock_ms: self.meta.clock_ms.max(wall_ms), ..self.meta.clone() };
+        Txn::new(self.view(), self.expiry_floor_ms.load(Ordering::Relaxed), meta).with_seed(rand::random())
     }
 
     /// The record as the entry at `index` finds it; an error for an entry that was applied before.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes};
 use helios_proto::v1::reply::Kind as Answer;
 use helios_proto::v1::{Membership, Reply};
 
@@ -21,6 +21,18 @@ pub(super) struct Txn<'a> {
     changes: Changes,
     index: u64,
     machine: Option<&'a dyn Driven>,
+    lookups: Lookups,
+    /// Collections made so far.
+    collections: u32,
+    /// Of the next random number.
+    seed: u64,
+}
+
+/// Keys looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Lookups {
+    pub found: u64,
+    pub missed: u64,
 }
 
 /// What an entry does to the state, all of it or nothing.
@@ -42,7 +54,14 @@ impl<'a> Txn<'a> {
     /// `meta` already carries the entry's position and the log's clock.
     pub fn new(view: View<'a>, expiry_floor_ms: u64, meta: Meta) -> Self {
         let index = meta.applied.index;
-        Self { view, expiry_floor_ms, changes: Changes::none(meta), index, machine: None }
+        let changes = Changes::none(meta);
+        let lookups = Lookups::default();
+        // Every member draws the same numbers.
+        Self { view, expiry_floor_ms, changes, index, machine: None, lookups, collections: 0, seed: index }
+    }
+
+    pub fn with_seed(self, seed: u64) -> Self {
+        Self { seed, ..self }
     }
 
     pub fn with_machine(self, machine: Option<&'a dyn Driven>) -> Self {
@@ -65,17 +84,21 @@ impl<'a> Txn<'a> {
     /// What a live `key` holds. The remains of an expired one are removed.
     pub fn load(&mut self, key: &[u8]) -> Result<Option<Value>, EngineError> {
         let raw_key = value::data_key(key);
-        let raw = match self.changes.overlay.get(&raw_key) {
-            Some(slot) => slot,
-            None => self.view.get(&raw_key)?,
+        let value = self.now(&raw_key)?.map(|raw| decode(&raw_key, raw)).transpose()?;
+        let value = match value {
+            Some(value) if value.is_expired(self.clock_ms()) => {
+                self.remove(key, &value);
+                None
+            }
+            value => value,
         };
-        let Some(raw) = raw else { return Ok(None) };
-        let value = decode(&raw_key, raw)?;
-        if value.is_expired(self.clock_ms()) {
-            self.remove(key, &value);
-            return Ok(None);
-        }
-        Ok(Some(value))
+        let count = if value.is_some() { &mut self.lookups.found } else { &mut self.lookups.missed };
+        *count += 1;
+        Ok(value)
+    }
+
+    pub fn lookups(&self) -> Lookups {
+        self.lookups
     }
 
     /// Writes `key` in place of `old`, which is what [`Txn::load`] just answered. An expiry that
@@ -91,7 +114,8 @@ impl<'a> Txn<'a> {
         self.replace(key, Some(old), new);
     }
 
-    fn replace(&mut self, key: &[u8], old: Option<&Value>, new: Value) {
+    /// Writes `new` under the revision it has; what `old` held is removed later if it is not in `new` too.
+    pub fn replace(&mut self, key: &[u8], old: Option<&Value>, new: Value) {
         if new.is_expired(self.clock_ms()) {
             if let Some(old) = old {
                 self.remove(key, old);
@@ -107,14 +131,29 @@ impl<'a> Txn<'a> {
                 self.changes.earliest_expiry_ms = Some(earliest_ms.min(at_ms));
             }
         }
+        if let Some(old) = old.filter(|old| old.collection_id() != new.collection_id()) {
+            self.discard(old);
+        }
         self.changes.overlay.put(value::data_key(key), Some(new.encode()));
         if old.is_none() {
             self.changes.meta.key_count += 1;
         }
     }
 
-    /// Removes `key`, which holds `old`.
+    /// Removes `key`, which holds `old`; the elements of a collection go later, a bounded number at a time.
     pub fn remove(&mut self, key: &[u8], old: &Value) {
+        self.discard(old);
+        self.erase(key, old);
+    }
+
+    fn discard(&mut self, old: &Value) {
+        if let Some(id) = old.collection_id() {
+            self.changes.overlay.put(value::garbage_key(id), Some(Bytes::new()));
+        }
+    }
+
+    /// Removes `key`, which holds `old`, and nothing else.
+    pub fn erase(&mut self, key: &[u8], old: &Value) {
         self.unindex(key, old.expire_at_ms);
         self.changes.overlay.put(value::data_key(key), None);
         self.changes.meta.key_count -= 1;
@@ -140,6 +179,50 @@ impl<'a> Txn<'a> {
     /// Records from `start` (inclusive) to `end` (exclusive), as they were before this entry.
     pub fn raw_range(&self, start: &[u8], end: &[u8]) -> Result<Vec<Pair>, EngineError> {
         self.view.range(start, Some(end)).collect()
+    }
+
+    /// A raw record as this entry has left it so far.
+    pub fn now(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        self.with_changes().get(key)
+    }
+
+    /// Like [`Txn::raw_range`], with what this entry has changed so far.
+    pub fn range_now<'s>(
+        &'s self,
+        start: &[u8],
+        end: &[u8],
+    ) -> impl Iterator<Item = Result<Pair, EngineError>> + use<'s> {
+        self.with_changes().range(start, Some(end))
+    }
+
+    fn with_changes(&self) -> View<'_> {
+        View { top: Some(&self.changes.overlay), ..self.view }
+    }
+
+    /// Of a collection that this entry makes.
+    pub fn new_id(&mut self) -> Bytes {
+        let mut id = Vec::with_capacity(value::ID_BYTES);
+        id.put_u64(self.index);
+        id.put_u32(self.collections);
+        self.collections += 1;
+        id.into()
+    }
+
+    /// Below `limit`, which is above 0 (SplitMix64: every member draws the same).
+    pub fn random(&mut self, limit: u64) -> u64 {
+        self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.seed;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % limit
+    }
+
+    pub fn revision(&self) -> u64 {
+        self.index
+    }
+
+    pub fn key_count(&self) -> u64 {
+        self.changes.meta.key_count
     }
 
     pub fn put_raw(&mut self, key: Bytes, record: Option<Bytes>) {

@@ -10,6 +10,8 @@ use super::overlay::{Overlay, Slot};
 
 #[derive(Clone, Copy)]
 pub(super) struct View<'a> {
+    /// What the entry that is being executed has changed so far.
+    pub top: Option<&'a Overlay>,
     pub active: &'a Overlay,
     /// The overlay that a checkpoint is writing to the engine.
     pub frozen: Option<&'a Overlay>,
@@ -39,7 +41,7 @@ impl<'a> View<'a> {
         } else {
             Box::new(self.engine.range(start, end).map(|pair| pair.map(|(key, value)| (key, Some(value)))))
         };
-        for overlay in self.frozen.into_iter().chain([self.active]) {
+        for overlay in self.frozen.into_iter().chain([self.active]).chain(self.top) {
             if overlay.is_cleared() {
                 merged = Box::new(std::iter::empty());
             }
@@ -55,7 +57,7 @@ impl<'a> View<'a> {
 
     /// Newest first.
     fn overlays(&self) -> impl Iterator<Item = &'a Overlay> + use<'a> {
-        std::iter::once(self.active).chain(self.frozen)
+        self.top.into_iter().chain([self.active]).chain(self.frozen)
     }
 }
 

@@ -5,6 +5,7 @@ use prost::Message as _;
 
 use super::{Core, Proposal};
 use crate::error::Error;
+use crate::state::calls;
 
 impl Core {
     /// Gives back what may go on while the log lives on its reserve.
@@ -18,17 +19,23 @@ impl Core {
 /// Whether the encoded command frees room, or needs none worth speaking of. What is not known to be
 /// so is not.
 fn is_frugal(command: &[u8]) -> bool {
-    matches!(
-        Command::decode(command).ok().and_then(|command| command.op),
+    Command::decode(command).is_ok_and(|command| frees_room(&command))
+}
+
+fn frees_room(command: &Command) -> bool {
+    match &command.op {
         Some(
             Op::Delete(_)
-                | Op::FlushAll(_)
-                | Op::PurgeExpired(_)
-                | Op::Expire(_)
-                | Op::Persist(_)
-                | Op::RegisterMember(_)
-        )
-    )
+            | Op::FlushAll(_)
+            | Op::PurgeExpired(_)
+            | Op::Expire(_)
+            | Op::Persist(_)
+            | Op::RegisterMember(_),
+        ) => true,
+        Some(Op::Call(call)) => !calls::find(&call.name).is_some_and(|verb| verb.grows),
+        Some(Op::Transaction(transaction)) => transaction.steps.iter().all(frees_room),
+        _ => false,
+    }
 }
 
 fn disk_full(leader: &str) -> Error {

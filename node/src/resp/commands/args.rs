@@ -57,6 +57,23 @@ impl<'a> Args<'a> {
         parse_integer(&self.word()?).ok_or(Refusal::NotAnInteger)
     }
 
+    /// All remaining words, where none is longer than a key or a value may be.
+    pub fn checked(self) -> Result<Vec<Bytes>, Refusal> {
+        let Limits { max_key_bytes, max_value_bytes, .. } = *self.limits;
+        let name_words = self.spec.name_words();
+        let keys = self.spec.keys.positions(self.words.len() + name_words);
+        let words = self.rest();
+        for (position, word) in words.iter().enumerate() {
+            if word.len() > max_value_bytes {
+                return Err(Refusal::ValueTooLarge(max_value_bytes));
+            }
+            if word.len() > max_key_bytes && keys.clone().any(|key| key == position + name_words) {
+                return Err(Refusal::KeyTooLarge(max_key_bytes));
+            }
+        }
+        Ok(words)
+    }
+
     /// All remaining words, whatever they mean.
     pub fn rest(self) -> Vec<Bytes> {
         self.words.collect()

@@ -29,11 +29,6 @@ fn request(request: ClientRequest) -> Result<Request, Refusal> {
     Ok(Request::Local(Local::Client(request)))
 }
 
-/// The container without a subcommand.
-pub fn container(args: Args) -> Result<Request, Refusal> {
-    Err(Refusal::Arity(args.spec.name))
-}
-
 pub fn help(args: Args) -> Result<Request, Refusal> {
     Ok(introspect::help_of(args.spec))
 }

@@ -11,8 +11,13 @@ fn answer(frame: Frame) -> Result<Request, Refusal> {
     Ok(Request::Local(Local::Answer(frame)))
 }
 
+/// A container without a subcommand.
+pub fn container(args: Args) -> Result<Request, Refusal> {
+    Err(Refusal::Arity(args.spec.name))
+}
+
 pub fn all(_: Args) -> Result<Request, Refusal> {
-    answer(Frame::Array(COMMANDS.iter().map(describe).collect()))
+    answer(Frame::Array(COMMANDS.iter().map(|spec| describe(spec)).collect()))
 }
 
 pub fn count(_: Args) -> Result<Request, Refusal> {
@@ -30,7 +35,7 @@ pub fn info(args: Args) -> Result<Request, Refusal> {
 pub fn docs(args: Args) -> Result<Request, Refusal> {
     let names = args.rest();
     let specs: Vec<&Spec> = match names.as_slice() {
-        [] => COMMANDS.iter().collect(),
+        [] => COMMANDS.to_vec(),
         names => names.iter().filter_map(|name| find(name)).collect(),
     };
     answer(Frame::Map(specs.into_iter().map(document).collect()))
@@ -45,7 +50,7 @@ pub fn getkeys(args: Args) -> Result<Request, Refusal> {
         }
         Err(_) => return Err(Refusal::other("ERR Invalid command specified")),
     };
-    let keys = keys_of(spec.keys, &words);
+    let keys: Vec<Bytes> = spec.keys.positions(words.len()).map(|position| words[position].clone()).collect();
     if keys.is_empty() {
         return Err(Refusal::other("ERR The command has no key arguments"));
     }
@@ -67,16 +72,6 @@ pub fn help_of(help: &Spec) -> Request {
     });
     let lines = std::iter::once(title).chain(lines).map(|line| Frame::Simple(line.into()));
     Request::Local(Local::Answer(Frame::Array(lines.collect())))
-}
-
-fn keys_of(keys: Keys, words: &[Bytes]) -> Vec<Bytes> {
-    let Keys { first, last, step } = keys;
-    if first <= 0 {
-        return Vec::new();
-    }
-    let count = words.len() as i32;
-    let last = if last < 0 { count + last } else { last.min(count - 1) };
-    (first..=last).step_by(step as usize).map(|position| words[position as usize].clone()).collect()
 }
 
 /// The ten fields of `COMMAND INFO`.
@@ -111,7 +106,9 @@ fn categories(spec: &Spec) -> Vec<String> {
     let flags = derived.into_iter().filter(|(flag, _)| spec.has_flag(flag)).map(|(_, category)| category);
     let group = match spec.group.name() {
         "generic" => Some("@keyspace".to_owned()),
-        name @ ("string" | "connection") => Some(format!("@{name}")),
+        "sorted-set" => Some("@sortedset".to_owned()),
+        name @ ("string" | "connection" | "hash" | "set" | "list") => Some(format!("@{name}")),
+        "transactions" => Some("@transaction".to_owned()),
         _ => None,
     };
     flags.chain([speed]).map(str::to_owned).chain(group).collect()

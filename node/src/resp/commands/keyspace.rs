@@ -4,23 +4,10 @@ use helios_proto::v1::{Delete, Expire, ExpireCondition, Persist, command::Op};
 
 use super::super::error::{Refusal, shown};
 use super::args::is;
-use super::read::ExpiryForm;
-use super::{Args, Read, Request, Write};
+use super::{Args, Request, Write};
 
 pub fn del(mut args: Args) -> Result<Request, Refusal> {
     Ok(Write::plain(Op::Delete(Delete { keys: args.keys()? })))
-}
-
-pub fn exists(mut args: Args) -> Result<Request, Refusal> {
-    Ok(Request::Read(Read::Exists(args.keys()?)))
-}
-
-pub fn type_of(mut args: Args) -> Result<Request, Refusal> {
-    Ok(Request::Read(Read::Type(args.key()?)))
-}
-
-pub fn dbsize(_: Args) -> Result<Request, Refusal> {
-    Ok(Request::Read(Read::Count))
 }
 
 pub fn persist(mut args: Args) -> Result<Request, Refusal> {
@@ -92,10 +79,8 @@ fn expire_condition(mut args: Args) -> Result<ExpireCondition, Refusal> {
         (_, _, true, true) => {
             Err(Refusal::other("ERR GT and LT options at the same time are not compatible"))
         }
-        // The log has no such condition: LT alone also gives a time to a key that has none.
-        (_, true, _, true) => {
-            Err(Refusal::other("ERR XX together with LT is not supported; use one of them"))
-        }
+        // LT alone also gives a time to a key that has none.
+        (_, true, _, true) => Ok(ExpireCondition::ExpireXxLt),
         (true, ..) => Ok(ExpireCondition::ExpireNx),
         // A key without a time never passes GT, so GT implies XX.
         (_, _, true, _) => Ok(ExpireCondition::ExpireGt),
@@ -103,24 +88,4 @@ fn expire_condition(mut args: Args) -> Result<ExpireCondition, Refusal> {
         (_, true, ..) => Ok(ExpireCondition::ExpireXx),
         _ => Ok(ExpireCondition::ExpireAlways),
     }
-}
-
-pub fn ttl(args: Args) -> Result<Request, Refusal> {
-    expiry(args, ExpiryForm::RemainingSeconds)
-}
-
-pub fn pttl(args: Args) -> Result<Request, Refusal> {
-    expiry(args, ExpiryForm::RemainingMillis)
-}
-
-pub fn expiretime(args: Args) -> Result<Request, Refusal> {
-    expiry(args, ExpiryForm::UnixSeconds)
-}
-
-pub fn pexpiretime(args: Args) -> Result<Request, Refusal> {
-    expiry(args, ExpiryForm::UnixMillis)
-}
-
-fn expiry(mut args: Args, form: ExpiryForm) -> Result<Request, Refusal> {
-    Ok(Request::Read(Read::Expiry { key: args.key()?, form }))
 }

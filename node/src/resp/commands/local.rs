@@ -9,6 +9,7 @@ use super::super::clients::Client;
 use super::super::frame::{Frame, Protocol};
 use super::super::server::Shared;
 use super::super::session::Session;
+use super::super::transaction::Queue;
 use super::client::ClientRequest;
 use super::connection::{self, Credentials, Hello};
 use super::{consistency, server, status};
@@ -30,6 +31,9 @@ pub enum Local {
     Ack(Option<Ack>),
     Reset,
     Quit,
+    Multi,
+    Discard,
+    Unwatch,
     Client(ClientRequest),
     /// Names of sections in lower case; none: all.
     Info(Vec<String>),
@@ -83,6 +87,24 @@ impl Local {
             }
             Self::Quit => {
                 context.session.closing = true;
+                Frame::OK
+            }
+            Self::Multi if context.session.queue.is_some() => {
+                Frame::error("ERR MULTI calls can not be nested")
+            }
+            Self::Multi => {
+                context.session.queue = Some(Queue::default());
+                Frame::OK
+            }
+            Self::Discard => match context.session.queue.take() {
+                Some(_) => {
+                    context.session.watched.clear();
+                    Frame::OK
+                }
+                None => Frame::error("ERR DISCARD without MULTI"),
+            },
+            Self::Unwatch => {
+                context.session.watched.clear();
                 Frame::OK
             }
             Self::Client(request) => request.execute(context),

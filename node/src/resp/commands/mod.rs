@@ -4,6 +4,8 @@ pub mod args;
 pub mod client;
 pub mod connection;
 pub mod consistency;
+pub mod data;
+pub mod element_scan;
 pub mod introspect;
 pub mod keyspace;
 pub mod local;
@@ -12,9 +14,12 @@ pub mod scan;
 pub mod server;
 pub mod status;
 pub mod strings;
+pub mod transactions;
 pub mod write;
 
 use std::time::Duration;
+
+use bytes::Bytes;
 
 pub use args::Args;
 pub use local::{Context, Local};
@@ -35,6 +40,11 @@ pub enum Request {
     Read(Read),
     /// Touches no data.
     Local(Local),
+    Exec,
+    Watch(Vec<Bytes>),
     /// `WAIT`.
-    Wait { replicas: u64, timeout: Duration },
+    Wait {
+        replicas: u64,
+        timeout: Duration,
+    },
 }

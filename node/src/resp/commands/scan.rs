@@ -8,7 +8,7 @@ use super::super::error::Refusal;
 use super::super::frame::Frame;
 use super::super::glob;
 use super::args::is;
-use super::read::{Read, Snapshot, type_name};
+use super::read::{Read, Snapshot};
 use super::{Args, Request};
 use crate::error::Error;
 use crate::state::Value;
@@ -29,27 +29,31 @@ pub struct Scan {
 }
 
 pub fn scan(mut args: Args) -> Result<Request, Refusal> {
-    let cursor = std::str::from_utf8(&args.word()?)
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .ok_or(Refusal::other("ERR invalid cursor"))?;
+    let cursor = cursor(&args.word()?)?;
     let mut scan = Scan { cursor, pattern: Bytes::from_static(b"*"), count: 10, type_filter: None };
     while let Some(option) = args.next() {
         let argument = args.word()?;
         match option {
             word if is(&word, "match") => scan.pattern = argument,
             word if is(&word, "type") => scan.type_filter = Some(argument.to_ascii_lowercase().into()),
-            word if is(&word, "count") => {
-                let count = parse_integer(&argument).ok_or(Refusal::NotAnInteger)?;
-                if count < 1 {
-                    return Err(Refusal::Syntax);
-                }
-                scan.count = count.min(MAX_COUNT) as usize;
-            }
+            word if is(&word, "count") => scan.count = page_count(&argument)?,
             _ => return Err(Refusal::Syntax),
         }
     }
     Ok(Request::Read(Read::Scan(scan)))
+}
+
+pub fn cursor(word: &[u8]) -> Result<u64, Refusal> {
+    let cursor = std::str::from_utf8(word).ok().and_then(|text| text.parse().ok());
+    cursor.ok_or(Refusal::other("ERR invalid cursor"))
+}
+
+/// The argument of `COUNT`.
+pub fn page_count(word: &[u8]) -> Result<usize, Refusal> {
+    match parse_integer(word).ok_or(Refusal::NotAnInteger)? {
+        ..1 => Err(Refusal::Syntax),
+        count => Ok(count.min(MAX_COUNT) as usize),
+    }
 }
 
 pub fn keys(mut args: Args) -> Result<Request, Refusal> {
@@ -85,7 +89,7 @@ impl Scan {
 
     fn selects(&self, key: &[u8], value: &Value) -> bool {
         glob::matches(&self.pattern, key)
-            && self.type_filter.as_ref().is_none_or(|wanted| type_name(value).as_bytes() == wanted)
+            && self.type_filter.as_ref().is_none_or(|wanted| value.kind.name().as_bytes() == wanted)
     }
 }
 

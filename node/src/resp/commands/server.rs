@@ -6,7 +6,7 @@ use bytes::Bytes;
 use helios_proto::v1::{FlushAll, command::Op};
 
 use super::super::codec::parse_integer;
-use super::super::error::Refusal;
+use super::super::error::{Refusal, shown};
 use super::super::frame::Frame;
 use super::super::glob;
 use super::super::server::Shared;
@@ -51,11 +51,6 @@ pub fn flush(mut args: Args) -> Result<Request, Refusal> {
     Ok(Write::plain(Op::FlushAll(FlushAll {})))
 }
 
-/// The container without a subcommand.
-pub fn config_container(args: Args) -> Result<Request, Refusal> {
-    Err(Refusal::Arity(args.spec.name))
-}
-
 pub fn config_help(args: Args) -> Result<Request, Refusal> {
     Ok(introspect::help_of(args.spec))
 }
@@ -66,6 +61,49 @@ pub fn config_get(args: Args) -> Result<Request, Refusal> {
 
 pub fn config_resetstat(_: Args) -> Result<Request, Refusal> {
     Ok(Request::Local(Local::ResetStats))
+}
+
+/// Redis's tuning of forms that values do not have here, and what Redis has by default: tools set some.
+const WITHOUT_EFFECT: [(&str, &str); 10] = [
+    ("hash-max-listpack-entries", "512"),
+    ("hash-max-listpack-value", "64"),
+    ("list-compress-depth", "0"),
+    ("list-max-listpack-size", "-2"),
+    ("lazyfree-lazy-user-del", "no"),
+    ("lazyfree-lazy-user-flush", "no"),
+    ("set-max-intset-entries", "512"),
+    ("zset-max-listpack-entries", "128"),
+    ("zset-max-listpack-value", "64"),
+    ("save", ""),
+];
+
+/// Accepts what changes nothing here and refuses the rest: settings are in the node's own configuration.
+pub fn config_set(args: Args) -> Result<Request, Refusal> {
+    if !args.len().is_multiple_of(2) {
+        return Err(Refusal::Arity(args.spec.name));
+    }
+    for pair in args.rest().chunks(2) {
+        // Their names before Redis 7.
+        let name = String::from_utf8_lossy(&pair[0]).to_ascii_lowercase().replace("ziplist", "listpack");
+        if !WITHOUT_EFFECT.iter().any(|(known, _)| *known == name) {
+            return Err(Refusal::other(format!(
+                "ERR CONFIG SET failed (possibly related to argument '{}') - set it in the configuration of heliosd",
+                shown(&pair[0], 128)
+            )));
+        }
+    }
+    Ok(Request::Local(Local::Answer(Frame::OK)))
+}
+
+/// There are no functions, so there is nothing to remove.
+pub fn function_flush(mut args: Args) -> Result<Request, Refusal> {
+    if let Some(option) = args.next()
+        && !(is(&option, "async") || is(&option, "sync"))
+    {
+        return Err(Refusal::other("ERR FUNCTION FLUSH only supports SYNC|ASYNC option"));
+    }
+    args.end()?;
+    Ok(Request::Local(Local::Answer(Frame::OK)))
 }
 
 /// The settings that tools ask for, under Redis's names.
@@ -81,12 +119,12 @@ pub fn settings(patterns: &[Bytes], shared: &Shared) -> Frame {
         ("maxmemory-policy", "noeviction".to_owned()),
         ("port", shared.address.port().to_string()),
         ("proto-max-bulk-len", limits.max_value_bytes.to_string()),
-        ("save", String::new()),
         ("tcp-keepalive", limits.keepalive.as_secs().to_string()),
         ("timeout", limits.idle_timeout.unwrap_or_default().as_secs().to_string()),
     ];
     let wanted =
         |name: &str| patterns.iter().any(|pattern| glob::matches_ignoring_case(pattern, name.as_bytes()));
-    let found = settings.into_iter().filter(|(name, _)| wanted(name));
+    let without_effect = WITHOUT_EFFECT.map(|(name, value)| (name, value.to_owned()));
+    let found = settings.into_iter().chain(without_effect).filter(|(name, _)| wanted(name));
     Frame::Map(found.map(|(name, value)| (Frame::bulk(name), Frame::bulk(value))).collect())
 }

@@ -6,19 +6,7 @@ use helios_proto::v1::{Increment, KeyValue, MultiSet, Set, SetCondition, command
 use super::super::error::Refusal;
 use super::args::is;
 use super::keyspace::{TimeUnit, absolute_expiry_ms};
-use super::{Args, Read, Request, Write};
-
-pub fn get(mut args: Args) -> Result<Request, Refusal> {
-    Ok(Request::Read(Read::Get(args.key()?)))
-}
-
-pub fn mget(mut args: Args) -> Result<Request, Refusal> {
-    Ok(Request::Read(Read::GetMany(args.keys()?)))
-}
-
-pub fn strlen(mut args: Args) -> Result<Request, Refusal> {
-    Ok(Request::Read(Read::Length(args.key()?)))
-}
+use super::{Args, Request, Write};
 
 pub fn set(mut args: Args) -> Result<Request, Refusal> {
     let mut set = Set { key: args.key()?, value: args.value()?, ..Set::default() };
@@ -41,7 +29,7 @@ pub fn set(mut args: Args) -> Result<Request, Refusal> {
 }
 
 /// Unit of the option's argument, and whether it counts from now.
-fn expiry_option(word: &[u8]) -> Option<(TimeUnit, bool)> {
+pub fn expiry_option(word: &[u8]) -> Option<(TimeUnit, bool)> {
     let options = [
         ("ex", TimeUnit::Seconds, true),
         ("px", TimeUnit::Millis, true),
@@ -52,7 +40,7 @@ fn expiry_option(word: &[u8]) -> Option<(TimeUnit, bool)> {
 }
 
 /// Unlike EXPIRE, a SET refuses a time that is not positive.
-fn set_expiry_ms(args: &mut Args, unit: TimeUnit, relative: bool) -> Result<u64, Refusal> {
+pub fn set_expiry_ms(args: &mut Args, unit: TimeUnit, relative: bool) -> Result<u64, Refusal> {
     let name = args.spec.name;
     let time = args.integer()?;
     let base_ms = if relative { args.now_ms } else { 0 };

@@ -1,6 +1,6 @@
 //! A command that goes through the log.
 
-use helios_proto::v1::{Reply, command::Op, reply::Kind};
+use helios_proto::v1::{Replies, Reply, command::Op, reply::Kind};
 
 use super::super::frame::Frame;
 use super::Request;
@@ -15,7 +15,7 @@ pub struct Write {
 /// How the applied result reads in this command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
-    /// As it is: `OK`, nil, a number or a string.
+    /// As it is.
     Plain,
     /// 1 for done, 0 for not done.
     Flag,
@@ -36,14 +36,37 @@ impl Answer {
         match (reply.kind, self) {
             (Some(Kind::Done(_)), Self::Flag) => Frame::Integer(1),
             (Some(Kind::Nil(_)), Self::Flag) => Frame::Integer(0),
-            (Some(Kind::Done(_)), Self::Plain) => Frame::OK,
-            (Some(Kind::Nil(_)), Self::Plain) => Frame::Null,
-            (Some(Kind::Integer(number)), _) => Frame::Integer(number),
-            (Some(Kind::Bytes(bytes)), _) => Frame::Bulk(bytes),
-            (Some(Kind::Error(detail)), _) => Error::from(detail).into(),
+            (Some(kind), _) => frame(kind),
             (None, _) => {
                 Frame::error("ERR the leader runs a newer version whose answer is not understood here")
             }
         }
     }
+}
+
+/// What the state answered, in the shapes of the protocol.
+pub fn frame(kind: Kind) -> Frame {
+    match kind {
+        Kind::Done(_) => Frame::OK,
+        Kind::Nil(_) => Frame::Null,
+        Kind::NilList(_) => Frame::NullArray,
+        Kind::Integer(number) => Frame::Integer(number),
+        Kind::Double(number) => Frame::Double(number),
+        Kind::Bytes(bytes) => Frame::Bulk(bytes),
+        Kind::Status(word) => Frame::Simple(word.into()),
+        Kind::Error(detail) => Error::from(detail).into(),
+        Kind::List(items) => Frame::Array(frames(items).collect()),
+        Kind::Set(items) => Frame::Set(frames(items).collect()),
+        Kind::Map(items) => Frame::Map(pairs(items)),
+        Kind::Pairs(items) => Frame::Pairs(pairs(items)),
+    }
+}
+
+fn frames(replies: Replies) -> impl Iterator<Item = Frame> {
+    replies.items.into_iter().map(|reply| Answer::Plain.frame(reply))
+}
+
+fn pairs(replies: Replies) -> Vec<(Frame, Frame)> {
+    let mut frames = frames(replies);
+    std::iter::from_fn(|| Some((frames.next()?, frames.next()?))).collect()
 }

@@ -1,9 +1,11 @@
 //! A real listener over a store that applies each write at once.
 
+mod collections;
 mod commands;
 mod connections;
 mod handshakes;
 mod pipelines;
+mod transactions;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};

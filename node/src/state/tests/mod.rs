@@ -1,5 +1,6 @@
 //! The store as a whole: every command, and everything that may happen between two of them.
 
+mod collections;
 mod commands;
 mod dedup;
 mod figures;

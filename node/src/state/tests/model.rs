@@ -94,7 +94,9 @@ impl Model {
                 self.keys.clear();
                 done()
             }
-            Op::PurgeExpired(_) | Op::RegisterMember(_) | Op::Apply(_) => return None,
+            Op::PurgeExpired(_) | Op::RegisterMember(_) | Op::Apply(_) | Op::Call(_) | Op::Transaction(_) => {
+                return None;
+            }
         })
     }
 

@@ -14,7 +14,7 @@ use super::*;
 use crate::disk::RealDisk;
 
 #[derive(Debug, Clone)]
-enum Step {
+pub enum Step {
     Apply(Command),
     Checkpoint,
     /// A stop of the process; the entries after the last checkpoint come again.
@@ -74,15 +74,15 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 /// A machine on some engine, with room for its snapshots.
-struct Rig {
+pub struct Rig {
     temp: TempDir,
     engine: EngineKind,
     moves: usize,
-    machine: Machine,
+    pub machine: Machine,
 }
 
 impl Rig {
-    fn new(engine: EngineKind) -> Self {
+    pub fn new(engine: EngineKind) -> Self {
         let temp = tempfile::tempdir().unwrap();
         let store = Store::open(&temp.path().join("state-0"), engine).unwrap();
         Self { temp, engine, moves: 0, machine: Machine { store, log: Vec::new() } }
@@ -92,7 +92,7 @@ impl Rig {
         self.temp.path().join(format!("state-{}", self.moves))
     }
 
-    fn run(&mut self, step: &Step) -> Option<Reply> {
+    pub fn run(&mut self, step: &Step) -> Option<Reply> {
         match step {
             Step::Apply(command) => return Some(self.machine.apply_command(command.clone())),
             Step::Checkpoint => {
@@ -123,7 +123,7 @@ impl Rig {
         None
     }
 
-    fn snapshot(&self) -> Vec<u8> {
+    pub fn snapshot(&self) -> Vec<u8> {
         self.machine.snapshot(self.temp.path().join("last.snapshot"))
     }
 }

@@ -1,0 +1,44 @@
+//! The connection.
+
+use super::super::commands::{client, connection, introspect};
+use super::{Group, NONE, Spec, commands};
+
+pub static COMMANDS: &[Spec] = commands! {
+    "auth" -2 NONE "noscript loading stale fast no_auth" "1.0.0" Connection connection::auth,
+        "Authenticates the connection.";
+    "client" -2 NONE "" "2.4.0" Connection introspect::container,
+        "A container for client connection commands." => CLIENT;
+    "echo" 2 NONE "loading stale fast" "1.0.0" Connection connection::echo,
+        "Returns the given string.";
+    "hello" -1 NONE "noscript loading stale fast no_auth" "6.0.0" Connection connection::hello,
+        "Chooses the protocol version, and may authenticate and name the connection.";
+    "ping" -1 NONE "fast" "1.0.0" Connection connection::ping,
+        "Returns PONG or the given string.";
+    "quit" -1 NONE "noscript loading stale fast no_auth" "1.0.0" Connection connection::quit,
+        "Closes the connection.";
+    "reset" 1 NONE "noscript loading stale fast no_auth" "6.2.0" Connection connection::reset,
+        "Puts the connection back as it was when it was opened.";
+    "select" 2 NONE "loading stale fast" "1.0.0" Connection connection::select,
+        "Accepts database 0, the only one.";
+};
+
+static CLIENT: &[Spec] = commands! {
+    "client|getname" 2 NONE "noscript loading stale fast" "2.6.9" Connection client::getname,
+        "Returns the name of the connection.";
+    "client|help" 2 NONE "loading stale" "5.0.0" Connection client::help,
+        "Lists the subcommands.";
+    "client|id" 2 NONE "noscript loading stale fast" "5.0.0" Connection client::id,
+        "Returns the number of the connection on this node.";
+    "client|info" 2 NONE "noscript loading stale" "6.2.0" Connection client::info,
+        "Returns information about the connection.";
+    "client|list" -2 NONE "admin noscript loading stale" "2.4.0" Connection client::list,
+        "Lists the connections to this node.";
+    "client|no-evict" 3 NONE "admin noscript loading stale" "7.0.0" Connection client::switch,
+        "Accepted: no connection is evicted.";
+    "client|no-touch" 3 NONE "noscript loading stale fast" "7.2.0" Connection client::switch,
+        "Accepted: reads do not change keys.";
+    "client|setinfo" 4 NONE "noscript loading stale fast" "7.2.0" Connection client::setinfo,
+        "Records the name or version of the client library.";
+    "client|setname" 3 NONE "noscript loading stale fast" "2.6.9" Connection client::setname,
+        "Names the connection.";
+};

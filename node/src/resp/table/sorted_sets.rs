@@ -1,0 +1,71 @@
+//! Sorted sets.
+
+use super::super::commands::{data, element_scan};
+use super::{COUNTED, Group, ONE, Spec, TWO, commands};
+
+pub static COMMANDS: &[Spec] = commands! {
+    "zadd" -4 ONE "write denyoom fast" "1.2.0" SortedSet data::call,
+        "Adds members or changes their scores, with options NX XX GT LT CH INCR.";
+    "zcard" 2 ONE "readonly fast" "1.2.0" SortedSet data::call,
+        "Returns the number of members.";
+    "zcount" 4 ONE "readonly fast" "2.0.0" SortedSet data::call,
+        "Counts members by score.";
+    "zdiff" -3 COUNTED "readonly movablekeys" "6.2.0" SortedSet data::call,
+        "Returns what the first set has and no other.";
+    "zdiffstore" -4 ONE "write denyoom movablekeys" "6.2.0" SortedSet data::call,
+        "Stores what the first set has and no other.";
+    "zincrby" 4 ONE "write denyoom fast" "1.2.0" SortedSet data::call,
+        "Increments the score of a member.";
+    "zinter" -3 COUNTED "readonly movablekeys" "6.2.0" SortedSet data::call,
+        "Returns what all sets have.";
+    "zintercard" -3 COUNTED "readonly movablekeys" "7.0.0" SortedSet data::call,
+        "Counts what all sets have.";
+    "zinterstore" -4 ONE "write denyoom movablekeys" "2.0.0" SortedSet data::call,
+        "Stores what all sets have.";
+    "zlexcount" 4 ONE "readonly fast" "2.8.9" SortedSet data::call,
+        "Counts members of equal scores by name.";
+    "zmpop" -4 COUNTED "write movablekeys" "7.0.0" SortedSet data::call,
+        "Removes and returns members of the first set that has any.";
+    "zmscore" -3 ONE "readonly fast" "6.2.0" SortedSet data::call,
+        "Returns the scores of several members.";
+    "zpopmax" -2 ONE "write fast" "5.0.0" SortedSet data::call,
+        "Removes and returns the members of the highest scores; costs as much as the set holds.";
+    "zpopmin" -2 ONE "write fast" "5.0.0" SortedSet data::call,
+        "Removes and returns the members of the lowest scores.";
+    "zrandmember" -2 ONE "readonly" "6.2.0" SortedSet data::call,
+        "Returns random members.";
+    "zrange" -4 ONE "readonly" "1.2.0" SortedSet data::call,
+        "Returns members by rank, score or name, with options BYSCORE BYLEX REV LIMIT WITHSCORES.";
+    "zrangebylex" -4 ONE "readonly" "2.8.9" SortedSet data::call,
+        "Returns members by name.";
+    "zrangebyscore" -4 ONE "readonly" "1.0.5" SortedSet data::call,
+        "Returns members by score.";
+    "zrangestore" -5 TWO "write denyoom" "6.2.0" SortedSet data::call,
+        "Stores what ZRANGE returns.";
+    "zrank" 3 ONE "readonly fast" "2.0.0" SortedSet data::call,
+        "Returns how many members come before one; costs as much as that.";
+    "zrem" -3 ONE "write fast" "1.2.0" SortedSet data::call,
+        "Removes members of a sorted set.";
+    "zremrangebylex" 4 ONE "write" "2.8.9" SortedSet data::call,
+        "Removes members by name.";
+    "zremrangebyrank" 4 ONE "write" "2.0.0" SortedSet data::call,
+        "Removes members by rank.";
+    "zremrangebyscore" 4 ONE "write" "1.2.0" SortedSet data::call,
+        "Removes members by score.";
+    "zrevrange" -4 ONE "readonly" "1.2.0" SortedSet data::call,
+        "Returns members by rank from the highest score down.";
+    "zrevrangebylex" -4 ONE "readonly" "2.8.9" SortedSet data::call,
+        "Returns members by name, the last first.";
+    "zrevrangebyscore" -4 ONE "readonly" "2.2.0" SortedSet data::call,
+        "Returns members by score, the highest first.";
+    "zrevrank" 3 ONE "readonly fast" "2.0.0" SortedSet data::call,
+        "Returns how many members come after one.";
+    "zscan" -3 ONE "readonly" "2.8.0" SortedSet element_scan::zscan,
+        "Iterates over the members of a sorted set.";
+    "zscore" 3 ONE "readonly fast" "1.2.0" SortedSet data::call,
+        "Returns the score of a member.";
+    "zunion" -3 COUNTED "readonly movablekeys" "6.2.0" SortedSet data::call,
+        "Returns what any of the sets has.";
+    "zunionstore" -4 ONE "write denyoom movablekeys" "2.0.0" SortedSet data::call,
+        "Stores what any of the sets has.";
+};

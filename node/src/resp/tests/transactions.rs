@@ -1,0 +1,98 @@
+//! MULTI, EXEC and WATCH.
+
+use super::*;
+
+#[tokio::test]
+async fn a_transaction_is_one_entry_and_its_reads_see_its_writes() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    client.check("SET n 5", "+OK").await;
+    client.check("MULTI", "+OK").await;
+    for command in ["INCR n", "GET n", "SET k v NX", "SETNX k w", "TTL none", "PING"] {
+        client.check(command, "+QUEUED").await;
+    }
+    let before = *server.db.0.last_index.lock().unwrap();
+    client.check("EXEC", "*6\r\n:6\r\n$1\r\n6\r\n+OK\r\n:0\r\n:-2\r\n+PONG").await;
+    assert_eq!(*server.db.0.last_index.lock().unwrap(), before + 1);
+    client.check("EXEC", "-ERR EXEC without MULTI").await;
+}
+
+#[tokio::test]
+async fn a_watched_key_that_was_changed_stops_it() {
+    let server = Server::start().await;
+    let (mut client, mut other) = (server.client().await, server.client().await);
+    for (change, stops) in [
+        ("SET k 2", true),
+        ("EXPIRE k 100", true),
+        ("DEL k", true),
+        ("DEL none", false),
+        ("SET other 1", false),
+        ("FLUSHALL", true),
+    ] {
+        client.check("SET k 1", "+OK").await;
+        client.check("WATCH k none", "+OK").await;
+        other.send(format!("{change}\r\n")).await;
+        other.line().await;
+        client.check("MULTI", "+OK").await;
+        client.check("SET touched 1", "+QUEUED").await;
+        client.check("EXEC", if stops { "*-1" } else { "*1\r\n+OK" }).await;
+        other.check("GETDEL touched", if stops { "$-1" } else { "$1\r\n1" }).await;
+    }
+    client.check("WATCH k", "+OK").await;
+    other.check("SET k 3", "+OK").await;
+    client.check("UNWATCH", "+OK").await;
+    client.check("MULTI", "+OK").await;
+    client.check("EXEC", "*0").await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_queued_fails_all_and_what_is_refused_later_fails_alone() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    client.check("MULTI", "+OK").await;
+    client.check("SET k 1", "+QUEUED").await;
+    client.check("GET", "-ERR wrong number of arguments for 'get' command").await;
+    client.check("EXEC", "-EXECABORT Transaction discarded because of previous errors.").await;
+    client.check("GET k", "$-1").await;
+
+    client.check("MULTI", "+OK").await;
+    for command in ["SET k text", "INCR k", "SET k x BAD", "LPUSH k 1", "GET k"] {
+        client.check(command, "+QUEUED").await;
+    }
+    let reply = "*5\r\n+OK\r\n-ERR value is not an integer or out of range\r\n-ERR syntax error\r\n-WRONGTYPE \
+                 Operation against a key holding the wrong kind of value\r\n$4\r\ntext";
+    client.check("EXEC", reply).await;
+}
+
+#[tokio::test]
+async fn discard_and_what_may_not_be_inside() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    for (command, reply) in [
+        ("DISCARD", "-ERR DISCARD without MULTI"),
+        ("MULTI", "+OK"),
+        ("MULTI", "-ERR MULTI calls can not be nested"),
+        ("WATCH k", "-ERR WATCH inside MULTI is not allowed"),
+        ("SET k 1", "+QUEUED"),
+        ("DISCARD", "+OK"),
+        ("GET k", "$-1"),
+        ("MULTI", "+OK"),
+        ("SET k 1", "+QUEUED"),
+        ("RESET", "+RESET"),
+        ("EXEC", "-ERR EXEC without MULTI"),
+    ] {
+        client.check(command, reply).await;
+    }
+}
+
+#[tokio::test]
+async fn a_queue_is_bounded() {
+    let limits = Limits { max_request_bytes: 200, ..Limits::default() };
+    let server = Server::with(limits, None).await;
+    let mut client = server.client().await;
+    client.check("MULTI", "+OK").await;
+    client.check("GET a", "+QUEUED").await;
+    client.check("GET b", "+QUEUED").await;
+    client.check("GET c", "-ERR the transaction exceeds 200 bytes: make several of it").await;
+    client.check("EXEC", "-EXECABORT Transaction discarded because of previous errors.").await;
+}

@@ -1,0 +1,86 @@
+//! What a connection queues between `MULTI` and `EXEC`.
+
+use helios_proto::v1::{Command, Guard, Transaction};
+
+use super::commands::write::Answer;
+use super::commands::{Local, Read, Request};
+use super::error::Refusal;
+use super::frame::Frame;
+
+/// What a queued command costs beside its words.
+const COMMAND_BYTES: usize = 64;
+pub const MAX_WATCHED: usize = 10_000;
+
+#[derive(Debug, Default)]
+pub struct Queue {
+    queued: Vec<Queued>,
+    steps: Vec<Command>,
+    bytes: usize,
+    /// Something could not be queued, so nothing will be executed.
+    broken: bool,
+}
+
+/// How a command of a transaction is answered.
+#[derive(Debug)]
+pub enum Queued {
+    /// By the next step of the entry.
+    Step(Answer),
+    /// After the entry, by this node: what touches no keys, and walks over them.
+    Later(Request),
+    Refused(Refusal),
+}
+
+impl Queue {
+    /// `bytes`: of all its words. Answers what the client is told.
+    pub fn push(&mut self, request: Result<Request, Refusal>, bytes: usize, limit: usize) -> Frame {
+        self.bytes += bytes + COMMAND_BYTES;
+        if self.bytes > limit {
+            self.broken = true;
+            self.queued.clear();
+            self.steps.clear();
+            return Frame::error(format!("ERR the transaction exceeds {limit} bytes: make several of it"));
+        }
+        let queued = match request {
+            Ok(Request::Write(write)) => {
+                self.steps.push(Command { op: Some(write.op), ..Command::default() });
+                Queued::Step(write.answer)
+            }
+            Ok(Request::Read(Read::Query(call))) => {
+                let op = Some(helios_proto::v1::command::Op::Call(call));
+                self.steps.push(Command { op, ..Command::default() });
+                Queued::Step(Answer::Plain)
+            }
+            Ok(request) => Queued::Later(request),
+            Err(refusal) if refusal.is_of_form() => {
+                self.broken = true;
+                return refusal.into();
+            }
+            Err(refusal) => Queued::Refused(refusal),
+        };
+        self.queued.push(queued);
+        Frame::Simple("QUEUED".into())
+    }
+
+    pub fn is_broken(&self) -> bool {
+        self.broken
+    }
+
+    /// What goes to the log, if anything has to, and how each command is answered.
+    pub fn finish(self, guards: Vec<Guard>) -> (Option<Transaction>, Vec<Queued>) {
+        let needs_log = !self.steps.is_empty() || !guards.is_empty();
+        (needs_log.then_some(Transaction { guards, steps: self.steps }), self.queued)
+    }
+}
+
+impl Request {
+    /// Whether it is executed at once even between `MULTI` and `EXEC`.
+    pub fn is_immediate(&self) -> bool {
+        match self {
+            Self::Exec | Self::Watch(_) => true,
+            Self::Local(local) => {
+                matches!(local, Local::Multi | Local::Discard | Local::Quit | Local::Reset)
+            }
+            Self::Write(_) | Self::Read(_) | Self::Wait { .. } => false,
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Strings as rows of bits.
+
+use bytes::Bytes;
+use helios_proto::v1::reply::Kind as Answer;
+
+use super::super::command::{Failure, Outcome, invalid};
+use super::super::txn::Txn;
+use super::strings::{check_size, clip, load, rewrite};
+use super::words::{Words, is, syntax};
+use super::{Verb, integer, reads, writes};
+
+pub const VERBS: &[Verb] = &[
+    reads("bitcount", bitcount),
+    writes("bitop", bitop),
+    reads("bitpos", bitpos),
+    reads("getbit", getbit),
+    writes("setbit", setbit),
+];
+
+fn offset(words: &mut Words<'_>) -> Result<usize, Failure> {
+    let wrong = || invalid("bit offset is not an integer or out of range");
+    let offset = words.integer().map_err(|_| wrong())?;
+    // As in Redis, whatever a string may be as long as.
+    usize::try_from(offset).ok().filter(|offset| *offset < 1 << 32).ok_or_else(wrong)
+}
+
+fn bit(words: &mut Words<'_>, wrong: &str) -> Result<u8, Failure> {
+    match words.integer() {
+        Ok(bit @ (0 | 1)) => Ok(bit as u8),
+        _ => Err(invalid(wrong)),
+    }
+}
+
+fn getbit(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
+    let (key, offset) = (words.word()?, offset(&mut words)?);
+    let data = load(txn, key)?.map(|value| value.data).unwrap_or_default();
+    let byte = data.get(offset / 8).copied().unwrap_or(0);
+    integer((byte >> (7 - offset % 8) & 1).into())
+}
+
+fn setbit(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
+    let (key, offset) = (words.word()?, offset(&mut words)?);
+    let bit = bit(&mut words, "bit is not an integer or out of range")?;
+    let old = load(txn, key)?;
+    check_size(offset / 8 + 1)?;
+    let mut data = old.as_ref().map(|old| old.data.to_vec()).unwrap_or_default();
+    data.resize(data.len().max(offset / 8 + 1), 0);
+    let (byte, shift) = (&mut data[offset / 8], 7 - offset % 8);
+    let before = *byte >> shift & 1;
+    *byte = *byte & !(1 << shift) | bit << shift;
+    rewrite(txn, key, old.as_ref(), data.into());
+    integer(before.into())
+}
+
+/// `[start end [BYTE | BIT]]` as bits of `data`.
+fn bit_range(
+    start: i64,
+    end: i64,
+    words: &mut Words<'_>,
+    data: &[u8],
+) -> Result<std::ops::Range<usize>, Failure> {
+    let in_bits = words.takes("bit");
+    if !in_bits {
+        words.takes("byte");
+    }
+    words.end()?;
+    if in_bits {
+        return Ok(clip(start, end, data.len() * 8));
+    }
+    let bytes = clip(start, end, data.len());
+    Ok(bytes.start * 8..bytes.end * 8)
+}
+
+fn is_set(data: &[u8], position: usize) -> bool {
+    data[position / 8] >> (7 - position % 8) & 1 == 1
+}
+
+fn bitcount(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
+    let key = words.word()?;
+    let range =
+        (!words.is_empty()).then(|| Ok::<_, Failure>((words.integer()?, words.integer()?))).transpose()?;
+    let data = load(txn, key)?.map(|value| value.data).unwrap_or_default();
+    let (start, end) = range.unwrap_or((0, -1));
+    let bits = bit_range(start, end, &mut words, &data)?;
+    integer(bits.filter(|position| is_set(&data, *position)).count())
+}
+
+fn bitpos(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
+    let key = words.word()?;
+    let wanted = bit(&mut words, "The bit argument must be 1 or 0.")? == 1;
+    let start = if words.is_empty() { 0 } else { words.integer()? };
+    let end = if words.is_empty() { None } else { Some(words.integer()?) };
+    let value = load(txn, key)?;
+    let Some(data) = value.map(|value| value.data) else {
+        words = skip_unit(words)?;
+        words.end()?;
+        return Ok(Answer::Integer(if wanted { -1 } else { 0 }));
+    };
+    let mut bits = bit_range(start, end.unwrap_or(-1), &mut words, &data)?;
+    let is_empty = bits.is_empty();
+    match bits.find(|position| is_set(&data, *position) == wanted) {
+        Some(position) => integer(position),
+        // What lies behind the end counts as zeros, unless an end was given.
+        None if !wanted && end.is_none() && !is_empty => integer(data.len() * 8),
+        None => Ok(Answer::Integer(-1)),
+    }
+}
+
+fn skip_unit(mut words: Words<'_>) -> Result<Words<'_>, Failure> {
+    if !words.is_empty() && !words.takes("bit") && !words.takes("byte") {
+        return Err(syntax());
+    }
+    Ok(words)
+}
+
+fn bitop(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
+    let (operation, target) = (words.word()?, words.word()?);
+    let combine: fn(u8, u8) -> u8 = match operation {
+        word if is(word, "and") => |left, right| left & right,
+        word if is(word, "or") => |left, right| left | right,
+        word if is(word, "xor") => |left, right| left ^ right,
+        word if is(word, "not") => |left, _| !left,
+        _ => return Err(syntax()),
+    };
+    if is(operation, "not") && words.len() != 1 {
+        return Err(invalid("BITOP NOT must be called with a single source key."));
+    }
+    let mut sources = Vec::with_capacity(words.len());
+    for key in words.rest() {
+        sources.push(load(txn, key)?.map(|value| value.data).unwrap_or_default());
+    }
+    let length = sources.iter().map(Bytes::len).max().unwrap_or(0);
+    let byte = |source: &Bytes, position: usize| source.get(position).copied().unwrap_or(0);
+    let first = sources.first().cloned().unwrap_or_default();
+    let mut result: Vec<u8> = (0..length).map(|position| byte(&first, position)).collect();
+    if sources.len() == 1 {
+        let only = if is(operation, "not") { 0xff } else { 0 };
+        result.iter_mut().for_each(|byte| *byte ^= only);
+    }
+    for source in sources.iter().skip(1) {
+        for (position, left) in result.iter_mut().enumerate() {
+            *left = combine(*left, byte(source, position));
+        }
+    }
+    let old = txn.load(target)?;
+    match old {
+        Some(old) if result.is_empty() => txn.remove(target, &old),
+        old if !result.is_empty() => txn.store(target, old.as_ref(), result.into(), None),
+        _ => {}
+    }
+    integer(length)
+}

@@ -1,0 +1,371 @@
+//! Lists: elements numbered without gaps, so that both ends and any position are one step away, and what
+//! changes the middle renumbers the shorter side.
+
+use bytes::Bytes;
+use helios_proto::v1::reply::Kind as Answer;
+
+use super::super::collection::Collection;
+use super::super::command::{Failure, Outcome, invalid};
+use super::super::txn::Txn;
+use super::super::value::Kind;
+use super::strings::clip;
+use super::words::{Words, is, no_integer, syntax};
+use super::{Verb, bulk_or_nil, bulks, done, gather, integer, list, nil, nil_list, reads, shrinks, writes};
+
+pub const VERBS: &[Verb] = &[
+    reads("lindex", lindex),
+    writes("linsert", linsert),
+    reads("llen", llen),
+    writes("lmove", lmove),
+    shrinks("lmpop", lmpop),
+    shrinks("lpop", |txn, words| pop(txn, words, End::Left)),
+    reads("lpos", lpos),
+    writes("lpush", |txn, words| push(txn, words, End::Left, true)),
+    writes("lpushx", |txn, words| push(txn, words, End::Left, false)),
+    reads("lrange", lrange),
+    shrinks("lrem", lrem),
+    writes("lset", lset),
+    shrinks("ltrim", ltrim),
+    shrinks("rpop", |txn, words| pop(txn, words, End::Right)),
+    writes("rpoplpush", rpoplpush),
+    writes("rpush", |txn, words| push(txn, words, End::Right, true)),
+    writes("rpushx", |txn, words| push(txn, words, End::Right, false)),
+];
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Left,
+    Right,
+}
+
+impl End {
+    fn of(word: &[u8]) -> Result<Self, Failure> {
+        match word {
+            word if is(word, "left") => Ok(Self::Left),
+            word if is(word, "right") => Ok(Self::Right),
+            _ => Err(syntax()),
+        }
+    }
+}
+
+/// A list, with its elements by position.
+struct List(Collection);
+
+impl List {
+    fn find(txn: &mut Txn<'_>, key: &Bytes) -> Result<Option<Self>, Failure> {
+        Ok(Collection::find(txn, key, Kind::List)?.map(Self))
+    }
+
+    fn find_or_new(txn: &mut Txn<'_>, key: &Bytes) -> Result<Self, Failure> {
+        Collection::find_or_new(txn, key, Kind::List).map(Self)
+    }
+
+    fn len(&self) -> usize {
+        self.0.count as usize
+    }
+
+    /// Sorts as the numbers do.
+    fn name(&self, position: usize) -> [u8; 8] {
+        let number = self.0.first.wrapping_add(position as i64);
+        (number.cast_unsigned() ^ (1 << 63)).to_be_bytes()
+    }
+
+    /// Where `index` is, which counts from the end if it is negative.
+    fn position(&self, index: i64) -> Option<usize> {
+        let from_start = if index < 0 { index.checked_add(self.len() as i64)? } else { index };
+        usize::try_from(from_start).ok().filter(|position| *position < self.len())
+    }
+
+    fn get(&self, txn: &Txn<'_>, position: usize) -> Result<Bytes, Failure> {
+        Ok(self.0.get(txn, &self.name(position))?.unwrap_or_default())
+    }
+
+    fn set(&self, txn: &mut Txn<'_>, position: usize, element: Bytes) {
+        self.0.put(txn, &self.name(position), element);
+    }
+
+    fn slice(&self, txn: &Txn<'_>, range: std::ops::Range<usize>) -> Result<Vec<Bytes>, Failure> {
+        let elements = self.0.range(txn, &self.name(range.start), None).take(range.len());
+        gather(elements.map(|element| element.map(|(_, data)| data)))
+    }
+
+    fn push(&mut self, txn: &mut Txn<'_>, end: End, element: Bytes) {
+        if end == End::Left {
+            self.0.first = self.0.first.wrapping_sub(1);
+        }
+        self.0.count += 1;
+        let position = if end == End::Left { 0 } else { self.len() - 1 };
+        self.set(txn, position, element);
+    }
+
+    /// Not of an empty list.
+    fn pop(&mut self, txn: &mut Txn<'_>, end: End) -> Result<Bytes, Failure> {
+        let position = if end == End::Left { 0 } else { self.len() - 1 };
+        let element = self.get(txn, position)?;
+        self.drop_end(txn, end);
+        Ok(element)
+    }
+
+    fn drop_end(&mut self, txn: &mut Txn<'_>, end: End) {
+        let position = if end == End::Left { 0 } else { self.len() - 1 };
+        let name = self.name(position);
+        self.0.remove(txn, &name);
+        self.0.count -= 1;
+        if end == End::Left {
+            self.0.first = self.0.first.wrapping_add(1);
+        }
+    }
+
+    /// Makes these the elements: writes only those whose place another took.
+    fn replace(&mut self, txn: &mut Txn<'_>, old: &[Bytes], new: &[Bytes]) {
+        let same_tail = old.iter().rev().zip(new.iter().rev()).take_while(|(old, new)| old == new).count();
+        let same_head = old.iter().zip(new).take_while(|(old, new)| old == new).count();
+        let grown = new.len() as i64 - old.len() as i64;
+        let keeps_tail = same_tail > same_head;
+        if keeps_tail {
+            (0..old.len().saturating_sub(new.len())).for_each(|_| self.drop_end(txn, End::Left));
+            self.0.first = if grown > 0 { self.0.first.wrapping_sub(grown) } else { self.0.first };
+        } else {
+            (0..old.len().saturating_sub(new.len())).for_each(|_| self.drop_end(txn, End::Right));
+        }
+        self.0.count = new.len() as u64;
+        let changed = if keeps_tail { 0..new.len() - same_tail.min(new.len()) } else { same_head..new.len() };
+        for position in changed {
+            self.set(txn, position, new[position].clone());
+        }
+    }
+
+    fn save(self, txn: &mut Txn<'_>) {
+        self.0.save(txn);
+    }
+}
+
+fn push(txn: &mut Txn<'_>, mut words: Words<'_>, end: End, creates: bool) -> Outcome {
+    let key = words.word()?;
+    let found = List::find(txn, key)?;
+    if found.is_none() && !creates {
+        return integer(0);
+    }
+    let mut list = match found {
+        Some(list) => list,
+        None => List::find_or_new(txn, key)?,
+    };
+    for element in words.rest() {
+        list.push(txn, end, element.clone());
+    }
+    let length = list.len();
+    list.save(txn);
+    integer(length)
+}
+
+fn pop(txn: &mut Txn<'_>, mut words: Words<'_>, end: End) -> Outcome {
+    let key = words.word()?;
+    let count = if words.is_empty() { None } else { Some(words.positive()?) };
+    words.end()?;
+    let Some(list) = List::find(txn, key)? else {
+        return Ok(if count.is_some() { nil_list() } else { nil() });
+    };
+    let popped = take(txn, list, end, count.unwrap_or(1))?;
+    Ok(match count {
+        Some(_) => bulks(popped),
+        None => bulk_or_nil(popped.into_iter().next()),
+    })
+}
+
+fn take(txn: &mut Txn<'_>, mut list: List, end: End, count: usize) -> Result<Vec<Bytes>, Failure> {
+    let count = count.min(list.len());
+    let mut popped = Vec::with_capacity(count);
+    for _ in 0..count {
+        popped.push(list.pop(txn, end)?);
+    }
+    if count > 0 {
+        list.save(txn);
+    }
+    Ok(popped)
+}
+
+/// `numkeys key [key ...] LEFT|RIGHT [COUNT count]`.
+fn lmpop(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
+    let keys = words.counted_keys()?;
+    let end = End::of(words.word()?)?;
+    let count = pop_count(&mut words)?;
+    for key in keys {
+        if let Some(found) = List::find(txn, key)? {
+            let popped = take(txn, found, end, count)?;
+            return Ok(list([Answer::Bytes(key.clone()), bulks(popped)]));
+        }
+    }
+    Ok(nil_list())
+}
+
+/// `[COUNT count]`, above 0.
+pub fn pop_count(words: &mut Words<'_>) -> Result<usize, Failure> {
+    let mut count = 1;
+    if !words.is_empty() {
+        if !words.takes("count") {
+            return Err(syntax());
+        }
+        let wanted = words.integer().ok().filter(|count| *count > 0);
+        count = wanted.ok_or_else(|| invalid("count should be greater than 0"))? as usize;
+        words.end()?;
+    }
+    Ok(count)
+}
+
+fn llen(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
+    integer(List::find(txn, words.word()?)?.map_or(0, |list| list.len()))
+}
+
+fn lindex(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
+    let (key, index) = (words.word()?, words.word()?);
+    let Some(list) = List::find(txn, key)? else { return Ok(nil()) };
+    let index = super::super::command::parse_integer(index).ok_or_else(no_integer)?;
+    let element = list.position(index).map(|position| list.get(txn, position)).transpose()?;
+    Ok(bulk_or_nil(element))
+}
+
+fn lset(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
+    let (key, index, element) = (words.word()?, words.word()?, words.word()?);
+    let Some(list) = List::find(txn, key)? else { return Err(invalid("no such key")) };
+    let index = super::super::command::parse_integer(index).ok_or_else(no_integer)?;
+    let position = list.position(index).ok_or_else(|| invalid("index out of range"))?;
+    list.set(txn, position, element.clone());
+    list.save(txn);
+    done()
+}
+
+fn lrange(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
+    let (key, start, end) = (words.word()?, words.integer()?, words.integer()?);
+    let Some(list) = List::find(txn, key)? else { return Ok(bulks([])) };
+    let range = clip_list(start, end, list.len());
+    Ok(bulks(list.slice(txn, range)?))
+}
+
+/// Unlike a string's, a list's range has no exception for two negative positions.
+fn clip_list(start: i64, end: i64, length: usize) -> std::ops::Range<usize> {
+    if end < 0 && end.saturating_add(length as i64) < 0 { 0..0 } else { clip(start, end, length) }
+}
+
+fn ltrim(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
+    let (key, start, end) = (words.word()?, words.integer()?, words.integer()?);
+    let Some(mut list) = List::find(txn, key)? else { return done() };
+    let kept = clip_list(start, end, list.len());
+    let right = list.len() - kept.end.max(kept.start);
+    (0..kept.start).for_each(|_| list.drop_end(txn, End::Left));
+    (0..right).for_each(|_| list.drop_end(txn, End::Right));
+    list.save(txn);
+    done()
+}
+
+fn linsert(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
+    let (key, place, pivot, element) = (words.word()?, words.word()?, words.word()?, words.word()?);
+    let behind = match place {
+        word if is(word, "before") => 0,
+        word if is(word, "after") => 1,
+        _ => return Err(syntax()),
+    };
+    let Some(mut list) = List::find(txn, key)? else { return integer(0) };
+    let old = list.slice(txn, 0..list.len())?;
+    let Some(at) = old.iter().position(|other| other == pivot) else { return Ok(Answer::Integer(-1)) };
+    let mut new = old.clone();
+    new.insert(at + behind, element.clone());
+    list.replace(txn, &old, &new);
+    list.save(txn);
+    integer(new.len())
+}
+
+fn lrem(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
+    let (key, count, element) = (words.word()?, words.integer()?, words.word()?);
+    let Some(mut list) = List::find(txn, key)? else { return integer(0) };
+    let old = list.slice(txn, 0..list.len())?;
+    let mut matches: Vec<usize> = (0..old.len()).filter(|position| old[*position] == *element).collect();
+    if count < 0 {
+        matches.reverse();
+    }
+    if count != 0 {
+        matches.truncate(count.unsigned_abs() as usize);
+    }
+    if matches.is_empty() {
+        return integer(0);
+    }
+    let removed: std::collections::BTreeSet<_> = matches.iter().copied().collect();
+    let kept = old.iter().enumerate().filter(|(position, _)| !removed.contains(position));
+    let new: Vec<_> = kept.map(|(_, element)| element.clone()).collect();
+    list.replace(txn, &old, &new);
+    list.save(txn);
+    integer(removed.len())
+}
+
+fn rpoplpush(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
+    let (from, to) = (words.word()?, words.word()?);
+    move_element(txn, from, to, End::Right, End::Left)
+}
+
+fn lmove(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
+    let (from, to) = (words.word()?, words.word()?);
+    let (taken, put) = (End::of(words.word()?)?, End::of(words.word()?)?);
+    move_element(txn, from, to, taken, put)
+}
+
+fn move_element(txn: &mut Txn<'_>, from: &Bytes, to: &Bytes, taken: End, put: End) -> Outcome {
+    let Some(mut source) = List::find(txn, from)? else { return Ok(nil()) };
+    if from == to {
+        let element = source.pop(txn, taken)?;
+        source.push(txn, put, element.clone());
+        source.save(txn);
+        return Ok(Answer::Bytes(element));
+    }
+    let mut target = List::find_or_new(txn, to)?;
+    let element = source.pop(txn, taken)?;
+    source.save(txn);
+    target.push(txn, put, element.clone());
+    target.save(txn);
+    Ok(Answer::Bytes(element))
+}
+
+/// `key element [RANK rank] [COUNT count] [MAXLEN length]`.
+fn lpos(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
+    let (key, element) = (words.word()?, words.word()?);
+    let (mut rank, mut count, mut most) = (1, None, 0);
+    while let Some(option) = words.next() {
+        match option {
+            word if is(word, "rank") => rank = lpos_rank(&mut words)?,
+            word if is(word, "count") => count = Some(not_negative(&mut words, "COUNT can't be negative")?),
+            word if is(word, "maxlen") => most = not_negative(&mut words, "MAXLEN can't be negative")?,
+            _ => return Err(syntax()),
+        }
+    }
+    let elements = match List::find(txn, key)? {
+        Some(list) => list.slice(txn, 0..list.len())?,
+        None => Vec::new(),
+    };
+    let looked_at = if most == 0 { elements.len() } else { most.min(elements.len()) };
+    let all: Vec<usize> =
+        if rank > 0 { (0..elements.len()).collect() } else { (0..elements.len()).rev().collect() };
+    let matches = all.into_iter().take(looked_at).filter(|position| elements[*position] == *element);
+    let mut matches =
+        matches.skip(rank.unsigned_abs() as usize - 1).map(|position| Answer::Integer(position as i64));
+    Ok(match count {
+        None => matches.next().unwrap_or_else(nil),
+        Some(0) => list(matches),
+        Some(count) => list(matches.take(count)),
+    })
+}
+
+fn lpos_rank(words: &mut Words<'_>) -> Result<i64, Failure> {
+    match words.integer()? {
+        0 => Err(invalid(
+            "RANK can't be zero: use 1 to start from the first match, 2 from the second ... or use negative to \
+             start from the end of the list",
+        )),
+        i64::MIN => Err(invalid(
+            "value is out of range, value must between -9223372036854775807 and 9223372036854775807",
+        )),
+        rank => Ok(rank),
+    }
+}
+
+fn not_negative(words: &mut Words<'_>, wrong: &str) -> Result<usize, Failure> {
+    let number = words.integer().ok().and_then(|number| usize::try_from(number).ok());
+    number.ok_or_else(|| invalid(wrong))
+}

@@ -1,0 +1,201 @@
+//! Sets: an element for each member, with nothing under it.
+
+use bytes::Bytes;
+use helios_proto::v1::reply::Kind as Answer;
+
+use super::super::collection::Collection;
+use super::super::command::{Failure, Outcome, invalid};
+use super::super::txn::Txn;
+use super::super::value::Kind;
+use super::words::{Words, no_integer, syntax};
+use super::{Verb, bulk_or_nil, bulks, gather, hashes, integer, list, nil, reads, replies, shrinks, writes};
+
+pub const VERBS: &[Verb] = &[
+    writes("sadd", sadd),
+    reads("scard", scard),
+    reads("sismember", sismember),
+    reads("smembers", smembers),
+    reads("smismember", smismember),
+    shrinks("smove", smove),
+    shrinks("spop", spop),
+    reads("srandmember", srandmember),
+    shrinks("srem", srem),
+    reads("sscan", |txn, words| hashes::scan(txn, words, Kind::Set)),
+];
+
+/// Elements that a command may answer several times over.
+const MAX_REPEATED: usize = 1 << 20;
+
+fn find(txn: &mut Txn<'_>, key: &Bytes) -> Result<Option<Collection>, Failure> {
+    Collection::find(txn, key, Kind::Set)
+}
+
+pub fn members(txn: &mut Txn<'_>, key: &Bytes) -> Result<Vec<Bytes>, Failure> {
+    match find(txn, key)? {
+        Some(set) => gather(set.range(txn, b"", None).map(|element| element.map(|(member, _)| member))),
+        None => Ok(Vec::new()),
+    }
+}
+
+fn sadd(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
+    let mut set = Collection::find_or_new(txn, words.word()?, Kind::Set)?;
+    let mut added = 0;
+    for member in words.rest() {
+        if set.get(txn, member)?.is_none() {
+            set.put(txn, member, Bytes::new());
+            added += 1;
+        }
+    }
+    if added > 0 {
+        set.count += added as u64;
+        set.save(txn);
+    }
+    integer(added)
+}
+
+fn srem(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
+    let Some(mut set) = find(txn, words.word()?)? else { return integer(0) };
+    let mut removed = 0;
+    for member in words.rest() {
+        if set.get(txn, member)?.is_some() {
+            set.remove(txn, member);
+            removed += 1;
+        }
+    }
+    if removed > 0 {
+        set.count -= removed as u64;
+        set.save(txn);
+    }
+    integer(removed)
+}
+
+fn scard(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
+    Ok(Answer::Integer(find(txn, words.word()?)?.map_or(0, |set| set.count.cast_signed())))
+}
+
+fn holds(txn: &Txn<'_>, set: Option<&Collection>, member: &[u8]) -> Result<bool, Failure> {
+    Ok(set.map(|set| set.get(txn, member)).transpose()?.flatten().is_some())
+}
+
+fn sismember(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
+    let set = find(txn, words.word()?)?;
+    integer(holds(txn, set.as_ref(), words.word()?)?.into())
+}
+
+fn smismember(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
+    let set = find(txn, words.word()?)?;
+    let found: Result<Vec<_>, _> =
+        words.rest().iter().map(|member| holds(txn, set.as_ref(), member)).collect();
+    Ok(list(found?.into_iter().map(|found| Answer::Integer(found.into()))))
+}
+
+fn smembers(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
+    Ok(Answer::Set(replies(members(txn, words.word()?)?.into_iter().map(Answer::Bytes))))
+}
+
+fn smove(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
+    let (from, to, member) = (words.word()?, words.word()?, words.word()?);
+    let source = find(txn, from)?;
+    let target = find(txn, to)?;
+    let Some(mut source) = source else { return integer(0) };
+    if source.get(txn, member)?.is_none() {
+        return integer(0);
+    }
+    if from == to {
+        return integer(1);
+    }
+    let mut target = match target {
+        Some(target) => target,
+        None => Collection::find_or_new(txn, to, Kind::Set)?,
+    };
+    source.remove(txn, member);
+    source.count -= 1;
+    source.save(txn);
+    if target.get(txn, member)?.is_none() {
+        target.put(txn, member, Bytes::new());
+        target.count += 1;
+        target.save(txn);
+    }
+    integer(1)
+}
+
+/// Walks over the members: costs as much as the set holds.
+fn spop(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
+    let key = words.word()?;
+    let count = if words.is_empty() { None } else { Some(words.positive()?) };
+    words.end()?;
+    let Some(mut set) = find(txn, key)? else {
+        return Ok(if count.is_some() { Answer::Set(replies([])) } else { nil() });
+    };
+    let wanted = count.unwrap_or(1).min(set.count as usize);
+    let chosen = positions(txn, set.count as usize, wanted);
+    let mut popped = Vec::with_capacity(wanted);
+    for (position, element) in set.range(txn, b"", None).enumerate() {
+        if popped.len() == wanted {
+            break;
+        }
+        if chosen.contains(&position) {
+            popped.push(element?.0);
+        }
+    }
+    for member in &popped {
+        set.remove(txn, member);
+    }
+    set.count -= popped.len() as u64;
+    if wanted > 0 {
+        set.save(txn);
+    }
+    Ok(match count {
+        None => bulk_or_nil(popped.pop()),
+        Some(_) => Answer::Set(replies(popped.into_iter().map(Answer::Bytes))),
+    })
+}
+
+/// `wanted` different ones of `count` positions, each choice as likely as any other (Floyd's algorithm).
+fn positions(txn: &mut Txn<'_>, count: usize, wanted: usize) -> std::collections::HashSet<usize> {
+    let mut chosen = std::collections::HashSet::with_capacity(wanted);
+    for last in count - wanted..count {
+        let position = txn.random(last as u64 + 1) as usize;
+        if !chosen.insert(position) {
+            chosen.insert(last);
+        }
+    }
+    chosen
+}
+
+/// As many of `all` as asked for, each once; of a negative number that many, one perhaps several times.
+pub fn choose<T: Clone>(txn: &mut Txn<'_>, all: &[T], count: i64) -> Result<Vec<T>, Failure> {
+    if count == i64::MIN {
+        return Err(invalid("value is out of range"));
+    }
+    let wanted = count.unsigned_abs() as usize;
+    if all.is_empty() {
+        return Ok(Vec::new());
+    }
+    if count < 0 {
+        if wanted > MAX_REPEATED {
+            return Err(invalid("value is out of range"));
+        }
+        return Ok((0..wanted).map(|_| all[txn.random(all.len() as u64) as usize].clone()).collect());
+    }
+    let mut chosen: Vec<_> = positions(txn, all.len(), wanted.min(all.len())).into_iter().collect();
+    // A set of the process has an order of its own, which no two share.
+    chosen.sort_unstable();
+    Ok(chosen.into_iter().map(|position| all[position].clone()).collect())
+}
+
+fn srandmember(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
+    let key = words.word()?;
+    let count = match words.next() {
+        None => None,
+        Some(count) => Some(super::super::command::parse_integer(count).ok_or_else(no_integer)?),
+    };
+    if !words.is_empty() {
+        return Err(syntax());
+    }
+    let all = members(txn, key)?;
+    match count {
+        None => Ok(bulk_or_nil(choose(txn, &all, 1)?.pop())),
+        Some(count) => Ok(bulks(choose(txn, &all, count)?)),
+    }
+}

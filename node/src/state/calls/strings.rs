@@ -1,0 +1,178 @@
+//! Strings, beyond what has an operation of its own in the log.
+
+use bytes::Bytes;
+use helios_proto::v1::reply::Kind as Answer;
+
+use super::super::command::{Failure, Outcome, invalid, require_string};
+use super::super::txn::Txn;
+use super::super::value::{Kind, Value};
+use super::words::{Words, syntax};
+use super::{Verb, bulk_or_nil, decimal, integer, lcs, list, nil, reads, shrinks, writes};
+
+pub const VERBS: &[Verb] = &[
+    writes("append", append),
+    reads("get", get),
+    shrinks("getdel", getdel),
+    shrinks("getex", getex),
+    reads("getrange", getrange),
+    writes("incrbyfloat", incrbyfloat),
+    reads("lcs", lcs::lcs),
+    reads("mget", mget),
+    writes("setrange", setrange),
+    reads("strlen", strlen),
+];
+
+/// Of one value that a command makes longer.
+const MAX_BYTES: usize = 8 << 20;
+
+/// What `key` holds, if that is a string.
+pub fn load(txn: &mut Txn<'_>, key: &Bytes) -> Result<Option<Value>, Failure> {
+    let value = txn.load(key)?;
+    require_string(value.as_ref())?;
+    Ok(value)
+}
+
+pub fn check_size(bytes: usize) -> Result<(), Failure> {
+    if bytes <= MAX_BYTES {
+        return Ok(());
+    }
+    Err(invalid("string exceeds maximum allowed size (proto-max-bulk-len)"))
+}
+
+/// Writes new content and leaves the expiry as it is.
+pub fn rewrite(txn: &mut Txn<'_>, key: &Bytes, old: Option<&Value>, data: Bytes) {
+    let expire_at_ms = old.and_then(|old| old.expire_at_ms);
+    txn.store(key, old, data, expire_at_ms);
+}
+
+/// The part from `start` to `end`, both included and from the end if negative, of something so long.
+pub fn clip(start: i64, end: i64, length: usize) -> std::ops::Range<usize> {
+    let length = length as i64;
+    let from_end = |position: i64| if position < 0 { position.saturating_add(length) } else { position };
+    if start < 0 && end < 0 && start > end {
+        return 0..0;
+    }
+    let start = from_end(start).max(0);
+    let end = from_end(end).max(0).min(length - 1);
+    if start > end || length == 0 { 0..0 } else { start as usize..end as usize + 1 }
+}
+
+fn get(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
+    Ok(bulk_or_nil(load(txn, words.word()?)?.map(|value| value.data)))
+}
+
+/// As in Redis, a key of another type counts as missing.
+fn mget(txn: &mut Txn<'_>, words: Words<'_>) -> Outcome {
+    let mut found = Vec::with_capacity(words.len());
+    for key in words.rest() {
+        let string = txn.load(key)?.filter(|value| value.kind == Kind::String);
+        found.push(bulk_or_nil(string.map(|value| value.data)));
+    }
+    Ok(list(found))
+}
+
+fn strlen(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
+    integer(load(txn, words.word()?)?.map_or(0, |value| value.data.len()))
+}
+
+fn getrange(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
+    let (key, start, end) = (words.word()?, words.integer()?, words.integer()?);
+    let data = load(txn, key)?.map(|value| value.data).unwrap_or_default();
+    Ok(Answer::Bytes(data.slice(clip(start, end, data.len()))))
+}
+
+fn append(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
+    let (key, tail) = (words.word()?, words.word()?);
+    let old = load(txn, key)?;
+    let head = old.as_ref().map_or(&b""[..], |old| &old.data);
+    check_size(head.len() + tail.len())?;
+    let data = [head, tail].concat();
+    let length = data.len();
+    rewrite(txn, key, old.as_ref(), data.into());
+    integer(length)
+}
+
+fn setrange(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
+    let (key, offset, piece) = (words.word()?, words.integer()?, words.word()?);
+    let offset = usize::try_from(offset).map_err(|_| invalid("offset is out of range"))?;
+    let old = load(txn, key)?;
+    let mut data = old.as_ref().map(|old| old.data.to_vec()).unwrap_or_default();
+    if piece.is_empty() {
+        return integer(data.len());
+    }
+    let end = offset.saturating_add(piece.len());
+    check_size(end)?;
+    data.resize(data.len().max(end), 0);
+    data[offset..end].copy_from_slice(piece);
+    let length = data.len();
+    rewrite(txn, key, old.as_ref(), data.into());
+    integer(length)
+}
+
+fn getdel(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
+    let key = words.word()?;
+    let Some(old) = load(txn, key)? else { return Ok(nil()) };
+    txn.remove(key, &old);
+    Ok(Answer::Bytes(old.data))
+}
+
+/// `GETEX key [PXAT ms | PERSIST]`: whoever took it from the client made the other forms into this one.
+fn getex(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
+    let key = words.word()?;
+    let expire_at_ms = if words.takes("pxat") {
+        Some(Some(u64::try_from(words.integer()?).map_err(|_| syntax())?))
+    } else if words.takes("persist") {
+        Some(None)
+    } else {
+        None
+    };
+    words.end()?;
+    let Some(old) = load(txn, key)? else { return Ok(nil()) };
+    if let Some(at_ms) = expire_at_ms.filter(|at_ms| *at_ms != old.expire_at_ms) {
+        txn.set_expiry(key, &old, at_ms);
+    }
+    Ok(Answer::Bytes(old.data))
+}
+
+fn incrbyfloat(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
+    let (key, delta) = (words.word()?, words.word()?);
+    let old = load(txn, key)?;
+    let current = old.as_ref().map_or(Bytes::from_static(b"0"), |old| old.data.clone());
+    let sum = Bytes::from(sum_of(&current, delta, "value is not a valid float")?);
+    rewrite(txn, key, old.as_ref(), sum.clone());
+    Ok(Answer::Bytes(sum))
+}
+
+/// The text of a sum; `wrong` says that `current` is no number.
+pub fn sum_of(current: &[u8], delta: &[u8], wrong: &str) -> Result<String, Failure> {
+    let number = |text: &[u8]| super::number::parse_double(text);
+    let added = number(delta).ok_or_else(super::words::no_double)?;
+    let current_number = number(current).ok_or_else(|| invalid(wrong))?;
+    if !(added + current_number).is_finite() {
+        return Err(invalid("increment would produce NaN or Infinity"));
+    }
+    decimal::add(current, delta).ok_or_else(|| invalid(wrong))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::clip;
+
+    #[test]
+    fn ranges_are_clipped_as_in_redis() {
+        for (start, end, length, expected) in [
+            (0, -1, 5, 0..5),
+            (-3, -1, 5, 2..5),
+            (1, 2, 5, 1..3),
+            (0, 100, 5, 0..5),
+            (5, 9, 5, 0..0),
+            (3, 1, 5, 0..0),
+            (-1, -3, 5, 0..0),
+            (-100, 0, 5, 0..1),
+            (0, -1, 0, 0..0),
+            (i64::MIN, i64::MAX, 3, 0..3),
+        ] {
+            assert_eq!(clip(start, end, length), expected, "{start} {end} of {length}");
+        }
+    }
+}

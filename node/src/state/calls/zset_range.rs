@@ -1,0 +1,283 @@
+//! Parts of sorted sets: by rank, by score, by name.
+
+use bytes::Bytes;
+
+use super::super::command::{Failure, Outcome, invalid, parse_integer};
+use super::super::txn::Txn;
+use super::number::parse_double;
+use super::words::{Words, no_integer, syntax};
+use super::zsets::{Scored, SortedSet, scored_answer};
+use super::{Verb, gather, integer, nil, reads, shrinks, writes};
+
+pub const VERBS: &[Verb] = &[
+    reads("zcount", |txn, words| count(txn, words, By::Score)),
+    reads("zlexcount", |txn, words| count(txn, words, By::Name)),
+    reads("zrange", zrange),
+    reads("zrangebylex", |txn, words| old_range(txn, words, By::Name, false)),
+    reads("zrangebyscore", |txn, words| old_range(txn, words, By::Score, false)),
+    writes("zrangestore", zrangestore),
+    reads("zrank", |txn, words| rank(txn, words, false)),
+    shrinks("zremrangebylex", |txn, words| remove(txn, words, By::Name)),
+    shrinks("zremrangebyrank", |txn, words| remove(txn, words, By::Rank)),
+    shrinks("zremrangebyscore", |txn, words| remove(txn, words, By::Score)),
+    reads("zrevrange", |txn, words| old_range(txn, words, By::Rank, true)),
+    reads("zrevrangebylex", |txn, words| old_range(txn, words, By::Name, true)),
+    reads("zrevrangebyscore", |txn, words| old_range(txn, words, By::Score, true)),
+    reads("zrevrank", |txn, words| rank(txn, words, true)),
+];
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum By {
+    Rank,
+    Score,
+    Name,
+}
+
+/// Which members are meant.
+enum Range {
+    Ranks { start: i64, end: i64 },
+    Scores { least: Bound<f64>, most: Bound<f64> },
+    Names { least: NameBound, most: NameBound },
+}
+
+struct Bound<T> {
+    at: T,
+    excluded: bool,
+}
+
+enum NameBound {
+    First,
+    Last,
+    At(Bound<Bytes>),
+}
+
+struct Query {
+    range: Range,
+    reverse: bool,
+    offset: usize,
+    /// `None`: all.
+    limit: Option<usize>,
+}
+
+impl Range {
+    /// Reversed, the greater bound comes first; not so ranks, which then count from the top.
+    fn parse(by: By, first: &Bytes, second: &Bytes, reverse: bool) -> Result<Self, Failure> {
+        let (least, most) = if reverse && by != By::Rank { (second, first) } else { (first, second) };
+        Ok(match by {
+            By::Rank => Self::Ranks { start: rank_bound(least)?, end: rank_bound(most)? },
+            By::Score => Self::Scores { least: score_bound(least)?, most: score_bound(most)? },
+            By::Name => Self::Names { least: name_bound(least)?, most: name_bound(most)? },
+        })
+    }
+
+    fn holds(&self, scored: &Scored) -> bool {
+        match self {
+            Self::Ranks { .. } => true,
+            Self::Scores { least, most } => {
+                let score = scored.score;
+                let above = if least.excluded { score > least.at } else { score >= least.at };
+                above && if most.excluded { score < most.at } else { score <= most.at }
+            }
+            Self::Names { least, most } => {
+                let name = &scored.member;
+                let above = match least {
+                    NameBound::First => true,
+                    NameBound::Last => false,
+                    NameBound::At(bound) if bound.excluded => *name > bound.at,
+                    NameBound::At(bound) => *name >= bound.at,
+                };
+                above
+                    && match most {
+                        NameBound::First => false,
+                        NameBound::Last => true,
+                        NameBound::At(bound) if bound.excluded => *name < bound.at,
+                        NameBound::At(bound) => *name <= bound.at,
+                    }
+            }
+        }
+    }
+}
+
+fn rank_bound(word: &Bytes) -> Result<i64, Failure> {
+    parse_integer(word).ok_or_else(no_integer)
+}
+
+fn score_bound(word: &Bytes) -> Result<Bound<f64>, Failure> {
+    let (text, excluded) = word.strip_prefix(b"(").map_or((&word[..], false), |rest| (rest, true));
+    let at = parse_double(text).ok_or_else(|| invalid("min or max is not a float"))?;
+    Ok(Bound { at, excluded })
+}
+
+fn name_bound(word: &Bytes) -> Result<NameBound, Failure> {
+    Ok(match word.first() {
+        Some(b'-') if word.len() == 1 => NameBound::First,
+        Some(b'+') if word.len() == 1 => NameBound::Last,
+        Some(b'(') => NameBound::At(Bound { at: word.slice(1..), excluded: true }),
+        Some(b'[') => NameBound::At(Bound { at: word.slice(1..), excluded: false }),
+        _ => return Err(invalid("min or max not valid string range item")),
+    })
+}
+
+impl Query {
+    fn all(range: Range) -> Self {
+        Self { range, reverse: false, offset: 0, limit: None }
+    }
+
+    /// In order, or the other way round if the query is reversed.
+    fn run(&self, txn: &mut Txn<'_>, key: &Bytes) -> Result<Vec<Scored>, Failure> {
+        let Some(set) = SortedSet::find(txn, key)? else { return Ok(Vec::new()) };
+        let least = match &self.range {
+            Range::Ranks { start, end } => return self.by_rank(txn, &set, *start, *end),
+            Range::Scores { least, .. } => least.at,
+            Range::Names { .. } => f64::NEG_INFINITY,
+        };
+        let is_below = |scored: &Scored| match &self.range {
+            Range::Scores { most, .. } => scored.score <= most.at,
+            _ => true,
+        };
+        let found = set
+            .starting_at(txn, least)
+            .take_while(|scored| scored.as_ref().map_or(true, is_below))
+            .filter(|scored| scored.as_ref().map_or(true, |scored| self.range.holds(scored)));
+        let limit = self.limit.unwrap_or(usize::MAX);
+        if !self.reverse {
+            return gather(found.skip(self.offset).take(limit));
+        }
+        let found = gather(found)?;
+        Ok(found.into_iter().rev().skip(self.offset).take(limit).collect())
+    }
+
+    fn by_rank(&self, txn: &Txn<'_>, set: &SortedSet, start: i64, end: i64) -> Result<Vec<Scored>, Failure> {
+        let length = set.len() as i64;
+        let from_end = |rank: i64| if rank < 0 { rank.saturating_add(length) } else { rank };
+        let (start, end) = (from_end(start).max(0), from_end(end).min(length - 1));
+        if start > end {
+            return Ok(Vec::new());
+        }
+        let first = if self.reverse { length - 1 - end } else { start };
+        let wanted = (end - start + 1) as usize;
+        let mut found = gather(set.starting_at(txn, f64::NEG_INFINITY).skip(first as usize).take(wanted))?;
+        if self.reverse {
+            found.reverse();
+        }
+        Ok(found)
+    }
+}
+
+/// `start stop [BYSCORE | BYLEX] [REV] [LIMIT offset count] [WITHSCORES]`, and whether scores are wanted.
+fn parse_range(words: &mut Words<'_>, may_have_scores: bool) -> Result<(Query, bool), Failure> {
+    let (first, second) = (words.word()?, words.word()?);
+    let (mut by, mut reverse, mut limit, mut with_scores) = (By::Rank, false, None, false);
+    while !words.is_empty() {
+        if words.takes("byscore") {
+            by = By::Score;
+        } else if words.takes("bylex") {
+            by = By::Name;
+        } else if words.takes("rev") {
+            reverse = true;
+        } else if words.takes("limit") {
+            limit = Some((words.integer()?, words.integer()?));
+        } else if may_have_scores && words.takes("withscores") {
+            with_scores = true;
+        } else {
+            return Err(syntax());
+        }
+    }
+    if limit.is_some() && by == By::Rank {
+        return Err(invalid(
+            "syntax error, LIMIT is only supported in combination with either BYSCORE or BYLEX",
+        ));
+    }
+    if with_scores && by == By::Name {
+        return Err(invalid("syntax error, WITHSCORES not supported in combination with BYLEX"));
+    }
+    let range = Range::parse(by, first, second, reverse)?;
+    Ok((limited(Query { reverse, ..Query::all(range) }, limit), with_scores))
+}
+
+/// A negative count: all; a negative offset: none.
+fn limited(query: Query, limit: Option<(i64, i64)>) -> Query {
+    match limit {
+        None => query,
+        Some((offset, _)) if offset < 0 => Query { limit: Some(0), ..query },
+        Some((offset, count)) => {
+            Query { offset: offset as usize, limit: usize::try_from(count).ok(), ..query }
+        }
+    }
+}
+
+fn zrange(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
+    let key = words.word()?;
+    let (query, with_scores) = parse_range(&mut words, true)?;
+    Ok(scored_answer(query.run(txn, key)?, with_scores))
+}
+
+fn zrangestore(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
+    let (target, key) = (words.word()?, words.word()?);
+    let (query, _) = parse_range(&mut words, false)?;
+    let found = query.run(txn, key)?;
+    let mut set = SortedSet::in_place_of_any(txn, target)?;
+    for Scored { member, score } in &found {
+        set.put(txn, member, *score)?;
+    }
+    set.save(txn);
+    integer(found.len())
+}
+
+/// ZREVRANGE, ZRANGEBYSCORE and their kin, from before ZRANGE knew it all.
+fn old_range(txn: &mut Txn<'_>, mut words: Words<'_>, by: By, reverse: bool) -> Outcome {
+    let (key, first, second) = (words.word()?, words.word()?, words.word()?);
+    let (mut with_scores, mut limit) = (false, None);
+    while !words.is_empty() {
+        if by != By::Name && words.takes("withscores") {
+            with_scores = true;
+        } else if by != By::Rank && words.takes("limit") {
+            limit = Some((words.integer()?, words.integer()?));
+        } else {
+            return Err(syntax());
+        }
+    }
+    let range = Range::parse(by, first, second, reverse)?;
+    let query = limited(Query { reverse, ..Query::all(range) }, limit);
+    Ok(scored_answer(query.run(txn, key)?, with_scores))
+}
+
+fn selected(txn: &mut Txn<'_>, mut words: Words<'_>, by: By) -> Result<(Bytes, Vec<Scored>), Failure> {
+    let (key, first, second) = (words.word()?, words.word()?, words.word()?);
+    words.end()?;
+    let range = Range::parse(by, first, second, false)?;
+    Ok((key.clone(), Query::all(range).run(txn, key)?))
+}
+
+fn count(txn: &mut Txn<'_>, words: Words<'_>, by: By) -> Outcome {
+    integer(selected(txn, words, by)?.1.len())
+}
+
+fn remove(txn: &mut Txn<'_>, words: Words<'_>, by: By) -> Outcome {
+    let (key, found) = selected(txn, words, by)?;
+    let Some(mut set) = SortedSet::find(txn, &key)? else { return integer(0) };
+    for scored in &found {
+        set.remove(txn, scored);
+    }
+    if !found.is_empty() {
+        set.save(txn);
+    }
+    integer(found.len())
+}
+
+/// Walks to the member: costs as much as lies before it.
+fn rank(txn: &mut Txn<'_>, mut words: Words<'_>, reverse: bool) -> Outcome {
+    let (key, member) = (words.word()?, words.word()?);
+    let Some(set) = SortedSet::find(txn, key)? else { return Ok(nil()) };
+    if set.score(txn, member)?.is_none() {
+        return Ok(nil());
+    }
+    let mut before = 0;
+    for scored in set.starting_at(txn, f64::NEG_INFINITY) {
+        if scored?.member == *member {
+            break;
+        }
+        before += 1;
+    }
+    integer(if reverse { set.len() - 1 - before } else { before })
+}

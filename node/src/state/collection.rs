@@ -1,0 +1,172 @@
+//! Hashes, sets, lists and sorted sets: a header under the key, and a record for each element under the
+//! collection's id, so that a command costs what it touches and not what the key holds.
+//!
+//! The header counts the elements. An id is never used twice, so that a key that is deleted, or gets
+//! another value, only leaves its id as garbage, which [`sweep`] removes in bounded pieces; and a key that
+//! is renamed takes its id along. A list has no gaps: its elements are numbered from `first` on.
+
+use bytes::{Buf, BufMut, Bytes};
+
+use super::command::{Failure, wrong_type};
+use super::engines::EngineError;
+use super::txn::Txn;
+use super::value::{self, ID_BYTES, Kind, Value};
+
+/// A collection that a command works on; [`Collection::save`] writes its header.
+#[derive(Debug, Clone)]
+pub(super) struct Collection {
+    key: Bytes,
+    kind: Kind,
+    id: Bytes,
+    /// Elements.
+    pub count: u64,
+    /// Number of a list's first element.
+    pub first: i64,
+    /// What the key held before.
+    old: Option<Value>,
+}
+
+/// An element's name within its collection, and what is kept under it.
+pub(super) type Element = (Bytes, Bytes);
+
+impl Collection {
+    /// `None` if there is no such key; refuses one of another kind.
+    pub fn find(txn: &mut Txn<'_>, key: &Bytes, kind: Kind) -> Result<Option<Self>, Failure> {
+        match txn.load(key)? {
+            None => Ok(None),
+            Some(value) if value.kind == kind => Self::decode(key, value).map(Some).map_err(Failure::from),
+            Some(_) => Err(wrong_type()),
+        }
+    }
+
+    pub fn find_or_new(txn: &mut Txn<'_>, key: &Bytes, kind: Kind) -> Result<Self, Failure> {
+        Ok(match Self::find(txn, key, kind)? {
+            Some(found) => found,
+            None => Self::new(txn, key, kind, None),
+        })
+    }
+
+    /// An empty one in place of whatever the key holds.
+    pub fn in_place_of_any(txn: &mut Txn<'_>, key: &Bytes, kind: Kind) -> Result<Self, EngineError> {
+        let mut old = txn.load(key)?;
+        if let Some(old) = &mut old {
+            txn.remove(key, old);
+        }
+        Ok(Self::new(txn, key, kind, None))
+    }
+
+    fn new(txn: &mut Txn<'_>, key: &Bytes, kind: Kind, old: Option<Value>) -> Self {
+        Self { key: key.clone(), kind, id: txn.new_id(), count: 0, first: 0, old }
+    }
+
+    fn decode(key: &Bytes, value: Value) -> Result<Self, EngineError> {
+        let damaged = || EngineError::Corrupt(format!("the header of key {key:?} cannot be decoded"));
+        let mut data = value.data.clone();
+        if data.len() != ID_BYTES + 16 {
+            return Err(damaged());
+        }
+        let id = data.split_to(ID_BYTES);
+        let (count, first) = (data.get_u64(), data.get_i64());
+        Ok(Self { key: key.clone(), kind: value.kind, id, count, first, old: Some(value) })
+    }
+
+    /// An element, by its name.
+    pub fn get(&self, txn: &Txn<'_>, name: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        txn.now(&self.raw(name))
+    }
+
+    pub fn put(&self, txn: &mut Txn<'_>, name: &[u8], data: Bytes) {
+        txn.put_raw(self.raw(name), Some(data));
+    }
+
+    pub fn remove(&self, txn: &mut Txn<'_>, name: &[u8]) {
+        txn.put_raw(self.raw(name), None);
+    }
+
+    /// Elements in the order of their names, from `start` on to `end` (exclusive, in a byte string that sorts as
+    /// names do; `None`: to the last).
+    pub fn range<'t>(
+        &self,
+        txn: &'t Txn<'_>,
+        start: &[u8],
+        end: Option<&[u8]>,
+    ) -> impl Iterator<Item = Result<Element, EngineError>> + use<'t> {
+        let prefix_bytes = 1 + ID_BYTES;
+        let end = end.map_or_else(|| end_of(&self.id), |end| self.raw(end).to_vec());
+        txn.range_now(&self.raw(start), &end)
+            .map(move |pair| pair.map(|(raw, data)| (raw.slice(prefix_bytes..), data)))
+    }
+
+    /// Writes the header; a collection without elements is no key.
+    pub fn save(self, txn: &mut Txn<'_>) {
+        let Self { key, kind, id, count, first, old } = self;
+        if count == 0 {
+            if let Some(old) = old {
+                txn.erase(&key, &old);
+            }
+            return;
+        }
+        let mut data = Vec::with_capacity(ID_BYTES + 16);
+        data.put_slice(&id);
+        data.put_u64(count);
+        data.put_i64(first);
+        let expire_at_ms = old.as_ref().and_then(|old| old.expire_at_ms);
+        let new = Value { kind, data: data.into(), revision: txn.revision(), expire_at_ms };
+        txn.replace(&key, old.as_ref(), new);
+    }
+
+    fn raw(&self, name: &[u8]) -> Bytes {
+        let mut raw = value::element_prefix(&self.id);
+        raw.put_slice(name);
+        raw.into()
+    }
+}
+
+/// How many elements the collection that `value` heads has; `None` if it heads none.
+pub(super) fn count_of(value: &Value) -> Option<u64> {
+    let mut data = value.data.clone();
+    value.collection_id()?;
+    data.advance(ID_BYTES);
+    data.try_get_u64().ok()
+}
+
+/// The first raw key after those of the elements of `id`: ids have one length, so none is the prefix of another.
+fn end_of(id: &[u8]) -> Vec<u8> {
+    let mut end = value::element_prefix(id);
+    while let Some(last) = end.pop() {
+        if last < u8::MAX {
+            end.push(last + 1);
+            break;
+        }
+    }
+    end
+}
+
+/// Removes at most `limit` elements of collections that no key heads any more; answers how many.
+pub(super) fn sweep(txn: &mut Txn<'_>, limit: usize) -> Result<usize, EngineError> {
+    let mut swept = 0;
+    while swept < limit {
+        let first = txn.range_now(value::GARBAGE_START, value::GARBAGE_END).next().transpose()?;
+        let Some((mark, progress)) = first else { break };
+        let id = mark.slice(1..);
+        // Going on behind what was removed last spares a walk over all that is gone.
+        let start = if progress.is_empty() { value::element_prefix(&id).into() } else { progress };
+        let elements: Result<Vec<_>, _> = txn
+            .range_now(&start, &end_of(&id))
+            .take(limit - swept)
+            .map(|pair| pair.map(|(raw, _)| raw))
+            .collect();
+        let elements = elements?;
+        let is_done = elements.len() < limit - swept;
+        // A mark counts as one, so that many empty ones are bounded too.
+        swept += elements.len().max(1);
+        match elements.last() {
+            Some(last) if !is_done => txn.put_raw(mark, Some(last.clone())),
+            _ => txn.put_raw(mark, None),
+        }
+        for raw in elements {
+            txn.put_raw(raw, None);
+        }
+    }
+    Ok(swept)
+}

@@ -1,0 +1,58 @@
+//! Several commands as one entry: readers see all of it or nothing.
+
+use helios_proto::v1::command::Op;
+use helios_proto::v1::reply::Kind as Answer;
+use helios_proto::v1::{Command, Nil, Replies, Reply, Transaction};
+use prost::Message as _;
+
+use super::command::{self, Failure, Outcome, invalid};
+use super::txn::Txn;
+
+/// Of all answers together: they travel in one message, from the leader to the member that was asked.
+const MAX_ANSWER_BYTES: usize = 8 << 20;
+
+pub(super) fn execute(txn: &mut Txn<'_>, transaction: &Transaction) -> Outcome {
+    for guard in &transaction.guards {
+        let revision = txn.load(&guard.key)?.map_or(0, |value| value.revision);
+        if revision != guard.revision {
+            return Ok(Answer::NilList(Nil {}));
+        }
+    }
+    let mut items = Vec::with_capacity(transaction.steps.len());
+    let mut bytes = 0;
+    for step in &transaction.steps {
+        let mut answer = run(txn, step)?;
+        let size = Reply { kind: Some(answer.clone()), ..Reply::default() }.encoded_len();
+        if bytes + size > MAX_ANSWER_BYTES {
+            answer = Answer::Error(too_long().into());
+        } else {
+            bytes += size;
+        }
+        items.push(Reply { kind: Some(answer), ..Reply::default() });
+    }
+    Ok(Answer::List(Replies { items }))
+}
+
+/// A step that is refused has changed nothing: every command checks before it writes.
+fn run(txn: &mut Txn<'_>, step: &Command) -> Result<Answer, Failure> {
+    let outcome = match &step.op {
+        Some(Op::RegisterMember(_) | Op::Apply(_) | Op::PurgeExpired(_) | Op::Transaction(_)) | None => {
+            Err(invalid("a transaction holds commands on keys only"))
+        }
+        Some(_) => command::execute(txn, step),
+    };
+    match outcome {
+        Err(Failure::Refused(error)) => Ok(Answer::Error(error.into())),
+        outcome => outcome,
+    }
+}
+
+fn too_long() -> crate::error::Error {
+    crate::error::Error::new(
+        helios_proto::v1::ErrorCode::TooLarge,
+        format!(
+            "the answers of this transaction exceed {MAX_ANSWER_BYTES} bytes, so this one is left out; \
+             what it wrote stands"
+        ),
+    )
+}
