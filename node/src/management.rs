@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use helios_proto::v1::{
     AddLearnerRequest, ChangeMembershipRequest, ErrorCode, ForceNewRequest, InitializeRequest, Member,
-    Membership, PromoteRequest, RemoveRequest, SnapshotResponse, StepDownRequest,
-    TransferRequest, TransferResponse,
+    Membership, PromoteRequest, RemoveRequest, SnapshotResponse, StepDownRequest, TransferRequest,
+    TransferResponse,
 };
 use tokio::time::{Instant, timeout_at};
 

@@ -9,13 +9,14 @@ use futures::{Stream, StreamExt as _};
 use helios_proto::v1::kv_server::Kv;
 use helios_proto::v1::{
     self as proto, AckLevel, Consistency, DeleteRequest, DeleteResponse, Entry, ErrorCode, GetRequest,
-    GetResponse, PutRequest, PutResponse, RangeRequest, RangeResponse, Reply, RequestId, Token, WatchRequest,
-    WatchResponse, command::Op, reply,
+    GetResponse, PutRequest, PutResponse, RangeRequest, RangeResponse, Reply, RequestId, Token,
+    TransactionRequest, TransactionResponse, WatchRequest, WatchResponse, command::Op, reply,
 };
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
+use super::transaction;
 use super::watch::Watcher;
 use crate::database::{Database, Freshness, WriteRequest};
 use crate::error::Error;
@@ -127,6 +128,19 @@ impl<D: Database> Kv for KvService<D> {
         found.retain(|(_, value)| value.kind == Kind::String);
         let entries = found.into_iter().map(|(key, value)| entry(key, value)).collect();
         Ok(Response::new(RangeResponse { entries, more, revision }))
+    }
+
+    async fn transaction(
+        &self,
+        request: Request<TransactionRequest>,
+    ) -> Result<Response<TransactionResponse>, Status> {
+        let request = request.into_inner();
+        let ack = request.ack();
+        let TransactionRequest { guards, writes, request_id, ack: _ } = request;
+        let reply = self.write(transaction::operation(guards, writes)?, request_id, ack).await?;
+        let token = Some(self.database.token_of(&reply));
+        let (succeeded, deleted) = transaction::outcome(&reply)?;
+        Ok(Response::new(TransactionResponse { succeeded, revision: reply.index, token, deleted }))
     }
 
     type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchResponse, Status>> + Send>>;

@@ -4,6 +4,7 @@
 mod cluster;
 mod health;
 mod kv;
+mod transaction;
 mod watch;
 
 pub use cluster::ClusterService;

@@ -2,8 +2,9 @@
 
 use helios_proto::v1::event::Kind;
 use helios_proto::v1::{
-    DeleteRequest, ErrorCode, Event, PutRequest, RangeRequest, StatusRequest, WatchRequest, WatchResponse,
-    cluster_info_client::ClusterInfoClient,
+    DeleteRequest, DeleteWrite, ErrorCode, Event, GetRequest, Guard, PutRequest, PutWrite, RangeRequest,
+    StatusRequest, TransactionRequest, WatchRequest, WatchResponse, Write,
+    cluster_info_client::ClusterInfoClient, write,
 };
 use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint};
@@ -115,6 +116,49 @@ async fn who_was_away_for_too_long_is_told_and_reads_anew() {
     assert!(last.oldest_revision > first);
     let nothing = WatchRequest::default();
     assert_eq!(error_code(node.kv().watch(nothing).await.map(drop)), ErrorCode::InvalidArgument);
+}
+
+#[tokio::test]
+async fn of_writers_that_saw_the_same_revision_one_swaps() {
+    let cluster = Cluster::of_three().await;
+    let swap = |key: &str, revision: u64, value: String| TransactionRequest {
+        guards: vec![Guard { key: key.to_owned().into(), revision }],
+        writes: vec![put_of(key, &value), put_of("last", &value), delete_of("first")],
+        ..TransactionRequest::default()
+    };
+    let mut revision = 0;
+    put(&cluster[0], "first", "here").await;
+    for round in 0..5 {
+        // All at once, each by another member, with what they saw: one of them wins.
+        let attempts = cluster.nodes().iter().map(async |node| {
+            let request = swap("lock", revision, format!("{} {round}", node.name));
+            node.kv().transaction(request).await.unwrap().into_inner()
+        });
+        let answers = futures::future::join_all(attempts).await;
+        let winners: Vec<_> = answers.iter().filter(|answer| answer.succeeded).collect();
+        assert_eq!(winners.len(), 1, "{answers:?}");
+        assert_eq!(winners[0].deleted, u64::from(round == 0));
+        revision = winners[0].revision;
+        // What was put with it has its revision, on any member.
+        for key in ["lock", "last"] {
+            let request = GetRequest { key: key.into(), ..GetRequest::default() };
+            let entry = cluster[round % 3].kv().get(request).await.unwrap().into_inner().entry.unwrap();
+            assert_eq!(entry.revision, revision, "{key}");
+        }
+    }
+    let absent = cluster[1].kv().transaction(swap("lock", 0, "late".into())).await.unwrap().into_inner();
+    assert!(!absent.succeeded && absent.token.is_some(), "the key is there");
+    let many = TransactionRequest { writes: vec![delete_of("x"); 2_000], ..TransactionRequest::default() };
+    assert_eq!(error_code(cluster[0].kv().transaction(many).await), ErrorCode::TooLarge);
+}
+
+fn put_of(key: &str, value: &str) -> Write {
+    let put = PutWrite { key: key.to_owned().into(), value: value.to_owned().into(), ttl_ms: 0 };
+    Write { kind: Some(write::Kind::Put(put)) }
+}
+
+fn delete_of(key: &str) -> Write {
+    Write { kind: Some(write::Kind::Delete(DeleteWrite { key: key.to_owned().into() })) }
 }
 
 #[tokio::test]
