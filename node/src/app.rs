@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use helios_proto::v1::cluster_info_server::ClusterInfoServer;
 use helios_proto::v1::cluster_server::ClusterServer;
 use helios_proto::v1::kv_server::KvServer;
 use helios_proto::v1::peer_server::PeerServer;
@@ -13,13 +14,17 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
+use tonic_health::pb::health_server::HealthServer;
 
-use crate::config::Settings;
-use crate::grpc::{ClusterService, KvService};
+use crate::config::{Settings, Source};
+use crate::grpc::{ClusterService, HealthService, InfoService, KvService};
+use crate::http::Gateway;
+use crate::management::Management;
 use crate::metrics::Metrics;
 use crate::node::{Node, NodeError};
 use crate::peer::{MAX_MESSAGE_BYTES, PeerService};
 use crate::raft::Fatal;
+use crate::reload::Reloader;
 use crate::state::Driven;
 use crate::{http, resp};
 
@@ -80,25 +85,41 @@ async fn bind_some(field: &'static str, addr: Option<SocketAddr>) -> Result<Opti
 impl App {
     /// Takes the ports first, so that a clash changes nothing on disk; then opens the node.
     pub async fn start(settings: Settings) -> Result<Self, AppError> {
-        Self::start_with(settings, None).await
+        Self::start_parts(settings, None, None).await
     }
 
     /// As `start`, with a state machine of the embedding program.
-    pub async fn start_with(settings: Settings, machine: Option<Arc<dyn Driven>>) -> Result<Self, AppError> {
+    pub async fn start_with(settings: Settings, machine: Arc<dyn Driven>) -> Result<Self, AppError> {
+        Self::start_parts(settings, Some(machine), None).await
+    }
+
+    /// As `start`; `source` is where `settings` came from, and is read again when it changes.
+    pub async fn start_from(settings: Settings, source: Source) -> Result<Self, AppError> {
+        Self::start_parts(settings, None, Some(source)).await
+    }
+
+    async fn start_parts(
+        settings: Settings,
+        machine: Option<Arc<dyn Driven>>,
+        source: Option<Source>,
+    ) -> Result<Self, AppError> {
         let listeners = Listeners::bind(&settings).await?;
         let mut registry = Registry::with_prefix("helios");
         let metrics = Metrics::new(&mut registry);
         let client_metrics = resp::Metrics::default();
         client_metrics.register(&mut registry);
         let limits = resp::Limits { max_clients: settings.max_connections, ..resp::Limits::default() };
+        let registry = Arc::new(registry);
         let password = settings.password.as_deref().map(resp::Password::new);
         let node = Node::open(settings, machine, metrics, Fatal::default())?;
 
         let stop = CancellationToken::new();
         let mut app = Self { node, stop, client_services: JoinSet::new(), inner_services: JoinSet::new() };
+        let reloader = Arc::new(Reloader::new(app.node.clone(), source));
+        app.inner_services.spawn(Arc::clone(&reloader).watch(app.stop.clone()));
         app.serve_peers(listeners.peer);
         if let Some(listener) = listeners.metrics {
-            let routes = http::health_routes(app.node.clone(), Arc::new(registry));
+            let routes = http::health_routes(app.node.clone(), Arc::clone(&registry));
             app.inner_services.spawn(http::serve(listener, routes, app.stop.clone()));
         }
         if let Some(listener) = listeners.client {
@@ -110,8 +131,8 @@ impl App {
             app.serve_grpc(listener);
         }
         if let Some(listener) = listeners.gateway {
-            let routes = http::gateway_routes(app.node.clone());
-            app.client_services.spawn(http::serve(listener, routes, app.stop.clone()));
+            let gateway = Gateway::new(Arc::clone(&reloader), registry, app.stop.clone());
+            app.client_services.spawn(http::serve(listener, gateway.routes(), app.stop.clone()));
         }
         Ok(app)
     }
@@ -121,7 +142,9 @@ impl App {
         let peer = PeerServer::new(PeerService::new(Arc::new(node.clone())))
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        let router = server().add_service(peer).add_service(ClusterServer::new(ClusterService::new(node)));
+        let router = server()
+            .add_service(peer)
+            .add_service(ClusterServer::new(ClusterService::new(Management::new(node))));
         let stop = self.stop.clone();
         self.inner_services.spawn(async move {
             if let Err(error) =
@@ -133,8 +156,20 @@ impl App {
     }
 
     fn serve_grpc(&mut self, listener: TcpListener) {
-        let router = server().add_service(KvServer::new(KvService::new(self.node.clone())));
-        let stop = self.stop.clone();
+        let (node, stop) = (self.node.clone(), self.stop.clone());
+        let reflection = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(helios_proto::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .with_service_name("helios.v1.Kv")
+            .with_service_name("helios.v1.ClusterInfo")
+            .with_service_name("grpc.health.v1.Health")
+            .build_v1()
+            .expect("descriptors that were compiled with the services");
+        let router = server()
+            .add_service(KvServer::new(KvService::new(node.clone(), stop.clone())))
+            .add_service(ClusterInfoServer::new(InfoService::new(node.clone())))
+            .add_service(HealthServer::new(HealthService::new(node)))
+            .add_service(reflection);
         self.client_services.spawn(async move {
             if let Err(error) =
                 router.serve_with_incoming_shutdown(incoming(listener), stop.cancelled()).await

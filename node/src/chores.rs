@@ -37,7 +37,8 @@ async fn register(node: Node) {
             .await
             .map(|status| status.membership.clone());
         let Ok(seen) = seen else { return };
-        let client_addr = &node.inner().settings.advertise_client_addr;
+        let settings = node.settings();
+        let client_addr = &settings.advertise_client_addr;
         let done = membership::member(&seen, member.id).is_some_and(|own| {
             own.disk_id == disk_id && own.boot_epoch == boot_epoch && own.client_addr == *client_addr
         });

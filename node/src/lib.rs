@@ -12,21 +12,26 @@ pub mod database;
 pub mod dev;
 pub mod disk;
 pub mod error;
+#[cfg(test)]
+mod error_table;
 mod glob;
 mod grpc;
 mod http;
 mod lifecycle;
 pub mod logging;
+mod management;
 pub mod metrics;
 mod mutation;
 pub mod node;
 mod peer;
 pub mod pubsub;
 pub mod raft;
+mod reload;
 mod requests;
 pub mod resp;
 mod retirement;
 mod scratch;
+mod secret;
 #[cfg(feature = "simulation")]
 pub mod simulation;
 pub mod state;

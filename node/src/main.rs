@@ -2,11 +2,14 @@
 //! cannot. Exit codes: 0 clean end, 78 configuration (EX_CONFIG), 74 disk (EX_IOERR), 75 to be started
 //! again (EX_TEMPFAIL), 1 other, and damaged data for `heliosd verify`.
 
+use std::io::Write as _;
 use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 
 use helios_node::app::{App, AppError};
-use helios_node::config::{self, Cli, CommandLine, ConfigError, RunArgs, Settings, VerifyArgs};
+use helios_node::config::{
+    self, Cli, CommandLine, ConfigAction, ConfigError, RunArgs, Settings, Source, VerifyArgs,
+};
 use helios_node::{dev, logging, verify};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -33,8 +36,28 @@ fn main() -> ExitCode {
             Err(error) => fail(1, &format!("{error:#}")),
         },
         Some(CommandLine::Verify(args)) => verify(&args),
+        Some(CommandLine::Config { action }) => look_at(&action),
         None => runtime.block_on(run(&cli.run)),
     }
+}
+
+fn look_at(action: &ConfigAction) -> ExitCode {
+    let (ConfigAction::Check(args) | ConfigAction::Print(args)) = action;
+    let settings = match settings(&Source::new(args, std::env::vars())) {
+        Ok(settings) => settings,
+        Err(error) => return fail(EX_CONFIG, &error.0),
+    };
+    settings.warnings.iter().for_each(|warning| eprintln!("heliosd: warning: {warning}"));
+    let text = match action {
+        ConfigAction::Check(_) => format!("{}: the configuration can be used\n", settings.name),
+        ConfigAction::Print(_) => match serde_saphyr::to_string(&config::redacted(&settings.written)) {
+            Ok(text) => text,
+            Err(error) => return fail(1, &format!("the configuration cannot be printed: {error}")),
+        },
+    };
+    // Nobody may be there to read it any more.
+    _ = std::io::stdout().write_all(text.as_bytes());
+    ExitCode::SUCCESS
 }
 
 fn verify(args: &VerifyArgs) -> ExitCode {
@@ -52,7 +75,8 @@ fn verify(args: &VerifyArgs) -> ExitCode {
 }
 
 async fn run(args: &RunArgs) -> ExitCode {
-    let settings = match settings(args) {
+    let source = Source::new(args, std::env::vars());
+    let settings = match settings(&source) {
         Ok(settings) => settings,
         Err(error) => return fail(EX_CONFIG, &error.0),
     };
@@ -65,7 +89,7 @@ async fn run(args: &RunArgs) -> ExitCode {
             (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
             (Err(error), _) | (_, Err(error)) => return fail(1, &format!("signals: {error}")),
         };
-    let app = match App::start(settings).await {
+    let app = match App::start_from(settings, source).await {
         Ok(app) => app,
         Err(AppError::Node(error)) if error.is_config() => return fail(EX_CONFIG, &error.to_string()),
         Err(AppError::Node(error)) => return fail(EX_IOERR, &error.to_string()),
@@ -96,13 +120,8 @@ fn start_again() -> ExitCode {
     fail(EX_TEMPFAIL, &format!("it has to be started again, which it cannot do itself: {error}"))
 }
 
-fn settings(args: &RunArgs) -> Result<Settings, ConfigError> {
-    if args.raft == Some(false) {
-        return Err(ConfigError(
-            "-raft=false is not supported: every node replicates; leave the flag out".into(),
-        ));
-    }
-    config::load(args, std::env::vars())?.try_into()
+fn settings(source: &Source) -> Result<Settings, ConfigError> {
+    source.load()?.try_into()
 }
 
 fn fail(code: u8, message: &str) -> ExitCode {

@@ -2,7 +2,7 @@
 //! see it as [`Database`], peers as [`PeerHost`]; neither knows the other.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use helios_proto::v1::{
@@ -68,7 +68,7 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(15);
 pub struct Node(Arc<Inner>);
 
 pub(crate) struct Inner {
-    pub(crate) settings: Settings,
+    settings: RwLock<Arc<Settings>>,
     pub(crate) store: Store,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) started: Instant,
@@ -168,7 +168,7 @@ impl Node {
             told_removed: Notify::new(),
             entry: Mutex::new(Entry { data_dir, log: Some((wal, recovered)) }),
             threads: Mutex::default(),
-            settings,
+            settings: RwLock::new(Arc::new(settings)),
         }));
         match (marker.member, static_cluster) {
             (Some(member), _) if member.removed => {
@@ -185,7 +185,7 @@ impl Node {
 
     fn begin_static(&self, membership: &Membership) -> Result<(), NodeError> {
         let own =
-            membership.members.iter().find(|member| member.name == self.0.settings.name).ok_or_else(
+            membership.members.iter().find(|member| member.name == self.settings().name).ok_or_else(
                 || NodeError::Start("this node is not in its own list of initial members".into()),
             )?;
         let belonging = Belonging {
@@ -236,9 +236,9 @@ impl Node {
     fn own_record(&self) -> Member {
         Member {
             id: 0,
-            name: self.0.settings.name.clone(),
-            peer_addr: self.0.settings.advertise_addr.clone(),
-            client_addr: self.0.settings.advertise_client_addr.clone(),
+            name: self.settings().name.clone(),
+            peer_addr: self.settings().advertise_addr.clone(),
+            client_addr: self.settings().advertise_client_addr.clone(),
             disk_id: self.0.disk_id.clone(),
             boot_epoch: self.0.boot_epoch,
         }
@@ -282,7 +282,7 @@ impl Node {
     }
 
     fn start_threads(&self, belonging: &Belonging, wal: Wal, recovery: Recovery) -> Result<(), NodeError> {
-        let settings = &self.0.settings;
+        let settings = self.settings();
         let parts = Parts {
             settings: raft::Settings {
                 id: belonging.member_id,
@@ -330,16 +330,16 @@ impl Node {
         LinkOptions {
             cluster_id: belonging.cluster_id.clone(),
             member_id: belonging.member_id,
-            name: self.0.settings.name.clone(),
-            addr: self.0.settings.advertise_addr.clone(),
+            name: self.settings().name.clone(),
+            addr: self.settings().advertise_addr.clone(),
             disk_id: self.0.disk_id.clone(),
             boot_epoch: self.0.boot_epoch,
             incarnation: belonging.incarnation,
             initial_members_digest: self.0.initial_members_digest.clone(),
-            no_leases: self.0.settings.lease.is_none(),
+            no_leases: self.settings().lease.is_none(),
             raft: raft.clone(),
             snapshots: Arc::clone(&self.0.snapshots),
-            bandwidth: Bandwidth::new(self.0.settings.snapshot_bytes_per_second),
+            bandwidth: Bandwidth::new(self.settings().snapshot_bytes_per_second),
             metrics: Arc::clone(&self.0.metrics),
             on_removed: Box::new(move || {
                 if let Some(inner) = inner.upgrade() {
@@ -370,6 +370,16 @@ impl Node {
         }
     }
 
+    /// As of now: some of it changes when the configuration is read again.
+    pub(crate) fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.0.settings.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// From the next request on. What a running node cannot change must be as it was.
+    pub(crate) fn reconfigure(&self, settings: Settings) {
+        *self.0.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
+    }
+
     pub(crate) fn inner(&self) -> &Inner {
         &self.0
     }
@@ -394,6 +404,11 @@ impl Node {
         }
         let message = format!("this is cluster {}, not {cluster_id}", member.cluster_id);
         Err(Error::new(ErrorCode::WrongCluster, message))
+    }
+
+    /// Whether a program embeds this node with a state machine of its own.
+    pub(crate) fn has_machine(&self) -> bool {
+        self.0.machine.is_some()
     }
 
     pub(crate) fn is_removed(&self) -> bool {
@@ -421,7 +436,7 @@ impl Node {
     }
 
     pub(crate) fn shutdown_delay(&self) -> Duration {
-        self.0.settings.shutdown_delay
+        self.settings().shutdown_delay
     }
 
     /// Clean end: not ready any more, leadership handed over, threads stopped after what they hold.
@@ -458,7 +473,7 @@ impl PeerHost for Node {
             None => Standing::Blank,
         };
         let local = Local {
-            name: self.0.settings.name.clone(),
+            name: self.settings().name.clone(),
             disk_id: self.0.disk_id.clone(),
             boot_epoch: self.0.boot_epoch,
             initial_members_digest: self.0.initial_members_digest.clone(),
@@ -481,7 +496,7 @@ impl PeerHost for Node {
     fn receipt(&self) -> PeerReceipt {
         PeerReceipt {
             disk_id: self.0.disk_id.clone(),
-            name: self.0.settings.name.clone(),
+            name: self.settings().name.clone(),
             boot_epoch: self.0.boot_epoch,
         }
     }

@@ -12,16 +12,16 @@ use crate::raft::{RaftStatus, Role, membership};
 const MAX_READY_LAG: u64 = 1_000;
 
 pub fn of(node: &Node) -> StatusResponse {
-    let inner = node.inner();
+    let (inner, settings) = (node.inner(), node.settings());
     let (disk_id, boot_epoch) = node.identity();
     let mut response = StatusResponse {
-        name: inner.settings.name.clone(),
+        name: settings.name.clone(),
         disk_id: disk_id.to_owned(),
         boot_epoch,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         keys: inner.store.key_count(),
         uptime_seconds: inner.started.elapsed().as_secs(),
-        config_hash: inner.settings.config_hash.clone(),
+        config_hash: settings.config_hash.clone(),
         role: proto::Role::Uninitialized.into(),
         format: FORMAT,
         ..StatusResponse::default()

@@ -51,7 +51,7 @@ impl ErrorCode {
             WrongCluster | WrongMember | MemberRemoved | LearnerLagging | AlreadyStarted
             | InsufficientPeers | Fenced | UpgradeInProgress => Code::FailedPrecondition,
             MembershipChanged | MembershipChangeInProgress | TransferFailed | StaleTerm => Code::Aborted,
-            NodeNotFound => Code::NotFound,
+            NodeNotFound | KeyNotFound => Code::NotFound,
             PeerExists | AlreadyApplied => Code::AlreadyExists,
             Overloaded | DiskFull => Code::ResourceExhausted,
             InvalidArgument | WrongType | NotAnInteger | TooLarge => Code::InvalidArgument,

@@ -7,6 +7,9 @@ pub mod v1 {
     tonic::include_proto!("helios.v1");
 }
 
+/// Of all services, for reflection.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/helios.bin"));
+
 mod error;
 
 pub use error::{detail_of, status_of};

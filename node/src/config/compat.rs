@@ -11,8 +11,8 @@ pub fn is_old_style(value: &Value) -> bool {
 
 /// `atlas`, `gateway` and `observability` as today's sections, and what the user should know of the
 /// difference. Keys without a counterpart here are refused unless their meaning is what this
-/// version always does.
-pub fn convert(old: &Value) -> Result<(Value, Vec<String>), ConfigError> {
+/// version always does. `has_token`: the gateway has one, from elsewhere, as these files know none.
+pub fn convert(old: &Value, has_token: bool) -> Result<(Value, Vec<String>), ConfigError> {
     let mut out = json!({ "node": {}, "listen": {}, "raft": {}, "log": {} });
     let mut warnings = Vec::new();
     for (key, value) in object(old, "")? {
@@ -21,6 +21,7 @@ pub fn convert(old: &Value) -> Result<(Value, Vec<String>), ConfigError> {
             "gateway" => {
                 for (key, value) in object(value, "gateway")? {
                     match key.as_str() {
+                        "listen" if has_token => out["listen"]["gateway"] = value.clone(),
                         "listen" => out["listen"]["gateway"] = gateway(value, &mut warnings),
                         _ => return Err(unknown("gateway", key)),
                     }
@@ -48,7 +49,7 @@ fn gateway(value: &Value, warnings: &mut Vec<String>) -> Value {
         return value.clone();
     }
     warnings.push(format!(
-        "gateway.listen {value}: the gateway listens on 127.0.0.1:{port} only, as it has no token yet"
+        "gateway.listen {value}: the gateway listens on 127.0.0.1:{port} only, as it has no token: set HELIOS__GATEWAY__TOKEN"
     ));
     json!(format!("127.0.0.1:{port}"))
 }
@@ -160,13 +161,15 @@ mod tests {
 
     #[test]
     fn an_unknown_key_is_named() {
-        let error = convert(&json!({ "atlas": { "data_dirr": "x" } })).unwrap_err();
+        let error = convert(&json!({ "atlas": { "data_dirr": "x" } }), false).unwrap_err();
         assert!(error.0.contains("data_dirr"), "{error}");
     }
 
     #[test]
     fn a_gateway_for_everyone_is_kept_to_loopback_with_a_warning() {
-        let listen = |gateway: &str| convert(&json!({ "gateway": { "listen": gateway } })).unwrap();
+        let old = |gateway: &str| json!({ "gateway": { "listen": gateway } });
+        let listen = |gateway: &str| convert(&old(gateway), false).unwrap();
+        assert_eq!(convert(&old(":8443"), true).unwrap().0["listen"]["gateway"], ":8443");
         for open in [":8443", "0.0.0.0:8443", "[::]:8443", "10.0.0.1:8443"] {
             let (out, warnings) = listen(open);
             assert_eq!(out["listen"]["gateway"], "127.0.0.1:8443");
@@ -183,7 +186,7 @@ mod tests {
     #[test]
     fn the_client_port_follows_the_peer_port_unless_it_is_given() {
         let client =
-            |atlas: Value| convert(&json!({ "atlas": atlas })).unwrap().0["listen"]["client"].clone();
+            |atlas: Value| convert(&json!({ "atlas": atlas }), false).unwrap().0["listen"]["client"].clone();
         assert_eq!(client(json!({ "raft": { "bind_addr": "127.0.0.1:7002" } })), "127.0.0.1:6381");
         assert_eq!(client(json!({ "raft": { "bind_addr": "127.0.0.1:7002" }, "listen": ":1" })), ":1");
         assert_eq!(client(json!({ "raft": { "bind_addr": "10.0.0.1:9000" } })), Value::Null);

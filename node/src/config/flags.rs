@@ -23,6 +23,19 @@ pub enum CommandLine {
     Dev(DevArgs),
     /// Check the data of a stopped node; changes nothing. Exit code 0: whole, 1: damaged
     Verify(VerifyArgs),
+    /// Look at a configuration without starting a node
+    Config {
+        #[command(subcommand)]
+        action: ConfigAction,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ConfigAction {
+    /// Say what is wrong with it. Exit code 0: nothing, 78: see the line on standard error
+    Check(RunArgs),
+    /// Print file, environment and flags as one file, without secrets
+    Print(RunArgs),
 }
 
 /// Flags of a node; each overrides the configuration file and the environment.
@@ -159,6 +172,15 @@ mod tests {
         let cli = parse("heliosd verify /data --wal-dir /log");
         let Some(CommandLine::Verify(args)) = cli.command else { panic!("{cli:?}") };
         assert_eq!((args.data_dir, args.wal_dir), ("/data".into(), Some("/log".into())));
+    }
+
+    #[test]
+    fn a_configuration_is_looked_at_with_the_flags_of_a_node() {
+        let cli = parse("heliosd config check -raft-node-id=a --config x.yaml");
+        let Some(CommandLine::Config { action: ConfigAction::Check(args) }) = cli.command else {
+            panic!("{cli:?}")
+        };
+        assert_eq!((args.raft_node_id.as_deref(), args.config), (Some("a"), Some("x.yaml".into())));
     }
 
     #[test]

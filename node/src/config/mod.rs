@@ -1,17 +1,23 @@
 //! Configuration: one YAML file, then environment `HELIOS__A__B`, then flags (product.md, C10).
 //! [`Config`] is what was written; [`crate::config::Settings`] is what was checked.
 
+mod changes;
 mod compat;
 mod flags;
+mod keys;
 mod lease;
+mod plain;
+pub mod reference;
 mod settings;
 mod sources;
 
-pub use flags::{Cli, CommandLine, DevArgs, RunArgs, VerifyArgs};
+pub use changes::{Difference, differences, redacted, reloaded};
+pub use flags::{Cli, CommandLine, ConfigAction, DevArgs, RunArgs, VerifyArgs};
+pub use keys::Change;
 pub use settings::{Bootstrap, Settings};
-pub use sources::load;
+pub use sources::Source;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// A configuration that cannot be used. The process ends with exit code 78 (EX_CONFIG).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -19,7 +25,7 @@ use serde::Deserialize;
 pub struct ConfigError(pub String);
 
 /// The configuration file. Every section and field may be left out but `node.name`.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     pub node: NodeSection,
@@ -29,13 +35,14 @@ pub struct Config {
     pub client: ClientSection,
     pub reads: ReadsSection,
     pub writes: WritesSection,
+    pub gateway: GatewaySection,
     pub log: LogSection,
     /// What the user should be told of the file, though it can be used.
     #[serde(skip)]
     pub warnings: Vec<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NodeSection {
     /// Short, stable, unique in the cluster.
@@ -53,7 +60,7 @@ pub struct NodeSection {
     pub initial_members: Vec<InitialMember>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct InitialMember {
     pub name: String,
@@ -64,7 +71,7 @@ pub struct InitialMember {
 /// Addresses to listen on. Empty: that service is off. The last three default to loopback ports
 /// as far from 50051, 9090 and 8443 as the client port is from 6379, so that several nodes on one
 /// host need no more than a client and a peer address each (product.md, "Ports").
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ListenSection {
     pub client: String,
@@ -74,7 +81,7 @@ pub struct ListenSection {
     pub gateway: Option<String>,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RaftSection {
     /// `fast`, `lan` (default) or `wan`.
@@ -84,16 +91,20 @@ pub struct RaftSection {
     pub election_timeout: Option<String>,
     pub election_timeout_min: Option<String>,
     pub election_timeout_max: Option<String>,
+    #[serde(deserialize_with = "plain::some_number")]
     pub snapshot_entries: Option<u64>,
     pub snapshot_interval: Option<String>,
+    #[serde(deserialize_with = "plain::some_number")]
     pub trailing_entries: Option<u64>,
     /// What all snapshots that a member sends may take of the network together; 0 or none: no limit.
+    #[serde(deserialize_with = "plain::some_number")]
     pub snapshot_bytes_per_second: Option<u64>,
     /// Size of a write-ahead log segment, bytes; three are kept. An entry may have a quarter of it.
+    #[serde(deserialize_with = "plain::some_number")]
     pub segment_bytes: Option<u64>,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StateSection {
     /// What holds the applied state on disk: `sled` (default) or `redb`. Changed, the next start
@@ -101,11 +112,12 @@ pub struct StateSection {
     pub engine: Option<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClientSection {
     /// How long a request may take, elections included.
     pub request_timeout: String,
+    #[serde(deserialize_with = "plain::number")]
     pub max_connections: usize,
     /// How long a stopping node still serves, no longer ready, so that load balancers and Services
     /// stop sending clients before it closes its ports.
@@ -114,23 +126,34 @@ pub struct ClientSection {
     pub password: Option<String>,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ReadsSection {
     /// `off`, `on` or how long the leader may answer by its lease.
     pub lease: lease::Lease,
 }
 
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct WritesSection {
     /// `majority` or `all`: voters that hold a write on disk before it is acknowledged, at least.
     pub ack: String,
     /// Refuse writes with `all` while a voter is down, instead of letting them commit unacknowledged.
+    #[serde(deserialize_with = "plain::switch")]
     pub strict: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GatewaySection {
+    /// Asked of HTTP clients as `Authorization: Bearer` when set. Without one the gateway may listen on
+    /// loopback only.
+    pub token: Option<String>,
+    /// Path that all routes begin with, for instance `/helios`; none when empty.
+    pub prefix: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogSection {
     /// A tracing filter: `info`, `debug`, `helios_node=debug,warn` ...

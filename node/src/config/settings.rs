@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::{Config, ConfigError, InitialMember, lease};
 use crate::database::Ack;
+use crate::secret::Secret;
 use crate::state::EngineKind;
 
 /// How a node without a cluster comes to one (C7).
@@ -50,12 +51,16 @@ pub struct Settings {
     pub ack: Ack,
     pub strict_acks: bool,
     pub password: Option<String>,
+    pub gateway_token: Option<Secret>,
+    pub gateway_prefix: String,
     pub log_level: String,
     pub log_json: bool,
     /// To be logged once logging has started.
     pub warnings: Vec<String>,
-    /// Digest of all of the above but the password, as `Status` reports it.
+    /// Digest of all of the above but password and token, as `Status` reports it.
     pub config_hash: String,
+    /// What all of this was made of, secrets included.
+    pub written: Config,
 }
 
 /// heartbeat, election minimum, election maximum; ms (product.md, C1).
@@ -66,8 +71,8 @@ impl TryFrom<Config> for Settings {
     type Error = ConfigError;
 
     fn try_from(config: Config) -> Result<Self, ConfigError> {
-        let config_hash = hash(&config);
-        let Config { node, listen, raft, state, client, reads, writes, log, warnings } = config;
+        let (config_hash, written) = (hash(&config), config.clone());
+        let Config { node, listen, raft, state, client, reads, writes, gateway, log, warnings } = config;
         if node.name.is_empty() {
             return Err(ConfigError(
                 "node.name is missing: give the node a short, unique name, for instance -raft-node-id node-1"
@@ -84,15 +89,8 @@ impl TryFrom<Config> for Settings {
             None => Ok(Some(SocketAddr::from(([127, 0, 0, 1], port + offset(listen_client))))),
         };
         let listen_gateway = near("listen.gateway", &listen.gateway, 8443)?;
-        if let Some(gateway) = listen_gateway
-            && !gateway.ip().is_loopback()
-        {
-            return Err(ConfigError(format!(
-                "listen.gateway {gateway} is not a loopback address: the HTTP gateway has no token yet, so it only \
-                 listens on 127.0.0.1; write 127.0.0.1:{}, or leave it empty to turn it off",
-                gateway.port()
-            )));
-        }
+        let gateway_token = gateway.token.filter(|token| !token.is_empty()).map(Secret::new);
+        check_gateway(listen_gateway, gateway_token.is_some())?;
         let bootstrap =
             bootstrap(node.bootstrap.as_deref(), &node.name, &advertise_addr, node.initial_members)?;
         let data_dir = PathBuf::from(&node.data_dir);
@@ -136,6 +134,8 @@ impl TryFrom<Config> for Settings {
             })?,
             strict_acks: writes.strict,
             password: client.password.filter(|password| !password.is_empty()),
+            gateway_token,
+            gateway_prefix: prefix(gateway.prefix)?,
             log_level: log.level,
             log_json: match log.format.as_str() {
                 "json" => true,
@@ -144,15 +144,42 @@ impl TryFrom<Config> for Settings {
             },
             warnings,
             config_hash,
+            written,
         })
     }
 }
 
-/// Anyone may ask for it, so it must tell nothing of the password.
+/// Anyone may ask for it, so it must tell nothing of the secrets.
 fn hash(config: &Config) -> String {
     let mut public = config.clone();
     public.client.password = None;
+    public.gateway.token = None;
     format!("{:08x}", crc32c::crc32c(format!("{public:?}").as_bytes()))
+}
+
+/// M-14: what anyone can reach asks for a token.
+fn check_gateway(listen: Option<SocketAddr>, has_token: bool) -> Result<(), ConfigError> {
+    if let Some(listen) = listen
+        && !listen.ip().is_loopback()
+        && !has_token
+    {
+        return Err(ConfigError(format!(
+            "listen.gateway {listen} is not a loopback address: set gateway.token (HELIOS__GATEWAY__TOKEN), write \
+             127.0.0.1:{}, or leave it empty to turn the gateway off",
+            listen.port()
+        )));
+    }
+    Ok(())
+}
+
+fn prefix(path: String) -> Result<String, ConfigError> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.~".contains(&byte);
+    if path.is_empty() || (path.starts_with('/') && !path.ends_with('/') && path.bytes().all(is_plain)) {
+        return Ok(path);
+    }
+    Err(ConfigError(format!(
+        "gateway.prefix {path:?}: write a path such as /helios, without a slash at its end"
+    )))
 }
 
 fn engine(wanted: Option<&str>) -> Result<EngineKind, ConfigError> {
@@ -433,8 +460,27 @@ mod tests {
         let same = "{node: {name: a, initial_members: [{name: b, address: '127.0.0.1:7000'}]}}";
         assert!(refused(same).contains("share the address"));
         assert!(refused("{}").contains("node.name"));
-        assert!(refused("{node: {name: a}, listen: {gateway: '0.0.0.0:8443'}}").contains("loopback"));
         assert!(refused("{node: {name: a}, listen: {client: nonsense}}").contains("host:port"));
+    }
+
+    #[test]
+    fn a_gateway_off_loopback_needs_a_token() {
+        let open = "{node: {name: a}, listen: {gateway: '0.0.0.0:8443'}, gateway: {token: TOKEN}}";
+        let error = refused(&open.replace("TOKEN", "''"));
+        assert!(error.contains("loopback") && error.contains("gateway.token"), "{error}");
+        let found = settings(&open.replace("TOKEN", "s3cret")).unwrap();
+        assert!(found.gateway_token.is_some_and(|token| token.matches(b"s3cret")));
+        let other = settings(&open.replace("TOKEN", "another")).unwrap();
+        assert_eq!(found.config_hash, other.config_hash, "the hash tells of the token");
+    }
+
+    #[test]
+    fn a_prefix_is_a_path() {
+        let prefix = |text: &str| settings(&format!("{{node: {{name: a}}, gateway: {{prefix: '{text}'}}}}"));
+        assert_eq!(prefix("/db/helios").unwrap().gateway_prefix, "/db/helios");
+        for bad in ["helios", "/", "/helios/", "/a b", "/a?b"] {
+            assert!(prefix(bad).unwrap_err().0.contains("such as /helios"), "{bad}");
+        }
     }
 
     #[test]

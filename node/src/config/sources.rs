@@ -1,49 +1,76 @@
 //! Where configuration comes from, and in which order it wins. Merging is on plain JSON values;
 //! only the merged result is given types, so that one place refuses unknown keys.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
 use super::{Config, ConfigError, RunArgs, compat};
 
-/// File, then environment, then flags; later wins.
-pub fn load(
-    args: &RunArgs,
-    environment: impl Iterator<Item = (String, String)>,
-) -> Result<Config, ConfigError> {
-    let environment: Vec<_> = environment.collect();
-    let file = args
-        .config
-        .clone()
-        .or_else(|| environment.iter().find(|(key, _)| key == "CONFIG_PATH").map(|(_, path)| path.into()));
-    let (mut merged, warnings) = match &file {
-        Some(path) => read_file(path)?,
-        None => (Value::Object(Map::new()), Vec::new()),
-    };
-    for (key, value) in &environment {
-        if let Some(path) = key.strip_prefix("HELIOS__") {
-            let path = path.to_ascii_lowercase();
-            let path: Vec<_> = path.split("__").collect();
-            set(&mut merged, &path, environment_value(&path, value), key)?;
+/// Where a node's configuration is: a file, and what wins over it.
+#[derive(Debug, Clone)]
+pub struct Source {
+    args: RunArgs,
+    environment: Vec<(String, String)>,
+}
+
+impl Source {
+    pub fn new(args: &RunArgs, environment: impl Iterator<Item = (String, String)>) -> Self {
+        Self { args: args.clone(), environment: environment.collect() }
+    }
+
+    /// The flag's, or what CONFIG_PATH names.
+    pub fn file(&self) -> Option<PathBuf> {
+        self.args.config.clone().or_else(|| self.variable("CONFIG_PATH").map(PathBuf::from))
+    }
+
+    fn variable(&self, name: &str) -> Option<&str> {
+        self.environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// File, then environment, then flags; later wins.
+    ///
+    /// # Errors
+    /// One line that names the file, key or variable and what to write there.
+    pub fn load(&self) -> Result<Config, ConfigError> {
+        if self.args.raft == Some(false) {
+            return Err(ConfigError(
+                "-raft=false is not supported: every node replicates; leave the flag out".into(),
+            ));
         }
+        let has_token = self.variable("HELIOS__GATEWAY__TOKEN").is_some_and(|token| !token.is_empty());
+        let (mut merged, warnings) = match self.file() {
+            Some(path) => read_file(&path, has_token)?,
+            None => (Value::Object(Map::new()), Vec::new()),
+        };
+        // As the earlier documents have it (S2); a name that others use, too, so that ours wins.
+        if let Some(level) = self.variable("LOG_LEVEL") {
+            set(&mut merged, &["log", "level"], level.into(), "LOG_LEVEL")?;
+        }
+        for (key, value) in &self.environment {
+            if let Some(path) = key.strip_prefix("HELIOS__") {
+                let path = path.to_ascii_lowercase();
+                let path: Vec<_> = path.split("__").collect();
+                set(&mut merged, &path, value.as_str().into(), key)?;
+            }
+        }
+        for (path, value) in self.args.overrides() {
+            set(&mut merged, &path, value, "flag")?;
+        }
+        let mut config: Config = serde_path_to_error::deserialize(merged).map_err(|error| {
+            let (at, reason) = (error.path(), error.inner());
+            ConfigError(format!("configuration: {at}: {reason}; see docs/reference/config.md"))
+        })?;
+        if let Some(peers) = self.variable("HELIOS_RAFT_PEERS") {
+            config.node.initial_members = compat::parse_peers(peers)?;
+        }
+        config.warnings = warnings;
+        Ok(config)
     }
-    for (path, value) in args.overrides() {
-        set(&mut merged, &path, value, "flag")?;
-    }
-    let mut config: Config = serde_path_to_error::deserialize(merged).map_err(|error| {
-        let (at, reason) = (error.path(), error.inner());
-        ConfigError(format!("configuration: {at}: {reason}; see docs/reference/config.md"))
-    })?;
-    if let Some((_, peers)) = environment.iter().find(|(key, _)| key == "HELIOS_RAFT_PEERS") {
-        config.node.initial_members = compat::parse_peers(peers)?;
-    }
-    config.warnings = warnings;
-    Ok(config)
 }
 
 /// The sections of a file, and what its user should be told.
-fn read_file(path: &Path) -> Result<(Value, Vec<String>), ConfigError> {
+fn read_file(path: &Path, has_token: bool) -> Result<(Value, Vec<String>), ConfigError> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| ConfigError(format!("configuration file {}: {error}", path.display())))?;
     let value: Value = serde_saphyr::from_str(&text).map_err(|error| {
@@ -53,7 +80,7 @@ fn read_file(path: &Path) -> Result<(Value, Vec<String>), ConfigError> {
     })?;
     match value {
         Value::Null => Ok((Value::Object(Map::new()), Vec::new())),
-        Value::Object(_) if compat::is_old_style(&value) => compat::convert(&value),
+        Value::Object(_) if compat::is_old_style(&value) => compat::convert(&value, has_token),
         Value::Object(_) => Ok((value, Vec::new())),
         _ => Err(ConfigError(format!(
             "configuration file {}: expected sections, found a plain value",
@@ -78,22 +105,6 @@ fn set(target: &mut Value, path: &[&str], value: Value, source: &str) -> Result<
     Ok(())
 }
 
-/// Fields that take a number; every other value of the environment stays text.
-const NUMBERS: [[&str; 2]; 5] = [
-    ["raft", "snapshot_entries"],
-    ["raft", "snapshot_bytes_per_second"],
-    ["raft", "trailing_entries"],
-    ["raft", "segment_bytes"],
-    ["client", "max_connections"],
-];
-
-fn environment_value(path: &[&str], text: &str) -> Value {
-    match text.parse::<u64>() {
-        Ok(number) if NUMBERS.iter().any(|field| field == path) => Value::from(number),
-        _ => Value::String(text.to_owned()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Write;
@@ -104,7 +115,8 @@ mod tests {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(text.as_bytes()).unwrap();
         args.config = Some(file.path().to_owned());
-        load(&args, environment.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())))
+        let environment = environment.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        Source::new(&args, environment).load()
     }
 
     #[test]
@@ -125,9 +137,35 @@ mod tests {
     }
 
     #[test]
-    fn a_number_in_the_environment_is_a_number() {
-        let config = load_text("", &[("HELIOS__RAFT__SNAPSHOT_ENTRIES", "500")], RunArgs::default()).unwrap();
+    fn the_environment_gives_numbers_switches_and_text_that_looks_like_them() {
+        let environment = [
+            ("HELIOS__RAFT__SNAPSHOT_ENTRIES", "500"),
+            ("HELIOS__CLIENT__MAX_CONNECTIONS", "20"),
+            ("HELIOS__WRITES__STRICT", "false"),
+            ("HELIOS__READS__LEASE", "on"),
+            ("HELIOS__CLIENT__PASSWORD", "123456"),
+        ];
+        let config = load_text("", &environment, RunArgs::default()).unwrap();
         assert_eq!(config.raft.snapshot_entries, Some(500));
+        assert_eq!((config.client.max_connections, config.writes.strict), (20, false));
+        assert_eq!(config.client.password.as_deref(), Some("123456"));
+        for (variable, text) in [("RAFT__SNAPSHOT_ENTRIES", "many"), ("WRITES__STRICT", "perhaps")] {
+            let error = load_text("", &[(&format!("HELIOS__{variable}"), text)], RunArgs::default());
+            let error = error.unwrap_err().0;
+            assert!(error.contains(text) && error.contains("write"), "{error}");
+        }
+        let error = load_text("raft: {snapshot_entries: -1}", &[], RunArgs::default()).unwrap_err().0;
+        assert!(error.contains("raft.snapshot_entries") && error.contains("number"), "{error}");
+    }
+
+    #[test]
+    fn the_level_has_a_short_name_too() {
+        let level = |environment: &[(&str, &str)]| {
+            load_text("log: {level: warn}", environment, RunArgs::default()).unwrap().log.level
+        };
+        assert_eq!(level(&[]), "warn");
+        assert_eq!(level(&[("LOG_LEVEL", "debug")]), "debug");
+        assert_eq!(level(&[("HELIOS__LOG__LEVEL", "trace"), ("LOG_LEVEL", "debug")]), "trace");
     }
 
     #[test]

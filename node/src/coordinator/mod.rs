@@ -20,6 +20,7 @@ use crate::app::{App, AppError};
 use crate::config::{ConfigError, Settings};
 use crate::database::{Database, Freshness};
 use crate::error::Error;
+use crate::management::disk_of;
 use crate::node::{ActiveMember, Node};
 use crate::raft::{ChangeRequest, Expected, RaftStatus, membership};
 use crate::state::{Driven, LogEntry, Shared, StateMachine, Value};
@@ -108,7 +109,7 @@ impl<M: StateMachine> ClusterCoordinator<M> {
             return Err(StartError::AlreadyStarted);
         }
         let machine = Arc::clone(&self.machine) as Arc<dyn Driven>;
-        let started = App::start_with(self.settings.clone(), Some(machine)).await?;
+        let started = App::start_with(self.settings.clone(), machine).await?;
         drop(self.node.set(started.node().clone()));
         *app = Some(started);
         Ok(())
@@ -209,7 +210,7 @@ impl<M: StateMachine> ClusterCoordinator<M> {
         let record = Member {
             name: node_id.to_owned(),
             peer_addr: peer_addr.to_owned(),
-            disk_id: disk_of(node_id, peer_addr).await?,
+            disk_id: disk_of(node_id, peer_addr, Instant::now() + CHANGE_TIMEOUT).await?,
             ..Member::default()
         };
         let deadline = Instant::now() + CHANGE_TIMEOUT;
@@ -269,20 +270,6 @@ async fn change(member: &ActiveMember, request: ChangeRequest) -> Result<(), Err
         Ok(outcome) => outcome.map(drop),
         Err(_) => Err(Error::new(ErrorCode::OutcomeUnknown, unknown)),
     }
-}
-
-/// The disk of the node that answers at `peer_addr`, which must be the one that is meant.
-async fn disk_of(node_id: &str, peer_addr: &str) -> Result<String, Error> {
-    let unreachable = |reason: &dyn std::fmt::Display| {
-        Error::new(ErrorCode::PeerUnreachable, format!("{node_id} does not answer at {peer_addr}: {reason}"))
-    };
-    let status = timeout(CHANGE_TIMEOUT, crate::peer::status_at(peer_addr)).await;
-    let status =
-        status.map_err(|error| unreachable(&error))?.map_err(|error| unreachable(&error.message()))?;
-    if status.name == node_id {
-        return Ok(status.disk_id);
-    }
-    Err(Error::invalid(format!("the node at {peer_addr} is {}, not {node_id}", status.name)))
 }
 
 fn id_of(status: &RaftStatus, node_id: &str) -> Result<u64, Error> {

@@ -1,16 +1,23 @@
 //! Key-value service for gRPC clients; every node answers every call.
 
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::{Stream, StreamExt as _};
 use helios_proto::v1::kv_server::Kv;
 use helios_proto::v1::{
     self as proto, AckLevel, Consistency, DeleteRequest, DeleteResponse, Entry, ErrorCode, GetRequest,
-    GetResponse, PutRequest, PutResponse, RangeRequest, RangeResponse, Reply, RequestId, Token, command::Op,
-    reply,
+    GetResponse, PutRequest, PutResponse, RangeRequest, RangeResponse, Reply, RequestId, Token,
+    TransactionRequest, TransactionResponse, WatchRequest, WatchResponse, command::Op, reply,
 };
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
+use super::transaction;
+use super::watch::Watcher;
 use crate::database::{Database, Freshness, WriteRequest};
 use crate::error::Error;
 use crate::state::{Kind, StateError, Value};
@@ -18,11 +25,19 @@ use crate::state::{Kind, StateError, Value};
 const DEFAULT_RANGE: u32 = 1_000;
 const MAX_RANGE: u32 = 10_000;
 
-pub struct KvService<D>(D);
+/// Watches of this node's keys at once.
+const MAX_WATCHES: usize = 1_024;
+
+pub struct KvService<D> {
+    database: D,
+    watches: Arc<Semaphore>,
+    /// Ends the watches.
+    stop: CancellationToken,
+}
 
 impl<D: Database> KvService<D> {
-    pub fn new(database: D) -> Self {
-        Self(database)
+    pub fn new(database: D, stop: CancellationToken) -> Self {
+        Self { database, watches: Arc::new(Semaphore::new(MAX_WATCHES)), stop }
     }
 
     /// An error if it was not applied, or applied and refused.
@@ -30,7 +45,7 @@ impl<D: Database> KvService<D> {
         if let Some(id) = &request_id {
             check_request_id(id)?;
         }
-        let outcome = self.0.submit(vec![WriteRequest { op, request_id }], ack.into()).await.pop();
+        let outcome = self.database.submit(vec![WriteRequest { op, request_id }], ack.into()).await.pop();
         let reply = outcome.unwrap_or_else(|| Err(Error::outcome_unknown()))?;
         match reply.kind {
             Some(reply::Kind::Error(refusal)) => Err(refusal.into()),
@@ -51,7 +66,7 @@ impl<D: Database> KvService<D> {
             (Consistency::Linearizable, None) => Freshness::Linearizable,
             (Consistency::Lease, None) => Freshness::Lease,
         };
-        self.0.await_fresh(freshness, after).await
+        self.database.await_fresh(freshness, after).await
     }
 }
 
@@ -61,7 +76,7 @@ impl<D: Database> Kv for KvService<D> {
         let request = request.into_inner();
         let GetRequest { consistency: _, max_staleness_ms, after, key } = &request;
         self.await_fresh(request.consistency(), *max_staleness_ms, after.as_ref()).await?;
-        let value = self.0.store().get(key, crate::wall_ms()).map_err(unreadable)?;
+        let value = self.database.store().get(key, crate::wall_ms()).map_err(unreadable)?;
         let value = value.map(Value::into_string).transpose()?;
         Ok(Response::new(GetResponse { entry: value.map(|value| entry(request.key, value)) }))
     }
@@ -76,7 +91,7 @@ impl<D: Database> Kv for KvService<D> {
         let expire_at_ms = (ttl_ms > 0).then(|| crate::wall_ms().saturating_add(ttl_ms));
         let set = proto::Set { key, value, expire_at_ms, ..proto::Set::default() };
         let reply = self.write(Op::Set(set), request_id, ack).await?;
-        Ok(Response::new(PutResponse { revision: reply.index, token: Some(self.0.token_of(&reply)) }))
+        Ok(Response::new(PutResponse { revision: reply.index, token: Some(self.database.token_of(&reply)) }))
     }
 
     async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<DeleteResponse>, Status> {
@@ -88,7 +103,7 @@ impl<D: Database> Kv for KvService<D> {
             Some(reply::Kind::Integer(count)) => u64::try_from(count).unwrap_or(0),
             _ => 0,
         };
-        let token = Some(self.0.token_of(&reply));
+        let token = Some(self.database.token_of(&reply));
         Ok(Response::new(DeleteResponse { deleted, revision: reply.index, token }))
     }
 
@@ -100,14 +115,47 @@ impl<D: Database> Kv for KvService<D> {
             limit => limit.min(MAX_RANGE),
         } as usize;
         let end = (!request.end.is_empty()).then_some(request.end.as_ref());
-        let mut found =
-            self.0.store().scan(&request.start, end, limit + 1, crate::wall_ms()).map_err(unreadable)?;
+        // Before the keys: what is written in between is told twice rather than never.
+        let revision = self.database.store().changes_through();
+        let mut found = self
+            .database
+            .store()
+            .scan(&request.start, end, limit + 1, crate::wall_ms())
+            .map_err(unreadable)?;
         let more = found.len() > limit;
         found.truncate(limit);
         // Other types have no value to show here.
         found.retain(|(_, value)| value.kind == Kind::String);
         let entries = found.into_iter().map(|(key, value)| entry(key, value)).collect();
-        Ok(Response::new(RangeResponse { entries, more }))
+        Ok(Response::new(RangeResponse { entries, more, revision }))
+    }
+
+    async fn transaction(
+        &self,
+        request: Request<TransactionRequest>,
+    ) -> Result<Response<TransactionResponse>, Status> {
+        let request = request.into_inner();
+        let ack = request.ack();
+        let TransactionRequest { guards, writes, request_id, ack: _ } = request;
+        let reply = self.write(transaction::operation(guards, writes)?, request_id, ack).await?;
+        let token = Some(self.database.token_of(&reply));
+        let (succeeded, deleted) = transaction::outcome(&reply)?;
+        Ok(Response::new(TransactionResponse { succeeded, revision: reply.index, token, deleted }))
+    }
+
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchResponse, Status>> + Send>>;
+
+    async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let request = request.into_inner();
+        if request.key.is_empty() && !request.prefix {
+            return Err(Error::invalid("key is empty: name one, or set prefix to watch every key").into());
+        }
+        let permit = Arc::clone(&self.watches).try_acquire_owned().map_err(|_| {
+            Error::new(ErrorCode::Overloaded, format!("this member has {MAX_WATCHES} watches: ask another"))
+        })?;
+        let watcher = Watcher::new(self.database.store().clone(), request, permit);
+        let stop = self.stop.clone().cancelled_owned();
+        Ok(Response::new(Box::pin(watcher.into_stream().take_until(stop))))
     }
 }
 

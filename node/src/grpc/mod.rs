@@ -1,7 +1,12 @@
-//! gRPC services: cluster management on the peer port, key-value on the client port.
+//! gRPC services: cluster management on the peer port; key-value, watches, status, health and reflection
+//! on the client port.
 
 mod cluster;
+mod health;
 mod kv;
+mod transaction;
+mod watch;
 
 pub use cluster::ClusterService;
+pub use health::{HealthService, InfoService};
 pub use kv::KvService;

@@ -1,253 +1,121 @@
-//! The JSON gateway, as far as it goes today: status and key-value (checklist S2-13, S2-14, S3-27
-//! to S3-32). It listens on loopback only (M-14).
+//! The JSON gateway: every request is read whole, found in the table of routes, let in or not, answered.
 
-use std::time::Duration;
+use std::sync::Arc;
 
-use helios_proto::v1::{self as proto, ErrorCode, Role, StatusResponse, Token, command::Op};
-use serde::Deserialize;
-use serde_json::{Value as Json, json};
+use bytes::Buf;
+use futures::Stream;
+use prometheus_client::registry::Registry;
+use tokio_util::sync::CancellationToken;
+use warp::Filter;
 use warp::filters::BoxedFilter;
-use warp::http::StatusCode;
-use warp::reply::{Reply, Response};
-use warp::{Filter, Rejection, path};
+use warp::http::{HeaderMap, Method, StatusCode};
+use warp::path::FullPath;
+use warp::reply::Response;
 
-use super::Answer;
-use crate::database::{Ack, Database, Freshness};
-use crate::error::Error;
-use crate::node::Node;
-use crate::state::Value;
-use crate::token;
+use super::answer::{failed, ok, other_method, unreadable};
+use super::page::Live;
+use super::request::{Request, collect};
+use super::route::{Missing, Route, find};
+use super::{Answer, cluster, config, guard, health, keys, openapi, page};
+use crate::database::Database;
+use crate::management::Management;
+use crate::reload::Reloader;
 
-const MAX_BODY_BYTES: u64 = 8 << 20;
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PutBody {
-    key: String,
-    value: String,
-    /// `majority` or `all`.
-    ack: Option<String>,
+/// What the gateway serves, to whom, and under which path.
+#[derive(Clone)]
+pub struct Gateway {
+    management: Management,
+    reloader: Arc<Reloader>,
+    registry: Arc<Registry>,
+    live: Live,
+    /// Empty, or `/...` without a slash at its end.
+    prefix: String,
 }
 
-#[derive(Deserialize)]
-struct GetQuery {
-    key: String,
-    consistency: Option<String>,
-    /// With `consistency=stale`; none: however old.
-    max_staleness_ms: Option<u64>,
-}
-
-/// Answered with a write, and sent with a read that shall see it.
-const TOKEN_HEADER: &str = "helios-token";
-
-pub fn routes(node: Node) -> BoxedFilter<(Response,)> {
-    let with_node = warp::any().map(move || node.clone());
-    let status = with_node.clone().map(|node: Node| node.status());
-    let read_only = warp::get();
-    let health = path!("health").and(read_only).and(status.clone()).map(|s| healthy(&s, false));
-    let detailed = path!("health" / "detailed").and(read_only).and(status.clone()).map(|s| healthy(&s, true));
-    let state = path!("status").and(read_only).and(status.clone()).map(|s| ok(&describe(&s)));
-    let leader = path!("leader").and(read_only).and(status.clone()).map(|s| who_leads(&s));
-    let nodes = path!("nodes").and(read_only).and(status).map(|s| ok(&json!({ "nodes": members(&s) })));
-    let put_key = path!("put")
-        .and(warp::post())
-        .and(warp::body::content_length_limit(MAX_BODY_BYTES))
-        .and(warp::body::json())
-        .and(with_node.clone())
-        .and_then(put);
-    let get_key = path!("get")
-        .and(read_only)
-        .and(warp::query())
-        .and(warp::header::optional(TOKEN_HEADER))
-        .and(with_node)
-        .and_then(get);
-    health
-        .or(detailed)
-        .unify()
-        .or(state)
-        .unify()
-        .or(leader)
-        .unify()
-        .or(nodes)
-        .unify()
-        .or(put_key)
-        .unify()
-        .or(get_key)
-        .unify()
-        .recover(rejected)
-        .unify()
-        .boxed()
-}
-
-async fn put(body: PutBody, node: Node) -> Answer {
-    let ack = match body.ack.as_deref().map(Ack::parse) {
-        None => Ack::default(),
-        Some(Some(ack)) => ack,
-        Some(None) => return Ok(failed(&Error::invalid("ack: write majority or all"))),
-    };
-    let set = proto::Set { key: body.key.into(), value: body.value.into(), ..proto::Set::default() };
-    let outcome = node.submit(vec![Op::Set(set).into()], ack).await.pop();
-    Ok(match outcome.unwrap_or_else(|| Err(Error::outcome_unknown())) {
-        Ok(reply) => {
-            let token = token::print(&node.token_of(&reply));
-            let body = ok(&json!({ "revision": reply.index }));
-            warp::reply::with_header(body, TOKEN_HEADER, token).into_response()
-        }
-        Err(error) => failed(&error),
-    })
-}
-
-async fn get(query: GetQuery, token: Option<String>, node: Node) -> Answer {
-    let fresh = match wanted(&query, token.as_deref()) {
-        Ok((freshness, after)) => node.await_fresh(freshness, after.as_ref()).await,
-        Err(error) => Err(error),
-    };
-    let found = fresh.and_then(|()| {
-        node.store()
-            .get(query.key.as_bytes(), crate::wall_ms())
-            .map_err(|error| Error::new(ErrorCode::StorageUnavailable, error.to_string()))
-            .and_then(|value| value.map(Value::into_string).transpose())
-    });
-    Ok(match found {
-        Ok(Some(value)) => ok(&json!({
-            "key": query.key,
-            "value": String::from_utf8_lossy(&value.data),
-            "revision": value.revision,
-        })),
-        Ok(None) => error_body(StatusCode::NOT_FOUND, ErrorCode::Unspecified, "no such key", false, ""),
-        Err(error) => failed(&error),
-    })
-}
-
-/// What a read must see.
-fn wanted(query: &GetQuery, token: Option<&str>) -> Result<(Freshness, Option<Token>), Error> {
-    let freshness = match (query.consistency.as_deref(), query.max_staleness_ms) {
-        (None | Some("linearizable"), None) => Freshness::Linearizable,
-        (Some("lease"), None) => Freshness::Lease,
-        (Some("stale"), max_ms) => Freshness::Stale(max_ms.map(Duration::from_millis)),
-        (_, Some(_)) => return Err(Error::invalid("max_staleness_ms goes with consistency=stale only")),
-        (Some(other), None) => {
-            return Err(Error::invalid(format!("consistency {other:?}: write linearizable, lease or stale")));
-        }
-    };
-    let wrong =
-        || Error::invalid(format!("header {TOKEN_HEADER}: send what the answer to a write had there"));
-    let after = token.map(|text| token::parse(text).ok_or_else(wrong)).transpose()?;
-    Ok((freshness, after))
-}
-
-fn healthy(status: &StatusResponse, detailed: bool) -> Response {
-    let code = if status.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let mut body = json!({ "healthy": status.ready, "reason": status.not_ready_reason });
-    if detailed {
-        body["cluster"] = describe(status);
+impl Gateway {
+    /// Of the node that `reloader` belongs to, until `stop`.
+    pub fn new(reloader: Arc<Reloader>, registry: Arc<Registry>, stop: CancellationToken) -> Self {
+        let management = Management::new(reloader.node().clone());
+        let prefix = reloader.node().settings().gateway_prefix.clone();
+        Self { management, reloader, registry, live: Live::new(stop), prefix }
     }
-    json_reply(&body, code)
-}
 
-fn who_leads(status: &StatusResponse) -> Response {
-    if status.leader_id == 0 {
-        return failed(&Error::new(ErrorCode::NoLeader, "no leader is known; try again"));
+    pub fn routes(self) -> BoxedFilter<(Response,)> {
+        let gateway = Arc::new(self);
+        let query = warp::query::raw().or(warp::any().map(String::new)).unify();
+        warp::any()
+            .map(move || Arc::clone(&gateway))
+            .and(warp::method())
+            .and(warp::path::full())
+            .and(query)
+            .and(warp::header::headers_cloned())
+            .and(warp::body::stream())
+            .and_then(|gateway: Arc<Self>, method, path, query, headers, body| async move {
+                Answer::Ok(gateway.serve(method, path, query, headers, body).await)
+            })
+            .boxed()
     }
-    ok(&json!({ "leader": status.leader_name, "leader_id": status.leader_id, "term": status.term }))
-}
 
-fn describe(status: &StatusResponse) -> Json {
-    json!({
-        "name": status.name,
-        "cluster_id": status.cluster_id,
-        "member_id": status.member_id,
-        "role": role_name(status.role()),
-        "term": status.term,
-        "leader": status.leader_name,
-        "last_index": status.last_index,
-        "commit_index": status.commit_index,
-        "applied_index": status.applied_index,
-        "snapshot_index": status.snapshot_index,
-        "keys": status.keys,
-        "uptime_seconds": status.uptime_seconds,
-        "version": status.version,
-        "ready": status.ready,
-        "nodes": members(status),
-    })
-}
+    async fn serve<B: Buf>(
+        &self,
+        method: Method,
+        path: FullPath,
+        query: String,
+        headers: HeaderMap,
+        body: impl Stream<Item = Result<B, warp::Error>>,
+    ) -> Response {
+        let route = match path.as_str().strip_prefix(&self.prefix).ok_or(Missing::Path) {
+            Ok(path) => find(&method, path),
+            Err(missing) => Err(missing),
+        };
+        // Whoever may not ask is not told what there is, and has no body read.
+        if !route.as_ref().is_ok_and(|route| route.is_open())
+            && let Err(error) =
+                guard::check(&headers, self.management.node().settings().gateway_token.as_ref())
+        {
+            return failed(&error);
+        }
+        let route = match route {
+            Ok(route) => route,
+            Err(Missing::Path) => return unreadable(StatusCode::NOT_FOUND, "no such route"),
+            Err(Missing::Method(allowed)) => return other_method(&allowed),
+        };
+        let answered = async {
+            let request = Request { query, headers, body: collect(body).await? };
+            self.answer(route, &request).await
+        };
+        answered.await.unwrap_or_else(|refusal| *refusal)
+    }
 
-fn members(status: &StatusResponse) -> Json {
-    let membership = status.membership.clone().unwrap_or_default();
-    let one = |member: &proto::Member| {
-        let voter = membership.voters.contains(&member.id);
-        let progress = status.progress.iter().find(|progress| progress.id == member.id);
-        json!({
-            "id": member.id,
-            "name": member.name,
-            "address": member.peer_addr,
-            "voter": voter,
-            "leader": member.id == status.leader_id,
-            "match_index": progress.map(|progress| progress.match_index),
-            "active": progress.map(|progress| progress.active),
+    async fn answer(&self, route: Route, request: &Request) -> Result<Response, Box<Response>> {
+        let (node, management) = (self.management.node(), &self.management);
+        Ok(match route {
+            Route::Live => health::live(),
+            Route::Ready => health::ready(&node.status()),
+            Route::Primary => health::primary(&node.status()),
+            Route::Replica => health::replica(&node.status()),
+            Route::Metrics => health::metrics(node, &self.registry),
+            Route::Health => cluster::healthy(&node.status(), false),
+            Route::HealthDetailed => cluster::healthy(&node.status(), true),
+            Route::Status => ok(&cluster::describe(&node.status())),
+            Route::Leader => cluster::who_leads(&node.status()),
+            Route::Nodes => ok(&serde_json::json!({ "nodes": cluster::members(&node.status()) })),
+            Route::Put => keys::put(request, node).await?,
+            Route::Get => keys::get(request, node).await?,
+            Route::Apply => keys::apply(request, node).await?,
+            Route::Read => keys::read(request, node).await?,
+            Route::Transfer => cluster::transfer(request, management).await?,
+            Route::StepDown => cluster::step_down(request, management).await?,
+            Route::Snapshot => cluster::snapshot(management).await,
+            Route::AddNode => cluster::add(request, management).await?,
+            Route::RemoveNode => cluster::remove(request, management).await?,
+            Route::Config => config::running(&self.reloader),
+            Route::ConfigDiff => config::pending(&self.reloader),
+            Route::ConfigReload => config::reload(&self.reloader),
+            Route::OpenApi => ok(&openapi::document(&self.prefix, node.settings().gateway_token.is_some())),
+            Route::Page => page::page(),
+            Route::StatusStream => self.live.stream(node),
+            Route::Promote => cluster::promote(request, management).await?,
         })
-    };
-    membership.members.iter().map(one).collect()
-}
-
-pub fn role_name(role: Role) -> &'static str {
-    match role {
-        Role::Uninitialized => "uninitialized",
-        Role::Follower => "follower",
-        Role::Candidate => "candidate",
-        Role::Leader => "leader",
-        Role::Learner => "learner",
-        Role::Removed => "removed",
     }
-}
-
-fn ok(body: &Json) -> Response {
-    json_reply(body, StatusCode::OK)
-}
-
-fn json_reply(body: &Json, code: StatusCode) -> Response {
-    warp::reply::with_status(warp::reply::json(body), code).into_response()
-}
-
-fn failed(error: &Error) -> Response {
-    let code = match error.code {
-        ErrorCode::InvalidArgument | ErrorCode::TooLarge => StatusCode::BAD_REQUEST,
-        ErrorCode::Fenced => StatusCode::CONFLICT,
-        ErrorCode::Overloaded => StatusCode::TOO_MANY_REQUESTS,
-        ErrorCode::OutcomeUnknown | ErrorCode::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
-        _ => StatusCode::SERVICE_UNAVAILABLE,
-    };
-    let hint = error.leader_hint.as_deref().unwrap_or_default();
-    error_body(code, error.code, &error.message, error.is_retryable(), hint)
-}
-
-/// The one error body (product.md, C11).
-fn error_body(status: StatusCode, code: ErrorCode, message: &str, retryable: bool, leader: &str) -> Response {
-    let body = json!({ "error": {
-        "code": code as i32,
-        "name": code.as_str_name(),
-        "message": message,
-        "retryable": retryable,
-        "leader_hint": leader,
-    }});
-    json_reply(&body, status)
-}
-
-async fn rejected(rejection: Rejection) -> Answer {
-    let invalid = |code, message: String| error_body(code, ErrorCode::InvalidArgument, &message, false, "");
-    Ok(if rejection.is_not_found() {
-        invalid(StatusCode::NOT_FOUND, "no such route".into())
-    } else if let Some(error) = rejection.find::<warp::filters::body::BodyDeserializeError>() {
-        invalid(StatusCode::BAD_REQUEST, error.to_string())
-    } else if rejection.find::<warp::reject::InvalidQuery>().is_some() {
-        invalid(StatusCode::BAD_REQUEST, "the query needs key=...".into())
-    } else if rejection.find::<warp::reject::MethodNotAllowed>().is_some() {
-        invalid(StatusCode::METHOD_NOT_ALLOWED, "this route takes another method".into())
-    } else if rejection.find::<warp::reject::UnsupportedMediaType>().is_some() {
-        invalid(StatusCode::UNSUPPORTED_MEDIA_TYPE, "send the body as Content-Type: application/json".into())
-    } else if rejection.find::<warp::reject::PayloadTooLarge>().is_some() {
-        invalid(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is over {MAX_BODY_BYTES} bytes"))
-    } else {
-        invalid(StatusCode::BAD_REQUEST, format!("{rejection:?}"))
-    })
 }

@@ -10,6 +10,8 @@ use warp::http::StatusCode;
 use warp::reply::{Reply, Response};
 use warp::{Filter, path};
 
+use super::answer::plain;
+
 use crate::database::Database;
 use crate::node::Node;
 
@@ -20,31 +22,35 @@ pub fn routes(node: Node, registry: Arc<Registry>) -> BoxedFilter<(Response,)> {
         let node = node.clone();
         warp::any().map(move || node.status())
     };
-    let livez = path!("livez").map(|| plain(StatusCode::OK, "ok"));
+    let livez = path!("livez").map(live);
     let readyz = path!("readyz").or(path!("healthz")).unify().and(status.clone()).map(|s| ready(&s));
-    let primary = path!("primary")
-        .and(status.clone())
-        .map(|status: StatusResponse| is(status.role() == Role::Leader, "not the leader"));
-    let replica = path!("replica").and(status).map(|status: StatusResponse| {
-        is(status.ready && status.role() == Role::Follower, "not a ready follower")
-    });
+    let primary = path!("primary").and(status.clone()).map(|s| primary(&s));
+    let replica = path!("replica").and(status).map(|s| replica(&s));
     let metrics = path!("metrics").map(move || metrics(&node, &registry));
     livez.or(readyz).unify().or(primary).unify().or(replica).unify().or(metrics).unify().boxed()
 }
 
-fn ready(status: &StatusResponse) -> Response {
+pub fn live() -> Response {
+    plain(StatusCode::OK, "ok")
+}
+
+pub fn ready(status: &StatusResponse) -> Response {
     is(status.ready, &status.not_ready_reason)
+}
+
+pub fn primary(status: &StatusResponse) -> Response {
+    is(status.role() == Role::Leader, "not the leader")
+}
+
+pub fn replica(status: &StatusResponse) -> Response {
+    is(status.ready && status.role() == Role::Follower, "not a ready follower")
 }
 
 fn is(yes: bool, otherwise: &str) -> Response {
     if yes { plain(StatusCode::OK, "ok") } else { plain(StatusCode::SERVICE_UNAVAILABLE, otherwise) }
 }
 
-fn plain(code: StatusCode, text: &str) -> Response {
-    warp::reply::with_status(format!("{text}\n"), code).into_response()
-}
-
-fn metrics(node: &Node, registry: &Registry) -> Response {
+pub fn metrics(node: &Node, registry: &Registry) -> Response {
     if let Some(member) = node.member() {
         let inner = node.inner();
         inner.metrics.observe(&member.raft.status(), member.raft.applied_index(), &inner.store);

@@ -1,9 +1,20 @@
 //! HTTP through warp: health and metrics for Kubernetes and Prometheus, and the JSON gateway.
 
+mod answer;
+mod cluster;
+mod config;
 mod gateway;
+mod guard;
 mod health;
+mod keys;
+mod openapi;
+mod page;
+mod request;
+mod route;
 
-pub use gateway::routes as gateway_routes;
+#[cfg(test)]
+pub use answer::status_of;
+pub use gateway::Gateway;
 pub use health::routes as health_routes;
 
 use std::convert::Infallible;
@@ -20,6 +31,8 @@ use warp::reply::Response;
 
 /// Connections served at once on one port; more wait in the listen queue.
 const MAX_CONNECTIONS: usize = 1_024;
+/// Bytes of a request head, and of what is read ahead of a body.
+const MAX_HEAD_BYTES: usize = 64 << 10;
 /// A connection that sends no complete request head for this long is closed.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -34,7 +47,11 @@ pub async fn serve(listener: TcpListener, routes: BoxedFilter<(Response,)>, stop
     let permits = std::sync::Arc::new(Semaphore::new(MAX_CONNECTIONS));
     // HTTP/1 only: telling it from HTTP/2 waits without limit for the first bytes.
     let mut builder = Builder::new(TokioExecutor::new()).http1_only();
-    builder.http1().timer(hyper_util::rt::TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    builder
+        .http1()
+        .timer(hyper_util::rt::TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(MAX_HEAD_BYTES);
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => break,

@@ -22,7 +22,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(50);
 impl Node {
     /// Refuses a write that could not be acknowledged as asked: nothing is proposed then.
     pub(super) fn check_replicas(&self, status: &RaftStatus, ack: Ack) -> Result<(), Error> {
-        if ack == Ack::Majority || !self.inner().settings.strict_acks {
+        if ack == Ack::Majority || !self.settings().strict_acks {
             return Ok(());
         }
         let Some(silent) = status.durable.silent.first() else { return Ok(()) };

@@ -21,7 +21,7 @@ use crate::state::Store;
 pub(crate) use publish::Couriers;
 pub(crate) use reads::FreshAt;
 use writes::Outcome;
-pub(crate) use writes::RequestIds;
+pub(crate) use writes::{RequestIds, forward_error};
 
 impl Database for Node {
     async fn submit(&self, writes: Vec<WriteRequest>, ack: Ack) -> Vec<Outcome> {
@@ -59,7 +59,11 @@ impl Database for Node {
 
 impl Node {
     /// A channel to another member; kept, since a connection per request would be its cost.
-    fn channel_to(&self, status: &RaftStatus, id: u64) -> Result<tonic::transport::Channel, Error> {
+    pub(crate) fn channel_to(
+        &self,
+        status: &RaftStatus,
+        id: u64,
+    ) -> Result<tonic::transport::Channel, Error> {
         let record = membership::member(&status.membership, id).ok_or_else(no_leader)?;
         self.inner().channels.get(&record.peer_addr)
     }

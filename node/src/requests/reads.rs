@@ -35,7 +35,7 @@ impl Node {
     pub(super) async fn await_state(&self, freshness: Freshness, after: Option<&Token>) -> Result<(), Error> {
         let member = self.active()?;
         let now = Instant::now();
-        let deadline = now + self.inner().settings.request_timeout;
+        let deadline = now + self.settings().request_timeout;
         if let Some(token) = after {
             check_cluster(member, token)?;
         }

@@ -129,8 +129,8 @@ impl Batch {
 
 impl Node {
     pub(super) async fn write_batch(&self, writes: Vec<WriteRequest>, ack: Ack) -> Vec<Outcome> {
-        let ack = ack.max(self.inner().settings.ack);
-        let deadline = Instant::now() + self.inner().settings.request_timeout;
+        let ack = ack.max(self.settings().ack);
+        let deadline = Instant::now() + self.settings().request_timeout;
         let member = match self.active() {
             Ok(member) => member,
             Err(error) => return vec![Err(error); writes.len()],
@@ -223,10 +223,10 @@ impl Node {
 
     /// Writes sent on by a follower: proposed here or refused, never sent on again.
     pub(crate) async fn take_forwarded(&self, request: ForwardRequest) -> Result<Vec<Outcome>, Error> {
-        let ack = Ack::from(request.ack()).max(self.inner().settings.ack);
+        let ack = Ack::from(request.ack()).max(self.settings().ack);
         let ForwardRequest { cluster_id, mut commands, timeout_ms, ack: _ } = request;
         let member = self.active_in(&cluster_id)?;
-        let timeout = Duration::from_millis(timeout_ms.into()).min(self.inner().settings.request_timeout);
+        let timeout = Duration::from_millis(timeout_ms.into()).min(self.settings().request_timeout);
         // The log's clock is the leader's (node.md, pitfall 23).
         let now_ms = crate::wall_ms();
         commands.iter_mut().for_each(|command| command.now_ms = now_ms);
@@ -273,7 +273,7 @@ fn is_other_leader(code: ErrorCode) -> bool {
 
 /// A call that never reached the leader may be made again; one that broke off in between may have
 /// been proposed.
-fn forward_error(status: &tonic::Status) -> Error {
+pub(crate) fn forward_error(status: &tonic::Status) -> Error {
     let detail = helios_proto::detail_of(status);
     let ours = !status.details().is_empty();
     if ours {

@@ -3,7 +3,6 @@
 //! Bytes (`codec`), then meaning (`table`, `commands`), then effect (`connection`). Knows the node
 //! only through [`crate::database::Database`]; called by the process's wiring alone.
 
-mod auth;
 mod clients;
 pub mod codec;
 mod commands;
@@ -20,7 +19,7 @@ mod stats;
 mod table;
 mod transaction;
 
-pub use auth::Password;
+pub use crate::secret::Secret as Password;
 pub use metrics::Metrics;
 pub use server::{Limits, serve};
 

@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::auth::Password;
+use super::Password;
 use super::clients::Clients;
 use super::connection::Connection;
 use super::cursor::Cursors;

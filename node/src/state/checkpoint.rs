@@ -208,6 +208,7 @@ impl Store {
         image.failure = None;
         let replaced = std::mem::replace(&mut *self.inner.write(), State::of(engine, meta));
         drop(replaced);
+        self.inner.history.restart(index);
         self.remove_replaced(&image);
         self.rebuild_machine()?;
         Ok(loaded)
@@ -224,6 +225,7 @@ impl Store {
         }
         let replaced = std::mem::replace(&mut *self.inner.write(), State::of(engine, Meta::default()));
         drop(replaced);
+        self.inner.history.restart(0);
         self.inner.rebuilds.fetch_add(1, Ordering::Relaxed);
         let old = std::mem::replace(&mut image.generation, next);
         image.record = Record::default();

@@ -25,6 +25,7 @@ mod transaction;
 mod txn;
 mod value;
 mod view;
+mod watch;
 
 #[cfg(test)]
 mod tests;
@@ -37,6 +38,7 @@ pub use snapshot::SnapshotMeta;
 pub use store::{Store, StoreOptions};
 pub use txn::Lookups;
 pub use value::{Kind, Value};
+pub use watch::{Changed, Lost, Page};
 
 /// Position of the last applied entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -20,6 +20,7 @@ use super::recovery::{self, Recovered};
 use super::txn::{Changes, Lookups, Txn, decode};
 use super::value::{self, Value};
 use super::view::View;
+use super::watch::{Changed, History, Lost, Page};
 use super::{Applied, StateError};
 use crate::disk::{self, Disk};
 use crate::error::Error;
@@ -55,6 +56,7 @@ pub(super) struct Inner {
     pub rebuilds: AtomicU64,
     /// Of the embedding program.
     pub machine: OnceLock<Arc<dyn Driven>>,
+    pub history: History,
 }
 
 /// What readers see.
@@ -124,6 +126,7 @@ impl Store {
         rebuilds: u64,
     ) -> Self {
         let state = State::of(engine, image.record.meta.clone());
+        let history = History::new(state.meta.applied.index);
         let inner = Inner {
             state: RwLock::new(state),
             image: Mutex::new(image),
@@ -132,6 +135,7 @@ impl Store {
             failure: OnceLock::new(),
             rebuilds: AtomicU64::new(rebuilds),
             machine: OnceLock::new(),
+            history,
         };
         Self { inner: Arc::new(inner) }
     }
@@ -166,7 +170,9 @@ impl Store {
             let new_txn = || Txn::new(state.view(), floor_ms, meta.clone()).with_machine(machine);
             dedup::execute_once(new_txn, command).map_err(|error| self.fail(error))?
         };
+        let changed = Changed::of(index, &changes.overlay);
         self.inner.write().commit(changes);
+        self.inner.history.publish(changed);
         Ok(reply)
     }
 
@@ -201,7 +207,24 @@ impl Store {
         if let Ok(mut meta) = state.meta_at(index, term, 0) {
             change(&mut meta);
             state.meta = meta;
+            drop(state);
+            self.inner.history.publish_none(index);
         }
+    }
+
+    /// What was done to keys after `revision`, as far as it is kept.
+    pub fn changes_after(&self, revision: u64) -> Result<Page, Lost> {
+        self.inner.history.after(revision)
+    }
+
+    /// Holds the last revision that changed a key.
+    pub fn watch_changes(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.inner.history.subscribe()
+    }
+
+    /// The last entry whose changes [`Store::changes_after`] knows.
+    pub fn changes_through(&self) -> u64 {
+        self.inner.history.through()
     }
 
     /// What `key` holds; nothing once its expiry is at or before the log's clock or `wall_ms`.

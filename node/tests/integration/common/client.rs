@@ -39,10 +39,22 @@ pub fn info_field<'a>(info: &'a str, field: &str) -> &'a str {
 /// One request with a JSON body, if any: the status code and the body of the answer; `None` when
 /// there was no whole answer.
 pub async fn http(port: u16, method: &str, path: &str, body: &str) -> Option<(u16, String)> {
+    let (code, _, body) = http_with(port, method, path, "content-type: application/json\r\n", body).await?;
+    Some((code, body))
+}
+
+/// As `http`, with `headers` instead of the type of the body, and the head of the answer in lower case.
+pub async fn http_with(
+    port: u16,
+    method: &str,
+    path: &str,
+    headers: &str,
+    body: &str,
+) -> Option<(u16, String, String)> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
+    let host = if headers.contains("host:") { "" } else { "host: 127.0.0.1\r\n" };
     let request = format!(
-        "{method} {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\
-         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        "{method} {path} HTTP/1.1\r\n{host}connection: close\r\n{headers}content-length: {}\r\n\r\n{body}",
         body.len()
     );
     stream.write_all(request.as_bytes()).await.ok()?;
@@ -50,5 +62,5 @@ pub async fn http(port: u16, method: &str, path: &str, body: &str) -> Option<(u1
     tokio::time::timeout(super::PATIENCE, stream.read_to_string(&mut answer)).await.ok()?.ok()?;
     let (head, body) = answer.split_once("\r\n\r\n")?;
     let code = head.split_ascii_whitespace().nth(1)?.parse().ok()?;
-    Some((code, body.to_owned()))
+    Some((code, head.to_ascii_lowercase(), body.to_owned()))
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-pub use client::{connect, error_code, http, info_field, is_outcome_unknown};
+pub use client::{connect, error_code, http, http_with, info_field, is_outcome_unknown};
 pub use clients::Clients;
 pub use clock::WallClock;
 pub use cluster::{Cluster, temporary_directory};

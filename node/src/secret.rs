@@ -1,15 +1,15 @@
-//! The one password of the one user, `default`.
+//! What a client must know to be let in: the password of Redis clients, the gateway's token.
 
 use std::fmt;
 use std::hint::black_box;
 
 /// Shown nowhere; compared in constant time.
 #[derive(Clone)]
-pub struct Password(Box<[u8]>);
+pub struct Secret(Box<[u8]>);
 
-impl Password {
-    pub fn new(password: impl Into<Vec<u8>>) -> Self {
-        Self(password.into().into_boxed_slice())
+impl Secret {
+    pub fn new(secret: impl Into<Vec<u8>>) -> Self {
+        Self(secret.into().into_boxed_slice())
     }
 
     /// Takes time that depends on the length of `candidate` only.
@@ -23,9 +23,15 @@ impl Password {
     }
 }
 
-impl fmt::Debug for Password {
+impl PartialEq for Secret {
+    fn eq(&self, other: &Self) -> bool {
+        self.matches(&other.0)
+    }
+}
+
+impl fmt::Debug for Secret {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("Password(..)")
+        formatter.write_str("Secret(..)")
     }
 }
 
@@ -34,12 +40,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_whole_password_matches() {
-        let password = Password::new("secret");
-        assert!(password.matches(b"secret"));
+    fn only_the_whole_secret_matches() {
+        let secret = Secret::new("secret");
+        assert!(secret.matches(b"secret"));
         for wrong in ["", "secre", "secrets", "Secret", "secret\0"] {
-            assert!(!password.matches(wrong.as_bytes()), "{wrong}");
+            assert!(!secret.matches(wrong.as_bytes()), "{wrong}");
         }
-        assert_eq!(format!("{password:?}"), "Password(..)");
+        assert_eq!(format!("{secret:?}"), "Secret(..)");
     }
 }

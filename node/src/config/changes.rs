@@ -1,0 +1,133 @@
+//! What is different between the configuration that a node runs with and another, and what of it a node
+//! takes over while it runs. Pure.
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::keys::{Change, KEYS};
+use super::{Config, ConfigError};
+
+const HIDDEN: &str = "***";
+
+/// A key that has another value.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Difference {
+    pub key: String,
+    /// `***` in place of a secret.
+    pub from: Value,
+    pub to: Value,
+    #[serde(serialize_with = "by_name")]
+    pub change: Change,
+}
+
+fn by_name<S: serde::Serializer>(change: &Change, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(change.name())
+}
+
+pub fn differences(running: &Config, next: &Config) -> Vec<Difference> {
+    let (running, next) = (as_value(running), as_value(next));
+    let differing = KEYS.iter().filter_map(|key| {
+        let (from, to) = (&running[key.section][key.name], &next[key.section][key.name]);
+        let shown = |value: &Value| match value {
+            Value::Null => Value::Null,
+            _ if key.is_secret => HIDDEN.into(),
+            value => value.clone(),
+        };
+        (from != to).then(|| Difference {
+            key: key.path(),
+            from: shown(from),
+            to: shown(to),
+            change: key.change,
+        })
+    });
+    differing.collect()
+}
+
+/// `running` with those values of `next` that a node takes over while it runs.
+///
+/// # Errors
+/// When `next` changes what cannot be changed: nothing of it may be taken over then.
+pub fn reloaded(running: &Config, next: &Config) -> Result<Config, ConfigError> {
+    if let Some(fixed) = differences(running, next).iter().find(|found| found.change == Change::Never) {
+        return Err(ConfigError(format!(
+            "{} cannot become {} (it is {}): it belongs to the disk and to the cluster's record of this member; \
+             put the old value back, nothing was changed",
+            fixed.key, fixed.to, fixed.from
+        )));
+    }
+    let (mut merged, next) = (as_value(running), as_value(next));
+    for key in KEYS.iter().filter(|key| key.change == Change::Reload) {
+        merged[key.section][key.name] = next[key.section][key.name].clone();
+    }
+    serde_json::from_value(merged).map_err(|error| ConfigError(format!("configuration: {error}")))
+}
+
+/// All keys and values but the secrets, to be shown.
+pub fn redacted(config: &Config) -> Value {
+    let mut value = as_value(config);
+    for key in KEYS.iter().filter(|key| key.is_secret) {
+        let secret = &mut value[key.section][key.name];
+        if !secret.is_null() {
+            *secret = HIDDEN.into();
+        }
+    }
+    value
+}
+
+fn as_value(config: &Config) -> Value {
+    serde_json::to_value(config).expect("a configuration is text, numbers, switches and lists of them")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(yaml: &str) -> Config {
+        serde_saphyr::from_str(yaml).unwrap()
+    }
+
+    #[test]
+    fn each_difference_says_what_it_needs() {
+        let before = config("{node: {name: a}, client: {password: old}, log: {level: info}}");
+        let after =
+            config("{node: {name: b}, client: {password: new}, log: {level: debug}, raft: {preset: wan}}");
+        let found = differences(&before, &after);
+        let shown: Vec<_> = found.iter().map(|one| (one.key.as_str(), one.change.name())).collect();
+        let expected = [
+            ("node.name", "never"),
+            ("raft.preset", "restart"),
+            ("client.password", "restart"),
+            ("log.level", "reload"),
+        ];
+        assert_eq!(shown, expected);
+        assert_eq!((&found[2].from, &found[2].to), (&HIDDEN.into(), &HIDDEN.into()));
+        assert_eq!((&found[3].from, &found[3].to), (&"info".into(), &"debug".into()));
+        assert_eq!(differences(&before, &before), []);
+    }
+
+    #[test]
+    fn a_reload_takes_what_it_may_and_leaves_the_rest() {
+        let running = config("{node: {name: a}, reads: {lease: on}}");
+        let next = config("{node: {name: a}, writes: {ack: all}, gateway: {token: t}, raft: {preset: wan}}");
+        let found = reloaded(&running, &next).unwrap();
+        assert_eq!((found.writes.ack.as_str(), found.gateway.token.as_deref()), ("all", Some("t")));
+        assert_eq!((found.raft.preset.as_deref(), &found.reads), (None, &running.reads));
+    }
+
+    #[test]
+    fn what_belongs_to_the_disk_refuses_the_whole() {
+        let running = config("{node: {name: a}}");
+        let next = config("{node: {name: a, data_dir: /elsewhere}, log: {level: debug}}");
+        let error = reloaded(&running, &next).unwrap_err().0;
+        assert!(error.contains("node.data_dir") && error.contains("/elsewhere"), "{error}");
+    }
+
+    #[test]
+    fn no_secret_is_shown() {
+        let shown = redacted(&config("{node: {name: a}, client: {password: p4ss}, gateway: {token: t0ken}}"));
+        let text = shown.to_string();
+        assert!(!text.contains("p4ss") && !text.contains("t0ken"), "{text}");
+        assert_eq!(shown["client"]["password"], HIDDEN);
+        assert_eq!(redacted(&Config::default())["client"]["password"], Value::Null);
+    }
+}

@@ -1,0 +1,194 @@
+//! Every key of the configuration: what it means, its default, and what it takes to change it. The
+//! reference page is made of this table, and the table is held to the types by a test.
+
+/// What a changed key needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// Taken over by a node that runs.
+    Reload,
+    /// Counts from the next start.
+    Restart,
+    /// Belongs to the disk or to the cluster's record of this member: another value is another node.
+    Never,
+}
+
+impl Change {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Reload => "reload",
+            Self::Restart => "restart",
+            Self::Never => "never",
+        }
+    }
+}
+
+pub struct Key {
+    pub section: &'static str,
+    pub name: &'static str,
+    /// As the reference page has it.
+    pub default: &'static str,
+    pub change: Change,
+    /// Shown nowhere.
+    pub is_secret: bool,
+    pub meaning: &'static str,
+}
+
+impl Key {
+    pub fn path(&self) -> String {
+        format!("{}.{}", self.section, self.name)
+    }
+}
+
+const fn key(
+    section: &'static str,
+    name: &'static str,
+    default: &'static str,
+    change: Change,
+    meaning: &'static str,
+) -> Key {
+    Key { section, name, default, change, is_secret: false, meaning }
+}
+
+const fn secret(
+    section: &'static str,
+    name: &'static str,
+    default: &'static str,
+    change: Change,
+    meaning: &'static str,
+) -> Key {
+    Key { section, name, default, change, is_secret: true, meaning }
+}
+
+use Change::{Never, Reload, Restart};
+
+#[rustfmt::skip]
+pub const KEYS: &[Key] = &[
+    key("node", "name", "none, required", Never,
+        "Short, stable name, unique in the cluster. Written to the disk at the first start; a disk of another name is \
+         refused."),
+    key("node", "data_dir", "`./data`", Never,
+        "State, snapshots and the disk's identity. Created when missing. One process at a time."),
+    key("node", "wal_dir", "empty: `<data_dir>/wal`", Never,
+        "The write-ahead log. A disk of its own pays off."),
+    key("node", "bootstrap", "`static` with `initial_members`, else `operator`", Restart,
+        "How a node that belongs to no cluster comes to one. `operator`: waits to be told, by the operator or through \
+         the API. `static`: begins together with `initial_members`. `single`: begins a cluster of its own. Without \
+         effect once the disk belongs to a cluster."),
+    key("node", "initial_members", "empty", Never,
+        "List of `{name, address}`, `address` being host:port of the peer service. The same list on every node; a \
+         node may leave itself out of its own. Nodes with different lists refuse each other."),
+    key("node", "advertise_addr", "`listen.peer`", Never,
+        "host:port at which the other members reach this one; a DNS name is looked up at each connect. If \
+         `listen.peer` is on every interface, `127.0.0.1` and its port."),
+    key("node", "advertise_client_addr", "`listen.client`", Restart,
+        "host:port at which clients reach this member, recorded in the membership."),
+    key("listen", "client", "`127.0.0.1:6379`", Restart,
+        "Redis protocol."),
+    key("listen", "peer", "`127.0.0.1:7000`", Restart,
+        "Members and cluster management, gRPC. No TLS and no password yet: only members and the operator may reach \
+         it."),
+    key("listen", "grpc", "`127.0.0.1:50051`", Restart,
+        "Key-value service for gRPC clients. It has no password: `client.password` does not cover it."),
+    key("listen", "metrics", "`127.0.0.1:9090`", Restart,
+        "`/metrics`, `/livez`, `/readyz`, `/healthz`, `/primary`, `/replica`."),
+    key("listen", "gateway", "`127.0.0.1:8443`", Restart,
+        "HTTP and JSON. Off loopback only with `gateway.token`."),
+    key("raft", "preset", "`lan`", Restart,
+        "Heartbeat, and election timeout from and below: `fast` 30, 150, 300 ms; `lan` 100, 300, 600 ms; `wan` 500, \
+         2500, 5000 ms."),
+    key("raft", "heartbeat_interval", "by preset", Restart,
+        "At least 10 ms and below `election_timeout_min`; a third to a fifth of it works well."),
+    key("raft", "election_timeout", "none", Restart,
+        "Shorthand: minimum X, maximum 2X."),
+    key("raft", "election_timeout_min", "by preset", Restart,
+        "Least silence after which a follower stands for election; each attempt draws a time between both."),
+    key("raft", "election_timeout_max", "by preset", Restart,
+        "Above the minimum."),
+    key("raft", "snapshot_entries", "`10000`", Restart,
+        "Entries after which a snapshot is due, once the log has also grown by the size of the last snapshot or by 32 \
+         MiB ([why](../adr/0002-log-and-state.md)). 64 MiB of log make one due in any case."),
+    key("raft", "snapshot_interval", "`5m`", Restart,
+        "Age after which a snapshot is due if there is any new entry."),
+    key("raft", "trailing_entries", "`1000`", Restart,
+        "Entries kept before the newest snapshot, for followers that lag a little. A leader keeps more for a member \
+         that answers and is behind, up to 32 MiB, and for one that a snapshot is on its way to, up to 256 MiB."),
+    key("raft", "snapshot_bytes_per_second", "`0`: no limit", Restart,
+        "What all snapshots that a member sends may take of the network together, bytes: 65536 or more. Snapshots \
+         have a connection of their own and delay no heartbeat, so a limit is for who shares the network; it makes a \
+         member that lost its disk wait longer."),
+    key("raft", "segment_bytes", "`67108864`", Restart,
+        "Size of a file of the log: a multiple of 4096, from 4 MiB to 1 GiB. At least three are kept. One entry may \
+         have a quarter of it, at most 8 MiB."),
+    key("state", "engine", "`sled`", Restart,
+        "What holds the applied state on disk: `sled` or `redb`. Members may differ. After a change the next start \
+         builds the state anew from snapshot and log."),
+    key("client", "request_timeout", "`5s`", Reload,
+        "How long a request may take, elections included. A write that was proposed and not decided by then is \
+         answered with \"outcome unknown\"."),
+    key("client", "shutdown_delay", "`0ms`", Reload,
+        "How long a stopping node still serves, no longer ready, so that load balancers stop sending clients before \
+         it closes its ports."),
+    key("client", "max_connections", "`10000`", Restart,
+        "Redis connections; one more is told so and closed."),
+    secret("client", "password", "none", Restart,
+        "Asked of Redis clients by `AUTH` or `HELLO`. The user is `default`."),
+    key("reads", "lease", "`off`", Restart,
+        "How long after a round to a majority the leader may answer reads of level `LEASE` without another: `off`, \
+         `on` (250 ms, or less where the election timeout asks for it) or a duration. At most (`election_timeout_min` \
+         - 40 ms) x 0.999 - 10 ms: 249 ms with `lan`, 99 ms with `fast`; more is refused. A lease trusts that clocks \
+         drift apart by less than one part in a thousand. Leave it off where machines are suspended or virtual \
+         machines are restored while they run."),
+    key("writes", "ack", "`majority`", Reload,
+        "Voters that hold a write on disk before it is acknowledged: `majority`, or `all`, with which any single disk \
+         that is left holds every acknowledged write. A request may ask for more, never for less. The write commits \
+         at a majority in any case."),
+    key("writes", "strict", "`true`", Reload,
+        "With `ack: all` and a voter down: `true` refuses writes at once (`INSUFFICIENT_REPLICAS`, `-NOREPLICAS`), \
+         `false` lets them commit and, if the voter is not back within `request_timeout`, answers \
+         `REPLICATION_SHORTFALL`. With `all`, no voter can fail without stopping acknowledgements."),
+    secret("gateway", "token", "none", Reload,
+        "Asked of HTTP clients as `Authorization: Bearer <token>`; `/livez`, `/readyz` and `/healthz` answer without \
+         it. Without a token the gateway listens on loopback only, and answers as `localhost` or a loopback address \
+         only."),
+    key("gateway", "prefix", "empty", Restart,
+        "Path that all routes begin with, for instance `/helios`."),
+    key("log", "level", "`info`", Reload,
+        "`error`, `warn`, `info`, `debug`, `trace`, or a filter such as `helios_node=debug,warn`. A filter that \
+         cannot be read counts as `info`."),
+    key("log", "format", "`text`", Restart,
+        "`text` or `json`, on standard error."),
+];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn the_table_has_every_key_of_the_types_and_no_other() {
+        let value = serde_json::to_value(Config::default()).unwrap();
+        let mut of_types = BTreeSet::new();
+        for (section, fields) in value.as_object().unwrap() {
+            of_types.extend(fields.as_object().unwrap().keys().map(|name| format!("{section}.{name}")));
+        }
+        let of_table: BTreeSet<_> = KEYS.iter().map(Key::path).collect();
+        assert_eq!(of_table, of_types);
+        assert_eq!(of_table.len(), KEYS.len(), "a key is there twice");
+    }
+
+    #[test]
+    fn a_default_in_the_types_is_the_one_in_the_table() {
+        let value = serde_json::to_value(Config::default()).unwrap();
+        for key in KEYS {
+            let default = match &value[key.section][key.name] {
+                serde_json::Value::String(text) if !text.is_empty() => text.clone(),
+                serde_json::Value::Number(number) => number.to_string(),
+                serde_json::Value::Bool(yes) if key.name != "lease" => yes.to_string(),
+                _ => continue,
+            };
+            assert_eq!(key.default, format!("`{default}`"), "{}", key.path());
+        }
+    }
+}

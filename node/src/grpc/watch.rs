@@ -1,0 +1,113 @@
+//! A watch as a stream: pulled by the client, so that nothing is queued for one that is slow. What it has
+//! not seen yet stays in the state's history, whose bound is the same for all.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{Stream, stream};
+use helios_proto::v1::event::Kind;
+use helios_proto::v1::{Entry, Event, WatchEnd, WatchRequest, WatchResponse};
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::time::{Instant, sleep_until};
+use tonic::Status;
+
+use crate::state::{Changed, Lost, Store};
+
+/// While nothing happens, how often a client is told how far it is.
+const PROGRESS: Duration = Duration::from_secs(10);
+
+pub struct Watcher {
+    store: Store,
+    news: watch::Receiver<u64>,
+    key: Bytes,
+    prefix: bool,
+    /// Everything up to here is dealt with, and up to `told` the client knows it.
+    revision: u64,
+    told: Option<u64>,
+    ended: bool,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Watcher {
+    pub fn new(store: Store, request: WatchRequest, permit: OwnedSemaphorePermit) -> Self {
+        let WatchRequest { key, prefix, start_revision } = request;
+        // Before the position is read: a change in between is news.
+        let news = store.watch_changes();
+        let revision = match start_revision {
+            0 => store.changes_through(),
+            first => first - 1,
+        };
+        Self { store, news, key, prefix, revision, told: None, ended: false, _permit: permit }
+    }
+
+    pub fn into_stream(self) -> impl Stream<Item = Result<WatchResponse, Status>> + Send {
+        stream::unfold(self, |mut watcher| async move {
+            let response = watcher.next().await?;
+            Some((Ok(response), watcher))
+        })
+    }
+
+    async fn next(&mut self) -> Option<WatchResponse> {
+        if self.ended {
+            return None;
+        }
+        let progress = Instant::now() + PROGRESS;
+        loop {
+            // Before the look, so that what comes after it is news.
+            self.news.mark_unchanged();
+            let page = match self.store.changes_after(self.revision) {
+                Ok(page) => page,
+                Err(lost) => return Some(self.end(lost)),
+            };
+            let events: Vec<_> = page.entries.iter().flat_map(|entry| self.events_of(entry)).collect();
+            self.revision = page.through;
+            if !events.is_empty() || self.told.is_none() {
+                return Some(self.tell(events));
+            }
+            if page.is_last {
+                tokio::select! {
+                    changed = self.news.changed() => changed.ok()?,
+                    () = sleep_until(progress) => return Some(self.tell(Vec::new())),
+                }
+            }
+        }
+    }
+
+    fn tell(&mut self, events: Vec<Event>) -> WatchResponse {
+        self.told = Some(self.revision);
+        WatchResponse { events, revision: self.revision, end: None }
+    }
+
+    fn end(&mut self, lost: Lost) -> WatchResponse {
+        self.ended = true;
+        let reason = format!(
+            "changes after revision {} are not kept any more: read the keys, then watch from the revision after \
+             the answer's",
+            self.revision
+        );
+        let end = Some(WatchEnd { reason, oldest_revision: lost.oldest });
+        WatchResponse { events: Vec::new(), revision: self.revision, end }
+    }
+
+    fn events_of(&self, entry: &Arc<Changed>) -> Vec<Event> {
+        let flushed = entry.flushed.then(|| Event { kind: Kind::DeleteAll.into(), entry: None });
+        let changed = entry.keys().filter(|(key, _)| self.is_watched(key)).map(|(key, value)| match value {
+            Some(value) => {
+                let expire_at_ms = value.expire_at_ms;
+                let data = if value.kind == crate::state::Kind::String { value.data } else { Bytes::new() };
+                let entry = Entry { key, value: data, revision: value.revision, expire_at_ms };
+                Event { kind: Kind::Put.into(), entry: Some(entry) }
+            }
+            None => {
+                let entry = Entry { key, revision: entry.revision, ..Entry::default() };
+                Event { kind: Kind::Delete.into(), entry: Some(entry) }
+            }
+        });
+        flushed.into_iter().chain(changed).collect()
+    }
+
+    fn is_watched(&self, key: &[u8]) -> bool {
+        if self.prefix { key.starts_with(&self.key) } else { key == self.key }
+    }
+}

@@ -1,0 +1,99 @@
+//! Who may ask: whoever has the token, or, of a gateway without one, programs on this host. Pure.
+
+use helios_proto::v1::ErrorCode;
+use warp::http::HeaderMap;
+use warp::http::header::{AUTHORIZATION, HOST, HeaderName, ORIGIN};
+
+use crate::error::Error;
+use crate::secret::Secret;
+
+/// Refuses whoever may not ask.
+///
+/// A browser on this host reaches a gateway on loopback, too, on behalf of any page it shows: so a request
+/// that another site's page makes is refused, and without a token one under another name than this host's.
+pub fn check(headers: &HeaderMap, token: Option<&Secret>) -> Result<(), Error> {
+    let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    let host = text(HOST).unwrap_or_default();
+    if let Some(origin) = text(ORIGIN)
+        && origin.split_once("://").map(|(_, site)| site) != Some(host)
+    {
+        return Err(refused(format!("pages of {origin} may not use this gateway")));
+    }
+    match token {
+        Some(token) => {
+            let bearer = text(AUTHORIZATION).and_then(|value| value.split_once(' '));
+            let given = bearer.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+            match given {
+                Some((_, given)) if token.matches(given.trim().as_bytes()) => Ok(()),
+                Some(_) => Err(refused("this is not the gateway's token (gateway.token)".to_owned())),
+                None => {
+                    Err(refused("send the gateway's token: Authorization: Bearer <gateway.token>".to_owned()))
+                }
+            }
+        }
+        None if is_this_host(host) => Ok(()),
+        None => Err(refused(format!("host {host:?}: without a token the gateway answers as localhost only"))),
+    }
+}
+
+fn is_this_host(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let name = name.trim_matches(['[', ']']);
+    name.eq_ignore_ascii_case("localhost")
+        || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+fn refused(message: String) -> Error {
+    Error::new(ErrorCode::Unauthenticated, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(fields: &[(&'static str, &str)]) -> HeaderMap {
+        fields.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap())).collect()
+    }
+
+    #[test]
+    fn only_the_token_opens() {
+        let token = Secret::new("open sesame");
+        let with = |authorization: &str| {
+            check(&headers(&[("host", "db.example:8443"), ("authorization", authorization)]), Some(&token))
+        };
+        assert!(with("Bearer open sesame").is_ok());
+        assert!(with("bearer open sesame").is_ok());
+        for wrong in ["Bearer open", "Bearer ", "Bearer", "Basic open sesame", "open sesame"] {
+            assert_eq!(with(wrong).unwrap_err().code, ErrorCode::Unauthenticated, "{wrong}");
+        }
+        assert!(check(&headers(&[("host", "localhost")]), Some(&token)).is_err());
+    }
+
+    #[test]
+    fn without_a_token_only_this_host_is_served() {
+        let at = |host: &str| check(&headers(&[("host", host)]), None);
+        for near in ["localhost", "LOCALHOST:8443", "127.0.0.1:8443", "127.8.9.1", "[::1]:8443", "[::1]"] {
+            assert!(at(near).is_ok(), "{near}");
+        }
+        for far in ["", "evil.example", "evil.example:8443", "10.0.0.1:8443", "localhost.evil.example"] {
+            assert!(at(far).is_err(), "{far}");
+        }
+    }
+
+    #[test]
+    fn a_page_of_another_site_is_refused_token_or_not() {
+        let token = Secret::new("t");
+        let from = |origin: &str| {
+            headers(&[("host", "localhost:8443"), ("origin", origin), ("authorization", "Bearer t")])
+        };
+        assert!(check(&from("http://localhost:8443"), Some(&token)).is_ok());
+        assert!(check(&from("http://localhost:8443"), None).is_ok());
+        for other in ["http://evil.example", "null", "http://localhost:8444"] {
+            assert!(check(&from(other), Some(&token)).is_err(), "{other}");
+            assert!(check(&from(other), None).is_err(), "{other}");
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! The status page, and the stream of statuses that it lives on.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use helios_proto::v1::ErrorCode;
+use tokio::sync::Semaphore;
+use tokio_stream::wrappers::IntervalStream;
+use tokio_util::sync::CancellationToken;
+use warp::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use warp::reply::{Reply as _, Response};
+use warp::sse::Event;
+
+use super::answer::failed;
+use super::cluster::describe;
+use crate::database::Database as _;
+use crate::error::Error;
+use crate::node::Node;
+
+const PAGE: &str = include_str!("page.html");
+/// The page loads nothing and speaks to its own gateway only.
+const POLICY: &str = "default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; \
+                      script-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
+const PERIOD: Duration = Duration::from_secs(1);
+const MAX_STREAMS: usize = 64;
+
+/// It shows nothing by itself, so it needs no token: it asks for one.
+pub fn page() -> Response {
+    let mut response = warp::reply::html(PAGE).into_response();
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    response
+}
+
+/// Statuses as server-sent events, one now and one each second.
+#[derive(Clone)]
+pub struct Live {
+    streams: Arc<Semaphore>,
+    stop: CancellationToken,
+}
+
+impl Live {
+    pub fn new(stop: CancellationToken) -> Self {
+        Self { streams: Arc::new(Semaphore::new(MAX_STREAMS)), stop }
+    }
+
+    pub fn stream(&self, node: &Node) -> Response {
+        let Ok(permit) = Arc::clone(&self.streams).try_acquire_owned() else {
+            let message = format!("{MAX_STREAMS} streams are open already: close one, or ask /status");
+            return failed(&Error::new(ErrorCode::Overloaded, message));
+        };
+        let node = node.clone();
+        let seconds = IntervalStream::new(tokio::time::interval(PERIOD));
+        let statuses = seconds.map(move |_| {
+            let _held = &permit;
+            Ok::<_, Infallible>(Event::default().event("status").data(describe(&node.status()).to_string()))
+        });
+        warp::sse::reply(statuses.take_until(self.stop.clone().cancelled_owned())).into_response()
+    }
+}

@@ -1,0 +1,81 @@
+//! From a request's bytes to its meaning.
+
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use futures::{Stream, StreamExt};
+use serde::de::DeserializeOwned;
+use warp::http::header::CONTENT_TYPE;
+use warp::http::{HeaderMap, StatusCode};
+use warp::reply::Response;
+
+use super::answer::unreadable;
+
+const MAX_BODY_BYTES: usize = 8 << 20;
+/// For the whole body to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// What `curl -d` says of any text; S2's commands rely on it.
+const FORM: &str = "application/x-www-form-urlencoded";
+
+/// A request whose body has arrived.
+pub struct Request {
+    pub query: String,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+impl Request {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    /// The fields of the query.
+    pub fn query<T: DeserializeOwned>(&self) -> Result<T, Box<Response>> {
+        serde_urlencoded::from_str(&self.query).map_err(|error| bad(format!("query: {error}")))
+    }
+
+    /// The body as JSON.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, Box<Response>> {
+        let kind = self.header(CONTENT_TYPE.as_str()).unwrap_or(FORM);
+        let kind = kind.split(';').next().unwrap_or_default().trim();
+        if !kind.eq_ignore_ascii_case("application/json") && !kind.eq_ignore_ascii_case(FORM) {
+            let message = format!("Content-Type {kind:?}: send the body as application/json");
+            return Err(Box::new(unreadable(StatusCode::UNSUPPORTED_MEDIA_TYPE, message)));
+        }
+        serde_json::from_slice(&self.body).map_err(|error| bad(format!("body: {error}")))
+    }
+
+    /// As `json`; no body at all is one without fields.
+    pub fn json_or_default<T: DeserializeOwned + Default>(&self) -> Result<T, Box<Response>> {
+        if self.body.is_empty() { Ok(T::default()) } else { self.json() }
+    }
+}
+
+fn bad(message: String) -> Box<Response> {
+    Box::new(unreadable(StatusCode::BAD_REQUEST, message))
+}
+
+/// All of a body, within bounds of bytes and of time.
+pub async fn collect<B, E>(body: impl Stream<Item = Result<B, E>>) -> Result<Bytes, Box<Response>>
+where
+    B: Buf,
+    E: std::fmt::Display,
+{
+    let whole = async {
+        let mut body = std::pin::pin!(body);
+        let mut found = BytesMut::new();
+        while let Some(piece) = body.next().await {
+            let piece = piece.map_err(|error| bad(format!("body: {error}")))?;
+            if found.len() + piece.remaining() > MAX_BODY_BYTES {
+                let message = format!("the body has more than {MAX_BODY_BYTES} bytes");
+                return Err(Box::new(unreadable(StatusCode::PAYLOAD_TOO_LARGE, message)));
+            }
+            bytes::BufMut::put(&mut found, piece);
+        }
+        Ok(found.freeze())
+    };
+    tokio::time::timeout(BODY_TIMEOUT, whole).await.unwrap_or_else(|_| {
+        let message = format!("the body was not here within {BODY_TIMEOUT:?}");
+        Err(Box::new(unreadable(StatusCode::REQUEST_TIMEOUT, message)))
+    })
+}

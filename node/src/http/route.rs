@@ -1,0 +1,122 @@
+//! The gateway's routes, in one table: what is served, what is documented, what is tested. Pure.
+
+use warp::http::Method;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Route {
+    Live,
+    Ready,
+    Primary,
+    Replica,
+    Metrics,
+    Health,
+    HealthDetailed,
+    Status,
+    Leader,
+    Nodes,
+    Put,
+    Get,
+    Apply,
+    Read,
+    Transfer,
+    StepDown,
+    Snapshot,
+    AddNode,
+    RemoveNode,
+    Promote,
+    Config,
+    ConfigDiff,
+    ConfigReload,
+    OpenApi,
+    Page,
+    StatusStream,
+}
+
+/// A row of the table.
+#[derive(Debug)]
+pub struct Row {
+    pub method: Method,
+    pub path: &'static str,
+    pub route: Route,
+}
+
+const fn row(method: Method, path: &'static str, route: Route) -> Row {
+    Row { method, path, route }
+}
+
+pub const ROUTES: &[Row] = &[
+    row(Method::GET, "/livez", Route::Live),
+    row(Method::GET, "/readyz", Route::Ready),
+    row(Method::GET, "/healthz", Route::Ready),
+    row(Method::GET, "/primary", Route::Primary),
+    row(Method::GET, "/replica", Route::Replica),
+    row(Method::GET, "/metrics", Route::Metrics),
+    row(Method::GET, "/health", Route::Health),
+    row(Method::GET, "/health/detailed", Route::HealthDetailed),
+    row(Method::GET, "/status", Route::Status),
+    row(Method::GET, "/leader", Route::Leader),
+    row(Method::GET, "/nodes", Route::Nodes),
+    row(Method::POST, "/put", Route::Put),
+    row(Method::GET, "/get", Route::Get),
+    row(Method::POST, "/apply", Route::Apply),
+    row(Method::POST, "/read", Route::Read),
+    row(Method::POST, "/leadership/transfer", Route::Transfer),
+    row(Method::POST, "/leadership/stepdown", Route::StepDown),
+    row(Method::POST, "/snapshot", Route::Snapshot),
+    row(Method::POST, "/nodes/add", Route::AddNode),
+    row(Method::POST, "/nodes/remove", Route::RemoveNode),
+    row(Method::POST, "/promote", Route::Promote),
+    row(Method::GET, "/config", Route::Config),
+    row(Method::GET, "/config/diff", Route::ConfigDiff),
+    row(Method::POST, "/config/reload", Route::ConfigReload),
+    row(Method::GET, "/openapi.json", Route::OpenApi),
+    row(Method::GET, "/", Route::Page),
+    row(Method::GET, "/status/stream", Route::StatusStream),
+];
+
+impl Route {
+    /// Whether it is answered without a token: what a kubelet or a balancer asks, which tells nothing
+    /// but yes or no, and the page, which asks for the token itself.
+    pub fn is_open(self) -> bool {
+        matches!(self, Route::Live | Route::Ready | Route::Page)
+    }
+}
+
+/// Why nothing is served there.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Missing {
+    Path,
+    /// The path takes this method only.
+    Method(Method),
+}
+
+/// What `method` on `path` (without the prefix) asks for. HEAD is GET without the body, which the server
+/// leaves out.
+pub fn find(method: &Method, path: &str) -> Result<Route, Missing> {
+    let method = if method == Method::HEAD { &Method::GET } else { method };
+    let row = ROUTES.iter().find(|row| row.path == path).ok_or(Missing::Path)?;
+    if row.method == *method { Ok(row.route) } else { Err(Missing::Method(row.method.clone())) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn each_path_is_there_once() {
+        let paths: HashSet<_> = ROUTES.iter().map(|row| row.path).collect();
+        assert_eq!(paths.len(), ROUTES.len());
+    }
+
+    #[test]
+    fn what_is_not_served_is_told_apart() {
+        assert_eq!(find(&Method::GET, "/health/detailed"), Ok(Route::HealthDetailed));
+        assert_eq!(find(&Method::HEAD, "/status"), Ok(Route::Status));
+        assert_eq!(find(&Method::GET, "/put"), Err(Missing::Method(Method::POST)));
+        for path in ["", "//", "/Status", "/status/", "/nodes/other"] {
+            assert_eq!(find(&Method::DELETE, path), Err(Missing::Path), "{path}");
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Changes of the membership asked of any member: sent on to the leader, one hop, and asked of the next
+//! leader when the first gives way. For people; the operator speaks to the leader itself.
+
+use std::time::Duration;
+
+use helios_proto::v1::cluster_client::ClusterClient;
+use helios_proto::v1::{AddLearnerRequest, ErrorCode, Membership, PromoteRequest, RemoveRequest};
+use tokio::time::{Instant, timeout_at};
+
+use super::{Management, disk_of, unknown};
+use crate::error::Error;
+use crate::raft::{RaftStatus, Role};
+
+/// For a change, elections and the catching up of a new member included.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Between two tries if nothing is heard in between.
+const TRY_AGAIN: Duration = Duration::from_millis(50);
+/// Entries that a member may be behind when it becomes a voter.
+const MAX_LAG_ENTRIES: u64 = 100;
+
+#[derive(Clone)]
+enum Change {
+    Add(AddLearnerRequest),
+    Promote(PromoteRequest),
+    Remove(RemoveRequest),
+}
+
+impl Management {
+    /// Adds the blank node that answers at `peer_addr`; with `vote` returns once it has caught up and votes.
+    pub async fn add_from_anywhere(
+        &self,
+        name: &str,
+        peer_addr: &str,
+        vote: bool,
+    ) -> Result<Membership, Error> {
+        let deadline = Instant::now() + PATIENCE;
+        let request = AddLearnerRequest {
+            name: name.to_owned(),
+            peer_addr: peer_addr.to_owned(),
+            disk_id: disk_of(name, peer_addr, deadline).await?,
+            ..AddLearnerRequest::default()
+        };
+        let added = self.at_leader(Change::Add(request), deadline).await?;
+        if !vote {
+            return Ok(added);
+        }
+        let id = added.members.iter().find(|member| member.name == name).map(|member| member.id);
+        let id = id.ok_or_else(unknown)?;
+        loop {
+            match self.at_leader(promotion(id), deadline).await {
+                Err(error) if error.code == ErrorCode::LearnerLagging && Instant::now() < deadline => {
+                    // It says nothing when it has caught up.
+                    tokio::time::sleep(TRY_AGAIN).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Learner to voter; refused with its lag when it lags.
+    pub async fn promote_from_anywhere(&self, id: u64) -> Result<Membership, Error> {
+        self.at_leader(promotion(id), Instant::now() + PATIENCE).await
+    }
+
+    pub async fn remove_from_anywhere(&self, id: u64) -> Result<Membership, Error> {
+        let request = RemoveRequest { id, ..RemoveRequest::default() };
+        self.at_leader(Change::Remove(request), Instant::now() + PATIENCE).await
+    }
+
+    /// Tries until `deadline` while there is no leader, or another than was asked.
+    async fn at_leader(&self, change: Change, deadline: Instant) -> Result<Membership, Error> {
+        let raft = &self.0.active()?.raft;
+        loop {
+            let Some(status) = raft.wait_status(deadline, |status| status.leader_id != 0).await else {
+                return Err(Error::new(
+                    ErrorCode::NoLeader,
+                    "the cluster has no leader: check that most members run and reach each other",
+                ));
+            };
+            let outcome = match status.role {
+                Role::Leader => self.here(change.clone()).await,
+                _ => self.there(&status, change.clone(), deadline).await,
+            };
+            match outcome {
+                Err(error) if is_elsewhere(error.code) && Instant::now() < deadline => {
+                    let pause = (Instant::now() + TRY_AGAIN).min(deadline);
+                    let is_other = |now: &std::sync::Arc<RaftStatus>| now.leader_id != status.leader_id;
+                    drop(raft.wait_status(pause, is_other).await);
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn here(&self, change: Change) -> Result<Membership, Error> {
+        match change {
+            Change::Add(request) => self.add_learner(request).await,
+            Change::Promote(request) => self.promote(request).await,
+            Change::Remove(request) => self.remove(request).await,
+        }
+    }
+
+    async fn there(
+        &self,
+        status: &RaftStatus,
+        change: Change,
+        deadline: Instant,
+    ) -> Result<Membership, Error> {
+        let mut client = ClusterClient::new(self.0.channel_to(status, status.leader_id)?);
+        let call = async {
+            match change {
+                Change::Add(request) => client.add_learner(request).await,
+                Change::Promote(request) => client.promote(request).await,
+                Change::Remove(request) => client.remove(request).await,
+            }
+        };
+        let answer = timeout_at(deadline, call).await.map_err(|_| unknown())?;
+        let answer = answer.map_err(|status| crate::requests::forward_error(&status))?;
+        Ok(answer.into_inner().membership.unwrap_or_default())
+    }
+}
+
+fn promotion(id: u64) -> Change {
+    Change::Promote(PromoteRequest { id, max_lag_entries: MAX_LAG_ENTRIES, ..PromoteRequest::default() })
+}
+
+/// Nothing was changed, and another member is the one to ask.
+fn is_elsewhere(code: ErrorCode) -> bool {
+    matches!(code, ErrorCode::NotLeader | ErrorCode::NoLeader | ErrorCode::PeerUnreachable)
+}
