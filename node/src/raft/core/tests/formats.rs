@@ -1,7 +1,7 @@
 //! Nothing is proposed that a member could not read (node.md, pitfall 31).
 
 use super::*;
-use crate::raft::format::{FORMAT, Formats};
+use crate::raft::format::{FORMAT, Formats, OLDEST};
 
 const NEWER: u32 = FORMAT + 1;
 
@@ -24,6 +24,7 @@ fn an_entry_that_a_member_cannot_read_is_refused_until_that_member_is_upgraded()
     let (_, mut answer) = propose_newer(core);
     assert_eq!(answer.try_recv().unwrap().unwrap_err().code, ErrorCode::UpgradeInProgress);
     let status = core.status(Instant::now());
+    // Nobody has heard of the other since the process began.
     assert_eq!((status.last_index, status.lowest_format), (last, OLDEST));
 
     core.handle(Input::PeerFormat { id: others[1], format: NEWER }, Instant::now());
