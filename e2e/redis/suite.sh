@@ -92,14 +92,14 @@ run_unit() {
   log=$work/$(basename "$unit").log
   start_node "$port"
   (cd "$cache" && timeout 300 tclsh8.6 tests/test_helper.tcl --host 127.0.0.1 --port "$port" --clients 1 --durable \
-    --singledb --ignore-encoding --ignore-digest --tags "$tags" --single "$unit") >"$log" 2>&1 || code=$?
+    --singledb --ignore-encoding --ignore-digest --tags "$tags" --single "$unit") 2>&1 | sed 's/\x1b\[[0-9;]*m//g' >"$log" || code=$?
   kill "$node" && wait "$node" 2>/dev/null || true
   node=
   # No count is zero, not a failure.
   local ok err skip
-  ok=$(grep -c '\[ok\]' "$log" || true)
-  err=$(grep -c '\[err\]\|\[exception\]' "$log" || true)
-  skip=$(grep -c '\[ignore\]' "$log" || true)
+  ok=$(grep -c '^\[ok\]' "$log" || true)
+  err=$(grep -c '^\[err\]\|^\[exception\]' "$log" || true)
+  skip=$(grep -c '^\[ignore\]' "$log" || true)
   printf '%-20s ok %4d  failed %3d  ignored %3d  exit %d\n' "$unit" "$ok" "$err" "$skip" "$code"
   if [ -n "${HELIOS_REDIS_LOGS:-}" ]; then
     mkdir -p "$HELIOS_REDIS_LOGS" && cp "$log" "$HELIOS_REDIS_LOGS/"

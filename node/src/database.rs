@@ -2,11 +2,14 @@
 //! state and the status. Implemented by the Raft handle; a unit test may apply straight to a store.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use helios_proto::v1::{AckLevel, Reply, RequestId, StatusResponse, Token, command::Op};
 
 use crate::error::Error;
+use crate::pubsub::Broker;
 use crate::state::Store;
 
 /// A write as a client asks for it.
@@ -120,6 +123,13 @@ pub trait Database: Clone + Send + Sync + 'static {
         replicas: u64,
         timeout: Duration,
     ) -> impl Future<Output = Result<u64, Error>> + Send;
+
+    /// Sends a message to whoever listens to `channel` on any member, at most once; answers how many clients are known
+    /// to have been reached.
+    fn publish(&self, channel: Bytes, payload: Bytes) -> impl Future<Output = u64> + Send;
+
+    /// The channels of this node's clients.
+    fn broker(&self) -> &Arc<Broker>;
 
     /// The applied state of this node.
     fn store(&self) -> &Store;

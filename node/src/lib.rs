@@ -14,6 +14,7 @@ pub mod disk;
 pub mod error;
 #[cfg(test)]
 mod error_table;
+mod glob;
 mod grpc;
 mod http;
 mod lifecycle;
@@ -23,6 +24,7 @@ pub mod metrics;
 mod mutation;
 pub mod node;
 mod peer;
+pub mod pubsub;
 pub mod raft;
 mod reload;
 mod requests;

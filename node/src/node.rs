@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use helios_proto::v1::{
-    AwaitReplicasRequest, ErrorCode, ForwardRequest, Handshake, Member, Membership, PeerReceipt, Reply,
+    AwaitReplicasRequest, ErrorCode, ForwardRequest, Handshake, Member, Membership, PeerReceipt,
+    PublishRequest, Reply,
 };
 
 use tokio::sync::Notify;
@@ -18,10 +19,11 @@ use crate::error::Error;
 use crate::lifecycle::{Belonging, DataDir, ForceNew, MarkerError};
 use crate::metrics::Metrics;
 use crate::peer::{Bandwidth, LinkOptions, Links, Local, PeerHost, Standing, Verdict};
+use crate::pubsub::Broker;
 use crate::raft::{
     self, Fatal, Outbound, Parts, RaftHandle, Recovery, RecoveryError, Runtime, Snapshots, membership,
 };
-use crate::requests::{FreshAt, RequestIds};
+use crate::requests::{Couriers, FreshAt, RequestIds};
 use crate::state::{Driven, StateError, Store, StoreOptions};
 use crate::wal::{Recovered, Wal, WalError, WalOptions};
 
@@ -72,6 +74,9 @@ pub(crate) struct Inner {
     pub(crate) started: Instant,
     pub(crate) stopping: AtomicBool,
     pub(crate) channels: Channels,
+    /// What its clients listen to.
+    pub(crate) broker: Arc<Broker>,
+    pub(crate) couriers: Couriers,
     /// Largest encoded command the log takes.
     pub(crate) max_command_bytes: usize,
     /// Of the embedding program.
@@ -148,6 +153,8 @@ impl Node {
             started: Instant::now(),
             stopping: AtomicBool::new(false),
             channels: Channels::default(),
+            broker: Arc::default(),
+            couriers: Couriers::default(),
             snapshots: Arc::new(snapshots),
             disk_id: marker.disk_id,
             boot_epoch: marker.boot_epoch,
@@ -514,6 +521,10 @@ impl PeerHost for Node {
 
     fn metrics(&self) -> &Metrics {
         &self.0.metrics
+    }
+
+    fn publish(&self, request: &PublishRequest) -> Result<Vec<u64>, Error> {
+        self.take_publications(request)
     }
 
     async fn write_forwarded(&self, request: ForwardRequest) -> Result<Vec<Result<Reply, Error>>, Error> {

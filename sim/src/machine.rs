@@ -44,6 +44,8 @@ pub struct Machine {
     /// What of this disk rotted: one of the two has to be whole.
     state_rots: bool,
     snapshots_rot: bool,
+    /// A sync is to fail, or did since the process started; perhaps the state's.
+    sync_fails: bool,
     /// Why its disk cannot serve any more: the keeper replaces it.
     pub broken: Option<String>,
     /// A copy of disk and marker, to come back with.
@@ -114,6 +116,7 @@ impl Machine {
             failed_syncs: 0,
             state_rots: false,
             snapshots_rot: false,
+            sync_fails: false,
             broken: None,
             backup: None,
             disks: 0,
@@ -128,7 +131,7 @@ impl Machine {
         self.marker = blank_marker(self.slot, self.disks);
         self.broken = None;
         self.backup = None;
-        (self.state_rots, self.snapshots_rot) = (false, false);
+        (self.state_rots, self.snapshots_rot, self.sync_fails) = (false, false, false);
     }
 
     /// While no process has the log open. What was written last is spared: rot there and an interrupted
@@ -165,7 +168,8 @@ impl Machine {
 
     /// The one that a running process offers to others, and does not need itself.
     pub fn rot_snapshot(&mut self, now: Instant) -> bool {
-        let Some(process) = self.process.as_ref().filter(|_| !self.state_rots) else { return false };
+        let is_needed = self.state_rots || self.sync_fails;
+        let Some(process) = self.process.as_ref().filter(|_| !is_needed) else { return false };
         let offered = process.core.status(now).snapshot_index;
         let name = format!("/snapshots/{offered:020}-");
         let rots = offered <= process.applied_index()
@@ -174,9 +178,20 @@ impl Machine {
         rots
     }
 
+    /// While there is a snapshot for a state that may be lost with it.
+    pub fn fail_next_sync(&mut self) -> bool {
+        if self.process.is_none() || self.snapshots_rot {
+            return false;
+        }
+        self.disk.fail_next_sync();
+        self.sync_fails = true;
+        true
+    }
+
     /// A process started: what it needed of the state is whole again.
     pub fn healed(&mut self) {
         self.state_rots = false;
+        self.sync_fails = self.disk.fails_next_sync();
     }
 
     /// Whether a start may have had reason to build its state anew.

@@ -65,7 +65,7 @@ impl World {
             Fault::SlowDisk if is_up => {
                 self.machines[slot].slow_until = self.now + self.random.random_range(10..600) * MILLIS;
             }
-            Fault::SyncFails if is_up => self.machines[slot].disk.fail_next_sync(),
+            Fault::SyncFails => return Ok(self.machines[slot].fail_next_sync()),
             Fault::Cut => self.cut(slot),
             Fault::Transfer => return Ok(self.transfer()),
             Fault::Snapshot if is_up => return Ok(self.input(slot, Input::BuildSnapshot)),

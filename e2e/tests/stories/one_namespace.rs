@@ -39,7 +39,8 @@ fn tell_of(story: &Story, elsewhere: &Cluster) -> anyhow::Result<Cluster> {
     cluster.await_ready()?;
     story.part_without_failure("restart", &writer)?;
     ensure!(
-        elsewhere.resource()?.status.is_none() && elsewhere.pods()?.is_empty(),
+        elsewhere.resource()?.status.is_none_or(|status| status.phase.is_none())
+            && elsewhere.pods()?.is_empty(),
         "a cluster in another namespace was taken care of"
     );
     its_rights_end_at_its_namespace(story).context("rights of the operator")?;

@@ -172,6 +172,11 @@ impl SimDisk {
         self.state().fail_next_sync = true;
     }
 
+    /// Whether that failure is still to come.
+    pub fn fails_next_sync(&self) -> bool {
+        self.state().fail_next_sync
+    }
+
     /// Syncs return at once and do nothing: a disk that lies.
     pub fn sync_lies(&self, lies: bool) {
         self.state().sync_lies = lies;

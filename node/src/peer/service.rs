@@ -10,8 +10,8 @@ use std::time::Duration;
 use helios_proto::v1::peer_server::Peer;
 use helios_proto::v1::{
     AwaitReplicasRequest, AwaitReplicasResponse, ErrorCode, ForwardRequest, ForwardResponse, Handshake, Lane,
-    PeerFrame, PeerReceipt, Reply, SnapshotChunk, SnapshotHeader, SnapshotPrefix, SnapshotReceipt,
-    WriteResult, peer_frame, snapshot_chunk, write_result,
+    PeerFrame, PeerReceipt, PublishRequest, PublishResponse, Reply, SnapshotChunk, SnapshotHeader,
+    SnapshotPrefix, SnapshotReceipt, WriteResult, peer_frame, snapshot_chunk, write_result,
 };
 use prost_raft::Message as _;
 use raft::eraftpb::Message;
@@ -51,6 +51,9 @@ pub trait PeerHost: Send + Sync + 'static {
         &self,
         request: ForwardRequest,
     ) -> impl Future<Output = Result<Vec<Result<Reply, Error>>, Error>> + Send;
+
+    /// Messages of other members' clients to this one's; answers how many each reached.
+    fn publish(&self, request: &PublishRequest) -> Result<Vec<u64>, Error>;
 
     /// How many voters beside this one, which leads, hold an entry; waits for as many as asked.
     fn await_replicas(
@@ -181,6 +184,11 @@ impl<H: PeerHost> Peer for PeerService<H> {
             }),
         });
         Ok(Response::new(ForwardResponse { results: results.collect() }))
+    }
+
+    async fn publish(&self, request: Request<PublishRequest>) -> Result<Response<PublishResponse>, Status> {
+        let reached = self.host.publish(&request.into_inner())?;
+        Ok(Response::new(PublishResponse { reached }))
     }
 
     async fn await_replicas(

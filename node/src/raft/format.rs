@@ -20,7 +20,7 @@ pub const OLDEST: u32 = 1;
 /// What a member has to have to apply `command`; an error if this build has it not.
 pub fn of(command: &Command) -> Result<u32, Error> {
     match &command.op {
-        // Values of more than one type came with format 2.
+        // Came with format 2, and every name of a call so far: the next one needs the next format.
         Some(Op::Call(_) | Op::Transaction(_)) => Ok(2),
         Some(Op::Expire(Expire { condition, .. })) if *condition == ExpireCondition::ExpireXxLt as i32 => {
             Ok(2)

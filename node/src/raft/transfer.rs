@@ -13,6 +13,10 @@ use crate::error::Error;
 
 pub struct Transfer {
     target: u64,
+    /// When the target is asked once more.
+    again_at: Instant,
+    /// It is not asked any more.
+    last_asked: Instant,
     deadline: Instant,
     waiter: TransferWaiter,
 }
@@ -27,7 +31,13 @@ pub fn start(core: &mut Core, target: Option<u64>, now: Instant, timeout: Durati
             // Before the target can hear of it.
             core.lease.bar(core.node.raft.term);
             core.node.transfer_leader(target);
-            core.transfer = Some(Transfer { target, deadline: now + timeout, waiter });
+            core.transfer = Some(Transfer {
+                target,
+                again_at: now + core.settings.heartbeat,
+                last_asked: now + core.settings.election_min,
+                deadline: now + timeout,
+                waiter,
+            });
         }
         Err(error) => drop(waiter.send(Err(error))),
     }
@@ -69,6 +79,19 @@ pub fn candidates(core: &Core, now: Instant) -> impl Iterator<Item = (u64, u64)>
                 && core.is_active(**id, now)
         })
         .map(|(id, progress)| (*id, progress.matched))
+}
+
+/// A target that still has a change of members to apply takes no notice (raft-rs `hup`), and messages get
+/// lost: it is asked again with each heartbeat, for an election timeout.
+pub fn ask_again(core: &mut Core, now: Instant) {
+    let heartbeat = core.settings.heartbeat;
+    let Some(transfer) = core.transfer.as_mut().filter(|transfer| now >= transfer.again_at) else { return };
+    if now > transfer.last_asked || core.node.raft.lead_transferee.is_none() {
+        return;
+    }
+    transfer.again_at = now + heartbeat;
+    core.node.raft.abort_leader_transfer();
+    core.node.transfer_leader(transfer.target);
 }
 
 /// Answers the one who waits once the outcome is known.

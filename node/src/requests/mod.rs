@@ -1,19 +1,24 @@
 //! How a node answers reads and writes: [`Database`], as the services see it.
 
 mod acks;
+mod publish;
 mod reads;
 mod writes;
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use helios_proto::v1::{ErrorCode, StatusResponse, Token};
 
 use crate::database::{Ack, Database, Freshness, WriteRequest};
 use crate::error::Error;
 use crate::node::Node;
+use crate::pubsub::Broker;
 use crate::raft::{RaftStatus, membership};
 use crate::state::Store;
 
+pub(crate) use publish::Couriers;
 pub(crate) use reads::FreshAt;
 use writes::Outcome;
 pub(crate) use writes::{RequestIds, forward_error};
@@ -33,6 +38,14 @@ impl Database for Node {
 
     async fn wait_replicas(&self, index: u64, replicas: u64, timeout: Duration) -> Result<u64, Error> {
         self.await_replicas(index, replicas, timeout).await
+    }
+
+    async fn publish(&self, channel: Bytes, payload: Bytes) -> u64 {
+        self.publish_to_all(channel, payload).await
+    }
+
+    fn broker(&self) -> &Arc<Broker> {
+        &self.inner().broker
     }
 
     fn store(&self) -> &Store {

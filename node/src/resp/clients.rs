@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use tokio_util::sync::CancellationToken;
+
 use super::frame::Protocol;
 
 /// All connections of one listener.
@@ -22,6 +24,8 @@ pub struct Client {
     address: SocketAddr,
     local_address: SocketAddr,
     connected: Instant,
+    /// Ends the connection at once.
+    pub cut: CancellationToken,
     profile: Mutex<Profile>,
 }
 
@@ -92,7 +96,14 @@ impl Client {
             last_command: "NULL",
             last_active: connected,
         };
-        Self { id, address, local_address, connected, profile: Mutex::new(profile) }
+        Self {
+            id,
+            address,
+            local_address,
+            connected,
+            cut: CancellationToken::new(),
+            profile: Mutex::new(profile),
+        }
     }
 
     pub fn profile(&self) -> MutexGuard<'_, Profile> {

@@ -41,6 +41,8 @@ pub enum Frame {
     Pairs(Vec<(Frame, Frame)>),
     Set(Vec<Frame>),
     Push(Vec<Frame>),
+    /// Several, where one request has more than one answer.
+    Sequence(Vec<Frame>),
     Double(f64),
     Boolean(bool),
     BigNumber(String),
@@ -83,6 +85,7 @@ impl Frame {
             Self::Array(items) => put_items(out, b'*', items, protocol),
             Self::Set(items) => put_items(out, if resp3 { b'~' } else { b'*' }, items, protocol),
             Self::Push(items) => put_items(out, if resp3 { b'>' } else { b'*' }, items, protocol),
+            Self::Sequence(frames) => frames.iter().for_each(|frame| frame.encode(protocol, out)),
             Self::Map(pairs) => {
                 let (kind, count) = if resp3 { (b'%', pairs.len()) } else { (b'*', pairs.len() * 2) };
                 put_number(out, kind, count);

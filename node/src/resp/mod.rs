@@ -10,7 +10,6 @@ mod connection;
 mod cursor;
 mod error;
 pub mod frame;
-mod glob;
 mod inline;
 mod metrics;
 pub mod reference;

@@ -35,13 +35,17 @@ const TAIL: &str = "\
   part of it, and `WATCH` compares the keys where it is applied. Relative expirations count from when a command was
   queued. What touches no keys, `SCAN` and `KEYS` are answered right after the entry. All answers of one transaction may
   have 8 MiB; the queue is bounded like a request.
+- A message that is published goes to the clients of all members, once or, if a member cannot be reached, not at all.
+  `PUBLISH` returns how many clients are known to have been sent it within 100 ms. A client that has 16384 messages or 32 MiB
+  waiting is disconnected. `PUBSUB` tells of the clients of the node that is asked. There are no sharded channels and no
+  keyspace notifications.
 - What a key holds is kept in one form whatever its size; `OBJECT ENCODING` says what Redis would. Deleting a large
   collection takes one step, its elements are removed afterwards, 1000 in one entry.
 - Members of sets and fields of hashes come in the order of their bytes. Commands that pick at random, and those
   whose summary says so, look at every element of the key. No answer has more than 1048576 elements.
 - A command that makes a string longer stops at 8 MiB.
-- There are no streams, no geographic and HyperLogLog commands, no `BITFIELD`, `SORT`, `DUMP` and `RESTORE`, and no commands
-  that block but `WAIT`.
+- There are no streams, no geographic and HyperLogLog commands, no `BITFIELD`, `SORT`, `DUMP` and `RESTORE`, no scripts and
+  functions, and no commands that block but `WAIT`.
 - Other types than strings need all members to run this version or a newer one; until then they are refused with
   `-TRYAGAIN`.
 - `HELIOS.READ LEASE` promises the same as `LINEARIZABLE` as long as the members' clocks run at about the same speed, and

@@ -5,6 +5,7 @@ use helios_proto::v1::{Guard, Token};
 use super::frame::Protocol;
 use super::transaction::Queue;
 use crate::database::{Ack, Freshness};
+use crate::pubsub::Subscriber;
 
 #[derive(Debug)]
 pub struct Session {
@@ -21,6 +22,8 @@ pub struct Session {
     pub queue: Option<Queue>,
     /// Keys as they were when this connection said `WATCH`.
     pub watched: Vec<Guard>,
+    /// What it listens to, once it has listened to anything.
+    pub subscriber: Option<Subscriber>,
     /// Close once what was asked so far is answered (`QUIT`).
     pub closing: bool,
 }
@@ -35,6 +38,7 @@ impl Session {
             after: None,
             queue: None,
             watched: Vec::new(),
+            subscriber: None,
             closing: false,
         }
     }

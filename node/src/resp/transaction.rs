@@ -80,7 +80,12 @@ impl Request {
             Self::Local(local) => {
                 matches!(local, Local::Multi | Local::Discard | Local::Quit | Local::Reset)
             }
-            Self::Write(_) | Self::Read(_) | Self::Wait { .. } => false,
+            Self::Write(_)
+            | Self::Read(_)
+            | Self::Wait { .. }
+            | Self::Subscribe { .. }
+            | Self::Unsubscribe { .. }
+            | Self::Publish { .. } => false,
         }
     }
 }

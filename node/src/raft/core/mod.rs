@@ -76,7 +76,7 @@ pub struct Settings {
 
 pub struct Core {
     pub(super) node: RawNode<Log>,
-    settings: Settings,
+    pub(super) settings: Settings,
     election_timeout: ElectionTimeout,
     early: Option<Early>,
     pub(super) membership: Arc<Membership>,
@@ -326,6 +326,7 @@ impl Core {
         self.note_role(now);
         self.leave_joint(now);
         self.leave_bad_disk(now);
+        transfer::ask_again(self, now);
         transfer::settle(self, now);
         if self.transfer.is_none() && !self.parked.is_empty() {
             self.propose_waiting();

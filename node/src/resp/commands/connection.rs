@@ -5,6 +5,7 @@ use bytes::Bytes;
 use super::super::codec::parse_integer;
 use super::super::error::{Refusal, shown};
 use super::super::frame::{Frame, Protocol};
+use super::super::session::Session;
 use super::args::is;
 use super::client::checked_label;
 use super::local::Context;
@@ -29,11 +30,22 @@ pub struct Hello {
 }
 
 pub fn ping(mut args: Args) -> Result<Request, Refusal> {
-    let name = args.spec.name;
-    match (args.next(), args.next()) {
-        (None, _) => Ok(Request::Local(Local::Answer(Frame::Simple("PONG".into())))),
-        (Some(text), None) => Ok(Request::Local(Local::Answer(Frame::Bulk(text)))),
-        _ => Err(Refusal::Arity(name)),
+    let text = args.next();
+    if args.len() > 0 {
+        return Err(Refusal::Arity(args.spec.name));
+    }
+    Ok(Request::Local(Local::Ping(text)))
+}
+
+/// In the shape of a message to a client of RESP2 that listens.
+pub fn pong(text: Option<Bytes>, session: &Session) -> Frame {
+    let listens = session.subscriber.as_ref().is_some_and(|subscriber| subscriber.count() > 0);
+    match text {
+        text if listens && session.protocol == Protocol::Resp2 => {
+            Frame::Array(vec![Frame::text("pong"), Frame::Bulk(text.unwrap_or_default())])
+        }
+        Some(text) => Frame::Bulk(text),
+        None => Frame::Simple("PONG".into()),
     }
 }
 

@@ -9,12 +9,12 @@ use helios_proto::v1::{Call, Replies};
 use super::super::cursor::cursor_of;
 use super::super::error::Refusal;
 use super::super::frame::Frame;
-use super::super::glob;
 use super::args::is;
 use super::read::{Read, Snapshot};
 use super::scan::{cursor, page_count};
 use super::{Args, Request};
 use crate::error::Error;
+use crate::glob;
 
 /// Elements looked at in one go while the one that a cursor names is searched.
 const SEARCH_PAGE: usize = 1_024;

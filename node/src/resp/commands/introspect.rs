@@ -107,7 +107,7 @@ fn categories(spec: &Spec) -> Vec<String> {
     let group = match spec.group.name() {
         "generic" => Some("@keyspace".to_owned()),
         "sorted-set" => Some("@sortedset".to_owned()),
-        name @ ("string" | "connection" | "hash" | "set" | "list") => Some(format!("@{name}")),
+        name @ ("string" | "connection" | "hash" | "set" | "list" | "pubsub") => Some(format!("@{name}")),
         "transactions" => Some("@transaction".to_owned()),
         _ => None,
     };

@@ -12,8 +12,10 @@ use super::super::session::Session;
 use super::super::transaction::Queue;
 use super::client::ClientRequest;
 use super::connection::{self, Credentials, Hello};
+use super::pubsub::Census;
 use super::{consistency, server, status};
 use crate::database::{Ack, Freshness};
+use crate::pubsub::Broker;
 use crate::state::Store;
 use crate::token;
 
@@ -21,6 +23,8 @@ use crate::token;
 pub enum Local {
     /// An answer that depends on the request alone.
     Answer(Frame),
+    Ping(Option<Bytes>),
+    Census(Census),
     Auth(Credentials),
     Hello(Hello),
     /// `HELIOS.READ`, `READONLY` and `READWRITE`; `None` asks.
@@ -48,6 +52,7 @@ pub struct Context<'a> {
     pub client: &'a Client,
     pub shared: &'a Shared,
     pub store: &'a Store,
+    pub broker: &'a Broker,
     pub status: &'a dyn Fn() -> StatusResponse,
 }
 
@@ -60,6 +65,8 @@ impl Local {
     pub fn execute(self, context: &mut Context<'_>) -> Frame {
         match self {
             Self::Answer(frame) => frame,
+            Self::Ping(text) => connection::pong(text, context.session),
+            Self::Census(census) => census.execute(context),
             Self::Auth(credentials) => match connection::authenticate(&credentials, context) {
                 Ok(()) => Frame::OK,
                 Err(refusal) => refusal.into(),

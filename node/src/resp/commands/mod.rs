@@ -9,6 +9,7 @@ pub mod element_scan;
 pub mod introspect;
 pub mod keyspace;
 pub mod local;
+pub mod pubsub;
 pub mod read;
 pub mod scan;
 pub mod server;
@@ -27,6 +28,7 @@ pub use read::Read;
 pub use write::Write;
 
 use super::error::Refusal;
+use crate::pubsub::Topic;
 
 /// Understands the arguments of one command; touches nothing.
 pub type Parse = fn(Args) -> Result<Request, Refusal>;
@@ -42,6 +44,19 @@ pub enum Request {
     Local(Local),
     Exec,
     Watch(Vec<Bytes>),
+    Subscribe {
+        topic: Topic,
+        names: Vec<Bytes>,
+    },
+    /// No names: all.
+    Unsubscribe {
+        topic: Topic,
+        names: Vec<Bytes>,
+    },
+    Publish {
+        channel: Bytes,
+        payload: Bytes,
+    },
     /// `WAIT`.
     Wait {
         replicas: u64,

@@ -6,11 +6,11 @@ use super::super::codec::parse_integer;
 use super::super::cursor::cursor_of;
 use super::super::error::Refusal;
 use super::super::frame::Frame;
-use super::super::glob;
 use super::args::is;
 use super::read::{Read, Snapshot};
 use super::{Args, Request};
 use crate::error::Error;
+use crate::glob;
 use crate::state::Value;
 
 /// Keys fetched at once: their values come along, so this bounds memory.

@@ -8,10 +8,10 @@ use helios_proto::v1::{FlushAll, command::Op};
 use super::super::codec::parse_integer;
 use super::super::error::{Refusal, shown};
 use super::super::frame::Frame;
-use super::super::glob;
 use super::super::server::Shared;
 use super::args::is;
 use super::{Args, Local, Request, Write, introspect};
+use crate::glob;
 
 pub fn info(args: Args) -> Result<Request, Refusal> {
     let lower = |word: Bytes| String::from_utf8_lossy(&word).to_ascii_lowercase();

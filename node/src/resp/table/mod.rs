@@ -4,6 +4,7 @@ mod connection;
 mod generic;
 mod hashes;
 mod lists;
+mod pubsub;
 mod server;
 mod sets;
 mod sorted_sets;
@@ -60,13 +61,14 @@ pub enum Group {
     SortedSet,
     Generic,
     Transactions,
+    PubSub,
     Connection,
     Server,
     Cluster,
 }
 
 impl Group {
-    pub const ALL: [Group; 10] = [
+    pub const ALL: [Group; 11] = [
         Self::String,
         Self::Hash,
         Self::Set,
@@ -74,6 +76,7 @@ impl Group {
         Self::SortedSet,
         Self::Generic,
         Self::Transactions,
+        Self::PubSub,
         Self::Connection,
         Self::Server,
         Self::Cluster,
@@ -87,6 +90,7 @@ impl Group {
             Self::List => "list",
             Self::SortedSet => "sorted-set",
             Self::Transactions => "transactions",
+            Self::PubSub => "pubsub",
             Self::Generic => "generic",
             Self::Connection => "connection",
             Self::Server => "server",
@@ -124,6 +128,7 @@ pub static COMMANDS: LazyLock<Vec<&'static Spec>> = LazyLock::new(|| {
         generic::COMMANDS,
         hashes::COMMANDS,
         lists::COMMANDS,
+        pubsub::COMMANDS,
         server::COMMANDS,
         sets::COMMANDS,
         sorted_sets::COMMANDS,
@@ -209,7 +214,8 @@ mod tests {
 
     #[test]
     fn flags_and_keys_make_sense() {
-        const FLAGS: [&str; 11] = [
+        const FLAGS: [&str; 12] = [
+            "pubsub",
             "write",
             "readonly",
             "denyoom",

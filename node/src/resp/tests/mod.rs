@@ -5,12 +5,14 @@ mod commands;
 mod connections;
 mod handshakes;
 mod pipelines;
+mod pubsub;
 mod transactions;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
 use helios_proto::v1::{Command, Member, Membership, Reply, Role, StatusResponse, Token, command::Op};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -21,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Limits, Metrics, Password, serve};
 use crate::database::{Ack, Database, Freshness, WriteRequest};
 use crate::error::Error;
+use crate::pubsub::Broker;
 use crate::state::Store;
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -32,6 +35,7 @@ struct LocalDb(Arc<Inner>);
 
 struct Inner {
     store: Store,
+    broker: Arc<Broker>,
     last_index: Mutex<u64>,
     /// Sizes of the batches written.
     batches: Mutex<Vec<usize>>,
@@ -50,6 +54,7 @@ impl LocalDb {
     fn new() -> Self {
         Self(Arc::new(Inner {
             store: Store::in_memory(),
+            broker: Arc::default(),
             last_index: Mutex::new(0),
             batches: Mutex::default(),
             ack: Mutex::default(),
@@ -111,6 +116,14 @@ impl Database for LocalDb {
     async fn wait_replicas(&self, index: u64, replicas: u64, _: Duration) -> Result<u64, Error> {
         assert!(index <= *self.0.last_index.lock().unwrap());
         Ok(if index == 0 { 0 } else { replicas })
+    }
+
+    async fn publish(&self, channel: Bytes, payload: Bytes) -> u64 {
+        self.0.broker.publish(&channel, &payload)
+    }
+
+    fn broker(&self) -> &Arc<Broker> {
+        &self.0.broker
     }
 
     fn store(&self) -> &Store {

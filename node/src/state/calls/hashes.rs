@@ -7,6 +7,7 @@ use super::super::collection::{Collection, Element};
 use super::super::command::{Failure, Outcome, invalid, not_an_integer, parse_integer};
 use super::super::txn::Txn;
 use super::super::value::Kind;
+use super::number::parse_double;
 use super::strings::sum_of;
 use super::words::{Words, syntax};
 use super::{
@@ -173,6 +174,9 @@ fn hincrbyfloat(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
     let mut tail = words.clone();
     tail.several(2)?;
     let delta = tail.word()?;
+    if parse_double(delta).is_some_and(f64::is_infinite) {
+        return Err(invalid("value is NaN or Infinity"));
+    }
     change(txn, &mut words, |old| {
         let sum = sum_of(old.map_or(b"0", |old| old), delta, "hash value is not a float")?;
         let sum = Bytes::from(sum);

@@ -114,7 +114,7 @@ pub fn limit(words: &mut Words<'_>) -> Result<usize, Failure> {
     if words.is_empty() {
         return Ok(0);
     }
-    if !words.takes("limit") {
+    if words.len() < 2 || !words.takes("limit") {
         return Err(super::words::syntax());
     }
     let limit = words.integer().ok().and_then(|limit| usize::try_from(limit).ok());

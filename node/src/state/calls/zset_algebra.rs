@@ -176,7 +176,7 @@ fn store(txn: &mut Txn<'_>, mut words: Words<'_>, operation: Operation) -> Outco
 }
 
 fn zintercard(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
-    let keys = words.counted_keys()?;
+    let keys = keys(&mut words, "zintercard")?;
     let limit = limit(&mut words)?;
     let options = Options { weights: vec![1.0; keys.len()], aggregate: sum, with_scores: false };
     let count = combine(txn, keys, Operation::Intersection, &options)?.len();

@@ -2,6 +2,7 @@
 
 mod disk;
 mod early;
+mod handover;
 mod lease;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -24,7 +24,7 @@ fn an_entry_that_a_member_cannot_read_is_refused_until_that_member_is_upgraded()
     let (_, mut answer) = propose_newer(core);
     assert_eq!(answer.try_recv().unwrap().unwrap_err().code, ErrorCode::UpgradeInProgress);
     let status = core.status(Instant::now());
-    assert_eq!((status.last_index, status.lowest_format), (last, FORMAT));
+    assert_eq!((status.last_index, status.lowest_format), (last, OLDEST));
 
     core.handle(Input::PeerFormat { id: others[1], format: NEWER }, Instant::now());
     let (_, mut answer) = propose_newer(core);

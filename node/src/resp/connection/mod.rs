@@ -3,14 +3,15 @@
 //! In a round, writes that follow one another go to the log as one batch, and reads that follow
 //! one another share one read barrier. A read after a write waits for that write.
 
+mod subscriptions;
+mod transactions;
+
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use helios_proto::v1::command::Op;
-use helios_proto::v1::reply::Kind;
-use helios_proto::v1::{ErrorCode, Guard, Reply};
+use helios_proto::v1::ErrorCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
@@ -25,10 +26,10 @@ use super::frame::Frame;
 use super::server::Shared;
 use super::session::Session;
 use super::table::{Spec, resolve};
-use super::transaction::{MAX_WATCHED, Queued};
 use crate::database::{Database, WriteRequest};
 use crate::error::Error;
 use crate::wall_ms;
+use subscriptions::{check_while_listening, next_message};
 
 const MAX_ROUND_COMMANDS: usize = 1024;
 const READ_CHUNK_BYTES: usize = 32 * 1024;
@@ -123,6 +124,11 @@ impl<D: Database> Connection<D> {
         tokio::select! {
             biased;
             () = shutdown.cancelled() => return Ok(false),
+            () = self.client.cut.cancelled() => return Ok(false),
+            delivery = next_message(&mut self.session.subscriber) => {
+                self.hear(delivery).await?;
+                return Ok(true);
+            }
             ready = tokio::time::timeout(idle_timeout, self.stream.readable()) => match ready {
                 Ok(ready) => ready?,
                 Err(_) => return Ok(false),
@@ -187,6 +193,14 @@ impl<D: Database> Connection<D> {
                     let answer = self.watch(keys, &mut round).await;
                     (spec.name, answer.unwrap_or_else(|error| self.failure(error)))
                 }
+                Ok((spec, Request::Subscribe { topic, names })) => (spec.name, self.subscribe(topic, names)),
+                Ok((spec, Request::Unsubscribe { topic, names })) => {
+                    (spec.name, self.unsubscribe(topic, names))
+                }
+                Ok((spec, Request::Publish { channel, payload })) => {
+                    let count = self.db.publish(channel, payload).await;
+                    (spec.name, Frame::Integer(count.cast_signed()))
+                }
                 Ok((spec, Request::Exec)) => (spec.name, self.exec(&mut round).await),
                 Err((name, refusal)) => (name, refusal.into()),
             };
@@ -220,6 +234,7 @@ impl<D: Database> Connection<D> {
             self.shared.metrics.rejected("unauthenticated");
             return Err((spec.name, Refusal::NoAuth));
         }
+        check_while_listening(&self.session, spec).map_err(|refusal| (spec.name, refusal))?;
         {
             let mut profile = self.client.profile();
             profile.last_command = spec.name;
@@ -263,75 +278,6 @@ impl<D: Database> Connection<D> {
         Ok(Frame::Integer(count.cast_signed()))
     }
 
-    async fn watch(&mut self, keys: Vec<Bytes>, round: &mut Round) -> Result<Frame, Error> {
-        if self.session.queue.is_some() {
-            return Ok(Frame::error("ERR WATCH inside MULTI is not allowed"));
-        }
-        if self.session.watched.len() + keys.len() > MAX_WATCHED {
-            return Ok(Frame::error(format!(
-                "ERR this connection may watch {MAX_WATCHED} keys; UNWATCH some"
-            )));
-        }
-        self.await_fresh(round).await?;
-        for key in keys {
-            if self.session.watched.iter().any(|guard| guard.key == key) {
-                continue;
-            }
-            let value = self.db.store().get(&key, wall_ms())?;
-            self.session.watched.push(Guard { key, revision: value.map_or(0, |value| value.revision) });
-        }
-        Ok(Frame::OK)
-    }
-
-    /// Commands on keys in one entry, and then those that this node answers by itself.
-    async fn exec(&mut self, round: &mut Round) -> Frame {
-        let Some(queue) = self.session.queue.take() else {
-            return Frame::error("ERR EXEC without MULTI");
-        };
-        let guards = std::mem::take(&mut self.session.watched);
-        if queue.is_broken() {
-            return Frame::error("EXECABORT Transaction discarded because of previous errors.");
-        }
-        let (transaction, queued) = queue.finish(guards);
-        let mut steps = Vec::new().into_iter();
-        if let Some(transaction) = transaction {
-            match self.submit_one(Op::Transaction(transaction), round).await {
-                Ok(Reply { kind: Some(Kind::List(replies)), .. }) => steps = replies.items.into_iter(),
-                Ok(reply) => return Answer::Plain.frame(reply),
-                Err(error) => return self.failure(error),
-            }
-        }
-        let mut frames = Vec::with_capacity(queued.len());
-        for queued in queued {
-            frames.push(match queued {
-                Queued::Step(answer) => answer.frame(steps.next().unwrap_or_default()),
-                Queued::Refused(refusal) => refusal.into(),
-                Queued::Later(request) => self.answer_later(request, round).await,
-            });
-        }
-        Frame::Array(frames)
-    }
-
-    async fn answer_later(&mut self, request: Request, round: &mut Round) -> Frame {
-        match request {
-            Request::Read(read) => {
-                let answer = self.read(read, round).await;
-                answer.unwrap_or_else(|error| self.failure(error))
-            }
-            Request::Local(local) => self.run_local(local),
-            // As in Redis, nothing waits inside of a transaction.
-            Request::Wait { .. } | Request::Write(_) | Request::Exec | Request::Watch(_) => Frame::Integer(0),
-        }
-    }
-
-    async fn submit_one(&mut self, op: Op, round: &mut Round) -> Result<Reply, Error> {
-        let outcome = self.db.submit(vec![op.into()], self.session.ack).await.pop();
-        round.barrier = None;
-        let reply = outcome.unwrap_or_else(|| Err(Error::outcome_unknown()))?;
-        self.session.follow(self.db.token_of(&reply));
-        Ok(reply)
-    }
-
     async fn read(&mut self, read: Read, round: &mut Round) -> Result<Frame, Error> {
         self.await_fresh(round).await?;
         let Shared { cursors, stats, .. } = &*self.shared;
@@ -352,6 +298,7 @@ impl<D: Database> Connection<D> {
             client: &self.client,
             shared: &self.shared,
             store: self.db.store(),
+            broker: self.db.broker(),
             status: &|| self.db.status(),
         };
         local.execute(&mut context)
@@ -364,7 +311,12 @@ impl<D: Database> Connection<D> {
     }
 
     async fn flush(&mut self) -> io::Result<()> {
-        self.stream.write_all_buf(&mut self.output).await?;
+        tokio::select! {
+            biased;
+            written = self.stream.write_all_buf(&mut self.output) => written?,
+            // It may be the client that does not read.
+            () = self.client.cut.cancelled() => return Err(io::ErrorKind::ConnectionAborted.into()),
+        }
         if self.output.capacity() > KEPT_OUTPUT_BYTES {
             self.output = BytesMut::new();
         }

@@ -1,0 +1,70 @@
+//! Channels: who listens, and what is said.
+
+use bytes::Bytes;
+
+use super::super::error::Refusal;
+use super::super::frame::Frame;
+use super::local::Context;
+use super::{Args, Local, Request};
+use crate::pubsub::Topic;
+
+/// What `PUBSUB` tells of this node's clients.
+#[derive(Debug)]
+pub enum Census {
+    Channels(Option<Bytes>),
+    Listeners(Vec<Bytes>),
+    Patterns,
+}
+
+pub fn subscribe(mut args: Args) -> Result<Request, Refusal> {
+    Ok(Request::Subscribe { topic: Topic::Channel, names: args.keys()? })
+}
+
+pub fn psubscribe(mut args: Args) -> Result<Request, Refusal> {
+    Ok(Request::Subscribe { topic: Topic::Pattern, names: args.keys()? })
+}
+
+pub fn unsubscribe(mut args: Args) -> Result<Request, Refusal> {
+    Ok(Request::Unsubscribe { topic: Topic::Channel, names: args.keys()? })
+}
+
+pub fn punsubscribe(mut args: Args) -> Result<Request, Refusal> {
+    Ok(Request::Unsubscribe { topic: Topic::Pattern, names: args.keys()? })
+}
+
+pub fn publish(mut args: Args) -> Result<Request, Refusal> {
+    Ok(Request::Publish { channel: args.key()?, payload: args.value()? })
+}
+
+pub fn channels(mut args: Args) -> Result<Request, Refusal> {
+    let pattern = args.next();
+    args.end()?;
+    Ok(Request::Local(Local::Census(Census::Channels(pattern))))
+}
+
+pub fn numsub(args: Args) -> Result<Request, Refusal> {
+    Ok(Request::Local(Local::Census(Census::Listeners(args.rest()))))
+}
+
+pub fn numpat(_: Args) -> Result<Request, Refusal> {
+    Ok(Request::Local(Local::Census(Census::Patterns)))
+}
+
+impl Census {
+    pub fn execute(self, context: &Context<'_>) -> Frame {
+        let broker = context.broker;
+        match self {
+            Self::Channels(pattern) => {
+                Frame::Array(broker.channels(pattern.as_deref()).into_iter().map(Frame::Bulk).collect())
+            }
+            Self::Listeners(channels) => {
+                let counted = channels.into_iter().flat_map(|channel| {
+                    let count = broker.listeners(&channel) as i64;
+                    [Frame::Bulk(channel), Frame::Integer(count)]
+                });
+                Frame::Array(counted.collect())
+            }
+            Self::Patterns => Frame::Integer(broker.pattern_count() as i64),
+        }
+    }
+}

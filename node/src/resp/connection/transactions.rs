@@ -1,0 +1,92 @@
+//! `WATCH` and `EXEC` of a connection.
+
+use bytes::Bytes;
+use helios_proto::v1::command::Op;
+use helios_proto::v1::reply::Kind;
+use helios_proto::v1::{Guard, Reply};
+
+use super::super::commands::Request;
+use super::super::commands::write::Answer;
+use super::super::frame::Frame;
+use super::super::transaction::{MAX_WATCHED, Queued};
+use super::{Connection, Round};
+use crate::database::Database;
+use crate::error::Error;
+use crate::wall_ms;
+
+impl<D: Database> Connection<D> {
+    pub(super) async fn watch(&mut self, keys: Vec<Bytes>, round: &mut Round) -> Result<Frame, Error> {
+        if self.session.queue.is_some() {
+            return Ok(Frame::error("ERR WATCH inside MULTI is not allowed"));
+        }
+        if self.session.watched.len() + keys.len() > MAX_WATCHED {
+            return Ok(Frame::error(format!(
+                "ERR this connection may watch {MAX_WATCHED} keys; UNWATCH some"
+            )));
+        }
+        self.await_fresh(round).await?;
+        for key in keys {
+            if self.session.watched.iter().any(|guard| guard.key == key) {
+                continue;
+            }
+            let value = self.db.store().get(&key, wall_ms())?;
+            self.session.watched.push(Guard { key, revision: value.map_or(0, |value| value.revision) });
+        }
+        Ok(Frame::OK)
+    }
+
+    /// Commands on keys in one entry, and then those that this node answers by itself.
+    pub(super) async fn exec(&mut self, round: &mut Round) -> Frame {
+        let Some(queue) = self.session.queue.take() else {
+            return Frame::error("ERR EXEC without MULTI");
+        };
+        let guards = std::mem::take(&mut self.session.watched);
+        if queue.is_broken() {
+            return Frame::error("EXECABORT Transaction discarded because of previous errors.");
+        }
+        let (transaction, queued) = queue.finish(guards);
+        let mut steps = Vec::new().into_iter();
+        if let Some(transaction) = transaction {
+            match self.submit_one(Op::Transaction(transaction), round).await {
+                Ok(Reply { kind: Some(Kind::List(replies)), .. }) => steps = replies.items.into_iter(),
+                Ok(reply) => return Answer::Plain.frame(reply),
+                Err(error) => return self.failure(error),
+            }
+        }
+        let mut frames = Vec::with_capacity(queued.len());
+        for queued in queued {
+            frames.push(match queued {
+                Queued::Step(answer) => answer.frame(steps.next().unwrap_or_default()),
+                Queued::Refused(refusal) => refusal.into(),
+                Queued::Later(request) => self.answer_later(request, round).await,
+            });
+        }
+        Frame::Array(frames)
+    }
+
+    async fn answer_later(&mut self, request: Request, round: &mut Round) -> Frame {
+        match request {
+            Request::Read(read) => {
+                let answer = self.read(read, round).await;
+                answer.unwrap_or_else(|error| self.failure(error))
+            }
+            Request::Local(local) => self.run_local(local),
+            Request::Publish { channel, payload } => {
+                Frame::Integer(self.db.publish(channel, payload).await.cast_signed())
+            }
+            Request::Subscribe { .. } | Request::Unsubscribe { .. } => {
+                Frame::error("ERR channels are listened to outside of MULTI")
+            }
+            // As in Redis, nothing waits inside of a transaction.
+            Request::Wait { .. } | Request::Write(_) | Request::Exec | Request::Watch(_) => Frame::Integer(0),
+        }
+    }
+
+    async fn submit_one(&mut self, op: Op, round: &mut Round) -> Result<Reply, Error> {
+        let outcome = self.db.submit(vec![op.into()], self.session.ack).await.pop();
+        round.barrier = None;
+        let reply = outcome.unwrap_or_else(|| Err(Error::outcome_unknown()))?;
+        self.session.follow(self.db.token_of(&reply));
+        Ok(reply)
+    }
+}
