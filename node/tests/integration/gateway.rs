@@ -225,7 +225,10 @@ async fn membership(cluster: &Cluster) {
         }
     })
     .await;
-    assert_eq!(get(via, "/nodes").await.1["nodes"][3]["voter"], true);
+    eventually("the member that was asked knows of it", async || {
+        (get(via, "/nodes").await.1["nodes"][3]["voter"] == true).then_some(())
+    })
+    .await;
     let nobody = post(via, "/nodes/remove", json!({ "node_id": "nobody" })).await;
     assert_eq!(refused(nobody), (404, "NODE_NOT_FOUND".to_owned()));
     // Of the leader, too: it gives way, and the next one removes it.
