@@ -8,6 +8,7 @@ use helios_proto::v1::{PurgeExpired, RegisterMember, Reply, command::Op};
 
 use crate::database::Database;
 use crate::node::Node;
+use crate::raft::format::FORMAT;
 use crate::raft::{Role, membership};
 use crate::retirement;
 
@@ -50,6 +51,7 @@ async fn register(node: Node) {
             disk_id: disk_id.to_owned(),
             boot_epoch,
             client_addr: client_addr.clone(),
+            format: FORMAT,
         });
         match node.write(vec![op]).await.pop() {
             Some(Ok(reply)) => match reply.kind {

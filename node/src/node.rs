@@ -241,6 +241,7 @@ impl Node {
             client_addr: self.settings().advertise_client_addr.clone(),
             disk_id: self.0.disk_id.clone(),
             boot_epoch: self.0.boot_epoch,
+            format: raft::format::FORMAT,
         }
     }
 

@@ -3,7 +3,7 @@
 pub use crate::mutation::Mutation;
 pub use crate::peer::handshake;
 pub use crate::raft::core::{Core, Settings, TICK, longest_lease};
-pub use crate::raft::format::FORMAT;
+pub use crate::raft::format::{FORMAT, of as format_of};
 pub use crate::raft::log_writer::LogWork;
 pub use crate::raft::membership;
 pub use crate::raft::types::{

@@ -5,7 +5,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use helios_history::{Answer, History, Op, OpId, Value};
 use helios_node::error::Error;
-use helios_node::simulation::{FORMAT, Input, Proposal};
+use helios_node::simulation::{Input, Proposal, format_of};
 use helios_proto::v1::command::Op as CommandOp;
 use helios_proto::v1::reply::Kind;
 use helios_proto::v1::{Command, Delete, ErrorCode, Increment, Reply, Set, SetCondition};
@@ -126,9 +126,8 @@ impl World {
             (input, Question::ReadIndex { key: key.to_owned(), answer })
         } else {
             let (waiter, answer) = oneshot::channel();
-            let data = self.command(slot, key, &op).encode_to_vec();
             (
-                Input::Propose(vec![Proposal { data, format: FORMAT, waiter }]),
+                Input::Propose(vec![proposal(&self.command(slot, key, &op), waiter)]),
                 Question::Write { asked: op, answer },
             )
         };
@@ -232,6 +231,11 @@ impl World {
     pub fn clients_are_done(&self) -> bool {
         self.clients.clients.iter().all(|client| client.waits.is_none())
     }
+}
+
+pub fn proposal(command: &Command, waiter: oneshot::Sender<Result<Reply, Error>>) -> Proposal {
+    let format = format_of(command).expect("it is of this build");
+    Proposal { data: command.encode_to_vec(), format, waiter }
 }
 
 impl Ended {

@@ -4,13 +4,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use helios_node::simulation::{ChangeRequest, Expected, FORMAT, Input, Proposal, membership};
+use helios_node::simulation::{ChangeRequest, Expected, FORMAT, Input, membership};
 use helios_proto::v1::command::Op;
 use helios_proto::v1::{Command, Member, Membership, RegisterMember};
-use prost::Message as _;
 use rand::Rng;
 use tokio::sync::oneshot;
 
+use crate::clients::proposal;
 use crate::events::{Event, Slot};
 use crate::plan::{Fault, MILLIS};
 use crate::world::World;
@@ -94,10 +94,11 @@ impl World {
                 disk_id: marker.disk_id.clone(),
                 boot_epoch: marker.boot_epoch,
                 client_addr: String::new(),
+                format: FORMAT,
             });
             let (waiter, _) = oneshot::channel();
             let command = Command { now_ms: 1, op: Some(op), ..Command::default() };
-            proposals.push(Proposal { data: command.encode_to_vec(), format: FORMAT, waiter });
+            proposals.push(proposal(&command, waiter));
         }
         if !proposals.is_empty() {
             self.input(leader, Input::Propose(proposals));

@@ -279,8 +279,8 @@ async fn pump(options: &LinkOptions, peer: &Target, lane: &mut Lane) -> Ended {
             messages = lane.next() => messages,
             receipt = receipts.message() => return ended(receipt),
         };
-        let disk_full = options.raft.status().log_is_short;
-        for frame in encode(messages, disk_full) {
+        let disk_bad = options.raft.status().disk_is_bad;
+        for frame in encode(messages, disk_bad) {
             tokio::select! {
                 sent = frames.send(frame) => if sent.is_err() {
                     return lost(true, "connection closed");
@@ -291,9 +291,9 @@ async fn pump(options: &LinkOptions, peer: &Target, lane: &mut Lane) -> Ended {
     }
 }
 
-fn encode(messages: Vec<Message>, disk_full: bool) -> Vec<PeerFrame> {
+fn encode(messages: Vec<Message>, disk_bad: bool) -> Vec<PeerFrame> {
     let mut frames = Vec::new();
-    let empty = || RaftBatch { messages: Vec::new(), disk_full };
+    let empty = || RaftBatch { messages: Vec::new(), disk_bad };
     let (mut batch, mut bytes) = (empty(), 0);
     for message in messages {
         let encoded = message.encode_to_vec();

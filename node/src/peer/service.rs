@@ -215,7 +215,7 @@ async fn take_messages<H: PeerHost>(
     from: u64,
     mut stream: Streaming<PeerFrame>,
 ) -> Result<(), Error> {
-    let mut was_full = None;
+    let mut was_bad = None;
     // A stream that breaks is no one's error: the peer dials again.
     while let Ok(Some(frame)) = stream.message().await {
         let Some(peer_frame::Kind::Batch(batch)) = frame.kind else {
@@ -232,8 +232,8 @@ async fn take_messages<H: PeerHost>(
             return Err(Error::invalid("a message in another member's name"));
         }
         raft.messages(messages);
-        if was_full.replace(batch.disk_full) != Some(batch.disk_full) {
-            raft.peer_disk(from, batch.disk_full);
+        if was_bad.replace(batch.disk_bad) != Some(batch.disk_bad) {
+            raft.peer_disk(from, batch.disk_bad);
         }
     }
     Ok(())

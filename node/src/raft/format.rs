@@ -14,7 +14,7 @@ use crate::error::Error;
 
 /// Of this build.
 pub const FORMAT: u32 = 2;
-/// Of builds that did not say, and of a member that nobody has heard of since this process began.
+/// Of builds that did not say.
 pub const OLDEST: u32 = 1;
 
 /// What a member has to have to apply `command`; an error if this build has it not.
@@ -44,7 +44,8 @@ pub fn of(command: &Command) -> Result<u32, Error> {
 /// What is known of the members' builds.
 pub struct Formats {
     own: u32,
-    /// As they said in their last handshake.
+    /// As they said in their last handshake. Of the others the membership knows what they registered with, so
+    /// that one that is down when a leader's process begins holds nothing back.
     heard: BTreeMap<u64, u32>,
 }
 
@@ -76,9 +77,12 @@ impl Formats {
     }
 
     fn lagging(&self, membership: &Membership, own_id: u64) -> Option<(u64, u32)> {
-        let others = membership.members.iter().map(|member| member.id).filter(|id| *id != own_id);
+        let others = membership.members.iter().filter(|member| member.id != own_id);
         others
-            .map(|id| (id, self.heard.get(&id).copied().unwrap_or(OLDEST)))
+            .map(|member| {
+                let heard = self.heard.get(&member.id).copied();
+                (member.id, heard.unwrap_or(member.format).max(OLDEST))
+            })
             .min_by_key(|(_, format)| *format)
     }
 }
@@ -127,6 +131,18 @@ mod tests {
         formats.heard(3, 0);
         formats.check(NEWER, &members(3), 1).unwrap_err();
         formats.check(NEWER, &members(2), 1).unwrap();
+    }
+
+    #[test]
+    fn who_was_not_heard_reads_what_it_registered_with_and_who_was_is_believed() {
+        let mut formats = Formats::new(NEWER);
+        formats.heard(2, NEWER);
+        let mut three = members(3);
+        formats.check(NEWER, &three, 1).unwrap_err();
+        three.members[2].format = NEWER;
+        formats.check(NEWER, &three, 1).unwrap();
+        formats.heard(3, OLDEST);
+        formats.check(NEWER, &three, 1).unwrap_err();
     }
 
     #[test]

@@ -125,8 +125,8 @@ impl RaftHandle {
         drop(self.submit(Input::LinkFound(id)));
     }
 
-    pub fn peer_disk(&self, id: u64, is_full: bool) {
-        drop(self.submit(Input::PeerDisk { id, is_full }));
+    pub fn peer_disk(&self, id: u64, is_bad: bool) {
+        drop(self.submit(Input::PeerDisk { id, is_bad }));
     }
 
     pub fn peer_format(&self, id: u64, format: u32) {

@@ -75,10 +75,10 @@ pub enum Input {
     LinkLost(u64),
     /// It is there again, from the same process.
     LinkFound(u64),
-    /// Whether this member's disk is full, as it says with its messages.
+    /// Whether this member's disk is full or slow, as it says with its messages.
     PeerDisk {
         id: u64,
-        is_full: bool,
+        is_bad: bool,
     },
     /// What this member can read, as it says when it connects.
     PeerFormat {
@@ -214,6 +214,6 @@ pub struct RaftStatus {
     pub disk_transfers: u64,
     /// What all members can read, as far as this one has heard.
     pub lowest_format: u32,
-    /// The disk is full: writes that need room are refused where this member leads.
-    pub log_is_short: bool,
+    /// The disk is full or slow: better that another member leads.
+    pub disk_is_bad: bool,
 }

@@ -199,6 +199,7 @@ fn register_member(txn: &mut Txn<'_>, op: &RegisterMember) -> Outcome {
     }
     member.disk_id.clone_from(&op.disk_id);
     member.boot_epoch = op.boot_epoch;
+    member.format = op.format;
     if !op.client_addr.is_empty() {
         member.client_addr.clone_from(&op.client_addr);
     }

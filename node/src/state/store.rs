@@ -418,4 +418,7 @@ fn keep_registration(member: &mut Member, known: &Member) {
     if !known.client_addr.is_empty() {
         member.client_addr.clone_from(&known.client_addr);
     }
+    if known.format != 0 {
+        member.format = known.format;
+    }
 }

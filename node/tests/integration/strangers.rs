@@ -132,7 +132,7 @@ async fn the_peer_port_takes_nothing_from_one_who_is_no_member() {
         ..Handshake::default()
     };
     let frame = |kind| PeerFrame { kind: Some(kind) };
-    let batch = frame(Kind::Batch(RaftBatch { messages: vec![vec![1; 100].into()], disk_full: false }));
+    let batch = frame(Kind::Batch(RaftBatch { messages: vec![vec![1; 100].into()], disk_bad: false }));
     let cases = [
         (vec![batch.clone()], ErrorCode::InvalidArgument),
         (vec![frame(Kind::Handshake(hello.clone())), batch], ErrorCode::WrongMember),

@@ -9,8 +9,8 @@ use super::Core;
 
 /// Bad seconds in a row that cost a leader its place.
 const PATIENCE_SECONDS: u32 = 3;
-/// How long a member that gave up leadership keeps it should it come back: where every disk is bad,
-/// leadership goes round once and then stays.
+/// How long a member that gave up leadership keeps it should it come back: where disks are bad by turns,
+/// leadership does not go back and forth.
 const STAY: Duration = Duration::from_secs(300);
 /// How long the one who takes over has.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -58,9 +58,18 @@ impl DiskWatch {
         }
         self.bad_seconds >= PATIENCE_SECONDS
     }
+
+    /// Whether it was so in the last second: others should not choose it for their own disk's sake.
+    pub fn is_strained(&self) -> bool {
+        self.bad_seconds > 0
+    }
 }
 
 impl Core {
+    pub(super) fn disk_is_bad(&self) -> bool {
+        self.log_is_short || self.disk_watch.is_strained()
+    }
+
     pub(super) fn leave_bad_disk(&mut self, now: Instant) {
         let is_slow = self.disk_watch.is_slow(now);
         let is_full = self.log_is_short && now.duration_since(self.short_since) >= PATIENCE_SECONDS * SECOND;
@@ -71,7 +80,7 @@ impl Core {
         if !may_leave || !(is_slow || is_full) {
             return;
         }
-        let better = transfer::candidates(self, now).filter(|(id, _)| !self.full_disks.contains(id));
+        let better = transfer::candidates(self, now).filter(|(id, _)| !self.bad_disks.contains(id));
         let Some((target, _)) = better.max_by_key(|(_, matched)| *matched) else { return };
         let reason = if is_full { "is full" } else { "is slow" };
         tracing::warn!("the disk here {reason}, so another member is to lead");

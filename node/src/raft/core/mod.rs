@@ -115,8 +115,8 @@ pub struct Core {
     log_is_short: bool,
     short_since: Instant,
     disk_watch: DiskWatch,
-    /// Members whose log lives on its reserve.
-    full_disks: BTreeSet<u64>,
+    /// Members whose log lives on its reserve, or is written slowly.
+    bad_disks: BTreeSet<u64>,
     formats: Formats,
     /// After leadership was given up for the disk's sake.
     stay_until: Instant,
@@ -192,7 +192,7 @@ impl Core {
             read_rounds: 0,
             log_is_short: false,
             short_since: now,
-            full_disks: BTreeSet::new(),
+            bad_disks: BTreeSet::new(),
             formats: Formats::new(format::FORMAT),
             stay_until: now,
             disk_transfers: 0,
@@ -245,8 +245,8 @@ impl Core {
             }
             Input::LinkLost(id) => self.link_lost(id, now),
             Input::LinkFound(id) => self.link_found(id),
-            Input::PeerDisk { id, is_full: true } => drop(self.full_disks.insert(id)),
-            Input::PeerDisk { id, is_full: false } => drop(self.full_disks.remove(&id)),
+            Input::PeerDisk { id, is_bad: true } => drop(self.bad_disks.insert(id)),
+            Input::PeerDisk { id, is_bad: false } => drop(self.bad_disks.remove(&id)),
             Input::PeerFormat { id, format } => self.formats.heard(id, format),
             Input::Unreachable(id) => self.node.report_unreachable(id),
             Input::SnapshotSent { to, ok } => {

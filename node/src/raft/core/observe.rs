@@ -91,7 +91,7 @@ impl Core {
             lease_reads: self.lease_reads,
             disk_transfers: self.disk_transfers,
             lowest_format: self.formats.lowest(&self.membership, self.settings.id),
-            log_is_short: self.log_is_short,
+            disk_is_bad: self.disk_is_bad(),
         }
     }
 

@@ -295,12 +295,13 @@ fn a_membership_made_before_a_registration_does_not_undo_it() {
     let mut machine = with_member();
     let made_before = machine.store.membership().as_ref().clone();
     let client_addr = "demo-0:6379".to_owned();
-    let registration = RegisterMember { id: 7, disk_id: "disk-a".into(), boot_epoch: 4, client_addr };
+    let registration =
+        RegisterMember { id: 7, disk_id: "disk-a".into(), boot_epoch: 4, client_addr, format: 2 };
     machine.apply(1, Op::RegisterMember(registration));
     machine.store.apply_membership(3, 1, made_before);
     let membership = machine.store.membership();
     let member = &membership.members[0];
-    assert_eq!((member.disk_id.as_str(), member.boot_epoch), ("disk-a", 4));
+    assert_eq!((member.disk_id.as_str(), member.boot_epoch, member.format), ("disk-a", 4, 2));
     assert_eq!(member.client_addr, "demo-0:6379");
     assert_eq!(member.name, "demo-0");
     assert_eq!(membership.index, 3);

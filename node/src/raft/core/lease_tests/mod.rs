@@ -149,6 +149,8 @@ impl Net {
         for message in messages {
             let is_cut = self.cut.contains(&(message.from, message.to));
             if !is_cut && !self.lost.contains(&message.get_msg_type()) {
+                let is_bad = self.core(message.from).disk_is_bad();
+                self.handle(message.to, Input::PeerDisk { id: message.from, is_bad });
                 self.handle(message.to, Input::Messages(vec![message]));
             }
         }
