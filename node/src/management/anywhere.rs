@@ -87,6 +87,12 @@ impl Management {
                     let is_other = |now: &std::sync::Arc<RaftStatus>| now.leader_id != status.leader_id;
                     drop(raft.wait_status(pause, is_other).await);
                 }
+                Ok(membership) => {
+                    // So that the next call here knows of it, too.
+                    let knows = |now: &std::sync::Arc<RaftStatus>| now.membership.index >= membership.index;
+                    drop(raft.wait_status(deadline, knows).await);
+                    return Ok(membership);
+                }
                 outcome => return outcome,
             }
         }

@@ -47,9 +47,11 @@ impl Store {
         if !self.is_behind(&image) {
             return Ok(image.record.meta.applied);
         }
-        let room = self.check_room(&image)?;
+        // What is asked room for must not grow any more.
+        let frozen = self.freeze();
+        let room = self.check_room(&image, &frozen)?;
         let _set_apart = SetApart::new(self.inner.disk.as_ref(), room);
-        let planned = match self.plan(&image, self.freeze()) {
+        let planned = match self.plan(&image, frozen) {
             Ok(planned) => planned,
             Err(error) => {
                 self.abandon(&mut image, &error);
@@ -71,8 +73,8 @@ impl Store {
     /// Bytes for the journal, which takes less than the overlay, and for the engine: sled writes up to
     /// twice as much. Looked at before either is begun: an engine that meets a full disk in the middle is
     /// of no use until a restart.
-    fn check_room(&self, image: &Image) -> Result<u64, StateError> {
-        let needed_bytes = 3 * self.overlay_bytes() as u64 + HEADROOM_BYTES;
+    fn check_room(&self, image: &Image, frozen: &Frozen) -> Result<u64, StateError> {
+        let needed_bytes = 3 * frozen.overlay.bytes() as u64 + HEADROOM_BYTES;
         let Some(home) = &image.home else { return Ok(needed_bytes) };
         home.check_room("checkpoint the state", needed_bytes)?;
         Ok(needed_bytes)

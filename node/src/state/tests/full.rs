@@ -34,6 +34,7 @@ fn a_checkpoint_waits_for_room_and_nothing_stops_meanwhile() {
     replay(&store, &log[..90]);
     assert_is_prefix(&store, &log);
     disk.set_free_bytes(Some(ROOM));
+    assert_eq!(store.checkpoint().unwrap().index, 60, "as much as room was asked for");
     assert_eq!(store.checkpoint().unwrap().index, 90);
     disk.crash();
     let store = open_on(&disk);
