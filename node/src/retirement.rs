@@ -5,7 +5,6 @@
 //! a removed member falls silent only once a majority of those who stay has the change: whoever of them is
 //! left, one of them knows. (The simulator found members that were stuck for ever, seed 5057326.)
 
-use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,6 +48,9 @@ pub async fn notice(node: Node) {
 /// By the id of the member that was asked.
 type Answers = BTreeMap<u64, StatusResponse>;
 
+/// Incarnation of the cluster, then the membership's index: the later is the newer.
+type Version = (u64, u64);
+
 /// The newest membership heard of, and of which incarnation of the cluster it is.
 struct Known {
     incarnation: u64,
@@ -60,24 +62,20 @@ impl Known {
         Self { incarnation: member.incarnation, membership: Arc::clone(&member.raft.status().membership) }
     }
 
-    fn by(answer: &StatusResponse) -> Self {
-        let membership = answer.membership.clone().unwrap_or_default();
-        Self { incarnation: answer.incarnation, membership: Arc::new(membership) }
-    }
-
-    fn age(&self) -> Reverse<(u64, u64)> {
-        Reverse((self.incarnation, self.membership.index))
+    fn version(&self) -> Version {
+        (self.incarnation, self.membership.index)
     }
 
     fn learn(&mut self, other: Self) {
-        if other.age() < self.age() {
+        if other.version() > self.version() {
             *self = other;
         }
     }
 
     fn learn_from(&mut self, answers: &Answers, cluster_id: &str) {
         for answer in answers.values().filter(|answer| answer.cluster_id == cluster_id) {
-            self.learn(Known::by(answer));
+            let membership = Arc::new(answer.membership.clone().unwrap_or_default());
+            self.learn(Self { incarnation: answer.incarnation, membership });
         }
     }
 
@@ -85,10 +83,14 @@ impl Known {
     fn may_go(&self, id: u64, answers: &Answers) -> bool {
         let knows = |voter| {
             let answer = answers.get(&voter).filter(|answer| answer.member_id == voter);
-            answer.is_some_and(|answer| Self::by(answer).age() <= self.age())
+            answer.is_some_and(|answer| version_of(answer) >= self.version())
         };
         membership::was_removed(&self.membership, id) && membership::have_majority(&self.membership, knows)
     }
+}
+
+fn version_of(answer: &StatusResponse) -> Version {
+    (answer.incarnation, answer.membership.as_ref().map_or(0, |membership| membership.index))
 }
 
 /// What the other members say of themselves; those that do not answer are left out.

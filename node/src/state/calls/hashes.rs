@@ -11,7 +11,8 @@ use super::number::parse_double;
 use super::strings::sum_of;
 use super::words::{Words, syntax};
 use super::{
-    Verb, bulk_or_nil, bulks, done, gather, integer, list, nil, reads, replies, sets, shrinks, writes,
+    Verb, bulk_or_nil, bulks, done, gather, integer, list, nil, reads, remove_elements, replies, sets,
+    shrinks, writes,
 };
 
 pub const VERBS: &[Verb] = &[
@@ -122,20 +123,8 @@ fn hsetnx(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
     integer(1)
 }
 
-fn hdel(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
-    let Some(mut hash) = find(txn, words.word()?)? else { return integer(0) };
-    let mut removed = 0;
-    for field in words.rest() {
-        if hash.get(txn, field)?.is_some() {
-            hash.remove(txn, field);
-            removed += 1;
-        }
-    }
-    if removed > 0 {
-        hash.count -= removed as u64;
-        hash.save(txn);
-    }
-    integer(removed)
+fn hdel(txn: &mut Txn<'_>, words: Words<'_>) -> Outcome {
+    remove_elements(txn, words, Kind::Hash)
 }
 
 /// Puts what `change` makes of the field's value in its place, and answers what it says.

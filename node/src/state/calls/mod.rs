@@ -21,12 +21,17 @@ mod zset_algebra;
 mod zset_range;
 mod zsets;
 
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
 use bytes::Bytes;
 use helios_proto::v1::reply::Kind as Answer;
 use helios_proto::v1::{Call, Done, Nil, Replies, Reply};
 
-use super::command::{Outcome, invalid};
+use super::collection::Collection;
+use super::command::{Failure, Outcome, invalid};
 use super::txn::Txn;
+use super::value::Kind;
 pub use number::double_text;
 use words::Words;
 
@@ -43,8 +48,12 @@ pub struct Verb {
 /// Elements in one answer.
 const MAX_ITEMS: usize = 1 << 20;
 
+/// Looked up for every entry that is applied.
+static VERBS: LazyLock<HashMap<&str, &Verb>> =
+    LazyLock::new(|| groups().flatten().map(|verb| (verb.name, verb)).collect());
+
 pub fn find(name: &str) -> Option<&'static Verb> {
-    groups().find_map(|group| group.iter().find(|verb| verb.name == name))
+    VERBS.get(name).copied()
 }
 
 fn groups() -> impl Iterator<Item = &'static [Verb]> {
@@ -64,17 +73,20 @@ pub fn all() -> impl Iterator<Item = &'static Verb> {
 }
 
 pub(super) fn execute(txn: &mut Txn<'_>, call: &Call) -> Outcome {
-    let verb = find(&call.name)
-        .ok_or_else(|| invalid(format!("unknown command '{}': upgrade this member", call.name)))?;
-    (verb.run)(txn, Words::new(&call.args))
+    (known(call)?.run)(txn, Words::new(&call.args))
+}
+
+fn known(call: &Call) -> Result<&'static Verb, Failure> {
+    find(&call.name).ok_or_else(|| invalid(format!("unknown command '{}': upgrade this member", call.name)))
 }
 
 /// Refuses what would write.
 pub(super) fn query(txn: &mut Txn<'_>, call: &Call) -> Outcome {
-    if find(&call.name).is_some_and(|verb| verb.writes) {
+    let verb = known(call)?;
+    if verb.writes {
         return Err(invalid(format!("{} writes, so it has to go through the log", call.name)));
     }
-    execute(txn, call)
+    (verb.run)(txn, Words::new(&call.args))
 }
 
 const fn reads(name: &'static str, run: fn(&mut Txn<'_>, Words<'_>) -> Outcome) -> Verb {
@@ -123,10 +135,27 @@ fn bulks(items: impl IntoIterator<Item = Bytes>) -> Answer {
     list(items.into_iter().map(Answer::Bytes))
 }
 
+/// Removes the elements named after the key from the collection there; answers how many there were.
+fn remove_elements(txn: &mut Txn<'_>, mut words: Words<'_>, kind: Kind) -> Outcome {
+    let Some(mut collection) = Collection::find(txn, words.word()?, kind)? else { return integer(0) };
+    let mut removed = 0;
+    for element in words.rest() {
+        if collection.get(txn, element)?.is_some() {
+            collection.remove(txn, element);
+            removed += 1;
+        }
+    }
+    if removed > 0 {
+        collection.count -= removed as u64;
+        collection.save(txn);
+    }
+    integer(removed)
+}
+
 /// Gathers what one answer holds, if that is not too much.
-fn gather<T, E>(items: impl Iterator<Item = Result<T, E>>) -> Result<Vec<T>, super::command::Failure>
+fn gather<T, E>(items: impl Iterator<Item = Result<T, E>>) -> Result<Vec<T>, Failure>
 where
-    super::command::Failure: From<E>,
+    Failure: From<E>,
 {
     let mut gathered = Vec::new();
     for item in items {

@@ -23,8 +23,9 @@ pub const VERBS: &[Verb] = &[
     writes("sunionstore", |txn, words| store(txn, words, Operation::Union)),
 ];
 
+/// Of sets and of sorted sets.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Operation {
+pub enum Operation {
     Union,
     Intersection,
     Difference,

@@ -8,7 +8,10 @@ use super::super::command::{Failure, Outcome, invalid};
 use super::super::txn::Txn;
 use super::super::value::Kind;
 use super::words::{Words, no_integer, syntax};
-use super::{Verb, bulk_or_nil, bulks, gather, hashes, integer, list, nil, reads, replies, shrinks, writes};
+use super::{
+    Verb, bulk_or_nil, bulks, gather, hashes, integer, list, nil, reads, remove_elements, replies, shrinks,
+    writes,
+};
 
 pub const VERBS: &[Verb] = &[
     writes("sadd", sadd),
@@ -53,20 +56,8 @@ fn sadd(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
     integer(added)
 }
 
-fn srem(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
-    let Some(mut set) = find(txn, words.word()?)? else { return integer(0) };
-    let mut removed = 0;
-    for member in words.rest() {
-        if set.get(txn, member)?.is_some() {
-            set.remove(txn, member);
-            removed += 1;
-        }
-    }
-    if removed > 0 {
-        set.count -= removed as u64;
-        set.save(txn);
-    }
-    integer(removed)
+fn srem(txn: &mut Txn<'_>, words: Words<'_>) -> Outcome {
+    remove_elements(txn, words, Kind::Set)
 }
 
 fn scard(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {

@@ -8,7 +8,7 @@ use super::super::command::{Failure, Outcome, invalid, wrong_type};
 use super::super::txn::Txn;
 use super::super::value::Kind;
 use super::number::parse_double;
-use super::set_algebra::limit;
+use super::set_algebra::{Operation, limit};
 use super::words::{Words, is, syntax};
 use super::zsets::{Scored, SortedSet, scored_answer};
 use super::{Verb, integer, reads, sets, writes};
@@ -22,13 +22,6 @@ pub const VERBS: &[Verb] = &[
     reads("zunion", |txn, words| answer(txn, words, Operation::Union)),
     writes("zunionstore", |txn, words| store(txn, words, Operation::Union)),
 ];
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Operation {
-    Union,
-    Intersection,
-    Difference,
-}
 
 impl Operation {
     fn name(self) -> &'static str {
