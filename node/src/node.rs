@@ -1,28 +1,27 @@
 //! A node: its disk, its state, and, once it belongs to a cluster, its Raft member. The services
-//! see it as [`Database`], peers as [`PeerHost`]; neither knows the other.
+//! see it as [`Database`](crate::database::Database), peers as [`PeerHost`](crate::peer::PeerHost); neither knows the other.
+
+mod host;
+mod start;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use helios_proto::v1::{
-    AwaitReplicasRequest, ErrorCode, ForwardRequest, Handshake, Member, Membership, PeerReceipt,
-    PublishRequest, Reply,
-};
+use helios_proto::v1::ErrorCode;
 
 use tokio::sync::Notify;
 
+use self::start::static_cluster;
 use crate::channels::Channels;
-use crate::config::{Bootstrap, Settings};
+use crate::config::Settings;
 use crate::disk;
 use crate::error::Error;
-use crate::lifecycle::{Belonging, DataDir, ForceNew, MarkerError};
+use crate::lifecycle::{Belonging, DataDir, MarkerError};
 use crate::metrics::Metrics;
-use crate::peer::{Bandwidth, LinkOptions, Links, Local, PeerHost, Standing, Verdict};
+use crate::peer::Links;
 use crate::pubsub::Broker;
-use crate::raft::{
-    self, Fatal, Outbound, Parts, RaftHandle, Recovery, RecoveryError, Runtime, Snapshots, membership,
-};
+use crate::raft::{self, Fatal, RaftHandle, RecoveryError, Runtime, Snapshots, membership};
 use crate::requests::{Couriers, FreshAt, RequestIds};
 use crate::state::{Driven, StateError, Store, StoreOptions};
 use crate::wal::{Recovered, Wal, WalError, WalOptions};
@@ -183,174 +182,6 @@ impl Node {
         Ok(node)
     }
 
-    fn begin_static(&self, membership: &Membership) -> Result<(), NodeError> {
-        let own =
-            membership.members.iter().find(|member| member.name == self.settings().name).ok_or_else(
-                || NodeError::Start("this node is not in its own list of initial members".into()),
-            )?;
-        let belonging = Belonging {
-            cluster_id: membership.cluster_id.clone(),
-            member_id: own.id,
-            ..Belonging::default()
-        };
-        tracing::info!(members = membership.members.len(), "beginning a cluster; waiting for quorum");
-        self.start_member(&belonging, Some(membership))
-    }
-
-    /// Creates a cluster of this node alone. Repeating the same call is the same call (M-2).
-    /// `fencing_token` as in [`Expected`](raft::Expected).
-    pub fn initialize(
-        &self,
-        cluster_id: &str,
-        expected_disk_id: &str,
-        fencing_token: u64,
-    ) -> Result<Arc<Membership>, Error> {
-        if cluster_id.is_empty() {
-            return Err(Error::invalid("cluster_id is empty: choose one, record it, then call again"));
-        }
-        if !expected_disk_id.is_empty() && expected_disk_id != self.0.disk_id {
-            return Err(Error::new(
-                ErrorCode::WrongMember,
-                format!("the disk here is {}, not {expected_disk_id}", self.0.disk_id),
-            ));
-        }
-        if let Some(member) = self.member() {
-            if member.cluster_id != cluster_id {
-                return Err(Error::new(
-                    ErrorCode::AlreadyStarted,
-                    format!("this node already belongs to cluster {}", member.cluster_id),
-                ));
-            }
-            let known = member.raft.status().membership.clone();
-            return membership::check_token(&known, fencing_token).map(|()| known);
-        }
-        let mut own = self.own_record();
-        own.id = 1;
-        let membership = Membership { fencing_token, ..membership::initial(cluster_id, vec![own]) };
-        let belonging = Belonging { cluster_id: cluster_id.to_owned(), member_id: 1, ..Belonging::default() };
-        self.start_member(&belonging, Some(&membership))
-            .map_err(|error| Error::new(ErrorCode::StorageUnavailable, error.to_string()))?;
-        Ok(self.0.store.membership())
-    }
-
-    fn own_record(&self) -> Member {
-        Member {
-            id: 0,
-            name: self.settings().name.clone(),
-            peer_addr: self.settings().advertise_addr.clone(),
-            client_addr: self.settings().advertise_client_addr.clone(),
-            disk_id: self.0.disk_id.clone(),
-            boot_epoch: self.0.boot_epoch,
-            format: raft::format::FORMAT,
-        }
-    }
-
-    /// From blank to member, once. `begin` holds the first membership when this node begins the
-    /// cluster. The marker is written last: a crash before it leaves a blank node that may be told
-    /// again, a crash after it a member that finds its log.
-    fn start_member(&self, belonging: &Belonging, begin: Option<&Membership>) -> Result<(), NodeError> {
-        let mut entry = self.0.entry.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.0.member.get().is_some() {
-            return Ok(());
-        }
-        let Some((mut wal, mut recovered)) = entry.log.take() else {
-            return Err(NodeError::Start(
-                "an earlier attempt to start the member failed; see the log".into(),
-            ));
-        };
-        if let Some(membership) = begin {
-            recovered = raft::bootstrap(&mut wal, &self.0.store, &self.0.snapshots, membership)?;
-        }
-        let mut recovery = raft::recover(&mut wal, recovered, &self.0.store, &self.0.snapshots)?;
-        if let Some(machine) = &self.0.machine {
-            self.0.store.drive(Arc::clone(machine))?;
-        }
-        if entry.data_dir.marker().member.as_ref() != Some(belonging) {
-            entry.data_dir.join(belonging.clone())?;
-        }
-        if let Some(ForceNew { fencing_token }) = entry.data_dir.marker().force_new {
-            recovery.force_new(&mut wal, &self.0.store, belonging.member_id, fencing_token)?;
-            // Only now, so that a crash before it does it again.
-            entry.data_dir.forced_new()?;
-            tracing::error!(member = belonging.member_id, "made the only member of its cluster");
-        }
-        let belonging = &entry.data_dir.marker().member.clone().unwrap_or_else(|| belonging.clone());
-        self.start_threads(belonging, wal, recovery)?;
-        drop(entry);
-        tracing::info!(cluster = %belonging.cluster_id, member = belonging.member_id, "member started");
-        crate::chores::spawn(self.clone());
-        Ok(())
-    }
-
-    fn start_threads(&self, belonging: &Belonging, wal: Wal, recovery: Recovery) -> Result<(), NodeError> {
-        let settings = self.settings();
-        let parts = Parts {
-            settings: raft::Settings {
-                id: belonging.member_id,
-                heartbeat: settings.heartbeat,
-                election_min: settings.election_min,
-                election_max: settings.election_max,
-                snapshot_entries: settings.snapshot_entries,
-                snapshot_interval: settings.snapshot_interval,
-                trailing_entries: settings.trailing_entries,
-                held_bytes: raft::MAX_HELD_BYTES,
-                lease: settings.lease,
-            },
-            wal,
-            store: self.0.store.clone(),
-            snapshots: Arc::clone(&self.0.snapshots),
-            recovery,
-            metrics: Arc::clone(&self.0.metrics),
-            fatal: self.0.fatal.clone(),
-        };
-        self.0.metrics.cluster_incarnation.set(i64::try_from(belonging.incarnation).unwrap_or(i64::MAX));
-        let mut links = None;
-        let threads = raft::start(parts, |raft| {
-            let made = Arc::new(Links::new(self.link_options(belonging, raft)));
-            links = Some(Arc::clone(&made));
-            made as Arc<dyn Outbound>
-        })
-        .map_err(NodeError::Start)?;
-        let links = links.ok_or_else(|| NodeError::Start("raft started without links".into()))?;
-        let member = ActiveMember {
-            id: belonging.member_id,
-            cluster_id: belonging.cluster_id.clone(),
-            incarnation: belonging.incarnation,
-            raft: threads.handle().clone(),
-            request_ids: RequestIds::new(belonging.member_id, rand::random()),
-            fresh_at: FreshAt::default(),
-            links,
-        };
-        drop(self.0.member.set(member));
-        *self.0.threads.lock().unwrap_or_else(PoisonError::into_inner) = Some(threads);
-        Ok(())
-    }
-
-    fn link_options(&self, belonging: &Belonging, raft: &RaftHandle) -> LinkOptions {
-        let inner = Arc::downgrade(&self.0);
-        LinkOptions {
-            cluster_id: belonging.cluster_id.clone(),
-            member_id: belonging.member_id,
-            name: self.settings().name.clone(),
-            addr: self.settings().advertise_addr.clone(),
-            disk_id: self.0.disk_id.clone(),
-            boot_epoch: self.0.boot_epoch,
-            incarnation: belonging.incarnation,
-            initial_members_digest: self.0.initial_members_digest.clone(),
-            no_leases: self.settings().lease.is_none(),
-            raft: raft.clone(),
-            snapshots: Arc::clone(&self.0.snapshots),
-            bandwidth: Bandwidth::new(self.settings().snapshot_bytes_per_second),
-            metrics: Arc::clone(&self.0.metrics),
-            on_removed: Box::new(move || {
-                if let Some(inner) = inner.upgrade() {
-                    inner.told_removed.notify_one();
-                }
-            }),
-            runtime: self.0.runtime.clone(),
-        }
-    }
-
     /// The cluster has removed this member: it says so on its disk and falls silent.
     pub(crate) fn retire(&self, reason: &str) {
         let mut entry = self.0.entry.lock().unwrap_or_else(PoisonError::into_inner);
@@ -460,83 +291,6 @@ impl Node {
     }
 }
 
-impl PeerHost for Node {
-    fn admit(&self, handshake: &Handshake) -> Result<RaftHandle, Error> {
-        if self.is_removed() {
-            return Err(Error::new(ErrorCode::WrongMember, "this node was removed from its cluster"));
-        }
-        let standing = match self.member() {
-            Some(member) => Standing::Member {
-                cluster_id: member.cluster_id.clone(),
-                member_id: member.id,
-                incarnation: member.incarnation,
-            },
-            None => Standing::Blank,
-        };
-        let local = Local {
-            name: self.settings().name.clone(),
-            disk_id: self.0.disk_id.clone(),
-            boot_epoch: self.0.boot_epoch,
-            initial_members_digest: self.0.initial_members_digest.clone(),
-            standing,
-        };
-        match crate::peer::check(&local, &self.0.store.membership(), handshake)? {
-            Verdict::Accept => {}
-            Verdict::Adopt { cluster_id, member_id, incarnation } => {
-                self.start_member(&Belonging { cluster_id, member_id, incarnation, removed: false }, None)
-                    .map_err(|error| Error::new(ErrorCode::StorageUnavailable, error.to_string()))?;
-            }
-        }
-        let member = self.active()?;
-        if membership::member(&self.0.store.membership(), handshake.from_id).is_none() {
-            member.links.introduce(handshake);
-        }
-        Ok(member.raft.clone())
-    }
-
-    fn receipt(&self) -> PeerReceipt {
-        PeerReceipt {
-            disk_id: self.0.disk_id.clone(),
-            name: self.settings().name.clone(),
-            boot_epoch: self.0.boot_epoch,
-        }
-    }
-
-    fn link_ended(&self, from: &Handshake) {
-        // A lease is the leader's, so its word counts, not the setting here.
-        if let Some(member) = self.member()
-            && from.no_leases
-            && !self.0.stopping.load(Ordering::SeqCst)
-        {
-            member.raft.link_lost(from.from_id);
-        }
-    }
-
-    fn is_member(&self, id: u64) -> bool {
-        !membership::was_removed(&self.0.store.membership(), id)
-    }
-
-    fn snapshots(&self) -> &Arc<Snapshots> {
-        &self.0.snapshots
-    }
-
-    fn metrics(&self) -> &Metrics {
-        &self.0.metrics
-    }
-
-    fn publish(&self, request: &PublishRequest) -> Result<Vec<u64>, Error> {
-        self.take_publications(request)
-    }
-
-    async fn write_forwarded(&self, request: ForwardRequest) -> Result<Vec<Result<Reply, Error>>, Error> {
-        self.take_forwarded(request).await
-    }
-
-    async fn await_replicas(&self, request: AwaitReplicasRequest) -> Result<u64, Error> {
-        self.take_await_replicas(request).await
-    }
-}
-
 /// A leader that stops gives way first, so that writes pause for a round trip instead of an
 /// election timeout. Three tries, then the election does it.
 async fn hand_over(member: &ActiveMember) {
@@ -559,26 +313,4 @@ async fn hand_over(member: &ActiveMember) {
         let pause = tokio::time::Instant::now() + PAUSE;
         drop(member.raft.wait_status(pause, |status| status.role != raft::Role::Leader).await);
     }
-}
-
-/// The membership that a static or single bootstrap begins with. Every node of a static cluster
-/// computes the same from the same list, ids by name order; what only one of them knows (disks,
-/// client addresses) comes later, through the log.
-fn static_cluster(settings: &Settings) -> Option<Membership> {
-    let members = match &settings.bootstrap {
-        Bootstrap::Operator => return None,
-        Bootstrap::Single => vec![(settings.name.clone(), settings.advertise_addr.clone())],
-        Bootstrap::Static(members) => {
-            members.iter().map(|member| (member.name.clone(), member.address.clone())).collect()
-        }
-    };
-    let list: Vec<String> = members.iter().map(|(name, addr)| format!("{name}={addr}")).collect();
-    let cluster_id = format!("static-{:08x}", crc32c::crc32c(list.join(",").as_bytes()));
-    let records = members.into_iter().zip(1..).map(|((name, peer_addr), id)| Member {
-        id,
-        name,
-        peer_addr,
-        ..Member::default()
-    });
-    Some(membership::initial(&cluster_id, records.collect()))
 }

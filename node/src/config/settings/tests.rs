@@ -1,0 +1,138 @@
+use super::*;
+
+fn settings(yaml: &str) -> Result<Settings, ConfigError> {
+    let config: Config = serde_saphyr::from_str(yaml).map_err(|error| ConfigError(error.to_string()))?;
+    config.try_into()
+}
+
+fn refused(yaml: &str) -> String {
+    settings(yaml).unwrap_err().0
+}
+
+#[test]
+fn presets_and_overrides() {
+    let lan = settings("node: {name: a}").unwrap();
+    assert_eq!([lan.heartbeat, lan.election_min, lan.election_max].map(|d| d.as_millis()), [100, 300, 600]);
+    let fast = settings("{node: {name: a}, raft: {preset: fast, election_timeout: 200ms}}").unwrap();
+    assert_eq!([fast.heartbeat, fast.election_min, fast.election_max].map(|d| d.as_millis()), [30, 200, 400]);
+    assert_eq!(
+        settings("{node: {name: a}, raft: {heartbeat_interval: 1s, election_timeout: 3s}}")
+            .unwrap()
+            .election_max,
+        Duration::from_secs(6)
+    );
+}
+
+#[test]
+fn every_preset_is_valid_as_it_is_and_in_whole_ticks() {
+    for (preset, times_ms) in PRESETS {
+        let found = settings(&format!("{{node: {{name: a}}, raft: {{preset: {preset}}}}}")).unwrap();
+        let found = [found.heartbeat, found.election_min, found.election_max];
+        assert_eq!(found.map(|time| time.as_millis() as u64), times_ms, "{preset}");
+        for time in found {
+            assert!(time.as_nanos().is_multiple_of(crate::raft::TICK.as_nanos()), "{preset}: {time:?}");
+        }
+        let [heartbeat, min, max] = found;
+        assert!(3 * heartbeat <= min && 2 * min == max, "{preset}");
+    }
+}
+
+#[test]
+fn bad_timings_are_refused_with_both_values() {
+    let error = refused("{node: {name: a}, raft: {heartbeat_interval: 400ms}}");
+    assert!(error.contains("400ms") && error.contains("300ms"), "{error}");
+    let error = refused("{node: {name: a}, raft: {election_timeout_min: 700ms}}");
+    assert!(error.contains("700ms") && error.contains("600ms"), "{error}");
+    assert!(refused("{node: {name: a}, raft: {preset: lann}}").contains("fast, lan or wan"));
+    assert!(refused("{node: {name: a}, raft: {heartbeat_interval: 100}}").contains("150ms"));
+}
+
+#[test]
+fn a_static_list_holds_the_node_itself_and_is_the_same_on_every_node() {
+    let with = |name: &str, peer: &str, others: &str| {
+        settings(&format!(
+            "{{node: {{name: {name}, initial_members: [{others}]}}, listen: {{peer: '{peer}'}}}}"
+        ))
+        .unwrap()
+        .bootstrap
+    };
+    let a = with("a", "127.0.0.1:7000", "{name: b, address: '127.0.0.1:7001'}");
+    let b = with("b", "127.0.0.1:7001", "{name: a, address: '127.0.0.1:7000'}");
+    assert_eq!(a, b);
+    assert!(matches!(a, Bootstrap::Static(members) if members.len() == 2));
+}
+
+#[test]
+fn an_engine_is_one_of_two() {
+    let engine = |yaml: &str| settings(yaml).unwrap().engine;
+    assert_eq!(engine("{node: {name: a}}"), EngineKind::Sled);
+    assert_eq!(engine("{node: {name: a}, state: {engine: redb}}"), EngineKind::Redb);
+    assert!(refused("{node: {name: a}, state: {engine: rocks}}").contains("write sled or redb"));
+}
+
+#[test]
+fn a_bandwidth_for_snapshots_is_none_or_enough_to_get_on() {
+    let limit = |raft: &str| {
+        settings(&format!("{{node: {{name: a}}, raft: {{{raft}}}}}")).unwrap().snapshot_bytes_per_second
+    };
+    assert_eq!(limit("preset: lan"), None);
+    assert_eq!(limit("snapshot_bytes_per_second: 0"), None);
+    assert_eq!(limit("snapshot_bytes_per_second: 65536"), NonZeroU64::new(65_536));
+    let error = refused("{node: {name: a}, raft: {snapshot_bytes_per_second: 65535}}");
+    assert!(error.contains("65536 or more, or 0"), "{error}");
+}
+
+#[test]
+fn contradictions_are_refused() {
+    assert!(refused("{node: {name: a, bootstrap: static}}").contains("initial_members"));
+    let twice = "{node: {name: a, bootstrap: single, initial_members: [{name: b, address: 'b:1'}]}}";
+    assert!(refused(twice).contains("exclude"));
+    let same = "{node: {name: a, initial_members: [{name: b, address: '127.0.0.1:7000'}]}}";
+    assert!(refused(same).contains("share the address"));
+    assert!(refused("{}").contains("node.name"));
+    assert!(refused("{node: {name: a}, listen: {client: nonsense}}").contains("host:port"));
+}
+
+#[test]
+fn a_gateway_off_loopback_needs_a_token() {
+    let open = "{node: {name: a}, listen: {gateway: '0.0.0.0:8443'}, gateway: {token: TOKEN}}";
+    let error = refused(&open.replace("TOKEN", "''"));
+    assert!(error.contains("loopback") && error.contains("gateway.token"), "{error}");
+    let found = settings(&open.replace("TOKEN", "s3cret")).unwrap();
+    assert!(found.gateway_token.is_some_and(|token| token.matches(b"s3cret")));
+    let other = settings(&open.replace("TOKEN", "another")).unwrap();
+    assert_eq!(found.config_hash, other.config_hash, "the hash tells of the token");
+}
+
+#[test]
+fn a_prefix_is_a_path() {
+    let prefix = |text: &str| settings(&format!("{{node: {{name: a}}, gateway: {{prefix: '{text}'}}}}"));
+    assert_eq!(prefix("/db/helios").unwrap().gateway_prefix, "/db/helios");
+    for bad in ["helios", "/", "/helios/", "/a b", "/a?b"] {
+        assert!(prefix(bad).unwrap_err().0.contains("such as /helios"), "{bad}");
+    }
+}
+
+#[test]
+fn fewer_than_a_majority_is_no_acknowledgement() {
+    assert_eq!(settings("node: {name: a}").unwrap().ack, Ack::Majority);
+    assert_eq!(settings("{node: {name: a}, writes: {ack: all}}").unwrap().ack, Ack::All);
+    assert!(refused("{node: {name: a}, writes: {ack: one}}").contains("majority or all"));
+}
+
+#[test]
+fn neighbours_on_one_host_do_not_fight_over_ports() {
+    let third = settings("{node: {name: c}, listen: {client: ':6381', peer: '127.0.0.1:7002'}}").unwrap();
+    assert_eq!(third.listen_gateway, "127.0.0.1:8445".parse().ok());
+    assert_eq!(third.listen_metrics, "127.0.0.1:9092".parse().ok());
+    let off = settings("{node: {name: c}, listen: {gateway: ''}}").unwrap();
+    assert_eq!(off.listen_gateway, None);
+}
+
+#[test]
+fn what_is_listened_on_everywhere_is_advertised_as_loopback() {
+    let found = settings("{node: {name: a}, listen: {peer: ':7005', client: '0.0.0.0:6380'}}").unwrap();
+    assert_eq!(found.advertise_addr, "127.0.0.1:7005");
+    assert_eq!(found.advertise_client_addr, "127.0.0.1:6380");
+    assert_eq!(found.listen_peer, "0.0.0.0:7005".parse().unwrap());
+}

@@ -1,0 +1,92 @@
+//! The node as its peers see it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use helios_proto::v1::{
+    AwaitReplicasRequest, ErrorCode, ForwardRequest, Handshake, PeerReceipt, PublishRequest, Reply,
+};
+
+use super::Node;
+use crate::error::Error;
+use crate::lifecycle::Belonging;
+use crate::metrics::Metrics;
+use crate::peer::{Local, PeerHost, Standing, Verdict};
+use crate::raft::{RaftHandle, Snapshots, membership};
+
+impl PeerHost for Node {
+    fn admit(&self, handshake: &Handshake) -> Result<RaftHandle, Error> {
+        if self.is_removed() {
+            return Err(Error::new(ErrorCode::WrongMember, "this node was removed from its cluster"));
+        }
+        let standing = match self.member() {
+            Some(member) => Standing::Member {
+                cluster_id: member.cluster_id.clone(),
+                member_id: member.id,
+                incarnation: member.incarnation,
+            },
+            None => Standing::Blank,
+        };
+        let local = Local {
+            name: self.settings().name.clone(),
+            disk_id: self.0.disk_id.clone(),
+            boot_epoch: self.0.boot_epoch,
+            initial_members_digest: self.0.initial_members_digest.clone(),
+            standing,
+        };
+        match crate::peer::check(&local, &self.0.store.membership(), handshake)? {
+            Verdict::Accept => {}
+            Verdict::Adopt { cluster_id, member_id, incarnation } => {
+                self.start_member(&Belonging { cluster_id, member_id, incarnation, removed: false }, None)
+                    .map_err(|error| Error::new(ErrorCode::StorageUnavailable, error.to_string()))?;
+            }
+        }
+        let member = self.active()?;
+        if membership::member(&self.0.store.membership(), handshake.from_id).is_none() {
+            member.links.introduce(handshake);
+        }
+        Ok(member.raft.clone())
+    }
+
+    fn receipt(&self) -> PeerReceipt {
+        PeerReceipt {
+            disk_id: self.0.disk_id.clone(),
+            name: self.settings().name.clone(),
+            boot_epoch: self.0.boot_epoch,
+        }
+    }
+
+    fn link_ended(&self, from: &Handshake) {
+        // A lease is the leader's, so its word counts, not the setting here.
+        if let Some(member) = self.member()
+            && from.no_leases
+            && !self.0.stopping.load(Ordering::SeqCst)
+        {
+            member.raft.link_lost(from.from_id);
+        }
+    }
+
+    fn is_member(&self, id: u64) -> bool {
+        !membership::was_removed(&self.0.store.membership(), id)
+    }
+
+    fn snapshots(&self) -> &Arc<Snapshots> {
+        &self.0.snapshots
+    }
+
+    fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
+    fn publish(&self, request: &PublishRequest) -> Result<Vec<u64>, Error> {
+        self.take_publications(request)
+    }
+
+    async fn write_forwarded(&self, request: ForwardRequest) -> Result<Vec<Result<Reply, Error>>, Error> {
+        self.take_forwarded(request).await
+    }
+
+    async fn await_replicas(&self, request: AwaitReplicasRequest) -> Result<u64, Error> {
+        self.take_await_replicas(request).await
+    }
+}
