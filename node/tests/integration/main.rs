@@ -26,6 +26,7 @@ mod lots;
 mod membership;
 mod quorum;
 mod reads;
+mod redirect;
 mod redis_types;
 mod reload;
 mod restarts;
