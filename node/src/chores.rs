@@ -53,7 +53,7 @@ async fn register(node: Node) {
             client_addr: client_addr.clone(),
             format: FORMAT,
         });
-        match node.write_own(op).await {
+        match node.write_own(op, None).await {
             Ok(reply) => match reply.kind {
                 Some(Kind::Error(error)) => {
                     tracing::error!(reason = %error.message, "the cluster does not know this disk");
@@ -78,7 +78,7 @@ async fn purge_expired(node: Node) {
         // Without a pause while there is more: what is deleted in one go may be large.
         while node.store().has_expired(crate::wall_ms()).unwrap_or(false) {
             let purge = Op::PurgeExpired(PurgeExpired { limit: EXPIRY_BATCH });
-            let count = match node.write_own(purge).await {
+            let count = match node.write_own(purge, None).await {
                 Ok(Reply { kind: Some(Kind::Integer(count)), .. }) => count,
                 _ => 0,
             };

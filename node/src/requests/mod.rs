@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use helios_proto::v1::command::Op;
 use helios_proto::v1::{ErrorCode, StatusResponse, Token};
+use tokio::time::Instant;
 
 use crate::database::{Ack, Database, Freshness, WriteRequest};
 use crate::error::Error;
@@ -21,13 +22,14 @@ use crate::state::Store;
 
 pub(crate) use publish::Couriers;
 pub(crate) use reads::FreshAt;
-use writes::Outcome;
+use writes::{Outcome, Terms};
 pub(crate) use writes::{RequestIds, forward_error};
 
 impl Database for Node {
     async fn submit(&self, writes: Vec<WriteRequest>, ack: Ack) -> Vec<Outcome> {
-        let forwards = self.settings().forwards_writes;
-        self.write_batch(writes, ack, forwards).await
+        let settings = self.settings();
+        let deadline = Instant::now() + settings.request_timeout;
+        self.write_batch(writes, Terms { ack, forwards: settings.forwards_writes, deadline }).await
     }
 
     async fn await_fresh(&self, freshness: Freshness, after: Option<&Token>) -> Result<(), Error> {
@@ -60,9 +62,11 @@ impl Database for Node {
 }
 
 impl Node {
-    /// A write of the node itself: it always finds the leader.
-    pub(crate) async fn write_own(&self, op: Op) -> Outcome {
-        let outcome = self.write_batch(vec![op.into()], Ack::default(), true).await.pop();
+    /// A write of this process itself: it always finds the leader, and ends within `limit`, or the request timeout.
+    pub(crate) async fn write_own(&self, op: Op, limit: Option<Duration>) -> Outcome {
+        let deadline = Instant::now() + limit.unwrap_or_else(|| self.settings().request_timeout);
+        let terms = Terms { ack: Ack::default(), forwards: true, deadline };
+        let outcome = self.write_batch(vec![op.into()], terms).await.pop();
         outcome.unwrap_or_else(|| Err(Error::outcome_unknown()))
     }
 

@@ -52,6 +52,15 @@ impl RequestIds {
     }
 }
 
+/// What a batch of writes asks for.
+pub(super) struct Terms {
+    /// At least; the configuration may ask for more.
+    pub ack: Ack,
+    /// What another member has to write is sent on to it, instead of telling who that is.
+    pub forwards: bool,
+    pub deadline: Instant,
+}
+
 /// A write without an outcome yet.
 #[derive(Debug, Clone, PartialEq)]
 struct Open {
@@ -136,15 +145,9 @@ impl Batch {
 }
 
 impl Node {
-    /// `forwards`: sends what another member has to write on to it, instead of telling who that is.
-    pub(super) async fn write_batch(
-        &self,
-        writes: Vec<WriteRequest>,
-        ack: Ack,
-        forwards: bool,
-    ) -> Vec<Outcome> {
+    pub(super) async fn write_batch(&self, writes: Vec<WriteRequest>, terms: Terms) -> Vec<Outcome> {
+        let Terms { ack, forwards, deadline } = terms;
         let ack = ack.max(self.settings().ack);
-        let deadline = Instant::now() + self.settings().request_timeout;
         let member = match self.active() {
             Ok(member) => member,
             Err(error) => return vec![Err(error); writes.len()],
