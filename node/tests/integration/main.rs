@@ -8,6 +8,7 @@ mod acks;
 mod bad_input;
 mod clocks;
 mod common;
+mod compose;
 mod crashes;
 mod damage;
 mod data;
