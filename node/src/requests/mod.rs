@@ -17,6 +17,7 @@ use crate::node::Node;
 use crate::pubsub::Broker;
 use crate::raft::{RaftStatus, membership};
 use crate::state::Store;
+use crate::trace::Span;
 
 pub(crate) use publish::Couriers;
 pub(crate) use reads::FreshAt;
@@ -25,11 +26,11 @@ pub(crate) use writes::{RequestIds, forward_error};
 
 impl Database for Node {
     async fn submit(&self, writes: Vec<WriteRequest>, ack: Ack) -> Vec<Outcome> {
-        self.write_batch(writes, ack).await
+        Span::begin("write").around(self.write_batch(writes, ack)).await
     }
 
     async fn await_fresh(&self, freshness: Freshness, after: Option<&Token>) -> Result<(), Error> {
-        self.await_state(freshness, after).await
+        Span::begin("read").around(self.await_state(freshness, after)).await
     }
 
     fn cluster_id(&self) -> String {
