@@ -38,6 +38,7 @@ pub mod state;
 mod status;
 mod survivor;
 mod token;
+pub mod trace;
 pub mod verify;
 pub mod wal;
 

@@ -10,6 +10,7 @@ use helios_node::app::{App, AppError};
 use helios_node::config::{
     self, Cli, CommandLine, ConfigAction, ConfigError, RunArgs, Settings, Source, VerifyArgs,
 };
+use helios_node::error::Error;
 use helios_node::{dev, logging, verify};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -92,7 +93,10 @@ async fn run(args: &RunArgs) -> ExitCode {
     let app = match App::start_from(settings, source).await {
         Ok(app) => app,
         Err(AppError::Node(error)) if error.is_config() => return fail(EX_CONFIG, &error.to_string()),
-        Err(AppError::Node(error)) => return fail(EX_IOERR, &error.to_string()),
+        Err(AppError::Node(error)) => {
+            let Error { code, message, .. } = error.into();
+            return fail(EX_IOERR, &format!("{} ({}): {message}", code.as_str_name(), code as i32));
+        }
         Err(error) => return fail(EX_CONFIG, &error.to_string()),
     };
     let node = app.node().clone();
@@ -108,6 +112,8 @@ async fn run(args: &RunArgs) -> ExitCode {
     }
     tracing::info!("stopping");
     app.stop().await;
+    #[cfg(feature = "otel")]
+    helios_node::trace::finish();
     ExitCode::SUCCESS
 }
 

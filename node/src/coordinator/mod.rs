@@ -255,14 +255,8 @@ impl<M: StateMachine> ClusterCoordinator<M> {
 
     /// Takes a snapshot of the state, so that the log before it can go; answers its index.
     pub async fn snapshot(&self) -> Result<u64, Error> {
-        let raft = &self.member()?.raft;
-        let wanted = raft.applied_index();
-        raft.build_snapshot()?;
-        let deadline = Instant::now() + CHANGE_TIMEOUT;
-        let done = raft.wait_status(deadline, |status| status.snapshot_index >= wanted).await;
-        done.map(|status| status.snapshot_index).ok_or_else(|| {
-            Error::new(ErrorCode::SnapshotFailed, "no snapshot was taken in time; see this node's log")
-        })
+        let taken = self.member()?.raft.take_snapshot(Instant::now() + CHANGE_TIMEOUT).await?;
+        Ok(taken.snapshot_index)
     }
 
     async fn write(&self, op: Op, limit: Option<Duration>) -> Result<Reply, Error> {

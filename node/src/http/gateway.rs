@@ -20,6 +20,7 @@ use super::{Answer, cluster, config, guard, health, keys, openapi, page};
 use crate::database::Database;
 use crate::management::Management;
 use crate::reload::Reloader;
+use crate::trace::Span;
 
 /// What the gateway serves, to whom, and under which path.
 #[derive(Clone)]
@@ -80,11 +81,12 @@ impl Gateway {
             Err(Missing::Path) => return unreadable(StatusCode::NOT_FOUND, "no such route"),
             Err(Missing::Method(allowed)) => return other_method(&allowed),
         };
+        let span = Span::door(&route, &headers);
         let answered = async {
             let request = Request { query, headers, body: collect(body).await? };
             self.answer(route, &request).await
         };
-        answered.await.unwrap_or_else(|refusal| *refusal)
+        span.around(answered).await.unwrap_or_else(|refusal| *refusal)
     }
 
     async fn answer(&self, route: Route, request: &Request) -> Result<Response, Box<Response>> {

@@ -72,7 +72,7 @@ mod tests {
 
     fn pending(proposals: &mut Proposals, index: u64, term: u64) -> Receiver {
         let (sender, receiver) = oneshot::channel();
-        proposals.push(index, term, Waiter::Write(sender));
+        proposals.push(index, term, Waiter::Write(sender.into()));
         receiver
     }
 

@@ -19,6 +19,7 @@ use crate::node::Node;
 use crate::pubsub::Broker;
 use crate::raft::{RaftStatus, membership};
 use crate::state::Store;
+use crate::trace::Span;
 
 pub(crate) use publish::Couriers;
 pub(crate) use reads::FreshAt;
@@ -29,11 +30,12 @@ impl Database for Node {
     async fn submit(&self, writes: Vec<WriteRequest>, ack: Ack) -> Vec<Outcome> {
         let settings = self.settings();
         let deadline = Instant::now() + settings.request_timeout;
-        self.write_batch(writes, Terms { ack, forwards: settings.forwards_writes, deadline }).await
+        let terms = Terms { ack, forwards: settings.forwards_writes, deadline };
+        Span::begin("write").around(self.write_batch(writes, terms)).await
     }
 
     async fn await_fresh(&self, freshness: Freshness, after: Option<&Token>) -> Result<(), Error> {
-        self.await_state(freshness, after).await
+        Span::begin("read").around(self.await_state(freshness, after)).await
     }
 
     fn cluster_id(&self) -> String {

@@ -182,7 +182,10 @@ impl Node {
         deadline: Instant,
     ) -> Vec<Outcome> {
         if status.role == Role::Leader {
-            return self.propose(member, batch.commands(), ack, deadline).await;
+            let outcomes = self.propose(member, batch.commands(), ack, deadline).await;
+            let failed = outcomes.iter().filter(|outcome| outcome.is_err()).count();
+            self.inner().metrics.raft_proposals_failed.inc_by(failed as u64);
+            return outcomes;
         }
         batch.name(&member.request_ids);
         let commands = batch.commands();

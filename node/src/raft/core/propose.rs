@@ -81,7 +81,7 @@ impl Core {
 
     pub(super) fn refuse(&self, proposals: Vec<Proposal>, error: Error) {
         for proposal in proposals {
-            drop(proposal.waiter.send(Err(error.clone())));
+            proposal.waiter.send(Err(error.clone()));
         }
     }
 }
