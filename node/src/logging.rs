@@ -1,8 +1,11 @@
 //! Structured logs to standard error; with the features `otel` and `tokio-console` also what these take.
 
+use std::fs::OpenOptions;
 use std::io::IsTerminal;
+use std::path::Path;
 use std::sync::OnceLock;
 
+use tracing_appender::non_blocking::{NonBlocking, WorkerGuard};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::reload::{self, Handle};
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -13,14 +16,26 @@ use crate::config::ConfigError;
 /// Logging belongs to the process, and so does its level. Unset where a program brings its own.
 static FILTER: OnceLock<Handle<EnvFilter, Registry>> = OnceLock::new();
 
+/// Holds what is still to be written to the log's file, and writes it when it is dropped.
+#[must_use]
+pub struct Written(#[allow(dead_code, reason = "writes when it is dropped")] Option<WorkerGuard>);
+
 /// Starts logging once for the process; a filter that cannot be read falls back on `info`. Within a tokio runtime.
-pub fn start(level: &str, json: bool) {
+///
+/// # Errors
+/// When `file`, or its directory, cannot be made.
+pub fn start(level: &str, json: bool, file: Option<&Path>) -> Result<Written, ConfigError> {
     let filter = filter(level).unwrap_or_else(|_| EnvFilter::new("info"));
     let (filter, handle) = reload::Layer::new(filter);
     let lines = fmt::layer().with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr);
     let lines =
         if json { lines.json().flatten_event(true).boxed() } else { lines.with_target(false).boxed() };
-    let all = tracing_subscriber::registry().with(lines.with_filter(filter));
+    let (writer, guard) = file.map(writer).transpose()?.unzip();
+    let copy = writer.map(|writer| {
+        let lines = fmt::layer().with_ansi(false).with_writer(writer);
+        if json { lines.json().flatten_event(true).boxed() } else { lines.with_target(false).boxed() }
+    });
+    let all = tracing_subscriber::registry().with(lines.and_then(copy).with_filter(filter));
     #[cfg(feature = "otel")]
     let all = all.with(crate::trace::layer());
     #[cfg(feature = "tokio-console")]
@@ -29,6 +44,18 @@ pub fn start(level: &str, json: bool) {
     if all.try_init().is_ok() {
         drop(FILTER.set(handle));
     }
+    Ok(Written(guard))
+}
+
+/// Never waits for a disk: whoever logs may be the thread that keeps the heartbeats.
+fn writer(file: &Path) -> Result<(NonBlocking, WorkerGuard), ConfigError> {
+    let opened = match file.parent() {
+        Some(dir) => std::fs::create_dir_all(dir),
+        None => Ok(()),
+    }
+    .and_then(|()| OpenOptions::new().append(true).create(true).open(file));
+    let opened = opened.map_err(|error| ConfigError(format!("log.dir: {}: {error}", file.display())))?;
+    Ok(tracing_appender::non_blocking(opened))
 }
 
 /// Another level from now on.

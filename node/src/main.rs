@@ -81,7 +81,11 @@ async fn run(args: &RunArgs) -> ExitCode {
         Ok(settings) => settings,
         Err(error) => return fail(EX_CONFIG, &error.0),
     };
-    logging::start(&settings.log_level, settings.log_json);
+    let logged = logging::start(&settings.log_level, settings.log_json, settings.log_file.as_deref());
+    let written = match logged {
+        Ok(written) => written,
+        Err(error) => return fail(EX_CONFIG, &error.0),
+    };
     for warning in &settings.warnings {
         tracing::warn!("{warning}");
     }
@@ -105,6 +109,7 @@ async fn run(args: &RunArgs) -> ExitCode {
         _ = interrupt.recv() => {}
         reason = node.failed() => if node.must_restart() {
             app.stop().await;
+            drop(written);
             return start_again();
         } else {
             return fail(EX_IOERR, &reason);

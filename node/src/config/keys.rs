@@ -160,6 +160,10 @@ pub const KEYS: &[Key] = &[
          cannot be read counts as `info`."),
     key("log", "format", "`text`", Restart,
         "`text` or `json`, on standard error."),
+    key("log", "dir", "empty", Restart,
+        "Directory of `<node.name>.log`, which gets every line as well, in the same format. It is appended to and never \
+         renamed; rotate it by copying and truncating (logrotate's `copytruncate`). Where the disk is too slow for it, lines \
+         are left out of the file rather than waited for."),
 ];
 
 #[cfg(test)]

@@ -162,6 +162,8 @@ pub struct LogSection {
     pub level: String,
     /// `text` or `json`.
     pub format: String,
+    /// Directory of a log file named after the node, beside standard error; none when empty.
+    pub dir: String,
 }
 
 impl Default for NodeSection {
@@ -209,6 +211,6 @@ impl Default for WritesSection {
 
 impl Default for LogSection {
     fn default() -> Self {
-        Self { level: "info".into(), format: "text".into() }
+        Self { level: "info".into(), format: "text".into(), dir: String::new() }
     }
 }

@@ -50,7 +50,7 @@ begins no election for `election_timeout_min`: it may have promised its voice to
     ("writes", "", "Limits that are not configured: a key of 64 KiB, a write of 8 MiB (or a quarter of `segment_bytes`; `heliosd dev` has 4 MiB), a Redis request
 of 16 MiB with all its arguments."),
     ("gateway", "", ""),
-    ("log", "", "The variable `LOG_LEVEL` wins over the file, and `HELIOS__LOG__LEVEL` over both. `heliosd dev` takes no file: its level is `LOG_LEVEL`, `warn` when unset."),
+    ("log", "", "The variables `LOG_LEVEL` and `LOG_DIR` win over the file, and `HELIOS__LOG__LEVEL`, `HELIOS__LOG__DIR` over all. `heliosd dev` takes no file: its level is `LOG_LEVEL`, `warn` when unset."),
 ];
 
 const TAIL: &str = "\

@@ -57,6 +57,8 @@ pub struct Settings {
     pub gateway_prefix: String,
     pub log_level: String,
     pub log_json: bool,
+    /// Written beside standard error.
+    pub log_file: Option<PathBuf>,
     /// To be logged once logging has started.
     pub warnings: Vec<String>,
     /// Digest of all of the above but password and token, as `Status` reports it.
@@ -96,6 +98,8 @@ impl TryFrom<Config> for Settings {
         let bootstrap =
             bootstrap(node.bootstrap.as_deref(), &node.name, &advertise_addr, node.initial_members)?;
         let data_dir = PathBuf::from(&node.data_dir);
+        let log_file =
+            (!log.dir.is_empty()).then(|| PathBuf::from(log.dir).join(format!("{}.log", node.name)));
         Ok(Self {
             wal_dir: if node.wal_dir.is_empty() { data_dir.join("wal") } else { node.wal_dir.into() },
             data_dir,
@@ -148,6 +152,7 @@ impl TryFrom<Config> for Settings {
             gateway_token,
             gateway_prefix: prefix(gateway.prefix)?,
             log_level: log.level,
+            log_file,
             log_json: match log.format.as_str() {
                 "json" => true,
                 "text" => false,

@@ -3,7 +3,7 @@
 use helios_proto::v1::Role;
 use tokio::net::TcpStream;
 
-use super::common::{Cluster, connect, eventually};
+use super::common::{Cluster, connect, eventually, temporary_directory};
 
 #[tokio::test]
 async fn an_election_is_told_with_its_term_and_votes_and_replication_with_peer_and_index() {
@@ -70,4 +70,27 @@ async fn clients_and_members_have_interfaces_of_their_own() {
         TcpStream::connect(("127.0.0.2", cluster[0].ports.peer)).await.is_err(),
         "members on the clients'"
     );
+}
+
+#[tokio::test]
+async fn each_node_has_a_file_of_its_own_that_outlives_it() {
+    let mut cluster = Cluster::fixed_with(3, "");
+    let dir = temporary_directory();
+    let logs = dir.path().join("logs");
+    for index in 0..3 {
+        cluster[index].set_environment("LOG_DIR", &logs);
+    }
+    cluster.start_all();
+    cluster.wait_ready().await;
+    let leader = cluster.leader().await;
+    let file = logs.join(format!("{}.log", cluster[leader].name));
+    let text = || std::fs::read_to_string(&file).unwrap();
+    eventually("the leader is in its file", async || text().contains("Became leader").then_some(())).await;
+    assert!(!text().contains('\u{1b}'), "colours in a file");
+    assert_eq!(cluster[leader].terminate().await.code(), Some(0));
+    assert!(text().contains("leadership handed over"), "the last lines are missing");
+    let before = text();
+    cluster[leader].start();
+    cluster[leader].wait_ready().await;
+    assert!(text().starts_with(&before), "the next start began the file anew");
 }
