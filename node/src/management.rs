@@ -131,7 +131,7 @@ impl Management {
             return Ok(());
         }
         let (leader, _) = member.raft.transfer(None, DEFAULT_TRANSFER_TIMEOUT, fencing_token).await?;
-        Err(Error::not_leader(membership::name_of(&status.membership, leader)))
+        Err(Error::not_leader(membership::member(&status.membership, leader)))
     }
 
     async fn transfer_to(

@@ -174,8 +174,9 @@ alerts and dashboards of the chart are held to this page. `namespace` and `clust
                 _ => {
                     let (name, rest) = line.split_at(line.find(['{', ' ']).unwrap());
                     let family = ["_bucket", "_sum", "_count", "_total", ""].iter();
-                    let family = family.filter_map(|end| described.get_key_value(name.strip_suffix(end)?));
-                    let (family, (help, kind)) = family.last().unwrap();
+                    let mut family =
+                        family.filter_map(|end| described.get_key_value(name.strip_suffix(end)?));
+                    let (family, (help, kind)) = family.next().unwrap();
                     let name = if *kind == "histogram" { family } else { name };
                     let labels = rest.split('}').next().unwrap().trim_start_matches('{').split(',');
                     let labels: Vec<_> = labels.filter_map(|label| Some(label.split_once('=')?.0)).collect();

@@ -141,6 +141,8 @@ pub struct WritesSection {
     /// Refuse writes with `all` while a voter is down, instead of letting them commit unacknowledged.
     #[serde(deserialize_with = "plain::switch")]
     pub strict: bool,
+    /// `forward` or `redirect`: what a member that does not lead does with a write.
+    pub on_follower: String,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
@@ -201,7 +203,7 @@ impl Default for ClientSection {
 
 impl Default for WritesSection {
     fn default() -> Self {
-        Self { ack: "majority".into(), strict: true }
+        Self { ack: "majority".into(), strict: true, on_follower: "forward".into() }
     }
 }
 

@@ -50,6 +50,8 @@ pub struct Settings {
     pub lease: Option<Duration>,
     pub ack: Ack,
     pub strict_acks: bool,
+    /// Whether a member that does not lead sends writes on to the one that does (product.md, C5).
+    pub forwards_writes: bool,
     pub password: Option<String>,
     pub gateway_token: Option<Secret>,
     pub gateway_prefix: String,
@@ -133,6 +135,15 @@ impl TryFrom<Config> for Settings {
                 ))
             })?,
             strict_acks: writes.strict,
+            forwards_writes: match writes.on_follower.as_str() {
+                "forward" => true,
+                "redirect" => false,
+                other => {
+                    return Err(ConfigError(format!(
+                        "writes.on_follower {other:?}: write forward or redirect"
+                    )));
+                }
+            },
             password: client.password.filter(|password| !password.is_empty()),
             gateway_token,
             gateway_prefix: prefix(gateway.prefix)?,

@@ -361,8 +361,9 @@ fn error_schema() -> Json {
             ("retryable", json!({ "type": "boolean" })),
             ("fatal", json!({ "type": "boolean" })),
             ("leader_hint", text()),
+            ("leader_addr", text()),
         ],
-        &["code", "name", "message", "retryable", "fatal", "leader_hint"],
+        &["code", "name", "message", "retryable", "fatal", "leader_hint", "leader_addr"],
     );
     object(&[("error", error)], &["error"])
 }

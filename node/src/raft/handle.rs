@@ -171,3 +171,18 @@ impl RaftHandle {
 fn stopped() -> Error {
     Error::new(ErrorCode::NotStarted, "this member is stopping")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_inbox_refuses_instead_of_waiting() {
+        let (inbox, _raft) = crossbeam_channel::bounded(1);
+        let (_status, status) = watch::channel(Arc::new(RaftStatus::default()));
+        let (_applied, applied) = watch::channel(0);
+        let handle = RaftHandle { inbox, status, applied };
+        assert!(handle.propose(&[]).is_ok());
+        assert_eq!(handle.propose(&[]).unwrap_err().code, ErrorCode::Overloaded);
+    }
+}

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use helios_proto::v1::command::Op;
 use helios_proto::v1::{ErrorCode, StatusResponse, Token};
 
 use crate::database::{Ack, Database, Freshness, WriteRequest};
@@ -26,7 +27,8 @@ pub(crate) use writes::{RequestIds, forward_error};
 
 impl Database for Node {
     async fn submit(&self, writes: Vec<WriteRequest>, ack: Ack) -> Vec<Outcome> {
-        Span::begin("write").around(self.write_batch(writes, ack)).await
+        let forwards = self.settings().forwards_writes;
+        Span::begin("write").around(self.write_batch(writes, ack, forwards)).await
     }
 
     async fn await_fresh(&self, freshness: Freshness, after: Option<&Token>) -> Result<(), Error> {
@@ -59,6 +61,12 @@ impl Database for Node {
 }
 
 impl Node {
+    /// A write of the node itself: it always finds the leader.
+    pub(crate) async fn write_own(&self, op: Op) -> Outcome {
+        let outcome = self.write_batch(vec![op.into()], Ack::default(), true).await.pop();
+        outcome.unwrap_or_else(|| Err(Error::outcome_unknown()))
+    }
+
     /// A channel to another member; kept, since a connection per request would be its cost.
     pub(crate) fn channel_to(
         &self,

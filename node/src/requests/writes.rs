@@ -18,7 +18,7 @@ use crate::database::{Ack, WriteRequest};
 use crate::error::Error;
 use crate::node::{ActiveMember, Node};
 use crate::peer::MAX_MESSAGE_BYTES;
-use crate::raft::{RaftStatus, Role};
+use crate::raft::{RaftStatus, Role, membership};
 
 /// Commands sent to the leader in one message, bytes.
 const MAX_FORWARD_BYTES: usize = 4 << 20;
@@ -116,6 +116,14 @@ impl Batch {
         }
     }
 
+    /// Certainly none of what is open was proposed, unless an earlier try may have been.
+    fn refuse(mut self, error: &Error) -> Vec<Outcome> {
+        for open in self.open.extract_if(.., |open| !open.may_be_applied()) {
+            self.outcomes[open.slot] = Some(Err(error.clone()));
+        }
+        self.finish()
+    }
+
     /// No more tries.
     fn finish(mut self) -> Vec<Outcome> {
         for open in self.open {
@@ -128,7 +136,13 @@ impl Batch {
 }
 
 impl Node {
-    pub(super) async fn write_batch(&self, writes: Vec<WriteRequest>, ack: Ack) -> Vec<Outcome> {
+    /// `forwards`: sends what another member has to write on to it, instead of telling who that is.
+    pub(super) async fn write_batch(
+        &self,
+        writes: Vec<WriteRequest>,
+        ack: Ack,
+        forwards: bool,
+    ) -> Vec<Outcome> {
         let ack = ack.max(self.settings().ack);
         let deadline = Instant::now() + self.settings().request_timeout;
         let member = match self.active() {
@@ -140,6 +154,10 @@ impl Node {
             let Some(status) = member.raft.wait_status(deadline, |status| status.leader_id != 0).await else {
                 break;
             };
+            if status.role != Role::Leader && !forwards {
+                let leader = membership::member(&status.membership, status.leader_id);
+                return batch.refuse(&Error::not_leader(leader));
+            }
             let answers = self.write_once(member, &status, &mut batch, ack, deadline).await;
             batch.settle(answers);
             if batch.open.is_empty() || Instant::now() >= deadline {

@@ -30,6 +30,7 @@ mod membership;
 mod metrics;
 mod quorum;
 mod reads;
+mod redirect;
 mod redis_types;
 mod reload;
 mod restarts;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use helios_proto::v1::Progress;
+use helios_proto::v1::{Member, Progress};
 use raft::eraftpb::{Message, MessageType};
 use raft::{ProgressState, StateRole};
 
@@ -55,7 +55,7 @@ impl Core {
         if leader_id != old_leader && leader_id != 0 {
             self.leader_changes += 1;
             self.is_advised = false;
-            tracing::info!(term, leader = %self.leader_name().unwrap_or_default(), "leader known");
+            tracing::info!(term, leader = %self.leader_name(), "leader known");
         } else if leader_id == 0 && old_leader != 0 {
             self.leaderless_since = now;
             tracing::info!(term, "no leader known");
@@ -100,8 +100,12 @@ impl Core {
         );
     }
 
-    pub(in crate::raft) fn leader_name(&self) -> Option<String> {
-        membership::name_of(&self.membership, self.node.raft.leader_id)
+    pub(in crate::raft) fn leader(&self) -> Option<&Member> {
+        membership::member(&self.membership, self.node.raft.leader_id)
+    }
+
+    pub(super) fn leader_name(&self) -> String {
+        self.leader().map(|leader| leader.name.clone()).unwrap_or_default()
     }
 
     pub(super) fn own_name(&self) -> String {

@@ -2,6 +2,7 @@
 
 mod formats;
 mod purge;
+mod rules;
 
 use helios_proto::v1::{Member, Reply};
 use raft::eraftpb::{ConfState, Entry, Message, MessageType};
