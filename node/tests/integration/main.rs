@@ -24,6 +24,7 @@ mod gateway;
 mod heartbeats;
 mod laggards;
 mod leadership;
+mod locks;
 mod log_lines;
 mod lots;
 mod membership;
