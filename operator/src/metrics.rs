@@ -150,6 +150,7 @@ mod tests {
     /// Dashboards and alerts use these names; whoever changes one tells so in the changelog.
     const NAMES: &str = "\
 helios_operator_api_requests counter
+helios_operator_cluster_cert_expiry_timestamp_seconds gauge
 helios_operator_cluster_faults_designed gauge
 helios_operator_cluster_faults_tolerated gauge
 helios_operator_cluster_ghost_voters gauge
@@ -184,13 +185,16 @@ helios_operator_steps counter
         let demo = Key { namespace: "team".to_owned(), name: "demo".to_owned() };
         let facts =
             Facts { faults_tolerated: 0, faults_designed: 1, ghost_voters: 1, learners: BTreeSet::from([4]) };
-        metrics.clusters.seen(&demo, Some(facts));
+        let expires = jiff::Timestamp::from_second(1_800_000_000).ok();
+        metrics.clusters.seen(&demo, Some(facts), expires);
         let labels = r#"{namespace="team",cluster="demo"}"#;
         let text = metrics.encode().unwrap();
         assert!(text.contains(&format!("helios_operator_cluster_faults_tolerated{labels} 0")), "{text}");
         assert!(text.contains(&format!("helios_operator_cluster_ghost_voters{labels} 1")), "{text}");
+        let expiry = format!("helios_operator_cluster_cert_expiry_timestamp_seconds{labels} 1800000000");
+        assert!(text.contains(&expiry), "{text}");
 
-        metrics.clusters.seen(&demo, None);
+        metrics.clusters.seen(&demo, None, None);
         let text = metrics.encode().unwrap();
         assert!(!text.contains(&format!("faults_tolerated{labels}")), "{text}");
         assert!(text.contains(&format!("observation_age_seconds{labels}")), "{text}");
