@@ -53,6 +53,7 @@ const TABLE: &[Row] = &[
     (TooLarge, Code::InvalidArgument, 413, "ERR", false, false, "Over a limit on size."),
     (Unauthenticated, Code::Unauthenticated, 401, "NOAUTH", false, false, "No password or token, or the wrong one."),
     (KeyNotFound, Code::NotFound, 404, "ERR", false, false, "There is no such key. HTTP only: elsewhere that is an answer, not an error."),
+    (Forbidden, Code::PermissionDenied, 403, "NOPERM", false, false, "This user's role does not allow it."),
     (Overloaded, Code::ResourceExhausted, 429, "BUSY", true, false, "A queue or a limit is full. Nothing was done."),
     (Internal, Code::Internal, 500, "ERR", false, false, "A mistake of this program; please report it."),
 ];

@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 
-use helios_node::app::{App, AppError};
+use helios_node::app::{self, App, AppError};
 use helios_node::config::{
     self, Cli, CommandLine, ConfigAction, ConfigError, RunArgs, Settings, Source, VerifyArgs,
 };
@@ -47,6 +47,9 @@ fn look_at(action: &ConfigAction) -> ExitCode {
         Ok(settings) => settings,
         Err(error) => return fail(EX_CONFIG, &error.0),
     };
+    if let (ConfigAction::Check(_), Err(error)) = (action, app::check_files(&settings)) {
+        return fail(EX_CONFIG, &error.0);
+    }
     settings.warnings.iter().for_each(|warning| eprintln!("heliosd: warning: {warning}"));
     let text = match action {
         ConfigAction::Check(_) => format!("{}: the configuration can be used\n", settings.name),

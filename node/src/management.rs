@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::error::Error;
 use crate::node::Node;
+use crate::peer::Dialer;
 use crate::raft::{ChangeRequest, Expected, RaftStatus, Role, membership};
 
 mod anywhere;
@@ -156,13 +157,17 @@ impl Management {
 }
 
 /// The disk of the node that answers at `peer_addr` by `deadline`, which must be the one that is meant.
-pub async fn disk_of(name: &str, peer_addr: &str, deadline: Instant) -> Result<String, Error> {
+pub async fn disk_of(
+    dialer: &Dialer,
+    name: &str,
+    peer_addr: &str,
+    deadline: Instant,
+) -> Result<String, Error> {
     let unreachable = |reason: &dyn std::fmt::Display| {
         Error::new(ErrorCode::PeerUnreachable, format!("{name} does not answer at {peer_addr}: {reason}"))
     };
-    let status = timeout_at(deadline, crate::peer::status_at(peer_addr)).await;
-    let status =
-        status.map_err(|error| unreachable(&error))?.map_err(|error| unreachable(&error.message()))?;
+    let status = timeout_at(deadline, dialer.status_at(peer_addr)).await;
+    let status = status.map_err(|error| unreachable(&error))?.map_err(|error| unreachable(&error))?;
     if status.name == name {
         return Ok(status.disk_id);
     }

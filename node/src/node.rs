@@ -19,11 +19,12 @@ use crate::disk;
 use crate::error::Error;
 use crate::lifecycle::{Belonging, DataDir, MarkerError};
 use crate::metrics::Metrics;
-use crate::peer::Links;
+use crate::peer::{Dialer, Links};
 use crate::pubsub::Broker;
 use crate::raft::{self, Fatal, RaftHandle, RecoveryError, Runtime, Snapshots, membership};
 use crate::requests::{Couriers, FreshAt, RequestIds};
 use crate::state::{Driven, StateError, Store, StoreOptions};
+use crate::tls::Locks;
 use crate::wal::{Recovered, Wal, WalError, WalOptions};
 
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +73,8 @@ pub(crate) struct Inner {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) started: Instant,
     pub(crate) stopping: AtomicBool,
+    pub(crate) dialer: Dialer,
+    pub(crate) locks: Locks,
     pub(crate) channels: Channels,
     /// What its clients listen to.
     pub(crate) broker: Arc<Broker>,
@@ -120,6 +123,7 @@ impl Node {
     pub fn open(
         settings: Settings,
         machine: Option<Arc<dyn Driven>>,
+        locks: Locks,
         metrics: Arc<Metrics>,
         fatal: Fatal,
     ) -> Result<Self, NodeError> {
@@ -145,13 +149,16 @@ impl Node {
             Snapshots::open(disk, &settings.data_dir.join("snapshots")).map_err(NodeError::Snapshots)?;
         let marker = data_dir.marker().clone();
         let initial_members_digest = expected.clone().unwrap_or_default();
+        let dialer = Dialer::new(locks.peer.clone());
         let node = Self(Arc::new(Inner {
             store,
             machine,
             metrics,
             started: Instant::now(),
             stopping: AtomicBool::new(false),
-            channels: Channels::default(),
+            channels: Channels::new(dialer.clone()),
+            dialer,
+            locks,
             broker: Arc::default(),
             couriers: Couriers::default(),
             snapshots: Arc::new(snapshots),

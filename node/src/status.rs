@@ -24,6 +24,10 @@ pub fn of(node: &Node) -> StatusResponse {
         config_hash: settings.config_hash.clone(),
         role: proto::Role::Uninitialized.into(),
         format: FORMAT,
+        peer_tls: inner.locks.peer.is_some(),
+        client_tls: inner.locks.client.is_some(),
+        peer_certificate_expires_at: inner.locks.peer.as_ref().map_or(0, |side| side.expires_at()),
+        client_certificate_expires_at: inner.locks.client.as_ref().map_or(0, |side| side.expires_at()),
         ..StatusResponse::default()
     };
     let reason = match node.member() {

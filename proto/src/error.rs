@@ -56,6 +56,7 @@ impl ErrorCode {
             Overloaded | DiskFull => Code::ResourceExhausted,
             InvalidArgument | WrongType | NotAnInteger | TooLarge => Code::InvalidArgument,
             Unauthenticated => Code::Unauthenticated,
+            Forbidden => Code::PermissionDenied,
             LogInconsistent | Corruption => Code::DataLoss,
             SnapshotFailed | StorageUnavailable | Internal | Unspecified => Code::Internal,
         }
@@ -79,7 +80,8 @@ pub fn detail_of(status: &Status) -> ErrorDetail {
         Code::DeadlineExceeded | Code::Cancelled => ErrorCode::DeadlineExceeded,
         Code::ResourceExhausted => ErrorCode::Overloaded,
         Code::InvalidArgument | Code::OutOfRange => ErrorCode::InvalidArgument,
-        Code::Unauthenticated | Code::PermissionDenied => ErrorCode::Unauthenticated,
+        Code::Unauthenticated => ErrorCode::Unauthenticated,
+        Code::PermissionDenied => ErrorCode::Forbidden,
         _ => ErrorCode::Internal,
     };
     ErrorDetail {

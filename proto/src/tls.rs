@@ -16,11 +16,12 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, BufReader};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint};
 use tower::Service;
 
 pub use certificate::not_after;
-pub use words::{in_words, innermost, why};
+pub use words::{Plain, in_words, innermost, why};
 
 /// What HTTP/2 over TLS is called by (RFC 9113).
 pub const ALPN_HTTP2: &[u8] = b"h2";
@@ -109,6 +110,21 @@ impl ClientTls {
         Ok(Self(Arc::new(config)))
     }
 
+    /// The handshake on `stream`. A server may still refuse this client's certificate when it is over.
+    ///
+    /// # Errors
+    /// In words that name neither address nor port.
+    pub async fn handshake<S>(&self, stream: S, server_name: &str) -> io::Result<TlsStream<S>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let name = ServerName::try_from(server_name.to_owned()).map_err(|_| {
+            io::Error::other(format!("{server_name:?} is no name that a certificate could have"))
+        })?;
+        let connector = TlsConnector::from(Arc::clone(&self.0));
+        connector.connect(name, stream).await.map_err(|error| in_words(&error))
+    }
+
     /// The handshake on `stream`, and the first bytes of the server: only with these is it certain that the server
     /// took this client's certificate. For servers that speak first, as those of HTTP/2 do.
     ///
@@ -118,12 +134,7 @@ impl ClientTls {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let name = ServerName::try_from(server_name.to_owned()).map_err(|_| {
-            io::Error::other(format!("{server_name:?} is no name that a certificate could have"))
-        })?;
-        let connector = TlsConnector::from(Arc::clone(&self.0));
-        let stream = connector.connect(name, stream).await.map_err(|error| in_words(&error))?;
-        let mut stream = BufReader::new(stream);
+        let mut stream = BufReader::new(self.handshake(stream, server_name).await?);
         match stream.fill_buf().await {
             Ok([]) => Err(in_words(&io::ErrorKind::UnexpectedEof.into())),
             Ok(_) => Ok(Box::new(stream)),

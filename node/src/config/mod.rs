@@ -6,6 +6,7 @@ mod compat;
 mod flags;
 mod keys;
 mod lease;
+mod locks;
 mod plain;
 pub mod reference;
 mod settings;
@@ -14,6 +15,7 @@ mod sources;
 pub use changes::{Difference, differences, redacted, reloaded};
 pub use flags::{Cli, CommandLine, ConfigAction, DevArgs, RunArgs, VerifyArgs};
 pub use keys::Change;
+pub use locks::TlsFiles;
 pub use settings::{Bootstrap, Settings};
 pub use sources::Source;
 
@@ -36,6 +38,8 @@ pub struct Config {
     pub reads: ReadsSection,
     pub writes: WritesSection,
     pub gateway: GatewaySection,
+    pub tls: locks::TlsSection,
+    pub auth: locks::AuthSection,
     pub log: LogSection,
     /// What the user should be told of the file, though it can be used.
     #[serde(skip)]
@@ -149,6 +153,8 @@ pub struct GatewaySection {
     /// Asked of HTTP clients as `Authorization: Bearer` when set. Without one the gateway may listen on
     /// loopback only.
     pub token: Option<String>,
+    /// A file with the token, instead of `token`; followed when it changes.
+    pub token_file: String,
     /// Path that all routes begin with, for instance `/helios`; none when empty.
     pub prefix: String,
 }

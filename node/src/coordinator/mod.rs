@@ -207,10 +207,11 @@ impl<M: StateMachine> ClusterCoordinator<M> {
     /// only. May be repeated after an error.
     pub async fn add_node(&self, node_id: &str, peer_addr: &str) -> Result<(), Error> {
         let member = self.member()?;
+        let dialer = &self.node()?.inner().dialer;
         let record = Member {
             name: node_id.to_owned(),
             peer_addr: peer_addr.to_owned(),
-            disk_id: disk_of(node_id, peer_addr, Instant::now() + CHANGE_TIMEOUT).await?,
+            disk_id: disk_of(dialer, node_id, peer_addr, Instant::now() + CHANGE_TIMEOUT).await?,
             ..Member::default()
         };
         let deadline = Instant::now() + CHANGE_TIMEOUT;

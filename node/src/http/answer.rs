@@ -29,6 +29,7 @@ pub fn status_of(code: ErrorCode) -> StatusCode {
     match code {
         InvalidArgument | WrongType | NotAnInteger => StatusCode::BAD_REQUEST,
         Unauthenticated => StatusCode::UNAUTHORIZED,
+        Forbidden => StatusCode::FORBIDDEN,
         NodeNotFound | KeyNotFound => StatusCode::NOT_FOUND,
         TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         // Nothing is wrong with the request: it came to the wrong member.
@@ -61,7 +62,9 @@ pub fn status_of(code: ErrorCode) -> StatusCode {
 pub fn failed(error: &Error) -> Response {
     let mut response = refused(status_of(error.code), error);
     if error.code == ErrorCode::Unauthenticated {
-        response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        response
+            .headers_mut()
+            .insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer, Basic realm=\"HeliosDB\""));
     }
     response
 }

@@ -199,6 +199,7 @@ pub fn describe(status: &StatusResponse) -> Json {
         "keys": status.keys,
         "uptime_seconds": status.uptime_seconds,
         "version": status.version,
+        "tls": { "peer": status.peer_tls, "client": status.client_tls },
         "ready": status.ready,
         "not_ready_reason": status.not_ready_reason,
         "nodes": members(status),

@@ -76,8 +76,8 @@ impl Operation {
     }
 }
 
-/// The document of a gateway under `prefix`, that asks for a token or not.
-pub fn document(prefix: &str, has_token: bool) -> Json {
+/// The document of a gateway under `prefix`, that asks who is there or not.
+pub fn document(prefix: &str, asks: bool) -> Json {
     let mut paths = Map::new();
     for row in ROUTES {
         let mut operation = describe(row.route).render(row.route);
@@ -95,10 +95,13 @@ pub fn document(prefix: &str, has_token: bool) -> Json {
             "license": { "name": "Apache-2.0", "identifier": "Apache-2.0" },
         },
         "servers": [{ "url": if prefix.is_empty() { "/" } else { prefix } }],
-        "security": if has_token { json!([{ "token": [] }]) } else { json!([]) },
+        "security": if asks { json!([{ "token": [] }, { "user": [] }]) } else { json!([]) },
         "paths": paths,
         "components": {
-            "securitySchemes": { "token": { "type": "http", "scheme": "bearer" } },
+            "securitySchemes": {
+                "token": { "type": "http", "scheme": "bearer" },
+                "user": { "type": "http", "scheme": "basic" },
+            },
             "responses": { "Error": {
                 "description": "What went wrong; `retryable`: the same request may succeed if sent again.",
                 "content": { "application/json": { "schema": error_schema() } },
@@ -311,6 +314,8 @@ fn status_fields() -> Vec<(&'static str, Json)> {
     fields.extend(numbers.map(|name| (name, number())));
     fields.push(("role", json!({ "type": "string", "enum": roles })));
     fields.push(("ready", json!({ "type": "boolean" })));
+    let (yes_or_no, none) = (|| json!({ "type": "boolean" }), &[]);
+    fields.push(("tls", object(&[("peer", yes_or_no()), ("client", yes_or_no())], none)));
     fields.push(("nodes", nodes()));
     fields
 }

@@ -173,6 +173,7 @@ impl Node {
             incarnation: belonging.incarnation,
             initial_members_digest: self.0.initial_members_digest.clone(),
             no_leases: self.settings().lease.is_none(),
+            dialer: self.0.dialer.clone(),
             raft: raft.clone(),
             snapshots: Arc::clone(&self.0.snapshots),
             bandwidth: Bandwidth::new(self.settings().snapshot_bytes_per_second),

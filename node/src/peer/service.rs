@@ -24,6 +24,7 @@ use super::turns::Turns;
 use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::raft::{RaftHandle, Snapshots};
+use crate::refusals::Refusals;
 
 /// A stream that has not introduced itself by then is ended.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -64,13 +65,21 @@ pub trait PeerHost: Send + Sync + 'static {
 
 pub struct PeerService<H> {
     host: Arc<H>,
+    refusals: Refusals,
     streams: Arc<Streams>,
     snapshot_turns: Turns,
 }
 
 impl<H: PeerHost> PeerService<H> {
-    pub fn new(host: Arc<H>) -> Self {
-        Self { host, streams: Arc::default(), snapshot_turns: Turns::default() }
+    pub fn new(host: Arc<H>, refusals: Refusals) -> Self {
+        Self { host, refusals, streams: Arc::default(), snapshot_turns: Turns::default() }
+    }
+
+    /// The Raft handle for whoever may talk to this member; all others are told and counted.
+    fn admit(&self, handshake: &Handshake) -> Result<RaftHandle, Error> {
+        self.host.admit(handshake).inspect_err(|error| {
+            self.refusals.tell("peer", reason_for(error.code), &handshake.from_name, error);
+        })
     }
 }
 
@@ -110,13 +119,11 @@ impl<H: PeerHost> Peer for PeerService<H> {
         request: Request<Streaming<PeerFrame>>,
     ) -> Result<Response<Self::MessagesStream>, Status> {
         let mut stream = request.into_inner();
-        let handshake = match first(&mut stream).await?.kind {
+        let handshake = match first(&mut stream, &self.refusals).await?.kind {
             Some(peer_frame::Kind::Handshake(handshake)) => handshake,
             _ => return Err(Error::invalid("the first frame must be a handshake").into()),
         };
-        let raft = self.host.admit(&handshake).inspect_err(|error| {
-            tracing::warn!(from = %handshake.from_name, reason = %error, "peer refused");
-        })?;
+        let raft = self.admit(&handshake)?;
         let (receipts, answers) = tokio::sync::mpsc::channel(1);
         let (host, streams) = (Arc::clone(&self.host), Arc::clone(&self.streams));
         raft.peer_format(handshake.from_id, handshake.format);
@@ -145,7 +152,7 @@ impl<H: PeerHost> Peer for PeerService<H> {
         request: Request<SnapshotHeader>,
     ) -> Result<Response<SnapshotPrefix>, Status> {
         let header = request.into_inner();
-        self.host.admit(&header.handshake.clone().unwrap_or_default())?;
+        self.admit(&header.handshake.clone().unwrap_or_default())?;
         // Nothing is added any more to what is counted.
         let _turn = self.snapshot_turns.take().await;
         Ok(Response::new(snapshot::held(self.host.snapshots(), &header).await?))
@@ -156,11 +163,12 @@ impl<H: PeerHost> Peer for PeerService<H> {
         request: Request<Streaming<SnapshotChunk>>,
     ) -> Result<Response<SnapshotReceipt>, Status> {
         let mut stream = request.into_inner();
-        let Some(snapshot_chunk::Kind::Header(header)) = first(&mut stream).await?.kind else {
+        let Some(snapshot_chunk::Kind::Header(header)) = first(&mut stream, &self.refusals).await?.kind
+        else {
             return Err(Error::invalid("the first chunk must be the header").into());
         };
         let handshake = header.handshake.clone().unwrap_or_default();
-        let raft = self.host.admit(&handshake)?;
+        let raft = self.admit(&handshake)?;
         let message = decode(&header.message)?;
         let term = raft.status().term;
         if message.term < term {
@@ -200,12 +208,25 @@ impl<H: PeerHost> Peer for PeerService<H> {
     }
 }
 
-async fn first<T>(stream: &mut Streaming<T>) -> Result<T, Status> {
+/// As the metric has it.
+fn reason_for(code: ErrorCode) -> &'static str {
+    match code {
+        ErrorCode::WrongCluster => "wrong_cluster",
+        ErrorCode::MemberRemoved => "removed_member",
+        _ => "not_member",
+    }
+}
+
+async fn first<T>(stream: &mut Streaming<T>, refusals: &Refusals) -> Result<T, Status> {
     match tokio::time::timeout(HANDSHAKE_TIMEOUT, stream.message()).await {
         Ok(Ok(Some(frame))) => Ok(frame),
         Ok(Ok(None)) => Err(Error::invalid("the stream ended before its handshake").into()),
         Ok(Err(status)) => Err(status),
-        Err(_) => Err(Error::new(ErrorCode::DeadlineExceeded, "no handshake in time").into()),
+        Err(_) => {
+            let error = Error::new(ErrorCode::DeadlineExceeded, "no handshake in time");
+            refusals.tell("peer", "slow_handshake", "a peer", &error);
+            Err(error.into())
+        }
     }
 }
 

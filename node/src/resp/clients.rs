@@ -9,6 +9,7 @@ use std::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::frame::Protocol;
+use crate::auth::DEFAULT_USER;
 
 /// All connections of one listener.
 #[derive(Debug, Default)]
@@ -32,6 +33,8 @@ pub struct Client {
 #[derive(Debug, Clone)]
 pub struct Profile {
     pub name: String,
+    /// Empty before it said who it is.
+    pub user: String,
     pub library_name: String,
     pub library_version: String,
     pub protocol: Protocol,
@@ -90,6 +93,7 @@ impl Client {
         let connected = Instant::now();
         let profile = Profile {
             name: String::new(),
+            user: String::new(),
             library_name: String::new(),
             library_version: String::new(),
             protocol: Protocol::default(),
@@ -115,7 +119,7 @@ impl Client {
         let profile = self.profile().clone();
         format!(
             "id={} addr={} laddr={} fd=-1 name={} age={} idle={} flags=N db=0 sub=0 psub=0 ssub=0 multi=-1 \
-             events=r cmd={} user=default redir=-1 resp={} lib-name={} lib-ver={}\n",
+             events=r cmd={} user={} redir=-1 resp={} lib-name={} lib-ver={}\n",
             self.id,
             self.address,
             self.local_address,
@@ -123,6 +127,7 @@ impl Client {
             self.connected.elapsed().as_secs(),
             profile.last_active.elapsed().as_secs(),
             profile.last_command,
+            if profile.user.is_empty() { DEFAULT_USER } else { &profile.user },
             profile.protocol.version(),
             profile.library_name,
             profile.library_version,

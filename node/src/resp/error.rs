@@ -28,6 +28,8 @@ pub enum Refusal {
     KeyTooLarge(usize),
     #[error("NOAUTH Authentication required.")]
     NoAuth,
+    #[error("NOPERM this user has no permissions to run the '{0}' command")]
+    NoPermission(&'static str),
     /// A text that only one command uses.
     #[error("{0}")]
     Other(Cow<'static, str>),
@@ -57,7 +59,11 @@ impl Refusal {
     pub fn is_of_form(&self) -> bool {
         matches!(
             self,
-            Self::UnknownCommand { .. } | Self::UnknownSubcommand { .. } | Self::Arity(_) | Self::NoAuth
+            Self::UnknownCommand { .. }
+                | Self::UnknownSubcommand { .. }
+                | Self::Arity(_)
+                | Self::NoAuth
+                | Self::NoPermission(_)
         )
     }
 
@@ -88,6 +94,7 @@ impl From<Error> for Frame {
             DiskFull => format!("MISCONF {message}"),
             InsufficientReplicas => format!("NOREPLICAS {message}"),
             Unauthenticated => format!("NOAUTH {message}"),
+            Forbidden => format!("NOPERM {message}"),
             WrongType => "WRONGTYPE Operation against a key holding the wrong kind of value".to_owned(),
             OutcomeUnknown if !message.starts_with("outcome unknown") => {
                 format!("ERR outcome unknown: {message}")

@@ -19,7 +19,6 @@ mod stats;
 mod table;
 mod transaction;
 
-pub use crate::secret::Secret as Password;
 pub use metrics::Metrics;
 pub use server::{Limits, serve};
 

@@ -24,7 +24,8 @@ connection, on whatever node: `HELIOS.TOKEN` there, after the write, and `HELIOS
 const TAIL: &str = "\
 ## Where this differs from Redis
 
-- There is one database, 0, and one user, `default`.
+- There is one database, 0. Users are in a file (`auth.users_file`) and have one of three roles: `ACL` tells of them and changes
+  nothing. Without users and without a password everyone is `default` and may do everything.
 - `SCAN` walks the keys in their order. A key that exists from the first call to the last is returned exactly once;
   the walk ends unless clients keep adding keys behind it faster than it goes. Any node understands a cursor. It names
   the next key to return: if another client deletes just that key and the call goes to another node, or 4,096 other

@@ -22,6 +22,7 @@ mod gateway;
 mod heartbeats;
 mod laggards;
 mod leadership;
+mod locks;
 mod lots;
 mod membership;
 mod quorum;

@@ -10,6 +10,7 @@ use super::super::frame::{Frame, Protocol};
 use super::super::server::Shared;
 use super::super::session::Session;
 use super::super::transaction::Queue;
+use super::acl::AclRequest;
 use super::client::ClientRequest;
 use super::connection::{self, Credentials, Hello};
 use super::pubsub::Census;
@@ -39,6 +40,7 @@ pub enum Local {
     Discard,
     Unwatch,
     Client(ClientRequest),
+    Acl(AclRequest),
     /// Names of sections in lower case; none: all.
     Info(Vec<String>),
     Role,
@@ -87,7 +89,8 @@ impl Local {
                 Frame::OK
             }
             Self::Reset => {
-                *context.session = Session::new(context.shared.password.is_none());
+                *context.session = Session::new(context.shared.access.anyone());
+                context.client.profile().user.clear();
                 context.client.profile().name.clear();
                 context.client.profile().protocol = Protocol::default();
                 Frame::Simple(Cow::Borrowed("RESET"))
@@ -115,6 +118,7 @@ impl Local {
                 Frame::OK
             }
             Self::Client(request) => request.execute(context),
+            Self::Acl(request) => request.execute(context),
             Self::Info(sections) => Frame::Verbatim(status::info(&sections, context)),
             Self::Role => status::role(&(context.status)()),
             Self::ConfigGet(patterns) => server::settings(&patterns, context.shared),
