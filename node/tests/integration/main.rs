@@ -26,6 +26,7 @@ mod lots;
 mod membership;
 mod quorum;
 mod reads;
+mod redis_scripts;
 mod redis_types;
 mod reload;
 mod restarts;

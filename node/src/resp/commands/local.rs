@@ -11,8 +11,10 @@ use super::super::server::Shared;
 use super::super::session::Session;
 use super::super::transaction::Queue;
 use super::client::ClientRequest;
+use super::client_control::Control;
 use super::connection::{self, Credentials, Hello};
 use super::pubsub::Census;
+use super::scripting::ScriptRequest;
 use super::{consistency, server, status};
 use crate::database::{Ack, Freshness};
 use crate::pubsub::Broker;
@@ -39,6 +41,8 @@ pub enum Local {
     Discard,
     Unwatch,
     Client(ClientRequest),
+    Control(Control),
+    Script(ScriptRequest),
     /// Names of sections in lower case; none: all.
     Info(Vec<String>),
     Role,
@@ -89,7 +93,9 @@ impl Local {
             Self::Reset => {
                 *context.session = Session::new(context.shared.password.is_none());
                 context.client.profile().name.clear();
-                context.client.profile().protocol = Protocol::default();
+                let mut profile = context.client.profile();
+                profile.protocol = Protocol::default();
+                (profile.channels, profile.patterns) = (0, 0);
                 Frame::Simple(Cow::Borrowed("RESET"))
             }
             Self::Quit => {
@@ -115,6 +121,8 @@ impl Local {
                 Frame::OK
             }
             Self::Client(request) => request.execute(context),
+            Self::Control(control) => control.execute(context),
+            Self::Script(request) => request.execute(&context.shared.scripts),
             Self::Info(sections) => Frame::Verbatim(status::info(&sections, context)),
             Self::Role => status::role(&(context.status)()),
             Self::ConfigGet(patterns) => server::settings(&patterns, context.shared),

@@ -1,7 +1,9 @@
 //! From words to typed requests, and from requests to replies, one file for each group.
 
 pub mod args;
+pub mod blocking;
 pub mod client;
+pub mod client_control;
 pub mod connection;
 pub mod consistency;
 pub mod data;
@@ -12,6 +14,7 @@ pub mod local;
 pub mod pubsub;
 pub mod read;
 pub mod scan;
+pub mod scripting;
 pub mod server;
 pub mod status;
 pub mod strings;
@@ -23,11 +26,13 @@ use std::time::Duration;
 use bytes::Bytes;
 
 pub use args::Args;
+pub use blocking::Blocking;
 pub use local::{Context, Local};
 pub use read::Read;
 pub use write::Write;
 
 use super::error::Refusal;
+use super::script::ScriptCall;
 use crate::pubsub::Topic;
 
 /// Understands the arguments of one command; touches nothing.
@@ -43,6 +48,9 @@ pub enum Request {
     /// Touches no data.
     Local(Local),
     Exec,
+    Script(ScriptCall),
+    /// Waits for something to take, but not between `MULTI` and `EXEC`, nor in a script.
+    Block(Blocking),
     Watch(Vec<Bytes>),
     Subscribe {
         topic: Topic,
