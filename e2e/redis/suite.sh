@@ -41,7 +41,7 @@ run_unit() {
   port=$(free_port)
   log=$work/$(basename "$unit").log
   start_node "$port"
-  (cd "$cache" && timeout 300 tclsh8.6 tests/test_helper.tcl --host 127.0.0.1 --port "$port" --clients 1 --durable \
+  (cd "$cache" && timeout 900 tclsh8.6 tests/test_helper.tcl --host 127.0.0.1 --port "$port" --clients 1 --durable \
     --singledb --ignore-encoding --ignore-digest --tags "$tags" --single "$unit") 2>&1 | sed 's/\x1b\[[0-9;]*m//g' >"$log" || code=$?
   stop_node
   # No count is zero, not a failure.

@@ -13,19 +13,21 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic_health::pb::health_server::HealthServer;
 
-use crate::config::{Settings, Source};
-use crate::grpc::{ClusterService, HealthService, InfoService, KvService};
+use crate::auth::Access;
+use crate::config::{ConfigError, Settings, Source};
+use crate::grpc::{ClusterService, GuardLayer, HealthService, InfoService, KvService};
 use crate::http::Gateway;
 use crate::management::Management;
 use crate::metrics::Metrics;
 use crate::node::{Node, NodeError};
 use crate::peer::{MAX_MESSAGE_BYTES, PeerService};
 use crate::raft::Fatal;
+use crate::refusals::Refusals;
 use crate::reload::Reloader;
 use crate::state::Driven;
+use crate::tls::{Door, Locks, Protocol};
 use crate::{http, resp};
 
 /// How long open streams may hold up the end of the process.
@@ -38,7 +40,18 @@ pub enum AppError {
     #[error("{field} {addr}: {source}; is another process using the port?")]
     Bind { field: &'static str, addr: SocketAddr, source: std::io::Error },
     #[error(transparent)]
+    Locks(#[from] ConfigError),
+    #[error(transparent)]
     Node(#[from] NodeError),
+}
+
+/// Whether what the settings name besides themselves, certificates and users, can be used.
+///
+/// # Errors
+/// One line that names the key and the file.
+pub fn check_files(settings: &Settings) -> Result<(), ConfigError> {
+    Locks::load(settings)?;
+    Access::load(settings).map(drop)
 }
 
 /// A node and its services, running.
@@ -103,43 +116,62 @@ impl App {
         machine: Option<Arc<dyn Driven>>,
         source: Option<Source>,
     ) -> Result<Self, AppError> {
+        let locks = Locks::load(&settings)?;
+        let access = Arc::new(Access::load(&settings)?);
         let listeners = Listeners::bind(&settings).await?;
         let mut registry = Registry::with_prefix("helios");
         let metrics = Metrics::new(&mut registry);
-        let client_metrics = resp::Metrics::default();
+        let refusals = Refusals::default();
+        let client_metrics = resp::Metrics::new(refusals.clone());
         client_metrics.register(&mut registry);
+        let (stop, mut inner_services) = (CancellationToken::new(), JoinSet::new());
+        locks.watch(&mut registry, &mut inner_services, &stop);
+        inner_services.spawn(Arc::clone(&access).watch(stop.clone()));
         let limits = resp::Limits { max_clients: settings.max_connections, ..resp::Limits::default() };
         let registry = Arc::new(registry);
-        let password = settings.password.as_deref().map(resp::Password::new);
-        let node = Node::open(settings, machine, metrics, Fatal::default())?;
+        let node = Node::open(settings, machine, locks.clone(), metrics, Fatal::default())?;
 
-        let stop = CancellationToken::new();
-        let mut app = Self { node, stop, client_services: JoinSet::new(), inner_services: JoinSet::new() };
+        let client_door =
+            |name, protocol| Door { name, protocol, tls: locks.client.clone(), refusals: refusals.clone() };
+        let mut app = Self { node, stop, client_services: JoinSet::new(), inner_services };
         let reloader = Arc::new(Reloader::new(app.node.clone(), source));
         app.inner_services.spawn(Arc::clone(&reloader).watch(app.stop.clone()));
-        app.serve_peers(listeners.peer);
+        app.serve_peers(
+            listeners.peer,
+            Door { tls: locks.peer.clone(), ..client_door("peer", Protocol::Http2) },
+        );
         if let Some(listener) = listeners.metrics {
             let routes = http::health_routes(app.node.clone(), Arc::clone(&registry));
-            app.inner_services.spawn(http::serve(listener, routes, app.stop.clone()));
+            let door = Door { tls: None, ..client_door("metrics", Protocol::Http1) };
+            app.inner_services.spawn(http::serve(listener, door, routes, app.stop.clone()));
         }
         if let Some(listener) = listeners.client {
-            let stop = app.stop.child_token();
-            let served = resp::serve(listener, app.node.clone(), limits, password, client_metrics, stop);
+            let (door, stop) = (client_door("client", Protocol::Redis), app.stop.child_token());
+            let served = resp::serve(
+                listener,
+                door,
+                app.node.clone(),
+                limits,
+                Arc::clone(&access),
+                client_metrics,
+                stop,
+            );
             app.client_services.spawn(async move { drop(served.await) });
         }
         if let Some(listener) = listeners.grpc {
-            app.serve_grpc(listener);
+            app.serve_grpc(listener, client_door("grpc", Protocol::Http2), &access);
         }
         if let Some(listener) = listeners.gateway {
-            let gateway = Gateway::new(Arc::clone(&reloader), registry, app.stop.clone());
-            app.client_services.spawn(http::serve(listener, gateway.routes(), app.stop.clone()));
+            let gateway = Gateway::new(reloader, registry, access, refusals.clone(), app.stop.clone());
+            let door = client_door("gateway", Protocol::Http1);
+            app.client_services.spawn(http::serve(listener, door, gateway.routes(), app.stop.clone()));
         }
         Ok(app)
     }
 
-    fn serve_peers(&mut self, listener: TcpListener) {
+    fn serve_peers(&mut self, listener: TcpListener, door: Door) {
         let node = self.node.clone();
-        let peer = PeerServer::new(PeerService::new(Arc::new(node.clone())))
+        let peer = PeerServer::new(PeerService::new(Arc::new(node.clone()), door.refusals.clone()))
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let router = server()
@@ -148,14 +180,14 @@ impl App {
         let stop = self.stop.clone();
         self.inner_services.spawn(async move {
             if let Err(error) =
-                router.serve_with_incoming_shutdown(incoming(listener), stop.cancelled()).await
+                router.serve_with_incoming_shutdown(door.incoming(listener), stop.cancelled()).await
             {
                 tracing::error!(%error, "peer service ended");
             }
         });
     }
 
-    fn serve_grpc(&mut self, listener: TcpListener) {
+    fn serve_grpc(&mut self, listener: TcpListener, door: Door, access: &Arc<Access>) {
         let (node, stop) = (self.node.clone(), self.stop.clone());
         let reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(helios_proto::FILE_DESCRIPTOR_SET)
@@ -165,14 +197,18 @@ impl App {
             .with_service_name("grpc.health.v1.Health")
             .build_v1()
             .expect("descriptors that were compiled with the services");
-        let router = server()
+        let server = server();
+        #[cfg(feature = "otel")]
+        let server = server.trace_fn(|call| crate::trace::client_call(call.uri().path(), call.headers()));
+        let router = server
+            .layer(GuardLayer::new(Arc::clone(access), door.refusals.clone()))
             .add_service(KvServer::new(KvService::new(node.clone(), stop.clone())))
             .add_service(ClusterInfoServer::new(InfoService::new(node.clone())))
             .add_service(HealthServer::new(HealthService::new(node)))
             .add_service(reflection);
         self.client_services.spawn(async move {
             if let Err(error) =
-                router.serve_with_incoming_shutdown(incoming(listener), stop.cancelled()).await
+                router.serve_with_incoming_shutdown(door.incoming(listener), stop.cancelled()).await
             {
                 tracing::error!(%error, "gRPC service ended");
             }
@@ -204,26 +240,4 @@ fn server() -> Server {
     Server::builder()
         .http2_keepalive_interval(Some(HTTP2_KEEPALIVE))
         .http2_keepalive_timeout(Some(HTTP2_KEEPALIVE))
-}
-
-/// Answers leave at once. With Nagle's algorithm the second of two small ones waits until the client
-/// acknowledges the first, which takes it 40 ms. tonic's own setting counts only where tonic listens.
-fn incoming(listener: TcpListener) -> TcpIncoming {
-    TcpIncoming::from(listener).with_nodelay(Some(true))
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::net::TcpStream;
-    use tokio_stream::StreamExt;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn grpc_answers_wait_for_no_acknowledgement() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let accepted = incoming(listener).next().await.unwrap().unwrap();
-        assert!(accepted.nodelay().unwrap());
-    }
 }

@@ -4,6 +4,7 @@
 //! `wal` (the log) and `state` (the state machine). See ARCHITECTURE.md.
 
 pub mod app;
+mod auth;
 mod channels;
 mod chores;
 pub mod config;
@@ -26,6 +27,7 @@ pub mod node;
 mod peer;
 pub mod pubsub;
 pub mod raft;
+mod refusals;
 mod reload;
 mod requests;
 pub mod resp;
@@ -37,9 +39,12 @@ pub mod simulation;
 pub mod state;
 mod status;
 mod survivor;
+mod tls;
 mod token;
+pub mod trace;
 pub mod verify;
 pub mod wal;
+mod watched;
 
 /// What a program needs to embed a node.
 pub mod prelude {

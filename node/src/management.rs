@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::error::Error;
 use crate::node::Node;
+use crate::peer::Dialer;
 use crate::raft::{ChangeRequest, Expected, RaftStatus, Role, membership};
 
 mod anywhere;
@@ -102,13 +103,7 @@ impl Management {
 
     pub async fn snapshot(&self) -> Result<SnapshotResponse, Error> {
         let raft = &self.0.active()?.raft;
-        let wanted = raft.applied_index();
-        raft.build_snapshot()?;
-        let deadline = Instant::now() + SNAPSHOT_TIMEOUT;
-        let done = raft.wait_status(deadline, |status| status.snapshot_index >= wanted).await;
-        let status = done.ok_or_else(|| {
-            Error::new(ErrorCode::SnapshotFailed, "no snapshot was taken in time; see this node's log")
-        })?;
+        let status = raft.take_snapshot(Instant::now() + SNAPSHOT_TIMEOUT).await?;
         Ok(SnapshotResponse { index: status.snapshot_index, term: status.term })
     }
 
@@ -137,7 +132,7 @@ impl Management {
             return Ok(());
         }
         let (leader, _) = member.raft.transfer(None, DEFAULT_TRANSFER_TIMEOUT, fencing_token).await?;
-        Err(Error::not_leader(membership::name_of(&status.membership, leader)))
+        Err(Error::not_leader(membership::member(&status.membership, leader)))
     }
 
     async fn transfer_to(
@@ -156,13 +151,17 @@ impl Management {
 }
 
 /// The disk of the node that answers at `peer_addr` by `deadline`, which must be the one that is meant.
-pub async fn disk_of(name: &str, peer_addr: &str, deadline: Instant) -> Result<String, Error> {
+pub async fn disk_of(
+    dialer: &Dialer,
+    name: &str,
+    peer_addr: &str,
+    deadline: Instant,
+) -> Result<String, Error> {
     let unreachable = |reason: &dyn std::fmt::Display| {
         Error::new(ErrorCode::PeerUnreachable, format!("{name} does not answer at {peer_addr}: {reason}"))
     };
-    let status = timeout_at(deadline, crate::peer::status_at(peer_addr)).await;
-    let status =
-        status.map_err(|error| unreachable(&error))?.map_err(|error| unreachable(&error.message()))?;
+    let status = timeout_at(deadline, dialer.status_at(peer_addr)).await;
+    let status = status.map_err(|error| unreachable(&error))?.map_err(|error| unreachable(&error))?;
     if status.name == name {
         return Ok(status.disk_id);
     }

@@ -19,11 +19,12 @@ use crate::disk;
 use crate::error::Error;
 use crate::lifecycle::{Belonging, DataDir, MarkerError};
 use crate::metrics::Metrics;
-use crate::peer::Links;
+use crate::peer::{Dialer, Links};
 use crate::pubsub::Broker;
 use crate::raft::{self, Fatal, RaftHandle, RecoveryError, Runtime, Snapshots, membership};
 use crate::requests::{Couriers, FreshAt, RequestIds};
 use crate::state::{Driven, StateError, Store, StoreOptions};
+use crate::tls::Locks;
 use crate::wal::{Recovered, Wal, WalError, WalOptions};
 
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +57,23 @@ impl NodeError {
     }
 }
 
+impl From<NodeError> for Error {
+    fn from(error: NodeError) -> Self {
+        let code = match &error {
+            NodeError::Recovery(RecoveryError::Gap { .. } | RecoveryError::Entry { .. }) => {
+                ErrorCode::LogInconsistent
+            }
+            NodeError::Wal(wal) | NodeError::Recovery(RecoveryError::Wal(wal)) => match wal {
+                WalError::Refused(_) => ErrorCode::LogInconsistent,
+                WalError::Corrupt { .. } => ErrorCode::Corruption,
+                _ => ErrorCode::StorageUnavailable,
+            },
+            _ => ErrorCode::StorageUnavailable,
+        };
+        Error::new(code, error.to_string())
+    }
+}
+
 /// What Raft's entry adds to the command in it, with room to spare.
 const ENTRY_FRAME_BYTES: usize = 64;
 
@@ -72,6 +90,8 @@ pub(crate) struct Inner {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) started: Instant,
     pub(crate) stopping: AtomicBool,
+    pub(crate) dialer: Dialer,
+    pub(crate) locks: Locks,
     pub(crate) channels: Channels,
     /// What its clients listen to.
     pub(crate) broker: Arc<Broker>,
@@ -120,6 +140,7 @@ impl Node {
     pub fn open(
         settings: Settings,
         machine: Option<Arc<dyn Driven>>,
+        locks: Locks,
         metrics: Arc<Metrics>,
         fatal: Fatal,
     ) -> Result<Self, NodeError> {
@@ -145,13 +166,16 @@ impl Node {
             Snapshots::open(disk, &settings.data_dir.join("snapshots")).map_err(NodeError::Snapshots)?;
         let marker = data_dir.marker().clone();
         let initial_members_digest = expected.clone().unwrap_or_default();
+        let dialer = Dialer::new(locks.peer.clone());
         let node = Self(Arc::new(Inner {
             store,
             machine,
             metrics,
             started: Instant::now(),
             stopping: AtomicBool::new(false),
-            channels: Channels::default(),
+            channels: Channels::new(dialer.clone()),
+            dialer,
+            locks,
             broker: Arc::default(),
             couriers: Couriers::default(),
             snapshots: Arc::new(snapshots),
@@ -265,6 +289,11 @@ impl Node {
     /// Resolves with the reason when this node cannot go on.
     pub async fn failed(&self) -> String {
         self.0.fatal.raised().await
+    }
+
+    /// On the volume of the data directory; `None` if it cannot be asked.
+    pub(crate) fn free_bytes(&self) -> Option<u64> {
+        self.0.snapshots.free_bytes()
     }
 
     pub(crate) fn shutdown_delay(&self) -> Duration {

@@ -13,7 +13,7 @@ use futures::future::join_all;
 use helios_proto::v1::{Membership, StatusResponse};
 
 use crate::node::{ActiveMember, Node};
-use crate::peer;
+use crate::peer::Dialer;
 use crate::raft::membership;
 
 /// Between two rounds of asking, while the removal is not known to a majority.
@@ -35,7 +35,7 @@ pub async fn notice(node: Node) {
             () = node.inner().told_removed.notified() => {}
         }
         known.learn(Known::of(member));
-        let answers = ask(&known.membership, member.id).await;
+        let answers = ask(&node.inner().dialer, &known.membership, member.id).await;
         known.learn_from(&answers, &member.cluster_id);
         if known.may_go(member.id, &answers) {
             node.retire("the membership no longer lists it");
@@ -94,10 +94,10 @@ fn version_of(answer: &StatusResponse) -> Version {
 }
 
 /// What the other members say of themselves; those that do not answer are left out.
-async fn ask(membership: &Membership, own: u64) -> Answers {
+async fn ask(dialer: &Dialer, membership: &Membership, own: u64) -> Answers {
     let others = membership.members.iter().filter(|member| member.id != own);
     let answers = join_all(others.map(|member| async move {
-        let answer = tokio::time::timeout(PATIENCE, peer::status_at(&member.peer_addr)).await;
+        let answer = tokio::time::timeout(PATIENCE, dialer.status_at(&member.peer_addr)).await;
         answer.ok()?.ok().map(|answer| (member.id, answer))
     }));
     answers.await.into_iter().flatten().collect()

@@ -56,6 +56,7 @@ impl ErrorCode {
             Overloaded | DiskFull => Code::ResourceExhausted,
             InvalidArgument | WrongType | NotAnInteger | TooLarge => Code::InvalidArgument,
             Unauthenticated => Code::Unauthenticated,
+            Forbidden => Code::PermissionDenied,
             LogInconsistent | Corruption => Code::DataLoss,
             SnapshotFailed | StorageUnavailable | Internal | Unspecified => Code::Internal,
         }
@@ -79,7 +80,8 @@ pub fn detail_of(status: &Status) -> ErrorDetail {
         Code::DeadlineExceeded | Code::Cancelled => ErrorCode::DeadlineExceeded,
         Code::ResourceExhausted => ErrorCode::Overloaded,
         Code::InvalidArgument | Code::OutOfRange => ErrorCode::InvalidArgument,
-        Code::Unauthenticated | Code::PermissionDenied => ErrorCode::Unauthenticated,
+        Code::Unauthenticated => ErrorCode::Unauthenticated,
+        Code::PermissionDenied => ErrorCode::Forbidden,
         _ => ErrorCode::Internal,
     };
     ErrorDetail {
@@ -87,6 +89,7 @@ pub fn detail_of(status: &Status) -> ErrorDetail {
         message: status.message().to_owned(),
         retryable: code.is_retryable(),
         leader_hint: String::new(),
+        leader_addr: String::new(),
     }
 }
 
@@ -101,6 +104,7 @@ mod tests {
             message: "learner demo-3 is 4200 entries behind".into(),
             retryable: true,
             leader_hint: "demo-0".into(),
+            leader_addr: "10.0.0.1:6379".into(),
         };
         assert_eq!(detail_of(&status_of(&detail)), detail);
     }

@@ -11,5 +11,7 @@ pub mod v1 {
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/helios.bin"));
 
 mod error;
+#[cfg(feature = "tls")]
+pub mod tls;
 
 pub use error::{detail_of, status_of};

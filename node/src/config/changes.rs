@@ -4,7 +4,7 @@
 use serde::Serialize;
 use serde_json::Value;
 
-use super::keys::{Change, KEYS};
+use super::keys::{Change, KEYS, Key};
 use super::{Config, ConfigError};
 
 const HIDDEN: &str = "***";
@@ -27,7 +27,7 @@ fn by_name<S: serde::Serializer>(change: &Change, serializer: S) -> Result<S::Ok
 pub fn differences(running: &Config, next: &Config) -> Vec<Difference> {
     let (running, next) = (as_value(running), as_value(next));
     let differing = KEYS.iter().filter_map(|key| {
-        let (from, to) = (&running[key.section][key.name], &next[key.section][key.name]);
+        let (from, to) = (at(&running, key), at(&next, key));
         let shown = |value: &Value| match value {
             Value::Null => Value::Null,
             _ if key.is_secret => HIDDEN.into(),
@@ -57,7 +57,9 @@ pub fn reloaded(running: &Config, next: &Config) -> Result<Config, ConfigError> 
     }
     let (mut merged, next) = (as_value(running), as_value(next));
     for key in KEYS.iter().filter(|key| key.change == Change::Reload) {
-        merged[key.section][key.name] = next[key.section][key.name].clone();
+        if let Some(value) = merged.pointer_mut(&key.pointer()) {
+            *value = at(&next, key).clone();
+        }
     }
     serde_json::from_value(merged).map_err(|error| ConfigError(format!("configuration: {error}")))
 }
@@ -66,12 +68,17 @@ pub fn reloaded(running: &Config, next: &Config) -> Result<Config, ConfigError> 
 pub fn redacted(config: &Config) -> Value {
     let mut value = as_value(config);
     for key in KEYS.iter().filter(|key| key.is_secret) {
-        let secret = &mut value[key.section][key.name];
-        if !secret.is_null() {
+        if let Some(secret) = value.pointer_mut(&key.pointer())
+            && !secret.is_null()
+        {
             *secret = HIDDEN.into();
         }
     }
     value
+}
+
+fn at<'a>(config: &'a Value, key: &Key) -> &'a Value {
+    config.pointer(&key.pointer()).unwrap_or(&Value::Null)
 }
 
 fn as_value(config: &Config) -> Value {

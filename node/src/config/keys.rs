@@ -37,6 +37,11 @@ impl Key {
     pub fn path(&self) -> String {
         format!("{}.{}", self.section, self.name)
     }
+
+    /// Of its value in the configuration as JSON (RFC 6901).
+    pub fn pointer(&self) -> String {
+        format!("/{}", self.path().replace('.', "/"))
+    }
 }
 
 const fn key(
@@ -85,14 +90,15 @@ pub const KEYS: &[Key] = &[
     key("listen", "client", "`127.0.0.1:6379`", Restart,
         "Redis protocol."),
     key("listen", "peer", "`127.0.0.1:7000`", Restart,
-        "Members and cluster management, gRPC. No TLS and no password yet: only members and the operator may reach \
-         it."),
+        "Members and cluster management, gRPC. Whoever reaches it may change the cluster, unless `tls.peer` is set: then \
+         only with a certificate of its CA."),
     key("listen", "grpc", "`127.0.0.1:50051`", Restart,
-        "Key-value service for gRPC clients. It has no password: `client.password` does not cover it."),
+        "Key-value service for gRPC clients. With users or `client.password` it asks for \
+         `authorization: Basic <user:password>`."),
     key("listen", "metrics", "`127.0.0.1:9090`", Restart,
         "`/metrics`, `/livez`, `/readyz`, `/healthz`, `/primary`, `/replica`."),
     key("listen", "gateway", "`127.0.0.1:8443`", Restart,
-        "HTTP and JSON. Off loopback only with `gateway.token`."),
+        "HTTP and JSON. Off loopback only with `gateway.token`, `gateway.token_file` or `auth.users_file`."),
     key("raft", "preset", "`lan`", Restart,
         "Heartbeat, and election timeout from and below: `fast` 30, 150, 300 ms; `lan` 100, 300, 600 ms; `wan` 500, \
          2500, 5000 ms."),
@@ -131,7 +137,8 @@ pub const KEYS: &[Key] = &[
     key("client", "max_connections", "`10000`", Restart,
         "Redis connections; one more is told so and closed."),
     secret("client", "password", "none", Restart,
-        "Asked of Redis clients by `AUTH` or `HELLO`. The user is `default`."),
+        "Of the user `default`, an admin: asked of Redis clients by `AUTH` or `HELLO`, of the others by `authorization: \
+         Basic`. Whoever has `auth.users_file` may leave it out."),
     key("reads", "lease", "`off`", Restart,
         "How long after a round to a majority the leader may answer reads of level `LEASE` without another: `off`, \
          `on` (250 ms, or less where the election timeout asks for it) or a duration. At most (`election_timeout_min` \
@@ -146,17 +153,43 @@ pub const KEYS: &[Key] = &[
         "With `ack: all` and a voter down: `true` refuses writes at once (`INSUFFICIENT_REPLICAS`, `-NOREPLICAS`), \
          `false` lets them commit and, if the voter is not back within `request_timeout`, answers \
          `REPLICATION_SHORTFALL`. With `all`, no voter can fail without stopping acknowledgements."),
+    key("writes", "on_follower", "`forward`", Reload,
+        "What a member that does not lead does with a write: `forward` sends it on to the leader, `redirect` refuses it \
+         with the leader's name and address (`NOT_LEADER`, `-READONLY`), for clients that choose the leader themselves."),
     secret("gateway", "token", "none", Reload,
         "Asked of HTTP clients as `Authorization: Bearer <token>`; `/livez`, `/readyz` and `/healthz` answer without \
          it. Without a token the gateway listens on loopback only, and answers as `localhost` or a loopback address \
          only."),
+    key("gateway", "token_file", "empty", Restart,
+        "A file with the token, instead of `token`. A new text counts from the next request on."),
     key("gateway", "prefix", "empty", Restart,
         "Path that all routes begin with, for instance `/helios`."),
+    key("tls", "peer.cert_file", "empty", Restart,
+        "Certificate of this member, PEM, with those between it and the CA. It has to name the host by which others \
+         reach this one (`node.advertise_addr`), and to be for servers and clients (serverAuth, clientAuth)."),
+    key("tls", "peer.key_file", "empty", Restart,
+        "Its private key, PEM."),
+    key("tls", "peer.ca_file", "empty", Restart,
+        "The CA of all members, PEM: only certificates of it are let in. Several while a CA is replaced."),
+    key("tls", "client.cert_file", "empty", Restart,
+        "Certificate for the ports `client`, `grpc` and `gateway`, PEM: with it they speak TLS only."),
+    key("tls", "client.key_file", "empty", Restart,
+        "Its private key, PEM."),
+    key("tls", "client.ca_file", "empty", Restart,
+        "With it clients have to show a certificate of this CA, PEM."),
+    key("auth", "users_file", "empty", Restart,
+        "YAML: `users: [{name, password_sha256, role}]`, `role` being `read-only`, `read-write` or `admin`, \
+         `password_sha256` 64 hexadecimal digits (`sha256sum` of the password without a line end). Who is not in it is not \
+         let in."),
     key("log", "level", "`info`", Reload,
         "`error`, `warn`, `info`, `debug`, `trace`, or a filter such as `helios_node=debug,warn`. A filter that \
          cannot be read counts as `info`."),
     key("log", "format", "`text`", Restart,
         "`text` or `json`, on standard error."),
+    key("log", "dir", "empty", Restart,
+        "Directory of `<node.name>.log`, which gets every line as well, in the same format. It is appended to and never \
+         renamed; rotate it by copying and truncating (logrotate's `copytruncate`). Where the disk is too slow for it, lines \
+         are left out of the file rather than waited for."),
 ];
 
 #[cfg(test)]
@@ -170,9 +203,19 @@ mod tests {
     fn the_table_has_every_key_of_the_types_and_no_other() {
         let value = serde_json::to_value(Config::default()).unwrap();
         let mut of_types = BTreeSet::new();
-        for (section, fields) in value.as_object().unwrap() {
-            of_types.extend(fields.as_object().unwrap().keys().map(|name| format!("{section}.{name}")));
+        fn walk(path: &str, value: &serde_json::Value, found: &mut BTreeSet<String>) {
+            match value.as_object() {
+                Some(fields) => fields.iter().for_each(|(name, value)| {
+                    walk(
+                        &if path.is_empty() { name.clone() } else { format!("{path}.{name}") },
+                        value,
+                        found,
+                    );
+                }),
+                None => drop(found.insert(path.to_owned())),
+            }
         }
+        walk("", &value, &mut of_types);
         let of_table: BTreeSet<_> = KEYS.iter().map(Key::path).collect();
         assert_eq!(of_table, of_types);
         assert_eq!(of_table.len(), KEYS.len(), "a key is there twice");
@@ -182,7 +225,7 @@ mod tests {
     fn a_default_in_the_types_is_the_one_in_the_table() {
         let value = serde_json::to_value(Config::default()).unwrap();
         for key in KEYS {
-            let default = match &value[key.section][key.name] {
+            let default = match value.pointer(&key.pointer()).unwrap() {
                 serde_json::Value::String(text) if !text.is_empty() => text.clone(),
                 serde_json::Value::Number(number) => number.to_string(),
                 serde_json::Value::Bool(yes) if key.name != "lease" => yes.to_string(),

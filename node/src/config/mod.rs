@@ -6,6 +6,7 @@ mod compat;
 mod flags;
 mod keys;
 mod lease;
+mod locks;
 mod plain;
 pub mod reference;
 mod settings;
@@ -14,6 +15,7 @@ mod sources;
 pub use changes::{Difference, differences, redacted, reloaded};
 pub use flags::{Cli, CommandLine, ConfigAction, DevArgs, RunArgs, VerifyArgs};
 pub use keys::Change;
+pub use locks::TlsFiles;
 pub use settings::{Bootstrap, Settings};
 pub use sources::Source;
 
@@ -36,6 +38,8 @@ pub struct Config {
     pub reads: ReadsSection,
     pub writes: WritesSection,
     pub gateway: GatewaySection,
+    pub tls: locks::TlsSection,
+    pub auth: locks::AuthSection,
     pub log: LogSection,
     /// What the user should be told of the file, though it can be used.
     #[serde(skip)]
@@ -141,6 +145,8 @@ pub struct WritesSection {
     /// Refuse writes with `all` while a voter is down, instead of letting them commit unacknowledged.
     #[serde(deserialize_with = "plain::switch")]
     pub strict: bool,
+    /// `forward` or `redirect`: what a member that does not lead does with a write.
+    pub on_follower: String,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
@@ -149,6 +155,8 @@ pub struct GatewaySection {
     /// Asked of HTTP clients as `Authorization: Bearer` when set. Without one the gateway may listen on
     /// loopback only.
     pub token: Option<String>,
+    /// A file with the token, instead of `token`; followed when it changes.
+    pub token_file: String,
     /// Path that all routes begin with, for instance `/helios`; none when empty.
     pub prefix: String,
 }
@@ -160,6 +168,8 @@ pub struct LogSection {
     pub level: String,
     /// `text` or `json`.
     pub format: String,
+    /// Directory of a log file named after the node, beside standard error; none when empty.
+    pub dir: String,
 }
 
 impl Default for NodeSection {
@@ -201,12 +211,12 @@ impl Default for ClientSection {
 
 impl Default for WritesSection {
     fn default() -> Self {
-        Self { ack: "majority".into(), strict: true }
+        Self { ack: "majority".into(), strict: true, on_follower: "forward".into() }
     }
 }
 
 impl Default for LogSection {
     fn default() -> Self {
-        Self { level: "info".into(), format: "text".into() }
+        Self { level: "info".into(), format: "text".into(), dir: String::new() }
     }
 }

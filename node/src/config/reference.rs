@@ -37,7 +37,7 @@ a variable of the environment, or of a flag, needs a new process.
 ";
 
 /// What a section says beside its keys: before and after them.
-const SECTIONS: [(&str, &str, &str); 9] = [
+const SECTIONS: [(&str, &str, &str); 11] = [
     ("node", "", ""),
     ("listen", "Each is host:port; `:port` means every interface. Empty turns the service off (`peer` cannot be).", "The last three defaults move with the client port: a node with `client: :6380` has them at 50052, 9091 and 8444. So several nodes on
 one host need no more than a client and a peer address each."),
@@ -50,7 +50,13 @@ begins no election for `election_timeout_min`: it may have promised its voice to
     ("writes", "", "Limits that are not configured: a key of 64 KiB, a write of 8 MiB (or a quarter of `segment_bytes`; `heliosd dev` has 4 MiB), a Redis request
 of 16 MiB with all its arguments."),
     ("gateway", "", ""),
-    ("log", "", "The variable `LOG_LEVEL` wins over the file, and `HELIOS__LOG__LEVEL` over both. `heliosd dev` takes no file: its level is `LOG_LEVEL`, `warn` when unset."),
+    ("tls", "The files are followed: a node takes a new certificate, key or CA up by itself, for connections that begin from then on. Files that do not
+fit each other are refused with one line in the log, and the node goes on with what it has.", "Among members TLS is on for all of them or for none. To replace a CA without a pause: a `ca_file` with the old and the new one on every
+member, then certificates of the new CA, then a `ca_file` with the new one only. `heliosctl certs create` makes certificates."),
+    ("auth", "Without users and without `client.password` everyone may do everything.", "The file is followed. A Redis connection whose user is gone, or has another password or role, has to authenticate again. `read-only` may run
+commands without the flags `write` and `admin`, `read-write` also those with `write`, but for FLUSHALL and FLUSHDB, `admin` all of them. The
+same counts for HTTP and gRPC; changes of the cluster are an admin's. A request with the gateway's token is one of an admin."),
+    ("log", "", "The variables `LOG_LEVEL` and `LOG_DIR` win over the file, and `HELIOS__LOG__LEVEL`, `HELIOS__LOG__DIR` over all. `heliosd dev` takes no file: its level is `LOG_LEVEL`, `warn` when unset."),
 ];
 
 const TAIL: &str = "\

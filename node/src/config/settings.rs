@@ -5,6 +5,7 @@ use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::locks::{self, TlsFiles};
 use super::{Config, ConfigError, InitialMember, lease};
 use crate::database::Ack;
 use crate::secret::Secret;
@@ -50,11 +51,19 @@ pub struct Settings {
     pub lease: Option<Duration>,
     pub ack: Ack,
     pub strict_acks: bool,
+    /// Whether a member that does not lead sends writes on to the one that does (product.md, C5).
+    pub forwards_writes: bool,
     pub password: Option<String>,
     pub gateway_token: Option<Secret>,
+    pub gateway_token_file: Option<PathBuf>,
     pub gateway_prefix: String,
+    pub peer_tls: Option<TlsFiles>,
+    pub client_tls: Option<TlsFiles>,
+    pub users_file: Option<PathBuf>,
     pub log_level: String,
     pub log_json: bool,
+    /// Written beside standard error.
+    pub log_file: Option<PathBuf>,
     /// To be logged once logging has started.
     pub warnings: Vec<String>,
     /// Digest of all of the above but password and token, as `Status` reports it.
@@ -72,7 +81,8 @@ impl TryFrom<Config> for Settings {
 
     fn try_from(config: Config) -> Result<Self, ConfigError> {
         let (config_hash, written) = (hash(&config), config.clone());
-        let Config { node, listen, raft, state, client, reads, writes, gateway, log, warnings } = config;
+        let Config { node, listen, raft, state, client, reads, writes, gateway, tls, auth, log, warnings } =
+            config;
         if node.name.is_empty() {
             return Err(ConfigError(
                 "node.name is missing: give the node a short, unique name, for instance -raft-node-id node-1"
@@ -90,10 +100,18 @@ impl TryFrom<Config> for Settings {
         };
         let listen_gateway = near("listen.gateway", &listen.gateway, 8443)?;
         let gateway_token = gateway.token.filter(|token| !token.is_empty()).map(Secret::new);
-        check_gateway(listen_gateway, gateway_token.is_some())?;
+        let gateway_token_file = locks::some_path(gateway.token_file);
+        let users_file = locks::some_path(auth.users_file);
+        if gateway_token.is_some() && gateway_token_file.is_some() {
+            return Err(ConfigError("gateway.token and gateway.token_file: write one of them".into()));
+        }
+        let asks = gateway_token.is_some() || gateway_token_file.is_some() || users_file.is_some();
+        check_gateway(listen_gateway, asks)?;
         let bootstrap =
             bootstrap(node.bootstrap.as_deref(), &node.name, &advertise_addr, node.initial_members)?;
         let data_dir = PathBuf::from(&node.data_dir);
+        let log_file =
+            (!log.dir.is_empty()).then(|| PathBuf::from(log.dir).join(format!("{}.log", node.name)));
         Ok(Self {
             wal_dir: if node.wal_dir.is_empty() { data_dir.join("wal") } else { node.wal_dir.into() },
             data_dir,
@@ -133,10 +151,24 @@ impl TryFrom<Config> for Settings {
                 ))
             })?,
             strict_acks: writes.strict,
+            forwards_writes: match writes.on_follower.as_str() {
+                "forward" => true,
+                "redirect" => false,
+                other => {
+                    return Err(ConfigError(format!(
+                        "writes.on_follower {other:?}: write forward or redirect"
+                    )));
+                }
+            },
             password: client.password.filter(|password| !password.is_empty()),
             gateway_token,
+            gateway_token_file,
             gateway_prefix: prefix(gateway.prefix)?,
+            peer_tls: locks::peer_files(tls.peer)?,
+            client_tls: locks::client_files("client", tls.client)?,
+            users_file,
             log_level: log.level,
+            log_file,
             log_json: match log.format.as_str() {
                 "json" => true,
                 "text" => false,
@@ -157,15 +189,15 @@ fn hash(config: &Config) -> String {
     format!("{:08x}", crc32c::crc32c(format!("{public:?}").as_bytes()))
 }
 
-/// M-14: what anyone can reach asks for a token.
-fn check_gateway(listen: Option<SocketAddr>, has_token: bool) -> Result<(), ConfigError> {
+/// M-14: what anyone can reach asks who is there.
+fn check_gateway(listen: Option<SocketAddr>, asks: bool) -> Result<(), ConfigError> {
     if let Some(listen) = listen
         && !listen.ip().is_loopback()
-        && !has_token
+        && !asks
     {
         return Err(ConfigError(format!(
-            "listen.gateway {listen} is not a loopback address: set gateway.token (HELIOS__GATEWAY__TOKEN), write \
-             127.0.0.1:{}, or leave it empty to turn the gateway off",
+            "listen.gateway {listen} is not a loopback address: set gateway.token (HELIOS__GATEWAY__TOKEN), \
+             gateway.token_file or auth.users_file, write 127.0.0.1:{}, or leave it empty to turn the gateway off",
             listen.port()
         )));
     }

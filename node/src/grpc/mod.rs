@@ -2,11 +2,13 @@
 //! on the client port.
 
 mod cluster;
+mod guard;
 mod health;
 mod kv;
 mod transaction;
 mod watch;
 
 pub use cluster::ClusterService;
+pub use guard::GuardLayer;
 pub use health::{HealthService, InfoService};
 pub use kv::KvService;

@@ -29,6 +29,7 @@ pub fn status_of(code: ErrorCode) -> StatusCode {
     match code {
         InvalidArgument | WrongType | NotAnInteger => StatusCode::BAD_REQUEST,
         Unauthenticated => StatusCode::UNAUTHORIZED,
+        Forbidden => StatusCode::FORBIDDEN,
         NodeNotFound | KeyNotFound => StatusCode::NOT_FOUND,
         TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         // Nothing is wrong with the request: it came to the wrong member.
@@ -61,7 +62,9 @@ pub fn status_of(code: ErrorCode) -> StatusCode {
 pub fn failed(error: &Error) -> Response {
     let mut response = refused(status_of(error.code), error);
     if error.code == ErrorCode::Unauthenticated {
-        response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        response
+            .headers_mut()
+            .insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer, Basic realm=\"HeliosDB\""));
     }
     response
 }
@@ -87,6 +90,7 @@ fn refused(status: StatusCode, error: &Error) -> Response {
         "retryable": error.is_retryable(),
         "fatal": error.code.is_fatal(),
         "leader_hint": error.leader_hint.as_deref().unwrap_or_default(),
+        "leader_addr": error.leader_addr.as_deref().unwrap_or_default(),
     }});
     let mut response = with_status(&body, status);
     if error.is_retryable() {

@@ -17,9 +17,13 @@ use super::page::Live;
 use super::request::{Request, collect};
 use super::route::{Missing, Route, find};
 use super::{Answer, cluster, config, guard, health, keys, openapi, page};
+use crate::auth::Access;
 use crate::database::Database;
+use crate::error::Error;
 use crate::management::Management;
+use crate::refusals::Refusals;
 use crate::reload::Reloader;
+use crate::trace::Span;
 
 /// What the gateway serves, to whom, and under which path.
 #[derive(Clone)]
@@ -27,6 +31,8 @@ pub struct Gateway {
     management: Management,
     reloader: Arc<Reloader>,
     registry: Arc<Registry>,
+    access: Arc<Access>,
+    refusals: Refusals,
     live: Live,
     /// Empty, or `/...` without a slash at its end.
     prefix: String,
@@ -34,10 +40,16 @@ pub struct Gateway {
 
 impl Gateway {
     /// Of the node that `reloader` belongs to, until `stop`.
-    pub fn new(reloader: Arc<Reloader>, registry: Arc<Registry>, stop: CancellationToken) -> Self {
+    pub fn new(
+        reloader: Arc<Reloader>,
+        registry: Arc<Registry>,
+        access: Arc<Access>,
+        refusals: Refusals,
+        stop: CancellationToken,
+    ) -> Self {
         let management = Management::new(reloader.node().clone());
         let prefix = reloader.node().settings().gateway_prefix.clone();
-        Self { management, reloader, registry, live: Live::new(stop), prefix }
+        Self { management, reloader, registry, access, refusals, live: Live::new(stop), prefix }
     }
 
     pub fn routes(self) -> BoxedFilter<(Response,)> {
@@ -70,8 +82,7 @@ impl Gateway {
         };
         // Whoever may not ask is not told what there is, and has no body read.
         if !route.as_ref().is_ok_and(|route| route.is_open())
-            && let Err(error) =
-                guard::check(&headers, self.management.node().settings().gateway_token.as_ref())
+            && let Err(error) = self.guard(&headers, route.as_ref().ok())
         {
             return failed(&error);
         }
@@ -80,11 +91,40 @@ impl Gateway {
             Err(Missing::Path) => return unreadable(StatusCode::NOT_FOUND, "no such route"),
             Err(Missing::Method(allowed)) => return other_method(&allowed),
         };
+        let span = Span::door(&route, &headers);
         let answered = async {
             let request = Request { query, headers, body: collect(body).await? };
             self.answer(route, &request).await
         };
-        answered.await.unwrap_or_else(|refusal| *refusal)
+        let refusal = match span.around(answered).await {
+            Ok(response) => return response,
+            Err(refusal) => *refusal,
+        };
+        match refusal.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => self.refusals.count("too_large"),
+            StatusCode::REQUEST_TIMEOUT => self.refusals.count("slow_request"),
+            _ => {}
+        }
+        refusal
+    }
+
+    /// Whether a token or a user is asked for.
+    fn asks(&self) -> bool {
+        let has_token = self.management.node().settings().gateway_token.is_some();
+        has_token || self.access.has_token() || !self.access.is_open()
+    }
+
+    fn guard(&self, headers: &HeaderMap, route: Option<&Route>) -> Result<(), Error> {
+        let settings = self.management.node().settings();
+        let identity = guard::check(headers, settings.gateway_token.as_ref(), &self.access)
+            .inspect_err(|_| self.refusals.count("unauthenticated"))?;
+        match route.map(|route| route.role()) {
+            Some(needed) if identity.role() < needed => {
+                self.refusals.count("no_permission");
+                Err(identity.lacks(needed))
+            }
+            _ => Ok(()),
+        }
     }
 
     async fn answer(&self, route: Route, request: &Request) -> Result<Response, Box<Response>> {
@@ -112,7 +152,7 @@ impl Gateway {
             Route::Config => config::running(&self.reloader),
             Route::ConfigDiff => config::pending(&self.reloader),
             Route::ConfigReload => config::reload(&self.reloader),
-            Route::OpenApi => ok(&openapi::document(&self.prefix, node.settings().gateway_token.is_some())),
+            Route::OpenApi => ok(&openapi::document(&self.prefix, self.asks())),
             Route::Page => page::page(),
             Route::StatusStream => self.live.stream(node),
             Route::Promote => cluster::promote(request, management).await?,

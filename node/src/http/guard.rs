@@ -1,9 +1,10 @@
-//! Who may ask: whoever has the token, or, of a gateway without one, programs on this host. Pure.
+//! Who may ask: whoever has the token or is a user, or, of a gateway without both, programs on this host. Pure.
 
 use helios_proto::v1::ErrorCode;
 use warp::http::HeaderMap;
 use warp::http::header::{AUTHORIZATION, HOST, HeaderName, ORIGIN};
 
+use crate::auth::{Access, Identity, admitted};
 use crate::error::Error;
 use crate::secret::Secret;
 
@@ -11,7 +12,7 @@ use crate::secret::Secret;
 ///
 /// A browser on this host reaches a gateway on loopback, too, on behalf of any page it shows: so a request
 /// that another site's page makes is refused, and without a token one under another name than this host's.
-pub fn check(headers: &HeaderMap, token: Option<&Secret>) -> Result<(), Error> {
+pub fn check(headers: &HeaderMap, token: Option<&Secret>, access: &Access) -> Result<Identity, Error> {
     let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
     let host = text(HOST).unwrap_or_default();
     if let Some(origin) = text(ORIGIN)
@@ -19,20 +20,14 @@ pub fn check(headers: &HeaderMap, token: Option<&Secret>) -> Result<(), Error> {
     {
         return Err(refused(format!("pages of {origin} may not use this gateway")));
     }
-    match token {
-        Some(token) => {
-            let bearer = text(AUTHORIZATION).and_then(|value| value.split_once(' '));
-            let given = bearer.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-            match given {
-                Some((_, given)) if token.matches(given.trim().as_bytes()) => Ok(()),
-                Some(_) => Err(refused("this is not the gateway's token (gateway.token)".to_owned())),
-                None => {
-                    Err(refused("send the gateway's token: Authorization: Bearer <gateway.token>".to_owned()))
-                }
+    match access.anyone() {
+        Some(anyone) if token.is_none() && !access.has_token() => match is_this_host(host) {
+            true => Ok(anyone),
+            false => {
+                Err(refused(format!("host {host:?}: without a token the gateway answers as localhost only")))
             }
-        }
-        None if is_this_host(host) => Ok(()),
-        None => Err(refused(format!("host {host:?}: without a token the gateway answers as localhost only"))),
+        },
+        _ => admitted(access, token, text(AUTHORIZATION)),
     }
 }
 
@@ -53,6 +48,11 @@ fn refused(message: String) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::Role;
+
+    fn check(headers: &HeaderMap, token: Option<&Secret>) -> Result<Identity, Error> {
+        super::check(headers, token, &Access::default())
+    }
 
     fn headers(fields: &[(&'static str, &str)]) -> HeaderMap {
         fields.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap())).collect()
@@ -95,5 +95,25 @@ mod tests {
             assert!(check(&from(other), Some(&token)).is_err(), "{other}");
             assert!(check(&from(other), None).is_err(), "{other}");
         }
+    }
+
+    #[test]
+    fn with_a_password_it_opens_and_so_does_the_token() {
+        let (access, token) = (Access::with_password("secret"), Secret::new("t"));
+        let with = |authorization: &str, token: Option<&Secret>| {
+            let headers = headers(&[("host", "db.example"), ("authorization", authorization)]);
+            super::check(&headers, token, &access).map(|identity| identity.role())
+        };
+        // default:secret
+        let right = "Basic ZGVmYXVsdDpzZWNyZXQ=";
+        assert_eq!(with(right, None), Ok(Role::Admin));
+        assert_eq!(with(right, Some(&token)), Ok(Role::Admin));
+        assert_eq!(with("Bearer t", Some(&token)), Ok(Role::Admin));
+        for (wrong, token) in
+            [("Bearer t", None), ("Basic ZGVmYXVsdDpzZWNyZQ==", None), ("Bearer secret", Some(&token))]
+        {
+            assert_eq!(with(wrong, token).unwrap_err().code, ErrorCode::Unauthenticated, "{wrong}");
+        }
+        assert!(super::check(&headers(&[("host", "localhost")]), None, &access).is_err());
     }
 }

@@ -18,16 +18,20 @@ pub use gateway::Gateway;
 pub use health::routes as health_routes;
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use warp::filters::BoxedFilter;
 use warp::reply::Response;
+
+use crate::tls::Door;
 
 /// Connections served at once on one port; more wait in the listen queue.
 const MAX_CONNECTIONS: usize = 1_024;
@@ -41,10 +45,15 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 ///
 /// Our own accept loop, as warp 0.4 has none that takes TLS or a stop signal and a connection
 /// limit together (dependencies.md, section 2).
-pub async fn serve(listener: TcpListener, routes: BoxedFilter<(Response,)>, stop: CancellationToken) {
+pub async fn serve(
+    listener: TcpListener,
+    door: Door,
+    routes: BoxedFilter<(Response,)>,
+    stop: CancellationToken,
+) {
     let service = TowerToHyperService::new(warp::service(routes));
     let graceful = hyper_util::server::graceful::GracefulShutdown::new();
-    let permits = std::sync::Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     // HTTP/1 only: telling it from HTTP/2 waits without limit for the first bytes.
     let mut builder = Builder::new(TokioExecutor::new()).http1_only();
     builder
@@ -57,12 +66,16 @@ pub async fn serve(listener: TcpListener, routes: BoxedFilter<(Response,)>, stop
             () = stop.cancelled() => break,
             accepted = accept(&listener, &permits) => accepted,
         };
-        let Some((stream, permit)) = accepted else { continue };
-        let connection = builder.serve_connection(TokioIo::new(stream), service.clone()).into_owned();
-        let connection = graceful.watch(connection);
+        let Some((stream, from, permit)) = accepted else { continue };
+        let (door, builder, service) = (door.clone(), builder.clone(), service.clone());
+        let watcher = graceful.watcher();
         tokio::spawn(async move {
-            // A client that breaks off is no error of ours.
-            drop(connection.await);
+            if let Some(stream) = door.open(stream, from).await {
+                let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+                if let Err(error) = watcher.watch(connection).await {
+                    lost(&door, from, &*error);
+                }
+            }
             drop(permit);
         });
     }
@@ -71,17 +84,35 @@ pub async fn serve(listener: TcpListener, routes: BoxedFilter<(Response,)>, stop
 
 async fn accept(
     listener: &TcpListener,
-    permits: &std::sync::Arc<Semaphore>,
-) -> Option<(tokio::net::TcpStream, tokio::sync::OwnedSemaphorePermit)> {
-    let permit = std::sync::Arc::clone(permits).acquire_owned().await.ok()?;
+    permits: &Arc<Semaphore>,
+) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+    let permit = Arc::clone(permits).acquire_owned().await.ok()?;
     match listener.accept().await {
-        Ok((stream, _)) => Some((stream, permit)),
+        Ok((stream, from)) => Some((stream, from, permit)),
         Err(error) => {
             // Out of file descriptors, most likely: give others time to close theirs.
             tracing::warn!(%error, "http connection not accepted");
             tokio::time::sleep(Duration::from_millis(100)).await;
             None
         }
+    }
+}
+
+/// A client that breaks off is no error of ours; one that is slow or sends too much is told apart.
+fn lost(door: &Door, from: SocketAddr, error: &(dyn std::error::Error + 'static)) {
+    match error.downcast_ref::<hyper::Error>() {
+        Some(error) if error.is_timeout() => {
+            door.refusals.tell(
+                door.name,
+                "slow_request",
+                from,
+                "the head of its request was not here in time",
+            );
+        }
+        Some(error) if error.is_parse_too_large() => {
+            door.refusals.tell(door.name, "too_large", from, "the head of its request is too large");
+        }
+        _ => {}
     }
 }
 

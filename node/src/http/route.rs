@@ -2,6 +2,8 @@
 
 use warp::http::Method;
 
+use crate::auth::Role;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Route {
     Live,
@@ -75,6 +77,21 @@ pub const ROUTES: &[Row] = &[
 ];
 
 impl Route {
+    /// The least role that may ask for it.
+    pub fn role(self) -> Role {
+        match self {
+            Self::Put | Self::Apply => Role::ReadWrite,
+            Self::Transfer
+            | Self::StepDown
+            | Self::Snapshot
+            | Self::AddNode
+            | Self::RemoveNode
+            | Self::Promote
+            | Self::ConfigReload => Role::Admin,
+            _ => Role::ReadOnly,
+        }
+    }
+
     /// Whether it is answered without a token: what a kubelet or a balancer asks, which tells nothing
     /// but yes or no, and the page, which asks for the token itself.
     pub fn is_open(self) -> bool {
@@ -108,6 +125,14 @@ mod tests {
     fn each_path_is_there_once() {
         let paths: HashSet<_> = ROUTES.iter().map(|row| row.path).collect();
         assert_eq!(paths.len(), ROUTES.len());
+    }
+
+    #[test]
+    fn what_only_reads_asks_for_the_least_role() {
+        for row in ROUTES {
+            let reads = row.method == Method::GET || row.route == Route::Read;
+            assert_eq!(row.route.role() == Role::ReadOnly, reads, "{}", row.path);
+        }
     }
 
     #[test]

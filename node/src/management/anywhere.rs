@@ -37,7 +37,7 @@ impl Management {
         let request = AddLearnerRequest {
             name: name.to_owned(),
             peer_addr: peer_addr.to_owned(),
-            disk_id: disk_of(name, peer_addr, deadline).await?,
+            disk_id: disk_of(&self.0.inner().dialer, name, peer_addr, deadline).await?,
             ..AddLearnerRequest::default()
         };
         let added = self.at_leader(Change::Add(request), deadline).await?;

@@ -59,8 +59,7 @@ impl Node {
         own.id = 1;
         let membership = Membership { fencing_token, ..membership::initial(cluster_id, vec![own]) };
         let belonging = Belonging { cluster_id: cluster_id.to_owned(), member_id: 1, ..Belonging::default() };
-        self.start_member(&belonging, Some(&membership))
-            .map_err(|error| Error::new(ErrorCode::StorageUnavailable, error.to_string()))?;
+        self.start_member(&belonging, Some(&membership))?;
         Ok(self.0.store.membership())
     }
 
@@ -173,6 +172,7 @@ impl Node {
             incarnation: belonging.incarnation,
             initial_members_digest: self.0.initial_members_digest.clone(),
             no_leases: self.settings().lease.is_none(),
+            dialer: self.0.dialer.clone(),
             raft: raft.clone(),
             snapshots: Arc::clone(&self.0.snapshots),
             bandwidth: Bandwidth::new(self.settings().snapshot_bytes_per_second),

@@ -4,8 +4,9 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use helios_proto::tls::why;
 use helios_proto::v1::peer_client::PeerClient;
 use helios_proto::v1::{ErrorCode, Handshake, Member, Membership, PeerFrame, RaftBatch, peer_frame::Kind};
 use prost_raft::Message as _;
@@ -16,7 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::lanes::{Lane, Pulse};
-use super::{Bandwidth, MAX_MESSAGE_BYTES, snapshot};
+use super::{Bandwidth, Dialer, MAX_MESSAGE_BYTES, snapshot};
 use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::raft::format::FORMAT;
@@ -44,6 +45,7 @@ pub struct LinkOptions {
     pub initial_members_digest: String,
     /// This member never serves reads by a lease.
     pub no_leases: bool,
+    pub dialer: Dialer,
     pub raft: RaftHandle,
     pub snapshots: Arc<Snapshots>,
     /// For all snapshots together.
@@ -162,8 +164,10 @@ impl Links {
 impl Outbound for Links {
     fn send(&self, messages: Vec<Message>) {
         let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
         for message in messages {
             let to = message.to;
+            self.options.metrics.contacts.sent(&message, now);
             let Some(link) = links.get(&to) else { continue };
             if message.get_msg_type() == MessageType::MsgSnapshot {
                 let target = link.target.borrow().clone();
@@ -239,7 +243,7 @@ impl Ended {
     /// What carries no detail of ours is a connection that broke: the peer may be back at once.
     fn by(status: &Status, connected: bool) -> Self {
         if status.details().is_empty() {
-            return Self::Lost { connected, reason: status.message().to_owned() };
+            return Self::Lost { connected, reason: why(status) };
         }
         Self::Refused(helios_proto::detail_of(status).into())
     }
@@ -248,9 +252,9 @@ impl Ended {
 /// One connection, from dialling to its end.
 async fn pump(options: &LinkOptions, peer: &Target, lane: &mut Lane) -> Ended {
     let lost = |connected, reason: &str| Ended::Lost { connected, reason: reason.to_owned() };
-    let channel = match super::connect(&peer.addr).await {
+    let channel = match options.dialer.connect(&peer.addr).await {
         Ok(channel) => channel,
-        Err(error) => return lost(false, &reason_of(&error)),
+        Err(error) => return lost(false, &error.0),
     };
     let (frames, stream) = mpsc::channel(lane.frames_ahead());
     let handshake = Handshake { lane: lane.kind().into(), ..options.handshake(peer) };
@@ -306,13 +310,4 @@ fn encode(messages: Vec<Message>, disk_bad: bool) -> Vec<PeerFrame> {
     }
     frames.push(PeerFrame { kind: Some(Kind::Batch(batch)) });
     frames
-}
-
-/// The innermost cause: "Connection refused" says more than "transport error".
-pub(super) fn reason_of(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
 }

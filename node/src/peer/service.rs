@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use helios_proto::v1::peer_server::Peer;
 use helios_proto::v1::{
@@ -24,6 +24,7 @@ use super::turns::Turns;
 use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::raft::{RaftHandle, Snapshots};
+use crate::refusals::Refusals;
 
 /// A stream that has not introduced itself by then is ended.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -64,13 +65,21 @@ pub trait PeerHost: Send + Sync + 'static {
 
 pub struct PeerService<H> {
     host: Arc<H>,
+    refusals: Refusals,
     streams: Arc<Streams>,
     snapshot_turns: Turns,
 }
 
 impl<H: PeerHost> PeerService<H> {
-    pub fn new(host: Arc<H>) -> Self {
-        Self { host, streams: Arc::default(), snapshot_turns: Turns::default() }
+    pub fn new(host: Arc<H>, refusals: Refusals) -> Self {
+        Self { host, refusals, streams: Arc::default(), snapshot_turns: Turns::default() }
+    }
+
+    /// The Raft handle for whoever may talk to this member; all others are told and counted.
+    fn admit(&self, handshake: &Handshake) -> Result<RaftHandle, Error> {
+        self.host.admit(handshake).inspect_err(|error| {
+            self.refusals.tell("peer", reason_for(error.code), &handshake.from_name, error);
+        })
     }
 }
 
@@ -110,13 +119,11 @@ impl<H: PeerHost> Peer for PeerService<H> {
         request: Request<Streaming<PeerFrame>>,
     ) -> Result<Response<Self::MessagesStream>, Status> {
         let mut stream = request.into_inner();
-        let handshake = match first(&mut stream).await?.kind {
+        let handshake = match first(&mut stream, &self.refusals).await?.kind {
             Some(peer_frame::Kind::Handshake(handshake)) => handshake,
             _ => return Err(Error::invalid("the first frame must be a handshake").into()),
         };
-        let raft = self.host.admit(&handshake).inspect_err(|error| {
-            tracing::warn!(from = %handshake.from_name, reason = %error, "peer refused");
-        })?;
+        let raft = self.admit(&handshake)?;
         let (receipts, answers) = tokio::sync::mpsc::channel(1);
         let (host, streams) = (Arc::clone(&self.host), Arc::clone(&self.streams));
         raft.peer_format(handshake.from_id, handshake.format);
@@ -127,7 +134,7 @@ impl<H: PeerHost> Peer for PeerService<H> {
         }
         tokio::spawn(async move {
             let outcome = match receipts.send(Ok(host.receipt())).await {
-                Ok(()) => take_messages(&*host, &raft, handshake.from_id, stream).await,
+                Ok(()) => take_messages(&*host, &raft, &handshake, stream).await,
                 Err(_) => Ok(()),
             };
             let was_newest = has_heartbeats && streams.is_newest(handshake.from_id, number);
@@ -145,7 +152,7 @@ impl<H: PeerHost> Peer for PeerService<H> {
         request: Request<SnapshotHeader>,
     ) -> Result<Response<SnapshotPrefix>, Status> {
         let header = request.into_inner();
-        self.host.admit(&header.handshake.clone().unwrap_or_default())?;
+        self.admit(&header.handshake.clone().unwrap_or_default())?;
         // Nothing is added any more to what is counted.
         let _turn = self.snapshot_turns.take().await;
         Ok(Response::new(snapshot::held(self.host.snapshots(), &header).await?))
@@ -156,11 +163,12 @@ impl<H: PeerHost> Peer for PeerService<H> {
         request: Request<Streaming<SnapshotChunk>>,
     ) -> Result<Response<SnapshotReceipt>, Status> {
         let mut stream = request.into_inner();
-        let Some(snapshot_chunk::Kind::Header(header)) = first(&mut stream).await?.kind else {
+        let Some(snapshot_chunk::Kind::Header(header)) = first(&mut stream, &self.refusals).await?.kind
+        else {
             return Err(Error::invalid("the first chunk must be the header").into());
         };
         let handshake = header.handshake.clone().unwrap_or_default();
-        let raft = self.host.admit(&handshake)?;
+        let raft = self.admit(&handshake)?;
         let message = decode(&header.message)?;
         let term = raft.status().term;
         if message.term < term {
@@ -200,21 +208,35 @@ impl<H: PeerHost> Peer for PeerService<H> {
     }
 }
 
-async fn first<T>(stream: &mut Streaming<T>) -> Result<T, Status> {
+/// As the metric has it.
+fn reason_for(code: ErrorCode) -> &'static str {
+    match code {
+        ErrorCode::WrongCluster => "wrong_cluster",
+        ErrorCode::MemberRemoved => "removed_member",
+        _ => "not_member",
+    }
+}
+
+async fn first<T>(stream: &mut Streaming<T>, refusals: &Refusals) -> Result<T, Status> {
     match tokio::time::timeout(HANDSHAKE_TIMEOUT, stream.message()).await {
         Ok(Ok(Some(frame))) => Ok(frame),
         Ok(Ok(None)) => Err(Error::invalid("the stream ended before its handshake").into()),
         Ok(Err(status)) => Err(status),
-        Err(_) => Err(Error::new(ErrorCode::DeadlineExceeded, "no handshake in time").into()),
+        Err(_) => {
+            let error = Error::new(ErrorCode::DeadlineExceeded, "no handshake in time");
+            refusals.tell("peer", "slow_handshake", "a peer", &error);
+            Err(error.into())
+        }
     }
 }
 
 async fn take_messages<H: PeerHost>(
     host: &H,
     raft: &RaftHandle,
-    from: u64,
+    peer: &Handshake,
     mut stream: Streaming<PeerFrame>,
 ) -> Result<(), Error> {
+    let from = peer.from_id;
     let mut was_bad = None;
     // A stream that breaks is no one's error: the peer dials again.
     while let Ok(Some(frame)) = stream.message().await {
@@ -230,6 +252,9 @@ async fn take_messages<H: PeerHost>(
         let messages = batch.messages.iter().map(|bytes| decode(bytes)).collect::<Result<Vec<_>, _>>()?;
         if messages.iter().any(|message| message.from != from) {
             return Err(Error::invalid("a message in another member's name"));
+        }
+        if let Some(took) = host.metrics().contacts.heard(from, &messages, Instant::now()) {
+            host.metrics().round_trip(&peer.from_name, took);
         }
         raft.messages(messages);
         if was_bad.replace(batch.disk_bad) != Some(batch.disk_bad) {

@@ -67,7 +67,7 @@ async fn try_send(
         version: meta.version,
         ..SnapshotHeader::default()
     };
-    let channel = super::connect(&target.addr).await.map_err(|e| failed(super::links::reason_of(&e)))?;
+    let channel = options.dialer.connect(&target.addr).await.map_err(failed)?;
     let mut client = PeerClient::new(channel);
     header.offset = offset_for(&mut client, &header, &options.snapshots, path).await?;
     header.message = message.encode_to_vec().into();

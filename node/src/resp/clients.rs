@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::frame::Protocol;
+use crate::auth::DEFAULT_USER;
 
 /// All connections of one listener.
 #[derive(Debug, Default)]
@@ -42,6 +43,8 @@ pub enum Unblock {
 #[derive(Debug, Clone)]
 pub struct Profile {
     pub name: String,
+    /// Empty before it said who it is.
+    pub user: String,
     pub library_name: String,
     pub library_version: String,
     pub protocol: Protocol,
@@ -102,6 +105,7 @@ impl Client {
         let connected = Instant::now();
         let profile = Profile {
             name: String::new(),
+            user: String::new(),
             library_name: String::new(),
             library_version: String::new(),
             protocol: Protocol::default(),
@@ -152,7 +156,7 @@ impl Client {
         let profile = self.profile().clone();
         format!(
             "id={} addr={} laddr={} fd=-1 name={} age={} idle={} flags={} db=0 sub={} psub={} ssub=0 multi=-1 \
-             events=r cmd={} user=default redir=-1 resp={} lib-name={} lib-ver={}\n",
+             events=r cmd={} user={} redir=-1 resp={} lib-name={} lib-ver={}\n",
             self.id,
             self.address,
             self.local_address,
@@ -163,6 +167,7 @@ impl Client {
             profile.channels,
             profile.patterns,
             profile.last_command,
+            profile.user(),
             profile.protocol.version(),
             profile.library_name,
             profile.library_version,
@@ -171,6 +176,10 @@ impl Client {
 }
 
 impl Profile {
+    pub fn user(&self) -> &str {
+        if self.user.is_empty() { DEFAULT_USER } else { &self.user }
+    }
+
     /// Whether it is what `CLIENT LIST` calls of type `pubsub`.
     pub fn listens(&self) -> bool {
         self.channels + self.patterns > 0

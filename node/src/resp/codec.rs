@@ -65,6 +65,11 @@ struct Partial {
 }
 
 impl Decoder {
+    /// Whether part of a request was taken off the input already.
+    pub fn is_within_request(&self) -> bool {
+        self.partial.is_some()
+    }
+
     /// Takes the next complete request off `input`; `None` when more bytes are needed.
     /// A request has at least one argument: empty lines and empty arrays are skipped.
     pub fn decode(

@@ -28,6 +28,8 @@ pub enum Refusal {
     KeyTooLarge(usize),
     #[error("NOAUTH Authentication required.")]
     NoAuth,
+    #[error("NOPERM this user has no permissions to run the '{0}' command")]
+    NoPermission(&'static str),
     /// A text that only one command uses.
     #[error("{0}")]
     Other(Cow<'static, str>),
@@ -57,7 +59,11 @@ impl Refusal {
     pub fn is_of_form(&self) -> bool {
         matches!(
             self,
-            Self::UnknownCommand { .. } | Self::UnknownSubcommand { .. } | Self::Arity(_) | Self::NoAuth
+            Self::UnknownCommand { .. }
+                | Self::UnknownSubcommand { .. }
+                | Self::Arity(_)
+                | Self::NoAuth
+                | Self::NoPermission(_)
         )
     }
 
@@ -84,10 +90,12 @@ impl From<Error> for Frame {
         let text = match error.code {
             NoLeader | NoQuorum => format!("CLUSTERDOWN The cluster is down: {message}"),
             NotStarted => format!("LOADING {message}"),
+            NotLeader => format!("READONLY You can't write against a read only replica: {message}"),
             Overloaded => format!("BUSY {message}"),
             DiskFull => format!("MISCONF {message}"),
             InsufficientReplicas => format!("NOREPLICAS {message}"),
             Unauthenticated => format!("NOAUTH {message}"),
+            Forbidden => format!("NOPERM {message}"),
             WrongType => "WRONGTYPE Operation against a key holding the wrong kind of value".to_owned(),
             OutcomeUnknown if !message.starts_with("outcome unknown") => {
                 format!("ERR outcome unknown: {message}")
@@ -108,7 +116,7 @@ mod tests {
         let cases = [
             (ErrorCode::NoLeader, "CLUSTERDOWN The cluster is down: m"),
             (ErrorCode::NoQuorum, "CLUSTERDOWN The cluster is down: m"),
-            (ErrorCode::NotLeader, "TRYAGAIN m"),
+            (ErrorCode::NotLeader, "READONLY You can't write against a read only replica: m"),
             (ErrorCode::PeerUnreachable, "TRYAGAIN m"),
             (ErrorCode::NotStarted, "LOADING m"),
             (ErrorCode::Overloaded, "BUSY m"),

@@ -9,6 +9,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::refusals::Refusals;
+
 /// Upper bounds in seconds: a local read takes microseconds, a write up to a few round trips.
 const DURATION_BUCKETS: [f64; 14] =
     [0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0];
@@ -19,7 +21,7 @@ pub struct Metrics {
     commands: Family<CommandOutcome, Counter>,
     durations: Family<CommandName, Histogram, fn() -> Histogram>,
     connections: Family<ProtocolName, Gauge>,
-    rejected: Family<RejectReason, Counter>,
+    refusals: Refusals,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -45,23 +47,23 @@ struct ProtocolName {
     protocol: &'static str,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RejectReason {
-    reason: &'static str,
-}
-
 impl Default for Metrics {
     fn default() -> Self {
-        Self {
-            commands: Family::default(),
-            durations: Family::new_with_constructor(|| Histogram::new(DURATION_BUCKETS)),
-            connections: Family::default(),
-            rejected: Family::default(),
-        }
+        Self::new(Refusals::default())
     }
 }
 
 impl Metrics {
+    /// Counts whom it turns away among those of the other ports.
+    pub fn new(refusals: Refusals) -> Self {
+        Self {
+            commands: Family::default(),
+            durations: Family::new_with_constructor(|| Histogram::new(DURATION_BUCKETS)),
+            connections: Family::default(),
+            refusals,
+        }
+    }
+
     pub fn register(&self, registry: &mut Registry) {
         registry.register("commands", "Commands answered, by name and outcome", self.commands.clone());
         registry.register_with_unit(
@@ -71,11 +73,7 @@ impl Metrics {
             self.durations.clone(),
         );
         registry.register("connections", "Client connections open now", self.connections.clone());
-        registry.register(
-            "rejected",
-            "Connections and requests refused unread, by reason",
-            self.rejected.clone(),
-        );
+        self.refusals.register(registry);
     }
 
     /// `command` is a name of the command table, or `unknown`: never what a client sent.
@@ -94,7 +92,7 @@ impl Metrics {
     }
 
     pub(super) fn rejected(&self, reason: &'static str) {
-        self.rejected.get_or_create(&RejectReason { reason }).inc();
+        self.refusals.count(reason);
     }
 }
 

@@ -21,7 +21,6 @@ mod table;
 mod transaction;
 mod waiting;
 
-pub use crate::secret::Secret as Password;
 pub use metrics::Metrics;
 pub use server::{Limits, serve};
 

@@ -24,7 +24,8 @@ connection, on whatever node: `HELIOS.TOKEN` there, after the write, and `HELIOS
 const TAIL: &str = "\
 ## Where this differs from Redis
 
-- There is one database, 0, and one user, `default`.
+- There is one database, 0. Users are in a file (`auth.users_file`) and have one of three roles: `ACL` tells of them and changes
+  nothing. Without users and without a password everyone is `default` and may do everything.
 - `SCAN` walks the keys in their order. A key that exists from the first call to the last is returned exactly once;
   the walk ends unless clients keep adding keys behind it faster than it goes. Any node understands a cursor. It names
   the next key to return: if another client deletes just that key and the call goes to another node, or 4,096 other
@@ -54,7 +55,8 @@ const TAIL: &str = "\
 - Scripts are kept for `EVALSHA` on the node that saw them, the newest 4096. `-NOSCRIPT` tells a client to send the text, which client
   libraries do by themselves.
 - Commands that wait for an element may be sent to any node, whichever the element is written through. Those who wait on one node are
-  served in the order in which they came; between nodes there is none.
+  served in the order in which they came; between nodes there is none. The writer of an element is answered before it is taken, so
+  that others may see it for a moment.
 - What `DUMP` returns can be restored by HeliosDB alone.
 - There are no streams, no geographic and HyperLogLog commands, no `BITFIELD` and no functions.
 - `SORT`, `DUMP` and `RESTORE` in a transaction, and what writes with them, need all members to run this version or a newer

@@ -10,7 +10,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::Password;
 use super::clients::Clients;
 use super::connection::Connection;
 use super::cursor::Cursors;
@@ -18,7 +17,9 @@ use super::metrics::Metrics;
 use super::script::Scripts;
 use super::stats::Stats;
 use super::waiting::Waiting;
+use crate::auth::Access;
 use crate::database::Database;
+use crate::tls::Door;
 
 /// How long to leave the listener alone when the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -31,6 +32,8 @@ pub struct Limits {
     pub max_request_bytes: usize,
     pub max_value_bytes: usize,
     pub max_key_bytes: usize,
+    /// For a request to arrive, from its first byte to its last.
+    pub request_timeout: Duration,
     /// Closes a connection that sends nothing for so long.
     pub idle_timeout: Option<Duration>,
     /// TCP probes a silent peer after so long.
@@ -46,6 +49,7 @@ impl Default for Limits {
             max_request_bytes: 16 * 1024 * 1024,
             max_value_bytes: 8 * 1024 * 1024,
             max_key_bytes: 64 * 1024,
+            request_timeout: Duration::from_secs(60),
             idle_timeout: None,
             keepalive: Duration::from_secs(300),
             drain_timeout: Duration::from_secs(5),
@@ -57,7 +61,7 @@ impl Default for Limits {
 #[derive(Debug)]
 pub struct Shared {
     pub limits: Limits,
-    pub password: Option<Password>,
+    pub access: Arc<Access>,
     pub metrics: Metrics,
     pub clients: Arc<Clients>,
     pub stats: Stats,
@@ -75,15 +79,16 @@ pub struct Shared {
 /// Fails only if the listener has no local address.
 pub async fn serve<D: Database>(
     listener: TcpListener,
+    door: Door,
     db: D,
     limits: Limits,
-    password: Option<Password>,
+    access: Arc<Access>,
     metrics: Metrics,
     shutdown: CancellationToken,
 ) -> io::Result<()> {
     let shared = Arc::new(Shared {
         limits,
-        password,
+        access,
         metrics,
         clients: Arc::default(),
         stats: Stats::default(),
@@ -101,7 +106,8 @@ pub async fn serve<D: Database>(
             Some(ended) = connections.join_next() => report(ended),
             accepted = listener.accept() => match accepted {
                 Ok((stream, address)) => {
-                    connections.spawn(welcome(stream, address, db.clone(), shared.clone(), shutdown.clone()));
+                    let (door, db, shared) = (door.clone(), db.clone(), Arc::clone(&shared));
+                    connections.spawn(welcome(stream, address, door, db, shared, shutdown.clone()));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a Redis client");
@@ -130,6 +136,7 @@ pub async fn serve<D: Database>(
 async fn welcome<D: Database>(
     stream: TcpStream,
     address: SocketAddr,
+    door: Door,
     db: D,
     shared: Arc<Shared>,
     shutdown: CancellationToken,
@@ -139,14 +146,21 @@ async fn welcome<D: Database>(
     else {
         shared.stats.rejected();
         shared.metrics.rejected("max_clients");
-        // Fits the empty send buffer of a new connection; a client that is gone needs no answer.
-        let _ = stream.try_write(b"-ERR max number of clients reached\r\n");
+        if door.tls.is_none() {
+            // Fits the empty send buffer of a new connection; a client that is gone needs no answer.
+            let _ = stream.try_write(b"-ERR max number of clients reached\r\n");
+        }
         return;
     };
     if let Err(error) = prepare(&stream, &shared.limits) {
         tracing::debug!(%error, %address, "cannot set up a Redis connection");
         return;
     }
+    let stream = tokio::select! {
+        opened = door.open(stream, address) => opened,
+        () = shutdown.cancelled() => None,
+    };
+    let Some(stream) = stream else { return };
     shared.stats.connected();
     let _open = OpenConnection::new(&shared.metrics);
     let connection = Connection::new(stream, db, shared.clone(), registration.client());

@@ -4,13 +4,15 @@ use helios_proto::v1::{Guard, Token};
 
 use super::frame::Protocol;
 use super::transaction::Queue;
+use crate::auth::Identity;
 use crate::database::{Ack, Freshness};
 use crate::pubsub::Subscriber;
 
 #[derive(Debug)]
 pub struct Session {
     pub protocol: Protocol,
-    pub authenticated: bool,
+    /// `None` until it said who it is.
+    pub identity: Option<Identity>,
     /// What its reads see (`HELIOS.READ`, `READONLY`).
     pub freshness: Freshness,
     /// Voters that hold a write of this connection on disk before it is acknowledged (`HELIOS.ACK`).
@@ -40,10 +42,10 @@ pub enum Silence {
 }
 
 impl Session {
-    pub fn new(authenticated: bool) -> Self {
+    pub fn new(identity: Option<Identity>) -> Self {
         Self {
             protocol: Protocol::default(),
-            authenticated,
+            identity,
             freshness: Freshness::default(),
             ack: Ack::default(),
             after: None,

@@ -140,7 +140,6 @@ impl Victims {
             && is_at(&self.address, client.address)
             && is_at(&self.local_address, client.local_address)
             && self.of_type.is_none_or(|wanted| Type::of(client) == wanted)
-            // The one user there is.
-            && self.user.as_ref().is_none_or(|user| user[..] == b"default"[..])
+            && self.user.as_ref().is_none_or(|user| user[..] == *client.profile().user().as_bytes())
     }
 }

@@ -10,10 +10,8 @@ use super::args::is;
 use super::client::checked_label;
 use super::local::Context;
 use super::{Args, Local, Request, status};
+use crate::auth::DEFAULT_USER;
 use crate::database::Freshness;
-
-/// The one user there is.
-const USER: &[u8] = b"default";
 
 #[derive(Debug)]
 pub struct Credentials {
@@ -114,24 +112,26 @@ fn protocol(version: &[u8]) -> Result<Protocol, Refusal> {
     }
 }
 
-/// Marks the session authenticated, or refuses and leaves it as it is.
+/// Says whose the session is, or refuses and leaves it as it is.
 pub fn authenticate(credentials: &Credentials, context: &mut Context<'_>) -> Result<(), Refusal> {
-    let is_user = credentials.user.as_deref().is_none_or(|user| user == USER);
-    let matches = match (&context.shared.password, &credentials.user) {
-        (Some(password), _) => password.matches(&credentials.password),
-        (None, Some(_)) => true,
-        (None, None) => {
-            return Err(Refusal::other(
-                "ERR AUTH <password> called without any password configured for the default user. \
-                 Are you sure your configuration is correct?",
-            ));
-        }
+    let (access, user) = (&context.shared.access, credentials.user.as_deref());
+    if access.is_open() && user.is_none() {
+        return Err(Refusal::other(
+            "ERR AUTH <password> called without any password configured for the default user. \
+             Are you sure your configuration is correct?",
+        ));
+    }
+    let user = user.unwrap_or(DEFAULT_USER.as_bytes());
+    let found = match access.anyone() {
+        Some(anyone) => (user == DEFAULT_USER.as_bytes()).then_some(anyone),
+        None => access.authenticate(user, &credentials.password),
     };
-    if !(is_user && matches) {
+    let Some(identity) = found else {
         context.shared.metrics.rejected("wrong_password");
         return Err(Refusal::other("WRONGPASS invalid username-password pair or user is disabled."));
-    }
-    context.session.authenticated = true;
+    };
+    identity.name().clone_into(&mut context.client.profile().user);
+    context.session.identity = Some(identity);
     Ok(())
 }
 
@@ -140,7 +140,7 @@ impl Hello {
         if let Some(credentials) = &self.credentials {
             authenticate(credentials, context)?;
         }
-        if !context.session.authenticated {
+        if context.session.identity.is_none() {
             return Err(Refusal::other(
                 "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> \
                  AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol \

@@ -10,6 +10,7 @@ use super::super::frame::{Frame, Protocol};
 use super::super::server::Shared;
 use super::super::session::Session;
 use super::super::transaction::Queue;
+use super::acl::AclRequest;
 use super::client::ClientRequest;
 use super::client_control::Control;
 use super::connection::{self, Credentials, Hello};
@@ -43,6 +44,7 @@ pub enum Local {
     Client(ClientRequest),
     Control(Control),
     Script(ScriptRequest),
+    Acl(AclRequest),
     /// Names of sections in lower case; none: all.
     Info(Vec<String>),
     Role,
@@ -91,7 +93,8 @@ impl Local {
                 Frame::OK
             }
             Self::Reset => {
-                *context.session = Session::new(context.shared.password.is_none());
+                *context.session = Session::new(context.shared.access.anyone());
+                context.client.profile().user.clear();
                 context.client.profile().name.clear();
                 let mut profile = context.client.profile();
                 profile.protocol = Protocol::default();
@@ -123,6 +126,7 @@ impl Local {
             Self::Client(request) => request.execute(context),
             Self::Control(control) => control.execute(context),
             Self::Script(request) => request.execute(&context.shared.scripts),
+            Self::Acl(request) => request.execute(context),
             Self::Info(sections) => Frame::Verbatim(status::info(&sections, context)),
             Self::Role => status::role(&(context.status)()),
             Self::ConfigGet(patterns) => server::settings(&patterns, context.shared),

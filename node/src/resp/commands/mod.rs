@@ -1,5 +1,6 @@
 //! From words to typed requests, and from requests to replies, one file for each group.
 
+pub mod acl;
 pub mod args;
 pub mod blocking;
 pub mod client;

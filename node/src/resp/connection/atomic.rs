@@ -12,6 +12,7 @@ use super::super::frame::Frame;
 use super::super::script::{self, Job, MAX_TIME, Program, ScriptCall, World};
 use super::super::transaction::Queued;
 use super::{Connection, Round};
+use crate::auth::{Identity, Role};
 use crate::database::{Database, Freshness};
 use crate::error::Error;
 use crate::state::Trial;
@@ -91,7 +92,8 @@ impl<D: Database> Connection<D> {
             }
             let world = World::new(self.db.store().clone(), shared.clone(), seen_ms);
             let (parts, killed, protocol) = (parts.clone(), turn.killed.clone(), self.session.protocol);
-            let job = Job { client: protocol, deadline, killed };
+            let role = self.session.identity.as_ref().map_or(Role::ReadOnly, Identity::role);
+            let job = Job { client: protocol, role, deadline, killed };
             let tried = tokio::task::spawn_blocking(move || Tried::of(parts, world, &job));
             let ended =
                 tried.await.map_err(|_| Error::new(ErrorCode::Internal, "a script ended by a panic"))?;

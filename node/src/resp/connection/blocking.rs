@@ -12,7 +12,7 @@ use super::super::commands::blocking::Blocking;
 use super::super::frame::Frame;
 use super::super::waiting::Place;
 use super::subscriptions::next_message;
-use super::{Connection, Round};
+use super::{Connection, READ_CHUNK_BYTES, Round};
 use crate::database::{Database, Freshness};
 use crate::wall_ms;
 
@@ -44,7 +44,8 @@ impl<D: Database> Connection<D> {
                 return Ok(Some(frame));
             }
             match self.wait_for(&place, deadline, round).await? {
-                Woken::Called => keys = self.ready(&blocking),
+                // Its user may have been taken away while it waited.
+                Woken::Called if self.recognise() => keys = self.ready(&blocking),
                 Woken::TimeIsUp | Woken::Unblocked(Unblock::AsIfTimeWereUp) => {
                     return Ok(Some(Frame::NullArray));
                 }
@@ -52,7 +53,7 @@ impl<D: Database> Connection<D> {
                     let text = "UNBLOCKED client unblocked via CLIENT UNBLOCK";
                     return Ok(Some(Frame::error(text)));
                 }
-                Woken::Over => {
+                Woken::Called | Woken::Over => {
                     self.session.closing = true;
                     return Ok(None);
                 }
@@ -114,10 +115,14 @@ impl<D: Database> Connection<D> {
                 () = place.called() => return Ok(Woken::Called),
                 unblock = &mut unblocked => return Ok(unblock.map_or(Woken::TimeIsUp, Woken::Unblocked)),
                 () = &mut time_is_up => return Ok(Woken::TimeIsUp),
-                delivery = next_message(&mut self.session.subscriber) => self.hear(delivery).await?,
-                ready = self.stream.readable(), if has_room => {
-                    ready?;
-                    if !self.take_input()? {
+                delivery = next_message(&mut self.session.subscriber) => {
+                    if !self.recognise() {
+                        return Ok(Woken::Over);
+                    }
+                    self.hear(delivery).await?;
+                }
+                received = self.stream.receive(&mut self.input, READ_CHUNK_BYTES), if has_room => {
+                    if received? == 0 {
                         return Ok(Woken::Over);
                     }
                 }

@@ -15,21 +15,22 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use helios_proto::v1::ErrorCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use super::clients::Client;
 use super::codec::{DecodeLimits, Decoder, ProtocolError};
+use super::commands::acl::role_for;
 use super::commands::read::Snapshot;
 use super::commands::write::Answer;
 use super::commands::{Args, Context, Local, Read, Request};
 use super::error::Refusal;
 use super::frame::Frame;
-use super::server::Shared;
+use super::server::{Limits, Shared};
 use super::session::Session;
 use super::table::{Spec, resolve};
 use crate::database::{Database, WriteRequest};
 use crate::error::Error;
+use crate::tls::Stream;
 use crate::wall_ms;
 use subscriptions::{check_while_listening, next_message};
 
@@ -44,14 +45,24 @@ const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: u64 = 16 * 1024 * 1024;
 
 pub struct Connection<D> {
-    stream: TcpStream,
+    stream: Stream,
     db: D,
     shared: Arc<Shared>,
     client: Arc<Client>,
     session: Session,
     decoder: Decoder,
+    /// When the request that is not whole yet began to arrive.
+    begun: Option<Instant>,
     input: BytesMut,
     output: BytesMut,
+}
+
+/// Resolves then; never, without an end.
+async fn passed(end: Option<Instant>) {
+    match end {
+        Some(end) => tokio::time::sleep_until(end.into()).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// What the commands of one round share.
@@ -67,8 +78,8 @@ struct Round {
 }
 
 impl<D: Database> Connection<D> {
-    pub fn new(stream: TcpStream, db: D, shared: Arc<Shared>, client: Arc<Client>) -> Self {
-        let session = Session::new(shared.password.is_none());
+    pub fn new(stream: Stream, db: D, shared: Arc<Shared>, client: Arc<Client>) -> Self {
+        let session = Session::new(shared.access.anyone());
         Self {
             stream,
             db,
@@ -76,6 +87,7 @@ impl<D: Database> Connection<D> {
             client,
             session,
             decoder: Decoder::default(),
+            begun: None,
             input: BytesMut::new(),
             output: BytesMut::new(),
         }
@@ -91,6 +103,7 @@ impl<D: Database> Connection<D> {
                 }
                 continue;
             }
+            self.begun = None;
             self.run_round(requests, &shutdown).await?;
             if let Some(error) = broken {
                 self.shared.metrics.rejected("protocol_error");
@@ -103,7 +116,8 @@ impl<D: Database> Connection<D> {
 
     /// The complete requests received so far, and what is wrong with the one after them.
     fn decode_round(&mut self) -> (Vec<Vec<Bytes>>, Option<ProtocolError>) {
-        let authenticated = self.session.authenticated;
+        self.recognise();
+        let authenticated = self.session.identity.is_some();
         let limits = DecodeLimits { request_bytes: self.shared.limits.max_request_bytes, authenticated };
         // A stranger's next request may be read under wider limits, once this one was AUTH.
         let most = if authenticated { MAX_ROUND_COMMANDS } else { 1 };
@@ -123,30 +137,37 @@ impl<D: Database> Connection<D> {
         if self.input.is_empty() {
             self.input = BytesMut::new();
         }
-        let idle_timeout = self.shared.limits.idle_timeout.unwrap_or(Duration::MAX);
+        let is_within = !self.input.is_empty() || self.decoder.is_within_request();
+        self.begun = if is_within { self.begun.or_else(|| Some(Instant::now())) } else { None };
+        let deadline = self.deadline();
         tokio::select! {
             biased;
             () = shutdown.cancelled() => return Ok(false),
             () = self.client.cut.cancelled() => return Ok(false),
             delivery = next_message(&mut self.session.subscriber) => {
+                // What it listens to is not for whoever it is now.
+                if !self.recognise() {
+                    return Ok(false);
+                }
                 self.hear(delivery).await?;
                 return Ok(true);
             }
-            ready = tokio::time::timeout(idle_timeout, self.stream.readable()) => match ready {
-                Ok(ready) => ready?,
-                Err(_) => return Ok(false),
-            },
+            received = self.stream.receive(&mut self.input, READ_CHUNK_BYTES) => return Ok(received? > 0),
+            () = passed(deadline) => {}
         }
-        self.take_input()
+        if self.begun.is_some() {
+            self.shared.metrics.rejected("slow_request");
+            tracing::debug!(client = self.client.id, "a Redis client did not finish its request in time");
+        }
+        Ok(false)
     }
 
-    /// What has arrived; false if the client will send no more.
-    fn take_input(&mut self) -> io::Result<bool> {
-        self.input.reserve(READ_CHUNK_BYTES);
-        match self.stream.try_read_buf(&mut self.input) {
-            Ok(received) => Ok(received > 0),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
-            Err(error) => Err(error),
+    /// For what is to arrive next. A request that has begun may take so long whatever the client sends of it.
+    fn deadline(&self) -> Option<Instant> {
+        let Limits { idle_timeout, request_timeout, .. } = self.shared.limits;
+        match self.begun {
+            Some(begun) => Some(begun + request_timeout),
+            None => idle_timeout.map(|limit| Instant::now() + limit),
         }
     }
 
@@ -244,9 +265,8 @@ impl<D: Database> Connection<D> {
             self.session.closing = true;
         }
         let spec = resolve(&words).map_err(|refusal| ("unknown", refusal))?;
-        if !self.session.authenticated && !spec.has_flag("no_auth") {
-            self.shared.metrics.rejected("unauthenticated");
-            return Err((spec.name, Refusal::NoAuth));
+        if !spec.has_flag("no_auth") {
+            self.allow(spec).map_err(|refusal| (spec.name, refusal))?;
         }
         check_while_listening(&self.session, spec).map_err(|refusal| (spec.name, refusal))?;
         {
@@ -256,6 +276,29 @@ impl<D: Database> Connection<D> {
         }
         let args = Args::new(spec, words, round.now_ms, &self.shared.limits);
         (spec.parse)(args).map(|request| (spec, request)).map_err(|refusal| (spec.name, refusal))
+    }
+
+    /// Whether this connection's user may run the command.
+    fn allow(&self, spec: &Spec) -> Result<(), Refusal> {
+        let (reason, refusal) = match &self.session.identity {
+            None => ("unauthenticated", Refusal::NoAuth),
+            Some(identity) if identity.role() < role_for(spec) => {
+                ("no_permission", Refusal::NoPermission(spec.name))
+            }
+            Some(_) => return Ok(()),
+        };
+        self.shared.metrics.rejected(reason);
+        Err(refusal)
+    }
+
+    /// Forgets who the client is, once its user is gone or has another password or role; answers whether it did not.
+    fn recognise(&mut self) -> bool {
+        let known = self.session.identity.as_mut().is_none_or(|known| self.shared.access.still_knows(known));
+        if !known {
+            self.session.identity = None;
+            self.client.profile().user.clear();
+        }
+        known
     }
 
     /// Runs the writes gathered so far and answers each.
@@ -328,9 +371,13 @@ impl<D: Database> Connection<D> {
     }
 
     async fn flush(&mut self) -> io::Result<()> {
+        let sent = async {
+            self.stream.write_all_buf(&mut self.output).await?;
+            self.stream.flush().await
+        };
         tokio::select! {
             biased;
-            written = self.stream.write_all_buf(&mut self.output) => written?,
+            sent = sent => sent?,
             // It may be the client that does not read.
             () = self.client.cut.cancelled() => return Err(io::ErrorKind::ConnectionAborted.into()),
         }

@@ -7,6 +7,7 @@ use futures::executor::block_on;
 use helios_proto::v1::{Call, Reply, command::Op};
 use mlua::{Lua, MultiValue, Value};
 
+use super::super::commands::acl::role_for;
 use super::super::commands::read::Snapshot;
 use super::super::commands::write::Answer;
 use super::super::commands::{Args, Local, Read, Request};
@@ -15,6 +16,7 @@ use super::super::frame::{Frame, Protocol};
 use super::super::server::Shared;
 use super::super::table::{Spec, resolve};
 use super::convert;
+use crate::auth::Role;
 use crate::error::Error;
 use crate::state::{Store, Trial};
 
@@ -33,6 +35,8 @@ pub struct World {
 pub struct Host {
     pub world: World,
     pub read_only: bool,
+    /// Of the user that runs it.
+    pub role: Role,
     /// Of the replies that it gets (`redis.setresp`).
     pub protocol: Protocol,
     /// Of this node, not of the script's doing: the script cannot count.
@@ -100,6 +104,9 @@ impl Host {
     fn understand(&self, spec: &'static Spec, words: Vec<Bytes>) -> Result<Request, Refusal> {
         if spec.has_flag("noscript") {
             return Err(not_allowed());
+        }
+        if self.role < role_for(spec) {
+            return Err(Refusal::NoPermission(spec.name));
         }
         if self.read_only && (spec.has_flag("write") || spec.name == "publish") {
             return Err(Refusal::other("ERR Write commands are not allowed from read-only scripts."));

@@ -13,6 +13,7 @@ use super::super::commands::status::REDIS_VERSION;
 use super::super::error::Refusal;
 use super::super::frame::{Frame, Protocol};
 use super::{Host, MAX_TIME, Program, ScriptCall, World, calls, convert, json};
+use crate::auth::Role;
 use crate::error::Error;
 
 const PRELUDE: &str = include_str!("sandbox.lua");
@@ -58,6 +59,8 @@ pub fn check(text: &[u8]) -> Result<(), Refusal> {
 pub struct Job {
     /// That the client speaks.
     pub client: Protocol,
+    /// Of its user: no command may be one that the client could not send itself.
+    pub role: Role,
     pub deadline: Instant,
     /// Stops them, too.
     pub killed: Arc<AtomicBool>,
@@ -73,8 +76,8 @@ pub fn run(program: &Program, call: &ScriptCall, world: World, job: &Job) -> Res
     let libraries = StdLib::TABLE | StdLib::STRING | StdLib::MATH | StdLib::OS;
     let lua = Lua::new_with(libraries, LuaOptions::default()).map_err(internal)?;
     lua.set_memory_limit(MAX_MEMORY_BYTES).map_err(internal)?;
-    let host =
-        Host { world, read_only: call.read_only || no_writes, protocol: Protocol::Resp2, failure: None };
+    let read_only = call.read_only || no_writes;
+    let host = Host { world, read_only, role: job.role, protocol: Protocol::Resp2, failure: None };
     lua.set_app_data(host);
     let stopped = Rc::new(Cell::new(None));
     let frame = watch(&lua, job, stopped.clone())

@@ -1,5 +1,6 @@
 //! The one table of commands: it drives dispatch, arity errors, `COMMAND` and the reference page.
 
+mod acl;
 mod connection;
 mod generic;
 mod hashes;
@@ -128,6 +129,7 @@ impl Spec {
 /// All commands, in the order of their names.
 pub static COMMANDS: LazyLock<Vec<&'static Spec>> = LazyLock::new(|| {
     let mut all: Vec<_> = [
+        acl::COMMANDS,
         connection::COMMANDS,
         generic::COMMANDS,
         hashes::COMMANDS,

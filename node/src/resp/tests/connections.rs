@@ -41,6 +41,20 @@ async fn an_oversized_request_is_refused_and_an_oversized_value_only_answered() 
 }
 
 #[tokio::test]
+async fn a_request_that_never_ends_is_cut_off_and_an_idle_client_is_not() {
+    let limits = Limits { request_timeout: Duration::from_millis(200), ..Limits::default() };
+    let server = Server::with(limits, None).await;
+    let mut idle = server.client().await;
+    idle.check("PING", "+PONG").await;
+    for beginning in ["*2\r\n$3\r\nGET", "*2\r\n$3\r\nGET\r\n", "PING"] {
+        let mut slow = server.client().await;
+        slow.send(beginning).await;
+        slow.expect_end().await;
+    }
+    idle.check("PING", "+PONG").await;
+}
+
+#[tokio::test]
 async fn a_password_keeps_strangers_out() {
     let server = Server::with(Limits::default(), Some("secret")).await;
     let mut client = server.client().await;

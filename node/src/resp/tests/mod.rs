@@ -25,11 +25,14 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::{Limits, Metrics, Password, serve};
+use super::{Limits, Metrics, serve};
+use crate::auth::Access;
 use crate::database::{Ack, Database, Freshness, WriteRequest};
 use crate::error::Error;
 use crate::pubsub::Broker;
+use crate::refusals::Refusals;
 use crate::state::Store;
+use crate::tls::{Door, Protocol};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 const CLUSTER_ID: &str = "demo";
@@ -180,8 +183,10 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let (db, shutdown) = (LocalDb::new(), CancellationToken::new());
-        let password = password.map(Password::new);
-        let serving = serve(listener, db.clone(), limits, password, Metrics::default(), shutdown.clone());
+        let access = Arc::new(password.map_or_else(Access::default, Access::with_password));
+        let refusals = Refusals::default();
+        let door = Door { name: "client", protocol: Protocol::Redis, tls: None, refusals };
+        let serving = serve(listener, door, db.clone(), limits, access, Metrics::default(), shutdown.clone());
         Self { db, port, shutdown, task: tokio::spawn(serving) }
     }
 

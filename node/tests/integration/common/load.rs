@@ -31,6 +31,8 @@ pub struct Report {
     pub written: BTreeMap<String, String>,
     /// The longest that one write took, all its tries included.
     pub longest: Duration,
+    /// Tries that failed.
+    pub failures: usize,
 }
 
 impl Load {
@@ -65,9 +67,10 @@ impl Load {
         self.stop.store(true, Ordering::Relaxed);
         let mut total = Report::default();
         while let Some(report) = self.writers.join_next().await {
-            let Report { written, longest } = report.unwrap();
+            let Report { written, longest, failures } = report.unwrap();
             total.written.extend(written);
             total.longest = total.longest.max(longest);
+            total.failures += failures;
         }
         total
     }
@@ -110,6 +113,7 @@ impl Writer {
             let value = format!("value {sequence} of writer {}", self.number);
             let started = Instant::now();
             while self.try_set(&key, &value).await.is_err() {
+                self.report.failures += 1;
                 self.connection = None;
                 self.at = (self.at + 1) % self.ports.len();
                 tokio::time::sleep(RETRY_PAUSE).await;

@@ -2,6 +2,7 @@
 //! deadlines, a writer that remembers what was acknowledged, clients that record a history, and wires
 //! that can be cut.
 
+mod certificates;
 mod client;
 mod clients;
 mod clock;
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+pub use certificates::{Authority, Leaf, Mounted};
 pub use client::{connect, error_code, http, http_with, info_field, is_outcome_unknown};
 pub use clients::Clients;
 pub use clock::WallClock;

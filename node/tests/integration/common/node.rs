@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use helios_proto::tls::{ClientTls, dial};
 use helios_proto::v1::cluster_client::ClusterClient;
 use helios_proto::v1::kv_client::KvClient;
 use helios_proto::v1::{Consistency, Entry, RangeRequest, Role, StatusRequest, StatusResponse};
@@ -34,6 +35,8 @@ pub struct Node {
     /// For looks at a node that may be gone or stopped. Kept, since each look would leave a used-up
     /// port behind otherwise.
     quick: Channel,
+    /// What its peer port is asked with.
+    tls: Arc<Mutex<Option<ClientTls>>>,
 }
 
 impl Node {
@@ -61,6 +64,7 @@ impl Node {
         arguments: &[&str],
         environment: &[(&str, &str)],
     ) -> Self {
+        let tls = Arc::default();
         Self {
             name: name.to_owned(),
             ports,
@@ -73,8 +77,13 @@ impl Node {
                 .collect(),
             child: None,
             pid: Arc::default(),
-            quick: endpoint(ports.peer).timeout(QUICK_TIMEOUT).connect_lazy(),
+            quick: peer_channel(ports.peer, QUICK_TIMEOUT, Arc::clone(&tls)),
+            tls,
         }
+    }
+
+    pub fn directory(&self) -> &Path {
+        &self.dir
     }
 
     pub fn data_dir(&self) -> PathBuf {
@@ -173,7 +182,21 @@ impl Node {
     }
 
     pub fn cluster(&self) -> ClusterClient<Channel> {
-        ClusterClient::new(channel(self.ports.peer))
+        ClusterClient::new(self.peer_channel())
+    }
+
+    /// A new connection to the peer port.
+    pub fn peer_channel(&self) -> Channel {
+        peer_channel(self.ports.peer, RPC_TIMEOUT, Arc::clone(&self.tls))
+    }
+
+    /// From the next connection on.
+    pub fn ask_with(&self, tls: ClientTls) {
+        *self.tls.lock().unwrap() = Some(tls);
+    }
+
+    pub fn ask_without(&self) {
+        *self.tls.lock().unwrap() = None;
     }
 
     pub fn kv(&self) -> KvClient<Channel> {
@@ -253,6 +276,11 @@ pub fn free_standing(dir: &Path) -> Command {
 
 fn channel(port: u16) -> Channel {
     endpoint(port).timeout(RPC_TIMEOUT).connect_lazy()
+}
+
+fn peer_channel(port: u16, limit: Duration, tls: Arc<Mutex<Option<ClientTls>>>) -> Channel {
+    let dial = dial(format!("127.0.0.1:{port}"), "127.0.0.1".to_owned(), move || tls.lock().unwrap().clone());
+    endpoint(port).timeout(limit).connect_with_connector_lazy(dial)
 }
 
 fn endpoint(port: u16) -> Endpoint {

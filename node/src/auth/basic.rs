@@ -1,0 +1,87 @@
+//! The header `authorization` of HTTP and gRPC (RFC 7617, RFC 6750). Pure.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use helios_proto::v1::ErrorCode;
+
+use super::{Access, Identity};
+use crate::error::Error;
+use crate::secret::Secret;
+
+/// Whoever the header says, if that is so. `token` is one that is in the configuration itself.
+///
+/// # Errors
+/// What to send instead, and nothing of what was sent.
+pub fn admitted(access: &Access, token: Option<&Secret>, header: Option<&str>) -> Result<Identity, Error> {
+    let refused = |message: &str| Error::new(ErrorCode::Unauthenticated, message);
+    let has_token = token.is_some() || access.has_token();
+    let Some(header) = header else {
+        return Err(refused(match (has_token, access.is_open()) {
+            (true, true) => "send the gateway's token: Authorization: Bearer <gateway.token>",
+            (true, false) => {
+                "send the gateway's token, Authorization: Bearer <gateway.token>, or a user, Basic <user:password>"
+            }
+            (false, _) => "say who you are: Authorization: Basic <user:password in base64>",
+        }));
+    };
+    let found = match credentials(header) {
+        Some(Credentials::Token(given)) => {
+            let known = token.is_some_and(|token| token.matches(given.as_bytes()));
+            if known { Some(super::admin()) } else { access.by_token(given.as_bytes()) }
+        }
+        Some(Credentials::User { name, password }) => access.authenticate(name.as_bytes(), &password),
+        None => {
+            return Err(refused(
+                "the header Authorization has to be Bearer <token> or Basic <user:password in base64>",
+            ));
+        }
+    };
+    found.ok_or_else(|| refused("this is not the token (gateway.token), or no user with this password"))
+}
+
+#[derive(PartialEq, Eq)]
+enum Credentials {
+    Token(String),
+    User { name: String, password: Vec<u8> },
+}
+
+/// What the header says; `None` if it cannot be understood.
+fn credentials(header: &str) -> Option<Credentials> {
+    let (scheme, given) = header.split_once(' ')?;
+    let given = given.trim();
+    if scheme.eq_ignore_ascii_case("bearer") {
+        return Some(Credentials::Token(given.to_owned()));
+    }
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let text = STANDARD.decode(given).ok()?;
+    let colon = text.iter().position(|byte| *byte == b':')?;
+    let name = String::from_utf8(text[..colon].to_vec()).ok()?;
+    Some(Credentials::User { name, password: text[colon + 1..].to_vec() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_schemes_are_understood_and_nothing_else() {
+        let user =
+            |name: &str, password: &str| Credentials::User { name: name.into(), password: password.into() };
+        for (header, expected) in [
+            ("Bearer open sesame", Some(Credentials::Token("open sesame".into()))),
+            ("bearer t", Some(Credentials::Token("t".into()))),
+            // curl -u app:se:cret
+            ("Basic YXBwOnNlOmNyZXQ=", Some(user("app", "se:cret"))),
+            ("basic YXBwOg==", Some(user("app", ""))),
+            ("Basic YXBw", None),
+            ("Basic !", None),
+            ("Digest x", None),
+            ("Bearer", None),
+            ("", None),
+        ] {
+            assert!(credentials(header) == expected, "{header}");
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! One port: what happens to a connection before its service sees it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::Stream as Incoming;
+use helios_proto::tls::in_words;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::{Material, Stream};
+use crate::refusals::Refusals;
+
+/// For all of a handshake; a client that is slower is cut off.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Handshakes under way on one port; more clients wait in the listen queue.
+const MAX_HANDSHAKES: usize = 1_024;
+/// Connections that are ready and not taken over by the service yet.
+const READY: usize = 16;
+/// How long to leave a listener alone when the process is out of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long, and how much, a client that was told it is at the wrong port may go on sending: a connection that is
+/// closed with input unread would be reset, and take the message with it.
+const LINGER: Duration = Duration::from_millis(500);
+const LINGER_BYTES: u64 = 64 << 10;
+/// First byte of every TLS connection.
+const HANDSHAKE_RECORD: u8 = 22;
+/// `PRI * HTTP/2.0 ...`
+const HTTP2_PREFACE_BYTES: usize = 24;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    Redis,
+    Http1,
+    Http2,
+}
+
+impl Protocol {
+    /// To a client that speaks it without TLS where there is none without.
+    fn wants_tls(self) -> &'static [u8] {
+        match self {
+            Self::Redis => b"-ERR this port speaks TLS only: connect with TLS and the CA of the cluster\r\n",
+            Self::Http1 => {
+                b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-type: text/plain\r\n\r\n\
+                  this port speaks TLS only: ask https://\n"
+            }
+            // A fatal alert, protocol_version: HTTP/2 has no words before its handshake.
+            Self::Http2 => &[21, 3, 3, 0, 2, 2, 70],
+        }
+    }
+}
+
+/// A port with its lock, if it has one. Cheap to clone.
+#[derive(Clone)]
+pub struct Door {
+    /// As the configuration calls it: `peer`, `client`, `grpc` or `gateway`.
+    pub name: &'static str,
+    pub protocol: Protocol,
+    pub tls: Option<Arc<Material>>,
+    pub refusals: Refusals,
+}
+
+impl Door {
+    /// The connection as its service may have it; `None` when it was refused. Takes five seconds at most, so it
+    /// belongs into a task of its own.
+    pub async fn open(&self, stream: TcpStream, from: SocketAddr) -> Option<Stream> {
+        let Some(tls) = &self.tls else { return Some(stream.into()) };
+        let acceptor = TlsAcceptor::from(tls.server(self.protocol));
+        let handshake = async {
+            let mut first = [0];
+            // A client that leaves again is a balancer's probe.
+            if !matches!(stream.peek(&mut first).await, Ok(1)) {
+                return None;
+            }
+            if first[0] != HANDSHAKE_RECORD {
+                self.refusals.tell(
+                    self.name,
+                    "no_tls",
+                    from,
+                    "it does not speak TLS, which this port asks for",
+                );
+                self.send_away(stream).await;
+                return None;
+            }
+            match acceptor.accept(stream).await {
+                Ok(stream) => Some(Stream::from(stream)),
+                Err(error) => {
+                    self.refusals.tell(self.name, "tls_handshake", from, in_words(&error));
+                    None
+                }
+            }
+        };
+        match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
+            Ok(opened) => opened,
+            Err(_) => {
+                self.refusals.tell(self.name, "slow_handshake", from, "its TLS handshake took too long");
+                None
+            }
+        }
+    }
+
+    async fn send_away(&self, mut stream: TcpStream) {
+        let told = async {
+            stream.write_all(self.protocol.wants_tls()).await?;
+            stream.shutdown().await?;
+            tokio::io::copy(&mut stream.take(LINGER_BYTES), &mut tokio::io::sink()).await
+        };
+        // Whether the client heard or not, there is nothing more to do for it.
+        let _ = tokio::time::timeout(LINGER, told).await;
+    }
+
+    /// The connections of a port of HTTP/2 as tonic takes them, until what is returned is dropped.
+    pub fn incoming(self, listener: TcpListener) -> impl Incoming<Item = io::Result<Stream>> {
+        let (ready, opened) = mpsc::channel(READY);
+        tokio::spawn(async move {
+            tokio::select! {
+                () = ready.closed() => {}
+                () = self.accept_all(&listener, &ready) => {}
+            }
+        });
+        ReceiverStream::new(opened)
+    }
+
+    async fn accept_all(&self, listener: &TcpListener, ready: &mpsc::Sender<io::Result<Stream>>) {
+        let permits = Arc::new(Semaphore::new(MAX_HANDSHAKES));
+        // Ended with this task.
+        let mut handshakes = JoinSet::new();
+        while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
+            while handshakes.try_join_next().is_some() {}
+            let (stream, from) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, port = self.name, "connection not accepted");
+                    // No event tells when descriptors are free again; trying at once would spin.
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            // Answers leave at once. With Nagle's algorithm the second of two small ones waits until the client
+            // acknowledges the first, which takes it 40 ms.
+            if stream.set_nodelay(true).is_err() {
+                continue;
+            }
+            let (door, ready) = (self.clone(), ready.clone());
+            handshakes.spawn(async move {
+                if let Some(stream) = door.open(stream, from).await {
+                    let stream =
+                        stream.greeted_by(HTTP2_PREFACE_BYTES, HANDSHAKE_TIMEOUT, door.name, &door.refusals);
+                    // Nobody takes it when the service ends.
+                    drop(ready.send(Ok(stream)).await);
+                }
+                drop(permit);
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::StreamExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn grpc_answers_wait_for_no_acknowledgement() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let door = Door { name: "grpc", protocol: Protocol::Http2, tls: None, refusals: Refusals::default() };
+        let mut incoming = std::pin::pin!(door.incoming(listener));
+        let accepted = incoming.next().await.unwrap().unwrap();
+        assert!(accepted.tcp().nodelay().unwrap());
+    }
+}

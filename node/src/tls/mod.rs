@@ -1,0 +1,65 @@
+//! The locks on the ports: what certificates a node shows and asks for ([`Material`], read again when its files
+//! change), and what happens to a connection before the service behind its port sees it ([`Door`]).
+
+mod door;
+mod material;
+mod stream;
+
+use std::sync::Arc;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+pub use door::{Door, Protocol};
+pub use material::{Material, Side};
+pub use stream::Stream;
+
+use crate::config::{ConfigError, Settings};
+
+/// Of both sides of a node; `None` where it speaks without TLS.
+#[derive(Clone, Default)]
+pub struct Locks {
+    pub peer: Option<Arc<Material>>,
+    pub client: Option<Arc<Material>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct For {
+    r#for: &'static str,
+}
+
+impl Locks {
+    /// # Errors
+    /// When a file cannot be read or used.
+    pub fn load(settings: &Settings) -> Result<Self, ConfigError> {
+        let load = |files: &Option<_>, side| {
+            files.clone().map(|files| Material::load(files, side).map(Arc::new)).transpose()
+        };
+        Ok(Self {
+            peer: load(&settings.peer_tls, Side::Peer)?,
+            client: load(&settings.client_tls, Side::Client)?,
+        })
+    }
+
+    fn sides(&self) -> impl Iterator<Item = &Arc<Material>> {
+        self.peer.iter().chain(&self.client)
+    }
+
+    /// Follows the files until `stop`; the gauge of when certificates expire follows them.
+    pub fn watch(&self, registry: &mut Registry, tasks: &mut JoinSet<()>, stop: &CancellationToken) {
+        let expiry = Family::<For, Gauge>::default();
+        registry.register(
+            "cert_expiry_timestamp_seconds",
+            "When the certificate that this node shows expires, seconds since 1970",
+            expiry.clone(),
+        );
+        for side in self.sides() {
+            let gauge = expiry.get_or_create(&For { r#for: side.side().name() }).clone();
+            tasks.spawn(Arc::clone(side).watch(gauge, stop.clone()));
+        }
+    }
+}

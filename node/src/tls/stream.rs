@@ -1,0 +1,177 @@
+//! A client's connection, with TLS or without.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::Sleep;
+use tokio_rustls::server::TlsStream;
+use tonic::transport::server::{Connected, TcpConnectInfo};
+
+use crate::refusals::Refusals;
+
+pub struct Stream {
+    inner: Inner,
+    greeting: Option<Greeting>,
+}
+
+enum Inner {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// What the client has to send before anything else, and by when.
+struct Greeting {
+    missing_bytes: usize,
+    until: Pin<Box<Sleep>>,
+    refused: Box<dyn Fn() + Send + Sync>,
+}
+
+impl From<TcpStream> for Stream {
+    fn from(stream: TcpStream) -> Self {
+        Self { inner: Inner::Plain(stream), greeting: None }
+    }
+}
+
+impl From<TlsStream<TcpStream>> for Stream {
+    fn from(stream: TlsStream<TcpStream>) -> Self {
+        Self { inner: Inner::Tls(Box::new(stream)), greeting: None }
+    }
+}
+
+impl Stream {
+    pub fn tcp(&self) -> &TcpStream {
+        match &self.inner {
+            Inner::Plain(stream) => stream,
+            Inner::Tls(stream) => stream.get_ref().0,
+        }
+    }
+
+    /// Ends the connection unless so many bytes arrive within `limit`: HTTP/2 looks after its connections only once
+    /// they have begun.
+    pub fn greeted_by(
+        mut self,
+        bytes: usize,
+        limit: Duration,
+        port: &'static str,
+        refusals: &Refusals,
+    ) -> Self {
+        let (refusals, from) = (refusals.clone(), self.tcp().peer_addr());
+        let from = from.map_or_else(|_| "a client that is gone".to_owned(), |from| from.to_string());
+        self.greeting = Some(Greeting {
+            missing_bytes: bytes,
+            until: Box::pin(tokio::time::sleep(limit)),
+            refused: Box::new(move || {
+                refusals.tell(port, "slow_handshake", &from, "it did not begin to speak HTTP/2 in time");
+            }),
+        });
+        self
+    }
+
+    /// Takes what has arrived, at most `most` bytes at once; 0: there will be no more. An idle connection without TLS
+    /// needs no buffer. Cancel safe.
+    pub async fn receive(&mut self, buffer: &mut BytesMut, most: usize) -> io::Result<usize> {
+        match &mut self.inner {
+            Inner::Plain(stream) => loop {
+                stream.readable().await?;
+                buffer.reserve(most);
+                match stream.try_read_buf(buffer) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    received => return received,
+                }
+            },
+            Inner::Tls(stream) => {
+                buffer.reserve(most);
+                stream.read_buf(buffer).await
+            }
+        }
+    }
+}
+
+impl Greeting {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.until.as_mut().poll(context));
+        (self.refused)();
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = match &mut self.inner {
+            Inner::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
+            Inner::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
+        };
+        let Some(greeting) = &mut self.greeting else { return read };
+        if read.is_pending() {
+            return greeting.poll(context);
+        }
+        greeting.missing_bytes = greeting.missing_bytes.saturating_sub(buffer.filled().len() - before);
+        if greeting.missing_bytes == 0 {
+            self.greeting = None;
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.inner {
+            Inner::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
+            Inner::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.inner {
+            Inner::Plain(stream) => Pin::new(stream).poll_write_vectored(context, parts),
+            Inner::Tls(stream) => Pin::new(stream).poll_write_vectored(context, parts),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.inner {
+            Inner::Plain(stream) => stream.is_write_vectored(),
+            Inner::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.inner {
+            Inner::Plain(stream) => Pin::new(stream).poll_flush(context),
+            Inner::Tls(stream) => Pin::new(stream).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.inner {
+            Inner::Plain(stream) => Pin::new(stream).poll_shutdown(context),
+            Inner::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+        }
+    }
+}
+
+impl Connected for Stream {
+    type ConnectInfo = TcpConnectInfo;
+
+    fn connect_info(&self) -> TcpConnectInfo {
+        self.tcp().connect_info()
+    }
+}

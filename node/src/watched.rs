@@ -1,0 +1,95 @@
+//! Files that others change while the node runs: an editor, a ConfigMap's or Secret's new version.
+
+use std::path::{Path, PathBuf};
+
+use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::unix::pipe;
+
+/// Files, by what happens in their directories: editors and the kubelet replace them by a rename.
+pub struct WatchedFiles {
+    paths: Vec<PathBuf>,
+    /// Of the kernel. Read as a pipe would be; what they say does not matter.
+    events: pipe::Receiver,
+    /// What each held when it was last looked at.
+    texts: Vec<Option<Vec<u8>>>,
+}
+
+impl WatchedFiles {
+    /// Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// When the kernel does not watch one of their directories.
+    pub fn open(paths: Vec<PathBuf>) -> std::io::Result<Self> {
+        let events = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
+        for path in &paths {
+            inotify::add_watch(&events, directory_of(path), WatchFlags::CLOSE_WRITE | WatchFlags::MOVED_TO)?;
+        }
+        let texts = paths.iter().map(|path| std::fs::read(path).ok()).collect();
+        let events = pipe::Receiver::from_owned_fd_unchecked(events)?;
+        Ok(Self { paths, events, texts })
+    }
+
+    /// Resolves when one of them holds something else. Cancel safe.
+    pub async fn changed(&mut self) -> std::io::Result<()> {
+        let mut buffer = [0; 4_096];
+        loop {
+            let _which = self.events.read(&mut buffer).await?;
+            // Other files of the directory change, too, and a file may be written again as it was.
+            let mut changed = false;
+            for (path, text) in self.paths.iter().zip(&mut self.texts) {
+                let now = std::fs::read(path).ok();
+                if now.is_some() && now != *text {
+                    *text = now;
+                    changed = true;
+                }
+            }
+            if changed {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_file_changes_by_writing_and_by_renaming_and_its_neighbours_do_not_count() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("heliosd.yaml");
+        std::fs::write(&path, "one").unwrap();
+        let mut file = WatchedFiles::open(vec![path.clone()]).unwrap();
+        std::fs::write(dir.path().join("other"), "x").unwrap();
+        std::fs::write(&path, "one").unwrap();
+        std::fs::write(&path, "two").unwrap();
+        file.changed().await.unwrap();
+        assert_eq!(file.texts, [Some(b"two".to_vec())]);
+
+        // As the kubelet does it: a link to a directory is replaced by another.
+        for version in ["v1", "v2"] {
+            std::fs::create_dir(dir.path().join(version)).unwrap();
+            std::fs::write(dir.path().join(version).join("linked.yaml"), version).unwrap();
+        }
+        let link_to = |version: &str| {
+            let new = dir.path().join("new");
+            std::os::unix::fs::symlink(version, &new).unwrap();
+            std::fs::rename(new, dir.path().join("..data")).unwrap();
+        };
+        link_to("v1");
+        let linked = dir.path().join("linked.yaml");
+        std::os::unix::fs::symlink("..data/linked.yaml", &linked).unwrap();
+        let mut files = WatchedFiles::open(vec![path, linked]).unwrap();
+        link_to("v2");
+        files.changed().await.unwrap();
+        assert_eq!(files.texts, [Some(b"two".to_vec()), Some(b"v2".to_vec())]);
+    }
+}

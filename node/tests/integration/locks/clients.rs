@@ -1,0 +1,144 @@
+//! TLS on the ports for clients, and clients that take their time.
+
+use std::process::Command;
+use std::time::Duration;
+
+use helios_proto::tls::connect;
+use helios_proto::v1::GetRequest;
+use helios_proto::v1::kv_client::KvClient;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::common::{Authority, Mounted, Node, PATIENCE, Ports, eventually, http, temporary_directory};
+
+const LIMIT: Duration = Duration::from_secs(10);
+/// As a client of TLS 1.3 begins, and no more of it.
+const HALF_A_HELLO: &[u8] = &[22, 3, 1, 2, 0, 1, 0, 1, 0xfc];
+
+struct Secured {
+    node: Node,
+    mount: Mounted,
+    authority: Authority,
+    _ports: Ports,
+    _dir: TempDir,
+}
+
+impl Secured {
+    /// A cluster of one with certificates for clients; `section` is the keys of `tls.client`.
+    async fn start(section: impl Fn(&Mounted) -> String) -> Self {
+        let (dir, ports, authority) = (temporary_directory(), Ports::take(), Authority::new("ours"));
+        let mut mount = Mounted::new(&dir.path().join("client-tls"));
+        mount.put_certificates(&authority.leaf(2081), &[&authority]);
+        let config = format!("tls: {{client: {}}}\n", section(&mount));
+        let mut node = Node::new(dir.path(), "node-1", ports.node(0), "bootstrap: single", &config);
+        node.start();
+        node.wait_ready().await;
+        Self { node, mount, authority, _ports: ports, _dir: dir }
+    }
+
+    async fn counted(&self, reason: &str) -> u64 {
+        let metric = format!("helios_rejected_total{{reason=\"{reason}\"}}");
+        self.node.metric(&metric).await.unwrap_or_default()
+    }
+}
+
+/// Standard output of a program that a user would take; `None` when it fails.
+async fn run(program: &str, arguments: &[&str]) -> Option<String> {
+    let mut command = Command::new(program);
+    command.args(arguments);
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+}
+
+async fn plain_answer(port: u16, request: &[u8]) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    stream.write_all(request).await.unwrap();
+    let mut answer = String::new();
+    tokio::time::timeout(PATIENCE, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn with_certificates_the_ports_for_clients_speak_tls_and_nothing_else() {
+    let mut secured = Secured::start(Mounted::open_section).await;
+    let (ports, ca) = (secured.node.ports, secured.mount.file("ca.crt"));
+    let (client, gateway) = (ports.client.to_string(), format!("https://127.0.0.1:{}/health", ports.gateway));
+    let said = run("redis-cli", &["-p", &client, "--tls", "--cacert", &ca, "SET", "k", "v"]).await;
+    assert_eq!(said.as_deref().map(str::trim), Some("OK"));
+    let healthy = run("curl", &["--fail", "--silent", "--cacert", &ca, &gateway]).await.unwrap();
+    assert!(healthy.contains("healthy"), "{healthy}");
+    let tls = secured.authority.client(None);
+    let address = format!("127.0.0.1:{}", ports.grpc);
+    let channel = connect(&address, "127.0.0.1", Some(&tls), LIMIT, LIMIT).await.unwrap();
+    let get = GetRequest { key: "k".into(), ..GetRequest::default() };
+    assert_eq!(KvClient::new(channel).get(get).await.unwrap().into_inner().entry.unwrap().value, "v");
+
+    let refused = plain_answer(ports.client, b"PING\r\n").await;
+    assert!(refused.starts_with("-ERR this port speaks TLS only"), "{refused}");
+    let refused = plain_answer(ports.gateway, b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    assert!(refused.starts_with("HTTP/1.1 400") && refused.contains("https://"), "{refused}");
+    assert_eq!(secured.counted("no_tls").await, 2);
+    // Who trusts another CA says so and goes.
+    let other = Authority::new("theirs").client(None);
+    let error = connect(&address, "127.0.0.1", Some(&other), LIMIT, LIMIT).await.unwrap_err();
+    assert!(error.0.contains("no CA that is trusted here"), "{error}");
+    // Probes and Prometheus keep their port.
+    assert_eq!(http(ports.metrics, "GET", "/readyz", "").await.unwrap().0, 200);
+
+    let renewed = secured.authority.leaf(2083);
+    secured.mount.put_certificates(&renewed, &[&secured.authority]);
+    eventually("the renewed certificate is taken over", async || {
+        let expires = secured.node.metric("helios_cert_expiry_timestamp_seconds{for=\"client\"}").await?;
+        (expires == 3_597_436_800).then_some(())
+    })
+    .await;
+    let status = secured.node.status().await;
+    assert_eq!(
+        (status.client_tls, status.client_certificate_expires_at, status.peer_tls),
+        (true, 3_597_436_800, false)
+    );
+    assert!(run("redis-cli", &["-p", &client, "--tls", "--cacert", &ca, "GET", "k"]).await.is_some());
+}
+
+#[tokio::test]
+async fn with_a_ca_clients_have_to_show_a_certificate() {
+    let secured = Secured::start(Mounted::section).await;
+    let ca = secured.mount.file("ca.crt");
+    let gateway = format!("https://127.0.0.1:{}/health", secured.node.ports.gateway);
+    let ask = ["--fail", "--silent", "--cacert", &ca, &gateway];
+    assert_eq!(run("curl", &ask).await, None);
+    let (cert, key) = (secured.mount.file("tls.crt"), secured.mount.file("tls.key"));
+    let with = [&ask[..], &["--cert", &cert, "--key", &key]].concat();
+    assert!(run("curl", &with).await.is_some());
+    assert!(secured.counted("tls_handshake").await > 0);
+}
+
+/// Ends once the other side has closed the connection.
+async fn closed(port: u16, beginning: &[u8]) {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    stream.write_all(beginning).await.unwrap();
+    let mut rest = Vec::new();
+    let end = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await;
+    assert!(end.is_ok(), "port {port} waits without limit after {beginning:?}");
+}
+
+#[tokio::test]
+async fn a_handshake_that_does_not_go_on_is_cut_off_and_holds_up_nobody() {
+    let secured = Secured::start(Mounted::open_section).await;
+    let ports = secured.node.ports;
+    let mut silent = tokio::task::JoinSet::new();
+    for port in [ports.client, ports.grpc, ports.gateway] {
+        for beginning in [b"".as_slice(), HALF_A_HELLO] {
+            silent.spawn(closed(port, beginning));
+        }
+    }
+    // The peer port has no TLS here: what is missing is the beginning of HTTP/2.
+    silent.spawn(closed(ports.peer, b"PRI * HT"));
+    let (client, ca) = (ports.client.to_string(), secured.mount.file("ca.crt"));
+    assert!(run("redis-cli", &["-p", &client, "--tls", "--cacert", &ca, "PING"]).await.is_some());
+    while let Some(ended) = silent.join_next().await {
+        ended.unwrap();
+    }
+    assert_eq!(secured.counted("slow_handshake").await, 7);
+}

@@ -1,0 +1,197 @@
+//! The peer port with certificates.
+
+use std::time::Duration;
+
+use helios_proto::tls::{ClientTls, connect, why};
+use helios_proto::v1::cluster_client::ClusterClient;
+use helios_proto::v1::peer_client::PeerClient;
+use helios_proto::v1::{ErrorCode, Handshake, PeerFrame, StatusRequest, peer_frame::Kind};
+
+use super::Locked;
+use crate::common::{Authority, Cluster, Load, Mounted, Node, Operator, error_code, eventually};
+
+const TAKEN_OVER: &str = "certificates taken over";
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// Waits until every member said so once more than `times` before.
+async fn taken_over(cluster: &Cluster, times: usize) {
+    for node in cluster.nodes() {
+        eventually(&format!("{} takes its certificates over", node.name), async || {
+            (node.log().matches(TAKEN_OVER).count() >= times).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_new_certificate_and_a_new_ca_cost_no_write_and_no_election() {
+    let (old, new) = (Authority::new("the first CA"), Authority::new("the second CA"));
+    let (first, second, third) = (old.leaf(2081), old.leaf(2082), new.leaf(2083));
+    let mut locked = Locked::started(&old, &first).await;
+    let terms = |statuses: &[helios_proto::v1::StatusResponse]| -> Vec<_> {
+        statuses.iter().map(|status| status.term).collect()
+    };
+    let before = terms(&locked.cluster.statuses().await);
+    let load = Load::start(&locked.cluster.client_ports());
+    load.wait_for(50).await;
+
+    let stages: [(_, &[&Authority]); 4] =
+        [(&second, &[&old]), (&second, &[&old, &new]), (&third, &[&old, &new]), (&third, &[&new])];
+    for (times, (leaf, trusted)) in (1..).zip(stages) {
+        locked.put(leaf, trusted);
+        taken_over(&locked.cluster, times).await;
+        load.wait_for(50).await;
+    }
+    for node in locked.cluster.nodes() {
+        assert_eq!(
+            node.metric("helios_cert_expiry_timestamp_seconds{for=\"peer\"}").await,
+            Some(3_597_436_800)
+        );
+        // The old ones are good for nothing any more, the new ones for everything.
+        let address = node.peer_addr();
+        let refused = connect(&address, "127.0.0.1", Some(&old.client(Some(&second))), LIMIT, LIMIT).await;
+        assert!(refused.unwrap_err().0.contains("no CA that is trusted here"));
+        node.ask_with(new.client(Some(&third)));
+    }
+    assert_eq!(terms(&locked.cluster.statuses().await), before);
+    let report = load.finish().await;
+    assert_eq!(report.failures, 0, "a client had to try again");
+
+    // Links that are dialled anew use what there is now.
+    let follower = (locked.cluster.leader().await + 1) % 3;
+    locked.cluster[follower].kill();
+    locked.cluster[follower].start();
+    locked.cluster.wait_ready().await;
+    report.assert_kept(&locked.cluster.agreed_data().await);
+}
+
+async fn status_with(node: &Node, tls: Option<&ClientTls>) -> Result<(), String> {
+    let channel =
+        connect(&node.peer_addr(), "127.0.0.1", tls, LIMIT, LIMIT).await.map_err(|error| error.0)?;
+    let answer = ClusterClient::new(channel).status(StatusRequest {}).await;
+    answer.map(drop).map_err(|status| why(&status))
+}
+
+#[tokio::test]
+async fn whoever_has_no_certificate_of_the_ca_is_told_so_and_counted() {
+    let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
+    let leaf = ours.leaf(2081);
+    let locked = Locked::started(&ours, &leaf).await;
+    let node = &locked.cluster[0];
+    assert_eq!(status_with(node, Some(&ours.client(Some(&leaf)))).await, Ok(()));
+    let foreign = theirs.leaf(2081);
+    let expired = ours.leaf(2001);
+    let cases = [
+        (None, "speaks TLS only", "it does not speak TLS, which this port asks for"),
+        (Some(ours.client(None)), "asks for a certificate, and none was shown", "it showed no certificate"),
+        (
+            Some(ours.client(Some(&foreign))),
+            "does not trust the CA of the certificate shown",
+            "its certificate is of no CA that is trusted here",
+        ),
+        (
+            Some(ours.client(Some(&expired))),
+            "the certificate shown to it has expired",
+            "its certificate has expired",
+        ),
+    ];
+    for (tls, theirs, ours) in &cases {
+        let error = status_with(node, tls.as_ref()).await.unwrap_err();
+        assert!(error.contains(theirs), "{error} is not {theirs}");
+        // And again, which is counted only.
+        drop(status_with(node, tls.as_ref()).await);
+        assert_eq!(node.log().matches(ours).count(), 1, "{ours}: {}", node.log());
+    }
+    let counted = async |reason: &str| {
+        node.metric(&format!("helios_rejected_total{{reason=\"{reason}\"}}")).await.unwrap_or_default()
+    };
+    // A channel may dial more than once.
+    assert!(counted("tls_handshake").await >= 6 && counted("no_tls").await >= 2);
+}
+
+#[tokio::test]
+async fn a_good_certificate_makes_nobody_a_member() {
+    let ours = Authority::new("ours");
+    let leaf = ours.leaf(2081);
+    let mut locked = Locked::started(&ours, &leaf).await;
+    locked.cluster.wait_registered().await;
+    let leader = locked.cluster.leader().await;
+    let gone = (leader + 1) % 3;
+    let (status, removed) = (locked.cluster[leader].status().await, locked.cluster[gone].status().await);
+    locked.cluster[gone].kill();
+    Operator::remove(&locked.cluster[leader], removed.member_id).await;
+
+    let node = &locked.cluster[leader];
+    let mut peer = PeerClient::new(node.peer_channel());
+    let hello = Handshake {
+        cluster_id: status.cluster_id.clone(),
+        from_id: removed.member_id,
+        from_name: removed.name,
+        from_disk_id: removed.disk_id,
+        from_boot_epoch: removed.boot_epoch,
+        to_id: status.member_id,
+        ..Handshake::default()
+    };
+    let other = Handshake { cluster_id: "another".into(), ..hello.clone() };
+    for (hello, code, reason) in [
+        (other, ErrorCode::WrongCluster, "wrong_cluster"),
+        (hello, ErrorCode::MemberRemoved, "removed_member"),
+    ] {
+        let frame = PeerFrame { kind: Some(Kind::Handshake(hello)) };
+        assert_eq!(error_code(peer.messages(tokio_stream::iter([frame])).await), code);
+        let metric = format!("helios_rejected_total{{reason=\"{reason}\"}}");
+        assert!(node.metric(&metric).await.unwrap_or_default() > 0, "{reason} is not counted");
+        assert!(node.log().contains(&format!("reason=\"{reason}\"")), "{}", node.log());
+    }
+}
+
+#[tokio::test]
+async fn a_member_without_tls_among_those_with_it_says_what_is_wrong() {
+    let ours = Authority::new("ours");
+    let leaf = ours.leaf(2081);
+    let mut locked = Locked::new(&ours, &leaf);
+    let open = &mut locked.cluster[2];
+    let section = open.config_mut().find("tls:").unwrap();
+    open.config_mut().truncate(section);
+    open.ask_without();
+    locked.cluster.start_all();
+    for index in [0, 1] {
+        locked.cluster[index].wait_ready().await;
+        eventually("a member with TLS says that the other has none", async || {
+            locked.cluster[index].log().contains("it does not speak TLS").then_some(())
+        })
+        .await;
+    }
+    eventually("the one without says that the others have it", async || {
+        locked.cluster[2].log().contains("it speaks TLS only, and this connection has none").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn files_that_do_not_fit_keep_a_node_from_starting_and_change_nothing_in_one_that_runs() {
+    let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
+    let leaf = ours.leaf(2081);
+    let mut locked = Locked::started(&ours, &leaf).await;
+    let mixed = crate::common::Leaf { certificate: leaf.certificate.clone(), key: theirs.leaf(2081).key };
+    locked.mounts[0].put_certificates(&mixed, &[&ours]);
+    let node = &locked.cluster[0];
+    eventually("the new files are refused", async || {
+        node.log().contains("certificates not taken over").then_some(())
+    })
+    .await;
+    assert_eq!(status_with(node, Some(&ours.client(Some(&leaf)))).await, Ok(()));
+
+    let dir = crate::common::temporary_directory();
+    let mount = Mounted::new(&dir.path().join("tls"));
+    let ports = crate::common::Ports::take();
+    let config = format!("tls: {{peer: {}}}\n", mount.section());
+    let mut node = Node::new(dir.path(), "node-1", ports.node(0), "bootstrap: single", &config);
+    node.start();
+    assert_eq!(node.ended().await.code(), Some(78));
+    let log = node.log();
+    assert!(
+        log.contains("tls.peer.cert_file") && log.contains("tls.crt") && log.lines().count() == 1,
+        "{log}"
+    );
+}

@@ -1,0 +1,198 @@
+//! Users, their roles, and what changes when their file does.
+
+use helios_proto::v1::kv_client::KvClient;
+use helios_proto::v1::{ErrorCode, GetRequest, PutRequest};
+use redis::RedisResult;
+use redis::aio::MultiplexedConnection;
+use tempfile::TempDir;
+use tonic::transport::Channel;
+use tonic::{Request, Status};
+
+use crate::common::{Mounted, Node, Ports, error_code, eventually, http_with, temporary_directory};
+
+/// SHA-256 of `secret` and of `other`.
+const SECRET: &str = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
+const OTHER: &str = "d9298a10d1b0735837dc4bd85dac641b0f3cef27a47e5d53a54f2f3f5b2fcffa";
+
+struct Guarded {
+    node: Node,
+    mount: Mounted,
+    _ports: Ports,
+    _dir: TempDir,
+}
+
+fn user(name: &str, hash: &str, role: &str) -> String {
+    format!("- {{name: {name}, password_sha256: {hash}, role: {role}}}\n")
+}
+
+fn all_users() -> String {
+    let roles = [("reader", "read-only"), ("writer", "read-write"), ("boss", "admin")];
+    roles.map(|(name, role)| user(name, SECRET, role)).concat()
+}
+
+impl Guarded {
+    async fn start() -> Self {
+        let (dir, ports) = (temporary_directory(), Ports::take());
+        let mut mount = Mounted::new(&dir.path().join("auth"));
+        mount.put(&[("users.yaml", &format!("users:\n{}", all_users())), ("token", "t0ken\n")]);
+        let config = format!(
+            "auth: {{users_file: '{}'}}\ngateway: {{token_file: '{}'}}\n",
+            mount.file("users.yaml"),
+            mount.file("token")
+        );
+        let mut node = Node::new(dir.path(), "node-1", ports.node(0), "bootstrap: single", &config);
+        node.start();
+        node.wait_ready().await;
+        Self { node, mount, _ports: ports, _dir: dir }
+    }
+
+    fn put_users(&mut self, users: &str) {
+        self.mount.put(&[("users.yaml", &format!("users:\n{users}")), ("token", "t0ken")]);
+    }
+
+    async fn as_user(&self, name: &str) -> MultiplexedConnection {
+        let mut connection = self.node.redis().await;
+        let () = redis::cmd("AUTH").arg(name).arg("secret").query_async(&mut connection).await.unwrap();
+        connection
+    }
+
+    async fn http(&self, method: &str, path: &str, authorization: &str, body: &str) -> u16 {
+        let headers = format!("content-type: application/json\r\n{authorization}");
+        http_with(self.node.ports.gateway, method, path, &headers, body).await.unwrap().0
+    }
+
+    fn kv(&self) -> KvClient<Channel> {
+        self.node.kv()
+    }
+}
+
+/// The first word of the answer: `OK`, or of the error.
+async fn first_word(connection: &mut MultiplexedConnection, words: &[&str]) -> String {
+    let mut command = redis::Cmd::new();
+    for word in words {
+        command.arg(*word);
+    }
+    let answer: RedisResult<redis::Value> = command.query_async(connection).await;
+    match answer {
+        Ok(_) => "OK".to_owned(),
+        Err(error) => error.code().unwrap_or("ERR").to_owned(),
+    }
+}
+
+#[tokio::test]
+async fn each_role_may_do_what_is_its_own_over_redis() {
+    let guarded = Guarded::start().await;
+    let cases: [(&[&str], [&str; 3]); 7] = [
+        (&["GET", "k"], ["OK", "OK", "OK"]),
+        (&["PUBLISH", "c", "m"], ["OK", "OK", "OK"]),
+        (&["SET", "k", "v"], ["NOPERM", "OK", "OK"]),
+        (&["FLUSHALL"], ["NOPERM", "NOPERM", "OK"]),
+        (&["CONFIG", "RESETSTAT"], ["NOPERM", "NOPERM", "OK"]),
+        (&["CLIENT", "LIST"], ["NOPERM", "NOPERM", "OK"]),
+        (&["ACL", "WHOAMI"], ["OK", "OK", "OK"]),
+    ];
+    for (position, name) in ["reader", "writer", "boss"].into_iter().enumerate() {
+        let mut connection = guarded.as_user(name).await;
+        for (words, expected) in &cases {
+            assert_eq!(first_word(&mut connection, words).await, expected[position], "{name}: {words:?}");
+        }
+        let who: String = redis::cmd("ACL").arg("WHOAMI").query_async(&mut connection).await.unwrap();
+        assert_eq!(who, name);
+    }
+    let mut boss = guarded.as_user("boss").await;
+    let users: Vec<String> = redis::cmd("ACL").arg("LIST").query_async(&mut boss).await.unwrap();
+    assert_eq!(users.len(), 3);
+    assert!(!users.concat().contains(&SECRET[..8]), "{users:?}");
+    let mut stranger = guarded.node.redis().await;
+    assert_eq!(first_word(&mut stranger, &["GET", "k"]).await, "NOAUTH");
+    for wrong in [["boss", "wrong"], ["nobody", "secret"], ["default", "secret"]] {
+        assert_eq!(first_word(&mut stranger, &["AUTH", wrong[0], wrong[1]]).await, "WRONGPASS");
+    }
+    assert_eq!(first_word(&mut stranger, &["AUTH", "secret"]).await, "WRONGPASS");
+    assert_eq!(first_word(&mut stranger, &["HELLO", "3", "AUTH", "boss", "secret"]).await, "OK");
+    assert_eq!(first_word(&mut stranger, &["GET", "k"]).await, "OK");
+    // What is refused while it is queued fails the transaction.
+    let mut reader = guarded.as_user("reader").await;
+    for (words, expected) in
+        [(&["MULTI"][..], "OK"), (&["SET", "k", "v"], "NOPERM"), (&["EXEC"], "EXECABORT")]
+    {
+        assert_eq!(first_word(&mut reader, words).await, expected, "{words:?}");
+    }
+    assert!(!guarded.node.log().contains("secret") && !guarded.node.log().contains(&SECRET[..8]));
+}
+
+#[tokio::test]
+async fn a_changed_file_of_users_counts_at_once_and_for_those_it_is_about() {
+    let mut guarded = Guarded::start().await;
+    let (mut reader, mut writer, mut boss) =
+        (guarded.as_user("reader").await, guarded.as_user("writer").await, guarded.as_user("boss").await);
+    // The reader is gone, the writer has another password.
+    guarded.put_users(&[user("writer", OTHER, "read-write"), user("boss", SECRET, "admin")].concat());
+    for connection in [&mut reader, &mut writer] {
+        eventually("the connection is not known any more", async || {
+            (first_word(connection, &["GET", "k"]).await == "NOAUTH").then_some(())
+        })
+        .await;
+    }
+    assert_eq!(first_word(&mut boss, &["GET", "k"]).await, "OK");
+    assert_eq!(first_word(&mut writer, &["AUTH", "writer", "secret"]).await, "WRONGPASS");
+    assert_eq!(first_word(&mut writer, &["AUTH", "writer", "other"]).await, "OK");
+    assert_eq!(first_word(&mut writer, &["SET", "k", "v"]).await, "OK");
+    // A file that cannot be read changes nothing.
+    guarded.put_users("nonsense");
+    eventually("the file is refused", async || {
+        guarded.node.log().contains("users not taken over").then_some(())
+    })
+    .await;
+    assert_eq!(first_word(&mut boss, &["GET", "k"]).await, "OK");
+}
+
+#[tokio::test]
+async fn http_and_grpc_ask_the_same_users() {
+    let guarded = Guarded::start().await;
+    // reader:secret, writer:secret, boss:secret, boss:wrong
+    let reader = "authorization: Basic cmVhZGVyOnNlY3JldA==\r\n";
+    let writer = "authorization: Basic d3JpdGVyOnNlY3JldA==\r\n";
+    let boss = "authorization: Basic Ym9zczpzZWNyZXQ=\r\n";
+    let wrong = "authorization: Basic Ym9zczp3cm9uZw==\r\n";
+    let token = "authorization: Bearer t0ken\r\n";
+    let put = r#"{"key": "k", "value": "v"}"#;
+    for (method, path, body, expected) in [
+        ("GET", "/status", "", [401, 401, 200, 200, 200, 200]),
+        ("POST", "/put", put, [401, 401, 403, 200, 200, 200]),
+        ("POST", "/snapshot", "", [401, 401, 403, 403, 200, 200]),
+        ("GET", "/livez", "", [200; 6]),
+    ] {
+        let mut codes = Vec::new();
+        for authorization in ["", wrong, reader, writer, boss, token] {
+            codes.push(guarded.http(method, path, authorization, body).await);
+        }
+        assert_eq!(codes, expected, "{method} {path}");
+    }
+
+    let with = |basic: &str| {
+        let value = basic.trim().trim_start_matches("authorization: ").parse().unwrap();
+        move |mut request: Request<()>| {
+            request.metadata_mut().insert("authorization", value);
+            request
+        }
+    };
+    let get = || GetRequest { key: "k".into(), ..GetRequest::default() };
+    let put = || PutRequest { key: "k".into(), value: "v".into(), ..PutRequest::default() };
+    let signed = |basic: &str| with(basic)(Request::new(())).metadata().clone();
+    let request = |basic: &str, body| {
+        let mut request = Request::new(body);
+        *request.metadata_mut() = signed(basic);
+        request
+    };
+    assert_eq!(error_code(guarded.kv().get(get()).await), ErrorCode::Unauthenticated);
+    let denied: Result<_, Status> = guarded.kv().put(put()).await;
+    assert_eq!(error_code(denied), ErrorCode::Unauthenticated);
+    guarded.kv().get(request(reader, get())).await.unwrap();
+    let mut writing = Request::new(put());
+    *writing.metadata_mut() = signed(reader);
+    assert_eq!(error_code(guarded.kv().put(writing).await), ErrorCode::Forbidden);
+    let mut writing = Request::new(put());
+    *writing.metadata_mut() = signed(writer);
+    guarded.kv().put(writing).await.unwrap();
+}
