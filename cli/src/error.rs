@@ -54,6 +54,7 @@ impl Error {
             let hint = match detail.leader_hint.as_str() {
                 "" if detail.retryable => "; try again".to_owned(),
                 "" => String::new(),
+                leader if detail.message.contains(leader) => String::new(),
                 leader => format!("; {leader} leads"),
             };
             Self::Refused {
