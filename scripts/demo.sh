@@ -35,6 +35,9 @@ find_client() {
 
 write_and_read() {
   local command
+  # redis-cli takes it from there, so that it is in no argument.
+  REDISCLI_AUTH=$(kubectl get secret demo-auth --output 'go-template={{.data.password | base64decode}}')
+  export REDISCLI_AUTH
   # A Service knows its new members a moment after they are ready.
   await 20 "answer of the Service demo (${client[*]:2} PING)" "${client[@]}" -e PING
   for command in "SET greeting hello-from-helios" "GET greeting"; do
@@ -54,6 +57,7 @@ what_next() {
     # shellcheck disable=SC2016 # For the shell of who types it.
     echo '  export KUBECONFIG=$(make -s kubeconfig)'"${missing_path:+ PATH=\$PATH:$missing_path}"
   fi
+  echo "  export REDISCLI_AUTH=\$(kubectl get secret demo-auth --output 'go-template={{.data.password | base64decode}}')"
   echo "  kubectl scale hc/demo --replicas=5 && kubectl get hc demo --watch"
   echo "  kubectl delete pod demo-0        # a member dies, and nothing written is lost"
   echo "  ${client[*]:2} GET greeting"

@@ -21,3 +21,5 @@ pub const IN_SERVICE_LABEL: &str = "heliosdb.io/in-service";
 pub const READS_LABEL: &str = "heliosdb.io/serves-reads";
 /// Annotation on a PersistentVolume that is kept for a person: whose it was, why, and since when.
 pub const QUARANTINED: &str = "heliosdb.io/quarantined";
+/// Annotation on a HeliosCluster; a new value has the operator issue the members' certificate anew.
+pub const RENEW_CERTIFICATES: &str = "heliosdb.io/renew-certificates";

@@ -96,6 +96,18 @@ pub struct HeliosClusterSpec {
     #[serde(default)]
     pub service: ServiceSpec,
 
+    /// Encryption, and proof of who is a member.
+    #[serde(default)]
+    pub tls: TlsSpec,
+
+    /// Passwords of clients.
+    #[serde(default)]
+    pub auth: AuthSpec,
+
+    /// Who may reach the members' ports.
+    #[serde(default)]
+    pub network_policy: NetworkPolicySpec,
+
     /// Protection against more than one voluntary disruption at a time.
     #[serde(default)]
     pub pod_disruption_budget: PodDisruptionBudgetSpec,
@@ -249,6 +261,59 @@ pub struct ServiceSpec {
     pub annotations: BTreeMap<String, String>,
 }
 
+/// Where the members' certificate comes from.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum TlsMode {
+    #[default]
+    Auto,
+    Secret,
+    Off,
+}
+
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[x_kube(
+    cel,
+    validation = Rule::new("self.mode == oldSelf.mode")
+        .message("spec.tls.mode: cannot change, as members of the old mode and of the new one would refuse each other; write the old value back, or create a second cluster with the new mode and move the data over")
+        .field_path(".mode"),
+    validation = Rule::new("(self.mode == 'secret') == has(self.secretName)")
+        .message("spec.tls.secretName: write the name of your Secret together with mode: secret, and leave it out with auto and off"),
+    validation = Rule::new("!self.clients || self.mode != 'off'")
+        .message("spec.tls.clients: client ports have TLS only with a certificate; write false, or create the cluster with tls.mode: auto or secret")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct TlsSpec {
+    /// Certificate of the members, without which nobody uses the peer port: `auto` (made and renewed by the operator), `secret` (your own) or `"off"` (no encryption; YAML wants the quotes); fixed at creation. Default auto. Restarts members: no.
+    #[serde(default)]
+    pub mode: TlsMode,
+
+    /// Secret with tls.crt, tls.key and ca.crt of your own for mode secret; a renewed certificate in it is taken up by itself. Default: none. Restarts members: yes, one at a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub secret_name: Option<String>,
+
+    /// Gives the client ports TLS too, with the members' certificate; clients without TLS are refused from then on. Default false. Restarts members: yes, one at a time.
+    #[serde(default)]
+    pub clients: bool,
+}
+
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct AuthSpec {
+    /// Asks clients for the password in Secret `<name>-auth`, and serves HTTP on port 8443 with its token; false: whoever reaches a port may do anything. Default true. Restarts members: yes, one at a time.
+    #[serde(default = "yes")]
+    pub enabled: bool,
+}
+
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct NetworkPolicySpec {
+    /// Opens the peer port to members and the operator only, and the client, grpc, gateway and metrics ports to all; to narrow those, set this to false and write a NetworkPolicy of your own. Default true. Restarts members: no.
+    #[serde(default = "yes")]
+    pub enabled: bool,
+}
+
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct PodDisruptionBudgetSpec {
@@ -330,6 +395,18 @@ impl Default for PodDisruptionBudgetSpec {
     }
 }
 
+impl Default for AuthSpec {
+    fn default() -> Self {
+        Self { enabled: true }
+    }
+}
+
+impl Default for NetworkPolicySpec {
+    fn default() -> Self {
+        Self { enabled: true }
+    }
+}
+
 impl Default for UpdateStrategySpec {
     fn default() -> Self {
         Self {
@@ -357,6 +434,9 @@ impl Default for HeliosClusterSpec {
             affinity: None,
             topology_spread_constraints: Vec::new(),
             service: ServiceSpec::default(),
+            tls: TlsSpec::default(),
+            auth: AuthSpec::default(),
+            network_policy: NetworkPolicySpec::default(),
             pod_disruption_budget: PodDisruptionBudgetSpec::default(),
             update_strategy: UpdateStrategySpec::default(),
             repair: RepairSpec::default(),

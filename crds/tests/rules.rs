@@ -2,7 +2,7 @@
 //! the generated manifests.
 #![allow(clippy::unwrap_used)]
 
-use helios_crds::{HeliosCluster, HeliosClusterSpec};
+use helios_crds::{HeliosCluster, HeliosClusterSpec, TlsMode};
 use serde_json::{Value, json};
 
 fn cluster(spec: Value) -> HeliosCluster {
@@ -33,6 +33,8 @@ fn an_empty_spec_is_three_members_of_ten_gibibytes() {
     assert_eq!(empty.spec, HeliosClusterSpec::default());
     assert_eq!((empty.spec.replicas, empty.spec.storage.size.as_str()), (3, "10Gi"));
     assert!(empty.spec.storage.retain && empty.spec.pod_disruption_budget.enabled);
+    assert!(empty.spec.tls.mode == TlsMode::Auto && !empty.spec.tls.clients);
+    assert!(empty.spec.auth.enabled && empty.spec.network_policy.enabled);
 }
 
 #[test]
@@ -70,6 +72,32 @@ fn the_engine_is_fixed() {
     let engine = |engine: &str| json!({ "storage": { "engine": engine } });
     cluster(engine("sled")).validate_cel_update(&cluster(json!({}))).unwrap();
     refused_update(json!({}), engine("redb"), "spec.storage.engine: cannot change");
+}
+
+#[test]
+fn what_the_certificate_comes_from_is_fixed() {
+    let tls = |tls: Value| json!({ "tls": tls });
+    let own = tls(json!({ "mode": "secret", "secretName": "mine" }));
+    cluster(tls(json!({ "mode": "auto", "clients": true })))
+        .validate_cel_update(&cluster(json!({})))
+        .unwrap();
+    for (old, new) in [
+        (json!({}), tls(json!({ "mode": "off" }))),
+        (tls(json!({ "mode": "off" })), json!({})),
+        (own.clone(), json!({})),
+        (json!({}), own),
+    ] {
+        refused_update(old, new, "spec.tls.mode: cannot change");
+    }
+}
+
+#[test]
+fn ones_own_certificate_has_a_name_and_clients_have_tls_only_with_one() {
+    cluster(json!({ "tls": { "mode": "secret", "secretName": "mine" } })).validate_cel().unwrap();
+    for half in [json!({ "mode": "secret" }), json!({ "secretName": "mine" })] {
+        refused(&cluster(json!({ "tls": half })), "together with mode: secret");
+    }
+    refused(&cluster(json!({ "tls": { "mode": "off", "clients": true } })), "only with a certificate");
 }
 
 #[test]

@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use helios_crds::{CLUSTER_LABEL, HeliosCluster};
+use helios_proto::tls::{self, ClientTls};
 use helios_proto::v1::TransferRequest;
 use helios_proto::v1::cluster_client::ClusterClient;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde_json::{Value, json};
 
@@ -22,8 +23,16 @@ const METRICS_PORT: u16 = 9090;
 /// Longer than anything here takes on a slow machine; a story that waits for so long has failed.
 pub const PATIENCE: Duration = Duration::from_secs(180);
 
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// For members to learn what is decided.
 const SOON: Duration = Duration::from_secs(10);
+
+/// Secret with the clients' password of `cluster`.
+pub fn auth_secret(cluster: &str) -> String {
+    format!("{cluster}-auth")
+}
 
 pub struct Cluster {
     pub name: String,
@@ -262,27 +271,54 @@ impl Cluster {
         let (leader, _) = self.leader()?;
         if leader != target {
             let forward = Forward::to(&self.kubectl, &format!("pod/{leader}"), PEER_PORT)?;
-            let endpoint = format!("http://{}", forward.address());
+            let identity = self.identity()?;
+            let name = format!("{leader}.{}-peers.{}.svc", self.name, self.kubectl.namespace);
             let request = TransferRequest { target_id, timeout_ms: 5000, ..Default::default() };
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
-                ClusterClient::connect(endpoint)
-                    .await?
-                    .transfer_leadership(request)
-                    .await
-                    .map_err(anyhow::Error::from)
+                let address = forward.address();
+                let channel =
+                    tls::connect(&address, &name, identity.as_ref(), CONNECT_TIMEOUT, CALL_TIMEOUT).await?;
+                let answer = ClusterClient::new(channel).transfer_leadership(request).await;
+                answer.map_err(anyhow::Error::from)
             })?;
         }
         ensure!(self.leader()?.0 == target, "leadership did not go to {target}");
         Ok(())
     }
 
-    /// The client port of one pod.
+    /// The client port of one pod, with the cluster's password.
     ///
     /// # Errors
     /// As [`Forward::to`].
     pub fn connect(&self, pod: &str) -> anyhow::Result<Forward> {
-        Forward::to(&self.kubectl, &format!("pod/{pod}"), CLIENT_PORT)
+        let password = self.secret(&auth_secret(&self.name))?.remove("password");
+        Ok(Forward::to(&self.kubectl, &format!("pod/{pod}"), CLIENT_PORT)?.with_password(password))
+    }
+
+    /// What the Secret `name` holds as text; nothing when there is none.
+    ///
+    /// # Errors
+    /// When the API server does not answer.
+    pub fn secret(&self, name: &str) -> anyhow::Result<BTreeMap<String, String>> {
+        let all: Vec<Secret> = self.kubectl.list("secrets", &self.selector())?;
+        let found = all.into_iter().find(|secret| secret.metadata.name.as_deref() == Some(name));
+        let data = found.and_then(|secret| secret.data).unwrap_or_default();
+        data.into_iter().map(|(key, value)| Ok((key, String::from_utf8(value.0)?))).collect()
+    }
+
+    /// With what one is let in at the peer port; nothing where that has no TLS.
+    ///
+    /// # Errors
+    /// When the API server does not answer, or the Secret cannot be used.
+    pub fn identity(&self) -> anyhow::Result<Option<ClientTls>> {
+        let secret = self.secret(&format!("{}-peer-tls", self.name))?;
+        let part = |key: &str| secret.get(key).map(String::as_bytes);
+        let (Some(ca), Some(certificate), Some(key)) = (part("ca.crt"), part("tls.crt"), part("tls.key"))
+        else {
+            return Ok(None);
+        };
+        Ok(Some(ClientTls::from_pem(ca, Some((certificate, key)))?))
     }
 }
 

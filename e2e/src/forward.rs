@@ -5,6 +5,7 @@ use std::process::ChildStdout;
 use std::time::Duration;
 
 use anyhow::Context;
+use redis::{IntoConnectionInfo, RedisConnectionInfo};
 
 use crate::kubectl::{Kubectl, Running};
 
@@ -16,6 +17,7 @@ pub struct Forward {
     /// Kept open: kubectl writes a line for each connection, and ends when it cannot.
     _output: BufReader<ChildStdout>,
     port: u16,
+    password: Option<String>,
 }
 
 impl Forward {
@@ -30,7 +32,12 @@ impl Forward {
         output.read_line(&mut line)?;
         let local = local_port(&line)
             .with_context(|| format!("kubectl port-forward {what} :{port} said {line:?}"))?;
-        Ok(Self { _kubectl: kubectl, _output: output, port: local })
+        Ok(Self { _kubectl: kubectl, _output: output, port: local, password: None })
+    }
+
+    /// For [`Self::query`].
+    pub fn with_password(self, password: Option<String>) -> Self {
+        Self { password, ..self }
     }
 
     /// Where the pod's port is to be found on this machine.
@@ -44,7 +51,12 @@ impl Forward {
     /// When the server cannot be reached or refuses the command.
     pub fn query<T: redis::FromRedisValue>(&self, words: &[&str]) -> anyhow::Result<T> {
         let said = || words.join(" ");
-        let client = redis::Client::open(format!("redis://{}", self.address()))?;
+        let settings = match &self.password {
+            Some(password) => RedisConnectionInfo::default().set_password(password),
+            None => RedisConnectionInfo::default(),
+        };
+        let server = format!("redis://{}", self.address()).into_connection_info()?;
+        let client = redis::Client::open(server.set_redis_settings(settings))?;
         let mut connection = client.get_connection_with_timeout(TIMEOUT).with_context(said)?;
         connection.set_read_timeout(Some(TIMEOUT))?;
         let (name, arguments) = words.split_first().context("a command has a name")?;

@@ -102,7 +102,7 @@ impl Story {
     /// As [`Writer::start`].
     pub fn writer_to(&self, cluster: &Cluster, member: &str, beside: &Writer) -> anyhow::Result<Writer> {
         let host = format!("{member}.{}-peers", cluster.name);
-        beside.start_beside(&self.images.writer, member, &host)
+        beside.start_beside(&self.images.writer, member, &cluster.name, &host)
     }
 
     /// Ends a part of the story: what became of the writes since the part before.

@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::Pod;
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
+use crate::cluster::auth_secret;
 use crate::kubectl::{CommandError, Kubectl};
 use crate::pods;
 use crate::report::{Report, Window};
@@ -31,22 +32,22 @@ impl Writer {
     /// # Errors
     /// When the pod cannot be made, or no write is acknowledged within a minute.
     pub fn start(kubectl: &Kubectl, image: &str, service: &str) -> anyhow::Result<Self> {
-        Self::start_at(kubectl, image, service, service, None)
+        Self::start_at(kubectl, image, service, (service, service), None)
     }
 
-    /// Starts another on the same node, with keys that begin with `prefix`, to `host` as pods know it.
+    /// Starts another on the same node, with keys that begin with `prefix`, to `host` of `cluster` as pods know it.
     ///
     /// # Errors
     /// As [`Self::start`].
-    pub fn start_beside(&self, image: &str, prefix: &str, host: &str) -> anyhow::Result<Self> {
-        Self::start_at(&self.kubectl, image, prefix, host, Some(self.node()?))
+    pub fn start_beside(&self, image: &str, prefix: &str, cluster: &str, host: &str) -> anyhow::Result<Self> {
+        Self::start_at(&self.kubectl, image, prefix, (cluster, host), Some(self.node()?))
     }
 
     fn start_at(
         kubectl: &Kubectl,
         image: &str,
         prefix: &str,
-        host: &str,
+        (cluster, host): (&str, &str),
         node: Option<String>,
     ) -> anyhow::Result<Self> {
         let name = format!("writer-{prefix}");
@@ -55,6 +56,7 @@ impl Writer {
         let mut pod = pod(
             &name,
             image,
+            cluster,
             &["run", "--addr", &address, "--prefix", prefix, "--retry-for", "1s", "--control", &control],
         );
         if let Some(node) = node {
@@ -118,13 +120,13 @@ impl Writer {
     }
 }
 
-/// Has a pod SET one key and GET it back through `address`, a HOST:PORT as pods know it.
+/// Has a pod SET one key and GET it back through `address` of `cluster`, a HOST:PORT as pods know it.
 ///
 /// # Errors
 /// When the value did not come back; the message is the pod's log.
-pub fn set_get(kubectl: &Kubectl, image: &str, address: &str) -> anyhow::Result<()> {
+pub fn set_get(kubectl: &Kubectl, image: &str, cluster: &str, address: &str) -> anyhow::Result<()> {
     const NAME: &str = "set-get";
-    kubectl.apply(&pod(NAME, image, &["set-get", "--addr", address]))?;
+    kubectl.apply(&pod(NAME, image, cluster, &["set-get", "--addr", address]))?;
     await_end(kubectl, NAME, Duration::from_secs(60))?;
     let pod: Pod = kubectl.get("pod/set-get")?;
     let containers = pod.status.and_then(|status| status.container_statuses).unwrap_or_default();
@@ -140,8 +142,9 @@ fn await_end(kubectl: &Kubectl, pod: &str, limit: Duration) -> Result<(), Comman
     kubectl.wait(&format!("pod/{pod}"), ended, limit)
 }
 
-/// A pod of one container that namespaces of the restricted level admit.
-fn pod(name: &str, image: &str, arguments: &[&str]) -> Value {
+/// A pod of one container that namespaces of the restricted level admit, with the password of `cluster` if that has one.
+fn pod(name: &str, image: &str, cluster: &str, arguments: &[&str]) -> Value {
+    let password = json!({"name": auth_secret(cluster), "key": "password", "optional": true});
     json!({
         "apiVersion": "v1",
         "kind": "Pod",
@@ -161,6 +164,7 @@ fn pod(name: &str, image: &str, arguments: &[&str]) -> Value {
                 "image": image,
                 "imagePullPolicy": "IfNotPresent",
                 "args": arguments,
+                "env": [{"name": "REDISCLI_AUTH", "valueFrom": {"secretKeyRef": password}}],
                 "resources": {"requests": {"cpu": "50m", "memory": "32Mi"}},
                 "securityContext": {
                     "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,

@@ -4,6 +4,7 @@
 use helios_crds::{IN_SERVICE_LABEL, READS_LABEL, ROLE_LABEL};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Api, Client, Resource, ResourceExt};
@@ -31,8 +32,17 @@ pub async fn apply(
     objects: Objects,
     live: Option<&StatefulSet>,
 ) -> Result<bool, Error> {
-    let Objects { service_account, config_map, peers, client: any, leader, read, budget, stateful_set } =
-        objects;
+    let Objects {
+        service_account,
+        config_map,
+        peers,
+        client: any,
+        leader,
+        read,
+        budget,
+        network_policy,
+        stateful_set,
+    } = objects;
     ensure(client, service_account).await?;
     ensure(client, config_map).await?;
     for service in [peers, any, leader, read] {
@@ -40,7 +50,11 @@ pub async fn apply(
     }
     match budget {
         Some(budget) => _ = ensure(client, budget).await?,
-        None => delete_budget(client, cluster).await?,
+        None => delete_owned::<PodDisruptionBudget>(client, cluster).await?,
+    }
+    match network_policy {
+        Some(policy) => _ = ensure(client, policy).await?,
+        None => delete_owned::<NetworkPolicy>(client, cluster).await?,
     }
     ensure_seen(client, stateful_set, live).await
 }
@@ -110,11 +124,18 @@ where
     Ok(true)
 }
 
-async fn delete_budget(client: &Client, cluster: &ValidatedCluster) -> Result<(), Error> {
-    let api = Api::<PodDisruptionBudget>::namespaced(client.clone(), &cluster.namespace);
-    let found =
-        api.get_opt(&cluster.name).await.map_err(Error::kube("read PodDisruptionBudget", &cluster.name))?;
-    let Some(found) = found.filter(|budget| budget.owner_references().contains(&cluster.owner)) else {
+/// The one that has the cluster's name, unless it is somebody else's.
+async fn delete_owned<K>(client: &Client, cluster: &ValidatedCluster) -> Result<(), Error>
+where
+    K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
+        + Clone
+        + DeserializeOwned
+        + std::fmt::Debug,
+{
+    let api = Api::<K>::namespaced(client.clone(), &cluster.namespace);
+    let what = || format!("{} {}", K::kind(&()), cluster.name);
+    let found = api.get_opt(&cluster.name).await.map_err(Error::kube("read", what()))?;
+    let Some(found) = found.filter(|found| found.owner_references().contains(&cluster.owner)) else {
         return Ok(());
     };
     let params = DeleteParams {
@@ -122,9 +143,7 @@ async fn delete_budget(client: &Client, cluster: &ValidatedCluster) -> Result<()
         ..DeleteParams::default()
     };
     match api.delete(&cluster.name, &params).await {
-        Err(error) if !is_gone(&error) => {
-            Err(Error::kube("delete PodDisruptionBudget", &cluster.name)(error))
-        }
+        Err(error) if !is_gone(&error) => Err(Error::kube("delete", what())(error)),
         _ => Ok(()),
     }
 }

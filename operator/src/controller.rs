@@ -18,8 +18,8 @@ use crate::events;
 use crate::lease::Fence;
 use crate::metrics::Metrics;
 use crate::names::Key;
-use crate::observe::{Hosts, Snapshot};
-use crate::pass::Pass;
+use crate::observe::Hosts;
+use crate::pass::{Pass, Settled};
 use crate::quiet::Quiet;
 use crate::validate::Defaults;
 use crate::watches::{self, Watched};
@@ -41,7 +41,7 @@ pub struct Context {
 /// What the passes of one controller share.
 struct Worker {
     context: Arc<Context>,
-    quiet: Arc<Quiet<Snapshot>>,
+    quiet: Arc<Quiet<Settled>>,
     backoff: Backoff,
 }
 

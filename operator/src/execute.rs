@@ -6,6 +6,7 @@ mod quarantine;
 use std::time::Duration;
 
 use helios_proto::detail_of;
+use helios_proto::tls::ClientTls;
 use helios_proto::v1::cluster_client::ClusterClient;
 use helios_proto::v1::{
     AddLearnerRequest, ErrorCode, ForceNewRequest, InitializeRequest, PromoteRequest, RemoveRequest,
@@ -44,11 +45,12 @@ pub async fn execute(
     client: &Client,
     cluster: &ValidatedCluster,
     seen: &Snapshot,
+    tls: Option<&ClientTls>,
     fencing_token: u64,
     step: &Step,
 ) -> Result<Outcome, Error> {
     let kubernetes = Kubernetes { client, cluster };
-    let members = Members { cluster, seen, fencing_token };
+    let members = Members { cluster, seen, tls, fencing_token };
     match step {
         Step::Initialize { ordinal, cluster_id, disk_id } => {
             members.initialize(*ordinal, cluster_id, disk_id).await
@@ -95,6 +97,7 @@ pub async fn execute(
 struct Members<'a> {
     cluster: &'a ValidatedCluster,
     seen: &'a Snapshot,
+    tls: Option<&'a ClientTls>,
     fencing_token: u64,
 }
 
@@ -169,8 +172,8 @@ impl Members<'_> {
     async fn connect(&self, ordinal: u32, doing: &'static str, timeout: Duration) -> Result<Node, Error> {
         let Self { cluster, seen, .. } = self;
         let member = names::pod(&cluster.name, ordinal);
-        let address = members::address(&cluster.name, &cluster.namespace, ordinal, seen.pods.get(&ordinal));
-        match members::connect(&address, timeout).await {
+        let place = members::place(&cluster.name, &cluster.namespace, ordinal, seen.pods.get(&ordinal));
+        match members::connect(&place, self.tls, timeout).await {
             Ok(client) => Ok(Node { client, name: member, doing }),
             Err(message) => Err(Error::Unreachable { member, doing, message }),
         }

@@ -2,7 +2,7 @@
 //! step and reports.
 //!
 //! `validate`, `plan`, `build` and `report` are pure: they see values and return values. Effects
-//! live in `observe`, `apply`, `execute`, `pass` and `controller` alone.
+//! live in `observe`, `apply`, `execute`, `locks::keep`, `pass` and `controller` alone.
 
 pub mod apply;
 pub mod backoff;
@@ -14,6 +14,7 @@ pub mod events;
 pub mod execute;
 pub mod http;
 pub mod lease;
+pub mod locks;
 pub mod metrics;
 pub mod names;
 pub mod observe;

@@ -54,6 +54,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
 
     let identity = config.identity.clone().unwrap_or_else(identity);
     let namespace = config.lease_namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
+    let defaults = Defaults { node_image: config.node_image.clone(), operator_namespace: namespace.clone() };
     let mut lease = Holder::new(client.clone(), &namespace, config.lease_name.clone(), identity.clone());
     let mut terminated = signal(SignalKind::terminate())?;
     tokio::select! {
@@ -67,7 +68,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         hosts: Hosts::watch(client.clone()),
         client,
         metrics,
-        defaults: Defaults { node_image: config.node_image.clone() },
+        defaults,
         fence: lease.fence(),
     });
     let ending = CancellationToken::new();

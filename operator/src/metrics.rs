@@ -208,7 +208,7 @@ alerts and dashboards of the chart are held to this page. `namespace` and `clust
         let demo = Key { namespace: "team".to_owned(), name: "demo".to_owned() };
         let facts =
             Facts { faults_tolerated: 1, faults_designed: 1, ghost_voters: 0, learners: BTreeSet::new() };
-        metrics.clusters.seen(&demo, Some(facts));
+        metrics.clusters.seen(&demo, Some(facts), jiff::Timestamp::from_second(1_800_000_000).ok());
         let rows = rows(&metrics.encode().unwrap());
         let page = HEAD.to_owned() + &rows.into_values().map(|row| row + "\n").collect::<String>();
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/metrics-operator.md");
@@ -228,13 +228,16 @@ alerts and dashboards of the chart are held to this page. `namespace` and `clust
         let demo = Key { namespace: "team".to_owned(), name: "demo".to_owned() };
         let facts =
             Facts { faults_tolerated: 0, faults_designed: 1, ghost_voters: 1, learners: BTreeSet::from([4]) };
-        metrics.clusters.seen(&demo, Some(facts));
+        let expires = jiff::Timestamp::from_second(1_800_000_000).ok();
+        metrics.clusters.seen(&demo, Some(facts), expires);
         let labels = r#"{namespace="team",cluster="demo"}"#;
         let text = metrics.encode().unwrap();
         assert!(text.contains(&format!("helios_operator_cluster_faults_tolerated{labels} 0")), "{text}");
         assert!(text.contains(&format!("helios_operator_cluster_ghost_voters{labels} 1")), "{text}");
+        let expiry = format!("helios_operator_cluster_cert_expiry_timestamp_seconds{labels} 1800000000");
+        assert!(text.contains(&expiry), "{text}");
 
-        metrics.clusters.seen(&demo, None);
+        metrics.clusters.seen(&demo, None, None);
         let text = metrics.encode().unwrap();
         assert!(!text.contains(&format!("faults_tolerated{labels}")), "{text}");
         assert!(text.contains(&format!("observation_age_seconds{labels}")), "{text}");

@@ -13,6 +13,7 @@ pub const VOLUME: &str = "data";
 
 pub const CLIENT_PORT: i32 = 6379;
 pub const PEER_PORT: i32 = 7000;
+pub const GATEWAY_PORT: i32 = 8443;
 pub const METRICS_PORT: i32 = 9090;
 pub const GRPC_PORT: i32 = 50051;
 
@@ -41,10 +42,46 @@ pub fn peers_service(cluster: &str) -> String {
     format!("{cluster}-peers")
 }
 
-/// Address of a pod's `port` that outlives the pod (product.md, M-11). The cluster's domain is
-/// left out, because it differs between installations and resolvers add it.
+/// The Services for clients: any member, the leader, those that spare the leader.
+pub fn client_services(cluster: &str) -> [String; 3] {
+    [cluster.to_owned(), format!("{cluster}-leader"), format!("{cluster}-read")]
+}
+
+/// Every way in which pods may write the name of a Service.
+pub fn in_every_length(service: &str, namespace: &str) -> [String; 4] {
+    [
+        "".to_owned(),
+        format!(".{namespace}"),
+        format!(".{namespace}.svc"),
+        format!(".{namespace}.svc.cluster.local"),
+    ]
+    .map(|rest| format!("{service}{rest}"))
+}
+
+/// Secret with the authority that signs the members' certificate; never in a pod.
+pub fn authority_secret(cluster: &str) -> String {
+    format!("{cluster}-ca")
+}
+
+/// Secret with the members' certificate, where the operator makes it.
+pub fn peer_tls_secret(cluster: &str) -> String {
+    format!("{cluster}-peer-tls")
+}
+
+/// Secret with the password of clients and the gateway's token.
+pub fn auth_secret(cluster: &str) -> String {
+    format!("{cluster}-auth")
+}
+
+/// Name of a pod that outlives it (product.md, M-11). The cluster's domain is left out, because it
+/// differs between installations and resolvers add it.
+pub fn stable_host(cluster: &str, namespace: &str, ordinal: u32) -> String {
+    format!("{}.{}.{namespace}.svc", pod(cluster, ordinal), peers_service(cluster))
+}
+
+/// [`stable_host`] with a `port`.
 pub fn stable_address(cluster: &str, namespace: &str, ordinal: u32, port: i32) -> String {
-    format!("{}.{}.{namespace}.svc:{port}", pod(cluster, ordinal), peers_service(cluster))
+    format!("{}:{port}", stable_host(cluster, namespace, ordinal))
 }
 
 /// Ordinal of the pod or member `name`; `None` for a name that is not of this cluster.
@@ -59,6 +96,14 @@ pub fn selector(cluster: &str) -> BTreeMap<String, String> {
     BTreeMap::from([
         ("app.kubernetes.io/name".to_owned(), "heliosdb".to_owned()),
         (CLUSTER_LABEL.to_owned(), cluster.to_owned()),
+    ])
+}
+
+/// Labels of the operator's own pods, as its chart sets them.
+pub fn operator_selector() -> BTreeMap<String, String> {
+    BTreeMap::from([
+        ("app.kubernetes.io/name".to_owned(), "helios-operator".to_owned()),
+        ("app.kubernetes.io/component".to_owned(), "operator".to_owned()),
     ])
 }
 

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use helios_crds::{HeliosCluster, HeliosClusterStatus};
+use helios_crds::{HeliosCluster, HeliosClusterStatus, RENEW_CERTIFICATES};
+use helios_proto::tls::ClientTls;
 use jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use kube::runtime::controller::Action;
@@ -16,6 +17,8 @@ use crate::controller::Context;
 use crate::error::Error;
 use crate::events::{self, Went};
 use crate::execute::{Outcome, execute};
+use crate::locks;
+use crate::locks::Kept;
 use crate::metrics::Facts;
 use crate::names::{FIELD_MANAGER, Key};
 use crate::observe::{self, Snapshot, members};
@@ -35,9 +38,16 @@ struct Effects {
     held: Option<String>,
 }
 
+/// What is kept of a cluster that is as it should be.
+#[derive(Debug)]
+pub struct Settled {
+    read: Snapshot,
+    tls: Option<ClientTls>,
+}
+
 pub struct Pass<'a> {
     pub context: &'a Context,
-    pub quiet: &'a Quiet<Snapshot>,
+    pub quiet: &'a Quiet<Settled>,
     pub key: &'a Key,
 }
 
@@ -58,10 +68,11 @@ impl Pass<'_> {
     /// members tell; then, when to look again.
     async fn is_quiet(&self, cached: &HeliosCluster) -> Option<Duration> {
         let version = cached.metadata.resource_version.as_deref()?;
-        let read = self.quiet.get(self.key, version, Instant::now())?;
-        let nodes = members::statuses(&self.key.name, &self.key.namespace, &read.pods).await;
+        let settled = self.quiet.get(self.key, version, Instant::now())?;
+        let Settled { read, tls } = &*settled;
+        let nodes = members::statuses(&self.key.name, &self.key.namespace, &read.pods, tls.as_ref()).await;
         let hosts = self.context.hosts.seen();
-        let seen = Snapshot { now: Timestamp::now(), nodes, hosts, ..(*read).clone() };
+        let seen = Snapshot { now: Timestamp::now(), nodes, hosts, ..read.clone() };
         let validated = validate(cached, &self.context.defaults).ok()?;
         let plan = plan(&validated, &seen);
         let status = report::report(&validated, &seen, &plan, false);
@@ -84,10 +95,20 @@ impl Pass<'_> {
             self.quiet.touch(self.key);
             return Ok(Action::await_change());
         };
-        let live = observe::look(&self.context.client, &cluster, self.context.hosts.seen(), Timestamp::now())
-            .await?;
-        match validate(&cluster, &self.context.defaults) {
-            Ok(validated) => self.act(&api, &cluster, &validated, live).await,
+        let (now, client) = (Timestamp::now(), &self.context.client);
+        let stateful_set = observe::stateful_set(client, self.key).await?;
+        let mut validated = validate(&cluster, &self.context.defaults);
+        let mut kept = Kept::default();
+        if let Ok(validated) = &mut validated {
+            let old = locks::as_it_began(validated, stateful_set.as_ref());
+            let wish = cluster.annotations().get(RENEW_CERTIFICATES).map(String::as_str);
+            kept = locks::keep(client, validated, wish, now).await?;
+            kept.locks.trouble = kept.locks.trouble.or(old);
+        }
+        let hosts = self.context.hosts.seen();
+        let live = observe::look(client, &cluster, stateful_set, &kept, hosts, now).await?;
+        match validated {
+            Ok(validated) => self.act(&api, &cluster, &validated, live, kept.tls).await,
             Err(invalid) => {
                 self.write_status(&api, &cluster, &report::report_invalid(&live.snapshot, &invalid)).await?;
                 Ok(Action::requeue(AFTER_INVALID))
@@ -101,11 +122,12 @@ impl Pass<'_> {
         cluster: &HeliosCluster,
         validated: &ValidatedCluster,
         live: observe::Live,
+        tls: Option<ClientTls>,
     ) -> Result<Action, Error> {
         let seen = &live.snapshot;
         self.note(validated, seen);
         let plan = plan(validated, seen);
-        let effects = self.take_effect(validated, seen, &live, &plan).await;
+        let effects = self.take_effect(validated, seen, &live, tls.as_ref(), &plan).await;
         let changed = effects.as_ref().is_ok_and(|effects| effects.changed);
         let mut status = report::report(validated, seen, &plan, changed);
         if let Some(trouble) = effects.as_ref().map_or_else(|e| Some(e.to_string()), |e| e.held.clone()) {
@@ -137,7 +159,8 @@ impl Pass<'_> {
                     Some(version)
                 }
             };
-            self.quiet.settle(self.key, version.unwrap_or_default(), read, Instant::now());
+            let settled = Settled { read, tls };
+            self.quiet.settle(self.key, version.unwrap_or_default(), settled, Instant::now());
         }
         Ok(action)
     }
@@ -150,9 +173,10 @@ impl Pass<'_> {
         cluster: &ValidatedCluster,
         seen: &Snapshot,
         live: &observe::Live,
+        tls: Option<&ClientTls>,
         plan: &Plan,
     ) -> Result<Effects, Error> {
-        if cluster.spec.paused {
+        if cluster.spec.paused || seen.locks.is_blocked() {
             return Ok(Effects::default());
         }
         let shape = Shape {
@@ -170,7 +194,7 @@ impl Pass<'_> {
         if changed && matches!(step, Step::Evict { .. } | Step::DeletePod { .. } | Step::Transfer { .. }) {
             return Ok(Effects { changed, held: Some("waiting for the changed StatefulSet".to_owned()) });
         }
-        let outcome = execute(client, cluster, seen, self.context.fence.token(), step).await;
+        let outcome = execute(client, cluster, seen, tls, self.context.fence.token(), step).await;
         let kind = operation.kind.name();
         match &outcome {
             Ok(Outcome::Done) => self.context.metrics.step(kind, "done"),
@@ -225,7 +249,11 @@ impl Pass<'_> {
         if let Some(token) = memberships.map(|membership| membership.fencing_token).max() {
             self.context.fence.recorded(token);
         }
-        self.context.metrics.clusters.seen(self.key, Facts::of(&View::new(cluster, seen)));
+        self.context.metrics.clusters.seen(
+            self.key,
+            Facts::of(&View::new(cluster, seen)),
+            seen.locks.expires,
+        );
     }
 }
 
@@ -233,7 +261,12 @@ impl Pass<'_> {
 fn wants_nothing(plan: &Plan, seen: &Snapshot) -> bool {
     let Plan { replicas, operation, step, latch, labels, look_again: _ } = plan;
     let has_replicas = seen.workload.as_ref().is_some_and(|workload| workload.replicas == *replicas);
-    has_replicas && operation.is_none() && step.is_none() && latch.is_none() && labels.is_empty()
+    has_replicas
+        && !seen.locks.is_blocked()
+        && operation.is_none()
+        && step.is_none()
+        && latch.is_none()
+        && labels.is_empty()
 }
 
 /// Adds why the step was not taken to what the status says of it.

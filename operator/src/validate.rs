@@ -20,6 +20,8 @@ pub struct Invalid(pub String);
 pub struct Defaults {
     /// Image for clusters that name none.
     pub node_image: Option<String>,
+    /// Where its own pods are, which may use the members' peer port.
+    pub operator_namespace: String,
 }
 
 #[derive(Debug, Clone)]
@@ -34,6 +36,7 @@ pub struct ValidatedCluster {
     pub raft: RaftSettings,
     pub rollout: RolloutSettings,
     pub repair: RepairSettings,
+    pub operator_namespace: String,
     /// Fields that are copied into objects as they are.
     pub spec: HeliosClusterSpec,
 }
@@ -107,6 +110,7 @@ pub fn validate(cluster: &HeliosCluster, defaults: &Defaults) -> Result<Validate
             after: duration("spec.repair.after", &spec.repair.after)?,
             without_quarantine: spec.repair.without_quarantine,
         },
+        operator_namespace: defaults.operator_namespace.clone(),
         spec: spec.clone(),
     })
 }

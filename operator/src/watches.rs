@@ -7,7 +7,8 @@ use std::sync::Arc;
 use futures::stream::{self, BoxStream, Stream, StreamExt};
 use helios_crds::{CLUSTER_LABEL, HeliosCluster};
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::core::{DeserializeGuard, NamespaceResourceScope, PartialObjectMeta};
 use kube::runtime::WatchStreamExt;
@@ -57,6 +58,8 @@ pub fn changes<T: Send + Sync + 'static>(
         watch::<Service>(client, namespace),
         watch::<ServiceAccount>(client, namespace),
         watch::<PodDisruptionBudget>(client, namespace),
+        watch::<NetworkPolicy>(client, namespace),
+        watch::<Secret>(client, namespace),
     ];
     stream::select_all(objects).flat_map(move |change| {
         let touched = match change {

@@ -15,7 +15,11 @@ fn validated(spec: serde_json::Value) -> ValidatedCluster {
     let mut cluster = HeliosCluster::new("demo", spec);
     cluster.metadata.namespace = Some("default".to_owned());
     cluster.metadata.uid = Some("5c0ffee0-0000-4000-8000-000000000001".to_owned());
-    validate(&cluster, &Defaults { node_image: Some("heliosd:0.1.0".to_owned()) }).unwrap()
+    let defaults = Defaults {
+        node_image: Some("heliosd:0.1.0".to_owned()),
+        operator_namespace: "helios-system".to_owned(),
+    };
+    validate(&cluster, &defaults).unwrap()
 }
 
 fn objects(spec: serde_json::Value) -> Objects {
@@ -33,8 +37,17 @@ fn template(spec: serde_json::Value) -> String {
 
 #[test]
 fn the_demo_is_as_on_record() {
-    let Objects { service_account, config_map, peers, client, leader, read, budget, stateful_set } =
-        objects(json!({}));
+    let Objects {
+        service_account,
+        config_map,
+        peers,
+        client,
+        leader,
+        read,
+        budget,
+        network_policy,
+        stateful_set,
+    } = objects(json!({}));
     let rendered = [
         yaml(&service_account),
         yaml(&config_map),
@@ -43,6 +56,7 @@ fn the_demo_is_as_on_record() {
         yaml(&leader),
         yaml(&read),
         yaml(&budget.unwrap()),
+        yaml(&network_policy.unwrap()),
         yaml(&stateful_set),
     ]
     .map(|document| if document.ends_with('\n') { document } else { document + "\n" })
@@ -59,6 +73,8 @@ fn the_demo_is_as_on_record() {
 fn the_templates_of_samples_are_as_on_record() {
     let samples = [
         ("defaults", json!({})),
+        ("open", json!({ "tls": { "mode": "off" }, "auth": { "enabled": false } })),
+        ("own certificate", json!({ "tls": { "mode": "secret", "secretName": "mine", "clients": true } })),
         ("single", json!({ "replicas": 1 })),
         (
             "large",
@@ -104,6 +120,57 @@ fn settings_of_the_node_reach_its_configuration() {
     }
 }
 
+/// What clusters had before there were certificates and passwords.
+#[test]
+fn without_tls_and_passwords_the_template_is_the_one_of_old() {
+    let open = template(json!({ "tls": { "mode": "off" }, "auth": { "enabled": false } }));
+    assert_eq!(format!("{:08x}", crc32c::crc32c(open.as_bytes())), "23905a4f");
+}
+
+#[test]
+fn certificate_and_password_reach_the_configuration_and_the_authoritys_key_no_pod() {
+    let Objects { config_map, stateful_set, .. } = objects(json!({}));
+    let config = config_map.data.unwrap()["heliosd.yaml"].clone();
+    for line in [
+        "cert_file: /etc/helios-tls/tls.crt",
+        "ca_file: /etc/helios-tls/ca.crt",
+        "users_file: /etc/helios-auth/users.yaml",
+        "token_file: /etc/helios-auth/token",
+        "gateway: 0.0.0.0:8443",
+    ] {
+        assert!(config.contains(line), "{line} is missing in\n{config}");
+    }
+    assert!(!config.contains("client:\n    cert_file"), "client ports have no TLS unless asked to");
+    let template = yaml(&stateful_set.spec.template);
+    assert!(template.contains("secretName: demo-peer-tls") && template.contains("secretName: demo-auth"));
+    assert!(
+        !template.contains("demo-ca") && !template.contains("ca.key") && !template.contains("key: password")
+    );
+}
+
+#[test]
+fn the_peer_port_is_open_to_members_and_the_operator_only() {
+    assert!(objects(json!({ "networkPolicy": { "enabled": false } })).network_policy.is_none());
+    let policy = objects(json!({})).network_policy.unwrap().spec.unwrap();
+    let rules = policy.ingress.unwrap();
+    let ports = |at: usize| -> Vec<String> {
+        let ports = rules[at].ports.clone().unwrap();
+        ports
+            .into_iter()
+            .map(|port| serde_json::to_value(port.port).unwrap().as_str().unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(
+        (ports(0), ports(1)),
+        (vec!["peer".to_owned()], ["client", "grpc", "gateway", "metrics"].map(str::to_owned).to_vec())
+    );
+    let from = rules[0].from.clone().unwrap();
+    assert!(from.len() == 2 && from[0].namespace_selector.is_none(), "members of this namespace: {from:?}");
+    let operator = from[1].namespace_selector.clone().unwrap().match_labels.unwrap();
+    assert_eq!(operator["kubernetes.io/metadata.name"], "helios-system");
+    assert!(rules[1].from.is_none());
+}
+
 #[test]
 fn what_must_roll_the_members_changes_the_template_and_nothing_else_does() {
     let base = template(json!({}));
@@ -113,6 +180,8 @@ fn what_must_roll_the_members_changes_the_template_and_nothing_else_does() {
         json!({ "raft": { "snapshotEntries": 500 } }),
         json!({ "reads": { "lease": true } }),
         json!({ "ack": "all" }),
+        json!({ "tls": { "clients": true } }),
+        json!({ "auth": { "enabled": false } }),
         json!({ "restartAt": "2026-11-21T08:00:00Z" }),
         json!({ "nodeSelector": { "disk": "ssd" } }),
         json!({ "resources": { "requests": { "cpu": "1" } } }),
@@ -124,6 +193,7 @@ fn what_must_roll_the_members_changes_the_template_and_nothing_else_does() {
         json!({ "storage": { "size": "20Gi", "retain": false } }),
         json!({ "service": { "type": "LoadBalancer" } }),
         json!({ "podDisruptionBudget": { "enabled": false } }),
+        json!({ "networkPolicy": { "enabled": false } }),
         json!({ "updateStrategy": { "maxLagEntries": 5, "paused": true } }),
         json!({ "updateStrategy": { "stableFor": "9s" }, "repair": { "after": "1m", "withoutQuarantine": true } }),
         json!({ "recovery": { "survivor": "demo-0", "confirm": "id" } }),

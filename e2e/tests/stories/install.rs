@@ -21,8 +21,8 @@ pub fn tell(story: &Story) -> anyhow::Result<()> {
     within("kubectl apply until Ready", took, Duration::from_secs(60))?;
 
     columns_say_what_matters(story, &cluster)?;
-    set_get(&story.kubectl, &story.images.writer, "demo:6379").context("through the Service")?;
-    set_get(&story.kubectl, &story.images.writer, "demo-leader:6379")
+    set_get(&story.kubectl, &story.images.writer, "demo", "demo:6379").context("through the Service")?;
+    set_get(&story.kubectl, &story.images.writer, "demo", "demo-leader:6379")
         .context("through the leader's Service")?;
     every_pod_reads_what_any_wrote(&cluster)?;
     Operator::installed()?.helm_test()?;

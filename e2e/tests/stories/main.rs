@@ -8,6 +8,7 @@ mod heliosctl;
 mod hibernate;
 mod install;
 mod kill_leader;
+mod locked;
 mod network_cut;
 mod node_lost;
 mod one_namespace;
@@ -55,6 +56,7 @@ const MORE: &[(&str, Tell)] = &[
     ("one_namespace", one_namespace::tell),
     ("heliosctl", heliosctl::tell),
     ("cluster_chart", cluster_chart::tell),
+    ("locked", locked::tell),
 ];
 
 fn main() -> ExitCode {

@@ -77,6 +77,15 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 - apiGroups: [""]
   resources: [persistentvolumeclaims]
   verbs: [get, list, watch, patch, delete]
+# The members' certificate, the authority that signs it, and the clients' password are made, renewed and, when a person
+# deleted one, made again. No Secret is deleted: they go with their cluster.
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [get, list, watch, create, update]
+# Who may reach the members; it goes when spec.networkPolicy.enabled is false.
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [get, list, watch, create, patch, delete]
 # The budget goes when a cluster shrinks to one member.
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]

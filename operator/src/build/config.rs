@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use helios_crds::{Ack, StateEngine};
+use helios_crds::{Ack, StateEngine, TlsMode};
 use k8s_openapi::api::core::v1::ConfigMap;
 use serde::Serialize;
 
+use super::statefulset::{AUTH_DIR, TLS_DIR};
 use super::{BuildError, metadata};
-use crate::names::{CLIENT_PORT, GRPC_PORT, METRICS_PORT, PEER_PORT};
+use crate::locks::certificates::{AUTHORITY, CERTIFICATE, KEY};
+use crate::locks::users::{TOKEN, USERS};
+use crate::names::{CLIENT_PORT, GATEWAY_PORT, GRPC_PORT, METRICS_PORT, PEER_PORT};
 use crate::validate::ValidatedCluster;
 
 pub const CONFIG_FILE: &str = "heliosd.yaml";
@@ -31,6 +34,12 @@ struct NodeConfig {
     reads: Option<Reads>,
     #[serde(skip_serializing_if = "Option::is_none")]
     writes: Option<Writes>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls: Option<Tls>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    auth: Option<Auth>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gateway: Option<Gateway>,
     log: Log,
 }
 
@@ -46,7 +55,7 @@ struct Listen {
     peer: String,
     grpc: String,
     metrics: String,
-    /// Empty: no HTTP gateway.
+    /// Empty: none.
     gateway: String,
 }
 
@@ -80,6 +89,32 @@ struct Writes {
 }
 
 #[derive(Serialize)]
+struct Tls {
+    peer: Certificate,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client: Option<Certificate>,
+}
+
+#[derive(Serialize)]
+struct Certificate {
+    cert_file: String,
+    key_file: String,
+    /// Who calls must show a certificate of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ca_file: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Auth {
+    users_file: String,
+}
+
+#[derive(Serialize)]
+struct Gateway {
+    token_file: String,
+}
+
+#[derive(Serialize)]
 struct Log {
     level: &'static str,
     format: &'static str,
@@ -95,7 +130,8 @@ pub fn config_map(cluster: &ValidatedCluster) -> Result<ConfigMap, BuildError> {
             peer: everywhere(PEER_PORT),
             grpc: everywhere(GRPC_PORT),
             metrics: everywhere(METRICS_PORT),
-            gateway: String::new(),
+            // Open to all, it needs a token, and that comes with the password.
+            gateway: if spec.auth.enabled { everywhere(GATEWAY_PORT) } else { String::new() },
         },
         raft: Raft {
             preset: raft.preset,
@@ -108,6 +144,12 @@ pub fn config_map(cluster: &ValidatedCluster) -> Result<ConfigMap, BuildError> {
         state: unless_default(spec.storage.engine).map(|engine| State { engine }),
         reads: unless_default(spec.reads.lease).map(|lease| Reads { lease }),
         writes: unless_default(spec.ack).map(|ack| Writes { ack }),
+        tls: (spec.tls.mode != TlsMode::Off).then(|| Tls {
+            peer: Certificate { ca_file: Some(format!("{TLS_DIR}/{AUTHORITY}")), ..certificate() },
+            client: spec.tls.clients.then(certificate),
+        }),
+        auth: spec.auth.enabled.then(|| Auth { users_file: format!("{AUTH_DIR}/{USERS}") }),
+        gateway: spec.auth.enabled.then(|| Gateway { token_file: format!("{AUTH_DIR}/{TOKEN}") }),
         log: Log { level: "info", format: "json" },
     };
     let text = serde_saphyr::to_string(&config).map_err(|e| BuildError(e.to_string()))?;
@@ -116,6 +158,11 @@ pub fn config_map(cluster: &ValidatedCluster) -> Result<ConfigMap, BuildError> {
         data: Some(BTreeMap::from([(CONFIG_FILE.to_owned(), text)])),
         ..ConfigMap::default()
     })
+}
+
+fn certificate() -> Certificate {
+    let file = |name: &str| format!("{TLS_DIR}/{name}");
+    Certificate { cert_file: file(CERTIFICATE), key_file: file(KEY), ca_file: None }
 }
 
 fn unless_default<T: Default + PartialEq>(value: T) -> Option<T> {

@@ -2,12 +2,14 @@
 
 mod budget;
 mod config;
+mod network_policy;
 mod service_account;
 mod services;
 mod statefulset;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
@@ -15,6 +17,7 @@ use crate::names;
 use crate::validate::ValidatedCluster;
 
 pub use config::{CONFIG_FILE, CONFIG_HASH};
+pub use statefulset::has_certificate;
 
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write the members' configuration: {0}")]
@@ -30,6 +33,8 @@ pub struct Objects {
     pub read: Service,
     /// `None`: a budget that exists must go.
     pub budget: Option<PodDisruptionBudget>,
+    /// `None`: one that exists must go.
+    pub network_policy: Option<NetworkPolicy>,
     pub stateful_set: StatefulSet,
 }
 
@@ -53,12 +58,13 @@ pub fn objects(cluster: &ValidatedCluster, shape: &Shape) -> Result<Objects, Bui
         leader: services::leader(cluster),
         read: services::read(cluster),
         budget: budget::budget(cluster),
+        network_policy: network_policy::network_policy(cluster),
         stateful_set: statefulset::stateful_set(cluster, shape, &config_hash),
         config_map,
     })
 }
 
-fn metadata(cluster: &ValidatedCluster, name: String) -> ObjectMeta {
+pub(crate) fn metadata(cluster: &ValidatedCluster, name: String) -> ObjectMeta {
     ObjectMeta {
         name: Some(name),
         namespace: Some(cluster.namespace.clone()),

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::metadata;
-use crate::names::{self, CLIENT_PORT, GRPC_PORT, PEER_PORT};
+use crate::names::{self, CLIENT_PORT, GATEWAY_PORT, GRPC_PORT, PEER_PORT};
 use crate::validate::ValidatedCluster;
 
 /// Headless, with names for pods that are not ready: members must find each other to become ready.
@@ -27,17 +27,20 @@ pub fn peers(cluster: &ValidatedCluster) -> Service {
 
 /// Any ready member; each serves reads and forwards writes.
 pub fn client(cluster: &ValidatedCluster) -> Service {
-    for_clients(cluster, cluster.name.clone(), BTreeMap::new())
+    let [any, ..] = names::client_services(&cluster.name);
+    for_clients(cluster, any, BTreeMap::new())
 }
 
 /// The leader, by the label that the operator moves.
 pub fn leader(cluster: &ValidatedCluster) -> Service {
-    for_clients(cluster, format!("{}-leader", cluster.name), label(ROLE_LABEL, "leader"))
+    let [_, leader, _] = names::client_services(&cluster.name);
+    for_clients(cluster, leader, label(ROLE_LABEL, "leader"))
 }
 
 /// Members that spare the leader: the followers, or the leader when there is no other.
 pub fn read(cluster: &ValidatedCluster) -> Service {
-    for_clients(cluster, format!("{}-read", cluster.name), label(READS_LABEL, "true"))
+    let [.., read] = names::client_services(&cluster.name);
+    for_clients(cluster, read, label(READS_LABEL, "true"))
 }
 
 fn for_clients(cluster: &ValidatedCluster, name: String, also: BTreeMap<String, String>) -> Service {
@@ -49,12 +52,16 @@ fn for_clients(cluster: &ValidatedCluster, name: String, also: BTreeMap<String, 
     let mut selector = names::selector(&cluster.name);
     selector.extend(label(IN_SERVICE_LABEL, "true"));
     selector.extend(also);
+    let mut ports = vec![port("client", CLIENT_PORT), port("grpc", GRPC_PORT)];
+    if cluster.spec.auth.enabled {
+        ports.push(port("gateway", GATEWAY_PORT));
+    }
     Service {
         metadata: meta,
         spec: Some(ServiceSpec {
             type_: Some(type_name(wanted.type_).to_owned()),
             selector: Some(selector),
-            ports: Some(vec![port("client", CLIENT_PORT), port("grpc", GRPC_PORT)]),
+            ports: Some(ports),
             ..ServiceSpec::default()
         }),
         ..Service::default()

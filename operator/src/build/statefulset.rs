@@ -3,26 +3,34 @@
 
 use std::collections::BTreeMap;
 
-use helios_crds::IN_SERVICE_LABEL;
+use helios_crds::{IN_SERVICE_LABEL, TlsMode};
 use k8s_openapi::api::apps::v1::{
     StatefulSet, StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec, StatefulSetUpdateStrategy,
 };
 use k8s_openapi::api::core::v1::{
     Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar,
-    EnvVarSource, HTTPGetAction, ObjectFieldSelector, PersistentVolumeClaim, PersistentVolumeClaimSpec,
-    PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile,
-    SecurityContext, TopologySpreadConstraint, Volume, VolumeMount, VolumeResourceRequirements,
+    EnvVarSource, HTTPGetAction, KeyToPath, ObjectFieldSelector, PersistentVolumeClaim,
+    PersistentVolumeClaimSpec, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements,
+    SeccompProfile, SecretVolumeSource, SecurityContext, TopologySpreadConstraint, Volume, VolumeMount,
+    VolumeResourceRequirements,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::{CONFIG_FILE, CONFIG_HASH, Shape, metadata};
-use crate::names::{self, CLIENT_PORT, CONTAINER, GRPC_PORT, METRICS_PORT, PEER_PORT, VOLUME};
+use crate::locks::certificates::{AUTHORITY, CERTIFICATE, KEY};
+use crate::locks::users::{TOKEN, USERS};
+use crate::names::{self, CLIENT_PORT, CONTAINER, GATEWAY_PORT, GRPC_PORT, METRICS_PORT, PEER_PORT, VOLUME};
 use crate::validate::ValidatedCluster;
 
 const RESTARTED_AT: &str = "heliosdb.io/restarted-at";
 const CONFIG_DIR: &str = "/etc/helios";
+const TLS_VOLUME: &str = "tls";
+pub const TLS_DIR: &str = "/etc/helios-tls";
+pub const AUTH_DIR: &str = "/etc/helios-auth";
+/// For the group that the process runs as.
+const OWNER_AND_GROUP_READ: i32 = 0o440;
 const UNPRIVILEGED: i64 = 65532;
 /// Enough to hand leadership over, finish requests and write the last log entries.
 const GRACE_SECONDS: i64 = 60;
@@ -101,23 +109,66 @@ fn pod(cluster: &ValidatedCluster) -> PodSpec {
         affinity: spec.affinity.clone(),
         topology_spread_constraints: Some(spread(cluster)),
         containers: vec![container(cluster)],
-        volumes: Some(vec![
-            Volume {
-                name: "config".to_owned(),
-                config_map: Some(ConfigMapVolumeSource {
-                    name: cluster.name.clone(),
-                    ..ConfigMapVolumeSource::default()
-                }),
-                ..Volume::default()
-            },
-            Volume {
-                name: "tmp".to_owned(),
-                empty_dir: Some(EmptyDirVolumeSource::default()),
-                ..Volume::default()
-            },
-        ]),
+        volumes: Some(volumes(cluster)),
         ..PodSpec::default()
     }
+}
+
+fn volumes(cluster: &ValidatedCluster) -> Vec<Volume> {
+    let mut volumes = vec![
+        Volume {
+            name: "config".to_owned(),
+            config_map: Some(ConfigMapVolumeSource {
+                name: cluster.name.clone(),
+                ..ConfigMapVolumeSource::default()
+            }),
+            ..Volume::default()
+        },
+        Volume {
+            name: "tmp".to_owned(),
+            empty_dir: Some(EmptyDirVolumeSource::default()),
+            ..Volume::default()
+        },
+    ];
+    volumes.extend(secrets(cluster).map(|(volume, _, secret, files)| Volume {
+        name: volume.to_owned(),
+        secret: Some(SecretVolumeSource {
+            secret_name: Some(secret),
+            default_mode: Some(OWNER_AND_GROUP_READ),
+            items: Some(files.iter().map(|file| item(file)).collect()),
+            ..SecretVolumeSource::default()
+        }),
+        ..Volume::default()
+    }));
+    volumes
+}
+
+/// Name of the volume, where it is mounted, the Secret, and what of it the members need.
+type Mounted = (&'static str, &'static str, String, &'static [&'static str]);
+
+/// Not the authority's: its key is in no pod.
+fn secrets(cluster: &ValidatedCluster) -> impl Iterator<Item = Mounted> {
+    let spec = &cluster.spec;
+    let certificate = match spec.tls.mode {
+        TlsMode::Off => None,
+        TlsMode::Auto => Some(names::peer_tls_secret(&cluster.name)),
+        TlsMode::Secret => spec.tls.secret_name.clone(),
+    };
+    let users = spec.auth.enabled.then(|| names::auth_secret(&cluster.name));
+    let certificate: Option<Mounted> =
+        certificate.map(|secret| (TLS_VOLUME, TLS_DIR, secret, &[CERTIFICATE, KEY, AUTHORITY][..]));
+    certificate.into_iter().chain(users.map(|secret| ("auth", AUTH_DIR, secret, &[USERS, TOKEN][..])))
+}
+
+/// Whether its members have TLS.
+pub fn has_certificate(set: &StatefulSet) -> bool {
+    let pod = set.spec.template.spec.as_ref();
+    pod.and_then(|pod| pod.volumes.as_ref())
+        .is_some_and(|all| all.iter().any(|volume| volume.name == TLS_VOLUME))
+}
+
+fn item(file: &str) -> KeyToPath {
+    KeyToPath { key: file.to_owned(), path: file.to_owned(), ..KeyToPath::default() }
 }
 
 fn spread(cluster: &ValidatedCluster) -> Vec<TopologySpreadConstraint> {
@@ -143,18 +194,24 @@ fn container(cluster: &ValidatedCluster) -> Container {
         read_only,
         ..VolumeMount::default()
     };
+    let mut ports =
+        vec![("client", CLIENT_PORT), ("peer", PEER_PORT), ("grpc", GRPC_PORT), ("metrics", METRICS_PORT)];
+    if cluster.spec.auth.enabled {
+        ports.push(("gateway", GATEWAY_PORT));
+    }
+    let mut mounts = vec![
+        mount(VOLUME, "/data", None),
+        mount("config", CONFIG_DIR, Some(true)),
+        mount("tmp", "/tmp", None),
+    ];
+    mounts.extend(secrets(cluster).map(|(volume, path, ..)| mount(volume, path, Some(true))));
     Container {
         name: CONTAINER.to_owned(),
         image: Some(cluster.image.clone()),
         image_pull_policy: Some("IfNotPresent".to_owned()),
         args: Some(vec!["--config".to_owned(), format!("{CONFIG_DIR}/{CONFIG_FILE}")]),
         env: Some(environment(cluster)),
-        ports: Some(vec![
-            container_port("client", CLIENT_PORT),
-            container_port("peer", PEER_PORT),
-            container_port("grpc", GRPC_PORT),
-            container_port("metrics", METRICS_PORT),
-        ]),
+        ports: Some(ports.into_iter().map(|(name, number)| container_port(name, number)).collect()),
         resources: Some(cluster.spec.resources.clone().unwrap_or_else(default_resources)),
         startup_probe: Some(probe("/livez", 1, STARTUP_SECONDS)),
         liveness_probe: Some(probe("/livez", 10, 6)),
@@ -168,11 +225,7 @@ fn container(cluster: &ValidatedCluster) -> Container {
             }),
             ..SecurityContext::default()
         }),
-        volume_mounts: Some(vec![
-            mount(VOLUME, "/data", None),
-            mount("config", CONFIG_DIR, Some(true)),
-            mount("tmp", "/tmp", None),
-        ]),
+        volume_mounts: Some(mounts),
         ..Container::default()
     }
 }

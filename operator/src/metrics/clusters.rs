@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
@@ -54,6 +55,8 @@ struct Known {
     /// When its leader was last seen; before that, since when it is managed.
     observed: Instant,
     facts: Option<Facts>,
+    /// When the members' certificate ends.
+    expires: Option<Timestamp>,
     /// Since when each learner is one, as far as this process has seen.
     learners: BTreeMap<u64, Instant>,
 }
@@ -63,13 +66,14 @@ struct Known {
 pub struct Clusters(Mutex<BTreeMap<Key, Known>>);
 
 impl Clusters {
-    /// A pass has looked; without `facts` it found no leader.
-    pub fn seen(&self, cluster: &Key, facts: Option<Facts>) {
+    /// A pass has looked; without `facts` it found no leader. `expires` is the end of the members' certificate.
+    pub fn seen(&self, cluster: &Key, facts: Option<Facts>, expires: Option<Timestamp>) {
         let now = Instant::now();
         let mut known = self.known();
         let entry = known.entry(cluster.clone()).or_insert_with(|| Known {
             observed: now,
             facts: None,
+            expires: None,
             learners: BTreeMap::new(),
         });
         if let Some(facts) = &facts {
@@ -79,7 +83,7 @@ impl Clusters {
                 entry.learners.entry(*id).or_insert(now);
             }
         }
-        entry.facts = facts;
+        (entry.facts, entry.expires) = (facts, expires);
     }
 
     pub fn forget(&self, cluster: &Key) {
@@ -95,7 +99,7 @@ impl Clusters {
 /// Name, help, and the value of a cluster; absent while it is not known.
 type Column = (&'static str, &'static str, fn(&Known) -> Option<f64>);
 
-const COLUMNS: [Column; 5] = [
+const COLUMNS: [Column; 6] = [
     (
         "cluster_faults_tolerated",
         "Voters that may fail before writes stop; negative when they have stopped; absent without a leader",
@@ -114,6 +118,11 @@ const COLUMNS: [Column; 5] = [
             known.facts.as_ref()?;
             Some(known.learners.values().map(Instant::elapsed).max().unwrap_or(Duration::ZERO).as_secs_f64())
         },
+    ),
+    (
+        "cluster_cert_expiry_timestamp_seconds",
+        "When the members' certificate ends, in seconds since 1970; absent without TLS",
+        |known| Some(known.expires?.as_second() as f64),
     ),
     ("cluster_observation_age_seconds", "Time since the leader was last heard", |known| {
         Some(known.observed.elapsed().as_secs_f64())

@@ -12,7 +12,8 @@ use kube::{Api, Client, ResourceExt};
 use super::volumes::{backings, requested, volume_of};
 use super::{Failure, HostsByName, Pod, Snapshot, Volume, Workload, members};
 use crate::error::Error;
-use crate::names;
+use crate::locks::Kept;
+use crate::names::{self, Key};
 
 /// A snapshot, and the live StatefulSet it was made from.
 pub struct Live {
@@ -20,30 +21,38 @@ pub struct Live {
     pub stateful_set: Option<StatefulSet>,
 }
 
-/// Reads everything about `cluster`, which must itself be freshly read; `hosts` are seen elsewhere.
+/// # Errors
+/// When the API server does not answer.
+pub async fn stateful_set(client: &Client, key: &Key) -> Result<Option<StatefulSet>, Error> {
+    let api = Api::<StatefulSet>::namespaced(client.clone(), &key.namespace);
+    api.get_opt(&key.name).await.map_err(Error::kube("read StatefulSet", &key.name))
+}
+
+/// Reads everything else about `cluster`, which must itself be freshly read; `kept` is of its Secrets, and `hosts` are
+/// seen elsewhere.
 ///
 /// # Errors
 /// When the API server does not answer a read. A node that does not answer is merely absent.
 pub async fn look(
     client: &Client,
     cluster: &HeliosCluster,
+    stateful_set: Option<StatefulSet>,
+    kept: &Kept,
     hosts: Option<HostsByName>,
     now: Timestamp,
 ) -> Result<Live, Error> {
     let name = cluster.name_any();
     let namespace = cluster.namespace().ok_or(Error::Incomplete("namespace"))?;
     let mine = ListParams::default().labels(&names::selector_text(&name));
-    let stateful_sets = Api::<StatefulSet>::namespaced(client.clone(), &namespace);
     let pods = Api::<v1::Pod>::namespaced(client.clone(), &namespace);
     let volumes = Api::<PersistentVolumeClaim>::namespaced(client.clone(), &namespace);
 
-    let stateful_set = stateful_sets.get_opt(&name).await.map_err(Error::kube("read StatefulSet", &name))?;
     let pods = pods.list(&mine).await.map_err(Error::kube("list pods of", &name))?;
     let claims = volumes.list(&mine).await.map_err(Error::kube("list volumes of", &name))?.items;
 
     let pods: BTreeMap<u32, Pod> =
         pods.iter().filter_map(|pod| Some((names::ordinal(&name, &pod.name_any())?, pod_of(pod)))).collect();
-    let nodes = members::statuses(&name, &namespace, &pods).await;
+    let nodes = members::statuses(&name, &namespace, &pods, kept.tls.as_ref()).await;
     let status = cluster.status.clone().unwrap_or_default();
     let recovering = status.recovery.as_ref().is_some_and(|recovery| recovery.chosen.is_some());
     let in_trouble = |ordinal: &u32| recovering || !pods.get(ordinal).is_some_and(|pod| pod.ready);
@@ -64,6 +73,7 @@ pub async fn look(
         created: cluster.creation_timestamp().map_or(now, |time| time.0),
         generation: cluster.metadata.generation.unwrap_or_default(),
         status,
+        locks: kept.locks.clone(),
         workload: stateful_set.as_ref().map(workload_of),
         volumes,
         hosts,

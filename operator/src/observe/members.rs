@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::future::join_all;
+use helios_proto::tls::{self, ClientTls};
 use helios_proto::v1::cluster_client::ClusterClient;
 use helios_proto::v1::{StatusRequest, StatusResponse};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 use super::Pod;
 use crate::names::{self, PEER_PORT};
@@ -14,23 +15,34 @@ use crate::names::{self, PEER_PORT};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const STATUS_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// A client of the node at `address` (`host:port`), every call of which ends within `timeout`.
+/// Where a member is, and the name that its certificate has to have.
+#[derive(Debug, Clone)]
+pub struct Place {
+    pub address: String,
+    pub server_name: String,
+}
+
+/// A client of the node at `place`, every call of which ends within `timeout`.
 ///
 /// # Errors
 /// When the node cannot be connected to, in words.
-pub async fn connect(address: &str, timeout: Duration) -> Result<ClusterClient<Channel>, String> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|e| e.to_string())?;
-    let channel = endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(timeout).connect().await;
-    channel.map(ClusterClient::new).map_err(|e| describe(&e))
+pub async fn connect(
+    place: &Place,
+    tls: Option<&ClientTls>,
+    timeout: Duration,
+) -> Result<ClusterClient<Channel>, String> {
+    let channel = tls::connect(&place.address, &place.server_name, tls, CONNECT_TIMEOUT, timeout).await;
+    channel.map(ClusterClient::new).map_err(|error| error.to_string())
 }
 
 /// Where to reach a pod: its address of the moment, or its name while it has none.
-pub fn address(cluster: &str, namespace: &str, ordinal: u32, pod: Option<&Pod>) -> String {
-    match pod.and_then(|pod| pod.ip.as_deref()) {
+pub fn place(cluster: &str, namespace: &str, ordinal: u32, pod: Option<&Pod>) -> Place {
+    let address = match pod.and_then(|pod| pod.ip.as_deref()) {
         Some(ip) if ip.contains(':') => format!("[{ip}]:{PEER_PORT}"),
         Some(ip) => format!("{ip}:{PEER_PORT}"),
         None => names::stable_address(cluster, namespace, ordinal, PEER_PORT),
-    }
+    };
+    Place { address, server_name: names::stable_host(cluster, namespace, ordinal) }
 }
 
 /// Asks all pods at once; one that does not answer in time is left out.
@@ -38,10 +50,11 @@ pub async fn statuses(
     cluster: &str,
     namespace: &str,
     pods: &BTreeMap<u32, Pod>,
+    tls: Option<&ClientTls>,
 ) -> BTreeMap<u32, StatusResponse> {
     let asked = pods.iter().map(|(ordinal, pod)| async move {
-        let address = address(cluster, namespace, *ordinal, Some(pod));
-        match tokio::time::timeout(STATUS_TIMEOUT, status(&address)).await {
+        let place = place(cluster, namespace, *ordinal, Some(pod));
+        match tokio::time::timeout(STATUS_TIMEOUT, status(&place, tls)).await {
             Ok(Ok(status)) => Some((*ordinal, status)),
             Ok(Err(reason)) => {
                 tracing::debug!(cluster, namespace, ordinal, reason, "no status");
@@ -53,16 +66,7 @@ pub async fn statuses(
     join_all(asked).await.into_iter().flatten().collect()
 }
 
-async fn status(address: &str) -> Result<StatusResponse, String> {
-    let mut client = connect(address, STATUS_TIMEOUT).await?;
+async fn status(place: &Place, tls: Option<&ClientTls>) -> Result<StatusResponse, String> {
+    let mut client = connect(place, tls, STATUS_TIMEOUT).await?;
     client.status(StatusRequest {}).await.map(tonic::Response::into_inner).map_err(|e| e.message().to_owned())
-}
-
-/// The innermost reason: the outer ones only say "transport error".
-fn describe(error: &dyn std::error::Error) -> String {
-    let mut innermost = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    innermost.to_string()
 }

@@ -11,8 +11,10 @@ use helios_crds::HeliosClusterStatus;
 use helios_proto::v1::StatusResponse;
 use jiff::Timestamp;
 
+use crate::locks::Locks;
+
 pub use self::hosts::{Host, Hosts, HostsByName};
-pub use self::kube::{Live, look};
+pub use self::kube::{Live, look, stateful_set};
 pub use self::volumes::bound_to;
 
 /// What a plan is made from. Absence means "not seen", never "gone".
@@ -23,6 +25,7 @@ pub struct Snapshot {
     pub generation: i64,
     /// Read from the API server in this pass, not from a cache: it holds latched decisions.
     pub status: HeliosClusterStatus,
+    pub locks: Locks,
     pub workload: Option<Workload>,
     pub pods: BTreeMap<u32, Pod>,
     pub volumes: BTreeMap<u32, Volume>,

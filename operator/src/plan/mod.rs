@@ -262,9 +262,9 @@ impl Decision {
 /// The next step for `cluster` as `seen`.
 pub fn plan(cluster: &ValidatedCluster, seen: &Snapshot) -> Plan {
     let view = View::new(cluster, seen);
-    let still = cluster.spec.paused || cluster.spec.hibernate;
+    let still = view.is_held() || cluster.spec.hibernate;
     let decision = match () {
-        () if cluster.spec.paused => None,
+        () if view.is_held() => None,
         () if cluster.spec.hibernate => replace::free_the_lost(&view),
         () => decide(&view),
     };
@@ -315,7 +315,7 @@ fn decide(view: &View) -> Option<Decision> {
 /// Grows at once, for a blank pod harms nothing, and shrinks only below what no member needs.
 fn replicas(view: &View) -> u32 {
     let current = view.seen.workload.as_ref().map(|workload| workload.replicas);
-    if let (true, Some(current)) = (view.cluster.spec.paused, current) {
+    if let (true, Some(current)) = (view.is_held(), current) {
         return current;
     }
     // All at once: with the second to go nobody can write, so an order among them would gain nothing.

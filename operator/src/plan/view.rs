@@ -46,6 +46,11 @@ impl<'a> View<'a> {
         Self { cluster, seen, leader }
     }
 
+    /// Nothing is to be changed: so a person said, or members would not start.
+    pub fn is_held(&self) -> bool {
+        self.cluster.spec.paused || self.seen.locks.is_blocked()
+    }
+
     /// A majority of the voters has the leader's membership on its disks: nobody needs a member that it
     /// lacks any more, whoever is lost next (ADR 0011).
     pub fn is_agreed(&self) -> bool {

@@ -123,6 +123,9 @@ fn progressing(view: &View, plan: &Plan, unseen: bool) -> Finding {
     if view.cluster.spec.paused {
         return Finding::new("False", "Paused", "held by spec.paused; set it to false to go on");
     }
+    if let Some(trouble) = view.seen.locks.trouble.as_ref().filter(|trouble| trouble.blocks) {
+        return Finding::new("False", trouble.reason, "nothing is changed until Degraded is gone");
+    }
     if view.cluster.spec.hibernate {
         return match view.seen.pods.len() {
             0 => Finding::new("False", "Hibernated", ASLEEP),
@@ -153,6 +156,10 @@ fn progressing(view: &View, plan: &Plan, unseen: bool) -> Finding {
 }
 
 fn degraded(view: &View, plan: &Plan) -> Finding {
+    let locks = view.seen.locks.finding(view.seen.now);
+    if let Some(trouble) = locks.as_ref().filter(|trouble| trouble.blocks) {
+        return Finding::new("True", trouble.reason, trouble.message.clone());
+    }
     if let Some(operation) = plan.operation.as_ref().filter(|o| o.stuck || o.is_overdue(view.seen.now)) {
         let reason = match operation.kind {
             Kind::Bootstrap => "BootstrapFailed",
@@ -174,9 +181,12 @@ fn degraded(view: &View, plan: &Plan) -> Finding {
         })
         .map(|(ordinal, member)| explain(view, ordinal, &member.name))
         .collect();
-    match down.is_empty() {
-        true => Finding::new("False", "AllMembersHealthy", ""),
-        false => Finding::new("True", "MemberDown", format!("not answering: {}", down.join(", "))),
+    match locks {
+        _ if !down.is_empty() => {
+            Finding::new("True", "MemberDown", format!("not answering: {}", down.join(", ")))
+        }
+        Some(trouble) => Finding::new("True", trouble.reason, trouble.message),
+        None => Finding::new("False", "AllMembersHealthy", ""),
     }
 }
 

@@ -9,13 +9,14 @@ mod cost;
 mod nodes;
 mod operator;
 mod replicas;
+mod secrets;
 mod server;
 mod unreadable;
 mod workloads;
 
 use std::time::{Duration, Instant};
 
-use helios_crds::{HeliosCluster, HeliosClusterSpec};
+use helios_crds::{HeliosCluster, HeliosClusterSpec, TlsMode};
 use kube::api::PostParams;
 use kube::{Api, Client};
 
@@ -41,8 +42,10 @@ async fn begin() -> (Server, Nodes) {
     (server, nodes)
 }
 
+/// One whose members are played without TLS.
 async fn create(client: &Client, name: &str) {
-    let cluster = HeliosCluster::new(name, HeliosClusterSpec::default());
+    let mut cluster = HeliosCluster::new(name, HeliosClusterSpec::default());
+    cluster.spec.tls.mode = TlsMode::Off;
     let api = Api::<HeliosCluster>::default_namespaced(client.clone());
     api.create(&PostParams::default(), &cluster).await.unwrap();
 }

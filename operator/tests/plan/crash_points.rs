@@ -42,6 +42,7 @@ fn scenarios() -> Vec<Scenario> {
             3,
             &[(0, Scale(5)), (5, Hibernate(true)), (6, Hibernate(false))],
         ),
+        scenario("locked out in a rolling change", 3, &[(0, Template(2)), (5, LockOut), (4, Heal)]),
         scenario("asleep and smaller", 5, &[(0, Hibernate(true)), (4, Scale(3)), (2, Hibernate(false))]),
     ]
 }

@@ -75,6 +75,7 @@ fn possible(members: u32) -> Vec<Event> {
         Event::BreakTemplate,
         Event::Hibernate(true),
         Event::Hibernate(false),
+        Event::LockOut,
         Event::Heal,
     ];
     let misfortunes = (0..members).flat_map(|ordinal| {
@@ -94,6 +95,14 @@ fn possible(members: u32) -> Vec<Event> {
 /// The operator has nothing more to do, so what was asked for is there, or what is missing is beyond it.
 fn is_an_end(world: &World) {
     let spec = &world.cluster.spec;
+    if world.locked_out {
+        let status = world.status();
+        let degraded = status.conditions.iter().find(|condition| condition.type_ == "Degraded").unwrap();
+        return assert_eq!(
+            (degraded.status.as_str(), degraded.reason.as_str()),
+            ("True", "CertificateInvalid")
+        );
+    }
     if spec.hibernate {
         return assert_eq!((world.pods.len(), world.phase().as_str()), (0, "Hibernated"));
     }

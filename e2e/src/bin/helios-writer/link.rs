@@ -5,7 +5,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, Cmd, ConnectionAddr, FromRedisValue, RedisError};
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, FromRedisValue, IntoConnectionInfo,
+    RedisConnectionInfo, RedisError,
+};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 /// Enough for a name look-up and a handshake; a Service may still name an address that is gone.
@@ -14,11 +17,18 @@ const CONNECT_TIMEOUT: Duration = Duration::from_millis(250);
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(700);
 const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(10);
 
-/// A server's HOST:PORT.
-#[derive(Debug, Clone)]
+/// A server's HOST:PORT, and the password that it asks for.
+#[derive(Clone)]
 pub struct Server {
     host: String,
     port: u16,
+    password: Option<String>,
+}
+
+impl Server {
+    pub fn with_password(self, password: Option<String>) -> Self {
+        Self { password: password.filter(|password| !password.is_empty()), ..self }
+    }
 }
 
 impl FromStr for Server {
@@ -28,7 +38,7 @@ impl FromStr for Server {
         let (host, port) =
             text.rsplit_once(':').filter(|(host, _)| !host.is_empty()).ok_or("write HOST:PORT")?;
         let port = port.parse().map_err(|_| format!("{port:?} is no port; write HOST:PORT"))?;
-        Ok(Self { host: host.trim_matches(['[', ']']).to_owned(), port })
+        Ok(Self { host: host.trim_matches(['[', ']']).to_owned(), port, password: None })
     }
 }
 
@@ -106,7 +116,12 @@ impl Link {
         let address = ConnectionAddr::Tcp(self.server.host.clone(), self.server.port);
         // The limits here are ours: what is left of the deadline differs from attempt to attempt.
         let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
-        let client = Client::open(address).map_err(LinkError::Connect)?;
+        let settings = match &self.server.password {
+            Some(password) => RedisConnectionInfo::default().set_password(password),
+            None => RedisConnectionInfo::default(),
+        };
+        let info = address.into_connection_info().map_err(LinkError::Connect)?.set_redis_settings(settings);
+        let client = Client::open(info).map_err(LinkError::Connect)?;
         let limit = deadline.min(Instant::now() + CONNECT_TIMEOUT);
         timeout_at(limit, client.get_multiplexed_async_connection_with_config(&config))
             .await

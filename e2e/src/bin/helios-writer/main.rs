@@ -24,7 +24,7 @@ use crate::load::Load;
 use crate::tally::Tally;
 
 /// Writes to a Redis server and says what became of every write.
-#[derive(Debug, Parser)]
+#[derive(Parser)]
 #[command(name = "helios-writer", version)]
 enum Command {
     /// Write until SIGTERM, SIGINT or POST /stop; then read back every acknowledged write and print a report
@@ -35,11 +35,20 @@ enum Command {
     SetGet(SetGetArgs),
 }
 
-#[derive(Debug, Args)]
+#[derive(Args)]
+struct Login {
+    /// Password that the server asks for; by the same variable as redis-cli's
+    #[arg(long, env = "REDISCLI_AUTH", hide_env_values = true)]
+    password: Option<String>,
+}
+
+#[derive(Args)]
 struct RunArgs {
     /// Where the server is, as HOST:PORT
     #[arg(long)]
     addr: Server,
+    #[command(flatten)]
+    login: Login,
     /// Connections that write at the same time, each one write after another
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=1024))]
     workers: u16,
@@ -57,11 +66,13 @@ struct RunArgs {
     control: Option<SocketAddr>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Args)]
 struct SetGetArgs {
     /// Where the server is, as HOST:PORT
     #[arg(long)]
     addr: Server,
+    #[command(flatten)]
+    login: Login,
     /// How long to try, e.g. 10s
     #[arg(long, default_value = "10s", value_parser = duration)]
     retry_for: Duration,
@@ -94,7 +105,8 @@ async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         eprintln!("control on {}", listener.local_addr()?);
         tokio::spawn(control::serve(listener, Arc::clone(&tally), stop.clone()));
     }
-    let load = Load { server: args.addr, prefix: args.prefix, rate: args.rate, retry_for: args.retry_for };
+    let server = args.addr.with_password(args.login.password);
+    let load = Load { server, prefix: args.prefix, rate: args.rate, retry_for: args.retry_for };
     let written = load.run(args.workers, &tally, &stop).await;
     let finding = check::read_back(Link::new(load.server), &load.prefix, &written).await;
     let report = Report {
@@ -124,7 +136,7 @@ async fn set_get(args: SetGetArgs) -> anyhow::Result<ExitCode> {
     let server = args.addr.to_string();
     let key = format!("set-get:{:016x}", rand::random::<u64>());
     let value = format!("{:016x}", rand::random::<u64>());
-    let mut link = Link::new(args.addr);
+    let mut link = Link::new(args.addr.with_password(args.login.password));
     let deadline = tokio::time::Instant::now() + args.retry_for;
     link.persist::<()>(&link::set(&key, &value, Some(Duration::from_secs(60))), deadline)
         .await

@@ -24,9 +24,11 @@ pub enum Event {
     Cordon(u32),
     /// The operator gets no answer; others do.
     Silence(u32),
+    /// The Secrets cannot be used: the operator neither reaches members nor may change them.
+    LockOut,
     /// Leadership moves by itself.
     Lead(u32),
-    /// What was silent answers, what was cordoned is not, the template is a good one.
+    /// The Secrets are in order, what was silent answers, what was cordoned is not, the template is a good one.
     Heal,
 }
 
@@ -64,9 +66,12 @@ impl World {
                 home && self.cordoned.insert(ordinal)
             }
             Event::Silence(ordinal) => self.pods.contains_key(&ordinal) && self.silent.insert(ordinal),
+            Event::LockOut => !std::mem::replace(&mut self.locked_out, true),
             Event::Lead(ordinal) => self.lead(ordinal),
             Event::Heal => {
-                let ill = !self.silent.is_empty() || !self.cordoned.is_empty() || self.template == 9;
+                let locked_out = std::mem::take(&mut self.locked_out);
+                let ill =
+                    locked_out || !self.silent.is_empty() || !self.cordoned.is_empty() || self.template == 9;
                 self.silent.clear();
                 self.cordoned.clear();
                 self.template = if self.template == 9 { 7 } else { self.template };

@@ -13,7 +13,8 @@ impl World {
         let spec = &self.cluster.spec;
         (spec.replicas, spec.hibernate, spec.paused, spec.storage.retain, spec.recovery.is_some())
             .hash(&mut hasher);
-        (self.replicas, self.template, self.applied_template, self.confined).hash(&mut hasher);
+        (self.replicas, self.template, self.applied_template, self.confined, self.locked_out)
+            .hash(&mut hasher);
         (&self.silent, &self.cordoned, &self.gone, &self.broken).hash(&mut hasher);
         for (ordinal, pod) in &self.pods {
             (ordinal, pod.revision, pod.terminating, pod.in_service, pod.at_home).hash(&mut hasher);

@@ -69,6 +69,7 @@ pub struct World {
     pub gone: BTreeSet<u32>,
     /// The operator may neither see hosts nor keep volumes.
     pub confined: bool,
+    pub locked_out: bool,
     pub kept: BTreeSet<String>,
     pub forced: u32,
     pub transfers: u32,
@@ -124,6 +125,7 @@ impl World {
             cordoned: BTreeSet::new(),
             gone: BTreeSet::new(),
             confined: false,
+            locked_out: false,
             kept: BTreeSet::new(),
             forced: 0,
             transfers: 0,
@@ -141,7 +143,14 @@ impl World {
     }
 
     pub fn validated(&self) -> ValidatedCluster {
-        validate(&self.cluster, &Defaults { node_image: Some("heliosd:1".to_owned()) }).unwrap()
+        validate(
+            &self.cluster,
+            &Defaults {
+                node_image: Some("heliosd:1".to_owned()),
+                operator_namespace: "operators".to_owned(),
+            },
+        )
+        .unwrap()
     }
 
     pub fn status(&self) -> HeliosClusterStatus {
@@ -174,9 +183,13 @@ impl World {
     fn act(&mut self, cluster: &ValidatedCluster, seen: &Snapshot) -> Plan {
         let plan = plan(cluster, seen);
         assert!(plan.step.is_none() || plan.latch.is_none(), "a step follows from an unwritten decision");
-        let template_changed = self.applied_template != self.template && !cluster.spec.paused;
-        if !cluster.spec.paused && (template_changed || self.replicas != Some(plan.replicas)) && self.lives()
-        {
+        let held = cluster.spec.paused || seen.locks.is_blocked();
+        assert!(
+            !held || (plan.step.is_none() && plan.labels.is_empty()),
+            "acts although it is held: {plan:?}"
+        );
+        let template_changed = self.applied_template != self.template && !held;
+        if !held && (template_changed || self.replicas != Some(plan.replicas)) && self.lives() {
             self.shrink_is_safe(plan.replicas);
             self.replicas = Some(plan.replicas);
             self.applied_template = self.template;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use helios_operator::locks::{Locks, Trouble};
 use helios_operator::names;
 use helios_operator::observe::{Backing, Failure, Host, Pod, Snapshot, Volume, Workload};
 use helios_proto::v1::{Membership, Progress, Role, StatusResponse};
@@ -49,12 +50,13 @@ impl World {
             };
             (*ordinal, volume)
         });
-        let nodes = self.pods.keys().filter(|ordinal| self.runs(**ordinal) && !self.silent.contains(ordinal));
+        let nodes = self.pods.keys().filter(|ordinal| self.is_heard(**ordinal));
         Snapshot {
             now: self.now,
             created: Timestamp::from_second(1_800_000_000).unwrap(),
             generation: self.cluster.metadata.generation.unwrap(),
             status: self.status(),
+            locks: self.locks(),
             workload: self.replicas.map(|replicas| Workload {
                 replicas,
                 update_revision: Some(revision(self.applied_template)),
@@ -110,6 +112,15 @@ impl World {
             (status.cluster_id, status.member_id) = (String::new(), 0);
         }
         status
+    }
+
+    fn is_heard(&self, ordinal: u32) -> bool {
+        self.runs(ordinal) && !self.silent.contains(&ordinal) && !self.locked_out
+    }
+
+    fn locks(&self) -> Locks {
+        let trouble = self.locked_out.then(|| Trouble::blocking("CertificateInvalid", "the Secret is gone"));
+        Locks { expires: None, trouble }
     }
 
     fn hosts(&self) -> BTreeMap<String, Host> {

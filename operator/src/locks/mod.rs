@@ -1,0 +1,101 @@
+//! What keeps strangers out of a cluster: the certificate of its members and the password of its clients, each in a
+//! Secret. `certificates` and `users` decide and are pure; `keys` draws keys and signs; `secrets` reads and writes.
+
+pub mod certificates;
+pub mod check;
+pub mod keys;
+mod secrets;
+pub mod users;
+
+use helios_crds::TlsMode;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::apps::v1::StatefulSet;
+
+use crate::build;
+use crate::validate::ValidatedCluster;
+
+pub use secrets::{Kept, keep};
+
+/// A certificate of a person's own is told of for so long before it ends.
+const NEAR_ITS_END: SignedDuration = SignedDuration::from_hours(24 * 21);
+
+/// What a pass found of a cluster's Secrets, for the status.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Locks {
+    /// When the members' certificate ends.
+    pub expires: Option<Timestamp>,
+    pub trouble: Option<Trouble>,
+}
+
+/// What a person has to see to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// Machine-readable, for the condition.
+    pub reason: &'static str,
+    pub message: String,
+    /// Members would not start, or not understand each other: nothing is changed until it is gone.
+    pub blocks: bool,
+}
+
+impl Trouble {
+    pub fn warning(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into(), blocks: false }
+    }
+
+    pub fn blocking(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into(), blocks: true }
+    }
+}
+
+/// A cluster whose members began before there was TLS goes on without it: those with it and those without would
+/// refuse each other while they are changed one at a time.
+pub fn as_it_began(cluster: &mut ValidatedCluster, live: Option<&StatefulSet>) -> Option<Trouble> {
+    let tls = &mut cluster.spec.tls;
+    if tls.mode == TlsMode::Off || live.is_none_or(build::has_certificate) {
+        return None;
+    }
+    (tls.mode, tls.clients) = (TlsMode::Off, false);
+    let message = "the members began without TLS and go on so; to encrypt, delete the HeliosCluster while \
+                   spec.storage.retain is true and apply it again, which stops it for a moment and keeps the data";
+    Some(Trouble::warning("NotEncrypted", message))
+}
+
+impl Locks {
+    pub fn is_blocked(&self) -> bool {
+        self.trouble.as_ref().is_some_and(|trouble| trouble.blocks)
+    }
+
+    /// The trouble, or else that the certificate ends soon, which nobody but a person can prevent by then: the
+    /// operator renews its own a month before.
+    pub fn finding(&self, now: Timestamp) -> Option<Trouble> {
+        let expiring = || {
+            let expires = self.expires.filter(|end| end.duration_since(now) < NEAR_ITS_END)?;
+            let message = format!(
+                "the members' certificate ends at {expires}; put a renewed one into its Secret, which restarts nothing"
+            );
+            Some(Trouble::warning("CertExpiring", message))
+        };
+        self.trouble.clone().or_else(expiring)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_that_is_near_is_told_unless_there_is_worse() {
+        let now = Timestamp::from_second(1_800_000_000).unwrap();
+        let ends_in =
+            |days: i64| Locks { expires: Some(now + SignedDuration::from_hours(24 * days)), trouble: None };
+        assert_eq!(ends_in(30).finding(now), None, "the operator renews its own before");
+        let found = ends_in(10).finding(now).unwrap();
+        assert!(
+            found.reason == "CertExpiring" && !found.blocks && found.message.contains("2027-"),
+            "{found:?}"
+        );
+        let worse = Locks { trouble: Some(Trouble::blocking("CertificateInvalid", "x")), ..ends_in(10) };
+        assert_eq!(worse.finding(now).unwrap().reason, "CertificateInvalid");
+        assert_eq!(Locks::default().finding(now), None);
+    }
+}

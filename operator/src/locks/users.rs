@@ -1,0 +1,186 @@
+//! What the Secret `<cluster>-auth` holds: drawn once, and from then on a person's to change. Pure, but for the
+//! randomness that it is given.
+
+use std::collections::BTreeMap;
+
+use ring::digest::{SHA256, digest};
+use ring::rand::{SecureRandom, SystemRandom};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::certificates::{AUTHORITY, Data};
+
+pub const USERNAME: &str = "username";
+pub const PASSWORD: &str = "password";
+pub const TOKEN: &str = "token";
+pub const USERS: &str = "users.yaml";
+/// Who a client is that gives a password and no name; so every Redis client can be told the password alone.
+const DEFAULT_USER: &str = "default";
+const SECRET_BYTES: usize = 24;
+
+/// Where clients reach the cluster.
+#[derive(Debug, Clone)]
+pub struct Address {
+    pub host: String,
+    pub port: u16,
+    /// Whom they have to trust there, PEM; `None` without TLS.
+    pub authority: Option<String>,
+}
+
+/// As the members read it (`auth.users_file`).
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Users {
+    users: Vec<BTreeMap<String, Value>>,
+}
+
+/// `found` with what it lacks, and with what follows from the rest brought up to date. `draw` makes a secret nobody
+/// can guess.
+///
+/// # Errors
+/// In words, when the list of users in `found` is none.
+pub fn complete(found: &Data, address: &Address, mut draw: impl FnMut() -> String) -> Result<Data, String> {
+    let mut data = found.clone();
+    let mut text = |name: &str, default: &mut dyn FnMut() -> String| {
+        let entry = data.entry(name.to_owned()).or_default();
+        if entry.is_empty() {
+            *entry = default();
+        }
+        entry.clone()
+    };
+    let username = text(USERNAME, &mut || DEFAULT_USER.to_owned());
+    let password = text(PASSWORD, &mut draw);
+    text(TOKEN, &mut draw);
+    let users = with_password(found.get(USERS).map(String::as_str), &username, &password)?;
+    let Address { host, port, authority } = address;
+    let scheme = if authority.is_some() { "rediss" } else { "redis" };
+    let uri = format!("{scheme}://{}:{}@{host}:{port}", in_uri(&username), in_uri(&password));
+    let follows = [("host", host.clone()), ("port", port.to_string()), ("uri", uri), (USERS, users)];
+    data.extend(follows.map(|(name, value)| (name.to_owned(), value)));
+    data.extend(authority.clone().map(|pem| (AUTHORITY.to_owned(), pem)));
+    Ok(data)
+}
+
+/// The list with the hash of `password` for `username`; other users in it stay as they are, and so does its text when
+/// there is nothing to change.
+fn with_password(list: Option<&str>, username: &str, password: &str) -> Result<String, String> {
+    let list = list.filter(|text| !text.trim().is_empty());
+    let mut users = match list {
+        Some(text) => serde_saphyr::from_str::<Users>(text)
+            .map_err(|error| format!("{USERS} is not a list of users ({error}); correct it, or remove that key to have it made again"))?,
+        None => Users::default(),
+    };
+    let hash = Value::from(hash(password));
+    let mine = users.users.iter_mut().find(|user| user.get("name").is_some_and(|name| name == username));
+    match (mine, list) {
+        (Some(user), Some(text)) if user.get("password_sha256") == Some(&hash) => return Ok(text.to_owned()),
+        (Some(user), _) => _ = user.insert("password_sha256".to_owned(), hash),
+        (None, _) => users.users.push(BTreeMap::from([
+            ("name".to_owned(), username.into()),
+            ("password_sha256".to_owned(), hash),
+            ("role".to_owned(), "admin".into()),
+        ])),
+    }
+    serde_saphyr::to_string(&users).map_err(|error| error.to_string())
+}
+
+fn hash(password: &str) -> String {
+    hex(digest(&SHA256, password.as_bytes()).as_ref())
+}
+
+/// 192 bits that nobody can guess, in digits that need no quoting anywhere.
+///
+/// # Errors
+/// In words, when the system has no randomness to give.
+pub fn draw() -> Result<String, String> {
+    let mut bytes = [0; SECRET_BYTES];
+    SystemRandom::new().fill(&mut bytes).map_err(|_| "the system has no randomness to give".to_owned())?;
+    Ok(hex(&bytes))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Everything but the characters that RFC 3986 leaves unreserved, by its bytes.
+fn in_uri(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    text.bytes()
+        .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address() -> Address {
+        Address { host: "demo.team.svc".to_owned(), port: 6379, authority: None }
+    }
+
+    fn drawn() -> Data {
+        let mut count = 0;
+        complete(&Data::new(), &address(), || {
+            count += 1;
+            format!("drawn{count}")
+        })
+        .unwrap()
+    }
+
+    fn never() -> String {
+        panic!("nothing is drawn a second time")
+    }
+
+    #[test]
+    fn a_password_and_a_token_are_drawn_once() {
+        let data = drawn();
+        assert_eq!(
+            (data[USERNAME].as_str(), data[PASSWORD].as_str(), data[TOKEN].as_str()),
+            ("default", "drawn1", "drawn2")
+        );
+        assert_eq!(data["uri"], "redis://default:drawn1@demo.team.svc:6379");
+        assert!(
+            data[USERS].contains(&hash("drawn1")) && !data[USERS].contains("drawn1\n"),
+            "{}",
+            data[USERS]
+        );
+        assert_eq!(complete(&data, &address(), never).unwrap(), data);
+        assert_ne!(draw().unwrap(), draw().unwrap());
+    }
+
+    #[test]
+    fn a_changed_password_changes_what_follows_from_it_and_no_other_user() {
+        let mut data = drawn();
+        let guest = format!("{}- name: guest\n  password_sha256: abc\n  role: read-only\n", data[USERS]);
+        data.insert(USERS.to_owned(), guest.clone());
+        assert_eq!(complete(&data, &address(), never).unwrap()[USERS], guest, "a person's text stays");
+        data.insert(PASSWORD.to_owned(), "p@ss/word".to_owned());
+        let changed = complete(&data, &address(), never).unwrap();
+        assert!(
+            changed[USERS].contains(&hash("p@ss/word")) && changed[USERS].contains("guest"),
+            "{}",
+            changed[USERS]
+        );
+        assert!(!changed[USERS].contains(&hash("drawn1")));
+        assert_eq!(changed["uri"], "redis://default:p%40ss%2Fword@demo.team.svc:6379");
+    }
+
+    #[test]
+    fn a_list_that_is_none_is_not_replaced() {
+        let mut data = drawn();
+        data.insert(USERS.to_owned(), "users: nobody".to_owned());
+        assert!(complete(&data, &address(), never).unwrap_err().contains("correct it"));
+    }
+
+    #[test]
+    fn with_tls_clients_are_told_whom_to_trust() {
+        let address = Address { authority: Some("PEM".to_owned()), ..address() };
+        let data = complete(&drawn(), &address, never).unwrap();
+        assert_eq!(data[AUTHORITY], "PEM");
+        assert!(data["uri"].starts_with("rediss://"), "{}", data["uri"]);
+    }
+
+    #[test]
+    fn the_hash_is_the_one_that_sha256sum_prints() {
+        assert_eq!(hash("abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    }
+}

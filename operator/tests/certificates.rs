@@ -1,0 +1,307 @@
+//! The life of a cluster's certificates by a made-up clock, with real keys: what members hold is never refused by
+//! another member, however late each of them takes a changed Secret up, and whatever is lost on the way.
+#![allow(clippy::unwrap_used)]
+
+use helios_operator::locks::certificates::{
+    Act, Data, Existing, SPREAD, Write, carry_out, plan_certificates,
+};
+use helios_operator::locks::check::{self, Names, fits, validity};
+use helios_operator::locks::keys::{self, Pair};
+use jiff::{SignedDuration, Timestamp};
+
+const MINUTE: SignedDuration = SignedDuration::from_mins(1);
+const DAY: SignedDuration = SignedDuration::from_hours(24);
+
+fn names() -> Names {
+    Names { cluster: "demo".to_owned(), namespace: "team".to_owned(), replicas: 3, for_clients: false }
+}
+
+/// The two Secrets, and what members may hold of the second.
+#[derive(Clone)]
+struct World {
+    now: Timestamp,
+    authority: Option<Data>,
+    leaf: Option<Data>,
+    written_at: Option<Timestamp>,
+    fulfilled: Option<String>,
+    wish: Option<String>,
+    /// Each certificate with whom its members trust, and until when some member may hold it.
+    held: Vec<(Pair, String, Option<Timestamp>)>,
+    acts: Vec<Act>,
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            now: Timestamp::from_second(1_800_000_000).unwrap(),
+            authority: None,
+            leaf: None,
+            written_at: None,
+            fulfilled: None,
+            wish: None,
+            held: Vec::new(),
+            acts: Vec::new(),
+        }
+    }
+
+    fn settled() -> Self {
+        let mut world = Self::new();
+        world.settle();
+        world.after(DAY);
+        world.acts.clear();
+        world
+    }
+
+    fn read(&self) -> Existing {
+        let written = (self.written_at, self.fulfilled.clone());
+        Existing::read(self.authority.as_ref(), self.leaf.as_ref(), written, &names(), self.now)
+    }
+
+    /// One act of the operator, which may die after it.
+    fn act(&mut self) -> Act {
+        let existing = self.read();
+        let act = plan_certificates(&existing, self.wish.as_deref(), self.now);
+        match carry_out(act, &existing, &names(), self.now).unwrap() {
+            None => return act,
+            Some(Write::Authority(data)) => self.authority = Some(data),
+            Some(Write::Leaf(data)) => self.take_up(data),
+        }
+        self.acts.push(act);
+        act
+    }
+
+    fn take_up(&mut self, data: Data) {
+        for (.., until) in &mut self.held {
+            until.get_or_insert(self.now + SPREAD);
+        }
+        let pair = Pair { certificate: data["tls.crt"].clone(), key: data["tls.key"].clone() };
+        self.held.push((pair, data["ca.crt"].clone(), None));
+        (self.leaf, self.written_at, self.fulfilled) = (Some(data), Some(self.now), self.wish.clone());
+    }
+
+    #[track_caller]
+    fn members_trust_each_other(&mut self) {
+        self.held.retain(|(.., until)| until.is_none_or(|until| until > self.now));
+        for (shown, ..) in &self.held {
+            for (_, trusted, _) in &self.held {
+                fits(shown, trusted, &names(), self.now)
+                    .unwrap_or_else(|why| panic!("{why}: {:?}", self.acts));
+            }
+        }
+    }
+
+    /// Time passes.
+    fn after(&mut self, time: SignedDuration) {
+        self.now += time;
+    }
+
+    /// The operator at work until there is nothing to do at the moment.
+    #[track_caller]
+    fn settle(&mut self) {
+        for _ in 0..10 {
+            if self.act() == Act::Keep {
+                return;
+            }
+            self.members_trust_each_other();
+        }
+        panic!("no end: {:?}", self.acts);
+    }
+
+    /// Days with passes every few minutes, as long as something is under way.
+    #[track_caller]
+    fn live(&mut self, days: i32) {
+        for _ in 0..days {
+            for _ in 0..5 {
+                self.settle();
+                self.after(SPREAD + MINUTE);
+                self.members_trust_each_other();
+            }
+            self.after(DAY);
+        }
+    }
+
+    fn count(&self, act: Act) -> usize {
+        self.acts.iter().filter(|it| **it == act).count()
+    }
+
+    fn leaf_pem(&self) -> String {
+        self.leaf.as_ref().unwrap()["tls.crt"].clone()
+    }
+
+    fn trusted(&self) -> usize {
+        check::split(&self.leaf.as_ref().unwrap()["ca.crt"]).len()
+    }
+}
+
+#[test]
+fn a_new_cluster_has_an_authority_and_a_certificate_that_fits() {
+    let mut world = World::new();
+    world.settle();
+    assert_eq!(world.acts, [Act::BeginAuthority, Act::IssueLeaf]);
+    let life = validity(&world.leaf_pem()).unwrap();
+    let days = life.not_after.duration_since(world.now).as_hours() / 24;
+    assert_eq!(days, 90);
+    assert!(
+        !world
+            .leaf
+            .as_ref()
+            .unwrap()
+            .values()
+            .any(|text| *text == world.authority.as_ref().unwrap()["ca.key"])
+    );
+}
+
+#[test]
+fn for_twenty_five_years_no_member_refuses_another() {
+    let mut world = World::new();
+    for _ in 0..25 * 365 / 5 {
+        world.live(1);
+        world.after(DAY * 4);
+        let life = validity(&world.leaf_pem()).unwrap();
+        assert!(life.not_after.duration_since(world.now) > DAY * 20, "renewed too late");
+    }
+    let (issued, rolled) = (world.count(Act::IssueLeaf), world.count(Act::SwitchAuthority));
+    assert!((120..170).contains(&issued), "{issued} certificates: two thirds of 90 days each");
+    assert_eq!((rolled, world.count(Act::ForgetOld), world.count(Act::BeginAuthority)), (3, 3, 1));
+    assert_eq!(world.trusted(), 1);
+}
+
+#[test]
+fn a_deleted_certificate_is_issued_anew_by_the_same_authority() {
+    let mut world = World::settled();
+    let (before, authority) = (world.leaf_pem(), world.authority.clone());
+    (world.leaf, world.written_at) = (None, None);
+    world.settle();
+    assert_eq!(world.acts, [Act::IssueLeaf]);
+    assert!(world.leaf_pem() != before && world.authority == authority);
+}
+
+#[test]
+fn a_wish_is_fulfilled_once() {
+    let mut world = World::settled();
+    world.wish = Some("today".to_owned());
+    world.live(3);
+    assert_eq!(world.acts, [Act::IssueLeaf]);
+}
+
+#[test]
+fn what_a_person_has_spoiled_is_made_again() {
+    for (key, text) in [("tls.crt", "x"), ("tls.key", "x"), ("ca.crt", "x")] {
+        let mut world = World::settled();
+        world.leaf.as_mut().unwrap().insert(key.to_owned(), text.to_owned());
+        world.settle();
+        let last = world.held.last().unwrap();
+        fits(&last.0, &last.1, &names(), world.now).unwrap_or_else(|why| panic!("{key}: {why}"));
+    }
+}
+
+/// An authority that is replaced because it is old, and one because its key was lost.
+fn replacements() -> [(&'static str, World); 2] {
+    let mut old = World::settled();
+    while old.count(Act::TrustNext) == 0 {
+        old.after(DAY * 5);
+        old.settle();
+    }
+    let mut lost = World::settled();
+    lost.authority = None;
+    [("old", old), ("lost", lost)]
+}
+
+#[test]
+fn a_lost_authority_is_replaced_while_the_old_one_is_trusted() {
+    let [_, (_, mut world)] = replacements();
+    let before = world.leaf_pem();
+    world.settle();
+    assert_eq!(world.acts, [Act::TrustNext, Act::DistributeTrust]);
+    assert_eq!(
+        (world.leaf_pem(), world.trusted()),
+        (before, 2),
+        "the next one is not trusted everywhere yet"
+    );
+    world.live(1);
+    let rest = [Act::SwitchAuthority, Act::IssueLeaf, Act::ForgetOld, Act::DistributeTrust];
+    assert_eq!(world.acts[2..], rest);
+    assert_eq!(world.trusted(), 1);
+}
+
+#[test]
+fn wherever_the_operator_dies_in_a_replacement_another_ends_it() {
+    for (what, begin) in replacements() {
+        for dies_after in 0..8 {
+            for away in [SignedDuration::ZERO, SPREAD, DAY * 3] {
+                let mut world = begin.clone();
+                for _ in 0..dies_after {
+                    if world.act() == Act::Keep {
+                        world.after(SPREAD);
+                    }
+                    world.members_trust_each_other();
+                }
+                world.after(away);
+                world.live(2);
+                assert_eq!((world.act(), world.trusted()), (Act::Keep, 1), "{what} {dies_after} {away:?}");
+                assert!(world.count(Act::SwitchAuthority) == 1, "{what} {dies_after}: {:?}", world.acts);
+            }
+        }
+    }
+}
+
+#[test]
+fn an_authority_lost_in_the_middle_of_its_replacement_costs_no_trust() {
+    let [(_, begin), _] = replacements();
+    for acts in 0..8 {
+        let mut world = begin.clone();
+        for _ in 0..acts {
+            if world.act() == Act::Keep {
+                world.after(SPREAD);
+            }
+        }
+        world.authority = None;
+        world.live(3);
+        assert_eq!((world.act(), world.trusted()), (Act::Keep, 1), "after {acts}: {:?}", world.acts);
+    }
+}
+
+#[test]
+fn with_both_secrets_gone_there_is_nothing_to_be_careful_of() {
+    let mut world = World::settled();
+    (world.authority, world.leaf, world.written_at) = (None, None, None);
+    world.held.clear();
+    world.settle();
+    assert_eq!(world.acts, [Act::BeginAuthority, Act::IssueLeaf]);
+}
+
+#[test]
+fn clients_names_are_added_when_they_are_asked_for() {
+    let world = World::settled();
+    let (pair, bundle, _) = world.held.last().unwrap();
+    let with_clients = Names { for_clients: true, ..names() };
+    let why = fits(pair, bundle, &with_clients, world.now).unwrap_err();
+    assert!(why.contains("demo.team.svc"), "{why}");
+}
+
+#[test]
+fn a_certificate_of_ones_own_is_told_what_it_lacks() {
+    let now = World::new().now;
+    let (authority, life) = keys::authority(&names(), now).unwrap();
+    let other = Names { cluster: "other".to_owned(), ..names() };
+    let (foreign, _) = keys::authority(&other, now).unwrap();
+    let good = keys::member(&authority, life.not_after, &names(), now).unwrap();
+    fits(&good, &authority.certificate, &names(), now).unwrap();
+    let says = |pair: &Pair, bundle: &str, at, word: &str| {
+        let why = fits(pair, bundle, &names(), at).expect_err(word);
+        assert!(why.contains(word), "{why}");
+    };
+    let misnamed = keys::member(&authority, life.not_after, &other, now).unwrap();
+    says(&misnamed, &authority.certificate, now, "it is not for demo-0.demo-peers.team.svc; add that name");
+    let mixed = Pair { key: foreign.key.clone(), ..good.clone() };
+    says(&mixed, &authority.certificate, now, "KeyMismatch");
+    says(&good, &foreign.certificate, now, "UnknownIssuer");
+    says(&good, &authority.certificate, now + DAY * 91, "expired");
+    says(
+        &Pair { key: String::new(), ..good.clone() },
+        &authority.certificate,
+        now,
+        "key holds no private key",
+    );
+    says(&good, "", now, "ca.crt");
+}
