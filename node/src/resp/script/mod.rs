@@ -3,7 +3,7 @@
 //! A script runs on the member that its client is connected to, in an interpreter of its own, on a
 //! [`Trial`](crate::state::Trial) of the state. What it writes goes to the log as one guarded transaction, so it
 //! takes effect as a whole and once, or not at all; if a key it looked at was changed meanwhile, it runs again
-//! (ADR 0013). It holds no lock of the state and no thread of the node while it runs.
+//! (ADR 0014). It holds no lock of the state and no thread of the node while it runs.
 
 mod calls;
 mod convert;
