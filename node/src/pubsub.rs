@@ -186,6 +186,11 @@ impl Subscriber {
         }
     }
 
+    /// Channels, and patterns.
+    pub fn counts(&self) -> (usize, usize) {
+        (self.channels.len(), self.patterns.len())
+    }
+
     pub fn count(&self) -> usize {
         self.channels.len() + self.patterns.len()
     }

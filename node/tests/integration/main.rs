@@ -32,6 +32,7 @@ mod metrics;
 mod quorum;
 mod reads;
 mod redirect;
+mod redis_scripts;
 mod redis_types;
 mod reload;
 mod restarts;

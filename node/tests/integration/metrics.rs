@@ -72,7 +72,8 @@ const HEAD: &str = "\
 
 `GET /metrics` on the metrics port, in the OpenMetrics text format. Names, types, units and labels do not change within a major version.
 Labels are few and bounded: none is ever a key or a client's address. A name with the label `peer` has no samples on a node that speaks
-to no other. The operator's are in [metrics-operator.md](metrics-operator.md).
+to no other. With TLS there is also `helios_cert_expiry_timestamp_seconds{for}`, a gauge: when the certificate that the node shows for
+its `peer` or `client` port expires. The operator's are in [metrics-operator.md](metrics-operator.md).
 
 | name | type | unit | labels | meaning |
 |---|---|---|---|---|
