@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use helios_crds::{CLUSTER_LABEL, HeliosCluster};
+use helios_crds::{CLUSTER_LABEL, HeliosCluster, TlsMode};
 use helios_proto::tls::ClientTls;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
@@ -172,11 +172,15 @@ impl Finder {
     ///
     /// # Errors
     /// When the Secret holds what cannot be used.
-    pub async fn lock(&self, cluster: &str) -> Result<Lock, Error> {
+    pub async fn lock(&self, cluster: &HeliosCluster) -> Result<Lock, Error> {
         if let Some(lock) = &self.lock {
             return Ok(lock.clone());
         }
-        let name = format!("{cluster}-peer-tls");
+        let name = match (cluster.spec.tls.mode, &cluster.spec.tls.secret_name) {
+            (TlsMode::Off, _) => return Ok(Lock::default()),
+            (TlsMode::Secret, Some(own)) => own.clone(),
+            _ => format!("{}-peer-tls", cluster.name_any()),
+        };
         let data = match self.secret(&name).await {
             Ok(Some(data)) => data,
             Ok(None) => return Ok(Lock::default()),

@@ -91,9 +91,9 @@ async fn await_leader(
 /// # Errors
 /// When there is no such member, or it cannot.
 pub async fn snapshot(finder: &Finder, name: &str) -> Result<String, Error> {
-    let cluster = finder.of_member(name).await?.name_any();
+    let cluster = finder.of_member(name).await?;
     let lock = finder.lock(&cluster).await?;
-    direct::snapshot_at(&finder.place(&cluster, name, PEER_PORT, &lock), name).await
+    direct::snapshot_at(&finder.place(&cluster.name_any(), name, PEER_PORT, &lock), name).await
 }
 
 /// The client port of a ready member.
@@ -106,7 +106,7 @@ pub async fn client_place(finder: &Finder, cluster: &HeliosCluster) -> Result<Pl
     let ready = pods.iter().find(|pod| is_ready(pod)).ok_or_else(|| {
         Error::Impossible(format!("no member of {name} is ready; heliosctl status {name} says why"))
     })?;
-    let (pod, lock) = (ready.name_any(), finder.lock(&name).await?);
+    let (pod, lock) = (ready.name_any(), finder.lock(cluster).await?);
     let status = finder.place(&name, &pod, PEER_PORT, &lock).status(finder.limit).await?;
     let place = finder.place(&name, &pod, CLIENT_PORT, &lock);
     Ok(if status.client_tls { place } else { place.unlocked() })
@@ -120,7 +120,7 @@ async fn leader(finder: &Finder, cluster: &HeliosCluster) -> Result<(Place, Stat
     let mut next = reported.ok_or_else(|| {
         Error::Impossible(format!("{name} has no leader; heliosctl status {name} says why"))
     })?;
-    let lock = finder.lock(&name).await?;
+    let lock = finder.lock(cluster).await?;
     for _ in 0..2 {
         let place = finder.place(&name, &next, PEER_PORT, &lock);
         let status = place.status(finder.limit).await?;

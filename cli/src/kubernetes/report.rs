@@ -60,7 +60,7 @@ pub async fn report(finder: &Finder, cluster: &HeliosCluster, now: Timestamp) ->
     bundle.owned::<ServiceAccount>(finder, &name, "serviceaccounts").await;
     bundle.owned::<PodDisruptionBudget>(finder, &name, "budget").await;
     bundle.events(finder, &name).await;
-    bundle.members(finder, &name, &pods, now).await;
+    bundle.members(finder, cluster, &pods, now).await;
     for pod in &pods {
         bundle.log(&finder.pods(), "logs", &pod.name_any(), Some(CONTAINER), false).await;
         if restarted(pod) {
@@ -130,8 +130,12 @@ impl Bundle {
     }
 
     /// What each member says of itself, and its metrics.
-    async fn members(&mut self, finder: &Finder, cluster: &str, pods: &[Pod], now: Timestamp) {
-        let lock = finder.lock(cluster).await.unwrap_or_default();
+    async fn members(&mut self, finder: &Finder, cluster: &HeliosCluster, pods: &[Pod], now: Timestamp) {
+        let lock = match finder.lock(cluster).await {
+            Ok(lock) => lock,
+            Err(error) => self.lacks("certificate of the members", &error),
+        };
+        let cluster = &cluster.name_any();
         let asked = pods.iter().map(|pod| async {
             let name = pod.name_any();
             let status = finder.place(cluster, &name, PEER_PORT, &lock).status(finder.limit).await;

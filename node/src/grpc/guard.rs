@@ -4,11 +4,12 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use futures::future::{Either, Ready, ready};
-use tonic::Status;
+use futures::TryFutureExt as _;
+use futures::future::{BoxFuture, ready};
 use tonic::body::Body;
 use tonic::codegen::http::header::AUTHORIZATION;
 use tonic::codegen::http::{Request, Response};
+use tonic::{Code, Status};
 use tower::{Layer, Service};
 
 use crate::auth::{Access, Role, admitted};
@@ -70,10 +71,11 @@ impl<S> Layer<S> for GuardLayer {
 impl<S, B> Service<Request<B>> for Guard<S>
 where
     S: Service<Request<B>, Response = Response<Body>, Error = Infallible>,
+    S::Future: Send + 'static,
 {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = Either<Ready<Result<Response<Body>, Infallible>>, S::Future>;
+    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(context)
@@ -81,8 +83,18 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         match self.layer.check(&request) {
-            Ok(()) => Either::Right(self.inner.call(request)),
-            Err(error) => Either::Left(ready(Ok(Status::from(error).into_http()))),
+            Ok(()) => {
+                let (answer, refusals) = (self.inner.call(request), self.layer.refusals.clone());
+                Box::pin(answer.inspect_ok(move |response| {
+                    // What tonic says of a message over its limit.
+                    if Status::from_header_map(response.headers())
+                        .is_some_and(|status| status.code() == Code::OutOfRange)
+                    {
+                        refusals.count("too_large");
+                    }
+                }))
+            }
+            Err(error) => Box::pin(ready(Ok(Status::from(error).into_http()))),
         }
     }
 }

@@ -17,7 +17,7 @@ use prost_raft::Message as _;
 use raft::eraftpb::Message;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::snapshot;
 use super::turns::Turns;
@@ -221,7 +221,12 @@ async fn first<T>(stream: &mut Streaming<T>, refusals: &Refusals) -> Result<T, S
     match tokio::time::timeout(HANDSHAKE_TIMEOUT, stream.message()).await {
         Ok(Ok(Some(frame))) => Ok(frame),
         Ok(Ok(None)) => Err(Error::invalid("the stream ended before its handshake").into()),
-        Ok(Err(status)) => Err(status),
+        Ok(Err(status)) => {
+            if status.code() == Code::OutOfRange {
+                refusals.tell("peer", "too_large", "a peer", status.message());
+            }
+            Err(status)
+        }
         Err(_) => {
             let error = Error::new(ErrorCode::DeadlineExceeded, "no handshake in time");
             refusals.tell("peer", "slow_handshake", "a peer", &error);

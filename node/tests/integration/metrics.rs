@@ -7,7 +7,8 @@ use helios_proto::v1::SnapshotRequest;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
-use super::common::{Cluster, eventually, http};
+use super::common::{Authority, Cluster, eventually, http};
+use super::locks::Locked;
 
 /// What is said of one metric.
 #[derive(Default)]
@@ -81,7 +82,9 @@ its `peer` or `client` port expires. The operator's are in [metrics-operator.md]
 /// `HELIOS_UPDATE_DOCS=1` writes the page instead.
 #[tokio::test]
 async fn the_reference_of_metrics_is_what_running_nodes_tell() {
-    let cluster = Cluster::of_three().await;
+    let authority = Authority::new("ours");
+    let locked = Locked::started(&authority, &authority.leaf(2081)).await;
+    let cluster = &locked.cluster;
     let leader = cluster.leader().await;
     let mut redis = cluster[leader].redis().await;
     let () = redis::cmd("SET").arg("key").arg("value").query_async(&mut redis).await.unwrap();

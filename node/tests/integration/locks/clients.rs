@@ -4,8 +4,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use helios_proto::tls::connect;
-use helios_proto::v1::GetRequest;
 use helios_proto::v1::kv_client::KvClient;
+use helios_proto::v1::peer_client::PeerClient;
+use helios_proto::v1::{GetRequest, PeerFrame, PutRequest, RaftBatch, peer_frame::Kind};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -112,6 +113,35 @@ async fn with_a_ca_clients_have_to_show_a_certificate() {
     let with = [&ask[..], &["--cert", &cert, "--key", &key]].concat();
     assert!(run("curl", &with).await.is_some());
     assert!(secured.counted("tls_handshake").await > 0);
+}
+
+#[tokio::test]
+async fn what_is_too_large_is_refused_and_counted_at_each_port() {
+    let secured = Secured::start(Mounted::open_section).await;
+    let ports = secured.node.ports;
+    let tls = secured.authority.client(None);
+    let address = format!("127.0.0.1:{}", ports.grpc);
+    let channel = connect(&address, "127.0.0.1", Some(&tls), LIMIT, LIMIT).await.unwrap();
+    let put = PutRequest { key: "k".into(), value: vec![0; 20 << 20].into(), ..PutRequest::default() };
+    let error = KvClient::new(channel).put(put).await.unwrap_err();
+    assert_eq!(error.code(), tonic::Code::OutOfRange, "{error}");
+    assert_eq!(secured.counted("too_large").await, 1);
+
+    let ca = secured.mount.file("ca.crt");
+    let large = secured.mount.file("large");
+    std::fs::write(&large, vec![b' '; 9 << 20]).unwrap();
+    let (body, url) = (format!("@{large}"), format!("https://127.0.0.1:{}/put", ports.gateway));
+    let asked = ["--silent", "--cacert", &ca, "--data-binary", &body, "--output", "-", &url];
+    assert!(run("curl", &asked).await.unwrap_or_default().contains("more than"));
+    assert_eq!(secured.counted("too_large").await, 2);
+
+    // The peer port takes 16 MiB.
+    let mut peer = PeerClient::new(secured.node.peer_channel());
+    let batch = RaftBatch { messages: vec![vec![0; 17 << 20].into()], disk_bad: false };
+    let frame = PeerFrame { kind: Some(Kind::Batch(batch)) };
+    let error = peer.messages(tokio_stream::iter([frame])).await.unwrap_err();
+    assert_eq!(error.code(), tonic::Code::OutOfRange, "{error}");
+    assert_eq!(secured.counted("too_large").await, 3);
 }
 
 /// Ends once the other side has closed the connection.

@@ -7,8 +7,8 @@ mod users;
 use crate::common::{Authority, Cluster, Leaf, Mounted};
 
 /// Three members, each with its own mount of one Secret.
-struct Locked {
-    cluster: Cluster,
+pub struct Locked {
+    pub cluster: Cluster,
     mounts: Vec<Mounted>,
 }
 
@@ -27,7 +27,7 @@ impl Locked {
         Self { cluster, mounts }
     }
 
-    async fn started(authority: &Authority, leaf: &Leaf) -> Self {
+    pub async fn started(authority: &Authority, leaf: &Leaf) -> Self {
         let mut locked = Self::new(authority, leaf);
         locked.cluster.start_all();
         locked.cluster.wait_ready().await;
