@@ -6,6 +6,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use crate::lock::Certificates;
+
 /// Looks at HeliosDB clusters and handles them, on Kubernetes or by the addresses of their members.
 ///
 /// Exit codes: 0 done, or healthy, or hibernated as asked; 1 failed, or degraded or changing; 2 down or unknown (status, members,
@@ -43,6 +45,8 @@ pub struct Target {
         global = true
     )]
     pub endpoints: Vec<String>,
+    #[command(flatten)]
+    pub certificates: Certificates,
     /// Longest wait for one answer, e.g. 5s or 1m.
     #[arg(long, global = true, default_value = "10s", value_parser = duration, value_name = "TIME")]
     pub request_timeout: Duration,
@@ -170,8 +174,32 @@ pub enum Command {
         #[command(flatten)]
         data: Data,
     },
+    /// Certificates for members that run without Kubernetes.
+    Certs {
+        #[command(subcommand)]
+        action: Certs,
+    },
     /// Prints a completion script, e.g. for ~/.bashrc: `source <(heliosctl completion bash)`.
     Completion { shell: Shell },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Certs {
+    /// Makes a certificate with its key; the first time a CA, too. Nothing is written over.
+    Create {
+        /// Where ca.crt and ca.key are, and where the certificate goes.
+        #[arg(long, value_name = "DIR")]
+        ca_dir: PathBuf,
+        /// Name of the member, or of whoever shows the certificate: NAME.crt and NAME.key.
+        #[arg(long)]
+        name: String,
+        /// A DNS name or an address by which others reach it; may be given several times.
+        #[arg(long = "host", required = true)]
+        hosts: Vec<String>,
+        /// How long it is valid.
+        #[arg(long, default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=3650))]
+        days: u32,
+    },
 }
 
 /// As [`Which`], for the commands whose words are keys.
@@ -180,9 +208,15 @@ pub struct Data {
     /// Name of the HeliosCluster; may be left out when the namespace has one only.
     #[arg(long, short)]
     pub cluster: Option<String>,
-    /// Password of the Redis clients, where one is set.
+    /// The user; `default` when not given. On Kubernetes the one of the cluster's Secret.
+    #[arg(long, env = "HELIOSCTL_USER")]
+    pub user: Option<String>,
+    /// The user's password.
     #[arg(long, env = "HELIOS_PASSWORD", hide_env_values = true)]
     pub password: Option<String>,
+    /// A file with the password in its first line; wins over --password, which other people on this machine can see.
+    #[arg(long, env = "HELIOSCTL_PASSWORD_FILE", value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
 }
 
 impl From<&Data> for Which {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use helios_proto::detail_of;
+pub use helios_proto::tls::innermost;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -14,7 +15,7 @@ pub enum Error {
     NoKubernetes(String),
 
     #[error("cannot reach {place}: {message}; {advice}")]
-    Unreachable { place: String, message: String, advice: &'static str },
+    Unreachable { place: String, message: String, advice: String },
 
     /// The member answered and refused.
     #[error("{member} refused to {doing}: {message}{hint}")]
@@ -29,6 +30,9 @@ pub enum Error {
 
     #[error("cannot write {}: {source}", .path.display())]
     File { path: PathBuf, source: std::io::Error },
+
+    #[error("cannot read {}: {source}", .path.display())]
+    Unreadable { path: PathBuf, source: std::io::Error },
 
     #[error("cannot write the answer: {0}")]
     Output(String),
@@ -50,6 +54,7 @@ impl Error {
             let hint = match detail.leader_hint.as_str() {
                 "" if detail.retryable => "; try again".to_owned(),
                 "" => String::new(),
+                leader if detail.message.contains(leader) => String::new(),
                 leader => format!("; {leader} leads"),
             };
             Self::Refused {
@@ -82,15 +87,6 @@ fn explain(error: &kube::Error) -> (String, &'static str) {
         _ => "heliosctl doctor looks at what may be wrong",
     };
     (status.message.clone(), advice)
-}
-
-/// The innermost reason: the outer ones only say "transport error".
-pub fn innermost(error: &dyn std::error::Error) -> String {
-    let mut innermost = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    innermost.to_string()
 }
 
 #[cfg(test)]

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Cmd, RedisConnectionInfo, Value, cmd};
+use redis::{AsyncConnectionConfig, Cmd, ErrorKind, RedisConnectionInfo, Value, cmd};
 use tokio::time::timeout;
 
 use crate::error::Error;
+use crate::lock::User;
 use crate::place::Place;
 
 /// A command, and how its answer is put.
@@ -41,22 +42,28 @@ impl Found {
 ///
 /// # Errors
 /// When it cannot be reached, or answers with an error.
-pub async fn ask(
-    place: &Place,
-    password: Option<&str>,
-    request: &Request,
-    limit: Duration,
-) -> Result<Found, Error> {
+pub async fn ask(place: &Place, user: &User, request: &Request, limit: Duration) -> Result<Found, Error> {
     let pipe = place.open().await?;
     let refused = |error: redis::RedisError| Error::Refused {
         member: place.name().to_owned(),
         doing: request.name().to_owned(),
-        message: error.to_string(),
-        hint: String::new(),
+        message: match error.kind() {
+            ErrorKind::AuthenticationFailed => "WRONGPASS no user has this password".to_owned(),
+            _ => error.to_string(),
+        },
+        hint: match (error.kind(), error.code()) {
+            (ErrorKind::AuthenticationFailed, _) | (_, Some("NOAUTH")) => {
+                "; give --user and --password-file".to_owned()
+            }
+            _ => String::new(),
+        },
         retryable: false,
     };
     let mut info = RedisConnectionInfo::default();
-    if let Some(password) = password {
+    if let Some(name) = &user.name {
+        info = info.set_username(name);
+    }
+    if let Some(password) = &user.password {
         info = info.set_password(password);
     }
     let talk = async {

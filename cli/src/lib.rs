@@ -3,12 +3,14 @@
 
 mod archive;
 mod args;
+mod certs;
 mod check;
 mod complete;
 mod direct;
 mod error;
 mod kubernetes;
 mod kv;
+mod lock;
 mod output;
 mod persist;
 mod place;

@@ -4,49 +4,82 @@ use std::io;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use helios_proto::tls::{Pipe, Plain, host_of, why};
 use helios_proto::v1::cluster_client::ClusterClient;
 use helios_proto::v1::{StatusRequest, StatusResponse};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::error::{Error, innermost};
+use crate::lock::Lock;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The most that is taken of one answer by HTTP.
 const MAX_HTTP_BYTES: u64 = 8 << 20;
 
-pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
-pub type Pipe = Box<dyn Stream>;
+#[derive(Clone)]
+pub struct Place {
+    at: At,
+    lock: Lock,
+}
 
 #[derive(Clone)]
-pub enum Place {
+enum At {
     /// `HOST:PORT`.
     Address(String),
     /// Through the API server, so that no pod needs to be reachable from here.
-    Pod { pods: Box<Api<Pod>>, name: String, port: u16 },
+    Pod { pods: Box<Api<Pod>>, name: String, port: u16, host: String },
 }
 
 impl Place {
+    /// `address` is host:port.
+    pub fn address(address: String, lock: Lock) -> Self {
+        Self { at: At::Address(address), lock }
+    }
+
+    /// A port of the pod `name`, whose certificate is for `host`.
+    pub fn pod(pods: Api<Pod>, name: &str, port: u16, host: String, lock: Lock) -> Self {
+        Self { at: At::Pod { pods: Box::new(pods), name: name.to_owned(), port, host }, lock }
+    }
+
+    /// The same without TLS.
+    pub fn unlocked(self) -> Self {
+        Self { lock: Lock { tls: None, ..self.lock }, ..self }
+    }
+
     /// How it is called in messages.
     pub fn name(&self) -> &str {
-        match self {
-            Self::Address(address) => address,
-            Self::Pod { name, .. } => name,
+        match &self.at {
+            At::Address(address) => address,
+            At::Pod { name, .. } => name,
         }
     }
 
-    /// A new connection.
+    fn host(&self) -> &str {
+        match &self.at {
+            At::Address(address) => host_of(address),
+            At::Pod { host, .. } => host,
+        }
+    }
+
+    /// A new connection, with TLS where that is asked for.
     ///
     /// # Errors
     /// When there is none within five seconds.
     pub async fn open(&self) -> Result<Pipe, Error> {
-        let opened = match timeout(CONNECT_TIMEOUT, self.try_open()).await {
+        let open = async {
+            let pipe = self.try_open().await?;
+            match &self.lock.tls {
+                Some(tls) => Ok(Box::new(tls.handshake(pipe, self.host()).await?) as Pipe),
+                None => Ok(pipe),
+            }
+        };
+        let opened = match timeout(CONNECT_TIMEOUT, open).await {
             Ok(opened) => opened,
             Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "no connection in time")),
         };
@@ -54,14 +87,23 @@ impl Place {
     }
 
     async fn try_open(&self) -> io::Result<Pipe> {
-        match self {
-            Self::Address(address) => Ok(Box::new(TcpStream::connect(address).await?)),
-            Self::Pod { pods, name, port } => {
+        match &self.at {
+            At::Address(address) => Ok(Box::new(TcpStream::connect(address).await?)),
+            At::Pod { pods, name, port, .. } => {
                 let refused = |error: kube::Error| io::Error::other(innermost(&error));
                 let mut forwarded = pods.portforward(name, &[*port]).await.map_err(refused)?;
                 let stream = forwarded.take_stream(*port).expect("the one port that was asked for");
                 Ok(Box::new(stream))
             }
+        }
+    }
+
+    /// As `open`, for HTTP/2: whether a member takes this client's certificate is known then.
+    async fn greet(&self) -> io::Result<Pipe> {
+        let pipe = self.try_open().await?;
+        match &self.lock.tls {
+            Some(tls) => tls.greet(pipe, self.host()).await,
+            None => Ok(Box::new(Plain::new(pipe))),
         }
     }
 
@@ -74,7 +116,7 @@ impl Place {
         let connector = tower::service_fn(move |_| {
             let place = place.clone();
             let opened: BoxFuture<'static, io::Result<_>> =
-                Box::pin(async move { Ok(TokioIo::new(place.try_open().await?)) });
+                Box::pin(async move { Ok(TokioIo::new(place.greet().await?)) });
             opened
         });
         let endpoint = Endpoint::from_static("http://member").connect_timeout(CONNECT_TIMEOUT).timeout(limit);
@@ -90,9 +132,7 @@ impl Place {
         let ask = async {
             let mut client = self.cluster(limit).await?;
             let answer = client.status(StatusRequest {}).await;
-            answer
-                .map(tonic::Response::into_inner)
-                .map_err(|status| self.unreachable(status.message().to_owned()))
+            answer.map(tonic::Response::into_inner).map_err(|status| self.unreachable(why(&status)))
         };
         match timeout(limit, ask).await {
             Ok(answer) => answer,
@@ -130,10 +170,18 @@ impl Place {
     }
 
     fn unreachable(&self, message: String) -> Error {
-        let advice = match self {
-            Self::Address(_) => "does the member run, and is this its peer address (port 7000 by default)?",
-            Self::Pod { .. } => {
-                "does its pod run, and may you create pods/portforward? heliosctl doctor tells"
+        let is_about_tls = message.contains("TLS") || message.contains("certificate");
+        let advice = match (&self.at, &self.lock.advice) {
+            (_, Some(advice)) if is_about_tls => advice.clone(),
+            _ if is_about_tls => {
+                "give the certificates of the cluster: --cacert, --cert and --key, or HELIOSCTL_CACERT, _CERT and _KEY"
+                    .to_owned()
+            }
+            (At::Address(_), _) => {
+                "does the member run, and is this its peer address (port 7000 by default)?".to_owned()
+            }
+            (At::Pod { .. }, _) => {
+                "does its pod run, and may you create pods/portforward? heliosctl doctor tells".to_owned()
             }
         };
         Error::Unreachable { place: self.name().to_owned(), message, advice }

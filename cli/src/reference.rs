@@ -44,11 +44,11 @@ With `--endpoint` (or `HELIOS_ENDPOINTS`) it talks to members by their peer addr
         )?;
         writeln!(page, "## Commands\n")?;
         for command in cli.get_subcommands().filter(|command| command.get_name() != "help") {
-            write_command(&mut page, command)?;
+            write_command(&mut page, command, "")?;
         }
         writeln!(
             page,
-            "## Rights\n\nWhat each command needs to be allowed to do in the cluster's namespace. Secrets are never read.\n"
+            "## Rights\n\nWhat each command needs to be allowed to do in the cluster's namespace. Of Secrets, a cluster's\n`CLUSTER-peer-tls` and `CLUSTER-auth` are read where it has them, and shown nowhere.\n"
         )?;
         writeln!(page, "| right | needed by |\n|---|---|")?;
         for right in RIGHTS {
@@ -61,11 +61,17 @@ With `--endpoint` (or `HELIOS_ENDPOINTS`) it talks to members by their peer addr
         Ok(page)
     }
 
-    fn write_command(page: &mut String, command: &Command) -> std::fmt::Result {
+    fn write_command(page: &mut String, command: &Command, of: &str) -> std::fmt::Result {
+        for subcommand in command.get_subcommands().filter(|command| command.get_name() != "help") {
+            write_command(page, subcommand, &format!("{of}{} ", command.get_name()))?;
+        }
+        if command.has_subcommands() {
+            return Ok(());
+        }
         let words: Vec<_> = command.get_positionals().map(positional).collect();
         let alias = command.get_visible_aliases().map(|alias| format!(", `{alias}`")).collect::<String>();
         let about = sentence(command.get_about().map(ToString::to_string));
-        let name = [vec![command.get_name().to_owned()], words].concat().join(" ");
+        let name = [vec![format!("{of}{}", command.get_name())], words].concat().join(" ");
         writeln!(page, "### `{name}`{alias}\n\n{about}\n")?;
         let flags = flags(command.get_arguments().filter(|arg| !arg.is_global_set()));
         if flags.is_empty() { Ok(()) } else { writeln!(page, "{flags}") }

@@ -7,13 +7,15 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 use serde_json::json;
 
-use crate::args::{Cli, Command, Data, Format, LogsArgs, Target, Wait, Which};
+use crate::args::{Certs, Cli, Command, Data, Format, LogsArgs, Target, Wait, Which};
+use crate::direct::Endpoints;
 use crate::error::Error;
 use crate::kubernetes::Finder;
 use crate::kv::Request;
+use crate::lock::User;
 use crate::output::{colour, line, show};
 use crate::view::ClusterView;
-use crate::{archive, direct, kubernetes, kv, render};
+use crate::{archive, certs, direct, kubernetes, kv, render};
 
 const DONE: u8 = 0;
 const FAILED: u8 = 1;
@@ -28,6 +30,9 @@ pub async fn run(cli: &Cli) -> Result<u8, Error> {
         clap_complete::generate(*shell, &mut Cli::command(), name, &mut std::io::stdout());
         return Ok(DONE);
     }
+    if let Command::Certs { action: Certs::Create { ca_dir, name, hosts, days } } = &cli.command {
+        return said(cli, &certs::create(ca_dir, name, hosts, *days)?);
+    }
     if let Some((request, data)) = request(&cli.command) {
         return keys(cli, &request, data).await;
     }
@@ -38,7 +43,9 @@ pub async fn run(cli: &Cli) -> Result<u8, Error> {
 }
 
 async fn by_address(cli: &Cli) -> Result<u8, Error> {
-    let Target { endpoints, request_timeout: limit, .. } = &cli.target;
+    let Target { endpoints, certificates, request_timeout: limit, .. } = &cli.target;
+    let lock = certificates.lock()?.unwrap_or_default();
+    let endpoints = &Endpoints { addresses: endpoints.clone(), lock };
     let limit = *limit;
     let done = match &cli.command {
         Command::Status(_) | Command::Members(_) => {
@@ -116,6 +123,7 @@ async fn through_kubernetes(cli: &Cli, finder: &Finder) -> Result<u8, Error> {
         | Command::Del { .. }
         | Command::Ttl { .. }
         | Command::Expire { .. }
+        | Command::Certs { .. }
         | Command::Completion { .. } => {
             Err(Error::Impossible("this command was to be handled before".into()))
         }
@@ -208,15 +216,22 @@ async fn report(cli: &Cli, finder: &Finder, which: &Which, file: Option<PathBuf>
 
 async fn keys(cli: &Cli, request: &Request, data: &Data) -> Result<u8, Error> {
     let limit = cli.target.request_timeout;
-    let place = match cli.target.endpoints.is_empty() {
-        false => direct::client_place(&cli.target.endpoints, limit).await?,
+    let given = User::new(data.user.clone(), data.password.clone(), data.password_file.as_deref())?;
+    let (place, user) = match cli.target.endpoints.is_empty() {
+        false => {
+            let lock = cli.target.certificates.lock()?.unwrap_or_default();
+            let endpoints = Endpoints { addresses: cli.target.endpoints.clone(), lock };
+            (direct::client_place(&endpoints, limit).await?, given)
+        }
         true => {
             let finder = Finder::connect(&cli.target).await?;
             let cluster = finder.one(&Which::from(data)).await?;
-            kubernetes::client_place(&finder, &cluster).await?
+            let place = kubernetes::client_place(&finder, &cluster).await?;
+            let is_given = given != User::default();
+            (place, if is_given { given } else { finder.user(&cluster.name_any()).await })
         }
     };
-    let found = kv::ask(&place, data.password.as_deref(), request, limit).await?;
+    let found = kv::ask(&place, &user, request, limit).await?;
     if found.exists {
         show(cli.output, &json!({"answer": found.text}), || found.text.clone() + "\n")?;
         return Ok(DONE);

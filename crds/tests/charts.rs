@@ -151,6 +151,43 @@ fn the_operator_may_not_delete_secrets_nor_do_everything() {
 }
 
 #[test]
+fn monitoring_is_there_when_it_is_asked_for_and_points_to_the_runbooks() {
+    let of_kind = |documents: &[Value], kind: &str| -> Vec<Value> {
+        documents.iter().filter(|document| document["kind"] == kind).cloned().collect()
+    };
+    let none = template("helios-operator", &[]).unwrap();
+    for kind in ["PodMonitor", "PrometheusRule", "ConfigMap"] {
+        assert!(of_kind(&none, kind).is_empty(), "{kind} unasked");
+    }
+    let asked = r#"monitoring={"podMonitors":true,"rules":true,"dashboards":true,"labels":{"release":"prometheus"},"runbooks":"https://git.example.com/"}"#;
+    let all = template("helios-operator", &[asked, r#"watchNamespaces=["a","b"]"#]).unwrap();
+    let monitors = of_kind(&all, "PodMonitor");
+    let nodes =
+        monitors.iter().find(|monitor| monitor["metadata"]["name"].as_str().unwrap().ends_with("-nodes"));
+    let nodes = nodes.unwrap();
+    assert_eq!((monitors.len(), &nodes["metadata"]["labels"]["release"]), (2, &json!("prometheus")));
+    assert_eq!(nodes["spec"]["namespaceSelector"], json!({"matchNames": ["a", "b"]}));
+    assert_eq!(nodes["spec"]["podMetricsEndpoints"][0]["relabelings"][0]["targetLabel"], "cluster");
+    let rules = of_kind(&all, "PrometheusRule").remove(0);
+    for rule in rules["spec"]["groups"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .flat_map(|group| group["rules"].as_array().unwrap())
+    {
+        let page = format!("https://git.example.com/docs/runbooks/{}.md", rule["alert"].as_str().unwrap());
+        assert_eq!(rule["annotations"]["runbook_url"], page);
+    }
+    let dashboards = of_kind(&all, "ConfigMap");
+    assert_eq!(dashboards.len(), 2);
+    for dashboard in dashboards {
+        assert_eq!(dashboard["metadata"]["labels"]["grafana_dashboard"], "1");
+        let (_, text) = dashboard["data"].as_object().unwrap().iter().next().unwrap();
+        serde_json::from_str::<Value>(text.as_str().unwrap()).unwrap();
+    }
+}
+
+#[test]
 fn the_test_pods_are_where_the_password_is_and_tell_it_by_environment_only() {
     for (chart, namespace) in [("helios-operator", "default"), ("helios-cluster", "apps")] {
         let documents = template(chart, &[]).unwrap();

@@ -2,41 +2,24 @@
 # Judges a node by the tests of Redis 7.0.15 itself (BSD-3, from Debian's source package; nothing of it is
 # kept here), in their external mode: e2e/redis/suite.sh [unit ...]. Prints one line of counts for each unit.
 #
-# HELIOSD: the binary (default: the debug build). HELIOS_REDIS_CACHE: where the sources are kept.
+# HELIOSD: the binary (default: the debug build). HELIOS_REDIS_CACHE: where the sources are kept. HELIOS_REDIS_LOGS: where to
+# keep what each unit said.
 set -euo pipefail
 
+source "$(dirname "$0")/node.sh"
+
 version=7.0.15
-root=$(cd "$(dirname "$0")/../.." && pwd)
-heliosd=${HELIOSD:-${CARGO_TARGET_DIR:-$root/target}/debug/heliosd}
 cache=${HELIOS_REDIS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/helios/redis-$version}
 units=("$@")
 if [ ${#units[@]} -eq 0 ]; then
   units=(unit/type/string unit/type/incr unit/expire unit/keyspace unit/scan unit/multi unit/pubsub unit/type/hash
-    unit/type/set unit/type/list unit/type/zset unit/auth unit/info-command)
+    unit/type/set unit/type/list unit/type/list-2 unit/type/list-3 unit/type/zset unit/sort unit/dump unit/bitops unit/scripting
+    unit/protocol unit/querybuf unit/quit unit/auth unit/info-command unit/introspection unit/introspection-2)
 fi
 # What asks for Redis's own insides: its replication, its files, its memory, its debugger.
 tags="-needs:debug -needs:repl -needs:save -needs:config-maxmemory -needs:config-resetstat -slow"
-work=$(mktemp -d)
-node=
 
-finish() {
-  if [ -n "$node" ]; then
-    kill "$node" 2>/dev/null || true
-    wait "$node" 2>/dev/null || true
-  fi
-  rm -rf "$work"
-}
-trap finish EXIT
-
-fail() {
-  echo "suite.sh: $1" >&2
-  exit 1
-}
-
-[ -x "$heliosd" ] || fail "no heliosd at $heliosd: cargo build -p helios-node, or set HELIOSD"
-for program in tclsh8.6 redis-cli apt-get; do
-  command -v "$program" >/dev/null || fail "$program is missing: apt-get install tcl redis-tools"
-done
+need tclsh8.6 apt-get
 
 fetch_sources() {
   [ -f "$cache/tests/test_helper.tcl" ] && return
@@ -53,48 +36,14 @@ fetch_sources() {
   tar xzf "$apt/redis_$version.orig.tar.gz" -C "$cache" --strip-components 1
 }
 
-# A port that nobody listens on, with the four above it.
-free_port() {
-  local port
-  for port in $(shuf -i 20000-30000 -n 50); do
-    (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || { echo "$port"; return; }
-  done
-  fail "no free port"
-}
-
-start_node() {
-  local port=$1
-  cat >"$work/node.yaml" <<EOF
-node: { name: suite, data_dir: $work/data-$port, bootstrap: single }
-listen:
-  client: 127.0.0.1:$port
-  peer: 127.0.0.1:$((port + 1))
-  gateway: 127.0.0.1:$((port + 2))
-  metrics: 127.0.0.1:$((port + 3))
-  grpc: 127.0.0.1:$((port + 4))
-raft: { segment_bytes: 16777216 }
-EOF
-  "$heliosd" --config "$work/node.yaml" >"$work/node.log" 2>&1 &
-  node=$!
-  local tries
-  for tries in $(seq 100); do
-    redis-cli -p "$port" SET suite ready 2>/dev/null | grep -q OK && return
-    kill -0 "$node" 2>/dev/null || break
-    sleep 0.1
-  done
-  tail -n 5 "$work/node.log" >&2
-  fail "the node did not become ready"
-}
-
 run_unit() {
   local unit=$1 port log code=0
   port=$(free_port)
   log=$work/$(basename "$unit").log
   start_node "$port"
-  (cd "$cache" && timeout 300 tclsh8.6 tests/test_helper.tcl --host 127.0.0.1 --port "$port" --clients 1 --durable \
+  (cd "$cache" && timeout 900 tclsh8.6 tests/test_helper.tcl --host 127.0.0.1 --port "$port" --clients 1 --durable \
     --singledb --ignore-encoding --ignore-digest --tags "$tags" --single "$unit") 2>&1 | sed 's/\x1b\[[0-9;]*m//g' >"$log" || code=$?
-  kill "$node" && wait "$node" 2>/dev/null || true
-  node=
+  stop_node
   # No count is zero, not a failure.
   local ok err skip
   ok=$(grep -c '^\[ok\]' "$log" || true)

@@ -197,7 +197,10 @@ impl App {
             .with_service_name("grpc.health.v1.Health")
             .build_v1()
             .expect("descriptors that were compiled with the services");
-        let router = server()
+        let server = server();
+        #[cfg(feature = "otel")]
+        let server = server.trace_fn(|call| crate::trace::client_call(call.uri().path(), call.headers()));
+        let router = server
             .layer(GuardLayer::new(Arc::clone(access), door.refusals.clone()))
             .add_service(KvServer::new(KvService::new(node.clone(), stop.clone())))
             .add_service(ClusterInfoServer::new(InfoService::new(node.clone())))

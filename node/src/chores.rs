@@ -53,8 +53,8 @@ async fn register(node: Node) {
             client_addr: client_addr.clone(),
             format: FORMAT,
         });
-        match node.write(vec![op]).await.pop() {
-            Some(Ok(reply)) => match reply.kind {
+        match node.write_own(op, None).await {
+            Ok(reply) => match reply.kind {
                 Some(Kind::Error(error)) => {
                     tracing::error!(reason = %error.message, "the cluster does not know this disk");
                     return;
@@ -77,9 +77,9 @@ async fn purge_expired(node: Node) {
         }
         // Without a pause while there is more: what is deleted in one go may be large.
         while node.store().has_expired(crate::wall_ms()).unwrap_or(false) {
-            let purged = node.write(vec![Op::PurgeExpired(PurgeExpired { limit: EXPIRY_BATCH })]).await.pop();
-            let count = match purged {
-                Some(Ok(Reply { kind: Some(Kind::Integer(count)), .. })) => count,
+            let purge = Op::PurgeExpired(PurgeExpired { limit: EXPIRY_BATCH });
+            let count = match node.write_own(purge, None).await {
+                Ok(Reply { kind: Some(Kind::Integer(count)), .. }) => count,
                 _ => 0,
             };
             if count < i64::from(EXPIRY_BATCH) {

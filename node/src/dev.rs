@@ -22,7 +22,7 @@ const BASE_CLIENT_PORT: u16 = 6379;
 
 /// Runs until Ctrl-C or SIGTERM.
 pub async fn run(args: DevArgs) -> anyhow::Result<()> {
-    logging::start(&std::env::var("LOG_LEVEL").unwrap_or_else(|_| QUIET.into()), false);
+    let _written = logging::start(&std::env::var("LOG_LEVEL").unwrap_or_else(|_| QUIET.into()), false, None)?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let scratch = match args.data_dir {

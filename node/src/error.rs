@@ -1,7 +1,7 @@
 //! The error a client, peer or operator sees: a stable code, a sentence that says what to do,
 //! and where one is known the leader.
 
-use helios_proto::v1::{ErrorCode, ErrorDetail};
+use helios_proto::v1::{ErrorCode, ErrorDetail, Member};
 
 /// A refused or failed request (product.md, "Errors").
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -11,11 +11,13 @@ pub struct Error {
     pub message: String,
     /// Name of the member believed to lead.
     pub leader_hint: Option<String>,
+    /// host:port at which Redis clients reach that member.
+    pub leader_addr: Option<String>,
 }
 
 impl Error {
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), leader_hint: None }
+        Self { code, message: message.into(), leader_hint: None, leader_addr: None }
     }
 
     pub fn invalid(message: impl Into<String>) -> Self {
@@ -30,12 +32,27 @@ impl Error {
         )
     }
 
-    pub fn not_leader(leader_hint: Option<String>) -> Self {
-        let message = match &leader_hint {
-            Some(name) => format!("this member does not lead; {name} does"),
+    pub fn not_leader(leader: Option<&Member>) -> Self {
+        let message = match leader {
+            Some(Member { name, client_addr, .. }) if client_addr.is_empty() => {
+                format!("this member does not lead; {name} does")
+            }
+            Some(Member { name, client_addr, .. }) => {
+                format!("this member does not lead; {name} at {client_addr} does")
+            }
             None => "this member does not lead and knows no leader; try again".to_owned(),
         };
-        Self { code: ErrorCode::NotLeader, message, leader_hint }
+        Self::new(ErrorCode::NotLeader, message).hinting(leader)
+    }
+
+    /// Names the member believed to lead.
+    pub fn hinting(self, leader: Option<&Member>) -> Self {
+        let told = |of: fn(&Member) -> &String| leader.map(of).filter(|text| !text.is_empty()).cloned();
+        Self {
+            leader_hint: told(|leader| &leader.name),
+            leader_addr: told(|leader| &leader.client_addr),
+            ..self
+        }
     }
 
     pub fn is_retryable(&self) -> bool {
@@ -50,6 +67,7 @@ impl From<Error> for ErrorDetail {
             retryable: error.is_retryable(),
             message: error.message,
             leader_hint: error.leader_hint.unwrap_or_default(),
+            leader_addr: error.leader_addr.unwrap_or_default(),
         }
     }
 }
@@ -59,6 +77,7 @@ impl From<ErrorDetail> for Error {
         Self {
             code: detail.code(),
             leader_hint: (!detail.leader_hint.is_empty()).then_some(detail.leader_hint),
+            leader_addr: (!detail.leader_addr.is_empty()).then_some(detail.leader_addr),
             message: detail.message,
         }
     }

@@ -20,7 +20,7 @@ const TABLE: &[Row] = &[
     (WrongCluster, Code::FailedPrecondition, 409, "ERR", false, true, "The other side belongs to another cluster, or to another history of this one."),
     (WrongMember, Code::FailedPrecondition, 409, "ERR", false, false, "Another member, or another disk, than the one that was meant."),
     (MemberRemoved, Code::FailedPrecondition, 409, "ERR", false, true, "This node was removed from its cluster."),
-    (NotLeader, Code::Unavailable, 421, "TRYAGAIN", true, false, "Only the leader does this; `leader_hint` names it."),
+    (NotLeader, Code::Unavailable, 421, "READONLY", true, false, "Only the leader does this; `leader_hint` names it, `leader_addr` is where Redis clients reach it."),
     (NoLeader, Code::Unavailable, 503, "CLUSTERDOWN", true, false, "No leader is known."),
     (NotStarted, Code::Unavailable, 503, "LOADING", true, false, "This node belongs to no cluster yet, or is stopping."),
     (AlreadyStarted, Code::FailedPrecondition, 409, "ERR", false, false, "This node belongs to a cluster already."),

@@ -41,6 +41,7 @@ mod status;
 mod survivor;
 mod tls;
 mod token;
+pub mod trace;
 pub mod verify;
 pub mod wal;
 mod watched;

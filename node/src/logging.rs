@@ -1,46 +1,73 @@
-//! Structured logs to standard error.
+//! Structured logs to standard error; with the features `otel` and `tokio-console` also what these take.
 
+use std::fs::OpenOptions;
 use std::io::IsTerminal;
+use std::path::Path;
 use std::sync::OnceLock;
 
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::reload::Handle;
+use tracing_appender::non_blocking::{NonBlocking, WorkerGuard};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::reload::{self, Handle};
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _, Registry, fmt};
 
 use crate::config::ConfigError;
 
-type SetFilter = Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>;
-
 /// Logging belongs to the process, and so does its level. Unset where a program brings its own.
-static SET_FILTER: OnceLock<SetFilter> = OnceLock::new();
+static FILTER: OnceLock<Handle<EnvFilter, Registry>> = OnceLock::new();
 
-/// Starts logging once for the process; a filter that cannot be read falls back on `info`.
-pub fn start(level: &str, json: bool) {
-    let filter = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
+/// Holds what is still to be written to the log's file, and writes it when it is dropped.
+#[must_use]
+pub struct Written(#[allow(dead_code, reason = "writes when it is dropped")] Option<WorkerGuard>);
+
+/// Starts logging once for the process; a filter that cannot be read falls back on `info`. Within a tokio runtime.
+///
+/// # Errors
+/// When `file`, or its directory, cannot be made.
+pub fn start(level: &str, json: bool, file: Option<&Path>) -> Result<Written, ConfigError> {
+    let filter = filter(level).unwrap_or_else(|_| EnvFilter::new("info"));
+    let (filter, handle) = reload::Layer::new(filter);
+    let lines = fmt::layer().with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr);
+    let lines =
+        if json { lines.json().flatten_event(true).boxed() } else { lines.with_target(false).boxed() };
+    let (writer, guard) = file.map(writer).transpose()?.unzip();
+    let copy = writer.map(|writer| {
+        let lines = fmt::layer().with_ansi(false).with_writer(writer);
+        if json { lines.json().flatten_event(true).boxed() } else { lines.with_target(false).boxed() }
+    });
+    let all = tracing_subscriber::registry().with(lines.and_then(copy).with_filter(filter));
+    #[cfg(feature = "otel")]
+    let all = all.with(crate::trace::layer());
+    #[cfg(feature = "tokio-console")]
+    let all = all.with(console_subscriber::spawn());
     // Already started: tests and embedders bring their own.
-    if json {
-        let builder = builder.json().flatten_event(true).with_filter_reloading();
-        let handle = builder.reload_handle();
-        builder.try_init().is_ok().then(|| keep(handle));
-    } else {
-        let builder = builder.with_target(false).with_filter_reloading();
-        let handle = builder.reload_handle();
-        builder.try_init().is_ok().then(|| keep(handle));
+    if all.try_init().is_ok() {
+        drop(FILTER.set(handle));
     }
+    Ok(Written(guard))
 }
 
-fn keep<S: 'static>(handle: Handle<EnvFilter, S>) {
-    let set = move |filter| handle.reload(filter).map_err(|error| error.to_string());
-    drop(SET_FILTER.set(Box::new(set)));
+/// Never waits for a disk: whoever logs may be the thread that keeps the heartbeats.
+fn writer(file: &Path) -> Result<(NonBlocking, WorkerGuard), ConfigError> {
+    let opened = match file.parent() {
+        Some(dir) => std::fs::create_dir_all(dir),
+        None => Ok(()),
+    }
+    .and_then(|()| OpenOptions::new().append(true).create(true).open(file));
+    let opened = opened.map_err(|error| ConfigError(format!("log.dir: {}: {error}", file.display())))?;
+    Ok(tracing_appender::non_blocking(opened))
 }
 
 /// Another level from now on.
 pub fn set_level(level: &str) -> Result<(), ConfigError> {
     let wrong = |reason: String| ConfigError(format!("log.level {level:?}: {reason}"));
-    let filter = EnvFilter::try_new(level).map_err(|error| wrong(error.to_string()))?;
-    let set = SET_FILTER.get().ok_or_else(|| wrong("logging is the embedding program's".into()))?;
-    set(filter).map_err(wrong)
+    let filter = filter(level).map_err(|error| wrong(error.to_string()))?;
+    let handle = FILTER.get().ok_or_else(|| wrong("logging is the embedding program's".into()))?;
+    handle.reload(filter).map_err(|error| wrong(error.to_string()))
+}
+
+fn filter(level: &str) -> Result<EnvFilter, tracing_subscriber::filter::ParseError> {
+    #[cfg(feature = "otel")]
+    let level = &format!("{level},{}=off", crate::trace::TARGET);
+    EnvFilter::try_new(level)
 }

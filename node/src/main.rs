@@ -10,6 +10,7 @@ use helios_node::app::{self, App, AppError};
 use helios_node::config::{
     self, Cli, CommandLine, ConfigAction, ConfigError, RunArgs, Settings, Source, VerifyArgs,
 };
+use helios_node::error::Error;
 use helios_node::{dev, logging, verify};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -83,7 +84,11 @@ async fn run(args: &RunArgs) -> ExitCode {
         Ok(settings) => settings,
         Err(error) => return fail(EX_CONFIG, &error.0),
     };
-    logging::start(&settings.log_level, settings.log_json);
+    let logged = logging::start(&settings.log_level, settings.log_json, settings.log_file.as_deref());
+    let written = match logged {
+        Ok(written) => written,
+        Err(error) => return fail(EX_CONFIG, &error.0),
+    };
     for warning in &settings.warnings {
         tracing::warn!("{warning}");
     }
@@ -95,7 +100,10 @@ async fn run(args: &RunArgs) -> ExitCode {
     let app = match App::start_from(settings, source).await {
         Ok(app) => app,
         Err(AppError::Node(error)) if error.is_config() => return fail(EX_CONFIG, &error.to_string()),
-        Err(AppError::Node(error)) => return fail(EX_IOERR, &error.to_string()),
+        Err(AppError::Node(error)) => {
+            let Error { code, message, .. } = error.into();
+            return fail(EX_IOERR, &format!("{} ({}): {message}", code.as_str_name(), code as i32));
+        }
         Err(error) => return fail(EX_CONFIG, &error.to_string()),
     };
     let node = app.node().clone();
@@ -104,6 +112,7 @@ async fn run(args: &RunArgs) -> ExitCode {
         _ = interrupt.recv() => {}
         reason = node.failed() => if node.must_restart() {
             app.stop().await;
+            drop(written);
             return start_again();
         } else {
             return fail(EX_IOERR, &reason);
@@ -111,6 +120,8 @@ async fn run(args: &RunArgs) -> ExitCode {
     }
     tracing::info!("stopping");
     app.stop().await;
+    #[cfg(feature = "otel")]
+    helios_node::trace::finish();
     ExitCode::SUCCESS
 }
 

@@ -103,13 +103,7 @@ impl Management {
 
     pub async fn snapshot(&self) -> Result<SnapshotResponse, Error> {
         let raft = &self.0.active()?.raft;
-        let wanted = raft.applied_index();
-        raft.build_snapshot()?;
-        let deadline = Instant::now() + SNAPSHOT_TIMEOUT;
-        let done = raft.wait_status(deadline, |status| status.snapshot_index >= wanted).await;
-        let status = done.ok_or_else(|| {
-            Error::new(ErrorCode::SnapshotFailed, "no snapshot was taken in time; see this node's log")
-        })?;
+        let status = raft.take_snapshot(Instant::now() + SNAPSHOT_TIMEOUT).await?;
         Ok(SnapshotResponse { index: status.snapshot_index, term: status.term })
     }
 
@@ -138,7 +132,7 @@ impl Management {
             return Ok(());
         }
         let (leader, _) = member.raft.transfer(None, DEFAULT_TRANSFER_TIMEOUT, fencing_token).await?;
-        Err(Error::not_leader(membership::name_of(&status.membership, leader)))
+        Err(Error::not_leader(membership::member(&status.membership, leader)))
     }
 
     async fn transfer_to(

@@ -57,6 +57,23 @@ impl NodeError {
     }
 }
 
+impl From<NodeError> for Error {
+    fn from(error: NodeError) -> Self {
+        let code = match &error {
+            NodeError::Recovery(RecoveryError::Gap { .. } | RecoveryError::Entry { .. }) => {
+                ErrorCode::LogInconsistent
+            }
+            NodeError::Wal(wal) | NodeError::Recovery(RecoveryError::Wal(wal)) => match wal {
+                WalError::Refused(_) => ErrorCode::LogInconsistent,
+                WalError::Corrupt { .. } => ErrorCode::Corruption,
+                _ => ErrorCode::StorageUnavailable,
+            },
+            _ => ErrorCode::StorageUnavailable,
+        };
+        Error::new(code, error.to_string())
+    }
+}
+
 /// What Raft's entry adds to the command in it, with room to spare.
 const ENTRY_FRAME_BYTES: usize = 64;
 
@@ -272,6 +289,11 @@ impl Node {
     /// Resolves with the reason when this node cannot go on.
     pub async fn failed(&self) -> String {
         self.0.fatal.raised().await
+    }
+
+    /// On the volume of the data directory; `None` if it cannot be asked.
+    pub(crate) fn free_bytes(&self) -> Option<u64> {
+        self.0.snapshots.free_bytes()
     }
 
     pub(crate) fn shutdown_delay(&self) -> Duration {

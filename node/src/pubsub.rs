@@ -38,6 +38,8 @@ impl Delivery {
 #[derive(Debug, Default)]
 pub struct Broker {
     last_id: AtomicU64,
+    /// Clients cut off for being too slow.
+    cuts: Arc<AtomicU64>,
     topics: RwLock<Topics>,
 }
 
@@ -53,6 +55,7 @@ struct Inbox {
     sender: mpsc::Sender<Delivery>,
     waiting_bytes: Arc<AtomicUsize>,
     cut: CancellationToken,
+    cuts: Arc<AtomicU64>,
 }
 
 /// One client that listens; dropped, it listens to nothing.
@@ -79,7 +82,7 @@ impl Broker {
         Subscriber {
             id: self.last_id.fetch_add(1, Ordering::Relaxed),
             broker: self.clone(),
-            inbox: Inbox { sender, waiting_bytes: Arc::default(), cut },
+            inbox: Inbox { sender, waiting_bytes: Arc::default(), cut, cuts: Arc::clone(&self.cuts) },
             receiver,
             channels: BTreeSet::new(),
             patterns: BTreeSet::new(),
@@ -118,6 +121,11 @@ impl Broker {
         self.read().channels.get(channel).map_or(0, HashMap::len)
     }
 
+    /// How many clients were cut off since the start because they did not read fast enough.
+    pub fn cuts(&self) -> u64 {
+        self.cuts.load(Ordering::Relaxed)
+    }
+
     pub fn pattern_count(&self) -> usize {
         self.read().patterns.len()
     }
@@ -139,6 +147,7 @@ impl Inbox {
         let is_taken = waiting <= MAX_WAITING_BYTES && self.sender.try_send(delivery).is_ok();
         if !is_taken {
             self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            self.cuts.fetch_add((!self.cut.is_cancelled()).into(), Ordering::Relaxed);
             self.cut.cancel();
         }
         is_taken
@@ -175,6 +184,11 @@ impl Subscriber {
             Topic::Channel => self.channels.iter().cloned().collect(),
             Topic::Pattern => self.patterns.iter().cloned().collect(),
         }
+    }
+
+    /// Channels, and patterns.
+    pub fn counts(&self) -> (usize, usize) {
+        (self.channels.len(), self.patterns.len())
     }
 
     pub fn count(&self) -> usize {
@@ -293,6 +307,6 @@ mod tests {
         client.subscribe(Topic::Channel, bytes("a"));
         let large = Bytes::from(vec![0; MAX_WAITING_BYTES / 4]);
         let taken: u64 = (0..4).map(|_| broker.publish(&bytes("a"), &large)).sum();
-        assert_eq!((taken, cut.is_cancelled()), (3, true));
+        assert_eq!((taken, cut.is_cancelled(), broker.cuts()), (3, true, 1));
     }
 }

@@ -88,3 +88,58 @@ fn unready(status: &RaftStatus, applied: u64) -> Option<String> {
     let lag = status.commit_index.saturating_sub(applied);
     (lag > MAX_READY_LAG).then(|| format!("is {lag} entries behind"))
 }
+
+/// Members that this leader has heard of late, itself included; `None` elsewhere, where nobody knows.
+pub fn healthy_members(status: &StatusResponse) -> Option<u64> {
+    let heard = status.progress.iter().filter(|progress| progress.active).count() as u64;
+    (status.role() == proto::Role::Leader).then_some(heard + 1)
+}
+
+/// On the leader: whether it hears a majority of the voters, and of those on the way out. Elsewhere: whether a
+/// leader is known, which had a majority when it last spoke.
+pub fn has_quorum(status: &StatusResponse) -> bool {
+    if status.role() != proto::Role::Leader {
+        return status.leader_id != 0;
+    }
+    let away = |id: &&u64| status.progress.iter().any(|progress| progress.id == **id && !progress.active);
+    let Some(membership) = &status.membership else { return false };
+    [&membership.voters, &membership.voters_outgoing]
+        .iter()
+        .all(|voters| voters.is_empty() || 2 * voters.iter().filter(away).count() < voters.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leader(voters: &[u64], outgoing: &[u64], away: &[u64]) -> StatusResponse {
+        let membership = proto::Membership {
+            voters: voters.to_vec(),
+            voters_outgoing: outgoing.to_vec(),
+            ..Default::default()
+        };
+        let others = voters.iter().chain(outgoing).filter(|id| **id != 1);
+        let progress =
+            others.map(|id| proto::Progress { id: *id, active: !away.contains(id), ..Default::default() });
+        StatusResponse {
+            role: proto::Role::Leader.into(),
+            leader_id: 1,
+            progress: progress.collect(),
+            membership: Some(membership),
+            ..StatusResponse::default()
+        }
+    }
+
+    #[test]
+    fn a_quorum_is_a_majority_of_the_voters_and_of_those_on_the_way_out() {
+        assert!(has_quorum(&leader(&[1], &[], &[])));
+        assert!(has_quorum(&leader(&[1, 2, 3], &[], &[2])));
+        assert!(!has_quorum(&leader(&[1, 2, 3], &[], &[2, 3])));
+        assert!(!has_quorum(&leader(&[1, 2, 3, 4], &[], &[2, 3])));
+        assert!(!has_quorum(&leader(&[1, 2, 3], &[1, 4, 5], &[4, 5])));
+        assert_eq!(healthy_members(&leader(&[1, 2, 3], &[], &[2])), Some(2));
+        let follower = StatusResponse { leader_id: 1, ..StatusResponse::default() };
+        assert_eq!((has_quorum(&follower), healthy_members(&follower)), (true, None));
+        assert!(!has_quorum(&StatusResponse::default()));
+    }
+}

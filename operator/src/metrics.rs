@@ -142,41 +142,84 @@ fn operation_durations() -> Histogram {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet, HashMap};
 
     use super::*;
     use crate::names::Key;
 
-    /// Dashboards and alerts use these names; whoever changes one tells so in the changelog.
-    const NAMES: &str = "\
-helios_operator_api_requests counter
-helios_operator_cluster_cert_expiry_timestamp_seconds gauge
-helios_operator_cluster_faults_designed gauge
-helios_operator_cluster_faults_tolerated gauge
-helios_operator_cluster_ghost_voters gauge
-helios_operator_cluster_learner_age_seconds gauge
-helios_operator_cluster_observation_age_seconds gauge
-helios_operator_clusters gauge
-helios_operator_leading gauge
-helios_operator_operation_duration_seconds histogram
-helios_operator_reconcile counter
-helios_operator_reconcile_duration_seconds histogram
-helios_operator_status_writes counter
-helios_operator_steps counter
+    const HEAD: &str = "\
+# Metrics of the operator
+
+<!-- Generated from the operator's registry by `HELIOS_UPDATE_DOCS=1 cargo test -p helios-operator reference_of_metrics`. -->
+
+`GET /metrics` on port 8080, in the OpenMetrics text format. Names, types, units and labels do not change within a major version; the
+alerts and dashboards of the chart are held to this page. `namespace` and `cluster` are those of the HeliosCluster, so scrape with
+`honor_labels`. The members' are in [metrics.md](metrics.md).
+
+| name | type | unit | labels | meaning |
+|---|---|---|---|---|
 ";
 
+    /// Each metric as a row of the page, in order of their names.
+    fn rows(text: &str) -> BTreeMap<String, String> {
+        let (mut described, mut rows) = (HashMap::new(), BTreeMap::new());
+        for line in text.lines() {
+            let words: Vec<_> = line.splitn(4, ' ').collect();
+            match words[..] {
+                ["#", "HELP", name, help] => {
+                    described.insert(name, (help.trim_end_matches('.'), ""));
+                }
+                ["#", "TYPE", name, kind] => described.entry(name).or_default().1 = kind,
+                ["#", ..] => {}
+                _ => {
+                    let (name, rest) = line.split_at(line.find(['{', ' ']).unwrap());
+                    let family = ["_bucket", "_sum", "_count", "_total", ""].iter();
+                    let mut family =
+                        family.filter_map(|end| described.get_key_value(name.strip_suffix(end)?));
+                    let (family, (help, kind)) = family.next().unwrap();
+                    let name = if *kind == "histogram" { family } else { name };
+                    let labels = rest.split('}').next().unwrap().trim_start_matches('{').split(',');
+                    let labels: Vec<_> = labels.filter_map(|label| Some(label.split_once('=')?.0)).collect();
+                    let labels = labels.iter().filter(|label| **label != "le");
+                    let labels: Vec<_> = labels.map(|label| format!("`{label}`")).collect();
+                    let stem = name.trim_end_matches("_total");
+                    let unit = ["seconds", "bytes"].iter().find(|unit| stem.ends_with(**unit));
+                    let (unit, labels) = (unit.copied().unwrap_or_default(), labels.join(", "));
+                    rows.insert(
+                        name.to_owned(),
+                        format!("| `{name}` | {kind} | {unit} | {labels} | {help} |"),
+                    );
+                }
+            }
+        }
+        rows
+    }
+
+    /// Dashboards and alerts use these names; whoever changes one tells so in the changelog. `HELIOS_UPDATE_DOCS=1` writes the
+    /// page instead.
     #[test]
-    fn the_names_of_metrics_are_frozen() {
+    fn the_reference_of_metrics_is_what_the_registry_tells() {
         let metrics = Metrics::new();
         // A metric with labels is told of once it has some.
         metrics.pass("ok", Duration::ZERO);
         metrics.step("AddMember", "done");
         metrics.operation("AddMember", SignedDuration::ZERO);
         metrics.request(&Request::get("/api/v1/pods").body(()).unwrap());
-        let text = metrics.encode().unwrap();
-        let names: BTreeSet<_> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
-        let names: String = names.into_iter().map(|name| format!("{name}\n")).collect();
-        assert_eq!(names, NAMES);
+        let demo = Key { namespace: "team".to_owned(), name: "demo".to_owned() };
+        let facts =
+            Facts { faults_tolerated: 1, faults_designed: 1, ghost_voters: 0, learners: BTreeSet::new() };
+        metrics.clusters.seen(&demo, Some(facts), jiff::Timestamp::from_second(1_800_000_000).ok());
+        let rows = rows(&metrics.encode().unwrap());
+        let page = HEAD.to_owned() + &rows.into_values().map(|row| row + "\n").collect::<String>();
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/metrics-operator.md");
+        if std::env::var_os("HELIOS_UPDATE_DOCS").is_some() {
+            std::fs::write(path, &page).unwrap();
+        }
+        let current = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(
+            current == page,
+            "metrics-operator.md is out of date; run HELIOS_UPDATE_DOCS=1 cargo test reference_of_metrics"
+        );
     }
 
     #[test]

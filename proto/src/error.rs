@@ -89,6 +89,7 @@ pub fn detail_of(status: &Status) -> ErrorDetail {
         message: status.message().to_owned(),
         retryable: code.is_retryable(),
         leader_hint: String::new(),
+        leader_addr: String::new(),
     }
 }
 
@@ -103,6 +104,7 @@ mod tests {
             message: "learner demo-3 is 4200 entries behind".into(),
             retryable: true,
             leader_hint: "demo-0".into(),
+            leader_addr: "10.0.0.1:6379".into(),
         };
         assert_eq!(detail_of(&status_of(&detail)), detail);
     }

@@ -235,7 +235,7 @@ impl World {
 
 pub fn proposal(command: &Command, waiter: oneshot::Sender<Result<Reply, Error>>) -> Proposal {
     let format = format_of(command).expect("it is of this build");
-    Proposal { data: command.encode_to_vec(), format, waiter }
+    Proposal { data: command.encode_to_vec(), format, waiter: waiter.into() }
 }
 
 impl Ended {

@@ -9,7 +9,7 @@ use helios_proto::v1::{
 };
 use tonic::transport::Channel;
 
-use super::survey::{Answer, leader, newest_membership, survey};
+use super::survey::{Answer, Endpoints, leader, newest_membership, survey};
 use crate::error::Error;
 use crate::persist::persist;
 use crate::place::Place;
@@ -29,7 +29,7 @@ struct Led {
 }
 
 impl Led {
-    async fn find(endpoints: &[String], limit: Duration) -> Result<Self, Error> {
+    async fn find(endpoints: &Endpoints, limit: Duration) -> Result<Self, Error> {
         let answers = survey(endpoints, limit).await;
         let status = leader(&answers).ok_or_else(|| no_leader(&answers))?;
         let address = answers
@@ -38,7 +38,7 @@ impl Led {
             .map(|answer| answer.address.clone())
             .ok_or_else(|| no_leader(&answers))?;
         Ok(Self {
-            client: Place::Address(address).cluster(limit).await?,
+            client: endpoints.place(address).cluster(limit).await?,
             name: status.name.clone(),
             term: status.term,
             membership: status.membership.clone().unwrap_or_default(),
@@ -66,11 +66,11 @@ pub fn find<'a>(membership: &'a Membership, name: &str) -> Result<&'a Member, Er
 ///
 /// # Errors
 /// When there is no leader or no such voter, and when the leader refuses, e.g. because the target lags.
-pub async fn transfer(endpoints: &[String], name: &str, limit: Duration) -> Result<String, Error> {
+pub async fn transfer(endpoints: &Endpoints, name: &str, limit: Duration) -> Result<String, Error> {
     persist(limit, async || try_transfer(endpoints, name, limit).await).await
 }
 
-async fn try_transfer(endpoints: &[String], name: &str, limit: Duration) -> Result<String, Error> {
+async fn try_transfer(endpoints: &Endpoints, name: &str, limit: Duration) -> Result<String, Error> {
     let mut led = Led::find(endpoints, limit).await?;
     if led.name == name {
         return Ok(format!("{name} leads already, in term {}", led.term));
@@ -87,11 +87,11 @@ async fn try_transfer(endpoints: &[String], name: &str, limit: Duration) -> Resu
 ///
 /// # Errors
 /// As [`transfer`].
-pub async fn step_down(endpoints: &[String], limit: Duration) -> Result<String, Error> {
+pub async fn step_down(endpoints: &Endpoints, limit: Duration) -> Result<String, Error> {
     persist(limit, async || try_step_down(endpoints, limit).await).await
 }
 
-async fn try_step_down(endpoints: &[String], limit: Duration) -> Result<String, Error> {
+async fn try_step_down(endpoints: &Endpoints, limit: Duration) -> Result<String, Error> {
     let mut led = Led::find(endpoints, limit).await?;
     let done = led
         .client
@@ -107,9 +107,9 @@ async fn try_step_down(endpoints: &[String], limit: Duration) -> Result<String, 
 ///
 /// # Errors
 /// When the node does not answer or belongs to a cluster, and when the leader refuses.
-pub async fn add_learner(endpoints: &[String], address: &str, limit: Duration) -> Result<String, Error> {
+pub async fn add_learner(endpoints: &Endpoints, address: &str, limit: Duration) -> Result<String, Error> {
     let StatusResponse { name, disk_id, cluster_id, role, .. } =
-        Place::Address(address.to_owned()).status(limit).await?;
+        endpoints.place(address.to_owned()).status(limit).await?;
     if role != i32::from(Role::Uninitialized) {
         return Err(Error::Impossible(format!(
             "{name} at {address} belongs to cluster {cluster_id} already; begin it with an empty data directory"
@@ -136,7 +136,7 @@ pub async fn add_learner(endpoints: &[String], address: &str, limit: Duration) -
 /// When there is no such member, and when the leader refuses for as long as `limit`: the message has the
 /// learner's lag.
 pub async fn promote(
-    endpoints: &[String],
+    endpoints: &Endpoints,
     name: &str,
     max_lag_entries: u64,
     limit: Duration,
@@ -145,7 +145,7 @@ pub async fn promote(
 }
 
 async fn try_promote(
-    endpoints: &[String],
+    endpoints: &Endpoints,
     name: &str,
     max_lag_entries: u64,
     limit: Duration,
@@ -171,11 +171,11 @@ async fn try_promote(
 ///
 /// # Errors
 /// When there is no such member, and when the leader refuses.
-pub async fn remove(endpoints: &[String], name: &str, limit: Duration) -> Result<String, Error> {
+pub async fn remove(endpoints: &Endpoints, name: &str, limit: Duration) -> Result<String, Error> {
     persist(limit, async || try_remove(endpoints, name, limit).await).await
 }
 
-async fn try_remove(endpoints: &[String], name: &str, limit: Duration) -> Result<String, Error> {
+async fn try_remove(endpoints: &Endpoints, name: &str, limit: Duration) -> Result<String, Error> {
     let mut led = Led::find(endpoints, limit).await?;
     let id = find(&led.membership, name)?.id;
     if led.name == name && led.membership.voters.len() > 1 {
@@ -194,11 +194,11 @@ async fn try_remove(endpoints: &[String], name: &str, limit: Duration) -> Result
 ///
 /// # Errors
 /// When there is no such member, or it cannot.
-pub async fn snapshot(endpoints: &[String], name: &str, limit: Duration) -> Result<String, Error> {
+pub async fn snapshot(endpoints: &Endpoints, name: &str, limit: Duration) -> Result<String, Error> {
     let answers = survey(endpoints, limit).await;
     let membership = newest_membership(&answers).ok_or_else(|| no_leader(&answers))?;
     let address = find(membership, name)?.peer_addr.clone();
-    snapshot_at(&Place::Address(address), name).await
+    snapshot_at(&endpoints.place(address), name).await
 }
 
 /// As [`snapshot`], of the member at `place`.
@@ -217,12 +217,13 @@ pub async fn snapshot_at(place: &Place, name: &str) -> Result<String, Error> {
 ///
 /// # Errors
 /// When no ready member with a client address answers within `limit`.
-pub async fn client_place(endpoints: &[String], limit: Duration) -> Result<Place, Error> {
+pub async fn client_place(endpoints: &Endpoints, limit: Duration) -> Result<Place, Error> {
     let deadline = Instant::now() + limit;
     loop {
         let answers = survey(endpoints, limit).await;
-        if let Some(address) = client_address(&answers) {
-            return Ok(Place::Address(address));
+        if let Some((address, has_tls)) = client_address(&answers) {
+            let place = endpoints.place(address);
+            return Ok(if has_tls { place } else { place.unlocked() });
         }
         let ready = answers.iter().filter_map(Answer::status).any(|status| status.ready);
         if !ready || Instant::now() > deadline {
@@ -234,11 +235,12 @@ pub async fn client_place(endpoints: &[String], limit: Duration) -> Result<Place
     }
 }
 
-fn client_address(answers: &[Answer]) -> Option<String> {
+/// And whether it speaks TLS.
+fn client_address(answers: &[Answer]) -> Option<(String, bool)> {
     answers.iter().filter_map(Answer::status).filter(|status| status.ready).find_map(|status| {
         let members = status.membership.iter().flat_map(|membership| &membership.members);
         let own = members.into_iter().find(|member| member.id == status.member_id)?;
-        (!own.client_addr.is_empty()).then(|| own.client_addr.clone())
+        (!own.client_addr.is_empty()).then(|| (own.client_addr.clone(), status.client_tls))
     })
 }
 

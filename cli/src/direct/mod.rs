@@ -9,5 +9,5 @@ pub use agreement::doctor;
 pub use manage::{
     add_learner, client_place, find, promote, remove, snapshot, snapshot_at, step_down, transfer,
 };
-pub use survey::{Answer, survey};
+pub use survey::{Answer, Endpoints, survey};
 pub use view::view;

@@ -6,10 +6,23 @@ use std::time::Duration;
 use futures::future::join_all;
 use helios_proto::v1::{Membership, Role, StatusResponse};
 
+use crate::lock::Lock;
 use crate::place::Place;
 
 /// Addresses asked at most; a cluster has up to seven members and some learners.
 const MAX_MEMBERS: usize = 32;
+
+/// Peer addresses of members, and how they are talked to.
+pub struct Endpoints {
+    pub addresses: Vec<String>,
+    pub lock: Lock,
+}
+
+impl Endpoints {
+    pub fn place(&self, address: String) -> Place {
+        Place::address(address, self.lock.clone())
+    }
+}
 
 /// What one address had to say.
 #[derive(Debug, Clone)]
@@ -26,9 +39,9 @@ impl Answer {
 }
 
 /// Asks `endpoints` at the same time, and then those members that they name and that were not asked.
-pub async fn survey(endpoints: &[String], limit: Duration) -> Vec<Answer> {
-    let given: BTreeSet<&str> = endpoints.iter().map(String::as_str).take(MAX_MEMBERS).collect();
-    let mut answers = ask(given.into_iter().map(str::to_owned), limit).await;
+pub async fn survey(endpoints: &Endpoints, limit: Duration) -> Vec<Answer> {
+    let given: BTreeSet<&str> = endpoints.addresses.iter().map(String::as_str).take(MAX_MEMBERS).collect();
+    let mut answers = ask(endpoints, given.into_iter().map(str::to_owned), limit).await;
     let answered: BTreeSet<String> =
         answers.iter().filter_map(Answer::status).map(|status| status.name.clone()).collect();
     let others: Vec<String> = newest_membership(&answers)
@@ -40,13 +53,13 @@ pub async fn survey(endpoints: &[String], limit: Duration) -> Vec<Answer> {
         .filter(|address| !answers.iter().any(|answer| &answer.address == address))
         .take(MAX_MEMBERS)
         .collect();
-    answers.extend(ask(others.into_iter(), limit).await);
+    answers.extend(ask(endpoints, others.into_iter(), limit).await);
     answers
 }
 
-async fn ask(addresses: impl Iterator<Item = String>, limit: Duration) -> Vec<Answer> {
+async fn ask(endpoints: &Endpoints, addresses: impl Iterator<Item = String>, limit: Duration) -> Vec<Answer> {
     let asked = addresses.map(|address| async move {
-        let status = Place::Address(address.clone()).status(limit).await;
+        let status = endpoints.place(address.clone()).status(limit).await;
         Answer { status: status.map_err(|error| error.to_string()), address }
     });
     join_all(asked).await

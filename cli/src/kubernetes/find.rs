@@ -1,15 +1,19 @@
 //! The API server, and the clusters that are meant.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use helios_crds::{CLUSTER_LABEL, HeliosCluster};
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use helios_proto::tls::ClientTls;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
 use kube::api::ListParams;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config, ResourceExt};
 
 use crate::args::{Target, Which};
 use crate::error::{Error, innermost};
+use crate::lock::{Lock, User};
 use crate::place::Place;
 
 pub const PEER_PORT: u16 = 7000;
@@ -24,6 +28,8 @@ pub struct Finder {
     pub namespace: String,
     /// For one answer.
     pub limit: Duration,
+    /// Given by the flags.
+    lock: Option<Lock>,
 }
 
 impl Finder {
@@ -47,7 +53,8 @@ impl Finder {
         config.connect_timeout = Some(target.request_timeout);
         let namespace = target.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
         let client = Client::try_from(config).map_err(|error| no(&error))?;
-        Ok(Self { client, namespace, limit: target.request_timeout })
+        let lock = target.certificates.lock()?;
+        Ok(Self { client, namespace, limit: target.request_timeout, lock })
     }
 
     pub fn clusters(&self) -> Api<HeliosCluster> {
@@ -154,9 +161,52 @@ impl Finder {
         Ok(list.items)
     }
 
-    /// A port of the pod `name`.
-    pub fn place(&self, name: &str, port: u16) -> Place {
-        Place::Pod { pods: Box::new(self.pods()), name: name.to_owned(), port }
+    /// A port of the pod `name` of `cluster`, with the certificates that the cluster's members have.
+    pub fn place(&self, cluster: &str, name: &str, port: u16, lock: &Lock) -> Place {
+        // What the certificate of a member is for, whatever its pod's address.
+        let host = format!("{name}.{cluster}-peers.{}.svc", self.namespace);
+        Place::pod(self.pods(), name, port, host, lock.clone())
+    }
+
+    /// How members of `cluster` are talked to: as the flags say, else with the certificate of its Secret.
+    ///
+    /// # Errors
+    /// When the Secret holds what cannot be used.
+    pub async fn lock(&self, cluster: &str) -> Result<Lock, Error> {
+        if let Some(lock) = &self.lock {
+            return Ok(lock.clone());
+        }
+        let name = format!("{cluster}-peer-tls");
+        let data = match self.secret(&name).await {
+            Ok(Some(data)) => data,
+            Ok(None) => return Ok(Lock::default()),
+            Err(denied) => return Ok(Lock { tls: None, advice: Some(denied) }),
+        };
+        let file = |key: &str| data.get(key).map_or(&[][..], |bytes| bytes.0.as_slice());
+        let tls = ClientTls::from_pem(file("ca.crt"), Some((file("tls.crt"), file("tls.key"))));
+        let tls = tls.map_err(|error| Error::Impossible(format!("Secret {name} {error}")))?;
+        Ok(Lock { tls: Some(tls), advice: None })
+    }
+
+    /// The user of the cluster's Secret, where there is one that may be read.
+    pub async fn user(&self, cluster: &str) -> User {
+        let data = self.secret(&format!("{cluster}-auth")).await.ok().flatten().unwrap_or_default();
+        let text = |key: &str| data.get(key).map(|bytes| String::from_utf8_lossy(&bytes.0).into_owned());
+        User { name: text("username"), password: text("password") }
+    }
+
+    /// What the Secret holds; `None` when there is none. The error is what to do.
+    async fn secret(&self, name: &str) -> Result<Option<BTreeMap<String, ByteString>>, String> {
+        let api = Api::<Secret>::namespaced(self.client.clone(), &self.namespace);
+        match api.get_opt(name).await {
+            Ok(found) => Ok(found.map(|secret| secret.data.unwrap_or_default())),
+            Err(error) => Err(format!(
+                "its certificate is in Secret {name} of {}, which cannot be read ({}): ask for the right to get \
+                 secrets, or give --cacert, --cert and --key",
+                self.namespace,
+                innermost(&error)
+            )),
+        }
     }
 }
 

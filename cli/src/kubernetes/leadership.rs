@@ -91,21 +91,25 @@ async fn await_leader(
 /// # Errors
 /// When there is no such member, or it cannot.
 pub async fn snapshot(finder: &Finder, name: &str) -> Result<String, Error> {
-    finder.of_member(name).await?;
-    direct::snapshot_at(&finder.place(name, PEER_PORT), name).await
+    let cluster = finder.of_member(name).await?.name_any();
+    let lock = finder.lock(&cluster).await?;
+    direct::snapshot_at(&finder.place(&cluster, name, PEER_PORT, &lock), name).await
 }
 
 /// The client port of a ready member.
 ///
 /// # Errors
-/// When none is ready.
+/// When none is ready, or the one that is does not answer.
 pub async fn client_place(finder: &Finder, cluster: &HeliosCluster) -> Result<Place, Error> {
     let name = cluster.name_any();
     let pods = finder.pods_of(&name).await?;
     let ready = pods.iter().find(|pod| is_ready(pod)).ok_or_else(|| {
         Error::Impossible(format!("no member of {name} is ready; heliosctl status {name} says why"))
     })?;
-    Ok(finder.place(&ready.name_any(), CLIENT_PORT))
+    let (pod, lock) = (ready.name_any(), finder.lock(&name).await?);
+    let status = finder.place(&name, &pod, PEER_PORT, &lock).status(finder.limit).await?;
+    let place = finder.place(&name, &pod, CLIENT_PORT, &lock);
+    Ok(if status.client_tls { place } else { place.unlocked() })
 }
 
 /// The leader by its own word: the status may be a moment old, so one that no longer leads is
@@ -116,8 +120,9 @@ async fn leader(finder: &Finder, cluster: &HeliosCluster) -> Result<(Place, Stat
     let mut next = reported.ok_or_else(|| {
         Error::Impossible(format!("{name} has no leader; heliosctl status {name} says why"))
     })?;
+    let lock = finder.lock(&name).await?;
     for _ in 0..2 {
-        let place = finder.place(&next, PEER_PORT);
+        let place = finder.place(&name, &next, PEER_PORT, &lock);
         let status = place.status(finder.limit).await?;
         if status.role() == Role::Leader {
             return Ok((place, status));

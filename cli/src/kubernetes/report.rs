@@ -60,7 +60,7 @@ pub async fn report(finder: &Finder, cluster: &HeliosCluster, now: Timestamp) ->
     bundle.owned::<ServiceAccount>(finder, &name, "serviceaccounts").await;
     bundle.owned::<PodDisruptionBudget>(finder, &name, "budget").await;
     bundle.events(finder, &name).await;
-    bundle.members(finder, &pods, now).await;
+    bundle.members(finder, &name, &pods, now).await;
     for pod in &pods {
         bundle.log(&finder.pods(), "logs", &pod.name_any(), Some(CONTAINER), false).await;
         if restarted(pod) {
@@ -130,11 +130,13 @@ impl Bundle {
     }
 
     /// What each member says of itself, and its metrics.
-    async fn members(&mut self, finder: &Finder, pods: &[Pod], now: Timestamp) {
+    async fn members(&mut self, finder: &Finder, cluster: &str, pods: &[Pod], now: Timestamp) {
+        let lock = finder.lock(cluster).await.unwrap_or_default();
         let asked = pods.iter().map(|pod| async {
             let name = pod.name_any();
-            let status = finder.place(&name, PEER_PORT).status(finder.limit).await;
-            let metrics = finder.place(&name, METRICS_PORT).http_get("/metrics", finder.limit).await;
+            let status = finder.place(cluster, &name, PEER_PORT, &lock).status(finder.limit).await;
+            let metrics =
+                finder.place(cluster, &name, METRICS_PORT, &lock).http_get("/metrics", finder.limit).await;
             (name, status, metrics)
         });
         let mut answers = Vec::new();

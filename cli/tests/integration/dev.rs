@@ -109,13 +109,13 @@ pub fn ctl(words: &[&str]) -> Output {
 }
 
 /// `cargo test --workspace` builds it beside this test.
-fn heliosd() -> PathBuf {
+pub fn heliosd() -> PathBuf {
     let path = PathBuf::from(env!("CARGO_BIN_EXE_heliosctl")).with_file_name("heliosd");
     assert!(path.exists(), "{} is missing; run `cargo build -p helios-node` first", path.display());
     path
 }
 
-fn free_ports() -> (u16, File) {
+pub fn free_ports() -> (u16, File) {
     // Within this process a lock of a file does not exclude.
     static SEARCH: Mutex<()> = Mutex::new(());
     let _alone = SEARCH.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

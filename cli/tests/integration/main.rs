@@ -3,4 +3,5 @@
 
 mod dev;
 mod endpoints;
+mod locks;
 mod usage;

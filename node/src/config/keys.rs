@@ -153,6 +153,9 @@ pub const KEYS: &[Key] = &[
         "With `ack: all` and a voter down: `true` refuses writes at once (`INSUFFICIENT_REPLICAS`, `-NOREPLICAS`), \
          `false` lets them commit and, if the voter is not back within `request_timeout`, answers \
          `REPLICATION_SHORTFALL`. With `all`, no voter can fail without stopping acknowledgements."),
+    key("writes", "on_follower", "`forward`", Reload,
+        "What a member that does not lead does with a write: `forward` sends it on to the leader, `redirect` refuses it \
+         with the leader's name and address (`NOT_LEADER`, `-READONLY`), for clients that choose the leader themselves."),
     secret("gateway", "token", "none", Reload,
         "Asked of HTTP clients as `Authorization: Bearer <token>`; `/livez`, `/readyz` and `/healthz` answer without \
          it. Without a token the gateway listens on loopback only, and answers as `localhost` or a loopback address \
@@ -183,6 +186,10 @@ pub const KEYS: &[Key] = &[
          cannot be read counts as `info`."),
     key("log", "format", "`text`", Restart,
         "`text` or `json`, on standard error."),
+    key("log", "dir", "empty", Restart,
+        "Directory of `<node.name>.log`, which gets every line as well, in the same format. It is appended to and never \
+         renamed; rotate it by copying and truncating (logrotate's `copytruncate`). Where the disk is too slow for it, lines \
+         are left out of the file rather than waited for."),
 ];
 
 #[cfg(test)]

@@ -145,6 +145,8 @@ pub struct WritesSection {
     /// Refuse writes with `all` while a voter is down, instead of letting them commit unacknowledged.
     #[serde(deserialize_with = "plain::switch")]
     pub strict: bool,
+    /// `forward` or `redirect`: what a member that does not lead does with a write.
+    pub on_follower: String,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
@@ -166,6 +168,8 @@ pub struct LogSection {
     pub level: String,
     /// `text` or `json`.
     pub format: String,
+    /// Directory of a log file named after the node, beside standard error; none when empty.
+    pub dir: String,
 }
 
 impl Default for NodeSection {
@@ -207,12 +211,12 @@ impl Default for ClientSection {
 
 impl Default for WritesSection {
     fn default() -> Self {
-        Self { ack: "majority".into(), strict: true }
+        Self { ack: "majority".into(), strict: true, on_follower: "forward".into() }
     }
 }
 
 impl Default for LogSection {
     fn default() -> Self {
-        Self { level: "info".into(), format: "text".into() }
+        Self { level: "info".into(), format: "text".into(), dir: String::new() }
     }
 }

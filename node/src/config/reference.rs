@@ -56,7 +56,7 @@ member, then certificates of the new CA, then a `ca_file` with the new one only.
     ("auth", "Without users and without `client.password` everyone may do everything.", "The file is followed. A Redis connection whose user is gone, or has another password or role, has to authenticate again. `read-only` may run
 commands without the flags `write` and `admin`, `read-write` also those with `write`, but for FLUSHALL and FLUSHDB, `admin` all of them. The
 same counts for HTTP and gRPC; changes of the cluster are an admin's. A request with the gateway's token is one of an admin."),
-    ("log", "", "The variable `LOG_LEVEL` wins over the file, and `HELIOS__LOG__LEVEL` over both. `heliosd dev` takes no file: its level is `LOG_LEVEL`, `warn` when unset."),
+    ("log", "", "The variables `LOG_LEVEL` and `LOG_DIR` win over the file, and `HELIOS__LOG__LEVEL`, `HELIOS__LOG__DIR` over all. `heliosd dev` takes no file: its level is `LOG_LEVEL`, `warn` when unset."),
 ];
 
 const TAIL: &str = "\

@@ -51,6 +51,8 @@ pub struct Settings {
     pub lease: Option<Duration>,
     pub ack: Ack,
     pub strict_acks: bool,
+    /// Whether a member that does not lead sends writes on to the one that does (product.md, C5).
+    pub forwards_writes: bool,
     pub password: Option<String>,
     pub gateway_token: Option<Secret>,
     pub gateway_token_file: Option<PathBuf>,
@@ -60,6 +62,8 @@ pub struct Settings {
     pub users_file: Option<PathBuf>,
     pub log_level: String,
     pub log_json: bool,
+    /// Written beside standard error.
+    pub log_file: Option<PathBuf>,
     /// To be logged once logging has started.
     pub warnings: Vec<String>,
     /// Digest of all of the above but password and token, as `Status` reports it.
@@ -106,6 +110,8 @@ impl TryFrom<Config> for Settings {
         let bootstrap =
             bootstrap(node.bootstrap.as_deref(), &node.name, &advertise_addr, node.initial_members)?;
         let data_dir = PathBuf::from(&node.data_dir);
+        let log_file =
+            (!log.dir.is_empty()).then(|| PathBuf::from(log.dir).join(format!("{}.log", node.name)));
         Ok(Self {
             wal_dir: if node.wal_dir.is_empty() { data_dir.join("wal") } else { node.wal_dir.into() },
             data_dir,
@@ -145,6 +151,15 @@ impl TryFrom<Config> for Settings {
                 ))
             })?,
             strict_acks: writes.strict,
+            forwards_writes: match writes.on_follower.as_str() {
+                "forward" => true,
+                "redirect" => false,
+                other => {
+                    return Err(ConfigError(format!(
+                        "writes.on_follower {other:?}: write forward or redirect"
+                    )));
+                }
+            },
             password: client.password.filter(|password| !password.is_empty()),
             gateway_token,
             gateway_token_file,
@@ -153,6 +168,7 @@ impl TryFrom<Config> for Settings {
             client_tls: locks::client_files("client", tls.client)?,
             users_file,
             log_level: log.level,
+            log_file,
             log_json: match log.format.as_str() {
                 "json" => true,
                 "text" => false,

@@ -44,8 +44,10 @@ impl Source {
             None => (Value::Object(Map::new()), Vec::new()),
         };
         // As the earlier documents have it (S2); a name that others use, too, so that ours wins.
-        if let Some(level) = self.variable("LOG_LEVEL") {
-            set(&mut merged, &["log", "level"], level.into(), "LOG_LEVEL")?;
+        for (variable, key) in [("LOG_LEVEL", "level"), ("LOG_DIR", "dir")] {
+            if let Some(text) = self.variable(variable) {
+                set(&mut merged, &["log", key], text.into(), variable)?;
+            }
         }
         for (key, value) in &self.environment {
             if let Some(path) = key.strip_prefix("HELIOS__") {
@@ -159,13 +161,15 @@ mod tests {
     }
 
     #[test]
-    fn the_level_has_a_short_name_too() {
+    fn level_and_directory_of_the_log_have_short_names_too() {
         let level = |environment: &[(&str, &str)]| {
             load_text("log: {level: warn}", environment, RunArgs::default()).unwrap().log.level
         };
         assert_eq!(level(&[]), "warn");
         assert_eq!(level(&[("LOG_LEVEL", "debug")]), "debug");
         assert_eq!(level(&[("HELIOS__LOG__LEVEL", "trace"), ("LOG_LEVEL", "debug")]), "trace");
+        let dir = load_text("", &[("LOG_DIR", "logs")], RunArgs::default()).unwrap().log.dir;
+        assert_eq!(dir, "logs");
     }
 
     #[test]

@@ -134,8 +134,27 @@ impl<M: StateMachine> ClusterCoordinator<M> {
     ///
     /// `INVALID_ARGUMENT` with the machine's words if it refused. Of `OUTCOME_UNKNOWN` it may be applied.
     pub async fn apply(&self, kind: &str, data: impl Into<Vec<u8>>) -> Result<Applied, Error> {
+        self.apply_by(kind, data, None).await
+    }
+
+    /// [`ClusterCoordinator::apply`] that gives up after `limit`, whatever the request timeout is.
+    pub async fn apply_within(
+        &self,
+        kind: &str,
+        data: impl Into<Vec<u8>>,
+        limit: Duration,
+    ) -> Result<Applied, Error> {
+        self.apply_by(kind, data, Some(limit)).await
+    }
+
+    async fn apply_by(
+        &self,
+        kind: &str,
+        data: impl Into<Vec<u8>>,
+        limit: Option<Duration>,
+    ) -> Result<Applied, Error> {
         let command = Apply { kind: kind.to_owned(), data: Bytes::from(data.into()) };
-        let Reply { kind, index, term } = self.write(Op::Apply(command)).await?;
+        let Reply { kind, index, term } = self.write(Op::Apply(command), limit).await?;
         let answer = match kind {
             Some(Answer::Bytes(answer)) => answer,
             _ => Bytes::new(),
@@ -156,12 +175,12 @@ impl<M: StateMachine> ClusterCoordinator<M> {
 
     pub async fn put(&self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Result<(), Error> {
         let set = Set { key: key.into(), value: value.into(), ..Set::default() };
-        self.write(Op::Set(set)).await.map(drop)
+        self.write(Op::Set(set), None).await.map(drop)
     }
 
     /// True: there was something to remove.
     pub async fn delete(&self, key: impl Into<Bytes>) -> Result<bool, Error> {
-        let reply = self.write(Op::Delete(Delete { keys: vec![key.into()] })).await?;
+        let reply = self.write(Op::Delete(Delete { keys: vec![key.into()] }), None).await?;
         Ok(reply.kind == Some(Answer::Integer(1)))
     }
 
@@ -237,19 +256,12 @@ impl<M: StateMachine> ClusterCoordinator<M> {
 
     /// Takes a snapshot of the state, so that the log before it can go; answers its index.
     pub async fn snapshot(&self) -> Result<u64, Error> {
-        let raft = &self.member()?.raft;
-        let wanted = raft.applied_index();
-        raft.build_snapshot()?;
-        let deadline = Instant::now() + CHANGE_TIMEOUT;
-        let done = raft.wait_status(deadline, |status| status.snapshot_index >= wanted).await;
-        done.map(|status| status.snapshot_index).ok_or_else(|| {
-            Error::new(ErrorCode::SnapshotFailed, "no snapshot was taken in time; see this node's log")
-        })
+        let taken = self.member()?.raft.take_snapshot(Instant::now() + CHANGE_TIMEOUT).await?;
+        Ok(taken.snapshot_index)
     }
 
-    async fn write(&self, op: Op) -> Result<Reply, Error> {
-        let outcome = self.node()?.write(vec![op]).await.pop();
-        match outcome.unwrap_or_else(|| Err(Error::outcome_unknown()))? {
+    async fn write(&self, op: Op, limit: Option<Duration>) -> Result<Reply, Error> {
+        match self.node()?.write_own(op, limit).await? {
             Reply { kind: Some(Answer::Error(error)), .. } => Err(error.into()),
             reply => Ok(reply),
         }
@@ -287,3 +299,6 @@ fn leader_of(status: &RaftStatus) -> Option<String> {
 fn stopped() -> Error {
     Error::new(ErrorCode::NotStarted, "this node was stopped")
 }
+
+#[cfg(test)]
+mod tests;

@@ -46,6 +46,12 @@ impl Drop for SetApart<'_> {
     }
 }
 
+/// What is free on the volume of `path`, if that is less than `needed_bytes`. Where it cannot be asked, the
+/// write will tell.
+pub fn short_of(disk: &dyn Disk, path: &Path, needed_bytes: u64) -> Option<u64> {
+    disk.free_bytes(path).ok().filter(|free_bytes| *free_bytes < needed_bytes)
+}
+
 /// What a path names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {

@@ -20,7 +20,7 @@ use super::transaction;
 use super::watch::Watcher;
 use crate::database::{Database, Freshness, WriteRequest};
 use crate::error::Error;
-use crate::state::{Kind, StateError, Value};
+use crate::state::{Kind, StateError, Store, Value};
 
 const DEFAULT_RANGE: u32 = 1_000;
 const MAX_RANGE: u32 = 10_000;
@@ -117,15 +117,8 @@ impl<D: Database> Kv for KvService<D> {
         let end = (!request.end.is_empty()).then_some(request.end.as_ref());
         // Before the keys: what is written in between is told twice rather than never.
         let revision = self.database.store().changes_through();
-        let mut found = self
-            .database
-            .store()
-            .scan(&request.start, end, limit + 1, crate::wall_ms())
-            .map_err(unreadable)?;
-        let more = found.len() > limit;
-        found.truncate(limit);
-        // Other types have no value to show here.
-        found.retain(|(_, value)| value.kind == Kind::String);
+        let (found, more) =
+            strings(self.database.store(), &request.start, end, limit).await.map_err(unreadable)?;
         let entries = found.into_iter().map(|(key, value)| entry(key, value)).collect();
         Ok(Response::new(RangeResponse { entries, more, revision }))
     }
@@ -157,6 +150,33 @@ impl<D: Database> Kv for KvService<D> {
         let stop = self.stop.clone().cancelled_owned();
         Ok(Response::new(Box::pin(watcher.into_stream().take_until(stop))))
     }
+}
+
+/// The first `limit` strings from `start` on, and whether there are more. Other types have no value to show here; a
+/// page of nothing but them would be empty, and nobody could ask for the one after it.
+async fn strings(
+    store: &Store,
+    start: &[u8],
+    end: Option<&[u8]>,
+    limit: usize,
+) -> Result<(Vec<(Bytes, Value)>, bool), StateError> {
+    let (mut found, mut start) = (Vec::new(), start.to_vec());
+    loop {
+        let mut scanned = store.scan(&start, end, limit + 1, crate::wall_ms())?;
+        let next =
+            scanned.last().filter(|_| scanned.len() > limit).map(|(key, _)| [&key[..], b"\0"].concat());
+        scanned.retain(|(_, value)| value.kind == Kind::String);
+        found.append(&mut scanned);
+        match next {
+            Some(next) if found.len() <= limit => start = next,
+            _ => break,
+        }
+        // Many keys of other types hold nobody up.
+        tokio::task::yield_now().await;
+    }
+    let more = found.len() > limit;
+    found.truncate(limit);
+    Ok((found, more))
 }
 
 /// The rest is for the state machine to refuse, which remembers by it.

@@ -90,6 +90,7 @@ fn refused(status: StatusCode, error: &Error) -> Response {
         "retryable": error.is_retryable(),
         "fatal": error.code.is_fatal(),
         "leader_hint": error.leader_hint.as_deref().unwrap_or_default(),
+        "leader_addr": error.leader_addr.as_deref().unwrap_or_default(),
     }});
     let mut response = with_status(&body, status);
     if error.is_retryable() {

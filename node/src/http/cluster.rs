@@ -10,10 +10,11 @@ use warp::http::StatusCode;
 use warp::reply::Response;
 
 use super::answer::{failed, ok, with_status};
-use super::request::Request;
+use super::request::{Request, Whole};
 use crate::database::Database;
 use crate::error::Error;
 use crate::management::Management;
+use crate::status::{has_quorum, healthy_members};
 
 type Handled = Result<Response, Box<Response>>;
 
@@ -21,7 +22,7 @@ type Handled = Result<Response, Box<Response>>;
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Wanted {
-    Id(u64),
+    Id(Whole<u64>),
     Name(String),
 }
 
@@ -29,7 +30,9 @@ impl Wanted {
     fn find(&self, membership: &Membership) -> Result<u64, Error> {
         let (field, found) = match self {
             Self::Name(name) if name.is_empty() => return Err(Error::invalid("the member's name is empty")),
-            Self::Id(id) => (id.to_string(), membership.members.iter().find(|member| member.id == *id)),
+            Self::Id(Whole(id)) => {
+                (id.to_string(), membership.members.iter().find(|member| member.id == *id))
+            }
             Self::Name(name) => (name.clone(), membership.members.iter().find(|member| member.name == *name)),
         };
         found.map(|member| member.id).ok_or_else(|| {
@@ -46,14 +49,14 @@ struct TransferBody {
     #[serde(alias = "node_id")]
     target_node_id: Wanted,
     #[serde(default)]
-    timeout_ms: u32,
+    timeout_ms: Whole<u32>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct StepDownBody {
     #[serde(default)]
-    timeout_ms: u32,
+    timeout_ms: Whole<u32>,
 }
 
 #[derive(Deserialize)]
@@ -62,7 +65,7 @@ struct AddBody {
     node_id: String,
     /// Host of the peer service, or host:port.
     address: String,
-    port: Option<u16>,
+    port: Option<Whole<u16>>,
     /// False: stays a learner until it is promoted.
     #[serde(default = "yes")]
     vote: bool,
@@ -79,7 +82,7 @@ struct MemberBody {
 }
 
 pub async fn transfer(request: &Request, management: &Management) -> Handled {
-    let TransferBody { target_node_id, timeout_ms } = request.json()?;
+    let TransferBody { target_node_id, timeout_ms: Whole(timeout_ms) } = request.json()?;
     let membership = management.node().store().membership();
     let done = async {
         let target_id = target_node_id.find(&membership)?;
@@ -89,7 +92,7 @@ pub async fn transfer(request: &Request, management: &Management) -> Handled {
 }
 
 pub async fn step_down(request: &Request, management: &Management) -> Handled {
-    let StepDownBody { timeout_ms } = request.json_or_default()?;
+    let StepDownBody { timeout_ms: Whole(timeout_ms) } = request.json_or_default()?;
     let done = management.step_down(StepDownRequest { timeout_ms, ..StepDownRequest::default() }).await;
     Ok(led(done, management))
 }
@@ -121,7 +124,7 @@ pub async fn add(request: &Request, management: &Management) -> Handled {
         if node_id.is_empty() || address.is_empty() {
             return Err(Error::invalid("node_id and address: name the node and where its peers reach it"));
         }
-        let peer_addr = match port {
+        let peer_addr = match port.map(|Whole(port)| port) {
             Some(port) if address.contains(':') && !address.starts_with('[') => format!("[{address}]:{port}"),
             Some(port) => format!("{address}:{port}"),
             None => address,
@@ -202,6 +205,9 @@ pub fn describe(status: &StatusResponse) -> Json {
         "tls": { "peer": status.peer_tls, "client": status.client_tls },
         "ready": status.ready,
         "not_ready_reason": status.not_ready_reason,
+        "cluster_size": status.membership.as_ref().map_or(0, |membership| membership.members.len()),
+        "healthy_nodes": healthy_members(status),
+        "has_quorum": has_quorum(status),
         "nodes": members(status),
     })
 }

@@ -23,6 +23,7 @@ use crate::error::Error;
 use crate::management::Management;
 use crate::refusals::Refusals;
 use crate::reload::Reloader;
+use crate::trace::Span;
 
 /// What the gateway serves, to whom, and under which path.
 #[derive(Clone)]
@@ -90,11 +91,12 @@ impl Gateway {
             Err(Missing::Path) => return unreadable(StatusCode::NOT_FOUND, "no such route"),
             Err(Missing::Method(allowed)) => return other_method(&allowed),
         };
+        let span = Span::door(&route, &headers);
         let answered = async {
             let request = Request { query, headers, body: collect(body).await? };
             self.answer(route, &request).await
         };
-        let refusal = match answered.await {
+        let refusal = match span.around(answered).await {
             Ok(response) => return response,
             Err(refusal) => *refusal,
         };

@@ -51,10 +51,7 @@ fn is(yes: bool, otherwise: &str) -> Response {
 }
 
 pub fn metrics(node: &Node, registry: &Registry) -> Response {
-    if let Some(member) = node.member() {
-        let inner = node.inner();
-        inner.metrics.observe(&member.raft.status(), member.raft.applied_index(), &inner.store);
-    }
+    node.inner().metrics.observe(node);
     let mut text = String::new();
     match prometheus_client::encoding::text::encode(&mut text, registry) {
         Ok(()) => warp::reply::with_header(text, "content-type", OPENMETRICS).into_response(),

@@ -12,7 +12,7 @@ use serde_json::{Value as Json, json};
 use warp::reply::{Reply as _, Response};
 
 use super::answer::{failed, ok};
-use super::request::Request;
+use super::request::{Request, Whole};
 use crate::database::{Ack, Database, Freshness};
 use crate::error::Error;
 use crate::node::Node;
@@ -67,7 +67,7 @@ struct ReadBody {
     /// The key.
     query: String,
     consistency: Option<String>,
-    max_staleness_ms: Option<u64>,
+    max_staleness_ms: Option<Whole<u64>>,
 }
 
 pub async fn put(request: &Request, node: &Node) -> Result<Response, Box<Response>> {
@@ -141,7 +141,7 @@ pub async fn get(request: &Request, node: &Node) -> Result<Response, Box<Respons
 
 pub async fn read(request: &Request, node: &Node) -> Result<Response, Box<Response>> {
     let ReadBody { query, consistency, max_staleness_ms } = request.json()?;
-    let freshness = wanted(consistency.as_deref(), max_staleness_ms);
+    let freshness = wanted(consistency.as_deref(), max_staleness_ms.map(|Whole(ms)| ms));
     Ok(found(&query, freshness, request.header(TOKEN_HEADER), node).await)
 }
 

@@ -28,12 +28,16 @@ impl Operation {
         self
     }
 
-    fn body(self, schema: Json) -> Self {
+    /// A field that it does not know is refused.
+    fn body(self, mut schema: Json) -> Self {
+        if schema["type"] == "object" {
+            schema["additionalProperties"] = json!(false);
+        }
         Self { body: Some(schema), ..self }
     }
 
     fn optional_body(self, schema: Json) -> Self {
-        Self { body: Some(schema), is_body_required: false, ..self }
+        Self { is_body_required: false, ..self.body(schema) }
     }
 
     /// An object with these fields.
@@ -152,7 +156,7 @@ fn describe(route: Route) -> Operation {
                     &[
                         ("node_id", text()),
                         ("address", text()),
-                        ("port", up_to(u16::MAX.into())),
+                        ("port", or_null(up_to(u16::MAX.into()))),
                         ("vote", json!({ "type": "boolean", "default": true })),
                     ],
                     &["node_id", "address"],
@@ -198,7 +202,7 @@ fn health(route: Route) -> Operation {
 }
 
 fn key(route: Route) -> Operation {
-    let ack = json!({ "type": "string", "enum": ["majority", "all"] });
+    let ack = or_null(json!({ "type": "string", "enum": ["majority", "all"] }));
     let level = json!({ "type": "string", "enum": ["linearizable", "lease", "stale"] });
     let mut staleness = up_to(u32::MAX.into());
     staleness["description"] = json!("With stale only.");
@@ -234,7 +238,11 @@ fn key(route: Route) -> Operation {
             .answers(&found),
         _ => Operation::new("keys", "Read the state machine: the value of a key")
             .body(object(
-                &[("query", text()), ("consistency", level), ("max_staleness_ms", staleness)],
+                &[
+                    ("query", text()),
+                    ("consistency", or_null(level)),
+                    ("max_staleness_ms", or_null(staleness)),
+                ],
                 &["query"],
             ))
             .parameter(token)
@@ -256,6 +264,11 @@ fn object(fields: &[(&str, Json)], required: &[&str]) -> Json {
 fn command(name: &str, mut data: Json, required: &[&str], ack: &Json) -> Json {
     data["required"] = json!(required);
     object(&[("type", json!({ "const": name })), ("data", data), ("ack", ack.clone())], &["type", "data"])
+}
+
+/// In a body: what is null is as if it were not there.
+fn or_null(schema: Json) -> Json {
+    json!({ "anyOf": [schema, { "type": "null" }] })
 }
 
 fn up_to(maximum: u64) -> Json {
@@ -308,12 +321,15 @@ fn status_fields() -> Vec<(&'static str, Json)> {
         "snapshot_index",
         "keys",
         "uptime_seconds",
+        "cluster_size",
     ];
     let roles = ["uninitialized", "follower", "candidate", "leader", "learner", "removed"];
     let mut fields: Vec<_> = texts.map(|name| (name, text())).into();
     fields.extend(numbers.map(|name| (name, number())));
     fields.push(("role", json!({ "type": "string", "enum": roles })));
     fields.push(("ready", json!({ "type": "boolean" })));
+    fields.push(("has_quorum", json!({ "type": "boolean" })));
+    fields.push(("healthy_nodes", json!({ "type": ["integer", "null"] })));
     let (yes_or_no, none) = (|| json!({ "type": "boolean" }), &[]);
     fields.push(("tls", object(&[("peer", yes_or_no()), ("client", yes_or_no())], none)));
     fields.push(("nodes", nodes()));
@@ -350,8 +366,9 @@ fn error_schema() -> Json {
             ("retryable", json!({ "type": "boolean" })),
             ("fatal", json!({ "type": "boolean" })),
             ("leader_hint", text()),
+            ("leader_addr", text()),
         ],
-        &["code", "name", "message", "retryable", "fatal", "leader_hint"],
+        &["code", "name", "message", "retryable", "fatal", "leader_hint", "leader_addr"],
     );
     object(&[("error", error)], &["error"])
 }

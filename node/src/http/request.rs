@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures::{Stream, StreamExt};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use warp::http::header::CONTENT_TYPE;
 use warp::http::{HeaderMap, StatusCode};
@@ -51,6 +52,24 @@ impl Request {
     }
 }
 
+/// A whole number of a body, written as one (`1`) or as JSON Schema allows it too (`1.0`).
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(try_from = "serde_json::Number", bound = "T: TryFrom<u64>")]
+pub struct Whole<T>(pub T);
+
+impl<T: TryFrom<u64>> TryFrom<serde_json::Number> for Whole<T> {
+    type Error = String;
+
+    fn try_from(number: serde_json::Number) -> Result<Self, String> {
+        // Up to here all whole numbers have a double of their own.
+        const EXACT: f64 = 9_007_199_254_740_992.0;
+        let is_whole = |real: &f64| real.fract() == 0.0 && (0.0..=EXACT).contains(real);
+        let whole = number.as_u64().or_else(|| Some(number.as_f64().filter(is_whole)? as u64));
+        let fitting = whole.and_then(|whole| T::try_from(whole).ok());
+        fitting.map(Self).ok_or_else(|| format!("{number} is not a whole number, or too large"))
+    }
+}
+
 fn bad(message: String) -> Box<Response> {
     Box::new(unreadable(StatusCode::BAD_REQUEST, message))
 }
@@ -78,4 +97,21 @@ where
         let message = format!("the body was not here within {BODY_TIMEOUT:?}");
         Err(Box::new(unreadable(StatusCode::REQUEST_TIMEOUT, message)))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_numbers_are_whole_and_fit() {
+        let read = |text: &str| serde_json::from_str::<Whole<u16>>(text).map(|whole| whole.0).ok();
+        assert_eq!(
+            [read("0"), read("65535"), read("12.0"), read("1e3")],
+            [Some(0), Some(65535), Some(12), Some(1000)]
+        );
+        for wrong in ["65536", "-1", "-1.0", "1.5", "1e300", "\"1\"", "null", "true"] {
+            assert_eq!(read(wrong), None, "{wrong}");
+        }
+    }
 }

@@ -37,8 +37,7 @@ impl PeerHost for Node {
         match crate::peer::check(&local, &self.0.store.membership(), handshake)? {
             Verdict::Accept => {}
             Verdict::Adopt { cluster_id, member_id, incarnation } => {
-                self.start_member(&Belonging { cluster_id, member_id, incarnation, removed: false }, None)
-                    .map_err(|error| Error::new(ErrorCode::StorageUnavailable, error.to_string()))?;
+                self.start_member(&Belonging { cluster_id, member_id, incarnation, removed: false }, None)?;
             }
         }
         let member = self.active()?;

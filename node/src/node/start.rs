@@ -59,8 +59,7 @@ impl Node {
         own.id = 1;
         let membership = Membership { fencing_token, ..membership::initial(cluster_id, vec![own]) };
         let belonging = Belonging { cluster_id: cluster_id.to_owned(), member_id: 1, ..Belonging::default() };
-        self.start_member(&belonging, Some(&membership))
-            .map_err(|error| Error::new(ErrorCode::StorageUnavailable, error.to_string()))?;
+        self.start_member(&belonging, Some(&membership))?;
         Ok(self.0.store.membership())
     }
 

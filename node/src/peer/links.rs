@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use helios_proto::tls::why;
 use helios_proto::v1::peer_client::PeerClient;
@@ -164,8 +164,10 @@ impl Links {
 impl Outbound for Links {
     fn send(&self, messages: Vec<Message>) {
         let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
         for message in messages {
             let to = message.to;
+            self.options.metrics.contacts.sent(&message, now);
             let Some(link) = links.get(&to) else { continue };
             if message.get_msg_type() == MessageType::MsgSnapshot {
                 let target = link.target.borrow().clone();

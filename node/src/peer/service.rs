@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use helios_proto::v1::peer_server::Peer;
 use helios_proto::v1::{
@@ -134,7 +134,7 @@ impl<H: PeerHost> Peer for PeerService<H> {
         }
         tokio::spawn(async move {
             let outcome = match receipts.send(Ok(host.receipt())).await {
-                Ok(()) => take_messages(&*host, &raft, handshake.from_id, stream).await,
+                Ok(()) => take_messages(&*host, &raft, &handshake, stream).await,
                 Err(_) => Ok(()),
             };
             let was_newest = has_heartbeats && streams.is_newest(handshake.from_id, number);
@@ -233,9 +233,10 @@ async fn first<T>(stream: &mut Streaming<T>, refusals: &Refusals) -> Result<T, S
 async fn take_messages<H: PeerHost>(
     host: &H,
     raft: &RaftHandle,
-    from: u64,
+    peer: &Handshake,
     mut stream: Streaming<PeerFrame>,
 ) -> Result<(), Error> {
+    let from = peer.from_id;
     let mut was_bad = None;
     // A stream that breaks is no one's error: the peer dials again.
     while let Ok(Some(frame)) = stream.message().await {
@@ -251,6 +252,9 @@ async fn take_messages<H: PeerHost>(
         let messages = batch.messages.iter().map(|bytes| decode(bytes)).collect::<Result<Vec<_>, _>>()?;
         if messages.iter().any(|message| message.from != from) {
             return Err(Error::invalid("a message in another member's name"));
+        }
+        if let Some(took) = host.metrics().contacts.heard(from, &messages, Instant::now()) {
+            host.metrics().round_trip(&peer.from_name, took);
         }
         raft.messages(messages);
         if was_bad.replace(batch.disk_bad) != Some(batch.disk_bad) {

@@ -11,17 +11,21 @@ use helios_proto::v1::{Command, ErrorCode, Expire, ExpireCondition, Membership};
 
 use super::membership;
 use crate::error::Error;
+use crate::state::calls;
 
 /// Of this build.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 /// Of builds that did not say.
 pub const OLDEST: u32 = 1;
 
 /// What a member has to have to apply `command`; an error if this build has it not.
 pub fn of(command: &Command) -> Result<u32, Error> {
     match &command.op {
-        // Came with format 2, and every name of a call so far: the next one needs the next format.
-        Some(Op::Call(_) | Op::Transaction(_)) => Ok(2),
+        // What a call means never changes under its name, so the name says what is needed.
+        Some(Op::Call(call)) => Ok(calls::format_of(&call.name)),
+        Some(Op::Transaction(transaction)) => {
+            transaction.steps.iter().try_fold(2, |needed, step| Ok(needed.max(of(step)?)))
+        }
         Some(Op::Expire(Expire { condition, .. })) if *condition == ExpireCondition::ExpireXxLt as i32 => {
             Ok(2)
         }
@@ -93,7 +97,7 @@ fn refused(reason: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use helios_proto::v1::{Member, Set};
+    use helios_proto::v1::{Call, Member, Set, Transaction};
 
     use super::*;
 
@@ -149,6 +153,16 @@ mod tests {
     fn every_command_of_this_build_is_within_its_format() {
         let set = Command { op: Some(Op::Set(Set::default())), ..Command::default() };
         assert!(of(&set).unwrap() <= FORMAT);
+        let call = |name: &str| Call { name: name.to_owned(), args: Vec::new() };
+        for verb in calls::all() {
+            let call = Command { op: Some(Op::Call(call(verb.name))), ..Command::default() };
+            assert!((2..=FORMAT).contains(&of(&call).unwrap()), "{}", verb.name);
+        }
+        let steps =
+            ["get", "sort"].map(|name| Command { op: Some(Op::Call(call(name))), ..Command::default() });
+        let transaction = Transaction { guards: Vec::new(), steps: steps.into() };
+        let transaction = Command { op: Some(Op::Transaction(transaction)), ..Command::default() };
+        assert_eq!(of(&transaction).unwrap(), 3);
         assert_eq!(of(&Command::default()).unwrap_err().code, ErrorCode::UpgradeInProgress);
     }
 }

@@ -45,7 +45,7 @@ impl RaftHandle {
         for command in commands {
             let (waiter, receiver) = oneshot::channel();
             let format = format::of(command)?;
-            proposals.push(Proposal { data: command.encode_to_vec(), format, waiter });
+            proposals.push(Proposal { data: command.encode_to_vec(), format, waiter: waiter.into() });
             receivers.push(receiver);
         }
         self.submit(Input::Propose(proposals))?;
@@ -142,8 +142,16 @@ impl RaftHandle {
         drop(self.submit(Input::SnapshotGone(to)));
     }
 
-    pub fn build_snapshot(&self) -> Result<(), Error> {
-        self.submit(Input::BuildSnapshot)
+    /// Has a snapshot taken of all that is applied here now; answers the status that tells of it.
+    pub async fn take_snapshot(&self, deadline: Instant) -> Result<Arc<RaftStatus>, Error> {
+        let (wanted, failures) = (self.applied_index(), self.status().snapshot_failures);
+        self.submit(Input::BuildSnapshot)?;
+        let is_over =
+            |status: &Arc<RaftStatus>| status.snapshot_index >= wanted || status.snapshot_failures > failures;
+        let ended = self.wait_status(deadline, is_over).await;
+        ended.filter(|status| status.snapshot_index >= wanted).ok_or_else(|| {
+            Error::new(ErrorCode::SnapshotFailed, "no snapshot was taken; this node's log says why")
+        })
     }
 
     pub fn stop(&self) {
@@ -162,4 +170,19 @@ impl RaftHandle {
 
 fn stopped() -> Error {
     Error::new(ErrorCode::NotStarted, "this member is stopping")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_inbox_refuses_instead_of_waiting() {
+        let (inbox, _raft) = crossbeam_channel::bounded(1);
+        let (_status, status) = watch::channel(Arc::new(RaftStatus::default()));
+        let (_applied, applied) = watch::channel(0);
+        let handle = RaftHandle { inbox, status, applied };
+        assert!(handle.propose(&[]).is_ok());
+        assert_eq!(handle.propose(&[]).unwrap_err().code, ErrorCode::Overloaded);
+    }
 }

@@ -87,6 +87,7 @@ impl LogWriter {
             Err(Stopped) => return Ok(Err(Stopped)),
         };
         if let Some(number) = persisted {
+            self.metrics.raft_entries_appended.inc_by(work.entries());
             self.metrics.wal_fsync_duration_seconds.observe(started.elapsed().as_secs_f64());
             if self.done.send(Done::Persisted(number)).is_err() {
                 return Ok(Err(Stopped));
@@ -213,6 +214,10 @@ impl LogWork {
             Err(error) if !Mutation::LogErrorIgnored.is_on() => Err(error),
             _ => Ok(Some(last)),
         }
+    }
+
+    fn entries(&self) -> u64 {
+        self.batches.iter().map(|batch| batch.entries.len() as u64).sum()
     }
 
     pub fn purge(&self, wal: &mut Wal) -> Result<(), WalError> {

@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 
+use helios_proto::v1::Member;
 use raft::eraftpb::Entry;
 
 use super::types::Waiter;
@@ -30,14 +31,14 @@ impl Proposals {
 
     /// Takes the waiter of a committed entry. Waiters at or below its index whose entry lost its
     /// place are told so: Raft's leader completeness makes that final (Raft paper, 5.4.3).
-    pub fn committed(&mut self, entry: &Entry, leader_hint: Option<&str>) -> Option<Waiter> {
+    pub fn committed(&mut self, entry: &Entry, leader: Option<&Member>) -> Option<Waiter> {
         while self.pending.front().is_some_and(|front| front.index <= entry.index) {
             let front = self.pending.pop_front()?;
             let is_same = front.term == entry.term || Mutation::ProposalTermIgnored.is_on();
             if front.index == entry.index && is_same {
                 return Some(front.waiter);
             }
-            front.waiter.fail(Error::not_leader(leader_hint.map(str::to_owned)));
+            front.waiter.fail(Error::not_leader(leader));
         }
         None
     }
@@ -71,7 +72,7 @@ mod tests {
 
     fn pending(proposals: &mut Proposals, index: u64, term: u64) -> Receiver {
         let (sender, receiver) = oneshot::channel();
-        proposals.push(index, term, Waiter::Write(sender));
+        proposals.push(index, term, Waiter::Write(sender.into()));
         receiver
     }
 
@@ -90,7 +91,7 @@ mod tests {
         let mut lost = pending(&mut proposals, 6, 2);
         assert!(proposals.committed(&entry(4, 2), None).is_none());
         assert!(proposals.committed(&entry(5, 2), None).is_some());
-        assert!(proposals.committed(&entry(6, 3), Some("b")).is_none());
+        assert!(proposals.committed(&entry(6, 3), Some(&Member::default())).is_none());
         assert_eq!(code(&mut lost), ErrorCode::NotLeader);
         assert_eq!(proposals.len(), 0);
     }

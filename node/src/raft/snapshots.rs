@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::disk::Disk;
+use crate::disk::{self, Disk};
 use crate::state::{SnapshotMeta, StateError, Store};
 
 pub use incoming::{Incoming, Prefix, SnapshotId};
@@ -96,16 +96,17 @@ impl Snapshots {
         self.check_room(needed_bytes)
     }
 
+    /// On the volume they are on; `None` if it cannot be asked.
+    pub fn free_bytes(&self) -> Option<u64> {
+        self.disk.free_bytes(&self.dir).ok()
+    }
+
     /// An error if the volume has less than `needed_bytes` left.
     pub fn check_room(&self, needed_bytes: u64) -> Result<(), StateError> {
-        match self.disk.free_bytes(&self.dir) {
-            Ok(free_bytes) if free_bytes < needed_bytes => Err(StateError::NoRoom {
-                doing: "keep a snapshot",
-                dir: self.dir.clone(),
-                free_bytes,
-                needed_bytes,
-            }),
-            Ok(_) | Err(_) => Ok(()),
+        let (doing, dir) = ("keep a snapshot", self.dir.clone());
+        match disk::short_of(self.disk.as_ref(), &self.dir, needed_bytes) {
+            Some(free_bytes) => Err(StateError::NoRoom { doing, dir, free_bytes, needed_bytes }),
+            None => Ok(()),
         }
     }
 

@@ -46,7 +46,7 @@ pub fn start(core: &mut Core, target: Option<u64>, now: Instant, timeout: Durati
 fn choose(core: &Core, target: Option<u64>, now: Instant) -> Result<u64, Error> {
     let raft = &core.node.raft;
     if raft.state != StateRole::Leader {
-        return Err(Error::not_leader(core.leader_name()));
+        return Err(Error::not_leader(core.leader()));
     }
     if core.transfer.is_some() {
         return Err(failed("another transfer is under way; try again when it is done"));
@@ -103,7 +103,7 @@ pub fn settle(core: &mut Core, now: Instant) {
     } else if raft.state == StateRole::Leader && raft.lead_transferee.is_none() {
         Err(failed("the target did not take over within an election timeout; leadership stays here"))
     } else if raft.state != StateRole::Leader && raft.leader_id != 0 {
-        Err(Error::not_leader(core.leader_name()))
+        Err(Error::not_leader(core.leader()))
     } else if now >= transfer.deadline {
         Err(failed("the target did not take over in time; ask for the status before trying again"))
     } else {

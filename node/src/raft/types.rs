@@ -11,13 +11,37 @@ use super::acks::Durable;
 use super::force_new::{LastEntry, Verdict};
 use crate::error::Error;
 use crate::state::SnapshotMeta;
+use crate::trace::Span;
 use crate::wal::Base;
 
-pub type WriteWaiter = oneshot::Sender<Result<Reply, Error>>;
 pub type ReadWaiter = oneshot::Sender<Result<u64, Error>>;
 pub type ChangeWaiter = oneshot::Sender<Result<Arc<Membership>, Error>>;
 pub type ForceNewWaiter = oneshot::Sender<Result<Verdict, Error>>;
 pub type TransferWaiter = oneshot::Sender<Result<(u64, u64), Error>>;
+
+/// Who waits for a write, and the part of a trace that the write is in.
+pub struct WriteWaiter {
+    answer: oneshot::Sender<Result<Reply, Error>>,
+    span: Span,
+}
+
+impl WriteWaiter {
+    /// The entry is committed and about to be applied.
+    pub fn applying(&mut self) {
+        self.span.next("apply");
+    }
+
+    /// Whether anyone still waits is their own affair: who does not has timed out and answered for himself.
+    pub fn send(self, outcome: Result<Reply, Error>) {
+        drop(self.answer.send(outcome));
+    }
+}
+
+impl From<oneshot::Sender<Result<Reply, Error>>> for WriteWaiter {
+    fn from(answer: oneshot::Sender<Result<Reply, Error>>) -> Self {
+        Self { answer, span: Span::begin("propose") }
+    }
+}
 
 /// A write on its way into the log.
 pub struct Proposal {
@@ -139,7 +163,7 @@ impl Waiter {
     pub fn fail(self, error: Error) {
         // A receiver that is gone has timed out and answered for itself.
         match self {
-            Waiter::Write(waiter) => drop(waiter.send(Err(error))),
+            Waiter::Write(waiter) => waiter.send(Err(error)),
             Waiter::Change(waiter) => drop(waiter.send(Err(error))),
         }
     }
@@ -210,6 +234,8 @@ pub struct RaftStatus {
     pub read_rounds: u64,
     /// Reads that the lease answered.
     pub lease_reads: u64,
+    /// Snapshots that could not be taken.
+    pub snapshot_failures: u64,
     /// Times this member gave up leadership for its disk's sake.
     pub disk_transfers: u64,
     /// What all members can read, as far as this one has heard.

@@ -55,8 +55,11 @@ impl Applier {
         let mut applied =
             Applied { index: 0, bytes, conf_changes: Vec::new(), changed: Vec::new(), membership: None };
         let mut answers = Vec::new();
-        for (entry, waiter) in entries {
+        for (entry, mut waiter) in entries {
             applied.index = entry.index;
+            if let Some(Waiter::Write(waiter)) = &mut waiter {
+                waiter.applying();
+            }
             let changes = applied.conf_changes.len();
             let reply = self.apply_one(&entry, &mut applied)?;
             let is_change = applied.conf_changes.len() > changes;
@@ -127,7 +130,7 @@ impl Applier {
 
 fn answer(waiter: Waiter, reply: Option<Reply>) {
     match (waiter, reply) {
-        (Waiter::Write(waiter), Some(reply)) => drop(waiter.send(Ok(reply))),
+        (Waiter::Write(waiter), Some(reply)) => waiter.send(Ok(reply)),
         // The raft crate replaces a configuration change it may not take by an empty entry.
         (waiter, _) => waiter.fail(Error::new(
             ErrorCode::MembershipChangeInProgress,

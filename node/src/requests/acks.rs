@@ -140,7 +140,7 @@ async fn count_replicas(
     if leads(&status, term) {
         return Ok(status.durable.replicas(index));
     }
-    Err(Error::not_leader(membership::name_of(&status.membership, status.leader_id)))
+    Err(Error::not_leader(membership::member(&status.membership, status.leader_id)))
 }
 
 fn leads(status: &RaftStatus, term: u64) -> bool {

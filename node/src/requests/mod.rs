@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use helios_proto::v1::command::Op;
 use helios_proto::v1::{ErrorCode, StatusResponse, Token};
+use tokio::time::Instant;
 
 use crate::database::{Ack, Database, Freshness, WriteRequest};
 use crate::error::Error;
@@ -17,19 +19,23 @@ use crate::node::Node;
 use crate::pubsub::Broker;
 use crate::raft::{RaftStatus, membership};
 use crate::state::Store;
+use crate::trace::Span;
 
 pub(crate) use publish::Couriers;
 pub(crate) use reads::FreshAt;
-use writes::Outcome;
+use writes::{Outcome, Terms};
 pub(crate) use writes::{RequestIds, forward_error};
 
 impl Database for Node {
     async fn submit(&self, writes: Vec<WriteRequest>, ack: Ack) -> Vec<Outcome> {
-        self.write_batch(writes, ack).await
+        let settings = self.settings();
+        let deadline = Instant::now() + settings.request_timeout;
+        let terms = Terms { ack, forwards: settings.forwards_writes, deadline };
+        Span::begin("write").around(self.write_batch(writes, terms)).await
     }
 
     async fn await_fresh(&self, freshness: Freshness, after: Option<&Token>) -> Result<(), Error> {
-        self.await_state(freshness, after).await
+        Span::begin("read").around(self.await_state(freshness, after)).await
     }
 
     fn cluster_id(&self) -> String {
@@ -58,6 +64,14 @@ impl Database for Node {
 }
 
 impl Node {
+    /// A write of this process itself: it always finds the leader, and ends within `limit`, or the request timeout.
+    pub(crate) async fn write_own(&self, op: Op, limit: Option<Duration>) -> Outcome {
+        let deadline = Instant::now() + limit.unwrap_or_else(|| self.settings().request_timeout);
+        let terms = Terms { ack: Ack::default(), forwards: true, deadline };
+        let outcome = self.write_batch(vec![op.into()], terms).await.pop();
+        outcome.unwrap_or_else(|| Err(Error::outcome_unknown()))
+    }
+
     /// A channel to another member; kept, since a connection per request would be its cost.
     pub(crate) fn channel_to(
         &self,

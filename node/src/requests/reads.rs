@@ -128,10 +128,8 @@ fn not_caught_up(member: &ActiveMember, token: &Token) -> Error {
         "this member has applied index {at}, the token asks for {}; try again, or ask the leader",
         token.index
     );
-    Error {
-        leader_hint: membership::name_of(&status.membership, status.leader_id),
-        ..Error::new(ErrorCode::NotCaughtUp, message)
-    }
+    let leader = membership::member(&status.membership, status.leader_id);
+    Error::new(ErrorCode::NotCaughtUp, message).hinting(leader)
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use crate::database::{Ack, WriteRequest};
 use crate::error::Error;
 use crate::node::{ActiveMember, Node};
 use crate::peer::MAX_MESSAGE_BYTES;
-use crate::raft::{RaftStatus, Role};
+use crate::raft::{RaftStatus, Role, membership};
 
 /// Commands sent to the leader in one message, bytes.
 const MAX_FORWARD_BYTES: usize = 4 << 20;
@@ -50,6 +50,15 @@ impl RequestIds {
         let client_id = Bytes::from([&self.process[..], &[lane]].concat());
         RequestId { client_id, sequence: number / LANES + 1, retry: false }
     }
+}
+
+/// What a batch of writes asks for.
+pub(super) struct Terms {
+    /// At least; the configuration may ask for more.
+    pub ack: Ack,
+    /// What another member has to write is sent on to it, instead of telling who that is.
+    pub forwards: bool,
+    pub deadline: Instant,
 }
 
 /// A write without an outcome yet.
@@ -116,6 +125,14 @@ impl Batch {
         }
     }
 
+    /// Certainly none of what is open was proposed, unless an earlier try may have been.
+    fn refuse(mut self, error: &Error) -> Vec<Outcome> {
+        for open in self.open.extract_if(.., |open| !open.may_be_applied()) {
+            self.outcomes[open.slot] = Some(Err(error.clone()));
+        }
+        self.finish()
+    }
+
     /// No more tries.
     fn finish(mut self) -> Vec<Outcome> {
         for open in self.open {
@@ -128,9 +145,9 @@ impl Batch {
 }
 
 impl Node {
-    pub(super) async fn write_batch(&self, writes: Vec<WriteRequest>, ack: Ack) -> Vec<Outcome> {
+    pub(super) async fn write_batch(&self, writes: Vec<WriteRequest>, terms: Terms) -> Vec<Outcome> {
+        let Terms { ack, forwards, deadline } = terms;
         let ack = ack.max(self.settings().ack);
-        let deadline = Instant::now() + self.settings().request_timeout;
         let member = match self.active() {
             Ok(member) => member,
             Err(error) => return vec![Err(error); writes.len()],
@@ -140,6 +157,10 @@ impl Node {
             let Some(status) = member.raft.wait_status(deadline, |status| status.leader_id != 0).await else {
                 break;
             };
+            if status.role != Role::Leader && !forwards {
+                let leader = membership::member(&status.membership, status.leader_id);
+                return batch.refuse(&Error::not_leader(leader));
+            }
             let answers = self.write_once(member, &status, &mut batch, ack, deadline).await;
             batch.settle(answers);
             if batch.open.is_empty() || Instant::now() >= deadline {
@@ -161,7 +182,10 @@ impl Node {
         deadline: Instant,
     ) -> Vec<Outcome> {
         if status.role == Role::Leader {
-            return self.propose(member, batch.commands(), ack, deadline).await;
+            let outcomes = self.propose(member, batch.commands(), ack, deadline).await;
+            let failed = outcomes.iter().filter(|outcome| outcome.is_err()).count();
+            self.inner().metrics.raft_proposals_failed.inc_by(failed as u64);
+            return outcomes;
         }
         batch.name(&member.request_ids);
         let commands = batch.commands();

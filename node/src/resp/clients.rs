@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::frame::Protocol;
@@ -22,12 +23,21 @@ pub struct Clients {
 #[derive(Debug)]
 pub struct Client {
     pub id: u64,
-    address: SocketAddr,
-    local_address: SocketAddr,
+    pub address: SocketAddr,
+    pub local_address: SocketAddr,
     connected: Instant,
     /// Ends the connection at once.
     pub cut: CancellationToken,
+    /// Ends what it waits for.
+    unblock: Mutex<Option<oneshot::Sender<Unblock>>>,
     profile: Mutex<Profile>,
+}
+
+/// What a client is told that waited for a key and is to wait no longer (`CLIENT UNBLOCK`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unblock {
+    AsIfTimeWereUp,
+    WithError,
 }
 
 #[derive(Debug, Clone)]
@@ -40,6 +50,8 @@ pub struct Profile {
     pub protocol: Protocol,
     pub last_command: &'static str,
     pub last_active: Instant,
+    pub channels: usize,
+    pub patterns: usize,
 }
 
 /// Takes its client off the list when the connection ends, however it ends.
@@ -99,6 +111,8 @@ impl Client {
             protocol: Protocol::default(),
             last_command: "NULL",
             last_active: connected,
+            channels: 0,
+            patterns: 0,
         };
         Self {
             id,
@@ -106,6 +120,7 @@ impl Client {
             local_address,
             connected,
             cut: CancellationToken::new(),
+            unblock: Mutex::default(),
             profile: Mutex::new(profile),
         }
     }
@@ -114,11 +129,33 @@ impl Client {
         lock(&self.profile)
     }
 
+    /// Where it hears that it is to wait no longer.
+    pub fn wait(&self) -> oneshot::Receiver<Unblock> {
+        let (sender, receiver) = oneshot::channel();
+        *lock(&self.unblock) = Some(sender);
+        receiver
+    }
+
+    /// False if it does not wait.
+    pub fn unblock(&self, unblock: Unblock) -> bool {
+        lock(&self.unblock).take().is_some_and(|sender| sender.send(unblock).is_ok())
+    }
+
+    fn is_blocked(&self) -> bool {
+        lock(&self.unblock).as_ref().is_some_and(|sender| !sender.is_closed())
+    }
+
+    fn flags(&self, profile: &Profile) -> String {
+        let flags = [(profile.listens(), 'P'), (self.is_blocked(), 'b')];
+        let set: String = flags.into_iter().filter_map(|(is_set, flag)| is_set.then_some(flag)).collect();
+        if set.is_empty() { "N".to_owned() } else { set }
+    }
+
     /// One line of `CLIENT LIST`, with the fields that tools parse.
     pub fn describe(&self) -> String {
         let profile = self.profile().clone();
         format!(
-            "id={} addr={} laddr={} fd=-1 name={} age={} idle={} flags=N db=0 sub=0 psub=0 ssub=0 multi=-1 \
+            "id={} addr={} laddr={} fd=-1 name={} age={} idle={} flags={} db=0 sub={} psub={} ssub=0 multi=-1 \
              events=r cmd={} user={} redir=-1 resp={} lib-name={} lib-ver={}\n",
             self.id,
             self.address,
@@ -126,12 +163,26 @@ impl Client {
             profile.name,
             self.connected.elapsed().as_secs(),
             profile.last_active.elapsed().as_secs(),
+            self.flags(&profile),
+            profile.channels,
+            profile.patterns,
             profile.last_command,
-            if profile.user.is_empty() { DEFAULT_USER } else { &profile.user },
+            profile.user(),
             profile.protocol.version(),
             profile.library_name,
             profile.library_version,
         )
+    }
+}
+
+impl Profile {
+    pub fn user(&self) -> &str {
+        if self.user.is_empty() { DEFAULT_USER } else { &self.user }
+    }
+
+    /// Whether it is what `CLIENT LIST` calls of type `pubsub`.
+    pub fn listens(&self) -> bool {
+        self.channels + self.patterns > 0
     }
 }
 

@@ -90,6 +90,7 @@ impl From<Error> for Frame {
         let text = match error.code {
             NoLeader | NoQuorum => format!("CLUSTERDOWN The cluster is down: {message}"),
             NotStarted => format!("LOADING {message}"),
+            NotLeader => format!("READONLY You can't write against a read only replica: {message}"),
             Overloaded => format!("BUSY {message}"),
             DiskFull => format!("MISCONF {message}"),
             InsufficientReplicas => format!("NOREPLICAS {message}"),
@@ -115,7 +116,7 @@ mod tests {
         let cases = [
             (ErrorCode::NoLeader, "CLUSTERDOWN The cluster is down: m"),
             (ErrorCode::NoQuorum, "CLUSTERDOWN The cluster is down: m"),
-            (ErrorCode::NotLeader, "TRYAGAIN m"),
+            (ErrorCode::NotLeader, "READONLY You can't write against a read only replica: m"),
             (ErrorCode::PeerUnreachable, "TRYAGAIN m"),
             (ErrorCode::NotStarted, "LOADING m"),
             (ErrorCode::Overloaded, "BUSY m"),

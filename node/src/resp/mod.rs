@@ -13,11 +13,13 @@ pub mod frame;
 mod inline;
 mod metrics;
 pub mod reference;
+mod script;
 mod server;
 mod session;
 mod stats;
 mod table;
 mod transaction;
+mod waiting;
 
 pub use metrics::Metrics;
 pub use server::{Limits, serve};

@@ -45,8 +45,22 @@ const TAIL: &str = "\
 - Members of sets and fields of hashes come in the order of their bytes. Commands that pick at random, and those
   whose summary says so, look at every element of the key. No answer has more than 1048576 elements.
 - A command that makes a string longer stops at 8 MiB.
-- There are no streams, no geographic and HyperLogLog commands, no `BITFIELD`, `SORT`, `DUMP` and `RESTORE`, no scripts and
-  functions, and no commands that block but `WAIT`.
+- A script runs on the node that its client talks to, and what it writes is one entry of the log, which takes effect only
+  if no key that the script looked at was changed meanwhile; else it runs again, at most 100 times or 5 s, then the reply
+  is `-TRYAGAIN` and nothing was done. So a script that is stopped, by the time limit of 5 s or by `SCRIPT KILL`, has done
+  nothing, and scripts with no key in common run side by side, 16 on a node at once. It may use keys that it does not name. What it
+  sees of the keyspace as a whole (`KEYS`, `SCAN`, `DBSIZE`, `RANDOMKEY`) is not compared again. `redis.call('publish')` returns 0
+  and the message goes out with the writes. It has 64 MiB of memory, and the libraries `string`, `table`, `math` and `cjson`
+  (`encode`, `decode`, `null`).
+- Scripts are kept for `EVALSHA` on the node that saw them, the newest 4096. `-NOSCRIPT` tells a client to send the text, which client
+  libraries do by themselves.
+- Commands that wait for an element may be sent to any node, whichever the element is written through. Those who wait on one node are
+  served in the order in which they came; between nodes there is none. The writer of an element is answered before it is taken, so
+  that others may see it for a moment.
+- What `DUMP` returns can be restored by HeliosDB alone.
+- There are no streams, no geographic and HyperLogLog commands, no `BITFIELD` and no functions.
+- `SORT`, `DUMP` and `RESTORE` in a transaction, and what writes with them, need all members to run this version or a newer
+  one; until then they are refused with `-TRYAGAIN`.
 - Other types than strings need all members to run this version or a newer one; until then they are refused with
   `-TRYAGAIN`.
 - `HELIOS.READ LEASE` promises the same as `LINEARIZABLE` as long as the members' clocks run at about the same speed, and

@@ -14,7 +14,9 @@ use super::clients::Clients;
 use super::connection::Connection;
 use super::cursor::Cursors;
 use super::metrics::Metrics;
+use super::script::Scripts;
 use super::stats::Stats;
+use super::waiting::Waiting;
 use crate::auth::Access;
 use crate::database::Database;
 use crate::tls::Door;
@@ -64,6 +66,8 @@ pub struct Shared {
     pub clients: Arc<Clients>,
     pub stats: Stats,
     pub cursors: Cursors,
+    pub scripts: Scripts,
+    pub waiting: Arc<Waiting>,
     pub started: Instant,
     /// Of the listener.
     pub address: SocketAddr,
@@ -89,6 +93,8 @@ pub async fn serve<D: Database>(
         clients: Arc::default(),
         stats: Stats::default(),
         cursors: Cursors::default(),
+        scripts: Scripts::default(),
+        waiting: Arc::default(),
         started: Instant::now(),
         address: listener.local_addr()?,
     });

@@ -26,8 +26,19 @@ pub struct Session {
     pub watched: Vec<Guard>,
     /// What it listens to, once it has listened to anything.
     pub subscriber: Option<Subscriber>,
+    /// What is left unanswered (`CLIENT REPLY`).
+    pub silence: Silence,
     /// Close once what was asked so far is answered (`QUIT`).
     pub closing: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Silence {
+    #[default]
+    Never,
+    /// For so many replies.
+    Next(u8),
+    Always,
 }
 
 impl Session {
@@ -41,12 +52,22 @@ impl Session {
             queue: None,
             watched: Vec::new(),
             subscriber: None,
+            silence: Silence::default(),
             closing: false,
         }
     }
 }
 
 impl Session {
+    /// Whether the next reply is to be left out.
+    pub fn is_silent(&mut self) -> bool {
+        let was = self.silence;
+        if let Silence::Next(count) = was {
+            self.silence = if count > 1 { Silence::Next(count - 1) } else { Silence::Never };
+        }
+        was != Silence::Never
+    }
+
     /// Reads from now on see the write of `token` too.
     pub fn follow(&mut self, token: Token) {
         let is_behind = |known: &Token| known.cluster_id != token.cluster_id || known.index < token.index;

@@ -1,11 +1,12 @@
 //! What a connection queues between `MULTI` and `EXEC`.
 
-use helios_proto::v1::{Command, Guard, Transaction};
+use helios_proto::v1::Command;
 
 use super::commands::write::Answer;
 use super::commands::{Local, Read, Request};
 use super::error::Refusal;
 use super::frame::Frame;
+use super::script::ScriptCall;
 
 /// What a queued command costs beside its words.
 const COMMAND_BYTES: usize = 64;
@@ -25,6 +26,9 @@ pub struct Queue {
 pub enum Queued {
     /// By the next step of the entry.
     Step(Answer),
+    Script(ScriptCall),
+    /// By its script, or by the step of one that has scripts beside it.
+    Told,
     /// After the entry, by this node: what touches no keys, and walks over them.
     Later(Request),
     Refused(Refusal),
@@ -50,6 +54,13 @@ impl Queue {
                 self.steps.push(Command { op, ..Command::default() });
                 Queued::Step(Answer::Plain)
             }
+            // Nothing waits inside of a transaction.
+            Ok(Request::Block(blocking)) => {
+                let op = Some(blocking.op(&blocking.keys));
+                self.steps.push(Command { op, ..Command::default() });
+                Queued::Step(blocking.answer)
+            }
+            Ok(Request::Script(call)) => Queued::Script(call),
             Ok(request) => Queued::Later(request),
             Err(refusal) if refusal.is_of_form() => {
                 self.broken = true;
@@ -65,10 +76,9 @@ impl Queue {
         self.broken
     }
 
-    /// What goes to the log, if anything has to, and how each command is answered.
-    pub fn finish(self, guards: Vec<Guard>) -> (Option<Transaction>, Vec<Queued>) {
-        let needs_log = !self.steps.is_empty() || !guards.is_empty();
-        (needs_log.then_some(Transaction { guards, steps: self.steps }), self.queued)
+    /// What goes to the log, and how each command is answered.
+    pub fn finish(self) -> (Vec<Command>, Vec<Queued>) {
+        (self.steps, self.queued)
     }
 }
 
@@ -82,6 +92,8 @@ impl Request {
             }
             Self::Write(_)
             | Self::Read(_)
+            | Self::Script(_)
+            | Self::Block(_)
             | Self::Wait { .. }
             | Self::Subscribe { .. }
             | Self::Unsubscribe { .. }

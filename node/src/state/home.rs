@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::StateError;
-use crate::disk::{Disk, DiskLock, Kind, LockMode, RealDisk, Stream};
+use crate::disk::{self, Disk, DiskLock, Kind, LockMode, RealDisk, Stream};
 
 const CURRENT: &str = "CURRENT";
 const LOCK: &str = "LOCK";
@@ -66,12 +66,11 @@ impl Home {
 
     /// An error if the volume has less than `needed_bytes` left.
     pub fn check_room(&self, doing: &'static str, needed_bytes: u64) -> Result<(), StateError> {
-        match self.disk.free_bytes(&self.dir) {
-            Ok(free_bytes) if free_bytes < needed_bytes => {
+        match disk::short_of(self.disk.as_ref(), &self.dir, needed_bytes) {
+            Some(free_bytes) => {
                 Err(StateError::NoRoom { doing, dir: self.dir.clone(), free_bytes, needed_bytes })
             }
-            // Where it cannot be asked the write will tell.
-            Ok(_) | Err(_) => Ok(()),
+            None => Ok(()),
         }
     }
 

@@ -378,9 +378,13 @@ impl State {
     }
 
     /// For looking only: what it changes is dropped with it.
-    fn query_txn(&self, wall_ms: u64) -> Txn<'_> {
-        let meta = Meta { clock_ms: self.meta.clock_ms.max(wall_ms), ..self.meta.clone() };
+    pub fn query_txn(&self, wall_ms: u64) -> Txn<'_> {
+        let meta = self.meta_for_reading(wall_ms);
         Txn::new(self.view(), self.expiry_floor_ms.load(Ordering::Relaxed), meta).with_seed(rand::random())
+    }
+
+    pub fn meta_for_reading(&self, wall_ms: u64) -> Meta {
+        Meta { clock_ms: self.meta.clock_ms.max(wall_ms), ..self.meta.clone() }
     }
 
     /// The record as the entry at `index` finds it; an error for an entry that was applied before.

@@ -2,21 +2,19 @@
 
 use helios_proto::v1::command::Op;
 use helios_proto::v1::reply::Kind as Answer;
-use helios_proto::v1::{Command, Nil, Replies, Reply, Transaction};
+use helios_proto::v1::{Command, Guard, Nil, Replies, Reply, Transaction};
 use prost::Message as _;
 
 use super::command::{self, Failure, Outcome, invalid};
+use super::engines::EngineError;
 use super::txn::Txn;
 
 /// Of all answers together: they travel in one message, from the leader to the member that was asked.
 const MAX_ANSWER_BYTES: usize = 8 << 20;
 
 pub(super) fn execute(txn: &mut Txn<'_>, transaction: &Transaction) -> Outcome {
-    for guard in &transaction.guards {
-        let revision = txn.load(&guard.key)?.map_or(0, |value| value.revision);
-        if revision != guard.revision {
-            return Ok(Answer::NilList(Nil {}));
-        }
+    if !holds(txn, &transaction.guards)? {
+        return Ok(Answer::NilList(Nil {}));
     }
     let mut items = Vec::with_capacity(transaction.steps.len());
     let mut bytes = 0;
@@ -33,8 +31,18 @@ pub(super) fn execute(txn: &mut Txn<'_>, transaction: &Transaction) -> Outcome {
     Ok(Answer::List(Replies { items }))
 }
 
+/// Whether every key is as it was then.
+pub(super) fn holds(txn: &mut Txn<'_>, guards: &[Guard]) -> Result<bool, EngineError> {
+    for guard in guards {
+        if txn.load(&guard.key)?.map_or(0, |value| value.revision) != guard.revision {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// A step that is refused has changed nothing: every command checks before it writes.
-fn run(txn: &mut Txn<'_>, step: &Command) -> Result<Answer, Failure> {
+pub(super) fn run(txn: &mut Txn<'_>, step: &Command) -> Result<Answer, Failure> {
     let outcome = match &step.op {
         Some(Op::RegisterMember(_) | Op::Apply(_) | Op::PurgeExpired(_) | Op::Transaction(_)) | None => {
             Err(invalid("a transaction holds commands on keys only"))

@@ -1,5 +1,6 @@
 //! One entry's changes, gathered before any reader sees them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes};
@@ -26,6 +27,29 @@ pub(super) struct Txn<'a> {
     collections: u32,
     /// Of the next random number.
     seed: u64,
+    /// Of each key that was looked for the revision it had before this transaction, if somebody wants to know.
+    seen: Option<BTreeMap<Bytes, u64>>,
+}
+
+/// A transaction that is put aside between two commands of a [`Trial`](super::Trial).
+#[derive(Default)]
+pub(super) struct Draft {
+    overlay: Overlay,
+    pub seen: BTreeMap<Bytes, u64>,
+    /// Keys made less keys removed; wraps.
+    keys_added: u64,
+    collections: u32,
+    seed: u64,
+}
+
+impl Draft {
+    pub fn with_seed(seed: u64) -> Self {
+        Self { seed, ..Self::default() }
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.overlay.bytes()
+    }
 }
 
 /// Keys looked for.
@@ -57,7 +81,26 @@ impl<'a> Txn<'a> {
         let changes = Changes::none(meta);
         let lookups = Lookups::default();
         // Every member draws the same numbers.
-        Self { view, expiry_floor_ms, changes, index, machine: None, lookups, collections: 0, seed: index }
+        let (machine, seen) = (None, None);
+        Self { view, expiry_floor_ms, changes, index, machine, lookups, collections: 0, seed: index, seen }
+    }
+
+    /// Goes on where [`Txn::put_aside`] left off. The state may have moved on since: `seen` tells by what.
+    pub fn resume(view: View<'a>, meta: Meta, draft: Draft) -> Self {
+        let Draft { overlay, seen, keys_added, collections, seed } = draft;
+        let key_count = meta.key_count.wrapping_add(keys_added);
+        let mut txn = Self::new(view, 0, Meta { key_count, ..meta });
+        // No entry has this index, so what it makes is never mistaken for what an entry made.
+        txn.index = u64::MAX;
+        txn.changes.overlay = overlay;
+        Self { collections, seed, seen: Some(seen), ..txn }
+    }
+
+    /// `key_count`: of the state, as [`Txn::resume`] was given it.
+    pub fn put_aside(self, key_count: u64) -> Draft {
+        let Self { changes, collections, seed, seen, .. } = self;
+        let keys_added = changes.meta.key_count.wrapping_sub(key_count);
+        Draft { overlay: changes.overlay, seen: seen.unwrap_or_default(), keys_added, collections, seed }
     }
 
     pub fn with_seed(self, seed: u64) -> Self {
@@ -92,6 +135,12 @@ impl<'a> Txn<'a> {
             }
             value => value,
         };
+        // Once every key was removed by itself, what was there before does not matter.
+        if let Some(seen) = self.seen.as_mut().filter(|_| !self.changes.overlay.is_cleared())
+            && !seen.contains_key(key)
+        {
+            seen.insert(Bytes::copy_from_slice(key), value.as_ref().map_or(0, |value| value.revision));
+        }
         let count = if value.is_some() { &mut self.lookups.found } else { &mut self.lookups.missed };
         *count += 1;
         Ok(value)
@@ -136,7 +185,7 @@ impl<'a> Txn<'a> {
         }
         self.changes.overlay.put(value::data_key(key), Some(new.encode()));
         if old.is_none() {
-            self.changes.meta.key_count += 1;
+            self.changes.meta.key_count = self.changes.meta.key_count.wrapping_add(1);
         }
     }
 
@@ -156,7 +205,8 @@ impl<'a> Txn<'a> {
     pub fn erase(&mut self, key: &[u8], old: &Value) {
         self.unindex(key, old.expire_at_ms);
         self.changes.overlay.put(value::data_key(key), None);
-        self.changes.meta.key_count -= 1;
+        // Wraps in a trial only, whose count is taken from a state that moves on.
+        self.changes.meta.key_count = self.changes.meta.key_count.wrapping_sub(1);
     }
 
     /// Removes every key. What is known of requests stays: one sent again must not be applied to

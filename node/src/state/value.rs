@@ -59,7 +59,7 @@ impl Kind {
         }
     }
 
-    fn code(self) -> u8 {
+    pub(super) fn code(self) -> u8 {
         match self {
             Self::Other(code) => code,
             Self::String => 1,
@@ -70,7 +70,7 @@ impl Kind {
         }
     }
 
-    fn of(code: u8) -> Self {
+    pub(super) fn of(code: u8) -> Self {
         let known = [Self::String, Self::Hash, Self::Set, Self::List, Self::SortedSet];
         known.into_iter().find(|kind| kind.code() == code).unwrap_or(Self::Other(code))
     }

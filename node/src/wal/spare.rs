@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::directory::Directory;
 use super::{WalError, WalOptions};
-use crate::disk::{DiskFile, Kind};
+use crate::disk::{self, DiskFile, Kind};
 
 /// Written and synced at a time; bounds how long one [`Spares::step`] holds up an append.
 const STEP_BYTES: usize = 1 << 20;
@@ -134,10 +134,9 @@ fn need(dir: &Directory, bytes: u64) -> Result<(), WalError> {
 
 /// Looks before it is written: half a segment of zeros would take from others what is left.
 fn room(dir: &Directory, bytes: u64) -> io::Result<()> {
-    match dir.disk().free_bytes(dir.path()) {
-        Ok(free) if free < bytes => Err(io::ErrorKind::StorageFull.into()),
-        // Where it cannot be asked the write will tell.
-        Ok(_) | Err(_) => Ok(()),
+    match disk::short_of(dir.disk(), dir.path(), bytes) {
+        Some(_) => Err(io::ErrorKind::StorageFull.into()),
+        None => Ok(()),
     }
 }
 

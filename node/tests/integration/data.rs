@@ -62,6 +62,18 @@ async fn the_grpc_service_puts_gets_deletes_and_ranges_on_every_node() {
         let bounded = kv.range(RangeRequest { end: "c".into(), ..range }).await.unwrap().into_inner();
         assert_eq!((bounded.entries.len(), bounded.more), (1, false));
     }
+    // Keys of other types have no value to show, and no page is empty for them while strings come after.
+    let mut redis = cluster[0].redis().await;
+    for key in ["b1", "b2", "b3", "b4"] {
+        let () = redis::cmd("RPUSH").arg(key).arg("element").query_async(&mut redis).await.unwrap();
+    }
+    let range = RangeRequest { start: "b0".into(), limit: 1, ..RangeRequest::default() };
+    let page = cluster[0].kv().range(range).await.unwrap().into_inner();
+    let keys: Vec<_> = page.entries.iter().map(|entry| entry.key.clone()).collect();
+    assert_eq!((keys, page.more), (vec!["c".into()], true));
+    let range = RangeRequest { start: "b0".into(), end: "b9".into(), limit: 1, ..RangeRequest::default() };
+    let page = cluster[0].kv().range(range).await.unwrap().into_inner();
+    assert_eq!((page.entries.len(), page.more), (0, false));
     let delete =
         DeleteRequest { keys: vec!["a".into(), "b".into(), "nowhere".into()], ..DeleteRequest::default() };
     let deleted = cluster[1].kv().delete(delete).await.unwrap().into_inner();

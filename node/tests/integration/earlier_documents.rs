@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::common::{Cluster, Node, NodePorts, Ports, info_field};
 
-async fn assert_one_cluster(cluster: &mut Cluster) {
+pub async fn assert_one_cluster(cluster: &mut Cluster) {
     cluster.start_all();
     cluster.wait_ready().await;
     let leader = cluster.leader().await;

@@ -29,6 +29,43 @@ async fn a_killed_leader_is_replaced_without_waiting_for_the_election_timeout() 
     load.finish().await.assert_kept(&cluster.agreed_data().await);
 }
 
+/// S0: who looks every 50 ms sees the leader change exactly once.
+#[tokio::test]
+async fn a_poller_sees_one_change_of_leader_for_each_failover() {
+    const LOOK: Duration = Duration::from_millis(50);
+    /// Looks at an unchanged leader, after which no second change is taken to come.
+    const SETTLED: usize = 40;
+    let mut cluster = Cluster::of_three().await;
+    for _ in 0..3 {
+        let old = cluster.leader().await;
+        let others = [(old + 1) % 3, (old + 2) % 3];
+        let before = cluster[old].status().await.leader_name;
+        cluster[old].kill();
+        let mut seen = others.map(|_| vec![before.clone()]);
+        let mut unchanged = 0;
+        let mut looks = tokio::time::interval(LOOK);
+        while unchanged < SETTLED {
+            looks.tick().await;
+            unchanged += 1;
+            for (at, seen) in others.iter().zip(&mut seen) {
+                let leader = cluster[*at].try_status().await.map(|status| status.leader_name);
+                let last = seen.last().cloned();
+                if let Some(leader) = leader.filter(|name| !name.is_empty() && Some(name) != last.as_ref()) {
+                    seen.push(leader);
+                    unchanged = 0;
+                }
+                // Still to come.
+                if seen.len() == 1 {
+                    unchanged = 0;
+                }
+            }
+        }
+        assert!(seen[0].len() == 2 && seen[0] == seen[1], "{seen:?}");
+        cluster[old].start();
+        cluster[old].wait_ready().await;
+    }
+}
+
 #[tokio::test]
 async fn where_leases_are_on_a_killed_leader_keeps_its_time() {
     let mut cluster = Cluster::fixed(3);

@@ -157,3 +157,20 @@ async fn count_until(until: Instant, port: u16) -> Counted {
     }
     counted
 }
+
+/// S0: without faults the term stays what it is. `HELIOS_QUIET_SECONDS` of them, 600 unless told.
+#[tokio::test]
+#[ignore = "takes ten minutes"]
+async fn nothing_happens_while_nothing_happens() {
+    let seconds = std::env::var("HELIOS_QUIET_SECONDS").map_or(600, |text| text.parse().unwrap());
+    let cluster = Cluster::of_three().await;
+    let seen =
+        async || cluster.statuses().await.into_iter().map(|node| (node.term, node.leader_name)).collect();
+    let before: Vec<_> = seen().await;
+    let end = Instant::now() + Duration::from_secs(seconds);
+    let mut looks = tokio::time::interval(Duration::from_secs(1));
+    while Instant::now() < end {
+        looks.tick().await;
+        assert_eq!(seen().await, before);
+    }
+}

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use helios_proto::v1::{ErrorCode, InitializeRequest, PromoteRequest, RemoveRequest, Role, StepDownRequest};
+use rustix::process::Signal;
 
 use crate::common::{Cluster, Load, Operator, error_code, eventually, http, never};
 
@@ -220,8 +221,8 @@ async fn a_leader_asked_to_remove_itself_hands_over_first() {
 }
 
 #[tokio::test]
-async fn the_last_voter_and_a_needed_voter_cannot_be_removed() {
-    let mut cluster = Cluster::blank(2);
+async fn the_last_voter_neither_goes_nor_gives_way() {
+    let mut cluster = Cluster::blank(1);
     cluster.start_all();
     Operator::initialize(&cluster[0]).await;
     let remove = |id| RemoveRequest { id, ..Default::default() };
@@ -234,4 +235,39 @@ async fn the_last_voter_and_a_needed_voter_cannot_be_removed() {
     );
     let mut client = cluster[0].redis().await;
     let () = redis::cmd("SET").arg("key").arg("value").query_async(&mut client).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_voter_that_the_quorum_needs_is_not_removed() {
+    let cluster = Cluster::of_three().await;
+    let leader = cluster.leader().await;
+    let (down, needed) = ((leader + 1) % 3, (leader + 2) % 3);
+    let id = cluster[needed].status().await.member_id;
+    cluster[down].signal(Signal::STOP);
+    let request = RemoveRequest { id, ..Default::default() };
+    eventually("the leader notices that a voter is down", async || {
+        let progress = cluster[leader].status().await.progress;
+        progress.iter().any(|peer| !peer.active).then_some(())
+    })
+    .await;
+    assert_eq!(error_code(cluster[leader].cluster().remove(request).await), ErrorCode::NoQuorum);
+    cluster[down].signal(Signal::CONT);
+    eventually("it goes once the other is back", async || {
+        cluster[leader].cluster().remove(request).await.ok()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_leader_that_steps_down_is_followed_by_another_at_once() {
+    let cluster = Cluster::of_three().await;
+    let leader = cluster.leader().await;
+    let before = cluster[leader].status().await;
+    let request = StepDownRequest { timeout_ms: 2_000, ..Default::default() };
+    let answer = cluster[leader].cluster().step_down(request).await.unwrap().into_inner();
+    assert_ne!(answer.leader_id, before.member_id);
+    assert_eq!(answer.term, before.term + 1, "more than one election");
+    let next = cluster.leader().await;
+    assert_eq!(cluster[next].status().await.member_id, answer.leader_id);
+    assert_eq!(error_code(cluster[leader].cluster().step_down(request).await), ErrorCode::NotLeader);
 }

@@ -56,7 +56,7 @@ impl Core {
         now: Instant,
     ) -> Result<membership::Decision, Error> {
         if self.node.raft.state != StateRole::Leader {
-            return Err(Error::not_leader(self.leader_name()));
+            return Err(Error::not_leader(self.leader()));
         }
         membership::check_token(&self.membership, expected.fencing_token)?;
         membership::check_index(&self.membership, expected.index)?;

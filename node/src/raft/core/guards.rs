@@ -35,6 +35,7 @@ impl Core {
             if self.has_lost_entries(&message) {
                 return;
             }
+            self.note_answer(&message);
             if let Err(error) = self.node.step(message) {
                 tracing::debug!(%error, "message not taken");
             }

@@ -108,6 +108,10 @@ pub struct Core {
     last_role: (StateRole, u64, u64),
     /// Void while a leader is known.
     leaderless_since: Instant,
+    /// Who has voted for this candidate, as the raft crate forgets it in the moment they are enough.
+    votes: BTreeSet<u64>,
+    /// That nobody wins was told since a leader was last known.
+    is_advised: bool,
     elections: u64,
     leader_changes: u64,
     read_rounds: u64,
@@ -121,6 +125,7 @@ pub struct Core {
     /// After leadership was given up for the disk's sake.
     stay_until: Instant,
     disk_transfers: u64,
+    snapshot_failures: u64,
     /// When to try again to find a leader among those who stay.
     give_way_at: Instant,
     lease_reads: u64,
@@ -161,6 +166,8 @@ impl Core {
         Ok(Self {
             last_role: (node.raft.state, node.raft.term, node.raft.leader_id),
             leaderless_since: now,
+            votes: BTreeSet::new(),
+            is_advised: false,
             node,
             reads: Reads::new(settings.id, boot_nonce),
             lease: Lease::new(settings.lease, now),
@@ -196,6 +203,7 @@ impl Core {
             formats: Formats::new(format::FORMAT),
             stay_until: now,
             disk_transfers: 0,
+            snapshot_failures: 0,
             give_way_at: now,
             lease_reads: 0,
             effects: Vec::new(),
@@ -324,6 +332,7 @@ impl Core {
         self.pump_reads(now);
         self.take_readies(now);
         self.note_role(now);
+        self.advise(now);
         self.leave_joint(now);
         self.leave_bad_disk(now);
         transfer::ask_again(self, now);

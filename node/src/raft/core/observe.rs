@@ -1,14 +1,19 @@
 //! What others may know of the core, and what it tells the log when its role changes.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use helios_proto::v1::Progress;
+use helios_proto::v1::{Member, Progress};
+use raft::eraftpb::{Message, MessageType};
 use raft::{ProgressState, StateRole};
 
 use super::super::membership;
 use super::super::types::*;
-use super::Core;
+use super::{Core, Settings};
+
+/// Longest election timeouts without a leader after which a candidate says what may help.
+const ADVICE_AFTER_TIMEOUTS: u32 = 8;
 
 impl Core {
     pub(in crate::raft) fn is_active(&self, id: u64, now: Instant) -> bool {
@@ -34,10 +39,12 @@ impl Core {
             match state {
                 StateRole::Candidate | StateRole::PreCandidate => {
                     self.elections += u64::from(state == StateRole::Candidate);
+                    self.votes = BTreeSet::from([self.settings.id]);
                     tracing::info!(term, ?state, "starting election");
                 }
                 StateRole::Leader => {
-                    tracing::info!(term, node = %self.own_name(), "Became leader: won election, entering leader state");
+                    let votes = std::mem::take(&mut self.votes).len().max(1);
+                    tracing::info!(term, votes, node = %self.own_name(), "Became leader: won election, entering leader state");
                 }
                 StateRole::Follower if old_state != StateRole::Follower => {
                     tracing::info!(term, "entering follower state");
@@ -47,15 +54,58 @@ impl Core {
         }
         if leader_id != old_leader && leader_id != 0 {
             self.leader_changes += 1;
-            tracing::info!(term, leader = %self.leader_name().unwrap_or_default(), "leader known");
+            self.is_advised = false;
+            tracing::info!(term, leader = %self.leader_name(), "leader known");
         } else if leader_id == 0 && old_leader != 0 {
             self.leaderless_since = now;
             tracing::info!(term, "no leader known");
         }
     }
 
-    pub(in crate::raft) fn leader_name(&self) -> Option<String> {
-        membership::name_of(&self.membership, self.node.raft.leader_id)
+    pub(in crate::raft) fn leader(&self) -> Option<&Member> {
+        membership::member(&self.membership, self.node.raft.leader_id)
+    }
+
+    pub(super) fn leader_name(&self) -> String {
+        self.leader().map(|leader| leader.name.clone()).unwrap_or_default()
+    }
+
+    pub(super) fn note_answer(&mut self, message: &Message) {
+        let raft = &self.node.raft;
+        match message.get_msg_type() {
+            MessageType::MsgRequestVoteResponse
+                if raft.state == StateRole::Candidate && message.term == raft.term && !message.reject =>
+            {
+                self.votes.insert(message.from);
+            }
+            MessageType::MsgAppendResponse if !message.reject => {
+                let peer = message.from;
+                tracing::debug!(
+                    peer,
+                    match_index = message.index,
+                    term = message.term,
+                    "log replicated to peer"
+                );
+            }
+            _ => {}
+        }
+    }
+
+    /// Elections that go on without a winner are told of once, with what most often helps.
+    pub(super) fn advise(&mut self, now: Instant) {
+        let Settings { election_min, election_max, .. } = self.settings;
+        let is_standing = matches!(self.node.raft.state, StateRole::Candidate | StateRole::PreCandidate);
+        let leaderless = now.duration_since(self.leaderless_since);
+        if self.is_advised || !is_standing || leaderless < ADVICE_AFTER_TIMEOUTS * election_max {
+            return;
+        }
+        self.is_advised = true;
+        tracing::warn!(
+            ?leaderless,
+            "elections again and again, and nobody wins: check that most members run and reach each other; if they do and \
+             are slow to answer, raise raft.election_timeout on all members, for instance to 1s (now from {election_min:?} \
+             to {election_max:?})"
+        );
     }
 
     pub(super) fn own_name(&self) -> String {
@@ -89,6 +139,7 @@ impl Core {
             pending_proposals: self.proposals.len() as u64,
             read_rounds: self.read_rounds,
             lease_reads: self.lease_reads,
+            snapshot_failures: self.snapshot_failures,
             disk_transfers: self.disk_transfers,
             lowest_format: self.formats.lowest(&self.membership, self.settings.id),
             disk_is_bad: self.disk_is_bad(),

@@ -22,7 +22,7 @@ impl Core {
         }
         let mut proposals = std::mem::take(&mut self.proposed);
         if self.node.raft.state != StateRole::Leader {
-            return self.refuse(proposals, Error::not_leader(self.leader_name()));
+            return self.refuse(proposals, Error::not_leader(self.leader()));
         }
         if self.transfer.is_some() || self.node.raft.lead_transferee.is_some() {
             let room = MAX_PARKED.saturating_sub(self.parked.len()).min(proposals.len());
@@ -81,7 +81,7 @@ impl Core {
 
     pub(super) fn refuse(&self, proposals: Vec<Proposal>, error: Error) {
         for proposal in proposals {
-            drop(proposal.waiter.send(Err(error.clone())));
+            proposal.waiter.send(Err(error.clone()));
         }
     }
 }

@@ -133,13 +133,13 @@ impl Core {
         if committed.is_empty() {
             return;
         }
-        let hint = self.leader_name();
+        let leader = self.leader().cloned();
         let bytes = committed.iter().map(|entry| entry.data.len() as u64 + 64).sum();
         self.applying_bytes += bytes;
         let entries = committed
             .into_iter()
             .map(|entry| {
-                let waiter = self.proposals.committed(&entry, hint.as_deref());
+                let waiter = self.proposals.committed(&entry, leader.as_ref());
                 (entry, waiter)
             })
             .collect();

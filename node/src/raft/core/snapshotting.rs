@@ -42,6 +42,7 @@ impl Core {
     /// The cause, a full disk for one, is still there at once.
     pub(super) fn snapshot_failed(&mut self, now: Instant) {
         self.building_snapshot = false;
+        self.snapshot_failures += 1;
         self.snapshot_not_before = now + SNAPSHOT_RETRY;
     }
 

@@ -118,7 +118,10 @@ mod tests {
     /// The error that the proposal met at once; `None` if it was taken.
     fn refusal(core: &mut Core, op: Op, now: Instant) -> Option<Error> {
         let (waiter, mut receiver) = oneshot::channel::<Result<Reply, Error>>();
-        core.handle(Input::Propose(vec![Proposal { data: encoded(op), format: 1, waiter }]), now);
+        core.handle(
+            Input::Propose(vec![Proposal { data: encoded(op), format: 1, waiter: waiter.into() }]),
+            now,
+        );
         drain(core, now);
         receiver.try_recv().ok().map(|outcome| outcome.unwrap_err())
     }

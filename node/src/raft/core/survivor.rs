@@ -34,7 +34,7 @@ impl Core {
             );
         }
         if self.node.raft.leader_id != INVALID_ID {
-            let leader = self.leader_name().unwrap_or_default();
+            let leader = self.leader_name();
             return refuse(
                 ErrorCode::AlreadyStarted,
                 format!(

@@ -2,6 +2,7 @@
 
 mod formats;
 mod purge;
+mod rules;
 
 use helios_proto::v1::{Member, Reply};
 use raft::eraftpb::{ConfState, Entry, Message, MessageType};
@@ -259,7 +260,7 @@ fn a_single_voter_commits_only_what_is_on_its_disk() {
 
 fn proposal(data: &[u8]) -> (Proposal, oneshot::Receiver<Result<Reply, Error>>) {
     let (waiter, answer) = oneshot::channel();
-    (Proposal { data: data.to_vec(), format: OLDEST, waiter }, answer)
+    (Proposal { data: data.to_vec(), format: OLDEST, waiter: waiter.into() }, answer)
 }
 
 fn leader_of_one() -> Core {

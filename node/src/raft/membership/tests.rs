@@ -145,3 +145,14 @@ fn a_lower_token_is_refused_and_the_highest_is_remembered() {
     }
     assert_eq!(after(&later, &Change::Remove(4).fenced(6), 14).fencing_token, 7, "it never goes back");
 }
+
+/// The table of the coordinator's document: members, majority, failures survived.
+#[test]
+fn a_majority_is_more_than_half() {
+    for (members, majority, survived) in [(1, 1, 0), (2, 2, 0), (3, 2, 1), (4, 3, 1), (5, 3, 2), (7, 4, 3)] {
+        let records = (1..=members).map(|id| record(id, &id.to_string(), "d")).collect();
+        let membership = initial("c", records);
+        let least = (0..=members).find(|up| have_majority(&membership, |id| id <= *up));
+        assert_eq!((least, members - majority), (Some(majority), survived), "of {members}");
+    }
+}

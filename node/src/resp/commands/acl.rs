@@ -21,8 +21,8 @@ const CATEGORIES: [(&str, &str); 6] = [
 
 /// What removes everything is an admin's.
 const FLUSHES: [&str; 2] = ["flushall", "flushdb"];
-/// They write what their scripts write.
-const SCRIPTS: [&str; 2] = ["eval", "evalsha"];
+/// They write what their scripts write, or meddle with those of others.
+const SCRIPTS: [&str; 4] = ["eval", "evalsha", "script|flush", "script|kill"];
 
 #[derive(Debug)]
 pub enum AclRequest {

@@ -1,5 +1,6 @@
 //! `CLIENT`: what connections say of themselves and who is connected.
 
+use super::super::clients::Client;
 use super::super::codec::parse_integer;
 use super::super::error::{Refusal, shown};
 use super::super::frame::Frame;
@@ -23,6 +24,7 @@ pub enum ClientRequest {
 pub enum Selection {
     All,
     Numbered(Vec<i64>),
+    Typed(Type),
 }
 
 fn request(request: ClientRequest) -> Result<Request, Refusal> {
@@ -77,20 +79,35 @@ pub fn list(mut args: Args) -> Result<Request, Refusal> {
             let ids = args.rest().iter().map(|id| parse_integer(id)).collect::<Option<_>>();
             Selection::Numbered(ids.ok_or(Refusal::other("ERR Invalid client ID"))?)
         }
-        Some(option) if is(&option, "type") && args.len() == 1 => of_type(&args.word()?)?,
+        Some(option) if is(&option, "type") && args.len() == 1 => {
+            Selection::Typed(Type::parse(&args.word()?)?)
+        }
         Some(_) => return Err(Refusal::Syntax),
     };
     request(ClientRequest::List(selection))
 }
 
-/// No connection here is a replica, a master or subscribed.
-fn of_type(name: &[u8]) -> Result<Selection, Refusal> {
-    if is(name, "normal") {
-        return Ok(Selection::All);
+/// What Redis calls the type of a connection. None here is a replica or a master.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Type {
+    Normal,
+    PubSub,
+    Other,
+}
+
+impl Type {
+    pub fn parse(name: &[u8]) -> Result<Self, Refusal> {
+        match name {
+            name if is(name, "normal") => Ok(Self::Normal),
+            name if is(name, "pubsub") => Ok(Self::PubSub),
+            name if ["master", "replica", "slave"].iter().any(|known| is(name, known)) => Ok(Self::Other),
+            name => Err(Refusal::other(format!("ERR Unknown client type '{}'", shown(name, 128)))),
+        }
     }
-    let is_known = ["master", "pubsub", "replica", "slave"].iter().any(|known| is(name, known));
-    let unknown = || Refusal::other(format!("ERR Unknown client type '{}'", shown(name, 128)));
-    is_known.then_some(Selection::Numbered(vec![])).ok_or_else(unknown)
+
+    pub fn of(client: &Client) -> Self {
+        if client.profile().listens() { Self::PubSub } else { Self::Normal }
+    }
 }
 
 /// A name that fits into one field of `CLIENT LIST`; at most 1 KiB.
@@ -114,12 +131,13 @@ impl ClientRequest {
             }
             Self::Info => return Frame::Verbatim(client.describe()),
             Self::List(selection) => {
-                let wanted = |id: u64| match &selection {
+                let wanted = |client: &Client| match &selection {
                     Selection::All => true,
-                    Selection::Numbered(ids) => ids.contains(&id.cast_signed()),
+                    Selection::Numbered(ids) => ids.contains(&client.id.cast_signed()),
+                    Selection::Typed(wanted) => Type::of(client) == *wanted,
                 };
                 let clients = context.shared.clients.list();
-                let lines = clients.iter().filter(|client| wanted(client.id)).map(|client| client.describe());
+                let lines = clients.iter().filter(|client| wanted(client)).map(|client| client.describe());
                 return Frame::Verbatim(lines.collect());
             }
             Self::SetName(name) => client.profile().name = name,

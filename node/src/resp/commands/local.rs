@@ -12,8 +12,10 @@ use super::super::session::Session;
 use super::super::transaction::Queue;
 use super::acl::AclRequest;
 use super::client::ClientRequest;
+use super::client_control::Control;
 use super::connection::{self, Credentials, Hello};
 use super::pubsub::Census;
+use super::scripting::ScriptRequest;
 use super::{consistency, server, status};
 use crate::database::{Ack, Freshness};
 use crate::pubsub::Broker;
@@ -40,6 +42,8 @@ pub enum Local {
     Discard,
     Unwatch,
     Client(ClientRequest),
+    Control(Control),
+    Script(ScriptRequest),
     Acl(AclRequest),
     /// Names of sections in lower case; none: all.
     Info(Vec<String>),
@@ -92,7 +96,9 @@ impl Local {
                 *context.session = Session::new(context.shared.access.anyone());
                 context.client.profile().user.clear();
                 context.client.profile().name.clear();
-                context.client.profile().protocol = Protocol::default();
+                let mut profile = context.client.profile();
+                profile.protocol = Protocol::default();
+                (profile.channels, profile.patterns) = (0, 0);
                 Frame::Simple(Cow::Borrowed("RESET"))
             }
             Self::Quit => {
@@ -118,6 +124,8 @@ impl Local {
                 Frame::OK
             }
             Self::Client(request) => request.execute(context),
+            Self::Control(control) => control.execute(context),
+            Self::Script(request) => request.execute(&context.shared.scripts),
             Self::Acl(request) => request.execute(context),
             Self::Info(sections) => Frame::Verbatim(status::info(&sections, context)),
             Self::Role => status::role(&(context.status)()),

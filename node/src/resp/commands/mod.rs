@@ -2,7 +2,9 @@
 
 pub mod acl;
 pub mod args;
+pub mod blocking;
 pub mod client;
+pub mod client_control;
 pub mod connection;
 pub mod consistency;
 pub mod data;
@@ -13,6 +15,7 @@ pub mod local;
 pub mod pubsub;
 pub mod read;
 pub mod scan;
+pub mod scripting;
 pub mod server;
 pub mod status;
 pub mod strings;
@@ -24,11 +27,13 @@ use std::time::Duration;
 use bytes::Bytes;
 
 pub use args::Args;
+pub use blocking::Blocking;
 pub use local::{Context, Local};
 pub use read::Read;
 pub use write::Write;
 
 use super::error::Refusal;
+use super::script::ScriptCall;
 use crate::pubsub::Topic;
 
 /// Understands the arguments of one command; touches nothing.
@@ -44,6 +49,9 @@ pub enum Request {
     /// Touches no data.
     Local(Local),
     Exec,
+    Script(ScriptCall),
+    /// Waits for something to take, but not between `MULTI` and `EXEC`, nor in a script.
+    Block(Blocking),
     Watch(Vec<Bytes>),
     Subscribe {
         topic: Topic,

@@ -89,9 +89,10 @@ fn server(context: &Context<'_>, status: &StatusResponse) -> String {
 fn clients(context: &Context<'_>, _: &StatusResponse) -> String {
     let shared = context.shared;
     format!(
-        "connected_clients:{}\r\nmaxclients:{}\r\nblocked_clients:0\r\n",
+        "connected_clients:{}\r\nmaxclients:{}\r\nblocked_clients:{}\r\n",
         shared.clients.len(),
-        shared.limits.max_clients
+        shared.limits.max_clients,
+        shared.waiting.count()
     )
 }
 

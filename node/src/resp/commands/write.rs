@@ -19,6 +19,12 @@ pub enum Answer {
     Plain,
     /// 1 for done, 0 for not done.
     Flag,
+    /// Nil says that the key exists.
+    UnlessBusy,
+    /// Key and element, of a key and a list of one.
+    FirstElement,
+    /// Key, member and score, of a key and a list of one pair.
+    FirstScored,
 }
 
 impl Write {
@@ -36,6 +42,9 @@ impl Answer {
         match (reply.kind, self) {
             (Some(Kind::Done(_)), Self::Flag) => Frame::Integer(1),
             (Some(Kind::Nil(_)), Self::Flag) => Frame::Integer(0),
+            (Some(Kind::Nil(_)), Self::UnlessBusy) => Frame::error("BUSYKEY Target key name already exists."),
+            (Some(kind), Self::FirstElement) => flattened(frame(kind), 1),
+            (Some(kind), Self::FirstScored) => flattened(frame(kind), 2),
             (Some(kind), _) => frame(kind),
             (None, _) => {
                 Frame::error("ERR the leader runs a newer version whose answer is not understood here")
@@ -59,6 +68,20 @@ pub fn frame(kind: Kind) -> Frame {
         Kind::Set(items) => Frame::Set(frames(items).collect()),
         Kind::Map(items) => Frame::Map(pairs(items)),
         Kind::Pairs(items) => Frame::Pairs(pairs(items)),
+    }
+}
+
+/// Lists in the list, and in these if `depth` is 2, as if their elements were its own.
+fn flattened(frame: Frame, depth: usize) -> Frame {
+    match frame {
+        Frame::Array(items) if depth > 0 => {
+            let spread = |item| match flattened(item, depth - 1) {
+                Frame::Array(inner) => inner,
+                other => vec![other],
+            };
+            Frame::Array(items.into_iter().flat_map(spread).collect())
+        }
+        other => other,
     }
 }
 

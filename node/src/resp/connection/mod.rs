@@ -3,6 +3,8 @@
 //! In a round, writes that follow one another go to the log as one batch, and reads that follow
 //! one another share one read barrier. A read after a write waits for that write.
 
+mod atomic;
+mod blocking;
 mod subscriptions;
 mod transactions;
 
@@ -72,6 +74,7 @@ struct Round {
     writers: Vec<(&'static Spec, Answer)>,
     /// Outcome of the barrier that covers the reads from here to the next write.
     barrier: Option<Result<(), Error>>,
+    shutdown: CancellationToken,
 }
 
 impl<D: Database> Connection<D> {
@@ -101,7 +104,7 @@ impl<D: Database> Connection<D> {
                 continue;
             }
             self.begun = None;
-            self.run_round(requests).await?;
+            self.run_round(requests, &shutdown).await?;
             if let Some(error) = broken {
                 self.shared.metrics.rejected("protocol_error");
                 return self.refuse(&error).await;
@@ -168,7 +171,7 @@ impl<D: Database> Connection<D> {
         }
     }
 
-    async fn run_round(&mut self, requests: Vec<Vec<Bytes>>) -> io::Result<()> {
+    async fn run_round(&mut self, requests: Vec<Vec<Bytes>>, shutdown: &CancellationToken) -> io::Result<()> {
         let mut round = Round {
             arrived: Instant::now(),
             // A slow clock here must not make a new expiry look past already.
@@ -176,6 +179,7 @@ impl<D: Database> Connection<D> {
             writes: Vec::new(),
             writers: Vec::new(),
             barrier: None,
+            shutdown: shutdown.clone(),
         };
         for words in requests {
             let bytes = words.iter().map(Bytes::len).sum();
@@ -227,6 +231,11 @@ impl<D: Database> Connection<D> {
                     let count = self.db.publish(channel, payload).await;
                     (spec.name, Frame::Integer(count.cast_signed()))
                 }
+                Ok((spec, Request::Script(call))) => (spec.name, self.run_script(call, &mut round).await),
+                Ok((spec, Request::Block(blocking))) => match self.block(blocking, &mut round).await? {
+                    Some(frame) => (spec.name, frame),
+                    None => return Ok(()),
+                },
                 Ok((spec, Request::Exec)) => (spec.name, self.exec(&mut round).await),
                 Err((name, refusal)) => (name, refusal.into()),
             };
@@ -329,7 +338,8 @@ impl<D: Database> Connection<D> {
     async fn read(&mut self, read: Read, round: &mut Round) -> Result<Frame, Error> {
         self.await_fresh(round).await?;
         let Shared { cursors, stats, .. } = &*self.shared;
-        read.execute(&Snapshot { store: self.db.store(), wall_ms: wall_ms(), cursors, stats }).await
+        let snapshot = Snapshot { store: self.db.store(), wall_ms: wall_ms(), cursors, stats, tried: None };
+        read.execute(&snapshot).await
     }
 
     async fn await_fresh(&self, round: &mut Round) -> Result<(), Error> {
@@ -353,7 +363,9 @@ impl<D: Database> Connection<D> {
     }
 
     fn reply(&mut self, command: &'static str, frame: Frame, round: &Round) {
-        frame.encode(self.session.protocol, &mut self.output);
+        if !self.session.is_silent() {
+            frame.encode(self.session.protocol, &mut self.output);
+        }
         self.shared.stats.answered(frame.is_error());
         self.shared.metrics.command(command, frame.is_error(), round.arrived.elapsed());
     }

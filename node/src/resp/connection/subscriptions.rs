@@ -28,7 +28,16 @@ impl<D: Database> Connection<D> {
                 "ERR this connection may listen to {MAX_TOPICS} channels and patterns; UNSUBSCRIBE from some"
             )),
         });
-        Frame::Sequence(answers.collect())
+        let answers = answers.collect();
+        self.note_topics();
+        Frame::Sequence(answers)
+    }
+
+    /// For `CLIENT LIST`.
+    fn note_topics(&self) {
+        let (channels, patterns) = self.session.subscriber.as_ref().map_or((0, 0), Subscriber::counts);
+        let mut profile = self.client.profile();
+        (profile.channels, profile.patterns) = (channels, patterns);
     }
 
     /// Without names: from all.
@@ -47,6 +56,7 @@ impl<D: Database> Connection<D> {
         if answers.is_empty() {
             answers.push(answer(word, Frame::Null, subscriber.as_ref().map_or(0, Subscriber::count)));
         }
+        self.note_topics();
         Frame::Sequence(answers)
     }
 

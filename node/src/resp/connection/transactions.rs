@@ -3,12 +3,13 @@
 use bytes::Bytes;
 use helios_proto::v1::command::Op;
 use helios_proto::v1::reply::Kind;
-use helios_proto::v1::{Guard, Reply};
+use helios_proto::v1::{Command, Guard, Reply, Transaction};
 
 use super::super::commands::Request;
 use super::super::commands::write::Answer;
 use super::super::frame::Frame;
 use super::super::transaction::{MAX_WATCHED, Queued};
+use super::atomic::Part;
 use super::{Connection, Round};
 use crate::database::Database;
 use crate::error::Error;
@@ -44,11 +45,14 @@ impl<D: Database> Connection<D> {
         if queue.is_broken() {
             return Frame::error("EXECABORT Transaction discarded because of previous errors.");
         }
-        let (transaction, queued) = queue.finish(guards);
-        let mut steps = Vec::new().into_iter();
-        if let Some(transaction) = transaction {
-            match self.submit_one(Op::Transaction(transaction), round).await {
-                Ok(Reply { kind: Some(Kind::List(replies)), .. }) => steps = replies.items.into_iter(),
+        let (steps, queued) = queue.finish();
+        if queued.iter().any(|queued| matches!(queued, Queued::Script(_))) {
+            return self.exec_with_scripts(steps, queued, guards, round).await;
+        }
+        let mut replies = Vec::new().into_iter();
+        if !(steps.is_empty() && guards.is_empty()) {
+            match self.submit_one(Op::Transaction(Transaction { guards, steps }), round).await {
+                Ok(Reply { kind: Some(Kind::List(list)), .. }) => replies = list.items.into_iter(),
                 Ok(reply) => return Answer::Plain.frame(reply),
                 Err(error) => return self.failure(error),
             }
@@ -56,12 +60,42 @@ impl<D: Database> Connection<D> {
         let mut frames = Vec::with_capacity(queued.len());
         for queued in queued {
             frames.push(match queued {
-                Queued::Step(answer) => answer.frame(steps.next().unwrap_or_default()),
-                Queued::Refused(refusal) => refusal.into(),
-                Queued::Later(request) => self.answer_later(request, round).await,
+                Queued::Step(answer) => answer.frame(replies.next().unwrap_or_default()),
+                queued => self.answer_queued(queued, round).await,
             });
         }
         Frame::Array(frames)
+    }
+
+    /// A step may depend on a script before it, so all are tried here, one after the other.
+    async fn exec_with_scripts(
+        &mut self,
+        steps: Vec<Command>,
+        queued: Vec<Queued>,
+        guards: Vec<Guard>,
+        round: &mut Round,
+    ) -> Frame {
+        let (parts, queued) = Part::of_queue(queued, steps);
+        let mut told = match self.run_parts(parts, guards, round).await {
+            Ok(frames) => frames.into_iter(),
+            Err(frame) => return frame,
+        };
+        let mut frames = Vec::with_capacity(queued.len());
+        for queued in queued {
+            frames.push(match queued {
+                Queued::Told => told.next().unwrap_or(Frame::Null),
+                queued => self.answer_queued(queued, round).await,
+            });
+        }
+        Frame::Array(frames)
+    }
+
+    async fn answer_queued(&mut self, queued: Queued, round: &mut Round) -> Frame {
+        match queued {
+            Queued::Refused(refusal) => refusal.into(),
+            Queued::Later(request) => self.answer_later(request, round).await,
+            Queued::Step(_) | Queued::Script(_) | Queued::Told => Frame::Null,
+        }
     }
 
     async fn answer_later(&mut self, request: Request, round: &mut Round) -> Frame {
@@ -78,11 +112,16 @@ impl<D: Database> Connection<D> {
                 Frame::error("ERR channels are listened to outside of MULTI")
             }
             // As in Redis, nothing waits inside of a transaction.
-            Request::Wait { .. } | Request::Write(_) | Request::Exec | Request::Watch(_) => Frame::Integer(0),
+            Request::Wait { .. }
+            | Request::Write(_)
+            | Request::Script(_)
+            | Request::Block(_)
+            | Request::Exec
+            | Request::Watch(_) => Frame::Integer(0),
         }
     }
 
-    async fn submit_one(&mut self, op: Op, round: &mut Round) -> Result<Reply, Error> {
+    pub(super) async fn submit_one(&mut self, op: Op, round: &mut Round) -> Result<Reply, Error> {
         let outcome = self.db.submit(vec![op.into()], self.session.ack).await.pop();
         round.barrier = None;
         let reply = outcome.unwrap_or_else(|| Err(Error::outcome_unknown()))?;

@@ -1,6 +1,6 @@
 //! The connection.
 
-use super::super::commands::{client, connection, introspect};
+use super::super::commands::{client, client_control, connection, introspect};
 use super::{Group, NONE, Spec, commands};
 
 pub static COMMANDS: &[Spec] = commands! {
@@ -31,14 +31,20 @@ static CLIENT: &[Spec] = commands! {
         "Returns the number of the connection on this node.";
     "client|info" 2 NONE "noscript loading stale" "6.2.0" Connection client::info,
         "Returns information about the connection.";
+    "client|kill" -3 NONE "admin noscript loading stale" "2.4.0" Connection client_control::kill,
+        "Closes connections to this node, by address, or by ID, ADDR, LADDR, TYPE, USER and SKIPME.";
     "client|list" -2 NONE "admin noscript loading stale" "2.4.0" Connection client::list,
         "Lists the connections to this node.";
     "client|no-evict" 3 NONE "admin noscript loading stale" "7.0.0" Connection client::switch,
         "Accepted: no connection is evicted.";
     "client|no-touch" 3 NONE "noscript loading stale fast" "7.2.0" Connection client::switch,
         "Accepted: reads do not change keys.";
+    "client|reply" 3 NONE "noscript loading stale" "3.2.0" Connection client_control::reply,
+        "Says which replies are left out: none (ON), the next (SKIP), all (OFF).";
     "client|setinfo" 4 NONE "noscript loading stale fast" "7.2.0" Connection client::setinfo,
         "Records the name or version of the client library.";
     "client|setname" 3 NONE "noscript loading stale fast" "2.6.9" Connection client::setname,
         "Names the connection.";
+    "client|unblock" -3 NONE "admin noscript loading stale" "5.0.0" Connection client_control::unblock,
+        "Ends the wait of a connection, as if its time were up (TIMEOUT) or with an error (ERROR).";
 };

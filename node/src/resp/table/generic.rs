@@ -10,6 +10,8 @@ pub static COMMANDS: &[Spec] = commands! {
         "Deletes one or more keys.";
     "discard" 1 NONE "noscript loading stale fast" "2.0.0" Transactions transactions::discard,
         "Forgets what was queued.";
+    "dump" 2 ONE "readonly" "2.6.0" Generic data::call,
+        "Returns what a key holds as bytes for RESTORE, in a format of HeliosDB's own.";
     "exec" 1 NONE "noscript loading stale" "1.2.0" Transactions transactions::exec,
         "Executes what was queued as one entry of the log, unless a watched key was changed.";
     "exists" -2 ALL "readonly fast" "1.0.0" Generic data::call,
@@ -42,8 +44,14 @@ pub static COMMANDS: &[Spec] = commands! {
         "Renames a key, over another if there is one.";
     "renamenx" 3 TWO "write fast" "1.0.0" Generic data::call,
         "Renames a key unless the new name is taken.";
+    "restore" -4 ONE "write denyoom" "2.6.0" Generic data::restore,
+        "Makes a key of what DUMP returned.";
     "scan" -2 NONE "readonly" "2.8.0" Generic scan::scan,
         "Iterates over the keys.";
+    "sort" -2 ONE "write denyoom movablekeys" "1.0.0" Generic data::sort,
+        "Sorts a list, set or sorted set, and with STORE keeps the result.";
+    "sort_ro" -2 ONE "readonly movablekeys" "7.0.0" Generic data::call,
+        "Sorts a list, set or sorted set.";
     "touch" -2 ALL "readonly fast" "3.2.1" Generic data::call,
         "Returns how many of the given keys exist.";
     "ttl" 2 ONE "readonly fast" "1.0.0" Generic data::call,

@@ -6,6 +6,7 @@ mod generic;
 mod hashes;
 mod lists;
 mod pubsub;
+mod scripting;
 mod server;
 mod sets;
 mod sorted_sets;
@@ -63,13 +64,14 @@ pub enum Group {
     Generic,
     Transactions,
     PubSub,
+    Scripting,
     Connection,
     Server,
     Cluster,
 }
 
 impl Group {
-    pub const ALL: [Group; 11] = [
+    pub const ALL: [Group; 12] = [
         Self::String,
         Self::Hash,
         Self::Set,
@@ -78,6 +80,7 @@ impl Group {
         Self::Generic,
         Self::Transactions,
         Self::PubSub,
+        Self::Scripting,
         Self::Connection,
         Self::Server,
         Self::Cluster,
@@ -92,6 +95,7 @@ impl Group {
             Self::SortedSet => "sorted-set",
             Self::Transactions => "transactions",
             Self::PubSub => "pubsub",
+            Self::Scripting => "scripting",
             Self::Generic => "generic",
             Self::Connection => "connection",
             Self::Server => "server",
@@ -131,6 +135,7 @@ pub static COMMANDS: LazyLock<Vec<&'static Spec>> = LazyLock::new(|| {
         hashes::COMMANDS,
         lists::COMMANDS,
         pubsub::COMMANDS,
+        scripting::COMMANDS,
         server::COMMANDS,
         sets::COMMANDS,
         sorted_sets::COMMANDS,
@@ -171,10 +176,14 @@ const TWO: Keys = Keys { first: 1, last: 2, step: 1 };
 /// Behind a subcommand.
 const SECOND: Keys = Keys { first: 2, last: 2, step: 1 };
 const ALL: Keys = Keys { first: 1, last: -1, step: 1 };
+/// A timeout comes behind them.
+const BUT_LAST: Keys = Keys { first: 1, last: -2, step: 1 };
 const BITOP: Keys = Keys { first: 2, last: -1, step: 1 };
 const PAIRS: Keys = Keys { first: 1, last: -1, step: 2 };
 /// Told by a count in the request: clients ask `COMMAND GETKEYS`.
 const COUNTED: Keys = NONE;
+/// Likewise.
+const SCRIPT: Keys = NONE;
 
 macro_rules! commands {
     ($($name:literal $arity:literal $keys:ident $flags:literal $since:literal $group:ident

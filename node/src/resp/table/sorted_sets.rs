@@ -1,9 +1,15 @@
 //! Sorted sets.
 
-use super::super::commands::{data, element_scan};
-use super::{COUNTED, Group, ONE, Spec, TWO, commands};
+use super::super::commands::{blocking, data, element_scan};
+use super::{BUT_LAST, COUNTED, Group, ONE, Spec, TWO, commands};
 
 pub static COMMANDS: &[Spec] = commands! {
+    "bzmpop" -5 COUNTED "write blocking movablekeys" "7.0.0" SortedSet blocking::bzmpop,
+        "Removes and returns members of the first set that has any, once one has.";
+    "bzpopmax" -3 BUT_LAST "write fast blocking" "5.0.0" SortedSet blocking::bzpopmax,
+        "Removes and returns the member of the highest score of the first set that has any, once one has.";
+    "bzpopmin" -3 BUT_LAST "write fast blocking" "5.0.0" SortedSet blocking::bzpopmin,
+        "Removes and returns the member of the lowest score of the first set that has any, once one has.";
     "zadd" -4 ONE "write denyoom fast" "1.2.0" SortedSet data::call,
         "Adds members or changes their scores, with options NX XX GT LT CH INCR.";
     "zcard" 2 ONE "readonly fast" "1.2.0" SortedSet data::call,

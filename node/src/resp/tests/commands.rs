@@ -279,7 +279,7 @@ async fn errors_of_the_cluster_keep_the_connection_open() {
     assert!(client.line().await.starts_with("-ERR outcome unknown: "));
     *server.db.0.write_error.lock().unwrap() = Some(Error::not_leader(None));
     client.send("SET k v\r\n").await;
-    assert!(client.line().await.starts_with("-TRYAGAIN "));
+    assert!(client.line().await.starts_with("-READONLY "));
     *server.db.0.read_error.lock().unwrap() = Some(Error::new(ErrorCode::NoQuorum, "no majority answers"));
     client.check("GET k", "-CLUSTERDOWN The cluster is down: no majority answers").await;
     client.check("READONLY", "+OK").await;

@@ -1,11 +1,16 @@
 //! A real listener over a store that applies each write at once.
 
+mod blocking;
+mod clients;
 mod collections;
 mod commands;
 mod connections;
+mod fuzz;
 mod handshakes;
 mod pipelines;
 mod pubsub;
+mod scripts;
+mod sorting;
 mod transactions;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -49,6 +54,8 @@ struct Inner {
     role: Mutex<Role>,
     write_error: Mutex<Option<Error>>,
     read_error: Mutex<Option<Error>>,
+    /// Batches that were submitted so far.
+    waiting: AtomicUsize,
     /// Writes wait for a permit.
     gate: tokio::sync::Semaphore,
 }
@@ -66,6 +73,7 @@ impl LocalDb {
             role: Mutex::new(Role::Leader),
             write_error: Mutex::default(),
             read_error: Mutex::default(),
+            waiting: AtomicUsize::new(0),
             gate: tokio::sync::Semaphore::new(1),
         }))
     }
@@ -87,6 +95,7 @@ impl LocalDb {
 
 impl Database for LocalDb {
     async fn submit(&self, writes: Vec<WriteRequest>, ack: Ack) -> Vec<Result<Reply, Error>> {
+        self.0.waiting.fetch_add(1, Ordering::SeqCst);
         let _permit = self.0.gate.acquire().await.unwrap();
         *self.0.ack.lock().unwrap() = ack;
         self.0.batches.lock().unwrap().push(writes.len());

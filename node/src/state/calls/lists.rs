@@ -140,6 +140,24 @@ impl List {
     }
 }
 
+/// All elements of the list under `key`, in order.
+pub fn elements(txn: &mut Txn<'_>, key: &Bytes) -> Result<Vec<Bytes>, Failure> {
+    match List::find(txn, key)? {
+        Some(list) => list.slice(txn, 0..list.len()),
+        None => Ok(Vec::new()),
+    }
+}
+
+/// A list of these in place of whatever `key` holds; nothing if there are none.
+pub fn store(txn: &mut Txn<'_>, key: &Bytes, elements: Vec<Bytes>) -> Result<(), Failure> {
+    let mut list = List(Collection::in_place_of_any(txn, key, Kind::List)?);
+    for element in elements {
+        list.push(txn, End::Right, element);
+    }
+    list.save(txn);
+    Ok(())
+}
+
 fn push(txn: &mut Txn<'_>, mut words: Words<'_>, end: End, creates: bool) -> Outcome {
     let key = words.word()?;
     let found = List::find(txn, key)?;

@@ -7,6 +7,7 @@
 
 mod bits;
 mod decimal;
+mod dump;
 mod expiry;
 mod hashes;
 mod keys;
@@ -15,6 +16,7 @@ mod lists;
 mod number;
 mod set_algebra;
 mod sets;
+mod sort;
 mod strings;
 mod words;
 mod zset_algebra;
@@ -63,7 +65,18 @@ fn groups() -> impl Iterator<Item = &'static [Verb]> {
         zset_algebra::VERBS,
         set_algebra::VERBS,
         expiry::VERBS,
+        sort::VERBS,
+        dump::VERBS,
     ])
+}
+
+/// The log format from which on a call of this name can be read (ADR 0008).
+pub fn format_of(name: &str) -> u32 {
+    match name {
+        "dump" | "restore" | "sort" | "sort_ro" => 3,
+        // Came with calls themselves.
+        _ => 2,
+    }
 }
 
 /// The names of all, for whoever keeps a table of commands.

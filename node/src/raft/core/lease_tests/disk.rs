@@ -17,7 +17,10 @@ fn write_for(net: &mut Net, time: Duration) -> Vec<u64> {
         if let Some(id) = leader(net) {
             leaders.push(id);
             let (waiter, _answer) = oneshot::channel();
-            net.handle(id, Input::Propose(vec![Proposal { data: vec![1], format: 1, waiter }]));
+            net.handle(
+                id,
+                Input::Propose(vec![Proposal { data: vec![1], format: 1, waiter: waiter.into() }]),
+            );
         }
         net.advance(50 * MS);
     }

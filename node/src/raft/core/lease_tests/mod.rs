@@ -221,7 +221,7 @@ impl Net {
                 applied.conf_changes.push(conf_change);
             }
             match waiter {
-                Some(Waiter::Write(waiter)) => drop(waiter.send(Ok(Reply::default()))),
+                Some(Waiter::Write(waiter)) => waiter.send(Ok(Reply::default())),
                 Some(Waiter::Change(waiter)) => applied.changed.push(waiter),
                 None => {}
             }

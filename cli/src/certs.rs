@@ -1,0 +1,138 @@
+//! Certificates for clusters without Kubernetes: one CA in a directory, and leaf certificates of it.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use jiff::{Timestamp, ToSpan};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
+
+use crate::error::Error;
+use crate::lock::read;
+
+const CA_YEARS: i16 = 10;
+/// A clock that is a little behind has to take the certificate, too.
+const EARLIER_HOURS: i64 = 1;
+const PUBLIC: u32 = 0o644;
+const PRIVATE: u32 = 0o600;
+
+/// Makes `NAME.crt` and `NAME.key` in `dir`, and `ca.crt` and `ca.key` when there are none yet.
+///
+/// # Errors
+/// When a file cannot be written, exists already, or the CA there cannot be used.
+pub fn create(dir: &Path, name: &str, hosts: &[String], days: u32) -> Result<String, Error> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if name.is_empty() || name == "ca" || name.starts_with('.') || !name.bytes().all(plain) {
+        return Err(Error::Impossible(format!("--name {name:?}: write letters, digits, '-', '_' and '.'")));
+    }
+    fs::create_dir_all(dir).map_err(unwritable(dir))?;
+    let (ca_file, ca_key_file) = (dir.join("ca.crt"), dir.join("ca.key"));
+    let made = !ca_file.exists() && !ca_key_file.exists();
+    if made {
+        let (certificate, key) = authority().map_err(unusable)?;
+        write(&ca_key_file, &key, PRIVATE)?;
+        write(&ca_file, &certificate, PUBLIC)?;
+    }
+    let text = |path: &PathBuf| Ok::<_, Error>(String::from_utf8_lossy(&read(path)?).into_owned());
+    let key = KeyPair::from_pem(&text(&ca_key_file)?).map_err(unusable)?;
+    let issuer = Issuer::from_ca_cert_pem(&text(&ca_file)?, key).map_err(unusable)?;
+    let (certificate, key) = leaf(&issuer, name, hosts, days).map_err(unusable)?;
+    write(&dir.join(format!("{name}.key")), &key, PRIVATE)?;
+    write(&dir.join(format!("{name}.crt")), &certificate, PUBLIC)?;
+    let dir = dir.display();
+    let beginning = if made {
+        format!("{dir}/ca.crt and ca.key are a new CA; keep ca.key to yourself\n")
+    } else {
+        String::new()
+    };
+    Ok(format!(
+        "{beginning}{dir}/{name}.crt and {name}.key are valid for {days} days, for {}",
+        hosts.join(", ")
+    ))
+}
+
+fn authority() -> Result<(String, String), rcgen::Error> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, "HeliosDB CA");
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    valid_for(&mut params, i64::from(CA_YEARS) * 365);
+    let key = KeyPair::generate()?;
+    Ok((params.self_signed(&key)?.pem(), key.serialize_pem()))
+}
+
+fn leaf(
+    issuer: &Issuer<'_, KeyPair>,
+    name: &str,
+    hosts: &[String],
+    days: u32,
+) -> Result<(String, String), rcgen::Error> {
+    let mut params = CertificateParams::new(hosts)?;
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.use_authority_key_identifier_extension = true;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    valid_for(&mut params, days.into());
+    let key = KeyPair::generate()?;
+    Ok((params.signed_by(&key, issuer)?.pem(), key.serialize_pem()))
+}
+
+fn valid_for(params: &mut CertificateParams, days: i64) {
+    let now = Timestamp::now();
+    let day = |at: Timestamp| {
+        let date = at.to_zoned(jiff::tz::TimeZone::UTC).date();
+        rcgen::date_time_ymd(date.year().into(), date.month().unsigned_abs(), date.day().unsigned_abs())
+    };
+    params.not_before = day(now - EARLIER_HOURS.hours());
+    params.not_after = day(now + (24 * (days + 1)).hours());
+}
+
+/// Nothing is written over.
+fn write(path: &Path, text: &str, mode: u32) -> Result<(), Error> {
+    let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
+    file.and_then(|mut file| file.write_all(text.as_bytes())).map_err(unwritable(path))
+}
+
+fn unwritable(path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+    move |source| Error::File { path: path.to_owned(), source }
+}
+
+fn unusable(error: rcgen::Error) -> Error {
+    Error::Impossible(format!("no certificate: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use helios_proto::tls::{ClientTls, not_after};
+
+    use super::*;
+
+    #[test]
+    fn a_ca_is_made_once_and_its_leaves_are_what_members_take() {
+        let dir = tempfile::tempdir().unwrap();
+        let hosts = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+        let said = create(dir.path(), "node-1", &hosts, 30).unwrap();
+        assert!(said.contains("a new CA"), "{said}");
+        let ca = fs::read(dir.path().join("ca.crt")).unwrap();
+        let said = create(dir.path(), "node-2", &hosts, 30).unwrap();
+        assert!(!said.contains("a new CA"), "{said}");
+        assert_eq!(fs::read(dir.path().join("ca.crt")).unwrap(), ca);
+        let file = |name: &str| fs::read(dir.path().join(name)).unwrap();
+        let (certificate, key) = (file("node-2.crt"), file("node-2.key"));
+        ClientTls::from_pem(&ca, Some((&certificate, &key))).unwrap();
+        let days = (not_after(&certificate).unwrap() - Timestamp::now().as_second()) / 86_400;
+        assert!((29..=31).contains(&days), "{days}");
+        for private in ["ca.key", "node-1.key"] {
+            use std::os::unix::fs::PermissionsExt as _;
+            let mode = fs::metadata(dir.path().join(private)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, PRIVATE, "{private}");
+        }
+        assert!(matches!(create(dir.path(), "node-1", &hosts, 30), Err(Error::File { .. })), "written over");
+        assert!(create(dir.path(), "../x", &hosts, 30).is_err());
+    }
+}

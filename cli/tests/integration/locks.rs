@@ -1,0 +1,92 @@
+//! A member with certificates and users, made and asked with this program alone.
+
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use crate::dev::{ctl, free_ports, heliosd};
+
+/// Of `secret`.
+const HASH: &str = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
+
+struct Member(Child);
+
+impl Member {
+    fn start(dir: &Path, offset: u16) -> Self {
+        let port = |base: u16| format!("127.0.0.1:{}", base + offset);
+        let tls = "cert_file: member.crt, key_file: member.key, ca_file: ca.crt";
+        let config = format!(
+            "node: {{name: node-1, bootstrap: single}}\nlisten: {{client: '{}', peer: '{}'}}\n\
+             tls: {{peer: {{{tls}}}, client: {{{}}}}}\nauth: {{users_file: users.yaml}}\n",
+            port(6379),
+            port(7000),
+            tls.trim_end_matches(", ca_file: ca.crt")
+        );
+        std::fs::write(dir.join("heliosd.yaml"), config).unwrap();
+        let users = format!("users: [{{name: app, password_sha256: {HASH}, role: read-write}}]");
+        std::fs::write(dir.join("users.yaml"), users).unwrap();
+        let process = Command::new(heliosd())
+            .current_dir(dir)
+            .args(["--config", "heliosd.yaml"])
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut member = Self(process);
+        while TcpStream::connect(port(7000)).is_err() {
+            assert!(member.0.try_wait().unwrap().is_none(), "the member ended");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        member
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+fn error(output: &Output) -> String {
+    assert!(!output.status.success(), "{output:?}");
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+#[test]
+fn certificates_are_made_shown_and_asked_for() {
+    let (dir, (offset, _ports)) = (tempfile::tempdir().unwrap(), free_ports());
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    for name in ["member", "me"] {
+        let hosts = ["--host", "localhost", "--host", "127.0.0.1"];
+        let made = ctl(&[&["certs", "create", "--ca-dir", &path(""), "--name", name], &hosts[..]].concat());
+        assert!(made.status.success(), "{made:?}");
+    }
+    let _member = Member::start(dir.path(), offset);
+    let endpoint = format!("127.0.0.1:{}", 7000 + offset);
+    let (ca, cert, key) = (path("ca.crt"), path("me.crt"), path("me.key"));
+    let with = ["--endpoint", &endpoint, "--cacert", &ca, "--cert", &cert, "--key", &key];
+    // It tells its client address a moment after it begins.
+    let status = (0..100).map(|_| ctl(&[&with[..], &["status"]].concat())).find(|output| {
+        std::thread::sleep(Duration::from_millis(100));
+        output.status.success()
+    });
+    assert!(String::from_utf8(status.expect("it is healthy").stdout).unwrap().contains("HEALTHY"));
+
+    let told = error(&ctl(&["--endpoint", &endpoint, "snapshot", "node-1"]));
+    assert!(told.contains("no leader"), "{told}");
+    let told = String::from_utf8(ctl(&["--endpoint", &endpoint, "status"]).stdout).unwrap();
+    assert!(told.contains("speaks TLS only") && told.contains("--cacert"), "{told}");
+    let without = ["--endpoint", &endpoint, "--cacert", &ca, "status"];
+    let told = String::from_utf8(ctl(&without).stdout).unwrap();
+    assert!(told.contains("asks for a certificate, and none was shown"), "{told}");
+
+    std::fs::write(path("password"), "secret\n").unwrap();
+    let user = ["--user", "app", "--password-file", &path("password")];
+    let done = ctl(&[&with[..], &["set", "k", "v"], &user].concat());
+    assert_eq!((done.status.code(), done.stdout.as_slice()), (Some(0), b"OK\n".as_slice()), "{done:?}");
+    let told = error(&ctl(&[&with[..], &["get", "k"]].concat()));
+    assert!(told.contains("NOAUTH") && told.contains("--password-file"), "{told}");
+    let told = error(&ctl(&[&with[..], &["get", "k", "--user", "app", "--password", "wrong"]].concat()));
+    assert!(told.contains("WRONGPASS"), "{told}");
+}

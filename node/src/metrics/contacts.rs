@@ -1,0 +1,81 @@
+//! When each peer was last heard, and how long it takes to answer a heartbeat.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use raft::eraftpb::{Message, MessageType};
+
+/// An answer later than this is to a heartbeat that came after the one that is waited for.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(10);
+
+/// One entry for each member that was ever spoken to by this process.
+#[derive(Debug, Default)]
+pub struct Contacts(Mutex<HashMap<u64, Contact>>);
+
+#[derive(Debug, Default)]
+struct Contact {
+    heard: Option<Instant>,
+    /// The oldest heartbeat without an answer. Later ones wait for it, so that the time is never too short.
+    asked: Option<Instant>,
+}
+
+impl Contacts {
+    /// A message leaves for member `message.to`.
+    pub fn sent(&self, message: &Message, now: Instant) {
+        if message.get_msg_type() == MessageType::MsgHeartbeat {
+            let mut contacts = self.lock();
+            let contact = contacts.entry(message.to).or_default();
+            if contact.asked.is_none_or(|asked| now.duration_since(asked) > FORGOTTEN_AFTER) {
+                contact.asked = Some(now);
+            }
+        }
+    }
+
+    /// `messages` arrived from member `from`; answers the round trip of a heartbeat, if one ended.
+    pub fn heard(&self, from: u64, messages: &[Message], now: Instant) -> Option<Duration> {
+        let mut contacts = self.lock();
+        let contact = contacts.entry(from).or_default();
+        contact.heard = Some(now);
+        let is_answer = |message: &Message| message.get_msg_type() == MessageType::MsgHeartbeatResponse;
+        let asked = messages.iter().any(is_answer).then(|| contact.asked.take()).flatten()?;
+        Some(now.duration_since(asked)).filter(|took| *took <= FORGOTTEN_AFTER)
+    }
+
+    /// Each member's number, and how long ago it was heard.
+    pub fn ages(&self) -> Vec<(u64, Duration)> {
+        let heard = |(id, contact): (&u64, &Contact)| Some((*id, contact.heard?.elapsed()));
+        self.lock().iter().filter_map(heard).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Contact>> {
+        // Every critical section leaves the map whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(kind: MessageType) -> Message {
+        let mut message = Message { to: 2, ..Message::default() };
+        message.set_msg_type(kind);
+        message
+    }
+
+    #[test]
+    fn an_answer_is_timed_from_the_oldest_heartbeat_that_waits_for_one() {
+        let (contacts, start) = (Contacts::default(), Instant::now());
+        let at = |ms| start + Duration::from_millis(ms);
+        contacts.sent(&message(MessageType::MsgHeartbeat), at(0));
+        contacts.sent(&message(MessageType::MsgHeartbeat), at(100));
+        assert_eq!(contacts.heard(2, &[message(MessageType::MsgAppendResponse)], at(120)), None);
+        let answer = [message(MessageType::MsgHeartbeatResponse)];
+        assert_eq!(contacts.heard(2, &answer, at(130)), Some(Duration::from_millis(130)));
+        assert_eq!(contacts.heard(2, &answer, at(140)), None, "the answer to the second");
+        contacts.sent(&message(MessageType::MsgHeartbeat), at(200));
+        assert_eq!(contacts.heard(2, &answer, at(20_000)), None, "after a break of the link");
+        assert_eq!(contacts.ages().len(), 1);
+    }
+}

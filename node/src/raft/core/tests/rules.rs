@@ -1,0 +1,72 @@
+//! Rules of the paper that rest on the raft crate, held here at this core's own doors; and its bounds.
+
+use helios_proto::v1::ErrorCode;
+
+use super::*;
+
+/// Raft paper, 5.1: who is behind is told the term, and nothing of what it sent counts.
+#[test]
+fn an_append_of_an_older_term_changes_nothing() {
+    let mut core = follower(HardState { term: 5, ..HardState::default() });
+    let answered = step(&mut core, append(4, 5, 1));
+    assert!(answered.log.is_empty() && answered.applied.is_empty());
+    assert!(answered.sent.iter().all(|message| message.to == 2 && message.term == 5), "{:?}", answered.sent);
+    let status = core.status(Instant::now());
+    assert_eq!((status.term, status.leader_id, status.last_index), (5, 0, 5));
+}
+
+/// Raft paper, 5.2: the other one won. A candidate that went on would refuse what its leader commits.
+#[test]
+fn a_candidate_follows_who_leads_its_own_term() {
+    let mut core = follower(HardState::default());
+    let (min, max) = (ticks(Duration::from_millis(300)), ticks(Duration::from_millis(600)));
+    (0..min + max).for_each(|_| core.tick());
+    let asked = turn(&mut core);
+    assert!(asked.sent_types().contains(&MessageType::MsgRequestPreVote), "{:?}", asked.sent_types());
+    let granted = step(&mut core, message(MessageType::MsgRequestPreVoteResponse, 2, 2));
+    assert_eq!(core.status(Instant::now()).role, Role::Candidate);
+    granted.log.iter().for_each(|number| drop(persisted(&mut core, *number)));
+
+    step(&mut core, append(2, 5, 1));
+
+    let status = core.status(Instant::now());
+    assert_eq!((status.role, status.term, status.leader_id), (Role::Follower, 2, 2));
+    assert_eq!(status.last_index, 6);
+}
+
+#[test]
+fn what_is_proposed_together_goes_to_each_peer_as_one_message() {
+    const COUNT: usize = 500;
+    let mut mesh = Mesh::new(1);
+    let leader = mesh.elect();
+    let (proposals, _answers): (Vec<_>, Vec<_>) = (0..COUNT).map(|_| proposal(b"value")).unzip();
+    mesh.cores[leader].handle(Input::Propose(proposals), Instant::now());
+    let sent = turn(&mut mesh.cores[leader]).sent;
+    let appends: Vec<_> = sent.iter().filter(|one| one.get_msg_type() == MessageType::MsgAppend).collect();
+    assert_eq!(appends.iter().map(|one| one.entries.len()).collect::<Vec<_>>(), [COUNT, COUNT]);
+}
+
+#[test]
+fn what_is_not_applied_in_time_makes_new_writes_wait_and_then_be_refused() {
+    let mut core = leader_of_one();
+    let mut under_way = Vec::new();
+    let refused = (0..10_000).find_map(|_| {
+        let (proposal, mut answer) = proposal(&[7; 1 << 20]);
+        core.handle(Input::Propose(vec![proposal]), Instant::now());
+        for number in turn(&mut core).log {
+            under_way.extend(persisted(&mut core, number).applied);
+        }
+        answer.try_recv().ok()
+    });
+    assert_eq!(refused.unwrap().unwrap_err().code, ErrorCode::Overloaded);
+    assert!(ErrorCode::Overloaded.is_retryable());
+
+    let bytes = under_way.iter().map(|entry| entry.data.len() as u64 + 64).sum();
+    let index = under_way.last().unwrap().index;
+    let done = Applied { index, bytes, conf_changes: vec![], changed: vec![], membership: None };
+    core.on_done(Done::Applied(done), Instant::now());
+    let (proposal, mut answer) = proposal(b"small");
+    core.handle(Input::Propose(vec![proposal]), Instant::now());
+    assert!(!turn(&mut core).log.is_empty(), "nothing is taken any more");
+    assert!(answer.try_recv().is_err(), "refused though all is applied");
+}

@@ -1,0 +1,30 @@
+//! Scripts.
+
+use super::super::commands::{introspect, scripting};
+use super::{Group, NONE, SCRIPT, Spec, commands};
+
+pub static COMMANDS: &[Spec] = commands! {
+    "eval" -3 SCRIPT "noscript stale movablekeys" "2.6.0" Scripting scripting::eval,
+        "Runs a script in Lua; what it writes takes effect as a whole, or not at all.";
+    "eval_ro" -3 SCRIPT "noscript stale readonly movablekeys" "7.0.0" Scripting scripting::eval_ro,
+        "Runs a script that may not write.";
+    "evalsha" -3 SCRIPT "noscript stale movablekeys" "2.6.0" Scripting scripting::evalsha,
+        "Runs a script that this node keeps.";
+    "evalsha_ro" -3 SCRIPT "noscript stale readonly movablekeys" "7.0.0" Scripting scripting::evalsha_ro,
+        "Runs a script that this node keeps and that may not write.";
+    "script" -2 NONE "" "2.6.0" Scripting introspect::container,
+        "A container for commands about the scripts that this node keeps." => SCRIPTS;
+};
+
+static SCRIPTS: &[Spec] = commands! {
+    "script|exists" -3 NONE "noscript" "2.6.0" Scripting scripting::exists,
+        "Tells for each SHA-1 digest whether this node keeps the script.";
+    "script|flush" -2 NONE "noscript" "2.6.0" Scripting scripting::flush,
+        "Forgets the scripts that this node keeps.";
+    "script|help" 2 NONE "loading stale" "5.0.0" Scripting introspect::help,
+        "Lists the subcommands.";
+    "script|kill" 2 NONE "noscript" "2.6.0" Scripting scripting::kill,
+        "Stops the scripts that run on this node; nothing of them takes effect.";
+    "script|load" 3 NONE "noscript stale" "2.6.0" Scripting scripting::load,
+        "Keeps a script on this node; returns its SHA-1 digest.";
+};

@@ -1,0 +1,153 @@
+//! `DUMP` and `RESTORE`: what a key holds as one piece of bytes.
+//!
+//! `HD`, a version, the kind of the value, its parts each after its length (u32), and the CRC-32C of all before it.
+//! A format of our own: Redis's changes with its versions.
+
+use bytes::{Buf, BufMut, Bytes};
+use helios_proto::v1::reply::Kind as Answer;
+
+use super::super::collection::Collection;
+use super::super::command::{Failure, Outcome, invalid};
+use super::super::txn::Txn;
+use super::super::value::{Kind, Value};
+use super::number::{from_sortable, sortable};
+use super::words::{Words, no_integer};
+use super::zsets::{Scored, SortedSet};
+use super::{Verb, done, gather, lists, nil, reads, sets, writes};
+
+pub const VERBS: &[Verb] = &[reads("dump", dump), writes("restore", restore)];
+
+const MAGIC: &[u8; 2] = b"HD";
+const VERSION: u8 = 1;
+const CRC_BYTES: usize = 4;
+const HEAD_BYTES: usize = MAGIC.len() + 2;
+
+fn dump(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
+    let key = words.word()?;
+    let Some(value) = txn.load(key)? else { return Ok(nil()) };
+    let parts = parts(txn, key, &value)?;
+    let mut payload = Vec::new();
+    payload.put_slice(MAGIC);
+    payload.put_u8(VERSION);
+    payload.put_u8(value.kind.code());
+    for part in parts {
+        payload.put_u32(part.len() as u32);
+        payload.put_slice(&part);
+    }
+    let crc = crc32c::crc32c(&payload);
+    payload.put_u32(crc);
+    Ok(Answer::Bytes(payload.into()))
+}
+
+/// Of a hash fields and values in turns, of a sorted set members and scores.
+fn parts(txn: &mut Txn<'_>, key: &Bytes, value: &Value) -> Result<Vec<Bytes>, Failure> {
+    match value.kind {
+        Kind::String => Ok(vec![value.data.clone()]),
+        Kind::List => lists::elements(txn, key),
+        Kind::Set => sets::members(txn, key),
+        Kind::Hash => {
+            let Some(hash) = Collection::find(txn, key, Kind::Hash)? else { return Ok(Vec::new()) };
+            let fields = gather(hash.range(txn, b"", None))?;
+            Ok(fields.into_iter().flat_map(|(field, value)| [field, value]).collect())
+        }
+        Kind::SortedSet => {
+            let Some(set) = SortedSet::find(txn, key)? else { return Ok(Vec::new()) };
+            let score = |score: f64| Bytes::copy_from_slice(&sortable(score));
+            let pair = |scored: Scored| [scored.member, score(scored.score)];
+            Ok(set.all(txn)?.into_iter().flat_map(pair).collect())
+        }
+        Kind::Other(_) => Err(invalid("the key holds a type of a newer version: upgrade this member")),
+    }
+}
+
+/// `key expire-at-ms payload [REPLACE]`; 0: without expiry. Nil if the key exists and is not to be replaced.
+fn restore(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
+    let (key, at_ms, payload) = (words.word()?, words.integer()?, words.word()?);
+    let replace = words.takes("replace");
+    words.end()?;
+    let old = txn.load(key)?;
+    if old.is_some() && !replace {
+        return Ok(nil());
+    }
+    let expire_at_ms = u64::try_from(at_ms).map_err(|_| no_integer())?;
+    let (kind, parts) = decode(payload.clone())?;
+    check(kind, &parts)?;
+    if let Some(old) = &old {
+        txn.remove(key, old);
+    }
+    write(txn, key, kind, parts)?;
+    if let Some(written) = txn.load(key)?.filter(|_| expire_at_ms > 0) {
+        txn.set_expiry(key, &written, Some(expire_at_ms));
+    }
+    done()
+}
+
+fn decode(mut payload: Bytes) -> Result<(Kind, Vec<Bytes>), Failure> {
+    let wrong = || invalid("DUMP payload version or checksum are wrong");
+    if payload.len() < HEAD_BYTES + CRC_BYTES || !payload.starts_with(&[MAGIC[0], MAGIC[1], VERSION]) {
+        return Err(wrong());
+    }
+    let mut crc = payload.split_off(payload.len() - CRC_BYTES);
+    if crc32c::crc32c(&payload) != crc.get_u32() {
+        return Err(wrong());
+    }
+    payload.advance(HEAD_BYTES - 1);
+    let kind = Kind::of(payload.get_u8());
+    let mut parts = Vec::new();
+    while !payload.is_empty() {
+        let length = payload.try_get_u32().map_err(|_| bad_data())? as usize;
+        if length > payload.len() {
+            return Err(bad_data());
+        }
+        parts.push(payload.split_to(length));
+    }
+    Ok((kind, parts))
+}
+
+/// Before anything is changed.
+fn check(kind: Kind, parts: &[Bytes]) -> Result<(), Failure> {
+    let is_score = |raw: &Bytes| raw[..].try_into().is_ok_and(|raw: [u8; 8]| !from_sortable(raw).is_nan());
+    let fits = match kind {
+        Kind::String => parts.len() == 1,
+        Kind::List | Kind::Set => !parts.is_empty(),
+        Kind::Hash => !parts.is_empty() && parts.len().is_multiple_of(2),
+        Kind::SortedSet => {
+            !parts.is_empty() && parts.chunks(2).all(|pair| pair.len() == 2 && is_score(&pair[1]))
+        }
+        Kind::Other(_) => false,
+    };
+    if fits { Ok(()) } else { Err(bad_data()) }
+}
+
+fn write(txn: &mut Txn<'_>, key: &Bytes, kind: Kind, parts: Vec<Bytes>) -> Result<(), Failure> {
+    match kind {
+        Kind::String | Kind::Other(_) => {
+            let data = parts.into_iter().next().unwrap_or_default();
+            // A slice would keep the whole request in memory.
+            txn.store(key, None, Bytes::copy_from_slice(&data), None);
+        }
+        Kind::List => lists::store(txn, key, parts)?,
+        Kind::SortedSet => {
+            let mut set = SortedSet::in_place_of_any(txn, key)?;
+            for pair in parts.chunks(2) {
+                let score = pair[1][..].try_into().map(from_sortable).unwrap_or_default();
+                set.put(txn, &pair[0], score)?;
+            }
+            set.save(txn);
+        }
+        Kind::Set | Kind::Hash => {
+            let width = if kind == Kind::Hash { 2 } else { 1 };
+            let mut target = Collection::in_place_of_any(txn, key, kind)?;
+            for element in parts.chunks(width) {
+                target.count += u64::from(target.get(txn, &element[0])?.is_none());
+                target.put(txn, &element[0], element.get(1).cloned().unwrap_or_default());
+            }
+            target.save(txn);
+        }
+    }
+    Ok(())
+}
+
+fn bad_data() -> Failure {
+    invalid("Bad data format")
+}

@@ -1,0 +1,180 @@
+//! `SORT`: the elements of a list, set or sorted set in an order of the client's choice.
+//!
+//! Costs as much as the key holds and, with `BY` or `GET`, a look at a key for each element.
+
+use std::cmp::Ordering;
+
+use bytes::Bytes;
+
+use super::super::collection::Collection;
+use super::super::command::{Failure, Outcome, invalid, wrong_type};
+use super::super::txn::Txn;
+use super::super::value::Kind;
+use super::number::parse_double;
+use super::words::{Words, is, syntax};
+use super::zsets::SortedSet;
+use super::{Verb, bulk_or_nil, gather, integer, list, lists, reads, sets, writes};
+
+pub const VERBS: &[Verb] = &[writes("sort", store), reads("sort_ro", answer)];
+
+#[derive(Default)]
+struct Options {
+    descending: bool,
+    by_text: bool,
+    offset: i64,
+    /// Negative: all.
+    limit: Option<i64>,
+    by: Option<Bytes>,
+    get: Vec<Bytes>,
+    store: Option<Bytes>,
+}
+
+/// What an element is sorted by.
+enum Weight {
+    Number(f64),
+    Text(Option<Bytes>),
+}
+
+fn answer(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
+    let key = words.word()?;
+    let options = Options::parse(words)?;
+    if options.store.is_some() {
+        return Err(syntax());
+    }
+    Ok(list(sorted(txn, key, &options)?.into_iter().map(bulk_or_nil)))
+}
+
+fn store(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
+    let key = words.word()?;
+    let options = Options::parse(words)?;
+    let target = options.store.clone().ok_or_else(syntax)?;
+    let elements: Vec<_> = sorted(txn, key, &options)?.into_iter().map(Option::unwrap_or_default).collect();
+    let count = elements.len();
+    lists::store(txn, &target, elements)?;
+    integer(count)
+}
+
+impl Options {
+    fn parse(mut words: Words<'_>) -> Result<Self, Failure> {
+        let mut options = Self::default();
+        while let Some(word) = words.next() {
+            match word {
+                word if is(word, "asc") => options.descending = false,
+                word if is(word, "desc") => options.descending = true,
+                word if is(word, "alpha") => options.by_text = true,
+                word if is(word, "limit") && words.len() >= 2 => {
+                    (options.offset, options.limit) = (words.integer()?, Some(words.integer()?));
+                }
+                word if is(word, "by") => options.by = Some(words.word()?.clone()),
+                word if is(word, "get") => options.get.push(words.word()?.clone()),
+                word if is(word, "store") => options.store = Some(words.word()?.clone()),
+                _ => return Err(syntax()),
+            }
+        }
+        Ok(options)
+    }
+
+    /// What there is to sort by; without a place for the element, `BY` asks for no order.
+    fn has_order(&self) -> bool {
+        self.by.as_ref().is_none_or(|by| by.contains(&b'*'))
+    }
+
+    fn part_of<T>(&self, items: Vec<T>) -> impl Iterator<Item = T> + use<T> {
+        let offset = usize::try_from(self.offset).unwrap_or(0);
+        let limit = self.limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
+        items.into_iter().skip(offset).take(limit)
+    }
+}
+
+fn sorted(txn: &mut Txn<'_>, key: &Bytes, options: &Options) -> Result<Vec<Option<Bytes>>, Failure> {
+    let mut elements = elements(txn, key)?;
+    if options.has_order() {
+        elements = in_order(txn, elements, options)?;
+    } else if options.descending {
+        elements.reverse();
+    }
+    let chosen = options.part_of(elements);
+    if options.get.is_empty() {
+        return Ok(chosen.map(Some).collect());
+    }
+    let mut found = Vec::new();
+    for element in chosen {
+        for pattern in &options.get {
+            found.push(look_up(txn, pattern, &element)?);
+        }
+    }
+    gather(found.into_iter().map(Ok::<_, Failure>))
+}
+
+/// In the order that the key itself has.
+fn elements(txn: &mut Txn<'_>, key: &Bytes) -> Result<Vec<Bytes>, Failure> {
+    match txn.load(key)?.map(|value| value.kind) {
+        None => Ok(Vec::new()),
+        Some(Kind::List) => lists::elements(txn, key),
+        Some(Kind::Set) => sets::members(txn, key),
+        Some(Kind::SortedSet) => match SortedSet::find(txn, key)? {
+            Some(set) => Ok(set.all(txn)?.into_iter().map(|scored| scored.member).collect()),
+            None => Ok(Vec::new()),
+        },
+        Some(Kind::String | Kind::Hash | Kind::Other(_)) => Err(wrong_type()),
+    }
+}
+
+fn in_order(txn: &mut Txn<'_>, elements: Vec<Bytes>, options: &Options) -> Result<Vec<Bytes>, Failure> {
+    let mut weighted = Vec::with_capacity(elements.len());
+    for element in elements {
+        let text = match &options.by {
+            Some(by) => look_up(txn, by, &element)?,
+            None => Some(element.clone()),
+        };
+        let weight = match text {
+            text if options.by_text => Weight::Text(text),
+            None => Weight::Number(0.0),
+            Some(text) => Weight::Number(
+                parse_double(&text)
+                    .ok_or_else(|| invalid("One or more scores can't be converted into double"))?,
+            ),
+        };
+        weighted.push((weight, element));
+    }
+    weighted.sort_by(|(left, left_element), (right, right_element)| {
+        let order = left.compare(right).then_with(|| left_element.cmp(right_element));
+        if options.descending { order.reverse() } else { order }
+    });
+    Ok(weighted.into_iter().map(|(_, element)| element).collect())
+}
+
+impl Weight {
+    fn compare(&self, other: &Self) -> Ordering {
+        match (self, other) {
+            (Self::Number(left), Self::Number(right)) => left.total_cmp(right),
+            (Self::Text(left), Self::Text(right)) => left.cmp(right),
+            // All elements of one key are weighed alike.
+            (Self::Number(_), Self::Text(_)) => Ordering::Less,
+            (Self::Text(_), Self::Number(_)) => Ordering::Greater,
+        }
+    }
+}
+
+/// What the key, or with `->` the field of a hash, that `pattern` names for `element` holds; `#`: the element.
+fn look_up(txn: &mut Txn<'_>, pattern: &Bytes, element: &Bytes) -> Result<Option<Bytes>, Failure> {
+    if pattern[..] == b"#"[..] {
+        return Ok(Some(element.clone()));
+    }
+    let Some(star) = pattern.iter().position(|byte| *byte == b'*') else { return Ok(None) };
+    let (before, after) = (&pattern[..star], &pattern[star + 1..]);
+    let arrow = after.windows(2).position(|pair| pair == b"->").filter(|at| at + 2 < after.len());
+    let (after, field) = match arrow {
+        Some(at) => (&after[..at], Some(&after[at + 2..])),
+        None => (after, None),
+    };
+    let key = Bytes::from([before, element, after].concat());
+    match (txn.load(&key)?, field) {
+        (Some(value), None) if value.kind == Kind::String => Ok(Some(value.data)),
+        (Some(value), Some(field)) if value.kind == Kind::Hash => {
+            let hash = Collection::find(txn, &key, Kind::Hash)?;
+            Ok(hash.map(|hash| hash.get(txn, field)).transpose()?.flatten())
+        }
+        _ => Ok(None),
+    }
+}

@@ -1,0 +1,89 @@
+//! The compose file: what S4 asks of it, and its three services as processes, by its own commands and variables.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use super::common::{Cluster, Node, NodePorts, Ports};
+
+fn place() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/compose")
+}
+
+fn file() -> Value {
+    serde_saphyr::from_str(&std::fs::read_to_string(place().join("compose.yaml")).unwrap()).unwrap()
+}
+
+fn services() -> Vec<Value> {
+    (1..=3).map(|number| file()["services"][format!("helios-node{number}")].clone()).collect()
+}
+
+fn texts(list: &Value) -> Vec<String> {
+    list.as_array().unwrap().iter().map(|text| text.as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn three_services_have_the_documented_ports_a_volume_each_and_one_bridge() {
+    let all = file();
+    assert_eq!(all["services"].as_object().unwrap().len(), 3);
+    assert_eq!(all["networks"]["helios-cluster"]["driver"], "bridge");
+    let mut volumes = BTreeSet::new();
+    for (index, service) in services().iter().enumerate() {
+        assert_eq!(
+            texts(&service["ports"]),
+            [format!("{}:6379", 6379 + index), format!("{}:7000", 7000 + index)]
+        );
+        assert_eq!(texts(&service["networks"]), ["helios-cluster"]);
+        assert!(service["healthcheck"]["test"].is_array(), "without it nobody knows whether it is healthy");
+        let dockerfile = service["build"]["dockerfile"].as_str().unwrap();
+        assert!(place().join("../..").join(dockerfile).exists(), "{dockerfile}");
+        let volume = texts(&service["volumes"]).remove(0);
+        let (volume, target) = volume.split_once(':').unwrap();
+        assert!(all["volumes"].as_object().unwrap().contains_key(volume));
+        assert_eq!(target, "/data");
+        volumes.insert(volume.to_owned());
+    }
+    assert_eq!(volumes.len(), 3);
+}
+
+/// By the program that reads it, where there is one.
+#[test]
+fn docker_compose_takes_the_file() {
+    let compose = |arguments: &[&str]| {
+        Command::new("docker").arg("compose").args(arguments).current_dir(place()).output()
+    };
+    if !compose(&["version"]).is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: the docker client here has no `compose`");
+        return;
+    }
+    let output = compose(&["-f", "compose.yaml", "config", "--quiet"]).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[tokio::test]
+async fn the_three_services_of_the_compose_file_form_one_cluster() {
+    let ports = Ports::near_default();
+    let peer_ports = [0, 1, 2].map(|index| ports.node(index).peer);
+    let services = services();
+    let mut cluster = Cluster::made_by(ports, |dir, index, ports: NodePorts| {
+        let client = ports.client;
+        let dir = dir.join(format!("node-{}", index + 1));
+        std::fs::create_dir_all(&dir).unwrap();
+        // One host here: what names and mapped ports keep apart there, ports alone keep apart.
+        let local = |text: &str| {
+            let mut text = text.replace("=/data", "=./data").replace(":6379", &format!(":{client}"));
+            for (other, port) in peer_ports.iter().enumerate() {
+                text = text.replace(&format!("helios-node{}:7000", other + 1), &format!("127.0.0.1:{port}"));
+            }
+            text
+        };
+        let arguments: Vec<_> = texts(&services[index]["command"]).iter().map(|text| local(text)).collect();
+        let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+        let peers = local(services[index]["environment"]["HELIOS_RAFT_PEERS"].as_str().unwrap());
+        let name = format!("node-{}", index + 1);
+        Node::started_by(&dir, &name, ports, &arguments, &[("HELIOS_RAFT_PEERS", &peers)])
+    });
+    super::earlier_documents::assert_one_cluster(&mut cluster).await;
+}
