@@ -7,6 +7,7 @@ use helios_operator::locks::certificates::{
 };
 use helios_operator::locks::check::{self, Names, fits, validity};
 use helios_operator::locks::keys::{self, Pair};
+use helios_proto::tls::ClientTls;
 use jiff::{SignedDuration, Timestamp};
 
 const MINUTE: SignedDuration = SignedDuration::from_mins(1);
@@ -304,4 +305,29 @@ fn a_certificate_of_ones_own_is_told_what_it_lacks() {
         "key holds no private key",
     );
     says(&good, "", now, "ca.crt");
+}
+
+/// What the operator keeps for each cluster at rest, beside what it has seen of it.
+#[test]
+#[ignore = "measures the process, so it runs alone"]
+fn figures_of_what_is_kept_of_a_certificate() {
+    const CLUSTERS: u64 = 500;
+    let resident = || {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
+    };
+    let now = World::new().now;
+    let (authority, life) = keys::authority(&names(), now).unwrap();
+    let pair = keys::member(&authority, life.not_after, &names(), now).unwrap();
+    let keep = || {
+        let identity = Some((pair.certificate.as_bytes(), pair.key.as_bytes()));
+        ClientTls::from_pem(authority.certificate.as_bytes(), identity).unwrap()
+    };
+    let _first = keep();
+    let before = resident();
+    let kept: Vec<_> = (0..CLUSTERS).map(|_| keep()).collect();
+    let each = (resident() - before) as f64 / kept.len() as f64;
+    println!("{each:.1} KiB for each cluster, {:.1} MiB for {CLUSTERS}", each * CLUSTERS as f64 / 1024.0);
+    assert!(each < 16.0, "{each} KiB for each cluster");
 }
