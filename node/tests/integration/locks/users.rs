@@ -82,7 +82,7 @@ async fn first_word(connection: &mut MultiplexedConnection, words: &[&str]) -> S
 #[tokio::test]
 async fn each_role_may_do_what_is_its_own_over_redis() {
     let guarded = Guarded::start().await;
-    let cases: [(&[&str], [&str; 3]); 7] = [
+    let cases: [(&[&str], [&str; 3]); 12] = [
         (&["GET", "k"], ["OK", "OK", "OK"]),
         (&["PUBLISH", "c", "m"], ["OK", "OK", "OK"]),
         (&["SET", "k", "v"], ["NOPERM", "OK", "OK"]),
@@ -90,6 +90,12 @@ async fn each_role_may_do_what_is_its_own_over_redis() {
         (&["CONFIG", "RESETSTAT"], ["NOPERM", "NOPERM", "OK"]),
         (&["CLIENT", "LIST"], ["NOPERM", "NOPERM", "OK"]),
         (&["ACL", "WHOAMI"], ["OK", "OK", "OK"]),
+        // A script may do what its client may.
+        (&["EVAL_RO", "return redis.call('get', 'k')", "0"], ["OK", "OK", "OK"]),
+        (&["EVAL", "return redis.call('set', 'k', 'v')", "0"], ["NOPERM", "OK", "OK"]),
+        (&["EVAL", "return redis.call('flushall')", "0"], ["NOPERM", "NOPERM", "OK"]),
+        (&["SCRIPT", "FLUSH"], ["NOPERM", "OK", "OK"]),
+        (&["CLIENT", "KILL", "ID", "999"], ["NOPERM", "NOPERM", "OK"]),
     ];
     for (position, name) in ["reader", "writer", "boss"].into_iter().enumerate() {
         let mut connection = guarded.as_user(name).await;
