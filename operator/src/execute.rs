@@ -12,7 +12,7 @@ use helios_proto::v1::{
     AddLearnerRequest, ErrorCode, ForceNewRequest, InitializeRequest, PromoteRequest, RemoveRequest,
     TransferRequest,
 };
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod};
 use kube::api::{DeleteParams, EvictParams, Patch, PatchParams, Preconditions};
 use kube::{Api, Client};
 use serde_json::json;
@@ -21,7 +21,7 @@ use tonic::transport::Channel;
 use crate::apply::is_gone;
 use crate::error::Error;
 use crate::names::{self, CLIENT_PORT, PEER_PORT};
-use crate::observe::{Snapshot, members};
+use crate::observe::{Snapshot, host_of, members};
 use crate::plan::Step;
 use crate::validate::ValidatedCluster;
 
@@ -69,7 +69,10 @@ pub async fn execute(
         Step::DeletePod { ordinal, uid } => kubernetes.delete_pod(*ordinal, uid).await,
         Step::DeleteVolume { ordinal, uid } => kubernetes.delete_volume(*ordinal, uid).await,
         Step::GrowVolume { ordinal, uid, size } => kubernetes.grow_volume(*ordinal, uid, size).await,
-        Step::ForceDeletePod { ordinal, uid } => kubernetes.force_delete_pod(*ordinal, uid).await,
+        Step::ForceDeletePod { ordinal, uid } => {
+            let host = seen.pods.get(ordinal).and_then(|pod| pod.host.as_deref());
+            kubernetes.force_delete_pod(*ordinal, uid, host).await
+        }
         Step::Recycle { ordinal, volume_uid, pod_uid, keep } => {
             if let Some(reason) = keep {
                 quarantine::keep(client, cluster, *ordinal, volume_uid, reason, seen.now).await?;
@@ -169,24 +172,29 @@ impl Members<'_> {
         node.judge(answer)
     }
 
-    async fn connect(&self, ordinal: u32, doing: &'static str, timeout: Duration) -> Result<Node, Error> {
+    async fn connect(
+        &self,
+        ordinal: u32,
+        doing: &'static str,
+        timeout: Duration,
+    ) -> Result<MemberClient, Error> {
         let Self { cluster, seen, .. } = self;
         let member = names::pod(&cluster.name, ordinal);
         let place = members::place(&cluster.name, &cluster.namespace, ordinal, seen.pods.get(&ordinal));
         match members::connect(&place, self.tls, timeout).await {
-            Ok(client) => Ok(Node { client, name: member, doing }),
+            Ok(client) => Ok(MemberClient { client, name: member, doing }),
             Err(message) => Err(Error::Unreachable { member, doing, message }),
         }
     }
 }
 
-struct Node {
+struct MemberClient {
     client: ClusterClient<Channel>,
     name: String,
     doing: &'static str,
 }
 
-impl Node {
+impl MemberClient {
     fn judge<T>(&self, answer: Result<tonic::Response<T>, tonic::Status>) -> Result<Outcome, Error> {
         let Err(status) = answer else { return Ok(Outcome::Done) };
         let detail = detail_of(&status);
@@ -231,8 +239,17 @@ impl Kubernetes<'_> {
         settle(self.pods().delete(&name, &only(uid)).await.map(drop), "delete pod", name)
     }
 
-    async fn force_delete_pod(&self, ordinal: u32, uid: &str) -> Result<Outcome, Error> {
+    /// Asks for `host` itself: the watch that the plan was made from may not have told yet that it is there
+    /// again, and a pod that still runs there would share its name and volume with the next one.
+    async fn force_delete_pod(&self, ordinal: u32, uid: &str, host: Option<&str>) -> Result<Outcome, Error> {
         let name = names::pod(&self.cluster.name, ordinal);
+        if let Some(host) = host {
+            let hosts: Api<Node> = Api::all(self.client.clone());
+            let found = hosts.get_opt(host).await.map_err(Error::kube("look at host", host))?;
+            if found.is_some_and(|node| !host_of(&node).out_of_service) {
+                return Ok(Outcome::NotYet(format!("{host} is there after all, so {name} is left to it")));
+            }
+        }
         let now = DeleteParams { grace_period_seconds: Some(0), ..only(uid) };
         settle(self.pods().delete(&name, &now).await.map(drop), "force the deletion of pod", name)
     }

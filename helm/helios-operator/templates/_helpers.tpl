@@ -102,7 +102,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 # Hosts that are cordoned or gone: leadership is moved off the first, members are replaced on the second.
 - apiGroups: [""]
   resources: [nodes]
-  verbs: [list, watch]
+  verbs: [get, list, watch]
 # A volume that is replaced because it cannot be used any more is kept for a person (reclaim policy Retain).
 - apiGroups: [""]
   resources: [persistentvolumes]

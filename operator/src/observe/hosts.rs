@@ -96,18 +96,18 @@ impl Book {
                 return None;
             }
             watcher::Event::InitApply(node) => {
-                self.listing.insert(node.name_any(), host(&node));
+                self.listing.insert(node.name_any(), host_of(&node));
                 return None;
             }
             watcher::Event::InitDone => self.hosts = std::mem::take(&mut self.listing),
-            watcher::Event::Apply(node) => drop(self.hosts.insert(node.name_any(), host(&node))),
+            watcher::Event::Apply(node) => drop(self.hosts.insert(node.name_any(), host_of(&node))),
             watcher::Event::Delete(node) => drop(self.hosts.remove(&node.name_any())),
         }
         Some(&self.hosts)
     }
 }
 
-fn host(node: &Node) -> Host {
+pub fn host_of(node: &Node) -> Host {
     let spec = node.spec.as_ref();
     let taints = spec.and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
     Host {

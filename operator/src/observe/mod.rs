@@ -13,7 +13,7 @@ use jiff::Timestamp;
 
 use crate::locks::Locks;
 
-pub use self::hosts::{Host, Hosts, HostsByName};
+pub use self::hosts::{Host, Hosts, HostsByName, host_of};
 pub use self::kube::{Live, look, stateful_set};
 pub use self::volumes::bound_to;
 

@@ -123,6 +123,7 @@ async fn lists() {
         ("LMPOP 2 l m LEFT COUNT 2", "*2\r\n$1\r\nm\r\n*2\r\n$1\r\nc\r\n$1\r\nb"),
         ("LPOP m", "$-1"),
         ("LPOP m 1", "*-1"),
+        ("RPOP m 1 2", "-ERR wrong number of arguments for 'rpop' command"),
         ("LPUSHX m a", ":0"),
     ])
     .await;

@@ -177,9 +177,12 @@ fn push(txn: &mut Txn<'_>, mut words: Words<'_>, end: End, creates: bool) -> Out
 }
 
 fn pop(txn: &mut Txn<'_>, mut words: Words<'_>, end: End) -> Outcome {
+    if words.len() > 2 {
+        let name = if end == End::Left { "lpop" } else { "rpop" };
+        return Err(invalid(format!("wrong number of arguments for '{name}' command")));
+    }
     let key = words.word()?;
     let count = if words.is_empty() { None } else { Some(words.positive()?) };
-    words.end()?;
     let Some(list) = List::find(txn, key)? else {
         return Ok(if count.is_some() { nil_list() } else { nil() });
     };
