@@ -20,8 +20,9 @@ async fn a_cluster_that_cannot_be_read_does_not_stop_the_others() {
     let (server, _nodes) = begin().await;
     accept_anything(&server.client).await;
     let resource = ApiResource::erase::<HeliosCluster>(&());
-    let broken =
-        DynamicObject::new("c0", &resource).data(json!({"spec": {"replicas": 3, "storage": "many"}}));
+    // The members are played without TLS.
+    let broken = DynamicObject::new("c0", &resource)
+        .data(json!({"spec": {"replicas": 3, "tls": {"mode": "off"}, "storage": "many"}}));
     let broken_api = Api::<DynamicObject>::default_namespaced_with(server.client.clone(), &resource);
     until("the API server takes what it refused", PATIENCE, async || {
         broken_api.create(&PostParams::default(), &broken).await.is_ok()
