@@ -206,4 +206,4 @@ pub fn parse_integer(text: &[u8]) -> Option<i64> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

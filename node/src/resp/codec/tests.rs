@@ -5,7 +5,8 @@ use super::*;
 const LIMITS: DecodeLimits = DecodeLimits { request_bytes: 16 * 1024 * 1024, authenticated: true };
 
 /// Everything decoded from `chunks`, and the error that ended it.
-fn decode_all<'a>(
+/// As if `chunks` arrived one after the other.
+pub fn decode_all<'a>(
     chunks: impl IntoIterator<Item = &'a [u8]>,
     limits: DecodeLimits,
 ) -> (Vec<Vec<Bytes>>, Option<ProtocolError>) {

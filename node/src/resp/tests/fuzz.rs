@@ -6,11 +6,11 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
-use bytes::BytesMut;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::super::codec::{DecodeLimits, Decoder, ProtocolError};
+use super::super::codec::DecodeLimits;
+use super::super::codec::tests::decode_all;
 use super::*;
 
 const KEYS: [&str; 4] = ["a", "b", "c", "d"];
@@ -64,24 +64,7 @@ fn encode(words: &[Vec<u8>]) -> Vec<u8> {
     wire
 }
 
-type Decoded = (Vec<Vec<Bytes>>, Option<ProtocolError>);
-
-/// As if `pieces` arrived one after the other.
-fn decode<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Decoded {
-    let limits = DecodeLimits { request_bytes: 4096, authenticated: true };
-    let (mut decoder, mut input, mut requests) = (Decoder::default(), BytesMut::new(), Vec::new());
-    for piece in pieces {
-        input.extend_from_slice(piece);
-        loop {
-            match decoder.decode(&mut input, limits) {
-                Ok(Some(request)) => requests.push(request),
-                Ok(None) => break,
-                Err(error) => return (requests, Some(error)),
-            }
-        }
-    }
-    (requests, None)
-}
+const LIMITS: DecodeLimits = DecodeLimits { request_bytes: 4096, authenticated: true };
 
 #[test]
 fn requests_are_the_same_however_their_bytes_arrive() {
@@ -93,7 +76,7 @@ fn requests_are_the_same_however_their_bytes_arrive() {
         };
         let sent: Vec<_> = (0..random.random_range(0..4)).map(|_| words(&mut random)).collect();
         let mut wire: Vec<u8> = sent.iter().flat_map(|words| encode(words)).collect();
-        let (requests, error) = decode(std::iter::once(&wire[..]));
+        let (requests, error) = decode_all(std::iter::once(&wire[..]), LIMITS);
         assert_eq!((requests.len(), error), (sent.len(), None), "seed {seed}");
         assert!(requests.iter().flatten().eq(sent.iter().flatten()), "seed {seed}");
 
@@ -102,9 +85,9 @@ fn requests_are_the_same_however_their_bytes_arrive() {
             let position = random.random_range(0..wire.len());
             wire[position] = random.random();
         }
-        let whole = decode(std::iter::once(&wire[..]));
+        let whole = decode_all(std::iter::once(&wire[..]), LIMITS);
         let size = random.random_range(1..8);
-        assert_eq!(decode(wire.chunks(size)), whole, "seed {seed}");
+        assert_eq!(decode_all(wire.chunks(size), LIMITS), whole, "seed {seed}");
     }
 }
 
