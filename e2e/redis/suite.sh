@@ -57,5 +57,8 @@ run_unit() {
 
 fetch_sources
 for unit in "${units[@]}"; do
+  [ -f "$cache/tests/$unit.tcl" ] || fail "no unit $unit: write unit/type/string, say, as in $(basename "$0")"
+done
+for unit in "${units[@]}"; do
   run_unit "$unit"
 done
