@@ -1,4 +1,4 @@
-# For the judges in this directory: one node on free ports of loopback, and its end. To be sourced.
+# For the judges here and in ../http: one node on free ports of loopback, and its end. To be sourced.
 #
 # HELIOSD: the binary (default: the debug build).
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -40,9 +40,9 @@ free_port() {
   fail "no free port"
 }
 
-# A blank node that serves Redis clients on 127.0.0.1:$1.
+# A blank node that serves Redis clients on 127.0.0.1:$1, with the lines $2 added to its configuration.
 start_node() {
-  local port=$1 tries
+  local port=$1 more=${2:-} tries
   [ -x "$heliosd" ] || fail "no heliosd at $heliosd: cargo build -p helios-node, or set HELIOSD"
   need redis-cli
   cat >"$work/node.yaml" <<EOF
@@ -54,6 +54,7 @@ listen:
   metrics: 127.0.0.1:$((port + 3))
   grpc: 127.0.0.1:$((port + 4))
 raft: { segment_bytes: 16777216 }
+$more
 EOF
   "$heliosd" --config "$work/node.yaml" >"$work/node.log" 2>&1 &
   node=$!
