@@ -29,6 +29,7 @@ mod log_lines;
 mod lots;
 mod membership;
 mod metrics;
+mod parts;
 mod quorum;
 mod reads;
 mod redirect;
