@@ -22,6 +22,7 @@ mod faults;
 mod formation;
 mod gateway;
 mod heartbeats;
+mod hosts;
 mod laggards;
 mod leadership;
 mod locks;
