@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-pub use certificates::{Authority, Leaf, Mounted};
+pub use certificates::{Authority, Leaf, Mounted, begin_of};
 pub use client::{connect, error_code, http, http_with, info_field, is_outcome_unknown};
 pub use clients::Clients;
 pub use clock::WallClock;
