@@ -4,8 +4,10 @@ use std::process::Stdio;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
-use crate::common::{Node, Ports, eventually, free_standing, http, temporary_directory};
+use crate::common::{Node, PATIENCE, Ports, eventually, free_standing, http, temporary_directory};
 
 fn heliosd(arguments: &[&str], file: &str) -> (i32, String, String) {
     let dir = temporary_directory();
@@ -134,4 +136,17 @@ async fn a_bad_file_changes_nothing_and_sighup_reads_again() {
     eventually("the level changes", async || (running.running("log", "level").await == "warn").then_some(()))
         .await;
     assert!(running.node.status().await.ready);
+}
+
+#[tokio::test]
+async fn an_idle_limit_that_is_written_later_ends_connections_that_are_open_already() {
+    let running = Running::start().await;
+    let mut idle = TcpStream::connect(("127.0.0.1", running.node.ports.client)).await.unwrap();
+    idle.write_all(b"PING\r\n").await.unwrap();
+    let mut answer = [0; 7];
+    idle.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"+PONG\r\n");
+    running.write(&[("request_timeout: 5s", "request_timeout: 5s, idle_timeout: 50ms")]);
+    let ended = tokio::time::timeout(PATIENCE, idle.read(&mut answer)).await;
+    assert_eq!(ended.expect("it is closed").unwrap(), 0);
 }
