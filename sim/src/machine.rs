@@ -245,6 +245,7 @@ impl Machine {
             trailing_entries: plan.trailing_entries,
             held_bytes: plan.held_bytes,
             lease: plan.lease,
+            priority: 0,
         };
         let found = recovered.clone();
         let recovery = raft::recover(&mut wal, recovered, &store, &snapshots)?;

@@ -110,6 +110,10 @@ pub const KEYS: &[Key] = &[
         "Least silence after which a follower stands for election; each attempt draws a time between both."),
     key("raft", "election_timeout_max", "by preset", Restart,
         "Above the minimum."),
+    key("raft", "priority", "`0`", Restart,
+        "From 0 to 100. A leader hands over to a voter with a higher one as soon as that one is caught up and its disk well. For a \
+         member on a better machine or nearer to the clients; it decides no election, and costs a handover when that member \
+         returns."),
     key("raft", "snapshot_entries", "`10000`", Restart,
         "Entries after which a snapshot is due, once the log has also grown by the size of the last snapshot or by 32 \
          MiB ([why](../adr/0002-log-and-state.md)). 64 MiB of log make one due in any case."),

@@ -95,6 +95,9 @@ pub struct RaftSection {
     pub election_timeout: Option<String>,
     pub election_timeout_min: Option<String>,
     pub election_timeout_max: Option<String>,
+    /// A leader hands over to a voter with a higher one; 0 if none.
+    #[serde(deserialize_with = "plain::some_number")]
+    pub priority: Option<u64>,
     #[serde(deserialize_with = "plain::some_number")]
     pub snapshot_entries: Option<u64>,
     pub snapshot_interval: Option<String>,

@@ -39,6 +39,8 @@ pub struct Settings {
     pub heartbeat: Duration,
     pub election_min: Duration,
     pub election_max: Duration,
+    /// Higher: rather leads.
+    pub priority: u32,
     pub snapshot_entries: u64,
     pub snapshot_interval: Duration,
     pub trailing_entries: u64,
@@ -133,6 +135,7 @@ impl TryFrom<Config> for Settings {
             heartbeat: timing[0],
             election_min: timing[1],
             election_max: timing[2],
+            priority: priority(raft.priority)?,
             snapshot_entries: positive("raft.snapshot_entries", raft.snapshot_entries.unwrap_or(10_000))?,
             snapshot_interval: raft
                 .snapshot_interval
@@ -248,6 +251,13 @@ fn snapshot_bandwidth(wanted: Option<u64>) -> Result<Option<NonZeroU64>, ConfigE
             "raft.snapshot_bytes_per_second {bytes}: write {LEAST} or more, or 0 for no limit"
         ))),
         _ => Ok(wanted),
+    }
+}
+
+fn priority(wanted: Option<u64>) -> Result<u32, ConfigError> {
+    match wanted.map_or(Ok(0), u32::try_from) {
+        Ok(priority @ 0..=100) => Ok(priority),
+        _ => Err(ConfigError(format!("raft.priority {}: write a number from 0 to 100", wanted.unwrap_or(0)))),
     }
 }
 

@@ -39,6 +39,7 @@ pub struct LinkOptions {
     pub disk_id: String,
     pub boot_epoch: u64,
     pub incarnation: u64,
+    pub priority: u32,
     pub initial_members_digest: String,
     /// This member never serves reads by a lease.
     pub no_leases: bool,
@@ -71,6 +72,7 @@ impl LinkOptions {
             incarnation: self.incarnation,
             lane: helios_proto::v1::Lane::All.into(),
             format: FORMAT,
+            priority: self.priority,
         }
     }
 }

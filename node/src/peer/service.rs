@@ -127,6 +127,7 @@ impl<H: PeerHost> Peer for PeerService<H> {
         let (receipts, answers) = tokio::sync::mpsc::channel(1);
         let (host, streams) = (Arc::clone(&self.host), Arc::clone(&self.streams));
         raft.peer_format(handshake.from_id, handshake.format);
+        raft.peer_priority(handshake.from_id, handshake.priority);
         let has_heartbeats = handshake.lane() != Lane::Log;
         let (number, is_renewed) = if has_heartbeats { streams.begin(&handshake) } else { (0, false) };
         if is_renewed {

@@ -133,6 +133,10 @@ impl RaftHandle {
         drop(self.submit(Input::PeerFormat { id, format }));
     }
 
+    pub fn peer_priority(&self, id: u64, priority: u32) {
+        drop(self.submit(Input::PeerPriority { id, priority }));
+    }
+
     pub fn snapshot_sent(&self, to: u64, ok: bool) {
         drop(self.submit(Input::SnapshotSent { to, ok }));
     }

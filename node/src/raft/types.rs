@@ -109,6 +109,11 @@ pub enum Input {
         id: u64,
         format: u32,
     },
+    /// The priority that it has, as it says when it connects.
+    PeerPriority {
+        id: u64,
+        priority: u32,
+    },
     /// A message to this member could not be delivered.
     Unreachable(u64),
     SnapshotSent {

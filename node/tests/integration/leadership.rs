@@ -174,3 +174,17 @@ async fn nothing_happens_while_nothing_happens() {
         assert_eq!(seen().await, before);
     }
 }
+
+#[tokio::test]
+async fn the_member_with_the_higher_priority_leads_again_after_its_return() {
+    let mut cluster = Cluster::fixed(3);
+    let config = cluster[2].config_mut();
+    *config = config.replace("raft: {", "raft: {priority: 10, ");
+    cluster.start_all();
+    let leads = async |cluster: &Cluster| cluster[2].has_role(Role::Leader).await.then_some(());
+    eventually("the preferred member leads", async || leads(&cluster).await).await;
+    cluster[2].kill();
+    cluster.leader_among(&[0, 1]).await;
+    cluster[2].start();
+    eventually("it leads again", async || leads(&cluster).await).await;
+}

@@ -136,3 +136,15 @@ fn what_is_listened_on_everywhere_is_advertised_as_loopback() {
     assert_eq!(found.advertise_client_addr, "127.0.0.1:6380");
     assert_eq!(found.listen_peer, "0.0.0.0:7005".parse().unwrap());
 }
+
+#[test]
+fn an_idle_limit_of_zero_is_none_and_a_priority_has_bounds() {
+    let of = |yaml: &str| settings(yaml).unwrap();
+    assert_eq!(of("node: {name: a}").idle_timeout, None);
+    assert_eq!(of("{node: {name: a}, client: {idle_timeout: 0s}}").idle_timeout, None);
+    let ten_minutes = of("{node: {name: a}, client: {idle_timeout: 10m}}").idle_timeout;
+    assert_eq!(ten_minutes, Some(Duration::from_secs(600)));
+    assert!(refused("{node: {name: a}, client: {idle_timeout: 600}}").contains("client.idle_timeout"));
+    assert_eq!(of("{node: {name: a}, raft: {priority: 100}}").priority, 100);
+    assert!(refused("{node: {name: a}, raft: {priority: 101}}").contains("from 0 to 100"));
+}

@@ -15,6 +15,7 @@ mod lease;
 #[cfg(test)]
 mod lease_tests;
 mod observe;
+mod preference;
 mod propose;
 mod ready;
 mod snapshotting;
@@ -46,6 +47,7 @@ use early::Early;
 use election::ElectionTimeout;
 use learners::Learners;
 use lease::Lease;
+use preference::Preference;
 use ready::InFlight;
 
 pub use lease::{MAX_TICKS_PER_TURN, longest as longest_lease};
@@ -75,6 +77,8 @@ pub struct Settings {
     pub held_bytes: u64,
     /// How long a round spares reads another one; `None`: not at all. At most [`longest_lease`].
     pub lease: Option<Duration>,
+    /// A leader hands over to a voter with a higher one.
+    pub priority: u32,
 }
 
 pub struct Core {
@@ -127,6 +131,7 @@ pub struct Core {
     /// Members whose log lives on its reserve, or is written slowly.
     bad_disks: BTreeSet<u64>,
     formats: Formats,
+    preference: Preference,
     /// After leadership was given up for the disk's sake.
     stay_until: Instant,
     disk_transfers: u64,
@@ -208,6 +213,7 @@ impl Core {
             short_since: now,
             bad_disks: BTreeSet::new(),
             formats: Formats::new(format::FORMAT),
+            preference: Preference::new(now),
             stay_until: now,
             disk_transfers: 0,
             snapshot_failures: 0,
@@ -263,6 +269,7 @@ impl Core {
             Input::PeerDisk { id, is_bad: true } => drop(self.bad_disks.insert(id)),
             Input::PeerDisk { id, is_bad: false } => drop(self.bad_disks.remove(&id)),
             Input::PeerFormat { id, format } => self.formats.heard(id, format),
+            Input::PeerPriority { id, priority } => self.preference.heard(id, priority),
             Input::Unreachable(id) => self.node.report_unreachable(id),
             Input::SnapshotSent { to, ok } => {
                 if ok {
@@ -343,6 +350,7 @@ impl Core {
         self.watch_learners(now);
         self.leave_joint(now);
         self.leave_bad_disk(now);
+        self.give_way_to_preferred(now);
         transfer::ask_again(self, now);
         transfer::settle(self, now);
         if self.transfer.is_none() && !self.parked.is_empty() {

@@ -97,6 +97,7 @@ mod tests {
             trailing_entries: 10,
             held_bytes: 0,
             lease: None,
+            priority: 0,
         };
         let mut core = Core::new(settings, log, membership, 1, 7, now).unwrap();
         for _ in 0..100 {

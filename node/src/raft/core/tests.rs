@@ -44,6 +44,7 @@ fn member(id: u64, voters: &[u64], last: u64, hard_state: HardState) -> Core {
         trailing_entries: 1_000,
         held_bytes: snapshotting::MAX_HELD_BYTES,
         lease: None,
+        priority: 0,
     };
     let entries = (BASE.index + 1..=last).map(|index| entry(index, 1)).collect();
     let hard_state = HardState { commit: last, term: hard_state.term.max(1), ..hard_state };

@@ -5,6 +5,7 @@ mod early;
 mod handover;
 mod learners;
 mod lease;
+mod preference;
 mod stability;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -76,6 +77,7 @@ impl Net {
             trailing_entries: 1_000,
             held_bytes: 0,
             lease: self.lease,
+            priority: 0,
         };
         let disk = &self.disks[&id];
         let conf_state = membership::conf_state(&disk.membership);
