@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod cost;
+mod events;
 mod nodes;
 mod operator;
 mod replicas;

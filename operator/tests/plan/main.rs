@@ -7,4 +7,5 @@ mod histories;
 mod model;
 mod repairs;
 mod scenarios;
+mod told;
 mod world;
