@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod as_it_began;
 mod cost;
 mod events;
 mod nodes;
