@@ -60,6 +60,10 @@ pub struct HeliosClusterStatus {
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub members: Vec<MemberStatus>,
 
+    /// When the members' certificate ends; absent without TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate_expires_at: Option<Time>,
+
     /// The operation under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operation: Option<OperationStatus>,
@@ -110,6 +114,28 @@ pub struct MemberStatus {
     /// Version of the running process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
+
+    /// Digest of the configuration that the process runs with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<String>,
+
+    /// A snapshot of the leader's state is on its way to the member.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub receives_snapshot: bool,
+
+    /// Snapshots of its own state that the process could not write; alone it is refreshed whenever it has doubled.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub snapshot_failures: i64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(value: &i64) -> bool {
+    *value == 0
 }
 
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]

@@ -23,6 +23,7 @@ pub fn of(node: &Node) -> StatusResponse {
         keys: inner.store.key_count(),
         uptime_seconds: inner.started.elapsed().as_secs(),
         config_hash: settings.config_hash.clone(),
+        config_file_hash: settings.file_hash.clone(),
         role: proto::Role::Uninitialized.into(),
         format: FORMAT,
         peer_tls: inner.locks.peer.is_some(),
@@ -84,6 +85,7 @@ fn describe(response: &mut StatusResponse, status: &RaftStatus, applied: u64) {
     response.commit_index = status.commit_index;
     response.applied_index = applied;
     response.snapshot_index = status.snapshot_index;
+    response.snapshot_failures = status.snapshot_failures;
     response.first_index = status.first_index;
     response.membership = Some((*status.membership).clone());
     response.progress = status.progress.clone();

@@ -1,5 +1,8 @@
 //! What is told as Kubernetes events: one when an operation begins, for each step that is taken, when
-//! something fails or waits for a person, and when the operation ends. Pure.
+//! something fails or waits for a person, and when the operation ends; `noticed` tells what happened to the members by
+//! itself. Pure.
+
+mod noticed;
 
 use helios_crds::{HeliosCluster, OperationStatus};
 use jiff::{SignedDuration, Timestamp};
@@ -10,6 +13,8 @@ use kube::runtime::events::{Event, EventType, Reporter};
 use crate::error::Error;
 use crate::names;
 use crate::plan::{Operation, Plan, Step};
+
+pub use noticed::{Notice, Noticed, noticed};
 
 const LONGEST_NOTE: usize = 1000;
 
@@ -56,6 +61,12 @@ pub fn farewell(cluster: &HeliosCluster, operation: &OperationStatus, took: Sign
     let target = operation.target.as_deref();
     let note = format!("ended after {} s; last: {}", took.as_secs(), operation.step);
     event(cluster, EventType::Normal, &operation.kind, "End", note, target)
+}
+
+/// Tells what a pass has noticed.
+pub fn news(cluster: &HeliosCluster, noticed: &Noticed) -> Event {
+    let Noticed { notice, pod, note } = noticed;
+    event(cluster, notice.type_(), notice.name(), "Observe", note.clone(), pod.as_deref())
 }
 
 /// Tells that the object is not one that this version can read.

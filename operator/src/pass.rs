@@ -142,6 +142,12 @@ impl Pass<'_> {
             self.publish(cluster, &event).await;
         }
         let written = self.write_status(api, cluster, &status).await?;
+        // Once it is written, so that no other pass tells the same again.
+        if written.is_some() {
+            for noticed in events::noticed(&seen.status, &status) {
+                self.publish(cluster, &events::news(cluster, &noticed)).await;
+            }
+        }
         if let Some((operation, took)) = events::ended(cluster, &plan, seen.now) {
             self.context.metrics.operation(&operation.kind, took);
             self.publish(cluster, &events::farewell(cluster, operation, took)).await;

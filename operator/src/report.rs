@@ -36,6 +36,7 @@ pub fn report(
     status.term = view.leader.map(|leader| signed(leader.status.term));
     status.version = members::oldest_version(&members).or(status.version);
     status.members = members;
+    status.certificate_expires_at = seen.locks.expires.map(Time).or(status.certificate_expires_at);
     status.operation = plan.operation.as_ref().map(|operation| OperationStatus {
         kind: operation.kind.name().to_owned(),
         target: operation.target.clone(),
@@ -61,13 +62,15 @@ pub fn report_invalid(seen: &Snapshot, invalid: &Invalid) -> HeliosClusterStatus
 }
 
 /// Whether `new` tells enough more than `old` to be written. Replication positions change with every
-/// write of a client, so alone they count only while an operation depends on them.
+/// write of a client, so alone they count only while an operation depends on them; a snapshot that cannot be written
+/// fails every few seconds, so it counts when it has failed twice as often.
 pub fn is_news(old: &HeliosClusterStatus, new: &HeliosClusterStatus) -> bool {
     let still = |status: &HeliosClusterStatus| {
         let mut still = status.clone();
         for member in &mut still.members {
             member.match_index = None;
             member.lag = None;
+            member.snapshot_failures = i64::from(i64::BITS - member.snapshot_failures.leading_zeros());
         }
         still
     };

@@ -37,6 +37,8 @@ pub struct ValidatedCluster {
     pub rollout: RolloutSettings,
     pub repair: RepairSettings,
     pub operator_namespace: String,
+    /// So the spec says, whatever becomes of it for a cluster that began without a password.
+    pub declines_password: bool,
     /// Fields that are copied into objects as they are.
     pub spec: HeliosClusterSpec,
 }
@@ -111,6 +113,7 @@ pub fn validate(cluster: &HeliosCluster, defaults: &Defaults) -> Result<Validate
             without_quarantine: spec.repair.without_quarantine,
         },
         operator_namespace: defaults.operator_namespace.clone(),
+        declines_password: !spec.auth.enabled,
         spec: spec.clone(),
     })
 }

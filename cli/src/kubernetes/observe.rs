@@ -64,8 +64,19 @@ fn row(
     volume: Option<&&PersistentVolumeClaim>,
     hibernates: bool,
 ) -> MemberView {
-    let MemberStatus { name, member_id, incarnation, role, ready: _, match_index: _, lag, version } =
-        member.clone();
+    let MemberStatus {
+        name,
+        member_id,
+        incarnation,
+        role,
+        ready: _,
+        match_index: _,
+        lag,
+        version,
+        config: _,
+        receives_snapshot: _,
+        snapshot_failures: _,
+    } = member.clone();
     MemberView {
         name,
         id: unsigned(member_id).filter(|id| *id != 0),

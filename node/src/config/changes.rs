@@ -55,13 +55,15 @@ pub fn reloaded(running: &Config, next: &Config) -> Result<Config, ConfigError> 
             fixed.key, fixed.to, fixed.from
         )));
     }
-    let (mut merged, next) = (as_value(running), as_value(next));
+    let (mut merged, file, next) = (as_value(running), &next.file_hash, as_value(next));
     for key in KEYS.iter().filter(|key| key.change == Change::Reload) {
         if let Some(value) = merged.pointer_mut(&key.pointer()) {
             *value = at(&next, key).clone();
         }
     }
-    serde_json::from_value(merged).map_err(|error| ConfigError(format!("configuration: {error}")))
+    let merged: Config =
+        serde_json::from_value(merged).map_err(|error| ConfigError(format!("configuration: {error}")))?;
+    Ok(Config { file_hash: file.clone(), ..merged })
 }
 
 /// All keys and values but the secrets, to be shown.

@@ -44,6 +44,9 @@ pub struct Config {
     /// What the user should be told of the file, though it can be used.
     #[serde(skip)]
     pub warnings: Vec<String>,
+    /// CRC-32C of the file's text; empty without a file.
+    #[serde(skip)]
+    pub file_hash: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]

@@ -72,6 +72,8 @@ pub struct Settings {
     pub warnings: Vec<String>,
     /// Digest of all of the above but password and token, as `Status` reports it.
     pub config_hash: String,
+    /// Of the text of the configuration file; empty without one.
+    pub file_hash: String,
     /// What all of this was made of, secrets included.
     pub written: Config,
 }
@@ -85,8 +87,21 @@ impl TryFrom<Config> for Settings {
 
     fn try_from(config: Config) -> Result<Self, ConfigError> {
         let (config_hash, written) = (hash(&config), config.clone());
-        let Config { node, listen, raft, state, client, reads, writes, gateway, tls, auth, log, warnings } =
-            config;
+        let Config {
+            node,
+            listen,
+            raft,
+            state,
+            client,
+            reads,
+            writes,
+            gateway,
+            tls,
+            auth,
+            log,
+            warnings,
+            file_hash,
+        } = config;
         if node.name.is_empty() {
             return Err(ConfigError(
                 "node.name is missing: give the node a short, unique name, for instance -raft-node-id node-1"
@@ -183,6 +198,7 @@ impl TryFrom<Config> for Settings {
             },
             warnings,
             config_hash,
+            file_hash,
             written,
         })
     }
@@ -193,6 +209,7 @@ fn hash(config: &Config) -> String {
     let mut public = config.clone();
     public.client.password = None;
     public.gateway.token = None;
+    public.file_hash.clear();
     format!("{:08x}", crc32c::crc32c(format!("{public:?}").as_bytes()))
 }
 

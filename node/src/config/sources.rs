@@ -39,9 +39,15 @@ impl Source {
             ));
         }
         let has_token = self.variable("HELIOS__GATEWAY__TOKEN").is_some_and(|token| !token.is_empty());
-        let (mut merged, warnings) = match self.file() {
-            Some(path) => read_file(&path, has_token)?,
-            None => (Value::Object(Map::new()), Vec::new()),
+        let (mut merged, warnings, file_hash) = match self.file() {
+            Some(path) => {
+                let text = std::fs::read_to_string(&path).map_err(|error| {
+                    ConfigError(format!("configuration file {}: {error}", path.display()))
+                })?;
+                let (sections, warnings) = read_sections(&path, &text, has_token)?;
+                (sections, warnings, format!("{:08x}", crc32c::crc32c(text.as_bytes())))
+            }
+            None => (Value::Object(Map::new()), Vec::new(), String::new()),
         };
         // As the earlier documents have it (S2); a name that others use, too, so that ours wins.
         for (variable, key) in [("LOG_LEVEL", "level"), ("LOG_DIR", "dir")] {
@@ -66,16 +72,14 @@ impl Source {
         if let Some(peers) = self.variable("HELIOS_RAFT_PEERS") {
             config.node.initial_members = compat::parse_peers(peers)?;
         }
-        config.warnings = warnings;
+        (config.warnings, config.file_hash) = (warnings, file_hash);
         Ok(config)
     }
 }
 
-/// The sections of a file, and what its user should be told.
-fn read_file(path: &Path, has_token: bool) -> Result<(Value, Vec<String>), ConfigError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| ConfigError(format!("configuration file {}: {error}", path.display())))?;
-    let value: Value = serde_saphyr::from_str(&text).map_err(|error| {
+/// The sections of a file's text, and what its user should be told.
+fn read_sections(path: &Path, text: &str, has_token: bool) -> Result<(Value, Vec<String>), ConfigError> {
+    let value: Value = serde_saphyr::from_str(text).map_err(|error| {
         // Its first line names the place; the rest shows the text around it.
         let reason = error.to_string().lines().next().unwrap_or_default().to_owned();
         ConfigError(format!("configuration file {}: {reason}", path.display()))

@@ -35,6 +35,7 @@ async fn a_snapshot_that_cannot_be_written_is_told_to_who_asked_and_counted() {
     let refused = node.cluster().snapshot(SnapshotRequest {}).await;
     assert_eq!(error_code(refused), ErrorCode::SnapshotFailed);
     assert_eq!(node.metric("helios_snapshot_failures_total").await, Some(1));
+    assert_eq!(node.status().await.snapshot_failures, 1);
     std::fs::remove_dir(&draft).unwrap();
     node.cluster().snapshot(SnapshotRequest {}).await.unwrap();
 }

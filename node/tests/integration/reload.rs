@@ -96,6 +96,9 @@ async fn a_changed_file_counts_at_once_or_says_what_it_waits_for() {
     assert_ne!(running.ask("GET", "/config").await.1["hash"], hash);
     eventually("more is logged", async || running.node.log().contains("DEBUG").then_some(())).await;
     assert_eq!(running.ask("GET", "/config/diff").await, (200, json!({ "changes": [] })));
+    let text = std::fs::read(&running.file).unwrap();
+    let told = running.node.status().await.config_file_hash;
+    assert_eq!(told, format!("{:08x}", crc32c::crc32c(&text)), "by which the operator knows of it");
 
     // What needs a restart is told, and not taken over.
     running.write(&[("request_timeout: 5s", "request_timeout: 2s, max_connections: 77")]);

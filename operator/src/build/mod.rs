@@ -17,7 +17,7 @@ use crate::names;
 use crate::validate::ValidatedCluster;
 
 pub use config::{CONFIG_FILE, CONFIG_HASH};
-pub use statefulset::has_certificate;
+pub use statefulset::{has_certificate, has_declined_password, has_password};
 
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write the members' configuration: {0}")]

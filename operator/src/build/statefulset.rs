@@ -24,6 +24,11 @@ use crate::locks::users::{TOKEN, USERS};
 use crate::names::{self, CLIENT_PORT, CONTAINER, GATEWAY_PORT, GRPC_PORT, METRICS_PORT, PEER_PORT, VOLUME};
 use crate::validate::ValidatedCluster;
 
+/// On the StatefulSet: the spec has said that clients need no password. One without it and without a password is of an
+/// operator that knew of none.
+const AUTH: &str = "heliosdb.io/auth";
+const DECLINED: &str = "declined";
+const AUTH_VOLUME: &str = "auth";
 const RESTARTED_AT: &str = "heliosdb.io/restarted-at";
 const CONFIG_DIR: &str = "/etc/helios";
 const TLS_VOLUME: &str = "tls";
@@ -39,8 +44,10 @@ const STARTUP_SECONDS: i32 = 600;
 
 pub fn stateful_set(cluster: &ValidatedCluster, shape: &Shape, config_hash: &str) -> StatefulSet {
     let when_deleted = if cluster.volume.retain { "Retain" } else { "Delete" };
+    let annotations =
+        cluster.declines_password.then(|| BTreeMap::from([(AUTH.to_owned(), DECLINED.to_owned())]));
     StatefulSet {
-        metadata: metadata(cluster, cluster.name.clone()),
+        metadata: ObjectMeta { annotations, ..metadata(cluster, cluster.name.clone()) },
         spec: StatefulSetSpec {
             replicas: Some(shape.replicas.cast_signed()),
             service_name: Some(names::peers_service(&cluster.name)),
@@ -157,14 +164,26 @@ fn secrets(cluster: &ValidatedCluster) -> impl Iterator<Item = Mounted> {
     let users = spec.auth.enabled.then(|| names::auth_secret(&cluster.name));
     let certificate: Option<Mounted> =
         certificate.map(|secret| (TLS_VOLUME, TLS_DIR, secret, &[CERTIFICATE, KEY, AUTHORITY][..]));
-    certificate.into_iter().chain(users.map(|secret| ("auth", AUTH_DIR, secret, &[USERS, TOKEN][..])))
+    certificate.into_iter().chain(users.map(|secret| (AUTH_VOLUME, AUTH_DIR, secret, &[USERS, TOKEN][..])))
 }
 
 /// Whether its members have TLS.
 pub fn has_certificate(set: &StatefulSet) -> bool {
+    has_volume(set, TLS_VOLUME)
+}
+
+/// Whether its members ask for a password.
+pub fn has_password(set: &StatefulSet) -> bool {
+    has_volume(set, AUTH_VOLUME)
+}
+
+pub fn has_declined_password(set: &StatefulSet) -> bool {
+    set.metadata.annotations.as_ref().is_some_and(|all| all.get(AUTH).is_some_and(|said| said == DECLINED))
+}
+
+fn has_volume(set: &StatefulSet, name: &str) -> bool {
     let pod = set.spec.template.spec.as_ref();
-    pod.and_then(|pod| pod.volumes.as_ref())
-        .is_some_and(|all| all.iter().any(|volume| volume.name == TLS_VOLUME))
+    pod.and_then(|pod| pod.volumes.as_ref()).is_some_and(|all| all.iter().any(|volume| volume.name == name))
 }
 
 fn item(file: &str) -> KeyToPath {

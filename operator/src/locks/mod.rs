@@ -47,17 +47,42 @@ impl Trouble {
     }
 }
 
-/// A cluster whose members began before there was TLS goes on without it: those with it and those without would
-/// refuse each other while they are changed one at a time.
+/// A cluster that began before there was TLS, or before there were passwords, goes on without: members with TLS and
+/// without would refuse each other while they are changed one at a time, and clients that know no password would be
+/// shut out by nothing but a newer operator.
 pub fn as_it_began(cluster: &mut ValidatedCluster, live: Option<&StatefulSet>) -> Option<Trouble> {
+    let live = live?;
+    let (unencrypted, open) = (without_tls(cluster, live), without_password(cluster, live));
+    match (unencrypted, open) {
+        (Some(one), Some(other)) => {
+            Some(Trouble::warning(one.reason, format!("{}. And {}", one.message, other.message)))
+        }
+        (one, other) => one.or(other),
+    }
+}
+
+fn without_tls(cluster: &mut ValidatedCluster, live: &StatefulSet) -> Option<Trouble> {
     let tls = &mut cluster.spec.tls;
-    if tls.mode == TlsMode::Off || live.is_none_or(build::has_certificate) {
+    if tls.mode == TlsMode::Off || build::has_certificate(live) {
         return None;
     }
     (tls.mode, tls.clients) = (TlsMode::Off, false);
     let message = "the members began without TLS and go on so; to encrypt, delete the HeliosCluster while \
                    spec.storage.retain is true and apply it again, which stops it for a moment and keeps the data";
     Some(Trouble::warning("NotEncrypted", message))
+}
+
+/// That a person has said no to passwords is on record beside the members; only what began with neither is of old.
+fn without_password(cluster: &mut ValidatedCluster, live: &StatefulSet) -> Option<Trouble> {
+    let auth = &mut cluster.spec.auth;
+    if !auth.enabled || build::has_password(live) || build::has_declined_password(live) {
+        return None;
+    }
+    auth.enabled = false;
+    let message = "the members began without a password and go on so, open to whoever reaches them; write \
+                   spec.auth.enabled: false, which changes nothing but this message, and true once the clients know \
+                   the password: the members then restart one at a time and make Secret NAME-auth";
+    Some(Trouble::warning("NoPassword", message.replace("NAME", &cluster.name)))
 }
 
 impl Locks {

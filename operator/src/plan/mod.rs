@@ -172,6 +172,17 @@ pub enum Kind {
 }
 
 impl Kind {
+    pub const ALL: [Self; 8] = [
+        Self::Bootstrap,
+        Self::AddMember,
+        Self::RemoveMember,
+        Self::ReplaceMember,
+        Self::RollingUpdate,
+        Self::ResizeVolume,
+        Self::MoveLeader,
+        Self::Recovery,
+    ];
+
     pub fn name(self) -> &'static str {
         match self {
             Self::Bootstrap => "Bootstrap",

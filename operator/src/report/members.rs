@@ -44,6 +44,11 @@ fn member(view: &View, ordinal: u32) -> MemberStatus {
         match_index: matched.map(signed),
         lag: lag.map(signed),
         version: node.map(|node| node.version.clone()).filter(|version| !version.is_empty()),
+        config: node.map(|node| node.config_hash.clone()).filter(|hash| !hash.is_empty()),
+        receives_snapshot: known
+            .and_then(|member| view.progress(member.id))
+            .is_some_and(|progress| progress.snapshotting),
+        snapshot_failures: node.map_or(0, |node| signed(node.snapshot_failures)),
     }
 }
 

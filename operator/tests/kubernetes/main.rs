@@ -5,7 +5,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod as_it_began;
 mod cost;
+mod events;
 mod nodes;
 mod operator;
 mod replicas;

@@ -23,6 +23,8 @@ pub struct Call {
 #[derive(Debug, Default)]
 struct Members {
     membership: Option<Membership>,
+    /// The first voter while nobody was elected.
+    leader: Option<u64>,
     calls: Vec<Call>,
 }
 
@@ -37,6 +39,15 @@ impl Nodes {
 
     pub fn membership(&self, cluster: &str) -> Option<Membership> {
         self.0.lock().unwrap().get(cluster)?.membership.clone()
+    }
+
+    /// From now on the member `id` leads, in a later term.
+    pub fn elect(&self, cluster: &str, id: u64) {
+        self.0.lock().unwrap().get_mut(cluster).unwrap().leader = Some(id);
+    }
+
+    fn elected(&self, cluster: &str) -> Option<u64> {
+        self.0.lock().unwrap().get(cluster)?.leader
     }
 
     /// As if an operator with this token had changed the membership.
@@ -122,7 +133,8 @@ impl Node {
         let Some(me) = membership.members.iter().find(|member| member.disk_id == disk_id) else {
             return blank;
         };
-        let leader = membership.voters[0];
+        let elected = self.all.elected(&self.cluster);
+        let leader = elected.unwrap_or(membership.voters[0]);
         let role = match () {
             () if me.id == leader => Role::Leader,
             () if membership.voters.contains(&me.id) => Role::Follower,
@@ -139,7 +151,7 @@ impl Node {
             cluster_id: membership.cluster_id.clone(),
             member_id: me.id,
             role: role.into(),
-            term: 2,
+            term: if elected.is_some() { 3 } else { 2 },
             leader_id: leader,
             last_index: 100,
             commit_index: 100,

@@ -89,7 +89,7 @@ async fn read(client: &Client, name: &str) -> Option<BTreeMap<String, String>> {
 }
 
 /// Reason and message.
-async fn degraded(client: &Client, name: &str) -> Option<(String, String)> {
+pub async fn degraded(client: &Client, name: &str) -> Option<(String, String)> {
     let cluster = Api::<HeliosCluster>::default_namespaced(client.clone()).get(name).await.unwrap();
     let conditions = cluster.status?.conditions;
     let found = conditions.into_iter().find(|it| it.type_ == "Degraded" && it.status == "True")?;

@@ -2,9 +2,11 @@
 //! operator that dies after each of its effects. The invariants of `plan` are asserted in `world`.
 #![allow(clippy::unwrap_used)]
 
+mod as_it_began;
 mod crash_points;
 mod histories;
 mod model;
 mod repairs;
 mod scenarios;
+mod told;
 mod world;

@@ -1,0 +1,243 @@
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::*;
+use crate::plan::Kind;
+
+const ALL: [Notice; 16] = [
+    Notice::MemberJoined,
+    Notice::MemberPromoted,
+    Notice::MemberLeft,
+    Notice::MemberFailed,
+    Notice::MemberRecovered,
+    Notice::QuorumAchieved,
+    Notice::QuorumLost,
+    Notice::QuorumUnknown,
+    Notice::LeaderElected,
+    Notice::LeaderMoved,
+    Notice::LeaderLost,
+    Notice::SnapshotStarted,
+    Notice::SnapshotDone,
+    Notice::SnapshotFailed,
+    Notice::ConfigReloaded,
+    Notice::CertificateRenewed,
+];
+
+fn member(ordinal: i64, role: &str) -> MemberStatus {
+    MemberStatus {
+        name: format!("demo-{ordinal}"),
+        member_id: ordinal + 1,
+        incarnation: 1,
+        role: role.to_owned(),
+        ready: role != "Unknown",
+        config: Some("one".to_owned()),
+        match_index: Some(100),
+        ..MemberStatus::default()
+    }
+}
+
+fn available_as(status: &mut HeliosClusterStatus, value: &str, reason: &str) {
+    status.conditions = vec![Condition {
+        type_: "Available".to_owned(),
+        status: value.to_owned(),
+        reason: reason.to_owned(),
+        message: format!("it is {reason}"),
+        observed_generation: None,
+        last_transition_time: Time(Timestamp::UNIX_EPOCH),
+    }];
+}
+
+/// Three members, of which the first leads in term 3.
+fn three() -> HeliosClusterStatus {
+    let mut status = HeliosClusterStatus {
+        leader: Some("demo-0".to_owned()),
+        term: Some(3),
+        members: vec![member(0, "Leader"), member(1, "Follower"), member(2, "Follower")],
+        ..HeliosClusterStatus::default()
+    };
+    available_as(&mut status, "True", "QuorumHealthy");
+    status
+}
+
+fn changed(change: impl FnOnce(&mut HeliosClusterStatus)) -> HeliosClusterStatus {
+    let mut status = three();
+    change(&mut status);
+    status
+}
+
+/// Each as `Reason pod`.
+fn told(old: &HeliosClusterStatus, new: &HeliosClusterStatus) -> Vec<String> {
+    let word = |noticed: Noticed| format!("{:?} {}", noticed.notice, noticed.pod.unwrap_or_default());
+    noticed(old, new).into_iter().map(|noticed| word(noticed).trim_end().to_owned()).collect()
+}
+
+#[test]
+fn what_is_as_it_was_is_not_told() {
+    assert_eq!(told(&three(), &three()), [""; 0]);
+    let busy = changed(|status| status.members[1].match_index = Some(9_000));
+    assert_eq!(told(&three(), &busy), [""; 0]);
+}
+
+#[test]
+fn members_join_vote_and_leave() {
+    let learner = changed(|status| status.members.push(member(3, "Learner")));
+    let voter = changed(|status| status.members.push(member(3, "Follower")));
+    assert_eq!(told(&three(), &learner), ["MemberJoined demo-3"]);
+    assert_eq!(told(&learner, &voter), ["MemberPromoted demo-3"]);
+    assert_eq!(told(&voter, &three()), ["MemberLeft demo-3"]);
+    let joining =
+        changed(|status| status.members.push(MemberStatus { member_id: 0, ..member(3, "Joining") }));
+    assert_eq!(told(&three(), &joining), [""; 0], "a pod is no member yet");
+    let again = changed(|status| status.members[2].member_id = 9);
+    assert_eq!(
+        told(&three(), &again),
+        ["MemberLeft demo-2", "MemberJoined demo-2"],
+        "a new disk, a new member"
+    );
+}
+
+#[test]
+fn a_member_fails_and_returns_unless_the_operator_restarts_it() {
+    let away = changed(|status| status.members[2] = member(2, "Unknown"));
+    assert_eq!(told(&three(), &away), ["MemberFailed demo-2"]);
+    assert_eq!(told(&away, &away), [""; 0]);
+    assert_eq!(told(&away, &three()), ["MemberRecovered demo-2"]);
+    let unready = changed(|status| status.members[1].ready = false);
+    assert_eq!(told(&three(), &unready), ["MemberFailed demo-1"]);
+    let meant = changed(|status| {
+        status.members[2] = member(2, "Unknown");
+        status.operation = Some(helios_crds::OperationStatus {
+            kind: Kind::RollingUpdate.name().to_owned(),
+            target: Some("demo-2".to_owned()),
+            step: String::new(),
+            started_at: Time(Timestamp::UNIX_EPOCH),
+            deadline: Time(Timestamp::UNIX_EPOCH),
+            steady_since: None,
+        });
+    });
+    assert_eq!((told(&three(), &meant), told(&meant, &three())), (vec![], vec![]));
+}
+
+#[test]
+fn a_leader_is_lost_elected_and_moved() {
+    let gap = changed(|status| {
+        (status.leader, status.term) = (None, None);
+        status.members[0] = member(0, "Unknown");
+        available_as(status, "False", "NoLeader");
+    });
+    let next = changed(|status| {
+        (status.leader, status.term) = (Some("demo-1".to_owned()), Some(4));
+        status.members[0] = member(0, "Unknown");
+        status.members[1].role = "Leader".to_owned();
+    });
+    let moved = changed(|status| {
+        (status.leader, status.term) = (Some("demo-1".to_owned()), Some(4));
+        status.members[0].role = "Follower".to_owned();
+    });
+    assert_eq!(told(&three(), &gap), ["MemberFailed demo-0", "LeaderLost demo-0"]);
+    assert_eq!(told(&gap, &next), ["LeaderElected demo-1"]);
+    assert_eq!(told(&three(), &next), ["MemberFailed demo-0", "LeaderElected demo-1"]);
+    assert_eq!(told(&three(), &moved), ["LeaderMoved demo-1"]);
+    let later = changed(|status| status.term = Some(5));
+    assert_eq!(told(&three(), &later), ["LeaderElected demo-0"], "again");
+}
+
+#[test]
+fn a_majority_goes_and_comes_and_what_is_out_of_reach_is_one_event() {
+    let lost = changed(|status| {
+        (status.leader, status.term) = (None, None);
+        status.members = vec![member(0, "Candidate"), member(1, "Unknown"), member(2, "Unknown")];
+        available_as(status, "False", "NoQuorum");
+    });
+    assert_eq!(
+        told(&three(), &lost),
+        ["MemberFailed demo-1", "MemberFailed demo-2", "QuorumLost", "LeaderLost demo-0"]
+    );
+    let choosing = changed(|status| {
+        (status.leader, status.term) = (None, None);
+        status.members[0].role = "Candidate".to_owned();
+        available_as(status, "False", "NoLeader");
+    });
+    assert_eq!(
+        told(&lost, &choosing),
+        ["MemberRecovered demo-1", "MemberRecovered demo-2", "QuorumAchieved"]
+    );
+    assert_eq!(told(&choosing, &three()), ["LeaderElected demo-0"]);
+
+    let unreachable = changed(|status| {
+        (status.leader, status.term) = (None, None);
+        status.members.iter_mut().for_each(|member| member.role = "Unknown".to_owned());
+        available_as(status, "Unknown", "Unreachable");
+    });
+    assert_eq!(told(&three(), &unreachable), ["QuorumUnknown"], "five hundred clusters at once tell so many");
+    assert_eq!(told(&unreachable, &three()), ["QuorumAchieved"]);
+    assert_eq!(noticed(&unreachable, &three())[0].note, "it is QuorumHealthy; demo-0 leads in term 3");
+}
+
+#[test]
+fn sleep_is_no_failure() {
+    let asleep = changed(|status| {
+        (status.leader, status.term) = (None, None);
+        status
+            .members
+            .iter_mut()
+            .for_each(|member| (member.role, member.ready) = ("Unknown".to_owned(), false));
+        available_as(status, "False", "Hibernated");
+    });
+    assert_eq!(told(&three(), &asleep), [""; 0]);
+    assert_eq!(told(&asleep, &three()), ["QuorumAchieved", "LeaderElected demo-0"]);
+}
+
+#[test]
+fn snapshots_settings_and_certificates_are_told() {
+    let sending = changed(|status| status.members[2].receives_snapshot = true);
+    let arrived = changed(|status| status.members[2].match_index = Some(101));
+    assert_eq!(told(&three(), &sending), ["SnapshotStarted demo-2"]);
+    assert_eq!(told(&sending, &arrived), ["SnapshotDone demo-2"]);
+    assert_eq!(told(&sending, &three()), ["SnapshotFailed demo-2"]);
+    let failing = changed(|status| status.members[1].snapshot_failures = 1);
+    assert_eq!(told(&three(), &failing), ["SnapshotFailed demo-1"]);
+    assert_eq!(told(&failing, &three()), [""; 0], "its process was started again");
+
+    let reloaded = changed(|status| status.members[1].config = Some("two".to_owned()));
+    assert_eq!(told(&three(), &reloaded), ["ConfigReloaded demo-1"]);
+    let restarted = changed(|status| {
+        (status.members[1].config, status.members[1].incarnation) = (Some("two".to_owned()), 2);
+    });
+    assert_eq!(told(&three(), &restarted), [""; 0]);
+
+    let ends = |second| {
+        changed(|status| status.certificate_expires_at = Timestamp::from_second(second).ok().map(Time))
+    };
+    assert_eq!(
+        told(&three(), &ends(1_800_000_000)),
+        [""; 0],
+        "the first one, or an operator that did not tell it"
+    );
+    assert_eq!(told(&ends(1_800_000_000), &ends(1_900_000_000)), ["CertificateRenewed"]);
+}
+
+#[test]
+fn no_pass_tells_more_than_its_bound() {
+    let crowd = changed(|status| status.members.extend((3..40).map(|ordinal| member(ordinal, "Learner"))));
+    assert_eq!(told(&three(), &crowd).len(), MOST);
+}
+
+/// The page is for people who write alerts on reasons; each is there once, with its type.
+#[test]
+fn the_reference_of_events_names_each_reason() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/events.md");
+    let page = std::fs::read_to_string(path).unwrap();
+    let mut listed: Vec<&str> =
+        page.lines().filter_map(|line| line.strip_prefix("| `")?.split(" | ").next()).collect();
+    let rows: Vec<String> =
+        ALL.map(|notice| format!("| `{}` | {:?} | ", notice.name(), notice.type_())).into();
+    for row in &rows {
+        assert_eq!(page.lines().filter(|line| line.starts_with(row)).count(), 1, "{row}");
+    }
+    listed.retain(|reason| !ALL.iter().any(|notice| format!("{}`", notice.name()) == **reason));
+    let of_the_operator = Kind::ALL.map(|kind| format!("{}`", kind.name()));
+    let mut expected: Vec<&str> = of_the_operator.iter().map(String::as_str).collect();
+    expected.push("Unreadable`");
+    assert_eq!(listed, expected);
+}
