@@ -2,21 +2,20 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
+use std::ops::Range;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use jiff::{Timestamp, ToSpan};
-use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
-};
+use helios_proto::tls::issue::{IssueError, Pair};
+use jiff::Timestamp;
 
 use crate::error::Error;
 use crate::lock::read;
 
-const CA_YEARS: i16 = 10;
-/// A clock that is a little behind has to take the certificate, too.
-const EARLIER_HOURS: i64 = 1;
+const CA_DAYS: u32 = 3650;
+/// A clock that is a little behind has to take the certificate, too. In seconds.
+const EARLIER: i64 = 3600;
+const DAY: i64 = 24 * 3600;
 const PUBLIC: u32 = 0o644;
 const PRIVATE: u32 = 0o600;
 
@@ -33,16 +32,15 @@ pub fn create(dir: &Path, name: &str, hosts: &[String], days: u32) -> Result<Str
     let (ca_file, ca_key_file) = (dir.join("ca.crt"), dir.join("ca.key"));
     let made = !ca_file.exists() && !ca_key_file.exists();
     if made {
-        let (certificate, key) = authority().map_err(unusable)?;
-        write(&ca_key_file, &key, PRIVATE)?;
-        write(&ca_file, &certificate, PUBLIC)?;
+        let authority = Pair::authority("HeliosDB CA", valid_for(CA_DAYS))?;
+        write(&ca_key_file, &authority.key, PRIVATE)?;
+        write(&ca_file, &authority.certificate, PUBLIC)?;
     }
     let text = |path: &PathBuf| Ok::<_, Error>(String::from_utf8_lossy(&read(path)?).into_owned());
-    let key = KeyPair::from_pem(&text(&ca_key_file)?).map_err(unusable)?;
-    let issuer = Issuer::from_ca_cert_pem(&text(&ca_file)?, key).map_err(unusable)?;
-    let (certificate, key) = leaf(&issuer, name, hosts, days).map_err(unusable)?;
-    write(&dir.join(format!("{name}.key")), &key, PRIVATE)?;
-    write(&dir.join(format!("{name}.crt")), &certificate, PUBLIC)?;
+    let authority = Pair { certificate: text(&ca_file)?, key: text(&ca_key_file)? };
+    let leaf = authority.sign(name, hosts, valid_for(days))?;
+    write(&dir.join(format!("{name}.key")), &leaf.key, PRIVATE)?;
+    write(&dir.join(format!("{name}.crt")), &leaf.certificate, PUBLIC)?;
     let dir = dir.display();
     let beginning = if made {
         format!("{dir}/ca.crt and ca.key are a new CA; keep ca.key to yourself\n")
@@ -55,41 +53,9 @@ pub fn create(dir: &Path, name: &str, hosts: &[String], days: u32) -> Result<Str
     ))
 }
 
-fn authority() -> Result<(String, String), rcgen::Error> {
-    let mut params = CertificateParams::default();
-    params.distinguished_name.push(DnType::CommonName, "HeliosDB CA");
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    valid_for(&mut params, i64::from(CA_YEARS) * 365);
-    let key = KeyPair::generate()?;
-    Ok((params.self_signed(&key)?.pem(), key.serialize_pem()))
-}
-
-fn leaf(
-    issuer: &Issuer<'_, KeyPair>,
-    name: &str,
-    hosts: &[String],
-    days: u32,
-) -> Result<(String, String), rcgen::Error> {
-    let mut params = CertificateParams::new(hosts)?;
-    params.distinguished_name.push(DnType::CommonName, name);
-    params.use_authority_key_identifier_extension = true;
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages =
-        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-    valid_for(&mut params, days.into());
-    let key = KeyPair::generate()?;
-    Ok((params.signed_by(&key, issuer)?.pem(), key.serialize_pem()))
-}
-
-fn valid_for(params: &mut CertificateParams, days: i64) {
-    let now = Timestamp::now();
-    let day = |at: Timestamp| {
-        let date = at.to_zoned(jiff::tz::TimeZone::UTC).date();
-        rcgen::date_time_ymd(date.year().into(), date.month().unsigned_abs(), date.day().unsigned_abs())
-    };
-    params.not_before = day(now - EARLIER_HOURS.hours());
-    params.not_after = day(now + (24 * (days + 1)).hours());
+fn valid_for(days: u32) -> Range<i64> {
+    let now = Timestamp::now().as_second();
+    now - EARLIER..now + DAY * i64::from(days)
 }
 
 /// Nothing is written over.
@@ -102,8 +68,10 @@ fn unwritable(path: &Path) -> impl FnOnce(std::io::Error) -> Error {
     move |source| Error::File { path: path.to_owned(), source }
 }
 
-fn unusable(error: rcgen::Error) -> Error {
-    Error::Impossible(format!("no certificate: {error}"))
+impl From<IssueError> for Error {
+    fn from(error: IssueError) -> Self {
+        Self::Impossible(error.to_string())
+    }
 }
 
 #[cfg(test)]

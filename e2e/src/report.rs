@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// Exit code of a writer that misses a write the server had acknowledged.
+/// Exit code of a writer that misses a write the server had acknowledged, or saw answers that contradict each other.
 pub const EXIT_LOST: u8 = 3;
 
 /// Writes of a span of time, by all workers together.
@@ -41,11 +41,22 @@ pub struct Report {
     pub unread: u64,
     /// Some of the keys that are missing, wrong or unread.
     pub examples: Vec<String>,
+    pub witnessed: Witnessed,
+}
+
+/// What clients saw that read and wrote the same few keys beside the load.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Witnessed {
+    pub operations: u64,
+    /// Of these: no answer tells what became of them.
+    pub unknown: u64,
+    /// Why no single database could have answered so; or that it took too long to find out.
+    pub objection: Option<String>,
 }
 
 impl Report {
-    /// Whether every acknowledged write was read back as it was written.
+    /// Whether every acknowledged write was read back as it was written, and all answers were in order.
     pub fn is_intact(&self) -> bool {
-        self.missing + self.wrong + self.unread == 0
+        self.missing + self.wrong + self.unread == 0 && self.witnessed.objection.is_none()
     }
 }

@@ -135,7 +135,7 @@ impl Story {
         Ok(window)
     }
 
-    /// Ends the load; no acknowledged write may be missing.
+    /// Ends the load; no acknowledged write may be missing, and no answer may contradict another.
     ///
     /// # Errors
     /// When one is.
@@ -143,14 +143,19 @@ impl Story {
         let report = writer.stop()?;
         ensure!(
             report.is_intact(),
-            "of {} acknowledged writes {} are missing, {} wrong, {} unreadable, for instance {}",
+            "of {} acknowledged writes {} are missing, {} wrong, {} unreadable, for instance {}; answers: {}",
             report.window.acknowledged,
             report.missing,
             report.wrong,
             report.unread,
-            report.examples.join(" ")
+            report.examples.join(" "),
+            report.witnessed.objection.as_deref().unwrap_or("in order")
         );
-        self.say(&format!("all {} acknowledged writes are there", report.window.acknowledged));
+        let (writes, witnessed) = (report.window.acknowledged, report.witnessed);
+        self.say(&format!(
+            "all {writes} acknowledged writes are there; {} answers are linearizable ({} unknown)",
+            witnessed.operations, witnessed.unknown
+        ));
         Ok(())
     }
 

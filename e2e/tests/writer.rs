@@ -17,14 +17,17 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 fn a_server_that_forgets_is_found_out() {
     let redis = Redis::start();
     let writer = Writer::start(&redis);
-    let before: Window = writer.post("await/100");
+    // Long enough for the witnesses to have met, before and after.
+    let before: Window = writer.post("await/600");
     redis.query("FLUSHALL");
-    writer.post::<Window>("await/100");
+    writer.post::<Window>("await/600");
     let (code, report) = writer.terminate();
     assert_eq!(code, i32::from(EXIT_LOST));
     assert!(report.missing >= before.acknowledged, "{report:?}");
     assert_eq!((report.wrong, report.unread, report.window.failed), (0, 0, 0), "{report:?}");
     assert!(!report.examples.is_empty());
+    let objection = report.witnessed.objection.unwrap();
+    assert!(objection.contains("no order of the operations"), "{objection}");
 }
 
 #[test]
@@ -56,6 +59,7 @@ fn a_server_that_stands_still_makes_a_gap_and_failures_but_no_loss() {
     assert!(still.longest_gap_ms >= 1500.0 && still.failed > 0, "{still:?}");
     assert!(after.longest_gap_ms < 1000.0 && after.failed == 0, "{after:?}");
     assert_eq!((code, report.is_intact(), report.window.failed), (0, true, still.failed), "{report:?}");
+    assert!(report.witnessed.operations > 20 && report.witnessed.unknown > 0, "{:?}", report.witnessed);
     assert!(report.window.errors.contains_key("no answer in time"), "{:?}", report.window.errors);
 }
 

@@ -127,13 +127,18 @@ impl App {
         let (stop, mut inner_services) = (CancellationToken::new(), JoinSet::new());
         locks.watch(&mut registry, &mut inner_services, &stop);
         inner_services.spawn(Arc::clone(&access).watch(stop.clone()));
-        let limits = resp::Limits { max_clients: settings.max_connections, ..resp::Limits::default() };
+        let max_clients = settings.max_connections;
         let registry = Arc::new(registry);
         let node = Node::open(settings, machine, locks.clone(), metrics, Fatal::default())?;
 
-        let client_door =
-            |name, protocol| Door { name, protocol, tls: locks.client.clone(), refusals: refusals.clone() };
-        let mut app = Self { node, stop, client_services: JoinSet::new(), inner_services };
+        let client_door = |name, protocol| Door {
+            name,
+            protocol,
+            tls: locks.client.clone(),
+            refusals: refusals.clone(),
+            open: node.inner().sessions.of(name),
+        };
+        let mut app = Self { node: node.clone(), stop, client_services: JoinSet::new(), inner_services };
         let reloader = Arc::new(Reloader::new(app.node.clone(), source));
         app.inner_services.spawn(Arc::clone(&reloader).watch(app.stop.clone()));
         app.serve_peers(
@@ -146,6 +151,8 @@ impl App {
             app.inner_services.spawn(http::serve(listener, door, routes, app.stop.clone()));
         }
         if let Some(listener) = listeners.client {
+            let idle_timeout = node.inner().idle_timeout.clone();
+            let limits = resp::Limits { max_clients, idle_timeout, ..resp::Limits::default() };
             let (door, stop) = (client_door("client", Protocol::Redis), app.stop.child_token());
             let served = resp::serve(
                 listener,

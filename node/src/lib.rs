@@ -17,7 +17,9 @@ pub mod error;
 mod error_table;
 mod glob;
 mod grpc;
+mod health;
 mod http;
+mod idle;
 mod lifecycle;
 pub mod logging;
 mod management;
@@ -34,6 +36,7 @@ pub mod resp;
 mod retirement;
 mod scratch;
 mod secret;
+mod sessions;
 #[cfg(feature = "simulation")]
 pub mod simulation;
 pub mod state;
@@ -56,7 +59,10 @@ pub mod prelude {
 /// Milliseconds since the Unix epoch. Decides nothing by itself: the log's clock does
 /// (node.md, pitfall 23).
 pub(crate) fn wall_ms() -> u64 {
-    std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, whole_ms)
+}
+
+/// As a message has it.
+pub(crate) fn whole_ms(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -17,12 +17,14 @@ use crate::channels::Channels;
 use crate::config::Settings;
 use crate::disk;
 use crate::error::Error;
+use crate::idle::IdleTimeout;
 use crate::lifecycle::{Belonging, DataDir, MarkerError};
 use crate::metrics::Metrics;
 use crate::peer::{Dialer, Links};
 use crate::pubsub::Broker;
 use crate::raft::{self, Fatal, RaftHandle, RecoveryError, Runtime, Snapshots, membership};
 use crate::requests::{Couriers, FreshAt, RequestIds};
+use crate::sessions::Sessions;
 use crate::state::{Driven, StateError, Store, StoreOptions};
 use crate::tls::Locks;
 use crate::wal::{Recovered, Wal, WalError, WalOptions};
@@ -88,6 +90,8 @@ pub(crate) struct Inner {
     settings: RwLock<Arc<Settings>>,
     pub(crate) store: Store,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) sessions: Sessions,
+    pub(crate) idle_timeout: IdleTimeout,
     pub(crate) started: Instant,
     pub(crate) stopping: AtomicBool,
     pub(crate) dialer: Dialer,
@@ -171,6 +175,8 @@ impl Node {
             store,
             machine,
             metrics,
+            sessions: Sessions::default(),
+            idle_timeout: IdleTimeout::new(settings.idle_timeout),
             started: Instant::now(),
             stopping: AtomicBool::new(false),
             channels: Channels::new(dialer.clone()),
@@ -233,6 +239,10 @@ impl Node {
 
     /// From the next request on. What a running node cannot change must be as it was.
     pub(crate) fn reconfigure(&self, settings: Settings) {
+        // What a client has set holds until the configuration says otherwise.
+        if settings.idle_timeout != self.settings().idle_timeout {
+            self.0.idle_timeout.set(settings.idle_timeout);
+        }
         *self.0.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
     }
 
@@ -289,6 +299,11 @@ impl Node {
     /// Resolves with the reason when this node cannot go on.
     pub async fn failed(&self) -> String {
         self.0.fatal.raised().await
+    }
+
+    /// The newest snapshot on this disk.
+    pub(crate) fn newest_snapshot(&self) -> Option<raft::Newest> {
+        self.0.snapshots.told()
     }
 
     /// On the volume of the data directory; `None` if it cannot be asked.

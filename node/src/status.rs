@@ -2,11 +2,12 @@
 
 use std::sync::atomic::Ordering;
 
-use helios_proto::v1::{self as proto, StatusResponse};
+use helios_proto::v1::{self as proto, Failover, StatusResponse};
 
 use crate::node::Node;
 use crate::raft::format::FORMAT;
-use crate::raft::{RaftStatus, Role, membership};
+use crate::raft::{Cause, RaftStatus, Role, membership};
+use crate::{health, whole_ms};
 
 /// Entries a node may be behind what it knows to be committed and still be called ready.
 const MAX_READY_LAG: u64 = 1_000;
@@ -28,9 +29,18 @@ pub fn of(node: &Node) -> StatusResponse {
         peer_tls: inner.locks.peer.is_some(),
         client_tls: inner.locks.client.is_some(),
         peer_certificate_expires_at: inner.locks.peer.as_ref().map_or(0, |side| side.expires_at()),
+        sessions: Some(proto::Sessions {
+            client: inner.sessions.client.count(),
+            grpc: inner.sessions.grpc.count(),
+            gateway: inner.sessions.gateway.count(),
+        }),
         client_certificate_expires_at: inner.locks.client.as_ref().map_or(0, |side| side.expires_at()),
         ..StatusResponse::default()
     };
+    if let Some(newest) = node.newest_snapshot() {
+        response.snapshot_size_bytes = newest.size_bytes;
+        response.snapshot_age_seconds = newest.written_at.elapsed().map_or(0, |age| age.as_secs());
+    }
     let reason = match node.member() {
         Some(member) => {
             let status = member.raft.status();
@@ -39,6 +49,9 @@ pub fn of(node: &Node) -> StatusResponse {
             response.member_id = member.id;
             response.incarnation = member.incarnation;
             describe(&mut response, &status, applied);
+            let heard = inner.metrics.contacts.heard_of();
+            response.health = health::of_peers(&status, member.id, &heard, settings.election_min);
+            response.failover = Some(failover(&status));
             unready(&status, applied)
         }
         None => Some("belongs to no cluster yet".to_owned()),
@@ -77,6 +90,23 @@ fn describe(response: &mut StatusResponse, status: &RaftStatus, applied: u64) {
     response.membership = Some((*status.membership).clone());
     response.progress = status.progress.clone();
     response.lowest_format = status.lowest_format;
+}
+
+fn failover(status: &RaftStatus) -> Failover {
+    Failover {
+        may_lead: status.may_lead.clone(),
+        transfer_target: status.transfer_target.unwrap_or(0),
+        last_election: status.last_election.map(|election| proto::Election {
+            cause: match election.cause {
+                Cause::Timeout => proto::election::Cause::Timeout,
+                Cause::LeaderLost => proto::election::Cause::LeaderLost,
+                Cause::Handover => proto::election::Cause::Handover,
+            }
+            .into(),
+            ago_ms: whole_ms(election.began.elapsed()),
+            took_ms: election.took.map(whole_ms),
+        }),
+    }
 }
 
 /// Ready means: can serve or send on, and is caught up with what it knows to be committed.

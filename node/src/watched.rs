@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
+use tokio_util::sync::CancellationToken;
 
 /// Files, by what happens in their directories: editors and the kubelet replace them by a rename.
 pub struct WatchedFiles {
@@ -46,6 +47,25 @@ impl WatchedFiles {
             }
             if changed {
                 return Ok(());
+            }
+        }
+    }
+}
+
+/// Calls `reload` once, since they may have changed since they were first read, and then whenever one of `paths` holds
+/// something else, until `stop`. `what` they are is for the log, where changes cannot be noticed.
+pub async fn follow(what: &str, paths: Vec<PathBuf>, stop: CancellationToken, mut reload: impl FnMut()) {
+    let unnoticed = |error| tracing::warn!(%error, "changes of the {what} are not noticed");
+    let mut watched = match WatchedFiles::open(paths) {
+        Ok(watched) => watched,
+        Err(error) => return unnoticed(error),
+    };
+    loop {
+        reload();
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = watched.changed() => if let Err(error) = changed {
+                return unnoticed(error);
             }
         }
     }

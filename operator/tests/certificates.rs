@@ -6,8 +6,9 @@ use helios_operator::locks::certificates::{
     Act, Data, Existing, SPREAD, Write, carry_out, plan_certificates,
 };
 use helios_operator::locks::check::{self, Names, fits, validity};
-use helios_operator::locks::keys::{self, Pair};
+use helios_operator::locks::keys;
 use helios_proto::tls::ClientTls;
+use helios_proto::tls::issue::Pair;
 use jiff::{SignedDuration, Timestamp};
 
 const MINUTE: SignedDuration = SignedDuration::from_mins(1);

@@ -2,6 +2,8 @@
 //! a certificate; without it, nothing is hidden.
 
 mod certificate;
+#[cfg(feature = "issue")]
+pub mod issue;
 mod words;
 
 use std::io;
@@ -208,4 +210,5 @@ pub fn host_of(address: &str) -> &str {
 }
 
 #[cfg(test)]
+#[cfg(feature = "issue")]
 mod tests;

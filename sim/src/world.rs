@@ -298,7 +298,7 @@ impl World {
                     self.events.plan(at, Event::Checkpoint(slot, process.run));
                 }
             }
-            Effect::Membership(_) => {}
+            Effect::Membership(_) | Effect::ElectionOver(_) => {}
             Effect::Changed(waiter, membership) => drop(waiter.send(Ok(membership))),
             Effect::Lost(reason) => return self.disk_forgot(slot, reason),
         }

@@ -17,7 +17,7 @@ pub use users::{Role, User};
 use crate::config::{ConfigError, Settings};
 use crate::error::Error;
 use crate::secret::Secret;
-use crate::watched::WatchedFiles;
+use crate::watched;
 use users::Users;
 
 /// Who `client.password` is the password of.
@@ -187,20 +187,7 @@ impl Access {
         if paths.is_empty() {
             return;
         }
-        let unnoticed = |error| tracing::warn!(%error, "changes of the users are not noticed");
-        let mut watched = match WatchedFiles::open(paths) {
-            Ok(watched) => watched,
-            Err(error) => return unnoticed(error),
-        };
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                changed = watched.changed() => if let Err(error) = changed {
-                    return unnoticed(error);
-                }
-            }
-            self.reload();
-        }
+        watched::follow("users", paths, stop, || self.reload()).await;
     }
 }
 

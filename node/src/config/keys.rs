@@ -136,6 +136,9 @@ pub const KEYS: &[Key] = &[
          it closes its ports."),
     key("client", "max_connections", "`10000`", Restart,
         "Redis connections; one more is told so and closed."),
+    key("client", "idle_timeout", "`0ms`", Reload,
+        "How long a Redis connection may send nothing before it is closed, as Redis's `timeout`; `0ms`: for ever. Who \
+         listens to channels or waits for an element is not idle. A new value counts for connections that are open, too."),
     secret("client", "password", "none", Restart,
         "Of the user `default`, an admin: asked of Redis clients by `AUTH` or `HELLO`, of the others by `authorization: \
          Basic`. Whoever has `auth.users_file` may leave it out."),

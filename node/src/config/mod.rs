@@ -129,6 +129,8 @@ pub struct ClientSection {
     /// How long a stopping node still serves, no longer ready, so that load balancers and Services
     /// stop sending clients before it closes its ports.
     pub shutdown_delay: String,
+    /// How long a Redis connection may send nothing before it is closed; 0: for ever.
+    pub idle_timeout: String,
     /// Asked of Redis clients by AUTH when set.
     pub password: Option<String>,
 }
@@ -207,6 +209,7 @@ impl Default for ClientSection {
             request_timeout: "5s".into(),
             shutdown_delay: "0ms".into(),
             max_connections: 10_000,
+            idle_timeout: "0ms".into(),
             password: None,
         }
     }

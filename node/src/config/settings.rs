@@ -48,6 +48,8 @@ pub struct Settings {
     pub request_timeout: Duration,
     pub shutdown_delay: Duration,
     pub max_connections: usize,
+    /// Of Redis connections; `None`: without end.
+    pub idle_timeout: Option<Duration>,
     pub lease: Option<Duration>,
     pub ack: Ack,
     pub strict_acks: bool,
@@ -158,6 +160,8 @@ impl TryFrom<Config> for Settings {
             request_timeout: duration("client.request_timeout", &client.request_timeout)?,
             shutdown_delay: duration_or_none("client.shutdown_delay", &client.shutdown_delay)?,
             max_connections: positive("client.max_connections", client.max_connections as u64)? as usize,
+            idle_timeout: Some(duration_or_none("client.idle_timeout", &client.idle_timeout)?)
+                .filter(|limit| !limit.is_zero()),
             lease: lease::length(&reads.lease, timing[1])?,
             ack: Ack::parse(&writes.ack).ok_or_else(|| {
                 ConfigError(format!(

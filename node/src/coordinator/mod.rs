@@ -27,7 +27,8 @@ use crate::state::{Driven, LogEntry, Shared, StateMachine, Value};
 
 pub use config::ClusterConfig;
 pub use state::{
-    ClusterMetrics, ClusterState, ConsensusMetrics, HealthMetrics, NodeInfo, NodeStatus, PeerHealth,
+    Cause, ClusterMetrics, ClusterState, ConsensusMetrics, FailoverMetrics, HealthMetrics, LastElection,
+    NodeInfo, NodeStatus, PeerHealth,
 };
 
 /// How long a membership change, a transfer, a catching up may take.

@@ -1,13 +1,16 @@
 //! What a coordinator tells of the cluster.
 
-use helios_proto::v1::Progress;
+use std::time::Duration;
+
+use helios_proto::v1::{Health, PeerHealth as Told};
 
 use super::{ClusterCoordinator, leader_of};
-use crate::raft::{RaftStatus, Role, membership};
+use crate::health;
+use crate::raft::RaftStatus;
+use crate::raft::membership::name_of;
 use crate::state::StateMachine;
 
-/// Entries from which on a member that answers is called degraded.
-const DEGRADED_LAG: u64 = 1_000;
+pub use crate::raft::Cause;
 
 /// The cluster as this member sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -30,6 +33,7 @@ pub struct NodeInfo {
 pub struct ClusterMetrics {
     pub consensus_metrics: ConsensusMetrics,
     pub health_metrics: HealthMetrics,
+    pub failover_metrics: FailoverMetrics,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -42,7 +46,7 @@ pub struct ConsensusMetrics {
     pub election_count: u64,
 }
 
-/// What the leader knows of the others; empty elsewhere.
+/// The leader tells of all others, the others of the leader.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct HealthMetrics {
     pub peers: Vec<PeerHealth>,
@@ -52,17 +56,41 @@ pub struct HealthMetrics {
 pub struct PeerHealth {
     pub node_id: String,
     pub status: NodeStatus,
-    /// Entries that it lacks of the leader's log.
-    pub lag: u64,
+    /// Since a message of it arrived: of the leader to the others, of any to the leader.
+    pub last_contact: Option<Duration>,
+    /// Attempts to connect to it that failed since the last one that did not.
+    pub consecutive_errors: u64,
+    /// Entries that it lacks of the leader's log; known to the leader only.
+    pub lag: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NodeStatus {
     Healthy,
-    /// It answers, and is more than 1 000 entries behind or receives a snapshot.
+    /// Silent for one election timeout, more than 1 000 entries behind, or receiving a snapshot.
     Degraded,
-    /// Not heard of for two election timeouts.
+    /// Silent for two election timeouts.
     Unreachable,
+}
+
+/// Who may take over, and how it went the last time.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct FailoverMetrics {
+    /// Voters that could lead at once; known to the leader only.
+    pub may_lead: Vec<String>,
+    /// Whom leadership is being handed to.
+    pub transfer_to: Option<String>,
+    /// The last election that this member stood in since it started.
+    pub last_election: Option<LastElection>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LastElection {
+    pub cause: Cause,
+    /// Since it began.
+    pub ago: Duration,
+    /// Until a leader was known; `None` while it goes on.
+    pub took: Option<Duration>,
 }
 
 impl<M: StateMachine> ClusterCoordinator<M> {
@@ -93,22 +121,43 @@ impl<M: StateMachine> ClusterCoordinator<M> {
             last_applied_index: member.raft.applied_index(),
             election_count: status.elections,
         };
-        let is_leader = status.role == Role::Leader;
-        let peers = status.progress.iter().filter(|_| is_leader).map(|progress| health(&status, progress));
-        ClusterMetrics { consensus_metrics, health_metrics: HealthMetrics { peers: peers.collect() } }
+        let heard = self.node.get().map(|node| node.inner().metrics.contacts.heard_of()).unwrap_or_default();
+        let election_min = self.settings.election_min;
+        let told = health::of_peers(&status, member.id, &heard, election_min);
+        let peers = told.iter().filter_map(|told| peer(&status, told)).collect();
+        ClusterMetrics {
+            consensus_metrics,
+            health_metrics: HealthMetrics { peers },
+            failover_metrics: failover(&status),
+        }
     }
 }
 
-fn health(status: &RaftStatus, progress: &Progress) -> PeerHealth {
-    let lag = status.last_index.saturating_sub(progress.match_index);
-    PeerHealth {
-        node_id: membership::name_of(&status.membership, progress.id).unwrap_or_default(),
-        status: match progress {
-            Progress { active: false, .. } => NodeStatus::Unreachable,
-            Progress { snapshotting: true, .. } => NodeStatus::Degraded,
-            _ if lag > DEGRADED_LAG => NodeStatus::Degraded,
-            _ => NodeStatus::Healthy,
+/// `None`: not for this member to say.
+fn peer(status: &RaftStatus, told: &Told) -> Option<PeerHealth> {
+    Some(PeerHealth {
+        node_id: name_of(&status.membership, told.id).unwrap_or_default(),
+        status: match told.health() {
+            Health::Unknown => return None,
+            Health::Healthy => NodeStatus::Healthy,
+            Health::Degraded => NodeStatus::Degraded,
+            Health::Unreachable => NodeStatus::Unreachable,
         },
-        lag,
+        last_contact: told.last_contact_ms.map(Duration::from_millis),
+        consecutive_errors: told.consecutive_errors,
+        lag: told.lag_entries,
+    })
+}
+
+fn failover(status: &RaftStatus) -> FailoverMetrics {
+    let name = |id: u64| name_of(&status.membership, id);
+    FailoverMetrics {
+        may_lead: status.may_lead.iter().copied().filter_map(name).collect(),
+        transfer_to: status.transfer_target.and_then(name),
+        last_election: status.last_election.map(|election| LastElection {
+            cause: election.cause,
+            ago: election.began.elapsed(),
+            took: election.took,
+        }),
     }
 }

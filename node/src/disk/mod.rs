@@ -17,6 +17,7 @@ use std::fs::TryLockError;
 use std::io::{self, Read, Write};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 pub use real::RealDisk;
 #[cfg(any(test, feature = "simulation"))]
@@ -110,6 +111,9 @@ pub trait Disk: Send + Sync {
 
     /// `None` if nothing has the path, or it cannot be asked.
     fn kind(&self, path: &Path) -> Option<Kind>;
+
+    /// When the content of a file last changed, by the wall clock.
+    fn modified(&self, path: &Path) -> io::Result<SystemTime>;
 
     /// Makes the names in `dir` survive a power cut.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;

@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use super::{DirEntry, Disk, DiskFile, DiskLock, Kind, LockMode};
 
@@ -52,6 +53,10 @@ impl Disk for RealDisk {
 
     fn kind(&self, path: &Path) -> Option<Kind> {
         fs::metadata(path).ok().map(|metadata| kind_of(metadata.is_dir()))
+    }
+
+    fn modified(&self, path: &Path) -> io::Result<SystemTime> {
+        fs::metadata(path)?.modified()
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {

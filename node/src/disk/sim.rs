@@ -14,6 +14,7 @@ use std::fs::TryLockError;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use self::content::Content;
 use self::handles::{SimFile, SimLock};
@@ -340,6 +341,11 @@ impl Disk for SimDisk {
     fn kind(&self, path: &Path) -> Option<Kind> {
         let state = self.look().ok()?;
         state.tree.kind(state.tree.find(path).ok()?)
+    }
+
+    /// Nothing in a simulation knows the wall clock.
+    fn modified(&self, _path: &Path) -> io::Result<SystemTime> {
+        Err(ErrorKind::Unsupported.into())
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {

@@ -10,6 +10,7 @@ use warp::http::StatusCode;
 use warp::reply::Response;
 
 use super::answer::{failed, ok, with_status};
+use super::parts;
 use super::request::{Request, Whole};
 use crate::database::Database;
 use crate::error::Error;
@@ -153,14 +154,12 @@ pub async fn promote(request: &Request, management: &Management) -> Handled {
 }
 
 fn changed(outcome: Result<Membership, Error>) -> Response {
-    outcome.map_or_else(
-        |error| failed(&error),
-        |membership| {
-            let nodes: Vec<_> =
-                membership.members.iter().map(|member| member_of(&membership, member)).collect();
-            ok(&json!({ "nodes": nodes, "membership_index": membership.index }))
-        },
-    )
+    outcome.map_or_else(|error| failed(&error), |membership| ok(&changed_membership(&membership)))
+}
+
+pub fn changed_membership(membership: &Membership) -> Json {
+    let nodes: Vec<_> = membership.members.iter().map(|member| member_of(membership, member)).collect();
+    json!({ "nodes": nodes, "membership_index": membership.index })
 }
 
 pub fn healthy(status: &StatusResponse, detailed: bool) -> Response {
@@ -208,6 +207,9 @@ pub fn describe(status: &StatusResponse) -> Json {
         "cluster_size": status.membership.as_ref().map_or(0, |membership| membership.members.len()),
         "healthy_nodes": healthy_members(status),
         "has_quorum": has_quorum(status),
+        "sessions": parts::sessions(status),
+        "snapshot": parts::snapshot(status),
+        "parts": parts::describe(status),
         "nodes": members(status),
     })
 }
@@ -235,7 +237,7 @@ fn member_of(membership: &Membership, member: &proto::Member) -> Json {
     })
 }
 
-fn role_name(role: Role) -> &'static str {
+pub fn role_name(role: Role) -> &'static str {
     match role {
         Role::Uninitialized => "uninitialized",
         Role::Follower => "follower",

@@ -9,6 +9,7 @@ mod health;
 mod keys;
 mod openapi;
 mod page;
+mod parts;
 mod request;
 mod route;
 

@@ -1,6 +1,8 @@
 //! The OpenAPI document of the gateway, made from the table of routes: a route that is not described does
 //! not compile. Pure.
 
+mod status;
+
 use serde_json::{Map, Value as Json, json};
 
 use super::keys::TOKEN_HEADER;
@@ -110,7 +112,12 @@ pub fn document(prefix: &str, asks: bool) -> Json {
                 "description": "What went wrong; `retryable`: the same request may succeed if sent again.",
                 "content": { "application/json": { "schema": error_schema() } },
             } },
-            "schemas": { "Node": node_schema(), "Difference": difference_schema() },
+            "schemas": {
+                "Node": status::node(),
+                "Snapshot": status::snapshot(),
+                "Parts": status::parts(),
+                "Difference": difference_schema(),
+            },
         },
     })
 }
@@ -135,7 +142,7 @@ fn describe(route: Route) -> Operation {
             json!({ "type": "string" }),
         ),
         Route::Health | Route::HealthDetailed => health(route),
-        Route::Status => Operation::new("cluster", "What this member knows").answers(&status_fields()),
+        Route::Status => Operation::new("cluster", "What this member knows").answers(&status::fields()),
         Route::Leader => Operation::new("cluster", "Who leads").answers(&leader_fields()),
         Route::Nodes => Operation::new("cluster", "The members").answers(&[("nodes", nodes())]),
         Route::Put | Route::Get | Route::Apply | Route::Read => key(route),
@@ -175,8 +182,11 @@ fn describe(route: Route) -> Operation {
             .answers(&[("changes", differences())]),
         Route::ConfigReload => Operation::new("configuration", "Read the configuration again")
             .answers(&[("applied", differences()), ("needs_restart", differences())]),
-        Route::StatusStream => Operation::new("cluster", "The status each second, as server-sent events")
-            .answers_as("200", "text/event-stream", text()),
+        Route::StatusStream => Operation::new(
+            "cluster",
+            "As server-sent events: `status`, each second, and `members`, now and when they change",
+        )
+        .answers_as("200", "text/event-stream", text()),
         Route::Page => Operation::new("about", "The status page").answers_as("200", "text/html", text()),
         Route::OpenApi => Operation::new("about", "This document").answers_as(
             "200",
@@ -190,7 +200,7 @@ fn health(route: Route) -> Operation {
     let mut fields = vec![("healthy", json!({ "type": "boolean" })), ("reason", text())];
     let mut summary = "Whether this member can serve";
     if route == Route::HealthDetailed {
-        fields.push(("cluster", object(&status_fields(), &[])));
+        fields.push(("cluster", object(&status::fields(), &[])));
         summary = "The same, with the cluster as this member knows it";
     }
     let schema = object(&fields, &[]);
@@ -308,48 +318,6 @@ fn leader_fields() -> Vec<(&'static str, Json)> {
 
 fn membership_fields() -> Vec<(&'static str, Json)> {
     vec![("nodes", nodes()), ("membership_index", number())]
-}
-
-fn status_fields() -> Vec<(&'static str, Json)> {
-    let texts = ["name", "cluster_id", "leader", "version", "not_ready_reason"];
-    let numbers = [
-        "member_id",
-        "term",
-        "last_index",
-        "commit_index",
-        "applied_index",
-        "snapshot_index",
-        "keys",
-        "uptime_seconds",
-        "cluster_size",
-    ];
-    let roles = ["uninitialized", "follower", "candidate", "leader", "learner", "removed"];
-    let mut fields: Vec<_> = texts.map(|name| (name, text())).into();
-    fields.extend(numbers.map(|name| (name, number())));
-    fields.push(("role", json!({ "type": "string", "enum": roles })));
-    fields.push(("ready", json!({ "type": "boolean" })));
-    fields.push(("has_quorum", json!({ "type": "boolean" })));
-    fields.push(("healthy_nodes", json!({ "type": ["integer", "null"] })));
-    let (yes_or_no, none) = (|| json!({ "type": "boolean" }), &[]);
-    fields.push(("tls", object(&[("peer", yes_or_no()), ("client", yes_or_no())], none)));
-    fields.push(("nodes", nodes()));
-    fields
-}
-
-fn node_schema() -> Json {
-    object(
-        &[
-            ("id", number()),
-            ("name", text()),
-            ("address", text()),
-            ("client_address", text()),
-            ("voter", json!({ "type": "boolean" })),
-            ("leader", json!({ "type": "boolean" })),
-            ("match_index", json!({ "type": ["integer", "null"] })),
-            ("active", json!({ "type": ["boolean", "null"] })),
-        ],
-        &[],
-    )
 }
 
 fn difference_schema() -> Json {

@@ -4,20 +4,22 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt as _;
+use futures::{Stream, StreamExt as _};
 use helios_proto::v1::ErrorCode;
+use serde_json::Value as Json;
 use tokio::sync::Semaphore;
-use tokio_stream::wrappers::IntervalStream;
+use tokio_stream::wrappers::{IntervalStream, WatchStream};
 use tokio_util::sync::CancellationToken;
 use warp::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use warp::reply::{Reply as _, Response};
 use warp::sse::Event;
 
 use super::answer::failed;
-use super::cluster::describe;
+use super::cluster::{changed_membership, describe};
 use crate::database::Database as _;
 use crate::error::Error;
 use crate::node::Node;
+use crate::raft::RaftStatus;
 
 const PAGE: &str = include_str!("page.html");
 /// The page loads nothing and speaks to its own gateway only.
@@ -36,7 +38,7 @@ pub fn page() -> Response {
     response
 }
 
-/// Statuses as server-sent events, one now and one each second.
+/// Statuses as server-sent events, one now and one each second; and the members, now and when they change.
 #[derive(Clone)]
 pub struct Live {
     streams: Arc<Semaphore>,
@@ -53,12 +55,33 @@ impl Live {
             let message = format!("{MAX_STREAMS} streams are open already: close one, or ask /status");
             return failed(&Error::new(ErrorCode::Overloaded, message));
         };
-        let node = node.clone();
+        let (node, told) = (node.clone(), node.clone());
         let seconds = IntervalStream::new(tokio::time::interval(PERIOD));
         let statuses = seconds.map(move |_| {
             let _held = &permit;
-            Ok::<_, Infallible>(Event::default().event("status").data(describe(&node.status()).to_string()))
+            event("status", &describe(&node.status()))
         });
-        warp::sse::reply(statuses.take_until(self.stop.clone().cancelled_owned())).into_response()
+        let events = futures::stream::select(statuses, memberships(&told));
+        warp::sse::reply(events.take_until(self.stop.clone().cancelled_owned())).into_response()
     }
+}
+
+type SentEvent = Result<Event, Infallible>;
+
+fn event(name: &str, data: &Json) -> SentEvent {
+    Ok(Event::default().event(name).data(data.to_string()))
+}
+
+/// The members of the cluster that this node belongs to, as it knows them: now, and as soon as one joins, leaves or
+/// is promoted. Nothing before it belongs to one.
+fn memberships(node: &Node) -> impl Stream<Item = SentEvent> + use<> {
+    let changes = node.member().map(|member| WatchStream::new(member.raft.watch_status()));
+    let mut last = None;
+    let members = move |status: Arc<RaftStatus>| {
+        let index = status.membership.index;
+        let is_new = last.replace(index) != Some(index);
+        let told = is_new.then(|| event("members", &changed_membership(&status.membership)));
+        std::future::ready(told)
+    };
+    futures::stream::iter(changes).flatten().filter_map(members)
 }

@@ -1,4 +1,4 @@
-//! When each peer was last heard, and how long it takes to answer a heartbeat.
+//! When each peer was last heard, how long it takes to answer a heartbeat, and whether it can be reached.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,6 +18,17 @@ struct Contact {
     heard: Option<Instant>,
     /// The oldest heartbeat without an answer. Later ones wait for it, so that the time is never too short.
     asked: Option<Instant>,
+    failures: u64,
+}
+
+/// What is known of the way to a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heard {
+    pub id: u64,
+    /// Since a message of it arrived; `None`: there was none yet.
+    pub silence: Option<Duration>,
+    /// Attempts to connect to it that failed since the last one that did not.
+    pub consecutive_errors: u64,
 }
 
 impl Contacts {
@@ -42,10 +53,23 @@ impl Contacts {
         Some(now.duration_since(asked)).filter(|took| *took <= FORGOTTEN_AFTER)
     }
 
-    /// Each member's number, and how long ago it was heard.
-    pub fn ages(&self) -> Vec<(u64, Duration)> {
-        let heard = |(id, contact): (&u64, &Contact)| Some((*id, contact.heard?.elapsed()));
-        self.lock().iter().filter_map(heard).collect()
+    /// An attempt to connect to `peer` failed.
+    pub fn failed(&self, peer: u64) {
+        self.lock().entry(peer).or_default().failures += 1;
+    }
+
+    /// One succeeded.
+    pub fn linked(&self, peer: u64) {
+        self.lock().entry(peer).or_default().failures = 0;
+    }
+
+    pub fn heard_of(&self) -> Vec<Heard> {
+        let of = |(id, contact): (&u64, &Contact)| Heard {
+            id: *id,
+            silence: contact.heard.map(|heard| heard.elapsed()),
+            consecutive_errors: contact.failures,
+        };
+        self.lock().iter().map(of).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Contact>> {
@@ -76,6 +100,18 @@ mod tests {
         assert_eq!(contacts.heard(2, &answer, at(140)), None, "the answer to the second");
         contacts.sent(&message(MessageType::MsgHeartbeat), at(200));
         assert_eq!(contacts.heard(2, &answer, at(20_000)), None, "after a break of the link");
-        assert_eq!(contacts.ages().len(), 1);
+        assert_eq!(contacts.heard_of().len(), 1);
+    }
+
+    #[test]
+    fn failures_in_a_row_are_counted_until_one_attempt_succeeds() {
+        let contacts = Contacts::default();
+        let errors = || contacts.heard_of().first().map(|heard| heard.consecutive_errors);
+        contacts.failed(2);
+        contacts.failed(2);
+        assert_eq!(errors(), Some(2));
+        contacts.linked(2);
+        assert_eq!(errors(), Some(0));
+        assert_eq!(contacts.heard_of()[0].silence, None, "who was reached has said nothing yet");
     }
 }

@@ -16,6 +16,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Metric, Registry};
 
 use self::contacts::Contacts;
+pub use self::contacts::Heard;
 use crate::node::Node;
 use crate::raft::membership::name_of;
 use crate::raft::{RaftStatus, Role};
@@ -51,13 +52,18 @@ pub struct Metrics {
     peer_last_contact_seconds: PerPeer<Gauge<f64, AtomicU64>>,
     peer_match_lag_entries: PerPeer<Gauge>,
     peer_active: PerPeer<Gauge>,
+    peer_consecutive_errors: PerPeer<Gauge>,
     raft_has_leader: Gauge,
     raft_is_leader: Gauge,
     raft_has_quorum: Gauge,
     raft_term: Gauge,
     raft_snapshot_index: Gauge,
+    raft_snapshot_size_bytes: Gauge,
+    raft_snapshot_age_seconds: Gauge,
     raft_leader_changes: Counter,
     raft_elections: Counter,
+    raft_election_duration_seconds: Histogram,
+    stale_learners: Gauge,
     raft_proposals_committed: Counter,
     raft_proposals_applied: Counter,
     raft_proposals_pending: Gauge,
@@ -119,13 +125,18 @@ impl Metrics {
             peer_last_contact_seconds: add(r, "peer_last_contact_seconds", "Time since a message of the peer arrived", Family::default()),
             peer_match_lag_entries: per_peer(r, "peer_match_lag_entries", "Entries a peer is behind the leader's log, on the leader"),
             peer_active: per_peer(r, "peer_active", "1 when the peer was heard within two election timeouts, on the leader"),
+            peer_consecutive_errors: per_peer(r, "peer_consecutive_errors", "Attempts to connect to the peer that failed since the last one that did not"),
             raft_has_leader: gauge(r, "raft_has_leader", "1 when a leader is known"),
             raft_is_leader: gauge(r, "raft_is_leader", "1 on the leader"),
             raft_has_quorum: gauge(r, "raft_has_quorum", "On the leader: 1 while it hears a majority. Elsewhere: 1 while a leader is known"),
             raft_term: gauge(r, "raft_term", "Current term"),
             raft_snapshot_index: gauge(r, "raft_snapshot_index", "Index of the newest snapshot"),
+            raft_snapshot_size_bytes: gauge(r, "raft_snapshot_size_bytes", "Size of the newest snapshot; 0 without one"),
+            raft_snapshot_age_seconds: gauge(r, "raft_snapshot_age_seconds", "Time since the newest snapshot was written or received; 0 without one"),
             raft_leader_changes: count(r, "raft_leader_changes", "Leaders seen since start"),
             raft_elections: count(r, "raft_elections", "Elections started by this member since start"),
+            raft_election_duration_seconds: time(r, "raft_election_duration_seconds", "From the moment this member stood for election until it knew a leader, itself or another"),
+            stale_learners: gauge(r, "stale_learners", "Learners that are behind and have taken no entry for a minute, on the leader"),
             raft_proposals_committed: count(r, "raft_proposals_committed", "Index of the last committed entry"),
             raft_proposals_applied: count(r, "raft_proposals_applied", "Index of the last applied entry"),
             raft_proposals_pending: gauge(r, "raft_proposals_pending", "Proposals waiting for commit and apply"),
@@ -150,6 +161,11 @@ impl Metrics {
         self.peer_rtt_seconds.get_or_create(&label).observe(took.as_secs_f64());
     }
 
+    /// An election that this member stood in is over.
+    pub fn election_over(&self, took: Duration) {
+        self.raft_election_duration_seconds.observe(took.as_secs_f64());
+    }
+
     /// Brings up to date what is not counted as it happens; called when the metrics are asked for.
     pub fn observe(&self, node: &Node) {
         let inner = node.inner();
@@ -164,6 +180,8 @@ impl Metrics {
             let status = member.raft.status();
             self.observe_raft(&status, member.raft.applied_index());
             let told = crate::status::of(node);
+            set(&self.raft_snapshot_size_bytes, told.snapshot_size_bytes);
+            set(&self.raft_snapshot_age_seconds, told.snapshot_age_seconds);
             set(&self.raft_has_quorum, crate::status::has_quorum(&told).into());
             set(&self.healthy_members, crate::status::healthy_members(&told).unwrap_or(0));
             self.observe_peers(&status);
@@ -186,6 +204,7 @@ impl Metrics {
         set(&self.wal_size_bytes, status.log_bytes);
         set(&self.raft_snapshot_index, status.snapshot_index);
         set(&self.lowest_format, status.lowest_format.into());
+        set(&self.stale_learners, status.stale_learners.len() as u64);
         set(&self.members, status.membership.members.len() as u64);
     }
 
@@ -193,6 +212,7 @@ impl Metrics {
         self.peer_match_lag_entries.clear();
         self.peer_active.clear();
         self.peer_last_contact_seconds.clear();
+        self.peer_consecutive_errors.clear();
         let label = |id| name_of(&status.membership, id).map(|peer| PeerLabel { peer });
         for progress in &status.progress {
             let Some(label) = label(progress.id) else { continue };
@@ -200,9 +220,12 @@ impl Metrics {
             set(&self.peer_match_lag_entries.get_or_create(&label), lag);
             set(&self.peer_active.get_or_create(&label), u64::from(progress.active));
         }
-        for (id, age) in self.contacts.ages() {
-            let Some(label) = label(id) else { continue };
-            self.peer_last_contact_seconds.get_or_create(&label).set(age.as_secs_f64());
+        for heard in self.contacts.heard_of() {
+            let Some(label) = label(heard.id) else { continue };
+            set(&self.peer_consecutive_errors.get_or_create(&label), heard.consecutive_errors);
+            if let Some(silence) = heard.silence {
+                self.peer_last_contact_seconds.get_or_create(&label).set(silence.as_secs_f64());
+            }
         }
     }
 }

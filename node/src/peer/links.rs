@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use helios_proto::tls::why;
 use helios_proto::v1::peer_client::PeerClient;
@@ -16,6 +16,7 @@ use tokio::task::AbortHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
+use super::backoff::Backoff;
 use super::lanes::{Lane, Pulse};
 use super::{Bandwidth, Dialer, MAX_MESSAGE_BYTES, snapshot};
 use crate::error::Error;
@@ -27,10 +28,6 @@ use crate::raft::{Outbound, RaftHandle, Snapshots};
 /// Messages waiting for one peer.
 const QUEUE: usize = 4_096;
 const MAX_BATCH_BYTES: usize = 1 << 20;
-const BACKOFF_MIN: Duration = Duration::from_millis(10);
-const BACKOFF_MAX: Duration = Duration::from_millis(500);
-/// A peer that refuses us for a lasting reason is asked again this often.
-const BACKOFF_REFUSED: Duration = Duration::from_secs(2);
 
 /// Who dials, and whom it tells what it finds out.
 pub struct LinkOptions {
@@ -199,14 +196,16 @@ impl Outbound for Links {
 
 /// Ends with the link.
 async fn run(options: Arc<LinkOptions>, target: watch::Receiver<Target>, mut lane: Lane) {
-    let mut backoff = BACKOFF_MIN;
+    let mut backoff = Backoff::default();
     let mut last_reason = String::new();
     loop {
         let peer = target.borrow().clone();
         let reason = match pump(&options, &peer, &mut lane).await {
             Ended::Lost { connected, reason } => {
                 if connected {
-                    backoff = BACKOFF_MIN;
+                    backoff.reset();
+                } else {
+                    count_failure(&options, &peer, &lane);
                 }
                 reason
             }
@@ -214,8 +213,9 @@ async fn run(options: Arc<LinkOptions>, target: watch::Receiver<Target>, mut lan
                 if error.code == ErrorCode::MemberRemoved {
                     (options.on_removed)();
                 }
+                count_failure(&options, &peer, &lane);
                 if !error.is_retryable() {
-                    backoff = BACKOFF_REFUSED;
+                    backoff.refused();
                 }
                 error.message
             }
@@ -228,9 +228,15 @@ async fn run(options: Arc<LinkOptions>, target: watch::Receiver<Target>, mut lan
         if matches!(lane, Lane::Log(_)) {
             options.raft.unreachable(peer.id);
         }
-        tokio::time::sleep(backoff.mul_f64(rand::random_range(0.5..1.5))).await;
-        backoff = (backoff * 2).min(BACKOFF_MAX);
+        tokio::time::sleep(backoff.pause(rand::random())).await;
         lane.clear();
+    }
+}
+
+/// Once for both lanes, which are there or not together.
+fn count_failure(options: &LinkOptions, peer: &Target, lane: &Lane) {
+    if matches!(lane, Lane::Log(_)) {
+        options.metrics.contacts.failed(peer.id);
     }
 }
 
@@ -268,6 +274,9 @@ async fn pump(options: &LinkOptions, peer: &Target, lane: &mut Lane) -> Ended {
     };
     match receipts.message().await {
         Ok(Some(_)) => {
+            if matches!(lane, Lane::Log(_)) {
+                options.metrics.contacts.linked(peer.id);
+            }
             let lane = lane.name();
             tracing::info!(peer = %peer.name, addr = %peer.addr, lane, "linked to peer");
         }
@@ -310,4 +319,30 @@ fn encode(messages: Vec<Message>, disk_bad: bool) -> Vec<PeerFrame> {
     }
     frames.push(PeerFrame { kind: Some(Kind::Batch(batch)) });
     frames
+}
+
+#[cfg(test)]
+mod tests {
+    use raft::eraftpb::Entry;
+
+    use super::*;
+
+    #[test]
+    fn a_frame_holds_what_fits_and_one_message_at_least() {
+        let message = |bytes| {
+            let entry = Entry { data: vec![7; bytes], ..Entry::default() };
+            Message { entries: vec![entry], ..Message::default() }
+        };
+        let sizes = |messages: &[usize]| {
+            let frames = encode(messages.iter().copied().map(message).collect(), false);
+            let count = |frame: &PeerFrame| match &frame.kind {
+                Some(Kind::Batch(batch)) => batch.messages.len(),
+                _ => 0,
+            };
+            frames.iter().map(count).collect::<Vec<_>>()
+        };
+        assert_eq!(sizes(&[300 << 10; 7]), [3, 3, 1]);
+        assert_eq!(sizes(&[8 << 20, 10, 10]), [1, 2]);
+        const { assert!(MAX_BATCH_BYTES < MAX_MESSAGE_BYTES) };
+    }
 }

@@ -1,5 +1,6 @@
 //! Member-to-member traffic: ordered Raft message streams, snapshots, forwarded writes.
 
+mod backoff;
 mod bandwidth;
 mod dialer;
 pub mod handshake;

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use super::core::{Core, MAX_TICKS_PER_TURN, TICK};
 use super::types::*;
+use crate::metrics::Metrics;
 
 /// Inputs taken before the core runs; bounds the time between two looks at the clock.
 const MAX_INPUTS_PER_TURN: usize = 1_024;
@@ -37,6 +38,7 @@ pub struct Driver {
     pub workers: Workers,
     pub outbound: Arc<dyn Outbound>,
     pub status: watch::Sender<Arc<RaftStatus>>,
+    pub metrics: Arc<Metrics>,
 }
 
 impl Driver {
@@ -106,6 +108,7 @@ impl Driver {
             Effect::BuildSnapshot => self.workers.checkpoint.send(()).map_err(|_| gone("checkpoint"))?,
             Effect::Membership(membership) => self.outbound.set_membership(membership),
             Effect::Changed(waiter, membership) => drop(waiter.send(Ok(membership))),
+            Effect::ElectionOver(took) => self.metrics.election_over(took),
             Effect::Lost(reason) => return Err(reason),
         }
         Ok(())

@@ -27,5 +27,5 @@ pub use force_new::{LastEntry, Verdict};
 pub use handle::RaftHandle;
 pub use recovery::{Fit, Recovery, RecoveryError, bootstrap, fit, recover};
 pub use runtime::{Fatal, Parts, Runtime, start};
-pub use snapshots::{Incoming, Prefix, SnapshotId, Snapshots};
-pub use types::{ChangeRequest, Expected, RaftStatus, Role};
+pub use snapshots::{Incoming, Newest, Prefix, SnapshotId, Snapshots};
+pub use types::{Cause, ChangeRequest, Election, Expected, RaftStatus, Role};

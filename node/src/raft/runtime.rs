@@ -92,7 +92,7 @@ pub fn start(
     outbound.set_membership(store.membership());
 
     let workers = Workers { log: log_sender, apply: apply_sender, checkpoint: checkpoint_sender };
-    let driver = Driver { core, inbox, done, workers, outbound, status };
+    let driver = Driver { core, inbox, done, workers, outbound, status, metrics: Arc::clone(&metrics) };
     let applier = Applier {
         store: store.clone(),
         snapshots: Arc::clone(&snapshots),

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use crate::disk::{self, Disk};
 use crate::state::{SnapshotMeta, StateError, Store};
@@ -27,6 +28,16 @@ pub struct Snapshots {
     received: Mutex<VecDeque<(u64, u64)>>,
     /// Member and index of what was not sent to the end, the newest attempt last.
     unfinished: Mutex<VecDeque<(u64, u64)>>,
+    newest: Mutex<Option<Newest>>,
+}
+
+/// The newest snapshot here, as it is told of.
+#[derive(Debug, Clone, Copy)]
+pub struct Newest {
+    index: u64,
+    pub size_bytes: u64,
+    /// Written or received then.
+    pub written_at: SystemTime,
 }
 
 impl Snapshots {
@@ -39,11 +50,37 @@ impl Snapshots {
                 disk.remove_file(&path)?;
             }
         }
-        Ok(Self::at(disk, dir))
+        let snapshots = Self::at(disk, dir);
+        if let Some(newest) = snapshots.list()?.into_iter().max() {
+            snapshots.note(newest);
+        }
+        Ok(snapshots)
+    }
+
+    /// `None`: there is none yet, or its file tells nothing.
+    pub fn told(&self) -> Option<Newest> {
+        *self.newest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A snapshot is here. What a file cannot tell is left out: nothing depends on it.
+    fn note(&self, (index, term): (u64, u64)) {
+        let path = self.path(index, term);
+        let Ok(written_at) = self.disk.modified(&path) else { return };
+        let Ok(size_bytes) = self.disk.open(&path).and_then(|file| file.len()) else { return };
+        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        if newest.is_none_or(|newest| newest.index <= index) {
+            *newest = Some(Newest { index, size_bytes, written_at });
+        }
     }
 
     fn at(disk: Arc<dyn Disk>, dir: &Path) -> Self {
-        Self { disk, dir: dir.to_owned(), received: Mutex::default(), unfinished: Mutex::default() }
+        Self {
+            disk,
+            dir: dir.to_owned(),
+            received: Mutex::default(),
+            unfinished: Mutex::default(),
+            newest: Mutex::default(),
+        }
     }
 
     /// Every snapshot in `dir`, oldest first, whole or not. Changes nothing.
@@ -158,6 +195,7 @@ impl Snapshots {
     /// Takes over a complete, synced file under its final name; durable when it returns.
     fn adopt(&self, file: &Path, meta: &SnapshotMeta) -> io::Result<()> {
         self.disk.rename(file, &self.path(meta.index, meta.term))?;
+        self.note((meta.index, meta.term));
         self.remove_but(KEEP)?;
         self.remove_incoming(|_, index| index <= meta.index)?;
         self.disk.sync_dir(&self.dir)

@@ -12,7 +12,7 @@ use super::types::TransferWaiter;
 use crate::error::Error;
 
 pub struct Transfer {
-    target: u64,
+    pub target: u64,
     /// When the target is asked once more.
     again_at: Instant,
     /// It is not asked any more.

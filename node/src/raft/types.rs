@@ -1,7 +1,7 @@
 //! What goes into the Raft core and what comes out of it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use helios_proto::v1::{Member, Membership, Progress, Reply};
 use raft::eraftpb::{ConfChangeV2, Entry, HardState, Message};
@@ -196,6 +196,8 @@ pub enum Effect {
     BuildSnapshot,
     Membership(Arc<Membership>),
     Changed(ChangeWaiter, Arc<Membership>),
+    /// An election that this member stood in ended with a known leader, after so long.
+    ElectionOver(Duration),
     /// The disk of this member forgot what it had promised to keep: it must end, for this reason.
     Lost(String),
 }
@@ -207,6 +209,26 @@ pub enum Role {
     Candidate,
     Leader,
     Learner,
+}
+
+/// Why a member stood for election.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// It heard no leader for an election timeout.
+    Timeout,
+    /// The connection from the leader ended.
+    LeaderLost,
+    /// The leader handed over.
+    Handover,
+}
+
+/// An election that this member stood in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Election {
+    pub cause: Cause,
+    pub began: Instant,
+    /// Until a leader was known; `None` while it goes on.
+    pub took: Option<Duration>,
 }
 
 /// What other threads may know of the Raft core; published when it changes.
@@ -229,7 +251,14 @@ pub struct RaftStatus {
     /// On the leader; nobody's elsewhere.
     pub durable: Durable,
     pub elections: u64,
+    pub last_election: Option<Election>,
     pub leader_changes: u64,
+    /// On the leader: voters that could take over at once.
+    pub may_lead: Vec<u64>,
+    /// Whom leadership is being handed to.
+    pub transfer_target: Option<u64>,
+    /// On the leader: learners that are behind and get no further.
+    pub stale_learners: Vec<u64>,
     pub pending_proposals: u64,
     pub read_rounds: u64,
     /// Reads that the lease answered.

@@ -182,10 +182,7 @@ impl Node {
         deadline: Instant,
     ) -> Vec<Outcome> {
         if status.role == Role::Leader {
-            let outcomes = self.propose(member, batch.commands(), ack, deadline).await;
-            let failed = outcomes.iter().filter(|outcome| outcome.is_err()).count();
-            self.inner().metrics.raft_proposals_failed.inc_by(failed as u64);
-            return outcomes;
+            return self.propose(member, batch.commands(), ack, deadline).await;
         }
         batch.name(&member.request_ids);
         let commands = batch.commands();
@@ -258,6 +255,19 @@ impl Node {
     }
 
     async fn propose(
+        &self,
+        member: &ActiveMember,
+        commands: Vec<Command>,
+        ack: Ack,
+        deadline: Instant,
+    ) -> Vec<Outcome> {
+        let outcomes = self.propose_and_await(member, commands, ack, deadline).await;
+        let failed = outcomes.iter().filter(|outcome| outcome.is_err()).count();
+        self.inner().metrics.raft_proposals_failed.inc_by(failed as u64);
+        outcomes
+    }
+
+    async fn propose_and_await(
         &self,
         member: &ActiveMember,
         commands: Vec<Command>,

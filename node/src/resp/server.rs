@@ -19,6 +19,7 @@ use super::stats::Stats;
 use super::waiting::Waiting;
 use crate::auth::Access;
 use crate::database::Database;
+use crate::idle::IdleTimeout;
 use crate::tls::Door;
 
 /// How long to leave the listener alone when the process is out of file descriptors.
@@ -35,7 +36,7 @@ pub struct Limits {
     /// For a request to arrive, from its first byte to its last.
     pub request_timeout: Duration,
     /// Closes a connection that sends nothing for so long.
-    pub idle_timeout: Option<Duration>,
+    pub idle_timeout: IdleTimeout,
     /// TCP probes a silent peer after so long.
     pub keepalive: Duration,
     /// How long commands in flight may take to finish on shutdown.
@@ -50,7 +51,7 @@ impl Default for Limits {
             max_value_bytes: 8 * 1024 * 1024,
             max_key_bytes: 64 * 1024,
             request_timeout: Duration::from_secs(60),
-            idle_timeout: None,
+            idle_timeout: IdleTimeout::default(),
             keepalive: Duration::from_secs(300),
             drain_timeout: Duration::from_secs(5),
         }

@@ -16,6 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::{Material, Stream};
 use crate::refusals::Refusals;
+use crate::sessions::Open;
 
 /// For all of a handshake; a client that is slower is cut off.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -64,12 +65,19 @@ pub struct Door {
     pub protocol: Protocol,
     pub tls: Option<Arc<Material>>,
     pub refusals: Refusals,
+    /// Connections that it let in and that have not ended.
+    pub open: Open,
 }
 
 impl Door {
     /// The connection as its service may have it; `None` when it was refused. Takes five seconds at most, so it
     /// belongs into a task of its own.
     pub async fn open(&self, stream: TcpStream, from: SocketAddr) -> Option<Stream> {
+        let opened = self.unlock(stream, from).await?;
+        Some(opened.counted_by(self.open.begin()))
+    }
+
+    async fn unlock(&self, stream: TcpStream, from: SocketAddr) -> Option<Stream> {
         let Some(tls) = &self.tls else { return Some(stream.into()) };
         let acceptor = TlsAcceptor::from(tls.server(self.protocol));
         let handshake = async {
@@ -171,9 +179,30 @@ mod tests {
     async fn grpc_answers_wait_for_no_acknowledgement() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let door = Door { name: "grpc", protocol: Protocol::Http2, tls: None, refusals: Refusals::default() };
-        let mut incoming = std::pin::pin!(door.incoming(listener));
+        let mut incoming = std::pin::pin!(door().incoming(listener));
         let accepted = incoming.next().await.unwrap().unwrap();
         assert!(accepted.tcp().nodelay().unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_connection_counts_as_open_until_it_is_dropped() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let door = door();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, from) = listener.accept().await.unwrap();
+        let opened = door.open(stream, from).await.unwrap();
+        assert_eq!(door.open.count(), 1);
+        drop(opened);
+        assert_eq!(door.open.count(), 0);
+    }
+
+    fn door() -> Door {
+        Door {
+            name: "grpc",
+            protocol: Protocol::Http2,
+            tls: None,
+            refusals: Refusals::default(),
+            open: Open::default(),
+        }
     }
 }

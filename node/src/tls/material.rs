@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Protocol;
 use crate::config::{ConfigError, TlsFiles};
-use crate::watched::WatchedFiles;
+use crate::watched;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
@@ -115,24 +115,13 @@ impl Material {
     /// Reads the files again whenever one of them changes, until `stop`; `expiry` tells of the certificate.
     pub async fn watch(self: Arc<Self>, expiry: Gauge, stop: CancellationToken) {
         expiry.set(self.expires_at());
-        let unnoticed = |error| tracing::warn!(%error, "changes of the certificates are not noticed");
         let paths = [Some(&self.files.cert_file), Some(&self.files.key_file), self.files.ca_file.as_ref()];
-        let mut watched = match WatchedFiles::open(paths.into_iter().flatten().cloned().collect()) {
-            Ok(watched) => watched,
-            Err(error) => return unnoticed(error),
-        };
-        // They may have changed between the first reading and the watch.
-        self.reload();
-        loop {
-            expiry.set(self.expires_at());
-            tokio::select! {
-                () = stop.cancelled() => return,
-                changed = watched.changed() => if let Err(error) = changed {
-                    return unnoticed(error);
-                }
-            }
+        let paths = paths.into_iter().flatten().cloned().collect();
+        watched::follow("certificates", paths, stop, || {
             self.reload();
-        }
+            expiry.set(self.expires_at());
+        })
+        .await;
     }
 }
 

@@ -13,10 +13,13 @@ use tokio_rustls::server::TlsStream;
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
 use crate::refusals::Refusals;
+use crate::sessions::Session;
 
 pub struct Stream {
     inner: Inner,
     greeting: Option<Greeting>,
+    /// Held for its drop.
+    _session: Option<Session>,
 }
 
 enum Inner {
@@ -33,13 +36,13 @@ struct Greeting {
 
 impl From<TcpStream> for Stream {
     fn from(stream: TcpStream) -> Self {
-        Self { inner: Inner::Plain(stream), greeting: None }
+        Self { inner: Inner::Plain(stream), greeting: None, _session: None }
     }
 }
 
 impl From<TlsStream<TcpStream>> for Stream {
     fn from(stream: TlsStream<TcpStream>) -> Self {
-        Self { inner: Inner::Tls(Box::new(stream)), greeting: None }
+        Self { inner: Inner::Tls(Box::new(stream)), greeting: None, _session: None }
     }
 }
 
@@ -49,6 +52,11 @@ impl Stream {
             Inner::Plain(stream) => stream,
             Inner::Tls(stream) => stream.get_ref().0,
         }
+    }
+
+    /// Counts as open until it is dropped.
+    pub fn counted_by(self, session: Session) -> Self {
+        Self { _session: Some(session), ..self }
     }
 
     /// Ends the connection unless so many bytes arrive within `limit`: HTTP/2 looks after its connections only once

@@ -68,12 +68,7 @@ async fn a_poller_sees_one_change_of_leader_for_each_failover() {
 
 #[tokio::test]
 async fn where_leases_are_on_a_killed_leader_keeps_its_time() {
-    let mut cluster = Cluster::fixed(3);
-    for index in 0..3 {
-        cluster[index].config_mut().push_str("reads: {lease: on}\n");
-    }
-    cluster.start_all();
-    cluster.wait_ready().await;
+    let mut cluster = Cluster::of_three_configured("reads: {lease: on}\n").await;
     let leader = cluster.leader().await;
     cluster[leader].kill();
     cluster.leader_among(&[(leader + 1) % 3, (leader + 2) % 3]).await;

@@ -105,10 +105,12 @@ async fn for_people_and_tools(node: &Node) {
     let mut stream = TcpStream::connect(("127.0.0.1", node.ports.gateway)).await.unwrap();
     stream.write_all(b"GET /status/stream HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
     let mut lines = BufReader::new(stream).lines();
-    let mut statuses = 0;
+    let (mut statuses, mut event) = (0, String::new());
     while statuses < 2 {
         let line = tokio::time::timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap().unwrap();
-        if let Some(data) = line.strip_prefix("data:") {
+        if let Some(name) = line.strip_prefix("event:") {
+            name.clone_into(&mut event);
+        } else if let Some(data) = line.strip_prefix("data:").filter(|_| event == "status") {
             let status: Value = serde_json::from_str(data).unwrap();
             assert_eq!(status["name"], json!(node.name));
             statuses += 1;

@@ -62,13 +62,26 @@ async fn a_transfer_makes_the_named_member_lead_and_costs_one_term() {
 
 #[tokio::test]
 async fn a_leader_that_was_stopped_for_a_while_serves_no_stale_read() {
-    let cluster = Cluster::of_three().await;
+    serves_no_stale_read("LINEARIZABLE").await;
+}
+
+/// The lease was good when it was stopped, and the read is there before anything else.
+#[tokio::test]
+async fn a_leader_that_was_stopped_for_a_while_reads_nothing_by_its_old_lease() {
+    serves_no_stale_read("LEASE").await;
+}
+
+async fn serves_no_stale_read(level: &str) {
+    let cluster = Cluster::of_three_configured("reads: {lease: on}\n").await;
     let leader = cluster.leader().await;
     let others = [(leader + 1) % 3, (leader + 2) % 3];
     let mut to_old = cluster[leader].redis().await;
+    let () = redis::cmd("HELIOS.READ").arg(level).query_async(&mut to_old).await.unwrap();
     let mut to_other = cluster[others[0]].redis().await;
     for round in 0..20 {
         let () = redis::cmd("SET").arg("key").arg(round).query_async(&mut to_old).await.unwrap();
+        let found: u32 = redis::cmd("GET").arg("key").query_async(&mut to_old).await.unwrap();
+        assert_eq!(found, round);
     }
 
     cluster[leader].signal(Signal::STOP);

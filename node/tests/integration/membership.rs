@@ -182,6 +182,14 @@ async fn a_member_removed_while_it_was_down_learns_of_it_when_it_returns() {
     })
     .await;
     assert_eq!(cluster[0].status().await.term, term);
+    // Told of and counted by those at whose door it knocked.
+    let mut knocked = 0;
+    for node in &cluster.nodes()[..2] {
+        let counted = node.metric("helios_rejected_total{reason=\"removed_member\"}").await;
+        knocked += counted.unwrap_or(0);
+        assert_eq!(counted.is_some(), node.log().contains("removed_member"), "counted and not told");
+    }
+    assert!(knocked > 0, "nobody noticed it");
 }
 
 #[tokio::test]

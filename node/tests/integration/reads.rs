@@ -129,12 +129,7 @@ async fn a_readonly_connection_to_a_follower_sees_its_own_writes() {
 
 #[tokio::test]
 async fn a_leader_with_a_lease_answers_alone_and_stops_in_time_when_it_is_cut_off() {
-    let mut cluster = Cluster::fixed(3);
-    for index in 0..3 {
-        cluster[index].config_mut().push_str("reads: {lease: on}\nclient: {request_timeout: 2s}\n");
-    }
-    cluster.start_all();
-    cluster.wait_ready().await;
+    let cluster = Cluster::of_three_configured("reads: {lease: on}\nclient: {request_timeout: 2s}\n").await;
     let leader = cluster.leader().await;
     let others = [(leader + 1) % 3, (leader + 2) % 3];
     let mut by_lease = cluster[leader].redis().await;

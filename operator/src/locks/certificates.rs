@@ -7,10 +7,11 @@
 
 use std::collections::BTreeMap;
 
+use helios_proto::tls::issue::Pair;
 use jiff::{SignedDuration, Timestamp};
 
 use super::check::{self, Names, Validity};
-use super::keys::{self, Failed, Pair};
+use super::keys::{self, Failed};
 
 /// Longest time until every kubelet has brought a changed Secret to its pods (a minute and a half), with plenty over.
 pub const SPREAD: SignedDuration = SignedDuration::from_mins(15);

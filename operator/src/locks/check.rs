@@ -1,8 +1,10 @@
 //! What a certificate says, and whether members can use it. Takes the time it is told.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use helios_proto::tls::issue::Pair;
 use helios_proto::tls::{certificates, private_key, roots};
 use jiff::Timestamp;
 use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
@@ -12,7 +14,6 @@ use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::keys::Pair;
 use crate::names;
 
 /// How a cluster's members are called, by each other and, where the client ports have TLS, by clients.
@@ -54,10 +55,14 @@ impl Validity {
         now >= self.not_after
     }
 
+    pub fn seconds(&self) -> Range<i64> {
+        self.not_before.as_second()..self.not_after.as_second()
+    }
+
     /// Two thirds of its life are over.
     pub fn is_due(&self, now: Timestamp) -> bool {
-        let (begin, end) = (self.not_before.as_second(), self.not_after.as_second());
-        now.as_second() >= begin + (end - begin) / 3 * 2
+        let Range { start, end } = self.seconds();
+        now.as_second() >= start + (end - start) / 3 * 2
     }
 }
 

@@ -1,5 +1,5 @@
 //! What keeps strangers out of a cluster: the certificate of its members and the password of its clients, each in a
-//! Secret. `certificates` and `users` decide and are pure; `keys` draws keys and signs; `secrets` reads and writes.
+//! Secret. `certificates` and `users` decide and are pure; `keys` makes certificates; `secrets` reads and writes.
 
 pub mod certificates;
 pub mod check;

@@ -2,6 +2,7 @@
 
 use helios_crds::{RENEW_CERTIFICATES, TlsMode};
 use helios_proto::tls::ClientTls;
+use helios_proto::tls::issue::Pair;
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
@@ -11,7 +12,6 @@ use kube::{Api, Client, ResourceExt};
 
 use super::certificates::{AUTHORITY, CERTIFICATE, Data, Existing, KEY, Write, carry_out, plan_certificates};
 use super::check::{self, Names};
-use super::keys::Pair;
 use super::users::{self, Address};
 use super::{Locks, Trouble};
 use crate::build::metadata;

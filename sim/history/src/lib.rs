@@ -6,7 +6,7 @@
 //! is legal when each key's part is (Herlihy and Wing, 1990); operations on several keys are out of
 //! its scope.
 //!
-//! Pure: no clock, no file, no thread. The tests of the node and its simulation use it.
+//! Pure: no clock, no file, no thread. The tests of the node, its simulation and the stories use it.
 //!
 //! ```
 //! use helios_history::{Answer, History, Op, check};
@@ -24,6 +24,8 @@
 mod history;
 mod json;
 mod model;
+#[cfg(feature = "redis")]
+pub mod redis;
 mod search;
 mod verdict;
 

@@ -1,11 +1,12 @@
 //! Writes steadily to a Redis server, remembers every write that was acknowledged, and at the end reads
-//! all of them back. Runs as a pod beside a cluster, or anywhere else. It knows nothing of HeliosDB.
+//! all of them back, beside a few clients whose answers have to be in order. Runs as a pod beside a cluster, or anywhere else. It knows nothing of HeliosDB.
 
 mod check;
 mod control;
 mod link;
 mod load;
 mod tally;
+mod witness;
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -22,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::link::{Link, Server};
 use crate::load::Load;
 use crate::tally::Tally;
+use crate::witness::witness;
 
 /// Writes to a Redis server and says what became of every write.
 #[derive(Parser)]
@@ -29,7 +31,7 @@ use crate::tally::Tally;
 enum Command {
     /// Write until SIGTERM, SIGINT or POST /stop; then read back every acknowledged write and print a report
     ///
-    /// Exit code 0: all were there. 3: one was missing, wrong or could not be read.
+    /// Exit code 0: all were there. 3: one was missing, wrong or could not be read, or answers contradict each other.
     Run(RunArgs),
     /// Set one key, get it back, and fail when it is not the same
     SetGet(SetGetArgs),
@@ -107,7 +109,10 @@ async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     }
     let server = args.addr.with_password(args.login.password);
     let load = Load { server, prefix: args.prefix, rate: args.rate, retry_for: args.retry_for };
-    let written = load.run(args.workers, &tally, &stop).await;
+    let (written, witnessed) = tokio::join!(
+        load.run(args.workers, &tally, &stop),
+        witness(load.server.clone(), &load.prefix, &stop)
+    );
     let finding = check::read_back(Link::new(load.server), &load.prefix, &written).await;
     let report = Report {
         window: tally.total(),
@@ -115,6 +120,7 @@ async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         wrong: finding.wrong,
         unread: finding.unread,
         examples: finding.examples,
+        witnessed,
     };
     println!("{}", serde_json::to_string(&report)?);
     Ok(if report.is_intact() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_LOST) })

@@ -50,6 +50,11 @@ impl Core {
         }
     }
 
+    /// Whether the leader of `term` was lost and this member campaigned for its place at once.
+    pub(super) fn is_early_campaign(&self, term: u64) -> bool {
+        self.early.as_ref().is_some_and(|early| early.term == term && early.ticks == 0)
+    }
+
     /// To be called at each tick.
     pub(super) fn tick_early(&mut self) {
         let Some(early) = &mut self.early else { return };

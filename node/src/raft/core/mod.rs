@@ -3,12 +3,14 @@
 //! no network: the driver thread runs it, and so can a simulation.
 
 mod acks;
+mod candidacy;
 mod changes;
 mod disk;
 mod early;
 mod election;
 mod guards;
 mod joint;
+mod learners;
 mod lease;
 #[cfg(test)]
 mod lease_tests;
@@ -42,6 +44,7 @@ use crate::state::SnapshotMeta;
 use disk::DiskWatch;
 use early::Early;
 use election::ElectionTimeout;
+use learners::Learners;
 use lease::Lease;
 use ready::InFlight;
 
@@ -113,6 +116,8 @@ pub struct Core {
     /// That nobody wins was told since a leader was last known.
     is_advised: bool,
     elections: u64,
+    last_election: Option<Election>,
+    learners: Learners,
     leader_changes: u64,
     read_rounds: u64,
     /// The log lives on its reserve: what makes the state grow is refused.
@@ -195,6 +200,8 @@ impl Core {
             snapshot_index,
             applied_index: applied,
             elections: 0,
+            last_election: None,
+            learners: Learners::new(),
             leader_changes: 0,
             read_rounds: 0,
             log_is_short: false,
@@ -333,6 +340,7 @@ impl Core {
         self.take_readies(now);
         self.note_role(now);
         self.advise(now);
+        self.watch_learners(now);
         self.leave_joint(now);
         self.leave_bad_disk(now);
         transfer::ask_again(self, now);

@@ -8,8 +8,8 @@ use helios_proto::v1::{Member, Progress};
 use raft::eraftpb::{Message, MessageType};
 use raft::{ProgressState, StateRole};
 
-use super::super::membership;
 use super::super::types::*;
+use super::super::{membership, transfer};
 use super::{Core, Settings};
 
 /// Longest election timeouts without a leader after which a candidate says what may help.
@@ -33,6 +33,7 @@ impl Core {
         }
         self.last_role = current;
         let (state, term, leader_id) = current;
+        self.note_candidacy(old_state, old_term, now);
         if state != old_state || term != old_term {
             self.reads.give_up_round();
             self.node.mut_store().forget_unfinished();
@@ -120,7 +121,9 @@ impl Core {
             StateRole::Follower if self.membership.learners.contains(&self.settings.id) => Role::Learner,
             StateRole::Follower => Role::Follower,
         };
-        let progress = if role == Role::Leader { self.progress(now) } else { Vec::new() };
+        let is_leader = role == Role::Leader;
+        let progress = if is_leader { self.progress(now) } else { Vec::new() };
+        let may_lead = if is_leader { self.successors(now) } else { Vec::new() };
         RaftStatus {
             role,
             term: raft.term,
@@ -135,6 +138,10 @@ impl Core {
             progress,
             durable: self.durable(now),
             elections: self.elections,
+            last_election: self.last_election,
+            may_lead,
+            transfer_target: self.transfer.as_ref().map(|transfer| transfer.target),
+            stale_learners: self.stale_learners(now),
             leader_changes: self.leader_changes,
             pending_proposals: self.proposals.len() as u64,
             read_rounds: self.read_rounds,
@@ -144,6 +151,15 @@ impl Core {
             lowest_format: self.formats.lowest(&self.membership, self.settings.id),
             disk_is_bad: self.disk_is_bad(),
         }
+    }
+
+    fn successors(&self, now: Instant) -> Vec<u64> {
+        let mut found: Vec<u64> = transfer::candidates(self, now)
+            .map(|(id, _)| id)
+            .filter(|id| !self.bad_disks.contains(id))
+            .collect();
+        found.sort_unstable();
+        found
     }
 
     /// Whether this leader knows of a change of members that is not over.

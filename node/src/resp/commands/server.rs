@@ -120,7 +120,7 @@ pub fn settings(patterns: &[Bytes], shared: &Shared) -> Frame {
         ("port", shared.address.port().to_string()),
         ("proto-max-bulk-len", limits.max_value_bytes.to_string()),
         ("tcp-keepalive", limits.keepalive.as_secs().to_string()),
-        ("timeout", limits.idle_timeout.unwrap_or_default().as_secs().to_string()),
+        ("timeout", limits.idle_timeout.get().unwrap_or_default().as_secs().to_string()),
     ];
     let wanted =
         |name: &str| patterns.iter().any(|pattern| glob::matches_ignoring_case(pattern, name.as_bytes()));

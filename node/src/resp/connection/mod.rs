@@ -30,6 +30,7 @@ use super::session::Session;
 use super::table::{Spec, resolve};
 use crate::database::{Database, WriteRequest};
 use crate::error::Error;
+use crate::idle::until;
 use crate::tls::Stream;
 use crate::wall_ms;
 use subscriptions::{check_while_listening, next_message};
@@ -55,14 +56,6 @@ pub struct Connection<D> {
     begun: Option<Instant>,
     input: BytesMut,
     output: BytesMut,
-}
-
-/// Resolves then; never, without an end.
-async fn passed(end: Option<Instant>) {
-    match end {
-        Some(end) => tokio::time::sleep_until(end.into()).await,
-        None => std::future::pending().await,
-    }
 }
 
 /// What the commands of one round share.
@@ -139,7 +132,17 @@ impl<D: Database> Connection<D> {
         }
         let is_within = !self.input.is_empty() || self.decoder.is_within_request();
         self.begun = if is_within { self.begun.or_else(|| Some(Instant::now())) } else { None };
-        let deadline = self.deadline();
+        let Limits { idle_timeout, request_timeout, .. } = &self.shared.limits;
+        // A request that has begun may take so long whatever the client sends of it. Who listens is not idle.
+        let listens = self.session.subscriber.as_ref().is_some_and(|subscriber| subscriber.count() > 0);
+        let begun = self.begun;
+        let is_late = async {
+            match begun {
+                Some(begun) => until(Some(begun + *request_timeout)).await,
+                None if listens => std::future::pending().await,
+                None => idle_timeout.passed(Instant::now()).await,
+            }
+        };
         tokio::select! {
             biased;
             () = shutdown.cancelled() => return Ok(false),
@@ -153,22 +156,13 @@ impl<D: Database> Connection<D> {
                 return Ok(true);
             }
             received = self.stream.receive(&mut self.input, READ_CHUNK_BYTES) => return Ok(received? > 0),
-            () = passed(deadline) => {}
+            () = is_late => {}
         }
         if self.begun.is_some() {
             self.shared.metrics.rejected("slow_request");
             tracing::debug!(client = self.client.id, "a Redis client did not finish its request in time");
         }
         Ok(false)
-    }
-
-    /// For what is to arrive next. A request that has begun may take so long whatever the client sends of it.
-    fn deadline(&self) -> Option<Instant> {
-        let Limits { idle_timeout, request_timeout, .. } = self.shared.limits;
-        match self.begun {
-            Some(begun) => Some(begun + request_timeout),
-            None => idle_timeout.map(|limit| Instant::now() + limit),
-        }
     }
 
     async fn run_round(&mut self, requests: Vec<Vec<Bytes>>, shutdown: &CancellationToken) -> io::Result<()> {

@@ -123,13 +123,27 @@ async fn one_client_too_many_is_told_so() {
 }
 
 #[tokio::test]
-async fn an_idle_connection_is_closed_only_if_asked() {
-    let idle_timeout = Some(Duration::from_millis(50));
-    let server = Server::with(Limits { idle_timeout, ..Limits::default() }, None).await;
-    let mut client = server.client().await;
+async fn an_idle_connection_is_closed_only_if_asked_and_who_listens_or_waits_is_not_idle() {
+    let limits = Limits::default();
+    let idle_timeout = limits.idle_timeout.clone();
+    assert_eq!(idle_timeout.get(), None);
+    let server = Server::with(limits, None).await;
+    let (mut client, mut listener, mut waiting) =
+        (server.client().await, server.client().await, server.client().await);
     client.check("PING", "+PONG").await;
+    listener.check("SUBSCRIBE news", "*3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1").await;
+    waiting.send("BLPOP list 0\r\n").await;
+
+    // Of those that are open already.
+    idle_timeout.set(Some(Duration::from_millis(20)));
     client.expect_end().await;
-    assert_eq!(Limits::default().idle_timeout, None);
+    let mut other = server.client().await;
+    other.check("RPUSH list x", ":1").await;
+    waiting.expect("*2\r\n$4\r\nlist\r\n$1\r\nx\r\n").await;
+    other.expect_end().await;
+    idle_timeout.set(None);
+    server.client().await.check("PUBLISH news now", ":1").await;
+    listener.expect("*3\r\n$7\r\nmessage\r\n$4\r\nnews\r\n$3\r\nnow\r\n").await;
 }
 
 #[tokio::test]

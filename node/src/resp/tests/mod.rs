@@ -185,7 +185,8 @@ impl Server {
         let (db, shutdown) = (LocalDb::new(), CancellationToken::new());
         let access = Arc::new(password.map_or_else(Access::default, Access::with_password));
         let refusals = Refusals::default();
-        let door = Door { name: "client", protocol: Protocol::Redis, tls: None, refusals };
+        let door =
+            Door { name: "client", protocol: Protocol::Redis, tls: None, refusals, open: Default::default() };
         let serving = serve(listener, door, db.clone(), limits, access, Metrics::default(), shutdown.clone());
         Self { db, port, shutdown, task: tokio::spawn(serving) }
     }

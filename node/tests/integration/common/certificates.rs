@@ -4,42 +4,24 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
+pub use helios_proto::tls::issue::Pair as Leaf;
+
 use helios_proto::tls::ClientTls;
-use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-};
 
-pub struct Authority(CertifiedIssuer<'static, KeyPair>);
-
-/// Certificate and key, PEM.
-pub struct Leaf {
-    pub certificate: String,
-    pub key: String,
-}
+pub struct Authority(Leaf);
 
 impl Authority {
     pub fn new(name: &str) -> Self {
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+        Self(Leaf::authority(name, 0..begin_of(2090)).unwrap())
     }
 
-    pub fn pem(&self) -> String {
-        self.0.pem()
+    pub fn pem(&self) -> &str {
+        &self.0.certificate
     }
 
-    /// For this host, servers and clients, until the end of `year`.
-    pub fn leaf(&self, year: i32) -> Leaf {
-        let mut params = CertificateParams::new(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
-        params.distinguished_name.push(DnType::CommonName, "a member");
-        params.use_authority_key_identifier_extension = true;
-        params.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        params.not_after = rcgen::date_time_ymd(year, 12, 31);
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.0).unwrap().pem();
-        Leaf { certificate, key: key.serialize_pem() }
+    /// For this host, servers and clients, until `year` begins.
+    pub fn leaf(&self, year: i64) -> Leaf {
+        self.0.sign("a member", &["localhost".to_owned(), "127.0.0.1".to_owned()], 0..begin_of(year)).unwrap()
     }
 
     /// Trusts this authority and shows `leaf`.
@@ -47,6 +29,11 @@ impl Authority {
         let identity = leaf.map(|leaf| (leaf.certificate.as_bytes(), leaf.key.as_bytes()));
         ClientTls::from_pem(self.pem().as_bytes(), identity).unwrap()
     }
+}
+
+/// In seconds since 1970, to a day or so.
+pub fn begin_of(year: i64) -> i64 {
+    (year - 1970) * 31_556_952
 }
 
 /// A mounted Secret: its files are links into `..data`, which is a link to one version of all of them.

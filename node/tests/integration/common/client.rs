@@ -23,12 +23,6 @@ pub fn error_code<T: std::fmt::Debug>(answer: Result<T, tonic::Status>) -> Error
     helios_proto::detail_of(&answer.unwrap_err()).code()
 }
 
-/// Every error but one in the server's words may mean that what was asked took place.
-pub fn is_outcome_unknown(error: &redis::RedisError) -> bool {
-    let refused = ["TRYAGAIN", "CLUSTERDOWN", "LOADING", "BUSY"];
-    !error.code().is_some_and(|code| refused.contains(&code))
-}
-
 /// The value of `field` in an answer to INFO.
 pub fn info_field<'a>(info: &'a str, field: &str) -> &'a str {
     info.lines()

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use helios_history::redis::{answer, command};
 use helios_history::{Answer, History, Op, OpId, Outcome, Value, Verdict, check};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -170,7 +171,8 @@ impl Shared {
         op: Op,
     ) -> redis::RedisResult<()> {
         let id = self.history.lock().unwrap().invoke(process, key, op.clone(), self.now());
-        let answer = execute(connection, key, &op).await;
+        let reply: redis::RedisResult<redis::Value> = command(key, &op).query_async(connection).await;
+        let answer = reply.and_then(|reply| Ok(answer(&op, reply)?));
         let now = self.now();
         self.record(id, answer.as_ref(), now);
         answer.map(drop)
@@ -189,27 +191,4 @@ impl Shared {
     fn now(&self) -> u64 {
         self.started.elapsed().as_micros() as u64
     }
-}
-
-async fn execute(connection: &mut MultiplexedConnection, key: &str, op: &Op) -> redis::RedisResult<Answer> {
-    let text = |value: &Value| match value {
-        Value::Number(number) => number.to_string().into_bytes(),
-        Value::Bytes(bytes) => bytes.clone(),
-    };
-    let flag = |number: i64| Answer::Flag(number == 1);
-    Ok(match op {
-        Op::Get => {
-            let found: Option<Vec<u8>> = redis::cmd("GET").arg(key).query_async(connection).await?;
-            Answer::Value(found.map(Value::Bytes))
-        }
-        Op::Set(value) => {
-            let () = redis::cmd("SET").arg(key).arg(text(value)).query_async(connection).await?;
-            Answer::Done
-        }
-        Op::SetIfAbsent(value) => {
-            flag(redis::cmd("SETNX").arg(key).arg(text(value)).query_async(connection).await?)
-        }
-        Op::Delete => flag(redis::cmd("DEL").arg(key).query_async(connection).await?),
-        Op::Incr(by) => Answer::Number(redis::cmd("INCRBY").arg(key).arg(*by).query_async(connection).await?),
-    })
 }

@@ -92,6 +92,15 @@ impl Cluster {
         cluster
     }
 
+    /// As [`Self::of_three`], with `config` added to each node's file.
+    pub async fn of_three_configured(config: &str) -> Self {
+        let mut cluster = Self::fixed(3);
+        cluster.nodes.iter_mut().for_each(|node| node.config_mut().push_str(config));
+        cluster.start_all();
+        cluster.wait_ready().await;
+        cluster
+    }
+
     /// Nodes that a test makes in its own way, not started yet.
     pub fn made_by(ports: Ports, make: impl Fn(&Path, usize, NodePorts) -> Node) -> Self {
         let dir = temporary_directory();

@@ -17,11 +17,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-pub use certificates::{Authority, Leaf, Mounted};
-pub use client::{connect, error_code, http, http_with, info_field, is_outcome_unknown};
+pub use certificates::{Authority, Leaf, Mounted, begin_of};
+pub use client::{connect, error_code, http, http_with, info_field};
 pub use clients::Clients;
 pub use clock::WallClock;
 pub use cluster::{Cluster, temporary_directory};
+pub use helios_history::redis::is_outcome_unknown;
 pub use load::Load;
 pub use network::Network;
 pub use node::{Node, free_standing};

@@ -3,7 +3,9 @@
 mod disk;
 mod early;
 mod handover;
+mod learners;
 mod lease;
+mod stability;
 
 use std::collections::{BTreeMap, BTreeSet};
 

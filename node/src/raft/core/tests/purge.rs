@@ -123,3 +123,58 @@ fn the_log_after_a_snapshot_that_broke_off_is_kept_until_it_has_arrived() {
     laggard.write(50, 10);
     assert!(laggard.snapshot_at(Instant::now() + Duration::from_secs(10)).1 > sent + 1);
 }
+
+/// Of the one who lags, as its leader has it: how far it got, and whether a snapshot is on its way.
+fn progress(laggard: &Laggard) -> (u64, bool) {
+    let status = laggard.mesh.cores[laggard.leader].status(Instant::now());
+    let of = status.progress.iter().find(|progress| progress.id == laggard.lags as u64 + 1).unwrap();
+    (of.match_index, of.snapshotting)
+}
+
+/// d-engine's #308: that the bytes have arrived says nothing of what the follower made of them.
+#[test]
+fn a_snapshot_counts_as_taken_by_the_followers_own_word_only_and_that_comes_after_its_disk() {
+    let mut laggard = Laggard::new();
+    laggard.write(50, 10);
+    let (sent, _) = laggard.snapshot_at(Instant::now() + Duration::from_secs(10));
+    let (leader, lags) = (laggard.leader, laggard.lags);
+    let to = lags as u64 + 1;
+    laggard.mesh.cores[leader].handle(Input::Unreachable(to), Instant::now());
+    laggard.hear_from_all();
+    assert_eq!(progress(&laggard), (laggard.matched, true));
+    laggard.mesh.cores[leader].handle(Input::SnapshotSent { to, ok: true }, Instant::now());
+    turn(&mut laggard.mesh.cores[leader]);
+    assert_eq!(progress(&laggard).0, laggard.matched, "the transfer's end was taken for the follower's word");
+
+    let term = laggard.mesh.cores[leader].node.raft.term;
+    let announced = Message { from: leader as u64 + 1, to, ..snapshot(term, sent) };
+    let taken = step(&mut laggard.mesh.cores[lags], announced);
+    assert_eq!((taken.resets, taken.restores), (vec![sent], vec![]));
+    let speaks = |turn: &[Message]| turn.iter().any(|message| message.index == sent);
+    assert!(!speaks(&taken.sent), "it answers for a log that is not on its disk");
+    let on_disk = persisted(&mut laggard.mesh.cores[lags], taken.log[0]);
+    assert!(speaks(&on_disk.sent));
+    assert_eq!(on_disk.restores, [sent], "the answer leaves with the state still to follow for ever");
+    for answer in on_disk.sent {
+        step(&mut laggard.mesh.cores[leader], answer);
+    }
+    assert_eq!(progress(&laggard), (sent, false));
+}
+
+#[test]
+fn one_message_to_a_laggard_carries_a_mebibyte_of_entries_at_most() {
+    let mut laggard = Laggard::new();
+    laggard.write(100, MIB / 10);
+    laggard.mesh.cores[laggard.leader].handle(Input::Unreachable(laggard.lags as u64 + 1), Instant::now());
+    let mut most = 0;
+    let bytes = |message: &Message| message.entries.iter().map(|entry| entry.data.len()).sum::<usize>();
+    for _ in 0..20 {
+        laggard.mesh.cores[laggard.leader].tick();
+        laggard.mesh.settle(laggard.leader);
+        while !laggard.mesh.under_way.is_empty() {
+            most = laggard.mesh.under_way.iter().map(bytes).max().unwrap_or(0).max(most);
+            laggard.mesh.deliver(true);
+        }
+    }
+    assert!((MIB / 2..=MIB).contains(&most), "{most} bytes in one message");
+}

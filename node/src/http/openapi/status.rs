@@ -1,0 +1,114 @@
+//! What a status looks like.
+
+use serde_json::{Value as Json, json};
+
+use super::{nodes, number, object, or_null, text};
+
+pub fn fields() -> Vec<(&'static str, Json)> {
+    let texts = ["name", "cluster_id", "leader", "version", "not_ready_reason"];
+    let numbers = [
+        "member_id",
+        "term",
+        "last_index",
+        "commit_index",
+        "applied_index",
+        "snapshot_index",
+        "keys",
+        "uptime_seconds",
+        "cluster_size",
+    ];
+    let roles = ["uninitialized", "follower", "candidate", "leader", "learner", "removed"];
+    let mut fields: Vec<_> = texts.map(|name| (name, text())).into();
+    fields.extend(numbers.map(|name| (name, number())));
+    fields.push(("role", json!({ "type": "string", "enum": roles })));
+    fields.push(("ready", json!({ "type": "boolean" })));
+    fields.push(("has_quorum", json!({ "type": "boolean" })));
+    fields.push(("healthy_nodes", json!({ "type": ["integer", "null"] })));
+    let (yes_or_no, none) = (|| json!({ "type": "boolean" }), &[]);
+    fields.push(("tls", object(&[("peer", yes_or_no()), ("client", yes_or_no())], none)));
+    let reference = |name: &str| json!({ "$ref": format!("#/components/schemas/{name}") });
+    fields.push(("sessions", object(&["client", "grpc", "gateway"].map(|name| (name, number())), none)));
+    fields.push(("snapshot", or_null(reference("Snapshot"))));
+    fields.push(("parts", reference("Parts")));
+    fields.push(("nodes", nodes()));
+    fields
+}
+
+pub fn node() -> Json {
+    object(
+        &[
+            ("id", number()),
+            ("name", text()),
+            ("address", text()),
+            ("client_address", text()),
+            ("voter", json!({ "type": "boolean" })),
+            ("leader", json!({ "type": "boolean" })),
+            ("match_index", json!({ "type": ["integer", "null"] })),
+            ("active", json!({ "type": ["boolean", "null"] })),
+        ],
+        &[],
+    )
+}
+
+/// The newest on the disk of the member that was asked.
+pub fn snapshot() -> Json {
+    object(&["index", "size_bytes", "age_seconds"].map(|name| (name, number())), &[])
+}
+
+/// The three parts of a node.
+pub fn parts() -> Json {
+    let (name, some_number) = (json!({ "type": ["string", "null"] }), json!({ "type": ["integer", "null"] }));
+    let one_of = |names: &[&str]| json!({ "type": "string", "enum": names });
+    let mut health = one_of(&["unknown", "healthy", "degraded", "unreachable"]);
+    health["description"] = json!(
+        "healthy: heard within raft.election_timeout_min, at most 1000 entries behind. unreachable: silent for two of these \
+         timeouts. degraded: between both, or a snapshot is on its way to it. unknown: only the leader hears all members, \
+         the others hear the leader."
+    );
+    let consensus = object(
+        &[
+            ("role", text()),
+            ("term", number()),
+            ("leader", text()),
+            ("last_index", number()),
+            ("commit_index", number()),
+            ("applied_index", number()),
+        ],
+        &[],
+    );
+    let peer = object(
+        &[
+            ("name", name.clone()),
+            ("health", health),
+            ("last_contact_ms", some_number.clone()),
+            ("consecutive_errors", number()),
+            ("lag_entries", some_number.clone()),
+        ],
+        &[],
+    );
+    let election = object(
+        &[
+            ("cause", one_of(&["timeout", "leader_lost", "handover"])),
+            ("ago_ms", number()),
+            ("took_ms", some_number),
+        ],
+        &[],
+    );
+    let failover = object(
+        &[
+            ("may_lead", json!({ "type": "array", "items": text() })),
+            ("transfer_to", name),
+            ("last_election", or_null(election)),
+        ],
+        &[],
+    );
+    let peers = json!({ "type": "array", "items": peer });
+    object(
+        &[
+            ("consensus_manager", consensus),
+            ("health_checker", object(&[("peers", peers)], &[])),
+            ("failover_coordinator", failover),
+        ],
+        &[],
+    )
+}

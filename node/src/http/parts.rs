@@ -1,0 +1,79 @@
+//! The three parts of a node in its status: who decides, who looks after the others, who takes over. Pure.
+
+use helios_proto::v1::{Health, PeerHealth, StatusResponse, election};
+use serde_json::{Value as Json, json};
+
+use super::cluster::role_name;
+
+pub fn describe(status: &StatusResponse) -> Json {
+    json!({
+        "consensus_manager": {
+            "role": role_name(status.role()),
+            "term": status.term,
+            "leader": status.leader_name,
+            "last_index": status.last_index,
+            "commit_index": status.commit_index,
+            "applied_index": status.applied_index,
+        },
+        "health_checker": {
+            "peers": status.health.iter().map(|peer| peer_of(status, peer)).collect::<Vec<_>>(),
+        },
+        "failover_coordinator": failover(status),
+    })
+}
+
+pub fn sessions(status: &StatusResponse) -> Json {
+    let sessions = status.sessions.unwrap_or_default();
+    json!({ "client": sessions.client, "grpc": sessions.grpc, "gateway": sessions.gateway })
+}
+
+/// Null: this member has none yet.
+pub fn snapshot(status: &StatusResponse) -> Json {
+    if status.snapshot_size_bytes == 0 {
+        return Json::Null;
+    }
+    json!({
+        "index": status.snapshot_index,
+        "size_bytes": status.snapshot_size_bytes,
+        "age_seconds": status.snapshot_age_seconds,
+    })
+}
+
+fn peer_of(status: &StatusResponse, peer: &PeerHealth) -> Json {
+    let health = match peer.health() {
+        Health::Unknown => "unknown",
+        Health::Healthy => "healthy",
+        Health::Degraded => "degraded",
+        Health::Unreachable => "unreachable",
+    };
+    json!({
+        "name": name_of(status, peer.id),
+        "health": health,
+        "last_contact_ms": peer.last_contact_ms,
+        "consecutive_errors": peer.consecutive_errors,
+        "lag_entries": peer.lag_entries,
+    })
+}
+
+fn failover(status: &StatusResponse) -> Json {
+    let failover = status.failover.clone().unwrap_or_default();
+    let election = failover.last_election.map(|last| {
+        let cause = match last.cause() {
+            election::Cause::Timeout => "timeout",
+            election::Cause::LeaderLost => "leader_lost",
+            election::Cause::Handover => "handover",
+        };
+        json!({ "cause": cause, "ago_ms": last.ago_ms, "took_ms": last.took_ms })
+    });
+    json!({
+        "may_lead": failover.may_lead.iter().map(|id| name_of(status, *id)).collect::<Vec<_>>(),
+        "transfer_to": name_of(status, failover.transfer_target),
+        "last_election": election,
+    })
+}
+
+/// Null: nobody.
+fn name_of(status: &StatusResponse, id: u64) -> Option<&str> {
+    let members = status.membership.as_ref().map(|membership| membership.members.as_slice());
+    members.unwrap_or_default().iter().find(|member| member.id == id).map(|member| member.name.as_str())
+}

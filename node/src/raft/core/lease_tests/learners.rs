@@ -1,0 +1,47 @@
+//! A learner that gets no further.
+
+use super::*;
+
+const STRANGER: u64 = 4;
+
+/// Adds a learner that nothing reaches; answers who leads.
+fn with_a_deaf_learner(net: &mut Net) -> u64 {
+    let leader = net.elect();
+    net.advance(2 * ELECTION_MIN);
+    net.cut.extend((1..=3).map(|id| (id, STRANGER)));
+    let record =
+        Member { name: "new".into(), peer_addr: "a:1".into(), disk_id: "d".into(), ..Member::default() };
+    let (waiter, _changed) = oneshot::channel();
+    let request = ChangeRequest::AddLearner(record);
+    net.handle(leader, Input::Change { request, expected: Expected::default(), waiter });
+    net.advance(ELECTION_MIN);
+    leader
+}
+
+fn stale(net: &mut Net, id: u64) -> Vec<u64> {
+    let now = net.now;
+    net.core(id).status(now).stale_learners
+}
+
+#[test]
+fn a_learner_without_progress_for_a_minute_is_told_of_and_stays() {
+    let mut net = Net::of_three(None);
+    let leader = with_a_deaf_learner(&mut net);
+    net.advance(Duration::from_secs(50));
+    assert_eq!(stale(&mut net, leader), Vec::<u64>::new());
+    net.advance(Duration::from_secs(20));
+    assert_eq!(stale(&mut net, leader), [STRANGER]);
+    assert_eq!(stale(&mut net, leader % 3 + 1), Vec::<u64>::new(), "only the leader knows");
+    assert_eq!(net.core(leader).membership.learners, [STRANGER], "it was removed for it");
+
+    // It answers.
+    let last = net.core(leader).node.raft.raft_log.last_index();
+    let term = net.core(leader).node.raft.term;
+    let mut answer = Message { from: STRANGER, to: leader, term, index: last, ..Message::default() };
+    answer.set_msg_type(MessageType::MsgAppendResponse);
+    net.handle(leader, Input::Messages(vec![answer]));
+    net.settle();
+    assert_eq!(stale(&mut net, leader), Vec::<u64>::new());
+    net.advance(Duration::from_secs(120));
+    assert_eq!(stale(&mut net, leader), Vec::<u64>::new(), "it lacks nothing");
+}

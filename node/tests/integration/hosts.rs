@@ -1,0 +1,186 @@
+//! Three hosts on one network: three network namespaces on one bridge, each with an address and a heliosd of its own,
+//! started with the README's flags.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::process::{Child, Command, Stdio};
+
+use redis::aio::MultiplexedConnection;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use tempfile::TempDir;
+
+use crate::common::{eventually, info_field, temporary_directory};
+
+const HOSTS: usize = 3;
+/// Namespaces of other tests have other names, and the addresses are known in these only.
+const NETWORK: &str = "10.213.77";
+
+fn ip(arguments: &str) -> bool {
+    let mut command = Command::new("ip");
+    command.args(arguments.split(' ')).stdout(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
+
+fn must(arguments: &str) {
+    assert!(ip(arguments), "ip {arguments}");
+}
+
+/// The bridge and the clients are in a namespace too, so that no rule of this machine's own network is in the way.
+struct Hosts {
+    name: String,
+    dir: TempDir,
+    nodes: Vec<Option<Child>>,
+}
+
+impl Hosts {
+    /// `None` where no namespaces may be made.
+    fn new() -> Option<Self> {
+        let name = format!("helios-test-{}", std::process::id());
+        if !ip(&format!("netns add {name}")) {
+            return None;
+        }
+        // From here on its end removes what is there.
+        let hosts = Self { name, dir: temporary_directory(), nodes: (0..HOSTS).map(|_| None).collect() };
+        let lan = &hosts.name;
+        must(&format!("-n {lan} link add lan type bridge"));
+        must(&format!("-n {lan} address add {NETWORK}.254/24 dev lan"));
+        must(&format!("-n {lan} link set lan up"));
+        for index in 0..HOSTS {
+            let (host, port) = (hosts.host(index), format!("port{index}"));
+            must(&format!("netns add {host}"));
+            must(&format!("-n {lan} link add {port} type veth peer name eth0 netns {host}"));
+            must(&format!("-n {lan} link set {port} master lan up"));
+            must(&format!("-n {host} address add {}/24 dev eth0", address(index)));
+            must(&format!("-n {host} link set lo up"));
+            must(&format!("-n {host} link set eth0 up"));
+        }
+        Some(hosts)
+    }
+
+    fn host(&self, index: usize) -> String {
+        format!("{}-{}", self.name, index + 1)
+    }
+
+    fn start(&mut self, index: usize) {
+        let peers: Vec<_> = (0..HOSTS).map(|at| format!("node-{}:{}:7000", at + 1, address(at))).collect();
+        let (name, address) = (format!("node-{}", index + 1), address(index));
+        let log = File::create(self.dir.path().join(format!("{name}.log"))).unwrap();
+        let mut command = Command::new("ip");
+        command
+            .args(["netns", "exec", &self.host(index), env!("CARGO_BIN_EXE_heliosd")])
+            .args(["-data-dir", &name, "-listen", &format!("{address}:6379")])
+            .args(["-raft-node-id", &name, "-raft-addr", &format!("{address}:7000")])
+            .env("HELIOS_RAFT_PEERS", peers.join(","))
+            .current_dir(self.dir.path())
+            .stdout(Stdio::null())
+            .stderr(log);
+        self.nodes[index] = Some(command.spawn().unwrap());
+    }
+
+    /// The host is off the network, and its peers are told nothing.
+    fn unplug(&self, index: usize) {
+        must(&format!("-n {} link set eth0 down", self.host(index)));
+    }
+
+    fn plug(&self, index: usize) {
+        must(&format!("-n {} link set eth0 up", self.host(index)));
+    }
+}
+
+impl Drop for Hosts {
+    fn drop(&mut self) {
+        for (index, node) in self.nodes.iter_mut().enumerate() {
+            if let Some(mut node) = node.take() {
+                // `ip netns exec` becomes the process that it starts.
+                drop(node.kill());
+                drop(node.wait());
+            }
+            if std::thread::panicking() {
+                let log = std::fs::read_to_string(self.dir.path().join(format!("node-{}.log", index + 1)));
+                eprintln!("--- node-{} said:\n{}", index + 1, log.unwrap_or_default());
+            }
+        }
+        for index in 0..HOSTS {
+            ip(&format!("netns delete {}", self.host(index)));
+        }
+        ip(&format!("netns delete {}", self.name));
+    }
+}
+
+fn address(index: usize) -> String {
+    format!("{NETWORK}.{}", index + 1)
+}
+
+async fn client(index: usize) -> MultiplexedConnection {
+    let client = redis::Client::open(format!("redis://{}/", address(index))).unwrap();
+    eventually(&format!("host {} takes clients", index + 1), async || {
+        client.get_multiplexed_async_connection().await.ok()
+    })
+    .await
+}
+
+/// Writes through one of `through`, whoever of them leads by now.
+async fn write(through: &[usize], value: &str) {
+    eventually(&format!("{value} is written"), async || {
+        for index in through {
+            let mut client = client(*index).await;
+            if redis::cmd("SET").arg("key").arg(value).exec_async(&mut client).await.is_ok() {
+                return Some(());
+            }
+        }
+        None
+    })
+    .await;
+}
+
+/// The index of the host whose node leads, as those at `asked` agree.
+async fn leader(asked: &[usize]) -> usize {
+    eventually("one leads", async || {
+        let mut found = Vec::new();
+        for index in asked {
+            let info: String = redis::cmd("INFO").query_async(&mut client(*index).await).await.ok()?;
+            let name = info_field(&info, "raft_leader").to_owned();
+            found.push(name.strip_prefix("node-")?.parse::<usize>().ok()? - 1);
+        }
+        found.iter().all(|leader| *leader == found[0]).then_some(found[0])
+    })
+    .await
+}
+
+async fn story(hosts: &mut Hosts) {
+    (0..HOSTS).for_each(|index| hosts.start(index));
+    write(&[0, 1, 2], "by three").await;
+    let lost = leader(&[0, 1, 2]).await;
+    hosts.unplug(lost);
+    let left: Vec<_> = (0..HOSTS).filter(|index| *index != lost).collect();
+    write(&left, "by two").await;
+    assert_ne!(leader(&left).await, lost);
+
+    hosts.plug(lost);
+    let mut back = client(lost).await;
+    // Of its own state, not the leader's.
+    let () = redis::cmd("READONLY").query_async(&mut back).await.unwrap();
+    eventually("the host that was away has caught up", async || {
+        let value: String = redis::cmd("GET").arg("key").query_async(&mut back).await.ok()?;
+        (value == "by two").then_some(())
+    })
+    .await;
+    write(&[lost], "by three again").await;
+}
+
+#[test]
+fn three_hosts_on_one_bridge_lose_one_write_on_and_take_it_back() {
+    let Some(mut hosts) = Hosts::new() else {
+        eprintln!("skipped: no network namespaces can be made here; install iproute2 and run as root");
+        return;
+    };
+    let own = std::thread::spawn(move || {
+        let lan = File::open(format!("/run/netns/{}", hosts.name)).unwrap();
+        move_into_link_name_space(lan.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(story(&mut hosts));
+    });
+    if let Err(panic) = own.join() {
+        std::panic::resume_unwind(panic);
+    }
+}

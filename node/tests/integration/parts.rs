@@ -1,0 +1,151 @@
+//! What the three parts of a node tell of themselves: who decides, who looks after the others, who takes over.
+
+use helios_proto::v1::{Membership, RemoveRequest};
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::net::TcpStream;
+
+use crate::common::{Cluster, Node, Operator, PATIENCE, eventually, http};
+
+async fn told(node: &Node) -> Option<Value> {
+    let (_, text) = http(node.ports.gateway, "GET", "/status", "").await?;
+    serde_json::from_str(&text).ok()
+}
+
+/// What the health checker of `node` says of `peer`.
+async fn health(node: &Node, peer: &str) -> Option<Value> {
+    let told = told(node).await?;
+    let peers = told["parts"]["health_checker"]["peers"].as_array()?;
+    peers.iter().find(|one| one["name"] == peer).cloned()
+}
+
+#[tokio::test]
+async fn the_status_shows_consensus_health_and_failover_as_parts() {
+    let mut cluster = Cluster::of_three().await;
+    let leader = cluster.leader().await;
+    let (one, other) = ((leader + 1) % 3, (leader + 2) % 3);
+    let names = [0, 1, 2].map(|index| cluster[index].name.clone());
+
+    let parts = eventually("both followers are healthy and could take over", async || {
+        let parts = told(&cluster[leader]).await?["parts"].clone();
+        let peers = parts["health_checker"]["peers"].as_array()?;
+        let healthy = peers.iter().filter(|peer| peer["health"] == "healthy").count();
+        let may_lead = parts["failover_coordinator"]["may_lead"].as_array()?.len();
+        ((healthy, may_lead) == (2, 2)).then_some(parts)
+    })
+    .await;
+    let consensus = &parts["consensus_manager"];
+    assert_eq!((&consensus["role"], &consensus["leader"]), (&json!("leader"), &json!(names[leader])));
+    assert!(consensus["commit_index"].as_u64() > Some(0), "{consensus}");
+    let failover = &parts["failover_coordinator"];
+    assert!(failover["last_election"]["took_ms"].is_u64() && failover["transfer_to"].is_null(), "{failover}");
+    let of_leader = health(&cluster[one], &names[leader]).await.unwrap();
+    assert_eq!(of_leader["health"], "healthy", "{of_leader}");
+    assert!(of_leader["last_contact_ms"].is_u64() && of_leader["lag_entries"].is_null(), "{of_leader}");
+    assert_eq!(health(&cluster[one], &names[other]).await.unwrap()["health"], "unknown");
+
+    cluster[one].kill();
+    eventually("the leader tells who cannot be reached, and that the other could still lead", async || {
+        let peer = health(&cluster[leader], &names[one]).await?;
+        let status = told(&cluster[leader]).await?;
+        let may_lead = &status["parts"]["failover_coordinator"]["may_lead"];
+        (peer["health"] == "unreachable"
+            && peer["consecutive_errors"].as_u64() > Some(1)
+            && *may_lead == json!([names[other]]))
+        .then_some(())
+    })
+    .await;
+    let errors = format!("helios_peer_consecutive_errors{{peer=\"{}\"}}", names[one]);
+    assert!(cluster[leader].metric(&errors).await > Some(1));
+    cluster[one].start();
+    eventually("it is healthy again, and nothing fails any more", async || {
+        let peer = health(&cluster[leader], &names[one]).await?;
+        (peer["health"] == "healthy" && peer["consecutive_errors"] == 0).then_some(())
+    })
+    .await;
+
+    cluster[leader].kill();
+    eventually("who took over says why and how long it took", async || {
+        for node in [&cluster[one], &cluster[other]] {
+            let status = told(node).await?;
+            let election = &status["parts"]["failover_coordinator"]["last_election"];
+            if status["role"] == "leader" && election["took_ms"].is_u64() {
+                assert_ne!(election["cause"], "handover");
+                let counted = node.metric("helios_raft_election_duration_seconds_count").await;
+                assert!(counted >= Some(1), "the election is in no histogram");
+                return Some(());
+            }
+        }
+        None
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn sessions_and_the_newest_snapshot_are_in_the_status() {
+    let mut cluster = Cluster::blank(1);
+    cluster.start_all();
+    Operator::initialize(&cluster[0]).await;
+    let node = &cluster[0];
+    let () = redis::cmd("SET").arg("key").arg("value").query_async(&mut node.redis().await).await.unwrap();
+    let first = told(node).await.unwrap()["snapshot"].clone();
+    let sessions = async |port: &str| told(node).await.and_then(|told| told["sessions"][port].as_u64());
+    let before = sessions("client").await.unwrap();
+    let clients = (node.redis().await, node.redis().await);
+    assert_eq!(sessions("client").await, Some(before + 2));
+    drop(clients);
+    eventually("connections that ended are not counted", async || {
+        (sessions("client").await? == before).then_some(())
+    })
+    .await;
+    assert!(sessions("gateway").await >= Some(1), "it is asked through the gateway");
+
+    let (code, taken) = http(node.ports.gateway, "POST", "/snapshot", "").await.unwrap();
+    assert_eq!(code, 200, "{taken}");
+    let snapshot = told(node).await.unwrap()["snapshot"].clone();
+    assert!(snapshot["size_bytes"].as_u64() > Some(0), "{snapshot}");
+    assert!(snapshot["index"].as_u64() > first["index"].as_u64(), "{first}, then {snapshot}");
+    assert!(snapshot["age_seconds"].as_u64() < Some(PATIENCE.as_secs()), "{snapshot}");
+    let size = node.metric("helios_raft_snapshot_size_bytes").await;
+    assert_eq!(size, snapshot["size_bytes"].as_u64());
+
+    // Not forgotten by a restart.
+    cluster[0].kill();
+    cluster[0].start();
+    cluster[0].wait_ready().await;
+    assert_eq!(told(&cluster[0]).await.unwrap()["snapshot"]["size_bytes"], snapshot["size_bytes"]);
+}
+
+/// The names in the next event of the stream that tells the members.
+async fn next_members(events: &mut Lines<BufReader<TcpStream>>) -> Vec<String> {
+    let mut tells = false;
+    loop {
+        let line = tokio::time::timeout(PATIENCE, events.next_line()).await.unwrap().unwrap().unwrap();
+        if let Some(name) = line.strip_prefix("event:") {
+            tells = name == "members";
+        } else if let Some(data) = line.strip_prefix("data:").filter(|_| tells) {
+            let members: Value = serde_json::from_str(data).unwrap();
+            let nodes = members["nodes"].as_array().unwrap().iter();
+            return nodes.map(|node| node["name"].as_str().unwrap().to_owned()).collect();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_of_the_stream_is_told_of_each_member_that_joins_and_leaves() {
+    let mut cluster = Cluster::blank(2);
+    cluster.start_all();
+    Operator::initialize(&cluster[0]).await;
+    let mut stream = TcpStream::connect(("127.0.0.1", cluster[0].ports.gateway)).await.unwrap();
+    stream.write_all(b"GET /status/stream HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+    let mut events = BufReader::new(stream).lines();
+    assert_eq!(next_members(&mut events).await, ["node-1"]);
+
+    let id = Operator::add(&cluster[0], &cluster[1]).await;
+    while next_members(&mut events).await != ["node-1", "node-2"] {}
+    let request = RemoveRequest { id, ..RemoveRequest::default() };
+    let left: Membership =
+        cluster[0].cluster().remove(request).await.unwrap().into_inner().membership.unwrap();
+    assert_eq!(left.members.len(), 1);
+    while next_members(&mut events).await != ["node-1"] {}
+}

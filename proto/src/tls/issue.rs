@@ -1,0 +1,72 @@
+//! Draws keys and signs certificates, for members and clients. Takes the time it is told: seconds since 1970.
+
+use std::ops::Range;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose,
+};
+use time::OffsetDateTime;
+
+#[derive(Debug, thiserror::Error)]
+pub enum IssueError {
+    #[error("cannot make a certificate: {0}")]
+    Sign(#[from] rcgen::Error),
+    #[error("cannot make a certificate that begins or ends {0} seconds after 1970")]
+    Time(i64),
+}
+
+/// A certificate and its private key, both PEM.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Pair {
+    pub certificate: String,
+    pub key: String,
+}
+
+impl std::fmt::Debug for Pair {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pair").finish_non_exhaustive()
+    }
+}
+
+impl Pair {
+    /// A new authority. Its name should be no leaf's: some verifiers take one of the same name for self-signed.
+    ///
+    /// # Errors
+    /// When the system has no randomness to give, or no certificate can name that time.
+    pub fn authority(name: &str, valid: Range<i64>) -> Result<Self, IssueError> {
+        let mut params = params(name, valid)?;
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let key = KeyPair::generate()?;
+        Ok(Self { certificate: params.self_signed(&key)?.pem(), key: key.serialize_pem() })
+    }
+
+    /// A certificate of this authority, for a server and a client under each of `hosts`: DNS names, `*.` before one
+    /// of them included, and addresses.
+    ///
+    /// # Errors
+    /// As of `authority`, and when this is no authority, or one of `hosts` is none.
+    pub fn sign(&self, name: &str, hosts: &[String], valid: Range<i64>) -> Result<Self, IssueError> {
+        let mut params = params(name, valid)?;
+        params.subject_alt_names = CertificateParams::new(hosts)?.subject_alt_names;
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.use_authority_key_identifier_extension = true;
+        let issuer = Issuer::from_ca_cert_pem(&self.certificate, KeyPair::from_pem(&self.key)?)?;
+        let key = KeyPair::generate()?;
+        Ok(Self { certificate: params.signed_by(&key, &issuer)?.pem(), key: key.serialize_pem() })
+    }
+}
+
+fn params(name: &str, valid: Range<i64>) -> Result<CertificateParams, IssueError> {
+    let at = |seconds| OffsetDateTime::from_unix_timestamp(seconds).map_err(|_| IssueError::Time(seconds));
+    let mut params = CertificateParams::default();
+    params.not_before = at(valid.start)?;
+    params.not_after = at(valid.end)?;
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, name);
+    Ok(params)
+}

@@ -1,0 +1,47 @@
+//! Operations as commands of Redis, and its answers as answers.
+
+use redis::{Cmd, FromRedisValue, ParsingError, RedisError};
+
+use crate::history::{Answer, Op, Value};
+
+/// What answers of a server without a say in the matter begin with: it did nothing.
+const REFUSALS: [&str; 4] = ["TRYAGAIN", "CLUSTERDOWN", "LOADING", "BUSY"];
+
+pub fn command(key: &str, op: &Op) -> Cmd {
+    let (name, argument) = match op {
+        Op::Get => ("GET", None),
+        Op::Set(value) => ("SET", Some(text(value))),
+        Op::SetIfAbsent(value) => ("SETNX", Some(text(value))),
+        Op::Delete => ("DEL", None),
+        Op::Incr(by) => ("INCRBY", Some(by.to_string().into_bytes())),
+    };
+    let mut command = redis::cmd(name);
+    command.arg(key).arg(argument);
+    command
+}
+
+/// # Errors
+/// When no server of Redis would answer `op` so.
+pub fn answer(op: &Op, reply: redis::Value) -> Result<Answer, ParsingError> {
+    Ok(match op {
+        Op::Get => Answer::Value(Option::<Vec<u8>>::from_redis_value(reply)?.map(Value::Bytes)),
+        Op::Set(_) => {
+            <()>::from_redis_value(reply)?;
+            Answer::Done
+        }
+        Op::SetIfAbsent(_) | Op::Delete => Answer::Flag(i64::from_redis_value(reply)? == 1),
+        Op::Incr(_) => Answer::Number(i64::from_redis_value(reply)?),
+    })
+}
+
+/// Whether what was answered so may have taken effect all the same.
+pub fn is_outcome_unknown(error: &RedisError) -> bool {
+    !error.code().is_some_and(|code| REFUSALS.contains(&code))
+}
+
+fn text(value: &Value) -> Vec<u8> {
+    match value {
+        Value::Number(number) => number.to_string().into_bytes(),
+        Value::Bytes(bytes) => bytes.clone(),
+    }
+}
