@@ -103,6 +103,14 @@ fn blockers(answers: &[Answer], leader: &StatusResponse, target: &str) -> Vec<Bl
             "a change of members is under way; wait until it is done",
         ));
     }
+    let handed_over = leader.failover.as_ref().map_or(0, |failover| failover.transfer_target);
+    if ![0, member.id].contains(&handed_over) {
+        found.push(blocker(
+            "TransferUnderWay",
+            true,
+            format!("{} is handing over to member {handed_over}; wait until it has", leader.name),
+        ));
+    }
     found.extend(of_target(answers, target));
     let progress = leader.progress.iter().find(|progress| progress.id == member.id);
     found.extend(progress.and_then(|progress| behind(leader, progress, target)));
@@ -158,7 +166,7 @@ fn behind(leader: &StatusResponse, progress: &Progress, target: &str) -> Option<
 
 #[cfg(test)]
 mod tests {
-    use helios_proto::v1::{Member, Role};
+    use helios_proto::v1::{Failover, Member, Role};
 
     use super::*;
 
@@ -211,6 +219,11 @@ mod tests {
         let joint =
             |all: &mut [StatusResponse]| all[0].membership.as_mut().unwrap().voters_outgoing = vec![1, 2];
         assert_eq!(reasons(&answers(joint), "n2"), ["ChangeUnderWay"]);
+        let handing_over = |all: &mut [StatusResponse]| {
+            all[0].failover = Some(Failover { transfer_target: 3, ..Failover::default() });
+        };
+        assert_eq!(reasons(&answers(handing_over), "n2"), ["TransferUnderWay"]);
+        assert_eq!(reasons(&answers(handing_over), "n3"), [""; 0], "so it is asked for already");
         assert_eq!(reasons(&answers(|all| all[1].ready = false), "n2"), ["TargetNotReady"]);
         assert_eq!(
             reasons(&answers(|all| all[0].progress[0].snapshotting = true), "n2"),
