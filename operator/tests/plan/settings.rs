@@ -55,8 +55,8 @@ fn while_members_are_restarted_their_settings_are_not_waited_for() {
         let operation = world.pass().operation;
         assert!(operation.is_none_or(|operation| operation.kind == Kind::RollingUpdate));
         // Who starts reads the file.
-        let started: Vec<_> = world.restarted.keys().copied().collect();
-        started.iter().for_each(|ordinal| drop(world.unread.remove(ordinal)));
+        let started = &world.restarted;
+        world.unread.retain(|ordinal| !started.contains_key(ordinal));
     }
     world.settle();
 }
