@@ -89,6 +89,8 @@ pub enum Command {
         #[command(flatten)]
         wait: Wait,
     },
+    /// As transfer, in phases that are checked and told: prepare, sync, role change, reconfigure, resume.
+    Switchover(SwitchoverArgs),
     /// Takes leadership from the leader; the most caught-up voter gets it.
     StepDown(Which),
     /// Restarts all members, one at a time, the leader last.
@@ -119,7 +121,8 @@ pub enum Command {
         #[arg(long, short)]
         file: Option<PathBuf>,
     },
-    /// Checks what a cluster and this tool need; without Kubernetes, that all members agree on one leader.
+    /// Checks what a cluster and this tool need; without Kubernetes, that all members agree on one leader, and who holds
+    /// the ports of those on this machine.
     Doctor,
     /// Adds a blank node as a member that holds data and does not vote yet. With --endpoint only.
     AddLearner {
@@ -238,6 +241,24 @@ pub struct LogsArgs {
     /// What the process before the present one logged.
     #[arg(long, short, conflicts_with = "follow")]
     pub previous: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct SwitchoverArgs {
+    /// The voter that shall lead.
+    pub member: String,
+    /// Only say what speaks against it now. Exit code 0: nothing, 1: something.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Longest wait until nothing speaks against it.
+    #[arg(long, default_value = "10s", value_parser = duration, value_name = "TIME")]
+    pub prepare_timeout: Duration,
+    /// Longest wait for a target that is behind.
+    #[arg(long, default_value = "30s", value_parser = duration, value_name = "TIME")]
+    pub sync_timeout: Duration,
+    /// Longest time for all phases together.
+    #[arg(long, default_value = "60s", value_parser = duration, value_name = "TIME")]
+    pub timeout: Duration,
 }
 
 impl Command {

@@ -11,6 +11,7 @@ mod error;
 mod kubernetes;
 mod kv;
 mod lock;
+mod machine;
 mod output;
 mod persist;
 mod place;
@@ -19,6 +20,7 @@ mod redact;
 mod reference;
 mod render;
 mod run;
+mod switchover;
 mod table;
 mod view;
 

@@ -7,15 +7,16 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 use serde_json::json;
 
-use crate::args::{Certs, Cli, Command, Data, Format, LogsArgs, Target, Wait, Which};
+use crate::args::{Certs, Cli, Command, Data, Format, LogsArgs, SwitchoverArgs, Target, Wait, Which};
 use crate::direct::Endpoints;
 use crate::error::Error;
 use crate::kubernetes::Finder;
 use crate::kv::Request;
 use crate::lock::User;
 use crate::output::{colour, line, show};
+use crate::switchover::{self, Limits, Members, Outlook};
 use crate::view::ClusterView;
-use crate::{archive, certs, direct, kubernetes, kv, render};
+use crate::{archive, certs, direct, kubernetes, kv, machine, render};
 
 const DONE: u8 = 0;
 const FAILED: u8 = 1;
@@ -53,12 +54,17 @@ async fn by_address(cli: &Cli) -> Result<u8, Error> {
             return present(cli, &[view]);
         }
         Command::Doctor => {
-            let checks = direct::doctor(&direct::survey(endpoints, limit).await);
+            let answers = direct::survey(endpoints, limit).await;
+            let mut checks = direct::doctor(&answers);
+            checks.checks.extend(machine::judge(&answers, &machine::look()));
             show(cli.output, &checks, || checks.text())?;
             return Ok(checks.exit_code());
         }
         Command::Transfer { member, wait } => {
             direct::transfer(endpoints, member, limit.min(wait.timeout)).await?
+        }
+        Command::Switchover(args) => {
+            return switch_over(cli, &direct::Directly { endpoints, limit }, args).await;
         }
         Command::StepDown(_) => direct::step_down(endpoints, limit).await?,
         Command::AddLearner { address } => direct::add_learner(endpoints, address, limit).await?,
@@ -86,6 +92,9 @@ async fn through_kubernetes(cli: &Cli, finder: &Finder) -> Result<u8, Error> {
         }
         Command::Transfer { member, wait } => {
             said(cli, &kubernetes::transfer(finder, member, wait.timeout).await?)
+        }
+        Command::Switchover(args) => {
+            switch_over(cli, &kubernetes::Pods::of(finder, &args.member).await?, args).await
         }
         Command::StepDown(which) => {
             let cluster = finder.one(which).await?;
@@ -164,6 +173,25 @@ fn present(cli: &Cli, views: &[ClusterView]) -> Result<u8, Error> {
     }
     let worst = views.iter().map(|view| view.verdict.health).max();
     Ok(worst.map_or(DONE, |health| health.exit_code()))
+}
+
+/// Without a dry run, each phase is told as it is done.
+async fn switch_over(cli: &Cli, members: &impl Members, args: &SwitchoverArgs) -> Result<u8, Error> {
+    if args.dry_run {
+        let outlook = Outlook::of(&members.survey().await, &args.member);
+        show(cli.output, &outlook, || outlook.text())?;
+        return Ok(if outlook.blockers.is_empty() { DONE } else { FAILED });
+    }
+    let limits = Limits { prepare: args.prepare_timeout, sync: args.sync_timeout, whole: args.timeout };
+    let tell = |phase: &switchover::Phase| {
+        if matches!(cli.output, Format::Table) {
+            // A reader that has seen enough does not stop it in its middle.
+            drop(line(&phase.line()));
+        }
+    };
+    let done = switchover::run(members, &args.member, limits, cli.target.request_timeout, tell).await?;
+    show(cli.output, &done, String::new)?;
+    Ok(DONE)
 }
 
 async fn restart(cli: &Cli, finder: &Finder, which: &Which, wait: Option<&Wait>) -> Result<u8, Error> {

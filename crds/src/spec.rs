@@ -68,7 +68,7 @@ pub struct HeliosClusterSpec {
     #[serde(default)]
     pub reads: ReadsSpec,
 
-    /// Members that have a write on disk before it is acknowledged: `majority`, or `all`, with which writes wait while any member is down. Default majority. Restarts members: yes, one at a time.
+    /// Members that have a write on disk before it is acknowledged: `majority`, or `all`, with which writes wait while any member is down. Default majority. Restarts members: no, they take it over within a minute or two.
     #[serde(default)]
     pub ack: Ack,
 

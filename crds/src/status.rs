@@ -141,7 +141,7 @@ fn is_zero(value: &i64) -> bool {
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct OperationStatus {
-    /// Bootstrap, AddMember, RemoveMember, ReplaceMember, RollingUpdate, ResizeVolume, MoveLeader or Recovery.
+    /// Bootstrap, AddMember, RemoveMember, ReplaceMember, RollingUpdate, ResizeVolume, MoveLeader, Recovery or ApplySettings.
     pub kind: String,
 
     /// Member that it is about.

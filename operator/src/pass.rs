@@ -41,6 +41,7 @@ struct Effects {
 /// What is kept of a cluster that is as it should be.
 #[derive(Debug)]
 pub struct Settled {
+    cluster: ValidatedCluster,
     read: Snapshot,
     tls: Option<ClientTls>,
 }
@@ -69,17 +70,16 @@ impl Pass<'_> {
     async fn is_quiet(&self, cached: &HeliosCluster) -> Option<Duration> {
         let version = cached.metadata.resource_version.as_deref()?;
         let settled = self.quiet.get(self.key, version, Instant::now())?;
-        let Settled { read, tls } = &*settled;
+        let Settled { cluster, read, tls } = &*settled;
         let nodes = members::statuses(&self.key.name, &self.key.namespace, &read.pods, tls.as_ref()).await;
         let hosts = self.context.hosts.seen();
         let seen = Snapshot { now: Timestamp::now(), nodes, hosts, ..read.clone() };
-        let validated = validate(cached, &self.context.defaults).ok()?;
-        let plan = plan(&validated, &seen);
-        let status = report::report(&validated, &seen, &plan, false);
+        let plan = plan(cluster, &seen);
+        let status = report::report(cluster, &seen, &plan, false);
         if !wants_nothing(&plan, &seen) || report::is_news(&seen.status, &status) {
             return None;
         }
-        self.note(&validated, &seen);
+        self.note(cluster, &seen);
         Some(plan.look_again)
     }
 
@@ -165,7 +165,7 @@ impl Pass<'_> {
                     Some(version)
                 }
             };
-            let settled = Settled { read, tls };
+            let settled = Settled { cluster: validated.clone(), read, tls };
             self.quiet.settle(self.key, version.unwrap_or_default(), settled, Instant::now());
         }
         Ok(action)

@@ -3,11 +3,14 @@
 mod agreement;
 mod manage;
 mod survey;
+mod switchover;
 mod view;
 
 pub use agreement::doctor;
 pub use manage::{
-    add_learner, client_place, find, promote, remove, snapshot, snapshot_at, step_down, transfer,
+    add_learner, client_place, find, milliseconds, promote, remove, snapshot, snapshot_at, step_down,
+    transfer,
 };
-pub use survey::{Answer, Endpoints, survey};
+pub use survey::{Answer, Endpoints, leader, survey};
+pub use switchover::Directly;
 pub use view::view;

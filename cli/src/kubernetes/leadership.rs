@@ -67,7 +67,8 @@ async fn give_up(finder: &Finder, cluster: &HeliosCluster) -> Result<(String, St
     Ok((next, said))
 }
 
-async fn await_leader(
+/// Waits until the status names `name` as the leader.
+pub async fn await_leader(
     finder: &Finder,
     cluster: &HeliosCluster,
     name: &str,

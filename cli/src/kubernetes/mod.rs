@@ -9,6 +9,7 @@ mod logs;
 mod observe;
 mod report;
 mod rights;
+mod switchover;
 
 pub use change::{ask_for_restart, await_restart, set_hibernate, set_paused};
 pub use doctor::doctor;
@@ -19,3 +20,4 @@ pub use observe::view;
 pub use report::report;
 #[cfg(test)]
 pub use rights::RIGHTS;
+pub use switchover::Pods;

@@ -55,6 +55,15 @@ impl Dev {
         }
     }
 
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    pub fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args([&format!("-{signal}"), &self.pid().to_string()]).status();
+        assert!(sent.unwrap().success());
+    }
+
     pub fn ctl(&self, words: &[&str]) -> Output {
         ctl(&[&["--endpoint", &self.endpoints], words].concat())
     }

@@ -49,6 +49,44 @@ fn leadership_goes_where_it_is_told_to() {
 }
 
 #[test]
+fn a_switchover_tells_its_phases_and_a_dry_run_what_speaks_against_it() {
+    let mut dev = Dev::start();
+    let before = leader(&dev);
+    let target = ["node-1", "node-2", "node-3"].into_iter().find(|name| *name != before).unwrap();
+    let said = dev.done(&["switchover", target, "--dry-run"]);
+    assert_eq!(said, format!("nothing speaks against it: {target} can take over from {before}\n"));
+    assert_eq!(leader(&dev), before, "it was only asked");
+
+    let said = dev.done(&["switchover", target]);
+    let lines: Vec<&str> = said.lines().collect();
+    let phases = ["prepare", "sync", "role change", "reconfigure", "resume"];
+    assert_eq!(lines.len(), phases.len(), "{said}");
+    for (line, phase) in lines.iter().zip(phases) {
+        assert!(line.starts_with(phase), "{said}");
+    }
+    assert!(lines[2].contains(&format!("{target} leads in term ")), "{said}");
+    assert_eq!(leader(&dev), target);
+    let again = json(&dev, &["switchover", target]);
+    assert_eq!((&again["leader"], again["phases"].as_array().unwrap().len()), (&target.into(), 1), "{again}");
+
+    // A learner is refused at once, by name; so is nobody.
+    dev.start_blank();
+    dev.done(&["add-learner", &dev.nobody()]);
+    let output = dev.ctl(&["switchover", "node-4", "--dry-run", "--output", "json"]);
+    let outlook: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), &outlook["leader"]), (Some(1), &target.into()));
+    assert_eq!(outlook["blockers"][0]["reason"], "NotAVoter", "{outlook}");
+    for (member, reason) in [("node-4", "node-4 is a learner"), ("node-9", "there is no member \"node-9\"")] {
+        let output = dev.ctl(&["switchover", member]);
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            error.starts_with(&format!("heliosctl: switchover to {member} stopped in phase prepare after "))
+        );
+        assert!(output.status.code() == Some(1) && error.contains(reason), "{error}");
+    }
+}
+
+#[test]
 fn keys_are_written_read_and_removed() {
     let dev = Dev::start();
     assert_eq!(dev.done(&["set", "greeting", "hello"]), "OK\n");

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 mod dev;
+mod doctor;
 mod endpoints;
 mod locks;
 mod usage;

@@ -129,7 +129,15 @@ fn leadership_goes_where_it_is_told_to(ctl: &Heliosctl, cluster: &Cluster) -> an
         learner.code == 1 && learner.err.contains(&format!("heliosctl transfer {target}")),
         "{learner:?}"
     );
-    Ok(target.to_owned())
+    let asked = ctl.done(&["switchover", &before, "--dry-run"])?;
+    ensure!(asked.starts_with("nothing speaks against it"), "{asked}");
+    let phases = ctl.done(&["switchover", &before])?;
+    ensure!(phases.lines().count() == 5 && phases.contains("\nreconfigure "), "{phases}");
+    ensure!(
+        cluster.leader()? == (before.clone(), term + 2),
+        "leadership did not go back to {before} at once"
+    );
+    Ok(before)
 }
 
 fn paused_means_paused(ctl: &Heliosctl, cluster: &Cluster) -> anyhow::Result<()> {

@@ -6,6 +6,7 @@ mod disk_lost;
 mod drain;
 mod heliosctl;
 mod hibernate;
+mod hot_setting;
 mod install;
 mod kill_leader;
 mod locked;
@@ -49,6 +50,7 @@ const MORE: &[(&str, Tell)] = &[
     ("operator_pod_deleted_again", operator_killed::while_changing),
     ("two_clusters", two_clusters::tell),
     ("volume_growth", volume_growth::tell),
+    ("hot_setting", hot_setting::tell),
     ("network_cut", network_cut::tell),
     ("node_lost", node_lost::tell),
     ("hibernate", hibernate::tell),

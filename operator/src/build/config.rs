@@ -14,7 +14,8 @@ use crate::names::{CLIENT_PORT, GATEWAY_PORT, GRPC_PORT, METRICS_PORT, PEER_PORT
 use crate::validate::ValidatedCluster;
 
 pub const CONFIG_FILE: &str = "heliosd.yaml";
-/// Annotation on the pod template; a changed configuration changes it, and so rolls the members.
+/// Annotation on the pod template; a changed configuration changes it, and so rolls the members, unless they take the
+/// change over while they run.
 pub const CONFIG_HASH: &str = "heliosdb.io/config-hash";
 
 /// Time for every node's proxy to hear that a stopping pod is no endpoint any more.
@@ -121,9 +122,42 @@ struct Log {
 }
 
 pub fn config_map(cluster: &ValidatedCluster) -> Result<ConfigMap, BuildError> {
+    Ok(ConfigMap {
+        metadata: metadata(cluster, cluster.name.clone()),
+        data: Some(BTreeMap::from([(CONFIG_FILE.to_owned(), text(&node_config(cluster))?)])),
+        ..ConfigMap::default()
+    })
+}
+
+/// Digest of the file: what members that have taken it over say of it.
+///
+/// # Errors
+/// As [`config_map`].
+pub fn file_hash(cluster: &ValidatedCluster) -> Result<String, BuildError> {
+    Ok(digest(&text(&node_config(cluster))?))
+}
+
+/// Digest of what members take over in a restart only: the rest is as by default in it.
+///
+/// # Errors
+/// As [`config_map`].
+pub fn restart_hash(cluster: &ValidatedCluster) -> Result<String, BuildError> {
+    Ok(digest(&text(&NodeConfig { writes: None, ..node_config(cluster) })?))
+}
+
+/// Only its change matters, so a checksum is enough.
+fn digest(text: &str) -> String {
+    format!("{:08x}", crc32c::crc32c(text.as_bytes()))
+}
+
+fn text(config: &NodeConfig) -> Result<String, BuildError> {
+    serde_saphyr::to_string(config).map_err(|error| BuildError(error.to_string()))
+}
+
+fn node_config(cluster: &ValidatedCluster) -> NodeConfig {
     let (raft, spec) = (&cluster.raft, &cluster.spec);
     let everywhere = |port: i32| format!("0.0.0.0:{port}");
-    let config = NodeConfig {
+    NodeConfig {
         node: Node { data_dir: "/data", bootstrap: "operator" },
         listen: Listen {
             client: everywhere(CLIENT_PORT),
@@ -151,13 +185,7 @@ pub fn config_map(cluster: &ValidatedCluster) -> Result<ConfigMap, BuildError> {
         auth: spec.auth.enabled.then(|| Auth { users_file: format!("{AUTH_DIR}/{USERS}") }),
         gateway: spec.auth.enabled.then(|| Gateway { token_file: format!("{AUTH_DIR}/{TOKEN}") }),
         log: Log { level: "info", format: "json" },
-    };
-    let text = serde_saphyr::to_string(&config).map_err(|e| BuildError(e.to_string()))?;
-    Ok(ConfigMap {
-        metadata: metadata(cluster, cluster.name.clone()),
-        data: Some(BTreeMap::from([(CONFIG_FILE.to_owned(), text)])),
-        ..ConfigMap::default()
-    })
+    }
 }
 
 fn certificate() -> Certificate {
@@ -167,10 +195,4 @@ fn certificate() -> Certificate {
 
 fn unless_default<T: Default + PartialEq>(value: T) -> Option<T> {
     (value != T::default()).then_some(value)
-}
-
-/// Digest of the configuration's text; only its change matters, so a checksum is enough.
-pub fn hash(config_map: &ConfigMap) -> String {
-    let text = config_map.data.as_ref().and_then(|data| data.get(CONFIG_FILE)).map_or("", String::as_str);
-    format!("{:08x}", crc32c::crc32c(text.as_bytes()))
 }

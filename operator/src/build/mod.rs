@@ -16,7 +16,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use crate::names;
 use crate::validate::ValidatedCluster;
 
-pub use config::{CONFIG_FILE, CONFIG_HASH};
+pub use config::{CONFIG_FILE, CONFIG_HASH, file_hash, restart_hash};
 pub use statefulset::{has_certificate, has_declined_password, has_password};
 
 #[derive(Debug, thiserror::Error)]
@@ -49,8 +49,6 @@ pub struct Shape {
 /// # Errors
 /// When the configuration cannot be written as YAML.
 pub fn objects(cluster: &ValidatedCluster, shape: &Shape) -> Result<Objects, BuildError> {
-    let config_map = config::config_map(cluster)?;
-    let config_hash = config::hash(&config_map);
     Ok(Objects {
         service_account: service_account::service_account(cluster),
         peers: services::peers(cluster),
@@ -59,8 +57,8 @@ pub fn objects(cluster: &ValidatedCluster, shape: &Shape) -> Result<Objects, Bui
         read: services::read(cluster),
         budget: budget::budget(cluster),
         network_policy: network_policy::network_policy(cluster),
-        stateful_set: statefulset::stateful_set(cluster, shape, &config_hash),
-        config_map,
+        stateful_set: statefulset::stateful_set(cluster, shape, &restart_hash(cluster)?),
+        config_map: config::config_map(cluster)?,
     })
 }
 

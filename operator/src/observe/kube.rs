@@ -11,6 +11,7 @@ use kube::{Api, Client, ResourceExt};
 
 use super::volumes::{backings, requested, volume_of};
 use super::{Failure, HostsByName, Pod, Snapshot, Volume, Workload, members};
+use crate::build::CONFIG_HASH;
 use crate::error::Error;
 use crate::locks::Kept;
 use crate::names::{self, Key};
@@ -89,6 +90,12 @@ fn workload_of(set: &StatefulSet) -> Workload {
     Workload {
         replicas: set.spec.replicas.unwrap_or_default().unsigned_abs(),
         update_revision: status.filter(|_| current).and_then(|s| s.update_revision.clone()),
+        config: set
+            .spec
+            .template
+            .metadata
+            .as_ref()
+            .and_then(|metadata| metadata.annotations.as_ref()?.get(CONFIG_HASH).cloned()),
         volume_size: set
             .spec
             .volume_claim_templates

@@ -41,6 +41,8 @@ pub struct Workload {
     pub replicas: u32,
     /// Revision of the present template; `None` until its controller has seen it.
     pub update_revision: Option<String>,
+    /// Digest of the configuration that its pods are made for.
+    pub config: Option<String>,
     /// Size in the claim template.
     pub volume_size: Option<String>,
 }

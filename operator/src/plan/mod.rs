@@ -19,6 +19,7 @@ mod leave;
 mod recovery;
 mod replace;
 mod rollout;
+mod settings;
 mod view;
 mod volumes;
 
@@ -169,10 +170,11 @@ pub enum Kind {
     ResizeVolume,
     MoveLeader,
     Recovery,
+    ApplySettings,
 }
 
 impl Kind {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Bootstrap,
         Self::AddMember,
         Self::RemoveMember,
@@ -181,6 +183,7 @@ impl Kind {
         Self::ResizeVolume,
         Self::MoveLeader,
         Self::Recovery,
+        Self::ApplySettings,
     ];
 
     pub fn name(self) -> &'static str {
@@ -193,6 +196,7 @@ impl Kind {
             Self::ResizeVolume => "ResizeVolume",
             Self::MoveLeader => "MoveLeader",
             Self::Recovery => "Recovery",
+            Self::ApplySettings => "ApplySettings",
         }
     }
 
@@ -321,6 +325,7 @@ fn decide(view: &View) -> Option<Decision> {
         .or_else(|| replace::held(view))
         .or_else(|| join::await_missing(view))
         .or_else(|| rollout::held(view))
+        .or_else(|| settings::await_taken(view))
 }
 
 /// Grows at once, for a blank pod harms nothing, and shrinks only below what no member needs.

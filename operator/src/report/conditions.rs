@@ -148,6 +148,7 @@ fn progressing(view: &View, plan: &Plan, unseen: bool) -> Finding {
         Kind::ResizeVolume => "Resizing",
         Kind::MoveLeader => "MovingLeader",
         Kind::Recovery => "Recovering",
+        Kind::ApplySettings => "ApplyingSettings",
     };
     if operation.stuck {
         return Finding::new("False", "WaitingForUser", operation.doing.clone());

@@ -8,5 +8,6 @@ mod histories;
 mod model;
 mod repairs;
 mod scenarios;
+mod settings;
 mod told;
 mod world;

@@ -65,6 +65,8 @@ pub struct World {
     pub silent: BTreeSet<u32>,
     /// Followers that have not heard of the last change of members.
     pub unaware: BTreeSet<u32>,
+    /// Those whose kubelet has not handed the present settings on.
+    pub unread: BTreeSet<u32>,
     pub cordoned: BTreeSet<u32>,
     pub gone: BTreeSet<u32>,
     /// The operator may neither see hosts nor keep volumes.
@@ -122,6 +124,7 @@ impl World {
             raft: None,
             silent: BTreeSet::new(),
             unaware: BTreeSet::new(),
+            unread: BTreeSet::new(),
             cordoned: BTreeSet::new(),
             gone: BTreeSet::new(),
             confined: false,
