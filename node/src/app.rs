@@ -127,7 +127,11 @@ impl App {
         let (stop, mut inner_services) = (CancellationToken::new(), JoinSet::new());
         locks.watch(&mut registry, &mut inner_services, &stop);
         inner_services.spawn(Arc::clone(&access).watch(stop.clone()));
-        let limits = resp::Limits { max_clients: settings.max_connections, ..resp::Limits::default() };
+        let limits = resp::Limits {
+            max_clients: settings.max_connections,
+            events: settings.keyspace_events,
+            ..resp::Limits::default()
+        };
         let registry = Arc::new(registry);
         let node = Node::open(settings, machine, locks.clone(), metrics, Fatal::default())?;
 

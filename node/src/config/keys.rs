@@ -136,6 +136,9 @@ pub const KEYS: &[Key] = &[
          it closes its ports."),
     key("client", "max_connections", "`10000`", Restart,
         "Redis connections; one more is told so and closed."),
+    key("client", "notify_keyspace_events", "empty: none", Restart,
+        "Which changes of keys this node publishes to its Redis clients, in Redis's letters: `KEA` is all of them on both \
+         kinds of channels, `Ex` expired keys only. `CONFIG SET notify-keyspace-events` changes it until the next start."),
     secret("client", "password", "none", Restart,
         "Of the user `default`, an admin: asked of Redis clients by `AUTH` or `HELLO`, of the others by `authorization: \
          Basic`. Whoever has `auth.users_file` may leave it out."),

@@ -3,6 +3,7 @@
 
 mod changes;
 mod compat;
+mod events;
 mod flags;
 mod keys;
 mod lease;
@@ -126,6 +127,8 @@ pub struct ClientSection {
     /// How long a stopping node still serves, no longer ready, so that load balancers and Services
     /// stop sending clients before it closes its ports.
     pub shutdown_delay: String,
+    /// Letters of Redis's setting of this name.
+    pub notify_keyspace_events: String,
     /// Asked of Redis clients by AUTH when set.
     pub password: Option<String>,
 }
@@ -203,6 +206,7 @@ impl Default for ClientSection {
         Self {
             request_timeout: "5s".into(),
             shutdown_delay: "0ms".into(),
+            notify_keyspace_events: String::new(),
             max_connections: 10_000,
             password: None,
         }

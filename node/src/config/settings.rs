@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::locks::{self, TlsFiles};
-use super::{Config, ConfigError, InitialMember, lease};
+use super::{Config, ConfigError, InitialMember, events, lease};
 use crate::database::Ack;
 use crate::secret::Secret;
-use crate::state::EngineKind;
+use crate::state::{EngineKind, EventFilter};
 
 /// How a node without a cluster comes to one (C7).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +48,7 @@ pub struct Settings {
     pub request_timeout: Duration,
     pub shutdown_delay: Duration,
     pub max_connections: usize,
+    pub keyspace_events: EventFilter,
     pub lease: Option<Duration>,
     pub ack: Ack,
     pub strict_acks: bool,
@@ -143,6 +144,7 @@ impl TryFrom<Config> for Settings {
             request_timeout: duration("client.request_timeout", &client.request_timeout)?,
             shutdown_delay: duration_or_none("client.shutdown_delay", &client.shutdown_delay)?,
             max_connections: positive("client.max_connections", client.max_connections as u64)? as usize,
+            keyspace_events: events::filter(&client.notify_keyspace_events)?,
             lease: lease::length(&reads.lease, timing[1])?,
             ack: Ack::parse(&writes.ack).ok_or_else(|| {
                 ConfigError(format!(

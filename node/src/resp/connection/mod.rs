@@ -25,7 +25,7 @@ use super::commands::write::Answer;
 use super::commands::{Args, Context, Local, Read, Request};
 use super::error::Refusal;
 use super::frame::Frame;
-use super::server::{Limits, Shared};
+use super::server::Shared;
 use super::session::Session;
 use super::table::{Spec, resolve};
 use crate::database::{Database, WriteRequest};
@@ -164,10 +164,9 @@ impl<D: Database> Connection<D> {
 
     /// For what is to arrive next. A request that has begun may take so long whatever the client sends of it.
     fn deadline(&self) -> Option<Instant> {
-        let Limits { idle_timeout, request_timeout, .. } = self.shared.limits;
         match self.begun {
-            Some(begun) => Some(begun + request_timeout),
-            None => idle_timeout.map(|limit| Instant::now() + limit),
+            Some(begun) => Some(begun + self.shared.limits.request_timeout),
+            None => self.shared.idle_timeout().map(|limit| Instant::now() + limit),
         }
     }
 
@@ -195,6 +194,13 @@ impl<D: Database> Connection<D> {
                 let frame = queue.push(request, bytes, limit);
                 self.reply(name, frame, &round);
                 continue;
+            }
+            if let Ok((_, request)) = &understood
+                && self.shared.pause.holds(request.may_write())
+                && !request.ends_pause()
+                && !self.sit_out_pause(request.may_write(), &mut round).await?
+            {
+                return Ok(());
             }
             if !matches!(understood, Ok((_, Request::Write(_)))) {
                 self.write_batch(&mut round).await;
@@ -249,6 +255,18 @@ impl<D: Database> Connection<D> {
         }
         self.write_batch(&mut round).await;
         Ok(())
+    }
+
+    /// Answers what was asked before and waits; false if the connection is to end.
+    async fn sit_out_pause(&mut self, writes: bool, round: &mut Round) -> io::Result<bool> {
+        self.write_batch(round).await;
+        self.flush().await?;
+        round.barrier = None;
+        tokio::select! {
+            () = self.shared.pause.is_over(writes) => Ok(true),
+            () = round.shutdown.cancelled() => Ok(false),
+            () = self.client.cut.cancelled() => Ok(false),
+        }
     }
 
     /// The request with its meaning, or the name to count it under and why it is refused.
