@@ -31,10 +31,10 @@ need() {
   done
 }
 
-# A port that nobody listens on; the four above it are likely to be free.
+# A port that nobody listens on, $1 if it is such a one; the four above it are likely to be free.
 free_port() {
   local port
-  for port in $(shuf -i 20000-30000 -n 50); do
+  for port in "$@" $(shuf -i 20000-30000 -n 50); do
     (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || { echo "$port"; return; }
   done
   fail "no free port"

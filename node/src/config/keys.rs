@@ -143,6 +143,9 @@ pub const KEYS: &[Key] = &[
     key("client", "idle_timeout", "`0ms`", Reload,
         "How long a Redis connection may send nothing before it is closed, as Redis's `timeout`; `0ms`: for ever. Who \
          listens to channels or waits for an element is not idle. A new value counts for connections that are open, too."),
+    key("client", "notify_keyspace_events", "empty: none", Restart,
+        "Which changes of keys this node publishes to its Redis clients, in Redis's letters: `KEA` is all of them on both \
+         kinds of channels, `Ex` expired keys only. `CONFIG SET notify-keyspace-events` changes it until the next start."),
     secret("client", "password", "none", Restart,
         "Of the user `default`, an admin: asked of Redis clients by `AUTH` or `HELLO`, of the others by `authorization: \
          Basic`. Whoever has `auth.users_file` may leave it out."),

@@ -3,6 +3,7 @@
 
 mod changes;
 mod compat;
+mod events;
 mod flags;
 mod keys;
 mod lease;
@@ -134,6 +135,8 @@ pub struct ClientSection {
     pub shutdown_delay: String,
     /// How long a Redis connection may send nothing before it is closed; 0: for ever.
     pub idle_timeout: String,
+    /// Letters of Redis's setting of this name.
+    pub notify_keyspace_events: String,
     /// Asked of Redis clients by AUTH when set.
     pub password: Option<String>,
 }
@@ -211,6 +214,7 @@ impl Default for ClientSection {
         Self {
             request_timeout: "5s".into(),
             shutdown_delay: "0ms".into(),
+            notify_keyspace_events: String::new(),
             max_connections: 10_000,
             idle_timeout: "0ms".into(),
             password: None,

@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::locks::{self, TlsFiles};
-use super::{Config, ConfigError, InitialMember, lease};
+use super::{Config, ConfigError, InitialMember, events, lease};
 use crate::database::Ack;
 use crate::secret::Secret;
-use crate::state::EngineKind;
+use crate::state::{EngineKind, EventFilter};
 
 /// How a node without a cluster comes to one (C7).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +52,7 @@ pub struct Settings {
     pub max_connections: usize,
     /// Of Redis connections; `None`: without end.
     pub idle_timeout: Option<Duration>,
+    pub keyspace_events: EventFilter,
     pub lease: Option<Duration>,
     pub ack: Ack,
     pub strict_acks: bool,
@@ -165,6 +166,7 @@ impl TryFrom<Config> for Settings {
             max_connections: positive("client.max_connections", client.max_connections as u64)? as usize,
             idle_timeout: Some(duration_or_none("client.idle_timeout", &client.idle_timeout)?)
                 .filter(|limit| !limit.is_zero()),
+            keyspace_events: events::filter(&client.notify_keyspace_events)?,
             lease: lease::length(&reads.lease, timing[1])?,
             ack: Ack::parse(&writes.ack).ok_or_else(|| {
                 ConfigError(format!(

@@ -14,15 +14,15 @@ use crate::error::Error;
 use crate::state::calls;
 
 /// Of this build.
-pub const FORMAT: u32 = 3;
+pub const FORMAT: u32 = 4;
 /// Of builds that did not say.
 pub const OLDEST: u32 = 1;
 
 /// What a member has to have to apply `command`; an error if this build has it not.
 pub fn of(command: &Command) -> Result<u32, Error> {
     match &command.op {
-        // What a call means never changes under its name, so the name says what is needed.
-        Some(Op::Call(call)) => Ok(calls::format_of(&call.name)),
+        // What a call means never changes, so its words say what is needed.
+        Some(Op::Call(call)) => Ok(calls::format_of(call)),
         Some(Op::Transaction(transaction)) => {
             transaction.steps.iter().try_fold(2, |needed, step| Ok(needed.max(of(step)?)))
         }
@@ -158,6 +158,9 @@ mod tests {
             let call = Command { op: Some(Op::Call(call(verb.name))), ..Command::default() };
             assert!((2..=FORMAT).contains(&of(&call).unwrap()), "{}", verb.name);
         }
+        let words = ["z", "a", "WITHSCORE"].map(bytes::Bytes::from).into();
+        let rank = Call { args: words, ..call("zrank") };
+        assert_eq!(of(&Command { op: Some(Op::Call(rank)), ..Command::default() }).unwrap(), 4);
         let steps =
             ["get", "sort"].map(|name| Command { op: Some(Op::Call(call(name))), ..Command::default() });
         let transaction = Transaction { guards: Vec::new(), steps: steps.into() };

@@ -12,6 +12,8 @@ mod error;
 pub mod frame;
 mod inline;
 mod metrics;
+mod notifications;
+mod pause;
 pub mod reference;
 mod script;
 mod server;

@@ -38,8 +38,16 @@ const TAIL: &str = "\
   have 8 MiB; the queue is bounded like a request.
 - A message that is published goes to the clients of all members, once or, if a member cannot be reached, not at all.
   `PUBLISH` returns how many clients are known to have been sent it within 100 ms. A client that has 16384 messages or 32 MiB
-  waiting is disconnected. `PUBSUB` tells of the clients of the node that is asked. There are no sharded channels and no
-  keyspace notifications.
+  waiting is disconnected. `PUBSUB` tells of the clients of the node that is asked. There are no sharded channels.
+- Keyspace notifications have the letters and event names of Redis 7.0. Each node tells its own clients of what it applies,
+  whichever node it was written through, right after it is applied, and once at most: a client that must miss nothing
+  watches over gRPC. `CONFIG SET notify-keyspace-events` is for the node that it is sent to, until it restarts;
+  `client.notify_keyspace_events` in the configuration is for good. `expired` is told when the key is removed, by a write that
+  meets it or by the purge, not when a read finds it gone; a read that misses a key (`m`) is not told of.
+- `CLIENT PAUSE` holds the clients of the node that it is sent to, those of other nodes go on; `CLIENT UNPAUSE` is answered
+  at once even then. `WRITE` holds every `EXEC`, whatever it holds. Keys go on to expire.
+- `CONFIG SET` changes `notify-keyspace-events` and `timeout` on this node until it restarts; a new `timeout` counts for a
+  connection from its next request on. The rest is in the configuration of `heliosd`.
 - What a key holds is kept in one form whatever its size; `OBJECT ENCODING` says what Redis would. Deleting a large
   collection takes one step, its elements are removed afterwards, 1000 in one entry.
 - Members of sets and fields of hashes come in the order of their bytes. Commands that pick at random, and those

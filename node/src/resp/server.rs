@@ -14,21 +14,26 @@ use super::clients::Clients;
 use super::connection::Connection;
 use super::cursor::Cursors;
 use super::metrics::Metrics;
+use super::notifications::Notifications;
+use super::pause::Pause;
 use super::script::Scripts;
 use super::stats::Stats;
 use super::waiting::Waiting;
 use crate::auth::Access;
 use crate::database::Database;
 use crate::idle::IdleTimeout;
+use crate::state::EventFilter;
 use crate::tls::Door;
 
 /// How long to leave the listener alone when the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// What a client may cost.
+/// What a client may cost, and have.
 #[derive(Debug, Clone)]
 pub struct Limits {
     pub max_clients: usize,
+    /// Keyspace events that clients may hear of, until `CONFIG SET notify-keyspace-events` says others.
+    pub events: EventFilter,
     /// One request with all its arguments.
     pub max_request_bytes: usize,
     pub max_value_bytes: usize,
@@ -47,6 +52,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_clients: 10_000,
+            events: EventFilter::default(),
             max_request_bytes: 16 * 1024 * 1024,
             max_value_bytes: 8 * 1024 * 1024,
             max_key_bytes: 64 * 1024,
@@ -69,6 +75,8 @@ pub struct Shared {
     pub cursors: Cursors,
     pub scripts: Scripts,
     pub waiting: Arc<Waiting>,
+    pub notifications: Notifications,
+    pub pause: Pause,
     pub started: Instant,
     /// Of the listener.
     pub address: SocketAddr,
@@ -88,6 +96,8 @@ pub async fn serve<D: Database>(
     shutdown: CancellationToken,
 ) -> io::Result<()> {
     let shared = Arc::new(Shared {
+        notifications: Notifications::new(limits.events, db.store()),
+        pause: Pause::default(),
         limits,
         access,
         metrics,
@@ -100,10 +110,13 @@ pub async fn serve<D: Database>(
         address: listener.local_addr()?,
     });
     let mut connections = JoinSet::new();
+    let notified = shared.notifications.run(db.clone(), shutdown.clone());
+    tokio::pin!(notified);
     loop {
         tokio::select! {
             biased;
             () = shutdown.cancelled() => break,
+            () = &mut notified => break,
             Some(ended) = connections.join_next() => report(ended),
             accepted = listener.accept() => match accepted {
                 Ok((stream, address)) => {

@@ -2,6 +2,7 @@
 
 use helios_proto::v1::Command;
 
+use super::commands::client_control::Control;
 use super::commands::write::Answer;
 use super::commands::{Local, Read, Request};
 use super::error::Refusal;
@@ -83,6 +84,20 @@ impl Queue {
 }
 
 impl Request {
+    /// Whether it has to wait while writers are paused; what a transaction holds is not looked at.
+    pub fn may_write(&self) -> bool {
+        match self {
+            Self::Write(_) | Self::Block(_) | Self::Exec | Self::Publish { .. } => true,
+            Self::Script(call) => !call.read_only,
+            _ => false,
+        }
+    }
+
+    /// Waiting for the end of a pause, it could not be its end.
+    pub fn ends_pause(&self) -> bool {
+        matches!(self, Self::Local(Local::Control(Control::Unpause)))
+    }
+
     /// Whether it is executed at once even between `MULTI` and `EXEC`.
     pub fn is_immediate(&self) -> bool {
         match self {

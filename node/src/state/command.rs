@@ -40,7 +40,7 @@ pub(super) type Outcome = Result<Answer, Failure>;
 
 /// Executes `command` on `txn`, whose changes count only if the answer is not a failure.
 pub(super) fn execute(txn: &mut Txn<'_>, command: &Command) -> Outcome {
-    match &command.op {
+    let outcome = match &command.op {
         Some(Op::Set(op)) => set(txn, op),
         Some(Op::Delete(op)) => delete(txn, op),
         Some(Op::Expire(op)) => expire(txn, op),
@@ -54,7 +54,9 @@ pub(super) fn execute(txn: &mut Txn<'_>, command: &Command) -> Outcome {
         Some(Op::RegisterMember(op)) => register_member(txn, op),
         Some(Op::Apply(op)) => machine::apply(txn, op),
         None => Err(invalid("the log entry holds no command that this version knows; upgrade this member")),
-    }
+    };
+    txn.name_events(command);
+    outcome
 }
 
 fn set(txn: &mut Txn<'_>, op: &Set) -> Outcome {

@@ -12,6 +12,8 @@ mod command;
 mod dedup;
 mod engines;
 mod error;
+mod event_filter;
+mod events;
 mod home;
 mod inspect;
 mod journal;
@@ -33,6 +35,8 @@ mod tests;
 
 pub use engines::EngineKind;
 pub use error::StateError;
+pub use event_filter::EventFilter;
+pub use events::Event;
 pub use inspect::{Inspection, inspect};
 pub use machine::{Driven, LogEntry, Shared, StateMachine};
 pub use snapshot::SnapshotMeta;

@@ -1,7 +1,7 @@
 //! The shared handle: one lock, so that readers see an entry whole or not at all.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
@@ -57,6 +57,7 @@ pub(super) struct Inner {
     /// Of the embedding program.
     pub machine: OnceLock<Arc<dyn Driven>>,
     pub history: History,
+    records_events: AtomicBool,
 }
 
 /// What readers see.
@@ -136,6 +137,7 @@ impl Store {
             rebuilds: AtomicU64::new(rebuilds),
             machine: OnceLock::new(),
             history,
+            records_events: AtomicBool::new(false),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -162,15 +164,17 @@ impl Store {
 
     fn execute(&self, index: u64, term: u64, command: &Command) -> Result<Reply, Error> {
         self.check()?;
-        let (reply, changes) = {
+        let (reply, mut changes) = {
             let state = self.inner.read();
             let meta = state.meta_at(index, term, command.now_ms)?;
             let floor_ms = state.expiry_floor_ms.load(Ordering::Relaxed);
             let machine = self.inner.machine.get().map(Arc::as_ref);
-            let new_txn = || Txn::new(state.view(), floor_ms, meta.clone()).with_machine(machine);
+            let events = self.inner.records_events.load(Ordering::Relaxed);
+            let new_txn =
+                || Txn::new(state.view(), floor_ms, meta.clone()).with_machine(machine).with_events(events);
             dedup::execute_once(new_txn, command).map_err(|error| self.fail(error))?
         };
-        let changed = Changed::of(index, &changes.overlay);
+        let changed = Changed::of(index, &changes.overlay, std::mem::take(&mut changes.events));
         self.inner.write().commit(changes);
         self.inner.history.publish(changed);
         Ok(reply)
@@ -215,6 +219,11 @@ impl Store {
     /// What was done to keys after `revision`, as far as it is kept.
     pub fn changes_after(&self, revision: u64) -> Result<Page, Lost> {
         self.inner.history.after(revision)
+    }
+
+    /// Whether the entries applied from now on come with their keyspace events.
+    pub fn record_events(&self, wanted: bool) {
+        self.inner.records_events.store(wanted, Ordering::Relaxed);
     }
 
     /// Holds the last revision that changed a key.
@@ -401,7 +410,7 @@ impl State {
     }
 
     fn commit(&mut self, changes: Changes) {
-        let Changes { overlay, meta, earliest_expiry_ms } = changes;
+        let Changes { overlay, meta, earliest_expiry_ms, events: _ } = changes;
         self.active.absorb(overlay);
         self.meta = meta;
         if let Some(at_ms) = earliest_expiry_ms {

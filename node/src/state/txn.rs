@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use bytes::{BufMut, Bytes};
 use helios_proto::v1::reply::Kind as Answer;
-use helios_proto::v1::{Membership, Reply};
+use helios_proto::v1::{Command, Membership, Reply};
 
 use super::Applied;
 use super::engines::{EngineError, Pair};
+use super::events::{Event, Fate, Notes};
 use super::machine::Driven;
 use super::meta::Meta;
 use super::overlay::Overlay;
@@ -27,6 +28,8 @@ pub(super) struct Txn<'a> {
     collections: u32,
     /// Of the next random number.
     seed: u64,
+    /// What to tell clients of keyspace events, if there are any that want to know.
+    notes: Option<Notes>,
     /// Of each key that was looked for the revision it had before this transaction, if somebody wants to know.
     seen: Option<BTreeMap<Bytes, u64>>,
 }
@@ -65,12 +68,13 @@ pub(super) struct Changes {
     pub meta: Meta,
     /// Earliest expiry that was written.
     pub earliest_expiry_ms: Option<u64>,
+    pub events: Vec<Event>,
 }
 
 impl Changes {
     /// Those of an entry that only moves the position and the clock.
     pub fn none(meta: Meta) -> Self {
-        Self { overlay: Overlay::default(), meta, earliest_expiry_ms: None }
+        Self { overlay: Overlay::default(), meta, earliest_expiry_ms: None, events: Vec::new() }
     }
 }
 
@@ -81,8 +85,19 @@ impl<'a> Txn<'a> {
         let changes = Changes::none(meta);
         let lookups = Lookups::default();
         // Every member draws the same numbers.
-        let (machine, seen) = (None, None);
-        Self { view, expiry_floor_ms, changes, index, machine, lookups, collections: 0, seed: index, seen }
+        let (machine, seen, notes) = (None, None, None);
+        Self {
+            view,
+            expiry_floor_ms,
+            changes,
+            index,
+            machine,
+            lookups,
+            collections: 0,
+            seed: index,
+            notes,
+            seen,
+        }
     }
 
     /// Goes on where [`Txn::put_aside`] left off. The state may have moved on since: `seen` tells by what.
@@ -111,6 +126,23 @@ impl<'a> Txn<'a> {
         Self { machine, ..self }
     }
 
+    pub fn with_events(self, wanted: bool) -> Self {
+        Self { notes: wanted.then(Notes::default), ..self }
+    }
+
+    /// To be called after each command that may change keys.
+    pub fn name_events(&mut self, command: &Command) {
+        if let Some(notes) = &mut self.notes {
+            notes.name(command);
+        }
+    }
+
+    fn note(&mut self, key: &[u8], fate: Fate) {
+        if let Some(notes) = &mut self.notes {
+            notes.note(key, fate);
+        }
+    }
+
     pub fn machine(&self) -> Option<&'a dyn Driven> {
         self.machine
     }
@@ -130,7 +162,8 @@ impl<'a> Txn<'a> {
         let value = self.now(&raw_key)?.map(|raw| decode(&raw_key, raw)).transpose()?;
         let value = match value {
             Some(value) if value.is_expired(self.clock_ms()) => {
-                self.remove(key, &value);
+                self.discard(&value);
+                self.unlink(key, &value, Fate::Expired);
                 None
             }
             value => value,
@@ -184,6 +217,7 @@ impl<'a> Txn<'a> {
             self.discard(old);
         }
         self.changes.overlay.put(value::data_key(key), Some(new.encode()));
+        self.note(key, if old.is_none() { Fate::Made } else { Fate::Changed });
         if old.is_none() {
             self.changes.meta.key_count = self.changes.meta.key_count.wrapping_add(1);
         }
@@ -203,6 +237,11 @@ impl<'a> Txn<'a> {
 
     /// Removes `key`, which holds `old`, and nothing else.
     pub fn erase(&mut self, key: &[u8], old: &Value) {
+        self.unlink(key, old, Fate::Removed);
+    }
+
+    fn unlink(&mut self, key: &[u8], old: &Value, fate: Fate) {
+        self.note(key, fate);
         self.unindex(key, old.expire_at_ms);
         self.changes.overlay.put(value::data_key(key), None);
         // Wraps in a trial only, whose count is taken from a state that moves on.
@@ -303,7 +342,8 @@ impl<'a> Txn<'a> {
     }
 
     pub fn finish(self) -> Changes {
-        self.changes
+        let events = self.notes.map(|notes| notes.events).unwrap_or_default();
+        Changes { events, ..self.changes }
     }
 
     fn unindex(&mut self, key: &[u8], expire_at_ms: Option<u64>) {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use tokio::sync::watch;
 
+use super::events::Event;
 use super::overlay::{Overlay, Slot};
 use super::value::{self, Value};
 
@@ -25,11 +26,13 @@ pub struct Changed {
     /// Every key was removed before the rest.
     pub flushed: bool,
     slots: Vec<(Bytes, Slot)>,
+    /// Empty unless somebody wants to know.
+    pub events: Vec<Event>,
     bytes: usize,
 }
 
 impl Changed {
-    pub(super) fn of(revision: u64, overlay: &Overlay) -> Self {
+    pub(super) fn of(revision: u64, overlay: &Overlay, events: Vec<Event>) -> Self {
         let slots: Vec<_> = overlay
             .slots()
             .filter(|(key, _)| value::is_data_key(key))
@@ -37,8 +40,9 @@ impl Changed {
             .collect();
         let cost =
             |(key, slot): &(Bytes, Slot)| CHANGE_BYTES + key.len() + slot.as_ref().map_or(0, Bytes::len);
-        let bytes = CHANGE_BYTES + slots.iter().map(cost).sum::<usize>();
-        Self { revision, flushed: overlay.is_cleared(), slots, bytes }
+        let told: usize = events.iter().map(|event| CHANGE_BYTES + event.key.len()).sum();
+        let bytes = CHANGE_BYTES + slots.iter().map(cost).sum::<usize>() + told;
+        Self { revision, flushed: overlay.is_cleared(), slots, events, bytes }
     }
 
     fn is_empty(&self) -> bool {
@@ -172,7 +176,7 @@ mod tests {
         let mut overlay = Overlay::default();
         overlay.put(value::data_key(key.as_bytes()), Some(value.encode()));
         overlay.put(Bytes::from_static(b"m"), None);
-        Changed::of(revision, &overlay)
+        Changed::of(revision, &overlay, Vec::new())
     }
 
     fn revisions(page: &Page) -> Vec<u64> {

@@ -1,16 +1,20 @@
-//! `CLIENT KILL`, `CLIENT UNBLOCK` and `CLIENT REPLY`: what connections do to others, and to themselves.
+//! `CLIENT KILL`, `PAUSE`, `REPLY` and `UNBLOCK`: what connections do to others, and to themselves.
+
+use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::super::clients::{Client, Unblock};
 use super::super::codec::parse_integer;
-use super::super::error::Refusal;
+use super::super::error::{Refusal, shown};
 use super::super::frame::Frame;
+use super::super::pause::Whom;
 use super::super::session::Silence;
 use super::args::is;
 use super::client::Type;
 use super::local::Context;
 use super::{Args, Local, Request};
+use crate::auth::DEFAULT_USER;
 
 #[derive(Debug)]
 pub enum Control {
@@ -20,6 +24,8 @@ pub enum Control {
     Kill(Victims),
     Unblock(i64, Unblock),
     Reply(Silence),
+    Pause(Duration, Whom),
+    Unpause,
 }
 
 /// All that fit every wish.
@@ -88,6 +94,40 @@ pub fn reply(mut args: Args) -> Result<Request, Refusal> {
     }))
 }
 
+/// `timeout [WRITE|ALL]`, in milliseconds.
+pub fn pause(mut args: Args) -> Result<Request, Refusal> {
+    let timeout_ms = parse_integer(&args.word()?);
+    let timeout_ms = timeout_ms.ok_or(Refusal::other("ERR timeout is not an integer or out of range"))?;
+    let timeout_ms = u64::try_from(timeout_ms).map_err(|_| Refusal::other("ERR timeout is negative"))?;
+    let whom = match args.next() {
+        None => Whom::All,
+        Some(word) if is(&word, "all") => Whom::All,
+        Some(word) if is(&word, "write") => Whom::Writers,
+        Some(_) => return Err(Refusal::other("ERR CLIENT PAUSE mode must be WRITE or ALL")),
+    };
+    args.end()?;
+    request(Control::Pause(Duration::from_millis(timeout_ms), whom))
+}
+
+pub fn unpause(_: Args) -> Result<Request, Refusal> {
+    request(Control::Unpause)
+}
+
+/// `ON` would need this node to remember what each client has read.
+pub fn tracking(mut args: Args) -> Result<Request, Refusal> {
+    match args.word()? {
+        word if is(&word, "off") => Ok(Request::Local(Local::Answer(Frame::OK))),
+        word if is(&word, "on") => Err(Refusal::other(
+            "ERR reads are not tracked here: subscribe to keyspace notifications, or watch keys over gRPC",
+        )),
+        _ => Err(Refusal::Syntax),
+    }
+}
+
+pub fn getredir(_: Args) -> Result<Request, Refusal> {
+    Ok(Request::Local(Local::Answer(Frame::Integer(-1))))
+}
+
 impl Control {
     pub fn execute(self, context: &mut Context<'_>) -> Frame {
         match self {
@@ -98,11 +138,22 @@ impl Control {
                     _ => Frame::OK,
                 }
             }
-            Self::Kill(victims) => Frame::Integer(victims.kill(context)),
+            Self::Kill(victims) => match victims.unknown_user(context) {
+                Some(name) => Frame::error(format!("ERR No such user '{}'", shown(name, 128))),
+                None => Frame::Integer(victims.kill(context)),
+            },
             Self::Unblock(id, unblock) => {
                 let clients = context.shared.clients.list();
                 let client = clients.iter().find(|client| client.id.cast_signed() == id);
                 Frame::Integer(client.is_some_and(|client| client.unblock(unblock)).into())
+            }
+            Self::Pause(length, whom) => {
+                context.shared.pause.begin(length, whom);
+                Frame::OK
+            }
+            Self::Unpause => {
+                context.shared.pause.end();
+                Frame::OK
             }
             Self::Reply(silence) => {
                 let session = &mut context.session;
@@ -115,6 +166,12 @@ impl Control {
 }
 
 impl Victims {
+    fn unknown_user(&self, context: &Context<'_>) -> Option<&Bytes> {
+        let name = self.user.as_ref().filter(|name| name[..] != *DEFAULT_USER.as_bytes())?;
+        let users = context.shared.access.users();
+        (!users.iter().any(|(known, _)| known.as_bytes() == name)).then_some(name)
+    }
+
     fn kill(&self, context: &mut Context<'_>) -> i64 {
         let mut count = 0;
         for client in context.shared.clients.list().iter().filter(|client| self.holds(client)) {

@@ -1,11 +1,11 @@
 //! `COMMAND`: what the table says, in the shapes clients expect.
 
-use bytes::Bytes;
-
 use super::super::error::Refusal;
 use super::super::frame::Frame;
-use super::super::table::{COMMANDS, Keys, Spec, find, resolve};
-use super::{Args, Local, Request};
+use super::super::table::{COMMANDS, Keys, Spec, find};
+use super::args::is;
+use super::{Args, Local, Request, introspect_keys};
+use crate::glob;
 
 fn answer(frame: Frame) -> Result<Request, Refusal> {
     Ok(Request::Local(Local::Answer(frame)))
@@ -29,32 +29,53 @@ pub fn info(args: Args) -> Result<Request, Refusal> {
         return all(args);
     }
     let names = args.rest();
-    answer(Frame::Array(names.iter().map(|name| find(name).map_or(Frame::NullArray, describe)).collect()))
+    answer(Frame::Array(names.iter().map(|name| find_any(name).map_or(Frame::NullArray, describe)).collect()))
+}
+
+/// A subcommand is named with its container: `client|id`.
+fn find_any(name: &[u8]) -> Option<&'static Spec> {
+    let container = find(name.split(|byte| *byte == b'|').next()?)?;
+    if !name.contains(&b'|') {
+        return Some(container);
+    }
+    container.subcommands.iter().find(|spec| spec.name.as_bytes().eq_ignore_ascii_case(name))
 }
 
 pub fn docs(args: Args) -> Result<Request, Refusal> {
     let names = args.rest();
     let specs: Vec<&Spec> = match names.as_slice() {
         [] => COMMANDS.to_vec(),
-        names => names.iter().filter_map(|name| find(name)).collect(),
+        names => names.iter().filter_map(|name| find_any(name)).collect(),
     };
     answer(Frame::Map(specs.into_iter().map(document).collect()))
 }
 
-pub fn getkeys(args: Args) -> Result<Request, Refusal> {
-    let words = args.rest();
-    let spec = match resolve(&words) {
-        Ok(spec) => spec,
-        Err(Refusal::Arity(_)) => {
-            return Err(Refusal::other("ERR Invalid number of arguments specified for command"));
+/// `[FILTERBY MODULE name | ACLCAT category | PATTERN pattern]`; there are no modules.
+pub fn list(mut args: Args) -> Result<Request, Refusal> {
+    let (mut category, mut pattern, mut no_modules) = (None, None, false);
+    if args.len() > 0 {
+        if !is(&args.word()?, "filterby") {
+            return Err(Refusal::Syntax);
         }
-        Err(_) => return Err(Refusal::other("ERR Invalid command specified")),
-    };
-    let keys: Vec<Bytes> = spec.keys.positions(words.len()).map(|position| words[position].clone()).collect();
-    if keys.is_empty() {
-        return Err(Refusal::other("ERR The command has no key arguments"));
+        let (by, what) = (args.word()?, args.word()?);
+        match by {
+            by if is(&by, "module") => no_modules = true,
+            by if is(&by, "aclcat") => category = Some(String::from_utf8_lossy(&what).to_ascii_lowercase()),
+            by if is(&by, "pattern") => pattern = Some(what),
+            _ => return Err(Refusal::Syntax),
+        }
+        args.end()?;
     }
-    answer(Frame::Array(keys.into_iter().map(Frame::Bulk).collect()))
+    let fits = |spec: &&Spec| {
+        let is_of = |category: &String| categories(spec).iter().any(|own| own[1..] == **category);
+        !no_modules
+            && category.as_ref().is_none_or(is_of)
+            && pattern
+                .as_ref()
+                .is_none_or(|pattern| glob::matches_ignoring_case(pattern, spec.name.as_bytes()))
+    };
+    let all = COMMANDS.iter().flat_map(|spec| std::iter::once(*spec).chain(spec.subcommands));
+    answer(Frame::Array(all.filter(fits).map(|spec| Frame::bulk(spec.name)).collect()))
 }
 
 pub fn help(args: Args) -> Result<Request, Refusal> {
@@ -78,7 +99,7 @@ pub fn help_of(help: &Spec) -> Request {
 fn describe(spec: &Spec) -> Frame {
     let words =
         |words: Vec<String>| Frame::Set(words.into_iter().map(|word| Frame::Simple(word.into())).collect());
-    let Keys { first, last, step } = spec.keys;
+    let Keys { first, last, step, .. } = spec.keys;
     Frame::Array(vec![
         Frame::bulk(spec.name),
         Frame::Integer(spec.arity.into()),
@@ -88,7 +109,7 @@ fn describe(spec: &Spec) -> Frame {
         Frame::Integer(step.into()),
         words(categories(spec)),
         Frame::Array(vec![]),
-        Frame::Array(key_specification(spec).into_iter().collect()),
+        Frame::Array(introspect_keys::specifications(spec)),
         Frame::Array(spec.subcommands.iter().map(describe).collect()),
     ])
 }
@@ -107,46 +128,13 @@ fn categories(spec: &Spec) -> Vec<String> {
     let group = match spec.group.name() {
         "generic" => Some("@keyspace".to_owned()),
         "sorted-set" => Some("@sortedset".to_owned()),
-        name @ ("string" | "connection" | "hash" | "set" | "list" | "pubsub") => Some(format!("@{name}")),
+        name @ ("string" | "connection" | "hash" | "set" | "list" | "pubsub" | "scripting") => {
+            Some(format!("@{name}"))
+        }
         "transactions" => Some("@transaction".to_owned()),
         _ => None,
     };
     flags.chain([speed]).map(str::to_owned).chain(group).collect()
-}
-
-fn key_specification(spec: &Spec) -> Option<Frame> {
-    let Keys { first, last, step } = spec.keys;
-    let text = Frame::text;
-    let number = |number: i32| Frame::Integer(number.into());
-    // Relative to the first key, as in Redis.
-    let last = if last < 0 { last } else { last - first };
-    let access = if spec.has_flag("write") { "RW" } else { "RO" };
-    (first > 0).then(|| {
-        Frame::Map(vec![
-            (text("flags"), Frame::Set(vec![Frame::Simple(access.into())])),
-            (
-                text("begin_search"),
-                Frame::Map(vec![
-                    (text("type"), text("index")),
-                    (text("spec"), Frame::Map(vec![(text("index"), number(first))])),
-                ]),
-            ),
-            (
-                text("find_keys"),
-                Frame::Map(vec![
-                    (text("type"), text("range")),
-                    (
-                        text("spec"),
-                        Frame::Map(vec![
-                            (text("lastkey"), number(last)),
-                            (text("keystep"), number(step)),
-                            (text("limit"), number(0)),
-                        ]),
-                    ),
-                ]),
-            ),
-        ])
-    })
 }
 
 fn document(spec: &Spec) -> (Frame, Frame) {

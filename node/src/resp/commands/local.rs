@@ -13,10 +13,11 @@ use super::super::transaction::Queue;
 use super::acl::AclRequest;
 use super::client::ClientRequest;
 use super::client_control::Control;
+use super::config::{self, Setting};
 use super::connection::{self, Credentials, Hello};
 use super::pubsub::Census;
 use super::scripting::ScriptRequest;
-use super::{consistency, server, status};
+use super::{consistency, status};
 use crate::database::{Ack, Freshness};
 use crate::pubsub::Broker;
 use crate::state::Store;
@@ -48,7 +49,9 @@ pub enum Local {
     /// Names of sections in lower case; none: all.
     Info(Vec<String>),
     Role,
+    MemoryStats,
     ConfigGet(Vec<Bytes>),
+    ConfigSet(Vec<Setting>),
     ResetStats,
 }
 
@@ -129,7 +132,12 @@ impl Local {
             Self::Acl(request) => request.execute(context),
             Self::Info(sections) => Frame::Verbatim(status::info(&sections, context)),
             Self::Role => status::role(&(context.status)()),
-            Self::ConfigGet(patterns) => server::settings(&patterns, context.shared),
+            Self::MemoryStats => status::memory_stats(context),
+            Self::ConfigGet(patterns) => config::matching(&patterns, context.shared),
+            Self::ConfigSet(settings) => {
+                settings.into_iter().for_each(|setting| setting.apply(context));
+                Frame::OK
+            }
             Self::ResetStats => {
                 context.shared.stats.reset();
                 Frame::OK

@@ -106,6 +106,19 @@ fn memory(context: &Context<'_>, _: &StatusResponse) -> String {
     )
 }
 
+/// Of `MEMORY STATS` what is known here.
+pub fn memory_stats(context: &Context<'_>) -> Frame {
+    let (keys, bytes) = (context.store.key_count(), context.store.bytes());
+    let fields = [
+        ("total.allocated", resident_bytes().unwrap_or(0)),
+        ("keys.count", keys),
+        ("keys.bytes-per-key", bytes.checked_div(keys).unwrap_or(0)),
+        ("dataset.bytes", bytes),
+        ("overlay.bytes", context.store.overlay_bytes() as u64),
+    ];
+    Frame::Map(fields.map(|(name, number)| (Frame::text(name), Frame::Integer(number.cast_signed()))).into())
+}
+
 fn persistence(_: &Context<'_>, status: &StatusResponse) -> String {
     format!("loading:0\r\nasync_loading:0\r\naof_enabled:1\r\nsnapshot_index:{}\r\n", status.snapshot_index)
 }

@@ -190,6 +190,13 @@ impl<D: Database> Connection<D> {
                 self.reply(name, frame, &round);
                 continue;
             }
+            if let Ok((_, request)) = &understood
+                && self.shared.pause.holds(request.may_write())
+                && !request.ends_pause()
+                && !self.sit_out_pause(request.may_write(), &mut round).await?
+            {
+                return Ok(());
+            }
             if !matches!(understood, Ok((_, Request::Write(_)))) {
                 self.write_batch(&mut round).await;
             }
@@ -243,6 +250,18 @@ impl<D: Database> Connection<D> {
         }
         self.write_batch(&mut round).await;
         Ok(())
+    }
+
+    /// Answers what was asked before and waits; false if the connection is to end.
+    async fn sit_out_pause(&mut self, writes: bool, round: &mut Round) -> io::Result<bool> {
+        self.write_batch(round).await;
+        self.flush().await?;
+        round.barrier = None;
+        tokio::select! {
+            () = self.shared.pause.is_over(writes) => Ok(true),
+            () = round.shutdown.cancelled() => Ok(false),
+            () = self.client.cut.cancelled() => Ok(false),
+        }
     }
 
     /// The request with its meaning, or the name to count it under and why it is refused.

@@ -25,6 +25,8 @@ pub static COMMANDS: &[Spec] = commands! {
 static CLIENT: &[Spec] = commands! {
     "client|getname" 2 NONE "noscript loading stale fast" "2.6.9" Connection client::getname,
         "Returns the name of the connection.";
+    "client|getredir" 2 NONE "noscript loading stale fast" "6.0.0" Connection client_control::getredir,
+        "Returns -1: reads are not tracked.";
     "client|help" 2 NONE "loading stale" "5.0.0" Connection client::help,
         "Lists the subcommands.";
     "client|id" 2 NONE "noscript loading stale fast" "5.0.0" Connection client::id,
@@ -39,12 +41,18 @@ static CLIENT: &[Spec] = commands! {
         "Accepted: no connection is evicted.";
     "client|no-touch" 3 NONE "noscript loading stale fast" "7.2.0" Connection client::switch,
         "Accepted: reads do not change keys.";
+    "client|pause" -3 NONE "admin noscript loading stale" "3.0.0" Connection client_control::pause,
+        "Makes the clients of this node, or those that write, wait for so many milliseconds.";
     "client|reply" 3 NONE "noscript loading stale" "3.2.0" Connection client_control::reply,
         "Says which replies are left out: none (ON), the next (SKIP), all (OFF).";
     "client|setinfo" 4 NONE "noscript loading stale fast" "7.2.0" Connection client::setinfo,
         "Records the name or version of the client library.";
     "client|setname" 3 NONE "noscript loading stale fast" "2.6.9" Connection client::setname,
         "Names the connection.";
+    "client|tracking" -3 NONE "noscript loading stale" "6.0.0" Connection client_control::tracking,
+        "Accepts OFF and refuses ON: reads are not tracked.";
     "client|unblock" -3 NONE "admin noscript loading stale" "5.0.0" Connection client_control::unblock,
         "Ends the wait of a connection, as if its time were up (TIMEOUT) or with an error (ERROR).";
+    "client|unpause" 2 NONE "admin noscript loading stale" "6.2.0" Connection client_control::unpause,
+        "Ends a pause of this node's clients.";
 };

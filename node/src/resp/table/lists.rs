@@ -1,18 +1,18 @@
 //! Lists.
 
 use super::super::commands::{blocking, data};
-use super::{BUT_LAST, COUNTED, Group, ONE, Spec, TWO, commands};
+use super::{BUT_LAST, COUNTED, COUNTED_SECOND, Group, ONE, Spec, TWO, commands};
 
 pub static COMMANDS: &[Spec] = commands! {
-    "blmove" 6 TWO "write denyoom blocking" "6.2.0" List blocking::blmove,
+    "blmove" 6 TWO "write noscript denyoom blocking" "6.2.0" List blocking::blmove,
         "Moves an element from one list to another, once there is one.";
-    "blmpop" -5 COUNTED "write blocking movablekeys" "7.0.0" List blocking::blmpop,
+    "blmpop" -5 COUNTED_SECOND "write blocking movablekeys" "7.0.0" List blocking::blmpop,
         "Removes and returns elements of the first list that has any, once one has.";
-    "blpop" -3 BUT_LAST "write blocking" "2.0.0" List blocking::blpop,
+    "blpop" -3 BUT_LAST "write noscript blocking" "2.0.0" List blocking::blpop,
         "Removes and returns the first element of the first list that has any, once one has.";
-    "brpop" -3 BUT_LAST "write blocking" "2.0.0" List blocking::brpop,
+    "brpop" -3 BUT_LAST "write noscript blocking" "2.0.0" List blocking::brpop,
         "Removes and returns the last element of the first list that has any, once one has.";
-    "brpoplpush" 4 TWO "write denyoom blocking" "2.2.0" List blocking::brpoplpush,
+    "brpoplpush" 4 TWO "write noscript denyoom blocking" "2.2.0" List blocking::brpoplpush,
         "Moves the last element of a list before the first of another, once there is one.";
     "lindex" 3 ONE "readonly" "1.0.0" List data::call,
         "Returns an element of a list by its position.";

@@ -4,6 +4,7 @@ mod acl;
 mod connection;
 mod generic;
 mod hashes;
+mod keys;
 mod lists;
 mod pubsub;
 mod scripting;
@@ -16,6 +17,8 @@ use std::sync::LazyLock;
 
 use super::commands::Parse;
 use super::error::Refusal;
+pub use keys::Keys;
+use keys::{ALL, BITOP, BUT_LAST, COUNTED, COUNTED_SECOND, NONE, ONE, ONE_AND_COUNTED, PAIRS, SECOND, TWO};
 
 /// One command or subcommand, in the terms of `COMMAND INFO`.
 #[derive(Debug)]
@@ -33,25 +36,6 @@ pub struct Spec {
     pub summary: &'static str,
     pub subcommands: &'static [Spec],
     pub parse: Parse,
-}
-
-/// Positions of the keys in a request; `first` 0: none, `last` negative: counted from the end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Keys {
-    pub first: i32,
-    pub last: i32,
-    pub step: i32,
-}
-
-impl Keys {
-    /// Of the keys in a request of so many words.
-    pub fn positions(self, words: usize) -> impl Iterator<Item = usize> + Clone {
-        let Self { first, last, step } = self;
-        let words = words as i32;
-        let last = if last < 0 { words + last } else { last.min(words - 1) };
-        let end = if first > 0 { last + 1 } else { 0 };
-        (first..end).step_by(step.max(1) as usize).map(|position| position as usize)
-    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -170,21 +154,6 @@ pub fn resolve(words: &[impl AsRef<[u8]>]) -> Result<&'static Spec, Refusal> {
     if spec.accepts(words.len()) { Ok(spec) } else { Err(Refusal::Arity(spec.name)) }
 }
 
-const NONE: Keys = Keys { first: 0, last: 0, step: 0 };
-const ONE: Keys = Keys { first: 1, last: 1, step: 1 };
-const TWO: Keys = Keys { first: 1, last: 2, step: 1 };
-/// Behind a subcommand.
-const SECOND: Keys = Keys { first: 2, last: 2, step: 1 };
-const ALL: Keys = Keys { first: 1, last: -1, step: 1 };
-/// A timeout comes behind them.
-const BUT_LAST: Keys = Keys { first: 1, last: -2, step: 1 };
-const BITOP: Keys = Keys { first: 2, last: -1, step: 1 };
-const PAIRS: Keys = Keys { first: 1, last: -1, step: 2 };
-/// Told by a count in the request: clients ask `COMMAND GETKEYS`.
-const COUNTED: Keys = NONE;
-/// Likewise.
-const SCRIPT: Keys = NONE;
-
 macro_rules! commands {
     ($($name:literal $arity:literal $keys:ident $flags:literal $since:literal $group:ident
         $parse:path, $summary:literal $(=> $subcommands:ident)?;)*) => {
@@ -243,6 +212,8 @@ mod tests {
             assert!(spec.flags.split_ascii_whitespace().all(|flag| FLAGS.contains(&flag)), "{}", spec.name);
             assert!(!(spec.has_flag("write") && spec.has_flag("readonly")), "{}", spec.name);
             assert_eq!(spec.keys.first > 0, spec.keys.step > 0, "{}", spec.name);
+            let moves = spec.keys.counted_at > 0 || spec.name.starts_with("sort");
+            assert_eq!(spec.has_flag("movablekeys"), moves, "{}", spec.name);
             assert!(spec.arity.unsigned_abs() as usize >= spec.name_words(), "{}", spec.name);
             assert!(spec.summary.ends_with('.'), "{}", spec.name);
         }

@@ -1,16 +1,16 @@
 //! Scripts.
 
 use super::super::commands::{introspect, scripting};
-use super::{Group, NONE, SCRIPT, Spec, commands};
+use super::{COUNTED_SECOND, Group, NONE, Spec, commands};
 
 pub static COMMANDS: &[Spec] = commands! {
-    "eval" -3 SCRIPT "noscript stale movablekeys" "2.6.0" Scripting scripting::eval,
+    "eval" -3 COUNTED_SECOND "noscript stale movablekeys" "2.6.0" Scripting scripting::eval,
         "Runs a script in Lua; what it writes takes effect as a whole, or not at all.";
-    "eval_ro" -3 SCRIPT "noscript stale readonly movablekeys" "7.0.0" Scripting scripting::eval_ro,
+    "eval_ro" -3 COUNTED_SECOND "noscript stale readonly movablekeys" "7.0.0" Scripting scripting::eval_ro,
         "Runs a script that may not write.";
-    "evalsha" -3 SCRIPT "noscript stale movablekeys" "2.6.0" Scripting scripting::evalsha,
+    "evalsha" -3 COUNTED_SECOND "noscript stale movablekeys" "2.6.0" Scripting scripting::evalsha,
         "Runs a script that this node keeps.";
-    "evalsha_ro" -3 SCRIPT "noscript stale readonly movablekeys" "7.0.0" Scripting scripting::evalsha_ro,
+    "evalsha_ro" -3 COUNTED_SECOND "noscript stale readonly movablekeys" "7.0.0" Scripting scripting::evalsha_ro,
         "Runs a script that this node keeps and that may not write.";
     "script" -2 NONE "" "2.6.0" Scripting introspect::container,
         "A container for commands about the scripts that this node keeps." => SCRIPTS;

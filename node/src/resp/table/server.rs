@@ -1,6 +1,6 @@
 //! The node and its cluster.
 
-use super::super::commands::{connection, consistency, data, introspect, server};
+use super::super::commands::{config, connection, consistency, data, introspect, introspect_keys, server};
 use super::{Group, NONE, SECOND, Spec, commands};
 
 pub static COMMANDS: &[Spec] = commands! {
@@ -41,28 +41,36 @@ static COMMAND: &[Spec] = commands! {
         "Returns the number of commands.";
     "command|docs" -2 NONE "loading stale" "7.0.0" Server introspect::docs,
         "Returns documentation of some or all commands.";
-    "command|getkeys" -3 NONE "loading stale" "2.8.13" Server introspect::getkeys,
+    "command|getkeys" -3 NONE "loading stale" "2.8.13" Server introspect_keys::getkeys,
         "Returns the keys of a request.";
+    "command|getkeysandflags" -3 NONE "loading stale" "7.0.0" Server introspect_keys::getkeys_and_flags,
+        "Returns the keys of a request, each with what would be done with it.";
     "command|help" 2 NONE "loading stale" "5.0.0" Server introspect::help,
         "Lists the subcommands.";
     "command|info" -2 NONE "loading stale" "2.8.13" Server introspect::info,
         "Returns information about some or all commands.";
+    "command|list" -2 NONE "loading stale" "7.0.0" Server introspect::list,
+        "Returns the names of the commands, of a category or that match a pattern.";
 };
 
 static CONFIG: &[Spec] = commands! {
-    "config|get" -3 NONE "admin noscript loading stale" "2.0.0" Server server::config_get,
+    "config|get" -3 NONE "admin noscript loading stale" "2.0.0" Server config::get,
         "Returns the settings that match the patterns.";
-    "config|help" 2 NONE "loading stale" "5.0.0" Server server::config_help,
+    "config|help" 2 NONE "loading stale" "5.0.0" Server config::help,
         "Lists the subcommands.";
-    "config|resetstat" 2 NONE "admin noscript loading stale" "2.0.0" Server server::config_resetstat,
+    "config|resetstat" 2 NONE "admin noscript loading stale" "2.0.0" Server config::resetstat,
         "Sets the counters shown by INFO to zero.";
-    "config|set" -4 NONE "admin noscript loading stale" "2.0.0" Server server::config_set,
-        "Accepts settings that have no effect here, and refuses all others.";
+    "config|set" -4 NONE "admin noscript loading stale" "2.0.0" Server config::set,
+        "Changes notify-keyspace-events and timeout on this node until it restarts; accepts some that have no effect here.";
 };
 
 static MEMORY: &[Spec] = commands! {
     "memory|help" 2 NONE "loading stale" "4.0.0" Server introspect::help,
         "Lists the subcommands.";
+    "memory|malloc-stats" 2 NONE "loading stale" "4.0.0" Server server::malloc_stats,
+        "Says that the allocator keeps no statistics.";
+    "memory|stats" 2 NONE "loading stale" "4.0.0" Server server::memory_stats,
+        "Returns the memory of the process, the keys, and the estimated bytes of the state, on disk and not yet there.";
     "memory|usage" -3 SECOND "readonly" "4.0.0" Server data::call,
         "Returns an estimate of the bytes that a key and its value take.";
 };

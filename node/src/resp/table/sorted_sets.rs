@@ -1,14 +1,14 @@
 //! Sorted sets.
 
 use super::super::commands::{blocking, data, element_scan};
-use super::{BUT_LAST, COUNTED, Group, ONE, Spec, TWO, commands};
+use super::{BUT_LAST, COUNTED, COUNTED_SECOND, Group, ONE, ONE_AND_COUNTED, Spec, TWO, commands};
 
 pub static COMMANDS: &[Spec] = commands! {
-    "bzmpop" -5 COUNTED "write blocking movablekeys" "7.0.0" SortedSet blocking::bzmpop,
+    "bzmpop" -5 COUNTED_SECOND "write blocking movablekeys" "7.0.0" SortedSet blocking::bzmpop,
         "Removes and returns members of the first set that has any, once one has.";
-    "bzpopmax" -3 BUT_LAST "write fast blocking" "5.0.0" SortedSet blocking::bzpopmax,
+    "bzpopmax" -3 BUT_LAST "write noscript fast blocking" "5.0.0" SortedSet blocking::bzpopmax,
         "Removes and returns the member of the highest score of the first set that has any, once one has.";
-    "bzpopmin" -3 BUT_LAST "write fast blocking" "5.0.0" SortedSet blocking::bzpopmin,
+    "bzpopmin" -3 BUT_LAST "write noscript fast blocking" "5.0.0" SortedSet blocking::bzpopmin,
         "Removes and returns the member of the lowest score of the first set that has any, once one has.";
     "zadd" -4 ONE "write denyoom fast" "1.2.0" SortedSet data::call,
         "Adds members or changes their scores, with options NX XX GT LT CH INCR.";
@@ -18,7 +18,7 @@ pub static COMMANDS: &[Spec] = commands! {
         "Counts members by score.";
     "zdiff" -3 COUNTED "readonly movablekeys" "6.2.0" SortedSet data::call,
         "Returns what the first set has and no other.";
-    "zdiffstore" -4 ONE "write denyoom movablekeys" "6.2.0" SortedSet data::call,
+    "zdiffstore" -4 ONE_AND_COUNTED "write denyoom movablekeys" "6.2.0" SortedSet data::call,
         "Stores what the first set has and no other.";
     "zincrby" 4 ONE "write denyoom fast" "1.2.0" SortedSet data::call,
         "Increments the score of a member.";
@@ -26,7 +26,7 @@ pub static COMMANDS: &[Spec] = commands! {
         "Returns what all sets have.";
     "zintercard" -3 COUNTED "readonly movablekeys" "7.0.0" SortedSet data::call,
         "Counts what all sets have.";
-    "zinterstore" -4 ONE "write denyoom movablekeys" "2.0.0" SortedSet data::call,
+    "zinterstore" -4 ONE_AND_COUNTED "write denyoom movablekeys" "2.0.0" SortedSet data::call,
         "Stores what all sets have.";
     "zlexcount" 4 ONE "readonly fast" "2.8.9" SortedSet data::call,
         "Counts members of equal scores by name.";
@@ -48,8 +48,8 @@ pub static COMMANDS: &[Spec] = commands! {
         "Returns members by score.";
     "zrangestore" -5 TWO "write denyoom" "6.2.0" SortedSet data::call,
         "Stores what ZRANGE returns.";
-    "zrank" 3 ONE "readonly fast" "2.0.0" SortedSet data::call,
-        "Returns how many members come before one; costs as much as that.";
+    "zrank" -3 ONE "readonly fast" "2.0.0" SortedSet data::call,
+        "Returns how many members come before one, with WITHSCORE its score, too; costs as much as that.";
     "zrem" -3 ONE "write fast" "1.2.0" SortedSet data::call,
         "Removes members of a sorted set.";
     "zremrangebylex" 4 ONE "write" "2.8.9" SortedSet data::call,
@@ -64,14 +64,14 @@ pub static COMMANDS: &[Spec] = commands! {
         "Returns members by name, the last first.";
     "zrevrangebyscore" -4 ONE "readonly" "2.2.0" SortedSet data::call,
         "Returns members by score, the highest first.";
-    "zrevrank" 3 ONE "readonly fast" "2.0.0" SortedSet data::call,
-        "Returns how many members come after one.";
+    "zrevrank" -3 ONE "readonly fast" "2.0.0" SortedSet data::call,
+        "Returns how many members come after one, with WITHSCORE its score, too.";
     "zscan" -3 ONE "readonly" "2.8.0" SortedSet element_scan::zscan,
         "Iterates over the members of a sorted set.";
     "zscore" 3 ONE "readonly fast" "1.2.0" SortedSet data::call,
         "Returns the score of a member.";
     "zunion" -3 COUNTED "readonly movablekeys" "6.2.0" SortedSet data::call,
         "Returns what any of the sets has.";
-    "zunionstore" -4 ONE "write denyoom movablekeys" "2.0.0" SortedSet data::call,
+    "zunionstore" -4 ONE_AND_COUNTED "write denyoom movablekeys" "2.0.0" SortedSet data::call,
         "Stores what any of the sets has.";
 };

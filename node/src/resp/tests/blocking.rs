@@ -83,7 +83,7 @@ async fn nothing_waits_in_a_transaction_or_a_script() {
     client.check("RPUSH a x", "+QUEUED").await;
     client.check("BLPOP a 0", "+QUEUED").await;
     client.check("EXEC", "*3\r\n*-1\r\n:1\r\n*2\r\n$1\r\na\r\n$1\r\nx").await;
-    client.check("EVAL \"return redis.call('blpop', 'a', 0)\" 0", "$-1").await;
+    client.check("EVAL \"return redis.call('blmpop', 0, 1, 'a', 'LEFT')\" 0", "$-1").await;
 }
 
 #[tokio::test]

@@ -23,6 +23,7 @@ async fn connections_are_killed_by_what_they_are() {
     client.check("CLIENT KILL 127.0.0.1:1", "-ERR No such client").await;
     client.check(&format!("CLIENT KILL ADDR {address} USER default"), ":1").await;
     other.expect_end().await;
+    client.check("CLIENT KILL USER nosuch", "-ERR No such user 'nosuch'").await;
     client.check("CLIENT KILL ID 0", "-ERR client-id should be greater than 0").await;
     client.check("CLIENT KILL TYPE normal SKIPME yes", ":0").await;
     client.check("CLIENT KILL TYPE normal SKIPME no", ":1").await;

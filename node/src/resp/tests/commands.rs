@@ -156,7 +156,8 @@ async fn the_connection_and_the_server() {
         ("CLIENT LIST ID x", "-ERR Invalid client ID"),
         ("CLIENT NO-EVICT ON", "+OK"),
         ("CLIENT NO-TOUCH maybe", "-ERR syntax error"),
-        ("CLIENT TRACKING ON", "-ERR unknown subcommand 'TRACKING'. Try CLIENT HELP."),
+        ("CLIENT TRACKING OFF", "+OK"),
+        ("CLIENT GETREDIR", ":-1"),
         ("CLIENT SETNAME", "-ERR wrong number of arguments for 'client|setname' command"),
         ("DPING a b", "-ERR unknown command 'DPING', with args beginning with: 'a' 'b' "),
         ("AUTH x", "-ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?"),
@@ -172,7 +173,7 @@ async fn the_connection_and_the_server() {
         ("CONFIG SET save x", "+OK"),
         (
             "CONFIG SET maxmemory 1",
-            "-ERR CONFIG SET failed (possibly related to argument 'maxmemory') - set it in the configuration of heliosd",
+            "-ERR CONFIG SET failed (possibly related to argument 'maxmemory') - can't set immutable config: set it in the configuration of heliosd",
         ),
         ("WAIT 1 0", ":0"),
         ("SET k v", "+OK"),

@@ -70,10 +70,12 @@ fn groups() -> impl Iterator<Item = &'static [Verb]> {
     ])
 }
 
-/// The log format from which on a call of this name can be read (ADR 0008).
-pub fn format_of(name: &str) -> u32 {
-    match name {
+/// The log format from which on a call can be read (ADR 0008).
+pub fn format_of(call: &Call) -> u32 {
+    match call.name.as_str() {
         "dump" | "restore" | "sort" | "sort_ro" => 3,
+        // WITHSCORE, which builds before pass over.
+        "zrank" | "zrevrank" if call.args.len() > 2 => 4,
         // Came with calls themselves.
         _ => 2,
     }

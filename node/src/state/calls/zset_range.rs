@@ -1,13 +1,14 @@
 //! Parts of sorted sets: by rank, by score, by name.
 
 use bytes::Bytes;
+use helios_proto::v1::reply::Kind as Answer;
 
 use super::super::command::{Failure, Outcome, invalid, parse_integer};
 use super::super::txn::Txn;
 use super::number::parse_double;
 use super::words::{Words, no_integer, syntax};
 use super::zsets::{Scored, SortedSet, scored_answer};
-use super::{Verb, gather, integer, nil, reads, shrinks, writes};
+use super::{Verb, gather, integer, list, nil, nil_list, reads, shrinks, writes};
 
 pub const VERBS: &[Verb] = &[
     reads("zcount", |txn, words| count(txn, words, By::Score)),
@@ -265,13 +266,14 @@ fn remove(txn: &mut Txn<'_>, words: Words<'_>, by: By) -> Outcome {
     integer(found.len())
 }
 
-/// Walks to the member: costs as much as lies before it.
+/// `key member [WITHSCORE]`. Walks to the member: costs as much as lies before it.
 fn rank(txn: &mut Txn<'_>, mut words: Words<'_>, reverse: bool) -> Outcome {
     let (key, member) = (words.word()?, words.word()?);
-    let Some(set) = SortedSet::find(txn, key)? else { return Ok(nil()) };
-    if set.score(txn, member)?.is_none() {
-        return Ok(nil());
-    }
+    let with_score = words.takes("withscore");
+    words.end()?;
+    let none = || if with_score { nil_list() } else { nil() };
+    let Some(set) = SortedSet::find(txn, key)? else { return Ok(none()) };
+    let Some(score) = set.score(txn, member)? else { return Ok(none()) };
     let mut before = 0;
     for scored in set.starting_at(txn, f64::NEG_INFINITY) {
         if scored?.member == *member {
@@ -279,5 +281,6 @@ fn rank(txn: &mut Txn<'_>, mut words: Words<'_>, reverse: bool) -> Outcome {
         }
         before += 1;
     }
-    integer(if reverse { set.len() - 1 - before } else { before })
+    let rank = Answer::Integer(if reverse { set.len() - 1 - before } else { before } as i64);
+    Ok(if with_score { list([rank, Answer::Double(score)]) } else { rank })
 }
