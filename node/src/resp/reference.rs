@@ -46,8 +46,8 @@ const TAIL: &str = "\
   meets it or by the purge, not when a read finds it gone; a read that misses a key (`m`) is not told of.
 - `CLIENT PAUSE` holds the clients of the node that it is sent to, those of other nodes go on; `CLIENT UNPAUSE` is answered
   at once even then. `WRITE` holds every `EXEC`, whatever it holds. Keys go on to expire.
-- `CONFIG SET` changes `notify-keyspace-events` and `timeout` on this node until it restarts; a new `timeout` counts for a
-  connection from its next request on. The rest is in the configuration of `heliosd`.
+- `CONFIG SET` changes `notify-keyspace-events` and `timeout` on this node until it restarts or, of `timeout`, its configuration
+  is read anew. The rest is in the configuration of `heliosd`.
 - What a key holds is kept in one form whatever its size; `OBJECT ENCODING` says what Redis would. Deleting a large
   collection takes one step, its elements are removed afterwards, 1000 in one entry.
 - Members of sets and fields of hashes come in the order of their bytes. Commands that pick at random, and those

@@ -1,5 +1,6 @@
 //! `CONFIG`: the settings that tools of Redis ask for, and the few that may change while the node runs.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -68,17 +69,18 @@ pub fn set(args: Args) -> Result<Request, Refusal> {
     if !args.len().is_multiple_of(2) {
         return Err(Refusal::Arity(args.spec.name));
     }
-    let mut names = Vec::new();
-    let mut settings = Vec::new();
-    for pair in args.rest().chunks(2) {
-        // Their names before Redis 7.
-        let name = String::from_utf8_lossy(&pair[0]).to_ascii_lowercase().replace("ziplist", "listpack");
-        if names.contains(&name) {
-            return Err(refused(&name, "duplicate parameter"));
-        }
-        settings.push(parse(&name, &pair[1])?);
-        names.push(name);
+    let words = args.rest();
+    // Their names before Redis 7.
+    let name_of =
+        |word: &Bytes| String::from_utf8_lossy(word).to_ascii_lowercase().replace("ziplist", "listpack");
+    let names: Vec<_> = words.iter().step_by(2).map(name_of).collect();
+    let mut seen = HashSet::new();
+    if let Some(name) = names.iter().find(|name| !seen.insert(*name)) {
+        return Err(refused(name, "duplicate parameter"));
     }
+    let values = words.iter().skip(1).step_by(2);
+    let settings =
+        names.iter().zip(values).map(|(name, value)| parse(name, value)).collect::<Result<_, _>>()?;
     Ok(Request::Local(Local::ConfigSet(settings)))
 }
 

@@ -104,11 +104,11 @@ async fn config_set_changes_all_it_is_given_or_nothing() {
 }
 
 #[tokio::test]
-async fn an_idle_limit_that_is_set_counts_from_the_next_request() {
+async fn an_idle_limit_that_is_set_counts_at_once() {
     let server = Server::start().await;
     let (mut idle, mut other) = (server.client().await, server.client().await);
-    other.check("CONFIG SET timeout 1", "+OK").await;
     idle.check("PING", "+PONG").await;
+    other.check("CONFIG SET timeout 1", "+OK").await;
     idle.expect_end().await;
 }
 
