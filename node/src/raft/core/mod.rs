@@ -104,6 +104,8 @@ pub struct Core {
     /// The log was reset by an installed snapshot, and the state is still to follow.
     restoring: bool,
     building_snapshot: bool,
+    /// Somebody asked for one since: what is being built may lack what he counts on.
+    wants_another: bool,
     snapshot_bytes: u64,
     /// Of the log, left by the last purge.
     kept_bytes: u64,
@@ -198,6 +200,7 @@ impl Core {
             last_heard: HashMap::new(),
             restoring: false,
             building_snapshot: false,
+            wants_another: false,
             snapshot_bytes: 0,
             kept_bytes: 0,
             snapshot_at: now,
@@ -283,7 +286,10 @@ impl Core {
                 self.node.report_snapshot(to, SnapshotStatus::Failure);
                 self.build_snapshot();
             }
-            Input::BuildSnapshot => self.build_snapshot(),
+            Input::BuildSnapshot => {
+                self.wants_another = self.building_snapshot;
+                self.build_snapshot();
+            }
             Input::Stop => {}
         }
     }

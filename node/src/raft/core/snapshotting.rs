@@ -42,6 +42,7 @@ impl Core {
     /// The cause, a full disk for one, is still there at once.
     pub(super) fn snapshot_failed(&mut self, now: Instant) {
         self.building_snapshot = false;
+        self.wants_another = false;
         self.snapshot_failures += 1;
         self.snapshot_not_before = now + SNAPSHOT_RETRY;
     }
@@ -49,6 +50,9 @@ impl Core {
     pub(super) fn snapshot_built(&mut self, meta: &SnapshotMeta, now: Instant) {
         self.building_snapshot = false;
         self.snapshot_at = now;
+        if std::mem::take(&mut self.wants_another) && meta.index < self.applied_index {
+            self.build_snapshot();
+        }
         if meta.index < self.snapshot_index {
             return;
         }

@@ -178,3 +178,31 @@ fn one_message_to_a_laggard_carries_a_mebibyte_of_entries_at_most() {
     }
     assert!((MIB / 2..=MIB).contains(&most), "{most} bytes in one message");
 }
+
+#[test]
+fn who_asks_for_a_snapshot_while_one_is_built_gets_one_of_his_own() {
+    let mut laggard = Laggard::new();
+    laggard.write(10, 10);
+    let leader = laggard.leader;
+    let builds = |core: &mut Core, now| {
+        core.drain(now).iter().filter(|effect| matches!(effect, Effect::BuildSnapshot)).count()
+    };
+    let now = laggard.begun;
+    let ask = |core: &mut Core| {
+        core.handle(Input::BuildSnapshot, now);
+        builds(core, now)
+    };
+    assert_eq!(ask(&mut laggard.mesh.cores[leader]), 1);
+    // Of what was applied when the first was begun.
+    let early = laggard.mesh.cores[leader].applied_index;
+    laggard.write(10, 10);
+    assert_eq!(ask(&mut laggard.mesh.cores[leader]), 0, "two at once");
+    let core = &mut laggard.mesh.cores[leader];
+    let membership = core.membership.as_ref().clone();
+    let (term, crc32c) = (core.node.raft.term, 0);
+    let meta = SnapshotMeta { index: early, term, membership, size_bytes: 1, crc32c, version: 1 };
+    core.on_done(Done::SnapshotBuilt(meta), now);
+    assert_eq!(builds(core, now), 1, "he waits for one that nobody builds");
+    laggard.snapshot();
+    assert_eq!(builds(&mut laggard.mesh.cores[leader], now), 0);
+}
