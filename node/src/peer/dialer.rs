@@ -67,3 +67,36 @@ fn configured(addr: &str) -> Result<Endpoint, ConnectError> {
         .keep_alive_timeout(KEEPALIVE)
         .keep_alive_while_idle(true))
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// RFC 9113: the client's preface, and a frame's head of length (3 bytes), type, flags and stream (4).
+    const PREFACE: usize = 24;
+    const HEAD: usize = 9;
+    const PING: u8 = 6;
+
+    #[tokio::test]
+    async fn a_peer_that_answers_no_ping_is_hung_up_on_though_nothing_is_asked_of_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let connecting = tokio::spawn(async move { Dialer::default().connect(&address).await });
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+        let _channel = connecting.await.unwrap().unwrap();
+        let mut heard = Vec::new();
+        let ended = tokio::time::timeout(10 * KEEPALIVE, stream.read_to_end(&mut heard)).await;
+        assert!(ended.is_ok(), "waits without limit");
+        let mut frames = &heard[PREFACE..];
+        let mut kinds = Vec::new();
+        while let Some((head, rest)) = frames.split_at_checked(HEAD) {
+            kinds.push(head[3]);
+            frames = &rest[u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize..];
+        }
+        assert!(kinds.contains(&PING), "{kinds:?}");
+    }
+}

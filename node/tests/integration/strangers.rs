@@ -85,6 +85,21 @@ async fn an_http_connection_that_asks_nothing_is_closed() {
     }
 }
 
+#[tokio::test]
+async fn a_grpc_connection_that_answers_no_ping_is_closed() {
+    let mut cluster = Cluster::blank(1);
+    cluster.start_all();
+    cluster[0].status().await;
+    let ports = cluster[0].ports;
+    let silence = async |port: u16| {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        stream.write_all(&[HTTP2_PREFACE, &[0, 0, 0, 4, 0, 0, 0, 0, 0]].concat()).await.unwrap();
+        let closed = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut Vec::new())).await;
+        assert!(closed.is_ok(), "port {port} waits without limit");
+    };
+    tokio::join!(silence(ports.peer), silence(ports.grpc));
+}
+
 async fn assert_serves(node: &Node, term: u64) {
     let status = node.status().await;
     assert_eq!((status.term, status.ready), (term, true), "the leader was disturbed");
