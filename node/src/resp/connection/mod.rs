@@ -376,7 +376,9 @@ impl<D: Database> Connection<D> {
     }
 
     fn reply(&mut self, command: &'static str, frame: Frame, round: &Round) {
-        if !self.session.is_silent() {
+        // What a client listens to is no reply: CLIENT REPLY does not silence it.
+        let is_heard = matches!(frame, Frame::Push(_) | Frame::Sequence(_));
+        if !self.session.is_silent() || is_heard {
             frame.encode(self.session.protocol, &mut self.output);
         }
         self.shared.stats.answered(frame.is_error());

@@ -43,6 +43,16 @@ async fn replies_are_left_out_as_asked() {
 }
 
 #[tokio::test]
+async fn who_wants_no_replies_hears_what_it_listens_to() {
+    let server = Server::start().await;
+    let mut listener = server.client().await;
+    listener.send("CLIENT REPLY OFF\r\nSUBSCRIBE a\r\nPING\r\n").await;
+    listener.expect("*3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n").await;
+    server.client().await.check("PUBLISH a b", ":1").await;
+    listener.expect("*3\r\n$7\r\nmessage\r\n$1\r\na\r\n$1\r\nb\r\n").await;
+}
+
+#[tokio::test]
 async fn a_wait_is_ended_by_another_connection() {
     let server = Server::start().await;
     let (mut client, mut waiter) = (server.client().await, server.client().await);
