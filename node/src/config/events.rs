@@ -6,8 +6,9 @@ use crate::state::EventFilter;
 pub(super) fn filter(letters: &str) -> Result<EventFilter, ConfigError> {
     letters.parse().map_err(|letter: char| {
         ConfigError(format!(
-            "client.notify_keyspace_events {letters:?}: {letter:?} stands for nothing; write letters of \
-             Ag$lshzxeKEtmdn, for instance KEA"
+            "client.notify_keyspace_events {letters:?}: {letter:?} stands for nothing; write letters of {}, \
+             for instance KEA",
+            EventFilter::CHOICE
         ))
     })
 }

@@ -4,6 +4,7 @@ use helios_proto::v1::{Health, PeerHealth, StatusResponse, election};
 use serde_json::{Value as Json, json};
 
 use super::cluster::role_name;
+use crate::raft::membership;
 
 pub fn describe(status: &StatusResponse) -> Json {
     json!({
@@ -74,6 +75,6 @@ fn failover(status: &StatusResponse) -> Json {
 
 /// Null: nobody.
 fn name_of(status: &StatusResponse, id: u64) -> Option<&str> {
-    let members = status.membership.as_ref().map(|membership| membership.members.as_slice());
-    members.unwrap_or_default().iter().find(|member| member.id == id).map(|member| member.name.as_str())
+    let member = membership::member(status.membership.as_ref()?, id)?;
+    Some(member.name.as_str())
 }

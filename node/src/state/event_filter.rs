@@ -15,6 +15,9 @@ const ALL: u16 = (1 << 10) - 1;
 pub struct EventFilter(u16);
 
 impl EventFilter {
+    /// The letters to choose from, in the order in which Redis names them to who wrote another.
+    pub const CHOICE: &str = "Ag$lshzxeKEtmdn";
+
     /// Whether any event can be told at all: of some class, and in some way.
     pub fn is_on(self) -> bool {
         (self.by_key() || self.by_event()) && self.0 & (ALL | bit(b'n')) != 0

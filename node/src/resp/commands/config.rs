@@ -88,8 +88,8 @@ fn parse(name: &str, value: &[u8]) -> Result<Setting, Refusal> {
     match name {
         EVENTS => {
             let filter = std::str::from_utf8(value).ok().and_then(|letters| letters.parse().ok());
-            let wrong = "Invalid event class character. Use 'Ag$lshzxeKEtmdn'.";
-            filter.map(Setting::Events).ok_or_else(|| refused(name, wrong))
+            let wrong = || format!("Invalid event class character. Use '{}'.", EventFilter::CHOICE);
+            filter.map(Setting::Events).ok_or_else(|| refused(name, &wrong()))
         }
         TIMEOUT => {
             let secs = parse_integer(value).and_then(|secs| u64::try_from(secs).ok());
