@@ -47,6 +47,7 @@ const TABLE: &[Row] = &[
     (StorageUnavailable, Code::Internal, 503, "ERR", false, true, "Disk or state of this member cannot be used."),
     (Corruption, Code::DataLoss, 500, "ERR", false, true, "What is on the disk is not what was written."),
     (DiskFull, Code::ResourceExhausted, 507, "MISCONF", true, false, "No room for writes that make the state grow."),
+    (EntryUnappliable, Code::Unavailable, 503, "ERR", false, false, "A committed entry could not be applied twice in a row; this member waits for `heliosctl log skip`."),
     (InvalidArgument, Code::InvalidArgument, 400, "ERR", false, false, "The request makes no sense; the message says what to write."),
     (WrongType, Code::InvalidArgument, 400, "WRONGTYPE", false, false, "The key holds another type."),
     (NotAnInteger, Code::InvalidArgument, 400, "ERR", false, false, "The value is no integer, or the result is out of range."),
@@ -54,6 +55,8 @@ const TABLE: &[Row] = &[
     (Unauthenticated, Code::Unauthenticated, 401, "NOAUTH", false, false, "No password or token, or the wrong one."),
     (KeyNotFound, Code::NotFound, 404, "ERR", false, false, "There is no such key. HTTP only: elsewhere that is an answer, not an error."),
     (Forbidden, Code::PermissionDenied, 403, "NOPERM", false, false, "This user's role does not allow it."),
+    (BudgetExceeded, Code::InvalidArgument, 413, "ERR", false, false, "The command, script or answer would cost more than its budget. Nothing was changed."),
+    (ProtectedMode, Code::PermissionDenied, 403, "DENIED", false, false, "No users are configured and the client is on another host; the message says what to set."),
     (Overloaded, Code::ResourceExhausted, 429, "BUSY", true, false, "A queue or a limit is full. Nothing was done."),
     (Internal, Code::Internal, 500, "ERR", false, false, "A mistake of this program; please report it."),
 ];

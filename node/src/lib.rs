@@ -21,6 +21,8 @@ mod health;
 mod http;
 mod idle;
 mod lifecycle;
+#[cfg(test)]
+mod limit_table;
 pub mod logging;
 mod management;
 pub mod metrics;

@@ -46,7 +46,7 @@ impl ErrorCode {
         use ErrorCode::*;
         match self {
             PeerUnreachable | NotLeader | NoLeader | NotStarted | NoQuorum | ElectionTimeout
-            | InsufficientReplicas | TooStale | NotCaughtUp => Code::Unavailable,
+            | InsufficientReplicas | TooStale | NotCaughtUp | EntryUnappliable => Code::Unavailable,
             DeadlineExceeded | OutcomeUnknown | ReplicationShortfall => Code::DeadlineExceeded,
             WrongCluster | WrongMember | MemberRemoved | LearnerLagging | AlreadyStarted
             | InsufficientPeers | Fenced | UpgradeInProgress => Code::FailedPrecondition,
@@ -54,9 +54,9 @@ impl ErrorCode {
             NodeNotFound | KeyNotFound => Code::NotFound,
             PeerExists | AlreadyApplied => Code::AlreadyExists,
             Overloaded | DiskFull => Code::ResourceExhausted,
-            InvalidArgument | WrongType | NotAnInteger | TooLarge => Code::InvalidArgument,
+            InvalidArgument | WrongType | NotAnInteger | TooLarge | BudgetExceeded => Code::InvalidArgument,
             Unauthenticated => Code::Unauthenticated,
-            Forbidden => Code::PermissionDenied,
+            Forbidden | ProtectedMode => Code::PermissionDenied,
             LogInconsistent | Corruption => Code::DataLoss,
             SnapshotFailed | StorageUnavailable | Internal | Unspecified => Code::Internal,
         }

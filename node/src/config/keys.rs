@@ -203,6 +203,11 @@ pub const KEYS: &[Key] = &[
 ];
 
 #[cfg(test)]
+pub(crate) fn paths() -> impl Iterator<Item = String> {
+    KEYS.iter().map(Key::path)
+}
+
+#[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
 

@@ -16,6 +16,8 @@ mod sources;
 pub use changes::{Difference, differences, redacted, reloaded};
 pub use flags::{Cli, CommandLine, ConfigAction, DevArgs, RunArgs, VerifyArgs};
 pub use keys::Change;
+#[cfg(test)]
+pub(crate) use keys::paths as key_paths;
 pub use locks::TlsFiles;
 pub use settings::{Bootstrap, Settings};
 pub use sources::Source;

@@ -29,9 +29,9 @@ pub fn status_of(code: ErrorCode) -> StatusCode {
     match code {
         InvalidArgument | WrongType | NotAnInteger => StatusCode::BAD_REQUEST,
         Unauthenticated => StatusCode::UNAUTHORIZED,
-        Forbidden => StatusCode::FORBIDDEN,
+        Forbidden | ProtectedMode => StatusCode::FORBIDDEN,
         NodeNotFound | KeyNotFound => StatusCode::NOT_FOUND,
-        TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        TooLarge | BudgetExceeded => StatusCode::PAYLOAD_TOO_LARGE,
         // Nothing is wrong with the request: it came to the wrong member.
         NotLeader => StatusCode::MISDIRECTED_REQUEST,
         WrongCluster
@@ -52,7 +52,7 @@ pub fn status_of(code: ErrorCode) -> StatusCode {
         OutcomeUnknown | DeadlineExceeded | ReplicationShortfall => StatusCode::GATEWAY_TIMEOUT,
         DiskFull => StatusCode::INSUFFICIENT_STORAGE,
         PeerUnreachable | NoLeader | NotStarted | NoQuorum | ElectionTimeout | InsufficientReplicas
-        | TooStale | NotCaughtUp | StorageUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+        | TooStale | NotCaughtUp | StorageUnavailable | EntryUnappliable => StatusCode::SERVICE_UNAVAILABLE,
         SnapshotFailed | LogInconsistent | Corruption | Internal | Unspecified => {
             StatusCode::INTERNAL_SERVER_ERROR
         }

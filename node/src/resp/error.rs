@@ -96,6 +96,7 @@ impl From<Error> for Frame {
             InsufficientReplicas => format!("NOREPLICAS {message}"),
             Unauthenticated => format!("NOAUTH {message}"),
             Forbidden => format!("NOPERM {message}"),
+            ProtectedMode => format!("DENIED {message}"),
             WrongType => "WRONGTYPE Operation against a key holding the wrong kind of value".to_owned(),
             OutcomeUnknown if !message.starts_with("outcome unknown") => {
                 format!("ERR outcome unknown: {message}")

@@ -41,6 +41,7 @@ pub use inspect::{Inspection, inspect};
 pub use machine::{Driven, LogEntry, Shared, StateMachine};
 pub use snapshot::SnapshotMeta;
 pub use store::{Store, StoreOptions};
+pub use transaction::MAX_ANSWER_BYTES as MAX_TRANSACTION_ANSWER_BYTES;
 pub use trial::Trial;
 pub use txn::Lookups;
 pub use value::{Kind, Value};

@@ -10,7 +10,7 @@ use super::engines::EngineError;
 use super::txn::Txn;
 
 /// Of all answers together: they travel in one message, from the leader to the member that was asked.
-const MAX_ANSWER_BYTES: usize = 8 << 20;
+pub const MAX_ANSWER_BYTES: usize = 8 << 20;
 
 pub(super) fn execute(txn: &mut Txn<'_>, transaction: &Transaction) -> Outcome {
     if !holds(txn, &transaction.guards)? {
