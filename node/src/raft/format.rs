@@ -14,7 +14,9 @@ use crate::error::Error;
 use crate::state::calls;
 
 /// Of this build.
-pub const FORMAT: u32 = 4;
+pub const FORMAT: u32 = 5;
+/// From which on an entry names the limits on what it may cost (`state::budget`).
+pub const BUDGETS: u32 = 5;
 /// Of builds that did not say.
 pub const OLDEST: u32 = 1;
 

@@ -16,7 +16,7 @@ use super::snapshots::Snapshots;
 use super::types::*;
 use crate::error::Error;
 use crate::metrics::Metrics;
-use crate::state::{StateError, Store};
+use crate::state::{Batch, StateError, Store};
 
 /// How often applied state moves from the overlay to the engine.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5);
@@ -55,13 +55,14 @@ impl Applier {
         let mut applied =
             Applied { index: 0, bytes, conf_changes: Vec::new(), changed: Vec::new(), membership: None };
         let mut answers = Vec::new();
+        let mut batch = self.store.batch();
         for (entry, mut waiter) in entries {
             applied.index = entry.index;
             if let Some(Waiter::Write(waiter)) = &mut waiter {
                 waiter.applying();
             }
             let changes = applied.conf_changes.len();
-            let reply = self.apply_one(&entry, &mut applied)?;
+            let reply = apply_one(&mut batch, &entry, &mut applied)?;
             let is_change = applied.conf_changes.len() > changes;
             // After a failed engine the store applies nothing more; a restart verifies and rebuilds it.
             if let Some(failure) = self.store.failure() {
@@ -73,44 +74,13 @@ impl Applier {
                 None => {}
             }
         }
+        batch.publish();
         self.applied.send_replace(applied.index);
         for (waiter, reply) in answers {
             answer(waiter, reply);
         }
         self.metrics.apply_duration_seconds.observe(started.elapsed().as_secs_f64());
         Ok(Done::Applied(applied))
-    }
-
-    /// `None` for an entry that holds no command.
-    fn apply_one(&self, entry: &Entry, applied: &mut Applied) -> Result<Option<Reply>, String> {
-        let undecodable = |error: &dyn std::fmt::Display| {
-            format!("log entry {} cannot be decoded by this version: {error}", entry.index)
-        };
-        if let Some((fenced, conf_change)) = change::decode(entry).map_err(|e| undecodable(&e))? {
-            let next = membership::after(&self.store.membership(), &fenced, entry.index);
-            tracing::info!(
-                index = entry.index, change = ?fenced.change, voters = ?next.voters, outgoing = ?next.voters_outgoing,
-                "membership changed"
-            );
-            self.store.apply_membership(entry.index, entry.term, next);
-            applied.conf_changes.push(conf_change);
-            applied.membership = Some(self.store.membership());
-            return Ok(None);
-        }
-        if entry.data.is_empty() {
-            self.store.apply_empty(entry.index, entry.term);
-            return Ok(None);
-        }
-        let command = Command::decode(entry.data.as_slice()).map_err(|e| undecodable(&e))?;
-        if command.op.is_none() {
-            // To pass it over would leave this member with another state than the others.
-            return Err(undecodable(&"it is of a newer build; upgrade this member"));
-        }
-        let reply = self.store.apply(entry.index, entry.term, &command);
-        if matches!(command.op, Some(Op::RegisterMember(_))) {
-            applied.membership = Some(self.store.membership());
-        }
-        Ok(Some(reply))
     }
 
     fn restore(&self, index: u64) -> Result<Done, String> {
@@ -126,6 +96,42 @@ impl Applier {
         tracing::info!(index = meta.index, term = meta.term, "snapshot installed");
         Ok(Done::Restored { index: meta.index, membership: self.store.membership() })
     }
+}
+
+/// `None` for an entry that holds no command.
+fn apply_one(
+    batch: &mut Batch<'_>,
+    entry: &Entry,
+    applied: &mut Applied,
+) -> Result<Option<Reply>, String> {
+    let undecodable = |error: &dyn std::fmt::Display| {
+        format!("log entry {} cannot be decoded by this version: {error}", entry.index)
+    };
+    if let Some((fenced, conf_change)) = change::decode(entry).map_err(|e| undecodable(&e))? {
+        let next = membership::after(&batch.membership(), &fenced, entry.index);
+        tracing::info!(
+            index = entry.index, change = ?fenced.change, voters = ?next.voters, outgoing = ?next.voters_outgoing,
+            "membership changed"
+        );
+        batch.apply_membership(entry.index, entry.term, next);
+        applied.conf_changes.push(conf_change);
+        applied.membership = Some(batch.membership());
+        return Ok(None);
+    }
+    if entry.data.is_empty() {
+        batch.apply_empty(entry.index, entry.term);
+        return Ok(None);
+    }
+    let command = Command::decode(entry.data.as_slice()).map_err(|e| undecodable(&e))?;
+    if command.op.is_none() {
+        // To pass it over would leave this member with another state than the others.
+        return Err(undecodable(&"it is of a newer build; upgrade this member"));
+    }
+    let reply = batch.apply(entry.index, entry.term, &command);
+    if matches!(command.op, Some(Op::RegisterMember(_))) {
+        applied.membership = Some(batch.membership());
+    }
+    Ok(Some(reply))
 }
 
 fn answer(waiter: Waiter, reply: Option<Reply>) {

@@ -8,8 +8,10 @@ use bytes::Bytes;
 
 use super::engines::{MemoryEngine, RawWrite, StateEngine};
 use super::meta::{Digest, Meta, Record};
+use super::overlay::Overlay;
 use super::snapshot::{Reader, Writer};
-use super::store::{Frozen, Image, State};
+use super::shared::{Frozen, State};
+use super::store::Image;
 use super::value::{self, META_KEY, Value};
 use super::{Applied, SnapshotMeta, StateError, Store, journal, recovery};
 use crate::disk::SetApart;
@@ -66,7 +68,7 @@ impl Store {
     }
 
     fn is_behind(&self, image: &Image) -> bool {
-        let state = self.inner.read();
+        let state = self.inner.state();
         state.frozen.is_some() || state.meta.applied != image.record.meta.applied
     }
 
@@ -82,13 +84,18 @@ impl Store {
 
     /// The overlay to write. One whose checkpoint found no room is frozen still, and comes first.
     fn freeze(&self) -> Frozen {
-        let mut state = self.inner.write();
-        if let Some(frozen) = &state.frozen {
-            return frozen.clone();
+        let published = &self.inner.published;
+        let writer = published.writer();
+        let state = published.peek(State::clone);
+        if let Some(frozen) = state.frozen {
+            return frozen;
         }
-        let overlay = Arc::new(std::mem::take(&mut state.active));
-        let frozen = Frozen { overlay, meta: state.meta.clone() };
-        state.frozen = Some(frozen.clone());
+        let frozen = Frozen { overlay: Arc::new(state.active), meta: state.meta.clone() };
+        let next = State { active: Overlay::default(), frozen: Some(frozen.clone()), ..state };
+        let earlier = published.publish_epoch(&writer, next);
+        drop(writer);
+        // The engine changes in place: whoever reads it without this overlay over it has to be done.
+        earlier.wait();
         frozen
     }
 
@@ -97,7 +104,7 @@ impl Store {
         let Frozen { overlay, meta } = frozen;
         let mut record = Record { meta, digest: image.record.digest };
         let mut generation = image.generation;
-        let mut engine = self.inner.read().engine.clone();
+        let mut engine = self.inner.state().engine.clone();
         if overlay.is_cleared() {
             // A new engine in place of removing every key: atomic, and it gives the disk back.
             (generation, engine) = self.next_generation(image)?;
@@ -150,12 +157,15 @@ impl Store {
 
         let applied = record.meta.applied;
         self.commit(image, generation, record)?;
-        let replaced = {
-            let mut state = self.inner.write();
-            state.frozen = None;
-            std::mem::replace(&mut state.engine, engine)
-        };
-        drop(replaced);
+        let published = &self.inner.published;
+        let writer = published.writer();
+        let State { frozen, engine: written, .. } = published.peek(State::clone);
+        let next = State { frozen: None, engine, ..published.peek(State::clone) };
+        let earlier = published.publish_epoch(&writer, next);
+        drop(writer);
+        earlier.wait();
+        // Tens of megabytes; here, on the checkpoint thread, nothing waits for it.
+        drop((frozen, written));
         self.remove_replaced(image);
         Ok(applied)
     }
@@ -168,7 +178,7 @@ impl Store {
         if let Some(reason) = &image.failure {
             return Err(StateError::Stopped(reason.clone()));
         }
-        let engine = self.inner.read().engine.clone();
+        let engine = self.inner.state().engine.clone();
         let mut writer = Writer::create(Arc::clone(&self.inner.disk), path)?;
         let mut record = image.record.clone();
         if Mutation::SnapshotIndexTooHigh.is_on() {
@@ -208,8 +218,7 @@ impl Store {
         let meta = record.meta.clone();
         self.commit(&mut image, next, record)?;
         image.failure = None;
-        let replaced = std::mem::replace(&mut *self.inner.write(), State::of(engine, meta));
-        drop(replaced);
+        self.replace(State::of(engine, meta));
         self.inner.history.restart(index);
         self.remove_replaced(&image);
         self.rebuild_machine()?;
@@ -225,8 +234,7 @@ impl Store {
         if let Some(home) = &image.home {
             home.uncommit()?;
         }
-        let replaced = std::mem::replace(&mut *self.inner.write(), State::of(engine, Meta::default()));
-        drop(replaced);
+        self.replace(State::of(engine, Meta::default()));
         self.inner.history.restart(0);
         self.inner.rebuilds.fetch_add(1, Ordering::Relaxed);
         let old = std::mem::replace(&mut image.generation, next);
@@ -237,6 +245,18 @@ impl Store {
             Some(home) => home.set_generation_aside(old),
             None => Ok(()),
         }
+    }
+
+    /// Publishes another state altogether, and drops the one before once nobody reads it any more.
+    fn replace(&self, next: State) {
+        let published = &self.inner.published;
+        let writer = published.writer();
+        let State { engine, frozen, active, .. } = published.peek(State::clone);
+        let earlier = published.publish_epoch(&writer, next);
+        published.floor().reset();
+        drop(writer);
+        earlier.wait();
+        drop((engine, frozen, active));
     }
 
     /// A blank engine under the number after `image`'s.

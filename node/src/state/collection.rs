@@ -7,6 +7,7 @@
 
 use bytes::{Buf, BufMut, Bytes};
 
+use super::budget::Halt;
 use super::command::{Failure, wrong_type};
 use super::engines::EngineError;
 use super::txn::Txn;
@@ -47,7 +48,7 @@ impl Collection {
     }
 
     /// An empty one in place of whatever the key holds.
-    pub fn in_place_of_any(txn: &mut Txn<'_>, key: &Bytes, kind: Kind) -> Result<Self, EngineError> {
+    pub fn in_place_of_any(txn: &mut Txn<'_>, key: &Bytes, kind: Kind) -> Result<Self, Halt> {
         let mut old = txn.load(key)?;
         if let Some(old) = &mut old {
             txn.remove(key, old);
@@ -71,7 +72,7 @@ impl Collection {
     }
 
     /// An element, by its name.
-    pub fn get(&self, txn: &Txn<'_>, name: &[u8]) -> Result<Option<Bytes>, EngineError> {
+    pub fn get(&self, txn: &Txn<'_>, name: &[u8]) -> Result<Option<Bytes>, Halt> {
         txn.now(&self.raw(name))
     }
 
@@ -90,7 +91,7 @@ impl Collection {
         txn: &'t Txn<'_>,
         start: &[u8],
         end: Option<&[u8]>,
-    ) -> impl Iterator<Item = Result<Element, EngineError>> + use<'t> {
+    ) -> impl Iterator<Item = Result<Element, Halt>> + use<'t> {
         let prefix_bytes = 1 + ID_BYTES;
         let end = end.map_or_else(|| end_of(&self.id), |end| self.raw(end).to_vec());
         txn.range_now(&self.raw(start), &end)
@@ -146,13 +147,13 @@ fn end_of(id: &[u8]) -> Vec<u8> {
 pub(super) fn sweep(txn: &mut Txn<'_>, limit: usize) -> Result<usize, EngineError> {
     let mut swept = 0;
     while swept < limit {
-        let first = txn.range_now(value::GARBAGE_START, value::GARBAGE_END).next().transpose()?;
+        let first = txn.range_uncharged(value::GARBAGE_START, value::GARBAGE_END).next().transpose()?;
         let Some((mark, progress)) = first else { break };
         let id = mark.slice(1..);
         // Going on behind what was removed last spares a walk over all that is gone.
         let start = if progress.is_empty() { value::element_prefix(&id).into() } else { progress };
         let elements: Result<Vec<_>, _> = txn
-            .range_now(&start, &end_of(&id))
+            .range_uncharged(&start, &end_of(&id))
             .take(limit - swept)
             .map(|pair| pair.map(|(raw, _)| raw))
             .collect();

@@ -9,6 +9,7 @@ use helios_proto::v1::{
     PurgeExpired, RegisterMember, Set, SetCondition,
 };
 
+use super::budget::{Halt, OverBudget};
 use super::calls;
 use super::collection;
 use super::engines::EngineError;
@@ -36,6 +37,21 @@ impl From<EngineError> for Failure {
     }
 }
 
+impl From<OverBudget> for Failure {
+    fn from(error: OverBudget) -> Self {
+        Self::Refused(error.into())
+    }
+}
+
+impl From<Halt> for Failure {
+    fn from(halt: Halt) -> Self {
+        match halt {
+            Halt::Engine(error) => error.into(),
+            Halt::OverBudget(error) => error.into(),
+        }
+    }
+}
+
 pub(super) type Outcome = Result<Answer, Failure>;
 
 /// Executes `command` on `txn`, whose changes count only if the answer is not a failure.
@@ -55,6 +71,7 @@ pub(super) fn execute(txn: &mut Txn<'_>, command: &Command) -> Outcome {
         Some(Op::Apply(op)) => machine::apply(txn, op),
         None => Err(invalid("the log entry holds no command that this version knows; upgrade this member")),
     };
+    txn.settle()?;
     txn.name_events(command);
     outcome
 }

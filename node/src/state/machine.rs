@@ -213,7 +213,7 @@ impl Store {
     }
 
     fn records(&self) -> Result<(bool, Vec<u8>, Vec<Logged>), EngineError> {
-        let state = self.inner.read();
+        let state = self.inner.state();
         let view = state.view();
         let header = Header::decode(view.get(HEADER)?)?;
         let mut snapshot = Vec::new();

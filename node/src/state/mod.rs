@@ -3,8 +3,10 @@
 //!
 //! An overlay in memory holds what is applied but not yet checkpointed, an engine holds the rest.
 //! Nothing here knows of Raft's messages, of clients or of clocks: time comes with the entries.
-//! One thread applies, one checkpoints, any thread reads.
+//! One thread applies, one checkpoints, any thread reads, without a lock.
 
+mod batch;
+mod budget;
 pub mod calls;
 mod checkpoint;
 mod collection;
@@ -21,6 +23,7 @@ mod machine;
 mod meta;
 mod overlay;
 mod recovery;
+mod shared;
 mod snapshot;
 mod store;
 mod transaction;
@@ -33,6 +36,8 @@ mod watch;
 #[cfg(test)]
 mod tests;
 
+pub use batch::Batch;
+pub use budget::{ENTRY_BUDGET, Limits, SHORT_READ};
 pub use engines::EngineKind;
 pub use error::StateError;
 pub use event_filter::EventFilter;

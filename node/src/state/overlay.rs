@@ -1,9 +1,9 @@
 //! What was applied but not yet checkpointed: writes and removals by raw key, in order.
 
-use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use bytes::Bytes;
+use imbl::OrdMap;
 
 /// Estimated bytes that one entry costs beside its key and value.
 const SLOT_BYTES: usize = 96;
@@ -11,9 +11,11 @@ const SLOT_BYTES: usize = 96;
 /// A value, or `None` where the key was removed.
 pub(super) type Slot = Option<Bytes>;
 
-#[derive(Debug, Default)]
+/// A clone shares its nodes with the original and costs the same whatever the size, so that a reader keeps one while
+/// the next entries are applied to the other (ADR 0016).
+#[derive(Debug, Clone, Default)]
 pub(super) struct Overlay {
-    slots: BTreeMap<Bytes, Slot>,
+    slots: OrdMap<Bytes, Slot>,
     /// Nothing beneath this overlay shows through. One mark in place of a removal per key.
     cleared: bool,
     bytes: usize,
@@ -59,12 +61,12 @@ impl Overlay {
     ) -> impl Iterator<Item = (&'a Bytes, &'a Slot)> + use<'a> {
         let is_empty = end.is_some_and(|end| end <= start);
         let end = match end {
-            // BTreeMap panics on a range that ends before it starts.
+            // The map panics on a range that ends before it starts.
             Some(_) if is_empty => Bound::Included(start),
             Some(end) => Bound::Excluded(end),
             None => Bound::Unbounded,
         };
-        let slots = self.slots.range::<[u8], _>((Bound::Included(start), end));
+        let slots = self.slots.range::<_, [u8]>((Bound::Included(start), end));
         slots.take(if is_empty { 0 } else { usize::MAX })
     }
 

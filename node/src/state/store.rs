@@ -1,26 +1,25 @@
-//! The shared handle: one lock, so that readers see an entry whole or not at all.
+//! The handle of the applied state that the rest of the node has: it reads, and it says how far the state is.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use helios_proto::v1::reply::Kind as Answer;
-use helios_proto::v1::{Call, Command, ErrorCode, Member, Membership, Reply};
+use helios_proto::v1::{Call, Membership};
 
+use super::budget::Limits;
 use super::calls;
 use super::command::Failure;
-use super::dedup;
 use super::engines::{EngineError, EngineKind, MemoryEngine, StateEngine};
 use super::home::Home;
 use super::machine::Driven;
-use super::meta::{Meta, Record};
-use super::overlay::Overlay;
+use super::meta::Record;
 use super::recovery::{self, Recovered};
-use super::txn::{Changes, Lookups, Txn, decode};
+use super::shared::{Published, State};
+use super::txn::{Lookups, decode};
 use super::value::{self, Value};
-use super::view::View;
-use super::watch::{Changed, History, Lost, Page};
+use super::watch::{History, Lost, Page};
 use super::{Applied, StateError};
 use crate::disk::{self, Disk};
 use crate::error::Error;
@@ -30,11 +29,13 @@ pub struct StoreOptions {
     pub engine: EngineKind,
     /// Bytes of pages that the engine keeps in memory.
     pub cache_bytes: u64,
+    /// What one read may cost.
+    pub read_limits: Limits,
 }
 
 impl Default for StoreOptions {
     fn default() -> Self {
-        Self { engine: EngineKind::default(), cache_bytes: 64 << 20 }
+        Self { engine: EngineKind::default(), cache_bytes: 64 << 20, read_limits: Limits::DEFAULT_READ }
     }
 }
 
@@ -45,8 +46,8 @@ pub struct Store {
 }
 
 pub(super) struct Inner {
-    pub state: RwLock<State>,
-    /// Held by whatever changes the engine: a checkpoint, a restore. Taken before `state`.
+    pub published: Published,
+    /// Held by whatever changes the engine: a checkpoint, a restore. Taken before the writer of `published`.
     pub image: Mutex<Image>,
     /// Of the state and of the snapshots.
     pub disk: Arc<dyn Disk>,
@@ -57,24 +58,7 @@ pub(super) struct Inner {
     /// Of the embedding program.
     pub machine: OnceLock<Arc<dyn Driven>>,
     pub history: History,
-    records_events: AtomicBool,
-}
-
-/// What readers see.
-pub(super) struct State {
-    pub engine: Arc<dyn StateEngine>,
-    pub frozen: Option<Frozen>,
-    pub active: Overlay,
-    pub meta: Meta,
-    /// No expiry index key lies below this time; saves walking over removed ones.
-    pub expiry_floor_ms: AtomicU64,
-}
-
-/// The overlay that a checkpoint is writing, and the record that belongs to it.
-#[derive(Clone)]
-pub(super) struct Frozen {
-    pub overlay: Arc<Overlay>,
-    pub meta: Meta,
+    pub records_events: AtomicBool,
 }
 
 /// What the engine holds.
@@ -129,7 +113,7 @@ impl Store {
         let state = State::of(engine, image.record.meta.clone());
         let history = History::new(state.meta.applied.index);
         let inner = Inner {
-            state: RwLock::new(state),
+            published: Published::new(state),
             image: Mutex::new(image),
             disk,
             options,
@@ -149,71 +133,6 @@ impl Store {
             return Err(StateError::Machine("the store drives one already".to_owned()));
         }
         self.rebuild_machine()
-    }
-
-    /// Executes the entry at `index`; readers see all of it or nothing. Only the apply thread calls.
-    ///
-    /// A command that is refused comes back as an error in the reply. After an error of a fatal
-    /// code (see [`Store::failure`]) the entry was not applied and the node must restart.
-    pub fn apply(&self, index: u64, term: u64, command: &Command) -> Reply {
-        self.execute(index, term, command).unwrap_or_else(|error| {
-            let kind = Some(Answer::Error(error.into()));
-            Reply { kind, term, index }
-        })
-    }
-
-    fn execute(&self, index: u64, term: u64, command: &Command) -> Result<Reply, Error> {
-        self.check()?;
-        let (reply, mut changes) = {
-            let state = self.inner.read();
-            let meta = state.meta_at(index, term, command.now_ms)?;
-            let floor_ms = state.expiry_floor_ms.load(Ordering::Relaxed);
-            let machine = self.inner.machine.get().map(Arc::as_ref);
-            let events = self.inner.records_events.load(Ordering::Relaxed);
-            let new_txn =
-                || Txn::new(state.view(), floor_ms, meta.clone()).with_machine(machine).with_events(events);
-            dedup::execute_once(new_txn, command).map_err(|error| self.fail(error))?
-        };
-        let changed = Changed::of(index, &changes.overlay, std::mem::take(&mut changes.events));
-        self.inner.write().commit(changes);
-        self.inner.history.publish(changed);
-        Ok(reply)
-    }
-
-    /// Advances over an entry that holds nothing. Only the apply thread calls.
-    pub fn apply_empty(&self, index: u64, term: u64) {
-        self.advance(index, term, |_| {});
-    }
-
-    /// Records a membership whose change is the entry at `index`. Only the apply thread calls.
-    ///
-    /// Of a member already known, what was registered through the log outlives an older copy of
-    /// it in `membership`.
-    pub fn apply_membership(&self, index: u64, term: u64, mut membership: Membership) {
-        self.advance(index, term, |meta| {
-            for member in &mut membership.members {
-                let known = meta.membership.members.iter().find(|known| known.id == member.id);
-                if let Some(known) = known {
-                    keep_registration(member, known);
-                }
-            }
-            membership.index = index;
-            meta.membership = Arc::new(membership);
-        });
-    }
-
-    fn advance(&self, index: u64, term: u64, change: impl FnOnce(&mut Meta)) {
-        // Past an entry that could not be applied nothing may be, not even an empty one.
-        if self.check().is_err() {
-            return;
-        }
-        let mut state = self.inner.write();
-        if let Ok(mut meta) = state.meta_at(index, term, 0) {
-            change(&mut meta);
-            state.meta = meta;
-            drop(state);
-            self.inner.history.publish_none(index);
-        }
     }
 
     /// What was done to keys after `revision`, as far as it is kept.
@@ -239,25 +158,27 @@ impl Store {
     /// What `key` holds; nothing once its expiry is at or before the log's clock or `wall_ms`.
     pub fn get(&self, key: &[u8], wall_ms: u64) -> Result<Option<Value>, StateError> {
         self.check()?;
-        let state = self.inner.read();
-        state.query_txn(wall_ms).load(key).map_err(|error| self.fail(error))
+        let state = self.inner.state();
+        let raw_key = value::data_key(key);
+        let found = state.view().get(&raw_key).and_then(|raw| raw.map(|raw| decode(&raw_key, raw)).transpose());
+        let found = found.map_err(|error| self.fail(error))?;
+        Ok(found.filter(|value| !value.is_expired(state.meta.clock_ms.max(wall_ms))))
     }
 
     /// What a command that writes nothing answers, as of one applied index, and how many keys it found
-    /// and missed. Keeps entries from being applied while it runs.
-    pub fn query(&self, call: &Call, wall_ms: u64) -> Result<(Answer, Lookups), Error> {
+    /// and missed. `BUDGET_EXCEEDED` if it would cost more than `limits`.
+    pub fn query(&self, call: &Call, wall_ms: u64, limits: Limits) -> Result<(Answer, Lookups), Error> {
         self.check()?;
-        let state = self.inner.read();
-        let mut txn = state.query_txn(wall_ms);
+        let state = self.inner.state();
+        let mut txn = state.query_txn(wall_ms, limits);
         match calls::query(&mut txn, call) {
             Ok(answer) => Ok((answer, txn.lookups())),
-            Err(Failure::Refused(error)) => Err(error),
-            Err(Failure::Engine(error)) => Err(self.fail(error).into()),
+            Err(failure) => Err(self.error_of(failure)),
         }
     }
 
     /// At most `limit` live keys in order, from `start` (inclusive) to `end` (exclusive), as of one
-    /// applied index. Keeps entries from being applied while it runs: keep `limit` small.
+    /// applied index.
     pub fn scan(
         &self,
         start: &[u8],
@@ -267,7 +188,7 @@ impl Store {
     ) -> Result<Vec<(Bytes, Value)>, StateError> {
         self.check()?;
         let raw_end = end.map_or(Bytes::from_static(value::DATA_END), value::data_key);
-        let state = self.inner.read();
+        let state = self.inner.state();
         let now_ms = state.meta.clock_ms.max(wall_ms);
         let mut found = Vec::new();
         let mut pairs = state.view().range(&value::data_key(start), Some(&raw_end));
@@ -286,48 +207,55 @@ impl Store {
     /// Whether a PurgeExpired proposed at `wall_ms` would remove anything.
     pub fn has_expired(&self, wall_ms: u64) -> Result<bool, StateError> {
         self.check()?;
-        let state = self.inner.read();
+        let floor = self.inner.published.floor();
+        let version = floor.version();
+        let state = self.inner.state();
         let garbage = state.view().range(value::GARBAGE_START, Some(value::GARBAGE_END)).next().transpose();
         if garbage.map_err(|error| self.fail(error))?.is_some() {
             return Ok(true);
         }
-        let floor_ms = state.expiry_floor_ms.load(Ordering::Relaxed);
-        let start = value::expiry_key(floor_ms, b"");
+        let start = value::expiry_key(floor.at_ms(), b"");
         let first = state.view().range(&start, Some(value::EXPIRY_END)).next().transpose();
         let first = first.map_err(|error| self.fail(error))?;
         let earliest_ms = first.and_then(|(key, _)| value::split_expiry_key(&key)).map(|(at_ms, _)| at_ms);
-        state.expiry_floor_ms.store(earliest_ms.unwrap_or(u64::MAX), Ordering::Relaxed);
+        floor.raise(earliest_ms.unwrap_or(u64::MAX), version);
         Ok(earliest_ms.is_some_and(|at_ms| at_ms <= state.meta.clock_ms.max(wall_ms)))
+    }
+
+    /// What one read may cost on this node.
+    pub fn read_limits(&self) -> Limits {
+        self.inner.options.read_limits
     }
 
     /// Keys held, expired ones that were not purged yet included.
     pub fn key_count(&self) -> u64 {
-        self.inner.read().meta.key_count
+        self.inner.published.peek(|state| state.meta.key_count)
     }
 
     pub fn applied(&self) -> Applied {
-        self.inner.read().meta.applied
+        self.inner.published.peek(|state| state.meta.applied)
     }
 
     pub fn membership(&self) -> Arc<Membership> {
-        self.inner.read().meta.membership.clone()
+        self.inner.published.peek(|state| Arc::clone(&state.meta.membership))
     }
 
     /// The log's clock, milliseconds since the Unix epoch.
     pub fn clock_ms(&self) -> u64 {
-        self.inner.read().meta.clock_ms
+        self.inner.published.peek(|state| state.meta.clock_ms)
     }
 
     /// Estimated memory of what is not in the engine yet.
     pub fn overlay_bytes(&self) -> usize {
-        let state = self.inner.read();
-        state.active.bytes() + state.frozen.as_ref().map_or(0, |frozen| frozen.overlay.bytes())
+        self.inner.published.peek(|state| {
+            state.active.bytes() + state.frozen.as_ref().map_or(0, |frozen| frozen.overlay.bytes())
+        })
     }
 
     /// Estimated bytes of the whole state, on disk and not yet there.
     pub fn bytes(&self) -> u64 {
-        let engine = self.inner.read().engine.clone();
-        engine.size_bytes() + self.overlay_bytes() as u64
+        let state = self.inner.state();
+        state.engine.size_bytes() + self.overlay_bytes() as u64
     }
 
     /// How often, since the process started, the state was thrown away to be rebuilt.
@@ -347,6 +275,14 @@ impl Store {
         }
     }
 
+    /// A failed engine stops the store; a refusal is the caller's.
+    pub(super) fn error_of(&self, failure: Failure) -> Error {
+        match failure {
+            Failure::Refused(error) => error,
+            Failure::Engine(error) => self.fail(error).into(),
+        }
+    }
+
     /// Stops the store: an engine that failed once cannot be trusted with the next read.
     pub(super) fn fail(&self, error: EngineError) -> StateError {
         if self.inner.failure.set(error.to_string()).is_ok() {
@@ -357,81 +293,21 @@ impl Store {
 }
 
 impl Inner {
-    // A panic under the lock cannot leave half an entry behind: commits only move finished parts.
-    pub fn read(&self) -> RwLockReadGuard<'_, State> {
-        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    pub fn state(&self) -> Arc<State> {
+        self.published.get()
     }
 
-    pub fn write(&self) -> RwLockWriteGuard<'_, State> {
-        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    /// Changes what is published, outside of any entry.
+    #[cfg(test)]
+    pub fn edit<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let writer = self.published.writer();
+        let mut state = self.published.peek(State::clone);
+        let result = change(&mut state);
+        self.published.publish(&writer, state);
+        result
     }
 
     pub fn image(&self) -> MutexGuard<'_, Image> {
         self.image.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl State {
-    pub fn of(engine: Arc<dyn StateEngine>, meta: Meta) -> Self {
-        let active = Overlay::default();
-        Self { engine, frozen: None, active, meta, expiry_floor_ms: AtomicU64::new(0) }
-    }
-
-    pub fn view(&self) -> View<'_> {
-        View {
-            top: None,
-            active: &self.active,
-            frozen: self.frozen.as_ref().map(|frozen| frozen.overlay.as_ref()),
-            engine: self.engine.as_ref(),
-        }
-    }
-
-    /// For looking only: what it changes is dropped with it.
-    pub fn query_txn(&self, wall_ms: u64) -> Txn<'_> {
-        let meta = self.meta_for_reading(wall_ms);
-        Txn::new(self.view(), self.expiry_floor_ms.load(Ordering::Relaxed), meta).with_seed(rand::random())
-    }
-
-    pub fn meta_for_reading(&self, wall_ms: u64) -> Meta {
-        Meta { clock_ms: self.meta.clock_ms.max(wall_ms), ..self.meta.clone() }
-    }
-
-    /// The record as the entry at `index` finds it; an error for an entry that was applied before.
-    fn meta_at(&self, index: u64, term: u64, now_ms: u64) -> Result<Meta, Error> {
-        let applied = self.meta.applied.index;
-        debug_assert!(index > applied, "entry {index} after {applied}");
-        if index <= applied {
-            tracing::error!(index, applied, "an entry came twice; the second is ignored");
-            let message = format!("entry {index} was applied before (applied index {applied})");
-            return Err(Error::new(ErrorCode::Internal, message));
-        }
-        let clock_ms = self.meta.clock_ms.max(now_ms);
-        Ok(Meta { applied: Applied { index, term }, clock_ms, ..self.meta.clone() })
-    }
-
-    fn commit(&mut self, changes: Changes) {
-        let Changes { overlay, meta, earliest_expiry_ms, events: _ } = changes;
-        self.active.absorb(overlay);
-        self.meta = meta;
-        if let Some(at_ms) = earliest_expiry_ms {
-            self.expiry_floor_ms.fetch_min(at_ms, Ordering::Relaxed);
-        }
-    }
-}
-
-/// Ids are never reused, so `known` of the same id is the same member, and a later boot knows better.
-fn keep_registration(member: &mut Member, known: &Member) {
-    if known.boot_epoch < member.boot_epoch {
-        return;
-    }
-    member.boot_epoch = known.boot_epoch;
-    if !known.disk_id.is_empty() {
-        member.disk_id.clone_from(&known.disk_id);
-    }
-    if !known.client_addr.is_empty() {
-        member.client_addr.clone_from(&known.client_addr);
-    }
-    if known.format != 0 {
-        member.format = known.format;
     }
 }

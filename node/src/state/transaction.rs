@@ -2,11 +2,11 @@
 
 use helios_proto::v1::command::Op;
 use helios_proto::v1::reply::Kind as Answer;
-use helios_proto::v1::{Command, Guard, Nil, Replies, Reply, Transaction};
+use helios_proto::v1::{Command, ErrorCode, Guard, Nil, Replies, Reply, Transaction};
 use prost::Message as _;
 
+use super::budget::Halt;
 use super::command::{self, Failure, Outcome, invalid};
-use super::engines::EngineError;
 use super::txn::Txn;
 
 /// Of all answers together: they travel in one message, from the leader to the member that was asked.
@@ -32,16 +32,17 @@ pub(super) fn execute(txn: &mut Txn<'_>, transaction: &Transaction) -> Outcome {
 }
 
 /// Whether every key is as it was then.
-pub(super) fn holds(txn: &mut Txn<'_>, guards: &[Guard]) -> Result<bool, EngineError> {
+pub(super) fn holds(txn: &mut Txn<'_>, guards: &[Guard]) -> Result<bool, Halt> {
     for guard in guards {
-        if txn.load(&guard.key)?.map_or(0, |value| value.revision) != guard.revision {
+        if txn.revision_of(&guard.key)? != guard.revision {
             return Ok(false);
         }
     }
     Ok(true)
 }
 
-/// A step that is refused has changed nothing: every command checks before it writes.
+/// A step that is refused has changed nothing: every command checks before it writes. One that is over the budget of the
+/// whole may have, so it fails the whole.
 pub(super) fn run(txn: &mut Txn<'_>, step: &Command) -> Result<Answer, Failure> {
     let outcome = match &step.op {
         Some(Op::RegisterMember(_) | Op::Apply(_) | Op::PurgeExpired(_) | Op::Transaction(_)) | None => {
@@ -50,14 +51,14 @@ pub(super) fn run(txn: &mut Txn<'_>, step: &Command) -> Result<Answer, Failure> 
         Some(_) => command::execute(txn, step),
     };
     match outcome {
-        Err(Failure::Refused(error)) => Ok(Answer::Error(error.into())),
+        Err(Failure::Refused(error)) if error.code != ErrorCode::BudgetExceeded => Ok(Answer::Error(error.into())),
         outcome => outcome,
     }
 }
 
 fn too_long() -> crate::error::Error {
     crate::error::Error::new(
-        helios_proto::v1::ErrorCode::TooLarge,
+        ErrorCode::TooLarge,
         format!(
             "the answers of this transaction exceed {MAX_ANSWER_BYTES} bytes, so this one is left out; \
              what it wrote stands"

@@ -11,6 +11,7 @@ use helios_proto::v1::reply::Kind as Answer;
 use helios_proto::v1::{Call, Command, ErrorCode, Guard, Transaction};
 use prost::Message as _;
 
+use super::budget::Limits;
 use super::calls;
 use super::command::Failure;
 use super::store::Store;
@@ -23,7 +24,6 @@ const MAX_BYTES: usize = 64 << 20;
 /// What a key that was looked at costs beside its own bytes.
 const SEEN_BYTES: usize = 96;
 
-#[derive(Default)]
 pub struct Trial {
     draft: Draft,
     steps: Vec<Command>,
@@ -31,9 +31,17 @@ pub struct Trial {
     lookups: Lookups,
 }
 
+impl Default for Trial {
+    fn default() -> Self {
+        Self::new(Limits::DEFAULT_READ)
+    }
+}
+
 impl Trial {
-    pub fn new() -> Self {
-        Self { draft: Draft::with_seed(rand::random()), ..Self::default() }
+    /// `limits`: of all its commands together.
+    pub fn new(limits: Limits) -> Self {
+        let draft = Draft::new(rand::random(), limits);
+        Self { draft, steps: Vec::new(), bytes: 0, lookups: Lookups::default() }
     }
 
     /// What `op` answers after all that was tried before; a refusal is an answer.
@@ -46,7 +54,7 @@ impl Trial {
             return Err(Error::new(ErrorCode::TooLarge, message));
         }
         let command = Command { op: Some(op), ..Command::default() };
-        let draft = std::mem::take(&mut self.draft);
+        let draft = self.draft.take();
         let keys_before = draft.seen.len();
         let (answer, draft, lookups) = store.try_out(draft, now_ms, |txn| transaction::run(txn, &command))?;
         self.bytes += (draft.seen.len() - keys_before) * SEEN_BYTES;
@@ -104,7 +112,6 @@ fn popped(answer: &Answer) -> Vec<Bytes> {
 }
 
 impl Store {
-    /// Keeps entries from being applied while `run` runs.
     fn try_out(
         &self,
         draft: Draft,
@@ -112,7 +119,7 @@ impl Store {
         run: impl FnOnce(&mut Txn<'_>) -> Result<Answer, Failure>,
     ) -> Result<(Answer, Draft, Lookups), Error> {
         self.check()?;
-        let state = self.inner.read();
+        let state = self.inner.state();
         let meta = state.meta_for_reading(now_ms);
         let key_count = meta.key_count;
         let mut txn = Txn::resume(state.view(), meta, draft);
@@ -121,15 +128,15 @@ impl Store {
                 let lookups = txn.lookups();
                 Ok((answer, txn.put_aside(key_count), lookups))
             }
-            Err(Failure::Refused(error)) => Err(error),
-            Err(Failure::Engine(error)) => Err(self.fail(error).into()),
+            Err(failure) => Err(self.error_of(failure)),
         }
     }
 
     /// Whether every key is as its guard says, all at one applied index.
     pub fn holds(&self, guards: &[Guard], now_ms: u64) -> Result<bool, Error> {
         self.check()?;
-        let state = self.inner.read();
-        transaction::holds(&mut state.query_txn(now_ms), guards).map_err(|error| self.fail(error).into())
+        let state = self.inner.state();
+        let mut txn = state.query_txn(now_ms, self.read_limits());
+        transaction::holds(&mut txn, guards).map_err(|halt| self.error_of(halt.into()))
     }
 }

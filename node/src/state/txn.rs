@@ -8,6 +8,7 @@ use helios_proto::v1::reply::Kind as Answer;
 use helios_proto::v1::{Command, Membership, Reply};
 
 use super::Applied;
+use super::budget::{Budget, Halt, ITEM_BYTES, Limits, OverBudget};
 use super::engines::{EngineError, Pair};
 use super::events::{Event, Fate, Notes};
 use super::machine::Driven;
@@ -32,10 +33,10 @@ pub(super) struct Txn<'a> {
     notes: Option<Notes>,
     /// Of each key that was looked for the revision it had before this transaction, if somebody wants to know.
     seen: Option<BTreeMap<Bytes, u64>>,
+    budget: Budget,
 }
 
 /// A transaction that is put aside between two commands of a [`Trial`](super::Trial).
-#[derive(Default)]
 pub(super) struct Draft {
     overlay: Overlay,
     pub seen: BTreeMap<Bytes, u64>,
@@ -43,15 +44,23 @@ pub(super) struct Draft {
     keys_added: u64,
     collections: u32,
     seed: u64,
+    /// Of all commands so far.
+    budget: Budget,
 }
 
 impl Draft {
-    pub fn with_seed(seed: u64) -> Self {
-        Self { seed, ..Self::default() }
+    pub fn new(seed: u64, limits: Limits) -> Self {
+        let (overlay, seen) = (Overlay::default(), BTreeMap::new());
+        Self { overlay, seen, keys_added: 0, collections: 0, seed, budget: Budget::new(limits) }
     }
 
     pub fn bytes(&self) -> usize {
         self.overlay.bytes()
+    }
+
+    /// Leaves a blank one.
+    pub fn take(&mut self) -> Self {
+        std::mem::replace(self, Self::new(0, Limits::DEFAULT_READ))
     }
 }
 
@@ -80,7 +89,7 @@ impl Changes {
 
 impl<'a> Txn<'a> {
     /// `meta` already carries the entry's position and the log's clock.
-    pub fn new(view: View<'a>, expiry_floor_ms: u64, meta: Meta) -> Self {
+    pub fn new(view: View<'a>, expiry_floor_ms: u64, meta: Meta, limits: Limits) -> Self {
         let index = meta.applied.index;
         let changes = Changes::none(meta);
         let lookups = Lookups::default();
@@ -97,25 +106,27 @@ impl<'a> Txn<'a> {
             seed: index,
             notes,
             seen,
+            budget: Budget::new(limits),
         }
     }
 
     /// Goes on where [`Txn::put_aside`] left off. The state may have moved on since: `seen` tells by what.
     pub fn resume(view: View<'a>, meta: Meta, draft: Draft) -> Self {
-        let Draft { overlay, seen, keys_added, collections, seed } = draft;
+        let Draft { overlay, seen, keys_added, collections, seed, budget } = draft;
         let key_count = meta.key_count.wrapping_add(keys_added);
-        let mut txn = Self::new(view, 0, Meta { key_count, ..meta });
+        let mut txn = Self::new(view, 0, Meta { key_count, ..meta }, Limits::DEFAULT_READ);
         // No entry has this index, so what it makes is never mistaken for what an entry made.
         txn.index = u64::MAX;
         txn.changes.overlay = overlay;
-        Self { collections, seed, seen: Some(seen), ..txn }
+        Self { collections, seed, seen: Some(seen), budget, ..txn }
     }
 
     /// `key_count`: of the state, as [`Txn::resume`] was given it.
     pub fn put_aside(self, key_count: u64) -> Draft {
-        let Self { changes, collections, seed, seen, .. } = self;
+        let Self { changes, collections, seed, seen, budget, .. } = self;
         let keys_added = changes.meta.key_count.wrapping_sub(key_count);
-        Draft { overlay: changes.overlay, seen: seen.unwrap_or_default(), keys_added, collections, seed }
+        let seen = seen.unwrap_or_default();
+        Draft { overlay: changes.overlay, seen, keys_added, collections, seed, budget }
     }
 
     pub fn with_seed(self, seed: u64) -> Self {
@@ -156,8 +167,23 @@ impl<'a> Txn<'a> {
         self.changes.meta.clock_ms
     }
 
+    /// Charges elements and bytes that are visited, read or produced, before they are.
+    pub fn charge(&self, elements: u64, bytes: u64) -> Result<(), OverBudget> {
+        self.budget.charge(elements, bytes)
+    }
+
+    /// Refuses if any charge so far did not fit; to be called after each command.
+    pub fn settle(&self) -> Result<(), OverBudget> {
+        self.budget.settle()
+    }
+
+    /// Charges `count` items of an answer, `bytes` beside what each item takes.
+    pub fn charge_items(&self, count: u64, bytes: u64) -> Result<(), OverBudget> {
+        self.charge(count, count.saturating_mul(ITEM_BYTES).saturating_add(bytes))
+    }
+
     /// What a live `key` holds. The remains of an expired one are removed.
-    pub fn load(&mut self, key: &[u8]) -> Result<Option<Value>, EngineError> {
+    pub fn load(&mut self, key: &[u8]) -> Result<Option<Value>, Halt> {
         let raw_key = value::data_key(key);
         let value = self.now(&raw_key)?.map(|raw| decode(&raw_key, raw)).transpose()?;
         let value = match value {
@@ -208,7 +234,7 @@ impl<'a> Txn<'a> {
         if old_expiry_ms != new.expire_at_ms {
             self.unindex(key, old_expiry_ms);
             if let Some(at_ms) = new.expire_at_ms {
-                self.changes.overlay.put(value::expiry_key(at_ms, key), Some(Bytes::new()));
+                self.put_raw(value::expiry_key(at_ms, key), Some(Bytes::new()));
                 let earliest_ms = self.changes.earliest_expiry_ms.unwrap_or(u64::MAX);
                 self.changes.earliest_expiry_ms = Some(earliest_ms.min(at_ms));
             }
@@ -216,7 +242,7 @@ impl<'a> Txn<'a> {
         if let Some(old) = old.filter(|old| old.collection_id() != new.collection_id()) {
             self.discard(old);
         }
-        self.changes.overlay.put(value::data_key(key), Some(new.encode()));
+        self.put_raw(value::data_key(key), Some(new.encode()));
         self.note(key, if old.is_none() { Fate::Made } else { Fate::Changed });
         if old.is_none() {
             self.changes.meta.key_count = self.changes.meta.key_count.wrapping_add(1);
@@ -231,7 +257,7 @@ impl<'a> Txn<'a> {
 
     fn discard(&mut self, old: &Value) {
         if let Some(id) = old.collection_id() {
-            self.changes.overlay.put(value::garbage_key(id), Some(Bytes::new()));
+            self.put_raw(value::garbage_key(id), Some(Bytes::new()));
         }
     }
 
@@ -243,7 +269,7 @@ impl<'a> Txn<'a> {
     fn unlink(&mut self, key: &[u8], old: &Value, fate: Fate) {
         self.note(key, fate);
         self.unindex(key, old.expire_at_ms);
-        self.changes.overlay.put(value::data_key(key), None);
+        self.put_raw(value::data_key(key), None);
         // Wraps in a trial only, whose count is taken from a state that moves on.
         self.changes.meta.key_count = self.changes.meta.key_count.wrapping_sub(1);
     }
@@ -271,17 +297,42 @@ impl<'a> Txn<'a> {
     }
 
     /// A raw record as this entry has left it so far.
-    pub fn now(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        self.with_changes().get(key)
+    pub fn now(&self, key: &[u8]) -> Result<Option<Bytes>, Halt> {
+        self.charge(1, key.len() as u64)?;
+        let found = self.with_changes().get(key)?;
+        self.charge(0, found.as_ref().map_or(0, Bytes::len) as u64)?;
+        Ok(found)
     }
 
-    /// Like [`Txn::raw_range`], with what this entry has changed so far.
-    pub fn range_now<'s>(
+    /// Revision of a live key, 0 without one. Of the value only the element is charged: nothing of it is kept.
+    pub fn revision_of(&mut self, key: &[u8]) -> Result<u64, Halt> {
+        self.charge(1, key.len() as u64)?;
+        let raw_key = value::data_key(key);
+        let value = self.with_changes().get(&raw_key)?.map(|raw| decode(&raw_key, raw)).transpose()?;
+        let value = value.filter(|value| !value.is_expired(self.clock_ms()));
+        Ok(value.map_or(0, |value| value.revision))
+    }
+
+    /// Like [`Txn::range_now`], for work that is bounded by a number of records of its own.
+    pub fn range_uncharged<'s>(
         &'s self,
         start: &[u8],
         end: &[u8],
     ) -> impl Iterator<Item = Result<Pair, EngineError>> + use<'s> {
         self.with_changes().range(start, Some(end))
+    }
+
+    /// Like [`Txn::raw_range`], with what this entry has changed so far. Each record is charged.
+    pub fn range_now<'s>(
+        &'s self,
+        start: &[u8],
+        end: &[u8],
+    ) -> impl Iterator<Item = Result<Pair, Halt>> + use<'s> {
+        self.with_changes().range(start, Some(end)).map(|pair| {
+            let (key, value) = pair?;
+            self.charge_items(1, (key.len() + value.len()) as u64)?;
+            Ok((key, value))
+        })
     }
 
     fn with_changes(&self) -> View<'_> {
@@ -315,6 +366,8 @@ impl<'a> Txn<'a> {
     }
 
     pub fn put_raw(&mut self, key: Bytes, record: Option<Bytes>) {
+        let bytes = key.len() + record.as_ref().map_or(0, Bytes::len);
+        self.budget.charge_later(1, ITEM_BYTES + bytes as u64);
         self.changes.overlay.put(key, record);
     }
 
@@ -348,7 +401,7 @@ impl<'a> Txn<'a> {
 
     fn unindex(&mut self, key: &[u8], expire_at_ms: Option<u64>) {
         if let Some(at_ms) = expire_at_ms {
-            self.changes.overlay.put(value::expiry_key(at_ms, key), None);
+            self.put_raw(value::expiry_key(at_ms, key), None);
         }
     }
 }

@@ -45,6 +45,11 @@ impl Changed {
         Self { revision, flushed: overlay.is_cleared(), slots, events, bytes }
     }
 
+    /// An entry that changed no key.
+    pub(super) fn none(revision: u64) -> Self {
+        Self { revision, flushed: false, slots: Vec::new(), events: Vec::new(), bytes: CHANGE_BYTES }
+    }
+
     fn is_empty(&self) -> bool {
         self.slots.is_empty() && !self.flushed
     }
@@ -108,10 +113,6 @@ impl History {
         if !is_empty {
             self.news.send_replace(revision);
         }
-    }
-
-    pub fn publish_none(&self, revision: u64) {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).through = revision;
     }
 
     /// The state became another one, at `revision`, by no entry.
@@ -187,9 +188,9 @@ mod tests {
     fn what_comes_after_a_revision_is_given_in_order_and_entries_without_keys_only_move_on() {
         let history = History::new(10);
         history.publish(changed(11, "a", 1));
-        history.publish_none(12);
+        history.publish(Changed::none(12));
         history.publish(changed(13, "b", 1));
-        history.publish_none(14);
+        history.publish(Changed::none(14));
         let page = history.after(10).unwrap();
         assert_eq!((revisions(&page), page.through, page.is_last), (vec![11, 13], 14, true));
         assert_eq!(revisions(&history.after(11).unwrap()), [13]);

@@ -1,11 +1,14 @@
 //! Writes on their way into the log, and why one may not go.
 
-use helios_proto::v1::ErrorCode;
+use helios_proto::v1::{Command, ErrorCode};
+use prost::Message as _;
 use raft::StateRole;
 use raft::eraftpb::{Entry, Message, MessageType};
 
 use super::{Core, MAX_APPLYING_BYTES, Proposal, Waiter};
 use crate::error::Error;
+use crate::raft::format::BUDGETS;
+use crate::state::ENTRY_BUDGET;
 
 /// Proposals kept back during a leadership transfer.
 const MAX_PARKED: usize = 8_192;
@@ -34,19 +37,22 @@ impl Core {
         if self.applying_bytes > MAX_APPLYING_BYTES {
             return self.refuse(proposals, overloaded());
         }
-        proposals = self.refuse_unreadable(proposals);
+        let lowest = self.formats.lowest(&self.membership, self.settings.id);
+        proposals = self.refuse_unreadable(proposals, lowest);
         if self.log_is_short {
             proposals = self.refuse_growth(proposals);
         }
         if !proposals.is_empty() {
+            if lowest >= BUDGETS {
+                proposals.iter_mut().for_each(|proposal| name_budget(&mut proposal.data));
+            }
             self.propose(proposals);
         }
     }
 
     /// Gives back what all members can read.
-    fn refuse_unreadable(&self, proposals: Vec<Proposal>) -> Vec<Proposal> {
+    fn refuse_unreadable(&self, proposals: Vec<Proposal>, lowest: u32) -> Vec<Proposal> {
         let id = self.settings.id;
-        let lowest = self.formats.lowest(&self.membership, id);
         if proposals.iter().all(|proposal| proposal.format <= lowest) {
             return proposals;
         }
@@ -84,6 +90,13 @@ impl Core {
             proposal.waiter.send(Err(error.clone()));
         }
     }
+}
+
+/// Sets [`Command::budget`] of an encoded command: only the leader knows what all members can read, and by then it is
+/// encoded. A field may stand anywhere in a message, and the last of its kind counts (protobuf encoding).
+fn name_budget(data: &mut Vec<u8>) {
+    let budget = Command { budget: ENTRY_BUDGET, ..Command::default() };
+    budget.encode(data).expect("a vector grows as needed");
 }
 
 pub(super) fn overloaded() -> Error {

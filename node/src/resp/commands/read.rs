@@ -49,7 +49,7 @@ impl Snapshot<'_> {
         if let Some(tried) = self.tried {
             return tried(call);
         }
-        let (answer, lookups) = self.store.query(call, self.wall_ms)?;
+        let (answer, lookups) = self.store.query(call, self.wall_ms, self.store.read_limits())?;
         self.stats.looked_up(lookups);
         Ok(answer)
     }

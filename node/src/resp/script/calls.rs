@@ -45,7 +45,8 @@ pub struct Host {
 
 impl World {
     pub fn new(store: Store, shared: Arc<Shared>, now_ms: u64) -> Self {
-        Self { store, shared, trial: Trial::new(), now_ms, messages: Vec::new() }
+        let trial = Trial::new(store.read_limits());
+        Self { store, shared, trial, now_ms, messages: Vec::new() }
     }
 
     /// The answer, or this node's failure, which ends the script.

@@ -75,6 +75,33 @@ fn is_set(data: &[u8], position: usize) -> bool {
     data[position / 8] >> (7 - position % 8) & 1 == 1
 }
 
+/// Whole bytes at a time between the first and the last.
+fn count_ones(data: &[u8], bits: std::ops::Range<usize>) -> usize {
+    let (first, last) = (bits.start.next_multiple_of(8), bits.end / 8 * 8);
+    if first >= last {
+        return bits.filter(|position| is_set(data, *position)).count();
+    }
+    let ends = (bits.start..first).chain(last..bits.end).filter(|position| is_set(data, *position)).count();
+    let whole: usize = data[first / 8..last / 8].iter().map(|byte| byte.count_ones() as usize).sum();
+    ends + whole
+}
+
+/// Passes over bytes that have no such bit.
+fn first_bit(data: &[u8], bits: &mut std::ops::Range<usize>, wanted: bool) -> Option<usize> {
+    let other = if wanted { 0 } else { u8::MAX };
+    while let Some(position) = bits.next() {
+        if is_set(data, position) == wanted {
+            return Some(position);
+        }
+        if (position + 1).is_multiple_of(8) {
+            let byte = (position + 1) / 8;
+            let skipped = data[byte..].iter().take_while(|byte| **byte == other).count();
+            bits.start = (bits.start + skipped * 8).min(bits.end);
+        }
+    }
+    None
+}
+
 fn bitcount(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
     let key = words.word()?;
     let range =
@@ -82,7 +109,7 @@ fn bitcount(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
     let data = load(txn, key)?.map(|value| value.data).unwrap_or_default();
     let (start, end) = range.unwrap_or((0, -1));
     let bits = bit_range(start, end, &mut words, &data)?;
-    integer(bits.filter(|position| is_set(&data, *position)).count())
+    integer(count_ones(&data, bits))
 }
 
 fn bitpos(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
@@ -98,7 +125,7 @@ fn bitpos(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
     };
     let mut bits = bit_range(start, end.unwrap_or(-1), &mut words, &data)?;
     let is_empty = bits.is_empty();
-    match bits.find(|position| is_set(&data, *position) == wanted) {
+    match first_bit(&data, &mut bits, wanted) {
         Some(position) => integer(position),
         // What lies behind the end counts as zeros, unless an end was given.
         None if !wanted && end.is_none() && !is_empty => integer(data.len() * 8),
@@ -130,16 +157,24 @@ fn bitop(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
         sources.push(load(txn, key)?.map(|value| value.data).unwrap_or_default());
     }
     let length = sources.iter().map(Bytes::len).max().unwrap_or(0);
-    let byte = |source: &Bytes, position: usize| source.get(position).copied().unwrap_or(0);
     let first = sources.first().cloned().unwrap_or_default();
-    let mut result: Vec<u8> = (0..length).map(|position| byte(&first, position)).collect();
+    txn.charge(0, length as u64)?;
+    let mut result = first.to_vec();
+    result.resize(length, 0);
     if sources.len() == 1 {
         let only = if is(operation, "not") { 0xff } else { 0 };
         result.iter_mut().for_each(|byte| *byte ^= only);
     }
+    // Behind its end a source is zeros, which change nothing but with AND: so each costs its own length, which was charged.
+    let clears = is(operation, "and");
+    let mut significant = if clears { first.len() } else { length };
     for source in sources.iter().skip(1) {
-        for (position, left) in result.iter_mut().enumerate() {
-            *left = combine(*left, byte(source, position));
+        for (left, right) in result.iter_mut().zip(source.iter()) {
+            *left = combine(*left, *right);
+        }
+        if clears && source.len() < significant {
+            result[source.len()..significant].fill(0);
+            significant = source.len();
         }
     }
     let old = txn.load(target)?;

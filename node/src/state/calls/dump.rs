@@ -26,7 +26,9 @@ fn dump(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
     let key = words.word()?;
     let Some(value) = txn.load(key)? else { return Ok(nil()) };
     let parts = parts(txn, key, &value)?;
-    let mut payload = Vec::new();
+    let bytes: usize = parts.iter().map(|part| size_of::<u32>() + part.len()).sum();
+    txn.charge(0, bytes as u64)?;
+    let mut payload = Vec::with_capacity(HEAD_BYTES + bytes + CRC_BYTES);
     payload.put_slice(MAGIC);
     payload.put_u8(VERSION);
     payload.put_u8(value.kind.code());

@@ -186,7 +186,7 @@ fn hrandfield(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
     let with_values = words.takes("withvalues");
     words.end()?;
     let fields = all(txn, key)?;
-    let chosen = sets::choose(txn, &fields, count)?;
+    let chosen = sets::choose(txn, &fields, count, |(field, value)| field.len() + value.len())?;
     Ok(match with_values {
         false => bulks(chosen.into_iter().map(|(field, _)| field)),
         true => Answer::Pairs(replies(

@@ -34,6 +34,8 @@ const SMALL_COUNT: u64 = 128;
 const SMALL_ELEMENT_BYTES: usize = 64;
 /// Keys looked at for one that has not expired.
 const RANDOM_TRIES: usize = 100;
+/// Bytes of values that it reads on the way.
+const RANDOM_BYTES: usize = 1 << 20;
 
 fn exists(txn: &mut Txn<'_>, words: Words<'_>) -> Outcome {
     let mut count = 0;
@@ -125,9 +127,16 @@ fn random_key(txn: &mut Txn<'_>, _: Words<'_>) -> Outcome {
     let starts = [data_key(&(txn.random(1 << 16) as u16).to_be_bytes()), data_key(b"")];
     for start in starts {
         let skipped = txn.random(RANDOM_TRIES as u64 / 2) as usize;
-        let raw: Result<Vec<_>, _> = txn.range_now(&start, DATA_END).take(RANDOM_TRIES).collect();
-        let raw = raw?;
-        let keys = raw.iter().map(|(raw, _)| user_key(raw)).collect::<Vec<_>>();
+        // Values come with the keys: few of them where they are large.
+        let (mut keys, mut bytes) = (Vec::new(), 0);
+        for pair in txn.range_now(&start, DATA_END).take(RANDOM_TRIES) {
+            let (raw, value) = pair?;
+            bytes += value.len();
+            keys.push(user_key(&raw));
+            if bytes > RANDOM_BYTES {
+                break;
+            }
+        }
         for position in 0..keys.len() {
             let key = &keys[(position + skipped) % keys.len()];
             if txn.load(key)?.is_some() {

@@ -29,7 +29,7 @@ struct Run {
 pub fn lcs(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
     let (left, right) = (string(txn, words.word()?)?, string(txn, words.word()?)?);
     let options = options(words)?;
-    let table = Table::of(&left, &right)?;
+    let table = Table::of(txn, &left, &right)?;
     if options.length_only {
         return integer(table.at(left.len(), right.len()) as usize);
     }
@@ -84,7 +84,7 @@ struct Table {
 }
 
 impl Table {
-    fn of(left: &[u8], right: &[u8]) -> Result<Self, Failure> {
+    fn of(txn: &Txn<'_>, left: &[u8], right: &[u8]) -> Result<Self, Failure> {
         let width = right.len() + 1;
         let size = (left.len() + 1).saturating_mul(width);
         if size > MAX_CELLS {
@@ -94,6 +94,7 @@ impl Table {
                 right.len()
             )));
         }
+        txn.charge(0, (size * size_of::<u32>()) as u64)?;
         let mut table = Self { cells: vec![0; size], width };
         for (row, left) in left.iter().enumerate() {
             for (column, right) in right.iter().enumerate() {

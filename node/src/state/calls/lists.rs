@@ -195,6 +195,7 @@ fn pop(txn: &mut Txn<'_>, mut words: Words<'_>, end: End) -> Outcome {
 
 fn take(txn: &mut Txn<'_>, mut list: List, end: End, count: usize) -> Result<Vec<Bytes>, Failure> {
     let count = count.min(list.len());
+    txn.charge_items(count as u64, 0)?;
     let mut popped = Vec::with_capacity(count);
     for _ in 0..count {
         popped.push(list.pop(txn, end)?);
@@ -271,7 +272,15 @@ fn ltrim(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
     let (key, start, end) = (words.word()?, words.integer()?, words.integer()?);
     let Some(mut list) = List::find(txn, key)? else { return done() };
     let kept = clip_list(start, end, list.len());
-    let right = list.len() - kept.end.max(kept.start);
+    if kept.is_empty() {
+        // As DEL: the elements are removed later, a bounded number at a time.
+        if let Some(old) = txn.load(key)? {
+            txn.remove(key, &old);
+        }
+        return done();
+    }
+    let right = list.len() - kept.end;
+    txn.charge((kept.start + right) as u64, 0)?;
     (0..kept.start).for_each(|_| list.drop_end(txn, End::Left));
     (0..right).for_each(|_| list.drop_end(txn, End::Right));
     list.save(txn);

@@ -119,6 +119,7 @@ fn spop(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
         return Ok(if count.is_some() { Answer::Set(replies([])) } else { nil() });
     };
     let wanted = count.unwrap_or(1).min(set.count as usize);
+    txn.charge_items(wanted as u64, 0)?;
     let chosen = positions(txn, set.count as usize, wanted);
     let mut popped = Vec::with_capacity(wanted);
     for (position, element) in set.range(txn, b"", None).enumerate() {
@@ -155,7 +156,14 @@ fn positions(txn: &mut Txn<'_>, count: usize, wanted: usize) -> std::collections
 }
 
 /// As many of `all` as asked for, each once; of a negative number that many, one perhaps several times.
-pub fn choose<T: Clone>(txn: &mut Txn<'_>, all: &[T], count: i64) -> Result<Vec<T>, Failure> {
+///
+/// `bytes`: of one, on the wire.
+pub fn choose<T: Clone>(
+    txn: &mut Txn<'_>,
+    all: &[T],
+    count: i64,
+    bytes: fn(&T) -> usize,
+) -> Result<Vec<T>, Failure> {
     if count == i64::MIN {
         return Err(invalid("value is out of range"));
     }
@@ -167,7 +175,13 @@ pub fn choose<T: Clone>(txn: &mut Txn<'_>, all: &[T], count: i64) -> Result<Vec<
         if wanted > MAX_REPEATED {
             return Err(invalid("value is out of range"));
         }
-        return Ok((0..wanted).map(|_| all[txn.random(all.len() as u64) as usize].clone()).collect());
+        let mut chosen = Vec::new();
+        for _ in 0..wanted {
+            let item = &all[txn.random(all.len() as u64) as usize];
+            txn.charge_items(1, bytes(item) as u64)?;
+            chosen.push(item.clone());
+        }
+        return Ok(chosen);
     }
     let mut chosen: Vec<_> = positions(txn, all.len(), wanted.min(all.len())).into_iter().collect();
     // A set of the process has an order of its own, which no two share.
@@ -186,7 +200,7 @@ fn srandmember(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
     }
     let all = members(txn, key)?;
     match count {
-        None => Ok(bulk_or_nil(choose(txn, &all, 1)?.pop())),
-        Some(count) => Ok(bulks(choose(txn, &all, count)?)),
+        None => Ok(bulk_or_nil(choose(txn, &all, 1, Bytes::len)?.pop())),
+        Some(count) => Ok(bulks(choose(txn, &all, count, Bytes::len)?)),
     }
 }

@@ -158,6 +158,7 @@ impl Weight {
 
 /// What the key, or with `->` the field of a hash, that `pattern` names for `element` holds; `#`: the element.
 fn look_up(txn: &mut Txn<'_>, pattern: &Bytes, element: &Bytes) -> Result<Option<Bytes>, Failure> {
+    txn.charge_items(1, element.len() as u64)?;
     if pattern[..] == b"#"[..] {
         return Ok(Some(element.clone()));
     }

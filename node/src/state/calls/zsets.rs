@@ -324,7 +324,7 @@ fn zrandmember(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
         Some(set) => set.all(txn)?,
         None => Vec::new(),
     };
-    let mut chosen = sets::choose(txn, &all, count.unwrap_or(1))?;
+    let mut chosen = sets::choose(txn, &all, count.unwrap_or(1), |scored| scored.member.len() + 8)?;
     Ok(match count {
         None => bulk_or_nil(chosen.pop().map(|scored| scored.member)),
         Some(_) => scored_answer(chosen, with_scores),

@@ -17,7 +17,7 @@ fn call(words: &[&str]) -> Op {
 
 fn query(store: &Store, words: &[&str]) -> Vec<String> {
     let Op::Call(call) = call(words) else { panic!("not a call") };
-    let (answer, _) = store.query(&call, 0).unwrap();
+    let (answer, _) = store.query(&call, 0, store.read_limits()).unwrap();
     let (Answer::List(Replies { items }) | Answer::Map(Replies { items }) | Answer::Pairs(Replies { items })) =
         answer
     else {
@@ -33,7 +33,7 @@ fn query(store: &Store, words: &[&str]) -> Vec<String> {
 
 /// Records of elements and of garbage.
 fn raw_counts(store: &Store) -> (usize, usize) {
-    let state = store.inner.read();
+    let state = store.inner.state();
     let count = |start, end| state.view().range(start, Some(end)).count();
     (count(value::ELEMENTS_START, value::ELEMENTS_END), count(value::GARBAGE_START, value::GARBAGE_END))
 }

@@ -243,8 +243,10 @@ fn a_wrong_type_is_refused_by_reads_and_replaced_by_writes() {
     let list =
         Value { kind: crate::state::Kind::Other(7), data: bytes("?"), revision: 1, expire_at_ms: None };
     let raw_key = crate::state::value::data_key(b"a");
-    machine.store.inner.write().active.put(raw_key, Some(list.encode()));
-    machine.store.inner.write().meta.key_count = 1;
+    machine.store.inner.edit(|state| {
+        state.active.put(raw_key, Some(list.encode()));
+        state.meta.key_count = 1;
+    });
     for op in [increment("a", 1), conditional("a", "1", SetCondition::Always, true)] {
         assert_eq!(code(&machine.apply(1, op)), Some(ErrorCode::WrongType));
     }

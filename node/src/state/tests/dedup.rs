@@ -19,7 +19,7 @@ fn again(first: &Command) -> Command {
 
 /// Answers kept of one client.
 fn records_of(machine: &Machine, client: &str) -> usize {
-    let state = machine.store.inner.read();
+    let state = machine.store.inner.state();
     let mut start = b"rs".to_vec();
     start.push(client.len() as u8);
     start.extend(client.as_bytes());

@@ -1,5 +1,6 @@
 //! The store as a whole: every command, and everything that may happen between two of them.
 
+mod budgets;
 mod collections;
 mod commands;
 mod dedup;
@@ -11,6 +12,7 @@ mod power;
 mod properties;
 mod reads;
 mod recovery;
+mod views;
 
 use std::path::{Path, PathBuf};
 

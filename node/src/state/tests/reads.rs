@@ -25,10 +25,11 @@ fn layered() -> Machine {
 
 /// As a checkpoint does, which then takes its time.
 fn freeze(store: &Store) {
-    let mut state = store.inner.write();
-    let overlay = std::sync::Arc::new(std::mem::take(&mut state.active));
-    let meta = state.meta.clone();
-    state.frozen = Some(crate::state::store::Frozen { overlay, meta });
+    store.inner.edit(|state| {
+        let overlay = std::sync::Arc::new(std::mem::take(&mut state.active));
+        let meta = state.meta.clone();
+        state.frozen = Some(crate::state::shared::Frozen { overlay, meta });
+    });
 }
 
 #[test]

@@ -269,7 +269,7 @@ fn a_crash_among_the_writes_of_a_checkpoint_is_made_good() {
 }
 
 fn raw_pairs(store: &Store) -> std::collections::BTreeMap<Bytes, Bytes> {
-    store.inner.read().engine.range(b"", None).map(Result::unwrap).collect()
+    store.inner.state().engine.range(b"", None).map(Result::unwrap).collect()
 }
 
 struct BrokenEngine;
@@ -296,7 +296,7 @@ impl StateEngine for BrokenEngine {
 fn an_engine_that_fails_stops_the_store_at_the_entry_before() {
     let mut machine = Machine::in_memory();
     feed(&mut machine, 3);
-    machine.store.inner.write().engine = std::sync::Arc::new(BrokenEngine);
+    machine.store.inner.edit(|state| state.engine = std::sync::Arc::new(BrokenEngine));
     assert!(machine.store.failure().is_none());
     let answer = machine.apply(9, put("not-in-the-overlay", "1"));
     assert!(code(&answer).unwrap().is_fatal());
@@ -312,9 +312,9 @@ fn a_checkpoint_that_fails_is_the_last_but_reads_and_writes_go_on() {
     let mut machine = Machine::in_memory();
     feed(&mut machine, 3);
     let engine =
-        std::mem::replace(&mut machine.store.inner.write().engine, std::sync::Arc::new(BrokenEngine));
+        machine.store.inner.edit(|state| std::mem::replace(&mut state.engine, std::sync::Arc::new(BrokenEngine)));
     assert!(matches!(machine.store.checkpoint(), Err(StateError::Engine { .. })));
-    machine.store.inner.write().engine = engine;
+    machine.store.inner.edit(|state| state.engine = engine);
     assert!(matches!(machine.store.checkpoint(), Err(StateError::Stopped(_))));
     feed(&mut machine, 20);
     assert_is_prefix(&machine.store, &machine.log);
