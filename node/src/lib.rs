@@ -24,6 +24,7 @@ mod lifecycle;
 #[cfg(test)]
 mod limit_table;
 pub mod logging;
+mod long_reads;
 mod management;
 pub mod metrics;
 mod mutation;

@@ -52,6 +52,11 @@ const fn limit(
 #[rustfmt::skip]
 const SECTIONS: &[(&str, &[Limit])] = &[
     ("Commands and log entries", &[
+        limit("Elements that one write, or one transaction, visits and changes", Count(crate::state::MAX_ENTRY_ELEMENTS), None, "none", "`BUDGET_EXCEEDED`; nothing is changed."),
+        limit("Bytes that one write, or one transaction, reads, changes and answers", Bytes(crate::state::MAX_ENTRY_BYTES), None, "none", "`BUDGET_EXCEEDED`; nothing is changed."),
+        limit("Elements that one read visits", Count(crate::state::MAX_READ_ELEMENTS), Some("reads.max_elements"), "none", "`BUDGET_EXCEEDED`."),
+        limit("Bytes that one read visits and answers", Bytes(crate::state::MAX_READ_BYTES), Some("reads.max_bytes"), "none", "`BUDGET_EXCEEDED`."),
+        limit("Long reads of one process at once: those that visit more than 1024 elements or 256 KiB", Count(crate::long_reads::MAX_LONG_READS as u64), None, "1, and nothing beside it", "The read waits for its turn."),
         limit("Answers of one transaction together", Bytes(crate::state::MAX_TRANSACTION_ANSWER_BYTES as u64), None, "none", "`TOO_LARGE` in place of the answer that does not fit."),
     ]),
     ("Scripts", &[

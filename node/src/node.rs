@@ -164,7 +164,11 @@ impl Node {
         let store = Store::open_with(
             Arc::clone(&disk),
             &settings.data_dir.join("state"),
-            StoreOptions { engine: settings.engine, ..StoreOptions::default() },
+            StoreOptions {
+                engine: settings.engine,
+                read_limits: settings.read_limits,
+                ..StoreOptions::default()
+            },
         )?;
         let snapshots =
             Snapshots::open(disk, &settings.data_dir.join("snapshots")).map_err(NodeError::Snapshots)?;

@@ -76,7 +76,7 @@ impl World {
     fn compare_states(&self) -> Result<(), Violation> {
         let state_of = |slot: Slot| {
             let process = self.machines[slot].process.as_ref()?;
-            let pairs = process.store.scan(b"", None, usize::MAX, 0).ok()?;
+            let pairs = process.store.scan_all().ok()?;
             Some((process.applied_index(), pairs))
         };
         let mut states = (0..self.plan.machines).filter_map(state_of);

@@ -155,6 +155,12 @@ pub const KEYS: &[Key] = &[
          - 40 ms) x 0.999 - 10 ms: 249 ms with `lan`, 99 ms with `fast`; more is refused. A lease trusts that clocks \
          drift apart by less than one part in a thousand. Leave it off where machines are suspended or virtual \
          machines are restored while they run."),
+    key("reads", "max_elements", "`4194304`", Restart,
+        "Elements that one read may visit: keys, fields, members. More is refused with `BUDGET_EXCEEDED`. A write has limits \
+         of its own, which are fixed ([limits](limits.md))."),
+    key("reads", "max_bytes", "`268435456`", Restart,
+        "Bytes that one read may visit and answer, with about 100 for each element. Two reads at once may use so much \
+         memory; a member with a small limit wants less."),
     key("writes", "ack", "`majority`", Reload,
         "Voters that hold a write on disk before it is acknowledged: `majority`, or `all`, with which any single disk \
          that is left holds every acknowledged write. A request may ask for more, never for less. The write commits \

@@ -24,6 +24,8 @@ pub use sources::Source;
 
 use serde::{Deserialize, Serialize};
 
+use crate::state::Limits;
+
 /// A configuration that cannot be used. The process ends with exit code 78 (EX_CONFIG).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -143,11 +145,17 @@ pub struct ClientSection {
     pub password: Option<String>,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ReadsSection {
     /// `off`, `on` or how long the leader may answer by its lease.
     pub lease: lease::Lease,
+    /// Elements that one read may visit.
+    #[serde(deserialize_with = "plain::number")]
+    pub max_elements: usize,
+    /// Bytes that one read may visit and answer.
+    #[serde(deserialize_with = "plain::number")]
+    pub max_bytes: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
@@ -221,6 +229,13 @@ impl Default for ClientSection {
             idle_timeout: "0ms".into(),
             password: None,
         }
+    }
+}
+
+impl Default for ReadsSection {
+    fn default() -> Self {
+        let Limits { elements, bytes, .. } = Limits::DEFAULT_READ;
+        Self { lease: lease::Lease::default(), max_elements: elements as usize, max_bytes: bytes as usize }
     }
 }
 

@@ -9,7 +9,7 @@ use super::locks::{self, TlsFiles};
 use super::{Config, ConfigError, InitialMember, events, lease};
 use crate::database::Ack;
 use crate::secret::Secret;
-use crate::state::{EngineKind, EventFilter};
+use crate::state::{EngineKind, EventFilter, Limits};
 
 /// How a node without a cluster comes to one (C7).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +54,7 @@ pub struct Settings {
     pub idle_timeout: Option<Duration>,
     pub keyspace_events: EventFilter,
     pub lease: Option<Duration>,
+    pub read_limits: Limits,
     pub ack: Ack,
     pub strict_acks: bool,
     /// Whether a member that does not lead sends writes on to the one that does (product.md, C5).
@@ -168,6 +169,11 @@ impl TryFrom<Config> for Settings {
                 .filter(|limit| !limit.is_zero()),
             keyspace_events: events::filter(&client.notify_keyspace_events)?,
             lease: lease::length(&reads.lease, timing[1])?,
+            read_limits: Limits {
+                elements: positive("reads.max_elements", reads.max_elements as u64)?,
+                bytes: positive("reads.max_bytes", reads.max_bytes as u64)?,
+                ..Limits::DEFAULT_READ
+            },
             ack: Ack::parse(&writes.ack).ok_or_else(|| {
                 ConfigError(format!(
                     "writes.ack {:?}: write majority or all; fewer than a majority could lose what was acknowledged",

@@ -9,7 +9,7 @@ use futures::{Stream, StreamExt as _};
 use helios_proto::v1::kv_server::Kv;
 use helios_proto::v1::{
     self as proto, AckLevel, Consistency, DeleteRequest, DeleteResponse, Entry, ErrorCode, GetRequest,
-    GetResponse, PutRequest, PutResponse, RangeRequest, RangeResponse, Reply, RequestId, Token,
+    GetResponse, Guard, PutRequest, PutResponse, RangeRequest, RangeResponse, Reply, RequestId, Token,
     TransactionRequest, TransactionResponse, WatchRequest, WatchResponse, command::Op, reply,
 };
 use tokio::sync::Semaphore;
@@ -20,10 +20,12 @@ use super::transaction;
 use super::watch::Watcher;
 use crate::database::{Database, Freshness, WriteRequest};
 use crate::error::Error;
-use crate::state::{Kind, StateError, Store, Value};
+use crate::state::{Applied, Kind, StateError, Store, Value};
 
 const DEFAULT_RANGE: u32 = 1_000;
 const MAX_RANGE: u32 = 10_000;
+/// Of keys and values in one page, save the last: clients take messages of 4 MiB by default.
+const MAX_RANGE_BYTES: usize = 2 << 20;
 
 /// Watches of this node's keys at once.
 const MAX_WATCHES: usize = 1_024;
@@ -51,6 +53,17 @@ impl<D: Database> KvService<D> {
             Some(reply::Kind::Error(refusal)) => Err(refusal.into()),
             _ => Ok(reply),
         }
+    }
+
+    /// A transaction that writes nothing never enters the log.
+    async fn check_guards(&self, guards: Vec<Guard>) -> Result<TransactionResponse, Error> {
+        transaction::check_steps(guards.len())?;
+        self.database.await_fresh(Freshness::Linearizable, None).await?;
+        let store = self.database.store();
+        let Applied { index, term } = store.applied();
+        let succeeded = store.holds(&guards, crate::wall_ms())?;
+        let token = Token { cluster_id: self.database.cluster_id(), term, index };
+        Ok(TransactionResponse { succeeded, revision: index, token: Some(token), deleted: 0 })
     }
 
     async fn await_fresh(
@@ -130,6 +143,9 @@ impl<D: Database> Kv for KvService<D> {
         let request = request.into_inner();
         let ack = request.ack();
         let TransactionRequest { guards, writes, request_id, ack: _ } = request;
+        if writes.is_empty() {
+            return self.check_guards(guards).await.map(Response::new).map_err(Status::from);
+        }
         let reply = self.write(transaction::operation(guards, writes)?, request_id, ack).await?;
         let token = Some(self.database.token_of(&reply));
         let (succeeded, deleted) = transaction::outcome(&reply)?;
@@ -152,31 +168,29 @@ impl<D: Database> Kv for KvService<D> {
     }
 }
 
-/// The first `limit` strings from `start` on, and whether there are more. Other types have no value to show here; a
-/// page of nothing but them would be empty, and nobody could ask for the one after it.
+/// The first strings from `start` on, at most `limit` and about [`MAX_RANGE_BYTES`], and whether there are more. Other types
+/// have no value to show here; a page of nothing but them would be empty, and nobody could ask for the one after it.
 async fn strings(
     store: &Store,
     start: &[u8],
     end: Option<&[u8]>,
     limit: usize,
 ) -> Result<(Vec<(Bytes, Value)>, bool), StateError> {
-    let (mut found, mut start) = (Vec::new(), start.to_vec());
-    loop {
-        let mut scanned = store.scan(&start, end, limit + 1, crate::wall_ms())?;
-        let next =
-            scanned.last().filter(|_| scanned.len() > limit).map(|(key, _)| [&key[..], b"\0"].concat());
-        scanned.retain(|(_, value)| value.kind == Kind::String);
-        found.append(&mut scanned);
-        match next {
-            Some(next) if found.len() <= limit => start = next,
-            _ => break,
+    let (mut found, mut next, mut bytes) = (Vec::new(), Some(Bytes::copy_from_slice(start)), 0);
+    while let Some(start) = next.take() {
+        let scanned = store.scan(&start, end, limit + 1, crate::wall_ms())?;
+        next = scanned.next;
+        for (key, value) in scanned.pairs.into_iter().filter(|(_, value)| value.kind == Kind::String) {
+            if found.len() >= limit || bytes >= MAX_RANGE_BYTES {
+                return Ok((found, true));
+            }
+            bytes += key.len() + value.data.len();
+            found.push((key, value));
         }
         // Many keys of other types hold nobody up.
         tokio::task::yield_now().await;
     }
-    let more = found.len() > limit;
-    found.truncate(limit);
-    Ok((found, more))
+    Ok((found, false))
 }
 
 /// The rest is for the state machine to refuse, which remembers by it.

@@ -11,13 +11,17 @@ use crate::error::Error;
 const MAX_STEPS: usize = 1_024;
 
 pub fn operation(guards: Vec<Guard>, writes: Vec<Write>) -> Result<Op, Error> {
-    let count = guards.len() + writes.len();
+    check_steps(guards.len() + writes.len())?;
+    let steps = writes.into_iter().map(step).collect::<Result<_, _>>()?;
+    Ok(Op::Transaction(Transaction { guards, steps }))
+}
+
+pub fn check_steps(count: usize) -> Result<(), Error> {
     if count > MAX_STEPS {
         let message = format!("{count} guards and writes in one transaction: at most {MAX_STEPS}");
         return Err(Error::new(ErrorCode::TooLarge, message));
     }
-    let steps = writes.into_iter().map(step).collect::<Result<_, _>>()?;
-    Ok(Op::Transaction(Transaction { guards, steps }))
+    Ok(())
 }
 
 fn step(write: Write) -> Result<Command, Error> {

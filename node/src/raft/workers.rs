@@ -99,11 +99,7 @@ impl Applier {
 }
 
 /// `None` for an entry that holds no command.
-fn apply_one(
-    batch: &mut Batch<'_>,
-    entry: &Entry,
-    applied: &mut Applied,
-) -> Result<Option<Reply>, String> {
+fn apply_one(batch: &mut Batch<'_>, entry: &Entry, applied: &mut Applied) -> Result<Option<Reply>, String> {
     let undecodable = |error: &dyn std::fmt::Display| {
         format!("log entry {} cannot be decoded by this version: {error}", entry.index)
     };

@@ -87,7 +87,8 @@ impl Batch {
     fn new(writes: Vec<WriteRequest>, max_command_bytes: usize) -> Self {
         let mut batch = Self { outcomes: Vec::with_capacity(writes.len()), open: Vec::new() };
         for WriteRequest { op, request_id } in writes {
-            let command = Command { now_ms: crate::wall_ms(), request_id, op: Some(op), ..Command::default() };
+            let command =
+                Command { now_ms: crate::wall_ms(), request_id, op: Some(op), ..Command::default() };
             let bytes = command.encoded_len();
             if bytes > max_command_bytes {
                 batch.outcomes.push(Some(Err(too_large(bytes, max_command_bytes))));

@@ -20,7 +20,7 @@ pub const MAX_ENTRY_BYTES: u64 = 256 << 20;
 pub const MAX_READ_ELEMENTS: u64 = 4 << 20;
 pub const MAX_READ_BYTES: u64 = 256 << 20;
 /// What a read may cost on the thread of its connection. One that costs more starts again on a thread for long reads.
-pub const SHORT_READ: Limits = Limits { elements: 1_024, bytes: 256 << 10, scope: Scope::Short };
+const SHORT_READ: Limits = Limits { elements: 1_024, bytes: 256 << 10, scope: Scope::Read };
 /// What an item of an answer takes beside its own bytes: the reply, and the frame that it becomes.
 pub(super) const ITEM_BYTES: u64 = 96;
 
@@ -29,7 +29,6 @@ pub(super) const ITEM_BYTES: u64 = 96;
 pub enum Scope {
     Entry,
     Read,
-    Short,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,7 +104,7 @@ impl From<OverBudget> for Error {
     fn from(OverBudget(limits, is_elements): OverBudget) -> Self {
         let (subject, remedy) = match limits.scope {
             Scope::Entry => ("a write, with all that it reads and answers,", "split it into smaller ones"),
-            Scope::Read | Scope::Short => {
+            Scope::Read => {
                 let setting = if is_elements { "reads.max_elements" } else { "reads.max_bytes" };
                 return Self::new(
                     ErrorCode::BudgetExceeded,
@@ -125,6 +124,12 @@ impl From<OverBudget> for Error {
 }
 
 impl Limits {
+    /// What a read may cost on the thread of its connection.
+    pub fn short(&self) -> Self {
+        let Self { elements, bytes, .. } = SHORT_READ;
+        Self { elements: elements.min(self.elements), bytes: bytes.min(self.bytes), scope: self.scope }
+    }
+
     fn amount(&self, is_elements: bool) -> String {
         if is_elements { format!("{} elements", self.elements) } else { format!("{} bytes", self.bytes) }
     }

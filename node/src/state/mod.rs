@@ -37,7 +37,9 @@ mod watch;
 mod tests;
 
 pub use batch::Batch;
-pub use budget::{ENTRY_BUDGET, Limits, SHORT_READ};
+pub use budget::{ENTRY_BUDGET, Limits};
+#[cfg(test)]
+pub use budget::{MAX_ENTRY_BYTES, MAX_ENTRY_ELEMENTS, MAX_READ_BYTES, MAX_READ_ELEMENTS};
 pub use engines::EngineKind;
 pub use error::StateError;
 pub use event_filter::EventFilter;
@@ -45,8 +47,10 @@ pub use events::Event;
 pub use inspect::{Inspection, inspect};
 pub use machine::{Driven, LogEntry, Shared, StateMachine};
 pub use snapshot::SnapshotMeta;
-pub use store::{Store, StoreOptions};
+pub use store::{Scanned, Store, StoreOptions};
+#[cfg(test)]
 pub use transaction::MAX_ANSWER_BYTES as MAX_TRANSACTION_ANSWER_BYTES;
+pub use transaction::writes;
 pub use trial::Trial;
 pub use txn::Lookups;
 pub use value::{Kind, Value};

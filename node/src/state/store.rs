@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use helios_proto::v1::reply::Kind as Answer;
-use helios_proto::v1::{Call, Membership};
+use helios_proto::v1::{Call, Membership, Transaction};
 
 use super::budget::Limits;
 use super::calls;
@@ -17,6 +17,7 @@ use super::machine::Driven;
 use super::meta::Record;
 use super::recovery::{self, Recovered};
 use super::shared::{Published, State};
+use super::transaction;
 use super::txn::{Lookups, decode};
 use super::value::{self, Value};
 use super::watch::{History, Lost, Page};
@@ -37,6 +38,18 @@ impl Default for StoreOptions {
     fn default() -> Self {
         Self { engine: EngineKind::default(), cache_bytes: 64 << 20, read_limits: Limits::DEFAULT_READ }
     }
+}
+
+/// Records that one call of [`Store::scan`] visits, and bytes that it reads.
+const SCAN_RECORDS: usize = 16_384;
+const SCAN_BYTES: usize = 1 << 20;
+
+/// A part of the keys.
+#[derive(Debug, Default)]
+pub struct Scanned {
+    pub pairs: Vec<(Bytes, Value)>,
+    /// The key to go on with; `None`: there is none.
+    pub next: Option<Bytes>,
 }
 
 /// The applied state of this member; cheap to clone.
@@ -160,7 +173,8 @@ impl Store {
         self.check()?;
         let state = self.inner.state();
         let raw_key = value::data_key(key);
-        let found = state.view().get(&raw_key).and_then(|raw| raw.map(|raw| decode(&raw_key, raw)).transpose());
+        let found =
+            state.view().get(&raw_key).and_then(|raw| raw.map(|raw| decode(&raw_key, raw)).transpose());
         let found = found.map_err(|error| self.fail(error))?;
         Ok(found.filter(|value| !value.is_expired(state.meta.clock_ms.max(wall_ms))))
     }
@@ -177,29 +191,58 @@ impl Store {
         }
     }
 
-    /// At most `limit` live keys in order, from `start` (inclusive) to `end` (exclusive), as of one
-    /// applied index.
+    /// Guards and reads as of one applied index; see [`transaction::execute`]. Refuses a step that would write.
+    pub fn read_transaction(
+        &self,
+        transaction: &Transaction,
+        wall_ms: u64,
+        limits: Limits,
+    ) -> Result<Answer, Error> {
+        self.check()?;
+        let state = self.inner.state();
+        let mut txn = state.query_txn(wall_ms, limits);
+        transaction::read(&mut txn, transaction).map_err(|failure| self.error_of(failure))
+    }
+
+    /// Live keys in order, from `start` (inclusive) to `end` (exclusive), as of one applied index: at most `limit`, and
+    /// fewer where values are large or many keys have expired.
     pub fn scan(
         &self,
         start: &[u8],
         end: Option<&[u8]>,
         limit: usize,
         wall_ms: u64,
-    ) -> Result<Vec<(Bytes, Value)>, StateError> {
+    ) -> Result<Scanned, StateError> {
         self.check()?;
         let raw_end = end.map_or(Bytes::from_static(value::DATA_END), value::data_key);
         let state = self.inner.state();
         let now_ms = state.meta.clock_ms.max(wall_ms);
-        let mut found = Vec::new();
-        let mut pairs = state.view().range(&value::data_key(start), Some(&raw_end));
-        while found.len() < limit
-            && let Some(pair) = pairs.next()
-        {
+        let mut scanned = Scanned::default();
+        let (mut visited, mut bytes) = (0, 0);
+        for pair in state.view().range(&value::data_key(start), Some(&raw_end)) {
             let pair = pair.and_then(|(key, raw)| Ok((value::user_key(&key), decode(&key, raw)?)));
             let (key, value) = pair.map_err(|error| self.fail(error))?;
-            if !value.is_expired(now_ms) {
-                found.push((key, value));
+            if scanned.pairs.len() >= limit || visited >= SCAN_RECORDS || bytes >= SCAN_BYTES {
+                scanned.next = Some(key);
+                break;
             }
+            visited += 1;
+            bytes += key.len() + value.data.len();
+            if !value.is_expired(now_ms) {
+                scanned.pairs.push((key, value));
+            }
+        }
+        Ok(scanned)
+    }
+
+    /// All live keys, for a test to compare.
+    #[cfg(any(test, feature = "simulation"))]
+    pub fn scan_all(&self) -> Result<Vec<(Bytes, Value)>, StateError> {
+        let (mut found, mut next) = (Vec::new(), Some(Bytes::new()));
+        while let Some(start) = next {
+            let scanned = self.scan(&start, None, usize::MAX, 0)?;
+            found.extend(scanned.pairs);
+            next = scanned.next;
         }
         Ok(found)
     }

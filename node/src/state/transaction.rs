@@ -6,6 +6,7 @@ use helios_proto::v1::{Command, ErrorCode, Guard, Nil, Replies, Reply, Transacti
 use prost::Message as _;
 
 use super::budget::Halt;
+use super::calls;
 use super::command::{self, Failure, Outcome, invalid};
 use super::txn::Txn;
 
@@ -13,6 +14,27 @@ use super::txn::Txn;
 pub const MAX_ANSWER_BYTES: usize = 8 << 20;
 
 pub(super) fn execute(txn: &mut Txn<'_>, transaction: &Transaction) -> Outcome {
+    answer(txn, transaction, MAX_ANSWER_BYTES)
+}
+
+/// Answers a transaction that writes nothing, without the log. Its answers stay on this member: the read's own limits are
+/// enough.
+pub(super) fn read(txn: &mut Txn<'_>, transaction: &Transaction) -> Outcome {
+    if let Some(step) = transaction.steps.iter().find(|step| writes(step)) {
+        return Err(invalid(format!("{:?} writes, so it has to go through the log", step.op)));
+    }
+    answer(txn, transaction, usize::MAX)
+}
+
+/// Whether a step has to go through the log.
+pub fn writes(step: &Command) -> bool {
+    match &step.op {
+        Some(Op::Call(call)) => calls::find(&call.name).is_none_or(|verb| verb.writes),
+        _ => true,
+    }
+}
+
+fn answer(txn: &mut Txn<'_>, transaction: &Transaction, max_answer_bytes: usize) -> Outcome {
     if !holds(txn, &transaction.guards)? {
         return Ok(Answer::NilList(Nil {}));
     }
@@ -21,7 +43,7 @@ pub(super) fn execute(txn: &mut Txn<'_>, transaction: &Transaction) -> Outcome {
     for step in &transaction.steps {
         let mut answer = run(txn, step)?;
         let size = Reply { kind: Some(answer.clone()), ..Reply::default() }.encoded_len();
-        if bytes + size > MAX_ANSWER_BYTES {
+        if bytes + size > max_answer_bytes {
             answer = Answer::Error(too_long().into());
         } else {
             bytes += size;
@@ -51,7 +73,9 @@ pub(super) fn run(txn: &mut Txn<'_>, step: &Command) -> Result<Answer, Failure> 
         Some(_) => command::execute(txn, step),
     };
     match outcome {
-        Err(Failure::Refused(error)) if error.code != ErrorCode::BudgetExceeded => Ok(Answer::Error(error.into())),
+        Err(Failure::Refused(error)) if error.code != ErrorCode::BudgetExceeded => {
+            Ok(Answer::Error(error.into()))
+        }
         outcome => outcome,
     }
 }

@@ -74,7 +74,7 @@ impl ElementScan {
         };
         // As in Redis, a cursor that leads nowhere ends the walk.
         let page = match first {
-            Some(first) => self.page(first, self.count, at)?,
+            Some(first) => self.page(first, self.count, at).await?,
             None => Page { elements: Vec::new(), next: None },
         };
         let next = page.next.map_or(0, |name| at.cursors.issue(&name));
@@ -91,7 +91,7 @@ impl ElementScan {
     async fn search(&self, at: &Snapshot<'_>) -> Result<Option<Bytes>, Error> {
         let mut next = Some(Bytes::new());
         while let Some(first) = next {
-            let page = self.page(first, SEARCH_PAGE, at)?;
+            let page = self.page(first, SEARCH_PAGE, at).await?;
             let mut names = page.elements.into_iter().map(|(name, _)| name);
             if let Some(found) = names.find(|name| cursor_of(name) == self.cursor) {
                 return Ok(Some(found));
@@ -102,9 +102,9 @@ impl ElementScan {
         Ok(None)
     }
 
-    fn page(&self, first: Bytes, count: usize, at: &Snapshot<'_>) -> Result<Page, Error> {
+    async fn page(&self, first: Bytes, count: usize, at: &Snapshot<'_>) -> Result<Page, Error> {
         let args = vec![self.key.clone(), count.to_string().into(), first];
-        let answer = at.query(&Call { name: self.command.to_owned(), args })?;
+        let answer = at.query(Call { name: self.command.to_owned(), args }).await?;
         let mut parts = items(answer);
         let (next, elements) = (parts.next(), parts.next());
         let next = next.and_then(bytes);

@@ -10,6 +10,7 @@ use super::element_scan::ElementScan;
 use super::scan::Scan;
 use super::write;
 use crate::error::Error;
+use crate::long_reads;
 use crate::state::Store;
 use helios_proto::v1::reply::Kind;
 
@@ -36,7 +37,7 @@ pub type Tried<'a> = &'a (dyn Fn(&Call) -> Result<Kind, Error> + Sync);
 impl Read {
     pub async fn execute(self, at: &Snapshot<'_>) -> Result<Frame, Error> {
         match self {
-            Self::Query(call) => at.query(&call).map(write::frame),
+            Self::Query(call) => at.query_as(call, write::frame).await,
             Self::Scan(scan) => scan.execute(at).await,
             Self::Elements(scan) => scan.execute(at).await,
             Self::Keys { pattern } => super::scan::all_keys(&pattern, at).await,
@@ -45,11 +46,21 @@ impl Read {
 }
 
 impl Snapshot<'_> {
-    pub fn query(&self, call: &Call) -> Result<Kind, Error> {
+    pub async fn query(&self, call: Call) -> Result<Kind, Error> {
+        self.query_as(call, |kind| kind).await
+    }
+
+    /// `convert` runs where the read runs: of a long answer it takes as long.
+    async fn query_as<T: Send + 'static>(&self, call: Call, convert: fn(Kind) -> T) -> Result<T, Error> {
         if let Some(tried) = self.tried {
-            return tried(call);
+            return tried(&call).map(convert);
         }
-        let (answer, lookups) = self.store.query(call, self.wall_ms, self.store.read_limits())?;
+        let wall_ms = self.wall_ms;
+        let read = move |store: &Store, limits| {
+            let (answer, lookups) = store.query(&call, wall_ms, limits)?;
+            Ok((convert(answer), lookups))
+        };
+        let (answer, lookups) = long_reads::run(self.store, read).await?;
         self.stats.looked_up(lookups);
         Ok(answer)
     }

@@ -148,13 +148,10 @@ impl Walk {
         let within = |start: &Bytes| self.end.as_ref().is_none_or(|end| start < end);
         let Some(start) = self.next.take().filter(within) else { return Ok(Vec::new()) };
         let limit = limit.min(PAGE_KEYS);
-        // One more than asked for: the first key of the next page is where to resume.
-        let mut page = at.store.scan(&start, self.end.as_deref(), limit + 1, at.wall_ms)?;
-        if page.len() > limit {
-            self.next = page.pop().map(|(key, _)| key);
-        }
+        let page = at.store.scan(&start, self.end.as_deref(), limit, at.wall_ms)?;
+        self.next = page.next;
         tokio::task::yield_now().await;
-        Ok(page)
+        Ok(page.pairs)
     }
 }
 

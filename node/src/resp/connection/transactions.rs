@@ -13,6 +13,7 @@ use super::atomic::Part;
 use super::{Connection, Round};
 use crate::database::Database;
 use crate::error::Error;
+use crate::state::Store;
 use crate::wall_ms;
 
 impl<D: Database> Connection<D> {
@@ -51,7 +52,7 @@ impl<D: Database> Connection<D> {
         }
         let mut replies = Vec::new().into_iter();
         if !(steps.is_empty() && guards.is_empty()) {
-            match self.submit_one(Op::Transaction(Transaction { guards, steps }), round).await {
+            match self.run_transaction(Transaction { guards, steps }, round).await {
                 Ok(Reply { kind: Some(Kind::List(list)), .. }) => replies = list.items.into_iter(),
                 Ok(reply) => return Answer::Plain.frame(reply),
                 Err(error) => return self.failure(error),
@@ -65,6 +66,18 @@ impl<D: Database> Connection<D> {
             });
         }
         Frame::Array(frames)
+    }
+
+    /// One that writes nothing never enters the log: what a reader sends must not be kept, and applied, by all members.
+    async fn run_transaction(&mut self, transaction: Transaction, round: &mut Round) -> Result<Reply, Error> {
+        if transaction.steps.iter().any(crate::state::writes) {
+            return self.submit_one(Op::Transaction(transaction), round).await;
+        }
+        self.await_fresh(round).await?;
+        let now_ms = wall_ms();
+        let read = move |store: &Store, limits| store.read_transaction(&transaction, now_ms, limits);
+        let answer = crate::long_reads::run(self.db.store(), read).await?;
+        Ok(Reply { kind: Some(answer), ..Reply::default() })
     }
 
     /// A step may depend on a script before it, so all are tried here, one after the other.

@@ -84,7 +84,9 @@ impl LocalDb {
     fn apply(&self, op: Op) -> Reply {
         let mut index = self.0.last_index.lock().unwrap();
         *index += 1;
-        self.0.store.apply(*index, 1, &Command { now_ms: now_ms(), op: Some(op), ..Command::default() })
+        let budget = crate::state::ENTRY_BUDGET;
+        let command = Command { now_ms: now_ms(), op: Some(op), budget, ..Command::default() };
+        self.0.store.apply(*index, 1, &command)
     }
 
     fn take_batches(&self) -> Vec<usize> {

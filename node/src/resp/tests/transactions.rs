@@ -96,3 +96,45 @@ async fn a_queue_is_bounded() {
     client.check("GET c", "-ERR the transaction exceeds 200 bytes: make several of it").await;
     client.check("EXEC", "-EXECABORT Transaction discarded because of previous errors.").await;
 }
+
+#[tokio::test]
+async fn a_transaction_without_a_write_never_enters_the_log() {
+    let server = Server::start().await;
+    let (mut client, mut other) = (server.client().await, server.client().await);
+    client.check("RPUSH l 1 2 3", ":3").await;
+    client.check("WATCH l", "+OK").await;
+    client.check("MULTI", "+OK").await;
+    for command in ["LRANGE l 0 -1", "SORT_RO l BY nosort GET #", "GET l", "DBSIZE"] {
+        client.check(command, "+QUEUED").await;
+    }
+    server.db.take_batches();
+    let expected = "*4\r\n*3\r\n$1\r\n1\r\n$1\r\n2\r\n$1\r\n3\r\n*3\r\n$1\r\n1\r\n$1\r\n2\r\n$1\r\n3\r\n\
+                    -WRONGTYPE Operation against a key holding the wrong kind of value\r\n:1";
+    client.check("EXEC", expected).await;
+    assert_eq!(server.db.take_batches(), Vec::<usize>::new());
+    // Its guards count all the same.
+    client.check("WATCH l", "+OK").await;
+    other.check("RPUSH l 4", ":4").await;
+    server.db.take_batches();
+    client.check("MULTI", "+OK").await;
+    client.check("LLEN l", "+QUEUED").await;
+    client.check("EXEC", "*-1").await;
+    assert_eq!(server.db.take_batches(), Vec::<usize>::new());
+}
+
+#[tokio::test]
+async fn reads_of_a_transaction_over_their_budget_are_refused_whole() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    client.check("RPUSH l 1 2 3", ":3").await;
+    client.check("MULTI", "+OK").await;
+    let sort = format!("SORT_RO l BY nosort{}", " GET #".repeat(10_000));
+    // Three million elements of 96 bytes and more each: 256 MiB hold 2.7 million.
+    for _ in 0..100 {
+        client.check(&sort, "+QUEUED").await;
+    }
+    client.send("EXEC\r\n").await;
+    let line = client.line().await;
+    assert!(line.starts_with("-ERR a read may cost") && line.contains("reads.max_bytes"), "{line}");
+    client.check("LLEN l", ":3").await;
+}

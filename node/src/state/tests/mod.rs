@@ -77,7 +77,7 @@ pub fn replay(store: &Store, log: &[Command]) -> Option<Reply> {
 }
 
 pub fn pairs(store: &Store) -> Vec<(Bytes, Value)> {
-    store.scan(b"", None, usize::MAX, 0).unwrap()
+    store.scan_all().unwrap()
 }
 
 pub fn copy_dir(from: &Path, to: &Path) {

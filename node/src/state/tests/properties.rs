@@ -60,7 +60,12 @@ fn request_id() -> impl Strategy<Value = RequestId> {
 fn command() -> impl Strategy<Value = Command> {
     let op = prop::option::weighted(0.97, op());
     let request_id = prop::option::weighted(0.3, request_id());
-    (0..50_u64, op, request_id).prop_map(|(now_ms, op, request_id)| Command { now_ms, op, request_id, ..Command::default() })
+    (0..50_u64, op, request_id).prop_map(|(now_ms, op, request_id)| Command {
+        now_ms,
+        op,
+        request_id,
+        ..Command::default()
+    })
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {

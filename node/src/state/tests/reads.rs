@@ -3,7 +3,7 @@
 use super::*;
 
 fn keys(store: &Store, start: &str, end: Option<&str>, limit: usize) -> String {
-    let found = store.scan(start.as_bytes(), end.map(str::as_bytes), limit, 0).unwrap();
+    let found = store.scan(start.as_bytes(), end.map(str::as_bytes), limit, 0).unwrap().pairs;
     found.iter().map(|(key, _)| String::from_utf8_lossy(key).into_owned()).collect::<Vec<_>>().join(" ")
 }
 
@@ -91,7 +91,7 @@ fn a_reader_hides_what_its_own_clock_says_is_expired() {
     machine.apply(10, set_until("a", "1", 20));
     for (wall_ms, is_there) in [(0, true), (19, true), (20, false)] {
         assert_eq!(machine.store.get(b"a", wall_ms).unwrap().is_some(), is_there, "at {wall_ms}");
-        assert_eq!(machine.store.scan(b"", None, 9, wall_ms).unwrap().len(), usize::from(is_there));
+        assert_eq!(machine.store.scan(b"", None, 9, wall_ms).unwrap().pairs.len(), usize::from(is_there));
         assert_eq!(machine.store.has_expired(wall_ms).unwrap(), !is_there);
     }
     assert_eq!(machine.store.key_count(), 1, "not purged yet");
@@ -126,7 +126,7 @@ fn an_entry_of_many_keys_is_seen_whole() {
         }
     });
     while !thread.is_finished() {
-        let found = store.scan(b"", None, 9, 0).unwrap();
+        let found = store.scan(b"", None, 9, 0).unwrap().pairs;
         assert!(found.windows(2).all(|pair| pair[0].1.data == pair[1].1.data), "{found:?}");
         assert_ne!(found.len(), 1);
     }

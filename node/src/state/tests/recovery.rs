@@ -311,8 +311,10 @@ fn an_engine_that_fails_stops_the_store_at_the_entry_before() {
 fn a_checkpoint_that_fails_is_the_last_but_reads_and_writes_go_on() {
     let mut machine = Machine::in_memory();
     feed(&mut machine, 3);
-    let engine =
-        machine.store.inner.edit(|state| std::mem::replace(&mut state.engine, std::sync::Arc::new(BrokenEngine)));
+    let engine = machine
+        .store
+        .inner
+        .edit(|state| std::mem::replace(&mut state.engine, std::sync::Arc::new(BrokenEngine)));
     assert!(matches!(machine.store.checkpoint(), Err(StateError::Engine { .. })));
     machine.store.inner.edit(|state| state.engine = engine);
     assert!(matches!(machine.store.checkpoint(), Err(StateError::Stopped(_))));

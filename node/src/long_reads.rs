@@ -1,0 +1,33 @@
+//! Reads that cost more than the thread of their connection may spend on one: they run beside it, a few at once.
+
+use tokio::sync::Semaphore;
+
+use crate::error::Error;
+use crate::state::{Limits, Store};
+use helios_proto::v1::ErrorCode;
+
+/// Long reads of this process at once. Each may hold `reads.max_bytes` of memory and keep a core busy for seconds.
+pub const MAX_LONG_READS: usize = 2;
+
+static PERMITS: Semaphore = Semaphore::const_new(MAX_LONG_READS);
+
+/// Runs `read` under the limits of a short read, and again under the node's limits, on a blocking thread, if they are not
+/// enough. What a read costs is known only while it runs, and a short one is cheap to repeat.
+pub async fn run<T: Send + 'static>(
+    store: &Store,
+    read: impl Fn(&Store, Limits) -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let limits = store.read_limits();
+    match read(store, limits.short()) {
+        Err(error) if error.code == ErrorCode::BudgetExceeded && limits.short() != limits => {}
+        answered => return answered,
+    }
+    // The semaphore is never closed.
+    let _permit = PERMITS.acquire().await.map_err(|_| panicked())?;
+    let store = store.clone();
+    tokio::task::spawn_blocking(move || read(&store, limits)).await.map_err(|_| panicked())?
+}
+
+fn panicked() -> Error {
+    Error::new(ErrorCode::Internal, "a read ended by a panic")
+}
