@@ -155,7 +155,7 @@ pub const KEYS: &[Key] = &[
          - 40 ms) x 0.999 - 10 ms: 249 ms with `lan`, 99 ms with `fast`; more is refused. A lease trusts that clocks \
          drift apart by less than one part in a thousand. Leave it off where machines are suspended or virtual \
          machines are restored while they run."),
-    key("reads", "max_elements", "`4194304`", Restart,
+    key("reads", "max_elements", "`2097152`", Restart,
         "Elements that one read may visit: keys, fields, members. More is refused with `BUDGET_EXCEEDED`. A write has limits \
          of its own, which are fixed ([limits](limits.md))."),
     key("reads", "max_bytes", "`268435456`", Restart,

@@ -14,15 +14,17 @@ use crate::error::Error;
 /// The first version of an entry's limits. An entry of format 5 and later names its version; one without was
 /// proposed by a build that had none.
 pub const ENTRY_BUDGET: u32 = 1;
-pub const MAX_ENTRY_ELEMENTS: u64 = 4 << 20;
-pub const MAX_ENTRY_BYTES: u64 = 256 << 20;
+pub const MAX_ENTRY_ELEMENTS: u64 = 1 << 20;
+pub const MAX_ENTRY_BYTES: u64 = 128 << 20;
 /// Defaults of `reads.max_elements` and `reads.max_bytes`.
-pub const MAX_READ_ELEMENTS: u64 = 4 << 20;
+pub const MAX_READ_ELEMENTS: u64 = 2 << 20;
 pub const MAX_READ_BYTES: u64 = 256 << 20;
 /// What a read may cost on the thread of its connection. One that costs more starts again on a thread for long reads.
 const SHORT_READ: Limits = Limits { elements: 1_024, bytes: 256 << 10, scope: Scope::Read };
 /// What an item of an answer takes beside its own bytes: the reply, and the frame that it becomes.
 pub(super) const ITEM_BYTES: u64 = 96;
+/// What a written record takes beside its own bytes: in the overlay, in the history of changes, and in the checkpoint.
+pub(super) const RECORD_BYTES: u64 = 256;
 
 /// Whose limits they are, for the error message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

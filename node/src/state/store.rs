@@ -19,7 +19,7 @@ use super::recovery::{self, Recovered};
 use super::shared::{Published, State};
 use super::transaction;
 use super::txn::{Lookups, decode};
-use super::value::{self, Value};
+use super::value::{self, Kind, Value};
 use super::watch::{History, Lost, Page};
 use super::{Applied, StateError};
 use crate::disk::{self, Disk};
@@ -177,6 +177,15 @@ impl Store {
             state.view().get(&raw_key).and_then(|raw| raw.map(|raw| decode(&raw_key, raw)).transpose());
         let found = found.map_err(|error| self.fail(error))?;
         Ok(found.filter(|value| !value.is_expired(state.meta.clock_ms.max(wall_ms))))
+    }
+
+    /// What each of `keys` holds, as of one applied index. `BUDGET_EXCEEDED` if they are more than `limits` allow.
+    pub fn kinds(&self, keys: &[Bytes], wall_ms: u64, limits: Limits) -> Result<Vec<Option<Kind>>, Error> {
+        self.check()?;
+        let state = self.inner.state();
+        let mut txn = state.query_txn(wall_ms, limits);
+        let kinds = keys.iter().map(|key| Ok(txn.load(key)?.map(|value| value.kind)));
+        kinds.collect::<Result<_, Failure>>().map_err(|failure| self.error_of(failure))
     }
 
     /// What a command that writes nothing answers, as of one applied index, and how many keys it found

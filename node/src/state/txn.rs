@@ -8,7 +8,7 @@ use helios_proto::v1::reply::Kind as Answer;
 use helios_proto::v1::{Command, Membership, Reply};
 
 use super::Applied;
-use super::budget::{Budget, Halt, ITEM_BYTES, Limits, OverBudget};
+use super::budget::{Budget, Halt, ITEM_BYTES, Limits, OverBudget, RECORD_BYTES};
 use super::engines::{EngineError, Pair};
 use super::events::{Event, Fate, Notes};
 use super::machine::Driven;
@@ -367,7 +367,7 @@ impl<'a> Txn<'a> {
 
     pub fn put_raw(&mut self, key: Bytes, record: Option<Bytes>) {
         let bytes = key.len() + record.as_ref().map_or(0, Bytes::len);
-        self.budget.charge_later(1, ITEM_BYTES + bytes as u64);
+        self.budget.charge_later(1, RECORD_BYTES + bytes as u64);
         self.changes.overlay.put(key, record);
     }
 

@@ -14,6 +14,8 @@ use super::super::waiting::Place;
 use super::subscriptions::next_message;
 use super::{Connection, READ_CHUNK_BYTES, Round};
 use crate::database::{Database, Freshness};
+use crate::error::Error;
+use crate::state::{Kind, Store};
 use crate::wall_ms;
 
 /// Why a client stops waiting for its turn.
@@ -36,7 +38,13 @@ impl<D: Database> Connection<D> {
             return Ok(Some(self.failure(error)));
         }
         let deadline = blocking.timeout.map(|timeout| Instant::now() + timeout);
-        let mut keys = if place.is_first() { self.present(&blocking) } else { Vec::new() };
+        let mut keys = Vec::new();
+        if place.is_first() {
+            match self.present(&blocking).await {
+                Ok(present) => keys = present,
+                Err(error) => return Ok(Some(self.failure(error))),
+            }
+        }
         loop {
             if !keys.is_empty()
                 && let Some(frame) = self.take(&blocking, &keys, round).await
@@ -45,7 +53,10 @@ impl<D: Database> Connection<D> {
             }
             match self.wait_for(&place, deadline, round).await? {
                 // Its user may have been taken away while it waited.
-                Woken::Called if self.recognise() => keys = self.ready(&blocking),
+                Woken::Called if self.recognise() => match self.ready(&blocking).await {
+                    Ok(ready) => keys = ready,
+                    Err(error) => return Ok(Some(self.failure(error))),
+                },
                 Woken::TimeIsUp | Woken::Unblocked(Unblock::AsIfTimeWereUp) => {
                     return Ok(Some(Frame::NullArray));
                 }
@@ -62,22 +73,23 @@ impl<D: Database> Connection<D> {
     }
 
     /// All keys, if one of them exists, of whatever type: the client is told of a wrong one when it comes.
-    fn present(&self, blocking: &Blocking) -> Vec<Bytes> {
-        let now_ms = wall_ms();
-        let exists = |key: &Bytes| !matches!(self.db.store().get(key, now_ms), Ok(None));
-        if blocking.keys.iter().any(exists) { blocking.keys.clone() } else { Vec::new() }
+    async fn present(&self, blocking: &Blocking) -> Result<Vec<Bytes>, Error> {
+        let any = self.kinds(&blocking.keys).await?.iter().any(Option::is_some);
+        Ok(if any { blocking.keys.clone() } else { Vec::new() })
     }
 
-    /// The keys that can be taken from. Whoever waits takes no notice of other types.
-    fn ready(&self, blocking: &Blocking) -> Vec<Bytes> {
-        let now_ms = wall_ms();
-        let is_ready = |key: &&Bytes| {
-            self.db
-                .store()
-                .get(key, now_ms)
-                .is_ok_and(|value| value.is_some_and(|value| value.kind == blocking.kind))
-        };
-        blocking.keys.iter().filter(is_ready).cloned().collect()
+    /// The keys that can be taken from. A waiter takes no notice of other types.
+    async fn ready(&self, blocking: &Blocking) -> Result<Vec<Bytes>, Error> {
+        let kinds = self.kinds(&blocking.keys).await?;
+        let ready = blocking.keys.iter().zip(kinds).filter(|(_, kind)| *kind == Some(blocking.kind));
+        Ok(ready.map(|(key, _)| key.clone()).collect())
+    }
+
+    /// A command may name very many keys.
+    async fn kinds(&self, keys: &[Bytes]) -> Result<Vec<Option<Kind>>, Error> {
+        let (keys, now_ms) = (keys.to_vec(), wall_ms());
+        let read = move |store: &Store, limits| store.kinds(&keys, now_ms, limits);
+        crate::long_reads::run(self.db.store(), read).await
     }
 
     /// The answer, if there was something to take.

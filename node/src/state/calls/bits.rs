@@ -1,6 +1,5 @@
 //! Strings as rows of bits.
 
-use bytes::Bytes;
 use helios_proto::v1::reply::Kind as Answer;
 
 use super::super::command::{Failure, Outcome, invalid};
@@ -146,29 +145,27 @@ fn bitop(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
         word if is(word, "and") => |left, right| left & right,
         word if is(word, "or") => |left, right| left | right,
         word if is(word, "xor") => |left, right| left ^ right,
-        word if is(word, "not") => |left, _| !left,
+        word if is(word, "not") => |left, _| left,
         _ => return Err(syntax()),
     };
     if is(operation, "not") && words.len() != 1 {
         return Err(invalid("BITOP NOT must be called with a single source key."));
     }
-    let mut sources = Vec::with_capacity(words.len());
-    for key in words.rest() {
-        sources.push(load(txn, key)?.map(|value| value.data).unwrap_or_default());
-    }
-    let length = sources.iter().map(Bytes::len).max().unwrap_or(0);
-    let first = sources.first().cloned().unwrap_or_default();
-    txn.charge(0, length as u64)?;
-    let mut result = first.to_vec();
-    result.resize(length, 0);
-    if sources.len() == 1 {
-        let only = if is(operation, "not") { 0xff } else { 0 };
-        result.iter_mut().for_each(|byte| *byte ^= only);
-    }
     // Behind its end a source is zeros, which change nothing but with AND: so each costs its own length, which was charged.
     let clears = is(operation, "and");
-    let mut significant = if clears { first.len() } else { length };
-    for source in sources.iter().skip(1) {
+    let mut result: Vec<u8> = Vec::new();
+    let mut significant = 0;
+    for (position, key) in words.rest().iter().enumerate() {
+        let source = load(txn, key)?.map(|value| value.data).unwrap_or_default();
+        if source.len() > result.len() {
+            txn.charge(0, source.len() as u64)?;
+            result.resize(source.len(), 0);
+        }
+        if position == 0 {
+            result.copy_from_slice(&source);
+            significant = source.len();
+            continue;
+        }
         for (left, right) in result.iter_mut().zip(source.iter()) {
             *left = combine(*left, *right);
         }
@@ -177,6 +174,10 @@ fn bitop(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
             significant = source.len();
         }
     }
+    if is(operation, "not") {
+        result.iter_mut().for_each(|byte| *byte = !*byte);
+    }
+    let length = result.len();
     let old = txn.load(target)?;
     match old {
         Some(old) if result.is_empty() => txn.remove(target, &old),
