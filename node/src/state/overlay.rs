@@ -12,7 +12,7 @@ const SLOT_BYTES: usize = 96;
 pub(super) type Slot = Option<Bytes>;
 
 /// A clone shares its nodes with the original and costs the same whatever the size, so that a reader keeps one while
-/// the next entries are applied to the other (ADR 0016).
+/// the next entries are applied to the other (ADR 0017).
 #[derive(Debug, Clone, Default)]
 pub(super) struct Overlay {
     slots: OrdMap<Bytes, Slot>,
