@@ -13,6 +13,9 @@ pub use values::values_schema;
 
 /// Label on every object of a cluster; its value is the name of the HeliosCluster.
 pub const CLUSTER_LABEL: &str = "heliosdb.io/cluster";
+/// Label that, together with [`CLUSTER_LABEL`], hands an existing object over to a HeliosCluster; its value is the UID
+/// of that HeliosCluster.
+pub const CLUSTER_UID_LABEL: &str = "heliosdb.io/cluster-uid";
 /// Label on a pod: `leader`, `follower` or `learner`.
 pub const ROLE_LABEL: &str = "heliosdb.io/role";
 /// Label on a pod, `true` from the start; `false` takes it out of the client Services before it leaves.

@@ -35,7 +35,11 @@ use crate::status::HeliosClusterStatus;
     printcolumn(name = "Status", type_ = "string", json_path = ".status.phase", description = "What the operator sees or does"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = Rule::new("size(self.metadata.name) <= 40 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
-        .message("metadata.name: write at most 40 characters, lower-case letters, digits and '-', beginning with a letter; pods and Services are named after it")
+        .message("metadata.name: write at most 40 characters, lower-case letters, digits and '-', beginning with a letter; pods and Services are named after it"),
+    // Only at creation: a status is dropped there, and one that exists has been seen by an operator, which wrote its
+    // generation. `optionalOldSelf` would say so in fewer words, but the oldest API servers do not know it.
+    validation = Rule::new("!(self.metadata.name in ['default', 'kubernetes'] || self.metadata.name.matches('-(leader|read|peers)$')) || (has(self.status) && has(self.status.observedGeneration) && self.status.observedGeneration > 0)")
+        .message("metadata.name: choose a name other than default and kubernetes that does not end in -leader, -read or -peers; Kubernetes, or another HeliosCluster, has objects of these names")
 )]
 #[x_kube(
     validation = Rule::new("self.replicas in [1, 3, 5, 7] || (self.allowEvenReplicas && self.replicas in [2, 4, 6])")

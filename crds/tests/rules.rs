@@ -141,6 +141,23 @@ fn names_leave_room_for_what_is_appended() {
 }
 
 #[test]
+fn names_of_others_objects_are_refused_at_creation_and_stay_editable() {
+    for bad in ["default", "kubernetes", "demo-leader", "demo-read", "a-peers"] {
+        refused(&named(bad, json!({})), "choose a name other than default and kubernetes");
+        let mut existing = named(bad, json!({}));
+        let mut seen_by = |generation: i64| {
+            existing.status = serde_json::from_value(json!({ "observedGeneration": generation })).unwrap();
+            existing.validate_cel()
+        };
+        seen_by(1).unwrap_or_else(|error| panic!("{bad} exists and cannot be edited any more: {error}"));
+        assert!(seen_by(-1).is_err(), "{bad}: the default of a new object's status");
+    }
+    for good in ["leader", "reads", "demo-leaders", "my-default", "read-demo"] {
+        named(good, json!({})).validate_cel().unwrap();
+    }
+}
+
+#[test]
 fn the_manifest_is_small_enough_for_plain_apply() {
     let size = helios_crds::yaml().unwrap().len();
     assert!(size < 100_000, "{size} bytes");

@@ -1,12 +1,13 @@
-//! Server-side apply of a cluster's objects. What is already as wanted is not written, so a settled
-//! cluster costs the API server reads only.
+//! Brings a cluster's objects in line: creates those whose name is free, and changes its own by server-side apply. What is
+//! already as wanted is not written, so a settled cluster costs the API server reads only.
+
+use std::fmt::Debug;
 
 use helios_crds::{IN_SERVICE_LABEL, READS_LABEL, ROLE_LABEL};
-use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::api::networking::v1::NetworkPolicy;
-use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::core::NamespaceResourceScope;
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -15,6 +16,7 @@ use serde_json::{Value, json};
 use crate::build::Objects;
 use crate::error::Error;
 use crate::names::{self, FIELD_MANAGER};
+use crate::observe::{Owned, Slot};
 use crate::plan::PodLabels;
 use crate::validate::ValidatedCluster;
 
@@ -22,16 +24,12 @@ use crate::validate::ValidatedCluster;
 /// what is rendered with what is live; the digest sees it.
 const APPLIED: &str = "heliosdb.io/applied";
 
-/// Applies everything, the StatefulSet last, and answers whether the StatefulSet was changed.
+/// Applies what has its name, the StatefulSet last, and answers whether the StatefulSet was changed. `found` is what
+/// has these names now; what is somebody else's stays as it is.
 ///
 /// # Errors
 /// On the first object that the API server does not take.
-pub async fn apply(
-    client: &Client,
-    cluster: &ValidatedCluster,
-    objects: Objects,
-    live: Option<&StatefulSet>,
-) -> Result<bool, Error> {
+pub async fn apply(client: &Client, objects: Objects, found: &Owned) -> Result<bool, Error> {
     let Objects {
         service_account,
         config_map,
@@ -43,20 +41,22 @@ pub async fn apply(
         network_policy,
         stateful_set,
     } = objects;
-    ensure(client, service_account).await?;
-    ensure(client, config_map).await?;
-    for service in [peers, any, leader, read] {
-        ensure(client, service).await?;
+    ensure(client, service_account, &found.service_account).await?;
+    ensure(client, config_map, &found.config_map).await?;
+    for (service, slot) in
+        [(peers, &found.peers), (any, &found.client), (leader, &found.leader), (read, &found.read)]
+    {
+        ensure(client, service, slot).await?;
     }
     match budget {
-        Some(budget) => _ = ensure(client, budget).await?,
-        None => delete_owned::<PodDisruptionBudget>(client, cluster).await?,
+        Some(budget) => _ = ensure(client, budget, &found.budget).await?,
+        None => delete(client, &found.budget).await?,
     }
     match network_policy {
-        Some(policy) => _ = ensure(client, policy).await?,
-        None => delete_owned::<NetworkPolicy>(client, cluster).await?,
+        Some(policy) => _ = ensure(client, policy, &found.network_policy).await?,
+        None => delete(client, &found.network_policy).await?,
     }
-    ensure_seen(client, stateful_set, live).await
+    ensure(client, stateful_set, &found.stateful_set).await
 }
 
 /// Sets the role labels that Services select by.
@@ -84,66 +84,89 @@ pub fn is_gone(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 404)
 }
 
-async fn ensure<K>(client: &Client, wanted: K) -> Result<bool, Error>
+/// Creates `wanted`, or brings the one that is there in line; answers whether anything was written.
+async fn ensure<K>(client: &Client, wanted: K, found: &Slot<K>) -> Result<bool, Error>
 where
-    K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
         + Clone
         + Serialize
         + DeserializeOwned
-        + std::fmt::Debug,
-{
-    let api = Api::<K>::namespaced(client.clone(), &wanted.namespace().unwrap_or_default());
-    let live = api.get_opt(&wanted.name_any()).await.map_err(Error::kube("read", describe(&wanted)))?;
-    ensure_seen(client, wanted, live.as_ref()).await
-}
-
-async fn ensure_seen<K>(client: &Client, wanted: K, live: Option<&K>) -> Result<bool, Error>
-where
-    K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
-        + Clone
-        + Serialize
-        + DeserializeOwned
-        + std::fmt::Debug,
+        + Debug,
 {
     let what = describe(&wanted);
     let encode = |source| Error::Encode { what: what.clone(), source };
     let mut document = serde_json::to_value(&wanted).map_err(encode)?;
     let digest = format!("{:08x}", crc32c::crc32c(document.to_string().as_bytes()));
     document["metadata"]["annotations"][APPLIED] = digest.into();
-    if let Some(live) = live
-        && is_within(&document, &serde_json::to_value(live).map_err(encode)?)
-    {
-        return Ok(false);
-    }
     let api = Api::<K>::namespaced(client.clone(), &wanted.namespace().unwrap_or_default());
-    // Forced: these objects are ours, and a field that someone else took is taken back.
-    let params = PatchParams::apply(FIELD_MANAGER).force();
-    api.patch(&wanted.name_any(), &params, &Patch::Apply(&document))
-        .await
-        .map_err(Error::kube("apply", what))?;
-    Ok(true)
+    match found {
+        Slot::Taken(_) => Ok(false),
+        Slot::Ours(live) if is_within(&document, &serde_json::to_value(live).map_err(encode)?) => Ok(false),
+        Slot::Ours(live) => change(&api, &**live, document).await.map(|()| true),
+        // A create, not an apply: an apply would take over what somebody has made of that name since it was looked for.
+        Slot::Free => {
+            let params =
+                PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+            let wanted = serde_json::from_value(document).map_err(encode)?;
+            api.create(&params, &wanted).await.map_err(Error::kube("create", what))?;
+            Ok(true)
+        }
+    }
 }
 
-/// The one that has the cluster's name, unless it is somebody else's.
-async fn delete_owned<K>(client: &Client, cluster: &ValidatedCluster) -> Result<(), Error>
+/// Applies `document` to the very object that was found.
+async fn change<K>(api: &Api<K>, live: &K, mut document: Value) -> Result<(), Error>
 where
-    K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
-        + Clone
-        + DeserializeOwned
-        + std::fmt::Debug,
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
 {
-    let api = Api::<K>::namespaced(client.clone(), &cluster.namespace);
-    let what = || format!("{} {}", K::kind(&()), cluster.name);
-    let found = api.get_opt(&cluster.name).await.map_err(Error::kube("read", what()))?;
-    let Some(found) = found.filter(|found| found.owner_references().contains(&cluster.owner)) else {
-        return Ok(());
+    let (name, what) = (live.name_any(), describe(live));
+    if let Some(managed) = as_applied(live.managed_fields()) {
+        let metadata = json!({
+            "uid": live.uid(), "resourceVersion": live.resource_version(), "managedFields": managed,
+        });
+        let patch = Patch::Merge(json!({"metadata": metadata}));
+        let patched = api.patch_metadata(&name, &PatchParams::default(), &patch).await;
+        patched.map_err(Error::kube("take over the fields of", &what))?;
+    }
+    // With the UID, the API server refuses it for another object of this name.
+    document["metadata"]["uid"] = json!(live.uid());
+    // Forced: the object is ours, and a field that someone else took is taken back.
+    let params = PatchParams::apply(FIELD_MANAGER).force();
+    api.patch(&name, &params, &Patch::Apply(&document)).await.map_err(Error::kube("apply", what))?;
+    Ok(())
+}
+
+/// What we set by creating an object counts as an update, and an apply removes only what an earlier apply has set: the
+/// entry becomes one of an apply. `None` when there is none to change.
+fn as_applied(entries: &[ManagedFieldsEntry]) -> Option<Vec<ManagedFieldsEntry>> {
+    let is = |entry: &ManagedFieldsEntry, operation: &str| {
+        entry.manager.as_deref() == Some(FIELD_MANAGER)
+            && entry.operation.as_deref() == Some(operation)
+            && entry.subresource.as_deref().unwrap_or_default().is_empty()
     };
+    if entries.iter().any(|entry| is(entry, "Apply")) || !entries.iter().any(|entry| is(entry, "Update")) {
+        return None;
+    }
+    let mut entries = entries.to_vec();
+    for entry in entries.iter_mut().filter(|entry| is(entry, "Update")) {
+        entry.operation = Some("Apply".to_owned());
+    }
+    Some(entries)
+}
+
+/// Deletes what was found, if it is ours and nobody has changed it since.
+async fn delete<K>(client: &Client, found: &Slot<K>) -> Result<(), Error>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
+{
+    let Slot::Ours(live) = found else { return Ok(()) };
+    let api = Api::<K>::namespaced(client.clone(), &live.namespace().unwrap_or_default());
     let params = DeleteParams {
-        preconditions: Some(Preconditions { uid: found.uid(), resource_version: None }),
+        preconditions: Some(Preconditions { uid: live.uid(), resource_version: live.resource_version() }),
         ..DeleteParams::default()
     };
-    match api.delete(&cluster.name, &params).await {
-        Err(error) if !is_gone(&error) => Err(Error::kube("delete", what())(error)),
+    match api.delete(&live.name_any(), &params).await {
+        Err(error) if !is_gone(&error) => Err(Error::kube("delete", describe(&**live))(error)),
         _ => Ok(()),
     }
 }
@@ -180,6 +203,22 @@ mod tests {
         let live =
             json!({"spec": {"replicas": 3, "ports": [{"port": 1, "protocol": "TCP"}], "x": 1}, "status": {}});
         assert!(is_within(&wanted, &live));
+    }
+
+    #[test]
+    fn only_what_the_operator_set_by_creating_it_becomes_applied() {
+        let entry = |manager: &str, operation: &str, subresource: &str| ManagedFieldsEntry {
+            manager: Some(manager.to_owned()),
+            operation: Some(operation.to_owned()),
+            subresource: Some(subresource.to_owned()),
+            ..ManagedFieldsEntry::default()
+        };
+        let others = [entry("kubectl", "Update", ""), entry(FIELD_MANAGER, "Update", "status")];
+        assert_eq!(as_applied(&others), None);
+        let created = [others.as_slice(), &[entry(FIELD_MANAGER, "Update", "")]].concat();
+        let applied = [others.as_slice(), &[entry(FIELD_MANAGER, "Apply", "")]].concat();
+        assert_eq!(as_applied(&created).as_ref(), Some(&applied));
+        assert_eq!(as_applied(&applied), None, "as an earlier operator made it");
     }
 
     #[test]

@@ -19,6 +19,7 @@ use crate::lease::Fence;
 use crate::metrics::Metrics;
 use crate::names::Key;
 use crate::observe::Hosts;
+use crate::pace::Pace;
 use crate::pass::{Pass, Settled};
 use crate::quiet::Quiet;
 use crate::validate::Defaults;
@@ -26,6 +27,8 @@ use crate::watches::{self, Watched};
 
 /// Passes at the same time, each over another cluster.
 const CONCURRENCY: u16 = 16;
+/// A pass that takes longer is ended: what it has seen is old by then, and its place is another cluster's.
+const DEADLINE: Duration = Duration::from_secs(30);
 /// Several events about one change make one pass.
 const DEBOUNCE: Duration = Duration::from_millis(100);
 
@@ -43,6 +46,7 @@ struct Worker {
     context: Arc<Context>,
     quiet: Arc<Quiet<Settled>>,
     backoff: Backoff,
+    pace: Pace,
 }
 
 /// Reconciles the clusters of `namespace`, of all namespaces when `None`, until `stop`; returns when the
@@ -52,7 +56,7 @@ pub async fn run(context: Arc<Context>, namespace: Option<String>, stop: Cancell
     let (reader, clusters) = watches::clusters(&context.client, namespace.as_deref());
     let changes = watches::changes(&context.client, namespace.as_deref(), &quiet);
     let hosts = context.hosts.changes();
-    let worker = Arc::new(Worker { context, quiet, backoff: Backoff::default() });
+    let worker = Arc::new(Worker { context, quiet, backoff: Backoff::default(), pace: Pace::default() });
     Controller::for_stream(clusters, reader)
         .with_config(ControllerConfig::default().concurrency(CONCURRENCY).debounce(DEBOUNCE))
         .reconcile_on(changes)
@@ -71,16 +75,19 @@ pub async fn run(context: Arc<Context>, namespace: Option<String>, stop: Cancell
 }
 
 async fn reconcile(watched: Arc<Watched>, worker: Arc<Worker>) -> Result<Action, Error> {
-    let Worker { context, quiet, backoff } = &*worker;
+    let Worker { context, quiet, backoff, pace } = &*worker;
     let cluster = key(&watched);
     let began = Instant::now();
-    let result = match &watched.0 {
-        Ok(cached) => Pass { context, quiet, key: &cluster }.run(cached).await,
-        Err(unreadable) => {
-            leave_alone(context, &watched, &unreadable.error).await;
-            Ok(("unreadable", Action::await_change()))
+    let pass = async {
+        match &watched.0 {
+            Ok(cached) => Pass { context, quiet, pace, key: &cluster }.run(cached).await,
+            Err(unreadable) => {
+                leave_alone(context, &watched, &unreadable.error).await;
+                Ok(("unreadable", Action::await_change()))
+            }
         }
     };
+    let result = tokio::time::timeout(DEADLINE, pass).await.unwrap_or(Err(Error::Overdue(DEADLINE)));
     let name = result.as_ref().map_or_else(Error::reason, |(name, _)| name);
     context.metrics.pass(name, began.elapsed());
     match result {
@@ -119,6 +126,7 @@ impl Worker {
 
     fn forget(&self, cluster: &Key) {
         self.backoff.forget(cluster);
+        self.pace.forget(cluster);
         self.quiet.touch(cluster);
         self.context.metrics.clusters.forget(cluster);
     }

@@ -1,5 +1,7 @@
 //! What stops a pass: a call to the API server or to a member that failed.
 
+use std::time::Duration;
+
 use helios_proto::v1::ErrorCode;
 
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +20,9 @@ pub enum Error {
 
     #[error("cannot reach {member} to {doing}: {message}")]
     Unreachable { member: String, doing: &'static str, message: String },
+
+    #[error("the pass did not end within {} s; the API server or a member is slow", .0.as_secs())]
+    Overdue(Duration),
 
     #[error("cannot write {what} as JSON: {source}")]
     Encode { what: String, source: serde_json::Error },
@@ -41,6 +46,7 @@ impl Error {
             Self::Kubernetes { .. } => "kubernetes",
             Self::Refused { .. } => "refused",
             Self::Unreachable { .. } => "unreachable",
+            Self::Overdue(_) => "overdue",
             Self::Encode { .. } | Self::Build(_) | Self::Incomplete(_) => "internal",
         }
     }

@@ -27,8 +27,8 @@ use crate::validate::ValidatedCluster;
 
 /// A membership change waits for the commit of one log entry.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
-/// The node restarts itself on the way.
-const FORCE_NEW_TIMEOUT: Duration = Duration::from_secs(60);
+/// The node writes its mark to the disk and answers before it restarts; within the deadline of a pass.
+const FORCE_NEW_TIMEOUT: Duration = Duration::from_secs(20);
 
 #[derive(Debug, PartialEq, Eq)]
 pub enum Outcome {

@@ -1,7 +1,7 @@
 //! The operator of HeliosDB: it observes a cluster, decides one step, applies objects, takes the
 //! step and reports.
 //!
-//! `validate`, `plan`, `build` and `report` are pure: they see values and return values. Effects
+//! `validate`, `ownership`, `plan`, `build` and `report` are pure: they see values and return values. Effects
 //! live in `observe`, `apply`, `execute`, `locks::keep`, `pass` and `controller` alone.
 
 pub mod apply;
@@ -18,6 +18,8 @@ pub mod locks;
 pub mod metrics;
 pub mod names;
 pub mod observe;
+pub mod ownership;
+pub mod pace;
 pub mod pass;
 pub mod plan;
 pub mod quiet;

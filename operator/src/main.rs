@@ -89,9 +89,12 @@ async fn run(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A client of the API server that counts its requests.
+/// A client of the API server that counts its requests, and makes each once. A request that is refused for now ends its
+/// pass, and the next one decides again from what it sees then: an eviction that a budget holds must not be repeated
+/// for minutes and then take effect on a plan that is as old.
 async fn client(metrics: Metrics) -> anyhow::Result<Client> {
-    let config = kube::Config::infer().await?;
+    let mut config = kube::Config::infer().await?;
+    config.default_retry = false;
     let count = MapRequestLayer::new(move |request: hyper::Request<Body>| {
         metrics.request(&request);
         request

@@ -1,5 +1,6 @@
 //! One pass over one cluster: observe, validate, plan, apply, execute, report.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use helios_crds::{HeliosCluster, HeliosClusterStatus, RENEW_CERTIFICATES};
@@ -21,14 +22,20 @@ use crate::locks;
 use crate::locks::Kept;
 use crate::metrics::Facts;
 use crate::names::{FIELD_MANAGER, Key};
-use crate::observe::{self, Snapshot, members};
+use crate::observe::{self, Backing, Homes, Owned, Snapshot, members};
+use crate::ownership;
+use crate::pace::Pace;
 use crate::plan::{Plan, Step, View, plan};
 use crate::quiet::Quiet;
-use crate::report;
+use crate::report::{self, News};
 use crate::validate::{ValidatedCluster, validate};
 
 const AFTER_CHANGE: Duration = Duration::from_secs(1);
+/// What was decided and is on record now is acted upon by the next pass. `pace` bounds how often.
+const AFTER_WRITE: Duration = Duration::from_millis(100);
 const AFTER_INVALID: Duration = Duration::from_secs(60);
+/// While a person has to give a name or a Secret free, or mend it.
+const WHILE_BLOCKED: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Default)]
 struct Effects {
@@ -44,11 +51,21 @@ pub struct Settled {
     cluster: ValidatedCluster,
     read: Snapshot,
     tls: Option<ClientTls>,
+    homes: Option<Arc<Homes>>,
+}
+
+/// What a pass has read beside the snapshot that plans are made from.
+struct Found {
+    owned: Owned,
+    nothing_is_taken: bool,
+    tls: Option<ClientTls>,
+    homes: Option<Arc<Homes>>,
 }
 
 pub struct Pass<'a> {
     pub context: &'a Context,
     pub quiet: &'a Quiet<Settled>,
+    pub pace: &'a Pace,
     pub key: &'a Key,
 }
 
@@ -70,13 +87,19 @@ impl Pass<'_> {
     async fn is_quiet(&self, cached: &HeliosCluster) -> Option<Duration> {
         let version = cached.metadata.resource_version.as_deref()?;
         let settled = self.quiet.get(self.key, version, Instant::now())?;
-        let Settled { cluster, read, tls } = &*settled;
-        let nodes = members::statuses(&self.key.name, &self.key.namespace, &read.pods, tls.as_ref()).await;
+        let Settled { cluster, read, tls, homes } = &*settled;
         let hosts = self.context.hosts.seen();
+        // What was read of volumes says which hosts they can be used on.
+        let has_read_volumes = read.volumes.values().any(|volume| volume.backing != Backing::Unread);
+        if has_read_volumes && !is_same(homes.as_ref(), hosts.as_ref().map(|hosts| &hosts.homes)) {
+            return None;
+        }
+        let nodes = members::statuses(&self.key.name, &self.key.namespace, &read.pods, tls.as_ref()).await;
+        let hosts = hosts.map(|hosts| hosts.by_name);
         let seen = Snapshot { now: Timestamp::now(), nodes, hosts, ..read.clone() };
         let plan = plan(cluster, &seen);
         let status = report::report(cluster, &seen, &plan, false);
-        if !wants_nothing(&plan, &seen) || report::is_news(&seen.status, &status) {
+        if !wants_nothing(&plan, &seen) || report::news(&seen.status, &status) != News::Nothing {
             return None;
         }
         self.note(cluster, &seen);
@@ -95,25 +118,36 @@ impl Pass<'_> {
             self.quiet.touch(self.key);
             return Ok(Action::await_change());
         };
-        let (now, client) = (Timestamp::now(), &self.context.client);
-        let stateful_set = observe::stateful_set(client, self.key).await?;
-        let mut validated = validate(&cluster, &self.context.defaults);
+        let (now, client, hosts) = (Timestamp::now(), &self.context.client, self.context.hosts.seen());
+        let mut validated = match validate(&cluster, &self.context.defaults) {
+            Ok(validated) => validated,
+            Err(invalid) => {
+                let live = observe::look(client, &cluster, None, &Kept::default(), hosts, now).await?;
+                self.write_status(&api, &cluster, &report::report_invalid(&live.snapshot, &invalid)).await?;
+                return Ok(Action::requeue(AFTER_INVALID));
+            }
+        };
+        let owned = observe::owned(client, &validated).await?;
+        let mut taken = owned.taken(&validated);
+        let runs = owned.stateful_set().is_some();
+        let old = locks::as_it_began(&mut validated, owned.stateful_set());
         let mut kept = Kept::default();
-        if let Ok(validated) = &mut validated {
-            let old = locks::as_it_began(validated, stateful_set.as_ref());
+        // Where nothing runs yet and nothing can be begun, no Secrets are made either.
+        if runs || taken.is_empty() {
             let wish = cluster.annotations().get(RENEW_CERTIFICATES).map(String::as_str);
-            kept = locks::keep(client, validated, wish, now).await?;
+            kept = locks::keep(client, &validated, wish, now).await?;
             kept.locks.trouble = kept.locks.trouble.or(old);
         }
-        let hosts = self.context.hosts.seen();
-        let live = observe::look(client, &cluster, stateful_set, &kept, hosts, now).await?;
-        match validated {
-            Ok(validated) => self.act(&api, &cluster, &validated, live, kept.tls).await,
-            Err(invalid) => {
-                self.write_status(&api, &cluster, &report::report_invalid(&live.snapshot, &invalid)).await?;
-                Ok(Action::requeue(AFTER_INVALID))
-            }
+        let homes = hosts.as_ref().map(|hosts| hosts.homes.clone());
+        let live = observe::look(client, &cluster, owned.stateful_set(), &kept, hosts, now).await?;
+        taken.extend(kept.taken);
+        taken.extend(live.taken);
+        let mut seen = live.snapshot;
+        if let Some(trouble) = ownership::trouble(&taken, &validated.owner, runs) {
+            seen.locks.note(trouble);
         }
+        let found = Found { owned, nothing_is_taken: taken.is_empty(), tls: kept.tls, homes };
+        self.act(&api, &cluster, &validated, seen, found).await
     }
 
     async fn act(
@@ -121,13 +155,13 @@ impl Pass<'_> {
         api: &Api<HeliosCluster>,
         cluster: &HeliosCluster,
         validated: &ValidatedCluster,
-        live: observe::Live,
-        tls: Option<ClientTls>,
+        read: Snapshot,
+        found: Found,
     ) -> Result<Action, Error> {
-        let seen = &live.snapshot;
+        let seen = &read;
         self.note(validated, seen);
         let plan = plan(validated, seen);
-        let effects = self.take_effect(validated, seen, &live, tls.as_ref(), &plan).await;
+        let effects = self.take_effect(validated, seen, &found, &plan).await;
         let changed = effects.as_ref().is_ok_and(|effects| effects.changed);
         let mut status = report::report(validated, seen, &plan, changed);
         if let Some(trouble) = effects.as_ref().map_or_else(|e| Some(e.to_string()), |e| e.held.clone()) {
@@ -153,9 +187,15 @@ impl Pass<'_> {
             self.publish(cluster, &events::farewell(cluster, operation, took)).await;
         }
         effects?;
-        let action = Action::requeue(if changed { AFTER_CHANGE } else { plan.look_again });
-        if !changed && wants_nothing(&plan, seen) {
-            let mut read = live.snapshot;
+        let action = Action::requeue(match () {
+            () if changed => AFTER_CHANGE,
+            () if written.is_some() => AFTER_WRITE,
+            () if found.nothing_is_taken && !seen.locks.is_blocked() => plan.look_again,
+            // What has a name of ours is not watched, nor is a person's own Secret.
+            () => WHILE_BLOCKED,
+        });
+        if !changed && found.nothing_is_taken && wants_nothing(&plan, seen) {
+            let mut read = read;
             // They are asked anew in every pass, and their answers are half of what would be kept.
             read.nodes.clear();
             let version = match written {
@@ -165,7 +205,8 @@ impl Pass<'_> {
                     Some(version)
                 }
             };
-            let settled = Settled { cluster: validated.clone(), read, tls };
+            let Found { tls, homes, .. } = found;
+            let settled = Settled { cluster: validated.clone(), read, tls, homes };
             self.quiet.settle(self.key, version.unwrap_or_default(), settled, Instant::now());
         }
         Ok(action)
@@ -178,8 +219,7 @@ impl Pass<'_> {
         &self,
         cluster: &ValidatedCluster,
         seen: &Snapshot,
-        live: &observe::Live,
-        tls: Option<&ClientTls>,
+        found: &Found,
         plan: &Plan,
     ) -> Result<Effects, Error> {
         if cluster.spec.paused || seen.locks.is_blocked() {
@@ -191,7 +231,7 @@ impl Pass<'_> {
         };
         let objects = build::objects(cluster, &shape)?;
         let client = &self.context.client;
-        let changed = apply::apply(client, cluster, objects, live.stateful_set.as_ref()).await?;
+        let changed = apply::apply(client, objects, &found.owned).await?;
         apply::label(client, cluster, &plan.labels).await?;
         let Some((step, operation)) = plan.step.as_ref().zip(plan.operation.as_ref()) else {
             return Ok(Effects { changed, held: None });
@@ -200,7 +240,12 @@ impl Pass<'_> {
         if changed && matches!(step, Step::Evict { .. } | Step::DeletePod { .. } | Step::Transfer { .. }) {
             return Ok(Effects { changed, held: Some("waiting for the changed StatefulSet".to_owned()) });
         }
-        let outcome = execute(client, cluster, seen, tls, self.context.fence.token(), step).await;
+        let tls = found.tls.as_ref();
+        let outcome = match self.is_still_wanted(cluster, seen, tls, step).await {
+            Ok(true) => execute(client, cluster, seen, tls, self.context.fence.token(), step).await,
+            Ok(false) => Ok(Outcome::NotYet("the members have changed since it was planned".to_owned())),
+            Err(error) => Err(error),
+        };
         let kind = operation.kind.name();
         match &outcome {
             Ok(Outcome::Done) => self.context.metrics.step(kind, "done"),
@@ -215,20 +260,42 @@ impl Pass<'_> {
         Ok(Effects { changed, held })
     }
 
+    /// Before a member is stopped, its pods and members are looked at once more: since they were read, objects were
+    /// applied and pods labelled, and the one to be stopped may lead by now, or another one may be down (I1, I2, I5).
+    async fn is_still_wanted(
+        &self,
+        cluster: &ValidatedCluster,
+        seen: &Snapshot,
+        tls: Option<&ClientTls>,
+        step: &Step,
+    ) -> Result<bool, Error> {
+        if !matches!(step, Step::Evict { .. } | Step::DeletePod { .. }) {
+            return Ok(true);
+        }
+        let Key { namespace, name } = self.key;
+        let pods = observe::pods(&self.context.client, namespace, name).await?;
+        let nodes = members::statuses(name, namespace, &pods, tls).await;
+        let hosts = self.context.hosts.seen().map(|hosts| hosts.by_name);
+        let again = Snapshot { now: Timestamp::now(), pods, nodes, hosts, ..seen.clone() };
+        Ok(plan(cluster, &again).step.as_ref() == Some(step))
+    }
+
     async fn publish(&self, cluster: &HeliosCluster, event: &Event) {
         if let Err(error) = self.context.recorder.publish(event, &cluster.object_ref(&())).await {
             tracing::warn!(%error, "cannot publish an event");
         }
     }
 
-    /// The object's version afterwards, if there was anything to write.
+    /// The object's version afterwards, if anything was written.
     async fn write_status(
         &self,
         api: &Api<HeliosCluster>,
         cluster: &HeliosCluster,
         status: &HeliosClusterStatus,
     ) -> Result<Option<String>, Error> {
-        if cluster.status.as_ref().is_some_and(|old| !report::is_news(old, status)) {
+        // If it is withheld, a later pass finds the same news, as long as they last.
+        let news = cluster.status.as_ref().map_or(News::Decision, |old| report::news(old, status));
+        if !self.pace.may_write(self.key, news, Instant::now()) {
             return Ok(None);
         }
         let name = cluster.name_any();
@@ -263,11 +330,20 @@ impl Pass<'_> {
     }
 }
 
+fn is_same(one: Option<&Arc<Homes>>, other: Option<&Arc<Homes>>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+        (one, other) => one.is_none() && other.is_none(),
+    }
+}
+
 /// A plan for a cluster that is as it should be, as far as was `seen`.
 fn wants_nothing(plan: &Plan, seen: &Snapshot) -> bool {
     let Plan { replicas, operation, step, latch, labels, look_again: _ } = plan;
     let has_replicas = seen.workload.as_ref().is_some_and(|workload| workload.replicas == *replicas);
+    let is_certain = seen.volumes.values().all(|volume| volume.backing != Backing::Uncertain);
     has_replicas
+        && is_certain
         && !seen.locks.is_blocked()
         && operation.is_none()
         && step.is_none()

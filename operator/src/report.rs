@@ -4,7 +4,7 @@
 mod conditions;
 mod members;
 
-use helios_crds::{HeliosClusterStatus, OperationStatus, RecoveryStatus};
+use helios_crds::{HeliosClusterStatus, MemberStatus, OperationStatus, RecoveryStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::names;
@@ -61,20 +61,66 @@ pub fn report_invalid(seen: &Snapshot, invalid: &Invalid) -> HeliosClusterStatus
     status
 }
 
-/// Whether `new` tells enough more than `old` to be written. Replication positions change with every
-/// write of a client, so alone they count only while an operation depends on them; a snapshot that cannot be written
-/// fails every few seconds, so it counts when it has failed twice as often.
-pub fn is_news(old: &HeliosClusterStatus, new: &HeliosClusterStatus) -> bool {
-    let still = |status: &HeliosClusterStatus| {
-        let mut still = status.clone();
-        for member in &mut still.members {
-            member.match_index = None;
-            member.lag = None;
-            member.snapshot_failures = i64::from(i64::BITS - member.snapshot_failures.leading_zeros());
-        }
-        still
-    };
-    if new.operation.is_some() { old != new } else { still(old) != still(new) }
+/// What a new status has that the one before has not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum News {
+    Nothing,
+    /// Words, counts, conditions: for readers, and worth a write now and then.
+    Detail,
+    /// What later passes decide from, or what somebody waits for.
+    Decision,
+}
+
+/// How much `new` has over `old`. Replication positions change with every write of a client, so they are never news and
+/// are brought up to date with what is; a snapshot that cannot be written fails every few seconds, so it counts when it
+/// has failed twice as often.
+pub fn news(old: &HeliosClusterStatus, new: &HeliosClusterStatus) -> News {
+    match () {
+        () if without_positions(old) == without_positions(new) => News::Nothing,
+        () if is_decision(old, new) => News::Decision,
+        () => News::Detail,
+    }
+}
+
+fn without_positions(status: &HeliosClusterStatus) -> HeliosClusterStatus {
+    let mut status = status.clone();
+    for member in &mut status.members {
+        member.match_index = None;
+        member.lag = None;
+        member.snapshot_failures = i64::from(i64::BITS - member.snapshot_failures.leading_zeros());
+    }
+    status
+}
+
+fn is_decision(old: &HeliosClusterStatus, new: &HeliosClusterStatus) -> bool {
+    decided(old) != decided(new) || (is_ready(new) && !is_ready(old))
+}
+
+/// The part of a status that passes decide from, who leads and who the members are.
+fn decided(status: &HeliosClusterStatus) -> HeliosClusterStatus {
+    let operation =
+        status.operation.clone().map(|operation| OperationStatus { step: String::new(), ..operation });
+    let members = status.members.iter().map(|member| MemberStatus {
+        name: member.name.clone(),
+        member_id: member.member_id,
+        ..MemberStatus::default()
+    });
+    HeliosClusterStatus {
+        members: members.collect(),
+        operation,
+        observed_generation: status.observed_generation,
+        cluster_id: status.cluster_id.clone(),
+        bootstrap_disk_id: status.bootstrap_disk_id.clone(),
+        bootstrapped: status.bootstrapped,
+        leader: status.leader.clone(),
+        replacement: status.replacement.clone(),
+        recovery: status.recovery.clone(),
+        ..HeliosClusterStatus::default()
+    }
+}
+
+fn is_ready(status: &HeliosClusterStatus) -> bool {
+    status.conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 fn latch(status: &mut HeliosClusterStatus, latch: Option<&Latch>) {
@@ -113,4 +159,75 @@ fn recovery(view: &View, latched: Option<RecoveryStatus>) -> Option<RecoveryStat
 
 fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+
+    use super::*;
+
+    fn at(second: i64) -> Time {
+        Time(Timestamp::from_second(1_800_000_000 + second).unwrap())
+    }
+
+    /// A roll that is held, of a cluster with one member.
+    fn rolling() -> HeliosClusterStatus {
+        let member =
+            MemberStatus { name: "demo-0".to_owned(), member_id: 1, lag: Some(1), ..Default::default() };
+        let operation = OperationStatus {
+            kind: "RollingUpdate".to_owned(),
+            target: Some("demo-0".to_owned()),
+            step: "restarting demo-0".to_owned(),
+            started_at: at(0),
+            deadline: at(300),
+            steady_since: None,
+        };
+        HeliosClusterStatus { members: vec![member], operation: Some(operation), ..Default::default() }
+    }
+
+    fn changed(change: impl FnOnce(&mut HeliosClusterStatus)) -> HeliosClusterStatus {
+        let mut status = rolling();
+        change(&mut status);
+        status
+    }
+
+    fn ready(status: &str) -> HeliosClusterStatus {
+        let (status, message) = (status.to_owned(), String::new());
+        let (type_, reason, last_transition_time) = ("Ready".to_owned(), "Any".to_owned(), at(0));
+        let ready =
+            Condition { type_, status, reason, message, last_transition_time, observed_generation: None };
+        changed(|status| status.conditions.push(ready))
+    }
+
+    #[test]
+    fn positions_are_no_news_even_while_an_operation_is_under_way() {
+        let moved = changed(|status| {
+            (status.members[0].match_index, status.members[0].lag) = (Some(1_000_000), Some(900));
+        });
+        assert_eq!(news(&rolling(), &moved), News::Nothing);
+    }
+
+    #[test]
+    fn words_are_details_and_what_passes_decide_from_is_not() {
+        let step = |text: &str| changed(|status| status.operation.as_mut().unwrap().step = text.to_owned());
+        assert_eq!(news(&rolling(), &step("the budget holds demo-0")), News::Detail);
+        for decision in [
+            changed(|status| status.operation = None),
+            changed(|status| status.operation.as_mut().unwrap().target = None),
+            changed(|status| status.operation.as_mut().unwrap().steady_since = Some(at(9))),
+            changed(|status| status.bootstrapped = true),
+            changed(|status| status.members.clear()),
+            changed(|status| status.leader = Some("demo-0".to_owned())),
+        ] {
+            assert_eq!(news(&rolling(), &decision), News::Decision, "{decision:?}");
+        }
+    }
+
+    #[test]
+    fn that_it_is_ready_is_awaited_and_that_it_is_not_may_wait() {
+        assert_eq!(news(&ready("False"), &ready("True")), News::Decision);
+        assert_eq!(news(&ready("True"), &ready("False")), News::Detail);
+    }
 }

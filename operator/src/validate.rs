@@ -72,6 +72,13 @@ pub struct RepairSettings {
     pub without_quarantine: bool,
 }
 
+impl ValidatedCluster {
+    /// Not for a single member: a budget could only block the drain of its node for ever.
+    pub fn has_budget(&self) -> bool {
+        self.replicas != 1 && self.spec.pod_disruption_budget.enabled
+    }
+}
+
 /// Checks `cluster` and applies defaults.
 ///
 /// # Errors

@@ -1,6 +1,7 @@
 //! What changes in Kubernetes, told as the names of the clusters it is about. Of what a cluster consists
 //! of, only metadata is watched: a pass reads for itself what it decides from.
 
+use std::collections::{HashMap, HashSet};
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -26,7 +27,8 @@ pub type Watched = DeserializeGuard<HeliosCluster>;
 /// A list is read in pages of this many objects, so that 500 clusters never are in memory as text.
 const PAGE: u32 = 50;
 
-/// All clusters of `namespace`, kept up to date; of all namespaces when `None`.
+/// All clusters of `namespace`, kept up to date; of all namespaces when `None`. The stream has those that were asked for
+/// something new, or went: a status that the operator itself has written asks for no pass.
 pub fn clusters(
     client: &Client,
     namespace: Option<&str>,
@@ -37,9 +39,76 @@ pub fn clusters(
         .default_backoff()
         // Who owns which field is half of an object, and nobody asks.
         .modify(|cluster| cluster.meta_mut().managed_fields = None)
-        .reflect(writer)
-        .touched_objects();
-    (reader, stream)
+        .reflect(writer);
+    let mut wishes = Wishes::default();
+    let stream = stream.filter(move |event| {
+        let is_new = event.as_ref().map_or(true, |event| wishes.is_new(event));
+        futures::future::ready(is_new)
+    });
+    (reader, stream.touched_objects())
+}
+
+/// What users have asked of the clusters that exist, as far as a pass depends on it.
+#[derive(Default)]
+struct Wishes {
+    known: HashMap<Key, Wish>,
+    /// While the watch lists what there is.
+    listed: HashSet<Key>,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+struct Wish {
+    uid: Option<String>,
+    /// Counts the changes of the spec.
+    generation: Option<i64>,
+    /// Checksum of the annotations.
+    annotations: u32,
+    is_deleted: bool,
+}
+
+impl Wishes {
+    /// Notes the event. What a watch lists when it begins again is new only if it differs from what was known.
+    fn is_new<K: Resource<DynamicType = ()>>(&mut self, event: &Event<K>) -> bool {
+        match event {
+            Event::Init => self.listed.clear(),
+            Event::InitDone => {
+                let listed = std::mem::take(&mut self.listed);
+                self.known.retain(|cluster, _| listed.contains(cluster));
+            }
+            Event::InitApply(cluster) => {
+                self.listed.insert(key(cluster));
+                return self.differs(cluster);
+            }
+            Event::Apply(cluster) => return self.differs(cluster),
+            Event::Delete(cluster) => drop(self.known.remove(&key(cluster))),
+        }
+        true
+    }
+
+    fn differs<K: Resource<DynamicType = ()>>(&mut self, cluster: &K) -> bool {
+        let wish = Wish::of(cluster);
+        self.known.insert(key(cluster), wish.clone()) != Some(wish)
+    }
+}
+
+impl Wish {
+    fn of<K: Resource<DynamicType = ()>>(cluster: &K) -> Self {
+        let metadata = cluster.meta();
+        let annotations = cluster.annotations().iter();
+        let checksum = annotations.fold(0, |sum, (name, value)| {
+            crc32c::crc32c_append(crc32c::crc32c_append(sum, name.as_bytes()), value.as_bytes())
+        });
+        Self {
+            uid: metadata.uid.clone(),
+            generation: metadata.generation,
+            annotations: checksum,
+            is_deleted: metadata.deletion_timestamp.is_some(),
+        }
+    }
+}
+
+fn key<K: Resource<DynamicType = ()>>(cluster: &K) -> Key {
+    Key { namespace: cluster.namespace().unwrap_or_default(), name: cluster.name_any() }
 }
 
 /// The cluster of each object that changes or goes. `quiet` is told first, so that the pass that follows
@@ -149,6 +218,40 @@ mod tests {
         assert_eq!(change(&Event::Apply(ours())), demo());
         assert_eq!(change(&Event::Delete(ours())), demo());
         assert_eq!(change(&Event::Apply(pod(BTreeMap::new()))), None);
+    }
+
+    #[test]
+    fn a_status_that_was_written_asks_for_no_pass_and_all_else_does() {
+        let mut wishes = Wishes::default();
+        let cluster = |version: &str, generation, annotations: &[(&str, &str)]| {
+            let mut cluster = HeliosCluster::new("demo", Default::default());
+            let metadata = cluster.meta_mut();
+            metadata.resource_version = Some(version.to_owned());
+            (metadata.uid, metadata.generation) = (Some("1".to_owned()), Some(generation));
+            let pair = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+            metadata.annotations = Some(annotations.iter().map(pair).collect());
+            cluster
+        };
+        assert!(wishes.is_new(&Event::Apply(cluster("1", 1, &[]))));
+        assert!(!wishes.is_new(&Event::Apply(cluster("2", 1, &[]))), "a status");
+        assert!(wishes.is_new(&Event::Apply(cluster("3", 2, &[]))), "a spec");
+        assert!(wishes.is_new(&Event::Apply(cluster("4", 2, &[("renew", "now")]))));
+        assert!(!wishes.is_new(&Event::InitApply(cluster("5", 2, &[("renew", "now")]))), "a list again");
+        let mut deleted = cluster("6", 2, &[("renew", "now")]);
+        deleted.meta_mut().deletion_timestamp =
+            Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::UNIX_EPOCH));
+        assert!(wishes.is_new(&Event::Apply(deleted.clone())));
+        assert!(wishes.is_new(&Event::Delete(deleted)));
+        assert!(wishes.known.is_empty());
+        let recreated = HeliosCluster {
+            metadata: ObjectMeta { uid: Some("2".to_owned()), ..cluster("7", 2, &[]).metadata },
+            ..cluster("7", 2, &[])
+        };
+        wishes.is_new(&Event::Apply(cluster("6", 2, &[])));
+        assert!(wishes.is_new(&Event::Apply(recreated)), "another one of this name");
+        wishes.is_new(&Event::<HeliosCluster>::Init);
+        wishes.is_new(&Event::<HeliosCluster>::InitDone);
+        assert!(wishes.known.is_empty(), "it went while nobody watched");
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod hot_setting;
 mod install;
 mod kill_leader;
 mod locked;
+mod name_taken;
 mod network_cut;
 mod node_lost;
 mod one_namespace;
@@ -59,6 +60,7 @@ const MORE: &[(&str, Tell)] = &[
     ("heliosctl", heliosctl::tell),
     ("cluster_chart", cluster_chart::tell),
     ("locked", locked::tell),
+    ("name_taken", name_taken::tell),
 ];
 
 fn main() -> ExitCode {

@@ -9,12 +9,9 @@ use super::metadata;
 use crate::names;
 use crate::validate::ValidatedCluster;
 
-/// `None` for a single member: a budget could only block the drain of its node for ever.
+/// `None` when the cluster has none.
 pub fn budget(cluster: &ValidatedCluster) -> Option<PodDisruptionBudget> {
-    if cluster.replicas == 1 || !cluster.spec.pod_disruption_budget.enabled {
-        return None;
-    }
-    Some(PodDisruptionBudget {
+    cluster.has_budget().then(|| PodDisruptionBudget {
         metadata: metadata(cluster, cluster.name.clone()),
         spec: Some(PodDisruptionBudgetSpec {
             max_unavailable: Some(IntOrString::Int(1)),

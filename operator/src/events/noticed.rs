@@ -6,6 +6,8 @@ use helios_crds::{HeliosClusterStatus, MemberStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::runtime::events::EventType;
 
+use crate::ownership::NAME_TAKEN;
+
 /// Told of one pass at most: seven members, and two things of each.
 const MOST: usize = 16;
 
@@ -28,6 +30,7 @@ pub enum Notice {
     SnapshotFailed,
     ConfigReloaded,
     CertificateRenewed,
+    NameTaken,
 }
 
 impl Notice {
@@ -49,6 +52,7 @@ impl Notice {
             Self::SnapshotFailed => "SnapshotFailed",
             Self::ConfigReloaded => "ConfigReloaded",
             Self::CertificateRenewed => "CertificateRenewed",
+            Self::NameTaken => NAME_TAKEN,
         }
     }
 
@@ -58,7 +62,8 @@ impl Notice {
             | Self::QuorumLost
             | Self::QuorumUnknown
             | Self::LeaderLost
-            | Self::SnapshotFailed => EventType::Warning,
+            | Self::SnapshotFailed
+            | Self::NameTaken => EventType::Warning,
             _ => EventType::Normal,
         }
     }
@@ -96,6 +101,7 @@ pub fn noticed(old: &HeliosClusterStatus, new: &HeliosClusterStatus) -> Vec<Noti
     all.extend(in_both(old, new).filter_map(|(before, now)| snapshot_of_its_own(before, now)));
     all.extend(in_both(old, new).filter_map(|(before, now)| settings(before, now)));
     all.extend(certificate(old, new));
+    all.extend(name_taken(old, new));
     all.truncate(MOST);
     all
 }
@@ -294,6 +300,16 @@ fn certificate(old: &HeliosClusterStatus, new: &HeliosClusterStatus) -> Option<N
         let note = format!("the members' certificate was replaced; the new one ends at {}", now.0);
         Noticed::of_all(Notice::CertificateRenewed, note)
     })
+}
+
+/// Each time that other objects are in the way.
+fn name_taken(old: &HeliosClusterStatus, new: &HeliosClusterStatus) -> Option<Noticed> {
+    let taken = |status: &HeliosClusterStatus| {
+        let degraded = status.conditions.iter().find(|condition| condition.type_ == "Degraded")?;
+        (degraded.reason == NAME_TAKEN).then(|| degraded.message.clone())
+    };
+    let now = taken(new)?;
+    (taken(old).as_ref() != Some(&now)).then(|| Noticed::of_all(Notice::NameTaken, now))
 }
 
 #[cfg(test)]

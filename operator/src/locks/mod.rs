@@ -86,6 +86,13 @@ fn without_password(cluster: &mut ValidatedCluster, live: &StatefulSet) -> Optio
 }
 
 impl Locks {
+    /// The first trouble counts, but a blocking one more.
+    pub fn note(&mut self, trouble: Trouble) {
+        if self.trouble.as_ref().is_none_or(|known| trouble.blocks && !known.blocks) {
+            self.trouble = Some(trouble);
+        }
+    }
+
     pub fn is_blocked(&self) -> bool {
         self.trouble.as_ref().is_some_and(|trouble| trouble.blocks)
     }

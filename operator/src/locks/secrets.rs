@@ -6,7 +6,6 @@ use helios_proto::tls::issue::Pair;
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::PostParams;
 use kube::{Api, Client, ResourceExt};
 
@@ -17,6 +16,7 @@ use super::{Locks, Trouble};
 use crate::build::metadata;
 use crate::error::Error;
 use crate::names::{self, CLIENT_PORT, FIELD_MANAGER};
+use crate::ownership::{self, Owner, Taken};
 use crate::validate::ValidatedCluster;
 
 const WRITTEN_AT: &str = "heliosdb.io/written-at";
@@ -29,6 +29,8 @@ pub struct Kept {
     pub locks: Locks,
     /// How the operator shows itself to members; `None` without TLS, and when there is nothing to show.
     pub tls: Option<ClientTls>,
+    /// Secrets of the operator's names that are not of this HeliosCluster. What they hold counts for nothing.
+    pub taken: Vec<Taken>,
 }
 
 /// Reads the Secrets of `cluster` and, unless it is paused, makes and renews them. `wish` is the value of
@@ -50,14 +52,15 @@ pub async fn keep(
         TlsMode::Secret => keeper.own_certificate().await,
     };
     let mut kept = Kept::default();
-    let Found { certificate, trouble } = kept.judge(certificate)?.unwrap_or_default();
-    trouble.into_iter().for_each(|trouble| kept.note(trouble));
+    let Found { certificate, trouble, taken } = kept.judge(certificate)?.unwrap_or_default();
+    trouble.into_iter().for_each(|trouble| kept.locks.note(trouble));
+    kept.taken.extend(taken);
     if let Some((pair, bundle)) = &certificate {
         kept.locks.expires = check::validity(&pair.certificate).ok().map(|validity| validity.not_after);
         let identity = Some((pair.certificate.as_bytes(), pair.key.as_bytes()));
         match ClientTls::from_pem(bundle.as_bytes(), identity) {
             Ok(tls) => kept.tls = Some(tls),
-            Err(error) => kept.note(Trouble::blocking(
+            Err(error) => kept.locks.note(Trouble::blocking(
                 "CertificateInvalid",
                 format!("the members' certificate cannot be used: {error}"),
             )),
@@ -74,6 +77,7 @@ pub async fn keep(
 /// What stops one part: something for a person, or for the next pass.
 enum Stopped {
     Trouble(Trouble),
+    Taken(Taken),
     Error(Error),
 }
 
@@ -84,19 +88,16 @@ impl From<Error> for Stopped {
 }
 
 impl Kept {
-    /// The first trouble counts, but a blocking one more.
-    fn note(&mut self, trouble: Trouble) {
-        if self.locks.trouble.as_ref().is_none_or(|known| trouble.blocks && !known.blocks) {
-            self.locks.trouble = Some(trouble);
-        }
-    }
-
     fn judge<T>(&mut self, result: Result<T, Stopped>) -> Result<Option<T>, Error> {
         match result {
             Ok(value) => Ok(Some(value)),
             Err(Stopped::Error(error)) => Err(error),
             Err(Stopped::Trouble(trouble)) => {
-                self.note(trouble);
+                self.locks.note(trouble);
+                Ok(None)
+            }
+            Err(Stopped::Taken(taken)) => {
+                self.taken.push(taken);
                 Ok(None)
             }
         }
@@ -114,6 +115,7 @@ struct Keeper<'a> {
 struct Found {
     certificate: Option<(Pair, String)>,
     trouble: Option<Trouble>,
+    taken: Option<Taken>,
 }
 
 impl Keeper<'_> {
@@ -130,22 +132,25 @@ impl Keeper<'_> {
     async fn certificate(&self, wish: Option<&str>) -> Result<Found, Stopped> {
         let name = &self.cluster.name;
         let (authority_name, leaf_name) = (names::authority_secret(name), names::peer_tls_secret(name));
-        let mut authority = self.read(&authority_name).await?;
         let mut leaf = self.read(&leaf_name).await?;
+        let mut authority = match self.read(&authority_name).await {
+            // Members go on with what they show. Nothing is signed until the authority is ours.
+            Err(Stopped::Taken(taken)) => {
+                let certificate =
+                    self.existing(None, leaf.as_ref()).leaf.map(|leaf| (leaf.pair, leaf.bundle));
+                return Ok(Found { certificate, trouble: None, taken: Some(taken) });
+            }
+            found => found?,
+        };
         for _ in 0..MOST_ACTS {
-            let written = (
-                annotation(leaf.as_ref(), WRITTEN_AT).and_then(|text| text.parse().ok()),
-                annotation(leaf.as_ref(), RENEW_CERTIFICATES),
-            );
-            let (held, shown) = (authority.as_ref().map(data), leaf.as_ref().map(data));
-            let existing = Existing::read(held.as_ref(), shown.as_ref(), written, &self.names(), self.now);
+            let existing = self.existing(authority.as_ref(), leaf.as_ref());
             let act = plan_certificates(&existing, wish, self.now);
             let write = carry_out(act, &existing, &self.names(), self.now).map_err(|error| {
                 Stopped::Trouble(Trouble::blocking("CertificateInvalid", error.to_string()))
             })?;
             let usable = existing.leaf.map(|leaf| (leaf.pair, leaf.bundle));
             let Some(write) = write.filter(|_| !self.cluster.spec.paused) else {
-                return Ok(Found { certificate: usable, trouble: None });
+                return Ok(Found { certificate: usable, ..Found::default() });
             };
             tracing::info!(cluster = name, namespace = self.cluster.namespace, ?act, "certificates");
             let result = match write {
@@ -163,7 +168,7 @@ impl Keeper<'_> {
                 // One that works for a while yet is better than none.
                 Err(Stopped::Trouble(trouble)) if usable.is_some() => {
                     let trouble = Some(Trouble { blocks: false, ..trouble });
-                    return Ok(Found { certificate: usable, trouble });
+                    return Ok(Found { certificate: usable, trouble, taken: None });
                 }
                 Err(stopped) => return Err(stopped),
             }
@@ -181,7 +186,8 @@ impl Keeper<'_> {
             let message = format!("Secret {name} of spec.tls.secretName {why}");
             Trouble::blocking("CertificateInvalid", message)
         };
-        let Some(secret) = self.read(name).await? else {
+        // A person's, whoever owns it.
+        let Some(secret) = self.find(name).await? else {
             let why = format!("is missing; create it with {CERTIFICATE}, {KEY} and {AUTHORITY}");
             return Err(Stopped::Trouble(unfit(why)));
         };
@@ -194,7 +200,16 @@ impl Keeper<'_> {
         let bundle = part(AUTHORITY)?;
         let trouble = check::fits(&pair, &bundle, &self.names(), self.now).err();
         let trouble = trouble.map(|why| unfit(format!("does not fit: {why}")));
-        Ok(Found { certificate: Some((pair, bundle)), trouble })
+        Ok(Found { certificate: Some((pair, bundle)), trouble, taken: None })
+    }
+
+    fn existing(&self, authority: Option<&Secret>, leaf: Option<&Secret>) -> Existing {
+        let written = (
+            annotation(leaf, WRITTEN_AT).and_then(|text| text.parse().ok()),
+            annotation(leaf, RENEW_CERTIFICATES),
+        );
+        let (held, shown) = (authority.map(data), leaf.map(data));
+        Existing::read(held.as_ref(), shown.as_ref(), written, &self.names(), self.now)
     }
 
     async fn users(&self, authority: Option<String>) -> Result<(), Stopped> {
@@ -227,22 +242,17 @@ impl Keeper<'_> {
         }
     }
 
-    /// One of an earlier HeliosCluster of this name is about to be deleted with that: it is taken over, with what it
-    /// holds, so that it does not vanish under the members.
+    async fn find(&self, name: &str) -> Result<Option<Secret>, Stopped> {
+        self.api.get_opt(name).await.map_err(|error| refused("read", name, error))
+    }
+
+    /// One of ours. Whoever made another one under this name knows the keys and passwords in it.
     async fn read(&self, name: &str) -> Result<Option<Secret>, Stopped> {
-        let found = self.api.get_opt(name).await.map_err(|error| refused("read", name, error))?;
-        let owner = &self.cluster.owner;
-        let is_left = |it: &OwnerReference| it.kind == owner.kind && it.uid != owner.uid;
-        let left = |secret: &Secret| {
-            secret.owner_references().iter().any(is_left) && !secret.owner_references().contains(owner)
-        };
-        let Some(mut secret) = found else { return Ok(None) };
-        if self.cluster.spec.paused || !left(&secret) {
-            return Ok(Some(secret));
+        let Some(found) = self.find(name).await? else { return Ok(None) };
+        match ownership::owner(&found.metadata, &self.cluster.owner) {
+            Owner::Us => Ok(Some(found)),
+            by => Err(Stopped::Taken(Taken { kind: "Secret".to_owned(), name: name.to_owned(), by })),
         }
-        let held = data(&secret);
-        *secret.owner_references_mut() = vec![self.cluster.owner.clone()];
-        self.write(name, Some(secret), held, None).await.map(Some)
     }
 
     /// Only over what was read, so that two operators cannot undo each other's acts.
@@ -259,6 +269,11 @@ impl Keeper<'_> {
             ..Secret::default()
         });
         secret.labels_mut().extend(names::labels(&self.cluster.name));
+        // One that a person handed over by its labels has no owner yet.
+        let owner = &self.cluster.owner;
+        if secret.owner_references().iter().all(|other| other.uid != owner.uid) {
+            secret.owner_references_mut().push(owner.clone());
+        }
         let held = secret.data.get_or_insert_default();
         // What is no text is not of our making.
         held.retain(|_, value| std::str::from_utf8(&value.0).is_err());

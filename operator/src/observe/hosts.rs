@@ -3,13 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1::Node;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
 use tokio::sync::watch;
+
+use super::affinity::{Homes, Labels};
 
 const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 /// Until it is tried again where nodes may not be read; somebody may have granted the right.
@@ -25,9 +27,17 @@ pub struct Host {
     pub out_of_service: bool,
 }
 
+/// The nodes at one moment.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    pub by_name: HostsByName,
+    /// Which volumes can be used on them.
+    pub homes: Arc<Homes>,
+}
+
 /// The nodes as last seen; `None` before the first list, and where they may not be read.
 #[derive(Clone)]
-pub struct Hosts(watch::Receiver<Option<HostsByName>>);
+pub struct Hosts(watch::Receiver<Option<Seen>>);
 
 impl Hosts {
     /// Begins to watch, until the last of these is dropped.
@@ -37,7 +47,7 @@ impl Hosts {
         Self(receiver)
     }
 
-    pub fn seen(&self) -> Option<HostsByName> {
+    pub fn seen(&self) -> Option<Seen> {
         self.0.borrow().clone()
     }
 
@@ -49,15 +59,15 @@ impl Hosts {
     }
 }
 
-async fn follow(client: Client, sender: watch::Sender<Option<HostsByName>>) {
+async fn follow(client: Client, sender: watch::Sender<Option<Seen>>) {
     let events = watcher(Api::<Node>::all(client), watcher::Config::default()).default_backoff();
     let mut events = std::pin::pin!(events);
     let mut book = Book::default();
     while let Some(event) = events.next().await {
         match event {
             Ok(event) => {
-                if let Some(hosts) = book.note(event) {
-                    sender.send_if_modified(|seen| renew(seen, hosts));
+                if book.note(event, Instant::now()) {
+                    sender.send_if_modified(|seen| book.show(seen));
                 }
             }
             Err(watcher::Error::InitialListFailed(kube::Error::Api(refused))) if refused.code == 403 => {
@@ -72,38 +82,64 @@ async fn follow(client: Client, sender: watch::Sender<Option<HostsByName>>) {
     }
 }
 
-fn renew(seen: &mut Option<HostsByName>, hosts: &BTreeMap<String, Host>) -> bool {
-    let news = seen.as_deref() != Some(hosts);
-    if news {
-        *seen = Some(Arc::new(hosts.clone()));
-    }
-    news
-}
-
 /// What the events of the watch tell.
 #[derive(Default)]
 struct Book {
-    listing: BTreeMap<String, Host>,
+    listing: BTreeMap<String, (Host, Labels)>,
     hosts: BTreeMap<String, Host>,
+    /// `None` until the first list is complete: one that was not listed yet is not gone.
+    homes: Option<Homes>,
 }
 
 impl Book {
-    /// All hosts; `None` while they are being listed: one that was not listed yet is not gone.
-    fn note(&mut self, event: watcher::Event<Node>) -> Option<&BTreeMap<String, Host>> {
+    /// Whether anything that is kept of the hosts has changed.
+    fn note(&mut self, event: watcher::Event<Node>, now: Instant) -> bool {
         match event {
             watcher::Event::Init => {
                 self.listing.clear();
-                return None;
+                false
             }
             watcher::Event::InitApply(node) => {
-                self.listing.insert(node.name_any(), host_of(&node));
-                return None;
+                self.listing.insert(node.name_any(), (host_of(&node), node.labels().clone()));
+                false
             }
-            watcher::Event::InitDone => self.hosts = std::mem::take(&mut self.listing),
-            watcher::Event::Apply(node) => drop(self.hosts.insert(node.name_any(), host_of(&node))),
-            watcher::Event::Delete(node) => drop(self.hosts.remove(&node.name_any())),
+            watcher::Event::InitDone => {
+                let mut present = BTreeMap::new();
+                self.hosts.clear();
+                for (name, (host, labels)) in std::mem::take(&mut self.listing) {
+                    self.hosts.insert(name.clone(), host);
+                    present.insert(name, labels);
+                }
+                match &mut self.homes {
+                    Some(homes) => homes.replace(present, now),
+                    homes => *homes = Some(Homes::new(present, now)),
+                }
+                true
+            }
+            watcher::Event::Apply(node) => {
+                let (name, host) = (node.name_any(), host_of(&node));
+                let is_known = self.hosts.get(&name) == Some(&host);
+                self.hosts.insert(name.clone(), host);
+                let homes = self.homes.as_mut();
+                homes.is_some_and(|homes| homes.set(&name, Some(node.labels().clone()), now)) || !is_known
+            }
+            watcher::Event::Delete(node) => {
+                let name = node.name_any();
+                self.hosts.remove(&name);
+                self.homes.as_mut().is_some_and(|homes| homes.set(&name, None, now))
+            }
         }
-        Some(&self.hosts)
+    }
+
+    /// Brings `seen` up to date; answers whether that is news to passes that have nothing to do. Labels are none: which
+    /// hosts a volume can be used on matters only while its member is in trouble, and then passes follow each other.
+    fn show(&self, seen: &mut Option<Seen>) -> bool {
+        let Some(homes) = &self.homes else { return false };
+        let before = seen.as_ref().map(|seen| &seen.by_name).filter(|hosts| ***hosts == self.hosts);
+        let is_news = before.is_none();
+        let by_name = before.cloned().unwrap_or_else(|| Arc::new(self.hosts.clone()));
+        *seen = Some(Seen { by_name, homes: Arc::new(homes.clone()) });
+        is_news
     }
 }
 
@@ -131,16 +167,34 @@ mod tests {
 
     #[test]
     fn nothing_is_known_before_the_list_is_complete() {
-        let mut book = Book::default();
-        assert!(book.note(Event::Init).is_none(), "where nodes may not be read, nothing more comes");
-        assert!(book.note(Event::InitApply(node("a"))).is_none());
-        assert!(book.note(Event::InitApply(node("b"))).is_none());
-        let names =
-            |hosts: Option<&BTreeMap<String, Host>>| hosts.unwrap().keys().cloned().collect::<Vec<_>>();
-        assert_eq!(names(book.note(Event::InitDone)), ["a", "b"]);
-        assert_eq!(names(book.note(Event::Delete(node("a")))), ["b"]);
-        assert!(book.note(Event::Init).is_none(), "and what was known before a new list stays");
-        book.note(Event::InitApply(node("c")));
-        assert_eq!(names(book.note(Event::InitDone)), ["c"]);
+        let (mut book, mut seen) = (Book::default(), None);
+        let mut note = |event| book.note(event, Instant::now()) && book.show(&mut seen);
+        assert!(!note(Event::Init), "where nodes may not be read, nothing more comes");
+        assert!(!note(Event::InitApply(node("a"))));
+        assert!(!note(Event::InitApply(node("b"))));
+        assert!(note(Event::InitDone));
+        assert!(note(Event::Delete(node("a"))));
+        assert!(!note(Event::Init), "and what was known before a new list stays");
+        assert!(!note(Event::InitApply(node("c"))));
+        assert!(note(Event::InitDone));
+        assert_eq!(seen.unwrap().by_name.keys().collect::<Vec<_>>(), ["c"]);
+    }
+
+    #[test]
+    fn a_status_report_changes_nothing_and_a_label_is_no_news_but_known() {
+        let (mut book, mut seen) = (Book::default(), None);
+        for event in [Event::Init, Event::InitApply(node("a")), Event::InitDone] {
+            if book.note(event, Instant::now()) {
+                book.show(&mut seen);
+            }
+        }
+        assert!(!book.note(Event::Apply(node("a")), Instant::now()), "as it was");
+        let mut labelled = node("a");
+        labelled.metadata.labels = Some(BTreeMap::from([("zone".to_owned(), "z".to_owned())]));
+        assert!(book.note(Event::Apply(labelled), Instant::now()));
+        let before = seen.clone().unwrap();
+        assert!(!book.show(&mut seen));
+        let after = seen.unwrap();
+        assert!(Arc::ptr_eq(&before.by_name, &after.by_name) && !Arc::ptr_eq(&before.homes, &after.homes));
     }
 }

@@ -9,50 +9,42 @@ use k8s_openapi::api::core::v1::{self, ContainerStatus, PersistentVolumeClaim, P
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
 
+use super::owned::taken_claims;
 use super::volumes::{backings, requested, volume_of};
-use super::{Failure, HostsByName, Pod, Snapshot, Volume, Workload, members};
+use super::{Failure, Pod, Seen, Snapshot, Volume, Workload, members};
 use crate::build::CONFIG_HASH;
 use crate::error::Error;
 use crate::locks::Kept;
-use crate::names::{self, Key};
+use crate::names;
+use crate::ownership::{self, Taken};
 
-/// A snapshot, and the live StatefulSet it was made from.
+/// A snapshot, and the claims of the members' names that are somebody else's.
 pub struct Live {
     pub snapshot: Snapshot,
-    pub stateful_set: Option<StatefulSet>,
+    pub taken: Vec<Taken>,
 }
 
-/// # Errors
-/// When the API server does not answer.
-pub async fn stateful_set(client: &Client, key: &Key) -> Result<Option<StatefulSet>, Error> {
-    let api = Api::<StatefulSet>::namespaced(client.clone(), &key.namespace);
-    api.get_opt(&key.name).await.map_err(Error::kube("read StatefulSet", &key.name))
-}
-
-/// Reads everything else about `cluster`, which must itself be freshly read; `kept` is of its Secrets, and `hosts` are
-/// seen elsewhere.
+/// Reads the members of `cluster`, which must itself be freshly read; its StatefulSet, `kept` of its Secrets and the `hosts`
+/// are seen elsewhere.
 ///
 /// # Errors
 /// When the API server does not answer a read. A node that does not answer is merely absent.
 pub async fn look(
     client: &Client,
     cluster: &HeliosCluster,
-    stateful_set: Option<StatefulSet>,
+    stateful_set: Option<&StatefulSet>,
     kept: &Kept,
-    hosts: Option<HostsByName>,
+    hosts: Option<Seen>,
     now: Timestamp,
 ) -> Result<Live, Error> {
     let name = cluster.name_any();
     let namespace = cluster.namespace().ok_or(Error::Incomplete("namespace"))?;
-    let mine = ListParams::default().labels(&names::selector_text(&name));
-    let pods = Api::<v1::Pod>::namespaced(client.clone(), &namespace);
     let volumes = Api::<PersistentVolumeClaim>::namespaced(client.clone(), &namespace);
+    let pods = pods(client, &namespace, &name).await?;
+    let mine = ListParams::default().labels(&names::selector_text(&name));
+    let mut claims = volumes.list(&mine).await.map_err(Error::kube("list volumes of", &name))?.items;
+    claims.retain(|claim| ownership::of_another_workload(&claim.metadata, &name).is_none());
 
-    let pods = pods.list(&mine).await.map_err(Error::kube("list pods of", &name))?;
-    let claims = volumes.list(&mine).await.map_err(Error::kube("list volumes of", &name))?.items;
-
-    let pods: BTreeMap<u32, Pod> =
-        pods.iter().filter_map(|pod| Some((names::ordinal(&name, &pod.name_any())?, pod_of(pod)))).collect();
     let nodes = members::statuses(&name, &namespace, &pods, kept.tls.as_ref()).await;
     let status = cluster.status.clone().unwrap_or_default();
     let recovering = status.recovery.as_ref().is_some_and(|recovery| recovery.chosen.is_some());
@@ -61,27 +53,42 @@ pub async fn look(
     let mut behind = if cluster.spec.hibernate {
         BTreeMap::new()
     } else {
-        backings(client, &name, doubtful.collect(), hosts.as_ref()).await?
+        backings(client, &name, doubtful.collect(), hosts.as_ref().map(|hosts| &*hosts.homes)).await?
     };
-    let volumes = claims.iter().filter_map(|claim| {
+    let found = claims.iter().filter_map(|claim| {
         let (ordinal, volume) = volume_of(&name, claim)?;
         let backing = behind.remove(&ordinal).unwrap_or_default();
         Some((ordinal, Volume { backing, ..volume }))
     });
-    let volumes = volumes.collect();
+    let found: BTreeMap<u32, Volume> = found.collect();
+    let wanted = 0..u32::try_from(cluster.spec.replicas).unwrap_or_default();
+    let missing = wanted.filter(|ordinal| !found.contains_key(ordinal));
+    let taken = taken_claims(&volumes, &name, missing).await?;
     let snapshot = Snapshot {
         now,
         created: cluster.creation_timestamp().map_or(now, |time| time.0),
         generation: cluster.metadata.generation.unwrap_or_default(),
         status,
         locks: kept.locks.clone(),
-        workload: stateful_set.as_ref().map(workload_of),
-        volumes,
-        hosts,
+        workload: stateful_set.map(workload_of),
+        volumes: found,
+        hosts: hosts.map(|hosts| hosts.by_name),
         pods,
         nodes,
     };
-    Ok(Live { snapshot, stateful_set })
+    Ok(Live { snapshot, taken })
+}
+
+/// The members' pods.
+///
+/// # Errors
+/// When the API server does not answer.
+pub async fn pods(client: &Client, namespace: &str, cluster: &str) -> Result<BTreeMap<u32, Pod>, Error> {
+    let mine = ListParams::default().labels(&names::selector_text(cluster));
+    let api = Api::<v1::Pod>::namespaced(client.clone(), namespace);
+    let pods = api.list(&mine).await.map_err(Error::kube("list pods of", cluster))?;
+    let ours = pods.iter().filter(|pod| ownership::of_another_workload(&pod.metadata, cluster).is_none());
+    Ok(ours.filter_map(|pod| Some((names::ordinal(cluster, &pod.name_any())?, pod_of(pod)))).collect())
 }
 
 fn workload_of(set: &StatefulSet) -> Workload {

@@ -1,8 +1,10 @@
 //! One look at a cluster: the objects in Kubernetes and what each node says of itself.
 
+mod affinity;
 mod hosts;
 mod kube;
 pub mod members;
+mod owned;
 mod volumes;
 
 use std::collections::BTreeMap;
@@ -13,8 +15,10 @@ use jiff::Timestamp;
 
 use crate::locks::Locks;
 
-pub use self::hosts::{Host, Hosts, HostsByName, host_of};
-pub use self::kube::{Live, look, stateful_set};
+pub use self::affinity::Homes;
+pub use self::hosts::{Host, Hosts, HostsByName, Seen, host_of};
+pub use self::kube::{Live, look, pods};
+pub use self::owned::{Owned, Slot, owned};
 pub use self::volumes::bound_to;
 
 /// What a plan is made from. Absence means "not seen", never "gone".
@@ -99,8 +103,10 @@ pub enum Backing {
     Forbidden,
     /// The claim has none yet, or it is gone.
     Unbound,
-    /// `stranded`: it can be used only on hosts that are gone.
+    /// `stranded`: it can be used only on hosts that have been gone for a minute.
     Bound {
         stranded: bool,
     },
+    /// No host that exists can use it, but one may be back within a minute.
+    Uncertain,
 }

@@ -1,17 +1,17 @@
 //! Claims, and for members in trouble the PersistentVolumes behind them.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use kube::{Api, Client, ResourceExt};
 
-use super::{Backing, HostsByName, Volume};
+use super::affinity::{Fate, Homes};
+use super::{Backing, Volume};
 use crate::error::Error;
 use crate::names;
 use crate::validate;
-
-const HOSTNAME: &str = "kubernetes.io/hostname";
 
 pub fn volume_of(cluster: &str, claim: &PersistentVolumeClaim) -> Option<(u32, Volume)> {
     let name = claim.name_any();
@@ -47,7 +47,7 @@ pub async fn backings(
     client: &Client,
     cluster: &str,
     claims: Vec<&PersistentVolumeClaim>,
-    hosts: Option<&HostsByName>,
+    homes: Option<&Homes>,
 ) -> Result<BTreeMap<u32, Backing>, Error> {
     let all = Api::<PersistentVolume>::all(client.clone());
     let reads = claims.into_iter().filter_map(|claim| {
@@ -57,7 +57,12 @@ pub async fn backings(
             let Some(name) = bound_to(claim) else { return Ok((ordinal, Backing::Unbound)) };
             let backing = match all.get_opt(name).await {
                 Ok(None) => Backing::Unbound,
-                Ok(Some(volume)) => Backing::Bound { stranded: is_stranded(&volume, hosts) },
+                // Hosts that may not be read are not gone.
+                Ok(Some(volume)) => match homes.map(|homes| homes.fate(&volume, Instant::now())) {
+                    Some(Fate::Stranded) => Backing::Bound { stranded: true },
+                    Some(Fate::Uncertain) => Backing::Uncertain,
+                    Some(Fate::Usable) | None => Backing::Bound { stranded: false },
+                },
                 Err(kube::Error::Api(status)) if status.code == 403 => Backing::Forbidden,
                 Err(error) => return Err(Error::kube("read PersistentVolume", name)(error)),
             };
@@ -65,49 +70,4 @@ pub async fn backings(
         })
     });
     join_all(reads).await.into_iter().collect()
-}
-
-/// The volume is on certain hosts only, and none of them exists any more.
-fn is_stranded(volume: &PersistentVolume, hosts: Option<&HostsByName>) -> bool {
-    let Some(hosts) = hosts else { return false };
-    let required = volume
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.node_affinity.as_ref())
-        .and_then(|affinity| affinity.required.as_ref());
-    let Some(required) = required else { return false };
-    // One of the terms must hold; a term that names no host can hold anywhere.
-    required.node_selector_terms.iter().all(|term| {
-        let mut wanted = term.match_expressions.iter().flatten();
-        wanted.any(|wanted| {
-            let named = wanted.values.iter().flatten();
-            wanted.key == HOSTNAME
-                && wanted.operator == "In"
-                && named.clone().all(|name| !hosts.contains_key(name))
-        })
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use super::super::Host;
-    use super::*;
-
-    fn on(names: &[&str]) -> PersistentVolume {
-        let term =
-            serde_json::json!({"matchExpressions": [{"key": HOSTNAME, "operator": "In", "values": names}]});
-        let spec = serde_json::json!({"nodeAffinity": {"required": {"nodeSelectorTerms": [term]}}});
-        serde_json::from_value(serde_json::json!({"spec": spec})).unwrap()
-    }
-
-    #[test]
-    fn a_volume_is_stranded_only_when_all_its_hosts_are_known_to_be_gone() {
-        let hosts: HostsByName = Arc::new(BTreeMap::from([("a".to_owned(), Host::default())]));
-        assert!(is_stranded(&on(&["b"]), Some(&hosts)));
-        assert!(!is_stranded(&on(&["a", "b"]), Some(&hosts)));
-        assert!(!is_stranded(&on(&["b"]), None), "hosts that may not be read are not gone");
-        assert!(!is_stranded(&PersistentVolume::default(), Some(&hosts)), "a network volume");
-    }
 }

@@ -291,12 +291,23 @@ pub fn plan(cluster: &ValidatedCluster, seen: &Snapshot) -> Plan {
     }
     Plan {
         replicas: replicas(&view),
-        look_again: if operation.is_some() || !view.is_at_rest() { WHILE_WORKING } else { WHEN_SETTLED },
+        look_again: if is_idle(&view, operation.as_ref(), step.as_ref()) {
+            WHEN_SETTLED
+        } else {
+            WHILE_WORKING
+        },
         operation,
         step,
         latch,
         labels: if still { Vec::new() } else { view.missing_labels() },
     }
+}
+
+/// Nothing is under way, or only a roll that a person holds, for weeks perhaps.
+fn is_idle(view: &View, operation: Option<&Operation>, step: Option<&Step>) -> bool {
+    let is_held =
+        |operation: &Operation| operation.kind == Kind::RollingUpdate && view.cluster.rollout.paused;
+    step.is_none() && operation.is_none_or(is_held) && view.is_at_rest()
 }
 
 /// In order of urgency: what frees a stuck pod, what restores fault tolerance, what finishes

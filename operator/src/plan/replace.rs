@@ -185,6 +185,6 @@ fn kept(view: &View, volume: &Volume) -> Keep {
         Backing::Unbound => Keep::NeedNot,
         Backing::Forbidden if view.cluster.repair.without_quarantine => Keep::NeedNot,
         Backing::Forbidden => Keep::MayNot,
-        Backing::Unread | Backing::Bound { .. } => Keep::Yes,
+        Backing::Unread | Backing::Bound { .. } | Backing::Uncertain => Keep::Yes,
     }
 }

@@ -11,8 +11,7 @@ use kube::{Api, Client};
 use serde_json::json;
 
 use super::operator::Operator;
-use super::secrets::degraded;
-use super::{begin, until};
+use super::{begin, degraded, until};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 

@@ -8,21 +8,26 @@
 mod as_it_began;
 mod cost;
 mod events;
+mod foreign;
+mod held;
 mod nodes;
 mod operator;
 mod replicas;
 mod secrets;
 mod server;
+mod stranded;
 mod unreadable;
 mod workloads;
 
 use std::time::{Duration, Instant};
 
-use helios_crds::{HeliosCluster, HeliosClusterSpec, TlsMode};
-use kube::api::PostParams;
+use helios_crds::{HeliosCluster, HeliosClusterSpec, HeliosClusterStatus};
+use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
+use serde_json::{Value, json};
 
 use nodes::Nodes;
+use operator::{Operator, sum};
 use server::Server;
 
 /// Waits until `condition` holds.
@@ -46,10 +51,39 @@ async fn begin() -> (Server, Nodes) {
 
 /// One whose members are played without TLS.
 async fn create(client: &Client, name: &str) {
-    let mut cluster = HeliosCluster::new(name, HeliosClusterSpec::default());
-    cluster.spec.tls.mode = TlsMode::Off;
+    create_as(client, name, json!({"tls": {"mode": "off"}})).await;
+}
+
+/// One with this `spec`; an empty one is that of a user who writes none.
+async fn create_as(client: &Client, name: &str, spec: Value) {
+    let spec: HeliosClusterSpec = serde_json::from_value(spec).unwrap();
     let api = Api::<HeliosCluster>::default_namespaced(client.clone());
-    api.create(&PostParams::default(), &cluster).await.unwrap();
+    api.create(&PostParams::default(), &HeliosCluster::new(name, spec)).await.unwrap();
+}
+
+async fn change(client: &Client, name: &str, spec: Value) {
+    let api = Api::<HeliosCluster>::default_namespaced(client.clone());
+    let patch = Patch::Merge(json!({"spec": spec}));
+    api.patch(name, &PatchParams::default(), &patch).await.unwrap();
+}
+
+async fn status(client: &Client, name: &str) -> HeliosClusterStatus {
+    let api = Api::<HeliosCluster>::default_namespaced(client.clone());
+    api.get(name).await.unwrap().status.unwrap_or_default()
+}
+
+/// Reason and message of what is not right with a cluster.
+async fn degraded(client: &Client, name: &str) -> Option<(String, String)> {
+    let conditions = status(client, name).await.conditions;
+    let found = conditions.into_iter().find(|it| it.type_ == "Degraded" && it.status == "True")?;
+    Some((found.reason, found.message))
+}
+
+/// Waits until the operator has passed `count` times more over the clusters.
+async fn await_passes(operator: &Operator, count: f64) {
+    let passes = || sum(&operator.metrics(), "reconcile_total", |_| true);
+    let before = passes();
+    until("some passes are over", Duration::from_secs(120), async || passes() >= before + count).await;
 }
 
 /// How many HeliosClusters are Ready.

@@ -1,13 +1,16 @@
 //! Members that are not there: one `Cluster` service that answers for all of them, each at an address of
 //! its own in 127/8. Membership changes as with real ones; nothing replicates.
 
-use std::collections::BTreeMap;
+mod locked;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
 use helios_proto::status_of;
 use helios_proto::v1::cluster_server::{Cluster, ClusterServer};
 use helios_proto::v1::*;
+use tokio::net::TcpListener;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
@@ -26,6 +29,19 @@ struct Members {
     /// The first voter while nobody was elected.
     leader: Option<u64>,
     calls: Vec<Call>,
+    script: Script,
+    /// How often each has said its status.
+    answers: BTreeMap<u32, u64>,
+}
+
+/// What members do beside answering.
+#[derive(Debug, Default)]
+struct Script {
+    /// Clients write all the time: positions move with every answer.
+    busy: bool,
+    silent: BTreeSet<u32>,
+    /// From one answer of a member to its next, another of these leads.
+    alternating: Vec<u64>,
 }
 
 /// All clusters, by name.
@@ -46,8 +62,24 @@ impl Nodes {
         self.0.lock().unwrap().get_mut(cluster).unwrap().leader = Some(id);
     }
 
-    fn elected(&self, cluster: &str) -> Option<u64> {
-        self.0.lock().unwrap().get(cluster)?.leader
+    /// From now on clients write to the cluster.
+    pub fn keep_busy(&self, cluster: &str) {
+        self.0.lock().unwrap().get_mut(cluster).unwrap().script.busy = true;
+    }
+
+    /// From now on the member does not answer, and its leader does not hear it.
+    pub fn silence(&self, cluster: &str, ordinal: u32) {
+        self.0.lock().unwrap().get_mut(cluster).unwrap().script.silent.insert(ordinal);
+    }
+
+    /// From now on another of `leaders` leads each time that somebody looks; none: as it was.
+    pub fn alternate(&self, cluster: &str, leaders: &[u64]) {
+        self.0.lock().unwrap().get_mut(cluster).unwrap().script.alternating = leaders.to_vec();
+    }
+
+    /// Answers of all members so far.
+    pub fn answers(&self, cluster: &str) -> u64 {
+        self.0.lock().unwrap()[cluster].answers.values().sum()
     }
 
     /// As if an operator with this token had changed the membership.
@@ -56,15 +88,23 @@ impl Nodes {
         all.get_mut(cluster).unwrap().membership.as_mut().unwrap().fencing_token = fencing_token;
     }
 
-    /// Starts to answer for a member, at [`address`].
-    pub async fn start(&self, cluster: &str, ordinal: u32) {
+    /// Starts to answer for a member, at [`address`]; with what its Secret holds, over TLS.
+    pub async fn start(&self, cluster: &str, ordinal: u32, secret: Option<&BTreeMap<String, Vec<u8>>>) {
         self.0.lock().unwrap().entry(cluster.to_owned()).or_default();
         let address = SocketAddr::new(address(cluster, ordinal), helios_operator::names::PEER_PORT as u16);
-        let incoming = TcpIncoming::bind(address)
-            .unwrap_or_else(|error| panic!("{address} is not free; end what listens there: {error}"));
+        let listener = TcpListener::bind(address).await;
+        let listener =
+            listener.unwrap_or_else(|error| panic!("{address} is not free; end what listens there: {error}"));
         let node = Node { all: self.clone(), cluster: cluster.to_owned(), ordinal };
         let server = tonic::transport::Server::builder().add_service(ClusterServer::new(node));
-        tokio::spawn(server.serve_with_incoming(incoming));
+        match secret.map(locked::acceptor) {
+            Some(acceptor) => {
+                tokio::spawn(server.serve_with_incoming(locked::connections(listener, acceptor)));
+            }
+            None => {
+                tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
+            }
+        }
     }
 }
 
@@ -125,26 +165,49 @@ impl Node {
         Ok(Response::new(MembershipResponse { membership: Some(membership) }))
     }
 
-    fn status(&self) -> StatusResponse {
+    /// `None`: it does not answer.
+    fn status(&self) -> Option<StatusResponse> {
+        let mut all = self.all.0.lock().unwrap();
+        let members = all.get_mut(&self.cluster).unwrap();
+        if members.script.silent.contains(&self.ordinal) {
+            return None;
+        }
+        let answers = members.answers.entry(self.ordinal).or_default();
+        *answers += 1;
+        let answer = *answers;
+        Some(self.answer(members, answer))
+    }
+
+    fn answer(&self, members: &Members, number: u64) -> StatusResponse {
+        let Script { busy, silent, alternating } = &members.script;
         let name = self.name();
         let disk_id = self.disk_id();
         let blank = StatusResponse { name, disk_id: disk_id.clone(), boot_epoch: 1, ..Default::default() };
-        let Some(membership) = self.all.membership(&self.cluster) else { return blank };
+        let Some(membership) = members.membership.clone() else { return blank };
         let Some(me) = membership.members.iter().find(|member| member.disk_id == disk_id) else {
             return blank;
         };
-        let elected = self.all.elected(&self.cluster);
+        let elected = match alternating.len() as u64 {
+            0 => members.leader,
+            count => Some(alternating[(number % count) as usize]),
+        };
         let leader = elected.unwrap_or(membership.voters[0]);
+        let index = if *busy { 1_000 * number } else { 100 };
+        // Below the lag that a member in service may have.
+        let behind = if *busy { 37 * number % 900 } else { 0 };
         let role = match () {
             () if me.id == leader => Role::Leader,
             () if membership.voters.contains(&me.id) => Role::Follower,
             () => Role::Learner,
         };
         let others = membership.members.iter().filter(|member| member.id != leader);
+        let is_silent = |member: &Member| {
+            silent.iter().any(|ordinal| member.name == helios_operator::names::pod(&self.cluster, *ordinal))
+        };
         let heard = |member: &Member| Progress {
             id: member.id,
-            match_index: 100,
-            active: true,
+            match_index: index - behind,
+            active: !is_silent(member),
             ..Default::default()
         };
         StatusResponse {
@@ -153,9 +216,9 @@ impl Node {
             role: role.into(),
             term: if elected.is_some() { 3 } else { 2 },
             leader_id: leader,
-            last_index: 100,
-            commit_index: 100,
-            applied_index: 100,
+            last_index: index,
+            commit_index: index,
+            applied_index: index,
             progress: if role == Role::Leader { others.map(heard).collect() } else { Vec::new() },
             ready: true,
             version: "0.0.0".to_owned(),
@@ -176,7 +239,7 @@ fn unused<T>() -> Result<Response<T>, Status> {
 #[tonic::async_trait]
 impl Cluster for Node {
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
-        Ok(Response::new(self.status()))
+        self.status().map(Response::new).ok_or_else(|| Status::unavailable("silent"))
     }
 
     async fn initialize(

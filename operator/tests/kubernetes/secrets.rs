@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use helios_crds::{HeliosCluster, HeliosClusterSpec};
 use k8s_openapi::api::admissionregistration::v1::{
     ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
 };
@@ -14,7 +13,7 @@ use kube::{Api, Client};
 use serde_json::json;
 
 use super::operator::{Operator, sum};
-use super::{begin, until};
+use super::{begin, create_as, degraded, until};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -24,7 +23,7 @@ async fn secrets_are_made_once_and_mended() {
     let (server, _nodes) = begin().await;
     let _operator = Operator::start(&server, "first");
     let client = &server.client;
-    locked(client, "c0", json!({})).await;
+    create_as(client, "c0", json!({})).await;
     until("all Secrets are there", PATIENCE, async || {
         read(client, "c0-ca").await.is_some()
             && read(client, "c0-auth").await.is_some()
@@ -60,8 +59,8 @@ async fn secrets_that_cannot_be_had_are_told_in_a_condition_and_nothing_is_begun
     let client = &server.client;
     forbid_new_secrets(client).await;
     let operator = Operator::start(&server, "first");
-    locked(client, "c0", json!({})).await;
-    locked(client, "c1", json!({"tls": {"mode": "secret", "secretName": "mine"}})).await;
+    create_as(client, "c0", json!({})).await;
+    create_as(client, "c1", json!({"tls": {"mode": "secret", "secretName": "mine"}})).await;
     for (name, reason, words) in [
         ("c0", "SecretsRefused", "no Secret for you"),
         ("c1", "CertificateInvalid", "Secret mine of spec.tls.secretName is missing"),
@@ -76,24 +75,10 @@ async fn secrets_that_cannot_be_had_are_told_in_a_condition_and_nothing_is_begun
     assert_eq!(sum(&operator.metrics(), "clusters", |_| true), 2.0);
 }
 
-async fn locked(client: &Client, name: &str, spec: serde_json::Value) {
-    let spec: HeliosClusterSpec = serde_json::from_value(spec).unwrap();
-    let api = Api::<HeliosCluster>::default_namespaced(client.clone());
-    api.create(&PostParams::default(), &HeliosCluster::new(name, spec)).await.unwrap();
-}
-
 async fn read(client: &Client, name: &str) -> Option<BTreeMap<String, String>> {
     let secret = Api::<Secret>::default_namespaced(client.clone()).get_opt(name).await.unwrap()?;
     let text = |bytes| String::from_utf8(bytes).unwrap();
     Some(secret.data.unwrap_or_default().into_iter().map(|(key, value)| (key, text(value.0))).collect())
-}
-
-/// Reason and message.
-pub async fn degraded(client: &Client, name: &str) -> Option<(String, String)> {
-    let cluster = Api::<HeliosCluster>::default_namespaced(client.clone()).get(name).await.unwrap();
-    let conditions = cluster.status?.conditions;
-    let found = conditions.into_iter().find(|it| it.type_ == "Degraded" && it.status == "True")?;
-    Some((found.reason, found.message))
 }
 
 async fn forbid_new_secrets(client: &Client) {

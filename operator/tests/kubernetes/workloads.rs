@@ -1,17 +1,18 @@
 //! What kubelets and Kubernetes' own controllers would do: each StatefulSet gets its pods and volumes, and
 //! each pod is ready at once, at the address where [`Nodes`] answers for it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
 use std::sync::Arc;
 
 use futures::StreamExt;
-use helios_operator::names;
+use helios_crds::CLUSTER_LABEL;
+use helios_operator::{build, names};
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Client, ResourceExt};
+use kube::{Api, Client, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -19,13 +20,13 @@ use tokio::sync::{Mutex, Semaphore};
 
 use super::nodes::{Nodes, address};
 
-const REVISION: &str = "one";
 const AT_ONCE: usize = 8;
 
 /// Serves until the test ends.
 pub async fn serve(client: Client, nodes: Nodes) {
     let sets = Api::<StatefulSet>::all(client.clone());
-    let mut changes = pin!(watcher(sets, watcher::Config::default()).default_backoff().applied_objects());
+    let ours = watcher::Config::default().labels(CLUSTER_LABEL);
+    let mut changes = pin!(watcher(sets, ours).default_backoff().applied_objects());
     let started = Arc::new(Mutex::new(BTreeSet::new()));
     let permits = Arc::new(Semaphore::new(AT_ONCE));
     while let Some(change) = changes.next().await {
@@ -52,7 +53,8 @@ impl Workload {
         let replicas = set.spec.replicas.unwrap_or_default();
         for ordinal in 0..replicas.unsigned_abs() {
             if self.started.lock().await.insert(names::pod(&name, ordinal)) {
-                self.nodes.start(&name, ordinal).await;
+                let secret = self.certificate(set).await;
+                self.nodes.start(&name, ordinal, secret.as_ref()).await;
                 self.create::<PersistentVolumeClaim>(&volume(set, ordinal)).await;
                 self.create::<Pod>(&pod(set, ordinal)).await;
                 self.patch_status::<Pod>(&names::pod(&name, ordinal), &ready(&name, ordinal)).await;
@@ -60,12 +62,22 @@ impl Workload {
         }
         let status = json!({
             "observedGeneration": set.metadata.generation, "replicas": replicas, "readyReplicas": replicas,
-            "currentRevision": REVISION, "updateRevision": REVISION,
+            "currentRevision": revision(set), "updateRevision": revision(set),
         });
         let seen = set.status.as_ref().and_then(|status| status.observed_generation);
         if seen != set.metadata.generation {
             self.patch_status::<StatefulSet>(&name, &status).await;
         }
+    }
+
+    /// What the members' pods would have mounted.
+    async fn certificate(&self, set: &StatefulSet) -> Option<BTreeMap<String, Vec<u8>>> {
+        if !build::has_certificate(set) {
+            return None;
+        }
+        let secrets = Api::<Secret>::default_namespaced(self.client.clone());
+        let secret = secrets.get(&names::peer_tls_secret(&set.name_any())).await.unwrap();
+        Some(secret.data.unwrap().into_iter().map(|(key, value)| (key, value.0)).collect())
     }
 
     async fn create<K>(&self, object: &Value)
@@ -94,6 +106,10 @@ impl Workload {
     }
 }
 
+fn revision(set: &StatefulSet) -> String {
+    format!("{:x}", crc32c::crc32c(json!(set.spec.template).to_string().as_bytes()))
+}
+
 fn volume(set: &StatefulSet, ordinal: u32) -> Value {
     let cluster = set.name_any();
     let claim = &set.spec.volume_claim_templates.as_ref().unwrap()[0];
@@ -107,7 +123,7 @@ fn pod(set: &StatefulSet, ordinal: u32) -> Value {
     let cluster = set.name_any();
     let template = &set.spec.template;
     let mut labels = template.metadata.as_ref().and_then(|metadata| metadata.labels.clone()).unwrap();
-    labels.insert("controller-revision-hash".to_owned(), REVISION.to_owned());
+    labels.insert("controller-revision-hash".to_owned(), revision(set));
     let mut spec = json!(template.spec);
     let claim = json!({"claimName": names::volume(&cluster, ordinal)});
     let volume = json!({"name": names::VOLUME, "persistentVolumeClaim": claim});
@@ -115,7 +131,11 @@ fn pod(set: &StatefulSet, ordinal: u32) -> Value {
         Value::Array(volumes) => volumes.push(volume),
         none => *none = json!([volume]),
     }
-    json!({"metadata": {"name": names::pod(&cluster, ordinal), "labels": labels}, "spec": spec})
+    let owner = set.controller_owner_ref(&());
+    json!({
+        "metadata": {"name": names::pod(&cluster, ordinal), "labels": labels, "ownerReferences": [owner]},
+        "spec": spec,
+    })
 }
 
 fn ready(cluster: &str, ordinal: u32) -> Value {

@@ -32,7 +32,7 @@ fn a_settled_cluster_needs_no_write() {
     let before = world.status();
     let plan = world.pass();
     assert!(plan.step.is_none() && plan.labels.iter().all(|labels| labels.role.is_some()));
-    assert!(!report::is_news(&before, &world.status()));
+    assert_eq!(report::news(&before, &world.status()), report::News::Nothing);
 }
 
 #[test]

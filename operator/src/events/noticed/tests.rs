@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::*;
 use crate::plan::Kind;
 
-const ALL: [Notice; 16] = [
+const ALL: [Notice; 17] = [
     Notice::MemberJoined,
     Notice::MemberPromoted,
     Notice::MemberLeft,
@@ -21,6 +21,7 @@ const ALL: [Notice; 16] = [
     Notice::SnapshotFailed,
     Notice::ConfigReloaded,
     Notice::CertificateRenewed,
+    Notice::NameTaken,
 ];
 
 fn member(ordinal: i64, role: &str) -> MemberStatus {
@@ -215,6 +216,26 @@ fn snapshots_settings_and_certificates_are_told() {
         "the first one, or an operator that did not tell it"
     );
     assert_eq!(told(&ends(1_800_000_000), &ends(1_900_000_000)), ["CertificateRenewed"]);
+}
+
+#[test]
+fn a_name_that_is_taken_is_told_once_and_again_when_another_one_is() {
+    let taken = |message: &str| {
+        changed(|status| {
+            status.conditions.push(Condition {
+                type_: "Degraded".to_owned(),
+                status: "True".to_owned(),
+                reason: "NameTaken".to_owned(),
+                message: message.to_owned(),
+                observed_generation: None,
+                last_transition_time: Time(Timestamp::UNIX_EPOCH),
+            });
+        })
+    };
+    assert_eq!(told(&three(), &taken("Service demo")), ["NameTaken"]);
+    assert_eq!(told(&taken("Service demo"), &taken("Service demo")), [""; 0]);
+    assert_eq!(told(&taken("Service demo"), &taken("Secret demo-ca")), ["NameTaken"]);
+    assert_eq!(told(&taken("Secret demo-ca"), &three()), [""; 0]);
 }
 
 #[test]

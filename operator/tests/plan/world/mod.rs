@@ -212,7 +212,11 @@ impl World {
         }
         let status = report::report(cluster, seen, &plan, template_changed);
         let unseen = self.cluster.status.clone().unwrap_or_default() != seen.status;
-        let news = self.cluster.status.as_ref().is_none_or(|old| report::is_news(old, &status));
+        let news = self
+            .cluster
+            .status
+            .as_ref()
+            .is_none_or(|old| report::news(old, &status) != report::News::Nothing);
         // Written with the version that was read.
         if news && !unseen && self.lives() {
             self.cluster.status = Some(status);

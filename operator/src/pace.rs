@@ -1,0 +1,104 @@
+//! How often the status of a cluster is written: some writes at once, and then one in a while. A lag that changes with the
+//! load of clients must not become a write to the API server in every pass, whatever it brings about. To withhold a
+//! status is safe: nothing follows from a decision before it is written.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::names::Key;
+use crate::report::News;
+
+/// Words and counts.
+const DETAILS: Allowance = Allowance { burst: 4, every: Duration::from_secs(15) };
+/// More than seven members need to come to life, or to be restarted one after the other.
+const DECISIONS: Allowance = Allowance { burst: 64, every: Duration::from_secs(8) };
+
+struct Allowance {
+    /// Writes that may follow each other without waiting.
+    burst: u32,
+    every: Duration,
+}
+
+/// Until when each cluster has used its allowances; one entry for each existing cluster at most.
+#[derive(Debug, Default)]
+pub struct Pace(Mutex<HashMap<Key, Used>>);
+
+#[derive(Debug, Default)]
+struct Used {
+    details: Option<Instant>,
+    decisions: Option<Instant>,
+}
+
+impl Pace {
+    /// Whether a status with `news` may be written `now`; if so, it counts as written.
+    pub fn may_write(&self, cluster: &Key, news: News, now: Instant) -> bool {
+        let mut all = self.all();
+        let used = all.entry(cluster.clone()).or_default();
+        match news {
+            News::Nothing => false,
+            News::Detail => DETAILS.take(&mut used.details, now),
+            News::Decision => DECISIONS.take(&mut used.decisions, now),
+        }
+    }
+
+    /// The cluster is gone.
+    pub fn forget(&self, cluster: &Key) {
+        self.all().remove(cluster);
+    }
+
+    fn all(&self) -> MutexGuard<'_, HashMap<Key, Used>> {
+        // No method can leave the map half changed.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Allowance {
+    fn take(&self, used: &mut Option<Instant>, now: Instant) -> bool {
+        let next = used.map_or(now, |until| until.max(now)) + self.every;
+        let may = next.duration_since(now) <= self.every * self.burst;
+        if may {
+            *used = Some(next);
+        }
+        may
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(name: &str) -> Key {
+        Key { namespace: "default".to_owned(), name: name.to_owned() }
+    }
+
+    #[test]
+    fn details_are_written_a_few_at_once_and_then_four_a_minute() {
+        let pace = Pace::default();
+        let began = Instant::now();
+        let each_second = |from: u64, to: u64| {
+            let may = |s| pace.may_write(&key("demo"), News::Detail, began + Duration::from_secs(s));
+            (from..to).filter(|s| may(*s)).count()
+        };
+        assert_eq!(each_second(0, 10), 4, "the burst");
+        assert_eq!(each_second(10, 610), 40, "600 s");
+        assert_eq!(each_second(900, 910), 4, "after some quiet");
+        assert!(pace.may_write(&key("other"), News::Detail, began), "clusters do not wait for each other");
+    }
+
+    /// Whatever flaps in every pass, ten of them a second.
+    #[test]
+    fn decisions_do_not_wait_for_details_but_are_bounded_too() {
+        let pace = Pace::default();
+        let began = Instant::now();
+        let tenth = |n: u32| began + Duration::from_millis(100) * n;
+        while pace.may_write(&key("demo"), News::Detail, began) {}
+        let written = |range: std::ops::Range<u32>| {
+            range.filter(|n| pace.may_write(&key("demo"), News::Decision, tenth(*n))).count()
+        };
+        assert_eq!(written(0..64), 64);
+        assert!(written(64..6064) < 600 / 5, "less than 0.2 a second");
+        pace.forget(&key("demo"));
+        assert!(pace.all().is_empty());
+    }
+}
