@@ -17,8 +17,10 @@ use tonic_health::pb::health_server::HealthServer;
 
 use crate::auth::Access;
 use crate::config::{ConfigError, Settings, Source};
+use crate::descriptors::{self, Shares};
 use crate::grpc::{ClusterService, GuardLayer, HealthService, InfoService, KvService};
-use crate::http::Gateway;
+use crate::http::{Gateway, Keeps};
+use crate::inner_runtime::InnerRuntime;
 use crate::management::Management;
 use crate::metrics::Metrics;
 use crate::node::{Node, NodeError};
@@ -27,13 +29,16 @@ use crate::raft::Fatal;
 use crate::refusals::Refusals;
 use crate::reload::Reloader;
 use crate::state::Driven;
-use crate::tls::{Door, Locks, Protocol};
+use crate::tls::{Door, Locks, Protocol, Slots};
 use crate::{http, resp};
 
 /// How long open streams may hold up the end of the process.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 /// A peer or client that answers no ping for this long is gone.
 const HTTP2_KEEPALIVE: Duration = Duration::from_secs(5);
+
+/// Calls at once on one connection; a client waits with more.
+pub const MAX_CONCURRENT_STREAMS: u32 = 1_024;
 
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
@@ -43,6 +48,8 @@ pub enum AppError {
     Locks(#[from] ConfigError),
     #[error(transparent)]
     Node(#[from] NodeError),
+    #[error("the thread for peers and probes does not start: {0}")]
+    Thread(std::io::Error),
 }
 
 /// Whether what the settings name besides themselves, certificates and users, can be used.
@@ -62,23 +69,29 @@ pub struct App {
     client_services: JoinSet<()>,
     /// Peers and probes: needed until leadership is handed over.
     inner_services: JoinSet<()>,
+    /// What they run on.
+    inner: InnerRuntime,
 }
 
 struct Listeners {
-    peer: TcpListener,
+    /// Of the inner runtime, which takes them over.
+    peer: std::net::TcpListener,
+    metrics: Option<std::net::TcpListener>,
     client: Option<TcpListener>,
     grpc: Option<TcpListener>,
-    metrics: Option<TcpListener>,
     gateway: Option<TcpListener>,
 }
 
 impl Listeners {
     async fn bind(settings: &Settings) -> Result<Self, AppError> {
         Ok(Self {
-            peer: bind("listen.peer", settings.listen_peer).await?,
+            peer: detached("listen.peer", settings.listen_peer).await?,
+            metrics: match settings.listen_metrics {
+                Some(addr) => Some(detached("listen.metrics", addr).await?),
+                None => None,
+            },
             client: bind_some("listen.client", settings.listen_client).await?,
             grpc: bind_some("listen.grpc", settings.listen_grpc).await?,
-            metrics: bind_some("listen.metrics", settings.listen_metrics).await?,
             gateway: bind_some("listen.gateway", settings.listen_gateway).await?,
         })
     }
@@ -86,6 +99,12 @@ impl Listeners {
 
 async fn bind(field: &'static str, addr: SocketAddr) -> Result<TcpListener, AppError> {
     TcpListener::bind(addr).await.map_err(|source| AppError::Bind { field, addr, source })
+}
+
+/// A listener that is not of this runtime.
+async fn detached(field: &'static str, addr: SocketAddr) -> Result<std::net::TcpListener, AppError> {
+    let listener = bind(field, addr).await?;
+    listener.into_std().map_err(|source| AppError::Bind { field, addr, source })
 }
 
 async fn bind_some(field: &'static str, addr: Option<SocketAddr>) -> Result<Option<TcpListener>, AppError> {
@@ -124,36 +143,50 @@ impl App {
         let refusals = Refusals::default();
         let client_metrics = resp::Metrics::new(refusals.clone());
         client_metrics.register(&mut registry);
+        let shares = shares(&settings);
+        let inner = InnerRuntime::start(&settings.name).map_err(AppError::Thread)?;
         let (stop, mut inner_services) = (CancellationToken::new(), JoinSet::new());
         locks.watch(&mut registry, &mut inner_services, &stop);
         inner_services.spawn(Arc::clone(&access).watch(stop.clone()));
-        let (max_clients, events) = (settings.max_connections, settings.keyspace_events);
+        let events = settings.keyspace_events;
+        let Settings { auth_timeout, client_memory, .. } = settings;
         let registry = Arc::new(registry);
-        let node = Node::open(settings, machine, locks.clone(), metrics, Fatal::default())?;
+        let node = Node::open(settings, machine, locks.clone(), metrics, Fatal::default(), inner.handle())?;
 
-        let client_door = |name, protocol| Door {
+        let client_door = |name, protocol, count| Door {
             name,
             protocol,
             tls: locks.client.clone(),
             refusals: refusals.clone(),
             open: node.inner().sessions.of(name),
+            slots: Slots::new(count),
         };
-        let mut app = Self { node: node.clone(), stop, client_services: JoinSet::new(), inner_services };
+        let mut app =
+            Self { node: node.clone(), stop, client_services: JoinSet::new(), inner_services, inner };
         let reloader = Arc::new(Reloader::new(app.node.clone(), source));
         app.inner_services.spawn(Arc::clone(&reloader).watch(app.stop.clone()));
         app.serve_peers(
             listeners.peer,
-            Door { tls: locks.peer.clone(), ..client_door("peer", Protocol::Http2) },
+            Door { tls: locks.peer.clone(), ..client_door("peer", Protocol::Http2, shares.peer) },
         );
         if let Some(listener) = listeners.metrics {
             let routes = http::health_routes(app.node.clone(), Arc::clone(&registry));
-            let door = Door { tls: None, ..client_door("metrics", Protocol::Http1) };
-            app.inner_services.spawn(http::serve(listener, door, routes, app.stop.clone()));
+            let door = Door { tls: None, ..client_door("metrics", Protocol::Http1, shares.metrics) };
+            let stop = app.stop.clone();
+            app.serve_inside(listener, |listener| http::serve(listener, door, routes, Keeps::Nobody, stop));
         }
         if let Some(listener) = listeners.client {
             let idle_timeout = node.inner().idle_timeout.clone();
-            let limits = resp::Limits { max_clients, events, idle_timeout, ..resp::Limits::default() };
-            let (door, stop) = (client_door("client", Protocol::Redis), app.stop.child_token());
+            let limits = resp::Limits {
+                max_clients: shares.client,
+                events,
+                idle_timeout,
+                auth_timeout,
+                memory: client_memory,
+                ..resp::Limits::default()
+            };
+            let (door, stop) =
+                (client_door("client", Protocol::Redis, shares.client), app.stop.child_token());
             let served = resp::serve(
                 listener,
                 door,
@@ -166,17 +199,33 @@ impl App {
             app.client_services.spawn(async move { drop(served.await) });
         }
         if let Some(listener) = listeners.grpc {
-            app.serve_grpc(listener, client_door("grpc", Protocol::Http2), &access);
+            app.serve_grpc(listener, client_door("grpc", Protocol::Http2, shares.grpc), &access);
         }
         if let Some(listener) = listeners.gateway {
             let gateway = Gateway::new(reloader, registry, access, refusals.clone(), app.stop.clone());
-            let door = client_door("gateway", Protocol::Http1);
-            app.client_services.spawn(http::serve(listener, door, gateway.routes(), app.stop.clone()));
+            let door = client_door("gateway", Protocol::Http1, shares.gateway);
+            let stop = app.stop.clone();
+            app.client_services.spawn(http::serve(listener, door, gateway.routes(), Keeps::Clients, stop));
         }
         Ok(app)
     }
 
-    fn serve_peers(&mut self, listener: TcpListener, door: Door) {
+    /// Runs a service of a listener on the inner runtime.
+    fn serve_inside<F: Future<Output = ()> + Send + 'static>(
+        &mut self,
+        listener: std::net::TcpListener,
+        serve: impl FnOnce(TcpListener) -> F + Send + 'static,
+    ) {
+        let serving = async move {
+            match TcpListener::from_std(listener) {
+                Ok(listener) => serve(listener).await,
+                Err(error) => tracing::error!(%error, "a port is not served"),
+            }
+        };
+        self.inner_services.spawn_on(serving, self.inner.handle());
+    }
+
+    fn serve_peers(&mut self, listener: std::net::TcpListener, door: Door) {
         let node = self.node.clone();
         let peer = PeerServer::new(PeerService::new(Arc::new(node.clone()), door.refusals.clone()))
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
@@ -185,7 +234,7 @@ impl App {
             .add_service(peer)
             .add_service(ClusterServer::new(ClusterService::new(Management::new(node))));
         let stop = self.stop.clone();
-        self.inner_services.spawn(async move {
+        self.serve_inside(listener, |listener| async move {
             if let Err(error) =
                 router.serve_with_incoming_shutdown(door.incoming(listener), stop.cancelled()).await
             {
@@ -204,14 +253,15 @@ impl App {
             .with_service_name("grpc.health.v1.Health")
             .build_v1()
             .expect("descriptors that were compiled with the services");
+        let health = HealthService::new(node.clone(), stop.clone());
         let server = server();
         #[cfg(feature = "otel")]
         let server = server.trace_fn(|call| crate::trace::client_call(call.uri().path(), call.headers()));
         let router = server
             .layer(GuardLayer::new(Arc::clone(access), door.refusals.clone()))
             .add_service(KvServer::new(KvService::new(node.clone(), stop.clone())))
-            .add_service(ClusterInfoServer::new(InfoService::new(node.clone())))
-            .add_service(HealthServer::new(HealthService::new(node)))
+            .add_service(ClusterInfoServer::new(InfoService::new(node)))
+            .add_service(HealthServer::new(health))
             .add_service(reflection);
         self.client_services.spawn(async move {
             if let Err(error) =
@@ -240,11 +290,113 @@ impl App {
         // Peers hold their streams open for good, and this member has nothing to tell them any more.
         self.inner_services.shutdown().await;
         self.node.close().await;
+        self.inner.stop().await;
     }
+}
+
+/// Connections of each port; says so if there cannot be as many clients as wanted.
+fn shares(settings: &Settings) -> Shares {
+    let (wanted, limit) = (settings.max_connections, descriptors::limit());
+    let shares = descriptors::shares(limit, wanted);
+    if shares.client < wanted {
+        tracing::warn!(
+            wanted,
+            max_connections = shares.client,
+            "client.max_connections lowered: this process may open {limit} files (raise its limit: ulimit -n, \
+             LimitNOFILE)"
+        );
+    }
+    shares
 }
 
 fn server() -> Server {
     Server::builder()
+        .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
         .http2_keepalive_interval(Some(HTTP2_KEEPALIVE))
         .http2_keepalive_timeout(Some(HTTP2_KEEPALIVE))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::sync::mpsc;
+
+    use helios_proto::v1::StatusRequest;
+    use helios_proto::v1::cluster_client::ClusterClient;
+
+    use super::*;
+    use crate::config::Config;
+
+    const WORKERS: usize = 2;
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    fn free_address() -> String {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap().to_string()
+    }
+
+    fn livez(address: &str) -> std::io::Result<String> {
+        let mut stream = std::net::TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    }
+
+    /// On a runtime of its own.
+    fn peer_status(address: String) -> Result<String, String> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let asked = async {
+                let mut client =
+                    ClusterClient::connect(format!("http://{address}")).await.map_err(|e| e.to_string())?;
+                client.status(StatusRequest {}).await.map_err(|e| e.to_string())
+            };
+            let answered = tokio::time::timeout(PATIENCE, asked).await.map_err(|e| e.to_string())??;
+            Ok(answered.into_inner().name)
+        })
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn peers_and_probes_are_answered_while_all_client_workers_are_busy() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = Config::default();
+        config.node.name = "a".into();
+        config.node.bootstrap = Some("single".into());
+        config.node.data_dir = dir.path().display().to_string();
+        config.raft.segment_bytes = Some(4 << 20);
+        config.listen.client = String::new();
+        config.listen.peer = free_address();
+        config.listen.metrics = Some(free_address());
+        (config.listen.grpc, config.listen.gateway) = (Some(String::new()), Some(String::new()));
+        let (peer, metrics) = (config.listen.peer.clone(), config.listen.metrics.clone().unwrap());
+        let app = App::start(config.try_into().unwrap()).await.unwrap();
+        app.node().ready().await;
+
+        let (busy, is_busy) = mpsc::channel();
+        let (ends, mut workers) = (Vec::from_iter((0..WORKERS).map(|_| mpsc::channel::<()>())), Vec::new());
+        let (ends, waits): (Vec<_>, Vec<_>) = ends.into_iter().unzip();
+        for wait in waits {
+            let busy = busy.clone();
+            workers.push(tokio::spawn(async move {
+                busy.send(()).unwrap();
+                // As a long command would, which does not return to the runtime.
+                assert!(wait.recv().is_err());
+            }));
+        }
+        // This task runs on the thread of the test, which may block.
+        for _ in 0..WORKERS {
+            is_busy.recv_timeout(PATIENCE).unwrap();
+        }
+        let alive = std::thread::spawn(move || livez(&metrics)).join().unwrap();
+        let status = std::thread::spawn(move || peer_status(peer)).join().unwrap();
+        drop(ends);
+        for worker in workers {
+            worker.await.unwrap();
+        }
+        assert!(alive.unwrap().starts_with("HTTP/1.1 200"));
+        assert_eq!(status.unwrap(), "a");
+        app.stop().await;
+    }
 }

@@ -19,7 +19,8 @@ const EXPIRY_BATCH: u32 = 1_000;
 const REGISTER_RETRY: Duration = Duration::from_millis(500);
 
 pub fn spawn(node: Node) {
-    let runtime = tokio::runtime::Handle::current();
+    // A member may be started by the peer service, which has a runtime of its own.
+    let runtime = node.inner().runtime.clone();
     runtime.spawn(register(node.clone()));
     runtime.spawn(purge_expired(node.clone()));
     runtime.spawn(retirement::notice(node));

@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 
 use Amount::{Bytes, Count, Millis};
 
+use crate::client_memory::MemoryLimits;
+
 /// A limit in the unit that it is charged in.
 #[derive(Debug, Clone, Copy)]
 enum Amount {
@@ -48,6 +50,8 @@ const fn limit(
     Limit { subject, amount, setting, redis, at_the_limit }
 }
 
+const MEMORY: MemoryLimits = MemoryLimits::DEFAULT;
+
 /// Sections of the page, in order. Rows of one section stand together.
 #[rustfmt::skip]
 const SECTIONS: &[(&str, &[Limit])] = &[
@@ -64,7 +68,19 @@ const SECTIONS: &[(&str, &[Limit])] = &[
     ("Keys and values", &[
     ]),
     ("Connections and memory", &[
-        limit("Redis connections", Count(10_000), Some("client.max_connections"), "`maxclients`, 10000", "One more is answered `-ERR max number of clients reached` and closed."),
+        limit("Redis connections", Count(10_000), Some("client.max_connections"), "`maxclients`, 10000", "One more is answered `-ERR max number of clients reached` and closed. Lowered at start, with a warning, to what the limit of open files leaves after a reserve."),
+        limit("One reply, and all unsent replies of one connection", Bytes(MEMORY.output_bytes as u64), Some("client.output_buffer_limit"), "`client-output-buffer-limit normal`, none", "`BUDGET_EXCEEDED` (`-ERR`) in place of a reply that alone is larger; a connection with more unsent is closed."),
+        limit("Unsent replies of one connection for longer than `client.output_buffer_soft_seconds`", Bytes(MEMORY.soft_output_bytes as u64), Some("client.output_buffer_soft_limit"), "the soft limit of the same", "The connection is closed."),
+        limit("Time over the soft limit", Millis(MEMORY.soft_time.as_millis() as u64), Some("client.output_buffer_soft_seconds"), "the soft seconds of the same", "The connection is closed."),
+        limit("Unread messages of one subscriber", Bytes(MEMORY.pubsub_bytes as u64), Some("client.pubsub_output_buffer_limit"), "`client-output-buffer-limit pubsub`, 32 MiB", "The connection is closed."),
+        limit("Unsent replies, unread messages, incomplete and queued requests of all Redis connections", Bytes(MEMORY.all_bytes as u64), Some("client.maxmemory_clients"), "`maxmemory-clients`, none", "The connection that holds most is closed."),
+        limit("Time in which a client takes none of the replies that wait for it", Millis(60_000), Some("client.write_timeout"), "none", "The connection is closed."),
+        limit("Time to authenticate and to complete the first command", Millis(30_000), Some("client.auth_timeout"), "none", "The connection is closed."),
+        limit("Calls at once on one gRPC connection", Count(crate::app::MAX_CONCURRENT_STREAMS as u64), None, "does not apply", "The client waits with more, as HTTP/2 has it."),
+        limit("Connections of the peer port", Count(crate::descriptors::PEER as u64), None, "does not apply", "The oldest that has sent no HTTP/2 preface gives way; without such a one, more wait in the listen queue."),
+        limit("Connections of the metrics port", Count(crate::descriptors::METRICS as u64), None, "does not apply", "The oldest gives way, so that a probe is always answered."),
+        limit("Connections of the gRPC port", Count(crate::descriptors::MAX_GRPC as u64), None, "does not apply", "As on the peer port. At most a quarter of the descriptors that are left."),
+        limit("Connections of the gateway", Count(crate::descriptors::MAX_GATEWAY as u64), None, "does not apply", "The oldest that has sent no request gives way. At most an eighth of the descriptors that are left."),
     ]),
     ("Authentication", &[
     ]),

@@ -11,7 +11,7 @@ use helios_node::config::{
     self, Cli, CommandLine, ConfigAction, ConfigError, RunArgs, Settings, Source, VerifyArgs,
 };
 use helios_node::error::Error;
-use helios_node::{dev, logging, verify};
+use helios_node::{descriptors, dev, logging, verify};
 use tokio::signal::unix::{SignalKind, signal};
 
 const EX_CONFIG: u8 = 78;
@@ -27,6 +27,9 @@ fn main() -> ExitCode {
             return if usage { EX_CONFIG.into() } else { ExitCode::SUCCESS };
         }
     };
+    if let Err(error) = descriptors::raise_limit() {
+        eprintln!("heliosd: warning: the limit of open files stays at {}: {error}", descriptors::limit());
+    }
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => return fail(1, &format!("the async runtime does not start: {error}")),

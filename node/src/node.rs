@@ -111,7 +111,10 @@ pub(crate) struct Inner {
     pub(crate) fatal: Fatal,
     /// What `fatal` was raised for is done by the next start.
     pub(crate) must_restart: AtomicBool,
-    runtime: tokio::runtime::Handle,
+    /// Of chores.
+    pub(crate) runtime: tokio::runtime::Handle,
+    /// Of the links to other members.
+    links_runtime: tokio::runtime::Handle,
     member: OnceLock<ActiveMember>,
     removed: AtomicBool,
     /// A peer said that this member was removed.
@@ -147,6 +150,7 @@ impl Node {
         locks: Locks,
         metrics: Arc<Metrics>,
         fatal: Fatal,
+        links_runtime: &tokio::runtime::Handle,
     ) -> Result<Self, NodeError> {
         let disk = disk::real();
         let static_cluster = static_cluster(&settings);
@@ -196,6 +200,7 @@ impl Node {
             fatal,
             must_restart: AtomicBool::new(false),
             runtime: tokio::runtime::Handle::current(),
+            links_runtime: links_runtime.clone(),
             member: OnceLock::new(),
             removed: AtomicBool::new(marker.member.as_ref().is_some_and(|member| member.removed)),
             told_removed: Notify::new(),

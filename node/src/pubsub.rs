@@ -4,18 +4,18 @@
 //! Called by whoever serves clients, and by `requests` for what members publish to one another.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
+use crate::client_memory::{Account, Cause};
 use crate::glob;
 
-/// What one client may have waiting; one that is slower is cut off, as Redis does.
+/// Messages that one client may have waiting; one that is slower is cut off, as Redis does. Their bytes are limited by
+/// its account.
 const MAX_WAITING: usize = 16_384;
-const MAX_WAITING_BYTES: usize = 32 << 20;
 /// Channels and patterns of one client.
 pub const MAX_TOPICS: usize = 10_000;
 
@@ -53,8 +53,7 @@ struct Topics {
 #[derive(Debug, Clone)]
 struct Inbox {
     sender: mpsc::Sender<Delivery>,
-    waiting_bytes: Arc<AtomicUsize>,
-    cut: CancellationToken,
+    account: Arc<Account>,
     cuts: Arc<AtomicU64>,
 }
 
@@ -67,6 +66,7 @@ pub struct Subscriber {
     receiver: mpsc::Receiver<Delivery>,
     channels: BTreeSet<Bytes>,
     patterns: BTreeSet<Bytes>,
+    topic_bytes: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,16 +76,17 @@ pub enum Topic {
 }
 
 impl Broker {
-    /// A client that listens to nothing yet. `cut` ends its connection if it falls too far behind.
-    pub fn subscriber(self: &Arc<Self>, cut: CancellationToken) -> Subscriber {
+    /// A client that listens to nothing yet. What waits for it is charged to `account`.
+    pub fn subscriber(self: &Arc<Self>, account: Arc<Account>) -> Subscriber {
         let (sender, receiver) = mpsc::channel(MAX_WAITING);
         Subscriber {
             id: self.last_id.fetch_add(1, Ordering::Relaxed),
             broker: self.clone(),
-            inbox: Inbox { sender, waiting_bytes: Arc::default(), cut, cuts: Arc::clone(&self.cuts) },
+            inbox: Inbox { sender, account, cuts: Arc::clone(&self.cuts) },
             receiver,
             channels: BTreeSet::new(),
             patterns: BTreeSet::new(),
+            topic_bytes: 0,
         }
     }
 
@@ -93,7 +94,13 @@ impl Broker {
     pub fn publish(&self, channel: &Bytes, payload: &Bytes) -> u64 {
         let topics = self.read();
         let mut count = 0;
-        let delivery = |pattern| Delivery { pattern, channel: channel.clone(), payload: payload.clone() };
+        // Slices would hold the chunks that they were read in for as long as the slowest subscriber takes.
+        let mut own = None;
+        let mut delivery = |pattern| {
+            let copied = || (Bytes::copy_from_slice(channel), Bytes::copy_from_slice(payload));
+            let (channel, payload) = own.get_or_insert_with(copied).clone();
+            Delivery { pattern, channel, payload }
+        };
         for inbox in topics.channels.get(channel).into_iter().flat_map(HashMap::values) {
             count += u64::from(inbox.put(delivery(None)));
         }
@@ -143,12 +150,12 @@ impl Broker {
 impl Inbox {
     fn put(&self, delivery: Delivery) -> bool {
         let bytes = delivery.bytes();
-        let waiting = self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        let is_taken = waiting <= MAX_WAITING_BYTES && self.sender.try_send(delivery).is_ok();
+        let was_closed = self.account.is_closed();
+        let is_taken = self.account.add_message(bytes) && self.sender.try_send(delivery).is_ok();
         if !is_taken {
-            self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
-            self.cuts.fetch_add((!self.cut.is_cancelled()).into(), Ordering::Relaxed);
-            self.cut.cancel();
+            self.account.remove_message(bytes);
+            self.account.close(Cause::PubsubLimit);
+            self.cuts.fetch_add((!was_closed).into(), Ordering::Relaxed);
         }
         is_taken
     }
@@ -160,6 +167,8 @@ impl Subscriber {
         if self.count() >= MAX_TOPICS {
             return false;
         }
+        // A slice would hold the chunk that it was read in.
+        let name = Bytes::copy_from_slice(&name);
         let inbox = self.inbox.clone();
         let mut topics = self.broker.write();
         let listeners = match topic {
@@ -168,14 +177,26 @@ impl Subscriber {
         };
         listeners.insert(self.id, inbox);
         drop(topics);
-        self.names(topic).insert(name);
+        let bytes = topic_bytes(&name);
+        if self.names(topic).insert(name) {
+            self.topic_bytes += bytes;
+        }
         true
     }
 
     /// True if it listened to it.
     pub fn unsubscribe(&mut self, topic: Topic, name: &[u8]) -> bool {
         self.broker.write().forget(topic, name, self.id);
-        self.names(topic).remove(name)
+        let listened = self.names(topic).remove(name);
+        if listened {
+            self.topic_bytes -= topic_bytes(name);
+        }
+        listened
+    }
+
+    /// What the names cost that it listens to.
+    pub fn topic_bytes(&self) -> usize {
+        self.topic_bytes
     }
 
     /// What it listens to, in order.
@@ -211,7 +232,7 @@ impl Subscriber {
     }
 
     fn taken(&self, delivery: Delivery) -> Delivery {
-        self.inbox.waiting_bytes.fetch_sub(delivery.bytes(), Ordering::Relaxed);
+        self.inbox.account.remove_message(delivery.bytes());
         delivery
     }
 
@@ -233,6 +254,11 @@ impl Drop for Subscriber {
             topics.forget(Topic::Pattern, pattern, self.id);
         }
     }
+}
+
+/// A name in the list of its subscriber and in that of all.
+fn topic_bytes(name: &[u8]) -> usize {
+    name.len() + 2 * size_of::<Bytes>() + size_of::<Inbox>()
 }
 
 impl Topics {
@@ -259,6 +285,8 @@ impl Topics {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client_memory::MemoryLimits;
+    use crate::client_memory::tests::account;
 
     fn bytes(text: &'static str) -> Bytes {
         Bytes::from_static(text.as_bytes())
@@ -271,8 +299,8 @@ mod tests {
     #[test]
     fn a_message_goes_to_those_who_listen_once_for_each_way_they_do() {
         let broker = broker();
-        let mut one = broker.subscriber(CancellationToken::new());
-        let mut other = broker.subscriber(CancellationToken::new());
+        let mut one = broker.subscriber(account(MemoryLimits::default()).0);
+        let mut other = broker.subscriber(account(MemoryLimits::default()).0);
         assert!(one.subscribe(Topic::Channel, bytes("news")));
         assert!(one.subscribe(Topic::Pattern, bytes("n*")));
         assert!(other.subscribe(Topic::Channel, bytes("old")));
@@ -288,7 +316,7 @@ mod tests {
     #[test]
     fn nothing_is_left_of_one_that_is_gone() {
         let broker = broker();
-        let mut client = broker.subscriber(CancellationToken::new());
+        let mut client = broker.subscriber(account(MemoryLimits::default()).0);
         client.subscribe(Topic::Channel, bytes("a"));
         client.subscribe(Topic::Channel, bytes("b"));
         client.subscribe(Topic::Pattern, bytes("*"));
@@ -302,10 +330,10 @@ mod tests {
     #[test]
     fn one_that_does_not_read_is_cut_off() {
         let broker = broker();
-        let cut = CancellationToken::new();
-        let mut client = broker.subscriber(cut.clone());
+        let (account, cut) = account(MemoryLimits::default());
+        let mut client = broker.subscriber(account);
         client.subscribe(Topic::Channel, bytes("a"));
-        let large = Bytes::from(vec![0; MAX_WAITING_BYTES / 4]);
+        let large = Bytes::from(vec![0; MemoryLimits::default().pubsub_bytes / 4]);
         let taken: u64 = (0..4).map(|_| broker.publish(&bytes("a"), &large)).sum();
         assert_eq!((taken, cut.is_cancelled(), broker.cuts()), (3, true, 1));
     }

@@ -143,6 +143,28 @@ pub const KEYS: &[Key] = &[
     key("client", "idle_timeout", "`0ms`", Reload,
         "How long a Redis connection may send nothing before it is closed, as Redis's `timeout`; `0ms`: for ever. Who \
          listens to channels or waits for an element is not idle. A new value counts for connections that are open, too."),
+    key("client", "auth_timeout", "`30s`", Restart,
+        "How long a Redis connection may take to authenticate, where that is asked for, and to complete its first command. \
+         Then it is closed."),
+    key("client", "write_timeout", "`60s`", Restart,
+        "How long a Redis client may take none of the replies that wait for it before its connection is closed; `0ms`: for \
+         ever."),
+    key("client", "output_buffer_limit", "`268435456`", Restart,
+        "Bytes of replies that one Redis connection may have unsent, 1048576 or more: the hard limit of Redis's \
+         `client-output-buffer-limit normal`. A larger reply is answered with an error, and a connection over the limit is \
+         closed."),
+    key("client", "output_buffer_soft_limit", "`67108864`", Restart,
+        "Bytes of replies that one Redis connection may have unsent for `output_buffer_soft_seconds` before it is closed; 0: \
+         no such limit."),
+    key("client", "output_buffer_soft_seconds", "`60`", Restart,
+        "Seconds, see `output_buffer_soft_limit`."),
+    key("client", "pubsub_output_buffer_limit", "`33554432`", Restart,
+        "Bytes of messages that one subscriber may have unread before its connection is closed, 1048576 or more: the hard \
+         limit of Redis's `client-output-buffer-limit pubsub`."),
+    key("client", "maxmemory_clients", "`536870912`", Restart,
+        "Bytes that all Redis connections together may hold in unsent replies, unread messages and requests that are not \
+         complete or queued by `MULTI`, as Redis's `maxmemory-clients`. Over it, the connection that holds most is closed. \
+         No less than `output_buffer_limit`."),
     key("client", "notify_keyspace_events", "empty: none", Restart,
         "Which changes of keys this node publishes to its Redis clients, in Redis's letters: `KEA` is all of them on both \
          kinds of channels, `Ex` expired keys only. `CONFIG SET notify-keyspace-events` changes it until the next start."),

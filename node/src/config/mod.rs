@@ -24,6 +24,7 @@ pub use sources::Source;
 
 use serde::{Deserialize, Serialize};
 
+use crate::client_memory::MemoryLimits;
 use crate::state::Limits;
 
 /// A configuration that cannot be used. The process ends with exit code 78 (EX_CONFIG).
@@ -139,6 +140,24 @@ pub struct ClientSection {
     pub shutdown_delay: String,
     /// How long a Redis connection may send nothing before it is closed; 0: for ever.
     pub idle_timeout: String,
+    /// For a connection to authenticate and to complete its first command.
+    pub auth_timeout: String,
+    /// How long a client that has replies waiting may take none of them; 0: for ever.
+    pub write_timeout: String,
+    /// Bytes of one reply, and of all unsent replies of a connection.
+    #[serde(deserialize_with = "plain::number")]
+    pub output_buffer_limit: usize,
+    /// Bytes of unsent replies that a connection may have for `output_buffer_soft_seconds`; 0: no such limit.
+    #[serde(deserialize_with = "plain::number")]
+    pub output_buffer_soft_limit: usize,
+    #[serde(deserialize_with = "plain::number")]
+    pub output_buffer_soft_seconds: u64,
+    /// Bytes of unread messages of one subscriber.
+    #[serde(deserialize_with = "plain::number")]
+    pub pubsub_output_buffer_limit: usize,
+    /// Bytes that all Redis connections together may hold.
+    #[serde(deserialize_with = "plain::number")]
+    pub maxmemory_clients: usize,
     /// Letters of Redis's setting of this name.
     pub notify_keyspace_events: String,
     /// Asked of Redis clients by AUTH when set.
@@ -224,6 +243,13 @@ impl Default for ClientSection {
         Self {
             request_timeout: "5s".into(),
             shutdown_delay: "0ms".into(),
+            auth_timeout: "30s".into(),
+            write_timeout: "60s".into(),
+            output_buffer_limit: MemoryLimits::DEFAULT.output_bytes,
+            output_buffer_soft_limit: MemoryLimits::DEFAULT.soft_output_bytes,
+            output_buffer_soft_seconds: 60,
+            pubsub_output_buffer_limit: MemoryLimits::DEFAULT.pubsub_bytes,
+            maxmemory_clients: MemoryLimits::DEFAULT.all_bytes,
             notify_keyspace_events: String::new(),
             max_connections: 10_000,
             idle_timeout: "0ms".into(),

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::locks::{self, TlsFiles};
-use super::{Config, ConfigError, InitialMember, events, lease};
+use super::{ClientSection, Config, ConfigError, InitialMember, events, lease};
+use crate::client_memory::MemoryLimits;
 use crate::database::Ack;
 use crate::secret::Secret;
 use crate::state::{EngineKind, EventFilter, Limits};
@@ -52,6 +53,9 @@ pub struct Settings {
     pub max_connections: usize,
     /// Of Redis connections; `None`: without end.
     pub idle_timeout: Option<Duration>,
+    /// For a Redis connection to authenticate and to complete its first command.
+    pub auth_timeout: Duration,
+    pub client_memory: MemoryLimits,
     pub keyspace_events: EventFilter,
     pub lease: Option<Duration>,
     pub read_limits: Limits,
@@ -167,6 +171,8 @@ impl TryFrom<Config> for Settings {
             max_connections: positive("client.max_connections", client.max_connections as u64)? as usize,
             idle_timeout: Some(duration_or_none("client.idle_timeout", &client.idle_timeout)?)
                 .filter(|limit| !limit.is_zero()),
+            auth_timeout: duration("client.auth_timeout", &client.auth_timeout)?,
+            client_memory: client_memory(&client)?,
             keyspace_events: events::filter(&client.notify_keyspace_events)?,
             lease: lease::length(&reads.lease, timing[1])?,
             read_limits: Limits {
@@ -401,6 +407,24 @@ fn advertised(field: &str, text: &str, listen: &str) -> Result<String, ConfigErr
     Ok(match listen.rsplit_once(':') {
         Some(("" | "0.0.0.0" | "[::]", port)) => format!("127.0.0.1:{port}"),
         _ => listen.to_owned(),
+    })
+}
+
+fn client_memory(client: &ClientSection) -> Result<MemoryLimits, ConfigError> {
+    const LEAST: usize = 1 << 20;
+    let least = |field: &str, bytes: usize, least: usize| match bytes >= least {
+        true => Ok(bytes),
+        false => Err(ConfigError(format!("client.{field} {bytes}: write {least} or more"))),
+    };
+    let write_timeout = duration_or_none("client.write_timeout", &client.write_timeout)?;
+    let output_bytes = least("output_buffer_limit", client.output_buffer_limit, LEAST)?;
+    Ok(MemoryLimits {
+        output_bytes,
+        soft_output_bytes: client.output_buffer_soft_limit,
+        soft_time: Duration::from_secs(client.output_buffer_soft_seconds),
+        pubsub_bytes: least("pubsub_output_buffer_limit", client.pubsub_output_buffer_limit, LEAST)?,
+        all_bytes: least("maxmemory_clients", client.maxmemory_clients, output_bytes)?,
+        write_timeout: Some(write_timeout).filter(|limit| !limit.is_zero()),
     })
 }
 

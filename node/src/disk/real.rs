@@ -5,9 +5,15 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::{DirEntry, Disk, DiskFile, DiskLock, Kind, LockMode};
+use crate::descriptors;
+
+/// Until descriptors may be free again.
+const DESCRIPTOR_PAUSE: Duration = Duration::from_millis(50);
+/// Every 10 s.
+const LOGGED_TRIES: u32 = 200;
 
 #[derive(Debug, Default)]
 pub struct RealDisk {
@@ -16,15 +22,15 @@ pub struct RealDisk {
 
 impl Disk for RealDisk {
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        boxed(File::options().create(true).truncate(true).read(true).write(true).open(path))
+        boxed(opened(|| File::options().create(true).truncate(true).read(true).write(true).open(path)))
     }
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        boxed(File::open(path))
+        boxed(opened(|| File::open(path)))
     }
 
     fn open_to_write(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        boxed(File::options().read(true).write(true).open(path))
+        boxed(opened(|| File::options().read(true).write(true).open(path)))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -48,7 +54,7 @@ impl Disk for RealDisk {
             let entry = entry?;
             Ok(DirEntry { name: entry.file_name(), kind: kind_of(entry.file_type()?.is_dir()) })
         };
-        fs::read_dir(dir)?.map(entry).collect()
+        opened(|| fs::read_dir(dir))?.map(entry).collect()
     }
 
     fn kind(&self, path: &Path) -> Option<Kind> {
@@ -62,16 +68,16 @@ impl Disk for RealDisk {
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         // A path of one name is in the working directory.
         let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
-        File::open(dir)?.sync_all()
+        opened(|| File::open(dir))?.sync_all()
     }
 
     fn try_lock(&self, path: &Path, mode: LockMode) -> Result<DiskLock, TryLockError> {
-        let file = match mode {
+        let file = opened(|| match mode {
             LockMode::Exclusive if !path.is_dir() => {
                 File::options().create(true).truncate(false).write(true).open(path)
             }
             LockMode::Exclusive | LockMode::Shared => File::open(path),
-        };
+        });
         let file = file.map_err(TryLockError::Error)?;
         match mode {
             LockMode::Exclusive => file.try_lock()?,
@@ -92,6 +98,24 @@ impl Disk for RealDisk {
 
     fn give_back(&self, bytes: u64) {
         self.set_apart.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// Opens again and again while there is no descriptor left: connections end, and a log or a checkpoint that waits for
+/// one costs less than a member that ends. Only threads of their own open files.
+fn opened<T>(open: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    let mut tries = 0_u32;
+    loop {
+        match open() {
+            Err(error) if descriptors::are_exhausted(&error) => {
+                if tries.is_multiple_of(LOGGED_TRIES) {
+                    tracing::error!(%error, "no file can be opened; trying again until it can");
+                }
+                tries = tries.wrapping_add(1);
+                std::thread::sleep(DESCRIPTOR_PAUSE);
+            }
+            opened => return opened,
+        }
     }
 }
 

@@ -23,24 +23,31 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use warp::filters::BoxedFilter;
 use warp::reply::Response;
 
-use crate::tls::Door;
+use crate::tls::{Door, accept};
 
-/// Connections served at once on one port; more wait in the listen queue.
-const MAX_CONNECTIONS: usize = 1_024;
 /// Bytes of a request head, and of what is read ahead of a body.
 const MAX_HEAD_BYTES: usize = 64 << 10;
 /// A connection that sends no complete request head for this long is closed.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Who keeps a connection when all places of the port are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keeps {
+    /// Who has sent a whole request.
+    Clients,
+    /// Nobody: requests are short, and the next may be a probe's.
+    Nobody,
+}
 
 /// Serves `routes` until `stop`, then lets requests in flight finish.
 ///
@@ -50,11 +57,11 @@ pub async fn serve(
     listener: TcpListener,
     door: Door,
     routes: BoxedFilter<(Response,)>,
+    keeps: Keeps,
     stop: CancellationToken,
 ) {
     let service = TowerToHyperService::new(warp::service(routes));
     let graceful = hyper_util::server::graceful::GracefulShutdown::new();
-    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     // HTTP/1 only: telling it from HTTP/2 waits without limit for the first bytes.
     let mut builder = Builder::new(TokioExecutor::new()).http1_only();
     builder
@@ -63,40 +70,45 @@ pub async fn serve(
         .header_read_timeout(HEADER_TIMEOUT)
         .max_buf_size(MAX_HEAD_BYTES);
     loop {
-        let accepted = tokio::select! {
-            () = stop.cancelled() => break,
-            accepted = accept(&listener, &permits) => accepted,
+        let accepted = async {
+            let (stream, from) = accept(&listener, door.name).await;
+            (stream, from, door.slots.take().await)
         };
-        let Some((stream, from, permit)) = accepted else { continue };
+        let (stream, from, slot) = tokio::select! {
+            () = stop.cancelled() => break,
+            (stream, from, Some(slot)) = accepted => (stream, from, Arc::new(slot)),
+            else => break,
+        };
         let (door, builder, service) = (door.clone(), builder.clone(), service.clone());
         let watcher = graceful.watcher();
         tokio::spawn(async move {
-            if let Some(stream) = door.open(stream, from).await {
+            let proven = Arc::clone(&slot);
+            let service = service_fn(move |request| {
+                if keeps == Keeps::Clients {
+                    proven.prove();
+                }
+                service.call(request)
+            });
+            let serving = async {
+                let Some(stream) = door.open(stream, from).await else { return };
                 let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
                 if let Err(error) = watcher.watch(connection).await {
                     lost(&door, from, &*error);
                 }
+            };
+            let evicted = slot.evicted();
+            tokio::select! {
+                () = serving => {}
+                () = evicted.cancelled() => door.refusals.tell(
+                    door.name,
+                    "no_slot",
+                    from,
+                    "all connections of this port are taken, and it was the oldest without a request",
+                ),
             }
-            drop(permit);
         });
     }
     drop(tokio::time::timeout(SHUTDOWN_TIMEOUT, graceful.shutdown()).await);
-}
-
-async fn accept(
-    listener: &TcpListener,
-    permits: &Arc<Semaphore>,
-) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-    let permit = Arc::clone(permits).acquire_owned().await.ok()?;
-    match listener.accept().await {
-        Ok((stream, from)) => Some((stream, from, permit)),
-        Err(error) => {
-            // Out of file descriptors, most likely: give others time to close theirs.
-            tracing::warn!(%error, "http connection not accepted");
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            None
-        }
-    }
 }
 
 /// A client that breaks off is no error of ours; one that is slow or sends too much is told apart.

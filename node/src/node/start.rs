@@ -184,7 +184,7 @@ impl Node {
                     inner.told_removed.notify_one();
                 }
             }),
-            runtime: self.0.runtime.clone(),
+            runtime: self.0.links_runtime.clone(),
         }
     }
 }

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::frame::Protocol;
 use crate::auth::DEFAULT_USER;
+use crate::client_memory::{Account, ClientMemory};
 
 /// All connections of one listener.
 #[derive(Debug, Default)]
@@ -28,6 +29,8 @@ pub struct Client {
     connected: Instant,
     /// Ends the connection at once.
     pub cut: CancellationToken,
+    /// What it holds in memory.
+    pub account: Arc<Account>,
     /// Ends what it waits for.
     unblock: Mutex<Option<oneshot::Sender<Unblock>>>,
     profile: Mutex<Profile>,
@@ -69,6 +72,7 @@ impl Clients {
     /// Lists a new connection, unless there are `limit` already.
     pub fn register(
         self: &Arc<Self>,
+        memory: &Arc<ClientMemory>,
         address: SocketAddr,
         local_address: SocketAddr,
         limit: usize,
@@ -78,7 +82,7 @@ impl Clients {
             return None;
         }
         let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
-        let client = Arc::new(Client::new(id, address, local_address));
+        let client = Arc::new(Client::new(id, address, local_address, memory));
         live.insert(id, client.clone());
         Some(Registration { clients: self.clone(), client })
     }
@@ -101,8 +105,8 @@ impl Drop for Registration {
 }
 
 impl Client {
-    fn new(id: u64, address: SocketAddr, local_address: SocketAddr) -> Self {
-        let connected = Instant::now();
+    fn new(id: u64, address: SocketAddr, local_address: SocketAddr, memory: &Arc<ClientMemory>) -> Self {
+        let (connected, cut) = (Instant::now(), CancellationToken::new());
         let profile = Profile {
             name: String::new(),
             user: String::new(),
@@ -119,7 +123,8 @@ impl Client {
             address,
             local_address,
             connected,
-            cut: CancellationToken::new(),
+            account: Arc::new(memory.open(address, cut.clone())),
+            cut,
             unblock: Mutex::default(),
             profile: Mutex::new(profile),
         }
@@ -154,9 +159,10 @@ impl Client {
     /// One line of `CLIENT LIST`, with the fields that tools parse.
     pub fn describe(&self) -> String {
         let profile = self.profile().clone();
+        let (unsent, held) = self.account.held();
         format!(
             "id={} addr={} laddr={} fd=-1 name={} age={} idle={} flags={} db=0 sub={} psub={} ssub=0 multi=-1 \
-             events=r cmd={} user={} redir=-1 resp={} lib-name={} lib-ver={}\n",
+             omem={unsent} tot-mem={held} events=r cmd={} user={} redir=-1 resp={} lib-name={} lib-ver={}\n",
             self.id,
             self.address,
             self.local_address,

@@ -3,7 +3,7 @@
 //! Arguments are slices of the input, not copies. A declared length allocates nothing: memory
 //! grows only with bytes received, up to [`DecodeLimits::request_bytes`].
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::inline;
 
@@ -59,6 +59,8 @@ pub struct Decoder {
 struct Partial {
     missing_arguments: i64,
     arguments: Vec<Bytes>,
+    /// Of them, those that hold no chunk of the input any more.
+    owned: usize,
     /// Length of the bulk string whose header was read.
     bulk: Option<usize>,
     bytes: usize,
@@ -68,6 +70,12 @@ impl Decoder {
     /// Whether part of a request was taken off the input already.
     pub fn is_within_request(&self) -> bool {
         self.partial.is_some()
+    }
+
+    /// Of the request that is not complete.
+    pub fn held_bytes(&self) -> usize {
+        let held = |partial: &Partial| partial.bytes + partial.arguments.capacity() * size_of::<Bytes>();
+        self.partial.as_ref().map_or(0, held)
     }
 
     /// Takes the next complete request off `input`; `None` when more bytes are needed.
@@ -80,6 +88,7 @@ impl Decoder {
         loop {
             if let Some(partial) = &mut self.partial {
                 if !partial.fill(input, limits)? {
+                    partial.own();
                     return Ok(None);
                 }
                 return Ok(self.partial.take().map(|partial| partial.arguments));
@@ -102,7 +111,21 @@ impl Decoder {
     }
 }
 
+/// The same words in a block of their own: slices would hold the chunks that they were read in.
+pub fn own(words: &mut [Bytes]) {
+    let mut block = BytesMut::with_capacity(words.iter().map(Bytes::len).sum());
+    words.iter().for_each(|word| block.put_slice(word));
+    let mut block = block.freeze();
+    words.iter_mut().for_each(|word| *word = block.split_to(word.len()));
+}
+
 impl Partial {
+    /// The rest may come later, and one byte at a time.
+    fn own(&mut self) {
+        own(&mut self.arguments[self.owned..]);
+        self.owned = self.arguments.len();
+    }
+
     fn start(line: &[u8], limits: DecodeLimits) -> Result<Option<Self>, ProtocolError> {
         let count = parse_integer(line)
             .filter(|count| *count <= MAX_ARGUMENTS)
@@ -110,7 +133,8 @@ impl Partial {
         if !limits.authenticated && count > MAX_ARGUMENTS_BEFORE_AUTH {
             return Err(ProtocolError::UnauthenticatedMultibulkLength);
         }
-        let partial = Self { missing_arguments: count, arguments: Vec::new(), bulk: None, bytes: line.len() };
+        let partial =
+            Self { missing_arguments: count, arguments: Vec::new(), owned: 0, bulk: None, bytes: line.len() };
         Ok((count > 0).then_some(partial))
     }
 

@@ -7,6 +7,10 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::state::calls::double_text;
 
+/// A part of a reply beside its content: its place in memory, and more than its longest header on the wire.
+const PART_BYTES: usize = 48;
+const _: () = assert!(size_of::<Frame>() <= PART_BYTES);
+
 /// The protocol version a connection speaks; `HELLO` changes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Protocol {
@@ -70,6 +74,32 @@ impl Frame {
         matches!(self, Self::Error(_))
     }
 
+    /// What the reply costs until it is sent, bytes: its content, and what each part takes beside it in memory or on
+    /// the wire, whichever is more.
+    pub fn cost(&self) -> usize {
+        let inner: usize = match self {
+            Self::Array(items) | Self::Set(items) | Self::Push(items) | Self::Sequence(items) => {
+                items.iter().map(Self::cost).sum()
+            }
+            Self::Map(pairs) | Self::Pairs(pairs) => {
+                pairs.iter().map(|(key, value)| key.cost() + value.cost()).sum()
+            }
+            _ => 0,
+        };
+        self.own_cost() + inner
+    }
+
+    /// Without that of its parts.
+    pub(super) fn own_cost(&self) -> usize {
+        PART_BYTES
+            + match self {
+                Self::Simple(text) | Self::Error(text) => text.len(),
+                Self::Bulk(bytes) => bytes.len(),
+                Self::BigNumber(text) | Self::Verbatim(text) => text.len(),
+                _ => 0,
+            }
+    }
+
     /// Appends the reply to `out` as `protocol` writes it.
     pub fn encode(&self, protocol: Protocol, out: &mut BytesMut) {
         let resp3 = protocol == Protocol::Resp3;
@@ -130,7 +160,7 @@ fn put_line(out: &mut BytesMut, kind: u8, text: &str) {
     out.put_slice(b"\r\n");
 }
 
-fn put_number(out: &mut BytesMut, kind: u8, number: impl std::fmt::Display) {
+pub(super) fn put_number(out: &mut BytesMut, kind: u8, number: impl std::fmt::Display) {
     out.put_u8(kind);
     write!(out, "{number}\r\n").expect("a BytesMut grows as needed, so writing to it cannot fail");
 }

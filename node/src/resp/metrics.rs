@@ -1,5 +1,6 @@
 //! What the Redis listener counts; the registry adds the `helios_` prefix.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
@@ -93,6 +94,11 @@ impl Metrics {
 
     pub(super) fn rejected(&self, reason: &'static str) {
         self.refusals.count(reason);
+    }
+
+    /// Counts it and logs it, unless the same was logged a moment ago.
+    pub(super) fn refused(&self, reason: &'static str, from: SocketAddr, why: &str) {
+        self.refusals.tell("client", reason, from, why);
     }
 }
 

@@ -20,13 +20,11 @@ use super::script::Scripts;
 use super::stats::Stats;
 use super::waiting::Waiting;
 use crate::auth::Access;
+use crate::client_memory::{ClientMemory, MemoryLimits};
 use crate::database::Database;
 use crate::idle::IdleTimeout;
 use crate::state::EventFilter;
-use crate::tls::Door;
-
-/// How long to leave the listener alone when the process is out of file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+use crate::tls::{Door, accept};
 
 /// What a client may cost, and have.
 #[derive(Debug, Clone)]
@@ -38,6 +36,9 @@ pub struct Limits {
     pub max_request_bytes: usize,
     pub max_value_bytes: usize,
     pub max_key_bytes: usize,
+    pub memory: MemoryLimits,
+    /// For a client to say who it is, and to complete its first command.
+    pub auth_timeout: Duration,
     /// For a request to arrive, from its first byte to its last.
     pub request_timeout: Duration,
     /// Closes a connection that sends nothing for so long.
@@ -56,6 +57,8 @@ impl Default for Limits {
             max_request_bytes: 16 * 1024 * 1024,
             max_value_bytes: 8 * 1024 * 1024,
             max_key_bytes: 64 * 1024,
+            memory: MemoryLimits::default(),
+            auth_timeout: Duration::from_secs(30),
             request_timeout: Duration::from_secs(60),
             idle_timeout: IdleTimeout::default(),
             keepalive: Duration::from_secs(300),
@@ -71,6 +74,7 @@ pub struct Shared {
     pub access: Arc<Access>,
     pub metrics: Metrics,
     pub clients: Arc<Clients>,
+    pub memory: Arc<ClientMemory>,
     pub stats: Stats,
     pub cursors: Cursors,
     pub scripts: Scripts,
@@ -98,6 +102,7 @@ pub async fn serve<D: Database>(
     let shared = Arc::new(Shared {
         notifications: Notifications::new(limits.events, db.store()),
         pause: Pause::default(),
+        memory: ClientMemory::new(limits.memory, door.refusals.clone()),
         limits,
         access,
         metrics,
@@ -118,17 +123,10 @@ pub async fn serve<D: Database>(
             () = shutdown.cancelled() => break,
             () = &mut notified => break,
             Some(ended) = connections.join_next() => report(ended),
-            accepted = listener.accept() => match accepted {
-                Ok((stream, address)) => {
-                    let (door, db, shared) = (door.clone(), db.clone(), Arc::clone(&shared));
-                    connections.spawn(welcome(stream, address, door, db, shared, shutdown.clone()));
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept a Redis client");
-                    // No event tells when descriptors are free again; trying at once would spin.
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            },
+            (stream, address) = accept(&listener, door.name) => {
+                let (door, db, shared) = (door.clone(), db.clone(), Arc::clone(&shared));
+                connections.spawn(welcome(stream, address, door, db, shared, shutdown.clone()));
+            }
         }
     }
     drop(listener);
@@ -156,8 +154,8 @@ async fn welcome<D: Database>(
     shutdown: CancellationToken,
 ) {
     let Ok(local_address) = stream.local_addr() else { return };
-    let Some(registration) = shared.clients.register(address, local_address, shared.limits.max_clients)
-    else {
+    let Shared { clients, memory, limits, .. } = &*shared;
+    let Some(registration) = clients.register(memory, address, local_address, limits.max_clients) else {
         shared.stats.rejected();
         shared.metrics.rejected("max_clients");
         if door.tls.is_none() {

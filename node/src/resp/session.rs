@@ -24,6 +24,7 @@ pub struct Session {
     pub queue: Option<Queue>,
     /// Keys as they were when this connection said `WATCH`.
     pub watched: Vec<Guard>,
+    pub watched_bytes: usize,
     /// What it listens to, once it has listened to anything.
     pub subscriber: Option<Subscriber>,
     /// What is left unanswered (`CLIENT REPLY`).
@@ -51,6 +52,7 @@ impl Session {
             after: None,
             queue: None,
             watched: Vec::new(),
+            watched_bytes: 0,
             subscriber: None,
             silence: Silence::default(),
             closing: false,
@@ -66,6 +68,12 @@ impl Session {
             self.silence = if count > 1 { Silence::Next(count - 1) } else { Silence::Never };
         }
         was != Silence::Never
+    }
+
+    /// Forgets the keys that it watched.
+    pub fn unwatch(&mut self) -> Vec<Guard> {
+        self.watched_bytes = 0;
+        std::mem::take(&mut self.watched)
     }
 
     /// Reads from now on see the write of `token` too.

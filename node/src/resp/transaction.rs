@@ -73,6 +73,11 @@ impl Queue {
         Frame::Simple("QUEUED".into())
     }
 
+    /// Of all that is queued.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     pub fn is_broken(&self) -> bool {
         self.broken
     }

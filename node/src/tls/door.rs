@@ -9,27 +9,25 @@ use futures::Stream as Incoming;
 use helios_proto::tls::in_words;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::{Material, Stream};
+use super::{Material, Slots, Stream};
 use crate::refusals::Refusals;
 use crate::sessions::Open;
 
 /// For all of a handshake; a client that is slower is cut off.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Handshakes under way on one port; more clients wait in the listen queue.
-const MAX_HANDSHAKES: usize = 1_024;
 /// Connections that are ready and not taken over by the service yet.
 const READY: usize = 16;
-/// How long to leave a listener alone when the process is out of file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long, and how much, a client that was told it is at the wrong port may go on sending: a connection that is
 /// closed with input unread would be reset, and take the message with it.
 const LINGER: Duration = Duration::from_millis(500);
 const LINGER_BYTES: u64 = 64 << 10;
+/// How long to leave a listener alone when the process is out of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// First byte of every TLS connection.
 const HANDSHAKE_RECORD: u8 = 22;
 /// `PRI * HTTP/2.0 ...`
@@ -67,6 +65,7 @@ pub struct Door {
     pub refusals: Refusals,
     /// Connections that it let in and that have not ended.
     pub open: Open,
+    pub slots: Slots,
 }
 
 impl Door {
@@ -136,20 +135,12 @@ impl Door {
     }
 
     async fn accept_all(&self, listener: &TcpListener, ready: &mpsc::Sender<io::Result<Stream>>) {
-        let permits = Arc::new(Semaphore::new(MAX_HANDSHAKES));
         // Ended with this task.
         let mut handshakes = JoinSet::new();
-        while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
+        loop {
+            let (stream, from) = accept(listener, self.name).await;
+            let Some(slot) = self.slots.take().await else { return };
             while handshakes.try_join_next().is_some() {}
-            let (stream, from) = match listener.accept().await {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    tracing::warn!(%error, port = self.name, "connection not accepted");
-                    // No event tells when descriptors are free again; trying at once would spin.
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
-            };
             // Answers leave at once. With Nagle's algorithm the second of two small ones waits until the client
             // acknowledges the first, which takes it 40 ms.
             if stream.set_nodelay(true).is_err() {
@@ -157,14 +148,40 @@ impl Door {
             }
             let (door, ready) = (self.clone(), ready.clone());
             handshakes.spawn(async move {
-                if let Some(stream) = door.open(stream, from).await {
-                    let stream =
-                        stream.greeted_by(HTTP2_PREFACE_BYTES, HANDSHAKE_TIMEOUT, door.name, &door.refusals);
+                let evicted = slot.evicted();
+                let opened = tokio::select! {
+                    opened = door.open(stream, from) => opened,
+                    () = evicted.cancelled() => None,
+                };
+                if let Some(stream) = opened {
+                    let stream = stream.in_slot(slot).greeted_by(
+                        HTTP2_PREFACE_BYTES,
+                        HANDSHAKE_TIMEOUT,
+                        door.name,
+                        &door.refusals,
+                    );
                     // Nobody takes it when the service ends.
                     drop(ready.send(Ok(stream)).await);
                 }
-                drop(permit);
             });
+        }
+    }
+}
+
+/// The next connection. That there is none for want of descriptors ends nothing: it is tried again when others may have
+/// closed theirs. Cancel safe.
+pub async fn accept(listener: &TcpListener, port: &'static str) -> (TcpStream, SocketAddr) {
+    let mut is_logged = false;
+    loop {
+        match listener.accept().await {
+            Ok(accepted) => return accepted,
+            Err(error) => {
+                if !std::mem::replace(&mut is_logged, true) {
+                    tracing::warn!(%error, port, "connection not accepted; trying again");
+                }
+                // No event tells when descriptors are free again; trying at once would spin.
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
         }
     }
 }
@@ -203,6 +220,7 @@ mod tests {
             tls: None,
             refusals: Refusals::default(),
             open: Open::default(),
+            slots: Slots::new(16),
         }
     }
 }

@@ -3,6 +3,7 @@
 
 mod door;
 mod material;
+mod slots;
 mod stream;
 
 use std::sync::Arc;
@@ -14,8 +15,9 @@ use prometheus_client::registry::Registry;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub use door::{Door, Protocol};
+pub use door::{Door, Protocol, accept};
 pub use material::{Material, Side};
+pub use slots::Slots;
 pub use stream::Stream;
 
 use crate::config::{ConfigError, Settings};

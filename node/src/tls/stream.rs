@@ -6,12 +6,15 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 use tokio_rustls::server::TlsStream;
+use tokio_util::io::poll_read_buf;
+use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
+use super::slots::Slot;
 use crate::refusals::Refusals;
 use crate::sessions::Session;
 
@@ -20,6 +23,7 @@ pub struct Stream {
     greeting: Option<Greeting>,
     /// Held for its drop.
     _session: Option<Session>,
+    slot: Option<Slot>,
 }
 
 enum Inner {
@@ -30,19 +34,21 @@ enum Inner {
 /// What the client has to send before anything else, and by when.
 struct Greeting {
     missing_bytes: usize,
+    /// It has to give way to another connection.
+    evicted: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     until: Pin<Box<Sleep>>,
     refused: Box<dyn Fn() + Send + Sync>,
 }
 
 impl From<TcpStream> for Stream {
     fn from(stream: TcpStream) -> Self {
-        Self { inner: Inner::Plain(stream), greeting: None, _session: None }
+        Self { inner: Inner::Plain(stream), greeting: None, _session: None, slot: None }
     }
 }
 
 impl From<TlsStream<TcpStream>> for Stream {
     fn from(stream: TlsStream<TcpStream>) -> Self {
-        Self { inner: Inner::Tls(Box::new(stream)), greeting: None, _session: None }
+        Self { inner: Inner::Tls(Box::new(stream)), greeting: None, _session: None, slot: None }
     }
 }
 
@@ -59,6 +65,11 @@ impl Stream {
         Self { _session: Some(session), ..self }
     }
 
+    /// Holds its place until it is dropped.
+    pub fn in_slot(self, slot: Slot) -> Self {
+        Self { slot: Some(slot), ..self }
+    }
+
     /// Ends the connection unless so many bytes arrive within `limit`: HTTP/2 looks after its connections only once
     /// they have begun.
     pub fn greeted_by(
@@ -72,6 +83,7 @@ impl Stream {
         let from = from.map_or_else(|_| "a client that is gone".to_owned(), |from| from.to_string());
         self.greeting = Some(Greeting {
             missing_bytes: bytes,
+            evicted: self.slot.as_ref().map(|slot| Box::pin(slot.evicted().cancelled_owned())),
             until: Box::pin(tokio::time::sleep(limit)),
             refused: Box::new(move || {
                 refusals.tell(port, "slow_handshake", &from, "it did not begin to speak HTTP/2 in time");
@@ -81,20 +93,25 @@ impl Stream {
     }
 
     /// Takes what has arrived, at most `most` bytes at once; 0: there will be no more. An idle connection without TLS
-    /// needs no buffer. Cancel safe.
-    pub async fn receive(&mut self, buffer: &mut BytesMut, most: usize) -> io::Result<usize> {
+    /// needs no buffer.
+    pub fn poll_receive(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &mut BytesMut,
+        most: usize,
+    ) -> Poll<io::Result<usize>> {
         match &mut self.inner {
             Inner::Plain(stream) => loop {
-                stream.readable().await?;
+                ready!(stream.poll_read_ready(context))?;
                 buffer.reserve(most);
                 match stream.try_read_buf(buffer) {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    received => return received,
+                    received => return Poll::Ready(received),
                 }
             },
             Inner::Tls(stream) => {
                 buffer.reserve(most);
-                stream.read_buf(buffer).await
+                poll_read_buf(Pin::new(&mut **stream), context, buffer)
             }
         }
     }
@@ -102,7 +119,11 @@ impl Stream {
 
 impl Greeting {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.until.as_mut().poll(context));
+        let is_evicted =
+            self.evicted.as_mut().is_some_and(|evicted| evicted.as_mut().poll(context).is_ready());
+        if !is_evicted {
+            ready!(self.until.as_mut().poll(context));
+        }
         (self.refused)();
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
@@ -126,6 +147,9 @@ impl AsyncRead for Stream {
         greeting.missing_bytes = greeting.missing_bytes.saturating_sub(buffer.filled().len() - before);
         if greeting.missing_bytes == 0 {
             self.greeting = None;
+            if let Some(slot) = &self.slot {
+                slot.prove();
+            }
         }
         read
     }

@@ -9,6 +9,7 @@ mod bad_input;
 mod clocks;
 mod common;
 mod compose;
+mod connections;
 mod crashes;
 mod damage;
 mod data;

@@ -83,6 +83,18 @@ fn a_bandwidth_for_snapshots_is_none_or_enough_to_get_on() {
 }
 
 #[test]
+fn limits_of_client_memory_are_refused_when_one_reply_would_not_fit() {
+    let limits = settings("{node: {name: a}, client: {output_buffer_limit: 2097152, write_timeout: 0ms}}");
+    let limits = limits.unwrap().client_memory;
+    assert_eq!((limits.output_bytes, limits.write_timeout), (2_097_152, None));
+    let error = refused("{node: {name: a}, client: {output_buffer_limit: 1000}}");
+    assert!(error.contains("client.output_buffer_limit 1000: write 1048576 or more"), "{error}");
+    let error = refused("{node: {name: a}, client: {maxmemory_clients: 1000}}");
+    assert!(error.contains("client.maxmemory_clients 1000: write 268435456 or more"), "{error}");
+    assert!(refused("{node: {name: a}, client: {auth_timeout: 0s}}").contains("client.auth_timeout"));
+}
+
+#[test]
 fn contradictions_are_refused() {
     assert!(refused("{node: {name: a, bootstrap: static}}").contains("initial_members"));
     let twice = "{node: {name: a, bootstrap: single, initial_members: [{name: b, address: 'b:1'}]}}";

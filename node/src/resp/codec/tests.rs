@@ -146,3 +146,17 @@ proptest! {
         prop_assert_eq!(decode_all(wire.chunks(chunk), LIMITS), (expected, None));
     }
 }
+
+#[test]
+fn arguments_of_a_partial_request_do_not_hold_the_chunk_they_were_read_in() {
+    const CHUNK_BYTES: usize = 32 * 1024;
+    let mut input = BytesMut::with_capacity(CHUNK_BYTES);
+    input.extend_from_slice(b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n");
+    let mut decoder = Decoder::default();
+    let limits = DecodeLimits { request_bytes: 1 << 20, authenticated: true };
+    assert_eq!(decoder.decode(&mut input, limits), Ok(None));
+    assert!(input.try_reclaim(CHUNK_BYTES - 64), "a slice holds the chunk");
+    input.extend_from_slice(b"$1\r\nv\r\n");
+    let words = decoder.decode(&mut input, limits).unwrap().unwrap();
+    assert_eq!(words, ["SET", "k", "v"].map(Bytes::from));
+}

@@ -11,6 +11,7 @@ use super::super::frame::Frame;
 use super::super::server::Shared;
 use super::local::Context;
 use super::{Args, Local, Request, introspect};
+use crate::client_memory::MemoryLimits;
 use crate::glob;
 use crate::state::EventFilter;
 
@@ -40,12 +41,14 @@ const WITHOUT_EFFECT: [(&str, &str); 10] = [
 const EVENTS: &str = "notify-keyspace-events";
 const TIMEOUT: &str = "timeout";
 /// Shown, and to be changed in the node's own configuration only.
-const FIXED: [&str; 9] = [
+const FIXED: [&str; 11] = [
     "appendonly",
     "appendfsync",
+    "client-output-buffer-limit",
     "databases",
     "maxclients",
     "maxmemory",
+    "maxmemory-clients",
     "maxmemory-policy",
     "port",
     "proto-max-bulk-len",
@@ -124,6 +127,15 @@ impl Setting {
     }
 }
 
+/// Class, hard limit, soft limit, seconds; there are no replicas among the clients.
+fn output_limits(limits: &MemoryLimits) -> String {
+    let MemoryLimits { output_bytes, soft_output_bytes, soft_time, pubsub_bytes, .. } = limits;
+    format!(
+        "normal {output_bytes} {soft_output_bytes} {} slave 0 0 0 pubsub {pubsub_bytes} 0 0",
+        soft_time.as_secs()
+    )
+}
+
 /// What matches one of the patterns, under Redis's names.
 pub fn matching(patterns: &[Bytes], shared: &Shared) -> Frame {
     let limits = &shared.limits;
@@ -131,9 +143,11 @@ pub fn matching(patterns: &[Bytes], shared: &Shared) -> Frame {
         // What redis-benchmark prints: no RDB save points, every write is in a log.
         ("appendonly", "yes".to_owned()),
         ("appendfsync", "always".to_owned()),
+        ("client-output-buffer-limit", output_limits(&limits.memory)),
         ("databases", "1".to_owned()),
         ("maxclients", limits.max_clients.to_string()),
         ("maxmemory", "0".to_owned()),
+        ("maxmemory-clients", limits.memory.all_bytes.to_string()),
         ("maxmemory-policy", "noeviction".to_owned()),
         (EVENTS, shared.notifications.filter().to_string()),
         ("port", shared.address.port().to_string()),

@@ -117,13 +117,13 @@ impl Local {
             }
             Self::Discard => match context.session.queue.take() {
                 Some(_) => {
-                    context.session.watched.clear();
+                    context.session.unwatch();
                     Frame::OK
                 }
                 None => Frame::error("ERR DISCARD without MULTI"),
             },
             Self::Unwatch => {
-                context.session.watched.clear();
+                context.session.unwatch();
                 Frame::OK
             }
             Self::Client(request) => request.execute(context),

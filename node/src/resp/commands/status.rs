@@ -100,7 +100,9 @@ fn memory(context: &Context<'_>, _: &StatusResponse) -> String {
     let resident_bytes = resident_bytes().unwrap_or(0);
     format!(
         "used_memory:{resident_bytes}\r\nused_memory_rss:{resident_bytes}\r\nmaxmemory:0\r\n\
-         maxmemory_policy:noeviction\r\ndataset_bytes:{}\r\noverlay_bytes:{}\r\n",
+         maxmemory_policy:noeviction\r\nmem_clients_normal:{}\r\nmaxmemory_clients:{}\r\ndataset_bytes:{}\r\noverlay_bytes:{}\r\n",
+        context.shared.memory.total(),
+        context.shared.memory.limits.all_bytes,
         context.store.bytes(),
         context.store.overlay_bytes()
     )
@@ -127,8 +129,16 @@ fn stats(context: &Context<'_>, _: &StatusResponse) -> String {
     let stats = context.shared.stats.read();
     format!(
         "total_connections_received:{}\r\ntotal_commands_processed:{}\r\nrejected_connections:{}\r\n\
-         keyspace_hits:{}\r\nkeyspace_misses:{}\r\ntotal_error_replies:{}\r\n",
-        stats.connections, stats.commands, stats.rejected, stats.hits, stats.misses, stats.errors
+         keyspace_hits:{}\r\nkeyspace_misses:{}\r\ntotal_error_replies:{}\r\nevicted_clients:{}\r\n\
+         client_output_buffer_limit_disconnections:{}\r\n",
+        stats.connections,
+        stats.commands,
+        stats.rejected,
+        stats.hits,
+        stats.misses,
+        stats.errors,
+        context.shared.memory.evicted(),
+        context.shared.memory.over_limit()
     )
 }
 

@@ -95,8 +95,11 @@ impl<D: Database> Connection<D> {
             let role = self.session.identity.as_ref().map_or(Role::ReadOnly, Identity::role);
             let job = Job { client: protocol, role, deadline, killed };
             let tried = tokio::task::spawn_blocking(move || Tried::of(parts, world, &job));
-            let ended =
-                tried.await.map_err(|_| Error::new(ErrorCode::Internal, "a script ended by a panic"))?;
+            let ended = self
+                .wire
+                .alongside(tried)
+                .await
+                .map_err(|_| Error::new(ErrorCode::Internal, "a script ended by a panic"))?;
             let Tried { frames, world: World { trial, messages, .. } } = match ended? {
                 Ok(tried) => tried,
                 Err(void) => return Ok(Err(void)),

@@ -11,8 +11,9 @@ use super::super::clients::Unblock;
 use super::super::commands::blocking::Blocking;
 use super::super::frame::Frame;
 use super::super::waiting::Place;
+use super::super::wire::Moved;
 use super::subscriptions::next_message;
-use super::{Connection, READ_CHUNK_BYTES, Round};
+use super::{Connection, Round, UNSENT_BYTES};
 use crate::database::{Database, Freshness};
 use crate::error::Error;
 use crate::state::{Kind, Store};
@@ -34,7 +35,8 @@ impl<D: Database> Connection<D> {
         let waiting = self.shared.waiting.clone();
         let place = waiting.enter(&blocking.keys, self.db.store());
         // From then on the place in the line tells of what it misses.
-        if let Err(error) = self.db.await_fresh(Freshness::Linearizable, self.session.after.as_ref()).await {
+        let fresh = self.db.await_fresh(Freshness::Linearizable, self.session.after.as_ref());
+        if let Err(error) = self.wire.alongside(fresh).await {
             return Ok(Some(self.failure(error)));
         }
         let deadline = blocking.timeout.map(|timeout| Instant::now() + timeout);
@@ -119,7 +121,9 @@ impl<D: Database> Connection<D> {
         };
         tokio::pin!(time_is_up);
         loop {
-            let has_room = self.input.len() < self.shared.limits.max_request_bytes;
+            let has_room = self.wire.input.len() < self.shared.limits.max_request_bytes;
+            let hears = self.wire.output.len() < UNSENT_BYTES;
+            self.charge_input();
             tokio::select! {
                 biased;
                 () = round.shutdown.cancelled() => return Ok(Woken::Over),
@@ -127,14 +131,14 @@ impl<D: Database> Connection<D> {
                 () = place.called() => return Ok(Woken::Called),
                 unblock = &mut unblocked => return Ok(unblock.map_or(Woken::TimeIsUp, Woken::Unblocked)),
                 () = &mut time_is_up => return Ok(Woken::TimeIsUp),
-                delivery = next_message(&mut self.session.subscriber) => {
+                delivery = next_message(&mut self.session.subscriber), if hears => {
                     if !self.recognise() {
                         return Ok(Woken::Over);
                     }
                     self.hear(delivery).await?;
                 }
-                received = self.stream.receive(&mut self.input, READ_CHUNK_BYTES), if has_room => {
-                    if received? == 0 {
+                moved = self.wire.moved(has_room) => {
+                    if moved? == Moved::Received(0) {
                         return Ok(Woken::Over);
                     }
                 }

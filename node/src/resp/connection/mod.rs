@@ -12,41 +12,45 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use helios_proto::v1::ErrorCode;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 
 use super::clients::Client;
-use super::codec::{DecodeLimits, Decoder, ProtocolError};
+use super::codec::{DecodeLimits, Decoder, ProtocolError, own};
 use super::commands::acl::role_for;
 use super::commands::read::Snapshot;
 use super::commands::write::Answer;
 use super::commands::{Args, Context, Local, Read, Request};
 use super::error::Refusal;
 use super::frame::Frame;
+use super::output::Output;
 use super::server::{Limits, Shared};
 use super::session::Session;
 use super::table::{Spec, resolve};
+use super::transaction::Queue;
+use super::wire::{Moved, Wire};
 use crate::database::{Database, WriteRequest};
 use crate::error::Error;
 use crate::idle::until;
+use crate::pubsub::Subscriber;
 use crate::tls::Stream;
 use crate::wall_ms;
 use subscriptions::{check_while_listening, next_message};
 
 const MAX_ROUND_COMMANDS: usize = 1024;
-const READ_CHUNK_BYTES: usize = 32 * 1024;
-/// Replies held back at most before they are sent, save the last one.
-const FLUSH_BYTES: usize = 1024 * 1024;
-/// A reply buffer that grew beyond this is given back.
-const KEPT_OUTPUT_BYTES: usize = 64 * 1024;
-/// How long, and how much, a refused client may go on sending before it is cut off.
-const LINGER: Duration = Duration::from_secs(1);
-const LINGER_BYTES: u64 = 16 * 1024 * 1024;
+/// Unsent replies with which no more commands are executed, while the client reads or has nothing more to send.
+const UNSENT_BYTES: usize = 1024 * 1024;
+/// Requests read ahead while replies are unsent.
+const READ_AHEAD_BYTES: usize = 1024 * 1024;
+/// A client that takes no reply for so long, and has sent more requests than are read ahead, may be one that writes
+/// all of its pipeline first: it is allowed twice as much unsent.
+const STALL: Duration = Duration::from_millis(50);
+/// The account follows the input in steps of this size.
+const INPUT_STEP: usize = 16 * 1024;
 
 pub struct Connection<D> {
-    stream: Stream,
+    wire: Wire,
     db: D,
     shared: Arc<Shared>,
     client: Arc<Client>,
@@ -54,8 +58,13 @@ pub struct Connection<D> {
     decoder: Decoder,
     /// When the request that is not whole yet began to arrive.
     begun: Option<Instant>,
-    input: BytesMut,
-    output: BytesMut,
+    /// Since when it is not known who the client is, or no command of it was complete.
+    stranger_since: Option<Instant>,
+    has_spoken: bool,
+    /// Unsent replies that it may have now, see [`STALL`].
+    window: usize,
+    /// Of requests, as its account has it.
+    charged_input: usize,
 }
 
 /// What the commands of one round share.
@@ -73,16 +82,19 @@ struct Round {
 impl<D: Database> Connection<D> {
     pub fn new(stream: Stream, db: D, shared: Arc<Shared>, client: Arc<Client>) -> Self {
         let session = Session::new(shared.access.anyone());
+        let output = Output::new(Arc::clone(&client.account));
         Self {
-            stream,
+            wire: Wire::new(stream, output),
             db,
             shared,
             client,
             session,
             decoder: Decoder::default(),
             begun: None,
-            input: BytesMut::new(),
-            output: BytesMut::new(),
+            stranger_since: None,
+            has_spoken: false,
+            window: UNSENT_BYTES,
+            charged_input: 0,
         }
     }
 
@@ -97,6 +109,7 @@ impl<D: Database> Connection<D> {
                 continue;
             }
             self.begun = None;
+            self.has_spoken = true;
             self.run_round(requests, &shutdown).await?;
             if let Some(error) = broken {
                 self.shared.metrics.rejected("protocol_error");
@@ -104,7 +117,18 @@ impl<D: Database> Connection<D> {
             }
             self.flush().await?;
         }
-        self.stream.shutdown().await
+        self.finish().await
+    }
+
+    /// Sends what is left, unless the connection is to end at once.
+    async fn finish(&mut self) -> io::Result<()> {
+        tokio::select! {
+            biased;
+            () = self.client.cut.cancelled() => {}
+            done = self.wire.shutdown() => return done,
+        }
+        self.wire.abort().await;
+        Ok(())
     }
 
     /// The complete requests received so far, and what is wrong with the one after them.
@@ -116,7 +140,7 @@ impl<D: Database> Connection<D> {
         let most = if authenticated { MAX_ROUND_COMMANDS } else { 1 };
         let mut requests = Vec::new();
         while requests.len() < most {
-            match self.decoder.decode(&mut self.input, limits) {
+            match self.decoder.decode(&mut self.wire.input, limits) {
                 Ok(Some(request)) => requests.push(request),
                 Ok(None) => break,
                 Err(error) => return (requests, Some(error)),
@@ -127,12 +151,19 @@ impl<D: Database> Connection<D> {
 
     /// Waits for input; false when there will be none. An idle connection holds no buffer.
     async fn receive(&mut self, shutdown: &CancellationToken) -> io::Result<bool> {
-        if self.input.is_empty() {
-            self.input = BytesMut::new();
+        if self.wire.is_half_closed {
+            return Ok(false);
         }
-        let is_within = !self.input.is_empty() || self.decoder.is_within_request();
+        self.wire.trim_input();
+        self.charge_input();
+        let is_within = !self.wire.input.is_empty() || self.decoder.is_within_request();
         self.begun = if is_within { self.begun.or_else(|| Some(Instant::now())) } else { None };
-        let Limits { idle_timeout, request_timeout, .. } = &self.shared.limits;
+        let is_stranger = self.session.identity.is_none() || !self.has_spoken;
+        self.stranger_since =
+            if is_stranger { self.stranger_since.or_else(|| Some(Instant::now())) } else { None };
+        let shared = Arc::clone(&self.shared);
+        let Limits { idle_timeout, request_timeout, auth_timeout, .. } = &shared.limits;
+        let auth_deadline = self.stranger_since.map(|since| since + *auth_timeout);
         // A request that has begun may take so long whatever the client sends of it. Who listens is not idle.
         let listens = self.session.subscriber.as_ref().is_some_and(|subscriber| subscriber.count() > 0);
         let begun = self.begun;
@@ -143,20 +174,32 @@ impl<D: Database> Connection<D> {
                 None => idle_timeout.passed(Instant::now()).await,
             }
         };
-        tokio::select! {
-            biased;
-            () = shutdown.cancelled() => return Ok(false),
-            () = self.client.cut.cancelled() => return Ok(false),
-            delivery = next_message(&mut self.session.subscriber) => {
-                // What it listens to is not for whoever it is now.
-                if !self.recognise() {
+        tokio::pin!(is_late);
+        loop {
+            // Messages wait in the subscriber's own queue while the client does not read.
+            let hears = self.wire.output.len() < UNSENT_BYTES;
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return Ok(false),
+                () = self.client.cut.cancelled() => return Ok(false),
+                delivery = next_message(&mut self.session.subscriber), if hears => {
+                    // What it listens to is not for whoever it is now.
+                    if !self.recognise() {
+                        return Ok(false);
+                    }
+                    self.hear(delivery).await?;
+                    return Ok(true);
+                }
+                moved = self.wire.moved(true) => if let Moved::Received(count) = moved? {
+                    return Ok(count > 0);
+                },
+                () = &mut is_late => break,
+                () = until(auth_deadline) => {
+                    let why = "it did not authenticate, or sent no complete command, within client.auth_timeout";
+                    shared.metrics.refused("auth_timeout", self.client.address, why);
                     return Ok(false);
                 }
-                self.hear(delivery).await?;
-                return Ok(true);
             }
-            received = self.stream.receive(&mut self.input, READ_CHUNK_BYTES) => return Ok(received? > 0),
-            () = is_late => {}
         }
         if self.begun.is_some() {
             self.shared.metrics.rejected("slow_request");
@@ -176,6 +219,9 @@ impl<D: Database> Connection<D> {
             shutdown: shutdown.clone(),
         };
         for words in requests {
+            if self.client.cut.is_cancelled() {
+                return Ok(());
+            }
             let bytes = words.iter().map(Bytes::len).sum();
             let understood = self.understand(words, &round);
             if let Some(queue) = &mut self.session.queue
@@ -198,7 +244,7 @@ impl<D: Database> Connection<D> {
                 return Ok(());
             }
             if !matches!(understood, Ok((_, Request::Write(_)))) {
-                self.write_batch(&mut round).await;
+                self.write_batch(&mut round).await?;
             }
             let (name, frame) = match understood {
                 Ok((spec, Request::Write(write))) => {
@@ -241,24 +287,22 @@ impl<D: Database> Connection<D> {
                 Err((name, refusal)) => (name, refusal.into()),
             };
             self.reply(name, frame, &round);
-            if self.output.len() >= FLUSH_BYTES {
-                self.flush().await?;
-            }
+            self.make_room(&round).await?;
             if self.session.closing {
                 return Ok(());
             }
         }
-        self.write_batch(&mut round).await;
-        Ok(())
+        self.write_batch(&mut round).await
     }
 
     /// Answers what was asked before and waits; false if the connection is to end.
     async fn sit_out_pause(&mut self, writes: bool, round: &mut Round) -> io::Result<bool> {
-        self.write_batch(round).await;
+        self.write_batch(round).await?;
         self.flush().await?;
         round.barrier = None;
+        let is_over = self.wire.alongside(self.shared.pause.is_over(writes));
         tokio::select! {
-            () = self.shared.pause.is_over(writes) => Ok(true),
+            () = is_over => Ok(true),
             () = round.shutdown.cancelled() => Ok(false),
             () = self.client.cut.cancelled() => Ok(false),
         }
@@ -267,7 +311,7 @@ impl<D: Database> Connection<D> {
     /// The request with its meaning, or the name to count it under and why it is refused.
     fn understand(
         &mut self,
-        words: Vec<Bytes>,
+        mut words: Vec<Bytes>,
         round: &Round,
     ) -> Result<(&'static Spec, Request), (&'static str, Refusal)> {
         // A browser made to speak to this port sends an HTTP request: nothing in it may run.
@@ -286,6 +330,10 @@ impl<D: Database> Connection<D> {
             let mut profile = self.client.profile();
             profile.last_command = spec.name;
             profile.last_active = round.arrived;
+        }
+        // What is kept for longer than this round must not hold the chunk that it was read in.
+        if self.session.queue.is_some() || spec.has_flag("blocking") {
+            own(&mut words);
         }
         let args = Args::new(spec, words, round.now_ms, &self.shared.limits);
         (spec.parse)(args).map(|request| (spec, request)).map_err(|refusal| (spec.name, refusal))
@@ -315,11 +363,12 @@ impl<D: Database> Connection<D> {
     }
 
     /// Runs the writes gathered so far and answers each.
-    async fn write_batch(&mut self, round: &mut Round) {
+    async fn write_batch(&mut self, round: &mut Round) -> io::Result<()> {
         if round.writes.is_empty() {
-            return;
+            return Ok(());
         }
-        let results = self.db.submit(std::mem::take(&mut round.writes), self.session.ack).await;
+        let submitted = self.db.submit(std::mem::take(&mut round.writes), self.session.ack);
+        let results = self.wire.alongside(submitted).await;
         // The reads to come must see these writes.
         round.barrier = None;
         let last = results.iter().filter_map(|result| result.as_ref().ok()).max_by_key(|reply| reply.index);
@@ -333,7 +382,9 @@ impl<D: Database> Connection<D> {
                 Err(error) => self.failure(error),
             };
             self.reply(spec.name, frame, round);
+            self.make_room(round).await?;
         }
+        Ok(())
     }
 
     /// The error reply. A node that was removed will answer nothing else, so its clients are sent elsewhere.
@@ -344,7 +395,7 @@ impl<D: Database> Connection<D> {
 
     async fn wait(&mut self, replicas: u64, timeout: Duration) -> Result<Frame, Error> {
         let index = self.session.after.as_ref().map_or(0, |token| token.index);
-        let count = self.db.wait_replicas(index, replicas, timeout).await?;
+        let count = self.wire.alongside(self.db.wait_replicas(index, replicas, timeout)).await?;
         Ok(Frame::Integer(count.cast_signed()))
     }
 
@@ -352,13 +403,14 @@ impl<D: Database> Connection<D> {
         self.await_fresh(round).await?;
         let Shared { cursors, stats, .. } = &*self.shared;
         let snapshot = Snapshot { store: self.db.store(), wall_ms: wall_ms(), cursors, stats, tried: None };
-        read.execute(&snapshot).await
+        self.wire.alongside(read.execute(&snapshot)).await
     }
 
-    async fn await_fresh(&self, round: &mut Round) -> Result<(), Error> {
+    async fn await_fresh(&mut self, round: &mut Round) -> Result<(), Error> {
         if round.barrier.is_none() {
             let Session { freshness, after, .. } = &self.session;
-            round.barrier = Some(self.db.await_fresh(*freshness, after.as_ref()).await);
+            let barrier = self.db.await_fresh(*freshness, after.as_ref());
+            round.barrier = Some(self.wire.alongside(barrier).await);
         }
         round.barrier.clone().unwrap_or(Ok(()))
     }
@@ -378,41 +430,66 @@ impl<D: Database> Connection<D> {
     fn reply(&mut self, command: &'static str, frame: Frame, round: &Round) {
         // What a client listens to is no reply: CLIENT REPLY does not silence it.
         let is_heard = matches!(frame, Frame::Push(_) | Frame::Sequence(_));
+        let is_error = frame.is_error();
         if !self.session.is_silent() || is_heard {
-            frame.encode(self.session.protocol, &mut self.output);
+            self.wire.output.reply(frame, self.session.protocol);
         }
-        self.shared.stats.answered(frame.is_error());
-        self.shared.metrics.command(command, frame.is_error(), round.arrived.elapsed());
+        self.shared.stats.answered(is_error);
+        self.shared.metrics.command(command, is_error, round.arrived.elapsed());
     }
 
+    /// Hands the socket what it takes now; the rest is sent while the client is waited for.
     async fn flush(&mut self) -> io::Result<()> {
-        let sent = async {
-            self.stream.write_all_buf(&mut self.output).await?;
-            self.stream.flush().await
-        };
+        self.wire.flush().await?;
+        if self.wire.output.is_empty() {
+            self.window = UNSENT_BYTES;
+        }
+        Ok(())
+    }
+
+    /// Waits until the client took enough of its replies, and reads ahead meanwhile.
+    async fn make_room(&mut self, round: &Round) -> io::Result<()> {
+        if self.wire.output.len() <= self.window {
+            return Ok(());
+        }
+        self.flush().await?;
+        while self.wire.output.len() > self.window {
+            let may_send = !self.wire.is_half_closed;
+            let reads = may_send && self.wire.input.len() < READ_AHEAD_BYTES;
+            tokio::select! {
+                biased;
+                () = self.client.cut.cancelled() => return Err(io::ErrorKind::ConnectionAborted.into()),
+                () = round.shutdown.cancelled() => return Ok(()),
+                moved = self.wire.moved(reads) => drop(moved?),
+                // Over the limit of its output the connection is closed.
+                () = tokio::time::sleep(STALL), if may_send && !reads => self.window *= 2,
+            }
+        }
+        Ok(())
+    }
+
+    /// What it holds of requests that were not executed yet, and what they left behind.
+    fn charge_input(&mut self) {
+        let queued = self.session.queue.as_ref().map_or(0, Queue::bytes);
+        let listens_to = self.session.subscriber.as_ref().map_or(0, Subscriber::topic_bytes);
+        let held = self.wire.input.capacity()
+            + self.decoder.held_bytes()
+            + queued
+            + self.session.watched_bytes
+            + listens_to;
+        if held.abs_diff(self.charged_input) >= INPUT_STEP {
+            self.charged_input = held;
+            self.client.account.set_input(held);
+        }
+    }
+
+    /// Says what is wrong and closes.
+    async fn refuse(mut self, error: &ProtocolError) -> io::Result<()> {
+        self.wire.output.reply(Frame::error(format!("ERR {error}")), self.session.protocol);
         tokio::select! {
             biased;
-            sent = sent => sent?,
-            // It may be the client that does not read.
-            () = self.client.cut.cancelled() => return Err(io::ErrorKind::ConnectionAborted.into()),
+            () = self.client.cut.cancelled() => Ok(()),
+            done = self.wire.shutdown_slowly() => done,
         }
-        if self.output.capacity() > KEPT_OUTPUT_BYTES {
-            self.output = BytesMut::new();
-        }
-        Ok(())
-    }
-
-    /// Says what is wrong and closes; reads on for a moment, since closing with input unread
-    /// would reset the connection and could take the message with it.
-    async fn refuse(mut self, error: &ProtocolError) -> io::Result<()> {
-        Frame::error(format!("ERR {error}")).encode(self.session.protocol, &mut self.output);
-        self.flush().await?;
-        self.stream.shutdown().await?;
-        let mut rest = self.stream.take(LINGER_BYTES);
-        let mut nowhere = tokio::io::sink();
-        let drained = tokio::io::copy(&mut rest, &mut nowhere);
-        // Whether the client heard or not, there is nothing more to do for it.
-        let _ = tokio::time::timeout(LINGER, drained).await;
-        Ok(())
     }
 }

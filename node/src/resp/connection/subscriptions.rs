@@ -1,5 +1,7 @@
 //! What a connection listens to, and what it hears.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::super::error::Refusal;
@@ -20,7 +22,7 @@ impl<D: Database> Connection<D> {
         let subscriber = self
             .session
             .subscriber
-            .get_or_insert_with(|| self.db.broker().subscriber(self.client.cut.clone()));
+            .get_or_insert_with(|| self.db.broker().subscriber(Arc::clone(&self.client.account)));
         let word = if topic == Topic::Channel { "subscribe" } else { "psubscribe" };
         let answers = names.into_iter().map(|name| match subscriber.subscribe(topic, name.clone()) {
             true => answer(word, Frame::Bulk(name), subscriber.count()),
@@ -64,8 +66,8 @@ impl<D: Database> Connection<D> {
     pub(super) async fn hear(&mut self, first: Delivery) -> std::io::Result<()> {
         let mut next = Some(first);
         while let Some(delivery) = next {
-            message(delivery).encode(self.session.protocol, &mut self.output);
-            let is_full = self.output.len() >= super::FLUSH_BYTES;
+            self.wire.output.reply(message(delivery), self.session.protocol);
+            let is_full = self.wire.output.len() >= super::UNSENT_BYTES;
             let waiting = self.session.subscriber.as_mut().filter(|_| !is_full);
             next = waiting.and_then(Subscriber::try_next);
         }

@@ -32,6 +32,9 @@ impl<D: Database> Connection<D> {
                 continue;
             }
             let value = self.db.store().get(&key, wall_ms())?;
+            // A slice would hold the chunk that it was read in.
+            let key = Bytes::copy_from_slice(&key);
+            self.session.watched_bytes += key.len() + size_of::<Guard>();
             self.session.watched.push(Guard { key, revision: value.map_or(0, |value| value.revision) });
         }
         Ok(Frame::OK)
@@ -42,7 +45,7 @@ impl<D: Database> Connection<D> {
         let Some(queue) = self.session.queue.take() else {
             return Frame::error("ERR EXEC without MULTI");
         };
-        let guards = std::mem::take(&mut self.session.watched);
+        let guards = self.session.unwatch();
         if queue.is_broken() {
             return Frame::error("EXECABORT Transaction discarded because of previous errors.");
         }
@@ -135,7 +138,8 @@ impl<D: Database> Connection<D> {
     }
 
     pub(super) async fn submit_one(&mut self, op: Op, round: &mut Round) -> Result<Reply, Error> {
-        let outcome = self.db.submit(vec![op.into()], self.session.ack).await.pop();
+        let submitted = self.db.submit(vec![op.into()], self.session.ack);
+        let outcome = self.wire.alongside(submitted).await.pop();
         round.barrier = None;
         let reply = outcome.unwrap_or_else(|| Err(Error::outcome_unknown()))?;
         self.session.follow(self.db.token_of(&reply));

@@ -8,6 +8,7 @@ mod connections;
 mod fuzz;
 mod handshakes;
 mod introspection;
+mod memory;
 mod notifications;
 mod pauses;
 mod pipelines;
@@ -35,7 +36,7 @@ use crate::error::Error;
 use crate::pubsub::Broker;
 use crate::refusals::Refusals;
 use crate::state::Store;
-use crate::tls::{Door, Protocol};
+use crate::tls::{Door, Protocol, Slots};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 const CLUSTER_ID: &str = "demo";
@@ -190,8 +191,14 @@ impl Server {
         let (db, shutdown) = (LocalDb::new(), CancellationToken::new());
         let access = Arc::new(password.map_or_else(Access::default, Access::with_password));
         let refusals = Refusals::default();
-        let door =
-            Door { name: "client", protocol: Protocol::Redis, tls: None, refusals, open: Default::default() };
+        let door = Door {
+            name: "client",
+            protocol: Protocol::Redis,
+            tls: None,
+            refusals,
+            open: Default::default(),
+            slots: Slots::new(1),
+        };
         let serving = serve(listener, door, db.clone(), limits, access, Metrics::default(), shutdown.clone());
         Self { db, port, shutdown, task: tokio::spawn(serving) }
     }

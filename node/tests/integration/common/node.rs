@@ -29,6 +29,7 @@ pub struct Node {
     config: Option<String>,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
+    open_files: Option<u64>,
     child: Option<Child>,
     /// Of the process started last.
     pid: Arc<AtomicU32>,
@@ -75,6 +76,7 @@ impl Node {
                 .iter()
                 .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
                 .collect(),
+            open_files: None,
             child: None,
             pid: Arc::default(),
             quick: peer_channel(ports.peer, QUICK_TIMEOUT, Arc::clone(&tls)),
@@ -116,7 +118,15 @@ impl Node {
         }
         let mut command = free_standing(&self.dir);
         command.args(&self.arguments).envs(self.environment.iter().cloned());
-        command
+        match self.open_files {
+            Some(limit) => with_open_files(limit, &command),
+            None => command,
+        }
+    }
+
+    /// Files that the process may have open from the next start on, as `ulimit -n`.
+    pub fn limit_open_files(&mut self, limit: Option<u64>) {
+        self.open_files = limit;
     }
 
     /// The text of the configuration file, to change before the next start.
@@ -272,6 +282,23 @@ pub fn free_standing(dir: &Path) -> Command {
         command.env_remove(name);
     }
     command
+}
+
+fn with_open_files(limit: u64, command: &Command) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("ulimit -n {limit} && exec \"$0\" \"$@\"")]);
+    shell.arg(command.get_program()).args(command.get_args());
+    if let Some(dir) = command.get_current_dir() {
+        shell.current_dir(dir);
+    }
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    shell.stdin(Stdio::null()).stdout(Stdio::null());
+    shell
 }
 
 fn channel(port: u16) -> Channel {
