@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::lifecycle::{Belonging, ForceNew};
 use crate::peer::{Bandwidth, LinkOptions, Links};
 use crate::raft::{self, Outbound, Parts, RaftHandle, Recovery, membership};
-use crate::requests::{FreshAt, RequestIds};
+use crate::requests::{FreshAt, Names};
 use crate::wal::Wal;
 
 impl Node {
@@ -152,7 +152,7 @@ impl Node {
             cluster_id: belonging.cluster_id.clone(),
             incarnation: belonging.incarnation,
             raft: threads.handle().clone(),
-            request_ids: RequestIds::new(belonging.member_id, rand::random()),
+            names: Names::new(belonging.member_id, rand::random()),
             fresh_at: FreshAt::default(),
             links,
         };

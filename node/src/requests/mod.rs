@@ -1,6 +1,7 @@
 //! How a node answers reads and writes: [`Database`], as the services see it.
 
 mod acks;
+mod names;
 mod publish;
 mod reads;
 mod writes;
@@ -21,10 +22,11 @@ use crate::raft::{RaftStatus, membership};
 use crate::state::Store;
 use crate::trace::Span;
 
+pub(crate) use names::Names;
 pub(crate) use publish::Couriers;
 pub(crate) use reads::FreshAt;
 use writes::{Outcome, Terms};
-pub(crate) use writes::{RequestIds, forward_error};
+pub(crate) use writes::forward_error;
 
 impl Database for Node {
     async fn submit(&self, writes: Vec<WriteRequest>, ack: Ack) -> Vec<Outcome> {

@@ -55,7 +55,7 @@ impl Default for Limits {
             events: EventFilter::default(),
             max_request_bytes: 16 * 1024 * 1024,
             max_value_bytes: 8 * 1024 * 1024,
-            max_key_bytes: 64 * 1024,
+            max_key_bytes: crate::state::MAX_KEY_BYTES,
             request_timeout: Duration::from_secs(60),
             idle_timeout: IdleTimeout::default(),
             keepalive: Duration::from_secs(300),

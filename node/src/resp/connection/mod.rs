@@ -22,7 +22,7 @@ use super::codec::{DecodeLimits, Decoder, ProtocolError};
 use super::commands::acl::role_for;
 use super::commands::read::Snapshot;
 use super::commands::write::Answer;
-use super::commands::{Args, Context, Local, Read, Request};
+use super::commands::{Context, Local, Read, Request, understand};
 use super::error::Refusal;
 use super::frame::Frame;
 use super::server::{Limits, Shared};
@@ -287,8 +287,8 @@ impl<D: Database> Connection<D> {
             profile.last_command = spec.name;
             profile.last_active = round.arrived;
         }
-        let args = Args::new(spec, words, round.now_ms, &self.shared.limits);
-        (spec.parse)(args).map(|request| (spec, request)).map_err(|refusal| (spec.name, refusal))
+        let understood = understand(spec, words, round.now_ms, &self.shared.limits);
+        understood.map(|request| (spec, request)).map_err(|refusal| (spec.name, refusal))
     }
 
     /// Whether this connection's user may run the command.
