@@ -37,7 +37,7 @@ const HTTP2_KEEPALIVE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
-    #[error("{field} {addr}: {source}; is another process using the port?")]
+    #[error("{field} {addr}: {source}; is another process using the port? Set {field} to another address")]
     Bind { field: &'static str, addr: SocketAddr, source: std::io::Error },
     #[error(transparent)]
     Locks(#[from] ConfigError),

@@ -134,6 +134,11 @@ pub trait Database: Clone + Send + Sync + 'static {
     /// The channels of this node's clients.
     fn broker(&self) -> &Arc<Broker>;
 
+    /// Whether Redis clients are shown a member that does not lead as a master, since it takes writes and sends them on.
+    fn reports_followers_as_masters(&self) -> bool {
+        false
+    }
+
     /// The applied state of this node.
     fn store(&self) -> &Store;
 

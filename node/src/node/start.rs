@@ -128,6 +128,8 @@ impl Node {
                 snapshot_interval: settings.snapshot_interval,
                 trailing_entries: settings.trailing_entries,
                 held_bytes: raft::MAX_HELD_BYTES,
+                max_log_bytes: settings.max_log_bytes,
+                max_overlay_bytes: settings.max_overlay_bytes,
                 lease: settings.lease,
                 priority: settings.priority,
             },

@@ -22,11 +22,13 @@ use crate::raft::{RaftStatus, membership};
 use crate::state::Store;
 use crate::trace::Span;
 
+#[cfg(test)]
+pub(crate) use names::MAX_FORWARDED;
 pub(crate) use names::Names;
 pub(crate) use publish::Couriers;
 pub(crate) use reads::FreshAt;
-use writes::{Outcome, Terms};
 pub(crate) use writes::forward_error;
+use writes::{Outcome, Terms};
 
 impl Database for Node {
     async fn submit(&self, writes: Vec<WriteRequest>, ack: Ack) -> Vec<Outcome> {
@@ -54,6 +56,11 @@ impl Database for Node {
 
     fn broker(&self) -> &Arc<Broker> {
         &self.inner().broker
+    }
+
+    fn reports_followers_as_masters(&self) -> bool {
+        let settings = self.settings();
+        settings.reports_writable && settings.forwards_writes
     }
 
     fn store(&self) -> &Store {

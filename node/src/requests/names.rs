@@ -17,6 +17,9 @@ use crate::state::SLOTS;
 /// Clients that one process writes as, in the records of requests.
 const LANES: u64 = 32;
 
+/// Writes sent on by this process that wait for their outcome.
+pub const MAX_FORWARDED: usize = (LANES * SLOTS) as usize;
+
 pub struct Names {
     /// A zero, the member's id, a number of this process's own: another process, even one on a
     /// restored copy of the disk, never says the same twice.
@@ -47,18 +50,15 @@ pub struct Name {
 }
 
 impl Names {
-    /// Writes sent on by this process that wait for their outcome.
-    pub const COUNT: usize = (LANES * SLOTS) as usize;
-
     pub fn new(member_id: u64, boot_nonce: u64) -> Self {
         let process = [&[0][..], &member_id.to_be_bytes(), &boot_nonce.to_be_bytes()].concat();
         // Sequences count from 1, and each of the first round has a slot of its own.
         let places = (1..=SLOTS).flat_map(|sequence| (0..LANES).map(move |lane| Place { lane, sequence }));
         let places = Arc::new(Places { free: Mutex::new(places.collect()) });
-        Self { process, places, permits: Arc::new(Semaphore::new(Self::COUNT)) }
+        Self { process, places, permits: Arc::new(Semaphore::new(MAX_FORWARDED)) }
     }
 
-    /// Names for `count` writes, at most [`Names::COUNT`], once so many are free.
+    /// Names for `count` writes, at most [`MAX_FORWARDED`], once so many are free.
     pub async fn take(&self, count: usize, deadline: Instant) -> Result<Vec<Name>, Error> {
         let wanted = u32::try_from(count).unwrap_or(u32::MAX);
         let permits = timeout_at(deadline, Arc::clone(&self.permits).acquire_many_owned(wanted)).await;
@@ -107,7 +107,7 @@ fn in_use() -> Error {
     let message = format!(
         "{} writes that this member sent on to the leader wait for their outcome (fixed limit); try again, or ask \
          the leader",
-        Names::COUNT
+        MAX_FORWARDED
     );
     Error::new(ErrorCode::Overloaded, message)
 }
@@ -145,13 +145,13 @@ mod tests {
         let names = Names::new(1, 2);
         let kept = names.take(1, soon()).await.unwrap();
         for _ in 0..5 {
-            let others = names.take(Names::COUNT - 1, soon()).await.unwrap();
+            let others = names.take(MAX_FORWARDED - 1, soon()).await.unwrap();
             assert!(others.iter().all(|name| slot(name) != slot(&kept[0])));
         }
         let sequence = kept[0].id.sequence;
         let slot_of_kept = slot(&kept[0]);
         drop(kept);
-        let all = names.take(Names::COUNT, soon()).await.unwrap();
+        let all = names.take(MAX_FORWARDED, soon()).await.unwrap();
         let next = all.iter().find(|name| slot(name) == slot_of_kept).unwrap();
         assert_eq!(next.id.sequence, sequence + SLOTS);
     }
@@ -159,7 +159,7 @@ mod tests {
     #[tokio::test]
     async fn a_write_over_the_limit_waits_and_is_refused_at_its_deadline() {
         let names = Names::new(1, 2);
-        let mut all = names.take(Names::COUNT, soon()).await.unwrap();
+        let mut all = names.take(MAX_FORWARDED, soon()).await.unwrap();
         let error = names.take(1, Instant::now()).await.err().unwrap();
         assert_eq!(error.code, ErrorCode::Overloaded);
         assert!(error.message.contains("8192 writes"), "{error}");

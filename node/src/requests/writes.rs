@@ -369,7 +369,7 @@ fn too_large(bytes: usize, limit: usize) -> Error {
 mod tests {
     use helios_proto::v1::{Set, command::Op};
 
-    use super::super::names::Names;
+    use super::super::names::{MAX_FORWARDED, Names};
     use super::*;
 
     fn set(bytes: usize) -> Op {
@@ -435,9 +435,9 @@ mod tests {
         for expected in [MAX_FORWARDED_AT_ONCE, MAX_FORWARDED_AT_ONCE, 1] {
             assert_eq!(batch.next_window(), Window::Unnamed(expected));
             batch.name(names.take(expected, soon()).await.unwrap(), 7);
-            assert_eq!(names.free(), Names::COUNT - expected);
+            assert_eq!(names.free(), MAX_FORWARDED - expected);
             batch.settle(vec![Ok(Reply::default()); expected]);
-            assert_eq!(names.free(), Names::COUNT);
+            assert_eq!(names.free(), MAX_FORWARDED);
         }
         assert!(batch.open.is_empty() && batch.finish().iter().all(Result::is_ok));
     }

@@ -85,7 +85,8 @@ enum Found {
 }
 
 fn find(txn: &Txn<'_>, id: &RequestId, origin: Option<&Origin>) -> Result<Found, EngineError> {
-    let client = txn.raw(&client_key(&id.client_id))?.map(|raw| Client::decode(&id.client_id, &raw)).transpose()?;
+    let client =
+        txn.raw(&client_key(&id.client_id))?.map(|raw| Client::decode(&id.client_id, &raw)).transpose()?;
     if client.is_some()
         && let Some(mut raw) = txn.raw(&slot_key(&id.client_id, id.sequence))?
     {

@@ -147,7 +147,12 @@ mod tests {
     #[test]
     fn every_call_that_writes_refuses_a_first_key_over_the_limit() {
         for verb in calls::all().filter(|verb| verb.writes && verb.grows && verb.name != "bitop") {
-            assert_eq!(code(&call(verb.name, &[&long(), b"a", b"b"])), Some(ErrorCode::TooLarge), "{}", verb.name);
+            assert_eq!(
+                code(&call(verb.name, &[&long(), b"a", b"b"])),
+                Some(ErrorCode::TooLarge),
+                "{}",
+                verb.name
+            );
         }
     }
 

@@ -41,8 +41,9 @@ async fn writes_that_a_killed_leader_never_saw_are_applied_by_the_next() {
     let mut writers = JoinSet::new();
     for number in 0..40 {
         let mut client = cluster[others[number % 2]].redis().await;
-        writers
-            .spawn(async move { redis::cmd("INCR").arg("n").to_owned().query_async::<i64>(&mut client).await });
+        writers.spawn(
+            async move { redis::cmd("INCR").arg("n").to_owned().query_async::<i64>(&mut client).await },
+        );
     }
     cluster[leader].kill();
     let answers = writers.join_all().await;

@@ -371,6 +371,7 @@ impl<D: Database> Connection<D> {
             store: self.db.store(),
             broker: self.db.broker(),
             status: &|| self.db.status(),
+            followers_are_masters: self.db.reports_followers_as_masters(),
         };
         local.execute(&mut context)
     }
