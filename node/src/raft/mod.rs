@@ -22,7 +22,7 @@ pub(crate) mod workers;
 
 pub use acks::Durable;
 #[cfg(test)]
-pub(crate) use core::{MAX_APPLYING_BYTES, MAX_UNCOMMITTED_BYTES};
+pub(crate) use core::{LONGEST_WAIT, MAX_APPLYING_BYTES, MAX_UNCOMMITTED_BYTES};
 pub use core::{MAX_HELD_BYTES, Settings, TICK, longest_lease};
 pub use driver::Outbound;
 pub use force_new::{LastEntry, Verdict};

@@ -116,10 +116,10 @@ impl Batch {
         self.open.iter().take(count).map(|open| open.command.clone()).collect()
     }
 
-    /// Files the answers to those at the front; what may be tried again stays open, in its order.
-    fn settle(&mut self, answers: Vec<Outcome>) {
-        let rest = self.open.split_off(answers.len().min(self.open.len()));
-        let asked = std::mem::replace(&mut self.open, Vec::with_capacity(rest.len()));
+    /// Files the answers to those from `first` on; what may be tried again stays open, in its order. Answers how many do.
+    fn settle(&mut self, first: usize, answers: Vec<Outcome>) -> usize {
+        let mut asked = self.open.split_off(first.min(self.open.len()));
+        let rest = asked.split_off(answers.len().min(asked.len()));
         for (mut open, answer) in asked.into_iter().zip(answers) {
             match (&answer, &mut open.command.request_id) {
                 (Err(error), _) if is_other_leader(error.code) => self.open.push(open),
@@ -130,7 +130,9 @@ impl Batch {
                 _ => self.outcomes[open.slot] = Some(answer),
             }
         }
+        let kept = self.open.len() - first;
         self.open.extend(rest);
+        kept
     }
 
     /// Certainly none of what is open was proposed, unless an earlier try may have been.
@@ -171,7 +173,7 @@ impl Node {
             }
             if status.role == Role::Leader {
                 let commands = batch.commands(batch.open.len());
-                batch.settle(self.propose(member, commands, ack, deadline).await);
+                batch.settle(0, self.propose(member, commands, ack, deadline).await);
             } else if let Err(error) = self.forward_all(member, &status, &mut batch, ack, deadline).await {
                 return batch.refuse(&error);
             }
@@ -204,6 +206,7 @@ impl Node {
                 }
             };
             self.inner().metrics.forwarded.inc_by(count as u64);
+            let mut kept = 0;
             for chunk in chunks(batch.commands(count)) {
                 let sent = chunk.len();
                 let answers = match self.forward(member, status, chunk, ack, deadline).await {
@@ -212,10 +215,13 @@ impl Node {
                     Err(error) => vec![Err(error); sent],
                 };
                 let is_failed = answers.last().is_some_and(Result::is_err);
-                batch.settle(answers);
+                kept += batch.settle(kept, answers);
                 if is_failed {
                     return Ok(());
                 }
+            }
+            if kept > 0 {
+                return Ok(());
             }
         }
         Ok(())
@@ -397,7 +403,10 @@ mod tests {
     #[test]
     fn without_a_name_only_what_was_certainly_not_proposed_is_tried_again() {
         let mut batch = batch(3);
-        batch.settle(vec![Err(Error::outcome_unknown()), Err(Error::not_leader(None)), Ok(Reply::default())]);
+        batch.settle(
+            0,
+            vec![Err(Error::outcome_unknown()), Err(Error::not_leader(None)), Ok(Reply::default())],
+        );
         assert_eq!(batch.open.iter().map(|open| open.slot).collect::<Vec<_>>(), [1]);
         let outcomes = batch.finish();
         assert_eq!(code(&outcomes[0]), Some(ErrorCode::OutcomeUnknown));
@@ -416,16 +425,28 @@ mod tests {
             ids.map(|id| (id.client_id, id.sequence)).collect()
         };
         let before = named(&batch);
-        batch.settle(vec![Err(Error::outcome_unknown()), Err(Error::not_leader(None))]);
+        batch.settle(0, vec![Err(Error::outcome_unknown()), Err(Error::not_leader(None))]);
         assert_eq!(batch.next_window(), Window::Named(2));
         assert_eq!(named(&batch), before);
         assert!(batch.open.iter().all(|open| open.command.origin.as_ref().unwrap().named_at == 7));
         assert_eq!([batch.open[0].may_be_applied(), batch.open[1].may_be_applied()], [true, false]);
         // Lost again, and certainly not proposed this time: the first try may have been all the same.
-        batch.settle(vec![Err(Error::not_leader(None)), Err(Error::not_leader(None))]);
+        batch.settle(0, vec![Err(Error::not_leader(None)), Err(Error::not_leader(None))]);
         let outcomes = batch.finish();
         assert_eq!(code(&outcomes[0]), Some(ErrorCode::OutcomeUnknown));
         assert_eq!(code(&outcomes[1]), Some(ErrorCode::NoLeader));
+    }
+
+    #[test]
+    fn an_answer_is_filed_for_its_own_write_when_an_earlier_one_is_tried_again() {
+        let mut batch = batch(4);
+        let reply = |index| Ok(Reply { index, ..Reply::default() });
+        assert_eq!(batch.settle(0, vec![Err(Error::not_leader(None)), reply(1)]), 1);
+        assert_eq!(batch.settle(1, vec![reply(2)]), 0);
+        assert_eq!(batch.open.iter().map(|open| open.slot).collect::<Vec<_>>(), [0, 3]);
+        let indexes: Vec<_> =
+            batch.finish().iter().map(|outcome| outcome.as_ref().map_or(0, |reply| reply.index)).collect();
+        assert_eq!(indexes, [0, 1, 2, 0]);
     }
 
     #[tokio::test]
@@ -436,7 +457,7 @@ mod tests {
             assert_eq!(batch.next_window(), Window::Unnamed(expected));
             batch.name(names.take(expected, soon()).await.unwrap(), 7);
             assert_eq!(names.free(), MAX_FORWARDED - expected);
-            batch.settle(vec![Ok(Reply::default()); expected]);
+            assert_eq!(batch.settle(0, vec![Ok(Reply::default()); expected]), 0);
             assert_eq!(names.free(), MAX_FORWARDED);
         }
         assert!(batch.open.is_empty() && batch.finish().iter().all(Result::is_ok));

@@ -14,9 +14,12 @@ async fn the_first_writes_through_members_whose_leader_is_killed_are_applied_onc
         let mut cluster = Cluster::of_three().await;
         let leader = cluster.leader().await;
         let others = [(leader + 1) % 3, (leader + 2) % 3];
-        let mut writers = JoinSet::new();
+        let mut clients = Vec::new();
         for number in 0..40 {
-            let mut client = cluster[others[number % 2]].redis().await;
+            clients.push(cluster[others[number % 2]].redis().await);
+        }
+        let mut writers = JoinSet::new();
+        for mut client in clients {
             writers.spawn(async move {
                 redis::cmd("INCR").arg("n").to_owned().query_async::<i64>(&mut client).await
             });

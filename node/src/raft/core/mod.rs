@@ -53,6 +53,8 @@ use ready::InFlight;
 use room::Allowance;
 
 pub use lease::{MAX_TICKS_PER_TURN, longest as longest_lease};
+#[cfg(test)]
+pub(crate) use room::LONGEST_WAIT;
 pub use snapshotting::MAX_HELD_BYTES;
 
 pub const TICK: Duration = Duration::from_millis(10);

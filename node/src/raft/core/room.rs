@@ -15,7 +15,7 @@ const BATCH_BYTES: u64 = 4 << 20;
 /// How much a leader that slows down may take at once.
 const BURST: Duration = Duration::from_millis(20);
 /// Writes that would wait for longer are refused instead.
-const LONGEST_WAIT: Duration = Duration::from_secs(1);
+pub const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
 /// Something that is held in memory, and its limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,12 +130,12 @@ impl Core {
             let taken = proposals.iter().take_while(|proposal| fits(proposal, &mut self.allowance)).count();
             let mut waiting = proposals.split_off(taken);
             // No more wait than a second lets through.
-            let mut left = bytes_in(LONGEST_WAIT, per_second);
+            let mut left = self.allowance.bytes.saturating_add_unsigned(bytes_in(LONGEST_WAIT, per_second));
             let kept = waiting
                 .iter()
                 .take_while(|proposal| {
                     let is_soon = left > 0;
-                    left = left.saturating_sub(size(proposal));
+                    left = left.saturating_sub_unsigned(size(proposal));
                     is_soon
                 })
                 .count();
