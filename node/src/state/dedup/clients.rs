@@ -70,7 +70,7 @@ impl Group {
     fn oldest(&self, txn: &Txn<'_>) -> Result<Option<(u64, Bytes)>, EngineError> {
         let start = self.order_prefix();
         let end = [&start[..], &[u8::MAX; 9]].concat();
-        let Some((key, _)) = txn.range_now(&start, &end).next().transpose()? else { return Ok(None) };
+        let Some((key, _)) = txn.range_uncharged(&start, &end).next().transpose()? else { return Ok(None) };
         let mut rest = key.slice(start.len()..);
         let seen_ms = rest.try_get_u64().map_err(|_| damaged())?;
         Ok(Some((seen_ms, rest)))
@@ -86,7 +86,7 @@ struct Share {
 
 impl Share {
     fn of(txn: &Txn<'_>, group: &Group) -> Result<Self, EngineError> {
-        let Some(mut raw) = txn.now(&group.share_key())? else { return Ok(Self::default()) };
+        let Some(mut raw) = txn.now_uncharged(&group.share_key())? else { return Ok(Self::default()) };
         let clients = raw.try_get_u32().map_err(|_| damaged())?;
         Ok(Self { clients, oldest_ms: raw.try_get_u64().map_err(|_| damaged())? })
     }
@@ -131,7 +131,7 @@ pub struct Table {
 impl Table {
     /// As it is, or as [`Table::in_use`] would make it.
     pub fn of(txn: &Txn<'_>) -> Result<Self, EngineError> {
-        match txn.now(TABLE)? {
+        match txn.now_uncharged(TABLE)? {
             Some(raw) => Self::decode(raw),
             None => Ok(Self { members: 0, others: 0, evicted_at: evicted_before(txn)? }),
         }
@@ -139,7 +139,7 @@ impl Table {
 
     /// `None` before the first entry that asks for it: up to then clients are kept as in format 4.
     pub fn in_use(txn: &mut Txn<'_>, wanted: bool) -> Result<Option<Self>, EngineError> {
-        match txn.now(TABLE)? {
+        match txn.now_uncharged(TABLE)? {
             Some(raw) => Self::decode(raw).map(Some),
             None if wanted => Self::begin(txn).map(Some),
             None => Ok(None),
@@ -233,7 +233,7 @@ impl Table {
 
 /// While there were fewer than may be, none was forgotten.
 fn evicted_before(txn: &Txn<'_>) -> Result<u64, EngineError> {
-    let clients = txn.range_now(CLIENT, CLIENT_END).take(MAX_CLIENTS).count();
+    let clients = txn.range_uncharged(CLIENT, CLIENT_END).take(MAX_CLIENTS).count();
     Ok(if clients < MAX_CLIENTS { 0 } else { txn.revision() })
 }
 
@@ -241,7 +241,7 @@ fn evicted_before(txn: &Txn<'_>) -> Result<u64, EngineError> {
 fn victim(txn: &Txn<'_>, group: &Group) -> Result<Option<(Group, Bytes)>, EngineError> {
     let mut from = group.clone();
     if !group.is_of_members() {
-        let largest = txn.range_now(SIZE, SIZE_END).next().transpose()?;
+        let largest = txn.range_uncharged(SIZE, SIZE_END).next().transpose()?;
         if let Some((key, _)) = largest {
             let mut rest = key.slice(SIZE.len()..);
             let clients = u32::MAX - rest.try_get_u32().map_err(|_| damaged())?;
