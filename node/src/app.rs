@@ -42,7 +42,7 @@ pub const MAX_CONCURRENT_STREAMS: u32 = 1_024;
 
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
-    #[error("{field} {addr}: {source}; is another process using the port?")]
+    #[error("{field} {addr}: {source}; is another process using the port? Set {field} to another address")]
     Bind { field: &'static str, addr: SocketAddr, source: std::io::Error },
     #[error(transparent)]
     Locks(#[from] ConfigError),

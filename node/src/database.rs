@@ -18,6 +18,9 @@ pub struct WriteRequest {
     pub op: Op,
     /// Makes it safe to send again.
     pub request_id: Option<RequestId>,
+    /// Of the user or the address that sent it, for its share of the clients that are remembered by their request
+    /// ids: at most 32 bytes, the same on every member. Of no use without a request id.
+    pub identity: Bytes,
 }
 
 /// How many voters must hold a write on disk before it is acknowledged.
@@ -75,7 +78,7 @@ impl From<Ack> for AckLevel {
 
 impl From<Op> for WriteRequest {
     fn from(op: Op) -> Self {
-        Self { op, request_id: None }
+        Self { op, request_id: None, identity: Bytes::new() }
     }
 }
 
@@ -130,6 +133,11 @@ pub trait Database: Clone + Send + Sync + 'static {
 
     /// The channels of this node's clients.
     fn broker(&self) -> &Arc<Broker>;
+
+    /// Whether Redis clients are shown a member that does not lead as a master, since it takes writes and sends them on.
+    fn reports_followers_as_masters(&self) -> bool {
+        false
+    }
 
     /// The applied state of this node.
     fn store(&self) -> &Store;

@@ -1,6 +1,7 @@
 //! `heliosd dev`: a cluster in one process, for a laptop with no Kubernetes.
 
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -35,8 +36,10 @@ pub async fn run(args: DevArgs) -> anyhow::Result<()> {
         (None, None) => unreachable!("one of the two was made above"),
     };
     let mut apps = Vec::new();
+    let mut gateway = None;
     for index in 0..args.members {
         let settings = member_settings(&args, &data_dir, index)?;
+        gateway = gateway.or(settings.listen_gateway);
         apps.push(App::start(settings).await.with_context(|| format!("member node-{}", index + 1))?);
     }
     let ready = async {
@@ -49,7 +52,7 @@ pub async fn run(args: DevArgs) -> anyhow::Result<()> {
         _ = terminate.recv() => {}
         waited = tokio::time::timeout(READY_TIMEOUT, ready) => {
             waited.context("the members did not elect a leader in time")?;
-            banner(&args, &data_dir);
+            banner(&args, &data_dir, gateway);
             tokio::select! {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
@@ -79,17 +82,11 @@ fn member_settings(args: &DevArgs, data_dir: &Path, index: u16) -> anyhow::Resul
     config.listen.client = format!("127.0.0.1:{}", args.port + index);
     config.listen.peer = peer(index);
     config.raft.segment_bytes = Some(SEGMENT_BYTES);
-    for (field, base) in [
-        (&mut config.listen.gateway, 8443),
-        (&mut config.listen.metrics, 9090),
-        (&mut config.listen.grpc, 50051),
-    ] {
-        *field = Some(format!("127.0.0.1:{}", base + offset + index));
-    }
+    // The others move with the client port by themselves.
     Ok(config.try_into()?)
 }
 
-fn banner(args: &DevArgs, data_dir: &Path) {
+fn banner(args: &DevArgs, data_dir: &Path, gateway: Option<SocketAddr>) {
     let kept = if args.data_dir.is_some() { "kept" } else { "removed at the end; --data-dir keeps it" };
     // Nobody may be there to read it any more.
     _ = writeln!(
@@ -97,11 +94,11 @@ fn banner(args: &DevArgs, data_dir: &Path) {
         "{members} members are up. Data: {dir} ({kept}). Ctrl-C stops them.\n\nTry:\n  \
          redis-cli -p {first} SET hello world\n  \
          redis-cli -p {last} GET hello\n  \
-         curl 'http://127.0.0.1:{gateway}/status'",
+         curl 'http://{gateway}/status'",
         members = args.members,
         dir = data_dir.display(),
         first = args.port,
         last = args.port + args.members - 1,
-        gateway = 8443 + args.port.saturating_sub(BASE_CLIENT_PORT),
+        gateway = gateway.map_or_else(String::new, |address| address.to_string()),
     );
 }

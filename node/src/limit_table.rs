@@ -66,6 +66,8 @@ const SECTIONS: &[(&str, &[Limit])] = &[
     ("Scripts", &[
     ]),
     ("Keys and values", &[
+        limit("Key", Bytes(crate::state::MAX_KEY_BYTES as u64), None, "512 MB", "`TOO_LARGE` (`-ERR`) before the write is proposed, at every port, in scripts and in the library alike."),
+        limit("Field of a hash, member of a set or a sorted set", Bytes(crate::state::MAX_ELEMENT_BYTES as u64), None, "512 MB", "`TOO_LARGE` (`-ERR`) before the write is proposed. Values of fields and elements of lists are values. What is stored already stays readable and removable."),
     ]),
     ("Connections and memory", &[
         limit("Redis connections", Count(10_000), Some("client.max_connections"), "`maxclients`, 10000", "One more is answered `-ERR max number of clients reached` and closed. Lowered at start, with a warning, to what the limit of open files leaves after a reserve."),
@@ -85,6 +87,15 @@ const SECTIONS: &[(&str, &[Limit])] = &[
     ("Authentication", &[
     ]),
     ("Log, state and peers", &[
+        limit("Log held in memory", Bytes(crate::config::MAX_LOG_BYTES), Some("raft.max_log_bytes"), "none", "`OVERLOADED` for writes, but for those that free room, up to 1.125 times as much. From half of the limit on a leader takes writes more slowly: what would wait for over a second is refused. A follower takes no entries beyond 1.25 times as much."),
+        limit("Wait of a write while a leader slows down", Millis(crate::raft::LONGEST_WAIT.as_millis() as u64), None, "does not apply", "`OVERLOADED`"),
+        limit("State held in memory that is not on disk yet", Bytes(crate::config::MAX_OVERLAY_BYTES), Some("state.max_overlay_bytes"), "none", "As for the log. Beyond 1.25 times as much, committed entries wait in the log to be applied."),
+        limit("Writes that wait for the log", Bytes(crate::raft::MAX_WAITING_BYTES), None, "none", "`OVERLOADED`; one pipeline or transaction is taken if nothing else waits."),
+        limit("Writes that are not committed yet", Bytes(crate::raft::MAX_UNCOMMITTED_BYTES), None, "none", "`OVERLOADED`"),
+        limit("Writes that are committed and not applied yet", Bytes(crate::raft::MAX_APPLYING_BYTES), None, "none", "`OVERLOADED`; a follower takes no entries beyond twice as much."),
+        limit("Writes that one member has sent on to the leader and that have no outcome yet", Count(crate::requests::MAX_FORWARDED as u64), None, "none", "More wait, and are answered `OVERLOADED` at the end of `client.request_timeout`."),
+        limit("Clients whose request ids are remembered", Count(crate::state::MAX_REQUEST_CLIENTS as u64), None, "does not apply", "The client that was silent for longest of the user with the most clients (of the host, without users) is forgotten; a retry of one of its writes is answered `OUTCOME_UNKNOWN`. Members' own clients are counted apart."),
+        limit("Writes remembered of one such client", Count(crate::state::SLOTS), None, "does not apply", "A retry of an older one is answered `OUTCOME_UNKNOWN`."),
         limit("Message between members", Bytes(crate::peer::MAX_MESSAGE_BYTES as u64), None, "does not apply", "The stream ends with a gRPC error and is dialled again."),
     ]),
 ];

@@ -23,7 +23,7 @@ use crate::metrics::Metrics;
 use crate::peer::{Dialer, Links};
 use crate::pubsub::Broker;
 use crate::raft::{self, Fatal, RaftHandle, RecoveryError, Runtime, Snapshots, membership};
-use crate::requests::{Couriers, FreshAt, RequestIds};
+use crate::requests::{Couriers, FreshAt, Names};
 use crate::sessions::Sessions;
 use crate::state::{Driven, StateError, Store, StoreOptions};
 use crate::tls::Locks;
@@ -136,7 +136,7 @@ pub(crate) struct ActiveMember {
     /// How often the cluster was forced new.
     pub(crate) incarnation: u64,
     pub(crate) raft: RaftHandle,
-    pub(crate) request_ids: RequestIds,
+    pub(crate) names: Names,
     pub(crate) fresh_at: FreshAt,
     links: Arc<Links>,
 }

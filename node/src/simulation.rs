@@ -7,6 +7,6 @@ pub use crate::raft::format::{FORMAT, of as format_of};
 pub use crate::raft::log_writer::LogWork;
 pub use crate::raft::membership;
 pub use crate::raft::types::{
-    ApplyJob, ChangeRequest, Done, Effect, Expected, Input, LogJob, Proposal, RaftStatus, Role,
+    ApplyJob, ChangeRequest, Charge, Done, Effect, Expected, Input, LogJob, Proposal, RaftStatus, Role,
 };
 pub use crate::raft::workers::{Applier, build_snapshot};

@@ -5,7 +5,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use helios_history::{Answer, History, Op, OpId, Value};
 use helios_node::error::Error;
-use helios_node::simulation::{Input, Proposal, format_of};
+use helios_node::simulation::{Charge, Input, Proposal, format_of};
 use helios_proto::v1::command::Op as CommandOp;
 use helios_proto::v1::reply::Kind;
 use helios_proto::v1::{Command, Delete, ErrorCode, Increment, Reply, Set, SetCondition};
@@ -235,7 +235,7 @@ impl World {
 
 pub fn proposal(command: &Command, waiter: oneshot::Sender<Result<Reply, Error>>) -> Proposal {
     let format = format_of(command).expect("it is of this build");
-    Proposal { data: command.encode_to_vec(), format, waiter: waiter.into() }
+    Proposal { data: command.encode_to_vec(), format, waiter: waiter.into(), charge: Charge::default() }
 }
 
 impl Ended {

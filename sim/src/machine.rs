@@ -244,6 +244,8 @@ impl Machine {
             snapshot_interval: std::time::Duration::from_secs(3_600),
             trailing_entries: plan.trailing_entries,
             held_bytes: plan.held_bytes,
+            max_log_bytes: plan.max_log_bytes,
+            max_overlay_bytes: plan.max_overlay_bytes,
             lease: plan.lease,
             priority: 0,
         };

@@ -89,6 +89,9 @@ pub struct Plan {
     pub trailing_entries: u64,
     /// What a leader keeps of its log for members that lag.
     pub held_bytes: u64,
+    /// What a member holds in memory of its log, and of its state: most often more than there will be.
+    pub max_log_bytes: u64,
+    pub max_overlay_bytes: u64,
     /// Lease reads, where they are on.
     pub lease: Option<Duration>,
     /// In 100 operations: reads.
@@ -142,7 +145,13 @@ impl Plan {
             reads: random.random_range(10..70),
             padding: if random.random_ratio(1, 2) { 0 } else { random.random_range(1..900) },
             held_bytes: if random.random_ratio(1, 2) { 0 } else { random.random_range(0..32 << 10) },
+            max_log_bytes: Self::limit(random),
+            max_overlay_bytes: Self::limit(random),
         }
+    }
+
+    fn limit(random: &mut SmallRng) -> u64 {
+        if random.random_ratio(1, 8) { random.random_range(32 << 10..256 << 10) } else { 256 << 20 }
     }
 
     pub fn may(&self, fault: Fault) -> bool {

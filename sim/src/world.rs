@@ -431,7 +431,8 @@ impl World {
                 }
                 let at = self.now + self.random.random_range(0..20_000);
                 if let Some(process) = self.running(slot, run) {
-                    process.built.extend(done);
+                    let bytes = process.store.overlay_bytes() as u64;
+                    process.built.extend(done.into_iter().chain([Done::Overlay { bytes }]));
                     self.events.plan(at, Event::Built(slot, run));
                 }
                 if snapshot_failed {

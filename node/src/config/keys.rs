@@ -126,12 +126,20 @@ pub const KEYS: &[Key] = &[
         "What all snapshots that a member sends may take of the network together, bytes: 65536 or more. Snapshots \
          have a connection of their own and delay no heartbeat, so a limit is for who shares the network; it makes a \
          member that lost its disk wait longer."),
+    key("raft", "max_log_bytes", "`536870912`", Restart,
+        "Of the log, held in memory until a snapshot frees it, bytes: 33554432 or more. From half of it on a leader takes \
+         writes more slowly, at it none (`OVERLOADED`) but those that free room; a follower takes no entries beyond 1.25 \
+         times as much. A snapshot is due at an eighth of it at the latest, or 64 MiB."),
     key("raft", "segment_bytes", "`67108864`", Restart,
         "Size of a file of the log: a multiple of 4096, from 4 MiB to 1 GiB. At least three are kept. One entry may \
          have a quarter of it, at most 8 MiB."),
     key("state", "engine", "`sled`", Restart,
         "What holds the applied state on disk: `sled` or `redb`. Members may differ. After a change the next start \
          builds the state anew from snapshot and log."),
+    key("state", "max_overlay_bytes", "`268435456`", Restart,
+        "Of applied state that is not on disk yet, held in memory until a checkpoint writes it, bytes: 67108864 or more. From \
+         half of it on a leader takes writes more slowly, at it none (`OVERLOADED`) but those that free room; beyond 1.25 \
+         times as much committed writes wait to be applied."),
     key("client", "request_timeout", "`5s`", Reload,
         "How long a request may take, elections included. A write that was proposed and not decided by then is \
          answered with \"outcome unknown\"."),
@@ -165,6 +173,11 @@ pub const KEYS: &[Key] = &[
         "Bytes that all Redis connections together may hold in unsent replies, unread messages and requests that are not \
          complete or queued by `MULTI`, as Redis's `maxmemory-clients`. Over it, the connection that holds most is closed. \
          No less than `output_buffer_limit`."),
+    key("client", "reported_role", "`writable`", Reload,
+        "What `INFO replication`, `ROLE` and `HELLO` say of a member that does not lead. `writable`: `master`, as it takes \
+         writes and sends them on; clients that write to masters only work at any member. `raft`: `slave` with the \
+         leader's address, for clients that follow roles to the leader. With `writes.on_follower: redirect` it is \
+         `slave` in any case."),
     key("client", "notify_keyspace_events", "empty: none", Restart,
         "Which changes of keys this node publishes to its Redis clients, in Redis's letters: `KEA` is all of them on both \
          kinds of channels, `Ex` expired keys only. `CONFIG SET notify-keyspace-events` changes it until the next start."),

@@ -20,6 +20,8 @@ pub use keys::Change;
 pub(crate) use keys::paths as key_paths;
 pub use locks::TlsFiles;
 pub use settings::{Bootstrap, Settings};
+#[cfg(test)]
+pub(crate) use settings::{MAX_LOG_BYTES, MAX_OVERLAY_BYTES};
 pub use sources::Source;
 
 use serde::{Deserialize, Serialize};
@@ -82,7 +84,7 @@ pub struct InitialMember {
 }
 
 /// Addresses to listen on. Empty: that service is off. The last three default to loopback ports
-/// as far from 50051, 9090 and 8443 as the client port is from 6379, so that several nodes on one
+/// as far from 50051, 9090 and 8443 as the client port is from 6379, whatever that is, so that several nodes on one
 /// host need no more than a client and a peer address each (product.md, "Ports").
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -115,6 +117,9 @@ pub struct RaftSection {
     /// What all snapshots that a member sends may take of the network together; 0 or none: no limit.
     #[serde(deserialize_with = "plain::some_number")]
     pub snapshot_bytes_per_second: Option<u64>,
+    /// Of the log, held in memory.
+    #[serde(deserialize_with = "plain::some_number")]
+    pub max_log_bytes: Option<u64>,
     /// Size of a write-ahead log segment, bytes; three are kept. An entry may have a quarter of it.
     #[serde(deserialize_with = "plain::some_number")]
     pub segment_bytes: Option<u64>,
@@ -126,6 +131,9 @@ pub struct StateSection {
     /// What holds the applied state on disk: `sled` (default) or `redb`. Changed, the next start
     /// builds the state anew from snapshot and log.
     pub engine: Option<String>,
+    /// Of applied state that is not on disk yet, held in memory.
+    #[serde(deserialize_with = "plain::some_number")]
+    pub max_overlay_bytes: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
@@ -160,6 +168,8 @@ pub struct ClientSection {
     pub maxmemory_clients: usize,
     /// Letters of Redis's setting of this name.
     pub notify_keyspace_events: String,
+    /// `writable` or `raft`: what `INFO`, `ROLE` and `HELLO` say of a member that sends writes on.
+    pub reported_role: String,
     /// Asked of Redis clients by AUTH when set.
     pub password: Option<String>,
 }
@@ -251,6 +261,7 @@ impl Default for ClientSection {
             pubsub_output_buffer_limit: MemoryLimits::DEFAULT.pubsub_bytes,
             maxmemory_clients: MemoryLimits::DEFAULT.all_bytes,
             notify_keyspace_events: String::new(),
+            reported_role: "writable".into(),
             max_connections: 10_000,
             idle_timeout: "0ms".into(),
             password: None,

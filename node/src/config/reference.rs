@@ -39,15 +39,16 @@ a variable of the environment, or of a flag, needs a new process.
 /// What a section says beside its keys: before and after them.
 const SECTIONS: [(&str, &str, &str); 11] = [
     ("node", "", ""),
-    ("listen", "Each is host:port; `:port` means every interface. Empty turns the service off (`peer` cannot be).", "The last three defaults move with the client port: a node with `client: :6380` has them at 50052, 9091 and 8444. So several nodes on
-one host need no more than a client and a peer address each."),
+    ("listen", "Each is host:port; `:port` means every interface. Empty turns the service off (`peer` cannot be).", "The last three defaults move with the client port: a node with `client: :6380` has them at 50052, 9091 and 8444, one with `client: :7001`
+at 50673, 9712 and 9065; what would be above 65535 goes on at 1024. So several nodes on one host need no more than a client and a peer
+address each."),
     ("raft", "", "Every member should have the same values. Raise the timeouts when elections repeat without a failed member: one second is a safe
 `election_timeout`."),
     ("state", "", ""),
     ("client", "", ""),
     ("reads", "", "Reads that do not ask for `LEASE` are linearizable with or without it. Whatever is set here, a member that has just started gives no vote and
 begins no election for `election_timeout_min`: it may have promised its voice to a leader before it stopped."),
-    ("writes", "", "Limits that are not configured: a key of 64 KiB, a write of 8 MiB (or a quarter of `segment_bytes`; `heliosd dev` has 4 MiB), a Redis request
+    ("writes", "", "Limits that are not configured: a key, a field of a hash and a member of a set of 64 KiB, a write of 8 MiB (or a quarter of `segment_bytes`; `heliosd dev` has 4 MiB), a Redis request
 of 16 MiB with all its arguments."),
     ("gateway", "", ""),
     ("tls", "The files are followed: a node takes a new certificate, key or CA up by itself, for connections that begin from then on. Files that do not

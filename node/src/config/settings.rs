@@ -47,6 +47,8 @@ pub struct Settings {
     pub trailing_entries: u64,
     pub snapshot_bytes_per_second: Option<NonZeroU64>,
     pub segment_bytes: u64,
+    pub max_log_bytes: u64,
+    pub max_overlay_bytes: u64,
     pub engine: EngineKind,
     pub request_timeout: Duration,
     pub shutdown_delay: Duration,
@@ -57,6 +59,8 @@ pub struct Settings {
     pub auth_timeout: Duration,
     pub client_memory: MemoryLimits,
     pub keyspace_events: EventFilter,
+    /// A member that sends writes on is shown to Redis clients as a master.
+    pub reports_writable: bool,
     pub lease: Option<Duration>,
     pub read_limits: Limits,
     pub ack: Ack,
@@ -83,6 +87,14 @@ pub struct Settings {
     /// What all of this was made of, secrets included.
     pub written: Config,
 }
+
+/// Of `raft.max_log_bytes` and `state.max_overlay_bytes`.
+pub const MAX_LOG_BYTES: u64 = 512 << 20;
+pub const MAX_OVERLAY_BYTES: u64 = 256 << 20;
+/// Default ports of gRPC, metrics and gateway beside a client port of 6379.
+const CLIENT_PORT: u16 = 6379;
+/// Where default ports that would be above 65535 go on.
+const FIRST_PORT: i32 = 1024;
 
 /// heartbeat, election minimum, election maximum; ms (product.md, C1).
 const PRESETS: [(&str, [u64; 3]); 3] =
@@ -121,7 +133,7 @@ impl TryFrom<Config> for Settings {
         let listen_client = address("listen.client", &listen.client)?;
         let near = |field: &str, text: &Option<String>, port: u16| match text {
             Some(text) => address(field, text),
-            None => Ok(Some(SocketAddr::from(([127, 0, 0, 1], port + offset(listen_client))))),
+            None => Ok(Some(SocketAddr::from(([127, 0, 0, 1], beside(listen_client, port))))),
         };
         let listen_gateway = near("listen.gateway", &listen.gateway, 8443)?;
         let gateway_token = gateway.token.filter(|token| !token.is_empty()).map(Secret::new);
@@ -165,6 +177,13 @@ impl TryFrom<Config> for Settings {
             trailing_entries: raft.trailing_entries.unwrap_or(1_000),
             snapshot_bytes_per_second: snapshot_bandwidth(raft.snapshot_bytes_per_second)?,
             segment_bytes: segment_bytes(raft.segment_bytes)?,
+            max_log_bytes: at_least("raft.max_log_bytes", raft.max_log_bytes, MAX_LOG_BYTES, 32 << 20)?,
+            max_overlay_bytes: at_least(
+                "state.max_overlay_bytes",
+                state.max_overlay_bytes,
+                MAX_OVERLAY_BYTES,
+                64 << 20,
+            )?,
             engine: engine(state.engine.as_deref())?,
             request_timeout: duration("client.request_timeout", &client.request_timeout)?,
             shutdown_delay: duration_or_none("client.shutdown_delay", &client.shutdown_delay)?,
@@ -174,6 +193,13 @@ impl TryFrom<Config> for Settings {
             auth_timeout: duration("client.auth_timeout", &client.auth_timeout)?,
             client_memory: client_memory(&client)?,
             keyspace_events: events::filter(&client.notify_keyspace_events)?,
+            reports_writable: match client.reported_role.as_str() {
+                "writable" => true,
+                "raft" => false,
+                other => {
+                    return Err(ConfigError(format!("client.reported_role {other:?}: write writable or raft")));
+                }
+            },
             lease: lease::length(&reads.lease, timing[1])?,
             read_limits: Limits {
                 elements: positive("reads.max_elements", reads.max_elements as u64)?,
@@ -271,6 +297,13 @@ fn segment_bytes(wanted: Option<u64>) -> Result<u64, ConfigError> {
         ALLOWED.start(),
         ALLOWED.end()
     )))
+}
+
+fn at_least(field: &str, wanted: Option<u64>, default: u64, least: u64) -> Result<u64, ConfigError> {
+    match wanted.unwrap_or(default) {
+        bytes if bytes >= least => Ok(bytes),
+        bytes => Err(ConfigError(format!("{field} {bytes}: write {least} or more"))),
+    }
 }
 
 fn snapshot_bandwidth(wanted: Option<u64>) -> Result<Option<NonZeroU64>, ConfigError> {
@@ -376,9 +409,17 @@ fn static_members(
     Ok(members)
 }
 
-/// How far the client port is from Redis's own, for neighbours on one host.
-fn offset(client: Option<SocketAddr>) -> u16 {
-    client.and_then(|client| client.port().checked_sub(6379)).filter(|offset| *offset < 100).unwrap_or(0)
+/// As far from `port` as the client port is from Redis's own, for neighbours on one host: beyond the last port it goes
+/// on at the first that anybody may listen on.
+fn beside(client: Option<SocketAddr>, port: u16) -> u16 {
+    let client = client.map_or(0, |client| client.port());
+    if client == 0 {
+        // Off, or any that is free.
+        return port;
+    }
+    let ports = i32::from(u16::MAX) + 1 - FIRST_PORT;
+    let moved = i32::from(port) + i32::from(client) - i32::from(CLIENT_PORT);
+    u16::try_from(FIRST_PORT + (moved - FIRST_PORT).rem_euclid(ports)).unwrap_or(port)
 }
 
 /// host:port to listen on; `:port` means every interface. Names are looked up.

@@ -22,6 +22,10 @@ pub struct GuardLayer {
     refusals: Refusals,
 }
 
+/// Who asks, for the service behind the guard: the name of a user.
+#[derive(Debug, Clone, Default)]
+pub struct Caller(pub Option<Arc<str>>);
+
 #[derive(Clone)]
 pub struct Guard<S> {
     inner: S,
@@ -33,8 +37,9 @@ impl GuardLayer {
         Self { access, refusals }
     }
 
-    fn check<B>(&self, request: &Request<B>) -> Result<(), Error> {
-        let Some(needed) = role_for(request.uri().path()) else { return Ok(()) };
+    /// The user that asks; `None` where nobody has to say who they are.
+    fn check<B>(&self, request: &Request<B>) -> Result<Option<Arc<str>>, Error> {
+        let Some(needed) = role_for(request.uri().path()) else { return Ok(None) };
         let header = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
         let identity = match (header, self.access.anyone()) {
             (None, Some(anyone)) => anyone,
@@ -43,7 +48,7 @@ impl GuardLayer {
             })?,
         };
         if identity.role() >= needed {
-            return Ok(());
+            return Ok((!self.access.is_open()).then(|| identity.name().into()));
         }
         self.refusals.count("no_permission");
         Err(identity.lacks(needed))
@@ -81,9 +86,10 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
         match self.layer.check(&request) {
-            Ok(()) => {
+            Ok(user) => {
+                request.extensions_mut().insert(Caller(user));
                 let (answer, refusals) = (self.inner.call(request), self.layer.refusals.clone());
                 Box::pin(answer.inspect_ok(move |response| {
                     // What tonic says of a message over its limit.
@@ -126,6 +132,6 @@ mod tests {
         }
         let open = GuardLayer::new(Arc::default(), Refusals::default());
         let request = Request::builder().uri("/helios.v1.Kv/Put").body(()).unwrap();
-        assert_eq!(open.check(&request), Ok(()));
+        assert_eq!(open.check(&request), Ok(None));
     }
 }

@@ -1,5 +1,6 @@
 //! Key-value service for gRPC clients; every node answers every call.
 
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,10 +13,12 @@ use helios_proto::v1::{
     GetResponse, Guard, PutRequest, PutResponse, RangeRequest, RangeResponse, Reply, RequestId, Token,
     TransactionRequest, TransactionResponse, WatchRequest, WatchResponse, command::Op, reply,
 };
+use ring::digest::{SHA256, digest};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
+use super::guard::Caller;
 use super::transaction;
 use super::watch::Watcher;
 use crate::database::{Database, Freshness, WriteRequest};
@@ -26,6 +29,9 @@ const DEFAULT_RANGE: u32 = 1_000;
 const MAX_RANGE: u32 = 10_000;
 /// Of keys and values in one page, save the last: clients take messages of 4 MiB by default.
 const MAX_RANGE_BYTES: usize = 2 << 20;
+
+/// Of a digest, in each entry with a request id.
+const IDENTITY_BYTES: usize = 16;
 
 /// Watches of this node's keys at once.
 const MAX_WATCHES: usize = 1_024;
@@ -43,11 +49,18 @@ impl<D: Database> KvService<D> {
     }
 
     /// An error if it was not applied, or applied and refused.
-    async fn write(&self, op: Op, request_id: Option<RequestId>, ack: AckLevel) -> Result<Reply, Error> {
+    async fn write(
+        &self,
+        op: Op,
+        request_id: Option<RequestId>,
+        identity: Bytes,
+        ack: AckLevel,
+    ) -> Result<Reply, Error> {
         if let Some(id) = &request_id {
             check_request_id(id)?;
         }
-        let outcome = self.database.submit(vec![WriteRequest { op, request_id }], ack.into()).await.pop();
+        let write = WriteRequest { op, request_id, identity };
+        let outcome = self.database.submit(vec![write], ack.into()).await.pop();
         let reply = outcome.unwrap_or_else(|| Err(Error::outcome_unknown()))?;
         match reply.kind {
             Some(reply::Kind::Error(refusal)) => Err(refusal.into()),
@@ -95,6 +108,7 @@ impl<D: Database> Kv for KvService<D> {
     }
 
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
+        let identity = identity(&request);
         let request = request.into_inner();
         let ack = request.ack();
         let PutRequest { key, value, ttl_ms, request_id, ack: _ } = request;
@@ -103,15 +117,17 @@ impl<D: Database> Kv for KvService<D> {
         }
         let expire_at_ms = (ttl_ms > 0).then(|| crate::wall_ms().saturating_add(ttl_ms));
         let set = proto::Set { key, value, expire_at_ms, ..proto::Set::default() };
-        let reply = self.write(Op::Set(set), request_id, ack).await?;
+        let reply = self.write(Op::Set(set), request_id, identity, ack).await?;
         Ok(Response::new(PutResponse { revision: reply.index, token: Some(self.database.token_of(&reply)) }))
     }
 
     async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<DeleteResponse>, Status> {
+        let identity = identity(&request);
         let request = request.into_inner();
         let ack = request.ack();
         let DeleteRequest { keys, request_id, ack: _ } = request;
-        let reply = self.write(Op::Delete(proto::Delete { keys }), request_id, ack).await?;
+        let delete = Op::Delete(proto::Delete { keys });
+        let reply = self.write(delete, request_id, identity, ack).await?;
         let deleted = match reply.kind {
             Some(reply::Kind::Integer(count)) => u64::try_from(count).unwrap_or(0),
             _ => 0,
@@ -140,13 +156,15 @@ impl<D: Database> Kv for KvService<D> {
         &self,
         request: Request<TransactionRequest>,
     ) -> Result<Response<TransactionResponse>, Status> {
+        let identity = identity(&request);
         let request = request.into_inner();
         let ack = request.ack();
         let TransactionRequest { guards, writes, request_id, ack: _ } = request;
         if writes.is_empty() {
             return self.check_guards(guards).await.map(Response::new).map_err(Status::from);
         }
-        let reply = self.write(transaction::operation(guards, writes)?, request_id, ack).await?;
+        let operation = transaction::operation(guards, writes)?;
+        let reply = self.write(operation, request_id, identity, ack).await?;
         let token = Some(self.database.token_of(&reply));
         let (succeeded, deleted) = transaction::outcome(&reply)?;
         Ok(Response::new(TransactionResponse { succeeded, revision: reply.index, token, deleted }))
@@ -193,6 +211,19 @@ async fn strings(
     Ok((found, false))
 }
 
+/// The share of the remembered clients that a request counts in: of its user, or else of its host; of IPv6
+/// hosts, which have many addresses, of their network.
+fn identity<T>(request: &Request<T>) -> Bytes {
+    let user = request.extensions().get::<Caller>().and_then(|caller| caller.0.clone());
+    let name = match (user, request.remote_addr().map(|address| address.ip().to_canonical())) {
+        (Some(user), _) => format!("user {user}").into_bytes(),
+        (None, Some(IpAddr::V4(address))) => [b"host", &address.octets()[..]].concat(),
+        (None, Some(IpAddr::V6(address))) => [b"host", &address.octets()[..8]].concat(),
+        (None, None) => b"host".to_vec(),
+    };
+    Bytes::copy_from_slice(&digest(&SHA256, &name).as_ref()[..IDENTITY_BYTES])
+}
+
 /// The rest is for the state machine to refuse, which remembers by it.
 fn check_request_id(id: &RequestId) -> Result<(), Error> {
     // Ids that begin so are the members' own, for the writes they send on.
@@ -208,4 +239,31 @@ fn entry(key: Bytes, value: Value) -> Entry {
 
 fn unreadable(error: StateError) -> Error {
     Error::new(ErrorCode::StorageUnavailable, format!("the state cannot be read: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use tonic::transport::server::TcpConnectInfo;
+
+    use super::*;
+
+    fn from(user: Option<&str>, address: &str) -> Bytes {
+        let mut request = Request::new(());
+        let remote_addr = Some(address.parse::<SocketAddr>().unwrap());
+        request.extensions_mut().insert(TcpConnectInfo { local_addr: None, remote_addr });
+        request.extensions_mut().insert(Caller(user.map(Arc::from)));
+        identity(&request)
+    }
+
+    #[test]
+    fn a_write_counts_for_its_user_or_else_for_its_host() {
+        assert_eq!(from(Some("a"), "10.0.0.1:1"), from(Some("a"), "10.0.0.2:9"));
+        assert_ne!(from(Some("a"), "10.0.0.1:1"), from(Some("b"), "10.0.0.1:1"));
+        assert_eq!(from(None, "10.0.0.1:1"), from(None, "10.0.0.1:2"));
+        assert_ne!(from(None, "10.0.0.1:1"), from(None, "10.0.0.2:1"));
+        assert_eq!(from(None, "[2001:db8::1]:1"), from(None, "[2001:db8::ffff]:1"));
+        assert_eq!(from(None, "[::ffff:10.0.0.1]:1"), from(None, "10.0.0.1:1"));
+    }
 }

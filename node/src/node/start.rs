@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::lifecycle::{Belonging, ForceNew};
 use crate::peer::{Bandwidth, LinkOptions, Links};
 use crate::raft::{self, Outbound, Parts, RaftHandle, Recovery, membership};
-use crate::requests::{FreshAt, RequestIds};
+use crate::requests::{FreshAt, Names};
 use crate::wal::Wal;
 
 impl Node {
@@ -128,6 +128,8 @@ impl Node {
                 snapshot_interval: settings.snapshot_interval,
                 trailing_entries: settings.trailing_entries,
                 held_bytes: raft::MAX_HELD_BYTES,
+                max_log_bytes: settings.max_log_bytes,
+                max_overlay_bytes: settings.max_overlay_bytes,
                 lease: settings.lease,
                 priority: settings.priority,
             },
@@ -152,7 +154,7 @@ impl Node {
             cluster_id: belonging.cluster_id.clone(),
             incarnation: belonging.incarnation,
             raft: threads.handle().clone(),
-            request_ids: RequestIds::new(belonging.member_id, rand::random()),
+            names: Names::new(belonging.member_id, rand::random()),
             fresh_at: FreshAt::default(),
             links,
         };

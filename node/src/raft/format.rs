@@ -17,11 +17,18 @@ use crate::state::calls;
 pub const FORMAT: u32 = 5;
 /// From which on an entry names the limits on what it may cost (`state::budget`).
 pub const BUDGETS: u32 = 5;
+/// From which on an entry may say where its write came from.
+pub const WITH_ORIGIN: u32 = 5;
 /// Of builds that did not say.
 pub const OLDEST: u32 = 1;
 
 /// What a member has to have to apply `command`; an error if this build has it not.
 pub fn of(command: &Command) -> Result<u32, Error> {
+    let of_origin = if command.origin.is_some() { WITH_ORIGIN } else { OLDEST };
+    of_op(command).map(|needed| needed.max(of_origin))
+}
+
+fn of_op(command: &Command) -> Result<u32, Error> {
     match &command.op {
         // What a call means never changes, so its words say what is needed.
         Some(Op::Call(call)) => Ok(calls::format_of(call)),
@@ -99,7 +106,7 @@ fn refused(reason: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use helios_proto::v1::{Call, Member, Set, Transaction};
+    use helios_proto::v1::{Call, Member, Origin, Set, Transaction};
 
     use super::*;
 
@@ -168,6 +175,8 @@ mod tests {
         let transaction = Transaction { guards: Vec::new(), steps: steps.into() };
         let transaction = Command { op: Some(Op::Transaction(transaction)), ..Command::default() };
         assert_eq!(of(&transaction).unwrap(), 3);
+        let named = Command { origin: Some(Origin::default()), ..set };
+        assert_eq!(of(&named).unwrap(), WITH_ORIGIN);
         assert_eq!(of(&Command::default()).unwrap_err().code, ErrorCode::UpgradeInProgress);
     }
 }

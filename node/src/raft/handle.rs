@@ -1,6 +1,7 @@
 //! How the rest of the node speaks to the Raft thread: bounded, never blocking.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Sender, TrySendError};
@@ -20,7 +21,12 @@ pub struct RaftHandle {
     pub(super) inbox: Sender<Input>,
     pub(super) status: watch::Receiver<Arc<RaftStatus>>,
     pub(super) applied: watch::Receiver<u64>,
+    /// Bytes of writes that are not in the log yet.
+    pub(super) waiting: Arc<AtomicU64>,
 }
+
+/// Writes that wait for the Raft thread or, during a transfer or while it slows down, in it.
+pub const MAX_WAITING_BYTES: u64 = 64 << 20;
 
 impl RaftHandle {
     pub fn status(&self) -> Arc<RaftStatus> {
@@ -42,14 +48,30 @@ impl RaftHandle {
     ) -> Result<Vec<oneshot::Receiver<Result<helios_proto::v1::Reply, Error>>>, Error> {
         let mut proposals = Vec::with_capacity(commands.len());
         let mut receivers = Vec::with_capacity(commands.len());
+        self.check_waiting(commands)?;
         for command in commands {
             let (waiter, receiver) = oneshot::channel();
             let format = format::of(command)?;
-            proposals.push(Proposal { data: command.encode_to_vec(), format, waiter: waiter.into() });
+            let data = command.encode_to_vec();
+            let charge = Charge::new(&self.waiting, data.len() as u64);
+            proposals.push(Proposal { data, format, waiter: waiter.into(), charge });
             receivers.push(receiver);
         }
         self.submit(Input::Propose(proposals))?;
         Ok(receivers)
+    }
+
+    /// One batch is taken whatever its size, if no other waits.
+    fn check_waiting(&self, commands: &[Command]) -> Result<(), Error> {
+        let waiting = self.waiting.load(Ordering::Relaxed);
+        let wanted: usize = commands.iter().map(prost::Message::encoded_len).sum();
+        if waiting == 0 || waiting + wanted as u64 <= MAX_WAITING_BYTES {
+            return Ok(());
+        }
+        let message = format!(
+            "writes of {waiting} bytes wait for this member's log, the limit is {MAX_WAITING_BYTES} (fixed); try again"
+        );
+        Err(Error::new(ErrorCode::Overloaded, message))
     }
 
     /// The index that the applied state must reach for a linearizable read.
@@ -185,8 +207,32 @@ mod tests {
         let (inbox, _raft) = crossbeam_channel::bounded(1);
         let (_status, status) = watch::channel(Arc::new(RaftStatus::default()));
         let (_applied, applied) = watch::channel(0);
-        let handle = RaftHandle { inbox, status, applied };
+        let handle = RaftHandle { inbox, status, applied, waiting: Arc::default() };
         assert!(handle.propose(&[]).is_ok());
         assert_eq!(handle.propose(&[]).unwrap_err().code, ErrorCode::Overloaded);
+    }
+
+    #[test]
+    fn writes_that_wait_are_bounded_by_their_bytes() {
+        let (inbox, raft) = crossbeam_channel::bounded(16_384);
+        let (_status, status) = watch::channel(Arc::new(RaftStatus::default()));
+        let (_applied, applied) = watch::channel(0);
+        let handle = RaftHandle { inbox, status, applied, waiting: Arc::default() };
+        let set = |bytes: usize| {
+            let set = helios_proto::v1::Set { value: vec![7; bytes].into(), ..Default::default() };
+            Command { op: Some(helios_proto::v1::command::Op::Set(set)), ..Command::default() }
+        };
+        let mut taken = 0;
+        let refused = loop {
+            match handle.propose(&[set(8 << 20)]) {
+                Ok(_) => taken += 1,
+                Err(error) => break error,
+            }
+            assert!(taken < 100, "nothing is refused");
+        };
+        assert_eq!((taken, refused.code), (7, ErrorCode::Overloaded), "{refused}");
+        assert!(refused.message.contains("67108864"), "{refused}");
+        drop(raft.recv());
+        assert!(handle.propose(&[set(8 << 20)]).is_ok(), "what left the queue counts no more");
     }
 }

@@ -21,9 +21,13 @@ pub(crate) mod types;
 pub(crate) mod workers;
 
 pub use acks::Durable;
+#[cfg(test)]
+pub(crate) use core::{LONGEST_WAIT, MAX_APPLYING_BYTES, MAX_UNCOMMITTED_BYTES};
 pub use core::{MAX_HELD_BYTES, Settings, TICK, longest_lease};
 pub use driver::Outbound;
 pub use force_new::{LastEntry, Verdict};
+#[cfg(test)]
+pub(crate) use handle::MAX_WAITING_BYTES;
 pub use handle::RaftHandle;
 pub use recovery::{Fit, Recovery, RecoveryError, bootstrap, fit, recover};
 pub use runtime::{Fatal, Parts, Runtime, start};

@@ -180,7 +180,8 @@ pub fn recover(
         hard_state.term = recovered.entries.last().map_or(base.term, |entry| entry.term);
     }
 
-    let entries = recovered.entries.iter().map(decode).collect::<Result<Vec<_>, _>>()?;
+    // Each frame is given back as its entries are decoded: the log is not there twice.
+    let entries = recovered.entries.into_iter().map(decode).collect::<Result<Vec<_>, _>>()?;
     let mut conf_state = membership::conf_state(&store.membership());
     if Mutation::MembershipFromSnapshot.is_on()
         && let Some((_, meta)) = &newest
@@ -195,7 +196,7 @@ pub fn recover(
     })
 }
 
-fn decode(entry: &wal::LogEntry) -> Result<Entry, RecoveryError> {
+fn decode(entry: wal::LogEntry) -> Result<Entry, RecoveryError> {
     Entry::decode(entry.payload.as_ref())
         .map_err(|source| RecoveryError::Entry { index: entry.index, source })
 }

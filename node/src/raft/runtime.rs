@@ -87,7 +87,12 @@ pub fn start(
     let (checkpoint_sender, checkpoint_jobs) = crossbeam_channel::unbounded();
     let status = watch::Sender::new(Arc::new(core.status(now)));
     let applied = watch::Sender::new(store.applied().index);
-    let handle = RaftHandle { inbox: inbox_sender, status: status.subscribe(), applied: applied.subscribe() };
+    let handle = RaftHandle {
+        inbox: inbox_sender,
+        status: status.subscribe(),
+        applied: applied.subscribe(),
+        waiting: Arc::default(),
+    };
     let outbound = outbound(&handle);
     outbound.set_membership(store.membership());
 

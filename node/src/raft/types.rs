@@ -1,6 +1,7 @@
 //! What goes into the Raft core and what comes out of it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use helios_proto::v1::{Member, Membership, Progress, Reply};
@@ -50,6 +51,26 @@ pub struct Proposal {
     /// What all members have to be able to read ([`super::format`]).
     pub format: u32,
     pub waiter: WriteWaiter,
+    pub charge: Charge,
+}
+
+/// The bytes of a write that waits, until it is dropped.
+#[derive(Default)]
+pub struct Charge(Option<(Arc<AtomicU64>, u64)>);
+
+impl Charge {
+    pub fn new(waiting: &Arc<AtomicU64>, bytes: u64) -> Self {
+        waiting.fetch_add(bytes, Ordering::Relaxed);
+        Self(Some((Arc::clone(waiting), bytes)))
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        if let Some((waiting, bytes)) = &self.0 {
+            waiting.fetch_sub(*bytes, Ordering::Relaxed);
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -139,6 +160,10 @@ pub enum Done {
     },
     SnapshotBuilt(SnapshotMeta),
     SnapshotFailed,
+    /// A checkpoint has ended: so much of the state is not on disk yet.
+    Overlay {
+        bytes: u64,
+    },
     /// Whether the log has no room for more than its reserve of segments.
     LogSpace {
         is_short: bool,
@@ -156,6 +181,8 @@ pub struct Applied {
     pub changed: Vec<ChangeWaiter>,
     /// The membership after the last entry, when it changed.
     pub membership: Option<Arc<Membership>>,
+    /// Of the state that is not on disk yet.
+    pub overlay_bytes: u64,
 }
 
 /// Who waits for an entry to be applied.

@@ -52,8 +52,14 @@ impl Applier {
 
     fn apply_all(&self, entries: Vec<(Entry, Option<Waiter>)>, bytes: u64) -> Result<Done, String> {
         let started = Instant::now();
-        let mut applied =
-            Applied { index: 0, bytes, conf_changes: Vec::new(), changed: Vec::new(), membership: None };
+        let mut applied = Applied {
+            index: 0,
+            bytes,
+            conf_changes: Vec::new(),
+            changed: Vec::new(),
+            membership: None,
+            overlay_bytes: 0,
+        };
         let mut answers = Vec::new();
         let mut batch = self.store.batch();
         for (entry, mut waiter) in entries {
@@ -75,6 +81,7 @@ impl Applier {
             }
         }
         batch.publish();
+        applied.overlay_bytes = self.store.overlay_bytes() as u64;
         self.applied.send_replace(applied.index);
         for (waiter, reply) in answers {
             answer(waiter, reply);
@@ -157,6 +164,7 @@ impl Checkpointer {
         // Not to be tried again before, after one that found no room.
         let mut not_before = Instant::now();
         loop {
+            let mut is_built = false;
             let is_due = match self.wanted.recv_timeout(CHECKPOINT_POLL) {
                 Ok(()) => {
                     let built =
@@ -165,6 +173,7 @@ impl Checkpointer {
                         return Ok(());
                     }
                     last = (self.store.applied().index, Instant::now());
+                    is_built = true;
                     false
                 }
                 Err(RecvTimeoutError::Timeout) => {
@@ -181,6 +190,10 @@ impl Checkpointer {
                 last = (self.store.applied().index, Instant::now());
             } else if is_due {
                 not_before = Instant::now() + CHECKPOINT_INTERVAL;
+            }
+            let bytes = self.store.overlay_bytes() as u64;
+            if (is_due || is_built) && self.done.send(Done::Overlay { bytes }).is_err() {
+                return Ok(());
             }
         }
     }

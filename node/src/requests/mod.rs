@@ -1,6 +1,7 @@
 //! How a node answers reads and writes: [`Database`], as the services see it.
 
 mod acks;
+mod names;
 mod publish;
 mod reads;
 mod writes;
@@ -21,10 +22,13 @@ use crate::raft::{RaftStatus, membership};
 use crate::state::Store;
 use crate::trace::Span;
 
+#[cfg(test)]
+pub(crate) use names::MAX_FORWARDED;
+pub(crate) use names::Names;
 pub(crate) use publish::Couriers;
 pub(crate) use reads::FreshAt;
+pub(crate) use writes::forward_error;
 use writes::{Outcome, Terms};
-pub(crate) use writes::{RequestIds, forward_error};
 
 impl Database for Node {
     async fn submit(&self, writes: Vec<WriteRequest>, ack: Ack) -> Vec<Outcome> {
@@ -52,6 +56,11 @@ impl Database for Node {
 
     fn broker(&self) -> &Arc<Broker> {
         &self.inner().broker
+    }
+
+    fn reports_followers_as_masters(&self) -> bool {
+        let settings = self.settings();
+        settings.reports_writable && settings.forwards_writes
     }
 
     fn store(&self) -> &Store {

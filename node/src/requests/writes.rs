@@ -4,53 +4,30 @@
 //! is tried again only under a request id, which the state machine applies once; every write that
 //! is sent on to a leader has one (product.md, C5 and C12).
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use helios_proto::v1::peer_client::PeerClient;
-use helios_proto::v1::{AckLevel, Command, ErrorCode, ForwardRequest, Reply, RequestId, write_result};
+use helios_proto::v1::{AckLevel, Command, ErrorCode, ForwardRequest, Origin, Reply, write_result};
 use prost::Message as _;
 use tokio::time::{Instant, timeout_at};
 
+use super::names::Name;
 use super::{leader_unreachable, no_leader};
 use crate::database::{Ack, WriteRequest};
 use crate::error::Error;
 use crate::node::{ActiveMember, Node};
 use crate::peer::MAX_MESSAGE_BYTES;
-use crate::raft::{RaftStatus, Role, membership};
+use crate::raft::{RaftStatus, Role, format, membership};
+use crate::state;
 
 /// Commands sent to the leader in one message, bytes.
 const MAX_FORWARD_BYTES: usize = 4 << 20;
+/// Writes of one batch that have a name at once.
+const MAX_FORWARDED_AT_ONCE: usize = 1_024;
 /// How soon a write that met a change of leader looks again if nothing is heard.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
 pub type Outcome = Result<Reply, Error>;
-
-/// Names for the writes that this process sends on. They are spread over several clients, so that
-/// the state machine remembers as many at once as a leader takes.
-pub struct RequestIds {
-    /// A zero, the member's id, a number of this process's own: another process, even one on a
-    /// restored copy of the disk, never says the same twice.
-    process: Vec<u8>,
-    next: AtomicU64,
-}
-
-const LANES: u64 = 32;
-
-impl RequestIds {
-    pub fn new(member_id: u64, boot_nonce: u64) -> Self {
-        let process = [&[0][..], &member_id.to_be_bytes(), &boot_nonce.to_be_bytes()].concat();
-        Self { process, next: AtomicU64::new(0) }
-    }
-
-    fn next(&self) -> RequestId {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let lane = (number % LANES) as u8;
-        let client_id = Bytes::from([&self.process[..], &[lane]].concat());
-        RequestId { client_id, sequence: number / LANES + 1, retry: false }
-    }
-}
 
 /// What a batch of writes asks for.
 pub(super) struct Terms {
@@ -62,11 +39,12 @@ pub(super) struct Terms {
 }
 
 /// A write without an outcome yet.
-#[derive(Debug, Clone, PartialEq)]
 struct Open {
     /// Its place among the outcomes.
     slot: usize,
     command: Command,
+    /// Of a write that this member named: nobody else gets its place until the outcome is there.
+    name: Option<Name>,
 }
 
 impl Open {
@@ -74,6 +52,13 @@ impl Open {
     fn may_be_applied(&self) -> bool {
         self.command.request_id.as_ref().is_some_and(|id| id.retry)
     }
+}
+
+/// Writes at the front of a batch.
+#[derive(Debug, PartialEq, Eq)]
+enum Window {
+    Named(usize),
+    Unnamed(usize),
 }
 
 /// Writes on their way, and what became of them.
@@ -86,35 +71,56 @@ impl Batch {
     /// Refuses at once what the log does not take.
     fn new(writes: Vec<WriteRequest>, max_command_bytes: usize) -> Self {
         let mut batch = Self { outcomes: Vec::with_capacity(writes.len()), open: Vec::new() };
-        for WriteRequest { op, request_id } in writes {
-            let command =
-                Command { now_ms: crate::wall_ms(), request_id, op: Some(op), ..Command::default() };
+        for WriteRequest { op, request_id, identity } in writes {
+            let checked = state::check_sizes(&op);
+            let origin = request_id.is_some().then_some(Origin { identity, named_at: 0 });
+            let now_ms = crate::wall_ms();
+            let command = Command { now_ms, request_id, origin, op: Some(op), ..Command::default() };
             let bytes = command.encoded_len();
-            if bytes > max_command_bytes {
-                batch.outcomes.push(Some(Err(too_large(bytes, max_command_bytes))));
-            } else {
-                batch.open.push(Open { slot: batch.outcomes.len(), command });
-                batch.outcomes.push(None);
+            let refusal = match checked {
+                Ok(()) if bytes > max_command_bytes => Some(Err(too_large(bytes, max_command_bytes))),
+                Ok(()) => None,
+                Err(error) => Some(Err(error)),
+            };
+            if refusal.is_none() {
+                batch.open.push(Open { slot: batch.outcomes.len(), command, name: None });
             }
+            batch.outcomes.push(refusal);
         }
         batch
     }
 
-    fn name(&mut self, ids: &RequestIds) {
-        for open in &mut self.open {
-            open.command.request_id.get_or_insert_with(|| ids.next());
+    /// How many at the front are sent on next: those that have a name, which no other write may have before their
+    /// outcome is there, or else the next that get one.
+    fn next_window(&self) -> Window {
+        let is_named = |open: &&Open| open.command.request_id.is_some();
+        match self.open.iter().take_while(is_named).count() {
+            0 => {
+                let unnamed = self.open.iter().take_while(|open| !is_named(open));
+                Window::Unnamed(unnamed.take(MAX_FORWARDED_AT_ONCE).count())
+            }
+            named => Window::Named(named),
         }
     }
 
-    fn commands(&self) -> Vec<Command> {
-        self.open.iter().map(|open| open.command.clone()).collect()
+    /// `named_at`: log index that this member has applied.
+    fn name(&mut self, names: Vec<Name>, named_at: u64) {
+        for (open, name) in self.open.iter_mut().zip(names) {
+            open.command.request_id = Some(name.request_id());
+            open.command.origin = Some(Origin { named_at, ..Origin::default() });
+            open.name = Some(name);
+        }
     }
 
-    /// Files the answers; what may be tried again stays open.
-    fn settle(&mut self, answers: Vec<Outcome>) {
-        let mut answers = answers.into_iter();
-        for mut open in std::mem::take(&mut self.open) {
-            let answer = answers.next().unwrap_or_else(|| Err(Error::outcome_unknown()));
+    fn commands(&self, count: usize) -> Vec<Command> {
+        self.open.iter().take(count).map(|open| open.command.clone()).collect()
+    }
+
+    /// Files the answers to those from `first` on; what may be tried again stays open, in its order. Answers how many do.
+    fn settle(&mut self, first: usize, answers: Vec<Outcome>) -> usize {
+        let mut asked = self.open.split_off(first.min(self.open.len()));
+        let rest = asked.split_off(answers.len().min(asked.len()));
+        for (mut open, answer) in asked.into_iter().zip(answers) {
             match (&answer, &mut open.command.request_id) {
                 (Err(error), _) if is_other_leader(error.code) => self.open.push(open),
                 (Err(error), Some(id)) if error.code == ErrorCode::OutcomeUnknown => {
@@ -124,6 +130,9 @@ impl Batch {
                 _ => self.outcomes[open.slot] = Some(answer),
             }
         }
+        let kept = self.open.len() - first;
+        self.open.extend(rest);
+        kept
     }
 
     /// Certainly none of what is open was proposed, unless an earlier try may have been.
@@ -162,8 +171,12 @@ impl Node {
                 let leader = membership::member(&status.membership, status.leader_id);
                 return batch.refuse(&Error::not_leader(leader));
             }
-            let answers = self.write_once(member, &status, &mut batch, ack, deadline).await;
-            batch.settle(answers);
+            if status.role == Role::Leader {
+                let commands = batch.commands(batch.open.len());
+                batch.settle(0, self.propose(member, commands, ack, deadline).await);
+            } else if let Err(error) = self.forward_all(member, &status, &mut batch, ack, deadline).await {
+                return batch.refuse(&error);
+            }
             if batch.open.is_empty() || Instant::now() >= deadline {
                 break;
             }
@@ -173,37 +186,45 @@ impl Node {
         batch.finish()
     }
 
-    /// One try: here if this member leads, else at the leader.
-    async fn write_once(
+    /// One try at the leader: ends at the first failure, since what follows is not sent before what failed, so that
+    /// order holds when both are tried again.
+    async fn forward_all(
         &self,
         member: &ActiveMember,
         status: &RaftStatus,
         batch: &mut Batch,
         ack: Ack,
         deadline: Instant,
-    ) -> Vec<Outcome> {
-        if status.role == Role::Leader {
-            return self.propose(member, batch.commands(), ack, deadline).await;
-        }
-        batch.name(&member.request_ids);
-        let commands = batch.commands();
-        let count = commands.len();
-        self.inner().metrics.forwarded.inc_by(count as u64);
-        let mut outcomes = Vec::with_capacity(count);
-        for chunk in chunks(commands) {
-            let sent = chunk.len();
-            match self.forward(member, status, chunk, ack, deadline).await {
-                Ok(answers) if answers.len() == sent => outcomes.extend(answers),
-                Ok(_) => outcomes.extend(vec![Err(Error::outcome_unknown()); sent]),
-                Err(error) => outcomes.extend(vec![Err(error); sent]),
+    ) -> Result<(), Error> {
+        while !batch.open.is_empty() {
+            let count = match batch.next_window() {
+                Window::Named(count) => count,
+                Window::Unnamed(count) => {
+                    let names = member.names.take(count, deadline).await?;
+                    batch.name(names, member.raft.applied_index());
+                    count
+                }
+            };
+            self.inner().metrics.forwarded.inc_by(count as u64);
+            let mut kept = 0;
+            for chunk in chunks(batch.commands(count)) {
+                let sent = chunk.len();
+                let answers = match self.forward(member, status, chunk, ack, deadline).await {
+                    Ok(answers) if answers.len() == sent => answers,
+                    Ok(_) => vec![Err(Error::outcome_unknown()); sent],
+                    Err(error) => vec![Err(error); sent],
+                };
+                let is_failed = answers.last().is_some_and(Result::is_err);
+                kept += batch.settle(kept, answers);
+                if is_failed {
+                    return Ok(());
+                }
             }
-            // What follows a failure was not sent, so that order holds when it is tried again.
-            if outcomes.last().is_some_and(Result::is_err) {
-                outcomes.resize(count, Err(leader_unreachable()));
-                break;
+            if kept > 0 {
+                return Ok(());
             }
         }
-        outcomes
+        Ok(())
     }
 
     async fn forward(
@@ -258,10 +279,14 @@ impl Node {
     async fn propose(
         &self,
         member: &ActiveMember,
-        commands: Vec<Command>,
+        mut commands: Vec<Command>,
         ack: Ack,
         deadline: Instant,
     ) -> Vec<Outcome> {
+        // It is of use, but no write waits for the end of an upgrade for its sake.
+        if member.raft.status().lowest_format < format::WITH_ORIGIN {
+            commands.iter_mut().for_each(|command| command.origin = None);
+        }
         let outcomes = self.propose_and_await(member, commands, ack, deadline).await;
         let failed = outcomes.iter().filter(|outcome| outcome.is_err()).count();
         self.inner().metrics.raft_proposals_failed.inc_by(failed as u64);
@@ -348,10 +373,9 @@ fn too_large(bytes: usize, limit: usize) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-
     use helios_proto::v1::{Set, command::Op};
 
+    use super::super::names::{MAX_FORWARDED, Names};
     use super::*;
 
     fn set(bytes: usize) -> Op {
@@ -379,7 +403,10 @@ mod tests {
     #[test]
     fn without_a_name_only_what_was_certainly_not_proposed_is_tried_again() {
         let mut batch = batch(3);
-        batch.settle(vec![Err(Error::outcome_unknown()), Err(Error::not_leader(None)), Ok(Reply::default())]);
+        batch.settle(
+            0,
+            vec![Err(Error::outcome_unknown()), Err(Error::not_leader(None)), Ok(Reply::default())],
+        );
         assert_eq!(batch.open.iter().map(|open| open.slot).collect::<Vec<_>>(), [1]);
         let outcomes = batch.finish();
         assert_eq!(code(&outcomes[0]), Some(ErrorCode::OutcomeUnknown));
@@ -387,33 +414,57 @@ mod tests {
         assert!(outcomes[2].is_ok());
     }
 
-    #[test]
-    fn a_named_write_is_tried_again_under_its_name_and_marked_as_a_retry() {
-        let ids = RequestIds::new(1, 2);
+    #[tokio::test]
+    async fn a_named_write_is_tried_again_under_its_name_and_marked_as_a_retry() {
+        let names = Names::new(1, 2);
         let mut batch = batch(2);
-        batch.name(&ids);
-        let before = batch.open.clone();
-        batch.settle(vec![Err(Error::outcome_unknown()), Err(Error::not_leader(None))]);
-        batch.name(&ids);
-        let names = |open: &[Open]| -> Vec<_> {
-            let names = open.iter().map(|open| open.command.request_id.clone().unwrap());
-            names.map(|id| (id.client_id, id.sequence)).collect()
+        assert_eq!(batch.next_window(), Window::Unnamed(2));
+        batch.name(names.take(2, soon()).await.unwrap(), 7);
+        let named = |batch: &Batch| -> Vec<_> {
+            let ids = batch.open.iter().map(|open| open.command.request_id.clone().unwrap());
+            ids.map(|id| (id.client_id, id.sequence)).collect()
         };
-        assert_eq!(names(&batch.open), names(&before));
+        let before = named(&batch);
+        batch.settle(0, vec![Err(Error::outcome_unknown()), Err(Error::not_leader(None))]);
+        assert_eq!(batch.next_window(), Window::Named(2));
+        assert_eq!(named(&batch), before);
+        assert!(batch.open.iter().all(|open| open.command.origin.as_ref().unwrap().named_at == 7));
         assert_eq!([batch.open[0].may_be_applied(), batch.open[1].may_be_applied()], [true, false]);
         // Lost again, and certainly not proposed this time: the first try may have been all the same.
-        batch.settle(vec![Err(Error::not_leader(None)), Err(Error::not_leader(None))]);
+        batch.settle(0, vec![Err(Error::not_leader(None)), Err(Error::not_leader(None))]);
         let outcomes = batch.finish();
         assert_eq!(code(&outcomes[0]), Some(ErrorCode::OutcomeUnknown));
         assert_eq!(code(&outcomes[1]), Some(ErrorCode::NoLeader));
     }
 
     #[test]
-    fn no_two_writes_have_the_same_name() {
-        let (first, second) = (RequestIds::new(1, 2), RequestIds::new(1, 3));
-        let names = (0..1_000).flat_map(|_| [first.next(), second.next()]);
-        let names: HashSet<_> = names.map(|id| (id.client_id, id.sequence)).collect();
-        assert_eq!(names.len(), 2_000);
+    fn an_answer_is_filed_for_its_own_write_when_an_earlier_one_is_tried_again() {
+        let mut batch = batch(4);
+        let reply = |index| Ok(Reply { index, ..Reply::default() });
+        assert_eq!(batch.settle(0, vec![Err(Error::not_leader(None)), reply(1)]), 1);
+        assert_eq!(batch.settle(1, vec![reply(2)]), 0);
+        assert_eq!(batch.open.iter().map(|open| open.slot).collect::<Vec<_>>(), [0, 3]);
+        let indexes: Vec<_> =
+            batch.finish().iter().map(|outcome| outcome.as_ref().map_or(0, |reply| reply.index)).collect();
+        assert_eq!(indexes, [0, 1, 2, 0]);
+    }
+
+    #[tokio::test]
+    async fn a_large_batch_is_named_in_windows_and_gives_names_back_as_it_is_answered() {
+        let names = Names::new(1, 2);
+        let mut batch = batch(2 * MAX_FORWARDED_AT_ONCE + 1);
+        for expected in [MAX_FORWARDED_AT_ONCE, MAX_FORWARDED_AT_ONCE, 1] {
+            assert_eq!(batch.next_window(), Window::Unnamed(expected));
+            batch.name(names.take(expected, soon()).await.unwrap(), 7);
+            assert_eq!(names.free(), MAX_FORWARDED - expected);
+            assert_eq!(batch.settle(0, vec![Ok(Reply::default()); expected]), 0);
+            assert_eq!(names.free(), MAX_FORWARDED);
+        }
+        assert!(batch.open.is_empty() && batch.finish().iter().all(Result::is_ok));
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(10)
     }
 
     #[test]
@@ -421,5 +472,14 @@ mod tests {
         let batch = Batch::new(vec![set(2_000).into(), set(1).into()], 1_000);
         assert_eq!(batch.open.len(), 1);
         assert_eq!(batch.outcomes[0].as_ref().and_then(code), Some(ErrorCode::TooLarge));
+    }
+
+    #[test]
+    fn a_key_over_the_limit_is_refused_before_it_is_proposed() {
+        let long = Set { key: vec![b'k'; state::MAX_KEY_BYTES + 1].into(), ..Set::default() };
+        let batch = Batch::new(vec![Op::Set(long).into()], 8 << 20);
+        let error = batch.outcomes[0].clone().unwrap().unwrap_err();
+        assert_eq!((error.code, batch.open.len()), (ErrorCode::TooLarge, 0));
+        assert!(error.message.contains("65536"), "{error}");
     }
 }

@@ -52,6 +52,10 @@ const TAIL: &str = "\
   collection takes one step, its elements are removed afterwards, 1000 in one entry.
 - Members of sets and fields of hashes come in the order of their bytes. Commands that pick at random, and those
   whose summary says so, look at every element of the key. No answer has more than 1048576 elements.
+- A key, a field of a hash and a member of a set or a sorted set have 64 KiB at most, where Redis takes 512 MB: they are part of
+  keys of the storage engine. Values, values of fields and elements of lists have 8 MiB. What is stored already stays readable.
+- A member that does not lead takes writes and sends them on, so `INFO`, `ROLE` and `HELLO` show it as a master; `INFO raft` says which
+  member leads. `client.reported_role: raft` shows it as a replica of the leader instead.
 - A command that makes a string longer stops at 8 MiB.
 - A script runs on the node that its client talks to, and what it writes is one entry of the log, which takes effect only
   if no key that the script looked at was changed meanwhile; else it runs again, at most 100 times or 5 s, then the reply

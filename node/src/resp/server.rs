@@ -56,7 +56,7 @@ impl Default for Limits {
             events: EventFilter::default(),
             max_request_bytes: 16 * 1024 * 1024,
             max_value_bytes: 8 * 1024 * 1024,
-            max_key_bytes: 64 * 1024,
+            max_key_bytes: crate::state::MAX_KEY_BYTES,
             memory: MemoryLimits::default(),
             auth_timeout: Duration::from_secs(30),
             request_timeout: Duration::from_secs(60),

@@ -5,23 +5,30 @@
 //! `rc` + client holds when the client was last seen and with which sequence it began, `rs` + client's
 //! length + client + slot holds a sequence and its reply. A sequence has the slot of its remainder, so
 //! that a client's newest writes replace its oldest and nothing needs to be looked for.
+//!
+//! From log format 5 on an entry says where its write came from, and [`clients`] decides whose client makes
+//! room for a new one.
+
+mod clients;
 
 use bytes::{Buf, BufMut, Bytes};
 use helios_proto::v1::reply::Kind as Answer;
-use helios_proto::v1::{Command, ErrorCode, Reply, RequestId};
+use helios_proto::v1::{Command, ErrorCode, Origin, Reply, RequestId};
 use prost::Message;
 
 use super::command::{self, Failure};
 use super::engines::EngineError;
 use super::txn::{Changes, Txn};
 use crate::error::Error;
+use clients::{Group, Table};
 
-/// Clients remembered; a new one takes the place of the one that was silent for longest.
-const MAX_CLIENTS: usize = 1_024;
+/// Clients remembered, those of members apart from the others.
+pub const MAX_CLIENTS: usize = 1_024;
 /// Writes remembered of one client.
-const SLOTS: u64 = 256;
+pub const SLOTS: u64 = 256;
 pub(super) const MAX_CLIENT_ID_BYTES: usize = 64;
-/// A longer reply is not kept. With the bounds above: at most 268 MB, about a tenth with usual replies.
+/// A longer reply is not kept. With the bounds above: at most 268 MB each for members and for others, about a tenth
+/// with usual replies.
 const MAX_REPLY_BYTES: usize = 1_024;
 /// How exactly it is known when a client was last seen, so that not every write changes its record.
 const SEEN_STEP_MS: u64 = 10_000;
@@ -42,12 +49,12 @@ pub(super) fn execute_once<'a>(
     if let Some(refusal) = misnamed(id) {
         return Ok((looker.reply(Answer::Error(refusal.into())), looker.finish()));
     }
-    match find(&looker, id)? {
+    match find(&looker, id, command.origin.as_ref())? {
         Found::Applied(reply) => Ok((reply, looker.finish())),
         Found::Forgotten => Ok((looker.reply(Answer::Error(forgotten(id).into())), looker.finish())),
         Found::New(client) => {
             let (mut txn, reply) = run(&new_txn, command)?;
-            remember(&mut txn, id, client, &reply)?;
+            remember(&mut txn, id, command.origin.as_ref(), client, &reply)?;
             Ok((reply, txn.finish()))
         }
     }
@@ -77,12 +84,12 @@ enum Found {
     New(Option<Client>),
 }
 
-fn find(txn: &Txn<'_>, id: &RequestId) -> Result<Found, EngineError> {
-    let Some(raw) = txn.raw(&client_key(&id.client_id))? else {
-        return Ok(if id.retry { Found::Forgotten } else { Found::New(None) });
-    };
-    let client = Client::decode(&raw)?;
-    if let Some(mut raw) = txn.raw(&slot_key(&id.client_id, id.sequence))? {
+fn find(txn: &Txn<'_>, id: &RequestId, origin: Option<&Origin>) -> Result<Found, EngineError> {
+    let client =
+        txn.raw(&client_key(&id.client_id))?.map(|raw| Client::decode(&id.client_id, &raw)).transpose()?;
+    if client.is_some()
+        && let Some(mut raw) = txn.raw(&slot_key(&id.client_id, id.sequence))?
+    {
         let sequence = raw.try_get_u64().map_err(|_| damaged())?;
         if sequence == id.sequence {
             return Reply::decode(raw).map(Found::Applied).map_err(|_| damaged());
@@ -92,26 +99,53 @@ fn find(txn: &Txn<'_>, id: &RequestId) -> Result<Found, EngineError> {
         }
     }
     // What came before the first sequence may be of the time before the client was forgotten.
-    let is_of_before = id.retry && id.sequence < client.first;
-    Ok(if is_of_before { Found::Forgotten } else { Found::New(Some(client)) })
+    let may_be_forgotten = id.retry && client.as_ref().is_none_or(|client| id.sequence < client.first);
+    if may_be_forgotten && !is_named_since_last_eviction(txn, id, origin)? {
+        return Ok(Found::Forgotten);
+    }
+    Ok(Found::New(client))
+}
+
+/// Whether no client of a member was forgotten since the write was named: had it been applied, it would be known.
+fn is_named_since_last_eviction(
+    txn: &Txn<'_>,
+    id: &RequestId,
+    origin: Option<&Origin>,
+) -> Result<bool, EngineError> {
+    match origin {
+        Some(origin) if origin.named_at > 0 && is_of_member(&id.client_id) => {
+            Ok(origin.named_at >= Table::of(txn)?.evicted_at)
+        }
+        _ => Ok(false),
+    }
 }
 
 fn remember(
     txn: &mut Txn<'_>,
     id: &RequestId,
+    origin: Option<&Origin>,
     client: Option<Client>,
     reply: &Reply,
 ) -> Result<(), EngineError> {
     let now_ms = txn.clock_ms();
-    let first = match &client {
-        Some(client) => client.first,
-        None => {
-            make_room(txn)?;
-            id.sequence
+    let is_stale = |client: &Client| now_ms >= client.seen_ms.saturating_add(SEEN_STEP_MS);
+    let first = client.as_ref().map_or(id.sequence, |client| client.first);
+    if let Some(table) = Table::in_use(txn, origin.is_some())? {
+        let group = Group::of(&id.client_id, origin);
+        if client.as_ref().is_none_or(|client| is_stale(client) || client.group != group) {
+            table.saw(txn, &id.client_id, client.as_ref(), &group, now_ms)?;
+            let client = Client { seen_ms: now_ms, first, group };
+            txn.put_raw(client_key(&id.client_id), Some(client.encode()));
         }
-    };
-    if client.is_none_or(|client| now_ms >= client.seen_ms.saturating_add(SEEN_STEP_MS)) {
-        txn.put_raw(client_key(&id.client_id), Some(Client { seen_ms: now_ms, first }.encode()));
+    } else {
+        if client.is_none() {
+            make_room(txn)?;
+        }
+        if client.as_ref().is_none_or(is_stale) {
+            let group = Group::of(&id.client_id, None);
+            let client = Client { seen_ms: now_ms, first, group };
+            txn.put_raw(client_key(&id.client_id), Some(client.encode_as_format_4()));
+        }
     }
     let mut record = Vec::new();
     record.put_u64(id.sequence);
@@ -124,7 +158,8 @@ fn remember(
     Ok(())
 }
 
-/// Forgets the client that was silent for longest if there are as many as may be.
+/// Forgets the client that was silent for longest if there are as many as may be: up to log format 4, whose
+/// entries have to mean what they did.
 fn make_room(txn: &mut Txn<'_>) -> Result<(), EngineError> {
     let clients = txn.raw_range(CLIENT, CLIENT_END)?;
     if clients.len() < MAX_CLIENTS {
@@ -132,18 +167,23 @@ fn make_room(txn: &mut Txn<'_>) -> Result<(), EngineError> {
     }
     let mut oldest: Option<(u64, Bytes)> = None;
     for (key, raw) in clients {
-        let candidate = (Client::decode(&raw)?.seen_ms, key);
+        let candidate = (Client::decode(&key[CLIENT.len()..], &raw)?.seen_ms, key);
         if oldest.as_ref().is_none_or(|oldest| candidate < *oldest) {
             oldest = Some(candidate);
         }
     }
     let Some((_, key)) = oldest else { return Ok(()) };
-    let slots = slots_of(&key[CLIENT.len()..]);
+    forget(txn, &key[CLIENT.len()..])
+}
+
+/// Removes what is known of a client.
+fn forget(txn: &mut Txn<'_>, client_id: &[u8]) -> Result<(), EngineError> {
+    let slots = slots_of(client_id);
     let end = [&slots[..], &[u8::MAX; 2]].concat();
     for (slot, _) in txn.raw_range(&slots, &end)? {
         txn.put_raw(slot, None);
     }
-    txn.put_raw(key, None);
+    txn.put_raw(client_key(client_id), None);
     Ok(())
 }
 
@@ -152,17 +192,31 @@ struct Client {
     seen_ms: u64,
     /// The sequence it began with.
     first: u64,
+    /// Whose share of the clients it is in.
+    group: Group,
 }
 
 impl Client {
     fn encode(&self) -> Bytes {
+        [&self.seen_ms.to_be_bytes()[..], &self.first.to_be_bytes(), self.group.as_bytes()].concat().into()
+    }
+
+    fn encode_as_format_4(&self) -> Bytes {
         [self.seen_ms.to_be_bytes(), self.first.to_be_bytes()].concat().into()
     }
 
-    fn decode(mut raw: &[u8]) -> Result<Self, EngineError> {
+    /// One that was written in format 4 has no group.
+    fn decode(client_id: &[u8], mut raw: &[u8]) -> Result<Self, EngineError> {
         let mut next = || raw.try_get_u64().map_err(|_| damaged());
-        Ok(Self { seen_ms: next()?, first: next()? })
+        let (seen_ms, first) = (next()?, next()?);
+        let group = if raw.is_empty() { Group::of(client_id, None) } else { Group::from_bytes(raw) };
+        Ok(Self { seen_ms, first, group })
     }
+}
+
+/// Whether a member chose the id, for writes that it sends on.
+fn is_of_member(client_id: &[u8]) -> bool {
+    client_id.first() == Some(&0)
 }
 
 fn client_key(client_id: &[u8]) -> Bytes {

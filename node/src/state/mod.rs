@@ -24,6 +24,7 @@ mod meta;
 mod overlay;
 mod recovery;
 mod shared;
+mod sizes;
 mod snapshot;
 mod store;
 mod transaction;
@@ -40,12 +41,18 @@ pub use batch::Batch;
 pub use budget::{ENTRY_BUDGET, Limits};
 #[cfg(test)]
 pub use budget::{MAX_ENTRY_BYTES, MAX_ENTRY_ELEMENTS, MAX_READ_BYTES, MAX_READ_ELEMENTS};
+#[cfg(test)]
+pub(crate) use dedup::MAX_CLIENTS as MAX_REQUEST_CLIENTS;
+pub use dedup::SLOTS;
 pub use engines::EngineKind;
 pub use error::StateError;
 pub use event_filter::EventFilter;
 pub use events::Event;
 pub use inspect::{Inspection, inspect};
 pub use machine::{Driven, LogEntry, Shared, StateMachine};
+#[cfg(test)]
+pub(crate) use sizes::MAX_ELEMENT_BYTES;
+pub use sizes::{MAX_KEY_BYTES, check as check_sizes};
 pub use snapshot::SnapshotMeta;
 pub use store::{Scanned, Store, StoreOptions};
 #[cfg(test)]

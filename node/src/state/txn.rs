@@ -304,6 +304,11 @@ impl<'a> Txn<'a> {
         Ok(found)
     }
 
+    /// Like [`Txn::now`], for work that is bounded by a number of records of its own.
+    pub fn now_uncharged(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        self.with_changes().get(key)
+    }
+
     /// Revision of a live key, 0 without one. Of the value only the element is charged: nothing of it is kept.
     pub fn revision_of(&mut self, key: &[u8]) -> Result<u64, Halt> {
         self.charge(1, key.len() as u64)?;

@@ -5,8 +5,10 @@ use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::Ordering;
 
 use redis::aio::MultiplexedConnection;
+use rustix::fs::statvfs;
 
 use crate::common::{Cluster, eventually, eventually_within, info_field};
 
@@ -183,4 +185,70 @@ async fn a_leader_whose_disk_alone_is_full_hands_over_and_writes_go_on() {
     assert_eq!(transfers, Some(1));
     fs::remove_file(volumes[leader].ballast()).unwrap();
     assert_eq!(cluster.agreed_data().await.len(), acknowledged + 1);
+}
+
+/// The limits of the test below, and what a process has beside them.
+const MAX_LOG_MIB: u64 = 32;
+const MAX_OVERLAY_MIB: u64 = 64;
+const BESIDE_MIB: u64 = 250;
+
+/// Writes many values at once; answers the first refusal.
+async fn write_many(client: &mut MultiplexedConnection, first: usize, count: usize) -> Option<String> {
+    let mut pipeline = redis::pipe();
+    for number in first..first + count {
+        pipeline.set(format!("key:{number:05}"), value(number)).ignore();
+    }
+    pipeline.exec_async(client).await.err().map(|error| error.to_string())
+}
+
+#[tokio::test]
+async fn a_member_whose_snapshots_find_no_room_keeps_within_its_limits_of_memory_and_starts_again() {
+    let mut cluster = Cluster::fixed_with(1, &format!("max_log_bytes: {}", MAX_LOG_MIB << 20));
+    let Some(volume) = Volume::mount(&cluster[0].data_dir()) else {
+        eprintln!("skipped: mounting a small volume is not permitted here; run as root");
+        return;
+    };
+    // The log has all the room there is; checkpoints and snapshots have none.
+    let wal_dir = cluster[0].directory().join("wal");
+    let config = cluster[0].config_mut();
+    *config = config.replace("data_dir:", &format!("wal_dir: '{}', data_dir:", wal_dir.display()));
+    config.push_str(&format!("state: {{max_overlay_bytes: {}}}\n", MAX_OVERLAY_MIB << 20));
+    cluster.start_all();
+    cluster.wait_ready().await;
+    fs::write(volume.ballast(), vec![7; BALLAST_BYTES]).unwrap();
+    let mut ballast = fs::OpenOptions::new().append(true).open(volume.ballast()).unwrap();
+    let free = || statvfs(&volume.path).unwrap().f_bavail * statvfs(&volume.path).unwrap().f_frsize;
+    while free() > 6 << 20 {
+        ballast.write_all(&vec![7; 1 << 20]).unwrap();
+    }
+    let mut client = cluster[0].redis().await;
+    let (mut refusal, mut last) = (None, 0);
+    // Ten times as much as may be held, however often it is refused.
+    for first in (0..MOST_WRITES * 4).step_by(200) {
+        refusal = write_many(&mut client, first, 200).await.or(refusal);
+        last = first;
+    }
+    let refusal = refusal.expect("nothing was refused");
+    assert!(refusal.contains("raft.max_log_bytes") && refusal.contains("33554432"), "{refusal}");
+    let log_bytes = cluster[0].metric("helios_wal_size_bytes ").await.unwrap();
+    let resident_mib = resident_mib(&cluster[0]);
+    println!("{last} values tried: log {} MiB, resident {resident_mib} MiB", log_bytes >> 20);
+    assert!((MAX_LOG_MIB / 2..=MAX_LOG_MIB + 1).contains(&(log_bytes >> 20)), "{log_bytes}");
+    assert!(resident_mib < MAX_LOG_MIB + MAX_OVERLAY_MIB + BESIDE_MIB, "{resident_mib} MiB");
+    assert!(cluster[0].metric("helios_checkpoints_skipped_total ").await.unwrap() > 0);
+    assert_eq!(get(&mut client, 0).await, Some(value(0)));
+
+    cluster[0].kill();
+    cluster[0].start();
+    cluster.wait_ready().await;
+    let mut client = cluster[0].redis().await;
+    assert_eq!(get(&mut client, 0).await, Some(value(0)));
+    fs::remove_file(volume.ballast()).unwrap();
+    eventually("writes are taken again", async || set(&mut client, MOST_WRITES).await.ok()).await;
+}
+
+fn resident_mib(node: &crate::common::Node) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", node.pid().load(Ordering::Relaxed))).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() >> 10
 }

@@ -26,6 +26,7 @@ mod heartbeats;
 mod hosts;
 mod laggards;
 mod leadership;
+mod limits;
 mod locks;
 mod log_lines;
 mod long_reads;

@@ -1,10 +1,60 @@
 //! Writes that are sent again, by a client or by the node it speaks to.
 
+use std::time::Duration;
+
 use helios_proto::v1::{DeleteRequest, ErrorCode, PutRequest, RequestId};
 use rustix::process::Signal;
 use tokio::task::JoinSet;
 
 use crate::common::{Cluster, error_code};
+
+#[tokio::test]
+async fn the_first_writes_through_members_whose_leader_is_killed_are_applied_once_each() {
+    for _ in 0..3 {
+        let mut cluster = Cluster::of_three().await;
+        let leader = cluster.leader().await;
+        let others = [(leader + 1) % 3, (leader + 2) % 3];
+        let mut clients = Vec::new();
+        for number in 0..40 {
+            clients.push(cluster[others[number % 2]].redis().await);
+        }
+        let mut writers = JoinSet::new();
+        for mut client in clients {
+            writers.spawn(async move {
+                redis::cmd("INCR").arg("n").to_owned().query_async::<i64>(&mut client).await
+            });
+        }
+        // Some are on their way, some proposed, some answered.
+        tokio::time::sleep(Duration::from_millis(3)).await;
+        cluster[leader].kill();
+        let answers = writers.join_all().await;
+        let mut sums: Vec<i64> =
+            answers.into_iter().map(|answer| answer.expect("what was not applied is tried again")).collect();
+        sums.sort_unstable();
+        assert_eq!(sums, (1..=40).collect::<Vec<_>>());
+    }
+}
+
+#[tokio::test]
+async fn writes_that_a_killed_leader_never_saw_are_applied_by_the_next() {
+    let mut cluster = Cluster::of_three().await;
+    let leader = cluster.leader().await;
+    let others = [(leader + 1) % 3, (leader + 2) % 3];
+    cluster[leader].signal(Signal::STOP);
+    let mut writers = JoinSet::new();
+    for number in 0..40 {
+        let mut client = cluster[others[number % 2]].redis().await;
+        writers.spawn(
+            async move { redis::cmd("INCR").arg("n").to_owned().query_async::<i64>(&mut client).await },
+        );
+    }
+    cluster[leader].kill();
+    let answers = writers.join_all().await;
+    let mut sums: Vec<i64> =
+        answers.into_iter().map(|answer| answer.expect("what was not applied is tried again")).collect();
+    sums.sort_unstable();
+    assert_eq!(sums, (1..=40).collect::<Vec<_>>());
+}
 
 #[tokio::test]
 async fn a_hanging_leader_costs_a_write_through_another_member_nothing_but_time() {

@@ -142,6 +142,45 @@ fn neighbours_on_one_host_do_not_fight_over_ports() {
 }
 
 #[test]
+fn default_ports_move_with_any_client_port() {
+    let ports = |client: &str| {
+        let found =
+            settings(&format!("{{node: {{name: a}}, listen: {{client: '127.0.0.1:{client}'}}}}")).unwrap();
+        [found.listen_grpc, found.listen_metrics, found.listen_gateway].map(|address| address.unwrap().port())
+    };
+    assert_eq!(ports("6379"), [50_051, 9_090, 8_443]);
+    assert_eq!(ports("6479"), [50_151, 9_190, 8_543]);
+    assert_eq!(ports("7001"), [50_673, 9_712, 9_065]);
+    assert_eq!(ports("6000"), [49_672, 8_711, 8_064]);
+    assert_eq!(ports("26379"), [5_539, 29_090, 28_443], "70051 is no port: it goes on at 1024");
+    assert_eq!(ports("0"), [50_051, 9_090, 8_443], "whichever is free says nothing");
+    for client in 1..=u16::MAX {
+        let all = [50_051, 9_090, 8_443].map(|port| beside(Some(([127, 0, 0, 1], client).into()), port));
+        assert!(all.iter().all(|port| *port >= 1_024) && all[0] != all[1] && all[1] != all[2], "{client}");
+    }
+}
+
+#[test]
+fn memory_limits_have_a_least_value() {
+    let limits = |yaml: &str| settings(&format!("{{node: {{name: a}}, {yaml}}}"));
+    let default = limits("log: {level: info}").unwrap();
+    assert_eq!((default.max_log_bytes, default.max_overlay_bytes), (512 << 20, 256 << 20));
+    assert_eq!(limits("raft: {max_log_bytes: 33554432}").unwrap().max_log_bytes, 32 << 20);
+    let error = limits("raft: {max_log_bytes: 1000}").unwrap_err().0;
+    assert!(error.contains("raft.max_log_bytes 1000: write 33554432 or more"), "{error}");
+    let error = limits("state: {max_overlay_bytes: 1000}").unwrap_err().0;
+    assert!(error.contains("state.max_overlay_bytes 1000: write 67108864 or more"), "{error}");
+}
+
+#[test]
+fn a_reported_role_is_one_of_two() {
+    let of = |role: &str| settings(&format!("{{node: {{name: a}}, client: {{reported_role: {role}}}}}"));
+    assert!(settings("node: {name: a}").unwrap().reports_writable);
+    assert!(!of("raft").unwrap().reports_writable);
+    assert!(of("slave").unwrap_err().0.contains("write writable or raft"));
+}
+
+#[test]
 fn what_is_listened_on_everywhere_is_advertised_as_loopback() {
     let found = settings("{node: {name: a}, listen: {peer: ':7005', client: '0.0.0.0:6380'}}").unwrap();
     assert_eq!(found.advertise_addr, "127.0.0.1:7005");

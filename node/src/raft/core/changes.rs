@@ -9,7 +9,7 @@ use raft::eraftpb::{Message, MessageType};
 
 use super::super::change::{Change, Fenced};
 use super::super::membership;
-use super::propose::overloaded;
+use super::propose::{overloaded, uncommitted};
 use super::{ChangeRequest, ChangeWaiter, Core, Expected, Waiter};
 use crate::error::Error;
 
@@ -38,7 +38,7 @@ impl Core {
                 self.proposals.push(index, self.node.raft.term, Waiter::Change(waiter));
                 Ok(())
             }
-            Err(_) => Err((overloaded(), waiter)),
+            Err(_) => Err((overloaded(&uncommitted()), waiter)),
         }
     }
 

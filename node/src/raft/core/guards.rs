@@ -7,14 +7,15 @@ use raft::StateRole;
 use raft::eraftpb::{ConfChangeType, ConfChangeV2, Message, MessageType};
 
 use super::super::membership;
-use super::{Core, Effect, MAX_APPLYING_BYTES};
+use super::{Core, Effect};
 
 impl Core {
     pub(super) fn step_all(&mut self, messages: Vec<Message>, now: Instant) {
         for message in messages {
-            // A follower that cannot keep up applying lets the leader probe again later.
+            // A follower that cannot keep up, or has no room, lets the leader probe again later.
             if message.get_msg_type() == MessageType::MsgAppend
-                && self.applying_bytes > 2 * MAX_APPLYING_BYTES
+                && !message.entries.is_empty()
+                && !self.has_room_for_entries()
             {
                 continue;
             }

@@ -18,6 +18,7 @@ mod observe;
 mod preference;
 mod propose;
 mod ready;
+mod room;
 mod snapshotting;
 mod space;
 mod survivor;
@@ -49,15 +50,20 @@ use learners::Learners;
 use lease::Lease;
 use preference::Preference;
 use ready::InFlight;
+use room::Allowance;
 
 pub use lease::{MAX_TICKS_PER_TURN, longest as longest_lease};
+#[cfg(test)]
+pub(crate) use room::LONGEST_WAIT;
 pub use snapshotting::MAX_HELD_BYTES;
 
 pub const TICK: Duration = Duration::from_millis(10);
 /// Ready states handed to the log writer and not yet on disk.
 const MAX_IN_FLIGHT: usize = 128;
 /// Committed bytes waiting to be applied before new proposals are refused as overload.
-const MAX_APPLYING_BYTES: u64 = 32 << 20;
+pub const MAX_APPLYING_BYTES: u64 = 32 << 20;
+/// Bytes of entries that a leader holds and that no majority has yet.
+pub const MAX_UNCOMMITTED_BYTES: u64 = 64 << 20;
 /// Log bytes since the last snapshot that make another due, whatever else is set.
 const MAX_LOG_BYTES: u64 = 64 << 20;
 
@@ -75,6 +81,10 @@ pub struct Settings {
     pub trailing_entries: u64,
     /// Log kept beyond that for members that lag and answer, bytes.
     pub held_bytes: u64,
+    /// Of the log, held in memory: a leader takes no writes beyond it, a follower no entries far beyond it.
+    pub max_log_bytes: u64,
+    /// Of the state that is not on disk yet, alike.
+    pub max_overlay_bytes: u64,
     /// How long a round spares reads another one; `None`: not at all. At most [`longest_lease`].
     pub lease: Option<Duration>,
     /// A leader hands over to a voter with a higher one.
@@ -100,6 +110,12 @@ pub struct Core {
     /// A commit index that needs no fsync of its own; goes with the next job.
     lazy_hard_state: Option<HardState>,
     applying_bytes: u64,
+    overlay_bytes: u64,
+    /// The last committed entry that the apply thread was given, and the last there is: those between wait in the
+    /// log for room.
+    handed_out: u64,
+    committed_out: u64,
+    allowance: Allowance,
     last_heard: HashMap<u64, Instant>,
     /// The log was reset by an installed snapshot, and the state is still to follow.
     restoring: bool,
@@ -168,7 +184,7 @@ impl Core {
             // Off: the crate joins entries to an empty append of another position, whose answer then
             // speaks for entries that nobody has (ADR 0006).
             batch_append: Mutation::AppendsBatched.is_on(),
-            max_uncommitted_size: 64 << 20,
+            max_uncommitted_size: MAX_UNCOMMITTED_BYTES,
             max_committed_size_per_ready: 4 << 20,
             ..raft::Config::default()
         };
@@ -197,6 +213,10 @@ impl Core {
             in_flight: VecDeque::new(),
             lazy_hard_state: None,
             applying_bytes: 0,
+            overlay_bytes: 0,
+            handed_out: applied,
+            committed_out: applied,
+            allowance: Allowance::new(now),
             last_heard: HashMap::new(),
             restoring: false,
             building_snapshot: false,
@@ -308,6 +328,7 @@ impl Core {
             Done::Persisted(number) => self.persisted(number, now),
             Done::Applied(applied) => {
                 self.applying_bytes -= applied.bytes;
+                self.overlay_bytes = applied.overlay_bytes;
                 self.applied_index = applied.index;
                 if !applied.conf_changes.is_empty() {
                     self.lease.revoke(now);
@@ -328,12 +349,14 @@ impl Core {
             }
             Done::Restored { index, membership } => {
                 self.restoring = false;
+                self.overlay_bytes = 0;
                 self.applied_index = index;
                 self.node.advance_apply_to(index);
                 self.set_membership(membership);
             }
             Done::SnapshotBuilt(meta) => self.snapshot_built(&meta, now),
             Done::SnapshotFailed => self.snapshot_failed(now),
+            Done::Overlay { bytes } => self.overlay_bytes = bytes,
             Done::LogSpace { is_short } => {
                 self.log_is_short = is_short;
                 self.short_since = now;
@@ -348,7 +371,7 @@ impl Core {
 
     /// Runs everything that has become possible and answers what is to be done outside.
     pub fn drain(&mut self, now: Instant) -> Vec<Effect> {
-        self.propose_waiting();
+        self.propose_waiting(now);
         self.pump_reads(now);
         self.take_readies(now);
         self.note_role(now);
@@ -360,7 +383,7 @@ impl Core {
         transfer::ask_again(self, now);
         transfer::settle(self, now);
         if self.transfer.is_none() && !self.parked.is_empty() {
-            self.propose_waiting();
+            self.propose_waiting(now);
             self.take_readies(now);
         }
         if now >= self.snapshot_not_before
@@ -368,6 +391,7 @@ impl Core {
         {
             self.build_snapshot();
         }
+        self.hand_out_owed();
         std::mem::take(&mut self.effects)
     }
 

@@ -1,11 +1,13 @@
 //! Writes on their way into the log, and why one may not go.
 
+use std::time::Instant;
+
 use helios_proto::v1::{Command, ErrorCode};
 use prost::Message as _;
 use raft::StateRole;
 use raft::eraftpb::{Entry, Message, MessageType};
 
-use super::{Core, MAX_APPLYING_BYTES, Proposal, Waiter};
+use super::{Core, MAX_APPLYING_BYTES, MAX_UNCOMMITTED_BYTES, Proposal, Waiter};
 use crate::error::Error;
 use crate::raft::format::BUDGETS;
 use crate::state::ENTRY_BUDGET;
@@ -14,7 +16,7 @@ use crate::state::ENTRY_BUDGET;
 const MAX_PARKED: usize = 8_192;
 
 impl Core {
-    pub(super) fn propose_waiting(&mut self) {
+    pub(super) fn propose_waiting(&mut self, now: Instant) {
         if self.transfer.is_none() && !self.parked.is_empty() {
             let mut parked = std::mem::take(&mut self.parked);
             parked.append(&mut self.proposed);
@@ -32,16 +34,19 @@ impl Core {
             let mut proposals = proposals;
             let excess = proposals.split_off(room);
             self.parked.extend(proposals);
-            return self.refuse(excess, overloaded());
+            let what = format!("{MAX_PARKED} writes wait for the end of a transfer of leadership");
+            return self.refuse(excess, overloaded(&what));
         }
         if self.applying_bytes > MAX_APPLYING_BYTES {
-            return self.refuse(proposals, overloaded());
+            let what = format!("{MAX_APPLYING_BYTES} bytes of writes are committed and not applied yet");
+            return self.refuse(proposals, overloaded(&what));
         }
         let lowest = self.formats.lowest(&self.membership, self.settings.id);
         proposals = self.refuse_unreadable(proposals, lowest);
         if self.log_is_short {
             proposals = self.refuse_growth(proposals);
         }
+        proposals = self.admit(proposals, now);
         if !proposals.is_empty() {
             if lowest >= BUDGETS {
                 proposals.iter_mut().for_each(|proposal| name_budget(&mut proposal.data));
@@ -81,7 +86,7 @@ impl Core {
                     self.proposals.push(index, self.node.raft.term, Waiter::Write(proposal.waiter));
                 }
             }
-            Err(_) => self.refuse(proposals, overloaded()),
+            Err(_) => self.refuse(proposals, overloaded(&uncommitted())),
         }
     }
 
@@ -99,6 +104,14 @@ fn name_budget(data: &mut Vec<u8>) {
     budget.encode(data).expect("a vector grows as needed");
 }
 
-pub(super) fn overloaded() -> Error {
-    Error::new(ErrorCode::Overloaded, "this member has more writes in flight than it takes; try again")
+/// The raft crate takes no more than [`MAX_UNCOMMITTED_BYTES`].
+pub(super) fn uncommitted() -> String {
+    format!("{MAX_UNCOMMITTED_BYTES} bytes of writes are not committed yet")
+}
+
+pub(super) fn overloaded(what: &str) -> Error {
+    Error::new(
+        ErrorCode::Overloaded,
+        format!("{what}, as many as this member takes (fixed limit); try again"),
+    )
 }

@@ -74,7 +74,7 @@ impl Core {
             restore: reset.map(|base| base.index),
             committed: if is_held { std::mem::take(&mut committed) } else { Vec::new() },
         });
-        self.hand_out_committed(committed);
+        self.take_committed(committed);
         if waits_for_disk {
             let hard_state = self.lazy_hard_state.take();
             self.disk_watch.began(now);
@@ -122,28 +122,12 @@ impl Core {
         let base = Base { index: metadata.index, term: metadata.term };
         self.restoring = true;
         self.proposals.skipped(base.index);
+        self.drop_owed(base.index);
         self.kept_bytes = 0;
         self.node.mut_store().reset(base, metadata.get_conf_state().clone());
         self.node.mut_store().set_snapshot(snapshot.clone());
         self.snapshot_index = base.index;
         Some(base)
-    }
-
-    fn hand_out_committed(&mut self, committed: Vec<Entry>) {
-        if committed.is_empty() {
-            return;
-        }
-        let leader = self.leader().cloned();
-        let bytes = committed.iter().map(|entry| entry.data.len() as u64 + 64).sum();
-        self.applying_bytes += bytes;
-        let entries = committed
-            .into_iter()
-            .map(|entry| {
-                let waiter = self.proposals.committed(&entry, leader.as_ref());
-                (entry, waiter)
-            })
-            .collect();
-        self.effects.push(Effect::Apply(ApplyJob::Entries { entries, bytes }));
     }
 
     pub(super) fn persisted(&mut self, number: u64, now: Instant) {
@@ -164,8 +148,9 @@ impl Core {
             if !front.messages.is_empty() {
                 self.effects.push(Effect::Send(front.messages));
             }
-            self.hand_out_committed(front.committed);
+            self.take_committed(front.committed);
             if let Some(index) = front.restore {
+                self.committed_through(index);
                 self.effects.push(Effect::Apply(ApplyJob::Restore { index }));
             }
         }

@@ -24,11 +24,13 @@ impl Core {
             return false;
         }
         let log_bytes = self.node.store().bytes().saturating_sub(self.kept_bytes);
+        // Well before a leader has to slow down.
+        let due_bytes = MAX_LOG_BYTES.min(self.settings.max_log_bytes / 4);
         // A snapshot writes the whole state, so it waits until the log has grown by as much, or by
-        // half of what the log may hold in memory.
-        let paid_for = log_bytes >= self.snapshot_bytes.min(MAX_LOG_BYTES / 2);
+        // half of what makes one due.
+        let paid_for = log_bytes >= self.snapshot_bytes.min(due_bytes / 2);
         (new_entries >= self.settings.snapshot_entries && paid_for)
-            || (log_bytes >= MAX_LOG_BYTES && new_entries > self.settings.trailing_entries)
+            || log_bytes >= due_bytes
             || now.duration_since(self.snapshot_at) >= self.settings.snapshot_interval
     }
 
@@ -68,19 +70,26 @@ impl Core {
         self.kept_bytes = self.node.store().bytes();
     }
 
+    fn max_held_bytes(&self) -> u64 {
+        MAX_HELD_BYTES.min(self.settings.max_log_bytes / 8)
+    }
+
     /// What may go: below the snapshot by the trailing entries, and, up to a cap, not what a member needs that
     /// is there and behind, nor what one will need right after the snapshot that is on its way to it.
     fn purge_floor(&self, snapshot_index: u64, now: Instant) -> u64 {
         if Mutation::PurgedBeyondSnapshot.is_on() {
             return self.applied_index;
         }
-        let floor = snapshot_index.saturating_sub(self.settings.trailing_entries);
+        let log = self.node.store();
+        // Trailing entries are few, or large and fewer.
+        let trailing = snapshot_index.saturating_sub(self.settings.trailing_entries);
+        let floor = trailing.max(log.index_before(self.max_held_bytes()).min(snapshot_index));
         if self.node.raft.state != StateRole::Leader {
             return floor;
         }
-        let log = self.node.store();
-        let (held, awaited) =
-            (log.index_before(self.settings.held_bytes), log.index_before(MAX_AWAITED_BYTES));
+        let awaited = MAX_AWAITED_BYTES.min(self.settings.max_log_bytes / 2);
+        let held = self.settings.held_bytes.min(self.max_held_bytes());
+        let (held, awaited) = (log.index_before(held), log.index_before(awaited));
         let others = self.node.raft.prs().iter().filter(|(id, _)| **id != self.settings.id);
         let needed = others.filter_map(|(id, progress)| {
             let unfinished = log.unfinished(*id).filter(|index| *index > progress.matched);

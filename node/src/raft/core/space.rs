@@ -18,7 +18,7 @@ impl Core {
 
 /// Whether the encoded command frees room, or needs none worth speaking of. What is not known to be
 /// so is not.
-fn is_frugal(command: &[u8]) -> bool {
+pub(super) fn is_frugal(command: &[u8]) -> bool {
     Command::decode(command).is_ok_and(|command| frees_room(&command))
 }
 
@@ -61,7 +61,7 @@ mod tests {
     use crate::raft::core::Settings;
     use crate::raft::log::Log;
     use crate::raft::membership;
-    use crate::raft::types::{Done, Effect, Input, LogJob, Role};
+    use crate::raft::types::{Charge, Done, Effect, Input, LogJob, Role};
     use crate::wal::Base;
 
     fn encoded(op: Op) -> Vec<u8> {
@@ -96,6 +96,8 @@ mod tests {
             snapshot_interval: Duration::from_secs(300),
             trailing_entries: 10,
             held_bytes: 0,
+            max_log_bytes: 512 << 20,
+            max_overlay_bytes: 256 << 20,
             lease: None,
             priority: 0,
         };
@@ -120,7 +122,12 @@ mod tests {
     fn refusal(core: &mut Core, op: Op, now: Instant) -> Option<Error> {
         let (waiter, mut receiver) = oneshot::channel::<Result<Reply, Error>>();
         core.handle(
-            Input::Propose(vec![Proposal { data: encoded(op), format: 1, waiter: waiter.into() }]),
+            Input::Propose(vec![Proposal {
+                data: encoded(op),
+                format: 1,
+                waiter: waiter.into(),
+                charge: Charge::default(),
+            }]),
             now,
         );
         drain(core, now);

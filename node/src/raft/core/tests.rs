@@ -2,6 +2,7 @@
 
 mod formats;
 mod purge;
+mod room;
 mod rules;
 
 use helios_proto::v1::{Member, Reply};
@@ -43,6 +44,8 @@ fn member(id: u64, voters: &[u64], last: u64, hard_state: HardState) -> Core {
         snapshot_interval: Duration::from_secs(300),
         trailing_entries: 1_000,
         held_bytes: snapshotting::MAX_HELD_BYTES,
+        max_log_bytes: 512 << 20,
+        max_overlay_bytes: 256 << 20,
         lease: None,
         priority: 0,
     };
@@ -261,7 +264,10 @@ fn a_single_voter_commits_only_what_is_on_its_disk() {
 
 fn proposal(data: &[u8]) -> (Proposal, oneshot::Receiver<Result<Reply, Error>>) {
     let (waiter, answer) = oneshot::channel();
-    (Proposal { data: data.to_vec(), format: OLDEST, waiter: waiter.into() }, answer)
+    (
+        Proposal { data: data.to_vec(), format: OLDEST, waiter: waiter.into(), charge: Charge::default() },
+        answer,
+    )
 }
 
 fn leader_of_one() -> Core {
@@ -319,6 +325,7 @@ impl Mesh {
                     conf_changes: vec![],
                     changed: vec![],
                     membership: None,
+                    overlay_bytes: 0,
                 };
                 self.cores[at].on_done(Done::Applied(done), Instant::now());
             }

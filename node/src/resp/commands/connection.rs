@@ -160,7 +160,7 @@ impl Hello {
 
 fn greeting(context: &Context<'_>) -> Frame {
     let text = Frame::text;
-    let role = if status::leads(&(context.status)()) { "master" } else { "replica" };
+    let role = if status::is_master(&(context.status)(), context) { "master" } else { "replica" };
     Frame::Map(vec![
         (text("server"), text("redis")),
         (text("version"), text(status::REDIS_VERSION)),

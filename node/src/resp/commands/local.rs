@@ -63,6 +63,8 @@ pub struct Context<'a> {
     pub store: &'a Store,
     pub broker: &'a Broker,
     pub status: &'a dyn Fn() -> StatusResponse,
+    /// By the configuration: whether a member that does not lead is shown as a master.
+    pub followers_are_masters: bool,
 }
 
 impl Local {
@@ -131,7 +133,7 @@ impl Local {
             Self::Script(request) => request.execute(&context.shared.scripts),
             Self::Acl(request) => request.execute(context),
             Self::Info(sections) => Frame::Verbatim(status::info(&sections, context)),
-            Self::Role => status::role(&(context.status)()),
+            Self::Role => status::role(context),
             Self::MemoryStats => status::memory_stats(context),
             Self::ConfigGet(patterns) => config::matching(&patterns, context.shared),
             Self::ConfigSet(settings) => {

@@ -36,10 +36,28 @@ pub use write::Write;
 
 use super::error::Refusal;
 use super::script::ScriptCall;
+use super::server::Limits;
+use super::table::Spec;
 use crate::pubsub::Topic;
+use crate::state::check_sizes;
 
 /// Understands the arguments of one command; touches nothing.
 pub type Parse = fn(Args) -> Result<Request, Refusal>;
+
+/// What a request asks for. One that would make a key or an element over its limit is refused here, so that its
+/// client, its script or its transaction hears of it at once.
+pub fn understand(
+    spec: &'static Spec,
+    words: Vec<Bytes>,
+    now_ms: u64,
+    limits: &Limits,
+) -> Result<Request, Refusal> {
+    let request = (spec.parse)(Args::new(spec, words, now_ms, limits))?;
+    if let Request::Write(write) = &request {
+        check_sizes(&write.op).map_err(|error| Refusal::other(format!("ERR {}", error.message)))?;
+    }
+    Ok(request)
+}
 
 /// A command, understood.
 #[derive(Debug)]

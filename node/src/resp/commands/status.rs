@@ -41,14 +41,22 @@ pub fn info(wanted: &[String], context: &Context<'_>) -> String {
     text
 }
 
-pub fn leads(status: &StatusResponse) -> bool {
+fn leads(status: &StatusResponse) -> bool {
     status.role() == Role::Leader
 }
 
+/// What Redis clients are told: many write to a master only. One that knows of no cluster, or is out of it, is none.
+pub fn is_master(status: &StatusResponse, context: &Context<'_>) -> bool {
+    leads(status)
+        || context.followers_are_masters
+            && matches!(status.role(), Role::Follower | Role::Candidate | Role::Learner)
+}
+
 /// `ROLE`: `master offset replicas`, or `slave host port state offset`; offsets are log indexes.
-pub fn role(status: &StatusResponse) -> Frame {
+pub fn role(context: &Context<'_>) -> Frame {
+    let status = &(context.status)();
     let number = |index: u64| Frame::Integer(index.cast_signed());
-    if leads(status) {
+    if is_master(status, context) {
         let replicas = replicas(status).map(|(member, match_index)| {
             let (host, port) = host_port(&member.client_addr);
             Frame::Array([host, port, match_index.to_string()].map(Frame::bulk).into())
@@ -142,10 +150,10 @@ fn stats(context: &Context<'_>, _: &StatusResponse) -> String {
     )
 }
 
-fn replication(_: &Context<'_>, status: &StatusResponse) -> String {
+fn replication(context: &Context<'_>, status: &StatusResponse) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.
-    if leads(status) {
+    if is_master(status, context) {
         let _ = write!(text, "role:master\r\nconnected_slaves:{}\r\n", replicas(status).count());
         for (position, (member, match_index)) in replicas(status).enumerate() {
             let (host, port) = host_port(&member.client_addr);
@@ -205,9 +213,10 @@ fn raft(_: &Context<'_>, status: &StatusResponse) -> String {
     )
 }
 
-/// The other members with the index each is known to hold; only the leader knows.
+/// The other members with the index each is known to hold; only the leader knows, so no other member has any.
 fn replicas(status: &StatusResponse) -> impl Iterator<Item = (&Member, u64)> {
-    let members = status.membership.iter().flat_map(|membership| &membership.members);
+    let membership = status.membership.iter().filter(|_| leads(status));
+    let members = membership.flat_map(|membership| &membership.members);
     members.filter(|member| member.id != status.member_id).map(|member| {
         let progress = status.progress.iter().find(|progress| progress.id == member.id);
         (member, progress.map_or(0, |progress| progress.match_index))

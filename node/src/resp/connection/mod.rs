@@ -21,7 +21,7 @@ use super::codec::{DecodeLimits, Decoder, ProtocolError, own};
 use super::commands::acl::role_for;
 use super::commands::read::Snapshot;
 use super::commands::write::Answer;
-use super::commands::{Args, Context, Local, Read, Request};
+use super::commands::{Context, Local, Read, Request, understand};
 use super::error::Refusal;
 use super::frame::Frame;
 use super::output::Output;
@@ -335,8 +335,8 @@ impl<D: Database> Connection<D> {
         if self.session.queue.is_some() || spec.has_flag("blocking") {
             own(&mut words);
         }
-        let args = Args::new(spec, words, round.now_ms, &self.shared.limits);
-        (spec.parse)(args).map(|request| (spec, request)).map_err(|refusal| (spec.name, refusal))
+        let understood = understand(spec, words, round.now_ms, &self.shared.limits);
+        understood.map(|request| (spec, request)).map_err(|refusal| (spec.name, refusal))
     }
 
     /// Whether this connection's user may run the command.
@@ -423,6 +423,7 @@ impl<D: Database> Connection<D> {
             store: self.db.store(),
             broker: self.db.broker(),
             status: &|| self.db.status(),
+            followers_are_masters: self.db.reports_followers_as_masters(),
         };
         local.execute(&mut context)
     }

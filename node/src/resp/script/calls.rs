@@ -10,7 +10,7 @@ use mlua::{Lua, MultiValue, Value};
 use super::super::commands::acl::role_for;
 use super::super::commands::read::Snapshot;
 use super::super::commands::write::Answer;
-use super::super::commands::{Args, Local, Read, Request};
+use super::super::commands::{self, Local, Read, Request};
 use super::super::error::Refusal;
 use super::super::frame::{Frame, Protocol};
 use super::super::server::Shared;
@@ -112,7 +112,7 @@ impl Host {
         if self.read_only && (spec.has_flag("write") || spec.name == "publish") {
             return Err(Refusal::other("ERR Write commands are not allowed from read-only scripts."));
         }
-        (spec.parse)(Args::new(spec, words, self.world.now_ms, &self.world.shared.limits))
+        commands::understand(spec, words, self.world.now_ms, &self.world.shared.limits)
     }
 
     fn execute(&mut self, request: Request) -> Result<Frame, Error> {

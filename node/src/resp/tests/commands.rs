@@ -227,6 +227,64 @@ async fn info_shows_the_member_of_the_cluster() {
 }
 
 #[tokio::test]
+async fn a_member_that_sends_writes_on_is_shown_as_a_master() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    server.db.0.followers_are_masters.store(true, Ordering::SeqCst);
+    for role in [Role::Follower, Role::Candidate, Role::Learner] {
+        *server.db.0.role.lock().unwrap() = role;
+        let replication = client.text("INFO replication").await;
+        assert!(
+            replication.starts_with("# Replication\r\nrole:master\r\nconnected_slaves:0\r\n"),
+            "{replication}"
+        );
+        client.check("ROLE", "*3\r\n$6\r\nmaster\r\n:0\r\n*0").await;
+        client.send("HELLO 2\r\n").await;
+        while client.line().await != "role" {}
+        let rest = [client.line().await, client.line().await, client.line().await, client.line().await];
+        assert_eq!((rest[1].as_str(), client.line().await.as_str()), ("master", "*0"), "{rest:?}");
+        assert!(!client.text("INFO raft").await.contains("raft_state:Leader"));
+    }
+    *server.db.0.role.lock().unwrap() = Role::Removed;
+    assert!(client.text("INFO replication").await.contains("role:slave"));
+}
+
+#[tokio::test]
+async fn keys_and_elements_have_limits_of_their_own() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    let fits = "x".repeat(64 << 10);
+    let long = "x".repeat((64 << 10) + 1);
+    let element =
+        "-ERR hash field or set member of 65537 bytes exceeds the limit of 65536 bytes (fixed limit)";
+    let (fits, long) = (fits.as_str(), long.as_str());
+    let script = format!("return redis.call('sadd', 's', '{long}')");
+    for (words, expected) in [
+        (vec!["SET", long, "v"], "-ERR key exceeds maximum allowed size (65536 bytes)"),
+        (vec!["HSET", "h", fits, "v"], ":1"),
+        (vec!["HSET", "h", "f", "v", long, "v"], element),
+        (vec!["HSET", "h", "f", long], ":1"),
+        (vec!["HINCRBY", "h", long, "1"], element),
+        (vec!["SADD", "s", "a", long], element),
+        (vec!["SADD", "s", fits], ":1"),
+        (vec!["ZADD", "z", "1", long], element),
+        (vec!["RPUSH", "l", long], ":1"),
+        (vec!["SREM", "s", long], ":0"),
+        (vec!["MULTI"], "+OK"),
+        (vec!["SADD", "s", long], "+QUEUED"),
+        (vec!["EXEC"], "*1"),
+    ] {
+        client.send_words(&words).await;
+        assert_eq!(client.line().await, expected, "{words:.10?}");
+    }
+    assert_eq!(client.line().await, element, "in EXEC");
+    client.send_words(&["EVAL", &script, "0"]).await;
+    let answer = client.line().await;
+    assert!(answer.starts_with(element), "{answer}");
+    client.check("SCARD s", ":1").await;
+}
+
+#[tokio::test]
 async fn a_scan_survives_deletes_other_connections_and_other_nodes() {
     let (server, other_node) = (Server::start().await, Server::start().await);
     let (mut client, mut elsewhere) = (server.client().await, other_node.client().await);

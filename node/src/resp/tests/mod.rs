@@ -17,7 +17,7 @@ mod scripts;
 mod sorting;
 mod transactions;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -56,6 +56,7 @@ struct Inner {
     after: Mutex<Option<Token>>,
     barriers: AtomicUsize,
     role: Mutex<Role>,
+    followers_are_masters: AtomicBool,
     write_error: Mutex<Option<Error>>,
     read_error: Mutex<Option<Error>>,
     /// Batches that were submitted so far.
@@ -75,6 +76,7 @@ impl LocalDb {
             after: Mutex::default(),
             barriers: AtomicUsize::new(0),
             role: Mutex::new(Role::Leader),
+            followers_are_masters: AtomicBool::new(false),
             write_error: Mutex::default(),
             read_error: Mutex::default(),
             waiting: AtomicUsize::new(0),
@@ -142,6 +144,10 @@ impl Database for LocalDb {
 
     fn broker(&self) -> &Arc<Broker> {
         &self.0.broker
+    }
+
+    fn reports_followers_as_masters(&self) -> bool {
+        self.0.followers_are_masters.load(Ordering::SeqCst)
     }
 
     fn store(&self) -> &Store {
@@ -221,6 +227,12 @@ struct Client {
 impl Client {
     async fn send(&mut self, wire: impl AsRef<[u8]>) {
         self.stream.write_all(wire.as_ref()).await.unwrap();
+    }
+
+    /// Sends a command as clients do, of any length.
+    async fn send_words(&mut self, words: &[&str]) {
+        let bulks: String = words.iter().map(|word| format!("${}\r\n{word}\r\n", word.len())).collect();
+        self.send(format!("*{}\r\n{bulks}", words.len())).await;
     }
 
     /// Reads as many bytes as `wire` has and compares.

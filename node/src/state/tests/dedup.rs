@@ -1,5 +1,7 @@
 //! A write that is sent again.
 
+use helios_proto::v1::Origin;
+
 use super::*;
 use crate::disk::RealDisk;
 
@@ -154,4 +156,122 @@ fn an_id_that_names_nothing_is_refused() {
         assert_eq!(code(&answer), Some(ErrorCode::InvalidArgument), "{client:?} {sequence}");
     }
     assert!(machine.pairs().is_empty());
+}
+
+/// As the member names its own writes.
+fn forwarded(lane: u64, sequence: u64, named_at: u64) -> Command {
+    let client_id = [&[0][..], &lane.to_be_bytes()].concat().into();
+    Command {
+        request_id: Some(RequestId { client_id, sequence, retry: false }),
+        origin: Some(Origin { named_at, ..Origin::default() }),
+        ..command(1, increment("n", 1))
+    }
+}
+
+/// Of a client of a user.
+fn of_user(user: &str, client: &str, sequence: u64, now_ms: u64) -> Command {
+    let origin = Some(Origin { identity: bytes(user), named_at: 0 });
+    Command { now_ms, origin, ..by(client, sequence, increment("n", 1)) }
+}
+
+fn code_of(machine: &mut Machine, command: Command) -> Option<ErrorCode> {
+    code(&machine.apply_command(command).kind.unwrap())
+}
+
+#[test]
+fn the_first_write_of_a_lane_is_applied_when_it_is_sent_again_and_was_not_applied() {
+    let mut machine = Machine::in_memory();
+    for (lane, sequence) in (0..32).flat_map(|lane| [(lane, 2), (lane, 1)]) {
+        let write = forwarded(lane, sequence, machine.store.applied().index.max(1));
+        let first = machine.apply_command(again(&write));
+        assert_eq!(code(first.kind.as_ref().unwrap()), None, "lane {lane}, request {sequence}");
+        assert_eq!(machine.apply_command(again(&write)), first, "and once only");
+    }
+    assert_eq!(&machine.pairs()[0].1.data[..], b"64");
+}
+
+#[test]
+fn a_write_named_before_a_lane_was_forgotten_is_of_unknown_outcome() {
+    let unknown = Some(ErrorCode::OutcomeUnknown);
+    let mut machine = Machine::in_memory();
+    machine.apply(1, put("k", "v"));
+    let first = forwarded(0, 1, 1);
+    assert_eq!(code_of(&mut machine, first.clone()), None);
+    // As many lanes as are remembered, and one more: the first was silent for longest.
+    for lane in 1..=1_024 {
+        let named_at = machine.store.applied().index;
+        assert_eq!(code_of(&mut machine, again(&forwarded(lane, 1, named_at))), None, "lane {lane}");
+    }
+    assert_eq!(code_of(&mut machine, again(&first)), unknown, "it was applied");
+    let evicted_at = machine.store.applied().index - 1;
+    assert_eq!(code_of(&mut machine, again(&forwarded(5_000, 1, evicted_at - 1))), unknown);
+    assert_eq!(code_of(&mut machine, again(&forwarded(5_000, 1, evicted_at))), None, "named since");
+    assert_eq!(code_of(&mut machine, again(&forwarded(5_001, 1, 0))), unknown, "nothing is known of it");
+}
+
+#[test]
+fn a_user_with_fresh_client_ids_evicts_no_other_users_records() {
+    let mut machine = Machine::in_memory();
+    let mut kept = Vec::new();
+    for user in ["a", "b", "c"] {
+        for client in 0..5 {
+            kept.push(of_user(user, &format!("{user}{client}"), 1, 1));
+        }
+    }
+    let lanes: Vec<_> = (0..96).map(|lane| forwarded(lane, 1, 1)).collect();
+    kept.extend(lanes);
+    let first: Vec<_> = kept.iter().map(|command| machine.apply_command(command.clone())).collect();
+    for number in 0..5_000 {
+        let flood = of_user("flood", &format!("flood-{number}"), 1, 50_000 + number);
+        assert_eq!(code_of(&mut machine, flood), None);
+    }
+    for (command, first) in kept.iter().zip(first) {
+        assert_eq!(machine.apply_command(again(command)), first);
+    }
+    let flood = |number: u64| again(&of_user("flood", &format!("flood-{number}"), 1, 60_000));
+    assert_eq!(code_of(&mut machine, flood(4_999)), None, "its newest are remembered");
+    assert_eq!(code_of(&mut machine, flood(5_000 - 1_009)), None, "1 024 less those of the others");
+    assert_eq!(code_of(&mut machine, flood(5_000 - 1_010)), Some(ErrorCode::OutcomeUnknown));
+}
+
+#[test]
+fn a_new_user_takes_its_place_from_the_one_with_the_most_clients() {
+    let mut machine = Machine::in_memory();
+    for number in 0..1_024 {
+        let user = if number % 4 == 0 { "small" } else { "large" };
+        machine.apply_command(of_user(user, &format!("{user}-{number}"), 1, number));
+    }
+    for number in 0..100 {
+        assert_eq!(code_of(&mut machine, of_user("new", &format!("new-{number}"), 1, 2_000)), None);
+    }
+    let is_known = |machine: &mut Machine, user: &str, number: u64| {
+        code_of(machine, again(&of_user(user, &format!("{user}-{number}"), 1, 2_000))).is_none()
+    };
+    let count = |machine: &mut Machine, user: &str| {
+        (0..1_024).filter(|number| records_of(machine, &format!("{user}-{number}")) > 0).count()
+    };
+    assert_eq!(count(&mut machine, "small"), 256);
+    assert_eq!(count(&mut machine, "large"), 768 - 100);
+    assert_eq!(count(&mut machine, "new"), 100);
+    assert!(!is_known(&mut machine, "large", 1), "silent for longest");
+    assert!(is_known(&mut machine, "large", 1_023));
+}
+
+#[test]
+fn clients_of_log_format_4_are_taken_over() {
+    let mut machine = Machine::in_memory();
+    let old: Vec<_> = (0..1_020).map(|number| by(&format!("old-{number}"), 1, increment("n", 1))).collect();
+    let first: Vec<_> = old.iter().map(|command| machine.apply_command(command.clone())).collect();
+    for number in 0..10 {
+        let new = of_user("a", &format!("new-{number}"), 1, 20_000);
+        assert_eq!(code_of(&mut machine, new), None);
+    }
+    let known = old.iter().filter(|old| code_of(&mut machine, again(old)).is_none()).count();
+    assert_eq!(known, 1_024 - 10, "the others made room, as the largest group");
+    let (last, first) = (old.last().unwrap(), first.last().unwrap());
+    assert_eq!(machine.apply_command(again(last)), *first);
+    // A client that writes again under a name counts for it from then on.
+    let moved = of_user("a", "old-1019", 2, 20_000);
+    assert_eq!(code_of(&mut machine, moved), None);
+    assert_eq!(machine.apply_command(again(last)), *first);
 }

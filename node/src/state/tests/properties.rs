@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use helios_proto::v1::command::Op;
-use helios_proto::v1::{Command, RequestId, Set};
+use helios_proto::v1::{Command, Origin, RequestId, Set};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -57,14 +57,18 @@ fn request_id() -> impl Strategy<Value = RequestId> {
     ("[a-b]", 1..8_u64).prop_map(|(client, sequence)| request(&client, sequence))
 }
 
+fn origin() -> impl Strategy<Value = Origin> {
+    (prop::collection::vec(0..3_u8, 0..2), 0..20_u64)
+        .prop_map(|(identity, named_at)| Origin { identity: identity.into(), named_at })
+}
+
 fn command() -> impl Strategy<Value = Command> {
     let op = prop::option::weighted(0.97, op());
     let request_id = prop::option::weighted(0.3, request_id());
-    (0..50_u64, op, request_id).prop_map(|(now_ms, op, request_id)| Command {
-        now_ms,
-        op,
-        request_id,
-        ..Command::default()
+    let origin = prop::option::of(origin());
+    (0..50_u64, op, request_id, origin).prop_map(|(now_ms, op, request_id, origin)| {
+        let origin = origin.filter(|_| request_id.is_some());
+        Command { now_ms, op, request_id, origin, ..Command::default() }
     })
 }
 

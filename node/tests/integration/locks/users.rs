@@ -1,7 +1,9 @@
 //! Users, their roles, and what changes when their file does.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use helios_proto::v1::kv_client::KvClient;
-use helios_proto::v1::{ErrorCode, GetRequest, PutRequest};
+use helios_proto::v1::{ErrorCode, GetRequest, PutRequest, RequestId};
 use redis::RedisResult;
 use redis::aio::MultiplexedConnection;
 use tempfile::TempDir;
@@ -201,4 +203,24 @@ async fn http_and_grpc_ask_the_same_users() {
     let mut writing = Request::new(put());
     *writing.metadata_mut() = signed(writer);
     guarded.kv().put(writing).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_user_with_fresh_client_ids_costs_no_other_user_a_record() {
+    let guarded = Guarded::start().await;
+    let put = async |user: &str, client: String, retry: bool| {
+        let request_id = Some(RequestId { client_id: client.into(), sequence: 1, retry });
+        let put = PutRequest { key: "k".into(), value: "v".into(), request_id, ..PutRequest::default() };
+        let mut request = Request::new(put);
+        let basic = STANDARD.encode(format!("{user}:secret"));
+        request.metadata_mut().insert("authorization", format!("Basic {basic}").parse().unwrap());
+        guarded.kv().put(request).await.map(|answer| answer.into_inner().revision)
+    };
+    let first = put("boss", "kept".to_owned(), false).await.unwrap();
+    for number in 0..1_100 {
+        put("writer", format!("fresh {number}"), false).await.unwrap();
+    }
+    assert_eq!(put("boss", "kept".to_owned(), true).await.unwrap(), first, "remembered");
+    let forgotten = put("writer", "fresh 0".to_owned(), true).await;
+    assert_eq!(error_code(forgotten), ErrorCode::OutcomeUnknown, "its own made room");
 }

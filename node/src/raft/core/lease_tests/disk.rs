@@ -19,7 +19,12 @@ fn write_for(net: &mut Net, time: Duration) -> Vec<u64> {
             let (waiter, _answer) = oneshot::channel();
             net.handle(
                 id,
-                Input::Propose(vec![Proposal { data: vec![1], format: 1, waiter: waiter.into() }]),
+                Input::Propose(vec![Proposal {
+                    data: vec![1],
+                    format: 1,
+                    waiter: waiter.into(),
+                    charge: Charge::default(),
+                }]),
             );
         }
         net.advance(50 * MS);

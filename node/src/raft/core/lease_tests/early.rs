@@ -38,7 +38,15 @@ fn the_next_campaigns_when_the_first_may_not_lead() {
     let (mut net, leader, followers) = settled(None);
     net.isolate(followers[0]);
     let (waiter, _answer) = oneshot::channel();
-    net.handle(leader, Input::Propose(vec![Proposal { data: vec![1], format: 1, waiter: waiter.into() }]));
+    net.handle(
+        leader,
+        Input::Propose(vec![Proposal {
+            data: vec![1],
+            format: 1,
+            waiter: waiter.into(),
+            charge: Charge::default(),
+        }]),
+    );
     net.settle();
     net.heal();
     net.isolate(leader);

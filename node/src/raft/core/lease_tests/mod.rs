@@ -68,6 +68,8 @@ impl Net {
     /// The member forgets what is not on its disk.
     pub fn restart(&mut self, id: u64) {
         let settings = Settings {
+            max_log_bytes: 512 << 20,
+            max_overlay_bytes: 256 << 20,
             id,
             heartbeat: Duration::from_millis(100),
             election_min: ELECTION_MIN,
@@ -215,8 +217,14 @@ impl Net {
 
     fn apply(&mut self, id: u64, entries: Vec<(Entry, Option<Waiter>)>, bytes: u64) -> Applied {
         let disk = self.disks.get_mut(&id).unwrap();
-        let mut applied =
-            Applied { index: 0, bytes, conf_changes: vec![], changed: vec![], membership: None };
+        let mut applied = Applied {
+            index: 0,
+            bytes,
+            conf_changes: vec![],
+            changed: vec![],
+            membership: None,
+            overlay_bytes: 0,
+        };
         for (entry, waiter) in entries {
             applied.index = entry.index;
             if let Some((change, conf_change)) = change::decode(&entry).unwrap() {

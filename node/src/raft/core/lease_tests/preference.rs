@@ -40,7 +40,7 @@ fn a_preferred_voter_whose_disk_is_bad_or_that_is_far_behind_is_not_waited_for()
     net.lost = vec![MessageType::MsgAppend];
     for _ in 0..1_100 {
         let (waiter, _answer) = oneshot::channel();
-        let write = Proposal { data: vec![1], format: 1, waiter: waiter.into() };
+        let write = Proposal { data: vec![1], format: 1, waiter: waiter.into(), charge: Charge::default() };
         net.handle(elected, Input::Propose(vec![write]));
         net.drain(elected);
     }
