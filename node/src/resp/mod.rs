@@ -24,6 +24,8 @@ mod transaction;
 mod waiting;
 
 pub use metrics::Metrics;
+#[cfg(test)]
+pub use script::limits as script_limits;
 pub use server::{Limits, serve};
 
 #[cfg(test)]
