@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use Amount::{Bytes, Count, Millis};
 
 use crate::client_memory::MemoryLimits;
+use crate::resp::script_limits as scripts;
 
 /// A limit in the unit that it is charged in.
 #[derive(Debug, Clone, Copy)]
@@ -64,6 +65,17 @@ const SECTIONS: &[(&str, &[Limit])] = &[
         limit("Answers of one transaction together", Bytes(crate::state::MAX_TRANSACTION_ANSWER_BYTES as u64), None, "none", "`TOO_LARGE` in place of the answer that does not fit."),
     ]),
     ("Scripts", &[
+        limit("Time of a script, with all its tries", Millis(scripts::MAX_TIME.as_millis() as u64), None, "`busy-reply-threshold`, 5 s: only then SCRIPT KILL works", "It is stopped, with an error; nothing of it was done."),
+        limit("Memory of the scripts of one request: Lua, answers, messages, writes and buffers together", Bytes(scripts::MAX_MEMORY_BYTES as u64), None, "none", "`not enough memory` in Lua, or `BUDGET_EXCEEDED (4008)`."),
+        limit("Text of one script, `loadstring` included", Bytes(scripts::MAX_SCRIPT_BYTES as u64), None, "none", "`BUDGET_EXCEEDED (4008)`; it is not compiled."),
+        limit("Quantified items and captures of a Lua pattern inside one another", Count(scripts::MAX_PATTERN_DEPTH as u64), None, "none", "`pattern too complex`."),
+        limit("Tables in tables of an answer", Count(scripts::MAX_ANSWER_DEPTH as u64), None, "the stack of Lua", "`-ERR reached lua stack limit` in place of the table, and of one that contains itself."),
+        limit("An error or status that a script makes", Bytes(scripts::MAX_TEXT_BYTES as u64), None, "none", "The rest is cut off."),
+        limit("Messages that the scripts of one request publish", Count(scripts::MAX_MESSAGES as u64), None, "none", "`redis.call('publish')` fails."),
+        limit("What `redis.log` writes for one request", Bytes(scripts::MAX_LOG_BYTES as u64), None, "none", "Further messages are dropped; the log says so."),
+        limit("Scripts that run at once on a node", Count(scripts::MAX_RUNNING as u64), None, "1", "Others wait for a slot."),
+        limit("Scripts kept for EVALSHA", Count(scripts::MAX_KEPT as u64), None, "none", "The oldest is forgotten."),
+        limit("Texts of the scripts kept for EVALSHA together", Bytes(scripts::MAX_KEPT_BYTES as u64), None, "none", "The oldest is forgotten."),
     ]),
     ("Keys and values", &[
         limit("Key", Bytes(crate::state::MAX_KEY_BYTES as u64), None, "512 MB", "`TOO_LARGE` (`-ERR`) before the write is proposed, at every port, in scripts and in the library alike."),

@@ -5,6 +5,7 @@
 use std::io::Write as _;
 use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use helios_node::app::{self, App, AppError};
 use helios_node::config::{
@@ -17,6 +18,8 @@ use tokio::signal::unix::{SignalKind, signal};
 const EX_CONFIG: u8 = 78;
 const EX_IOERR: u8 = 74;
 const EX_TEMPFAIL: u8 = 75;
+/// What blocking tasks, of which none holds anything that has to be written, get after everything else has stopped.
+const BLOCKING_STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let cli = match Cli::parse_args(std::env::args_os()) {
@@ -34,7 +37,7 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(1, &format!("the async runtime does not start: {error}")),
     };
-    match cli.command {
+    let code = match cli.command {
         Some(CommandLine::Dev(args)) => match runtime.block_on(dev::run(args)) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(1, &format!("{error:#}")),
@@ -42,7 +45,10 @@ fn main() -> ExitCode {
         Some(CommandLine::Verify(args)) => verify(&args),
         Some(CommandLine::Config { action }) => look_at(&action),
         None => runtime.block_on(run(&cli.run)),
-    }
+    };
+    // Dropped, it would wait without end for a blocking task that does not return.
+    runtime.shutdown_timeout(BLOCKING_STOP_TIMEOUT);
+    code
 }
 
 fn look_at(action: &ConfigAction) -> ExitCode {

@@ -117,7 +117,7 @@ mod tests {
             Frame::Map(pairs()),
             Frame::Pairs(pairs()),
             Frame::Set(vec![nested.clone()]),
-            Frame::Push(vec![Frame::Verbatim("v".repeat(9_000)), Frame::Boolean(true)]),
+            Frame::Push(vec![Frame::verbatim("v".repeat(9_000)), Frame::Boolean(true)]),
             Frame::NullArray,
         ]);
         for protocol in [Protocol::Resp2, Protocol::Resp3] {

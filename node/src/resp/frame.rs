@@ -50,8 +50,8 @@ pub enum Frame {
     Double(f64),
     Boolean(bool),
     BigNumber(String),
-    /// A text for people, e.g. `INFO`.
-    Verbatim(String),
+    /// A text for people, e.g. `INFO`, behind the three letters of its format.
+    Verbatim([u8; 3], Bytes),
 }
 
 impl Frame {
@@ -64,6 +64,11 @@ impl Frame {
     /// A bulk string of a fixed text.
     pub fn text(text: &'static str) -> Self {
         Self::Bulk(Bytes::from_static(text.as_bytes()))
+    }
+
+    /// A text for people.
+    pub fn verbatim(text: String) -> Self {
+        Self::Verbatim(*b"txt", text.into())
     }
 
     pub fn error(text: impl Into<Cow<'static, str>>) -> Self {
@@ -95,7 +100,8 @@ impl Frame {
             + match self {
                 Self::Simple(text) | Self::Error(text) => text.len(),
                 Self::Bulk(bytes) => bytes.len(),
-                Self::BigNumber(text) | Self::Verbatim(text) => text.len(),
+                Self::BigNumber(text) => text.len(),
+                Self::Verbatim(_, text) => text.len(),
                 _ => 0,
             }
     }
@@ -142,13 +148,14 @@ impl Frame {
             Self::Boolean(value) => put_number(out, b':', u8::from(*value)),
             Self::BigNumber(digits) if resp3 => put_line(out, b'(', digits),
             Self::BigNumber(digits) => put_bulk(out, b'$', digits.as_bytes()),
-            Self::Verbatim(text) if resp3 => {
+            Self::Verbatim(format, text) if resp3 => {
                 put_number(out, b'=', text.len() + 4);
-                out.put_slice(b"txt:");
-                out.put_slice(text.as_bytes());
+                out.put_slice(format);
+                out.put_u8(b':');
+                out.put_slice(text);
                 out.put_slice(b"\r\n");
             }
-            Self::Verbatim(text) => put_bulk(out, b'$', text.as_bytes()),
+            Self::Verbatim(_, text) => put_bulk(out, b'$', text),
         }
     }
 }
@@ -209,7 +216,7 @@ mod tests {
         assert_eq!(wire(&Frame::Double(f64::NEG_INFINITY)), both("$4\r\n-inf\r\n", ",-inf\r\n"));
         assert_eq!(wire(&Frame::Double(f64::NAN)), both("$3\r\nnan\r\n", ",nan\r\n"));
         assert_eq!(wire(&Frame::BigNumber("12".into())), both("$2\r\n12\r\n", "(12\r\n"));
-        assert_eq!(wire(&Frame::Verbatim("hi".into())), both("$2\r\nhi\r\n", "=6\r\ntxt:hi\r\n"));
+        assert_eq!(wire(&Frame::verbatim("hi".into())), both("$2\r\nhi\r\n", "=6\r\ntxt:hi\r\n"));
     }
 
     #[test]

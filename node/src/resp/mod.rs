@@ -27,6 +27,8 @@ mod waiting;
 mod wire;
 
 pub use metrics::Metrics;
+#[cfg(test)]
+pub use script::limits as script_limits;
 pub use server::{Limits, serve};
 
 #[cfg(test)]

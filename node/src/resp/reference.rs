@@ -60,10 +60,12 @@ const TAIL: &str = "\
 - A script runs on the node that its client talks to, and what it writes is one entry of the log, which takes effect only
   if no key that the script looked at was changed meanwhile; else it runs again, at most 100 times or 5 s, then the reply
   is `-TRYAGAIN` and nothing was done. So a script that is stopped, by the time limit of 5 s or by `SCRIPT KILL`, has done
-  nothing, and scripts with no key in common run side by side, 16 on a node at once. It may use keys that it does not name. What it
-  sees of the keyspace as a whole (`KEYS`, `SCAN`, `DBSIZE`, `RANDOMKEY`) is not compared again. `redis.call('publish')` returns 0
-  and the message goes out with the writes. It has 64 MiB of memory, and the libraries `string`, `table`, `math` and `cjson`
-  (`encode`, `decode`, `null`).
+  nothing, and scripts with no key in common run side by side, 16 on a node at once. It may use keys that it does not name, unless its
+  user may only read: then `EVAL_RO` and `EVALSHA_RO` read the keys in KEYS, and `KEYS`, `SCAN`, `RANDOMKEY`, `DBSIZE`, and `SORT_RO`
+  with BY or GET are `-NOPERM`. A script ends with its client, too. What it sees of the keyspace as a whole (`KEYS`, `SCAN`, `DBSIZE`,
+  `RANDOMKEY`) is not compared again. `redis.call('publish')` returns 0 and the message goes out with the writes. It has 64 MiB of
+  memory, its answer, writes and messages included, 256 KiB of text, and the libraries `string`, `table`, `math` and `cjson` (`encode`,
+  `decode`, `null`).
 - Scripts are kept for `EVALSHA` on the node that saw them, the newest 4096. `-NOSCRIPT` tells a client to send the text, which client
   libraries do by themselves.
 - Commands that wait for an element may be sent to any node, whichever the element is written through. Those who wait on one node are

@@ -48,7 +48,7 @@ impl Trial {
     ///
     /// `now_ms`: the clock that it sees, milliseconds since the Unix epoch. An error ends the trial.
     pub fn run(&mut self, store: &Store, op: Op, now_ms: u64) -> Result<Answer, Error> {
-        if self.bytes + self.draft.bytes() > MAX_BYTES {
+        if self.bytes() > MAX_BYTES {
             let message =
                 format!("a script may hold {MAX_BYTES} bytes of keys and changes: make several of it");
             return Err(Error::new(ErrorCode::TooLarge, message));
@@ -66,6 +66,11 @@ impl Trial {
             self.steps.push(effect);
         }
         Ok(answer)
+    }
+
+    /// What it holds of keys and of changes, estimated.
+    pub fn bytes(&self) -> usize {
+        self.bytes + self.draft.bytes()
     }
 
     pub fn lookups(&self) -> Lookups {

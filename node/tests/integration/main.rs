@@ -42,6 +42,7 @@ mod redis_types;
 mod reload;
 mod restarts;
 mod retries;
+mod script_bounds;
 mod several;
 mod snapshots;
 mod strangers;

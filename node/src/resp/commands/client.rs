@@ -129,7 +129,7 @@ impl ClientRequest {
                 let name = client.profile().name.clone();
                 return if name.is_empty() { Frame::Null } else { Frame::bulk(name) };
             }
-            Self::Info => return Frame::Verbatim(client.describe()),
+            Self::Info => return Frame::verbatim(client.describe()),
             Self::List(selection) => {
                 let wanted = |client: &Client| match &selection {
                     Selection::All => true,
@@ -138,7 +138,7 @@ impl ClientRequest {
                 };
                 let clients = context.shared.clients.list();
                 let lines = clients.iter().filter(|client| wanted(client)).map(|client| client.describe());
-                return Frame::Verbatim(lines.collect());
+                return Frame::verbatim(lines.collect());
             }
             Self::SetName(name) => client.profile().name = name,
             Self::SetLibraryName(name) => client.profile().library_name = name,

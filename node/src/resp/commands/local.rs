@@ -132,7 +132,7 @@ impl Local {
             Self::Control(control) => control.execute(context),
             Self::Script(request) => request.execute(&context.shared.scripts),
             Self::Acl(request) => request.execute(context),
-            Self::Info(sections) => Frame::Verbatim(status::info(&sections, context)),
+            Self::Info(sections) => Frame::verbatim(status::info(&sections, context)),
             Self::Role => status::role(context),
             Self::MemoryStats => status::memory_stats(context),
             Self::ConfigGet(patterns) => config::matching(&patterns, context.shared),

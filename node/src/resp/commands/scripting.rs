@@ -4,13 +4,12 @@ use bytes::Bytes;
 
 use super::super::error::Refusal;
 use super::super::frame::Frame;
-use super::super::script::{Body, ScriptCall, Scripts};
+use super::super::script::{Body, Purpose, ScriptCall, Scripts};
 use super::args::is;
 use super::{Args, Local, Request};
 
 #[derive(Debug)]
 pub enum ScriptRequest {
-    Load(Bytes),
     Exists(Vec<Bytes>),
     Flush,
     Kill,
@@ -41,7 +40,7 @@ fn call(mut args: Args, body: fn(Bytes) -> Body, read_only: bool) -> Result<Requ
     }
     let count = usize::try_from(count).map_err(|_| Refusal::other("ERR Number of keys can't be negative"))?;
     let keys = (0..count).map(|_| args.key()).collect::<Result<_, _>>()?;
-    Ok(Request::Script(ScriptCall { body, keys, args: args.rest(), read_only }))
+    Ok(Request::Script(ScriptCall { body, keys, args: args.rest(), read_only, purpose: Purpose::Run }))
 }
 
 fn request(request: ScriptRequest) -> Result<Request, Refusal> {
@@ -49,7 +48,9 @@ fn request(request: ScriptRequest) -> Result<Request, Refusal> {
 }
 
 pub fn load(mut args: Args) -> Result<Request, Refusal> {
-    request(ScriptRequest::Load(args.word()?))
+    let body = Body::Text(args.word()?);
+    let (keys, args) = Default::default();
+    Ok(Request::Script(ScriptCall { body, keys, args, read_only: true, purpose: Purpose::Load }))
 }
 
 pub fn exists(args: Args) -> Result<Request, Refusal> {
@@ -72,10 +73,6 @@ pub fn kill(_: Args) -> Result<Request, Refusal> {
 impl ScriptRequest {
     pub fn execute(self, scripts: &Scripts) -> Frame {
         match self {
-            Self::Load(text) => match scripts.find(&Body::Text(text)) {
-                Ok(program) => Frame::bulk(program.digest.clone()),
-                Err(refusal) => refusal.into(),
-            },
             Self::Exists(digests) => {
                 let kept = digests.iter().map(|digest| Frame::Integer(scripts.is_kept(digest).into()));
                 Frame::Array(kept.collect())

@@ -1,6 +1,7 @@
 //! Scripts, and transactions with scripts in them: tried out here, and written as one guarded transaction.
 
-use std::time::Instant;
+use std::future::Future;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use helios_proto::v1::command::Op;
@@ -9,9 +10,13 @@ use helios_proto::v1::{Command, ErrorCode, Guard, Reply};
 
 use super::super::commands::write::Answer;
 use super::super::frame::Frame;
-use super::super::script::{self, Job, MAX_TIME, Program, ScriptCall, World};
+use super::super::script::{
+    self, Halt, Job, MAX_MEMORY_BYTES, MAX_TIME, Purpose, ScriptCall, Stopped, World,
+};
 use super::super::transaction::Queued;
-use super::{Connection, Round};
+use super::subscriptions::next_message;
+use super::super::wire::Moved;
+use super::{Connection, Round, UNSENT_BYTES};
 use crate::auth::{Identity, Role};
 use crate::database::{Database, Freshness};
 use crate::error::Error;
@@ -20,6 +25,10 @@ use crate::wall_ms;
 
 /// Each try but the last found that another write had come between.
 const MAX_TRIES: usize = 100;
+/// A client that sends nothing more may have closed one direction only: what is done within this time it still gets.
+const GONE_GRACE: Duration = Duration::from_millis(100);
+/// A script looks at its deadline more often than this; one that does not is left to itself and holds its slot.
+const LATE_GRACE: Duration = Duration::from_secs(2);
 
 /// A part of what takes effect as a whole.
 pub(super) enum Part {
@@ -31,7 +40,7 @@ pub(super) enum Part {
 #[derive(Clone)]
 enum Ready {
     Step(Op, Answer),
-    Script(std::sync::Arc<Program>, ScriptCall),
+    Script(ScriptCall),
     /// Answered already.
     Told(Frame),
 }
@@ -78,7 +87,11 @@ impl<D: Database> Connection<D> {
         let shared = self.shared.clone();
         let parts: Vec<_> = parts.into_iter().map(|part| self.prepare(part)).collect();
         let keys = parts.iter().flat_map(Ready::keys);
-        let turn = shared.scripts.turn(keys).await;
+        let stays = Halt::default();
+        let turn = match self.attend(shared.scripts.turn(keys), &stays, round).await {
+            Ok(turn) => turn,
+            Err(stopped) => return Ok(Err(stopped.frame())),
+        };
         let deadline = Instant::now() + MAX_TIME;
         let mut now_ms = None;
         for tries in 0..MAX_TRIES {
@@ -91,15 +104,20 @@ impl<D: Database> Connection<D> {
                 return Ok(Err(Frame::NullArray));
             }
             let world = World::new(self.db.store().clone(), shared.clone(), seen_ms);
-            let (parts, killed, protocol) = (parts.clone(), turn.killed.clone(), self.session.protocol);
+            let (parts, slot) = (parts.clone(), turn.slot.clone());
             let role = self.session.identity.as_ref().map_or(Role::ReadOnly, Identity::role);
-            let job = Job { client: protocol, role, deadline, killed };
-            let tried = tokio::task::spawn_blocking(move || Tried::of(parts, world, &job));
-            let ended = self
-                .wire
-                .alongside(tried)
-                .await
-                .map_err(|_| Error::new(ErrorCode::Internal, "a script ended by a panic"))?;
+            let job = Job { role, deadline, halt: turn.halt.clone() };
+            let tried = tokio::task::spawn_blocking(move || {
+                let _slot = slot;
+                Tried::of(parts, world, &job)
+            });
+            let tried = tokio::time::timeout_at((deadline + LATE_GRACE).into(), tried);
+            let ended = match self.attend(tried, &turn.halt, round).await {
+                Ok(Ok(ended)) => ended,
+                Ok(Err(_)) => return Ok(Err(Stopped::TooLong.frame())),
+                Err(stopped) => return Ok(Err(stopped.frame())),
+            };
+            let ended = ended.map_err(|_| Error::new(ErrorCode::Internal, "a script ended by a panic"))?;
             let Tried { frames, world: World { trial, messages, .. } } = match ended? {
                 Ok(tried) => tried,
                 Err(void) => return Ok(Err(void)),
@@ -120,6 +138,48 @@ impl<D: Database> Connection<D> {
             "TRYAGAIN the keys of this script were changed by others each time before it could take effect; \
              nothing of it was done",
         )))
+    }
+
+    /// What `work` comes to, unless its client leaves or the server shuts down before; `halt` is asked to stop then,
+    /// and nobody waits for it. Input that comes meanwhile is kept for later.
+    async fn attend<T>(
+        &mut self,
+        work: impl Future<Output = T>,
+        halt: &Halt,
+        round: &Round,
+    ) -> Result<T, Stopped> {
+        tokio::pin!(work);
+        let mut is_gone = self.wire.is_half_closed;
+        let grace = tokio::time::sleep(GONE_GRACE);
+        tokio::pin!(grace);
+        let stopped = loop {
+            let has_room = !is_gone && self.wire.input.len() < self.shared.limits.max_request_bytes;
+            let hears = self.wire.output.len() < UNSENT_BYTES;
+            self.charge_input();
+            tokio::select! {
+                biased;
+                done = &mut work => return Ok(done),
+                () = round.shutdown.cancelled() => break Stopped::ShuttingDown,
+                () = self.client.cut.cancelled() => break Stopped::ClientGone,
+                () = &mut grace, if is_gone => break Stopped::ClientGone,
+                delivery = next_message(&mut self.session.subscriber), if hears => {
+                    if !self.recognise() || self.hear(delivery).await.is_err() {
+                        break Stopped::ClientGone;
+                    }
+                }
+                moved = self.wire.moved(has_room) => match moved {
+                    Ok(Moved::Received(0)) => {
+                        is_gone = true;
+                        grace.as_mut().reset(tokio::time::Instant::now() + GONE_GRACE);
+                    }
+                    Ok(_) => {}
+                    Err(_) => break Stopped::ClientGone,
+                }
+            }
+        };
+        halt.ask(stopped);
+        self.session.closing |= stopped == Stopped::ClientGone;
+        Err(stopped)
     }
 
     /// A stale read is for the first try: what it saw may be why it failed.
@@ -156,10 +216,7 @@ impl<D: Database> Connection<D> {
                 Some(op) => Ready::Step(op, answer),
                 None => Ready::Told(Frame::Null),
             },
-            Part::Script(call) => match self.shared.scripts.find(&call.body) {
-                Ok(program) => Ready::Script(program, call),
-                Err(refusal) => Ready::Told(refusal.into()),
-            },
+            Part::Script(call) => Ready::Script(call),
         }
     }
 }
@@ -188,7 +245,7 @@ impl Part {
 impl Ready {
     fn keys(&self) -> impl Iterator<Item = &Bytes> {
         let keys = match self {
-            Self::Script(_, call) => &call.keys[..],
+            Self::Script(call) => &call.keys[..],
             Self::Step(..) | Self::Told(_) => &[],
         };
         keys.iter()
@@ -200,18 +257,30 @@ impl Tried {
     fn of(parts: Vec<Ready>, mut world: World, job: &Job) -> Result<Result<Self, Frame>, Error> {
         let mut frames = Vec::with_capacity(parts.len());
         for part in parts {
-            frames.push(match part {
+            let frame = match part {
                 Ready::Told(frame) => frame,
-                Ready::Step(op, answer) => world.step(op, answer)?,
-                Ready::Script(program, call) => {
-                    let ran = script::run(&program, &call, world, job)?;
-                    world = ran.world;
-                    if ran.is_void {
-                        return Ok(Err(ran.frame));
-                    }
-                    ran.frame
+                Ready::Step(op, answer) => {
+                    let frame = world.step(op, answer)?;
+                    world.bytes = world.bytes.saturating_add(script::cost(&frame));
+                    frame
                 }
-            });
+                Ready::Script(call) => match world.shared.clone().scripts.find(&call.body) {
+                    Err(refusal) => refusal.into(),
+                    Ok(program) if call.purpose == Purpose::Load => Frame::bulk(program.digest.clone()),
+                    Ok(program) => {
+                        let ran = script::run(&program, &call, world, job)?;
+                        world = ran.world;
+                        if ran.is_void {
+                            return Ok(Err(ran.frame));
+                        }
+                        ran.frame
+                    }
+                },
+            };
+            frames.push(frame);
+            if world.kept_bytes() > MAX_MEMORY_BYTES {
+                return Err(script::over_budget());
+            }
         }
         Ok(Ok(Self { frames, world }))
     }

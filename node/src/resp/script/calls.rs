@@ -1,5 +1,6 @@
 //! `redis.call`: a command of a script, tried out on what the script has done so far.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -16,9 +17,16 @@ use super::super::frame::{Frame, Protocol};
 use super::super::server::Shared;
 use super::super::table::{Spec, resolve};
 use super::convert;
+use super::meter::{ELEMENT_BYTES, Meter, Stopped};
+use super::natives::{Failure, MAX_LOG_BYTES};
 use crate::auth::Role;
 use crate::error::Error;
 use crate::state::{Store, Trial};
+
+/// Messages that the scripts of one request may publish.
+pub const MAX_MESSAGES: usize = 10_000;
+const UNDECLARED: &str =
+    "NOPERM a script of a user who may only read may read the keys that are declared in KEYS only";
 
 /// What the commands of one EVAL, or one EXEC, are tried on.
 pub struct World {
@@ -29,6 +37,10 @@ pub struct World {
     pub now_ms: u64,
     /// Channel and payload of each message, to be sent if all this comes to count.
     pub messages: Vec<(Bytes, Bytes)>,
+    /// Of those messages, and of the answers that are there already.
+    pub bytes: usize,
+    /// Left for `redis.log`.
+    pub log_bytes: usize,
 }
 
 /// What one script talks to.
@@ -37,6 +49,8 @@ pub struct Host {
     pub read_only: bool,
     /// Of the user that runs it.
     pub role: Role,
+    /// Of the request: all that a user who may only read may touch.
+    pub keys: HashSet<Bytes>,
     /// Of the replies that it gets (`redis.setresp`).
     pub protocol: Protocol,
     /// Of this node, not of the script's doing: the script cannot count.
@@ -46,7 +60,12 @@ pub struct Host {
 impl World {
     pub fn new(store: Store, shared: Arc<Shared>, now_ms: u64) -> Self {
         let trial = Trial::new(store.read_limits());
-        Self { store, shared, trial, now_ms, messages: Vec::new() }
+        Self { store, shared, trial, now_ms, messages: Vec::new(), bytes: 0, log_bytes: MAX_LOG_BYTES }
+    }
+
+    /// What it holds until the request ends.
+    pub fn kept_bytes(&self) -> usize {
+        self.trial.bytes().saturating_add(self.bytes)
     }
 
     /// The answer, or this node's failure, which ends the script.
@@ -112,7 +131,27 @@ impl Host {
         if self.read_only && (spec.has_flag("write") || spec.name == "publish") {
             return Err(Refusal::other("ERR Write commands are not allowed from read-only scripts."));
         }
+        if self.role == Role::ReadOnly {
+            self.check_declared(spec, &words)?;
+        }
         commands::understand(spec, words, self.world.now_ms, &self.world.shared.limits)
+    }
+
+    /// A user who may only read has scripts for the keys in KEYS.
+    fn check_declared(&self, spec: &Spec, words: &[Bytes]) -> Result<(), Refusal> {
+        let walks = ["keys", "scan", "randomkey", "dbsize"].contains(&spec.name);
+        let undeclared = match spec.key_positions(words) {
+            Some(positions) => positions.into_iter().any(|at| !self.keys.contains(&words[at])),
+            // Its own parser refuses it.
+            None => false,
+        };
+        // BY and GET make names of other keys.
+        let is_option = |word: &Bytes| word.eq_ignore_ascii_case(b"by") || word.eq_ignore_ascii_case(b"get");
+        let sorts = spec.name.starts_with("sort") && words.iter().skip(2).any(is_option);
+        if walks || undeclared || sorts {
+            return Err(Refusal::other(UNDECLARED));
+        }
+        Ok(())
     }
 
     fn execute(&mut self, request: Request) -> Result<Frame, Error> {
@@ -123,7 +162,11 @@ impl Host {
             Request::Read(read) => self.world.read(read),
             Request::Local(Local::Answer(frame)) => Ok(frame),
             Request::Local(Local::Ping(text)) => Ok(text.map_or(Frame::Simple("PONG".into()), Frame::Bulk)),
+            Request::Publish { .. } if self.world.messages.len() >= MAX_MESSAGES => {
+                Ok(Frame::error(format!("ERR a script may publish {MAX_MESSAGES} messages (fixed)")))
+            }
             Request::Publish { channel, payload } => {
+                self.world.bytes += channel.len() + payload.len() + ELEMENT_BYTES;
                 self.world.messages.push((channel, payload));
                 // It goes out once the script counts, so nobody knows yet who hears it.
                 Ok(Frame::Integer(0))
@@ -138,17 +181,36 @@ fn not_allowed() -> Refusal {
 }
 
 /// `redis.pcall`: an error is a table with `err`.
-pub fn pcall(lua: &Lua, arguments: MultiValue) -> mlua::Result<Value> {
-    let Some(mut host) = lua.app_data_mut::<Host>() else {
-        return Err(mlua::Error::runtime("redis.call is for scripts"));
+pub fn pcall(lua: &Lua, meter: &Meter, arguments: MultiValue) -> Result<Value, Failure> {
+    let (frame, protocol, held) = {
+        let Some(mut host) = lua.app_data_mut::<Host>() else {
+            return Err(Failure::text("redis.call is for scripts"));
+        };
+        let protocol = host.protocol;
+        let kept = host.world.kept_bytes();
+        let held = meter.hold(lua, cost_of_words(&arguments))?;
+        let frame = match words(&arguments) {
+            Ok(words) => host.call(words),
+            Err(text) => Frame::error(text),
+        };
+        // What it wrote, and what it sends, stays until the end of the request.
+        match meter.hold(lua, host.world.kept_bytes().saturating_sub(kept)) {
+            Ok(held) => held.keep(),
+            Err(fault) => {
+                meter.stop(Stopped::OverBudget);
+                return Err(fault.into());
+            }
+        }
+        (frame, protocol, held)
     };
-    let protocol = host.protocol;
-    let frame = match words(&arguments) {
-        Ok(words) => host.call(words),
-        Err(text) => Frame::error(text),
-    };
-    drop(host);
-    convert::to_lua(lua, frame, protocol)
+    drop(held);
+    let _held = meter.hold(lua, convert::cost(&frame))?;
+    convert::to_lua(lua, meter, frame, protocol)
+}
+
+fn cost_of_words(arguments: &MultiValue) -> usize {
+    let cost = |value: &Value| value.as_string().map_or(0, |text| text.as_bytes().len()) + ELEMENT_BYTES;
+    arguments.iter().map(cost).sum()
 }
 
 fn words(arguments: &MultiValue) -> Result<Vec<Bytes>, &'static str> {
@@ -157,7 +219,7 @@ fn words(arguments: &MultiValue) -> Result<Vec<Bytes>, &'static str> {
     }
     let words = arguments.iter().map(|value| match value {
         Value::String(text) => Some(Bytes::copy_from_slice(&text.as_bytes())),
-        Value::Integer(number) => Some(number.to_string().into()),
+        Value::Integer(number) => Some(number_text(*number as f64).into()),
         Value::Number(number) => Some(number_text(*number).into()),
         _ => None,
     });
@@ -166,19 +228,23 @@ fn words(arguments: &MultiValue) -> Result<Vec<Bytes>, &'static str> {
 
 /// C's `%.17g`.
 fn number_text(number: f64) -> String {
-    const DIGITS: usize = 17;
+    general(number, 17)
+}
+
+/// C's `%.{digits}g`.
+pub fn general(number: f64, digits: usize) -> String {
     if !number.is_finite() {
         return if number.is_nan() { "nan".to_owned() } else { crate::state::calls::double_text(number) };
     }
-    let scientific = format!("{number:.*e}", DIGITS - 1);
+    let scientific = format!("{number:.*e}", digits - 1);
     let Some((mantissa, exponent)) = scientific.split_once('e') else { return scientific };
     let exponent: i32 = exponent.parse().unwrap_or(0);
     let shortened = |digits: &str| match digits.contains('.') {
         true => digits.trim_end_matches('0').trim_end_matches('.').to_owned(),
         false => digits.to_owned(),
     };
-    if (-4..DIGITS as i32).contains(&exponent) {
-        let decimals = (DIGITS as i32 - 1 - exponent).max(0) as usize;
+    if (-4..digits as i32).contains(&exponent) {
+        let decimals = (digits as i32 - 1 - exponent).max(0) as usize;
         return shortened(&format!("{number:.decimals$}"));
     }
     let sign = if exponent < 0 { '-' } else { '+' };

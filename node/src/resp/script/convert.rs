@@ -1,15 +1,40 @@
 //! Replies as Lua values and back, by the rules of Redis (`EVAL`, "data type conversion").
 
+use std::ffi::c_void;
+
 use bytes::Bytes;
 use mlua::{Lua, Table, Value};
 
 use super::super::frame::{Frame, Protocol};
+use super::meter::{ELEMENT_BYTES, Fault, Meter};
+use super::natives::Failure;
+use super::sandbox;
 
 /// Tables in tables that an answer may have: each costs the stack of a thread a little.
-const MAX_DEPTH: usize = 128;
+pub const MAX_DEPTH: usize = 128;
+/// What a table costs beside its elements: the looks for what kind of answer it is, too.
+const TABLE_BYTES: usize = 512;
+
+/// What a reply costs while it is held.
+pub fn cost(frame: &Frame) -> usize {
+    let of_pairs = |pairs: &[(Frame, Frame)]| pairs.iter().map(|(key, value)| cost(key) + cost(value)).sum();
+    let own = match frame {
+        Frame::Simple(text) | Frame::Error(text) => text.len(),
+        Frame::Bulk(bytes) => bytes.len(),
+        Frame::BigNumber(text) => text.len(),
+        Frame::Verbatim(_, text) => text.len(),
+        Frame::Array(items) | Frame::Set(items) | Frame::Push(items) | Frame::Sequence(items) => {
+            items.iter().map(cost).sum()
+        }
+        Frame::Map(pairs) | Frame::Pairs(pairs) => of_pairs(pairs),
+        Frame::Integer(_) | Frame::Null | Frame::NullArray | Frame::Double(_) | Frame::Boolean(_) => 0,
+    };
+    own + ELEMENT_BYTES
+}
 
 /// What a script gets for a reply; `protocol` is the one it asked for with `redis.setresp`.
-pub fn to_lua(lua: &Lua, frame: Frame, protocol: Protocol) -> mlua::Result<Value> {
+pub fn to_lua(lua: &Lua, meter: &Meter, frame: Frame, protocol: Protocol) -> Result<Value, Failure> {
+    meter.step(1)?;
     let resp3 = protocol == Protocol::Resp3;
     Ok(match frame {
         Frame::Simple(text) => field(lua, "ok", lua.create_string(text.as_bytes())?)?,
@@ -18,29 +43,31 @@ pub fn to_lua(lua: &Lua, frame: Frame, protocol: Protocol) -> mlua::Result<Value
         Frame::Bulk(bytes) => Value::String(lua.create_string(&bytes)?),
         Frame::Null | Frame::NullArray if resp3 => Value::Nil,
         Frame::Null | Frame::NullArray => Value::Boolean(false),
-        Frame::Array(items) | Frame::Push(items) | Frame::Sequence(items) => array(lua, items, protocol)?,
+        Frame::Array(items) | Frame::Push(items) | Frame::Sequence(items) => {
+            array(lua, meter, items.into_iter(), protocol)?
+        }
         Frame::Map(pairs) if resp3 => {
             let map = lua.create_table()?;
             for (key, value) in pairs {
-                map.raw_set(to_lua(lua, key, protocol)?, to_lua(lua, value, protocol)?)?;
+                map.raw_set(to_lua(lua, meter, key, protocol)?, to_lua(lua, meter, value, protocol)?)?;
             }
             field(lua, "map", map)?
         }
         Frame::Pairs(pairs) if resp3 => {
             let pairs = pairs.into_iter().map(|(key, value)| Frame::Array(vec![key, value]));
-            array(lua, pairs.collect(), protocol)?
+            array(lua, meter, pairs, protocol)?
         }
         Frame::Map(pairs) | Frame::Pairs(pairs) => {
-            array(lua, pairs.into_iter().flat_map(|(key, value)| [key, value]).collect(), protocol)?
+            array(lua, meter, pairs.into_iter().flat_map(|(key, value)| [key, value]), protocol)?
         }
         Frame::Set(items) if resp3 => {
             let set = lua.create_table()?;
             for item in items {
-                set.raw_set(to_lua(lua, item, protocol)?, true)?;
+                set.raw_set(to_lua(lua, meter, item, protocol)?, true)?;
             }
             field(lua, "set", set)?
         }
-        Frame::Set(items) => array(lua, items, protocol)?,
+        Frame::Set(items) => array(lua, meter, items.into_iter(), protocol)?,
         Frame::Double(number) if resp3 => field(lua, "double", number)?,
         Frame::Double(number) => {
             Value::String(lua.create_string(crate::state::calls::double_text(number).as_bytes())?)
@@ -48,20 +75,26 @@ pub fn to_lua(lua: &Lua, frame: Frame, protocol: Protocol) -> mlua::Result<Value
         Frame::Boolean(value) if resp3 => Value::Boolean(value),
         Frame::Boolean(value) => Value::Number(u8::from(value).into()),
         Frame::BigNumber(digits) if resp3 => field(lua, "big_number", digits)?,
-        Frame::Verbatim(text) if resp3 => {
+        Frame::Verbatim(format, text) if resp3 => {
             let parts = lua.create_table()?;
-            parts.raw_set("format", "txt")?;
-            parts.raw_set("string", text)?;
+            parts.raw_set("format", lua.create_string(format)?)?;
+            parts.raw_set("string", lua.create_string(&text)?)?;
             field(lua, "verbatim_string", parts)?
         }
-        Frame::BigNumber(text) | Frame::Verbatim(text) => Value::String(lua.create_string(text.as_bytes())?),
+        Frame::BigNumber(text) => Value::String(lua.create_string(text.as_bytes())?),
+        Frame::Verbatim(_, text) => Value::String(lua.create_string(&text)?),
     })
 }
 
-fn array(lua: &Lua, items: Vec<Frame>, protocol: Protocol) -> mlua::Result<Value> {
-    let table = lua.create_table_with_capacity(items.len(), 0)?;
-    for (position, item) in items.into_iter().enumerate() {
-        table.raw_set(position + 1, to_lua(lua, item, protocol)?)?;
+fn array(
+    lua: &Lua,
+    meter: &Meter,
+    items: impl Iterator<Item = Frame>,
+    protocol: Protocol,
+) -> Result<Value, Failure> {
+    let table = lua.create_table_with_capacity(items.size_hint().0, 0)?;
+    for (position, item) in items.enumerate() {
+        table.raw_set(position + 1, to_lua(lua, meter, item, protocol)?)?;
     }
     Ok(Value::Table(table))
 }
@@ -72,68 +105,108 @@ fn field(lua: &Lua, name: &str, value: impl mlua::IntoLua) -> mlua::Result<Value
     Ok(Value::Table(table))
 }
 
-/// What the client gets for what a script returned; `protocol` is the client's.
-pub fn to_frame(value: &Value, protocol: Protocol) -> mlua::Result<Frame> {
-    nested(value, protocol, MAX_DEPTH)
+/// What the client gets for what a script returned: charged before it is there. `asked` is the protocol that the
+/// script asked for with `redis.setresp`, which says what its booleans are; the client's own says how all the rest is
+/// written (Redis 7.2, `luaReplyToRedisReply`).
+pub fn to_frame(lua: &Lua, meter: &Meter, value: &Value, asked: Protocol) -> Result<Frame, Failure> {
+    Converter { lua, meter, asked, within: Vec::new() }.frame(value)
 }
 
-fn nested(value: &Value, protocol: Protocol, depth: usize) -> mlua::Result<Frame> {
-    if depth == 0 {
-        return Ok(Frame::error("ERR reached lua stack limit"));
-    }
-    Ok(match value {
-        Value::String(text) => Frame::Bulk(Bytes::copy_from_slice(&text.as_bytes())),
-        Value::Boolean(value) if protocol == Protocol::Resp3 => Frame::Boolean(*value),
-        Value::Boolean(true) => Frame::Integer(1),
-        Value::Integer(number) => Frame::Integer(*number),
-        // Towards zero; as in Rust, what does not fit is the nearest that does.
-        Value::Number(number) => Frame::Integer(*number as i64),
-        Value::Table(table) => from_table(table, protocol, depth - 1)?,
-        _ => Frame::Null,
-    })
+struct Converter<'a> {
+    lua: &'a Lua,
+    meter: &'a Meter,
+    asked: Protocol,
+    /// The tables that the one at hand is in, from the outside in.
+    within: Vec<*const c_void>,
 }
 
-fn from_table(table: &Table, protocol: Protocol, depth: usize) -> mlua::Result<Frame> {
-    if let Value::String(text) = table.raw_get("err")? {
-        return Ok(Frame::error(text.to_string_lossy()));
+impl Converter<'_> {
+    fn charge(&self, bytes: usize) -> Result<(), Fault> {
+        self.meter.spend(self.lua, bytes)
     }
-    if let Value::String(text) = table.raw_get("ok")? {
-        return Ok(Frame::Simple(text.to_string_lossy().into()));
+
+    fn bytes(&self, text: &mlua::String) -> Result<Bytes, Failure> {
+        self.charge(text.as_bytes().len())?;
+        Ok(Bytes::copy_from_slice(&text.as_bytes()))
     }
-    match table.raw_get("double")? {
-        Value::Number(number) => return Ok(Frame::Double(number)),
-        Value::Integer(number) => return Ok(Frame::Double(number as f64)),
-        _ => {}
+
+    /// Of a status, an error or a number, which are text: what is no UTF-8 is replaced by three bytes.
+    fn text(&self, text: &mlua::String) -> Result<String, Failure> {
+        self.charge(text.as_bytes().len().min(sandbox::MAX_TEXT_BYTES) * 3)?;
+        Ok(sandbox::lossy(text, sandbox::MAX_TEXT_BYTES))
     }
-    if let Value::String(digits) = table.raw_get("big_number")? {
-        return Ok(Frame::BigNumber(digits.to_string_lossy()));
+
+    fn frame(&mut self, value: &Value) -> Result<Frame, Failure> {
+        self.charge(ELEMENT_BYTES)?;
+        Ok(match value {
+            Value::String(text) => Frame::Bulk(self.bytes(text)?),
+            Value::Boolean(value) if self.asked == Protocol::Resp3 => Frame::Boolean(*value),
+            Value::Boolean(true) => Frame::Integer(1),
+            Value::Integer(number) => Frame::Integer(*number),
+            // Towards zero; as in Rust, what does not fit is the nearest that does.
+            Value::Number(number) => Frame::Integer(*number as i64),
+            Value::Table(table) => {
+                let itself = table.to_pointer();
+                // One that contains itself would get there in any case, and on the way double with each reference.
+                if self.within.len() == MAX_DEPTH || self.within.contains(&itself) {
+                    return Ok(Frame::error("ERR reached lua stack limit"));
+                }
+                self.charge(TABLE_BYTES)?;
+                self.within.push(itself);
+                let frame = self.table(table)?;
+                self.within.pop();
+                frame
+            }
+            _ => Frame::Null,
+        })
     }
-    if let Value::Table(parts) = table.raw_get("verbatim_string")?
-        && let (Value::String(_), Value::String(text)) = (parts.raw_get("format")?, parts.raw_get("string")?)
-    {
-        return Ok(Frame::Verbatim(text.to_string_lossy()));
-    }
-    if let Value::Table(map) = table.raw_get("map")? {
-        let mut pairs = Vec::new();
-        for pair in map.pairs::<Value, Value>() {
-            let (key, value) = pair?;
-            pairs.push((nested(&key, protocol, depth)?, nested(&value, protocol, depth)?));
+
+    fn table(&mut self, table: &Table) -> Result<Frame, Failure> {
+        if let Value::String(text) = table.raw_get("err")? {
+            return Ok(Frame::error(self.text(&text)?));
         }
-        return Ok(Frame::Map(pairs));
-    }
-    if let Value::Table(set) = table.raw_get("set")? {
+        if let Value::String(text) = table.raw_get("ok")? {
+            return Ok(Frame::Simple(self.text(&text)?.into()));
+        }
+        match table.raw_get("double")? {
+            Value::Number(number) => return Ok(Frame::Double(number)),
+            Value::Integer(number) => return Ok(Frame::Double(number as f64)),
+            _ => {}
+        }
+        if let Value::String(digits) = table.raw_get("big_number")? {
+            // It becomes a line of the protocol.
+            return Ok(Frame::BigNumber(self.text(&digits)?.replace(['\r', '\n'], " ")));
+        }
+        if let Value::Table(parts) = table.raw_get("verbatim_string")?
+            && let (Value::String(format), Value::String(text)) =
+                (parts.raw_get("format")?, parts.raw_get("string")?)
+        {
+            let mut three = *b"   ";
+            three.iter_mut().zip(format.as_bytes().iter()).for_each(|(to, from)| *to = *from);
+            return Ok(Frame::Verbatim(three, self.bytes(&text)?));
+        }
+        if let Value::Table(map) = table.raw_get("map")? {
+            let mut pairs = Vec::new();
+            for pair in map.pairs::<Value, Value>() {
+                let (key, value) = pair?;
+                pairs.push((self.frame(&key)?, self.frame(&value)?));
+            }
+            return Ok(Frame::Map(pairs));
+        }
+        if let Value::Table(set) = table.raw_get("set")? {
+            let mut items = Vec::new();
+            for pair in set.pairs::<Value, Value>() {
+                items.push(self.frame(&pair?.0)?);
+            }
+            return Ok(Frame::Set(items));
+        }
         let mut items = Vec::new();
-        for pair in set.pairs::<Value, Value>() {
-            items.push(nested(&pair?.0, protocol, depth)?);
-        }
-        return Ok(Frame::Set(items));
-    }
-    let mut items = Vec::new();
-    loop {
-        // Up to the first hole, as in Redis.
-        match table.raw_get(items.len() + 1)? {
-            Value::Nil => return Ok(Frame::Array(items)),
-            item => items.push(nested(&item, protocol, depth)?),
+        loop {
+            // Up to the first hole, as in Redis.
+            match table.raw_get(items.len() + 1)? {
+                Value::Nil => return Ok(Frame::Array(items)),
+                item => items.push(self.frame(&item)?),
+            }
         }
     }
 }

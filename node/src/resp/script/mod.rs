@@ -8,24 +8,40 @@
 mod calls;
 mod convert;
 mod json;
+mod meter;
+mod natives;
+mod pattern;
 mod sandbox;
+mod shebang;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
 use sha1::{Digest as _, Sha1};
-use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard, Semaphore, SemaphorePermit};
+use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard, OwnedSemaphorePermit, Semaphore};
 
 use super::error::Refusal;
 pub use calls::{Host, World};
+pub use convert::cost;
+pub use meter::{Halt, MAX_MEMORY_BYTES, MAX_TIME, Stopped, over_budget};
 pub use sandbox::{Job, run};
+/// For the table of limits.
+#[cfg(test)]
+pub mod limits {
+    pub use super::calls::MAX_MESSAGES;
+    pub use super::convert::MAX_DEPTH as MAX_ANSWER_DEPTH;
+    pub use super::natives::MAX_LOG_BYTES;
+    pub use super::pattern::MAX_DEPTH as MAX_PATTERN_DEPTH;
+    pub use super::sandbox::{MAX_SCRIPT_BYTES, MAX_TEXT_BYTES};
+    pub use super::{MAX_MEMORY_BYTES, MAX_TIME};
+    pub const MAX_RUNNING: usize = super::MAX_RUNNING;
+    pub const MAX_KEPT: usize = super::MAX_KEPT;
+    pub const MAX_KEPT_BYTES: usize = super::MAX_KEPT_BYTES;
+}
 
-/// As long as a script, with all its tries, may run; nothing of one that is stopped counts.
-pub const MAX_TIME: Duration = Duration::from_secs(5);
 /// Scripts that run at once; others wait for their turn.
 const MAX_RUNNING: usize = 16;
 /// Texts kept for `EVALSHA`, the newest.
@@ -42,6 +58,14 @@ pub struct ScriptCall {
     pub args: Vec<Bytes>,
     /// Refuses commands that write.
     pub read_only: bool,
+    pub purpose: Purpose,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    Run,
+    /// `SCRIPT LOAD`: compiled and kept, where a script may take its time.
+    Load,
 }
 
 #[derive(Debug, Clone)]
@@ -61,9 +85,9 @@ pub struct Program {
 /// The scripts of one node.
 pub struct Scripts {
     kept: Mutex<Kept>,
-    running: Mutex<BTreeMap<u64, Arc<AtomicBool>>>,
+    running: Mutex<BTreeMap<u64, Arc<Halt>>>,
     last_run: AtomicU64,
-    slots: Semaphore,
+    slots: Arc<Semaphore>,
     lanes: Vec<AsyncMutex<()>>,
 }
 
@@ -76,12 +100,13 @@ struct Kept {
 
 /// The right to run a script now.
 pub struct Turn<'a> {
-    /// Set by `SCRIPT KILL`.
-    pub killed: Arc<AtomicBool>,
+    /// Asked by `SCRIPT KILL`, and when this is dropped: no script outlives the request.
+    pub halt: Arc<Halt>,
+    /// For whoever runs it to hold, even if nobody waits any more.
+    pub slot: Arc<Option<OwnedSemaphorePermit>>,
     number: u64,
     scripts: &'a Scripts,
     _lanes: Vec<AsyncMutexGuard<'a, ()>>,
-    _slot: Option<SemaphorePermit<'a>>,
 }
 
 impl Default for Scripts {
@@ -90,14 +115,14 @@ impl Default for Scripts {
             kept: Mutex::default(),
             running: Mutex::default(),
             last_run: AtomicU64::new(0),
-            slots: Semaphore::new(MAX_RUNNING),
+            slots: Arc::new(Semaphore::new(MAX_RUNNING)),
             lanes: (0..LANES).map(|_| AsyncMutex::default()).collect(),
         }
     }
 }
 
 impl Scripts {
-    /// The script, which is kept from now on if it is one.
+    /// The script, which is kept from now on if it is one. To be called where it may take its time.
     pub fn find(&self, body: &Body) -> Result<Arc<Program>, Refusal> {
         match body {
             Body::Digest(digest) => {
@@ -133,7 +158,7 @@ impl Scripts {
     /// False if none runs.
     pub fn kill_all(&self) -> bool {
         let running = lock(&self.running);
-        running.values().for_each(|killed| killed.store(true, Ordering::Relaxed));
+        running.values().for_each(|halt| halt.ask(Stopped::Killed));
         !running.is_empty()
     }
 
@@ -148,15 +173,16 @@ impl Scripts {
             lanes.push(self.lanes[number as usize].lock().await);
         }
         // Never closed.
-        let slot = self.slots.acquire().await.ok();
-        let (number, killed) = (self.last_run.fetch_add(1, Ordering::Relaxed), Arc::default());
-        lock(&self.running).insert(number, Arc::clone(&killed));
-        Turn { killed, number, scripts: self, _lanes: lanes, _slot: slot }
+        let slot = Arc::new(Arc::clone(&self.slots).acquire_owned().await.ok());
+        let (number, halt) = (self.last_run.fetch_add(1, Ordering::Relaxed), Arc::default());
+        lock(&self.running).insert(number, Arc::clone(&halt));
+        Turn { halt, slot, number, scripts: self, _lanes: lanes }
     }
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
+        self.halt.ask(Stopped::ClientGone);
         lock(&self.scripts.running).remove(&self.number);
     }
 }
@@ -238,9 +264,9 @@ mod tests {
         let mut second = std::pin::pin!(scripts.turn([&b, &a].into_iter()));
         assert!(futures::poll!(&mut second).is_pending());
         assert!(scripts.kill_all());
-        assert!(first.killed.load(Ordering::Relaxed));
+        assert_eq!(first.halt.asked(), Some(Stopped::Killed));
         drop(first);
-        assert!(!second.await.killed.load(Ordering::Relaxed));
+        assert_eq!(second.await.halt.asked(), None);
         assert!(!scripts.kill_all());
     }
 }

@@ -1,10 +1,25 @@
--- Runs first in each fresh interpreter: leaves the script what Redis leaves it, and nothing that reaches outside.
+-- Runs first in each fresh interpreter: leaves the script what Redis leaves it, nothing that reaches outside, and no
+-- function that can run for long without a look at the clock.
 local native, keys, argv = ...
-local error, type, pcall, tostring, loadstring, setmetatable, rawset =
-  error, type, pcall, tostring, loadstring, setmetatable, rawset
+local error, type, pcall, tostring, tonumber, setmetatable, rawset, select =
+  error, type, pcall, tostring, tonumber, setmetatable, rawset, select
 local byte, find, sub, clock = string.byte, string.find, string.sub, os.clock
+local fail, next_match, look = native.fail, native.next, native.look
+
+-- A native function that failed answers the mark and a text: an error where the native's caller was called.
+local function results(first, ...)
+  if first == fail then error((...), 3) end
+  return first, ...
+end
+
+local function checked(name)
+  local call = native[name]
+  return function(...) return results(call(...)) end
+end
 
 local redis = native.redis
+redis.sha1hex, redis.log, redis.setresp = checked 'sha1hex', checked 'log', checked 'setresp'
+
 redis.pcall = native.call
 
 function redis.call(...)
@@ -33,15 +48,134 @@ function redis.replicate_commands() return true end
 function redis.set_repl() end
 
 rawset(_G, 'redis', redis)
-rawset(_G, 'cjson', native.cjson)
+rawset(_G, 'cjson', { encode = checked 'encode', decode = checked 'decode', null = native.null })
 rawset(_G, 'KEYS', keys)
 rawset(_G, 'ARGV', argv)
 
+-- The matcher of Lua 5.1 has no bound (ADR 0016).
+string.find, string.match = checked 'find', checked 'match'
+
+function string.gmatch(text, pattern)
+  if type(text) == 'number' then text = tostring(text) end
+  if type(text) ~= 'string' then error("bad argument #1 to 'gmatch' (string expected, got " .. type(text) .. ')', 2) end
+  local from, last = 1, #text + 1
+  local function step(first, after, ...)
+    if first == fail then error(after, 3) end
+    if not first then
+      from = last + 1
+      return nil
+    end
+    -- An end is the last character, as string.find counts.
+    from = after >= first and after + 1 or first + 1
+    return ...
+  end
+  return function()
+    if from > last then return nil end
+    return step(next_match(text, pattern, from))
+  end
+end
+string.gfind = string.gmatch
+
+local concat, native_gsub = table.concat, checked 'gsub'
+
+local function replaced(text, replacement, is_function, first, last, ...)
+  if first == fail then error(last, 4) end
+  if not first then return nil end
+  local value
+  if is_function then value = replacement(...) else value = replacement[(...)] end
+  if not value then
+    value = sub(text, first, last)
+  elseif type(value) ~= 'string' and type(value) ~= 'number' then
+    error('invalid replacement value (a ' .. type(value) .. ')', 3)
+  end
+  return first, last, value
+end
+
+function string.gsub(text, pattern, replacement, most)
+  local kind = type(replacement)
+  if kind == 'string' or kind == 'number' then return native_gsub(text, pattern, replacement, most) end
+  if kind ~= 'function' and kind ~= 'table' then
+    error("bad argument #3 to 'gsub' (string/function/table expected)", 2)
+  end
+  if type(text) == 'number' then text = tostring(text) end
+  if type(text) ~= 'string' then error("bad argument #1 to 'gsub' (string expected, got " .. type(text) .. ')', 2) end
+  most = most == nil and #text + 1 or tonumber(most)
+  if not most then error("bad argument #4 to 'gsub' (number expected)", 2) end
+  local pieces, size, count, from, copied = {}, 0, 0, 1, 1
+  local is_anchored = sub(pattern, 1, 1) == '^'
+  while count < most and from <= #text + 1 do
+    local first, last, value = replaced(text, replacement, kind == 'function', next_match(text, pattern, from, true))
+    if not first then break end
+    count = count + 1
+    pieces[size + 1], pieces[size + 2] = sub(text, copied, first - 1), value
+    size, copied = size + 2, last + 1
+    from = last >= first and last + 1 or first + 1
+    if is_anchored then break end
+  end
+  pieces[size + 1] = sub(text, copied)
+  return concat(pieces), count
+end
+
+-- Lua's own counts to n without a look, whatever the text.
+local rep = string.rep
+function string.rep(text, count)
+  if text == '' and tonumber(count) then return '' end
+  return rep(text, count)
+end
+
+-- Lua's own moves nothing for long if it is told to insert far in front of the first element.
+local insert = table.insert
+function table.insert(list, ...)
+  if select('#', ...) > 1 then
+    local position = tonumber((...))
+    if position and position < 1 then error("bad argument #2 to 'insert' (position out of bounds)", 2) end
+    look()
+  end
+  return insert(list, ...)
+end
+
+-- With a comparison in Lua the hook is called, however long that takes.
+local sort = table.sort
+function table.sort(list, less)
+  if less == nil then
+    sort(list, function(a, b) return a < b end)
+  elseif type(less) ~= 'function' then
+    error("bad argument #2 to 'sort' (function expected, got " .. type(less) .. ')', 2)
+  else
+    sort(list, function(a, b)
+      local is_less = less(a, b)
+      return is_less
+    end)
+  end
+end
+
+local collectgarbage = collectgarbage
+function _G.collectgarbage(...)
+  look()
+  return collectgarbage(...)
+end
+
+-- Lua 5.1 overflows when it counts from the least to the greatest number (CVE-2025-46817).
+local unpack = unpack
+function _G.unpack(list, first, last)
+  local from = first == nil and 1 or tonumber(first)
+  local to = last == nil and type(list) == 'table' and #list or tonumber(last)
+  if from and to and (to - from >= 7999 or from < -2 ^ 31 or to >= 2 ^ 31) then
+    error('too many results to unpack', 2)
+  end
+  -- Its arguments count among the 8 000 values that a function of C may have.
+  if first == nil and last == nil then return unpack(list) end
+  return unpack(list, first, last)
+end
+
 -- Compiled chunks are not checked by Lua 5.1: made by hand, they reach any memory.
 string.dump = nil
+local loadstring = native.loadstring
 function _G.loadstring(text, name)
   if type(text) ~= 'string' or byte(text, 1) == 27 then return nil, 'only the text of a program can be loaded' end
-  return loadstring(text, name)
+  local chunk, message = loadstring(text, name)
+  if chunk == fail then return nil, message end
+  return chunk
 end
 for _, name in ipairs { 'dofile', 'loadfile', 'load', 'print', 'module', 'require', 'package', 'newproxy', 'coroutine' } do
   _G[name] = nil

@@ -1,35 +1,31 @@
 //! The interpreter of one run of a script: fresh, bounded, and without a way out.
 
-use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
 use mlua::{ChunkMode, Function, HookTriggers, Lua, LuaOptions, MultiValue, StdLib, Table, Value, VmState};
 
-use super::super::commands::status::REDIS_VERSION;
 use super::super::error::Refusal;
 use super::super::frame::{Frame, Protocol};
-use super::{Host, MAX_TIME, Program, ScriptCall, World, calls, convert, json};
+use super::meter::{Halt, MAX_MEMORY_BYTES, Meter};
+use super::natives::Failure;
+use super::shebang::Shebang;
+use super::{Host, Program, ScriptCall, World, convert, natives};
 use crate::auth::Role;
 use crate::error::Error;
 
 const PRELUDE: &str = include_str!("sandbox.lua");
 /// Of its name an error message has what is in front of the line.
 const CHUNK: &str = "@user_script";
-/// What one script may have in memory.
-const MAX_MEMORY_BYTES: usize = 64 << 20;
-/// Instructions of Lua between two looks at the clock.
-const LOOK_EVERY: u32 = 10_000;
-
-/// Why a script did not come to its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stopped {
-    TooLong,
-    Killed,
-}
+/// Instructions of Lua between two looks at the clock: one of them may copy or compare all that the script has in
+/// memory, so they are few.
+const LOOK_EVERY: u32 = 200;
+/// Lua 5.1 compiles a chain of branches in quadratic time and cannot be interrupted there: about a second at this size.
+pub const MAX_SCRIPT_BYTES: usize = 256 << 10;
+/// Of an error, a status or a big number that a script makes; the rest is cut off.
+pub const MAX_TEXT_BYTES: usize = 64 << 10;
 
 /// A script that ran, and what it left behind.
 pub struct Ran {
@@ -40,30 +36,26 @@ pub struct Ran {
     pub is_void: bool,
 }
 
-/// What the first line of a script may say: `#!lua flags=no-writes`.
-struct Shebang {
-    no_writes: bool,
-}
-
-/// Refuses what is no Lua.
+/// Refuses what is no Lua. To be called where it may take its time.
 pub fn check(text: &[u8]) -> Result<(), Refusal> {
     Shebang::of(text)?;
     let compiled =
-        Lua::new_with(StdLib::NONE, LuaOptions::default()).and_then(|lua| compile(&lua, text).map(drop));
-    compiled.map_err(|error| {
-        Refusal::other(format!("ERR Error compiling script (new function): {}", first_line(&error)))
+        Lua::new_with(StdLib::NONE, LuaOptions::default()).map_err(Failure::from).and_then(|lua| {
+            lua.set_memory_limit(MAX_MEMORY_BYTES)?;
+            compile(&lua, text, CHUNK).map(drop)
+        });
+    compiled.map_err(|failure| {
+        Refusal::other(format!("ERR Error compiling script (new function): {}", failure.message()))
     })
 }
 
 /// What the scripts of one client's request have in common.
 pub struct Job {
-    /// That the client speaks.
-    pub client: Protocol,
     /// Of its user: no command may be one that the client could not send itself.
     pub role: Role,
     pub deadline: Instant,
     /// Stops them, too.
-    pub killed: Arc<AtomicBool>,
+    pub halt: Arc<Halt>,
 }
 
 /// Runs a script in `world`. To be called where it may take its time.
@@ -75,154 +67,102 @@ pub fn run(program: &Program, call: &ScriptCall, world: World, job: &Job) -> Res
     let no_writes = Shebang::of(&program.text).is_ok_and(|shebang| shebang.no_writes);
     let libraries = StdLib::TABLE | StdLib::STRING | StdLib::MATH | StdLib::OS;
     let lua = Lua::new_with(libraries, LuaOptions::default()).map_err(internal)?;
-    lua.set_memory_limit(MAX_MEMORY_BYTES).map_err(internal)?;
+    let meter = Rc::new(Meter::new(job.deadline, job.halt.clone(), world.kept_bytes()));
+    meter.limit(&lua);
     let read_only = call.read_only || no_writes;
-    let host = Host { world, read_only, role: job.role, protocol: Protocol::Resp2, failure: None };
+    let keys =
+        if job.role == Role::ReadOnly { call.keys.iter().cloned().collect() } else { Default::default() };
+    let host = Host { world, read_only, role: job.role, keys, protocol: Protocol::Resp2, failure: None };
     lua.set_app_data(host);
-    let stopped = Rc::new(Cell::new(None));
-    let frame = watch(&lua, job, stopped.clone())
-        .and_then(|()| execute(&lua, program, call, job.client))
-        .unwrap_or_else(|error| Frame::error(format!("ERR {}", first_line(&error))));
-    let Some(Host { world, failure, .. }) = lua.remove_app_data::<Host>() else {
+    lua.set_app_data(Rc::clone(&meter));
+    let frame = watch(&lua, &meter)
+        .map_err(Failure::from)
+        .and_then(|()| execute(&lua, &meter, program, call))
+        .unwrap_or_else(|failure| Frame::error(format!("ERR {}", failure.message())));
+    let Some(Host { mut world, failure, .. }) = lua.remove_app_data::<Host>() else {
         return Err(Error::new(helios_proto::v1::ErrorCode::Internal, "a script lost its state"));
     };
     if let Some(error) = failure {
         return Err(error);
     }
-    Ok(match stopped.get() {
+    world.bytes = world.bytes.saturating_add(convert::cost(&frame));
+    Ok(match meter.stopped() {
         Some(reason) => Ran { world, frame: reason.frame(), is_void: true },
         None => Ran { world, frame, is_void: false },
     })
 }
 
-impl Stopped {
-    fn frame(self) -> Frame {
-        Frame::error(match self {
-            Self::TooLong => format!(
-                "ERR the script was stopped after {} seconds and nothing of it was done: make several of it",
-                MAX_TIME.as_secs()
-            ),
-            Self::Killed => {
-                "ERR Error running script: Script killed by user with SCRIPT KILL... nothing of it was done"
-                    .to_owned()
-            }
-        })
-    }
-}
-
 /// Looks at the clock now and then. Once the time is up every instruction fails: a script that catches the
 /// first error does not get far.
-fn watch(lua: &Lua, job: &Job, stopped: Rc<Cell<Option<Stopped>>>) -> mlua::Result<()> {
-    let (deadline, killed) = (job.deadline, job.killed.clone());
+fn watch(lua: &Lua, meter: &Rc<Meter>) -> mlua::Result<()> {
+    let meter = Rc::clone(meter);
     lua.set_hook(HookTriggers::new().every_nth_instruction(LOOK_EVERY), move |lua, _| {
-        if stopped.get().is_none() {
-            if killed.load(Ordering::Relaxed) {
-                stopped.set(Some(Stopped::Killed));
-            } else if Instant::now() >= deadline {
-                stopped.set(Some(Stopped::TooLong));
-            } else {
-                return Ok(VmState::Continue);
-            }
-            lua.set_hook(HookTriggers::new().every_nth_instruction(1), |_, _| Err(stop()))?;
-        }
-        Err(stop())
+        let Err(fault) = meter.look() else { return Ok(VmState::Continue) };
+        let again = fault.clone();
+        lua.set_hook(HookTriggers::new().every_nth_instruction(1), move |_, _| Err(again.clone().into()))?;
+        Err(fault.into())
     })
 }
 
-fn stop() -> mlua::Error {
-    mlua::Error::runtime("the script was stopped")
-}
-
-fn compile(lua: &Lua, text: &[u8]) -> mlua::Result<Function> {
+/// Within the memory limit of `lua`; in how much time, the size of the text says.
+pub fn compile(lua: &Lua, text: &[u8], name: &str) -> Result<Function, Failure> {
+    if text.len() > MAX_SCRIPT_BYTES {
+        return Err(Failure::text(format!(
+            "BUDGET_EXCEEDED (4008): a script has {} bytes, more than {MAX_SCRIPT_BYTES} (fixed)",
+            text.len()
+        )));
+    }
     // The first line stays, empty, so that lines keep their numbers.
     let text = if text.starts_with(b"#!") {
         text.iter().position(|byte| *byte == b'\n').map_or(&b""[..], |end| &text[end..])
     } else {
         text
     };
-    lua.load(text).set_name(CHUNK).set_mode(ChunkMode::Text).into_function()
+    // The parser of Lua 5.1.5 holds a name that its collector does not know (CVE-2025-49844).
+    lua.gc_stop();
+    let function = lua.load(text).set_name(name).set_mode(ChunkMode::Text).into_function();
+    lua.gc_restart();
+    Ok(function?)
 }
 
-fn execute(lua: &Lua, program: &Program, call: &ScriptCall, client: Protocol) -> mlua::Result<Frame> {
-    let words = |words: &[Bytes]| {
-        let words = words.iter().map(|word| lua.create_string(word)).collect::<mlua::Result<Vec<_>>>()?;
-        lua.create_sequence_from(words)
-    };
-    let script = compile(lua, &program.text)?;
+fn execute(lua: &Lua, meter: &Meter, program: &Program, call: &ScriptCall) -> Result<Frame, Failure> {
+    let script = compile(lua, &program.text, CHUNK)?;
     let prelude = lua.load(PRELUDE).set_name("@prelude").into_function()?;
-    let protected: Function = prelude.call((natives(lua)?, words(&call.keys)?, words(&call.args)?))?;
+    let (keys, args) = (list(lua, meter, &call.keys)?, list(lua, meter, &call.args)?);
+    let protected: Function = prelude.call((natives::table(lua)?, keys, args))?;
     let mut results = protected.call::<MultiValue>(script)?;
     let succeeded = results.pop_front() == Some(Value::Boolean(true));
     let result = results.pop_front().unwrap_or(Value::Nil);
-    if succeeded { convert::to_frame(&result, client) } else { failure(&result, program) }
+    if !succeeded {
+        return failure(&result, program);
+    }
+    let asked = lua.app_data_ref::<Host>().map_or(Protocol::Resp2, |host| host.protocol);
+    convert::to_frame(lua, meter, &result, asked)
 }
 
-/// The functions that are not written in Lua.
-fn natives(lua: &Lua) -> mlua::Result<Table> {
-    let redis = lua.create_table()?;
-    redis.set(
-        "sha1hex",
-        lua.create_function(|_, text: mlua::String| Ok(super::digest_of(&text.as_bytes())))?,
-    )?;
-    redis.set("log", lua.create_function(log)?)?;
-    redis.set("setresp", lua.create_function(set_protocol)?)?;
-    for (level, name) in ["LOG_DEBUG", "LOG_VERBOSE", "LOG_NOTICE", "LOG_WARNING"].into_iter().enumerate() {
-        redis.set(name, level)?;
+/// One word after the other: an interpreter has room for 8 000 values that Rust refers to.
+fn list(lua: &Lua, meter: &Meter, words: &[Bytes]) -> Result<Table, Failure> {
+    let table = lua.create_table_with_capacity(words.len(), 0)?;
+    for (position, word) in words.iter().enumerate() {
+        meter.step(1)?;
+        table.raw_set(position + 1, lua.create_string(word)?)?;
     }
-    for (name, value) in
-        [("REPL_NONE", 0), ("REPL_AOF", 1), ("REPL_SLAVE", 2), ("REPL_REPLICA", 2), ("REPL_ALL", 3)]
-    {
-        redis.set(name, value)?;
-    }
-    redis.set("REDIS_VERSION", REDIS_VERSION)?;
-    redis.set("REDIS_VERSION_NUM", version_number())?;
-    let natives = lua.create_table()?;
-    natives.set("redis", redis)?;
-    natives.set("call", lua.create_function(calls::pcall)?)?;
-    natives.set("cjson", json::library(lua)?)?;
-    Ok(natives)
-}
-
-fn version_number() -> u32 {
-    REDIS_VERSION.split('.').fold(0, |number, part| number << 8 | part.parse::<u32>().unwrap_or(0))
-}
-
-fn log(_: &Lua, (level, words): (i64, mlua::Variadic<mlua::String>)) -> mlua::Result<()> {
-    let text = words.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
-    match level {
-        0 | 1 => tracing::debug!(target: "script", "{text}"),
-        2 => tracing::info!(target: "script", "{text}"),
-        3 => tracing::warn!(target: "script", "{text}"),
-        _ => return Err(mlua::Error::runtime("Invalid debug level.")),
-    }
-    Ok(())
-}
-
-fn set_protocol(lua: &Lua, version: i64) -> mlua::Result<()> {
-    let protocol = match version {
-        2 => Protocol::Resp2,
-        3 => Protocol::Resp3,
-        _ => return Err(mlua::Error::runtime("RESP version must be 2 or 3.")),
-    };
-    if let Some(mut host) = lua.app_data_mut::<Host>() {
-        host.protocol = protocol;
-    }
-    Ok(())
+    Ok(table)
 }
 
 /// The error reply of a script that failed, with the place of the failure as far as it is known.
-fn failure(error: &Value, program: &Program) -> mlua::Result<Frame> {
+fn failure(error: &Value, program: &Program) -> Result<Frame, Failure> {
     let (message, place) = match error {
         Value::Table(table) => match table.raw_get("err")? {
             Value::String(text) => {
                 let place: Value = table.raw_get("place")?;
-                let place = place.as_string().map(|place| place.to_string_lossy()).unwrap_or_default();
-                (text.to_string_lossy(), place)
+                let place = place.as_string().map(|place| lossy(place, MAX_TEXT_BYTES)).unwrap_or_default();
+                (lossy(&text, MAX_TEXT_BYTES), place)
             }
             _ => ("ERR unknown error".to_owned(), String::new()),
         },
         Value::String(text) => {
-            let text = text.to_string_lossy();
+            let text = lossy(text, MAX_TEXT_BYTES);
             (format!("ERR {text}"), text)
         }
         Value::Error(error) => {
@@ -240,41 +180,18 @@ fn failure(error: &Value, program: &Program) -> mlua::Result<Frame> {
     Ok(Frame::error(message + &on))
 }
 
+/// At most so many bytes of what Lua has, as text.
+pub fn lossy(text: &mlua::String, most: usize) -> String {
+    let bytes = text.as_bytes();
+    String::from_utf8_lossy(&bytes[..bytes.len().min(most)]).into_owned()
+}
+
 /// Without the traceback.
-fn first_line(error: &mlua::Error) -> String {
+pub fn first_line(error: &mlua::Error) -> String {
     let text = match error {
         mlua::Error::CallbackError { cause, .. } => return first_line(cause),
         mlua::Error::SyntaxError { message, .. } | mlua::Error::RuntimeError(message) => message.clone(),
         other => other.to_string(),
     };
-    text.lines().next().unwrap_or_default().to_owned()
-}
-
-impl Shebang {
-    fn of(text: &[u8]) -> Result<Self, Refusal> {
-        let mut shebang = Self { no_writes: false };
-        let Some(line) = text.strip_prefix(b"#!") else { return Ok(shebang) };
-        let line = line.split(|byte| *byte == b'\n').next().unwrap_or_default();
-        let line = String::from_utf8_lossy(line);
-        let mut parts = line.split_ascii_whitespace();
-        let engine = parts.next().unwrap_or_default();
-        if engine != "lua" {
-            return Err(Refusal::other(format!("ERR Unexpected engine in script shebang: {engine}")));
-        }
-        for part in parts {
-            let flags = part.strip_prefix("flags=");
-            let flags =
-                flags.ok_or_else(|| Refusal::other(format!("ERR Unknown lua shebang option: {part}")))?;
-            for flag in flags.split(',').filter(|flag| !flag.is_empty()) {
-                match flag {
-                    "no-writes" => shebang.no_writes = true,
-                    "allow-oom" | "allow-stale" | "no-cluster" | "allow-cross-slot-keys" => {}
-                    _ => {
-                        return Err(Refusal::other(format!("ERR Unexpected flag in script shebang: {flag}")));
-                    }
-                }
-            }
-        }
-        Ok(shebang)
-    }
+    text.lines().next().unwrap_or_default().chars().take(MAX_TEXT_BYTES / 4).collect()
 }

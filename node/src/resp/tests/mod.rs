@@ -13,6 +13,7 @@ mod notifications;
 mod pauses;
 mod pipelines;
 mod pubsub;
+mod script_bounds;
 mod scripts;
 mod sorting;
 mod transactions;

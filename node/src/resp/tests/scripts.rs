@@ -3,13 +3,13 @@
 use super::*;
 
 /// Sends a script as an array of bulk strings.
-async fn eval(client: &mut Client, script: &str, words: &[&str], reply: &str) {
+pub async fn eval(client: &mut Client, script: &str, words: &[&str], reply: &str) {
     let words = ["EVAL", script].into_iter().chain(words.iter().copied());
     command(client, &words.collect::<Vec<_>>()).await;
     client.expect(&format!("{reply}\r\n")).await;
 }
 
-async fn command(client: &mut Client, words: &[&str]) {
+pub async fn command(client: &mut Client, words: &[&str]) {
     let words_wire = words.iter().map(|word| format!("${}\r\n{word}\r\n", word.len()));
     client.send(format!("*{}\r\n{}", words.len(), words_wire.collect::<String>())).await;
 }
@@ -56,7 +56,7 @@ async fn values_are_converted_both_ways_as_redis_does() {
     let mut three = server.client().await;
     three.send("HELLO 3\r\n").await;
     while three.line().await != "*0" {}
-    eval(&mut three, "return true", &["0"], "#t").await;
+    eval(&mut three, "return true", &["0"], ":1").await;
     eval(&mut three, "return {double=1.5}", &["0"], ",1.5").await;
     eval(&mut three, "return {map={a=1}}", &["0"], "%1\r\n$1\r\na\r\n:1").await;
 }
