@@ -15,6 +15,7 @@ use super::command::{self, Failure};
 use super::engines::EngineError;
 use super::txn::{Changes, Txn};
 use crate::error::Error;
+use crate::mutation::Mutation;
 
 /// Clients remembered; a new one takes the place of the one that was silent for longest.
 const MAX_CLIENTS: usize = 1_024;
@@ -43,11 +44,17 @@ pub(super) fn execute_once<'a>(
         return Ok((looker.reply(Answer::Error(refusal.into())), looker.finish()));
     }
     match find(&looker, id)? {
+        Found::Applied(Reply { kind: Some(answer), .. }) if Mutation::RepeatHasNewIndex.is_on() => {
+            Ok((looker.reply(answer), looker.finish()))
+        }
         Found::Applied(reply) => Ok((reply, looker.finish())),
         Found::Forgotten => Ok((looker.reply(Answer::Error(forgotten(id).into())), looker.finish())),
         Found::New(client) => {
             let (mut txn, reply) = run(&new_txn, command)?;
-            remember(&mut txn, id, client, &reply)?;
+            let is_refused = matches!(reply.kind, Some(Answer::Error(_)));
+            if !(is_refused && Mutation::RefusalForgotten.is_on()) {
+                remember(&mut txn, id, client, &reply)?;
+            }
             Ok((reply, txn.finish()))
         }
     }
@@ -84,7 +91,7 @@ fn find(txn: &Txn<'_>, id: &RequestId) -> Result<Found, EngineError> {
     let client = Client::decode(&raw)?;
     if let Some(mut raw) = txn.raw(&slot_key(&id.client_id, id.sequence))? {
         let sequence = raw.try_get_u64().map_err(|_| damaged())?;
-        if sequence == id.sequence {
+        if sequence == id.sequence && !(id.retry && Mutation::RetryAppliedAgain.is_on()) {
             return Reply::decode(raw).map(Found::Applied).map_err(|_| damaged());
         }
         if sequence > id.sequence {
