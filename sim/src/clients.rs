@@ -302,7 +302,7 @@ impl World {
         }
         let now_ms = self.clock_ms(slot);
         let request_id = self.clients.clients[client].waits.as_ref().and_then(|waiting| waiting.id.clone());
-        let command = Command { now_ms, request_id, op: Some(op) };
+        let command = Command { now_ms, request_id, op: Some(op), ..Command::default() };
         let (waiter, answer) = oneshot::channel();
         let mut proposals = vec![proposal(&command, waiter)];
         // At times a retry overtakes the answer.
