@@ -5,11 +5,14 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=lib.sh
 source "$root/scripts/lib.sh"
+# shellcheck source=tools.sh
+source "$root/scripts/tools.sh"
 cd "$root"
 
 logs=$(mktemp -d)
 at_end "rm -rf $logs"
 table=() passed=0 failed=0
+readonly cargo_deny_version=0.20.2
 
 # part NAME COMMAND...
 part() {
@@ -29,21 +32,18 @@ sum() { awk -v what="$1" '/^test result: / {for (i = 2; i <= NF; i++) if ($i == 
 
 generated() { cargo run --quiet --package helios-crds --bin crdgen -- --check; }
 
-# strace makes the syncs of a real process fail; two tests skip themselves without it.
-strace_if_possible() {
-  command -v strace >/dev/null && return
-  ((EUID == 0)) && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -qqy --no-install-recommends strace && return
-  say "strace is not here, and two tests of failing syncs are skipped"
+# Licences, duplicates and sources of all dependencies. Not the advisories: their database comes from no package registry.
+dependencies() {
+  local dir=$cache_root/cargo-deny/$cargo_deny_version
+  [[ -x $dir/bin/cargo-deny ]] || deny_build "$dir" || return
+  PATH="$dir/bin:$PATH" cargo deny check licenses bans sources
 }
 
-# promtool judges the alerts; one test skips itself without it. Unpacked, not installed: the package would start a server.
-promtool_if_possible() {
-  local dir=$cache_root/promtool
-  command -v promtool >/dev/null || [[ -x $dir/usr/bin/promtool ]] && return
-  command -v apt-get >/dev/null && mkdir -p "$dir" && (
-    cd "$dir" && apt-get download -qq prometheus && dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/promtool && rm prometheus_*.deb
-  ) 2>/dev/null && return
-  say "promtool is not here, and the test of the alerts is skipped"
+# About 130 seconds of one core, once on a machine; a third of what its own release profile takes.
+deny_build() {
+  say "building cargo-deny $cargo_deny_version, once on this machine"
+  CARGO_TARGET_DIR="$1.building" CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
+    cargo install --quiet --locked --version "$cargo_deny_version" --root "$1" cargo-deny && rm -rf "$1.building"
 }
 
 # All but the stories, which are no test target by default.
@@ -58,17 +58,32 @@ lints() {
   cargo clippy --workspace --all-targets -- -D warnings && cargo clippy --workspace --test stories -- -D warnings
 }
 
+# on_local_cluster PART COMMAND...: what cannot be done on a cluster of somebody else.
+on_local_cluster() {
+  if ! cluster_is_foreign; then
+    part "$@"
+  elif [[ -n ${CI:-} ]]; then
+    die "CI skips nothing, and '$1' needs the local cluster: unset KUBECONFIG"
+  else
+    echo "skipped: part $1 (KUBECONFIG names a cluster that is not the local one)" >"$logs/$1"
+  fi
+}
+
+# What the tests and parts said that they left out, each once.
+skipped() { sed -n 's/^skipped: //p' "$logs"/* | sort -u; }
+
 need_cargo
+check_skips
 case "${1:-all}" in
 all)
-  cluster_is_foreign || part programs e2e/kubernetes/cluster.sh prepare
+  on_local_cluster programs e2e/kubernetes/cluster.sh prepare
   part format cargo fmt --all --check
   part lints lints
   part generated generated
-  strace_if_possible >/dev/null
-  promtool_if_possible
+  part dependencies dependencies
+  part tools tools_ensure
   part tests unit
-  cluster_is_foreign || part operator operator
+  on_local_cluster operator operator
   part stories scripts/stories.sh
   ;;
 quick)
@@ -81,5 +96,11 @@ esac
 
 printf '\n'
 printf '%s\n' "${table[@]}"
-echo "$passed passed, $failed failed"
+left_out=$(skipped)
+if [[ -n $left_out ]]; then
+  printf '\nskipped:\n%s\n' "$left_out"
+  echo "$passed passed, $failed failed, $(wc -l <<<"$left_out") skipped"
+else
+  echo "$passed passed, $failed failed"
+fi
 ((failed == 0))

@@ -73,11 +73,51 @@ pub enum Mutation {
     JointIgnoresOutgoing,
     /// A restart in the middle of a joint change takes it for done.
     JointForgotten,
+    /// SET leaves the expiry of what it replaces.
+    ExpiryKeptBySet,
+    /// A transaction is executed whatever its guards say.
+    GuardsIgnored,
+    /// A guard that a key does not exist always holds.
+    MissingKeyNotGuarded,
+    /// A refused step ends its transaction.
+    ExecEndsAtRefusal,
+    /// A change of the expiry leaves the revision as it was.
+    RevisionKeptByExpiry,
+    /// The log's clock goes back with the clock of a new leader.
+    ClockFollowsLeader,
+    /// Collections made by one entry share an id.
+    CollectionIdShared,
+    /// FLUSHALL forgets which requests were applied.
+    FlushForgetsRequests,
+    /// A checkpoint writes what came after a FLUSHALL and keeps what was before it.
+    ClearNotCheckpointed,
+    /// A script takes effect whatever became of the keys that it looked at.
+    ScriptNotGuarded,
+    /// What a script drew by lot is drawn again when its entry is applied.
+    ScriptDrawsAgain,
+    /// A retry is applied like a new request.
+    RetryAppliedAgain,
+    /// A refused request is not remembered.
+    RefusalForgotten,
+    /// A request that was applied before is answered with the index of its retry.
+    RepeatHasNewIndex,
+    /// An installed snapshot does not bring the requests that were applied.
+    RequestsNotInSnapshot,
+    /// A change of the membership takes over a lower fencing token.
+    FencingTokenForgotten,
+    /// A fenced caller may change the membership.
+    FencingNotChecked,
+    /// Acknowledgements do not count voters that were not heard of lately.
+    SilentVotersLeftOut,
+    /// Acknowledgements count what was sent to a voter.
+    SentCountsAsHeld,
+    /// An acknowledgement by all voters does without one.
+    OneVoterMayLack,
 }
 
 impl Mutation {
     #[cfg(feature = "simulation")]
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 54] = [
         Self::VoteBeforeSync,
         Self::AppendAckBeforeSync,
         Self::LeaderCountsItselfEarly,
@@ -112,6 +152,26 @@ impl Mutation {
         Self::MembershipFromSnapshot,
         Self::JointIgnoresOutgoing,
         Self::JointForgotten,
+        Self::ExpiryKeptBySet,
+        Self::GuardsIgnored,
+        Self::MissingKeyNotGuarded,
+        Self::ExecEndsAtRefusal,
+        Self::RevisionKeptByExpiry,
+        Self::ClockFollowsLeader,
+        Self::CollectionIdShared,
+        Self::FlushForgetsRequests,
+        Self::ClearNotCheckpointed,
+        Self::ScriptNotGuarded,
+        Self::ScriptDrawsAgain,
+        Self::RetryAppliedAgain,
+        Self::RefusalForgotten,
+        Self::RepeatHasNewIndex,
+        Self::RequestsNotInSnapshot,
+        Self::FencingTokenForgotten,
+        Self::FencingNotChecked,
+        Self::SilentVotersLeftOut,
+        Self::SentCountsAsHeld,
+        Self::OneVoterMayLack,
     ];
 
     /// Whether this mistake is to be made, in the calling thread.

@@ -2,6 +2,7 @@
 
 pub use crate::mutation::Mutation;
 pub use crate::peer::handshake;
+pub use crate::raft::change::decode as decode_change;
 pub use crate::raft::core::{Core, Settings, TICK, longest_lease};
 pub use crate::raft::format::{FORMAT, of as format_of};
 pub use crate::raft::log_writer::LogWork;

@@ -129,9 +129,7 @@ fn each_alert_is_tried_with_what_it_fires_at_and_with_what_it_must_not() {
 
 /// promtool of the PATH, or the one that the test command has brought.
 fn promtool() -> Option<PathBuf> {
-    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
-    let brought = cache.map(|cache| cache.join("helios/promtool/usr/bin/promtool"));
+    let brought = helios_testing::cache().map(|cache| cache.join("promtool/usr/bin/promtool"));
     let all = std::iter::once(PathBuf::from("promtool")).chain(brought);
     all.into_iter().find(|program| Command::new(program).arg("--version").output().is_ok())
 }
@@ -139,8 +137,7 @@ fn promtool() -> Option<PathBuf> {
 #[test]
 fn prometheus_takes_the_alerts_and_fires_them_as_its_tests_say() {
     let Some(promtool) = promtool() else {
-        eprintln!("skipped: promtool is not here (Debian package prometheus)");
-        return;
+        return helios_testing::skip_or_fail("promtool", "Debian package prometheus");
     };
     for arguments in [["check", "rules", "helm/helios-operator/files/alerts.yaml"], ["test", "rules", TESTS]]
     {

@@ -1,55 +1,110 @@
-//! Clients: each asks one thing at a time, of the member it believes in, and writes down what it saw.
+//! Clients: each asks one thing at a time, of the member it believes in, and writes down what it saw. Every answer is
+//! compared with the reference at once; registers go into the history, too, which is judged in the end.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use bytes::Bytes;
 use helios_history::{Answer, History, Op, OpId, Value};
 use helios_node::error::Error;
 use helios_node::simulation::{Charge, Input, Proposal, format_of};
+use helios_node::state::{Limits, Store, Trial};
 use helios_proto::v1::command::Op as CommandOp;
 use helios_proto::v1::reply::Kind;
-use helios_proto::v1::{Command, Delete, ErrorCode, Increment, Reply, Set, SetCondition};
+use helios_proto::v1::{
+    Call, Command, Delete, ErrorCode, Guard, Increment, Nil, Reply, RequestId, Set, SetCondition,
+};
 use prost::Message as _;
 use rand::Rng;
 use tokio::sync::oneshot::{self, error::TryRecvError};
 
+use crate::Violation;
 use crate::events::{Event, Run, Slot};
 use crate::plan::{MILLIS, Micros, Plan};
+use crate::reference::is_void;
+use crate::workload::{self, Ask};
 use crate::world::World;
 
 pub struct Clients {
     pub history: History,
     clients: Vec<Client>,
     next_value: i64,
+    /// The last index that an answer, any client's, was of: whoever asks from now on has to see it.
+    seen: u64,
+    /// What an answer broke.
+    violation: Option<Violation>,
+    /// Requests of which clients were assured that nothing happened.
+    pub refused: Vec<RequestId>,
+    flushes: u32,
 }
 
 /// How long clients wait for an answer: most not for long, so that much is asked of a cluster in trouble.
 const HASTY: Range<Micros> = 20 * MILLIS..200 * MILLIS;
 const PATIENT: Range<Micros> = 200 * MILLIS..1_500 * MILLIS;
+/// Times that a request of unknown outcome is sent again under its name.
+const MOST_RETRIES: u32 = 4;
+/// Of one run: each makes the histories of all registers harder to judge.
+const MOST_FLUSHES: u32 = 3;
 
 struct Client {
     /// The machine it asks.
     asks: Slot,
     waits: Option<Waiting>,
+    /// Its next turn; what was planned for another time is void.
+    turn_at: Micros,
+    /// Of its last named request.
+    sequence: u64,
+    /// A named request was answered, so the members know this client: retries have a certain answer from now on.
+    is_known: bool,
 }
 
 struct Waiting {
-    op: OpId,
+    /// Of a register.
+    op: Option<OpId>,
     slot: Slot,
     run: Run,
     deadline: Micros,
+    /// [`Clients::seen`] when it was asked.
+    seen: u64,
+    id: Option<RequestId>,
+    retries: u32,
     question: Question,
 }
 
 enum Question {
-    Write { asked: Op, answer: oneshot::Receiver<Result<Reply, Error>> },
-    ReadIndex { key: String, answer: oneshot::Receiver<Result<u64, Error>> },
-    Read { key: String, index: u64 },
+    Write { command: Command, script: Option<Script>, answer: oneshot::Receiver<Result<Reply, Error>> },
+    ReadIndex { then: Then, answer: oneshot::Receiver<Result<u64, Error>> },
+    Read { then: Then, index: u64 },
+}
+
+/// What is to be done with the state once it is fresh.
+#[derive(Clone)]
+enum Then {
+    Register(String),
+    Read(Call),
+    Exec { watched: Vec<Bytes>, steps: Vec<CommandOp> },
+    Script(Vec<CommandOp>),
+}
+
+/// What a script did and saw before its transaction was written.
+#[derive(Clone)]
+struct Script {
+    ops: Vec<CommandOp>,
+    saw: Vec<Kind>,
+    /// The clock that it saw.
+    now_ms: u64,
+}
+
+/// How a question goes on.
+enum Step {
+    Replied(Reply),
+    Fresh,
+    Ended(Ended),
 }
 
 /// How a question ended.
 enum Ended {
-    Answered(Answer),
+    Answered,
     /// It certainly changed nothing.
     Failed,
     Unknown,
@@ -57,40 +112,97 @@ enum Ended {
 
 impl Clients {
     pub fn new(plan: &Plan) -> Self {
-        let clients = (0..plan.clients).map(|client| Client { asks: client % plan.members, waits: None });
-        Self { history: History::new(), clients: clients.collect(), next_value: 0 }
+        let client = |client| Client {
+            asks: client % plan.members,
+            waits: None,
+            turn_at: 0,
+            sequence: 0,
+            is_known: false,
+        };
+        Self {
+            history: History::new(),
+            clients: (0..plan.clients).map(client).collect(),
+            next_value: 0,
+            seen: 0,
+            violation: None,
+            refused: Vec::new(),
+            flushes: 0,
+        }
     }
 
     fn next_value(&mut self) -> i64 {
         self.next_value += 1;
         self.next_value
     }
+
+    /// The first answer that broke a promise, once.
+    pub fn check(&mut self) -> Result<(), Violation> {
+        self.violation.take().map_or(Ok(()), Err)
+    }
+
+    fn judge(&mut self, verdict: Result<(), Violation>) {
+        if let (Err(violation), None) = (verdict, &self.violation) {
+            self.violation = Some(violation);
+        }
+    }
+
+    /// Nothing that ended before a question may be missing from its answer.
+    fn judge_index(&mut self, what: &str, index: u64, seen: u64) {
+        if index < seen {
+            let message = format!("{what} of index {index}, asked after an answer of index {seen}");
+            self.judge(Err(Violation(message)));
+        }
+    }
+
+    /// The name of the client's next request.
+    fn name(&mut self, client: usize) -> RequestId {
+        let asker = &mut self.clients[client];
+        asker.sequence += 1;
+        RequestId { client_id: format!("client-{client}").into(), sequence: asker.sequence, retry: false }
+    }
 }
 
 impl World {
     /// A client's turn: it gives up what took too long, or asks something new.
     pub fn client(&mut self, client: usize) {
+        if self.clients.clients[client].turn_at != self.now {
+            return;
+        }
         self.poll_client(client);
-        if let Some(waiting) = &self.clients.clients[client].waits {
-            if waiting.deadline > self.now {
-                let at = waiting.deadline;
-                self.events.plan(at, Event::Client(client));
-                return;
-            }
+        let deadline = self.clients.clients[client].waits.as_ref().map(|waiting| waiting.deadline);
+        if deadline.is_some_and(|deadline| deadline <= self.now) {
             self.end_question(client, Ended::Unknown);
-        } else if self.now < self.plan.horizon {
+        } else if deadline.is_none() && self.now < self.plan.horizon {
             self.ask(client);
         }
-        let at = self.now + self.random.random_range(self.plan.think.clone()) + 20;
-        if self.now < self.plan.horizon {
-            self.events.plan(at, Event::Client(client));
-        }
+        self.plan_turn(client);
+    }
+
+    /// When its question is to be given up, or, without one, after a while.
+    pub fn plan_turn(&mut self, client: usize) {
+        let waits = self.clients.clients[client].waits.as_ref();
+        let Some(at) = waits.map(|waiting| waiting.deadline).or_else(|| {
+            (self.now < self.plan.horizon)
+                .then(|| self.now + self.random.random_range(self.plan.think.clone()) + 20)
+        }) else {
+            return;
+        };
+        self.clients.clients[client].turn_at = at;
+        self.events.plan(at, Event::Client(client));
     }
 
     fn ask(&mut self, client: usize) {
-        let op = self.choose_op();
+        let slot = self.clients.clients[client].asks;
+        let is_wide = self.random.random_range(0..100) < self.plan.wide;
+        let clock_ms = self.machines[slot].process.as_ref().map_or(0, |process| process.store.clock_ms());
+        let ask = is_wide.then(|| {
+            let may_flush = self.plan.flushes && self.clients.flushes < MOST_FLUSHES;
+            workload::draw(&mut self.random, clock_ms, self.plan.reads, may_flush)
+        });
+        let register = ask.is_none().then(|| self.choose_op());
         // Whoever writes is sent to the leader and stays there; followers are asked by reads alone.
-        if op == Op::Get && self.random.random_ratio(1, 2) {
+        let only_reads = register == Some(Op::Get) || matches!(ask, Some(Ask::Read(_) | Ask::Script(_)));
+        if only_reads && self.random.random_ratio(1, 2) {
             self.look_elsewhere(client);
         }
         let slot = self.clients.clients[client].asks;
@@ -98,8 +210,12 @@ impl World {
             self.look_elsewhere(client);
             return;
         }
-        let key = format!("k{}", self.random.random_range(0..self.plan.keys));
-        self.ask_for(client, slot, &key, op);
+        if let Some(op) = register {
+            let key = format!("k{}", self.random.random_range(0..self.plan.keys));
+            self.ask_for(client, slot, &key, op);
+        } else if let Some(ask) = ask {
+            self.ask_wide(client, slot, ask);
+        }
     }
 
     fn choose_op(&mut self) -> Op {
@@ -115,50 +231,123 @@ impl World {
         }
     }
 
-    /// Asks a machine; the answer is looked for whenever that machine did something.
-    pub fn ask_for(&mut self, client: usize, slot: Slot, key: &str, op: Op) -> Option<()> {
-        let run = self.machines[slot].process.as_ref()?.run;
+    /// Asks a machine for a register; the answer is looked for whenever that machine did something.
+    pub fn ask_for(&mut self, client: usize, slot: Slot, key: &str, op: Op) {
         let id = self.clients.history.invoke(client as u64, key, op.clone(), self.now);
-        let (input, question) = if op == Op::Get {
-            let (waiter, answer) = oneshot::channel();
-            let by_lease = self.plan.lease.is_some() && self.random.random_ratio(1, 2);
-            let input = if by_lease { Input::LeaseRead(waiter) } else { Input::Read(waiter) };
-            (input, Question::ReadIndex { key: key.to_owned(), answer })
+        if op == Op::Get {
+            self.read_then(client, slot, Some(id), Then::Register(key.to_owned()));
         } else {
-            let (waiter, answer) = oneshot::channel();
-            (
-                Input::Propose(vec![proposal(&self.command(slot, key, &op), waiter)]),
-                Question::Write { asked: op, answer },
-            )
-        };
-        let is_patient = self.random.random_ratio(1, 4);
-        let deadline = self.now + self.random.random_range(if is_patient { PATIENT } else { HASTY });
-        self.clients.clients[client].waits = Some(Waiting { op: id, slot, run, deadline, question });
-        self.input(slot, input);
-        Some(())
+            let op = self.op_of(key, &op);
+            self.begin_wait(client, slot, Some(id));
+            self.propose(client, slot, op, None);
+        }
     }
 
-    fn command(&self, slot: Slot, key: &str, op: &Op) -> Command {
-        let key = Bytes::copy_from_slice(key.as_bytes());
+    fn ask_wide(&mut self, client: usize, slot: Slot, ask: Ask) {
+        match ask {
+            Ask::Read(call) => self.read_then(client, slot, None, Then::Read(call)),
+            Ask::Exec { watched, steps } if watched.is_empty() => {
+                self.begin_wait(client, slot, None);
+                self.propose(client, slot, workload::transaction(Vec::new(), steps), None);
+            }
+            Ask::Exec { watched, steps } => self.read_then(client, slot, None, Then::Exec { watched, steps }),
+            Ask::Script(ops) => self.read_then(client, slot, None, Then::Script(ops)),
+            Ask::Write(op) => {
+                if matches!(op, CommandOp::FlushAll(_)) {
+                    self.flush(client);
+                }
+                self.begin_wait(client, slot, None);
+                self.propose(client, slot, op, None);
+            }
+        }
+    }
+
+    /// To the history it is a removal of each register that may have happened.
+    fn flush(&mut self, client: usize) {
+        self.clients.flushes += 1;
+        for key in 0..self.plan.keys {
+            self.clients.history.invoke(client as u64, &format!("k{key}"), Op::Delete, self.now);
+        }
+    }
+
+    /// The client waits from now on; the question follows.
+    fn begin_wait(&mut self, client: usize, slot: Slot, op: Option<OpId>) {
+        let (deadline, seen) = (self.deadline(), self.clients.seen);
+        let question = Question::Read { then: Then::Script(Vec::new()), index: u64::MAX };
+        let waiting = Waiting { op, slot, run: 0, deadline, seen, id: None, retries: 0, question };
+        self.clients.clients[client].waits = Some(waiting);
+    }
+
+    fn deadline(&mut self) -> Micros {
+        let is_patient = self.random.random_range(0..100) < self.plan.patient;
+        self.now + self.random.random_range(if is_patient { PATIENT } else { HASTY })
+    }
+
+    fn read_then(&mut self, client: usize, slot: Slot, op: Option<OpId>, then: Then) {
+        self.begin_wait(client, slot, op);
+        let (waiter, answer) = oneshot::channel();
+        let by_lease = self.plan.lease.is_some() && self.random.random_ratio(1, 2);
+        let input = if by_lease { Input::LeaseRead(waiter) } else { Input::Read(waiter) };
+        self.put(client, slot, Question::ReadIndex { then, answer }, input);
+    }
+
+    /// Asks a machine to write; the client waits already.
+    fn propose(&mut self, client: usize, slot: Slot, op: CommandOp, script: Option<Script>) {
+        let is_named = self.random.random_range(0..100) < self.plan.named;
+        let is_first =
+            self.clients.clients[client].waits.as_ref().is_some_and(|waiting| waiting.retries == 0);
+        if is_named && is_first {
+            let id = self.clients.name(client);
+            self.clients.clients[client].waits.iter_mut().for_each(|waiting| waiting.id = Some(id.clone()));
+        }
+        let now_ms = self.clock_ms(slot);
+        let request_id = self.clients.clients[client].waits.as_ref().and_then(|waiting| waiting.id.clone());
+        let command = Command { now_ms, request_id, op: Some(op), ..Command::default() };
+        let (waiter, answer) = oneshot::channel();
+        let mut proposals = vec![proposal(&command, waiter)];
+        // At times a retry overtakes the answer.
+        if let Some(id) = command.request_id.clone().filter(|_| self.clients.clients[client].is_known)
+            && self.random.random_ratio(1, 8)
+        {
+            let again = Command { request_id: Some(RequestId { retry: true, ..id }), ..command.clone() };
+            proposals.push(proposal(&again, oneshot::channel().0));
+        }
+        let input = Input::Propose(proposals);
+        self.put(client, slot, Question::Write { command, script, answer }, input);
+    }
+
+    fn put(&mut self, client: usize, slot: Slot, question: Question, input: Input) {
+        let run = self.machines[slot].process.as_ref().map_or(0, |process| process.run);
+        if let Some(waiting) = &mut self.clients.clients[client].waits {
+            (waiting.slot, waiting.run, waiting.question) = (slot, run, question);
+        }
+        self.input(slot, input);
+    }
+
+    /// Not all clocks agree.
+    pub fn clock_ms(&self, slot: Slot) -> u64 {
+        1_000_000 + self.now / 1_000 + slot as u64 * 3_600_000
+    }
+
+    fn op_of(&self, key: &str, op: &Op) -> CommandOp {
+        let key = Bytes::from(key.to_owned());
         // The checker knows a value by its number; what follows fills segments.
-        let value = |value: &Value| Bytes::from(format!("{value}{}", " ".repeat(self.plan.padding)));
-        let set = |condition: SetCondition, of: &Value| {
+        let text = |value: &Value| Bytes::from(format!("{value}{}", " ".repeat(self.plan.padding)));
+        let set = |value: &Value, condition: SetCondition| {
             CommandOp::Set(Set {
                 key: key.clone(),
-                value: value(of),
+                value: text(value),
                 condition: condition.into(),
                 ..Set::default()
             })
         };
-        let op = match op {
-            Op::Set(of) => set(SetCondition::Always, of),
-            Op::SetIfAbsent(of) => set(SetCondition::IfAbsent, of),
-            Op::Incr(delta) => CommandOp::Increment(Increment { key: key.clone(), delta: *delta }),
-            Op::Delete | Op::Get => CommandOp::Delete(Delete { keys: vec![key.clone()] }),
-        };
-        // No two wall clocks agree.
-        let now_ms = 1_000_000 + self.now / 1_000 + slot as u64 * 3_600_000;
-        Command { now_ms, op: Some(op), ..Command::default() }
+        match op {
+            Op::Set(value) => set(value, SetCondition::Always),
+            Op::SetIfAbsent(value) => set(value, SetCondition::IfAbsent),
+            Op::Delete => CommandOp::Delete(Delete { keys: vec![key] }),
+            Op::Incr(delta) => CommandOp::Increment(Increment { key, delta: *delta }),
+            Op::Get => unreachable!("reads are not proposed"),
+        }
     }
 
     /// Looks whether those who wait for `slot` were answered.
@@ -171,56 +360,259 @@ impl World {
     }
 
     fn poll_client(&mut self, client: usize) {
-        while let Some(waiting) = &mut self.clients.clients[client].waits {
-            let process = self.machines[waiting.slot].process.as_ref();
-            let process = process.filter(|process| process.run == waiting.run);
-            let ended = match &mut waiting.question {
-                Question::Write { asked, answer } => match answer.try_recv() {
-                    Err(TryRecvError::Empty) => return,
-                    // The process died.
-                    Err(TryRecvError::Closed) => Ended::Unknown,
-                    Ok(Ok(reply)) => Ended::of_reply(asked, reply),
-                    Ok(Err(error)) => Ended::of_error(&error),
-                },
-                Question::ReadIndex { key, answer } => match answer.try_recv() {
-                    Err(TryRecvError::Empty) => return,
-                    Err(TryRecvError::Closed) | Ok(Err(_)) => Ended::Failed,
-                    Ok(Ok(index)) => {
-                        waiting.question = Question::Read { key: std::mem::take(key), index };
-                        continue;
-                    }
-                },
-                Question::Read { key, index } => match process {
-                    Some(process) if process.applied_index() < *index => return,
-                    Some(process) => match process.store.get(key.as_bytes(), 0) {
-                        Ok(value) => Ended::Answered(Answer::Value(
-                            value.map(|value| value.data.trim_ascii_end().into()),
-                        )),
-                        Err(_) => Ended::Failed,
-                    },
-                    None => Ended::Failed,
-                },
-            };
-            self.end_question(client, ended);
+        while let Some(step) = self.look(client) {
+            match step {
+                Step::Replied(reply) => self.replied(client, reply),
+                Step::Fresh => self.go_on(client),
+                Step::Ended(ended) => self.end_question(client, ended),
+            }
         }
     }
 
+    /// `None`: nothing new.
+    fn look(&mut self, client: usize) -> Option<Step> {
+        let waiting = self.clients.clients[client].waits.as_mut()?;
+        if let Question::ReadIndex { then, answer } = &mut waiting.question {
+            let index = match answer.try_recv() {
+                Err(TryRecvError::Empty) => return None,
+                Err(TryRecvError::Closed) | Ok(Err(_)) => return Some(Step::Ended(Ended::Failed)),
+                Ok(Ok(index)) => index,
+            };
+            let seen = waiting.seen;
+            waiting.question = Question::Read { then: then.clone(), index };
+            self.clients.judge_index("a read round answered", index, seen);
+        }
+        let waiting = self.clients.clients[client].waits.as_mut()?;
+        let process = self.machines[waiting.slot].process.as_ref();
+        match (&mut waiting.question, process.filter(|process| process.run == waiting.run)) {
+            (Question::Write { answer, .. }, _) => match answer.try_recv() {
+                Err(TryRecvError::Empty) => None,
+                // The process died.
+                Err(TryRecvError::Closed) => Some(Step::Ended(Ended::Unknown)),
+                Ok(Ok(reply)) => Some(Step::Replied(reply)),
+                Ok(Err(error)) => Some(Step::Ended(Ended::of_error(&error))),
+            },
+            (Question::Read { index, .. }, Some(process)) if process.applied_index() < *index => None,
+            (Question::Read { .. }, Some(_)) => Some(Step::Fresh),
+            (_, None) => Some(Step::Ended(Ended::Failed)),
+            (Question::ReadIndex { .. }, _) => None,
+        }
+    }
+
+    /// A write took effect, or was refused, at an index.
+    fn replied(&mut self, client: usize, reply: Reply) {
+        let Some(waiting) = &self.clients.clients[client].waits else { return };
+        let Question::Write { command, script, .. } = &waiting.question else { return };
+        let (answer, index, seen) =
+            (reply.kind.clone().unwrap_or(Kind::Nil(Nil {})), reply.index, waiting.seen);
+        let mut verdict = self.oracle.reference.check_reply(command, index, &answer);
+        if let (Ok(()), Some(script), Kind::List(_)) = (&verdict, script, &answer) {
+            verdict = self.oracle.reference.check_script(
+                &script.ops,
+                &script.saw,
+                (index - 1, index),
+                script.now_ms,
+            );
+            self.report.note("script");
+        }
+        if let Some(CommandOp::Transaction(_)) = &command.op {
+            self.report.note(if is_void(&answer) { "void transaction" } else { "transaction" });
+        }
+        if waiting.retries > 0 {
+            self.report.note("retry");
+        }
+        let mut kinds = BTreeSet::new();
+        command.op.iter().for_each(|op| workload::kinds_of(op, &mut kinds));
+        kinds.into_iter().for_each(|kind| self.report.note(kind));
+        self.clients.judge(verdict);
+        // An answer of an earlier entry than what ended before it was asked is another's.
+        self.clients.judge_index("a write was answered", index, seen + 1);
+        self.saw(index);
+        self.end_write(client, reply);
+    }
+
+    fn end_write(&mut self, client: usize, reply: Reply) {
+        let Some(waiting) = &self.clients.clients[client].waits else { return };
+        let Question::Write { command, .. } = &waiting.question else { return };
+        let (slot, key, op) = (waiting.slot, command.op.as_ref().and_then(workload::key_of), waiting.op);
+        self.clients.clients[client].is_known |= waiting.id.is_some();
+        let answer = op.map(|id| (id, answer_of(&self.clients.history.operation(id).op, reply.kind)));
+        match answer {
+            Some((id, Some(answer))) => self.clients.history.ok(id, answer, self.now),
+            // Applied and refused, as INCR of a text is.
+            Some((id, None)) => self.clients.history.failed(id),
+            None => {}
+        }
+        if let Some(waiting) = &mut self.clients.clients[client].waits {
+            waiting.op = None;
+        }
+        self.end_question(client, Ended::Answered);
+        if let Some(key) = key {
+            self.follow_up(client, slot, &key);
+        }
+    }
+
+    fn saw(&mut self, index: u64) {
+        self.clients.seen = self.clients.seen.max(index);
+    }
+
+    /// Somebody else looks at once, at another member, whether what was answered here is there.
+    fn follow_up(&mut self, writer: usize, wrote_at: Slot, key: &Bytes) {
+        if self.now >= self.plan.horizon || self.random.random_range(0..100) >= self.plan.follow_ups {
+            return;
+        }
+        let is_idle = |client: &usize| *client != writer && self.clients.clients[*client].waits.is_none();
+        let Some(client) = (0..self.clients.clients.len()).find(is_idle) else { return };
+        let others =
+            self.machines.iter().filter(|machine| machine.slot != wrote_at && machine.process.is_some());
+        let others: Vec<_> = others.map(|machine| machine.slot).collect();
+        if others.is_empty() {
+            return;
+        }
+        let slot = others[self.random.random_range(0..others.len())];
+        self.report.note("follow-up");
+        if key.starts_with(b"k") {
+            self.ask_for(client, slot, &String::from_utf8_lossy(key), Op::Get);
+        } else {
+            self.ask_wide(client, slot, Ask::Read(workload::read_of(key)));
+        }
+        self.plan_turn(client);
+    }
+
+    /// The state is fresh at the machine that was asked.
+    fn go_on(&mut self, client: usize) {
+        let Some(Waiting { slot, seen, question: Question::Read { then, .. }, .. }) =
+            &self.clients.clients[client].waits
+        else {
+            return;
+        };
+        let (slot, seen, then) = (*slot, *seen, then.clone());
+        let Some(process) = &self.machines[slot].process else { return };
+        let (store, applied) = (process.store.clone(), process.applied_index());
+        self.clients.judge_index("a read was answered", applied, seen);
+        match then {
+            Then::Register(key) => self.read_register(client, &store, &key, applied),
+            Then::Read(call) => {
+                let Some(answer) = query(&store, &call) else {
+                    return self.end_question(client, Ended::Failed);
+                };
+                let verdict = self.oracle.reference.check_read(&call, applied, &answer);
+                self.clients.judge(verdict);
+                self.saw(applied);
+                self.end_question(client, Ended::Answered);
+            }
+            Then::Exec { watched, steps } => {
+                let revision =
+                    |key: &Bytes| store.get(key, 0).ok().flatten().map_or(0, |value| value.revision);
+                let guards = watched.iter().map(|key| Guard { key: key.clone(), revision: revision(key) });
+                let op = workload::transaction(guards.collect(), steps);
+                self.forward(client, op, None);
+            }
+            Then::Script(ops) => self.run_script(client, &store, ops, applied),
+        }
+    }
+
+    fn read_register(&mut self, client: usize, store: &Store, key: &str, applied: u64) {
+        let Ok(value) = store.get(key.as_bytes(), 0) else { return self.end_question(client, Ended::Failed) };
+        let held = value.map(|value| value.data);
+        let answer = held.clone().map_or(Kind::Nil(Nil {}), Kind::Bytes);
+        let call = Call { name: "get".to_owned(), args: vec![Bytes::copy_from_slice(key.as_bytes())] };
+        let verdict = self.oracle.reference.check_read(&call, applied, &answer);
+        self.clients.judge(verdict);
+        self.saw(applied);
+        let id = self.clients.clients[client].waits.as_mut().and_then(|waiting| waiting.op.take());
+        if let Some(id) = id {
+            let value = held.map(|data| data.trim_ascii_end().into());
+            self.clients.history.ok(id, Answer::Value(value), self.now);
+        }
+        self.end_question(client, Ended::Answered);
+    }
+
+    /// As the member that a client asks runs it: on its own state first, and then as a guarded transaction.
+    fn run_script(&mut self, client: usize, store: &Store, ops: Vec<CommandOp>, applied: u64) {
+        let mut trial = Trial::with_seed(self.random.random(), Limits::DEFAULT_READ);
+        let (mut saw, now_ms) = (Vec::new(), store.clock_ms());
+        for op in &ops {
+            let Ok(answer) = trial.run(store, op.clone(), now_ms) else {
+                return self.end_question(client, Ended::Failed);
+            };
+            saw.push(answer);
+        }
+        let transaction = trial.finish();
+        if transaction.steps.is_empty() {
+            let verdict = self.oracle.reference.check_script(&ops, &saw, (applied, applied), now_ms);
+            self.clients.judge(verdict);
+            self.saw(applied);
+            return self.end_question(client, Ended::Answered);
+        }
+        self.forward(client, CommandOp::Transaction(transaction), Some(Script { ops, saw, now_ms }));
+    }
+
+    /// To the leader, if one is known.
+    fn forward(&mut self, client: usize, op: CommandOp, script: Option<Script>) {
+        let Some(waiting) = &self.clients.clients[client].waits else { return };
+        let slot = self.leader().map_or(waiting.slot, |(leader, _)| leader);
+        if self.machines[slot].process.is_none() {
+            return self.end_question(client, Ended::Failed);
+        }
+        self.propose(client, slot, op, script);
+    }
+
     fn end_question(&mut self, client: usize, ended: Ended) {
+        let Some(waiting) = &self.clients.clients[client].waits else { return };
+        // Of an earlier try it is not known what became of it.
+        let may_be_applied = waiting.retries > 0;
+        let ended = if may_be_applied && matches!(ended, Ended::Failed) { Ended::Unknown } else { ended };
+        if matches!(ended, Ended::Unknown) && self.retry(client) {
+            return;
+        }
         let Some(waiting) = self.clients.clients[client].waits.take() else { return };
         let history = &mut self.clients.history;
         match ended {
-            Ended::Answered(answer) => {
-                history.ok(waiting.op, answer, self.now);
+            Ended::Answered => {
                 self.report.answered += 1;
+                self.plan_turn(client);
                 return;
             }
-            Ended::Failed => history.failed(waiting.op),
+            Ended::Failed => {
+                waiting.op.iter().for_each(|op| history.failed(*op));
+                self.clients.refused.extend(waiting.id);
+            }
             Ended::Unknown => {
-                history.maybe(waiting.op);
+                waiting.op.iter().for_each(|op| history.maybe(*op));
                 self.report.unknown += 1;
             }
         }
         self.look_elsewhere(client);
+        self.plan_turn(client);
+    }
+
+    /// Sends a named request again, whose first try may be on its way still. False: it has no name, or enough tries.
+    fn retry(&mut self, client: usize) -> bool {
+        let asker = &self.clients.clients[client];
+        let Some(waiting) = &asker.waits else { return false };
+        let Question::Write { command, script, .. } = &waiting.question else { return false };
+        if !asker.is_known || waiting.id.is_none() || waiting.retries >= MOST_RETRIES {
+            return false;
+        }
+        let (op, script) = (command.op.clone(), script.clone());
+        let up: Vec<_> = self.machines.iter().filter(|machine| machine.process.is_some()).collect();
+        if up.is_empty() {
+            return false;
+        }
+        let anyone = up[self.random.random_range(0..up.len())].slot;
+        let leader = self.leader().map(|(leader, _)| leader).filter(|_| self.random.random_ratio(2, 3));
+        let deadline = self.deadline();
+        if let Some(waiting) = &mut self.clients.clients[client].waits {
+            waiting.retries += 1;
+            waiting.deadline = deadline;
+            waiting.id.iter_mut().for_each(|id| id.retry = true);
+        }
+        if let Some(op) = op {
+            self.propose(client, leader.unwrap_or(anyone), op, script);
+        }
+        self.plan_turn(client);
+        true
     }
 
     fn look_elsewhere(&mut self, client: usize) {
@@ -238,23 +630,30 @@ pub fn proposal(command: &Command, waiter: oneshot::Sender<Result<Reply, Error>>
     Proposal { data: command.encode_to_vec(), format, waiter: waiter.into(), charge: Charge::default() }
 }
 
-impl Ended {
-    fn of_reply(asked: &Op, reply: Reply) -> Self {
-        if let Some(Kind::Error(_)) = reply.kind {
-            // Applied and refused, as INCR of a text is.
-            return Self::Failed;
-        }
-        Self::Answered(match (asked, reply.kind) {
-            (Op::SetIfAbsent(_), Some(Kind::Done(_))) => Answer::Flag(true),
-            (Op::SetIfAbsent(_), Some(Kind::Nil(_))) => Answer::Flag(false),
-            (Op::Delete, Some(Kind::Integer(count))) => Answer::Flag(count == 1),
-            (Op::Incr(_), Some(Kind::Integer(sum))) => Answer::Number(sum),
-            (Op::Set(_), Some(Kind::Done(_))) => Answer::Done,
-            // An answer to another question: the checker will not accept it.
-            _ => Answer::Value(None),
-        })
+/// `None`: the state could not be read.
+pub fn query(store: &Store, call: &Call) -> Option<Kind> {
+    match store.query(call, 0, Limits::DEFAULT_READ) {
+        Ok((answer, _)) => Some(answer),
+        Err(_) if store.failure().is_some() => None,
+        Err(error) => Some(Kind::Error(error.into())),
     }
+}
 
+/// `None`: refused.
+fn answer_of(asked: &Op, answer: Option<Kind>) -> Option<Answer> {
+    Some(match (asked, answer) {
+        (_, Some(Kind::Error(_))) => return None,
+        (Op::SetIfAbsent(_), Some(Kind::Done(_))) => Answer::Flag(true),
+        (Op::SetIfAbsent(_), Some(Kind::Nil(_))) => Answer::Flag(false),
+        (Op::Delete, Some(Kind::Integer(count))) => Answer::Flag(count == 1),
+        (Op::Incr(_), Some(Kind::Integer(sum))) => Answer::Number(sum),
+        (Op::Set(_), Some(Kind::Done(_))) => Answer::Done,
+        // An answer to another question: the checker will not accept it.
+        _ => Answer::Value(None),
+    })
+}
+
+impl Ended {
     /// As `requests.rs` and clients take it: only these codes say that nothing happened.
     fn of_error(error: &Error) -> Self {
         match error.code {

@@ -1,11 +1,14 @@
 //! The end of every run: all faults stop, and within a bounded time the members have to agree, serve,
 //! and account for every answer that a client got.
 
+use std::collections::BTreeMap;
+
 use helios_history::{Op, Verdict, check};
 use helios_node::simulation::membership;
 
-use crate::events::{Event, Slot};
+use crate::clients::query;
 use crate::plan::{MILLIS, Micros};
+use crate::workload::{expiry_of, read_of};
 use crate::world::World;
 use crate::{Report, Violation};
 
@@ -21,11 +24,16 @@ impl World {
         self.read_all(deadline)?;
         self.wait(deadline, "agree after the last reads", Self::agree)?;
         self.compare_states()?;
-        match check(&self.clients.history) {
-            Verdict::Illegal(violation) => Err(Violation(format!("not linearizable: {violation}"))),
-            // The history was too tangled to be judged; the other checks stand.
-            Verdict::Legal | Verdict::Unknown { .. } => Ok(()),
+        for id in &self.clients.refused {
+            self.oracle.reference.check_refused(id)?;
         }
+        match check(&self.clients.history) {
+            Verdict::Illegal(violation) => return Err(Violation(format!("not linearizable: {violation}"))),
+            // The history was too tangled to be judged; the other checks stand.
+            Verdict::Unknown { .. } => self.report.unjudged = 1,
+            Verdict::Legal => {}
+        }
+        Ok(())
     }
 
     fn wait(&mut self, deadline: Micros, what: &str, is_so: impl Fn(&Self) -> bool) -> Result<(), Violation> {
@@ -61,7 +69,7 @@ impl World {
                 let answered = self.report.answered;
                 if let Some((leader, _)) = self.leader() {
                     self.ask_for(0, leader, &key, Op::Get);
-                    self.events.plan(self.now + 400 * MILLIS, Event::Client(0));
+                    self.plan_turn(0);
                 }
                 self.wait(deadline, "answer a read", Self::clients_are_done)?;
                 if self.report.answered > answered {
@@ -73,18 +81,26 @@ impl World {
         Ok(())
     }
 
+    /// Every key of every member is as the reference has it, and what members count is equal.
     fn compare_states(&self) -> Result<(), Violation> {
-        let state_of = |slot: Slot| {
-            let process = self.machines[slot].process.as_ref()?;
-            let pairs = process.store.scan_all().ok()?;
-            Some((process.applied_index(), pairs))
-        };
-        let mut states = (0..self.plan.machines).filter_map(state_of);
-        let Some((index, first)) = states.next() else { return Ok(()) };
-        for (other, pairs) in states.filter(|(other, _)| *other == index) {
-            if pairs != first {
+        let reference = &self.oracle.reference;
+        let mut counted = BTreeMap::new();
+        for machine in &self.machines {
+            let Some(process) = &machine.process else { continue };
+            let index = process.applied_index();
+            for key in reference.keys() {
+                for call in [read_of(key), expiry_of(key)] {
+                    let Some(answer) = query(&process.store, &call) else { continue };
+                    let verdict = reference.check_read(&call, index, &answer);
+                    verdict.map_err(|violation| Violation(format!("{}: {violation}", machine.name)))?;
+                }
+            }
+            let pairs = process.store.scan_all().unwrap_or_default();
+            let own = (process.store.key_count(), pairs, process.store.membership());
+            let others = counted.entry(index).or_insert_with(|| own.clone());
+            if *others != own {
                 return Err(Violation(format!(
-                    "two members differ at index {other}: {first:?} and {pairs:?}"
+                    "two members differ at index {index}: {others:?} and {own:?}"
                 )));
             }
         }

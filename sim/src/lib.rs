@@ -14,6 +14,8 @@ mod nemesis;
 mod network;
 mod oracle;
 mod plan;
+mod reference;
+mod workload;
 mod world;
 
 use std::collections::BTreeMap;
@@ -50,9 +52,19 @@ pub struct Report {
     pub answered: u64,
     pub unknown: u64,
     pub committed: u64,
+    /// What was answered, by kind.
+    pub kinds: BTreeMap<&'static str, u64>,
+    /// The history of the registers was too tangled to be judged.
+    pub unjudged: u64,
     /// Over everything that happened; equal for equal runs.
     pub fingerprint: u64,
     pub violation: Option<Violation>,
+}
+
+impl Report {
+    fn note(&mut self, kind: &'static str) {
+        *self.kinds.entry(kind).or_default() += 1;
+    }
 }
 
 /// Lives through one seed. With a mutation the members make that mistake.

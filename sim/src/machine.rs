@@ -29,6 +29,10 @@ pub struct Marker {
     pub boot_epoch: u64,
     pub member: Option<u64>,
     pub removed: bool,
+    /// To be made the only member, under this fencing token, by the next start.
+    pub force_new: Option<u64>,
+    /// How often its cluster was forced new.
+    pub incarnation: u64,
 }
 
 pub struct Machine {
@@ -84,7 +88,7 @@ pub struct Started {
     pub process: Process,
     pub recovered: Recovered,
     /// What the start itself wrote to the log.
-    pub written: Batch,
+    pub written: Vec<Batch>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -250,9 +254,14 @@ impl Machine {
             priority: 0,
         };
         let found = recovered.clone();
-        let recovery = raft::recover(&mut wal, recovered, &store, &snapshots)?;
+        let mut recovery = raft::recover(&mut wal, recovered, &store, &snapshots)?;
         let reset = (wal.base() != found.base).then(|| wal.base());
-        let written = Batch { reset, ..Batch::default() };
+        let mut written = vec![Batch { reset, ..Batch::default() }];
+        if let Some(token) = self.marker.force_new {
+            written.push(recovery.force_new(&mut wal, &store, id, token)?);
+            self.marker.force_new = None;
+            self.marker.incarnation += 1;
+        }
         let core =
             recovery.into_core(settings, &store, seed, now).map_err(|e| StartError::Raft(e.to_string()))?;
         let process = Process::new(run, core, wal, store, snapshots);
@@ -305,5 +314,12 @@ impl Process {
 }
 
 fn blank_marker(slot: Slot, disks: u64) -> Marker {
-    Marker { disk_id: format!("disk-{slot}-{disks}"), boot_epoch: 0, member: None, removed: false }
+    Marker {
+        disk_id: format!("disk-{slot}-{disks}"),
+        boot_epoch: 0,
+        member: None,
+        removed: false,
+        force_new: None,
+        incarnation: 0,
+    }
 }

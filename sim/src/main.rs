@@ -43,6 +43,8 @@ struct Sum {
     answered: u64,
     unknown: u64,
     committed: u64,
+    kinds: BTreeMap<&'static str, u64>,
+    unjudged: u64,
     failed: Vec<Report>,
 }
 
@@ -60,6 +62,10 @@ impl Sum {
         self.answered += report.answered;
         self.unknown += report.unknown;
         self.committed += report.committed;
+        self.unjudged += report.unjudged;
+        for (kind, count) in &report.kinds {
+            *self.kinds.entry(kind).or_default() += count;
+        }
         if !report.is_clean() {
             self.failed.push(report);
         }
@@ -78,6 +84,10 @@ impl Sum {
         self.answered += other.answered;
         self.unknown += other.unknown;
         self.committed += other.committed;
+        self.unjudged += other.unjudged;
+        for (kind, count) in other.kinds {
+            *self.kinds.entry(kind).or_default() += count;
+        }
         self.failed.extend(other.failed);
     }
 }
@@ -143,6 +153,8 @@ fn print(sum: &Sum, started: Instant) {
         "{} elections, {} snapshots installed, {} transfers of them resumed, {} states rebuilt, {} entries committed, {} operations answered, {} of unknown outcome",
         sum.elections, sum.snapshots, sum.resumed, sum.rebuilds, sum.committed, sum.answered, sum.unknown
     );
+    let kinds: Vec<String> = sum.kinds.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
+    println!("answered: {}; {} histories not judged", kinds.join(", "), sum.unjudged);
     let verdict = if sum.failed.is_empty() { "clean" } else { "FAILED" };
     println!("{verdict}: {} of {} seeds failed", sum.failed.len(), sum.seeds);
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use helios_node::simulation::{ChangeRequest, Expected, FORMAT, Input, membership};
 use helios_proto::v1::command::Op;
-use helios_proto::v1::{Command, Member, Membership, RegisterMember};
+use helios_proto::v1::{Command, Member, Membership, PurgeExpired, RegisterMember};
 use rand::Rng;
 use tokio::sync::oneshot;
 
@@ -33,11 +33,15 @@ impl World {
     pub fn keeper(&mut self) {
         let at = self.now + self.random.random_range(5 * MILLIS..40 * MILLIS);
         self.events.plan(at, Event::Keeper);
+        if self.force() {
+            return;
+        }
         self.blank_the_broken();
         self.retire_the_removed();
         let Some((leader, status)) = self.leader() else { return };
         let known = status.membership;
         self.register(leader, &known);
+        self.purge(leader);
         if let Some(request) = self.repair(&known) {
             self.change(leader, request);
         }
@@ -162,7 +166,29 @@ impl World {
 
     fn change(&mut self, leader: Slot, request: ChangeRequest) -> bool {
         let (waiter, _) = oneshot::channel();
-        self.input(leader, Input::Change { request, expected: Expected::default(), waiter })
+        let expected = Expected { fencing_token: self.lease(), ..Expected::default() };
+        self.input(leader, Input::Change { request, expected, waiter })
+    }
+
+    /// The number of the keeper that acts now: another takes over at times, and the one before it is late at times.
+    pub fn lease(&mut self) -> u64 {
+        self.token += u64::from(self.random.random_ratio(1, 4));
+        let late = u64::from(self.random.random_ratio(1, 6));
+        self.token.saturating_sub(late).max(1)
+    }
+
+    /// What has expired goes, as `chores` has it, and what deleted collections left.
+    fn purge(&mut self, leader: Slot) {
+        let now_ms = self.clock_ms(leader);
+        let store = self.machines[leader].process.as_ref().map(|process| process.store.clone());
+        let is_due = store.and_then(|store| store.has_expired(now_ms).ok()).unwrap_or_default();
+        if is_due && self.random.random_ratio(1, 2) {
+            let limit = self.random.random_range(1..20);
+            let op = Op::PurgeExpired(PurgeExpired { limit });
+            let (waiter, _) = oneshot::channel();
+            let command = Command { now_ms, op: Some(op), ..Command::default() };
+            self.input(leader, Input::Propose(vec![proposal(&command, waiter)]));
+        }
     }
 
     /// A blank machine whose old member is gone has nothing left to have forgotten.

@@ -4,6 +4,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use helios_node::error::Error;
+use helios_node::raft::{LastEntry, Verdict};
 use helios_node::simulation::{Input, membership};
 use rand::Rng;
 use tokio::sync::oneshot;
@@ -18,6 +20,13 @@ use crate::world::World;
 pub struct Nemesis {
     /// Machines whose disk forgot something that it had promised to keep.
     impaired: BTreeSet<Slot>,
+}
+
+/// A member on its way to be the only one.
+pub struct Forcing {
+    survivor: Slot,
+    token: u64,
+    answer: Option<oneshot::Receiver<Result<Verdict, Error>>>,
 }
 
 impl Nemesis {
@@ -76,12 +85,13 @@ impl World {
             }
             Fault::BitRot => return Ok(self.rot(slot)),
             Fault::OldCopy => return self.old_copy(slot),
+            Fault::ForceNew => return Ok(self.lose_majority()),
             _ => return Ok(false),
         }
         Ok(true)
     }
 
-    fn cut(&mut self, slot: Slot) {
+    fn cut(&mut self, mut slot: Slot) {
         if !self.cuts.is_empty() && self.random.random_ratio(1, 2) {
             self.cuts.clear();
             return;
@@ -91,6 +101,10 @@ impl World {
             1 => (true, false),
             _ => (false, true),
         };
+        // Of a leader that is heard and hears nothing, entries are committed that it has to learn by a snapshot.
+        if let Some((leader, _)) = self.leader().filter(|_| self.random.random_ratio(1, 2)) {
+            slot = leader;
+        }
         // As by a firewall that refuses from now on.
         if self.random.random_ratio(1, 2) {
             self.break_links(slot);
@@ -209,6 +223,74 @@ impl World {
         let machine = &mut self.machines[slot];
         machine.go_back(copy, marker);
         Ok(true)
+    }
+
+    /// All members but one are lost with their disks: the one that is left has all that is committed, so
+    /// that nothing may be missing afterwards.
+    fn lose_majority(&mut self) -> bool {
+        let Some((_, status)) = self.leader().filter(|_| self.forcing.is_none()) else { return false };
+        let Some((index, term)) = self.oracle.last_committed() else { return false };
+        let known = &status.membership;
+        let may_survive = |machine: &&Machine| {
+            let Some((id, process)) = machine.marker.member.zip(machine.process.as_ref()) else {
+                return false;
+            };
+            let status = process.core.status(self.instant());
+            known.voters.contains(&id)
+                && status.membership.voters.contains(&id)
+                && !self.nemesis.is_impaired(machine.slot)
+                && self.oracle.holds_now(id, index, term)
+        };
+        let able: Vec<_> = self.machines.iter().filter(may_survive).map(|machine| machine.slot).collect();
+        if able.is_empty() || known.voters.len() < 2 {
+            return false;
+        }
+        let survivor = able[self.random.random_range(0..able.len())];
+        for slot in (0..self.plan.machines).filter(|slot| *slot != survivor) {
+            if self.machines[slot].marker.member.is_some() {
+                self.lose_disk(slot);
+                self.machines[slot].wipe();
+            }
+        }
+        // A copy of before would be of a cluster that is gone.
+        self.machines[survivor].backup = None;
+        self.forcing = Some(Forcing { survivor, token: 0, answer: None });
+        true
+    }
+
+    /// Asks the survivor until it may be made the only member, and starts it again as that. True: nothing else may be
+    /// changed yet.
+    pub fn force(&mut self) -> bool {
+        let (now, lease) = (self.instant(), if self.forcing.is_some() { self.lease() } else { 0 });
+        let Some(forcing) = &mut self.forcing else { return false };
+        let machine = &mut self.machines[forcing.survivor];
+        let Some(process) = &machine.process else { return true };
+        let survivor = forcing.survivor;
+        if machine.marker.force_new.is_some() {
+            return true;
+        }
+        let answer = forcing.answer.as_mut().and_then(|answer| answer.try_recv().ok());
+        if self.is_traced
+            && let Some(answer) = &answer
+        {
+            println!("{:>9} to be forced new: {answer:?}", self.now);
+        }
+        if let Some(Ok(Verdict::Possible(_))) = answer {
+            machine.marker.force_new = Some(forcing.token);
+            self.kill(survivor);
+            return true;
+        }
+        let status = process.core.status(now);
+        let (waiter, answer) = oneshot::channel();
+        let expected = LastEntry {
+            term: process.core.term_of(status.last_index).unwrap_or(0),
+            index: status.last_index,
+        };
+        forcing.answer = Some(answer);
+        forcing.token = lease;
+        let fencing_token = lease;
+        self.input(survivor, Input::ForceNew { expected, fencing_token, waiter });
+        true
     }
 
     /// Every fault ends, and what is down starts.

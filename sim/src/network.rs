@@ -33,6 +33,7 @@ pub struct Sender {
     /// The disk that it expects at the other end; empty: any.
     pub to_disk_id: String,
     pub to_boot_epoch: u64,
+    pub incarnation: u64,
 }
 
 /// A snapshot under way.
@@ -87,6 +88,7 @@ impl World {
             boot_epoch: machine.marker.boot_epoch,
             to_disk_id,
             to_boot_epoch,
+            incarnation: machine.marker.incarnation,
         };
         Some((slot, sender))
     }
@@ -199,6 +201,7 @@ impl World {
             to_id,
             to_disk_id: from.to_disk_id.clone(),
             to_boot_epoch: from.to_boot_epoch,
+            incarnation: from.incarnation,
             ..Handshake::default()
         };
         let known = match (&machine.process, machine.marker.member) {
@@ -208,8 +211,9 @@ impl World {
         };
         match handshake::check(&local(machine), &known, &knock) {
             Ok(handshake::Verdict::Accept) => Ok(true),
-            Ok(handshake::Verdict::Adopt { member_id, .. }) => {
-                self.machines[to].marker.member = Some(member_id);
+            Ok(handshake::Verdict::Adopt { member_id, incarnation, .. }) => {
+                let marker = &mut self.machines[to].marker;
+                (marker.member, marker.incarnation) = (Some(member_id), incarnation);
                 self.start(to, None)?;
                 Ok(self.machines[to].process.is_some())
             }
@@ -278,7 +282,8 @@ fn local(machine: &Machine) -> handshake::Local {
         standing: match machine.marker.member {
             None => handshake::Standing::Blank,
             Some(member_id) => {
-                handshake::Standing::Member { cluster_id: CLUSTER.to_owned(), member_id, incarnation: 0 }
+                let incarnation = machine.marker.incarnation;
+                handshake::Standing::Member { cluster_id: CLUSTER.to_owned(), member_id, incarnation }
             }
         },
     }

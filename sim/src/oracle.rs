@@ -11,6 +11,7 @@ use helios_proto::v1::Membership;
 use raft::eraftpb::{Entry, Message, MessageType};
 
 use crate::Violation;
+use crate::reference::Reference;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Fact {
@@ -49,6 +50,7 @@ impl Electorate {
 
 #[derive(Default)]
 pub struct Oracle {
+    pub reference: Reference,
     /// Who led each term (Raft paper, figure 3: election safety).
     leaders: BTreeMap<u64, u64>,
     /// Whom each member gave its vote of a term, itself included.
@@ -70,6 +72,17 @@ impl Oracle {
 
     pub fn fingerprint(&self) -> u64 {
         self.fingerprint.finish()
+    }
+
+    /// The last committed entry that is known, index and term.
+    pub fn last_committed(&self) -> Option<(u64, u64)> {
+        self.committed.last_key_value().map(|(index, fact)| (*index, fact.term))
+    }
+
+    /// A member was made the only one in `term`: what others did in later terms is of a cluster that is gone.
+    pub fn forced(&mut self, term: u64) {
+        self.leaders.retain(|led, _| *led < term);
+        self.votes.retain(|(_, voted), _| *voted < term);
     }
 
     pub fn committed_count(&self) -> u64 {
@@ -134,6 +147,13 @@ impl Oracle {
         }
     }
 
+    /// Whether the disk of `member` has this entry.
+    pub fn holds_now(&self, member: u64, index: u64, term: u64) -> bool {
+        self.durable.get(&member).is_some_and(|durable| {
+            index <= durable.base || durable.get(index).is_some_and(|fact| fact.term == term)
+        })
+    }
+
     /// Whether the disk of `member` has this entry, or had it before it forgot.
     pub fn holds(&self, member: u64, index: u64, term: u64) -> bool {
         let mut disks =
@@ -151,6 +171,7 @@ impl Oracle {
         entries: impl Iterator<Item = &'a Entry>,
     ) -> Result<(), Violation> {
         for entry in entries {
+            self.reference.commit(entry)?;
             let fact = fact_of(entry);
             let known = *self.committed.entry(entry.index).or_insert(fact);
             if known != fact {

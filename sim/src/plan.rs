@@ -42,10 +42,12 @@ pub enum Fault {
     Membership,
     /// A snapshot is asked for.
     Snapshot,
+    /// All members but one are lost for good, and that one is made the only one.
+    ForceNew,
 }
 
 impl Fault {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Kill,
         Self::PowerCut,
         Self::PowerCutInWrite,
@@ -59,6 +61,7 @@ impl Fault {
         Self::Transfer,
         Self::Membership,
         Self::Snapshot,
+        Self::ForceNew,
     ];
 }
 
@@ -96,6 +99,16 @@ pub struct Plan {
     pub lease: Option<Duration>,
     /// In 100 operations: reads.
     pub reads: u32,
+    /// In 100 operations: on what is no register.
+    pub wide: u32,
+    /// Whether all keys are removed at times.
+    pub flushes: bool,
+    /// In 100 writes: under a name, which is sent again until it is answered.
+    pub named: u32,
+    /// In 100 questions: waited for long.
+    pub patient: u32,
+    /// In 100 writes: followed at once by a read of somebody else at another member.
+    pub follow_ups: u32,
     /// Bytes that a write carries beside what the checker looks at.
     pub padding: usize,
 }
@@ -113,9 +126,9 @@ impl Plan {
             faults.swap_remove(random.random_range(0..faults.len()));
         }
         // A removal of a healthy member while another's disk forgets can cost the quorum, which nobody
-        // promises to bear.
+        // promises to bear; and a survivor may hold its own removal.
         let kept = random.random_ratio(1, 2);
-        let forgets = [Fault::Wipe, Fault::BitRot, Fault::OldCopy];
+        let forgets = [Fault::Wipe, Fault::BitRot, Fault::OldCopy, Fault::ForceNew];
         faults.retain(|fault| if kept { *fault != Fault::Membership } else { !forgets.contains(fault) });
         if faults.is_empty() {
             faults.push(Fault::Kill);
@@ -143,6 +156,11 @@ impl Plan {
             trailing_entries: if random.random_ratio(1, 2) { 0 } else { random.random_range(0..30) },
             lease: random.random_ratio(1, 3).then(|| longest_lease(ELECTION_MIN)),
             reads: random.random_range(10..70),
+            wide: random.random_range(20..80),
+            flushes: random.random_ratio(1, 3),
+            named: if random.random_ratio(1, 2) { 100 } else { random.random_range(0..100) },
+            patient: random.random_range(5..60),
+            follow_ups: random.random_range(0..80),
             padding: if random.random_ratio(1, 2) { 0 } else { random.random_range(1..900) },
             held_bytes: if random.random_ratio(1, 2) { 0 } else { random.random_range(0..32 << 10) },
             max_log_bytes: Self::limit(random),

@@ -13,7 +13,7 @@ use rand::{Rng, SeedableRng};
 use crate::clients::Clients;
 use crate::events::{Event, Events, Run, Slot};
 use crate::machine::{Machine, Process, StartError, Started};
-use crate::nemesis::Nemesis;
+use crate::nemesis::{Forcing, Nemesis};
 use crate::oracle::{Electorate, Oracle};
 use crate::plan::{Micros, Plan};
 use crate::{Report, Violation};
@@ -35,6 +35,10 @@ pub struct World {
     next_run: Run,
     /// Every step is told on standard output.
     pub is_traced: bool,
+    /// Who is made the only member, and how that goes.
+    pub forcing: Option<Forcing>,
+    /// The highest fencing token that the keeper has used.
+    pub token: u64,
     /// What each machine's log writer was at when the power failed.
     torn: Vec<Vec<Batch>>,
 }
@@ -58,6 +62,8 @@ impl World {
             oracle: Oracle::default(),
             report: Report { seed, ..Report::default() },
             next_run: 1,
+            forcing: None,
+            token: 1,
             is_traced: std::env::var_os("HELIOS_SIM_TRACE").is_some(),
         }
     }
@@ -78,7 +84,7 @@ impl World {
             self.start(slot, Some(&membership))?;
         }
         for client in 0..self.plan.clients {
-            self.events.plan(client as u64, Event::Client(client));
+            self.plan_turn(client);
         }
         self.events.plan(self.plan.fault_gap.end, Event::Nemesis);
         self.events.plan(self.plan.fault_gap.end, Event::Keeper);
@@ -90,6 +96,7 @@ impl World {
         while let Some((at, event)) = self.events.pop() {
             self.now = self.now.max(at);
             self.take(event)?;
+            self.clients.check()?;
             self.report.steps += 1;
             if self.now >= end {
                 break;
@@ -162,6 +169,7 @@ impl World {
             return Ok(());
         }
         let Some(member) = machine.marker.member else { return Ok(()) };
+        let was_forced = machine.marker.force_new.is_some();
         let (run, seed) = (self.next_run, self.random.random());
         self.next_run += 1;
         let now = self.instant();
@@ -181,7 +189,12 @@ impl World {
                 machine.healed();
                 self.oracle.note((self.now, slot, run));
                 self.oracle.started(member, &recovered, &torn)?;
-                self.oracle.written(member, &[written]);
+                self.oracle.written(member, &written);
+                if let Some(state) = written.iter().filter(|_| was_forced).find_map(|batch| batch.hard_state)
+                {
+                    self.oracle.forced(state.term);
+                    self.forcing = None;
+                }
                 self.events.plan(self.now, Event::Tick(slot, run));
                 self.events.plan(self.now + 5_000, Event::Checkpoint(slot, run));
                 self.turn(slot);

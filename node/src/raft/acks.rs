@@ -1,6 +1,8 @@
 //! How many voters hold an entry on disk: what an acknowledgement above majority, and `WAIT`, wait
 //! for (node.md, section 4). The commit rule knows nothing of it.
 
+use crate::mutation::Mutation;
+
 /// What the leader knows of the voters' disks, in its own term. Learners never count. A follower's
 /// match means synced, since it answers an append only then.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -48,7 +50,8 @@ impl Durable {
 
     /// Whether every voter holds entry `index` on disk.
     pub fn held_by_all(&self, index: u64) -> bool {
-        let holds = |electorate: &Electorate| electorate.holders(index) == electorate.voters();
+        let lacking = u64::from(Mutation::OneVoterMayLack.is_on());
+        let holds = |electorate: &Electorate| electorate.holders(index) + lacking >= electorate.voters();
         !self.electorates.is_empty() && self.electorates.iter().all(holds)
     }
 

@@ -2,7 +2,7 @@
 //! the threads that do its work. The layout and its reasons are in ARCHITECTURE.md.
 
 mod acks;
-mod change;
+pub(crate) mod change;
 pub(crate) mod core;
 mod driver;
 mod force_new;

@@ -46,14 +46,14 @@ pub struct Recovery {
 impl Recovery {
     /// Makes `survivor` the only member (`force_new`): all that the log holds becomes committed, and the
     /// removals of the others follow. One append, so that a crash leaves all of it, or what another call
-    /// adds to.
+    /// adds to. Answers what was written.
     pub fn force_new(
         &mut self,
         wal: &mut Wal,
         store: &Store,
         survivor: u64,
         token: u64,
-    ) -> Result<(), RecoveryError> {
+    ) -> Result<Batch, RecoveryError> {
         let last = self.log.last();
         let tail = self.log.after(store.applied().index);
         let (planned, _) = force_new::plan(&store.membership(), tail, last, survivor, token)
@@ -64,11 +64,12 @@ impl Recovery {
         let commit = last + entries.len() as u64;
         let hard_state = wal::HardState { term, vote: survivor, commit };
         let written = entries.iter().map(log_entry).collect();
-        wal.append(&[Batch { reset: None, entries: written, hard_state: Some(hard_state) }])?;
+        let batch = Batch { reset: None, entries: written, hard_state: Some(hard_state) };
+        wal.append(std::slice::from_ref(&batch))?;
         self.log.append(&entries);
         self.log.set_hard_state(HardState { term, vote: survivor, commit });
         (self.term, self.commit) = (term, commit);
-        Ok(())
+        Ok(batch)
     }
 
     /// The Raft core at the place where the last run left it. `boot_nonce` differs at every start.

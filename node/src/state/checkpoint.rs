@@ -105,7 +105,7 @@ impl Store {
         let mut record = Record { meta, digest: image.record.digest };
         let mut generation = image.generation;
         let mut engine = self.inner.state().engine.clone();
-        if overlay.is_cleared() {
+        if overlay.is_cleared() && !Mutation::ClearNotCheckpointed.is_on() {
             // A new engine in place of removing every key: atomic, and it gives the disk back.
             (generation, engine) = self.next_generation(image)?;
             record.digest = Digest::default();
@@ -354,6 +354,9 @@ fn load_pairs(
     }
     while let Some((key, record)) = reader.next_record()? {
         digest.add(&key, &record);
+        if key.starts_with(value::REQUESTS_START) && Mutation::RequestsNotInSnapshot.is_on() {
+            continue;
+        }
         bytes += key.len() + record.len();
         writes.push((key, Some(record)));
         if writes.len() >= RESTORE_BATCH_REQUESTS || bytes >= RESTORE_BATCH_BYTES {

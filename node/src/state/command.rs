@@ -18,6 +18,7 @@ use super::transaction;
 use super::txn::Txn;
 use super::value::{Kind, Value};
 use crate::error::Error;
+use crate::mutation::Mutation;
 
 /// Longest decimal text of an i64: a sign and 19 digits.
 const MAX_INTEGER_LEN: usize = 20;
@@ -92,7 +93,10 @@ fn set(txn: &mut Txn<'_>, op: &Set) -> Outcome {
         SetCondition::IfPresent => old.is_some(),
     };
     if is_met {
-        let kept_ms = old.as_ref().and_then(|old| old.expire_at_ms).filter(|_| op.keep_ttl);
+        let kept_ms = old
+            .as_ref()
+            .and_then(|old| old.expire_at_ms)
+            .filter(|_| op.keep_ttl || Mutation::ExpiryKeptBySet.is_on());
         txn.store(&op.key, old.as_ref(), op.value.clone(), op.expire_at_ms.or(kept_ms));
     }
     Ok(match old {

@@ -20,6 +20,7 @@ use super::command::{self, Failure};
 use super::engines::EngineError;
 use super::txn::{Changes, Txn};
 use crate::error::Error;
+use crate::mutation::Mutation;
 use clients::{Group, Table};
 
 /// Clients remembered, those of members apart from the others.
@@ -50,11 +51,17 @@ pub(super) fn execute_once<'a>(
         return Ok((looker.reply(Answer::Error(refusal.into())), looker.finish()));
     }
     match find(&looker, id, command.origin.as_ref())? {
+        Found::Applied(Reply { kind: Some(answer), .. }) if Mutation::RepeatHasNewIndex.is_on() => {
+            Ok((looker.reply(answer), looker.finish()))
+        }
         Found::Applied(reply) => Ok((reply, looker.finish())),
         Found::Forgotten => Ok((looker.reply(Answer::Error(forgotten(id).into())), looker.finish())),
         Found::New(client) => {
             let (mut txn, reply) = run(&new_txn, command)?;
-            remember(&mut txn, id, command.origin.as_ref(), client, &reply)?;
+            let is_refused = matches!(reply.kind, Some(Answer::Error(_)));
+            if !(is_refused && Mutation::RefusalForgotten.is_on()) {
+                remember(&mut txn, id, command.origin.as_ref(), client, &reply)?;
+            }
             Ok((reply, txn.finish()))
         }
     }
@@ -91,7 +98,7 @@ fn find(txn: &Txn<'_>, id: &RequestId, origin: Option<&Origin>) -> Result<Found,
         && let Some(mut raw) = txn.raw(&slot_key(&id.client_id, id.sequence))?
     {
         let sequence = raw.try_get_u64().map_err(|_| damaged())?;
-        if sequence == id.sequence {
+        if sequence == id.sequence && !(id.retry && Mutation::RetryAppliedAgain.is_on()) {
             return Reply::decode(raw).map(Found::Applied).map_err(|_| damaged());
         }
         if sequence > id.sequence {

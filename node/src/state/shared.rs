@@ -20,6 +20,7 @@ use super::overlay::Overlay;
 use super::txn::Txn;
 use super::view::View;
 use crate::error::Error;
+use crate::mutation::Mutation;
 use helios_proto::v1::ErrorCode;
 
 /// How long a checkpoint waits for a reader before it logs that it does.
@@ -75,7 +76,8 @@ impl State {
             let message = format!("entry {index} was applied before (applied index {applied})");
             return Err(Error::new(ErrorCode::Internal, message));
         }
-        let clock_ms = self.meta.clock_ms.max(now_ms);
+        let before_ms = if Mutation::ClockFollowsLeader.is_on() { 0 } else { self.meta.clock_ms };
+        let clock_ms = before_ms.max(now_ms);
         Ok(Meta { applied: Applied { index, term }, clock_ms, ..self.meta.clone() })
     }
 }

@@ -9,6 +9,7 @@ use super::budget::Halt;
 use super::calls;
 use super::command::{self, Failure, Outcome, invalid};
 use super::txn::Txn;
+use crate::mutation::Mutation;
 
 /// Of all answers together: they travel in one message, from the leader to the member that was asked.
 pub const MAX_ANSWER_BYTES: usize = 8 << 20;
@@ -48,7 +49,11 @@ fn answer(txn: &mut Txn<'_>, transaction: &Transaction, max_answer_bytes: usize)
         } else {
             bytes += size;
         }
+        let ends = Mutation::ExecEndsAtRefusal.is_on() && matches!(answer, Answer::Error(_));
         items.push(Reply { kind: Some(answer), ..Reply::default() });
+        if ends {
+            break;
+        }
     }
     Ok(Answer::List(Replies { items }))
 }
@@ -56,6 +61,9 @@ fn answer(txn: &mut Txn<'_>, transaction: &Transaction, max_answer_bytes: usize)
 /// Whether every key is as it was then.
 pub(super) fn holds(txn: &mut Txn<'_>, guards: &[Guard]) -> Result<bool, Halt> {
     for guard in guards {
+        if Mutation::GuardsIgnored.is_on() || guard.revision == 0 && Mutation::MissingKeyNotGuarded.is_on() {
+            continue;
+        }
         if txn.revision_of(&guard.key)? != guard.revision {
             return Ok(false);
         }

@@ -18,6 +18,7 @@ use super::store::Store;
 use super::transaction;
 use super::txn::{Draft, Lookups, Txn};
 use crate::error::Error;
+use crate::mutation::Mutation;
 
 /// What a trial may hold of keys and of changes, estimated.
 const MAX_BYTES: usize = 64 << 20;
@@ -40,7 +41,12 @@ impl Default for Trial {
 impl Trial {
     /// `limits`: of all its commands together.
     pub fn new(limits: Limits) -> Self {
-        let draft = Draft::new(rand::random(), limits);
+        Self::with_seed(rand::random(), limits)
+    }
+
+    /// `seed` decides what is drawn by lot.
+    pub fn with_seed(seed: u64, limits: Limits) -> Self {
+        let draft = Draft::new(seed, limits);
         Self { draft, steps: Vec::new(), bytes: 0, lookups: Lookups::default() }
     }
 
@@ -79,7 +85,7 @@ impl Trial {
 
     /// Without steps if nothing was to be written.
     pub fn finish(self) -> Transaction {
-        let seen = self.draft.seen.into_iter();
+        let seen = self.draft.seen.into_iter().filter(|_| !Mutation::ScriptNotGuarded.is_on());
         Transaction {
             guards: seen.map(|(key, revision)| Guard { key, revision }).collect(),
             steps: self.steps,
@@ -94,7 +100,7 @@ fn effect(command: Command, answer: &Answer) -> Option<Command> {
     }
     match &command.op {
         // Which members it took was chance; the entry would draw others.
-        Some(Op::Call(call)) if call.name == "spop" => {
+        Some(Op::Call(call)) if call.name == "spop" && !Mutation::ScriptDrawsAgain.is_on() => {
             let key = call.args.first()?.clone();
             let popped = popped(answer);
             let args = std::iter::once(key).chain(popped.iter().cloned()).collect();

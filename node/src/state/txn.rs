@@ -16,6 +16,7 @@ use super::meta::Meta;
 use super::overlay::Overlay;
 use super::value::{self, Kind, Value};
 use super::view::View;
+use crate::mutation::Mutation;
 
 pub(super) struct Txn<'a> {
     view: View<'a>,
@@ -218,7 +219,8 @@ impl<'a> Txn<'a> {
 
     /// Changes the expiry of `old` only.
     pub fn set_expiry(&mut self, key: &[u8], old: &Value, expire_at_ms: Option<u64>) {
-        let new = Value { revision: self.index, expire_at_ms, ..old.clone() };
+        let revision = if Mutation::RevisionKeptByExpiry.is_on() { old.revision } else { self.index };
+        let new = Value { revision, expire_at_ms, ..old.clone() };
         self.replace(key, Some(old), new);
     }
 
@@ -280,7 +282,7 @@ impl<'a> Txn<'a> {
         let requests = self.raw_range(value::REQUESTS_START, value::REQUESTS_END)?;
         self.changes.overlay.clear();
         self.changes.meta.key_count = 0;
-        for (key, record) in requests {
+        for (key, record) in requests.into_iter().filter(|_| !Mutation::FlushForgetsRequests.is_on()) {
             self.put_raw(key, Some(record));
         }
         Ok(())
@@ -349,7 +351,7 @@ impl<'a> Txn<'a> {
         let mut id = Vec::with_capacity(value::ID_BYTES);
         id.put_u64(self.index);
         id.put_u32(self.collections);
-        self.collections += 1;
+        self.collections += u32::from(!Mutation::CollectionIdShared.is_on());
         id.into()
     }
 

@@ -1,5 +1,4 @@
-//! A full disk, on volumes of their own (node.md, pitfall 22). Needs the right to mount; says so and
-//! does nothing without it.
+//! A full disk, on volumes of their own (node.md, pitfall 22). Needs the right to mount.
 
 use std::fs;
 use std::io::Write as _;
@@ -95,7 +94,7 @@ async fn on_small_volumes() -> Option<(Cluster, Vec<Volume>)> {
     let mounted: Option<Vec<_>> =
         cluster.nodes().iter().map(|node| Volume::mount(&node.data_dir())).collect();
     let Some(volumes) = mounted else {
-        eprintln!("skipped: mounting a small volume is not permitted here; run as root");
+        helios_testing::skip_or_fail("mount", "mounting a small volume is not permitted here; run as root");
         return None;
     };
     for volume in &volumes {

@@ -1,5 +1,5 @@
 //! A disk whose syncs fail (node.md, pitfall 4). strace answers for the kernel, so the program is the one that is
-//! shipped. Needs strace and the right to trace; says so and does nothing without.
+//! shipped. Needs strace and the right to trace.
 
 use std::fs;
 use std::process::{Child, Command, Stdio};
@@ -47,7 +47,7 @@ fn is_traced(pid: u32) -> bool {
 }
 
 fn skip() {
-    eprintln!("skipped: no process can be traced here; install strace and run as root");
+    helios_testing::skip_or_fail("strace", "no process can be traced here; install strace and run as root");
 }
 
 #[tokio::test]

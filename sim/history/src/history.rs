@@ -107,6 +107,10 @@ impl History {
         OpId(self.operations.len() - 1)
     }
 
+    pub fn operation(&self, id: OpId) -> &Operation {
+        &self.operations[id.0]
+    }
+
     pub fn operations(&self) -> &[Operation] {
         &self.operations
     }

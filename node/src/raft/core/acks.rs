@@ -14,9 +14,9 @@ impl Core {
         if self.node.raft.state != StateRole::Leader {
             return Durable::default();
         }
-        let mut electorates = vec![self.electorate(&self.membership.voters)];
+        let mut electorates = vec![self.electorate(&self.membership.voters, now)];
         if membership::is_joint(&self.membership) && !Mutation::JointIgnoresOutgoing.is_on() {
-            electorates.push(self.electorate(&self.membership.voters_outgoing));
+            electorates.push(self.electorate(&self.membership.voters_outgoing, now));
         }
         let silent = membership::electorate(&self.membership)
             .into_iter()
@@ -26,10 +26,16 @@ impl Core {
     }
 
     /// A voter that the raft crate does not know yet, or no more, holds nothing.
-    fn electorate(&self, voters: &[u64]) -> Electorate {
+    fn electorate(&self, voters: &[u64], now: Instant) -> Electorate {
         let mut electorate = Electorate::default();
         for voter in voters {
-            let matched = self.node.raft.prs().get(*voter).map_or(0, |progress| progress.matched);
+            if Mutation::SilentVotersLeftOut.is_on() && !self.is_active(*voter, now) {
+                continue;
+            }
+            let matched = self.node.raft.prs().get(*voter).map_or(0, |progress| {
+                let sent = progress.next_idx.saturating_sub(1);
+                if Mutation::SentCountsAsHeld.is_on() { sent } else { progress.matched }
+            });
             if *voter == self.settings.id {
                 electorate.own = Some(matched);
             } else {

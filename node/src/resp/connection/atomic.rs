@@ -14,8 +14,8 @@ use super::super::script::{
     self, Halt, Job, MAX_MEMORY_BYTES, MAX_TIME, Purpose, ScriptCall, Stopped, World,
 };
 use super::super::transaction::Queued;
-use super::subscriptions::next_message;
 use super::super::wire::Moved;
+use super::subscriptions::next_message;
 use super::{Connection, Round, UNSENT_BYTES};
 use crate::auth::{Identity, Role};
 use crate::database::{Database, Freshness};

@@ -1,13 +1,15 @@
-//! Random bytes and random commands: nothing panics, and a connection answers as a model of a few keys does,
+//! Random bytes and random commands: no connection's task panics, and a connection answers as a model of a few keys does,
 //! whether a command comes alone, in a transaction or from a script.
 //!
 //! A second each; `HELIOS_FUZZ_SECONDS` makes it longer, and `HELIOS_FUZZ_SEED` runs one seed again.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io::Write;
 use std::time::Instant;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use tracing::subscriber::DefaultGuard;
 
 use super::super::codec::DecodeLimits;
 use super::super::codec::tests::decode_all;
@@ -227,11 +229,66 @@ fn said(random: &mut StdRng, model: &mut Model) -> (Vec<u8>, String) {
     }
 }
 
+/// What the server logs at level error. Its tasks run on the test's own thread.
+struct ErrorLog {
+    text: LogText,
+    _subscriber: DefaultGuard,
+}
+
+#[derive(Clone, Default)]
+struct LogText(Arc<Mutex<Vec<u8>>>);
+
+impl Write for LogText {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        Write::write(&mut *self.0.lock().unwrap(), bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl ErrorLog {
+    fn start() -> Self {
+        let text = LogText::default();
+        let writer = text.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::ERROR)
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .finish();
+        Self { text, _subscriber: tracing::subscriber::set_default(subscriber) }
+    }
+
+    /// After every connection of `server` has ended.
+    async fn of(self, server: &mut Server) -> String {
+        server.shutdown.cancel();
+        timeout(PATIENCE, &mut server.task).await.unwrap().unwrap().unwrap();
+        String::from_utf8(self.text.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+const PANICKED: &str = "a Redis connection ended by a panic";
+
+#[tokio::test]
+async fn a_connection_task_that_panics_is_logged_where_the_fuzz_test_looks() {
+    let log = ErrorLog::start();
+    let mut server = Server::start().await;
+    let mut client = server.client().await;
+    // The store of these tests unwraps the permit.
+    server.db.0.gate.close();
+    client.send("SET k v\r\n").await;
+    client.expect_end().await;
+    let log = log.of(&mut server).await;
+    assert!(log.contains(PANICKED), "{log:?}");
+}
+
 #[tokio::test]
 async fn a_connection_answers_as_the_model_does_whatever_others_send() {
     for seed in seeds() {
         let mut random = StdRng::seed_from_u64(seed);
-        let server = Server::start().await;
+        let log = ErrorLog::start();
+        let mut server = Server::start().await;
         let (mut client, mut model) = (server.client().await, Model::default());
         for _ in 0..COMMANDS_PER_SEED {
             if random.random_ratio(1, 8) {
@@ -249,5 +306,8 @@ async fn a_connection_answers_as_the_model_does_whatever_others_send() {
             assert!(matches!(read, Ok(Ok(_))), "seed {seed}: no whole reply to {said}, expected {reply:?}");
             assert_eq!(String::from_utf8_lossy(&received), reply, "seed {seed}: {said}");
         }
+        drop(client);
+        let log = log.of(&mut server).await;
+        assert!(!log.contains(PANICKED), "seed {seed}: {log}");
     }
 }

@@ -1,0 +1,78 @@
+# shellcheck shell=bash
+# The tools that single tests need. Without one its tests fail, unless HELIOS_TEST_SKIP names it (testing/src/lib.rs);
+# CI skips nothing. Source it after lib.sh.
+
+readonly compose_go_version=2.16.2
+
+# Each name that HELIOS_TEST_SKIP takes, a program that shows whether the tool is here, and its Debian package. promtool is
+# unpacked, not installed, since its package starts a server; docker stands for a reader of compose files.
+readonly test_tools="strace=strace=strace redis-cli=redis-cli=redis-tools netns=ip=iproute2 mount=mkfs.ext4=e2fsprogs curl=curl=curl promtool docker"
+
+# check_skips: dies of a name in HELIOS_TEST_SKIP that is none, and of any in CI.
+check_skips() {
+  local names=${HELIOS_TEST_SKIP:-} name tool known=()
+  [[ -z ${CI:-} || -z $names ]] || die "CI skips nothing: unset HELIOS_TEST_SKIP ($names)"
+  for tool in $test_tools; do known+=("${tool%%=*}"); done
+  for name in ${names//,/ }; do
+    [[ " ${known[*]} " == *" $name "* ]] || die "HELIOS_TEST_SKIP names $name, which is none of ${known[*]}"
+  done
+}
+
+may_be_skipped() { [[ ,${HELIOS_TEST_SKIP:-}, == *,$1,* ]]; }
+
+# tools_ensure: installs what is missing and may be installed. What cannot be had is named; its tests then fail.
+tools_ensure() {
+  local tool name program package packages=() failed=0
+  for tool in $test_tools; do
+    IFS='=' read -r name program package <<<"$tool"
+    [[ -z $program ]] || may_be_skipped "$name" || command -v "$program" >/dev/null || packages+=("$package")
+  done
+  ((${#packages[@]} == 0)) || packages_ensure "${packages[@]}" || failed=1
+  may_be_skipped promtool || promtool_ensure || failed=1
+  may_be_skipped docker || compose_ensure || failed=1
+  return "$failed"
+}
+
+packages_ensure() {
+  if ((EUID)) || ! command -v apt-get >/dev/null; then
+    say "error: tests need the programs of these Debian packages: $*; install them, or name the tools in HELIOS_TEST_SKIP"
+    return 1
+  fi
+  say "installing Debian packages: $*"
+  DEBIAN_FRONTEND=noninteractive quietly "$cache_root/apt.log" apt_install "$@"
+}
+
+apt_install() { apt-get update && apt-get install -y --no-install-recommends "$@"; }
+
+promtool_ensure() {
+  local dir=$cache_root/promtool
+  ! command -v promtool >/dev/null && [[ ! -x $dir/usr/bin/promtool ]] || return 0
+  mkdir -p "$dir"
+  if command -v apt-get >/dev/null && quietly "$cache_root/promtool.log" promtool_unpack "$dir"; then return; fi
+  say "error: the test of the alerts needs promtool (Debian package prometheus), or HELIOS_TEST_SKIP=promtool"
+  return 1
+}
+
+promtool_unpack() (
+  cd "$1" || return
+  # An old list of packages names one that is gone; only root may bring it up to date.
+  apt-get download -qq prometheus || { ((EUID == 0)) && apt-get update -qq && apt-get download -qq prometheus; } || return
+  dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/promtool && rm prometheus_*.deb
+)
+
+# The library that reads compose files for docker; CI has no engine, and to read a file takes none.
+compose_ensure() {
+  local dir=$cache_root/compose-go
+  ! docker compose version &>/dev/null || return 0
+  [[ ! -x $dir/compose-go-$compose_go_version ]] || return 0
+  mkdir -p "$dir"
+  if command -v go >/dev/null && quietly "$cache_root/compose-go.log" compose_build "$dir"; then return; fi
+  say "error: the test of the compose file needs docker with compose, or Go to build its reader, or HELIOS_TEST_SKIP=docker"
+  return 1
+}
+
+compose_build() {
+  GOTOOLCHAIN=local GOFLAGS=-mod=mod CGO_ENABLED=0 GOBIN="$1" \
+    go install "github.com/compose-spec/compose-go/v2/cmd@v$compose_go_version" || return
+  rm -f "$1"/compose-go-* && mv "$1/cmd" "$1/compose-go-$compose_go_version"
+}

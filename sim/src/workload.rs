@@ -1,0 +1,214 @@
+//! What clients ask for beside plain registers: keys of every type, expiry, transactions, scripts. What the answers
+//! have to be is known to the reference alone.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use helios_proto::v1::command::Op;
+use helios_proto::v1::{
+    Call, Command, Delete, Expire, FlushAll, Increment, KeyValue, MultiSet, Persist, Set, SetCondition,
+    Transaction,
+};
+use rand::Rng;
+use rand::rngs::SmallRng;
+
+/// A key's name begins with the letter of its type.
+const TYPES: [char; 5] = ['t', 'h', 'l', 's', 'z'];
+const KEYS_OF_A_TYPE: u32 = 2;
+/// Fields of a hash, members of a set: few, so that they are met again.
+const ELEMENTS: u32 = 6;
+
+#[derive(Debug, Clone)]
+pub enum Ask {
+    Read(Call),
+    Write(Op),
+    /// WATCH of some keys, then EXEC.
+    Exec {
+        watched: Vec<Bytes>,
+        steps: Vec<Op>,
+    },
+    Script(Vec<Op>),
+}
+
+/// Draws one. `clock_ms`: the log's clock, from which expiry is counted; `reads`: in 100.
+pub fn draw(random: &mut SmallRng, clock_ms: u64, reads: u32, may_flush: bool) -> Ask {
+    if random.random_range(0..100) < reads {
+        return Ask::Read(read(random));
+    }
+    if may_flush && random.random_ratio(1, 100) {
+        return Ask::Write(Op::FlushAll(FlushAll {}));
+    }
+    match random.random_range(0..10) {
+        0 | 1 => Ask::Exec {
+            watched: (0..random.random_range(0..=2)).map(|_| key(random)).collect(),
+            steps: steps(random, clock_ms, 4),
+        },
+        2 | 3 => {
+            let mut steps = steps(random, clock_ms, 4);
+            if random.random_ratio(1, 4) {
+                steps.push(call("spop", &[name('s', random)]));
+            }
+            Ask::Script(steps)
+        }
+        _ => Ask::Write(write(random, clock_ms)),
+    }
+}
+
+fn steps(random: &mut SmallRng, clock_ms: u64, most: usize) -> Vec<Op> {
+    let count = random.random_range(1..=most);
+    let step = |random: &mut SmallRng| {
+        if random.random_ratio(1, 3) { Op::Call(read(random)) } else { write(random, clock_ms) }
+    };
+    (0..count).map(|_| step(random)).collect()
+}
+
+fn name(kind: char, random: &mut SmallRng) -> Bytes {
+    format!("{kind}{}", random.random_range(0..KEYS_OF_A_TYPE)).into()
+}
+
+fn key(random: &mut SmallRng) -> Bytes {
+    name(TYPES[random.random_range(0..TYPES.len())], random)
+}
+
+fn element(random: &mut SmallRng) -> Bytes {
+    format!("e{}", random.random_range(0..ELEMENTS)).into()
+}
+
+fn value(random: &mut SmallRng) -> Bytes {
+    let number: u32 = random.random_range(0..1_000);
+    if random.random_ratio(1, 6) { format!("word{number}").into() } else { number.to_string().into() }
+}
+
+fn call(name: &str, args: &[Bytes]) -> Op {
+    Op::Call(Call { name: name.to_owned(), args: args.to_vec() })
+}
+
+/// All that a key holds, asked for as its name says.
+pub fn read_of(key: &Bytes) -> Call {
+    let (name, rest): (_, &[&str]) = match key.first() {
+        Some(b'h') => ("hgetall", &[]),
+        Some(b'l') => ("lrange", &["0", "-1"]),
+        Some(b's') => ("smembers", &[]),
+        Some(b'z') => ("zrange", &["0", "-1", "WITHSCORES"]),
+        _ => ("get", &[]),
+    };
+    let rest = rest.iter().map(|word| Bytes::from_static(word.as_bytes()));
+    Call { name: name.to_owned(), args: std::iter::once(key.clone()).chain(rest).collect() }
+}
+
+/// When a key expires.
+pub fn expiry_of(key: &Bytes) -> Call {
+    Call { name: "pexpiretime".to_owned(), args: vec![key.clone()] }
+}
+
+fn read(random: &mut SmallRng) -> Call {
+    let key = key(random);
+    if random.random_ratio(1, 8) { expiry_of(&key) } else { read_of(&key) }
+}
+
+fn write(random: &mut SmallRng, clock_ms: u64) -> Op {
+    let at_ms = clock_ms + random.random_range(1..400);
+    let any = key(random);
+    match random.random_range(0..20) {
+        0 => return Op::Delete(Delete { keys: vec![any] }),
+        1 | 2 => return Op::Expire(Expire { key: any, at_ms, condition: 0 }),
+        3 => return Op::Persist(Persist { key: any }),
+        _ => {}
+    }
+    // At times on a key of another type, which is refused.
+    let is_stranger = random.random_ratio(1, 20);
+    let kind = TYPES[random.random_range(0..TYPES.len())];
+    let key = if is_stranger { any } else { name(kind, random) };
+    match kind {
+        't' => text(random, key, at_ms),
+        'h' => match random.random_range(0..4) {
+            0 => call("hdel", &[key, element(random), element(random)]),
+            1 => call("hincrby", &[key, element(random), random.random_range(1..9).to_string().into()]),
+            _ => call("hset", &[key, element(random), value(random)]),
+        },
+        'l' => match random.random_range(0..6) {
+            0 | 1 => call("lpop", &[key]),
+            2 => call("rpop", &[key]),
+            3 => call("lpush", &[key, value(random), value(random)]),
+            _ => call("rpush", &[key, value(random)]),
+        },
+        's' => match random.random_range(0..3) {
+            0 => call("srem", &[key, element(random)]),
+            _ => call("sadd", &[key, element(random), element(random)]),
+        },
+        _ => match random.random_range(0..4) {
+            0 => call("zrem", &[key, element(random)]),
+            _ => call("zincrby", &[key, random.random_range(1..9).to_string().into(), element(random)]),
+        },
+    }
+}
+
+fn text(random: &mut SmallRng, key: Bytes, at_ms: u64) -> Op {
+    match random.random_range(0..8) {
+        0 | 1 => Op::Increment(Increment { key, delta: random.random_range(1..50) }),
+        2 => {
+            let pair = |key, random: &mut SmallRng| KeyValue { key, value: value(random) };
+            let pairs = vec![pair(key, random), pair(name('t', random), random)];
+            Op::MultiSet(MultiSet { pairs, if_none_exist: false })
+        }
+        _ => {
+            let keep_ttl = random.random_ratio(1, 5);
+            let condition = match random.random_range(0..6) {
+                0 => SetCondition::IfAbsent,
+                1 => SetCondition::IfPresent,
+                _ => SetCondition::Always,
+            };
+            Op::Set(Set {
+                key,
+                value: value(random),
+                expire_at_ms: (!keep_ttl && random.random_ratio(1, 2)).then_some(at_ms),
+                condition: condition.into(),
+                keep_ttl,
+                ..Set::default()
+            })
+        }
+    }
+}
+
+pub fn transaction(guards: Vec<helios_proto::v1::Guard>, steps: Vec<Op>) -> Op {
+    let steps = steps.into_iter().map(|op| Command { op: Some(op), ..Command::default() });
+    Op::Transaction(Transaction { guards, steps: steps.collect() })
+}
+
+/// A key that `op` may have changed.
+pub fn key_of(op: &Op) -> Option<Bytes> {
+    match op {
+        Op::Set(op) => Some(op.key.clone()),
+        Op::Delete(op) => op.keys.first().cloned(),
+        Op::Expire(op) => Some(op.key.clone()),
+        Op::Persist(op) => Some(op.key.clone()),
+        Op::Increment(op) => Some(op.key.clone()),
+        Op::MultiSet(op) => op.pairs.first().map(|pair| pair.key.clone()),
+        Op::Call(call) => call.args.first().cloned(),
+        Op::Transaction(op) => op.steps.iter().find_map(|step| step.op.as_ref().and_then(key_of)),
+        Op::FlushAll(_) => Some(Bytes::from_static(b"t0")),
+        Op::PurgeExpired(_) | Op::RegisterMember(_) | Op::Apply(_) => None,
+    }
+}
+
+/// The names of what a transaction or a script does, for a report.
+pub fn kinds_of(op: &Op, kinds: &mut BTreeSet<&'static str>) {
+    let kind = match op {
+        Op::Set(op) if op.expire_at_ms.is_some() => "expiry",
+        Op::Expire(_) | Op::Persist(_) => "expiry",
+        Op::Call(call) => match call.name.as_bytes() {
+            [b'h', ..] => "hash",
+            [b's', ..] => "set",
+            [b'z', ..] => "sorted set",
+            [b'p', ..] | [b'g', ..] => "text",
+            _ => "list",
+        },
+        Op::FlushAll(_) => "flush",
+        Op::Transaction(op) => {
+            op.steps.iter().filter_map(|step| step.op.as_ref()).for_each(|op| kinds_of(op, kinds));
+            return;
+        }
+        _ => "text",
+    };
+    kinds.insert(kind);
+}

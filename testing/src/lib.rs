@@ -1,0 +1,77 @@
+//! What a test does where a tool that it needs is missing: it fails, unless `HELIOS_TEST_SKIP` names the tool. CI
+//! skips nothing.
+//!
+//! ```no_run
+//! let tracer = std::process::Command::new("strace").arg("-V").output();
+//! if tracer.is_err() {
+//!     return helios_testing::skip_or_fail("strace", "install strace");
+//! }
+//! ```
+
+use std::io::Write as _;
+use std::path::PathBuf;
+
+/// Comma-separated names of [`TOOLS`] whose tests may be skipped where the tool is missing.
+pub const SKIP: &str = "HELIOS_TEST_SKIP";
+
+/// The names that [`SKIP`] takes; scripts/test.sh installs them.
+pub const TOOLS: [&str; 7] = ["curl", "docker", "mount", "netns", "promtool", "redis-cli", "strace"];
+
+/// Returns if the calling test may be skipped for want of `tool`, and reports that; `remedy` says how to get the tool.
+/// scripts/test.sh lists the reports at its end.
+///
+/// # Panics
+/// If the test may not be skipped.
+pub fn skip_or_fail(tool: &str, remedy: &str) {
+    let allowed = std::env::var(SKIP).unwrap_or_default();
+    if let Err(reason) = may_skip(tool, &allowed, std::env::var_os("CI").is_some()) {
+        panic!("this test needs {tool}: {remedy}; {reason}");
+    }
+    let thread = std::thread::current();
+    // Not by a macro, whose output the test runner hides when a test passes.
+    let report = format!("\nskipped: {} (no {tool}: {remedy})\n", thread.name().unwrap_or("a test"));
+    std::io::stderr().write_all(report.as_bytes()).expect("standard error takes a line");
+}
+
+/// Where scripts/test.sh keeps tools that it builds or unpacks.
+pub fn cache() -> Option<PathBuf> {
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
+    cache.map(|cache| cache.join("helios"))
+}
+
+fn may_skip(tool: &str, allowed: &str, in_ci: bool) -> Result<(), String> {
+    debug_assert!(TOOLS.contains(&tool), "{tool} is not in TOOLS");
+    if in_ci {
+        return Err(format!("CI skips nothing, whatever {SKIP} says"));
+    }
+    let names = allowed.split(',').map(str::trim).filter(|name| !name.is_empty());
+    let names: Vec<_> = names.collect();
+    if let Some(unknown) = names.iter().find(|name| !TOOLS.contains(name)) {
+        return Err(format!("{SKIP} names {unknown:?}, which is none of {}", TOOLS.join(", ")));
+    }
+    if names.contains(&tool) { Ok(()) } else { Err(format!("or set {SKIP}={tool} to skip it")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_test_without_its_tool_fails_unless_the_variable_names_the_tool() {
+        assert!(may_skip("strace", "", false).unwrap_err().contains("HELIOS_TEST_SKIP=strace"));
+        assert!(may_skip("strace", "docker", false).is_err());
+        assert_eq!(may_skip("strace", "docker, strace", false), Ok(()));
+    }
+
+    #[test]
+    fn a_misspelt_tool_skips_nothing() {
+        let refusal = may_skip("strace", "strace,promtol", false).unwrap_err();
+        assert!(refusal.contains("\"promtol\"") && refusal.contains("redis-cli"), "{refusal}");
+    }
+
+    #[test]
+    fn nothing_is_skipped_when_ci_is_set() {
+        assert!(may_skip("strace", "strace", true).unwrap_err().contains("CI skips nothing"));
+    }
+}
