@@ -7,6 +7,7 @@ pub mod app;
 mod auth;
 mod channels;
 mod chores;
+mod clock;
 pub mod config;
 pub mod coordinator;
 pub mod database;

@@ -53,17 +53,29 @@ const fn limit(
 const SECTIONS: &[(&str, &[Limit])] = &[
     ("Commands and log entries", &[
         limit("Answers of one transaction together", Bytes(crate::state::MAX_TRANSACTION_ANSWER_BYTES as u64), None, "none", "`TOO_LARGE` in place of the answer that does not fit."),
+        limit("Glob pattern (KEYS, SCAN MATCH, PSUBSCRIBE, CONFIG GET, ACL and others)", Bytes(crate::glob::MAX_PATTERN_BYTES as u64), None, "none", "`-ERR pattern exceeds maximum allowed size`."),
+        limit("Steps of a glob pattern beyond one pass over each name, for one command", Count(crate::glob::MAX_STEPS), None, "none", "`BUDGET_EXCEEDED`."),
+        limit("The same, for one published message and all patterns that clients listen to", Count(crate::glob::MAX_STEPS), None, "none", "The subscriber whose pattern exceeds it is disconnected; the others get the message."),
     ]),
     ("Scripts", &[
     ]),
     ("Keys and values", &[
     ]),
     ("Connections and memory", &[
+        limit("Channels and patterns of one connection", Count(crate::pubsub::MAX_TOPICS as u64), None, "none", "`-ERR` in place of the answer for that name."),
+        limit("Memory of the channels and patterns of one connection", Bytes(crate::pubsub::MAX_TOPIC_BYTES as u64), None, "none", "`-ERR` in place of the answer for that name."),
         limit("Redis connections", Count(10_000), Some("client.max_connections"), "`maxclients`, 10000", "One more is answered `-ERR max number of clients reached` and closed."),
     ]),
     ("Authentication", &[
+        limit("Failed attempts of one address without a delay", Count(crate::auth::FREE_FAILURES as u64), None, "none", "From then on attempts of this address are looked at one after the other, each after a delay that doubles from 100 ms."),
+        limit("Longest delay between two attempts of one address", Millis(2_000), Some("auth.max_delay"), "none", "The delay stays at it."),
+        limit("Wait for the turn of an attempt", Millis(crate::auth::MAX_WAIT.as_secs() * 1_000), None, "none", "`OVERLOADED`; the attempt was not looked at."),
+        limit("Addresses with failed attempts that are remembered, each for 10 minutes", Count(crate::auth::MAX_ADDRESSES as u64), None, "none", "The one that has failed least recently is forgotten."),
     ]),
     ("Log, state and peers", &[
+        limit("Writes in one call of a member", Count(crate::peer::MAX_FORWARDED as u64), None, "does not apply", "The call is refused with `INVALID_ARGUMENT`."),
+        limit("Published messages in one call of a member", Count(crate::peer::MAX_PUBLICATIONS as u64), None, "does not apply", "The call is refused with `INVALID_ARGUMENT`."),
+        limit("Gain of the log's clock on time in one term, unless a majority's clocks agree", Millis(crate::clock::SLACK.as_secs() * 1_000), None, "does not apply", "Entries are stamped with an earlier time than the leader's wall clock says."),
         limit("Message between members", Bytes(crate::peer::MAX_MESSAGE_BYTES as u64), None, "does not apply", "The stream ends with a gRPC error and is dialled again."),
     ]),
 ];

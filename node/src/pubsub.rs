@@ -11,13 +11,15 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::glob;
+use crate::glob::{Exhausted, Pattern, Steps};
 
 /// What one client may have waiting; one that is slower is cut off, as Redis does.
 const MAX_WAITING: usize = 16_384;
 const MAX_WAITING_BYTES: usize = 32 << 20;
 /// Channels and patterns of one client.
 pub const MAX_TOPICS: usize = 10_000;
+/// What their names and compiled patterns may hold in memory together.
+pub const MAX_TOPIC_BYTES: usize = 16 << 20;
 
 /// What a client hears.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,7 +49,14 @@ pub struct Broker {
 #[derive(Debug, Default)]
 struct Topics {
     channels: HashMap<Bytes, HashMap<u64, Inbox>>,
-    patterns: BTreeMap<Bytes, HashMap<u64, Inbox>>,
+    patterns: BTreeMap<Bytes, Listened>,
+}
+
+/// A pattern with those who listen to it.
+#[derive(Debug)]
+struct Listened {
+    pattern: Pattern,
+    inboxes: HashMap<u64, Inbox>,
 }
 
 #[derive(Debug, Clone)]
@@ -67,6 +76,8 @@ pub struct Subscriber {
     receiver: mpsc::Receiver<Delivery>,
     channels: BTreeSet<Bytes>,
     patterns: BTreeSet<Bytes>,
+    /// Of both, as counted by `cost`.
+    topic_bytes: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,34 +97,47 @@ impl Broker {
             receiver,
             channels: BTreeSet::new(),
             patterns: BTreeSet::new(),
+            topic_bytes: 0,
         }
     }
 
     /// Hands a message to this node's clients; answers how many times.
     pub fn publish(&self, channel: &Bytes, payload: &Bytes) -> u64 {
         let topics = self.read();
-        let mut count = 0;
+        let (mut count, mut steps) = (0, Steps::default());
         let delivery = |pattern| Delivery { pattern, channel: channel.clone(), payload: payload.clone() };
         for inbox in topics.channels.get(channel).into_iter().flat_map(HashMap::values) {
             count += u64::from(inbox.put(delivery(None)));
         }
-        for (pattern, inboxes) in &topics.patterns {
-            if glob::matches(pattern, channel) {
-                for inbox in inboxes.values() {
-                    count += u64::from(inbox.put(delivery(Some(pattern.clone()))));
+        for (name, Listened { pattern, inboxes }) in &topics.patterns {
+            match pattern.matches(channel, &mut steps) {
+                Ok(true) => {
+                    for inbox in inboxes.values() {
+                        count += u64::from(inbox.put(delivery(Some(name.clone()))));
+                    }
                 }
+                Ok(false) => {}
+                // From here on this message is matched against what takes one pass over it only.
+                Err(exhausted) => inboxes.values().for_each(|inbox| inbox.cut_for(exhausted)),
             }
         }
         count
     }
 
     /// Channels that somebody listens to by name, in order.
-    pub fn channels(&self, pattern: Option<&[u8]>) -> Vec<Bytes> {
+    ///
+    /// # Errors
+    /// When `pattern` takes too many steps.
+    pub fn channels(&self, pattern: Option<&Pattern>) -> Result<Vec<Bytes>, Exhausted> {
         let topics = self.read();
-        let matches = |channel: &&Bytes| pattern.is_none_or(|pattern| glob::matches(pattern, channel));
-        let mut found: Vec<_> = topics.channels.keys().filter(matches).cloned().collect();
+        let (mut found, mut steps) = (Vec::new(), Steps::default());
+        for channel in topics.channels.keys() {
+            if pattern.map_or(Ok(true), |pattern| pattern.matches(channel, &mut steps))? {
+                found.push(channel.clone());
+            }
+        }
         found.sort_unstable();
-        found
+        Ok(found)
     }
 
     /// Clients that listen to a channel by name.
@@ -147,35 +171,60 @@ impl Inbox {
         let is_taken = waiting <= MAX_WAITING_BYTES && self.sender.try_send(delivery).is_ok();
         if !is_taken {
             self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
-            self.cuts.fetch_add((!self.cut.is_cancelled()).into(), Ordering::Relaxed);
-            self.cut.cancel();
+            self.cut();
         }
         is_taken
+    }
+
+    fn cut(&self) {
+        self.cuts.fetch_add((!self.cut.is_cancelled()).into(), Ordering::Relaxed);
+        self.cut.cancel();
+    }
+
+    /// A client whose pattern costs every publisher too much is not served in part: it would miss messages unawares.
+    fn cut_for(&self, exhausted: Exhausted) {
+        if !self.cut.is_cancelled() {
+            tracing::warn!(%exhausted, "a subscriber was disconnected for its pattern");
+        }
+        self.cut();
     }
 }
 
 impl Subscriber {
     /// Listens to one more, if it does not yet; false if that were too many.
     pub fn subscribe(&mut self, topic: Topic, name: Bytes) -> bool {
-        if self.count() >= MAX_TOPICS {
+        // What is too long for a pattern was refused by the command.
+        let Ok(pattern) = Pattern::new(if topic == Topic::Pattern { &name } else { b"" }) else { return false };
+        let bytes = self.topic_bytes + cost(&name, &pattern);
+        if self.count() >= MAX_TOPICS || bytes > MAX_TOPIC_BYTES {
             return false;
         }
         let inbox = self.inbox.clone();
         let mut topics = self.broker.write();
         let listeners = match topic {
             Topic::Channel => topics.channels.entry(name.clone()).or_default(),
-            Topic::Pattern => topics.patterns.entry(name.clone()).or_default(),
+            Topic::Pattern => {
+                let listened = topics.patterns.entry(name.clone());
+                &mut listened.or_insert_with(|| Listened { pattern, inboxes: HashMap::new() }).inboxes
+            }
         };
         listeners.insert(self.id, inbox);
         drop(topics);
-        self.names(topic).insert(name);
+        if self.names(topic).insert(name) {
+            self.topic_bytes = bytes;
+        }
         true
     }
 
     /// True if it listened to it.
     pub fn unsubscribe(&mut self, topic: Topic, name: &[u8]) -> bool {
+        let pattern = Pattern::new(if topic == Topic::Pattern { name } else { b"" });
         self.broker.write().forget(topic, name, self.id);
-        self.names(topic).remove(name)
+        let was_there = self.names(topic).remove(name);
+        if was_there && let Ok(pattern) = pattern {
+            self.topic_bytes = self.topic_bytes.saturating_sub(cost(name, &pattern));
+        }
+        was_there
     }
 
     /// What it listens to, in order.
@@ -248,12 +297,16 @@ impl Topics {
                 }
             }
             Topic::Pattern => {
-                if self.patterns.get_mut(name).is_some_and(forget) {
+                if self.patterns.get_mut(name).is_some_and(|listened| forget(&mut listened.inboxes)) {
                     self.patterns.remove(name);
                 }
             }
         }
     }
+}
+
+fn cost(name: &[u8], pattern: &Pattern) -> usize {
+    name.len() + pattern.bytes()
 }
 
 #[cfg(test)]
@@ -281,8 +334,9 @@ mod tests {
             [one.try_next(), one.try_next(), one.try_next()].map(|heard| heard.map(|heard| heard.pattern));
         assert_eq!(heard, [Some(None), Some(Some(bytes("n*"))), None]);
         assert_eq!(other.try_next(), None);
-        assert_eq!(broker.channels(None), [bytes("news"), bytes("old")]);
-        assert_eq!(broker.channels(Some(b"o*")), [bytes("old")]);
+        assert_eq!(broker.channels(None).unwrap(), [bytes("news"), bytes("old")]);
+        let pattern = Pattern::new(b"o*").unwrap();
+        assert_eq!(broker.channels(Some(&pattern)).unwrap(), [bytes("old")]);
     }
 
     #[test]
@@ -296,7 +350,37 @@ mod tests {
         assert!(!client.unsubscribe(Topic::Channel, b"a"));
         assert_eq!((client.count(), broker.listeners(b"a"), broker.listeners(b"b")), (2, 0, 1));
         drop(client);
-        assert_eq!((broker.channels(None).len(), broker.pattern_count()), (0, 0));
+        assert_eq!((broker.channels(None).unwrap().len(), broker.pattern_count()), (0, 0));
+    }
+
+    #[test]
+    fn a_subscriber_whose_pattern_costs_too_much_is_cut_and_others_hear_the_message() {
+        let broker = broker();
+        let (costly_cut, cut) = (CancellationToken::new(), CancellationToken::new());
+        let mut costly = broker.subscriber(costly_cut.clone());
+        let pattern = [b"*", &[b'a'; 4_000][..], b"b"].concat();
+        assert!(costly.subscribe(Topic::Pattern, pattern.into()));
+        let mut client = broker.subscriber(cut.clone());
+        for pattern in ["a*", "z*"] {
+            assert!(client.subscribe(Topic::Pattern, bytes(pattern)));
+        }
+        assert_eq!(broker.publish(&vec![b'a'; 60_000].into(), &bytes("hi")), 1);
+        assert_eq!((costly_cut.is_cancelled(), cut.is_cancelled()), (true, false));
+        assert_eq!(client.try_next().and_then(|heard| heard.pattern), Some(bytes("a*")));
+    }
+
+    #[test]
+    fn topics_of_one_client_are_bounded_in_bytes() {
+        let broker = broker();
+        let mut client = broker.subscriber(CancellationToken::new());
+        let name = |number: usize| Bytes::from(format!("{number:0>60000}"));
+        let fit = (0..MAX_TOPICS).take_while(|number| client.subscribe(Topic::Channel, name(*number))).count();
+        assert_eq!(fit, MAX_TOPIC_BYTES / 60_000);
+        // What is given up makes room.
+        for number in 0..fit {
+            assert!(client.unsubscribe(Topic::Channel, &name(number)));
+        }
+        assert!(client.subscribe(Topic::Channel, name(fit)));
     }
 
     #[test]

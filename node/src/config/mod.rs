@@ -18,7 +18,7 @@ pub use flags::{Cli, CommandLine, ConfigAction, DevArgs, RunArgs, VerifyArgs};
 pub use keys::Change;
 #[cfg(test)]
 pub(crate) use keys::paths as key_paths;
-pub use locks::TlsFiles;
+pub use locks::{ManagementIdentity, TlsFiles};
 pub use settings::{Bootstrap, Settings};
 pub use sources::Source;
 
@@ -141,6 +141,9 @@ pub struct ClientSection {
     pub notify_keyspace_events: String,
     /// Asked of Redis clients by AUTH when set.
     pub password: Option<String>,
+    /// Without users, refuse clients of other hosts.
+    #[serde(deserialize_with = "plain::switch")]
+    pub protected_mode: bool,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
@@ -220,6 +223,7 @@ impl Default for ClientSection {
             max_connections: 10_000,
             idle_timeout: "0ms".into(),
             password: None,
+            protected_mode: true,
         }
     }
 }

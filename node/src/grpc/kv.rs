@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::{Stream, StreamExt as _};
+use futures::{Stream, StreamExt as _, stream};
 use helios_proto::v1::kv_server::Kv;
 use helios_proto::v1::{
     self as proto, AckLevel, Consistency, DeleteRequest, DeleteResponse, Entry, ErrorCode, GetRequest,
@@ -18,9 +18,10 @@ use tonic::{Request, Response, Status};
 
 use super::transaction;
 use super::watch::Watcher;
+use crate::auth::Pass;
 use crate::database::{Database, Freshness, WriteRequest};
 use crate::error::Error;
-use crate::state::{Kind, StateError, Store, Value};
+use crate::state::{Kind, StateError, Value};
 
 const DEFAULT_RANGE: u32 = 1_000;
 const MAX_RANGE: u32 = 10_000;
@@ -76,7 +77,7 @@ impl<D: Database> Kv for KvService<D> {
         let request = request.into_inner();
         let GetRequest { consistency: _, max_staleness_ms, after, key } = &request;
         self.await_fresh(request.consistency(), *max_staleness_ms, after.as_ref()).await?;
-        let value = self.database.store().get(key, crate::wall_ms()).map_err(unreadable)?;
+        let value = self.database.store().get(key, self.database.now_ms()).map_err(unreadable)?;
         let value = value.map(Value::into_string).transpose()?;
         Ok(Response::new(GetResponse { entry: value.map(|value| entry(request.key, value)) }))
     }
@@ -118,7 +119,7 @@ impl<D: Database> Kv for KvService<D> {
         // Before the keys: what is written in between is told twice rather than never.
         let revision = self.database.store().changes_through();
         let (found, more) =
-            strings(self.database.store(), &request.start, end, limit).await.map_err(unreadable)?;
+            strings(&self.database, &request.start, end, limit).await.map_err(unreadable)?;
         let entries = found.into_iter().map(|(key, value)| entry(key, value)).collect();
         Ok(Response::new(RangeResponse { entries, more, revision }))
     }
@@ -139,6 +140,7 @@ impl<D: Database> Kv for KvService<D> {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchResponse, Status>> + Send>>;
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let pass = request.extensions().get::<Pass>().cloned();
         let request = request.into_inner();
         if request.key.is_empty() && !request.prefix {
             return Err(Error::invalid("key is empty: name one, or set prefix to watch every key").into());
@@ -148,21 +150,42 @@ impl<D: Database> Kv for KvService<D> {
         })?;
         let watcher = Watcher::new(self.database.store().clone(), request, permit);
         let stop = self.stop.clone().cancelled_owned();
-        Ok(Response::new(Box::pin(watcher.into_stream().take_until(stop))))
+        let changes = watcher.into_stream().take_until(stop);
+        Ok(Response::new(match pass {
+            Some(pass) => Box::pin(until_revoked(changes, pass)),
+            None => Box::pin(changes),
+        }))
     }
+}
+
+/// As `stream`, and an error at its end if that is because of its user.
+fn until_revoked<T>(
+    stream: impl Stream<Item = Result<T, Status>> + Send,
+    pass: Pass,
+) -> impl Stream<Item = Result<T, Status>> + Send {
+    let begun = Some((Box::pin(stream), Box::pin(pass.revoked())));
+    stream::unfold(begun, |begun| async {
+        let (mut stream, mut revoked) = begun?;
+        tokio::select! {
+            // What the user may not see any more is not sent: the end of its rights comes first.
+            biased;
+            error = &mut revoked => Some((Err(error.into()), None)),
+            item = stream.next() => Some((item?, Some((stream, revoked)))),
+        }
+    })
 }
 
 /// The first `limit` strings from `start` on, and whether there are more. Other types have no value to show here; a
 /// page of nothing but them would be empty, and nobody could ask for the one after it.
 async fn strings(
-    store: &Store,
+    database: &impl Database,
     start: &[u8],
     end: Option<&[u8]>,
     limit: usize,
 ) -> Result<(Vec<(Bytes, Value)>, bool), StateError> {
     let (mut found, mut start) = (Vec::new(), start.to_vec());
     loop {
-        let mut scanned = store.scan(&start, end, limit + 1, crate::wall_ms())?;
+        let mut scanned = database.store().scan(&start, end, limit + 1, database.now_ms())?;
         let next =
             scanned.last().filter(|_| scanned.len() > limit).map(|(key, _)| [&key[..], b"\0"].concat());
         scanned.retain(|(_, value)| value.kind == Kind::String);

@@ -29,9 +29,12 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
 use warp::filters::BoxedFilter;
+use warp::http::Request;
 use warp::reply::Response;
 
+use crate::auth::Client;
 use crate::tls::Door;
 
 /// Connections served at once on one port; more wait in the listen queue.
@@ -52,7 +55,7 @@ pub async fn serve(
     routes: BoxedFilter<(Response,)>,
     stop: CancellationToken,
 ) {
-    let service = TowerToHyperService::new(warp::service(routes));
+    let service = warp::service(routes);
     let graceful = hyper_util::server::graceful::GracefulShutdown::new();
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     // HTTP/1 only: telling it from HTTP/2 waits without limit for the first bytes.
@@ -72,6 +75,11 @@ pub async fn serve(
         let watcher = graceful.watcher();
         tokio::spawn(async move {
             if let Some(stream) = door.open(stream, from).await {
+                let client = Client::new(from);
+                let service = TowerToHyperService::new(service.map_request(move |mut request: Request<_>| {
+                    request.extensions_mut().insert(client.clone());
+                    request
+                }));
                 let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
                 if let Err(error) = watcher.watch(connection).await {
                     lost(&door, from, &*error);

@@ -94,6 +94,10 @@ impl Metrics {
     pub(super) fn rejected(&self, reason: &'static str) {
         self.refusals.count(reason);
     }
+
+    pub(super) fn refusals(&self) -> &Refusals {
+        &self.refusals
+    }
 }
 
 #[cfg(test)]

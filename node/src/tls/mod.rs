@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use door::{Door, Protocol};
 pub use material::{Material, Side};
-pub use stream::Stream;
+pub use stream::{Caller, Stream};
 
 use crate::config::{ConfigError, Settings};
 

@@ -10,7 +10,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::PostParams;
 use kube::{Api, Client, ResourceExt};
 
-use super::certificates::{AUTHORITY, CERTIFICATE, Data, Existing, KEY, Write, carry_out, plan_certificates};
+use super::certificates::{
+    AUTHORITY, CERTIFICATE, Data, Existing, KEY, Write, admin_of, carry_out, plan_certificates,
+};
 use super::check::{self, Names};
 use super::users::{self, Address};
 use super::{Locks, Trouble};
@@ -50,11 +52,13 @@ pub async fn keep(
         TlsMode::Secret => keeper.own_certificate().await,
     };
     let mut kept = Kept::default();
-    let Found { certificate, trouble } = kept.judge(certificate)?.unwrap_or_default();
+    let Found { certificate, admin, trouble } = kept.judge(certificate)?.unwrap_or_default();
     trouble.into_iter().for_each(|trouble| kept.note(trouble));
     if let Some((pair, bundle)) = &certificate {
         kept.locks.expires = check::validity(&pair.certificate).ok().map(|validity| validity.not_after);
-        let identity = Some((pair.certificate.as_bytes(), pair.key.as_bytes()));
+        // Members of an earlier version take any certificate of the cluster's authority.
+        let shown = admin.as_ref().unwrap_or(pair);
+        let identity = Some((shown.certificate.as_bytes(), shown.key.as_bytes()));
         match ClientTls::from_pem(bundle.as_bytes(), identity) {
             Ok(tls) => kept.tls = Some(tls),
             Err(error) => kept.note(Trouble::blocking(
@@ -113,6 +117,8 @@ struct Keeper<'a> {
 #[derive(Default)]
 struct Found {
     certificate: Option<(Pair, String)>,
+    /// What the operator shows to members; `None`: theirs.
+    admin: Option<Pair>,
     trouble: Option<Trouble>,
 }
 
@@ -143,9 +149,10 @@ impl Keeper<'_> {
             let write = carry_out(act, &existing, &self.names(), self.now).map_err(|error| {
                 Stopped::Trouble(Trouble::blocking("CertificateInvalid", error.to_string()))
             })?;
+            let admin = existing.leaf.as_ref().and_then(|leaf| leaf.admin.clone());
             let usable = existing.leaf.map(|leaf| (leaf.pair, leaf.bundle));
             let Some(write) = write.filter(|_| !self.cluster.spec.paused) else {
-                return Ok(Found { certificate: usable, trouble: None });
+                return Ok(Found { certificate: usable, admin, trouble: None });
             };
             tracing::info!(cluster = name, namespace = self.cluster.namespace, ?act, "certificates");
             let result = match write {
@@ -163,7 +170,7 @@ impl Keeper<'_> {
                 // One that works for a while yet is better than none.
                 Err(Stopped::Trouble(trouble)) if usable.is_some() => {
                     let trouble = Some(Trouble { blocks: false, ..trouble });
-                    return Ok(Found { certificate: usable, trouble });
+                    return Ok(Found { certificate: usable, admin, trouble });
                 }
                 Err(stopped) => return Err(stopped),
             }
@@ -194,7 +201,7 @@ impl Keeper<'_> {
         let bundle = part(AUTHORITY)?;
         let trouble = check::fits(&pair, &bundle, &self.names(), self.now).err();
         let trouble = trouble.map(|why| unfit(format!("does not fit: {why}")));
-        Ok(Found { certificate: Some((pair, bundle)), trouble })
+        Ok(Found { certificate: Some((pair, bundle)), admin: admin_of(&data), trouble })
     }
 
     async fn users(&self, authority: Option<String>) -> Result<(), Stopped> {

@@ -14,7 +14,6 @@ use super::super::waiting::Place;
 use super::subscriptions::next_message;
 use super::{Connection, READ_CHUNK_BYTES, Round};
 use crate::database::{Database, Freshness};
-use crate::wall_ms;
 
 /// Why a client stops waiting for its turn.
 enum Woken {
@@ -63,14 +62,14 @@ impl<D: Database> Connection<D> {
 
     /// All keys, if one of them exists, of whatever type: the client is told of a wrong one when it comes.
     fn present(&self, blocking: &Blocking) -> Vec<Bytes> {
-        let now_ms = wall_ms();
+        let now_ms = self.db.now_ms();
         let exists = |key: &Bytes| !matches!(self.db.store().get(key, now_ms), Ok(None));
         if blocking.keys.iter().any(exists) { blocking.keys.clone() } else { Vec::new() }
     }
 
     /// The keys that can be taken from. Whoever waits takes no notice of other types.
     fn ready(&self, blocking: &Blocking) -> Vec<Bytes> {
-        let now_ms = wall_ms();
+        let now_ms = self.db.now_ms();
         let is_ready = |key: &&Bytes| {
             self.db
                 .store()

@@ -13,7 +13,6 @@ use super::atomic::Part;
 use super::{Connection, Round};
 use crate::database::Database;
 use crate::error::Error;
-use crate::wall_ms;
 
 impl<D: Database> Connection<D> {
     pub(super) async fn watch(&mut self, keys: Vec<Bytes>, round: &mut Round) -> Result<Frame, Error> {
@@ -30,7 +29,7 @@ impl<D: Database> Connection<D> {
             if self.session.watched.iter().any(|guard| guard.key == key) {
                 continue;
             }
-            let value = self.db.store().get(&key, wall_ms())?;
+            let value = self.db.store().get(&key, self.db.now_ms())?;
             self.session.watched.push(Guard { key, revision: value.map_or(0, |value| value.revision) });
         }
         Ok(Frame::OK)
@@ -104,7 +103,7 @@ impl<D: Database> Connection<D> {
                 let answer = self.read(read, round).await;
                 answer.unwrap_or_else(|error| self.failure(error))
             }
-            Request::Local(local) => self.run_local(local),
+            Request::Local(local) => self.run_local_in_turn(local, round).await,
             Request::Publish { channel, payload } => {
                 Frame::Integer(self.db.publish(channel, payload).await.cast_signed())
             }
