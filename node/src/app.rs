@@ -182,9 +182,10 @@ impl App {
         let peer = PeerServer::new(PeerService::new(Arc::new(node.clone()), door.refusals.clone()))
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        let router = server()
-            .add_service(peer)
-            .add_service(ClusterServer::new(ClusterService::new(Management::new(node), door.refusals.clone())));
+        let router = server().add_service(peer).add_service(ClusterServer::new(ClusterService::new(
+            Management::new(node),
+            door.refusals.clone(),
+        )));
         let stop = self.stop.clone();
         self.inner_services.spawn(async move {
             if let Err(error) =

@@ -54,7 +54,8 @@ impl Bound {
             Some(anchor) if anchor.term == look.term => anchor,
             _ => *self.anchor.insert(Anchor { term: look.term, log_ms: look.log_ms, at: look.now }),
         };
-        let since_anchor = anchor.log_ms.saturating_add(millis(look.now.saturating_duration_since(anchor.at)));
+        let since_anchor =
+            anchor.log_ms.saturating_add(millis(look.now.saturating_duration_since(anchor.at)));
         let agreed = self.agreed_ms(look).unwrap_or_default();
         since_anchor.max(agreed).saturating_add(millis(SLACK))
     }
@@ -69,7 +70,11 @@ impl Bound {
             clocks.get(voters.len() / 2).copied()
         };
         let agreed = of(voters);
-        if voters_outgoing.is_empty() { agreed } else { agreed.zip(of(voters_outgoing)).map(|(a, b)| a.min(b)) }
+        if voters_outgoing.is_empty() {
+            agreed
+        } else {
+            agreed.zip(of(voters_outgoing)).map(|(a, b)| a.min(b))
+        }
     }
 
     fn clock_of(&self, id: u64, look: &Look<'_>) -> Option<u64> {
@@ -123,8 +128,11 @@ impl Clock {
         let looked_ms = self.looked_ms.load(Ordering::Acquire);
         if looked_ms == u64::MAX || since_ms.saturating_sub(looked_ms) >= REFRESH_MS {
             look(&mut |look| {
-                let latest_ms =
-                    self.bound.lock().unwrap_or_else(PoisonError::into_inner).latest_ms(&Look { now, ..*look });
+                let latest_ms = self
+                    .bound
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .latest_ms(&Look { now, ..*look });
                 self.offset_ms.store(latest_ms.saturating_sub(since_ms), Ordering::Release);
                 self.looked_ms.store(since_ms, Ordering::Release);
             });

@@ -194,7 +194,9 @@ impl Subscriber {
     /// Listens to one more, if it does not yet; false if that were too many.
     pub fn subscribe(&mut self, topic: Topic, name: Bytes) -> bool {
         // What is too long for a pattern was refused by the command.
-        let Ok(pattern) = Pattern::new(if topic == Topic::Pattern { &name } else { b"" }) else { return false };
+        let Ok(pattern) = Pattern::new(if topic == Topic::Pattern { &name } else { b"" }) else {
+            return false;
+        };
         let bytes = self.topic_bytes + cost(&name, &pattern);
         if self.count() >= MAX_TOPICS || bytes > MAX_TOPIC_BYTES {
             return false;
@@ -374,7 +376,8 @@ mod tests {
         let broker = broker();
         let mut client = broker.subscriber(CancellationToken::new());
         let name = |number: usize| Bytes::from(format!("{number:0>60000}"));
-        let fit = (0..MAX_TOPICS).take_while(|number| client.subscribe(Topic::Channel, name(*number))).count();
+        let fit =
+            (0..MAX_TOPICS).take_while(|number| client.subscribe(Topic::Channel, name(*number))).count();
         assert_eq!(fit, MAX_TOPIC_BYTES / 60_000);
         // What is given up makes room.
         for number in 0..fit {

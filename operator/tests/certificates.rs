@@ -184,7 +184,10 @@ fn whoever_manages_the_cluster_has_a_certificate_that_is_no_members() {
     let leaf = world.leaf.clone().unwrap();
     let (admin, bundle) = (admin_of(&leaf).unwrap(), &leaf["ca.crt"]);
     assert!(!check::is_for_management(&leaf["tls.crt"]));
-    assert!(fits(&admin, bundle, &Names { replicas: 0, ..names() }, world.now).is_ok(), "of another authority");
+    assert!(
+        fits(&admin, bundle, &Names { replicas: 0, ..names() }, world.now).is_ok(),
+        "of another authority"
+    );
     assert!(fits(&admin, bundle, &names(), world.now).is_err(), "it would do for a member");
     // A Secret of an operator that knew of none gets it, with a new certificate of the members.
     world.leaf.as_mut().unwrap().retain(|name, _| !name.starts_with("admin."));

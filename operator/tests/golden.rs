@@ -243,5 +243,8 @@ fn members_without_users_are_told_to_let_everyone_in_and_others_are_told_nothing
     assert!(!template(json!({})).contains(VARIABLE));
     let open = template(json!({"auth": {"enabled": false}}));
     let (_, rest) = open.split_once(VARIABLE).unwrap();
-    assert!(rest.lines().nth(1).is_some_and(|line| line.contains("value") && line.contains("false")), "{rest}");
+    assert!(
+        rest.lines().nth(1).is_some_and(|line| line.contains("value") && line.contains("false")),
+        "{rest}"
+    );
 }

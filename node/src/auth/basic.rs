@@ -36,7 +36,8 @@ pub async fn admit_in_turn(
             access.failed(port, client.address, refusals);
         }
         (Err(error), _) => {
-            let reason = if error.code == ErrorCode::ProtectedMode { "protected_mode" } else { "unauthenticated" };
+            let reason =
+                if error.code == ErrorCode::ProtectedMode { "protected_mode" } else { "unauthenticated" };
             refusals.count(reason);
         }
     }

@@ -18,10 +18,10 @@ use tokio_util::sync::CancellationToken;
 
 pub use basic::{admit_in_turn, admitted};
 pub use client::Client;
-pub use pass::Pass;
 pub use guesses::MAX_WAIT;
 #[cfg(test)]
 pub use guesses::{FREE_FAILURES, MAX_ADDRESSES};
+pub use pass::Pass;
 pub use users::{Role, User};
 
 use crate::config::{ConfigError, Settings};

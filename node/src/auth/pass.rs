@@ -24,7 +24,9 @@ impl Pass {
     /// Whether the user is there, with the same password and role.
     fn is_valid(&self) -> bool {
         match &self.header {
-            Some(header) => admitted(&self.access, None, Some(header)).is_ok_and(|found| found.role() == self.role),
+            Some(header) => {
+                admitted(&self.access, None, Some(header)).is_ok_and(|found| found.role() == self.role)
+            }
             None => self.access.is_open(),
         }
     }
@@ -37,6 +39,9 @@ impl Pass {
             // The sender lives in what this holds.
             drop(changes.changed().await);
         }
-        Error::new(ErrorCode::Unauthenticated, "the user that opened this stream is gone or was changed: authenticate again")
+        Error::new(
+            ErrorCode::Unauthenticated,
+            "the user that opened this stream is gone or was changed: authenticate again",
+        )
     }
 }

@@ -99,7 +99,8 @@ where
             };
             let response = inner.call(request).await?;
             // What tonic says of a message over its limit.
-            if Status::from_header_map(response.headers()).is_some_and(|status| status.code() == Code::OutOfRange)
+            if Status::from_header_map(response.headers())
+                .is_some_and(|status| status.code() == Code::OutOfRange)
             {
                 layer.refusals.count("too_large");
             }

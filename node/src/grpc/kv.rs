@@ -118,8 +118,7 @@ impl<D: Database> Kv for KvService<D> {
         let end = (!request.end.is_empty()).then_some(request.end.as_ref());
         // Before the keys: what is written in between is told twice rather than never.
         let revision = self.database.store().changes_through();
-        let (found, more) =
-            strings(&self.database, &request.start, end, limit).await.map_err(unreadable)?;
+        let (found, more) = strings(&self.database, &request.start, end, limit).await.map_err(unreadable)?;
         let entries = found.into_iter().map(|(key, value)| entry(key, value)).collect();
         Ok(Response::new(RangeResponse { entries, more, revision }))
     }

@@ -64,10 +64,12 @@ impl Gateway {
             .and(warp::header::headers_cloned())
             .and(warp::ext::optional::<Client>())
             .and(warp::body::stream())
-            .and_then(|gateway: Arc<Self>, method, path, query, headers, client: Option<Client>, body| async move {
-                let client = client.unwrap_or_default();
-                Answer::Ok(gateway.serve(method, path, query, (headers, client), body).await)
-            })
+            .and_then(
+                |gateway: Arc<Self>, method, path, query, headers, client: Option<Client>, body| async move {
+                    let client = client.unwrap_or_default();
+                    Answer::Ok(gateway.serve(method, path, query, (headers, client), body).await)
+                },
+            )
             .boxed()
     }
 

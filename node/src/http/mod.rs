@@ -76,10 +76,11 @@ pub async fn serve(
         tokio::spawn(async move {
             if let Some(stream) = door.open(stream, from).await {
                 let client = Client::new(from);
-                let service = TowerToHyperService::new(service.map_request(move |mut request: Request<_>| {
-                    request.extensions_mut().insert(client.clone());
-                    request
-                }));
+                let service =
+                    TowerToHyperService::new(service.map_request(move |mut request: Request<_>| {
+                        request.extensions_mut().insert(client.clone());
+                        request
+                    }));
                 let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
                 if let Err(error) = watcher.watch(connection).await {
                     lost(&door, from, &*error);

@@ -19,8 +19,8 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::{MAX_FORWARDED, MAX_PUBLICATIONS, snapshot};
 use super::turns::Turns;
+use super::{MAX_FORWARDED, MAX_PUBLICATIONS, snapshot};
 use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::raft::{RaftHandle, Snapshots};
@@ -311,9 +311,8 @@ fn check_message(message: &Message, peer: &Handshake) -> Result<(), Error> {
     }
     use MessageType::*;
     match message.get_msg_type() {
-        kind @ (MsgHup | MsgBeat | MsgPropose | MsgUnreachable | MsgSnapStatus | MsgCheckQuorum | MsgSnapshot) => {
-            Err(Error::invalid(format!("{kind:?} is no message between members")))
-        }
+        kind @ (MsgHup | MsgBeat | MsgPropose | MsgUnreachable | MsgSnapStatus | MsgCheckQuorum
+        | MsgSnapshot) => Err(Error::invalid(format!("{kind:?} is no message between members"))),
         _ => Ok(()),
     }
 }
@@ -327,7 +326,9 @@ fn check_announcement(message: &Message, header: &SnapshotHeader, peer: &Handsha
         && header.offset <= header.size_bytes;
     match fits {
         true => Ok(()),
-        false => Err(Error::invalid("the message of a snapshot is not of this sender, receiver and snapshot")),
+        false => {
+            Err(Error::invalid("the message of a snapshot is not of this sender, receiver and snapshot"))
+        }
     }
 }
 
@@ -352,10 +353,12 @@ mod tests {
     #[test]
     fn a_stream_carries_messages_of_its_sender_to_this_member_and_no_local_ones() {
         use MessageType::*;
-        for kind in [MsgAppend, MsgAppendResponse, MsgHeartbeat, MsgRequestVote, MsgTimeoutNow, MsgReadIndex] {
+        for kind in [MsgAppend, MsgAppendResponse, MsgHeartbeat, MsgRequestVote, MsgTimeoutNow, MsgReadIndex]
+        {
             assert_eq!(check_message(&message(kind), &peer()), Ok(()), "{kind:?}");
         }
-        for kind in [MsgHup, MsgBeat, MsgPropose, MsgUnreachable, MsgSnapStatus, MsgCheckQuorum, MsgSnapshot] {
+        for kind in [MsgHup, MsgBeat, MsgPropose, MsgUnreachable, MsgSnapStatus, MsgCheckQuorum, MsgSnapshot]
+        {
             assert!(check_message(&message(kind), &peer()).is_err(), "{kind:?}");
         }
         assert!(check_message(&Message { from: 3, ..message(MsgAppend) }, &peer()).is_err());

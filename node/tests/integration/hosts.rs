@@ -210,7 +210,8 @@ async fn in_protected_mode(hosts: &mut Hosts) {
     HealthClient::new(channel).check(check).await.expect("probes come from other hosts");
     let log = std::fs::read_to_string(&log).unwrap();
     for port in ["listen.client", "listen.grpc"] {
-        let warns = |line: &&str| line.contains("WARN") && line.contains("protected mode") && line.contains(port);
+        let warns =
+            |line: &&str| line.contains("WARN") && line.contains("protected mode") && line.contains(port);
         assert_eq!(log.lines().filter(warns).count(), 1, "{port}: {log}");
     }
 

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use helios_proto::v1::peer_client::PeerClient;
 use helios_proto::v1::{
-    AwaitReplicasRequest, ErrorCode, ForwardRequest, GetRequest, Handshake, PeerFrame, Publication, PublishRequest,
-    RaftBatch, peer_frame::Kind,
+    AwaitReplicasRequest, ErrorCode, ForwardRequest, GetRequest, Handshake, PeerFrame, Publication,
+    PublishRequest, RaftBatch, peer_frame::Kind,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -156,10 +156,7 @@ async fn the_peer_port_takes_nothing_from_one_who_is_no_member() {
             vec![frame(Kind::Handshake(Handshake { cluster_id: "another".into(), ..hello.clone() }))],
             ErrorCode::WrongCluster,
         ),
-        (
-            vec![frame(Kind::Handshake(Handshake { from_id: 0, ..hello.clone() }))],
-            ErrorCode::PeerUnreachable,
-        ),
+        (vec![frame(Kind::Handshake(Handshake { from_id: 0, ..hello.clone() }))], ErrorCode::PeerUnreachable),
     ];
     for (frames, code) in cases {
         let answer = peer.messages(tokio_stream::iter(frames.clone())).await;
@@ -175,7 +172,11 @@ async fn the_peer_port_takes_nothing_from_one_who_is_no_member() {
         let forward = ForwardRequest { cluster_id, from, ..ForwardRequest::default() };
         let ForwardRequest { cluster_id, from, .. } = forward.clone();
         assert_eq!(error_code(peer.forward(forward).await), code, "{from:?}");
-        let publish = PublishRequest { cluster_id: cluster_id.clone(), from: from.clone(), ..PublishRequest::default() };
+        let publish = PublishRequest {
+            cluster_id: cluster_id.clone(),
+            from: from.clone(),
+            ..PublishRequest::default()
+        };
         assert_eq!(error_code(peer.publish(publish).await), code, "{from:?}");
         let waits = AwaitReplicasRequest { cluster_id, from, ..AwaitReplicasRequest::default() };
         assert_eq!(error_code(peer.await_replicas(waits).await), code);

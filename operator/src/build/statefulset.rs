@@ -255,7 +255,8 @@ fn environment(cluster: &ValidatedCluster) -> Vec<EnvVar> {
     let address = |port: i32| Some(format!("$({NAME}).{domain}:{port}"));
     let variable = |name: &str, value| EnvVar { name: name.to_owned(), value, ..EnvVar::default() };
     // A variable that nodes of earlier versions ignore, where they would refuse a key of the file.
-    let open = (!cluster.spec.auth.enabled).then(|| variable("HELIOS_PROTECTED_MODE", Some("false".to_owned())));
+    let open =
+        (!cluster.spec.auth.enabled).then(|| variable("HELIOS_PROTECTED_MODE", Some("false".to_owned())));
     let own = [
         EnvVar {
             value_from: Some(EnvVarSource {

@@ -172,7 +172,8 @@ fn protected_mode_is_on_unless_it_is_turned_off_in_so_many_words() {
 fn the_management_identity_is_auto_or_required() {
     use super::super::ManagementIdentity;
     let identity = |text: &str| {
-        settings(&format!("{{node: {{name: a}}, tls: {{management: {text}}}}}")).map(|found| found.management_identity)
+        settings(&format!("{{node: {{name: a}}, tls: {{management: {text}}}}}"))
+            .map(|found| found.management_identity)
     };
     assert_eq!(settings("node: {name: a}").unwrap().management_identity, ManagementIdentity::Auto);
     assert_eq!(identity("required"), Ok(ManagementIdentity::Required));

@@ -63,7 +63,8 @@ pub fn get(args: Args) -> Result<Request, Refusal> {
     if args.len() > MAX_PATTERNS {
         return Err(Refusal::other(format!("ERR CONFIG GET takes at most {MAX_PATTERNS} patterns")));
     }
-    let patterns = args.rest().iter().map(|pattern| Pattern::ignoring_case(pattern)).collect::<Result<_, _>>()?;
+    let patterns =
+        args.rest().iter().map(|pattern| Pattern::ignoring_case(pattern)).collect::<Result<_, _>>()?;
     Ok(Request::Local(Local::ConfigGet(patterns)))
 }
 

@@ -70,9 +70,9 @@ pub fn list(mut args: Args) -> Result<Request, Refusal> {
         let is_of = |category: &String| categories(spec).iter().any(|own| own[1..] == **category);
         !no_modules
             && category.as_ref().is_none_or(is_of)
-            && pattern
-                .as_ref()
-                .is_none_or(|pattern| pattern.matches(spec.name.as_bytes(), &mut Steps::default()) == Ok(true))
+            && pattern.as_ref().is_none_or(|pattern| {
+                pattern.matches(spec.name.as_bytes(), &mut Steps::default()) == Ok(true)
+            })
     };
     let all = COMMANDS.iter().flat_map(|spec| std::iter::once(*spec).chain(spec.subcommands));
     answer(Frame::Array(all.filter(fits).map(|spec| Frame::bulk(spec.name)).collect()))

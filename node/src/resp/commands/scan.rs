@@ -95,7 +95,8 @@ impl Scan {
     }
 
     fn selects(&self, key: &[u8], value: &Value, steps: &mut Steps) -> Result<bool, Error> {
-        let is_of_type = self.type_filter.as_ref().is_none_or(|wanted| value.kind.name().as_bytes() == wanted);
+        let is_of_type =
+            self.type_filter.as_ref().is_none_or(|wanted| value.kind.name().as_bytes() == wanted);
         Ok(is_of_type && selects(self.pattern.as_ref(), key, steps)?)
     }
 }

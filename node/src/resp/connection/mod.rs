@@ -351,7 +351,8 @@ impl<D: Database> Connection<D> {
     async fn read(&mut self, read: Read, round: &mut Round) -> Result<Frame, Error> {
         self.await_fresh(round).await?;
         let Shared { cursors, stats, .. } = &*self.shared;
-        let snapshot = Snapshot { store: self.db.store(), wall_ms: self.db.now_ms(), cursors, stats, tried: None };
+        let snapshot =
+            Snapshot { store: self.db.store(), wall_ms: self.db.now_ms(), cursors, stats, tried: None };
         read.execute(&snapshot).await
     }
 

@@ -328,5 +328,7 @@ async fn patterns_are_bounded_in_length_and_in_steps() {
     let class = format!("*[{}]q", "x".repeat(8_000));
     client.send(request(&["KEYS", &class])).await;
     client.expect("*0\r\n").await;
-    client.check(&format!("CONFIG GET {}", "x ".repeat(257)), "-ERR CONFIG GET takes at most 256 patterns").await;
+    client
+        .check(&format!("CONFIG GET {}", "x ".repeat(257)), "-ERR CONFIG GET takes at most 256 patterns")
+        .await;
 }

@@ -6,13 +6,15 @@ use helios_proto::tls::{ClientTls, connect, why};
 use helios_proto::v1::cluster_client::ClusterClient;
 use helios_proto::v1::peer_client::PeerClient;
 use helios_proto::v1::{
-    ErrorCode, ForceNewRequest, Handshake, PeerFrame, RemoveRequest, SnapshotRequest, StatusRequest, TransferRequest,
-    peer_frame::Kind,
+    ErrorCode, ForceNewRequest, Handshake, PeerFrame, RemoveRequest, SnapshotRequest, StatusRequest,
+    TransferRequest, peer_frame::Kind,
 };
 use tonic::transport::Channel;
 
 use super::Locked;
-use crate::common::{Authority, Cluster, Load, Mounted, Node, Operator, begin_of, error_code, eventually, http};
+use crate::common::{
+    Authority, Cluster, Load, Mounted, Node, Operator, begin_of, error_code, eventually, http,
+};
 
 const TAKEN_OVER: &str = "certificates taken over";
 const LIMIT: Duration = Duration::from_secs(10);

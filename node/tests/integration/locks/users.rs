@@ -231,7 +231,8 @@ async fn guesses_of_an_address_are_delayed_logged_and_counted_on_every_port() {
     let over_redis = async || {
         let (mut connection, mut count) = (guarded.node.redis().await, 0);
         while Instant::now() < end {
-            count += usize::from(first_word(&mut connection, &["AUTH", "boss", "guess"]).await == "WRONGPASS");
+            count +=
+                usize::from(first_word(&mut connection, &["AUTH", "boss", "guess"]).await == "WRONGPASS");
         }
         count
     };
@@ -291,8 +292,9 @@ async fn a_watch_and_the_pages_stream_end_when_their_user_is_gone_or_changed() {
     };
     let page = async |authorization: &str| {
         let mut stream = TcpStream::connect(("127.0.0.1", guarded.node.ports.gateway)).await.unwrap();
-        let request =
-            format!("GET /status/stream HTTP/1.1\r\nhost: localhost\r\nauthorization: {authorization}\r\n\r\n");
+        let request = format!(
+            "GET /status/stream HTTP/1.1\r\nhost: localhost\r\nauthorization: {authorization}\r\n\r\n"
+        );
         stream.write_all(request.as_bytes()).await.unwrap();
         assert!(stream.read(&mut [0; 64]).await.unwrap() > 0);
         stream
