@@ -16,7 +16,7 @@ use tonic::transport::Endpoint;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::common::{error_code, eventually, info_field, temporary_directory};
+use crate::common::{PATIENCE, error_code, eventually, info_field, temporary_directory};
 
 const HOSTS: usize = 3;
 /// Namespaces of other tests have other names, and the addresses are known in these only.
@@ -195,7 +195,8 @@ async fn in_protected_mode(hosts: &mut Hosts) {
         let mut stream = TcpStream::connect((here.as_str(), 6379)).await.ok()?;
         stream.write_all(b"PING\r\n").await.ok()?;
         let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.ok()?;
+        // One that is served is not closed.
+        tokio::time::timeout(PATIENCE / 4, stream.read_to_string(&mut answer)).await.ok()?.ok()?;
         Some(answer)
     })
     .await;
