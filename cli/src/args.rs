@@ -197,8 +197,11 @@ pub enum Certs {
         #[arg(long)]
         name: String,
         /// A DNS name or an address by which others reach it; may be given several times.
-        #[arg(long = "host", required = true)]
+        #[arg(long = "host", required_unless_present = "admin")]
         hosts: Vec<String>,
+        /// For whoever manages the cluster, as heliosctl does with --cert: no member's certificate does for that.
+        #[arg(long, conflicts_with = "hosts")]
+        admin: bool,
         /// How long it is valid.
         #[arg(long, default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=3650))]
         days: u32,

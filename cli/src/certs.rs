@@ -103,4 +103,20 @@ mod tests {
         assert!(matches!(create(dir.path(), "node-1", &hosts, 30), Err(Error::File { .. })), "written over");
         assert!(create(dir.path(), "../x", &hosts, 30).is_err());
     }
+
+    #[test]
+    fn the_certificate_of_an_admin_names_no_host() {
+        use clap::Parser as _;
+        use helios_proto::tls::{MANAGEMENT_NAME, certificates, names_of};
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().display().to_string();
+        let words = ["heliosctl", "certs", "create", "--ca-dir", &path, "--name", "me"];
+        let parsed = |more: &[&str]| crate::args::Cli::try_parse_from(words.iter().chain(more).copied());
+        assert!(parsed(&[]).is_err() && parsed(&["--admin", "--host", "a"]).is_err());
+        let cli = parsed(&["--admin"]).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(crate::run::run(&cli)).unwrap();
+        let leaf = certificates(&fs::read(dir.path().join("me.crt")).unwrap()).unwrap().remove(0);
+        assert_eq!(names_of(&leaf).unwrap(), [MANAGEMENT_NAME]);
+    }
 }

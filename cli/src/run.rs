@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::CommandFactory;
+use helios_proto::tls::MANAGEMENT_NAME;
 use jiff::Timestamp;
 use kube::ResourceExt;
 use serde_json::json;
@@ -31,8 +32,10 @@ pub async fn run(cli: &Cli) -> Result<u8, Error> {
         clap_complete::generate(*shell, &mut Cli::command(), name, &mut std::io::stdout());
         return Ok(DONE);
     }
-    if let Command::Certs { action: Certs::Create { ca_dir, name, hosts, days } } = &cli.command {
-        return said(cli, &certs::create(ca_dir, name, hosts, *days)?);
+    if let Command::Certs { action: Certs::Create { ca_dir, name, hosts, admin, days } } = &cli.command {
+        let admin = admin.then(|| MANAGEMENT_NAME.to_owned());
+        let hosts: Vec<_> = hosts.iter().cloned().chain(admin).collect();
+        return said(cli, &certs::create(ca_dir, name, &hosts, *days)?);
     }
     if let Some((request, data)) = request(&cli.command) {
         return keys(cli, &request, data).await;

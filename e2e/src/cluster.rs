@@ -314,7 +314,7 @@ impl Cluster {
     pub fn identity(&self) -> anyhow::Result<Option<ClientTls>> {
         let secret = self.secret(&format!("{}-peer-tls", self.name))?;
         let part = |key: &str| secret.get(key).map(String::as_bytes);
-        let (Some(ca), Some(certificate), Some(key)) = (part("ca.crt"), part("tls.crt"), part("tls.key"))
+        let (Some(ca), Some(certificate), Some(key)) = (part("ca.crt"), part("admin.crt"), part("admin.key"))
         else {
             return Ok(None);
         };

@@ -137,6 +137,7 @@ impl App {
     ) -> Result<Self, AppError> {
         let locks = Locks::load(&settings)?;
         let access = Arc::new(Access::load(&settings)?);
+        warn_of_open_ports(&settings, &access);
         let listeners = Listeners::bind(&settings).await?;
         let mut registry = Registry::with_prefix("helios");
         let metrics = Metrics::new(&mut registry);
@@ -230,9 +231,10 @@ impl App {
         let peer = PeerServer::new(PeerService::new(Arc::new(node.clone()), door.refusals.clone()))
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        let router = server()
-            .add_service(peer)
-            .add_service(ClusterServer::new(ClusterService::new(Management::new(node))));
+        let router = server().add_service(peer).add_service(ClusterServer::new(ClusterService::new(
+            Management::new(node),
+            door.refusals.clone(),
+        )));
         let stop = self.stop.clone();
         self.serve_inside(listener, |listener| async move {
             if let Err(error) =
@@ -307,6 +309,27 @@ fn shares(settings: &Settings) -> Shares {
         );
     }
     shares
+}
+
+/// Nobody has to say who they are, and a port for clients is reachable from other hosts.
+fn warn_of_open_ports(settings: &Settings, access: &Access) {
+    let ports = [("listen.client", settings.listen_client), ("listen.grpc", settings.listen_grpc)];
+    for (key, address) in ports {
+        let Some(address) = address.filter(|address| access.is_open() && !address.ip().is_loopback()) else {
+            continue;
+        };
+        match access.is_protected() {
+            true => tracing::warn!(
+                key, %address,
+                "protected mode: without users, clients of other hosts are refused; set auth.users_file or \
+                 client.password, or client.protected_mode: false to let everyone in who reaches this port"
+            ),
+            false => tracing::warn!(
+                key, %address,
+                "whoever reaches this port may read and write: there are no users (auth.users_file, client.password)"
+            ),
+        }
+    }
 }
 
 fn server() -> Server {

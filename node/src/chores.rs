@@ -77,7 +77,7 @@ async fn purge_expired(node: Node) {
             return;
         }
         // Without a pause while there is more: what is deleted in one go may be large.
-        while node.store().has_expired(crate::wall_ms()).unwrap_or(false) {
+        while node.store().has_expired(node.bounded_ms()).unwrap_or(false) {
             let purge = Op::PurgeExpired(PurgeExpired { limit: EXPIRY_BATCH });
             let count = match node.write_own(purge, None).await {
                 Ok(Reply { kind: Some(Kind::Integer(count)), .. }) => count,

@@ -139,6 +139,12 @@ pub trait Database: Clone + Send + Sync + 'static {
         false
     }
 
+    /// The time at which a key counts as expired for a read, ms since the Unix epoch, if the log's clock is not later: this
+    /// node's wall clock, unless it is ahead of the others'.
+    fn now_ms(&self) -> u64 {
+        crate::wall_ms()
+    }
+
     /// The applied state of this node.
     fn store(&self) -> &Store;
 

@@ -1,89 +1,209 @@
-//! Redis's glob patterns: `*`, `?`, `[a-c]`, `[^x]`, `\` to quote.
+//! Redis's glob patterns: `*`, `?`, `[a-c]`, `[^x]`, `\` to quote. A pattern is compiled once; what matching costs
+//! beyond one pass over the text is charged to [`Steps`].
 
-/// Whether `text` as a whole matches. Takes time `O(pattern * text)` at worst, no recursion.
-pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
-    let (mut rest, mut unread) = (pattern, text);
-    // Where to go on, one byte of text later, when what follows the last `*` did not match.
-    let mut retry: Option<(&[u8], &[u8])> = None;
-    loop {
-        if let [b'*', after @ ..] = rest {
+use helios_proto::v1::ErrorCode;
+
+use crate::error::Error;
+
+/// Longest pattern that is compiled.
+pub const MAX_PATTERN_BYTES: usize = 8 << 10;
+/// Steps of one command, or of one published message, beyond one pass over each text: tens of milliseconds.
+pub const MAX_STEPS: u64 = 1 << 24;
+
+/// Items below 256 are literal bytes; from `FIRST_CLASS` on, indices of classes.
+type Item = u16;
+const ANY_BYTE: Item = 256;
+const STAR: Item = 257;
+const FIRST_CLASS: Item = 258;
+
+/// The bytes that a class accepts, one bit each.
+type Class = [u64; 4];
+
+/// A compiled pattern.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pattern {
+    items: Box<[Item]>,
+    classes: Box<[Class]>,
+}
+
+/// The pattern is longer than [`MAX_PATTERN_BYTES`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("pattern exceeds maximum allowed size ({MAX_PATTERN_BYTES} bytes)")]
+pub struct TooLong;
+
+/// The steps are used up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the pattern takes more than {MAX_STEPS} steps to match: write fewer * in it, or longer literals between them \
+     (the limit is fixed)"
+)]
+pub struct Exhausted;
+
+impl From<Exhausted> for Error {
+    fn from(exhausted: Exhausted) -> Self {
+        Self::new(ErrorCode::BudgetExceeded, exhausted.to_string())
+    }
+}
+
+/// How many steps are left.
+#[derive(Debug)]
+pub struct Steps(u64);
+
+impl Default for Steps {
+    fn default() -> Self {
+        Self(MAX_STEPS)
+    }
+}
+
+impl Steps {
+    fn take(&mut self) -> Result<(), Exhausted> {
+        self.0 = self.0.checked_sub(1).ok_or(Exhausted)?;
+        Ok(())
+    }
+}
+
+impl Pattern {
+    /// # Errors
+    /// When it is longer than [`MAX_PATTERN_BYTES`].
+    pub fn new(pattern: &[u8]) -> Result<Self, TooLong> {
+        if pattern.len() > MAX_PATTERN_BYTES {
+            return Err(TooLong);
+        }
+        let (mut items, mut classes) = (Vec::new(), Vec::new());
+        let mut rest = pattern;
+        while let [first, after @ ..] = rest {
             rest = after;
-            retry = Some((after, unread));
-            continue;
+            match (first, after) {
+                // Several in a row mean the same as one.
+                (b'*', _) if items.last() == Some(&STAR) => {}
+                (b'*', _) => items.push(STAR),
+                (b'?', _) => items.push(ANY_BYTE),
+                (b'[', _) => {
+                    let (class, after) = compile_class(after);
+                    // There are at most half as many classes as bytes.
+                    items.push(FIRST_CLASS + classes.len() as Item);
+                    classes.push(class);
+                    rest = after;
+                }
+                (b'\\', [quoted, after @ ..]) => {
+                    items.push(Item::from(*quoted));
+                    rest = after;
+                }
+                (literal, _) => items.push(Item::from(*literal)),
+            }
         }
-        let step = match unread {
-            [] if rest.is_empty() => return true,
-            [] => return false,
-            [byte, ..] => match_one(rest, *byte),
-        };
-        match (step, retry) {
-            (Some(after), _) => {
-                rest = after;
-                unread = &unread[1..];
+        Ok(Self { items: items.into(), classes: classes.into() })
+    }
+
+    /// For names of options, which are compared in ASCII lower case.
+    ///
+    /// # Errors
+    /// As [`Pattern::new`].
+    pub fn ignoring_case(pattern: &[u8]) -> Result<Self, TooLong> {
+        Self::new(&pattern.to_ascii_lowercase())
+    }
+
+    /// Whether `text` as a whole matches. One pass over `text` is free, in that whoever asks has paid for the text; each
+    /// step beyond it is charged.
+    ///
+    /// # Errors
+    /// When `steps` are used up.
+    pub fn matches(&self, text: &[u8], steps: &mut Steps) -> Result<bool, Exhausted> {
+        let (mut item, mut at) = (0, 0);
+        // Where to continue, one byte of text later, when what follows the last `*` did not match.
+        let mut retry: Option<(usize, usize)> = None;
+        let mut free = 2 * text.len() + self.items.len();
+        loop {
+            let wanted = self.items.get(item).copied();
+            if wanted == Some(STAR) {
+                item += 1;
+                if item == self.items.len() {
+                    return Ok(true);
+                }
+                retry = Some((item, at));
+                continue;
             }
-            (None, Some((after_star, from))) => {
-                let Some((_, from)) = from.split_first() else { return false };
-                rest = after_star;
-                unread = from;
-                retry = Some((after_star, from));
+            let Some(byte) = text.get(at) else { return Ok(wanted.is_none()) };
+            match free.checked_sub(1) {
+                Some(less) => free = less,
+                None => steps.take()?,
             }
-            (None, None) => return false,
+            if wanted.is_some_and(|wanted| self.accepts(wanted, *byte)) {
+                (item, at) = (item + 1, at + 1);
+            } else if let Some((after_star, from)) = retry {
+                (item, at) = (after_star, from + 1);
+                retry = Some((after_star, at));
+            } else {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// The bytes every match begins with.
+    pub fn literal_prefix(&self) -> Vec<u8> {
+        self.items.iter().map_while(|item| u8::try_from(*item).ok()).collect()
+    }
+
+    /// What it holds in memory.
+    pub fn bytes(&self) -> usize {
+        size_of_val(&*self.items) + size_of_val(&*self.classes)
+    }
+
+    fn accepts(&self, item: Item, byte: u8) -> bool {
+        match item {
+            ANY_BYTE => true,
+            literal if literal < ANY_BYTE => literal == Item::from(byte),
+            class => {
+                let class = self.classes.get(usize::from(class - FIRST_CLASS));
+                class.is_some_and(|class| class[usize::from(byte / 64)] & (1 << (byte % 64)) != 0)
+            }
         }
     }
 }
 
-/// ASCII case-insensitive [`matches`], for names of options.
-pub fn matches_ignoring_case(pattern: &[u8], text: &[u8]) -> bool {
-    matches(&pattern.to_ascii_lowercase(), &text.to_ascii_lowercase())
-}
-
-/// The bytes every match begins with.
-pub fn literal_prefix(pattern: &[u8]) -> &[u8] {
-    let end = pattern.iter().position(|byte| b"*?[\\".contains(byte)).unwrap_or(pattern.len());
-    &pattern[..end]
-}
-
-/// Pattern after its first element, if that element matches `byte`.
-fn match_one(pattern: &[u8], byte: u8) -> Option<&[u8]> {
-    match pattern {
-        [] => None,
-        [b'?', rest @ ..] => Some(rest),
-        [b'[', class @ ..] => match_class(class, byte),
-        [b'\\', quoted, rest @ ..] => (*quoted == byte).then_some(rest),
-        [literal, rest @ ..] => (*literal == byte).then_some(rest),
-    }
-}
-
-/// As in Redis, a class that is never closed ends with the pattern.
-fn match_class(class: &[u8], byte: u8) -> Option<&[u8]> {
+/// What stands between `[` and `]`, and what comes after. As in Redis, a class that is never closed ends with the
+/// pattern.
+fn compile_class(class: &[u8]) -> (Class, &[u8]) {
     let (negated, mut rest) = match class {
         [b'^', rest @ ..] => (true, rest),
         _ => (false, class),
     };
-    let mut found = false;
+    let mut accepted: Class = [0; 4];
+    let mut accept = |byte: u8| accepted[usize::from(byte / 64)] |= 1 << (byte % 64);
     loop {
         rest = match rest {
             [] | [b']', ..] => break,
             [b'\\', quoted, tail @ ..] => {
-                found |= *quoted == byte;
+                accept(*quoted);
                 tail
             }
             [first, b'-', last, tail @ ..] => {
-                found |= (*first.min(last)..=*first.max(last)).contains(&byte);
+                (*first.min(last)..=*first.max(last)).for_each(&mut accept);
                 tail
             }
             [literal, tail @ ..] => {
-                found |= *literal == byte;
+                accept(*literal);
                 tail
             }
         }
     }
-    (found != negated).then_some(rest.get(1..).unwrap_or_default())
+    if negated {
+        accepted = accepted.map(|bits| !bits);
+    }
+    (accepted, rest.get(1..).unwrap_or_default())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn pattern(text: &[u8]) -> Pattern {
+        Pattern::new(text).unwrap()
+    }
+
+    fn matches(pattern: &[u8], text: &[u8]) -> bool {
+        super::Pattern::new(pattern).unwrap().matches(text, &mut Steps::default()).unwrap()
+    }
 
     #[test]
     fn patterns_of_the_redis_documentation() {
@@ -94,13 +214,17 @@ mod tests {
             ("h[ae]llo", "hallo", true),
             ("h[ae]llo", "hillo", false),
             ("h[^e]llo", "hello", false),
+            ("h[^e]llo", "hallo", true),
             ("h[a-b]llo", "hbllo", true),
             ("h[b-a]llo", "hallo", true),
             (r"h\*llo", "h*llo", true),
             (r"h\*llo", "hello", false),
+            (r"a\", r"a\", true),
             (r"[\]]", "]", true),
             ("[a", "a", true),
+            ("[]a", "a", false),
             ("*", "", true),
+            ("**", "a", true),
             ("", "", true),
             ("", "a", false),
             ("a*b*c", "a-b-b-c", true),
@@ -113,18 +237,58 @@ mod tests {
     }
 
     #[test]
+    fn every_byte_is_in_a_class_or_in_its_negation() {
+        for byte in 0..=u8::MAX {
+            let expected = byte == b'0' || (0x80..=0x90).contains(&byte);
+            let class = [b'[', b'0', 0x80, b'-', 0x90, b']'];
+            let negation = [b'[', b'^', b'0', 0x80, b'-', 0x90, b']'];
+            assert_eq!(matches(&class, &[byte]), expected, "{byte}");
+            assert_eq!(matches(&negation, &[byte]), !expected, "{byte}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_above_the_limit_is_refused_before_it_is_compiled() {
+        assert!(Pattern::new(&[b'a'; MAX_PATTERN_BYTES]).is_ok());
+        assert_eq!(Pattern::new(&[b'a'; MAX_PATTERN_BYTES + 1]), Err(TooLong));
+        assert_eq!(Pattern::ignoring_case(&[b'A'; MAX_PATTERN_BYTES + 1]), Err(TooLong));
+    }
+
+    #[test]
+    fn a_long_class_costs_one_step_for_each_byte() {
+        let class = [b"*[", &[b'x'; 8_000][..], b"]q"].concat();
+        let mut steps = Steps(0);
+        assert_eq!(pattern(&class).matches(&[b'a'; 60_000], &mut steps), Ok(false));
+    }
+
+    #[test]
+    fn backtracking_is_charged_and_ends_with_an_error() {
+        // Each byte of the text begins a run that fails at its end only.
+        let costly = [b"*", &[b'a'; 4_000][..], b"b"].concat();
+        let mut steps = Steps::default();
+        assert_eq!(pattern(&costly).matches(&[b'a'; 60_000], &mut steps), Err(Exhausted));
+        assert_eq!(steps.0, 0);
+        // What other texts of the same command have used up is not there any more.
+        assert_eq!(pattern(b"*aab").matches(&[b'a'; 100], &mut steps), Err(Exhausted));
+        assert_eq!(pattern(b"user:*").matches(b"user:1", &mut steps), Ok(true));
+    }
+
+    #[test]
     fn many_stars_do_not_explode() {
-        let text = [b'a'; 2000];
-        assert!(!matches(
-            "a*".repeat(500).as_bytes().iter().chain(b"b").copied().collect::<Vec<_>>().as_slice(),
-            &text
-        ));
+        let many = [&b"a*".repeat(500)[..], b"b"].concat();
+        assert!(!matches(&many, &[b'a'; 2000]));
     }
 
     #[test]
     fn the_literal_prefix_ends_at_the_first_special_byte() {
-        for (pattern, prefix) in [("user:*", "user:"), ("abc", "abc"), ("*", ""), (r"a\*", "a")] {
-            assert_eq!(literal_prefix(pattern.as_bytes()), prefix.as_bytes());
+        for (text, prefix) in [("user:*", "user:"), ("abc", "abc"), ("*", ""), (r"a\*b[c]", "a*b")] {
+            assert_eq!(pattern(text.as_bytes()).literal_prefix(), prefix.as_bytes());
         }
+    }
+
+    #[test]
+    fn the_compiled_form_is_a_bounded_multiple_of_the_pattern() {
+        let worst = b"[]".repeat(MAX_PATTERN_BYTES / 2);
+        assert!(pattern(&worst).bytes() <= 17 * MAX_PATTERN_BYTES);
     }
 }

@@ -8,6 +8,7 @@ mod auth;
 mod channels;
 mod chores;
 mod client_memory;
+mod clock;
 pub mod config;
 pub mod coordinator;
 pub mod database;

@@ -63,6 +63,9 @@ const SECTIONS: &[(&str, &[Limit])] = &[
         limit("Bytes that one read visits and answers", Bytes(crate::state::MAX_READ_BYTES), Some("reads.max_bytes"), "none", "`BUDGET_EXCEEDED`."),
         limit("Long reads of one process at once: those that visit more than 1024 elements or 256 KiB", Count(crate::long_reads::MAX_LONG_READS as u64), None, "1, and nothing beside it", "The read waits for its turn."),
         limit("Answers of one transaction together", Bytes(crate::state::MAX_TRANSACTION_ANSWER_BYTES as u64), None, "none", "`TOO_LARGE` in place of the answer that does not fit."),
+        limit("Glob pattern (KEYS, SCAN MATCH, PSUBSCRIBE, CONFIG GET, ACL and others)", Bytes(crate::glob::MAX_PATTERN_BYTES as u64), None, "none", "`-ERR pattern exceeds maximum allowed size`."),
+        limit("Steps of a glob pattern beyond one pass over each name, for one command", Count(crate::glob::MAX_STEPS), None, "none", "`BUDGET_EXCEEDED`."),
+        limit("The same, for one published message and all patterns that clients listen to", Count(crate::glob::MAX_STEPS), None, "none", "The subscriber whose pattern exceeds it is disconnected; the others get the message."),
     ]),
     ("Scripts", &[
         limit("Time of a script, with all its tries", Millis(scripts::MAX_TIME.as_millis() as u64), None, "`busy-reply-threshold`, 5 s: only then SCRIPT KILL works", "It is stopped, with an error; nothing of it was done."),
@@ -95,8 +98,14 @@ const SECTIONS: &[(&str, &[Limit])] = &[
         limit("Connections of the metrics port", Count(crate::descriptors::METRICS as u64), None, "does not apply", "The oldest gives way, so that a probe is always answered."),
         limit("Connections of the gRPC port", Count(crate::descriptors::MAX_GRPC as u64), None, "does not apply", "As on the peer port. At most a quarter of the descriptors that are left."),
         limit("Connections of the gateway", Count(crate::descriptors::MAX_GATEWAY as u64), None, "does not apply", "The oldest that has sent no request gives way. At most an eighth of the descriptors that are left."),
+        limit("Channels and patterns of one connection", Count(crate::pubsub::MAX_TOPICS as u64), None, "none", "`-ERR` in place of the answer for that name."),
+        limit("Memory of the channels and patterns of one connection", Bytes(crate::pubsub::MAX_TOPIC_BYTES as u64), None, "none", "`-ERR` in place of the answer for that name."),
     ]),
     ("Authentication", &[
+        limit("Failed attempts of one address without a delay", Count(crate::auth::FREE_FAILURES as u64), None, "none", "From then on attempts of this address are looked at one after the other, each after a delay that doubles from 100 ms."),
+        limit("Longest delay between two attempts of one address", Millis(2_000), Some("auth.max_delay"), "none", "The delay stays at it."),
+        limit("Wait for the turn of an attempt", Millis(crate::auth::MAX_WAIT.as_secs() * 1_000), None, "none", "`OVERLOADED`; the attempt was not looked at."),
+        limit("Addresses with failed attempts that are remembered, each for 10 minutes", Count(crate::auth::MAX_ADDRESSES as u64), None, "none", "The one that has failed least recently is forgotten."),
     ]),
     ("Log, state and peers", &[
         limit("Log held in memory", Bytes(crate::config::MAX_LOG_BYTES), Some("raft.max_log_bytes"), "none", "`OVERLOADED` for writes, but for those that free room, up to 1.125 times as much. From half of the limit on a leader takes writes more slowly: what would wait for over a second is refused. A follower takes no entries beyond 1.25 times as much."),
@@ -108,6 +117,9 @@ const SECTIONS: &[(&str, &[Limit])] = &[
         limit("Writes that one member has sent on to the leader and that have no outcome yet", Count(crate::requests::MAX_FORWARDED as u64), None, "none", "More wait, and are answered `OVERLOADED` at the end of `client.request_timeout`."),
         limit("Clients whose request ids are remembered", Count(crate::state::MAX_REQUEST_CLIENTS as u64), None, "does not apply", "The client that was silent for longest of the user with the most clients (of the host, without users) is forgotten; a retry of one of its writes is answered `OUTCOME_UNKNOWN`. Members' own clients are counted apart."),
         limit("Writes remembered of one such client", Count(crate::state::SLOTS), None, "does not apply", "A retry of an older one is answered `OUTCOME_UNKNOWN`."),
+        limit("Writes in one call of a member", Count(crate::peer::MAX_FORWARDED as u64), None, "does not apply", "The call is refused with `INVALID_ARGUMENT`."),
+        limit("Published messages in one call of a member", Count(crate::peer::MAX_PUBLICATIONS as u64), None, "does not apply", "The call is refused with `INVALID_ARGUMENT`."),
+        limit("Gain of the log's clock on time in one term, unless a majority's clocks agree", Millis(crate::clock::SLACK.as_secs() * 1_000), None, "does not apply", "Entries are stamped with an earlier time than the leader's wall clock says."),
         limit("Message between members", Bytes(crate::peer::MAX_MESSAGE_BYTES as u64), None, "does not apply", "The stream ends with a gRPC error and is dialled again."),
     ]),
 ];

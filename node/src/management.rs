@@ -18,6 +18,8 @@ use crate::raft::{ChangeRequest, Expected, RaftStatus, Role, membership};
 
 mod anywhere;
 
+pub use anywhere::sent_on_by;
+
 /// How long a membership change may take to be committed and applied.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(5);
 const DEFAULT_TRANSFER_TIMEOUT: Duration = Duration::from_secs(5);

@@ -8,12 +8,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use helios_proto::v1::ErrorCode;
+use helios_proto::v1::{ErrorCode, Handshake};
 
 use tokio::sync::Notify;
 
 use self::start::static_cluster;
 use crate::channels::Channels;
+use crate::clock::{Clock, Look};
 use crate::config::Settings;
 use crate::disk;
 use crate::error::Error;
@@ -22,7 +23,7 @@ use crate::lifecycle::{Belonging, DataDir, MarkerError};
 use crate::metrics::Metrics;
 use crate::peer::{Dialer, Links};
 use crate::pubsub::Broker;
-use crate::raft::{self, Fatal, RaftHandle, RecoveryError, Runtime, Snapshots, membership};
+use crate::raft::{self, Fatal, RaftHandle, RaftStatus, RecoveryError, Runtime, Snapshots, membership};
 use crate::requests::{Couriers, FreshAt, Names};
 use crate::sessions::Sessions;
 use crate::state::{Driven, StateError, Store, StoreOptions};
@@ -100,6 +101,7 @@ pub(crate) struct Inner {
     /// What its clients listen to.
     pub(crate) broker: Arc<Broker>,
     pub(crate) couriers: Couriers,
+    pub(crate) clock: Clock,
     /// Largest encoded command the log takes.
     pub(crate) max_command_bytes: usize,
     /// Of the embedding program.
@@ -192,6 +194,7 @@ impl Node {
             locks,
             broker: Arc::default(),
             couriers: Couriers::default(),
+            clock: Clock::default(),
             snapshots: Arc::new(snapshots),
             disk_id: marker.disk_id,
             boot_epoch: marker.boot_epoch,
@@ -279,6 +282,23 @@ impl Node {
         }
         let message = format!("this is cluster {}, not {cluster_id}", member.cluster_id);
         Err(Error::new(ErrorCode::WrongCluster, message))
+    }
+
+    /// The wall clock, within what the log's clock and a majority's clocks allow.
+    pub(crate) fn bounded_ms(&self) -> u64 {
+        let wall_ms = crate::wall_ms();
+        let Some(member) = self.member() else { return wall_ms };
+        self.0.clock.now_ms(wall_ms, |judge| {
+            let (status, log_ms, now) = (member.raft.status(), self.0.store.clock_ms(), Instant::now());
+            let RaftStatus { term, membership, .. } = &*status;
+            judge(&Look { wall_ms, now, log_ms, term: *term, own_id: member.id, membership });
+        })
+    }
+
+    /// As this member introduces itself to another.
+    pub(crate) fn handshake_to(&self, status: &RaftStatus, id: u64) -> Option<Handshake> {
+        let record = membership::member(&status.membership, id)?;
+        Some(self.active().ok()?.links.handshake_to(record))
     }
 
     /// Whether a program embeds this node with a state machine of its own.

@@ -11,13 +11,15 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use crate::client_memory::{Account, Cause};
-use crate::glob;
+use crate::glob::{Exhausted, Pattern, Steps};
 
 /// Messages that one client may have waiting; one that is slower is cut off, as Redis does. Their bytes are limited by
 /// its account.
 const MAX_WAITING: usize = 16_384;
 /// Channels and patterns of one client.
 pub const MAX_TOPICS: usize = 10_000;
+/// What their names and compiled patterns may hold in memory together.
+pub const MAX_TOPIC_BYTES: usize = 16 << 20;
 
 /// What a client hears.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,7 +49,14 @@ pub struct Broker {
 #[derive(Debug, Default)]
 struct Topics {
     channels: HashMap<Bytes, HashMap<u64, Inbox>>,
-    patterns: BTreeMap<Bytes, HashMap<u64, Inbox>>,
+    patterns: BTreeMap<Bytes, Listened>,
+}
+
+/// A pattern with those who listen to it.
+#[derive(Debug)]
+struct Listened {
+    pattern: Pattern,
+    inboxes: HashMap<u64, Inbox>,
 }
 
 #[derive(Debug, Clone)]
@@ -66,6 +75,7 @@ pub struct Subscriber {
     receiver: mpsc::Receiver<Delivery>,
     channels: BTreeSet<Bytes>,
     patterns: BTreeSet<Bytes>,
+    /// Of both, as counted by `cost`.
     topic_bytes: usize,
 }
 
@@ -93,7 +103,7 @@ impl Broker {
     /// Hands a message to this node's clients; answers how many times.
     pub fn publish(&self, channel: &Bytes, payload: &Bytes) -> u64 {
         let topics = self.read();
-        let mut count = 0;
+        let (mut count, mut steps) = (0, Steps::default());
         // Slices would hold the chunks that they were read in for as long as the slowest subscriber takes.
         let mut own = None;
         let mut delivery = |pattern| {
@@ -104,23 +114,35 @@ impl Broker {
         for inbox in topics.channels.get(channel).into_iter().flat_map(HashMap::values) {
             count += u64::from(inbox.put(delivery(None)));
         }
-        for (pattern, inboxes) in &topics.patterns {
-            if glob::matches(pattern, channel) {
-                for inbox in inboxes.values() {
-                    count += u64::from(inbox.put(delivery(Some(pattern.clone()))));
+        for (name, Listened { pattern, inboxes }) in &topics.patterns {
+            match pattern.matches(channel, &mut steps) {
+                Ok(true) => {
+                    for inbox in inboxes.values() {
+                        count += u64::from(inbox.put(delivery(Some(name.clone()))));
+                    }
                 }
+                Ok(false) => {}
+                // From here on this message is matched against what takes one pass over it only.
+                Err(exhausted) => inboxes.values().for_each(|inbox| inbox.cut_for(exhausted)),
             }
         }
         count
     }
 
     /// Channels that somebody listens to by name, in order.
-    pub fn channels(&self, pattern: Option<&[u8]>) -> Vec<Bytes> {
+    ///
+    /// # Errors
+    /// When `pattern` takes too many steps.
+    pub fn channels(&self, pattern: Option<&Pattern>) -> Result<Vec<Bytes>, Exhausted> {
         let topics = self.read();
-        let matches = |channel: &&Bytes| pattern.is_none_or(|pattern| glob::matches(pattern, channel));
-        let mut found: Vec<_> = topics.channels.keys().filter(matches).cloned().collect();
+        let (mut found, mut steps) = (Vec::new(), Steps::default());
+        for channel in topics.channels.keys() {
+            if pattern.map_or(Ok(true), |pattern| pattern.matches(channel, &mut steps))? {
+                found.push(channel.clone());
+            }
+        }
         found.sort_unstable();
-        found
+        Ok(found)
     }
 
     /// Clients that listen to a channel by name.
@@ -159,12 +181,30 @@ impl Inbox {
         }
         is_taken
     }
+
+    fn cut(&self) {
+        self.cuts.fetch_add((!self.account.is_closed()).into(), Ordering::Relaxed);
+        self.account.close(Cause::PubsubLimit);
+    }
+
+    /// A client whose pattern costs every publisher too much is not served in part: it would miss messages unawares.
+    fn cut_for(&self, exhausted: Exhausted) {
+        if !self.account.is_closed() {
+            tracing::warn!(%exhausted, "a subscriber was disconnected for its pattern");
+        }
+        self.cut();
+    }
 }
 
 impl Subscriber {
     /// Listens to one more, if it does not yet; false if that were too many.
     pub fn subscribe(&mut self, topic: Topic, name: Bytes) -> bool {
-        if self.count() >= MAX_TOPICS {
+        // What is too long for a pattern was refused by the command.
+        let Ok(pattern) = Pattern::new(if topic == Topic::Pattern { &name } else { b"" }) else {
+            return false;
+        };
+        let bytes = self.topic_bytes + cost(&name, &pattern);
+        if self.count() >= MAX_TOPICS || bytes > MAX_TOPIC_BYTES {
             return false;
         }
         // A slice would hold the chunk that it was read in.
@@ -173,25 +213,28 @@ impl Subscriber {
         let mut topics = self.broker.write();
         let listeners = match topic {
             Topic::Channel => topics.channels.entry(name.clone()).or_default(),
-            Topic::Pattern => topics.patterns.entry(name.clone()).or_default(),
+            Topic::Pattern => {
+                let listened = topics.patterns.entry(name.clone());
+                &mut listened.or_insert_with(|| Listened { pattern, inboxes: HashMap::new() }).inboxes
+            }
         };
         listeners.insert(self.id, inbox);
         drop(topics);
-        let bytes = topic_bytes(&name);
         if self.names(topic).insert(name) {
-            self.topic_bytes += bytes;
+            self.topic_bytes = bytes;
         }
         true
     }
 
     /// True if it listened to it.
     pub fn unsubscribe(&mut self, topic: Topic, name: &[u8]) -> bool {
+        let pattern = Pattern::new(if topic == Topic::Pattern { name } else { b"" });
         self.broker.write().forget(topic, name, self.id);
-        let listened = self.names(topic).remove(name);
-        if listened {
-            self.topic_bytes -= topic_bytes(name);
+        let was_there = self.names(topic).remove(name);
+        if was_there && let Ok(pattern) = pattern {
+            self.topic_bytes = self.topic_bytes.saturating_sub(cost(name, &pattern));
         }
-        listened
+        was_there
     }
 
     /// What the names cost that it listens to.
@@ -256,11 +299,6 @@ impl Drop for Subscriber {
     }
 }
 
-/// A name in the list of its subscriber and in that of all.
-fn topic_bytes(name: &[u8]) -> usize {
-    name.len() + 2 * size_of::<Bytes>() + size_of::<Inbox>()
-}
-
 impl Topics {
     fn forget(&mut self, topic: Topic, name: &[u8], id: u64) {
         let forget = |listeners: &mut HashMap<u64, Inbox>| {
@@ -274,12 +312,16 @@ impl Topics {
                 }
             }
             Topic::Pattern => {
-                if self.patterns.get_mut(name).is_some_and(forget) {
+                if self.patterns.get_mut(name).is_some_and(|listened| forget(&mut listened.inboxes)) {
                     self.patterns.remove(name);
                 }
             }
         }
     }
+}
+
+fn cost(name: &[u8], pattern: &Pattern) -> usize {
+    name.len() + pattern.bytes() + 2 * size_of::<Bytes>() + size_of::<Inbox>()
 }
 
 #[cfg(test)]
@@ -309,8 +351,9 @@ mod tests {
             [one.try_next(), one.try_next(), one.try_next()].map(|heard| heard.map(|heard| heard.pattern));
         assert_eq!(heard, [Some(None), Some(Some(bytes("n*"))), None]);
         assert_eq!(other.try_next(), None);
-        assert_eq!(broker.channels(None), [bytes("news"), bytes("old")]);
-        assert_eq!(broker.channels(Some(b"o*")), [bytes("old")]);
+        assert_eq!(broker.channels(None).unwrap(), [bytes("news"), bytes("old")]);
+        let pattern = Pattern::new(b"o*").unwrap();
+        assert_eq!(broker.channels(Some(&pattern)).unwrap(), [bytes("old")]);
     }
 
     #[test]
@@ -324,7 +367,39 @@ mod tests {
         assert!(!client.unsubscribe(Topic::Channel, b"a"));
         assert_eq!((client.count(), broker.listeners(b"a"), broker.listeners(b"b")), (2, 0, 1));
         drop(client);
-        assert_eq!((broker.channels(None).len(), broker.pattern_count()), (0, 0));
+        assert_eq!((broker.channels(None).unwrap().len(), broker.pattern_count()), (0, 0));
+    }
+
+    #[test]
+    fn a_subscriber_whose_pattern_costs_too_much_is_cut_and_others_hear_the_message() {
+        let broker = broker();
+        let (costly_account, costly_cut) = account(MemoryLimits::default());
+        let (client_account, cut) = account(MemoryLimits::default());
+        let mut costly = broker.subscriber(costly_account);
+        let pattern = [b"*", &[b'a'; 4_000][..], b"b"].concat();
+        assert!(costly.subscribe(Topic::Pattern, pattern.into()));
+        let mut client = broker.subscriber(client_account);
+        for pattern in ["a*", "z*"] {
+            assert!(client.subscribe(Topic::Pattern, bytes(pattern)));
+        }
+        assert_eq!(broker.publish(&vec![b'a'; 60_000].into(), &bytes("hi")), 1);
+        assert_eq!((costly_cut.is_cancelled(), cut.is_cancelled()), (true, false));
+        assert_eq!(client.try_next().and_then(|heard| heard.pattern), Some(bytes("a*")));
+    }
+
+    #[test]
+    fn topics_of_one_client_are_bounded_in_bytes() {
+        let broker = broker();
+        let mut client = broker.subscriber(account(MemoryLimits::default()).0);
+        let name = |number: usize| Bytes::from(format!("{number:0>60000}"));
+        let fit =
+            (0..MAX_TOPICS).take_while(|number| client.subscribe(Topic::Channel, name(*number))).count();
+        assert_eq!(fit, MAX_TOPIC_BYTES / 60_000);
+        // What is given up makes room.
+        for number in 0..fit {
+            assert!(client.unsubscribe(Topic::Channel, &name(number)));
+        }
+        assert!(client.subscribe(Topic::Channel, name(fit)));
     }
 
     #[test]

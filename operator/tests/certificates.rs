@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use helios_operator::locks::certificates::{
-    Act, Data, Existing, SPREAD, Write, carry_out, plan_certificates,
+    Act, Data, Existing, SPREAD, Write, admin_of, carry_out, plan_certificates,
 };
 use helios_operator::locks::check::{self, Names, fits, validity};
 use helios_operator::locks::keys;
@@ -176,6 +176,25 @@ fn a_deleted_certificate_is_issued_anew_by_the_same_authority() {
     world.settle();
     assert_eq!(world.acts, [Act::IssueLeaf]);
     assert!(world.leaf_pem() != before && world.authority == authority);
+}
+
+#[test]
+fn whoever_manages_the_cluster_has_a_certificate_that_is_no_members() {
+    let mut world = World::settled();
+    let leaf = world.leaf.clone().unwrap();
+    let (admin, bundle) = (admin_of(&leaf).unwrap(), &leaf["ca.crt"]);
+    assert!(!check::is_for_management(&leaf["tls.crt"]));
+    assert!(
+        fits(&admin, bundle, &Names { replicas: 0, ..names() }, world.now).is_ok(),
+        "of another authority"
+    );
+    assert!(fits(&admin, bundle, &names(), world.now).is_err(), "it would do for a member");
+    // A Secret of an operator that knew of none gets it, with a new certificate of the members.
+    world.leaf.as_mut().unwrap().retain(|name, _| !name.starts_with("admin."));
+    world.settle();
+    assert_eq!(world.acts, [Act::IssueLeaf]);
+    assert!(admin_of(world.leaf.as_ref().unwrap()).is_some());
+    world.members_trust_each_other();
 }
 
 #[test]

@@ -120,10 +120,14 @@ fn settings_of_the_node_reach_its_configuration() {
     }
 }
 
-/// What clusters had before there were certificates and passwords.
+/// What clusters had before there were certificates and passwords; protected mode came since.
 #[test]
 fn without_tls_and_passwords_the_template_is_the_one_of_old() {
     let open = template(json!({ "tls": { "mode": "off" }, "auth": { "enabled": false } }));
+    let lines: Vec<_> = open.lines().collect();
+    let added = lines.iter().position(|line| line.contains("HELIOS_PROTECTED_MODE")).unwrap();
+    let open: String =
+        [&lines[..added], &lines[added + 2..]].concat().iter().map(|line| format!("{line}\n")).collect();
     assert_eq!(format!("{:08x}", crc32c::crc32c(open.as_bytes())), "23905a4f");
 }
 
@@ -231,4 +235,16 @@ fn a_live_claim_template_is_kept_as_it_is() {
     let claims = build::objects(&cluster, &shape).unwrap().stateful_set.spec.volume_claim_templates.unwrap();
     let requests = claims[0].spec.clone().unwrap().resources.unwrap().requests.unwrap();
     assert_eq!(requests["storage"].0, "10Gi");
+}
+
+#[test]
+fn members_without_users_are_told_to_let_everyone_in_and_others_are_told_nothing() {
+    const VARIABLE: &str = "HELIOS_PROTECTED_MODE";
+    assert!(!template(json!({})).contains(VARIABLE));
+    let open = template(json!({"auth": {"enabled": false}}));
+    let (_, rest) = open.split_once(VARIABLE).unwrap();
+    assert!(
+        rest.lines().nth(1).is_some_and(|line| line.contains("value") && line.contains("false")),
+        "{rest}"
+    );
 }

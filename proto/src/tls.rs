@@ -22,7 +22,7 @@ use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint};
 use tower::Service;
 
-pub use certificate::not_after;
+pub use certificate::{MANAGEMENT_NAME, names_of, not_after};
 pub use words::{Plain, in_words, innermost, why};
 
 /// What HTTP/2 over TLS is called by (RFC 9113).

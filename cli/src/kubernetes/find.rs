@@ -187,7 +187,12 @@ impl Finder {
             Err(denied) => return Ok(Lock { tls: None, advice: Some(denied) }),
         };
         let file = |key: &str| data.get(key).map_or(&[][..], |bytes| bytes.0.as_slice());
-        let tls = ClientTls::from_pem(file("ca.crt"), Some((file("tls.crt"), file("tls.key"))));
+        // Members let nobody manage them by their own certificate once there is this one.
+        let (certificate, key) = match file("admin.crt").is_empty() {
+            true => (file("tls.crt"), file("tls.key")),
+            false => (file("admin.crt"), file("admin.key")),
+        };
+        let tls = ClientTls::from_pem(file("ca.crt"), Some((certificate, key)));
         let tls = tls.map_err(|error| Error::Impossible(format!("Secret {name} {error}")))?;
         Ok(Lock { tls: Some(tls), advice: None })
     }

@@ -1,12 +1,48 @@
-//! The header `authorization` of HTTP and gRPC (RFC 7617, RFC 6750). Pure.
+//! The header `authorization` of HTTP and gRPC (RFC 7617, RFC 6750).
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use helios_proto::v1::ErrorCode;
 
-use super::{Access, Identity};
+use super::{Access, Client, Identity};
 use crate::error::Error;
+use crate::refusals::Refusals;
 use crate::secret::Secret;
+
+/// The verdict of `judge` on a request with that header, in its turn: an attempt is delayed as those of Redis clients
+/// are, a header by which this connection was let in before is none.
+///
+/// # Errors
+/// Those of `judge`, or that its turn is too far away.
+pub async fn admit_in_turn(
+    access: &Access,
+    port: &'static str,
+    client: &Client,
+    refusals: &Refusals,
+    header: Option<&str>,
+    judge: impl FnOnce() -> Result<Identity, Error>,
+) -> Result<Identity, Error> {
+    let attempt = header.filter(|header| credentials(header).is_some());
+    if let Some(header) = attempt
+        && !client.has_proven(header)
+    {
+        access.turn(client.address.ip()).await.inspect_err(|_| refusals.count("auth_throttled"))?;
+    }
+    let found = judge();
+    match (&found, attempt) {
+        (Ok(_), attempt) => client.note(attempt),
+        (Err(error), Some(_)) if error.code == ErrorCode::Unauthenticated => {
+            client.note(None);
+            access.failed(port, client.address, refusals);
+        }
+        (Err(error), _) => {
+            let reason =
+                if error.code == ErrorCode::ProtectedMode { "protected_mode" } else { "unauthenticated" };
+            refusals.count(reason);
+        }
+    }
+    found
+}
 
 /// Whoever the header says, if that is so. `token` is one that is in the configuration itself.
 ///

@@ -2,22 +2,34 @@
 //! answer for all ports.
 
 mod basic;
+mod client;
+mod guesses;
+mod pass;
 mod users;
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use helios_proto::v1::ErrorCode;
 use tokio_util::sync::CancellationToken;
 
-pub use basic::admitted;
+pub use basic::{admit_in_turn, admitted};
+pub use client::Client;
+pub use guesses::MAX_WAIT;
+#[cfg(test)]
+pub use guesses::{FREE_FAILURES, MAX_ADDRESSES};
+pub use pass::Pass;
 pub use users::{Role, User};
 
 use crate::config::{ConfigError, Settings};
 use crate::error::Error;
+use crate::refusals::Refusals;
 use crate::secret::Secret;
 use crate::watched;
+use guesses::Guesses;
 use users::Users;
 
 /// Who `client.password` is the password of.
@@ -32,6 +44,13 @@ pub struct Access {
     rules: RwLock<Arc<Rules>>,
     /// Counts the changes of `rules`.
     version: AtomicU64,
+    /// Sent to whoever waits for a change.
+    changed: tokio::sync::watch::Sender<()>,
+    /// Nobody was told to say who they are, and clients of other hosts are refused for it.
+    protects: bool,
+    /// Zero: wrong passwords delay nobody.
+    max_delay: Duration,
+    guesses: Mutex<Guesses>,
 }
 
 #[derive(Debug, Default)]
@@ -74,10 +93,18 @@ impl Access {
             password: settings.password.clone(),
             users_file: settings.users_file.clone(),
             token_file: settings.gateway_token_file.clone(),
+            max_delay: settings.max_auth_delay,
             ..Self::default()
         };
+        let asks_for_certificates = settings.client_tls.as_ref().is_some_and(|files| files.ca_file.is_some());
+        access.protects = settings.protected_mode && access.is_open() && !asks_for_certificates;
         access.rules = RwLock::new(Arc::new(access.read()?));
         Ok(access)
+    }
+
+    #[cfg(test)]
+    pub fn protected() -> Self {
+        Self { protects: true, ..Self::default() }
     }
 
     #[cfg(test)]
@@ -132,6 +159,59 @@ impl Access {
         self.is_open().then(admin)
     }
 
+    /// Whether clients of other hosts are refused.
+    pub fn is_protected(&self) -> bool {
+        self.protects
+    }
+
+    /// # Errors
+    /// When `from` is another host and there is nothing by which its clients could say who they are.
+    pub fn check_host(&self, from: IpAddr) -> Result<(), Error> {
+        if !self.protects || from.to_canonical().is_loopback() {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorCode::ProtectedMode,
+            "this node is in protected mode: no users are configured, so it serves clients of its own host only. Set \
+             auth.users_file or client.password, or, if everyone who reaches this port may do everything, \
+             client.protected_mode: false",
+        ))
+    }
+
+    /// Waits until an attempt to authenticate from there may be looked at. Holds no lock meanwhile.
+    ///
+    /// # Errors
+    /// When too many wait already; the attempt may be repeated later.
+    pub async fn turn(&self, from: IpAddr) -> Result<(), Error> {
+        let now = Instant::now();
+        // A statement of its own: the lock is not held while it waits.
+        let turn = self.guesses().turn(from, self.max_delay, now);
+        match turn {
+            Some(turn) if turn <= now => {}
+            Some(turn) => tokio::time::sleep_until(turn.into()).await,
+            None => {
+                let message = format!(
+                    "too many wrong passwords came from this address, and too many attempts wait: try again in \
+                     {MAX_WAIT:?}"
+                );
+                return Err(Error::new(ErrorCode::Overloaded, message));
+            }
+        }
+        Ok(())
+    }
+
+    /// An attempt from there was wrong: counts it, logs it, delays the next ones.
+    pub fn failed(&self, port: &'static str, from: SocketAddr, refusals: &Refusals) {
+        let count = self.guesses().failed(from.ip(), self.max_delay, Instant::now());
+        // Not the name: some clients send a password in its place.
+        let why = format!("wrong user or password or token, attempt {count} from {}", from.ip());
+        refusals.tell(port, "wrong_password", from, why);
+    }
+
+    fn guesses(&self) -> std::sync::MutexGuard<'_, Guesses> {
+        self.guesses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether the gateway has a token in a file.
     pub fn has_token(&self) -> bool {
         self.token_file.is_some()
@@ -176,6 +256,7 @@ impl Access {
                 tracing::info!(users = rules.users.iter().count(), "users taken over");
                 *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
                 self.version.fetch_add(1, Ordering::Release);
+                self.changed.send_replace(());
             }
             Err(error) => tracing::error!(%error, "users not taken over; the node goes on with those it has"),
         }

@@ -184,6 +184,11 @@ pub const KEYS: &[Key] = &[
     secret("client", "password", "none", Restart,
         "Of the user `default`, an admin: asked of Redis clients by `AUTH` or `HELLO`, of the others by `authorization: \
          Basic`. Whoever has `auth.users_file` may leave it out."),
+    key("client", "protected_mode", "`true`", Restart,
+        "As in Redis: while there is no `client.password` and no `auth.users_file`, and `tls.client.ca_file` asks for no \
+         certificates, clients of other hosts are refused with `-DENIED`, HTTP 403 or gRPC PERMISSION_DENIED, and clients of \
+         this host are served. `false` lets everyone in who reaches the ports. Also `HELIOS_PROTECTED_MODE`, which versions \
+         without protected mode ignore."),
     key("reads", "lease", "`off`", Restart,
         "How long after a round to a majority the leader may answer reads of level `LEASE` without another: `off`, \
          `on` (250 ms, or less where the election timeout asks for it) or a duration. At most (`election_timeout_min` \
@@ -228,10 +233,18 @@ pub const KEYS: &[Key] = &[
         "Its private key, PEM."),
     key("tls", "client.ca_file", "empty", Restart,
         "With it clients have to show a certificate of this CA, PEM."),
+    key("tls", "management", "`auto`", Restart,
+        "Whose certificate of `tls.peer.ca_file` may change the cluster over the peer port. `auto`: anyone's, but no member's \
+         once one for the DNS name `management.heliosdb.io` has called this process. `required`: only one for that name \
+         (`heliosctl certs create --admin`). Members among themselves, and `Status`, need no more than a certificate."),
     key("auth", "users_file", "empty", Restart,
         "YAML: `users: [{name, password_sha256, role}]`, `role` being `read-only`, `read-write` or `admin`, \
          `password_sha256` 64 hexadecimal digits (`sha256sum` of the password without a line end). Who is not in it is not \
          let in."),
+    key("auth", "max_delay", "`2s`", Restart,
+        "Wrong passwords delay further attempts of their address (an IPv6 /64 counts as one): not the first four, then by \
+         100 ms, doubled with each, up to this; `10s` is the most. An attempt whose turn is more than 10 s away is answered \
+         `OVERLOADED`. `0ms` turns the delay off, for instance where a balancer hides the clients' addresses."),
     key("log", "level", "`info`", Reload,
         "`error`, `warn`, `info`, `debug`, `trace`, or a filter such as `helios_node=debug,warn`. A filter that \
          cannot be read counts as `info`."),

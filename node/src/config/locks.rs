@@ -13,6 +13,18 @@ pub struct TlsSection {
     pub peer: TlsFilesSection,
     /// The ports for clients: `listen.client`, `listen.grpc`, `listen.gateway`.
     pub client: TlsFilesSection,
+    /// Whose certificates may manage the cluster over the peer port.
+    pub management: ManagementIdentity,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ManagementIdentity {
+    /// Not those of members, once one with the management name was seen.
+    #[default]
+    Auto,
+    /// Those with the management name.
+    Required,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
@@ -23,10 +35,18 @@ pub struct TlsFilesSection {
     pub ca_file: String,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AuthSection {
     pub users_file: String,
+    /// Longest delay between two attempts of an address that has guessed wrong.
+    pub max_delay: String,
+}
+
+impl Default for AuthSection {
+    fn default() -> Self {
+        Self { users_file: String::new(), max_delay: "2s".into() }
+    }
 }
 
 /// Where certificate, key and CA are, in PEM.

@@ -18,7 +18,7 @@ pub use flags::{Cli, CommandLine, ConfigAction, DevArgs, RunArgs, VerifyArgs};
 pub use keys::Change;
 #[cfg(test)]
 pub(crate) use keys::paths as key_paths;
-pub use locks::TlsFiles;
+pub use locks::{ManagementIdentity, TlsFiles};
 pub use settings::{Bootstrap, Settings};
 #[cfg(test)]
 pub(crate) use settings::{MAX_LOG_BYTES, MAX_OVERLAY_BYTES};
@@ -172,6 +172,9 @@ pub struct ClientSection {
     pub reported_role: String,
     /// Asked of Redis clients by AUTH when set.
     pub password: Option<String>,
+    /// Without users, refuse clients of other hosts.
+    #[serde(deserialize_with = "plain::switch")]
+    pub protected_mode: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
@@ -265,6 +268,7 @@ impl Default for ClientSection {
             max_connections: 10_000,
             idle_timeout: "0ms".into(),
             password: None,
+            protected_mode: true,
         }
     }
 }

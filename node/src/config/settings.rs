@@ -5,8 +5,9 @@ use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::locks::{self, TlsFiles};
+use super::locks::{self, ManagementIdentity, TlsFiles};
 use super::{ClientSection, Config, ConfigError, InitialMember, events, lease};
+use crate::auth::MAX_WAIT;
 use crate::client_memory::MemoryLimits;
 use crate::database::Ack;
 use crate::secret::Secret;
@@ -73,7 +74,12 @@ pub struct Settings {
     pub gateway_prefix: String,
     pub peer_tls: Option<TlsFiles>,
     pub client_tls: Option<TlsFiles>,
+    pub management_identity: ManagementIdentity,
     pub users_file: Option<PathBuf>,
+    /// Zero: wrong passwords delay nobody.
+    pub max_auth_delay: Duration,
+    /// Clients of other hosts are refused while there are no users.
+    pub protected_mode: bool,
     pub log_level: String,
     pub log_json: bool,
     /// Written beside standard error.
@@ -228,7 +234,10 @@ impl TryFrom<Config> for Settings {
             gateway_prefix: prefix(gateway.prefix)?,
             peer_tls: locks::peer_files(tls.peer)?,
             client_tls: locks::client_files("client", tls.client)?,
+            management_identity: tls.management,
             users_file,
+            max_auth_delay: max_auth_delay(&auth.max_delay)?,
+            protected_mode: client.protected_mode,
             log_level: log.level,
             log_file,
             log_json: match log.format.as_str() {
@@ -251,6 +260,15 @@ fn hash(config: &Config) -> String {
     public.gateway.token = None;
     public.file_hash.clear();
     format!("{:08x}", crc32c::crc32c(format!("{public:?}").as_bytes()))
+}
+
+/// An attempt that would wait for longer than [`MAX_WAIT`] is refused, so a longer delay would refuse every other one.
+fn max_auth_delay(text: &str) -> Result<Duration, ConfigError> {
+    let delay = duration_or_none("auth.max_delay", text)?;
+    if delay > MAX_WAIT {
+        return Err(ConfigError(format!("auth.max_delay {text}: write a duration up to {MAX_WAIT:?}")));
+    }
+    Ok(delay)
 }
 
 /// M-14: what anyone can reach asks who is there.

@@ -55,6 +55,10 @@ impl Source {
                 set(&mut merged, &["log", key], text.into(), variable)?;
             }
         }
+        // A name that earlier versions do not know and so ignore: the operator sets it for every version of a node.
+        if let Some(text) = self.variable("HELIOS_PROTECTED_MODE") {
+            set(&mut merged, &["client", "protected_mode"], text.into(), "HELIOS_PROTECTED_MODE")?;
+        }
         for (key, value) in &self.environment {
             if let Some(path) = key.strip_prefix("HELIOS__") {
                 let path = path.to_ascii_lowercase();
@@ -174,6 +178,18 @@ mod tests {
         assert_eq!(level(&[("HELIOS__LOG__LEVEL", "trace"), ("LOG_LEVEL", "debug")]), "trace");
         let dir = load_text("", &[("LOG_DIR", "logs")], RunArgs::default()).unwrap().log.dir;
         assert_eq!(dir, "logs");
+    }
+
+    #[test]
+    fn protected_mode_has_a_variable_that_earlier_versions_ignore() {
+        let protected = |environment: &[(&str, &str)]| {
+            load_text("", environment, RunArgs::default()).map(|config| config.client.protected_mode)
+        };
+        assert_eq!(protected(&[]), Ok(true));
+        assert_eq!(protected(&[("HELIOS_PROTECTED_MODE", "false")]), Ok(false));
+        let both = [("HELIOS__CLIENT__PROTECTED_MODE", "true"), ("HELIOS_PROTECTED_MODE", "false")];
+        assert_eq!(protected(&both), Ok(true));
+        assert!(protected(&[("HELIOS_PROTECTED_MODE", "perhaps")]).unwrap_err().0.contains("perhaps"));
     }
 
     #[test]

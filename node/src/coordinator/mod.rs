@@ -189,7 +189,7 @@ impl<M: StateMachine> ClusterCoordinator<M> {
     pub async fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Error> {
         let node = self.node()?;
         node.await_fresh(Freshness::Linearizable, None).await?;
-        let value = node.store().get(key, crate::wall_ms())?;
+        let value = node.store().get(key, node.bounded_ms())?;
         Ok(value.map(Value::into_string).transpose()?.map(|value| value.data))
     }
 

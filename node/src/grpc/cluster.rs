@@ -1,5 +1,6 @@
 //! Cluster management over gRPC, for the operator and for people with a tool.
 
+use helios_proto::tls::host_of;
 use helios_proto::v1::cluster_server::Cluster;
 use helios_proto::v1::{
     AddLearnerRequest, ChangeMembershipRequest, ForceNewRequest, InitializeRequest, InitializeResponse,
@@ -8,27 +9,65 @@ use helios_proto::v1::{
 };
 use tonic::{Request, Response, Status};
 
-use crate::management::Management;
+use super::manager::Gate;
+use crate::database::Database as _;
+use crate::management::{Management, sent_on_by};
+use crate::peer::PeerHost as _;
+use crate::refusals::Refusals;
+use crate::tls::Caller;
 
-pub struct ClusterService(Management);
+pub struct ClusterService {
+    management: Management,
+    gate: Gate,
+    refusals: Refusals,
+}
 
 impl ClusterService {
-    pub fn new(management: Management) -> Self {
-        Self(management)
+    pub fn new(management: Management, refusals: Refusals) -> Self {
+        let gate = Gate::new(management.node().settings().management_identity);
+        Self { management, gate, refusals }
+    }
+
+    /// The request, if whoever it is from may manage the cluster.
+    fn admit<T>(&self, request: Request<T>) -> Result<T, Status> {
+        let node = self.management.node();
+        let caller = request.extensions().get::<Caller>().cloned().unwrap_or_default();
+        let (membership, settings) = (node.store().membership(), node.settings());
+        let hosts = membership.members.iter().map(|member| host_of(&member.peer_addr));
+        let hosts = hosts.chain([host_of(&settings.advertise_addr)]);
+        self.gate.check(&caller, hosts).inspect_err(|error| {
+            self.refusals.tell("peer", "not_manager", caller.client.address, error);
+        })?;
+        Ok(request.into_inner())
+    }
+
+    /// As `admit`; also what a member sends on for a user of its gateway.
+    fn admit_or_member<T>(&self, request: Request<T>) -> Result<T, Status> {
+        match sent_on_by(request.metadata()) {
+            Some(from) => {
+                self.management.node().check_call(Some(&from))?;
+                Ok(request.into_inner())
+            }
+            None => self.admit(request),
+        }
     }
 }
 
 #[tonic::async_trait]
 impl Cluster for ClusterService {
-    async fn status(&self, _request: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
-        Ok(Response::new(crate::status::of(self.0.node())))
+    async fn status(&self, request: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+        // An operator asks for it all the time, and so says early that there is a manager.
+        if let Some(caller) = request.extensions().get::<Caller>() {
+            self.gate.notice(caller);
+        }
+        Ok(Response::new(crate::status::of(self.management.node())))
     }
 
     async fn initialize(
         &self,
         request: Request<InitializeRequest>,
     ) -> Result<Response<InitializeResponse>, Status> {
-        let membership = Some(self.0.initialize(request.into_inner()).await?);
+        let membership = Some(self.management.initialize(self.admit(request)?).await?);
         Ok(Response::new(InitializeResponse { membership }))
     }
 
@@ -36,53 +75,54 @@ impl Cluster for ClusterService {
         &self,
         request: Request<AddLearnerRequest>,
     ) -> Result<Response<MembershipResponse>, Status> {
-        Ok(now(self.0.add_learner(request.into_inner()).await?))
+        Ok(now(self.management.add_learner(self.admit_or_member(request)?).await?))
     }
 
     async fn promote(
         &self,
         request: Request<PromoteRequest>,
     ) -> Result<Response<MembershipResponse>, Status> {
-        Ok(now(self.0.promote(request.into_inner()).await?))
+        Ok(now(self.management.promote(self.admit_or_member(request)?).await?))
     }
 
     async fn remove(&self, request: Request<RemoveRequest>) -> Result<Response<MembershipResponse>, Status> {
-        Ok(now(self.0.remove(request.into_inner()).await?))
+        Ok(now(self.management.remove(self.admit_or_member(request)?).await?))
     }
 
     async fn change_membership(
         &self,
         request: Request<ChangeMembershipRequest>,
     ) -> Result<Response<MembershipResponse>, Status> {
-        Ok(now(self.0.change_membership(request.into_inner()).await?))
+        Ok(now(self.management.change_membership(self.admit(request)?).await?))
     }
 
     async fn force_new(
         &self,
         request: Request<ForceNewRequest>,
     ) -> Result<Response<MembershipResponse>, Status> {
-        Ok(now(self.0.force_new(request.into_inner()).await?))
+        Ok(now(self.management.force_new(self.admit(request)?).await?))
     }
 
     async fn transfer_leadership(
         &self,
         request: Request<TransferRequest>,
     ) -> Result<Response<TransferResponse>, Status> {
-        Ok(Response::new(self.0.transfer(request.into_inner()).await?))
+        Ok(Response::new(self.management.transfer(self.admit(request)?).await?))
     }
 
     async fn step_down(
         &self,
         request: Request<StepDownRequest>,
     ) -> Result<Response<TransferResponse>, Status> {
-        Ok(Response::new(self.0.step_down(request.into_inner()).await?))
+        Ok(Response::new(self.management.step_down(self.admit(request)?).await?))
     }
 
     async fn snapshot(
         &self,
-        _request: Request<SnapshotRequest>,
+        request: Request<SnapshotRequest>,
     ) -> Result<Response<SnapshotResponse>, Status> {
-        Ok(Response::new(self.0.snapshot().await?))
+        self.admit(request)?;
+        Ok(Response::new(self.management.snapshot().await?))
     }
 }
 

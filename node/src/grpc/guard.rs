@@ -4,17 +4,17 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use futures::TryFutureExt as _;
-use futures::future::{BoxFuture, ready};
+use futures::future::BoxFuture;
 use tonic::body::Body;
 use tonic::codegen::http::header::AUTHORIZATION;
 use tonic::codegen::http::{Request, Response};
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 
-use crate::auth::{Access, Role, admitted};
+use crate::auth::{Access, Pass, Role, admit_in_turn, admitted};
 use crate::error::Error;
 use crate::refusals::Refusals;
+use crate::tls::Caller;
 
 #[derive(Clone)]
 pub struct GuardLayer {
@@ -24,7 +24,7 @@ pub struct GuardLayer {
 
 /// Who asks, for the service behind the guard: the name of a user.
 #[derive(Debug, Clone, Default)]
-pub struct Caller(pub Option<Arc<str>>);
+pub struct User(pub Option<Arc<str>>);
 
 #[derive(Clone)]
 pub struct Guard<S> {
@@ -37,18 +37,26 @@ impl GuardLayer {
         Self { access, refusals }
     }
 
-    /// The user that asks; `None` where nobody has to say who they are.
-    fn check<B>(&self, request: &Request<B>) -> Result<Option<Arc<str>>, Error> {
-        let Some(needed) = role_for(request.uri().path()) else { return Ok(None) };
-        let header = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let identity = match (header, self.access.anyone()) {
-            (None, Some(anyone)) => anyone,
-            (header, _) => admitted(&self.access, None, header).inspect_err(|_| {
-                self.refusals.count("unauthenticated");
-            })?,
+    /// What a stream that the request opens lasts as long as; `None`: as long as its client likes.
+    async fn check(
+        &self,
+        path: &str,
+        caller: &Caller,
+        header: Option<&str>,
+    ) -> Result<Option<(Pass, Option<Arc<str>>)>, Error> {
+        let Some(needed) = role_for(path) else { return Ok(None) };
+        let judge = || {
+            self.access.check_host(caller.client.address.ip())?;
+            match (header, self.access.anyone()) {
+                (None, Some(anyone)) => Ok(anyone),
+                (header, _) => admitted(&self.access, None, header),
+            }
         };
+        let identity =
+            admit_in_turn(&self.access, "grpc", &caller.client, &self.refusals, header, judge).await?;
         if identity.role() >= needed {
-            return Ok((!self.access.is_open()).then(|| identity.name().into()));
+            let user = (!self.access.is_open()).then(|| identity.name().into());
+            return Ok(Some((Pass::new(Arc::clone(&self.access), header, identity.role()), user)));
         }
         self.refusals.count("no_permission");
         Err(identity.lacks(needed))
@@ -75,8 +83,9 @@ impl<S> Layer<S> for GuardLayer {
 
 impl<S, B> Service<Request<B>> for Guard<S>
 where
-    S: Service<Request<B>, Response = Response<Body>, Error = Infallible>,
+    S: Service<Request<B>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send + 'static,
+    B: Send + 'static,
 {
     type Response = Response<Body>;
     type Error = Infallible;
@@ -87,21 +96,30 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        match self.layer.check(&request) {
-            Ok(user) => {
-                request.extensions_mut().insert(Caller(user));
-                let (answer, refusals) = (self.inner.call(request), self.layer.refusals.clone());
-                Box::pin(answer.inspect_ok(move |response| {
-                    // What tonic says of a message over its limit.
-                    if Status::from_header_map(response.headers())
-                        .is_some_and(|status| status.code() == Code::OutOfRange)
-                    {
-                        refusals.count("too_large");
-                    }
-                }))
+        let next = self.inner.clone();
+        // The one that was asked whether it is ready is the one to call.
+        let (mut inner, layer) = (std::mem::replace(&mut self.inner, next), self.layer.clone());
+        Box::pin(async move {
+            let caller = request.extensions().get::<Caller>().cloned().unwrap_or_default();
+            let header = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+            let header = header.map(str::to_owned);
+            match layer.check(request.uri().path(), &caller, header.as_deref()).await {
+                Ok(found) => {
+                    let (pass, user) = found.unzip();
+                    pass.map(|pass| request.extensions_mut().insert(pass));
+                    request.extensions_mut().insert(User(user.flatten()));
+                }
+                Err(error) => return Ok(Status::from(error).into_http()),
+            };
+            let response = inner.call(request).await?;
+            // What tonic says of a message over its limit.
+            if Status::from_header_map(response.headers())
+                .is_some_and(|status| status.code() == Code::OutOfRange)
+            {
+                layer.refusals.count("too_large");
             }
-            Err(error) => Box::pin(ready(Ok(Status::from(error).into_http()))),
-        }
+            Ok(response)
+        })
     }
 }
 
@@ -111,27 +129,22 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn without_the_right_password_nothing_is_answered_but_health() {
+    #[tokio::test]
+    async fn without_the_right_password_nothing_is_answered_but_health() {
         let guard = GuardLayer::new(Arc::new(Access::with_password("secret")), Refusals::default());
-        let code = |path: &str, header: Option<&str>| {
-            let mut request = Request::builder().uri(path);
-            if let Some(header) = header {
-                request = request.header(AUTHORIZATION, header);
-            }
-            guard.check(&request.body(()).unwrap()).err().map(|error| error.code)
+        let code = async |path: &str, header: Option<&str>| {
+            guard.check(path, &Caller::default(), header).await.err().map(|error| error.code)
         };
         let refused = Some(ErrorCode::Unauthenticated);
-        assert_eq!(code("/grpc.health.v1.Health/Check", None), None);
+        assert_eq!(code("/grpc.health.v1.Health/Check", None).await, None);
         for path in ["/helios.v1.Kv/Get", "/helios.v1.Kv/Put", "/helios.v1.ClusterInfo/Status"] {
-            assert_eq!(code(path, None), refused, "{path}");
+            assert_eq!(code(path, None).await, refused, "{path}");
             // default:wrong
-            assert_eq!(code(path, Some("Basic ZGVmYXVsdDp3cm9uZw==")), refused, "{path}");
+            assert_eq!(code(path, Some("Basic ZGVmYXVsdDp3cm9uZw==")).await, refused, "{path}");
             // default:secret
-            assert_eq!(code(path, Some("Basic ZGVmYXVsdDpzZWNyZXQ=")), None, "{path}");
+            assert_eq!(code(path, Some("Basic ZGVmYXVsdDpzZWNyZXQ=")).await, None, "{path}");
         }
         let open = GuardLayer::new(Arc::default(), Refusals::default());
-        let request = Request::builder().uri("/helios.v1.Kv/Put").body(()).unwrap();
-        assert_eq!(open.check(&request), Ok(None));
+        assert!(open.check("/helios.v1.Kv/Put", &Caller::default(), None).await.is_ok());
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::{Stream, StreamExt as _};
+use futures::{Stream, StreamExt as _, stream};
 use helios_proto::v1::kv_server::Kv;
 use helios_proto::v1::{
     self as proto, AckLevel, Consistency, DeleteRequest, DeleteResponse, Entry, ErrorCode, GetRequest,
@@ -18,12 +18,14 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use super::guard::Caller;
+use super::guard::User;
 use super::transaction;
 use super::watch::Watcher;
+use crate::auth::Pass;
 use crate::database::{Database, Freshness, WriteRequest};
 use crate::error::Error;
-use crate::state::{Applied, Kind, StateError, Store, Value};
+use crate::state::{Applied, Kind, StateError, Value};
+use crate::tls::Caller;
 
 const DEFAULT_RANGE: u32 = 1_000;
 const MAX_RANGE: u32 = 10_000;
@@ -102,7 +104,7 @@ impl<D: Database> Kv for KvService<D> {
         let request = request.into_inner();
         let GetRequest { consistency: _, max_staleness_ms, after, key } = &request;
         self.await_fresh(request.consistency(), *max_staleness_ms, after.as_ref()).await?;
-        let value = self.database.store().get(key, crate::wall_ms()).map_err(unreadable)?;
+        let value = self.database.store().get(key, self.database.now_ms()).map_err(unreadable)?;
         let value = value.map(Value::into_string).transpose()?;
         Ok(Response::new(GetResponse { entry: value.map(|value| entry(request.key, value)) }))
     }
@@ -146,8 +148,7 @@ impl<D: Database> Kv for KvService<D> {
         let end = (!request.end.is_empty()).then_some(request.end.as_ref());
         // Before the keys: what is written in between is told twice rather than never.
         let revision = self.database.store().changes_through();
-        let (found, more) =
-            strings(self.database.store(), &request.start, end, limit).await.map_err(unreadable)?;
+        let (found, more) = strings(&self.database, &request.start, end, limit).await.map_err(unreadable)?;
         let entries = found.into_iter().map(|(key, value)| entry(key, value)).collect();
         Ok(Response::new(RangeResponse { entries, more, revision }))
     }
@@ -173,6 +174,7 @@ impl<D: Database> Kv for KvService<D> {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchResponse, Status>> + Send>>;
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let pass = request.extensions().get::<Pass>().cloned();
         let request = request.into_inner();
         if request.key.is_empty() && !request.prefix {
             return Err(Error::invalid("key is empty: name one, or set prefix to watch every key").into());
@@ -182,21 +184,42 @@ impl<D: Database> Kv for KvService<D> {
         })?;
         let watcher = Watcher::new(self.database.store().clone(), request, permit);
         let stop = self.stop.clone().cancelled_owned();
-        Ok(Response::new(Box::pin(watcher.into_stream().take_until(stop))))
+        let changes = watcher.into_stream().take_until(stop);
+        Ok(Response::new(match pass {
+            Some(pass) => Box::pin(until_revoked(changes, pass)),
+            None => Box::pin(changes),
+        }))
     }
+}
+
+/// As `stream`, and an error at its end if that is because of its user.
+fn until_revoked<T>(
+    stream: impl Stream<Item = Result<T, Status>> + Send,
+    pass: Pass,
+) -> impl Stream<Item = Result<T, Status>> + Send {
+    let begun = Some((Box::pin(stream), Box::pin(pass.revoked())));
+    stream::unfold(begun, |begun| async {
+        let (mut stream, mut revoked) = begun?;
+        tokio::select! {
+            // What the user may not see any more is not sent: the end of its rights comes first.
+            biased;
+            error = &mut revoked => Some((Err(error.into()), None)),
+            item = stream.next() => Some((item?, Some((stream, revoked)))),
+        }
+    })
 }
 
 /// The first strings from `start` on, at most `limit` and about [`MAX_RANGE_BYTES`], and whether there are more. Other types
 /// have no value to show here; a page of nothing but them would be empty, and nobody could ask for the one after it.
 async fn strings(
-    store: &Store,
+    database: &impl Database,
     start: &[u8],
     end: Option<&[u8]>,
     limit: usize,
 ) -> Result<(Vec<(Bytes, Value)>, bool), StateError> {
     let (mut found, mut next, mut bytes) = (Vec::new(), Some(Bytes::copy_from_slice(start)), 0);
     while let Some(start) = next.take() {
-        let scanned = store.scan(&start, end, limit + 1, crate::wall_ms())?;
+        let scanned = database.store().scan(&start, end, limit + 1, database.now_ms())?;
         next = scanned.next;
         for (key, value) in scanned.pairs.into_iter().filter(|(_, value)| value.kind == Kind::String) {
             if found.len() >= limit || bytes >= MAX_RANGE_BYTES {
@@ -214,8 +237,9 @@ async fn strings(
 /// The share of the remembered clients that a request counts in: of its user, or else of its host; of IPv6
 /// hosts, which have many addresses, of their network.
 fn identity<T>(request: &Request<T>) -> Bytes {
-    let user = request.extensions().get::<Caller>().and_then(|caller| caller.0.clone());
-    let name = match (user, request.remote_addr().map(|address| address.ip().to_canonical())) {
+    let user = request.extensions().get::<User>().and_then(|user| user.0.clone());
+    let caller = request.extensions().get::<Caller>();
+    let name = match (user, caller.map(|caller| caller.client.address.ip().to_canonical())) {
         (Some(user), _) => format!("user {user}").into_bytes(),
         (None, Some(IpAddr::V4(address))) => [b"host", &address.octets()[..]].concat(),
         (None, Some(IpAddr::V6(address))) => [b"host", &address.octets()[..8]].concat(),
@@ -243,17 +267,14 @@ fn unreadable(error: StateError) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
-
-    use tonic::transport::server::TcpConnectInfo;
-
     use super::*;
+    use crate::auth::Client;
 
     fn from(user: Option<&str>, address: &str) -> Bytes {
         let mut request = Request::new(());
-        let remote_addr = Some(address.parse::<SocketAddr>().unwrap());
-        request.extensions_mut().insert(TcpConnectInfo { local_addr: None, remote_addr });
-        request.extensions_mut().insert(Caller(user.map(Arc::from)));
+        let client = Client::new(address.parse().unwrap());
+        request.extensions_mut().insert(Caller { client, certificate: None });
+        request.extensions_mut().insert(User(user.map(Arc::from)));
         identity(&request)
     }
 

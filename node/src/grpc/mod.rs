@@ -5,6 +5,7 @@ mod cluster;
 mod guard;
 mod health;
 mod kv;
+mod manager;
 mod transaction;
 mod watch;
 

@@ -8,6 +8,7 @@ use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 use warp::Filter;
 use warp::filters::BoxedFilter;
+use warp::http::header::AUTHORIZATION;
 use warp::http::{HeaderMap, Method, StatusCode};
 use warp::path::FullPath;
 use warp::reply::Response;
@@ -17,7 +18,7 @@ use super::page::Live;
 use super::request::{Request, collect};
 use super::route::{Missing, Route, find};
 use super::{Answer, cluster, config, guard, health, keys, openapi, page};
-use crate::auth::Access;
+use crate::auth::{Access, Client, Identity, admit_in_turn};
 use crate::database::Database;
 use crate::error::Error;
 use crate::management::Management;
@@ -61,10 +62,14 @@ impl Gateway {
             .and(warp::path::full())
             .and(query)
             .and(warp::header::headers_cloned())
+            .and(warp::ext::optional::<Client>())
             .and(warp::body::stream())
-            .and_then(|gateway: Arc<Self>, method, path, query, headers, body| async move {
-                Answer::Ok(gateway.serve(method, path, query, headers, body).await)
-            })
+            .and_then(
+                |gateway: Arc<Self>, method, path, query, headers, client: Option<Client>, body| async move {
+                    let client = client.unwrap_or_default();
+                    Answer::Ok(gateway.serve(method, path, query, (headers, client), body).await)
+                },
+            )
             .boxed()
     }
 
@@ -73,7 +78,7 @@ impl Gateway {
         method: Method,
         path: FullPath,
         query: String,
-        headers: HeaderMap,
+        (headers, client): (HeaderMap, Client),
         body: impl Stream<Item = Result<B, warp::Error>>,
     ) -> Response {
         let route = match path.as_str().strip_prefix(&self.prefix).ok_or(Missing::Path) {
@@ -81,11 +86,14 @@ impl Gateway {
             Err(missing) => Err(missing),
         };
         // Whoever may not ask is not told what there is, and has no body read.
-        if !route.as_ref().is_ok_and(|route| route.is_open())
-            && let Err(error) = self.guard(&headers, route.as_ref().ok())
-        {
-            return failed(&error);
-        }
+        let is_open = route.as_ref().is_ok_and(|route| route.is_open());
+        let identity = match is_open {
+            true => None,
+            false => match self.guard(&headers, &client, route.as_ref().ok()).await {
+                Ok(identity) => Some(identity),
+                Err(error) => return failed(&error),
+            },
+        };
         let route = match route {
             Ok(route) => route,
             Err(Missing::Path) => return unreadable(StatusCode::NOT_FOUND, "no such route"),
@@ -94,6 +102,9 @@ impl Gateway {
         let span = Span::door(&route, &headers);
         let answered = async {
             let request = Request { query, headers, body: collect(body).await? };
+            if route == Route::StatusStream {
+                return Ok(self.stream(request.headers, client, identity));
+            }
             self.answer(route, &request).await
         };
         let refusal = match span.around(answered).await {
@@ -114,17 +125,36 @@ impl Gateway {
         has_token || self.access.has_token() || !self.access.is_open()
     }
 
-    fn guard(&self, headers: &HeaderMap, route: Option<&Route>) -> Result<(), Error> {
-        let settings = self.management.node().settings();
-        let identity = guard::check(headers, settings.gateway_token.as_ref(), &self.access)
-            .inspect_err(|_| self.refusals.count("unauthenticated"))?;
+    async fn guard(
+        &self,
+        headers: &HeaderMap,
+        client: &Client,
+        route: Option<&Route>,
+    ) -> Result<Identity, Error> {
+        let header = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let judge = || self.identify(headers, client);
+        let identity = admit_in_turn(&self.access, "gateway", client, &self.refusals, header, judge).await?;
         match route.map(|route| route.role()) {
             Some(needed) if identity.role() < needed => {
                 self.refusals.count("no_permission");
                 Err(identity.lacks(needed))
             }
-            _ => Ok(()),
+            _ => Ok(identity),
         }
+    }
+
+    /// By today's token and users.
+    fn identify(&self, headers: &HeaderMap, client: &Client) -> Result<Identity, Error> {
+        let settings = self.management.node().settings();
+        guard::check(headers, settings.gateway_token.as_ref(), &self.access, client.address.ip())
+    }
+
+    /// Statuses for as long as who asked for them is let in as who it was.
+    fn stream(&self, headers: HeaderMap, client: Client, identity: Option<Identity>) -> Response {
+        let (gateway, role) = (self.clone(), identity.map(|identity| identity.role()));
+        let is_valid =
+            move || gateway.identify(&headers, &client).is_ok_and(|found| Some(found.role()) == role);
+        self.live.stream(self.management.node(), is_valid)
     }
 
     async fn answer(&self, route: Route, request: &Request) -> Result<Response, Box<Response>> {
@@ -154,7 +184,7 @@ impl Gateway {
             Route::ConfigReload => config::reload(&self.reloader),
             Route::OpenApi => ok(&openapi::document(&self.prefix, self.asks())),
             Route::Page => page::page(),
-            Route::StatusStream => self.live.stream(node),
+            Route::StatusStream => self.stream(request.headers.clone(), Client::default(), None),
             Route::Promote => cluster::promote(request, management).await?,
         })
     }

@@ -1,5 +1,7 @@
 //! Who may ask: whoever has the token or is a user, or, of a gateway without both, programs on this host. Pure.
 
+use std::net::IpAddr;
+
 use helios_proto::v1::ErrorCode;
 use warp::http::HeaderMap;
 use warp::http::header::{AUTHORIZATION, HOST, HeaderName, ORIGIN};
@@ -12,7 +14,12 @@ use crate::secret::Secret;
 ///
 /// A browser on this host reaches a gateway on loopback, too, on behalf of any page it shows: so a request
 /// that another site's page makes is refused, and without a token one under another name than this host's.
-pub fn check(headers: &HeaderMap, token: Option<&Secret>, access: &Access) -> Result<Identity, Error> {
+pub fn check(
+    headers: &HeaderMap,
+    token: Option<&Secret>,
+    access: &Access,
+    from: IpAddr,
+) -> Result<Identity, Error> {
     let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
     let host = text(HOST).unwrap_or_default();
     if let Some(origin) = text(ORIGIN)
@@ -21,12 +28,15 @@ pub fn check(headers: &HeaderMap, token: Option<&Secret>, access: &Access) -> Re
         return Err(refused(format!("pages of {origin} may not use this gateway")));
     }
     match access.anyone() {
-        Some(anyone) if token.is_none() && !access.has_token() => match is_this_host(host) {
-            true => Ok(anyone),
-            false => {
-                Err(refused(format!("host {host:?}: without a token the gateway answers as localhost only")))
+        Some(anyone) if token.is_none() && !access.has_token() => {
+            access.check_host(from)?;
+            match is_this_host(host) {
+                true => Ok(anyone),
+                false => Err(refused(format!(
+                    "host {host:?}: without a token the gateway answers as localhost only"
+                ))),
             }
-        },
+        }
         _ => admitted(access, token, text(AUTHORIZATION)),
     }
 }
@@ -38,7 +48,7 @@ fn is_this_host(host: &str) -> bool {
     };
     let name = name.trim_matches(['[', ']']);
     name.eq_ignore_ascii_case("localhost")
-        || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+        || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 fn refused(message: String) -> Error {
@@ -50,8 +60,10 @@ mod tests {
     use super::*;
     use crate::auth::Role;
 
+    const NEAR: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
     fn check(headers: &HeaderMap, token: Option<&Secret>) -> Result<Identity, Error> {
-        super::check(headers, token, &Access::default())
+        super::check(headers, token, &Access::default(), NEAR)
     }
 
     fn headers(fields: &[(&'static str, &str)]) -> HeaderMap {
@@ -84,6 +96,18 @@ mod tests {
     }
 
     #[test]
+    fn in_protected_mode_another_host_is_refused_whatever_name_it_uses() {
+        let access = Access::protected();
+        let from = |from: &str, token: Option<&Secret>| {
+            let headers = headers(&[("host", "localhost"), ("authorization", "Bearer t")]);
+            super::check(&headers, token, &access, from.parse().unwrap()).map_err(|error| error.code)
+        };
+        assert!(from("127.0.0.1", None).is_ok() && from("::1", None).is_ok());
+        assert_eq!(from("192.0.2.1", None).unwrap_err(), ErrorCode::ProtectedMode);
+        assert!(from("192.0.2.1", Some(&Secret::new("t"))).is_ok(), "the token says who it is");
+    }
+
+    #[test]
     fn a_page_of_another_site_is_refused_token_or_not() {
         let token = Secret::new("t");
         let from = |origin: &str| {
@@ -102,7 +126,7 @@ mod tests {
         let (access, token) = (Access::with_password("secret"), Secret::new("t"));
         let with = |authorization: &str, token: Option<&Secret>| {
             let headers = headers(&[("host", "db.example"), ("authorization", authorization)]);
-            super::check(&headers, token, &access).map(|identity| identity.role())
+            super::check(&headers, token, &access, NEAR).map(|identity| identity.role())
         };
         // default:secret
         let right = "Basic ZGVmYXVsdDpzZWNyZXQ=";
@@ -114,6 +138,6 @@ mod tests {
         {
             assert_eq!(with(wrong, token).unwrap_err().code, ErrorCode::Unauthenticated, "{wrong}");
         }
-        assert!(super::check(&headers(&[("host", "localhost")]), None, &access).is_err());
+        assert!(super::check(&headers(&[("host", "localhost")]), None, &access, NEAR).is_err());
     }
 }

@@ -148,7 +148,7 @@ pub async fn read(request: &Request, node: &Node) -> Result<Response, Box<Respon
 async fn found(key: &str, freshness: Result<Freshness, Error>, token: Option<&str>, node: &Node) -> Response {
     let look = async {
         node.await_fresh(freshness?, after(token)?.as_ref()).await?;
-        let value = node.store().get(key.as_bytes(), crate::wall_ms())?;
+        let value = node.store().get(key.as_bytes(), node.bounded_ms())?;
         let missing = || Error::new(ErrorCode::KeyNotFound, format!("there is no key {key:?}"));
         value.ok_or_else(missing)?.into_string()
     };

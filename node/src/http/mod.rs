@@ -29,9 +29,12 @@ use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
 use warp::filters::BoxedFilter;
+use warp::http::Request;
 use warp::reply::Response;
 
+use crate::auth::Client;
 use crate::tls::{Door, accept};
 
 /// Bytes of a request head, and of what is read ahead of a body.
@@ -60,7 +63,7 @@ pub async fn serve(
     keeps: Keeps,
     stop: CancellationToken,
 ) {
-    let service = TowerToHyperService::new(warp::service(routes));
+    let service = warp::service(routes);
     let graceful = hyper_util::server::graceful::GracefulShutdown::new();
     // HTTP/1 only: telling it from HTTP/2 waits without limit for the first bytes.
     let mut builder = Builder::new(TokioExecutor::new()).http1_only();
@@ -83,6 +86,11 @@ pub async fn serve(
         let watcher = graceful.watcher();
         tokio::spawn(async move {
             let proven = Arc::clone(&slot);
+            let client = Client::new(from);
+            let service = TowerToHyperService::new(service.map_request(move |mut request: Request<_>| {
+                request.extensions_mut().insert(client.clone());
+                request
+            }));
             let service = service_fn(move |request| {
                 if keeps == Keeps::Clients {
                     proven.prove();

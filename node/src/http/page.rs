@@ -50,19 +50,26 @@ impl Live {
         Self { streams: Arc::new(Semaphore::new(MAX_STREAMS)), stop }
     }
 
-    pub fn stream(&self, node: &Node) -> Response {
+    /// Ends within a second once `is_valid` is false.
+    pub fn stream(&self, node: &Node, is_valid: impl Fn() -> bool + Send + Sync + 'static) -> Response {
         let Ok(permit) = Arc::clone(&self.streams).try_acquire_owned() else {
             let message = format!("{MAX_STREAMS} streams are open already: close one, or ask /status");
             return failed(&Error::new(ErrorCode::Overloaded, message));
         };
         let (node, told) = (node.clone(), node.clone());
         let seconds = IntervalStream::new(tokio::time::interval(PERIOD));
-        let statuses = seconds.map(move |_| {
+        let revoked = self.stop.child_token();
+        let over = revoked.clone();
+        let statuses = seconds.filter_map(move |_| {
             let _held = &permit;
-            event("status", &describe(&node.status()))
+            if !is_valid() {
+                revoked.cancel();
+            }
+            let told = !revoked.is_cancelled();
+            std::future::ready(told.then(|| event("status", &describe(&node.status()))))
         });
         let events = futures::stream::select(statuses, memberships(&told));
-        warp::sse::reply(events.take_until(self.stop.clone().cancelled_owned())).into_response()
+        warp::sse::reply(events.take_until(over.cancelled_owned())).into_response()
     }
 }
 

@@ -4,8 +4,11 @@
 use std::time::Duration;
 
 use helios_proto::v1::cluster_client::ClusterClient;
-use helios_proto::v1::{AddLearnerRequest, ErrorCode, Membership, PromoteRequest, RemoveRequest};
+use helios_proto::v1::{AddLearnerRequest, ErrorCode, Handshake, Membership, PromoteRequest, RemoveRequest};
+use prost::Message as _;
 use tokio::time::{Instant, timeout_at};
+use tonic::Request;
+use tonic::metadata::{MetadataMap, MetadataValue};
 
 use super::{Management, disk_of, unknown};
 use crate::error::Error;
@@ -17,6 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const TRY_AGAIN: Duration = Duration::from_millis(50);
 /// Entries that a member may be behind when it becomes a voter.
 const MAX_LAG_ENTRIES: u64 = 100;
+/// In the metadata of a request that a member sends on: its handshake.
+const SENT_ON_BY: &str = "helios-sent-on-by-bin";
 
 #[derive(Clone)]
 enum Change {
@@ -113,17 +118,33 @@ impl Management {
         deadline: Instant,
     ) -> Result<Membership, Error> {
         let mut client = ClusterClient::new(self.0.channel_to(status, status.leader_id)?);
+        // A member's certificate manages nothing by itself: the leader has to know the member that sends this on.
+        let from = self.0.handshake_to(status, status.leader_id).map(|from| from.encode_to_vec());
         let call = async {
             match change {
-                Change::Add(request) => client.add_learner(request).await,
-                Change::Promote(request) => client.promote(request).await,
-                Change::Remove(request) => client.remove(request).await,
+                Change::Add(request) => client.add_learner(signed(request, from)).await,
+                Change::Promote(request) => client.promote(signed(request, from)).await,
+                Change::Remove(request) => client.remove(signed(request, from)).await,
             }
         };
         let answer = timeout_at(deadline, call).await.map_err(|_| unknown())?;
         let answer = answer.map_err(|status| crate::requests::forward_error(&status))?;
         Ok(answer.into_inner().membership.unwrap_or_default())
     }
+}
+
+fn signed<T>(request: T, from: Option<Vec<u8>>) -> Request<T> {
+    let mut request = Request::new(request);
+    if let Some(from) = from {
+        request.metadata_mut().insert_bin(SENT_ON_BY, MetadataValue::from_bytes(&from));
+    }
+    request
+}
+
+/// The member that sends a request on, as it says.
+pub fn sent_on_by(metadata: &MetadataMap) -> Option<Handshake> {
+    let bytes = metadata.get_bin(SENT_ON_BY)?.to_bytes().ok()?;
+    Handshake::decode(bytes).ok()
 }
 
 fn promotion(id: u64) -> Change {

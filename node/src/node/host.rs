@@ -19,21 +19,7 @@ impl PeerHost for Node {
         if self.is_removed() {
             return Err(Error::new(ErrorCode::WrongMember, "this node was removed from its cluster"));
         }
-        let standing = match self.member() {
-            Some(member) => Standing::Member {
-                cluster_id: member.cluster_id.clone(),
-                member_id: member.id,
-                incarnation: member.incarnation,
-            },
-            None => Standing::Blank,
-        };
-        let local = Local {
-            name: self.settings().name.clone(),
-            disk_id: self.0.disk_id.clone(),
-            boot_epoch: self.0.boot_epoch,
-            initial_members_digest: self.0.initial_members_digest.clone(),
-            standing,
-        };
+        let local = self.local();
         match crate::peer::check(&local, &self.0.store.membership(), handshake)? {
             Verdict::Accept => {}
             Verdict::Adopt { cluster_id, member_id, incarnation } => {
@@ -45,6 +31,14 @@ impl PeerHost for Node {
             member.links.introduce(handshake);
         }
         Ok(member.raft.clone())
+    }
+
+    fn check_call(&self, from: Option<&Handshake>) -> Result<(), Error> {
+        crate::peer::check_call(&self.local(), &self.0.store.membership(), from)
+    }
+
+    fn heard_clock(&self, from: u64, wall_ms: Option<u64>) {
+        self.0.clock.heard(from, wall_ms);
     }
 
     fn receipt(&self) -> PeerReceipt {
@@ -87,5 +81,26 @@ impl PeerHost for Node {
 
     async fn await_replicas(&self, request: AwaitReplicasRequest) -> Result<u64, Error> {
         self.take_await_replicas(request).await
+    }
+}
+
+impl Node {
+    /// This node, as far as a handshake is concerned.
+    fn local(&self) -> Local {
+        let standing = match self.member() {
+            Some(member) => Standing::Member {
+                cluster_id: member.cluster_id.clone(),
+                member_id: member.id,
+                incarnation: member.incarnation,
+            },
+            None => Standing::Blank,
+        };
+        Local {
+            name: self.settings().name.clone(),
+            disk_id: self.0.disk_id.clone(),
+            boot_epoch: self.0.boot_epoch,
+            initial_members_digest: self.0.initial_members_digest.clone(),
+            standing,
+        }
     }
 }

@@ -146,6 +146,25 @@ fn check_incarnation(own: u64, handshake: &Handshake) -> Result<(), Error> {
     }
 }
 
+/// Log format of the first build that introduces itself with each call.
+const NAMES_SENDER: u32 = 5;
+
+/// Decides over a call that is no stream. Without a handshake it is of an earlier build: taken while a member may be one.
+pub fn check_call(local: &Local, membership: &Membership, from: Option<&Handshake>) -> Result<(), Error> {
+    let Some(handshake) = from else {
+        if membership.members.iter().any(|member| member.format < NAMES_SENDER) {
+            return Ok(());
+        }
+        return Err(Error::invalid("this call does not say which member it is from"));
+    };
+    match &local.standing {
+        Standing::Blank => {
+            Err(Error::new(ErrorCode::NotStarted, format!("{} belongs to no cluster yet", local.name)))
+        }
+        Standing::Member { .. } => check(local, membership, handshake).map(drop),
+    }
+}
+
 fn check_sender(membership: &Membership, handshake: &Handshake) -> Result<Verdict, Error> {
     let from = name_of(handshake);
     let refuse = |code, message| Err(Error::new(code, message));
@@ -271,6 +290,34 @@ mod tests {
     fn a_member_added_since_is_heard_by_one_who_lags() {
         let added = Handshake { from_id: 4, from_disk_id: "dd".into(), ..knock() };
         assert_eq!(check(&as_member(), &members(), &added).unwrap(), Verdict::Accept);
+    }
+
+    #[test]
+    fn a_call_is_checked_as_a_stream_is_and_needs_a_sender_once_all_members_say_theirs() {
+        let (member, members) = (as_member(), members());
+        let code = |from: Option<Handshake>, members: &Membership| {
+            check_call(&member, members, from.as_ref()).err().map(|error| error.code)
+        };
+        assert_eq!(code(Some(knock()), &members), None);
+        let cases = [
+            (Handshake { cluster_id: "other".into(), ..knock() }, ErrorCode::WrongCluster),
+            (Handshake { to_id: 1, ..knock() }, ErrorCode::WrongMember),
+            (Handshake { from_disk_id: "wiped".into(), ..knock() }, ErrorCode::WrongMember),
+            (Handshake { from_id: 3, ..knock() }, ErrorCode::MemberRemoved),
+            (Handshake { from_id: 0, ..knock() }, ErrorCode::PeerUnreachable),
+            (Handshake { incarnation: 0, ..knock() }, ErrorCode::MemberRemoved),
+        ];
+        for (handshake, expected) in cases {
+            assert_eq!(code(Some(handshake.clone()), &members), Some(expected), "{handshake:?}");
+        }
+        // One of the members may be of a build that does not say; then none of them is.
+        assert_eq!(code(None, &members), None);
+        let mut upgraded = members.clone();
+        upgraded.members.iter_mut().for_each(|member| member.format = NAMES_SENDER);
+        assert_eq!(code(None, &upgraded), Some(ErrorCode::InvalidArgument));
+        // A call makes no member of a blank node.
+        let blank = check_call(&local(Standing::Blank), &Membership::default(), Some(&knock()));
+        assert_eq!(blank.unwrap_err().code, ErrorCode::NotStarted);
     }
 
     #[test]

@@ -135,6 +135,11 @@ impl Links {
         Self { options: Arc::new(options), links: Mutex::default() }
     }
 
+    /// As the member that these are of introduces itself to that one.
+    pub fn handshake_to(&self, member: &Member) -> Handshake {
+        self.options.handshake(&Target::from(member))
+    }
+
     /// Ends all links.
     pub fn close(&self) {
         self.links.lock().unwrap_or_else(PoisonError::into_inner).clear();
@@ -308,7 +313,8 @@ async fn pump(options: &LinkOptions, peer: &Target, lane: &mut Lane) -> Ended {
 
 fn encode(messages: Vec<Message>, disk_bad: bool) -> Vec<PeerFrame> {
     let mut frames = Vec::new();
-    let empty = || RaftBatch { messages: Vec::new(), disk_bad };
+    let wall_ms = Some(crate::wall_ms());
+    let empty = || RaftBatch { messages: Vec::new(), disk_bad, wall_ms };
     let (mut batch, mut bytes) = (empty(), 0);
     for message in messages {
         let encoded = message.encode_to_vec();

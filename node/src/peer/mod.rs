@@ -12,9 +12,13 @@ mod turns;
 
 pub use bandwidth::Bandwidth;
 pub use dialer::Dialer;
-pub use handshake::{Local, Standing, Verdict, check};
+pub use handshake::{Local, Standing, Verdict, check, check_call};
 pub use links::{LinkOptions, Links};
 pub use service::{PeerHost, PeerService};
 
 /// Largest gRPC message between peers, bytes: one maximal log entry and its frame.
 pub const MAX_MESSAGE_BYTES: usize = 16 << 20;
+/// Messages of clients in one call of a member.
+pub const MAX_PUBLICATIONS: usize = 256;
+/// Writes in one call of a member.
+pub const MAX_FORWARDED: usize = 16_384;

@@ -14,13 +14,13 @@ use helios_proto::v1::{
     SnapshotPrefix, SnapshotReceipt, WriteResult, peer_frame, snapshot_chunk, write_result,
 };
 use prost_raft::Message as _;
-use raft::eraftpb::Message;
+use raft::eraftpb::{Message, MessageType};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::snapshot;
 use super::turns::Turns;
+use super::{MAX_FORWARDED, MAX_PUBLICATIONS, snapshot};
 use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::raft::{RaftHandle, Snapshots};
@@ -34,6 +34,12 @@ pub trait PeerHost: Send + Sync + 'static {
     /// Checks a handshake and answers with the Raft handle; a blank node becomes a member here
     /// when it is addressed as one.
     fn admit(&self, handshake: &Handshake) -> Result<RaftHandle, Error>;
+
+    /// Checks who a call that is no stream is from.
+    fn check_call(&self, from: Option<&Handshake>) -> Result<(), Error>;
+
+    /// The wall clock of a member, as it says. `None`: it does not say.
+    fn heard_clock(&self, from: u64, wall_ms: Option<u64>);
 
     /// What this node says of itself in answer.
     fn receipt(&self) -> PeerReceipt;
@@ -80,6 +86,22 @@ impl<H: PeerHost> PeerService<H> {
         self.host.admit(handshake).inspect_err(|error| {
             self.refusals.tell("peer", reason_for(error.code), &handshake.from_name, error);
         })
+    }
+
+    /// Who calls; all others are told and counted.
+    fn check_call(&self, from: Option<&Handshake>) -> Result<(), Error> {
+        self.host.check_call(from).inspect_err(|error| {
+            let name = from.map_or("a peer", |handshake| &handshake.from_name);
+            self.refusals.tell("peer", reason_for(error.code), name, error);
+        })
+    }
+}
+
+/// As many at most in one call: a member sends no more, so who does is none.
+fn check_count(what: &str, count: usize, limit: usize) -> Result<(), Error> {
+    match count > limit {
+        true => Err(Error::invalid(format!("{count} {what} in one call; the limit is {limit} (fixed)"))),
+        false => Ok(()),
     }
 }
 
@@ -171,6 +193,7 @@ impl<H: PeerHost> Peer for PeerService<H> {
         let handshake = header.handshake.clone().unwrap_or_default();
         let raft = self.admit(&handshake)?;
         let message = decode(&header.message)?;
+        check_announcement(&message, &header, &handshake)?;
         let term = raft.status().term;
         if message.term < term {
             // Raft would not look at it, and the leader of today may be sending one.
@@ -185,7 +208,10 @@ impl<H: PeerHost> Peer for PeerService<H> {
     }
 
     async fn forward(&self, request: Request<ForwardRequest>) -> Result<Response<ForwardResponse>, Status> {
-        let outcomes = self.host.write_forwarded(request.into_inner()).await?;
+        let request = request.into_inner();
+        self.check_call(request.from.as_ref())?;
+        check_count("writes", request.commands.len(), MAX_FORWARDED)?;
+        let outcomes = self.host.write_forwarded(request).await?;
         let results = outcomes.into_iter().map(|outcome| WriteResult {
             kind: Some(match outcome {
                 Ok(reply) => write_result::Kind::Reply(reply),
@@ -196,7 +222,10 @@ impl<H: PeerHost> Peer for PeerService<H> {
     }
 
     async fn publish(&self, request: Request<PublishRequest>) -> Result<Response<PublishResponse>, Status> {
-        let reached = self.host.publish(&request.into_inner())?;
+        let request = request.into_inner();
+        self.check_call(request.from.as_ref())?;
+        check_count("messages", request.publications.len(), MAX_PUBLICATIONS)?;
+        let reached = self.host.publish(&request)?;
         Ok(Response::new(PublishResponse { reached }))
     }
 
@@ -204,7 +233,9 @@ impl<H: PeerHost> Peer for PeerService<H> {
         &self,
         request: Request<AwaitReplicasRequest>,
     ) -> Result<Response<AwaitReplicasResponse>, Status> {
-        let replicas = self.host.await_replicas(request.into_inner()).await?;
+        let request = request.into_inner();
+        self.check_call(request.from.as_ref())?;
+        let replicas = self.host.await_replicas(request).await?;
         Ok(Response::new(AwaitReplicasResponse { replicas }))
     }
 }
@@ -256,9 +287,8 @@ async fn take_messages<H: PeerHost>(
             ));
         }
         let messages = batch.messages.iter().map(|bytes| decode(bytes)).collect::<Result<Vec<_>, _>>()?;
-        if messages.iter().any(|message| message.from != from) {
-            return Err(Error::invalid("a message in another member's name"));
-        }
+        messages.iter().try_for_each(|message| check_message(message, peer))?;
+        host.heard_clock(from, batch.wall_ms);
         if let Some(took) = host.metrics().contacts.heard(from, &messages, Instant::now()) {
             host.metrics().round_trip(&peer.from_name, took);
         }
@@ -270,6 +300,86 @@ async fn take_messages<H: PeerHost>(
     Ok(())
 }
 
+/// What one member may send another on a stream. A snapshot comes with its file; a member proposes, ticks and counts
+/// for itself only.
+fn check_message(message: &Message, peer: &Handshake) -> Result<(), Error> {
+    if message.from != peer.from_id {
+        return Err(Error::invalid("a message in another member's name"));
+    }
+    if message.to != peer.to_id {
+        return Err(Error::invalid("a message to another member"));
+    }
+    use MessageType::*;
+    match message.get_msg_type() {
+        kind @ (MsgHup | MsgBeat | MsgPropose | MsgUnreachable | MsgSnapStatus | MsgCheckQuorum
+        | MsgSnapshot) => Err(Error::invalid(format!("{kind:?} is no message between members"))),
+        _ => Ok(()),
+    }
+}
+
+/// The message that a snapshot's file comes with has to be of the same sender and of that snapshot.
+fn check_announcement(message: &Message, header: &SnapshotHeader, peer: &Handshake) -> Result<(), Error> {
+    let of = message.get_snapshot().get_metadata();
+    let fits = message.get_msg_type() == MessageType::MsgSnapshot
+        && (message.from, message.to) == (peer.from_id, peer.to_id)
+        && (of.index, of.term) == (header.index, header.term)
+        && header.offset <= header.size_bytes;
+    match fits {
+        true => Ok(()),
+        false => {
+            Err(Error::invalid("the message of a snapshot is not of this sender, receiver and snapshot"))
+        }
+    }
+}
+
 fn decode(bytes: &[u8]) -> Result<Message, Error> {
     Message::decode(bytes).map_err(|error| Error::invalid(format!("no raft message: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer() -> Handshake {
+        Handshake { from_id: 1, to_id: 2, ..Handshake::default() }
+    }
+
+    fn message(kind: MessageType) -> Message {
+        let mut message = Message { from: 1, to: 2, ..Message::default() };
+        message.set_msg_type(kind);
+        message
+    }
+
+    #[test]
+    fn a_stream_carries_messages_of_its_sender_to_this_member_and_no_local_ones() {
+        use MessageType::*;
+        for kind in [MsgAppend, MsgAppendResponse, MsgHeartbeat, MsgRequestVote, MsgTimeoutNow, MsgReadIndex]
+        {
+            assert_eq!(check_message(&message(kind), &peer()), Ok(()), "{kind:?}");
+        }
+        for kind in [MsgHup, MsgBeat, MsgPropose, MsgUnreachable, MsgSnapStatus, MsgCheckQuorum, MsgSnapshot]
+        {
+            assert!(check_message(&message(kind), &peer()).is_err(), "{kind:?}");
+        }
+        assert!(check_message(&Message { from: 3, ..message(MsgAppend) }, &peer()).is_err());
+        assert!(check_message(&Message { to: 3, ..message(MsgAppend) }, &peer()).is_err());
+    }
+
+    #[test]
+    fn a_snapshot_is_announced_by_its_sender_and_by_a_message_about_it() {
+        let header = SnapshotHeader { index: 7, term: 3, size_bytes: 100, ..SnapshotHeader::default() };
+        let mut announced = message(MessageType::MsgSnapshot);
+        announced.mut_snapshot().mut_metadata().index = 7;
+        announced.mut_snapshot().mut_metadata().term = 3;
+        let refused = |message: &Message, header: &SnapshotHeader| {
+            check_announcement(message, header, &peer()).is_err()
+        };
+        assert!(!refused(&announced, &header));
+        assert!(refused(&Message { from: 3, ..announced.clone() }, &header));
+        assert!(refused(&Message { to: 3, ..announced.clone() }, &header));
+        assert!(refused(&message(MessageType::MsgAppend), &header), "another message");
+        assert!(refused(&announced, &SnapshotHeader { index: 8, ..header.clone() }));
+        assert!(refused(&announced, &SnapshotHeader { term: 4, ..header.clone() }));
+        assert!(refused(&announced, &SnapshotHeader { offset: 101, ..header }));
+    }
 }

@@ -152,6 +152,7 @@ pub async fn receive(
     let (place, id, offset) = (Arc::clone(snapshots), id_of(header), header.offset);
     let mut incoming = blocking(move || place.incoming(id, offset).map_err(failed)).await?;
     metrics.snapshot_resumed_bytes.inc_by(offset);
+    let mut missing = header.size_bytes.saturating_sub(offset);
     loop {
         let chunk = tokio::select! {
             chunk = stream.message() => chunk.map_err(|status| failed(status.message()))?,
@@ -160,6 +161,8 @@ pub async fn receive(
         let Some(chunk) = chunk else { break };
         let data = checked(chunk)?;
         let bytes = data.len() as u64;
+        let longer = || failed(format!("it is longer than the {} bytes of its header", header.size_bytes));
+        missing = missing.checked_sub(bytes).ok_or_else(longer)?;
         incoming = blocking(move || {
             incoming.write(&data).map_err(failed)?;
             Ok::<Incoming, Error>(incoming)

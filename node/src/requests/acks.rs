@@ -107,6 +107,7 @@ impl Node {
             index,
             replicas,
             timeout_ms: deadline.saturating_duration_since(Instant::now()).as_millis() as u32,
+            from: self.handshake_to(&status, status.leader_id),
         };
         let mut leader = PeerClient::new(self.channel_to(&status, status.leader_id)?);
         // A little later than the leader's own deadline, so that its count arrives.
@@ -119,7 +120,7 @@ impl Node {
 
     /// Asked by a member that does not lead.
     pub(crate) async fn take_await_replicas(&self, request: AwaitReplicasRequest) -> Result<u64, Error> {
-        let AwaitReplicasRequest { cluster_id, index, replicas, timeout_ms } = request;
+        let AwaitReplicasRequest { cluster_id, index, replicas, timeout_ms, from: _ } = request;
         let member = self.active_in(&cluster_id)?;
         let timeout = Duration::from_millis(timeout_ms.into()).min(AWAIT_STEP);
         count_replicas(member, index, replicas, Instant::now() + timeout).await

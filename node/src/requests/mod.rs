@@ -67,6 +67,10 @@ impl Database for Node {
         &self.inner().store
     }
 
+    fn now_ms(&self) -> u64 {
+        self.bounded_ms()
+    }
+
     fn status(&self) -> StatusResponse {
         crate::status::of(self)
     }

@@ -14,11 +14,10 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::error::Error;
 use crate::node::Node;
-use crate::peer::MAX_MESSAGE_BYTES;
+use crate::peer::{MAX_MESSAGE_BYTES, MAX_PUBLICATIONS};
 
 /// Messages that wait for one member; more are lost, as they are for a client that is not connected.
 const MAX_WAITING: usize = 1_024;
-const MAX_BATCH: usize = 256;
 const MAX_BATCH_BYTES: usize = 4 << 20;
 /// How long a publisher waits to hear how many clients of other members there were.
 const COUNT_TIMEOUT: Duration = Duration::from_millis(100);
@@ -98,9 +97,11 @@ impl Node {
 
     async fn send_publications(&self, id: u64, publications: Vec<Publication>) -> Result<Vec<u64>, Error> {
         let member = self.active()?;
-        let channel = self.channel_to(&member.raft.status(), id)?;
+        let status = member.raft.status();
+        let channel = self.channel_to(&status, id)?;
         let mut peer = PeerClient::new(channel).max_encoding_message_size(MAX_MESSAGE_BYTES);
-        let request = PublishRequest { cluster_id: member.cluster_id.clone(), publications };
+        let from = self.handshake_to(&status, id);
+        let request = PublishRequest { cluster_id: member.cluster_id.clone(), publications, from };
         let answer = peer.publish(request).await.map_err(|status| helios_proto::detail_of(&status))?;
         Ok(answer.into_inner().reached)
     }
@@ -126,7 +127,7 @@ fn batch(
         bytes += publication.channel.len() + publication.payload.len();
         publications.push(publication);
         counts.push(count);
-        let has_room = publications.len() < MAX_BATCH && bytes < MAX_BATCH_BYTES;
+        let has_room = publications.len() < MAX_PUBLICATIONS && bytes < MAX_BATCH_BYTES;
         next = if has_room { letters.try_recv().ok() } else { None };
     }
     (publications, counts)

@@ -69,12 +69,11 @@ struct Batch {
 
 impl Batch {
     /// Refuses at once what the log does not take.
-    fn new(writes: Vec<WriteRequest>, max_command_bytes: usize) -> Self {
+    fn new(writes: Vec<WriteRequest>, max_command_bytes: usize, now_ms: u64) -> Self {
         let mut batch = Self { outcomes: Vec::with_capacity(writes.len()), open: Vec::new() };
         for WriteRequest { op, request_id, identity } in writes {
             let checked = state::check_sizes(&op);
             let origin = request_id.is_some().then_some(Origin { identity, named_at: 0 });
-            let now_ms = crate::wall_ms();
             let command = Command { now_ms, request_id, origin, op: Some(op), ..Command::default() };
             let bytes = command.encoded_len();
             let refusal = match checked {
@@ -162,7 +161,7 @@ impl Node {
             Ok(member) => member,
             Err(error) => return vec![Err(error); writes.len()],
         };
-        let mut batch = Batch::new(writes, self.inner().max_command_bytes);
+        let mut batch = Batch::new(writes, self.inner().max_command_bytes, self.bounded_ms());
         while !batch.open.is_empty() {
             let Some(status) = member.raft.wait_status(deadline, |status| status.leader_id != 0).await else {
                 break;
@@ -243,6 +242,7 @@ impl Node {
             // A little less, so that the leader's answer is here by then even if it is that time is up.
             timeout_ms: (left - left / 10).as_millis() as u32,
             ack: AckLevel::from(ack).into(),
+            from: self.handshake_to(status, status.leader_id),
         };
         let mut client = PeerClient::new(channel)
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
@@ -267,11 +267,11 @@ impl Node {
     /// Writes sent on by a follower: proposed here or refused, never sent on again.
     pub(crate) async fn take_forwarded(&self, request: ForwardRequest) -> Result<Vec<Outcome>, Error> {
         let ack = Ack::from(request.ack()).max(self.settings().ack);
-        let ForwardRequest { cluster_id, mut commands, timeout_ms, ack: _ } = request;
+        let ForwardRequest { cluster_id, mut commands, timeout_ms, ack: _, from: _ } = request;
         let member = self.active_in(&cluster_id)?;
         let timeout = Duration::from_millis(timeout_ms.into()).min(self.settings().request_timeout);
         // The log's clock is the leader's (node.md, pitfall 23).
-        let now_ms = crate::wall_ms();
+        let now_ms = self.bounded_ms();
         commands.iter_mut().for_each(|command| command.now_ms = now_ms);
         Ok(self.propose(member, commands, ack, Instant::now() + timeout).await)
     }
@@ -383,7 +383,7 @@ mod tests {
     }
 
     fn batch(count: usize) -> Batch {
-        Batch::new(vec![set(1).into(); count], 1_000)
+        Batch::new(vec![set(1).into(); count], 1_000, 1)
     }
 
     fn code(outcome: &Outcome) -> Option<ErrorCode> {
@@ -469,7 +469,7 @@ mod tests {
 
     #[test]
     fn what_the_log_does_not_take_is_refused_at_once() {
-        let batch = Batch::new(vec![set(2_000).into(), set(1).into()], 1_000);
+        let batch = Batch::new(vec![set(2_000).into(), set(1).into()], 1_000, 1);
         assert_eq!(batch.open.len(), 1);
         assert_eq!(batch.outcomes[0].as_ref().and_then(code), Some(ErrorCode::TooLarge));
     }
@@ -477,7 +477,7 @@ mod tests {
     #[test]
     fn a_key_over_the_limit_is_refused_before_it_is_proposed() {
         let long = Set { key: vec![b'k'; state::MAX_KEY_BYTES + 1].into(), ..Set::default() };
-        let batch = Batch::new(vec![Op::Set(long).into()], 8 << 20);
+        let batch = Batch::new(vec![Op::Set(long).into()], 8 << 20, 1);
         let error = batch.outcomes[0].clone().unwrap().unwrap_err();
         assert_eq!((error.code, batch.open.len()), (ErrorCode::TooLarge, 0));
         assert!(error.message.contains("65536"), "{error}");

@@ -6,6 +6,7 @@ use helios_proto::v1::ErrorCode;
 
 use super::frame::Frame;
 use crate::error::Error;
+use crate::glob::TooLong;
 
 /// A command refused before it touched the database. The text is the whole error reply.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -69,6 +70,12 @@ impl Refusal {
 
     pub fn unknown_subcommand(container: &str, name: &[u8]) -> Self {
         Self::UnknownSubcommand { container: container.to_ascii_uppercase(), name: shown(name, 128) }
+    }
+}
+
+impl From<TooLong> for Refusal {
+    fn from(too_long: TooLong) -> Self {
+        Self::other(format!("ERR {too_long}"))
     }
 }
 

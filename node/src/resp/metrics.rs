@@ -100,6 +100,10 @@ impl Metrics {
     pub(super) fn refused(&self, reason: &'static str, from: SocketAddr, why: &str) {
         self.refusals.tell("client", reason, from, why);
     }
+
+    pub(super) fn refusals(&self) -> &Refusals {
+        &self.refusals
+    }
 }
 
 #[cfg(test)]

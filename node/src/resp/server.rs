@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
 use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -13,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::clients::Clients;
 use super::connection::Connection;
 use super::cursor::Cursors;
+use super::frame::{Frame, Protocol};
 use super::metrics::Metrics;
 use super::notifications::Notifications;
 use super::pause::Pause;
@@ -24,7 +27,11 @@ use crate::client_memory::{ClientMemory, MemoryLimits};
 use crate::database::Database;
 use crate::idle::IdleTimeout;
 use crate::state::EventFilter;
-use crate::tls::{Door, accept};
+use crate::tls::{Door, Stream, accept};
+
+/// How long, and how much, a client that was turned away may go on sending before it is cut off.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: u64 = 64 << 10;
 
 /// What a client may cost, and have.
 #[derive(Debug, Clone)]
@@ -173,12 +180,31 @@ async fn welcome<D: Database>(
         () = shutdown.cancelled() => None,
     };
     let Some(stream) = stream else { return };
+    if let Err(error) = shared.access.check_host(address.ip()) {
+        shared.stats.rejected();
+        shared.metrics.refusals().tell("client", "protected_mode", address, "it is of another host");
+        return turn_away(stream, error.into()).await;
+    }
     shared.stats.connected();
     let _open = OpenConnection::new(&shared.metrics);
     let connection = Connection::new(stream, db, shared.clone(), registration.client());
     if let Err(error) = connection.run(shutdown).await {
         tracing::debug!(%error, %address, "Redis connection lost");
     }
+}
+
+/// Says why, and closes; reads for a moment, since closing with input unread would reset the connection and could take
+/// the message with it.
+async fn turn_away(mut stream: Stream, why: Frame) {
+    let mut text = BytesMut::new();
+    why.encode(Protocol::default(), &mut text);
+    let sent = async {
+        stream.write_all_buf(&mut text).await?;
+        stream.shutdown().await?;
+        tokio::io::copy(&mut stream.take(LINGER_BYTES), &mut tokio::io::sink()).await
+    };
+    // Whether the client heard or not, there is nothing more to do for it.
+    let _ = tokio::time::timeout(LINGER, sent).await;
 }
 
 fn prepare(stream: &TcpStream, limits: &Limits) -> io::Result<()> {

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 pub use door::{Door, Protocol, accept};
 pub use material::{Material, Side};
 pub use slots::Slots;
-pub use stream::Stream;
+pub use stream::{Caller, Stream};
 
 use crate::config::{ConfigError, Settings};
 

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -12,11 +13,20 @@ use tokio::time::Sleep;
 use tokio_rustls::server::TlsStream;
 use tokio_util::io::poll_read_buf;
 use tokio_util::sync::WaitForCancellationFutureOwned;
-use tonic::transport::server::{Connected, TcpConnectInfo};
+use tonic::transport::server::Connected;
 
 use super::slots::Slot;
+use crate::auth::Client;
 use crate::refusals::Refusals;
 use crate::sessions::Session;
+
+/// Who is at the other end of a connection of a gRPC port; an extension of each of its requests.
+#[derive(Debug, Clone, Default)]
+pub struct Caller {
+    pub client: Client,
+    /// The certificate that it showed, DER. `None`: none was asked for.
+    pub certificate: Option<Arc<[u8]>>,
+}
 
 pub struct Stream {
     inner: Inner,
@@ -201,9 +211,14 @@ impl AsyncWrite for Stream {
 }
 
 impl Connected for Stream {
-    type ConnectInfo = TcpConnectInfo;
+    type ConnectInfo = Caller;
 
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.tcp().connect_info()
+    fn connect_info(&self) -> Caller {
+        let client = self.tcp().peer_addr().map(Client::new).unwrap_or_default();
+        let certificate = match &self.inner {
+            Inner::Plain(_) => None,
+            Inner::Tls(stream) => stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()),
+        };
+        Caller { client, certificate: certificate.map(|leaf| Arc::from(leaf.as_ref())) }
     }
 }

@@ -2,7 +2,9 @@
 
 use std::time::SystemTime;
 
-use crate::common::{Clients, Cluster, Node, WallClock, temporary_directory};
+use helios_proto::v1::TransferRequest;
+
+use crate::common::{Clients, Cluster, Node, WallClock, eventually, temporary_directory};
 
 const HOUR: i64 = 3_600;
 
@@ -19,24 +21,72 @@ async fn wall_clocks_that_jump_by_an_hour_cost_no_election_no_key_and_no_order()
     let clients = Clients::start(&cluster.client_ports());
     clients.wait_for(0..3, 10).await;
 
+    set_brief(&cluster[leader]).await;
     for node in [leader, (leader + 1) % 3] {
         for ahead in [HOUR, -HOUR, 0] {
             clocks[node].set_ahead(ahead);
             clients.wait_for(0..3, 10).await;
+            if ahead == HOUR {
+                assert_eq!(hours_ahead(&cluster[node]).await, 1, "the clock did not move");
+            }
+            assert_brief(&cluster).await;
         }
     }
-    assert_eq!(hours_ahead(&cluster[leader]).await, 1, "the log's clock went back, or no clock ever moved");
-    // For the same reason a new expiry must not count as past.
-    let set = redis::cmd("SET").arg("brief").arg("value").arg("EX").arg(100).clone();
-    let () = set.query_async(&mut cluster[leader].redis().await).await.unwrap();
-    for node in cluster.nodes() {
-        let value: Option<String> =
-            redis::cmd("GET").arg("brief").query_async(&mut node.redis().await).await.unwrap();
-        assert_eq!(value.as_deref(), Some("value"), "expired on {}", node.name);
-    }
+    assert_eq!(hours_ahead(&cluster[leader]).await, 0, "the log's clock followed one wall clock");
+    // A new expiry must not count as past.
+    set_brief(&cluster[leader]).await;
+    assert_brief(&cluster).await;
     clients.finish(&cluster).await;
     assert_eq!(cluster.leader().await, leader);
     assert_eq!(cluster[leader].status().await.term, term, "an election");
+}
+
+/// Expires long after the test, and long before an hour is over.
+async fn set_brief(node: &Node) {
+    let set = redis::cmd("SET").arg("brief").arg("value").arg("EX").arg(1_000).clone();
+    let () = set.query_async(&mut node.redis().await).await.unwrap();
+}
+
+async fn assert_brief(cluster: &Cluster) {
+    for node in cluster.nodes() {
+        let value: Option<String> =
+            redis::cmd("GET").arg("brief").query_async(&mut node.redis().await).await.unwrap();
+        assert_eq!(value.as_deref(), Some("value"), "expired early on {}", node.name);
+    }
+}
+
+#[tokio::test]
+async fn a_leader_whose_clock_is_an_hour_ahead_from_its_start_expires_nothing_early() {
+    let dir = temporary_directory();
+    let library = WallClock::build(dir.path());
+    let mut cluster = Cluster::fixed(3);
+    let clocks: Vec<_> = (0..3).map(|index| WallClock::of(&mut cluster[index], &library)).collect();
+    cluster.start_all();
+    cluster.wait_ready().await;
+    let old = cluster.leader().await;
+    set_brief(&cluster[old]).await;
+    // Whoever leads next has been wrong all the time.
+    let others = [(old + 1) % 3, (old + 2) % 3];
+    clocks[others[0]].set_ahead(HOUR);
+    let target = cluster[others[0]].status().await.member_id;
+    let transfer = TransferRequest { target_id: target, ..TransferRequest::default() };
+    cluster[old].cluster().transfer_leadership(transfer).await.unwrap();
+    assert_eq!(cluster.leader().await, others[0]);
+    for number in 0..100 {
+        let set = redis::cmd("SET").arg("other").arg(number).clone();
+        let () = set.query_async(&mut cluster[others[0]].redis().await).await.unwrap();
+    }
+    assert_brief(&cluster).await;
+    // What has to expire still does.
+    let set = redis::cmd("SET").arg("short").arg("value").arg("PX").arg(200).clone();
+    let () = set.query_async(&mut cluster[old].redis().await).await.unwrap();
+    eventually("the short key expires", async || {
+        let found: bool =
+            redis::cmd("EXISTS").arg("short").query_async(&mut cluster[old].redis().await).await.ok()?;
+        (!found).then_some(())
+    })
+    .await;
+    assert_eq!(hours_ahead(&cluster[old]).await, 0);
 }
 
 /// What the node takes for the time, the log's clock included, against the true one.

@@ -5,11 +5,18 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio};
 
+use helios_proto::v1::kv_client::KvClient;
+use helios_proto::v1::{ErrorCode, GetRequest};
 use redis::aio::MultiplexedConnection;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tonic::transport::Endpoint;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
 
-use crate::common::{eventually, info_field, temporary_directory};
+use crate::common::{PATIENCE, error_code, eventually, info_field, temporary_directory};
 
 const HOSTS: usize = 3;
 /// Namespaces of other tests have other names, and the addresses are known in these only.
@@ -34,8 +41,8 @@ struct Hosts {
 
 impl Hosts {
     /// `None` where no namespaces may be made.
-    fn new() -> Option<Self> {
-        let name = format!("helios-test-{}", std::process::id());
+    fn new(purpose: &str) -> Option<Self> {
+        let name = format!("helios-{purpose}-{}", std::process::id());
         if !ip(&format!("netns add {name}")) {
             return None;
         }
@@ -71,6 +78,7 @@ impl Hosts {
             .args(["-data-dir", &name, "-listen", &format!("{address}:6379")])
             .args(["-raft-node-id", &name, "-raft-addr", &format!("{address}:7000")])
             .env("HELIOS_RAFT_PEERS", peers.join(","))
+            .env("HELIOS_PROTECTED_MODE", "false")
             .current_dir(self.dir.path())
             .stdout(Stdio::null())
             .stderr(log);
@@ -168,17 +176,86 @@ async fn story(hosts: &mut Hosts) {
     write(&[lost], "by three again").await;
 }
 
+const NO_NAMESPACES: &str = "no network namespaces can be made here; install iproute2 and run as root";
+
+/// A cluster of one on the first host, without users: what other hosts and the host itself are answered.
+async fn in_protected_mode(hosts: &mut Hosts) {
+    let (name, here) = ("node-1", address(0));
+    let log = hosts.dir.path().join(format!("{name}.log"));
+    let mut command = Command::new("ip");
+    command
+        .args(["netns", "exec", &hosts.host(0), env!("CARGO_BIN_EXE_heliosd")])
+        .args(["-data-dir", name, "-listen", "0.0.0.0:6379", "-raft-node-id", name])
+        .args(["-raft-addr", &format!("{here}:7000")])
+        .env("HELIOS__NODE__BOOTSTRAP", "single")
+        .env("HELIOS__LISTEN__GRPC", "0.0.0.0:50051")
+        .current_dir(hosts.dir.path())
+        .stdout(Stdio::null())
+        .stderr(File::create(&log).unwrap());
+    hosts.nodes[0] = Some(command.spawn().unwrap());
+    let denied = eventually("the other host is answered", async || {
+        let mut stream = TcpStream::connect((here.as_str(), 6379)).await.ok()?;
+        stream.write_all(b"PING\r\n").await.ok()?;
+        let mut answer = String::new();
+        // One that is served is not closed.
+        tokio::time::timeout(PATIENCE / 4, stream.read_to_string(&mut answer)).await.ok()?.ok()?;
+        Some(answer)
+    })
+    .await;
+    assert!(denied.starts_with("-DENIED ") && denied.lines().count() == 1, "{denied}");
+    for setting in ["auth.users_file", "client.password", "client.protected_mode: false"] {
+        assert!(denied.contains(setting), "{denied}");
+    }
+    let channel = Endpoint::from_shared(format!("http://{here}:50051")).unwrap().connect_lazy();
+    let get = GetRequest { key: "k".into(), ..GetRequest::default() };
+    assert_eq!(error_code(KvClient::new(channel.clone()).get(get.clone()).await), ErrorCode::ProtectedMode);
+    let check = HealthCheckRequest { service: String::new() };
+    HealthClient::new(channel).check(check).await.expect("probes come from other hosts");
+    let log = std::fs::read_to_string(&log).unwrap();
+    for port in ["listen.client", "listen.grpc"] {
+        let warns =
+            |line: &&str| line.contains("WARN") && line.contains("protected mode") && line.contains(port);
+        assert_eq!(log.lines().filter(warns).count(), 1, "{port}: {log}");
+    }
+
+    // The host itself is served.
+    let host = File::open(format!("/run/netns/{}", hosts.host(0))).unwrap();
+    move_into_link_name_space(host.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+    let client = redis::Client::open("redis://127.0.0.1/").unwrap();
+    let mut client = client.get_multiplexed_async_connection().await.unwrap();
+    eventually("the host itself writes", async || {
+        redis::cmd("SET").arg("k").arg("v").exec_async(&mut client).await.ok()
+    })
+    .await;
+    let mode: Vec<String> =
+        redis::cmd("CONFIG").arg("GET").arg("protected-mode").query_async(&mut client).await.unwrap();
+    assert_eq!(mode, ["protected-mode", "yes"]);
+    let channel = Endpoint::from_static("http://127.0.0.1:50051").connect_lazy();
+    KvClient::new(channel).get(get).await.unwrap();
+}
+
+#[test]
+fn without_users_another_host_is_denied_and_the_host_itself_is_served() {
+    let Some(mut hosts) = Hosts::new("protected") else {
+        return helios_testing::skip_or_fail("netns", NO_NAMESPACES);
+    };
+    on_the_bridge(&hosts.name.clone(), move |runtime| runtime.block_on(in_protected_mode(&mut hosts)));
+}
+
 #[test]
 fn three_hosts_on_one_bridge_lose_one_write_on_and_take_it_back() {
-    let Some(mut hosts) = Hosts::new() else {
-        let remedy = "no network namespaces can be made here; install iproute2 and run as root";
-        return helios_testing::skip_or_fail("netns", remedy);
+    let Some(mut hosts) = Hosts::new("lan") else {
+        return helios_testing::skip_or_fail("netns", NO_NAMESPACES);
     };
+    on_the_bridge(&hosts.name.clone(), move |runtime| runtime.block_on(story(&mut hosts)));
+}
+
+/// Runs on a thread of its own, which is in that namespace.
+fn on_the_bridge(name: &str, run: impl FnOnce(tokio::runtime::Runtime) + Send + 'static) {
+    let lan = File::open(format!("/run/netns/{name}")).unwrap();
     let own = std::thread::spawn(move || {
-        let lan = File::open(format!("/run/netns/{}", hosts.name)).unwrap();
         move_into_link_name_space(lan.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(story(&mut hosts));
+        run(tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap());
     });
     if let Err(panic) = own.join() {
         std::panic::resume_unwind(panic);

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use helios_proto::v1::peer_client::PeerClient;
 use helios_proto::v1::{
-    ErrorCode, ForwardRequest, GetRequest, Handshake, PeerFrame, RaftBatch, peer_frame::Kind,
+    AwaitReplicasRequest, ErrorCode, ForwardRequest, GetRequest, Handshake, PeerFrame, Publication,
+    PublishRequest, RaftBatch, peer_frame::Kind,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -147,7 +148,7 @@ async fn the_peer_port_takes_nothing_from_one_who_is_no_member() {
         ..Handshake::default()
     };
     let frame = |kind| PeerFrame { kind: Some(kind) };
-    let batch = frame(Kind::Batch(RaftBatch { messages: vec![vec![1; 100].into()], disk_bad: false }));
+    let batch = frame(Kind::Batch(RaftBatch { messages: vec![vec![1; 100].into()], ..RaftBatch::default() }));
     let cases = [
         (vec![batch.clone()], ErrorCode::InvalidArgument),
         (vec![frame(Kind::Handshake(hello.clone())), batch], ErrorCode::WrongMember),
@@ -155,13 +156,48 @@ async fn the_peer_port_takes_nothing_from_one_who_is_no_member() {
             vec![frame(Kind::Handshake(Handshake { cluster_id: "another".into(), ..hello.clone() }))],
             ErrorCode::WrongCluster,
         ),
-        (vec![frame(Kind::Handshake(Handshake { from_id: 0, ..hello }))], ErrorCode::PeerUnreachable),
+        (vec![frame(Kind::Handshake(Handshake { from_id: 0, ..hello.clone() }))], ErrorCode::PeerUnreachable),
     ];
     for (frames, code) in cases {
         let answer = peer.messages(tokio_stream::iter(frames.clone())).await;
         assert_eq!(error_code(answer), code, "{frames:?}");
     }
-    let forward = ForwardRequest { cluster_id: "another".into(), ..ForwardRequest::default() };
-    assert_eq!(error_code(peer.forward(forward).await), ErrorCode::WrongCluster);
+    // A call is checked as a stream is.
+    for (from, code) in [
+        (Handshake { cluster_id: "another".into(), ..hello.clone() }, ErrorCode::WrongCluster),
+        (hello.clone(), ErrorCode::WrongMember),
+        (Handshake { from_id: 0, ..hello }, ErrorCode::PeerUnreachable),
+    ] {
+        let (cluster_id, from) = (status.cluster_id.clone(), Some(from));
+        let forward = ForwardRequest { cluster_id, from, ..ForwardRequest::default() };
+        let ForwardRequest { cluster_id, from, .. } = forward.clone();
+        assert_eq!(error_code(peer.forward(forward).await), code, "{from:?}");
+        let publish = PublishRequest {
+            cluster_id: cluster_id.clone(),
+            from: from.clone(),
+            ..PublishRequest::default()
+        };
+        assert_eq!(error_code(peer.publish(publish).await), code, "{from:?}");
+        let waits = AwaitReplicasRequest { cluster_id, from, ..AwaitReplicasRequest::default() };
+        assert_eq!(error_code(peer.await_replicas(waits).await), code);
+    }
+    // What a member says of itself, but more than a member sends.
+    let (cluster_id, publications) = (status.cluster_id.clone(), vec![Publication::default(); 257]);
+    let publish = PublishRequest { cluster_id, publications, from: Some(as_member(&cluster, leader).await) };
+    assert_eq!(error_code(peer.publish(publish).await), ErrorCode::InvalidArgument);
     assert_eq!(cluster[leader].status().await.term, status.term);
+}
+
+/// What another member of the cluster says of itself to the leader.
+async fn as_member(cluster: &Cluster, leader: usize) -> Handshake {
+    let (status, other) = (cluster[leader].status().await, cluster[(leader + 1) % 3].status().await);
+    Handshake {
+        cluster_id: status.cluster_id,
+        from_id: other.member_id,
+        from_name: other.name,
+        from_disk_id: other.disk_id,
+        from_boot_epoch: u64::MAX,
+        to_id: status.member_id,
+        ..Handshake::default()
+    }
 }

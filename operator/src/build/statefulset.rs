@@ -254,7 +254,10 @@ fn environment(cluster: &ValidatedCluster) -> Vec<EnvVar> {
     let domain = format!("{}.{}.svc", names::peers_service(&cluster.name), cluster.namespace);
     let address = |port: i32| Some(format!("$({NAME}).{domain}:{port}"));
     let variable = |name: &str, value| EnvVar { name: name.to_owned(), value, ..EnvVar::default() };
-    vec![
+    // A variable that nodes of earlier versions ignore, where they would refuse a key of the file.
+    let open =
+        (!cluster.spec.auth.enabled).then(|| variable("HELIOS_PROTECTED_MODE", Some("false".to_owned())));
+    let own = [
         EnvVar {
             value_from: Some(EnvVarSource {
                 field_ref: Some(ObjectFieldSelector {
@@ -267,7 +270,8 @@ fn environment(cluster: &ValidatedCluster) -> Vec<EnvVar> {
         },
         variable("HELIOS__NODE__ADVERTISE_ADDR", address(PEER_PORT)),
         variable("HELIOS__NODE__ADVERTISE_CLIENT_ADDR", address(CLIENT_PORT)),
-    ]
+    ];
+    own.into_iter().chain(open).collect()
 }
 
 fn container_port(name: &str, number: i32) -> ContainerPort {

@@ -19,6 +19,9 @@ pub const SPREAD: SignedDuration = SignedDuration::from_mins(15);
 pub const CERTIFICATE: &str = "tls.crt";
 pub const KEY: &str = "tls.key";
 pub const AUTHORITY: &str = "ca.crt";
+/// Of whoever manages the cluster: in the Secret of the members' certificate, and in no pod.
+pub const ADMIN_CERTIFICATE: &str = "admin.crt";
+pub const ADMIN_KEY: &str = "admin.key";
 pub const AUTHORITY_KEY: &str = "ca.key";
 const NEXT: &str = "next.crt";
 const NEXT_KEY: &str = "next.key";
@@ -54,6 +57,8 @@ pub struct Root {
 #[derive(Debug, Clone)]
 pub struct Leaf {
     pub pair: Pair,
+    /// Issued with it, for whoever manages the cluster. `None`: by an operator that knew of none, or it was spoiled.
+    pub admin: Option<Pair>,
     /// Signed by the present authority for the names of today, and with its own key.
     pub fits: bool,
     pub validity: Validity,
@@ -93,8 +98,10 @@ pub fn plan_certificates(existing: &Existing, wish: Option<&str>, now: Timestamp
     let can_sign = authority.current.key.is_some();
     let spread = match &existing.leaf {
         Some(leaf) if leaf.fits || !can_sign => {
-            let is_stale =
-                leaf.validity.is_due(now) || leaf.wish.as_deref() != wish || leaf.written_at.is_none();
+            let is_stale = leaf.validity.is_due(now)
+                || leaf.wish.as_deref() != wish
+                || leaf.written_at.is_none()
+                || leaf.admin.is_none();
             if can_sign && is_stale {
                 return Act::IssueLeaf;
             }
@@ -141,21 +148,34 @@ pub fn carry_out(
         Act::ForgetOld => Write::Authority(Authority { old: None, ..authority?.clone() }.data()),
         Act::IssueLeaf => {
             let authority = authority?;
-            Write::Leaf(leaf(&authority.issue(names, now)?, &authority.bundle()))
+            let (pair, admin) = authority.issue(names, now)?;
+            Write::Leaf(leaf(&pair, Some(&admin), &authority.bundle()))
         }
         Act::DistributeTrust => {
             let kept = existing.leaf.as_ref().ok_or(Failed::NoAuthority)?;
-            Write::Leaf(leaf(&kept.pair, &authority?.bundle()))
+            Write::Leaf(leaf(&kept.pair, kept.admin.as_ref(), &authority?.bundle()))
         }
     }))
 }
 
-fn leaf(pair: &Pair, bundle: &str) -> Data {
-    Data::from([
+fn leaf(pair: &Pair, admin: Option<&Pair>, bundle: &str) -> Data {
+    let mut data = Data::from([
         (CERTIFICATE.to_owned(), pair.certificate.clone()),
         (KEY.to_owned(), pair.key.clone()),
         (AUTHORITY.to_owned(), bundle.to_owned()),
-    ])
+    ]);
+    if let Some(admin) = admin {
+        data.insert(ADMIN_CERTIFICATE.to_owned(), admin.certificate.clone());
+        data.insert(ADMIN_KEY.to_owned(), admin.key.clone());
+    }
+    data
+}
+
+/// The pair of whoever manages the cluster, as far as it can be used.
+pub fn admin_of(data: &Data) -> Option<Pair> {
+    let pair = Pair { certificate: data.get(ADMIN_CERTIFICATE)?.clone(), key: data.get(ADMIN_KEY)?.clone() };
+    check::belong_together(&pair.certificate, &pair.key).ok()?;
+    check::is_for_management(&pair.certificate).then_some(pair)
 }
 
 impl Root {
@@ -183,10 +203,12 @@ impl Authority {
         std::iter::once(&self.current.pem).chain(beside).map(|pem| format!("{}\n", pem.trim_end())).collect()
     }
 
-    fn issue(&self, names: &Names, now: Timestamp) -> Result<Pair, Failed> {
+    /// The members', and that of whoever manages them.
+    fn issue(&self, names: &Names, now: Timestamp) -> Result<(Pair, Pair), Failed> {
         let key = self.current.key.as_ref().ok_or(Failed::NoAuthority)?;
         let signer = Pair { certificate: self.current.pem.clone(), key: key.clone() };
-        keys::member(&signer, self.current.validity.not_after, names, now)
+        let limit = self.current.validity.not_after;
+        Ok((keys::member(&signer, limit, names, now)?, keys::admin(&signer, limit, names, now)?))
     }
 
     fn data(self) -> Data {
@@ -222,12 +244,12 @@ impl Existing {
     /// the members' Secret.
     pub fn read(
         authority: Option<&Data>,
-        leaf: Option<&Data>,
+        leaf_data: Option<&Data>,
         (written_at, wish): (Option<Timestamp>, Option<String>),
         names: &Names,
         now: Timestamp,
     ) -> Self {
-        let parts = leaf.and_then(|data| {
+        let parts = leaf_data.and_then(|data| {
             let pair = Pair { certificate: data.get(CERTIFICATE)?.clone(), key: data.get(KEY)?.clone() };
             Some((
                 check::validity(&pair.certificate).ok()?,
@@ -244,6 +266,7 @@ impl Existing {
                 .as_ref()
                 .is_some_and(|it| check::fits(&pair, &it.current.pem, names, now).is_ok()),
             pair,
+            admin: leaf_data.and_then(admin_of),
             validity,
             bundle,
             written_at,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use helios_proto::tls::issue::Pair;
-use helios_proto::tls::{certificates, private_key, roots};
+use helios_proto::tls::{MANAGEMENT_NAME, certificates, names_of, private_key, roots};
 use jiff::Timestamp;
 use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
 use rustls::crypto::CryptoProvider;
@@ -97,6 +97,12 @@ pub fn belong_together(certificate: &str, key: &str) -> Result<(), String> {
     let chain = certificates(certificate.as_bytes()).map_err(|error| format!("the certificate {error}"))?;
     let key = private_key(key.as_bytes()).map_err(|error| format!("the key {error}"))?;
     CertifiedKey::from_der(chain, key, &provider()).map(drop).map_err(|error| error.to_string())
+}
+
+/// Whether a certificate names whoever manages the cluster.
+pub fn is_for_management(certificate: &str) -> bool {
+    let names = certificates(certificate.as_bytes()).ok().and_then(|chain| names_of(chain.first()?).ok());
+    names.is_some_and(|names| names.iter().any(|name| name == MANAGEMENT_NAME))
 }
 
 /// Whether a member that shows `pair` is let in by one that trusts `bundle`, under each of its names.

@@ -1,5 +1,6 @@
 //! The certificates of a cluster: how they are called, and how long they live. Takes the time it is told.
 
+use helios_proto::tls::MANAGEMENT_NAME;
 use helios_proto::tls::issue::{IssueError, Pair};
 use jiff::{SignedDuration, Timestamp};
 
@@ -35,6 +36,16 @@ pub fn authority(names: &Names, now: Timestamp) -> Result<(Pair, Validity), Fail
 pub fn member(signer: &Pair, limit: Timestamp, names: &Names, now: Timestamp) -> Result<Pair, Failed> {
     let validity = Validity { not_before: earlier(now), not_after: later(now, MEMBER_LIFE).min(limit) };
     Ok(signer.sign(&format!("{} member", names.cluster), &names.all(), validity.seconds())?)
+}
+
+/// A certificate for whoever manages the cluster, which no member shows; as [`member`] otherwise.
+///
+/// # Errors
+/// When `signer` is not what it says.
+pub fn admin(signer: &Pair, limit: Timestamp, names: &Names, now: Timestamp) -> Result<Pair, Failed> {
+    let validity = Validity { not_before: earlier(now), not_after: later(now, MEMBER_LIFE).min(limit) };
+    let hosts = [MANAGEMENT_NAME.to_owned()];
+    Ok(signer.sign(&format!("{} admin", names.cluster), &hosts, validity.seconds())?)
 }
 
 fn earlier(now: Timestamp) -> Timestamp {

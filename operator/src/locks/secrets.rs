@@ -9,7 +9,9 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::api::PostParams;
 use kube::{Api, Client, ResourceExt};
 
-use super::certificates::{AUTHORITY, CERTIFICATE, Data, Existing, KEY, Write, carry_out, plan_certificates};
+use super::certificates::{
+    AUTHORITY, CERTIFICATE, Data, Existing, KEY, Write, admin_of, carry_out, plan_certificates,
+};
 use super::check::{self, Names};
 use super::users::{self, Address};
 use super::{Locks, Trouble};
@@ -52,12 +54,14 @@ pub async fn keep(
         TlsMode::Secret => keeper.own_certificate().await,
     };
     let mut kept = Kept::default();
-    let Found { certificate, trouble, taken } = kept.judge(certificate)?.unwrap_or_default();
+    let Found { certificate, admin, trouble, taken } = kept.judge(certificate)?.unwrap_or_default();
     trouble.into_iter().for_each(|trouble| kept.locks.note(trouble));
     kept.taken.extend(taken);
     if let Some((pair, bundle)) = &certificate {
         kept.locks.expires = check::validity(&pair.certificate).ok().map(|validity| validity.not_after);
-        let identity = Some((pair.certificate.as_bytes(), pair.key.as_bytes()));
+        // Members of an earlier version take any certificate of the cluster's authority.
+        let shown = admin.as_ref().unwrap_or(pair);
+        let identity = Some((shown.certificate.as_bytes(), shown.key.as_bytes()));
         match ClientTls::from_pem(bundle.as_bytes(), identity) {
             Ok(tls) => kept.tls = Some(tls),
             Err(error) => kept.locks.note(Trouble::blocking(
@@ -114,6 +118,8 @@ struct Keeper<'a> {
 #[derive(Default)]
 struct Found {
     certificate: Option<(Pair, String)>,
+    /// What the operator shows to members; `None`: theirs.
+    admin: Option<Pair>,
     trouble: Option<Trouble>,
     taken: Option<Taken>,
 }
@@ -138,7 +144,7 @@ impl Keeper<'_> {
             Err(Stopped::Taken(taken)) => {
                 let certificate =
                     self.existing(None, leaf.as_ref()).leaf.map(|leaf| (leaf.pair, leaf.bundle));
-                return Ok(Found { certificate, trouble: None, taken: Some(taken) });
+                return Ok(Found { certificate, taken: Some(taken), ..Found::default() });
             }
             found => found?,
         };
@@ -148,9 +154,10 @@ impl Keeper<'_> {
             let write = carry_out(act, &existing, &self.names(), self.now).map_err(|error| {
                 Stopped::Trouble(Trouble::blocking("CertificateInvalid", error.to_string()))
             })?;
+            let admin = existing.leaf.as_ref().and_then(|leaf| leaf.admin.clone());
             let usable = existing.leaf.map(|leaf| (leaf.pair, leaf.bundle));
             let Some(write) = write.filter(|_| !self.cluster.spec.paused) else {
-                return Ok(Found { certificate: usable, ..Found::default() });
+                return Ok(Found { certificate: usable, admin, ..Found::default() });
             };
             tracing::info!(cluster = name, namespace = self.cluster.namespace, ?act, "certificates");
             let result = match write {
@@ -168,7 +175,7 @@ impl Keeper<'_> {
                 // One that works for a while yet is better than none.
                 Err(Stopped::Trouble(trouble)) if usable.is_some() => {
                     let trouble = Some(Trouble { blocks: false, ..trouble });
-                    return Ok(Found { certificate: usable, trouble, taken: None });
+                    return Ok(Found { certificate: usable, admin, trouble, taken: None });
                 }
                 Err(stopped) => return Err(stopped),
             }
@@ -200,7 +207,7 @@ impl Keeper<'_> {
         let bundle = part(AUTHORITY)?;
         let trouble = check::fits(&pair, &bundle, &self.names(), self.now).err();
         let trouble = trouble.map(|why| unfit(format!("does not fit: {why}")));
-        Ok(Found { certificate: Some((pair, bundle)), trouble, taken: None })
+        Ok(Found { certificate: Some((pair, bundle)), admin: admin_of(&data), trouble, taken: None })
     }
 
     fn existing(&self, authority: Option<&Secret>, leaf: Option<&Secret>) -> Existing {

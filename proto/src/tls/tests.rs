@@ -129,3 +129,13 @@ fn the_host_is_what_stands_before_the_port() {
         assert_eq!(host_of(address), host);
     }
 }
+
+#[test]
+fn the_names_of_a_certificate_are_its_dns_names_and_addresses() {
+    let ours = authority("ours");
+    let hosts = ["*.demo-peers", "127.0.0.1", "::1", MANAGEMENT_NAME].map(str::to_owned);
+    let leaf = ours.sign("x", &hosts, 0..NEVER).unwrap();
+    let der = certificates(leaf.certificate.as_bytes()).unwrap();
+    assert_eq!(names_of(&der[0]).unwrap(), hosts);
+    assert!(names_of(b"nothing").is_err());
+}

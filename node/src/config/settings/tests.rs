@@ -199,3 +199,35 @@ fn an_idle_limit_of_zero_is_none_and_a_priority_has_bounds() {
     assert_eq!(of("{node: {name: a}, raft: {priority: 100}}").priority, 100);
     assert!(refused("{node: {name: a}, raft: {priority: 101}}").contains("from 0 to 100"));
 }
+
+#[test]
+fn the_delay_of_wrong_passwords_is_a_duration_up_to_ten_seconds() {
+    let delay = |text: &str| settings(&format!("{{node: {{name: a}}, auth: {{max_delay: {text}}}}}"));
+    assert_eq!(delay("10s").unwrap().max_auth_delay, Duration::from_secs(10));
+    assert_eq!(delay("0ms").unwrap().max_auth_delay, Duration::ZERO);
+    for wrong in ["11s", "often"] {
+        let error = delay(wrong).unwrap_err().0;
+        assert!(error.contains("auth.max_delay") && error.contains(wrong), "{error}");
+    }
+}
+
+#[test]
+fn protected_mode_is_on_unless_it_is_turned_off_in_so_many_words() {
+    assert!(settings("node: {name: a}").unwrap().protected_mode);
+    assert!(!settings("{node: {name: a}, client: {protected_mode: false}}").unwrap().protected_mode);
+    let error = refused("{node: {name: a}, client: {protected_mode: sometimes}}");
+    assert!(error.contains("sometimes"), "{error}");
+}
+
+#[test]
+fn the_management_identity_is_auto_or_required() {
+    use super::super::ManagementIdentity;
+    let identity = |text: &str| {
+        settings(&format!("{{node: {{name: a}}, tls: {{management: {text}}}}}"))
+            .map(|found| found.management_identity)
+    };
+    assert_eq!(settings("node: {name: a}").unwrap().management_identity, ManagementIdentity::Auto);
+    assert_eq!(identity("required"), Ok(ManagementIdentity::Required));
+    let error = identity("sometimes").unwrap_err().0;
+    assert!(error.contains("sometimes") && error.contains("required"), "{error}");
+}

@@ -6,6 +6,7 @@ use super::super::codec::parse_integer;
 use super::super::error::Refusal;
 use super::super::server::Limits;
 use super::super::table::Spec;
+use crate::glob::Pattern;
 
 pub struct Args<'a> {
     pub spec: &'static Spec,
@@ -51,6 +52,11 @@ impl<'a> Args<'a> {
         self.word().and_then(
             |value| if value.len() > limit { Err(Refusal::ValueTooLarge(limit)) } else { Ok(value) },
         )
+    }
+
+    /// The next word as a glob pattern.
+    pub fn pattern(&mut self) -> Result<Pattern, Refusal> {
+        Ok(Pattern::new(&self.word()?)?)
     }
 
     pub fn integer(&mut self) -> Result<i64, Refusal> {

@@ -12,7 +12,7 @@ use super::super::server::Shared;
 use super::local::Context;
 use super::{Args, Local, Request, introspect};
 use crate::client_memory::MemoryLimits;
-use crate::glob;
+use crate::glob::{Pattern, Steps};
 use crate::state::EventFilter;
 
 /// One setting with its new value.
@@ -38,10 +38,12 @@ const WITHOUT_EFFECT: [(&str, &str); 10] = [
     ("zset-max-listpack-value", "64"),
     ("save", ""),
 ];
+/// Of one CONFIG GET; there are fewer settings.
+const MAX_PATTERNS: usize = 256;
 const EVENTS: &str = "notify-keyspace-events";
 const TIMEOUT: &str = "timeout";
 /// Shown, and to be changed in the node's own configuration only.
-const FIXED: [&str; 11] = [
+const FIXED: [&str; 12] = [
     "appendonly",
     "appendfsync",
     "client-output-buffer-limit",
@@ -52,6 +54,7 @@ const FIXED: [&str; 11] = [
     "maxmemory-policy",
     "port",
     "proto-max-bulk-len",
+    "protected-mode",
     "tcp-keepalive",
 ];
 
@@ -60,7 +63,12 @@ pub fn help(args: Args) -> Result<Request, Refusal> {
 }
 
 pub fn get(args: Args) -> Result<Request, Refusal> {
-    Ok(Request::Local(Local::ConfigGet(args.rest())))
+    if args.len() > MAX_PATTERNS {
+        return Err(Refusal::other(format!("ERR CONFIG GET takes at most {MAX_PATTERNS} patterns")));
+    }
+    let patterns =
+        args.rest().iter().map(|pattern| Pattern::ignoring_case(pattern)).collect::<Result<_, _>>()?;
+    Ok(Request::Local(Local::ConfigGet(patterns)))
 }
 
 pub fn resetstat(_: Args) -> Result<Request, Refusal> {
@@ -137,7 +145,7 @@ fn output_limits(limits: &MemoryLimits) -> String {
 }
 
 /// What matches one of the patterns, under Redis's names.
-pub fn matching(patterns: &[Bytes], shared: &Shared) -> Frame {
+pub fn matching(patterns: &[Pattern], shared: &Shared) -> Frame {
     let limits = &shared.limits;
     let settings = [
         // What redis-benchmark prints: no RDB save points, every write is in a log.
@@ -152,11 +160,15 @@ pub fn matching(patterns: &[Bytes], shared: &Shared) -> Frame {
         (EVENTS, shared.notifications.filter().to_string()),
         ("port", shared.address.port().to_string()),
         ("proto-max-bulk-len", limits.max_value_bytes.to_string()),
+        ("protected-mode", if shared.access.is_protected() { "yes" } else { "no" }.to_owned()),
         ("tcp-keepalive", limits.keepalive.as_secs().to_string()),
         (TIMEOUT, limits.idle_timeout.get().unwrap_or_default().as_secs().to_string()),
     ];
-    let wanted =
-        |name: &str| patterns.iter().any(|pattern| glob::matches_ignoring_case(pattern, name.as_bytes()));
+    // Names are short, so no pattern runs out of steps.
+    let mut steps = Steps::default();
+    let mut wanted = |name: &str| {
+        patterns.iter().any(|pattern| pattern.matches(name.as_bytes(), &mut steps).unwrap_or_default())
+    };
     let without_effect = WITHOUT_EFFECT.map(|(name, value)| (name, value.to_owned()));
     let found = settings.into_iter().chain(without_effect).filter(|(name, _)| wanted(name));
     Frame::Map(found.map(|(name, value)| (Frame::bulk(name), Frame::bulk(value))).collect())

@@ -127,7 +127,7 @@ pub fn authenticate(credentials: &Credentials, context: &mut Context<'_>) -> Res
         None => access.authenticate(user, &credentials.password),
     };
     let Some(identity) = found else {
-        context.shared.metrics.rejected("wrong_password");
+        context.shared.access.failed("client", context.client.address, context.shared.metrics.refusals());
         return Err(Refusal::other("WRONGPASS invalid username-password pair or user is disabled."));
     };
     identity.name().clone_into(&mut context.client.profile().user);
@@ -136,6 +136,10 @@ pub fn authenticate(credentials: &Credentials, context: &mut Context<'_>) -> Res
 }
 
 impl Hello {
+    pub fn has_credentials(&self) -> bool {
+        self.credentials.is_some()
+    }
+
     pub fn execute(self, context: &mut Context<'_>) -> Result<Frame, Refusal> {
         if let Some(credentials) = &self.credentials {
             authenticate(credentials, context)?;

@@ -11,10 +11,10 @@ use super::super::error::Refusal;
 use super::super::frame::Frame;
 use super::args::is;
 use super::read::{Read, Snapshot};
-use super::scan::{cursor, page_count};
+use super::scan::{cursor, page_count, selects};
 use super::{Args, Request};
 use crate::error::Error;
-use crate::glob;
+use crate::glob::{Pattern, Steps};
 
 /// Elements looked at in one go while the one that a cursor names is searched.
 const SEARCH_PAGE: usize = 1_024;
@@ -24,7 +24,7 @@ pub struct ElementScan {
     command: &'static str,
     key: Bytes,
     cursor: u64,
-    pattern: Option<Bytes>,
+    pattern: Option<Pattern>,
     count: usize,
     /// Whether each element is answered with what is under its name.
     with_data: bool,
@@ -47,9 +47,12 @@ fn parse(mut args: Args, with_data: bool) -> Result<Request, Refusal> {
     let (key, cursor) = (args.key()?, cursor(&args.word()?)?);
     let mut scan = ElementScan { command, key, cursor, pattern: None, count: 10, with_data };
     while let Some(option) = args.next() {
+        if is(&option, "match") {
+            scan.pattern = Some(args.pattern()?);
+            continue;
+        }
         let argument = args.word()?;
         match option {
-            word if is(&word, "match") => scan.pattern = Some(argument),
             word if is(&word, "count") => scan.count = page_count(&argument)?,
             _ => return Err(Refusal::Syntax),
         }
@@ -78,13 +81,14 @@ impl ElementScan {
             None => Page { elements: Vec::new(), next: None },
         };
         let next = page.next.map_or(0, |name| at.cursors.issue(&name));
-        let matches = |name: &Bytes| self.pattern.as_ref().is_none_or(|pattern| glob::matches(pattern, name));
-        let found = page.elements.into_iter().filter(|(name, _)| matches(name));
-        let parts = found.flat_map(|(name, data)| [Some(name), self.with_data.then_some(data)]);
-        Ok(Frame::Array(vec![
-            Frame::bulk(next.to_string()),
-            Frame::Array(parts.flatten().map(Frame::Bulk).collect()),
-        ]))
+        let (mut parts, mut steps) = (Vec::new(), Steps::default());
+        for (name, data) in page.elements {
+            if selects(self.pattern.as_ref(), &name, &mut steps)? {
+                parts.extend([Some(name), self.with_data.then_some(data)]);
+            }
+        }
+        let parts = parts.into_iter().flatten().map(Frame::Bulk).collect();
+        Ok(Frame::Array(vec![Frame::bulk(next.to_string()), Frame::Array(parts)]))
     }
 
     /// The name that the cursor was issued for, by another member or long ago.

@@ -5,7 +5,7 @@ use super::super::frame::Frame;
 use super::super::table::{COMMANDS, Keys, Spec, find};
 use super::args::is;
 use super::{Args, Local, Request, introspect_keys};
-use crate::glob;
+use crate::glob::{Pattern, Steps};
 
 fn answer(frame: Frame) -> Result<Request, Refusal> {
     Ok(Request::Local(Local::Answer(frame)))
@@ -61,7 +61,7 @@ pub fn list(mut args: Args) -> Result<Request, Refusal> {
         match by {
             by if is(&by, "module") => no_modules = true,
             by if is(&by, "aclcat") => category = Some(String::from_utf8_lossy(&what).to_ascii_lowercase()),
-            by if is(&by, "pattern") => pattern = Some(what),
+            by if is(&by, "pattern") => pattern = Some(Pattern::ignoring_case(&what)?),
             _ => return Err(Refusal::Syntax),
         }
         args.end()?;
@@ -70,9 +70,9 @@ pub fn list(mut args: Args) -> Result<Request, Refusal> {
         let is_of = |category: &String| categories(spec).iter().any(|own| own[1..] == **category);
         !no_modules
             && category.as_ref().is_none_or(is_of)
-            && pattern
-                .as_ref()
-                .is_none_or(|pattern| glob::matches_ignoring_case(pattern, spec.name.as_bytes()))
+            && pattern.as_ref().is_none_or(|pattern| {
+                pattern.matches(spec.name.as_bytes(), &mut Steps::default()) == Ok(true)
+            })
     };
     let all = COMMANDS.iter().flat_map(|spec| std::iter::once(*spec).chain(spec.subcommands));
     answer(Frame::Array(all.filter(fits).map(|spec| Frame::bulk(spec.name)).collect()))

@@ -19,6 +19,7 @@ use super::pubsub::Census;
 use super::scripting::ScriptRequest;
 use super::{consistency, status};
 use crate::database::{Ack, Freshness};
+use crate::glob::Pattern;
 use crate::pubsub::Broker;
 use crate::state::Store;
 use crate::token;
@@ -50,7 +51,7 @@ pub enum Local {
     Info(Vec<String>),
     Role,
     MemoryStats,
-    ConfigGet(Vec<Bytes>),
+    ConfigGet(Vec<Pattern>),
     ConfigSet(Vec<Setting>),
     ResetStats,
 }
@@ -68,6 +69,15 @@ pub struct Context<'a> {
 }
 
 impl Local {
+    /// Whether it says who the client is, which may be a guess.
+    pub fn authenticates(&self) -> bool {
+        match self {
+            Self::Auth(_) => true,
+            Self::Hello(hello) => hello.has_credentials(),
+            _ => false,
+        }
+    }
+
     /// Whether the reads after it must see another state than those before.
     pub fn changes_reads(&self) -> bool {
         matches!(self, Self::Read(Some(_)) | Self::Token(Some(_)) | Self::Reset)

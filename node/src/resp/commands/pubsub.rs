@@ -6,12 +6,14 @@ use super::super::error::Refusal;
 use super::super::frame::Frame;
 use super::local::Context;
 use super::{Args, Local, Request};
+use crate::error::Error;
+use crate::glob::Pattern;
 use crate::pubsub::Topic;
 
 /// What `PUBSUB` tells of this node's clients.
 #[derive(Debug)]
 pub enum Census {
-    Channels(Option<Bytes>),
+    Channels(Option<Pattern>),
     Listeners(Vec<Bytes>),
     Patterns,
 }
@@ -21,7 +23,9 @@ pub fn subscribe(mut args: Args) -> Result<Request, Refusal> {
 }
 
 pub fn psubscribe(mut args: Args) -> Result<Request, Refusal> {
-    Ok(Request::Subscribe { topic: Topic::Pattern, names: args.keys()? })
+    let names = args.keys()?;
+    names.iter().try_for_each(|name| Pattern::new(name).map(drop))?;
+    Ok(Request::Subscribe { topic: Topic::Pattern, names })
 }
 
 pub fn unsubscribe(mut args: Args) -> Result<Request, Refusal> {
@@ -37,7 +41,7 @@ pub fn publish(mut args: Args) -> Result<Request, Refusal> {
 }
 
 pub fn channels(mut args: Args) -> Result<Request, Refusal> {
-    let pattern = args.next();
+    let pattern = if args.len() > 0 { Some(args.pattern()?) } else { None };
     args.end()?;
     Ok(Request::Local(Local::Census(Census::Channels(pattern))))
 }
@@ -54,9 +58,10 @@ impl Census {
     pub fn execute(self, context: &Context<'_>) -> Frame {
         let broker = context.broker;
         match self {
-            Self::Channels(pattern) => {
-                Frame::Array(broker.channels(pattern.as_deref()).into_iter().map(Frame::Bulk).collect())
-            }
+            Self::Channels(pattern) => match broker.channels(pattern.as_ref()) {
+                Ok(channels) => Frame::Array(channels.into_iter().map(Frame::Bulk).collect()),
+                Err(exhausted) => Error::from(exhausted).into(),
+            },
             Self::Listeners(channels) => {
                 let counted = channels.into_iter().flat_map(|channel| {
                     let count = broker.listeners(&channel) as i64;

@@ -1,6 +1,5 @@
 //! A command answered from the local state.
 
-use bytes::Bytes;
 use helios_proto::v1::Call;
 
 use super::super::cursor::Cursors;
@@ -10,6 +9,7 @@ use super::element_scan::ElementScan;
 use super::scan::Scan;
 use super::write;
 use crate::error::Error;
+use crate::glob::Pattern;
 use crate::long_reads;
 use crate::state::Store;
 use helios_proto::v1::reply::Kind;
@@ -19,7 +19,7 @@ pub enum Read {
     Query(Call),
     Scan(Scan),
     Elements(ElementScan),
-    Keys { pattern: Bytes },
+    Keys { pattern: Pattern },
 }
 
 /// What a read may look at.

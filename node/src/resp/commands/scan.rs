@@ -10,7 +10,7 @@ use super::args::is;
 use super::read::{Read, Snapshot};
 use super::{Args, Request};
 use crate::error::Error;
-use crate::glob;
+use crate::glob::{Pattern, Steps};
 use crate::state::Value;
 
 /// Keys fetched at once: their values come along, so this bounds memory.
@@ -22,7 +22,8 @@ const MAX_KEYS_REPLY: usize = 100_000;
 pub struct Scan {
     /// 0: from the start.
     cursor: u64,
-    pattern: Bytes,
+    /// `None`: every key.
+    pattern: Option<Pattern>,
     count: usize,
     /// Value type asked for.
     type_filter: Option<Bytes>,
@@ -30,11 +31,14 @@ pub struct Scan {
 
 pub fn scan(mut args: Args) -> Result<Request, Refusal> {
     let cursor = cursor(&args.word()?)?;
-    let mut scan = Scan { cursor, pattern: Bytes::from_static(b"*"), count: 10, type_filter: None };
+    let mut scan = Scan { cursor, pattern: None, count: 10, type_filter: None };
     while let Some(option) = args.next() {
+        if is(&option, "match") {
+            scan.pattern = Some(args.pattern()?);
+            continue;
+        }
         let argument = args.word()?;
         match option {
-            word if is(&word, "match") => scan.pattern = argument,
             word if is(&word, "type") => scan.type_filter = Some(argument.to_ascii_lowercase().into()),
             word if is(&word, "count") => scan.count = page_count(&argument)?,
             _ => return Err(Refusal::Syntax),
@@ -57,7 +61,7 @@ pub fn page_count(word: &[u8]) -> Result<usize, Refusal> {
 }
 
 pub fn keys(mut args: Args) -> Result<Request, Refusal> {
-    Ok(Request::Read(Read::Keys { pattern: args.word()? }))
+    Ok(Request::Read(Read::Keys { pattern: args.pattern()? }))
 }
 
 impl Scan {
@@ -74,32 +78,40 @@ impl Scan {
                 }
             },
         };
-        let mut walk = Walk::new(start, &self.pattern);
-        let mut found = Vec::new();
+        let mut walk = Walk::new(start, self.pattern.as_ref());
+        let (mut found, mut steps) = (Vec::new(), Steps::default());
         let mut seen = 0;
         while seen < self.count && !walk.is_done() {
             let page = walk.page(self.count - seen, at).await?;
             seen += page.len();
-            found
-                .extend(page.into_iter().filter(|(key, value)| self.selects(key, value)).map(|(key, _)| key));
+            for (key, value) in page {
+                if self.selects(&key, &value, &mut steps)? {
+                    found.push(key);
+                }
+            }
         }
         let next = walk.next.map_or(0, |key| at.cursors.issue(&key));
         Ok(Frame::Array(vec![Frame::bulk(next.to_string()), bulks(found)]))
     }
 
-    fn selects(&self, key: &[u8], value: &Value) -> bool {
-        glob::matches(&self.pattern, key)
-            && self.type_filter.as_ref().is_none_or(|wanted| value.kind.name().as_bytes() == wanted)
+    fn selects(&self, key: &[u8], value: &Value, steps: &mut Steps) -> Result<bool, Error> {
+        let is_of_type =
+            self.type_filter.as_ref().is_none_or(|wanted| value.kind.name().as_bytes() == wanted);
+        Ok(is_of_type && selects(self.pattern.as_ref(), key, steps)?)
     }
 }
 
 /// The keys that match `pattern`; refused above 100,000 rather than answered in part.
-pub async fn all_keys(pattern: &Bytes, at: &Snapshot<'_>) -> Result<Frame, Error> {
-    let mut walk = Walk::new(Bytes::new(), pattern);
-    let mut found = Vec::new();
+pub async fn all_keys(pattern: &Pattern, at: &Snapshot<'_>) -> Result<Frame, Error> {
+    let mut walk = Walk::new(Bytes::new(), Some(pattern));
+    let (mut found, mut steps) = (Vec::new(), Steps::default());
     while !walk.is_done() {
         let page = walk.page(PAGE_KEYS, at).await?;
-        found.extend(page.into_iter().map(|(key, _)| key).filter(|key| glob::matches(pattern, key)));
+        for (key, _) in page {
+            if pattern.matches(&key, &mut steps)? {
+                found.push(key);
+            }
+        }
         if found.len() > MAX_KEYS_REPLY {
             return Ok(Frame::error(format!(
                 "ERR KEYS would return more than {MAX_KEYS_REPLY} keys; use SCAN instead"
@@ -114,7 +126,7 @@ async fn resume_key(cursor: u64, at: &Snapshot<'_>) -> Result<Option<Bytes>, Err
     if let Some(key) = at.cursors.key(cursor) {
         return Ok(Some(key));
     }
-    let mut walk = Walk::new(Bytes::new(), b"*");
+    let mut walk = Walk::new(Bytes::new(), None);
     // Of keys with the same hash the last: going back to an earlier one could go on for ever.
     let mut last_match = None;
     while !walk.is_done() {
@@ -133,10 +145,10 @@ struct Walk {
 }
 
 impl Walk {
-    fn new(start: Bytes, pattern: &[u8]) -> Self {
-        let prefix = glob::literal_prefix(pattern);
-        let start = start.max(Bytes::copy_from_slice(prefix));
-        Self { next: Some(start), end: first_key_after(prefix) }
+    fn new(start: Bytes, pattern: Option<&Pattern>) -> Self {
+        let prefix = pattern.map(Pattern::literal_prefix).unwrap_or_default();
+        let end = first_key_after(&prefix);
+        Self { next: Some(start.max(prefix.into())), end }
     }
 
     fn is_done(&self) -> bool {
@@ -153,6 +165,14 @@ impl Walk {
         tokio::task::yield_now().await;
         Ok(page.pairs)
     }
+}
+
+/// Without a pattern, every name is selected.
+pub fn selects(pattern: Option<&Pattern>, name: &[u8], steps: &mut Steps) -> Result<bool, Error> {
+    Ok(match pattern {
+        Some(pattern) => pattern.matches(name, steps)?,
+        None => true,
+    })
 }
 
 /// The smallest key that is greater than all keys with this prefix; `None`: there is none.

@@ -17,7 +17,6 @@ use super::{Connection, Round, UNSENT_BYTES};
 use crate::database::{Database, Freshness};
 use crate::error::Error;
 use crate::state::{Kind, Store};
-use crate::wall_ms;
 
 /// Why a client stops waiting for its turn.
 enum Woken {
@@ -89,7 +88,7 @@ impl<D: Database> Connection<D> {
 
     /// A command may name very many keys.
     async fn kinds(&self, keys: &[Bytes]) -> Result<Vec<Option<Kind>>, Error> {
-        let (keys, now_ms) = (keys.to_vec(), wall_ms());
+        let (keys, now_ms) = (keys.to_vec(), self.db.now_ms());
         let read = move |store: &Store, limits| store.kinds(&keys, now_ms, limits);
         crate::long_reads::run(self.db.store(), read).await
     }

@@ -260,7 +260,7 @@ impl<D: Database> Connection<D> {
                     if local.changes_reads() {
                         round.barrier = None;
                     }
-                    (spec.name, self.run_local(local))
+                    (spec.name, self.run_local_in_turn(local, &round).await)
                 }
                 Ok((spec, Request::Wait { replicas, timeout })) => {
                     let answer = self.wait(replicas, timeout).await;
@@ -402,7 +402,8 @@ impl<D: Database> Connection<D> {
     async fn read(&mut self, read: Read, round: &mut Round) -> Result<Frame, Error> {
         self.await_fresh(round).await?;
         let Shared { cursors, stats, .. } = &*self.shared;
-        let snapshot = Snapshot { store: self.db.store(), wall_ms: wall_ms(), cursors, stats, tried: None };
+        let snapshot =
+            Snapshot { store: self.db.store(), wall_ms: self.db.now_ms(), cursors, stats, tried: None };
         self.wire.alongside(read.execute(&snapshot)).await
     }
 
@@ -413,6 +414,23 @@ impl<D: Database> Connection<D> {
             round.barrier = Some(self.wire.alongside(barrier).await);
         }
         round.barrier.clone().unwrap_or(Ok(()))
+    }
+
+    /// An attempt to authenticate waits for its turn.
+    async fn run_local_in_turn(&mut self, local: Local, round: &Round) -> Frame {
+        if local.authenticates() && !self.shared.access.is_open() {
+            let turn = tokio::select! {
+                turn = self.shared.access.turn(self.client.address.ip()) => turn,
+                // Its answer will not be read.
+                () = self.client.cut.cancelled() => return Frame::Null,
+                () = round.shutdown.cancelled() => return Frame::Null,
+            };
+            if let Err(error) = turn {
+                self.shared.metrics.rejected("auth_throttled");
+                return error.into();
+            }
+        }
+        self.run_local(local)
     }
 
     fn run_local(&mut self, local: Local) -> Frame {

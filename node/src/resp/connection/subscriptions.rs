@@ -10,7 +10,7 @@ use super::super::session::Session;
 use super::super::table::Spec;
 use super::Connection;
 use crate::database::Database;
-use crate::pubsub::{Delivery, MAX_TOPICS, Subscriber, Topic};
+use crate::pubsub::{Delivery, MAX_TOPIC_BYTES, MAX_TOPICS, Subscriber, Topic};
 
 /// All that a client of RESP2 may say while it listens: it could not tell an answer from a message.
 const WHILE_LISTENING: [&str; 7] =
@@ -27,7 +27,8 @@ impl<D: Database> Connection<D> {
         let answers = names.into_iter().map(|name| match subscriber.subscribe(topic, name.clone()) {
             true => answer(word, Frame::Bulk(name), subscriber.count()),
             false => Frame::error(format!(
-                "ERR this connection may listen to {MAX_TOPICS} channels and patterns; UNSUBSCRIBE from some"
+                "ERR this connection may listen to {MAX_TOPICS} channels and patterns of {MAX_TOPIC_BYTES} bytes \
+                 together; UNSUBSCRIBE from some"
             )),
         });
         let answers = answers.collect();

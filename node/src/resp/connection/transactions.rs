@@ -14,7 +14,6 @@ use super::{Connection, Round};
 use crate::database::Database;
 use crate::error::Error;
 use crate::state::Store;
-use crate::wall_ms;
 
 impl<D: Database> Connection<D> {
     pub(super) async fn watch(&mut self, keys: Vec<Bytes>, round: &mut Round) -> Result<Frame, Error> {
@@ -31,7 +30,7 @@ impl<D: Database> Connection<D> {
             if self.session.watched.iter().any(|guard| guard.key == key) {
                 continue;
             }
-            let value = self.db.store().get(&key, wall_ms())?;
+            let value = self.db.store().get(&key, self.db.now_ms())?;
             // A slice would hold the chunk that it was read in.
             let key = Bytes::copy_from_slice(&key);
             self.session.watched_bytes += key.len() + size_of::<Guard>();
@@ -77,7 +76,7 @@ impl<D: Database> Connection<D> {
             return self.submit_one(Op::Transaction(transaction), round).await;
         }
         self.await_fresh(round).await?;
-        let now_ms = wall_ms();
+        let now_ms = self.db.now_ms();
         let read = move |store: &Store, limits| store.read_transaction(&transaction, now_ms, limits);
         let answer = crate::long_reads::run(self.db.store(), read).await?;
         Ok(Reply { kind: Some(answer), ..Reply::default() })
@@ -120,7 +119,7 @@ impl<D: Database> Connection<D> {
                 let answer = self.read(read, round).await;
                 answer.unwrap_or_else(|error| self.failure(error))
             }
-            Request::Local(local) => self.run_local(local),
+            Request::Local(local) => self.run_local_in_turn(local, round).await,
             Request::Publish { channel, payload } => {
                 Frame::Integer(self.db.publish(channel, payload).await.cast_signed())
             }

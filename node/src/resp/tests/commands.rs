@@ -347,3 +347,46 @@ async fn errors_of_the_cluster_keep_the_connection_open() {
     client.check("GET k", "-CLUSTERDOWN The cluster is down: no majority answers").await;
     client.check("PING", "+PONG").await;
 }
+
+#[tokio::test]
+async fn patterns_are_bounded_in_length_and_in_steps() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    let key = "a".repeat(60_000);
+    client.check(&format!("SET {key} v"), "+OK").await;
+    client.check("HSET h f v", ":1").await;
+    client.check("SADD s m", ":1").await;
+    let long = format!("*[{}]q", "x".repeat(40_000));
+    let request = |words: &[&str]| {
+        let words = words.iter().map(|word| format!("${}\r\n{word}\r\n", word.len()));
+        format!("*{}\r\n{}", words.len(), words.collect::<String>())
+    };
+    let too_long = "-ERR pattern exceeds maximum allowed size (8192 bytes)\r\n";
+    for words in [
+        &["KEYS", &long][..],
+        &["SCAN", "0", "MATCH", &long],
+        &["HSCAN", "h", "0", "MATCH", &long],
+        &["SSCAN", "s", "0", "MATCH", &long],
+        &["PSUBSCRIBE", &long],
+        &["PUBSUB", "CHANNELS", &long],
+        &["CONFIG", "GET", &long],
+        &["COMMAND", "LIST", "FILTERBY", "PATTERN", &long],
+    ] {
+        client.send(request(words)).await;
+        client.expect(too_long).await;
+    }
+    // Each byte of the key begins a run that fails at its end only.
+    let costly = format!("*{}b", "a".repeat(4_000));
+    for words in [&["KEYS", &costly][..], &["SCAN", "0", "MATCH", &costly, "COUNT", "1000"]] {
+        client.send(request(words)).await;
+        let line = client.line().await;
+        assert!(line.starts_with("-ERR the pattern takes more than 16777216 steps"), "{line}");
+    }
+    // A long class is no long pattern, and costs one step for each byte.
+    let class = format!("*[{}]q", "x".repeat(8_000));
+    client.send(request(&["KEYS", &class])).await;
+    client.expect("*0\r\n").await;
+    client
+        .check(&format!("CONFIG GET {}", "x ".repeat(257)), "-ERR CONFIG GET takes at most 256 patterns")
+        .await;
+}

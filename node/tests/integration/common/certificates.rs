@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 pub use helios_proto::tls::issue::Pair as Leaf;
 
-use helios_proto::tls::ClientTls;
+use helios_proto::tls::{ClientTls, MANAGEMENT_NAME};
 
 pub struct Authority(Leaf);
 
@@ -22,6 +22,11 @@ impl Authority {
     /// For this host, servers and clients, until `year` begins.
     pub fn leaf(&self, year: i64) -> Leaf {
         self.0.sign("a member", &["localhost".to_owned(), "127.0.0.1".to_owned()], 0..begin_of(year)).unwrap()
+    }
+
+    /// For whoever manages a cluster.
+    pub fn admin(&self) -> Leaf {
+        self.0.sign("an admin", &[MANAGEMENT_NAME.to_owned()], 0..begin_of(2081)).unwrap()
     }
 
     /// Trusts this authority and shows `leaf`.

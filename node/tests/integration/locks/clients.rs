@@ -139,7 +139,7 @@ async fn what_is_too_large_is_refused_and_counted_at_each_port() {
 
     // The peer port takes 16 MiB.
     let mut peer = PeerClient::new(secured.node.peer_channel());
-    let batch = RaftBatch { messages: vec![vec![0; 17 << 20].into()], disk_bad: false };
+    let batch = RaftBatch { messages: vec![vec![0; 17 << 20].into()], ..RaftBatch::default() };
     let frame = PeerFrame { kind: Some(Kind::Batch(batch)) };
     let error = peer.messages(tokio_stream::iter([frame])).await.unwrap_err();
     assert_eq!(error.code(), tonic::Code::OutOfRange, "{error}");

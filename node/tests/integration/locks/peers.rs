@@ -5,10 +5,16 @@ use std::time::Duration;
 use helios_proto::tls::{ClientTls, connect, why};
 use helios_proto::v1::cluster_client::ClusterClient;
 use helios_proto::v1::peer_client::PeerClient;
-use helios_proto::v1::{ErrorCode, Handshake, PeerFrame, StatusRequest, peer_frame::Kind};
+use helios_proto::v1::{
+    ErrorCode, ForceNewRequest, Handshake, PeerFrame, RemoveRequest, SnapshotRequest, StatusRequest,
+    TransferRequest, peer_frame::Kind,
+};
+use tonic::transport::Channel;
 
 use super::Locked;
-use crate::common::{Authority, Cluster, Load, Mounted, Node, Operator, begin_of, error_code, eventually};
+use crate::common::{
+    Authority, Cluster, Load, Mounted, Node, Operator, begin_of, error_code, eventually, http,
+};
 
 const TAKEN_OVER: &str = "certificates taken over";
 const LIMIT: Duration = Duration::from_secs(10);
@@ -194,4 +200,41 @@ async fn files_that_do_not_fit_keep_a_node_from_starting_and_change_nothing_in_o
         log.contains("tls.peer.cert_file") && log.contains("tls.crt") && log.lines().count() == 1,
         "{log}"
     );
+}
+
+async fn cluster_with(node: &Node, tls: &ClientTls) -> ClusterClient<Channel> {
+    ClusterClient::new(connect(&node.peer_addr(), "127.0.0.1", Some(tls), LIMIT, LIMIT).await.unwrap())
+}
+
+#[tokio::test]
+async fn once_a_manager_has_called_a_members_certificate_manages_nothing() {
+    let authority = Authority::new("ours");
+    let (leaf, admin) = (authority.leaf(2081), authority.admin());
+    let locked = Locked::started(&authority, &leaf).await;
+    let (member, manager) = (authority.client(Some(&leaf)), authority.client(Some(&admin)));
+    let leader = locked.cluster.leader().await;
+    let node = &locked.cluster[leader];
+    // An operator of an earlier version shows the members' certificate: it is not locked out.
+    cluster_with(node, &member).await.snapshot(SnapshotRequest {}).await.unwrap();
+    // One of this version asks for a status, and is known from then on.
+    cluster_with(node, &manager).await.status(StatusRequest {}).await.unwrap();
+    let mut as_member = cluster_with(node, &member).await;
+    assert_eq!(error_code(as_member.snapshot(SnapshotRequest {}).await), ErrorCode::Forbidden);
+    assert_eq!(error_code(as_member.force_new(ForceNewRequest::default()).await), ErrorCode::Forbidden);
+    let transfer = TransferRequest::default();
+    assert_eq!(error_code(as_member.transfer_leadership(transfer).await), ErrorCode::Forbidden);
+    let remove = RemoveRequest { id: 1, ..RemoveRequest::default() };
+    assert_eq!(error_code(as_member.remove(remove).await), ErrorCode::Forbidden);
+    // Members still ask each other how they are, and the manager manages.
+    as_member.status(StatusRequest {}).await.unwrap();
+    cluster_with(node, &manager).await.snapshot(SnapshotRequest {}).await.unwrap();
+    let reason = "helios_rejected_total{reason=\"not_manager\"}";
+    assert!(node.metric(reason).await.unwrap_or_default() >= 4);
+    // What an admin asks of a follower's gateway, the follower sends on to the leader as a member.
+    let follower = &locked.cluster[(leader + 1) % 3];
+    let gone = node.status().await.membership.unwrap().members;
+    let gone = gone.iter().find(|member| ![&node.name, &follower.name].contains(&&member.name)).unwrap().id;
+    let body = format!("{{\"node_id\": {gone}}}");
+    let answer = http(follower.ports.gateway, "POST", "/nodes/remove", &body).await.unwrap();
+    assert_eq!(answer.0, 200, "{answer:?}");
 }

@@ -1,16 +1,20 @@
 //! Users, their roles, and what changes when their file does.
 
+use std::time::{Duration, Instant};
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use helios_proto::v1::kv_client::KvClient;
-use helios_proto::v1::{ErrorCode, GetRequest, PutRequest, RequestId};
+use helios_proto::v1::{ErrorCode, GetRequest, PutRequest, RequestId, WatchRequest};
 use redis::RedisResult;
 use redis::aio::MultiplexedConnection;
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 
-use crate::common::{Mounted, Node, Ports, error_code, eventually, http_with, temporary_directory};
+use crate::common::{Mounted, Node, PATIENCE, Ports, error_code, eventually, http_with, temporary_directory};
 
 /// SHA-256 of `secret` and of `other`.
 const SECRET: &str = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
@@ -34,11 +38,16 @@ fn all_users() -> String {
 
 impl Guarded {
     async fn start() -> Self {
+        Self::start_with("").await
+    }
+
+    /// `auth` are more keys of that section.
+    async fn start_with(auth: &str) -> Self {
         let (dir, ports) = (temporary_directory(), Ports::take());
         let mut mount = Mounted::new(&dir.path().join("auth"));
         mount.put(&[("users.yaml", &format!("users:\n{}", all_users())), ("token", "t0ken\n")]);
         let config = format!(
-            "auth: {{users_file: '{}'}}\ngateway: {{token_file: '{}'}}\n",
+            "auth: {{users_file: '{}'{auth}}}\ngateway: {{token_file: '{}'}}\n",
             mount.file("users.yaml"),
             mount.file("token")
         );
@@ -223,4 +232,116 @@ async fn a_user_with_fresh_client_ids_costs_no_other_user_a_record() {
     assert_eq!(put("boss", "kept".to_owned(), true).await.unwrap(), first, "remembered");
     let forgotten = put("writer", "fresh 0".to_owned(), true).await;
     assert_eq!(error_code(forgotten), ErrorCode::OutcomeUnknown, "its own made room");
+}
+
+/// reader:secret, writer:secret, boss:secret
+const READER: &str = "Basic cmVhZGVyOnNlY3JldA==";
+const WRITER: &str = "Basic d3JpdGVyOnNlY3JldA==";
+const BOSS: &str = "Basic Ym9zczpzZWNyZXQ=";
+
+fn signed<T>(authorization: &str, body: T) -> Request<T> {
+    let mut request = Request::new(body);
+    request.metadata_mut().insert("authorization", authorization.parse().unwrap());
+    request
+}
+
+#[tokio::test]
+async fn guesses_of_an_address_are_delayed_logged_and_counted_on_every_port() {
+    const PERIOD: Duration = Duration::from_secs(3);
+    let guarded = Guarded::start_with(", max_delay: 100ms").await;
+    let end = Instant::now() + PERIOD;
+    let over_redis = async || {
+        let (mut connection, mut count) = (guarded.node.redis().await, 0);
+        while Instant::now() < end {
+            count +=
+                usize::from(first_word(&mut connection, &["AUTH", "boss", "guess"]).await == "WRONGPASS");
+        }
+        count
+    };
+    let over_http = async || {
+        let mut count = 0;
+        while Instant::now() < end {
+            let authorization = "authorization: Basic Ym9zczp3cm9uZw==\r\n";
+            count += usize::from(guarded.http("GET", "/status", authorization, "").await == 401);
+        }
+        count
+    };
+    let over_grpc = async || {
+        let mut count = 0;
+        while Instant::now() < end {
+            let get = GetRequest { key: "k".into(), ..GetRequest::default() };
+            let answer = guarded.kv().get(signed("Basic Ym9zczp3cm9uZw==", get)).await;
+            count += usize::from(error_code(answer) == ErrorCode::Unauthenticated);
+        }
+        count
+    };
+    let redis = futures::future::join_all((0..20).map(|_| over_redis()));
+    let (redis, http, grpc) = tokio::join!(redis, over_http(), over_grpc());
+    let count = redis.iter().sum::<usize>() + http + grpc;
+    // One each 100 ms, the first ones, and those that were waiting at the end. It was thousands without a delay.
+    assert!((10..100).contains(&count), "{count} guesses in {PERIOD:?}");
+    assert!(http > 0 && grpc > 0 && redis.iter().any(|count| *count > 0), "{redis:?} {http} {grpc}");
+    let metric = "helios_rejected_total{reason=\"wrong_password\"}";
+    assert_eq!(guarded.node.metric(metric).await, Some(count as u64));
+    let log = guarded.node.log();
+    let lines = log.lines().filter(|line| line.contains("wrong user or password")).count();
+    assert!((3..=3 * 8 * 2).contains(&lines), "{lines} lines of {count} guesses");
+    assert!(log.contains("127.0.0.1") && !log.contains("guess\""), "{log}");
+
+    // The right password comes to its turn, and what is in already is not held up.
+    let mut boss = guarded.as_user("boss").await;
+    assert_eq!(first_word(&mut boss, &["PING"]).await, "OK");
+    let started = Instant::now();
+    for _ in 0..100 {
+        assert_eq!(first_word(&mut boss, &["GET", "k"]).await, "OK");
+    }
+    let mut kv = guarded.kv();
+    for _ in 0..100 {
+        let get = GetRequest { key: "k".into(), ..GetRequest::default() };
+        kv.get(signed(BOSS, get)).await.unwrap();
+    }
+    assert!(started.elapsed() < 50 * Duration::from_millis(100), "each request of a known connection waits");
+}
+
+#[tokio::test]
+async fn a_watch_and_the_pages_stream_end_when_their_user_is_gone_or_changed() {
+    let mut guarded = Guarded::start().await;
+    let watch = async |authorization: &str| {
+        let request = WatchRequest { key: "k".into(), ..WatchRequest::default() };
+        let mut stream = guarded.kv().watch(signed(authorization, request)).await.unwrap().into_inner();
+        stream.message().await.unwrap().unwrap();
+        stream
+    };
+    let page = async |authorization: &str| {
+        let mut stream = TcpStream::connect(("127.0.0.1", guarded.node.ports.gateway)).await.unwrap();
+        let request = format!(
+            "GET /status/stream HTTP/1.1\r\nhost: localhost\r\nauthorization: {authorization}\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        assert!(stream.read(&mut [0; 64]).await.unwrap() > 0);
+        stream
+    };
+    let (mut reader, mut writer, mut boss) = (watch(READER).await, watch(WRITER).await, watch(BOSS).await);
+    let mut pages = [page(READER).await, page(WRITER).await, page("Bearer t0ken").await];
+    let mut boss_page = page(BOSS).await;
+    // The reader is gone, the writer has another role, the token is another.
+    let users = [user("writer", SECRET, "read-only"), user("boss", SECRET, "admin")].concat();
+    guarded.mount.put(&[("users.yaml", &format!("users:\n{users}")), ("token", "another")]);
+    for stream in [&mut reader, &mut writer] {
+        let ended = tokio::time::timeout(PATIENCE, stream.message()).await.expect("the watch goes on");
+        assert_eq!(error_code(ended), ErrorCode::Unauthenticated);
+        assert!(stream.message().await.unwrap().is_none());
+    }
+    for stream in &mut pages {
+        let ended = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut Vec::new())).await;
+        ended.expect("the page's stream goes on").unwrap();
+    }
+    let put = PutRequest { key: "k".into(), value: "v".into(), ..PutRequest::default() };
+    guarded.kv().put(signed(BOSS, put)).await.unwrap();
+    // It says from time to time how far it is, too.
+    while boss.message().await.unwrap().unwrap().events.is_empty() {}
+    // Two more seconds of what the page shows.
+    for _ in 0..2 {
+        assert!(boss_page.read(&mut [0; 100_000]).await.unwrap() > 0);
+    }
 }

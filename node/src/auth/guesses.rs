@@ -1,0 +1,189 @@
+//! What failed attempts to authenticate cost their address: from the fifth on, attempts from it are looked at one
+//! after the other, each later by a delay that doubles. Pure: takes the time it is given.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::time::{Duration, Instant};
+
+/// Attempts that fail without a delay: typing errors, and one client with an old password.
+pub const FREE_FAILURES: u32 = 4;
+pub const FIRST_DELAY: Duration = Duration::from_millis(100);
+/// An attempt whose turn is later is refused; its client may try again.
+pub const MAX_WAIT: Duration = Duration::from_secs(10);
+/// For so long without a failure, an address is remembered.
+pub const MEMORY: Duration = Duration::from_secs(600);
+/// Addresses remembered at once; then the one that has failed least recently is forgotten.
+pub const MAX_ADDRESSES: usize = 4_096;
+
+/// Failures by address.
+#[derive(Debug, Default)]
+pub struct Guesses(HashMap<IpAddr, Record>);
+
+#[derive(Debug)]
+struct Record {
+    failures: u32,
+    last: Instant,
+    /// When the next attempt may be looked at.
+    next: Instant,
+}
+
+impl Guesses {
+    /// When an attempt that arrives at `now` may be looked at. `None`: not within [`MAX_WAIT`]; it takes no turn then.
+    pub fn turn(&mut self, from: IpAddr, longest: Duration, now: Instant) -> Option<Instant> {
+        let key = key(from);
+        let Some(record) = self.0.get_mut(&key) else { return Some(now) };
+        if now.saturating_duration_since(record.last) >= MEMORY {
+            self.0.remove(&key);
+            return Some(now);
+        }
+        let delay = delay(record.failures, longest);
+        if delay.is_zero() {
+            return Some(now);
+        }
+        let turn = record.next.max(now);
+        if turn.saturating_duration_since(now) > MAX_WAIT {
+            return None;
+        }
+        record.next = turn + delay;
+        Some(turn)
+    }
+
+    /// An attempt was wrong; answers how many were from that address.
+    pub fn failed(&mut self, from: IpAddr, longest: Duration, now: Instant) -> u32 {
+        let key = key(from);
+        if !self.0.contains_key(&key) && self.0.len() >= MAX_ADDRESSES {
+            self.forget_one(now);
+        }
+        let record = self.0.entry(key).or_insert(Record { failures: 0, last: now, next: now });
+        record.failures = record.failures.saturating_add(1);
+        record.last = now;
+        record.next = record.next.max(now + delay(record.failures, longest));
+        record.failures
+    }
+
+    /// All that are old or, if none is, the oldest.
+    fn forget_one(&mut self, now: Instant) {
+        self.0.retain(|_, record| now.saturating_duration_since(record.last) < MEMORY);
+        if self.0.len() >= MAX_ADDRESSES
+            && let Some(oldest) = self.0.iter().min_by_key(|(_, record)| record.last).map(|(from, _)| *from)
+        {
+            self.0.remove(&oldest);
+        }
+    }
+}
+
+fn delay(failures: u32, longest: Duration) -> Duration {
+    match failures.checked_sub(FREE_FAILURES + 1) {
+        Some(doublings) => (FIRST_DELAY * (1 << doublings.min(16))).min(longest),
+        None => Duration::ZERO,
+    }
+}
+
+/// A host has a whole /64 of IPv6.
+fn key(from: IpAddr) -> IpAddr {
+    match from.to_canonical() {
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+        }
+        address => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONGEST: Duration = Duration::from_secs(2);
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    /// How many guesses an address gets in `period`, with `at_once` of them always waiting.
+    fn guesses_in(period: Duration, at_once: usize) -> usize {
+        let (mut guesses, start) = (Guesses::default(), Instant::now());
+        let from = address("192.0.2.1");
+        let mut waiting = vec![start; at_once];
+        let mut count = 0;
+        loop {
+            waiting.sort_unstable();
+            let now = waiting[0];
+            if now.duration_since(start) > period {
+                return count;
+            }
+            match guesses.turn(from, LONGEST, now) {
+                Some(turn) if turn > now => waiting[0] = turn,
+                Some(_) => {}
+                None => {
+                    waiting[0] = now + MAX_WAIT;
+                    continue;
+                }
+            }
+            count += 1;
+            guesses.failed(from, LONGEST, waiting[0]);
+            waiting[0] += Duration::from_micros(1);
+        }
+    }
+
+    #[test]
+    fn an_address_gets_few_guesses_however_many_connections_it_opens() {
+        let minute = Duration::from_secs(60);
+        for at_once in [1, 100] {
+            let count = guesses_in(minute, at_once);
+            // One each two seconds, and the first ones, for which the delay was shorter.
+            assert!((30..60).contains(&count), "{count} guesses of {at_once} at once");
+        }
+    }
+
+    #[test]
+    fn the_first_failures_cost_nothing_and_other_addresses_never_do() {
+        let (mut guesses, now) = (Guesses::default(), Instant::now());
+        let from = address("192.0.2.1");
+        for _ in 0..FREE_FAILURES {
+            assert_eq!(guesses.turn(from, LONGEST, now), Some(now));
+            guesses.failed(from, LONGEST, now);
+        }
+        assert_eq!(guesses.turn(from, LONGEST, now), Some(now));
+        assert_eq!(guesses.failed(from, LONGEST, now), FREE_FAILURES + 1);
+        assert_eq!(guesses.turn(from, LONGEST, now), Some(now + FIRST_DELAY));
+        assert_eq!(guesses.turn(address("192.0.2.2"), LONGEST, now), Some(now));
+        assert_eq!(guesses.turn(address("::ffff:192.0.2.2"), LONGEST, now), Some(now));
+    }
+
+    #[test]
+    fn a_waiting_attempt_has_its_turn_and_one_too_many_is_refused_without_one() {
+        let (mut guesses, now) = (Guesses::default(), Instant::now());
+        let from = address("192.0.2.1");
+        (0..20).for_each(|_| _ = guesses.failed(from, LONGEST, now));
+        let turns: Vec<_> = std::iter::from_fn(|| guesses.turn(from, LONGEST, now)).take(100).collect();
+        assert_eq!(turns.len(), (MAX_WAIT.as_secs() / LONGEST.as_secs()) as usize);
+        assert!(turns.windows(2).all(|pair| pair[1] - pair[0] == LONGEST), "{turns:?}");
+        // Refused attempts have put nobody off: the next turn is as far away as before.
+        let later = now + LONGEST;
+        assert_eq!(guesses.turn(from, LONGEST, later), Some(later + MAX_WAIT));
+    }
+
+    #[test]
+    fn the_table_is_bounded_and_forgets_what_is_old() {
+        let (mut guesses, now) = (Guesses::default(), Instant::now());
+        let host = |number: u32| IpAddr::V4(number.into());
+        for number in 0..2 * MAX_ADDRESSES as u32 {
+            guesses.failed(host(number), LONGEST, now + Duration::from_micros(number.into()));
+        }
+        assert_eq!(guesses.0.len(), MAX_ADDRESSES);
+        assert!(!guesses.0.contains_key(&host(0)));
+        let from = address("192.0.2.1");
+        (0..20).for_each(|_| _ = guesses.failed(from, LONGEST, now));
+        let later = now + MEMORY + Duration::from_secs(1);
+        assert_eq!(guesses.turn(from, LONGEST, later), Some(later));
+    }
+
+    #[test]
+    fn addresses_of_one_ipv6_network_count_as_one() {
+        let (mut guesses, now) = (Guesses::default(), Instant::now());
+        let failed = ["2001:db8::1", "2001:db8::2"].map(|from| guesses.failed(address(from), LONGEST, now));
+        assert_eq!(failed, [1, 2]);
+        assert_eq!(guesses.failed(address("2001:db8:0:1::1"), LONGEST, now), 1);
+    }
+}

@@ -1,0 +1,47 @@
+//! What a stream was opened with: it ends when that would open none any more.
+
+use std::sync::Arc;
+
+use helios_proto::v1::ErrorCode;
+
+use super::{Access, Role, admitted};
+use crate::error::Error;
+
+/// Of one request.
+#[derive(Clone)]
+pub struct Pass {
+    access: Arc<Access>,
+    /// `None`: nobody had to say who they are.
+    header: Option<String>,
+    role: Role,
+}
+
+impl Pass {
+    pub fn new(access: Arc<Access>, header: Option<&str>, role: Role) -> Self {
+        Self { access, header: header.map(str::to_owned), role }
+    }
+
+    /// Whether the user is there, with the same password and role.
+    fn is_valid(&self) -> bool {
+        match &self.header {
+            Some(header) => {
+                admitted(&self.access, None, Some(header)).is_ok_and(|found| found.role() == self.role)
+            }
+            None => self.access.is_open(),
+        }
+    }
+
+    /// Why the stream ends, once it has to. Cancel safe.
+    pub async fn revoked(self) -> Error {
+        // Before the look: a change in between is seen.
+        let mut changes = self.access.changed.subscribe();
+        while self.is_valid() {
+            // The sender lives in what this holds.
+            drop(changes.changed().await);
+        }
+        Error::new(
+            ErrorCode::Unauthenticated,
+            "the user that opened this stream is gone or was changed: authenticate again",
+        )
+    }
+}

@@ -1,0 +1,144 @@
+//! Who may manage the cluster over the peer port: with TLS, not whoever has a member's certificate.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use helios_proto::tls::{MANAGEMENT_NAME, names_of};
+use helios_proto::v1::ErrorCode;
+
+use crate::config::ManagementIdentity;
+use crate::error::Error;
+use crate::tls::Caller;
+
+/// Whose certificate it is, by the names in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Holder {
+    Manager,
+    Member,
+    Other,
+}
+
+/// The rule of one node.
+#[derive(Debug)]
+pub struct Gate {
+    rule: ManagementIdentity,
+    /// A manager has called since this process began. Before that an operator of an earlier version, which shows the
+    /// members' certificate, may be all there is.
+    has_manager: AtomicBool,
+}
+
+impl Gate {
+    pub fn new(rule: ManagementIdentity) -> Self {
+        Self { rule, has_manager: AtomicBool::new(false) }
+    }
+
+    /// Remembers that there is a manager, if this is one: every call counts, also one that everyone may make.
+    pub fn notice(&self, caller: &Caller) {
+        if names(caller).iter().any(|name| name == MANAGEMENT_NAME) {
+            self.has_manager.store(true, Ordering::Release);
+        }
+    }
+
+    /// `hosts` are those of the members. Without TLS everyone may.
+    ///
+    /// # Errors
+    /// When this certificate may not manage the cluster.
+    pub fn check<'a>(&self, caller: &Caller, hosts: impl Iterator<Item = &'a str>) -> Result<(), Error> {
+        if caller.certificate.is_none() {
+            return Ok(());
+        }
+        self.notice(caller);
+        let has_manager = self.has_manager.load(Ordering::Acquire);
+        let is_required = self.rule == ManagementIdentity::Required;
+        match holder(&names(caller), hosts) {
+            Holder::Manager => Ok(()),
+            Holder::Member if has_manager || is_required => Err(refused("this is a member's certificate")),
+            Holder::Other if is_required => Err(refused("this certificate is for something else")),
+            Holder::Member | Holder::Other => Ok(()),
+        }
+    }
+}
+
+fn names(caller: &Caller) -> Vec<String> {
+    // One that cannot be read names nobody.
+    caller.certificate.as_deref().map(|leaf| names_of(leaf).unwrap_or_default()).unwrap_or_default()
+}
+
+fn holder<'a>(names: &[String], mut hosts: impl Iterator<Item = &'a str>) -> Holder {
+    if names.iter().any(|name| name == MANAGEMENT_NAME) {
+        return Holder::Manager;
+    }
+    let is_for = |host: &str| names.iter().any(|name| covers(name, host));
+    if hosts.any(is_for) { Holder::Member } else { Holder::Other }
+}
+
+/// As in RFC 6125: `*` stands for the whole first label.
+fn covers(name: &str, host: &str) -> bool {
+    match name.strip_prefix("*.") {
+        Some(domain) => host.split_once('.').is_some_and(|(_, rest)| rest.eq_ignore_ascii_case(domain)),
+        None => name.eq_ignore_ascii_case(host),
+    }
+}
+
+fn refused(why: &str) -> Error {
+    Error::new(
+        ErrorCode::Forbidden,
+        format!(
+            "{why}; to manage the cluster, show one for {MANAGEMENT_NAME} (heliosctl certs create --admin, or admin.crt and \
+             admin.key in the Secret of the members' certificate)"
+        ),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use helios_proto::tls::certificates;
+    use helios_proto::tls::issue::Pair;
+
+    use super::*;
+
+    const HOSTS: [&str; 2] = ["demo-0.demo-peers.default.svc", "10.0.0.2"];
+
+    fn shows(hosts: &[&str]) -> Caller {
+        let authority = Pair::authority("ours", 0..4_000_000_000).unwrap();
+        let hosts: Vec<_> = hosts.iter().map(|host| (*host).to_owned()).collect();
+        let leaf = authority.sign("x", &hosts, 0..4_000_000_000).unwrap();
+        let der = certificates(leaf.certificate.as_bytes()).unwrap().remove(0);
+        Caller { certificate: Some(der.as_ref().into()), ..Caller::default() }
+    }
+
+    fn allows(gate: &Gate, caller: &Caller) -> bool {
+        gate.check(caller, HOSTS.into_iter()).is_ok()
+    }
+
+    #[test]
+    fn members_may_manage_until_a_manager_has_called() {
+        let gate = Gate::new(ManagementIdentity::Auto);
+        let members = [shows(&["*.demo-peers.default.svc", "localhost"]), shows(&["10.0.0.2"])];
+        // An operator of an earlier version shows the members' certificate, and is all there is.
+        assert!(members.iter().all(|member| allows(&gate, member)));
+        // A status is enough for the manager to be known by.
+        gate.notice(&shows(&[MANAGEMENT_NAME]));
+        assert!(!members.iter().any(|member| allows(&gate, member)));
+        assert!(allows(&gate, &shows(&[MANAGEMENT_NAME])));
+        // A person's own, made before there was such a name.
+        assert!(allows(&gate, &shows(&["ops.example"])));
+        // Whoever has both is no member only.
+        assert!(allows(&gate, &shows(&["10.0.0.2", MANAGEMENT_NAME])));
+        assert!(allows(&gate, &Caller::default()), "without TLS");
+    }
+
+    #[test]
+    fn where_it_is_required_only_the_management_name_counts_from_the_start() {
+        let gate = Gate::new(ManagementIdentity::Required);
+        assert!(!allows(&gate, &shows(&["10.0.0.2"])) && !allows(&gate, &shows(&["ops.example"])));
+        assert!(allows(&gate, &shows(&[MANAGEMENT_NAME])));
+    }
+
+    #[test]
+    fn a_wildcard_covers_one_label() {
+        assert!(covers("*.demo-peers", "demo-0.demo-peers") && covers("A.example", "a.example"));
+        for (name, host) in [("*.demo-peers", "demo-peers"), ("*.b", "x.a.b"), ("*.b", "b"), ("a", "b")] {
+            assert!(!covers(name, host), "{name} {host}");
+        }
+    }
+}
