@@ -65,7 +65,7 @@ fn raise_own_limit() {
 
 #[tokio::test]
 async fn large_replies_to_a_client_that_does_not_read_are_refused_or_close_it() {
-    let single = single("", None).await;
+    let single = single("reads: {max_bytes: 4294967296}", None).await;
     let mut other = single.node.redis().await;
     command(&mut other, &["SADD", "s", &"x".repeat(2_000)]).await.unwrap();
     let before = single.resident_bytes();
@@ -91,7 +91,7 @@ async fn large_replies_to_a_client_that_does_not_read_are_refused_or_close_it() 
 
 #[tokio::test]
 async fn large_reply_within_the_limit_is_encoded_while_it_is_read() {
-    let limits = "client: {output_buffer_limit: 4294967296, maxmemory_clients: 4294967296}";
+    let limits = "client: {output_buffer_limit: 4294967296, maxmemory_clients: 4294967296}\nreads: {max_bytes: 4294967296}";
     let single = single(limits, None).await;
     let mut other = single.node.redis().await;
     command(&mut other, &["SADD", "s", &"x".repeat(2_000)]).await.unwrap();

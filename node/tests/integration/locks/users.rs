@@ -102,7 +102,7 @@ async fn each_role_may_do_what_is_its_own_over_redis() {
         (&["CLIENT", "LIST"], ["NOPERM", "NOPERM", "OK"]),
         (&["ACL", "WHOAMI"], ["OK", "OK", "OK"]),
         // A script may do what its client may.
-        (&["EVAL_RO", "return redis.call('get', 'k')", "0"], ["OK", "OK", "OK"]),
+        (&["EVAL_RO", "return redis.call('get', KEYS[1])", "1", "k"], ["OK", "OK", "OK"]),
         (&["EVAL", "return redis.call('set', 'k', 'v')", "0"], ["NOPERM", "OK", "OK"]),
         (&["EVAL", "return redis.call('flushall')", "0"], ["NOPERM", "NOPERM", "OK"]),
         (&["SCRIPT", "FLUSH"], ["NOPERM", "OK", "OK"]),
