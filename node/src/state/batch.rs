@@ -145,7 +145,7 @@ impl Batch<'_> {
         if let Some(at_ms) = earliest_expiry_ms {
             published.floor().lower(at_ms);
         }
-        // After readers can see it, so that who is notified of a change finds it.
+        // After readers can see it, so that a watcher that is notified of a change finds it.
         for changed in changed {
             store.inner.history.publish(changed);
         }

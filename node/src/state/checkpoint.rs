@@ -94,7 +94,7 @@ impl Store {
         let next = State { active: Overlay::default(), frozen: Some(frozen.clone()), ..state };
         let earlier = published.publish_epoch(&writer, next);
         drop(writer);
-        // The engine changes in place: whoever reads it without this overlay over it has to be done.
+        // The engine changes in place: every reader of it without this overlay has to be done.
         earlier.wait();
         frozen
     }

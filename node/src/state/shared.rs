@@ -83,7 +83,7 @@ impl State {
 }
 
 /// A token that all states of one span of time hold, so that [`EpochEnd::wait`] returns once the last of them is dropped.
-/// Whoever waits must hold none of them.
+/// The waiter must hold none of them.
 #[derive(Clone)]
 pub(super) struct Epoch {
     token: Sender<Infallible>,
@@ -120,7 +120,7 @@ impl EpochEnd {
     }
 }
 
-/// The state that is published now, and who may publish the next.
+/// The state that is published now, and the lock of its writers.
 pub(super) struct Published {
     current: ArcSwap<State>,
     /// Held from reading `current` to replacing it: by an apply batch, a freeze, the end of a checkpoint, a restore.
