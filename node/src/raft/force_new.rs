@@ -28,7 +28,8 @@ pub enum Verdict {
 }
 
 /// The entries that leave `survivor` alone, without their places in the log, and the membership then.
-/// `tail` is what the log holds beyond `membership`, up to `last`.
+/// `tail` is what the log holds beyond `membership`, up to `last`: its changes count as committed, and so do their
+/// fencing tokens.
 pub fn plan<'a>(
     membership: &Membership,
     tail: impl Iterator<Item = &'a Entry>,
@@ -43,6 +44,7 @@ pub fn plan<'a>(
             next = membership::after(&next, &fenced, entry.index);
         }
     }
+    membership::check_token(&next, token)?;
     let mut entries = Vec::new();
     let mut apply = |next: &mut Membership, change: Change| {
         let fenced = change.fenced(token);
@@ -108,6 +110,15 @@ mod tests {
         assert_eq!(entries.len(), 3);
         assert_eq!((&alone.voters[..], &alone.learners[..], alone.next_id), (&[2][..], &[][..], 5));
         assert_eq!(applied(&three(), &tail, &entries), alone);
+    }
+
+    #[test]
+    fn a_token_older_than_a_change_that_is_only_in_the_log_is_refused() {
+        let newer = Entry { index: 10, term: 1, ..Change::Remove(3).fenced(8).to_entry() };
+        let planned = |token| plan(&three(), [newer.clone()].iter(), 10, 2, token);
+        assert_eq!(planned(7).unwrap_err().code, ErrorCode::Fenced);
+        assert_eq!(planned(8).unwrap().1.fencing_token, 8);
+        assert!(planned(0).is_ok(), "no token is not fenced");
     }
 
     #[test]

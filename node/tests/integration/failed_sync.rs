@@ -13,7 +13,8 @@ const EX_IOERR: i32 = 74;
 struct FailingSyncs(Child);
 
 impl FailingSyncs {
-    /// `None` where processes cannot be traced. Returns once every thread is.
+    /// `None` where processes cannot be traced. Returns once every thread is, or once the process has ended: under
+    /// load its first failed sync comes at once. strace ends with an error only when it cannot attach.
     async fn of(node: &Node) -> Option<Self> {
         let pid = node.pid().load(Ordering::Relaxed);
         let child = Command::new("strace")
@@ -23,7 +24,7 @@ impl FailingSyncs {
             .spawn();
         let mut tracer = Self(child.ok()?);
         eventually("every thread is traced, or none can be", async || match tracer.0.try_wait().unwrap() {
-            Some(_) => Some(None),
+            Some(status) => Some(status.success().then_some(())),
             None => is_traced(pid).then_some(Some(())),
         })
         .await
