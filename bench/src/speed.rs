@@ -33,9 +33,10 @@ pub struct Options {
     /// Keys that are read and written, all there from the start
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
     keys: u64,
-    /// Connections that the clients of a gRPC service share
-    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
-    grpc_connections: u32,
+    /// Numbers of connections that the clients of a gRPC service share; ratios are those of the number at which the
+    /// service is fastest
+    #[arg(long, value_delimiter = ',', default_value = "1,16,64", value_parser = clap::value_parser!(u16).range(1..))]
+    grpc_connections: Vec<u16>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -47,9 +48,16 @@ enum System {
     Redis,
 }
 
+/// A system, and how many connections its clients share where the protocol lets them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Contender {
+    system: System,
+    connections: Option<usize>,
+}
+
 /// One system under one load.
 struct Results {
-    system: System,
+    contender: Contender,
     rounds: Vec<Round>,
     /// Rounds in which another member became the leader.
     moved: usize,
@@ -113,24 +121,54 @@ impl Clusters {
 }
 
 async fn cell(options: &Options, clusters: &Clusters, clients: usize, operation: Operation) -> Result<Cell> {
-    let start = |system: &System| Results { system: *system, rounds: Vec::new(), moved: 0 };
-    let mut results: Vec<_> = options.systems.iter().map(start).collect();
+    let start = |contender| Results { contender, rounds: Vec::new(), moved: 0 };
+    let mut results: Vec<_> = contenders(options, clients).into_iter().map(start).collect();
     for number in 0..options.rounds as usize {
         for turn in 0..results.len() {
             let index = (number + turn) % results.len();
             let results = &mut results[index];
-            let cluster = clusters.of(results.system);
+            let Contender { system, connections } = results.contender;
+            let cluster = clusters.of(system);
             let leader = cluster.leader().await?;
-            let (protocol, port) =
-                (results.system.protocol(), cluster.members[leader].port(results.system.protocol())?);
-            let connections = options.grpc_connections as usize;
-            let connected = Client::connect_many(protocol, port, clients, connections).await?;
+            let port = cluster.members[leader].port(system.protocol())?;
+            let connections = connections.unwrap_or(clients);
+            let connected = Client::connect_many(system.protocol(), port, clients, connections).await?;
             let period = Duration::from_secs_f64(options.seconds);
             results.rounds.push(round(cluster, leader, connected, operation, options.keys, period).await?);
             results.moved += usize::from(cluster.leader().await? != leader);
         }
     }
     Ok(Cell { clients, operation, results })
+}
+
+/// In the order of the options. More connections than clients are as many as clients.
+fn contenders(options: &Options, clients: usize) -> Vec<Contender> {
+    let mut all = Vec::new();
+    for &system in &options.systems {
+        let counts: Vec<_> = match system.protocol() {
+            Protocol::Redis => vec![None],
+            Protocol::HeliosGrpc | Protocol::Etcd => {
+                options.grpc_connections.iter().map(|count| Some(usize::from(*count).min(clients))).collect()
+            }
+        };
+        for connections in counts {
+            let contender = Contender { system, connections };
+            if !all.contains(&contender) {
+                all.push(contender);
+            }
+        }
+    }
+    all
+}
+
+impl fmt::Display for Contender {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.connections {
+            None => write!(f, "{}", self.system),
+            Some(1) => write!(f, "{}, 1 connection", self.system),
+            Some(count) => write!(f, "{}, {count} connections", self.system),
+        }
+    }
 }
 
 impl System {
@@ -164,28 +202,30 @@ fn section(options: &Options, cells: &[Cell]) -> String {
         "## Throughput and latency\n\n\
          {} interleaved rounds of {} s each: median (least-greatest). Every client waits for its answer before it asks again; all are on the \
          leader. {} keys. Reads are linearizable: ReadIndex for heliosd and etcd, plain GET for Redis. The client is one thread of the same \
-         program for all, RESP for heliosd and Redis, gRPC for etcd on up to {} connections; its own CPU time is in the table, since it is \
+         program for all, RESP for heliosd and Redis, gRPC for etcd, whose \
+         clients share {} connections; its own CPU time is in the table, since it is \
          taken from the same {} cores. The last column is what other programs and the kernel's workers took of the cores.\n\n",
         options.rounds,
         options.seconds,
         options.keys,
-        options.grpc_connections,
+        or_list(&options.grpc_connections),
         crate::machine::cores(),
     );
     text += &figures(cells).to_string();
-    text += "\nAs ratios, each of two rounds that ran one after the other. More than 1 is better in the column of operations, less than 1 in those of times.\n\n";
+    text += "\nAs ratios, each of two rounds that ran one after the other, with a gRPC service at the number of connections at which its median of \
+             operations is highest. More than 1 is better in the column of operations, less than 1 in those of times.\n\n";
     text += &ratios(cells).to_string();
     text += "\nHow many writes one fsync of the leader's log serves, and how many reads one ReadIndex round (etcd does not tell).\n\n";
     text += &batching(cells).to_string();
     for results in cells.iter().flat_map(|cell| &cell.results) {
         let errors: usize = results.rounds.iter().map(|round| round.errors).sum();
         if errors + results.moved > 0 {
-            let Results { system, moved, .. } = results;
+            let Results { contender, moved, .. } = results;
             let answers: usize = results.rounds.iter().map(|round| round.operations).sum();
             // Writing to a string cannot fail.
             let _ = writeln!(
                 text,
-                "\n{system}: {errors} errors besides {answers} answers, leader changes in {moved} rounds."
+                "\n{contender}: {errors} errors besides {answers} answers, leader changes in {moved} rounds."
             );
         }
     }
@@ -211,7 +251,7 @@ fn figures(cells: &[Cell]) -> Table<9> {
         table.row([
             cell.clients.to_string(),
             cell.operation.to_string(),
-            results.system.to_string(),
+            results.contender.to_string(),
             text(|round| round.throughput),
             text(|round| ms(round.p50)),
             text(|round| ms(round.p99)),
@@ -226,7 +266,8 @@ fn figures(cells: &[Cell]) -> Table<9> {
 fn ratios(cells: &[Cell]) -> Table<6> {
     let mut table = Table::new(["clients", "", "ratio", "operations/s", "p50", "p99"]);
     for cell in cells {
-        let Some((first, others)) = cell.results.split_first() else { continue };
+        let best = cell.best_of_each_system();
+        let Some((first, others)) = best.split_first() else { continue };
         for other in others {
             let text = |figure: fn(&Round) -> f64| {
                 let pairs = first.rounds.iter().zip(&other.rounds);
@@ -236,7 +277,7 @@ fn ratios(cells: &[Cell]) -> Table<6> {
             table.row([
                 cell.clients.to_string(),
                 cell.operation.to_string(),
-                format!("{} / {}", first.system, other.system),
+                format!("{} / {}", first.contender, other.contender),
                 text(|round| round.throughput),
                 text(|round| ms(round.p50)),
                 text(|round| ms(round.p99)),
@@ -259,14 +300,14 @@ fn batching(cells: &[Cell]) -> Table<5> {
             Operation::Write if writes != "-" => table.row([
                 cell.clients.to_string(),
                 cell.operation.to_string(),
-                results.system.to_string(),
+                results.contender.to_string(),
                 writes,
                 String::new(),
             ]),
             Operation::Read if reads != "-" => table.row([
                 cell.clients.to_string(),
                 cell.operation.to_string(),
-                results.system.to_string(),
+                results.contender.to_string(),
                 String::new(),
                 reads,
             ]),
@@ -280,7 +321,36 @@ fn each(cells: &[Cell]) -> impl Iterator<Item = (&Cell, &Results)> {
     cells.iter().flat_map(|cell| cell.results.iter().map(move |results| (cell, results)))
 }
 
+/// `1, 16 or 64`
+fn or_list(counts: &[u16]) -> String {
+    let texts: Vec<_> = counts.iter().map(u16::to_string).collect();
+    match texts.split_last() {
+        Some((last, rest)) if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
+        _ => texts.concat(),
+    }
+}
+
+impl Cell {
+    /// A comparison with a peer that is held back by its number of connections would flatter (bounds.md, section 6).
+    fn best_of_each_system(&self) -> Vec<&Results> {
+        let mut best: Vec<&Results> = Vec::new();
+        for results in &self.results {
+            match best.iter_mut().find(|other| other.contender.system == results.contender.system) {
+                None => best.push(results),
+                Some(other) if other.throughput() < results.throughput() => *other = results,
+                Some(_) => {}
+            }
+        }
+        best
+    }
+}
+
 impl Results {
+    /// Operations per second, the median of the rounds.
+    fn throughput(&self) -> f64 {
+        self.spread(|round| round.throughput).median
+    }
+
     fn spread(&self, figure: fn(&Round) -> f64) -> Spread {
         Spread::of(self.rounds.iter().map(figure)).expect("there is at least one round, as the options say")
     }
@@ -288,4 +358,65 @@ impl Results {
 
 fn ms(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn results(system: System, connections: Option<usize>, throughput: &[f64]) -> Results {
+        let round = |throughput| Round {
+            operations: 1,
+            errors: 0,
+            throughput,
+            p50: Duration::ZERO,
+            p99: Duration::ZERO,
+            server_cpu: Duration::ZERO,
+            client_cpu: Duration::ZERO,
+            others: 0.0,
+            fsyncs_per_operation: None,
+            operations_per_read_round: None,
+        };
+        let rounds = throughput.iter().copied().map(round).collect();
+        Results { contender: Contender { system, connections }, rounds, moved: 0 }
+    }
+
+    #[test]
+    fn a_grpc_service_is_measured_at_each_number_of_connections_once() {
+        let options = Command::parse_from(["bench"]).options;
+        let names =
+            |clients| contenders(&options, clients).iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(names(1), ["heliosd", "etcd, 1 connection", "Redis (1 node)"]);
+        let many = [
+            "heliosd",
+            "etcd, 1 connection",
+            "etcd, 16 connections",
+            "etcd, 64 connections",
+            "Redis (1 node)",
+        ];
+        assert_eq!(names(256), many);
+    }
+
+    #[test]
+    fn ratios_are_those_of_the_best_number_of_connections() {
+        let results = vec![
+            results(System::Heliosd, None, &[90.0]),
+            results(System::Etcd, Some(1), &[20.0, 20.0, 90.0]),
+            results(System::Etcd, Some(16), &[30.0, 30.0, 30.0]),
+            results(System::Etcd, Some(64), &[10.0, 10.0, 10.0]),
+        ];
+        let cell = Cell { clients: 256, operation: Operation::Write, results };
+        let best: Vec<_> = cell.best_of_each_system().iter().map(|best| best.contender.to_string()).collect();
+        assert_eq!(best, ["heliosd", "etcd, 16 connections"]);
+        let table = ratios(&[cell]).to_string();
+        assert!(table.contains("heliosd / etcd, 16 connections") && table.contains("3.00"), "{table}");
+    }
 }
