@@ -17,6 +17,7 @@ use tonic_health::pb::health_server::HealthServer;
 
 use crate::auth::Access;
 use crate::config::{ConfigError, Settings, Source};
+use crate::database::Database as _;
 use crate::descriptors::{self, Shares};
 use crate::grpc::{ClusterService, GuardLayer, HealthService, InfoService, KvService};
 use crate::http::{Gateway, Keeps};
@@ -255,7 +256,8 @@ impl App {
             .with_service_name("grpc.health.v1.Health")
             .build_v1()
             .expect("descriptors that were compiled with the services");
-        let health = HealthService::new(node.clone(), stop.clone());
+        let observed = node.clone();
+        let health = HealthService::new(move || observed.status().ready, stop.clone());
         let server = server();
         #[cfg(feature = "otel")]
         let server = server.trace_fn(|call| crate::trace::client_call(call.uri().path(), call.headers()));

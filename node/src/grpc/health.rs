@@ -1,6 +1,7 @@
 //! The standard health service (grpc.health.v1) and what clients may know of the cluster.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::ready;
@@ -37,29 +38,36 @@ impl<D: Database> ClusterInfo for InfoService<D> {
     }
 }
 
-pub struct HealthService<D> {
-    database: D,
-    /// One look for all that watch.
-    ready: watch::Receiver<bool>,
+type IsReady = Arc<dyn Fn() -> bool + Send + Sync>;
+
+pub struct HealthService {
+    is_ready: IsReady,
+    /// Readiness as last looked at: one look serves all that watch.
+    ready: Arc<watch::Sender<bool>>,
 }
 
-impl<D: Database> HealthService<D> {
+impl HealthService {
     /// Looks at readiness until `stop`. Must be called within a tokio runtime.
-    pub fn new(database: D, stop: CancellationToken) -> Self {
-        let (looked, ready) = watch::channel(database.status().ready);
-        tokio::spawn(stop.run_until_cancelled_owned(look(database.clone(), looked)));
-        Self { database, ready }
+    pub fn new(is_ready: impl Fn() -> bool + Send + Sync + 'static, stop: CancellationToken) -> Self {
+        let is_ready: IsReady = Arc::new(is_ready);
+        let ready = Arc::new(watch::Sender::new(false));
+        tokio::spawn(stop.run_until_cancelled_owned(look_while_watched(is_ready.clone(), ready.clone())));
+        Self { is_ready, ready }
     }
 }
 
-async fn look<D: Database>(database: D, looked: watch::Sender<bool>) {
+async fn look_while_watched(is_ready: IsReady, ready: Arc<watch::Sender<bool>>) {
     loop {
         tokio::time::sleep(LOOK_AGAIN).await;
-        if looked.receiver_count() > 1 {
-            let now = database.status().ready;
-            looked.send_if_modified(|ready| std::mem::replace(ready, now) != now);
+        if ready.receiver_count() > 0 {
+            look(&is_ready, &ready);
         }
     }
+}
+
+fn look(is_ready: &IsReady, ready: &watch::Sender<bool>) {
+    let now = is_ready();
+    ready.send_if_modified(|ready| std::mem::replace(ready, now) != now);
 }
 
 fn serving(ready: bool) -> HealthCheckResponse {
@@ -68,7 +76,7 @@ fn serving(ready: bool) -> HealthCheckResponse {
 }
 
 #[tonic::async_trait]
-impl<D: Database> Health for HealthService<D> {
+impl Health for HealthService {
     async fn check(
         &self,
         request: Request<HealthCheckRequest>,
@@ -77,7 +85,7 @@ impl<D: Database> Health for HealthService<D> {
         if !SERVICES.contains(&service.as_str()) {
             return Err(Status::not_found(format!("there is no service {service:?} here")));
         }
-        Ok(Response::new(serving(self.database.status().ready)))
+        Ok(Response::new(serving((self.is_ready)())))
     }
 
     type WatchStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
@@ -91,14 +99,35 @@ impl<D: Database> Health for HealthService<D> {
             let changes = stream::once(ready(Ok(unknown))).chain(stream::pending());
             return Ok(Response::new(Box::pin(changes)));
         }
-        // The shared look may be old if nobody watched.
-        let now = self.database.status().ready;
-        let changes = WatchStream::from_changes(self.ready.clone());
-        let changes = stream::once(ready(now)).chain(changes).scan(None, |told, now| {
-            let is_news = told.replace(now) != Some(now);
+        // Without a look here, the value is as old as the last watcher, and a change back to it is no change.
+        look(&self.is_ready, &self.ready);
+        let changes = WatchStream::new(self.ready.subscribe()).scan(None, |sent, now| {
+            let is_news = sent.replace(now) != Some(now);
             ready(Some(is_news.then_some(Ok(serving(now)))))
         });
         let changes = changes.filter_map(ready);
         Ok(Response::new(Box::pin(changes)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_watcher_hears_of_a_change_back_to_what_the_watcher_before_saw() {
+        let readiness = Arc::new(AtomicBool::new(false));
+        let seen = readiness.clone();
+        let health = HealthService::new(move || seen.load(Ordering::Relaxed), CancellationToken::new());
+        readiness.store(true, Ordering::Relaxed);
+        let request = Request::new(HealthCheckRequest::default());
+        let mut changes = health.watch(request).await.unwrap().into_inner();
+        let first = changes.next().await.unwrap().unwrap();
+        assert_eq!(first.status(), ServingStatus::Serving);
+        readiness.store(false, Ordering::Relaxed);
+        let second = tokio::time::timeout(20 * LOOK_AGAIN, changes.next()).await.unwrap().unwrap().unwrap();
+        assert_eq!(second.status(), ServingStatus::NotServing);
     }
 }
