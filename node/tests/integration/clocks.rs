@@ -3,19 +3,26 @@
 use std::time::SystemTime;
 
 use helios_proto::v1::TransferRequest;
+use tempfile::TempDir;
 
 use crate::common::{Clients, Cluster, Node, WallClock, eventually, temporary_directory};
 
 const HOUR: i64 = 3_600;
 
-#[tokio::test]
-async fn wall_clocks_that_jump_by_an_hour_cost_no_election_no_key_and_no_order() {
+/// Three members, each with a wall clock of its own; the directory holds the library that the clocks need.
+async fn three_with_wall_clocks() -> (TempDir, Vec<WallClock>, Cluster) {
     let dir = temporary_directory();
     let library = WallClock::build(dir.path());
     let mut cluster = Cluster::fixed(3);
-    let clocks: Vec<_> = (0..3).map(|index| WallClock::of(&mut cluster[index], &library)).collect();
+    let clocks = (0..3).map(|index| WallClock::of(&mut cluster[index], &library)).collect();
     cluster.start_all();
     cluster.wait_ready().await;
+    (dir, clocks, cluster)
+}
+
+#[tokio::test]
+async fn wall_clocks_that_jump_by_an_hour_cost_no_election_no_key_and_no_order() {
+    let (_dir, clocks, cluster) = three_with_wall_clocks().await;
     let leader = cluster.leader().await;
     let term = cluster[leader].status().await.term;
     let clients = Clients::start(&cluster.client_ports());
@@ -57,12 +64,7 @@ async fn assert_brief(cluster: &Cluster) {
 
 #[tokio::test]
 async fn a_leader_whose_clock_is_an_hour_ahead_from_its_start_expires_nothing_early() {
-    let dir = temporary_directory();
-    let library = WallClock::build(dir.path());
-    let mut cluster = Cluster::fixed(3);
-    let clocks: Vec<_> = (0..3).map(|index| WallClock::of(&mut cluster[index], &library)).collect();
-    cluster.start_all();
-    cluster.wait_ready().await;
+    let (_dir, clocks, cluster) = three_with_wall_clocks().await;
     let old = cluster.leader().await;
     set_brief(&cluster[old]).await;
     // Whoever leads next has been wrong all the time.

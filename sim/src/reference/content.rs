@@ -230,11 +230,10 @@ impl<'a> Scratch<'a> {
         expiry: Option<u64>,
         args: &[Bytes],
     ) -> Result<Kind, Refused> {
-        let mut hash = match content {
-            None => BTreeMap::new(),
-            Some(Content::Hash(hash)) => hash,
-            Some(_) => return Err(refused(ErrorCode::WrongType)),
-        };
+        let mut hash = collection(content, |content| match content {
+            Content::Hash(hash) => Some(hash),
+            _ => None,
+        })?;
         let answer = match name {
             "hgetall" => {
                 return Ok(Kind::Map(replies(hash.into_iter().flat_map(|(f, v)| [f, v]).map(Kind::Bytes))));
@@ -270,11 +269,10 @@ impl<'a> Scratch<'a> {
         expiry: Option<u64>,
         args: &[Bytes],
     ) -> Result<Kind, Refused> {
-        let mut set = match content {
-            None => BTreeSet::new(),
-            Some(Content::Set(set)) => set,
-            Some(_) => return Err(refused(ErrorCode::WrongType)),
-        };
+        let mut set = collection(content, |content| match content {
+            Content::Set(set) => Some(set),
+            _ => None,
+        })?;
         let changed = match name {
             "smembers" => return Ok(Kind::Set(replies(set.into_iter().map(Kind::Bytes)))),
             "sadd" => args.iter().filter(|member| set.insert((*member).clone())).count(),
@@ -294,11 +292,10 @@ impl<'a> Scratch<'a> {
         expiry: Option<u64>,
         args: &[Bytes],
     ) -> Result<Kind, Refused> {
-        let mut set = match content {
-            None => BTreeMap::new(),
-            Some(Content::Sorted(set)) => set,
-            Some(_) => return Err(refused(ErrorCode::WrongType)),
-        };
+        let mut set = collection(content, |content| match content {
+            Content::Sorted(set) => Some(set),
+            _ => None,
+        })?;
         let answer = match name {
             "zrange" => {
                 let mut all: Vec<_> = set.into_iter().map(|(member, score)| (score, member)).collect();
@@ -333,11 +330,10 @@ impl<'a> Scratch<'a> {
         expiry: Option<u64>,
         args: &[Bytes],
     ) -> Result<Kind, Refused> {
-        let mut items = match content {
-            None => VecDeque::new(),
-            Some(Content::List(items)) => items,
-            Some(_) => return Err(refused(ErrorCode::WrongType)),
-        };
+        let mut items = collection(content, |content| match content {
+            Content::List(items) => Some(items),
+            _ => None,
+        })?;
         let answer = match name {
             "lrange" => return Ok(list(items.into_iter().map(Kind::Bytes))),
             "rpush" => {
@@ -357,6 +353,14 @@ impl<'a> Scratch<'a> {
         self.put(key, Content::List(items), expiry);
         Ok(answer)
     }
+}
+
+/// The collection that a key holds, an empty one of a key that is missing.
+fn collection<T: Default>(content: Option<Content>, of_kind: fn(Content) -> Option<T>) -> Result<T, Refused> {
+    content.map_or_else(
+        || Ok(T::default()),
+        |content| of_kind(content).ok_or_else(|| refused(ErrorCode::WrongType)),
+    )
 }
 
 fn kind_of(content: Option<&Content>) -> &'static str {
