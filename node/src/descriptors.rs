@@ -53,13 +53,6 @@ pub fn shares(descriptors: u64, wanted: usize) -> Shares {
     Shares { client: client.min(wanted), grpc, gateway, peer: PEER, metrics: METRICS }
 }
 
-/// That an error says that there is no descriptor left, in this process or on this machine.
-pub fn are_exhausted(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    let exhausted = [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error);
-    error.raw_os_error().is_some_and(|code| exhausted.contains(&code))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

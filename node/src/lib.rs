@@ -14,8 +14,9 @@ pub mod coordinator;
 pub mod database;
 pub mod descriptors;
 pub mod dev;
-pub mod disk;
-pub mod error;
+pub mod error {
+    pub use helios_proto::Error;
+}
 #[cfg(test)]
 mod error_table;
 mod glob;
@@ -24,14 +25,12 @@ mod health;
 mod http;
 mod idle;
 mod inner_runtime;
-mod lifecycle;
 #[cfg(test)]
 mod limit_table;
 pub mod logging;
 mod long_reads;
 mod management;
 pub mod metrics;
-mod mutation;
 pub mod node;
 mod peer;
 pub mod pubsub;
@@ -53,8 +52,10 @@ mod tls;
 mod token;
 pub mod trace;
 pub mod verify;
-pub mod wal;
 mod watched;
+
+pub use helios_storage::{disk, wal};
+pub(crate) use helios_storage::{lifecycle, mutation};
 
 /// What a program needs to embed a node.
 pub mod prelude {

@@ -11,7 +11,9 @@ pub mod v1 {
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/helios.bin"));
 
 mod error;
+mod request_error;
 #[cfg(feature = "tls")]
 pub mod tls;
 
 pub use error::{detail_of, status_of};
+pub use request_error::Error;

@@ -1,7 +1,7 @@
 //! The error a client, peer or operator sees: a stable code, a sentence that says what to do,
 //! and where one is known the leader.
 
-use helios_proto::v1::{ErrorCode, ErrorDetail, Member};
+use crate::v1::{ErrorCode, ErrorDetail, Member};
 
 /// A refused or failed request (product.md, "Errors").
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -85,6 +85,6 @@ impl From<ErrorDetail> for Error {
 
 impl From<Error> for tonic::Status {
     fn from(error: Error) -> Self {
-        helios_proto::status_of(&error.into())
+        crate::status_of(&error.into())
     }
 }

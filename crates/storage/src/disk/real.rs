@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use super::{DirEntry, Disk, DiskFile, DiskLock, Kind, LockMode};
-use crate::descriptors;
 
 /// Until descriptors may be free again.
 const DESCRIPTOR_PAUSE: Duration = Duration::from_millis(50);
@@ -107,7 +106,7 @@ fn opened<T>(open: impl Fn() -> io::Result<T>) -> io::Result<T> {
     let mut tries = 0_u32;
     loop {
         match open() {
-            Err(error) if descriptors::are_exhausted(&error) => {
+            Err(error) if are_exhausted(&error) => {
                 if tries.is_multiple_of(LOGGED_TRIES) {
                     tracing::error!(%error, "no file can be opened; trying again until it can");
                 }
@@ -117,6 +116,13 @@ fn opened<T>(open: impl Fn() -> io::Result<T>) -> io::Result<T> {
             opened => return opened,
         }
     }
+}
+
+/// That an error says that there is no descriptor left, in this process or on this machine.
+fn are_exhausted(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let exhausted = [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error);
+    error.raw_os_error().is_some_and(|code| exhausted.contains(&code))
 }
 
 fn boxed(file: io::Result<File>) -> io::Result<Box<dyn DiskFile>> {

@@ -199,7 +199,7 @@ fn is_foreign(error: &io::Error) -> bool {
 }
 
 /// Fills `buffer` as far as the file goes; answers how far that is.
-pub(crate) fn read_full(file: &dyn DiskFile, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+pub fn read_full(file: &dyn DiskFile, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
         match file.read_at(&mut buffer[filled..], offset + filled as u64) {
