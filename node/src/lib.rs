@@ -45,7 +45,6 @@ mod secret;
 mod sessions;
 #[cfg(feature = "simulation")]
 pub mod simulation;
-pub mod state;
 mod status;
 mod survivor;
 mod tls;
@@ -54,6 +53,7 @@ pub mod trace;
 pub mod verify;
 mod watched;
 
+pub use helios_state as state;
 pub use helios_storage::{disk, wal};
 pub(crate) use helios_storage::{lifecycle, mutation};
 

@@ -1,0 +1,177 @@
+//! Entries that are applied together and published at once.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use helios_proto::v1::command::Op;
+use helios_proto::v1::reply::Kind as Answer;
+use helios_proto::v1::{Command, Member, Membership, Reply};
+
+use super::budget::Limits;
+use super::dedup;
+use super::meta::Meta;
+use super::shared::{State, Writer};
+use super::store::Store;
+use super::txn::{Changes, Txn};
+use super::watch::Changed;
+use helios_proto::Error;
+
+/// The published state with some entries more. Readers see them all when [`Batch::publish`] is called; dropped without
+/// it, the batch has changed nothing. Keeps others from publishing.
+#[must_use = "nothing is applied until the batch is published"]
+pub struct Batch<'s> {
+    store: &'s Store,
+    writer: Writer<'s>,
+    state: State,
+    changed: Vec<Changed>,
+    /// Earliest expiry that was written.
+    earliest_expiry_ms: Option<u64>,
+}
+
+impl Store {
+    /// Begins to apply entries. Only the apply thread calls.
+    pub fn batch(&self) -> Batch<'_> {
+        let writer = self.inner.published.writer();
+        let state = self.inner.published.peek(State::clone);
+        Batch { store: self, writer, state, changed: Vec::new(), earliest_expiry_ms: None }
+    }
+
+    /// Executes the entry at `index` alone; see [`Batch::apply`].
+    pub fn apply(&self, index: u64, term: u64, command: &Command) -> Reply {
+        let mut batch = self.batch();
+        let reply = batch.apply(index, term, command);
+        batch.publish();
+        reply
+    }
+
+    /// [`Batch::apply_empty`], published at once.
+    pub fn apply_empty(&self, index: u64, term: u64) {
+        let mut batch = self.batch();
+        batch.apply_empty(index, term);
+        batch.publish();
+    }
+
+    /// [`Batch::apply_membership`], published at once.
+    pub fn apply_membership(&self, index: u64, term: u64, membership: Membership) {
+        let mut batch = self.batch();
+        batch.apply_membership(index, term, membership);
+        batch.publish();
+    }
+}
+
+impl Batch<'_> {
+    /// Executes the entry at `index`.
+    ///
+    /// A command that is refused comes back as an error in the reply. After an error of a fatal
+    /// code (see [`Store::failure`]) the entry was not applied and the node must restart.
+    pub fn apply(&mut self, index: u64, term: u64, command: &Command) -> Reply {
+        self.execute(index, term, command).unwrap_or_else(|error| {
+            let kind = Some(Answer::Error(error.into()));
+            Reply { kind, term, index }
+        })
+    }
+
+    fn execute(&mut self, index: u64, term: u64, command: &Command) -> Result<Reply, Error> {
+        self.store.check()?;
+        let inner = &self.store.inner;
+        let (reply, changes) = {
+            let meta = self.state.meta_at(index, term, command.now_ms)?;
+            let floor_ms = inner.published.floor().at_ms().min(self.earliest_expiry_ms.unwrap_or(u64::MAX));
+            let limits = limits_of(command)?;
+            let machine = inner.machine.get().map(Arc::as_ref);
+            let events = inner.records_events.load(Ordering::Relaxed);
+            let new_txn = || {
+                Txn::new(self.state.view(), floor_ms, meta.clone(), limits)
+                    .with_machine(machine)
+                    .with_events(events)
+            };
+            dedup::execute_once(new_txn, command).map_err(|error| self.store.fail(error))?
+        };
+        self.commit(index, changes);
+        Ok(reply)
+    }
+
+    fn commit(&mut self, index: u64, changes: Changes) {
+        let Changes { overlay, meta, earliest_expiry_ms, events } = changes;
+        self.changed.push(Changed::of(index, &overlay, events));
+        self.state.active.absorb(overlay);
+        self.state.meta = meta;
+        self.earliest_expiry_ms = self.earliest_expiry_ms.into_iter().chain(earliest_expiry_ms).min();
+    }
+
+    /// Advances over an entry that holds nothing.
+    pub fn apply_empty(&mut self, index: u64, term: u64) {
+        self.advance(index, term, |_| {});
+    }
+
+    /// Records a membership whose change is the entry at `index`.
+    ///
+    /// Of a member already known, what was registered through the log outlives an older copy of
+    /// it in `membership`.
+    pub fn apply_membership(&mut self, index: u64, term: u64, mut membership: Membership) {
+        self.advance(index, term, |meta| {
+            for member in &mut membership.members {
+                let known = meta.membership.members.iter().find(|known| known.id == member.id);
+                if let Some(known) = known {
+                    keep_registration(member, known);
+                }
+            }
+            membership.index = index;
+            meta.membership = Arc::new(membership);
+        });
+    }
+
+    fn advance(&mut self, index: u64, term: u64, change: impl FnOnce(&mut Meta)) {
+        // Past an entry that could not be applied nothing may be, not even an empty one.
+        if self.store.check().is_err() {
+            return;
+        }
+        if let Ok(mut meta) = self.state.meta_at(index, term, 0) {
+            change(&mut meta);
+            self.state.meta = meta;
+            self.changed.push(Changed::none(index));
+        }
+    }
+
+    pub fn membership(&self) -> Arc<Membership> {
+        Arc::clone(&self.state.meta.membership)
+    }
+
+    /// Lets readers see all of it.
+    pub fn publish(self) {
+        let Self { store, writer, state, changed, earliest_expiry_ms } = self;
+        let published = &store.inner.published;
+        published.publish(&writer, state);
+        if let Some(at_ms) = earliest_expiry_ms {
+            published.floor().lower(at_ms);
+        }
+        // After readers can see it, so that a watcher that is notified of a change finds it.
+        for changed in changed {
+            store.inner.history.publish(changed);
+        }
+    }
+}
+
+/// A purge is bounded by its own number of records, and has to make progress however large they are.
+fn limits_of(command: &Command) -> Result<Limits, Error> {
+    let version = if matches!(command.op, Some(Op::PurgeExpired(_))) { 0 } else { command.budget };
+    Limits::of_entry(version)
+        .ok_or_else(|| Error::invalid("the entry's budget is of a newer build; upgrade this member"))
+}
+
+/// Ids are never reused, so `known` of the same id is the same member, and a later boot knows better.
+fn keep_registration(member: &mut Member, known: &Member) {
+    if known.boot_epoch < member.boot_epoch {
+        return;
+    }
+    member.boot_epoch = known.boot_epoch;
+    if !known.disk_id.is_empty() {
+        member.disk_id.clone_from(&known.disk_id);
+    }
+    if !known.client_addr.is_empty() {
+        member.client_addr.clone_from(&known.client_addr);
+    }
+    if known.format != 0 {
+        member.format = known.format;
+    }
+}

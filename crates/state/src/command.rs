@@ -1,0 +1,264 @@
+//! What each command of the log does. Every function depends on nothing but the entry and the
+//! state before it, so that all members agree.
+
+use bytes::Bytes;
+use helios_proto::v1::command::Op;
+use helios_proto::v1::reply::Kind as Answer;
+use helios_proto::v1::{
+    Command, Delete, Done, ErrorCode, Expire, ExpireCondition, Increment, MultiSet, Nil, Persist,
+    PurgeExpired, RegisterMember, Set, SetCondition,
+};
+
+use super::budget::{Halt, OverBudget};
+use super::calls;
+use super::collection;
+use super::engines::EngineError;
+use super::machine;
+use super::transaction;
+use super::txn::Txn;
+use super::value::{Kind, Value};
+use helios_proto::Error;
+use helios_storage::mutation::Mutation;
+
+/// Longest decimal text of an i64: a sign and 19 digits.
+const MAX_INTEGER_LEN: usize = 20;
+
+/// Why a command has no answer.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The command was applied and refused; every member refuses it alike.
+    Refused(Error),
+    /// This member's engine failed; others may have succeeded.
+    Engine(EngineError),
+}
+
+impl From<EngineError> for Failure {
+    fn from(error: EngineError) -> Self {
+        Self::Engine(error)
+    }
+}
+
+impl From<OverBudget> for Failure {
+    fn from(error: OverBudget) -> Self {
+        Self::Refused(error.into())
+    }
+}
+
+impl From<Halt> for Failure {
+    fn from(halt: Halt) -> Self {
+        match halt {
+            Halt::Engine(error) => error.into(),
+            Halt::OverBudget(error) => error.into(),
+        }
+    }
+}
+
+pub(super) type Outcome = Result<Answer, Failure>;
+
+/// Executes `command` on `txn`, whose changes count only if the answer is not a failure.
+pub(super) fn execute(txn: &mut Txn<'_>, command: &Command) -> Outcome {
+    let outcome = match &command.op {
+        Some(Op::Set(op)) => set(txn, op),
+        Some(Op::Delete(op)) => delete(txn, op),
+        Some(Op::Expire(op)) => expire(txn, op),
+        Some(Op::Persist(op)) => persist(txn, op),
+        Some(Op::MultiSet(op)) => multi_set(txn, op),
+        Some(Op::Increment(op)) => increment(txn, op),
+        Some(Op::FlushAll(_)) => flush_all(txn),
+        Some(Op::PurgeExpired(op)) => purge_expired(txn, op),
+        Some(Op::Call(op)) => calls::execute(txn, op),
+        Some(Op::Transaction(op)) => transaction::execute(txn, op),
+        Some(Op::RegisterMember(op)) => register_member(txn, op),
+        Some(Op::Apply(op)) => machine::apply(txn, op),
+        None => Err(invalid("the log entry holds no command that this version knows; upgrade this member")),
+    };
+    txn.settle()?;
+    txn.name_events(command);
+    outcome
+}
+
+fn set(txn: &mut Txn<'_>, op: &Set) -> Outcome {
+    let condition = SetCondition::try_from(op.condition)
+        .map_err(|_| invalid("SET has a condition that this version does not know"))?;
+    if op.keep_ttl && op.expire_at_ms.is_some() {
+        return Err(invalid("SET cannot both keep the expiry and set one"));
+    }
+    let old = txn.load(&op.key)?;
+    if op.return_previous {
+        require_string(old.as_ref())?;
+    }
+    let is_met = match condition {
+        SetCondition::Always => true,
+        SetCondition::IfAbsent => old.is_none(),
+        SetCondition::IfPresent => old.is_some(),
+    };
+    if is_met {
+        let kept_ms = old
+            .as_ref()
+            .and_then(|old| old.expire_at_ms)
+            .filter(|_| op.keep_ttl || Mutation::ExpiryKeptBySet.is_on());
+        txn.store(&op.key, old.as_ref(), op.value.clone(), op.expire_at_ms.or(kept_ms));
+    }
+    Ok(match old {
+        Some(old) if op.return_previous => Answer::Bytes(old.data),
+        None if op.return_previous => Answer::Nil(Nil {}),
+        _ if is_met => Answer::Done(Done {}),
+        _ => Answer::Nil(Nil {}),
+    })
+}
+
+fn delete(txn: &mut Txn<'_>, op: &Delete) -> Outcome {
+    let mut removed = 0;
+    for key in &op.keys {
+        if let Some(old) = txn.load(key)? {
+            txn.remove(key, &old);
+            removed += 1;
+        }
+    }
+    Ok(Answer::Integer(removed))
+}
+
+/// Redis counts a key without expiry as one that expires never (EXPIRE, Redis 7.0).
+fn expire(txn: &mut Txn<'_>, op: &Expire) -> Outcome {
+    let condition = ExpireCondition::try_from(op.condition)
+        .map_err(|_| invalid("EXPIRE has a condition that this version does not know"))?;
+    let Some(old) = txn.load(&op.key)? else { return Ok(Answer::Integer(0)) };
+    let is_met = match (condition, old.expire_at_ms) {
+        (ExpireCondition::ExpireAlways, _) => true,
+        (ExpireCondition::ExpireNx, current_ms) => current_ms.is_none(),
+        (ExpireCondition::ExpireXx, current_ms) => current_ms.is_some(),
+        (ExpireCondition::ExpireGt, current_ms) => current_ms.is_some_and(|current_ms| op.at_ms > current_ms),
+        (ExpireCondition::ExpireLt, current_ms) => current_ms.is_none_or(|current_ms| op.at_ms < current_ms),
+        (ExpireCondition::ExpireXxLt, current_ms) => {
+            current_ms.is_some_and(|current_ms| op.at_ms < current_ms)
+        }
+    };
+    if is_met {
+        txn.set_expiry(&op.key, &old, Some(op.at_ms));
+    }
+    Ok(Answer::Integer(is_met.into()))
+}
+
+fn persist(txn: &mut Txn<'_>, op: &Persist) -> Outcome {
+    match txn.load(&op.key)? {
+        Some(old) if old.expire_at_ms.is_some() => {
+            txn.set_expiry(&op.key, &old, None);
+            Ok(Answer::Integer(1))
+        }
+        _ => Ok(Answer::Integer(0)),
+    }
+}
+
+fn multi_set(txn: &mut Txn<'_>, op: &MultiSet) -> Outcome {
+    if op.if_none_exist {
+        for pair in &op.pairs {
+            if txn.load(&pair.key)?.is_some() {
+                return Ok(Answer::Integer(0));
+            }
+        }
+    }
+    for pair in &op.pairs {
+        let old = txn.load(&pair.key)?;
+        txn.store(&pair.key, old.as_ref(), pair.value.clone(), None);
+    }
+    Ok(if op.if_none_exist { Answer::Integer(1) } else { Answer::Done(Done {}) })
+}
+
+fn increment(txn: &mut Txn<'_>, op: &Increment) -> Outcome {
+    let old = txn.load(&op.key)?;
+    require_string(old.as_ref())?;
+    let current = match &old {
+        Some(old) => parse_integer(&old.data)
+            .ok_or_else(|| not_an_integer("value is not an integer or out of range"))?,
+        None => 0,
+    };
+    let sum = current
+        .checked_add(op.delta)
+        .ok_or_else(|| not_an_integer("increment or decrement would overflow"))?;
+    let expire_at_ms = old.as_ref().and_then(|old| old.expire_at_ms);
+    txn.store(&op.key, old.as_ref(), Bytes::from(sum.to_string()), expire_at_ms);
+    Ok(Answer::Integer(sum))
+}
+
+fn flush_all(txn: &mut Txn<'_>) -> Outcome {
+    txn.remove_all()?;
+    Ok(Answer::Done(Done {}))
+}
+
+fn purge_expired(txn: &mut Txn<'_>, op: &PurgeExpired) -> Outcome {
+    let keys = txn.expired_keys(op.limit as usize)?;
+    for key in &keys {
+        // Loading an expired key removes it.
+        txn.load(key)?;
+    }
+    let swept = collection::sweep(txn, op.limit as usize - keys.len())?;
+    Ok(Answer::Integer((keys.len() + swept) as i64))
+}
+
+/// Leaves the membership's index alone: who votes does not change, and a membership call that
+/// waits on that index must not fail because a member restarted.
+fn register_member(txn: &mut Txn<'_>, op: &RegisterMember) -> Outcome {
+    if op.disk_id.is_empty() {
+        return Err(invalid("a member cannot be registered without the id of its disk"));
+    }
+    let Some(member) = txn.membership_mut().members.iter_mut().find(|member| member.id == op.id) else {
+        let message =
+            format!("member {} is not in the membership; add it before its disk is registered", op.id);
+        return Err(refused(ErrorCode::NodeNotFound, message));
+    };
+    if !member.disk_id.is_empty() && member.disk_id != op.disk_id {
+        let message = format!(
+            "member {} is registered with disk {}, not {}; remove it and let this disk join as a new member",
+            op.id, member.disk_id, op.disk_id
+        );
+        return Err(refused(ErrorCode::WrongMember, message));
+    }
+    if op.boot_epoch < member.boot_epoch {
+        let message = format!(
+            "the disk of member {} went back from boot {} to {}: an old copy was restored; let it join as a new member",
+            op.id, member.boot_epoch, op.boot_epoch
+        );
+        return Err(refused(ErrorCode::WrongMember, message));
+    }
+    member.disk_id.clone_from(&op.disk_id);
+    member.boot_epoch = op.boot_epoch;
+    member.format = op.format;
+    if !op.client_addr.is_empty() {
+        member.client_addr.clone_from(&op.client_addr);
+    }
+    Ok(Answer::Done(Done {}))
+}
+
+pub(super) fn require_string(value: Option<&Value>) -> Result<(), Failure> {
+    match value {
+        Some(value) if value.kind != Kind::String => Err(wrong_type()),
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn wrong_type() -> Failure {
+    refused(ErrorCode::WrongType, "Operation against a key holding the wrong kind of value")
+}
+
+/// The integers Redis takes: no plus sign, no leading zeros, no blanks, no "-0".
+pub(super) fn parse_integer(data: &[u8]) -> Option<i64> {
+    if data.len() > MAX_INTEGER_LEN {
+        return None;
+    }
+    let text = std::str::from_utf8(data).ok()?;
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    let is_canonical = text == "0" || digits.starts_with(|first: char| ('1'..='9').contains(&first));
+    if is_canonical { text.parse().ok() } else { None }
+}
+
+pub(super) fn refused(code: ErrorCode, message: impl Into<String>) -> Failure {
+    Failure::Refused(Error::new(code, message))
+}
+
+pub(super) fn invalid(message: impl Into<String>) -> Failure {
+    refused(ErrorCode::InvalidArgument, message)
+}
+
+pub(super) fn not_an_integer(message: &str) -> Failure {
+    refused(ErrorCode::NotAnInteger, message)
+}

@@ -1,0 +1,104 @@
+//! What can go wrong in the state, as its callers see it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use helios_proto::v1::ErrorCode;
+
+use super::engines::EngineError;
+use helios_proto::Error;
+
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    #[error("cannot {doing} {}: {source}", path.display())]
+    Io { doing: &'static str, path: PathBuf, source: io::Error },
+
+    #[error("state engine failed to {doing}: {source}")]
+    Engine { doing: &'static str, source: EngineError },
+
+    /// The directory's content contradicts itself; the log and the snapshots hold the truth.
+    #[error("state is damaged: {0}")]
+    Damaged(String),
+
+    /// Nothing was changed; the same call may succeed once there is room.
+    #[error(
+        "no room to {doing}: {free_bytes} bytes are free on the volume of {}, {needed_bytes} are wanted; \
+         free some or enlarge it",
+        dir.display()
+    )]
+    NoRoom { doing: &'static str, dir: PathBuf, free_bytes: u64, needed_bytes: u64 },
+
+    #[error("state directory {} is in use by another process; stop that process first", .0.display())]
+    InUse(PathBuf),
+
+    /// Names what is wrong with the file; the state was not changed.
+    #[error("snapshot {} is not usable: {reason}", path.display())]
+    BadSnapshot { path: PathBuf, reason: String },
+
+    #[error("snapshot is of index {snapshot}, older than the applied index {applied}")]
+    StaleSnapshot { snapshot: u64, applied: u64 },
+
+    #[error("the state machine of this program cannot go on: {0}")]
+    Machine(String),
+
+    /// An earlier failure of the engine stopped this store; a restart opens or rebuilds it.
+    #[error("state stopped after a failure of its engine ({0}); restart the node")]
+    Stopped(String),
+}
+
+impl StateError {
+    pub(super) fn io(doing: &'static str, path: &Path, source: io::Error) -> Self {
+        Self::Io { doing, path: path.to_owned(), source }
+    }
+
+    pub(super) fn engine(doing: &'static str) -> impl FnOnce(EngineError) -> Self {
+        move |source| Self::Engine { doing, source }
+    }
+
+    pub(super) fn bad_snapshot(path: &Path, reason: impl Into<String>) -> Self {
+        Self::BadSnapshot { path: path.to_owned(), reason: reason.into() }
+    }
+
+    /// Whether a full disk is to blame, so that waiting for room helps.
+    pub fn is_disk_full(&self) -> bool {
+        use io::ErrorKind::{QuotaExceeded, StorageFull};
+        let is_full = |source: &io::Error| matches!(source.kind(), QuotaExceeded | StorageFull);
+        match self {
+            Self::NoRoom { .. } => true,
+            Self::Io { source, .. } | Self::Engine { source: EngineError::Io(source), .. } => is_full(source),
+            _ => false,
+        }
+    }
+
+    /// Whether the stored state itself is to blame, so that rebuilding it helps. A full disk or a
+    /// missing permission is not: a blank state would fare no better.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Damaged(_) => true,
+            Self::Engine { source, .. } => !source.is_environmental(),
+            Self::Io { .. }
+            | Self::NoRoom { .. }
+            | Self::InUse(_)
+            | Self::BadSnapshot { .. }
+            | Self::StaleSnapshot { .. }
+            | Self::Machine(_)
+            | Self::Stopped(_) => false,
+        }
+    }
+}
+
+impl From<StateError> for Error {
+    fn from(error: StateError) -> Self {
+        let code = match &error {
+            error if error.is_disk_full() => ErrorCode::DiskFull,
+            StateError::Engine { .. } | StateError::Damaged(_) => ErrorCode::Corruption,
+            StateError::BadSnapshot { .. } | StateError::StaleSnapshot { .. } => ErrorCode::SnapshotFailed,
+            StateError::Io { .. }
+            | StateError::NoRoom { .. }
+            | StateError::InUse(_)
+            | StateError::Machine(_)
+            | StateError::Stopped(_) => ErrorCode::StorageUnavailable,
+        };
+        Error::new(code, error.to_string())
+    }
+}

@@ -1,0 +1,243 @@
+//! The store's directory.
+//!
+//! An engine lives in a numbered generation; `CURRENT` names the one that counts. What replaces
+//! all keys at once (a restore, FLUSHALL) fills the next generation and then renames a new
+//! `CURRENT` into place, so that a crash leaves the old state or the new one, never half. A
+//! checkpoint within a generation is made whole by the journal `REDO`.
+
+use std::fs::TryLockError;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::StateError;
+use helios_storage::disk::{self, Disk, DiskLock, Kind, LockMode, RealDisk, Stream};
+
+const CURRENT: &str = "CURRENT";
+const LOCK: &str = "LOCK";
+const REDO: &str = "REDO";
+const OPENING: &str = "OPENING";
+
+/// Opens of one state that never finished before it is given up.
+const MAX_OPEN_ATTEMPTS: usize = 3;
+/// Directories set aside that are kept for a person to look at.
+const MAX_SET_ASIDE: usize = 2;
+
+pub(super) struct Home {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    /// Held while this lives, so that no second process opens the same state.
+    _lock: DiskLock,
+}
+
+impl Home {
+    pub fn open(disk: Arc<dyn Disk>, dir: &Path) -> Result<Self, StateError> {
+        disk.make_dir(dir).map_err(|e| StateError::io("create", dir, e))?;
+        let path = dir.join(LOCK);
+        match disk.try_lock(&path, LockMode::Exclusive) {
+            Ok(lock) => Ok(Self { disk, dir: dir.to_owned(), _lock: lock }),
+            Err(TryLockError::WouldBlock) => Err(StateError::InUse(dir.to_owned())),
+            Err(TryLockError::Error(e)) => Err(StateError::io("lock", &path, e)),
+        }
+    }
+
+    /// A state that is there, to read: keeps its owner out, and changes nothing.
+    pub fn open_to_read(disk: Arc<dyn Disk>, dir: &Path) -> Result<Self, StateError> {
+        let path = dir.join(LOCK);
+        match disk.try_lock(&path, LockMode::Shared) {
+            Ok(lock) => Ok(Self { disk, dir: dir.to_owned(), _lock: lock }),
+            Err(TryLockError::WouldBlock) => Err(StateError::InUse(dir.to_owned())),
+            Err(TryLockError::Error(e)) => Err(StateError::io("lock", &path, e)),
+        }
+    }
+
+    /// Copies what counts, the journal included, to `to` on the disk of this machine.
+    pub fn copy_current(&self, generation: u64, to: &Path) -> Result<(), StateError> {
+        for path in [self.generation(generation), self.journal(), self.dir.join(CURRENT)] {
+            copy(self.disk.as_ref(), &path, &to.join(path.file_name().unwrap_or_default()))?;
+        }
+        Ok(())
+    }
+
+    pub fn disk(&self) -> &Arc<dyn Disk> {
+        &self.disk
+    }
+
+    /// An error if the volume has less than `needed_bytes` left.
+    pub fn check_room(&self, doing: &'static str, needed_bytes: u64) -> Result<(), StateError> {
+        match disk::short_of(self.disk.as_ref(), &self.dir, needed_bytes) {
+            Some(free_bytes) => {
+                Err(StateError::NoRoom { doing, dir: self.dir.clone(), free_bytes, needed_bytes })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Number of the generation that counts; `None` before the first checkpoint.
+    pub fn current(&self) -> Result<Option<u64>, StateError> {
+        let path = self.dir.join(CURRENT);
+        let text = match self.disk.read(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(StateError::io("read", &path, e)),
+        };
+        let number = std::str::from_utf8(&text).ok().and_then(|text| text.trim_end().parse().ok());
+        let number =
+            number.ok_or_else(|| StateError::Damaged(format!("{} holds no number", path.display())))?;
+        if !self.disk.is_dir(&self.generation(number)) {
+            return Err(StateError::Damaged(format!("generation {number} is missing")));
+        }
+        Ok(Some(number))
+    }
+
+    pub fn generation(&self, number: u64) -> PathBuf {
+        self.dir.join(format!("{number:08}"))
+    }
+
+    /// Makes `number` the generation that counts, power cut or not.
+    pub fn commit(&self, number: u64) -> Result<(), StateError> {
+        let path = self.dir.join(CURRENT);
+        let temporary = self.dir.join("CURRENT.tmp");
+        let write = || {
+            let file = self.disk.create(&temporary)?;
+            file.write_all_at(format!("{number}\n").as_bytes(), 0)?;
+            file.sync_all()?;
+            self.disk.rename(&temporary, &path)?;
+            // Names the generation's directory as well.
+            self.disk.sync_dir(&self.dir)
+        };
+        write().map_err(|e| StateError::io("write", &path, e))
+    }
+
+    /// No generation counts any more.
+    pub fn uncommit(&self) -> Result<(), StateError> {
+        self.remove_if_there(CURRENT)?;
+        self.sync()
+    }
+
+    /// Removes every generation but `keep`: halves of a restore, and what was replaced.
+    pub fn remove_generations_but(&self, keep: Option<u64>) -> Result<(), StateError> {
+        let keep = keep.map(|number| self.generation(number));
+        for entry in self.disk.list(&self.dir).map_err(|e| StateError::io("list", &self.dir, e))? {
+            let path = self.dir.join(entry.name);
+            if entry.kind == Kind::Dir && Some(&path) != keep.as_ref() {
+                self.disk.remove_dir_all(&path).map_err(|e| StateError::io("remove", &path, e))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the writes of a checkpoint are kept until the engine holds them.
+    pub fn journal(&self) -> PathBuf {
+        self.dir.join(REDO)
+    }
+
+    /// Makes the names in the directory survive a power cut.
+    pub fn sync(&self) -> Result<(), StateError> {
+        self.disk.sync_dir(&self.dir).map_err(|e| StateError::io("sync", &self.dir, e))
+    }
+
+    pub fn remove_journal(&self) -> Result<(), StateError> {
+        self.remove_if_there(REDO)
+    }
+
+    /// Counts an open; an error once too many never came to [`Home::end_open`]: the process died
+    /// in the engine, in a way that no guard inside the process can catch.
+    pub fn begin_open(&self) -> Result<(), StateError> {
+        let path = self.dir.join(OPENING);
+        let attempts = self.disk.open(&path).and_then(|file| file.len()).unwrap_or(0) as usize;
+        if attempts >= MAX_OPEN_ATTEMPTS {
+            return Err(StateError::Damaged(format!("the process died in {attempts} attempts to open it")));
+        }
+        // One byte for each attempt. A disk too full for it must not keep the state closed.
+        let counted =
+            self.disk.create(&path).and_then(|file| file.write_all_at(&vec![b'.'; attempts + 1], 0));
+        if let Err(error) = counted {
+            tracing::warn!(path = %path.display(), %error, "cannot count the attempts to open the state");
+        }
+        Ok(())
+    }
+
+    /// Durably: power cuts must not add up to a count that no attempt made.
+    pub fn end_open(&self) -> Result<(), StateError> {
+        if self.disk.exists(&self.dir.join(OPENING)) {
+            self.remove_if_there(OPENING)?;
+            self.sync()?;
+        }
+        Ok(())
+    }
+
+    /// Moves the whole directory to `<dir>.broken-<unix secs>` and begins with an empty one.
+    pub fn set_aside(self) -> Result<Self, StateError> {
+        self.move_aside(&self.dir)?;
+        Self::open(self.disk, &self.dir)
+    }
+
+    /// Moves one generation to `<dir>.broken-<unix secs>`.
+    pub fn set_generation_aside(&self, number: u64) -> Result<(), StateError> {
+        let path = self.generation(number);
+        if self.disk.is_dir(&path) { self.move_aside(&path) } else { Ok(()) }
+    }
+
+    /// Renames `from` to the first free `<dir>.broken-<unix secs>`, and forgets the oldest of those.
+    fn move_aside(&self, from: &Path) -> Result<(), StateError> {
+        let mut secs = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
+        let aside = loop {
+            let aside = PathBuf::from(format!("{}.broken-{secs}", self.dir.display()));
+            if !self.disk.exists(&aside) {
+                break aside;
+            }
+            secs += 1;
+        };
+        self.disk.rename(from, &aside).map_err(|e| StateError::io("set aside", from, e))?;
+        tracing::warn!(to = %aside.display(), "set the state aside");
+        let parent = self.dir.parent().unwrap_or(Path::new(""));
+        self.disk.sync_dir(parent).map_err(|e| StateError::io("sync", parent, e))?;
+        self.forget_oldest(parent);
+        Ok(())
+    }
+
+    fn forget_oldest(&self, parent: &Path) {
+        let prefix = format!("{}.broken-", self.dir.file_name().unwrap_or_default().display());
+        let Ok(entries) = self.disk.list(parent) else { return };
+        let names = entries.into_iter().map(|entry| entry.name.to_string_lossy().into_owned());
+        let mut aside: Vec<String> = names.filter(|name| name.starts_with(&prefix)).collect();
+        aside.sort();
+        let excess = aside.len().saturating_sub(MAX_SET_ASIDE);
+        for name in &aside[..excess] {
+            let path = parent.join(name);
+            if let Err(error) = self.disk.remove_dir_all(&path) {
+                tracing::warn!(path = %path.display(), %error, "cannot remove a state set aside long ago");
+            }
+        }
+    }
+
+    fn remove_if_there(&self, name: &str) -> Result<(), StateError> {
+        let path = self.dir.join(name);
+        match self.disk.remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(StateError::io("remove", &path, e)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A file or directory that may be missing, to a place that does not exist yet.
+fn copy(disk: &dyn Disk, from: &Path, to: &Path) -> Result<(), StateError> {
+    let write = |e| StateError::io("copy to", to, e);
+    match disk.kind(from) {
+        None => Ok(()),
+        Some(Kind::Dir) => {
+            RealDisk::default().create_dir_all(to).map_err(write)?;
+            for entry in disk.list(from).map_err(|e| StateError::io("list", from, e))? {
+                copy(disk, &from.join(&entry.name), &to.join(&entry.name))?;
+            }
+            Ok(())
+        }
+        Some(Kind::File) => {
+            let source = disk.open(from).map_err(|e| StateError::io("open", from, e))?;
+            let target = RealDisk::default().create(to).map_err(write)?;
+            io::copy(&mut Stream::new(source), &mut Stream::new(target)).map(drop).map_err(write)
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! The replicated state machine: what the log's entries did, as an ordered map that readers see
+//! entry by entry.
+//!
+//! An overlay in memory holds what is applied but not yet checkpointed, an engine holds the rest.
+//! Nothing here knows of Raft's messages, of clients or of clocks: time comes with the entries.
+//! One thread applies, one checkpoints, any thread reads, without a lock.
+
+mod batch;
+mod budget;
+pub mod calls;
+mod checkpoint;
+mod collection;
+mod command;
+mod dedup;
+mod engines;
+mod error;
+mod event_filter;
+mod events;
+mod home;
+mod inspect;
+mod journal;
+mod machine;
+mod meta;
+mod overlay;
+mod recovery;
+mod shared;
+mod sizes;
+mod snapshot;
+mod store;
+mod transaction;
+mod trial;
+mod txn;
+mod value;
+mod view;
+mod watch;
+
+#[cfg(test)]
+mod tests;
+
+pub use batch::Batch;
+pub use budget::{ENTRY_BUDGET, Limits};
+pub use budget::{MAX_ENTRY_BYTES, MAX_ENTRY_ELEMENTS, MAX_READ_BYTES, MAX_READ_ELEMENTS};
+pub use dedup::MAX_CLIENTS as MAX_REQUEST_CLIENTS;
+pub use dedup::SLOTS;
+pub use engines::EngineKind;
+pub use error::StateError;
+pub use event_filter::EventFilter;
+pub use events::Event;
+pub use inspect::{Inspection, inspect};
+pub use machine::{Driven, LogEntry, Shared, StateMachine};
+pub use sizes::MAX_ELEMENT_BYTES;
+pub use sizes::{MAX_KEY_BYTES, check as check_sizes};
+pub use snapshot::SnapshotMeta;
+pub use store::{Scanned, Store, StoreOptions};
+pub use transaction::MAX_ANSWER_BYTES as MAX_TRANSACTION_ANSWER_BYTES;
+pub use transaction::writes;
+pub use trial::Trial;
+pub use txn::Lookups;
+pub use value::{Kind, Value};
+pub use watch::{Changed, Lost, Page};
+
+/// Position of the last applied entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Applied {
+    pub index: u64,
+    pub term: u64,
+}

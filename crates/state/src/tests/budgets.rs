@@ -1,0 +1,105 @@
+//! What an entry or a read may cost is charged before it is spent, and what is refused has changed nothing.
+
+use helios_proto::v1::{Call, Transaction};
+
+use super::*;
+use crate::budget::{ENTRY_BUDGET, Limits, MAX_ENTRY_BYTES, Scope};
+
+fn call(words: &[&str]) -> Op {
+    let (name, args) = words.split_first().unwrap();
+    Op::Call(Call { name: (*name).to_owned(), args: args.iter().map(|word| bytes(word)).collect() })
+}
+
+fn apply(machine: &mut Machine, op: Op) -> Answer {
+    let command = Command { now_ms: 1, op: Some(op), budget: ENTRY_BUDGET, ..Command::default() };
+    machine.apply_command(command).kind.unwrap()
+}
+
+fn is_over_budget(answer: &Answer) -> bool {
+    matches!(answer, Answer::Error(error) if error.code() == ErrorCode::BudgetExceeded)
+}
+
+fn transaction(steps: impl IntoIterator<Item = Op>) -> Op {
+    let steps = steps.into_iter().map(|op| Command { op: Some(op), ..Command::default() }).collect();
+    Op::Transaction(Transaction { steps, guards: Vec::new() })
+}
+
+#[test]
+fn a_transaction_over_the_budget_is_refused_whole() {
+    let mut machine = Machine::in_memory();
+    apply(&mut machine, put("large", &"x".repeat(4 << 20)));
+    let reads = MAX_ENTRY_BYTES as usize / (4 << 20) + 1;
+    let steps = std::iter::once(put("first", "1")).chain((0..reads).map(|_| call(&["get", "large"])));
+    let answer = apply(&mut machine, transaction(steps));
+    assert!(is_over_budget(&answer), "{answer:?}");
+    assert_eq!(machine.store.get(b"first", 0).unwrap(), None);
+}
+
+#[test]
+fn what_amplifies_its_arguments_is_refused_before_it_is_built() {
+    let mut machine = Machine::in_memory();
+    apply(&mut machine, call(&["rpush", "l", &"y".repeat(2_000), "z"]));
+    apply(&mut machine, call(&["sadd", "s", &"y".repeat(2_000)]));
+    apply(&mut machine, call(&["zadd", "z", "1", &"y".repeat(2_000)]));
+    apply(&mut machine, put("bits", &"b".repeat(8 << 20)));
+    let repeated = |head: &[&str], word: &str, count: usize| {
+        call(&head.iter().copied().chain(std::iter::repeat_n(word, count)).collect::<Vec<_>>())
+    };
+    let sort = ["sort", "l", "by", "nosort", "store", "target"].into_iter();
+    let gets = std::iter::repeat_n(["get", "#"], 300_000).flatten();
+    for op in [
+        call(&sort.chain(gets).collect::<Vec<_>>()),
+        transaction([call(&["srandmember", "s", "-1048576"])]),
+        repeated(&["sunionstore", "target"], "s", 500_000),
+        repeated(&["zunionstore", "target", "500000"], "z", 500_000),
+        repeated(&["bitop", "or", "target"], "bits", 500),
+        transaction((0..64).map(|n| call(&["setbit", &format!("new-{n}"), "67108863", "1"]))),
+        transaction((0..200_000).map(|_| call(&["lrange", "l", "0", "-1"]))),
+    ] {
+        let answer = apply(&mut machine, op);
+        assert!(is_over_budget(&answer), "{answer:?}");
+    }
+    for key in ["target", "new-0", "new-63"] {
+        assert_eq!(machine.store.get(key.as_bytes(), 0).unwrap(), None, "{key}");
+    }
+}
+
+#[test]
+fn an_entry_of_a_build_without_budgets_is_applied_as_it_was_then() {
+    let mut machine = Machine::in_memory();
+    apply(&mut machine, put("large", &"x".repeat(4 << 20)));
+    let reads = MAX_ENTRY_BYTES as usize / (4 << 20) + 1;
+    let steps = std::iter::once(put("first", "1")).chain((0..reads).map(|_| call(&["strlen", "large"])));
+    let answer = machine.apply(1, transaction(steps));
+    assert!(matches!(answer, Answer::List(_)), "{answer:?}");
+    assert!(machine.store.get(b"first", 0).unwrap().is_some());
+}
+
+#[test]
+fn a_read_is_refused_at_its_limit_with_the_setting_that_holds_it() {
+    let mut machine = Machine::in_memory();
+    let members: Vec<_> = (0..100).map(|n| n.to_string()).collect();
+    let words: Vec<_> = ["sadd", "s"].into_iter().chain(members.iter().map(String::as_str)).collect();
+    apply(&mut machine, call(&words));
+    let Op::Call(read) = call(&["smembers", "s"]) else { unreachable!() };
+    let limits = |elements, bytes| Limits { elements, bytes, scope: Scope::Read };
+    assert!(machine.store.query(&read, 1, limits(101, 1 << 20)).is_ok());
+    for (limits, setting) in
+        [(limits(100, 1 << 20), "reads.max_elements"), (limits(101, 1_000), "reads.max_bytes")]
+    {
+        let error = machine.store.query(&read, 1, limits).unwrap_err();
+        assert_eq!(error.code, ErrorCode::BudgetExceeded);
+        assert!(error.message.contains(setting), "{}", error.message);
+    }
+}
+
+#[test]
+fn a_purge_makes_progress_however_large_the_records_are() {
+    let mut machine = Machine::in_memory();
+    for n in 0..40 {
+        apply(&mut machine, set_until(&format!("k{n}"), &"x".repeat(8 << 20), 2));
+    }
+    let purge = Op::PurgeExpired(PurgeExpired { limit: 1_000 });
+    let command = Command { now_ms: 3, op: Some(purge), budget: ENTRY_BUDGET, ..Command::default() };
+    assert_eq!(machine.apply_command(command).kind, Some(Answer::Integer(40)));
+}

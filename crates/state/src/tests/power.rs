@@ -1,0 +1,181 @@
+//! A power cut before every single operation of a workload of checkpoints, a snapshot and a
+//! restore, on a disk that keeps only what was synced and some of the rest.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::recovery::{assert_is_prefix, entry};
+use super::*;
+use crate::StoreOptions;
+use helios_storage::disk::{Disk, SimDisk};
+
+const SEEDS: u64 = 8;
+const DIR: &str = "/data/state";
+/// A snapshot that another member sent.
+const RECEIVED: &str = "/received.snap";
+const RECEIVED_INDEX: u64 = 85;
+
+fn open_on(disk: &SimDisk) -> Result<Store, StateError> {
+    open_with(disk, EngineKind::Simulated)
+}
+
+fn open_with(disk: &SimDisk, engine: EngineKind) -> Result<Store, StateError> {
+    let options = StoreOptions { engine, ..StoreOptions::default() };
+    Store::open_with(Arc::new(disk.clone()), Path::new(DIR), options)
+}
+
+fn log() -> Vec<Command> {
+    (0..125).map(entry).collect()
+}
+
+/// A disk that holds nothing but the snapshot that was received, the same as of every other run.
+fn prepared(seed: u64, log: &[Command]) -> SimDisk {
+    let disk = SimDisk::new(seed);
+    let options = StoreOptions { engine: EngineKind::Memory, ..StoreOptions::default() };
+    let source = Store::open_with(Arc::new(disk.clone()), Path::new("/"), options).unwrap();
+    replay(&source, &log[..RECEIVED_INDEX as usize]);
+    source.checkpoint().unwrap();
+    source.write_snapshot(Path::new(RECEIVED)).unwrap();
+    disk
+}
+
+/// Indices that a restart may find applied: what the last call that returned promised, and what
+/// the one under way was about to.
+struct Allowed {
+    promised: u64,
+    under_way: u64,
+}
+
+impl Allowed {
+    /// Removing what is of no use any more may fail, and nothing else does.
+    fn all(log: &[Command]) -> Self {
+        Self { promised: log.len() as u64, under_way: log.len() as u64 }
+    }
+}
+
+fn run(disk: &SimDisk, engine: EngineKind, log: &[Command]) -> Result<(), Allowed> {
+    let mut promised = 0;
+    let mut store = open_with(disk, engine).map_err(|_| Allowed { promised, under_way: 0 })?;
+    let mut call = |under_way: u64, result: Result<(), StateError>| {
+        result.map_err(|_| Allowed { promised, under_way })?;
+        promised = under_way;
+        Ok(())
+    };
+    for until in [1, 20, 41, 60] {
+        replay(&store, &log[..until]);
+        call(until as u64, store.checkpoint().map(drop))?;
+    }
+    call(60, store.write_snapshot(Path::new("/own.snap")).map(drop))?;
+    replay(&store, &log[..70]);
+    call(RECEIVED_INDEX, store.restore(Path::new(RECEIVED)).map(drop))?;
+    // The log's one FLUSHALL lies between.
+    for until in [90, 105] {
+        replay(&store, &log[..until]);
+        call(until as u64, store.checkpoint().map(drop))?;
+    }
+    drop(store);
+    store = open_with(disk, engine).map_err(|_| Allowed { promised: 105, under_way: 105 })?;
+    replay(&store, &log[..115]);
+    call(115, store.checkpoint().map(drop))?;
+    call(0, store.discard("a test"))?;
+    replay(&store, log);
+    call(log.len() as u64, store.checkpoint().map(drop))
+}
+
+fn operations(engine: EngineKind, log: &[Command]) -> (u64, u64) {
+    let disk = prepared(0, log);
+    let before = disk.stats().operations;
+    assert!(run(&disk, engine, log).is_ok());
+    (before, disk.stats().operations)
+}
+
+#[test]
+fn a_power_cut_before_any_operation_leaves_the_state_before_or_after() {
+    check(EngineKind::Simulated, SEEDS);
+}
+
+#[test]
+fn a_power_cut_before_any_operation_with_redb() {
+    check(EngineKind::Redb, 1);
+}
+
+fn check(engine: EngineKind, seeds: u64) {
+    let log = log();
+    let (before, after) = operations(engine, &log);
+    assert!(after - before > 80);
+    for (at, seed) in (0..after - before).flat_map(|at| (0..seeds).map(move |seed| (at, seed))) {
+        let disk = prepared(seed << 32 | at, &log);
+        disk.cut_power_after(at);
+        let Allowed { promised, under_way } = run(&disk, engine, &log).err().unwrap_or(Allowed::all(&log));
+        disk.crash();
+        let what = format!("operation {at}, seed {seed}");
+        let store = open_with(&disk, engine).unwrap_or_else(|error| panic!("{what}: {error}"));
+        let applied = store.applied().index;
+        assert!([promised, under_way].contains(&applied), "{what}: {applied}, not {promised} or {under_way}");
+        assert_eq!(store.rebuilds(), 0, "{what}");
+        assert_is_prefix(&store, &log);
+        // And it goes on from there as if nothing had been.
+        replay(&store, &log);
+        store.checkpoint().unwrap();
+        drop(store);
+        disk.crash();
+        let store = open_with(&disk, engine).unwrap();
+        assert_eq!((store.applied().index as usize, store.rebuilds()), (log.len(), 0), "{what}");
+        assert_is_prefix(&store, &log);
+    }
+}
+
+#[test]
+fn a_snapshot_has_its_name_only_when_it_is_whole() {
+    let log = log();
+    let path = Path::new("/own.snap");
+    let (before, after) = operations(EngineKind::Simulated, &log);
+    for at in 0..after - before {
+        let disk = prepared(at, &log);
+        disk.cut_power_after(at);
+        drop(run(&disk, EngineKind::Simulated, &log));
+        disk.crash();
+        if disk.exists(path) {
+            assert_eq!(SnapshotMeta::verify_file(&disk, path).unwrap().index, 60, "operation {at}");
+        }
+    }
+}
+
+/// The engine may hold half a checkpoint after a crash; without the journal that would show.
+#[test]
+fn half_a_checkpoint_without_its_journal_is_noticed() {
+    let log = log();
+    let noticed = (0..100).filter(|seed| {
+        let disk = SimDisk::new(*seed);
+        let store = open_on(&disk).unwrap();
+        replay(&store, &log[..20]);
+        store.checkpoint().unwrap();
+        replay(&store, &log[..60]);
+        // Create, write, sync the journal; sync the directory; write to the engine.
+        disk.cut_power_after(5);
+        assert!(store.checkpoint().is_err());
+        disk.crash();
+        drop(disk.remove_file(Path::new("/data/state/REDO")));
+        let store = open_on(&disk).unwrap();
+        assert_is_prefix(&store, &log);
+        store.rebuilds() > 0
+    });
+    assert!(noticed.count() > 0);
+}
+
+#[test]
+fn a_flipped_bit_in_the_engine_rebuilds_the_state() {
+    let log = log();
+    for seed in 0..50 {
+        let disk = SimDisk::new(seed);
+        let store = open_on(&disk).unwrap();
+        replay(&store, &log[..40]);
+        store.checkpoint().unwrap();
+        disk.kill();
+        let (_, byte) = disk.flip_synced_bit(|path| path.ends_with("pairs")).unwrap();
+        let store = open_on(&disk).unwrap();
+        assert_eq!((store.applied().index, store.rebuilds()), (0, 1), "seed {seed}, byte {byte}");
+        replay(&store, &log);
+        assert_is_prefix(&store, &log);
+    }
+}

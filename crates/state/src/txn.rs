@@ -1,0 +1,420 @@
+//! One entry's changes, gathered before any reader sees them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes};
+use helios_proto::v1::reply::Kind as Answer;
+use helios_proto::v1::{Command, Membership, Reply};
+
+use super::Applied;
+use super::budget::{Budget, Halt, ITEM_BYTES, Limits, OverBudget, RECORD_BYTES};
+use super::engines::{EngineError, Pair};
+use super::events::{Event, Fate, Notes};
+use super::machine::Driven;
+use super::meta::Meta;
+use super::overlay::Overlay;
+use super::value::{self, Kind, Value};
+use super::view::View;
+use helios_storage::mutation::Mutation;
+
+pub(super) struct Txn<'a> {
+    view: View<'a>,
+    /// No expiry index key lies below this time.
+    expiry_floor_ms: u64,
+    changes: Changes,
+    index: u64,
+    machine: Option<&'a dyn Driven>,
+    lookups: Lookups,
+    /// Collections made so far.
+    collections: u32,
+    /// Of the next random number.
+    seed: u64,
+    /// What to tell clients of keyspace events, if there are any that want to know.
+    notes: Option<Notes>,
+    /// Of each key that was looked for the revision it had before this transaction, if somebody wants to know.
+    seen: Option<BTreeMap<Bytes, u64>>,
+    budget: Budget,
+}
+
+/// A transaction that is put aside between two commands of a [`Trial`](super::Trial).
+pub(super) struct Draft {
+    overlay: Overlay,
+    pub seen: BTreeMap<Bytes, u64>,
+    /// Keys made less keys removed; wraps.
+    keys_added: u64,
+    collections: u32,
+    seed: u64,
+    /// Of all commands so far.
+    budget: Budget,
+}
+
+impl Draft {
+    pub fn new(seed: u64, limits: Limits) -> Self {
+        let (overlay, seen) = (Overlay::default(), BTreeMap::new());
+        Self { overlay, seen, keys_added: 0, collections: 0, seed, budget: Budget::new(limits) }
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.overlay.bytes()
+    }
+
+    /// Leaves a blank one.
+    pub fn take(&mut self) -> Self {
+        std::mem::replace(self, Self::new(0, Limits::DEFAULT_READ))
+    }
+}
+
+/// Keys looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Lookups {
+    pub found: u64,
+    pub missed: u64,
+}
+
+/// What an entry does to the state, all of it or nothing.
+pub(super) struct Changes {
+    pub overlay: Overlay,
+    pub meta: Meta,
+    /// Earliest expiry that was written.
+    pub earliest_expiry_ms: Option<u64>,
+    pub events: Vec<Event>,
+}
+
+impl Changes {
+    /// Those of an entry that only moves the position and the clock.
+    pub fn none(meta: Meta) -> Self {
+        Self { overlay: Overlay::default(), meta, earliest_expiry_ms: None, events: Vec::new() }
+    }
+}
+
+impl<'a> Txn<'a> {
+    /// `meta` already carries the entry's position and the log's clock.
+    pub fn new(view: View<'a>, expiry_floor_ms: u64, meta: Meta, limits: Limits) -> Self {
+        let index = meta.applied.index;
+        let changes = Changes::none(meta);
+        let lookups = Lookups::default();
+        // Every member draws the same numbers.
+        let (machine, seen, notes) = (None, None, None);
+        Self {
+            view,
+            expiry_floor_ms,
+            changes,
+            index,
+            machine,
+            lookups,
+            collections: 0,
+            seed: index,
+            notes,
+            seen,
+            budget: Budget::new(limits),
+        }
+    }
+
+    /// Goes on where [`Txn::put_aside`] left off. The state may have moved on since: `seen` tells by what.
+    pub fn resume(view: View<'a>, meta: Meta, draft: Draft) -> Self {
+        let Draft { overlay, seen, keys_added, collections, seed, budget } = draft;
+        let key_count = meta.key_count.wrapping_add(keys_added);
+        let mut txn = Self::new(view, 0, Meta { key_count, ..meta }, Limits::DEFAULT_READ);
+        // No entry has this index, so what it makes is never mistaken for what an entry made.
+        txn.index = u64::MAX;
+        txn.changes.overlay = overlay;
+        Self { collections, seed, seen: Some(seen), budget, ..txn }
+    }
+
+    /// `key_count`: of the state, as [`Txn::resume`] was given it.
+    pub fn put_aside(self, key_count: u64) -> Draft {
+        let Self { changes, collections, seed, seen, budget, .. } = self;
+        let keys_added = changes.meta.key_count.wrapping_sub(key_count);
+        let seen = seen.unwrap_or_default();
+        Draft { overlay: changes.overlay, seen, keys_added, collections, seed, budget }
+    }
+
+    pub fn with_seed(self, seed: u64) -> Self {
+        Self { seed, ..self }
+    }
+
+    pub fn with_machine(self, machine: Option<&'a dyn Driven>) -> Self {
+        Self { machine, ..self }
+    }
+
+    pub fn with_events(self, wanted: bool) -> Self {
+        Self { notes: wanted.then(Notes::default), ..self }
+    }
+
+    /// To be called after each command that may change keys.
+    pub fn name_events(&mut self, command: &Command) {
+        if let Some(notes) = &mut self.notes {
+            notes.name(command);
+        }
+    }
+
+    fn note(&mut self, key: &[u8], fate: Fate) {
+        if let Some(notes) = &mut self.notes {
+            notes.note(key, fate);
+        }
+    }
+
+    pub fn machine(&self) -> Option<&'a dyn Driven> {
+        self.machine
+    }
+
+    /// Of the entry in the log.
+    pub fn position(&self) -> Applied {
+        self.changes.meta.applied
+    }
+
+    pub fn clock_ms(&self) -> u64 {
+        self.changes.meta.clock_ms
+    }
+
+    /// Charges elements and bytes that are visited, read or produced, before they are.
+    pub fn charge(&self, elements: u64, bytes: u64) -> Result<(), OverBudget> {
+        self.budget.charge(elements, bytes)
+    }
+
+    /// Refuses if any charge so far did not fit; to be called after each command.
+    pub fn settle(&self) -> Result<(), OverBudget> {
+        self.budget.settle()
+    }
+
+    /// Charges `count` items of an answer, `bytes` beside what each item takes.
+    pub fn charge_items(&self, count: u64, bytes: u64) -> Result<(), OverBudget> {
+        self.charge(count, count.saturating_mul(ITEM_BYTES).saturating_add(bytes))
+    }
+
+    /// What a live `key` holds. The remains of an expired one are removed.
+    pub fn load(&mut self, key: &[u8]) -> Result<Option<Value>, Halt> {
+        let raw_key = value::data_key(key);
+        let value = self.now(&raw_key)?.map(|raw| decode(&raw_key, raw)).transpose()?;
+        let value = match value {
+            Some(value) if value.is_expired(self.clock_ms()) => {
+                self.discard(&value);
+                self.unlink(key, &value, Fate::Expired);
+                None
+            }
+            value => value,
+        };
+        // Once every key was removed by itself, what was there before does not matter.
+        if let Some(seen) = self.seen.as_mut().filter(|_| !self.changes.overlay.is_cleared())
+            && !seen.contains_key(key)
+        {
+            seen.insert(Bytes::copy_from_slice(key), value.as_ref().map_or(0, |value| value.revision));
+        }
+        let count = if value.is_some() { &mut self.lookups.found } else { &mut self.lookups.missed };
+        *count += 1;
+        Ok(value)
+    }
+
+    pub fn lookups(&self) -> Lookups {
+        self.lookups
+    }
+
+    /// Writes `key` in place of `old`, which is what [`Txn::load`] just answered. An expiry that
+    /// has passed leaves the key absent.
+    pub fn store(&mut self, key: &[u8], old: Option<&Value>, data: Bytes, expire_at_ms: Option<u64>) {
+        let new = Value { kind: Kind::String, data, revision: self.index, expire_at_ms };
+        self.replace(key, old, new);
+    }
+
+    /// Changes the expiry of `old` only.
+    pub fn set_expiry(&mut self, key: &[u8], old: &Value, expire_at_ms: Option<u64>) {
+        let revision = if Mutation::RevisionKeptByExpiry.is_on() { old.revision } else { self.index };
+        let new = Value { revision, expire_at_ms, ..old.clone() };
+        self.replace(key, Some(old), new);
+    }
+
+    /// Writes `new` under the revision it has; what `old` held is removed later if it is not in `new` too.
+    pub fn replace(&mut self, key: &[u8], old: Option<&Value>, new: Value) {
+        if new.is_expired(self.clock_ms()) {
+            if let Some(old) = old {
+                self.remove(key, old);
+            }
+            return;
+        }
+        let old_expiry_ms = old.and_then(|old| old.expire_at_ms);
+        if old_expiry_ms != new.expire_at_ms {
+            self.unindex(key, old_expiry_ms);
+            if let Some(at_ms) = new.expire_at_ms {
+                self.put_raw(value::expiry_key(at_ms, key), Some(Bytes::new()));
+                let earliest_ms = self.changes.earliest_expiry_ms.unwrap_or(u64::MAX);
+                self.changes.earliest_expiry_ms = Some(earliest_ms.min(at_ms));
+            }
+        }
+        if let Some(old) = old.filter(|old| old.collection_id() != new.collection_id()) {
+            self.discard(old);
+        }
+        self.put_raw(value::data_key(key), Some(new.encode()));
+        self.note(key, if old.is_none() { Fate::Made } else { Fate::Changed });
+        if old.is_none() {
+            self.changes.meta.key_count = self.changes.meta.key_count.wrapping_add(1);
+        }
+    }
+
+    /// Removes `key`, which holds `old`; the elements of a collection go later, a bounded number at a time.
+    pub fn remove(&mut self, key: &[u8], old: &Value) {
+        self.discard(old);
+        self.erase(key, old);
+    }
+
+    fn discard(&mut self, old: &Value) {
+        if let Some(id) = old.collection_id() {
+            self.put_raw(value::garbage_key(id), Some(Bytes::new()));
+        }
+    }
+
+    /// Removes `key`, which holds `old`, and nothing else.
+    pub fn erase(&mut self, key: &[u8], old: &Value) {
+        self.unlink(key, old, Fate::Removed);
+    }
+
+    fn unlink(&mut self, key: &[u8], old: &Value, fate: Fate) {
+        self.note(key, fate);
+        self.unindex(key, old.expire_at_ms);
+        self.put_raw(value::data_key(key), None);
+        // Wraps in a trial only, whose count is taken from a state that moves on.
+        self.changes.meta.key_count = self.changes.meta.key_count.wrapping_sub(1);
+    }
+
+    /// Removes every key. What is known of requests stays: one sent again must not be applied to
+    /// the emptied state.
+    pub fn remove_all(&mut self) -> Result<(), EngineError> {
+        let requests = self.raw_range(value::REQUESTS_START, value::REQUESTS_END)?;
+        self.changes.overlay.clear();
+        self.changes.meta.key_count = 0;
+        for (key, record) in requests.into_iter().filter(|_| !Mutation::FlushForgetsRequests.is_on()) {
+            self.put_raw(key, Some(record));
+        }
+        Ok(())
+    }
+
+    /// A record that is no user's key, as it was before this entry.
+    pub fn raw(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        self.view.get(key)
+    }
+
+    /// Records from `start` (inclusive) to `end` (exclusive), as they were before this entry.
+    pub fn raw_range(&self, start: &[u8], end: &[u8]) -> Result<Vec<Pair>, EngineError> {
+        self.view.range(start, Some(end)).collect()
+    }
+
+    /// A raw record as this entry has left it so far.
+    pub fn now(&self, key: &[u8]) -> Result<Option<Bytes>, Halt> {
+        self.charge(1, key.len() as u64)?;
+        let found = self.with_changes().get(key)?;
+        self.charge(0, found.as_ref().map_or(0, Bytes::len) as u64)?;
+        Ok(found)
+    }
+
+    /// Like [`Txn::now`], for work that is bounded by a number of records of its own.
+    pub fn now_uncharged(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        self.with_changes().get(key)
+    }
+
+    /// Revision of a live key, 0 without one. Of the value only the element is charged: nothing of it is kept.
+    pub fn revision_of(&mut self, key: &[u8]) -> Result<u64, Halt> {
+        self.charge(1, key.len() as u64)?;
+        let raw_key = value::data_key(key);
+        let value = self.with_changes().get(&raw_key)?.map(|raw| decode(&raw_key, raw)).transpose()?;
+        let value = value.filter(|value| !value.is_expired(self.clock_ms()));
+        Ok(value.map_or(0, |value| value.revision))
+    }
+
+    /// Like [`Txn::range_now`], for work that is bounded by a number of records of its own.
+    pub fn range_uncharged<'s>(
+        &'s self,
+        start: &[u8],
+        end: &[u8],
+    ) -> impl Iterator<Item = Result<Pair, EngineError>> + use<'s> {
+        self.with_changes().range(start, Some(end))
+    }
+
+    /// Like [`Txn::raw_range`], with what this entry has changed so far. Each record is charged.
+    pub fn range_now<'s>(
+        &'s self,
+        start: &[u8],
+        end: &[u8],
+    ) -> impl Iterator<Item = Result<Pair, Halt>> + use<'s> {
+        self.with_changes().range(start, Some(end)).map(|pair| {
+            let (key, value) = pair?;
+            self.charge_items(1, (key.len() + value.len()) as u64)?;
+            Ok((key, value))
+        })
+    }
+
+    fn with_changes(&self) -> View<'_> {
+        View { top: Some(&self.changes.overlay), ..self.view }
+    }
+
+    /// Of a collection that this entry makes.
+    pub fn new_id(&mut self) -> Bytes {
+        let mut id = Vec::with_capacity(value::ID_BYTES);
+        id.put_u64(self.index);
+        id.put_u32(self.collections);
+        self.collections += u32::from(!Mutation::CollectionIdShared.is_on());
+        id.into()
+    }
+
+    /// Below `limit`, which is above 0 (SplitMix64: every member draws the same).
+    pub fn random(&mut self, limit: u64) -> u64 {
+        self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.seed;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % limit
+    }
+
+    pub fn revision(&self) -> u64 {
+        self.index
+    }
+
+    pub fn key_count(&self) -> u64 {
+        self.changes.meta.key_count
+    }
+
+    pub fn put_raw(&mut self, key: Bytes, record: Option<Bytes>) {
+        let bytes = key.len() + record.as_ref().map_or(0, Bytes::len);
+        self.budget.charge_later(1, RECORD_BYTES + bytes as u64);
+        self.changes.overlay.put(key, record);
+    }
+
+    /// Keys that have expired, the earliest first, at most `limit`.
+    pub fn expired_keys(&self, limit: usize) -> Result<Vec<Bytes>, EngineError> {
+        let start = value::expiry_key(self.expiry_floor_ms, b"");
+        let mut keys = Vec::new();
+        for pair in self.view.range(&start, Some(value::EXPIRY_END)).take(limit) {
+            match value::split_expiry_key(&pair?.0) {
+                Some((at_ms, key)) if at_ms <= self.clock_ms() => keys.push(key),
+                _ => break,
+            }
+        }
+        Ok(keys)
+    }
+
+    pub fn membership_mut(&mut self) -> &mut Membership {
+        Arc::make_mut(&mut self.changes.meta.membership)
+    }
+
+    /// The reply of this entry.
+    pub fn reply(&self, answer: Answer) -> Reply {
+        let Applied { index, term } = self.changes.meta.applied;
+        Reply { kind: Some(answer), term, index }
+    }
+
+    pub fn finish(self) -> Changes {
+        let events = self.notes.map(|notes| notes.events).unwrap_or_default();
+        Changes { events, ..self.changes }
+    }
+
+    fn unindex(&mut self, key: &[u8], expire_at_ms: Option<u64>) {
+        if let Some(at_ms) = expire_at_ms {
+            self.put_raw(value::expiry_key(at_ms, key), None);
+        }
+    }
+}
+
+/// The value that `raw` encodes under `raw_key`.
+pub(super) fn decode(raw_key: &Bytes, raw: Bytes) -> Result<Value, EngineError> {
+    Value::decode(raw)
+        .ok_or_else(|| EngineError::Corrupt(format!("the value of key {raw_key:?} cannot be decoded")))
+}

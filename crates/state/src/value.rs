@@ -1,0 +1,233 @@
+//! How a key and its value are written down, in the overlay and in the engine alike.
+//!
+//! Raw keys are namespaced by their first byte: `d` + key holds the value, `e` + expiry (u64,
+//! big-endian ms) + key is the expiry index, `m` holds the store's own record, `r` begins what is
+//! remembered of requests (see `dedup`) and of the embedding program's state machine (see `machine`).
+//! `s` + collection's id + element holds what is in a hash, set, list or sorted set, `g` + id says that
+//! nothing refers to that collection any more (see `collection`).
+
+use bytes::{Buf, BufMut, Bytes};
+use helios_proto::v1::ErrorCode;
+
+use helios_proto::Error;
+
+pub(super) const META_KEY: &[u8] = b"m";
+const DATA: u8 = b'd';
+const EXPIRY: u8 = b'e';
+const GARBAGE: u8 = b'g';
+const REQUESTS: u8 = b'r';
+const ELEMENT: u8 = b's';
+
+const FORMAT: u8 = 1;
+const FLAG_EXPIRES: u8 = 1;
+const FIXED_BYTES: usize = 3 + 8;
+/// Of a collection: log index of the entry that made it (u64), number among those it made (u32).
+pub(super) const ID_BYTES: usize = 12;
+
+/// What a key holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Value {
+    pub kind: Kind,
+    pub data: Bytes,
+    /// Log index of the entry that last changed the value or its expiry.
+    pub revision: u64,
+    /// Milliseconds since the Unix epoch.
+    pub expire_at_ms: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    String,
+    Hash,
+    Set,
+    List,
+    SortedSet,
+    /// A type of a newer version of this program.
+    Other(u8),
+}
+
+impl Kind {
+    /// As `TYPE` says it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::String => "string",
+            Self::Hash => "hash",
+            Self::Set => "set",
+            Self::List => "list",
+            Self::SortedSet => "zset",
+            Self::Other(_) => "unknown",
+        }
+    }
+
+    pub(super) fn code(self) -> u8 {
+        match self {
+            Self::Other(code) => code,
+            Self::String => 1,
+            Self::Hash => 2,
+            Self::Set => 3,
+            Self::List => 4,
+            Self::SortedSet => 5,
+        }
+    }
+
+    pub(super) fn of(code: u8) -> Self {
+        let known = [Self::String, Self::Hash, Self::Set, Self::List, Self::SortedSet];
+        known.into_iter().find(|kind| kind.code() == code).unwrap_or(Self::Other(code))
+    }
+}
+
+impl Value {
+    /// An error if it is no string: other types have no value outside of the Redis protocol.
+    pub fn into_string(self) -> Result<Self, Error> {
+        match self.kind {
+            Kind::String => Ok(self),
+            kind => Err(Error::new(
+                ErrorCode::WrongType,
+                format!("the key holds a {}, not a string: read it over the Redis protocol", kind.name()),
+            )),
+        }
+    }
+
+    pub fn is_expired(&self, clock_ms: u64) -> bool {
+        self.expire_at_ms.is_some_and(|at_ms| at_ms <= clock_ms)
+    }
+
+    /// Of the hash, set, list or sorted set that it heads.
+    pub(super) fn collection_id(&self) -> Option<&[u8]> {
+        match self.kind {
+            Kind::Hash | Kind::Set | Kind::List | Kind::SortedSet => self.data.get(..ID_BYTES),
+            Kind::String | Kind::Other(_) => None,
+        }
+    }
+
+    pub(super) fn encode(&self) -> Bytes {
+        let expiry_bytes = if self.expire_at_ms.is_some() { 8 } else { 0 };
+        let mut raw = Vec::with_capacity(FIXED_BYTES + expiry_bytes + self.data.len());
+        raw.put_u8(FORMAT);
+        raw.put_u8(self.kind.code());
+        raw.put_u8(if self.expire_at_ms.is_some() { FLAG_EXPIRES } else { 0 });
+        raw.put_u64(self.revision);
+        if let Some(at_ms) = self.expire_at_ms {
+            raw.put_u64(at_ms);
+        }
+        raw.put_slice(&self.data);
+        raw.into()
+    }
+
+    /// `None` if `raw` is not a value of a format this program knows.
+    pub(super) fn decode(mut raw: Bytes) -> Option<Self> {
+        if raw.len() < FIXED_BYTES || raw.get_u8() != FORMAT {
+            return None;
+        }
+        let kind = Kind::of(raw.get_u8());
+        let flags = raw.get_u8();
+        let revision = raw.get_u64();
+        let expire_at_ms = match flags {
+            0 => None,
+            FLAG_EXPIRES => Some(raw.try_get_u64().ok()?),
+            _ => return None,
+        };
+        Some(Self { kind, data: raw, revision, expire_at_ms })
+    }
+}
+
+pub(super) fn data_key(key: &[u8]) -> Bytes {
+    let mut raw = Vec::with_capacity(1 + key.len());
+    raw.put_u8(DATA);
+    raw.put_slice(key);
+    raw.into()
+}
+
+/// First raw key after the data namespace.
+pub(super) const DATA_END: &[u8] = &[DATA + 1];
+
+pub(super) fn is_data_key(raw: &[u8]) -> bool {
+    raw.first() == Some(&DATA)
+}
+
+/// The user's key of a data key.
+pub(super) fn user_key(raw: &Bytes) -> Bytes {
+    raw.slice(1..)
+}
+
+pub(super) fn expiry_key(at_ms: u64, key: &[u8]) -> Bytes {
+    let mut raw = Vec::with_capacity(9 + key.len());
+    raw.put_u8(EXPIRY);
+    raw.put_u64(at_ms);
+    raw.put_slice(key);
+    raw.into()
+}
+
+/// First raw key after the expiry namespace.
+pub(super) const EXPIRY_END: &[u8] = &[EXPIRY + 1];
+
+/// First raw key of the requests' namespace, and the first after it.
+pub(super) const REQUESTS_START: &[u8] = &[REQUESTS];
+pub(super) const REQUESTS_END: &[u8] = &[REQUESTS + 1];
+
+/// Whether a snapshot holds the record as it is, after the keys.
+pub(super) fn is_record_key(raw: &[u8]) -> bool {
+    matches!(raw.first(), Some(&(GARBAGE | REQUESTS | ELEMENT)))
+}
+
+/// What the raw keys of a collection's elements begin with.
+pub(super) fn element_prefix(id: &[u8]) -> Vec<u8> {
+    [&[ELEMENT], id].concat()
+}
+
+pub(super) fn garbage_key(id: &[u8]) -> Bytes {
+    [&[GARBAGE], id].concat().into()
+}
+
+/// First raw key of what is to be removed, and the first after it.
+pub(super) const GARBAGE_START: &[u8] = &[GARBAGE];
+pub(super) const GARBAGE_END: &[u8] = &[GARBAGE + 1];
+/// First raw key of the elements of all collections, and the first after it.
+pub(super) const ELEMENTS_START: &[u8] = &[ELEMENT];
+pub(super) const ELEMENTS_END: &[u8] = &[ELEMENT + 1];
+
+/// Expiry (ms) and user's key of an expiry key; `None` for a key of another namespace.
+pub(super) fn split_expiry_key(raw: &Bytes) -> Option<(u64, Bytes)> {
+    let mut rest = raw.clone();
+    if rest.try_get_u8().ok()? != EXPIRY {
+        return None;
+    }
+    let at_ms = rest.try_get_u64().ok()?;
+    Some((at_ms, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_survives_its_encoding() {
+        for expire_at_ms in [None, Some(0), Some(u64::MAX)] {
+            for (kind, data) in [(Kind::String, "x"), (Kind::String, ""), (Kind::Other(9), "later")] {
+                let value = Value { kind, data: Bytes::from(data), revision: 7, expire_at_ms };
+                assert_eq!(Value::decode(value.encode()), Some(value));
+            }
+        }
+    }
+
+    #[test]
+    fn a_damaged_value_is_refused_without_a_panic() {
+        let value = Value { kind: Kind::String, data: Bytes::new(), revision: 7, expire_at_ms: Some(9) };
+        let raw = value.encode();
+        for len in 0..raw.len() {
+            assert_eq!(Value::decode(raw.slice(..len)), None, "{len} bytes");
+        }
+        for (position, byte) in [(0, 2), (2, 2)] {
+            let mut damaged = raw.to_vec();
+            damaged[position] = byte;
+            assert_eq!(Value::decode(damaged.into()), None);
+        }
+    }
+
+    #[test]
+    fn expiry_keys_sort_by_time_before_key() {
+        assert!(expiry_key(255, b"z") < expiry_key(256, b"a"));
+        assert_eq!(split_expiry_key(&expiry_key(5, b"k")), Some((5, Bytes::from("k"))));
+        assert_eq!(split_expiry_key(&data_key(b"k")), None);
+    }
+}

@@ -1,0 +1,225 @@
+//! What the last entries changed, kept for whoever watches keys. The bound is one for all watchers: who
+//! falls behind it is told so and reads the keys anew.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use super::events::Event;
+use super::overlay::{Overlay, Slot};
+use super::value::{self, Value};
+
+const MAX_ENTRIES: usize = 65_536;
+const MAX_BYTES: usize = 16 << 20;
+/// Estimated bytes that a change costs beside its key and value.
+const CHANGE_BYTES: usize = 96;
+/// Of one page, but that a whole entry is always on it.
+const PAGE_BYTES: usize = 1 << 20;
+
+/// What one entry did to the keys.
+#[derive(Debug)]
+pub struct Changed {
+    /// The entry's log index.
+    pub revision: u64,
+    /// Every key was removed before the rest.
+    pub flushed: bool,
+    slots: Vec<(Bytes, Slot)>,
+    /// Empty unless somebody wants to know.
+    pub events: Vec<Event>,
+    bytes: usize,
+}
+
+impl Changed {
+    pub(super) fn of(revision: u64, overlay: &Overlay, events: Vec<Event>) -> Self {
+        let slots: Vec<_> = overlay
+            .slots()
+            .filter(|(key, _)| value::is_data_key(key))
+            .map(|(key, slot)| (key.clone(), slot.clone()))
+            .collect();
+        let cost =
+            |(key, slot): &(Bytes, Slot)| CHANGE_BYTES + key.len() + slot.as_ref().map_or(0, Bytes::len);
+        let told: usize = events.iter().map(|event| CHANGE_BYTES + event.key.len()).sum();
+        let bytes = CHANGE_BYTES + slots.iter().map(cost).sum::<usize>() + told;
+        Self { revision, flushed: overlay.is_cleared(), slots, events, bytes }
+    }
+
+    /// An entry that changed no key.
+    pub(super) fn none(revision: u64) -> Self {
+        Self { revision, flushed: false, slots: Vec::new(), events: Vec::new(), bytes: CHANGE_BYTES }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.slots.is_empty() && !self.flushed
+    }
+
+    /// Keys in order, each with what it holds now, or nothing where it was removed.
+    pub fn keys(&self) -> impl Iterator<Item = (Bytes, Option<Value>)> {
+        self.slots.iter().map(|(key, slot)| (value::user_key(key), slot.clone().and_then(Value::decode)))
+    }
+}
+
+/// The entries that follow one another from some revision on.
+#[derive(Debug)]
+pub struct Page {
+    pub entries: Vec<Arc<Changed>>,
+    /// Nothing was changed between the last of them and this revision.
+    pub through: u64,
+    /// Nothing is known after it yet.
+    pub is_last: bool,
+}
+
+/// What was asked for is not kept any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lost {
+    /// First revision from which changes can still be had.
+    pub oldest: u64,
+}
+
+pub(super) struct History {
+    kept: Mutex<Kept>,
+    /// The last revision that changed a key.
+    news: watch::Sender<u64>,
+}
+
+struct Kept {
+    entries: VecDeque<Arc<Changed>>,
+    bytes: usize,
+    /// Changes up to this revision are forgotten.
+    floor: u64,
+    /// The last entry applied.
+    through: u64,
+}
+
+impl History {
+    /// Of a state that is at `revision`.
+    pub fn new(revision: u64) -> Self {
+        let kept = Kept { entries: VecDeque::new(), bytes: 0, floor: revision, through: revision };
+        Self { kept: Mutex::new(kept), news: watch::Sender::new(revision) }
+    }
+
+    /// After readers can see it, so that whoever is told of a change finds it.
+    pub fn publish(&self, changed: Changed) {
+        let revision = changed.revision;
+        let is_empty = changed.is_empty();
+        {
+            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.through = revision;
+            if !is_empty {
+                kept.push(changed);
+            }
+        }
+        if !is_empty {
+            self.news.send_replace(revision);
+        }
+    }
+
+    /// The state became another one, at `revision`, by no entry.
+    pub fn restart(&self, revision: u64) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        *kept = Kept { entries: VecDeque::new(), bytes: 0, floor: revision, through: revision };
+        drop(kept);
+        self.news.send_replace(revision);
+    }
+
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.news.subscribe()
+    }
+
+    pub fn through(&self) -> u64 {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).through
+    }
+
+    /// What was changed after `revision`.
+    pub fn after(&self, revision: u64) -> Result<Page, Lost> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if revision < kept.floor {
+            return Err(Lost { oldest: kept.floor + 1 });
+        }
+        let start = kept.entries.partition_point(|entry| entry.revision <= revision);
+        let mut bytes = 0;
+        let fits = |entry: &&Arc<Changed>| {
+            let is_first = bytes == 0;
+            bytes += entry.bytes;
+            is_first || bytes <= PAGE_BYTES
+        };
+        let entries: Vec<_> = kept.entries.iter().skip(start).take_while(fits).cloned().collect();
+        let is_last = start + entries.len() == kept.entries.len();
+        let through = match entries.last() {
+            Some(last) if !is_last => last.revision,
+            _ => kept.through.max(revision),
+        };
+        Ok(Page { entries, through, is_last })
+    }
+}
+
+impl Kept {
+    fn push(&mut self, changed: Changed) {
+        self.bytes += changed.bytes;
+        self.entries.push_back(Arc::new(changed));
+        while self.entries.len() > MAX_ENTRIES || (self.bytes > MAX_BYTES && self.entries.len() > 1) {
+            let Some(oldest) = self.entries.pop_front() else { return };
+            self.bytes -= oldest.bytes;
+            self.floor = oldest.revision;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Kind;
+
+    fn changed(revision: u64, key: &'static str, bytes: usize) -> Changed {
+        let value =
+            Value { kind: Kind::String, data: vec![b'x'; bytes].into(), revision, expire_at_ms: None };
+        let mut overlay = Overlay::default();
+        overlay.put(value::data_key(key.as_bytes()), Some(value.encode()));
+        overlay.put(Bytes::from_static(b"m"), None);
+        Changed::of(revision, &overlay, Vec::new())
+    }
+
+    fn revisions(page: &Page) -> Vec<u64> {
+        page.entries.iter().map(|entry| entry.revision).collect()
+    }
+
+    #[test]
+    fn what_comes_after_a_revision_is_given_in_order_and_entries_without_keys_only_move_on() {
+        let history = History::new(10);
+        history.publish(changed(11, "a", 1));
+        history.publish(Changed::none(12));
+        history.publish(changed(13, "b", 1));
+        history.publish(Changed::none(14));
+        let page = history.after(10).unwrap();
+        assert_eq!((revisions(&page), page.through, page.is_last), (vec![11, 13], 14, true));
+        assert_eq!(revisions(&history.after(11).unwrap()), [13]);
+        assert_eq!(history.after(9).unwrap_err(), Lost { oldest: 11 });
+        // From the future: nothing yet.
+        assert_eq!(
+            (revisions(&history.after(20).unwrap()), history.after(20).unwrap().through),
+            (vec![], 20)
+        );
+        let (key, value) = page.entries[0].keys().next().unwrap();
+        assert_eq!((key, value.unwrap().revision), (Bytes::from("a"), 11));
+        assert_eq!(page.entries[0].keys().count(), 1, "only keys are told of");
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_and_the_oldest_goes_first() {
+        let history = History::new(0);
+        for revision in 1..=40 {
+            history.publish(changed(revision, "k", 1 << 20));
+        }
+        let lost = history.after(1).unwrap_err();
+        assert!(lost.oldest > 20 && lost.oldest < 40, "{lost:?}");
+        let page = history.after(lost.oldest - 1).unwrap();
+        assert_eq!(revisions(&page), [lost.oldest], "a page has one large entry at a time");
+        assert_eq!((page.through, page.is_last), (lost.oldest, false));
+        // An entry larger than the bound is kept alone.
+        history.publish(changed(41, "k", 20 << 20));
+        assert_eq!(revisions(&history.after(40).unwrap()), [41]);
+        history.restart(50);
+        assert_eq!(history.after(41).unwrap_err(), Lost { oldest: 51 });
+    }
+}
