@@ -30,11 +30,9 @@ mod limit_table;
 pub mod logging;
 mod long_reads;
 mod management;
-pub mod metrics;
 pub mod node;
 mod peer;
 pub mod pubsub;
-pub mod raft;
 mod refusals;
 mod reload;
 mod requests;
@@ -43,19 +41,18 @@ mod retirement;
 mod scratch;
 mod secret;
 mod sessions;
-#[cfg(feature = "simulation")]
-pub mod simulation;
 mod status;
 mod survivor;
 mod tls;
 mod token;
-pub mod trace;
 pub mod verify;
 mod watched;
 
+pub use helios_raft as raft;
+pub use helios_raft::{metrics, trace};
 pub use helios_state as state;
+pub(crate) use helios_storage::lifecycle;
 pub use helios_storage::{disk, wal};
-pub(crate) use helios_storage::{lifecycle, mutation};
 
 /// What a program needs to embed a node.
 pub mod prelude {

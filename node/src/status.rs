@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use helios_proto::v1::{self as proto, Failover, StatusResponse};
 
+use crate::metrics::{Observed, ObservedMember};
 use crate::node::Node;
 use crate::raft::format::FORMAT;
 use crate::raft::{Cause, RaftStatus, Role, membership};
@@ -67,6 +68,31 @@ pub fn of(node: &Node) -> StatusResponse {
     response.ready = reason.is_none();
     response.not_ready_reason = reason.unwrap_or_default();
     response
+}
+
+/// What the metrics show of a node beside what they count.
+pub fn observed(node: &Node) -> Observed {
+    let inner = node.inner();
+    let member = node.member().map(|member| {
+        let (status, applied_index) = (member.raft.status(), member.raft.applied_index());
+        let told = of(node);
+        ObservedMember {
+            status,
+            applied_index,
+            snapshot_size_bytes: told.snapshot_size_bytes,
+            snapshot_age_seconds: told.snapshot_age_seconds,
+            has_quorum: has_quorum(&told),
+            healthy_members: healthy_members(&told).unwrap_or(0),
+        }
+    });
+    Observed {
+        keys: inner.store.key_count(),
+        state_bytes: inner.store.bytes(),
+        state_rebuilds: inner.store.rebuilds(),
+        slow_listeners_cut: inner.broker.cuts(),
+        disk_free_bytes: node.free_bytes(),
+        member,
+    }
 }
 
 fn describe(response: &mut StatusResponse, status: &RaftStatus, applied: u64) {

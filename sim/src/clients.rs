@@ -6,14 +6,14 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use helios_history::{Answer, History, Op, OpId, Value};
-use helios_node::error::Error;
-use helios_node::simulation::{Charge, Input, Proposal, format_of};
-use helios_node::state::{Limits, Store, Trial};
+use helios_proto::Error;
 use helios_proto::v1::command::Op as CommandOp;
 use helios_proto::v1::reply::Kind;
 use helios_proto::v1::{
     Call, Command, Delete, ErrorCode, Guard, Increment, Nil, Reply, RequestId, Set, SetCondition,
 };
+use helios_raft::simulation::{Charge, Input, Proposal, format_of};
+use helios_state::{Limits, Store, Trial};
 use prost::Message as _;
 use rand::Rng;
 use tokio::sync::oneshot::{self, error::TryRecvError};

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use helios_history::{Op, Verdict, check};
-use helios_node::simulation::membership;
+use helios_raft::simulation::membership;
 
 use crate::clients::query;
 use crate::plan::{MILLIS, Micros};

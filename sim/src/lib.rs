@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::catch_unwind;
 
-pub use helios_node::simulation::Mutation;
+pub use helios_raft::simulation::Mutation;
 pub use plan::Fault;
 use world::World;
 

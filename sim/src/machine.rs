@@ -6,13 +6,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use helios_node::disk::{Disk, SimDisk};
-use helios_node::metrics::Metrics;
-use helios_node::raft::{self, RecoveryError, Snapshots};
-use helios_node::simulation::{Applier, ApplyJob, Core, Done, Input, LogJob, Settings};
-use helios_node::state::{EngineKind, StateError, Store, StoreOptions};
-use helios_node::wal::{self, Batch, Recovered, Wal, WalError, WalOptions};
 use helios_proto::v1::Membership;
+use helios_raft::metrics::Metrics;
+use helios_raft::simulation::{Applier, ApplyJob, Core, Done, Input, LogJob, Settings};
+use helios_raft::{self as raft, RecoveryError, Snapshots};
+use helios_state::{EngineKind, StateError, Store, StoreOptions};
+use helios_storage::disk::{Disk, SimDisk};
+use helios_storage::wal::{self, Batch, Recovered, Wal, WalError, WalOptions};
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 

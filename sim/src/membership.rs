@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use helios_node::simulation::{ChangeRequest, Expected, FORMAT, Input, membership};
 use helios_proto::v1::command::Op;
 use helios_proto::v1::{Command, Member, Membership, PurgeExpired, RegisterMember};
+use helios_raft::simulation::{ChangeRequest, Expected, FORMAT, Input, membership};
 use rand::Rng;
 use tokio::sync::oneshot;
 

@@ -4,9 +4,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use helios_node::error::Error;
-use helios_node::raft::{LastEntry, Verdict};
-use helios_node::simulation::{Input, membership};
+use helios_proto::Error;
+use helios_raft::simulation::{Input, membership};
+use helios_raft::{LastEntry, Verdict};
 use rand::Rng;
 use tokio::sync::oneshot;
 

@@ -2,12 +2,12 @@
 
 use std::ops::Range;
 
-use helios_node::disk::Disk;
-use helios_node::error::Error;
-use helios_node::raft::{Prefix, SnapshotId, Snapshots};
-use helios_node::simulation::{Input, handshake, membership};
-use helios_node::state::StateError;
+use helios_proto::Error;
 use helios_proto::v1::{ErrorCode, Handshake, Membership};
+use helios_raft::simulation::{Input, handshake, membership};
+use helios_raft::{Prefix, SnapshotId, Snapshots};
+use helios_state::StateError;
+use helios_storage::disk::Disk;
 use raft::eraftpb::{Message, MessageType};
 use rand::Rng;
 

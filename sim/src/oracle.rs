@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use helios_node::simulation::{RaftStatus, Role};
-use helios_node::state::SnapshotMeta;
-use helios_node::wal::{Batch, LogEntry, Recovered};
 use helios_proto::v1::Membership;
+use helios_raft::simulation::{RaftStatus, Role};
+use helios_state::SnapshotMeta;
+use helios_storage::wal::{Batch, LogEntry, Recovered};
 use raft::eraftpb::{Entry, Message, MessageType};
 
 use crate::Violation;

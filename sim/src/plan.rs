@@ -5,7 +5,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use helios_node::simulation::longest_lease;
+use helios_raft::simulation::longest_lease;
 use rand::Rng;
 use rand::rngs::SmallRng;
 

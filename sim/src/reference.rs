@@ -6,10 +6,10 @@ mod content;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use helios_node::simulation::decode_change;
 use helios_proto::v1::command::Op;
 use helios_proto::v1::reply::Kind;
 use helios_proto::v1::{Call, Command, RequestId};
+use helios_raft::simulation::decode_change;
 use prost::Message as _;
 use raft::eraftpb::Entry;
 

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use helios_node::raft::RaftStatus;
-use helios_node::simulation::{ApplyJob, Done, Effect, Input, LogJob, LogWork, Role, TICK, build_snapshot};
-use helios_node::wal::Batch;
 use helios_proto::v1::Membership;
+use helios_raft::RaftStatus;
+use helios_raft::simulation::{ApplyJob, Done, Effect, Input, LogJob, LogWork, Role, TICK, build_snapshot};
+use helios_storage::wal::Batch;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
@@ -78,7 +78,7 @@ impl World {
 
     fn begin(&mut self) -> Result<(), Violation> {
         let members = (0..self.plan.members).map(|slot| self.record(slot, slot as u64 + 1)).collect();
-        let membership = helios_node::raft::membership::initial(crate::machine::CLUSTER, members);
+        let membership = helios_raft::membership::initial(crate::machine::CLUSTER, members);
         for slot in 0..self.plan.members {
             self.machines[slot].marker.member = Some(slot as u64 + 1);
             self.start(slot, Some(&membership))?;

@@ -51,7 +51,7 @@ fn is(yes: bool, otherwise: &str) -> Response {
 }
 
 pub fn metrics(node: &Node, registry: &Registry) -> Response {
-    node.inner().metrics.observe(node);
+    node.inner().metrics.observe(&crate::status::observed(node));
     let mut text = String::new();
     match prometheus_client::encoding::text::encode(&mut text, registry) {
         Ok(()) => warp::reply::with_header(text, "content-type", OPENMETRICS).into_response(),

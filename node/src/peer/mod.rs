@@ -3,7 +3,6 @@
 mod backoff;
 mod bandwidth;
 mod dialer;
-pub mod handshake;
 mod lanes;
 mod links;
 mod service;
@@ -12,7 +11,7 @@ mod turns;
 
 pub use bandwidth::Bandwidth;
 pub use dialer::Dialer;
-pub use handshake::{Local, Standing, Verdict, check, check_call};
+pub use helios_raft::handshake::{Local, Standing, Verdict, check, check_call};
 pub use links::{LinkOptions, Links};
 pub use service::{PeerHost, PeerService};
 

@@ -1,0 +1,49 @@
+//! What the leader knows of the voters' disks.
+
+use std::time::Instant;
+
+use raft::StateRole;
+
+use super::super::acks::{Durable, Electorate};
+use super::super::membership;
+use super::Core;
+use helios_storage::mutation::Mutation;
+
+impl Core {
+    pub(super) fn durable(&self, now: Instant) -> Durable {
+        if self.node.raft.state != StateRole::Leader {
+            return Durable::default();
+        }
+        let mut electorates = vec![self.electorate(&self.membership.voters, now)];
+        if membership::is_joint(&self.membership) && !Mutation::JointIgnoresOutgoing.is_on() {
+            electorates.push(self.electorate(&self.membership.voters_outgoing, now));
+        }
+        let silent = membership::electorate(&self.membership)
+            .into_iter()
+            .filter(|voter| !self.is_active(*voter, now))
+            .collect();
+        Durable { electorates, silent }
+    }
+
+    /// A voter that the raft crate does not know yet, or no more, holds nothing.
+    fn electorate(&self, voters: &[u64], now: Instant) -> Electorate {
+        let mut electorate = Electorate::default();
+        for voter in voters {
+            if Mutation::SilentVotersLeftOut.is_on() && !self.is_active(*voter, now) {
+                continue;
+            }
+            let matched = self.node.raft.prs().get(*voter).map_or(0, |progress| {
+                let sent = progress.next_idx.saturating_sub(1);
+                if Mutation::SentCountsAsHeld.is_on() { sent } else { progress.matched }
+            });
+            if *voter == self.settings.id {
+                electorate.own = Some(matched);
+            } else {
+                electorate.others.push(matched);
+            }
+        }
+        // A status that only looks changed would wake all who wait.
+        electorate.others.sort_unstable();
+        electorate
+    }
+}

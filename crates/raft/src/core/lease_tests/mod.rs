@@ -1,0 +1,256 @@
+//! Cores of one cluster in one thread: time, network and disks are as a test wants them.
+
+mod disk;
+mod early;
+mod handover;
+mod learners;
+mod lease;
+mod preference;
+mod stability;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use helios_proto::v1::{Member, Reply};
+use raft::eraftpb::{Entry, Message, MessageType};
+use tokio::sync::oneshot;
+
+use super::super::change;
+use super::*;
+use helios_storage::wal::Base;
+
+const ELECTION_MIN: Duration = Duration::from_millis(300);
+/// As a cluster begins (`recovery::bootstrap`).
+const BEGIN: Base = Base { index: 1, term: 1 };
+
+pub struct Net {
+    cores: BTreeMap<u64, Core>,
+    disks: BTreeMap<u64, Disk>,
+    pub now: Instant,
+    /// From whom to whom nothing comes through.
+    cut: BTreeSet<(u64, u64)>,
+    /// What gets lost on every link.
+    pub lost: Vec<MessageType>,
+    lease: Option<Duration>,
+    /// How long a write takes, where it takes time.
+    pub sync_time: BTreeMap<u64, Duration>,
+    /// Writes under way: when each ends, whose, its number.
+    writes: Vec<(Instant, u64, u64)>,
+}
+
+/// What outlives a restart.
+#[derive(Clone)]
+struct Disk {
+    entries: Vec<Entry>,
+    hard_state: HardState,
+    membership: Arc<Membership>,
+}
+
+impl Net {
+    pub fn of_three(lease: Option<Duration>) -> Self {
+        let member = |id| Member { id, name: format!("node-{id}"), ..Member::default() };
+        let membership = Arc::new(membership::initial("c", (1..=3).map(member).collect()));
+        let hard_state = HardState { term: BEGIN.term, vote: 0, commit: BEGIN.index };
+        let disk = Disk { entries: Vec::new(), hard_state, membership };
+        let mut net = Self {
+            cores: BTreeMap::new(),
+            disks: (1..=3).map(|id| (id, disk.clone())).collect(),
+            now: Instant::now(),
+            cut: BTreeSet::new(),
+            lost: Vec::new(),
+            lease,
+            sync_time: BTreeMap::new(),
+            writes: Vec::new(),
+        };
+        (1..=3).for_each(|id| net.restart(id));
+        net
+    }
+
+    /// The member forgets what is not on its disk.
+    pub fn restart(&mut self, id: u64) {
+        let settings = Settings {
+            max_log_bytes: 512 << 20,
+            max_overlay_bytes: 256 << 20,
+            id,
+            heartbeat: Duration::from_millis(100),
+            election_min: ELECTION_MIN,
+            election_max: 2 * ELECTION_MIN,
+            snapshot_entries: 10_000,
+            snapshot_interval: Duration::from_secs(300),
+            trailing_entries: 1_000,
+            held_bytes: 0,
+            lease: self.lease,
+            priority: 0,
+        };
+        let disk = &self.disks[&id];
+        let conf_state = membership::conf_state(&disk.membership);
+        let log = Log::new(BEGIN, disk.entries.clone(), disk.hard_state.clone(), conf_state);
+        let membership = Arc::clone(&disk.membership);
+        let core = Core::new(settings, log, membership, BEGIN.index, id, self.now).unwrap();
+        self.cores.insert(id, core);
+    }
+
+    pub fn core(&mut self, id: u64) -> &mut Core {
+        self.cores.get_mut(&id).unwrap()
+    }
+
+    pub fn isolate(&mut self, id: u64) {
+        for other in self.cores.keys().copied().filter(|other| *other != id) {
+            self.cut.extend([(id, other), (other, id)]);
+        }
+    }
+
+    pub fn heal(&mut self) {
+        self.cut.clear();
+    }
+
+    pub fn handle(&mut self, id: u64, input: Input) {
+        let now = self.now;
+        self.core(id).handle(input, now);
+    }
+
+    /// Lets time pass, a tick at a time, with everything that happens meanwhile.
+    pub fn advance(&mut self, time: Duration) {
+        let end = self.now + time;
+        while self.now < end {
+            self.now += TICK;
+            self.cores.values_mut().for_each(Core::tick);
+            self.end_writes();
+            self.settle();
+        }
+    }
+
+    fn end_writes(&mut self) {
+        let now = self.now;
+        let ended: Vec<_> = self.writes.extract_if(.., |(at, ..)| *at <= now).collect();
+        for (_, id, number) in ended {
+            self.core(id).on_done(Done::Persisted(number), now);
+        }
+    }
+
+    /// Until a member leads and has committed an entry of its term.
+    pub fn elect(&mut self) -> u64 {
+        for _ in 0..100 {
+            self.advance(ELECTION_MIN / 3);
+            let found = self.cores.iter().find(|(_, core)| core.may_lead());
+            if let Some((id, _)) = found {
+                return *id;
+            }
+        }
+        panic!("nobody was elected");
+    }
+
+    /// Delivers until nobody has anything to say. No time passes.
+    pub fn settle(&mut self) {
+        loop {
+            let ids: Vec<u64> = self.cores.keys().copied().collect();
+            let messages: Vec<Message> = ids.into_iter().flat_map(|id| self.drain(id)).collect();
+            if messages.is_empty() {
+                return;
+            }
+            self.deliver(messages);
+        }
+    }
+
+    pub fn deliver(&mut self, messages: Vec<Message>) {
+        for message in messages {
+            let is_cut = self.cut.contains(&(message.from, message.to));
+            if !is_cut && !self.lost.contains(&message.get_msg_type()) {
+                let is_bad = self.core(message.from).disk_is_bad();
+                self.handle(message.to, Input::PeerDisk { id: message.from, is_bad });
+                self.handle(message.to, Input::Messages(vec![message]));
+            }
+        }
+    }
+
+    /// Runs one member until it only waits for others; its disk and its state machine are at once.
+    pub fn drain(&mut self, id: u64) -> Vec<Message> {
+        let now = self.now;
+        let mut sent = Vec::new();
+        loop {
+            let effects = self.core(id).drain(now);
+            if effects.is_empty() {
+                return sent;
+            }
+            for effect in effects {
+                let done = match effect {
+                    Effect::Send(messages) => {
+                        sent.extend(messages);
+                        None
+                    }
+                    Effect::Log(LogJob::Append { number, entries, hard_state, .. }) => {
+                        self.write(id, entries, hard_state);
+                        match self.sync_time.get(&id) {
+                            Some(time) => {
+                                // All that waits for the present write is the next one.
+                                let own = self.writes.iter().filter(|(_, whose, _)| *whose == id);
+                                let free = own.map(|(at, ..)| *at).min().unwrap_or(now);
+                                self.writes.push((free + *time, id, number));
+                                None
+                            }
+                            None => Some(Done::Persisted(number)),
+                        }
+                    }
+                    Effect::Apply(ApplyJob::Entries { entries, bytes }) => {
+                        Some(Done::Applied(self.apply(id, entries, bytes)))
+                    }
+                    Effect::Changed(waiter, membership) => {
+                        drop(waiter.send(Ok(membership)));
+                        None
+                    }
+                    _ => None,
+                };
+                if let Some(done) = done {
+                    self.core(id).on_done(done, now);
+                }
+            }
+        }
+    }
+
+    fn write(&mut self, id: u64, entries: Vec<Entry>, hard_state: Option<HardState>) {
+        let disk = self.disks.get_mut(&id).unwrap();
+        if let Some(first) = entries.first() {
+            disk.entries.retain(|entry| entry.index < first.index);
+        }
+        disk.entries.extend(entries);
+        disk.hard_state = hard_state.unwrap_or_else(|| disk.hard_state.clone());
+    }
+
+    fn apply(&mut self, id: u64, entries: Vec<(Entry, Option<Waiter>)>, bytes: u64) -> Applied {
+        let disk = self.disks.get_mut(&id).unwrap();
+        let mut applied = Applied {
+            index: 0,
+            bytes,
+            conf_changes: vec![],
+            changed: vec![],
+            membership: None,
+            overlay_bytes: 0,
+        };
+        for (entry, waiter) in entries {
+            applied.index = entry.index;
+            if let Some((change, conf_change)) = change::decode(&entry).unwrap() {
+                disk.membership = Arc::new(membership::after(&disk.membership, &change, entry.index));
+                applied.membership = Some(Arc::clone(&disk.membership));
+                applied.conf_changes.push(conf_change);
+            }
+            match waiter {
+                Some(Waiter::Write(waiter)) => waiter.send(Ok(Reply::default())),
+                Some(Waiter::Change(waiter)) => applied.changed.push(waiter),
+                None => {}
+            }
+        }
+        applied
+    }
+
+    /// Asks `id` for a read that a lease would do.
+    pub fn lease_read(&mut self, id: u64) -> oneshot::Receiver<Result<u64, Error>> {
+        let (waiter, receiver) = oneshot::channel();
+        self.handle(id, Input::LeaseRead(waiter));
+        receiver
+    }
+}
+
+impl Core {
+    fn may_lead(&self) -> bool {
+        self.node.raft.state == StateRole::Leader && self.node.raft.commit_to_current_term()
+    }
+}

@@ -1,0 +1,434 @@
+//! The Raft core: one `RawNode` and what belongs to it, as a synchronous machine. Inputs and
+//! completions go in, [`Effect`]s come out. No thread, no clock but the `now` it is given, no disk,
+//! no network: the driver thread runs it, and so can a simulation.
+
+mod acks;
+mod candidacy;
+mod changes;
+mod disk;
+mod early;
+mod election;
+mod guards;
+mod joint;
+mod learners;
+mod lease;
+#[cfg(test)]
+mod lease_tests;
+mod observe;
+mod preference;
+mod propose;
+mod ready;
+mod room;
+mod snapshotting;
+mod space;
+mod survivor;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use helios_proto::v1::{ErrorCode, Membership};
+use raft::eraftpb::{HardState, Snapshot, SnapshotMetadata};
+use raft::{RawNode, SnapshotStatus, StateRole};
+
+use super::format::{self, Formats};
+use super::log::Log;
+use super::membership;
+use super::proposals::Proposals;
+use super::reads::Reads;
+use super::transfer::{self, Transfer};
+use super::types::*;
+use disk::DiskWatch;
+use early::Early;
+use election::ElectionTimeout;
+use helios_proto::Error;
+use helios_state::SnapshotMeta;
+use helios_storage::mutation::Mutation;
+use learners::Learners;
+use lease::Lease;
+use preference::Preference;
+use ready::InFlight;
+use room::Allowance;
+
+pub use lease::{MAX_TICKS_PER_TURN, longest as longest_lease};
+pub use room::LONGEST_WAIT;
+pub use snapshotting::MAX_HELD_BYTES;
+
+pub const TICK: Duration = Duration::from_millis(10);
+/// Ready states handed to the log writer and not yet on disk.
+const MAX_IN_FLIGHT: usize = 128;
+/// Committed bytes waiting to be applied before new proposals are refused as overload.
+pub const MAX_APPLYING_BYTES: u64 = 32 << 20;
+/// Bytes of entries that a leader holds and that no majority has yet.
+pub const MAX_UNCOMMITTED_BYTES: u64 = 64 << 20;
+/// Log bytes since the last snapshot that make another due, whatever else is set.
+const MAX_LOG_BYTES: u64 = 64 << 20;
+
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub id: u64,
+    pub heartbeat: Duration,
+    pub election_min: Duration,
+    pub election_max: Duration,
+    /// Entries after which a snapshot is due (C9).
+    pub snapshot_entries: u64,
+    /// Age after which a snapshot is due if there are new entries (C9).
+    pub snapshot_interval: Duration,
+    /// Entries kept before the newest snapshot for followers that lag a little (C9).
+    pub trailing_entries: u64,
+    /// Log kept beyond that for members that lag and answer, bytes.
+    pub held_bytes: u64,
+    /// Of the log, held in memory: a leader takes no writes beyond it, a follower no entries far beyond it.
+    pub max_log_bytes: u64,
+    /// Of the state that is not on disk yet, alike.
+    pub max_overlay_bytes: u64,
+    /// How long a round spares reads another one; `None`: not at all. At most [`longest_lease`].
+    pub lease: Option<Duration>,
+    /// A leader hands over to a voter with a higher one.
+    pub priority: u32,
+}
+
+pub struct Core {
+    pub(super) node: RawNode<Log>,
+    pub(super) settings: Settings,
+    election_timeout: ElectionTimeout,
+    early: Option<Early>,
+    pub(super) membership: Arc<Membership>,
+    proposed: Vec<Proposal>,
+    parked: Vec<Proposal>,
+    proposals: Proposals,
+    reads: Reads<ReadWaiter>,
+    pub(super) lease: Lease,
+    /// Readers whom a lease would do; none between two drains.
+    lease_readers: Vec<ReadWaiter>,
+    started: Instant,
+    pub(super) transfer: Option<Transfer>,
+    in_flight: VecDeque<InFlight>,
+    /// A commit index that needs no fsync of its own; goes with the next job.
+    lazy_hard_state: Option<HardState>,
+    applying_bytes: u64,
+    overlay_bytes: u64,
+    /// The last committed entry that the apply thread was given, and the last there is: those between wait in the
+    /// log for room.
+    handed_out: u64,
+    committed_out: u64,
+    allowance: Allowance,
+    last_heard: HashMap<u64, Instant>,
+    /// The log was reset by an installed snapshot, and the state is still to follow.
+    restoring: bool,
+    building_snapshot: bool,
+    /// Somebody asked for one since: what is being built may lack what he counts on.
+    wants_another: bool,
+    snapshot_bytes: u64,
+    /// Of the log, left by the last purge.
+    kept_bytes: u64,
+    snapshot_at: Instant,
+    /// After one that failed.
+    snapshot_not_before: Instant,
+    snapshot_index: u64,
+    applied_index: u64,
+    last_role: (StateRole, u64, u64),
+    /// Void while a leader is known.
+    leaderless_since: Instant,
+    /// Who has voted for this candidate, as the raft crate forgets it in the moment they are enough.
+    votes: BTreeSet<u64>,
+    /// That nobody wins was told since a leader was last known.
+    is_advised: bool,
+    elections: u64,
+    last_election: Option<Election>,
+    learners: Learners,
+    leader_changes: u64,
+    read_rounds: u64,
+    /// The log lives on its reserve: what makes the state grow is refused.
+    log_is_short: bool,
+    short_since: Instant,
+    disk_watch: DiskWatch,
+    /// Members whose log lives on its reserve, or is written slowly.
+    bad_disks: BTreeSet<u64>,
+    formats: Formats,
+    preference: Preference,
+    /// After leadership was given up for the disk's sake.
+    stay_until: Instant,
+    disk_transfers: u64,
+    snapshot_failures: u64,
+    /// When to try again to find a leader among those who stay.
+    give_way_at: Instant,
+    lease_reads: u64,
+    effects: Vec<Effect>,
+}
+
+impl Core {
+    /// `applied` is the index the state machine is at; `boot_nonce` differs at every start.
+    pub fn new(
+        settings: Settings,
+        log: Log,
+        membership: Arc<Membership>,
+        applied: u64,
+        boot_nonce: u64,
+        now: Instant,
+    ) -> raft::Result<Self> {
+        let config = raft::Config {
+            id: settings.id,
+            election_tick: ticks(settings.election_min),
+            min_election_tick: ticks(settings.election_min),
+            max_election_tick: ticks(settings.election_max),
+            heartbeat_tick: ticks(settings.heartbeat),
+            applied,
+            max_size_per_msg: 1 << 20,
+            max_inflight_msgs: 256,
+            check_quorum: true,
+            pre_vote: true,
+            // Off: the crate joins entries to an empty append of another position, whose answer then
+            // speaks for entries that nobody has (ADR 0006).
+            batch_append: Mutation::AppendsBatched.is_on(),
+            max_uncommitted_size: MAX_UNCOMMITTED_BYTES,
+            max_committed_size_per_ready: 4 << 20,
+            ..raft::Config::default()
+        };
+        let snapshot_index = log.base().index;
+        // The crate insists on slog; what matters of its log is logged on role changes here.
+        let node = RawNode::new(&config, log, &slog::Logger::root(slog::Discard, slog::o!()))?;
+        Ok(Self {
+            last_role: (node.raft.state, node.raft.term, node.raft.leader_id),
+            leaderless_since: now,
+            votes: BTreeSet::new(),
+            is_advised: false,
+            node,
+            reads: Reads::new(settings.id, boot_nonce),
+            lease: Lease::new(settings.lease, now),
+            lease_readers: Vec::new(),
+            started: now,
+            election_timeout: ElectionTimeout::new(settings.election_min, settings.election_max, boot_nonce),
+            early: None,
+            disk_watch: DiskWatch::new(settings.election_min / 2, now),
+            settings,
+            membership,
+            proposed: Vec::new(),
+            parked: Vec::new(),
+            proposals: Proposals::default(),
+            transfer: None,
+            in_flight: VecDeque::new(),
+            lazy_hard_state: None,
+            applying_bytes: 0,
+            overlay_bytes: 0,
+            handed_out: applied,
+            committed_out: applied,
+            allowance: Allowance::new(now),
+            last_heard: HashMap::new(),
+            restoring: false,
+            building_snapshot: false,
+            wants_another: false,
+            snapshot_bytes: 0,
+            kept_bytes: 0,
+            snapshot_at: now,
+            snapshot_not_before: now,
+            snapshot_index,
+            applied_index: applied,
+            elections: 0,
+            last_election: None,
+            learners: Learners::new(),
+            leader_changes: 0,
+            read_rounds: 0,
+            log_is_short: false,
+            short_since: now,
+            bad_disks: BTreeSet::new(),
+            formats: Formats::new(format::FORMAT),
+            preference: Preference::new(now),
+            stay_until: now,
+            disk_transfers: 0,
+            snapshot_failures: 0,
+            give_way_at: now,
+            lease_reads: 0,
+            effects: Vec::new(),
+        })
+    }
+
+    /// A snapshot that a previous run left and that still may be sent.
+    pub fn offer_snapshot(&mut self, meta: &SnapshotMeta) {
+        self.snapshot_index = meta.index;
+        self.snapshot_bytes = meta.size_bytes;
+        self.node.mut_store().set_snapshot(raft_snapshot(meta));
+    }
+
+    pub fn tick(&mut self) {
+        if self.restoring {
+            // The raft crate cannot campaign between the reset of its log and of its state.
+            self.node.raft.election_elapsed = 0;
+        }
+        self.tick_early();
+        self.election_timeout.pin(&mut self.node.raft);
+        self.node.tick();
+        self.reads.retain(|waiter| !waiter.is_closed());
+    }
+
+    pub fn handle(&mut self, input: Input, now: Instant) {
+        match input {
+            Input::Messages(messages) => self.step_all(messages, now),
+            Input::Propose(proposals) => self.proposed.extend(proposals),
+            Input::Read(waiter) if Mutation::ReadWithoutRound.is_on() => {
+                drop(waiter.send(Ok(self.applied_index)));
+            }
+            Input::Read(waiter) => self.await_round(waiter),
+            Input::LeaseRead(waiter) => self.await_lease(waiter),
+            Input::Change { request, expected, waiter } => {
+                if let Err((error, waiter)) = self.change(request, expected, waiter, now) {
+                    drop(waiter.send(Err(error)));
+                }
+            }
+            Input::Transfer { target, timeout, fencing_token, waiter } => {
+                match membership::check_token(&self.membership, fencing_token) {
+                    Ok(()) => transfer::start(self, target, now, timeout, waiter),
+                    Err(error) => drop(waiter.send(Err(error))),
+                }
+            }
+            Input::ForceNew { expected, fencing_token, waiter } => {
+                drop(waiter.send(self.may_force_new(expected, fencing_token, now)));
+            }
+            Input::LinkLost(id) => self.link_lost(id, now),
+            Input::LinkFound(id) => self.link_found(id),
+            Input::PeerDisk { id, is_bad: true } => drop(self.bad_disks.insert(id)),
+            Input::PeerDisk { id, is_bad: false } => drop(self.bad_disks.remove(&id)),
+            Input::PeerFormat { id, format } => self.formats.heard(id, format),
+            Input::PeerPriority { id, priority } => self.preference.heard(id, priority),
+            Input::Unreachable(id) => self.node.report_unreachable(id),
+            Input::SnapshotSent { to, ok } => {
+                if ok {
+                    self.node.mut_store().snapshot_settled(to);
+                }
+                let status = if ok { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
+                self.node.report_snapshot(to, status);
+            }
+            Input::SnapshotGone(to) => {
+                self.node.mut_store().snapshot_settled(to);
+                self.node.report_snapshot(to, SnapshotStatus::Failure);
+                self.build_snapshot();
+            }
+            Input::BuildSnapshot => {
+                self.wants_another = self.building_snapshot;
+                self.build_snapshot();
+            }
+            Input::Stop => {}
+        }
+    }
+
+    fn await_round(&mut self, waiter: ReadWaiter) {
+        if let Err(waiter) = self.reads.push(waiter) {
+            drop(waiter.send(Err(Error::new(
+                ErrorCode::Overloaded,
+                "too many reads are waiting for this member; try again",
+            ))));
+        }
+    }
+
+    pub fn on_done(&mut self, done: Done, now: Instant) {
+        match done {
+            Done::Persisted(number) => self.persisted(number, now),
+            Done::Applied(applied) => {
+                self.applying_bytes -= applied.bytes;
+                self.overlay_bytes = applied.overlay_bytes;
+                self.applied_index = applied.index;
+                if !applied.conf_changes.is_empty() {
+                    self.lease.revoke(now);
+                }
+                for conf_change in &applied.conf_changes {
+                    self.step_down_if_removed(conf_change);
+                    if let Err(error) = self.node.apply_conf_change(conf_change) {
+                        tracing::error!(%error, "configuration change not taken by the raft core");
+                    }
+                }
+                self.node.advance_apply_to(applied.index);
+                if let Some(membership) = applied.membership {
+                    self.set_membership(membership);
+                }
+                for waiter in applied.changed {
+                    self.effects.push(Effect::Changed(waiter, Arc::clone(&self.membership)));
+                }
+            }
+            Done::Restored { index, membership } => {
+                self.restoring = false;
+                self.overlay_bytes = 0;
+                self.applied_index = index;
+                self.node.advance_apply_to(index);
+                self.set_membership(membership);
+            }
+            Done::SnapshotBuilt(meta) => self.snapshot_built(&meta, now),
+            Done::SnapshotFailed => self.snapshot_failed(now),
+            Done::Overlay { bytes } => self.overlay_bytes = bytes,
+            Done::LogSpace { is_short } => {
+                self.log_is_short = is_short;
+                self.short_since = now;
+            }
+        }
+    }
+
+    fn set_membership(&mut self, membership: Arc<Membership>) {
+        self.membership = Arc::clone(&membership);
+        self.effects.push(Effect::Membership(membership));
+    }
+
+    /// Runs everything that has become possible and answers what is to be done outside.
+    pub fn drain(&mut self, now: Instant) -> Vec<Effect> {
+        self.propose_waiting(now);
+        self.pump_reads(now);
+        self.take_readies(now);
+        self.note_role(now);
+        self.advise(now);
+        self.watch_learners(now);
+        self.leave_joint(now);
+        self.leave_bad_disk(now);
+        self.give_way_to_preferred(now);
+        transfer::ask_again(self, now);
+        transfer::settle(self, now);
+        if self.transfer.is_none() && !self.parked.is_empty() {
+            self.propose_waiting(now);
+            self.take_readies(now);
+        }
+        if now >= self.snapshot_not_before
+            && (self.snapshot_due(now) || self.node.store().take_snapshot_wanted())
+        {
+            self.build_snapshot();
+        }
+        self.hand_out_owed();
+        std::mem::take(&mut self.effects)
+    }
+
+    fn take_readies(&mut self, now: Instant) {
+        while self.in_flight.len() < MAX_IN_FLIGHT && self.node.has_ready() {
+            self.on_ready(now);
+        }
+    }
+
+    fn pump_reads(&mut self, now: Instant) {
+        self.serve_lease_reads(now);
+        if self.reads.round_older_than(self.settings.election_min, now) {
+            self.reads.give_up_round();
+        }
+        // A leader answers only after an entry of its own term is committed (Raft thesis, 6.4).
+        let possible = match self.node.raft.state {
+            StateRole::Leader => self.node.raft.commit_to_current_term(),
+            StateRole::Follower => self.node.raft.leader_id != 0,
+            _ => false,
+        };
+        if possible && let Some(context) = self.reads.start_round(now) {
+            self.read_rounds += 1;
+            self.node.read_index(context.to_vec());
+        }
+    }
+}
+
+/// The form in which the raft crate passes a snapshot about; the state itself travels as a file.
+pub fn raft_snapshot(meta: &SnapshotMeta) -> Snapshot {
+    let metadata = SnapshotMetadata {
+        conf_state: Some(membership::conf_state(&meta.membership)),
+        index: meta.index,
+        term: meta.term,
+    };
+    Snapshot { data: Vec::new(), metadata: Some(metadata) }
+}
+
+/// Whole ticks, at least one.
+fn ticks(duration: Duration) -> usize {
+    (duration.as_millis() / TICK.as_millis()).max(1) as usize
+}

@@ -1,0 +1,161 @@
+//! The order of a Ready: what may leave at once, what waits for the disk, and why.
+
+use std::time::Instant;
+
+use raft::eraftpb::{Entry, EntryType, Message, MessageType, Snapshot};
+
+use super::super::change;
+use super::{ApplyJob, Core, Effect, LogJob};
+use helios_storage::mutation::Mutation;
+use helios_storage::wal::Base;
+
+/// A Ready whose messages wait for the disk.
+pub(super) struct InFlight {
+    number: u64,
+    /// False for a Ready with nothing to write: done as soon as all before it are.
+    waits_for_disk: bool,
+    messages: Vec<Message>,
+    restore: Option<u64>,
+    committed: Vec<Entry>,
+}
+
+impl Core {
+    pub(super) fn on_ready(&mut self, now: Instant) {
+        let mut ready = self.node.ready();
+        let number = ready.number();
+        // A leader's appends may leave before its own fsync: it counts itself only when its
+        // entries are on its disk (Raft thesis, 10.2.1).
+        let messages = ready.take_messages();
+        for message in messages.iter().filter(|message| message.get_msg_type() == MessageType::MsgSnapshot) {
+            self.node.mut_store().snapshot_leaves(message.to, message.get_snapshot().clone());
+        }
+        if !messages.is_empty() {
+            self.effects.push(Effect::Send(messages));
+        }
+        let reset = self.take_installed_snapshot(ready.snapshot());
+        let entries = ready.take_entries();
+        if !entries.is_empty() {
+            self.node.mut_store().append(&entries);
+        }
+        if let Some(hard_state) = ready.hs() {
+            self.node.mut_store().set_hard_state(hard_state.clone());
+            self.lazy_hard_state = Some(hard_state.clone());
+        }
+        for read_state in ready.take_read_states() {
+            self.round_confirmed(&read_state.request_ctx);
+            let index = read_state.index - u64::from(Mutation::ReadIndexTooLow.is_on());
+            for waiter in self.reads.finish_round(&read_state.request_ctx) {
+                drop(waiter.send(Ok(index)));
+            }
+        }
+        let mut committed = ready.take_committed_entries();
+        // Whoever acts upon a membership must find it again after a crash: a member that forgot that a
+        // change is committed would count another majority than the rest, who may have lost a disk since.
+        // So the commit index reaches the disk before the change is applied.
+        let changes_members = committed.iter().any(|entry| entry.get_entry_type() != EntryType::EntryNormal);
+        let is_held = changes_members || self.in_flight.iter().any(|earlier| !earlier.committed.is_empty());
+
+        // Votes, append responses and everything else a follower says leave only once what they
+        // promise is on disk; a Ready with nothing to write still keeps its place in the order.
+        let waits_for_disk = changes_members
+            || ready.must_sync()
+                && !(Mutation::HardStateWithoutEntriesLost.is_on() && entries.is_empty() && reset.is_none());
+        let mut messages = ready.take_persisted_messages();
+        self.leave_early(&mut messages);
+        if Mutation::RestoredBeforeLogReset.is_on()
+            && let Some(Base { index, .. }) = reset
+        {
+            self.effects.push(Effect::Apply(ApplyJob::Restore { index }));
+        }
+        self.in_flight.push_back(InFlight {
+            number,
+            waits_for_disk,
+            messages,
+            restore: reset.map(|base| base.index),
+            committed: if is_held { std::mem::take(&mut committed) } else { Vec::new() },
+        });
+        self.take_committed(committed);
+        if waits_for_disk {
+            let hard_state = self.lazy_hard_state.take();
+            self.disk_watch.began(now);
+            if Mutation::ChangeBeforeCommit.is_on() {
+                self.change_early(&entries);
+            }
+            self.effects.push(Effect::Log(LogJob::Append { number, reset, entries, hard_state }));
+        }
+        self.node.advance_append_async(ready);
+        if Mutation::LeaderCountsItselfEarly.is_on() {
+            self.node.on_persist_ready(number);
+        }
+        self.release_in_flight(None);
+    }
+
+    fn leave_early(&mut self, messages: &mut Vec<Message>) {
+        let is_early = |message: &Message| match message.get_msg_type() {
+            MessageType::MsgRequestVote | MessageType::MsgRequestVoteResponse => {
+                Mutation::VoteBeforeSync.is_on()
+            }
+            MessageType::MsgAppendResponse => Mutation::AppendAckBeforeSync.is_on(),
+            _ => false,
+        };
+        let early: Vec<Message> = messages.extract_if(.., |message| is_early(message)).collect();
+        if !early.is_empty() {
+            self.effects.push(Effect::Send(early));
+        }
+    }
+
+    fn change_early(&mut self, entries: &[Entry]) {
+        for entry in entries {
+            if let Ok(Some((_, change))) = change::decode(entry) {
+                drop(self.node.apply_conf_change(&change));
+            }
+        }
+    }
+
+    /// The log is reset now; the state follows once the reset is on disk, so that a crash between
+    /// leaves the old state below the new log's base, which start-up repairs from the snapshot.
+    fn take_installed_snapshot(&mut self, snapshot: &Snapshot) -> Option<Base> {
+        if snapshot.is_empty() {
+            return None;
+        }
+        let metadata = snapshot.get_metadata();
+        let base = Base { index: metadata.index, term: metadata.term };
+        self.restoring = true;
+        self.proposals.skipped(base.index);
+        self.drop_owed(base.index);
+        self.kept_bytes = 0;
+        self.node.mut_store().reset(base, metadata.get_conf_state().clone());
+        self.node.mut_store().set_snapshot(snapshot.clone());
+        self.snapshot_index = base.index;
+        Some(base)
+    }
+
+    pub(super) fn persisted(&mut self, number: u64, now: Instant) {
+        self.release_in_flight(Some(number));
+        let is_busy = self.in_flight.iter().any(|job| job.waits_for_disk);
+        self.disk_watch.ended(is_busy, now);
+    }
+
+    /// Lets go of everything up to `persisted`, and of what after it has no disk to wait for.
+    fn release_in_flight(&mut self, persisted: Option<u64>) {
+        let mut through = None;
+        while let Some(front) = self.in_flight.front() {
+            if front.waits_for_disk && persisted.is_none_or(|number| front.number > number) {
+                break;
+            }
+            let Some(front) = self.in_flight.pop_front() else { break };
+            through = Some(front.number);
+            if !front.messages.is_empty() {
+                self.effects.push(Effect::Send(front.messages));
+            }
+            self.take_committed(front.committed);
+            if let Some(index) = front.restore {
+                self.committed_through(index);
+                self.effects.push(Effect::Apply(ApplyJob::Restore { index }));
+            }
+        }
+        if let Some(number) = through {
+            self.node.on_persist_ready(number);
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! What of the log and of the state a member holds in memory until a snapshot or a checkpoint frees it, and
+//! what happens as that comes near its limits: a leader takes writes more slowly, and then none; a follower
+//! takes no entries; and committed entries wait in the log until there is room for what they change.
+
+use std::time::{Duration, Instant};
+
+use helios_proto::v1::ErrorCode;
+use raft::{GetEntriesContext, Storage};
+
+use super::{ApplyJob, Core, Effect, MAX_APPLYING_BYTES, Proposal};
+use helios_proto::Error;
+
+/// Committed entries read back from the log at once, bytes.
+const BATCH_BYTES: u64 = 4 << 20;
+/// How much a leader that slows down may take at once.
+const BURST: Duration = Duration::from_millis(20);
+/// Writes that would wait for longer are refused instead.
+pub const LONGEST_WAIT: Duration = Duration::from_secs(1);
+
+/// Something that is held in memory, and its limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Held {
+    what: &'static str,
+    frees: &'static str,
+    setting: &'static str,
+    bytes: u64,
+    limit: u64,
+}
+
+impl Held {
+    /// Up to here what frees room, and what keeps the cluster going, is still taken.
+    fn is_over_reserve(self) -> bool {
+        self.bytes >= self.limit + self.limit / 8
+    }
+
+    fn is_full(self) -> bool {
+        self.bytes >= self.limit
+    }
+
+    /// Of a follower, and of what is committed already: a leader stops before.
+    fn is_over_all(self) -> bool {
+        self.bytes >= self.limit + self.limit / 4
+    }
+
+    /// What a leader takes in a second; `None`: no limit. From half of the limit on it is less and less.
+    fn bytes_per_second(self) -> Option<u64> {
+        let half = self.limit / 2;
+        (self.bytes > half).then(|| self.limit.saturating_sub(self.bytes) / 4)
+    }
+
+    fn refusal(self, leader: &str) -> Error {
+        let Self { what, frees, setting, bytes, limit } = self;
+        let message = format!(
+            "{what} of the leader {leader} holds {bytes} bytes in memory, the limit is {limit} ({setting}): {frees}; \
+             try again"
+        );
+        Error::new(ErrorCode::Overloaded, message)
+    }
+}
+
+/// What may be proposed now, while a leader slows down.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Allowance {
+    /// Below zero: what was taken in advance, by one larger than all of it.
+    bytes: i64,
+    at: Instant,
+}
+
+impl Allowance {
+    pub fn new(now: Instant) -> Self {
+        Self { bytes: 0, at: now }
+    }
+
+    fn grow(&mut self, per_second: u64, now: Instant) {
+        let since = now.saturating_duration_since(self.at);
+        let grown = self.bytes.saturating_add_unsigned(bytes_in(since, per_second));
+        self.bytes = grown.min(bytes_in(BURST, per_second).max(1).cast_signed());
+        self.at = now;
+    }
+
+    fn take(&mut self, bytes: u64) -> bool {
+        let is_left = self.bytes > 0;
+        if is_left {
+            self.bytes = self.bytes.saturating_sub_unsigned(bytes);
+        }
+        is_left
+    }
+}
+
+impl Core {
+    fn held_log(&self) -> Held {
+        let log = &self.node.raft.raft_log;
+        Held {
+            what: "the log",
+            frees: "it is freed by the next snapshot, which is being written or finds no room on the disk",
+            setting: "raft.max_log_bytes",
+            // What waits for the disk is there twice.
+            bytes: self.node.store().bytes() + log.unstable.entries_size as u64,
+            limit: self.settings.max_log_bytes,
+        }
+    }
+
+    fn held_overlay(&self) -> Held {
+        Held {
+            what: "the state that is not on disk yet",
+            frees: "it is freed by the next checkpoint, which is being written or finds no room on the disk",
+            setting: "state.max_overlay_bytes",
+            bytes: self.overlay_bytes,
+            limit: self.settings.max_overlay_bytes,
+        }
+    }
+
+    /// A follower without room drops entries; what only tells a commit index costs nothing.
+    pub(super) fn has_room_for_entries(&self) -> bool {
+        self.applying_bytes <= 2 * MAX_APPLYING_BYTES && !self.held_log().is_over_all()
+    }
+
+    /// Gives back what is proposed now; the rest is refused, or waits in `proposed`.
+    pub(super) fn admit(&mut self, mut proposals: Vec<Proposal>, now: Instant) -> Vec<Proposal> {
+        let held = [self.held_log(), self.held_overlay()];
+        if let Some(full) = held.into_iter().find(|held| held.is_full()) {
+            let error = full.refusal(&self.own_name());
+            let is_reserve_left = !held.into_iter().any(Held::is_over_reserve);
+            proposals = self.refuse_but(proposals, error, |proposal| {
+                is_reserve_left && super::space::is_frugal(&proposal.data)
+            });
+        } else if let Some(per_second) = held.into_iter().filter_map(Held::bytes_per_second).min() {
+            self.allowance.grow(per_second, now);
+            let fits = |proposal: &Proposal, allowance: &mut Allowance| allowance.take(size(proposal));
+            let taken = proposals.iter().take_while(|proposal| fits(proposal, &mut self.allowance)).count();
+            let mut waiting = proposals.split_off(taken);
+            // No more wait than a second lets through.
+            let mut left = self.allowance.bytes.saturating_add_unsigned(bytes_in(LONGEST_WAIT, per_second));
+            let kept = waiting
+                .iter()
+                .take_while(|proposal| {
+                    let is_soon = left > 0;
+                    left = left.saturating_sub_unsigned(size(proposal));
+                    is_soon
+                })
+                .count();
+            let excess = waiting.split_off(kept);
+            self.proposed = waiting;
+            if !excess.is_empty() {
+                let [log, overlay] = held;
+                let nearer = if overlay.bytes_per_second() == Some(per_second) { overlay } else { log };
+                self.refuse(excess, nearer.refusal(&self.own_name()));
+            }
+        }
+        proposals
+    }
+
+    /// Hands entries that were committed while there was no room to apply them to the apply thread.
+    pub(super) fn hand_out_owed(&mut self) {
+        while self.handed_out < self.committed_out && !self.restoring && self.has_room_to_apply() {
+            let (low, high) = (self.handed_out + 1, self.committed_out + 1);
+            let entries = self.node.store().entries(low, high, BATCH_BYTES, GetEntriesContext::empty(false));
+            match entries {
+                Ok(entries) => self.hand_out(entries),
+                Err(error) => {
+                    let reason = format!("log entries {low} to {high} cannot be read back: {error}");
+                    return self.effects.push(Effect::Lost(reason));
+                }
+            }
+        }
+    }
+
+    /// Takes what is committed, in order: to the apply thread if there is room, else it stays in the log.
+    pub(super) fn take_committed(&mut self, mut committed: Vec<raft::eraftpb::Entry>) {
+        // What an installed snapshot holds need not be applied.
+        committed.retain(|entry| entry.index > self.committed_out);
+        let Some(last) = committed.last().map(|entry| entry.index) else { return };
+        let is_next = self.handed_out == self.committed_out;
+        self.committed_out = last;
+        if is_next && (self.restoring || self.has_room_to_apply()) {
+            self.hand_out(committed);
+        }
+    }
+
+    fn has_room_to_apply(&self) -> bool {
+        self.applying_bytes <= 2 * MAX_APPLYING_BYTES && !self.held_overlay().is_over_all()
+    }
+
+    fn hand_out(&mut self, entries: Vec<raft::eraftpb::Entry>) {
+        let Some(last) = entries.last() else { return };
+        self.handed_out = last.index;
+        let leader = self.leader().cloned();
+        let bytes = entries.iter().map(|entry| entry.data.len() as u64 + 64).sum();
+        self.applying_bytes += bytes;
+        let entries = entries
+            .into_iter()
+            .map(|entry| {
+                let waiter = self.proposals.committed(&entry, leader.as_ref());
+                (entry, waiter)
+            })
+            .collect();
+        self.effects.push(Effect::Apply(ApplyJob::Entries { entries, bytes }));
+    }
+
+    /// The log was replaced by a snapshot: what it still owed to the apply thread is in there.
+    pub(super) fn drop_owed(&mut self, snapshot_index: u64) {
+        if self.handed_out < self.committed_out {
+            self.committed_through(snapshot_index);
+        }
+    }
+
+    /// The state becomes that of a snapshot.
+    pub(super) fn committed_through(&mut self, snapshot_index: u64) {
+        self.handed_out = snapshot_index.max(self.handed_out);
+        self.committed_out = self.committed_out.max(self.handed_out);
+    }
+
+    fn refuse_but(
+        &self,
+        proposals: Vec<Proposal>,
+        error: Error,
+        is_taken: impl Fn(&Proposal) -> bool,
+    ) -> Vec<Proposal> {
+        let (taken, refused) = proposals.into_iter().partition(is_taken);
+        self.refuse(refused, error);
+        taken
+    }
+}
+
+fn bytes_in(time: Duration, per_second: u64) -> u64 {
+    // No longer than a process runs, at no more than memory holds.
+    (u128::from(per_second) * time.as_micros() / 1_000_000).min(u128::from(u32::MAX)) as u64
+}
+
+fn size(proposal: &Proposal) -> u64 {
+    proposal.data.len() as u64 + 64
+}

@@ -1,0 +1,287 @@
+//! What a member holds in memory while no snapshot and no checkpoint frees it.
+
+use helios_proto::v1::command::Op;
+use helios_proto::v1::{Command, Delete, Set};
+use prost::Message as _;
+
+use super::*;
+use crate::types::Charge;
+use helios_proto::Error;
+
+const MIB: u64 = 1 << 20;
+const LIMIT: u64 = 32 * MIB;
+
+type Answer = oneshot::Receiver<Result<Reply, Error>>;
+
+/// A core whose disk and apply thread are at once done, and whose snapshots fail.
+struct Rig {
+    core: Core,
+    now: Instant,
+    overlay_bytes: u64,
+    snapshots_wanted: usize,
+    applied: Vec<u64>,
+    /// Bytes given to the apply thread before it said that any was done.
+    most_applying: u64,
+}
+
+impl Rig {
+    fn new(core: Core) -> Self {
+        Self {
+            core,
+            now: Instant::now(),
+            overlay_bytes: 0,
+            snapshots_wanted: 0,
+            applied: Vec::new(),
+            most_applying: 0,
+        }
+    }
+
+    /// A cluster of one that leads.
+    fn leader() -> Self {
+        let mut core = member(1, &[1], 5, HardState::default());
+        core.settings.max_log_bytes = LIMIT;
+        core.settings.max_overlay_bytes = LIMIT;
+        let mut rig = Self::new(core);
+        for _ in 0..100 {
+            rig.core.tick();
+            rig.run();
+        }
+        assert_eq!(rig.core.status(rig.now).role, Role::Leader);
+        rig
+    }
+
+    fn run(&mut self) {
+        loop {
+            let mut done = Vec::new();
+            let mut applying = 0;
+            for effect in self.core.drain(self.now) {
+                match effect {
+                    Effect::Log(LogJob::Append { number, .. }) => done.push(Done::Persisted(number)),
+                    Effect::Apply(ApplyJob::Entries { entries, bytes }) => {
+                        applying += bytes;
+                        self.applied.extend(entries.iter().map(|(entry, _)| entry.index));
+                        let index = entries.last().unwrap().0.index;
+                        done.push(Done::Applied(self.applied_at(index, bytes)));
+                    }
+                    Effect::Apply(ApplyJob::Restore { index }) => {
+                        let membership = Arc::clone(&self.core.membership);
+                        done.push(Done::Restored { index, membership });
+                    }
+                    Effect::BuildSnapshot => {
+                        self.snapshots_wanted += 1;
+                        done.push(Done::SnapshotFailed);
+                    }
+                    _ => {}
+                }
+            }
+            self.most_applying = self.most_applying.max(applying);
+            if done.is_empty() {
+                return;
+            }
+            done.into_iter().for_each(|done| self.core.on_done(done, self.now));
+        }
+    }
+
+    fn applied_at(&self, index: u64, bytes: u64) -> Applied {
+        let overlay_bytes = self.overlay_bytes;
+        Applied { index, bytes, conf_changes: vec![], changed: vec![], membership: None, overlay_bytes }
+    }
+
+    fn propose(&mut self, op: Op) -> Answer {
+        let data = Command { op: Some(op), ..Command::default() }.encode_to_vec();
+        let (waiter, answer) = oneshot::channel();
+        let proposal = Proposal { data, format: OLDEST, waiter: waiter.into(), charge: Charge::default() };
+        self.core.handle(Input::Propose(vec![proposal]), self.now);
+        answer
+    }
+
+    fn set(&mut self, bytes: u64) -> Answer {
+        self.propose(Op::Set(Set { value: vec![7; bytes as usize].into(), ..Set::default() }))
+    }
+
+    /// Writes of 1 MiB, one a second.
+    fn write_slowly(&mut self, count: usize) -> Vec<Answer> {
+        let write = |_| {
+            let answer = self.set(MIB);
+            self.run();
+            self.now += Duration::from_secs(1);
+            answer
+        };
+        (0..count).map(write).collect()
+    }
+
+    fn log_bytes(&self) -> u64 {
+        self.core.node.store().bytes() + self.core.node.raft.raft_log.unstable.entries_size as u64
+    }
+
+    fn last_index(&self) -> u64 {
+        self.core.status(self.now).last_index
+    }
+
+    fn take_snapshot(&mut self) {
+        let index = self.core.applied_index;
+        let membership = (*self.core.membership).clone();
+        let meta = SnapshotMeta { index, term: 1, membership, size_bytes: 1, crc32c: 0, version: 1 };
+        self.core.on_done(Done::SnapshotBuilt(meta), self.now);
+        self.run();
+    }
+}
+
+fn refusals(answers: &mut [Answer]) -> Vec<Error> {
+    answers.iter_mut().filter_map(|answer| answer.try_recv().ok()?.err()).collect()
+}
+
+#[test]
+fn a_leader_whose_snapshots_find_no_room_refuses_writes_at_the_limit_of_its_log() {
+    let mut rig = Rig::leader();
+    let mut answers = rig.write_slowly(300);
+    assert!(rig.snapshots_wanted > 10, "a snapshot is tried again and again");
+    assert!((LIMIT / 2..LIMIT + 2 * MIB).contains(&rig.log_bytes()), "{} bytes", rig.log_bytes());
+    let refused = refusals(&mut answers);
+    assert!(refused.len() > 200, "{}", refused.len());
+    let last = refused.last().unwrap();
+    assert_eq!(last.code, ErrorCode::Overloaded);
+    for part in ["33554432", "raft.max_log_bytes", "node-1"] {
+        assert!(last.message.contains(part), "{last}");
+    }
+    assert!(last.is_retryable());
+    // What frees room is taken a little longer.
+    let mut delete = rig.propose(Op::Delete(Delete::default()));
+    rig.run();
+    assert!(refusals(std::slice::from_mut(&mut delete)).is_empty());
+    rig.take_snapshot();
+    assert!(rig.log_bytes() <= LIMIT / 8 + 2 * MIB, "{} bytes after a snapshot", rig.log_bytes());
+    let mut answer = rig.set(MIB);
+    let before = rig.last_index();
+    rig.run();
+    assert!(refusals(std::slice::from_mut(&mut answer)).is_empty());
+    assert_eq!(rig.last_index(), before + 1);
+}
+
+#[test]
+fn a_leader_slows_writes_down_from_half_of_its_limit_on() {
+    let mut rig = Rig::leader();
+    for _ in 0..17 {
+        drop(rig.set(MIB));
+        rig.run();
+    }
+    assert!(rig.log_bytes() > LIMIT / 2);
+    rig.now += Duration::from_secs(60);
+    // About 4 MiB a second are left: a burst goes at once, about a second's worth waits, the rest is refused.
+    let (before, mut answers) = (rig.last_index(), Vec::new());
+    for _ in 0..200 {
+        answers.push(rig.set(64 << 10));
+    }
+    rig.run();
+    let at_once = rig.last_index() - before;
+    let refused = refusals(&mut answers).len() as u64;
+    assert!((1..10).contains(&at_once), "{at_once} at once");
+    assert!((100..190).contains(&refused), "{refused} refused");
+    for _ in 0..200 {
+        rig.now += Duration::from_millis(10);
+        rig.run();
+    }
+    assert_eq!(rig.last_index() - before, 200 - refused, "what waits is taken in the end");
+}
+
+#[test]
+fn a_leader_refuses_writes_while_the_state_in_memory_is_at_its_limit() {
+    let mut rig = Rig::leader();
+    rig.overlay_bytes = LIMIT;
+    drop(rig.set(10));
+    rig.run();
+    let mut answer = [rig.set(10)];
+    rig.run();
+    let refused = refusals(&mut answer);
+    assert_eq!(refused[0].code, ErrorCode::Overloaded);
+    assert!(refused[0].message.contains("state.max_overlay_bytes"), "{}", refused[0]);
+    rig.core.on_done(Done::Overlay { bytes: 0 }, rig.now);
+    let mut answer = [rig.set(10)];
+    rig.run();
+    assert!(refusals(&mut answer).is_empty());
+}
+
+/// Entries of 1 MiB that a follower is sent, each after the one before.
+fn large_append(after: u64) -> Message {
+    let large = Entry { index: after + 1, term: 1, data: vec![7; MIB as usize], ..Entry::default() };
+    Message { index: after, log_term: 1, entries: vec![large], ..append(1, after, 1) }
+}
+
+#[test]
+fn a_follower_whose_snapshots_find_no_room_takes_no_entries_far_beyond_the_limit_of_its_log() {
+    let mut core = follower(HardState { term: 1, ..HardState::default() });
+    core.settings.max_log_bytes = LIMIT;
+    let mut rig = Rig::new(core);
+    for _ in 0..200 {
+        let after = rig.last_index();
+        rig.core.handle(Input::Messages(vec![large_append(after)]), rig.now);
+        rig.run();
+    }
+    let limit = LIMIT + LIMIT / 4;
+    assert!((LIMIT..limit + 2 * MIB).contains(&rig.log_bytes()), "{} bytes", rig.log_bytes());
+    // It goes on to learn what is committed.
+    let after = rig.last_index();
+    let commit =
+        Message { index: after, log_term: 1, commit: after, ..message(MessageType::MsgAppend, 2, 1) };
+    rig.core.handle(Input::Messages(vec![commit]), rig.now);
+    rig.run();
+    assert_eq!(rig.applied.last(), Some(&after));
+    rig.take_snapshot();
+    rig.core.handle(Input::Messages(vec![large_append(after)]), rig.now);
+    rig.run();
+    assert_eq!(rig.last_index(), after + 1, "there is room again");
+}
+
+/// A member that starts with this many committed entries of 1 MiB to apply, after the first five.
+fn started_behind(count: u64) -> Rig {
+    let behind = member(1, &[1, 2, 3], 5, HardState::default());
+    let large = |index| Entry { index, term: 1, data: vec![7; MIB as usize], ..Entry::default() };
+    let entries =
+        (BASE.index + 1..=5).map(|index| entry(index, 1)).chain((6..6 + count).map(large)).collect();
+    let hard_state = HardState { term: 1, commit: 5 + count, ..HardState::default() };
+    let log = Log::new(BASE, entries, hard_state, conf_state(&[1, 2, 3]));
+    let core = Core::new(behind.settings.clone(), log, Arc::clone(&behind.membership), 5, 1, Instant::now());
+    Rig::new(core.unwrap())
+}
+
+#[test]
+fn a_start_applies_a_long_log_in_bounded_batches() {
+    let mut rig = started_behind(200);
+    rig.run();
+    assert_eq!(rig.applied, (6..=205).collect::<Vec<_>>(), "all, in order");
+    assert!(rig.most_applying <= 72 * MIB, "{} bytes at once", rig.most_applying);
+}
+
+#[test]
+fn a_start_waits_for_checkpoints_while_the_state_in_memory_is_over_its_limit() {
+    let mut rig = started_behind(200);
+    rig.core.settings.max_overlay_bytes = LIMIT;
+    rig.overlay_bytes = LIMIT + LIMIT / 4;
+    rig.run();
+    let first = rig.applied.len();
+    assert!(first < 80, "{first} entries without a checkpoint");
+    for _ in 0..10 {
+        rig.core.on_done(Done::Overlay { bytes: 0 }, rig.now);
+        rig.run();
+    }
+    assert_eq!(rig.applied, (6..=205).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_snapshot_that_is_installed_replaces_what_waits_to_be_applied() {
+    let mut rig = started_behind(200);
+    rig.core.settings.max_overlay_bytes = LIMIT;
+    rig.overlay_bytes = LIMIT + LIMIT / 4;
+    rig.run();
+    let before = *rig.applied.last().unwrap();
+    assert!(before < 205);
+    rig.core.handle(Input::Messages(vec![snapshot(2, 300)]), rig.now);
+    rig.run();
+    assert_eq!((rig.applied.last(), rig.core.applied_index), (Some(&before), 300));
+    let next = Message { commit: 301, ..append(2, 300, 2) };
+    rig.core.handle(Input::Messages(vec![next]), rig.now);
+    rig.overlay_bytes = 0;
+    rig.run();
+    assert_eq!(rig.applied.last(), Some(&301));
+    assert_eq!(rig.applied.iter().filter(|index| **index > before).count(), 1);
+}

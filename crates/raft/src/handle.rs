@@ -1,0 +1,238 @@
+//! How the rest of the node speaks to the Raft thread: bounded, never blocking.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crossbeam_channel::{Sender, TrySendError};
+use helios_proto::v1::{Command, ErrorCode, Membership};
+use prost::Message as _;
+use raft::eraftpb::Message;
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+
+use super::force_new::{LastEntry, Verdict};
+use super::format;
+use super::types::*;
+use helios_proto::Error;
+
+#[derive(Clone)]
+pub struct RaftHandle {
+    pub(super) inbox: Sender<Input>,
+    pub(super) status: watch::Receiver<Arc<RaftStatus>>,
+    pub(super) applied: watch::Receiver<u64>,
+    /// Bytes of writes that are not in the log yet.
+    pub(super) waiting: Arc<AtomicU64>,
+}
+
+/// Writes that wait for the Raft thread or, during a transfer or while it slows down, in it.
+pub const MAX_WAITING_BYTES: u64 = 64 << 20;
+
+impl RaftHandle {
+    pub fn status(&self) -> Arc<RaftStatus> {
+        Arc::clone(&self.status.borrow())
+    }
+
+    pub fn watch_status(&self) -> watch::Receiver<Arc<RaftStatus>> {
+        self.status.clone()
+    }
+
+    pub fn applied_index(&self) -> u64 {
+        *self.applied.borrow()
+    }
+
+    /// Queues commands in this order; each receiver answers for one. None is queued if one is not known here.
+    pub fn propose(
+        &self,
+        commands: &[Command],
+    ) -> Result<Vec<oneshot::Receiver<Result<helios_proto::v1::Reply, Error>>>, Error> {
+        let mut proposals = Vec::with_capacity(commands.len());
+        let mut receivers = Vec::with_capacity(commands.len());
+        self.check_waiting(commands)?;
+        for command in commands {
+            let (waiter, receiver) = oneshot::channel();
+            let format = format::of(command)?;
+            let data = command.encode_to_vec();
+            let charge = Charge::new(&self.waiting, data.len() as u64);
+            proposals.push(Proposal { data, format, waiter: waiter.into(), charge });
+            receivers.push(receiver);
+        }
+        self.submit(Input::Propose(proposals))?;
+        Ok(receivers)
+    }
+
+    /// One batch is taken whatever its size, if no other waits.
+    fn check_waiting(&self, commands: &[Command]) -> Result<(), Error> {
+        let waiting = self.waiting.load(Ordering::Relaxed);
+        let wanted: usize = commands.iter().map(prost::Message::encoded_len).sum();
+        if waiting == 0 || waiting + wanted as u64 <= MAX_WAITING_BYTES {
+            return Ok(());
+        }
+        let message = format!(
+            "writes of {waiting} bytes wait for this member's log, the limit is {MAX_WAITING_BYTES} (fixed); try again"
+        );
+        Err(Error::new(ErrorCode::Overloaded, message))
+    }
+
+    /// The index that the applied state must reach for a linearizable read.
+    ///
+    /// `by_lease`: without asking a majority while this member leads and its lease lasts.
+    pub async fn read_index(&self, by_lease: bool) -> Result<u64, Error> {
+        let (waiter, receiver) = oneshot::channel();
+        self.submit(if by_lease { Input::LeaseRead(waiter) } else { Input::Read(waiter) })?;
+        receiver.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    /// Resolves once entry `index` is applied here.
+    pub async fn wait_applied(&self, index: u64) -> Result<(), Error> {
+        let mut applied = self.applied.clone();
+        applied.wait_for(|at| *at >= index).await.map(drop).map_err(|_| stopped())
+    }
+
+    /// Resolves once the published status satisfies `condition`, or with `None` at the deadline.
+    pub async fn wait_status(
+        &self,
+        deadline: Instant,
+        condition: impl FnMut(&Arc<RaftStatus>) -> bool,
+    ) -> Option<Arc<RaftStatus>> {
+        let mut status = self.status.clone();
+        let found = tokio::time::timeout_at(deadline, status.wait_for(condition)).await;
+        found.ok()?.ok().map(|status| Arc::clone(&status))
+    }
+
+    pub async fn change(&self, request: ChangeRequest, expected: Expected) -> Result<Arc<Membership>, Error> {
+        let (waiter, receiver) = oneshot::channel();
+        self.submit(Input::Change { request, expected, waiter })?;
+        receiver.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    /// Hands leadership to `target`, or to the most caught-up voter; answers the new leader's id
+    /// and term. `fencing_token` as in [`Expected`].
+    pub async fn transfer(
+        &self,
+        target: Option<u64>,
+        timeout: Duration,
+        fencing_token: u64,
+    ) -> Result<(u64, u64), Error> {
+        let (waiter, receiver) = oneshot::channel();
+        self.submit(Input::Transfer { target, timeout, fencing_token, waiter })?;
+        receiver.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    /// Whether this member may be made the only one of its cluster; changes nothing.
+    pub async fn force_new(&self, expected: LastEntry, fencing_token: u64) -> Result<Verdict, Error> {
+        let (waiter, receiver) = oneshot::channel();
+        self.submit(Input::ForceNew { expected, fencing_token, waiter })?;
+        receiver.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    /// Messages from a peer; dropped when the Raft thread cannot keep up, which Raft tolerates.
+    pub fn messages(&self, messages: Vec<Message>) {
+        if self.submit(Input::Messages(messages)).is_err() {
+            tracing::debug!("raft queue full: messages dropped");
+        }
+    }
+
+    pub fn unreachable(&self, id: u64) {
+        drop(self.submit(Input::Unreachable(id)));
+    }
+
+    /// The connection from member `id` ended. Not to be told of one who may lead by a lease.
+    pub fn link_lost(&self, id: u64) {
+        drop(self.submit(Input::LinkLost(id)));
+    }
+
+    /// The process whose connection ended is connected again.
+    pub fn link_found(&self, id: u64) {
+        drop(self.submit(Input::LinkFound(id)));
+    }
+
+    pub fn peer_disk(&self, id: u64, is_bad: bool) {
+        drop(self.submit(Input::PeerDisk { id, is_bad }));
+    }
+
+    pub fn peer_format(&self, id: u64, format: u32) {
+        drop(self.submit(Input::PeerFormat { id, format }));
+    }
+
+    pub fn peer_priority(&self, id: u64, priority: u32) {
+        drop(self.submit(Input::PeerPriority { id, priority }));
+    }
+
+    pub fn snapshot_sent(&self, to: u64, ok: bool) {
+        drop(self.submit(Input::SnapshotSent { to, ok }));
+    }
+
+    /// Instead of `snapshot_sent`: there is nothing to send any more.
+    pub fn snapshot_gone(&self, to: u64) {
+        drop(self.submit(Input::SnapshotGone(to)));
+    }
+
+    /// Has a snapshot taken of all that is applied here now; answers the status that tells of it.
+    pub async fn take_snapshot(&self, deadline: Instant) -> Result<Arc<RaftStatus>, Error> {
+        let (wanted, failures) = (self.applied_index(), self.status().snapshot_failures);
+        self.submit(Input::BuildSnapshot)?;
+        let is_over =
+            |status: &Arc<RaftStatus>| status.snapshot_index >= wanted || status.snapshot_failures > failures;
+        let ended = self.wait_status(deadline, is_over).await;
+        ended.filter(|status| status.snapshot_index >= wanted).ok_or_else(|| {
+            Error::new(ErrorCode::SnapshotFailed, "no snapshot was taken; this node's log says why")
+        })
+    }
+
+    pub fn stop(&self) {
+        drop(self.inbox.send(Input::Stop));
+    }
+
+    fn submit(&self, input: Input) -> Result<(), Error> {
+        self.inbox.try_send(input).map_err(|error| match error {
+            TrySendError::Full(_) => {
+                Error::new(ErrorCode::Overloaded, "this member is overloaded; try again")
+            }
+            TrySendError::Disconnected(_) => stopped(),
+        })
+    }
+}
+
+fn stopped() -> Error {
+    Error::new(ErrorCode::NotStarted, "this member is stopping")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_inbox_refuses_instead_of_waiting() {
+        let (inbox, _raft) = crossbeam_channel::bounded(1);
+        let (_status, status) = watch::channel(Arc::new(RaftStatus::default()));
+        let (_applied, applied) = watch::channel(0);
+        let handle = RaftHandle { inbox, status, applied, waiting: Arc::default() };
+        assert!(handle.propose(&[]).is_ok());
+        assert_eq!(handle.propose(&[]).unwrap_err().code, ErrorCode::Overloaded);
+    }
+
+    #[test]
+    fn writes_that_wait_are_bounded_by_their_bytes() {
+        let (inbox, raft) = crossbeam_channel::bounded(16_384);
+        let (_status, status) = watch::channel(Arc::new(RaftStatus::default()));
+        let (_applied, applied) = watch::channel(0);
+        let handle = RaftHandle { inbox, status, applied, waiting: Arc::default() };
+        let set = |bytes: usize| {
+            let set = helios_proto::v1::Set { value: vec![7; bytes].into(), ..Default::default() };
+            Command { op: Some(helios_proto::v1::command::Op::Set(set)), ..Command::default() }
+        };
+        let mut taken = 0;
+        let refused = loop {
+            match handle.propose(&[set(8 << 20)]) {
+                Ok(_) => taken += 1,
+                Err(error) => break error,
+            }
+            assert!(taken < 100, "nothing is refused");
+        };
+        assert_eq!((taken, refused.code), (7, ErrorCode::Overloaded), "{refused}");
+        assert!(refused.message.contains("67108864"), "{refused}");
+        drop(raft.recv());
+        assert!(handle.propose(&[set(8 << 20)]).is_ok(), "what left the queue counts no more");
+    }
+}

@@ -1,0 +1,38 @@
+//! Consensus: the raft crate behind one narrow type ([`core::Core`]), the thread that drives it and
+//! the threads that do its work. The layout and its reasons are in ARCHITECTURE.md.
+
+mod acks;
+mod change;
+mod core;
+mod driver;
+mod force_new;
+pub mod format;
+mod handle;
+pub mod handshake;
+mod log;
+mod log_writer;
+pub mod membership;
+pub mod metrics;
+mod proposals;
+mod reads;
+mod recovery;
+mod runtime;
+#[cfg(feature = "simulation")]
+pub mod simulation;
+mod snapshots;
+pub mod trace;
+mod transfer;
+mod types;
+mod workers;
+
+pub use acks::Durable;
+pub use core::{LONGEST_WAIT, MAX_APPLYING_BYTES, MAX_UNCOMMITTED_BYTES};
+pub use core::{MAX_HELD_BYTES, Settings, TICK, longest_lease};
+pub use driver::Outbound;
+pub use force_new::{LastEntry, Verdict};
+pub use handle::MAX_WAITING_BYTES;
+pub use handle::RaftHandle;
+pub use recovery::{Fit, Recovery, RecoveryError, bootstrap, fit, recover};
+pub use runtime::{Fatal, Parts, Runtime, start};
+pub use snapshots::{Incoming, Newest, Prefix, SnapshotId, Snapshots};
+pub use types::{Cause, ChangeRequest, Election, Expected, RaftStatus, Role};

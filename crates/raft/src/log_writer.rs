@@ -1,0 +1,377 @@
+//! The thread that writes the log, and what it does when the disk is full (node.md, pitfall 22).
+//!
+//! Spare segments are made while there is room for them. Once there is none they are a reserve: the
+//! core is told and takes no writes that make the state grow, so that what is left serves votes,
+//! membership and deletes. When the reserve is used up too, the batch at hand waits for room;
+//! nothing of it is answered meanwhile.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use prost_raft::Message as _;
+use raft::eraftpb::Entry;
+
+use super::types::{Done, LogJob};
+use crate::metrics::Metrics;
+use helios_storage::mutation::Mutation;
+use helios_storage::wal::{Base, Batch, HardState, LogEntry, Wal, WalError};
+
+/// Log jobs written with one fsync.
+const MAX_JOBS_PER_WRITE: usize = 256;
+const MAX_BYTES_PER_WRITE: usize = 4 << 20;
+/// How often a full disk is looked at again; nothing tells when room is made.
+const ROOM_POLL: Duration = Duration::from_millis(500);
+
+pub struct LogWriter {
+    wal: Wal,
+    jobs: Receiver<LogJob>,
+    done: Sender<Done>,
+    metrics: Arc<Metrics>,
+    /// Jobs that came while an append waited for room. The core has no more of them under way than
+    /// it waits for, so this stays as short as its own queue.
+    backlog: VecDeque<LogJob>,
+    is_short: bool,
+}
+
+/// The core or its queue is gone: the member is stopping.
+struct Stopped;
+
+impl LogWriter {
+    pub fn new(wal: Wal, jobs: Receiver<LogJob>, done: Sender<Done>, metrics: Arc<Metrics>) -> Self {
+        Self { wal, jobs, done, metrics, backlog: VecDeque::new(), is_short: false }
+    }
+
+    /// Drains everything queued, writes it at once, syncs once, reports once. An error is final:
+    /// after a failed fsync nobody knows what the disk holds (node.md, pitfall 4).
+    pub fn run(mut self) -> Result<(), String> {
+        let failed = |error: WalError| format!("write-ahead log: {error}");
+        loop {
+            match self.next_job() {
+                Ok(Some(job)) => {
+                    let next = || self.backlog.pop_front().or_else(|| self.jobs.try_recv().ok());
+                    let work = LogWork::drain(Some(job), next);
+                    if let Err(Stopped) = self.write(&work).map_err(failed)? {
+                        return Ok(());
+                    }
+                }
+                Ok(None) => {}
+                Err(Stopped) => return Ok(()),
+            }
+            if let Err(Stopped) = self.prepare_spares().map_err(failed)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// `None` when it is time to look for room again.
+    fn next_job(&mut self) -> Result<Option<LogJob>, Stopped> {
+        if let Some(job) = self.backlog.pop_front() {
+            return Ok(Some(job));
+        }
+        if !self.is_short {
+            return self.jobs.recv().map(Some).map_err(|_| Stopped);
+        }
+        match self.jobs.recv_timeout(ROOM_POLL) {
+            Ok(job) => Ok(Some(job)),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => Err(Stopped),
+        }
+    }
+
+    fn write(&mut self, work: &LogWork) -> Result<Result<(), Stopped>, WalError> {
+        let started = Instant::now();
+        let persisted = match self.append(work)? {
+            Ok(persisted) => persisted,
+            Err(Stopped) => return Ok(Err(Stopped)),
+        };
+        if let Some(number) = persisted {
+            self.metrics.raft_entries_appended.inc_by(work.entries());
+            self.metrics.wal_fsync_duration_seconds.observe(started.elapsed().as_secs_f64());
+            if self.done.send(Done::Persisted(number)).is_err() {
+                return Ok(Err(Stopped));
+            }
+        }
+        postponed(work.purge(&mut self.wal)).map(Ok)
+    }
+
+    /// Returns once the work's batches are on disk, however long there is no room for them.
+    fn append(&mut self, work: &LogWork) -> Result<Result<Option<u64>, Stopped>, WalError> {
+        let mut is_held = false;
+        loop {
+            match work.append(&mut self.wal) {
+                Err(error @ WalError::NoSpare { .. }) => {
+                    if !is_held {
+                        is_held = true;
+                        self.metrics.log_writes_held.inc();
+                        tracing::error!(%error, "the disk is full, the reserve used up; the log waits for room");
+                    }
+                    if self.report(true).and_then(|()| self.wait_for_room()).is_err() {
+                        return Ok(Err(Stopped));
+                    }
+                }
+                result => return result.map(Ok),
+            }
+        }
+    }
+
+    /// Waits a little, or until a purge has made room.
+    fn wait_for_room(&mut self) -> Result<(), Stopped> {
+        let deadline = Instant::now() + ROOM_POLL;
+        loop {
+            match self.jobs.recv_deadline(deadline) {
+                // It only drops what a snapshot covers, and so may go before what waits.
+                Ok(LogJob::Purge(base)) if base.index <= self.wal.last_index() => {
+                    match postponed(self.wal.purge(base)) {
+                        Ok(()) => return Ok(()),
+                        // Reported by the append that comes next.
+                        Err(error) => tracing::error!(%error, "the log cannot be purged"),
+                    }
+                }
+                Ok(job) => self.backlog.push_back(job),
+                Err(RecvTimeoutError::Timeout) => return Ok(()),
+                Err(RecvTimeoutError::Disconnected) => return Err(Stopped),
+            }
+        }
+    }
+
+    /// A step at a time, so that the next write never waits for a whole segment of zeros.
+    fn prepare_spares(&mut self) -> Result<Result<(), Stopped>, WalError> {
+        let mut result = self.wal.check_room().map(|()| true);
+        while matches!(result, Ok(true)) && self.jobs.is_empty() && self.backlog.is_empty() {
+            result = self.wal.prepare_spare();
+        }
+        match result {
+            // Work waits: whether there is room will show when it is done.
+            Ok(true) => Ok(Ok(())),
+            Ok(false) => Ok(self.report(false)),
+            Err(error @ WalError::NoSpare { .. }) => {
+                if !self.is_short {
+                    let reserve = self.wal.spare_segments();
+                    tracing::warn!(%error, reserve, "the disk is full; refusing writes that need room");
+                }
+                Ok(self.report(true))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn report(&mut self, is_short: bool) -> Result<(), Stopped> {
+        if self.is_short == is_short {
+            return Ok(());
+        }
+        self.is_short = is_short;
+        self.metrics.disk_full.set(is_short.into());
+        if !is_short {
+            tracing::info!("the disk has room again; taking all writes");
+        }
+        self.done.send(Done::LogSpace { is_short }).map_err(|_| Stopped)
+    }
+}
+
+/// What the log writer does in one turn: one append with one fsync, then a purge.
+#[derive(Default)]
+pub struct LogWork {
+    pub batches: Vec<Batch>,
+    /// Number of the last append among them.
+    last: Option<u64>,
+    purge: Option<Base>,
+}
+
+impl LogWork {
+    /// Takes jobs, `first` and then what `next` has, up to what one write should hold.
+    pub fn drain(mut first: Option<LogJob>, mut next: impl FnMut() -> Option<LogJob>) -> Self {
+        let mut work = Self::default();
+        let mut bytes = 0;
+        while let Some(job) = first.take().or_else(&mut next) {
+            match job {
+                LogJob::Append { number, reset, entries, hard_state } => {
+                    work.last = Some(number);
+                    let entries: Vec<_> = entries.iter().map(log_entry).collect();
+                    bytes += entries.iter().map(|entry| entry.payload.len()).sum::<usize>();
+                    let hard_state = hard_state.map(|state| HardState {
+                        term: state.term,
+                        vote: state.vote,
+                        commit: state.commit,
+                    });
+                    work.batches.push(Batch { reset, entries, hard_state });
+                }
+                LogJob::Purge(base) => work.purge = Some(base),
+            }
+            if work.batches.len() >= MAX_JOBS_PER_WRITE || bytes >= MAX_BYTES_PER_WRITE {
+                break;
+            }
+        }
+        work
+    }
+
+    /// Answers the number of the last job that is durable now, if any was to be written.
+    pub fn append(&self, wal: &mut Wal) -> Result<Option<u64>, WalError> {
+        let Some(last) = self.last else { return Ok(None) };
+        let kept = if Mutation::LogJobsDropped.is_on() { self.batches.len() - 1 } else { 0 };
+        match wal.append(&self.batches[kept..]) {
+            Err(error) if !Mutation::LogErrorIgnored.is_on() => Err(error),
+            _ => Ok(Some(last)),
+        }
+    }
+
+    fn entries(&self) -> u64 {
+        self.batches.iter().map(|batch| batch.entries.len() as u64).sum()
+    }
+
+    pub fn purge(&self, wal: &mut Wal) -> Result<(), WalError> {
+        match self.purge {
+            Some(base) if base.index >= wal.first_index() => wal.purge(base),
+            _ => Ok(()),
+        }
+    }
+}
+
+pub(super) fn log_entry(entry: &Entry) -> LogEntry {
+    LogEntry { index: entry.index, term: entry.term, payload: entry.encode_to_vec().into() }
+}
+
+/// A purge for which there is no room is left to the next one, which covers more.
+fn postponed(purged: Result<(), WalError>) -> Result<(), WalError> {
+    match purged {
+        Err(WalError::NoSpare { .. }) => Ok(()),
+        result => result,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::thread::{self, JoinHandle};
+
+    use prometheus_client::registry::Registry;
+
+    use super::*;
+    use helios_storage::disk::SimDisk;
+    use helios_storage::wal::WalOptions;
+
+    const OPTIONS: WalOptions = WalOptions { segment_bytes: 4096, spare_segments: 2 };
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    struct Rig {
+        disk: SimDisk,
+        jobs: Sender<LogJob>,
+        done: Receiver<Done>,
+        thread: JoinHandle<Result<(), String>>,
+        number: u64,
+    }
+
+    impl Rig {
+        fn new() -> Self {
+            let disk = SimDisk::new(1);
+            let (mut wal, _) = Wal::open(Arc::new(disk.clone()), Path::new("/wal"), OPTIONS).unwrap();
+            while wal.prepare_spare().unwrap() {}
+            let (jobs, queue) = crossbeam_channel::unbounded();
+            let (sender, done) = crossbeam_channel::unbounded();
+            let metrics = Metrics::new(&mut Registry::default());
+            let thread = thread::spawn(|| LogWriter::new(wal, queue, sender, metrics).run());
+            Self { disk, jobs, done, thread, number: 0 }
+        }
+
+        /// One entry of half a segment.
+        fn append(&mut self) {
+            self.number += 1;
+            let entry = Entry { index: self.number, term: 1, data: vec![7; 900], ..Entry::default() };
+            let hard_state = raft::eraftpb::HardState { term: 1, vote: 1, commit: self.number };
+            let (number, hard_state) = (self.number, Some(hard_state));
+            self.jobs.send(LogJob::Append { number, reset: None, entries: vec![entry], hard_state }).unwrap();
+        }
+
+        fn next(&self) -> Done {
+            self.done.recv_timeout(PATIENCE).expect("the log writer answers")
+        }
+
+        fn persisted(&self) -> u64 {
+            match self.next() {
+                Done::Persisted(number) => number,
+                _ => panic!("not an answer to an append"),
+            }
+        }
+
+        /// Fills the reserve until an append is held; answers its number.
+        fn exhaust(&mut self) -> u64 {
+            self.disk.set_free_bytes(Some(2 * 4096 - 1));
+            let mut was_told = false;
+            for _ in 0..20 {
+                self.append();
+                loop {
+                    match self.done.recv_timeout(2 * ROOM_POLL) {
+                        Ok(Done::LogSpace { is_short }) => was_told = is_short,
+                        Ok(Done::Persisted(number)) if number == self.number => break,
+                        Ok(_) => panic!("an answer to an earlier append"),
+                        Err(_) => {
+                            assert!(was_told, "the reserve was used up before anyone was told");
+                            return self.number;
+                        }
+                    }
+                }
+                if was_told {
+                    self.disk.set_free_bytes(Some(0));
+                }
+            }
+            panic!("20 entries fit into the reserve");
+        }
+
+        fn stop(self) -> SimDisk {
+            drop(self.jobs);
+            self.thread.join().unwrap().unwrap();
+            self.disk
+        }
+    }
+
+    fn entries(disk: SimDisk) -> usize {
+        Wal::open(Arc::new(disk), Path::new("/wal"), OPTIONS).unwrap().1.entries.len()
+    }
+
+    #[test]
+    fn with_room_every_append_is_answered_and_nobody_hears_of_space() {
+        let mut rig = Rig::new();
+        for number in 1..=10 {
+            rig.append();
+            assert_eq!(rig.persisted(), number);
+        }
+        assert_eq!(entries(rig.stop()), 10);
+    }
+
+    #[test]
+    fn a_full_disk_is_told_first_then_holds_the_log_and_lets_go_when_there_is_room() {
+        let mut rig = Rig::new();
+        let held = rig.exhaust();
+        assert!(held > 6, "votes and deletes had no reserve");
+        rig.append();
+        assert!(rig.done.is_empty(), "answered although it is not on disk");
+        rig.disk.set_free_bytes(Some(1 << 20));
+        let mut answered = Vec::new();
+        loop {
+            match rig.next() {
+                Done::Persisted(number) => answered.push(number),
+                Done::LogSpace { is_short: false } => break,
+                _ => panic!("neither an append nor news of space"),
+            }
+        }
+        assert_eq!(answered.last(), Some(&(held + 1)));
+        assert_eq!(entries(rig.stop().durable()) as u64, held + 1);
+    }
+
+    #[test]
+    fn a_purge_makes_room_for_the_append_that_waits() {
+        let mut rig = Rig::new();
+        let held = rig.exhaust();
+        rig.jobs.send(LogJob::Purge(Base { index: held - 1, term: 1 })).unwrap();
+        assert_eq!(rig.persisted(), held);
+        assert_eq!(entries(rig.stop()), 1);
+    }
+
+    #[test]
+    fn a_held_append_does_not_keep_the_member_from_stopping() {
+        let mut rig = Rig::new();
+        let held = rig.exhaust();
+        assert_eq!(entries(rig.stop()) as u64, held - 1);
+    }
+}

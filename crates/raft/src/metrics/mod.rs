@@ -1,0 +1,263 @@
+//! The metrics of a node, on a struct it owns: several members in one process do not mix
+//! (product.md, "Metrics"; names follow etcd's where a twin exists). What is on `/metrics` in the end is frozen
+//! by `docs/reference/metrics.md` and the test that reads it.
+
+mod contacts;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Metric, Registry};
+
+use self::contacts::Contacts;
+pub use self::contacts::Heard;
+use crate::membership::name_of;
+use crate::{RaftStatus, Role};
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PeerLabel {
+    pub peer: String,
+}
+
+/// What is not counted as it happens, as it was when the metrics were asked for.
+pub struct Observed {
+    pub keys: u64,
+    pub state_bytes: u64,
+    pub state_rebuilds: u64,
+    pub slow_listeners_cut: u64,
+    /// `None`: the volume cannot be asked.
+    pub disk_free_bytes: Option<u64>,
+    /// `None`: the node belongs to no cluster yet.
+    pub member: Option<ObservedMember>,
+}
+
+pub struct ObservedMember {
+    pub status: Arc<RaftStatus>,
+    pub applied_index: u64,
+    pub snapshot_size_bytes: u64,
+    pub snapshot_age_seconds: u64,
+    pub has_quorum: bool,
+    /// 0 unless this member leads.
+    pub healthy_members: u64,
+}
+
+type PerPeer<M> = Family<PeerLabel, M>;
+
+pub struct Metrics {
+    /// What the round trips and the ages are made from.
+    pub contacts: Contacts,
+    pub wal_fsync_duration_seconds: Histogram,
+    pub apply_duration_seconds: Histogram,
+    pub snapshot_save_duration_seconds: Histogram,
+    pub snapshot_install_duration_seconds: Histogram,
+    snapshot_failures: Counter,
+    pub snapshots_skipped: Counter,
+    pub snapshot_sent_bytes: Counter,
+    pub snapshot_received_bytes: Counter,
+    pub snapshot_resumed_bytes: Counter,
+    pub checkpoints_skipped: Counter,
+    pub log_writes_held: Counter,
+    pub raft_entries_appended: Counter,
+    pub raft_proposals_failed: Counter,
+    pub forwarded: Counter,
+    pub ack_shortfalls: Counter,
+    pub disk_full: Gauge,
+    pub cluster_incarnation: Gauge,
+    peer_rtt_seconds: Family<PeerLabel, Histogram, fn() -> Histogram>,
+    peer_last_contact_seconds: PerPeer<Gauge<f64, AtomicU64>>,
+    peer_match_lag_entries: PerPeer<Gauge>,
+    peer_active: PerPeer<Gauge>,
+    peer_consecutive_errors: PerPeer<Gauge>,
+    raft_has_leader: Gauge,
+    raft_is_leader: Gauge,
+    raft_has_quorum: Gauge,
+    raft_term: Gauge,
+    raft_snapshot_index: Gauge,
+    raft_snapshot_size_bytes: Gauge,
+    raft_snapshot_age_seconds: Gauge,
+    raft_leader_changes: Counter,
+    raft_elections: Counter,
+    raft_election_duration_seconds: Histogram,
+    stale_learners: Gauge,
+    raft_proposals_committed: Counter,
+    raft_proposals_applied: Counter,
+    raft_proposals_pending: Gauge,
+    raft_read_rounds: Counter,
+    raft_lease_reads: Counter,
+    raft_disk_transfers: Counter,
+    members: Gauge,
+    healthy_members: Gauge,
+    lowest_format: Gauge,
+    keys: Gauge,
+    db_size_bytes: Gauge,
+    wal_size_bytes: Gauge,
+    disk_free_bytes: Gauge,
+    state_rebuilds: Counter,
+    slow_listeners_cut: Counter,
+}
+
+/// 0.1 ms to about 10 s: an fsync of a fast disk at one end, a stuck one at the other.
+fn durations() -> Histogram {
+    Histogram::new(exponential_buckets(0.0001, 2.0, 18))
+}
+
+fn add<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
+    registry.register(name, help, metric.clone());
+    metric
+}
+
+impl Metrics {
+    /// Each is registered where it is made. The registry adds the prefix, and `_total` to counters.
+    #[rustfmt::skip]
+    pub fn new(registry: &mut Registry) -> Arc<Self> {
+        let build = add(registry, "build_info", "Version of this binary", Family::<BuildLabel, Gauge>::default());
+        build.get_or_create(&BuildLabel { version: env!("CARGO_PKG_VERSION").into() }).set(1);
+        let time = |registry: &mut Registry, name, help| add(registry, name, help, durations());
+        let count = |registry: &mut Registry, name, help| add(registry, name, help, Counter::default());
+        let gauge = |registry: &mut Registry, name, help| add(registry, name, help, Gauge::default());
+        let per_peer = |registry: &mut Registry, name, help| add(registry, name, help, PerPeer::<Gauge>::default());
+        let r = registry;
+        Arc::new(Self {
+            contacts: Contacts::default(),
+            wal_fsync_duration_seconds: time(r, "wal_fsync_duration_seconds", "One write and fsync of the log"),
+            apply_duration_seconds: time(r, "apply_duration_seconds", "Applying one batch of entries"),
+            snapshot_save_duration_seconds: time(r, "snapshot_save_duration_seconds", "Writing a snapshot"),
+            snapshot_install_duration_seconds: time(r, "snapshot_install_duration_seconds", "Installing a snapshot"),
+            snapshot_failures: count(r, "snapshot_failures", "Snapshots that could not be taken, for want of room or not"),
+            snapshots_skipped: count(r, "snapshots_skipped", "Snapshots put off because the disk is full"),
+            snapshot_sent_bytes: count(r, "snapshot_sent_bytes", "Bytes of snapshots sent to other members"),
+            snapshot_received_bytes: count(r, "snapshot_received_bytes", "Bytes of snapshots received from other members"),
+            snapshot_resumed_bytes: count(r, "snapshot_resumed_bytes", "Bytes of snapshots not sent again, because they were here from a transfer that broke off"),
+            checkpoints_skipped: count(r, "checkpoints_skipped", "Checkpoints put off because the disk is full"),
+            log_writes_held: count(r, "log_writes_held", "Times the log had to wait for room on a full disk"),
+            raft_entries_appended: count(r, "raft_entries_appended", "Entries written to the log of this member"),
+            raft_proposals_failed: count(r, "raft_proposals_failed", "Writes that this member, as the leader, proposed or was to propose, and that failed"),
+            forwarded: count(r, "forwarded", "Writes sent on to the leader"),
+            ack_shortfalls: count(r, "ack_shortfalls", "Writes committed but not on as many disks as asked for in time"),
+            disk_full: gauge(r, "disk_full", "1 while the log has no room and writes that need some are refused"),
+            cluster_incarnation: gauge(r, "cluster_incarnation", "How often the cluster was made anew from one survivor of a lost majority"),
+            peer_rtt_seconds: add(r, "peer_rtt_seconds", "From a heartbeat to its answer, on the leader", Family::new_with_constructor(durations as fn() -> _)),
+            peer_last_contact_seconds: add(r, "peer_last_contact_seconds", "Time since a message of the peer arrived", Family::default()),
+            peer_match_lag_entries: per_peer(r, "peer_match_lag_entries", "Entries a peer is behind the leader's log, on the leader"),
+            peer_active: per_peer(r, "peer_active", "1 when the peer was heard within two election timeouts, on the leader"),
+            peer_consecutive_errors: per_peer(r, "peer_consecutive_errors", "Attempts to connect to the peer that failed since the last one that did not"),
+            raft_has_leader: gauge(r, "raft_has_leader", "1 when a leader is known"),
+            raft_is_leader: gauge(r, "raft_is_leader", "1 on the leader"),
+            raft_has_quorum: gauge(r, "raft_has_quorum", "On the leader: 1 while it hears a majority. Elsewhere: 1 while a leader is known"),
+            raft_term: gauge(r, "raft_term", "Current term"),
+            raft_snapshot_index: gauge(r, "raft_snapshot_index", "Index of the newest snapshot"),
+            raft_snapshot_size_bytes: gauge(r, "raft_snapshot_size_bytes", "Size of the newest snapshot; 0 without one"),
+            raft_snapshot_age_seconds: gauge(r, "raft_snapshot_age_seconds", "Time since the newest snapshot was written or received; 0 without one"),
+            raft_leader_changes: count(r, "raft_leader_changes", "Leaders seen since start"),
+            raft_elections: count(r, "raft_elections", "Elections started by this member since start"),
+            raft_election_duration_seconds: time(r, "raft_election_duration_seconds", "From the moment this member stood for election until it knew a leader, itself or another"),
+            stale_learners: gauge(r, "stale_learners", "Learners that are behind and have taken no entry for a minute, on the leader"),
+            raft_proposals_committed: count(r, "raft_proposals_committed", "Index of the last committed entry"),
+            raft_proposals_applied: count(r, "raft_proposals_applied", "Index of the last applied entry"),
+            raft_proposals_pending: gauge(r, "raft_proposals_pending", "Proposals waiting for commit and apply"),
+            raft_read_rounds: count(r, "raft_read_rounds", "ReadIndex rounds started since start"),
+            raft_lease_reads: count(r, "raft_lease_reads", "Reads answered by the lease since start"),
+            raft_disk_transfers: count(r, "raft_disk_transfers", "Times this member gave up leadership because its disk was slow or full"),
+            members: gauge(r, "members", "Members of the cluster, learners included"),
+            healthy_members: gauge(r, "healthy_members", "Members that were heard within two election timeouts, itself included; 0 unless this member leads"),
+            lowest_format: gauge(r, "lowest_format", "Log format that all members can read, as far as this one has heard"),
+            keys: gauge(r, "keys", "Keys held, expired ones not yet removed included"),
+            db_size_bytes: gauge(r, "db_size_bytes", "State engine and overlay"),
+            wal_size_bytes: gauge(r, "wal_size_bytes", "Log entries kept, in memory and on disk"),
+            disk_free_bytes: gauge(r, "disk_free_bytes", "Free on the volume of the data directory, less what a checkpoint under way will take"),
+            state_rebuilds: count(r, "state_rebuilds", "Times the state engine was set aside and rebuilt"),
+            slow_listeners_cut: count(r, "slow_listeners_cut", "Listening clients cut off because they did not read fast enough"),
+        })
+    }
+
+    /// A heartbeat of this member was answered.
+    pub fn round_trip(&self, peer: &str, took: Duration) {
+        let label = PeerLabel { peer: peer.to_owned() };
+        self.peer_rtt_seconds.get_or_create(&label).observe(took.as_secs_f64());
+    }
+
+    /// An election that this member stood in is over.
+    pub fn election_over(&self, took: Duration) {
+        self.raft_election_duration_seconds.observe(took.as_secs_f64());
+    }
+
+    /// Brings up to date what is not counted as it happens; called when the metrics are asked for.
+    pub fn observe(&self, observed: &Observed) {
+        set(&self.keys, observed.keys);
+        set(&self.db_size_bytes, observed.state_bytes);
+        total(&self.state_rebuilds, observed.state_rebuilds);
+        total(&self.slow_listeners_cut, observed.slow_listeners_cut);
+        if let Some(free) = observed.disk_free_bytes {
+            set(&self.disk_free_bytes, free);
+        }
+        if let Some(member) = &observed.member {
+            self.observe_raft(&member.status, member.applied_index);
+            set(&self.raft_snapshot_size_bytes, member.snapshot_size_bytes);
+            set(&self.raft_snapshot_age_seconds, member.snapshot_age_seconds);
+            set(&self.raft_has_quorum, member.has_quorum.into());
+            set(&self.healthy_members, member.healthy_members);
+            self.observe_peers(&member.status);
+        }
+    }
+
+    fn observe_raft(&self, status: &RaftStatus, applied: u64) {
+        set(&self.raft_has_leader, u64::from(status.leader_id != 0));
+        set(&self.raft_is_leader, u64::from(status.role == Role::Leader));
+        set(&self.raft_term, status.term);
+        total(&self.raft_leader_changes, status.leader_changes);
+        total(&self.raft_elections, status.elections);
+        total(&self.raft_proposals_committed, status.commit_index);
+        total(&self.raft_proposals_applied, applied);
+        set(&self.raft_proposals_pending, status.pending_proposals);
+        total(&self.raft_read_rounds, status.read_rounds);
+        total(&self.raft_lease_reads, status.lease_reads);
+        total(&self.raft_disk_transfers, status.disk_transfers);
+        total(&self.snapshot_failures, status.snapshot_failures);
+        set(&self.wal_size_bytes, status.log_bytes);
+        set(&self.raft_snapshot_index, status.snapshot_index);
+        set(&self.lowest_format, status.lowest_format.into());
+        set(&self.stale_learners, status.stale_learners.len() as u64);
+        set(&self.members, status.membership.members.len() as u64);
+    }
+
+    fn observe_peers(&self, status: &RaftStatus) {
+        self.peer_match_lag_entries.clear();
+        self.peer_active.clear();
+        self.peer_last_contact_seconds.clear();
+        self.peer_consecutive_errors.clear();
+        let label = |id| name_of(&status.membership, id).map(|peer| PeerLabel { peer });
+        for progress in &status.progress {
+            let Some(label) = label(progress.id) else { continue };
+            let lag = status.last_index.saturating_sub(progress.match_index);
+            set(&self.peer_match_lag_entries.get_or_create(&label), lag);
+            set(&self.peer_active.get_or_create(&label), u64::from(progress.active));
+        }
+        for heard in self.contacts.heard_of() {
+            let Some(label) = label(heard.id) else { continue };
+            set(&self.peer_consecutive_errors.get_or_create(&label), heard.consecutive_errors);
+            if let Some(silence) = heard.silence {
+                self.peer_last_contact_seconds.get_or_create(&label).set(silence.as_secs_f64());
+            }
+        }
+    }
+}
+
+fn set(gauge: &Gauge, value: u64) {
+    gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+}
+
+/// Of something that counts by itself.
+fn total(counter: &Counter, value: u64) {
+    counter.inner().store(value, Ordering::Relaxed);
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BuildLabel {
+    version: String,
+}

@@ -1,0 +1,381 @@
+//! The snapshot files of a node: `<data>/snapshots/<index>-<term>.snap`, the newest two kept (C9).
+
+mod incoming;
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use helios_state::{SnapshotMeta, StateError, Store};
+use helios_storage::disk::{self, Disk};
+
+pub use incoming::{Incoming, Prefix, SnapshotId};
+
+const KEEP: usize = 2;
+
+/// Received snapshots kept at least, whatever came after them: Raft may take any of them.
+const KEEP_RECEIVED: usize = 4;
+
+/// Snapshots kept because a transfer may go on, beside the newest.
+const KEEP_UNFINISHED: usize = 2;
+
+pub struct Snapshots {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    /// Index and term of what was received and may still be installed, the newest arrival last.
+    received: Mutex<VecDeque<(u64, u64)>>,
+    /// Member and index of what was not sent to the end, the newest attempt last.
+    unfinished: Mutex<VecDeque<(u64, u64)>>,
+    newest: Mutex<Option<Newest>>,
+}
+
+/// The newest snapshot here, as it is told of.
+#[derive(Debug, Clone, Copy)]
+pub struct Newest {
+    index: u64,
+    pub size_bytes: u64,
+    /// Written or received then.
+    pub written_at: SystemTime,
+}
+
+impl Snapshots {
+    /// Opens the directory and removes what a crash left half-written. What was on its way here stays.
+    pub fn open(disk: Arc<dyn Disk>, dir: &Path) -> io::Result<Self> {
+        disk.make_dir(dir)?;
+        for entry in disk.list(dir)? {
+            let path = dir.join(entry.name);
+            if path.extension().is_some_and(|extension| extension == "tmp") {
+                disk.remove_file(&path)?;
+            }
+        }
+        let snapshots = Self::at(disk, dir);
+        if let Some(newest) = snapshots.list()?.into_iter().max() {
+            snapshots.note(newest);
+        }
+        Ok(snapshots)
+    }
+
+    /// `None`: there is none yet, or its file tells nothing.
+    pub fn told(&self) -> Option<Newest> {
+        *self.newest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A snapshot is here. What a file cannot tell is left out: nothing depends on it.
+    fn note(&self, (index, term): (u64, u64)) {
+        let path = self.path(index, term);
+        let Ok(written_at) = self.disk.modified(&path) else { return };
+        let Ok(size_bytes) = self.disk.open(&path).and_then(|file| file.len()) else { return };
+        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        if newest.is_none_or(|newest| newest.index <= index) {
+            *newest = Some(Newest { index, size_bytes, written_at });
+        }
+    }
+
+    fn at(disk: Arc<dyn Disk>, dir: &Path) -> Self {
+        Self {
+            disk,
+            dir: dir.to_owned(),
+            received: Mutex::default(),
+            unfinished: Mutex::default(),
+            newest: Mutex::default(),
+        }
+    }
+
+    /// Every snapshot in `dir`, oldest first, whole or not. Changes nothing.
+    pub fn look(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+    ) -> io::Result<Vec<(PathBuf, Result<SnapshotMeta, StateError>)>> {
+        let snapshots = Self::at(disk, dir);
+        let mut found = snapshots.list()?;
+        found.sort_unstable();
+        let checked = found.into_iter().map(|(index, term)| {
+            let path = snapshots.path(index, term);
+            let meta = snapshots.verify(&path);
+            (path, meta)
+        });
+        Ok(checked.collect())
+    }
+
+    /// Writes a snapshot of the state as last checkpointed; durable when it returns.
+    pub fn write(&self, store: &Store) -> Result<SnapshotMeta, StateError> {
+        self.make_room()?;
+        let draft = self.dir.join("draft.part");
+        let meta = store.write_snapshot(&draft)?;
+        self.adopt(&draft, &meta).map_err(|source| StateError::Io {
+            doing: "name snapshot",
+            path: draft,
+            source,
+        })?;
+        Ok(meta)
+    }
+
+    /// On a volume that is short of room for one more snapshot all but the newest is given up, what is on
+    /// its way here as well; an error if that is not enough.
+    fn make_room(&self) -> Result<(), StateError> {
+        let Some((index, term)) = self.list().ok().and_then(|found| found.into_iter().max()) else {
+            return Ok(());
+        };
+        let newest = self.path(index, term);
+        let size_bytes = self.disk.open(&newest).and_then(|file| file.len()).unwrap_or(0);
+        let needed_bytes = size_bytes + size_bytes / 4;
+        if self.check_room(needed_bytes).is_err() && self.verify(&newest).is_ok() {
+            self.unfinished().clear();
+            let removed = self.remove_but(1).and_then(|()| self.remove_incoming(|_, _| true));
+            removed.map_err(|source| StateError::Io {
+                doing: "remove from",
+                path: self.dir.clone(),
+                source,
+            })?;
+        }
+        self.check_room(needed_bytes)
+    }
+
+    /// On the volume they are on; `None` if it cannot be asked.
+    pub fn free_bytes(&self) -> Option<u64> {
+        self.disk.free_bytes(&self.dir).ok()
+    }
+
+    /// An error if the volume has less than `needed_bytes` left.
+    pub fn check_room(&self, needed_bytes: u64) -> Result<(), StateError> {
+        let (doing, dir) = ("keep a snapshot", self.dir.clone());
+        match disk::short_of(self.disk.as_ref(), &self.dir, needed_bytes) {
+            Some(free_bytes) => Err(StateError::NoRoom { doing, dir, free_bytes, needed_bytes }),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes over what has arrived, if it is whole and the snapshot that was announced; durable when it
+    /// returns. It stays until the state was restored from it or a newer one: a leader of an old term may
+    /// have sent newer ones that Raft does not take.
+    pub fn receive(&self, incoming: Incoming) -> Result<(), StateError> {
+        incoming.check_whole()?;
+        let file = incoming.path();
+        let verified = incoming.sync().and_then(|()| self.verify_received(file, &incoming.id));
+        let meta = verified.inspect_err(|_| {
+            // Whoever went on with it would come to the same end, or trust what a failed sync has lost.
+            if let Err(error) = self.disk.remove_file(file) {
+                tracing::error!(path = %file.display(), %error, "cannot remove a damaged snapshot");
+            }
+        })?;
+        {
+            let mut received = self.received();
+            received.push_back((meta.index, meta.term));
+            if received.len() > KEEP_RECEIVED {
+                received.pop_front();
+            }
+        }
+        let io = |source| StateError::Io { doing: "name snapshot", path: file.to_owned(), source };
+        self.adopt(file, &meta).map_err(io)
+    }
+
+    fn verify_received(&self, file: &Path, announced: &SnapshotId) -> Result<SnapshotMeta, StateError> {
+        let meta = self.verify(file)?;
+        let mut held = SnapshotId::from(&meta);
+        if announced.crc32c == 0 {
+            held.crc32c = 0;
+        }
+        if held != *announced {
+            return Err(StateError::Damaged(format!("announced {announced:?} but holds {held:?}")));
+        }
+        Ok(meta)
+    }
+
+    /// The state is at `index`: what was received up to there is not needed any more.
+    pub fn restored(&self, index: u64) {
+        self.received().retain(|(received, _)| *received > index);
+    }
+
+    fn received(&self) -> MutexGuard<'_, VecDeque<(u64, u64)>> {
+        self.received.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes over a complete, synced file under its final name; durable when it returns.
+    fn adopt(&self, file: &Path, meta: &SnapshotMeta) -> io::Result<()> {
+        self.disk.rename(file, &self.path(meta.index, meta.term))?;
+        self.note((meta.index, meta.term));
+        self.remove_but(KEEP)?;
+        self.remove_incoming(|_, index| index <= meta.index)?;
+        self.disk.sync_dir(&self.dir)
+    }
+
+    /// The snapshot at `index`, to be sent to member `to`, as [`Snapshots::whole`]. It is kept until it was sent
+    /// or is one too many.
+    pub fn begin_sending(&self, to: u64, index: u64) -> Option<PathBuf> {
+        let path = self.whole(index)?;
+        let mut unfinished = self.unfinished();
+        unfinished.retain(|(member, _)| *member != to);
+        unfinished.push_back((to, index));
+        if unfinished.len() > KEEP_UNFINISHED {
+            unfinished.pop_front();
+        }
+        Some(path)
+    }
+
+    /// It has arrived.
+    pub fn sent(&self, to: u64) {
+        self.unfinished().retain(|(member, _)| *member != to);
+    }
+
+    fn unfinished(&self) -> MutexGuard<'_, VecDeque<(u64, u64)>> {
+        self.unfinished.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The snapshot at `index` if it may be sent. One that rotted since is removed, for the next one
+    /// to take its place.
+    pub fn whole(&self, index: u64) -> Option<PathBuf> {
+        let path = self.find(index)?;
+        match self.verify(&path) {
+            Ok(_) => Some(path),
+            Err(error) => {
+                tracing::error!(path = %path.display(), %error, "snapshot is damaged; removing it");
+                if let Err(error) = self.disk.remove_file(&path) {
+                    tracing::error!(path = %path.display(), %error, "cannot remove a damaged snapshot");
+                }
+                None
+            }
+        }
+    }
+
+    pub fn find(&self, index: u64) -> Option<PathBuf> {
+        let (index, term) = self.list().ok()?.into_iter().find(|(at, _)| *at == index)?;
+        Some(self.path(index, term))
+    }
+
+    /// The newest snapshot whose content is whole.
+    pub fn newest(&self) -> Option<(PathBuf, SnapshotMeta)> {
+        let mut found = self.list().ok()?;
+        found.sort_unstable();
+        while let Some((index, term)) = found.pop() {
+            let path = self.path(index, term);
+            match self.verify(&path) {
+                Ok(meta) => return Some((path, meta)),
+                Err(error) => {
+                    tracing::error!(path = %path.display(), %error, "snapshot is damaged; trying an older one");
+                }
+            }
+        }
+        None
+    }
+
+    /// What the file says of itself; only its header is checked.
+    pub fn read(&self, file: &Path) -> Result<SnapshotMeta, StateError> {
+        SnapshotMeta::read(self.disk.as_ref(), file)
+    }
+
+    /// Reads and checks the whole file.
+    pub fn verify(&self, file: &Path) -> Result<SnapshotMeta, StateError> {
+        SnapshotMeta::verify_file(self.disk.as_ref(), file)
+    }
+
+    fn path(&self, index: u64, term: u64) -> PathBuf {
+        self.dir.join(format!("{index:020}-{term:020}.snap"))
+    }
+
+    fn list(&self) -> io::Result<Vec<(u64, u64)>> {
+        let mut found = Vec::new();
+        for entry in self.disk.list(&self.dir)? {
+            let parsed = entry
+                .name
+                .to_str()
+                .and_then(|name| name.strip_suffix(".snap"))
+                .and_then(|stem| stem.split_once('-'))
+                .and_then(|(index, term)| Some((index.parse().ok()?, term.parse().ok()?)));
+            found.extend(parsed);
+        }
+        Ok(found)
+    }
+
+    fn remove_but(&self, kept: usize) -> io::Result<()> {
+        let mut found = self.list()?;
+        found.sort_unstable();
+        let (received, unfinished) = (self.received(), self.unfinished());
+        let is_wanted = |named: &(u64, u64)| {
+            received.contains(named) || unfinished.iter().any(|(_, index)| *index == named.0)
+        };
+        for (index, term) in found.iter().rev().skip(kept).filter(|named| !is_wanted(named)) {
+            self.disk.remove_file(&self.path(*index, *term))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use helios_proto::v1::Membership;
+
+    use super::*;
+    use helios_state::{EngineKind, StoreOptions};
+    use helios_storage::disk::SimDisk;
+
+    const DIR: &str = "/data/snapshots";
+
+    fn snapshots(disk: &SimDisk) -> io::Result<Snapshots> {
+        Snapshots::open(Arc::new(disk.clone()), Path::new(DIR))
+    }
+
+    /// Takes five snapshots; answers the index of the last one that was promised.
+    fn run(disk: &SimDisk) -> u64 {
+        let options = StoreOptions { engine: EngineKind::Memory, ..StoreOptions::default() };
+        let store = Store::open_with(Arc::new(disk.clone()), Path::new("/"), options).unwrap();
+        let Ok(snapshots) = snapshots(disk) else { return 0 };
+        for index in 1..=5 {
+            store.apply_membership(index, 1, Membership { voters: vec![index; 300], ..Default::default() });
+            store.checkpoint().unwrap();
+            if snapshots.write(&store).is_err() {
+                return index - 1;
+            }
+        }
+        5
+    }
+
+    #[test]
+    fn a_power_cut_before_any_operation_keeps_the_last_snapshot_and_never_half_a_one() {
+        let disk = SimDisk::new(0);
+        assert_eq!(run(&disk), 5);
+        let operations = disk.stats().operations;
+        for (at, seed) in (0..operations).flat_map(|at| (0..20).map(move |seed| (at, seed))) {
+            let disk = SimDisk::new(seed << 32 | at);
+            disk.cut_power_after(at);
+            let promised = run(&disk);
+            disk.crash();
+            let snapshots = snapshots(&disk).unwrap();
+            let found = snapshots.newest().map_or(0, |(_, meta)| meta.index);
+            assert!(found == promised || found == promised + 1, "operation {at}: {found}, not {promised}");
+            for (index, term) in snapshots.list().unwrap() {
+                assert_eq!(snapshots.verify(&snapshots.path(index, term)).unwrap().index, index);
+            }
+        }
+    }
+
+    #[test]
+    fn a_snapshot_that_rotted_gives_way_to_the_one_before() {
+        let disk = SimDisk::new(3);
+        run(&disk);
+        disk.flip_synced_bit(|path| path.to_string_lossy().contains("5-")).unwrap();
+        assert_eq!(snapshots(&disk).unwrap().newest().unwrap().1.index, 4);
+    }
+    #[test]
+    fn short_of_room_all_but_the_newest_are_given_up_and_a_snapshot_is_put_off() {
+        let disk = SimDisk::new(1);
+        run(&disk);
+        let store = Store::open_with(
+            Arc::new(disk.clone()),
+            Path::new("/"),
+            StoreOptions { engine: EngineKind::Memory, ..StoreOptions::default() },
+        );
+        let store = store.unwrap();
+        let snapshots = snapshots(&disk).unwrap();
+        let size_bytes = snapshots.newest().unwrap().1.size_bytes;
+        store.apply_membership(9, 1, Membership { voters: vec![9; 300], ..Default::default() });
+        store.checkpoint().unwrap();
+        disk.set_free_bytes(Some(0));
+        assert!(snapshots.write(&store).unwrap_err().is_disk_full());
+        assert_eq!(snapshots.list().unwrap(), [(5, 1)]);
+        disk.set_free_bytes(Some(2 * size_bytes));
+        assert_eq!(snapshots.write(&store).unwrap().index, 9);
+        assert_eq!(disk.list(Path::new(DIR)).unwrap().len(), 2);
+    }
+}

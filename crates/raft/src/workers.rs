@@ -1,0 +1,237 @@
+//! Two of the threads that do what the Raft thread must not: the apply thread (state machine) and
+//! the checkpoint thread (state engine and snapshots).
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use helios_proto::v1::{Command, ErrorCode, Reply, command::Op};
+use prost::Message as _;
+use raft::eraftpb::Entry;
+use tokio::sync::watch;
+
+use super::change;
+use super::membership;
+use super::snapshots::Snapshots;
+use super::types::*;
+use crate::metrics::Metrics;
+use helios_proto::Error;
+use helios_state::{Batch, StateError, Store};
+
+/// How often applied state moves from the overlay to the engine.
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5);
+/// Overlay size that makes a checkpoint due at once.
+const CHECKPOINT_BYTES: usize = 32 << 20;
+/// How often the checkpoint thread looks at the overlay's size.
+const CHECKPOINT_POLL: Duration = Duration::from_millis(200);
+
+pub struct Applier {
+    pub store: Store,
+    pub snapshots: Arc<Snapshots>,
+    pub done: Sender<Done>,
+    pub applied: watch::Sender<u64>,
+    pub metrics: Arc<Metrics>,
+}
+
+impl Applier {
+    pub fn run(self, jobs: &Receiver<ApplyJob>) -> Result<(), String> {
+        while let Ok(job) = jobs.recv() {
+            if self.done.send(self.apply(job)?).is_err() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    pub fn apply(&self, job: ApplyJob) -> Result<Done, String> {
+        match job {
+            ApplyJob::Entries { entries, bytes } => self.apply_all(entries, bytes),
+            ApplyJob::Restore { index } => self.restore(index),
+        }
+    }
+
+    fn apply_all(&self, entries: Vec<(Entry, Option<Waiter>)>, bytes: u64) -> Result<Done, String> {
+        let started = Instant::now();
+        let mut applied = Applied {
+            index: 0,
+            bytes,
+            conf_changes: Vec::new(),
+            changed: Vec::new(),
+            membership: None,
+            overlay_bytes: 0,
+        };
+        let mut answers = Vec::new();
+        let mut batch = self.store.batch();
+        for (entry, mut waiter) in entries {
+            applied.index = entry.index;
+            if let Some(Waiter::Write(waiter)) = &mut waiter {
+                waiter.applying();
+            }
+            let changes = applied.conf_changes.len();
+            let reply = apply_one(&mut batch, &entry, &mut applied)?;
+            let is_change = applied.conf_changes.len() > changes;
+            // After a failed engine the store applies nothing more; a restart verifies and rebuilds it.
+            if let Some(failure) = self.store.failure() {
+                return Err(format!("applying log entry {}: {failure}", entry.index));
+            }
+            match waiter {
+                Some(Waiter::Change(waiter)) if is_change => applied.changed.push(waiter),
+                Some(waiter) => answers.push((waiter, reply)),
+                None => {}
+            }
+        }
+        batch.publish();
+        applied.overlay_bytes = self.store.overlay_bytes() as u64;
+        self.applied.send_replace(applied.index);
+        for (waiter, reply) in answers {
+            answer(waiter, reply);
+        }
+        self.metrics.apply_duration_seconds.observe(started.elapsed().as_secs_f64());
+        Ok(Done::Applied(applied))
+    }
+
+    fn restore(&self, index: u64) -> Result<Done, String> {
+        let started = Instant::now();
+        let path = self
+            .snapshots
+            .find(index)
+            .ok_or_else(|| format!("the installed snapshot at index {index} is not on disk"))?;
+        let meta = self.store.restore(&path).map_err(|error| format!("installing a snapshot: {error}"))?;
+        self.snapshots.restored(meta.index);
+        self.applied.send_replace(meta.index);
+        self.metrics.snapshot_install_duration_seconds.observe(started.elapsed().as_secs_f64());
+        tracing::info!(index = meta.index, term = meta.term, "snapshot installed");
+        Ok(Done::Restored { index: meta.index, membership: self.store.membership() })
+    }
+}
+
+/// `None` for an entry that holds no command.
+fn apply_one(batch: &mut Batch<'_>, entry: &Entry, applied: &mut Applied) -> Result<Option<Reply>, String> {
+    let undecodable = |error: &dyn std::fmt::Display| {
+        format!("log entry {} cannot be decoded by this version: {error}", entry.index)
+    };
+    if let Some((fenced, conf_change)) = change::decode(entry).map_err(|e| undecodable(&e))? {
+        let next = membership::after(&batch.membership(), &fenced, entry.index);
+        tracing::info!(
+            index = entry.index, change = ?fenced.change, voters = ?next.voters, outgoing = ?next.voters_outgoing,
+            "membership changed"
+        );
+        batch.apply_membership(entry.index, entry.term, next);
+        applied.conf_changes.push(conf_change);
+        applied.membership = Some(batch.membership());
+        return Ok(None);
+    }
+    if entry.data.is_empty() {
+        batch.apply_empty(entry.index, entry.term);
+        return Ok(None);
+    }
+    let command = Command::decode(entry.data.as_slice()).map_err(|e| undecodable(&e))?;
+    if command.op.is_none() {
+        // To pass it over would leave this member with another state than the others.
+        return Err(undecodable(&"it is of a newer build; upgrade this member"));
+    }
+    let reply = batch.apply(entry.index, entry.term, &command);
+    if matches!(command.op, Some(Op::RegisterMember(_))) {
+        applied.membership = Some(batch.membership());
+    }
+    Ok(Some(reply))
+}
+
+fn answer(waiter: Waiter, reply: Option<Reply>) {
+    match (waiter, reply) {
+        (Waiter::Write(waiter), Some(reply)) => waiter.send(Ok(reply)),
+        // The raft crate replaces a configuration change it may not take by an empty entry.
+        (waiter, _) => waiter.fail(Error::new(
+            ErrorCode::MembershipChangeInProgress,
+            "the request was not taken because a membership change was under way; try again",
+        )),
+    }
+}
+
+/// Moves applied state into the engine now and then, and writes snapshots of what it holds.
+pub struct Checkpointer {
+    pub store: Store,
+    pub snapshots: Arc<Snapshots>,
+    pub wanted: Receiver<()>,
+    pub done: Sender<Done>,
+    pub metrics: Arc<Metrics>,
+}
+
+impl Checkpointer {
+    pub fn run(self) -> Result<(), String> {
+        let failed = |error: StateError| format!("checkpoint: {error}");
+        let mut last = (self.store.applied().index, Instant::now());
+        // Not to be tried again before, after one that found no room.
+        let mut not_before = Instant::now();
+        loop {
+            let mut is_built = false;
+            let is_due = match self.wanted.recv_timeout(CHECKPOINT_POLL) {
+                Ok(()) => {
+                    let built =
+                        build_snapshot(&self.store, &self.snapshots, &self.metrics).map_err(failed)?;
+                    if self.done.send(built).is_err() {
+                        return Ok(());
+                    }
+                    last = (self.store.applied().index, Instant::now());
+                    is_built = true;
+                    false
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    let is_due = last.1.elapsed() >= CHECKPOINT_INTERVAL
+                        || self.store.overlay_bytes() >= CHECKPOINT_BYTES;
+                    is_due && self.store.applied().index > last.0 && Instant::now() >= not_before
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    checkpoint(&self.store, &self.metrics).map_err(failed)?;
+                    return Ok(());
+                }
+            };
+            if is_due && checkpoint(&self.store, &self.metrics).map_err(failed)? {
+                last = (self.store.applied().index, Instant::now());
+            } else if is_due {
+                not_before = Instant::now() + CHECKPOINT_INTERVAL;
+            }
+            let bytes = self.store.overlay_bytes() as u64;
+            if (is_due || is_built) && self.done.send(Done::Overlay { bytes }).is_err() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// False: the disk is full, to be tried again. Every error is final.
+fn checkpoint(store: &Store, metrics: &Metrics) -> Result<bool, StateError> {
+    match store.checkpoint() {
+        Ok(_) => Ok(true),
+        Err(error) if error.is_disk_full() => {
+            metrics.checkpoints_skipped.inc();
+            tracing::warn!(%error, "checkpoint put off; the log is kept until one succeeds");
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// A checkpoint, and a snapshot of what it holds.
+pub fn build_snapshot(store: &Store, snapshots: &Snapshots, metrics: &Metrics) -> Result<Done, StateError> {
+    if !checkpoint(store, metrics)? {
+        return Ok(Done::SnapshotFailed);
+    }
+    let started = Instant::now();
+    Ok(match snapshots.write(store) {
+        Ok(meta) => {
+            metrics.snapshot_save_duration_seconds.observe(started.elapsed().as_secs_f64());
+            tracing::info!(index = meta.index, term = meta.term, bytes = meta.size_bytes, "snapshot taken");
+            Done::SnapshotBuilt(meta)
+        }
+        Err(error) if error.is_disk_full() => {
+            metrics.snapshots_skipped.inc();
+            tracing::warn!(%error, "snapshot put off; the log is kept until one succeeds");
+            Done::SnapshotFailed
+        }
+        Err(error) => {
+            tracing::error!(%error, "snapshot failed; the log is kept until one succeeds");
+            Done::SnapshotFailed
+        }
+    })
+}
