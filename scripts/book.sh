@@ -12,7 +12,7 @@ cd "$root"
 readonly staged=target/book-src
 # In the order of the book; a folder stands for its pages by name.
 readonly guides="docs/guide/processes.md docs/guide/kubernetes.md docs/guide/operations.md docs/limits.md docs/benchmarks.md"
-readonly inside="ARCHITECTURE.md docs/checklist.md SECURITY.md CONTRIBUTING.md CHANGELOG.md e2e/kubernetes/README.md"
+readonly inside="ARCHITECTURE.md docs/design/product.md docs/design/node.md docs/checklist.md SECURITY.md CONTRIBUTING.md CHANGELOG.md e2e/kubernetes/README.md"
 
 title() { sed -n 's/^# //p;T;q' "$1"; }
 entry() { printf '%s- [%s](%s)\n' "${2:-}" "$(title "$1")" "$1"; }
