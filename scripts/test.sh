@@ -42,9 +42,10 @@ dependencies() {
 # All but the stories, which are no test target by default.
 unit() { cargo test --workspace --no-fail-fast "$@"; }
 
-# The operator's process at a real API server, and what a few settled clusters cost; the count of real interest is 500.
+# The operator's process at a real API server of each test, and what a few settled clusters cost; the count of real interest
+# is 500. Two at once: they mostly wait.
 operator() {
-  HELIOS_TEST_CLUSTERS=${HELIOS_TEST_CLUSTERS:-20} cargo test --workspace --test kubernetes -- --ignored --test-threads=1
+  HELIOS_TEST_CLUSTERS=${HELIOS_TEST_CLUSTERS:-20} cargo test --workspace --test kubernetes -- --ignored --test-threads=2
 }
 
 lints() {
