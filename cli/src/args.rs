@@ -250,10 +250,10 @@ pub struct LogsArgs {
 pub struct SwitchoverArgs {
     /// The voter that shall lead.
     pub member: String,
-    /// Only say what speaks against it now. Exit code 0: nothing, 1: something.
+    /// Check the preconditions only. Exit code 0: all hold, 1: one does not.
     #[arg(long)]
     pub dry_run: bool,
-    /// Longest wait until nothing speaks against it.
+    /// Longest wait until all preconditions hold.
     #[arg(long, default_value = "10s", value_parser = duration, value_name = "TIME")]
     pub prepare_timeout: Duration,
     /// Longest wait for a target that is behind.

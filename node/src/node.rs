@@ -104,7 +104,7 @@ pub(crate) struct Inner {
     pub(crate) clock: Clock,
     /// Largest encoded command the log takes.
     pub(crate) max_command_bytes: usize,
-    /// Of the embedding program.
+    /// State machine supplied by the embedding program.
     machine: Option<Arc<dyn Driven>>,
     snapshots: Arc<Snapshots>,
     disk_id: String,
@@ -219,7 +219,9 @@ impl Node {
             }
             (Some(member), _) => node.start_member(&member, None)?,
             (None, Some(membership)) => node.begin_static(&membership)?,
-            (None, None) => tracing::info!(disk_id = %node.0.disk_id, "no cluster yet; waiting to be told"),
+            (None, None) => {
+                tracing::info!(disk_id = %node.0.disk_id, "not initialized; waiting for Initialize or AddLearner")
+            }
         }
         Ok(node)
     }

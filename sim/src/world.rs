@@ -152,7 +152,7 @@ impl World {
         self.machines[slot].process.as_mut().filter(|process| process.run == run)
     }
 
-    /// Puts a planned event off while the machine stands still. True: it was put off.
+    /// Reschedules a planned event while the machine is paused, and returns `None` then.
     fn put_off(&mut self, slot: Slot, event: Event) -> Option<Event> {
         let until = self.machines[slot].paused_until;
         if until <= self.now {

@@ -45,7 +45,9 @@ fn anchors(text: &str) -> BTreeSet<String> {
             continue;
         }
         let kept = title.to_lowercase().replace(' ', "-");
-        found.insert(kept.chars().filter(|letter| letter.is_alphanumeric() || "-_".contains(*letter)).collect());
+        found.insert(
+            kept.chars().filter(|letter| letter.is_alphanumeric() || "-_".contains(*letter)).collect(),
+        );
     }
     found
 }
@@ -62,7 +64,8 @@ fn every_link_between_pages_resolves() {
             let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
             let file = if file.is_empty() { path.clone() } else { path.parent().unwrap().join(file) };
             let is_found = file.exists()
-                && (anchor.is_empty() || anchors(&fs::read_to_string(&file).unwrap_or_default()).contains(anchor));
+                && (anchor.is_empty()
+                    || anchors(&fs::read_to_string(&file).unwrap_or_default()).contains(anchor));
             if !is_found {
                 broken.push(format!("{}: {target}", page.display()));
             }

@@ -137,7 +137,7 @@ impl RaftHandle {
         drop(self.submit(Input::Unreachable(id)));
     }
 
-    /// The connection from member `id` ended. Not to be told of one who may lead by a lease.
+    /// The connection from member `id` ended. Do not call for a peer that may hold a read lease.
     pub fn link_lost(&self, id: u64) {
         drop(self.submit(Input::LinkLost(id)));
     }

@@ -32,7 +32,7 @@ impl WriteWaiter {
         self.span.next("apply");
     }
 
-    /// Whether anyone still waits is their own affair: who does not has timed out and answered for himself.
+    /// The receiver may be gone: its request has timed out and was answered.
     pub fn send(self, outcome: Result<Reply, Error>) {
         drop(self.answer.send(outcome));
     }

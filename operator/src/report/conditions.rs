@@ -214,7 +214,7 @@ fn fault_tolerance(view: &View) -> Finding {
         return Finding::new("Unknown", "NoLeader", "without a leader the members' health is not known");
     }
     let left = view.healthy_voters().saturating_sub(quorum(view.voter_count()));
-    let message = format!("{left} members may fail before writes stop, {designed} are meant to");
+    let message = format!("tolerates {left} more member failures (designed for {designed})");
     match () {
         () if left < designed => Finding::new("True", "FewerFailuresSurvivable", message),
         () if wanted.is_multiple_of(2) => Finding::new(

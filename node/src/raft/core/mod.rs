@@ -133,9 +133,9 @@ pub struct Core {
     last_role: (StateRole, u64, u64),
     /// Void while a leader is known.
     leaderless_since: Instant,
-    /// Who has voted for this candidate, as the raft crate forgets it in the moment they are enough.
+    /// Votes granted to this candidate; the raft crate clears its tally when the election is won.
     votes: BTreeSet<u64>,
-    /// That nobody wins was told since a leader was last known.
+    /// Whether "repeated elections without a winner" was logged since a leader was last known.
     is_advised: bool,
     elections: u64,
     last_election: Option<Election>,

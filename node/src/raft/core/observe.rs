@@ -103,7 +103,7 @@ impl Core {
         self.is_advised = true;
         tracing::warn!(
             ?leaderless,
-            "elections again and again, and nobody wins: check that most members run and reach each other; if they do and \
+            "repeated elections without a winner: check that most members run and reach each other; if they do and \
              are slow to answer, raise raft.election_timeout on all members, for instance to 1s (now from {election_min:?} \
              to {election_max:?})"
         );
