@@ -3,8 +3,9 @@
 use helios_proto::v1::cluster_server::Cluster;
 use helios_proto::v1::{
     AddLearnerRequest, ChangeMembershipRequest, ForceNewRequest, InitializeRequest, InitializeResponse,
-    Membership, MembershipResponse, PromoteRequest, RemoveRequest, SnapshotRequest, SnapshotResponse,
-    StatusRequest, StatusResponse, StepDownRequest, TransferRequest, TransferResponse,
+    Membership, MembershipResponse, PromoteRequest, RemoveRequest, SkipEntryRequest, SkipEntryResponse,
+    SnapshotRequest, SnapshotResponse, StatusRequest, StatusResponse, StepDownRequest, TransferRequest,
+    TransferResponse,
 };
 use tonic::{Request, Response, Status};
 
@@ -83,6 +84,13 @@ impl Cluster for ClusterService {
         _request: Request<SnapshotRequest>,
     ) -> Result<Response<SnapshotResponse>, Status> {
         Ok(Response::new(self.0.snapshot().await?))
+    }
+
+    async fn skip_entry(
+        &self,
+        request: Request<SkipEntryRequest>,
+    ) -> Result<Response<SkipEntryResponse>, Status> {
+        Ok(Response::new(self.0.skip_entry(request.into_inner()).await?))
     }
 }
 

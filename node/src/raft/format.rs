@@ -17,6 +17,8 @@ use crate::state::calls;
 pub const FORMAT: u32 = 5;
 /// From which on an entry names the limits on what it may cost (`state::budget`).
 pub const BUDGETS: u32 = 5;
+/// From which on a committed entry can be skipped (`super::unappliable`).
+pub const SKIPS: u32 = 5;
 /// Of builds that did not say.
 pub const OLDEST: u32 = 1;
 
@@ -43,6 +45,7 @@ pub fn of(command: &Command) -> Result<u32, Error> {
             | Op::RegisterMember(_)
             | Op::Apply(_),
         ) => Ok(1),
+        Some(Op::SkipEntry(_)) => Ok(SKIPS),
         None => Err(refused("the leader runs an older build that does not know this write: upgrade it")),
     }
 }

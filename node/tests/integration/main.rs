@@ -31,6 +31,7 @@ mod lots;
 mod membership;
 mod metrics;
 mod parts;
+mod poison;
 mod quorum;
 mod reads;
 mod redirect;

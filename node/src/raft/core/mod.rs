@@ -18,6 +18,7 @@ mod observe;
 mod preference;
 mod propose;
 mod ready;
+mod skipping;
 mod snapshotting;
 mod space;
 mod survivor;
@@ -39,6 +40,7 @@ use super::proposals::Proposals;
 use super::reads::Reads;
 use super::transfer::{self, Transfer};
 use super::types::*;
+use super::unappliable::Unappliable;
 use crate::error::Error;
 use crate::mutation::Mutation;
 use crate::state::SnapshotMeta;
@@ -141,6 +143,10 @@ pub struct Core {
     /// When to try again to find a leader among those who stay.
     give_way_at: Instant,
     lease_reads: u64,
+    /// The apply thread holds it back, and all after it.
+    unappliable: Option<Unappliable>,
+    skipped_entries: u64,
+    last_skipped: u64,
     effects: Vec<Effect>,
 }
 
@@ -222,6 +228,9 @@ impl Core {
             snapshot_failures: 0,
             give_way_at: now,
             lease_reads: 0,
+            unappliable: None,
+            skipped_entries: 0,
+            last_skipped: 0,
             effects: Vec::new(),
         })
     }
@@ -309,6 +318,7 @@ impl Core {
             Done::Applied(applied) => {
                 self.applying_bytes -= applied.bytes;
                 self.applied_index = applied.index;
+                self.note_skipped(&applied);
                 if !applied.conf_changes.is_empty() {
                     self.lease.revoke(now);
                 }
@@ -326,8 +336,11 @@ impl Core {
                     self.effects.push(Effect::Changed(waiter, Arc::clone(&self.membership)));
                 }
             }
-            Done::Restored { index, membership } => {
+            Done::Held(unappliable) => self.unappliable = Some(unappliable),
+            Done::Restored { index, membership, bytes } => {
                 self.restoring = false;
+                self.applying_bytes -= bytes;
+                self.unappliable = None;
                 self.applied_index = index;
                 self.node.advance_apply_to(index);
                 self.set_membership(membership);

@@ -34,7 +34,8 @@ impl Core {
             self.parked.extend(proposals);
             return self.refuse(excess, overloaded());
         }
-        if self.applying_bytes > MAX_APPLYING_BYTES {
+        proposals = self.refuse_but_skip(proposals);
+        if self.unappliable.is_none() && self.applying_bytes > MAX_APPLYING_BYTES {
             return self.refuse(proposals, overloaded());
         }
         let lowest = self.formats.lowest(&self.membership, self.settings.id);

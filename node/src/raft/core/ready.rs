@@ -5,6 +5,7 @@ use std::time::Instant;
 use raft::eraftpb::{Entry, EntryType, Message, MessageType, Snapshot};
 
 use super::super::change;
+use super::super::types::charge_of;
 use super::{ApplyJob, Core, Effect, LogJob};
 use crate::mutation::Mutation;
 use crate::wal::Base;
@@ -134,7 +135,7 @@ impl Core {
             return;
         }
         let leader = self.leader().cloned();
-        let bytes = committed.iter().map(|entry| entry.data.len() as u64 + 64).sum();
+        let bytes = committed.iter().map(charge_of).sum();
         self.applying_bytes += bytes;
         let entries = committed
             .into_iter()

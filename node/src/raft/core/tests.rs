@@ -319,6 +319,7 @@ impl Mesh {
                     conf_changes: vec![],
                     changed: vec![],
                     membership: None,
+                    skipped: vec![],
                 };
                 self.cores[at].on_done(Done::Applied(done), Instant::now());
             }

@@ -215,8 +215,14 @@ impl Net {
 
     fn apply(&mut self, id: u64, entries: Vec<(Entry, Option<Waiter>)>, bytes: u64) -> Applied {
         let disk = self.disks.get_mut(&id).unwrap();
-        let mut applied =
-            Applied { index: 0, bytes, conf_changes: vec![], changed: vec![], membership: None };
+        let mut applied = Applied {
+            index: 0,
+            bytes,
+            conf_changes: vec![],
+            changed: vec![],
+            membership: None,
+            skipped: vec![],
+        };
         for (entry, waiter) in entries {
             applied.index = entry.index;
             if let Some((change, conf_change)) = change::decode(&entry).unwrap() {
