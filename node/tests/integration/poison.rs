@@ -1,6 +1,5 @@
 //! A committed entry that ends every process that applies it.
 
-use std::cell::RefCell;
 use std::path::Path;
 
 use helios_proto::v1::{ErrorCode, SkipEntryRequest, StatusResponse};
@@ -21,19 +20,18 @@ async fn get(node: &Node, key: &str) -> redis::RedisResult<Option<String>> {
 /// Starts members that have ended until each holds an entry and knows a leader; answers their statuses, and how often
 /// each has ended.
 async fn restart_until_all_hold(cluster: &mut Cluster) -> (Vec<StatusResponse>, Vec<u32>) {
-    let cluster = RefCell::new((cluster, vec![0; 3]));
+    let mut ends = vec![0; 3];
     let statuses = eventually("all members stay up and hold the entry", async || {
         let mut found = Vec::new();
-        for index in 0..3 {
-            let (cluster, ends) = &mut *cluster.borrow_mut();
-            ends[index] += u32::from(cluster[index].start_if_ended());
+        for (index, ends) in ends.iter_mut().enumerate() {
+            *ends += u32::from(cluster[index].start_if_ended());
             found.extend(cluster[index].try_status().await);
         }
         found.retain(|status| status.entry_unappliable.is_some() && status.leader_id != 0);
         (found.len() == 3).then_some(found)
     })
     .await;
-    (statuses, cluster.into_inner().1)
+    (statuses, ends)
 }
 
 #[tokio::test]

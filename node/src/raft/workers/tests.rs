@@ -76,8 +76,11 @@ fn job(entries: &[Entry]) -> ApplyJob {
     ApplyJob::Entries { entries: entries.iter().map(|entry| (entry.clone(), None)).collect(), bytes }
 }
 
-/// Index, bytes and skipped entries of what was applied, and index of what is held.
-fn apply(applier: &mut Applier, entries: &[Entry]) -> (Option<(u64, u64, Vec<u64>)>, Option<u64>) {
+/// Index, bytes and skipped entries.
+type Outcome = (u64, u64, Vec<u64>);
+
+/// What was applied, and index of what is held.
+fn apply(applier: &mut Applier, entries: &[Entry]) -> (Option<Outcome>, Option<u64>) {
     let (mut applied, mut held) = (None, None);
     for done in applier.apply(job(entries)).unwrap() {
         match done {
