@@ -8,7 +8,9 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 use serde_json::json;
 
-use crate::args::{Certs, Cli, Command, Data, Format, LogsArgs, SwitchoverArgs, Target, Wait, Which};
+use crate::args::{
+    Certs, Cli, Command, Data, Format, LogAction, LogsArgs, SwitchoverArgs, Target, Wait, Which,
+};
 use crate::direct::Endpoints;
 use crate::error::Error;
 use crate::kubernetes::Finder;
@@ -74,6 +76,9 @@ async fn by_address(cli: &Cli) -> Result<u8, Error> {
         Command::Promote { member, max_lag } => direct::promote(endpoints, member, *max_lag, limit).await?,
         Command::Remove { member } => direct::remove(endpoints, member, limit).await?,
         Command::Snapshot { member } => direct::snapshot(endpoints, member, limit).await?,
+        Command::Log { action: LogAction::Skip { index, crc } } => {
+            direct::skip_entry(endpoints, *index, *crc, limit).await?
+        }
         _ => {
             return Err(Error::Impossible(
                 "this command is about Kubernetes; leave --endpoint and HELIOS_ENDPOINTS out".into(),
@@ -129,6 +134,9 @@ async fn through_kubernetes(cli: &Cli, finder: &Finder) -> Result<u8, Error> {
         ))),
         Command::AddLearner { .. } | Command::Remove { .. } => Err(Error::Impossible(
             "on Kubernetes the operator decides about members: kubectl scale hc/CLUSTER --replicas=N".into(),
+        )),
+        Command::Log { .. } => Err(Error::Impossible(
+            "entries are skipped with --endpoint: forward the peer port of each member, or run heliosctl in one of the pods".into(),
         )),
         Command::Get { .. }
         | Command::Set { .. }

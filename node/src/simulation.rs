@@ -7,6 +7,7 @@ pub use crate::raft::core::{Core, Settings, TICK, longest_lease};
 pub use crate::raft::format::{FORMAT, of as format_of};
 pub use crate::raft::log_writer::LogWork;
 pub use crate::raft::membership;
+pub use crate::raft::suspects::Suspects;
 pub use crate::raft::types::{
     ApplyJob, ChangeRequest, Charge, Done, Effect, Expected, Input, LogJob, Proposal, RaftStatus, Role,
 };

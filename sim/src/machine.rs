@@ -9,7 +9,7 @@ use std::time::Instant;
 use helios_node::disk::{Disk, SimDisk};
 use helios_node::metrics::Metrics;
 use helios_node::raft::{self, RecoveryError, Snapshots};
-use helios_node::simulation::{Applier, ApplyJob, Core, Done, Input, LogJob, Settings};
+use helios_node::simulation::{Applier, ApplyJob, Core, Done, Input, LogJob, Settings, Suspects};
 use helios_node::state::{EngineKind, StateError, Store, StoreOptions};
 use helios_node::wal::{self, Batch, Recovered, Wal, WalError, WalOptions};
 use helios_proto::v1::Membership;
@@ -279,6 +279,8 @@ impl Process {
             done: done_sender,
             applied: applied_sender,
             metrics: Metrics::new(&mut Registry::default()),
+            suspects: Suspects::default(),
+            held: Vec::new(),
         };
         Self {
             run,

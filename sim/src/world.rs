@@ -412,7 +412,7 @@ impl World {
         process.apply_planned = !process.apply_jobs.is_empty();
         let more = process.apply_planned;
         match outcome {
-            Ok(done) => process.done.push_back(done),
+            Ok(done) => process.done.extend(done),
             Err(error) => return self.disk_failed(slot, &format!("its applier ended: {error}")),
         }
         if more {

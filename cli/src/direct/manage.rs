@@ -21,15 +21,15 @@ const SNAPSHOT_LIMIT: Duration = Duration::from_secs(65);
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// A leader, its connection and who the members are.
-struct Led {
-    name: String,
+pub(super) struct Led {
+    pub name: String,
     term: u64,
-    client: ClusterClient<Channel>,
+    pub client: ClusterClient<Channel>,
     membership: Membership,
 }
 
 impl Led {
-    async fn find(endpoints: &Endpoints, limit: Duration) -> Result<Self, Error> {
+    pub async fn find(endpoints: &Endpoints, limit: Duration) -> Result<Self, Error> {
         let answers = survey(endpoints, limit).await;
         let status = leader(&answers).ok_or_else(|| no_leader(&answers))?;
         let address = answers

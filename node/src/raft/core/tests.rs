@@ -326,6 +326,7 @@ impl Mesh {
                     changed: vec![],
                     membership: None,
                     overlay_bytes: 0,
+                    skipped: vec![],
                 };
                 self.cores[at].on_done(Done::Applied(done), Instant::now());
             }
