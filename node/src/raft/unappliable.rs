@@ -11,6 +11,7 @@ use raft::eraftpb::{Entry, EntryType};
 
 use super::suspects::{MAX_ATTEMPTS, Suspects};
 use crate::error::Error;
+use crate::mutation::Mutation;
 
 /// Longest encoded command that can be a `SkipEntry`: its time, its request id and two numbers.
 const MAX_SKIP_BYTES: usize = 160;
@@ -149,15 +150,17 @@ pub fn plan(entries: &[&Entry], suspects: &Suspects) -> Result<Plan, String> {
             }
         }
     }
-    let is_skipped = |at: usize| skips.iter().any(|(target, _)| *target == at);
+    let is_skipped = |at: usize| {
+        skips.iter().any(|(target, _)| *target == at || Mutation::SkipTakesMore.is_on() && *target + 1 == at)
+            || Mutation::HeldPassedOver.is_on() && suspects.holds(entries[at].index)
+    };
     let held = (0..entries.len()).find(|at| suspects.holds(entries[*at].index) && !is_skipped(*at));
     let mut count = held.unwrap_or(entries.len());
     // What is skipped stays with what says so: either both are before the end, or both after it.
     while let Some((target, _)) = skips.iter().find(|(target, at)| *target < count && *at >= count) {
         count = *target;
     }
-    let before = skips.iter().map(|(target, _)| *target).filter(|target| *target < count);
-    let skipped = before.map(|target| entries[target].index).collect();
+    let skipped = (0..count).filter(|at| is_skipped(*at)).map(|at| entries[at].index).collect();
     Ok(Plan { count, skipped, held: held.map(|at| Unappliable::of(entries[at])) })
 }
 

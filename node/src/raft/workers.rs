@@ -199,6 +199,8 @@ fn apply_one(
     }
     #[cfg(debug_assertions)]
     end_at_poison(&command);
+    #[cfg(feature = "simulation")]
+    crate::simulation::end_at_poison(&command);
     let reply = batch.apply(entry.index, entry.term, &command);
     if matches!(command.op, Some(Op::RegisterMember(_))) {
         applied.membership = Some(batch.membership());

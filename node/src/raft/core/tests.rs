@@ -4,6 +4,7 @@ mod formats;
 mod purge;
 mod room;
 mod rules;
+mod skipping;
 
 use helios_proto::v1::{Member, Reply};
 use raft::eraftpb::{ConfState, Entry, Message, MessageType};

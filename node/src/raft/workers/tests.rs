@@ -133,6 +133,18 @@ fn an_entry_that_ended_the_process_twice_is_held_until_it_is_skipped() {
 }
 
 #[test]
+fn the_end_at_an_entry_is_not_blamed_on_the_noted_one_before_it() {
+    let disk = SimDisk::new(1);
+    let log = [set(1), poison()];
+    for _ in 0..2 {
+        // What the log held when the process started ends before the poison.
+        let mut applier = start(&disk, 1);
+        assert!(catch_unwind(AssertUnwindSafe(|| applier.apply(job(&log)))).is_err());
+    }
+    assert_eq!(apply(&mut start(&disk, 1), &log), (Some((1, charge(&log[..1]), vec![])), Some(POISON)));
+}
+
+#[test]
 fn a_skipped_entry_is_not_applied_after_a_restart_either() {
     let disk = SimDisk::new(1);
     let log = [set(1), poison(), set(3), skip_of_poison(4)];
