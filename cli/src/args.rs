@@ -139,7 +139,7 @@ pub enum Command {
     },
     /// Removes a member from the cluster. With --endpoint only.
     Remove { member: String },
-    /// The log of a cluster. With --endpoint only.
+    /// The log of a cluster.
     Log {
         #[command(subcommand)]
         action: LogAction,
@@ -201,6 +201,8 @@ pub enum LogAction {
         /// Checksum of the entry, eight hexadecimal digits, as the status shows it.
         #[arg(long, value_parser = crc, value_name = "CRC")]
         crc: u32,
+        #[command(flatten)]
+        which: Which,
     },
 }
 

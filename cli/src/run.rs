@@ -76,8 +76,8 @@ async fn by_address(cli: &Cli) -> Result<u8, Error> {
         Command::Promote { member, max_lag } => direct::promote(endpoints, member, *max_lag, limit).await?,
         Command::Remove { member } => direct::remove(endpoints, member, limit).await?,
         Command::Snapshot { member } => direct::snapshot(endpoints, member, limit).await?,
-        Command::Log { action: LogAction::Skip { index, crc } } => {
-            direct::skip_entry(endpoints, *index, *crc, limit).await?
+        Command::Log { action: LogAction::Skip { index, crc, .. } } => {
+            direct::skip_entry(&direct::Directly { endpoints, limit }, *index, *crc, limit).await?
         }
         _ => {
             return Err(Error::Impossible(
@@ -109,6 +109,10 @@ async fn through_kubernetes(cli: &Cli, finder: &Finder) -> Result<u8, Error> {
             said(cli, &kubernetes::step_down(finder, &cluster, finder.limit).await?)
         }
         Command::Snapshot { member } => said(cli, &kubernetes::snapshot(finder, member).await?),
+        Command::Log { action: LogAction::Skip { index, crc, which } } => {
+            let members = kubernetes::Pods::in_cluster(finder, finder.one(which).await?).await?;
+            said(cli, &direct::skip_entry(&members, *index, *crc, finder.limit).await?)
+        }
         Command::Restart { which, wait, patience } => {
             restart(cli, finder, which, wait.then_some(patience)).await
         }
@@ -134,9 +138,6 @@ async fn through_kubernetes(cli: &Cli, finder: &Finder) -> Result<u8, Error> {
         ))),
         Command::AddLearner { .. } | Command::Remove { .. } => Err(Error::Impossible(
             "on Kubernetes the operator decides about members: kubectl scale hc/CLUSTER --replicas=N".into(),
-        )),
-        Command::Log { .. } => Err(Error::Impossible(
-            "entries are skipped with --endpoint: forward the peer port of each member, or run heliosctl in one of the pods".into(),
         )),
         Command::Get { .. }
         | Command::Set { .. }

@@ -21,15 +21,15 @@ const SNAPSHOT_LIMIT: Duration = Duration::from_secs(65);
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// A leader, its connection and who the members are.
-pub(super) struct Led {
-    pub name: String,
+struct Led {
+    name: String,
     term: u64,
-    pub client: ClusterClient<Channel>,
+    client: ClusterClient<Channel>,
     membership: Membership,
 }
 
 impl Led {
-    pub async fn find(endpoints: &Endpoints, limit: Duration) -> Result<Self, Error> {
+    async fn find(endpoints: &Endpoints, limit: Duration) -> Result<Self, Error> {
         let answers = survey(endpoints, limit).await;
         let status = leader(&answers).ok_or_else(|| no_leader(&answers))?;
         let address = answers
@@ -46,7 +46,7 @@ impl Led {
     }
 }
 
-fn no_leader(answers: &[Answer]) -> Error {
+pub(super) fn no_leader(answers: &[Answer]) -> Error {
     let answering = answers.iter().filter(|answer| answer.status.is_ok()).count();
     Error::Impossible(format!(
         "no leader among {answering} of {} addresses that answer; heliosctl doctor looks for the reason",

@@ -4,28 +4,31 @@ use std::time::Duration;
 
 use helios_proto::v1::{EntryUnappliable, SkipEntryRequest, StatusResponse};
 
-use super::manage::Led;
-use super::survey::{Answer, Endpoints, newest_membership, survey};
+use super::manage::no_leader;
+use super::survey::{Answer, leader, newest_membership};
 use crate::error::Error;
 use crate::persist::persist;
+use crate::switchover::Members;
 
 /// Makes entry `index` with checksum `crc` a no-op on all members.
 ///
 /// # Errors
 /// When no majority of the voters holds exactly this entry, when a member has applied it, and when the leader refuses.
 pub async fn skip_entry(
-    endpoints: &Endpoints,
+    members: &impl Members,
     index: u64,
     crc: u32,
     limit: Duration,
 ) -> Result<String, Error> {
     persist(limit, async || {
-        let answers = survey(endpoints, limit).await;
+        let answers = members.survey().await;
         check(&answers, index, crc).map_err(Error::Impossible)?;
-        let mut led = Led::find(endpoints, limit).await?;
+        let status = leader(&answers).ok_or_else(|| no_leader(&answers))?;
+        let answer = answers.iter().find(|answer| answer.status().is_some_and(|one| one.name == status.name));
+        let place = members.place(answer.ok_or_else(|| no_leader(&answers))?);
         let request = SkipEntryRequest { index, crc, ..SkipEntryRequest::default() };
-        let done = led.client.skip_entry(request).await;
-        let done = done.map_err(Error::refused(&led.name, format!("skip entry {index}")))?.into_inner();
+        let done = place.cluster(limit).await?.skip_entry(request).await;
+        let done = done.map_err(Error::refused(&status.name, format!("skip entry {index}")))?.into_inner();
         Ok(format!(
             "entry {index} changes nothing on any member, as entry {} of term {} says",
             done.index, done.term
