@@ -80,6 +80,9 @@ impl From<NodeError> for Error {
 /// What Raft's entry adds to the command in it, with room to spare.
 const ENTRY_FRAME_BYTES: usize = 64;
 
+/// In the data directory.
+const STATE_DIR: &str = "state";
+
 /// How long the process before this one may take to leave the data directory.
 const LOCK_PATIENCE: Duration = Duration::from_secs(15);
 
@@ -169,7 +172,7 @@ impl Node {
         let (wal, recovered) = Wal::open(Arc::clone(&disk), &settings.wal_dir, wal_options)?;
         let store = Store::open_with(
             Arc::clone(&disk),
-            &settings.data_dir.join("state"),
+            &settings.data_dir.join(STATE_DIR),
             StoreOptions {
                 engine: settings.engine,
                 read_limits: settings.read_limits,

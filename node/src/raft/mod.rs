@@ -16,8 +16,10 @@ mod reads;
 mod recovery;
 mod runtime;
 mod snapshots;
+pub(crate) mod suspects;
 mod transfer;
 pub(crate) mod types;
+pub(crate) mod unappliable;
 pub(crate) mod workers;
 
 pub use acks::Durable;
@@ -32,4 +34,6 @@ pub use handle::RaftHandle;
 pub use recovery::{Fit, Recovery, RecoveryError, bootstrap, fit, recover};
 pub use runtime::{Fatal, Parts, Runtime, start};
 pub use snapshots::{Incoming, Newest, Prefix, SnapshotId, Snapshots};
+pub use suspects::Suspects;
 pub use types::{Cause, ChangeRequest, Election, Expected, RaftStatus, Role};
+pub use unappliable::Unappliable;

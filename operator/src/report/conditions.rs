@@ -161,6 +161,10 @@ fn degraded(view: &View, plan: &Plan) -> Finding {
     if let Some(trouble) = locks.as_ref().filter(|trouble| trouble.blocks) {
         return Finding::new("True", trouble.reason, trouble.message.clone());
     }
+    // Whatever else waits, waits for this.
+    if let Some(entry) = super::unappliable::held(&view.seen.nodes) {
+        return Finding::new("True", "EntryUnappliable", entry);
+    }
     if let Some(operation) = plan.operation.as_ref().filter(|o| o.stuck || o.is_overdue(view.seen.now)) {
         let reason = match operation.kind {
             Kind::Bootstrap => "BootstrapFailed",

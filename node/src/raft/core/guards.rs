@@ -15,7 +15,7 @@ impl Core {
             // A follower that cannot keep up, or has no room, lets the leader probe again later.
             if message.get_msg_type() == MessageType::MsgAppend
                 && !message.entries.is_empty()
-                && !self.has_room_for_entries()
+                && !self.has_room_for(&message.entries)
             {
                 continue;
             }

@@ -19,6 +19,7 @@ mod preference;
 mod propose;
 mod ready;
 mod room;
+mod skipping;
 mod snapshotting;
 mod space;
 mod survivor;
@@ -40,6 +41,7 @@ use super::proposals::Proposals;
 use super::reads::Reads;
 use super::transfer::{self, Transfer};
 use super::types::*;
+use super::unappliable::Unappliable;
 use crate::error::Error;
 use crate::mutation::Mutation;
 use crate::state::SnapshotMeta;
@@ -115,6 +117,8 @@ pub struct Core {
     /// log for room.
     handed_out: u64,
     committed_out: u64,
+    /// The last committed entry that skips another.
+    last_skip: u64,
     allowance: Allowance,
     last_heard: HashMap<u64, Instant>,
     /// The log was reset by an installed snapshot, and the state is still to follow.
@@ -157,6 +161,10 @@ pub struct Core {
     /// When to try again to find a leader among those who stay.
     give_way_at: Instant,
     lease_reads: u64,
+    /// The apply thread holds it back, and all after it.
+    unappliable: Option<Unappliable>,
+    skipped_entries: u64,
+    last_skipped: u64,
     effects: Vec<Effect>,
 }
 
@@ -216,6 +224,7 @@ impl Core {
             overlay_bytes: 0,
             handed_out: applied,
             committed_out: applied,
+            last_skip: 0,
             allowance: Allowance::new(now),
             last_heard: HashMap::new(),
             restoring: false,
@@ -242,6 +251,9 @@ impl Core {
             snapshot_failures: 0,
             give_way_at: now,
             lease_reads: 0,
+            unappliable: None,
+            skipped_entries: 0,
+            last_skipped: 0,
             effects: Vec::new(),
         })
     }
@@ -330,6 +342,7 @@ impl Core {
                 self.applying_bytes -= applied.bytes;
                 self.overlay_bytes = applied.overlay_bytes;
                 self.applied_index = applied.index;
+                self.note_skipped(&applied);
                 if !applied.conf_changes.is_empty() {
                     self.lease.revoke(now);
                 }
@@ -347,9 +360,12 @@ impl Core {
                     self.effects.push(Effect::Changed(waiter, Arc::clone(&self.membership)));
                 }
             }
-            Done::Restored { index, membership } => {
+            Done::Held(unappliable) => self.unappliable = Some(unappliable),
+            Done::Restored { index, membership, bytes } => {
                 self.restoring = false;
                 self.overlay_bytes = 0;
+                self.applying_bytes -= bytes;
+                self.unappliable = None;
                 self.applied_index = index;
                 self.node.advance_apply_to(index);
                 self.set_membership(membership);

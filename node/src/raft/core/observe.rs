@@ -150,6 +150,9 @@ impl Core {
             disk_transfers: self.disk_transfers,
             lowest_format: self.formats.lowest(&self.membership, self.settings.id),
             disk_is_bad: self.disk_is_bad(),
+            unappliable: self.unappliable.clone(),
+            skipped_entries: self.skipped_entries,
+            last_skipped: self.last_skipped,
         }
     }
 
