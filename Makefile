@@ -16,6 +16,9 @@ stories: ## All end-to-end stories; STORY=name for some of them, TIMES=3 for sev
 check: ## The inner loop: format, lints, unit tests
 	@scripts/test.sh quick
 
+book: ## The documentation as a book with a search, in target/book
+	@scripts/book.sh
+
 bench: ## heliosd beside etcd and Redis on this machine: speed and the write gap (scripts/bench.sh --help for more)
 	@scripts/bench.sh
 
@@ -44,4 +47,4 @@ clean-log-db: ## Remove logs and databases, of the local Kubernetes too; keep wh
 	@$(cluster) down
 	rm -rf helios-data
 
-.PHONY: help demo test stories check bench fix cluster kubeconfig images down clean clean-log-db
+.PHONY: help demo test stories check book bench fix cluster kubeconfig images down clean clean-log-db

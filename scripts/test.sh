@@ -34,24 +34,18 @@ generated() { cargo run --quiet --package helios-crds --bin crdgen -- --check; }
 
 # Licences, duplicates and sources of all dependencies. Not the advisories: their database comes from no package registry.
 dependencies() {
-  local dir=$cache_root/cargo-deny/$cargo_deny_version
-  [[ -x $dir/bin/cargo-deny ]] || deny_build "$dir" || return
-  PATH="$dir/bin:$PATH" cargo deny check licenses bans sources
-}
-
-# About 130 seconds of one core, once on a machine; a third of what its own release profile takes.
-deny_build() {
-  say "building cargo-deny $cargo_deny_version, once on this machine"
-  CARGO_TARGET_DIR="$1.building" CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
-    cargo install --quiet --locked --version "$cargo_deny_version" --root "$1" cargo-deny && rm -rf "$1.building"
+  local deny
+  deny=$(cargo_tool cargo-deny "$cargo_deny_version") || return
+  PATH="${deny%/*}:$PATH" cargo deny check licenses bans sources
 }
 
 # All but the stories, which are no test target by default.
 unit() { cargo test --workspace --no-fail-fast "$@"; }
 
-# The operator's process at a real API server, and what a few settled clusters cost; the count of real interest is 500.
+# The operator's process at a real API server of each test, and what a few settled clusters cost; the count of real interest
+# is 500. Two at once: they mostly wait.
 operator() {
-  HELIOS_TEST_CLUSTERS=${HELIOS_TEST_CLUSTERS:-20} cargo test --workspace --test kubernetes -- --ignored --test-threads=1
+  HELIOS_TEST_CLUSTERS=${HELIOS_TEST_CLUSTERS:-20} cargo test --workspace --test kubernetes -- --ignored --test-threads=2
 }
 
 lints() {
@@ -81,6 +75,7 @@ all)
   part lints lints
   part generated generated
   part dependencies dependencies
+  part book scripts/book.sh
   part tools tools_ensure
   part tests unit
   on_local_cluster operator operator

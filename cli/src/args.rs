@@ -139,6 +139,11 @@ pub enum Command {
     },
     /// Removes a member from the cluster. With --endpoint only.
     Remove { member: String },
+    /// The log of a cluster.
+    Log {
+        #[command(subcommand)]
+        action: LogAction,
+    },
     /// Has a member write a snapshot of its data to its disk now.
     Snapshot { member: String },
     /// Reads a key.
@@ -184,6 +189,21 @@ pub enum Command {
     },
     /// Prints a completion script, e.g. for ~/.bashrc: `source <(heliosctl completion bash)`.
     Completion { shell: Shell },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum LogAction {
+    /// Makes a committed entry a no-op on all members, when applying it ends their processes. A majority has to hold it, as
+    /// `heliosctl status` shows. Its write is lost.
+    Skip {
+        /// Index of the entry.
+        index: u64,
+        /// Checksum of the entry, eight hexadecimal digits, as the status shows it.
+        #[arg(long, value_parser = crc, value_name = "CRC")]
+        crc: u32,
+        #[command(flatten)]
+        which: Which,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -250,10 +270,10 @@ pub struct LogsArgs {
 pub struct SwitchoverArgs {
     /// The voter that shall lead.
     pub member: String,
-    /// Only say what speaks against it now. Exit code 0: nothing, 1: something.
+    /// Check the preconditions only. Exit code 0: all hold, 1: one does not.
     #[arg(long)]
     pub dry_run: bool,
-    /// Longest wait until nothing speaks against it.
+    /// Longest wait until all preconditions hold.
     #[arg(long, default_value = "10s", value_parser = duration, value_name = "TIME")]
     pub prepare_timeout: Duration,
     /// Longest wait for a target that is behind.
@@ -269,6 +289,13 @@ impl Command {
     pub fn tells_health(&self) -> bool {
         matches!(self, Self::Status(_) | Self::Members(_) | Self::Plan(_) | Self::Doctor)
     }
+}
+
+/// Eight hexadecimal digits.
+fn crc(text: &str) -> Result<u32, String> {
+    let wrong =
+        |_| format!("{text:?} is no checksum; write the eight hexadecimal digits that the status shows");
+    u32::from_str_radix(text, 16).map_err(wrong)
 }
 
 /// A time as people write it: `500ms`, `5s`, `10m`, `1h`.

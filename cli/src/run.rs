@@ -8,7 +8,9 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 use serde_json::json;
 
-use crate::args::{Certs, Cli, Command, Data, Format, LogsArgs, SwitchoverArgs, Target, Wait, Which};
+use crate::args::{
+    Certs, Cli, Command, Data, Format, LogAction, LogsArgs, SwitchoverArgs, Target, Wait, Which,
+};
 use crate::direct::Endpoints;
 use crate::error::Error;
 use crate::kubernetes::Finder;
@@ -74,6 +76,9 @@ async fn by_address(cli: &Cli) -> Result<u8, Error> {
         Command::Promote { member, max_lag } => direct::promote(endpoints, member, *max_lag, limit).await?,
         Command::Remove { member } => direct::remove(endpoints, member, limit).await?,
         Command::Snapshot { member } => direct::snapshot(endpoints, member, limit).await?,
+        Command::Log { action: LogAction::Skip { index, crc, .. } } => {
+            direct::skip_entry(&direct::Directly { endpoints, limit }, *index, *crc, limit).await?
+        }
         _ => {
             return Err(Error::Impossible(
                 "this command is about Kubernetes; leave --endpoint and HELIOS_ENDPOINTS out".into(),
@@ -104,6 +109,10 @@ async fn through_kubernetes(cli: &Cli, finder: &Finder) -> Result<u8, Error> {
             said(cli, &kubernetes::step_down(finder, &cluster, finder.limit).await?)
         }
         Command::Snapshot { member } => said(cli, &kubernetes::snapshot(finder, member).await?),
+        Command::Log { action: LogAction::Skip { index, crc, which } } => {
+            let members = kubernetes::Pods::in_cluster(finder, finder.one(which).await?).await?;
+            said(cli, &direct::skip_entry(&members, *index, *crc, finder.limit).await?)
+        }
         Command::Restart { which, wait, patience } => {
             restart(cli, finder, which, wait.then_some(patience)).await
         }

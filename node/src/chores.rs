@@ -57,7 +57,7 @@ async fn register(node: Node) {
         match node.write_own(op, None).await {
             Ok(reply) => match reply.kind {
                 Some(Kind::Error(error)) => {
-                    tracing::error!(reason = %error.message, "the cluster does not know this disk");
+                    tracing::error!(reason = %error.message, "member registration rejected");
                     return;
                 }
                 _ => return,
@@ -72,7 +72,7 @@ async fn purge_expired(node: Node) {
     let mut status = member.raft.watch_status();
     while status.wait_for(|status| status.role == Role::Leader).await.is_ok() {
         tokio::time::sleep(EXPIRY_INTERVAL).await;
-        // A member that stopped while it led says for ever that it leads.
+        // The last published role survives a shutdown of the leader.
         if status.has_changed().is_err() {
             return;
         }

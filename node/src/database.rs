@@ -95,7 +95,7 @@ pub trait Database: Clone + Send + Sync + 'static {
         ack: Ack,
     ) -> impl Future<Output = Vec<Result<Reply, Error>>> + Send;
 
-    /// [`Database::submit`] of writes that a client has no name for and no wish.
+    /// [`Database::submit`] of writes without request ids, with the default ack level.
     fn write(&self, ops: Vec<Op>) -> impl Future<Output = Vec<Result<Reply, Error>>> + Send {
         self.submit(ops.into_iter().map(WriteRequest::from).collect(), Ack::default())
     }

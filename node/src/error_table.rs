@@ -28,7 +28,7 @@ const TABLE: &[Row] = &[
     (ElectionTimeout, Code::Unavailable, 503, "TRYAGAIN", true, false, "The election is not over."),
     (SnapshotFailed, Code::Internal, 500, "ERR", false, false, "A snapshot was not taken, sent or installed."),
     (LogInconsistent, Code::DataLoss, 500, "ERR", false, true, "The log contradicts itself or the state."),
-    (StaleTerm, Code::Aborted, 409, "ERR", false, false, "What was said is of an earlier term."),
+    (StaleTerm, Code::Aborted, 409, "ERR", false, false, "The request carries an older term."),
     (NodeNotFound, Code::NotFound, 404, "ERR", false, false, "The cluster has no such member."),
     (PeerExists, Code::AlreadyExists, 409, "ERR", false, false, "A member has that name or that address."),
     (InsufficientPeers, Code::FailedPrecondition, 409, "ERR", false, false, "The cluster would have no voter left."),
@@ -58,7 +58,7 @@ const TABLE: &[Row] = &[
     (BudgetExceeded, Code::InvalidArgument, 413, "ERR", false, false, "The command, script or answer would cost more than its budget. Nothing was changed."),
     (ProtectedMode, Code::PermissionDenied, 403, "DENIED", false, false, "No users are configured and the client is on another host; the message says what to set."),
     (Overloaded, Code::ResourceExhausted, 429, "BUSY", true, false, "A queue or a limit is full. Nothing was done."),
-    (Internal, Code::Internal, 500, "ERR", false, false, "A mistake of this program; please report it."),
+    (Internal, Code::Internal, 500, "ERR", false, false, "Internal error, a bug; please report it."),
 ];
 
 fn error(code: ErrorCode) -> Error {

@@ -11,7 +11,7 @@ use crate::raft::RaftStatus;
 /// Entries behind the leader's log from which on a member that answers is called degraded.
 const DEGRADED_LAG: u64 = 1_000;
 
-/// Of each member but `own`, by what was heard of them and the least election timeout.
+/// Health of each peer of `own`, from the time of its last contact relative to the minimum election timeout.
 pub fn of_peers(status: &RaftStatus, own: u64, heard: &[Heard], election_min: Duration) -> Vec<PeerHealth> {
     let others = status.membership.members.iter().filter(|member| member.id != own);
     let one = |member: &helios_proto::v1::Member| {

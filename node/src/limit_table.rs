@@ -62,6 +62,7 @@ const SECTIONS: &[(&str, &[Limit])] = &[
         limit("Elements that one read visits", Count(crate::state::MAX_READ_ELEMENTS), Some("reads.max_elements"), "none", "`BUDGET_EXCEEDED`."),
         limit("Bytes that one read visits and answers", Bytes(crate::state::MAX_READ_BYTES), Some("reads.max_bytes"), "none", "`BUDGET_EXCEEDED`."),
         limit("Long reads of one process at once: those that visit more than 1024 elements or 256 KiB", Count(crate::long_reads::MAX_LONG_READS as u64), None, "1, and nothing beside it", "The read waits for its turn."),
+        limit("Ends of the process while it applies one log entry", Count(crate::raft::suspects::MAX_ATTEMPTS as u64), None, "none", "`ENTRY_UNAPPLIABLE`: the member holds the entry and all after it until `heliosctl log skip`."),
         limit("Answers of one transaction together", Bytes(crate::state::MAX_TRANSACTION_ANSWER_BYTES as u64), None, "none", "`TOO_LARGE` in place of the answer that does not fit."),
         limit("Glob pattern (KEYS, SCAN MATCH, PSUBSCRIBE, CONFIG GET, ACL and others)", Bytes(crate::glob::MAX_PATTERN_BYTES as u64), None, "none", "`-ERR pattern exceeds maximum allowed size`."),
         limit("Steps of a glob pattern beyond one pass over each name, for one command", Count(crate::glob::MAX_STEPS), None, "none", "`BUDGET_EXCEEDED`."),

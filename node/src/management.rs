@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use helios_proto::v1::{
-    AddLearnerRequest, ChangeMembershipRequest, ErrorCode, ForceNewRequest, InitializeRequest, Member,
-    Membership, PromoteRequest, RemoveRequest, SnapshotResponse, StepDownRequest, TransferRequest,
-    TransferResponse,
+    AddLearnerRequest, ChangeMembershipRequest, Command, ErrorCode, ForceNewRequest, InitializeRequest,
+    Member, Membership, PromoteRequest, RemoveRequest, SkipEntry, SkipEntryRequest, SkipEntryResponse,
+    SnapshotResponse, StepDownRequest, TransferRequest, TransferResponse, command::Op,
 };
 use tokio::time::{Instant, timeout_at};
 
@@ -109,6 +109,20 @@ impl Management {
         Ok(SnapshotResponse { index: status.snapshot_index, term: status.term })
     }
 
+    /// Makes the entry that the leader holds a no-op on all members.
+    pub async fn skip_entry(&self, request: SkipEntryRequest) -> Result<SkipEntryResponse, Error> {
+        let SkipEntryRequest { index, crc, fencing_token } = request;
+        let raft = &self.0.active()?.raft;
+        membership::check_token(&raft.status().membership, fencing_token)?;
+        let op = Op::SkipEntry(SkipEntry { index, crc });
+        let command = Command { now_ms: crate::wall_ms(), op: Some(op), ..Command::default() };
+        tracing::warn!(index, "an operator asks to skip this entry, with crc {crc:08x}");
+        let answer = raft.propose(&[command])?.pop().ok_or_else(|| skip_unknown(index))?;
+        let answered = timeout_at(Instant::now() + CHANGE_TIMEOUT, answer).await;
+        let reply = answered.map_err(|_| skip_unknown(index))?.map_err(|_| skip_unknown(index))??;
+        Ok(SkipEntryResponse { index: reply.index, term: reply.term })
+    }
+
     async fn change(&self, request: ChangeRequest, expected: Expected) -> Result<Membership, Error> {
         let raft = &self.0.active()?.raft;
         let deadline = Instant::now() + CHANGE_TIMEOUT;
@@ -175,6 +189,13 @@ fn unknown() -> Error {
         ErrorCode::OutcomeUnknown,
         "the membership change was not committed in time and may still be; read the status before trying again",
     )
+}
+
+fn skip_unknown(index: u64) -> Error {
+    let message = format!(
+        "the skip of entry {index} was not committed in time and may still be; read the status before trying again"
+    );
+    Error::new(ErrorCode::OutcomeUnknown, message)
 }
 
 fn owned(membership: Arc<Membership>) -> Membership {

@@ -80,6 +80,9 @@ impl From<NodeError> for Error {
 /// What Raft's entry adds to the command in it, with room to spare.
 const ENTRY_FRAME_BYTES: usize = 64;
 
+/// In the data directory.
+const STATE_DIR: &str = "state";
+
 /// How long the process before this one may take to leave the data directory.
 const LOCK_PATIENCE: Duration = Duration::from_secs(15);
 
@@ -104,7 +107,7 @@ pub(crate) struct Inner {
     pub(crate) clock: Clock,
     /// Largest encoded command the log takes.
     pub(crate) max_command_bytes: usize,
-    /// Of the embedding program.
+    /// State machine supplied by the embedding program.
     machine: Option<Arc<dyn Driven>>,
     snapshots: Arc<Snapshots>,
     disk_id: String,
@@ -169,7 +172,7 @@ impl Node {
         let (wal, recovered) = Wal::open(Arc::clone(&disk), &settings.wal_dir, wal_options)?;
         let store = Store::open_with(
             Arc::clone(&disk),
-            &settings.data_dir.join("state"),
+            &settings.data_dir.join(STATE_DIR),
             StoreOptions {
                 engine: settings.engine,
                 read_limits: settings.read_limits,
@@ -219,7 +222,9 @@ impl Node {
             }
             (Some(member), _) => node.start_member(&member, None)?,
             (None, Some(membership)) => node.begin_static(&membership)?,
-            (None, None) => tracing::info!(disk_id = %node.0.disk_id, "no cluster yet; waiting to be told"),
+            (None, None) => {
+                tracing::info!(disk_id = %node.0.disk_id, "not initialized; waiting for Initialize or AddLearner")
+            }
         }
         Ok(node)
     }

@@ -116,6 +116,13 @@ fn describe(response: &mut StatusResponse, status: &RaftStatus, applied: u64) {
     response.membership = Some((*status.membership).clone());
     response.progress = status.progress.clone();
     response.lowest_format = status.lowest_format;
+    response.last_skipped_index = status.last_skipped;
+    response.entry_unappliable = status.unappliable.as_ref().map(|held| proto::EntryUnappliable {
+        index: held.index,
+        command: held.command.clone(),
+        size_bytes: held.bytes,
+        crc: held.crc,
+    });
 }
 
 fn failover(status: &RaftStatus) -> Failover {
@@ -142,6 +149,9 @@ fn unready(status: &RaftStatus, applied: u64) -> Option<String> {
     }
     if status.membership.members.is_empty() {
         return Some("is waiting for its first snapshot".to_owned());
+    }
+    if let Some(held) = &status.unappliable {
+        return Some(held.reason());
     }
     let lag = status.commit_index.saturating_sub(applied);
     (lag > MAX_READY_LAG).then(|| format!("is {lag} entries behind"))

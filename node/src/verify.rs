@@ -21,7 +21,7 @@ const UNREADABLE: u8 = 74;
 const WRONG_DIRECTORY: u8 = 78;
 
 const REJOIN: &str =
-    "remove this member from the cluster, empty its data directory and let it join anew from the leader";
+    "remove this member from the cluster, empty its data directory and let it rejoin from the leader";
 
 /// Where a node keeps its things.
 #[derive(Debug, Clone)]

@@ -247,7 +247,7 @@ impl Kubernetes<'_> {
             let hosts: Api<Node> = Api::all(self.client.clone());
             let found = hosts.get_opt(host).await.map_err(Error::kube("look at host", host))?;
             if found.is_some_and(|node| !host_of(&node).out_of_service) {
-                return Ok(Outcome::NotYet(format!("{host} is there after all, so {name} is left to it")));
+                return Ok(Outcome::NotYet(format!("node {host} is back; {name} is not force-deleted")));
             }
         }
         let now = DeleteParams { grace_period_seconds: Some(0), ..only(uid) };

@@ -3,6 +3,7 @@
 
 mod conditions;
 mod members;
+mod unappliable;
 
 use helios_crds::{HeliosClusterStatus, MemberStatus, OperationStatus, RecoveryStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;

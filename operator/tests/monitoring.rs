@@ -81,8 +81,13 @@ fn each_alert_asks_for_what_is_told_and_says_how_bad_it_is_and_where_to_read_on(
 
 #[test]
 fn each_runbook_is_of_an_alert() {
-    let names: BTreeSet<_> =
+    let mut names: BTreeSet<_> =
         alerts().iter().map(|alert| format!("{}.md", alert["alert"].as_str().unwrap())).collect();
+    let index = file("docs/runbooks/README.md");
+    for name in &names {
+        assert!(index.contains(&format!("]({name})")), "docs/runbooks/README.md does not list {name}");
+    }
+    names.insert("README.md".to_owned());
     let pages = std::fs::read_dir(Path::new(ROOT).join("docs/runbooks")).unwrap();
     let pages: BTreeSet<_> = pages.map(|page| page.unwrap().file_name().into_string().unwrap()).collect();
     assert_eq!(pages, names);

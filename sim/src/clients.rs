@@ -103,7 +103,7 @@ enum Step {
 }
 
 /// How a question ended.
-enum Ended {
+pub enum Ended {
     Answered,
     /// It certainly changed nothing.
     Failed,
@@ -655,9 +655,9 @@ fn answer_of(asked: &Op, answer: Option<Kind>) -> Option<Answer> {
 
 impl Ended {
     /// As `requests.rs` and clients take it: only these codes say that nothing happened.
-    fn of_error(error: &Error) -> Self {
+    pub fn of_error(error: &Error) -> Self {
         match error.code {
-            ErrorCode::NotLeader | ErrorCode::Overloaded => Self::Failed,
+            ErrorCode::NotLeader | ErrorCode::Overloaded | ErrorCode::EntryUnappliable => Self::Failed,
             _ => Self::Unknown,
         }
     }

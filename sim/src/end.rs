@@ -116,7 +116,7 @@ impl World {
                 Some(process) => {
                     let status = process.core.status(now);
                     format!(
-                        "member {:?} {:?} of term {}, leader {}, log to {}, commit {}, applied {}, voters {:?}, outgoing {:?}, learners {:?}",
+                        "member {:?} {:?} of term {}, leader {}, log to {}, commit {}, applied {}, held {:?}, voters {:?}, outgoing {:?}, learners {:?}",
                         machine.marker.member,
                         status.role,
                         status.term,
@@ -124,6 +124,7 @@ impl World {
                         status.last_index,
                         status.commit_index,
                         process.applied_index(),
+                        status.unappliable.as_ref().map(|held| (held.index, held.crc)),
                         status.membership.voters,
                         status.membership.voters_outgoing,
                         status.membership.learners

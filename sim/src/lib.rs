@@ -14,6 +14,7 @@ mod nemesis;
 mod network;
 mod oracle;
 mod plan;
+mod poison;
 mod reference;
 mod workload;
 mod world;

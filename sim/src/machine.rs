@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use helios_proto::v1::Membership;
 use helios_raft::metrics::Metrics;
-use helios_raft::simulation::{Applier, ApplyJob, Core, Done, Input, LogJob, Settings};
+use helios_raft::simulation::{Applier, ApplyJob, Core, Done, Input, LogJob, Settings, Suspects};
 use helios_raft::{self as raft, RecoveryError, Snapshots};
 use helios_state::{EngineKind, StateError, Store, StoreOptions};
 use helios_storage::disk::{Disk, SimDisk};
@@ -99,6 +99,8 @@ pub enum StartError {
     State(#[from] StateError),
     #[error("snapshots: {0}")]
     Snapshots(#[from] std::io::Error),
+    #[error("the note of what is being applied: {0}")]
+    Note(std::io::Error),
     #[error(transparent)]
     Recovery(#[from] RecoveryError),
     #[error("raft: {0}")]
@@ -233,7 +235,7 @@ impl Machine {
         let (mut wal, mut recovered) = Wal::open(Arc::clone(&disk), Path::new("/wal"), wal_options)?;
         let options = StoreOptions { engine: EngineKind::Simulated, ..StoreOptions::default() };
         let store = Store::open_with(Arc::clone(&disk), Path::new("/state"), options)?;
-        let snapshots = Snapshots::open(disk, Path::new("/snapshots"))?;
+        let snapshots = Snapshots::open(Arc::clone(&disk), Path::new("/snapshots"))?;
         let snapshots = Arc::new(snapshots);
         if let Some(membership) = begin {
             recovered = raft::bootstrap(&mut wal, &store, &snapshots, membership)?;
@@ -262,15 +264,25 @@ impl Machine {
             self.marker.force_new = None;
             self.marker.incarnation += 1;
         }
+        let mut suspects =
+            Suspects::open(&disk, Path::new("/state"), recovery.last_index()).map_err(StartError::Note)?;
+        recovery.skipped(&store).into_iter().for_each(|index| suspects.skip(index));
         let core =
             recovery.into_core(settings, &store, seed, now).map_err(|e| StartError::Raft(e.to_string()))?;
-        let process = Process::new(run, core, wal, store, snapshots);
+        let process = Process::new(run, core, wal, store, snapshots, suspects);
         Ok(Started { process, recovered: found, written })
     }
 }
 
 impl Process {
-    fn new(run: Run, core: Core, wal: Wal, store: Store, snapshots: Arc<Snapshots>) -> Self {
+    fn new(
+        run: Run,
+        core: Core,
+        wal: Wal,
+        store: Store,
+        snapshots: Arc<Snapshots>,
+        suspects: Suspects,
+    ) -> Self {
         let (applied_sender, applied) = watch::channel(store.applied().index);
         let (done_sender, _) = crossbeam_channel::unbounded();
         let applier = Applier {
@@ -279,6 +291,8 @@ impl Process {
             done: done_sender,
             applied: applied_sender,
             metrics: Metrics::new(&mut Registry::default()),
+            suspects,
+            held: Vec::new(),
         };
         Self {
             run,

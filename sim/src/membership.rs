@@ -39,6 +39,9 @@ impl World {
         self.blank_the_broken();
         self.retire_the_removed();
         let Some((leader, status)) = self.leader() else { return };
+        if self.is_poisoned() {
+            return self.skip_poison(leader, &status);
+        }
         let known = status.membership;
         self.register(leader, &known);
         self.purge(leader);
@@ -139,6 +142,9 @@ impl World {
     /// [`Fault::Membership`]: one more member, or one less, or several voters exchanged at once.
     pub fn change_membership(&mut self) -> bool {
         debug_assert!(self.plan.may(Fault::Membership));
+        if self.is_poisoned() {
+            return false;
+        }
         let Some((leader, status)) = self.leader() else { return false };
         let known = status.membership;
         let is_big = known.voters.len() >= self.plan.members;

@@ -86,6 +86,7 @@ impl World {
             Fault::BitRot => return Ok(self.rot(slot)),
             Fault::OldCopy => return self.old_copy(slot),
             Fault::ForceNew => return Ok(self.lose_majority()),
+            Fault::Poison => return Ok(self.poison()),
             _ => return Ok(false),
         }
         Ok(true)
@@ -227,7 +228,12 @@ impl World {
 
     /// All members but one are lost with their disks: the one that is left has all that is committed, so
     /// that nothing may be missing afterwards.
+    ///
+    /// Not while an entry is held: what makes one member the only one is in the log behind it.
     fn lose_majority(&mut self) -> bool {
+        if self.is_poisoned() {
+            return false;
+        }
         let Some((_, status)) = self.leader().filter(|_| self.forcing.is_none()) else { return false };
         let Some((index, term)) = self.oracle.last_committed() else { return false };
         let known = &status.membership;

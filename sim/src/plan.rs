@@ -44,10 +44,12 @@ pub enum Fault {
     Snapshot,
     /// All members but one are lost for good, and that one is made the only one.
     ForceNew,
+    /// An entry is committed that ends every process that applies it.
+    Poison,
 }
 
 impl Fault {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Kill,
         Self::PowerCut,
         Self::PowerCutInWrite,
@@ -62,6 +64,7 @@ impl Fault {
         Self::Membership,
         Self::Snapshot,
         Self::ForceNew,
+        Self::Poison,
     ];
 }
 

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use helios_proto::v1::command::Op;
 use helios_proto::v1::reply::Kind;
-use helios_proto::v1::{Call, Command, RequestId};
-use helios_raft::simulation::decode_change;
+use helios_proto::v1::{Call, Command, RequestId, SkipEntry};
+use helios_raft::simulation::{POISON, decode_change};
 use prost::Message as _;
 use raft::eraftpb::Entry;
 
@@ -35,6 +35,8 @@ pub struct Reference {
     requests: BTreeMap<(Bytes, u64), u64>,
     /// The highest fencing token of a change of the membership.
     token: u64,
+    /// A committed entry that ends every process that applies it, and its checksum, until it is skipped.
+    poison: Option<(u64, u32)>,
 }
 
 struct Executed {
@@ -62,8 +64,40 @@ impl Reference {
             return Ok(());
         }
         let command = Command::decode(entry.data.as_slice());
-        self.execute(next, command.map_err(|error| Violation(format!("{next}: {error}")))?);
+        let command = command.map_err(|error| Violation(format!("{next}: {error}")))?;
+        match &command.op {
+            // Nobody executes it.
+            Some(Op::Set(set)) if set.key == POISON => {
+                self.poison = Some((next, crc32c::crc32c(&entry.data)));
+                return Ok(());
+            }
+            Some(Op::SkipEntry(skip)) => self.skip(skip, next)?,
+            _ => {}
+        }
+        self.execute(next, command);
         Ok(())
+    }
+
+    fn skip(&mut self, skip: &SkipEntry, index: u64) -> Result<(), Violation> {
+        match self.poison.take() {
+            Some(poison) if poison == (skip.index, skip.crc) => Ok(()),
+            other => Err(Violation(format!("{index} skips {skip:?}, and {other:?} can be skipped"))),
+        }
+    }
+
+    /// Whether an entry is committed that nobody can apply, and that nothing skips yet.
+    pub fn is_poisoned(&self) -> bool {
+        self.poison.is_some()
+    }
+
+    /// Nobody gets past an entry that nobody can apply before it is skipped.
+    pub fn check_applied(&self, applied: u64) -> Result<(), Violation> {
+        match self.poison {
+            Some((poison, _)) if applied >= poison => Err(Violation(format!(
+                "a member has applied up to {applied}, and no member can apply {poison}"
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// Once a caller has changed the membership, none with a lower token does. A token of zero is none.

@@ -187,7 +187,7 @@ pub fn key_of(op: &Op) -> Option<Bytes> {
         Op::Call(call) => call.args.first().cloned(),
         Op::Transaction(op) => op.steps.iter().find_map(|step| step.op.as_ref().and_then(key_of)),
         Op::FlushAll(_) => Some(Bytes::from_static(b"t0")),
-        Op::PurgeExpired(_) | Op::RegisterMember(_) | Op::Apply(_) => None,
+        Op::PurgeExpired(_) | Op::RegisterMember(_) | Op::SkipEntry(_) | Op::Apply(_) => None,
     }
 }
 

@@ -16,6 +16,7 @@ use crate::machine::{Machine, Process, StartError, Started};
 use crate::nemesis::{Forcing, Nemesis};
 use crate::oracle::{Electorate, Oracle};
 use crate::plan::{Micros, Plan};
+use crate::poison::{Poison, apply_or_end};
 use crate::{Report, Violation};
 
 pub struct World {
@@ -37,6 +38,8 @@ pub struct World {
     pub is_traced: bool,
     /// Who is made the only member, and how that goes.
     pub forcing: Option<Forcing>,
+    /// An entry that ends every process that applies it, which is in some log, or may be.
+    pub poison: Option<Poison>,
     /// The highest fencing token that the keeper has used.
     pub token: u64,
     /// What each machine's log writer was at when the power failed.
@@ -63,6 +66,7 @@ impl World {
             report: Report { seed, ..Report::default() },
             next_run: 1,
             forcing: None,
+            poison: None,
             token: 1,
             is_traced: std::env::var_os("HELIOS_SIM_TRACE").is_some(),
         }
@@ -152,7 +156,7 @@ impl World {
         self.machines[slot].process.as_mut().filter(|process| process.run == run)
     }
 
-    /// Puts a planned event off while the machine stands still. True: it was put off.
+    /// Reschedules a planned event while the machine is paused, and returns `None` then.
     fn put_off(&mut self, slot: Slot, event: Event) -> Option<Event> {
         let until = self.machines[slot].paused_until;
         if until <= self.now {
@@ -408,13 +412,18 @@ impl World {
         let Some(Event::Applier(..)) = self.put_off(slot, Event::Applier(slot, run)) else { return Ok(()) };
         let Some(process) = self.running(slot, run) else { return Ok(()) };
         let Some(job) = process.apply_jobs.pop_front() else { return Ok(()) };
-        let outcome = process.applier.apply(job);
+        let Some(outcome) = apply_or_end(process, job) else {
+            self.kill(slot);
+            return Ok(());
+        };
+        let applied = process.applied_index();
         process.apply_planned = !process.apply_jobs.is_empty();
         let more = process.apply_planned;
         match outcome {
-            Ok(done) => process.done.push_back(done),
+            Ok(done) => process.done.extend(done),
             Err(error) => return self.disk_failed(slot, &format!("its applier ended: {error}")),
         }
+        self.oracle.reference.check_applied(applied)?;
         if more {
             let at = self.now + self.random.random_range(10..1_000);
             self.events.plan(at, Event::Applier(slot, run));

@@ -46,7 +46,7 @@ impl Led {
     }
 }
 
-fn no_leader(answers: &[Answer]) -> Error {
+pub(super) fn no_leader(answers: &[Answer]) -> Error {
     let answering = answers.iter().filter(|answer| answer.status.is_ok()).count();
     Error::Impossible(format!(
         "no leader among {answering} of {} addresses that answer; heliosctl doctor looks for the reason",

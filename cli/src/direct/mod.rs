@@ -2,6 +2,7 @@
 
 mod agreement;
 mod manage;
+mod skip;
 mod survey;
 mod switchover;
 mod view;
@@ -11,6 +12,7 @@ pub use manage::{
     add_learner, client_place, find, milliseconds, promote, remove, snapshot, snapshot_at, step_down,
     transfer,
 };
+pub use skip::skip_entry;
 pub use survey::{Answer, Endpoints, leader, survey};
 pub use switchover::Directly;
 pub use view::view;

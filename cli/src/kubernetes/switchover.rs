@@ -27,7 +27,14 @@ impl<'a> Pods<'a> {
     /// # Errors
     /// When there is no such member, and when the API server does not answer.
     pub async fn of(finder: &'a Finder, member: &str) -> Result<Self, Error> {
-        let cluster = finder.of_member(member).await?;
+        Self::in_cluster(finder, finder.of_member(member).await?).await
+    }
+
+    /// Those of `cluster`.
+    ///
+    /// # Errors
+    /// When the API server does not answer.
+    pub async fn in_cluster(finder: &'a Finder, cluster: HeliosCluster) -> Result<Self, Error> {
         let lock = finder.lock(&cluster).await?;
         let names = finder.pods_of(&cluster.name_any()).await?.iter().map(ResourceExt::name_any).collect();
         Ok(Self { finder, cluster, names, lock })

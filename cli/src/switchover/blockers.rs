@@ -1,4 +1,4 @@
-//! What speaks against handing leadership to a member now. Pure.
+//! Preconditions of handing leadership to a member that do not hold now. Pure.
 
 use helios_proto::v1::{Membership, Progress, StatusResponse};
 use serde::Serialize;
@@ -55,10 +55,7 @@ impl Outlook {
             return format!("{} leads already\n", self.target);
         }
         if self.blockers.is_empty() {
-            return format!(
-                "nothing speaks against it: {} can take over from {}\n",
-                self.target, self.leader
-            );
+            return format!("all preconditions hold: {} can take over from {}\n", self.target, self.leader);
         }
         let lines =
             self.blockers.iter().map(|blocker| format!("  {}: {}\n", blocker.reason, blocker.message));

@@ -1,4 +1,4 @@
-//! Leadership goes to a named member in five phases, each with a time of its own: prepare (nothing speaks against it), sync
+//! Leadership goes to a named member in five phases, each with a time of its own: prepare (all preconditions hold), sync
 //! (the target has the log), role change (it leads), reconfigure (the others follow it), resume (it has committed what
 //! it found). Whatever phase fails, the cluster has a leader or elects one: nothing has to be undone.
 
@@ -99,7 +99,7 @@ struct Way<'a, M, T> {
 }
 
 impl<M: Members, T: FnMut(&Phase)> Way<'_, M, T> {
-    /// Until nothing speaks against it, but for what `sync` waits for. Answers who leads.
+    /// Waits until all preconditions hold, but for what `sync` waits for. Answers who leads.
     async fn prepare(&mut self, limit: Duration) -> Result<StatusResponse, Error> {
         let (members, target) = (self.members, self.target);
         let (leader, found) = self
@@ -112,7 +112,7 @@ impl<M: Members, T: FnMut(&Phase)> Way<'_, M, T> {
                         let found = match outlook.leads_already {
                             true => format!("{target} leads already, in term {}", leader.term),
                             false => format!(
-                                "{} leads in term {}, and nothing speaks against {target}",
+                                "{} leads in term {}, and all preconditions hold for {target}",
                                 leader.name, leader.term
                             ),
                         };

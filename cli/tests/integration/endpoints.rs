@@ -54,7 +54,7 @@ fn a_switchover_tells_its_phases_and_a_dry_run_what_speaks_against_it() {
     let before = leader(&dev);
     let target = ["node-1", "node-2", "node-3"].into_iter().find(|name| *name != before).unwrap();
     let said = dev.done(&["switchover", target, "--dry-run"]);
-    assert_eq!(said, format!("nothing speaks against it: {target} can take over from {before}\n"));
+    assert_eq!(said, format!("all preconditions hold: {target} can take over from {before}\n"));
     assert_eq!(leader(&dev), before, "it was only asked");
 
     let said = dev.done(&["switchover", target]);

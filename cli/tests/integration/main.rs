@@ -5,4 +5,5 @@ mod dev;
 mod doctor;
 mod endpoints;
 mod locks;
+mod skip;
 mod usage;

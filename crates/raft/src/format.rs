@@ -19,6 +19,8 @@ pub const FORMAT: u32 = 5;
 pub const BUDGETS: u32 = 5;
 /// From which on an entry may say where its write came from.
 pub const WITH_ORIGIN: u32 = 5;
+/// From which on a committed entry can be skipped (`super::unappliable`).
+pub const SKIPS: u32 = 5;
 /// Of builds that did not say.
 pub const OLDEST: u32 = 1;
 
@@ -50,6 +52,7 @@ fn of_op(command: &Command) -> Result<u32, Error> {
             | Op::RegisterMember(_)
             | Op::Apply(_),
         ) => Ok(1),
+        Some(Op::SkipEntry(_)) => Ok(SKIPS),
         None => Err(refused("the leader runs an older build that does not know this write: upgrade it")),
     }
 }

@@ -83,10 +83,17 @@ impl RaftHandle {
         receiver.await.unwrap_or_else(|_| Err(stopped()))
     }
 
-    /// Resolves once entry `index` is applied here.
+    /// Resolves once entry `index` is applied here, or is known not to be before an operator acts.
     pub async fn wait_applied(&self, index: u64) -> Result<(), Error> {
-        let mut applied = self.applied.clone();
-        applied.wait_for(|at| *at >= index).await.map(drop).map_err(|_| stopped())
+        let (mut applied, mut status) = (self.applied.clone(), self.status.clone());
+        tokio::select! {
+            biased;
+            reached = applied.wait_for(|at| *at >= index) => reached.map(drop).map_err(|_| stopped()),
+            held = status.wait_for(|status| status.holds(index)) => {
+                let held = held.map_err(|_| stopped())?.unappliable.clone();
+                held.map_or(Ok(()), |held| Err(held.error()))
+            }
+        }
     }
 
     /// Resolves once the published status satisfies `condition`, or with `None` at the deadline.
@@ -137,7 +144,7 @@ impl RaftHandle {
         drop(self.submit(Input::Unreachable(id)));
     }
 
-    /// The connection from member `id` ended. Not to be told of one who may lead by a lease.
+    /// The connection from member `id` ended. Do not call for a peer that may hold a read lease.
     pub fn link_lost(&self, id: u64) {
         drop(self.submit(Input::LinkLost(id)));
     }

@@ -115,7 +115,7 @@ fn check_member(local: &Local, cluster_id: &str, member_id: u64, handshake: &Han
 fn older_copy(who: &str, start: u64, registered: u64) -> String {
     format!(
         "{who} starts for the {start}. time but was registered at its {registered}.: its disk is an older copy; \
-         remove the member and let it join anew"
+         remove the member and let it rejoin"
     )
 }
 

@@ -20,9 +20,11 @@ mod runtime;
 #[cfg(feature = "simulation")]
 pub mod simulation;
 mod snapshots;
+pub mod suspects;
 pub mod trace;
 mod transfer;
 mod types;
+mod unappliable;
 mod workers;
 
 pub use acks::Durable;
@@ -35,4 +37,6 @@ pub use handle::RaftHandle;
 pub use recovery::{Fit, Recovery, RecoveryError, bootstrap, fit, recover};
 pub use runtime::{Fatal, Parts, Runtime, start};
 pub use snapshots::{Incoming, Newest, Prefix, SnapshotId, Snapshots};
+pub use suspects::Suspects;
 pub use types::{Cause, ChangeRequest, Election, Expected, RaftStatus, Role};
+pub use unappliable::Unappliable;

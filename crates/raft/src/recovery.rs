@@ -14,6 +14,7 @@ use super::log::Log;
 use super::log_writer::log_entry;
 use super::membership;
 use super::snapshots::Snapshots;
+use super::unappliable;
 use helios_state::{SnapshotMeta, StateError, Store};
 use helios_storage::mutation::Mutation;
 use helios_storage::wal::{self, Base, Batch, Recovered, Wal, WalError};
@@ -44,6 +45,20 @@ pub struct Recovery {
 }
 
 impl Recovery {
+    /// Of the log.
+    pub fn last_index(&self) -> u64 {
+        self.log.last()
+    }
+
+    /// Entries that the state lacks and that a committed entry skips. They come back in pages, and what skips one may be on
+    /// a later page than it.
+    pub fn skipped(&self, store: &Store) -> Vec<u64> {
+        let applied = store.applied().index;
+        let committed = self.log.after(applied).take_while(|entry| entry.index <= self.commit);
+        let skips = committed.filter_map(|entry| unappliable::skip_in(&entry.data));
+        skips.map(|skip| skip.index).filter(|index| *index > applied).collect()
+    }
+
     /// Makes `survivor` the only member (`force_new`): all that the log holds becomes committed, and the
     /// removals of the others follow. One append, so that a crash leaves all of it, or what another call
     /// adds to. Answers what was written.

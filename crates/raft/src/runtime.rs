@@ -13,6 +13,7 @@ use super::handle::RaftHandle;
 use super::log_writer::LogWriter;
 use super::recovery::Recovery;
 use super::snapshots::Snapshots;
+use super::suspects::Suspects;
 use super::workers::{Applier, Checkpointer};
 use crate::metrics::Metrics;
 use helios_state::Store;
@@ -64,6 +65,7 @@ pub struct Parts {
     pub store: Store,
     pub snapshots: Arc<Snapshots>,
     pub recovery: Recovery,
+    pub suspects: Suspects,
     pub metrics: Arc<Metrics>,
     pub fatal: Fatal,
 }
@@ -73,7 +75,7 @@ pub fn start(
     parts: Parts,
     outbound: impl FnOnce(&RaftHandle) -> Arc<dyn Outbound>,
 ) -> Result<Runtime, String> {
-    let Parts { settings, wal, store, snapshots, recovery, metrics, fatal } = parts;
+    let Parts { settings, wal, store, snapshots, recovery, suspects, metrics, fatal } = parts;
     let now = Instant::now();
     let boot_nonce = rand::random();
     let core = recovery
@@ -104,6 +106,8 @@ pub fn start(
         done: done_sender.clone(),
         applied,
         metrics: Arc::clone(&metrics),
+        suspects,
+        held: Vec::new(),
     };
     let log_writer = LogWriter::new(wal, log_jobs, done_sender.clone(), Arc::clone(&metrics));
     let checkpointer = Checkpointer { store, snapshots, wanted: checkpoint_jobs, done: done_sender, metrics };

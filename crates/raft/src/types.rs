@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use super::acks::Durable;
 use super::force_new::{LastEntry, Verdict};
+use super::unappliable::Unappliable;
 use crate::trace::Span;
 use helios_proto::Error;
 use helios_state::SnapshotMeta;
@@ -32,7 +33,7 @@ impl WriteWaiter {
         self.span.next("apply");
     }
 
-    /// Whether anyone still waits is their own affair: who does not has timed out and answered for himself.
+    /// The receiver may be gone: its request has timed out and was answered.
     pub fn send(self, outcome: Result<Reply, Error>) {
         drop(self.answer.send(outcome));
     }
@@ -157,7 +158,11 @@ pub enum Done {
     Restored {
         index: u64,
         membership: Arc<Membership>,
+        /// Bytes of the entries that were held back and are covered by the snapshot.
+        bytes: u64,
     },
+    /// This entry and all after it are held back.
+    Held(Unappliable),
     SnapshotBuilt(SnapshotMeta),
     SnapshotFailed,
     /// A checkpoint has ended: so much of the state is not on disk yet.
@@ -170,6 +175,7 @@ pub enum Done {
     },
 }
 
+#[derive(Default)]
 pub struct Applied {
     pub index: u64,
     /// Bytes of the entries, as charged when they were handed out.
@@ -183,6 +189,8 @@ pub struct Applied {
     pub membership: Option<Arc<Membership>>,
     /// Of the state that is not on disk yet.
     pub overlay_bytes: u64,
+    /// Indices of the entries that changed nothing, as a `SkipEntry` among the entries says.
+    pub skipped: Vec<u64>,
 }
 
 /// Who waits for an entry to be applied.
@@ -207,10 +215,18 @@ pub enum LogJob {
     Purge(Base),
 }
 
+/// A committed entry, and who waits for it.
+pub type Committed = (Entry, Option<Waiter>);
+
+/// What an entry counts for until it is applied.
+pub fn charge_of(entry: &Entry) -> u64 {
+    entry.data.len() as u64 + 64
+}
+
 /// Work for the apply thread, in order.
 pub enum ApplyJob {
     Entries {
-        entries: Vec<(Entry, Option<Waiter>)>,
+        entries: Vec<Committed>,
         bytes: u64,
     },
     /// Replace the state by the installed snapshot of this index.
@@ -301,6 +317,19 @@ pub struct RaftStatus {
     pub disk_transfers: u64,
     /// What all members can read, as far as this one has heard.
     pub lowest_format: u32,
-    /// The disk is full or slow: better that another member leads.
+    /// The disk is full or slow, or an entry is held back: better that another member leads.
     pub disk_is_bad: bool,
+    /// The committed entry that is not applied here, nor any after it.
+    pub unappliable: Option<Unappliable>,
+    /// Since the process started.
+    pub skipped_entries: u64,
+    /// Index of the last of them; 0: none.
+    pub last_skipped: u64,
+}
+
+impl RaftStatus {
+    /// Whether entry `index` waits for an operator.
+    pub fn holds(&self, index: u64) -> bool {
+        self.unappliable.as_ref().is_some_and(|held| held.index <= index)
+    }
 }

@@ -13,7 +13,9 @@ use tokio::sync::watch;
 use super::change;
 use super::membership;
 use super::snapshots::Snapshots;
+use super::suspects::Suspects;
 use super::types::*;
+use super::unappliable::{self, Plan, Unappliable};
 use crate::metrics::Metrics;
 use helios_proto::Error;
 use helios_state::{Batch, StateError, Store};
@@ -31,35 +33,58 @@ pub struct Applier {
     pub done: Sender<Done>,
     pub applied: watch::Sender<u64>,
     pub metrics: Arc<Metrics>,
+    pub suspects: Suspects,
+    /// Committed entries that wait for the first of them to be skipped. The core counts their bytes.
+    pub held: Vec<Committed>,
 }
 
 impl Applier {
-    pub fn run(self, jobs: &Receiver<ApplyJob>) -> Result<(), String> {
+    pub fn run(mut self, jobs: &Receiver<ApplyJob>) -> Result<(), String> {
         while let Ok(job) = jobs.recv() {
-            if self.done.send(self.apply(job)?).is_err() {
-                return Ok(());
+            for done in self.apply(job)? {
+                if self.done.send(done).is_err() {
+                    return Ok(());
+                }
             }
         }
         Ok(())
     }
 
-    pub fn apply(&self, job: ApplyJob) -> Result<Done, String> {
-        match job {
-            ApplyJob::Entries { entries, bytes } => self.apply_all(entries, bytes),
-            ApplyJob::Restore { index } => self.restore(index),
+    pub fn apply(&mut self, job: ApplyJob) -> Result<Vec<Done>, String> {
+        let outcome = match job {
+            ApplyJob::Entries { entries, .. } => self.apply_committed(entries),
+            ApplyJob::Restore { index } => self.restore(index).map(|done| vec![done]),
+        };
+        if outcome.is_err() {
+            self.suspects.forgive();
         }
+        outcome
     }
 
-    fn apply_all(&self, entries: Vec<(Entry, Option<Waiter>)>, bytes: u64) -> Result<Done, String> {
+    /// Applies what may be, and holds the rest.
+    fn apply_committed(&mut self, entries: Vec<Committed>) -> Result<Vec<Done>, String> {
+        let was_held = !self.held.is_empty();
+        self.held.extend(entries);
+        let waiting: Vec<&Entry> = self.held.iter().map(|(entry, _)| entry).collect();
+        let Plan { count, skipped, held } = unappliable::plan(&waiting, &self.suspects)?;
+        let rest = self.held.split_off(count);
+        let entries = std::mem::replace(&mut self.held, rest);
+        let mut done = Vec::new();
+        if !entries.is_empty() {
+            done.push(self.apply_all(entries, skipped)?);
+        }
+        // Once, not for every entry after it.
+        if let Some(held) = held.filter(|_| !was_held || !done.is_empty()) {
+            tracing::error!(index = held.index, command = %held.command, bytes = held.bytes, "{}", held.error());
+            done.push(Done::Held(held));
+        }
+        Ok(done)
+    }
+
+    fn apply_all(&mut self, entries: Vec<Committed>, skipped: Vec<u64>) -> Result<Done, String> {
         let started = Instant::now();
-        let mut applied = Applied {
-            index: 0,
-            bytes,
-            conf_changes: Vec::new(),
-            changed: Vec::new(),
-            membership: None,
-            overlay_bytes: 0,
-        };
+        let bytes = entries.iter().map(|(entry, _)| charge_of(entry)).sum();
+        let mut applied = Applied { bytes, skipped, ..Applied::default() };
         let mut answers = Vec::new();
         let mut batch = self.store.batch();
         for (entry, mut waiter) in entries {
@@ -67,8 +92,12 @@ impl Applier {
             if let Some(Waiter::Write(waiter)) = &mut waiter {
                 waiter.applying();
             }
+            if applied.skipped.contains(&entry.index) {
+                skip(&mut batch, &mut self.suspects, &entry, waiter);
+                continue;
+            }
             let changes = applied.conf_changes.len();
-            let reply = apply_one(&mut batch, &entry, &mut applied)?;
+            let reply = apply_one(&mut batch, &mut self.suspects, &entry, &mut applied)?;
             let is_change = applied.conf_changes.len() > changes;
             // After a failed engine the store applies nothing more; a restart verifies and rebuilds it.
             if let Some(failure) = self.store.failure() {
@@ -82,6 +111,7 @@ impl Applier {
         }
         batch.publish();
         applied.overlay_bytes = self.store.overlay_bytes() as u64;
+        self.suspects.applied(applied.index);
         self.applied.send_replace(applied.index);
         for (waiter, reply) in answers {
             answer(waiter, reply);
@@ -90,7 +120,7 @@ impl Applier {
         Ok(Done::Applied(applied))
     }
 
-    fn restore(&self, index: u64) -> Result<Done, String> {
+    fn restore(&mut self, index: u64) -> Result<Done, String> {
         let started = Instant::now();
         let path = self
             .snapshots
@@ -98,15 +128,46 @@ impl Applier {
             .ok_or_else(|| format!("the installed snapshot at index {index} is not on disk"))?;
         let meta = self.store.restore(&path).map_err(|error| format!("installing a snapshot: {error}"))?;
         self.snapshots.restored(meta.index);
+        // What of them is not in the snapshot comes again, after it.
+        let mut bytes = 0;
+        for (entry, waiter) in self.held.drain(..) {
+            bytes += charge_of(&entry);
+            if let Some(waiter) = waiter {
+                waiter.fail(Error::outcome_unknown());
+            }
+        }
         self.applied.send_replace(meta.index);
         self.metrics.snapshot_install_duration_seconds.observe(started.elapsed().as_secs_f64());
         tracing::info!(index = meta.index, term = meta.term, "snapshot installed");
-        Ok(Done::Restored { index: meta.index, membership: self.store.membership() })
+        Ok(Done::Restored { index: meta.index, membership: self.store.membership(), bytes })
+    }
+}
+
+/// Changes nothing, on any member.
+fn skip(batch: &mut Batch<'_>, suspects: &mut Suspects, entry: &Entry, waiter: Option<Waiter>) {
+    suspects.skip(entry.index);
+    let Unappliable { index, command, bytes, crc } = Unappliable::of(entry);
+    tracing::warn!(index, %command, bytes, "entry skipped: it changes nothing on any member (crc {crc:08x})");
+    batch.apply_empty(entry.index, entry.term);
+    if let Some(waiter) = waiter {
+        let message =
+            format!("entry {index} ended the processes that applied it and was skipped; nothing was written");
+        waiter.fail(Error::new(ErrorCode::EntryUnappliable, message));
     }
 }
 
 /// `None` for an entry that holds no command.
-fn apply_one(batch: &mut Batch<'_>, entry: &Entry, applied: &mut Applied) -> Result<Option<Reply>, String> {
+fn apply_one(
+    batch: &mut Batch<'_>,
+    suspects: &mut Suspects,
+    entry: &Entry,
+    applied: &mut Applied,
+) -> Result<Option<Reply>, String> {
+    // Decoding is a part of it.
+    let is_noted = suspects.notes(entry.index, entry.data.len());
+    if is_noted {
+        suspects.begin(entry.index);
+    }
     let undecodable = |error: &dyn std::fmt::Display| {
         format!("log entry {} cannot be decoded by this version: {error}", entry.index)
     };
@@ -130,11 +191,33 @@ fn apply_one(batch: &mut Batch<'_>, entry: &Entry, applied: &mut Applied) -> Res
         // To pass it over would leave this member with another state than the others.
         return Err(undecodable(&"it is of a newer build; upgrade this member"));
     }
+    if let Some(Op::Transaction(transaction)) = &command.op
+        && !is_noted
+        && Suspects::notes_steps(transaction.steps.len())
+    {
+        suspects.begin(entry.index);
+    }
+    #[cfg(debug_assertions)]
+    end_at_poison(&command);
+    #[cfg(feature = "simulation")]
+    crate::simulation::end_at_poison(&command);
     let reply = batch.apply(entry.index, entry.term, &command);
     if matches!(command.op, Some(Op::RegisterMember(_))) {
         applied.membership = Some(batch.membership());
     }
     Ok(Some(reply))
+}
+
+/// An entry that no member survives, for tests with real processes.
+#[cfg(debug_assertions)]
+fn end_at_poison(command: &Command) {
+    static POISON: std::sync::LazyLock<Option<String>> =
+        std::sync::LazyLock::new(|| std::env::var("HELIOS_TEST_ABORT_AT_KEY").ok());
+    if let (Some(poison), Some(Op::Set(set))) = (&*POISON, &command.op)
+        && set.key == poison.as_bytes()
+    {
+        std::process::abort();
+    }
 }
 
 fn answer(waiter: Waiter, reply: Option<Reply>) {
@@ -235,3 +318,6 @@ pub fn build_snapshot(store: &Store, snapshots: &Snapshots, metrics: &Metrics) -
         }
     })
 }
+
+#[cfg(test)]
+mod tests;

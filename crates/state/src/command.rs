@@ -70,6 +70,8 @@ pub(super) fn execute(txn: &mut Txn<'_>, command: &Command) -> Outcome {
         Some(Op::Transaction(op)) => transaction::execute(txn, op),
         Some(Op::RegisterMember(op)) => register_member(txn, op),
         Some(Op::Apply(op)) => machine::apply(txn, op),
+        // What it does, it does to the entry that it names (`raft::unappliable`).
+        Some(Op::SkipEntry(_)) => Ok(Answer::Done(Done {})),
         None => Err(invalid("the log entry holds no command that this version knows; upgrade this member")),
     };
     txn.settle()?;

@@ -33,6 +33,7 @@ pub fn check(op: &Op) -> Result<(), Error> {
         | Op::FlushAll(_)
         | Op::PurgeExpired(_)
         | Op::RegisterMember(_)
+        | Op::SkipEntry(_)
         | Op::Apply(_) => Ok(()),
     }
 }

@@ -68,7 +68,7 @@ pub(super) struct Inner {
     /// Set once the engine could not be read; nothing is answered after that.
     failure: OnceLock<String>,
     pub rebuilds: AtomicU64,
-    /// Of the embedding program.
+    /// State machine supplied by the embedding program.
     pub machine: OnceLock<Arc<dyn Driven>>,
     pub history: History,
     pub records_events: AtomicBool,

@@ -75,9 +75,14 @@ pub(super) fn holds(txn: &mut Txn<'_>, guards: &[Guard]) -> Result<bool, Halt> {
 /// whole may have, so it fails the whole.
 pub(super) fn run(txn: &mut Txn<'_>, step: &Command) -> Result<Answer, Failure> {
     let outcome = match &step.op {
-        Some(Op::RegisterMember(_) | Op::Apply(_) | Op::PurgeExpired(_) | Op::Transaction(_)) | None => {
-            Err(invalid("a transaction holds commands on keys only"))
-        }
+        Some(
+            Op::RegisterMember(_)
+            | Op::Apply(_)
+            | Op::PurgeExpired(_)
+            | Op::Transaction(_)
+            | Op::SkipEntry(_),
+        )
+        | None => Err(invalid("a transaction holds commands on keys only")),
         Some(_) => command::execute(txn, step),
     };
     match outcome {

@@ -113,11 +113,17 @@ pub enum Mutation {
     SentCountsAsHeld,
     /// An acknowledgement by all voters does without one.
     OneVoterMayLack,
+    /// An entry that ended the process is tried at every start.
+    HeldTriedAgain,
+    /// An entry that ended the process is passed over, whatever the log says of it.
+    HeldPassedOver,
+    /// A skip takes the entry after the one that it names, too.
+    SkipTakesMore,
 }
 
 impl Mutation {
     #[cfg(feature = "simulation")]
-    pub const ALL: [Self; 54] = [
+    pub const ALL: [Self; 57] = [
         Self::VoteBeforeSync,
         Self::AppendAckBeforeSync,
         Self::LeaderCountsItselfEarly,
@@ -172,6 +178,9 @@ impl Mutation {
         Self::SilentVotersLeftOut,
         Self::SentCountsAsHeld,
         Self::OneVoterMayLack,
+        Self::HeldTriedAgain,
+        Self::HeldPassedOver,
+        Self::SkipTakesMore,
     ];
 
     /// Whether this mistake is to be made, in the calling thread.

@@ -4,8 +4,9 @@ use helios_proto::tls::host_of;
 use helios_proto::v1::cluster_server::Cluster;
 use helios_proto::v1::{
     AddLearnerRequest, ChangeMembershipRequest, ForceNewRequest, InitializeRequest, InitializeResponse,
-    Membership, MembershipResponse, PromoteRequest, RemoveRequest, SnapshotRequest, SnapshotResponse,
-    StatusRequest, StatusResponse, StepDownRequest, TransferRequest, TransferResponse,
+    Membership, MembershipResponse, PromoteRequest, RemoveRequest, SkipEntryRequest, SkipEntryResponse,
+    SnapshotRequest, SnapshotResponse, StatusRequest, StatusResponse, StepDownRequest, TransferRequest,
+    TransferResponse,
 };
 use tonic::{Request, Response, Status};
 
@@ -123,6 +124,13 @@ impl Cluster for ClusterService {
     ) -> Result<Response<SnapshotResponse>, Status> {
         self.admit(request)?;
         Ok(Response::new(self.management.snapshot().await?))
+    }
+
+    async fn skip_entry(
+        &self,
+        request: Request<SkipEntryRequest>,
+    ) -> Result<Response<SkipEntryResponse>, Status> {
+        Ok(Response::new(self.management.skip_entry(self.admit(request)?).await?))
     }
 }
 

@@ -85,7 +85,7 @@ pub async fn apply(request: &Request, node: &Node) -> Result<Response, Box<Respo
     Ok(written(outcome, node))
 }
 
-/// Of the embedding program's state machine where there is one; else of the keys.
+/// Snapshot data: of the embedding program's state machine where there is one, else of the keys.
 fn operation(kind: String, data: Json, has_machine: bool) -> Result<Op, Error> {
     if has_machine {
         return Ok(Op::Apply(proto::Apply { kind, data: data.to_string().into() }));

@@ -40,6 +40,18 @@ pub fn snapshot(status: &StatusResponse) -> Json {
     })
 }
 
+/// Null: all that is committed is applied.
+pub fn unappliable(status: &StatusResponse) -> Json {
+    status.entry_unappliable.as_ref().map_or(Json::Null, |held| {
+        json!({
+            "index": held.index,
+            "command": held.command,
+            "size_bytes": held.size_bytes,
+            "crc": format!("{:08x}", held.crc),
+        })
+    })
+}
+
 fn peer_of(status: &StatusResponse, peer: &PeerHealth) -> Json {
     let health = match peer.health() {
         Health::Unknown => "unknown",

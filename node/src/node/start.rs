@@ -4,12 +4,13 @@ use std::sync::{Arc, PoisonError};
 
 use helios_proto::v1::{ErrorCode, Member, Membership};
 
-use super::{ActiveMember, Node, NodeError};
+use super::{ActiveMember, Node, NodeError, STATE_DIR};
 use crate::config::{Bootstrap, Settings};
+use crate::disk;
 use crate::error::Error;
 use crate::lifecycle::{Belonging, ForceNew};
 use crate::peer::{Bandwidth, LinkOptions, Links};
-use crate::raft::{self, Outbound, Parts, RaftHandle, Recovery, membership};
+use crate::raft::{self, Outbound, Parts, RaftHandle, Recovery, Suspects, membership};
 use crate::requests::{FreshAt, Names};
 use crate::wal::Wal;
 
@@ -118,6 +119,12 @@ impl Node {
 
     fn start_threads(&self, belonging: &Belonging, wal: Wal, recovery: Recovery) -> Result<(), NodeError> {
         let settings = self.settings();
+        let mut suspects =
+            Suspects::open(&disk::real(), &settings.data_dir.join(STATE_DIR), recovery.last_index())
+                .map_err(|error| {
+                    NodeError::Start(format!("opening the note of what is being applied: {error}"))
+                })?;
+        recovery.skipped(&self.0.store).into_iter().for_each(|index| suspects.skip(index));
         let parts = Parts {
             settings: raft::Settings {
                 id: belonging.member_id,
@@ -137,6 +144,7 @@ impl Node {
             store: self.0.store.clone(),
             snapshots: Arc::clone(&self.0.snapshots),
             recovery,
+            suspects,
             metrics: Arc::clone(&self.0.metrics),
             fatal: self.0.fatal.clone(),
         };

@@ -134,7 +134,7 @@ fn a_flipped_byte_of_the_log_is_named_by_file_and_offset() {
     let disk = Disk::new();
     let segment = &disk.files("wal", "wal")[0];
     flip(segment, 700);
-    disk.assert_damaged("log", &[segment.to_str().unwrap(), "byte ", "let it join anew"]);
+    disk.assert_damaged("log", &[segment.to_str().unwrap(), "byte ", "let it rejoin"]);
 }
 
 #[test]

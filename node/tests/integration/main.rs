@@ -34,6 +34,7 @@ mod lots;
 mod membership;
 mod metrics;
 mod parts;
+mod poison;
 mod quorum;
 mod reads;
 mod redirect;

@@ -16,7 +16,7 @@ use crate::validate::ValidatedCluster;
 
 pub use secrets::{Kept, keep};
 
-/// A certificate of a person's own is told of for so long before it ends.
+/// Time before the expiry of a user-supplied certificate from which on a warning is reported.
 const NEAR_ITS_END: SignedDuration = SignedDuration::from_hours(24 * 21);
 
 /// What a pass found of a cluster's Secrets, for the status.
@@ -67,19 +67,19 @@ fn without_tls(cluster: &mut ValidatedCluster, live: &StatefulSet) -> Option<Tro
         return None;
     }
     (tls.mode, tls.clients) = (TlsMode::Off, false);
-    let message = "the members began without TLS and go on so; to encrypt, delete the HeliosCluster while \
+    let message = "TLS is off because this cluster was created without it; to enable it, delete the HeliosCluster while \
                    spec.storage.retain is true and apply it again, which stops it for a moment and keeps the data";
     Some(Trouble::warning("NotEncrypted", message))
 }
 
-/// That a person has said no to passwords is on record beside the members; only what began with neither is of old.
+/// An explicit `auth.enabled: false` is recorded on the StatefulSet; a cluster with neither predates authentication.
 fn without_password(cluster: &mut ValidatedCluster, live: &StatefulSet) -> Option<Trouble> {
     let auth = &mut cluster.spec.auth;
     if !auth.enabled || build::has_password(live) || build::has_declined_password(live) {
         return None;
     }
     auth.enabled = false;
-    let message = "the members began without a password and go on so, open to whoever reaches them; write \
+    let message = "authentication is off because this cluster was created without it, and every client is let in; write \
                    spec.auth.enabled: false, which changes nothing but this message, and true once the clients know \
                    the password: the members then restart one at a time and make Secret NAME-auth";
     Some(Trouble::warning("NoPassword", message.replace("NAME", &cluster.name)))

@@ -39,7 +39,7 @@ pub fn shrink(view: &View) -> Option<Decision> {
     let name = view.name(victim);
     let wait = |why: String| Some(Decision::wait(Kind::RemoveMember, victim, why));
     if kept.len() < view.cluster.replicas as usize {
-        return wait(format!("holding the removal of {name} until the members that stay are all there"));
+        return wait(format!("removal of {name} blocked: a remaining member is missing"));
     }
     let mut others = unwanted.iter().chain(&kept).filter(|(ordinal, _)| *ordinal != victim);
     let ill = others.find(|(ordinal, member)| !view.is_healthy(*ordinal, member));

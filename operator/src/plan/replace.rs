@@ -137,7 +137,7 @@ fn set_aside(view: &View, ordinal: u32, latched: &ReplacementStatus) -> Decision
         return Decision::wait(Kind::ReplaceMember, ordinal, doing);
     }
     recycle(view, Kind::ReplaceMember, ordinal, &latched.volume_uid, &latched.reason).unwrap_or_else(|| {
-        let doing = format!("{} has lost what it had and may join anew", latched.member);
+        let doing = format!("{} was removed and its volume replaced; it can rejoin", latched.member);
         Decision::latch(Kind::ReplaceMember, Latch::Replaced, doing)
     })
 }

@@ -161,6 +161,10 @@ fn degraded(view: &View, plan: &Plan) -> Finding {
     if let Some(trouble) = locks.as_ref().filter(|trouble| trouble.blocks) {
         return Finding::new("True", trouble.reason, trouble.message.clone());
     }
+    // Whatever else waits, waits for this.
+    if let Some(entry) = super::unappliable::held(&view.seen.nodes) {
+        return Finding::new("True", "EntryUnappliable", entry);
+    }
     if let Some(operation) = plan.operation.as_ref().filter(|o| o.stuck || o.is_overdue(view.seen.now)) {
         let reason = match operation.kind {
             Kind::Bootstrap => "BootstrapFailed",
@@ -214,7 +218,7 @@ fn fault_tolerance(view: &View) -> Finding {
         return Finding::new("Unknown", "NoLeader", "without a leader the members' health is not known");
     }
     let left = view.healthy_voters().saturating_sub(quorum(view.voter_count()));
-    let message = format!("{left} members may fail before writes stop, {designed} are meant to");
+    let message = format!("tolerates {left} more member failures (designed for {designed})");
     match () {
         () if left < designed => Finding::new("True", "FewerFailuresSurvivable", message),
         () if wanted.is_multiple_of(2) => Finding::new(

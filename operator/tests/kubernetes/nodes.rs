@@ -332,4 +332,8 @@ impl Cluster for Node {
     async fn snapshot(&self, _: Request<SnapshotRequest>) -> Result<Response<SnapshotResponse>, Status> {
         unused()
     }
+
+    async fn skip_entry(&self, _: Request<SkipEntryRequest>) -> Result<Response<SkipEntryResponse>, Status> {
+        unused()
+    }
 }

@@ -85,6 +85,24 @@ fn a_silent_member_is_not_a_dead_one() {
 }
 
 #[test]
+fn an_entry_that_members_hold_is_reported_with_its_way_out_and_restarts_none() {
+    let mut world = settled(3);
+    world.holding.extend(0..2);
+    for _ in 0..50 {
+        assert_eq!(world.pass().step, None);
+    }
+    let degraded = world.status().conditions.into_iter().find(|c| c.type_ == "Degraded").unwrap();
+    assert_eq!((degraded.status.as_str(), degraded.reason.as_str()), ("True", "EntryUnappliable"));
+    for part in ["entry 99 (SORT, 400 bytes", "demo-0, demo-1", "heliosctl log skip 99 --crc 0badf00d"] {
+        assert!(degraded.message.contains(part), "{}", degraded.message);
+    }
+    world.holding.clear();
+    world.pass();
+    let degraded = world.status().conditions.into_iter().find(|c| c.type_ == "Degraded").unwrap();
+    assert_eq!(degraded.reason, "AllMembersHealthy");
+}
+
+#[test]
 fn nobody_answering_is_unknown_not_lost() {
     let mut world = settled(3);
     world.silent.extend(0..3);

@@ -126,7 +126,7 @@ impl<'a> Scratch<'a> {
             Op::Call(call) => self.call(call),
             Op::Transaction(transaction) => Ok(self.transaction(transaction)),
             // Of members, of what is removed unseen, of a machine that there is none of here.
-            Op::RegisterMember(_) | Op::PurgeExpired(_) | Op::Apply(_) => return None,
+            Op::RegisterMember(_) | Op::PurgeExpired(_) | Op::SkipEntry(_) | Op::Apply(_) => return None,
         };
         Some(outcome.unwrap_or_else(|refused| refused))
     }

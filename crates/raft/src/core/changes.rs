@@ -58,6 +58,10 @@ impl Core {
         if self.node.raft.state != StateRole::Leader {
             return Err(Error::not_leader(self.leader()));
         }
+        if let Some(unappliable) = &self.unappliable {
+            // A member with a committed and unapplied change stands in no election (raft crate).
+            return Err(unappliable.error());
+        }
         membership::check_token(&self.membership, expected.fencing_token)?;
         membership::check_index(&self.membership, expected.index)?;
         let is_changing = self.node.raft.has_pending_conf() || membership::is_joint(&self.membership);

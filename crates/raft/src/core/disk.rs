@@ -67,7 +67,7 @@ impl DiskWatch {
 
 impl Core {
     pub(super) fn disk_is_bad(&self) -> bool {
-        self.log_is_short || self.disk_watch.is_strained()
+        self.log_is_short || self.disk_watch.is_strained() || self.unappliable.is_some()
     }
 
     pub(super) fn leave_bad_disk(&mut self, now: Instant) {
@@ -77,13 +77,19 @@ impl Core {
             && self.transfer.is_none()
             && !self.node.raft.has_pending_conf()
             && now >= self.stay_until;
-        if !may_leave || !(is_slow || is_full) {
+        // One that the others can apply: what runs here is at fault, not the entry.
+        let is_held = self.unappliable.is_some();
+        if !may_leave || !(is_slow || is_full || is_held) {
             return;
         }
         let better = transfer::candidates(self, now).filter(|(id, _)| !self.bad_disks.contains(id));
         let Some((target, _)) = better.max_by_key(|(_, matched)| *matched) else { return };
-        let reason = if is_full { "is full" } else { "is slow" };
-        tracing::warn!("the disk here {reason}, so another member is to lead");
+        let reason = match (is_full, is_slow) {
+            (true, _) => "the disk here is full",
+            (_, true) => "the disk here is slow",
+            _ => "an entry of the log cannot be applied here",
+        };
+        tracing::warn!("{reason}, so another member is to lead");
         self.stay_until = now + STAY;
         self.disk_transfers += 1;
         // Nobody waits for the outcome; it shows in who leads.

@@ -15,7 +15,7 @@ impl Core {
             // A follower that cannot keep up, or has no room, lets the leader probe again later.
             if message.get_msg_type() == MessageType::MsgAppend
                 && !message.entries.is_empty()
-                && !self.has_room_for_entries()
+                && !self.has_room_for(&message.entries)
             {
                 continue;
             }
@@ -54,8 +54,8 @@ impl Core {
         if is_lost {
             let from = membership::name_of(&self.membership, message.from).unwrap_or_default();
             self.effects.push(Effect::Lost(format!(
-                "leader {from} has this member's word for log entry {}, and the log here ends at {last}: the disk \
-                 lost what it had synced, or is an older copy; remove the member and let it join anew with an \
+                "leader {from} recorded entry {} as acknowledged by this member, but the local log ends at {last}: the disk \
+                 lost synced data or is an older copy; remove the member and let it rejoin with an \
                  empty data directory",
                 message.commit
             )));

@@ -19,6 +19,7 @@ mod preference;
 mod propose;
 mod ready;
 mod room;
+mod skipping;
 mod snapshotting;
 mod space;
 mod survivor;
@@ -40,6 +41,7 @@ use super::proposals::Proposals;
 use super::reads::Reads;
 use super::transfer::{self, Transfer};
 use super::types::*;
+use super::unappliable::Unappliable;
 use disk::DiskWatch;
 use early::Early;
 use election::ElectionTimeout;
@@ -114,6 +116,8 @@ pub struct Core {
     /// log for room.
     handed_out: u64,
     committed_out: u64,
+    /// The last committed entry that skips another.
+    last_skip: u64,
     allowance: Allowance,
     last_heard: HashMap<u64, Instant>,
     /// The log was reset by an installed snapshot, and the state is still to follow.
@@ -132,9 +136,9 @@ pub struct Core {
     last_role: (StateRole, u64, u64),
     /// Void while a leader is known.
     leaderless_since: Instant,
-    /// Who has voted for this candidate, as the raft crate forgets it in the moment they are enough.
+    /// Votes granted to this candidate; the raft crate clears its tally when the election is won.
     votes: BTreeSet<u64>,
-    /// That nobody wins was told since a leader was last known.
+    /// Whether "repeated elections without a winner" was logged since a leader was last known.
     is_advised: bool,
     elections: u64,
     last_election: Option<Election>,
@@ -156,6 +160,10 @@ pub struct Core {
     /// When to try again to find a leader among those who stay.
     give_way_at: Instant,
     lease_reads: u64,
+    /// The apply thread holds it back, and all after it.
+    unappliable: Option<Unappliable>,
+    skipped_entries: u64,
+    last_skipped: u64,
     effects: Vec<Effect>,
 }
 
@@ -215,6 +223,7 @@ impl Core {
             overlay_bytes: 0,
             handed_out: applied,
             committed_out: applied,
+            last_skip: 0,
             allowance: Allowance::new(now),
             last_heard: HashMap::new(),
             restoring: false,
@@ -241,6 +250,9 @@ impl Core {
             snapshot_failures: 0,
             give_way_at: now,
             lease_reads: 0,
+            unappliable: None,
+            skipped_entries: 0,
+            last_skipped: 0,
             effects: Vec::new(),
         })
     }
@@ -329,6 +341,7 @@ impl Core {
                 self.applying_bytes -= applied.bytes;
                 self.overlay_bytes = applied.overlay_bytes;
                 self.applied_index = applied.index;
+                self.note_skipped(&applied);
                 if !applied.conf_changes.is_empty() {
                     self.lease.revoke(now);
                 }
@@ -346,9 +359,12 @@ impl Core {
                     self.effects.push(Effect::Changed(waiter, Arc::clone(&self.membership)));
                 }
             }
-            Done::Restored { index, membership } => {
+            Done::Held(unappliable) => self.unappliable = Some(unappliable),
+            Done::Restored { index, membership, bytes } => {
                 self.restoring = false;
                 self.overlay_bytes = 0;
+                self.applying_bytes -= bytes;
+                self.unappliable = None;
                 self.applied_index = index;
                 self.node.advance_apply_to(index);
                 self.set_membership(membership);

@@ -103,7 +103,7 @@ impl Core {
         self.is_advised = true;
         tracing::warn!(
             ?leaderless,
-            "elections again and again, and nobody wins: check that most members run and reach each other; if they do and \
+            "repeated elections without a winner: check that most members run and reach each other; if they do and \
              are slow to answer, raise raft.election_timeout on all members, for instance to 1s (now from {election_min:?} \
              to {election_max:?})"
         );
@@ -150,6 +150,9 @@ impl Core {
             disk_transfers: self.disk_transfers,
             lowest_format: self.formats.lowest(&self.membership, self.settings.id),
             disk_is_bad: self.disk_is_bad(),
+            unappliable: self.unappliable.clone(),
+            skipped_entries: self.skipped_entries,
+            last_skipped: self.last_skipped,
         }
     }
 

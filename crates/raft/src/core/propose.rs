@@ -29,15 +29,16 @@ impl Core {
         if self.node.raft.state != StateRole::Leader {
             return self.refuse(proposals, Error::not_leader(self.leader()));
         }
+        // Before what refuses writes because too much waits: that ends with the skip only.
+        proposals = self.refuse_but_skip(proposals);
         if self.transfer.is_some() || self.node.raft.lead_transferee.is_some() {
             let room = MAX_PARKED.saturating_sub(self.parked.len()).min(proposals.len());
-            let mut proposals = proposals;
             let excess = proposals.split_off(room);
             self.parked.extend(proposals);
             let what = format!("{MAX_PARKED} writes wait for the end of a transfer of leadership");
             return self.refuse(excess, overloaded(&what));
         }
-        if self.applying_bytes > MAX_APPLYING_BYTES {
+        if self.unappliable.is_none() && self.applying_bytes > MAX_APPLYING_BYTES {
             let what = format!("{MAX_APPLYING_BYTES} bytes of writes are committed and not applied yet");
             return self.refuse(proposals, overloaded(&what));
         }

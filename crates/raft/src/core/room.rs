@@ -5,8 +5,11 @@
 use std::time::{Duration, Instant};
 
 use helios_proto::v1::ErrorCode;
+use raft::eraftpb::Entry;
 use raft::{GetEntriesContext, Storage};
 
+use super::super::types::charge_of;
+use super::super::unappliable::skip_in;
 use super::{ApplyJob, Core, Effect, MAX_APPLYING_BYTES, Proposal};
 use helios_proto::Error;
 
@@ -110,13 +113,22 @@ impl Core {
         }
     }
 
-    /// A follower without room drops entries; what only tells a commit index costs nothing.
-    pub(super) fn has_room_for_entries(&self) -> bool {
-        self.applying_bytes <= 2 * MAX_APPLYING_BYTES && !self.held_log().is_over_all()
+    /// A follower without room drops entries; what only tells a commit index costs nothing. While an entry is held,
+    /// those after it wait in the log, and what skips it is taken even if the log is full.
+    pub(super) fn has_room_for(&self, entries: &[Entry]) -> bool {
+        let is_held = self.unappliable.is_some();
+        let is_way_out = |entry: &Entry| entry.data.is_empty() || skip_in(&entry.data).is_some();
+        let has_room = !self.held_log().is_over_all();
+        (is_held || self.applying_bytes <= 2 * MAX_APPLYING_BYTES)
+            && (has_room || is_held && entries.iter().all(is_way_out))
     }
 
     /// Gives back what is proposed now; the rest is refused, or waits in `proposed`.
     pub(super) fn admit(&mut self, mut proposals: Vec<Proposal>, now: Instant) -> Vec<Proposal> {
+        if self.unappliable.is_some() {
+            // Nothing but what skips the entry that is held, and only that frees any room.
+            return proposals;
+        }
         let held = [self.held_log(), self.held_overlay()];
         if let Some(full) = held.into_iter().find(|held| held.is_full()) {
             let error = full.refusal(&self.own_name());
@@ -166,10 +178,13 @@ impl Core {
     }
 
     /// Takes what is committed, in order: to the apply thread if there is room, else it stays in the log.
-    pub(super) fn take_committed(&mut self, mut committed: Vec<raft::eraftpb::Entry>) {
+    pub(super) fn take_committed(&mut self, mut committed: Vec<Entry>) {
         // What an installed snapshot holds need not be applied.
         committed.retain(|entry| entry.index > self.committed_out);
         let Some(last) = committed.last().map(|entry| entry.index) else { return };
+        if let Some(skip) = committed.iter().rfind(|entry| skip_in(&entry.data).is_some()) {
+            self.last_skip = skip.index;
+        }
         let is_next = self.handed_out == self.committed_out;
         self.committed_out = last;
         if is_next && (self.restoring || self.has_room_to_apply()) {
@@ -178,14 +193,20 @@ impl Core {
     }
 
     fn has_room_to_apply(&self) -> bool {
-        self.applying_bytes <= 2 * MAX_APPLYING_BYTES && !self.held_overlay().is_over_all()
+        self.is_skip_owed()
+            || self.applying_bytes <= 2 * MAX_APPLYING_BYTES && !self.held_overlay().is_over_all()
     }
 
-    fn hand_out(&mut self, entries: Vec<raft::eraftpb::Entry>) {
+    /// An entry is held, and what may skip it is committed: they are applied in one batch, with all between them.
+    fn is_skip_owed(&self) -> bool {
+        self.unappliable.is_some() && self.handed_out < self.last_skip
+    }
+
+    fn hand_out(&mut self, entries: Vec<Entry>) {
         let Some(last) = entries.last() else { return };
         self.handed_out = last.index;
         let leader = self.leader().cloned();
-        let bytes = entries.iter().map(|entry| entry.data.len() as u64 + 64).sum();
+        let bytes = entries.iter().map(charge_of).sum();
         self.applying_bytes += bytes;
         let entries = entries
             .into_iter()

@@ -30,7 +30,8 @@ fn frees_room(command: &Command) -> bool {
             | Op::PurgeExpired(_)
             | Op::Expire(_)
             | Op::Persist(_)
-            | Op::RegisterMember(_),
+            | Op::RegisterMember(_)
+            | Op::SkipEntry(_),
         ) => true,
         Some(Op::Call(call)) => !calls::find(&call.name).is_some_and(|verb| verb.grows),
         Some(Op::Transaction(transaction)) => transaction.steps.iter().all(frees_room),

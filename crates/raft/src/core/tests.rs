@@ -4,6 +4,7 @@ mod formats;
 mod purge;
 mod room;
 mod rules;
+mod skipping;
 
 use helios_proto::v1::{Member, Reply};
 use raft::eraftpb::{ConfState, Entry, Message, MessageType};
@@ -326,6 +327,7 @@ impl Mesh {
                     changed: vec![],
                     membership: None,
                     overlay_bytes: 0,
+                    skipped: vec![],
                 };
                 self.cores[at].on_done(Done::Applied(done), Instant::now());
             }

@@ -57,6 +57,8 @@ pub struct Metrics {
     pub snapshot_save_duration_seconds: Histogram,
     pub snapshot_install_duration_seconds: Histogram,
     snapshot_failures: Counter,
+    log_entries_skipped: Counter,
+    entry_unappliable: Gauge,
     pub snapshots_skipped: Counter,
     pub snapshot_sent_bytes: Counter,
     pub snapshot_received_bytes: Counter,
@@ -130,6 +132,8 @@ impl Metrics {
             snapshot_save_duration_seconds: time(r, "snapshot_save_duration_seconds", "Writing a snapshot"),
             snapshot_install_duration_seconds: time(r, "snapshot_install_duration_seconds", "Installing a snapshot"),
             snapshot_failures: count(r, "snapshot_failures", "Snapshots that could not be taken, for want of room or not"),
+            log_entries_skipped: count(r, "log_entries_skipped", "Entries that changed nothing, because applying them ended processes and they were skipped by an operator"),
+            entry_unappliable: gauge(r, "entry_unappliable", "1 while an entry is not applied, because applying it ended this process twice"),
             snapshots_skipped: count(r, "snapshots_skipped", "Snapshots put off because the disk is full"),
             snapshot_sent_bytes: count(r, "snapshot_sent_bytes", "Bytes of snapshots sent to other members"),
             snapshot_received_bytes: count(r, "snapshot_received_bytes", "Bytes of snapshots received from other members"),
@@ -219,6 +223,8 @@ impl Metrics {
         total(&self.raft_lease_reads, status.lease_reads);
         total(&self.raft_disk_transfers, status.disk_transfers);
         total(&self.snapshot_failures, status.snapshot_failures);
+        total(&self.log_entries_skipped, status.skipped_entries);
+        set(&self.entry_unappliable, u64::from(status.unappliable.is_some()));
         set(&self.wal_size_bytes, status.log_bytes);
         set(&self.raft_snapshot_index, status.snapshot_index);
         set(&self.lowest_format, status.lowest_format.into());

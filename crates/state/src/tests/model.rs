@@ -94,7 +94,12 @@ impl Model {
                 self.keys.clear();
                 done()
             }
-            Op::PurgeExpired(_) | Op::RegisterMember(_) | Op::Apply(_) | Op::Call(_) | Op::Transaction(_) => {
+            Op::PurgeExpired(_)
+            | Op::RegisterMember(_)
+            | Op::SkipEntry(_)
+            | Op::Apply(_)
+            | Op::Call(_)
+            | Op::Transaction(_) => {
                 return None;
             }
         })

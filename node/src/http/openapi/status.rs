@@ -16,6 +16,7 @@ pub fn fields() -> Vec<(&'static str, Json)> {
         "keys",
         "uptime_seconds",
         "cluster_size",
+        "last_skipped_index",
     ];
     let roles = ["uninitialized", "follower", "candidate", "leader", "learner", "removed"];
     let mut fields: Vec<_> = texts.map(|name| (name, text())).into();
@@ -29,6 +30,8 @@ pub fn fields() -> Vec<(&'static str, Json)> {
     let reference = |name: &str| json!({ "$ref": format!("#/components/schemas/{name}") });
     fields.push(("sessions", object(&["client", "grpc", "gateway"].map(|name| (name, number())), none)));
     fields.push(("snapshot", or_null(reference("Snapshot"))));
+    let held = [("index", number()), ("command", text()), ("size_bytes", number()), ("crc", text())];
+    fields.push(("entry_unappliable", or_null(object(&held, none))));
     fields.push(("parts", reference("Parts")));
     fields.push(("nodes", nodes()));
     fields

@@ -201,15 +201,20 @@ fn raft(_: &Context<'_>, status: &StatusResponse) -> String {
         Role::Removed => "Removed",
     };
     let members = status.membership.as_ref().map_or(0, |membership| membership.members.len());
+    let held = status.entry_unappliable.clone().unwrap_or_default();
     format!(
         "raft_enabled:1\r\nraft_name:{}\r\nraft_state:{state}\r\nraft_leader:{}\r\nraft_term:{}\r\n\
-         raft_commit_index:{}\r\nraft_applied_index:{}\r\nraft_last_index:{}\r\nraft_members:{members}\r\n",
+         raft_commit_index:{}\r\nraft_applied_index:{}\r\nraft_last_index:{}\r\nraft_members:{members}\r\n\
+         raft_entry_unappliable:{}\r\nraft_entry_unappliable_crc:{:08x}\r\nraft_last_skipped_index:{}\r\n",
         status.name,
         status.leader_name,
         status.term,
         status.commit_index,
         status.applied_index,
-        status.last_index
+        status.last_index,
+        held.index,
+        held.crc,
+        status.last_skipped_index
     )
 }
 

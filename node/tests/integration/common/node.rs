@@ -178,6 +178,16 @@ impl Node {
         status
     }
 
+    /// As a supervisor does; whether it had ended.
+    pub fn start_if_ended(&mut self) -> bool {
+        let has_ended = self.child.as_mut().is_none_or(|child| child.try_wait().unwrap().is_some());
+        if has_ended {
+            self.child = None;
+            self.start();
+        }
+        has_ended
+    }
+
     /// The disk is lost; the process must not run.
     pub fn wipe(&self) {
         assert!(!self.is_running());

@@ -72,6 +72,8 @@ pub struct World {
     /// The operator may neither see hosts nor keep volumes.
     pub confined: bool,
     pub locked_out: bool,
+    /// Members that hold an entry of the log, which ended their processes.
+    pub holding: BTreeSet<u32>,
     pub kept: BTreeSet<String>,
     pub forced: u32,
     pub transfers: u32,
@@ -129,6 +131,7 @@ impl World {
             gone: BTreeSet::new(),
             confined: false,
             locked_out: false,
+            holding: BTreeSet::new(),
             kept: BTreeSet::new(),
             forced: 0,
             transfers: 0,

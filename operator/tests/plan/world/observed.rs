@@ -7,7 +7,7 @@ use helios_operator::build;
 use helios_operator::locks::{Locks, Trouble};
 use helios_operator::names;
 use helios_operator::observe::{Backing, Failure, Host, Pod, Snapshot, Volume, Workload};
-use helios_proto::v1::{Membership, Progress, Role, StatusResponse};
+use helios_proto::v1::{EntryUnappliable, Membership, Progress, Role, StatusResponse};
 use jiff::Timestamp;
 
 use super::{NAME, SimPod, World};
@@ -80,6 +80,12 @@ impl World {
             disk_id: disk.id.clone(),
             version: "0.1.0".to_owned(),
             commit_index: 100,
+            entry_unappliable: self.holding.contains(&ordinal).then(|| EntryUnappliable {
+                index: 99,
+                command: "SORT".to_owned(),
+                size_bytes: 400,
+                crc: 0xbad_f00d,
+            }),
             last_index: 100 + u64::from(ordinal),
             last_log_term: 7,
             config_file_hash: self.file_hash(ordinal),

@@ -224,6 +224,7 @@ impl Net {
             changed: vec![],
             membership: None,
             overlay_bytes: 0,
+            skipped: vec![],
         };
         for (entry, waiter) in entries {
             applied.index = entry.index;

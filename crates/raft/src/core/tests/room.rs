@@ -65,7 +65,7 @@ impl Rig {
                     }
                     Effect::Apply(ApplyJob::Restore { index }) => {
                         let membership = Arc::clone(&self.core.membership);
-                        done.push(Done::Restored { index, membership });
+                        done.push(Done::Restored { index, membership, bytes: 0 });
                     }
                     Effect::BuildSnapshot => {
                         self.snapshots_wanted += 1;
@@ -84,7 +84,7 @@ impl Rig {
 
     fn applied_at(&self, index: u64, bytes: u64) -> Applied {
         let overlay_bytes = self.overlay_bytes;
-        Applied { index, bytes, conf_changes: vec![], changed: vec![], membership: None, overlay_bytes }
+        Applied { index, bytes, overlay_bytes, ..Applied::default() }
     }
 
     fn propose(&mut self, op: Op) -> Answer {

@@ -63,8 +63,7 @@ fn what_is_not_applied_in_time_makes_new_writes_wait_and_then_be_refused() {
 
     let bytes = under_way.iter().map(|entry| entry.data.len() as u64 + 64).sum();
     let index = under_way.last().unwrap().index;
-    let done =
-        Applied { index, bytes, conf_changes: vec![], changed: vec![], membership: None, overlay_bytes: 0 };
+    let done = Applied { index, bytes, ..Applied::default() };
     core.on_done(Done::Applied(done), Instant::now());
     let (proposal, mut answer) = proposal(b"small");
     core.handle(Input::Propose(vec![proposal]), Instant::now());

@@ -1,0 +1,76 @@
+//! An entry that the apply thread holds back: what a leader still takes, and when it is over.
+
+use helios_proto::v1::{ErrorCode, SkipEntry};
+
+use super::super::unappliable::{Unappliable, skip_in};
+use super::{Applied, Core, Proposal};
+use helios_proto::Error;
+
+impl Core {
+    /// Gives back what may go on: while an entry is held only one that skips it, so that nothing is proposed that
+    /// nobody could be answered for, and else everything but such.
+    pub(super) fn refuse_but_skip(&self, proposals: Vec<Proposal>) -> Vec<Proposal> {
+        let held = self.unappliable.as_ref();
+        if held.is_none() && proposals.iter().all(|proposal| skip_in(&proposal.data).is_none()) {
+            return proposals;
+        }
+        let mut taken = Vec::new();
+        for proposal in proposals {
+            let verdict = match (skip_in(&proposal.data), held) {
+                (Some(skip), held) if taken.is_empty() || held.is_none() => self.may_skip(&skip, held),
+                (Some(skip), _) => Err(under_way(skip.index)),
+                (None, Some(held)) => Err(held.error()),
+                (None, None) => Ok(()),
+            };
+            match verdict {
+                Ok(()) => taken.push(proposal),
+                Err(error) => self.refuse(vec![proposal], error),
+            }
+        }
+        taken
+    }
+
+    fn may_skip(&self, skip: &SkipEntry, held: Option<&Unappliable>) -> Result<(), Error> {
+        let Some(held) = held else {
+            return Err(Error::invalid(format!(
+                "the leader {} holds no entry, so entry {} is not skipped; members that do may apply it after a restart, or \
+                 have to join again",
+                self.own_name(),
+                skip.index
+            )));
+        };
+        if (held.index, held.crc) != (skip.index, skip.crc) {
+            return Err(Error::invalid(format!(
+                "entry {} with crc {:08x} is not skipped: the leader {} holds entry {} with crc {:08x}",
+                skip.index,
+                skip.crc,
+                self.own_name(),
+                held.index,
+                held.crc
+            )));
+        }
+        // A second one would find the entry behind it and be taken for one that comes too late.
+        let unstable = &self.node.raft.raft_log.unstable.entries;
+        let mut later = self.node.store().after(held.index).chain(unstable);
+        if later.any(|entry| skip_in(&entry.data).is_some_and(|earlier| earlier.index == skip.index)) {
+            return Err(under_way(skip.index));
+        }
+        Ok(())
+    }
+
+    pub(super) fn note_skipped(&mut self, applied: &Applied) {
+        if self.unappliable.as_ref().is_some_and(|held| held.index <= applied.index) {
+            self.unappliable = None;
+        }
+        if let Some(last) = applied.skipped.last() {
+            self.last_skipped = *last;
+            self.skipped_entries += applied.skipped.len() as u64;
+        }
+    }
+}
+
+fn under_way(index: u64) -> Error {
+    let message =
+        format!("the log already says that entry {index} is skipped; it is once a majority holds that");
+    Error::new(ErrorCode::EntryUnappliable, message)
+}

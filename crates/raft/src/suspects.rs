@@ -1,0 +1,318 @@
+//! Entries that ended the process while they were applied. The apply thread notes an entry in a file before it applies
+//! it, so that the next start knows which one it was, and does not apply it a third time.
+//!
+//! The first note of an entry is written without a sync: an abort, an out-of-memory kill and a `kill -9` leave the page
+//! cache alone. A power cut may lose it, and then the entry is tried once more. The second one is synced.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::{Buf, BufMut};
+
+use helios_storage::disk::{Disk, DiskFile};
+use helios_storage::mutation::Mutation;
+
+/// Ends of the process while it applied an entry, after which it is not applied any more.
+pub const MAX_ATTEMPTS: u32 = 2;
+/// Of one encoded command, from which on every entry is noted.
+const NOTED_BYTES: usize = 64 << 10;
+/// Of one transaction, above which every entry is noted.
+const NOTED_STEPS: usize = 256;
+/// Entries that the file knows. More than one only where several are skipped, or the process ends at different ones.
+const MAX_KNOWN: usize = 8;
+
+const FILE: &str = "applying";
+const MAGIC: &[u8; 8] = b"HELAPPLY";
+const VERSION: u32 = 1;
+/// State of a record: the process was applying the entry.
+const BEGUN: u8 = 1;
+/// Of one that an earlier process was at, or that is held.
+const NOTED: u8 = 0;
+const HEADER_LEN: usize = 16;
+const RECORD_LEN: usize = 13;
+/// Always written as a whole, so that it stays within one sector.
+const FILE_LEN: usize = HEADER_LEN + MAX_KNOWN * RECORD_LEN + 4;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Suspect {
+    index: u64,
+    attempts: u32,
+}
+
+/// What is known of entries that are dangerous to apply. Without a file it knows of this process only.
+#[derive(Default)]
+pub struct Suspects {
+    file: Option<Box<dyn DiskFile>>,
+    /// Ascending by index.
+    known: Vec<Suspect>,
+    /// Which of them is being applied.
+    current: Option<u64>,
+    /// Entries up to here were in the log when the process started: each of them is noted.
+    replay_through: u64,
+    has_failed: bool,
+}
+
+impl Suspects {
+    /// From the file in `dir`, which is made if it is not there. `replay_through` is the last index of the log.
+    pub fn open(disk: &Arc<dyn Disk>, dir: &Path, replay_through: u64) -> io::Result<Self> {
+        let path = dir.join(FILE);
+        let (file, known) = if disk.exists(&path) {
+            let known = decode(&disk.read(&path)?).unwrap_or_else(|| {
+                tracing::warn!(path = %path.display(), "the note of what is being applied is damaged; it begins again");
+                Vec::new()
+            });
+            (disk.open_to_write(&path)?, known)
+        } else {
+            let file = disk.create(&path)?;
+            file.write_all_at(&encode(&[], None), 0)?;
+            file.sync_all()?;
+            disk.sync_dir(dir)?;
+            (file, Vec::new())
+        };
+        Ok(Self { file: Some(file), known, current: None, replay_through, has_failed: false })
+    }
+
+    /// Whether an entry of so many bytes is noted whatever it holds. Behind one that is, each of its batch is, or its end
+    /// would be blamed on that one.
+    pub fn notes(&self, index: u64, bytes: usize) -> bool {
+        index <= self.replay_through
+            || bytes >= NOTED_BYTES
+            || self.current.is_some()
+            || self.attempts(index) > 0
+    }
+
+    /// Whether a transaction of so many steps is noted however small it is.
+    pub fn notes_steps(steps: usize) -> bool {
+        steps > NOTED_STEPS
+    }
+
+    /// Whether the process ended too often while it applied the entry.
+    pub fn holds(&self, index: u64) -> bool {
+        self.attempts(index) >= MAX_ATTEMPTS && !Mutation::HeldTriedAgain.is_on()
+    }
+
+    fn attempts(&self, index: u64) -> u32 {
+        self.known.iter().find(|suspect| suspect.index == index).map_or(0, |suspect| suspect.attempts)
+    }
+
+    /// The entry is about to be applied.
+    pub fn begin(&mut self, index: u64) {
+        self.drop_current();
+        let attempts = self.attempts(index).saturating_add(1);
+        self.put(Suspect { index, attempts });
+        self.current = Some(index);
+        // One that ended the process before is written for good.
+        self.write(attempts > 1);
+    }
+
+    /// All entries up to `index` were applied, or skipped.
+    pub fn applied(&mut self, index: u64) {
+        let had_current = self.drop_current();
+        let count = self.known.len();
+        // One that is held counts for a later start, too: it is met again if the state is from before it.
+        self.known.retain(|suspect| suspect.index > index || suspect.attempts >= MAX_ATTEMPTS);
+        if had_current || self.known.len() != count {
+            self.write(false);
+        }
+    }
+
+    /// The entry is about to be skipped. It is not applied after a restart either, which may meet it before the entry that
+    /// skips it is known to be committed; so this is durable.
+    pub fn skip(&mut self, index: u64) {
+        if !self.holds(index) {
+            self.put(Suspect { index, attempts: MAX_ATTEMPTS });
+        }
+        self.write(true);
+    }
+
+    /// The process ends, and not because of the entry that it is at.
+    pub fn forgive(&mut self) {
+        if self.drop_current() {
+            self.write(false);
+        }
+    }
+
+    /// What was applied did not end the process, however often it was tried before.
+    fn drop_current(&mut self) -> bool {
+        let Some(index) = self.current.take() else { return false };
+        self.known.retain(|suspect| suspect.index != index);
+        true
+    }
+
+    fn put(&mut self, suspect: Suspect) {
+        self.known.retain(|known| known.index != suspect.index);
+        if self.known.len() == MAX_KNOWN {
+            self.known.remove(0);
+        }
+        self.known.push(suspect);
+        self.known.sort_by_key(|known| known.index);
+    }
+
+    /// A disk that fails is for others to notice: the log and the state are on it.
+    fn write(&mut self, durably: bool) {
+        let Some(file) = &self.file else { return };
+        let mut written = file.write_all_at(&encode(&self.known, self.current), 0);
+        if durably && written.is_ok() {
+            written = file.sync_data();
+        }
+        if let Err(error) = written
+            && !std::mem::replace(&mut self.has_failed, true)
+        {
+            tracing::warn!(%error, "what is being applied cannot be noted");
+        }
+    }
+}
+
+fn encode(known: &[Suspect], current: Option<u64>) -> Vec<u8> {
+    let mut file = Vec::with_capacity(FILE_LEN);
+    file.put_slice(MAGIC);
+    file.put_u32(VERSION);
+    file.put_u32(known.len() as u32);
+    for suspect in known {
+        file.put_u64(suspect.index);
+        file.put_u32(suspect.attempts);
+        file.put_u8(if current == Some(suspect.index) { BEGUN } else { NOTED });
+    }
+    file.resize(FILE_LEN - 4, 0);
+    let crc = crc32c::crc32c(&file);
+    file.put_u32(crc);
+    file
+}
+
+/// `None`: damaged, or of another version.
+fn decode(file: &[u8]) -> Option<Vec<Suspect>> {
+    if file.len() != FILE_LEN {
+        return None;
+    }
+    let (content, mut crc) = file.split_at(FILE_LEN - 4);
+    let mut body = content.strip_prefix(MAGIC)?;
+    if crc.get_u32() != crc32c::crc32c(content) || body.get_u32() != VERSION {
+        return None;
+    }
+    let count = body.get_u32() as usize;
+    let record = |_| {
+        let suspect = Suspect { index: body.get_u64(), attempts: body.get_u32() };
+        // Whether it was being applied; it was if the process ended at it, so its attempts say all.
+        body.get_u8();
+        suspect
+    };
+    (count <= MAX_KNOWN).then(|| (0..count).map(record).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use helios_storage::disk::SimDisk;
+
+    fn open(disk: &Arc<dyn Disk>) -> Suspects {
+        Suspects::open(disk, Path::new("/state"), 100).unwrap()
+    }
+
+    fn disk() -> Arc<dyn Disk> {
+        let disk: Arc<dyn Disk> = Arc::new(SimDisk::new(1));
+        disk.make_dir(Path::new("/state")).unwrap();
+        disk
+    }
+
+    #[test]
+    fn an_entry_is_held_when_the_process_ended_at_it_twice() {
+        let disk = disk();
+        for _ in 0..MAX_ATTEMPTS {
+            let mut process = open(&disk);
+            assert!(!process.holds(7));
+            // What comes before it is applied again and does not make the note forget it.
+            (5..=7).for_each(|index| process.begin(index));
+        }
+        for _ in 0..3 {
+            let mut process = open(&disk);
+            (5..7).for_each(|index| process.begin(index));
+            process.applied(6);
+            assert!(process.holds(7) && !process.holds(6) && !process.holds(8));
+        }
+    }
+
+    #[test]
+    fn an_entry_that_was_applied_or_that_was_not_the_reason_is_not_held() {
+        let disk = disk();
+        for _ in 0..5 {
+            let mut process = open(&disk);
+            process.begin(7);
+            process.begin(8);
+            process.applied(8);
+        }
+        for _ in 0..5 {
+            let mut process = open(&disk);
+            process.begin(9);
+            process.forgive();
+        }
+        let process = open(&disk);
+        assert!(!process.holds(7) && !process.holds(8) && !process.holds(9));
+    }
+
+    #[test]
+    fn a_second_note_survives_a_power_cut() {
+        for seed in 0..20 {
+            let disk = SimDisk::new(seed);
+            disk.make_dir(Path::new("/state")).unwrap();
+            disk.sync_dir(Path::new("/")).unwrap();
+            let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+            open(&shared).begin(7);
+            open(&shared).begin(7);
+            disk.crash();
+            assert!(open(&shared).holds(7), "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn one_death_at_an_entry_that_is_then_applied_is_forgotten() {
+        let disk = disk();
+        for _ in 0..3 {
+            open(&disk).begin(7);
+            let mut process = open(&disk);
+            process.begin(7);
+            process.applied(7);
+        }
+        assert!(!open(&disk).holds(7));
+    }
+
+    #[test]
+    fn a_skipped_entry_stays_held_and_the_newest_are_known() {
+        let disk = disk();
+        let mut process = open(&disk);
+        process.skip(50);
+        process.applied(60);
+        assert!(open(&disk).holds(50));
+        (51..=50 + MAX_KNOWN as u64).for_each(|index| process.skip(index));
+        let process = open(&disk);
+        assert!(!process.holds(50) && process.holds(51) && process.holds(50 + MAX_KNOWN as u64));
+    }
+
+    #[test]
+    fn replayed_large_and_long_entries_are_noted_and_others_are_not() {
+        let suspects = open(&disk());
+        assert!(
+            suspects.notes(100, 1)
+                && !suspects.notes(101, NOTED_BYTES - 1)
+                && suspects.notes(101, NOTED_BYTES)
+        );
+        assert!(!Suspects::notes_steps(NOTED_STEPS) && Suspects::notes_steps(NOTED_STEPS + 1));
+    }
+
+    #[test]
+    fn a_damaged_note_holds_nothing() {
+        let whole = encode(&[Suspect { index: 7, attempts: 2 }], Some(7));
+        assert_eq!(decode(&whole).unwrap().len(), 1);
+        for at in 0..whole.len() {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 1;
+            assert_eq!(decode(&damaged), None, "byte {at}");
+        }
+        assert_eq!(decode(&whole[1..]), None);
+        assert_eq!(decode(&[]), None);
+        let disk = disk();
+        open(&disk).begin(7);
+        disk.open_to_write(Path::new("/state/applying")).unwrap().write_all_at(b"x", 20).unwrap();
+        assert!(!open(&disk).holds(7));
+    }
+}

@@ -1,0 +1,276 @@
+//! A committed entry that cannot be applied, and the way past it: the apply thread holds it and all after it, until a
+//! `SkipEntry` among the entries after it says that it is to change nothing. Pure.
+//!
+//! An entry that is skipped and the `SkipEntry` that says so are applied in one batch. So no state, snapshot or checkpoint
+//! is ever between the two: a member whose state is, has applied the entry.
+
+use helios_proto::v1::command::Op;
+use helios_proto::v1::{Command, ErrorCode, SkipEntry};
+use prost::Message as _;
+use raft::eraftpb::{Entry, EntryType};
+
+use super::suspects::{MAX_ATTEMPTS, Suspects};
+use helios_proto::Error;
+use helios_storage::mutation::Mutation;
+
+/// Longest encoded command that can be a `SkipEntry`: its time, its request id and two numbers.
+const MAX_SKIP_BYTES: usize = 160;
+/// Key of `Command.skip_entry` as it is encoded: field 32, length-delimited.
+const SKIP_KEY: [u8; 2] = [0x82, 0x02];
+
+/// The committed entry that is not applied here, nor any after it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unappliable {
+    pub index: u64,
+    /// What it holds.
+    pub command: String,
+    pub bytes: u64,
+    pub crc: u32,
+}
+
+impl Unappliable {
+    pub fn of(entry: &Entry) -> Self {
+        Self {
+            index: entry.index,
+            command: name_of(entry),
+            bytes: entry.data.len() as u64,
+            crc: crc32c::crc32c(&entry.data),
+        }
+    }
+
+    /// Why this member is not ready.
+    pub fn reason(&self) -> String {
+        let Self { index, command, bytes, crc } = self;
+        format!(
+            "does not apply entry {index} ({command}, {bytes} bytes, crc {crc:08x}), which ended its process twice"
+        )
+    }
+
+    /// For whoever needs it, or an entry after it, to be applied here.
+    pub fn error(&self) -> Error {
+        Error::new(
+            ErrorCode::EntryUnappliable,
+            format!(
+                "{self}: this member does not apply it and waits for heliosctl log skip {} --crc {:08x}",
+                self.index, self.crc
+            ),
+        )
+    }
+}
+
+impl std::fmt::Display for Unappliable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { index, command, bytes, crc } = self;
+        write!(
+            f,
+            "applying entry {index} ({command}, {bytes} bytes, crc {crc:08x}) ended the process {MAX_ATTEMPTS} times"
+        )
+    }
+}
+
+fn name_of(entry: &Entry) -> String {
+    if entry.get_entry_type() != EntryType::EntryNormal {
+        return "change of members".to_owned();
+    }
+    match Command::decode(entry.data.as_slice()) {
+        Ok(command) => name_of_command(&command),
+        Err(_) => "not decodable".to_owned(),
+    }
+}
+
+fn name_of_command(command: &Command) -> String {
+    let name = match &command.op {
+        Some(Op::Set(_)) => "SET",
+        Some(Op::Delete(_)) => "DEL",
+        Some(Op::Expire(_)) => "EXPIRE",
+        Some(Op::Persist(_)) => "PERSIST",
+        Some(Op::MultiSet(_)) => "MSET",
+        Some(Op::Increment(_)) => "INCRBY",
+        Some(Op::FlushAll(_)) => "FLUSHALL",
+        Some(Op::PurgeExpired(_)) => "removal of expired keys",
+        Some(Op::RegisterMember(_)) => "registration of a member",
+        Some(Op::SkipEntry(_)) => "skip of an entry",
+        Some(Op::Call(call)) => return call.name.to_ascii_uppercase(),
+        Some(Op::Apply(apply)) => return format!("{} of the embedding program", apply.kind),
+        Some(Op::Transaction(transaction)) => {
+            let steps = transaction.steps.len();
+            let first = transaction.steps.first().map(name_of_command).unwrap_or_default();
+            return format!("transaction of {steps}, the first {first}");
+        }
+        None => "unknown",
+    };
+    name.to_owned()
+}
+
+/// The `SkipEntry` that an encoded command is. Cheap where it is none.
+pub fn skip_in(data: &[u8]) -> Option<SkipEntry> {
+    if data.len() > MAX_SKIP_BYTES
+        || !data.contains(&SKIP_KEY[0])
+        || !data.windows(2).any(|key| key == SKIP_KEY)
+    {
+        return None;
+    }
+    match Command::decode(data).ok()?.op? {
+        Op::SkipEntry(skip) => Some(skip),
+        _ => None,
+    }
+}
+
+fn skip_of(entry: &Entry) -> Option<SkipEntry> {
+    (entry.get_entry_type() == EntryType::EntryNormal).then(|| skip_in(&entry.data)).flatten()
+}
+
+/// What becomes of committed entries, in their order.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// So many are applied now, and the rest held.
+    pub count: usize,
+    /// Those among them that change nothing.
+    pub skipped: Vec<u64>,
+    /// Why there is a rest.
+    pub held: Option<Unappliable>,
+}
+
+/// # Errors
+/// One of them skips an entry that this member has applied, when its state already differs from that of the others.
+pub fn plan(entries: &[&Entry], suspects: &Suspects) -> Result<Plan, String> {
+    let Some(first) = entries.first().map(|entry| entry.index) else { return Ok(Plan::default()) };
+    // Where each entry that is skipped stands, and where what says so.
+    let mut skips: Vec<(usize, usize)> = Vec::new();
+    for (at, skip) in entries.iter().enumerate().filter_map(|(at, entry)| Some((at, skip_of(entry)?))) {
+        if skip.index < first {
+            return Err(applied_here(skip.index));
+        }
+        let target = entries[..at].iter().position(|entry| entry.index == skip.index);
+        match target.filter(|target| crc32c::crc32c(&entries[*target].data) == skip.crc) {
+            Some(target) => skips.push((target, at)),
+            // Refused by every leader; on all members alike it changes nothing.
+            None => {
+                tracing::error!(index = skip.index, "another entry than this was to be skipped; nothing is")
+            }
+        }
+    }
+    let is_skipped = |at: usize| {
+        skips.iter().any(|(target, _)| *target == at || Mutation::SkipTakesMore.is_on() && *target + 1 == at)
+            || Mutation::HeldPassedOver.is_on() && suspects.holds(entries[at].index)
+    };
+    let held = (0..entries.len()).find(|at| suspects.holds(entries[*at].index) && !is_skipped(*at));
+    let mut count = held.unwrap_or(entries.len());
+    // What is skipped stays with what says so: either both are before the end, or both after it.
+    while let Some((target, _)) = skips.iter().find(|(target, at)| *target < count && *at >= count) {
+        count = *target;
+    }
+    let skipped = (0..count).filter(|at| is_skipped(*at)).map(|at| entries[at].index).collect();
+    Ok(Plan { count, skipped, held: held.map(|at| Unappliable::of(entries[at])) })
+}
+
+fn applied_here(index: u64) -> String {
+    format!(
+        "the cluster skips log entry {index}, and this member has applied it: its state differs from that of the others. \
+         Remove the member, empty its data directory and let it join again"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use helios_proto::v1::{Call, RequestId, Set, Transaction};
+
+    use super::*;
+
+    fn command(op: Op) -> Command {
+        Command { now_ms: 1_800_000_000_000, budget: 1, op: Some(op), ..Command::default() }
+    }
+
+    fn set(index: u64) -> Entry {
+        let set = Set { key: format!("key-{index}").into(), value: "v".into(), ..Set::default() };
+        Entry { index, term: 1, data: command(Op::Set(set)).encode_to_vec(), ..Entry::default() }
+    }
+
+    fn skip(index: u64, target: u64, crc: u32) -> Entry {
+        let skip = command(Op::SkipEntry(SkipEntry { index: target, crc }));
+        Entry { index, term: 1, data: skip.encode_to_vec(), ..Entry::default() }
+    }
+
+    fn skip_right(index: u64, target: u64) -> Entry {
+        skip(index, target, Unappliable::of(&set(target)).crc)
+    }
+
+    fn suspects(held: &[u64]) -> Suspects {
+        let mut suspects = Suspects::default();
+        held.iter().for_each(|index| suspects.skip(*index));
+        suspects
+    }
+
+    fn planned(entries: &[Entry], held: &[u64]) -> Plan {
+        plan(&entries.iter().collect::<Vec<_>>(), &suspects(held)).unwrap()
+    }
+
+    #[test]
+    fn entries_are_applied_up_to_the_first_that_is_held() {
+        let entries: Vec<Entry> = (5..9).map(set).collect();
+        assert_eq!(planned(&entries, &[]), Plan { count: 4, ..Plan::default() });
+        let plan = planned(&entries, &[7, 8]);
+        assert_eq!((plan.count, plan.held.as_ref().map(|held| held.index)), (2, Some(7)));
+        assert_eq!(planned(&entries, &[5]).count, 0);
+        assert_eq!(planned(&[], &[5]), Plan::default());
+    }
+
+    #[test]
+    fn a_skip_with_the_right_crc_lets_all_go_on_held_or_not() {
+        let entries = [set(5), set(6), set(7), skip_right(8, 6), set(9)];
+        for held in [&[6][..], &[]] {
+            assert_eq!(planned(&entries, held), Plan { count: 5, skipped: vec![6], held: None });
+        }
+        let wrong = [set(5), set(6), skip(7, 6, 1)];
+        let plan = planned(&wrong, &[6]);
+        assert_eq!((plan.count, plan.skipped.len(), plan.held.unwrap().index), (1, 0, 6));
+        // What is said of an entry that comes later is said of none.
+        assert_eq!(planned(&[skip_right(5, 6), set(6)], &[6]).count, 1);
+    }
+
+    #[test]
+    fn a_skipped_entry_and_its_skip_are_never_parted() {
+        let entries = [set(5), set(6), set(7), skip_right(8, 5), set(9), skip_right(10, 7)];
+        let plan = planned(&entries, &[5, 6, 7]);
+        assert_eq!((plan.count, plan.skipped.len(), plan.held.unwrap().index), (0, 0, 6));
+        let entries = [set(4), set(5), skip_right(6, 5), set(7), set(8), skip_right(9, 7)];
+        let plan = planned(&entries, &[5, 7, 8]);
+        assert_eq!((plan.count, plan.skipped, plan.held.unwrap().index), (3, vec![5], 8));
+    }
+
+    #[test]
+    fn a_member_that_has_applied_the_entry_says_what_to_do() {
+        let entries = [skip_right(8, 6)];
+        let error = plan(&entries.iter().collect::<Vec<_>>(), &suspects(&[])).unwrap_err();
+        assert!(error.contains("entry 6") && error.contains("let it join again"), "{error}");
+    }
+
+    #[test]
+    fn only_a_skip_is_found_to_be_one() {
+        let data = |op| command(op).encode_to_vec();
+        let wanted = SkipEntry { index: u64::MAX, crc: u32::MAX };
+        assert_eq!(skip_in(&data(Op::SkipEntry(wanted))), Some(wanted));
+        let request_id = RequestId { client_id: vec![1; 64].into(), sequence: u64::MAX, retry: true };
+        let longest =
+            Command { now_ms: u64::MAX, request_id: Some(request_id), ..command(Op::SkipEntry(wanted)) };
+        assert_eq!(skip_in(&longest.encode_to_vec()), Some(wanted));
+        let like_it = Set { key: vec![0x82, 0x02].into(), ..Set::default() };
+        assert_eq!(skip_in(&data(Op::Set(like_it))), None);
+        assert_eq!(skip_in(b""), None);
+        assert_eq!(skip_in(&SKIP_KEY), None);
+    }
+
+    #[test]
+    fn an_entry_is_named_by_its_command() {
+        let call = |name: &str| command(Op::Call(Call { name: name.into(), args: Vec::new() }));
+        assert_eq!(name_of_command(&call("sort")), "SORT");
+        let transaction = Transaction { guards: Vec::new(), steps: vec![call("sort"), call("lcs")] };
+        assert_eq!(
+            name_of_command(&command(Op::Transaction(transaction))),
+            "transaction of 2, the first SORT"
+        );
+        let error = Unappliable::of(&set(7)).error();
+        assert!(error.message.contains("entry 7 (SET, "), "{error}");
+        assert!(error.message.contains("heliosctl log skip 7 --crc "), "{error}");
+    }
+}

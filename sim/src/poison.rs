@@ -1,0 +1,91 @@
+//! An entry that ends every process that applies it: how it comes into the log, what its members do of it, and how
+//! the keeper has it skipped, as an admin does with `heliosctl log skip`.
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+use helios_proto::Error;
+use helios_proto::v1::command::Op;
+use helios_proto::v1::{Command, Reply, Set, SkipEntry};
+use helios_raft::RaftStatus;
+use helios_raft::simulation::{ApplyJob, Done, FORMAT, Input, POISON, ProcessEnds, membership};
+use rand::Rng;
+use tokio::sync::oneshot;
+
+use crate::clients::{Ended, proposal};
+use crate::events::Slot;
+use crate::machine::Process;
+use crate::world::World;
+
+pub struct Poison {
+    /// Of the leader that was to take it.
+    term: u64,
+    answer: oneshot::Receiver<Result<Reply, Error>>,
+}
+
+impl World {
+    /// [`Fault::Poison`](crate::Fault::Poison). Not while the membership changes: a member with a committed change of it that
+    /// it cannot apply stands in no election (raft crate), and here that could be all of them.
+    pub fn poison(&mut self) -> bool {
+        let Some((leader, status)) = self.leader() else { return false };
+        let known = &status.membership;
+        let may_change = !known.learners.is_empty() || membership::is_joint(known);
+        let process = self.machines[leader].process.as_ref();
+        let is_busy = process.is_none_or(|process| process.core.is_changing() || !process.inbox.is_empty());
+        // Here members say by their registration only what they can read; one that did not could not be told of a skip.
+        let can_skip = status.lowest_format >= FORMAT;
+        if self.is_poisoned() || self.forcing.is_some() || may_change || is_busy || !can_skip {
+            return false;
+        }
+        let (waiter, answer) = oneshot::channel();
+        let set = Set { key: POISON.into(), value: "deadly".into(), ..Set::default() };
+        let command = Command { now_ms: 1, op: Some(Op::Set(set)), ..Command::default() };
+        self.poison = Some(Poison { term: status.term, answer });
+        self.input(leader, Input::Propose(vec![proposal(&command, waiter)]))
+    }
+
+    /// Whether an entry that ends its processes is committed and not skipped, or may still be committed.
+    pub fn is_poisoned(&mut self) -> bool {
+        if self.oracle.reference.is_poisoned() {
+            return true;
+        }
+        let Some(Poison { term, answer }) = &mut self.poison else { return false };
+        let is_refused =
+            matches!(answer.try_recv(), Ok(Err(error)) if matches!(Ended::of_error(&error), Ended::Failed));
+        // Nothing of an earlier term comes after an entry of a later one.
+        let is_over = self.oracle.last_committed().is_some_and(|(_, last)| last > *term);
+        if is_refused || is_over {
+            self.poison = None;
+        }
+        self.poison.is_some()
+    }
+
+    /// Has the entry skipped that a majority holds and nobody has applied, at times under a wrong name first.
+    pub fn skip_poison(&mut self, leader: Slot, status: &RaftStatus) {
+        let Some(held) = &status.unappliable else { return };
+        let now = self.instant();
+        let holds = |id| {
+            let machine = self.machines.iter().find(|machine| machine.marker.member == Some(id));
+            let process = machine.and_then(|machine| machine.process.as_ref());
+            process.is_some_and(|process| process.core.status(now).unappliable.as_ref() == Some(held))
+        };
+        let has_applied = |process: &Process| process.applied_index() >= held.index;
+        let is_applied = self.machines.iter().filter_map(|machine| machine.process.as_ref()).any(has_applied);
+        if is_applied || !membership::have_majority(&status.membership, holds) {
+            return;
+        }
+        let crc = held.crc ^ u32::from(self.random.random_ratio(1, 4));
+        let op = Op::SkipEntry(SkipEntry { index: held.index, crc });
+        let (waiter, _) = oneshot::channel();
+        let command = Command { now_ms: 1, op: Some(op), ..Command::default() };
+        self.input(leader, Input::Propose(vec![proposal(&command, waiter)]));
+    }
+}
+
+/// `None`: the process ended at one of the entries.
+pub fn apply_or_end(process: &mut Process, job: ApplyJob) -> Option<Result<Vec<Done>, String>> {
+    match catch_unwind(AssertUnwindSafe(|| process.applier.apply(job))) {
+        Ok(outcome) => Some(outcome),
+        Err(panic) if panic.is::<ProcessEnds>() => None,
+        Err(panic) => resume_unwind(panic),
+    }
+}
