@@ -22,7 +22,7 @@ use crate::plan::{ELECTION_MAX, ELECTION_MIN, HEARTBEAT, Micros, Plan};
 
 pub const CLUSTER: &str = "sim";
 
-/// What `node.json` holds. Written whole and durable (node/src/lifecycle/marker.rs has its own tests).
+/// What `node.json` holds. Written whole and durable (crates/storage/src/lifecycle/marker.rs has its own tests).
 #[derive(Debug, Clone)]
 pub struct Marker {
     pub disk_id: String,

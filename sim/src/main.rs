@@ -23,7 +23,7 @@ struct Options {
     /// Go on after a seed that failed.
     #[arg(long)]
     keep_going: bool,
-    /// Make this mistake, by its name in node/src/mutation.rs.
+    /// Make this mistake, by its name in crates/storage/src/mutation.rs.
     #[arg(long, value_parser = mutation)]
     mutation: Option<Mutation>,
     /// Run each seed twice and compare the two runs.

@@ -246,7 +246,7 @@ pub const KEYS: &[Key] = &[
          100 ms, doubled with each, up to this; `10s` is the most. An attempt whose turn is more than 10 s away is answered \
          `OVERLOADED`. `0ms` turns the delay off, for instance where a balancer hides the clients' addresses."),
     key("log", "level", "`info`", Reload,
-        "`error`, `warn`, `info`, `debug`, `trace`, or a filter such as `helios_node=debug,warn`. A filter that \
+        "`error`, `warn`, `info`, `debug`, `trace`, or a filter such as `helios=debug,warn`. A filter that \
          cannot be read counts as `info`."),
     key("log", "format", "`text`", Restart,
         "`text` or `json`, on standard error."),

@@ -217,7 +217,7 @@ pub struct GatewaySection {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogSection {
-    /// A tracing filter: `info`, `debug`, `helios_node=debug,warn` ...
+    /// A tracing filter: `info`, `debug`, `helios=debug,warn` ...
     pub level: String,
     /// `text` or `json`.
     pub format: String,

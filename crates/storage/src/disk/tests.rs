@@ -273,7 +273,7 @@ fn the_real_disk_does_the_same_where_nothing_fails() {
     }
 }
 
-/// `cargo test --release -p helios-node disk::tests::figures -- --ignored --nocapture`.
+/// `cargo test --release -p helios-storage disk::tests::figures -- --ignored --nocapture`.
 #[test]
 #[ignore = "prints a figure, checks nothing"]
 fn figures() {

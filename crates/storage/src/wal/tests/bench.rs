@@ -1,5 +1,5 @@
 //! What the log costs over the plainest durable file. Run it with
-//! `cargo test --release -p helios-node wal::tests::bench -- --ignored --nocapture`.
+//! `cargo test --release -p helios-storage wal::tests::bench -- --ignored --nocapture`.
 
 use std::fs::File;
 use std::io::Write;
