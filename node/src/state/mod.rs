@@ -38,7 +38,7 @@ mod watch;
 mod tests;
 
 pub use batch::Batch;
-pub use budget::{ENTRY_BUDGET, Limits};
+pub use budget::{AnswerBudget, ENTRY_BUDGET, Limits};
 #[cfg(test)]
 pub use budget::{MAX_ENTRY_BYTES, MAX_ENTRY_ELEMENTS, MAX_READ_BYTES, MAX_READ_ELEMENTS};
 #[cfg(test)]
