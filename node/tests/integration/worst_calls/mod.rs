@@ -43,7 +43,7 @@ const ELEMENTS: usize = 5_000;
 const REPEATS: usize = 20_000;
 /// How often a call is repeated in a transaction, if so many fit into one, and in a script.
 const TRANSACTION_CALLS: usize = 1_000;
-const TRANSACTION_BYTES: usize = 8 << 20;
+const TRANSACTION_BYTES: usize = 4 << 20;
 const SCRIPT_CALLS: usize = 100;
 /// As many arguments as `unpack` of a script can pass on.
 const SCRIPT_WORDS: usize = 5_000;
