@@ -1,21 +1,26 @@
 //! Consensus: the raft crate behind one narrow type ([`core::Core`]), the thread that drives it and
 //! the threads that do its work. The layout and its reasons are in ARCHITECTURE.md.
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests have the machine's clock and disk"))]
+
 mod acks;
 mod change;
 mod core;
+#[allow(clippy::disallowed_methods, reason = "the thread that gives the core its time")]
 mod driver;
 mod force_new;
 pub mod format;
 mod handle;
 pub mod handshake;
 mod log;
+#[allow(clippy::disallowed_methods, reason = "measures the disk and waits for room")]
 mod log_writer;
 pub mod membership;
 pub mod metrics;
 mod proposals;
 mod reads;
 mod recovery;
+#[allow(clippy::disallowed_methods, reason = "starts the threads; draws the nonce of this start")]
 mod runtime;
 #[cfg(feature = "simulation")]
 pub mod simulation;
@@ -25,6 +30,7 @@ pub mod trace;
 mod transfer;
 mod types;
 mod unappliable;
+#[allow(clippy::disallowed_methods, reason = "measures, and checkpoints by the clock")]
 mod workers;
 
 pub use acks::Durable;

@@ -31,6 +31,8 @@ pub(super) const RECORD_BYTES: u64 = 256;
 pub enum Scope {
     Entry,
     Read,
+    /// The answers of a transaction.
+    Answers,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,30 +100,59 @@ impl Budget {
     }
 }
 
+/// Of an answer that is gathered from several looks at the state: of a transaction, whose commands have budgets of their
+/// own, or of a walk over the keys.
+#[derive(Debug)]
+pub struct AnswerBudget(Budget);
+
+impl AnswerBudget {
+    /// `limits`: of a read.
+    pub fn of_transaction(limits: Limits) -> Self {
+        Self(Budget::new(Limits { scope: Scope::Answers, ..limits }))
+    }
+
+    pub fn of_read(limits: Limits) -> Self {
+        Self(Budget::new(limits))
+    }
+
+    /// Charges what is kept from now on: so many replies, and their bytes.
+    ///
+    /// # Errors
+    /// When it does not fit, or an earlier one did not: the answer is to be dropped.
+    pub fn charge(&mut self, parts: usize, bytes: usize) -> Result<(), Error> {
+        self.0.charge_later(parts as u64, bytes as u64);
+        self.check()
+    }
+
+    /// # Errors
+    /// When an answer did not fit: nothing more is to be executed for it.
+    pub fn check(&mut self) -> Result<(), Error> {
+        Ok(self.0.settle()?)
+    }
+}
+
 /// A charge that did not fit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct OverBudget(Limits, bool);
 
 impl From<OverBudget> for Error {
     fn from(OverBudget(limits, is_elements): OverBudget) -> Self {
-        let (subject, remedy) = match limits.scope {
-            Scope::Entry => ("a write, with all that it reads and answers,", "split it into smaller ones"),
-            Scope::Read => {
-                let setting = if is_elements { "reads.max_elements" } else { "reads.max_bytes" };
-                return Self::new(
-                    ErrorCode::BudgetExceeded,
-                    format!(
-                        "a read may cost {} on this node ({setting}): ask for a part, or use SCAN, HSCAN, SSCAN or ZSCAN",
-                        limits.amount(is_elements)
-                    ),
-                );
-            }
-        };
         let amount = limits.amount(is_elements);
-        Self::new(
-            ErrorCode::BudgetExceeded,
-            format!("{subject} may cost {amount} (fixed by the log format): {remedy}; nothing was changed"),
-        )
+        let setting = if is_elements { "reads.max_elements" } else { "reads.max_bytes" };
+        let message = match limits.scope {
+            Scope::Entry => format!(
+                "a write, with all that it reads and answers, may cost {amount} (fixed by the log format): split it \
+                 into smaller ones; nothing was changed"
+            ),
+            Scope::Read => format!(
+                "a read may cost {amount} on this node ({setting}): ask for a part, or use SCAN, HSCAN, SSCAN or ZSCAN"
+            ),
+            Scope::Answers => format!(
+                "the answers of a transaction may cost {amount} on this node ({setting}): make several of it; what it \
+                 wrote stands, and this answer and those after it are left out"
+            ),
+        };
+        Self::new(ErrorCode::BudgetExceeded, message)
     }
 }
 

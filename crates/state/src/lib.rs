@@ -5,6 +5,8 @@
 //! Nothing here knows of Raft's messages, of clients or of clocks: time comes with the entries.
 //! One thread applies, one checkpoints, any thread reads, without a lock.
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests have the machine's clock and disk"))]
+
 mod batch;
 mod budget;
 pub mod calls;
@@ -38,7 +40,7 @@ mod watch;
 mod tests;
 
 pub use batch::Batch;
-pub use budget::{ENTRY_BUDGET, Limits};
+pub use budget::{AnswerBudget, ENTRY_BUDGET, Limits};
 pub use budget::{MAX_ENTRY_BYTES, MAX_ENTRY_ELEMENTS, MAX_READ_BYTES, MAX_READ_ELEMENTS};
 pub use dedup::MAX_CLIENTS as MAX_REQUEST_CLIENTS;
 pub use dedup::SLOTS;

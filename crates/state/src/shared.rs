@@ -59,6 +59,7 @@ impl State {
     }
 
     /// A transaction whose changes are dropped.
+    #[allow(clippy::disallowed_methods, reason = "what a read draws is in no log")]
     pub fn query_txn(&self, wall_ms: u64, limits: Limits) -> Txn<'_> {
         Txn::new(self.view(), 0, self.meta_for_reading(wall_ms), limits).with_seed(rand::random())
     }

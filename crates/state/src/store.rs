@@ -110,6 +110,12 @@ impl Store {
         Self::blank(disk::real(), options)
     }
 
+    /// As [`Store::in_memory`], with other limits of a read.
+    pub fn in_memory_within(read_limits: Limits) -> Self {
+        let options = StoreOptions { engine: EngineKind::Memory, read_limits, ..StoreOptions::default() };
+        Self::blank(disk::real(), options)
+    }
+
     fn blank(disk: Arc<dyn Disk>, options: StoreOptions) -> Self {
         let image =
             Image { home: None, generation: 1, is_committed: true, record: Record::default(), failure: None };

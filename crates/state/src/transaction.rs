@@ -42,15 +42,15 @@ fn answer(txn: &mut Txn<'_>, transaction: &Transaction, max_answer_bytes: usize)
     let mut items = Vec::with_capacity(transaction.steps.len());
     let mut bytes = 0;
     for step in &transaction.steps {
-        let mut answer = run(txn, step)?;
-        let size = Reply { kind: Some(answer.clone()), ..Reply::default() }.encoded_len();
+        let mut reply = Reply { kind: Some(run(txn, step)?), ..Reply::default() };
+        let size = reply.encoded_len();
         if bytes + size > max_answer_bytes {
-            answer = Answer::Error(too_long().into());
+            reply.kind = Some(Answer::Error(too_long().into()));
         } else {
             bytes += size;
         }
-        let ends = Mutation::ExecEndsAtRefusal.is_on() && matches!(answer, Answer::Error(_));
-        items.push(Reply { kind: Some(answer), ..Reply::default() });
+        let ends = Mutation::ExecEndsAtRefusal.is_on() && matches!(reply.kind, Some(Answer::Error(_)));
+        items.push(reply);
         if ends {
             break;
         }

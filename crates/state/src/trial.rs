@@ -30,6 +30,8 @@ pub struct Trial {
     steps: Vec<Command>,
     bytes: usize,
     lookups: Lookups,
+    /// Why it ended: nothing more is executed, whatever a script makes of the error.
+    failure: Option<Error>,
 }
 
 impl Default for Trial {
@@ -40,6 +42,7 @@ impl Default for Trial {
 
 impl Trial {
     /// `limits`: of all its commands together.
+    #[allow(clippy::disallowed_methods, reason = "the effects of a trial are logged, not its draws")]
     pub fn new(limits: Limits) -> Self {
         Self::with_seed(rand::random(), limits)
     }
@@ -47,13 +50,22 @@ impl Trial {
     /// `seed` decides what is drawn by lot.
     pub fn with_seed(seed: u64, limits: Limits) -> Self {
         let draft = Draft::new(seed, limits);
-        Self { draft, steps: Vec::new(), bytes: 0, lookups: Lookups::default() }
+        Self { draft, steps: Vec::new(), bytes: 0, lookups: Lookups::default(), failure: None }
     }
 
     /// What `op` answers after all that was tried before; a refusal is an answer.
     ///
     /// `now_ms`: the clock that it sees, milliseconds since the Unix epoch. An error ends the trial.
     pub fn run(&mut self, store: &Store, op: Op, now_ms: u64) -> Result<Answer, Error> {
+        if let Some(failure) = &self.failure {
+            return Err(failure.clone());
+        }
+        let outcome = self.try_next(store, op, now_ms);
+        self.failure = outcome.as_ref().err().cloned();
+        outcome
+    }
+
+    fn try_next(&mut self, store: &Store, op: Op, now_ms: u64) -> Result<Answer, Error> {
         if self.bytes() > MAX_BYTES {
             let message =
                 format!("a script may hold {MAX_BYTES} bytes of keys and changes: make several of it");

@@ -76,7 +76,7 @@ impl<D: Database> KvService<D> {
         self.database.await_fresh(Freshness::Linearizable, None).await?;
         let store = self.database.store();
         let Applied { index, term } = store.applied();
-        let succeeded = store.holds(&guards, crate::wall_ms())?;
+        let succeeded = store.holds(&guards, self.database.now_ms())?;
         let token = Token { cluster_id: self.database.cluster_id(), term, index };
         Ok(TransactionResponse { succeeded, revision: index, token: Some(token), deleted: 0 })
     }

@@ -8,7 +8,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use crate::state::calls::double_text;
 
 /// A part of a reply beside its content: its place in memory, and more than its longest header on the wire.
-const PART_BYTES: usize = 48;
+pub const PART_BYTES: usize = 48;
 const _: () = assert!(size_of::<Frame>() <= PART_BYTES);
 
 /// The protocol version a connection speaks; `HELLO` changes it.
@@ -92,6 +92,19 @@ impl Frame {
             _ => 0,
         };
         self.own_cost() + inner
+    }
+
+    /// How many replies it consists of, itself among them.
+    pub fn parts(&self) -> usize {
+        1 + match self {
+            Self::Array(items) | Self::Set(items) | Self::Push(items) | Self::Sequence(items) => {
+                items.iter().map(Self::parts).sum()
+            }
+            Self::Map(pairs) | Self::Pairs(pairs) => {
+                pairs.iter().map(|(key, value)| key.parts() + value.parts()).sum()
+            }
+            _ => 0,
+        }
     }
 
     /// Without that of its parts.

@@ -26,6 +26,7 @@ mod transaction;
 mod waiting;
 mod wire;
 
+pub use commands::introspect::MAX_ANSWER_BYTES as MAX_INTROSPECTION_BYTES;
 pub use metrics::Metrics;
 #[cfg(test)]
 pub use script::limits as script_limits;

@@ -1,16 +1,21 @@
 //! What a connection queues between `MULTI` and `EXEC`.
 
+use bytes::Bytes;
 use helios_proto::v1::Command;
 
 use super::commands::client_control::Control;
+use super::commands::pubsub::Census;
 use super::commands::write::Answer;
 use super::commands::{Local, Read, Request};
 use super::error::Refusal;
 use super::frame::Frame;
 use super::script::ScriptCall;
+use crate::glob::Pattern;
 
 /// What a queued command costs beside its words.
 const COMMAND_BYTES: usize = 64;
+/// What a queued word costs beside its bytes.
+const WORD_BYTES: usize = size_of::<Bytes>();
 pub const MAX_WATCHED: usize = 10_000;
 
 #[derive(Debug, Default)]
@@ -35,10 +40,19 @@ pub enum Queued {
     Refused(Refusal),
 }
 
+/// Of a request.
+#[derive(Debug, Clone, Copy)]
+pub struct Size {
+    pub words: usize,
+    /// Of the words together.
+    pub bytes: usize,
+}
+
 impl Queue {
-    /// `bytes`: of all its words. Answers what the client is told.
-    pub fn push(&mut self, request: Result<Request, Refusal>, bytes: usize, limit: usize) -> Frame {
-        self.bytes += bytes + COMMAND_BYTES;
+    /// `size`: of its words. Answers what the client is told.
+    pub fn push(&mut self, request: Result<Request, Refusal>, size: Size, limit: usize) -> Frame {
+        let made = request.as_ref().map_or(0, Request::made_bytes);
+        self.bytes += size.bytes + size.words * WORD_BYTES + made + COMMAND_BYTES;
         if self.bytes > limit {
             self.broken = true;
             self.queued.clear();
@@ -89,6 +103,19 @@ impl Queue {
 }
 
 impl Request {
+    /// What it holds beside its words: an answer that is made already, and compiled patterns.
+    fn made_bytes(&self) -> usize {
+        match self {
+            Self::Local(Local::Answer(frame)) => frame.cost(),
+            Self::Local(Local::ConfigGet(patterns)) => patterns.iter().map(Pattern::bytes).sum(),
+            Self::Local(Local::Census(Census::Channels(pattern))) => {
+                pattern.as_ref().map_or(0, Pattern::bytes)
+            }
+            Self::Read(read) => read.pattern().map_or(0, Pattern::bytes),
+            _ => 0,
+        }
+    }
+
     /// Whether it has to wait while writers are paused; what a transaction holds is not looked at.
     pub fn may_write(&self) -> bool {
         match self {

@@ -1,6 +1,6 @@
 //! Unions, intersections and differences of sets.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use bytes::Bytes;
 use helios_proto::v1::reply::Kind as Answer;
@@ -31,7 +31,19 @@ pub enum Operation {
     Difference,
 }
 
+/// The keys without those that were named before: a set that comes again changes nothing.
+pub fn named_once(keys: &[Bytes], operation: Operation) -> Vec<Bytes> {
+    let (first, others) = match (operation, keys.split_first()) {
+        // The first one is what the others are taken from.
+        (Operation::Difference, Some((first, others))) => (Some(first), others),
+        _ => (None, keys),
+    };
+    let mut seen = HashSet::with_capacity(others.len());
+    first.into_iter().chain(others.iter().filter(|key| seen.insert(*key))).cloned().collect()
+}
+
 fn combine(txn: &mut Txn<'_>, keys: &[Bytes], operation: Operation) -> Result<BTreeSet<Bytes>, Failure> {
+    let keys = &named_once(keys, operation)[..];
     let mut sets = Vec::with_capacity(keys.len());
     for key in keys {
         sets.push(Collection::find(txn, key, Kind::Set)?);

@@ -8,7 +8,7 @@ use super::super::command::{Failure, Outcome, invalid, wrong_type};
 use super::super::txn::Txn;
 use super::super::value::Kind;
 use super::number::parse_double;
-use super::set_algebra::{Operation, limit};
+use super::set_algebra::{Operation, limit, named_once};
 use super::words::{Words, is, syntax};
 use super::zsets::{Scored, SortedSet, scored_answer};
 use super::{Verb, integer, reads, sets, writes};
@@ -171,7 +171,9 @@ fn store(txn: &mut Txn<'_>, mut words: Words<'_>, operation: Operation) -> Outco
 fn zintercard(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
     let keys = keys(&mut words, "zintercard")?;
     let limit = limit(&mut words)?;
+    // Without scores, a set that comes again changes nothing.
+    let keys = named_once(keys, Operation::Intersection);
     let options = Options { weights: vec![1.0; keys.len()], aggregate: sum, with_scores: false };
-    let count = combine(txn, keys, Operation::Intersection, &options)?.len();
+    let count = combine(txn, &keys, Operation::Intersection, &options)?.len();
     integer(if limit == 0 { count } else { count.min(limit) })
 }

@@ -5,6 +5,7 @@ mod memory;
 mod redb;
 #[cfg(any(test, feature = "simulation"))]
 mod simulated;
+#[allow(clippy::disallowed_methods, reason = "sled opens its own files")]
 mod sled;
 
 use std::any::Any;

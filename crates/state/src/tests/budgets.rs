@@ -3,7 +3,8 @@
 use helios_proto::v1::{Call, Transaction};
 
 use super::*;
-use crate::budget::{ENTRY_BUDGET, Limits, MAX_ENTRY_BYTES, Scope};
+use crate::Trial;
+use crate::budget::{ENTRY_BUDGET, Limits, MAX_ENTRY_BYTES, MAX_ENTRY_ELEMENTS, Scope};
 
 fn call(words: &[&str]) -> Op {
     let (name, args) = words.split_first().unwrap();
@@ -50,7 +51,6 @@ fn what_amplifies_its_arguments_is_refused_before_it_is_built() {
     for op in [
         call(&sort.chain(gets).collect::<Vec<_>>()),
         transaction([call(&["srandmember", "s", "-1048576"])]),
-        repeated(&["sunionstore", "target"], "s", 500_000),
         repeated(&["zunionstore", "target", "500000"], "z", 500_000),
         repeated(&["bitop", "or", "target"], "bits", 500),
         transaction((0..64).map(|n| call(&["setbit", &format!("new-{n}"), "67108863", "1"]))),
@@ -102,4 +102,35 @@ fn a_purge_makes_progress_however_large_the_records_are() {
     let purge = Op::PurgeExpired(PurgeExpired { limit: 1_000 });
     let command = Command { now_ms: 3, op: Some(purge), budget: ENTRY_BUDGET, ..Command::default() };
     assert_eq!(machine.apply_command(command).kind, Some(Answer::Integer(40)));
+}
+
+#[test]
+fn a_set_that_is_named_again_costs_nothing_and_changes_nothing() {
+    let mut machine = Machine::in_memory();
+    apply(&mut machine, call(&["sadd", "s", "a", "b"]));
+    apply(&mut machine, call(&["sadd", "t", "b"]));
+    let many = usize::try_from(MAX_ENTRY_ELEMENTS).unwrap();
+    for (head, count) in [
+        (&["sinterstore", "target", "s"][..], 2),
+        (&["sunionstore", "target", "t"], 2),
+        (&["sdiffstore", "target", "t"], 0),
+        (&["zintercard", &(many + 1).to_string(), "t"], 1),
+    ] {
+        let words: Vec<_> = head.iter().copied().chain(std::iter::repeat_n("s", many)).collect();
+        assert_eq!(apply(&mut machine, call(&words)), Answer::Integer(count), "{head:?}");
+    }
+    assert_eq!(apply(&mut machine, call(&["sdiffstore", "target", "s", "t", "t"])), Answer::Integer(1));
+    assert_eq!(apply(&mut machine, call(&["sdiffstore", "target", "s", "s"])), Answer::Integer(0));
+}
+
+#[test]
+fn a_trial_that_exceeded_its_budget_executes_nothing_more() {
+    let limits = Limits { elements: 1_000, bytes: 100_000, scope: Scope::Read };
+    let mut machine = Machine { store: Store::in_memory_within(limits), log: Vec::new() };
+    apply(&mut machine, put("large", &"x".repeat(60_000)));
+    let mut trial = Trial::new(limits);
+    let mut read = |words: &[&str]| trial.run(&machine.store, call(words), 1).map_err(|error| error.code);
+    assert!(read(&["strlen", "large"]).is_ok());
+    assert_eq!(read(&["mget", "large", "large"]), Err(ErrorCode::BudgetExceeded));
+    assert_eq!(read(&["strlen", "large"]), Err(ErrorCode::BudgetExceeded));
 }

@@ -5,6 +5,7 @@
 //! What POSIX promises and no more: content lasts once [`DiskFile::sync_data`] returned, a name
 //! once [`Disk::sync_dir`] of its directory did.
 
+#[allow(clippy::disallowed_methods, reason = "the machine's disk")]
 mod real;
 #[cfg(any(test, feature = "simulation"))]
 mod sim;

@@ -67,6 +67,10 @@ struct Page {
 }
 
 impl ElementScan {
+    pub fn pattern(&self) -> Option<&Pattern> {
+        self.pattern.as_ref()
+    }
+
     pub async fn execute(self, at: &Snapshot<'_>) -> Result<Frame, Error> {
         let first = match self.cursor {
             0 => Some(Bytes::new()),

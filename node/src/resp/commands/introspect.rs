@@ -7,6 +7,9 @@ use super::args::is;
 use super::{Args, Local, Request, introspect_keys};
 use crate::glob::{Pattern, Steps};
 
+/// Of one answer about commands and keys of the client's choice, bytes.
+pub const MAX_ANSWER_BYTES: usize = 4 << 20;
+
 fn answer(frame: Frame) -> Result<Request, Refusal> {
     Ok(Request::Local(Local::Answer(frame)))
 }
@@ -24,12 +27,30 @@ pub fn count(_: Args) -> Result<Request, Refusal> {
     answer(Frame::Integer(COMMANDS.len() as i64))
 }
 
+/// The parts of an answer about names that the client may repeat.
+pub fn bounded<T>(parts: impl Iterator<Item = T>, cost: impl Fn(&T) -> usize) -> Result<Vec<T>, Refusal> {
+    let mut bytes = 0;
+    parts
+        .map(|part| {
+            bytes += cost(&part);
+            if bytes <= MAX_ANSWER_BYTES { Ok(part) } else { Err(too_much()) }
+        })
+        .collect()
+}
+
+fn too_much() -> Refusal {
+    Refusal::other(format!(
+        "ERR the answer would have more than {MAX_ANSWER_BYTES} bytes (the limit is fixed): name fewer commands or keys"
+    ))
+}
+
 pub fn info(args: Args) -> Result<Request, Refusal> {
     if args.len() == 0 {
         return all(args);
     }
     let names = args.rest();
-    answer(Frame::Array(names.iter().map(|name| find_any(name).map_or(Frame::NullArray, describe)).collect()))
+    let described = names.iter().map(|name| find_any(name).map_or(Frame::NullArray, describe));
+    answer(Frame::Array(bounded(described, Frame::cost)?))
 }
 
 /// A subcommand is named with its container: `client|id`.
@@ -47,7 +68,8 @@ pub fn docs(args: Args) -> Result<Request, Refusal> {
         [] => COMMANDS.to_vec(),
         names => names.iter().filter_map(|name| find_any(name)).collect(),
     };
-    answer(Frame::Map(specs.into_iter().map(document).collect()))
+    let documents = specs.into_iter().map(document);
+    answer(Frame::Map(bounded(documents, |(name, document)| name.cost() + document.cost())?))
 }
 
 /// `[FILTERBY MODULE name | ACLCAT category | PATTERN pattern]`; there are no modules.

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use super::super::error::Refusal;
 use super::super::frame::Frame;
 use super::super::table::{Keys, Spec, find, resolve};
+use super::introspect::bounded;
 use super::{Args, Local, Request};
 
 pub fn getkeys(args: Args) -> Result<Request, Refusal> {
@@ -17,7 +18,7 @@ pub fn getkeys(args: Args) -> Result<Request, Refusal> {
 pub fn getkeys_and_flags(args: Args) -> Result<Request, Refusal> {
     let keys = keys_of(args)?;
     let pairs = keys.into_iter().map(|(key, access)| Frame::Array(vec![Frame::Bulk(key), flags(access)]));
-    Ok(Request::Local(Local::Answer(Frame::Array(pairs.collect()))))
+    Ok(Request::Local(Local::Answer(Frame::Array(bounded(pairs, Frame::cost)?))))
 }
 
 /// Keys of a request, each with what its command does with it.

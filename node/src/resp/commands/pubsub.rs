@@ -8,7 +8,7 @@ use super::local::Context;
 use super::{Args, Local, Request};
 use crate::error::Error;
 use crate::glob::Pattern;
-use crate::pubsub::Topic;
+use crate::pubsub::{MAX_TOPICS, Topic};
 
 /// What `PUBSUB` tells of this node's clients.
 #[derive(Debug)]
@@ -18,22 +18,30 @@ pub enum Census {
     Patterns,
 }
 
-pub fn subscribe(mut args: Args) -> Result<Request, Refusal> {
-    Ok(Request::Subscribe { topic: Topic::Channel, names: args.keys()? })
+/// No connection listens to more, so a request of more repeats itself.
+fn topics(mut args: Args) -> Result<Vec<Bytes>, Refusal> {
+    if args.len() > MAX_TOPICS {
+        return Err(Refusal::other(format!("ERR a request takes at most {MAX_TOPICS} channels or patterns")));
+    }
+    args.keys()
 }
 
-pub fn psubscribe(mut args: Args) -> Result<Request, Refusal> {
-    let names = args.keys()?;
+pub fn subscribe(args: Args) -> Result<Request, Refusal> {
+    Ok(Request::Subscribe { topic: Topic::Channel, names: topics(args)? })
+}
+
+pub fn psubscribe(args: Args) -> Result<Request, Refusal> {
+    let names = topics(args)?;
     names.iter().try_for_each(|name| Pattern::new(name).map(drop))?;
     Ok(Request::Subscribe { topic: Topic::Pattern, names })
 }
 
-pub fn unsubscribe(mut args: Args) -> Result<Request, Refusal> {
-    Ok(Request::Unsubscribe { topic: Topic::Channel, names: args.keys()? })
+pub fn unsubscribe(args: Args) -> Result<Request, Refusal> {
+    Ok(Request::Unsubscribe { topic: Topic::Channel, names: topics(args)? })
 }
 
-pub fn punsubscribe(mut args: Args) -> Result<Request, Refusal> {
-    Ok(Request::Unsubscribe { topic: Topic::Pattern, names: args.keys()? })
+pub fn punsubscribe(args: Args) -> Result<Request, Refusal> {
+    Ok(Request::Unsubscribe { topic: Topic::Pattern, names: topics(args)? })
 }
 
 pub fn publish(mut args: Args) -> Result<Request, Refusal> {

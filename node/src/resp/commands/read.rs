@@ -35,6 +35,15 @@ pub struct Snapshot<'a> {
 pub type Tried<'a> = &'a (dyn Fn(&Call) -> Result<Kind, Error> + Sync);
 
 impl Read {
+    pub fn pattern(&self) -> Option<&Pattern> {
+        match self {
+            Self::Query(_) => None,
+            Self::Scan(scan) => scan.pattern(),
+            Self::Elements(scan) => scan.pattern(),
+            Self::Keys { pattern } => Some(pattern),
+        }
+    }
+
     pub async fn execute(self, at: &Snapshot<'_>) -> Result<Frame, Error> {
         match self {
             Self::Query(call) => at.query_as(call, write::frame).await,

@@ -5,18 +5,20 @@ use bytes::Bytes;
 use super::super::codec::parse_integer;
 use super::super::cursor::cursor_of;
 use super::super::error::Refusal;
-use super::super::frame::Frame;
+use super::super::frame::{Frame, PART_BYTES};
 use super::args::is;
 use super::read::{Read, Snapshot};
 use super::{Args, Request};
 use crate::error::Error;
 use crate::glob::{Pattern, Steps};
-use crate::state::Value;
+use crate::state::{AnswerBudget, Value};
 
 /// Keys fetched at once: their values come along, so this bounds memory.
 const PAGE_KEYS: usize = 128;
 const MAX_COUNT: i64 = 10_000;
 const MAX_KEYS_REPLY: usize = 100_000;
+/// SCAN ends its page at so many bytes of names: COUNT is a hint.
+const SCAN_REPLY_BYTES: usize = 1 << 20;
 
 #[derive(Debug)]
 pub struct Scan {
@@ -65,6 +67,10 @@ pub fn keys(mut args: Args) -> Result<Request, Refusal> {
 }
 
 impl Scan {
+    pub fn pattern(&self) -> Option<&Pattern> {
+        self.pattern.as_ref()
+    }
+
     pub async fn execute(self, at: &Snapshot<'_>) -> Result<Frame, Error> {
         let start = match self.cursor {
             0 => Bytes::new(),
@@ -80,12 +86,13 @@ impl Scan {
         };
         let mut walk = Walk::new(start, self.pattern.as_ref());
         let (mut found, mut steps) = (Vec::new(), Steps::default());
-        let mut seen = 0;
-        while seen < self.count && !walk.is_done() {
+        let (mut seen, mut bytes) = (0, 0);
+        while seen < self.count && bytes < SCAN_REPLY_BYTES && !walk.is_done() {
             let page = walk.page(self.count - seen, at).await?;
             seen += page.len();
             for (key, value) in page {
                 if self.selects(&key, &value, &mut steps)? {
+                    bytes += key.len();
                     found.push(key);
                 }
             }
@@ -105,10 +112,12 @@ impl Scan {
 pub async fn all_keys(pattern: &Pattern, at: &Snapshot<'_>) -> Result<Frame, Error> {
     let mut walk = Walk::new(Bytes::new(), Some(pattern));
     let (mut found, mut steps) = (Vec::new(), Steps::default());
+    let mut budget = AnswerBudget::of_read(at.store.read_limits());
     while !walk.is_done() {
         let page = walk.page(PAGE_KEYS, at).await?;
         for (key, _) in page {
             if pattern.matches(&key, &mut steps)? {
+                budget.charge(1, PART_BYTES + key.len())?;
                 found.push(key);
             }
         }

@@ -21,7 +21,6 @@ use crate::auth::{Identity, Role};
 use crate::database::{Database, Freshness};
 use crate::error::Error;
 use crate::state::Trial;
-use crate::wall_ms;
 
 /// Each try but the last found that another write had come between.
 const MAX_TRIES: usize = 100;
@@ -99,7 +98,7 @@ impl<D: Database> Connection<D> {
                 break;
             }
             self.await_state_of(tries).await?;
-            let seen_ms = now_ms.unwrap_or_else(|| wall_ms().max(self.db.store().clock_ms()));
+            let seen_ms = now_ms.unwrap_or_else(|| self.db.now_ms().max(self.db.store().clock_ms()));
             if !self.db.store().holds(&watched, seen_ms)? {
                 return Ok(Err(Frame::NullArray));
             }

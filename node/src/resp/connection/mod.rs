@@ -28,7 +28,7 @@ use super::output::Output;
 use super::server::{Limits, Shared};
 use super::session::Session;
 use super::table::{Spec, resolve};
-use super::transaction::Queue;
+use super::transaction::{Queue, Size};
 use super::wire::{Moved, Wire};
 use crate::database::{Database, WriteRequest};
 use crate::error::Error;
@@ -39,6 +39,10 @@ use crate::wall_ms;
 use subscriptions::{check_while_listening, next_message};
 
 const MAX_ROUND_COMMANDS: usize = 1024;
+/// Requests of one round, with what their words take; more are decoded in the next.
+const MAX_ROUND_BYTES: usize = 1024 * 1024;
+/// How long a connection keeps its thread, on which others wait, before it gives way between two commands.
+const TURN: Duration = Duration::from_millis(5);
 /// Unsent replies with which no more commands are executed, while the client reads or has nothing more to send.
 const UNSENT_BYTES: usize = 1024 * 1024;
 /// Requests read ahead while replies are unsent.
@@ -77,6 +81,23 @@ struct Round {
     /// Outcome of the barrier that covers the reads from here to the next write.
     barrier: Option<Result<(), Error>>,
     shutdown: CancellationToken,
+}
+
+/// What a connection does without a wait in between.
+struct Turn(Instant);
+
+impl Turn {
+    fn new() -> Self {
+        Self(Instant::now())
+    }
+
+    /// To be called between two commands.
+    async fn give_way(&mut self) {
+        if self.0.elapsed() >= TURN {
+            tokio::task::yield_now().await;
+            self.0 = Instant::now();
+        }
+    }
 }
 
 impl<D: Database> Connection<D> {
@@ -138,10 +159,13 @@ impl<D: Database> Connection<D> {
         let limits = DecodeLimits { request_bytes: self.shared.limits.max_request_bytes, authenticated };
         // A stranger's next request may be read under wider limits, once this one was AUTH.
         let most = if authenticated { MAX_ROUND_COMMANDS } else { 1 };
-        let mut requests = Vec::new();
-        while requests.len() < most {
+        let (mut requests, mut bytes) = (Vec::new(), 0);
+        while requests.len() < most && bytes < MAX_ROUND_BYTES {
             match self.decoder.decode(&mut self.wire.input, limits) {
-                Ok(Some(request)) => requests.push(request),
+                Ok(Some(request)) => {
+                    bytes += request.iter().map(|word| word.len() + size_of::<Bytes>()).sum::<usize>();
+                    requests.push(request);
+                }
                 Ok(None) => break,
                 Err(error) => return (requests, Some(error)),
             }
@@ -218,11 +242,13 @@ impl<D: Database> Connection<D> {
             barrier: None,
             shutdown: shutdown.clone(),
         };
+        let mut turn = Turn::new();
         for words in requests {
             if self.client.cut.is_cancelled() {
                 return Ok(());
             }
-            let bytes = words.iter().map(Bytes::len).sum();
+            turn.give_way().await;
+            let size = Size { words: words.len(), bytes: words.iter().map(Bytes::len).sum() };
             let understood = self.understand(words, &round);
             if let Some(queue) = &mut self.session.queue
                 && !matches!(&understood, Ok((_, request)) if request.is_immediate())
@@ -232,7 +258,7 @@ impl<D: Database> Connection<D> {
                     Ok((spec, request)) => (spec.name, Ok(request)),
                     Err((name, refusal)) => (name, Err(refusal)),
                 };
-                let frame = queue.push(request, bytes, limit);
+                let frame = queue.push(request, size, limit);
                 self.reply(name, frame, &round);
                 continue;
             }

@@ -10,10 +10,10 @@ use super::super::commands::write::Answer;
 use super::super::frame::Frame;
 use super::super::transaction::{MAX_WATCHED, Queued};
 use super::atomic::Part;
-use super::{Connection, Round};
+use super::{Connection, Round, Turn};
 use crate::database::Database;
 use crate::error::Error;
-use crate::state::Store;
+use crate::state::{AnswerBudget, Store};
 
 impl<D: Database> Connection<D> {
     pub(super) async fn watch(&mut self, keys: Vec<Bytes>, round: &mut Round) -> Result<Frame, Error> {
@@ -60,11 +60,13 @@ impl<D: Database> Connection<D> {
                 Err(error) => return self.failure(error),
             }
         }
-        let mut frames = Vec::with_capacity(queued.len());
+        let mut budget = AnswerBudget::of_transaction(self.db.store().read_limits());
+        let (mut frames, mut turn) = (Vec::with_capacity(queued.len()), Turn::new());
         for queued in queued {
+            turn.give_way().await;
             frames.push(match queued {
-                Queued::Step(answer) => answer.frame(replies.next().unwrap_or_default()),
-                queued => self.answer_queued(queued, round).await,
+                Queued::Step(answer) => within(&mut budget, answer.frame(replies.next().unwrap_or_default())),
+                queued => self.answer_queued(queued, &mut budget, round).await,
             });
         }
         Frame::Array(frames)
@@ -95,22 +97,29 @@ impl<D: Database> Connection<D> {
             Ok(frames) => frames.into_iter(),
             Err(frame) => return frame,
         };
-        let mut frames = Vec::with_capacity(queued.len());
+        let mut budget = AnswerBudget::of_transaction(self.db.store().read_limits());
+        let (mut frames, mut turn) = (Vec::with_capacity(queued.len()), Turn::new());
         for queued in queued {
+            turn.give_way().await;
             frames.push(match queued {
-                Queued::Told => told.next().unwrap_or(Frame::Null),
-                queued => self.answer_queued(queued, round).await,
+                Queued::Told => within(&mut budget, told.next().unwrap_or(Frame::Null)),
+                queued => self.answer_queued(queued, &mut budget, round).await,
             });
         }
         Frame::Array(frames)
     }
 
-    async fn answer_queued(&mut self, queued: Queued, round: &mut Round) -> Frame {
-        match queued {
+    /// Nothing is executed once an answer did not fit into `budget`.
+    async fn answer_queued(&mut self, queued: Queued, budget: &mut AnswerBudget, round: &mut Round) -> Frame {
+        if let Err(error) = budget.check() {
+            return error.into();
+        }
+        let frame = match queued {
             Queued::Refused(refusal) => refusal.into(),
             Queued::Later(request) => self.answer_later(request, round).await,
             Queued::Step(_) | Queued::Script(_) | Queued::Told => Frame::Null,
-        }
+        };
+        within(budget, frame)
     }
 
     async fn answer_later(&mut self, request: Request, round: &mut Round) -> Frame {
@@ -143,5 +152,13 @@ impl<D: Database> Connection<D> {
         let reply = outcome.unwrap_or_else(|| Err(Error::outcome_unknown()))?;
         self.session.follow(self.db.token_of(&reply));
         Ok(reply)
+    }
+}
+
+/// The answer, or the error in its place.
+fn within(budget: &mut AnswerBudget, frame: Frame) -> Frame {
+    match budget.charge(frame.parts(), frame.cost()) {
+        Ok(()) => frame,
+        Err(error) => error.into(),
     }
 }

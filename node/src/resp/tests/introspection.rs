@@ -123,3 +123,39 @@ async fn memory_is_told_of_in_numbers() {
     assert!(client.line().await.parse::<u64>().unwrap() > 0);
     client.expect("$10\r\nkeys.count\r\n:1\r\n").await;
 }
+
+#[tokio::test]
+async fn an_answer_about_repeated_names_is_refused_over_its_limit() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    for (words, name) in [
+        (&["COMMAND", "INFO"][..], "client"),
+        (&["COMMAND", "DOCS"], "client"),
+        (&["COMMAND", "GETKEYSANDFLAGS", "MGET"], "k"),
+    ] {
+        let repeated: Vec<_> = words.iter().copied().chain(std::iter::repeat_n(name, 100_000)).collect();
+        client.send_words(&repeated).await;
+        let line = client.line().await;
+        assert!(line.starts_with("-ERR the answer would have more than 4194304 bytes"), "{line}");
+    }
+    let topics: Vec<_> = std::iter::once("SUBSCRIBE").chain(std::iter::repeat_n("c", 10_001)).collect();
+    client.send_words(&topics).await;
+    assert_eq!(client.line().await, "-ERR a request takes at most 10000 channels or patterns");
+}
+
+#[tokio::test]
+async fn keys_and_scan_stay_within_the_bytes_of_a_read() {
+    let server = Server::with_reads(1_000, 100_000).await;
+    let mut client = server.client().await;
+    for n in 0..30 {
+        client.check(&format!("SET {n}{} v", "k".repeat(60_000)), "+OK").await;
+    }
+    client.send("KEYS *\r\n").await;
+    let line = client.line().await;
+    assert!(line.starts_with("-ERR a read may cost 100000 bytes"), "{line}");
+    // COUNT is a hint: a page ends after a megabyte of names, and the walk goes on.
+    let (cursor, keys) = client.scan("SCAN 0 COUNT 10000").await;
+    assert!(keys.len() < 30 && cursor != "0", "{} keys", keys.len());
+    let (cursor, rest) = client.scan(&format!("SCAN {cursor} COUNT 10000")).await;
+    assert_eq!((cursor.as_str(), keys.len() + rest.len()), ("0", 30));
+}

@@ -18,7 +18,7 @@ mod scripts;
 mod sorting;
 mod transactions;
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -48,6 +48,8 @@ struct LocalDb(Arc<Inner>);
 
 struct Inner {
     store: Store,
+    /// What it takes for the time; 0: the wall clock.
+    clock_ms: AtomicU64,
     broker: Arc<Broker>,
     last_index: Mutex<u64>,
     /// Sizes of the batches written.
@@ -67,9 +69,10 @@ struct Inner {
 }
 
 impl LocalDb {
-    fn new() -> Self {
+    fn new(store: Store) -> Self {
         Self(Arc::new(Inner {
-            store: Store::in_memory(),
+            store,
+            clock_ms: AtomicU64::new(0),
             broker: Arc::default(),
             last_index: Mutex::new(0),
             batches: Mutex::default(),
@@ -155,6 +158,13 @@ impl Database for LocalDb {
         &self.0.store
     }
 
+    fn now_ms(&self) -> u64 {
+        match self.0.clock_ms.load(Ordering::SeqCst) {
+            0 => now_ms(),
+            set => set,
+        }
+    }
+
     fn status(&self) -> StatusResponse {
         let member = |id: u64| Member {
             id,
@@ -193,9 +203,19 @@ impl Server {
     }
 
     async fn with(limits: Limits, password: Option<&str>) -> Self {
+        Self::over(Store::in_memory(), limits, password).await
+    }
+
+    /// Whose reads may cost so much.
+    async fn with_reads(elements: u64, bytes: u64) -> Self {
+        let reads = crate::state::Limits { elements, bytes, ..crate::state::Limits::DEFAULT_READ };
+        Self::over(Store::in_memory_within(reads), Limits::default(), None).await
+    }
+
+    async fn over(store: Store, limits: Limits, password: Option<&str>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let (db, shutdown) = (LocalDb::new(), CancellationToken::new());
+        let (db, shutdown) = (LocalDb::new(store), CancellationToken::new());
         let access = Arc::new(password.map_or_else(Access::default, Access::with_password));
         let refusals = Refusals::default();
         let door = Door {

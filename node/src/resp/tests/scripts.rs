@@ -246,3 +246,15 @@ async fn messages_of_a_script_go_out_once_it_counts() {
     eval(&mut client, "return redis.call('publish', 'c', 'hi')", &["0"], ":0").await;
     other.expect("*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$2\r\nhi\r\n").await;
 }
+
+#[tokio::test]
+async fn a_script_takes_the_time_of_the_database_for_now() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    client.check("SET k v PX 60000", "+OK").await;
+    let get = "EVAL \"return redis.call('get', KEYS[1])\" 1 k";
+    client.check(get, "$1\r\nv").await;
+    server.db.0.clock_ms.store(now_ms() + 120_000, Ordering::SeqCst);
+    client.check("GET k", "$-1").await;
+    client.check(get, "$-1").await;
+}

@@ -87,13 +87,13 @@ async fn discard_and_what_may_not_be_inside() {
 
 #[tokio::test]
 async fn a_queue_is_bounded() {
-    let limits = Limits { max_request_bytes: 200, ..Limits::default() };
+    let limits = Limits { max_request_bytes: 300, ..Limits::default() };
     let server = Server::with(limits, None).await;
     let mut client = server.client().await;
     client.check("MULTI", "+OK").await;
     client.check("GET a", "+QUEUED").await;
     client.check("GET b", "+QUEUED").await;
-    client.check("GET c", "-ERR the transaction exceeds 200 bytes: make several of it").await;
+    client.check("GET c", "-ERR the transaction exceeds 300 bytes: make several of it").await;
     client.check("EXEC", "-EXECABORT Transaction discarded because of previous errors.").await;
 }
 
@@ -136,4 +136,56 @@ async fn reads_of_a_transaction_over_their_budget_are_refused_whole() {
     let line = client.line().await;
     assert!(line.starts_with("-ERR a read may cost") && line.contains("reads.max_bytes"), "{line}");
     client.check("LLEN l", ":3").await;
+}
+
+#[tokio::test]
+async fn answers_that_exec_gathers_have_one_budget() {
+    // Of eight answers four fit.
+    for (scan, setting, server) in [
+        ("HSCAN h 0", "reads.max_bytes", Server::with_reads(1_000, 500_000).await),
+        ("KEYS *", "reads.max_elements", Server::with_reads(8, 1_000_000).await),
+        ("INFO server", "reads.max_elements", Server::with_reads(4, 1_000_000).await),
+    ] {
+        let mut client = server.client().await;
+        client.send_words(&["HSET", "h", "f", &"x".repeat(100_000)]).await;
+        client.expect(":1\r\n").await;
+        client.check("MULTI", "+OK").await;
+        for _ in 0..8 {
+            client.check(scan, "+QUEUED").await;
+        }
+        client.check("SET k v", "+QUEUED").await;
+        client.send("EXEC\r\nECHO end\r\n").await;
+        let mut lines = vec![client.line().await];
+        while lines.last().is_none_or(|line| line != "end") {
+            lines.push(client.line().await);
+        }
+        assert_eq!(lines[0], "*9");
+        let refused: Vec<_> = lines.iter().filter(|line| line.starts_with('-')).collect();
+        assert!((4..8).contains(&refused.len()), "{scan}: {} of 8 were refused", refused.len());
+        let named =
+            |line: &&String| line.contains("the answers of a transaction may cost") && line.contains(setting);
+        assert!(refused.iter().all(named), "{scan}: {refused:?}");
+        client.check("GET k", "$1\r\nv").await;
+    }
+}
+
+#[tokio::test]
+async fn answers_and_patterns_made_while_queueing_count_for_the_transaction() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    let pattern = "[a]".repeat(2_700);
+    let patterns = format!("CONFIG GET{}", format!(" {pattern}").repeat(7));
+    for (command, most) in [("COMMAND", 200), (&patterns, 100)] {
+        client.check("MULTI", "+OK").await;
+        let mut line = "+QUEUED".to_owned();
+        for _ in 0..most {
+            client.send(format!("{command}\r\n")).await;
+            line = client.line().await;
+            if line != "+QUEUED" {
+                break;
+            }
+        }
+        assert!(line.starts_with("-ERR the transaction exceeds"), "{line}");
+        client.check("EXEC", "-EXECABORT Transaction discarded because of previous errors.").await;
+    }
 }

@@ -30,6 +30,8 @@ pub struct Node {
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     open_files: Option<u64>,
+    /// The file that takes the process into a control group.
+    group: Option<PathBuf>,
     child: Option<Child>,
     /// Of the process started last.
     pid: Arc<AtomicU32>,
@@ -77,6 +79,7 @@ impl Node {
                 .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
                 .collect(),
             open_files: None,
+            group: None,
             child: None,
             pid: Arc::default(),
             quick: peer_channel(ports.peer, QUICK_TIMEOUT, Arc::clone(&tls)),
@@ -118,10 +121,17 @@ impl Node {
         }
         let mut command = free_standing(&self.dir);
         command.args(&self.arguments).envs(self.environment.iter().cloned());
-        match self.open_files {
-            Some(limit) => with_open_files(limit, &command),
+        let open_files = self.open_files.map(|limit| format!("ulimit -n {limit}"));
+        let group = self.group.as_ref().map(|file| format!("echo $$ > '{}'", file.display()));
+        match open_files.into_iter().chain(group).reduce(|first, second| format!("{first} && {second}")) {
+            Some(before) => after(&before, &command),
             None => command,
         }
+    }
+
+    /// A control group, by its file `cgroup.procs`, that the process is in from the next start on.
+    pub fn join_group(&mut self, file: PathBuf) {
+        self.group = Some(file);
     }
 
     /// Files that the process may have open from the next start on, as `ulimit -n`.
@@ -294,9 +304,10 @@ pub fn free_standing(dir: &Path) -> Command {
     command
 }
 
-fn with_open_files(limit: u64, command: &Command) -> Command {
+/// `command` in a process that did `before`, which the shell understands.
+fn after(before: &str, command: &Command) -> Command {
     let mut shell = Command::new("sh");
-    shell.args(["-c", &format!("ulimit -n {limit} && exec \"$0\" \"$@\"")]);
+    shell.args(["-c", &format!("{before} && exec \"$0\" \"$@\"")]);
     shell.arg(command.get_program()).args(command.get_args());
     if let Some(dir) = command.get_current_dir() {
         shell.current_dir(dir);

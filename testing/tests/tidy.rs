@@ -1,0 +1,143 @@
+//! The written rules of the layout, held: which crate may use which, which module never sees which, how long a file
+//! may be, and that ARCHITECTURE.md names every crate and every top module.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
+/// Of the crates below the process: our crates that each may use.
+const EDGES: &[(&str, &[&str])] = &[
+    ("proto", &[]),
+    ("crds", &[]),
+    ("sim/history", &[]),
+    ("crates/storage", &[]),
+    ("crates/state", &["helios-proto", "helios-storage"]),
+    ("crates/raft", &["helios-proto", "helios-state", "helios-storage"]),
+    ("node", &["helios-proto", "helios-raft", "helios-state", "helios-storage"]),
+    ("sim", &["helios-history", "helios-proto", "helios-raft", "helios-state", "helios-storage"]),
+    ("operator", &["helios-crds", "helios-proto"]),
+    ("cli", &["helios-crds", "helios-proto"]),
+];
+/// Consensus and what it stands on serve no port.
+const WITHOUT_PORTS: &[&str] = &["crates/storage", "crates/state", "crates/raft"];
+const PORTS: &[&str] =
+    &["warp", "hyper", "hyper-util", "kube", "tonic", "tonic-health", "tonic-reflection", "mlua"];
+
+/// A folder of node/src, and the modules that it never imports.
+const UNSEEN: &[(&str, &[&str])] = &[
+    ("resp", &["wal", "raft", "grpc", "http", "node"]),
+    ("grpc", &["wal", "resp", "http"]),
+    ("http", &["wal", "resp", "grpc"]),
+];
+
+const MAX_LINES: usize = 520;
+/// Longer today. None may be added.
+const LONG: &[&str] = &["node/src/resp/connection/mod.rs", "sim/src/clients.rs"];
+
+fn text(path: &str) -> String {
+    fs::read_to_string(Path::new(ROOT).join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// Names in the table `[dependencies]` of a crate.
+fn dependencies(package: &str) -> Vec<String> {
+    let manifest = text(&format!("{package}/Cargo.toml"));
+    let lines = manifest.lines().skip_while(|line| *line != "[dependencies]").skip(1);
+    let lines = lines.take_while(|line| !line.starts_with('['));
+    lines
+        .filter(|line| line.contains('='))
+        .filter_map(|line| Some(line.split(['.', ' ']).next()?.to_owned()))
+        .collect()
+}
+
+fn sources(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
+    let mut found = Vec::new();
+    for path in entries.flatten().map(|entry| entry.path()) {
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+    found
+}
+
+fn members() -> Vec<String> {
+    let manifest = text("Cargo.toml");
+    let (_, list) = manifest.split_once("members = [").expect("a list of members");
+    list.split_once(']').expect("its end").0.split('"').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+#[test]
+fn crates_use_only_the_crates_below_them() {
+    for (package, allowed) in EDGES {
+        let found = dependencies(package);
+        let ours = found.iter().filter(|name| name.starts_with("helios"));
+        let above: Vec<_> = ours.filter(|name| !allowed.contains(&name.as_str())).collect();
+        assert!(above.is_empty(), "{package} may not use {above:?}");
+        let ports: Vec<_> = found.iter().filter(|name| PORTS.contains(&name.as_str())).collect();
+        assert!(
+            ports.is_empty() || !WITHOUT_PORTS.contains(package),
+            "{package} serves no port, so not {ports:?}"
+        );
+    }
+    assert!(
+        dependencies("node").contains(&"helios-raft".to_owned()),
+        "the table of dependencies is not read"
+    );
+}
+
+#[test]
+fn protocols_never_import_each_other_nor_the_log() {
+    for (folder, unseen) in UNSEEN {
+        let files = sources(&Path::new(ROOT).join("node/src").join(folder));
+        assert!(!files.is_empty());
+        for file in files {
+            let text = fs::read_to_string(&file).unwrap();
+            for module in *unseen {
+                let seen = text.contains(&format!("crate::{module}::"))
+                    || text.contains(&format!("helios_{module}::"));
+                assert!(!seen, "{} imports {module}", file.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn files_have_at_most_520_lines() {
+    let mut long = Vec::new();
+    for member in members() {
+        let Ok(root) = Path::new(ROOT).join(&member).canonicalize() else { panic!("no folder {member}") };
+        for folder in ["src", "tests"].map(|folder| root.join(folder)).iter().filter(|folder| folder.exists())
+        {
+            for file in sources(folder) {
+                let lines = fs::read_to_string(&file).unwrap().lines().count();
+                let name = format!(
+                    "{member}{}",
+                    file.display().to_string().trim_start_matches(&*root.to_string_lossy())
+                );
+                if lines > MAX_LINES && !LONG.contains(&name.as_str()) {
+                    long.push(format!("{name}: {lines}"));
+                }
+            }
+        }
+    }
+    assert!(long.is_empty(), "longer than {MAX_LINES} lines: {long:#?}");
+}
+
+#[test]
+fn architecture_names_every_crate_and_top_module() {
+    let page = text("ARCHITECTURE.md");
+    let named = |name: &str| page.contains(&format!("`{name}`")) || page.contains(&format!("`{name}/"));
+    let mut missing: Vec<_> = members().into_iter().filter(|member| !named(member)).collect();
+    for folder in ["node/src", "operator/src", "crates/storage/src", "crates/state/src", "crates/raft/src"] {
+        for entry in fs::read_dir(Path::new(ROOT).join(folder)).unwrap() {
+            let name = entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned();
+            if !["lib", "mod", "tests"].contains(&name.as_str()) && !named(&name) {
+                missing.push(format!("{folder}/{name}"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "ARCHITECTURE.md does not name {missing:#?}");
+}
