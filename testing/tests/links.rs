@@ -12,7 +12,7 @@ const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 fn pages() -> Vec<PathBuf> {
     let listed = Command::new("git").args(["-C", ROOT, "ls-files", "*.md"]).output().expect("git is here");
     assert!(listed.status.success(), "{listed:?}");
-    String::from_utf8(listed.stdout).unwrap().lines().map(PathBuf::from).collect()
+    String::from_utf8(listed.stdout).expect("paths are UTF-8").lines().map(PathBuf::from).collect()
 }
 
 /// The text without code, in which brackets are no links.

@@ -164,7 +164,7 @@ async fn answers_that_exec_gathers_have_one_budget() {
         assert!((4..8).contains(&refused.len()), "{scan}: {} of 8 were refused", refused.len());
         let named =
             |line: &&String| line.contains("the answers of a transaction may cost") && line.contains(setting);
-        assert!(refused.iter().all(|line| named(line)), "{scan}: {refused:?}");
+        assert!(refused.iter().all(named), "{scan}: {refused:?}");
         client.check("GET k", "$1\r\nv").await;
     }
 }
