@@ -331,7 +331,7 @@ fn or_list(counts: &[u16]) -> String {
 }
 
 impl Cell {
-    /// A comparison with a peer that is held back by its number of connections would flatter (bounds.md, section 6).
+    /// A comparison with a peer that is held back by its number of connections would flatter.
     fn best_of_each_system(&self) -> Vec<&Results> {
         let mut best: Vec<&Results> = Vec::new();
         for results in &self.results {

@@ -182,7 +182,7 @@ pub enum StateEngine {
     Redb,
 }
 
-/// How many members make a write safe (product.md, C2).
+/// How many members make a write safe.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum Ack {
@@ -199,7 +199,7 @@ pub struct ReadsSpec {
     pub lease: bool,
 }
 
-/// Named timings for consensus (product.md, C1).
+/// Named timings for consensus.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum RaftPreset {

@@ -12,7 +12,7 @@ use crate::pods;
 use crate::writer::{self, Writer};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/kubernetes/cluster.sh");
-/// No drain may be stuck for longer (operator.md, 4.6).
+/// No drain may be stuck for longer.
 const DRAIN_TIMEOUT: &str = "--timeout=60s";
 /// A node that is silent counts as gone after 20 s, and the kubelet of one that is back may be waiting for its next try.
 const PATIENCE: Duration = Duration::from_secs(90);

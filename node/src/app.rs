@@ -281,7 +281,7 @@ impl App {
     }
 
     /// Readiness off, leadership handed over while clients are still served, the time that proxies
-    /// need to see it, services ended, threads stopped (node.md, section 3, "Clean shutdown").
+    /// need to see it, services ended, threads stopped (docs/design/node.md, section 3, "Clean shutdown").
     pub async fn stop(mut self) {
         let delay = self.node.shutdown_delay();
         self.node.stop().await;

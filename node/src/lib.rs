@@ -62,7 +62,7 @@ pub mod prelude {
 }
 
 /// Milliseconds since the Unix epoch. Decides nothing by itself: the log's clock does
-/// (node.md, pitfall 23).
+/// (docs/design/node.md, pitfall 23).
 pub(crate) fn wall_ms() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, whole_ms)
 }

@@ -73,7 +73,7 @@ pub fn auth_secret(cluster: &str) -> String {
     format!("{cluster}-auth")
 }
 
-/// Name of a pod that outlives it (product.md, M-11). The cluster's domain is left out, because it
+/// Name of a pod that outlives it (docs/design/product.md, M-11). The cluster's domain is left out, because it
 /// differs between installations and resolvers add it.
 pub fn stable_host(cluster: &str, namespace: &str, ordinal: u32) -> String {
     format!("{}.{}.{namespace}.svc", pod(cluster, ordinal), peers_service(cluster))

@@ -8,7 +8,7 @@ use crate::v1::{ErrorCode, ErrorDetail};
 impl ErrorCode {
     /// Whether the same request, sent again, may succeed without anyone changing anything.
     ///
-    /// `OUTCOME_UNKNOWN` is not retryable: the write may have taken effect (product.md, C12).
+    /// `OUTCOME_UNKNOWN` is not retryable: the write may have taken effect (docs/design/product.md, C12).
     pub fn is_retryable(self) -> bool {
         use ErrorCode::*;
         matches!(

@@ -3,7 +3,7 @@
 
 use crate::v1::{ErrorCode, ErrorDetail, Member};
 
-/// A refused or failed request (product.md, "Errors").
+/// A refused or failed request (docs/design/product.md, "Errors").
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Error {
@@ -24,7 +24,7 @@ impl Error {
         Self::new(ErrorCode::InvalidArgument, message)
     }
 
-    /// A write that was proposed and whose fate is not known (product.md, C12).
+    /// A write that was proposed and whose fate is not known (docs/design/product.md, C12).
     pub fn outcome_unknown() -> Self {
         Self::new(
             ErrorCode::OutcomeUnknown,

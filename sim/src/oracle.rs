@@ -1,4 +1,4 @@
-//! What must hold after every step, whatever the faults (node.md, section 5). It knows what is
+//! What must hold after every step, whatever the faults (docs/design/node.md, section 5). It knows what is
 //! durable where, since it follows every write that a log writer reported as done.
 
 use std::collections::BTreeMap;

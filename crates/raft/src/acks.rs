@@ -1,5 +1,5 @@
 //! How many voters hold an entry on disk: what an acknowledgement above majority, and `WAIT`, wait
-//! for (node.md, section 4). The commit rule knows nothing of it.
+//! for (docs/design/node.md, section 4). The commit rule knows nothing of it.
 
 use helios_storage::mutation::Mutation;
 

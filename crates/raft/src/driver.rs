@@ -1,6 +1,6 @@
 //! The Raft thread: owns the [`Core`], never blocks but to wait for work, never touches a disk.
 //! Heartbeats and ticks live here, so nothing a user or a disk does can delay them
-//! (node.md, decision 5).
+//! (docs/design/node.md, decision 5).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

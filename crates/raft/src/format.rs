@@ -2,7 +2,7 @@
 //! older build would not know or would read differently (ADR 0008).
 //!
 //! A leader proposes nothing that a member might not be able to read: members of two builds live side by side
-//! during an upgrade, and an entry that is committed has to be applied by all (node.md, pitfall 31).
+//! during an upgrade, and an entry that is committed has to be applied by all (docs/design/node.md, pitfall 31).
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
 //! The log as the raft crate reads it: an in-memory mirror of what the write-ahead log holds or is
-//! about to hold. Never touches a disk; owned by the Raft thread (node.md, section 1).
+//! about to hold. Never touches a disk; owned by the Raft thread (docs/design/node.md, section 1).
 //!
 //! Everything not yet purged is kept, so memory is bounded by the snapshot trigger
 //! (`snapshot_entries`, `MAX_LOG_BYTES`) plus the trailing entries kept for slow followers.

@@ -1,4 +1,4 @@
-//! The thread that writes the log, and what it does when the disk is full (node.md, pitfall 22).
+//! The thread that writes the log, and what it does when the disk is full (docs/design/node.md, pitfall 22).
 //!
 //! Spare segments are made while there is room for them. Once there is none they are a reserve: the
 //! core is told and takes no writes that make the state grow, so that what is left serves votes,
@@ -44,7 +44,7 @@ impl LogWriter {
     }
 
     /// Drains everything queued, writes it at once, syncs once, reports once. An error is final:
-    /// after a failed fsync nobody knows what the disk holds (node.md, pitfall 4).
+    /// after a failed fsync nobody knows what the disk holds (docs/design/node.md, pitfall 4).
     pub fn run(mut self) -> Result<(), String> {
         let failed = |error: WalError| format!("write-ahead log: {error}");
         loop {

@@ -1,4 +1,4 @@
-//! ReadIndex batching: one round serves every reader that waited when it began (node.md, section 2).
+//! ReadIndex batching: one round serves every reader that waited when it began (docs/design/node.md, section 2).
 //!
 //! Pure bookkeeping. Every round carries a context never used before, because the raft core
 //! ignores a repeated one and would answer with the old index (etcd #20418 is that bug).

@@ -1,6 +1,6 @@
 //! Start-up: brings log, state and snapshots back into agreement, or says plainly why not.
 //! The log and our snapshots hold the truth; the state engine is a view that can be rebuilt
-//! (node.md, decision 3).
+//! (docs/design/node.md, decision 3).
 
 use std::time::Instant;
 

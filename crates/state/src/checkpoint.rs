@@ -226,7 +226,7 @@ impl Store {
     }
 
     /// Sets the state aside and begins blank: for an applied index that the log does not reach
-    /// (node.md, pitfall 10). Only the apply thread calls.
+    /// (docs/design/node.md, pitfall 10). Only the apply thread calls.
     pub fn discard(&self, reason: &str) -> Result<(), StateError> {
         let mut image = self.inner.image();
         let (next, engine) = self.next_generation(&image)?;

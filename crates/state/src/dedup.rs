@@ -1,5 +1,5 @@
 //! Which writes were applied already: one that carries a [`RequestId`] is applied once and answered
-//! alike ever after (node.md, pitfall 26).
+//! alike ever after (docs/design/node.md, pitfall 26).
 //!
 //! Two kinds of raw records, so that checkpoint, digest and snapshot carry them as they carry keys:
 //! `rc` + client holds when the client was last seen and with which sequence it began, `rs` + client's

@@ -1,4 +1,4 @@
-//! Seeded bugs. The simulator turns one on and must find it (node.md, section 5, "mutation gate").
+//! Seeded bugs. The simulator turns one on and must find it (docs/design/node.md, section 5, "mutation gate").
 //! Without the feature `simulation` none can be on, and the compiler drops every trace of them.
 
 /// Where this program can be made wrong on purpose. Each is a mistake that a Raft store was found

@@ -66,7 +66,7 @@ fn atlas(value: &Value, out: &mut Value) -> Result<(), ConfigError> {
         match key.as_str() {
             "data_dir" => out["node"]["data_dir"] = value.clone(),
             "listen" => out["listen"]["client"] = value.clone(),
-            // Every acknowledged write is synced here, whatever is asked (product.md, C4).
+            // Every acknowledged write is synced here, whatever is asked (docs/design/product.md, C4).
             "aof_fsync" => {}
             "snapshot_interval_cmds" => out["raft"]["snapshot_entries"] = value.clone(),
             "snapshot_interval_time" => out["raft"]["snapshot_interval"] = value.clone(),

@@ -22,7 +22,7 @@ impl Default for Lease {
     }
 }
 
-/// What `on` means where the voters keep as much (product.md, C3).
+/// What `on` means where the voters keep as much (docs/design/product.md, C3).
 const USUAL: Duration = Duration::from_millis(250);
 
 /// `None`: off.

@@ -1,4 +1,4 @@
-//! Configuration: one YAML file, then environment `HELIOS__A__B`, then flags (product.md, C10).
+//! Configuration: one YAML file, then environment `HELIOS__A__B`, then flags (docs/design/product.md, C10).
 //! [`Config`] is what was written; [`crate::config::Settings`] is what was checked.
 
 mod changes;
@@ -85,7 +85,7 @@ pub struct InitialMember {
 
 /// Addresses to listen on. Empty: that service is off. The last three default to loopback ports
 /// as far from 50051, 9090 and 8443 as the client port is from 6379, whatever that is, so that several nodes on one
-/// host need no more than a client and a peer address each (product.md, "Ports").
+/// host need no more than a client and a peer address each (docs/design/product.md, "Ports").
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ListenSection {

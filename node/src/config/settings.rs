@@ -66,7 +66,7 @@ pub struct Settings {
     pub read_limits: Limits,
     pub ack: Ack,
     pub strict_acks: bool,
-    /// Whether a member that does not lead sends writes on to the one that does (product.md, C5).
+    /// Whether a member that does not lead sends writes on to the one that does (docs/design/product.md, C5).
     pub forwards_writes: bool,
     pub password: Option<String>,
     pub gateway_token: Option<Secret>,
@@ -102,7 +102,7 @@ const CLIENT_PORT: u16 = 6379;
 /// Where default ports that would be above 65535 go on.
 const FIRST_PORT: i32 = 1024;
 
-/// heartbeat, election minimum, election maximum; ms (product.md, C1).
+/// heartbeat, election minimum, election maximum; ms (docs/design/product.md, C1).
 const PRESETS: [(&str, [u64; 3]); 3] =
     [("fast", [30, 150, 300]), ("lan", [100, 300, 600]), ("wan", [500, 2_500, 5_000])];
 

@@ -1,4 +1,4 @@
-//! Answers as JSON, and the one error body that all routes have (product.md, C11).
+//! Answers as JSON, and the one error body that all routes have (docs/design/product.md, C11).
 
 use helios_proto::v1::ErrorCode;
 use serde_json::{Value as Json, json};

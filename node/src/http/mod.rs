@@ -55,7 +55,7 @@ pub enum Keeps {
 /// Serves `routes` until `stop`, then lets requests in flight finish.
 ///
 /// Our own accept loop, as warp 0.4 has none that takes TLS or a stop signal and a connection
-/// limit together (dependencies.md, section 2).
+/// limit together.
 pub async fn serve(
     listener: TcpListener,
     door: Door,

@@ -1,6 +1,6 @@
 //! Outgoing links: two connections per peer ([`super::lanes`]), each with a task that dials, shakes hands
 //! and pumps Raft messages in order. A full queue drops messages and reports the peer unreachable; Raft
-//! probes again later, so a slow peer never grows this node's memory (node.md, pitfall 28).
+//! probes again later, so a slow peer never grows this node's memory (docs/design/node.md, pitfall 28).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

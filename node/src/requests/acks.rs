@@ -1,5 +1,5 @@
 //! The gate above commit: what a write waits for when a majority is not enough, and `WAIT`, which
-//! is the same question asked later (node.md, section 4).
+//! is the same question asked later (docs/design/node.md, section 4).
 
 use std::time::Duration;
 

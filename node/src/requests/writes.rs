@@ -2,7 +2,7 @@
 //!
 //! What was certainly not proposed is tried again until the request's deadline. What may have been
 //! is tried again only under a request id, which the state machine applies once; every write that
-//! is sent on to a leader has one (product.md, C5 and C12).
+//! is sent on to a leader has one (docs/design/product.md, C5 and C12).
 
 use std::time::Duration;
 
@@ -270,7 +270,7 @@ impl Node {
         let ForwardRequest { cluster_id, mut commands, timeout_ms, ack: _, from: _ } = request;
         let member = self.active_in(&cluster_id)?;
         let timeout = Duration::from_millis(timeout_ms.into()).min(self.settings().request_timeout);
-        // The log's clock is the leader's (node.md, pitfall 23).
+        // The log's clock is the leader's (docs/design/node.md, pitfall 23).
         let now_ms = self.bounded_ms();
         commands.iter_mut().for_each(|command| command.now_ms = now_ms);
         Ok(self.propose(member, commands, ack, Instant::now() + timeout).await)

@@ -1,4 +1,4 @@
-//! A full disk, on volumes of their own (node.md, pitfall 22). Needs the right to mount.
+//! A full disk, on volumes of their own (docs/design/node.md, pitfall 22). Needs the right to mount.
 
 use std::fs;
 use std::io::Write as _;

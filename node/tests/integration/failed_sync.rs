@@ -1,4 +1,4 @@
-//! A disk whose syncs fail (node.md, pitfall 4). strace answers for the kernel, so the program is the one that is
+//! A disk whose syncs fail (docs/design/node.md, pitfall 4). strace answers for the kernel, so the program is the one that is
 //! shipped. Needs strace and the right to trace.
 
 use std::fs;

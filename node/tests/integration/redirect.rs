@@ -1,4 +1,4 @@
-//! `writes.on_follower: redirect`: a member that does not lead says who does, and where (product.md, C5).
+//! `writes.on_follower: redirect`: a member that does not lead says who does, and where (docs/design/product.md, C5).
 
 use helios_proto::v1::{ErrorCode, PutRequest};
 use serde_json::Value;

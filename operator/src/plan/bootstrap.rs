@@ -1,4 +1,4 @@
-//! Brings the cluster into being, exactly once (product.md, M-2).
+//! Brings the cluster into being, exactly once (docs/design/product.md, M-2).
 //!
 //! Two decisions are written to the status before anything follows from them: the cluster's id, and
 //! the one disk it may begin on. A second beginning would need that disk to be blank again, and

@@ -5,7 +5,7 @@ use helios_proto::v1::Member;
 use super::{Decision, Kind, Step, View, quorum};
 
 /// A node that answers under a member's name from another disk proves that the member is gone for
-/// good (product.md, C6). It is removed so that the node can join anew, any ordinal alike.
+/// good (docs/design/product.md, C6). It is removed so that the node can join anew, any ordinal alike.
 pub fn replace_lost(view: &View) -> Option<Decision> {
     let leader = view.leader?;
     let (ordinal, member) = view.members().find(|(ordinal, member)| is_lost(view, *ordinal, member))?;

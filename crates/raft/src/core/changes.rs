@@ -131,7 +131,7 @@ impl Core {
     }
 
     /// A voter counts for the quorum at once: one that is down, or still to receive its first
-    /// snapshot, could cost it (node.md, pitfall 18).
+    /// snapshot, could cost it (docs/design/node.md, pitfall 18).
     fn check_follows(&self, id: u64, now: Instant) -> Result<(), Error> {
         let has_begun = self.node.raft.prs().get(id).is_some_and(|progress| progress.matched > 0);
         if has_begun && self.is_active(id, now) {

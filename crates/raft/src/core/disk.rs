@@ -1,4 +1,4 @@
-//! When a leader's disk is slow or full, another voter leads (node.md, pitfall 29).
+//! When a leader's disk is slow or full, another voter leads (docs/design/node.md, pitfall 29).
 
 use std::time::{Duration, Instant};
 

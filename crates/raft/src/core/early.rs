@@ -1,5 +1,5 @@
 //! Campaigning as soon as the connection from the leader ends, which is how the death of its process
-//! shows, instead of after the election timeout (node.md, decision 6).
+//! shows, instead of after the election timeout (docs/design/node.md, decision 6).
 //!
 //! A voter that still hears the leader refuses the pre-vote, so a link that merely broke costs no more
 //! than not knowing the leader until its next heartbeat. A lease, though, counts on voters that wait

@@ -64,7 +64,7 @@ impl Core {
     }
 
     /// Whether `message` is a snapshot that ends in another entry than the one committed here. The
-    /// raft crate would install it at exactly the commit index (node.md, pitfall 13).
+    /// raft crate would install it at exactly the commit index (docs/design/node.md, pitfall 13).
     fn contradicts_committed(&self, message: &Message) -> bool {
         let metadata = message.get_snapshot().get_metadata();
         let log = &self.node.raft.raft_log;

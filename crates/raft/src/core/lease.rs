@@ -1,5 +1,5 @@
 //! The leader's lease: for how long after a round it needs no other to know that it still leads
-//! (node.md, section 2).
+//! (docs/design/node.md, section 2).
 //!
 //! A voter that heard the leader refuses every vote for the least election timeout (check-quorum).
 //! So once a majority has answered a round, nobody else can lead until that long after the round

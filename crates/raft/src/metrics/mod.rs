@@ -1,5 +1,5 @@
 //! The metrics of a node, on a struct it owns: several members in one process do not mix
-//! (product.md, "Metrics"; names follow etcd's where a twin exists). What is on `/metrics` in the end is frozen
+//! (docs/design/product.md, "Metrics"; names follow etcd's where a twin exists). What is on `/metrics` in the end is frozen
 //! by `docs/reference/metrics.md` and the test that reads it.
 
 mod contacts;

@@ -1,5 +1,5 @@
 //! Durable ordered maps under the overlay. An engine holds a rebuildable view, never the only copy:
-//! the log and the snapshots hold the truth (node.md, decision 3).
+//! the log and the snapshots hold the truth (docs/design/node.md, decision 3).
 
 mod memory;
 mod redb;

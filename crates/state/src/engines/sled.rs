@@ -1,4 +1,4 @@
-//! sled 0.34 under the rules of node.md, decision 3: never the log, never the only copy, never
+//! sled 0.34 under the rules of docs/design/node.md, decision 3: never the log, never the only copy, never
 //! trusted to reach the disk by itself, never allowed to panic out.
 
 use std::fs::{self, File};

@@ -180,7 +180,7 @@ pub trait DiskFile: Send + Sync {
     fn set_len(&self, len: u64) -> io::Result<()>;
 
     /// Returns once content and length survive a power cut. After an error nobody knows what of
-    /// the content does, and a second call does not tell (node.md, pitfall 4).
+    /// the content does, and a second call does not tell (docs/design/node.md, pitfall 4).
     fn sync_data(&self) -> io::Result<()>;
 
     /// [`DiskFile::sync_data`], and what else the file system keeps of the file; not its name.

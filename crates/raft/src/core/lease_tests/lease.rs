@@ -213,7 +213,7 @@ fn a_leader_that_is_replaced_serves_nothing_from_its_lease() {
     assert!(!is_served_alone(&mut net, leader));
 }
 
-/// node.md, section 2, "verified trap": A leads by the word of B, B restarts and forgets, C is elected by B.
+/// docs/design/node.md, section 2, "verified trap": A leads by the word of B, B restarts and forgets, C is elected by B.
 #[test]
 fn a_voter_that_restarts_keeps_the_promise_it_has_forgotten() {
     let (mut net, leader) = with_lease();

@@ -1,4 +1,4 @@
-//! Nothing is proposed that a member could not read (node.md, pitfall 31).
+//! Nothing is proposed that a member could not read (docs/design/node.md, pitfall 31).
 
 use super::*;
 use crate::format::{FORMAT, Formats, OLDEST};

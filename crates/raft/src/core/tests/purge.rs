@@ -1,4 +1,4 @@
-//! How much of the log is kept for members that are behind (node.md, pitfalls 14 and 15).
+//! How much of the log is kept for members that are behind (docs/design/node.md, pitfalls 14 and 15).
 
 use super::super::snapshotting::MAX_HELD_BYTES;
 use super::*;

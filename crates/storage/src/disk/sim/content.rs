@@ -71,7 +71,7 @@ impl Content {
         }
     }
 
-    /// A sync that failed: readers go on seeing what no later sync will write (node.md, pitfall 4).
+    /// A sync that failed: readers go on seeing what no later sync will write (docs/design/node.md, pitfall 4).
     pub fn drop_unsynced(&mut self) {
         self.unsynced.clear();
     }
