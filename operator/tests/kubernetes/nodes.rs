@@ -5,6 +5,7 @@ mod locked;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 
 use helios_proto::status_of;
@@ -13,6 +14,10 @@ use helios_proto::v1::*;
 use tokio::net::TcpListener;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
+
+/// Second octets that one test may use, 200 clusters in each, and tests that may run at once.
+const CLUSTER_SUBNETS: u8 = 4;
+const SUBNETS: u8 = 32;
 
 /// A call that changes something, as it arrived.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,11 +49,26 @@ struct Script {
     alternating: Vec<u64>,
 }
 
-/// All clusters, by name.
-#[derive(Debug, Clone, Default)]
-pub struct Nodes(Arc<Mutex<BTreeMap<String, Members>>>);
+/// All clusters of one test, by name, and which part of 127/8 their members listen in: tests run side by side.
+#[derive(Debug, Clone)]
+pub struct Nodes(Arc<Mutex<BTreeMap<String, Members>>>, u8);
+
+impl Default for Nodes {
+    fn default() -> Self {
+        static TESTS: AtomicU8 = AtomicU8::new(0);
+        Self(Arc::default(), TESTS.fetch_add(1, Ordering::Relaxed) % SUBNETS)
+    }
+}
 
 impl Nodes {
+    /// Where a member listens, on [`helios_operator::names::PEER_PORT`]. Clusters are named `c0`, `c1` and so on.
+    pub fn address(&self, cluster: &str, ordinal: u32) -> IpAddr {
+        let number: u32 = cluster.strip_prefix('c').and_then(|number| number.parse().ok()).unwrap();
+        let part = |value: u32| u8::try_from(value).unwrap();
+        let subnet = part(64 + number / 200) + self.1 * CLUSTER_SUBNETS;
+        Ipv4Addr::new(127, subnet, part(1 + number % 200), part(1 + ordinal)).into()
+    }
+
     pub fn calls(&self, cluster: &str) -> Vec<Call> {
         self.0.lock().unwrap().get(cluster).map(|members| members.calls.clone()).unwrap_or_default()
     }
@@ -88,10 +108,11 @@ impl Nodes {
         all.get_mut(cluster).unwrap().membership.as_mut().unwrap().fencing_token = fencing_token;
     }
 
-    /// Starts to answer for a member, at [`address`]; with what its Secret holds, over TLS.
+    /// Starts to answer for a member, at [`Nodes::address`]; with what its Secret holds, over TLS.
     pub async fn start(&self, cluster: &str, ordinal: u32, secret: Option<&BTreeMap<String, Vec<u8>>>) {
         self.0.lock().unwrap().entry(cluster.to_owned()).or_default();
-        let address = SocketAddr::new(address(cluster, ordinal), helios_operator::names::PEER_PORT as u16);
+        let address =
+            SocketAddr::new(self.address(cluster, ordinal), helios_operator::names::PEER_PORT as u16);
         let listener = TcpListener::bind(address).await;
         let listener =
             listener.unwrap_or_else(|error| panic!("{address} is not free; end what listens there: {error}"));
@@ -106,13 +127,6 @@ impl Nodes {
             }
         }
     }
-}
-
-/// Clusters are named `c0`, `c1` and so on.
-pub fn address(cluster: &str, ordinal: u32) -> IpAddr {
-    let number: u32 = cluster.strip_prefix('c').and_then(|number| number.parse().ok()).unwrap();
-    let part = |value: u32| u8::try_from(value).unwrap();
-    Ipv4Addr::new(127, part(64 + number / 200), part(1 + number % 200), part(1 + ordinal)).into()
 }
 
 struct Node {

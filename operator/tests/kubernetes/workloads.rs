@@ -2,6 +2,7 @@
 //! each pod is ready at once, at the address where [`Nodes`] answers for it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -18,7 +19,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, Semaphore};
 
-use super::nodes::{Nodes, address};
+use super::nodes::Nodes;
 
 const AT_ONCE: usize = 8;
 
@@ -57,7 +58,11 @@ impl Workload {
                 self.nodes.start(&name, ordinal, secret.as_ref()).await;
                 self.create::<PersistentVolumeClaim>(&volume(set, ordinal)).await;
                 self.create::<Pod>(&pod(set, ordinal)).await;
-                self.patch_status::<Pod>(&names::pod(&name, ordinal), &ready(&name, ordinal)).await;
+                self.patch_status::<Pod>(
+                    &names::pod(&name, ordinal),
+                    &ready(self.nodes.address(&name, ordinal)),
+                )
+                .await;
             }
         }
         let status = json!({
@@ -138,8 +143,8 @@ fn pod(set: &StatefulSet, ordinal: u32) -> Value {
     })
 }
 
-fn ready(cluster: &str, ordinal: u32) -> Value {
-    let address = address(cluster, ordinal).to_string();
+fn ready(address: IpAddr) -> Value {
+    let address = address.to_string();
     json!({
         "phase": "Running",
         "podIP": address,
