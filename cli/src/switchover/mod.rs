@@ -99,7 +99,7 @@ struct Way<'a, M, T> {
 }
 
 impl<M: Members, T: FnMut(&Phase)> Way<'_, M, T> {
-    /// Waits until all preconditions hold, but for what `sync` waits for. Answers who leads.
+    /// Waits until all preconditions hold, but for what `sync` waits for. Returns the leader's status.
     async fn prepare(&mut self, limit: Duration) -> Result<StatusResponse, Error> {
         let (members, target) = (self.members, self.target);
         let (leader, found) = self

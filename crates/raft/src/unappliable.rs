@@ -46,7 +46,7 @@ impl Unappliable {
         )
     }
 
-    /// For whoever needs it, or an entry after it, to be applied here.
+    /// Error of a request that waits until this entry, or a later one, is applied here.
     pub fn error(&self) -> Error {
         Error::new(
             ErrorCode::EntryUnappliable,

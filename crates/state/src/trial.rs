@@ -30,7 +30,7 @@ pub struct Trial {
     steps: Vec<Command>,
     bytes: usize,
     lookups: Lookups,
-    /// Why it ended: nothing more is executed, whatever a script makes of the error.
+    /// Error that ended the trial: nothing more is executed, even if a script catches it.
     failure: Option<Error>,
 }
 

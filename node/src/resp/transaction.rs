@@ -14,8 +14,6 @@ use crate::glob::Pattern;
 
 /// What a queued command costs beside its words.
 const COMMAND_BYTES: usize = 64;
-/// What a queued word costs beside its bytes.
-const WORD_BYTES: usize = size_of::<Bytes>();
 pub const MAX_WATCHED: usize = 10_000;
 
 #[derive(Debug, Default)]
@@ -40,19 +38,16 @@ pub enum Queued {
     Refused(Refusal),
 }
 
-/// Of a request.
-#[derive(Debug, Clone, Copy)]
-pub struct Size {
-    pub words: usize,
-    /// Of the words together.
-    pub bytes: usize,
+/// Memory that the words of a request hold, bytes: their text, and the handle of each.
+pub fn held_bytes(words: &[Bytes]) -> usize {
+    words.iter().map(|word| word.len() + size_of::<Bytes>()).sum()
 }
 
 impl Queue {
-    /// `size`: of its words. Answers what the client is told.
-    pub fn push(&mut self, request: Result<Request, Refusal>, size: Size, limit: usize) -> Frame {
+    /// Returns the reply to the queued request. `bytes`: [`held_bytes`] of its words.
+    pub fn push(&mut self, request: Result<Request, Refusal>, bytes: usize, limit: usize) -> Frame {
         let made = request.as_ref().map_or(0, Request::made_bytes);
-        self.bytes += size.bytes + size.words * WORD_BYTES + made + COMMAND_BYTES;
+        self.bytes += bytes + made + COMMAND_BYTES;
         if self.bytes > limit {
             self.broken = true;
             self.queued.clear();

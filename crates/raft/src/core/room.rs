@@ -113,7 +113,7 @@ impl Core {
         }
     }
 
-    /// A follower without room drops entries; what only tells a commit index costs nothing. While an entry is held,
+    /// A follower without room drops entries; messages with only a commit index cost nothing. While an entry is held,
     /// those after it wait in the log, and what skips it is taken even if the log is full.
     pub(super) fn has_room_for(&self, entries: &[Entry]) -> bool {
         let is_held = self.unappliable.is_some();

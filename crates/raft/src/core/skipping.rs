@@ -7,8 +7,8 @@ use super::{Applied, Core, Proposal};
 use helios_proto::Error;
 
 impl Core {
-    /// Gives back what may go on: while an entry is held only one that skips it, so that nothing is proposed that
-    /// nobody could be answered for, and else everything but such.
+    /// Returns the proposals that are not refused: while an entry is held, only one that skips it, since no other could be
+    /// answered; otherwise all but those that skip one.
     pub(super) fn refuse_but_skip(&self, proposals: Vec<Proposal>) -> Vec<Proposal> {
         let held = self.unappliable.as_ref();
         if held.is_none() && proposals.iter().all(|proposal| skip_in(&proposal.data).is_none()) {

@@ -28,7 +28,7 @@ use super::output::Output;
 use super::server::{Limits, Shared};
 use super::session::Session;
 use super::table::{Spec, resolve};
-use super::transaction::{Queue, Size};
+use super::transaction::{Queue, held_bytes};
 use super::wire::{Moved, Wire};
 use crate::database::{Database, WriteRequest};
 use crate::error::Error;
@@ -163,7 +163,7 @@ impl<D: Database> Connection<D> {
         while requests.len() < most && bytes < MAX_ROUND_BYTES {
             match self.decoder.decode(&mut self.wire.input, limits) {
                 Ok(Some(request)) => {
-                    bytes += request.iter().map(|word| word.len() + size_of::<Bytes>()).sum::<usize>();
+                    bytes += held_bytes(&request);
                     requests.push(request);
                 }
                 Ok(None) => break,
@@ -248,7 +248,7 @@ impl<D: Database> Connection<D> {
                 return Ok(());
             }
             turn.give_way().await;
-            let size = Size { words: words.len(), bytes: words.iter().map(Bytes::len).sum() };
+            let bytes = held_bytes(&words);
             let understood = self.understand(words, &round);
             if let Some(queue) = &mut self.session.queue
                 && !matches!(&understood, Ok((_, request)) if request.is_immediate())
@@ -258,7 +258,7 @@ impl<D: Database> Connection<D> {
                     Ok((spec, request)) => (spec.name, Ok(request)),
                     Err((name, refusal)) => (name, Err(refusal)),
                 };
-                let frame = queue.push(request, size, limit);
+                let frame = queue.push(request, bytes, limit);
                 self.reply(name, frame, &round);
                 continue;
             }

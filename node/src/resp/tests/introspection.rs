@@ -153,7 +153,7 @@ async fn keys_and_scan_stay_within_the_bytes_of_a_read() {
     client.send("KEYS *\r\n").await;
     let line = client.line().await;
     assert!(line.starts_with("-ERR a read may cost 100000 bytes"), "{line}");
-    // COUNT is a hint: a page ends after a megabyte of names, and the walk goes on.
+    // COUNT is a hint: a page ends after a megabyte of names, and the next page continues.
     let (cursor, keys) = client.scan("SCAN 0 COUNT 10000").await;
     assert!(keys.len() < 30 && cursor != "0", "{} keys", keys.len());
     let (cursor, rest) = client.scan(&format!("SCAN {cursor} COUNT 10000")).await;
