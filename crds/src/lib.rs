@@ -1,11 +1,13 @@
 //! The HeliosCluster resource: what a user writes, what the operator reports, and the manifest
 //! that teaches an API server both. Knows nothing of the operator, the nodes or any clock.
 
+mod condition;
 mod manifest;
 mod spec;
 mod status;
 mod values;
 
+pub use condition::{ConditionStatus, ConditionType, Reason};
 pub use manifest::{helm_template, yaml};
 pub use spec::*;
 pub use status::*;

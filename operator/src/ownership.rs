@@ -4,13 +4,12 @@
 
 use std::fmt;
 
-use helios_crds::{CLUSTER_LABEL, CLUSTER_UID_LABEL};
+use helios_crds::{CLUSTER_LABEL, CLUSTER_UID_LABEL, Reason};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
 use crate::locks::Trouble;
 use crate::names;
 
-pub const NAME_TAKEN: &str = "NameTaken";
 /// Named in a message; of more, their number.
 const MOST_NAMED: usize = 3;
 
@@ -116,8 +115,8 @@ pub fn trouble(taken: &[Taken], us: &OwnerReference, runs: bool) -> Option<Troub
         )
     };
     Some(match blocks {
-        true => Trouble::blocking(NAME_TAKEN, message),
-        false => Trouble::warning(NAME_TAKEN, message),
+        true => Trouble::blocking(Reason::NameTaken, message),
+        false => Trouble::warning(Reason::NameTaken, message),
     })
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use helios_crds::{HeliosCluster, HeliosClusterStatus, RENEW_CERTIFICATES};
+use helios_crds::{ConditionStatus, ConditionType, HeliosCluster, HeliosClusterStatus, RENEW_CERTIFICATES};
 use helios_proto::tls::ClientTls;
 use jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
@@ -357,7 +357,7 @@ fn say(status: &mut HeliosClusterStatus, trouble: &str) {
         operation.step = format!("{}: {trouble}", operation.step);
     }
     for condition in &mut status.conditions {
-        if condition.type_ == "Progressing" && condition.status == "True" {
+        if condition.type_ == ConditionType::Progressing && condition.status == ConditionStatus::True {
             condition.message = format!("{}: {trouble}", condition.message);
         }
     }

@@ -5,7 +5,9 @@ mod conditions;
 mod members;
 mod unappliable;
 
-use helios_crds::{HeliosClusterStatus, MemberStatus, OperationStatus, RecoveryStatus};
+use helios_crds::{
+    ConditionType, HeliosClusterStatus, MemberStatus, OperationStatus, Reason, RecoveryStatus,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::names;
@@ -48,7 +50,7 @@ pub fn report(
     });
     status.recovery = recovery(&view, status.recovery);
     let verdict = conditions::Verdict::of(&view, plan, in_service, changed);
-    status.phase = Some(verdict.phase.to_owned());
+    status.phase = Some(verdict.phase.to_string());
     conditions::update(&mut status.conditions, &verdict, seen);
     status
 }
@@ -57,7 +59,7 @@ pub fn report(
 pub fn report_invalid(seen: &Snapshot, invalid: &Invalid) -> HeliosClusterStatus {
     let mut status = seen.status.clone();
     status.observed_generation = Some(seen.generation);
-    status.phase = Some("InvalidSpec".to_owned());
+    status.phase = Some(Reason::InvalidSpec.to_string());
     conditions::update_invalid(&mut status.conditions, invalid, seen);
     status
 }
@@ -94,7 +96,7 @@ fn without_positions(status: &HeliosClusterStatus) -> HeliosClusterStatus {
 }
 
 fn is_decision(old: &HeliosClusterStatus, new: &HeliosClusterStatus) -> bool {
-    decided(old) != decided(new) || (is_ready(new) && !is_ready(old))
+    decided(old) != decided(new) || (new.is(ConditionType::Ready) && !old.is(ConditionType::Ready))
 }
 
 /// The part of a status that passes decide from, who leads and who the members are.
@@ -118,10 +120,6 @@ fn decided(status: &HeliosClusterStatus) -> HeliosClusterStatus {
         recovery: status.recovery.clone(),
         ..HeliosClusterStatus::default()
     }
-}
-
-fn is_ready(status: &HeliosClusterStatus) -> bool {
-    status.conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 fn latch(status: &mut HeliosClusterStatus, latch: Option<&Latch>) {

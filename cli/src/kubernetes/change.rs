@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::StreamExt;
-use helios_crds::HeliosCluster;
+use helios_crds::{ConditionStatus, ConditionType, HeliosCluster};
 use jiff::Timestamp;
 use kube::ResourceExt;
 use kube::api::{Patch, PatchParams, ValidationDirective};
@@ -69,8 +69,8 @@ pub async fn await_restart(
             said = step;
         }
         let ready = status.conditions.iter().any(|condition| {
-            condition.type_ == "Ready"
-                && condition.status == "True"
+            condition.type_ == ConditionType::Ready
+                && condition.status == ConditionStatus::True
                 && condition.observed_generation >= generation
         });
         ready.then_some(()).ok_or_else(|| match said.as_str() {

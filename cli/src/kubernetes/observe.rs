@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use helios_crds::{HeliosCluster, HeliosClusterStatus, MemberStatus};
+use helios_crds::{ConditionStatus, ConditionType, HeliosCluster, HeliosClusterStatus, MemberStatus, Reason};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
@@ -97,74 +97,72 @@ fn row(
 }
 
 fn verdict(cluster: &HeliosCluster, status: &HeliosClusterStatus, members: &[MemberView]) -> Verdict {
-    let condition = |type_: &str| status.conditions.iter().find(|condition| condition.type_ == type_);
-    let is = |type_: &str| condition(type_).is_some_and(|condition| condition.status == "True");
-    let message = |type_: &str| condition(type_).map_or("", |condition| &condition.message).to_owned();
-    let reason = |type_: &str| condition(type_).map_or("", |condition| &condition.reason).to_owned();
-    let say = Verdict::new;
+    use ConditionType::{Available, Degraded, FaultToleranceReduced, Progressing, Ready};
+    let message = |type_| status.condition(type_).map_or("", |condition| &condition.message).to_owned();
+    let reason = |type_| status.condition(type_).map_or("", |condition| &condition.reason).to_owned();
 
     if status.conditions.is_empty() {
         let why = "no operator has looked at it; heliosctl doctor looks for the reason";
-        return say(Health::Unknown, why.to_owned());
+        return Verdict::new(Health::Unknown, why.to_owned());
     }
-    if reason("Degraded") == "InvalidSpec" {
-        let health = if is("Available") { Health::Degraded } else { Health::Down };
-        return say(health, format!("the spec is refused: {}", message("Degraded")));
+    if status.reason(Degraded) == Some(Reason::InvalidSpec) {
+        let health = if status.is(Available) { Health::Degraded } else { Health::Down };
+        return Verdict::new(health, format!("the spec is refused: {}", message(Degraded)));
     }
     if let Some(asleep) = asleep(cluster, status) {
         return asleep;
     }
     if !status.bootstrapped {
-        let health = if is("Degraded") { Health::Down } else { Health::Changing };
-        return say(health, format!("starting: {}", message("Progressing")));
+        let health = if status.is(Degraded) { Health::Down } else { Health::Changing };
+        return Verdict::new(health, format!("starting: {}", message(Progressing)));
     }
-    if let Some(available) = condition("Available").filter(|available| available.status != "True") {
-        let health = if available.status == "False" { Health::Down } else { Health::Unknown };
+    if let Some(available) = status.condition(Available).filter(|_| !status.is(Available)) {
+        let health = if available.status == ConditionStatus::False { Health::Down } else { Health::Unknown };
         let how_to = status.recovery.as_ref().and_then(|recovery| recovery.how_to.as_ref());
         let how_to = how_to.map_or_else(String::new, |how_to| format!("; {how_to}"));
-        return say(health, format!("{}: {}{how_to}", available.reason, available.message));
+        return Verdict::new(health, format!("{}: {}{how_to}", available.reason, available.message));
     }
     let voters = members.iter().filter(|member| member.id.is_some() && member.role != "Learner").count();
     let ready = members.iter().filter(|member| member.ready).count();
     if ready < quorum(voters) {
         let counted = format!("{ready} of {voters} pods are ready, {} are needed", quorum(voters));
-        return say(
+        return Verdict::new(
             Health::Unknown,
             format!("{counted}, and the operator has not seen it yet; heliosctl doctor tells if it runs"),
         );
     }
-    if is("Degraded") {
-        return say(Health::Degraded, format!("{}: {}", reason("Degraded"), message("Degraded")));
+    if status.is(Degraded) {
+        return Verdict::new(Health::Degraded, format!("{}: {}", reason(Degraded), message(Degraded)));
     }
     if status.observed_generation < cluster.metadata.generation {
-        return say(Health::Changing, "the operator has not acted on the last edit yet".to_owned());
+        return Verdict::new(Health::Changing, "the operator has not acted on the last edit yet".to_owned());
     }
-    if is("Progressing") {
-        return say(Health::Changing, format!("{}: {}", reason("Progressing"), message("Progressing")));
+    if status.is(Progressing) {
+        return Verdict::new(Health::Changing, format!("{}: {}", reason(Progressing), message(Progressing)));
     }
-    if is("FaultToleranceReduced") {
-        return say(Health::Degraded, message("FaultToleranceReduced"));
+    if status.is(FaultToleranceReduced) {
+        return Verdict::new(Health::Degraded, message(FaultToleranceReduced));
     }
-    if !is("Ready") {
-        return say(Health::Degraded, format!("{}: {}", reason("Ready"), message("Ready")));
+    if !status.is(Ready) {
+        return Verdict::new(Health::Degraded, format!("{}: {}", reason(Ready), message(Ready)));
     }
     if let Some(member) = members.iter().find(|member| !member.ready || member.trouble.is_some()) {
         let trouble = member.trouble.as_deref().unwrap_or("not ready");
-        return say(
+        return Verdict::new(
             Health::Degraded,
             format!("{}: {trouble}, and the operator has not seen it yet", member.name),
         );
     }
     let paused = if cluster.spec.paused { "; paused: the operator changes nothing" } else { "" };
     let spare = voters.saturating_sub(quorum(voters));
-    say(Health::Healthy, format!("{ready} of {voters} members in service, {spare} may fail{paused}"))
+    Verdict::new(Health::Healthy, format!("{ready} of {voters} members in service, {spare} may fail{paused}"))
 }
 
 /// That the cluster does not serve because it is not meant to.
 fn asleep(cluster: &HeliosCluster, status: &HeliosClusterStatus) -> Option<Verdict> {
-    let said = |reason: &str| status.conditions.iter().find(|condition| condition.reason == reason);
+    let found = |reason: Reason| status.conditions.iter().find(|condition| condition.reason == reason);
     let name = cluster.name_any();
-    if let Some(asleep) = said("Hibernated") {
+    if let Some(asleep) = found(Reason::Hibernated) {
         return Some(match cluster.spec.hibernate {
             true => {
                 Verdict::new(Health::Hibernated, format!("{}; heliosctl wake {name} does it", asleep.message))
@@ -172,21 +170,21 @@ fn asleep(cluster: &HeliosCluster, status: &HeliosClusterStatus) -> Option<Verdi
             false => Verdict::new(Health::Changing, "the operator has not begun to wake it yet"),
         });
     }
-    said("Hibernating")
+    found(Reason::Hibernating)
         .map(|going| Verdict::new(Health::Changing, format!("{}: {}", going.reason, going.message)))
 }
 
 /// Whether a condition is not what it is on a good day.
 fn says_something(condition: &Condition) -> bool {
-    let good = match condition.type_.as_str() {
-        // The verdict says it.
-        _ if condition.reason == "Hibernated" => return false,
-        // As asked for, and to be known.
-        _ if condition.reason == "EvenReplicas" => return true,
-        "Ready" | "Available" => "True",
-        "Progressing" if condition.reason == "Settled" => "False",
-        "Progressing" => return true,
-        _ => "False",
+    let good = match (condition.type_.parse(), condition.reason.parse()) {
+        // The verdict has it.
+        (_, Ok(Reason::Hibernated)) => return false,
+        // As asked for, but to be known.
+        (_, Ok(Reason::EvenReplicas)) => return true,
+        (Ok(ConditionType::Ready | ConditionType::Available), _) => ConditionStatus::True,
+        (Ok(ConditionType::Progressing), Ok(Reason::Settled)) => ConditionStatus::False,
+        (Ok(ConditionType::Progressing), _) => return true,
+        _ => ConditionStatus::False,
     };
     condition.status != good
 }

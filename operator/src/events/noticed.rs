@@ -2,11 +2,8 @@
 //! answers, snapshots, settings and certificates. It is the difference of two statuses and of nothing else, so an operator
 //! that begins tells nothing old, and what is told once is not told again. Pure.
 
-use helios_crds::{HeliosClusterStatus, MemberStatus};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use helios_crds::{ConditionStatus, ConditionType, HeliosClusterStatus, MemberStatus, Reason};
 use kube::runtime::events::EventType;
-
-use crate::ownership::NAME_TAKEN;
 
 /// Told of one pass at most: seven members, and two things of each.
 const MOST: usize = 16;
@@ -52,7 +49,7 @@ impl Notice {
             Self::SnapshotFailed => "SnapshotFailed",
             Self::ConfigReloaded => "ConfigReloaded",
             Self::CertificateRenewed => "CertificateRenewed",
-            Self::NameTaken => NAME_TAKEN,
+            Self::NameTaken => "NameTaken",
         }
     }
 
@@ -189,25 +186,23 @@ enum Majority {
 }
 
 fn majority(status: &HeliosClusterStatus) -> Majority {
-    match available(status) {
-        Some(found) if found.status == "Unknown" => Majority::Unknown,
+    match status.condition(ConditionType::Available) {
+        Some(found) if found.status == ConditionStatus::Unknown => Majority::Unknown,
         // A majority that is choosing a leader is one.
-        Some(found) if found.status == "True" || found.reason == "NoLeader" => Majority::Answers,
+        Some(found) if found.status == ConditionStatus::True || found.reason == Reason::NoLeader => {
+            Majority::Answers
+        }
         _ => Majority::Absent,
     }
 }
 
-fn available(status: &HeliosClusterStatus) -> Option<&Condition> {
-    status.conditions.iter().find(|condition| condition.type_ == "Available")
-}
-
 fn hibernates(status: &HeliosClusterStatus) -> bool {
-    available(status).is_some_and(|found| found.reason == "Hibernated")
-        || status.phase.as_deref() == Some("Hibernating")
+    status.reason(ConditionType::Available) == Some(Reason::Hibernated)
+        || status.phase.as_ref().is_some_and(|phase| *phase == Reason::Hibernating)
 }
 
 fn quorum(old: &HeliosClusterStatus, new: &HeliosClusterStatus) -> Option<Noticed> {
-    let message = available(new).map_or("", |found| found.message.as_str());
+    let message = new.condition(ConditionType::Available).map_or("", |found| found.message.as_str());
     let leader = new.leader.as_ref().map_or_else(String::new, |leader| {
         format!("; {leader} leads in term {}", new.term.unwrap_or_default())
     });
@@ -305,8 +300,8 @@ fn certificate(old: &HeliosClusterStatus, new: &HeliosClusterStatus) -> Option<N
 /// Each time that other objects are in the way.
 fn name_taken(old: &HeliosClusterStatus, new: &HeliosClusterStatus) -> Option<Noticed> {
     let taken = |status: &HeliosClusterStatus| {
-        let degraded = status.conditions.iter().find(|condition| condition.type_ == "Degraded")?;
-        (degraded.reason == NAME_TAKEN).then(|| degraded.message.clone())
+        let degraded = status.condition(ConditionType::Degraded)?;
+        (degraded.reason == Reason::NameTaken).then(|| degraded.message.clone())
     };
     let now = taken(new)?;
     (taken(old).as_ref() != Some(&now)).then(|| Noticed::of_all(Notice::NameTaken, now))

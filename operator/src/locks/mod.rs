@@ -7,7 +7,7 @@ pub mod keys;
 mod secrets;
 pub mod users;
 
-use helios_crds::TlsMode;
+use helios_crds::{Reason, TlsMode};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::StatefulSet;
 
@@ -31,18 +31,18 @@ pub struct Locks {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trouble {
     /// Machine-readable, for the condition.
-    pub reason: &'static str,
+    pub reason: Reason,
     pub message: String,
     /// Members would not start, or not understand each other: nothing is changed until it is gone.
     pub blocks: bool,
 }
 
 impl Trouble {
-    pub fn warning(reason: &'static str, message: impl Into<String>) -> Self {
+    pub fn warning(reason: Reason, message: impl Into<String>) -> Self {
         Self { reason, message: message.into(), blocks: false }
     }
 
-    pub fn blocking(reason: &'static str, message: impl Into<String>) -> Self {
+    pub fn blocking(reason: Reason, message: impl Into<String>) -> Self {
         Self { reason, message: message.into(), blocks: true }
     }
 }
@@ -69,7 +69,7 @@ fn without_tls(cluster: &mut ValidatedCluster, live: &StatefulSet) -> Option<Tro
     (tls.mode, tls.clients) = (TlsMode::Off, false);
     let message = "TLS is off because this cluster was created without it; to enable it, delete the HeliosCluster while \
                    spec.storage.retain is true and apply it again, which stops it for a moment and keeps the data";
-    Some(Trouble::warning("NotEncrypted", message))
+    Some(Trouble::warning(Reason::NotEncrypted, message))
 }
 
 /// An explicit `auth.enabled: false` is recorded on the StatefulSet; a cluster with neither predates authentication.
@@ -82,7 +82,7 @@ fn without_password(cluster: &mut ValidatedCluster, live: &StatefulSet) -> Optio
     let message = "authentication is off because this cluster was created without it, and every client is let in; write \
                    spec.auth.enabled: false, which changes nothing but this message, and true once the clients know \
                    the password: the members then restart one at a time and make Secret NAME-auth";
-    Some(Trouble::warning("NoPassword", message.replace("NAME", &cluster.name)))
+    Some(Trouble::warning(Reason::NoPassword, message.replace("NAME", &cluster.name)))
 }
 
 impl Locks {
@@ -105,7 +105,7 @@ impl Locks {
             let message = format!(
                 "the members' certificate ends at {expires}; put a renewed one into its Secret, which restarts nothing"
             );
-            Some(Trouble::warning("CertExpiring", message))
+            Some(Trouble::warning(Reason::CertExpiring, message))
         };
         self.trouble.clone().or_else(expiring)
     }
@@ -123,11 +123,12 @@ mod tests {
         assert_eq!(ends_in(30).finding(now), None, "the operator renews its own before");
         let found = ends_in(10).finding(now).unwrap();
         assert!(
-            found.reason == "CertExpiring" && !found.blocks && found.message.contains("2027-"),
+            found.reason == Reason::CertExpiring && !found.blocks && found.message.contains("2027-"),
             "{found:?}"
         );
-        let worse = Locks { trouble: Some(Trouble::blocking("CertificateInvalid", "x")), ..ends_in(10) };
-        assert_eq!(worse.finding(now).unwrap().reason, "CertificateInvalid");
+        let worse =
+            Locks { trouble: Some(Trouble::blocking(Reason::CertificateInvalid, "x")), ..ends_in(10) };
+        assert_eq!(worse.finding(now).unwrap().reason, Reason::CertificateInvalid);
         assert_eq!(Locks::default().finding(now), None);
     }
 }

@@ -1,6 +1,6 @@
 //! Brings the Secrets of a cluster in line: reads them, has the next act decided, writes, and looks again.
 
-use helios_crds::{RENEW_CERTIFICATES, TlsMode};
+use helios_crds::{RENEW_CERTIFICATES, Reason, TlsMode};
 use helios_proto::tls::ClientTls;
 use helios_proto::tls::issue::Pair;
 use jiff::Timestamp;
@@ -65,7 +65,7 @@ pub async fn keep(
         match ClientTls::from_pem(bundle.as_bytes(), identity) {
             Ok(tls) => kept.tls = Some(tls),
             Err(error) => kept.locks.note(Trouble::blocking(
-                "CertificateInvalid",
+                Reason::CertificateInvalid,
                 format!("the members' certificate cannot be used: {error}"),
             )),
         }
@@ -152,7 +152,7 @@ impl Keeper<'_> {
             let existing = self.existing(authority.as_ref(), leaf.as_ref());
             let act = plan_certificates(&existing, wish, self.now);
             let write = carry_out(act, &existing, &self.names(), self.now).map_err(|error| {
-                Stopped::Trouble(Trouble::blocking("CertificateInvalid", error.to_string()))
+                Stopped::Trouble(Trouble::blocking(Reason::CertificateInvalid, error.to_string()))
             })?;
             let admin = existing.leaf.as_ref().and_then(|leaf| leaf.admin.clone());
             let usable = existing.leaf.map(|leaf| (leaf.pair, leaf.bundle));
@@ -181,7 +181,7 @@ impl Keeper<'_> {
             }
         }
         Err(Stopped::Trouble(Trouble::blocking(
-            "CertificateInvalid",
+            Reason::CertificateInvalid,
             "the certificates do not settle; see the log",
         )))
     }
@@ -191,7 +191,7 @@ impl Keeper<'_> {
         let name = self.cluster.spec.tls.secret_name.as_deref().unwrap_or_default();
         let unfit = |why: String| {
             let message = format!("Secret {name} of spec.tls.secretName {why}");
-            Trouble::blocking("CertificateInvalid", message)
+            Trouble::blocking(Reason::CertificateInvalid, message)
         };
         // A person's, whoever owns it.
         let Some(secret) = self.find(name).await? else {
@@ -232,9 +232,9 @@ impl Keeper<'_> {
         let mut drawn = (0..2)
             .map(|_| users::draw())
             .collect::<Result<Vec<_>, _>>()
-            .map_err(|why| Stopped::Trouble(Trouble::blocking("SecretsRefused", why)))?;
+            .map_err(|why| Stopped::Trouble(Trouble::blocking(Reason::SecretsRefused, why)))?;
         let wanted = users::complete(&held, &address, || drawn.pop().unwrap_or_default()).map_err(|why| {
-            Stopped::Trouble(Trouble::warning("AuthInvalid", format!("Secret {name}: {why}")))
+            Stopped::Trouble(Trouble::warning(Reason::AuthInvalid, format!("Secret {name}: {why}")))
         })?;
         if wanted == held || self.cluster.spec.paused {
             return Ok(());
@@ -307,7 +307,7 @@ fn refused(doing: &'static str, name: &str, error: kube::Error) -> Stopped {
     match error {
         kube::Error::Api(status) if status.code != 409 && status.code < 500 => {
             let message = format!("cannot {doing} Secret {name}: {}", status.message);
-            Stopped::Trouble(Trouble::blocking("SecretsRefused", message))
+            Stopped::Trouble(Trouble::blocking(Reason::SecretsRefused, message))
         }
         error => Stopped::Error(Error::kube(doing, format!("Secret {name}"))(error)),
     }

@@ -1,6 +1,9 @@
 //! The five conditions, each with a reason from a closed list and a message that names what to do
 //! or what is awaited. `Ready` with `observedGeneration` is what Helm and kstatus wait for.
 
+use helios_crds::ConditionStatus::{self, False, True, Unknown};
+use helios_crds::ConditionType::{self, Available, Degraded, FaultToleranceReduced, Progressing, Ready};
+use helios_crds::Reason;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use crate::observe::Snapshot;
@@ -10,24 +13,24 @@ use crate::validate::Invalid;
 const ASLEEP: &str = "stopped by spec.hibernate with all data kept; set it to false to start again";
 
 struct Finding {
-    status: &'static str,
-    reason: &'static str,
+    status: ConditionStatus,
+    reason: Reason,
     message: String,
 }
 
 impl Finding {
-    fn new(status: &'static str, reason: &'static str, message: impl Into<String>) -> Self {
+    fn new(status: ConditionStatus, reason: Reason, message: impl Into<String>) -> Self {
         Self { status, reason, message: message.into() }
     }
 
     fn as_reason_against(&self) -> Self {
-        Self::new("False", self.reason, self.message.clone())
+        Self::new(False, self.reason, self.message.clone())
     }
 }
 
 pub struct Verdict {
-    pub phase: &'static str,
-    findings: [(&'static str, Finding); 5],
+    pub phase: Reason,
+    findings: [(ConditionType, Finding); 5],
 }
 
 impl Verdict {
@@ -47,31 +50,33 @@ impl Verdict {
             && view.outdated().is_empty();
         let ready = match () {
             () if settled => {
-                Finding::new("True", "Healthy", format!("{wanted} of {wanted} members are in service"))
+                Finding::new(True, Reason::Healthy, format!("{wanted} of {wanted} members are in service"))
             }
-            () if degraded.status == "True" => degraded.as_reason_against(),
-            () if progressing.status == "True" => progressing.as_reason_against(),
-            () if available.status != "True" => available.as_reason_against(),
-            () => {
-                Finding::new("False", "NotReady", format!("{in_service} of {wanted} members are in service"))
-            }
+            () if degraded.status == True => degraded.as_reason_against(),
+            () if progressing.status == True => progressing.as_reason_against(),
+            () if available.status != True => available.as_reason_against(),
+            () => Finding::new(
+                False,
+                Reason::NotReady,
+                format!("{in_service} of {wanted} members are in service"),
+            ),
         };
         let phase = match () {
-            () if view.cluster.spec.paused => "Paused",
+            () if view.cluster.spec.paused => Reason::Paused,
             () if view.cluster.spec.hibernate => progressing.reason,
-            () if available.reason == "QuorumLost" => available.reason,
-            () if plan.operation.as_ref().is_some_and(|o| o.stuck) => "Blocked",
-            () if view.seen.status.bootstrapped && available.status != "True" => available.reason,
+            () if available.reason == Reason::QuorumLost => available.reason,
+            () if plan.operation.as_ref().is_some_and(|o| o.stuck) => Reason::Blocked,
+            () if view.seen.status.bootstrapped && available.status != True => available.reason,
             () => ready.reason,
         };
         Self {
             phase,
             findings: [
-                ("Ready", ready),
-                ("Available", available),
-                ("Progressing", progressing),
-                ("Degraded", degraded),
-                ("FaultToleranceReduced", reduced),
+                (Ready, ready),
+                (Available, available),
+                (Progressing, progressing),
+                (Degraded, degraded),
+                (FaultToleranceReduced, reduced),
             ],
         }
     }
@@ -79,26 +84,26 @@ impl Verdict {
 
 fn available(view: &View) -> Finding {
     if hibernates(view) {
-        return Finding::new("False", "Hibernated", ASLEEP);
+        return Finding::new(False, Reason::Hibernated, ASLEEP);
     }
     if let Some(loss) = Loss::of(view) {
-        return Finding::new("False", "QuorumLost", loss.bound(view));
+        return Finding::new(False, Reason::QuorumLost, loss.bound(view));
     }
     if view.leader.is_some() {
         let (healthy, needed) = (view.healthy_voters(), quorum(view.voter_count()));
         let message = format!("{healthy} of {} voters answer, {needed} are needed", view.voter_count());
         return if healthy >= needed {
-            Finding::new("True", "QuorumHealthy", message)
+            Finding::new(True, Reason::QuorumHealthy, message)
         } else {
             Finding::new(
-                "Unknown",
-                "Unreachable",
+                Unknown,
+                Reason::Unreachable,
                 format!("{message}; a leader answers but its followers do not"),
             )
         };
     }
     if !view.seen.status.bootstrapped {
-        return Finding::new("False", "Bootstrapping", "the cluster has not begun yet");
+        return Finding::new(False, Reason::Bootstrapping, "the cluster has not begun yet");
     }
     let known = view.seen.status.members.iter().filter(|member| member.member_id != 0);
     let voters: Vec<_> = known.filter_map(|m| crate::names::ordinal(&view.cluster.name, &m.name)).collect();
@@ -109,71 +114,75 @@ fn available(view: &View) -> Finding {
     let message = format!("no leader; {answering} of {} members answer, {needed} are needed", voters.len());
     match () {
         () if voters.is_empty() => {
-            Finding::new("Unknown", "NoLeader", "waiting for a leader to say who the members are")
+            Finding::new(Unknown, Reason::NoLeader, "waiting for a leader to say who the members are")
         }
-        () if answering >= needed => Finding::new("False", "NoLeader", message),
+        () if answering >= needed => Finding::new(False, Reason::NoLeader, message),
         () if possible < needed => {
-            Finding::new("False", "NoQuorum", format!("{message}; see why pods do not run"))
+            Finding::new(False, Reason::NoQuorum, format!("{message}; see why pods do not run"))
         }
-        () => Finding::new("Unknown", "Unreachable", message),
+        () => Finding::new(Unknown, Reason::Unreachable, message),
     }
 }
 
 fn progressing(view: &View, plan: &Plan, unseen: bool) -> Finding {
     if view.cluster.spec.paused {
-        return Finding::new("False", "Paused", "held by spec.paused; set it to false to go on");
+        return Finding::new(False, Reason::Paused, "held by spec.paused; set it to false to go on");
     }
     if let Some(trouble) = view.seen.locks.trouble.as_ref().filter(|trouble| trouble.blocks) {
-        return Finding::new("False", trouble.reason, "nothing is changed until Degraded is gone");
+        return Finding::new(False, trouble.reason, "nothing is changed until Degraded is gone");
     }
     if view.cluster.spec.hibernate {
         return match view.seen.pods.len() {
-            0 => Finding::new("False", "Hibernated", ASLEEP),
-            n => Finding::new("True", "Hibernating", format!("{n} members are stopping; their volumes stay")),
+            0 => Finding::new(False, Reason::Hibernated, ASLEEP),
+            n => Finding::new(
+                True,
+                Reason::Hibernating,
+                format!("{n} members are stopping; their volumes stay"),
+            ),
         };
     }
     let Some(operation) = &plan.operation else {
         return match view.outdated().len() {
-            0 if unseen => Finding::new("True", "Applying", "the objects of the cluster were changed"),
-            0 => Finding::new("False", "Settled", ""),
-            n => Finding::new("True", "RollingUpdate", format!("{n} pods run an earlier template")),
+            0 if unseen => Finding::new(True, Reason::Applying, "the objects of the cluster were changed"),
+            0 => Finding::new(False, Reason::Settled, ""),
+            n => Finding::new(True, Reason::RollingUpdate, format!("{n} pods run an earlier template")),
         };
     };
     let reason = match operation.kind {
-        Kind::Bootstrap => "Bootstrapping",
-        Kind::AddMember => "AddingMember",
-        Kind::RemoveMember => "RemovingMember",
-        Kind::ReplaceMember => "ReplacingMember",
-        Kind::RollingUpdate => "RollingUpdate",
-        Kind::ResizeVolume => "Resizing",
-        Kind::MoveLeader => "MovingLeader",
-        Kind::Recovery => "Recovering",
-        Kind::ApplySettings => "ApplyingSettings",
+        Kind::Bootstrap => Reason::Bootstrapping,
+        Kind::AddMember => Reason::AddingMember,
+        Kind::RemoveMember => Reason::RemovingMember,
+        Kind::ReplaceMember => Reason::ReplacingMember,
+        Kind::RollingUpdate => Reason::RollingUpdate,
+        Kind::ResizeVolume => Reason::Resizing,
+        Kind::MoveLeader => Reason::MovingLeader,
+        Kind::Recovery => Reason::Recovering,
+        Kind::ApplySettings => Reason::ApplyingSettings,
     };
     if operation.stuck {
-        return Finding::new("False", "WaitingForUser", operation.doing.clone());
+        return Finding::new(False, Reason::WaitingForUser, operation.doing.clone());
     }
-    Finding::new("True", reason, operation.doing.clone())
+    Finding::new(True, reason, operation.doing.clone())
 }
 
 fn degraded(view: &View, plan: &Plan) -> Finding {
     let locks = view.seen.locks.finding(view.seen.now);
     if let Some(trouble) = locks.as_ref().filter(|trouble| trouble.blocks) {
-        return Finding::new("True", trouble.reason, trouble.message.clone());
+        return Finding::new(True, trouble.reason, trouble.message.clone());
     }
     // Whatever else waits, waits for this.
     if let Some(entry) = super::unappliable::held(&view.seen.nodes) {
-        return Finding::new("True", "EntryUnappliable", entry);
+        return Finding::new(True, Reason::EntryUnappliable, entry);
     }
     if let Some(operation) = plan.operation.as_ref().filter(|o| o.stuck || o.is_overdue(view.seen.now)) {
         let reason = match operation.kind {
-            Kind::Bootstrap => "BootstrapFailed",
-            Kind::AddMember => "LearnerStuck",
-            Kind::RollingUpdate => "UpgradeStalled",
-            Kind::Recovery if operation.stuck => "QuorumLost",
-            _ => "Stalled",
+            Kind::Bootstrap => Reason::BootstrapFailed,
+            Kind::AddMember => Reason::LearnerStuck,
+            Kind::RollingUpdate => Reason::UpgradeStalled,
+            Kind::Recovery if operation.stuck => Reason::QuorumLost,
+            _ => Reason::Stalled,
         };
-        return Finding::new("True", reason, operation.doing.clone());
+        return Finding::new(True, reason, operation.doing.clone());
     }
     // A member that is being restarted is down by intent, until its deadline.
     let intended =
@@ -188,10 +197,10 @@ fn degraded(view: &View, plan: &Plan) -> Finding {
         .collect();
     match locks {
         _ if !down.is_empty() => {
-            Finding::new("True", "MemberDown", format!("not answering: {}", down.join(", ")))
+            Finding::new(True, Reason::MemberDown, format!("not answering: {}", down.join(", ")))
         }
-        Some(trouble) => Finding::new("True", trouble.reason, trouble.message),
-        None => Finding::new("False", "AllMembersHealthy", ""),
+        Some(trouble) => Finding::new(True, trouble.reason, trouble.message),
+        None => Finding::new(False, Reason::AllMembersHealthy, ""),
     }
 }
 
@@ -212,46 +221,46 @@ fn fault_tolerance(view: &View) -> Finding {
     let wanted = view.cluster.replicas as usize;
     let designed = wanted - quorum(wanted);
     if hibernates(view) {
-        return Finding::new("False", "Hibernated", ASLEEP);
+        return Finding::new(False, Reason::Hibernated, ASLEEP);
     }
     if view.leader.is_none() {
-        return Finding::new("Unknown", "NoLeader", "without a leader the members' health is not known");
+        return Finding::new(Unknown, Reason::NoLeader, "without a leader the members' health is not known");
     }
     let left = view.healthy_voters().saturating_sub(quorum(view.voter_count()));
     let message = format!("tolerates {left} more member failures (designed for {designed})");
     match () {
-        () if left < designed => Finding::new("True", "FewerFailuresSurvivable", message),
+        () if left < designed => Finding::new(True, Reason::FewerFailuresSurvivable, message),
         () if wanted.is_multiple_of(2) => Finding::new(
-            "False",
-            "EvenReplicas",
+            False,
+            Reason::EvenReplicas,
             format!("{wanted} members survive no more failures than {}: {designed}", wanted - 1),
         ),
-        () => Finding::new("False", "AsDesigned", message),
+        () => Finding::new(False, Reason::AsDesigned, message),
     }
 }
 
 pub fn update(conditions: &mut Vec<Condition>, verdict: &Verdict, seen: &Snapshot) {
     for (type_, finding) in &verdict.findings {
-        set(conditions, type_, finding, seen);
+        set(conditions, *type_, finding, seen);
     }
 }
 
 pub fn update_invalid(conditions: &mut Vec<Condition>, invalid: &Invalid, seen: &Snapshot) {
-    for (type_, status) in [("Ready", "False"), ("Progressing", "False"), ("Degraded", "True")] {
-        set(conditions, type_, &Finding::new(status, "InvalidSpec", invalid.0.clone()), seen);
+    for (type_, status) in [(Ready, False), (Progressing, False), (Degraded, True)] {
+        set(conditions, type_, &Finding::new(status, Reason::InvalidSpec, invalid.0.clone()), seen);
     }
 }
 
-fn set(conditions: &mut Vec<Condition>, type_: &str, finding: &Finding, seen: &Snapshot) {
+fn set(conditions: &mut Vec<Condition>, type_: ConditionType, finding: &Finding, seen: &Snapshot) {
     let earlier = conditions.iter().position(|condition| condition.type_ == type_);
     let since = earlier
         .map(|at| &conditions[at])
         .filter(|condition| condition.status == finding.status)
         .map_or_else(|| Time(seen.now), |condition| condition.last_transition_time.clone());
     let condition = Condition {
-        type_: type_.to_owned(),
-        status: finding.status.to_owned(),
-        reason: finding.reason.to_owned(),
+        type_: type_.to_string(),
+        status: finding.status.to_string(),
+        reason: finding.reason.to_string(),
         message: finding.message.clone(),
         observed_generation: Some(seen.generation),
         last_transition_time: since,

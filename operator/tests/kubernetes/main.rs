@@ -21,7 +21,7 @@ mod workloads;
 
 use std::time::{Duration, Instant};
 
-use helios_crds::{HeliosCluster, HeliosClusterSpec, HeliosClusterStatus};
+use helios_crds::{ConditionType, HeliosCluster, HeliosClusterSpec, HeliosClusterStatus};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
@@ -74,9 +74,9 @@ async fn status(client: &Client, name: &str) -> HeliosClusterStatus {
 
 /// Reason and message of what is not right with a cluster.
 async fn degraded(client: &Client, name: &str) -> Option<(String, String)> {
-    let conditions = status(client, name).await.conditions;
-    let found = conditions.into_iter().find(|it| it.type_ == "Degraded" && it.status == "True")?;
-    Some((found.reason, found.message))
+    let status = status(client, name).await;
+    let found = status.condition(ConditionType::Degraded).filter(|_| status.is(ConditionType::Degraded))?;
+    Some((found.reason.clone(), found.message.clone()))
 }
 
 /// Waits until the operator has passed `count` times more over the clusters.
@@ -89,9 +89,7 @@ async fn await_passes(operator: &Operator, count: f64) {
 /// How many HeliosClusters are Ready.
 async fn ready(client: &Client) -> usize {
     let all = Api::<HeliosCluster>::default_namespaced(client.clone()).list(&Default::default()).await;
-    let is_ready = |cluster: &&HeliosCluster| {
-        let conditions = cluster.status.as_ref().map_or(&[][..], |status| &status.conditions);
-        conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
-    };
+    let is_ready =
+        |cluster: &&HeliosCluster| cluster.status.as_ref().is_some_and(|it| it.is(ConditionType::Ready));
     all.map_or(0, |all| all.iter().filter(is_ready).count())
 }

@@ -1,6 +1,6 @@
 //! Clusters from before TLS and passwords, under an operator that turns both on by default.
 
-use helios_crds::{HeliosCluster, HeliosClusterSpec, TlsMode};
+use helios_crds::{HeliosCluster, HeliosClusterSpec, Reason, TlsMode};
 use helios_operator::build::{self, Shape};
 use helios_operator::locks::as_it_began;
 use helios_operator::validate::{Defaults, ValidatedCluster, validate};
@@ -35,7 +35,7 @@ fn of_old() -> StatefulSet {
 fn a_cluster_from_before_tls_and_passwords_goes_on_without_and_is_told_how_to_have_them() {
     let (old, mut wanted) = (of_old(), cluster(json!({})));
     let told = as_it_began(&mut wanted, Some(&old)).unwrap();
-    assert!(!told.blocks && told.reason == "NotEncrypted", "{told:?}");
+    assert!(!told.blocks && told.reason == Reason::NotEncrypted, "{told:?}");
     for what_to_do in ["apply it again", "spec.auth.enabled: false", "Secret demo-auth"] {
         assert!(told.message.contains(what_to_do), "{}", told.message);
     }
@@ -47,7 +47,7 @@ fn a_cluster_from_before_tls_and_passwords_goes_on_without_and_is_told_how_to_ha
 fn passwords_are_turned_on_by_two_words_of_a_person() {
     let off = |enabled: bool| json!({"tls": {"mode": "off"}, "auth": {"enabled": enabled}});
     let mut waiting = cluster(off(true));
-    assert_eq!(as_it_began(&mut waiting, Some(&of_old())).unwrap().reason, "NoPassword");
+    assert_eq!(as_it_began(&mut waiting, Some(&of_old())).unwrap().reason, Reason::NoPassword);
     let mut declined = cluster(off(false));
     assert_eq!(as_it_began(&mut declined, Some(&of_old())), None, "no is an answer");
     let on_record = stateful_set(&declined);

@@ -6,6 +6,8 @@
 
 use std::collections::HashMap;
 
+use helios_crds::{ConditionType, Reason};
+
 use crate::world::events::Event;
 use crate::world::{World, settled};
 
@@ -97,11 +99,8 @@ fn is_an_end(world: &World) {
     let spec = &world.cluster.spec;
     if world.locked_out {
         let status = world.status();
-        let degraded = status.conditions.iter().find(|condition| condition.type_ == "Degraded").unwrap();
-        return assert_eq!(
-            (degraded.status.as_str(), degraded.reason.as_str()),
-            ("True", "CertificateInvalid")
-        );
+        let degraded = (status.is(ConditionType::Degraded), status.reason(ConditionType::Degraded));
+        return assert_eq!(degraded, (true, Some(Reason::CertificateInvalid)));
     }
     if spec.hibernate {
         return assert_eq!((world.pods.len(), world.phase().as_str()), (0, "Hibernated"));

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use helios_crds::Reason;
 use helios_operator::build;
 use helios_operator::locks::{Locks, Trouble};
 use helios_operator::names;
@@ -142,7 +143,8 @@ impl World {
     }
 
     fn locks(&self) -> Locks {
-        let trouble = self.locked_out.then(|| Trouble::blocking("CertificateInvalid", "the Secret is gone"));
+        let trouble =
+            self.locked_out.then(|| Trouble::blocking(Reason::CertificateInvalid, "the Secret is gone"));
         Locks { expires: None, trouble }
     }
 
