@@ -151,6 +151,10 @@ pub struct OperationStatus {
     /// What is done or awaited now.
     pub step: String,
 
+    /// Name of that step, the same however its text changes; absent in a status of an earlier operator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step_id: Option<String>,
+
     /// When work on this target began.
     pub started_at: Time,
 

@@ -16,7 +16,7 @@ use crate::apply;
 use crate::build::{self, Shape};
 use crate::controller::Context;
 use crate::error::Error;
-use crate::events::{self, Went};
+use crate::events::{self, Effect};
 use crate::execute::{Outcome, execute};
 use crate::locks;
 use crate::locks::Kept;
@@ -75,8 +75,8 @@ impl Pass<'_> {
     /// # Errors
     /// When the API server or a member does not do what it has to.
     pub async fn run(&self, cached: &HeliosCluster) -> Result<(&'static str, Action), Error> {
-        if let Some(look_again) = self.is_quiet(cached).await {
-            return Ok(("quiet", Action::requeue(look_again)));
+        if let Some(requeue_after) = self.is_quiet(cached).await {
+            return Ok(("quiet", Action::requeue(requeue_after)));
         }
         let action = self.look_and_act().await?;
         Ok(("ok", action))
@@ -103,7 +103,7 @@ impl Pass<'_> {
             return None;
         }
         self.note(cluster, &seen);
-        Some(plan.look_again)
+        Some(plan.requeue_after)
     }
 
     async fn look_and_act(&self) -> Result<Action, Error> {
@@ -167,30 +167,30 @@ impl Pass<'_> {
         if let Some(trouble) = effects.as_ref().map_or_else(|e| Some(e.to_string()), |e| e.held.clone()) {
             say(&mut status, &trouble);
         }
-        let went = match &effects {
-            Ok(Effects { held: None, .. }) => Went::Well,
-            Ok(Effects { held: Some(_), .. }) => Went::Held,
-            Err(error) => Went::Wrong(error),
+        let effect = match &effects {
+            Ok(Effects { held: None, .. }) => Effect::Done,
+            Ok(Effects { held: Some(_), .. }) => Effect::Held,
+            Err(error) => Effect::Failed(error),
         };
-        if let Some(event) = events::told(cluster, &plan, went) {
+        if let Some(event) = events::operation_event(cluster, &plan, effect) {
             self.publish(cluster, &event).await;
         }
         let written = self.write_status(api, cluster, &status).await?;
         // Once it is written, so that no other pass tells the same again.
         if written.is_some() {
-            for noticed in events::noticed(&seen.status, &status) {
-                self.publish(cluster, &events::news(cluster, &noticed)).await;
+            for change in events::status_diff(&seen.status, &status) {
+                self.publish(cluster, &events::diff_event(cluster, &change)).await;
             }
         }
-        if let Some((operation, took)) = events::ended(cluster, &plan, seen.now) {
+        if let Some((operation, took)) = events::finished(cluster, &plan, seen.now) {
             self.context.metrics.operation(&operation.kind, took);
-            self.publish(cluster, &events::farewell(cluster, operation, took)).await;
+            self.publish(cluster, &events::finished_event(cluster, operation, took)).await;
         }
         effects?;
         let action = Action::requeue(match () {
             () if changed => AFTER_CHANGE,
             () if written.is_some() => AFTER_WRITE,
-            () if found.nothing_is_taken && !seen.locks.is_blocked() => plan.look_again,
+            () if found.nothing_is_taken && !seen.locks.is_blocked() => plan.requeue_after,
             // What has a name of ours is not watched, nor is a person's own Secret.
             () => WHILE_BLOCKED,
         });
@@ -339,7 +339,7 @@ fn is_same(one: Option<&Arc<Homes>>, other: Option<&Arc<Homes>>) -> bool {
 
 /// A plan for a cluster that is as it should be, as far as was `seen`.
 fn wants_nothing(plan: &Plan, seen: &Snapshot) -> bool {
-    let Plan { replicas, operation, step, latch, labels, look_again: _ } = plan;
+    let Plan { replicas, operation, step, latch, labels, requeue_after: _ } = plan;
     let has_replicas = seen.workload.as_ref().is_some_and(|workload| workload.replicas == *replicas);
     let is_certain = seen.volumes.values().all(|volume| volume.backing != Backing::Uncertain);
     has_replicas

@@ -43,7 +43,8 @@ pub fn report(
     status.operation = plan.operation.as_ref().map(|operation| OperationStatus {
         kind: operation.kind.name().to_owned(),
         target: operation.target.clone(),
-        step: operation.doing.clone(),
+        step: operation.step_message.clone(),
+        step_id: Some(operation.step_id.to_owned()),
         started_at: Time(operation.started_at),
         deadline: Time(operation.deadline),
         steady_since: operation.steady_since.map(Time),
@@ -101,8 +102,11 @@ fn is_decision(old: &HeliosClusterStatus, new: &HeliosClusterStatus) -> bool {
 
 /// The part of a status that passes decide from, who leads and who the members are.
 fn decided(status: &HeliosClusterStatus) -> HeliosClusterStatus {
-    let operation =
-        status.operation.clone().map(|operation| OperationStatus { step: String::new(), ..operation });
+    let operation = status.operation.clone().map(|operation| OperationStatus {
+        step: String::new(),
+        step_id: None,
+        ..operation
+    });
     let members = status.members.iter().map(|member| MemberStatus {
         name: member.name.clone(),
         member_id: member.member_id,
@@ -179,6 +183,7 @@ mod tests {
             kind: "RollingUpdate".to_owned(),
             target: Some("demo-0".to_owned()),
             step: "restarting demo-0".to_owned(),
+            step_id: Some("Evict".to_owned()),
             started_at: at(0),
             deadline: at(300),
             steady_since: None,

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use helios_proto::v1::{Role, StatusResponse};
 
-use super::{Decision, Kind, Latch, Step, View};
+use super::{Blocker, Decision, Kind, Latch, Step, View};
 
 pub fn decide(view: &View) -> Option<Decision> {
     let status = &view.seen.status;
@@ -47,9 +47,10 @@ pub fn decide(view: &View) -> Option<Decision> {
             format!("beginning the cluster on {}", view.name(0)),
             initialize(cluster_id, first),
         )),
-        Some(_) => Some(Decision::stuck(
+        Some(_) => Some(Decision::blocked(
             Kind::Bootstrap,
             0,
+            Blocker::BootstrapDiskLost,
             "the disk that the cluster was begun on was lost before a second member had joined; \
              delete this HeliosCluster and apply it again to begin anew",
         )),
@@ -67,9 +68,10 @@ fn existing(view: &View) -> Option<Decision> {
     let mut known = known.into_iter();
     let found = known.next()?;
     if let Some(second) = known.next() {
-        return Some(Decision::stuck(
+        return Some(Decision::blocked(
             Kind::Bootstrap,
             0,
+            Blocker::TwoClusters,
             format!(
                 "the volumes hold two clusters, {found} and {second}; delete the volumes of the one that is not wanted"
             ),
@@ -80,9 +82,10 @@ fn existing(view: &View) -> Option<Decision> {
         Some(ours) if ours == found => {
             Decision::latch(Kind::Bootstrap, Latch::Bootstrapped, "the cluster has begun")
         }
-        Some(ours) if status.bootstrap_disk_id.is_some() => Decision::stuck(
+        Some(ours) if status.bootstrap_disk_id.is_some() => Decision::blocked(
             Kind::Bootstrap,
             0,
+            Blocker::ForeignVolume,
             format!(
                 "a volume belongs to another cluster, {found}; this one is {ours}; delete the volume that is not wanted"
             ),
@@ -116,7 +119,7 @@ fn await_old(view: &View, ordinal: u32) -> Decision {
          set replicas to at least {} to bring it back, or delete the volume to begin without it",
         ordinal + 1
     );
-    Decision::stuck(Kind::Bootstrap, ordinal, why)
+    Decision::blocked(Kind::Bootstrap, ordinal, Blocker::EarlierVolume, why)
 }
 
 fn awaited(view: &View) -> String {

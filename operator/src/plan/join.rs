@@ -2,7 +2,7 @@
 
 use helios_proto::v1::{Role, StatusResponse};
 
-use super::{Decision, Kind, Leader, Step, View, quorum};
+use super::{Blocker, Decision, Kind, Leader, Step, View, quorum};
 
 /// One learner at a time: its promotion, or its removal when it is no longer wanted.
 pub fn finish_learner(view: &View) -> Option<Decision> {
@@ -79,9 +79,10 @@ pub fn add_blank(view: &View) -> Option<Decision> {
     for (ordinal, node) in wanted_nodes(view) {
         let name = view.name(ordinal);
         if !node.cluster_id.is_empty() && node.cluster_id != leader.status.cluster_id {
-            return Some(Decision::stuck(
+            return Some(Decision::blocked(
                 Kind::AddMember,
                 ordinal,
+                Blocker::ForeignVolume,
                 format!(
                     "the volume of {name} belongs to another cluster, {}; delete the volume to let {name} join",
                     node.cluster_id

@@ -47,7 +47,7 @@ pub struct Plan {
     pub latch: Option<Latch>,
     /// Labels that pods lack.
     pub labels: Vec<PodLabels>,
-    pub look_again: Duration,
+    pub requeue_after: Duration,
 }
 
 /// One effect. Repeating one that took effect changes nothing.
@@ -209,14 +209,51 @@ impl Kind {
     }
 }
 
-/// What is under way, in words for the status.
+/// Why an operation cannot continue until a user acts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blocker {
+    /// The disk that the cluster was bootstrapped on was lost before a second member had joined.
+    BootstrapDiskLost,
+    /// The volumes belong to more than one cluster.
+    TwoClusters,
+    /// A volume belongs to another cluster.
+    ForeignVolume,
+    /// A volume that may hold the data is beyond the replicas.
+    EarlierVolume,
+    /// A majority of the disks is lost, and no survivor is confirmed.
+    QuorumLost,
+    /// `spec.recovery.confirm` is not the cluster's id.
+    RecoveryNotConfirmed,
+    /// `spec.recovery.survivor` is none of the survivors.
+    SurvivorUnknown,
+    /// The operator may not keep the contents of a volume that is to be replaced.
+    VolumeNotKept,
+}
+
+impl Blocker {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::BootstrapDiskLost => "BootstrapDiskLost",
+            Self::TwoClusters => "TwoClusters",
+            Self::ForeignVolume => "ForeignVolume",
+            Self::EarlierVolume => "EarlierVolume",
+            Self::QuorumLost => "QuorumLost",
+            Self::RecoveryNotConfirmed => "RecoveryNotConfirmed",
+            Self::SurvivorUnknown => "SurvivorUnknown",
+            Self::VolumeNotKept => "VolumeNotKept",
+        }
+    }
+}
+
+/// The operation under way, for the status.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Operation {
     pub kind: Kind,
     pub target: Option<String>,
-    pub doing: String,
-    /// Set when only a person can let it go on.
-    pub stuck: bool,
+    pub step_message: String,
+    pub step_id: &'static str,
+    /// Set when only a user can let it continue.
+    pub blocker: Option<Blocker>,
     pub started_at: Timestamp,
     pub deadline: Timestamp,
     /// Since when the target has been healthy and caught up; `None` while it is not, or is not asked.
@@ -242,25 +279,35 @@ pub struct PodLabels {
 struct Decision {
     kind: Kind,
     target: Option<u32>,
-    doing: String,
-    stuck: bool,
+    step_message: String,
+    blocker: Option<Blocker>,
     steady: bool,
     step: Option<Step>,
     latch: Option<Latch>,
 }
 
 impl Decision {
-    fn act(kind: Kind, target: u32, doing: impl Into<String>, step: Step) -> Self {
-        Self { step: Some(step), ..Self::wait(kind, target, doing) }
+    fn act(kind: Kind, target: u32, message: impl Into<String>, step: Step) -> Self {
+        Self { step: Some(step), ..Self::wait(kind, target, message) }
     }
 
-    fn wait(kind: Kind, target: u32, doing: impl Into<String>) -> Self {
-        let (target, doing) = (Some(target), doing.into());
-        Self { kind, target, doing, stuck: false, steady: false, step: None, latch: None }
+    fn wait(kind: Kind, target: u32, message: impl Into<String>) -> Self {
+        let (target, step_message) = (Some(target), message.into());
+        Self { kind, target, step_message, blocker: None, steady: false, step: None, latch: None }
     }
 
-    fn latch(kind: Kind, latch: Latch, doing: impl Into<String>) -> Self {
-        Self { target: None, latch: Some(latch), ..Self::wait(kind, 0, doing) }
+    fn latch(kind: Kind, latch: Latch, message: impl Into<String>) -> Self {
+        Self { target: None, latch: Some(latch), ..Self::wait(kind, 0, message) }
+    }
+
+    /// Names the step independently of its message, so that a changed message is not a new step.
+    fn step_id(&self) -> &'static str {
+        match (&self.step, &self.latch, self.blocker) {
+            (Some(step), ..) => step.name(),
+            (None, Some(_), _) => "Decide",
+            (None, None, Some(blocker)) => blocker.name(),
+            (None, None, None) => "Wait",
+        }
     }
 
     /// Says that the target is healthy and caught up now.
@@ -268,9 +315,9 @@ impl Decision {
         Self { steady: true, ..self }
     }
 
-    /// As `wait`, for what will not pass without a person.
-    fn stuck(kind: Kind, target: u32, why: impl Into<String>) -> Self {
-        Self { stuck: true, ..Self::wait(kind, target, why) }
+    /// As `wait`, for what only a user can resolve.
+    fn blocked(kind: Kind, target: u32, blocker: Blocker, why: impl Into<String>) -> Self {
+        Self { blocker: Some(blocker), ..Self::wait(kind, target, why) }
     }
 }
 
@@ -291,7 +338,7 @@ pub fn plan(cluster: &ValidatedCluster, seen: &Snapshot) -> Plan {
     }
     Plan {
         replicas: replicas(&view),
-        look_again: if is_idle(&view, operation.as_ref(), step.as_ref()) {
+        requeue_after: if is_idle(&view, operation.as_ref(), step.as_ref()) {
             WHEN_SETTLED
         } else {
             WHILE_WORKING
@@ -366,8 +413,9 @@ fn operation_of(view: &View, decision: &Decision) -> Operation {
     Operation {
         kind: decision.kind,
         target,
-        doing: decision.doing.clone(),
-        stuck: decision.stuck,
+        step_message: decision.step_message.clone(),
+        step_id: decision.step_id(),
+        blocker: decision.blocker,
         started_at: earlier.map_or(now, |operation| operation.started_at.0),
         deadline: earlier.map_or_else(
             || now.saturating_add(decision.kind.patience()).unwrap_or(now),

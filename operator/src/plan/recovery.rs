@@ -6,7 +6,7 @@ use std::cmp::Reverse;
 use helios_crds::{ChosenStatus, RecoverySpec, RecoveryStatus, SurvivorStatus};
 use helios_proto::v1::{Membership, Role, StatusResponse};
 
-use super::{Decision, Kind, Latch, Step, View, quorum, replace};
+use super::{Blocker, Decision, Kind, Latch, Step, View, quorum, replace};
 use crate::names;
 
 /// A majority that cannot come back, as far as disks tell. Silent members are not among the lost.
@@ -33,22 +33,26 @@ pub fn decide(view: &View) -> Option<Decision> {
     }
     let loss = Loss::of(view)?;
     let target = loss.survivors.first().map_or(0, |(ordinal, _)| *ordinal);
-    let stuck = |why: String| Some(Decision::stuck(Kind::Recovery, target, why));
+    let blocked = |blocker, why: String| Some(Decision::blocked(Kind::Recovery, target, blocker, why));
     match wanted {
         Some(RecoverySpec { survivor: Some(survivor), confirm: Some(confirm) })
             if status.done.as_ref() != Some(survivor) =>
         {
             if view.seen.status.cluster_id.as_ref() != Some(confirm) {
-                return stuck("spec.recovery.confirm is not status.clusterId; correct it".to_owned());
+                let why = "spec.recovery.confirm is not status.clusterId; correct it";
+                return blocked(Blocker::RecoveryNotConfirmed, why.to_owned());
             }
             match loss.survivors.iter().find(|(ordinal, _)| view.name(*ordinal) == *survivor) {
                 Some((ordinal, node)) => Some(begin(view, &loss, *ordinal, node)),
-                None => stuck(format!(
-                    "spec.recovery.survivor {survivor:?} is none of status.recovery.survivors; name one of them"
-                )),
+                None => {
+                    let why = format!(
+                        "spec.recovery.survivor {survivor:?} is none of status.recovery.survivors; name one of them"
+                    );
+                    blocked(Blocker::SurvivorUnknown, why)
+                }
             }
         }
-        _ => stuck(loss.how_to(view)),
+        _ => blocked(Blocker::QuorumLost, loss.how_to(view)),
     }
 }
 

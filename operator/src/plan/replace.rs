@@ -7,7 +7,7 @@ use helios_proto::v1::Member;
 use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::{Decision, Kind, Latch, Step, View, quorum};
+use super::{Blocker, Decision, Kind, Latch, Step, View, quorum};
 use crate::names;
 use crate::observe::{Backing, Failure, Pod, Volume};
 
@@ -166,7 +166,7 @@ pub(super) fn recycle(view: &View, kind: Kind, ordinal: u32, uid: &str, reason: 
                  patch on persistentvolumes, delete the claim {} yourself, or set spec.repair.withoutQuarantine: true",
                 names::volume(&view.cluster.name, ordinal)
             );
-            return Some(Decision::stuck(kind, ordinal, why));
+            return Some(Decision::blocked(kind, ordinal, Blocker::VolumeNotKept, why));
         }
     };
     let pod_uid = pod.map(|pod| pod.uid.clone());

@@ -65,7 +65,7 @@ impl Verdict {
             () if view.cluster.spec.paused => Reason::Paused,
             () if view.cluster.spec.hibernate => progressing.reason,
             () if available.reason == Reason::QuorumLost => available.reason,
-            () if plan.operation.as_ref().is_some_and(|o| o.stuck) => Reason::Blocked,
+            () if plan.operation.as_ref().is_some_and(|o| o.blocker.is_some()) => Reason::Blocked,
             () if view.seen.status.bootstrapped && available.status != True => available.reason,
             () => ready.reason,
         };
@@ -159,10 +159,10 @@ fn progressing(view: &View, plan: &Plan, unseen: bool) -> Finding {
         Kind::Recovery => Reason::Recovering,
         Kind::ApplySettings => Reason::ApplyingSettings,
     };
-    if operation.stuck {
-        return Finding::new(False, Reason::WaitingForUser, operation.doing.clone());
+    if operation.blocker.is_some() {
+        return Finding::new(False, Reason::WaitingForUser, operation.step_message.clone());
     }
-    Finding::new(True, reason, operation.doing.clone())
+    Finding::new(True, reason, operation.step_message.clone())
 }
 
 fn degraded(view: &View, plan: &Plan) -> Finding {
@@ -174,15 +174,17 @@ fn degraded(view: &View, plan: &Plan) -> Finding {
     if let Some(entry) = super::unappliable::held(&view.seen.nodes) {
         return Finding::new(True, Reason::EntryUnappliable, entry);
     }
-    if let Some(operation) = plan.operation.as_ref().filter(|o| o.stuck || o.is_overdue(view.seen.now)) {
+    if let Some(operation) =
+        plan.operation.as_ref().filter(|o| o.blocker.is_some() || o.is_overdue(view.seen.now))
+    {
         let reason = match operation.kind {
             Kind::Bootstrap => Reason::BootstrapFailed,
             Kind::AddMember => Reason::LearnerStuck,
             Kind::RollingUpdate => Reason::UpgradeStalled,
-            Kind::Recovery if operation.stuck => Reason::QuorumLost,
+            Kind::Recovery if operation.blocker.is_some() => Reason::QuorumLost,
             _ => Reason::Stalled,
         };
-        return Finding::new(True, reason, operation.doing.clone());
+        return Finding::new(True, reason, operation.step_message.clone());
     }
     // A member that is being restarted is down by intent, until its deadline.
     let intended =

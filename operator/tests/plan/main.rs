@@ -5,9 +5,9 @@
 mod as_it_began;
 mod crash_points;
 mod histories;
+mod member_events;
 mod model;
 mod repairs;
 mod scenarios;
 mod settings;
-mod told;
 mod world;

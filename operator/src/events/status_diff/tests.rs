@@ -69,60 +69,61 @@ fn changed(change: impl FnOnce(&mut HeliosClusterStatus)) -> HeliosClusterStatus
 }
 
 /// Each as `Reason pod`.
-fn told(old: &HeliosClusterStatus, new: &HeliosClusterStatus) -> Vec<String> {
-    let word = |noticed: Noticed| format!("{:?} {}", noticed.notice, noticed.pod.unwrap_or_default());
-    noticed(old, new).into_iter().map(|noticed| word(noticed).trim_end().to_owned()).collect()
+fn names(old: &HeliosClusterStatus, new: &HeliosClusterStatus) -> Vec<String> {
+    let word = |change: Change| format!("{:?} {}", change.notice, change.pod.unwrap_or_default());
+    status_diff(old, new).into_iter().map(|change| word(change).trim_end().to_owned()).collect()
 }
 
 #[test]
-fn what_is_as_it_was_is_not_told() {
-    assert_eq!(told(&three(), &three()), [""; 0]);
+fn unchanged_status_has_no_change_when_only_positions_move() {
+    assert_eq!(names(&three(), &three()), [""; 0]);
     let busy = changed(|status| status.members[1].match_index = Some(9_000));
-    assert_eq!(told(&three(), &busy), [""; 0]);
+    assert_eq!(names(&three(), &busy), [""; 0]);
 }
 
 #[test]
-fn members_join_vote_and_leave() {
+fn member_is_reported_when_it_joins_votes_and_leaves() {
     let learner = changed(|status| status.members.push(member(3, "Learner")));
     let voter = changed(|status| status.members.push(member(3, "Follower")));
-    assert_eq!(told(&three(), &learner), ["MemberJoined demo-3"]);
-    assert_eq!(told(&learner, &voter), ["MemberPromoted demo-3"]);
-    assert_eq!(told(&voter, &three()), ["MemberLeft demo-3"]);
+    assert_eq!(names(&three(), &learner), ["MemberJoined demo-3"]);
+    assert_eq!(names(&learner, &voter), ["MemberPromoted demo-3"]);
+    assert_eq!(names(&voter, &three()), ["MemberLeft demo-3"]);
     let joining =
         changed(|status| status.members.push(MemberStatus { member_id: 0, ..member(3, "Joining") }));
-    assert_eq!(told(&three(), &joining), [""; 0], "a pod is no member yet");
+    assert_eq!(names(&three(), &joining), [""; 0], "a pod is no member yet");
     let again = changed(|status| status.members[2].member_id = 9);
     assert_eq!(
-        told(&three(), &again),
+        names(&three(), &again),
         ["MemberLeft demo-2", "MemberJoined demo-2"],
         "a new disk, a new member"
     );
 }
 
 #[test]
-fn a_member_fails_and_returns_unless_the_operator_restarts_it() {
+fn member_is_reported_when_it_fails_and_recovers_without_the_operator() {
     let away = changed(|status| status.members[2] = member(2, "Unknown"));
-    assert_eq!(told(&three(), &away), ["MemberFailed demo-2"]);
-    assert_eq!(told(&away, &away), [""; 0]);
-    assert_eq!(told(&away, &three()), ["MemberRecovered demo-2"]);
+    assert_eq!(names(&three(), &away), ["MemberFailed demo-2"]);
+    assert_eq!(names(&away, &away), [""; 0]);
+    assert_eq!(names(&away, &three()), ["MemberRecovered demo-2"]);
     let unready = changed(|status| status.members[1].ready = false);
-    assert_eq!(told(&three(), &unready), ["MemberFailed demo-1"]);
+    assert_eq!(names(&three(), &unready), ["MemberFailed demo-1"]);
     let meant = changed(|status| {
         status.members[2] = member(2, "Unknown");
         status.operation = Some(helios_crds::OperationStatus {
             kind: Kind::RollingUpdate.name().to_owned(),
             target: Some("demo-2".to_owned()),
             step: String::new(),
+            step_id: None,
             started_at: Time(Timestamp::UNIX_EPOCH),
             deadline: Time(Timestamp::UNIX_EPOCH),
             steady_since: None,
         });
     });
-    assert_eq!((told(&three(), &meant), told(&meant, &three())), (vec![], vec![]));
+    assert_eq!((names(&three(), &meant), names(&meant, &three())), (vec![], vec![]));
 }
 
 #[test]
-fn a_leader_is_lost_elected_and_moved() {
+fn leader_is_reported_when_it_is_lost_elected_and_moved() {
     let gap = changed(|status| {
         (status.leader, status.term) = (None, None);
         status.members[0] = member(0, "Unknown");
@@ -137,23 +138,23 @@ fn a_leader_is_lost_elected_and_moved() {
         (status.leader, status.term) = (Some("demo-1".to_owned()), Some(4));
         status.members[0].role = "Follower".to_owned();
     });
-    assert_eq!(told(&three(), &gap), ["MemberFailed demo-0", "LeaderLost demo-0"]);
-    assert_eq!(told(&gap, &next), ["LeaderElected demo-1"]);
-    assert_eq!(told(&three(), &next), ["MemberFailed demo-0", "LeaderElected demo-1"]);
-    assert_eq!(told(&three(), &moved), ["LeaderMoved demo-1"]);
+    assert_eq!(names(&three(), &gap), ["MemberFailed demo-0", "LeaderLost demo-0"]);
+    assert_eq!(names(&gap, &next), ["LeaderElected demo-1"]);
+    assert_eq!(names(&three(), &next), ["MemberFailed demo-0", "LeaderElected demo-1"]);
+    assert_eq!(names(&three(), &moved), ["LeaderMoved demo-1"]);
     let later = changed(|status| status.term = Some(5));
-    assert_eq!(told(&three(), &later), ["LeaderElected demo-0"], "again");
+    assert_eq!(names(&three(), &later), ["LeaderElected demo-0"], "again");
 }
 
 #[test]
-fn a_majority_goes_and_comes_and_what_is_out_of_reach_is_one_event() {
+fn quorum_is_one_change_when_members_are_unreachable() {
     let lost = changed(|status| {
         (status.leader, status.term) = (None, None);
         status.members = vec![member(0, "Candidate"), member(1, "Unknown"), member(2, "Unknown")];
         available_as(status, "False", "NoQuorum");
     });
     assert_eq!(
-        told(&three(), &lost),
+        names(&three(), &lost),
         ["MemberFailed demo-1", "MemberFailed demo-2", "QuorumLost", "LeaderLost demo-0"]
     );
     let choosing = changed(|status| {
@@ -162,23 +163,27 @@ fn a_majority_goes_and_comes_and_what_is_out_of_reach_is_one_event() {
         available_as(status, "False", "NoLeader");
     });
     assert_eq!(
-        told(&lost, &choosing),
+        names(&lost, &choosing),
         ["MemberRecovered demo-1", "MemberRecovered demo-2", "QuorumAchieved"]
     );
-    assert_eq!(told(&choosing, &three()), ["LeaderElected demo-0"]);
+    assert_eq!(names(&choosing, &three()), ["LeaderElected demo-0"]);
 
     let unreachable = changed(|status| {
         (status.leader, status.term) = (None, None);
         status.members.iter_mut().for_each(|member| member.role = "Unknown".to_owned());
         available_as(status, "Unknown", "Unreachable");
     });
-    assert_eq!(told(&three(), &unreachable), ["QuorumUnknown"], "five hundred clusters at once tell so many");
-    assert_eq!(told(&unreachable, &three()), ["QuorumAchieved"]);
-    assert_eq!(noticed(&unreachable, &three())[0].note, "it is QuorumHealthy; demo-0 leads in term 3");
+    assert_eq!(
+        names(&three(), &unreachable),
+        ["QuorumUnknown"],
+        "five hundred clusters at once tell so many"
+    );
+    assert_eq!(names(&unreachable, &three()), ["QuorumAchieved"]);
+    assert_eq!(status_diff(&unreachable, &three())[0].note, "it is QuorumHealthy; demo-0 leads in term 3");
 }
 
 #[test]
-fn sleep_is_no_failure() {
+fn hibernated_members_are_not_reported_as_failed() {
     let asleep = changed(|status| {
         (status.leader, status.term) = (None, None);
         status
@@ -187,41 +192,41 @@ fn sleep_is_no_failure() {
             .for_each(|member| (member.role, member.ready) = ("Unknown".to_owned(), false));
         available_as(status, "False", "Hibernated");
     });
-    assert_eq!(told(&three(), &asleep), [""; 0]);
-    assert_eq!(told(&asleep, &three()), ["QuorumAchieved", "LeaderElected demo-0"]);
+    assert_eq!(names(&three(), &asleep), [""; 0]);
+    assert_eq!(names(&asleep, &three()), ["QuorumAchieved", "LeaderElected demo-0"]);
 }
 
 #[test]
-fn snapshots_settings_and_certificates_are_told() {
+fn snapshots_settings_and_certificates_are_reported_when_they_change() {
     let sending = changed(|status| status.members[2].receives_snapshot = true);
     let arrived = changed(|status| status.members[2].match_index = Some(101));
-    assert_eq!(told(&three(), &sending), ["SnapshotStarted demo-2"]);
-    assert_eq!(told(&sending, &arrived), ["SnapshotDone demo-2"]);
-    assert_eq!(told(&sending, &three()), ["SnapshotFailed demo-2"]);
+    assert_eq!(names(&three(), &sending), ["SnapshotStarted demo-2"]);
+    assert_eq!(names(&sending, &arrived), ["SnapshotDone demo-2"]);
+    assert_eq!(names(&sending, &three()), ["SnapshotFailed demo-2"]);
     let failing = changed(|status| status.members[1].snapshot_failures = 1);
-    assert_eq!(told(&three(), &failing), ["SnapshotFailed demo-1"]);
-    assert_eq!(told(&failing, &three()), [""; 0], "its process was started again");
+    assert_eq!(names(&three(), &failing), ["SnapshotFailed demo-1"]);
+    assert_eq!(names(&failing, &three()), [""; 0], "its process was started again");
 
     let reloaded = changed(|status| status.members[1].config = Some("two".to_owned()));
-    assert_eq!(told(&three(), &reloaded), ["ConfigReloaded demo-1"]);
+    assert_eq!(names(&three(), &reloaded), ["ConfigReloaded demo-1"]);
     let restarted = changed(|status| {
         (status.members[1].config, status.members[1].incarnation) = (Some("two".to_owned()), 2);
     });
-    assert_eq!(told(&three(), &restarted), [""; 0]);
+    assert_eq!(names(&three(), &restarted), [""; 0]);
 
     let ends = |second| {
         changed(|status| status.certificate_expires_at = Timestamp::from_second(second).ok().map(Time))
     };
     assert_eq!(
-        told(&three(), &ends(1_800_000_000)),
+        names(&three(), &ends(1_800_000_000)),
         [""; 0],
         "the first one, or an operator that did not tell it"
     );
-    assert_eq!(told(&ends(1_800_000_000), &ends(1_900_000_000)), ["CertificateRenewed"]);
+    assert_eq!(names(&ends(1_800_000_000), &ends(1_900_000_000)), ["CertificateRenewed"]);
 }
 
 #[test]
-fn a_name_that_is_taken_is_told_once_and_again_when_another_one_is() {
+fn taken_name_is_reported_again_only_when_another_one_is_taken() {
     let taken = |message: &str| {
         changed(|status| {
             status.conditions.push(Condition {
@@ -234,21 +239,21 @@ fn a_name_that_is_taken_is_told_once_and_again_when_another_one_is() {
             });
         })
     };
-    assert_eq!(told(&three(), &taken("Service demo")), ["NameTaken"]);
-    assert_eq!(told(&taken("Service demo"), &taken("Service demo")), [""; 0]);
-    assert_eq!(told(&taken("Service demo"), &taken("Secret demo-ca")), ["NameTaken"]);
-    assert_eq!(told(&taken("Secret demo-ca"), &three()), [""; 0]);
+    assert_eq!(names(&three(), &taken("Service demo")), ["NameTaken"]);
+    assert_eq!(names(&taken("Service demo"), &taken("Service demo")), [""; 0]);
+    assert_eq!(names(&taken("Service demo"), &taken("Secret demo-ca")), ["NameTaken"]);
+    assert_eq!(names(&taken("Secret demo-ca"), &three()), [""; 0]);
 }
 
 #[test]
-fn no_pass_tells_more_than_its_bound() {
+fn changes_are_bounded_when_everything_changes() {
     let crowd = changed(|status| status.members.extend((3..40).map(|ordinal| member(ordinal, "Learner"))));
-    assert_eq!(told(&three(), &crowd).len(), MOST);
+    assert_eq!(names(&three(), &crowd).len(), MOST);
 }
 
 /// The page is for people who write alerts on reasons; each is there once, with its type.
 #[test]
-fn the_reference_of_events_names_each_reason() {
+fn reference_of_events_has_each_reason() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/events.md");
     let page = std::fs::read_to_string(path).unwrap();
     let mut listed: Vec<&str> =

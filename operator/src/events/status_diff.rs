@@ -1,14 +1,14 @@
-//! What happened to the members since the pass before: who came, went, failed and returned, who leads, whether a majority
-//! answers, snapshots, settings and certificates. It is the difference of two statuses and of nothing else, so an operator
-//! that begins tells nothing old, and what is told once is not told again. Pure.
+//! Changes of the members since the reconcile before: joined, left, failed and recovered ones, the leader, the quorum,
+//! snapshots, settings and certificates. It is the difference of two statuses and of nothing else, so an operator that
+//! starts reports nothing old, and nothing is reported twice. Pure.
 
 use helios_crds::{ConditionStatus, ConditionType, HeliosClusterStatus, MemberStatus, Reason};
 use kube::runtime::events::EventType;
 
-/// Told of one pass at most: seven members, and two things of each.
+/// Changes of one reconcile at most: seven members, and two of each.
 const MOST: usize = 16;
 
-/// What there is to tell; its name is the event's reason.
+/// Kind of a change; its name is the event's reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Notice {
     MemberJoined,
@@ -67,35 +67,35 @@ impl Notice {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Noticed {
+pub struct Change {
     pub notice: Notice,
-    /// Whom it is about.
+    /// Member that it is about; `None`: the cluster.
     pub pod: Option<String>,
     pub note: String,
 }
 
-impl Noticed {
-    fn of(notice: Notice, pod: &str, note: impl Into<String>) -> Self {
+impl Change {
+    fn of_member(notice: Notice, pod: &str, note: impl Into<String>) -> Self {
         Self { notice, pod: Some(pod.to_owned()), note: note.into() }
     }
 
-    fn of_all(notice: Notice, note: impl Into<String>) -> Self {
+    fn of_cluster(notice: Notice, note: impl Into<String>) -> Self {
         Self { notice, pod: None, note: note.into() }
     }
 }
 
-/// What `new` tells that `old`, the status before it, did not.
-pub fn noticed(old: &HeliosClusterStatus, new: &HeliosClusterStatus) -> Vec<Noticed> {
+/// Changes from `old`, the status before this reconcile, to `new`.
+pub fn status_diff(old: &HeliosClusterStatus, new: &HeliosClusterStatus) -> Vec<Change> {
     let mut all = Vec::new();
-    // Of members that may be merely out of reach nothing is told but that.
+    // Members that may be merely unreachable are reported as nothing else.
     if majority(new) != Majority::Unknown {
-        all.extend(comings_and_goings(old, new));
+        all.extend(joined_and_left(old, new));
         all.extend(failures(old, new));
     }
     all.extend(quorum(old, new));
     all.extend(leadership(old, new));
-    all.extend(in_both(old, new).filter_map(|(before, now)| snapshot_on_its_way(before, now)));
-    all.extend(in_both(old, new).filter_map(|(before, now)| snapshot_of_its_own(before, now)));
+    all.extend(in_both(old, new).filter_map(|(before, now)| received_snapshot(before, now)));
+    all.extend(in_both(old, new).filter_map(|(before, now)| own_snapshot(before, now)));
     all.extend(in_both(old, new).filter_map(|(before, now)| settings(before, now)));
     all.extend(certificate(old, new));
     all.extend(name_taken(old, new));
@@ -103,7 +103,7 @@ pub fn noticed(old: &HeliosClusterStatus, new: &HeliosClusterStatus) -> Vec<Noti
     all
 }
 
-/// The same member in both, and a member.
+/// Members that are in both statuses.
 fn in_both<'a>(
     old: &'a HeliosClusterStatus,
     new: &'a HeliosClusterStatus,
@@ -116,7 +116,7 @@ fn find<'a>(status: &'a HeliosClusterStatus, member: &MemberStatus) -> Option<&'
     status.members.iter().find(same).filter(|found| found.member_id != 0)
 }
 
-fn comings_and_goings(old: &HeliosClusterStatus, new: &HeliosClusterStatus) -> Vec<Noticed> {
+fn joined_and_left(old: &HeliosClusterStatus, new: &HeliosClusterStatus) -> Vec<Change> {
     let members = |status: &HeliosClusterStatus| {
         status.members.iter().filter(|member| member.member_id != 0).cloned().collect::<Vec<_>>()
     };
@@ -124,16 +124,16 @@ fn comings_and_goings(old: &HeliosClusterStatus, new: &HeliosClusterStatus) -> V
     let size = format!("{} members in all", now.len());
     let left = before.iter().filter(|member| find(new, member).is_none()).map(|member| {
         let note = format!("member {} is no member any more; {size}", member.member_id);
-        Noticed::of(Notice::MemberLeft, &member.name, note)
+        Change::of_member(Notice::MemberLeft, &member.name, note)
     });
     let came = now.iter().filter_map(|member| match find(old, member) {
         None => {
             let role = if member.role == "Learner" { "learner" } else { "voter" };
             let note = format!("joined as {role}, member {}; {size}", member.member_id);
-            Some(Noticed::of(Notice::MemberJoined, &member.name, note))
+            Some(Change::of_member(Notice::MemberJoined, &member.name, note))
         }
         Some(before) if before.role == "Learner" && is_voter(member) => {
-            Some(Noticed::of(Notice::MemberPromoted, &member.name, format!("votes now; {size}")))
+            Some(Change::of_member(Notice::MemberPromoted, &member.name, format!("votes now; {size}")))
         }
         Some(_) => None,
     });
@@ -144,9 +144,9 @@ fn is_voter(member: &MemberStatus) -> bool {
     matches!(member.role.as_str(), "Leader" | "Follower" | "Candidate")
 }
 
-/// But for the member that the operator itself restarts, and for those that only wait for a leader. Who was out of reach
-/// had not failed, as far as anybody knows.
-fn failures(old: &HeliosClusterStatus, new: &HeliosClusterStatus) -> Vec<Noticed> {
+/// Members that failed or recovered, except the one that the operator restarts and those that only wait for a leader. A
+/// member that was unreachable is not known to have failed.
+fn failures(old: &HeliosClusterStatus, new: &HeliosClusterStatus) -> Vec<Change> {
     if hibernates(new) || hibernates(old) {
         return Vec::new();
     }
@@ -155,32 +155,33 @@ fn failures(old: &HeliosClusterStatus, new: &HeliosClusterStatus) -> Vec<Noticed
         [of(old), of(new)].iter().flatten().any(|target| target == name)
     };
     let was_in_reach = majority(old) != Majority::Unknown;
-    let told = in_both(old, new).filter(|(_, now)| !intended(&now.name)).filter_map(|(before, now)| {
-        match (was_in_reach && has_failed(before, old), has_failed(now, new)) {
-            (false, true) if now.role == "Unknown" => {
-                Some(Noticed::of(Notice::MemberFailed, &now.name, "does not answer any more"))
+    let changes =
+        in_both(old, new).filter(|(_, now)| !intended(&now.name)).filter_map(|(before, now)| {
+            match (was_in_reach && has_failed(before, old), has_failed(now, new)) {
+                (false, true) if now.role == "Unknown" => {
+                    Some(Change::of_member(Notice::MemberFailed, &now.name, "does not answer any more"))
+                }
+                (false, true) => {
+                    Some(Change::of_member(Notice::MemberFailed, &now.name, "serves nobody: it is not ready"))
+                }
+                (true, false) => {
+                    Some(Change::of_member(Notice::MemberRecovered, &now.name, "answers again and serves"))
+                }
+                _ => None,
             }
-            (false, true) => {
-                Some(Noticed::of(Notice::MemberFailed, &now.name, "serves nobody: it is not ready"))
-            }
-            (true, false) => {
-                Some(Noticed::of(Notice::MemberRecovered, &now.name, "answers again and serves"))
-            }
-            _ => None,
-        }
-    });
-    told.collect()
+        });
+    changes.collect()
 }
 
 fn has_failed(member: &MemberStatus, status: &HeliosClusterStatus) -> bool {
     member.role == "Unknown" || (!member.ready && status.leader.is_some())
 }
 
-/// Whether the voters that are needed answer.
+/// Knowledge of a quorum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Majority {
     Answers,
-    /// Or there was none yet, or it sleeps.
+    /// Also before bootstrap and in hibernation.
     Absent,
     Unknown,
 }
@@ -201,7 +202,7 @@ fn hibernates(status: &HeliosClusterStatus) -> bool {
         || status.phase.as_ref().is_some_and(|phase| *phase == Reason::Hibernating)
 }
 
-fn quorum(old: &HeliosClusterStatus, new: &HeliosClusterStatus) -> Option<Noticed> {
+fn quorum(old: &HeliosClusterStatus, new: &HeliosClusterStatus) -> Option<Change> {
     let message = new.condition(ConditionType::Available).map_or("", |found| found.message.as_str());
     let leader = new.leader.as_ref().map_or_else(String::new, |leader| {
         format!("; {leader} leads in term {}", new.term.unwrap_or_default())
@@ -212,10 +213,10 @@ fn quorum(old: &HeliosClusterStatus, new: &HeliosClusterStatus) -> Option<Notice
         (Majority::Answers, Majority::Unknown) => Notice::QuorumUnknown,
         _ => return None,
     };
-    Some(Noticed::of_all(notice, format!("{message}{leader}")))
+    Some(Change::of_cluster(notice, format!("{message}{leader}")))
 }
 
-fn leadership(old: &HeliosClusterStatus, new: &HeliosClusterStatus) -> Option<Noticed> {
+fn leadership(old: &HeliosClusterStatus, new: &HeliosClusterStatus) -> Option<Change> {
     let term = new.term.unwrap_or_default();
     let (notice, leader, note) = match (&old.leader, &new.leader) {
         (Some(before), Some(now)) if before != now => {
@@ -245,43 +246,43 @@ fn leadership(old: &HeliosClusterStatus, new: &HeliosClusterStatus) -> Option<No
         }
         _ => return None,
     };
-    Some(Noticed::of(notice, leader, note))
+    Some(Change::of_member(notice, leader, note))
 }
 
-fn snapshot_on_its_way(before: &MemberStatus, now: &MemberStatus) -> Option<Noticed> {
+fn received_snapshot(before: &MemberStatus, now: &MemberStatus) -> Option<Change> {
     match (before.receives_snapshot, now.receives_snapshot) {
         (false, true) => {
             let note = "the leader sends it a snapshot, since the log that it lacks is gone";
-            Some(Noticed::of(Notice::SnapshotStarted, &now.name, note))
+            Some(Change::of_member(Notice::SnapshotStarted, &now.name, note))
         }
-        (true, false) if now.match_index > before.match_index => Some(Noticed::of(
+        (true, false) if now.match_index > before.match_index => Some(Change::of_member(
             Notice::SnapshotDone,
             &now.name,
             "has received the snapshot and goes on from there",
         )),
         (true, false) => {
             let note = "the snapshot on its way to it has not arrived; the leader sends another";
-            Some(Noticed::of(Notice::SnapshotFailed, &now.name, note))
+            Some(Change::of_member(Notice::SnapshotFailed, &now.name, note))
         }
         _ => None,
     }
 }
 
-fn snapshot_of_its_own(before: &MemberStatus, now: &MemberStatus) -> Option<Noticed> {
+fn own_snapshot(before: &MemberStatus, now: &MemberStatus) -> Option<Change> {
     let count = now.snapshot_failures;
     (count > before.snapshot_failures).then(|| {
         let note = format!(
             "could not write a snapshot, {count} times since it started; its log says why, and is kept"
         );
-        Noticed::of(Notice::SnapshotFailed, &now.name, note)
+        Change::of_member(Notice::SnapshotFailed, &now.name, note)
     })
 }
 
-/// By a process that went on: one that starts has read its configuration, of course.
-fn settings(before: &MemberStatus, now: &MemberStatus) -> Option<Noticed> {
+/// Reload by a process that kept running: one that starts reads its configuration anyway.
+fn settings(before: &MemberStatus, now: &MemberStatus) -> Option<Change> {
     let (old, new) = (before.config.as_ref()?, now.config.as_ref()?);
     (old != new && before.incarnation == now.incarnation).then(|| {
-        Noticed::of(
+        Change::of_member(
             Notice::ConfigReloaded,
             &now.name,
             format!("runs with changed settings, without a restart ({new})"),
@@ -289,22 +290,22 @@ fn settings(before: &MemberStatus, now: &MemberStatus) -> Option<Noticed> {
     })
 }
 
-fn certificate(old: &HeliosClusterStatus, new: &HeliosClusterStatus) -> Option<Noticed> {
+fn certificate(old: &HeliosClusterStatus, new: &HeliosClusterStatus) -> Option<Change> {
     let (before, now) = (old.certificate_expires_at.as_ref()?, new.certificate_expires_at.as_ref()?);
     (before != now).then(|| {
         let note = format!("the members' certificate was replaced; the new one ends at {}", now.0);
-        Noticed::of_all(Notice::CertificateRenewed, note)
+        Change::of_cluster(Notice::CertificateRenewed, note)
     })
 }
 
-/// Each time that other objects are in the way.
-fn name_taken(old: &HeliosClusterStatus, new: &HeliosClusterStatus) -> Option<Noticed> {
+/// Reported each time that the set of foreign objects changes.
+fn name_taken(old: &HeliosClusterStatus, new: &HeliosClusterStatus) -> Option<Change> {
     let taken = |status: &HeliosClusterStatus| {
         let degraded = status.condition(ConditionType::Degraded)?;
         (degraded.reason == Reason::NameTaken).then(|| degraded.message.clone())
     };
     let now = taken(new)?;
-    (taken(old).as_ref() != Some(&now)).then(|| Noticed::of_all(Notice::NameTaken, now))
+    (taken(old).as_ref() != Some(&now)).then(|| Change::of_cluster(Notice::NameTaken, now))
 }
 
 #[cfg(test)]
