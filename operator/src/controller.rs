@@ -1,5 +1,5 @@
-//! The loop that asks for passes: when something of a cluster changes, when a pass wants another one, and
-//! some time after one that failed.
+//! The loop that requests reconciles: when a watch reports a change of a cluster, when a reconcile requeues, and
+//! after the backoff of one that failed.
 
 use std::future::ready;
 use std::sync::Arc;
@@ -15,21 +15,21 @@ use tokio_util::sync::CancellationToken;
 use crate::backoff::Backoff;
 use crate::error::Error;
 use crate::events;
+use crate::idle_cache::IdleCache;
 use crate::lease::Fence;
 use crate::metrics::Metrics;
 use crate::names::Key;
 use crate::observe::Hosts;
 use crate::pace::Pace;
-use crate::pass::{Pass, Settled};
-use crate::quiet::Quiet;
+use crate::reconcile::{Reconciler, Settled};
 use crate::validate::Defaults;
 use crate::watches::{self, Watched};
 
-/// Passes at the same time, each over another cluster.
+/// Reconciles at the same time, each of another cluster.
 const CONCURRENCY: u16 = 16;
-/// A pass that takes longer is ended: what it has seen is old by then, and its place is another cluster's.
+/// A reconcile that takes longer is cancelled: its observation is old by then, and other clusters wait for its place.
 const DEADLINE: Duration = Duration::from_secs(30);
-/// Several events about one change make one pass.
+/// Several events about one change make one reconcile.
 const DEBOUNCE: Duration = Duration::from_millis(100);
 
 pub struct Context {
@@ -41,22 +41,22 @@ pub struct Context {
     pub hosts: Hosts,
 }
 
-/// What the passes of one controller share.
+/// State that the reconciles of one controller share.
 struct Worker {
     context: Arc<Context>,
-    quiet: Arc<Quiet<Settled>>,
+    idle_cache: Arc<IdleCache<Settled>>,
     backoff: Backoff,
     pace: Pace,
 }
 
 /// Reconciles the clusters of `namespace`, of all namespaces when `None`, until `stop`; returns when the
-/// passes that had begun by then have ended.
+/// reconciles that had begun by then have ended.
 pub async fn run(context: Arc<Context>, namespace: Option<String>, stop: CancellationToken) {
-    let quiet = Arc::new(Quiet::default());
+    let idle_cache = Arc::new(IdleCache::default());
     let (reader, clusters) = watches::clusters(&context.client, namespace.as_deref());
-    let changes = watches::changes(&context.client, namespace.as_deref(), &quiet);
+    let changes = watches::changes(&context.client, namespace.as_deref(), &idle_cache);
     let hosts = context.hosts.changes();
-    let worker = Arc::new(Worker { context, quiet, backoff: Backoff::default(), pace: Pace::default() });
+    let worker = Arc::new(Worker { context, idle_cache, backoff: Backoff::default(), pace: Pace::default() });
     Controller::for_stream(clusters, reader)
         .with_config(ControllerConfig::default().concurrency(CONCURRENCY).debounce(DEBOUNCE))
         .reconcile_on(changes)
@@ -68,26 +68,26 @@ pub async fn run(context: Arc<Context>, namespace: Option<String>, stop: Cancell
             worker.clone(),
         )
         .for_each(|result| {
-            worker.note(result);
+            worker.handle_result(result);
             ready(())
         })
         .await;
 }
 
 async fn reconcile(watched: Arc<Watched>, worker: Arc<Worker>) -> Result<Action, Error> {
-    let Worker { context, quiet, backoff, pace } = &*worker;
+    let Worker { context, idle_cache, backoff, pace } = &*worker;
     let cluster = key(&watched);
     let began = Instant::now();
-    let pass = async {
+    let reconcile = async {
         match &watched.0 {
-            Ok(cached) => Pass { context, quiet, pace, key: &cluster }.run(cached).await,
+            Ok(cached) => Reconciler { context, idle_cache, pace, key: &cluster }.run(cached).await,
             Err(unreadable) => {
                 leave_alone(context, &watched, &unreadable.error).await;
                 Ok(("unreadable", Action::await_change()))
             }
         }
     };
-    let result = tokio::time::timeout(DEADLINE, pass).await.unwrap_or(Err(Error::Overdue(DEADLINE)));
+    let result = tokio::time::timeout(DEADLINE, reconcile).await.unwrap_or(Err(Error::Overdue(DEADLINE)));
     let name = result.as_ref().map_or_else(Error::reason, |(name, _)| name);
     context.metrics.pass(name, began.elapsed());
     match result {
@@ -96,13 +96,13 @@ async fn reconcile(watched: Arc<Watched>, worker: Arc<Worker>) -> Result<Action,
             Ok(action)
         }
         Err(error) => {
-            tracing::warn!(cluster = cluster.name, namespace = cluster.namespace, %error, "pass failed; trying again");
+            tracing::warn!(cluster = cluster.name, namespace = cluster.namespace, %error, "reconcile failed; trying again");
             Err(error)
         }
     }
 }
 
-/// For a HeliosCluster of a version that this operator does not know: its members go on without it.
+/// Reports a HeliosCluster of a version that this operator does not know; its members run without an operator.
 async fn leave_alone(context: &Context, watched: &Watched, why: &str) {
     let (name, namespace) = (watched.name_any(), watched.namespace());
     tracing::error!(cluster = name, namespace, why, "cannot read the HeliosCluster; leaving it alone");
@@ -113,21 +113,21 @@ async fn leave_alone(context: &Context, watched: &Watched, why: &str) {
 }
 
 impl Worker {
-    fn note<T>(&self, result: Result<T, LoopError<Error, watcher::Error>>) {
+    fn handle_result<T>(&self, result: Result<T, LoopError<Error, watcher::Error>>) {
         match result {
-            // Failed passes were told of by `reconcile`.
+            // `reconcile` has logged its failures.
             Ok(_) | Err(LoopError::ReconcilerFailed(..)) => {}
             Err(LoopError::ObjectNotFound(gone)) => {
                 self.forget(&Key { namespace: gone.namespace.unwrap_or_default(), name: gone.name });
             }
-            Err(error) => tracing::warn!(%error, "a watch failed and is begun again"),
+            Err(error) => tracing::warn!(%error, "a watch failed and is started again"),
         }
     }
 
     fn forget(&self, cluster: &Key) {
         self.backoff.forget(cluster);
         self.pace.forget(cluster);
-        self.quiet.touch(cluster);
+        self.idle_cache.invalidate(cluster);
         self.context.metrics.clusters.forget(cluster);
     }
 }

@@ -1,4 +1,4 @@
-//! What stops a pass: a call to the API server or to a member that failed.
+//! The error of a reconcile: a request to the API server or to a member that failed.
 
 use std::time::Duration;
 
@@ -6,20 +6,24 @@ use helios_proto::v1::ErrorCode;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("cannot {doing} {what}: {source}")]
+    /// A step of the reconcile failed.
+    #[error("cannot {step}: {source}")]
+    Step { step: &'static str, source: Box<Self> },
+
+    #[error("cannot {action} {what}: {source}")]
     Kubernetes {
-        doing: &'static str,
+        action: &'static str,
         what: String,
         #[source]
         source: Box<kube::Error>,
     },
 
     /// The member answered and refused.
-    #[error("{member} refused to {doing}: {message}")]
-    Refused { member: String, doing: &'static str, code: ErrorCode, message: String },
+    #[error("{member} refused to {action}: {message}")]
+    Refused { member: String, action: &'static str, code: ErrorCode, message: String },
 
-    #[error("cannot reach {member} to {doing}: {message}")]
-    Unreachable { member: String, doing: &'static str, message: String },
+    #[error("cannot reach {member} to {action}: {message}")]
+    Unreachable { member: String, action: &'static str, message: String },
 
     #[error("the pass did not end within {} s; the API server or a member is slow", .0.as_secs())]
     Overdue(Duration),
@@ -36,13 +40,19 @@ pub enum Error {
 
 impl Error {
     /// For `map_err`: names the call that failed.
-    pub fn kube(doing: &'static str, what: impl Into<String>) -> impl FnOnce(kube::Error) -> Self {
-        move |source| Self::Kubernetes { doing, what: what.into(), source: Box::new(source) }
+    pub fn kube(action: &'static str, what: impl Into<String>) -> impl FnOnce(kube::Error) -> Self {
+        move |source| Self::Kubernetes { action, what: what.into(), source: Box::new(source) }
+    }
+
+    /// For `map_err`: names the step of the reconcile that failed.
+    pub fn during(step: &'static str) -> impl FnOnce(Self) -> Self {
+        move |source| Self::Step { step, source: Box::new(source) }
     }
 
     /// Label value for the error counter; a closed set.
     pub fn reason(&self) -> &'static str {
         match self {
+            Self::Step { source, .. } => source.reason(),
             Self::Kubernetes { .. } => "kubernetes",
             Self::Refused { .. } => "refused",
             Self::Unreachable { .. } => "unreachable",

@@ -1,7 +1,8 @@
-//! Takes the one step of a plan. Every step may be repeated, and names what it is about by member
-//! id, disk or UID, so that a step planned from an old view fails instead of hitting another target.
+//! Executes the one step of a plan. Every step may be repeated, and names its target by member id, disk or UID, so that a
+//! step planned from an old observation fails instead of hitting another target.
 
 mod quarantine;
+mod secrets;
 
 use std::time::Duration;
 
@@ -21,78 +22,90 @@ use tonic::transport::Channel;
 use crate::apply::is_gone;
 use crate::error::Error;
 use crate::names::{self, CLIENT_PORT, PEER_PORT};
-use crate::observe::{Snapshot, host_of, members};
+use crate::observe::{Observed, Snapshot, host_of, members};
 use crate::plan::Step;
+use crate::security::Problem;
 use crate::validate::ValidatedCluster;
 
 /// A membership change waits for the commit of one log entry.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
-/// The node writes its mark to the disk and answers before it restarts; within the deadline of a pass.
+/// The node writes its mark to the disk and answers before it restarts; within the deadline of a reconcile.
 const FORCE_NEW_TIMEOUT: Duration = Duration::from_secs(20);
 
 #[derive(Debug, PartialEq, Eq)]
 pub enum Outcome {
     Done,
-    /// Nothing is wrong; the step is taken again later.
+    /// Nothing is wrong; the step is executed again later.
     NotYet(String),
+    /// The API server rejects the write of a Secret until a user acts.
+    Refused(Problem),
 }
 
-/// Takes `step`; members refuse it if they have seen a `fencing_token` above this one.
-///
-/// # Errors
-/// When the step was refused for a reason that will not pass by itself, or the target is not reached.
-pub async fn execute(
-    client: &Client,
-    cluster: &ValidatedCluster,
-    seen: &Snapshot,
-    tls: Option<&ClientTls>,
-    fencing_token: u64,
-    step: &Step,
-) -> Result<Outcome, Error> {
-    let kubernetes = Kubernetes { client, cluster };
-    let members = Members { cluster, seen, tls, fencing_token };
-    match step {
-        Step::Initialize { ordinal, cluster_id, disk_id } => {
-            members.initialize(*ordinal, cluster_id, disk_id).await
-        }
-        Step::AddLearner { leader, ordinal, disk_id, membership } => {
-            members.add_learner(*leader, *ordinal, disk_id, *membership).await
-        }
-        Step::Promote { leader, id, max_lag, membership } => {
-            members.promote(*leader, *id, *max_lag, *membership).await
-        }
-        Step::Remove { leader, id, membership } => members.remove(*leader, *id, *membership).await,
-        Step::Transfer { leader, target_id, timeout } => {
-            members.transfer(*leader, *target_id, *timeout).await
-        }
-        Step::Evict { ordinal, uid } => kubernetes.evict(*ordinal, uid).await,
-        Step::DeletePod { ordinal, uid } => kubernetes.delete_pod(*ordinal, uid).await,
-        Step::DeleteVolume { ordinal, uid } => kubernetes.delete_volume(*ordinal, uid).await,
-        Step::GrowVolume { ordinal, uid, size } => kubernetes.grow_volume(*ordinal, uid, size).await,
-        Step::ForceDeletePod { ordinal, uid } => {
-            let host = seen.pods.get(ordinal).and_then(|pod| pod.host.as_deref());
-            kubernetes.force_delete_pod(*ordinal, uid, host).await
-        }
-        Step::Recycle { ordinal, volume_uid, pod_uid, keep } => {
-            if let Some(reason) = keep {
-                quarantine::keep(client, cluster, *ordinal, volume_uid, reason, seen.now).await?;
+/// Executes steps of a plan that was made from `observed`. Members refuse a step if they have seen a higher fencing token.
+pub struct Executor<'a> {
+    pub client: &'a Client,
+    pub cluster: &'a ValidatedCluster,
+    pub observed: &'a Observed,
+    pub fencing_token: u64,
+}
+
+impl Executor<'_> {
+    /// Executes `step`.
+    ///
+    /// # Errors
+    /// When a retry alone does not help, or the target is unreachable.
+    pub async fn execute(&self, step: &Step) -> Result<Outcome, Error> {
+        let Self { client, cluster, observed, fencing_token } = self;
+        let (seen, fencing_token) = (&observed.snapshot, *fencing_token);
+        let kubernetes = Kubernetes { client, cluster };
+        let members = Members { cluster, seen, tls: observed.tls.as_ref(), fencing_token };
+        match step {
+            Step::Secret(step) => {
+                let refused = secrets::write(client, cluster, seen, &observed.secrets, *step).await?;
+                Ok(refused.map_or(Outcome::Done, Outcome::Refused))
             }
-            // In this order: the volume stays until its pod is gone, and the pod that follows gets a new one.
-            kubernetes.delete_volume(*ordinal, volume_uid).await?;
-            match pod_uid {
-                Some(uid) => kubernetes.delete_pod(*ordinal, uid).await,
-                None => Ok(Outcome::Done),
+            Step::Initialize { ordinal, cluster_id, disk_id } => {
+                members.initialize(*ordinal, cluster_id, disk_id).await
             }
-        }
-        Step::ForceNew { ordinal, cluster_id, disk_id, last_term, last_index } => {
-            let request = ForceNewRequest {
-                cluster_id: cluster_id.clone(),
-                expected_disk_id: disk_id.clone(),
-                expected_term: *last_term,
-                expected_last_index: *last_index,
-                fencing_token,
-            };
-            members.force_new(*ordinal, request).await
+            Step::AddLearner { leader, ordinal, disk_id, membership } => {
+                members.add_learner(*leader, *ordinal, disk_id, *membership).await
+            }
+            Step::Promote { leader, id, max_lag, membership } => {
+                members.promote(*leader, *id, *max_lag, *membership).await
+            }
+            Step::Remove { leader, id, membership } => members.remove(*leader, *id, *membership).await,
+            Step::Transfer { leader, target_id, timeout } => {
+                members.transfer(*leader, *target_id, *timeout).await
+            }
+            Step::Evict { ordinal, uid } => kubernetes.evict(*ordinal, uid).await,
+            Step::DeletePod { ordinal, uid } => kubernetes.delete_pod(*ordinal, uid).await,
+            Step::DeleteVolume { ordinal, uid } => kubernetes.delete_volume(*ordinal, uid).await,
+            Step::GrowVolume { ordinal, uid, size } => kubernetes.grow_volume(*ordinal, uid, size).await,
+            Step::ForceDeletePod { ordinal, uid } => {
+                let host = seen.pods.get(ordinal).and_then(|pod| pod.host.as_deref());
+                kubernetes.force_delete_pod(*ordinal, uid, host).await
+            }
+            Step::Recycle { ordinal, volume_uid, pod_uid, keep } => {
+                if let Some(reason) = keep {
+                    quarantine::keep(client, cluster, *ordinal, volume_uid, reason, seen.now).await?;
+                }
+                // In this order: the volume stays until its pod is gone, and the pod that follows gets a new one.
+                kubernetes.delete_volume(*ordinal, volume_uid).await?;
+                match pod_uid {
+                    Some(uid) => kubernetes.delete_pod(*ordinal, uid).await,
+                    None => Ok(Outcome::Done),
+                }
+            }
+            Step::ForceNew { ordinal, cluster_id, disk_id, last_term, last_index } => {
+                let request = ForceNewRequest {
+                    cluster_id: cluster_id.clone(),
+                    expected_disk_id: disk_id.clone(),
+                    expected_term: *last_term,
+                    expected_last_index: *last_index,
+                    fencing_token,
+                };
+                members.force_new(*ordinal, request).await
+            }
         }
     }
 }
@@ -113,7 +126,7 @@ impl Members<'_> {
             fencing_token: self.fencing_token,
         };
         let answer = node.client.initialize(request).await;
-        node.judge(answer)
+        node.outcome(answer)
     }
 
     async fn add_learner(
@@ -135,7 +148,7 @@ impl Members<'_> {
             fencing_token: self.fencing_token,
         };
         let answer = node.client.add_learner(request).await;
-        node.judge(answer)
+        node.outcome(answer)
     }
 
     async fn promote(&self, leader: u32, id: u64, max_lag: u64, membership: u64) -> Result<Outcome, Error> {
@@ -147,7 +160,7 @@ impl Members<'_> {
             fencing_token: self.fencing_token,
         };
         let answer = node.client.promote(request).await;
-        node.judge(answer)
+        node.outcome(answer)
     }
 
     async fn remove(&self, leader: u32, id: u64, membership: u64) -> Result<Outcome, Error> {
@@ -155,7 +168,7 @@ impl Members<'_> {
         let request =
             RemoveRequest { id, expected_membership_index: membership, fencing_token: self.fencing_token };
         let answer = node.client.remove(request).await;
-        node.judge(answer)
+        node.outcome(answer)
     }
 
     async fn transfer(&self, leader: u32, target_id: u64, timeout: Duration) -> Result<Outcome, Error> {
@@ -163,27 +176,27 @@ impl Members<'_> {
         let timeout_ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
         let request = TransferRequest { target_id, timeout_ms, fencing_token: self.fencing_token };
         let answer = node.client.transfer_leadership(request).await;
-        node.judge(answer)
+        node.outcome(answer)
     }
 
     async fn force_new(&self, ordinal: u32, request: ForceNewRequest) -> Result<Outcome, Error> {
-        let mut node = self.connect(ordinal, "go on alone", FORCE_NEW_TIMEOUT).await?;
+        let mut node = self.connect(ordinal, "become the only member", FORCE_NEW_TIMEOUT).await?;
         let answer = node.client.force_new(request).await;
-        node.judge(answer)
+        node.outcome(answer)
     }
 
     async fn connect(
         &self,
         ordinal: u32,
-        doing: &'static str,
+        action: &'static str,
         timeout: Duration,
     ) -> Result<MemberClient, Error> {
         let Self { cluster, seen, .. } = self;
         let member = names::pod(&cluster.name, ordinal);
         let place = members::place(&cluster.name, &cluster.namespace, ordinal, seen.pods.get(&ordinal));
         match members::connect(&place, self.tls, timeout).await {
-            Ok(client) => Ok(MemberClient { client, name: member, doing }),
-            Err(message) => Err(Error::Unreachable { member, doing, message }),
+            Ok(client) => Ok(MemberClient { client, name: member, action }),
+            Err(message) => Err(Error::Unreachable { member, action, message }),
         }
     }
 }
@@ -191,20 +204,20 @@ impl Members<'_> {
 struct MemberClient {
     client: ClusterClient<Channel>,
     name: String,
-    doing: &'static str,
+    action: &'static str,
 }
 
 impl MemberClient {
-    fn judge<T>(&self, answer: Result<tonic::Response<T>, tonic::Status>) -> Result<Outcome, Error> {
+    fn outcome<T>(&self, answer: Result<tonic::Response<T>, tonic::Status>) -> Result<Outcome, Error> {
         let Err(status) = answer else { return Ok(Outcome::Done) };
         let detail = detail_of(&status);
-        let (member, doing, message) = (self.name.clone(), self.doing, detail.message.clone());
+        let (member, action, message) = (self.name.clone(), self.action, detail.message.clone());
         match detail.code() {
             ErrorCode::PeerUnreachable | ErrorCode::DeadlineExceeded => {
-                Err(Error::Unreachable { member, doing, message })
+                Err(Error::Unreachable { member, action, message })
             }
             code if code.is_retryable() => Ok(Outcome::NotYet(message)),
-            code => Err(Error::Refused { member, doing, code, message }),
+            code => Err(Error::Refused { member, action, code, message }),
         }
     }
 }
@@ -230,17 +243,16 @@ impl Kubernetes<'_> {
             Err(kube::Error::Api(status)) if status.code == 429 => {
                 Ok(Outcome::NotYet(format!("the disruption budget holds {name}: {}", status.message)))
             }
-            answer => settle(answer.map(drop), "evict pod", name),
+            answer => outcome_of(answer.map(drop), "evict pod", name),
         }
     }
 
     async fn delete_pod(&self, ordinal: u32, uid: &str) -> Result<Outcome, Error> {
         let name = names::pod(&self.cluster.name, ordinal);
-        settle(self.pods().delete(&name, &only(uid)).await.map(drop), "delete pod", name)
+        outcome_of(self.pods().delete(&name, &only(uid)).await.map(drop), "delete pod", name)
     }
 
-    /// Asks for `host` itself: the watch that the plan was made from may not have told yet that it is there
-    /// again, and a pod that still runs there would share its name and volume with the next one.
+    /// Reads `host` again: the watch that the plan was made from may not have reported yet that it is back, and a pod that still runs there would share its name and volume with the next one.
     async fn force_delete_pod(&self, ordinal: u32, uid: &str, host: Option<&str>) -> Result<Outcome, Error> {
         let name = names::pod(&self.cluster.name, ordinal);
         if let Some(host) = host {
@@ -251,12 +263,12 @@ impl Kubernetes<'_> {
             }
         }
         let now = DeleteParams { grace_period_seconds: Some(0), ..only(uid) };
-        settle(self.pods().delete(&name, &now).await.map(drop), "force the deletion of pod", name)
+        outcome_of(self.pods().delete(&name, &now).await.map(drop), "force the deletion of pod", name)
     }
 
     async fn delete_volume(&self, ordinal: u32, uid: &str) -> Result<Outcome, Error> {
         let name = names::volume(&self.cluster.name, ordinal);
-        settle(self.volumes().delete(&name, &only(uid)).await.map(drop), "delete volume", name)
+        outcome_of(self.volumes().delete(&name, &only(uid)).await.map(drop), "delete volume", name)
     }
 
     async fn grow_volume(&self, ordinal: u32, uid: &str, size: &str) -> Result<Outcome, Error> {
@@ -267,7 +279,7 @@ impl Kubernetes<'_> {
             "spec": {"resources": {"requests": {"storage": size}}},
         });
         let answer = self.volumes().patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await;
-        settle(answer.map(drop), "grow volume", name)
+        outcome_of(answer.map(drop), "grow volume", name)
     }
 }
 
@@ -278,12 +290,12 @@ fn only(uid: &str) -> DeleteParams {
     }
 }
 
-/// Gone already is done; replaced by another since it was seen is looked at anew.
-fn settle(answer: Result<(), kube::Error>, doing: &'static str, what: String) -> Result<Outcome, Error> {
+/// A target that is gone already is done; one that was replaced since the observation is observed again.
+fn outcome_of(answer: Result<(), kube::Error>, action: &'static str, what: String) -> Result<Outcome, Error> {
     match answer {
         Ok(()) => Ok(Outcome::Done),
         Err(error) if is_gone(&error) => Ok(Outcome::Done),
         Err(kube::Error::Api(status)) if status.code == 409 => Ok(Outcome::NotYet(status.message.clone())),
-        Err(error) => Err(Error::kube(doing, what)(error)),
+        Err(error) => Err(Error::kube(action, what)(error)),
     }
 }

@@ -151,7 +151,7 @@ impl Holder {
             Ok(answer) => answer,
             Err(_) => Err(Error::Unreachable {
                 member: "the API server".to_owned(),
-                doing: "work on the lease",
+                action: "work on the lease",
                 message: format!("no answer within {} s", REQUEST_TIMEOUT.as_secs()),
             }),
         }

@@ -1,8 +1,7 @@
-//! The operator of HeliosDB: it observes a cluster, decides one step, applies objects, takes the
-//! step and reports.
+//! The operator of HeliosDB: it observes a cluster, plans one step, applies objects, executes the step and reports.
 //!
-//! `validate`, `ownership`, `plan`, `build` and `report` are pure: they see values and return values. Effects
-//! live in `observe`, `apply`, `execute`, `locks::keep`, `pass` and `controller` alone.
+//! `validate`, `ownership`, `security`, `plan`, `build`, `report` and `events` are pure: they take values and return
+//! values. Effects are in `observe`, `apply`, `execute`, `reconcile` and `controller` alone.
 
 pub mod apply;
 pub mod backoff;
@@ -13,16 +12,16 @@ pub mod error;
 pub mod events;
 pub mod execute;
 pub mod http;
+pub mod idle_cache;
 pub mod lease;
-pub mod locks;
 pub mod metrics;
 pub mod names;
 pub mod observe;
 pub mod ownership;
 pub mod pace;
-pub mod pass;
 pub mod plan;
-pub mod quiet;
+pub mod reconcile;
 pub mod report;
+pub mod security;
 pub mod validate;
 pub mod watches;

@@ -7,8 +7,8 @@ use std::fmt;
 use helios_crds::{CLUSTER_LABEL, CLUSTER_UID_LABEL, Reason};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
-use crate::locks::Trouble;
 use crate::names;
+use crate::security::Problem;
 
 /// Named in a message; of more, their number.
 const MOST_NAMED: usize = 3;
@@ -94,7 +94,7 @@ impl Taken {
 
 /// What the status says about `taken`; nothing when all names are free or ours. `runs`: the StatefulSet is there and
 /// ours. Before that nothing is created at all; afterwards only what is essential holds everything else.
-pub fn trouble(taken: &[Taken], us: &OwnerReference, runs: bool) -> Option<Trouble> {
+pub fn problem(taken: &[Taken], us: &OwnerReference, runs: bool) -> Option<Problem> {
     if taken.is_empty() {
         return None;
     }
@@ -115,8 +115,8 @@ pub fn trouble(taken: &[Taken], us: &OwnerReference, runs: bool) -> Option<Troub
         )
     };
     Some(match blocks {
-        true => Trouble::blocking(Reason::NameTaken, message),
-        false => Trouble::warning(Reason::NameTaken, message),
+        true => Problem::blocking(Reason::NameTaken, message),
+        false => Problem::warning(Reason::NameTaken, message),
     })
 }
 
@@ -199,8 +199,8 @@ mod tests {
     #[test]
     fn nothing_is_created_beside_a_stranger_but_a_running_cluster_goes_on_without_a_service() {
         let stranger = |kind: &str, name: &str| [taken(kind, name, Owner::Other(None))];
-        let blocks = |taken: &[Taken], runs| trouble(taken, &us(), runs).unwrap().blocks;
-        assert_eq!(trouble(&[], &us(), false), None);
+        let blocks = |taken: &[Taken], runs| problem(taken, &us(), runs).unwrap().blocks;
+        assert_eq!(problem(&[], &us(), false), None);
         for (kind, name) in [("Service", "demo"), ("PodDisruptionBudget", "demo"), ("NetworkPolicy", "demo")]
         {
             assert!(blocks(&stranger(kind, name), false), "{kind} {name}");
@@ -220,14 +220,14 @@ mod tests {
     #[test]
     fn the_message_names_the_objects_and_what_to_do() {
         let one = [taken("Service", "demo", Owner::Other(Some("Deployment app".to_owned())))];
-        let message = trouble(&one, &us(), false).unwrap().message;
+        let message = problem(&one, &us(), false).unwrap().message;
         for words in ["Service demo (of Deployment app)", "another name", "heliosdb.io/cluster-uid=1"] {
             assert!(message.contains(words), "{message}");
         }
         let many: Vec<_> = (0..9).map(|n| taken("Secret", &format!("s{n}"), Owner::Other(None))).collect();
-        let message = trouble(&many, &us(), false).unwrap().message;
+        let message = problem(&many, &us(), false).unwrap().message;
         assert!(message.contains("Secret s2, 6 more") && !message.contains("s3"), "{message}");
         let left = [taken("StatefulSet", "demo", Owner::Predecessor)];
-        assert!(trouble(&left, &us(), false).unwrap().message.starts_with("waiting until Kubernetes"));
+        assert!(problem(&left, &us(), false).unwrap().message.starts_with("waiting until Kubernetes"));
     }
 }

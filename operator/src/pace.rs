@@ -14,6 +14,9 @@ const DETAILS: Allowance = Allowance { burst: 4, every: Duration::from_secs(15) 
 /// More than seven members need to come to life, or to be restarted one after the other.
 const DECISIONS: Allowance = Allowance { burst: 64, every: Duration::from_secs(8) };
 
+/// Writes of Secrets: a new cluster needs three, a replaced authority two or three at a time.
+const SECRETS: Allowance = Allowance { burst: 8, every: Duration::from_secs(15) };
+
 struct Allowance {
     /// Writes that may follow each other without waiting.
     burst: u32,
@@ -28,6 +31,7 @@ pub struct Pace(Mutex<HashMap<Key, Used>>);
 struct Used {
     details: Option<Instant>,
     decisions: Option<Instant>,
+    secrets: Option<Instant>,
 }
 
 impl Pace {
@@ -40,6 +44,12 @@ impl Pace {
             News::Detail => DETAILS.take(&mut used.details, now),
             News::Decision => DECISIONS.take(&mut used.decisions, now),
         }
+    }
+
+    /// A Secret may be written `now`; it counts as written. Whatever changes Secrets against the operator must not become
+    /// a loop of writes.
+    pub fn may_write_secret(&self, cluster: &Key, now: Instant) -> bool {
+        SECRETS.take(&mut self.all().entry(cluster.clone()).or_default().secrets, now)
     }
 
     /// The cluster is gone.

@@ -39,7 +39,7 @@ pub fn report(
     status.term = view.leader.map(|leader| signed(leader.status.term));
     status.version = members::oldest_version(&members).or(status.version);
     status.members = members;
-    status.certificate_expires_at = seen.locks.expires.map(Time).or(status.certificate_expires_at);
+    status.certificate_expires_at = seen.security.expires.map(Time).or(status.certificate_expires_at);
     status.operation = plan.operation.as_ref().map(|operation| OperationStatus {
         kind: operation.kind.name().to_owned(),
         target: operation.target.clone(),

@@ -6,9 +6,13 @@
 
 use std::time::Duration;
 
-use helios_crds::{HeliosCluster, HeliosClusterSpec, RaftPreset, RaftSpec};
+use helios_crds::{HeliosCluster, HeliosClusterSpec, RaftPreset, RaftSpec, Reason, TlsMode};
+use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
+
+use crate::build;
+use crate::security::Problem;
 
 /// A spec that cannot be acted upon, in a sentence that says what to write.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -37,9 +41,11 @@ pub struct ValidatedCluster {
     pub rollout: RolloutSettings,
     pub repair: RepairSettings,
     pub operator_namespace: String,
-    /// So the spec says, whatever becomes of it for a cluster that began without a password.
+    /// The spec as written has no password, whichever is in force.
     pub declines_password: bool,
-    /// Fields that are copied into objects as they are.
+    /// Why the spec in force is not the one as written.
+    pub problem: Option<Problem>,
+    /// The spec in force; its other fields are copied into objects as they are.
     pub spec: HeliosClusterSpec,
 }
 
@@ -79,12 +85,17 @@ impl ValidatedCluster {
     }
 }
 
-/// Checks `cluster` and applies defaults.
+/// Checks `cluster`, whose StatefulSet is `live`, and applies defaults.
 ///
 /// # Errors
 /// [`Invalid`] with what to write instead.
-pub fn validate(cluster: &HeliosCluster, defaults: &Defaults) -> Result<ValidatedCluster, Invalid> {
-    let spec = &cluster.spec;
+pub fn validate(
+    cluster: &HeliosCluster,
+    live: Option<&StatefulSet>,
+    defaults: &Defaults,
+) -> Result<ValidatedCluster, Invalid> {
+    let (spec, problem) = spec_in_force(cluster, live);
+    let spec = &spec;
     let owner = cluster
         .controller_owner_ref(&())
         .ok_or_else(|| Invalid("metadata.uid is missing; apply the object to an API server".to_owned()))?;
@@ -120,9 +131,51 @@ pub fn validate(cluster: &HeliosCluster, defaults: &Defaults) -> Result<Validate
             without_quarantine: spec.repair.without_quarantine,
         },
         operator_namespace: defaults.operator_namespace.clone(),
-        declines_password: !spec.auth.enabled,
+        declines_password: !cluster.spec.auth.enabled,
+        problem,
         spec: spec.clone(),
     })
+}
+
+/// The spec of `cluster` as far as it applies. A cluster that was created before there was TLS, or before there were
+/// passwords, stays without: members with TLS and without would reject each other while they are restarted one at a
+/// time, and an upgrade of the operator must not lock out clients that know no password.
+pub fn spec_in_force(
+    cluster: &HeliosCluster,
+    live: Option<&StatefulSet>,
+) -> (HeliosClusterSpec, Option<Problem>) {
+    let mut spec = cluster.spec.clone();
+    let Some(live) = live else { return (spec, None) };
+    let problem = match (without_tls(&mut spec, live), without_password(&mut spec, live, &cluster.name_any()))
+    {
+        (Some(tls), Some(password)) => {
+            Some(Problem::warning(tls.reason, format!("{}. And {}", tls.message, password.message)))
+        }
+        (tls, password) => tls.or(password),
+    };
+    (spec, problem)
+}
+
+fn without_tls(spec: &mut HeliosClusterSpec, live: &StatefulSet) -> Option<Problem> {
+    if spec.tls.mode == TlsMode::Off || build::has_certificate(live) {
+        return None;
+    }
+    (spec.tls.mode, spec.tls.clients) = (TlsMode::Off, false);
+    let message = "TLS is off because this cluster was created without it; to enable it, delete the HeliosCluster while \
+                   spec.storage.retain is true and apply it again, which stops it for a moment and keeps the data";
+    Some(Problem::warning(Reason::NotEncrypted, message))
+}
+
+/// An explicit `auth.enabled: false` is recorded on the StatefulSet; a cluster with neither predates authentication.
+fn without_password(spec: &mut HeliosClusterSpec, live: &StatefulSet, name: &str) -> Option<Problem> {
+    if !spec.auth.enabled || build::has_password(live) || build::has_declined_password(live) {
+        return None;
+    }
+    spec.auth.enabled = false;
+    let message = "authentication is off because this cluster was created without it, and every client is let in; write \
+                   spec.auth.enabled: false, which changes nothing but this message, and true once the clients know \
+                   the password: the members then restart one at a time and make Secret NAME-auth";
+    Some(Problem::warning(Reason::NoPassword, message.replace("NAME", name)))
 }
 
 fn replicas(spec: &HeliosClusterSpec) -> Result<u32, Invalid> {

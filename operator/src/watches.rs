@@ -18,8 +18,8 @@ use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 
+use crate::idle_cache::IdleCache;
 use crate::names::Key;
-use crate::quiet::Quiet;
 
 /// A HeliosCluster, or why it cannot be read: one of another version must not end the watch of all others.
 pub type Watched = DeserializeGuard<HeliosCluster>;
@@ -111,14 +111,14 @@ fn key<K: Resource<DynamicType = ()>>(cluster: &K) -> Key {
     Key { namespace: cluster.namespace().unwrap_or_default(), name: cluster.name_any() }
 }
 
-/// The cluster of each object that changes or goes. `quiet` is told first, so that the pass that follows
+/// The cluster of each object that changes or goes. `idle_cache` is invalidated first, so that the reconcile that follows
 /// reads it.
 pub fn changes<T: Send + Sync + 'static>(
     client: &Client,
     namespace: Option<&str>,
-    quiet: &Arc<Quiet<T>>,
+    idle_cache: &Arc<IdleCache<T>>,
 ) -> impl Stream<Item = ObjectRef<Watched>> + Send + 'static {
-    let quiet = quiet.clone();
+    let idle_cache = idle_cache.clone();
     let objects = [
         watch::<StatefulSet>(client, namespace),
         watch::<Pod>(client, namespace),
@@ -133,10 +133,10 @@ pub fn changes<T: Send + Sync + 'static>(
     stream::select_all(objects).flat_map(move |change| {
         let touched = match change {
             Change::Of(cluster) => {
-                quiet.touch(&cluster);
+                idle_cache.invalidate(&cluster);
                 vec![cluster]
             }
-            Change::Unknown => quiet.touch_all(),
+            Change::Unknown => idle_cache.invalidate_all(),
         };
         stream::iter(touched.into_iter().map(|key| ObjectRef::new(&key.name).within(&key.namespace)))
     })

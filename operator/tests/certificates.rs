@@ -1,12 +1,12 @@
-//! The life of a cluster's certificates by a made-up clock, with real keys: what members hold is never refused by
-//! another member, however late each of them takes a changed Secret up, and whatever is lost on the way.
+//! A cluster's certificates over years of a simulated clock, with real keys: no member rejects the certificate of another
+//! one, however late each of them uses a changed Secret, and whatever is lost meanwhile.
 #![allow(clippy::unwrap_used)]
 
-use helios_operator::locks::certificates::{
-    Act, Data, Existing, SPREAD, Write, admin_of, carry_out, plan_certificates,
-};
-use helios_operator::locks::check::{self, Names, fits, validity};
-use helios_operator::locks::keys;
+use helios_operator::plan::CertificateStep::{self, *};
+use helios_operator::plan::{SPREAD, next_certificate_step};
+use helios_operator::security::certificates::{Data, Existing, Write, admin_of, contents_after};
+use helios_operator::security::check::{self, Names, fits, validity};
+use helios_operator::security::keys;
 use helios_proto::tls::ClientTls;
 use helios_proto::tls::issue::Pair;
 use jiff::{SignedDuration, Timestamp};
@@ -18,7 +18,7 @@ fn names() -> Names {
     Names { cluster: "demo".to_owned(), namespace: "team".to_owned(), replicas: 3, for_clients: false }
 }
 
-/// The two Secrets, and what members may hold of the second.
+/// The two Secrets, and the certificates that members may hold.
 #[derive(Clone)]
 struct World {
     now: Timestamp,
@@ -26,10 +26,10 @@ struct World {
     leaf: Option<Data>,
     written_at: Option<Timestamp>,
     fulfilled: Option<String>,
-    wish: Option<String>,
-    /// Each certificate with whom its members trust, and until when some member may hold it.
+    request: Option<String>,
+    /// Each certificate with the authorities of its bundle, and until when some member may hold it.
     held: Vec<(Pair, String, Option<Timestamp>)>,
-    acts: Vec<Act>,
+    steps: Vec<CertificateStep>,
 }
 
 impl World {
@@ -40,9 +40,9 @@ impl World {
             leaf: None,
             written_at: None,
             fulfilled: None,
-            wish: None,
+            request: None,
             held: Vec::new(),
-            acts: Vec::new(),
+            steps: Vec::new(),
         }
     }
 
@@ -50,7 +50,7 @@ impl World {
         let mut world = Self::new();
         world.settle();
         world.after(DAY);
-        world.acts.clear();
+        world.steps.clear();
         world
     }
 
@@ -59,17 +59,16 @@ impl World {
         Existing::read(self.authority.as_ref(), self.leaf.as_ref(), written, &names(), self.now)
     }
 
-    /// One act of the operator, which may die after it.
-    fn act(&mut self) -> Act {
+    /// One step of the operator, which may crash after it.
+    fn step(&mut self) -> Option<CertificateStep> {
         let existing = self.read();
-        let act = plan_certificates(&existing, self.wish.as_deref(), self.now);
-        match carry_out(act, &existing, &names(), self.now).unwrap() {
-            None => return act,
-            Some(Write::Authority(data)) => self.authority = Some(data),
-            Some(Write::Leaf(data)) => self.take_up(data),
+        let step = next_certificate_step(&existing, self.request.as_deref(), self.now)?;
+        match contents_after(step, &existing, &names(), self.now).unwrap() {
+            Write::Authority(data) => self.authority = Some(data),
+            Write::Leaf(data) => self.take_up(data),
         }
-        self.acts.push(act);
-        act
+        self.steps.push(step);
+        Some(step)
     }
 
     fn take_up(&mut self, data: Data) {
@@ -78,7 +77,7 @@ impl World {
         }
         let pair = Pair { certificate: data["tls.crt"].clone(), key: data["tls.key"].clone() };
         self.held.push((pair, data["ca.crt"].clone(), None));
-        (self.leaf, self.written_at, self.fulfilled) = (Some(data), Some(self.now), self.wish.clone());
+        (self.leaf, self.written_at, self.fulfilled) = (Some(data), Some(self.now), self.request.clone());
     }
 
     #[track_caller]
@@ -87,7 +86,7 @@ impl World {
         for (shown, ..) in &self.held {
             for (_, trusted, _) in &self.held {
                 fits(shown, trusted, &names(), self.now)
-                    .unwrap_or_else(|why| panic!("{why}: {:?}", self.acts));
+                    .unwrap_or_else(|why| panic!("{why}: {:?}", self.steps));
             }
         }
     }
@@ -101,15 +100,15 @@ impl World {
     #[track_caller]
     fn settle(&mut self) {
         for _ in 0..10 {
-            if self.act() == Act::Keep {
+            if self.step().is_none() {
                 return;
             }
             self.members_trust_each_other();
         }
-        panic!("no end: {:?}", self.acts);
+        panic!("no end: {:?}", self.steps);
     }
 
-    /// Days with passes every few minutes, as long as something is under way.
+    /// Days with reconciles every few minutes, as long as something is under way.
     #[track_caller]
     fn live(&mut self, days: i32) {
         for _ in 0..days {
@@ -122,8 +121,8 @@ impl World {
         }
     }
 
-    fn count(&self, act: Act) -> usize {
-        self.acts.iter().filter(|it| **it == act).count()
+    fn count(&self, step: CertificateStep) -> usize {
+        self.steps.iter().filter(|it| **it == step).count()
     }
 
     fn leaf_pem(&self) -> String {
@@ -136,10 +135,10 @@ impl World {
 }
 
 #[test]
-fn a_new_cluster_has_an_authority_and_a_certificate_that_fits() {
+fn new_cluster_has_an_authority_and_a_certificate_that_fits() {
     let mut world = World::new();
     world.settle();
-    assert_eq!(world.acts, [Act::BeginAuthority, Act::IssueLeaf]);
+    assert_eq!(world.steps, [CreateAuthority, IssueCertificates]);
     let life = validity(&world.leaf_pem()).unwrap();
     let days = life.not_after.duration_since(world.now).as_hours() / 24;
     assert_eq!(days, 90);
@@ -154,7 +153,7 @@ fn a_new_cluster_has_an_authority_and_a_certificate_that_fits() {
 }
 
 #[test]
-fn for_twenty_five_years_no_member_refuses_another() {
+fn members_trust_each_other_for_twenty_five_years() {
     let mut world = World::new();
     for _ in 0..25 * 365 / 5 {
         world.live(1);
@@ -162,24 +161,24 @@ fn for_twenty_five_years_no_member_refuses_another() {
         let life = validity(&world.leaf_pem()).unwrap();
         assert!(life.not_after.duration_since(world.now) > DAY * 20, "renewed too late");
     }
-    let (issued, rolled) = (world.count(Act::IssueLeaf), world.count(Act::SwitchAuthority));
+    let (issued, rolled) = (world.count(IssueCertificates), world.count(SwitchAuthority));
     assert!((120..170).contains(&issued), "{issued} certificates: two thirds of 90 days each");
-    assert_eq!((rolled, world.count(Act::ForgetOld), world.count(Act::BeginAuthority)), (3, 3, 1));
+    assert_eq!((rolled, world.count(RemoveOldAuthority), world.count(CreateAuthority)), (3, 3, 1));
     assert_eq!(world.trusted(), 1);
 }
 
 #[test]
-fn a_deleted_certificate_is_issued_anew_by_the_same_authority() {
+fn certificate_is_issued_by_the_same_authority_when_it_was_deleted() {
     let mut world = World::settled();
     let (before, authority) = (world.leaf_pem(), world.authority.clone());
     (world.leaf, world.written_at) = (None, None);
     world.settle();
-    assert_eq!(world.acts, [Act::IssueLeaf]);
+    assert_eq!(world.steps, [IssueCertificates]);
     assert!(world.leaf_pem() != before && world.authority == authority);
 }
 
 #[test]
-fn whoever_manages_the_cluster_has_a_certificate_that_is_no_members() {
+fn admin_has_a_certificate_that_no_member_can_use() {
     let mut world = World::settled();
     let leaf = world.leaf.clone().unwrap();
     let (admin, bundle) = (admin_of(&leaf).unwrap(), &leaf["ca.crt"]);
@@ -189,24 +188,24 @@ fn whoever_manages_the_cluster_has_a_certificate_that_is_no_members() {
         "of another authority"
     );
     assert!(fits(&admin, bundle, &names(), world.now).is_err(), "it would do for a member");
-    // A Secret of an operator that knew of none gets it, with a new certificate of the members.
+    // A Secret of an earlier operator gets it, with a new certificate of the members.
     world.leaf.as_mut().unwrap().retain(|name, _| !name.starts_with("admin."));
     world.settle();
-    assert_eq!(world.acts, [Act::IssueLeaf]);
+    assert_eq!(world.steps, [IssueCertificates]);
     assert!(admin_of(world.leaf.as_ref().unwrap()).is_some());
     world.members_trust_each_other();
 }
 
 #[test]
-fn a_wish_is_fulfilled_once() {
+fn renewal_request_issues_one_certificate() {
     let mut world = World::settled();
-    world.wish = Some("today".to_owned());
+    world.request = Some("today".to_owned());
     world.live(3);
-    assert_eq!(world.acts, [Act::IssueLeaf]);
+    assert_eq!(world.steps, [IssueCertificates]);
 }
 
 #[test]
-fn what_a_person_has_spoiled_is_made_again() {
+fn certificate_is_issued_when_a_user_has_damaged_the_secret() {
     for (key, text) in [("tls.crt", "x"), ("tls.key", "x"), ("ca.crt", "x")] {
         let mut world = World::settled();
         world.leaf.as_mut().unwrap().insert(key.to_owned(), text.to_owned());
@@ -219,7 +218,7 @@ fn what_a_person_has_spoiled_is_made_again() {
 /// An authority that is replaced because it is old, and one because its key was lost.
 fn replacements() -> [(&'static str, World); 2] {
     let mut old = World::settled();
-    while old.count(Act::TrustNext) == 0 {
+    while old.count(TrustNextAuthority) == 0 {
         old.after(DAY * 5);
         old.settle();
     }
@@ -229,70 +228,70 @@ fn replacements() -> [(&'static str, World); 2] {
 }
 
 #[test]
-fn a_lost_authority_is_replaced_while_the_old_one_is_trusted() {
+fn authority_is_replaced_while_the_old_one_is_trusted_when_its_key_was_lost() {
     let [_, (_, mut world)] = replacements();
     let before = world.leaf_pem();
     world.settle();
-    assert_eq!(world.acts, [Act::TrustNext, Act::DistributeTrust]);
+    assert_eq!(world.steps, [TrustNextAuthority, DistributeTrust]);
     assert_eq!(
         (world.leaf_pem(), world.trusted()),
         (before, 2),
         "the next one is not trusted everywhere yet"
     );
     world.live(1);
-    let rest = [Act::SwitchAuthority, Act::IssueLeaf, Act::ForgetOld, Act::DistributeTrust];
-    assert_eq!(world.acts[2..], rest);
+    let rest = [SwitchAuthority, IssueCertificates, RemoveOldAuthority, DistributeTrust];
+    assert_eq!(world.steps[2..], rest);
     assert_eq!(world.trusted(), 1);
 }
 
 #[test]
-fn wherever_the_operator_dies_in_a_replacement_another_ends_it() {
+fn replacement_of_an_authority_completes_when_the_operator_crashes_at_any_step() {
     for (what, begin) in replacements() {
-        for dies_after in 0..8 {
+        for crashes_after in 0..8 {
             for away in [SignedDuration::ZERO, SPREAD, DAY * 3] {
                 let mut world = begin.clone();
-                for _ in 0..dies_after {
-                    if world.act() == Act::Keep {
+                for _ in 0..crashes_after {
+                    if world.step().is_none() {
                         world.after(SPREAD);
                     }
                     world.members_trust_each_other();
                 }
                 world.after(away);
                 world.live(2);
-                assert_eq!((world.act(), world.trusted()), (Act::Keep, 1), "{what} {dies_after} {away:?}");
-                assert!(world.count(Act::SwitchAuthority) == 1, "{what} {dies_after}: {:?}", world.acts);
+                assert_eq!((world.step(), world.trusted()), (None, 1), "{what} {crashes_after} {away:?}");
+                assert!(world.count(SwitchAuthority) == 1, "{what} {crashes_after}: {:?}", world.steps);
             }
         }
     }
 }
 
 #[test]
-fn an_authority_lost_in_the_middle_of_its_replacement_costs_no_trust() {
+fn members_trust_each_other_when_the_authority_is_lost_during_its_replacement() {
     let [(_, begin), _] = replacements();
-    for acts in 0..8 {
+    for steps in 0..8 {
         let mut world = begin.clone();
-        for _ in 0..acts {
-            if world.act() == Act::Keep {
+        for _ in 0..steps {
+            if world.step().is_none() {
                 world.after(SPREAD);
             }
         }
         world.authority = None;
         world.live(3);
-        assert_eq!((world.act(), world.trusted()), (Act::Keep, 1), "after {acts}: {:?}", world.acts);
+        assert_eq!((world.step(), world.trusted()), (None, 1), "after {steps}: {:?}", world.steps);
     }
 }
 
 #[test]
-fn with_both_secrets_gone_there_is_nothing_to_be_careful_of() {
+fn authority_and_certificate_are_created_when_both_secrets_are_gone() {
     let mut world = World::settled();
     (world.authority, world.leaf, world.written_at) = (None, None, None);
     world.held.clear();
     world.settle();
-    assert_eq!(world.acts, [Act::BeginAuthority, Act::IssueLeaf]);
+    assert_eq!(world.steps, [CreateAuthority, IssueCertificates]);
 }
 
 #[test]
-fn clients_names_are_added_when_they_are_asked_for() {
+fn certificate_does_not_fit_when_client_names_are_requested_later() {
     let world = World::settled();
     let (pair, bundle, _) = world.held.last().unwrap();
     let with_clients = Names { for_clients: true, ..names() };
@@ -301,7 +300,7 @@ fn clients_names_are_added_when_they_are_asked_for() {
 }
 
 #[test]
-fn a_certificate_of_ones_own_is_told_what_it_lacks() {
+fn supplied_certificate_is_rejected_with_the_reason_when_it_does_not_fit() {
     let now = World::new().now;
     let (authority, life) = keys::authority(&names(), now).unwrap();
     let other = Names { cluster: "other".to_owned(), ..names() };
@@ -327,7 +326,7 @@ fn a_certificate_of_ones_own_is_told_what_it_lacks() {
     says(&good, "", now, "ca.crt");
 }
 
-/// What the operator keeps for each cluster at rest, beside what it has seen of it.
+/// Memory that the operator keeps for each idle cluster, beside its observation.
 #[test]
 #[ignore = "measures the process, so it runs alone"]
 fn figures_of_what_is_kept_of_a_certificate() {

@@ -19,7 +19,7 @@ fn validated(spec: serde_json::Value) -> ValidatedCluster {
         node_image: Some("heliosd:0.1.0".to_owned()),
         operator_namespace: "helios-system".to_owned(),
     };
-    validate(&cluster, &defaults).unwrap()
+    validate(&cluster, None, &defaults).unwrap()
 }
 
 fn objects(spec: serde_json::Value) -> Objects {

@@ -8,9 +8,9 @@ use serde::Serialize;
 
 use super::statefulset::{AUTH_DIR, TLS_DIR};
 use super::{BuildError, metadata};
-use crate::locks::certificates::{AUTHORITY, CERTIFICATE, KEY};
-use crate::locks::users::{TOKEN, USERS};
 use crate::names::{CLIENT_PORT, GATEWAY_PORT, GRPC_PORT, METRICS_PORT, PEER_PORT};
+use crate::security::certificates::{AUTHORITY, CERTIFICATE, KEY};
+use crate::security::users::{TOKEN, USERS};
 use crate::validate::ValidatedCluster;
 
 pub const CONFIG_FILE: &str = "heliosd.yaml";

@@ -19,9 +19,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::{CONFIG_FILE, CONFIG_HASH, Shape, metadata};
-use crate::locks::certificates::{AUTHORITY, CERTIFICATE, KEY};
-use crate::locks::users::{TOKEN, USERS};
 use crate::names::{self, CLIENT_PORT, CONTAINER, GATEWAY_PORT, GRPC_PORT, METRICS_PORT, PEER_PORT, VOLUME};
+use crate::security::certificates::{AUTHORITY, CERTIFICATE, KEY};
+use crate::security::users::{TOKEN, USERS};
 use crate::validate::ValidatedCluster;
 
 /// On the StatefulSet: the spec has said that clients need no password. One without it and without a password is of an

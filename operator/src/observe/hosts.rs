@@ -132,7 +132,7 @@ impl Book {
     }
 
     /// Brings `seen` up to date; answers whether that is news to passes that have nothing to do. Labels are none: which
-    /// hosts a volume can be used on matters only while its member is in trouble, and then passes follow each other.
+    /// hosts a volume can be used on matters only while its member is not ready, and then reconciles follow each other.
     fn show(&self, seen: &mut Option<Seen>) -> bool {
         let Some(homes) = &self.homes else { return false };
         let before = seen.as_ref().map(|seen| &seen.by_name).filter(|hosts| ***hosts == self.hosts);

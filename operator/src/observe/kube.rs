@@ -1,59 +1,123 @@
-//! Reads a cluster's objects.
+//! Reads everything of a cluster.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use helios_crds::{HeliosCluster, IN_SERVICE_LABEL, READS_LABEL, ROLE_LABEL};
+use helios_proto::tls::ClientTls;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{self, ContainerStatus, PersistentVolumeClaim, PodCondition};
 use kube::api::ListParams;
-use kube::{Api, Client, ResourceExt};
+use kube::{Api, Client, Resource, ResourceExt};
 
-use super::owned::taken_claims;
+use super::owned::{owned, taken_claims};
+use super::secrets::{self, Secrets};
 use super::volumes::{backings, requested, volume_of};
-use super::{Failure, Pod, Seen, Snapshot, Volume, Workload, members};
+use super::{Failure, Homes, Owned, Pod, Seen, Snapshot, Volume, Workload, members};
 use crate::build::CONFIG_HASH;
 use crate::error::Error;
-use crate::locks::Kept;
 use crate::names;
 use crate::ownership::{self, Taken};
+use crate::security::Security;
+use crate::validate::{ValidatedCluster, spec_in_force};
 
-/// A snapshot, and the claims of the members' names that are somebody else's.
-pub struct Live {
-    pub snapshot: Snapshot,
+/// Everything that a reconcile reads.
+#[derive(Debug)]
+pub struct Observed {
+    pub cluster: HeliosCluster,
+    pub owned: Owned,
+    pub secrets: Secrets,
+    /// The operator's identity at members; absent without TLS, and without a usable certificate.
+    pub tls: Option<ClientTls>,
+    pub homes: Option<Arc<Homes>>,
+    /// Foreign objects in the way; complete after [`Observed::add_problems`].
     pub taken: Vec<Taken>,
+    taken_secrets: Vec<Taken>,
+    /// The part that is planned from.
+    pub snapshot: Snapshot,
 }
 
-/// Reads the members of `cluster`, which must itself be freshly read; its StatefulSet, `kept` of its Secrets and the `hosts`
-/// are seen elsewhere.
+impl Observed {
+    /// Adds the problems that depend on the validated spec: the order decides which one is reported.
+    pub fn add_problems(&mut self, cluster: &ValidatedCluster) {
+        let runs = self.owned.stateful_set().is_some();
+        let mut taken = self.owned.taken(cluster);
+        let security = &mut self.snapshot.security;
+        if runs || taken.is_empty() {
+            taken.append(&mut self.taken_secrets);
+            security.problem = security.problem.take().or(cluster.problem.clone());
+        } else {
+            // Where nothing runs yet and nothing can be created, Secrets are not created either.
+            *security = Security::default();
+        }
+        taken.append(&mut self.taken);
+        self.taken = taken;
+        if let Some(problem) = ownership::problem(&self.taken, &cluster.owner, runs) {
+            security.add_problem(problem);
+        }
+    }
+}
+
+/// Reads the objects, Secrets and members of `cluster`, which must itself be freshly read.
 ///
 /// # Errors
-/// When the API server does not answer a read. A node that does not answer is merely absent.
-pub async fn look(
+/// When the API server does not answer a read. A member that does not answer is merely absent.
+pub async fn observe(
     client: &Client,
-    cluster: &HeliosCluster,
-    stateful_set: Option<&StatefulSet>,
-    kept: &Kept,
+    cluster: HeliosCluster,
     hosts: Option<Seen>,
     now: Timestamp,
-) -> Result<Live, Error> {
-    let name = cluster.name_any();
-    let namespace = cluster.namespace().ok_or(Error::Incomplete("namespace"))?;
-    let volumes = Api::<PersistentVolumeClaim>::namespaced(client.clone(), &namespace);
+) -> Result<Observed, Error> {
+    let (name, namespace) = (cluster.name_any(), cluster.namespace().ok_or(Error::Incomplete("namespace"))?);
+    let owner = cluster.controller_owner_ref(&()).ok_or(Error::Incomplete("uid"))?;
+    // Objects first: the StatefulSet says what the cluster was created with, and so which Secrets it needs.
+    let owned = owned(client, &namespace, &name, &owner).await?;
+    let (spec, _) = spec_in_force(&cluster, owned.stateful_set());
+    // Secrets before members, which are asked with the certificate in them.
+    let secrets::SecretsRead { secrets, security, tls, taken: taken_secrets } =
+        secrets::secrets(client, &cluster, &spec, &owner, now).await?;
     let pods = pods(client, &namespace, &name).await?;
-    let mine = ListParams::default().labels(&names::selector_text(&name));
-    let mut claims = volumes.list(&mine).await.map_err(Error::kube("list volumes of", &name))?.items;
-    claims.retain(|claim| ownership::of_another_workload(&claim.metadata, &name).is_none());
+    let nodes = members::statuses(&name, &namespace, &pods, tls.as_ref()).await;
+    let homes = hosts.as_ref().map(|hosts| hosts.homes.clone());
+    let (volumes, taken) = volumes(client, &cluster, &namespace, &pods, homes.as_deref()).await?;
+    let snapshot = Snapshot {
+        now,
+        created: cluster.creation_timestamp().map_or(now, |time| time.0),
+        generation: cluster.metadata.generation.unwrap_or_default(),
+        status: cluster.status.clone().unwrap_or_default(),
+        security,
+        workload: owned.stateful_set().map(workload_of),
+        volumes,
+        hosts: hosts.map(|hosts| hosts.by_name),
+        pods,
+        nodes,
+    };
+    Ok(Observed { cluster, owned, secrets, tls, homes, taken, taken_secrets, snapshot })
+}
 
-    let nodes = members::statuses(&name, &namespace, &pods, kept.tls.as_ref()).await;
-    let status = cluster.status.clone().unwrap_or_default();
-    let recovering = status.recovery.as_ref().is_some_and(|recovery| recovery.chosen.is_some());
-    let in_trouble = |ordinal: &u32| recovering || !pods.get(ordinal).is_some_and(|pod| pod.ready);
-    let doubtful = claims.iter().filter(|claim| volume_of(&name, claim).is_some_and(|(o, _)| in_trouble(&o)));
+/// The members' volumes, and claims of their names that are foreign.
+async fn volumes(
+    client: &Client,
+    cluster: &HeliosCluster,
+    namespace: &str,
+    pods: &BTreeMap<u32, Pod>,
+    homes: Option<&Homes>,
+) -> Result<(BTreeMap<u32, Volume>, Vec<Taken>), Error> {
+    let name = cluster.name_any();
+    let api = Api::<PersistentVolumeClaim>::namespaced(client.clone(), namespace);
+    let mine = ListParams::default().labels(&names::selector_text(&name));
+    let mut claims = api.list(&mine).await.map_err(Error::kube("list volumes of", &name))?.items;
+    claims.retain(|claim| ownership::of_another_workload(&claim.metadata, &name).is_none());
+    let recovery = cluster.status.as_ref().and_then(|status| status.recovery.as_ref());
+    let recovering = recovery.is_some_and(|recovery| recovery.chosen.is_some());
+    let is_doubtful = |ordinal: &u32| recovering || !pods.get(ordinal).is_some_and(|pod| pod.ready);
+    let doubtful =
+        claims.iter().filter(|claim| volume_of(&name, claim).is_some_and(|(o, _)| is_doubtful(&o)));
     let mut behind = if cluster.spec.hibernate {
         BTreeMap::new()
     } else {
-        backings(client, &name, doubtful.collect(), hosts.as_ref().map(|hosts| &*hosts.homes)).await?
+        backings(client, &name, doubtful.collect(), homes).await?
     };
     let found = claims.iter().filter_map(|claim| {
         let (ordinal, volume) = volume_of(&name, claim)?;
@@ -63,20 +127,8 @@ pub async fn look(
     let found: BTreeMap<u32, Volume> = found.collect();
     let wanted = 0..u32::try_from(cluster.spec.replicas).unwrap_or_default();
     let missing = wanted.filter(|ordinal| !found.contains_key(ordinal));
-    let taken = taken_claims(&volumes, &name, missing).await?;
-    let snapshot = Snapshot {
-        now,
-        created: cluster.creation_timestamp().map_or(now, |time| time.0),
-        generation: cluster.metadata.generation.unwrap_or_default(),
-        status,
-        locks: kept.locks.clone(),
-        workload: stateful_set.map(workload_of),
-        volumes: found,
-        hosts: hosts.map(|hosts| hosts.by_name),
-        pods,
-        nodes,
-    };
-    Ok(Live { snapshot, taken })
+    let taken = taken_claims(&api, &name, missing).await?;
+    Ok((found, taken))
 }
 
 /// The members' pods.
@@ -119,7 +171,7 @@ fn pod_of(pod: &v1::Pod) -> Pod {
         .and_then(|s| s.container_statuses.as_deref())
         .and_then(|all| all.iter().find(|c| c.name == names::CONTAINER));
     let state = container.and_then(|c| c.state.as_ref());
-    let trouble = state.and_then(|s| s.waiting.as_ref()).and_then(|w| w.reason.clone());
+    let problem = state.and_then(|s| s.waiting.as_ref()).and_then(|w| w.reason.clone());
     let ready = condition(status, "Ready");
     Pod {
         host: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
@@ -134,7 +186,7 @@ fn pod_of(pod: &v1::Pod) -> Pod {
         ready: ready.is_some_and(|ready| ready.status == "True"),
         running: state.is_some_and(|s| s.running.is_some()),
         terminating: pod.metadata.deletion_timestamp.is_some(),
-        trouble: trouble.filter(|reason| reason != "ContainerCreating").or_else(|| unschedulable(status)),
+        problem: problem.filter(|reason| reason != "ContainerCreating").or_else(|| unschedulable(status)),
         role_label: label(ROLE_LABEL),
         reads_label: label(READS_LABEL),
         in_service: label(IN_SERVICE_LABEL).is_none_or(|value| value == "true"),

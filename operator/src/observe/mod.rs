@@ -1,10 +1,11 @@
-//! One look at a cluster: the objects in Kubernetes and what each node says of itself.
+//! One observation of a cluster: its objects in Kubernetes, its Secrets, and the status of each member.
 
 mod affinity;
 mod hosts;
 mod kube;
 pub mod members;
 mod owned;
+pub mod secrets;
 mod volumes;
 
 use std::collections::BTreeMap;
@@ -13,23 +14,23 @@ use helios_crds::HeliosClusterStatus;
 use helios_proto::v1::StatusResponse;
 use jiff::Timestamp;
 
-use crate::locks::Locks;
+use crate::security::Security;
 
 pub use self::affinity::Homes;
 pub use self::hosts::{Host, Hosts, HostsByName, Seen, host_of};
-pub use self::kube::{Live, look, pods};
-pub use self::owned::{Owned, Slot, owned};
+pub use self::kube::{Observed, observe, pods};
+pub use self::owned::{Owned, Slot};
 pub use self::volumes::bound_to;
 
-/// What a plan is made from. Absence means "not seen", never "gone".
+/// The input of a plan. Absence means "not seen", never "gone".
 #[derive(Debug, Clone)]
 pub struct Snapshot {
     pub now: Timestamp,
     pub created: Timestamp,
     pub generation: i64,
-    /// Read from the API server in this pass, not from a cache: it holds latched decisions.
+    /// Read from the API server in this reconcile, not from a cache: it holds latched decisions.
     pub status: HeliosClusterStatus,
-    pub locks: Locks,
+    pub security: Security,
     pub workload: Option<Workload>,
     pub pods: BTreeMap<u32, Pod>,
     pub volumes: BTreeMap<u32, Volume>,
@@ -63,16 +64,15 @@ pub struct Pod {
     /// Kubernetes' node that it is bound to.
     pub host: Option<String>,
     pub failing: Option<Failure>,
-    /// Why the process does not run, e.g. `ImagePullBackOff`.
-    pub trouble: Option<String>,
+    /// Reason why the process does not run, e.g. `ImagePullBackOff`.
+    pub problem: Option<String>,
     pub role_label: Option<String>,
     pub reads_label: Option<String>,
     /// Not taken out of the client Services.
     pub in_service: bool,
 }
 
-/// Why the process has ended by itself again and again since it was last ready; neither its
-/// configuration nor want of memory.
+/// Reason why the process keeps exiting since it was last ready; neither its configuration nor lack of memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
     /// The process said so.

@@ -18,7 +18,7 @@ use crate::names;
 use crate::ownership::{self, Owner, Taken};
 use crate::validate::ValidatedCluster;
 
-/// What a name stands for.
+/// The object that has a name.
 #[derive(Debug)]
 pub enum Slot<K> {
     Free,
@@ -57,7 +57,7 @@ impl Owned {
         }
     }
 
-    /// What is somebody else's. A budget or policy that the spec does not want does not want its name either.
+    /// Foreign objects in the way of `cluster`. A budget or policy that the spec does not want needs no name either.
     pub fn taken(&self, cluster: &ValidatedCluster) -> Vec<Taken> {
         let Self {
             service_account,
@@ -87,12 +87,16 @@ impl Owned {
     }
 }
 
-/// Reads all of them at once.
+/// Reads all of them concurrently.
 ///
 /// # Errors
 /// When the API server does not answer one of the reads.
-pub async fn owned(client: &Client, cluster: &ValidatedCluster) -> Result<Owned, Error> {
-    let ValidatedCluster { name, namespace, owner, .. } = cluster;
+pub async fn owned(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    owner: &OwnerReference,
+) -> Result<Owned, Error> {
     let [any, leader, read] = names::client_services(name);
     let peers = names::peers_service(name);
     let (service_account, config_map, peers, any, leader, read, budget, network_policy, stateful_set) = try_join!(

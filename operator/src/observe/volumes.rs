@@ -1,4 +1,4 @@
-//! Claims, and for members in trouble the PersistentVolumes behind them.
+//! Claims, and for members that are not ready the PersistentVolumes behind them.
 
 use std::collections::BTreeMap;
 use std::time::Instant;

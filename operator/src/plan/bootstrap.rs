@@ -126,8 +126,8 @@ fn awaited(view: &View) -> String {
     let name = view.name(0);
     match view.seen.pods.get(&0) {
         None => format!("waiting for pod {name} to be created"),
-        Some(pod) => match &pod.trouble {
-            Some(trouble) => format!("waiting for {name}: {trouble}"),
+        Some(pod) => match &pod.problem {
+            Some(problem) => format!("waiting for {name}: {problem}"),
             None => format!("waiting for {name} to answer"),
         },
     }

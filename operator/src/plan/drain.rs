@@ -15,6 +15,6 @@ pub fn lead_away(view: &View) -> Option<Decision> {
             && ordinal < view.cluster.replicas
             && !(newer && view.is_outdated(ordinal))
     })?;
-    let doing = format!("moving leadership off {}, whose host is cordoned", view.name(leader.ordinal));
-    Some(Decision::act(Kind::MoveLeader, leader.ordinal, doing, view.transfer_to(heir)?))
+    let message = format!("moving leadership off {}, whose host is cordoned", view.name(leader.ordinal));
+    Some(Decision::act(Kind::MoveLeader, leader.ordinal, message, view.transfer_to(heir)?))
 }

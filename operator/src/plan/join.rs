@@ -21,9 +21,9 @@ pub fn finish_learner(view: &View) -> Option<Decision> {
         return Some(Decision::wait(Kind::AddMember, ordinal, format!("waiting for {name} to catch up")));
     }
     if !view.is_stable(Kind::AddMember, ordinal) {
-        let doing =
+        let message =
             format!("watching {name}, which has caught up, for {:?}", view.cluster.rollout.stable_for);
-        return Some(Decision::wait(Kind::AddMember, ordinal, doing).steadily());
+        return Some(Decision::wait(Kind::AddMember, ordinal, message).steadily());
     }
     if view.healthy_voters() + 1 < quorum(view.voter_count() + 1) {
         return Some(
@@ -45,20 +45,20 @@ pub fn recycle_removed(view: &View) -> Option<Decision> {
     let leader = view.leader.filter(|_| view.is_agreed())?;
     let (ordinal, _) = wanted_nodes(view).find(|(_, node)| was_removed(leader, node))?;
     let name = view.name(ordinal);
-    let doing =
+    let message =
         format!("giving {name} a blank volume: what is on its present one belongs to a removed member");
     let pod = view.seen.pods.get(&ordinal)?;
     let Some(volume) = view.seen.volumes.get(&ordinal).filter(|volume| !volume.terminating) else {
         return Some(Decision::act(
             Kind::AddMember,
             ordinal,
-            doing,
+            message,
             Step::DeletePod { ordinal, uid: pod.uid.clone() },
         ));
     };
     let pod_uid = Some(pod.uid.clone());
     let step = Step::Recycle { ordinal, volume_uid: volume.uid.clone(), pod_uid, keep: None };
-    Some(Decision::act(Kind::AddMember, ordinal, doing, step))
+    Some(Decision::act(Kind::AddMember, ordinal, message, step))
 }
 
 fn was_removed(leader: Leader, node: &StatusResponse) -> bool {
@@ -107,12 +107,12 @@ pub fn await_missing(view: &View) -> Option<Decision> {
     view.leader?;
     let ordinal = (0..view.cluster.replicas).find(|ordinal| view.member(*ordinal).is_none())?;
     let name = view.name(ordinal);
-    let why = view.seen.pods.get(&ordinal).and_then(|pod| pod.trouble.as_ref());
-    let doing = match why {
-        Some(trouble) => format!("waiting for {name}: {trouble}"),
+    let why = view.seen.pods.get(&ordinal).and_then(|pod| pod.problem.as_ref());
+    let message = match why {
+        Some(problem) => format!("waiting for {name}: {problem}"),
         None => format!("waiting for {name} to start"),
     };
-    Some(Decision::wait(Kind::AddMember, ordinal, doing))
+    Some(Decision::wait(Kind::AddMember, ordinal, message))
 }
 
 /// Nodes that answered, of pods that the spec asks for and that stay.

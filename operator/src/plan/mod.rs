@@ -4,13 +4,15 @@
 //! No plan may break these (each is asserted by the model in `tests/`):
 //! - **I1** a step that stops a healthy voter leaves a quorum of healthy ones; a cluster of one or
 //!   two voters, which has no such step, is restarted with an announced interruption.
-//! - **I2** at most one voter is out of service by our doing.
+//! - **I2** at most one voter is out of service by our message.
 //! - **I3** at most one membership change is under way.
 //! - **I4** what is deleted is named by UID, what is removed by member id; never by ordinal.
 //! - **I5** the leader is not stopped while another voter could lead.
 //! - **I6** a member's pod and volume go only after its removal is committed, and a majority knows that.
 //! - **I7** a node that does not answer is unknown, and unknown is never dead.
 //! - **I8** leadership is handed to members of the present template only.
+//! - **I9** a Secret is written alone: no member is changed on an observation that was made with another certificate, nor
+//!   while the members' certificate is missing.
 
 mod bootstrap;
 mod drain;
@@ -19,6 +21,7 @@ mod leave;
 mod recovery;
 mod replace;
 mod rollout;
+mod secrets;
 mod settings;
 mod view;
 mod volumes;
@@ -33,6 +36,7 @@ use crate::observe::Snapshot;
 use crate::validate::ValidatedCluster;
 
 pub use recovery::Loss;
+pub use secrets::{CertificateStep, SPREAD, SecretStep, next_certificate_step};
 pub use view::{Leader, View, quorum};
 
 const WHILE_WORKING: Duration = Duration::from_secs(1);
@@ -53,6 +57,7 @@ pub struct Plan {
 /// One effect. Repeating one that took effect changes nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
+    Secret(SecretStep),
     Initialize {
         ordinal: u32,
         cluster_id: String,
@@ -126,6 +131,7 @@ impl Step {
     /// Machine-readable name, for events and logs.
     pub fn name(&self) -> &'static str {
         match self {
+            Self::Secret(step) => step.name(),
             Self::Initialize { .. } => "Initialize",
             Self::AddLearner { .. } => "AddLearner",
             Self::Promote { .. } => "Promote",
@@ -324,6 +330,17 @@ impl Decision {
 /// The next step for `cluster` as `seen`.
 pub fn plan(cluster: &ValidatedCluster, seen: &Snapshot) -> Plan {
     let view = View::new(cluster, seen);
+    // Before all else: pods do not start without their Secrets, and members are asked with the certificate in them (I9).
+    if let Some(step) = secrets::next(&view) {
+        return Plan {
+            replicas: replicas(&view),
+            operation: None,
+            step: Some(Step::Secret(step)),
+            latch: None,
+            labels: Vec::new(),
+            requeue_after: WHILE_WORKING,
+        };
+    }
     let still = view.is_held() || cluster.spec.hibernate;
     let decision = match () {
         () if view.is_held() => None,

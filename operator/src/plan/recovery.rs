@@ -28,8 +28,8 @@ pub fn decide(view: &View) -> Option<Decision> {
     let status = view.seen.status.recovery.clone().unwrap_or_default();
     let wanted = &view.cluster.spec.recovery;
     if wanted.is_none() && status.done.is_some() {
-        let doing = "forgetting the recovery that was done, as spec.recovery is gone";
-        return Some(Decision::latch(Kind::Recovery, Latch::RecoveryForgotten, doing));
+        let message = "forgetting the recovery that was done, as spec.recovery is gone";
+        return Some(Decision::latch(Kind::Recovery, Latch::RecoveryForgotten, message));
     }
     let loss = Loss::of(view)?;
     let target = loss.survivors.first().map_or(0, |(ordinal, _)| *ordinal);
@@ -69,21 +69,21 @@ fn begin(view: &View, loss: &Loss, survivor: u32, node: &StatusResponse) -> Deci
         disk_id: node.disk_id.clone(),
         fenced_volumes: fenced.map(|(_, volume)| volume.uid.clone()).collect(),
     };
-    let doing = format!(
+    let message = format!(
         "going on from {} after {} of {} disks were lost",
         chosen.survivor,
         loss.lost.len(),
         loss.voters
     );
-    Decision::latch(Kind::Recovery, Latch::Recovering(chosen), doing)
+    Decision::latch(Kind::Recovery, Latch::Recovering(chosen), message)
 }
 
 /// The old majority is stopped and its volumes are away before the survivor goes on alone: from then
 /// on there is one cluster, whatever comes back.
 fn go_on(view: &View, chosen: &ChosenStatus) -> Decision {
     if view.leader.is_some() {
-        let doing = format!("{} leads again", view.cluster.name);
-        return Decision::latch(Kind::Recovery, Latch::Recovered(chosen.survivor.clone()), doing);
+        let message = format!("{} leads again", view.cluster.name);
+        return Decision::latch(Kind::Recovery, Latch::Recovered(chosen.survivor.clone()), message);
     }
     let mut volumes =
         view.seen.volumes.iter().filter(|(_, volume)| chosen.fenced_volumes.contains(&volume.uid));
@@ -96,8 +96,8 @@ fn go_on(view: &View, chosen: &ChosenStatus) -> Decision {
     match view.seen.nodes.get(&ordinal) {
         None => Decision::wait(Kind::Recovery, ordinal, format!("waiting for {} to answer", chosen.survivor)),
         Some(node) if node.disk_id != chosen.disk_id => {
-            let doing = format!("the disk of {} was lost, too; it cannot be the survivor", chosen.survivor);
-            Decision::latch(Kind::Recovery, Latch::RecoveryAbandoned, doing)
+            let message = format!("the disk of {} was lost, too; it cannot be the survivor", chosen.survivor);
+            Decision::latch(Kind::Recovery, Latch::RecoveryAbandoned, message)
         }
         Some(node) => {
             let step = Step::ForceNew {

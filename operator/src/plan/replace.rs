@@ -21,9 +21,9 @@ pub fn free_the_lost(view: &View) -> Option<Decision> {
         let host = pod.host.as_ref();
         host.is_some_and(|host| view.host_is_lost(host)) && !view.seen.nodes.contains_key(ordinal)
     })?;
-    let doing = format!("freeing {} from a host that is gone", view.name(*ordinal));
+    let message = format!("freeing {} from a host that is gone", view.name(*ordinal));
     let step = Step::ForceDeletePod { ordinal: *ordinal, uid: pod.uid.clone() };
-    Some(Decision::act(Kind::ReplaceMember, *ordinal, doing, step))
+    Some(Decision::act(Kind::ReplaceMember, *ordinal, message, step))
 }
 
 /// From the first sign to the volume set aside. Until the time is up nothing else is held.
@@ -35,8 +35,8 @@ pub fn replace_failed(view: &View) -> Option<Decision> {
         return Some(set_aside(view, ordinal, latched));
     }
     if !is_still_so(view, ordinal, latched) {
-        let doing = format!("{} is not to be replaced any more", latched.member);
-        return Some(Decision::latch(Kind::ReplaceMember, Latch::Replaced, doing));
+        let message = format!("{} is not to be replaced any more", latched.member);
+        return Some(Decision::latch(Kind::ReplaceMember, Latch::Replaced, message));
     }
     next(view, ordinal, latched).ok()
 }
@@ -74,8 +74,8 @@ fn notice(view: &View) -> Option<Decision> {
         reason: reason.to_owned(),
         since: Time(view.seen.now),
     });
-    let doing = format!("{} cannot come back by itself ({reason})", view.name(ordinal));
-    Some(Decision::latch(Kind::ReplaceMember, latch, doing))
+    let message = format!("{} cannot come back by itself ({reason})", view.name(ordinal));
+    Some(Decision::latch(Kind::ReplaceMember, latch, message))
 }
 
 /// Proof that the present disk will not be served again; silence is none (I7).
@@ -102,7 +102,7 @@ fn next(view: &View, ordinal: u32, latched: &ReplacementStatus) -> Result<Decisi
     }
     let pod = view.seen.pods.get(&ordinal);
     if latched.reason == CRASH_LOOP {
-        if pod.and_then(|pod| pod.trouble.as_deref()) != Some("CrashLoopBackOff") {
+        if pod.and_then(|pod| pod.problem.as_deref()) != Some("CrashLoopBackOff") {
             return Err(format!("watching {name}, which was started once more"));
         }
         // Otherwise it may be the template that fails, and a new disk would fail the same way.
@@ -117,8 +117,8 @@ fn next(view: &View, ordinal: u32, latched: &ReplacementStatus) -> Result<Decisi
         return Err(format!("holding the replacement of {name} until a quorum of the others is healthy"));
     }
     let step = Step::Remove { leader: leader.ordinal, id: member.id, membership: leader.membership_index() };
-    let doing = format!("removing {name}, which cannot come back ({})", latched.reason);
-    Ok(Decision::act(Kind::ReplaceMember, ordinal, doing, step))
+    let message = format!("removing {name}, which cannot come back ({})", latched.reason);
+    Ok(Decision::act(Kind::ReplaceMember, ordinal, message, step))
 }
 
 fn is_its_disk(view: &View, pod: &Pod) -> bool {
@@ -132,13 +132,13 @@ fn is_its_disk(view: &View, pod: &Pod) -> bool {
 /// The leader's membership lacks the disk's member, so its removal is committed (I6).
 fn set_aside(view: &View, ordinal: u32, latched: &ReplacementStatus) -> Decision {
     if !view.is_agreed() {
-        let doing =
+        let message =
             format!("waiting until a majority of the others knows that {} is removed", latched.member);
-        return Decision::wait(Kind::ReplaceMember, ordinal, doing);
+        return Decision::wait(Kind::ReplaceMember, ordinal, message);
     }
     recycle(view, Kind::ReplaceMember, ordinal, &latched.volume_uid, &latched.reason).unwrap_or_else(|| {
-        let doing = format!("{} was removed and its volume replaced; it can rejoin", latched.member);
-        Decision::latch(Kind::ReplaceMember, Latch::Replaced, doing)
+        let message = format!("{} was removed and its volume replaced; it can rejoin", latched.member);
+        Decision::latch(Kind::ReplaceMember, Latch::Replaced, message)
     })
 }
 

@@ -16,8 +16,8 @@ pub fn replace_what_does_not_run(view: &View) -> Option<Decision> {
         let stranger = known && view.member(*ordinal).is_none();
         !pod.ready && (!pod.running || stranger)
     })?;
-    let doing = format!("replacing {}, which runs no member", view.name(ordinal));
-    Some(Decision::act(Kind::RollingUpdate, ordinal, doing, delete(ordinal, pod)))
+    let message = format!("replacing {}, which runs no member", view.name(ordinal));
+    Some(Decision::act(Kind::RollingUpdate, ordinal, message, delete(ordinal, pod)))
 }
 
 pub fn roll(view: &View) -> Option<Decision> {
@@ -50,8 +50,8 @@ pub fn held(view: &View) -> Option<Decision> {
     let outdated = view.outdated();
     let (first, _) = outdated.first()?;
     let names = outdated.iter().map(|(ordinal, _)| view.name(*ordinal)).collect::<Vec<_>>().join(", ");
-    let doing = format!("held by spec.updateStrategy.paused; still to change: {names}");
-    view.cluster.rollout.paused.then(|| Decision::wait(Kind::RollingUpdate, *first, doing))
+    let message = format!("held by spec.updateStrategy.paused; still to change: {names}");
+    view.cluster.rollout.paused.then(|| Decision::wait(Kind::RollingUpdate, *first, message))
 }
 
 /// A voter is not in service. If it is itself outdated and not needed for a quorum, the present
@@ -66,8 +66,8 @@ fn heal_or_wait(view: &View, ordinal: u32, member: &Member) -> Decision {
                 && !view.leads(ordinal)
                 && healthy_others >= quorum(view.voter_count()) =>
         {
-            let doing = format!("replacing {name}, which is not ready");
-            Decision::act(Kind::RollingUpdate, ordinal, doing, delete(ordinal, pod))
+            let message = format!("replacing {name}, which is not ready");
+            Decision::act(Kind::RollingUpdate, ordinal, message, delete(ordinal, pod))
         }
         _ => Decision::wait(Kind::RollingUpdate, ordinal, recovery(view, ordinal)),
     }
@@ -95,12 +95,12 @@ fn leader_last(view: &View, ordinal: u32, pod: &Pod) -> Decision {
 fn stop(view: &View, ordinal: u32, pod: &Pod) -> Decision {
     let name = view.name(ordinal);
     let voters = view.voter_count();
-    let doing = if voters > 2 {
+    let message = if voters > 2 {
         format!("restarting {name}")
     } else {
         format!("restarting {name}; with {voters} voters writes wait meanwhile")
     };
-    Decision::act(Kind::RollingUpdate, ordinal, doing, Step::Evict { ordinal, uid: pod.uid.clone() })
+    Decision::act(Kind::RollingUpdate, ordinal, message, Step::Evict { ordinal, uid: pod.uid.clone() })
 }
 
 /// The one that was changed last is done when it has been back for a while, not when its pod was
@@ -118,15 +118,15 @@ fn await_last(view: &View) -> Option<Decision> {
     if view.is_stable(Kind::RollingUpdate, ordinal) {
         return None;
     }
-    let doing = format!("watching {target}, which is back, for {:?}", view.cluster.rollout.stable_for);
-    Some(Decision::wait(Kind::RollingUpdate, ordinal, doing).steadily())
+    let message = format!("watching {target}, which is back, for {:?}", view.cluster.rollout.stable_for);
+    Some(Decision::wait(Kind::RollingUpdate, ordinal, message).steadily())
 }
 
 fn recovery(view: &View, ordinal: u32) -> String {
     let name = view.name(ordinal);
-    match view.seen.pods.get(&ordinal).and_then(|pod| pod.trouble.as_ref()) {
-        Some(trouble) => {
-            format!("waiting for {name}: {trouble}; correct the spec or write the old value back")
+    match view.seen.pods.get(&ordinal).and_then(|pod| pod.problem.as_ref()) {
+        Some(problem) => {
+            format!("waiting for {name}: {problem}; correct the spec or write the old value back")
         }
         None => format!("waiting for {name} to be ready and caught up"),
     }

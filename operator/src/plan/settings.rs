@@ -25,6 +25,7 @@ pub fn await_taken(view: &View) -> Option<Decision> {
     if names.is_empty() {
         return None;
     }
-    let doing = format!("waiting for {} to take changed settings over, without a restart", names.join(", "));
-    Some(Decision { target: None, ..Decision::wait(Kind::ApplySettings, 0, doing) })
+    let message =
+        format!("waiting for {} to take changed settings over, without a restart", names.join(", "));
+    Some(Decision { target: None, ..Decision::wait(Kind::ApplySettings, 0, message) })
 }

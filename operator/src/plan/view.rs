@@ -48,7 +48,7 @@ impl<'a> View<'a> {
 
     /// Nothing is to be changed: so a person said, or members would not start.
     pub fn is_held(&self) -> bool {
-        self.cluster.spec.paused || self.seen.locks.is_blocked()
+        self.cluster.spec.paused || self.seen.security.is_blocked()
     }
 
     /// A majority of the voters has the leader's membership on its disks: nobody needs a member that it

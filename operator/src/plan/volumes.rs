@@ -10,9 +10,9 @@ pub fn grow(view: &View) -> Option<Decision> {
         .iter()
         .find(|(_, volume)| !volume.terminating && volume.requested_bytes < wanted)?;
     let size = view.cluster.spec.storage.size.clone();
-    let doing = format!("growing the volume of {} to {size}", view.name(*ordinal));
+    let message = format!("growing the volume of {} to {size}", view.name(*ordinal));
     let step = Step::GrowVolume { ordinal: *ordinal, uid: volume.uid.clone(), size };
-    Some(Decision::act(Kind::ResizeVolume, *ordinal, doing, step))
+    Some(Decision::act(Kind::ResizeVolume, *ordinal, message, step))
 }
 
 pub fn delete_of_removed(view: &View) -> Option<Decision> {
@@ -22,7 +22,7 @@ pub fn delete_of_removed(view: &View) -> Option<Decision> {
     let (ordinal, volume) = view.seen.volumes.range(replicas(view)..).find(|(ordinal, volume)| {
         !volume.terminating && !view.seen.pods.contains_key(ordinal) && view.member(**ordinal).is_none()
     })?;
-    let doing = format!("deleting the volume of the removed {}", view.name(*ordinal));
+    let message = format!("deleting the volume of the removed {}", view.name(*ordinal));
     let step = Step::DeleteVolume { ordinal: *ordinal, uid: volume.uid.clone() };
-    Some(Decision::act(Kind::RemoveMember, *ordinal, doing, step))
+    Some(Decision::act(Kind::RemoveMember, *ordinal, message, step))
 }

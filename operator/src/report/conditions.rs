@@ -128,8 +128,8 @@ fn progressing(view: &View, plan: &Plan, unseen: bool) -> Finding {
     if view.cluster.spec.paused {
         return Finding::new(False, Reason::Paused, "held by spec.paused; set it to false to go on");
     }
-    if let Some(trouble) = view.seen.locks.trouble.as_ref().filter(|trouble| trouble.blocks) {
-        return Finding::new(False, trouble.reason, "nothing is changed until Degraded is gone");
+    if let Some(problem) = view.seen.security.problem.as_ref().filter(|problem| problem.blocks) {
+        return Finding::new(False, problem.reason, "nothing is changed until Degraded is gone");
     }
     if view.cluster.spec.hibernate {
         return match view.seen.pods.len() {
@@ -166,9 +166,9 @@ fn progressing(view: &View, plan: &Plan, unseen: bool) -> Finding {
 }
 
 fn degraded(view: &View, plan: &Plan) -> Finding {
-    let locks = view.seen.locks.finding(view.seen.now);
-    if let Some(trouble) = locks.as_ref().filter(|trouble| trouble.blocks) {
-        return Finding::new(True, trouble.reason, trouble.message.clone());
+    let security = view.seen.security.reported_problem(view.seen.now);
+    if let Some(problem) = security.as_ref().filter(|problem| problem.blocks) {
+        return Finding::new(True, problem.reason, problem.message.clone());
     }
     // Whatever else waits, waits for this.
     if let Some(entry) = super::unappliable::held(&view.seen.nodes) {
@@ -197,11 +197,11 @@ fn degraded(view: &View, plan: &Plan) -> Finding {
         })
         .map(|(ordinal, member)| explain(view, ordinal, &member.name))
         .collect();
-    match locks {
+    match security {
         _ if !down.is_empty() => {
             Finding::new(True, Reason::MemberDown, format!("not answering: {}", down.join(", ")))
         }
-        Some(trouble) => Finding::new(True, trouble.reason, trouble.message),
+        Some(problem) => Finding::new(True, problem.reason, problem.message),
         None => Finding::new(False, Reason::AllMembersHealthy, ""),
     }
 }
@@ -214,7 +214,7 @@ fn explain(view: &View, ordinal: u32, name: &str) -> String {
     match view.seen.pods.get(&ordinal) {
         None => format!("{name} (no pod)"),
         Some(pod) => {
-            pod.trouble.as_ref().map_or_else(|| name.to_owned(), |trouble| format!("{name} ({trouble})"))
+            pod.problem.as_ref().map_or_else(|| name.to_owned(), |problem| format!("{name} ({problem})"))
         }
     }
 }

@@ -49,7 +49,7 @@ async fn of_old(client: &Client, name: &str) -> StatefulSet {
     (cluster.spec.tls.mode, cluster.spec.auth.enabled) = (TlsMode::Off, false);
     let defaults =
         Defaults { node_image: Some("heliosd:test".to_owned()), operator_namespace: "default".to_owned() };
-    let validated = validate(&cluster, &defaults).unwrap();
+    let validated = validate(&cluster, None, &defaults).unwrap();
     let shape = Shape { replicas: 3, template_volume_size: None };
     let mut set = build::objects(&validated, &shape).unwrap().stateful_set;
     set.metadata.annotations = None;

@@ -329,7 +329,7 @@ async fn as_applied_by_an_earlier_operator(client: &Client, name: &str) -> Strin
     let cluster = Api::<HeliosCluster>::default_namespaced(client.clone()).get(name).await.unwrap();
     let defaults =
         Defaults { node_image: Some("heliosd:test".to_owned()), operator_namespace: "default".to_owned() };
-    let validated = validate(&cluster, &defaults).unwrap();
+    let validated = validate(&cluster, None, &defaults).unwrap();
     let objects = build::objects(&validated, &Shape { replicas: 3, template_volume_size: None }).unwrap();
     applied(client, &objects.service_account).await;
     applied(client, &objects.config_map).await;

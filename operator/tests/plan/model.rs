@@ -1,5 +1,5 @@
-//! Every state that clusters of up to five members can come to, with up to a number of misfortunes and
-//! changed wishes at any moment: no step breaks an invariant (asserted in `world`), and from every state
+//! Every state that clusters of up to five members can come to, with up to a number of failures and
+//! changes by users at any moment: no step breaks an invariant (asserted in `world`), and from every state
 //! the operator alone comes to an end, which is what the spec asks for wherever that can be had.
 //!
 //! `HELIOS_MODEL_EVENTS` is that number; two takes less than a minute, three a good while.
@@ -11,7 +11,7 @@ use helios_crds::{ConditionType, Reason};
 use crate::world::events::Event;
 use crate::world::{World, settled};
 
-/// Passes within which the operator must be at an end.
+/// Reconciles within which the operator must come to an end.
 const PASSES: u16 = 150;
 
 #[derive(Default)]
@@ -68,7 +68,7 @@ impl Model {
 }
 
 fn possible(members: u32) -> Vec<Event> {
-    let wishes = [
+    let changes = [
         Event::Scale(1),
         Event::Scale(3),
         Event::Scale(5),
@@ -78,9 +78,11 @@ fn possible(members: u32) -> Vec<Event> {
         Event::Hibernate(true),
         Event::Hibernate(false),
         Event::LockOut,
+        Event::LoseCertificate,
+        Event::RenewCertificate,
         Event::Heal,
     ];
-    let misfortunes = (0..members).flat_map(|ordinal| {
+    let failures = (0..members).flat_map(|ordinal| {
         [
             Event::Kill(ordinal),
             Event::Wipe(ordinal),
@@ -91,7 +93,7 @@ fn possible(members: u32) -> Vec<Event> {
             Event::Lead(ordinal),
         ]
     });
-    wishes.into_iter().chain(misfortunes).collect()
+    changes.into_iter().chain(failures).collect()
 }
 
 /// The operator has nothing more to do, so what was asked for is there, or what is missing is beyond it.
@@ -102,6 +104,7 @@ fn is_an_end(world: &World) {
         let degraded = (status.is(ConditionType::Degraded), status.reason(ConditionType::Degraded));
         return assert_eq!(degraded, (true, Some(Reason::CertificateInvalid)));
     }
+    assert!(world.certificates.leaf.is_some() && world.users.is_complete && world.is_renewed());
     if spec.hibernate {
         return assert_eq!((world.pods.len(), world.phase().as_str()), (0, "Hibernated"));
     }

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use futures::Stream;
 use futures::channel::mpsc;
-use helios_operator::locks::certificates::{AUTHORITY, CERTIFICATE, KEY};
+use helios_operator::security::certificates::{AUTHORITY, CERTIFICATE, KEY};
 use helios_proto::tls::{ALPN_HTTP2, certificates, private_key, roots};
 use rustls::ServerConfig;
 use rustls::server::WebPkiClientVerifier;

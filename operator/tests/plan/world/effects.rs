@@ -59,7 +59,7 @@ impl World {
             }
             Step::Evict { ordinal, uid } | Step::DeletePod { ordinal, uid } => self.stop(*ordinal, uid),
             Step::ForceDeletePod { ordinal, uid } => self.force_delete(*ordinal, uid),
-            Step::Recycle { .. } => unreachable!("above"),
+            Step::Recycle { .. } | Step::Secret(_) => unreachable!("above"),
             Step::ForceNew { ordinal, cluster_id, disk_id, last_term, last_index } => {
                 assert_eq!((*last_term, *last_index), (7, 100 + u64::from(*ordinal)));
                 self.force_new(*ordinal, cluster_id, disk_id)

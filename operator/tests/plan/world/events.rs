@@ -1,4 +1,4 @@
-//! What happens to a cluster: its owner's wishes, and misfortune.
+//! Events of a cluster: changes by its user, and failures.
 
 use helios_crds::{HeliosClusterSpec, RecoverySpec};
 use helios_operator::names;
@@ -26,7 +26,11 @@ pub enum Event {
     Silence(u32),
     /// The Secrets cannot be used: the operator neither reaches members nor may change them.
     LockOut,
-    /// Leadership moves by itself.
+    /// The Secret of the members' certificate is deleted.
+    LoseCertificate,
+    /// A user requests a new certificate.
+    RenewCertificate,
+    /// Leadership moves without the operator.
     Lead(u32),
     /// The Secrets are in order, what was silent answers, what was cordoned is not, the template is a good one.
     Heal,
@@ -67,6 +71,11 @@ impl World {
             }
             Event::Silence(ordinal) => self.pods.contains_key(&ordinal) && self.silent.insert(ordinal),
             Event::LockOut => !std::mem::replace(&mut self.locked_out, true),
+            Event::LoseCertificate => self.certificates.leaf.take().is_some(),
+            Event::RenewCertificate => {
+                let request = Some("requested".to_owned());
+                std::mem::replace(&mut self.renewal_request, request).is_none()
+            }
             Event::Lead(ordinal) => self.lead(ordinal),
             Event::Heal => {
                 let locked_out = std::mem::take(&mut self.locked_out);

@@ -15,6 +15,8 @@ impl World {
             .hash(&mut hasher);
         (self.replicas, self.template, self.applied_template, self.confined, self.locked_out)
             .hash(&mut hasher);
+        let secrets = (self.certificates.authority.is_some(), self.certificates.leaf.is_some());
+        (secrets, self.users.is_complete, self.is_renewed()).hash(&mut hasher);
         (&self.silent, &self.cordoned, &self.gone, &self.broken).hash(&mut hasher);
         for (ordinal, pod) in &self.pods {
             (ordinal, pod.revision, pod.terminating, pod.in_service, pod.at_home).hash(&mut hasher);

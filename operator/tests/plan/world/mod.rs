@@ -5,6 +5,7 @@ mod effects;
 pub mod events;
 mod key;
 mod observed;
+mod secrets;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,6 +14,8 @@ use helios_operator::names;
 use helios_operator::observe::Snapshot;
 use helios_operator::plan::{Plan, Step, plan, quorum};
 use helios_operator::report;
+use helios_operator::security::UsersSecret;
+use helios_operator::security::certificates::Existing;
 use helios_operator::validate::{Defaults, ValidatedCluster, validate};
 use helios_proto::v1::Membership;
 use jiff::{SignedDuration, Timestamp};
@@ -72,6 +75,10 @@ pub struct World {
     /// The operator may neither see hosts nor keep volumes.
     pub confined: bool,
     pub locked_out: bool,
+    /// Contents of the Secrets, with texts for keys.
+    pub certificates: Existing,
+    pub users: UsersSecret,
+    pub renewal_request: Option<String>,
     /// Members that hold an entry of the log, which ended their processes.
     pub holding: BTreeSet<u32>,
     pub kept: BTreeSet<String>,
@@ -131,6 +138,9 @@ impl World {
             gone: BTreeSet::new(),
             confined: false,
             locked_out: false,
+            certificates: Existing::default(),
+            users: UsersSecret { exists: false, is_complete: false },
+            renewal_request: None,
             holding: BTreeSet::new(),
             kept: BTreeSet::new(),
             forced: 0,
@@ -151,6 +161,7 @@ impl World {
     pub fn validated(&self) -> ValidatedCluster {
         validate(
             &self.cluster,
+            None,
             &Defaults {
                 node_image: Some("heliosd:1".to_owned()),
                 operator_namespace: "operators".to_owned(),
@@ -188,8 +199,14 @@ impl World {
 
     fn act(&mut self, cluster: &ValidatedCluster, seen: &Snapshot) -> Plan {
         let plan = plan(cluster, seen);
+        if let Some(Step::Secret(step)) = plan.step {
+            self.write_secret(&plan, step);
+            return plan;
+        }
+        let has_certificate = seen.security.certificates.as_ref().is_none_or(|it| it.leaf.is_some());
+        assert!(has_certificate || cluster.spec.paused, "I9: {plan:?} without the members' certificate");
         assert!(plan.step.is_none() || plan.latch.is_none(), "a step follows from an unwritten decision");
-        let held = cluster.spec.paused || seen.locks.is_blocked();
+        let held = cluster.spec.paused || seen.security.is_blocked();
         assert!(
             !held || (plan.step.is_none() && plan.labels.is_empty()),
             "acts although it is held: {plan:?}"

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use helios_crds::Reason;
 use helios_operator::build;
-use helios_operator::locks::{Locks, Trouble};
 use helios_operator::names;
 use helios_operator::observe::{Backing, Failure, Host, Pod, Snapshot, Volume, Workload};
+use helios_operator::security::{Problem, Security};
 use helios_proto::v1::{EntryUnappliable, Membership, Progress, Role, StatusResponse};
 use jiff::Timestamp;
 
@@ -29,7 +29,7 @@ impl World {
                 running,
                 terminating: pod.terminating,
                 in_service: pod.in_service,
-                trouble: match () {
+                problem: match () {
                     () if running => None,
                     () if self.broken.contains(&pod.revision) => Some("ImagePullBackOff".to_owned()),
                     () if corrupt => Some("CrashLoopBackOff".to_owned()),
@@ -58,7 +58,7 @@ impl World {
             created: Timestamp::from_second(1_800_000_000).unwrap(),
             generation: self.cluster.metadata.generation.unwrap(),
             status: self.status(),
-            locks: self.locks(),
+            security: self.security(),
             workload: self.replicas.map(|replicas| Workload {
                 replicas,
                 update_revision: Some(revision(self.applied_template)),
@@ -139,13 +139,23 @@ impl World {
     }
 
     fn is_heard(&self, ordinal: u32) -> bool {
-        self.runs(ordinal) && !self.silent.contains(&ordinal) && !self.locked_out
+        self.runs(ordinal)
+            && !self.silent.contains(&ordinal)
+            && !self.locked_out
+            && self.certificates.leaf.is_some()
     }
 
-    fn locks(&self) -> Locks {
-        let trouble =
-            self.locked_out.then(|| Trouble::blocking(Reason::CertificateInvalid, "the Secret is gone"));
-        Locks { expires: None, trouble }
+    fn security(&self) -> Security {
+        let problem =
+            self.locked_out.then(|| Problem::blocking(Reason::CertificateInvalid, "the Secret is gone"));
+        Security {
+            problem,
+            // The user's own certificate is missing, which the operator cannot help.
+            certificates: (!self.locked_out).then(|| self.certificates.clone()),
+            users: Some(self.users),
+            renewal_request: self.renewal_request.clone(),
+            ..Security::default()
+        }
     }
 
     fn hosts(&self) -> BTreeMap<String, Host> {

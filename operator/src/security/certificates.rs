@@ -1,25 +1,19 @@
-//! When the authority of a cluster and the certificate of its members are made, renewed and replaced. Pure: one act at
-//! a time, from what the two Secrets hold, so that whoever goes on after a crash finds out where it was.
-//!
-//! All members show the same certificate, and take a changed Secret up within [`SPREAD`]. So an authority is replaced
-//! in three acts with that time between them: the next one is trusted, then it signs, then the old one is forgotten.
-//! **At no moment do two members hold what the other does not trust.**
+//! Contents of the two Secrets with certificates: the authority's, and the members'. Pure, but for the keys that are drawn.
+//! `plan::secrets` decides what is written next.
 
 use std::collections::BTreeMap;
 
 use helios_proto::tls::issue::Pair;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use super::check::{self, Names, Validity};
 use super::keys::{self, Failed};
-
-/// Longest time until every kubelet has brought a changed Secret to its pods (a minute and a half), with plenty over.
-pub const SPREAD: SignedDuration = SignedDuration::from_mins(15);
+use crate::plan::CertificateStep;
 
 pub const CERTIFICATE: &str = "tls.crt";
 pub const KEY: &str = "tls.key";
 pub const AUTHORITY: &str = "ca.crt";
-/// Of whoever manages the cluster: in the Secret of the members' certificate, and in no pod.
+/// The admin's certificate: in the Secret of the members', and mounted in no pod.
 pub const ADMIN_CERTIFICATE: &str = "admin.crt";
 pub const ADMIN_KEY: &str = "admin.key";
 pub const AUTHORITY_KEY: &str = "ca.key";
@@ -27,17 +21,17 @@ const NEXT: &str = "next.crt";
 const NEXT_KEY: &str = "next.key";
 const OLD: &str = "old.crt";
 
-/// What a Secret holds, as text; all of it is PEM.
+/// Entries of a Secret that are text, by name; all are PEM.
 pub type Data = BTreeMap<String, String>;
 
-/// Both Secrets of a cluster, as far as they can be read.
+/// Contents of both Secrets, as far as they can be parsed.
 #[derive(Debug, Clone, Default)]
 pub struct Existing {
     pub authority: Option<Authority>,
     pub leaf: Option<Leaf>,
 }
 
-/// Who signs, and who is trusted beside.
+/// The authority that signs, and those that are trusted beside it.
 #[derive(Debug, Clone)]
 pub struct Authority {
     pub current: Root,
@@ -48,7 +42,7 @@ pub struct Authority {
 #[derive(Debug, Clone)]
 pub struct Root {
     pub pem: String,
-    /// `None` when it was lost: then it signs nothing any more.
+    /// `None` when it was lost: then the authority signs nothing any more.
     pub key: Option<String>,
     pub validity: Validity,
 }
@@ -57,105 +51,60 @@ pub struct Root {
 #[derive(Debug, Clone)]
 pub struct Leaf {
     pub pair: Pair,
-    /// Issued with it, for whoever manages the cluster. `None`: by an operator that knew of none, or it was spoiled.
+    /// Admin's certificate, issued with it. `None`: an earlier operator issued none, or it is unusable.
     pub admin: Option<Pair>,
-    /// Signed by the present authority for the names of today, and with its own key.
+    /// Signed by the present authority for the present names, and with its own key.
     pub fits: bool,
     pub validity: Validity,
-    /// Whom members trust.
+    /// Authorities that members trust.
     pub bundle: String,
-    /// When the Secret was last written; `None` when a person has.
+    /// When the operator wrote the Secret last; `None` when a user did.
     pub written_at: Option<Timestamp>,
-    /// The wish for a renewal that it fulfils.
-    pub wish: Option<String>,
+    /// Renewal request that it was issued for.
+    pub renewal_request: Option<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Act {
-    Keep,
-    /// There is none, or it has ended.
-    BeginAuthority,
-    TrustNext,
-    /// The next authority signs from now on.
-    SwitchAuthority,
-    ForgetOld,
-    IssueLeaf,
-    /// The same certificate, with what members trust brought up to date.
-    DistributeTrust,
-}
-
-/// What to write: one Secret, whole.
+/// One Secret, whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Write {
     Authority(Data),
     Leaf(Data),
 }
 
-pub fn plan_certificates(existing: &Existing, wish: Option<&str>, now: Timestamp) -> Act {
-    let Some(authority) = existing.authority.as_ref().filter(|it| !it.current.validity.is_over(now)) else {
-        return Act::BeginAuthority;
-    };
-    let can_sign = authority.current.key.is_some();
-    let spread = match &existing.leaf {
-        Some(leaf) if leaf.fits || !can_sign => {
-            let is_stale = leaf.validity.is_due(now)
-                || leaf.wish.as_deref() != wish
-                || leaf.written_at.is_none()
-                || leaf.admin.is_none();
-            if can_sign && is_stale {
-                return Act::IssueLeaf;
-            }
-            if leaf.bundle != authority.bundle() {
-                return Act::DistributeTrust;
-            }
-            let useless = !leaf.fits || leaf.validity.is_over(now);
-            useless || leaf.written_at.is_none_or(|then| now.duration_since(then) >= SPREAD)
-        }
-        _ if can_sign => return Act::IssueLeaf,
-        // Members have nothing to show, so there is nothing to be careful of.
-        _ => true,
-    };
-    match (&authority.next, &authority.old) {
-        (Some(_), _) if spread => Act::SwitchAuthority,
-        (None, Some(_)) if spread => Act::ForgetOld,
-        (None, None) if !can_sign || authority.current.validity.is_due(now) => Act::TrustNext,
-        _ => Act::Keep,
-    }
-}
-
-/// What `act` writes; nothing for [`Act::Keep`].
+/// Contents of the Secret that `step` writes.
 ///
 /// # Errors
 /// When a key cannot be drawn or used.
-pub fn carry_out(
-    act: Act,
+pub fn contents_after(
+    step: CertificateStep,
     existing: &Existing,
     names: &Names,
     now: Timestamp,
-) -> Result<Option<Write>, Failed> {
+) -> Result<Write, Failed> {
     let authority = existing.authority.as_ref().ok_or(Failed::NoAuthority);
-    Ok(Some(match act {
-        Act::Keep => return Ok(None),
-        Act::BeginAuthority => Write::Authority(Root::draw(names, now)?.data()),
-        Act::TrustNext => {
+    Ok(match step {
+        CertificateStep::CreateAuthority => Write::Authority(Root::draw(names, now)?.data()),
+        CertificateStep::TrustNextAuthority => {
             Write::Authority(Authority { next: Some(Root::draw(names, now)?), ..authority?.clone() }.data())
         }
-        Act::SwitchAuthority => {
+        CertificateStep::SwitchAuthority => {
             let Authority { current, next, .. } = authority?.clone();
             let current_now = next.ok_or(Failed::NoAuthority)?;
             Write::Authority(Authority { current: current_now, next: None, old: Some(current.pem) }.data())
         }
-        Act::ForgetOld => Write::Authority(Authority { old: None, ..authority?.clone() }.data()),
-        Act::IssueLeaf => {
+        CertificateStep::RemoveOldAuthority => {
+            Write::Authority(Authority { old: None, ..authority?.clone() }.data())
+        }
+        CertificateStep::IssueCertificates => {
             let authority = authority?;
             let (pair, admin) = authority.issue(names, now)?;
             Write::Leaf(leaf(&pair, Some(&admin), &authority.bundle()))
         }
-        Act::DistributeTrust => {
+        CertificateStep::DistributeTrust => {
             let kept = existing.leaf.as_ref().ok_or(Failed::NoAuthority)?;
             Write::Leaf(leaf(&kept.pair, kept.admin.as_ref(), &authority?.bundle()))
         }
-    }))
+    })
 }
 
 fn leaf(pair: &Pair, admin: Option<&Pair>, bundle: &str) -> Data {
@@ -171,7 +120,7 @@ fn leaf(pair: &Pair, admin: Option<&Pair>, bundle: &str) -> Data {
     data
 }
 
-/// The pair of whoever manages the cluster, as far as it can be used.
+/// The admin's certificate and key, if they are usable.
 pub fn admin_of(data: &Data) -> Option<Pair> {
     let pair = Pair { certificate: data.get(ADMIN_CERTIFICATE)?.clone(), key: data.get(ADMIN_KEY)?.clone() };
     check::belong_together(&pair.certificate, &pair.key).ok()?;
@@ -197,13 +146,13 @@ impl Root {
 }
 
 impl Authority {
-    /// Whom members trust.
-    fn bundle(&self) -> String {
+    /// Certificates of the authorities that members trust.
+    pub fn bundle(&self) -> String {
         let beside = self.next.as_ref().map(|next| &next.pem).into_iter().chain(&self.old);
         std::iter::once(&self.current.pem).chain(beside).map(|pem| format!("{}\n", pem.trim_end())).collect()
     }
 
-    /// The members', and that of whoever manages them.
+    /// The members' certificate and the admin's.
     fn issue(&self, names: &Names, now: Timestamp) -> Result<(Pair, Pair), Failed> {
         let key = self.current.key.as_ref().ok_or(Failed::NoAuthority)?;
         let signer = Pair { certificate: self.current.pem.clone(), key: key.clone() };
@@ -230,7 +179,7 @@ impl Authority {
         Some(Self { current, next, old: data.get(OLD).cloned() })
     }
 
-    /// What members trust is known from their Secret when that of the authority was lost, but no key.
+    /// The authority as the members' Secret shows it, without its key, when its own Secret was lost.
     fn remembered(pair: &Pair, bundle: &str, names: &Names, now: Timestamp) -> Option<Self> {
         let mut roots = check::split(bundle);
         let signs = |root: &String| check::fits(pair, root, names, now).is_ok();
@@ -240,12 +189,12 @@ impl Authority {
 }
 
 impl Existing {
-    /// What the Secrets hold; what of it cannot be read counts as lost. `written` and `wish` are the annotations of
-    /// the members' Secret.
+    /// Contents of the Secrets; an entry that cannot be parsed counts as lost. The pair has the annotations of the members'
+    /// Secret: time and renewal request of its last write.
     pub fn read(
         authority: Option<&Data>,
         leaf_data: Option<&Data>,
-        (written_at, wish): (Option<Timestamp>, Option<String>),
+        (written_at, renewal_request): (Option<Timestamp>, Option<String>),
         names: &Names,
         now: Timestamp,
     ) -> Self {
@@ -270,7 +219,7 @@ impl Existing {
             validity,
             bundle,
             written_at,
-            wish,
+            renewal_request,
         });
         Self { authority, leaf }
     }

@@ -33,6 +33,14 @@ struct Users {
     users: Vec<BTreeMap<String, Value>>,
 }
 
+/// `found` has all entries, and those that follow from others are up to date.
+///
+/// # Errors
+/// In words, when the list of users in `found` is none.
+pub fn is_complete(found: &Data, address: &Address) -> Result<bool, String> {
+    complete(found, address, || "drawn".to_owned()).map(|complete| complete == *found)
+}
+
 /// `found` with what it lacks, and with what follows from the rest brought up to date. `draw` makes a secret nobody
 /// can guess.
 ///
