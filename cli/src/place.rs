@@ -181,7 +181,7 @@ impl Place {
                 "does the member run, and is this its peer address (port 7000 by default)?".to_owned()
             }
             (At::Pod { .. }, _) => {
-                "does its pod run, and may you create pods/portforward? heliosctl doctor tells".to_owned()
+                "does its pod run, and may you create pods/portforward? heliosctl doctor checks it".to_owned()
             }
         };
         Error::Unreachable { place: self.name().to_owned(), message, advice }

@@ -24,7 +24,7 @@ pub const ROLE_LABEL: &str = "heliosdb.io/role";
 pub const IN_SERVICE_LABEL: &str = "heliosdb.io/in-service";
 /// Label on the pods behind the `<cluster>-read` Service.
 pub const READS_LABEL: &str = "heliosdb.io/serves-reads";
-/// Annotation on a PersistentVolume that is kept for a person: whose it was, why, and since when.
+/// Annotation on a PersistentVolume that is kept for the user: its cluster, the reason, and the time.
 pub const QUARANTINED: &str = "heliosdb.io/quarantined";
-/// Annotation on a HeliosCluster; a new value has the operator issue the members' certificate anew.
+/// Annotation on a HeliosCluster; a new value has the operator issue a new certificate of the members.
 pub const RENEW_CERTIFICATES: &str = "heliosdb.io/renew-certificates";

@@ -44,7 +44,7 @@ fn body() -> Result<String, Box<dyn std::error::Error>> {
     Ok(text)
 }
 
-/// Cuts what Kubernetes says of its own types to one sentence: the whole text is two thirds of the
+/// Cuts the descriptions of Kubernetes' types to one sentence: the whole text is two thirds of the
 /// file, and is in the reference of Kubernetes.
 fn shorten_borrowed(spec: &mut Value) {
     for field in ["affinity", "resources", "tolerations", "topologySpreadConstraints"] {

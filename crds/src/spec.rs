@@ -72,7 +72,7 @@ pub struct HeliosClusterSpec {
     #[serde(default)]
     pub reads: ReadsSpec,
 
-    /// Members that have a write on disk before it is acknowledged: `majority`, or `all`, with which writes wait while any member is down. Default majority. Restarts members: no, they take it over within a minute or two.
+    /// Members that have a write on disk before it is acknowledged: `majority`, or `all`, with which writes wait while any member is down. Default majority. Restarts members: no, they reload it within a minute or two.
     #[serde(default)]
     pub ack: Ack,
 
@@ -108,7 +108,7 @@ pub struct HeliosClusterSpec {
     #[serde(default)]
     pub auth: AuthSpec,
 
-    /// Who may reach the members' ports.
+    /// Access to the members' ports.
     #[serde(default)]
     pub network_policy: NetworkPolicySpec,
 
@@ -120,7 +120,7 @@ pub struct HeliosClusterSpec {
     #[serde(default)]
     pub update_strategy: UpdateStrategySpec,
 
-    /// What is done about members that cannot come back by themselves.
+    /// Repair of members that cannot recover.
     #[serde(default)]
     pub repair: RepairSpec,
 
@@ -128,7 +128,7 @@ pub struct HeliosClusterSpec {
     #[serde(default)]
     pub hibernate: bool,
 
-    /// Goes on from one member after a majority of disks was lost for good, as status.recovery tells; acts once, and only while that is so. Default: none. Restarts members: yes, all but the survivor begin anew.
+    /// Recovers from one member after a majority of disks was lost for good, as status.recovery reports; acts once, and only while that is so. Default: none. Restarts members: yes, all but the survivor join again with blank disks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recovery: Option<RecoverySpec>,
 
@@ -292,7 +292,7 @@ pub struct TlsSpec {
     #[serde(default)]
     pub mode: TlsMode,
 
-    /// Secret with tls.crt, tls.key and ca.crt of your own for mode secret; a renewed certificate in it is taken up by itself. Default: none. Restarts members: yes, one at a time.
+    /// Secret with tls.crt, tls.key and ca.crt of your own for mode secret; a renewed certificate in it is reloaded. Default: none. Restarts members: yes, one at a time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub secret_name: Option<String>,
@@ -305,7 +305,7 @@ pub struct TlsSpec {
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct AuthSpec {
-    /// Asks clients for the password in Secret `<name>-auth`, and serves HTTP on port 8443 with its token; false: whoever reaches a port may do anything. Default true. Restarts members: yes, one at a time.
+    /// Asks clients for the password in Secret `<name>-auth`, and serves HTTP on port 8443 with its token; false: every client that reaches a port has all rights. Default true. Restarts members: yes, one at a time.
     #[serde(default = "yes")]
     pub enabled: bool,
 }
@@ -357,7 +357,7 @@ pub struct RepairSpec {
     #[schemars(length(max = 9), regex(pattern = r"^[1-9][0-9]{0,5}(s|m)$"))]
     pub after: String,
 
-    /// Lets a replaced volume be deleted where the operator may not keep it for a person, which takes the right to patch PersistentVolumes. Default false. Restarts members: no.
+    /// Lets a replaced volume be deleted where the operator may not keep it for the user, which takes the right to patch PersistentVolumes. Default false. Restarts members: no.
     #[serde(default)]
     pub without_quarantine: bool,
 }
@@ -366,16 +366,16 @@ pub struct RepairSpec {
 #[x_kube(
     cel,
     validation = Rule::new("has(self.survivor) == has(self.confirm)")
-        .message("spec.recovery: write both survivor and confirm, as status.recovery.howTo tells")
+        .message("spec.recovery: write both survivor and confirm, as in status.recovery.howTo")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct RecoverySpec {
-    /// Pod whose data the cluster goes on with, from status.recovery.survivors. Restarts members: yes, the others begin anew.
+    /// Pod whose data the cluster continues with, from status.recovery.survivors. Restarts members: yes, the others join again with blank disks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub survivor: Option<String>,
 
-    /// The cluster's id (status.clusterId), by which you accept the loss that status.recovery tells of. Restarts members: no.
+    /// The cluster's id (status.clusterId), by which you accept the loss in status.recovery. Restarts members: no.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64))]
     pub confirm: Option<String>,

@@ -15,15 +15,15 @@ pub struct HeliosClusterStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
-    /// Identity of the replicated data, fixed before the first member is told to begin.
+    /// Identity of the replicated data, fixed before the cluster is bootstrapped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster_id: Option<String>,
 
-    /// Disk that the cluster was begun on, fixed before it is told so; no other disk ever is.
+    /// Disk that the cluster is bootstrapped on, fixed before the request to its member; no other disk ever is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bootstrap_disk_id: Option<String>,
 
-    /// The cluster has been seen to exist; it is never begun again, whatever happens to its disks.
+    /// The cluster has been seen to exist; it is never bootstrapped again, whatever happens to its disks.
     #[serde(default)]
     pub bootstrapped: bool,
 
@@ -68,7 +68,7 @@ pub struct HeliosClusterStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operation: Option<OperationStatus>,
 
-    /// The member that is being replaced because it cannot come back by itself.
+    /// The member that is being replaced because it cannot recover.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replacement: Option<ReplacementStatus>,
 
@@ -166,7 +166,7 @@ pub struct OperationStatus {
     pub steady_since: Option<Time>,
 }
 
-/// Fixed before the member is removed, so that whoever goes on knows which volume was its own.
+/// Fixed before the member is removed, so that another operator knows which volume was its own.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct ReplacementStatus {
@@ -189,11 +189,11 @@ pub struct ReplacementStatus {
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct RecoveryStatus {
-    /// What was lost, and what going on from the best survivor would lose.
+    /// What was lost, and what a recovery from the best survivor would lose.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss: Option<String>,
 
-    /// What to write to go on.
+    /// What to write to recover.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub how_to: Option<String>,
 
@@ -226,13 +226,13 @@ pub struct SurvivorStatus {
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct ChosenStatus {
-    /// Pod whose data the cluster goes on with.
+    /// Pod whose data the cluster continues with.
     pub survivor: String,
 
     /// Its disk.
     pub disk_id: String,
 
-    /// Volumes of the old majority, set aside before the survivor goes on alone.
+    /// Volumes of the old majority, set aside before the survivor becomes the only member.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fenced_volumes: Vec<String>,
 }

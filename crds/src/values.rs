@@ -1,4 +1,4 @@
-//! The schema of the values of the chart helios-cluster: the spec of a HeliosCluster, and what the chart has of its own.
+//! The schema of the values of the chart helios-cluster: the spec of a HeliosCluster, and the values of the chart itself.
 
 use kube::CustomResourceExt;
 use serde_json::{Map, Value, json};
@@ -27,7 +27,7 @@ pub fn values_schema() -> Result<String, Box<dyn std::error::Error>> {
     Ok(serde_json::to_string_pretty(&schema)? + "\n")
 }
 
-/// What of the chart's values is not the spec.
+/// Values of the chart that are not in the spec.
 fn own() -> Map<String, Value> {
     let texts = json!({"type": "object", "additionalProperties": {"type": "string"}});
     let own = json!({

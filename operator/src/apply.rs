@@ -1,5 +1,5 @@
-//! Brings a cluster's objects in line: creates those whose name is free, and changes its own by server-side apply. What is
-//! already as wanted is not written, so a settled cluster costs the API server reads only.
+//! Applies a cluster's objects: creates those whose name is free, and changes its own by server-side apply. An object that
+//! is as desired is not written, so a settled cluster costs the API server reads only.
 
 use std::fmt::Debug;
 
@@ -24,11 +24,11 @@ use crate::validate::ValidatedCluster;
 /// what is rendered with what is live; the digest sees it.
 const APPLIED: &str = "heliosdb.io/applied";
 
-/// Applies what has its name, the StatefulSet last, and answers whether the StatefulSet was changed. `found` is what
-/// has these names now; what is somebody else's stays as it is.
+/// Applies all objects, the StatefulSet last; true if the StatefulSet was changed. `found` are the objects that have these
+/// names now; foreign ones stay as they are.
 ///
 /// # Errors
-/// On the first object that the API server does not take.
+/// On the first object that the API server rejects.
 pub async fn apply(client: &Client, objects: Objects, found: &Owned) -> Result<bool, Error> {
     let Objects {
         service_account,
@@ -84,7 +84,7 @@ pub fn is_gone(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 404)
 }
 
-/// Creates `wanted`, or brings the one that is there in line; answers whether anything was written.
+/// Creates `wanted`, or changes the existing object; true if it was written.
 async fn ensure<K>(client: &Client, wanted: K, found: &Slot<K>) -> Result<bool, Error>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
@@ -136,7 +136,7 @@ where
     Ok(())
 }
 
-/// What we set by creating an object counts as an update, and an apply removes only what an earlier apply has set: the
+/// A field that was set by creating an object counts as an update, and an apply removes only what an earlier apply has set: the
 /// entry becomes one of an apply. `None` when there is none to change.
 fn as_applied(entries: &[ManagedFieldsEntry]) -> Option<Vec<ManagedFieldsEntry>> {
     let is = |entry: &ManagedFieldsEntry, operation: &str| {
@@ -154,7 +154,7 @@ fn as_applied(entries: &[ManagedFieldsEntry]) -> Option<Vec<ManagedFieldsEntry>>
     Some(entries)
 }
 
-/// Deletes what was found, if it is ours and nobody has changed it since.
+/// Deletes the object that was found, if it is ours and unchanged since.
 async fn delete<K>(client: &Client, found: &Slot<K>) -> Result<(), Error>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
@@ -175,7 +175,7 @@ fn describe<K: Resource<DynamicType = ()>>(object: &K) -> String {
     format!("{} {}", K::kind(&()), object.name_any())
 }
 
-/// Whether every field of `wanted` is in `live` with the same value; `live` may hold more, which
+/// Every field of `wanted` is in `live` with the same value; `live` may hold more, which
 /// the API server filled in. Lists must agree in length and order.
 fn is_within(wanted: &Value, live: &Value) -> bool {
     match (wanted, live) {
@@ -198,7 +198,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_api_server_fills_in_is_no_difference() {
+    fn objects_are_equal_when_the_api_server_filled_in_fields() {
         let wanted = json!({"spec": {"replicas": 3, "ports": [{"port": 1}], "affinity": {}}});
         let live =
             json!({"spec": {"replicas": 3, "ports": [{"port": 1, "protocol": "TCP"}], "x": 1}, "status": {}});
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_the_operator_set_by_creating_it_becomes_applied() {
+    fn field_entry_becomes_applied_only_when_the_operator_set_it_by_creating() {
         let entry = |manager: &str, operation: &str, subresource: &str| ManagedFieldsEntry {
             manager: Some(manager.to_owned()),
             operation: Some(operation.to_owned()),
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_missing_or_additional_element_is_a_difference() {
+    fn objects_differ_when_an_element_is_changed_missing_or_added() {
         let wanted = json!({"a": [{"b": 1}]});
         for live in
             [json!({"a": [{"b": 2}]}), json!({"a": []}), json!({}), json!({"a": [{"b": 1}, {"b": 2}]})]

@@ -1,5 +1,5 @@
-//! How long to wait after a failed pass: longer with each failure of the same cluster, and not in step
-//! with other clusters that fail for the same reason.
+//! Pause after a failed reconcile: longer with each failure of the same cluster, and not in step with other clusters
+//! that fail for the same reason.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,7 +17,7 @@ const MOST: usize = 4096;
 pub struct Backoff(Mutex<HashMap<Key, u32>>);
 
 impl Backoff {
-    /// Notes a failed pass and answers when to try again.
+    /// Counts a failed reconcile; returns the pause before the next one.
     pub fn failed(&self, cluster: &Key) -> Duration {
         let mut failures = self.failures();
         if failures.len() >= MOST && !failures.contains_key(cluster) {
@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failing_cluster_waits_longer_each_time_up_to_a_limit() {
+    fn backoff_grows_to_a_limit_when_a_cluster_keeps_failing() {
         let backoff = Backoff::default();
         let waits: Vec<_> = (0..12).map(|_| backoff.failed(&key("demo"))).collect();
         for (failures, wait) in waits.iter().enumerate() {
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn success_and_deletion_begin_anew_and_leave_nothing_behind() {
+    fn backoff_is_reset_when_a_cluster_succeeds_or_is_deleted() {
         let backoff = Backoff::default();
         for _ in 0..5 {
             backoff.failed(&key("demo"));
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn clusters_do_not_wait_for_each_other_nor_in_step() {
+    fn backoff_differs_between_clusters() {
         let backoff = Backoff::default();
         for _ in 0..5 {
             backoff.failed(&key("broken"));
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn the_memory_of_failures_is_bounded() {
+    fn backoff_is_bounded_when_many_clusters_fail() {
         let backoff = Backoff::default();
         for n in 0..MOST + 10 {
             backoff.failed(&key(&n.to_string()));

@@ -30,7 +30,7 @@ pub struct Config {
     #[arg(long, env = "HELIOS_OPERATOR_HTTP_ADDR", default_value = "0.0.0.0:8080")]
     pub http_addr: SocketAddr,
 
-    /// What to log, e.g. `info` or `helios_operator=debug,kube=warn`.
+    /// Log filter, e.g. `info` or `helios_operator=debug,kube=warn`.
     #[arg(long, env = "HELIOS_OPERATOR_LOG", default_value = "info")]
     pub log: String,
 }

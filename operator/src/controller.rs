@@ -89,7 +89,7 @@ async fn reconcile(watched: Arc<Watched>, worker: Arc<Worker>) -> Result<Action,
     };
     let result = tokio::time::timeout(DEADLINE, reconcile).await.unwrap_or(Err(Error::Overdue(DEADLINE)));
     let name = result.as_ref().map_or_else(Error::reason, |(name, _)| name);
-    context.metrics.pass(name, began.elapsed());
+    context.metrics.reconciled(name, began.elapsed());
     match result {
         Ok((_, action)) => {
             backoff.forget(&cluster);

@@ -25,7 +25,7 @@ pub enum Error {
     #[error("cannot reach {member} to {action}: {message}")]
     Unreachable { member: String, action: &'static str, message: String },
 
-    #[error("the pass did not end within {} s; the API server or a member is slow", .0.as_secs())]
+    #[error("the reconcile did not end within {} s; the API server or a member is slow", .0.as_secs())]
     Overdue(Duration),
 
     #[error("cannot write {what} as JSON: {source}")]

@@ -1,5 +1,5 @@
 //! Kubernetes events: one when an operation begins, for each step that is executed, when something fails or waits for a
-//! user, and when the operation ends; [`status_diff`] adds what happened to the members without the operator. Pure.
+//! user, and when the operation ends; `status_diff` adds the changes of members. Pure.
 
 mod status_diff;
 

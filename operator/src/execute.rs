@@ -257,7 +257,7 @@ impl Kubernetes<'_> {
         let name = names::pod(&self.cluster.name, ordinal);
         if let Some(host) = host {
             let hosts: Api<Node> = Api::all(self.client.clone());
-            let found = hosts.get_opt(host).await.map_err(Error::kube("look at host", host))?;
+            let found = hosts.get_opt(host).await.map_err(Error::kube("read Node", host))?;
             if found.is_some_and(|node| !host_of(&node).out_of_service) {
                 return Ok(Outcome::NotYet(format!("node {host} is back; {name} is not force-deleted")));
             }

@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 
 use crate::metrics::Metrics;
 
-/// Probes and scrapers need few; more wait in the listener's queue.
+/// Limit of connections; more wait in the listener's queue.
 const MAX_CONNECTIONS: usize = 64;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 

@@ -1,5 +1,5 @@
-//! Which replica of the operator acts. Whoever loses the Lease ends its process: a step that is
-//! half way must not meet another process's.
+//! The lease that decides which replica of the operator acts. A replica that loses it exits: its unfinished step must not
+//! run beside another replica's.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,23 +14,23 @@ use tokio::time::Instant;
 
 use crate::error::Error;
 
-/// A holder that has not renewed for so long is taken for dead.
+/// Time without a renewal after which the lease has expired.
 const VALID: Duration = Duration::from_secs(15);
 const RENEW_EVERY: Duration = Duration::from_secs(4);
-/// The holder gives up this early, so that it has ended before another may begin.
+/// Margin by which the holder stops early, so that it has exited before another may act.
 const GIVE_UP: Duration = Duration::from_secs(10);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// The number that every change at a node carries: how often the Lease changed hands. Nodes refuse a
-/// lower one than they have on record, so an operator that was paused for longer than its Lease was
-/// valid changes nothing when it wakes up.
+/// The fencing token that every request to a member carries: how often the holder of the Lease changed. Members reject a
+/// lower one than they have recorded, so an operator that was paused for longer than its lease changes nothing when
+/// it resumes.
 #[derive(Debug, Clone, Default)]
 pub struct Fence(Arc<Tokens>);
 
 #[derive(Debug, Default)]
 struct Tokens {
     held: AtomicU64,
-    /// Highest that any cluster has on record.
+    /// Highest token that any cluster has recorded.
     recorded: AtomicU64,
 }
 
@@ -40,7 +40,7 @@ impl Fence {
         self.0.held.load(Ordering::Acquire)
     }
 
-    /// Notes the token that a cluster has on record. It can be above that of the rightful holder: the
+    /// Records the token that a cluster has recorded. It can be above that of the rightful holder: the
     /// Lease was deleted, or the cluster was run by an operator with another one. The next renewal
     /// then raises the Lease's count above it, which only the holder can do.
     pub fn recorded(&self, token: u64) {
@@ -63,7 +63,7 @@ pub struct Holder {
     name: String,
     identity: String,
     seen: Option<Sighting>,
-    /// When the Lease was last known to be ours.
+    /// When this process last held the lease for certain.
     renewed: Instant,
     fence: Fence,
 }
@@ -132,7 +132,7 @@ impl Holder {
         }
     }
 
-    /// Gives the Lease up, so that another need not wait for it to run out.
+    /// Releases the lease, so that another replica need not wait for it to expire.
     pub async fn release(&mut self) {
         if !self.holds() {
             return;
@@ -142,7 +142,7 @@ impl Holder {
         let params = PostParams::default();
         let replaced = self.api.replace(&self.name, &params, &lease);
         if let Ok(Err(error)) = tokio::time::timeout(REQUEST_TIMEOUT, replaced).await {
-            tracing::warn!(%error, "cannot give the lease up; it runs out by itself");
+            tracing::warn!(%error, "cannot release the lease; it expires");
         }
     }
 
@@ -174,7 +174,7 @@ impl Holder {
 
     async fn read(&mut self) -> Result<(), Error> {
         let found = self.api.get_opt(&self.name).await.map_err(Error::kube("read Lease", &self.name))?;
-        self.note(found);
+        self.keep_found(found);
         Ok(())
     }
 
@@ -194,7 +194,7 @@ impl Holder {
             Ok(lease) => {
                 self.fence.hold(transitions(&lease));
                 self.renewed = began;
-                self.note(Some(lease));
+                self.keep_found(Some(lease));
                 Ok(Written::Done)
             }
             // 404: it was deleted since it was seen.
@@ -207,7 +207,7 @@ impl Holder {
         self.seen.as_ref().is_some_and(|seen| holder(&seen.lease) == self.identity)
     }
 
-    fn note(&mut self, found: Option<Lease>) {
+    fn keep_found(&mut self, found: Option<Lease>) {
         self.seen = found.map(|lease| match self.seen.take() {
             Some(seen) if seen.lease.resource_version() == lease.resource_version() => seen,
             _ => Sighting { lease, since: Instant::now() },
@@ -219,7 +219,7 @@ impl Holder {
 enum Written {
     Done,
     HeldByAnother,
-    /// What was seen is not what is there.
+    /// The lease has changed since it was read.
     Conflict,
 }
 
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_is_taken_only_from_nobody_from_oneself_or_from_the_dead() {
+    fn lease_is_taken_only_when_it_is_free_our_own_or_expired() {
         let start = Instant::now();
         assert_eq!(decide(None, "me", start), Move::Create);
         assert_eq!(decide(Some(&held_by("", start)), "me", start), Move::Take);
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn each_change_of_hands_raises_the_token_and_a_renewal_does_not() {
+    fn token_is_raised_when_the_holder_changes_and_not_when_it_renews() {
         let first = taken(None, "lease", "a", 0);
         assert_eq!(transitions(&first), 1);
         let renewed = taken(Some(&first), "lease", "a", 1);
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_above_ours_on_record_raises_the_lease_above_it() {
+    fn lease_is_raised_when_a_higher_token_is_recorded() {
         let fence = Fence::default();
         fence.hold(1);
         fence.recorded(1);
@@ -307,14 +307,14 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_that_was_deleted_under_its_holder_keeps_the_token() {
+    fn lease_keeps_its_token_when_it_is_deleted_under_its_holder() {
         let fence = Fence::default();
         fence.hold(5);
         assert_eq!(transitions(&taken(None, "lease", "a", fence.least())), 5);
     }
 
     #[test]
-    fn the_holder_ends_before_another_may_begin() {
+    fn holder_stops_before_another_replica_may_take_the_lease() {
         assert!(GIVE_UP + REQUEST_TIMEOUT < VALID);
     }
 }

@@ -23,9 +23,9 @@ use tokio_util::sync::CancellationToken;
 use tower::util::MapRequestLayer;
 use tracing_subscriber::EnvFilter;
 
-/// Passes that have begun when the process is asked to end may take this long; less than the 30 s that
+/// Time for reconciles that have begun when the process is terminated; less than the 30 s that
 /// Kubernetes gives, and more than the slowest step.
-const LAST_PASSES: Duration = Duration::from_secs(20);
+const LAST_RECONCILES: Duration = Duration::from_secs(20);
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -82,7 +82,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     tokio::select! {
         () = &mut controllers => {}
         why = lease.keep() => anyhow::bail!(why),
-        () = tokio::time::sleep(LAST_PASSES) => tracing::warn!("ending in the middle of a pass"),
+        () = tokio::time::sleep(LAST_RECONCILES) => tracing::warn!("ending in the middle of a reconcile"),
     }
     drop(controllers);
     lease.release().await;
@@ -90,7 +90,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
 }
 
 /// A client of the API server that counts its requests, and makes each once. A request that is refused for now ends its
-/// pass, and the next one decides again from what it sees then: an eviction that a budget holds must not be repeated
+/// reconcile, and the next one decides again from its own observation: an eviction that a budget holds must not be repeated
 /// for minutes and then take effect on a plan that is as old.
 async fn client(metrics: Metrics) -> anyhow::Result<Client> {
     let mut config = kube::Config::infer().await?;

@@ -1,4 +1,4 @@
-//! What the operator counts, under `helios_operator_`.
+//! Metrics of the operator, under `helios_operator_`.
 
 mod clusters;
 mod requests;
@@ -71,8 +71,8 @@ impl Metrics {
 
     fn registry(&self) -> Registry {
         let mut all = Registry::with_prefix("helios_operator");
-        all.register("reconcile", "Passes over a cluster, by result", self.reconciles.clone());
-        let help = "Time of one pass over a cluster";
+        all.register("reconcile", "Reconciles of a cluster, by result", self.reconciles.clone());
+        let help = "Time of one reconcile of a cluster";
         all.register_with_unit("reconcile_duration", help, Unit::Seconds, self.reconcile_duration.clone());
         all.register("steps", "Steps taken, by kind of operation and outcome", self.steps.clone());
         let help = "Time from an operation's beginning to its end, by kind";
@@ -85,7 +85,7 @@ impl Metrics {
         all
     }
 
-    pub fn pass(&self, result: &'static str, took: Duration) {
+    pub fn reconciled(&self, result: &'static str, took: Duration) {
         self.reconciles.get_or_create(&ResultLabel { result }).inc();
         self.reconcile_duration.observe(took.as_secs_f64());
     }
@@ -94,7 +94,7 @@ impl Metrics {
         self.steps.get_or_create(&KindLabel { kind, outcome }).inc();
     }
 
-    /// An operation ended, whichever way.
+    /// An operation ended, completed or not.
     pub fn operation(&self, kind: &str, took: SignedDuration) {
         let label = OperationLabel { kind: kind.to_owned() };
         self.operation_duration.get_or_create(&label).observe(took.as_secs_f64());
@@ -195,13 +195,13 @@ alerts and dashboards of the chart are held to this page. `namespace` and `clust
         rows
     }
 
-    /// Dashboards and alerts use these names; whoever changes one tells so in the changelog. `HELIOS_UPDATE_DOCS=1` writes the
+    /// Dashboards and alerts use these names; a change of one belongs into the changelog. `HELIOS_UPDATE_DOCS=1` writes the
     /// page instead.
     #[test]
-    fn the_reference_of_metrics_is_what_the_registry_tells() {
+    fn reference_of_metrics_has_what_the_registry_has() {
         let metrics = Metrics::new();
-        // A metric with labels is told of once it has some.
-        metrics.pass("ok", Duration::ZERO);
+        // A metric with labels is registered once it has some.
+        metrics.reconciled("ok", Duration::ZERO);
         metrics.step("AddMember", "done");
         metrics.operation("AddMember", SignedDuration::ZERO);
         metrics.request(&Request::get("/api/v1/pods").body(()).unwrap());
@@ -223,7 +223,7 @@ alerts and dashboards of the chart are held to this page. `namespace` and `clust
     }
 
     #[test]
-    fn a_cluster_without_leader_tells_its_age_only_and_a_deleted_one_nothing() {
+    fn metrics_have_only_the_age_when_there_is_no_leader() {
         let metrics = Metrics::new();
         let demo = Key { namespace: "team".to_owned(), name: "demo".to_owned() };
         let facts =

@@ -1,4 +1,4 @@
-//! What the objects of a cluster are called, and the way back from a pod's name to its ordinal.
+//! Names of a cluster's objects, and the ordinal of a pod's name.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,7 +17,7 @@ pub const GATEWAY_PORT: i32 = 8443;
 pub const METRICS_PORT: i32 = 9090;
 pub const GRPC_PORT: i32 = 50051;
 
-/// Which HeliosCluster.
+/// Namespace and name of a HeliosCluster.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key {
     pub namespace: String,
@@ -42,12 +42,12 @@ pub fn peers_service(cluster: &str) -> String {
     format!("{cluster}-peers")
 }
 
-/// The Services for clients: any member, the leader, those that spare the leader.
+/// The Services for clients: any member, the leader, the followers.
 pub fn client_services(cluster: &str) -> [String; 3] {
     [cluster.to_owned(), format!("{cluster}-leader"), format!("{cluster}-read")]
 }
 
-/// Every way in which pods may write the name of a Service.
+/// Every form in which pods may write the name of a Service.
 pub fn in_every_length(service: &str, namespace: &str) -> [String; 4] {
     [
         "".to_owned(),
@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_ordinal_is_read_back_only_from_our_own_names() {
+    fn ordinal_is_parsed_only_from_our_own_names() {
         assert_eq!(ordinal("demo", "demo-0"), Some(0));
         assert_eq!(ordinal("demo", "demo-12"), Some(12));
         for stranger in ["demo", "demo-", "demo-01", "demo-x", "demo-1-2", "other-1", "demo-+1"] {
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cluster_whose_name_continues_another_is_a_stranger() {
+    fn cluster_whose_name_continues_another_is_foreign() {
         assert_eq!(ordinal("demo", "demo-b-1"), None);
     }
 }

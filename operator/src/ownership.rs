@@ -1,4 +1,4 @@
-//! Whose an object is that has a name which the operator uses. **What is not of this HeliosCluster is never adopted,
+//! Owner of an object that has a name which the operator uses. **What is not of this HeliosCluster is never adopted,
 //! changed or deleted**: a name proves nothing, since anybody who may create objects in the namespace can take it
 //! first. Pure.
 
@@ -43,13 +43,13 @@ fn controller(metadata: &ObjectMeta) -> Option<&OwnerReference> {
     metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true))
 }
 
-/// Nobody knows the UID before the HeliosCluster exists, so the label cannot have been planted for it.
+/// The UID is unknown before the HeliosCluster exists, so the label cannot have been planted for it.
 fn is_handed_over(metadata: &ObjectMeta, us: &OwnerReference) -> bool {
     let label = |key: &str| metadata.labels.as_ref().and_then(|labels| labels.get(key));
     label(CLUSTER_LABEL) == Some(&us.name) && label(CLUSTER_UID_LABEL) == Some(&us.uid)
 }
 
-/// Who else than the StatefulSet of `cluster` a pod or claim of its name belongs to; `None` when it may be its own.
+/// Owner of a pod or claim of this name other than the StatefulSet of `cluster`; `None` when it may be its own.
 /// Without a controller one with the labels is on its way to the StatefulSet, or was kept from an earlier one.
 pub fn of_another_workload(metadata: &ObjectMeta, cluster: &str) -> Option<Owner> {
     let labels = metadata.labels.as_ref();
@@ -92,7 +92,7 @@ impl Taken {
     }
 }
 
-/// What the status says about `taken`; nothing when all names are free or ours. `runs`: the StatefulSet is there and
+/// Problem to report for `taken`; `None` when all names are free or ours. `runs`: the StatefulSet is there and
 /// ours. Before that nothing is created at all; afterwards only what is essential holds everything else.
 pub fn problem(taken: &[Taken], us: &OwnerReference, runs: bool) -> Option<Problem> {
     if taken.is_empty() {
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn an_object_is_ours_by_uid_and_not_by_name() {
+    fn object_is_ours_by_uid_and_not_by_name() {
         assert_eq!(owner(&owned_by(us()), &us()), Owner::Us, "as every operator before this one made it");
         let other = reference("HeliosCluster", "demo-leader", "2");
         let named = Owner::Other(Some("HeliosCluster demo-leader".to_owned()));
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_label_hands_an_object_over_only_with_the_uid_and_without_another_controller() {
+    fn label_hands_an_object_over_only_with_the_uid_and_without_a_controller() {
         let (cluster, uid) = ((CLUSTER_LABEL, "demo"), (CLUSTER_UID_LABEL, "1"));
         assert_eq!(owner(&labelled(&[cluster]), &us()), Owner::Other(None), "anybody can plant a name");
         assert_eq!(owner(&labelled(&[uid]), &us()), Owner::Other(None));
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn pods_and_claims_of_another_controller_are_not_the_stateful_sets() {
+    fn pod_or_claim_is_foreign_when_it_has_another_controller() {
         let labels = Some(names::labels("demo"));
         let of = |controller: Option<OwnerReference>| {
             let owner_references = controller.map(|owner| vec![owner]);
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_created_beside_a_stranger_but_a_running_cluster_goes_on_without_a_service() {
+    fn taken_name_blocks_a_new_cluster_and_not_a_running_one() {
         let stranger = |kind: &str, name: &str| [taken(kind, name, Owner::Other(None))];
         let blocks = |taken: &[Taken], runs| problem(taken, &us(), runs).unwrap().blocks;
         assert_eq!(problem(&[], &us(), false), None);
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn the_message_names_the_objects_and_what_to_do() {
+    fn taken_message_has_the_objects_and_the_remedy() {
         let one = [taken("Service", "demo", Owner::Other(Some("Deployment app".to_owned())))];
         let message = problem(&one, &us(), false).unwrap().message;
         for words in ["Service demo (of Deployment app)", "another name", "heliosdb.io/cluster-uid=1"] {

@@ -1,5 +1,5 @@
-//! How often the status of a cluster is written: some writes at once, and then one in a while. A lag that changes with the
-//! load of clients must not become a write to the API server in every pass, whatever it brings about. To withhold a
+//! How often the status and the Secrets of a cluster are written: some writes at once, and then one in a while. A lag that
+//! changes with the load of clients must not become a write to the API server in every reconcile. To withhold a
 //! status is safe: nothing follows from a decision before it is written.
 
 use std::collections::HashMap;
@@ -35,7 +35,7 @@ struct Used {
 }
 
 impl Pace {
-    /// Whether a status with `news` may be written `now`; if so, it counts as written.
+    /// True if a status with `news` may be written `now`; then it counts as written.
     pub fn may_write(&self, cluster: &Key, news: News, now: Instant) -> bool {
         let mut all = self.all();
         let used = all.entry(cluster.clone()).or_default();
@@ -46,10 +46,15 @@ impl Pace {
         }
     }
 
-    /// A Secret may be written `now`; it counts as written. Whatever changes Secrets against the operator must not become
+    /// True if a Secret may be written `now`. Another controller that changes Secrets against the operator must not cause
     /// a loop of writes.
     pub fn may_write_secret(&self, cluster: &Key, now: Instant) -> bool {
-        SECRETS.take(&mut self.all().entry(cluster.clone()).or_default().secrets, now)
+        SECRETS.next(self.all().get(cluster).and_then(|used| used.secrets), now).is_some()
+    }
+
+    /// A Secret was written; a write that the API server refuses does not count.
+    pub fn secret_written(&self, cluster: &Key, now: Instant) {
+        SECRETS.take(&mut self.all().entry(cluster.clone()).or_default().secrets, now);
     }
 
     /// The cluster is gone.
@@ -65,12 +70,15 @@ impl Pace {
 
 impl Allowance {
     fn take(&self, used: &mut Option<Instant>, now: Instant) -> bool {
+        let next = self.next(*used, now);
+        *used = next.or(*used);
+        next.is_some()
+    }
+
+    /// Until when the allowance is used after a write `now`; `None` if there may be none.
+    fn next(&self, used: Option<Instant>, now: Instant) -> Option<Instant> {
         let next = used.map_or(now, |until| until.max(now)) + self.every;
-        let may = next.duration_since(now) <= self.every * self.burst;
-        if may {
-            *used = Some(next);
-        }
-        may
+        (next.duration_since(now) <= self.every * self.burst).then_some(next)
     }
 }
 
@@ -83,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn details_are_written_a_few_at_once_and_then_four_a_minute() {
+    fn details_are_written_four_at_once_and_then_four_a_minute() {
         let pace = Pace::default();
         let began = Instant::now();
         let each_second = |from: u64, to: u64| {
@@ -96,9 +104,25 @@ mod tests {
         assert!(pace.may_write(&key("other"), News::Detail, began), "clusters do not wait for each other");
     }
 
-    /// Whatever flaps in every pass, ten of them a second.
     #[test]
-    fn decisions_do_not_wait_for_details_but_are_bounded_too() {
+    fn secrets_are_bounded_when_another_controller_changes_them_and_refused_writes_do_not_count() {
+        let pace = Pace::default();
+        let began = Instant::now();
+        let second = |n: u64| began + Duration::from_secs(n);
+        assert!((0..100).all(|_| pace.may_write_secret(&key("demo"), began)), "none was written");
+        let mut written = 0;
+        for now in (0..600).map(second) {
+            if pace.may_write_secret(&key("demo"), now) {
+                pace.secret_written(&key("demo"), now);
+                written += 1;
+            }
+        }
+        assert_eq!(written, 8 + 600 / 15 - 1);
+    }
+
+    /// A decision that changes in every reconcile, ten of them a second.
+    #[test]
+    fn decisions_are_bounded_and_do_not_wait_for_details() {
         let pace = Pace::default();
         let began = Instant::now();
         let tenth = |n: u32| began + Duration::from_millis(100) * n;

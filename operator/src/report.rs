@@ -1,4 +1,4 @@
-//! Status from what was seen and planned; pure. It never claims more than was seen: members that
+//! Status from the observation and the plan; pure. It never claims more than was observed: members that
 //! do not answer make `Available` unknown, not false.
 
 mod conditions;
@@ -15,8 +15,7 @@ use crate::observe::Snapshot;
 use crate::plan::{Latch, Loss, Plan, View};
 use crate::validate::{Invalid, ValidatedCluster};
 
-/// Status after a pass. `changed` says that the pass changed the StatefulSet, so that what was seen
-/// before tells nothing of it.
+/// Status after a reconcile. `changed`: it changed the StatefulSet, so that the observation is outdated.
 pub fn report(
     cluster: &ValidatedCluster,
     seen: &Snapshot,
@@ -65,13 +64,13 @@ pub fn report_invalid(seen: &Snapshot, invalid: &Invalid) -> HeliosClusterStatus
     status
 }
 
-/// What a new status has that the one before has not.
+/// How much a new status differs from the one before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum News {
     Nothing,
     /// Words, counts, conditions: for readers, and worth a write now and then.
     Detail,
-    /// What later passes decide from, or what somebody waits for.
+    /// Fields that later reconciles decide from, or that clients wait for.
     Decision,
 }
 
@@ -100,7 +99,7 @@ fn is_decision(old: &HeliosClusterStatus, new: &HeliosClusterStatus) -> bool {
     decided(old) != decided(new) || (new.is(ConditionType::Ready) && !old.is(ConditionType::Ready))
 }
 
-/// The part of a status that passes decide from, who leads and who the members are.
+/// The part of a status that reconciles decide from, the leader, and the members.
 fn decided(status: &HeliosClusterStatus) -> HeliosClusterStatus {
     let operation = status.operation.clone().map(|operation| OperationStatus {
         step: String::new(),
@@ -150,7 +149,7 @@ fn latch(status: &mut HeliosClusterStatus, latch: Option<&Latch>) {
     }
 }
 
-/// What is known of a lost majority now, with the decisions that were latched.
+/// State of a lost majority now, with the decisions that were latched.
 fn recovery(view: &View, latched: Option<RecoveryStatus>) -> Option<RecoveryStatus> {
     let RecoveryStatus { chosen, done, .. } = latched.unwrap_or_default();
     let found = Loss::of(view).map(|loss| loss.report(view));
@@ -206,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn positions_are_no_news_even_while_an_operation_is_under_way() {
+    fn positions_are_no_news_when_an_operation_is_in_progress() {
         let moved = changed(|status| {
             (status.members[0].match_index, status.members[0].lag) = (Some(1_000_000), Some(900));
         });
@@ -214,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn words_are_details_and_what_passes_decide_from_is_not() {
+    fn texts_are_details_and_latched_fields_are_decisions() {
         let step = |text: &str| changed(|status| status.operation.as_mut().unwrap().step = text.to_owned());
         assert_eq!(news(&rolling(), &step("the budget holds demo-0")), News::Detail);
         for decision in [
@@ -230,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn that_it_is_ready_is_awaited_and_that_it_is_not_may_wait() {
+    fn ready_is_a_decision_when_it_becomes_true_and_a_detail_when_it_becomes_false() {
         assert_eq!(news(&ready("False"), &ready("True")), News::Decision);
         assert_eq!(news(&ready("True"), &ready("False")), News::Detail);
     }

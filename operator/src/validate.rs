@@ -19,7 +19,7 @@ use crate::security::Problem;
 #[error("{0}")]
 pub struct Invalid(pub String);
 
-/// What the operator brings to every cluster.
+/// Defaults that the operator has for every cluster.
 #[derive(Debug, Clone)]
 pub struct Defaults {
     /// Image for clusters that name none.
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn an_override_that_contradicts_the_preset_is_refused_with_both_values() {
+    fn override_is_rejected_with_both_values_when_it_contradicts_the_preset() {
         let error = raft_of(serde_json::json!({ "heartbeatInterval": "1s" })).unwrap_err();
         assert!(error.0.contains("1000 ms and 300 ms"), "{error}");
         let error = raft_of(serde_json::json!({ "electionTimeoutMax": "200ms" })).unwrap_err();

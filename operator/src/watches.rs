@@ -1,5 +1,5 @@
-//! What changes in Kubernetes, told as the names of the clusters it is about. Of what a cluster consists
-//! of, only metadata is watched: a pass reads for itself what it decides from.
+//! Changes in Kubernetes, as the names of the clusters that they are about. Of the objects of a cluster only metadata is
+//! watched: a reconcile reads what it decides from.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Debug;
@@ -27,8 +27,8 @@ pub type Watched = DeserializeGuard<HeliosCluster>;
 /// A list is read in pages of this many objects, so that 500 clusters never are in memory as text.
 const PAGE: u32 = 50;
 
-/// All clusters of `namespace`, kept up to date; of all namespaces when `None`. The stream has those that were asked for
-/// something new, or went: a status that the operator itself has written asks for no pass.
+/// All clusters of `namespace`, kept up to date; of all namespaces when `None`. The stream has those whose
+/// desired state changed, or that were deleted: a status that the operator has written requests no reconcile.
 pub fn clusters(
     client: &Client,
     namespace: Option<&str>,
@@ -37,27 +37,27 @@ pub fn clusters(
     let config = watcher::Config::default().page_size(PAGE);
     let stream = watcher::watcher(scoped::<Watched>(client, namespace), config)
         .default_backoff()
-        // Who owns which field is half of an object, and nobody asks.
+        // Field ownership is half of an object, and nothing here uses it.
         .modify(|cluster| cluster.meta_mut().managed_fields = None)
         .reflect(writer);
-    let mut wishes = Wishes::default();
+    let mut desired = DesiredStates::default();
     let stream = stream.filter(move |event| {
-        let is_new = event.as_ref().map_or(true, |event| wishes.is_new(event));
+        let is_new = event.as_ref().map_or(true, |event| desired.is_new(event));
         futures::future::ready(is_new)
     });
     (reader, stream.touched_objects())
 }
 
-/// What users have asked of the clusters that exist, as far as a pass depends on it.
+/// Desired states of the clusters that exist, as far as a reconcile depends on them.
 #[derive(Default)]
-struct Wishes {
-    known: HashMap<Key, Wish>,
-    /// While the watch lists what there is.
+struct DesiredStates {
+    known: HashMap<Key, DesiredState>,
+    /// Clusters of the list that the watch starts with.
     listed: HashSet<Key>,
 }
 
 #[derive(Clone, PartialEq, Eq)]
-struct Wish {
+struct DesiredState {
     uid: Option<String>,
     /// Counts the changes of the spec.
     generation: Option<i64>,
@@ -66,7 +66,7 @@ struct Wish {
     is_deleted: bool,
 }
 
-impl Wishes {
+impl DesiredStates {
     /// Notes the event. What a watch lists when it begins again is new only if it differs from what was known.
     fn is_new<K: Resource<DynamicType = ()>>(&mut self, event: &Event<K>) -> bool {
         match event {
@@ -86,12 +86,12 @@ impl Wishes {
     }
 
     fn differs<K: Resource<DynamicType = ()>>(&mut self, cluster: &K) -> bool {
-        let wish = Wish::of(cluster);
-        self.known.insert(key(cluster), wish.clone()) != Some(wish)
+        let state = DesiredState::of(cluster);
+        self.known.insert(key(cluster), state.clone()) != Some(state)
     }
 }
 
-impl Wish {
+impl DesiredState {
     fn of<K: Resource<DynamicType = ()>>(cluster: &K) -> Self {
         let metadata = cluster.meta();
         let annotations = cluster.annotations().iter();
@@ -145,7 +145,7 @@ pub fn changes<T: Send + Sync + 'static>(
 #[derive(Debug, PartialEq, Eq)]
 enum Change {
     Of(Key),
-    /// A watch begins from here, for the first time or again: what came and went before, nobody tells.
+    /// A watch starts here, for the first time or again: earlier changes are unknown.
     Unknown,
 }
 
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_that_comes_changes_or_goes_is_told_as_its_cluster() {
+    fn cluster_is_reported_when_one_of_its_pods_changes() {
         let ours = || pod(BTreeMap::from([(CLUSTER_LABEL.to_owned(), "demo".to_owned())]));
         let demo = || Some(Change::Of(Key { namespace: "team".to_owned(), name: "demo".to_owned() }));
         assert_eq!(change(&Event::Apply(ours())), demo());
@@ -221,8 +221,8 @@ mod tests {
     }
 
     #[test]
-    fn a_status_that_was_written_asks_for_no_pass_and_all_else_does() {
-        let mut wishes = Wishes::default();
+    fn written_status_requests_no_reconcile_and_other_changes_do() {
+        let mut desired = DesiredStates::default();
         let cluster = |version: &str, generation, annotations: &[(&str, &str)]| {
             let mut cluster = HeliosCluster::new("demo", Default::default());
             let metadata = cluster.meta_mut();
@@ -232,36 +232,36 @@ mod tests {
             metadata.annotations = Some(annotations.iter().map(pair).collect());
             cluster
         };
-        assert!(wishes.is_new(&Event::Apply(cluster("1", 1, &[]))));
-        assert!(!wishes.is_new(&Event::Apply(cluster("2", 1, &[]))), "a status");
-        assert!(wishes.is_new(&Event::Apply(cluster("3", 2, &[]))), "a spec");
-        assert!(wishes.is_new(&Event::Apply(cluster("4", 2, &[("renew", "now")]))));
-        assert!(!wishes.is_new(&Event::InitApply(cluster("5", 2, &[("renew", "now")]))), "a list again");
+        assert!(desired.is_new(&Event::Apply(cluster("1", 1, &[]))));
+        assert!(!desired.is_new(&Event::Apply(cluster("2", 1, &[]))), "a status");
+        assert!(desired.is_new(&Event::Apply(cluster("3", 2, &[]))), "a spec");
+        assert!(desired.is_new(&Event::Apply(cluster("4", 2, &[("renew", "now")]))));
+        assert!(!desired.is_new(&Event::InitApply(cluster("5", 2, &[("renew", "now")]))), "a list again");
         let mut deleted = cluster("6", 2, &[("renew", "now")]);
         deleted.meta_mut().deletion_timestamp =
             Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::UNIX_EPOCH));
-        assert!(wishes.is_new(&Event::Apply(deleted.clone())));
-        assert!(wishes.is_new(&Event::Delete(deleted)));
-        assert!(wishes.known.is_empty());
+        assert!(desired.is_new(&Event::Apply(deleted.clone())));
+        assert!(desired.is_new(&Event::Delete(deleted)));
+        assert!(desired.known.is_empty());
         let recreated = HeliosCluster {
             metadata: ObjectMeta { uid: Some("2".to_owned()), ..cluster("7", 2, &[]).metadata },
             ..cluster("7", 2, &[])
         };
-        wishes.is_new(&Event::Apply(cluster("6", 2, &[])));
-        assert!(wishes.is_new(&Event::Apply(recreated)), "another one of this name");
-        wishes.is_new(&Event::<HeliosCluster>::Init);
-        wishes.is_new(&Event::<HeliosCluster>::InitDone);
-        assert!(wishes.known.is_empty(), "it went while nobody watched");
+        desired.is_new(&Event::Apply(cluster("6", 2, &[])));
+        assert!(desired.is_new(&Event::Apply(recreated)), "another one of this name");
+        desired.is_new(&Event::<HeliosCluster>::Init);
+        desired.is_new(&Event::<HeliosCluster>::InitDone);
+        assert!(desired.known.is_empty(), "it was deleted while no watch ran");
     }
 
     #[test]
-    fn a_watch_that_begins_again_knows_of_nothing_that_went() {
+    fn watch_forgets_deleted_clusters_when_it_restarts() {
         assert_eq!(change::<Pod>(&Event::InitDone), Some(Change::Unknown));
     }
 
     /// A HeliosCluster of a version with other fields is an entry that says so, not the end of the watch.
     #[test]
-    fn a_cluster_that_cannot_be_read_keeps_its_name() {
+    fn unreadable_cluster_keeps_its_name() {
         let broken = serde_json::json!({
             "apiVersion": "heliosdb.io/v1alpha1", "kind": "HeliosCluster",
             "metadata": {"name": "broken", "namespace": "team"},

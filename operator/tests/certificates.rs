@@ -329,7 +329,7 @@ fn supplied_certificate_is_rejected_with_the_reason_when_it_does_not_fit() {
 /// Memory that the operator keeps for each idle cluster, beside its observation.
 #[test]
 #[ignore = "measures the process, so it runs alone"]
-fn figures_of_what_is_kept_of_a_certificate() {
+fn memory_of_a_kept_certificate() {
     const CLUSTERS: u64 = 500;
     let resident = || {
         let status = std::fs::read_to_string("/proc/self/status").unwrap();

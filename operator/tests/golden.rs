@@ -36,7 +36,7 @@ fn template(spec: serde_json::Value) -> String {
 }
 
 #[test]
-fn the_demo_is_as_on_record() {
+fn objects_of_the_demo_match_the_golden_file() {
     let Objects {
         service_account,
         config_map,
@@ -70,7 +70,7 @@ fn the_demo_is_as_on_record() {
 
 /// An operator upgrade alone restarts no pod: these digests stay, or the difference is meant.
 #[test]
-fn the_templates_of_samples_are_as_on_record() {
+fn templates_of_samples_match_the_golden_file() {
     let samples = [
         ("defaults", json!({})),
         ("open", json!({ "tls": { "mode": "off" }, "auth": { "enabled": false } })),
@@ -108,7 +108,7 @@ fn the_templates_of_samples_are_as_on_record() {
 }
 
 #[test]
-fn settings_of_the_node_reach_its_configuration() {
+fn configuration_has_the_settings_of_the_spec() {
     let config = |spec| objects(spec).config_map.data.unwrap()["heliosd.yaml"].clone();
     let plain = config(json!({}));
     for section in ["state:", "reads:", "writes:"] {
@@ -120,9 +120,9 @@ fn settings_of_the_node_reach_its_configuration() {
     }
 }
 
-/// What clusters had before there were certificates and passwords; protected mode came since.
+/// The template from before certificates and passwords; protected mode was added since.
 #[test]
-fn without_tls_and_passwords_the_template_is_the_one_of_old() {
+fn template_is_unchanged_when_there_is_no_tls_and_no_password() {
     let open = template(json!({ "tls": { "mode": "off" }, "auth": { "enabled": false } }));
     let lines: Vec<_> = open.lines().collect();
     let added = lines.iter().position(|line| line.contains("HELIOS_PROTECTED_MODE")).unwrap();
@@ -132,7 +132,7 @@ fn without_tls_and_passwords_the_template_is_the_one_of_old() {
 }
 
 #[test]
-fn certificate_and_password_reach_the_configuration_and_the_authoritys_key_no_pod() {
+fn certificate_and_password_are_mounted_and_the_key_of_the_authority_is_not() {
     let Objects { config_map, stateful_set, .. } = objects(json!({}));
     let config = config_map.data.unwrap()["heliosd.yaml"].clone();
     for line in [
@@ -153,7 +153,7 @@ fn certificate_and_password_reach_the_configuration_and_the_authoritys_key_no_po
 }
 
 #[test]
-fn the_peer_port_is_open_to_members_and_the_operator_only() {
+fn peer_port_is_open_to_members_and_the_operator_only() {
     assert!(objects(json!({ "networkPolicy": { "enabled": false } })).network_policy.is_none());
     let policy = objects(json!({})).network_policy.unwrap().spec.unwrap();
     let rules = policy.ingress.unwrap();
@@ -176,7 +176,7 @@ fn the_peer_port_is_open_to_members_and_the_operator_only() {
 }
 
 #[test]
-fn what_must_roll_the_members_changes_the_template_and_nothing_else_does() {
+fn template_changes_only_when_a_setting_needs_a_restart() {
     let base = template(json!({}));
     for rolls in [
         json!({ "image": "heliosd:2" }),
@@ -209,14 +209,14 @@ fn what_must_roll_the_members_changes_the_template_and_nothing_else_does() {
 }
 
 #[test]
-fn a_single_member_has_no_budget() {
+fn budget_is_absent_when_there_is_one_member() {
     assert!(objects(json!({ "replicas": 1 })).budget.is_none());
     assert!(objects(json!({ "podDisruptionBudget": { "enabled": false } })).budget.is_none());
     assert!(objects(json!({ "replicas": 3 })).budget.is_some());
 }
 
 #[test]
-fn pods_pass_the_restricted_standard() {
+fn pods_meet_the_restricted_standard() {
     let pod = objects(json!({})).stateful_set.spec.template.spec.unwrap();
     let of_pod = pod.security_context.unwrap();
     assert_eq!(of_pod.run_as_non_root, Some(true));
@@ -229,7 +229,7 @@ fn pods_pass_the_restricted_standard() {
 }
 
 #[test]
-fn a_live_claim_template_is_kept_as_it_is() {
+fn claim_template_is_kept_when_it_is_live() {
     let cluster = validated(json!({ "storage": { "size": "20Gi" } }));
     let shape = Shape { replicas: 3, template_volume_size: Some("10Gi".to_owned()) };
     let claims = build::objects(&cluster, &shape).unwrap().stateful_set.spec.volume_claim_templates.unwrap();
@@ -238,7 +238,7 @@ fn a_live_claim_template_is_kept_as_it_is() {
 }
 
 #[test]
-fn members_without_users_are_told_to_let_everyone_in_and_others_are_told_nothing() {
+fn protected_mode_is_off_only_when_there_are_no_users() {
     const VARIABLE: &str = "HELIOS_PROTECTED_MODE";
     assert!(!template(json!({})).contains(VARIABLE));
     let open = template(json!({"auth": {"enabled": false}}));

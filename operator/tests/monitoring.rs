@@ -1,4 +1,4 @@
-//! Alerts and dashboards of the chart: every metric and label that one names is one that is told, every alert has its page,
+//! Alerts and dashboards of the chart: every metric and label that one names exists, every alert has its page,
 //! and fires when it should and only then.
 #![allow(clippy::unwrap_used)]
 
@@ -10,7 +10,7 @@ use regex::Regex;
 use serde_json::Value;
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
-/// Of what is scraped, by Prometheus or by the chart's PodMonitors; `le` of every histogram.
+/// Labels that are added by Prometheus or by the chart's PodMonitors; `le` of every histogram.
 const TARGET_LABELS: [&str; 5] = ["namespace", "cluster", "instance", "job", "le"];
 const TESTS: &str = "operator/tests/alerts.test.yaml";
 
@@ -34,7 +34,7 @@ fn known() -> BTreeMap<String, BTreeSet<String>> {
     known
 }
 
-/// Panics if `query` names a metric or a label that nobody tells.
+/// Panics if `query` names a metric or a label that does not exist.
 fn check(whose: &str, query: &str, known: &BTreeMap<String, BTreeSet<String>>) {
     let names = Regex::new(r"\b(helios_[a-z0-9_]+)(?:\{([^}]*)\})?").unwrap();
     let matchers = Regex::new(r#"([a-z_]+)\s*(?:=~|!~|!=|=)\s*""#).unwrap();
@@ -64,7 +64,7 @@ fn alerts() -> Vec<Value> {
 }
 
 #[test]
-fn each_alert_asks_for_what_is_told_and_says_how_bad_it_is_and_where_to_read_on() {
+fn alert_uses_existing_metrics_and_has_a_severity_and_a_runbook() {
     let known = known();
     for alert in alerts() {
         let name = alert["alert"].as_str().unwrap();
@@ -80,7 +80,7 @@ fn each_alert_asks_for_what_is_told_and_says_how_bad_it_is_and_where_to_read_on(
 }
 
 #[test]
-fn each_runbook_is_of_an_alert() {
+fn runbook_belongs_to_an_alert() {
     let mut names: BTreeSet<_> =
         alerts().iter().map(|alert| format!("{}.md", alert["alert"].as_str().unwrap())).collect();
     let index = file("docs/runbooks/README.md");
@@ -94,7 +94,7 @@ fn each_runbook_is_of_an_alert() {
 }
 
 #[test]
-fn each_panel_of_a_dashboard_asks_for_what_is_told() {
+fn dashboard_panel_uses_existing_metrics() {
     let (known, legend) = (known(), Regex::new(r"\{\{(\w+)\}\}").unwrap());
     for dashboard in ["nodes", "operator"] {
         let path = format!("helm/helios-operator/files/dashboards/{dashboard}.json");
@@ -120,7 +120,7 @@ fn each_panel_of_a_dashboard_asks_for_what_is_told() {
 }
 
 #[test]
-fn each_alert_is_tried_with_what_it_fires_at_and_with_what_it_must_not() {
+fn alert_has_a_test_that_fires_and_one_that_does_not() {
     let tests: Value = serde_saphyr::from_str(&file(TESTS)).unwrap();
     let (mut fires, mut quiet) = (BTreeSet::new(), BTreeSet::new());
     for case in tests["tests"].as_array().unwrap() {
@@ -140,7 +140,7 @@ fn promtool() -> Option<PathBuf> {
 }
 
 #[test]
-fn prometheus_takes_the_alerts_and_fires_them_as_its_tests_say() {
+fn alerts_fire_as_their_promtool_tests_expect() {
     let Some(promtool) = promtool() else {
         return helios_testing::skip_or_fail("promtool", "Debian package prometheus");
     };

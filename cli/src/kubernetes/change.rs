@@ -22,7 +22,7 @@ pub async fn ask_for_restart(finder: &Finder, name: &str, now: Timestamp) -> Res
     patch(finder, name, json!({"restartAt": now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()})).await
 }
 
-/// Holds the operator, or lets it go on.
+/// Pauses or resumes the operator.
 ///
 /// # Errors
 /// When the API server refuses it.
@@ -49,7 +49,7 @@ async fn patch(finder: &Finder, name: &str, spec: Value) -> Result<HeliosCluster
     finder.clusters().patch(name, &params, &change).await.map_err(Error::kube("change HeliosCluster", name))
 }
 
-/// Waits until the operator has acted on `changed` and all members run again; `tell` hears of each step.
+/// Waits until the operator has acted on `changed` and all members run again; `report` is called with each step.
 ///
 /// # Errors
 /// When that does not happen within `limit`, or the cluster is deleted.
@@ -57,7 +57,7 @@ pub async fn await_restart(
     finder: &Finder,
     changed: &HeliosCluster,
     limit: Duration,
-    mut tell: impl FnMut(&str),
+    mut report: impl FnMut(&str),
 ) -> Result<(), Error> {
     let mut said = String::new();
     let (name, generation) = (changed.name_any(), changed.metadata.generation);
@@ -65,7 +65,7 @@ pub async fn await_restart(
         let status = cluster.status.clone().unwrap_or_default();
         let step = status.operation.map(|operation| operation.step).unwrap_or_default();
         if !step.is_empty() && step != said {
-            tell(&step);
+            report(&step);
             said = step;
         }
         let ready = status.conditions.iter().any(|condition| {
@@ -74,7 +74,7 @@ pub async fn await_restart(
                 && condition.observed_generation >= generation
         });
         ready.then_some(()).ok_or_else(|| match said.as_str() {
-            "" => "the operator has not begun; heliosctl doctor tells if it runs".to_owned(),
+            "" => "the operator has not begun; heliosctl doctor reports if it runs".to_owned(),
             step => step.to_owned(),
         })
     })
@@ -98,7 +98,7 @@ pub async fn await_status<T>(
                     Err(what) => awaited = what,
                 },
                 Ok(None) => return Err(Error::Impossible(format!("HeliosCluster {name} was deleted"))),
-                // The watch begins again by itself; the limit bounds it.
+                // The watch restarts automatically; the limit bounds it.
                 Err(error) => awaited = error.to_string(),
             }
         }

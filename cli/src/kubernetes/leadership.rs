@@ -79,7 +79,7 @@ pub async fn await_leader(
         match leader == Some(name) {
             true => Ok(()),
             false => Err(format!(
-                "{name} leads, and the operator still reports {}; heliosctl doctor tells if it runs",
+                "{name} leads, and the operator still reports {}; heliosctl doctor reports if it runs",
                 leader.unwrap_or("nobody")
             )),
         }

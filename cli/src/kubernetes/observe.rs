@@ -128,7 +128,7 @@ fn verdict(cluster: &HeliosCluster, status: &HeliosClusterStatus, members: &[Mem
         let counted = format!("{ready} of {voters} pods are ready, {} are needed", quorum(voters));
         return Verdict::new(
             Health::Unknown,
-            format!("{counted}, and the operator has not seen it yet; heliosctl doctor tells if it runs"),
+            format!("{counted}, and the operator has not seen it yet; heliosctl doctor reports if it runs"),
         );
     }
     if status.is(Degraded) {
@@ -158,7 +158,7 @@ fn verdict(cluster: &HeliosCluster, status: &HeliosClusterStatus, members: &[Mem
     Verdict::new(Health::Healthy, format!("{ready} of {voters} members in service, {spare} may fail{paused}"))
 }
 
-/// That the cluster does not serve because it is not meant to.
+/// Verdict on a cluster that hibernates, as the spec asks for.
 fn asleep(cluster: &HeliosCluster, status: &HeliosClusterStatus) -> Option<Verdict> {
     let found = |reason: Reason| status.conditions.iter().find(|condition| condition.reason == reason);
     let name = cluster.name_any();
@@ -174,7 +174,7 @@ fn asleep(cluster: &HeliosCluster, status: &HeliosClusterStatus) -> Option<Verdi
         .map(|going| Verdict::new(Health::Changing, format!("{}: {}", going.reason, going.message)))
 }
 
-/// Whether a condition is not what it is on a good day.
+/// The condition differs from the one of a healthy cluster.
 fn says_something(condition: &Condition) -> bool {
     let good = match (condition.type_.parse(), condition.reason.parse()) {
         // The verdict has it.

@@ -1,4 +1,4 @@
-//! `heliosd.yaml`: what all members share. What differs between them comes by environment.
+//! `heliosd.yaml`: settings that all members share. Those that differ between them are in the environment.
 
 use std::collections::BTreeMap;
 
@@ -14,11 +14,11 @@ use crate::security::users::{TOKEN, USERS};
 use crate::validate::ValidatedCluster;
 
 pub const CONFIG_FILE: &str = "heliosd.yaml";
-/// Annotation on the pod template; a changed configuration changes it, and so rolls the members, unless they take the
-/// change over while they run.
+/// Annotation on the pod template; a changed configuration changes it, and so restarts the members, unless they can
+/// reload the change.
 pub const CONFIG_HASH: &str = "heliosdb.io/config-hash";
 
-/// Time for every node's proxy to hear that a stopping pod is no endpoint any more.
+/// Time until every proxy has removed a stopping pod from its endpoints.
 const SHUTDOWN_DELAY: &str = "2s";
 
 #[derive(Serialize)]
@@ -100,7 +100,7 @@ struct Tls {
 struct Certificate {
     cert_file: String,
     key_file: String,
-    /// Who calls must show a certificate of it.
+    /// Authority of the certificate that clients must show.
     #[serde(skip_serializing_if = "Option::is_none")]
     ca_file: Option<String>,
 }
@@ -129,18 +129,18 @@ pub fn config_map(cluster: &ValidatedCluster) -> Result<ConfigMap, BuildError> {
     })
 }
 
-/// Digest of the file: what members that have taken it over say of it.
+/// Digest of the file, as members report it that have loaded it.
 ///
 /// # Errors
-/// As [`config_map`].
+/// When the configuration cannot be written as YAML.
 pub fn file_hash(cluster: &ValidatedCluster) -> Result<String, BuildError> {
     Ok(digest(&text(&node_config(cluster))?))
 }
 
-/// Digest of what members take over in a restart only: the rest is as by default in it.
+/// Digest of the settings that need a restart; the others have their defaults in it.
 ///
 /// # Errors
-/// As [`config_map`].
+/// When the configuration cannot be written as YAML.
 pub fn restart_hash(cluster: &ValidatedCluster) -> Result<String, BuildError> {
     Ok(digest(&text(&NodeConfig { writes: None, ..node_config(cluster) })?))
 }

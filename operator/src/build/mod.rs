@@ -31,14 +31,14 @@ pub struct Objects {
     pub client: Service,
     pub leader: Service,
     pub read: Service,
-    /// `None`: a budget that exists must go.
+    /// `None`: an existing budget is deleted.
     pub budget: Option<PodDisruptionBudget>,
-    /// `None`: one that exists must go.
+    /// `None`: an existing policy is deleted.
     pub network_policy: Option<NetworkPolicy>,
     pub stateful_set: StatefulSet,
 }
 
-/// What the live StatefulSet and the plan decide, beside the spec.
+/// Values that the live StatefulSet and the plan decide, beside the spec.
 pub struct Shape {
     pub replicas: u32,
     /// Size in the live StatefulSet's claim template, which Kubernetes does not let change; volumes

@@ -1,4 +1,4 @@
-//! Who reaches which port of a member, where the network of Kubernetes enforces it.
+//! Access to the ports of a member, where the network of Kubernetes enforces it.
 
 use std::collections::BTreeMap;
 

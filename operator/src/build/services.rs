@@ -37,7 +37,7 @@ pub fn leader(cluster: &ValidatedCluster) -> Service {
     for_clients(cluster, leader, label(ROLE_LABEL, "leader"))
 }
 
-/// Members that spare the leader: the followers, or the leader when there is no other.
+/// The followers, or the leader when there is no other member.
 pub fn read(cluster: &ValidatedCluster) -> Service {
     let [.., read] = names::client_services(&cluster.name);
     for_clients(cluster, read, label(READS_LABEL, "true"))

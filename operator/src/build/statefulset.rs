@@ -1,5 +1,5 @@
 //! The StatefulSet. Its pods are replaced by the operator alone (`OnDelete`), and all may start at
-//! once (`Parallel`): who is a member is decided by Raft, not by the order of ordinals.
+//! once (`Parallel`): membership is decided by Raft, not by the order of ordinals.
 
 use std::collections::BTreeMap;
 
@@ -24,8 +24,8 @@ use crate::security::certificates::{AUTHORITY, CERTIFICATE, KEY};
 use crate::security::users::{TOKEN, USERS};
 use crate::validate::ValidatedCluster;
 
-/// On the StatefulSet: the spec has said that clients need no password. One without it and without a password is of an
-/// operator that knew of none.
+/// Annotation on the StatefulSet: the spec declines passwords. Without it and without a password, the StatefulSet predates
+/// passwords.
 const AUTH: &str = "heliosdb.io/auth";
 const DECLINED: &str = "declined";
 const AUTH_VOLUME: &str = "auth";
@@ -150,10 +150,10 @@ fn volumes(cluster: &ValidatedCluster) -> Vec<Volume> {
     volumes
 }
 
-/// Name of the volume, where it is mounted, the Secret, and what of it the members need.
+/// Name of the volume, its mount path, the Secret, and the entries that the members need.
 type Mounted = (&'static str, &'static str, String, &'static [&'static str]);
 
-/// Not the authority's: its key is in no pod.
+/// Without the authority's key, which is in no pod.
 fn secrets(cluster: &ValidatedCluster) -> impl Iterator<Item = Mounted> {
     let spec = &cluster.spec;
     let certificate = match spec.tls.mode {
@@ -167,12 +167,12 @@ fn secrets(cluster: &ValidatedCluster) -> impl Iterator<Item = Mounted> {
     certificate.into_iter().chain(users.map(|secret| (AUTH_VOLUME, AUTH_DIR, secret, &[USERS, TOKEN][..])))
 }
 
-/// Whether its members have TLS.
+/// The members have TLS.
 pub fn has_certificate(set: &StatefulSet) -> bool {
     has_volume(set, TLS_VOLUME)
 }
 
-/// Whether its members ask for a password.
+/// The members require a password.
 pub fn has_password(set: &StatefulSet) -> bool {
     has_volume(set, AUTH_VOLUME)
 }

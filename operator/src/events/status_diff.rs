@@ -258,7 +258,7 @@ fn received_snapshot(before: &MemberStatus, now: &MemberStatus) -> Option<Change
         (true, false) if now.match_index > before.match_index => Some(Change::of_member(
             Notice::SnapshotDone,
             &now.name,
-            "has received the snapshot and goes on from there",
+            "has received the snapshot and continues from there",
         )),
         (true, false) => {
             let note = "the snapshot on its way to it has not arrived; the leader sends another";

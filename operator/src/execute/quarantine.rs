@@ -1,4 +1,4 @@
-//! Keeps what is on a volume for a person, before its claim goes (ADR 0010).
+//! Keeps the contents of a volume for the user, before its claim is deleted (ADR 0010).
 
 use helios_crds::{CLUSTER_LABEL, QUARANTINED};
 use jiff::Timestamp;
@@ -12,7 +12,7 @@ use crate::names;
 use crate::observe::bound_to;
 use crate::validate::ValidatedCluster;
 
-/// From here on nothing but a person deletes the PersistentVolume behind the claim `uid`. A claim that
+/// From here on only a user deletes the PersistentVolume behind the claim `uid`. A claim that
 /// is gone, or another by now, or bound to nothing, leaves nothing to keep.
 ///
 /// # Errors

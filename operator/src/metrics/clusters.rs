@@ -1,4 +1,4 @@
-//! What is known of each cluster, as it is at the moment of the scrape: ages go on while nothing is seen.
+//! State of each cluster at the moment of the scrape: ages grow while nothing is observed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -15,21 +15,21 @@ use tokio::time::Instant;
 use crate::names::Key;
 use crate::plan::{View, quorum};
 
-/// What a pass saw of a cluster's members.
+/// State of a cluster's members in one observation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
     /// Voters that may fail before writes stop; negative when they have stopped.
     pub faults_tolerated: i64,
-    /// The same, if all members that are asked for were there.
+    /// The same, if all members of the spec were healthy.
     pub faults_designed: i64,
-    /// Voters that count towards the quorum but that no pod is.
+    /// Voters that count toward the quorum but have no pod.
     pub ghost_voters: u32,
     /// Member ids.
     pub learners: BTreeSet<u64>,
 }
 
 impl Facts {
-    /// `None` without a leader: then nobody knows.
+    /// `None` without a leader: then the membership is unknown.
     pub fn of(view: &View) -> Option<Self> {
         view.leader?;
         let voters = view.voters();
@@ -66,7 +66,7 @@ struct Known {
 pub struct Clusters(Mutex<BTreeMap<Key, Known>>);
 
 impl Clusters {
-    /// A pass has looked; without `facts` it found no leader. `expires` is the end of the members' certificate.
+    /// Records an observation; without `facts` it found no leader. `expires` is the end of the members' certificate.
     pub fn seen(&self, cluster: &Key, facts: Option<Facts>, expires: Option<Timestamp>) {
         let now = Instant::now();
         let mut known = self.known();

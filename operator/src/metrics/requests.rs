@@ -1,4 +1,4 @@
-//! Requests to the API server, told apart by what they do and to what; never by an object's name.
+//! Requests to the API server, by verb and resource, never by an object's name.
 
 use hyper::{Method, Request};
 
@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn requests_are_told_apart_as_in_a_role() {
+    fn request_labels_are_the_verb_and_resource_of_a_role() {
         let cases = [
             ("GET", "/api/v1/namespaces/team/pods?labelSelector=a%3Db", "list", "pods"),
             ("GET", "/api/v1/pods?&watch=true&labelSelector=a", "watch", "pods"),

@@ -1,4 +1,4 @@
-//! Which hosts a volume can be used on. Its node affinity names labels of hosts, which need not be their names: a label
+//! Hosts that a volume can be used on. Its node affinity names labels of hosts, which need not be their names: a label
 //! `kubernetes.io/hostname` of `ip-10-0-0-1` on a Node `ip-10-0-0-1.internal`, a zone, a storage pool. Pure.
 
 use std::collections::BTreeMap;
@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{NodeSelector, NodeSelectorRequirement, NodeSele
 
 /// A host may lose its Node object, or a label, for as long as it takes to reboot or to be registered again.
 pub const GONE_FOR: Duration = Duration::from_secs(60);
-/// With more that went or changed within that time, nothing is said to be gone.
+/// Limit of remembered hosts; beyond it no volume counts as stranded.
 const MOST_GONE: usize = 4096;
 
 pub type Labels = BTreeMap<String, String>;
@@ -20,7 +20,7 @@ struct Home {
     labels: Labels,
 }
 
-/// The hosts that exist, and what was so within the last [`GONE_FOR`].
+/// The hosts that exist, and those that did within the last `GONE_FOR`.
 #[derive(Debug, Clone)]
 pub struct Homes {
     present: BTreeMap<String, Labels>,
@@ -34,7 +34,7 @@ impl Homes {
         Self { present, gone: Vec::new(), since: now }
     }
 
-    /// Notes that the host `name` has these `labels` now, or that it is gone; answers whether that was not known.
+    /// Sets the `labels` of the host `name`, or removes it; true if that is a change.
     pub fn set(&mut self, name: &str, labels: Option<Labels>, now: Instant) -> bool {
         let before = self.present.get(name);
         if before == labels.as_ref() {
@@ -50,7 +50,7 @@ impl Homes {
         true
     }
 
-    /// Notes that these are all hosts now.
+    /// Replaces all hosts.
     pub fn replace(&mut self, mut present: BTreeMap<String, Labels>, now: Instant) {
         let names: Vec<String> = self.present.keys().cloned().collect();
         for name in names {
@@ -67,7 +67,7 @@ impl Homes {
         self.gone.push((home, now));
     }
 
-    /// One without node affinity is a network's, and can be used anywhere.
+    /// A volume without node affinity is on the network, and can be used on any host.
     pub fn fate(&self, volume: &PersistentVolume, now: Instant) -> Fate {
         let affinity = volume.spec.as_ref().and_then(|spec| spec.node_affinity.as_ref());
         let Some(required) = affinity.and_then(|affinity| affinity.required.as_ref()) else {
@@ -156,7 +156,7 @@ mod tests {
         json!({"matchExpressions": [{"key": key, "operator": operator, "values": values}]})
     }
 
-    /// Whether it is stranded, long after `host` was listed as the only one.
+    /// The volume is stranded long after `host` was listed as the only one.
     fn strands(terms: Value) -> bool {
         let (name, labels) = host();
         let began = Instant::now();
@@ -165,14 +165,14 @@ mod tests {
     }
 
     #[test]
-    fn a_volume_is_found_by_the_labels_of_hosts_and_not_by_their_names() {
+    fn volume_is_matched_by_labels_of_hosts_and_not_by_their_names() {
         assert!(!strands(json!([on("kubernetes.io/hostname", "In", &["ip-10-0-0-1"])])));
         assert!(strands(json!([on("kubernetes.io/hostname", "In", &["ip-10-0-0-1.internal"])])));
         assert!(strands(json!([on("kubernetes.io/hostname", "In", &["ip-10-0-0-2"])])));
     }
 
     #[test]
-    fn every_key_and_operator_counts() {
+    fn node_affinity_matches_by_every_key_and_operator() {
         for (key, operator, values, met) in [
             ("topology.kubernetes.io/zone", "In", &["a", "b"][..], true),
             ("topology.kubernetes.io/zone", "In", &["c"], false),
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn all_of_a_term_and_one_of_the_terms_must_hold() {
+    fn node_affinity_matches_when_all_of_a_term_and_one_term_hold() {
         let zone =
             |zone: &str| json!({"key": "topology.kubernetes.io/zone", "operator": "In", "values": [zone]});
         let both = json!({"matchExpressions": [zone("a"), {"key": "ssd", "operator": "Exists"}]});
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_gone_only_after_a_minute_and_so_is_one_that_was_never_seen() {
+    fn host_is_gone_when_it_has_been_absent_for_a_minute() {
         let volume = with_terms(json!([on("topology.kubernetes.io/zone", "In", &["a"])]));
         let began = Instant::now();
         let after = |seconds| began + Duration::from_secs(seconds);
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_of_hosts_that_went_is_bounded() {
+    fn remembered_hosts_are_bounded() {
         let began = Instant::now();
         let mut homes = Homes::new(BTreeMap::new(), began);
         for number in 0..MOST_GONE + 10 {

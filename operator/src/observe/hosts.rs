@@ -1,5 +1,5 @@
-//! Kubernetes' nodes, watched once for all clusters. Only what plans ask about is kept, so their
-//! frequent status reports are no news.
+//! Kubernetes' Nodes, watched once for all clusters. Only the fields that plans use are kept, so their
+//! frequent status reports change nothing.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,16 +14,16 @@ use tokio::sync::watch;
 use super::affinity::{Homes, Labels};
 
 const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
-/// Until it is tried again where nodes may not be read; somebody may have granted the right.
+/// Pause before the next attempt where Nodes may not be read; the right may be granted meanwhile.
 const FORBIDDEN: Duration = Duration::from_mins(5);
 
 pub type HostsByName = Arc<BTreeMap<String, Host>>;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Host {
-    /// Its pods are to go elsewhere.
+    /// Its pods are to move to other hosts.
     pub cordoned: bool,
-    /// A person has said that it is down for good.
+    /// A user has marked it as down for good.
     pub out_of_service: bool,
 }
 
@@ -31,7 +31,7 @@ pub struct Host {
 #[derive(Debug, Clone)]
 pub struct Seen {
     pub by_name: HostsByName,
-    /// Which volumes can be used on them.
+    /// Volumes that can be used on them.
     pub homes: Arc<Homes>,
 }
 
@@ -40,7 +40,7 @@ pub struct Seen {
 pub struct Hosts(watch::Receiver<Option<Seen>>);
 
 impl Hosts {
-    /// Begins to watch, until the last of these is dropped.
+    /// Starts the watch, which ends when the last clone is dropped.
     pub fn watch(client: Client) -> Self {
         let (sender, receiver) = watch::channel(None);
         tokio::spawn(follow(client, sender));
@@ -66,7 +66,7 @@ async fn follow(client: Client, sender: watch::Sender<Option<Seen>>) {
     while let Some(event) = events.next().await {
         match event {
             Ok(event) => {
-                if book.note(event, Instant::now()) {
+                if book.apply_event(event, Instant::now()) {
                     sender.send_if_modified(|seen| book.show(seen));
                 }
             }
@@ -82,7 +82,7 @@ async fn follow(client: Client, sender: watch::Sender<Option<Seen>>) {
     }
 }
 
-/// What the events of the watch tell.
+/// Hosts as of the events of the watch.
 #[derive(Default)]
 struct Book {
     listing: BTreeMap<String, (Host, Labels)>,
@@ -92,8 +92,8 @@ struct Book {
 }
 
 impl Book {
-    /// Whether anything that is kept of the hosts has changed.
-    fn note(&mut self, event: watcher::Event<Node>, now: Instant) -> bool {
+    /// Applies an event; true if the kept state of a host changed.
+    fn apply_event(&mut self, event: watcher::Event<Node>, now: Instant) -> bool {
         match event {
             watcher::Event::Init => {
                 self.listing.clear();
@@ -131,15 +131,15 @@ impl Book {
         }
     }
 
-    /// Brings `seen` up to date; answers whether that is news to passes that have nothing to do. Labels are none: which
+    /// Updates `seen`; true if idle clusters have to be reconciled. Labels do not matter to them: which
     /// hosts a volume can be used on matters only while its member is not ready, and then reconciles follow each other.
     fn show(&self, seen: &mut Option<Seen>) -> bool {
         let Some(homes) = &self.homes else { return false };
         let before = seen.as_ref().map(|seen| &seen.by_name).filter(|hosts| ***hosts == self.hosts);
-        let is_news = before.is_none();
+        let has_changed = before.is_none();
         let by_name = before.cloned().unwrap_or_else(|| Arc::new(self.hosts.clone()));
         *seen = Some(Seen { by_name, homes: Arc::new(homes.clone()) });
-        is_news
+        has_changed
     }
 }
 
@@ -166,32 +166,32 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_known_before_the_list_is_complete() {
+    fn hosts_are_unknown_until_the_list_is_complete() {
         let (mut book, mut seen) = (Book::default(), None);
-        let mut note = |event| book.note(event, Instant::now()) && book.show(&mut seen);
-        assert!(!note(Event::Init), "where nodes may not be read, nothing more comes");
-        assert!(!note(Event::InitApply(node("a"))));
-        assert!(!note(Event::InitApply(node("b"))));
-        assert!(note(Event::InitDone));
-        assert!(note(Event::Delete(node("a"))));
-        assert!(!note(Event::Init), "and what was known before a new list stays");
-        assert!(!note(Event::InitApply(node("c"))));
-        assert!(note(Event::InitDone));
+        let mut apply = |event| book.apply_event(event, Instant::now()) && book.show(&mut seen);
+        assert!(!apply(Event::Init), "where nodes may not be read, nothing more comes");
+        assert!(!apply(Event::InitApply(node("a"))));
+        assert!(!apply(Event::InitApply(node("b"))));
+        assert!(apply(Event::InitDone));
+        assert!(apply(Event::Delete(node("a"))));
+        assert!(!apply(Event::Init), "and what was known before a new list stays");
+        assert!(!apply(Event::InitApply(node("c"))));
+        assert!(apply(Event::InitDone));
         assert_eq!(seen.unwrap().by_name.keys().collect::<Vec<_>>(), ["c"]);
     }
 
     #[test]
-    fn a_status_report_changes_nothing_and_a_label_is_no_news_but_known() {
+    fn hosts_are_unchanged_when_only_a_status_or_label_changes() {
         let (mut book, mut seen) = (Book::default(), None);
         for event in [Event::Init, Event::InitApply(node("a")), Event::InitDone] {
-            if book.note(event, Instant::now()) {
+            if book.apply_event(event, Instant::now()) {
                 book.show(&mut seen);
             }
         }
-        assert!(!book.note(Event::Apply(node("a")), Instant::now()), "as it was");
+        assert!(!book.apply_event(Event::Apply(node("a")), Instant::now()), "as it was");
         let mut labelled = node("a");
         labelled.metadata.labels = Some(BTreeMap::from([("zone".to_owned(), "z".to_owned())]));
-        assert!(book.note(Event::Apply(labelled), Instant::now()));
+        assert!(book.apply_event(Event::Apply(labelled), Instant::now()));
         let before = seen.clone().unwrap();
         assert!(!book.show(&mut seen));
         let after = seen.unwrap();

@@ -197,8 +197,8 @@ fn condition<'a>(status: Option<&'a v1::PodStatus>, type_: &str) -> Option<&'a P
     status?.conditions.as_deref()?.iter().find(|c| c.type_ == type_)
 }
 
-/// Ended by itself more than once, and started anew since the pod was last ready: a process that runs
-/// on, cut off from all others, is none of these, however often it has ended long ago.
+/// Failure of a process that exited more than once, and was restarted since the pod was last ready: a process that keeps
+/// running, cut off from all others, has not failed, however often it exited long ago.
 fn failure(container: &ContainerStatus, unready_since: Option<Timestamp>) -> Option<Failure> {
     const ENDS: i32 = 3;
     let ended = container.last_state.as_ref()?.terminated.as_ref()?;
@@ -212,11 +212,11 @@ fn failure(container: &ContainerStatus, unready_since: Option<Timestamp>) -> Opt
     let backing_off =
         state.waiting.as_ref().is_some_and(|waiting| waiting.reason.as_deref() == Some("CrashLoopBackOff"));
     let started = state.running.as_ref().and_then(|running| running.started_at.as_ref());
-    let anew = started.zip(unready_since).is_some_and(|(started, since)| started.0 >= since);
-    (container.restart_count >= ENDS && (backing_off || anew)).then_some(failure)
+    let restarted = started.zip(unready_since).is_some_and(|(started, since)| started.0 >= since);
+    (container.restart_count >= ENDS && (backing_off || restarted)).then_some(failure)
 }
 
-/// What heliosd's exit codes mean, and those of a process that was ended from outside.
+/// Exit codes of heliosd, and of a process that was ended from outside.
 mod exit {
     pub const CLEAN: i32 = 0;
     pub const DISK: i32 = 74;
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_process_that_ends_by_itself_again_and_again_is_failing() {
+    fn process_is_failing_only_when_it_exits_repeatedly() {
         let at = |text: &str| text.parse::<Timestamp>().ok();
         let unready = at("2026-11-21T10:00:00Z");
         let backing_off = json!({"waiting": {"reason": "CrashLoopBackOff"}});

@@ -1,4 +1,4 @@
-//! Talks to the nodes over the `Cluster` service on the peer port.
+//! Client of the members' `Cluster` service on the peer port.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::names::{self, PEER_PORT};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const STATUS_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Where a member is, and the name that its certificate has to have.
+/// Address of a member, and the name that its certificate must have.
 #[derive(Debug, Clone)]
 pub struct Place {
     pub address: String,
@@ -35,7 +35,7 @@ pub async fn connect(
     channel.map(ClusterClient::new).map_err(|error| error.to_string())
 }
 
-/// Where to reach a pod: its address of the moment, or its name while it has none.
+/// Address of a pod: its present IP, or its name while it has none.
 pub fn place(cluster: &str, namespace: &str, ordinal: u32, pod: Option<&Pod>) -> Place {
     let address = match pod.and_then(|pod| pod.ip.as_deref()) {
         Some(ip) if ip.contains(':') => format!("[{ip}]:{PEER_PORT}"),
@@ -45,7 +45,7 @@ pub fn place(cluster: &str, namespace: &str, ordinal: u32, pod: Option<&Pod>) ->
     Place { address, server_name: names::stable_host(cluster, namespace, ordinal) }
 }
 
-/// Asks all pods at once; one that does not answer in time is left out.
+/// Status of all pods, requested concurrently; one that does not answer in time is left out.
 pub async fn statuses(
     cluster: &str,
     namespace: &str,

@@ -95,7 +95,7 @@ impl Volume {
     }
 }
 
-/// What is known of the PersistentVolume behind a claim. It is read only while the pod is not ready.
+/// State of the PersistentVolume behind a claim. It is read only while the pod is not ready.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Backing {
     #[default]

@@ -39,10 +39,10 @@ pub fn bound_to(claim: &PersistentVolumeClaim) -> Option<&str> {
     claim.spec.as_ref()?.volume_name.as_deref().filter(|name| !name.is_empty())
 }
 
-/// Reads what is behind each of `claims`.
+/// Reads the PersistentVolume behind each of `claims`.
 ///
 /// # Errors
-/// When the API server does not answer; that it refuses is an answer.
+/// When the API server does not answer; a refusal is part of the result.
 pub async fn backings(
     client: &Client,
     cluster: &str,

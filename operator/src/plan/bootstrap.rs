@@ -1,8 +1,8 @@
-//! Brings the cluster into being, exactly once (docs/design/product.md, M-2).
+//! Bootstraps the cluster, exactly once (docs/design/product.md, M-2).
 //!
 //! Two decisions are written to the status before anything follows from them: the cluster's id, and
-//! the one disk it may begin on. A second beginning would need that disk to be blank again, and
-//! then nothing is begun: whatever was written to it is gone, and only a person may accept that.
+//! the one disk that it may be bootstrapped on. A second bootstrap would need that disk to be blank again, and then the
+//! operator stops: the writes on it are gone, and only a user may accept that.
 
 use std::collections::BTreeSet;
 
@@ -52,7 +52,7 @@ pub fn decide(view: &View) -> Option<Decision> {
             0,
             Blocker::BootstrapDiskLost,
             "the disk that the cluster was begun on was lost before a second member had joined; \
-             delete this HeliosCluster and apply it again to begin anew",
+             delete this HeliosCluster and apply it again to start over",
         )),
     }
 }

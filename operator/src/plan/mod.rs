@@ -1,10 +1,10 @@
-//! What to do next: a pure function of a snapshot and a validated cluster. It answers with at most
-//! one step, which `execute` takes, and is asked again after every change.
+//! The next step: a pure function of a snapshot and a validated cluster. A plan has at most one step, which `execute`
+//! executes, and is made again after every change.
 //!
 //! No plan may break these (each is asserted by the model in `tests/`):
 //! - **I1** a step that stops a healthy voter leaves a quorum of healthy ones; a cluster of one or
 //!   two voters, which has no such step, is restarted with an announced interruption.
-//! - **I2** at most one voter is out of service by our message.
+//! - **I2** at most one voter is out of service because of the operator.
 //! - **I3** at most one membership change is under way.
 //! - **I4** what is deleted is named by UID, what is removed by member id; never by ordinal.
 //! - **I5** the leader is not stopped while another voter could lead.
@@ -16,11 +16,11 @@
 
 mod bootstrap;
 mod drain;
-mod join;
-mod leave;
 mod recovery;
 mod replace;
 mod rollout;
+mod scale_in;
+mod scale_out;
 mod secrets;
 mod settings;
 mod view;
@@ -54,7 +54,7 @@ pub struct Plan {
     pub requeue_after: Duration,
 }
 
-/// One effect. Repeating one that took effect changes nothing.
+/// One effect. Repeating a step that took effect changes nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
     Secret(SecretStep),
@@ -85,23 +85,23 @@ pub enum Step {
         target_id: u64,
         timeout: Duration,
     },
-    /// Through the Eviction API, so that it counts against the budget like a drain.
+    /// Eviction by the API, so that it counts against the disruption budget like a drain.
     Evict {
         ordinal: u32,
         uid: String,
     },
-    /// For a pod that serves nobody, which a budget must not hold.
+    /// Deletion of a pod that serves no client, which a budget must not hold.
     DeletePod {
         ordinal: u32,
         uid: String,
     },
-    /// Without waiting for its host, which is known to have ended it.
+    /// Deletion without waiting for the host, which is known to have stopped the pod.
     ForceDeletePod {
         ordinal: u32,
         uid: String,
     },
-    /// The volume, then the pod that holds it, so that a blank one takes their place. Its contents are
-    /// kept for a person when there is a reason to.
+    /// Deletion of a volume, then of the pod that holds it, so that a blank one replaces it. The contents are kept for the
+    /// user when `keep` has a reason.
     Recycle {
         ordinal: u32,
         volume_uid: String,
@@ -117,7 +117,7 @@ pub enum Step {
         uid: String,
         size: String,
     },
-    /// Makes the member at `ordinal` the only one, in exactly the state that was seen.
+    /// Makes the member at `ordinal` the only one, in exactly the state that was observed.
     ForceNew {
         ordinal: u32,
         cluster_id: String,
@@ -156,10 +156,10 @@ pub enum Latch {
     Bootstrapped,
     /// The cluster exists already, on the volumes of an earlier HeliosCluster of this name.
     Adopted(String),
-    /// A member that cannot come back by itself, and its volume.
+    /// A member that cannot recover, and its volume.
     Replacing(ReplacementStatus),
     Replaced,
-    /// The survivor, and the volumes that are set aside before it goes on alone.
+    /// The survivor, and the volumes that are set aside before it becomes the only member.
     Recovering(ChosenStatus),
     Recovered(String),
     RecoveryAbandoned,
@@ -280,7 +280,7 @@ pub struct PodLabels {
     pub in_service: bool,
 }
 
-/// What one concern wants; the first that wants anything is heeded.
+/// Result of one planner; the first in the order of `decide` is planned.
 #[derive(Debug)]
 struct Decision {
     kind: Kind,
@@ -316,8 +316,8 @@ impl Decision {
         }
     }
 
-    /// Says that the target is healthy and caught up now.
-    fn steadily(self) -> Self {
+    /// The target is healthy and caught up now.
+    fn steady(self) -> Self {
         Self { steady: true, ..self }
     }
 
@@ -344,7 +344,7 @@ pub fn plan(cluster: &ValidatedCluster, seen: &Snapshot) -> Plan {
     let still = view.is_held() || cluster.spec.hibernate;
     let decision = match () {
         () if view.is_held() => None,
-        () if cluster.spec.hibernate => replace::free_the_lost(&view),
+        () if cluster.spec.hibernate => replace::free_pod_of_lost_host(&view),
         () => decide(&view),
     };
     let (mut operation, mut step, mut latch) = (None, None, None);
@@ -367,7 +367,7 @@ pub fn plan(cluster: &ValidatedCluster, seen: &Snapshot) -> Plan {
     }
 }
 
-/// Nothing is under way, or only a roll that a person holds, for weeks perhaps.
+/// There is no operation, or only a rollout that a user holds, for weeks perhaps.
 fn is_idle(view: &View, operation: Option<&Operation>, step: Option<&Step>) -> bool {
     let is_held =
         |operation: &Operation| operation.kind == Kind::RollingUpdate && view.cluster.rollout.paused;
@@ -375,35 +375,35 @@ fn is_idle(view: &View, operation: Option<&Operation>, step: Option<&Step>) -> b
 }
 
 /// In order of urgency: what frees a stuck pod, what restores fault tolerance, what finishes
-/// something begun, then shrinking and change.
+/// an operation, then scale-in and change.
 fn decide(view: &View) -> Option<Decision> {
     if !view.seen.status.bootstrapped {
-        return rollout::replace_what_does_not_run(view).or_else(|| bootstrap::decide(view));
+        return rollout::replace_pod_that_does_not_run(view).or_else(|| bootstrap::decide(view));
     }
-    recovery::go_on_with_chosen(view)
-        .or_else(|| replace::free_the_lost(view))
-        .or_else(|| rollout::replace_what_does_not_run(view))
+    recovery::continue_with_chosen(view)
+        .or_else(|| replace::free_pod_of_lost_host(view))
+        .or_else(|| rollout::replace_pod_that_does_not_run(view))
         .or_else(|| recovery::decide(view))
-        .or_else(|| drain::lead_away(view))
-        .or_else(|| leave::replace_lost(view))
+        .or_else(|| drain::move_leader_off_cordoned_host(view))
+        .or_else(|| scale_in::remove_member_without_disk(view))
         .or_else(|| replace::replace_failed(view))
-        .or_else(|| join::finish_learner(view))
-        .or_else(|| join::recycle_removed(view))
-        .or_else(|| join::add_blank(view))
+        .or_else(|| scale_out::finish_learner(view))
+        .or_else(|| scale_out::recycle_removed(view))
+        .or_else(|| scale_out::add_blank(view))
         // A member that leaves need not be changed first; but if it cannot leave yet, the change may
         // be what heals the ones it waits for.
-        .or_else(|| leave::shrink(view).filter(|decision| decision.step.is_some()))
+        .or_else(|| scale_in::remove_surplus_voter(view).filter(|decision| decision.step.is_some()))
         .or_else(|| rollout::roll(view))
         .or_else(|| volumes::grow(view))
-        .or_else(|| leave::shrink(view))
-        .or_else(|| volumes::delete_of_removed(view))
-        .or_else(|| replace::held(view))
-        .or_else(|| join::await_missing(view))
-        .or_else(|| rollout::held(view))
-        .or_else(|| settings::await_taken(view))
+        .or_else(|| scale_in::remove_surplus_voter(view))
+        .or_else(|| volumes::delete_volume_of_removed(view))
+        .or_else(|| replace::report_held(view))
+        .or_else(|| scale_out::await_missing_member(view))
+        .or_else(|| rollout::report_held(view))
+        .or_else(|| settings::await_reload(view))
 }
 
-/// Grows at once, for a blank pod harms nothing, and shrinks only below what no member needs.
+/// Grows at once, since a blank pod does no harm, and shrinks only to what the members need.
 fn replicas(view: &View) -> u32 {
     let current = view.seen.workload.as_ref().map(|workload| workload.replicas);
     if let (true, Some(current)) = (view.is_held(), current) {
@@ -420,7 +420,7 @@ fn replicas(view: &View) -> u32 {
     }
 }
 
-/// Keeps the times of the operation that the status already tells of.
+/// Keeps the times of the operation that the status already has.
 fn operation_of(view: &View, decision: &Decision) -> Operation {
     let target = decision.target.map(|ordinal| names::pod(&view.cluster.name, ordinal));
     let earlier = view.seen.status.operation.as_ref().filter(|earlier| {

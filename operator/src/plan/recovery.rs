@@ -1,5 +1,5 @@
-//! A majority of disks lost for good: told, never acted upon without a person's word; then the old
-//! majority is fenced, one survivor goes on alone, and the others join it anew.
+//! Loss of a majority of the disks: reported, and never acted upon without a user's confirmation; then the old majority is
+//! fenced, one survivor becomes the only member, and the others join it again.
 
 use std::cmp::Reverse;
 
@@ -9,7 +9,7 @@ use helios_proto::v1::{Membership, Role, StatusResponse};
 use super::{Blocker, Decision, Kind, Latch, Step, View, quorum, replace};
 use crate::names;
 
-/// A majority that cannot come back, as far as disks tell. Silent members are not among the lost.
+/// A majority whose disks are known to be lost. Members that do not answer do not count as lost.
 pub struct Loss<'a> {
     pub voters: usize,
     pub lost: Vec<u32>,
@@ -18,10 +18,10 @@ pub struct Loss<'a> {
     pub survivors: Vec<(u32, &'a StatusResponse)>,
 }
 
-/// What was begun is ended before anything else.
-pub fn go_on_with_chosen(view: &View) -> Option<Decision> {
+/// A recovery that was started is completed before anything else.
+pub fn continue_with_chosen(view: &View) -> Option<Decision> {
     let chosen = view.seen.status.recovery.as_ref()?.chosen.as_ref()?;
-    Some(go_on(view, chosen))
+    Some(continue_with(view, chosen))
 }
 
 pub fn decide(view: &View) -> Option<Decision> {
@@ -70,7 +70,7 @@ fn begin(view: &View, loss: &Loss, survivor: u32, node: &StatusResponse) -> Deci
         fenced_volumes: fenced.map(|(_, volume)| volume.uid.clone()).collect(),
     };
     let message = format!(
-        "going on from {} after {} of {} disks were lost",
+        "recovering from {} after {} of {} disks were lost",
         chosen.survivor,
         loss.lost.len(),
         loss.voters
@@ -78,9 +78,9 @@ fn begin(view: &View, loss: &Loss, survivor: u32, node: &StatusResponse) -> Deci
     Decision::latch(Kind::Recovery, Latch::Recovering(chosen), message)
 }
 
-/// The old majority is stopped and its volumes are away before the survivor goes on alone: from then
-/// on there is one cluster, whatever comes back.
-fn go_on(view: &View, chosen: &ChosenStatus) -> Decision {
+/// The old majority is stopped and its volumes are set aside before the survivor becomes the only member: from then
+/// on there is one cluster, whichever disk returns.
+fn continue_with(view: &View, chosen: &ChosenStatus) -> Decision {
     if view.leader.is_some() {
         let message = format!("{} leads again", view.cluster.name);
         return Decision::latch(Kind::Recovery, Latch::Recovered(chosen.survivor.clone()), message);
@@ -167,7 +167,7 @@ impl<'a> Loss<'a> {
         }
     }
 
-    /// What is lost, in words.
+    /// Text for the status: which disks are lost, and which writes.
     pub fn bound(&self, view: &View) -> String {
         let names = |all: &[u32]| all.iter().map(|o| view.name(*o)).collect::<Vec<_>>().join(", ");
         let mut text =
@@ -189,7 +189,7 @@ impl<'a> Loss<'a> {
         text
     }
 
-    /// What to write to go on.
+    /// Text for the status: what to write to recover.
     pub fn how_to(&self, view: &View) -> String {
         let Some((best, _)) = self.survivors.first() else {
             return "no member with data is left; restore from a backup, or delete this HeliosCluster and its volumes".to_owned();
@@ -197,7 +197,7 @@ impl<'a> Loss<'a> {
         let id = view.seen.status.cluster_id.as_deref().unwrap_or_default();
         let name = view.name(*best);
         let mut text = format!(
-            "to accept the loss and go on from {name}, set spec.recovery: {{survivor: {name}, confirm: {id}}}"
+            "to accept the loss and recover from {name}, set spec.recovery: {{survivor: {name}, confirm: {id}}}"
         );
         if view.seen.status.recovery.as_ref().is_some_and(|recovery| recovery.done.is_some()) {
             text += ", after removing the spec.recovery of the earlier one";

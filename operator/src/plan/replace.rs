@@ -1,6 +1,6 @@
-//! Members that cannot come back by themselves, in place and at any ordinal: their disk fails their
-//! process again and again, or was on a host that is gone. What is proven is fixed in the status
-//! first; then the removal is committed, then the volume is set aside for a person (ADR 0010).
+//! Replacement of failed members, in place and at any ordinal: their disk makes their process exit repeatedly, or was on a
+//! host that is gone. The proof is latched in the status first; then the removal is committed, then the volume is set
+//! aside for the user (ADR 0010).
 
 use helios_crds::ReplacementStatus;
 use helios_proto::v1::Member;
@@ -15,8 +15,8 @@ const CRASH_LOOP: &str = "CrashLoop";
 const HOST_GONE: &str = "HostGone";
 
 /// Kubernetes frees neither name nor volume of a pod on a host that cannot confirm its end. Only a
-/// host whose object is gone, or that a person tainted as out of service, is known to have ended it.
-pub fn free_the_lost(view: &View) -> Option<Decision> {
+/// host whose object is gone, or that a user tainted as out of service, is known to have stopped it.
+pub fn free_pod_of_lost_host(view: &View) -> Option<Decision> {
     let (ordinal, pod) = view.seen.pods.iter().find(|(ordinal, pod)| {
         let host = pod.host.as_ref();
         host.is_some_and(|host| view.host_is_lost(host)) && !view.seen.nodes.contains_key(ordinal)
@@ -26,10 +26,10 @@ pub fn free_the_lost(view: &View) -> Option<Decision> {
     Some(Decision::act(Kind::ReplaceMember, *ordinal, message, step))
 }
 
-/// From the first sign to the volume set aside. Until the time is up nothing else is held.
+/// From the first sign of failure to the volume set aside. Until the delay is over, nothing else is held.
 pub fn replace_failed(view: &View) -> Option<Decision> {
     view.leader?;
-    let Some(latched) = &view.seen.status.replacement else { return notice(view) };
+    let Some(latched) = &view.seen.status.replacement else { return latch_failure(view) };
     let ordinal = names::ordinal(&view.cluster.name, &latched.member)?;
     if latched.member_id != 0 && member(view, latched).is_none() {
         return Some(set_aside(view, ordinal, latched));
@@ -41,8 +41,8 @@ pub fn replace_failed(view: &View) -> Option<Decision> {
     next(view, ordinal, latched).ok()
 }
 
-/// Said last, so that a replacement that must wait holds nothing else.
-pub fn held(view: &View) -> Option<Decision> {
+/// Planned last, so that a replacement that must wait holds nothing else.
+pub fn report_held(view: &View) -> Option<Decision> {
     let latched = view.seen.status.replacement.as_ref()?;
     let ordinal = names::ordinal(&view.cluster.name, &latched.member)?;
     let why = next(view, ordinal, latched).err()?;
@@ -65,7 +65,7 @@ fn is_still_so(view: &View, ordinal: u32, latched: &ReplacementStatus) -> bool {
         && cause(view, ordinal) == Some(&latched.reason)
 }
 
-fn notice(view: &View) -> Option<Decision> {
+fn latch_failure(view: &View) -> Option<Decision> {
     let (ordinal, reason) = (0..view.cluster.replicas).find_map(|o| Some((o, cause(view, o)?)))?;
     let latch = Latch::Replacing(ReplacementStatus {
         member: view.name(ordinal),
@@ -74,7 +74,7 @@ fn notice(view: &View) -> Option<Decision> {
         reason: reason.to_owned(),
         since: Time(view.seen.now),
     });
-    let message = format!("{} cannot come back by itself ({reason})", view.name(ordinal));
+    let message = format!("{} cannot recover ({reason})", view.name(ordinal));
     Some(Decision::latch(Kind::ReplaceMember, latch, message))
 }
 
@@ -117,7 +117,7 @@ fn next(view: &View, ordinal: u32, latched: &ReplacementStatus) -> Result<Decisi
         return Err(format!("holding the replacement of {name} until a quorum of the others is healthy"));
     }
     let step = Step::Remove { leader: leader.ordinal, id: member.id, membership: leader.membership_index() };
-    let message = format!("removing {name}, which cannot come back ({})", latched.reason);
+    let message = format!("removing {name}, which cannot recover ({})", latched.reason);
     Ok(Decision::act(Kind::ReplaceMember, ordinal, message, step))
 }
 
@@ -142,7 +142,7 @@ fn set_aside(view: &View, ordinal: u32, latched: &ReplacementStatus) -> Decision
     })
 }
 
-/// What is left to do until the volume `uid` at `ordinal` is no more; `None` when it is so.
+/// The next step until the volume `uid` at `ordinal` is gone; `None` when it is.
 pub(super) fn recycle(view: &View, kind: Kind, ordinal: u32, uid: &str, reason: &str) -> Option<Decision> {
     let volume = view.seen.volumes.get(&ordinal).filter(|volume| volume.uid == uid)?;
     let name = view.name(ordinal);

@@ -1,13 +1,13 @@
-//! The present template onto all pods: followers by lag, the leader last after one transfer.
+//! Rollout of the present template: followers by lag, the leader last after one transfer.
 
 use helios_proto::v1::Member;
 
 use super::{Decision, Kind, Step, View, quorum};
 use crate::observe::Pod;
 
-/// A pod of an old template whose process does not run, or that is no member, costs nothing to
-/// replace; a template that was edited back heals through here.
-pub fn replace_what_does_not_run(view: &View) -> Option<Decision> {
+/// A pod of an old template whose process does not run, or that is no member, can be replaced at any time; this is how a
+/// template that was edited back takes effect.
+pub fn replace_pod_that_does_not_run(view: &View) -> Option<Decision> {
     if view.cluster.rollout.paused {
         return None;
     }
@@ -45,8 +45,8 @@ pub fn roll(view: &View) -> Option<Decision> {
     }
 }
 
-/// Said last, so that a held change holds nothing else.
-pub fn held(view: &View) -> Option<Decision> {
+/// Planned last, so that a held rollout holds nothing else.
+pub fn report_held(view: &View) -> Option<Decision> {
     let outdated = view.outdated();
     let (first, _) = outdated.first()?;
     let names = outdated.iter().map(|(ordinal, _)| view.name(*ordinal)).collect::<Vec<_>>().join(", ");
@@ -54,8 +54,8 @@ pub fn held(view: &View) -> Option<Decision> {
     view.cluster.rollout.paused.then(|| Decision::wait(Kind::RollingUpdate, *first, message))
 }
 
-/// A voter is not in service. If it is itself outdated and not needed for a quorum, the present
-/// template may heal it; otherwise nothing more is stopped until it is back.
+/// A voter is not in service. If it is outdated and not needed for a quorum, the present template may repair it;
+/// otherwise no other member is stopped until it is back.
 fn heal_or_wait(view: &View, ordinal: u32, member: &Member) -> Decision {
     let name = view.name(ordinal);
     let healthy_others = view.healthy_voters() - usize::from(view.is_healthy(ordinal, member));
@@ -78,8 +78,8 @@ fn leader_last(view: &View, ordinal: u32, pod: &Pod) -> Decision {
     if view.voter_count() == 1 {
         return stop(view, ordinal, pod);
     }
-    let heir = view.best_heir(|candidate| !view.is_outdated(candidate));
-    match heir.and_then(|heir| view.transfer_to(heir)) {
+    let candidate = view.best_candidate(|ordinal| !view.is_outdated(ordinal));
+    match candidate.and_then(|candidate| view.transfer_to(candidate)) {
         Some(step) => {
             Decision::act(Kind::RollingUpdate, ordinal, format!("moving leadership off {name}"), step)
         }
@@ -103,8 +103,8 @@ fn stop(view: &View, ordinal: u32, pod: &Pod) -> Decision {
     Decision::act(Kind::RollingUpdate, ordinal, message, Step::Evict { ordinal, uid: pod.uid.clone() })
 }
 
-/// The one that was changed last is done when it has been back for a while, not when its pod was
-/// deleted, nor when it was ready once.
+/// The member that was restarted last is done when it has been healthy for a while, not when its pod was deleted, nor
+/// when it was ready once.
 fn await_last(view: &View) -> Option<Decision> {
     let latched = view.seen.status.operation.as_ref().filter(|o| o.kind == Kind::RollingUpdate.name())?;
     let target = latched.target.as_ref()?;
@@ -119,7 +119,7 @@ fn await_last(view: &View) -> Option<Decision> {
         return None;
     }
     let message = format!("watching {target}, which is back, for {:?}", view.cluster.rollout.stable_for);
-    Some(Decision::wait(Kind::RollingUpdate, ordinal, message).steadily())
+    Some(Decision::wait(Kind::RollingUpdate, ordinal, message).steady())
 }
 
 fn recovery(view: &View, ordinal: u32) -> String {

@@ -34,7 +34,7 @@ pub struct View<'a> {
 impl<'a> View<'a> {
     pub fn new(cluster: &'a ValidatedCluster, seen: &'a Snapshot) -> Self {
         let ours = |status: &&StatusResponse| Some(&status.cluster_id) == seen.status.cluster_id.as_ref();
-        // A deposed leader may not know yet that it is one; its term tells.
+        // A deposed leader may not know yet that it is one; the highest term is the leader's.
         let leader = seen
             .nodes
             .iter()
@@ -46,13 +46,13 @@ impl<'a> View<'a> {
         Self { cluster, seen, leader }
     }
 
-    /// Nothing is to be changed: so a person said, or members would not start.
+    /// Nothing is to be changed: a user paused the cluster, or members would not start.
     pub fn is_held(&self) -> bool {
         self.cluster.spec.paused || self.seen.security.is_blocked()
     }
 
-    /// A majority of the voters has the leader's membership on its disks: nobody needs a member that it
-    /// lacks any more, whoever is lost next (ADR 0011).
+    /// A majority of the voters has the leader's membership on its disks: no quorum needs a member that it
+    /// lacks any more, whichever one is lost next (ADR 0011).
     pub fn is_agreed(&self) -> bool {
         let Some(leader) = self.leader else { return false };
         let index = leader.membership_index();
@@ -162,7 +162,7 @@ impl<'a> View<'a> {
         self.host_of(ordinal).is_some_and(|host| host.cordoned)
     }
 
-    /// Its object is gone, or a person said that it is down for good. Hosts that may not be read are
+    /// Its object is gone, or a user marked it as down for good. Hosts that may not be read are
     /// not lost.
     pub fn host_is_lost(&self, name: &str) -> bool {
         let hosts = self.seen.hosts.as_ref();
@@ -196,15 +196,15 @@ impl<'a> View<'a> {
         }
         let ours = self.seen.status.cluster_id.as_ref();
         let known = self.seen.nodes.values().filter(|node| Some(&node.cluster_id) == ours);
-        let told =
+        let known_members =
             known.filter_map(|node| node.membership.as_ref()).flat_map(|membership| &membership.members);
-        // With no pod there is nobody to tell; after hibernation all members are to come back.
+        // Without pods no member answers; after hibernation all of them are to return.
         let reported = self.seen.status.members.iter().filter(|member| member.member_id != 0);
         let reported = reported.filter_map(|member| names::ordinal(&self.cluster.name, &member.name));
-        told.filter_map(|member| self.ordinal_of(member)).chain(reported).max()
+        known_members.filter_map(|member| self.ordinal_of(member)).chain(reported).max()
     }
 
-    /// Nothing is about to change by itself.
+    /// No pod is about to change.
     pub fn is_at_rest(&self) -> bool {
         if self.cluster.spec.hibernate {
             return self.seen.pods.is_empty();

@@ -15,7 +15,7 @@ pub fn grow(view: &View) -> Option<Decision> {
     Some(Decision::act(Kind::ResizeVolume, *ordinal, message, step))
 }
 
-pub fn delete_of_removed(view: &View) -> Option<Decision> {
+pub fn delete_volume_of_removed(view: &View) -> Option<Decision> {
     if view.cluster.volume.retain || !view.is_agreed() {
         return None;
     }

@@ -72,7 +72,10 @@ impl Reconciler<'_> {
             }));
         }
         match self.executor(cluster, observed).execute(&Step::Secret(step)).await? {
-            Outcome::Done => Ok(None),
+            Outcome::Done => {
+                self.pace.secret_written(self.key, Instant::now());
+                Ok(None)
+            }
             Outcome::Refused(problem) => Ok(Some(problem)),
             Outcome::NotYet(why) => Ok(Some(Problem::warning(Reason::SecretsRefused, why))),
         }

@@ -126,7 +126,7 @@ fn available(view: &View) -> Finding {
 
 fn progressing(view: &View, plan: &Plan, unseen: bool) -> Finding {
     if view.cluster.spec.paused {
-        return Finding::new(False, Reason::Paused, "held by spec.paused; set it to false to go on");
+        return Finding::new(False, Reason::Paused, "held by spec.paused; set it to false to continue");
     }
     if let Some(problem) = view.seen.security.problem.as_ref().filter(|problem| problem.blocks) {
         return Finding::new(False, problem.reason, "nothing is changed until Degraded is gone");

@@ -1,10 +1,10 @@
-//! An entry of the log that members hold, since applying it ended their processes: what it is, and the way past it. Pure.
+//! A log entry that members hold back, since applying it crashed their processes: its description and how to skip it. Pure.
 
 use std::collections::BTreeMap;
 
 use helios_proto::v1::{EntryUnappliable, StatusResponse};
 
-/// What to say of the first entry that is held, if one is.
+/// Message about the first entry that is held, if any.
 pub fn held(nodes: &BTreeMap<u32, StatusResponse>) -> Option<String> {
     let holding = || nodes.values().filter_map(|node| Some((node, node.entry_unappliable.as_ref()?)));
     let (_, entry) = holding().min_by_key(|(_, entry)| entry.index)?;
@@ -44,7 +44,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_is_held_is_named_with_the_command_that_skips_it() {
+    fn held_entry_is_reported_with_the_command_that_skips_it() {
         assert_eq!(held(&BTreeMap::from([node(0, 6, None), node(1, 6, None)])), None);
         let text =
             held(&BTreeMap::from([node(0, 6, Some(7)), node(1, 6, Some(7)), node(2, 5, None)])).unwrap();

@@ -1,4 +1,4 @@
-//! What a certificate says, and whether members can use it. Takes the time it is told.
+//! Reads certificates, and checks whether members can use them. The time is an argument.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::names;
 
-/// How a cluster's members are called, by each other and, where the client ports have TLS, by clients.
+/// Names of a cluster's members, for each other and, where the client ports have TLS, for clients.
 #[derive(Debug, Clone)]
 pub struct Names {
     pub cluster: String,
@@ -66,7 +66,7 @@ impl Validity {
     }
 }
 
-/// Of the first certificate of a PEM text.
+/// Validity of the first certificate of a PEM text.
 ///
 /// # Errors
 /// In words, when there is none.
@@ -99,13 +99,13 @@ pub fn belong_together(certificate: &str, key: &str) -> Result<(), String> {
     CertifiedKey::from_der(chain, key, &provider()).map(drop).map_err(|error| error.to_string())
 }
 
-/// Whether a certificate names whoever manages the cluster.
+/// The certificate is an admin's.
 pub fn is_for_management(certificate: &str) -> bool {
     let names = certificates(certificate.as_bytes()).ok().and_then(|chain| names_of(chain.first()?).ok());
     names.is_some_and(|names| names.iter().any(|name| name == MANAGEMENT_NAME))
 }
 
-/// Whether a member that shows `pair` is let in by one that trusts `bundle`, under each of its names.
+/// A member that shows `pair` is accepted by one that trusts `bundle`, under each of its names.
 ///
 /// # Errors
 /// In words, what does not fit.

@@ -1,4 +1,4 @@
-//! The certificates of a cluster: how they are called, and how long they live. Takes the time it is told.
+//! Makes the keys and certificates of a cluster: their names and validity. The time is an argument.
 
 use helios_proto::tls::MANAGEMENT_NAME;
 use helios_proto::tls::issue::{IssueError, Pair};
@@ -38,7 +38,7 @@ pub fn member(signer: &Pair, limit: Timestamp, names: &Names, now: Timestamp) ->
     Ok(signer.sign(&format!("{} member", names.cluster), &names.all(), validity.seconds())?)
 }
 
-/// A certificate for whoever manages the cluster, which no member shows; as [`member`] otherwise.
+/// The admin's certificate, which no member shows; as [`member`] otherwise.
 ///
 /// # Errors
 /// When `signer` is not what it says.

@@ -1,4 +1,4 @@
-//! What the Secret `<cluster>-auth` holds: drawn once, and from then on a person's to change. Pure, but for the
+//! Contents of the Secret `<cluster>-auth`: drawn once, and from then on the user's to change. Pure, but for the
 //! randomness that it is given.
 
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ pub const USERNAME: &str = "username";
 pub const PASSWORD: &str = "password";
 pub const TOKEN: &str = "token";
 pub const USERS: &str = "users.yaml";
-/// Who a client is that gives a password and no name; so every Redis client can be told the password alone.
+/// User of a client that sends a password and no name, as most Redis clients do.
 const DEFAULT_USER: &str = "default";
 const SECRET_BYTES: usize = 24;
 
@@ -23,7 +23,7 @@ const SECRET_BYTES: usize = 24;
 pub struct Address {
     pub host: String,
     pub port: u16,
-    /// Whom they have to trust there, PEM; `None` without TLS.
+    /// Authority that they have to trust there, PEM; `None` without TLS.
     pub authority: Option<String>,
 }
 
@@ -41,8 +41,7 @@ pub fn is_complete(found: &Data, address: &Address) -> Result<bool, String> {
     complete(found, address, || "drawn".to_owned()).map(|complete| complete == *found)
 }
 
-/// `found` with what it lacks, and with what follows from the rest brought up to date. `draw` makes a secret nobody
-/// can guess.
+/// `found` with what it lacks, and with what follows from the rest brought up to date. `draw` makes a random secret.
 ///
 /// # Errors
 /// In words, when the list of users in `found` is none.
@@ -69,7 +68,7 @@ pub fn complete(found: &Data, address: &Address, mut draw: impl FnMut() -> Strin
 }
 
 /// The list with the hash of `password` for `username`; other users in it stay as they are, and so does its text when
-/// there is nothing to change.
+/// nothing changes.
 fn with_password(list: Option<&str>, username: &str, password: &str) -> Result<String, String> {
     let list = list.filter(|text| !text.trim().is_empty());
     let mut users = match list {
@@ -95,7 +94,7 @@ fn hash(password: &str) -> String {
     hex(digest(&SHA256, password.as_bytes()).as_ref())
 }
 
-/// 192 bits that nobody can guess, in digits that need no quoting anywhere.
+/// 192 random bits, in digits that need no quoting anywhere.
 ///
 /// # Errors
 /// In words, when the system has no randomness to give.
@@ -139,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_and_a_token_are_drawn_once() {
+    fn password_and_token_are_drawn_once() {
         let data = drawn();
         assert_eq!(
             (data[USERNAME].as_str(), data[PASSWORD].as_str(), data[TOKEN].as_str()),
@@ -156,11 +155,11 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_password_changes_what_follows_from_it_and_no_other_user() {
+    fn derived_entries_change_when_the_password_does_and_other_users_do_not() {
         let mut data = drawn();
         let guest = format!("{}- name: guest\n  password_sha256: abc\n  role: read-only\n", data[USERS]);
         data.insert(USERS.to_owned(), guest.clone());
-        assert_eq!(complete(&data, &address(), never).unwrap()[USERS], guest, "a person's text stays");
+        assert_eq!(complete(&data, &address(), never).unwrap()[USERS], guest, "the user's text stays");
         data.insert(PASSWORD.to_owned(), "p@ss/word".to_owned());
         let changed = complete(&data, &address(), never).unwrap();
         assert!(
@@ -173,14 +172,14 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_is_none_is_not_replaced() {
+    fn list_of_users_is_not_replaced_when_it_cannot_be_parsed() {
         let mut data = drawn();
         data.insert(USERS.to_owned(), "users: nobody".to_owned());
         assert!(complete(&data, &address(), never).unwrap_err().contains("correct it"));
     }
 
     #[test]
-    fn with_tls_clients_are_told_whom_to_trust() {
+    fn secret_has_the_authority_when_client_ports_have_tls() {
         let address = Address { authority: Some("PEM".to_owned()), ..address() };
         let data = complete(&drawn(), &address, never).unwrap();
         assert_eq!(data[AUTHORITY], "PEM");
@@ -188,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hash_is_the_one_that_sha256sum_prints() {
+    fn hash_is_the_one_that_sha256sum_prints() {
         assert_eq!(hash("abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
     }
 }

@@ -9,7 +9,7 @@ use super::{begin, create_as, ready, until};
 
 const MOST_RESIDENT: u64 = 40 << 20;
 const OVER: Duration = Duration::from_secs(60);
-/// Longer than the time between two passes over a settled cluster.
+/// Longer than the time between two reconciles of an idle cluster.
 const QUIET: Duration = Duration::from_secs(15);
 
 /// `HELIOS_TEST_CLUSTERS` sets how many (default 500).
@@ -36,16 +36,16 @@ async fn settled_clusters_cost_no_write_and_little_memory() {
 
     let began = Instant::now();
     let second = Operator::start(&server, "second");
-    until("a new operator has looked at all", Duration::from_secs(300), async || {
+    until("a new operator has observed all", Duration::from_secs(300), async || {
         sum(&second.metrics(), "clusters", |_| true) >= f64::from(count)
     })
     .await;
-    println!("a new operator has looked at all: {:.1} s after its start", began.elapsed().as_secs_f64());
+    println!("a new operator has observed all: {:.1} s after its start", began.elapsed().as_secs_f64());
     await_quiet(&second).await;
     let before = second.metrics();
     tokio::time::sleep(OVER).await;
     let after = second.metrics();
-    tell(&before, &after);
+    print_rates(&before, &after);
     let resident = second.resident_bytes();
     println!("resident at rest: {:.1} MiB", mebibytes(resident));
 
@@ -71,7 +71,7 @@ fn writes(samples: &Samples) -> f64 {
     })
 }
 
-fn tell(before: &Samples, after: &Samples) {
+fn print_rates(before: &Samples, after: &Samples) {
     let minutes = OVER.as_secs_f64() / 60.0;
     for (name, value) in after.iter().filter(|(name, _)| name.starts_with("api_requests_total")) {
         let more = (value - before.get(name).unwrap_or(&0.0)) / minutes;
@@ -80,9 +80,9 @@ fn tell(before: &Samples, after: &Samples) {
         }
     }
     let more = |name| sum(after, name, |_| true) - sum(before, name, |_| true);
-    let passes = more("reconcile_duration_seconds_count");
-    let took = more("reconcile_duration_seconds_sum") / passes * 1000.0;
-    println!("a minute: {:.0} passes, {took:.1} ms each", passes / minutes);
+    let reconciles = more("reconcile_duration_seconds_count");
+    let took = more("reconcile_duration_seconds_sum") / reconciles * 1000.0;
+    println!("a minute: {:.0} reconciles, {took:.1} ms each", reconciles / minutes);
 }
 
 fn mebibytes(bytes: u64) -> f64 {

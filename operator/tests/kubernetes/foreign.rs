@@ -20,13 +20,13 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::operator::Operator;
-use super::{await_passes, begin, change, create, create_as, degraded, ready, status, until};
+use super::{await_reconciles, begin, change, create, create_as, degraded, ready, status, until};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the programs of the local cluster"]
-async fn an_object_of_each_kind_is_left_as_it_is_and_named() {
+async fn foreign_object_of_each_kind_is_left_alone_and_reported() {
     let (server, _nodes) = begin().await;
     let client = &server.client;
     let strangers = strangers();
@@ -48,14 +48,14 @@ async fn an_object_of_each_kind_is_left_as_it_is_and_named() {
         })
         .await;
     }
-    until("an event tells of each", PATIENCE, async || {
+    until("an event reports each", PATIENCE, async || {
         let events =
             Api::<Event>::default_namespaced(client.clone()).list(&Default::default()).await.unwrap();
-        let told = events.iter().filter(|event| event.reason.as_deref() == Some("NameTaken"));
-        told.count() == strangers.len()
+        let reported = events.iter().filter(|event| event.reason.as_deref() == Some("NameTaken"));
+        reported.count() == strangers.len()
     })
     .await;
-    await_passes(&operator, 2.0 * strangers.len() as f64).await;
+    await_reconciles(&operator, 2.0 * strangers.len() as f64).await;
     for before in before {
         let now = api_of(client, &before).get(&before.name_any()).await.unwrap();
         assert_eq!(now, before, "{}", operator.log());
@@ -75,7 +75,7 @@ async fn an_object_of_each_kind_is_left_as_it_is_and_named() {
 /// The certificate authority and the passwords of a planter count for nothing, before and after.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the programs of the local cluster"]
-async fn a_planted_secret_is_not_trusted_and_the_name_is_used_once_it_is_free() {
+async fn foreign_secret_is_not_trusted_and_its_name_is_used_when_it_is_free() {
     let (server, _nodes) = begin().await;
     let client = &server.client;
     for name in ["c0-ca", "c0-auth"] {
@@ -96,7 +96,7 @@ async fn a_planted_secret_is_not_trusted_and_the_name_is_used_once_it_is_free() 
         })
         .await;
     }
-    await_passes(&operator, 3.0).await;
+    await_reconciles(&operator, 3.0).await;
     let secrets = Api::<Secret>::default_namespaced(client.clone());
     assert!(secrets.get_opt("c0-peer-tls").await.unwrap().is_none(), "a certificate, by whom?");
     for name in ["c0-ca", "c0-auth"] {
@@ -113,7 +113,7 @@ async fn a_planted_secret_is_not_trusted_and_the_name_is_used_once_it_is_free() 
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the programs of the local cluster"]
-async fn a_running_cluster_goes_on_without_a_service_whose_name_was_taken() {
+async fn running_cluster_continues_when_the_name_of_a_service_is_taken() {
     let (server, _nodes) = begin().await;
     let client = &server.client;
     let mut first = Operator::start(&server, "first");
@@ -146,10 +146,10 @@ async fn a_running_cluster_goes_on_without_a_service_whose_name_was_taken() {
 /// They were made by server-side apply, and have the owner that they have today.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the programs of the local cluster"]
-async fn objects_that_an_earlier_operator_made_are_recognised_and_kept() {
+async fn objects_of_an_earlier_operator_are_kept() {
     let (server, _nodes) = begin().await;
     let client = &server.client;
-    let spec = json!({"tls": {"mode": "off"}, "service": {"annotations": {"old": "wish"}}});
+    let spec = json!({"tls": {"mode": "off"}, "service": {"annotations": {"old": "value"}}});
     create_as(client, "c0", spec.clone()).await;
     create_as(client, "c1", spec).await;
     let uid = as_applied_by_an_earlier_operator(client, "c0").await;
@@ -162,7 +162,7 @@ async fn objects_that_an_earlier_operator_made_are_recognised_and_kept() {
     // What is not wanted any more goes, from what was applied once as from what was created.
     for cluster in ["c0", "c1"] {
         assert!(services.get(cluster).await.unwrap().annotations().contains_key("old"));
-        change(client, cluster, json!({"service": {"annotations": {"old": null, "new": "wish"}}})).await;
+        change(client, cluster, json!({"service": {"annotations": {"old": null, "new": "value"}}})).await;
         until("the annotation is another", PATIENCE, async || {
             let service = services.get(cluster).await.unwrap();
             let has = |name| service.annotations().contains_key(name);
@@ -214,7 +214,7 @@ async fn objects_are_handed_over_by_their_labels() {
 /// `c0-leader` can have been created before names like this were refused. It must not take c0's Service.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the programs of the local cluster"]
-async fn a_name_that_collides_is_refused_and_an_old_one_is_editable_and_takes_nothing() {
+async fn colliding_name_is_rejected_and_an_existing_one_stays_editable() {
     let (server, _nodes) = begin().await;
     let client = &server.client;
     let clusters = Api::<HeliosCluster>::default_namespaced(client.clone());
@@ -222,7 +222,7 @@ async fn a_name_that_collides_is_refused_and_an_old_one_is_editable_and_takes_no
     for name in ["default", "kubernetes", "c0-leader", "c0-read", "c0-peers"] {
         let refused = clusters.create(&dry, &HeliosCluster::new(name, Default::default())).await.unwrap_err();
         assert!(refused.to_string().contains("choose a name other than"), "{name}: {refused}");
-        // A status is not taken from whoever creates an object.
+        // The API server drops the status of an object that is created.
         let mut with_status = HeliosCluster::new(name, Default::default());
         with_status.status = serde_json::from_value(json!({"observedGeneration": 1})).unwrap();
         clusters.create(&dry, &with_status).await.unwrap_err();

@@ -1,5 +1,5 @@
-//! A roll that the disruption budget holds: it costs little however long it lasts, no pass waits for it, and nobody is
-//! evicted on a plan that is not true any more. The test plays the controller of budgets.
+//! A rollout that the disruption budget holds: it costs little however long it lasts, no reconcile waits for it, and no pod
+//! is evicted on an outdated plan. The test plays the controller of budgets.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use serde_json::json;
 use super::nodes::Nodes;
 use super::operator::{Operator, Samples, sum};
 use super::server::Server;
-use super::{await_passes, begin, change, create, create_as, ready, status, until};
+use super::{await_reconciles, begin, change, create, create_as, ready, status, until};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 const OVER: Duration = Duration::from_secs(40);
@@ -20,7 +20,7 @@ const MOST_WRITES_A_SECOND: f64 = 0.2;
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the programs of the local cluster"]
-async fn a_held_roll_under_busy_clients_costs_few_status_writes() {
+async fn held_rollout_costs_few_status_writes_when_clients_are_busy() {
     let (server, nodes, operator) = one_cluster(true).await;
     let client = &server.client;
     nodes.keep_busy("c0");
@@ -43,7 +43,7 @@ async fn assert_few_writes(operator: &Operator, nodes: &Nodes) {
     let more = |name: &str| (sum(&after, name, |_| true) - sum(&before, name, |_| true)) / OVER.as_secs_f64();
     let answers = (nodes.answers("c0") - answers) as f64 / OVER.as_secs_f64();
     println!(
-        "a second: {:.3} status writes, {:.2} passes, {:.1} requests, {answers:.1} answers of members",
+        "a second: {:.3} status writes, {:.2} reconciles, {:.1} requests, {answers:.1} answers of members",
         more("status_writes_total"),
         more("reconcile_duration_seconds_count"),
         more("api_requests_total"),
@@ -54,18 +54,18 @@ async fn assert_few_writes(operator: &Operator, nodes: &Nodes) {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the programs of the local cluster"]
-async fn a_pass_whose_eviction_is_refused_returns_and_the_next_ones_act() {
+async fn reconcile_returns_and_the_next_ones_act_when_an_eviction_is_refused() {
     let (server, nodes, operator) = one_cluster(false).await;
     let client = &server.client;
     budget_allows(client, 0).await;
     let began = Instant::now();
     change(client, "c0", json!({"restartAt": "2026-11-21T08:00:00Z"})).await;
-    until("that it is held is told", Duration::from_secs(20), async || is_held(client).await).await;
-    println!("told {:.1} s after the change", began.elapsed().as_secs_f64());
-    await_passes(&operator, 3.0).await;
-    assert_eq!(passes_above_2_5_seconds(&operator.metrics()), 0.0, "{}", operator.log());
+    until("it is reported as held", Duration::from_secs(20), async || is_held(client).await).await;
+    println!("reported {:.1} s after the change", began.elapsed().as_secs_f64());
+    await_reconciles(&operator, 3.0).await;
+    assert_eq!(reconciles_above_2_5_seconds(&operator.metrics()), 0.0, "{}", operator.log());
 
-    // While it is held, the cluster is looked after as ever.
+    // While it is held, the cluster is reconciled as before.
     nodes.elect("c0", 2);
     let pods = Api::<Pod>::default_namespaced(client.clone());
     until("the new leader has its label", Duration::from_secs(20), async || {
@@ -75,10 +75,10 @@ async fn a_pass_whose_eviction_is_refused_returns_and_the_next_ones_act() {
     assert!(pods.list(&Default::default()).await.unwrap().iter().all(is_left), "nobody was evicted");
 }
 
-/// Each look finds another leader, so whoever a plan wants to stop leads when it is looked at again.
+/// Each observation finds another leader, so the member that a plan stops leads when it is observed again.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the programs of the local cluster"]
-async fn a_member_that_leads_since_the_plan_was_made_is_not_evicted() {
+async fn member_is_not_evicted_when_it_leads_since_the_plan_was_made() {
     let (server, nodes, operator) = one_cluster(false).await;
     let client = &server.client;
     budget_allows(client, 1).await;
@@ -96,7 +96,7 @@ async fn a_member_that_leads_since_the_plan_was_made_is_not_evicted() {
     assert!(left.items.len() == 3 && left.iter().all(is_left), "{}", operator.log());
     assert_eq!(steps("done"), done, "{}", operator.log());
     nodes.alternate("c0", &[]);
-    until("the roll goes on", PATIENCE, async || pods.get_opt("c0-2").await.unwrap().is_none()).await;
+    until("the rollout continues", PATIENCE, async || pods.get_opt("c0-2").await.unwrap().is_none()).await;
 }
 
 /// A Ready cluster `c0`, and its operator.
@@ -135,11 +135,11 @@ fn is_left(pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_none()
 }
 
-fn passes_above_2_5_seconds(samples: &Samples) -> f64 {
-    let passes = |bound: &'static str| {
+fn reconciles_above_2_5_seconds(samples: &Samples) -> f64 {
+    let reconciles = |bound: &'static str| {
         sum(samples, "reconcile_duration_seconds_bucket", |labels| {
             labels.contains(&format!("le=\"{bound}\""))
         })
     };
-    passes("+Inf") - passes("2.5")
+    reconciles("+Inf") - reconciles("2.5")
 }

@@ -1,11 +1,10 @@
-//! The operator's real process at a real API server. Nodes, kubelets and members are played by the test.
+//! The operator's real process at a real API server. Nodes, kubelets and members are simulated by the test.
 //!
 //! It takes the programs of the local cluster (`e2e/kubernetes/cluster.sh prepare`), so it is run by name:
 //! `cargo test -p helios-operator --test kubernetes -- --ignored --nocapture --test-threads 1`
 
 #![allow(clippy::unwrap_used)]
 
-mod as_it_began;
 mod cost;
 mod events;
 mod foreign;
@@ -17,6 +16,7 @@ mod secrets;
 mod server;
 mod stranded;
 mod unreadable;
+mod upgrade;
 mod workloads;
 
 use std::time::{Duration, Instant};
@@ -39,7 +39,7 @@ async fn until(what: &str, patience: Duration, condition: impl AsyncFn() -> bool
     }
 }
 
-/// A server, and members for whatever StatefulSets come to be there.
+/// A server, and members for all StatefulSets that are created.
 async fn begin() -> (Server, Nodes) {
     // Fails only if a provider is installed already, and then there is one.
     _ = rustls::crypto::ring::default_provider().install_default();
@@ -49,12 +49,12 @@ async fn begin() -> (Server, Nodes) {
     (server, nodes)
 }
 
-/// One whose members are played without TLS.
+/// Creates a cluster whose simulated members have no TLS.
 async fn create(client: &Client, name: &str) {
     create_as(client, name, json!({"tls": {"mode": "off"}})).await;
 }
 
-/// One with this `spec`; an empty one is that of a user who writes none.
+/// Creates a cluster with this `spec`; an empty one has all defaults.
 async fn create_as(client: &Client, name: &str, spec: Value) {
     let spec: HeliosClusterSpec = serde_json::from_value(spec).unwrap();
     let api = Api::<HeliosCluster>::default_namespaced(client.clone());
@@ -72,18 +72,19 @@ async fn status(client: &Client, name: &str) -> HeliosClusterStatus {
     api.get(name).await.unwrap().status.unwrap_or_default()
 }
 
-/// Reason and message of what is not right with a cluster.
+/// Reason and message of a true condition Degraded.
 async fn degraded(client: &Client, name: &str) -> Option<(String, String)> {
     let status = status(client, name).await;
     let found = status.condition(ConditionType::Degraded).filter(|_| status.is(ConditionType::Degraded))?;
     Some((found.reason.clone(), found.message.clone()))
 }
 
-/// Waits until the operator has passed `count` times more over the clusters.
-async fn await_passes(operator: &Operator, count: f64) {
-    let passes = || sum(&operator.metrics(), "reconcile_total", |_| true);
-    let before = passes();
-    until("some passes are over", Duration::from_secs(120), async || passes() >= before + count).await;
+/// Waits for `count` more reconciles.
+async fn await_reconciles(operator: &Operator, count: f64) {
+    let reconciles = || sum(&operator.metrics(), "reconcile_total", |_| true);
+    let before = reconciles();
+    until("some reconciles are over", Duration::from_secs(120), async || reconciles() >= before + count)
+        .await;
 }
 
 /// How many HeliosClusters are Ready.

@@ -1,4 +1,4 @@
-//! Members that are not there: one `Cluster` service that answers for all of them, each at an address of
+//! Simulated members: one `Cluster` service that answers for all of them, each at an address of
 //! its own in 127/8. Membership changes as with real ones; nothing replicates.
 
 mod locked;
@@ -39,7 +39,7 @@ struct Members {
     answers: BTreeMap<u32, u64>,
 }
 
-/// What members do beside answering.
+/// Behaviour of members beside answering.
 #[derive(Debug, Default)]
 struct Script {
     /// Clients write all the time: positions move with every answer.
@@ -92,7 +92,7 @@ impl Nodes {
         self.0.lock().unwrap().get_mut(cluster).unwrap().script.silent.insert(ordinal);
     }
 
-    /// From now on another of `leaders` leads each time that somebody looks; none: as it was.
+    /// From now on another of `leaders` leads in each answer; none: as before.
     pub fn alternate(&self, cluster: &str, leaders: &[u64]) {
         self.0.lock().unwrap().get_mut(cluster).unwrap().script.alternating = leaders.to_vec();
     }

@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the programs of the local cluster"]
-async fn two_replicas_act_once_and_the_second_takes_over_from_a_killed_one() {
+async fn second_replica_acts_only_when_the_first_is_killed() {
     let (server, nodes) = begin().await;
     let first = Operator::start(&server, "first");
     holder_is(&server.client, "first").await;
@@ -40,7 +40,7 @@ async fn two_replicas_act_once_and_the_second_takes_over_from_a_killed_one() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the programs of the local cluster"]
-async fn a_replica_that_slept_through_its_lease_ends_without_acting() {
+async fn replica_exits_without_acting_when_its_lease_has_expired() {
     let (server, nodes) = begin().await;
     let mut first = Operator::start(&server, "first");
     holder_is(&server.client, "first").await;
@@ -56,7 +56,7 @@ async fn a_replica_that_slept_through_its_lease_ends_without_acting() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the programs of the local cluster"]
-async fn a_replica_that_is_asked_to_end_gives_the_lease_up_at_once() {
+async fn replica_releases_the_lease_when_it_is_terminated() {
     let (server, _nodes) = begin().await;
     let mut first = Operator::start(&server, "first");
     create(&server.client, "c0").await;
@@ -70,7 +70,7 @@ async fn a_replica_that_is_asked_to_end_gives_the_lease_up_at_once() {
 /// higher token on record than ours.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the programs of the local cluster"]
-async fn a_holder_whose_token_is_too_low_raises_it_and_goes_on() {
+async fn holder_raises_its_token_when_members_have_seen_a_higher_one() {
     let (server, nodes) = begin().await;
     let _operator = Operator::start(&server, "first");
     create(&server.client, "c0").await;

@@ -1,5 +1,5 @@
-//! The Secrets of a cluster at a real API server: made once, mended when a person deletes or changes one, and a
-//! refusal told in a condition.
+//! The Secrets of a cluster at a real API server: created once, repaired when a user deletes or changes one, and a
+//! refusal reported in a condition.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the programs of the local cluster"]
-async fn secrets_are_made_once_and_mended() {
+async fn secrets_are_created_once_and_repaired() {
     let (server, _nodes) = begin().await;
     let _operator = Operator::start(&server, "first");
     let client = &server.client;
@@ -43,18 +43,18 @@ async fn secrets_are_made_once_and_mended() {
     assert_eq!(read(client, "c0-ca").await.unwrap(), authority);
 
     let users = read(client, "c0-auth").await.unwrap()["users.yaml"].clone();
-    let patch = Patch::Merge(json!({"stringData": {"password": "of a person"}}));
+    let patch = Patch::Merge(json!({"stringData": {"password": "of a user"}}));
     secrets.patch("c0-auth", &PatchParams::default(), &patch).await.unwrap();
     until("the list of users follows", PATIENCE, async || {
         read(client, "c0-auth").await.is_some_and(|auth| auth["users.yaml"] != users)
     })
     .await;
-    assert_eq!(read(client, "c0-auth").await.unwrap()["password"], "of a person");
+    assert_eq!(read(client, "c0-auth").await.unwrap()["password"], "of a user");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the programs of the local cluster"]
-async fn secrets_that_cannot_be_had_are_told_in_a_condition_and_nothing_is_begun() {
+async fn cluster_is_not_started_and_the_problem_is_reported_when_secrets_are_refused() {
     let (server, _nodes) = begin().await;
     let client = &server.client;
     forbid_new_secrets(client).await;

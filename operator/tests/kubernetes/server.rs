@@ -37,7 +37,7 @@ impl Drop for Process {
 
 pub struct Server {
     pub client: Client,
-    // In this order: whoever uses another goes first.
+    // In this order: a process is dropped before the one that it uses.
     _api_server: Process,
     _etcd: Process,
     directory: tempfile::TempDir,

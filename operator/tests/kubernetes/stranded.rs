@@ -8,7 +8,7 @@ use kube::{Api, Client};
 use serde_json::{Value, json};
 
 use super::operator::Operator;
-use super::{await_passes, begin, create, degraded, ready, status, until};
+use super::{await_reconciles, begin, create, degraded, ready, status, until};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 /// A little less, for clocks that begin a little later.
@@ -20,7 +20,7 @@ const LABELS: [(&str, &str, &str); 2] =
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the programs of the local cluster; takes a minute and more"]
-async fn a_volume_is_lost_when_no_host_fits_it_for_a_minute() {
+async fn volume_is_lost_when_no_host_matches_it_for_a_minute() {
     let (server, nodes) = begin().await;
     let client = &server.client;
     // As on some clouds: the label is not the name.
@@ -45,7 +45,7 @@ async fn a_volume_is_lost_when_no_host_fits_it_for_a_minute() {
         })
         .await;
     }
-    await_passes(&operator, 6.0).await;
+    await_reconciles(&operator, 6.0).await;
     for (cluster, ..) in LABELS {
         assert_eq!(status(client, cluster).await.replacement, None, "{cluster}: its host is there");
     }

@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the programs of the local cluster"]
-async fn a_cluster_that_cannot_be_read_does_not_stop_the_others() {
+async fn clusters_are_reconciled_when_another_one_is_unreadable() {
     let (server, _nodes) = begin().await;
     accept_anything(&server.client).await;
     let resource = ApiResource::erase::<HeliosCluster>(&());
@@ -38,7 +38,7 @@ async fn a_cluster_that_cannot_be_read_does_not_stop_the_others() {
     .await;
     let unreadable = sum(&operator.metrics(), "reconcile_total", |labels| labels.contains("unreadable"));
     assert!(unreadable >= 1.0, "{}", operator.log());
-    until("an event tells why", PATIENCE, async || {
+    until("an event has the reason", PATIENCE, async || {
         let events = Api::<Event>::default_namespaced(server.client.clone()).list(&Default::default()).await;
         events.unwrap().iter().any(|event| event.reason.as_deref() == Some("Unreadable"))
     })

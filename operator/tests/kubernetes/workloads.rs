@@ -75,7 +75,7 @@ impl Workload {
         }
     }
 
-    /// What the members' pods would have mounted.
+    /// Secrets that the members' pods would mount.
     async fn certificate(&self, set: &StatefulSet) -> Option<BTreeMap<String, Vec<u8>>> {
         if !build::has_certificate(set) {
             return None;

@@ -1,12 +1,12 @@
-//! The operator dies before each single effect of each scenario - each object applied, each part of a step,
-//! each write of the status - and another goes on, at once or after a while: the end is that of the run
-//! that nobody interrupted. The same with an operator that acts upon what it saw one pass ago.
+//! The operator crashes before each single effect of each scenario - each object applied, each Secret, each part of a
+//! step, each write of the status - and another continues, at once or after a while: the end is that of the run without
+//! a crash. The same with an operator that acts upon the observation of the reconcile before.
 
 use crate::world::World;
 use crate::world::events::Event::{self, *};
 use crate::world::settled;
 
-/// A beginning, and what happens after how many passes.
+/// Replicas at the start, and events after so many reconciles.
 struct Scenario {
     name: &'static str,
     replicas: i32,
@@ -43,23 +43,25 @@ fn scenarios() -> Vec<Scenario> {
             &[(0, Scale(5)), (5, Hibernate(true)), (6, Hibernate(false))],
         ),
         scenario("locked out in a rolling change", 3, &[(0, Template(2)), (5, LockOut), (4, Heal)]),
+        scenario("a certificate lost in a rolling change", 3, &[(0, Template(2)), (5, LoseCertificate)]),
+        scenario("a certificate renewed while scaling out", 3, &[(0, Scale(5)), (6, RenewCertificate)]),
         scenario("asleep and smaller", 5, &[(0, Hibernate(true)), (4, Scale(3)), (2, Hibernate(false))]),
     ]
 }
 
-fn run(scenario: &Scenario, mut world: World, mut pass: impl FnMut(&mut World)) -> World {
-    for (passes, event) in &scenario.script {
-        (0..*passes).for_each(|_| pass(&mut world));
+fn run(scenario: &Scenario, mut world: World, mut reconcile: impl FnMut(&mut World)) -> World {
+    for (reconciles, event) in &scenario.script {
+        (0..*reconciles).for_each(|_| reconcile(&mut world));
         world.happen(*event);
     }
     for _ in 0..30 {
-        pass(&mut world);
+        reconcile(&mut world);
     }
     world.settle();
     world
 }
 
-/// What the world has come to, but for names that are never used again.
+/// State of the world, without names that are never used again.
 fn outcome(world: &World) -> impl PartialEq + std::fmt::Debug {
     let members = &world.raft.as_ref().unwrap().membership;
     let pods: Vec<_> = world.pods.iter().map(|(ordinal, pod)| (*ordinal, pod.revision)).collect();
@@ -70,31 +72,31 @@ fn outcome(world: &World) -> impl PartialEq + std::fmt::Debug {
     (names, members.voters.len(), members.learners.len(), pods, disks, world.begun)
 }
 
-/// Dies before its effect number `at`; what follows comes from another, `away` ticks later.
+/// Crashes before its effect number `at`; another operator continues `away` ticks later.
 fn interrupted(scenario: &Scenario, begin: &World, at: u64, away: u32) -> World {
     let mut world = begin.clone();
-    world.dies_at = Some(at);
+    world.crashes_at = Some(at);
     run(scenario, world, |world| {
-        let lived = world.dies_at.is_some();
-        world.pass();
-        if lived && world.dies_at.is_none() {
+        let lived = world.crashes_at.is_some();
+        world.reconcile();
+        if lived && world.crashes_at.is_none() {
             (0..away).for_each(|_| world.tick());
         }
     })
 }
 
 #[test]
-fn wherever_the_operator_dies_another_ends_its_work() {
+fn work_completes_when_the_operator_crashes_at_any_effect() {
     let mut points = 0;
     for scenario in scenarios() {
         let begin = settled(scenario.replicas);
-        let whole = run(&scenario, begin.clone(), |world| drop(world.pass()));
+        let whole = run(&scenario, begin.clone(), |world| drop(world.reconcile()));
         for at in begin.effects..whole.effects {
             let away = 3 * u32::try_from(at % 2).unwrap();
             let world = interrupted(&scenario, &begin, at, away);
             let context = format!("{}, dead before effect {at}, away for {away}", scenario.name);
             assert_eq!(outcome(&world), outcome(&whole), "{context}");
-            // Of a wish that was taken back, more or less was done by then.
+            // A change that was taken back may have been executed further by then.
             if scenario.script.len() == 1 {
                 assert_eq!(world.restarted, whole.restarted, "{context}: other restarts");
             }
@@ -106,12 +108,12 @@ fn wherever_the_operator_dies_another_ends_its_work() {
 }
 
 #[test]
-fn beginning_a_cluster_survives_the_operator_too() {
+fn bootstrap_completes_when_the_operator_crashes() {
     let mut whole = World::new(3);
     whole.settle();
     for at in 0..whole.effects {
         let mut world = World::new(3);
-        world.dies_at = Some(at);
+        world.crashes_at = Some(at);
         world.settle();
         assert_eq!(outcome(&world), outcome(&whole), "dead before effect {at}");
     }
@@ -119,17 +121,17 @@ fn beginning_a_cluster_survives_the_operator_too() {
 }
 
 #[test]
-fn what_was_seen_a_pass_ago_and_events_that_come_twice_or_never_do_no_harm() {
+fn invariants_hold_when_the_observation_is_stale() {
     for scenario in scenarios() {
         let begin = settled(scenario.replicas);
-        let whole = run(&scenario, begin.clone(), |world| drop(world.pass()));
+        let whole = run(&scenario, begin.clone(), |world| drop(world.reconcile()));
         let stale = run(&scenario, begin.clone(), |world| {
-            world.pass();
-            world.stale_pass();
+            world.reconcile();
+            world.reconcile_stale();
         });
         let missed = run(&scenario, begin.clone(), |world| {
             (0..4).for_each(|_| world.tick());
-            world.pass();
+            world.reconcile();
         });
         for (world, what) in [(stale, "stale"), (missed, "missed")] {
             assert_eq!(outcome(&world), outcome(&whole), "{}, {what}", scenario.name);
@@ -138,12 +140,12 @@ fn what_was_seen_a_pass_ago_and_events_that_come_twice_or_never_do_no_harm() {
 }
 
 #[test]
-fn recovery_survives_the_operator() {
+fn recovery_completes_when_the_operator_crashes() {
     let begin = || {
         let mut world = settled(3);
         world.wipe(0);
         world.lose_host(1);
-        (0..5).for_each(|_| drop(world.pass()));
+        (0..5).for_each(|_| drop(world.reconcile()));
         world.confirm(2);
         world
     };
@@ -152,7 +154,7 @@ fn recovery_survives_the_operator() {
     whole.settle();
     for at in first..whole.effects {
         let mut world = begin();
-        world.dies_at = Some(at);
+        world.crashes_at = Some(at);
         world.settle();
         assert_eq!(outcome(&world), outcome(&whole), "dead before effect {at}");
         assert!(world.forced >= 1);

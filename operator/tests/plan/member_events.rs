@@ -9,7 +9,7 @@ fn reconcile(world: &mut World, times: usize) -> Vec<String> {
     let mut changes = Vec::new();
     for _ in 0..times {
         let before = world.status();
-        world.pass();
+        world.reconcile();
         let found = status_diff(&before, &world.status());
         let words = found.into_iter().map(|one| format!("{:?} {}", one.notice, one.pod.unwrap_or_default()));
         changes.extend(words.map(|word| word.trim_end().to_owned()));

@@ -12,7 +12,7 @@ use crate::world::events::Event;
 use crate::world::{World, settled};
 
 /// Reconciles within which the operator must come to an end.
-const PASSES: u16 = 150;
+const RECONCILES: u16 = 150;
 
 #[derive(Default)]
 struct Model {
@@ -29,11 +29,11 @@ impl Model {
             if let Some(known) = self.ends.get(&key) {
                 break *known;
             }
-            assert!(path.len() <= usize::from(PASSES), "no end\n{}", world.tell());
-            assert!(!path.contains(&key), "for ever\n{}", world.tell());
+            assert!(path.len() <= usize::from(RECONCILES), "no end\n{}", world.describe());
+            assert!(!path.contains(&key), "for ever\n{}", world.describe());
             path.push(key);
             fresh.push(world.clone());
-            let plan = world.pass();
+            let plan = world.reconcile();
             let next = world.key();
             if next == key && plan.step.is_none() && plan.latch.is_none() {
                 is_an_end(&world);
@@ -43,10 +43,10 @@ impl Model {
             }
             key = next;
         };
-        for (key, passes) in path.into_iter().rev().zip(beyond + 1..) {
-            assert!(passes <= PASSES, "{passes} passes");
-            self.ends.insert(key, passes);
-            self.longest = self.longest.max(passes);
+        for (key, reconciles) in path.into_iter().rev().zip(beyond + 1..) {
+            assert!(reconciles <= RECONCILES, "{reconciles} reconciles");
+            self.ends.insert(key, reconciles);
+            self.longest = self.longest.max(reconciles);
         }
     }
 
@@ -113,17 +113,21 @@ fn is_an_end(world: &World) {
         return;
     }
     let wanted = spec.replicas as usize;
-    assert_eq!(world.phase(), "Healthy", "{}", world.tell());
+    assert_eq!(world.phase(), "Healthy", "{}", world.describe());
     assert_eq!(world.raft.as_ref().unwrap().membership.voters.len(), wanted);
     assert_eq!(world.pods.len(), wanted);
     assert!(world.pods.values().all(|pod| pod.revision == world.template));
     let stays = |ordinal: &u32| !(world.pods[ordinal].at_home && world.cordoned.contains(ordinal));
     let leader = world.leader_ordinal().unwrap();
-    assert!(stays(&leader) || !world.pods.keys().any(stays), "leads from a cordoned host\n{}", world.tell());
+    assert!(
+        stays(&leader) || !world.pods.keys().any(stays),
+        "leads from a cordoned host\n{}",
+        world.describe()
+    );
 }
 
 #[test]
-fn every_state_of_every_cluster_leads_to_what_was_asked_for() {
+fn every_state_converges_to_the_spec() {
     let events = std::env::var("HELIOS_MODEL_EVENTS").map_or(2, |text| text.parse().expect("a number"));
     let begin = [(World::new(3), events), (settled(3), events), (settled(1), events), (settled(5), events)];
     let models = begin.map(|(world, events)| {
@@ -135,6 +139,6 @@ fn every_state_of_every_cluster_leads_to_what_was_asked_for() {
     });
     let found = models.map(|model| model.join().unwrap());
     let states: usize = found.iter().map(|(states, _)| states).sum();
-    println!("{states} states ({found:?}: states and most passes to an end, of each beginning)");
+    println!("{states} states ({found:?}: states and most reconciles to an end, of each beginning)");
     assert!(states > 10_000, "the model has shrunk to {states} states");
 }

@@ -4,12 +4,12 @@ use crate::world::events::Event;
 use crate::world::{settled, voters};
 
 #[test]
-fn a_disk_that_fails_its_process_is_replaced_in_place_and_kept() {
+fn disk_is_replaced_in_place_and_kept_when_it_fails_its_process() {
     for ordinal in 0..3 {
         let mut world = settled(3);
         let volume = world.disks[&ordinal].volume_uid.clone();
         assert!(world.happen(Event::Corrupt(ordinal)));
-        assert!(world.pass().step.is_none(), "not at the first sign");
+        assert!(world.reconcile().step.is_none(), "not at the first sign");
         world.settle();
         assert_eq!((world.begun, voters(&world)), (1, 3));
         assert!(world.kept.contains(&volume) && world.disks[&ordinal].volume_uid != volume);
@@ -17,11 +17,11 @@ fn a_disk_that_fails_its_process_is_replaced_in_place_and_kept() {
 }
 
 #[test]
-fn a_process_that_recovers_is_not_replaced() {
+fn member_is_not_replaced_when_its_process_recovers() {
     let mut world = settled(3);
     world.happen(Event::Corrupt(1));
     while world.status().replacement.is_none() {
-        world.pass();
+        world.reconcile();
     }
     let id = world.disks[&1].member_id;
     world.disks.get_mut(&1).unwrap().corrupt = false;
@@ -30,7 +30,7 @@ fn a_process_that_recovers_is_not_replaced() {
 }
 
 #[test]
-fn a_lost_host_is_replaced_in_place() {
+fn member_is_replaced_in_place_when_its_host_is_lost() {
     for ordinal in 0..3 {
         let mut world = settled(3);
         assert!(world.happen(Event::Gone(ordinal)));
@@ -40,12 +40,12 @@ fn a_lost_host_is_replaced_in_place() {
 }
 
 #[test]
-fn where_volumes_cannot_be_kept_a_person_decides() {
+fn volume_is_replaced_only_when_a_user_decides_if_it_cannot_be_kept() {
     let mut world = settled(3);
     world.confined = true;
     world.happen(Event::Corrupt(2));
     for _ in 0..30 {
-        world.pass();
+        world.reconcile();
     }
     let degraded = world.status().conditions.into_iter().find(|c| c.type_ == "Degraded").unwrap();
     assert!(degraded.message.contains("spec.repair.withoutQuarantine"), "{degraded:?}");
@@ -56,7 +56,7 @@ fn where_volumes_cannot_be_kept_a_person_decides() {
 }
 
 #[test]
-fn leadership_leaves_a_cordoned_host_and_does_not_come_to_one() {
+fn leadership_is_moved_off_a_cordoned_host_and_never_to_one() {
     let mut world = settled(3);
     let first = world.leader_ordinal().unwrap();
     world.happen(Event::Cordon(first));
@@ -69,22 +69,22 @@ fn leadership_leaves_a_cordoned_host_and_does_not_come_to_one() {
     assert!(third != first && third != second);
     world.happen(Event::Cordon(third));
     for _ in 0..10 {
-        assert_eq!(world.pass().step, None, "nowhere is better");
+        assert_eq!(world.reconcile().step, None, "nowhere is better");
     }
     assert_eq!(world.transfers, 2);
 }
 
 #[test]
-fn hibernation_keeps_members_and_volumes() {
+fn members_and_volumes_are_kept_when_a_cluster_hibernates() {
     let mut world = settled(3);
     let (disks, members) = (world.disks.len(), world.raft.clone().unwrap().membership);
     world.edit(|spec| spec.hibernate = true);
     for _ in 0..6 {
-        assert_eq!(world.pass().step, None);
+        assert_eq!(world.reconcile().step, None);
     }
     assert_eq!((world.pods.len(), world.disks.len(), world.phase().as_str()), (0, disks, "Hibernated"));
     world.edit(|spec| (spec.hibernate, spec.replicas) = (false, 1));
-    world.pass();
+    world.reconcile();
     assert_eq!(world.replicas, Some(3), "all members come back before any leaves");
     world.edit(|spec| spec.replicas = 3);
     world.settle();
@@ -92,17 +92,22 @@ fn hibernation_keeps_members_and_volumes() {
 }
 
 #[test]
-fn a_lost_majority_is_told_and_recovered_once_a_person_says_so() {
+fn lost_majority_is_reported_and_recovered_when_a_user_confirms() {
     let mut world = settled(3);
     world.wipe(0);
     world.lose_host(2);
     for _ in 0..30 {
-        world.pass();
+        world.reconcile();
     }
-    let told = world.status().recovery.unwrap();
+    let recovery = world.status().recovery.unwrap();
     assert_eq!((world.forced, world.phase().as_str()), (0, "QuorumLost"));
-    assert_eq!(told.survivors.iter().map(|survivor| survivor.name.as_str()).collect::<Vec<_>>(), ["demo-1"]);
-    assert!(told.loss.unwrap().contains("demo-0, demo-2") && told.how_to.unwrap().contains("confirm: "));
+    assert_eq!(
+        recovery.survivors.iter().map(|survivor| survivor.name.as_str()).collect::<Vec<_>>(),
+        ["demo-1"]
+    );
+    assert!(
+        recovery.loss.unwrap().contains("demo-0, demo-2") && recovery.how_to.unwrap().contains("confirm: ")
+    );
 
     world.confirm(1);
     world.settle();
@@ -114,56 +119,56 @@ fn a_lost_majority_is_told_and_recovered_once_a_person_says_so() {
     world.wipe(0);
     world.wipe(2);
     for _ in 0..30 {
-        world.pass();
+        world.reconcile();
     }
     assert_eq!((world.forced, world.phase().as_str()), (1, "QuorumLost"));
     world.edit(|spec| spec.recovery = None);
-    world.pass();
+    world.reconcile();
     world.confirm(1);
     world.settle();
     assert_eq!((world.forced, voters(&world)), (2, 3));
 }
 
 #[test]
-fn survivors_are_fenced_but_one_and_ranked_by_their_logs() {
+fn survivors_are_ranked_by_their_logs_and_all_but_one_are_fenced() {
     let mut world = settled(5);
     (0..3).for_each(|ordinal| world.wipe(ordinal));
-    world.pass();
+    world.reconcile();
     let names: Vec<_> = world.status().recovery.unwrap().survivors.into_iter().map(|s| s.name).collect();
     assert_eq!(names, ["demo-4", "demo-3"]);
     let other = world.disks[&3].volume_uid.clone();
     world.confirm(4);
     world.settle();
     assert_eq!((world.forced, voters(&world)), (1, 5));
-    assert!(world.kept.contains(&other), "what the other survivor has is kept for a person");
+    assert!(world.kept.contains(&other), "what the other survivor has is kept for the user");
 }
 
 #[test]
-fn a_recovery_with_a_wrong_word_does_nothing() {
+fn recovery_does_nothing_when_it_is_confirmed_wrongly() {
     let mut world = settled(3);
     world.wipe(0);
     world.wipe(1);
     world.confirm(2);
     world.edit(|spec| spec.recovery.as_mut().unwrap().confirm = Some("another".to_owned()));
     for _ in 0..10 {
-        assert_eq!(world.pass().step, None);
+        assert_eq!(world.reconcile().step, None);
     }
     world.confirm(0);
     for _ in 0..10 {
-        assert_eq!(world.pass().step, None);
+        assert_eq!(world.reconcile().step, None);
     }
     assert!(world.status().operation.unwrap().step.contains("none of status.recovery.survivors"));
 }
 
 #[test]
-fn silence_is_no_loss() {
+fn majority_is_not_lost_when_it_does_not_answer() {
     let mut world = settled(3);
     world.wipe(0);
     world.pods.remove(&1);
     world.silent.extend([1, 2]);
     world.confirm(2);
     for _ in 0..10 {
-        world.pass();
+        world.reconcile();
     }
     assert_eq!(world.forced, 0);
 }

@@ -1,4 +1,4 @@
-//! What a user would tell of: one test each.
+//! Scenarios of users: one test each.
 
 use helios_operator::plan::{Step, plan};
 use helios_operator::report;
@@ -6,7 +6,7 @@ use helios_operator::report;
 use crate::world::{World, settled, voters};
 
 #[test]
-fn a_cluster_begins_once_and_grows_to_its_size() {
+fn cluster_is_bootstrapped_once_and_grows_to_its_size() {
     for replicas in [1, 3, 5, 7] {
         let world = settled(replicas);
         assert_eq!((world.begun, voters(&world)), (1, replicas as usize));
@@ -15,7 +15,7 @@ fn a_cluster_begins_once_and_grows_to_its_size() {
 }
 
 #[test]
-fn an_even_number_of_members_is_told_to_gain_nothing() {
+fn even_number_of_members_is_reported_to_tolerate_no_more_failures() {
     for (replicas, reason) in [(3, "AsDesigned"), (4, "EvenReplicas")] {
         let mut world = World::new(replicas);
         world.cluster.spec.allow_even_replicas = true;
@@ -27,30 +27,30 @@ fn an_even_number_of_members_is_told_to_gain_nothing() {
 }
 
 #[test]
-fn a_settled_cluster_needs_no_write() {
+fn settled_cluster_needs_no_write() {
     let mut world = settled(3);
     let before = world.status();
-    let plan = world.pass();
+    let plan = world.reconcile();
     assert!(plan.step.is_none() && plan.labels.iter().all(|labels| labels.role.is_some()));
     assert_eq!(report::news(&before, &world.status()), report::News::Nothing);
 }
 
 #[test]
-fn a_cluster_is_never_begun_again_on_a_fresh_disk() {
+fn cluster_is_not_bootstrapped_again_when_its_disk_is_blank() {
     let mut world = World::new(1);
     while world.begun == 0 {
-        world.pass();
+        world.reconcile();
     }
     world.wipe(0);
     for _ in 0..50 {
-        world.pass();
+        world.reconcile();
     }
     assert_eq!(world.begun, 1);
     assert!(world.status().operation.unwrap().step.contains("apply it again"), "{:?}", world.status());
 }
 
 #[test]
-fn a_lost_disk_of_any_ordinal_is_replaced_in_place() {
+fn lost_disk_is_replaced_in_place_at_any_ordinal() {
     for ordinal in 0..3 {
         let mut world = settled(3);
         world.wipe(ordinal);
@@ -61,35 +61,35 @@ fn a_lost_disk_of_any_ordinal_is_replaced_in_place() {
 }
 
 #[test]
-fn a_lost_majority_is_left_alone() {
+fn nothing_is_changed_when_a_majority_is_lost() {
     let mut world = settled(3);
     let members = world.raft.clone().unwrap().membership;
     world.wipe(1);
     world.wipe(2);
     for _ in 0..50 {
-        assert_eq!(world.pass().step, None);
+        assert_eq!(world.reconcile().step, None);
     }
     assert_eq!(world.raft.unwrap().membership, members);
 }
 
 #[test]
-fn a_silent_member_is_not_a_dead_one() {
+fn member_is_not_replaced_when_it_does_not_answer() {
     let mut world = settled(3);
     let silent = (0..3).find(|o| Some(*o) != world.leader_ordinal()).unwrap();
     world.silent.insert(silent);
     for _ in 0..50 {
-        assert_eq!(world.pass().step, None);
+        assert_eq!(world.reconcile().step, None);
     }
     let degraded = world.status().conditions.into_iter().find(|c| c.type_ == "Degraded").unwrap();
     assert_eq!((degraded.status.as_str(), degraded.reason.as_str()), ("True", "MemberDown"));
 }
 
 #[test]
-fn an_entry_that_members_hold_is_reported_with_its_way_out_and_restarts_none() {
+fn held_entry_is_reported_and_restarts_no_member() {
     let mut world = settled(3);
     world.holding.extend(0..2);
     for _ in 0..50 {
-        assert_eq!(world.pass().step, None);
+        assert_eq!(world.reconcile().step, None);
     }
     let degraded = world.status().conditions.into_iter().find(|c| c.type_ == "Degraded").unwrap();
     assert_eq!((degraded.status.as_str(), degraded.reason.as_str()), ("True", "EntryUnappliable"));
@@ -97,22 +97,22 @@ fn an_entry_that_members_hold_is_reported_with_its_way_out_and_restarts_none() {
         assert!(degraded.message.contains(part), "{}", degraded.message);
     }
     world.holding.clear();
-    world.pass();
+    world.reconcile();
     let degraded = world.status().conditions.into_iter().find(|c| c.type_ == "Degraded").unwrap();
     assert_eq!(degraded.reason, "AllMembersHealthy");
 }
 
 #[test]
-fn nobody_answering_is_unknown_not_lost() {
+fn availability_is_unknown_when_no_member_answers() {
     let mut world = settled(3);
     world.silent.extend(0..3);
-    world.pass();
+    world.reconcile();
     let available = world.status().conditions.into_iter().find(|c| c.type_ == "Available").unwrap();
     assert_eq!((available.status.as_str(), available.reason.as_str()), ("Unknown", "Unreachable"));
 }
 
 #[test]
-fn scaling_out_and_in_keeps_a_quorum_at_each_step() {
+fn quorum_is_kept_at_each_step_of_scaling() {
     let mut world = settled(3);
     world.scale(5);
     world.settle();
@@ -127,35 +127,35 @@ fn scaling_out_and_in_keeps_a_quorum_at_each_step() {
 }
 
 #[test]
-fn volumes_of_removed_members_go_unless_kept() {
+fn volume_of_a_removed_member_is_deleted_unless_retained() {
     let mut world = settled(5);
     world.edit(|spec| (spec.replicas, spec.storage.retain) = (3, false));
     world.settle();
     for _ in 0..5 {
-        world.pass();
+        world.reconcile();
     }
     assert_eq!(world.disks.keys().copied().collect::<Vec<_>>(), [0, 1, 2]);
 }
 
 #[test]
-fn nothing_of_a_removed_member_goes_before_a_majority_knows() {
+fn removed_member_keeps_its_pod_and_volume_until_a_majority_knows() {
     let mut world = settled(5);
     world.unaware = (0..5).collect();
     world.edit(|spec| (spec.replicas, spec.storage.retain) = (3, false));
     for _ in 0..50 {
-        world.pass();
+        world.reconcile();
     }
     assert_eq!((voters(&world), world.pods.len(), world.disks.len()), (3, 5, 5));
     world.unaware = (0..3).filter(|ordinal| world.leader_ordinal() != Some(*ordinal)).take(1).collect();
     world.settle();
     for _ in 0..5 {
-        world.pass();
+        world.reconcile();
     }
     assert_eq!((world.pods.len(), world.disks.len()), (3, 3));
 }
 
 #[test]
-fn leadership_is_moved_off_a_member_that_leaves() {
+fn leadership_is_moved_off_a_member_before_it_is_removed() {
     let mut world = settled(5);
     let last = world.disks[&4].member_id;
     world.raft.as_mut().unwrap().leader = Some(last);
@@ -165,14 +165,14 @@ fn leadership_is_moved_off_a_member_that_leaves() {
 }
 
 #[test]
-fn a_rolling_change_restarts_each_once_and_transfers_once() {
+fn rollout_restarts_each_member_once_and_transfers_once() {
     for replicas in [1, 3, 5] {
         let mut world = settled(replicas);
         let leader = world.leader_ordinal().unwrap();
         world.template = 2;
         let mut order = Vec::new();
         for _ in 0..100 {
-            if let Some(Step::Evict { ordinal, .. }) = world.pass().step {
+            if let Some(Step::Evict { ordinal, .. }) = world.reconcile().step {
                 order.push(ordinal);
             }
         }
@@ -184,12 +184,12 @@ fn a_rolling_change_restarts_each_once_and_transfers_once() {
 }
 
 #[test]
-fn a_bad_template_stops_after_one_pod_and_editing_back_heals() {
+fn rollout_stops_after_one_pod_when_the_template_is_bad() {
     let mut world = settled(3);
     world.broken.insert(2);
     world.template = 2;
     for _ in 0..400 {
-        world.pass();
+        world.reconcile();
     }
     assert_eq!(world.restarted.len(), 1);
     assert!(world.has_quorum());
@@ -200,31 +200,31 @@ fn a_bad_template_stops_after_one_pod_and_editing_back_heals() {
 }
 
 #[test]
-fn a_held_change_restarts_nothing_and_holds_nothing_else() {
+fn held_rollout_restarts_no_member_and_holds_nothing_else() {
     let mut world = settled(5);
     world.edit(|spec| spec.update_strategy.paused = true);
     world.template = 2;
     world.scale(3);
     for _ in 0..60 {
-        world.pass();
+        world.reconcile();
     }
     assert_eq!((voters(&world), world.restarted.len()), (3, 0));
 }
 
 #[test]
-fn a_paused_cluster_is_only_watched() {
+fn paused_cluster_is_observed_and_not_changed() {
     let mut world = settled(3);
     world.edit(|spec| (spec.replicas, spec.paused) = (5, true));
     world.template = 2;
     for _ in 0..20 {
-        let plan = world.pass();
+        let plan = world.reconcile();
         assert!(plan.step.is_none() && plan.labels.is_empty());
     }
     assert_eq!((world.pods.len(), world.phase().as_str()), (3, "Paused"));
 }
 
 #[test]
-fn a_cluster_created_again_takes_over_its_volumes() {
+fn cluster_takes_over_its_volumes_when_it_is_created_again() {
     let mut world = settled(3);
     let members = world.raft.clone().unwrap().membership.members;
     world.pods.clear();
@@ -238,7 +238,7 @@ fn a_cluster_created_again_takes_over_its_volumes() {
 }
 
 #[test]
-fn old_volumes_that_have_not_spoken_hold_the_beginning() {
+fn bootstrap_waits_when_an_earlier_volume_has_not_answered() {
     let mut world = settled(3);
     world.pods.clear();
     (world.replicas, world.cluster.status, world.raft) = (None, None, None);
@@ -248,12 +248,12 @@ fn old_volumes_that_have_not_spoken_hold_the_beginning() {
     world.wipe(0);
     world.silent.extend([1, 2]);
     for _ in 0..20 {
-        assert_eq!(world.pass().step, None);
+        assert_eq!(world.reconcile().step, None);
     }
 }
 
 #[test]
-fn a_volume_grows_where_it_is() {
+fn volume_grows_in_place() {
     let mut world = settled(3);
     world.edit(|spec| spec.storage.size = "20Gi".to_owned());
     world.settle();
@@ -262,41 +262,41 @@ fn a_volume_grows_where_it_is() {
 }
 
 #[test]
-fn the_plan_depends_on_nothing_but_its_arguments() {
+fn plan_is_the_same_when_its_arguments_are() {
     let mut world = World::new(3);
     for _ in 0..30 {
         let (cluster, seen) = (world.validated(), world.observe());
         assert_eq!(plan(&cluster, &seen), plan(&cluster, &seen));
-        world.pass();
+        world.reconcile();
     }
 }
 
 #[test]
-fn scaling_is_taken_back_in_its_middle() {
-    for passes in 0..20 {
+fn scaling_is_reversed_when_the_spec_changes_back() {
+    for reconciles in 0..20 {
         let mut world = settled(3);
         world.scale(5);
-        (0..passes).for_each(|_| drop(world.pass()));
+        (0..reconciles).for_each(|_| drop(world.reconcile()));
         world.scale(3);
         world.settle();
-        assert_eq!((voters(&world), world.pods.len()), (3, 3), "out, after {passes} passes");
+        assert_eq!((voters(&world), world.pods.len()), (3, 3), "out, after {reconciles} reconciles");
 
         let mut world = settled(5);
         world.scale(3);
-        (0..passes).for_each(|_| drop(world.pass()));
+        (0..reconciles).for_each(|_| drop(world.reconcile()));
         world.scale(5);
         world.settle();
-        assert_eq!((voters(&world), world.pods.len()), (5, 5), "in, after {passes} passes");
+        assert_eq!((voters(&world), world.pods.len()), (5, 5), "in, after {reconciles} reconciles");
         assert!(world.pods.values().all(|pod| pod.in_service));
     }
 }
 
 #[test]
-fn a_template_changed_while_rolling_restarts_none_more_than_twice() {
-    for passes in 0..20 {
+fn members_are_restarted_twice_at_most_when_the_template_changes_in_a_rollout() {
+    for reconciles in 0..20 {
         let mut world = settled(3);
         world.template = 2;
-        (0..passes).for_each(|_| drop(world.pass()));
+        (0..reconciles).for_each(|_| drop(world.reconcile()));
         world.template = 3;
         world.settle();
         assert!(world.restarted.values().all(|n| *n <= 2), "{:?}", world.restarted);
@@ -304,12 +304,12 @@ fn a_template_changed_while_rolling_restarts_none_more_than_twice() {
 }
 
 #[test]
-fn a_restarted_member_is_watched_before_the_next_one_goes() {
+fn restarted_member_is_watched_before_the_next_one_is_restarted() {
     let mut world = settled(3);
     world.template = 2;
     let mut stops = Vec::new();
     for _ in 0..60 {
-        if let Some(Step::Evict { .. }) = world.pass().step {
+        if let Some(Step::Evict { .. }) = world.reconcile().step {
             stops.push(world.now);
         }
     }
@@ -320,18 +320,18 @@ fn a_restarted_member_is_watched_before_the_next_one_goes() {
 }
 
 #[test]
-fn a_learner_that_falls_back_is_watched_anew() {
+fn learner_is_watched_again_when_it_falls_behind() {
     let mut world = settled(3);
     world.scale(5);
     while world.status().operation.is_none_or(|operation| operation.steady_since.is_none()) {
-        world.pass();
+        world.reconcile();
     }
     let learner = 3;
     world.silent.insert(learner);
-    world.pass();
+    world.reconcile();
     assert_eq!(world.status().operation.unwrap().steady_since, None);
     world.silent.clear();
     let back = world.now;
-    while !matches!(world.pass().step, Some(Step::Promote { .. })) {}
+    while !matches!(world.reconcile().step, Some(Step::Promote { .. })) {}
     assert!(world.now.duration_since(back).unsigned_abs() > world.validated().rollout.stable_for);
 }

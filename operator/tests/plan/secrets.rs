@@ -14,7 +14,7 @@ fn secrets_of_a_new_cluster_are_written_in_order_before_its_objects() {
     let mut world = World::new(3);
     let create = SecretStep::Certificates(CertificateStep::CreateAuthority);
     for expected in [create, ISSUE, SecretStep::Users] {
-        assert_eq!(world.pass().step, Some(Step::Secret(expected)));
+        assert_eq!(world.reconcile().step, Some(Step::Secret(expected)));
         assert_eq!(world.replicas, None, "no pod starts without its Secrets");
     }
     world.settle();
@@ -25,11 +25,11 @@ fn certificate_is_issued_before_the_next_member_is_restarted_when_it_is_lost_in_
     let mut world = settled(3);
     world.template = 2;
     while world.restarted.is_empty() {
-        world.pass();
+        world.reconcile();
     }
     let (restarted, operation) = (world.restarted.clone(), world.status().operation);
     world.certificates.leaf = None;
-    assert_eq!(world.pass().step, Some(Step::Secret(ISSUE)));
+    assert_eq!(world.reconcile().step, Some(Step::Secret(ISSUE)));
     assert_eq!(world.restarted, restarted);
     assert_eq!(world.status().operation, operation, "the rollout is still the operation");
     world.settle();
@@ -40,14 +40,14 @@ fn paused_cluster_has_no_secret_step() {
     let mut world = settled(3);
     world.edit(|spec| spec.paused = true);
     world.certificates.leaf = None;
-    assert_eq!(world.pass().step, None);
+    assert_eq!(world.reconcile().step, None);
 }
 
 #[test]
 fn rest_is_planned_when_the_write_of_a_secret_is_refused() {
     let mut world = settled(3);
     world.template = 2;
-    world.pass();
+    world.reconcile();
     world.renewal_request = Some("today".to_owned());
     world.users.is_complete = false;
     let (cluster, mut seen) = (world.validated(), world.observe());

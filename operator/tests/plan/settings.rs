@@ -10,13 +10,13 @@ fn condition(world: &World, type_: &str) -> (String, String) {
 }
 
 #[test]
-fn a_setting_that_members_take_over_restarts_none_and_is_waited_for() {
+fn setting_is_awaited_and_restarts_no_member_when_members_reload_it() {
     let mut world = settled(3);
     world.edit(|spec| spec.ack = helios_crds::Ack::All);
     world.unread.extend(0..3);
     for left in (0..3).rev() {
         for _ in 0..10 {
-            let plan = world.pass();
+            let plan = world.reconcile();
             assert_eq!(plan.step, None);
         }
         assert_eq!(world.phase(), "ApplyingSettings");
@@ -29,17 +29,17 @@ fn a_setting_that_members_take_over_restarts_none_and_is_waited_for() {
 }
 
 #[test]
-fn a_member_that_does_not_take_it_over_is_told_after_a_while_and_holds_nothing_else() {
+fn member_is_reported_and_holds_nothing_else_when_it_does_not_reload() {
     let mut world = settled(3);
     world.unread.insert(1);
     for _ in 0..310 {
-        world.pass();
+        world.reconcile();
     }
     assert_eq!(condition(&world, "Degraded"), ("True".to_owned(), "Stalled".to_owned()));
     assert!(world.status().operation.unwrap().step.contains("demo-1"));
     world.scale(5);
     for _ in 0..60 {
-        world.pass();
+        world.reconcile();
     }
     assert_eq!(voters(&world), 5);
     world.unread.clear();
@@ -47,12 +47,12 @@ fn a_member_that_does_not_take_it_over_is_told_after_a_while_and_holds_nothing_e
 }
 
 #[test]
-fn while_members_are_restarted_their_settings_are_not_waited_for() {
+fn settings_are_not_awaited_when_members_are_restarted() {
     let mut world = settled(3);
     world.unread.extend(0..3);
     world.template = 2;
     while !world.unread.is_empty() {
-        let operation = world.pass().operation;
+        let operation = world.reconcile().operation;
         assert!(operation.is_none_or(|operation| operation.kind == Kind::RollingUpdate));
         // Who starts reads the file.
         let started = &world.restarted;

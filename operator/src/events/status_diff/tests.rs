@@ -176,7 +176,7 @@ fn quorum_is_one_change_when_members_are_unreachable() {
     assert_eq!(
         names(&three(), &unreachable),
         ["QuorumUnknown"],
-        "five hundred clusters at once tell so many"
+        "five hundred clusters at once have as many"
     );
     assert_eq!(names(&unreachable, &three()), ["QuorumAchieved"]);
     assert_eq!(status_diff(&unreachable, &three())[0].note, "it is QuorumHealthy; demo-0 leads in term 3");
@@ -220,7 +220,7 @@ fn snapshots_settings_and_certificates_are_reported_when_they_change() {
     assert_eq!(
         names(&three(), &ends(1_800_000_000)),
         [""; 0],
-        "the first one, or an operator that did not tell it"
+        "the first one, or an operator that did not report it"
     );
     assert_eq!(names(&ends(1_800_000_000), &ends(1_900_000_000)), ["CertificateRenewed"]);
 }

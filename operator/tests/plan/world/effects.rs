@@ -122,7 +122,8 @@ impl World {
         let recovery = self.cluster.spec.recovery.clone();
         let disk = self.disks.get(&ordinal).filter(|disk| disk.id == disk_id).ok_or(Refused)?;
         assert_eq!((disk.cluster_id.as_str(), disk.member_id == 0), (cluster_id, false));
-        let chosen = self.status().recovery.and_then(|recovery| recovery.chosen).expect("M-9: by itself");
+        let chosen =
+            self.status().recovery.and_then(|recovery| recovery.chosen).expect("M-9: without a confirmation");
         assert_eq!((&chosen.disk_id, &chosen.survivor), (&disk.id, &names::pod(NAME, ordinal)));
         assert!(recovery.is_none_or(|r| r.confirm.as_deref() == Some(cluster_id)), "M-9: unconfirmed");
         let id = disk.member_id;

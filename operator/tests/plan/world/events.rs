@@ -39,8 +39,8 @@ pub enum Event {
 impl World {
     /// Lets `event` happen, unless nothing could survive it or it would change nothing.
     pub fn happen(&mut self, event: Event) -> bool {
-        let passes = std::mem::take(&mut self.passes);
-        self.trail.push((passes, event));
+        let reconciles = std::mem::take(&mut self.reconciles);
+        self.trail.push((reconciles, event));
         match event {
             Event::Scale(replicas) => {
                 self.edit_if(|spec| spec.replicas != replicas, |spec| spec.replicas = replicas)

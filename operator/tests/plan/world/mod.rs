@@ -68,7 +68,7 @@ pub struct World {
     pub silent: BTreeSet<u32>,
     /// Followers that have not heard of the last change of members.
     pub unaware: BTreeSet<u32>,
-    /// Those whose kubelet has not handed the present settings on.
+    /// Members whose kubelet has not delivered the present settings.
     pub unread: BTreeSet<u32>,
     pub cordoned: BTreeSet<u32>,
     pub gone: BTreeSet<u32>,
@@ -79,27 +79,27 @@ pub struct World {
     pub certificates: Existing,
     pub users: UsersSecret,
     pub renewal_request: Option<String>,
-    /// Members that hold an entry of the log, which ended their processes.
+    /// Members that hold back an entry of the log, which crashed their processes.
     pub holding: BTreeSet<u32>,
     pub kept: BTreeSet<String>,
     pub forced: u32,
     pub transfers: u32,
     pub begun: u32,
     pub restarted: BTreeMap<u32, u32>,
-    /// Effects of the operator so far, and the one before which it dies.
+    /// Effects of the operator so far, and the one before which it crashes.
     pub effects: u64,
-    pub dies_at: Option<u64>,
+    pub crashes_at: Option<u64>,
     dead: bool,
-    /// Steps come from what was seen one pass before, so that they may be refused.
+    /// Steps come from the observation of the reconcile before, so that they may be rejected.
     stale: bool,
     seen_before: Option<(ValidatedCluster, Snapshot)>,
-    /// What has happened, each after so many passes.
+    /// Events so far, each after so many reconciles.
     pub trail: Vec<(u32, events::Event)>,
-    passes: u32,
+    reconciles: u32,
     serial: u64,
 }
 
-/// A call that the API server or a member does not take, because its precondition does not hold.
+/// A call that the API server or a member rejects, because its precondition does not hold.
 #[derive(Debug)]
 pub struct Refused;
 
@@ -148,12 +148,12 @@ impl World {
             begun: 0,
             restarted: BTreeMap::new(),
             effects: 0,
-            dies_at: None,
+            crashes_at: None,
             dead: false,
             stale: false,
             seen_before: None,
             trail: Vec::new(),
-            passes: 0,
+            reconciles: 0,
             serial: 0,
         }
     }
@@ -178,9 +178,9 @@ impl World {
         self.status().phase.unwrap_or_default()
     }
 
-    /// One pass of the operator, then one tick of everything else.
-    pub fn pass(&mut self) -> Plan {
-        self.passes += 1;
+    /// One reconcile by the operator, then one tick of everything else.
+    pub fn reconcile(&mut self) -> Plan {
+        self.reconciles += 1;
         let (cluster, seen) = (self.validated(), self.observe());
         let plan = self.act(&cluster, &seen);
         self.seen_before = Some((cluster, seen));
@@ -188,8 +188,8 @@ impl World {
         plan
     }
 
-    /// A pass by one that does not know yet what the pass before has done.
-    pub fn stale_pass(&mut self) {
+    /// A reconcile by an operator that has not observed the effects of the one before.
+    pub fn reconcile_stale(&mut self) {
         let Some((cluster, seen)) = self.seen_before.clone() else { return };
         self.stale = true;
         self.act(&cluster, &seen);
@@ -241,27 +241,27 @@ impl World {
         if news && !unseen && self.lives() {
             self.cluster.status = Some(status);
         }
-        (self.dead, self.dies_at) = (false, self.dies_at.filter(|_| !self.dead));
+        (self.dead, self.crashes_at) = (false, self.crashes_at.filter(|_| !self.dead));
         plan
     }
 
-    /// Whether the operator lives to have one more effect.
+    /// The operator has one more effect before it crashes.
     fn lives(&mut self) -> bool {
-        self.dead |= self.dies_at == Some(self.effects);
+        self.dead |= self.crashes_at == Some(self.effects);
         self.effects += u64::from(!self.dead);
         !self.dead
     }
 
-    /// Passes until nothing is left to do.
+    /// Reconciles until nothing is left to do.
     #[track_caller]
     pub fn settle(&mut self) {
         for _ in 0..300 {
-            let plan = self.pass();
+            let plan = self.reconcile();
             if plan.operation.is_none() && self.phase() == "Healthy" {
                 return;
             }
         }
-        panic!("no end\n{}", self.tell());
+        panic!("no end\n{}", self.describe());
     }
 
     pub fn runs(&self, ordinal: u32) -> bool {
@@ -289,7 +289,7 @@ impl World {
         self.disks.iter().any(|(ordinal, disk)| disk.member_id == id && self.runs(*ordinal))
     }
 
-    /// The operator hears it, too.
+    /// The member runs, and the operator reaches it, too.
     fn answers(&self, id: u64) -> bool {
         let heard = |ordinal: &u32| self.runs(*ordinal) && !self.silent.contains(ordinal);
         self.disks.iter().any(|(ordinal, disk)| disk.member_id == id && heard(ordinal))
@@ -306,7 +306,7 @@ impl World {
     }
 
     /// For messages of failed assertions.
-    pub fn tell(&self) -> String {
+    pub fn describe(&self) -> String {
         let status = self.status();
         let conditions: Vec<_> = status
             .conditions
@@ -314,9 +314,9 @@ impl World {
             .map(|c| format!("{} {} {}: {}", c.type_, c.status, c.reason, c.message))
             .collect();
         format!(
-            "{:?} then {} passes\n{:?} {:?} {:?} {:?}\n{:?}\n{:?}\n{:?}\ntemplate {} of {:?}\n{}",
+            "{:?} then {} reconciles\n{:?} {:?} {:?} {:?}\n{:?}\n{:?}\n{:?}\ntemplate {} of {:?}\n{}",
             self.trail,
-            self.passes,
+            self.reconciles,
             status.phase,
             status.operation.map(|operation| (operation.kind, operation.target, operation.step)),
             status.replacement,

@@ -1,4 +1,4 @@
-//! What the operator sees of the world.
+//! Observations of the world.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -124,7 +124,7 @@ impl World {
         status
     }
 
-    /// Nothing while all have the same, as members of an earlier release tell: it is asked for very often.
+    /// Empty while all have the same file, as members of an earlier release report: it is computed very often.
     fn file_hash(&self, ordinal: u32) -> String {
         match () {
             () if self.unread.is_empty() => String::new(),

@@ -30,7 +30,7 @@ impl World {
                 SecretStep::Certificates(other) => panic!("no time for {other:?} has passed"),
             }
         }
-        (self.dead, self.dies_at) = (false, self.dies_at.filter(|_| !self.dead));
+        (self.dead, self.crashes_at) = (false, self.crashes_at.filter(|_| !self.dead));
     }
 
     pub fn is_renewed(&self) -> bool {

@@ -1,4 +1,4 @@
-//! A newer operator takes over a cluster from before TLS and passwords.
+//! A newer operator takes over a cluster that was created without TLS and passwords.
 
 use std::time::Duration;
 
@@ -17,23 +17,25 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the programs of the local cluster"]
-async fn a_newer_operator_turns_neither_tls_nor_passwords_on() {
+async fn upgraded_operator_turns_neither_tls_nor_passwords_on() {
     let (server, _nodes) = begin().await;
     let client = &server.client;
-    let old = of_old(client, "c0").await;
+    let old = of_earlier_operator(client, "c0").await;
     let operator = Operator::start(&server, "newer");
-    let told = async |words: &[&str]| {
+    let reported = async |words: &[&str]| {
         let found = degraded(client, "c0").await.filter(|(reason, _)| reason == "NotEncrypted");
         found.is_some_and(|(_, message)| words.iter().all(|word| message.contains(word)))
     };
-    until("both are told", PATIENCE, async || told(&["TLS is off", "authentication is off"]).await).await;
-    // It has acted as it will: the pods that the test plays run.
+    until("both are reported", PATIENCE, async || reported(&["TLS is off", "authentication is off"]).await)
+        .await;
+    // It has changed what it will: the simulated pods run.
     until("the members are members", PATIENCE, async || status(client).await.ready_replicas == 3).await;
     assert_eq!(set(client).await.spec.template, old.spec.template, "{}", operator.log());
 
     auth(client, false).await;
-    until("the answer is taken", PATIENCE, async || build::has_declined_password(&set(client).await)).await;
-    until("only TLS is told of", PATIENCE, async || {
+    until("the refusal is recorded", PATIENCE, async || build::has_declined_password(&set(client).await))
+        .await;
+    until("only TLS is reported", PATIENCE, async || {
         degraded(client, "c0").await.is_some_and(|(_, message)| !message.contains("authentication"))
     })
     .await;
@@ -41,8 +43,8 @@ async fn a_newer_operator_turns_neither_tls_nor_passwords_on() {
     until("passwords are turned on", PATIENCE, async || build::has_password(&set(client).await)).await;
 }
 
-/// A HeliosCluster with the defaults of today, and its StatefulSet as it was made before there were any.
-async fn of_old(client: &Client, name: &str) -> StatefulSet {
+/// A HeliosCluster with the defaults of today, and its StatefulSet as an earlier operator wrote it.
+async fn of_earlier_operator(client: &Client, name: &str) -> StatefulSet {
     let api = Api::<HeliosCluster>::default_namespaced(client.clone());
     let cluster = HeliosCluster::new(name, HeliosClusterSpec::default());
     let mut cluster = api.create(&PostParams::default(), &cluster).await.unwrap();

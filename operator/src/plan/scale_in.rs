@@ -1,12 +1,12 @@
-//! Members out of the cluster: those whose disk is gone, and those no longer asked for.
+//! Members leave the cluster: those whose disk is gone, and those beyond the replicas.
 
 use helios_proto::v1::Member;
 
 use super::{Decision, Kind, Step, View, quorum};
 
 /// A node that answers under a member's name from another disk proves that the member is gone for
-/// good (docs/design/product.md, C6). It is removed so that the node can join anew, any ordinal alike.
-pub fn replace_lost(view: &View) -> Option<Decision> {
+/// good (docs/design/product.md, C6). It is removed so that the node can join again, at any ordinal.
+pub fn remove_member_without_disk(view: &View) -> Option<Decision> {
     let leader = view.leader?;
     let (ordinal, member) = view.members().find(|(ordinal, member)| is_lost(view, *ordinal, member))?;
     let name = view.name(ordinal);
@@ -28,8 +28,8 @@ fn is_lost(view: &View, ordinal: u32, member: &Member) -> bool {
     })
 }
 
-/// A voter that is not asked for, the highest of those that are well, and only while all others are.
-pub fn shrink(view: &View) -> Option<Decision> {
+/// Removes a voter beyond the replicas: one that is down, or else the highest ordinal while all others are healthy.
+pub fn remove_surplus_voter(view: &View) -> Option<Decision> {
     let leader = view.leader?;
     let (unwanted, kept): (Vec<_>, Vec<_>) =
         view.voters().into_iter().partition(|(ordinal, _)| *ordinal >= view.cluster.replicas);
@@ -50,10 +50,10 @@ pub fn shrink(view: &View) -> Option<Decision> {
     if view.leads(victim) {
         let newer = !view.is_outdated(victim);
         let may = |ordinal| ordinal < view.cluster.replicas && !(newer && view.is_outdated(ordinal));
-        let Some(heir) = view.best_heir(may) else {
+        let Some(candidate) = view.best_candidate(may) else {
             return wait(format!("waiting for a caught-up member to take over from {name}"));
         };
-        let step = view.transfer_to(heir)?;
+        let step = view.transfer_to(candidate)?;
         return Some(Decision::act(
             Kind::RemoveMember,
             victim,
@@ -61,7 +61,7 @@ pub fn shrink(view: &View) -> Option<Decision> {
             step,
         ));
     }
-    // The label goes with this pass, the removal with the next one: clients first.
+    // The label changes in this reconcile, the member in the next one: clients first.
     if view.seen.pods.get(&victim).is_some_and(|pod| pod.in_service) {
         return wait(format!("taking {name} out of service"));
     }
@@ -70,9 +70,9 @@ pub fn shrink(view: &View) -> Option<Decision> {
 }
 
 impl<'a> View<'a> {
-    /// The settled voter most suited to lead, of those that `may`: one whose host stays, fewest entries
+    /// The settled voter that is the best leader, of those that `may`: one whose host stays, fewest entries
     /// behind, then the lowest ordinal.
-    pub fn best_heir(&self, may: impl Fn(u32) -> bool) -> Option<&'a Member> {
+    pub fn best_candidate(&self, may: impl Fn(u32) -> bool) -> Option<&'a Member> {
         let leader = self.leader?;
         self.voters()
             .into_iter()
@@ -85,10 +85,10 @@ impl<'a> View<'a> {
             .map(|(_, member)| member)
     }
 
-    pub(super) fn transfer_to(&self, heir: &Member) -> Option<Step> {
+    pub(super) fn transfer_to(&self, candidate: &Member) -> Option<Step> {
         Some(Step::Transfer {
             leader: self.leader?.ordinal,
-            target_id: heir.id,
+            target_id: candidate.id,
             timeout: self.cluster.rollout.transfer_timeout,
         })
     }

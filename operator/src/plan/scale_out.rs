@@ -1,10 +1,10 @@
-//! Pods into members: a blank node becomes a learner, a learner that has caught up a voter.
+//! Pods become members: a blank node is added as a learner, and a learner that has caught up is promoted.
 
 use helios_proto::v1::{Role, StatusResponse};
 
 use super::{Blocker, Decision, Kind, Leader, Step, View, quorum};
 
-/// One learner at a time: its promotion, or its removal when it is no longer wanted.
+/// One learner at a time: its promotion, or its removal when it is not wanted any more.
 pub fn finish_learner(view: &View) -> Option<Decision> {
     let leader = view.leader?;
     let (ordinal, member) = view.learners().into_iter().next()?;
@@ -23,7 +23,7 @@ pub fn finish_learner(view: &View) -> Option<Decision> {
     if !view.is_stable(Kind::AddMember, ordinal) {
         let message =
             format!("watching {name}, which has caught up, for {:?}", view.cluster.rollout.stable_for);
-        return Some(Decision::wait(Kind::AddMember, ordinal, message).steadily());
+        return Some(Decision::wait(Kind::AddMember, ordinal, message).steady());
     }
     if view.healthy_voters() + 1 < quorum(view.voter_count() + 1) {
         return Some(
@@ -32,15 +32,15 @@ pub fn finish_learner(view: &View) -> Option<Decision> {
                 ordinal,
                 format!("holding the promotion of {name} until more voters are healthy"),
             )
-            .steadily(),
+            .steady(),
         );
     }
     let step = Step::Promote { leader: leader.ordinal, id: member.id, max_lag, membership };
-    Some(Decision::act(Kind::AddMember, ordinal, format!("promoting {name}"), step).steadily())
+    Some(Decision::act(Kind::AddMember, ordinal, format!("promoting {name}"), step).steady())
 }
 
-/// A disk that was a member's, whose removal is committed, cannot come back: its volume is deleted
-/// so that the pod returns blank.
+/// A disk of a member whose removal is committed is never used again: its volume is deleted, so that the pod returns
+/// blank.
 pub fn recycle_removed(view: &View) -> Option<Decision> {
     let leader = view.leader.filter(|_| view.is_agreed())?;
     let (ordinal, _) = wanted_nodes(view).find(|(_, node)| was_removed(leader, node))?;
@@ -102,8 +102,8 @@ pub fn add_blank(view: &View) -> Option<Decision> {
     None
 }
 
-/// Nothing else to do, yet a wanted member does not exist.
-pub fn await_missing(view: &View) -> Option<Decision> {
+/// Nothing else is planned, but a wanted member does not exist.
+pub fn await_missing_member(view: &View) -> Option<Decision> {
     view.leader?;
     let ordinal = (0..view.cluster.replicas).find(|ordinal| view.member(*ordinal).is_none())?;
     let name = view.name(ordinal);
