@@ -25,7 +25,7 @@ bench: ## heliosd beside etcd and Redis on this machine: speed and the write gap
 fix: ## Format, apply what the lints suggest, write the generated files again
 	cargo fmt --all
 	cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
-	cargo run --package helios-crds --bin crdgen
+	cargo run --bin crdgen
 
 cluster: ## Start the local Kubernetes alone, or mend it
 	@$(cluster) up

@@ -55,10 +55,12 @@ what_next() {
     echo "  $reach"
   else
     # shellcheck disable=SC2016 # For the shell of who types it.
-    echo '  export KUBECONFIG=$(make -s kubeconfig)'"${missing_path:+ PATH=\$PATH:$missing_path}"
+    echo '  export KUBECONFIG=$(make -s kubeconfig)'
   fi
+  echo "  export PATH=\$PATH:${missing_path:+$missing_path:}$(programs_path)   # heliosctl, kubectl helios${missing_path:+, kubectl, helm}"
   echo "  export REDISCLI_AUTH=\$(kubectl get secret demo-auth --output 'go-template={{.data.password | base64decode}}')"
   echo "  kubectl scale hc/demo --replicas=5 && kubectl get hc demo --watch"
+  echo "  kubectl helios status demo"
   echo "  kubectl delete pod demo-0        # a member dies, and nothing written is lost"
   echo "  ${client[*]:2} GET greeting"
 }
@@ -69,6 +71,7 @@ command -v kubectl >/dev/null || missing_path=$("$local_cluster" path)
 use_cluster
 images=$("$root/scripts/images.sh" heliosd helios-operator)
 eval "$images"
+step "building heliosctl" build_programs heliosctl kubectl-helios kubectl_complete-helios
 at_failure diagnose
 step "installing the operator" install_operator
 step "starting the HeliosCluster demo" start_demo

@@ -20,6 +20,20 @@ need_cargo() {
   command -v cargo >/dev/null || die "building HeliosDB needs Rust (cargo) and it is not here; see https://rustup.rs, rust-toolchain.toml names the version"
 }
 
+# build_programs PROGRAM...: release builds, or with HELIOS_DEV=1 those of `cargo build`, which are compiled much sooner.
+build_programs() {
+  local profile=(--release)
+  [[ ${HELIOS_DEV:-} != 1 ]] || profile=()
+  cargo build --manifest-path "$root/Cargo.toml" "${profile[@]}" "${@/#/--bin=}" >&2
+}
+
+# Prints where build_programs puts them.
+programs_path() {
+  local profile=release
+  [[ ${HELIOS_DEV:-} != 1 ]] || profile=debug
+  echo "${CARGO_TARGET_DIR:-$root/target}/$profile"
+}
+
 # step WHAT COMMAND...: runs the command and says what it does, that it still does, and how long it took. A failure ends
 # the script. In a condition COMMAND has to be a program: bash runs on after a failure inside a function there.
 step() {

@@ -22,11 +22,13 @@ done
 
 if ! cluster_is_foreign && ! "$local_cluster" status &>/dev/null; then at_end "$local_cluster down"; fi
 use_cluster
+# The builds of the tests: nothing is compiled once more.
+export HELIOS_DEV=1
 images=$("$root/scripts/images.sh")
 set -a
 eval "$images"
 set +a
 at_failure diagnose
-step "building heliosctl" cargo build --bin=heliosctl --bin=kubectl-helios
+step "building heliosctl" build_programs heliosctl kubectl-helios
 # The whole workspace is named so that nothing is compiled again with other features.
 cargo test --workspace --test stories -- --test-threads=1 "${which[@]}"

@@ -30,7 +30,7 @@ part() {
 # sum passed|failed LOG: over the lines "test result: ok. 12 passed; 0 failed; ..." of every test program.
 sum() { awk -v what="$1" '/^test result: / {for (i = 2; i <= NF; i++) if ($i == what ";") n += $(i - 1)} END {print n + 0}' "$2"; }
 
-generated() { cargo run --quiet --package helios-crds --bin crdgen -- --check; }
+generated() { cargo run --quiet --bin crdgen -- --check; }
 
 # Licences, duplicates and sources of all dependencies. Not the advisories: their database comes from no package registry.
 dependencies() {
