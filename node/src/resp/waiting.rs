@@ -1,7 +1,8 @@
-//! Clients of this node that wait for a key to hold something: who is first in line for which key.
+//! Clients of this node that wait in blocking commands: a queue for each key.
 //!
-//! What changed is heard from the applied entries, so it does not matter which member wrote it. Only the first in
-//! line for a key is told; whoever leaves the line has the next one look, since there may be more to take.
+//! Changes are taken from the applied entries, so they are seen whichever member accepted the write. Only the
+//! first client of a key's queue is notified; when it leaves, the next is notified, since there may be more to
+//! take.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,12 +22,12 @@ pub struct Waiting {
 #[derive(Debug, Default)]
 struct Lines {
     last_number: u64,
-    /// Of each key who waits for it, the first with the lowest number. A key without anybody is not in here.
+    /// Waiters of each key by number; the lowest is first. Keys without waiters have no entry.
     keys: HashMap<Bytes, BTreeMap<u64, Arc<Notify>>>,
     count: usize,
 }
 
-/// A place in the lines for some keys; dropped, it is given up.
+/// Place of one client in the queues of some keys; given up on drop.
 #[derive(Debug)]
 pub struct Place {
     waiting: Arc<Waiting>,
@@ -36,7 +37,7 @@ pub struct Place {
 }
 
 impl Waiting {
-    /// At the end of the lines for `keys`.
+    /// Appends a client to the queues of `keys`.
     pub fn enter(self: &Arc<Self>, keys: &[Bytes], store: &Store) -> Place {
         if !self.is_listening.swap(true, Ordering::Relaxed) {
             tokio::spawn(listen(Arc::downgrade(self), store.clone()));
@@ -53,7 +54,7 @@ impl Waiting {
         Place { waiting: self.clone(), number, keys: keys.to_vec(), called }
     }
 
-    /// How many wait.
+    /// Returns the number of waiting clients.
     pub fn count(&self) -> usize {
         self.lock().count
     }
@@ -69,27 +70,27 @@ impl Waiting {
     }
 
     fn lock(&self) -> MutexGuard<'_, Lines> {
-        // Every critical section here leaves its data whole.
+        // Every critical section here leaves its data consistent.
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 fn call_first(line: &BTreeMap<u64, Arc<Notify>>) {
     if let Some(first) = line.values().next() {
-        // Kept for it, if it is busy looking.
+        // The notification is stored if the client is not awaiting it now.
         first.notify_one();
     }
 }
 
 impl Place {
-    /// Whether nobody is in front, for one of the keys at least.
+    /// Whether the client is first in the queue of at least one of its keys.
     pub fn is_first(&self) -> bool {
         let lines = self.waiting.lock();
         let first = |key| lines.keys.get(key).and_then(|line| line.keys().next());
         self.keys.iter().any(|key| first(key) == Some(&self.number))
     }
 
-    /// Once a key was changed, or whoever was in front has left. Cancel safe.
+    /// Resolves when one of the keys was changed or the client became first in a queue. Cancel safe.
     pub async fn called(&self) {
         self.called.notified().await;
     }
@@ -111,17 +112,18 @@ impl Drop for Place {
     }
 }
 
-/// Follows the applied entries for as long as there is anybody to tell.
+/// Follows the applied entries and notifies waiters while `waiting` exists.
 async fn listen(waiting: Weak<Waiting>, store: Store) {
-    let mut news = store.watch_changes();
+    let mut changes = store.watch_changes();
     let mut seen = store.changes_through();
-    // Whoever came before this began to listen may have missed something.
+    // A client that entered before this task subscribed may have missed a change.
     if let Some(waiting) = waiting.upgrade() {
         waiting.call_all();
     }
-    while news.changed().await.is_ok() {
+    while changes.changed().await.is_ok() {
         let Some(waiting) = waiting.upgrade() else { return };
-        // Read first: whoever enters after the line was seen to be empty looks for itself, and finds all of these.
+        // Read before the count: a client that enters after the count was 0 checks its keys itself, and finds
+        // all these changes.
         let through = store.changes_through();
         if waiting.count() == 0 {
             seen = through;
@@ -154,9 +156,9 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_first_in_line_is_called_and_whoever_leaves_has_the_next_look() {
+    async fn first_waiter_is_notified_and_next_waiter_when_it_leaves() {
         let (waiting, store) = (Arc::new(Waiting::default()), Store::in_memory());
-        // It is not this test that listens.
+        // This test notifies waiters itself; the listening task must not start.
         waiting.is_listening.store(true, Ordering::Relaxed);
         let (a, b) = (Bytes::from("a"), Bytes::from("b"));
         let first = waiting.enter(&[a.clone(), b.clone(), a.clone()], &store);
