@@ -75,7 +75,7 @@ fn publish_page(db: &impl Database, filter: EventFilter, after: u64) -> u64 {
             tracing::warn!(
                 after,
                 oldest = lost.oldest,
-                "keyspace notifications fell behind; some are left out"
+                "keyspace notifications fell behind; some were dropped"
             );
             lost.oldest - 1
         }

@@ -58,7 +58,7 @@ impl Output {
         }
     }
 
-    /// Returns the unsent bytes; a large reply counts with its encoded size.
+    /// Returns the unsent bytes; a large reply counts with its [`Frame::cost`].
     pub fn len(&self) -> usize {
         self.bytes
     }

@@ -99,7 +99,7 @@ const TAIL: &str = "\
   indexes.
 ";
 
-/// The page in Markdown.
+/// Renders the page in Markdown.
 pub fn render() -> String {
     let mut page = HEAD.to_owned();
     for group in Group::ALL {
@@ -130,7 +130,7 @@ fn capitalized(name: &str) -> String {
 mod tests {
     use super::*;
 
-    /// `HELIOS_UPDATE_DOCS=1` writes the page instead.
+    /// With `HELIOS_UPDATE_DOCS=1` the page is written before it is compared.
     #[test]
     fn the_page_in_the_repository_is_current() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/commands.md");

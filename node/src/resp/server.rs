@@ -217,7 +217,7 @@ fn report(ended: Result<(), tokio::task::JoinError>) {
     if let Err(error) = ended
         && error.is_panic()
     {
-        tracing::error!(%error, "a Redis connection ended by a panic");
+        tracing::error!(%error, "the task of a Redis connection panicked");
     }
 }
 

@@ -38,7 +38,7 @@ pub struct Session {
 pub enum Silence {
     #[default]
     Never,
-    /// The next replies, as many as given.
+    /// This number of next replies.
     Next(u8),
     Always,
 }

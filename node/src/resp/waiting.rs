@@ -15,12 +15,12 @@ use crate::state::{Lost, Store};
 
 #[derive(Debug, Default)]
 pub struct Waiting {
-    lines: Mutex<Lines>,
+    queues: Mutex<Queues>,
     is_listening: AtomicBool,
 }
 
 #[derive(Debug, Default)]
-struct Lines {
+struct Queues {
     last_number: u64,
     /// Waiters of each key by number; the lowest is first. Keys without waiters have no entry.
     keys: HashMap<Bytes, BTreeMap<u64, Arc<Notify>>>,
@@ -43,14 +43,14 @@ impl Waiting {
             tokio::spawn(listen(Arc::downgrade(self), store.clone()));
         }
         let called = Arc::new(Notify::new());
-        let mut lines = self.lock();
-        lines.last_number += 1;
-        lines.count += 1;
-        let number = lines.last_number;
+        let mut queues = self.lock();
+        queues.last_number += 1;
+        queues.count += 1;
+        let number = queues.last_number;
         for key in keys {
-            lines.keys.entry(key.clone()).or_default().insert(number, called.clone());
+            queues.keys.entry(key.clone()).or_default().insert(number, called.clone());
         }
-        drop(lines);
+        drop(queues);
         Place { waiting: self.clone(), number, keys: keys.to_vec(), called }
     }
 
@@ -59,24 +59,24 @@ impl Waiting {
         self.lock().count
     }
 
-    fn call_for(&self, key: &Bytes) {
-        if let Some(line) = self.lock().keys.get(key) {
-            call_first(line);
+    fn notify_key(&self, key: &Bytes) {
+        if let Some(queue) = self.lock().keys.get(key) {
+            notify_first(queue);
         }
     }
 
-    fn call_all(&self) {
-        self.lock().keys.values().for_each(call_first);
+    fn notify_all(&self) {
+        self.lock().keys.values().for_each(notify_first);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Lines> {
+    fn lock(&self) -> MutexGuard<'_, Queues> {
         // Every critical section here leaves its data consistent.
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn call_first(line: &BTreeMap<u64, Arc<Notify>>) {
-    if let Some(first) = line.values().next() {
+fn notify_first(queue: &BTreeMap<u64, Arc<Notify>>) {
+    if let Some(first) = queue.values().next() {
         // The notification is stored if the client is not awaiting it now.
         first.notify_one();
     }
@@ -85,8 +85,8 @@ fn call_first(line: &BTreeMap<u64, Arc<Notify>>) {
 impl Place {
     /// Whether the client is first in the queue of at least one of its keys.
     pub fn is_first(&self) -> bool {
-        let lines = self.waiting.lock();
-        let first = |key| lines.keys.get(key).and_then(|line| line.keys().next());
+        let queues = self.waiting.lock();
+        let first = |key| queues.keys.get(key).and_then(|queue| queue.keys().next());
         self.keys.iter().any(|key| first(key) == Some(&self.number))
     }
 
@@ -98,15 +98,15 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut lines = self.waiting.lock();
-        lines.count -= 1;
+        let mut queues = self.waiting.lock();
+        queues.count -= 1;
         for key in &self.keys {
-            let Some(line) = lines.keys.get_mut(key) else { continue };
-            line.remove(&self.number);
-            if line.is_empty() {
-                lines.keys.remove(key);
+            let Some(queue) = queues.keys.get_mut(key) else { continue };
+            queue.remove(&self.number);
+            if queue.is_empty() {
+                queues.keys.remove(key);
             } else {
-                call_first(line);
+                notify_first(queue);
             }
         }
     }
@@ -118,7 +118,7 @@ async fn listen(waiting: Weak<Waiting>, store: Store) {
     let mut seen = store.changes_through();
     // A client that entered before this task subscribed may have missed a change.
     if let Some(waiting) = waiting.upgrade() {
-        waiting.call_all();
+        waiting.notify_all();
     }
     while changes.changed().await.is_ok() {
         let Some(waiting) = waiting.upgrade() else { return };
@@ -134,13 +134,13 @@ async fn listen(waiting: Weak<Waiting>, store: Store) {
                 Ok(page) => page,
                 Err(Lost { .. }) => {
                     seen = store.changes_through();
-                    waiting.call_all();
+                    waiting.notify_all();
                     continue;
                 }
             };
             seen = page.through;
             let changed = page.entries.iter().flat_map(|entry| entry.keys());
-            changed.filter(|(_, value)| value.is_some()).for_each(|(key, _)| waiting.call_for(&key));
+            changed.filter(|(_, value)| value.is_some()).for_each(|(key, _)| waiting.notify_key(&key));
             if page.is_last {
                 break;
             }
@@ -165,7 +165,7 @@ mod tests {
         let second = waiting.enter(std::slice::from_ref(&a), &store);
         let third = waiting.enter(std::slice::from_ref(&b), &store);
         assert!(first.is_first() && !second.is_first() && !third.is_first());
-        waiting.call_for(&a);
+        waiting.notify_key(&a);
         assert!(poll!(std::pin::pin!(first.called())).is_ready());
         assert!(poll!(std::pin::pin!(second.called())).is_pending());
         drop(first);

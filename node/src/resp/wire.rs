@@ -104,7 +104,7 @@ impl Wire {
 
     /// Closes the stream without sending the unsent replies.
     pub async fn abort(&mut self) {
-        // Not awaited: the client may not be reading.
+        // Does not wait for completion: the client may not be reading.
         let _ = poll_fn(|context| Poll::Ready(Pin::new(&mut self.stream).poll_shutdown(context))).await;
     }
 

@@ -118,7 +118,7 @@ pub fn tracking(mut args: Args) -> Result<Request, Refusal> {
     match args.word()? {
         word if is(&word, "off") => Ok(Request::Local(Local::Answer(Frame::OK))),
         word if is(&word, "on") => Err(Refusal::other(
-            "ERR reads are not tracked here: subscribe to keyspace notifications, or watch keys over gRPC",
+            "ERR client tracking is not supported: subscribe to keyspace notifications, or watch keys over gRPC",
         )),
         _ => Err(Refusal::Syntax),
     }

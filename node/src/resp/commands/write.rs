@@ -19,7 +19,7 @@ pub enum Answer {
     Plain,
     /// 1 for done, 0 for nil.
     Flag,
-    /// Nil is the error that the key exists.
+    /// Nil becomes the error that the key exists.
     UnlessBusy,
     /// Key and element, from a key and a list of one element.
     FirstElement,

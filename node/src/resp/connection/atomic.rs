@@ -89,7 +89,7 @@ impl<D: Database> Connection<D> {
         let parts: Vec<_> = parts.into_iter().map(|part| self.prepare(part)).collect();
         let keys = parts.iter().flat_map(Ready::keys);
         let unused_halt = Halt::default();
-        let turn = match self.attend(shared.scripts.turn(keys), &unused_halt, round).await {
+        let turn = match self.run_or_halt(shared.scripts.turn(keys), &unused_halt, round).await {
             Ok(turn) => turn,
             Err(stopped) => return Ok(Err(stopped.frame())),
         };
@@ -113,17 +113,18 @@ impl<D: Database> Connection<D> {
                 Tried::of(parts, world, &job)
             });
             let tried = tokio::time::timeout_at((deadline + LATE_GRACE).into(), tried);
-            let ended = match self.attend(tried, &turn.halt, round).await {
+            let ended = match self.run_or_halt(tried, &turn.halt, round).await {
                 Ok(Ok(ended)) => ended,
                 Ok(Err(_)) => return Ok(Err(Stopped::TooLong.frame())),
                 Err(stopped) => return Ok(Err(stopped.frame())),
             };
-            let ended = ended.map_err(|_| Error::new(ErrorCode::Internal, "a script ended by a panic"))?;
+            let ended =
+                ended.map_err(|_| Error::new(ErrorCode::Internal, "the task of a script panicked"))?;
             let Tried { frames, world: World { trial, messages, .. } } = match ended? {
                 Ok(tried) => tried,
                 Err(void) => return Ok(Err(void)),
             };
-            match self.settle(trial, &watched, seen_ms, round).await? {
+            match self.commit_trial(trial, &watched, seen_ms, round).await? {
                 Ended::Succeeded => {
                     for (channel, payload) in messages {
                         self.db.publish(channel, payload).await;
@@ -142,7 +143,7 @@ impl<D: Database> Connection<D> {
 
     /// Returns the result of `work`. If the client leaves or the server shuts down first, asks `halt` to stop
     /// and does not wait for `work`. Input that arrives meanwhile is kept for later.
-    async fn attend<T>(
+    async fn run_or_halt<T>(
         &mut self,
         work: impl Future<Output = T>,
         halt: &Halt,
@@ -189,7 +190,8 @@ impl<D: Database> Connection<D> {
         self.db.await_fresh(freshness, self.session.after.as_ref()).await
     }
 
-    async fn settle(
+    /// Commits a trial as one guarded transaction; if it only read, checks that its reads still hold.
+    async fn commit_trial(
         &mut self,
         trial: Trial,
         watched: &[Guard],
@@ -200,8 +202,8 @@ impl<D: Database> Connection<D> {
         let mut transaction = trial.finish();
         transaction.guards.extend_from_slice(watched);
         if transaction.steps.is_empty() {
-            let is_so = self.db.store().holds(&transaction.guards, now_ms)?;
-            return Ok(if is_so { Ended::Succeeded } else { Ended::Conflicted });
+            let is_valid = self.db.store().holds(&transaction.guards, now_ms)?;
+            return Ok(if is_valid { Ended::Succeeded } else { Ended::Conflicted });
         }
         let reply = self.submit_one(Op::Transaction(transaction), round).await?;
         Ok(match reply {

@@ -62,7 +62,7 @@ pub struct Connection<D> {
     session: Session,
     decoder: Decoder,
     /// Time at which the incomplete request began to arrive.
-    begun: Option<Instant>,
+    request_began: Option<Instant>,
     /// Time since which the client is not authenticated or has not completed a request.
     auth_pending_since: Option<Instant>,
     has_sent_request: bool,
@@ -112,7 +112,7 @@ impl<D: Database> Connection<D> {
             client,
             session,
             decoder: Decoder::default(),
-            begun: None,
+            request_began: None,
             auth_pending_since: None,
             has_sent_request: false,
             window: UNSENT_BYTES,
@@ -131,7 +131,7 @@ impl<D: Database> Connection<D> {
                 }
                 continue;
             }
-            self.begun = None;
+            self.request_began = None;
             self.has_sent_request = true;
             self.run_round(requests, &shutdown).await?;
             if let Some(error) = broken {
@@ -184,7 +184,8 @@ impl<D: Database> Connection<D> {
         self.wire.trim_input();
         self.charge_input();
         let is_within = !self.wire.input.is_empty() || self.decoder.is_within_request();
-        self.begun = if is_within { self.begun.or_else(|| Some(Instant::now())) } else { None };
+        self.request_began =
+            if is_within { self.request_began.or_else(|| Some(Instant::now())) } else { None };
         let is_auth_pending = self.session.identity.is_none() || !self.has_sent_request;
         self.auth_pending_since =
             if is_auth_pending { self.auth_pending_since.or_else(|| Some(Instant::now())) } else { None };
@@ -194,10 +195,10 @@ impl<D: Database> Connection<D> {
         // A partial request has its own deadline, whatever the client sends of it. A client with subscriptions
         // is not idle.
         let listens = self.session.subscriber.as_ref().is_some_and(|subscriber| subscriber.count() > 0);
-        let begun = self.begun;
+        let request_began = self.request_began;
         let is_late = async {
-            match begun {
-                Some(begun) => until(Some(begun + *request_timeout)).await,
+            match request_began {
+                Some(request_began) => until(Some(request_began + *request_timeout)).await,
                 None if listens => std::future::pending().await,
                 None => idle_timeout.passed(Instant::now()).await,
             }
@@ -230,9 +231,12 @@ impl<D: Database> Connection<D> {
                 }
             }
         }
-        if self.begun.is_some() {
+        if self.request_began.is_some() {
             self.shared.metrics.rejected("slow_request");
-            tracing::debug!(client = self.client.id, "a Redis client did not finish its request in time");
+            tracing::debug!(
+                client = self.client.id,
+                "a Redis request was not complete within the request timeout"
+            );
         }
         Ok(false)
     }
@@ -355,7 +359,7 @@ impl<D: Database> Connection<D> {
         }
         let spec = resolve(&words).map_err(|refusal| ("unknown", refusal))?;
         if !spec.has_flag("no_auth") {
-            self.allow(spec).map_err(|refusal| (spec.name, refusal))?;
+            self.check_permission(spec).map_err(|refusal| (spec.name, refusal))?;
         }
         check_while_listening(&self.session, spec).map_err(|refusal| (spec.name, refusal))?;
         {
@@ -372,7 +376,7 @@ impl<D: Database> Connection<D> {
     }
 
     /// Checks that the user of this connection may run the command; counts a rejection.
-    fn allow(&self, spec: &Spec) -> Result<(), Refusal> {
+    fn check_permission(&self, spec: &Spec) -> Result<(), Refusal> {
         let (reason, refusal) = match &self.session.identity {
             None => ("unauthenticated", Refusal::NoAuth),
             Some(identity) if identity.role() < role_for(spec) => {
@@ -481,8 +485,8 @@ impl<D: Database> Connection<D> {
     }
 
     fn reply(&mut self, command: &'static str, frame: Frame, round: &Round) {
-        // Messages and the replies to (un)subscriptions are no replies to `CLIENT REPLY`, which does not
-        // suppress them.
+        // Messages, and the replies to commands that subscribe and unsubscribe, are pushes: `CLIENT REPLY` does
+        // not suppress them.
         let is_heard = matches!(frame, Frame::Push(_) | Frame::Sequence(_));
         let is_error = frame.is_error();
         if !self.session.is_silent() || is_heard {

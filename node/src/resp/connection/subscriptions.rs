@@ -28,8 +28,8 @@ impl<D: Database> Connection<D> {
         let answers = names.into_iter().map(|name| match subscriber.subscribe(topic, name.clone()) {
             true => answer(word, Frame::Bulk(name), subscriber.count()),
             false => Frame::error(format!(
-                "ERR this connection may listen to {MAX_TOPICS} channels and patterns of {MAX_TOPIC_BYTES} bytes \
-                 together; UNSUBSCRIBE from some"
+                "ERR this connection may subscribe to {MAX_TOPICS} channels and patterns of {MAX_TOPIC_BYTES} bytes \
+                 in total; UNSUBSCRIBE from some"
             )),
         });
         let answers = answers.collect();

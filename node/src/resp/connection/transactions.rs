@@ -135,7 +135,7 @@ impl<D: Database> Connection<D> {
                 Frame::Integer(self.db.publish(channel, payload).await.cast_signed())
             }
             Request::Subscribe { .. } | Request::Unsubscribe { .. } => {
-                Frame::error("ERR channels are listened to outside of MULTI")
+                Frame::error("ERR subscriptions are not allowed inside MULTI")
             }
             // As in Redis, no command waits inside a transaction. The other kinds are never queued as `Later`.
             Request::Wait { .. }

@@ -26,7 +26,7 @@ use crate::state::{Store, Trial};
 /// Limit on the messages that the scripts of one request publish.
 pub const MAX_MESSAGES: usize = 10_000;
 const UNDECLARED: &str =
-    "NOPERM a script of a user who may only read may read the keys that are declared in KEYS only";
+    "NOPERM a script of a read-only user may access only the keys that are declared in KEYS";
 
 /// State that the commands of one `EVAL`, or one `EXEC`, are tried on.
 pub struct World {

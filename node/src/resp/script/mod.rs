@@ -1,4 +1,4 @@
-//! Lua scripts: `EVAL` and the commands like it.
+//! Lua scripts: `EVAL`, `EVALSHA` and their read-only variants.
 //!
 //! A script runs on the member that its client is connected to, in a separate interpreter, on a
 //! [`Trial`](crate::state::Trial) of the state. Its writes go to the log as one guarded transaction, so they

@@ -269,7 +269,7 @@ impl ErrorLog {
     }
 }
 
-const PANICKED: &str = "a Redis connection ended by a panic";
+const PANICKED: &str = "the task of a Redis connection panicked";
 
 #[tokio::test]
 async fn panic_of_a_connection_task_is_logged_for_the_fuzz_test() {
@@ -293,9 +293,9 @@ async fn connection_replies_as_the_model_despite_garbage_from_others() {
         let (mut client, mut model) = (server.client().await, Model::default());
         for _ in 0..COMMANDS_PER_SEED {
             if random.random_ratio(1, 8) {
-                let mut stranger = server.client().await;
+                let mut other = server.client().await;
                 // The server may have closed the connection already.
-                let _ = stranger.stream.write_all(&noise(&mut random)).await;
+                let _ = other.stream.write_all(&noise(&mut random)).await;
             }
             let (wire, reply) = exchange(&mut random, &mut model);
             for piece in wire.chunks(random.random_range(1..200)) {

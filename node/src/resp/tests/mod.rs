@@ -280,7 +280,7 @@ impl Client {
         String::from_utf8(line).unwrap().trim_end().to_owned()
     }
 
-    /// The text of one bulk or verbatim string.
+    /// Sends a command and returns the text of its bulk or verbatim string.
     async fn text(&mut self, command: &str) -> String {
         self.send(format!("{command}\r\n")).await;
         let header = self.line().await;
@@ -290,7 +290,7 @@ impl Client {
         String::from_utf8(text).unwrap()
     }
 
-    /// The cursor and keys of one SCAN.
+    /// Sends a `SCAN` and returns its cursor and keys.
     async fn scan(&mut self, command: &str) -> (String, Vec<String>) {
         self.send(format!("{command}\r\n")).await;
         assert_eq!(self.line().await, "*2");

@@ -1,4 +1,4 @@
-//! `EVAL` and the commands like it.
+//! `EVAL`, `EVALSHA`, their read-only variants, and `SCRIPT`.
 
 use super::*;
 
