@@ -3,7 +3,7 @@
 # `prepare` builds the programs, `path` is where they are, `kubeconfig` prints the path of the kubeconfig.
 # `up` returns at once when the cluster is healthy, and mends or rebuilds it when it is not. `down` leaves nothing.
 # To break a node on purpose: `cluster.sh cut NODE` unplugs its line, `mend NODE` plugs it in again, `kill NODE`
-# takes the line and all processes at once; then `up` starts the node anew, with its disks.
+# takes the line and all processes at once; then `up` starts the node again with its disks.
 set -euo pipefail
 kubernetes_dir=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=lib/all.sh
@@ -83,7 +83,7 @@ down() {
   : >"$lock_file"
 }
 
-# Nothing is asked to stop by itself: no data outlives the cluster, and mounts end with the processes that hold them.
+# No process is asked to shut down: no data outlives the cluster, and mounts end with the processes that hold them.
 tear_down() {
   group_kill
   groups_remove

@@ -1,4 +1,5 @@
-//! `doctor` without Kubernetes: do all members say the same? (The split-brain check.) Pure.
+//! `doctor` without Kubernetes: checks that all members report the same cluster, leader and members
+//! (split-brain check). Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,12 +8,12 @@ use helios_proto::v1::{Role, StatusResponse};
 use super::survey::Answer;
 use crate::check::{Check, Checks};
 
-/// What to look at when members disagree, in this order.
+/// Remedy when members disagree, in the order of the steps.
 const LOOK: &str = "look at (1) the links: can each member reach the others' peer port? (2) the members' logs around \
                     the last election, and `heliosd verify` of each stopped member's data; (3) the peer lists: the \
                     same on all (HELIOS_RAFT_PEERS or node.initial_members)";
 
-/// Judges what all addresses answered.
+/// Checks the answers of all addresses.
 pub fn doctor(answers: &[Answer]) -> Checks {
     let known: Vec<&StatusResponse> = answers.iter().filter_map(Answer::status).collect();
     let mut checks = vec![all_answer(answers)];
@@ -97,7 +98,7 @@ fn all_ready(known: &[&StatusResponse]) -> Check {
     }
 }
 
-/// Who says what.
+/// Returns the names of the members by the value that they report.
 fn group(
     known: &[&StatusResponse],
     say: impl Fn(&StatusResponse) -> String,
@@ -141,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn three_that_agree_pass() {
+    fn agreeing_members_pass() {
         let all = [
             node("a", Role::Leader, 3, "a"),
             node("b", Role::Follower, 3, "a"),
@@ -151,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn two_leaders_of_a_term_are_split_brain_and_three_things_are_named() {
+    fn two_leaders_of_a_term_are_split_brain_with_three_remedies() {
         let two = [node("a", Role::Leader, 3, "a"), node("b", Role::Leader, 3, "b")];
         let found = doctor(&two);
         assert!(
@@ -167,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_former_leader_that_is_cut_off_is_a_disagreement() {
+    fn isolated_former_leader_is_a_disagreement() {
         let late = [
             node("a", Role::Leader, 3, "a"),
             node("b", Role::Leader, 4, "b"),
@@ -178,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_is_no_agreement() {
+    fn unreachable_members_fail_the_check() {
         let silent = Answer { address: "a:7000".into(), status: Err("refused".into()) };
         assert!(doctor(std::slice::from_ref(&silent)).nobody_answered);
         assert_eq!(failed(&[silent, node("b", Role::Follower, 3, "")]).len(), 2);

@@ -1,4 +1,4 @@
-//! A [`ClusterView`] from the members' own answers. Pure.
+//! Builds a [`ClusterView`] from the members' answers. Pure.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use helios_proto::v1::{Member, Membership, Role, StatusResponse};
 use super::survey::{Answer, leader, newest_membership};
 use crate::view::{ClusterView, Health, MemberView, Verdict, quorum};
 
-/// Entries behind the leader from which on a member is not as it should be.
+/// Lag in entries above which the cluster counts as changing.
 const MUCH_LAG: u64 = 1000;
 
 pub fn view(answers: &[Answer]) -> ClusterView {
@@ -45,7 +45,7 @@ fn row(
     let own = answers.iter().filter_map(Answer::status).find(|status| status.member_id == member.id);
     let silent = answers.iter().find(|answer| answer.address == member.peer_addr);
     let role = match own {
-        // It takes itself for a follower until it has heard of its cluster.
+        // Until it has heard from its cluster, a learner takes itself for a follower.
         _ if membership.learners.contains(&member.id) => "Learner",
         Some(own) => role_name(own.role()),
         None => "Unknown",
@@ -69,7 +69,7 @@ fn row(
     }
 }
 
-/// Who was asked and is no member of the cluster that the others form.
+/// Returns the row of a node that was asked and is not a member of the cluster.
 fn stranger(answer: &Answer) -> MemberView {
     let status = answer.status();
     MemberView {
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn three_that_agree_are_healthy() {
+    fn three_agreeing_members_are_healthy() {
         let all = [answer(1, Role::Leader), answer(2, Role::Follower), answer(3, Role::Follower)];
         assert_eq!(
             text(&all),
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_silent_makes_it_degraded_and_two_unknown() {
+    fn one_unreachable_member_makes_the_cluster_degraded_and_two_make_it_unknown() {
         let one = view(&[answer(1, Role::Leader), answer(2, Role::Follower), silent(3)]);
         assert_eq!(one.verdict.health, Health::Degraded);
         assert_eq!(one.verdict.text, "node-3: no answer; 2 of 3 voters answer, 2 are needed");
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_leader_it_is_down_and_without_an_answer_unknown() {
+    fn cluster_is_down_without_a_leader_and_unknown_without_an_answer() {
         let none = view(&[answer(1, Role::Follower), answer(2, Role::Candidate), silent(3)]);
         assert_eq!(none.verdict.health, Health::Down);
         let nobody = view(&[silent(1), silent(2)]);
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_learner_that_catches_up_is_a_change_and_a_silent_one_a_trouble() {
+    fn cluster_is_changing_while_a_learner_catches_up_and_degraded_when_it_is_unreachable() {
         let mut membership = three();
         (membership.voters, membership.learners) = (vec![1, 2], vec![3]);
         let with_learner = |learner: Answer| {
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn members_of_two_clusters_are_no_cluster() {
+    fn members_of_two_clusters_are_reported() {
         let mut other = answer(2, Role::Leader);
         if let Ok(status) = &mut other.status {
             status.cluster_id = "c2".into();
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stranger_at_a_members_address_is_named() {
+    fn foreign_node_at_a_members_address_is_reported() {
         let mut replaced = answer(3, Role::Uninitialized);
         if let Ok(status) = &mut replaced.status {
             status.member_id = 0;

@@ -1,4 +1,4 @@
-//! Leadership and snapshots, asked of the members' own management service.
+//! Leadership and snapshots, requested of the members' management service.
 
 use std::time::Duration;
 
@@ -14,10 +14,10 @@ use crate::error::Error;
 use crate::persist::persist;
 use crate::place::Place;
 
-/// What a leader waits for its successor, unless the spec says otherwise.
+/// Time that a leader waits for its successor, in milliseconds, unless the spec says otherwise.
 const TRANSFER_LIMIT_MS: u32 = 5_000;
 
-/// Hands leadership to the member `name`, and waits until the status shows it.
+/// Transfers leadership to the member `name`, and waits until the cluster's status shows it.
 ///
 /// # Errors
 /// When there is no such member or no leader, when the leader refuses, and when the operator does not
@@ -42,7 +42,7 @@ async fn hand_over(finder: &Finder, cluster: &HeliosCluster, name: &str) -> Resu
     Ok(format!("{name} leads in term {} (before: {})", done.into_inner().term, leader.name))
 }
 
-/// Takes leadership from the leader, and waits until the status shows the next one.
+/// Makes the leader step down, and waits until the cluster's status shows the next leader.
 ///
 /// # Errors
 /// As [`transfer`].
@@ -67,7 +67,7 @@ async fn give_up(finder: &Finder, cluster: &HeliosCluster) -> Result<(String, St
     Ok((next, said))
 }
 
-/// Waits until the status names `name` as the leader.
+/// Waits until the cluster's status names `name` as the leader.
 pub async fn await_leader(
     finder: &Finder,
     cluster: &HeliosCluster,
@@ -79,7 +79,7 @@ pub async fn await_leader(
         match leader == Some(name) {
             true => Ok(()),
             false => Err(format!(
-                "{name} leads, and the operator still reports {}; heliosctl doctor tells if it runs",
+                "{name} leads, and the operator still reports {}; heliosctl doctor checks whether it runs",
                 leader.unwrap_or("nobody")
             )),
         }
@@ -87,20 +87,20 @@ pub async fn await_leader(
     .await
 }
 
-/// Has a member write a snapshot.
+/// Makes a member write a snapshot.
 ///
 /// # Errors
-/// When there is no such member, or it cannot.
+/// When there is no such member, or it fails to write the snapshot.
 pub async fn snapshot(finder: &Finder, name: &str) -> Result<String, Error> {
     let cluster = finder.of_member(name).await?;
     let lock = finder.lock(&cluster).await?;
     direct::snapshot_at(&finder.place(&cluster.name_any(), name, PEER_PORT, &lock), name).await
 }
 
-/// The client port of a ready member.
+/// Returns the client port of a ready member.
 ///
 /// # Errors
-/// When none is ready, or the one that is does not answer.
+/// When no member is ready, or the ready one does not answer.
 pub async fn client_place(finder: &Finder, cluster: &HeliosCluster) -> Result<Place, Error> {
     let name = cluster.name_any();
     let pods = finder.pods_of(&name).await?;
@@ -113,8 +113,8 @@ pub async fn client_place(finder: &Finder, cluster: &HeliosCluster) -> Result<Pl
     Ok(if status.client_tls { place } else { place.unlocked() })
 }
 
-/// The leader by its own word: the status may be a moment old, so one that no longer leads is
-/// believed about who does, once.
+/// Returns the leader, confirmed by its own status. The cluster's status may be a moment old, so a member
+/// that is no longer the leader is asked once who is.
 async fn leader(finder: &Finder, cluster: &HeliosCluster) -> Result<(Place, StatusResponse), Error> {
     let name = cluster.name_any();
     let reported = cluster.status.as_ref().and_then(|status| status.leader.clone());

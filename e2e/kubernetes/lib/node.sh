@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# One node: containerd, kubelet and kube-proxy in a network and a mount namespace of their own. The pause program holds
+# One node: containerd, kubelet and kube-proxy in a network and a mount namespace per node. The pause program holds
 # both open; when a node's processes are gone, so is every mount they made.
 
 # Where programs keep things at fixed places (/run/containerd, /var/log/containers, ...): hidden, so that they stay inside.
@@ -40,7 +40,7 @@ containerd_up() {
 
 kubelet_up() {
   local node=$1 home=$state/$1
-  # A running kube-proxy ends when its configuration is written anew, the same or not.
+  # A running kube-proxy ends when its configuration is rewritten, even with the same content.
   ! running "$node-kubelet" "$node/daemons" || ! running "$node-proxy" "$node/daemons" || return 0
   node_kubelet_config "$node" "$home"
   # shellcheck disable=SC2046
