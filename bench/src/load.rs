@@ -71,7 +71,7 @@ pub async fn fill(clients: Vec<Client>, keys: u64) -> Result<()> {
     Ok(())
 }
 
-/// Drives `clients` for `period`, all others of the machine's systems being idle.
+/// Drives `clients` for `period`; the other systems on the machine are idle meanwhile.
 pub async fn round(
     cluster: &Cluster,
     leader: usize,

@@ -19,7 +19,7 @@ pub fn busy() -> Option<Duration> {
     let stat = fs::read_to_string("/proc/stat").ok()?;
     let ticks: Vec<u64> =
         stat.lines().next()?.split_ascii_whitespace().skip(1).map_while(|field| field.parse().ok()).collect();
-    // user nice system idle iowait irq softirq steal; the rest is counted in these already.
+    // Fields: user nice system idle iowait irq softirq steal; the later ones are included in these.
     let [user, nice, system, _, _, irq, softirq, steal, ..] = ticks[..] else { return None };
     Some(ticks_to_time(user + nice + system + irq + softirq + steal))
 }

@@ -38,7 +38,7 @@ another machine would do. heliosd and etcd have three members each; **Redis is o
 `appendfsync always`. Each syncs to the disk before it acknowledges (etcd and heliosd: on a majority). Values have 128 bytes, keys 16.
 ";
 
-/// As a person would type it: without the places that the script fills in.
+/// Returns the command that a user would type: without the program paths that the script fills in.
 fn command() -> String {
     let arguments: Vec<String> = std::env::args().skip(1).map(|argument| quoted(&argument)).collect();
     match arguments.is_empty() {
