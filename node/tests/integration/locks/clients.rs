@@ -165,7 +165,7 @@ async fn stalled_handshake_is_closed_and_does_not_delay_other_clients() {
             silent.spawn(closed(port, beginning));
         }
     }
-    // The peer port has no TLS here: what is missing is the beginning of HTTP/2.
+    // The peer port has no TLS here; the incomplete handshake is HTTP/2's preface.
     silent.spawn(closed(ports.peer, b"PRI * HT"));
     let (client, ca) = (ports.client.to_string(), secured.mount.file("ca.crt"));
     assert!(run("redis-cli", &["-p", &client, "--tls", "--cacert", &ca, "PING"]).await.is_some());
