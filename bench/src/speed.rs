@@ -93,7 +93,7 @@ struct Clusters(Vec<(System, Cluster)>);
 impl Clusters {
     async fn start(options: &Options, programs: &Programs, dir: &Path, ports: &mut Ports) -> Result<Self> {
         let mut clusters: Vec<(System, Cluster)> = Vec::new();
-        for system in options.systems.iter().map(|system| system.cluster()) {
+        for system in options.systems.iter().map(|system| system.served_by()) {
             if clusters.iter().any(|(started, _)| *started == system) {
                 continue;
             }
@@ -115,7 +115,7 @@ impl Clusters {
     }
 
     fn of(&self, system: System) -> &Cluster {
-        let found = self.0.iter().find(|(started, _)| *started == system.cluster());
+        let found = self.0.iter().find(|(started, _)| *started == system.served_by());
         &found.expect("every system of the options was started").1
     }
 }
@@ -174,7 +174,7 @@ impl fmt::Display for Contender {
 
 impl System {
     /// Returns the system whose cluster serves this one: the gRPC service is a second listener of heliosd.
-    fn cluster(self) -> Self {
+    fn served_by(self) -> Self {
         if self == Self::HeliosdGrpc { Self::Heliosd } else { self }
     }
 

@@ -70,7 +70,7 @@ impl Error {
 
 fn explain(error: &kube::Error) -> (String, &'static str) {
     let kube::Error::Api(status) = error else {
-        return (innermost(error), "is the API server reachable? heliosctl doctor looks at it");
+        return (innermost(error), "is the API server reachable? heliosctl doctor checks it");
     };
     // The API server repeats the whole object before its reason, with any secrets in its annotations.
     if let Some((_, reason)) = status.message.split_once("strict decoding error: ") {
@@ -82,9 +82,9 @@ fn explain(error: &kube::Error) -> (String, &'static str) {
     let advice = match status.code {
         401 => "log in to Kubernetes again",
         403 => "ask for that right; heliosctl doctor lists all that are needed",
-        404 => "look at what there is: kubectl get heliosclusters --all-namespaces",
+        404 => "list what exists: kubectl get heliosclusters --all-namespaces",
         409 => "it was changed at the same time; try again",
-        _ => "heliosctl doctor looks at what may be wrong",
+        _ => "heliosctl doctor checks the prerequisites",
     };
     (status.message.clone(), advice)
 }

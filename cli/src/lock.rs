@@ -7,7 +7,8 @@ use helios_proto::tls::ClientTls;
 
 use crate::error::Error;
 
-/// Certificates for members with TLS. On Kubernetes they are read from the cluster's Secret when none is given.
+/// Certificates for members with TLS. On Kubernetes they are read from the cluster's Secret when none is
+/// given.
 #[derive(Debug, Args)]
 pub struct Certificates {
     /// CA of the members, PEM; heliosctl then talks TLS to them.

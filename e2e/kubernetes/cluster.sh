@@ -24,7 +24,7 @@ up() {
   step "starting the local cluster (three nodes)" bring_up
 }
 
-# What the running cluster was made from.
+# Prints a hash of everything that the running cluster was built from.
 cluster_version() {
   (cd "$kubernetes_dir" && cat lib/{process,net,certs,control-plane,node}.sh storage-class.yaml <(echo "$parts")) | sha256sum | cut -c1-12
 }
@@ -63,7 +63,7 @@ bring_up() {
   await 20 "service account of the namespace default" kube get serviceaccount default
 }
 
-# each_node COMMAND...: for all nodes at the same time.
+# each_node COMMAND...: runs the command for all nodes at the same time.
 each_node() {
   local node pids=() pid
   for node in "${nodes[@]}"; do
@@ -94,7 +94,7 @@ tear_down() {
 
 require_node() { [[ " ${nodes[*]} " == *" $1 "* ]] || die "there is no node ${1:-without a name}; the nodes are ${nodes[*]}"; }
 
-# The line goes first: nobody hears the node's processes end.
+# Takes the link down first, so that no peer sees the node's processes end.
 kill_node() {
   ip link set "$(node_link "$1")" down
   group_kill "$1"

@@ -9,7 +9,7 @@ use super::survey::Answer;
 use crate::check::{Check, Checks};
 
 /// Remedy when members disagree, in the order of the steps.
-const LOOK: &str = "look at (1) the links: can each member reach the others' peer port? (2) the members' logs around \
+const REMEDY: &str = "check (1) the links: can each member reach the others' peer port? (2) the members' logs around \
                     the last election, and `heliosd verify` of each stopped member's data; (3) the peer lists: the \
                     same on all (HELIOS_RAFT_PEERS or node.initial_members)";
 
@@ -33,7 +33,7 @@ fn all_answer(answers: &[Answer]) -> Check {
         false => Check::failed(
             "all members answer",
             silent.join("; "),
-            "start those members, or open the way to them",
+            "start those members, or restore the network to them",
         ),
     }
 }
@@ -60,7 +60,7 @@ fn one_leader(known: &[&StatusResponse]) -> Check {
         return Check::failed(
             what,
             format!("{names} both say that they lead in term {term}: split brain"),
-            LOOK,
+            REMEDY,
         );
     }
     let groups = group(known, |status| match status.leader_name.as_str() {
@@ -68,9 +68,9 @@ fn one_leader(known: &[&StatusResponse]) -> Check {
         name => name.to_owned(),
     });
     if groups.len() == 1 && groups.contains_key("nobody") {
-        return Check::failed(what, "no member knows of a leader", LOOK);
+        return Check::failed(what, "no member knows of a leader", REMEDY);
     }
-    unanimous(what, &groups, LOOK)
+    unanimous(what, &groups, REMEDY)
 }
 
 fn one_peer_list(known: &[&StatusResponse]) -> Check {
@@ -79,7 +79,7 @@ fn one_peer_list(known: &[&StatusResponse]) -> Check {
         let names: BTreeSet<&str> = members.map(|member| member.name.as_str()).collect();
         if names.is_empty() { "none".to_owned() } else { names.into_iter().collect::<Vec<_>>().join(",") }
     });
-    unanimous("one list of members", &groups, LOOK)
+    unanimous("one list of members", &groups, REMEDY)
 }
 
 fn all_ready(known: &[&StatusResponse]) -> Check {
@@ -101,11 +101,11 @@ fn all_ready(known: &[&StatusResponse]) -> Check {
 /// Returns the names of the members by the value that they report.
 fn group(
     known: &[&StatusResponse],
-    say: impl Fn(&StatusResponse) -> String,
+    value: impl Fn(&StatusResponse) -> String,
 ) -> BTreeMap<String, Vec<String>> {
     let mut groups: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for status in known {
-        groups.entry(say(status)).or_default().push(status.name.clone());
+        groups.entry(value(status)).or_default().push(status.name.clone());
     }
     groups
 }

@@ -18,7 +18,7 @@ use crate::place::Place;
 const SNAPSHOT_LIMIT: Duration = Duration::from_secs(65);
 
 /// Pause between two polls of a fact that no member announces.
-const ASK_AGAIN: Duration = Duration::from_millis(100);
+const POLL_PAUSE: Duration = Duration::from_millis(100);
 
 /// The leader, its connection and the membership.
 struct Led {
@@ -112,7 +112,7 @@ pub async fn add_learner(endpoints: &Endpoints, address: &str, limit: Duration) 
         endpoints.place(address.to_owned()).status(limit).await?;
     if role != i32::from(Role::Uninitialized) {
         return Err(Error::Impossible(format!(
-            "{name} at {address} belongs to cluster {cluster_id} already; begin it with an empty data directory"
+            "{name} at {address} belongs to cluster {cluster_id} already; start it with an empty data directory"
         )));
     }
     let mut led = Led::find(endpoints, limit).await?;
@@ -153,7 +153,7 @@ async fn try_promote(
     let mut led = Led::find(endpoints, limit).await?;
     let id = find(&led.membership, name)?.id;
     if led.membership.voters.contains(&id) {
-        return Ok(format!("{name} votes already; heliosctl transfer {name} makes it lead"));
+        return Ok(format!("{name} is a voter already; heliosctl transfer {name} makes it the leader"));
     }
     let request = PromoteRequest {
         id,
@@ -164,7 +164,7 @@ async fn try_promote(
     let done =
         led.client.promote(request).await.map_err(Error::refused(&led.name, format!("promote {name}")))?;
     let voters = done.into_inner().membership.map_or(0, |membership| membership.voters.len());
-    Ok(format!("{name} votes, one of {voters} voters"))
+    Ok(format!("{name} is a voter, one of {voters} voters"))
 }
 
 /// Removes a member; a leader that is to be removed steps down first, and the next leader removes it.
@@ -231,7 +231,7 @@ pub async fn client_place(endpoints: &Endpoints, limit: Duration) -> Result<Plac
                 "no member that answers is ready and has a client address; heliosctl doctor looks for the reason".into(),
             ));
         }
-        tokio::time::sleep(ASK_AGAIN).await;
+        tokio::time::sleep(POLL_PAUSE).await;
     }
 }
 

@@ -26,7 +26,7 @@ pub async fn doctor(finder: &Finder) -> Checks {
     let server = match version {
         Ok(version) => Check::ok("the API server answers", version.git_version),
         Err(error) => {
-            let fix = "set KUBECONFIG or --context to a cluster that runs and that lets you in";
+            let fix = "set KUBECONFIG or --context to a running cluster that accepts your credentials";
             let check = Check::failed("the API server answers", innermost(&error), fix);
             return Checks { checks: vec![check], nobody_answered: true };
         }

@@ -61,8 +61,9 @@ async fn give_up(finder: &Finder, cluster: &HeliosCluster) -> Result<(String, St
     let done = done.map_err(Error::refused(&leader.name, "step down"))?.into_inner();
     let members = leader.membership.unwrap_or_default().members;
     let next = members.into_iter().find(|member| member.id == done.leader_id).map(|member| member.name);
-    let next = next
-        .ok_or_else(|| Error::Output(format!("member {} leads, whose name is not known", done.leader_id)))?;
+    let next = next.ok_or_else(|| {
+        Error::Output(format!("the new leader is member {}, whose name is unknown", done.leader_id))
+    })?;
     let said = format!("{next} leads in term {} (before: {})", done.term, leader.name);
     Ok((next, said))
 }
@@ -133,5 +134,5 @@ async fn leader(finder: &Finder, cluster: &HeliosCluster) -> Result<(Place, Stat
         }
         next = status.leader_name;
     }
-    Err(Error::Impossible(format!("{name} is just choosing a leader; try again")))
+    Err(Error::Impossible(format!("{name} is electing a leader; try again")))
 }

@@ -130,9 +130,7 @@ fn verdict(cluster: &HeliosCluster, status: &HeliosClusterStatus, members: &[Mem
         let counted = format!("{ready} of {voters} pods are ready, {} are needed", quorum(voters));
         return say(
             Health::Unknown,
-            format!(
-                "{counted}, and the operator has not seen it yet; heliosctl doctor checks whether it runs"
-            ),
+            format!("{counted}, and the operator has not seen it yet; heliosctl doctor tells if it runs"),
         );
     }
     if is("Degraded") {

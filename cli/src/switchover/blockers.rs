@@ -89,7 +89,7 @@ fn blockers(answers: &[Answer], leader: &StatusResponse, target: &str) -> Vec<Bl
         found.push(blocker(
             "NotAVoter",
             false,
-            format!("{target} is a learner; heliosctl promote {target} makes it vote"),
+            format!("{target} is a learner; heliosctl promote {target} makes it a voter"),
         ));
     }
     found.extend(no_quorum(leader, &membership));
@@ -97,7 +97,7 @@ fn blockers(answers: &[Answer], leader: &StatusResponse, target: &str) -> Vec<Bl
         found.push(blocker(
             "ChangeUnderWay",
             true,
-            "a change of members is under way; wait until it is done",
+            "a membership change is in progress; wait until it is done",
         ));
     }
     let handed_over = leader.failover.as_ref().map_or(0, |failover| failover.transfer_target);
@@ -134,7 +134,7 @@ fn of_target(answers: &[Answer], target: &str) -> Option<Blocker> {
         None => Some(blocker(
             "TargetSilent",
             true,
-            format!("{target} does not answer; start it, or open the way to it"),
+            format!("{target} does not answer; start it, or restore the network to it"),
         )),
         Some(status) if !status.ready => {
             Some(blocker("TargetNotReady", true, format!("{target} {}", status.not_ready_reason)))

@@ -76,9 +76,11 @@ impl Dev {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// Starts a node that belongs to no cluster, at the address of [`Self::nobody`]; returns when it listens.
+    /// Starts a node that belongs to no cluster, at the address of [`Self::absent_member`]; returns when it
+    /// listens.
     pub fn start_blank(&mut self) {
-        let (address, client) = (self.nobody(), format!("127.0.0.1:{}", CLIENT + self.offset + MEMBERS));
+        let (address, client) =
+            (self.absent_member(), format!("127.0.0.1:{}", CLIENT + self.offset + MEMBERS));
         let node = Command::new(heliosd())
             .args(["--raft-node-id", "node-4", "--listen", &client, "--raft-addr", &address])
             .arg("--data-dir")
@@ -94,7 +96,7 @@ impl Dev {
     }
 
     /// Returns a peer address at which no member listens.
-    pub fn nobody(&self) -> String {
+    pub fn absent_member(&self) -> String {
         format!("127.0.0.1:{}", 7000 + self.offset + MEMBERS)
     }
 }

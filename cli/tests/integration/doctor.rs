@@ -21,10 +21,10 @@ fn foreign_holder_of_a_members_port_is_reported() {
     let dev = Dev::start();
     let (ok, found, _) = check(&dev.endpoints, "heliosd is here");
     assert!(ok && found.ends_with("/heliosd"), "{found}");
-    let four = format!("{},{}", dev.endpoints, dev.nobody());
+    let four = format!("{},{}", dev.endpoints, dev.absent_member());
     let (ok, found, _) = check(&four, "ports are the members' or free");
     assert!(ok && found.ends_with(" is free"), "{found}");
-    let _held = TcpListener::bind(dev.nobody()).unwrap();
+    let _held = TcpListener::bind(dev.absent_member()).unwrap();
     let (ok, found, fix) = check(&four, "ports are the members' or free");
     let own = format!("(pid {})", std::process::id());
     assert!(!ok && found.contains(&own) && fix.contains("another port"), "{found}: {fix}");

@@ -25,8 +25,8 @@ fn status_prints_a_table_and_a_verdict_and_sets_the_exit_code() {
     let output = crate::dev::ctl(&["--endpoint", first, "members"]);
     assert_eq!(String::from_utf8(output.stdout).unwrap().lines().count(), 4);
     // An address that is no member and does not answer degrades the verdict.
-    let with_nobody = format!("{},{}", dev.endpoints, dev.nobody());
-    let output = crate::dev::ctl(&["--endpoint", &with_nobody, "status"]);
+    let with_absent = format!("{},{}", dev.endpoints, dev.absent_member());
+    let output = crate::dev::ctl(&["--endpoint", &with_absent, "status"]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
 }
 
@@ -71,7 +71,7 @@ fn switchover_reports_its_phases_and_a_dry_run_the_blockers() {
 
     // A learner is refused at once, with its name; so is an unknown member.
     dev.start_blank();
-    dev.done(&["add-learner", &dev.nobody()]);
+    dev.done(&["add-learner", &dev.absent_member()]);
     let output = dev.ctl(&["switchover", "node-4", "--dry-run", "--output", "json"]);
     let outlook: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((output.status.code(), &outlook["leader"]), (Some(1), &target.into()));
@@ -114,7 +114,7 @@ fn doctor_passes_and_a_snapshot_is_taken() {
 fn blank_node_becomes_a_learner_then_a_voter_then_the_leader() {
     let mut dev = Dev::start();
     dev.start_blank();
-    let said = dev.done(&["add-learner", &dev.nobody()]);
+    let said = dev.done(&["add-learner", &dev.absent_member()]);
     assert_eq!(said, "node-4 is a learner, one of 4 members; next: heliosctl promote node-4\n");
     let node_4 = |key: &str| {
         // While a learner catches up the health is "changing", so the exit code is not always 0.
@@ -124,12 +124,12 @@ fn blank_node_becomes_a_learner_then_a_voter_then_the_leader() {
         found.unwrap()[key].clone()
     };
     assert_eq!(node_4("role"), "Learner");
-    let output = dev.ctl(&["add-learner", &dev.nobody()]);
+    let output = dev.ctl(&["add-learner", &dev.absent_member()]);
     let error = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.code() == Some(1) && error.contains("belongs to cluster"), "{error}");
 
-    assert_eq!(dev.done(&["promote", "node-4"]), "node-4 votes, one of 4 voters\n");
-    let again = "node-4 votes already; heliosctl transfer node-4 makes it lead\n";
+    assert_eq!(dev.done(&["promote", "node-4"]), "node-4 is a voter, one of 4 voters\n");
+    let again = "node-4 is a voter already; heliosctl transfer node-4 makes it the leader\n";
     assert_eq!(dev.done(&["promote", "node-4"]), again);
     dev.done(&["transfer", "node-4"]);
     assert_eq!(node_4("role"), "Leader");

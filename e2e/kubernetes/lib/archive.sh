@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Images from scratch, without an engine.
+# Container images built from scratch, without a container engine.
 
 readonly pause_image=helios-pause:1
 

@@ -2,10 +2,11 @@
 # One node: containerd, kubelet and kube-proxy in a network and a mount namespace per node. The pause program holds
 # both open; when a node's processes are gone, so is every mount they made.
 
-# Where programs keep things at fixed places (/run/containerd, /var/log/containers, ...): hidden, so that they stay inside.
+# Fixed directories of programs (/run/containerd, /var/log/containers, ...), hidden so that their files stay
+# in the node.
 readonly hidden_places=(/run /var/log /var/lib/cni /var/lib/kubelet)
 
-# In the order of the nodes.
+# Zones, in the order of the nodes.
 readonly zones=(zone-a zone-b zone-c)
 
 node_up() {

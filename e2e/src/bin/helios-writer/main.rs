@@ -32,7 +32,8 @@ use crate::witness::witness;
 enum Command {
     /// Write until SIGTERM, SIGINT or POST /stop; then read back every acknowledged write and print a report
     ///
-    /// Exit code 0: all were read back. 3: one was missing, wrong or unreadable, or the answers are not linearizable.
+    /// Exit code 0: all were read back. 3: one was missing, wrong or unreadable, or the answers are not
+    /// linearizable.
     Run(RunArgs),
     /// Set one key, get it back, and fail when it is not the same
     SetGet(SetGetArgs),

@@ -2,7 +2,7 @@
 //! `/proc` which member has connected.
 //!
 //! A line is one direction: everything that one member sends to another, on connections opened by either. As
-//! with TCP, a cut line loses nothing: data await_arrival after the line is healed, unless a side has closed the
+//! with TCP, a cut line loses nothing: data arrives after the line is healed, unless a side has closed the
 //! connection.
 
 use std::io;
