@@ -3,7 +3,7 @@
 # `prepare` builds the programs, `path` is where they are, `kubeconfig` prints the path of the kubeconfig.
 # `up` returns at once when the cluster is healthy, and mends or rebuilds it when it is not. `down` leaves nothing.
 # To break a node on purpose: `cluster.sh cut NODE` unplugs its line, `mend NODE` plugs it in again, `kill NODE`
-# takes the line and all processes at once; then `up` starts the node again with its disks.
+# takes the line and all processes at once; then `up` starts the node anew, with its disks.
 set -euo pipefail
 kubernetes_dir=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=lib/all.sh
@@ -24,7 +24,7 @@ up() {
   step "starting the local cluster (three nodes)" bring_up
 }
 
-# Prints a hash of everything that the running cluster was built from.
+# What the running cluster was made from.
 cluster_version() {
   (cd "$kubernetes_dir" && cat lib/{process,net,certs,control-plane,node}.sh storage-class.yaml <(echo "$parts")) | sha256sum | cut -c1-12
 }
@@ -63,7 +63,7 @@ bring_up() {
   await 20 "service account of the namespace default" kube get serviceaccount default
 }
 
-# each_node COMMAND...: runs the command for all nodes at the same time.
+# each_node COMMAND...: for all nodes at the same time.
 each_node() {
   local node pids=() pid
   for node in "${nodes[@]}"; do
@@ -83,7 +83,7 @@ down() {
   : >"$lock_file"
 }
 
-# No process is asked to shut down: no data outlives the cluster, and mounts end with the processes that hold them.
+# Nothing is asked to stop by itself: no data outlives the cluster, and mounts end with the processes that hold them.
 tear_down() {
   group_kill
   groups_remove
@@ -94,7 +94,7 @@ tear_down() {
 
 require_node() { [[ " ${nodes[*]} " == *" $1 "* ]] || die "there is no node ${1:-without a name}; the nodes are ${nodes[*]}"; }
 
-# Takes the link down first, so that no peer sees the node's processes end.
+# The line goes first: nobody hears the node's processes end.
 kill_node() {
   ip link set "$(node_link "$1")" down
   group_kill "$1"

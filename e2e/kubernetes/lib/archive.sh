@@ -1,10 +1,10 @@
 # shellcheck shell=bash
-# Container images built from scratch, without a container engine.
+# Images from scratch, without an engine.
 
 readonly pause_image=helios-pause:1
 
 # rootfs_of BINARY DIRECTORY: the program and the shared libraries it loads, each where its loader looks for it.
-# glibc resolves host names without plugins, from /etc/resolv.conf, so no name service libraries are needed.
+# glibc resolves host names by itself, from /etc/resolv.conf, so no name service libraries are needed.
 rootfs_of() {
   local binary=$1 rootfs=$2 library
   mkdir -p "$rootfs"
@@ -29,7 +29,7 @@ image_build() {
   return "$status"
 }
 
-# image_tool STORE ARGUMENTS...: buildah on a separate store, apart from the images of the user.
+# image_tool STORE ARGUMENTS...: buildah on a store of its own, apart from what the user has there.
 image_tool() {
   local store=$1
   shift

@@ -1,8 +1,7 @@
 # shellcheck shell=bash
-# Delivery of images to the nodes: into the local cluster, into kind, or through a registry.
+# How an image reaches the nodes: into the local cluster, into kind, or through a registry.
 
-# Checks that a cluster that is not ours can get images in one of two ways, which the user has to have
-# prepared.
+# A cluster that is not ours gets images in one of two ways, and the user has to have prepared one.
 require_way() {
   cluster_is_foreign && [[ -z ${HELIOS_IMAGE_REGISTRY:-} ]] || return 0
   [[ $(kubectl config current-context) == kind-* ]] ||
@@ -10,7 +9,7 @@ require_way() {
   command -v kind >/dev/null || die "handing images to a kind cluster needs the program kind; or set HELIOS_IMAGE_REGISTRY"
 }
 
-# deliver ROOTFS PROGRAM NAME:TAG: delivers the image and prints the name by which pods refer to it.
+# deliver ROOTFS PROGRAM NAME:TAG: prints the name by which pods find it.
 deliver() {
   if ! cluster_is_foreign; then
     deliver_local "$@"

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Lock of the local cluster: there is one on a machine, because bridge, address range and control groups have
-# fixed names. The lock is held during changes, and its file names the directory of the cluster.
+# One local cluster on a machine: bridge, address range and control groups have one name each. The lock is held while
+# something changes, and the file says in which directory the cluster lives.
 
 readonly lock_file=/run/lock/helios-cluster
 

@@ -1,12 +1,11 @@
 # shellcheck shell=bash
-# One node: containerd, kubelet and kube-proxy in a network and a mount namespace per node. The pause program holds
+# One node: containerd, kubelet and kube-proxy in a network and a mount namespace of their own. The pause program holds
 # both open; when a node's processes are gone, so is every mount they made.
 
-# Fixed directories of programs (/run/containerd, /var/log/containers, ...), hidden so that their files stay
-# in the node.
+# Where programs keep things at fixed places (/run/containerd, /var/log/containers, ...): hidden, so that they stay inside.
 readonly hidden_places=(/run /var/log /var/lib/cni /var/lib/kubelet)
 
-# Zones, in the order of the nodes.
+# In the order of the nodes.
 readonly zones=(zone-a zone-b zone-c)
 
 node_up() {
@@ -41,7 +40,7 @@ containerd_up() {
 
 kubelet_up() {
   local node=$1 home=$state/$1
-  # A running kube-proxy ends when its configuration is rewritten, even with the same content.
+  # A running kube-proxy ends when its configuration is written anew, the same or not.
   ! running "$node-kubelet" "$node/daemons" || ! running "$node-proxy" "$node/daemons" || return 0
   node_kubelet_config "$node" "$home"
   # shellcheck disable=SC2046

@@ -1,4 +1,4 @@
-// Command pause holds a pod's namespaces open and reaps orphaned processes until it is stopped by a signal.
+// Command pause holds a pod's namespaces open and reaps its orphans, until it is told to stop.
 package main
 
 import (
