@@ -16,7 +16,7 @@ use crate::lock::read;
 const CA_DAYS: u32 = 3650;
 /// Seconds by which a certificate is valid before now, so that members whose clocks are a little behind
 /// accept it.
-const EARLIER: i64 = 3600;
+const VALID_BEFORE_NOW: i64 = 3600;
 const DAY: i64 = 24 * 3600;
 const PUBLIC: u32 = 0o644;
 const PRIVATE: u32 = 0o600;
@@ -44,20 +44,20 @@ pub fn create(dir: &Path, name: &str, hosts: &[String], days: u32) -> Result<Str
     write(&dir.join(format!("{name}.key")), &leaf.key, PRIVATE)?;
     write(&dir.join(format!("{name}.crt")), &leaf.certificate, PUBLIC)?;
     let dir = dir.display();
-    let beginning = if made {
+    let ca_note = if made {
         format!("{dir}/ca.crt and ca.key are a new CA; keep ca.key to yourself\n")
     } else {
         String::new()
     };
     Ok(format!(
-        "{beginning}{dir}/{name}.crt and {name}.key are valid for {days} days, for {}",
+        "{ca_note}{dir}/{name}.crt and {name}.key are valid for {days} days, for {}",
         hosts.join(", ")
     ))
 }
 
 fn valid_for(days: u32) -> Range<i64> {
     let now = Timestamp::now().as_second();
-    now - EARLIER..now + DAY * i64::from(days)
+    now - VALID_BEFORE_NOW..now + DAY * i64::from(days)
 }
 
 /// Writes a new file with `mode`; an existing file is an error.

@@ -48,14 +48,14 @@ fn one_cluster(known: &[&StatusResponse]) -> Check {
 
 fn one_leader(known: &[&StatusResponse]) -> Check {
     let what = "one leader";
-    let of_term: BTreeMap<u64, BTreeSet<&str>> = known
+    let leaders_by_term: BTreeMap<u64, BTreeSet<&str>> = known
         .iter()
         .filter(|status| status.role() == Role::Leader)
         .fold(BTreeMap::new(), |mut all, status| {
             all.entry(status.term).or_default().insert(&status.name);
             all
         });
-    if let Some((term, leaders)) = of_term.iter().find(|(_, leaders)| leaders.len() > 1) {
+    if let Some((term, leaders)) = leaders_by_term.iter().find(|(_, leaders)| leaders.len() > 1) {
         let names = leaders.iter().copied().collect::<Vec<_>>().join(" and ");
         return Check::failed(
             what,

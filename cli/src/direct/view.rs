@@ -8,7 +8,7 @@ use super::survey::{Answer, leader, newest_membership};
 use crate::view::{ClusterView, Health, MemberView, Verdict, quorum};
 
 /// Lag in entries above which the cluster counts as changing.
-const MUCH_LAG: u64 = 1000;
+const MAX_LAG: u64 = 1000;
 
 pub fn view(answers: &[Answer]) -> ClusterView {
     let leader = leader(answers);
@@ -19,7 +19,7 @@ pub fn view(answers: &[Answer]) -> ClusterView {
             membership.members.iter().map(|member| row(answers, leader, membership, member))
         })
         .collect();
-    members.extend(answers.iter().filter(|answer| !is_member(answer, membership)).map(stranger));
+    members.extend(answers.iter().filter(|answer| !is_member(answer, membership)).map(non_member));
     members.sort_by(|a, b| a.name.cmp(&b.name));
     let any = leader.or_else(|| answers.iter().find_map(Answer::status));
     ClusterView {
@@ -70,7 +70,7 @@ fn row(
 }
 
 /// Returns the row of a node that was asked and is not a member of the cluster.
-fn stranger(answer: &Answer) -> MemberView {
+fn non_member(answer: &Answer) -> MemberView {
     let status = answer.status();
     MemberView {
         name: status.map_or_else(|| answer.address.clone(), |status| status.name.clone()),
@@ -122,7 +122,7 @@ fn verdict(
                 let reason = format!("{} answers and belongs to no cluster yet", status.name);
                 Verdict::new(Health::Down, reason)
             }
-            None => Verdict::new(Health::Unknown, nobody(answers)),
+            None => Verdict::new(Health::Unknown, none_answers(answers)),
         };
     };
     let voters = membership.voters.len();
@@ -151,15 +151,14 @@ fn verdict(
     if let Some((learner, trouble)) = troubled().next() {
         return Verdict::new(Health::Changing, format!("the learner {} {trouble}", learner.name));
     }
-    if let Some((member, lag)) = members.iter().find_map(|m| Some((m, m.lag.filter(|lag| *lag > MUCH_LAG)?)))
-    {
+    if let Some((member, lag)) = members.iter().find_map(|m| Some((m, m.lag.filter(|lag| *lag > MAX_LAG)?))) {
         return Verdict::new(Health::Changing, format!("{} is {lag} entries behind", member.name));
     }
     let spare = voters - needed;
     Verdict::new(Health::Healthy, format!("{voters} of {voters} voters in service, {spare} may fail"))
 }
 
-fn nobody(answers: &[Answer]) -> String {
+fn none_answers(answers: &[Answer]) -> String {
     let first = answers.first().and_then(|answer| answer.status.as_ref().err());
     format!("none of {} addresses answers: {}", answers.len(), first.map_or("", String::as_str))
 }

@@ -83,7 +83,7 @@ impl Finder {
         if let Some(name) = &which.cluster {
             return match self.named(name).await? {
                 Some(cluster) => Ok(cluster),
-                None => Err(self.nothing(Some(name), &self.all().await?)),
+                None => Err(self.not_found(Some(name), &self.all().await?)),
             };
         }
         let mut all = self.all().await?;
@@ -91,7 +91,7 @@ impl Finder {
             (Some(only), true) => Ok(only),
             (last, _) => {
                 all.extend(last);
-                Err(self.nothing(None, &all))
+                Err(self.not_found(None, &all))
             }
         }
     }
@@ -126,7 +126,7 @@ impl Finder {
         }
     }
 
-    fn nothing(&self, asked: Option<&str>, all: &[HeliosCluster]) -> Error {
+    fn not_found(&self, asked: Option<&str>, all: &[HeliosCluster]) -> Error {
         let names: Vec<_> = all.iter().map(ResourceExt::name_any).collect();
         let (namespace, names) = (&self.namespace, names.join(", "));
         Error::Impossible(match (asked, all) {

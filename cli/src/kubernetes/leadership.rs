@@ -24,12 +24,12 @@ const TRANSFER_LIMIT_MS: u32 = 5_000;
 /// report it within `limit`.
 pub async fn transfer(finder: &Finder, name: &str, limit: Duration) -> Result<String, Error> {
     let cluster = finder.of_member(name).await?;
-    let said = persist(finder.limit, async || hand_over(finder, &cluster, name).await).await?;
+    let said = persist(finder.limit, async || try_transfer(finder, &cluster, name).await).await?;
     await_leader(finder, &cluster, name, limit).await?;
     Ok(said)
 }
 
-async fn hand_over(finder: &Finder, cluster: &HeliosCluster, name: &str) -> Result<String, Error> {
+async fn try_transfer(finder: &Finder, cluster: &HeliosCluster, name: &str) -> Result<String, Error> {
     let (place, leader) = leader(finder, cluster).await?;
     if leader.name == name {
         return Ok(format!("{name} leads already, in term {}", leader.term));
@@ -47,12 +47,12 @@ async fn hand_over(finder: &Finder, cluster: &HeliosCluster, name: &str) -> Resu
 /// # Errors
 /// As [`transfer`].
 pub async fn step_down(finder: &Finder, cluster: &HeliosCluster, limit: Duration) -> Result<String, Error> {
-    let (next, said) = persist(finder.limit, async || give_up(finder, cluster).await).await?;
+    let (next, said) = persist(finder.limit, async || try_step_down(finder, cluster).await).await?;
     await_leader(finder, cluster, &next, limit).await?;
     Ok(said)
 }
 
-async fn give_up(finder: &Finder, cluster: &HeliosCluster) -> Result<(String, String), Error> {
+async fn try_step_down(finder: &Finder, cluster: &HeliosCluster) -> Result<(String, String), Error> {
     let (place, leader) = leader(finder, cluster).await?;
     let mut client = place.cluster(finder.limit).await?;
     let done = client

@@ -30,7 +30,7 @@ use witness::Witness;
 
 const MEMORY_LIMIT: u64 = 512 << 20;
 /// Resident memory that the member may keep after the last call, beyond that before the first: a log and an
-/// overlay that are not due for compaction yet, and pages of the engine.
+/// overlay that are not due for a snapshot or checkpoint yet, and pages of the engine.
 const KEPT_BYTES: u64 = 128 << 20;
 /// Limits of the member, reduced to fit its memory.
 const LIMITS: &str = "reads: {max_bytes: 67108864}\n\
