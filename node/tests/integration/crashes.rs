@@ -56,5 +56,5 @@ async fn members_on_redb_keep_every_acknowledged_write() {
     cluster[other].start();
     cluster[other].wait_ready().await;
     load.finish().await.assert_kept(&cluster.agreed_data().await);
-    assert!(cluster[other].log().contains("Redb made it, and Sled is to open it"));
+    assert!(cluster[other].log().contains("written by Redb, but the engine is set to Sled"));
 }
