@@ -158,7 +158,7 @@ async fn a_changed_file_of_users_counts_at_once_and_for_those_it_is_about() {
     // A file that cannot be read changes nothing.
     guarded.put_users("nonsense");
     eventually("the file is refused", async || {
-        guarded.node.log().contains("users not taken over").then_some(())
+        guarded.node.log().contains("users not reloaded").then_some(())
     })
     .await;
     assert_eq!(first_word(&mut boss, &["GET", "k"]).await, "OK");
