@@ -23,7 +23,7 @@ async fn a_leader_told_to_stop_hands_over_and_no_write_fails_for_a_second() {
         let exit = cluster[leader].terminate().await;
 
         assert_eq!(exit.code(), Some(0));
-        assert!(cluster[leader].log().contains("leadership handed over"));
+        assert!(cluster[leader].log().contains("leadership transferred"));
         let next = cluster.leader().await;
         assert_eq!(cluster[next].status().await.term, term + 1, "more than one election");
         load.wait_for(200).await;

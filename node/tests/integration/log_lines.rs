@@ -88,7 +88,7 @@ async fn each_node_has_a_file_of_its_own_that_outlives_it() {
     eventually("the leader is in its file", async || text().contains("Became leader").then_some(())).await;
     assert!(!text().contains('\u{1b}'), "colours in a file");
     assert_eq!(cluster[leader].terminate().await.code(), Some(0));
-    assert!(text().contains("leadership handed over"), "the last lines are missing");
+    assert!(text().contains("leadership transferred"), "the last lines are missing");
     let before = text();
     cluster[leader].start();
     cluster[leader].wait_ready().await;

@@ -88,7 +88,7 @@ async fn a_changed_file_counts_at_once_or_says_what_it_waits_for() {
     let running = Running::start().await;
     let hash = running.ask("GET", "/config").await.1["hash"].clone();
     running.write(&[("request_timeout: 5s", "request_timeout: 3s"), ("level: info", "level: debug")]);
-    eventually("the change is taken over", async || {
+    eventually("the change is applied", async || {
         (running.running("client", "request_timeout").await == "3s").then_some(())
     })
     .await;
@@ -100,9 +100,9 @@ async fn a_changed_file_counts_at_once_or_says_what_it_waits_for() {
     let told = running.node.status().await.config_file_hash;
     assert_eq!(told, format!("{:08x}", crc32c::crc32c(&text)), "by which the operator knows of it");
 
-    // What needs a restart is told, and not taken over.
+    // A change that needs a restart is reported, and not applied.
     running.write(&[("request_timeout: 5s", "request_timeout: 2s, max_connections: 77")]);
-    eventually("the part that may change is taken over", async || {
+    eventually("the reloadable part is applied", async || {
         (running.running("client", "request_timeout").await == "2s").then_some(())
     })
     .await;
@@ -129,7 +129,7 @@ async fn a_bad_file_changes_nothing_and_sighup_reads_again() {
         assert!(code == 400 && message.contains(reason), "{message}");
         assert_eq!(running.running("log", "level").await, "info");
     }
-    eventually("the log tells of it", async || running.node.log().contains("not taken over").then_some(()))
+    eventually("the failure is logged", async || running.node.log().contains("not reloaded").then_some(()))
         .await;
     running.write(&[]);
     running.node.signal(Signal::HUP);

@@ -16,7 +16,7 @@ use crate::common::{
     Authority, Cluster, Load, Mounted, Node, Operator, begin_of, error_code, eventually, http,
 };
 
-const TAKEN_OVER: &str = "certificates taken over";
+const TAKEN_OVER: &str = "certificates reloaded";
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// Waits until every member said so once more than `times` before.
@@ -88,7 +88,7 @@ async fn whoever_has_no_certificate_of_the_ca_is_told_so_and_counted() {
     let foreign = theirs.leaf(2081);
     let expired = ours.leaf(2001);
     let cases = [
-        (None, "speaks TLS only", "it does not speak TLS, which this port asks for"),
+        (None, "speaks TLS only", "it does not speak TLS, which this port requires"),
         (Some(ours.client(None)), "asks for a certificate, and none was shown", "it showed no certificate"),
         (
             Some(ours.client(Some(&foreign))),
@@ -183,7 +183,7 @@ async fn files_that_do_not_fit_keep_a_node_from_starting_and_change_nothing_in_o
     locked.mounts[0].put_certificates(&mixed, &[&ours]);
     let node = &locked.cluster[0];
     eventually("the new files are refused", async || {
-        node.log().contains("certificates not taken over").then_some(())
+        node.log().contains("certificates not reloaded").then_some(())
     })
     .await;
     assert_eq!(status_with(node, Some(&ours.client(Some(&leaf)))).await, Ok(()));
