@@ -1,5 +1,5 @@
-//! Changes of the membership asked of any member: sent on to the leader, one hop, and asked of the next
-//! leader when the first gives way. For people; the operator speaks to the leader itself.
+//! Membership changes requested at any member: forwarded to the leader, one hop, and retried at the next leader if the
+//! first transfers leadership. For users of the gateway; the operator calls the leader directly.
 
 use std::time::Duration;
 
@@ -14,13 +14,13 @@ use super::{Management, disk_of, unknown};
 use crate::error::Error;
 use crate::raft::{RaftStatus, Role};
 
-/// For a change, elections and the catching up of a new member included.
+/// Deadline of a change, elections and the catching up of a new member included.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Between two tries if nothing is heard in between.
+/// Pause between two attempts unless the leader changes.
 const TRY_AGAIN: Duration = Duration::from_millis(50);
-/// Entries that a member may be behind when it becomes a voter.
+/// Limit of a learner's lag at its promotion, in entries.
 const MAX_LAG_ENTRIES: u64 = 100;
-/// In the metadata of a request that a member sends on: its handshake.
+/// Metadata key of a forwarded request: the handshake of the member that forwards it.
 const SENT_ON_BY: &str = "helios-sent-on-by-bin";
 
 #[derive(Clone)]
@@ -31,7 +31,8 @@ enum Change {
 }
 
 impl Management {
-    /// Adds the blank node that answers at `peer_addr`; with `vote` returns once it has caught up and votes.
+    /// Adds the blank node that answers at `peer_addr` as a learner; with `vote` also promotes it once it has caught
+    /// up.
     pub async fn add_from_anywhere(
         &self,
         name: &str,
@@ -54,7 +55,7 @@ impl Management {
         loop {
             match self.at_leader(promotion(id), deadline).await {
                 Err(error) if error.code == ErrorCode::LearnerLagging && Instant::now() < deadline => {
-                    // It says nothing when it has caught up.
+                    // The leader does not notify when the learner has caught up.
                     tokio::time::sleep(TRY_AGAIN).await;
                 }
                 outcome => return outcome,
@@ -62,7 +63,7 @@ impl Management {
         }
     }
 
-    /// Learner to voter; refused with its lag when it lags.
+    /// Promotes a learner to voter; refused with its lag if it lags.
     pub async fn promote_from_anywhere(&self, id: u64) -> Result<Membership, Error> {
         self.at_leader(promotion(id), Instant::now() + PATIENCE).await
     }
@@ -72,7 +73,7 @@ impl Management {
         self.at_leader(Change::Remove(request), Instant::now() + PATIENCE).await
     }
 
-    /// Tries until `deadline` while there is no leader, or another than was asked.
+    /// Executes a change at the leader; retries until `deadline` while there is no leader or leadership changes.
     async fn at_leader(&self, change: Change, deadline: Instant) -> Result<Membership, Error> {
         let raft = &self.0.active()?.raft;
         loop {
@@ -93,7 +94,7 @@ impl Management {
                     drop(raft.wait_status(pause, is_other).await);
                 }
                 Ok(membership) => {
-                    // So that the next call here knows of it, too.
+                    // Waits until this member knows the change, so that the next call here sees it.
                     let knows = |now: &std::sync::Arc<RaftStatus>| now.membership.index >= membership.index;
                     drop(raft.wait_status(deadline, knows).await);
                     return Ok(membership);
@@ -118,7 +119,7 @@ impl Management {
         deadline: Instant,
     ) -> Result<Membership, Error> {
         let mut client = ClusterClient::new(self.0.channel_to(status, status.leader_id)?);
-        // A member's certificate manages nothing by itself: the leader has to know the member that sends this on.
+        // A member's certificate alone does not authorize management: the handshake names the forwarding member.
         let from = self.0.handshake_to(status, status.leader_id).map(|from| from.encode_to_vec());
         let call = async {
             match change {
@@ -141,7 +142,7 @@ fn signed<T>(request: T, from: Option<Vec<u8>>) -> Request<T> {
     request
 }
 
-/// The member that sends a request on, as it says.
+/// Returns the handshake of the member that forwarded a request, unverified.
 pub fn sent_on_by(metadata: &MetadataMap) -> Option<Handshake> {
     let bytes = metadata.get_bin(SENT_ON_BY)?.to_bytes().ok()?;
     Handshake::decode(bytes).ok()
@@ -151,7 +152,7 @@ fn promotion(id: u64) -> Change {
     Change::Promote(PromoteRequest { id, max_lag_entries: MAX_LAG_ENTRIES, ..PromoteRequest::default() })
 }
 
-/// Nothing was changed, and another member is the one to ask.
+/// Whether the error means that nothing was changed and another member has to be called.
 fn is_elsewhere(code: ErrorCode) -> bool {
     matches!(code, ErrorCode::NotLeader | ErrorCode::NoLeader | ErrorCode::PeerUnreachable)
 }

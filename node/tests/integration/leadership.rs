@@ -23,7 +23,7 @@ async fn leader_stopped_by_sigterm_transfers_leadership_within_a_second() {
         let exit = cluster[leader].terminate().await;
 
         assert_eq!(exit.code(), Some(0));
-        assert!(cluster[leader].log().contains("leadership handed over"));
+        assert!(cluster[leader].log().contains("leadership transferred"));
         let next = cluster.leader().await;
         assert_eq!(cluster[next].status().await.term, term + 1, "more than one election");
         load.wait_for(200).await;

@@ -93,7 +93,7 @@ async fn log_file_of_each_node_is_kept_across_restarts() {
         .await;
     assert!(!text().contains('\u{1b}'), "colours in a file");
     assert_eq!(cluster[leader].terminate().await.code(), Some(0));
-    assert!(text().contains("leadership handed over"), "the last lines are missing");
+    assert!(text().contains("leadership transferred"), "the last lines are missing");
     let before = text();
     cluster[leader].start();
     cluster[leader].wait_ready().await;

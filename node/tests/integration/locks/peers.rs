@@ -16,7 +16,7 @@ use crate::common::{
     Authority, Cluster, Load, Mounted, Node, Operator, begin_of, error_code, eventually, http,
 };
 
-const TAKEN_OVER: &str = "certificates taken over";
+const TAKEN_OVER: &str = "certificates reloaded";
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// Waits until every member has logged the reload at least `times` times.
@@ -88,7 +88,7 @@ async fn client_without_a_trusted_certificate_is_rejected_with_a_reason_and_coun
     let foreign = theirs.leaf(2081);
     let expired = ours.leaf(2001);
     let cases = [
-        (None, "speaks TLS only", "it does not speak TLS, which this port asks for"),
+        (None, "speaks TLS only", "it does not speak TLS, which this port requires"),
         (Some(ours.client(None)), "asks for a certificate, and none was shown", "it showed no certificate"),
         (
             Some(ours.client(Some(&foreign))),
@@ -183,7 +183,7 @@ async fn invalid_certificate_files_prevent_a_start_and_are_ignored_by_a_running_
     locked.mounts[0].put_certificates(&mixed, &[&ours]);
     let node = &locked.cluster[0];
     eventually("the new files are refused", async || {
-        node.log().contains("certificates not taken over").then_some(())
+        node.log().contains("certificates not reloaded").then_some(())
     })
     .await;
     assert_eq!(status_with(node, Some(&ours.client(Some(&leaf)))).await, Ok(()));

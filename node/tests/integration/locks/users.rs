@@ -158,7 +158,7 @@ async fn changed_users_file_takes_effect_at_once_for_the_changed_users_only() {
     // An invalid file changes nothing.
     guarded.put_users("nonsense");
     eventually("the file is refused", async || {
-        guarded.node.log().contains("users not taken over").then_some(())
+        guarded.node.log().contains("users not reloaded").then_some(())
     })
     .await;
     assert_eq!(first_word(&mut boss, &["GET", "k"]).await, "OK");
