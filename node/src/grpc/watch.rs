@@ -68,7 +68,7 @@ impl Watcher {
             }
             if page.is_last {
                 tokio::select! {
-                    changed.ok()?, => changed = self.changes.changed() => changed.ok()?, => changed.ok()?,
+                    changed = self.changes.changed() => changed.ok()?,
                     () = sleep_until(progress) => return Some(self.report(Vec::new())),
                 }
             }
