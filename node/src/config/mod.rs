@@ -198,7 +198,7 @@ pub struct WritesSection {
     /// Whether writes with `all` are refused while a voter is down, instead of being committed without acknowledgement.
     #[serde(deserialize_with = "plain::switch")]
     pub strict: bool,
-    /// What a follower does with a write: `forward` or `redirect`.
+    /// Handling of writes on a follower: `forward` or `redirect`.
     pub on_follower: String,
 }
 
