@@ -46,7 +46,7 @@ pub struct Access {
     version: AtomicU64,
     /// Notification of each reload of `rules`.
     changed: tokio::sync::watch::Sender<()>,
-    /// Protected mode is in effect: authentication is off, and clients of other hosts are refused.
+    /// Whether protected mode is in effect: authentication is off, and clients of other hosts are refused.
     protected_mode: bool,
     /// Longest delay after wrong passwords (`auth.max_delay`); zero: no delay.
     max_delay: Duration,
@@ -176,7 +176,7 @@ impl Access {
         }
         Err(Error::new(
             ErrorCode::ProtectedMode,
-            "this node is in protected mode: no users are configured, so it serves clients of its own host only. Set \
+            "this node is in protected mode: no users are configured, so it serves only clients on its own host. Set \
              auth.users_file or client.password, or, if everyone who reaches this port may do everything, \
              client.protected_mode: false",
         ))

@@ -99,7 +99,7 @@ pub struct ListenSection {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RaftSection {
-    /// `fast`, `lan` (default) or `wan`.
+    /// Preset of the timings: `fast`, `lan` (default) or `wan`.
     pub preset: Option<String>,
     pub heartbeat_interval: Option<String>,
     /// Shorthand `X` for a minimum of X and a maximum of 2X.
