@@ -155,7 +155,7 @@ impl App {
         let registry = Arc::new(registry);
         let node = Node::open(settings, machine, locks.clone(), metrics, Fatal::default(), inner.handle())?;
 
-        let client_door = |name, protocol, count| Door {
+        let client_acceptor = |name, protocol, count| Door {
             name,
             protocol,
             tls: locks.client.clone(),
@@ -169,13 +169,15 @@ impl App {
         app.inner_services.spawn(Arc::clone(&reloader).watch(app.stop.clone()));
         app.serve_peers(
             listeners.peer,
-            Door { tls: locks.peer.clone(), ..client_door("peer", Protocol::Http2, shares.peer) },
+            Door { tls: locks.peer.clone(), ..client_acceptor("peer", Protocol::Http2, shares.peer) },
         );
         if let Some(listener) = listeners.metrics {
             let routes = http::health_routes(app.node.clone(), Arc::clone(&registry));
-            let door = Door { tls: None, ..client_door("metrics", Protocol::Http1, shares.metrics) };
+            let acceptor = Door { tls: None, ..client_acceptor("metrics", Protocol::Http1, shares.metrics) };
             let stop = app.stop.clone();
-            app.serve_inside(listener, |listener| http::serve(listener, door, routes, Keeps::Nobody, stop));
+            app.serve_inside(listener, |listener| {
+                http::serve(listener, acceptor, routes, Keeps::Nobody, stop)
+            });
         }
         if let Some(listener) = listeners.client {
             let idle_timeout = node.inner().idle_timeout.clone();
@@ -187,11 +189,11 @@ impl App {
                 memory: client_memory,
                 ..resp::Limits::default()
             };
-            let (door, stop) =
-                (client_door("client", Protocol::Redis, shares.client), app.stop.child_token());
+            let (acceptor, stop) =
+                (client_acceptor("client", Protocol::Redis, shares.client), app.stop.child_token());
             let served = resp::serve(
                 listener,
-                door,
+                acceptor,
                 app.node.clone(),
                 limits,
                 Arc::clone(&access),
@@ -201,13 +203,19 @@ impl App {
             app.client_services.spawn(async move { drop(served.await) });
         }
         if let Some(listener) = listeners.grpc {
-            app.serve_grpc(listener, client_door("grpc", Protocol::Http2, shares.grpc), &access);
+            app.serve_grpc(listener, client_acceptor("grpc", Protocol::Http2, shares.grpc), &access);
         }
         if let Some(listener) = listeners.gateway {
             let gateway = Gateway::new(reloader, registry, access, refusals.clone(), app.stop.clone());
-            let door = client_door("gateway", Protocol::Http1, shares.gateway);
+            let acceptor = client_acceptor("gateway", Protocol::Http1, shares.gateway);
             let stop = app.stop.clone();
-            app.client_services.spawn(http::serve(listener, door, gateway.routes(), Keeps::Clients, stop));
+            app.client_services.spawn(http::serve(
+                listener,
+                acceptor,
+                gateway.routes(),
+                Keeps::Clients,
+                stop,
+            ));
         }
         Ok(app)
     }
@@ -229,26 +237,26 @@ impl App {
         self.inner_services.spawn_on(serving, self.inner.handle());
     }
 
-    fn serve_peers(&mut self, listener: std::net::TcpListener, door: Door) {
+    fn serve_peers(&mut self, listener: std::net::TcpListener, acceptor: Door) {
         let node = self.node.clone();
-        let peer = PeerServer::new(PeerService::new(Arc::new(node.clone()), door.refusals.clone()))
+        let peer = PeerServer::new(PeerService::new(Arc::new(node.clone()), acceptor.refusals.clone()))
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let router = server().add_service(peer).add_service(ClusterServer::new(ClusterService::new(
             Management::new(node),
-            door.refusals.clone(),
+            acceptor.refusals.clone(),
         )));
         let stop = self.stop.clone();
         self.serve_inside(listener, |listener| async move {
             if let Err(error) =
-                router.serve_with_incoming_shutdown(door.incoming(listener), stop.cancelled()).await
+                router.serve_with_incoming_shutdown(acceptor.incoming(listener), stop.cancelled()).await
             {
                 tracing::error!(%error, "peer service ended");
             }
         });
     }
 
-    fn serve_grpc(&mut self, listener: TcpListener, door: Door, access: &Arc<Access>) {
+    fn serve_grpc(&mut self, listener: TcpListener, acceptor: Door, access: &Arc<Access>) {
         let (node, stop) = (self.node.clone(), self.stop.clone());
         let reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(helios_proto::FILE_DESCRIPTOR_SET)
@@ -264,14 +272,14 @@ impl App {
         #[cfg(feature = "otel")]
         let server = server.trace_fn(|call| crate::trace::client_call(call.uri().path(), call.headers()));
         let router = server
-            .layer(GuardLayer::new(Arc::clone(access), door.refusals.clone()))
+            .layer(GuardLayer::new(Arc::clone(access), acceptor.refusals.clone()))
             .add_service(KvServer::new(KvService::new(node.clone(), stop.clone())))
             .add_service(ClusterInfoServer::new(InfoService::new(node)))
             .add_service(HealthServer::new(health))
             .add_service(reflection);
         self.client_services.spawn(async move {
             if let Err(error) =
-                router.serve_with_incoming_shutdown(door.incoming(listener), stop.cancelled()).await
+                router.serve_with_incoming_shutdown(acceptor.incoming(listener), stop.cancelled()).await
             {
                 tracing::error!(%error, "gRPC service ended");
             }

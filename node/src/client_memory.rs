@@ -45,7 +45,7 @@ impl Default for MemoryLimits {
     }
 }
 
-/// Why a connection was closed.
+/// Reason for which a connection was closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
     OutputLimit,

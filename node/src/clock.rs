@@ -127,7 +127,7 @@ impl Clock {
     }
 
     /// Returns the wall clock within its bound; `look` supplies the inputs of the bound. Cheap: most calls take no lock
-    /// and reuse the last bound ([`REFRESH_MS`]).
+    /// and reuse the last bound (`REFRESH_MS`).
     pub fn now_ms(&self, wall_ms: u64, look: impl FnOnce(&mut dyn FnMut(&Look<'_>))) -> u64 {
         let now = Instant::now();
         let since_ms = millis(now.saturating_duration_since(self.started));
@@ -212,7 +212,7 @@ mod tests {
         assert_eq!(leader.stamp(7, 0, HOUR_MS as i64), TRUE_MS + SLACK_MS);
         leader.heard(3, 100, 0);
         assert_eq!(leader.stamp(7, 100, HOUR_MS as i64), TRUE_MS + 100 + SLACK_MS);
-        // One more of five is as wrong as the leader, and a majority is right.
+        // A second member of five has the same wrong clock; the clocks of the majority are right.
         let mut leader = Node::new(5, TRUE_MS);
         for (id, ahead_ms) in [(2, HOUR_MS as i64), (3, 0), (4, 0)] {
             leader.heard(id, 0, ahead_ms);

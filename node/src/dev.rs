@@ -16,7 +16,7 @@ use crate::scratch::ScratchDir;
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Default log filter. The members start one after another, so each first cannot reach the next: that is not worth a
 /// warning.
-const QUIET: &str = "warn,helios_node::peer=error";
+const DEFAULT_LOG_FILTER: &str = "warn,helios_node::peer=error";
 /// WAL segment size: members on a laptop need no segments of 64 MiB.
 const SEGMENT_BYTES: u64 = 16 << 20;
 const BASE_PEER_PORT: u16 = 7000;
@@ -24,7 +24,11 @@ const BASE_CLIENT_PORT: u16 = 6379;
 
 /// Runs the cluster until Ctrl-C or SIGTERM.
 pub async fn run(args: DevArgs) -> anyhow::Result<()> {
-    let _written = logging::start(&std::env::var("LOG_LEVEL").unwrap_or_else(|_| QUIET.into()), false, None)?;
+    let _written = logging::start(
+        &std::env::var("LOG_LEVEL").unwrap_or_else(|_| DEFAULT_LOG_FILTER.into()),
+        false,
+        None,
+    )?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let scratch = match args.data_dir {

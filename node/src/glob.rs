@@ -100,7 +100,7 @@ impl Pattern {
     /// Compiles a pattern for names of options, which are compared in ASCII lower case.
     ///
     /// # Errors
-    /// As [`Pattern::new`].
+    /// Those of [`Pattern::new`].
     pub fn ignoring_case(pattern: &[u8]) -> Result<Self, TooLong> {
         Self::new(&pattern.to_ascii_lowercase())
     }

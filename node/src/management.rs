@@ -190,13 +190,13 @@ pub async fn disk_of(
 fn unknown() -> Error {
     Error::new(
         ErrorCode::OutcomeUnknown,
-        "the membership change was not committed in time and may still be; read the status before trying again",
+        "the membership change was not committed in time and may still be committed; read the status before a retry",
     )
 }
 
 fn skip_unknown(index: u64) -> Error {
     let message = format!(
-        "the skip of entry {index} was not committed in time and may still be; read the status before trying again"
+        "the skip of entry {index} was not committed in time and may still be committed; read the status before a retry"
     );
     Error::new(ErrorCode::OutcomeUnknown, message)
 }

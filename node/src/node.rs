@@ -84,7 +84,7 @@ const ENTRY_FRAME_BYTES: usize = 64;
 const STATE_DIR: &str = "state";
 
 /// Time to wait for an earlier process to release the lock of the data directory.
-const LOCK_PATIENCE: Duration = Duration::from_secs(15);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A cheap, cloneable handle to a node.
 #[derive(Clone)]
@@ -165,7 +165,7 @@ impl Node {
             &settings.data_dir,
             &settings.name,
             expected.as_deref(),
-            LOCK_PATIENCE,
+            LOCK_TIMEOUT,
         )?;
         let wal_options = WalOptions { segment_bytes: settings.segment_bytes, ..WalOptions::default() };
         let max_command_bytes = wal_options.max_entry_bytes() as usize - ENTRY_FRAME_BYTES;
@@ -354,7 +354,7 @@ impl Node {
     pub async fn stop(&self) {
         self.0.stopping.store(true, Ordering::SeqCst);
         if let Some(member) = self.member() {
-            hand_over(member).await;
+            transfer_leadership(member).await;
         }
     }
 
@@ -372,7 +372,7 @@ impl Node {
 
 /// Transfers leadership before the leader stops, so that writes pause for a round trip instead of an election timeout.
 /// Gives up after three attempts; an election then follows.
-async fn hand_over(member: &ActiveMember) {
+async fn transfer_leadership(member: &ActiveMember) {
     const TRY: Duration = Duration::from_millis(1_000);
     /// Pause in which a follower may catch up or return.
     const PAUSE: Duration = Duration::from_millis(200);

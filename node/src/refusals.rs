@@ -45,7 +45,7 @@ impl Refusals {
         self.counted.get_or_create(&Reason { reason }).inc();
     }
 
-    /// Counts a rejection, and logs it unless the same was logged for `port` within [`LOG_INTERVAL`].
+    /// Counts a rejection, and logs it unless the same was logged for `port` within `LOG_INTERVAL`.
     pub fn tell(&self, port: &'static str, reason: &'static str, from: impl Display, why: impl Display) {
         self.count(reason);
         let why = why.to_string();

@@ -43,7 +43,7 @@ impl Reloader {
     /// Applies the reloadable keys; returns all differences.
     ///
     /// # Errors
-    /// As of `pending`, and if a key differs that cannot change. Nothing is applied then.
+    /// Those of `pending`, and if a key differs that cannot change. Nothing is applied then.
     pub fn reload(&self) -> Result<Vec<Difference>, ConfigError> {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let (running, next) = (self.running(), self.next()?);

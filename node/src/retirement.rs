@@ -19,7 +19,7 @@ use crate::raft::membership;
 
 /// Pause between two rounds of status requests, while the removal is not known to a majority.
 const PAUSE: Duration = Duration::from_millis(500);
-const PATIENCE: Duration = Duration::from_secs(1);
+const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Waits until this member was removed and is not needed any more, and decommissions it.
 pub async fn notice(node: Node) {
@@ -36,9 +36,9 @@ pub async fn notice(node: Node) {
             () = node.inner().removal_reported.notified() => {}
         }
         known.learn(Known::of(member));
-        let answers = ask(&node.inner().dialer, &known.membership, member.id).await;
+        let answers = request_statuses(&node.inner().dialer, &known.membership, member.id).await;
         known.learn_from(&answers, &member.cluster_id);
-        if known.may_go(member.id, &answers) {
+        if known.may_stop(member.id, &answers) {
             node.retire("the membership no longer lists it");
             return;
         }
@@ -81,7 +81,7 @@ impl Known {
     }
 
     /// Whether member `id` was removed, and a majority of the remaining voters reports that it knows.
-    fn may_go(&self, id: u64, answers: &Answers) -> bool {
+    fn may_stop(&self, id: u64, answers: &Answers) -> bool {
         let knows = |voter| {
             let answer = answers.get(&voter).filter(|answer| answer.member_id == voter);
             answer.is_some_and(|answer| version_of(answer) >= self.version())
@@ -95,10 +95,10 @@ fn version_of(answer: &StatusResponse) -> Version {
 }
 
 /// Requests the status of the other members; those that do not answer are omitted.
-async fn ask(dialer: &Dialer, membership: &Membership, own: u64) -> Answers {
+async fn request_statuses(dialer: &Dialer, membership: &Membership, own: u64) -> Answers {
     let others = membership.members.iter().filter(|member| member.id != own);
     let answers = join_all(others.map(|member| async move {
-        let answer = tokio::time::timeout(PATIENCE, dialer.status_at(&member.peer_addr)).await;
+        let answer = tokio::time::timeout(STATUS_TIMEOUT, dialer.status_at(&member.peer_addr)).await;
         answer.ok()?.ok().map(|answer| (member.id, answer))
     }));
     answers.await.into_iter().flatten().collect()
@@ -131,10 +131,10 @@ mod tests {
     fn a_removed_member_stops_once_a_majority_of_the_remaining_voters_knows() {
         let (before, after) = (of(10, &[1, 2, 3, 4]), of(20, &[1, 2, 3]));
         let lone = Answers::from([answer(1, &after), answer(2, &before), answer(3, &before)]);
-        assert!(!known(after.clone()).may_go(4, &lone), "2 and 3 still count member 4");
+        assert!(!known(after.clone()).may_stop(4, &lone), "2 and 3 still count member 4");
         let both = Answers::from([answer(1, &after), answer(2, &after), answer(3, &before)]);
-        assert!(known(after.clone()).may_go(4, &both));
-        assert!(!known(after).may_go(3, &both), "member 3 was not removed");
+        assert!(known(after.clone()).may_stop(4, &both));
+        assert!(!known(after).may_stop(3, &both), "member 3 was not removed");
     }
 
     #[test]
@@ -143,10 +143,10 @@ mod tests {
         let mut known = known(before);
         let first = Answers::from([answer(1, &after)]);
         known.learn_from(&first, CLUSTER);
-        assert!(!known.may_go(3, &first), "one of three");
+        assert!(!known.may_stop(3, &first), "one of three");
         let all = Answers::from([answer(1, &after), answer(5, &after)]);
         known.learn_from(&all, CLUSTER);
-        assert!(known.may_go(3, &all));
+        assert!(known.may_stop(3, &all));
     }
 
     #[test]
@@ -155,20 +155,20 @@ mod tests {
         let mut known = known(before);
         let mut answers = Answers::from([answer(2, &forced)]);
         known.learn_from(&answers, CLUSTER);
-        assert!(!known.may_go(1, &answers), "an older membership does not count");
+        assert!(!known.may_stop(1, &answers), "an older membership does not count");
         answers.get_mut(&2).unwrap().incarnation = 1;
         known.learn_from(&answers, "another");
-        assert!(!known.may_go(1, &answers));
+        assert!(!known.may_stop(1, &answers));
         known.learn_from(&answers, CLUSTER);
-        assert!(known.may_go(1, &answers));
+        assert!(known.may_stop(1, &answers));
     }
 
     #[test]
     fn an_answer_of_another_member_at_the_same_address_does_not_count() {
         let after = of(20, &[1, 2]);
         let mut answers = Answers::from([answer(1, &after), answer(2, &after)]);
-        assert!(known(after.clone()).may_go(3, &answers));
+        assert!(known(after.clone()).may_stop(3, &answers));
         answers.get_mut(&2).unwrap().member_id = 8;
-        assert!(!known(after).may_go(3, &answers));
+        assert!(!known(after).may_stop(3, &answers));
     }
 }

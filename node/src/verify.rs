@@ -296,7 +296,7 @@ fn describe(marker: &Marker) -> String {
         Some(member) => format!("member {} of cluster {}", member.member_id, member.cluster_id),
         None => "no cluster yet".to_owned(),
     };
-    let next = if force_new.is_some() { ", to be made the only one when it starts" } else { "" };
+    let next = if force_new.is_some() { ", to be made the only member at the next start" } else { "" };
     format!("node {name}, disk {disk_id}, started {boot_epoch} times; {belongs}{next}")
 }
 

@@ -30,9 +30,9 @@ pub async fn admit_in_turn(
     }
     let found = judge();
     match (&found, attempt) {
-        (Ok(_), attempt) => client.note(attempt),
+        (Ok(_), attempt) => client.remember(attempt),
         (Err(error), Some(_)) if error.code == ErrorCode::Unauthenticated => {
-            client.note(None);
+            client.remember(None);
             access.failed(port, client.address, refusals);
         }
         (Err(error), _) => {

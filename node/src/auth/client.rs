@@ -31,7 +31,7 @@ impl Client {
     }
 
     /// Remembers the header that authenticated; `None`: the attempt failed.
-    pub(super) fn note(&self, header: Option<&str>) {
+    pub(super) fn remember(&self, header: Option<&str>) {
         *self.proven() = header.map(Secret::new);
     }
 

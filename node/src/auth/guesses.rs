@@ -62,7 +62,7 @@ impl Guesses {
         record.failures
     }
 
-    /// Forgets all addresses older than [`MEMORY`] or, if there is none, the oldest one.
+    /// Forgets all addresses older than `MEMORY` or, if there is none, the oldest one.
     fn forget_one(&mut self, now: Instant) {
         self.0.retain(|_, record| now.saturating_duration_since(record.last) < MEMORY);
         if self.0.len() >= MAX_ADDRESSES

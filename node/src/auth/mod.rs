@@ -46,8 +46,8 @@ pub struct Access {
     version: AtomicU64,
     /// Notification of each reload of `rules`.
     changed: tokio::sync::watch::Sender<()>,
-    /// Protected mode is in effect: authentication is off, and clients of other hosts are refused.
-    protects: bool,
+    /// Whether protected mode is in effect: authentication is off, and clients of other hosts are refused.
+    protected_mode: bool,
     /// Longest delay after wrong passwords (`auth.max_delay`); zero: no delay.
     max_delay: Duration,
     guesses: Mutex<Guesses>,
@@ -64,7 +64,7 @@ struct Rules {
 #[derive(Debug, Clone)]
 pub struct Identity {
     user: Arc<User>,
-    /// [`Access::version`] at which the user was last found valid.
+    /// `Access::version` at which the user was last found valid.
     version: u64,
 }
 
@@ -99,14 +99,14 @@ impl Access {
             ..Self::default()
         };
         let asks_for_certificates = settings.client_tls.as_ref().is_some_and(|files| files.ca_file.is_some());
-        access.protects = settings.protected_mode && access.is_open() && !asks_for_certificates;
+        access.protected_mode = settings.protected_mode && access.is_open() && !asks_for_certificates;
         access.rules = RwLock::new(Arc::new(access.read()?));
         Ok(access)
     }
 
     #[cfg(test)]
     pub fn protected() -> Self {
-        Self { protects: true, ..Self::default() }
+        Self { protected_mode: true, ..Self::default() }
     }
 
     #[cfg(test)]
@@ -163,7 +163,7 @@ impl Access {
 
     /// Whether protected mode is in effect: clients of other hosts are refused.
     pub fn is_protected(&self) -> bool {
-        self.protects
+        self.protected_mode
     }
 
     /// Checks that protected mode allows a client at `from`.
@@ -171,12 +171,12 @@ impl Access {
     /// # Errors
     /// `ProtectedMode` if `from` is another host and protected mode is in effect.
     pub fn check_host(&self, from: IpAddr) -> Result<(), Error> {
-        if !self.protects || from.to_canonical().is_loopback() {
+        if !self.protected_mode || from.to_canonical().is_loopback() {
             return Ok(());
         }
         Err(Error::new(
             ErrorCode::ProtectedMode,
-            "this node is in protected mode: no users are configured, so it serves clients of its own host only. Set \
+            "this node is in protected mode: no users are configured, so it serves only clients on its own host. Set \
              auth.users_file or client.password, or, if everyone who reaches this port may do everything, \
              client.protected_mode: false",
         ))

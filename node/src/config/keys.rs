@@ -1,7 +1,7 @@
 //! The table of configuration keys: meaning, default, and what a change needs. The reference page is generated from
 //! this table, and a test compares the table with the types.
 
-/// What a changed key needs to take effect.
+/// Requirement for a changed key to take effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
     /// A reload of the running node.
@@ -211,7 +211,7 @@ pub const KEYS: &[Key] = &[
          `false` lets them commit and, if the voter is not back within `request_timeout`, answers \
          `REPLICATION_SHORTFALL`. With `all`, no voter can fail without stopping acknowledgements."),
     key("writes", "on_follower", "`forward`", Reload,
-        "What a follower does with a write: `forward` forwards it to the leader, `redirect` refuses it \
+        "Handling of writes on a follower: `forward` forwards it to the leader, `redirect` refuses it \
          with the leader's name and address (`NOT_LEADER`, `-READONLY`), for clients that choose the leader themselves."),
     secret("gateway", "token", "none", Reload,
         "Token that HTTP clients have to send as `Authorization: Bearer <token>`; `/livez`, `/readyz` and `/healthz` answer \

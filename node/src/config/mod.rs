@@ -99,7 +99,7 @@ pub struct ListenSection {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RaftSection {
-    /// `fast`, `lan` (default) or `wan`.
+    /// Preset of the timings: `fast`, `lan` (default) or `wan`.
     pub preset: Option<String>,
     pub heartbeat_interval: Option<String>,
     /// Shorthand `X` for a minimum of X and a maximum of 2X.
@@ -198,7 +198,7 @@ pub struct WritesSection {
     /// Whether writes with `all` are refused while a voter is down, instead of being committed without acknowledgement.
     #[serde(deserialize_with = "plain::switch")]
     pub strict: bool,
-    /// What a follower does with a write: `forward` or `redirect`.
+    /// Handling of writes on a follower: `forward` or `redirect`.
     pub on_follower: String,
 }
 

@@ -13,7 +13,7 @@ use crate::database::Ack;
 use crate::secret::Secret;
 use crate::state::{EngineKind, EventFilter, Limits};
 
-/// How a node that belongs to no cluster joins or bootstraps one (C7).
+/// Way in which a node that belongs to no cluster joins or bootstraps one (C7).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Bootstrap {
     /// Waits for Initialize or AddLearner, from the operator or from a user through the API.
@@ -149,8 +149,8 @@ impl TryFrom<Config> for Settings {
         if gateway_token.is_some() && gateway_token_file.is_some() {
             return Err(ConfigError("gateway.token and gateway.token_file: write one of them".into()));
         }
-        let asks = gateway_token.is_some() || gateway_token_file.is_some() || users_file.is_some();
-        check_gateway(listen_gateway, asks)?;
+        let has_auth = gateway_token.is_some() || gateway_token_file.is_some() || users_file.is_some();
+        check_gateway(listen_gateway, has_auth)?;
         let bootstrap =
             bootstrap(node.bootstrap.as_deref(), &node.name, &advertise_addr, node.initial_members)?;
         let data_dir = PathBuf::from(&node.data_dir);
@@ -263,8 +263,7 @@ fn hash(config: &Config) -> String {
     format!("{:08x}", crc32c::crc32c(format!("{public:?}").as_bytes()))
 }
 
-/// Parses `auth.max_delay`. An attempt that would wait for longer than [`MAX_WAIT`] is refused, so a longer delay would
-/// refuse every second attempt.
+/// Parses `auth.max_delay`: with a delay above [`MAX_WAIT`] every second attempt would be refused.
 fn max_auth_delay(text: &str) -> Result<Duration, ConfigError> {
     let delay = duration_or_none("auth.max_delay", text)?;
     if delay > MAX_WAIT {
@@ -274,10 +273,10 @@ fn max_auth_delay(text: &str) -> Result<Duration, ConfigError> {
 }
 
 /// Checks that a gateway off loopback requires authentication (M-14).
-fn check_gateway(listen: Option<SocketAddr>, asks: bool) -> Result<(), ConfigError> {
+fn check_gateway(listen: Option<SocketAddr>, has_auth: bool) -> Result<(), ConfigError> {
     if let Some(listen) = listen
         && !listen.ip().is_loopback()
-        && !asks
+        && !has_auth
     {
         return Err(ConfigError(format!(
             "listen.gateway {listen} is not a loopback address: set gateway.token (HELIOS__GATEWAY__TOKEN), \

@@ -283,7 +283,8 @@ impl<M: StateMachine> ClusterCoordinator<M> {
 }
 
 async fn change(member: &ActiveMember, request: ChangeRequest) -> Result<(), Error> {
-    let unknown = "the membership change was not committed in time and may still be; check the membership before a retry";
+    let unknown = "the membership change was not committed in time and may still be committed; check the membership \
+                   before a retry";
     match timeout(CHANGE_TIMEOUT, member.raft.change(request, Expected::default())).await {
         Ok(outcome) => outcome.map(drop),
         Err(_) => Err(Error::new(ErrorCode::OutcomeUnknown, unknown)),

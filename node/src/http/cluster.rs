@@ -171,7 +171,7 @@ pub fn healthy(status: &StatusResponse, detailed: bool) -> Response {
     with_status(&body, code)
 }
 
-pub fn who_leads(status: &StatusResponse) -> Response {
+pub fn leader(status: &StatusResponse) -> Response {
     if status.leader_id == 0 {
         return failed(&Error::new(ErrorCode::NoLeader, "no leader is known; try again"));
     }

@@ -121,7 +121,7 @@ impl Gateway {
     }
 
     /// Whether requests have to authenticate by token or user.
-    fn asks(&self) -> bool {
+    fn requires_auth(&self) -> bool {
         let has_token = self.management.node().settings().gateway_token.is_some();
         has_token || self.access.has_token() || !self.access.is_open()
     }
@@ -169,7 +169,7 @@ impl Gateway {
             Route::Health => cluster::healthy(&node.status(), false),
             Route::HealthDetailed => cluster::healthy(&node.status(), true),
             Route::Status => ok(&cluster::describe(&node.status())),
-            Route::Leader => cluster::who_leads(&node.status()),
+            Route::Leader => cluster::leader(&node.status()),
             Route::Nodes => ok(&serde_json::json!({ "nodes": cluster::members(&node.status()) })),
             Route::Put => keys::put(request, node).await?,
             Route::Get => keys::get(request, node).await?,
@@ -183,7 +183,7 @@ impl Gateway {
             Route::Config => config::running(&self.reloader),
             Route::ConfigDiff => config::pending(&self.reloader),
             Route::ConfigReload => config::reload(&self.reloader),
-            Route::OpenApi => ok(&openapi::document(&self.prefix, self.asks())),
+            Route::OpenApi => ok(&openapi::document(&self.prefix, self.requires_auth())),
             Route::Page => page::page(),
             Route::StatusStream => self.stream(request.headers.clone(), Client::default(), None),
             Route::Promote => cluster::promote(request, management).await?,

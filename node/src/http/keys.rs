@@ -26,7 +26,7 @@ pub const TOKEN_HEADER: &str = "helios-token";
 struct PutBody {
     key: String,
     value: String,
-    /// `majority` or `all`.
+    /// Ack level: `majority` or `all`.
     ack: Option<String>,
 }
 

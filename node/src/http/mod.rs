@@ -57,7 +57,7 @@ pub enum Keeps {
 /// This is our own accept loop, as warp 0.4 has none that combines TLS, a stop signal and a connection limit.
 pub async fn serve(
     listener: TcpListener,
-    door: Door,
+    acceptor: Door,
     routes: BoxedFilter<(Response,)>,
     keeps: Keeps,
     stop: CancellationToken,
@@ -73,15 +73,15 @@ pub async fn serve(
         .max_buf_size(MAX_HEAD_BYTES);
     loop {
         let accepted = async {
-            let (stream, from) = accept(&listener, door.name).await;
-            (stream, from, door.slots.take().await)
+            let (stream, from) = accept(&listener, acceptor.name).await;
+            (stream, from, acceptor.slots.take().await)
         };
         let (stream, from, slot) = tokio::select! {
             () = stop.cancelled() => break,
             (stream, from, Some(slot)) = accepted => (stream, from, Arc::new(slot)),
             else => break,
         };
-        let (door, builder, service) = (door.clone(), builder.clone(), service.clone());
+        let (acceptor, builder, service) = (acceptor.clone(), builder.clone(), service.clone());
         let watcher = graceful.watcher();
         tokio::spawn(async move {
             let proven = Arc::clone(&slot);
@@ -97,17 +97,17 @@ pub async fn serve(
                 service.call(request)
             });
             let serving = async {
-                let Some(stream) = door.open(stream, from).await else { return };
+                let Some(stream) = acceptor.open(stream, from).await else { return };
                 let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
                 if let Err(error) = watcher.watch(connection).await {
-                    report_lost(&door, from, &*error);
+                    report_lost(&acceptor, from, &*error);
                 }
             };
             let evicted = slot.evicted();
             tokio::select! {
                 () = serving => {}
-                () = evicted.cancelled() => door.refusals.tell(
-                    door.name,
+                () = evicted.cancelled() => acceptor.refusals.tell(
+                    acceptor.name,
                     "no_slot",
                     from,
                     "evicted: the port's connection limit is reached, and it was the oldest without a request",
@@ -119,13 +119,18 @@ pub async fn serve(
 }
 
 /// Logs why a connection failed, if its client was slow or sent too much; a client that disconnects is not an error.
-fn report_lost(door: &Door, from: SocketAddr, error: &(dyn std::error::Error + 'static)) {
+fn report_lost(acceptor: &Door, from: SocketAddr, error: &(dyn std::error::Error + 'static)) {
     match error.downcast_ref::<hyper::Error>() {
         Some(error) if error.is_timeout() => {
-            door.refusals.tell(door.name, "slow_request", from, "its request head did not arrive in time");
+            acceptor.refusals.tell(
+                acceptor.name,
+                "slow_request",
+                from,
+                "its request head did not arrive in time",
+            );
         }
         Some(error) if error.is_parse_too_large() => {
-            door.refusals.tell(door.name, "too_large", from, "its request head is too large");
+            acceptor.refusals.tell(acceptor.name, "too_large", from, "its request head is too large");
         }
         _ => {}
     }

@@ -82,8 +82,8 @@ impl Operation {
     }
 }
 
-/// Returns the document of a gateway under `prefix`; `asks`: requests have to authenticate.
-pub fn document(prefix: &str, asks: bool) -> Json {
+/// Returns the document of a gateway under `prefix`; `requires_auth`: requests have to authenticate.
+pub fn document(prefix: &str, requires_auth: bool) -> Json {
     let mut paths = Map::new();
     for row in ROUTES {
         let mut operation = describe(row.route).render(row.route);
@@ -101,7 +101,7 @@ pub fn document(prefix: &str, asks: bool) -> Json {
             "license": { "name": "Apache-2.0", "identifier": "Apache-2.0" },
         },
         "servers": [{ "url": if prefix.is_empty() { "/" } else { prefix } }],
-        "security": if asks { json!([{ "token": [] }, { "user": [] }]) } else { json!([]) },
+        "security": if requires_auth { json!([{ "token": [] }, { "user": [] }]) } else { json!([]) },
         "paths": paths,
         "components": {
             "securitySchemes": {

@@ -15,9 +15,9 @@ use crate::error::Error;
 use crate::raft::{RaftStatus, Role};
 
 /// Deadline of a change, elections and the catching up of a new member included.
-const PATIENCE: Duration = Duration::from_secs(30);
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Pause between two attempts unless the leader changes.
-const TRY_AGAIN: Duration = Duration::from_millis(50);
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// Limit of a learner's lag at its promotion, in entries.
 const MAX_LAG_ENTRIES: u64 = 100;
 /// Metadata key of a forwarded request: the handshake of the member that forwards it.
@@ -39,24 +39,24 @@ impl Management {
         peer_addr: &str,
         vote: bool,
     ) -> Result<Membership, Error> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + CHANGE_TIMEOUT;
         let request = AddLearnerRequest {
             name: name.to_owned(),
             peer_addr: peer_addr.to_owned(),
             disk_id: disk_of(&self.0.inner().dialer, name, peer_addr, deadline).await?,
             ..AddLearnerRequest::default()
         };
-        let added = self.at_leader(Change::Add(request), deadline).await?;
+        let added = self.execute_at_leader(Change::Add(request), deadline).await?;
         if !vote {
             return Ok(added);
         }
         let id = added.members.iter().find(|member| member.name == name).map(|member| member.id);
         let id = id.ok_or_else(unknown)?;
         loop {
-            match self.at_leader(promotion(id), deadline).await {
+            match self.execute_at_leader(promotion(id), deadline).await {
                 Err(error) if error.code == ErrorCode::LearnerLagging && Instant::now() < deadline => {
                     // The leader does not notify when the learner has caught up.
-                    tokio::time::sleep(TRY_AGAIN).await;
+                    tokio::time::sleep(RETRY_PAUSE).await;
                 }
                 outcome => return outcome,
             }
@@ -65,16 +65,16 @@ impl Management {
 
     /// Promotes a learner to voter; refused with its lag if it lags.
     pub async fn promote_from_anywhere(&self, id: u64) -> Result<Membership, Error> {
-        self.at_leader(promotion(id), Instant::now() + PATIENCE).await
+        self.execute_at_leader(promotion(id), Instant::now() + CHANGE_TIMEOUT).await
     }
 
     pub async fn remove_from_anywhere(&self, id: u64) -> Result<Membership, Error> {
         let request = RemoveRequest { id, ..RemoveRequest::default() };
-        self.at_leader(Change::Remove(request), Instant::now() + PATIENCE).await
+        self.execute_at_leader(Change::Remove(request), Instant::now() + CHANGE_TIMEOUT).await
     }
 
     /// Executes a change at the leader; retries until `deadline` while there is no leader or leadership changes.
-    async fn at_leader(&self, change: Change, deadline: Instant) -> Result<Membership, Error> {
+    async fn execute_at_leader(&self, change: Change, deadline: Instant) -> Result<Membership, Error> {
         let raft = &self.0.active()?.raft;
         loop {
             let Some(status) = raft.wait_status(deadline, |status| status.leader_id != 0).await else {
@@ -84,12 +84,12 @@ impl Management {
                 ));
             };
             let outcome = match status.role {
-                Role::Leader => self.here(change.clone()).await,
-                _ => self.there(&status, change.clone(), deadline).await,
+                Role::Leader => self.execute_locally(change.clone()).await,
+                _ => self.forward_to_leader(&status, change.clone(), deadline).await,
             };
             match outcome {
                 Err(error) if is_elsewhere(error.code) && Instant::now() < deadline => {
-                    let pause = (Instant::now() + TRY_AGAIN).min(deadline);
+                    let pause = (Instant::now() + RETRY_PAUSE).min(deadline);
                     let is_other = |now: &std::sync::Arc<RaftStatus>| now.leader_id != status.leader_id;
                     drop(raft.wait_status(pause, is_other).await);
                 }
@@ -104,7 +104,7 @@ impl Management {
         }
     }
 
-    async fn here(&self, change: Change) -> Result<Membership, Error> {
+    async fn execute_locally(&self, change: Change) -> Result<Membership, Error> {
         match change {
             Change::Add(request) => self.add_learner(request).await,
             Change::Promote(request) => self.promote(request).await,
@@ -112,7 +112,7 @@ impl Management {
         }
     }
 
-    async fn there(
+    async fn forward_to_leader(
         &self,
         status: &RaftStatus,
         change: Change,
@@ -123,9 +123,9 @@ impl Management {
         let from = self.0.handshake_to(status, status.leader_id).map(|from| from.encode_to_vec());
         let call = async {
             match change {
-                Change::Add(request) => client.add_learner(signed(request, from)).await,
-                Change::Promote(request) => client.promote(signed(request, from)).await,
-                Change::Remove(request) => client.remove(signed(request, from)).await,
+                Change::Add(request) => client.add_learner(with_handshake(request, from)).await,
+                Change::Promote(request) => client.promote(with_handshake(request, from)).await,
+                Change::Remove(request) => client.remove(with_handshake(request, from)).await,
             }
         };
         let answer = timeout_at(deadline, call).await.map_err(|_| unknown())?;
@@ -134,7 +134,7 @@ impl Management {
     }
 }
 
-fn signed<T>(request: T, from: Option<Vec<u8>>) -> Request<T> {
+fn with_handshake<T>(request: T, from: Option<Vec<u8>>) -> Request<T> {
     let mut request = Request::new(request);
     if let Some(from) = from {
         request.metadata_mut().insert_bin(SENT_ON_BY, MetadataValue::from_bytes(&from));

@@ -7,7 +7,7 @@ const MAX: Duration = Duration::from_millis(500);
 /// Pause after a refusal that is not retryable.
 const REFUSED: Duration = Duration::from_secs(2);
 
-/// Next pause; doubles with each failure, up to [`MAX`].
+/// Next pause; doubles with each failure, up to `MAX`.
 pub struct Backoff(Duration);
 
 impl Default for Backoff {

@@ -28,7 +28,7 @@ impl Dialer {
     /// address (M-11).
     ///
     /// # Errors
-    /// No connection within [`CONNECT_TIMEOUT`], or either side rejects the other's certificate.
+    /// No connection within `CONNECT_TIMEOUT`, or either side rejects the other's certificate.
     pub async fn connect(&self, addr: &str) -> Result<Channel, ConnectError> {
         let dialer = self.clone();
         let dial = dial(addr.to_owned(), host_of(addr).to_owned(), move || dialer.tls());

@@ -255,7 +255,7 @@ enum Ended {
 impl Ended {
     /// Classifies the end of a connection. A status without our error detail means a broken connection: the peer may
     /// return at once.
-    fn by(status: &Status, connected: bool) -> Self {
+    fn from_status(status: &Status, connected: bool) -> Self {
         if status.details().is_empty() {
             return Self::Lost { connected, reason: why(status) };
         }
@@ -278,7 +278,7 @@ async fn pump(options: &LinkOptions, peer: &Target, lane: &mut Lane) -> Ended {
     let mut client = PeerClient::new(channel).max_encoding_message_size(MAX_MESSAGE_BYTES);
     let mut receipts = match client.messages(ReceiverStream::new(stream)).await {
         Ok(response) => response.into_inner(),
-        Err(status) => return Ended::by(&status, false),
+        Err(status) => return Ended::from_status(&status, false),
     };
     match receipts.message().await {
         Ok(Some(_)) => {
@@ -289,10 +289,10 @@ async fn pump(options: &LinkOptions, peer: &Target, lane: &mut Lane) -> Ended {
             tracing::info!(peer = %peer.name, addr = %peer.addr, lane, "linked to peer");
         }
         Ok(None) => return lost(false, "closed by peer"),
-        Err(status) => return Ended::by(&status, false),
+        Err(status) => return Ended::from_status(&status, false),
     }
     let ended = |receipt: Result<_, Status>| match receipt {
-        Err(status) => Ended::by(&status, true),
+        Err(status) => Ended::from_status(&status, true),
         Ok(_) => lost(true, "closed by peer"),
     };
     loop {

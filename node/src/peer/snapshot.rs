@@ -136,12 +136,12 @@ pub async fn held(snapshots: &Arc<Snapshots>, header: &SnapshotHeader) -> Result
         )));
     }
     let (snapshots, id) = (Arc::clone(snapshots), id_of(header));
-    let look = move || {
+    let check = move || {
         let held = snapshots.held(&id);
         snapshots.make_room_for(&id, held.bytes).map_err(failed)?;
         Ok(SnapshotPrefix { bytes: held.bytes, crc32c: held.crc32c })
     };
-    blocking(look).await
+    blocking(check).await
 }
 
 /// Appends the stream to the held part of the same snapshot, verifies and syncs the file, and renames it to its final

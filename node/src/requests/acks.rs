@@ -66,7 +66,7 @@ impl Node {
         }
     }
 
-    /// Implements [`Database::wait_replicas`](crate::database::Database::wait_replicas). `timeout` zero: no limit.
+    /// Implements `Database::wait_replicas`. `timeout` zero: no limit.
     pub(super) async fn await_replicas(
         &self,
         index: u64,

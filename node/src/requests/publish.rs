@@ -45,7 +45,7 @@ pub struct Couriers(Mutex<HashMap<u64, Courier>>);
 
 impl Node {
     /// Publishes a message on all members; returns the number of clients that it is known to have reached within
-    /// [`COUNT_TIMEOUT`].
+    /// `COUNT_TIMEOUT`.
     pub(super) async fn publish_to_all(&self, channel: Bytes, payload: Bytes) -> u64 {
         let mut count = self.inner().broker.publish(&channel, &payload);
         let Some(member) = self.member() else { return count };

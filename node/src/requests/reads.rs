@@ -19,7 +19,7 @@ use crate::state::Applied;
 pub struct FreshAt(Mutex<Option<Instant>>);
 
 impl FreshAt {
-    fn note(&self, moment: Instant) {
+    fn record(&self, moment: Instant) {
         let mut latest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         *latest = (*latest).max(Some(moment));
     }
@@ -75,7 +75,7 @@ async fn barrier(member: &ActiveMember, by_lease: bool, deadline: Instant) -> Re
         member.raft.wait_applied(index).await
     };
     match timeout_at(deadline, applied).await {
-        Ok(done) => done.map(|()| member.fresh_at.note(asked)),
+        Ok(done) => done.map(|()| member.fresh_at.record(asked)),
         Err(_) if member.raft.status().leader_id == 0 => Err(no_leader()),
         Err(_) => Err(Error::new(
             ErrorCode::NoQuorum,
@@ -141,8 +141,8 @@ mod tests {
         let after = |ms| start + Duration::from_millis(ms);
         let age = Duration::from_millis(100);
         assert!(!fresh_at.is_within(age, start), "nothing is known");
-        fresh_at.note(after(50));
-        fresh_at.note(after(20));
+        fresh_at.record(after(50));
+        fresh_at.record(after(20));
         assert!(fresh_at.is_within(age, after(150)));
         assert!(!fresh_at.is_within(age, after(151)));
     }

@@ -183,7 +183,7 @@ impl Node {
                 break;
             }
             let pause = (Instant::now() + RETRY_PAUSE).min(deadline);
-            drop(member.raft.wait_status(pause, |now| led_otherwise(now, &status)).await);
+            drop(member.raft.wait_status(pause, |now| leadership_changed(now, &status)).await);
         }
         batch.finish()
     }
@@ -254,7 +254,7 @@ impl Node {
             answered = client.forward(request) => answered,
             // A hanging leader does not answer; the next leader knows the outcome. Without another leader this waits
             // until the deadline.
-            _ = member.raft.wait_status(deadline, |now| now.leader_id != 0 && led_otherwise(now, status)) => {
+            _ = member.raft.wait_status(deadline, |now| now.leader_id != 0 && leadership_changed(now, status)) => {
                 return Err(Error::outcome_unknown());
             }
         };
@@ -323,7 +323,7 @@ impl Node {
     }
 }
 
-fn led_otherwise(now: &RaftStatus, before: &RaftStatus) -> bool {
+fn leadership_changed(now: &RaftStatus, before: &RaftStatus) -> bool {
     (now.term, now.leader_id) != (before.term, before.leader_id)
 }
 

@@ -43,7 +43,7 @@ pub enum Protocol {
 
 impl Protocol {
     /// Returns the error message to a client without TLS on a port that requires it.
-    fn wants_tls(self) -> &'static [u8] {
+    fn tls_required_message(self) -> &'static [u8] {
         match self {
             Self::Redis => b"-ERR this port speaks TLS only: connect with TLS and the CA of the cluster\r\n",
             Self::Http1 => {
@@ -71,7 +71,7 @@ pub struct Door {
 
 impl Door {
     /// Performs the TLS handshake and returns the connection for the service; `None` if it was refused. May take
-    /// [`HANDSHAKE_TIMEOUT`], so call it in a separate task.
+    /// `HANDSHAKE_TIMEOUT`, so call it in a separate task.
     pub async fn open(&self, stream: TcpStream, from: SocketAddr) -> Option<Stream> {
         let opened = self.handshake(stream, from).await?;
         Some(opened.counted_by(self.open.begin()))
@@ -115,7 +115,7 @@ impl Door {
 
     async fn reject_plaintext(&self, mut stream: TcpStream) {
         let rejected = async {
-            stream.write_all(self.protocol.wants_tls()).await?;
+            stream.write_all(self.protocol.tls_required_message()).await?;
             stream.shutdown().await?;
             tokio::io::copy(&mut stream.take(LINGER_BYTES), &mut tokio::io::sink()).await
         };
@@ -147,19 +147,19 @@ impl Door {
             if stream.set_nodelay(true).is_err() {
                 continue;
             }
-            let (door, ready) = (self.clone(), ready.clone());
+            let (acceptor, ready) = (self.clone(), ready.clone());
             handshakes.spawn(async move {
                 let evicted = slot.evicted();
                 let opened = tokio::select! {
-                    opened = door.open(stream, from) => opened,
+                    opened = acceptor.open(stream, from) => opened,
                     () = evicted.cancelled() => None,
                 };
                 if let Some(stream) = opened {
                     let stream = stream.in_slot(slot).greeted_by(
                         HTTP2_PREFACE_BYTES,
                         HANDSHAKE_TIMEOUT,
-                        door.name,
-                        &door.refusals,
+                        acceptor.name,
+                        &acceptor.refusals,
                     );
                     // Fails when the service has ended.
                     drop(ready.send(Ok(stream)).await);
@@ -197,7 +197,7 @@ mod tests {
     async fn grpc_connections_disable_nagles_algorithm() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let mut incoming = std::pin::pin!(door().incoming(listener));
+        let mut incoming = std::pin::pin!(acceptor().incoming(listener));
         let accepted = incoming.next().await.unwrap().unwrap();
         assert!(accepted.tcp().nodelay().unwrap());
     }
@@ -205,16 +205,16 @@ mod tests {
     #[tokio::test]
     async fn a_connection_counts_as_open_until_it_is_dropped() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let door = door();
+        let acceptor = acceptor();
         let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, from) = listener.accept().await.unwrap();
-        let opened = door.open(stream, from).await.unwrap();
-        assert_eq!(door.open.count(), 1);
+        let opened = acceptor.open(stream, from).await.unwrap();
+        assert_eq!(acceptor.open.count(), 1);
         drop(opened);
-        assert_eq!(door.open.count(), 0);
+        assert_eq!(acceptor.open.count(), 0);
     }
 
-    fn door() -> Door {
+    fn acceptor() -> Door {
         Door {
             name: "grpc",
             protocol: Protocol::Http2,

@@ -58,7 +58,7 @@ impl Locks {
         let expiry = Family::<For, Gauge>::default();
         registry.register(
             "cert_expiry_timestamp_seconds",
-            "When the certificate that this node shows expires, seconds since 1970",
+            "Expiry of the certificate that this node presents, seconds since 1970",
             expiry.clone(),
         );
         for side in self.sides() {
