@@ -16,7 +16,7 @@ const AWAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Serves until dropped:
 /// - `GET /report`: the window since the start; 503 before the first acknowledged write, so it is also a
-/// readiness probe.
+///   readiness probe.
 /// - `POST /mark`: the window since the previous mark.
 /// - `POST /await/N`: answers when N more writes are acknowledged; 504 after a minute.
 /// - `POST /stop`: stops writing; the report goes to standard output, as after a signal.
