@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Opens the status page of a real three-node cluster in headless Chromium, asserts its content before and after the loss of a member,
-# and writes docs/images/status-page.png with `page.sh picture`.
+# The status page of a real three-node cluster in headless Chromium: asserts what is on it before and after a member is lost,
+# and takes docs/images/status-page.png with `page.sh picture`.
 #
-# HELIOSD: the binary (default: the debug build). CHROMEDRIVER: the driver (default: the one in the PATH, or Debian's, unpacked).
+# HELIOSD: the binary (default: the debug build). CHROMEDRIVER: the driver (default: of the PATH, or Debian's, unpacked).
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 heliosd=${HELIOSD:-${CARGO_TARGET_DIR:-$root/target}/debug/heliosd}
@@ -26,7 +26,7 @@ for program in chromium python3; do
   command -v "$program" >/dev/null || fail "$program is missing: apt-get install chromium python3"
 done
 
-# The driver has to have exactly the version of the browser.
+# Of the very version of the browser.
 driver=${CHROMEDRIVER:-$(command -v chromedriver || echo "$cache/usr/bin/chromedriver")}
 if [ ! -x "$driver" ]; then
   mkdir -p "$cache"
