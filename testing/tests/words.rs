@@ -36,9 +36,10 @@ const BANNED: &[(&str, &str)] = &[
 
 /// Words after "of its own" where no noun follows: "a thread of its own that ..." is banned, "an entry of its own term" is not.
 const NO_NOUNS: &[&str] = &[
-    "and", "are", "as", "at", "because", "before", "behind", "beside", "but", "by", "can", "does", "for", "from", "has",
-    "have", "if", "in", "is", "it", "may", "must", "nor", "of", "on", "or", "so", "than", "that", "the", "they", "to",
-    "too", "under", "until", "was", "were", "when", "where", "which", "while", "with", "without",
+    "and", "are", "as", "at", "because", "before", "behind", "beside", "but", "by", "can", "does", "for",
+    "from", "has", "have", "if", "in", "is", "it", "may", "must", "nor", "of", "on", "or", "so", "than",
+    "that", "the", "they", "to", "too", "under", "until", "was", "were", "when", "where", "which", "while",
+    "with", "without",
 ];
 
 /// Words that do not begin a doc comment: it is a noun phrase, or a verb phrase for a function.
@@ -234,7 +235,8 @@ fn tokens_of_rust(source: &str) -> Vec<Token> {
                         }
                         // A placeholder: its name is an identifier.
                         '{' => {
-                            let name = letters[index..].iter().take_while(|letter| !"} \n\"".contains(**letter));
+                            let name =
+                                letters[index..].iter().take_while(|letter| !"} \n\"".contains(**letter));
                             let length = name.count();
                             if at(index + length) == '}' {
                                 index += length;
@@ -272,7 +274,12 @@ fn phrases(path: &str, tokens: &[Token]) -> Vec<Finding> {
                     Some(Token::Break) | None => false,
                 };
             if is_here && !has_noun {
-                found.push(Finding { path: path.to_owned(), line: *line, word: (*phrase).to_owned(), instead });
+                found.push(Finding {
+                    path: path.to_owned(),
+                    line: *line,
+                    word: (*phrase).to_owned(),
+                    instead,
+                });
             }
         }
     }
@@ -419,14 +426,18 @@ fn phrases_are_found_in_comments_and_strings_and_not_in_code() {
 
 #[test]
 fn phrases_of_pages_cross_lines_and_not_sentences_or_paragraphs() {
-    let found = phrases("a.md", &tokens_of_text("Of its\nown. Of its own term. It goes. On it\n\nby\n\nitself `a person` A person's"));
+    let found = phrases(
+        "a.md",
+        &tokens_of_text("Of its\nown. Of its own term. It goes. On it\n\nby\n\nitself `a person` A person's"),
+    );
     let found: Vec<_> = found.iter().map(|finding| (finding.line, finding.word.as_str())).collect();
     assert_eq!(found, [(1, "of its own"), (6, "a person")]);
 }
 
 #[test]
 fn avoided_words_of_the_glossary_are_left_out() {
-    let page = "| x | told |\n## Words\n| report | to a task | tell, told |\n| again | | anew |\n## Next\ntold";
+    let page =
+        "| x | told |\n## Words\n| report | to a task | tell, told |\n| again | | anew |\n## Next\ntold";
     let found = findings("CONTRIBUTING.md", page);
     assert_eq!(found.iter().map(|finding| finding.line).collect::<Vec<_>>(), [1, 6]);
 }
