@@ -133,17 +133,20 @@ impl Tokens {
     fn add(&mut self, text: &str, line: usize) {
         let text = text.replace("```", " ");
         for letter in text.chars() {
-            if letter == '`' {
-                self.end_word(line);
-                self.is_code ^= true;
-            } else if self.is_code {
-            } else if letter.is_alphanumeric() || letter == '_' || (letter == '/' && !self.word.is_empty()) {
-                self.word.extend(letter.to_lowercase());
-            } else {
-                self.end_word(line);
-                if ".,;:!?()|".contains(letter) && self.found.last() != Some(&Token::Break) {
+            match letter {
+                '`' => {
+                    self.end_word(line);
+                    self.is_code ^= true;
+                }
+                _ if self.is_code => {}
+                '/' if !self.word.is_empty() => self.word.push('/'),
+                '_' => self.word.push('_'),
+                _ if letter.is_alphanumeric() => self.word.extend(letter.to_lowercase()),
+                '.' | ',' | ';' | ':' | '!' | '?' | '(' | ')' | '|' => {
+                    self.end_word(line);
                     self.found.push(Token::Break);
                 }
+                _ => self.end_word(line),
             }
         }
         self.end_word(line);
@@ -174,95 +177,116 @@ fn without_avoided_words(page: &str) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// Comments and strings of Rust source; code is left out.
-fn tokens_of_rust(source: &str) -> Vec<Token> {
-    let letters: Vec<char> = source.chars().collect();
-    let at = |index: usize| letters.get(index).copied().unwrap_or('\0');
-    let mut tokens = Tokens::new();
-    let (mut index, mut line) = (0, 1);
-    while index < letters.len() {
-        match at(index) {
-            '\n' => line += 1,
-            '/' if at(index + 1) == '/' => {
-                let text: String = letters[index..].iter().take_while(|letter| **letter != '\n').collect();
-                index += text.chars().count();
-                let text = text.trim_start_matches(['/', '!']);
-                if text.trim().is_empty() {
-                    tokens.break_here(line);
-                }
-                tokens.add(text, line);
-                continue;
-            }
-            '/' if at(index + 1) == '*' => {
-                tokens.break_here(line);
-                let rest = &letters[index..];
-                let length = rest.windows(2).position(|pair| pair == ['*', '/']).unwrap_or(rest.len());
-                for (number, text) in rest[..length].iter().collect::<String>().split('\n').enumerate() {
-                    line += usize::from(number > 0);
-                    tokens.add(text, line);
-                }
-                tokens.break_here(line);
-                index += length + 2;
-                continue;
-            }
-            '\'' if at(index + 1) == '\\' => {
-                index += 2;
-                while index + 1 < letters.len() && at(index + 1) != '\'' {
-                    index += 1;
-                }
-                index += 1;
-            }
-            '\'' if at(index + 2) == '\'' => index += 2,
-            '"' => {
-                tokens.break_here(line);
-                let hashes = letters[..index].iter().rev().take_while(|letter| **letter == '#').count();
-                let is_raw = index > hashes && at(index - hashes - 1) == 'r';
-                let end = if is_raw { format!("\"{}", "#".repeat(hashes)) } else { "\"".to_owned() };
-                let end: Vec<char> = end.chars().collect();
-                index += 1;
-                let mut part = String::new();
-                while index < letters.len() && !letters[index..].starts_with(&end) {
-                    match at(index) {
-                        '\n' => {
-                            tokens.add(&std::mem::take(&mut part), line);
-                            line += 1;
-                        }
-                        '\\' if !is_raw => {
-                            part.push(' ');
-                            index += 1;
-                            line += usize::from(at(index) == '\n');
-                        }
-                        // A placeholder: its name is an identifier.
-                        '{' => {
-                            let name =
-                                letters[index..].iter().take_while(|letter| !"} \n\"".contains(**letter));
-                            let length = name.count();
-                            if at(index + length) == '}' {
-                                index += length;
-                            }
-                            part.push(' ');
-                        }
-                        letter => part.push(letter),
-                    }
-                    index += 1;
-                }
-                tokens.add(&part, line);
-                tokens.break_here(line);
-                index += end.len();
-                continue;
-            }
-            letter if !letter.is_whitespace() => tokens.break_here(line),
-            _ => {}
-        }
-        index += 1;
+/// Reads the comments and strings of Rust source; code is left out.
+struct RustScanner {
+    letters: Vec<char>,
+    index: usize,
+    line: usize,
+    tokens: Tokens,
+}
+
+impl RustScanner {
+    fn at(&self, offset: usize) -> char {
+        self.letters.get(self.index + offset).copied().unwrap_or('\0')
     }
-    tokens.found
+
+    fn run(mut self) -> Vec<Token> {
+        while self.index < self.letters.len() {
+            match (self.at(0), self.at(1)) {
+                ('/', '/') => self.line_comment(),
+                ('/', '*') => self.block_comment(),
+                ('"', _) => self.string(),
+                // A character; a lifetime has no second quote there.
+                ('\'', '\\') => self.index += 3 + self.distance(3, '\'') + 1,
+                ('\'', _) if self.at(2) == '\'' => self.index += 3,
+                (letter, _) => {
+                    if !letter.is_whitespace() {
+                        self.tokens.break_here(self.line);
+                    }
+                    self.skip_one();
+                }
+            }
+        }
+        self.tokens.found
+    }
+
+    fn skip_one(&mut self) {
+        self.line += usize::from(self.at(0) == '\n');
+        self.index += 1;
+    }
+
+    /// Number of letters from `offset` to the next `end`.
+    fn distance(&self, offset: usize, end: char) -> usize {
+        self.letters.iter().skip(self.index + offset).take_while(|letter| **letter != end).count()
+    }
+
+    fn line_comment(&mut self) {
+        let length = self.distance(0, '\n');
+        let comment: String = self.letters[self.index..][..length].iter().collect();
+        let text = comment.trim_start_matches(['/', '!']);
+        if text.trim().is_empty() {
+            self.tokens.break_here(self.line);
+        }
+        self.tokens.add(text, self.line);
+        self.index += length;
+    }
+
+    fn block_comment(&mut self) {
+        self.tokens.break_here(self.line);
+        let rest = &self.letters[self.index..];
+        let length = rest.windows(2).position(|pair| pair == ['*', '/']).unwrap_or(rest.len());
+        let comment: String = rest[..length].iter().collect();
+        for (number, text) in comment.split('\n').enumerate() {
+            self.line += usize::from(number > 0);
+            self.tokens.add(text, self.line);
+        }
+        self.tokens.break_here(self.line);
+        self.index += length + 2;
+    }
+
+    fn string(&mut self) {
+        self.tokens.break_here(self.line);
+        let before = &self.letters[..self.index];
+        let hashes = before.iter().rev().take_while(|letter| **letter == '#').count();
+        let is_raw = before.iter().rev().nth(hashes) == Some(&'r');
+        let end: Vec<char> =
+            if is_raw { format!("\"{}", "#".repeat(hashes)) } else { "\"".to_owned() }.chars().collect();
+        self.index += 1;
+        let mut part = String::new();
+        while self.index < self.letters.len() && !self.letters[self.index..].starts_with(&end) {
+            match self.at(0) {
+                '\n' => self.tokens.add(&std::mem::take(&mut part), self.line),
+                '\\' if !is_raw => {
+                    part.push(' ');
+                    self.skip_one();
+                }
+                // The name in a placeholder is an identifier.
+                '{' => {
+                    part.push(' ');
+                    let length = self.distance(1, '}');
+                    let is_name = |letter: &char| !letter.is_whitespace() && *letter != '"';
+                    if self.letters[self.index + 1..][..length].iter().all(is_name) {
+                        self.index += length;
+                    }
+                }
+                letter => part.push(letter),
+            }
+            self.skip_one();
+        }
+        self.tokens.add(&part, self.line);
+        self.tokens.break_here(self.line);
+        self.index += end.len();
+    }
+}
+
+fn tokens_of_rust(source: &str) -> Vec<Token> {
+    RustScanner { letters: source.chars().collect(), index: 0, line: 1, tokens: Tokens::new() }.run()
 }
 
 fn phrases(path: &str, tokens: &[Token]) -> Vec<Finding> {
     let mut found = Vec::new();
-    for start in 0..tokens.len() {
-        let Token::Word(_, line) = &tokens[start] else { continue };
+    for (start, token) in tokens.iter().enumerate() {
+        let Token::Word(_, line) = token else { continue };
         for (phrase, instead) in BANNED {
             let is_here = phrase.split(' ').enumerate().all(|(offset, expected)| {
                 matches!(tokens.get(start + offset), Some(Token::Word(word, _)) if word == expected)
