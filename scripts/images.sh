@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds programs of this workspace and hands their images to the cluster's nodes: `images.sh [PROGRAM...]`.
+# Builds programs of this workspace and loads their images into the cluster's nodes: `images.sh [PROGRAM...]`.
 # Release builds, unless HELIOS_DEV=1. Prints a line NAME=IMAGE for each, to be evaluated; HELIOS_NODE_IMAGE_NEXT is the same node under another tag,
 # a version to upgrade to.
 set -euo pipefail
