@@ -45,6 +45,8 @@ struct Sum {
     committed: u64,
     kinds: BTreeMap<&'static str, u64>,
     unjudged: u64,
+    /// Of all runs, in any order; equal for two builds whose members do the same.
+    fingerprint: u64,
     failed: Vec<Report>,
 }
 
@@ -63,6 +65,7 @@ impl Sum {
         self.unknown += report.unknown;
         self.committed += report.committed;
         self.unjudged += report.unjudged;
+        self.fingerprint ^= report.fingerprint;
         for (kind, count) in &report.kinds {
             *self.kinds.entry(kind).or_default() += count;
         }
@@ -85,6 +88,7 @@ impl Sum {
         self.unknown += other.unknown;
         self.committed += other.committed;
         self.unjudged += other.unjudged;
+        self.fingerprint ^= other.fingerprint;
         for (kind, count) in other.kinds {
             *self.kinds.entry(kind).or_default() += count;
         }
@@ -156,5 +160,10 @@ fn print(sum: &Sum, started: Instant) {
     let kinds: Vec<String> = sum.kinds.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
     println!("answered: {}; {} histories not judged", kinds.join(", "), sum.unjudged);
     let verdict = if sum.failed.is_empty() { "clean" } else { "FAILED" };
-    println!("{verdict}: {} of {} seeds failed", sum.failed.len(), sum.seeds);
+    println!(
+        "{verdict}: {} of {} seeds failed; fingerprint {:016x}",
+        sum.failed.len(),
+        sum.seeds,
+        sum.fingerprint
+    );
 }
