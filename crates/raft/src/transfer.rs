@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use helios_proto::v1::ErrorCode;
-use raft::{ProgressState, StateRole};
+use raft::ProgressState;
 
 use super::core::Core;
 use super::membership;
@@ -23,14 +23,14 @@ pub struct Transfer {
 
 pub fn start(core: &mut Core, target: Option<u64>, now: Instant, timeout: Duration, waiter: TransferWaiter) {
     match choose(core, target, now) {
-        Ok(target) if target == core.node.raft.id => {
-            drop(waiter.send(Ok((target, core.node.raft.term))));
+        Ok(target) if target == core.settings.id => {
+            drop(waiter.send(Ok((target, core.raft.term()))));
         }
         Ok(target) => {
             tracing::info!(target = membership::name_of(&core.membership, target), "handing over leadership");
             // Before the target can hear of it.
-            core.lease.bar(core.node.raft.term);
-            core.node.transfer_leader(target);
+            core.lease.bar(core.raft.term());
+            core.raft.transfer_leader(target);
             core.transfer = Some(Transfer {
                 target,
                 again_at: now + core.settings.heartbeat,
@@ -44,8 +44,8 @@ pub fn start(core: &mut Core, target: Option<u64>, now: Instant, timeout: Durati
 }
 
 fn choose(core: &Core, target: Option<u64>, now: Instant) -> Result<u64, Error> {
-    let raft = &core.node.raft;
-    if raft.state != StateRole::Leader {
+    let raft = &core.raft;
+    if !raft.is_leader() {
         return Err(Error::not_leader(core.leader()));
     }
     if core.transfer.is_some() {
@@ -69,16 +69,15 @@ fn choose(core: &Core, target: Option<u64>, now: Instant) -> Result<u64, Error> 
 
 /// Voters that could take over at once, and what of the log each holds.
 pub fn candidates(core: &Core, now: Instant) -> impl Iterator<Item = (u64, u64)> {
-    let raft = &core.node.raft;
-    raft.prs()
-        .iter()
+    core.raft
+        .progresses()
         .filter(move |(id, progress)| {
-            **id != raft.id
+            *id != core.settings.id
                 && core.membership.voters.contains(id)
                 && progress.state == ProgressState::Replicate
-                && core.is_active(**id, now)
+                && core.is_active(*id, now)
         })
-        .map(|(id, progress)| (*id, progress.matched))
+        .map(|(id, progress)| (id, progress.matched))
 }
 
 /// A target that still has a change of members to apply takes no notice (raft-rs `hup`), and messages get
@@ -86,23 +85,22 @@ pub fn candidates(core: &Core, now: Instant) -> impl Iterator<Item = (u64, u64)>
 pub fn ask_again(core: &mut Core, now: Instant) {
     let heartbeat = core.settings.heartbeat;
     let Some(transfer) = core.transfer.as_mut().filter(|transfer| now >= transfer.again_at) else { return };
-    if now > transfer.last_asked || core.node.raft.lead_transferee.is_none() {
+    if now > transfer.last_asked || !core.raft.is_transferring() {
         return;
     }
     transfer.again_at = now + heartbeat;
-    core.node.raft.abort_leader_transfer();
-    core.node.transfer_leader(transfer.target);
+    core.raft.transfer_leader_again(transfer.target);
 }
 
 /// Answers the one who waits once the outcome is known.
 pub fn settle(core: &mut Core, now: Instant) {
     let Some(transfer) = &core.transfer else { return };
-    let raft = &core.node.raft;
-    let outcome = if raft.leader_id == transfer.target {
-        Ok((transfer.target, raft.term))
-    } else if raft.state == StateRole::Leader && raft.lead_transferee.is_none() {
+    let raft = &core.raft;
+    let outcome = if raft.leader_id() == transfer.target {
+        Ok((transfer.target, raft.term()))
+    } else if raft.is_leader() && !raft.is_transferring() {
         Err(failed("the target did not take over within an election timeout; leadership stays here"))
-    } else if raft.state != StateRole::Leader && raft.leader_id != 0 {
+    } else if !raft.is_leader() && raft.leader_id() != 0 {
         Err(Error::not_leader(core.leader()))
     } else if now >= transfer.deadline {
         Err(failed("the target did not take over in time; ask for the status before trying again"))

@@ -2,8 +2,6 @@
 
 use std::time::Instant;
 
-use raft::StateRole;
-
 use super::super::acks::{Durable, Electorate};
 use super::super::membership;
 use super::Core;
@@ -11,7 +9,7 @@ use helios_storage::mutation::Mutation;
 
 impl Core {
     pub(super) fn durable(&self, now: Instant) -> Durable {
-        if self.node.raft.state != StateRole::Leader {
+        if !self.raft.is_leader() {
             return Durable::default();
         }
         let mut electorates = vec![self.electorate(&self.membership.voters, now)];
@@ -32,9 +30,8 @@ impl Core {
             if Mutation::SilentVotersLeftOut.is_on() && !self.is_active(*voter, now) {
                 continue;
             }
-            let matched = self.node.raft.prs().get(*voter).map_or(0, |progress| {
-                let sent = progress.next_idx.saturating_sub(1);
-                if Mutation::SentCountsAsHeld.is_on() { sent } else { progress.matched }
+            let matched = self.raft.progress(*voter).map_or(0, |progress| {
+                if Mutation::SentCountsAsHeld.is_on() { progress.sent } else { progress.matched }
             });
             if *voter == self.settings.id {
                 electorate.own = Some(matched);

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use helios_proto::v1::ErrorCode;
-use raft::StateRole;
 use raft::eraftpb::{Message, MessageType};
 
 use super::super::change::{Change, Fenced};
@@ -32,10 +31,10 @@ impl Core {
             }
             membership::Decision::Propose(change) => change,
         };
-        let index = self.node.raft.raft_log.last_index() + 1;
+        let index = self.raft.last_index() + 1;
         match self.propose_change(&change.fenced(expected.fencing_token)) {
             Ok(()) => {
-                self.proposals.push(index, self.node.raft.term, Waiter::Change(waiter));
+                self.proposals.push(index, self.raft.term(), Waiter::Change(waiter));
                 Ok(())
             }
             Err(_) => Err((overloaded(&uncommitted()), waiter)),
@@ -46,7 +45,7 @@ impl Core {
         let entries = vec![change.to_entry()];
         let mut message = Message { from: self.settings.id, entries, ..Message::default() };
         message.set_msg_type(MessageType::MsgPropose);
-        self.node.step(message)
+        self.raft.step(message)
     }
 
     fn decide_change(
@@ -55,7 +54,7 @@ impl Core {
         expected: Expected,
         now: Instant,
     ) -> Result<membership::Decision, Error> {
-        if self.node.raft.state != StateRole::Leader {
+        if !self.raft.is_leader() {
             return Err(Error::not_leader(self.leader()));
         }
         if let Some(unappliable) = &self.unappliable {
@@ -64,7 +63,7 @@ impl Core {
         }
         membership::check_token(&self.membership, expected.fencing_token)?;
         membership::check_index(&self.membership, expected.index)?;
-        let is_changing = self.node.raft.has_pending_conf() || membership::is_joint(&self.membership);
+        let is_changing = self.raft.has_pending_change() || membership::is_joint(&self.membership);
         if is_changing || self.transfer.is_some() {
             return Err(Error::new(
                 ErrorCode::MembershipChangeInProgress,
@@ -96,8 +95,8 @@ impl Core {
 
     /// How many entries the log of member `id` is behind what is committed.
     fn lag(&self, id: u64) -> u64 {
-        let matched = self.node.raft.prs().get(id).map_or(0, |progress| progress.matched);
-        self.node.raft.raft_log.committed.saturating_sub(matched)
+        let matched = self.raft.progress(id).map_or(0, |progress| progress.matched);
+        self.raft.commit_index().saturating_sub(matched)
     }
 
     /// While a joint change is under way both the old and the new voters must have a quorum, and after it
@@ -133,7 +132,7 @@ impl Core {
     /// A voter counts for the quorum at once: one that is down, or still to receive its first
     /// snapshot, could cost it (docs/design/node.md, pitfall 18).
     fn check_follows(&self, id: u64, now: Instant) -> Result<(), Error> {
-        let has_begun = self.node.raft.prs().get(id).is_some_and(|progress| progress.matched > 0);
+        let has_begun = self.raft.progress(id).is_some_and(|progress| progress.matched > 0);
         if has_begun && self.is_active(id, now) {
             return Ok(());
         }

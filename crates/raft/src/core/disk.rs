@@ -2,8 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use raft::StateRole;
-
 use super::super::transfer;
 use super::Core;
 
@@ -73,9 +71,9 @@ impl Core {
     pub(super) fn leave_bad_disk(&mut self, now: Instant) {
         let is_slow = self.disk_watch.is_slow(now);
         let is_full = self.log_is_short && now.duration_since(self.short_since) >= PATIENCE_SECONDS * SECOND;
-        let may_leave = self.node.raft.state == StateRole::Leader
+        let may_leave = self.raft.is_leader()
             && self.transfer.is_none()
-            && !self.node.raft.has_pending_conf()
+            && !self.raft.has_pending_change()
             && now >= self.stay_until;
         // One that the others can apply: what runs here is at fault, not the entry.
         let is_held = self.unappliable.is_some();

@@ -7,7 +7,7 @@
 
 use std::time::Instant;
 
-use raft::{INVALID_ID, StateRole};
+use raft::StateRole;
 
 use super::super::membership;
 use super::{Core, ticks};
@@ -25,28 +25,28 @@ impl Core {
     /// The connection from member `id` ended, and no newer one is there.
     pub(super) fn link_lost(&mut self, id: u64, now: Instant) {
         let is_promised = self.settings.lease.is_some() || now < self.started + self.settings.election_min;
-        let raft = &mut self.node.raft;
-        if raft.state != StateRole::Follower || raft.leader_id != id || is_promised {
+        let raft = &mut self.raft;
+        if raft.role() != StateRole::Follower || raft.leader_id() != id || is_promised {
             return;
         }
         let mut others = membership::electorate(&self.membership).into_iter().filter(|voter| *voter != id);
         let Some(rank) = others.position(|voter| voter == self.settings.id) else { return };
-        tracing::info!(leader = id, term = raft.term, "the connection from the leader ended");
-        raft.become_follower(raft.term, INVALID_ID);
+        tracing::info!(leader = id, term = raft.term(), "the connection from the leader ended");
+        raft.forget_leader();
         // One tick for the others to notice, too. Two who campaign at once may split the vote, which
         // costs the timeout that this is to save: the next one leaves time for a vote.
         let spread = ticks(self.settings.heartbeat / 2);
-        self.early = Some(Early { leader: id, term: raft.term, ticks: 1 + rank * spread });
+        self.early = Some(Early { leader: id, term: raft.term(), ticks: 1 + rank * spread });
     }
 
     /// The same process is connected again: it was the link that broke, and whoever loses its own in a
     /// moment must not find two who know no leader.
     pub(super) fn link_found(&mut self, id: u64) {
-        let raft = &mut self.node.raft;
-        let is_lost = self.early.take_if(|early| early.leader == id && early.term == raft.term).is_some();
-        let may_follow = matches!(raft.state, StateRole::Follower | StateRole::PreCandidate);
-        if is_lost && may_follow && raft.leader_id == INVALID_ID {
-            raft.become_follower(raft.term, id);
+        let raft = &mut self.raft;
+        let is_lost = self.early.take_if(|early| early.leader == id && early.term == raft.term()).is_some();
+        let may_follow = matches!(raft.role(), StateRole::Follower | StateRole::PreCandidate);
+        if is_lost && may_follow && !raft.has_leader() {
+            raft.follow_again(id);
         }
     }
 
@@ -62,13 +62,13 @@ impl Core {
             return;
         }
         early.ticks -= 1;
-        let raft = &self.node.raft;
-        let is_leaderless = raft.state == StateRole::Follower && raft.leader_id == INVALID_ID;
-        if early.ticks > 0 || !is_leaderless || raft.term != early.term || self.restoring {
+        let raft = &self.raft;
+        let is_leaderless = raft.role() == StateRole::Follower && !raft.has_leader();
+        if early.ticks > 0 || !is_leaderless || raft.term() != early.term || self.restoring {
             return;
         }
-        tracing::info!(term = raft.term, "campaigning without waiting for the election timeout");
-        if let Err(error) = self.node.campaign() {
+        tracing::info!(term = raft.term(), "campaigning without waiting for the election timeout");
+        if let Err(error) = self.raft.campaign() {
             tracing::debug!(%error, "no early campaign");
         }
     }

@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use raft::{Raft, Storage};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
@@ -20,46 +19,30 @@ impl ElectionTimeout {
         Self { random: SmallRng::seed_from_u64(seed), range, current: range.0 }
     }
 
-    /// To be called before each tick. A timeout that begins anew is drawn anew (Raft paper, 5.2).
-    pub fn pin<S: Storage>(&mut self, raft: &mut Raft<S>) {
-        if raft.election_elapsed == 0 {
+    /// Timeout in ticks that holds for the tick to come, `elapsed` ticks after it began. One that begins again is
+    /// drawn again (Raft paper, 5.2).
+    pub fn before_tick(&mut self, elapsed: usize) -> usize {
+        if elapsed == 0 {
             self.current = self.random.random_range(self.range.0..self.range.1);
         }
-        raft.set_randomized_election_timeout(self.current);
+        self.current
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use raft::storage::MemStorage;
-    use raft::{Config, RawNode};
-
     use super::*;
 
     const MIN: Duration = Duration::from_millis(300);
     const MAX: Duration = Duration::from_millis(600);
 
-    /// The timeouts of so many elections in a row, ticks.
+    /// Timeouts of so many elections in a row, ticks.
     fn drawn(seed: u64, elections: usize) -> Vec<usize> {
-        let storage = MemStorage::new_with_conf_state((vec![1, 2, 3], vec![]));
-        let (min, max) = (super::super::ticks(MIN), super::super::ticks(MAX));
-        let config = Config {
-            id: 1,
-            election_tick: min,
-            min_election_tick: min,
-            max_election_tick: max,
-            heartbeat_tick: 1,
-            ..Config::default()
-        };
-        let logger = slog::Logger::root(slog::Discard, slog::o!());
-        let mut node = RawNode::new(&config, storage, &logger).unwrap();
         let mut timeout = ElectionTimeout::new(MIN, MAX, seed);
         let attempts = (0..elections).map(|_| {
-            timeout.pin(&mut node.raft);
-            node.raft.election_elapsed = 1;
-            timeout.pin(&mut node.raft);
-            node.raft.election_elapsed = 0;
-            node.raft.randomized_election_timeout()
+            let begun = timeout.before_tick(0);
+            assert_eq!(timeout.before_tick(1), begun, "it changed while it ran");
+            begun
         });
         attempts.collect()
     }

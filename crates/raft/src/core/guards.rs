@@ -3,8 +3,7 @@
 
 use std::time::Instant;
 
-use raft::StateRole;
-use raft::eraftpb::{ConfChangeType, ConfChangeV2, Message, MessageType};
+use raft::eraftpb::{Message, MessageType};
 
 use super::super::membership;
 use super::{Core, Effect};
@@ -37,7 +36,7 @@ impl Core {
                 return;
             }
             self.note_answer(&message);
-            if let Err(error) = self.node.step(message) {
+            if let Err(error) = self.raft.step(message) {
                 tracing::debug!(%error, "message not taken");
             }
         }
@@ -46,10 +45,10 @@ impl Core {
     /// A leader tells a follower no commit index above what that one acknowledged to it, so a higher
     /// one means that this disk forgot. The raft crate would panic; whoever runs the node is told why.
     fn has_lost_entries(&mut self, message: &Message) -> bool {
-        let raft = &self.node.raft;
-        let last = raft.raft_log.last_index();
+        let raft = &self.raft;
+        let last = raft.last_index();
         let is_lost = message.get_msg_type() == MessageType::MsgHeartbeat
-            && message.term >= raft.term
+            && message.term >= raft.term()
             && message.commit > last;
         if is_lost {
             let from = membership::name_of(&self.membership, message.from).unwrap_or_default();
@@ -67,28 +66,9 @@ impl Core {
     /// raft crate would install it at exactly the commit index (docs/design/node.md, pitfall 13).
     fn contradicts_committed(&self, message: &Message) -> bool {
         let metadata = message.get_snapshot().get_metadata();
-        let log = &self.node.raft.raft_log;
+        let raft = &self.raft;
         message.get_msg_type() == MessageType::MsgSnapshot
-            && metadata.index <= log.committed
-            && log.term(metadata.index).is_ok_and(|term| term != metadata.term)
-    }
-
-    /// The raft crate panics when a leader that is no member any more counts itself (0.7, `maybe_commit`).
-    /// On the way into a joint membership it still counts among the voters of before.
-    pub(super) fn step_down_if_removed(&mut self, change: &ConfChangeV2) {
-        let own = self.settings.id;
-        let raft = &mut self.node.raft;
-        let removes_self = if change.leave_joint() {
-            let next = raft.prs().conf().to_conf_state();
-            !next.voters.contains(&own) && !next.learners.contains(&own)
-        } else {
-            change.enter_joint().is_none()
-                && change.changes.iter().any(|single| {
-                    single.get_change_type() == ConfChangeType::RemoveNode && single.node_id == own
-                })
-        };
-        if removes_self && raft.state == StateRole::Leader {
-            raft.become_follower(raft.term, raft::INVALID_ID);
-        }
+            && metadata.index <= raft.commit_index()
+            && raft.term_of(metadata.index).is_some_and(|term| term != metadata.term)
     }
 }

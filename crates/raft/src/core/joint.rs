@@ -6,7 +6,6 @@
 
 use std::time::Instant;
 
-use raft::StateRole;
 use tokio::sync::oneshot;
 
 use super::super::change::Change;
@@ -15,10 +14,10 @@ use super::Core;
 
 impl Core {
     pub(super) fn leave_joint(&mut self, now: Instant) {
-        let raft = &self.node.raft;
-        let is_moved = self.transfer.is_some() || raft.lead_transferee.is_some();
-        let is_due = raft.state == StateRole::Leader && membership::is_joint(&self.membership);
-        if !is_due || is_moved || raft.has_pending_conf() {
+        let raft = &self.raft;
+        let is_moved = self.transfer.is_some() || raft.is_transferring();
+        let is_due = raft.is_leader() && membership::is_joint(&self.membership);
+        if !is_due || is_moved || raft.has_pending_change() {
             return;
         }
         if self.membership.voters.contains(&self.settings.id) {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use raft::{ProgressState, StateRole};
+use raft::ProgressState;
 
 use super::super::membership;
 use super::Core;
@@ -25,16 +25,16 @@ pub(super) type Learners = BTreeMap<u64, Stand>;
 impl Core {
     /// To be called now and then.
     pub(super) fn watch_learners(&mut self, now: Instant) {
-        let raft = &self.node.raft;
-        if raft.state != StateRole::Leader || self.membership.learners.is_empty() {
+        let raft = &self.raft;
+        if !raft.is_leader() || self.membership.learners.is_empty() {
             self.learners.clear();
             return;
         }
-        let last = raft.raft_log.last_index();
+        let last = raft.last_index();
         let present = &self.membership.learners;
         self.learners.retain(|id, _| present.contains(id));
         for id in present {
-            let Some(progress) = raft.prs().get(*id) else { continue };
+            let Some(progress) = raft.progress(*id) else { continue };
             // A snapshot on its way to one that answers is progress, which the log does not show.
             let receives = progress.state == ProgressState::Snapshot && self.is_active(*id, now);
             let begun = Stand { matched: progress.matched, since: now, is_told: false };

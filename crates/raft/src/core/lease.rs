@@ -9,7 +9,6 @@
 
 use std::time::{Duration, Instant};
 
-use raft::StateRole;
 use raft::eraftpb::{Message, MessageType};
 
 use super::{Core, ReadWaiter, TICK};
@@ -87,7 +86,7 @@ impl Core {
     pub(super) fn serve_lease_reads(&mut self, now: Instant) {
         let waiting = std::mem::take(&mut self.lease_readers);
         if self.has_lease(now) {
-            let index = self.node.raft.raft_log.committed;
+            let index = self.raft.commit_index();
             self.lease_reads += waiting.len() as u64;
             waiting.into_iter().for_each(|waiter| drop(waiter.send(Ok(index))));
         } else {
@@ -101,16 +100,14 @@ impl Core {
     }
 
     fn has_lease(&self, now: Instant) -> bool {
-        self.may_lease() && self.lease.covers(self.node.raft.term, now)
+        self.may_lease() && self.lease.covers(self.raft.term(), now)
     }
 
     /// What was acknowledged in earlier terms is certainly known only once an entry of this one is
     /// committed (Raft thesis, 6.4).
     fn may_lease(&self) -> bool {
-        let raft = &self.node.raft;
-        raft.state == StateRole::Leader
-            && raft.commit_to_current_term()
-            && self.membership.voters.contains(&self.settings.id)
+        let raft = &self.raft;
+        raft.is_leader() && raft.has_committed_in_term() && self.membership.voters.contains(&self.settings.id)
     }
 
     /// A majority has answered the round of this context.
@@ -118,7 +115,7 @@ impl Core {
         if let Some(sent) = self.reads.sent(context)
             && self.may_lease()
         {
-            self.lease.confirm(self.node.raft.term, sent);
+            self.lease.confirm(self.raft.term(), sent);
         }
     }
 

@@ -1,6 +1,6 @@
-//! The Raft core: one `RawNode` and what belongs to it, as a synchronous machine. Inputs and
-//! completions go in, [`Effect`]s come out. No thread, no clock but the `now` it is given, no disk,
-//! no network: the driver thread runs it, and so can a simulation.
+//! The Raft core: the raft crate's node and what belongs to it, as a synchronous machine. Inputs and completions go in,
+//! [`Effect`]s come out. It has no thread, no clock but the `now` that it is given, no disk and no network: the driver
+//! thread runs it, and so can a simulation.
 
 mod acks;
 mod candidacy;
@@ -17,6 +17,7 @@ mod lease_tests;
 mod observe;
 mod preference;
 mod propose;
+mod raft_rs;
 mod ready;
 mod room;
 mod skipping;
@@ -32,7 +33,7 @@ use std::time::{Duration, Instant};
 
 use helios_proto::v1::{ErrorCode, Membership};
 use raft::eraftpb::{HardState, Snapshot, SnapshotMetadata};
-use raft::{RawNode, SnapshotStatus, StateRole};
+use raft::{SnapshotStatus, StateRole};
 
 use super::format::{self, Formats};
 use super::log::Log;
@@ -51,6 +52,7 @@ use helios_storage::mutation::Mutation;
 use learners::Learners;
 use lease::Lease;
 use preference::Preference;
+use raft_rs::RaftRs;
 use ready::InFlight;
 use room::Allowance;
 
@@ -93,7 +95,7 @@ pub struct Settings {
 }
 
 pub struct Core {
-    pub(super) node: RawNode<Log>,
+    pub(super) raft: RaftRs,
     pub(super) settings: Settings,
     election_timeout: ElectionTimeout,
     early: Option<Early>,
@@ -177,33 +179,14 @@ impl Core {
         boot_nonce: u64,
         now: Instant,
     ) -> raft::Result<Self> {
-        let config = raft::Config {
-            id: settings.id,
-            election_tick: ticks(settings.election_min),
-            min_election_tick: ticks(settings.election_min),
-            max_election_tick: ticks(settings.election_max),
-            heartbeat_tick: ticks(settings.heartbeat),
-            applied,
-            max_size_per_msg: 1 << 20,
-            max_inflight_msgs: 256,
-            check_quorum: true,
-            pre_vote: true,
-            // Off: the crate joins entries to an empty append of another position, whose answer then
-            // speaks for entries that nobody has (ADR 0006).
-            batch_append: Mutation::AppendsBatched.is_on(),
-            max_uncommitted_size: MAX_UNCOMMITTED_BYTES,
-            max_committed_size_per_ready: 4 << 20,
-            ..raft::Config::default()
-        };
         let snapshot_index = log.base().index;
-        // The crate insists on slog; what matters of its log is logged on role changes here.
-        let node = RawNode::new(&config, log, &slog::Logger::root(slog::Discard, slog::o!()))?;
+        let raft = RaftRs::new(&settings, log, applied)?;
         Ok(Self {
-            last_role: (node.raft.state, node.raft.term, node.raft.leader_id),
+            last_role: (raft.role(), raft.term(), raft.leader_id()),
             leaderless_since: now,
             votes: BTreeSet::new(),
             is_advised: false,
-            node,
+            raft,
             reads: Reads::new(settings.id, boot_nonce),
             lease: Lease::new(settings.lease, now),
             lease_readers: Vec::new(),
@@ -261,17 +244,18 @@ impl Core {
     pub fn offer_snapshot(&mut self, meta: &SnapshotMeta) {
         self.snapshot_index = meta.index;
         self.snapshot_bytes = meta.size_bytes;
-        self.node.mut_store().set_snapshot(raft_snapshot(meta));
+        self.raft.log_mut().set_snapshot(raft_snapshot(meta));
     }
 
     pub fn tick(&mut self) {
         if self.restoring {
             // The raft crate cannot campaign between the reset of its log and of its state.
-            self.node.raft.election_elapsed = 0;
+            self.raft.hold_election();
         }
         self.tick_early();
-        self.election_timeout.pin(&mut self.node.raft);
-        self.node.tick();
+        let timeout = self.election_timeout.before_tick(self.raft.election_elapsed());
+        self.raft.set_election_timeout(timeout);
+        self.raft.tick();
         self.reads.retain(|waiter| !waiter.is_closed());
     }
 
@@ -304,17 +288,17 @@ impl Core {
             Input::PeerDisk { id, is_bad: false } => drop(self.bad_disks.remove(&id)),
             Input::PeerFormat { id, format } => self.formats.heard(id, format),
             Input::PeerPriority { id, priority } => self.preference.heard(id, priority),
-            Input::Unreachable(id) => self.node.report_unreachable(id),
+            Input::Unreachable(id) => self.raft.report_unreachable(id),
             Input::SnapshotSent { to, ok } => {
                 if ok {
-                    self.node.mut_store().snapshot_settled(to);
+                    self.raft.log_mut().snapshot_settled(to);
                 }
                 let status = if ok { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
-                self.node.report_snapshot(to, status);
+                self.raft.report_snapshot(to, status);
             }
             Input::SnapshotGone(to) => {
-                self.node.mut_store().snapshot_settled(to);
-                self.node.report_snapshot(to, SnapshotStatus::Failure);
+                self.raft.log_mut().snapshot_settled(to);
+                self.raft.report_snapshot(to, SnapshotStatus::Failure);
                 self.build_snapshot();
             }
             Input::BuildSnapshot => {
@@ -346,12 +330,12 @@ impl Core {
                     self.lease.revoke(now);
                 }
                 for conf_change in &applied.conf_changes {
-                    self.step_down_if_removed(conf_change);
-                    if let Err(error) = self.node.apply_conf_change(conf_change) {
+                    self.raft.step_down_if_removed(conf_change);
+                    if let Err(error) = self.raft.apply_conf_change(conf_change) {
                         tracing::error!(%error, "configuration change not taken by the raft core");
                     }
                 }
-                self.node.advance_apply_to(applied.index);
+                self.raft.applied(applied.index);
                 if let Some(membership) = applied.membership {
                     self.set_membership(membership);
                 }
@@ -366,7 +350,7 @@ impl Core {
                 self.applying_bytes -= bytes;
                 self.unappliable = None;
                 self.applied_index = index;
-                self.node.advance_apply_to(index);
+                self.raft.applied(index);
                 self.set_membership(membership);
             }
             Done::SnapshotBuilt(meta) => self.snapshot_built(&meta, now),
@@ -402,7 +386,7 @@ impl Core {
             self.take_readies(now);
         }
         if now >= self.snapshot_not_before
-            && (self.snapshot_due(now) || self.node.store().take_snapshot_wanted())
+            && (self.snapshot_due(now) || self.raft.log().take_snapshot_wanted())
         {
             self.build_snapshot();
         }
@@ -411,7 +395,7 @@ impl Core {
     }
 
     fn take_readies(&mut self, now: Instant) {
-        while self.in_flight.len() < MAX_IN_FLIGHT && self.node.has_ready() {
+        while self.in_flight.len() < MAX_IN_FLIGHT && self.raft.has_ready() {
             self.on_ready(now);
         }
     }
@@ -422,14 +406,14 @@ impl Core {
             self.reads.give_up_round();
         }
         // A leader answers only after an entry of its own term is committed (Raft thesis, 6.4).
-        let possible = match self.node.raft.state {
-            StateRole::Leader => self.node.raft.commit_to_current_term(),
-            StateRole::Follower => self.node.raft.leader_id != 0,
+        let possible = match self.raft.role() {
+            StateRole::Leader => self.raft.has_committed_in_term(),
+            StateRole::Follower => self.raft.has_leader(),
             _ => false,
         };
         if possible && let Some(context) = self.reads.start_round(now) {
             self.read_rounds += 1;
-            self.node.read_index(context.to_vec());
+            self.raft.read_index(context.to_vec());
         }
     }
 }

@@ -25,8 +25,8 @@ impl Core {
     }
 
     pub(super) fn note_role(&mut self, now: Instant) {
-        let raft = &self.node.raft;
-        let current = (raft.state, raft.term, raft.leader_id);
+        let raft = &self.raft;
+        let current = (raft.role(), raft.term(), raft.leader_id());
         let (old_state, old_term, old_leader) = self.last_role;
         if current == self.last_role {
             return;
@@ -36,7 +36,7 @@ impl Core {
         self.note_candidacy(old_state, old_term, now);
         if state != old_state || term != old_term {
             self.reads.give_up_round();
-            self.node.mut_store().forget_unfinished();
+            self.raft.log_mut().forget_unfinished();
             match state {
                 StateRole::Candidate | StateRole::PreCandidate => {
                     self.elections += u64::from(state == StateRole::Candidate);
@@ -64,7 +64,7 @@ impl Core {
     }
 
     pub(crate) fn leader(&self) -> Option<&Member> {
-        membership::member(&self.membership, self.node.raft.leader_id)
+        membership::member(&self.membership, self.raft.leader_id())
     }
 
     pub(super) fn leader_name(&self) -> String {
@@ -72,10 +72,10 @@ impl Core {
     }
 
     pub(super) fn note_answer(&mut self, message: &Message) {
-        let raft = &self.node.raft;
+        let raft = &self.raft;
         match message.get_msg_type() {
             MessageType::MsgRequestVoteResponse
-                if raft.state == StateRole::Candidate && message.term == raft.term && !message.reject =>
+                if raft.role() == StateRole::Candidate && message.term == raft.term() && !message.reject =>
             {
                 self.votes.insert(message.from);
             }
@@ -95,7 +95,7 @@ impl Core {
     /// Elections that go on without a winner are told of once, with what most often helps.
     pub(super) fn advise(&mut self, now: Instant) {
         let Settings { election_min, election_max, .. } = self.settings;
-        let is_standing = matches!(self.node.raft.state, StateRole::Candidate | StateRole::PreCandidate);
+        let is_standing = self.raft.is_candidate();
         let leaderless = now.duration_since(self.leaderless_since);
         if self.is_advised || !is_standing || leaderless < ADVICE_AFTER_TIMEOUTS * election_max {
             return;
@@ -114,8 +114,8 @@ impl Core {
     }
 
     pub fn status(&self, now: Instant) -> RaftStatus {
-        let raft = &self.node.raft;
-        let role = match raft.state {
+        let raft = &self.raft;
+        let role = match raft.role() {
             StateRole::Leader => Role::Leader,
             StateRole::Candidate | StateRole::PreCandidate => Role::Candidate,
             StateRole::Follower if self.membership.learners.contains(&self.settings.id) => Role::Learner,
@@ -126,14 +126,14 @@ impl Core {
         let may_lead = if is_leader { self.successors(now) } else { Vec::new() };
         RaftStatus {
             role,
-            term: raft.term,
-            leader_id: raft.leader_id,
-            commit_index: raft.raft_log.committed,
-            last_index: raft.raft_log.last_index(),
-            last_log_term: raft.raft_log.last_term(),
-            first_index: self.node.store().base().index + 1,
+            term: raft.term(),
+            leader_id: raft.leader_id(),
+            commit_index: raft.commit_index(),
+            last_index: raft.last_index(),
+            last_log_term: raft.last_term(),
+            first_index: self.raft.log().base().index + 1,
             snapshot_index: self.snapshot_index,
-            log_bytes: self.node.store().bytes(),
+            log_bytes: self.raft.log().bytes(),
             membership: Arc::clone(&self.membership),
             progress,
             durable: self.durable(now),
@@ -168,26 +168,22 @@ impl Core {
     /// Whether this leader knows of a change of members that is not over.
     #[cfg(feature = "simulation")]
     pub fn is_changing(&self) -> bool {
-        self.node.raft.has_pending_conf() || membership::is_joint(&self.membership)
+        self.raft.has_pending_change() || membership::is_joint(&self.membership)
     }
 
     /// Term of an entry that this member's log has.
     #[cfg(feature = "simulation")]
     pub fn term_of(&self, index: u64) -> Option<u64> {
-        raft::Storage::term(self.node.store(), index).ok()
+        raft::Storage::term(self.raft.log(), index).ok()
     }
 
     fn progress(&self, now: Instant) -> Vec<Progress> {
-        let mut found: Vec<Progress> = self
-            .node
-            .raft
-            .prs()
-            .iter()
-            .filter(|(id, _)| **id != self.settings.id)
+        let others = self.raft.progresses().filter(|(id, _)| *id != self.settings.id);
+        let mut found: Vec<Progress> = others
             .map(|(id, progress)| Progress {
-                id: *id,
+                id,
                 match_index: progress.matched,
-                active: self.is_active(*id, now),
+                active: self.is_active(id, now),
                 snapshotting: progress.state == ProgressState::Snapshot,
             })
             .collect();

@@ -4,8 +4,6 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use raft::StateRole;
-
 use super::super::{membership, transfer};
 use super::Core;
 
@@ -38,16 +36,16 @@ impl Preference {
 
 impl Core {
     pub(super) fn give_way_to_preferred(&mut self, now: Instant) {
-        let raft = &self.node.raft;
-        let may_leave = raft.state == StateRole::Leader
-            && raft.commit_to_current_term()
+        let raft = &self.raft;
+        let may_leave = raft.is_leader()
+            && raft.has_committed_in_term()
             && self.transfer.is_none()
-            && !raft.has_pending_conf()
+            && !raft.has_pending_change()
             && now >= self.preference.not_before;
         if !may_leave {
             return;
         }
-        let (own, last) = (self.settings.priority, raft.raft_log.last_index());
+        let (own, last) = (self.settings.priority, raft.last_index());
         let higher = transfer::candidates(self, now)
             .filter(|(id, matched)| !self.bad_disks.contains(id) && last - matched <= MAX_LAG)
             .map(|(id, _)| (self.preference.of(id), id))

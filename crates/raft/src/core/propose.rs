@@ -4,7 +4,6 @@ use std::time::Instant;
 
 use helios_proto::v1::{Command, ErrorCode};
 use prost::Message as _;
-use raft::StateRole;
 use raft::eraftpb::{Entry, Message, MessageType};
 
 use super::{Core, MAX_APPLYING_BYTES, MAX_UNCOMMITTED_BYTES, Proposal, Waiter};
@@ -26,12 +25,12 @@ impl Core {
             return;
         }
         let mut proposals = std::mem::take(&mut self.proposed);
-        if self.node.raft.state != StateRole::Leader {
+        if !self.raft.is_leader() {
             return self.refuse(proposals, Error::not_leader(self.leader()));
         }
         // Before what refuses writes because too much waits: that ends with the skip only.
         proposals = self.refuse_but_skip(proposals);
-        if self.transfer.is_some() || self.node.raft.lead_transferee.is_some() {
+        if self.transfer.is_some() || self.raft.is_transferring() {
             let room = MAX_PARKED.saturating_sub(self.parked.len()).min(proposals.len());
             let excess = proposals.split_off(room);
             self.parked.extend(proposals);
@@ -78,13 +77,13 @@ impl Core {
             .iter_mut()
             .map(|proposal| Entry { data: std::mem::take(&mut proposal.data), ..Entry::default() })
             .collect();
-        let first = self.node.raft.raft_log.last_index() + 1;
+        let first = self.raft.last_index() + 1;
         let mut message = Message { from: self.settings.id, entries, ..Message::default() };
         message.set_msg_type(MessageType::MsgPropose);
-        match self.node.step(message) {
+        match self.raft.step(message) {
             Ok(()) => {
                 for (index, proposal) in (first..).zip(proposals) {
-                    self.proposals.push(index, self.node.raft.term, Waiter::Write(proposal.waiter));
+                    self.proposals.push(index, self.raft.term(), Waiter::Write(proposal.waiter));
                 }
             }
             Err(_) => self.refuse(proposals, overloaded(&uncommitted())),

@@ -21,13 +21,13 @@ pub(super) struct InFlight {
 
 impl Core {
     pub(super) fn on_ready(&mut self, now: Instant) {
-        let mut ready = self.node.ready();
+        let mut ready = self.raft.ready();
         let number = ready.number();
         // A leader's appends may leave before its own fsync: it counts itself only when its
         // entries are on its disk (Raft thesis, 10.2.1).
         let messages = ready.take_messages();
         for message in messages.iter().filter(|message| message.get_msg_type() == MessageType::MsgSnapshot) {
-            self.node.mut_store().snapshot_leaves(message.to, message.get_snapshot().clone());
+            self.raft.log_mut().snapshot_leaves(message.to, message.get_snapshot().clone());
         }
         if !messages.is_empty() {
             self.effects.push(Effect::Send(messages));
@@ -35,10 +35,10 @@ impl Core {
         let reset = self.take_installed_snapshot(ready.snapshot());
         let entries = ready.take_entries();
         if !entries.is_empty() {
-            self.node.mut_store().append(&entries);
+            self.raft.log_mut().append(&entries);
         }
         if let Some(hard_state) = ready.hs() {
-            self.node.mut_store().set_hard_state(hard_state.clone());
+            self.raft.log_mut().set_hard_state(hard_state.clone());
             self.lazy_hard_state = Some(hard_state.clone());
         }
         for read_state in ready.take_read_states() {
@@ -83,9 +83,9 @@ impl Core {
             }
             self.effects.push(Effect::Log(LogJob::Append { number, reset, entries, hard_state }));
         }
-        self.node.advance_append_async(ready);
+        self.raft.advance_append(ready);
         if Mutation::LeaderCountsItselfEarly.is_on() {
-            self.node.on_persist_ready(number);
+            self.raft.persisted(number);
         }
         self.release_in_flight(None);
     }
@@ -107,7 +107,7 @@ impl Core {
     fn change_early(&mut self, entries: &[Entry]) {
         for entry in entries {
             if let Ok(Some((_, change))) = change::decode(entry) {
-                drop(self.node.apply_conf_change(&change));
+                drop(self.raft.apply_conf_change(&change));
             }
         }
     }
@@ -124,8 +124,8 @@ impl Core {
         self.proposals.skipped(base.index);
         self.drop_owed(base.index);
         self.kept_bytes = 0;
-        self.node.mut_store().reset(base, metadata.get_conf_state().clone());
-        self.node.mut_store().set_snapshot(snapshot.clone());
+        self.raft.log_mut().reset(base, metadata.get_conf_state().clone());
+        self.raft.log_mut().set_snapshot(snapshot.clone());
         self.snapshot_index = base.index;
         Some(base)
     }
@@ -155,7 +155,7 @@ impl Core {
             }
         }
         if let Some(number) = through {
-            self.node.on_persist_ready(number);
+            self.raft.persisted(number);
         }
     }
 }

@@ -92,13 +92,12 @@ impl Allowance {
 
 impl Core {
     fn held_log(&self) -> Held {
-        let log = &self.node.raft.raft_log;
         Held {
             what: "the log",
             frees: "it is freed by the next snapshot, which is being written or finds no room on the disk",
             setting: "raft.max_log_bytes",
             // What waits for the disk is there twice.
-            bytes: self.node.store().bytes() + log.unstable.entries_size as u64,
+            bytes: self.raft.log().bytes() + self.raft.unstable_bytes(),
             limit: self.settings.max_log_bytes,
         }
     }
@@ -166,7 +165,7 @@ impl Core {
     pub(super) fn hand_out_owed(&mut self) {
         while self.handed_out < self.committed_out && !self.restoring && self.has_room_to_apply() {
             let (low, high) = (self.handed_out + 1, self.committed_out + 1);
-            let entries = self.node.store().entries(low, high, BATCH_BYTES, GetEntriesContext::empty(false));
+            let entries = self.raft.log().entries(low, high, BATCH_BYTES, GetEntriesContext::empty(false));
             match entries {
                 Ok(entries) => self.hand_out(entries),
                 Err(error) => {

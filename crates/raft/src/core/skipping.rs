@@ -50,8 +50,8 @@ impl Core {
             )));
         }
         // A second one would find the entry behind it and be taken for one that comes too late.
-        let unstable = &self.node.raft.raft_log.unstable.entries;
-        let mut later = self.node.store().after(held.index).chain(unstable);
+        let unstable = self.raft.unstable_entries();
+        let mut later = self.raft.log().after(held.index).chain(unstable);
         if later.any(|entry| skip_in(&entry.data).is_some_and(|earlier| earlier.index == skip.index)) {
             return Err(under_way(skip.index));
         }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use raft::{ProgressState, StateRole, Storage};
+use raft::{ProgressState, Storage};
 
 use super::{Core, Effect, LogJob, MAX_LOG_BYTES};
 use helios_state::SnapshotMeta;
@@ -23,7 +23,7 @@ impl Core {
         if new_entries == 0 {
             return false;
         }
-        let log_bytes = self.node.store().bytes().saturating_sub(self.kept_bytes);
+        let log_bytes = self.raft.log().bytes().saturating_sub(self.kept_bytes);
         // Well before a leader has to slow down.
         let due_bytes = MAX_LOG_BYTES.min(self.settings.max_log_bytes / 4);
         // A snapshot writes the whole state, so it waits until the log has grown by as much, or by
@@ -60,14 +60,14 @@ impl Core {
         }
         self.offer_snapshot(meta);
         let floor = self.purge_floor(meta.index, now);
-        if floor > self.node.store().base().index
-            && let Ok(term) = self.node.store().term(floor)
+        if floor > self.raft.log().base().index
+            && let Ok(term) = self.raft.log().term(floor)
         {
             let base = Base { index: floor, term };
-            self.node.mut_store().purge(base);
+            self.raft.log_mut().purge(base);
             self.effects.push(Effect::Log(LogJob::Purge(base)));
         }
-        self.kept_bytes = self.node.store().bytes();
+        self.kept_bytes = self.raft.log().bytes();
     }
 
     fn max_held_bytes(&self) -> u64 {
@@ -80,22 +80,22 @@ impl Core {
         if Mutation::PurgedBeyondSnapshot.is_on() {
             return self.applied_index;
         }
-        let log = self.node.store();
+        let log = self.raft.log();
         // Trailing entries are few, or large and fewer.
         let trailing = snapshot_index.saturating_sub(self.settings.trailing_entries);
         let floor = trailing.max(log.index_before(self.max_held_bytes()).min(snapshot_index));
-        if self.node.raft.state != StateRole::Leader {
+        if !self.raft.is_leader() {
             return floor;
         }
         let awaited = MAX_AWAITED_BYTES.min(self.settings.max_log_bytes / 2);
         let held = self.settings.held_bytes.min(self.max_held_bytes());
         let (held, awaited) = (log.index_before(held), log.index_before(awaited));
-        let others = self.node.raft.prs().iter().filter(|(id, _)| **id != self.settings.id);
+        let others = self.raft.progresses().filter(|(id, _)| *id != self.settings.id);
         let needed = others.filter_map(|(id, progress)| {
-            let unfinished = log.unfinished(*id).filter(|index| *index > progress.matched);
+            let unfinished = log.unfinished(id).filter(|index| *index > progress.matched);
             match (progress.state, unfinished) {
                 (ProgressState::Snapshot, _) => Some(progress.pending_snapshot.max(awaited)),
-                _ if !self.is_active(*id, now) => None,
+                _ if !self.is_active(id, now) => None,
                 (_, Some(unfinished)) => Some(unfinished.max(awaited)),
                 (_, None) => Some(progress.matched.max(held)),
             }

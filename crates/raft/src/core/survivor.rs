@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use helios_proto::v1::ErrorCode;
-use raft::{GetEntriesContext, INVALID_ID, Storage};
+use raft::{GetEntriesContext, Storage};
 
 use super::super::force_new::{self, LastEntry, Verdict};
 use super::super::membership;
@@ -33,7 +33,7 @@ impl Core {
                 format!("member {own} is no voter and may lack acknowledged writes; choose a voter"),
             );
         }
-        if self.node.raft.leader_id != INVALID_ID {
+        if self.raft.has_leader() {
             let leader = self.leader_name();
             return refuse(
                 ErrorCode::AlreadyStarted,
@@ -49,8 +49,7 @@ impl Core {
                 format!("a majority counts as lost only after {patience:?} without a leader; try again"),
             );
         }
-        let log = &self.node.raft.raft_log;
-        let found = LastEntry { term: log.last_term(), index: log.last_index() };
+        let found = LastEntry { term: self.raft.last_term(), index: self.raft.last_index() };
         if found != expected {
             return refuse(
                 ErrorCode::StaleTerm,
@@ -66,7 +65,7 @@ impl Core {
     }
 
     fn log_after(&self, index: u64) -> Result<Vec<raft::eraftpb::Entry>, Error> {
-        let log = self.node.store();
+        let log = self.raft.log();
         let last = log.last();
         if index >= last {
             return Ok(Vec::new());

@@ -5,8 +5,8 @@ use super::*;
 const MS: Duration = Duration::from_millis(1);
 
 fn leader(net: &Net) -> Option<u64> {
-    let leads = |core: &&Core| core.node.raft.state == StateRole::Leader;
-    net.cores.values().filter(leads).max_by_key(|core| core.node.raft.term).map(|core| core.settings.id)
+    let leads = |core: &&Core| core.raft.is_leader();
+    net.cores.values().filter(leads).max_by_key(|core| core.raft.term()).map(|core| core.settings.id)
 }
 
 /// Writes to whoever leads, for `time`; answers every leader there was, in order.
@@ -37,7 +37,7 @@ fn write_for(net: &mut Net, time: Duration) -> Vec<u64> {
 fn a_leader_with_a_slow_disk_hands_over_once_and_nobody_waits_for_an_election() {
     let mut net = Net::of_three(None);
     let first = net.elect();
-    let term = net.core(first).node.raft.term;
+    let term = net.core(first).raft.term();
     net.sync_time.insert(first, 200 * MS);
     let leaders = write_for(&mut net, Duration::from_secs(20));
     assert_eq!(leaders.len(), 2, "{leaders:?}");

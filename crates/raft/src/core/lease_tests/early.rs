@@ -17,8 +17,8 @@ fn settled(lease: Option<Duration>) -> (Net, u64, [u64; 2]) {
 }
 
 fn known(net: &mut Net, id: u64) -> (u64, u64) {
-    let raft = &net.core(id).node.raft;
-    (raft.leader_id, raft.term)
+    let raft = &net.core(id).raft;
+    (raft.leader_id(), raft.term())
 }
 
 #[test]

@@ -98,7 +98,7 @@ fn no_lease_before_an_entry_of_the_own_term_is_committed() {
     net.lost = vec![MessageType::MsgAppendResponse];
     for _ in 0..20 {
         net.advance(ELECTION_MIN / 3);
-        let leads = |core: &Core| core.node.raft.state == StateRole::Leader;
+        let leads = |core: &Core| core.raft.is_leader();
         let Some(leader) = net.cores.iter().find(|(_, core)| leads(core)).map(|(id, _)| *id) else {
             continue;
         };
@@ -168,14 +168,14 @@ fn a_round_sent_before_a_change_of_configuration_gives_no_lease_after_it() {
 fn a_leader_that_steps_down_in_its_term_serves_nothing_from_its_lease() {
     let (mut net, leader) = with_lease();
     renew(&mut net, leader);
-    let term = net.core(leader).node.raft.term;
+    let term = net.core(leader).raft.term();
     net.isolate(leader);
     // Its ticks run ahead of its clock: it steps down while its lease would still last.
-    while net.core(leader).node.raft.state == StateRole::Leader {
+    while net.core(leader).raft.is_leader() {
         net.core(leader).tick();
         net.drain(leader);
     }
-    assert_eq!(net.core(leader).node.raft.term, term);
+    assert_eq!(net.core(leader).raft.term(), term);
     assert!(!is_served_alone(&mut net, leader));
 }
 
@@ -226,7 +226,7 @@ fn a_voter_that_restarts_keeps_the_promise_it_has_forgotten() {
     net.restart(voter);
     net.heal();
     net.isolate(leader);
-    net.core(rival).node.campaign().unwrap();
+    net.core(rival).raft.campaign().unwrap();
     net.settle();
     assert!(is_served_alone(&mut net, leader));
     while net.now + TICK < end {

@@ -252,6 +252,6 @@ impl Net {
 
 impl Core {
     fn may_lead(&self) -> bool {
-        self.node.raft.state == StateRole::Leader && self.node.raft.commit_to_current_term()
+        self.raft.is_leader() && self.raft.has_committed_in_term()
     }
 }

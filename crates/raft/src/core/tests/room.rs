@@ -111,7 +111,7 @@ impl Rig {
     }
 
     fn log_bytes(&self) -> u64 {
-        self.core.node.store().bytes() + self.core.node.raft.raft_log.unstable.entries_size as u64
+        self.core.raft.log().bytes() + self.core.raft.unstable_bytes()
     }
 
     fn last_index(&self) -> u64 {
