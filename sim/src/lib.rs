@@ -23,7 +23,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::catch_unwind;
 
-pub use helios_raft::simulation::Mutation;
+pub use helios_raft::simulation::SeededBug;
 pub use plan::Fault;
 use world::World;
 
@@ -68,11 +68,11 @@ impl Report {
     }
 }
 
-/// Lives through one seed. With a mutation the members make that mistake.
-pub fn run(seed: u64, mutation: Option<Mutation>) -> Report {
-    Mutation::set(mutation);
+/// Runs one seed, on members with the seeded bug if there is one.
+pub fn run(seed: u64, bug: Option<SeededBug>) -> Report {
+    SeededBug::set(bug);
     let lived = catch_unwind(|| World::new(seed).live());
-    Mutation::set(None);
+    SeededBug::set(None);
     lived.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or_default();

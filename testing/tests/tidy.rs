@@ -124,6 +124,27 @@ fn only_raft_rs_reaches_into_the_raft_crate() {
 }
 
 #[test]
+fn seeded_bugs_are_behind_the_seam_of_each_crate() {
+    let mut seams = String::new();
+    for folder in ["crates/storage/src", "crates/state/src", "crates/raft/src", "node/src"] {
+        for file in sources(&Path::new(ROOT).join(folder)) {
+            let text = fs::read_to_string(&file).unwrap();
+            match file.file_name().and_then(|name| name.to_str()) {
+                Some("faults.rs") => seams.push_str(&text),
+                Some("seeded_bug.rs") => {}
+                _ => assert!(!text.contains("SeededBug::"), "{}: use the crate's faults.rs", file.display()),
+            }
+        }
+    }
+    let list = text("crates/storage/src/seeded_bug.rs");
+    let all: Vec<_> = list.lines().filter_map(|line| line.trim().strip_prefix("Self::")).collect();
+    assert!(all.len() > 50, "the list of seeded bugs is not read");
+    for bug in all.iter().map(|bug| bug.trim_end_matches(',')) {
+        assert!(seams.contains(&format!("SeededBug::{bug}.is_on()")), "{bug} is in no faults.rs");
+    }
+}
+
+#[test]
 fn files_have_at_most_520_lines() {
     let mut long = Vec::new();
     for member in members() {

@@ -8,6 +8,7 @@ mod change;
 mod core;
 #[allow(clippy::disallowed_methods, reason = "the thread that gives the core its time")]
 mod driver;
+mod faults;
 mod force_new;
 pub mod format;
 mod handle;

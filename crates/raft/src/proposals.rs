@@ -8,8 +8,8 @@ use helios_proto::v1::Member;
 use raft::eraftpb::Entry;
 
 use super::types::Waiter;
+use crate::faults;
 use helios_proto::Error;
-use helios_storage::mutation::Mutation;
 
 #[derive(Default)]
 pub struct Proposals {
@@ -34,7 +34,7 @@ impl Proposals {
     pub fn committed(&mut self, entry: &Entry, leader: Option<&Member>) -> Option<Waiter> {
         while self.pending.front().is_some_and(|front| front.index <= entry.index) {
             let front = self.pending.pop_front()?;
-            let is_same = front.term == entry.term || Mutation::ProposalTermIgnored.is_on();
+            let is_same = faults::is_own_proposal(front.term == entry.term);
             if front.index == entry.index && is_same {
                 return Some(front.waiter);
             }
@@ -47,11 +47,7 @@ impl Proposals {
     pub fn skipped(&mut self, index: u64) {
         while self.pending.front().is_some_and(|front| front.index <= index) {
             if let Some(front) = self.pending.pop_front() {
-                front.waiter.fail(if Mutation::SkippedMeansRefused.is_on() {
-                    Error::not_leader(None)
-                } else {
-                    Error::outcome_unknown()
-                });
+                front.waiter.fail(faults::outcome_below_snapshot());
             }
         }
     }

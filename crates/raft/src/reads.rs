@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use helios_storage::mutation::Mutation;
+use crate::faults;
 
 /// Readers that may wait for a round at once; more are refused as overload.
 const MAX_WAITING: usize = 65_536;
@@ -46,9 +46,7 @@ impl<W> Reads<W> {
         if self.waiting.is_empty() || self.round.is_some() {
             return None;
         }
-        if !Mutation::ReadContextReused.is_on() || self.counter == 0 {
-            self.counter += 1;
-        }
+        self.counter = faults::next_round(self.counter);
         let mut context = [0; 24];
         context[..16].copy_from_slice(&self.prefix);
         context[16..].copy_from_slice(&self.counter.to_be_bytes());

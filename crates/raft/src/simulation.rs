@@ -15,7 +15,7 @@ pub use crate::types::{
 };
 pub use crate::unappliable::Unappliable;
 pub use crate::workers::{Applier, build_snapshot};
-pub use helios_storage::mutation::Mutation;
+pub use helios_storage::seeded_bug::SeededBug;
 
 /// A write of this key ends every process that applies it.
 pub const POISON: &[u8] = b"poison";

@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use bytes::{Buf, BufMut};
 
+use crate::faults;
 use helios_storage::disk::{Disk, DiskFile};
-use helios_storage::mutation::Mutation;
 
 /// Ends of the process while it applied an entry, after which it is not applied any more.
 pub const MAX_ATTEMPTS: u32 = 2;
@@ -89,7 +89,7 @@ impl Suspects {
 
     /// Whether the process ended too often while it applied the entry.
     pub fn holds(&self, index: u64) -> bool {
-        self.attempts(index) >= MAX_ATTEMPTS && !Mutation::HeldTriedAgain.is_on()
+        faults::is_held(self.attempts(index) >= MAX_ATTEMPTS)
     }
 
     fn attempts(&self, index: u64) -> u32 {

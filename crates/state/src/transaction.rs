@@ -9,7 +9,7 @@ use super::budget::Halt;
 use super::calls;
 use super::command::{self, Failure, Outcome, invalid};
 use super::txn::Txn;
-use helios_storage::mutation::Mutation;
+use crate::faults;
 
 /// Of all answers together: they travel in one message, from the leader to the member that was asked.
 pub const MAX_ANSWER_BYTES: usize = 8 << 20;
@@ -49,9 +49,8 @@ fn answer(txn: &mut Txn<'_>, transaction: &Transaction, max_answer_bytes: usize)
         } else {
             bytes += size;
         }
-        let ends = Mutation::ExecEndsAtRefusal.is_on() && matches!(reply.kind, Some(Answer::Error(_)));
         items.push(reply);
-        if ends {
+        if faults::ends_after(&items) {
             break;
         }
     }
@@ -61,10 +60,7 @@ fn answer(txn: &mut Txn<'_>, transaction: &Transaction, max_answer_bytes: usize)
 /// Whether every key is as it was then.
 pub(super) fn holds(txn: &mut Txn<'_>, guards: &[Guard]) -> Result<bool, Halt> {
     for guard in guards {
-        if Mutation::GuardsIgnored.is_on() || guard.revision == 0 && Mutation::MissingKeyNotGuarded.is_on() {
-            continue;
-        }
-        if txn.revision_of(&guard.key)? != guard.revision {
+        if faults::is_compared(guard) && txn.revision_of(&guard.key)? != guard.revision {
             return Ok(false);
         }
     }

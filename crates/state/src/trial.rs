@@ -17,8 +17,8 @@ use super::command::Failure;
 use super::store::Store;
 use super::transaction;
 use super::txn::{Draft, Lookups, Txn};
+use crate::faults;
 use helios_proto::Error;
-use helios_storage::mutation::Mutation;
 
 /// What a trial may hold of keys and of changes, estimated.
 const MAX_BYTES: usize = 64 << 20;
@@ -97,7 +97,7 @@ impl Trial {
 
     /// Without steps if nothing was to be written.
     pub fn finish(self) -> Transaction {
-        let seen = self.draft.seen.into_iter().filter(|_| !Mutation::ScriptNotGuarded.is_on());
+        let seen = self.draft.seen.into_iter().filter(|_| faults::is_script_guarded());
         Transaction {
             guards: seen.map(|(key, revision)| Guard { key, revision }).collect(),
             steps: self.steps,
@@ -112,7 +112,7 @@ fn effect(command: Command, answer: &Answer) -> Option<Command> {
     }
     match &command.op {
         // Which members it took was chance; the entry would draw others.
-        Some(Op::Call(call)) if call.name == "spop" && !Mutation::ScriptDrawsAgain.is_on() => {
+        Some(Op::Call(call)) if faults::logs_drawn(call.name == "spop") => {
             let key = call.args.first()?.clone();
             let popped = popped(answer);
             let args = std::iter::once(key).chain(popped.iter().cloned()).collect();

@@ -4,7 +4,8 @@
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests have the machine's clock and disk"))]
 
 pub mod disk;
+mod faults;
 #[allow(clippy::disallowed_methods, reason = "draws the disk's identity and waits for its lock")]
 pub mod lifecycle;
-pub mod mutation;
+pub mod seeded_bug;
 pub mod wal;

@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::super::acks::{Durable, Electorate};
 use super::super::membership;
 use super::Core;
-use helios_storage::mutation::Mutation;
+use crate::faults;
 
 impl Core {
     pub(super) fn durable(&self, now: Instant) -> Durable {
@@ -13,7 +13,7 @@ impl Core {
             return Durable::default();
         }
         let mut electorates = vec![self.electorate(&self.membership.voters, now)];
-        if membership::is_joint(&self.membership) && !Mutation::JointIgnoresOutgoing.is_on() {
+        if faults::counts_outgoing(membership::is_joint(&self.membership)) {
             electorates.push(self.electorate(&self.membership.voters_outgoing, now));
         }
         let silent = membership::electorate(&self.membership)
@@ -26,13 +26,8 @@ impl Core {
     /// A voter that the raft crate does not know yet, or no more, holds nothing.
     fn electorate(&self, voters: &[u64], now: Instant) -> Electorate {
         let mut electorate = Electorate::default();
-        for voter in voters {
-            if Mutation::SilentVotersLeftOut.is_on() && !self.is_active(*voter, now) {
-                continue;
-            }
-            let matched = self.raft.progress(*voter).map_or(0, |progress| {
-                if Mutation::SentCountsAsHeld.is_on() { progress.sent } else { progress.matched }
-            });
+        for voter in voters.iter().filter(|voter| faults::counts_voter(|| self.is_active(**voter, now))) {
+            let matched = self.raft.progress(*voter).map_or(0, faults::held_by);
             if *voter == self.settings.id {
                 electorate.own = Some(matched);
             } else {

@@ -17,7 +17,7 @@ mod lease_tests;
 mod observe;
 mod preference;
 mod propose;
-mod raft_rs;
+pub(crate) mod raft_rs;
 mod ready;
 mod room;
 mod skipping;
@@ -43,12 +43,12 @@ use super::reads::Reads;
 use super::transfer::{self, Transfer};
 use super::types::*;
 use super::unappliable::Unappliable;
+use crate::faults;
 use disk::DiskWatch;
 use early::Early;
 use election::ElectionTimeout;
 use helios_proto::Error;
 use helios_state::SnapshotMeta;
-use helios_storage::mutation::Mutation;
 use learners::Learners;
 use lease::Lease;
 use preference::Preference;
@@ -263,10 +263,10 @@ impl Core {
         match input {
             Input::Messages(messages) => self.step_all(messages, now),
             Input::Propose(proposals) => self.proposed.extend(proposals),
-            Input::Read(waiter) if Mutation::ReadWithoutRound.is_on() => {
-                drop(waiter.send(Ok(self.applied_index)));
+            Input::Read(waiter) => {
+                let waiter = faults::waits_for_round(waiter, self.applied_index);
+                waiter.into_iter().for_each(|waiter| self.await_round(waiter));
             }
-            Input::Read(waiter) => self.await_round(waiter),
             Input::LeaseRead(waiter) => self.await_lease(waiter),
             Input::Change { request, expected, waiter } => {
                 if let Err((error, waiter)) = self.change(request, expected, waiter, now) {

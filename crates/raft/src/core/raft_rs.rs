@@ -9,8 +9,8 @@ use raft::eraftpb::{ConfChangeType, ConfChangeV2, Entry, Message};
 use raft::{INVALID_ID, ProgressState, RawNode, Ready, SnapshotStatus, StateRole};
 
 use super::{MAX_UNCOMMITTED_BYTES, Settings, ticks};
+use crate::faults;
 use crate::log::Log;
-use helios_storage::mutation::Mutation;
 
 pub struct RaftRs {
     node: RawNode<Log>,
@@ -56,7 +56,7 @@ impl RaftRs {
             pre_vote: true,
             // Off: the crate joins entries to an empty append of another position, whose answer then
             // speaks for entries that nobody has (ADR 0006).
-            batch_append: Mutation::AppendsBatched.is_on(),
+            batch_append: faults::batches_appends(),
             max_uncommitted_size: MAX_UNCOMMITTED_BYTES,
             max_committed_size_per_ready: 4 << 20,
             ..raft::Config::default()

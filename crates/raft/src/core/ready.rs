@@ -4,9 +4,8 @@ use std::time::Instant;
 
 use raft::eraftpb::{Entry, EntryType, Message, MessageType, Snapshot};
 
-use super::super::change;
 use super::{ApplyJob, Core, Effect, LogJob};
-use helios_storage::mutation::Mutation;
+use crate::faults;
 use helios_storage::wal::Base;
 
 /// A Ready whose messages wait for the disk.
@@ -43,7 +42,7 @@ impl Core {
         }
         for read_state in ready.take_read_states() {
             self.round_confirmed(&read_state.request_ctx);
-            let index = read_state.index - u64::from(Mutation::ReadIndexTooLow.is_on());
+            let index = faults::read_index(read_state.index);
             for waiter in self.reads.finish_round(&read_state.request_ctx) {
                 drop(waiter.send(Ok(index)));
             }
@@ -57,16 +56,11 @@ impl Core {
 
         // Votes, append responses and everything else a follower says leave only once what they
         // promise is on disk; a Ready with nothing to write still keeps its place in the order.
-        let waits_for_disk = changes_members
-            || ready.must_sync()
-                && !(Mutation::HardStateWithoutEntriesLost.is_on() && entries.is_empty() && reset.is_none());
+        let is_hard_state_only = entries.is_empty() && reset.is_none();
+        let waits_for_disk = changes_members || faults::must_sync(ready.must_sync(), is_hard_state_only);
         let mut messages = ready.take_persisted_messages();
-        self.leave_early(&mut messages);
-        if Mutation::RestoredBeforeLogReset.is_on()
-            && let Some(Base { index, .. }) = reset
-        {
-            self.effects.push(Effect::Apply(ApplyJob::Restore { index }));
-        }
+        self.effects.extend(faults::sent_before_sync(&mut messages));
+        self.effects.extend(faults::restored_before_reset(reset));
         self.in_flight.push_back(InFlight {
             number,
             waits_for_disk,
@@ -78,38 +72,12 @@ impl Core {
         if waits_for_disk {
             let hard_state = self.lazy_hard_state.take();
             self.disk_watch.began(now);
-            if Mutation::ChangeBeforeCommit.is_on() {
-                self.change_early(&entries);
-            }
+            faults::change_before_commit(&mut self.raft, &entries);
             self.effects.push(Effect::Log(LogJob::Append { number, reset, entries, hard_state }));
         }
         self.raft.advance_append(ready);
-        if Mutation::LeaderCountsItselfEarly.is_on() {
-            self.raft.persisted(number);
-        }
+        faults::count_leader_early(&mut self.raft, number);
         self.release_in_flight(None);
-    }
-
-    fn leave_early(&mut self, messages: &mut Vec<Message>) {
-        let is_early = |message: &Message| match message.get_msg_type() {
-            MessageType::MsgRequestVote | MessageType::MsgRequestVoteResponse => {
-                Mutation::VoteBeforeSync.is_on()
-            }
-            MessageType::MsgAppendResponse => Mutation::AppendAckBeforeSync.is_on(),
-            _ => false,
-        };
-        let early: Vec<Message> = messages.extract_if(.., |message| is_early(message)).collect();
-        if !early.is_empty() {
-            self.effects.push(Effect::Send(early));
-        }
-    }
-
-    fn change_early(&mut self, entries: &[Entry]) {
-        for entry in entries {
-            if let Ok(Some((_, change))) = change::decode(entry) {
-                drop(self.raft.apply_conf_change(&change));
-            }
-        }
     }
 
     /// The log is reset now; the state follows once the reset is on disk, so that a crash between

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use raft::{ProgressState, Storage};
 
 use super::{Core, Effect, LogJob, MAX_LOG_BYTES};
+use crate::faults;
 use helios_state::SnapshotMeta;
-use helios_storage::mutation::Mutation;
 use helios_storage::wal::Base;
 
 /// How long after a snapshot that failed the next is tried.
@@ -59,7 +59,7 @@ impl Core {
             return;
         }
         self.offer_snapshot(meta);
-        let floor = self.purge_floor(meta.index, now);
+        let floor = faults::purge_floor(self.purge_floor(meta.index, now), self.applied_index);
         if floor > self.raft.log().base().index
             && let Ok(term) = self.raft.log().term(floor)
         {
@@ -77,9 +77,6 @@ impl Core {
     /// What may go: below the snapshot by the trailing entries, and, up to a cap, not what a member needs that
     /// is there and behind, nor what one will need right after the snapshot that is on its way to it.
     fn purge_floor(&self, snapshot_index: u64, now: Instant) -> u64 {
-        if Mutation::PurgedBeyondSnapshot.is_on() {
-            return self.applied_index;
-        }
         let log = self.raft.log();
         // Trailing entries are few, or large and fewer.
         let trailing = snapshot_index.saturating_sub(self.settings.trailing_entries);

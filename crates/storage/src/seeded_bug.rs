@@ -1,10 +1,11 @@
-//! Seeded bugs. The simulator turns one on and must find it (docs/design/node.md, section 5, "mutation gate").
-//! Without the feature `simulation` none can be on, and the compiler drops every trace of them.
+//! Seeded bugs. The simulator turns one on and must find it (docs/design/node.md, section 5, "mutation gate"). The code
+//! reaches them through the `faults.rs` of each crate only. Without the feature `simulation` none can be on, and the
+//! compiler removes them.
 
-/// Where this program can be made wrong on purpose. Each is a mistake that a Raft store was found
+/// A bug that can be turned on. Each is one that a Raft store was found
 /// with, or that a hurried change could make.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Mutation {
+pub enum SeededBug {
     /// Votes leave before the disk has them.
     VoteBeforeSync,
     /// Append responses leave before the disk has the entries.
@@ -27,7 +28,7 @@ pub enum Mutation {
     ReadContextReused,
     /// A read round answers an index one too low.
     ReadIndexTooLow,
-    /// Whoever waits for an index is answered for whatever entry comes there.
+    /// A waiter of an index is answered whichever entry is committed there.
     ProposalTermIgnored,
     /// A proposal that a snapshot skipped is reported as never executed.
     SkippedMeansRefused,
@@ -37,7 +38,7 @@ pub enum Mutation {
     AppendsBatched,
     /// Only the last of the jobs drained together is written.
     LogJobsDropped,
-    /// A failed write or sync of the log is passed over.
+    /// A failed write or sync of the log is ignored.
     LogErrorIgnored,
     /// The log does not sync what it writes.
     LogNotSynced,
@@ -55,7 +56,7 @@ pub enum Mutation {
     PurgedBeyondSnapshot,
     /// A snapshot is not synced before the log is purged.
     SnapshotNotSynced,
-    /// A snapshot's checksum is not looked at.
+    /// The checksum of a snapshot is not verified.
     SnapshotNotVerified,
     /// The state jumps to an installed snapshot before the log has.
     RestoredBeforeLogReset,
@@ -69,13 +70,13 @@ pub enum Mutation {
     TailNotErased,
     /// A restart takes its membership from the newest snapshot, not from the state.
     MembershipFromSnapshot,
-    /// Acknowledgements count only the new voters while those of before still decide, too.
+    /// Acknowledgements count only the new voters while the old ones still decide, too.
     JointIgnoresOutgoing,
     /// A restart in the middle of a joint change takes it for done.
     JointForgotten,
     /// SET leaves the expiry of what it replaces.
     ExpiryKeptBySet,
-    /// A transaction is executed whatever its guards say.
+    /// A transaction is executed although its guards do not hold.
     GuardsIgnored,
     /// A guard that a key does not exist always holds.
     MissingKeyNotGuarded,
@@ -91,9 +92,9 @@ pub enum Mutation {
     FlushForgetsRequests,
     /// A checkpoint writes what came after a FLUSHALL and keeps what was before it.
     ClearNotCheckpointed,
-    /// A script takes effect whatever became of the keys that it looked at.
+    /// A script takes effect although keys that it read have changed.
     ScriptNotGuarded,
-    /// What a script drew by lot is drawn again when its entry is applied.
+    /// Random results of a script are drawn again when its entry is applied.
     ScriptDrawsAgain,
     /// A retry is applied like a new request.
     RetryAppliedAgain,
@@ -115,13 +116,13 @@ pub enum Mutation {
     OneVoterMayLack,
     /// An entry that ended the process is tried at every start.
     HeldTriedAgain,
-    /// An entry that ended the process is passed over, whatever the log says of it.
+    /// An entry that ended the process is skipped without a skip in the log.
     HeldPassedOver,
     /// A skip takes the entry after the one that it names, too.
     SkipTakesMore,
 }
 
-impl Mutation {
+impl SeededBug {
     #[cfg(feature = "simulation")]
     pub const ALL: [Self; 57] = [
         Self::VoteBeforeSync,
@@ -183,7 +184,7 @@ impl Mutation {
         Self::SkipTakesMore,
     ];
 
-    /// Whether this mistake is to be made, in the calling thread.
+    /// Whether this bug is on in the calling thread.
     #[cfg(feature = "simulation")]
     pub fn is_on(self) -> bool {
         ON.get() == Some(self)
@@ -194,14 +195,14 @@ impl Mutation {
         false
     }
 
-    /// Makes this mistake in the calling thread from now on, in place of any other; `None` makes none.
+    /// Turns one bug on in the calling thread, and the others off.
     #[cfg(feature = "simulation")]
-    pub fn set(mutation: Option<Self>) {
-        ON.set(mutation);
+    pub fn set(bug: Option<Self>) {
+        ON.set(bug);
     }
 }
 
 #[cfg(feature = "simulation")]
 thread_local! {
-    static ON: std::cell::Cell<Option<Mutation>> = const { std::cell::Cell::new(None) };
+    static ON: std::cell::Cell<Option<SeededBug>> = const { std::cell::Cell::new(None) };
 }
