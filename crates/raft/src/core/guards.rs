@@ -35,7 +35,11 @@ impl Core {
             if self.has_lost_entries(&message) {
                 return;
             }
-            self.note_answer(&message);
+            self.elections.record_vote(&self.raft, &message);
+            if message.get_msg_type() == MessageType::MsgAppendResponse && !message.reject {
+                let Message { from: peer, index: match_index, term, .. } = message;
+                tracing::debug!(peer, match_index, term, "log replicated to peer");
+            }
             if let Err(error) = self.raft.step(message) {
                 tracing::debug!(%error, "message not taken");
             }

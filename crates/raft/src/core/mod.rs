@@ -3,18 +3,15 @@
 //! thread runs it, and so can a simulation.
 
 mod acks;
-mod candidacy;
 mod changes;
 mod disk;
-mod early;
-mod election;
+mod elections;
 mod guards;
 mod joint;
 mod learners;
 mod lease;
 #[cfg(test)]
 mod lease_tests;
-mod observe;
 mod preference;
 mod propose;
 pub(crate) mod raft_rs;
@@ -23,6 +20,7 @@ mod room;
 mod skipping;
 mod snapshotting;
 mod space;
+mod status;
 mod survivor;
 #[cfg(test)]
 mod tests;
@@ -45,8 +43,7 @@ use super::types::*;
 use super::unappliable::Unappliable;
 use crate::faults;
 use disk::DiskWatch;
-use early::Early;
-use election::ElectionTimeout;
+use elections::Elections;
 use helios_proto::Error;
 use helios_state::SnapshotMeta;
 use learners::Learners;
@@ -97,8 +94,7 @@ pub struct Settings {
 pub struct Core {
     pub(super) raft: RaftRs,
     pub(super) settings: Settings,
-    election_timeout: ElectionTimeout,
-    early: Option<Early>,
+    elections: Elections,
     pub(super) membership: Arc<Membership>,
     proposed: Vec<Proposal>,
     parked: Vec<Proposal>,
@@ -135,17 +131,7 @@ pub struct Core {
     snapshot_not_before: Instant,
     snapshot_index: u64,
     applied_index: u64,
-    last_role: (StateRole, u64, u64),
-    /// Void while a leader is known.
-    leaderless_since: Instant,
-    /// Votes granted to this candidate; the raft crate clears its tally when the election is won.
-    votes: BTreeSet<u64>,
-    /// Whether "repeated elections without a winner" was logged since a leader was last known.
-    is_advised: bool,
-    elections: u64,
-    last_election: Option<Election>,
     learners: Learners,
-    leader_changes: u64,
     read_rounds: u64,
     /// The log lives on its reserve: what makes the state grow is refused.
     log_is_short: bool,
@@ -182,17 +168,12 @@ impl Core {
         let snapshot_index = log.base().index;
         let raft = RaftRs::new(&settings, log, applied)?;
         Ok(Self {
-            last_role: (raft.role(), raft.term(), raft.leader_id()),
-            leaderless_since: now,
-            votes: BTreeSet::new(),
-            is_advised: false,
+            elections: Elections::new(&settings, &raft, boot_nonce, now),
             raft,
             reads: Reads::new(settings.id, boot_nonce),
             lease: Lease::new(settings.lease, now),
             lease_readers: Vec::new(),
             started: now,
-            election_timeout: ElectionTimeout::new(settings.election_min, settings.election_max, boot_nonce),
-            early: None,
             disk_watch: DiskWatch::new(settings.election_min / 2, now),
             settings,
             membership,
@@ -218,10 +199,7 @@ impl Core {
             snapshot_not_before: now,
             snapshot_index,
             applied_index: applied,
-            elections: 0,
-            last_election: None,
             learners: Learners::new(),
-            leader_changes: 0,
             read_rounds: 0,
             log_is_short: false,
             short_since: now,
@@ -252,9 +230,8 @@ impl Core {
             // The raft crate cannot campaign between the reset of its log and of its state.
             self.raft.hold_election();
         }
-        self.tick_early();
-        let timeout = self.election_timeout.before_tick(self.raft.election_elapsed());
-        self.raft.set_election_timeout(timeout);
+        self.tick_failover();
+        self.elections.before_tick(&mut self.raft);
         self.raft.tick();
         self.reads.retain(|waiter| !waiter.is_closed());
     }
@@ -373,8 +350,8 @@ impl Core {
         self.propose_waiting(now);
         self.pump_reads(now);
         self.take_readies(now);
-        self.note_role(now);
-        self.advise(now);
+        self.observe_role(now);
+        self.warn_of_repeated_elections(now);
         self.watch_learners(now);
         self.leave_joint(now);
         self.leave_bad_disk(now);

@@ -43,7 +43,7 @@ impl Core {
             );
         }
         let patience = self.settings.election_max * LEADERLESS_TIMEOUTS;
-        if now.duration_since(self.leaderless_since) < patience || !self.in_flight.is_empty() {
+        if self.elections.leaderless_for(now) < patience || !self.in_flight.is_empty() {
             return refuse(
                 ErrorCode::ElectionTimeout,
                 format!("a majority counts as lost only after {patience:?} without a leader; try again"),

@@ -1,7 +1,7 @@
 //! Cores of one cluster in one thread: time, network and disks are as a test wants them.
 
 mod disk;
-mod early;
+mod fast_failover;
 mod handover;
 mod learners;
 mod lease;

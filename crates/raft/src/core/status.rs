@@ -1,19 +1,14 @@
-//! What others may know of the core, and what it tells the log when its role changes.
+//! The state of the core as others see it.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
 use helios_proto::v1::{Member, Progress};
-use raft::eraftpb::{Message, MessageType};
 use raft::{ProgressState, StateRole};
 
 use super::super::types::*;
 use super::super::{membership, transfer};
-use super::{Core, Settings};
-
-/// Longest election timeouts without a leader after which a candidate says what may help.
-const ADVICE_AFTER_TIMEOUTS: u32 = 8;
+use super::Core;
 
 impl Core {
     pub(crate) fn is_active(&self, id: u64, now: Instant) -> bool {
@@ -24,89 +19,12 @@ impl Core {
                 .is_some_and(|heard| now.duration_since(*heard) < 2 * self.settings.election_min)
     }
 
-    pub(super) fn note_role(&mut self, now: Instant) {
-        let raft = &self.raft;
-        let current = (raft.role(), raft.term(), raft.leader_id());
-        let (old_state, old_term, old_leader) = self.last_role;
-        if current == self.last_role {
-            return;
-        }
-        self.last_role = current;
-        let (state, term, leader_id) = current;
-        self.note_candidacy(old_state, old_term, now);
-        if state != old_state || term != old_term {
-            self.reads.give_up_round();
-            self.raft.log_mut().forget_unfinished();
-            match state {
-                StateRole::Candidate | StateRole::PreCandidate => {
-                    self.elections += u64::from(state == StateRole::Candidate);
-                    self.votes = BTreeSet::from([self.settings.id]);
-                    tracing::info!(term, ?state, "starting election");
-                }
-                StateRole::Leader => {
-                    let votes = std::mem::take(&mut self.votes).len().max(1);
-                    tracing::info!(term, votes, node = %self.own_name(), "Became leader: won election, entering leader state");
-                }
-                StateRole::Follower if old_state != StateRole::Follower => {
-                    tracing::info!(term, "entering follower state");
-                }
-                StateRole::Follower => {}
-            }
-        }
-        if leader_id != old_leader && leader_id != 0 {
-            self.leader_changes += 1;
-            self.is_advised = false;
-            tracing::info!(term, leader = %self.leader_name(), "leader known");
-        } else if leader_id == 0 && old_leader != 0 {
-            self.leaderless_since = now;
-            tracing::info!(term, "no leader known");
-        }
-    }
-
     pub(crate) fn leader(&self) -> Option<&Member> {
         membership::member(&self.membership, self.raft.leader_id())
     }
 
     pub(super) fn leader_name(&self) -> String {
         self.leader().map(|leader| leader.name.clone()).unwrap_or_default()
-    }
-
-    pub(super) fn note_answer(&mut self, message: &Message) {
-        let raft = &self.raft;
-        match message.get_msg_type() {
-            MessageType::MsgRequestVoteResponse
-                if raft.role() == StateRole::Candidate && message.term == raft.term() && !message.reject =>
-            {
-                self.votes.insert(message.from);
-            }
-            MessageType::MsgAppendResponse if !message.reject => {
-                let peer = message.from;
-                tracing::debug!(
-                    peer,
-                    match_index = message.index,
-                    term = message.term,
-                    "log replicated to peer"
-                );
-            }
-            _ => {}
-        }
-    }
-
-    /// Elections that go on without a winner are told of once, with what most often helps.
-    pub(super) fn advise(&mut self, now: Instant) {
-        let Settings { election_min, election_max, .. } = self.settings;
-        let is_standing = self.raft.is_candidate();
-        let leaderless = now.duration_since(self.leaderless_since);
-        if self.is_advised || !is_standing || leaderless < ADVICE_AFTER_TIMEOUTS * election_max {
-            return;
-        }
-        self.is_advised = true;
-        tracing::warn!(
-            ?leaderless,
-            "repeated elections without a winner: check that most members run and reach each other; if they do and \
-             are slow to answer, raise raft.election_timeout on all members, for instance to 1s (now from {election_min:?} \
-             to {election_max:?})"
-        );
     }
 
     pub(super) fn own_name(&self) -> String {
@@ -137,12 +55,12 @@ impl Core {
             membership: Arc::clone(&self.membership),
             progress,
             durable: self.durable(now),
-            elections: self.elections,
-            last_election: self.last_election,
+            elections: self.elections.started(),
+            last_election: self.elections.last(),
             may_lead,
             transfer_target: self.transfer.as_ref().map(|transfer| transfer.target),
             stale_learners: self.stale_learners(now),
-            leader_changes: self.leader_changes,
+            leader_changes: self.elections.leader_changes(),
             pending_proposals: self.proposals.len() as u64,
             read_rounds: self.read_rounds,
             lease_reads: self.lease_reads,

@@ -9,21 +9,28 @@ use std::time::Instant;
 
 use raft::StateRole;
 
-use super::super::membership;
-use super::{Core, ticks};
+use super::super::{Core, ticks};
+use crate::membership;
 
 /// A leader that was lost, and the campaign for its place.
-pub(super) struct Early {
+pub(super) struct FastFailover {
     leader: u64,
-    /// Its term; void in any other.
+    /// Term of that leader; void in any other.
     term: u64,
-    /// How many ticks from now to campaign; 0: done.
+    /// Ticks until the campaign; 0: it took place.
     ticks: usize,
+}
+
+impl FastFailover {
+    /// Whether the leader of `term` was lost and this member campaigned for its place.
+    pub fn has_campaigned(&self, term: u64) -> bool {
+        self.term == term && self.ticks == 0
+    }
 }
 
 impl Core {
     /// The connection from member `id` ended, and no newer one is there.
-    pub(super) fn link_lost(&mut self, id: u64, now: Instant) {
+    pub(in super::super) fn link_lost(&mut self, id: u64, now: Instant) {
         let is_promised = self.settings.lease.is_some() || now < self.started + self.settings.election_min;
         let raft = &mut self.raft;
         if raft.role() != StateRole::Follower || raft.leader_id() != id || is_promised {
@@ -33,38 +40,34 @@ impl Core {
         let Some(rank) = others.position(|voter| voter == self.settings.id) else { return };
         tracing::info!(leader = id, term = raft.term(), "the connection from the leader ended");
         raft.forget_leader();
-        // One tick for the others to notice, too. Two who campaign at once may split the vote, which
+        // One tick for the others to notice, too. Two that campaign at once may split the vote, which
         // costs the timeout that this is to save: the next one leaves time for a vote.
         let spread = ticks(self.settings.heartbeat / 2);
-        self.early = Some(Early { leader: id, term: raft.term(), ticks: 1 + rank * spread });
+        let failover = FastFailover { leader: id, term: raft.term(), ticks: 1 + rank * spread };
+        self.elections.failover = Some(failover);
     }
 
-    /// The same process is connected again: it was the link that broke, and whoever loses its own in a
-    /// moment must not find two who know no leader.
-    pub(super) fn link_found(&mut self, id: u64) {
+    /// The same process is connected again: only the link broke. A member that loses its own link in a moment
+    /// must not find two that know no leader.
+    pub(in super::super) fn link_found(&mut self, id: u64) {
         let raft = &mut self.raft;
-        let is_lost = self.early.take_if(|early| early.leader == id && early.term == raft.term()).is_some();
+        let is_of_link = |lost: &mut FastFailover| lost.leader == id && lost.term == raft.term();
+        let is_lost = self.elections.failover.take_if(is_of_link).is_some();
         let may_follow = matches!(raft.role(), StateRole::Follower | StateRole::PreCandidate);
         if is_lost && may_follow && !raft.has_leader() {
             raft.follow_again(id);
         }
     }
 
-    /// Whether the leader of `term` was lost and this member campaigned for its place at once.
-    pub(super) fn is_early_campaign(&self, term: u64) -> bool {
-        self.early.as_ref().is_some_and(|early| early.term == term && early.ticks == 0)
-    }
-
-    /// To be called at each tick.
-    pub(super) fn tick_early(&mut self) {
-        let Some(early) = &mut self.early else { return };
-        if early.ticks == 0 {
+    /// Counts a tick, and campaigns when it is due.
+    pub(in super::super) fn tick_failover(&mut self) {
+        let Some(failover) = self.elections.failover.as_mut().filter(|failover| failover.ticks > 0) else {
             return;
-        }
-        early.ticks -= 1;
+        };
+        failover.ticks -= 1;
         let raft = &self.raft;
         let is_leaderless = raft.role() == StateRole::Follower && !raft.has_leader();
-        if early.ticks > 0 || !is_leaderless || raft.term() != early.term || self.restoring {
+        if failover.ticks > 0 || !is_leaderless || raft.term() != failover.term || self.restoring {
             return;
         }
         tracing::info!(term = raft.term(), "campaigning without waiting for the election timeout");

@@ -6,6 +6,8 @@ use std::time::Duration;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
+use super::super::ticks;
+
 pub(super) struct ElectionTimeout {
     random: SmallRng,
     /// Ticks: from the first to before the second.
@@ -15,7 +17,7 @@ pub(super) struct ElectionTimeout {
 
 impl ElectionTimeout {
     pub fn new(min: Duration, max: Duration, seed: u64) -> Self {
-        let range = (super::ticks(min), super::ticks(max).max(super::ticks(min) + 1));
+        let range = (ticks(min), ticks(max).max(ticks(min) + 1));
         Self { random: SmallRng::seed_from_u64(seed), range, current: range.0 }
     }
 
@@ -48,12 +50,9 @@ mod tests {
     }
 
     #[test]
-    fn each_attempt_waits_anew_and_two_that_start_together_do_not_stand_together() {
+    fn timeouts_differ_between_attempts_and_between_members() {
         const ATTEMPTS: usize = 200;
-        let (min, max) = (
-            super::super::ticks(Duration::from_millis(300)),
-            super::super::ticks(Duration::from_millis(600)),
-        );
+        let (min, max) = (ticks(Duration::from_millis(300)), ticks(Duration::from_millis(600)));
         let (one, other) = (drawn(1, ATTEMPTS), drawn(2, ATTEMPTS));
         assert!(one.iter().chain(&other).all(|ticks| (min..max).contains(ticks)));
         assert_eq!(one, drawn(1, ATTEMPTS), "a seed is not repeated");
