@@ -19,7 +19,6 @@ mod log_writer;
 pub mod membership;
 pub mod metrics;
 mod proposals;
-mod reads;
 mod recovery;
 #[allow(clippy::disallowed_methods, reason = "starts the threads; draws the nonce of this start")]
 mod runtime;
@@ -28,7 +27,6 @@ pub mod simulation;
 mod snapshots;
 pub mod suspects;
 pub mod trace;
-mod transfer;
 mod types;
 mod unappliable;
 #[allow(clippy::disallowed_methods, reason = "measures, and checkpoints by the clock")]

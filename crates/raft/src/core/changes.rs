@@ -64,7 +64,7 @@ impl Core {
         membership::check_token(&self.membership, expected.fencing_token)?;
         membership::check_index(&self.membership, expected.index)?;
         let is_changing = self.raft.has_pending_change() || membership::is_joint(&self.membership);
-        if is_changing || self.transfer.is_some() {
+        if is_changing || self.leadership.is_transferring() {
             return Err(Error::new(
                 ErrorCode::MembershipChangeInProgress,
                 "another membership change or transfer is under way; try again when it is done",

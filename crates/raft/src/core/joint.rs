@@ -6,16 +6,14 @@
 
 use std::time::Instant;
 
-use tokio::sync::oneshot;
-
 use super::super::change::Change;
-use super::super::{membership, transfer};
+use super::super::membership;
 use super::Core;
 
 impl Core {
     pub(super) fn leave_joint(&mut self, now: Instant) {
         let raft = &self.raft;
-        let is_moved = self.transfer.is_some() || raft.is_transferring();
+        let is_moved = self.leadership.is_transferring() || raft.is_transferring();
         let is_due = raft.is_leader() && membership::is_joint(&self.membership);
         if !is_due || is_moved || raft.has_pending_change() {
             return;
@@ -25,8 +23,7 @@ impl Core {
             drop(self.propose_change(&Change::LeaveJoint.fenced(0)));
         } else if now >= self.give_way_at {
             self.give_way_at = now + self.settings.election_min;
-            let (waiter, _) = oneshot::channel();
-            transfer::start(self, None, now, self.settings.election_max, waiter);
+            self.hand_over_to_any(now);
         }
     }
 }

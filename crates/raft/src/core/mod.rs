@@ -4,17 +4,16 @@
 
 mod acks;
 mod changes;
-mod disk;
 mod elections;
 mod guards;
 mod joint;
+mod leadership;
 mod learners;
-mod lease;
 #[cfg(test)]
 mod lease_tests;
-mod preference;
 mod propose;
 pub(crate) mod raft_rs;
+mod reads;
 mod ready;
 mod room;
 mod skipping;
@@ -25,35 +24,31 @@ mod survivor;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use helios_proto::v1::{ErrorCode, Membership};
+use helios_proto::v1::Membership;
+use raft::SnapshotStatus;
 use raft::eraftpb::{HardState, Snapshot, SnapshotMetadata};
-use raft::{SnapshotStatus, StateRole};
 
 use super::format::{self, Formats};
 use super::log::Log;
 use super::membership;
 use super::proposals::Proposals;
-use super::reads::Reads;
-use super::transfer::{self, Transfer};
 use super::types::*;
 use super::unappliable::Unappliable;
 use crate::faults;
-use disk::DiskWatch;
 use elections::Elections;
-use helios_proto::Error;
 use helios_state::SnapshotMeta;
+use leadership::Leadership;
 use learners::Learners;
-use lease::Lease;
-use preference::Preference;
 use raft_rs::RaftRs;
+use reads::Reads;
 use ready::InFlight;
 use room::Allowance;
 
-pub use lease::{MAX_TICKS_PER_TURN, longest as longest_lease};
+pub use reads::{MAX_TICKS_PER_TURN, longest_lease};
 pub use room::LONGEST_WAIT;
 pub use snapshotting::MAX_HELD_BYTES;
 
@@ -92,19 +87,15 @@ pub struct Settings {
 }
 
 pub struct Core {
-    pub(super) raft: RaftRs,
-    pub(super) settings: Settings,
+    raft: RaftRs,
+    settings: Settings,
     elections: Elections,
-    pub(super) membership: Arc<Membership>,
+    membership: Arc<Membership>,
     proposed: Vec<Proposal>,
     parked: Vec<Proposal>,
     proposals: Proposals,
-    reads: Reads<ReadWaiter>,
-    pub(super) lease: Lease,
-    /// Readers whom a lease would do; none between two drains.
-    lease_readers: Vec<ReadWaiter>,
+    reads: Reads,
     started: Instant,
-    pub(super) transfer: Option<Transfer>,
     in_flight: VecDeque<InFlight>,
     /// A commit index that needs no fsync of its own; goes with the next job.
     lazy_hard_state: Option<HardState>,
@@ -132,22 +123,14 @@ pub struct Core {
     snapshot_index: u64,
     applied_index: u64,
     learners: Learners,
-    read_rounds: u64,
     /// The log lives on its reserve: what makes the state grow is refused.
     log_is_short: bool,
     short_since: Instant,
-    disk_watch: DiskWatch,
-    /// Members whose log lives on its reserve, or is written slowly.
-    bad_disks: BTreeSet<u64>,
+    leadership: Leadership,
     formats: Formats,
-    preference: Preference,
-    /// After leadership was given up for the disk's sake.
-    stay_until: Instant,
-    disk_transfers: u64,
     snapshot_failures: u64,
     /// When to try again to find a leader among those who stay.
     give_way_at: Instant,
-    lease_reads: u64,
     /// The apply thread holds it back, and all after it.
     unappliable: Option<Unappliable>,
     skipped_entries: u64,
@@ -170,17 +153,14 @@ impl Core {
         Ok(Self {
             elections: Elections::new(&settings, &raft, boot_nonce, now),
             raft,
-            reads: Reads::new(settings.id, boot_nonce),
-            lease: Lease::new(settings.lease, now),
-            lease_readers: Vec::new(),
+            reads: Reads::new(&settings, boot_nonce, now),
             started: now,
-            disk_watch: DiskWatch::new(settings.election_min / 2, now),
+            leadership: Leadership::new(&settings, now),
             settings,
             membership,
             proposed: Vec::new(),
             parked: Vec::new(),
             proposals: Proposals::default(),
-            transfer: None,
             in_flight: VecDeque::new(),
             lazy_hard_state: None,
             applying_bytes: 0,
@@ -200,17 +180,11 @@ impl Core {
             snapshot_index,
             applied_index: applied,
             learners: Learners::new(),
-            read_rounds: 0,
             log_is_short: false,
             short_since: now,
-            bad_disks: BTreeSet::new(),
             formats: Formats::new(format::FORMAT),
-            preference: Preference::new(now),
-            stay_until: now,
-            disk_transfers: 0,
             snapshot_failures: 0,
             give_way_at: now,
-            lease_reads: 0,
             unappliable: None,
             skipped_entries: 0,
             last_skipped: 0,
@@ -233,7 +207,7 @@ impl Core {
         self.tick_failover();
         self.elections.before_tick(&mut self.raft);
         self.raft.tick();
-        self.reads.retain(|waiter| !waiter.is_closed());
+        self.reads.drop_closed();
     }
 
     pub fn handle(&mut self, input: Input, now: Instant) {
@@ -242,9 +216,9 @@ impl Core {
             Input::Propose(proposals) => self.proposed.extend(proposals),
             Input::Read(waiter) => {
                 let waiter = faults::waits_for_round(waiter, self.applied_index);
-                waiter.into_iter().for_each(|waiter| self.await_round(waiter));
+                waiter.into_iter().for_each(|waiter| self.reads.await_round(waiter));
             }
-            Input::LeaseRead(waiter) => self.await_lease(waiter),
+            Input::LeaseRead(waiter) => self.reads.await_lease(waiter),
             Input::Change { request, expected, waiter } => {
                 if let Err((error, waiter)) = self.change(request, expected, waiter, now) {
                     drop(waiter.send(Err(error)));
@@ -252,7 +226,7 @@ impl Core {
             }
             Input::Transfer { target, timeout, fencing_token, waiter } => {
                 match membership::check_token(&self.membership, fencing_token) {
-                    Ok(()) => transfer::start(self, target, now, timeout, waiter),
+                    Ok(()) => self.start_transfer(target, now, timeout, waiter),
                     Err(error) => drop(waiter.send(Err(error))),
                 }
             }
@@ -261,10 +235,9 @@ impl Core {
             }
             Input::LinkLost(id) => self.link_lost(id, now),
             Input::LinkFound(id) => self.link_found(id),
-            Input::PeerDisk { id, is_bad: true } => drop(self.bad_disks.insert(id)),
-            Input::PeerDisk { id, is_bad: false } => drop(self.bad_disks.remove(&id)),
+            Input::PeerDisk { id, is_bad } => self.leadership.set_peer_disk(id, is_bad),
             Input::PeerFormat { id, format } => self.formats.heard(id, format),
-            Input::PeerPriority { id, priority } => self.preference.heard(id, priority),
+            Input::PeerPriority { id, priority } => self.leadership.set_peer_priority(id, priority),
             Input::Unreachable(id) => self.raft.report_unreachable(id),
             Input::SnapshotSent { to, ok } => {
                 if ok {
@@ -286,15 +259,6 @@ impl Core {
         }
     }
 
-    fn await_round(&mut self, waiter: ReadWaiter) {
-        if let Err(waiter) = self.reads.push(waiter) {
-            drop(waiter.send(Err(Error::new(
-                ErrorCode::Overloaded,
-                "too many reads are waiting for this member; try again",
-            ))));
-        }
-    }
-
     pub fn on_done(&mut self, done: Done, now: Instant) {
         match done {
             Done::Persisted(number) => self.persisted(number, now),
@@ -304,7 +268,7 @@ impl Core {
                 self.applied_index = applied.index;
                 self.note_skipped(&applied);
                 if !applied.conf_changes.is_empty() {
-                    self.lease.revoke(now);
+                    self.reads.revoke_lease(now);
                 }
                 for conf_change in &applied.conf_changes {
                     self.raft.step_down_if_removed(conf_change);
@@ -348,17 +312,17 @@ impl Core {
     /// Runs everything that has become possible and answers what is to be done outside.
     pub fn drain(&mut self, now: Instant) -> Vec<Effect> {
         self.propose_waiting(now);
-        self.pump_reads(now);
+        self.serve_reads(now);
         self.take_readies(now);
         self.observe_role(now);
         self.warn_of_repeated_elections(now);
         self.watch_learners(now);
         self.leave_joint(now);
         self.leave_bad_disk(now);
-        self.give_way_to_preferred(now);
-        transfer::ask_again(self, now);
-        transfer::settle(self, now);
-        if self.transfer.is_none() && !self.parked.is_empty() {
+        self.hand_over_to_priority(now);
+        self.retry_transfer(now);
+        self.settle_transfer(now);
+        if !self.leadership.is_transferring() && !self.parked.is_empty() {
             self.propose_waiting(now);
             self.take_readies(now);
         }
@@ -374,23 +338,6 @@ impl Core {
     fn take_readies(&mut self, now: Instant) {
         while self.in_flight.len() < MAX_IN_FLIGHT && self.raft.has_ready() {
             self.on_ready(now);
-        }
-    }
-
-    fn pump_reads(&mut self, now: Instant) {
-        self.serve_lease_reads(now);
-        if self.reads.round_older_than(self.settings.election_min, now) {
-            self.reads.give_up_round();
-        }
-        // A leader answers only after an entry of its own term is committed (Raft thesis, 6.4).
-        let possible = match self.raft.role() {
-            StateRole::Leader => self.raft.has_committed_in_term(),
-            StateRole::Follower => self.raft.has_leader(),
-            _ => false,
-        };
-        if possible && let Some(context) = self.reads.start_round(now) {
-            self.read_rounds += 1;
-            self.raft.read_index(context.to_vec());
         }
     }
 }

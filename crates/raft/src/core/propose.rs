@@ -16,7 +16,7 @@ const MAX_PARKED: usize = 8_192;
 
 impl Core {
     pub(super) fn propose_waiting(&mut self, now: Instant) {
-        if self.transfer.is_none() && !self.parked.is_empty() {
+        if !self.leadership.is_transferring() && !self.parked.is_empty() {
             let mut parked = std::mem::take(&mut self.parked);
             parked.append(&mut self.proposed);
             self.proposed = parked;
@@ -30,7 +30,7 @@ impl Core {
         }
         // Before what refuses writes because too much waits: that ends with the skip only.
         proposals = self.refuse_but_skip(proposals);
-        if self.transfer.is_some() || self.raft.is_transferring() {
+        if self.leadership.is_transferring() || self.raft.is_transferring() {
             let room = MAX_PARKED.saturating_sub(self.parked.len()).min(proposals.len());
             let excess = proposals.split_off(room);
             self.parked.extend(proposals);

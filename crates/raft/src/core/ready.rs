@@ -40,13 +40,7 @@ impl Core {
             self.raft.log_mut().set_hard_state(hard_state.clone());
             self.lazy_hard_state = Some(hard_state.clone());
         }
-        for read_state in ready.take_read_states() {
-            self.round_confirmed(&read_state.request_ctx);
-            let index = faults::read_index(read_state.index);
-            for waiter in self.reads.finish_round(&read_state.request_ctx) {
-                drop(waiter.send(Ok(index)));
-            }
-        }
+        self.confirm_rounds(ready.take_read_states());
         let mut committed = ready.take_committed_entries();
         // Whoever acts upon a membership must find it again after a crash: a member that forgot that a
         // change is committed would count another majority than the rest, who may have lost a disk since.
@@ -71,7 +65,7 @@ impl Core {
         self.take_committed(committed);
         if waits_for_disk {
             let hard_state = self.lazy_hard_state.take();
-            self.disk_watch.began(now);
+            self.leadership.write_began(now);
             faults::change_before_commit(&mut self.raft, &entries);
             self.effects.push(Effect::Log(LogJob::Append { number, reset, entries, hard_state }));
         }
@@ -101,7 +95,7 @@ impl Core {
     pub(super) fn persisted(&mut self, number: u64, now: Instant) {
         self.release_in_flight(Some(number));
         let is_busy = self.in_flight.iter().any(|job| job.waits_for_disk);
-        self.disk_watch.ended(is_busy, now);
+        self.leadership.write_ended(is_busy, now);
     }
 
     /// Lets go of everything up to `persisted`, and of what after it has no disk to wait for.

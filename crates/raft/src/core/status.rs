@@ -6,8 +6,8 @@ use std::time::Instant;
 use helios_proto::v1::{Member, Progress};
 use raft::{ProgressState, StateRole};
 
+use super::super::membership;
 use super::super::types::*;
-use super::super::{membership, transfer};
 use super::Core;
 
 impl Core {
@@ -58,29 +58,20 @@ impl Core {
             elections: self.elections.started(),
             last_election: self.elections.last(),
             may_lead,
-            transfer_target: self.transfer.as_ref().map(|transfer| transfer.target),
+            transfer_target: self.leadership.transfer_target(),
             stale_learners: self.stale_learners(now),
             leader_changes: self.elections.leader_changes(),
             pending_proposals: self.proposals.len() as u64,
-            read_rounds: self.read_rounds,
-            lease_reads: self.lease_reads,
+            read_rounds: self.reads.rounds_started(),
+            lease_reads: self.reads.lease_reads(),
             snapshot_failures: self.snapshot_failures,
-            disk_transfers: self.disk_transfers,
+            disk_transfers: self.leadership.disk_transfers(),
             lowest_format: self.formats.lowest(&self.membership, self.settings.id),
             disk_is_bad: self.disk_is_bad(),
             unappliable: self.unappliable.clone(),
             skipped_entries: self.skipped_entries,
             last_skipped: self.last_skipped,
         }
-    }
-
-    fn successors(&self, now: Instant) -> Vec<u64> {
-        let mut found: Vec<u64> = transfer::candidates(self, now)
-            .map(|(id, _)| id)
-            .filter(|id| !self.bad_disks.contains(id))
-            .collect();
-        found.sort_unstable();
-        found
     }
 
     /// Whether this leader knows of a change of members that is not over.

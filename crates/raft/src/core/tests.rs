@@ -6,7 +6,8 @@ mod room;
 mod rules;
 mod skipping;
 
-use helios_proto::v1::{Member, Reply};
+use helios_proto::Error;
+use helios_proto::v1::{ErrorCode, Member, Reply};
 use raft::eraftpb::{ConfState, Entry, Message, MessageType};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};

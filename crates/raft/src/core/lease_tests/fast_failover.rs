@@ -1,6 +1,6 @@
 //! The connection from the leader ends.
 
-use super::super::lease::longest;
+use super::super::longest_lease;
 use super::*;
 
 /// Longer than all early campaigns together, shorter than any election timeout.
@@ -98,7 +98,7 @@ fn who_hears_the_leader_again_in_time_does_not_campaign() {
 
 #[test]
 fn where_leases_are_on_everyone_waits_out_the_election_timeout() {
-    let (mut net, leader, followers) = settled(Some(longest(ELECTION_MIN)));
+    let (mut net, leader, followers) = settled(Some(longest_lease(ELECTION_MIN)));
     net.isolate(leader);
     followers.iter().for_each(|id| net.handle(*id, Input::LinkLost(leader)));
     net.advance(SOON);

@@ -1,12 +1,12 @@
 //! Each rule of the lease can be broken, and then a test here fails.
 
-use super::super::lease::longest;
+use super::super::longest_lease;
 use super::*;
 
 const MS: Duration = Duration::from_millis(1);
 
 fn length() -> Duration {
-    longest(ELECTION_MIN)
+    longest_lease(ELECTION_MIN)
 }
 
 fn with_lease() -> (Net, u64) {
@@ -24,11 +24,11 @@ fn renew(net: &mut Net, leader: u64) {
 
 /// Whether a read is answered without a word to anyone.
 fn is_served_alone(net: &mut Net, leader: u64) -> bool {
-    let before = net.core(leader).read_rounds;
+    let before = net.core(leader).reads.rounds_started();
     let mut read = net.lease_read(leader);
     let sent = net.drain(leader);
     let served = read.try_recv().is_ok();
-    assert!(!served || (sent.is_empty() && net.core(leader).read_rounds == before));
+    assert!(!served || (sent.is_empty() && net.core(leader).reads.rounds_started() == before));
     net.deliver(sent);
     net.settle();
     served
@@ -37,7 +37,7 @@ fn is_served_alone(net: &mut Net, leader: u64) -> bool {
 #[test]
 fn the_length_leaves_room_for_ticks_drift_and_a_margin() {
     assert_eq!(length(), Duration::from_micros(249_740));
-    assert_eq!(longest(Duration::from_millis(50)), Duration::ZERO);
+    assert_eq!(longest_lease(Duration::from_millis(50)), Duration::ZERO);
 }
 
 #[test]

@@ -1,16 +1,18 @@
 //! Cores of one cluster in one thread: time, network and disks are as a test wants them.
 
-mod disk;
 mod fast_failover;
 mod handover;
 mod learners;
 mod lease;
-mod preference;
+mod priority;
+mod slow_disk;
 mod stability;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use helios_proto::Error;
 use helios_proto::v1::{Member, Reply};
+use raft::StateRole;
 use raft::eraftpb::{Entry, Message, MessageType};
 use tokio::sync::oneshot;
 

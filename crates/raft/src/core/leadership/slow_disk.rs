@@ -2,23 +2,20 @@
 
 use std::time::{Duration, Instant};
 
-use super::super::transfer;
-use super::Core;
+use super::{Core, TIMEOUT};
 
 /// Bad seconds in a row that cost a leader its place.
 const PATIENCE_SECONDS: u32 = 3;
-/// How long a member that gave up leadership keeps it should it come back: where disks are bad by turns,
+/// Time for which a member that gave up leadership keeps it should it come back: where disks are bad by turns,
 /// leadership does not go back and forth.
 const STAY: Duration = Duration::from_secs(300);
-/// How long the one who takes over has.
-const TRANSFER_TIMEOUT: Duration = Duration::from_secs(2);
 const SECOND: Duration = Duration::from_secs(1);
 
-/// How long the log's writes take. Judged once a second.
+/// Duration of the log's writes, judged once a second.
 pub(super) struct DiskWatch {
     /// A write that takes longer is slow.
     limit: Duration,
-    /// Since when the writer has been at its present write.
+    /// Begin of the write under way.
     busy_since: Option<Instant>,
     second_ends: Instant,
     writes: u64,
@@ -57,42 +54,40 @@ impl DiskWatch {
         self.bad_seconds >= PATIENCE_SECONDS
     }
 
-    /// Whether it was so in the last second: others should not choose it for their own disk's sake.
+    /// Whether the last second was slow: others should not choose this member for their own disk's sake.
     pub fn is_strained(&self) -> bool {
         self.bad_seconds > 0
     }
 }
 
 impl Core {
-    pub(super) fn disk_is_bad(&self) -> bool {
-        self.log_is_short || self.disk_watch.is_strained() || self.unappliable.is_some()
+    /// Whether other members should not choose this one as leader, for its disk or an entry that it cannot apply.
+    pub(in crate::core) fn disk_is_bad(&self) -> bool {
+        self.log_is_short || self.leadership.disk_watch.is_strained() || self.unappliable.is_some()
     }
 
-    pub(super) fn leave_bad_disk(&mut self, now: Instant) {
-        let is_slow = self.disk_watch.is_slow(now);
+    pub(in crate::core) fn leave_bad_disk(&mut self, now: Instant) {
+        let is_slow = self.leadership.disk_watch.is_slow(now);
         let is_full = self.log_is_short && now.duration_since(self.short_since) >= PATIENCE_SECONDS * SECOND;
         let may_leave = self.raft.is_leader()
-            && self.transfer.is_none()
+            && !self.leadership.is_transferring()
             && !self.raft.has_pending_change()
-            && now >= self.stay_until;
-        // One that the others can apply: what runs here is at fault, not the entry.
+            && now >= self.leadership.stay_until;
+        // One that the others can apply: this process is at fault, not the entry.
         let is_held = self.unappliable.is_some();
         if !may_leave || !(is_slow || is_full || is_held) {
             return;
         }
-        let better = transfer::candidates(self, now).filter(|(id, _)| !self.bad_disks.contains(id));
-        let Some((target, _)) = better.max_by_key(|(_, matched)| *matched) else { return };
+        let Some((target, _)) = self.good_candidates(now).max_by_key(|(_, matched)| *matched) else { return };
         let reason = match (is_full, is_slow) {
             (true, _) => "the disk here is full",
             (_, true) => "the disk here is slow",
             _ => "an entry of the log cannot be applied here",
         };
         tracing::warn!("{reason}, so another member is to lead");
-        self.stay_until = now + STAY;
-        self.disk_transfers += 1;
-        // Nobody waits for the outcome; it shows in who leads.
-        let (waiter, _) = tokio::sync::oneshot::channel();
-        transfer::start(self, Some(target), now, TRANSFER_TIMEOUT, waiter);
+        self.leadership.stay_until = now + STAY;
+        self.leadership.disk_transfers += 1;
+        self.hand_over(Some(target), now, TIMEOUT);
     }
 }
 
@@ -114,7 +109,7 @@ mod tests {
             Self { watch: DiskWatch::new(LIMIT, now), now }
         }
 
-        /// Writes of `took` each, one after another, for `time`; answers whether the disk was ever slow.
+        /// Writes of `took` each, one after another, for `time`; returns whether the disk was ever slow.
         fn write(&mut self, took: Duration, time: Duration) -> bool {
             let end = self.now + time;
             let mut was_slow = false;
@@ -129,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_that_is_slow_for_three_seconds_is_slow_and_gets_well() {
+    fn disk_is_slow_after_three_slow_seconds_and_recovers() {
         let mut rig = Rig::new();
         assert!(!rig.write(10 * MS, 10 * SECOND));
         assert!(!rig.write(200 * MS, 2 * SECOND), "two seconds are no reason yet");
@@ -139,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn one_slow_write_in_a_thousand_is_none_and_one_in_twenty_is() {
+    fn disk_is_slow_at_one_slow_write_in_twenty_and_not_in_a_thousand() {
         let mut rig = Rig::new();
         for _ in 0..10 {
             assert!(!rig.write(MS, 1_000 * MS) && !rig.write(200 * MS, MS));
@@ -150,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_that_hangs_counts_before_it_ends_and_nothing_to_write_does_not() {
+    fn write_that_hangs_counts_before_it_ends_and_an_idle_disk_does_not() {
         let mut rig = Rig::new();
         rig.watch.began(rig.now);
         let mut seconds = 0;
@@ -168,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn waiting_behind_other_writes_is_not_the_disks_fault() {
+    fn time_behind_other_writes_does_not_make_a_disk_slow() {
         let mut rig = Rig::new();
         for _ in 0..500 {
             rig.watch.began(rig.now);

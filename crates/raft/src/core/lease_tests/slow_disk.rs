@@ -46,7 +46,7 @@ fn a_leader_with_a_slow_disk_hands_over_once_and_nobody_waits_for_an_election() 
         net.core(leaders[1]).status(now)
     };
     assert_eq!(status.term, term + 1, "more than the one election of the transfer");
-    assert_eq!(net.core(first).disk_transfers, 1);
+    assert_eq!(net.core(first).leadership.disk_transfers(), 1);
 }
 
 #[test]
@@ -57,7 +57,7 @@ fn where_every_disk_is_slow_leadership_stays() {
         net.sync_time.insert(id, 200 * MS);
     }
     assert_eq!(write_for(&mut net, Duration::from_secs(120)), [first]);
-    assert_eq!(net.core(first).disk_transfers, 0);
+    assert_eq!(net.core(first).leadership.disk_transfers(), 0);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::faults;
 /// Readers that may wait for a round at once; more are refused as overload.
 const MAX_WAITING: usize = 65_536;
 
-pub struct Reads<W> {
+pub struct ReadRounds<W> {
     prefix: [u8; 16],
     counter: u64,
     waiting: Vec<W>,
@@ -23,7 +23,7 @@ struct Round<W> {
     started: Instant,
 }
 
-impl<W> Reads<W> {
+impl<W> ReadRounds<W> {
     /// `boot_nonce` differs at every start of the process.
     pub fn new(member_id: u64, boot_nonce: u64) -> Self {
         let mut prefix = [0; 16];
@@ -41,7 +41,7 @@ impl<W> Reads<W> {
         Ok(())
     }
 
-    /// Starts a round when readers wait and none is under way; answers its context.
+    /// Starts a round when readers wait and none is under way; returns its context.
     pub fn start_round(&mut self, now: Instant) -> Option<[u8; 24]> {
         if self.waiting.is_empty() || self.round.is_some() {
             return None;
@@ -79,7 +79,7 @@ impl<W> Reads<W> {
         self.round.as_ref().is_some_and(|round| now.duration_since(round.started) > age)
     }
 
-    /// Drops waiters nobody listens to any more.
+    /// Drops the waiters that `keep` is false for.
     pub fn retain(&mut self, keep: impl Fn(&W) -> bool) {
         self.waiting.retain(&keep);
         if let Some(round) = &mut self.round {
@@ -100,7 +100,7 @@ mod tests {
     #[test]
     fn one_round_serves_all_who_wait_and_later_readers_wait_for_the_next() {
         let now = Instant::now();
-        let mut reads = Reads::new(1, 42);
+        let mut reads = ReadRounds::new(1, 42);
         reads.push('a').unwrap();
         reads.push('b').unwrap();
         let first = reads.start_round(now).unwrap();
@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn a_round_given_up_never_answers_and_its_context_is_never_used_again() {
         let now = Instant::now();
-        let mut reads = Reads::new(1, 42);
+        let mut reads = ReadRounds::new(1, 42);
         reads.push('a').unwrap();
         let first = reads.start_round(now).unwrap();
         reads.push('b').unwrap();
@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn contexts_differ_between_boots_and_members() {
         let context = |member, nonce| {
-            let mut reads = Reads::new(member, nonce);
+            let mut reads = ReadRounds::new(member, nonce);
             reads.push(()).unwrap();
             reads.start_round(Instant::now()).unwrap()
         };

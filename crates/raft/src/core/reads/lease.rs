@@ -9,9 +9,7 @@
 
 use std::time::{Duration, Instant};
 
-use raft::eraftpb::{Message, MessageType};
-
-use super::{Core, ReadWaiter, TICK};
+use super::super::TICK;
 
 /// Ticks that the driver makes up for after a pause. A process that was stopped for seconds must not
 /// campaign before it has read what its peers said meanwhile. A voter that was held up may count so
@@ -50,7 +48,7 @@ impl Lease {
     }
 
     /// A majority has answered the round that was about to be sent at `sent`, in `term`.
-    fn confirm(&mut self, term: u64, sent: Instant) {
+    pub fn confirm(&mut self, term: u64, sent: Instant) {
         let Some(length) = self.length else { return };
         if sent < self.not_before || term == self.barred_term {
             return;
@@ -62,7 +60,7 @@ impl Lease {
         }
     }
 
-    fn covers(&self, term: u64, now: Instant) -> bool {
+    pub fn covers(&self, term: u64, now: Instant) -> bool {
         self.held.as_ref().is_some_and(|held| held.term == term && now < held.until)
     }
 
@@ -77,56 +75,5 @@ impl Lease {
     pub fn bar(&mut self, term: u64) {
         self.held = None;
         self.barred_term = term;
-    }
-}
-
-impl Core {
-    /// Readers whom a lease would do. `now` must be later than the arrival of each: a process that was
-    /// stopped in between would take its lease for valid when it is not.
-    pub(super) fn serve_lease_reads(&mut self, now: Instant) {
-        let waiting = std::mem::take(&mut self.lease_readers);
-        if self.has_lease(now) {
-            let index = self.raft.commit_index();
-            self.lease_reads += waiting.len() as u64;
-            waiting.into_iter().for_each(|waiter| drop(waiter.send(Ok(index))));
-        } else {
-            // Their round renews it.
-            waiting.into_iter().for_each(|waiter| self.await_round(waiter));
-        }
-    }
-
-    pub(super) fn await_lease(&mut self, waiter: ReadWaiter) {
-        self.lease_readers.push(waiter);
-    }
-
-    fn has_lease(&self, now: Instant) -> bool {
-        self.may_lease() && self.lease.covers(self.raft.term(), now)
-    }
-
-    /// What was acknowledged in earlier terms is certainly known only once an entry of this one is
-    /// committed (Raft thesis, 6.4).
-    fn may_lease(&self) -> bool {
-        let raft = &self.raft;
-        raft.is_leader() && raft.has_committed_in_term() && self.membership.voters.contains(&self.settings.id)
-    }
-
-    /// A majority has answered the round of this context.
-    pub(super) fn round_confirmed(&mut self, context: &[u8]) {
-        if let Some(sent) = self.reads.sent(context)
-            && self.may_lease()
-        {
-            self.lease.confirm(self.raft.term(), sent);
-        }
-    }
-
-    /// Whether a message must be ignored because this member has just started: before it did, it may
-    /// have answered a leader that counts on it for a lease, and it has forgotten. It does as if it had
-    /// heard one when it started. Leases need not be on here for that; the leader's count.
-    pub(super) fn breaks_boot_quiet(&self, message: &Message, now: Instant) -> bool {
-        let asks_for_leadership = matches!(
-            message.get_msg_type(),
-            MessageType::MsgRequestVote | MessageType::MsgRequestPreVote | MessageType::MsgTimeoutNow
-        );
-        asks_for_leadership && now < self.started + self.settings.election_min
     }
 }
