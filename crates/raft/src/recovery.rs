@@ -9,7 +9,7 @@ use prost_raft::Message as _;
 use raft::eraftpb::{Entry, HardState};
 
 use super::core::{Core, Settings};
-use super::force_new;
+use super::force_new_cluster;
 use super::log::Log;
 use super::log_writer::log_entry;
 use super::membership;
@@ -71,7 +71,7 @@ impl Recovery {
     ) -> Result<Batch, RecoveryError> {
         let last = self.log.last();
         let tail = self.log.after(store.applied().index);
-        let (planned, _) = force_new::plan(&store.membership(), tail, last, survivor, token)
+        let (planned, _) = force_new_cluster::plan(&store.membership(), tail, last, survivor, token)
             .map_err(|error| RecoveryError::ForceNew(error.message))?;
         let term = self.term + 1;
         let entries: Vec<Entry> =

@@ -3,58 +3,51 @@
 //! thread runs it, and so can a simulation.
 
 mod acks;
-mod changes;
+mod admission;
+mod applying;
 mod elections;
-mod guards;
-mod joint;
+mod force_new_cluster;
 mod leadership;
-mod learners;
 #[cfg(test)]
 mod lease_tests;
-mod propose;
+mod members;
+mod pipeline;
+mod proposals;
 pub(crate) mod raft_rs;
 mod reads;
-mod ready;
-mod room;
-mod skipping;
-mod snapshotting;
-mod space;
+mod snapshots;
 mod status;
-mod survivor;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use helios_proto::v1::Membership;
 use raft::SnapshotStatus;
-use raft::eraftpb::{HardState, Snapshot, SnapshotMetadata};
+use raft::eraftpb::{Snapshot, SnapshotMetadata};
 
-use super::format::{self, Formats};
 use super::log::Log;
 use super::membership;
-use super::proposals::Proposals;
 use super::types::*;
-use super::unappliable::Unappliable;
 use crate::faults;
+use admission::Admission;
+use applying::Applying;
 use elections::Elections;
 use helios_state::SnapshotMeta;
 use leadership::Leadership;
-use learners::Learners;
+use members::Members;
+use pipeline::Pipeline;
+use proposals::Proposals;
 use raft_rs::RaftRs;
 use reads::Reads;
-use ready::InFlight;
-use room::Allowance;
+use snapshots::Snapshots;
 
+pub use admission::LONGEST_WAIT;
 pub use reads::{MAX_TICKS_PER_TURN, longest_lease};
-pub use room::LONGEST_WAIT;
-pub use snapshotting::MAX_HELD_BYTES;
+pub use snapshots::MAX_HELD_BYTES;
 
 pub const TICK: Duration = Duration::from_millis(10);
-/// Ready states handed to the log writer and not yet on disk.
-const MAX_IN_FLIGHT: usize = 128;
 /// Committed bytes waiting to be applied before new proposals are refused as overload.
 pub const MAX_APPLYING_BYTES: u64 = 32 << 20;
 /// Bytes of entries that a leader holds and that no majority has yet.
@@ -86,55 +79,24 @@ pub struct Settings {
     pub priority: u32,
 }
 
+/// The node of the raft crate, and an owner for each concern around it. The fields of an owner are private to its
+/// file and the files below it, so that nothing else can break its rules.
 pub struct Core {
     raft: RaftRs,
     settings: Settings,
-    elections: Elections,
+    /// As of the last applied entry.
     membership: Arc<Membership>,
-    proposed: Vec<Proposal>,
-    parked: Vec<Proposal>,
+    started: Instant,
+    elections: Elections,
+    leadership: Leadership,
+    members: Members,
+    admission: Admission,
     proposals: Proposals,
     reads: Reads,
-    started: Instant,
-    in_flight: VecDeque<InFlight>,
-    /// A commit index that needs no fsync of its own; goes with the next job.
-    lazy_hard_state: Option<HardState>,
-    applying_bytes: u64,
-    overlay_bytes: u64,
-    /// The last committed entry that the apply thread was given, and the last there is: those between wait in the
-    /// log for room.
-    handed_out: u64,
-    committed_out: u64,
-    /// The last committed entry that skips another.
-    last_skip: u64,
-    allowance: Allowance,
-    last_heard: HashMap<u64, Instant>,
-    /// The log was reset by an installed snapshot, and the state is still to follow.
-    restoring: bool,
-    building_snapshot: bool,
-    /// Somebody asked for one since: what is being built may lack what he counts on.
-    wants_another: bool,
-    snapshot_bytes: u64,
-    /// Of the log, left by the last purge.
-    kept_bytes: u64,
-    snapshot_at: Instant,
-    /// After one that failed.
-    snapshot_not_before: Instant,
-    snapshot_index: u64,
-    applied_index: u64,
-    learners: Learners,
-    /// The log lives on its reserve: what makes the state grow is refused.
-    log_is_short: bool,
-    short_since: Instant,
-    leadership: Leadership,
-    formats: Formats,
-    snapshot_failures: u64,
-    /// When to try again to find a leader among those who stay.
-    give_way_at: Instant,
-    /// The apply thread holds it back, and all after it.
-    unappliable: Option<Unappliable>,
-    skipped_entries: u64,
-    last_skipped: u64,
+    pipeline: Pipeline,
+    applying: Applying,
+    snapshots: Snapshots,
+    /// Collected until the end of a drain.
     effects: Vec<Effect>,
 }
 
@@ -148,59 +110,28 @@ impl Core {
         boot_nonce: u64,
         now: Instant,
     ) -> raft::Result<Self> {
-        let snapshot_index = log.base().index;
+        let snapshots = Snapshots::new(log.base().index, now);
         let raft = RaftRs::new(&settings, log, applied)?;
         Ok(Self {
             elections: Elections::new(&settings, &raft, boot_nonce, now),
-            raft,
-            reads: Reads::new(&settings, boot_nonce, now),
-            started: now,
             leadership: Leadership::new(&settings, now),
+            members: Members::new(now),
+            admission: Admission::new(now),
+            proposals: Proposals::default(),
+            reads: Reads::new(&settings, boot_nonce, now),
+            pipeline: Pipeline::default(),
+            applying: Applying::new(applied),
+            snapshots,
+            raft,
             settings,
             membership,
-            proposed: Vec::new(),
-            parked: Vec::new(),
-            proposals: Proposals::default(),
-            in_flight: VecDeque::new(),
-            lazy_hard_state: None,
-            applying_bytes: 0,
-            overlay_bytes: 0,
-            handed_out: applied,
-            committed_out: applied,
-            last_skip: 0,
-            allowance: Allowance::new(now),
-            last_heard: HashMap::new(),
-            restoring: false,
-            building_snapshot: false,
-            wants_another: false,
-            snapshot_bytes: 0,
-            kept_bytes: 0,
-            snapshot_at: now,
-            snapshot_not_before: now,
-            snapshot_index,
-            applied_index: applied,
-            learners: Learners::new(),
-            log_is_short: false,
-            short_since: now,
-            formats: Formats::new(format::FORMAT),
-            snapshot_failures: 0,
-            give_way_at: now,
-            unappliable: None,
-            skipped_entries: 0,
-            last_skipped: 0,
+            started: now,
             effects: Vec::new(),
         })
     }
 
-    /// A snapshot that a previous run left and that still may be sent.
-    pub fn offer_snapshot(&mut self, meta: &SnapshotMeta) {
-        self.snapshot_index = meta.index;
-        self.snapshot_bytes = meta.size_bytes;
-        self.raft.log_mut().set_snapshot(raft_snapshot(meta));
-    }
-
     pub fn tick(&mut self) {
-        if self.restoring {
+        if self.pipeline.is_restoring() {
             // The raft crate cannot campaign between the reset of its log and of its state.
             self.raft.hold_election();
         }
@@ -213,9 +144,9 @@ impl Core {
     pub fn handle(&mut self, input: Input, now: Instant) {
         match input {
             Input::Messages(messages) => self.step_all(messages, now),
-            Input::Propose(proposals) => self.proposed.extend(proposals),
+            Input::Propose(proposals) => self.proposals.queue(proposals),
             Input::Read(waiter) => {
-                let waiter = faults::waits_for_round(waiter, self.applied_index);
+                let waiter = faults::waits_for_round(waiter, self.applying.index());
                 waiter.into_iter().for_each(|waiter| self.reads.await_round(waiter));
             }
             Input::LeaseRead(waiter) => self.reads.await_lease(waiter),
@@ -236,7 +167,7 @@ impl Core {
             Input::LinkLost(id) => self.link_lost(id, now),
             Input::LinkFound(id) => self.link_found(id),
             Input::PeerDisk { id, is_bad } => self.leadership.set_peer_disk(id, is_bad),
-            Input::PeerFormat { id, format } => self.formats.heard(id, format),
+            Input::PeerFormat { id, format } => self.members.set_format(id, format),
             Input::PeerPriority { id, priority } => self.leadership.set_peer_priority(id, priority),
             Input::Unreachable(id) => self.raft.report_unreachable(id),
             Input::SnapshotSent { to, ok } => {
@@ -251,10 +182,7 @@ impl Core {
                 self.raft.report_snapshot(to, SnapshotStatus::Failure);
                 self.build_snapshot();
             }
-            Input::BuildSnapshot => {
-                self.wants_another = self.building_snapshot;
-                self.build_snapshot();
-            }
+            Input::BuildSnapshot => self.request_snapshot(),
             Input::Stop => {}
         }
     }
@@ -262,45 +190,38 @@ impl Core {
     pub fn on_done(&mut self, done: Done, now: Instant) {
         match done {
             Done::Persisted(number) => self.persisted(number, now),
-            Done::Applied(applied) => {
-                self.applying_bytes -= applied.bytes;
-                self.overlay_bytes = applied.overlay_bytes;
-                self.applied_index = applied.index;
-                self.note_skipped(&applied);
-                if !applied.conf_changes.is_empty() {
-                    self.reads.revoke_lease(now);
-                }
-                for conf_change in &applied.conf_changes {
-                    self.raft.step_down_if_removed(conf_change);
-                    if let Err(error) = self.raft.apply_conf_change(conf_change) {
-                        tracing::error!(%error, "configuration change not taken by the raft core");
-                    }
-                }
-                self.raft.applied(applied.index);
-                if let Some(membership) = applied.membership {
-                    self.set_membership(membership);
-                }
-                for waiter in applied.changed {
-                    self.effects.push(Effect::Changed(waiter, Arc::clone(&self.membership)));
-                }
-            }
-            Done::Held(unappliable) => self.unappliable = Some(unappliable),
+            Done::Applied(applied) => self.applied(applied, now),
+            Done::Held(unappliable) => self.applying.hold(unappliable),
             Done::Restored { index, membership, bytes } => {
-                self.restoring = false;
-                self.overlay_bytes = 0;
-                self.applying_bytes -= bytes;
-                self.unappliable = None;
-                self.applied_index = index;
+                self.pipeline.end_restore();
+                self.applying.record_restore(index, bytes);
                 self.raft.applied(index);
                 self.set_membership(membership);
             }
             Done::SnapshotBuilt(meta) => self.snapshot_built(&meta, now),
-            Done::SnapshotFailed => self.snapshot_failed(now),
-            Done::Overlay { bytes } => self.overlay_bytes = bytes,
-            Done::LogSpace { is_short } => {
-                self.log_is_short = is_short;
-                self.short_since = now;
+            Done::SnapshotFailed => self.snapshots.record_failure(now),
+            Done::Overlay { bytes } => self.applying.set_overlay_bytes(bytes),
+            Done::LogSpace { is_short } => self.admission.set_log_short(is_short, now),
+        }
+    }
+
+    fn applied(&mut self, applied: Applied, now: Instant) {
+        self.applying.record(&applied);
+        if !applied.conf_changes.is_empty() {
+            self.reads.revoke_lease(now);
+        }
+        for conf_change in &applied.conf_changes {
+            self.raft.step_down_if_removed(conf_change);
+            if let Err(error) = self.raft.apply_conf_change(conf_change) {
+                tracing::error!(%error, "configuration change not taken by the raft core");
             }
+        }
+        self.raft.applied(applied.index);
+        if let Some(membership) = applied.membership {
+            self.set_membership(membership);
+        }
+        for waiter in applied.changed {
+            self.effects.push(Effect::Changed(waiter, Arc::clone(&self.membership)));
         }
     }
 
@@ -309,7 +230,21 @@ impl Core {
         self.effects.push(Effect::Membership(membership));
     }
 
-    /// Runs everything that has become possible and answers what is to be done outside.
+    /// Does everything that has become possible, and returns the effects.
+    ///
+    /// The steps and why they stand where they stand:
+    ///
+    /// 1. Proposals and reads go into the node before its readies are taken, so that they leave in this turn's messages.
+    /// 2. The readies are taken: appends, votes and committed entries become effects.
+    /// 3. The role is compared after that, since a ready shows what the last messages made of it; all steps below decide
+    ///    by the role as it is now.
+    /// 4. Logs of what takes too long change nothing, so they may stand anywhere after the role.
+    /// 5. What moves leadership: first the reasons that are about this member's own fate - it leaves the cluster, its
+    ///    disk fails - and then the mere preference. Each starts a transfer only if none is under way, so the first wins.
+    /// 6. The transfer is settled after all that may have started one, so that one that ends at once is answered at once.
+    /// 7. Proposals that waited for its end go into the log in the same turn, in front of later ones.
+    /// 8. A snapshot is built by what is applied, and committed entries that waited in the log are handed out last: the
+    ///    readies may have committed more, and entries are handed out in order.
     pub fn drain(&mut self, now: Instant) -> Vec<Effect> {
         self.propose_waiting(now);
         self.serve_reads(now);
@@ -322,22 +257,17 @@ impl Core {
         self.hand_over_to_priority(now);
         self.retry_transfer(now);
         self.settle_transfer(now);
-        if !self.leadership.is_transferring() && !self.parked.is_empty() {
-            self.propose_waiting(now);
-            self.take_readies(now);
-        }
-        if now >= self.snapshot_not_before
-            && (self.snapshot_due(now) || self.raft.log().take_snapshot_wanted())
-        {
-            self.build_snapshot();
-        }
+        self.propose_parked(now);
+        self.build_due_snapshot(now);
         self.hand_out_owed();
         std::mem::take(&mut self.effects)
     }
 
-    fn take_readies(&mut self, now: Instant) {
-        while self.in_flight.len() < MAX_IN_FLIGHT && self.raft.has_ready() {
-            self.on_ready(now);
+    /// Proposes what waited for the end of a transfer, if that has ended.
+    fn propose_parked(&mut self, now: Instant) {
+        if !self.leadership.is_transferring() && self.proposals.has_parked() {
+            self.propose_waiting(now);
+            self.take_readies(now);
         }
     }
 }

@@ -11,14 +11,6 @@ use super::super::types::*;
 use super::Core;
 
 impl Core {
-    pub(crate) fn is_active(&self, id: u64, now: Instant) -> bool {
-        id == self.settings.id
-            || self
-                .last_heard
-                .get(&id)
-                .is_some_and(|heard| now.duration_since(*heard) < 2 * self.settings.election_min)
-    }
-
     pub(crate) fn leader(&self) -> Option<&Member> {
         membership::member(&self.membership, self.raft.leader_id())
     }
@@ -50,7 +42,7 @@ impl Core {
             last_index: raft.last_index(),
             last_log_term: raft.last_term(),
             first_index: self.raft.log().base().index + 1,
-            snapshot_index: self.snapshot_index,
+            snapshot_index: self.snapshots.index(),
             log_bytes: self.raft.log().bytes(),
             membership: Arc::clone(&self.membership),
             progress,
@@ -61,16 +53,16 @@ impl Core {
             transfer_target: self.leadership.transfer_target(),
             stale_learners: self.stale_learners(now),
             leader_changes: self.elections.leader_changes(),
-            pending_proposals: self.proposals.len() as u64,
+            pending_proposals: self.proposals.pending() as u64,
             read_rounds: self.reads.rounds_started(),
             lease_reads: self.reads.lease_reads(),
-            snapshot_failures: self.snapshot_failures,
+            snapshot_failures: self.snapshots.failures(),
             disk_transfers: self.leadership.disk_transfers(),
-            lowest_format: self.formats.lowest(&self.membership, self.settings.id),
+            lowest_format: self.lowest_format(),
             disk_is_bad: self.disk_is_bad(),
-            unappliable: self.unappliable.clone(),
-            skipped_entries: self.skipped_entries,
-            last_skipped: self.last_skipped,
+            unappliable: self.applying.held().cloned(),
+            skipped_entries: self.applying.skipped_entries(),
+            last_skipped: self.applying.last_skipped(),
         }
     }
 

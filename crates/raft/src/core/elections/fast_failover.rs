@@ -30,7 +30,7 @@ impl FastFailover {
 
 impl Core {
     /// The connection from member `id` ended, and no newer one is there.
-    pub(in super::super) fn link_lost(&mut self, id: u64, now: Instant) {
+    pub(in crate::core) fn link_lost(&mut self, id: u64, now: Instant) {
         let is_promised = self.settings.lease.is_some() || now < self.started + self.settings.election_min;
         let raft = &mut self.raft;
         if raft.role() != StateRole::Follower || raft.leader_id() != id || is_promised {
@@ -49,7 +49,7 @@ impl Core {
 
     /// The same process is connected again: only the link broke. A member that loses its own link in a moment
     /// must not find two that know no leader.
-    pub(in super::super) fn link_found(&mut self, id: u64) {
+    pub(in crate::core) fn link_found(&mut self, id: u64) {
         let raft = &mut self.raft;
         let is_of_link = |lost: &mut FastFailover| lost.leader == id && lost.term == raft.term();
         let is_lost = self.elections.failover.take_if(is_of_link).is_some();
@@ -60,14 +60,18 @@ impl Core {
     }
 
     /// Counts a tick, and campaigns when it is due.
-    pub(in super::super) fn tick_failover(&mut self) {
+    pub(in crate::core) fn tick_failover(&mut self) {
         let Some(failover) = self.elections.failover.as_mut().filter(|failover| failover.ticks > 0) else {
             return;
         };
         failover.ticks -= 1;
         let raft = &self.raft;
         let is_leaderless = raft.role() == StateRole::Follower && !raft.has_leader();
-        if failover.ticks > 0 || !is_leaderless || raft.term() != failover.term || self.restoring {
+        if failover.ticks > 0
+            || !is_leaderless
+            || raft.term() != failover.term
+            || self.pipeline.is_restoring()
+        {
             return;
         }
         tracing::info!(term = raft.term(), "campaigning without waiting for the election timeout");

@@ -63,18 +63,20 @@ impl DiskWatch {
 impl Core {
     /// Whether other members should not choose this one as leader, for its disk or an entry that it cannot apply.
     pub(in crate::core) fn disk_is_bad(&self) -> bool {
-        self.log_is_short || self.leadership.disk_watch.is_strained() || self.unappliable.is_some()
+        self.admission.is_log_short()
+            || self.leadership.disk_watch.is_strained()
+            || self.applying.held().is_some()
     }
 
     pub(in crate::core) fn leave_bad_disk(&mut self, now: Instant) {
         let is_slow = self.leadership.disk_watch.is_slow(now);
-        let is_full = self.log_is_short && now.duration_since(self.short_since) >= PATIENCE_SECONDS * SECOND;
+        let is_full = self.admission.is_log_short_for(PATIENCE_SECONDS * SECOND, now);
         let may_leave = self.raft.is_leader()
             && !self.leadership.is_transferring()
             && !self.raft.has_pending_change()
             && now >= self.leadership.stay_until;
         // One that the others can apply: this process is at fault, not the entry.
-        let is_held = self.unappliable.is_some();
+        let is_held = self.applying.held().is_some();
         if !may_leave || !(is_slow || is_full || is_held) {
             return;
         }

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use helios_proto::Error;
 use helios_proto::v1::{Member, Reply};
 use raft::StateRole;
-use raft::eraftpb::{Entry, Message, MessageType};
+use raft::eraftpb::{Entry, HardState, Message, MessageType};
 use tokio::sync::oneshot;
 
 use super::super::change;

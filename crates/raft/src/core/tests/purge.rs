@@ -1,6 +1,6 @@
 //! How much of the log is kept for members that are behind (docs/design/node.md, pitfalls 14 and 15).
 
-use super::super::snapshotting::MAX_HELD_BYTES;
+use super::super::MAX_HELD_BYTES;
 use super::*;
 
 const TRAILING: u64 = 2;
@@ -188,7 +188,7 @@ fn who_asks_for_a_snapshot_while_one_is_built_gets_one_of_his_own() {
     };
     assert_eq!(ask(&mut laggard.mesh.cores[leader]), 1);
     // Of what was applied when the first was begun.
-    let early = laggard.mesh.cores[leader].applied_index;
+    let early = laggard.mesh.cores[leader].applying.index();
     laggard.write(10, 10);
     assert_eq!(ask(&mut laggard.mesh.cores[leader]), 0, "two at once");
     let core = &mut laggard.mesh.cores[leader];

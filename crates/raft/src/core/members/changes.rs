@@ -6,14 +6,14 @@ use std::time::Instant;
 use helios_proto::v1::ErrorCode;
 use raft::eraftpb::{Message, MessageType};
 
-use super::super::change::{Change, Fenced};
-use super::super::membership;
-use super::propose::{overloaded, uncommitted};
-use super::{ChangeRequest, ChangeWaiter, Core, Expected, Waiter};
+use super::super::proposals::{overloaded, uncommitted};
+use super::super::{ChangeRequest, ChangeWaiter, Core, Expected, Waiter};
+use crate::change::{Change, Fenced};
+use crate::membership;
 use helios_proto::Error;
 
 impl Core {
-    pub(super) fn change(
+    pub(in crate::core) fn change(
         &mut self,
         request: ChangeRequest,
         expected: Expected,
@@ -34,14 +34,14 @@ impl Core {
         let index = self.raft.last_index() + 1;
         match self.propose_change(&change.fenced(expected.fencing_token)) {
             Ok(()) => {
-                self.proposals.push(index, self.raft.term(), Waiter::Change(waiter));
+                self.proposals.expect(index, self.raft.term(), Waiter::Change(waiter));
                 Ok(())
             }
             Err(_) => Err((overloaded(&uncommitted()), waiter)),
         }
     }
 
-    pub(super) fn propose_change(&mut self, change: &Fenced) -> raft::Result<()> {
+    pub(in crate::core) fn propose_change(&mut self, change: &Fenced) -> raft::Result<()> {
         let entries = vec![change.to_entry()];
         let mut message = Message { from: self.settings.id, entries, ..Message::default() };
         message.set_msg_type(MessageType::MsgPropose);
@@ -57,7 +57,7 @@ impl Core {
         if !self.raft.is_leader() {
             return Err(Error::not_leader(self.leader()));
         }
-        if let Some(unappliable) = &self.unappliable {
+        if let Some(unappliable) = self.applying.held() {
             // A member with a committed and unapplied change stands in no election (raft crate).
             return Err(unappliable.error());
         }

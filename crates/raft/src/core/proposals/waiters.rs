@@ -1,4 +1,4 @@
-//! Who waits for which log entry. An answer is given only when the entry's fate is certain: it is
+//! The requests that wait for a log entry. One is answered only when the entry's fate is certain: it is
 //! committed, or another is in its place. Being overwritten in this node's log says nothing yet: a
 //! later leader may hold the entry still and commit it (Raft paper, figure 8).
 
@@ -7,12 +7,12 @@ use std::collections::VecDeque;
 use helios_proto::v1::Member;
 use raft::eraftpb::Entry;
 
-use super::types::Waiter;
 use crate::faults;
+use crate::types::Waiter;
 use helios_proto::Error;
 
 #[derive(Default)]
-pub struct Proposals {
+pub struct Waiters {
     /// Ascending by index; several at one index where this node led, lost its place and led again.
     pending: VecDeque<Pending>,
 }
@@ -23,14 +23,14 @@ struct Pending {
     waiter: Waiter,
 }
 
-impl Proposals {
+impl Waiters {
     pub fn push(&mut self, index: u64, term: u64, waiter: Waiter) {
         let at = self.pending.partition_point(|other| other.index <= index);
         self.pending.insert(at, Pending { index, term, waiter });
     }
 
-    /// Takes the waiter of a committed entry. Waiters at or below its index whose entry lost its
-    /// place are told so: Raft's leader completeness makes that final (Raft paper, 5.4.3).
+    /// Takes the waiter of a committed entry. Waiters at or below its index whose entry was replaced
+    /// are refused: Raft's leader completeness makes that final (Raft paper, 5.4.3).
     pub fn committed(&mut self, entry: &Entry, leader: Option<&Member>) -> Option<Waiter> {
         while self.pending.front().is_some_and(|front| front.index <= entry.index) {
             let front = self.pending.pop_front()?;
@@ -66,9 +66,9 @@ mod tests {
 
     type Receiver = oneshot::Receiver<Result<Reply, Error>>;
 
-    fn pending(proposals: &mut Proposals, index: u64, term: u64) -> Receiver {
+    fn pending(waiters: &mut Waiters, index: u64, term: u64) -> Receiver {
         let (sender, receiver) = oneshot::channel();
-        proposals.push(index, term, Waiter::Write(sender.into()));
+        waiters.push(index, term, Waiter::Write(sender.into()));
         receiver
     }
 
@@ -81,49 +81,49 @@ mod tests {
     }
 
     #[test]
-    fn only_the_entry_of_the_same_term_is_the_proposal() {
-        let mut proposals = Proposals::default();
-        let _kept = pending(&mut proposals, 5, 2);
-        let mut lost = pending(&mut proposals, 6, 2);
-        assert!(proposals.committed(&entry(4, 2), None).is_none());
-        assert!(proposals.committed(&entry(5, 2), None).is_some());
-        assert!(proposals.committed(&entry(6, 3), Some(&Member::default())).is_none());
+    fn waiter_of_another_term_is_refused_on_commit() {
+        let mut waiters = Waiters::default();
+        let _kept = pending(&mut waiters, 5, 2);
+        let mut lost = pending(&mut waiters, 6, 2);
+        assert!(waiters.committed(&entry(4, 2), None).is_none());
+        assert!(waiters.committed(&entry(5, 2), None).is_some());
+        assert!(waiters.committed(&entry(6, 3), Some(&Member::default())).is_none());
         assert_eq!(code(&mut lost), ErrorCode::NotLeader);
-        assert_eq!(proposals.len(), 0);
+        assert_eq!(waiters.len(), 0);
     }
 
     #[test]
-    fn one_who_led_lost_its_place_and_led_again_answers_each_when_its_place_is_committed() {
-        let mut proposals = Proposals::default();
-        let mut first = pending(&mut proposals, 5, 2);
-        let mut displaced = pending(&mut proposals, 6, 2);
-        let mut second = pending(&mut proposals, 5, 4);
+    fn waiters_of_reproposed_indexes_are_resolved_on_commit() {
+        let mut waiters = Waiters::default();
+        let mut first = pending(&mut waiters, 5, 2);
+        let mut displaced = pending(&mut waiters, 6, 2);
+        let mut second = pending(&mut waiters, 5, 4);
         assert_eq!(displaced.try_recv().unwrap_err(), TryRecvError::Empty);
-        assert!(proposals.committed(&entry(5, 4), None).is_some_and(|waiter| {
+        assert!(waiters.committed(&entry(5, 4), None).is_some_and(|waiter| {
             waiter.fail(Error::outcome_unknown());
             true
         }));
         assert_eq!(code(&mut second), ErrorCode::OutcomeUnknown, "the second was handed out");
         assert_eq!(code(&mut first), ErrorCode::NotLeader);
-        assert!(proposals.committed(&entry(6, 4), None).is_none());
+        assert!(waiters.committed(&entry(6, 4), None).is_none());
         assert_eq!(code(&mut displaced), ErrorCode::NotLeader);
     }
 
     #[test]
-    fn a_displaced_entry_that_is_committed_after_all_is_answered_as_such() {
-        let mut proposals = Proposals::default();
-        let _displaced = pending(&mut proposals, 5, 2);
-        let mut later = pending(&mut proposals, 5, 4);
-        assert!(proposals.committed(&entry(5, 2), None).is_some());
-        assert!(proposals.committed(&entry(6, 5), None).is_none());
+    fn waiter_of_a_displaced_entry_is_resolved_when_it_is_committed_after_all() {
+        let mut waiters = Waiters::default();
+        let _displaced = pending(&mut waiters, 5, 2);
+        let mut later = pending(&mut waiters, 5, 4);
+        assert!(waiters.committed(&entry(5, 2), None).is_some());
+        assert!(waiters.committed(&entry(6, 5), None).is_none());
         assert_eq!(code(&mut later), ErrorCode::NotLeader);
     }
 
     #[test]
-    fn what_a_snapshot_skipped_is_of_unknown_outcome() {
-        let mut proposals = Proposals::default();
-        let mut skipped = pending(&mut proposals, 5, 2);
-        proposals.skipped(9);
+    fn waiter_below_an_installed_snapshot_has_an_unknown_outcome() {
+        let mut waiters = Waiters::default();
+        let mut skipped = pending(&mut waiters, 5, 2);
+        waiters.skipped(9);
         assert_eq!(code(&mut skipped), ErrorCode::OutcomeUnknown);
     }
 }

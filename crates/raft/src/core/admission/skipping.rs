@@ -1,16 +1,16 @@
-//! An entry that the apply thread holds back: what a leader still takes, and when it is over.
+//! The proposals that a leader takes while the apply thread holds an entry back.
 
 use helios_proto::v1::{ErrorCode, SkipEntry};
 
-use super::super::unappliable::{Unappliable, skip_in};
-use super::{Applied, Core, Proposal};
+use super::{Core, Proposal, refuse};
+use crate::unappliable::{Unappliable, skip_in};
 use helios_proto::Error;
 
 impl Core {
     /// Returns the proposals that are not refused: while an entry is held, only one that skips it, since no other could be
     /// answered; otherwise all but those that skip one.
-    pub(super) fn refuse_but_skip(&self, proposals: Vec<Proposal>) -> Vec<Proposal> {
-        let held = self.unappliable.as_ref();
+    pub(in crate::core) fn refuse_but_skip(&self, proposals: Vec<Proposal>) -> Vec<Proposal> {
+        let held = self.applying.held();
         if held.is_none() && proposals.iter().all(|proposal| skip_in(&proposal.data).is_none()) {
             return proposals;
         }
@@ -24,7 +24,7 @@ impl Core {
             };
             match verdict {
                 Ok(()) => taken.push(proposal),
-                Err(error) => self.refuse(vec![proposal], error),
+                Err(error) => refuse(vec![proposal], &error),
             }
         }
         taken
@@ -56,16 +56,6 @@ impl Core {
             return Err(under_way(skip.index));
         }
         Ok(())
-    }
-
-    pub(super) fn note_skipped(&mut self, applied: &Applied) {
-        if self.unappliable.as_ref().is_some_and(|held| held.index <= applied.index) {
-            self.unappliable = None;
-        }
-        if let Some(last) = applied.skipped.last() {
-            self.last_skipped = *last;
-            self.skipped_entries += applied.skipped.len() as u64;
-        }
     }
 }
 

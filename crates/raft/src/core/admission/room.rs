@@ -1,28 +1,26 @@
-//! What of the log and of the state a member holds in memory until a snapshot or a checkpoint frees it, and
-//! what happens as that comes near its limits: a leader takes writes more slowly, and then none; a follower
-//! takes no entries; and committed entries wait in the log until there is room for what they change.
+//! Log and state that a member holds in memory until a snapshot or a checkpoint frees them. Near their limits a leader
+//! takes writes more slowly, and then none; a follower takes no entries; and committed entries wait in the log until
+//! there is room for what they change.
 
 use std::time::{Duration, Instant};
 
 use helios_proto::v1::ErrorCode;
 use raft::eraftpb::Entry;
-use raft::{GetEntriesContext, Storage};
 
-use super::super::types::charge_of;
-use super::super::unappliable::skip_in;
-use super::{ApplyJob, Core, Effect, MAX_APPLYING_BYTES, Proposal};
+use super::super::MAX_APPLYING_BYTES;
+use super::disk_full::is_frugal;
+use super::{Core, Proposal, refuse, refuse_but};
+use crate::unappliable::skip_in;
 use helios_proto::Error;
 
-/// Committed entries read back from the log at once, bytes.
-const BATCH_BYTES: u64 = 4 << 20;
-/// How much a leader that slows down may take at once.
+/// Time whose allowance a leader that slows down may take at once.
 const BURST: Duration = Duration::from_millis(20);
 /// Writes that would wait for longer are refused instead.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
 /// Something that is held in memory, and its limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Held {
+pub(in crate::core) struct Held {
     what: &'static str,
     frees: &'static str,
     setting: &'static str,
@@ -41,7 +39,7 @@ impl Held {
     }
 
     /// Of a follower, and of what is committed already: a leader stops before.
-    fn is_over_all(self) -> bool {
+    pub fn is_over_all(self) -> bool {
         self.bytes >= self.limit + self.limit / 4
     }
 
@@ -102,12 +100,12 @@ impl Core {
         }
     }
 
-    fn held_overlay(&self) -> Held {
+    pub(in crate::core) fn held_overlay(&self) -> Held {
         Held {
             what: "the state that is not on disk yet",
             frees: "it is freed by the next checkpoint, which is being written or finds no room on the disk",
             setting: "state.max_overlay_bytes",
-            bytes: self.overlay_bytes,
+            bytes: self.applying.overlay_bytes(),
             limit: self.settings.max_overlay_bytes,
         }
     }
@@ -115,16 +113,16 @@ impl Core {
     /// A follower without room drops entries; messages with only a commit index cost nothing. While an entry is held,
     /// those after it wait in the log, and what skips it is taken even if the log is full.
     pub(super) fn has_room_for(&self, entries: &[Entry]) -> bool {
-        let is_held = self.unappliable.is_some();
+        let is_held = self.applying.held().is_some();
         let is_way_out = |entry: &Entry| entry.data.is_empty() || skip_in(&entry.data).is_some();
         let has_room = !self.held_log().is_over_all();
-        (is_held || self.applying_bytes <= 2 * MAX_APPLYING_BYTES)
+        (is_held || self.applying.bytes() <= 2 * MAX_APPLYING_BYTES)
             && (has_room || is_held && entries.iter().all(is_way_out))
     }
 
-    /// Gives back what is proposed now; the rest is refused, or waits in `proposed`.
-    pub(super) fn admit(&mut self, mut proposals: Vec<Proposal>, now: Instant) -> Vec<Proposal> {
-        if self.unappliable.is_some() {
+    /// Returns the proposals that are proposed now; the rest is refused, or queued again.
+    pub(in crate::core) fn admit(&mut self, mut proposals: Vec<Proposal>, now: Instant) -> Vec<Proposal> {
+        if self.applying.held().is_some() {
             // Nothing but what skips the entry that is held, and only that frees any room.
             return proposals;
         }
@@ -132,16 +130,17 @@ impl Core {
         if let Some(full) = held.into_iter().find(|held| held.is_full()) {
             let error = full.refusal(&self.own_name());
             let is_reserve_left = !held.into_iter().any(Held::is_over_reserve);
-            proposals = self.refuse_but(proposals, error, |proposal| {
-                is_reserve_left && super::space::is_frugal(&proposal.data)
-            });
+            proposals =
+                refuse_but(proposals, &error, |proposal| is_reserve_left && is_frugal(&proposal.data));
         } else if let Some(per_second) = held.into_iter().filter_map(Held::bytes_per_second).min() {
-            self.allowance.grow(per_second, now);
+            self.admission.allowance.grow(per_second, now);
             let fits = |proposal: &Proposal, allowance: &mut Allowance| allowance.take(size(proposal));
-            let taken = proposals.iter().take_while(|proposal| fits(proposal, &mut self.allowance)).count();
+            let taken =
+                proposals.iter().take_while(|proposal| fits(proposal, &mut self.admission.allowance)).count();
             let mut waiting = proposals.split_off(taken);
             // No more wait than a second lets through.
-            let mut left = self.allowance.bytes.saturating_add_unsigned(bytes_in(LONGEST_WAIT, per_second));
+            let mut left =
+                self.admission.allowance.bytes.saturating_add_unsigned(bytes_in(LONGEST_WAIT, per_second));
             let kept = waiting
                 .iter()
                 .take_while(|proposal| {
@@ -151,94 +150,14 @@ impl Core {
                 })
                 .count();
             let excess = waiting.split_off(kept);
-            self.proposed = waiting;
+            self.proposals.requeue(waiting);
             if !excess.is_empty() {
                 let [log, overlay] = held;
                 let nearer = if overlay.bytes_per_second() == Some(per_second) { overlay } else { log };
-                self.refuse(excess, nearer.refusal(&self.own_name()));
+                refuse(excess, &nearer.refusal(&self.own_name()));
             }
         }
         proposals
-    }
-
-    /// Hands entries that were committed while there was no room to apply them to the apply thread.
-    pub(super) fn hand_out_owed(&mut self) {
-        while self.handed_out < self.committed_out && !self.restoring && self.has_room_to_apply() {
-            let (low, high) = (self.handed_out + 1, self.committed_out + 1);
-            let entries = self.raft.log().entries(low, high, BATCH_BYTES, GetEntriesContext::empty(false));
-            match entries {
-                Ok(entries) => self.hand_out(entries),
-                Err(error) => {
-                    let reason = format!("log entries {low} to {high} cannot be read back: {error}");
-                    return self.effects.push(Effect::Lost(reason));
-                }
-            }
-        }
-    }
-
-    /// Takes what is committed, in order: to the apply thread if there is room, else it stays in the log.
-    pub(super) fn take_committed(&mut self, mut committed: Vec<Entry>) {
-        // What an installed snapshot holds need not be applied.
-        committed.retain(|entry| entry.index > self.committed_out);
-        let Some(last) = committed.last().map(|entry| entry.index) else { return };
-        if let Some(skip) = committed.iter().rfind(|entry| skip_in(&entry.data).is_some()) {
-            self.last_skip = skip.index;
-        }
-        let is_next = self.handed_out == self.committed_out;
-        self.committed_out = last;
-        if is_next && (self.restoring || self.has_room_to_apply()) {
-            self.hand_out(committed);
-        }
-    }
-
-    fn has_room_to_apply(&self) -> bool {
-        self.is_skip_owed()
-            || self.applying_bytes <= 2 * MAX_APPLYING_BYTES && !self.held_overlay().is_over_all()
-    }
-
-    /// An entry is held, and what may skip it is committed: they are applied in one batch, with all between them.
-    fn is_skip_owed(&self) -> bool {
-        self.unappliable.is_some() && self.handed_out < self.last_skip
-    }
-
-    fn hand_out(&mut self, entries: Vec<Entry>) {
-        let Some(last) = entries.last() else { return };
-        self.handed_out = last.index;
-        let leader = self.leader().cloned();
-        let bytes = entries.iter().map(charge_of).sum();
-        self.applying_bytes += bytes;
-        let entries = entries
-            .into_iter()
-            .map(|entry| {
-                let waiter = self.proposals.committed(&entry, leader.as_ref());
-                (entry, waiter)
-            })
-            .collect();
-        self.effects.push(Effect::Apply(ApplyJob::Entries { entries, bytes }));
-    }
-
-    /// The log was replaced by a snapshot: what it still owed to the apply thread is in there.
-    pub(super) fn drop_owed(&mut self, snapshot_index: u64) {
-        if self.handed_out < self.committed_out {
-            self.committed_through(snapshot_index);
-        }
-    }
-
-    /// The state becomes that of a snapshot.
-    pub(super) fn committed_through(&mut self, snapshot_index: u64) {
-        self.handed_out = snapshot_index.max(self.handed_out);
-        self.committed_out = self.committed_out.max(self.handed_out);
-    }
-
-    fn refuse_but(
-        &self,
-        proposals: Vec<Proposal>,
-        error: Error,
-        is_taken: impl Fn(&Proposal) -> bool,
-    ) -> Vec<Proposal> {
-        let (taken, refused) = proposals.into_iter().partition(is_taken);
-        self.refuse(refused, error);
-        taken
     }
 }
 

@@ -1,15 +1,15 @@
-//! What comes in from peers, and what of it would hurt: messages that the raft crate would panic at,
-//! or take although this member must not.
+//! Messages from peers, and those that are dropped: the raft crate would panic at them, or take them although this
+//! member must not (ADR 0006).
 
 use std::time::Instant;
 
 use raft::eraftpb::{Message, MessageType};
 
-use super::super::membership;
-use super::{Core, Effect};
+use super::super::{Core, Effect};
+use crate::membership;
 
 impl Core {
-    pub(super) fn step_all(&mut self, messages: Vec<Message>, now: Instant) {
+    pub(in crate::core) fn step_all(&mut self, messages: Vec<Message>, now: Instant) {
         for message in messages {
             // A follower that cannot keep up, or has no room, lets the leader probe again later.
             if message.get_msg_type() == MessageType::MsgAppend
@@ -21,7 +21,7 @@ impl Core {
             if self.breaks_boot_quiet(&message, now) {
                 continue;
             }
-            if self.restoring && message.get_msg_type() == MessageType::MsgTimeoutNow {
+            if self.pipeline.is_restoring() && message.get_msg_type() == MessageType::MsgTimeoutNow {
                 continue;
             }
             if self.contradicts_committed(&message) {
@@ -31,7 +31,7 @@ impl Core {
                 );
                 continue;
             }
-            self.last_heard.insert(message.from, now);
+            self.members.record_message(message.from, now);
             if self.has_lost_entries(&message) {
                 return;
             }
@@ -46,8 +46,8 @@ impl Core {
         }
     }
 
-    /// A leader tells a follower no commit index above what that one acknowledged to it, so a higher
-    /// one means that this disk forgot. The raft crate would panic; whoever runs the node is told why.
+    /// Whether a heartbeat shows that this disk forgot: a leader sends a follower no commit index above what that one
+    /// acknowledged. The raft crate would panic; the process ends with the reason instead.
     fn has_lost_entries(&mut self, message: &Message) -> bool {
         let raft = &self.raft;
         let last = raft.last_index();

@@ -1,18 +1,16 @@
-//! What a leader still takes when its disk is full: Redis draws the same line for a full memory.
+//! The writes that a leader still takes when its disk is full: Redis draws the same line for a full memory.
 
 use helios_proto::v1::{Command, ErrorCode, command::Op};
 use prost::Message as _;
 
-use super::{Core, Proposal};
+use super::{Core, Proposal, refuse_but};
 use helios_proto::Error;
 use helios_state::calls;
 
 impl Core {
-    /// Gives back what may go on while the log lives on its reserve.
-    pub(super) fn refuse_growth(&self, proposals: Vec<Proposal>) -> Vec<Proposal> {
-        let (frugal, growing) = proposals.into_iter().partition(|proposal| is_frugal(&proposal.data));
-        self.refuse(growing, disk_full(&self.own_name()));
-        frugal
+    /// Refuses what makes the state grow while the log lives on its reserve, and returns the other proposals.
+    pub(in crate::core) fn refuse_growth(&self, proposals: Vec<Proposal>) -> Vec<Proposal> {
+        refuse_but(proposals, &disk_full(&self.own_name()), |proposal| is_frugal(&proposal.data))
     }
 }
 
@@ -70,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn what_frees_room_goes_on_and_what_takes_it_does_not() {
+    fn command_is_frugal_when_it_frees_room() {
         assert!(is_frugal(&encoded(Op::Delete(Delete::default()))));
         assert!(is_frugal(&encoded(Op::PurgeExpired(PurgeExpired::default()))));
         assert!(!is_frugal(&encoded(Op::Set(Set::default()))));
@@ -119,7 +117,7 @@ mod tests {
         }
     }
 
-    /// The error that the proposal met at once; `None` if it was taken.
+    /// Error with which the proposal was refused at once; `None` if it was taken.
     fn refusal(core: &mut Core, op: Op, now: Instant) -> Option<Error> {
         let (waiter, mut receiver) = oneshot::channel::<Result<Reply, Error>>();
         core.handle(
@@ -136,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leader_without_room_refuses_what_grows_until_there_is_room() {
+    fn leader_refuses_growth_while_its_log_is_short() {
         let now = Instant::now();
         let mut core = leader(now);
         let set = || Op::Set(Set::default());
@@ -151,11 +149,11 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_that_failed_is_not_tried_again_at_once() {
+    fn snapshot_is_not_retried_at_once_after_a_failure() {
         let now = Instant::now();
         let mut core = leader(now);
         let wants = |core: &mut Core, now| core.drain(now).iter().any(|e| matches!(e, Effect::BuildSnapshot));
-        core.applied_index = 5_000;
+        core.applying.pretend(5_000, 0, 0);
         let later = now + Duration::from_secs(400);
         assert!(wants(&mut core, later));
         core.on_done(Done::SnapshotFailed, later);

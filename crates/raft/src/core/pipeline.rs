@@ -1,15 +1,28 @@
 //! The order of a Ready: what may leave at once, what waits for the disk, and why.
 
+use std::collections::VecDeque;
 use std::time::Instant;
 
-use raft::eraftpb::{Entry, EntryType, Message, MessageType, Snapshot};
+use raft::eraftpb::{Entry, EntryType, HardState, Message, MessageType, Snapshot};
 
 use super::{ApplyJob, Core, Effect, LogJob};
 use crate::faults;
 use helios_storage::wal::Base;
 
+/// Ready states handed to the log writer and not yet on disk.
+const MAX_IN_FLIGHT: usize = 128;
+
+#[derive(Default)]
+pub(super) struct Pipeline {
+    in_flight: VecDeque<InFlight>,
+    /// A commit index that needs no fsync of its own; goes with the next job.
+    lazy_hard_state: Option<HardState>,
+    /// The log was reset by an installed snapshot, and the state is still to follow.
+    is_restoring: bool,
+}
+
 /// A Ready whose messages wait for the disk.
-pub(super) struct InFlight {
+struct InFlight {
     number: u64,
     /// False for a Ready with nothing to write: done as soon as all before it are.
     waits_for_disk: bool,
@@ -18,8 +31,37 @@ pub(super) struct InFlight {
     committed: Vec<Entry>,
 }
 
+impl Pipeline {
+    /// Whether everything that the raft crate gave out is on disk.
+    pub fn is_idle(&self) -> bool {
+        self.in_flight.is_empty()
+    }
+
+    pub fn is_restoring(&self) -> bool {
+        self.is_restoring
+    }
+
+    pub fn end_restore(&mut self) {
+        self.is_restoring = false;
+    }
+
+    /// Takes the oldest Ready that is done: up to `persisted`, and what after it has no disk to wait for.
+    fn take_done(&mut self, persisted: Option<u64>) -> Option<InFlight> {
+        let is_done = |front: &mut InFlight| {
+            !front.waits_for_disk || persisted.is_some_and(|number| front.number <= number)
+        };
+        self.in_flight.pop_front_if(is_done)
+    }
+}
+
 impl Core {
-    pub(super) fn on_ready(&mut self, now: Instant) {
+    pub(super) fn take_readies(&mut self, now: Instant) {
+        while self.pipeline.in_flight.len() < MAX_IN_FLIGHT && self.raft.has_ready() {
+            self.take_ready(now);
+        }
+    }
+
+    fn take_ready(&mut self, now: Instant) {
         let mut ready = self.raft.ready();
         let number = ready.number();
         // A leader's appends may leave before its own fsync: it counts itself only when its
@@ -38,24 +80,25 @@ impl Core {
         }
         if let Some(hard_state) = ready.hs() {
             self.raft.log_mut().set_hard_state(hard_state.clone());
-            self.lazy_hard_state = Some(hard_state.clone());
+            self.pipeline.lazy_hard_state = Some(hard_state.clone());
         }
         self.confirm_rounds(ready.take_read_states());
         let mut committed = ready.take_committed_entries();
-        // Whoever acts upon a membership must find it again after a crash: a member that forgot that a
+        // A member that acts upon a membership must find it again after a crash: one that forgot that a
         // change is committed would count another majority than the rest, who may have lost a disk since.
         // So the commit index reaches the disk before the change is applied.
         let changes_members = committed.iter().any(|entry| entry.get_entry_type() != EntryType::EntryNormal);
-        let is_held = changes_members || self.in_flight.iter().any(|earlier| !earlier.committed.is_empty());
+        let in_flight = &mut self.pipeline.in_flight;
+        let is_held = changes_members || in_flight.iter().any(|earlier| !earlier.committed.is_empty());
 
-        // Votes, append responses and everything else a follower says leave only once what they
+        // Votes, append responses and everything else that a follower says leave only once what they
         // promise is on disk; a Ready with nothing to write still keeps its place in the order.
         let is_hard_state_only = entries.is_empty() && reset.is_none();
         let waits_for_disk = changes_members || faults::must_sync(ready.must_sync(), is_hard_state_only);
         let mut messages = ready.take_persisted_messages();
         self.effects.extend(faults::sent_before_sync(&mut messages));
         self.effects.extend(faults::restored_before_reset(reset));
-        self.in_flight.push_back(InFlight {
+        in_flight.push_back(InFlight {
             number,
             waits_for_disk,
             messages,
@@ -64,14 +107,14 @@ impl Core {
         });
         self.take_committed(committed);
         if waits_for_disk {
-            let hard_state = self.lazy_hard_state.take();
+            let hard_state = self.pipeline.lazy_hard_state.take();
             self.leadership.write_began(now);
             faults::change_before_commit(&mut self.raft, &entries);
             self.effects.push(Effect::Log(LogJob::Append { number, reset, entries, hard_state }));
         }
         self.raft.advance_append(ready);
         faults::count_leader_early(&mut self.raft, number);
-        self.release_in_flight(None);
+        self.release(None);
     }
 
     /// The log is reset now; the state follows once the reset is on disk, so that a crash between
@@ -82,37 +125,33 @@ impl Core {
         }
         let metadata = snapshot.get_metadata();
         let base = Base { index: metadata.index, term: metadata.term };
-        self.restoring = true;
-        self.proposals.skipped(base.index);
-        self.drop_owed(base.index);
-        self.kept_bytes = 0;
+        self.pipeline.is_restoring = true;
+        self.proposals.skip_to(base.index);
+        self.applying.drop_owed(base.index);
         self.raft.log_mut().reset(base, metadata.get_conf_state().clone());
         self.raft.log_mut().set_snapshot(snapshot.clone());
-        self.snapshot_index = base.index;
+        self.snapshots.record_installed(base.index);
         Some(base)
     }
 
+    /// The log writer has written every job up to `number`.
     pub(super) fn persisted(&mut self, number: u64, now: Instant) {
-        self.release_in_flight(Some(number));
-        let is_busy = self.in_flight.iter().any(|job| job.waits_for_disk);
+        self.release(Some(number));
+        let is_busy = self.pipeline.in_flight.iter().any(|job| job.waits_for_disk);
         self.leadership.write_ended(is_busy, now);
     }
 
     /// Lets go of everything up to `persisted`, and of what after it has no disk to wait for.
-    fn release_in_flight(&mut self, persisted: Option<u64>) {
+    fn release(&mut self, persisted: Option<u64>) {
         let mut through = None;
-        while let Some(front) = self.in_flight.front() {
-            if front.waits_for_disk && persisted.is_none_or(|number| front.number > number) {
-                break;
-            }
-            let Some(front) = self.in_flight.pop_front() else { break };
+        while let Some(front) = self.pipeline.take_done(persisted) {
             through = Some(front.number);
             if !front.messages.is_empty() {
                 self.effects.push(Effect::Send(front.messages));
             }
             self.take_committed(front.committed);
             if let Some(index) = front.restore {
-                self.committed_through(index);
+                self.applying.skip_to(index);
                 self.effects.push(Effect::Apply(ApplyJob::Restore { index }));
             }
         }

@@ -6,12 +6,12 @@
 
 use std::time::Instant;
 
-use super::super::change::Change;
-use super::super::membership;
-use super::Core;
+use super::super::Core;
+use crate::change::Change;
+use crate::membership;
 
 impl Core {
-    pub(super) fn leave_joint(&mut self, now: Instant) {
+    pub(in crate::core) fn leave_joint(&mut self, now: Instant) {
         let raft = &self.raft;
         let is_moved = self.leadership.is_transferring() || raft.is_transferring();
         let is_due = raft.is_leader() && membership::is_joint(&self.membership);
@@ -21,8 +21,8 @@ impl Core {
         if self.membership.voters.contains(&self.settings.id) {
             // Dropped if too much is uncommitted; then the next turn does it.
             drop(self.propose_change(&Change::LeaveJoint.fenced(0)));
-        } else if now >= self.give_way_at {
-            self.give_way_at = now + self.settings.election_min;
+        } else if now >= self.members.hand_over_at {
+            self.members.hand_over_at = now + self.settings.election_min;
             self.hand_over_to_any(now);
         }
     }

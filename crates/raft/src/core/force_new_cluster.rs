@@ -1,14 +1,14 @@
-//! Whether this member may be made the only one of its cluster (`force_new`). Nothing is changed here:
-//! that is done when the process starts again.
+//! The conditions under which this member may be made the only one of its cluster (`force_new_cluster`). Nothing is
+//! changed here: that is done when the process starts again.
 
 use std::time::Instant;
 
 use helios_proto::v1::ErrorCode;
 use raft::{GetEntriesContext, Storage};
 
-use super::super::force_new::{self, LastEntry, Verdict};
-use super::super::membership;
 use super::Core;
+use crate::force_new_cluster::{self, LastEntry, Verdict};
+use crate::membership;
 use helios_proto::Error;
 
 /// Longest election timeouts without a leader after which a majority is taken for lost.
@@ -43,7 +43,7 @@ impl Core {
             );
         }
         let patience = self.settings.election_max * LEADERLESS_TIMEOUTS;
-        if self.elections.leaderless_for(now) < patience || !self.in_flight.is_empty() {
+        if self.elections.leaderless_for(now) < patience || !self.pipeline.is_idle() {
             return refuse(
                 ErrorCode::ElectionTimeout,
                 format!("a majority counts as lost only after {patience:?} without a leader; try again"),
@@ -59,8 +59,9 @@ impl Core {
                 ),
             );
         }
-        let tail = self.log_after(self.applied_index)?;
-        let (_, alone) = force_new::plan(&self.membership, tail.iter(), found.index, own, fencing_token)?;
+        let tail = self.log_after(self.applying.index())?;
+        let (_, alone) =
+            force_new_cluster::plan(&self.membership, tail.iter(), found.index, own, fencing_token)?;
         Ok(Verdict::Possible(alone))
     }
 
