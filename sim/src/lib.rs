@@ -1,18 +1,19 @@
-//! A world in one thread, decided by one seed: members of HeliosDB made of the node's own Raft core,
-//! log, state machine and snapshots, on simulated disks, wires and time, under faults. Whatever must
-//! always hold is looked at after each step ([`oracle`]), what clients saw at the end
-//! (`helios-history`), and then everything is healed and has to come together again.
+//! A world in one thread, decided by one seed: members of HeliosDB made of the node's own Raft core, log, state machine
+//! and snapshots, on simulated disks, network and time, under faults. [`invariants`] are checked after each step, each
+//! answer to a client against [`reference`]. At the end ([`end`]) everything is healed and has to agree again, and the
+//! history of the clients has to be linearizable (`helios-history`). README.md has the architecture.
 //!
 //! The same seed gives the same run, step by step, on every machine.
 
 mod clients;
 mod end;
 mod events;
+mod fingerprint;
+mod invariants;
 mod machine;
 mod membership;
 mod nemesis;
 mod network;
-mod oracle;
 mod plan;
 mod poison;
 mod reference;

@@ -3,6 +3,7 @@
 use helios_proto::v1::Command;
 use helios_proto::v1::command::Op;
 
+pub use crate::acks::Electorate as DurableVoters;
 pub use crate::change::decode as decode_change;
 pub use crate::core::{Core, Settings, TICK, longest_lease};
 pub use crate::format::{FORMAT, of as format_of};
