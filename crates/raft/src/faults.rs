@@ -55,6 +55,16 @@ pub fn count_leader_early(raft: &mut RaftRs, number: u64) {
     }
 }
 
+/// Whether a leader steps down that applies its own removal. Seeded bug: [`SeededBug::RemovedLeaderStays`].
+pub fn steps_down(is_removed: bool) -> bool {
+    is_removed && !SeededBug::RemovedLeaderStays.is_on()
+}
+
+/// Whether no campaign may begin. Seeded bug: [`SeededBug::CampaignsWhileRestoring`].
+pub fn holds_election(is_restoring: bool) -> bool {
+    is_restoring && !SeededBug::CampaignsWhileRestoring.is_on()
+}
+
 /// Index that a ReadIndex round answers. Seeded bug: [`SeededBug::ReadIndexTooLow`].
 pub fn read_index(index: u64) -> u64 {
     index - u64::from(SeededBug::ReadIndexTooLow.is_on())

@@ -120,11 +120,15 @@ pub enum SeededBug {
     HeldPassedOver,
     /// A skip takes the entry after the one that it names, too.
     SkipTakesMore,
+    /// A leader that applies its own removal goes on as leader.
+    RemovedLeaderStays,
+    /// A member campaigns although the state of an installed snapshot is still to follow.
+    CampaignsWhileRestoring,
 }
 
 impl SeededBug {
     #[cfg(feature = "simulation")]
-    pub const ALL: [Self; 57] = [
+    pub const ALL: [Self; 59] = [
         Self::VoteBeforeSync,
         Self::AppendAckBeforeSync,
         Self::LeaderCountsItselfEarly,
@@ -182,6 +186,8 @@ impl SeededBug {
         Self::HeldTriedAgain,
         Self::HeldPassedOver,
         Self::SkipTakesMore,
+        Self::RemovedLeaderStays,
+        Self::CampaignsWhileRestoring,
     ];
 
     /// Whether this bug is on in the calling thread.

@@ -131,7 +131,7 @@ impl Core {
     }
 
     pub fn tick(&mut self) {
-        if self.pipeline.is_restoring() {
+        if faults::holds_election(self.pipeline.is_restoring()) {
             // The raft crate cannot campaign between the reset of its log and of its state.
             self.raft.hold_election();
         }

@@ -87,7 +87,8 @@ impl Core {
         // A member that acts upon a membership must find it again after a crash: one that forgot that a
         // change is committed would count another majority than the rest, who may have lost a disk since.
         // So the commit index reaches the disk before the change is applied.
-        let changes_members = committed.iter().any(|entry| entry.get_entry_type() != EntryType::EntryNormal);
+        let is_change = |entry: &Entry| entry.get_entry_type() != EntryType::EntryNormal;
+        let changes_members = committed.iter().any(is_change);
         let in_flight = &mut self.pipeline.in_flight;
         let is_held = changes_members || in_flight.iter().any(|earlier| !earlier.committed.is_empty());
 

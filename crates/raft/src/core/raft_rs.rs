@@ -262,7 +262,7 @@ impl RaftRs {
                     single.get_change_type() == ConfChangeType::RemoveNode && single.node_id == own
                 })
         };
-        if removes_self && raft.state == StateRole::Leader {
+        if faults::steps_down(removes_self && raft.state == StateRole::Leader) {
             raft.become_follower(raft.term, INVALID_ID);
         }
     }
