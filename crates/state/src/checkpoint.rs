@@ -14,8 +14,8 @@ use super::snapshot::{Reader, Writer};
 use super::store::Image;
 use super::value::{self, META_KEY, Value};
 use super::{Applied, SnapshotMeta, StateError, Store, journal, recovery};
+use crate::faults;
 use helios_storage::disk::SetApart;
-use helios_storage::mutation::Mutation;
 
 /// Approximate size of the batches in which a restore writes to the engine.
 const RESTORE_BATCH_BYTES: usize = 4 << 20;
@@ -106,7 +106,7 @@ impl Store {
         let mut record = Record { meta, digest: image.record.digest };
         let mut generation = image.generation;
         let mut engine = self.inner.state().engine.clone();
-        if overlay.is_cleared() && !Mutation::ClearNotCheckpointed.is_on() {
+        if faults::replaces_engine(overlay.is_cleared()) {
             // A new engine instead of a removal for every key: atomic, and it frees the disk space.
             (generation, engine) = self.next_generation(image)?;
             record.digest = Digest::default();
@@ -125,14 +125,10 @@ impl Store {
             }
             writes.push((key.clone(), slot.clone()));
         }
-        if Mutation::CheckpointIndexTooLow.is_on() {
-            record.meta.applied.index -= 1;
-        }
+        record.meta.applied.index = faults::checkpoint_index(record.meta.applied.index);
         writes.push((Record::key(), Some(record.encode())));
         if let Some(home) = &image.home
-            && image.is_committed
-            && generation == image.generation
-            && !Mutation::CheckpointWithoutJournal.is_on()
+            && faults::needs_journal(image.is_committed && generation == image.generation)
         {
             journal::write(home.disk().as_ref(), &home.journal(), generation, &writes)?;
             home.sync()?;
@@ -183,9 +179,7 @@ impl Store {
         let engine = self.inner.state().engine.clone();
         let mut writer = Writer::create(Arc::clone(&self.inner.disk), path)?;
         let mut record = image.record.clone();
-        if Mutation::SnapshotIndexTooHigh.is_on() {
-            record.meta.applied.index += 1;
-        }
+        record.meta.applied.index = faults::snapshot_index(record.meta.applied.index);
         let has_collections = has_any(engine.as_ref(), value::GARBAGE_START, value::GARBAGE_END)?
             || has_any(engine.as_ref(), value::ELEMENTS_START, value::ELEMENTS_END)?;
         let written = writer
@@ -357,7 +351,7 @@ fn load_pairs(
     }
     while let Some((key, record)) = reader.next_record()? {
         digest.add(&key, &record);
-        if key.starts_with(value::REQUESTS_START) && Mutation::RequestsNotInSnapshot.is_on() {
+        if faults::is_left_out(&key) {
             continue;
         }
         bytes += key.len() + record.len();

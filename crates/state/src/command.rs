@@ -17,8 +17,8 @@ use super::machine;
 use super::transaction;
 use super::txn::Txn;
 use super::value::{Kind, Value};
+use crate::faults;
 use helios_proto::Error;
-use helios_storage::mutation::Mutation;
 
 /// Longest decimal text of an i64: a sign and 19 digits.
 const MAX_INTEGER_LEN: usize = 20;
@@ -97,10 +97,8 @@ fn set(txn: &mut Txn<'_>, op: &Set) -> Outcome {
         SetCondition::IfPresent => old.is_some(),
     };
     if is_met {
-        let kept_ms = old
-            .as_ref()
-            .and_then(|old| old.expire_at_ms)
-            .filter(|_| op.keep_ttl || Mutation::ExpiryKeptBySet.is_on());
+        let kept_ms =
+            old.as_ref().and_then(|old| old.expire_at_ms).filter(|_| faults::keeps_expiry(op.keep_ttl));
         txn.store(&op.key, old.as_ref(), op.value.clone(), op.expire_at_ms.or(kept_ms));
     }
     Ok(match old {

@@ -19,9 +19,9 @@ use prost::Message;
 use super::command::{self, Failure};
 use super::engines::EngineError;
 use super::txn::{Changes, Txn};
+use crate::faults;
 use clients::{Group, Table};
 use helios_proto::Error;
-use helios_storage::mutation::Mutation;
 
 /// Maximum number of clients that are remembered; members' clients and other clients count separately.
 pub const MAX_CLIENTS: usize = 1_024;
@@ -52,15 +52,12 @@ pub(super) fn execute_once<'a>(
         return Ok((lookup_txn.reply(Answer::Error(refusal.into())), lookup_txn.finish()));
     }
     match find(&lookup_txn, id, command.origin.as_ref())? {
-        Found::Applied(Reply { kind: Some(answer), .. }) if Mutation::RepeatHasNewIndex.is_on() => {
-            Ok((lookup_txn.reply(answer), lookup_txn.finish()))
-        }
-        Found::Applied(reply) => Ok((reply, lookup_txn.finish())),
+        Found::Applied(reply) => Ok((faults::repeated(reply, &lookup_txn), lookup_txn.finish())),
         Found::Forgotten => Ok((lookup_txn.reply(Answer::Error(forgotten(id).into())), lookup_txn.finish())),
         Found::New(client) => {
             let (mut txn, reply) = run(&new_txn, command)?;
             let is_refused = matches!(reply.kind, Some(Answer::Error(_)));
-            if !(is_refused && Mutation::RefusalForgotten.is_on()) {
+            if faults::is_remembered(is_refused) {
                 remember(&mut txn, id, command.origin.as_ref(), client, &reply)?;
             }
             Ok((reply, txn.finish()))
@@ -99,7 +96,7 @@ fn find(txn: &Txn<'_>, id: &RequestId, origin: Option<&Origin>) -> Result<Found,
         && let Some(mut raw) = txn.raw(&slot_key(&id.client_id, id.sequence))?
     {
         let sequence = raw.try_get_u64().map_err(|_| damaged())?;
-        if sequence == id.sequence && !(id.retry && Mutation::RetryAppliedAgain.is_on()) {
+        if faults::is_repeat(sequence == id.sequence, id.retry) {
             return Reply::decode(raw).map(Found::Applied).map_err(|_| damaged());
         }
         if sequence > id.sequence {

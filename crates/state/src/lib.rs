@@ -18,6 +18,7 @@ mod engines;
 mod error;
 mod event_filter;
 mod events;
+mod faults;
 mod home;
 mod inspect;
 mod journal;

@@ -19,9 +19,9 @@ use super::meta::Meta;
 use super::overlay::Overlay;
 use super::txn::Txn;
 use super::view::View;
+use crate::faults;
 use helios_proto::Error;
 use helios_proto::v1::ErrorCode;
-use helios_storage::mutation::Mutation;
 
 /// Time for which a checkpoint waits for a reader before it logs a warning.
 const SLOW_READER: Duration = Duration::from_secs(10);
@@ -78,8 +78,7 @@ impl State {
             let message = format!("entry {index} was applied before (applied index {applied})");
             return Err(Error::new(ErrorCode::Internal, message));
         }
-        let before_ms = if Mutation::ClockFollowsLeader.is_on() { 0 } else { self.meta.clock_ms };
-        let clock_ms = before_ms.max(now_ms);
+        let clock_ms = faults::clock_before(self.meta.clock_ms).max(now_ms);
         Ok(Meta { applied: Applied { index, term }, clock_ms, ..self.meta.clone() })
     }
 }

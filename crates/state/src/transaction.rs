@@ -9,7 +9,7 @@ use super::budget::Halt;
 use super::calls;
 use super::command::{self, Failure, Outcome, invalid};
 use super::txn::Txn;
-use helios_storage::mutation::Mutation;
+use crate::faults;
 
 /// Maximum size in bytes of all answers of a transaction: the leader sends them in one message to the member
 /// that forwarded it.
@@ -50,9 +50,8 @@ fn answer(txn: &mut Txn<'_>, transaction: &Transaction, max_answer_bytes: usize)
         } else {
             bytes += size;
         }
-        let ends = Mutation::ExecEndsAtRefusal.is_on() && matches!(reply.kind, Some(Answer::Error(_)));
         items.push(reply);
-        if ends {
+        if faults::ends_after(&items) {
             break;
         }
     }
@@ -62,10 +61,7 @@ fn answer(txn: &mut Txn<'_>, transaction: &Transaction, max_answer_bytes: usize)
 /// Whether every guarded key still has its guard's revision.
 pub(super) fn holds(txn: &mut Txn<'_>, guards: &[Guard]) -> Result<bool, Halt> {
     for guard in guards {
-        if Mutation::GuardsIgnored.is_on() || guard.revision == 0 && Mutation::MissingKeyNotGuarded.is_on() {
-            continue;
-        }
-        if txn.revision_of(&guard.key)? != guard.revision {
+        if faults::is_compared(guard) && txn.revision_of(&guard.key)? != guard.revision {
             return Ok(false);
         }
     }

@@ -19,8 +19,8 @@ use super::command::Failure;
 use super::store::Store;
 use super::transaction;
 use super::txn::{Draft, Lookups, Txn};
+use crate::faults;
 use helios_proto::Error;
-use helios_storage::mutation::Mutation;
 
 /// Maximum estimated size of a trial's keys and changes, in bytes.
 const MAX_BYTES: usize = 64 << 20;
@@ -99,7 +99,7 @@ impl Trial {
 
     /// Returns the trial's transaction; it has no steps if no command wrote.
     pub fn finish(self) -> Transaction {
-        let seen = self.draft.seen.into_iter().filter(|_| !Mutation::ScriptNotGuarded.is_on());
+        let seen = self.draft.seen.into_iter().filter(|_| faults::is_script_guarded());
         Transaction {
             guards: seen.map(|(key, revision)| Guard { key, revision }).collect(),
             steps: self.steps,
@@ -115,7 +115,7 @@ fn effect(command: Command, answer: &Answer) -> Option<Command> {
     }
     match &command.op {
         // SPOP chose random members, and the applied entry would choose others: log SREM of the chosen ones.
-        Some(Op::Call(call)) if call.name == "spop" && !Mutation::ScriptDrawsAgain.is_on() => {
+        Some(Op::Call(call)) if faults::logs_drawn(call.name == "spop") => {
             let key = call.args.first()?.clone();
             let popped = popped(answer);
             let args = std::iter::once(key).chain(popped.iter().cloned()).collect();

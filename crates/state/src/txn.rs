@@ -16,7 +16,7 @@ use super::meta::Meta;
 use super::overlay::Overlay;
 use super::value::{self, Kind, Value};
 use super::view::View;
-use helios_storage::mutation::Mutation;
+use crate::faults;
 
 pub(super) struct Txn<'a> {
     view: View<'a>,
@@ -221,7 +221,7 @@ impl<'a> Txn<'a> {
 
     /// Writes `old` with another expiry.
     pub fn set_expiry(&mut self, key: &[u8], old: &Value, expire_at_ms: Option<u64>) {
-        let revision = if Mutation::RevisionKeptByExpiry.is_on() { old.revision } else { self.index };
+        let revision = faults::revision_after_expiry(self.index, old.revision);
         let new = Value { revision, expire_at_ms, ..old.clone() };
         self.replace(key, Some(old), new);
     }
@@ -286,7 +286,7 @@ impl<'a> Txn<'a> {
         let requests = self.raw_range(value::REQUESTS_START, value::REQUESTS_END)?;
         self.changes.overlay.clear();
         self.changes.meta.key_count = 0;
-        for (key, record) in requests.into_iter().filter(|_| !Mutation::FlushForgetsRequests.is_on()) {
+        for (key, record) in faults::kept_requests(requests) {
             self.put_raw(key, Some(record));
         }
         Ok(())
@@ -356,7 +356,7 @@ impl<'a> Txn<'a> {
         let mut id = Vec::with_capacity(value::ID_BYTES);
         id.put_u64(self.index);
         id.put_u32(self.collections);
-        self.collections += u32::from(!Mutation::CollectionIdShared.is_on());
+        self.collections += faults::collection_step();
         id.into()
     }
 

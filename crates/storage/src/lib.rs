@@ -5,10 +5,11 @@
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests use the machine's clock and disk"))]
 
 pub mod disk;
+mod faults;
 #[allow(
     clippy::disallowed_methods,
     reason = "generates the disk id and waits for the lock of the data directory"
 )]
 pub mod lifecycle;
-pub mod mutation;
+pub mod seeded_bug;
 pub mod wal;

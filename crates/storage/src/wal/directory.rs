@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::WalError;
 use crate::disk::{Disk, DiskFile, DiskLock, LockMode};
-use crate::mutation::Mutation;
+use crate::faults;
 
 pub const SEGMENT: &str = "wal";
 const SPARE: &str = "spare";
@@ -94,10 +94,7 @@ impl Directory {
     /// Renames a file; durable when it returns.
     pub fn rename(&self, from: &Path, to: &Path) -> Result<(), WalError> {
         self.disk.rename(from, to).map_err(WalError::io("rename", from))?;
-        if Mutation::SegmentNameNotSynced.is_on() {
-            return Ok(());
-        }
-        self.sync()
+        faults::sync_name(|| self.sync())
     }
 
     /// Removes a file; durable when it returns.

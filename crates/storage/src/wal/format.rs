@@ -21,7 +21,7 @@
 
 use super::state::State;
 use super::{Base, HardState};
-use crate::mutation::Mutation;
+use crate::faults;
 
 pub const VERSION: u32 = 1;
 pub const SEGMENT_HEADER: usize = 48;
@@ -41,10 +41,8 @@ impl Position {
     /// Returns the CRC seed of this position. Injective over the offsets of one generation and over 2^32
     /// generations at one offset: a CRC distinguishes any two inputs that differ within 32 bits.
     fn seed(self) -> u32 {
-        if Mutation::StaleFramesAccepted.is_on() {
-            return 0;
-        }
-        crc32c::crc32c_append(crc32c::crc32c(&self.generation.to_le_bytes()), &self.offset.to_le_bytes())
+        let generation = crc32c::crc32c(&self.generation.to_le_bytes());
+        faults::frame_seed(crc32c::crc32c_append(generation, &self.offset.to_le_bytes()))
     }
 }
 

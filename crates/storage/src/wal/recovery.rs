@@ -17,7 +17,7 @@ use super::format::{Frame, HeaderError, Op, Position, SEGMENT_HEADER, SegmentHea
 use super::state::State;
 use super::{Base, HardState, LogEntry, WalError};
 use crate::disk::Disk;
-use crate::mutation::Mutation;
+use crate::faults;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Segment {
@@ -190,9 +190,8 @@ impl Replay {
         }
         match op {
             Op::Entry { index, term, payload: bytes } => {
-                if !Mutation::OldSuffixKept.is_on() {
-                    self.entries.truncate(index.saturating_sub(self.first_index) as usize);
-                }
+                let kept = index.saturating_sub(self.first_index) as usize;
+                self.entries.truncate(faults::kept_entries(kept));
                 self.first_index = self.first_index.min(index);
                 self.entries.push(LogEntry { index, term, payload: payload.slice_ref(bytes) });
                 segment.max_index = segment.max_index.max(index);
@@ -214,7 +213,7 @@ impl Replay {
             return Err(corrupt(0, 0, "no segment was read"));
         };
         if let Some(durable) = proven_after(&image, active.generation, active.end)
-            .filter(|durable| *durable > active.end && !Mutation::DamageCutOff.is_on())
+            .filter(|durable| faults::is_damage(*durable > active.end))
         {
             let what = format!("damaged, although it was durable up to byte {durable}");
             return Err(corrupt(active.generation, active.end, what));

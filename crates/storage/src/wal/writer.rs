@@ -13,7 +13,7 @@ use super::spare::Spares;
 use super::state::State;
 use super::{Base, Batch, HardState, Recovered, WalError, WalOptions};
 use crate::disk::{Disk, DiskFile};
-use crate::mutation::Mutation;
+use crate::faults;
 
 /// Maximum size of the buffer that is reused by the next append, in bytes.
 const BUFFER_KEPT: usize = 8 << 20;
@@ -85,9 +85,7 @@ impl Wal {
         let Log { segments, state, entries, next_sequence, tail } = log;
         let generation = segments.back().map_or(0, |segment| segment.generation);
         let active = dir.open_to_write(&dir.segment_path(generation))?;
-        if !Mutation::TailNotErased.is_on() {
-            rewrite(active.as_ref(), &dir.segment_path(generation), &tail)?;
-        }
+        faults::erase_tail(|| rewrite(active.as_ref(), &dir.segment_path(generation), &tail))?;
         let spares = Spares::open(&dir, &listing.spares, &options)?;
         let mut wal = Self {
             dir,
@@ -227,9 +225,7 @@ impl Wal {
         let frame = frame.seal(Position { generation, offset }, self.next_sequence, offset);
         let path = || self.dir.segment_path(generation);
         self.active.write_all_at(&frame, offset).map_err(|e| WalError::io("write", &path())(e))?;
-        if !Mutation::LogNotSynced.is_on() {
-            self.active.sync_data().map_err(|e| WalError::io("sync", &path())(e))?;
-        }
+        faults::sync_log(|| self.active.sync_data()).map_err(|e| WalError::io("sync", &path())(e))?;
         self.state = after;
         self.next_sequence += 1;
         if resets {
@@ -264,8 +260,8 @@ impl Wal {
     /// Recycles the segments below the base, which is durable by now. Oldest first, and each one durably
     /// before the next, so that a crash cannot leave a gap between segments.
     fn recycle(&mut self) -> Result<(), WalError> {
-        let early = if Mutation::RecycledEarly.is_on() { 3 } else { 0 };
-        while self.segments.len() > 1 && self.segments[0].max_index <= self.state.base.index + early {
+        let through = faults::recycled_through(self.state.base.index);
+        while self.segments.len() > 1 && self.segments[0].max_index <= through {
             let Segment { generation, length, .. } = self.segments[0];
             self.spares.recycle(&self.dir, &self.dir.segment_path(generation), length)?;
             self.segments.pop_front();
