@@ -34,8 +34,8 @@ fn body() -> Result<String, Box<dyn std::error::Error>> {
     let mut definition = serde_json::to_value(HeliosCluster::crd())?;
     let fields = &mut definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"];
     shorten_borrowed(&mut fields["spec"]);
-    // Whoever waits by kstatus, as `helm --wait` does, takes an object without a status for one that is
-    // ready. This one speaks of no generation yet.
+    // A client that waits by kstatus, as `helm --wait` does, takes an object without a status for one that is
+    // ready. This status has no observed generation yet.
     fields["status"]["default"] = json!({"observedGeneration": -1});
     let mut text = serde_saphyr::to_string(&definition)?;
     if !text.ends_with('\n') {

@@ -1,4 +1,4 @@
-//! What a user asks for. Every field's first sentence is what `kubectl explain` shows.
+//! The spec: the desired state. Every field's first sentence is what `kubectl explain` shows.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! What the operator reports. Latched fields are decisions that must outlive the operator's process.
+//! The status: the state that the operator reports. Latched fields are decisions that must outlive the operator's process.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
@@ -148,7 +148,7 @@ pub struct OperationStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
 
-    /// What is done or awaited now.
+    /// Message about the present step.
     pub step: String,
 
     /// Name of that step, the same however its text changes; absent in a status of an earlier operator.
@@ -189,11 +189,11 @@ pub struct ReplacementStatus {
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct RecoveryStatus {
-    /// What was lost, and what a recovery from the best survivor would lose.
+    /// Lost disks, and the writes that a recovery from the best survivor would lose.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss: Option<String>,
 
-    /// What to write to recover.
+    /// Fields to write to recover.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub how_to: Option<String>,
 

@@ -1,5 +1,5 @@
-//! What the charts render, by the real Helm: a HeliosCluster that the API server would take, and rights for no more
-//! than the operator is to see.
+//! Output of the charts, by the real Helm: a HeliosCluster that the API server accepts, and rights for no more
+//! than the operator needs.
 #![allow(clippy::unwrap_used)]
 
 use std::path::PathBuf;

@@ -75,7 +75,7 @@ fn the_engine_is_fixed() {
 }
 
 #[test]
-fn what_the_certificate_comes_from_is_fixed() {
+fn source_of_the_certificate_is_immutable() {
     let tls = |tls: Value| json!({ "tls": tls });
     let own = tls(json!({ "mode": "secret", "secretName": "mine" }));
     cluster(tls(json!({ "mode": "auto", "clients": true })))

@@ -38,8 +38,8 @@ impl Backoff {
     }
 }
 
-/// Doubles up to [`LONGEST`]; from half of that to all of it, by lot. The lot is drawn from the cluster's
-/// name and the count, so that it needs no source of chance.
+/// Doubles up to [`LONGEST`]; with a jitter of half of that. The jitter follows from the cluster's
+/// name and the count, so that it needs no source of randomness.
 fn delay(cluster: &Key, failures: u32) -> Duration {
     let doubled = 2_u32.saturating_pow(failures.saturating_sub(1));
     let whole = FIRST.saturating_mul(doubled).min(LONGEST);

@@ -158,7 +158,7 @@ impl Holder {
     }
 
     async fn attempt_now(&mut self) -> Result<bool, Error> {
-        // Whoever holds the Lease writes over what it wrote last: that fails if anything came between.
+        // The holder writes over its own last write, which fails if the lease was changed since.
         if !self.holds() {
             self.read().await?;
         }

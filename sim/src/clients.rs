@@ -405,14 +405,10 @@ impl World {
         let Question::Write { command, script, .. } = &waiting.question else { return };
         let (answer, index, seen) =
             (reply.kind.clone().unwrap_or(Kind::Nil(Nil {})), reply.index, waiting.seen);
-        let mut verdict = self.oracle.reference.check_reply(command, index, &answer);
+        let mut verdict = self.reference.check_reply(command, index, &answer);
         if let (Ok(()), Some(script), Kind::List(_)) = (&verdict, script, &answer) {
-            verdict = self.oracle.reference.check_script(
-                &script.ops,
-                &script.saw,
-                (index - 1, index),
-                script.now_ms,
-            );
+            verdict =
+                self.reference.check_script(&script.ops, &script.saw, (index - 1, index), script.now_ms);
             self.report.note("script");
         }
         if let Some(CommandOp::Transaction(_)) = &command.op {
@@ -496,7 +492,7 @@ impl World {
                 let Some(answer) = query(&store, &call) else {
                     return self.end_question(client, Ended::Failed);
                 };
-                let verdict = self.oracle.reference.check_read(&call, applied, &answer);
+                let verdict = self.reference.check_read(&call, applied, &answer);
                 self.clients.judge(verdict);
                 self.saw(applied);
                 self.end_question(client, Ended::Answered);
@@ -517,7 +513,7 @@ impl World {
         let held = value.map(|value| value.data);
         let answer = held.clone().map_or(Kind::Nil(Nil {}), Kind::Bytes);
         let call = Call { name: "get".to_owned(), args: vec![Bytes::copy_from_slice(key.as_bytes())] };
-        let verdict = self.oracle.reference.check_read(&call, applied, &answer);
+        let verdict = self.reference.check_read(&call, applied, &answer);
         self.clients.judge(verdict);
         self.saw(applied);
         let id = self.clients.clients[client].waits.as_mut().and_then(|waiting| waiting.op.take());
@@ -540,7 +536,7 @@ impl World {
         }
         let transaction = trial.finish();
         if transaction.steps.is_empty() {
-            let verdict = self.oracle.reference.check_script(&ops, &saw, (applied, applied), now_ms);
+            let verdict = self.reference.check_script(&ops, &saw, (applied, applied), now_ms);
             self.clients.judge(verdict);
             self.saw(applied);
             return self.end_question(client, Ended::Answered);

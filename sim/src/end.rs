@@ -25,7 +25,7 @@ impl World {
         self.wait(deadline, "agree after the last reads", Self::agree)?;
         self.compare_states()?;
         for id in &self.clients.refused {
-            self.oracle.reference.check_refused(id)?;
+            self.reference.check_refused(id)?;
         }
         match check(&self.clients.history) {
             Verdict::Illegal(violation) => return Err(Violation(format!("not linearizable: {violation}"))),
@@ -83,7 +83,7 @@ impl World {
 
     /// Every key of every member is as the reference has it, and what members count is equal.
     fn compare_states(&self) -> Result<(), Violation> {
-        let reference = &self.oracle.reference;
+        let reference = &self.reference;
         let mut counted = BTreeMap::new();
         for machine in &self.machines {
             let Some(process) = &machine.process else { continue };

@@ -1,18 +1,19 @@
-//! A world in one thread, decided by one seed: members of HeliosDB made of the node's own Raft core,
-//! log, state machine and snapshots, on simulated disks, wires and time, under faults. Whatever must
-//! always hold is looked at after each step ([`oracle`]), what clients saw at the end
-//! (`helios-history`), and then everything is healed and has to come together again.
+//! A world in one thread, decided by one seed: members of HeliosDB made of the node's own Raft core, log, state machine
+//! and snapshots, on simulated disks, network and time, under faults. [`invariants`] are checked after each step, each
+//! answer to a client against [`reference`]. At the end ([`end`]) everything is healed and has to agree again, and the
+//! history of the clients has to be linearizable (`helios-history`). README.md has the architecture.
 //!
 //! The same seed gives the same run, step by step, on every machine.
 
 mod clients;
 mod end;
 mod events;
+mod fingerprint;
+mod invariants;
 mod machine;
 mod membership;
 mod nemesis;
 mod network;
-mod oracle;
 mod plan;
 mod poison;
 mod reference;
@@ -23,7 +24,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::catch_unwind;
 
-pub use helios_raft::simulation::Mutation;
+pub use helios_raft::simulation::SeededBug;
 pub use plan::Fault;
 use world::World;
 
@@ -68,11 +69,11 @@ impl Report {
     }
 }
 
-/// Lives through one seed. With a mutation the members make that mistake.
-pub fn run(seed: u64, mutation: Option<Mutation>) -> Report {
-    Mutation::set(mutation);
+/// Runs one seed, on members with the seeded bug if there is one.
+pub fn run(seed: u64, bug: Option<SeededBug>) -> Report {
+    SeededBug::set(bug);
     let lived = catch_unwind(|| World::new(seed).live());
-    Mutation::set(None);
+    SeededBug::set(None);
     lived.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or_default();

@@ -17,7 +17,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
 use crate::events::{Run, Slot};
-use crate::oracle::Electorate;
+use crate::invariants::{Electorate, MonotonicIndexes};
 use crate::plan::{ELECTION_MAX, ELECTION_MIN, HEARTBEAT, Micros, Plan};
 
 pub const CLUSTER: &str = "sim";
@@ -77,8 +77,8 @@ pub struct Process {
     pub turn_planned: bool,
     pub log_planned: bool,
     pub apply_planned: bool,
-    pub commit_index: u64,
-    /// Who voted when it was last looked at.
+    pub indexes: MonotonicIndexes,
+    /// The voters at its last turn.
     pub electorate: Electorate,
     pub elections: u64,
 }
@@ -312,7 +312,7 @@ impl Process {
             turn_planned: false,
             log_planned: false,
             apply_planned: false,
-            commit_index: 0,
+            indexes: MonotonicIndexes::default(),
             electorate: Electorate::default(),
             elections: 0,
         }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use clap::Parser;
-use helios_sim::{Fault, Mutation, Report, run};
+use helios_sim::{Fault, Report, SeededBug, run};
 
 #[derive(Parser)]
 #[command(about = "Runs HeliosDB's Raft core, log and state machine in a seeded world of faults")]
@@ -23,9 +23,9 @@ struct Options {
     /// Go on after a seed that failed.
     #[arg(long)]
     keep_going: bool,
-    /// Make this mistake, by its name in crates/storage/src/mutation.rs.
-    #[arg(long, value_parser = mutation)]
-    mutation: Option<Mutation>,
+    /// Run with this seeded bug, by its name in crates/storage/src/seeded_bug.rs.
+    #[arg(long, value_parser = seeded_bug)]
+    seeded_bug: Option<SeededBug>,
     /// Run each seed twice and compare the two runs.
     #[arg(long)]
     twice: bool,
@@ -45,6 +45,8 @@ struct Sum {
     committed: u64,
     kinds: BTreeMap<&'static str, u64>,
     unjudged: u64,
+    /// Of all runs, in any order; equal for two builds whose members do the same.
+    fingerprint: u64,
     failed: Vec<Report>,
 }
 
@@ -63,6 +65,7 @@ impl Sum {
         self.unknown += report.unknown;
         self.committed += report.committed;
         self.unjudged += report.unjudged;
+        self.fingerprint ^= report.fingerprint;
         for (kind, count) in &report.kinds {
             *self.kinds.entry(kind).or_default() += count;
         }
@@ -85,6 +88,7 @@ impl Sum {
         self.unknown += other.unknown;
         self.committed += other.committed;
         self.unjudged += other.unjudged;
+        self.fingerprint ^= other.fingerprint;
         for (kind, count) in other.kinds {
             *self.kinds.entry(kind).or_default() += count;
         }
@@ -121,15 +125,15 @@ fn main() -> ExitCode {
     if sum.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn mutation(name: &str) -> Result<Mutation, String> {
-    let all = Mutation::ALL.iter().map(|mutation| format!("{mutation:?}"));
-    let found = Mutation::ALL.iter().find(|mutation| format!("{mutation:?}") == name);
+fn seeded_bug(name: &str) -> Result<SeededBug, String> {
+    let all = SeededBug::ALL.iter().map(|bug| format!("{bug:?}"));
+    let found = SeededBug::ALL.iter().find(|bug| format!("{bug:?}") == name);
     found.copied().ok_or_else(|| format!("one of {}", all.collect::<Vec<_>>().join(", ")))
 }
 
 fn live(seed: u64, options: &Options) -> Report {
-    let mut report = run(seed, options.mutation);
-    if options.twice && run(seed, options.mutation) != report {
+    let mut report = run(seed, options.seeded_bug);
+    if options.twice && run(seed, options.seeded_bug) != report {
         report.violation = Some(helios_sim::Violation("the same seed ran in two ways".to_owned()));
     }
     report
@@ -156,5 +160,10 @@ fn print(sum: &Sum, started: Instant) {
     let kinds: Vec<String> = sum.kinds.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
     println!("answered: {}; {} histories not judged", kinds.join(", "), sum.unjudged);
     let verdict = if sum.failed.is_empty() { "clean" } else { "FAILED" };
-    println!("{verdict}: {} of {} seeds failed", sum.failed.len(), sum.seeds);
+    println!(
+        "{verdict}: {} of {} seeds failed; fingerprint {:016x}",
+        sum.failed.len(),
+        sum.seeds,
+        sum.fingerprint
+    );
 }

@@ -57,7 +57,7 @@ impl World {
             let machine = &mut self.machines[slot];
             if machine.broken.is_some() || machine.marker.removed {
                 if let Some(member) = machine.marker.member {
-                    self.oracle.lost(member);
+                    self.invariants.on_disk_lost(member);
                 }
                 machine.wipe();
             }

@@ -51,7 +51,7 @@ impl World {
                 println!("{:>9} {fault:?} at {}", self.now, self.machines[slot].name);
             }
             *self.report.faults.entry(fault).or_default() += 1;
-            self.oracle.note((self.now, slot, fault));
+            self.fingerprint.note((self.now, slot, fault));
         }
         let at = self.now + self.random.random_range(self.plan.fault_gap.clone());
         self.events.plan(at, Event::Nemesis);
@@ -166,7 +166,7 @@ impl World {
 
     fn lose_disk(&mut self, slot: Slot) {
         if let Some(member) = self.machines[slot].marker.member {
-            self.oracle.lost(member);
+            self.invariants.on_disk_lost(member);
         }
         self.stop_process(slot);
         self.nemesis.impaired.insert(slot);
@@ -214,7 +214,7 @@ impl World {
             let voters = &status.membership.voters;
             voters
                 .iter()
-                .all(|voter| Some(*voter) == marker.member || self.oracle.holds(*voter, last.0, last.1))
+                .all(|voter| Some(*voter) == marker.member || self.invariants.holds(*voter, last.0, last.1))
         });
         if !all_know || !whole || marker.member != self.machines[slot].marker.member || !self.may_forget(slot)
         {
@@ -235,7 +235,7 @@ impl World {
             return false;
         }
         let Some((_, status)) = self.leader().filter(|_| self.forcing.is_none()) else { return false };
-        let Some((index, term)) = self.oracle.last_committed() else { return false };
+        let Some((index, term)) = self.invariants.last_committed() else { return false };
         let known = &status.membership;
         let may_survive = |machine: &&Machine| {
             let Some((id, process)) = machine.marker.member.zip(machine.process.as_ref()) else {
@@ -245,7 +245,7 @@ impl World {
             known.voters.contains(&id)
                 && status.membership.voters.contains(&id)
                 && !self.nemesis.is_impaired(machine.slot)
-                && self.oracle.holds_now(id, index, term)
+                && self.invariants.holds_now(id, index, term)
         };
         let able: Vec<_> = self.machines.iter().filter(may_survive).map(|machine| machine.slot).collect();
         if able.is_empty() || known.voters.len() < 2 {

@@ -50,7 +50,7 @@ impl World {
     /// Sends what a core wants sent, to where its own membership says that the peers are.
     pub fn send(&mut self, from: Slot, messages: Vec<Message>) -> Result<(), Violation> {
         for message in messages {
-            self.oracle.sent(&message)?;
+            self.invariants.on_send(&message)?;
             let Some((to, sender)) = self.route(from, message.to) else { continue };
             if message.get_msg_type() == MessageType::MsgSnapshot {
                 self.send_snapshot(to, sender, message);
@@ -143,7 +143,8 @@ impl World {
         if self.cuts.contains(&(from.slot, to)) || !self.admit(to, from, message.to)? {
             return Ok(());
         }
-        self.oracle.delivered(&message);
+        let of = &message;
+        self.fingerprint.note((of.from, of.to, of.msg_type, of.term, of.index, of.commit));
         if let Some(process) = &mut self.machines[to].process {
             process.callers.insert(from.member, from.slot);
         }

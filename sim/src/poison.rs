@@ -45,14 +45,14 @@ impl World {
 
     /// Whether an entry that ends its processes is committed and not skipped, or may still be committed.
     pub fn is_poisoned(&mut self) -> bool {
-        if self.oracle.reference.is_poisoned() {
+        if self.reference.is_poisoned() {
             return true;
         }
         let Some(Poison { term, answer }) = &mut self.poison else { return false };
         let is_refused =
             matches!(answer.try_recv(), Ok(Err(error)) if matches!(Ended::of_error(&error), Ended::Failed));
         // Nothing of an earlier term comes after an entry of a later one.
-        let is_over = self.oracle.last_committed().is_some_and(|(_, last)| last > *term);
+        let is_over = self.invariants.last_committed().is_some_and(|(_, last)| last > *term);
         if is_refused || is_over {
             self.poison = None;
         }

@@ -12,11 +12,13 @@ use rand::{Rng, SeedableRng};
 
 use crate::clients::Clients;
 use crate::events::{Event, Events, Run, Slot};
+use crate::fingerprint::Fingerprint;
+use crate::invariants::{Electorate, Invariants};
 use crate::machine::{Machine, Process, StartError, Started};
 use crate::nemesis::{Forcing, Nemesis};
-use crate::oracle::{Electorate, Oracle};
 use crate::plan::{Micros, Plan};
 use crate::poison::{Poison, apply_or_end};
+use crate::reference::Reference;
 use crate::{Report, Violation};
 
 pub struct World {
@@ -31,7 +33,9 @@ pub struct World {
     pub cuts: BTreeSet<(Slot, Slot)>,
     pub clients: Clients,
     pub nemesis: Nemesis,
-    pub oracle: Oracle,
+    pub invariants: Invariants,
+    pub reference: Reference,
+    pub fingerprint: Fingerprint,
     pub report: Report,
     next_run: Run,
     /// Every step is told on standard output.
@@ -62,7 +66,9 @@ impl World {
             machines,
             cuts: BTreeSet::new(),
             nemesis: Nemesis::default(),
-            oracle: Oracle::default(),
+            invariants: Invariants::default(),
+            reference: Reference::default(),
+            fingerprint: Fingerprint::default(),
             report: Report { seed, ..Report::default() },
             next_run: 1,
             forcing: None,
@@ -75,8 +81,8 @@ impl World {
     pub fn live(mut self) -> Report {
         let outcome = self.begin().and_then(|()| self.run_until(self.plan.horizon)).and_then(|()| self.end());
         self.report.violation = outcome.err();
-        self.report.committed = self.oracle.committed_count();
-        self.report.fingerprint = self.oracle.fingerprint();
+        self.report.committed = self.invariants.committed_count();
+        self.report.fingerprint = self.fingerprint.value();
         self.report
     }
 
@@ -191,14 +197,14 @@ impl World {
                 }
                 machine.process = Some(process);
                 machine.healed();
-                self.oracle.note((self.now, slot, run));
-                self.oracle.started(member, &recovered, &torn)?;
-                self.oracle.written(member, &written);
+                self.fingerprint.note((self.now, slot, run));
+                self.invariants.on_start(member, &recovered, &torn)?;
                 if let Some(state) = written.iter().filter(|_| was_forced).find_map(|batch| batch.hard_state)
                 {
-                    self.oracle.forced(state.term);
+                    self.invariants.on_force_new(state.term);
                     self.forcing = None;
                 }
+                self.invariants.on_write(member, &written)?;
                 self.events.plan(self.now, Event::Tick(slot, run));
                 self.events.plan(self.now + 5_000, Event::Checkpoint(slot, run));
                 self.turn(slot);
@@ -210,7 +216,7 @@ impl World {
 
     /// A disk that rotted may be refused; any other must serve.
     fn not_started(&mut self, slot: Slot, error: &StartError) -> Result<(), Violation> {
-        self.oracle.note((self.now, slot, "refused"));
+        self.fingerprint.note((self.now, slot, "refused"));
         if self.machines[slot].disk.is_cut() {
             self.power_cut(slot);
             return Ok(());
@@ -284,23 +290,16 @@ impl World {
     fn observe(&mut self, slot: Slot, status: &RaftStatus) -> Result<(), Violation> {
         let member = self.machines[slot].marker.member.unwrap_or_default();
         let Some(process) = &mut self.machines[slot].process else { return Ok(()) };
-        let commit = status.commit_index;
-        let advanced = commit > process.commit_index;
-        if commit < process.commit_index {
-            return Err(Violation(format!("member {member}: commit went back to {commit}")));
-        }
-        process.commit_index = commit;
-        let term = process.core.term_of(commit).filter(|_| advanced);
+        let (term, commit, applied) = (status.term, status.commit_index, process.applied_index());
+        let has_advanced = process.indexes.advance(member, term, commit, applied)?;
         self.report.elections += status.elections - process.elections;
         process.elections = status.elections;
-        self.oracle.note((self.now, slot, status.term, commit, status.leader_id));
+        self.fingerprint.note((self.now, slot, status.term, commit, status.leader_id));
         // Entries may have been committed before or after a change of voters in the same turn.
         let now = Electorate::of(&status.membership);
         let electorates = [std::mem::replace(&mut process.electorate, now.clone()), now];
-        if let Some(term) = process.core.term_of(commit) {
-            self.oracle.acknowledged(status, commit, term)?;
-        }
-        self.oracle.status(member, status, &electorates, term.map(|term| (commit, term)))
+        let term_of = |index| process.core.term_of(index);
+        self.invariants.on_status(member, status, &electorates, has_advanced, term_of)
     }
 
     fn dispatch(&mut self, slot: Slot, effect: Effect) -> Result<(), Violation> {
@@ -368,7 +367,7 @@ impl World {
         let rest = work.purge(&mut process.wal).and_then(|()| process.wal.prepare_spare());
         let more = !process.log_jobs.is_empty();
         process.log_planned = more;
-        self.oracle.written(member, &work.batches);
+        self.invariants.on_write(member, &work.batches)?;
         self.turn(slot);
         if more {
             let at = self.now + self.disk_time(slot);
@@ -397,7 +396,8 @@ impl World {
     fn apply(&mut self, slot: Slot, job: ApplyJob) -> Result<(), Violation> {
         let member = self.machines[slot].marker.member.unwrap_or_default();
         if let ApplyJob::Entries { entries, .. } = &job {
-            self.oracle.committed(member, entries.iter().map(|(entry, _)| entry))?;
+            entries.iter().try_for_each(|(entry, _)| self.reference.commit(entry))?;
+            self.invariants.on_commit(member, entries.iter().map(|(entry, _)| entry))?;
         }
         let late = self.random.random_range(10..1_000);
         let Some(process) = &mut self.machines[slot].process else { return Ok(()) };
@@ -423,7 +423,7 @@ impl World {
             Ok(done) => process.done.extend(done),
             Err(error) => return self.disk_failed(slot, &format!("its applier ended: {error}")),
         }
-        self.oracle.reference.check_applied(applied)?;
+        self.reference.check_applied(applied)?;
         if more {
             let at = self.now + self.random.random_range(10..1_000);
             self.events.plan(at, Event::Applier(slot, run));
@@ -449,7 +449,7 @@ impl World {
         match outcome {
             Ok(done) => {
                 if let Some(Done::SnapshotBuilt(meta)) = &done {
-                    self.oracle.snapshot(member, meta)?;
+                    self.invariants.on_snapshot(member, meta)?;
                 }
                 let at = self.now + self.random.random_range(0..20_000);
                 if let Some(process) = self.running(slot, run) {
@@ -486,7 +486,7 @@ impl World {
 
     /// Ends the process and plans its next start, as a supervisor would.
     pub fn stop_process(&mut self, slot: Slot) {
-        self.oracle.note((self.now, slot, "down"));
+        self.fingerprint.note((self.now, slot, "down"));
         self.machines[slot].process = None;
         self.machines[slot].paused_until = 0;
         let at = self.now + self.random.random_range(1_000..200_000);

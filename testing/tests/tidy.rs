@@ -1,4 +1,4 @@
-//! The written rules of the layout, held: which crate may use which, which module never sees which, how long a file
+//! Enforces the layout rules: which crate may use which, which module never imports which, how long a file
 //! may be, and that ARCHITECTURE.md names every crate and every top module.
 
 use std::fs;
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
-/// Of the crates below the process: our crates that each may use.
+/// Our crates that each crate below the process may use.
 const EDGES: &[(&str, &[&str])] = &[
     ("proto", &[]),
     ("crds", &[]),
@@ -19,27 +19,32 @@ const EDGES: &[(&str, &[&str])] = &[
     ("operator", &["helios-crds", "helios-proto"]),
     ("cli", &["helios-crds", "helios-proto"]),
 ];
-/// Consensus and what it stands on serve no port.
+/// Crates that serve no port: consensus and the crates below it.
 const WITHOUT_PORTS: &[&str] = &["crates/storage", "crates/state", "crates/raft"];
 const PORTS: &[&str] =
     &["warp", "hyper", "hyper-util", "kube", "tonic", "tonic-health", "tonic-reflection", "mlua"];
 
-/// A folder of node/src, and the modules that it never imports.
+/// Folders of node/src with the modules that each never imports.
 const UNSEEN: &[(&str, &[&str])] = &[
     ("resp", &["wal", "raft", "grpc", "http", "node"]),
     ("grpc", &["wal", "resp", "http"]),
     ("http", &["wal", "resp", "grpc"]),
 ];
 
+/// The one file that knows the raft crate's node, and words that no other file of its crate contains. The node is a
+/// private field there, so the compiler holds the rest.
+const RAFT_RS: &str = "crates/raft/src/core/raft_rs.rs";
+const RAFT_INTERNALS: &[&str] = &["RawNode", "raft_log", ".prs()", "become_follower", "election_elapsed ="];
+
 const MAX_LINES: usize = 520;
-/// Longer today. None may be added.
+/// Files that are longer today. None may be added.
 const LONG: &[&str] = &["node/src/resp/connection/mod.rs", "sim/src/clients.rs"];
 
 fn text(path: &str) -> String {
     fs::read_to_string(Path::new(ROOT).join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// Names in the table `[dependencies]` of a crate.
+/// Returns the names in the `[dependencies]` table of a crate.
 fn dependencies(package: &str) -> Vec<String> {
     let manifest = text(&format!("{package}/Cargo.toml"));
     let lines = manifest.lines().skip_while(|line| *line != "[dependencies]").skip(1);
@@ -101,6 +106,41 @@ fn protocols_never_import_each_other_nor_the_log() {
                 assert!(!seen, "{} imports {module}", file.display());
             }
         }
+    }
+}
+
+#[test]
+fn only_raft_rs_reaches_into_the_raft_crate() {
+    let inside = text(RAFT_RS);
+    assert!(RAFT_INTERNALS.iter().all(|word| inside.contains(word)), "the list of words is not up to date");
+    for file in sources(&Path::new(ROOT).join("crates/raft/src")) {
+        if file.ends_with("core/raft_rs.rs") {
+            continue;
+        }
+        let text = fs::read_to_string(&file).unwrap();
+        let found: Vec<_> = RAFT_INTERNALS.iter().filter(|word| text.contains(**word)).collect();
+        assert!(found.is_empty(), "{} contains {found:?}: add a function to {RAFT_RS}", file.display());
+    }
+}
+
+#[test]
+fn seeded_bugs_are_behind_the_seam_of_each_crate() {
+    let mut seams = String::new();
+    for folder in ["crates/storage/src", "crates/state/src", "crates/raft/src", "node/src"] {
+        for file in sources(&Path::new(ROOT).join(folder)) {
+            let text = fs::read_to_string(&file).unwrap();
+            match file.file_name().and_then(|name| name.to_str()) {
+                Some("faults.rs") => seams.push_str(&text),
+                Some("seeded_bug.rs") => {}
+                _ => assert!(!text.contains("SeededBug::"), "{}: use the crate's faults.rs", file.display()),
+            }
+        }
+    }
+    let list = text("crates/storage/src/seeded_bug.rs");
+    let all: Vec<_> = list.lines().filter_map(|line| line.trim().strip_prefix("Self::")).collect();
+    assert!(all.len() > 50, "the list of seeded bugs is not read");
+    for bug in all.iter().map(|bug| bug.trim_end_matches(',')) {
+        assert!(seams.contains(&format!("SeededBug::{bug}.is_on()")), "{bug} is in no faults.rs");
     }
 }
 

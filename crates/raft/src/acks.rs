@@ -1,7 +1,7 @@
 //! How many voters hold an entry on disk: what an acknowledgement above majority, and `WAIT`, wait
 //! for (docs/design/node.md, section 4). The commit rule knows nothing of it.
 
-use helios_storage::mutation::Mutation;
+use crate::faults;
 
 /// What the leader knows of the voters' disks, in its own term. Learners never count. A follower's
 /// match means synced, since it answers an append only then.
@@ -50,8 +50,9 @@ impl Durable {
 
     /// Whether every voter holds entry `index` on disk.
     pub fn held_by_all(&self, index: u64) -> bool {
-        let lacking = u64::from(Mutation::OneVoterMayLack.is_on());
-        let holds = |electorate: &Electorate| electorate.holders(index) + lacking >= electorate.voters();
+        let holds = |electorate: &Electorate| {
+            electorate.holders(index) >= faults::needed_holders(electorate.voters())
+        };
         !self.electorates.is_empty() && self.electorates.iter().all(holds)
     }
 

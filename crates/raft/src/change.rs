@@ -17,7 +17,7 @@ pub enum Change {
         promote: Vec<u64>,
         remove: Vec<u64>,
     },
-    /// Out of it (`core/joint.rs`).
+    /// Ends a joint membership (`core/members/joint.rs`).
     LeaveJoint,
 }
 

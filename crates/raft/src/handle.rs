@@ -11,7 +11,7 @@ use raft::eraftpb::Message;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
-use super::force_new::{LastEntry, Verdict};
+use super::force_new_cluster::{LastEntry, Verdict};
 use super::format;
 use super::types::*;
 use helios_proto::Error;

@@ -8,7 +8,8 @@ mod change;
 mod core;
 #[allow(clippy::disallowed_methods, reason = "the thread that gives the core its time")]
 mod driver;
-mod force_new;
+mod faults;
+mod force_new_cluster;
 pub mod format;
 mod handle;
 pub mod handshake;
@@ -17,8 +18,6 @@ mod log;
 mod log_writer;
 pub mod membership;
 pub mod metrics;
-mod proposals;
-mod reads;
 mod recovery;
 #[allow(clippy::disallowed_methods, reason = "starts the threads; draws the nonce of this start")]
 mod runtime;
@@ -27,7 +26,6 @@ pub mod simulation;
 mod snapshots;
 pub mod suspects;
 pub mod trace;
-mod transfer;
 mod types;
 mod unappliable;
 #[allow(clippy::disallowed_methods, reason = "measures, and checkpoints by the clock")]
@@ -37,7 +35,7 @@ pub use acks::Durable;
 pub use core::{LONGEST_WAIT, MAX_APPLYING_BYTES, MAX_UNCOMMITTED_BYTES};
 pub use core::{MAX_HELD_BYTES, Settings, TICK, longest_lease};
 pub use driver::Outbound;
-pub use force_new::{LastEntry, Verdict};
+pub use force_new_cluster::{LastEntry, Verdict};
 pub use handle::MAX_WAITING_BYTES;
 pub use handle::RaftHandle;
 pub use recovery::{Fit, Recovery, RecoveryError, bootstrap, fit, recover};

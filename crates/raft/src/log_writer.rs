@@ -14,8 +14,8 @@ use prost_raft::Message as _;
 use raft::eraftpb::Entry;
 
 use super::types::{Done, LogJob};
+use crate::faults;
 use crate::metrics::Metrics;
-use helios_storage::mutation::Mutation;
 use helios_storage::wal::{Base, Batch, HardState, LogEntry, Wal, WalError};
 
 /// Log jobs written with one fsync.
@@ -209,11 +209,8 @@ impl LogWork {
     /// Answers the number of the last job that is durable now, if any was to be written.
     pub fn append(&self, wal: &mut Wal) -> Result<Option<u64>, WalError> {
         let Some(last) = self.last else { return Ok(None) };
-        let kept = if Mutation::LogJobsDropped.is_on() { self.batches.len() - 1 } else { 0 };
-        match wal.append(&self.batches[kept..]) {
-            Err(error) if !Mutation::LogErrorIgnored.is_on() => Err(error),
-            _ => Ok(Some(last)),
-        }
+        faults::write_result(wal.append(faults::written(&self.batches)))?;
+        Ok(Some(last))
     }
 
     fn entries(&self) -> u64 {

@@ -5,8 +5,8 @@ use helios_proto::v1::{ErrorCode, Member, Membership};
 use raft::eraftpb::ConfState;
 
 use super::change::{Change, Fenced};
+use crate::faults;
 use helios_proto::Error;
-use helios_storage::mutation::Mutation;
 
 /// A membership of `members`, all voters: the start of a cluster.
 pub fn initial(cluster_id: &str, members: Vec<Member>) -> Membership {
@@ -22,20 +22,12 @@ pub fn initial(cluster_id: &str, members: Vec<Member>) -> Membership {
 }
 
 pub fn conf_state(membership: &Membership) -> ConfState {
-    if Mutation::LearnersCount.is_on() {
-        let voters = [&membership.voters[..], &membership.learners[..]].concat();
-        return ConfState { voters, ..ConfState::default() };
-    }
-    if Mutation::JointForgotten.is_on() {
-        let Membership { voters, learners, .. } = membership.clone();
-        return ConfState { voters, learners, ..ConfState::default() };
-    }
-    ConfState {
+    faults::conf_state(ConfState {
         voters: membership.voters.clone(),
         voters_outgoing: membership.voters_outgoing.clone(),
         learners: membership.learners.clone(),
         ..ConfState::default()
-    }
+    })
 }
 
 pub fn member(membership: &Membership, id: u64) -> Option<&Member> {
@@ -76,8 +68,7 @@ pub fn was_removed(membership: &Membership, id: u64) -> bool {
 pub fn after(membership: &Membership, fenced: &Fenced, index: u64) -> Membership {
     let mut next = membership.clone();
     next.index = index;
-    let before = if Mutation::FencingTokenForgotten.is_on() { 0 } else { next.fencing_token };
-    next.fencing_token = before.max(fenced.token);
+    next.fencing_token = faults::known_token(next.fencing_token).max(fenced.token);
     match &fenced.change {
         Change::AddLearner(record) => {
             next.next_id = next.next_id.max(record.id + 1);
@@ -141,7 +132,7 @@ pub fn check_index(membership: &Membership, expected_index: u64) -> Result<(), E
 /// distributed locking", 2016). A token of zero is none.
 pub fn check_token(membership: &Membership, token: u64) -> Result<(), Error> {
     let highest = membership.fencing_token;
-    if token == 0 || token >= highest || Mutation::FencingNotChecked.is_on() {
+    if token == 0 || faults::admits_token(token >= highest) {
         return Ok(());
     }
     Err(Error::new(

@@ -9,14 +9,14 @@ use prost_raft::Message as _;
 use raft::eraftpb::{Entry, HardState};
 
 use super::core::{Core, Settings};
-use super::force_new;
+use super::force_new_cluster;
 use super::log::Log;
 use super::log_writer::log_entry;
 use super::membership;
 use super::snapshots::Snapshots;
 use super::unappliable;
+use crate::faults;
 use helios_state::{SnapshotMeta, StateError, Store};
-use helios_storage::mutation::Mutation;
 use helios_storage::wal::{self, Base, Batch, Recovered, Wal, WalError};
 
 #[derive(Debug, thiserror::Error)]
@@ -71,7 +71,7 @@ impl Recovery {
     ) -> Result<Batch, RecoveryError> {
         let last = self.log.last();
         let tail = self.log.after(store.applied().index);
-        let (planned, _) = force_new::plan(&store.membership(), tail, last, survivor, token)
+        let (planned, _) = force_new_cluster::plan(&store.membership(), tail, last, survivor, token)
             .map_err(|error| RecoveryError::ForceNew(error.message))?;
         let term = self.term + 1;
         let entries: Vec<Entry> =
@@ -95,8 +95,7 @@ impl Recovery {
         boot_nonce: u64,
         now: Instant,
     ) -> raft::Result<Core> {
-        let skipped = u64::from(Mutation::AppliedSkipped.is_on());
-        let applied = (store.applied().index + skipped).min(self.commit);
+        let applied = faults::applied_at_start(store.applied().index).min(self.commit);
         let mut core = Core::new(settings, self.log, store.membership(), applied, boot_nonce, now)?;
         if let Some(meta) = &self.snapshot {
             core.offer_snapshot(meta);
@@ -188,22 +187,13 @@ pub fn recover(
     // What is applied was committed; the commit index on disk may be older, as it is written lazily.
     hard_state.commit = hard_state.commit.max(store.applied().index).max(base.index).min(last);
     hard_state.term = hard_state.term.max(base.term);
-    if Mutation::VoteForgotten.is_on() {
-        hard_state.vote = 0;
-    }
-    if Mutation::TermForgotten.is_on() {
-        hard_state.vote = 0;
-        hard_state.term = recovered.entries.last().map_or(base.term, |entry| entry.term);
-    }
+    let last_term = recovered.entries.last().map_or(base.term, |entry| entry.term);
+    let hard_state = faults::recovered(hard_state, last_term);
 
     // Each frame is given back as its entries are decoded: the log is not there twice.
     let entries = recovered.entries.into_iter().map(decode).collect::<Result<Vec<_>, _>>()?;
-    let mut conf_state = membership::conf_state(&store.membership());
-    if Mutation::MembershipFromSnapshot.is_on()
-        && let Some((_, meta)) = &newest
-    {
-        conf_state = membership::conf_state(&meta.membership);
-    }
+    let in_snapshot = newest.as_ref().map(|(_, meta)| &meta.membership);
+    let conf_state = membership::conf_state(&faults::recovered_membership(store.membership(), in_snapshot));
     Ok(Recovery {
         term: hard_state.term,
         commit: hard_state.commit,

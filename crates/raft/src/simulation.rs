@@ -3,6 +3,7 @@
 use helios_proto::v1::Command;
 use helios_proto::v1::command::Op;
 
+pub use crate::acks::Electorate as DurableVoters;
 pub use crate::change::decode as decode_change;
 pub use crate::core::{Core, Settings, TICK, longest_lease};
 pub use crate::format::{FORMAT, of as format_of};
@@ -15,7 +16,7 @@ pub use crate::types::{
 };
 pub use crate::unappliable::Unappliable;
 pub use crate::workers::{Applier, build_snapshot};
-pub use helios_storage::mutation::Mutation;
+pub use helios_storage::seeded_bug::SeededBug;
 
 /// A write of this key ends every process that applies it.
 pub const POISON: &[u8] = b"poison";

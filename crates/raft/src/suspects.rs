@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use bytes::{Buf, BufMut};
 
+use crate::faults;
 use helios_storage::disk::{Disk, DiskFile};
-use helios_storage::mutation::Mutation;
 
 /// Ends of the process while it applied an entry, after which it is not applied any more.
 pub const MAX_ATTEMPTS: u32 = 2;
@@ -89,7 +89,7 @@ impl Suspects {
 
     /// Whether the process ended too often while it applied the entry.
     pub fn holds(&self, index: u64) -> bool {
-        self.attempts(index) >= MAX_ATTEMPTS && !Mutation::HeldTriedAgain.is_on()
+        faults::is_held(self.attempts(index) >= MAX_ATTEMPTS)
     }
 
     fn attempts(&self, index: u64) -> u32 {
@@ -98,22 +98,23 @@ impl Suspects {
 
     /// The entry is about to be applied.
     pub fn begin(&mut self, index: u64) {
-        self.drop_current();
+        let dropped = self.drop_current();
         let attempts = self.attempts(index).saturating_add(1);
         self.put(Suspect { index, attempts });
         self.current = Some(index);
-        // One that ended the process before is written for good.
-        self.write(attempts > 1);
+        // The note of an entry that ended the process before is durable, and so is its end: a power cut must not bring
+        // back the note of an entry that was applied.
+        self.write(attempts > 1 || is_durable(dropped));
     }
 
     /// All entries up to `index` were applied, or skipped.
     pub fn applied(&mut self, index: u64) {
-        let had_current = self.drop_current();
+        let dropped = self.drop_current();
         let count = self.known.len();
         // One that is held counts for a later start, too: it is met again if the state is from before it.
         self.known.retain(|suspect| suspect.index > index || suspect.attempts >= MAX_ATTEMPTS);
-        if had_current || self.known.len() != count {
-            self.write(false);
+        if dropped.is_some() || self.known.len() != count {
+            self.write(is_durable(dropped));
         }
     }
 
@@ -128,16 +129,17 @@ impl Suspects {
 
     /// The process ends, and not because of the entry that it is at.
     pub fn forgive(&mut self) {
-        if self.drop_current() {
-            self.write(false);
+        let dropped = self.drop_current();
+        if dropped.is_some() {
+            self.write(is_durable(dropped));
         }
     }
 
-    /// What was applied did not end the process, however often it was tried before.
-    fn drop_current(&mut self) -> bool {
-        let Some(index) = self.current.take() else { return false };
-        self.known.retain(|suspect| suspect.index != index);
-        true
+    /// The current entry did not end the process, however often it was tried before.
+    fn drop_current(&mut self) -> Option<Suspect> {
+        let index = self.current.take()?;
+        let at = self.known.iter().position(|suspect| suspect.index == index)?;
+        Some(self.known.remove(at))
     }
 
     fn put(&mut self, suspect: Suspect) {
@@ -162,6 +164,11 @@ impl Suspects {
             tracing::warn!(%error, "what is being applied cannot be noted");
         }
     }
+}
+
+/// Whether the note of an entry was synced.
+fn is_durable(note: Option<Suspect>) -> bool {
+    note.is_some_and(|suspect| suspect.attempts > 1)
 }
 
 fn encode(known: &[Suspect], current: Option<u64>) -> Vec<u8> {
@@ -261,6 +268,22 @@ mod tests {
             open(&shared).begin(7);
             disk.crash();
             assert!(open(&shared).holds(7), "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn note_of_an_applied_entry_does_not_come_back_after_a_power_cut() {
+        for seed in 0..20 {
+            let disk = SimDisk::new(seed);
+            disk.make_dir(Path::new("/state")).unwrap();
+            disk.sync_dir(Path::new("/")).unwrap();
+            let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+            open(&shared).begin(7);
+            let mut process = open(&shared);
+            process.begin(7);
+            process.begin(8);
+            disk.crash();
+            assert!(!open(&shared).holds(7), "seed {seed}");
         }
     }
 

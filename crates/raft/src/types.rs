@@ -9,7 +9,7 @@ use raft::eraftpb::{ConfChangeV2, Entry, HardState, Message};
 use tokio::sync::oneshot;
 
 use super::acks::Durable;
-use super::force_new::{LastEntry, Verdict};
+use super::force_new_cluster::{LastEntry, Verdict};
 use super::unappliable::Unappliable;
 use crate::trace::Span;
 use helios_proto::Error;

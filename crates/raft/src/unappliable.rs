@@ -10,8 +10,8 @@ use prost::Message as _;
 use raft::eraftpb::{Entry, EntryType};
 
 use super::suspects::{MAX_ATTEMPTS, Suspects};
+use crate::faults;
 use helios_proto::Error;
-use helios_storage::mutation::Mutation;
 
 /// Longest encoded command that can be a `SkipEntry`: its time, its request id and two numbers.
 const MAX_SKIP_BYTES: usize = 160;
@@ -151,8 +151,8 @@ pub fn plan(entries: &[&Entry], suspects: &Suspects) -> Result<Plan, String> {
         }
     }
     let is_skipped = |at: usize| {
-        skips.iter().any(|(target, _)| *target == at || Mutation::SkipTakesMore.is_on() && *target + 1 == at)
-            || Mutation::HeldPassedOver.is_on() && suspects.holds(entries[at].index)
+        skips.iter().any(|(target, _)| faults::is_covered(*target, at))
+            || faults::is_passed_over(suspects, entries[at].index)
     };
     let held = (0..entries.len()).find(|at| suspects.holds(entries[*at].index) && !is_skipped(*at));
     let mut count = held.unwrap_or(entries.len());

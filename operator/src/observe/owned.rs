@@ -1,5 +1,5 @@
-//! What exists under the names that the operator uses. Only what is of this HeliosCluster is handed on; of the rest no
-//! more than that it is there.
+//! Objects under the names that the operator uses. Only those of this HeliosCluster are returned; of foreign ones only
+//! their owner.
 
 use std::fmt::Debug;
 

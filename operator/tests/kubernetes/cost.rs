@@ -1,4 +1,4 @@
-//! What many settled clusters cost, with TLS and passwords: memory of the operator, and requests to the API server.
+//! Cost of many settled clusters, with TLS and passwords: memory of the operator, and requests to the API server.
 
 use std::time::{Duration, Instant};
 

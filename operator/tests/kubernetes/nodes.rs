@@ -1,5 +1,5 @@
-//! Simulated members: one `Cluster` service that answers for all of them, each at an address of
-//! its own in 127/8. Membership changes as with real ones; nothing replicates.
+//! Simulated members: one `Cluster` service that answers for all of them, each at a separate
+//! address in 127/8. Membership changes as with real ones; nothing replicates.
 
 mod locked;
 

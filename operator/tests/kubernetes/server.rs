@@ -1,4 +1,4 @@
-//! A real API server with its etcd, for one test: on ports of its own, without nodes and without
+//! A real API server with its etcd, for one test: on separate ports, without nodes and without
 //! controllers. Its program is that of the local cluster.
 
 use std::fs;

@@ -1,4 +1,4 @@
-//! What kubelets and Kubernetes' own controllers would do: each StatefulSet gets its pods and volumes, and
+//! Stand-in for kubelets and Kubernetes' own controllers: each StatefulSet gets its pods and volumes, and
 //! each pod is ready at once, at the address where [`Nodes`] answers for it.
 
 use std::collections::{BTreeMap, BTreeSet};

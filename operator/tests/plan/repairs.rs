@@ -1,4 +1,4 @@
-//! What is done about disks, hosts and majorities that are gone, and about hosts that are being emptied.
+//! Repair of lost disks, hosts and majorities, and drains of hosts.
 
 use crate::world::events::Event;
 use crate::world::{settled, voters};

@@ -2,20 +2,18 @@
 
 use std::time::Instant;
 
-use raft::StateRole;
-
 use super::super::acks::{Durable, Electorate};
 use super::super::membership;
 use super::Core;
-use helios_storage::mutation::Mutation;
+use crate::faults;
 
 impl Core {
     pub(super) fn durable(&self, now: Instant) -> Durable {
-        if self.node.raft.state != StateRole::Leader {
+        if !self.raft.is_leader() {
             return Durable::default();
         }
         let mut electorates = vec![self.electorate(&self.membership.voters, now)];
-        if membership::is_joint(&self.membership) && !Mutation::JointIgnoresOutgoing.is_on() {
+        if faults::counts_outgoing(membership::is_joint(&self.membership)) {
             electorates.push(self.electorate(&self.membership.voters_outgoing, now));
         }
         let silent = membership::electorate(&self.membership)
@@ -28,14 +26,8 @@ impl Core {
     /// A voter that the raft crate does not know yet, or no more, holds nothing.
     fn electorate(&self, voters: &[u64], now: Instant) -> Electorate {
         let mut electorate = Electorate::default();
-        for voter in voters {
-            if Mutation::SilentVotersLeftOut.is_on() && !self.is_active(*voter, now) {
-                continue;
-            }
-            let matched = self.node.raft.prs().get(*voter).map_or(0, |progress| {
-                let sent = progress.next_idx.saturating_sub(1);
-                if Mutation::SentCountsAsHeld.is_on() { sent } else { progress.matched }
-            });
+        for voter in voters.iter().filter(|voter| faults::counts_voter(|| self.is_active(**voter, now))) {
+            let matched = self.raft.progress(*voter).map_or(0, faults::held_by);
             if *voter == self.settings.id {
                 electorate.own = Some(matched);
             } else {

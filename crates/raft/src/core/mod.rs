@@ -1,66 +1,53 @@
-//! The Raft core: one `RawNode` and what belongs to it, as a synchronous machine. Inputs and
-//! completions go in, [`Effect`]s come out. No thread, no clock but the `now` it is given, no disk,
-//! no network: the driver thread runs it, and so can a simulation.
+//! The Raft core: the raft crate's node and what belongs to it, as a synchronous machine. Inputs and completions go in,
+//! [`Effect`]s come out. It has no thread, no clock but the `now` that it is given, no disk and no network: the driver
+//! thread runs it, and so can a simulation.
 
 mod acks;
-mod candidacy;
-mod changes;
-mod disk;
-mod early;
-mod election;
-mod guards;
-mod joint;
-mod learners;
-mod lease;
+mod admission;
+mod applying;
+mod elections;
+mod force_new_cluster;
+mod leadership;
 #[cfg(test)]
 mod lease_tests;
-mod observe;
-mod preference;
-mod propose;
-mod ready;
-mod room;
-mod skipping;
-mod snapshotting;
-mod space;
-mod survivor;
+mod members;
+mod pipeline;
+mod proposals;
+pub(crate) mod raft_rs;
+mod reads;
+mod snapshots;
+mod status;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use helios_proto::v1::{ErrorCode, Membership};
-use raft::eraftpb::{HardState, Snapshot, SnapshotMetadata};
-use raft::{RawNode, SnapshotStatus, StateRole};
+use helios_proto::v1::Membership;
+use raft::SnapshotStatus;
+use raft::eraftpb::{Snapshot, SnapshotMetadata};
 
-use super::format::{self, Formats};
 use super::log::Log;
 use super::membership;
-use super::proposals::Proposals;
-use super::reads::Reads;
-use super::transfer::{self, Transfer};
 use super::types::*;
-use super::unappliable::Unappliable;
-use disk::DiskWatch;
-use early::Early;
-use election::ElectionTimeout;
-use helios_proto::Error;
+use crate::faults;
+use admission::Admission;
+use applying::Applying;
+use elections::Elections;
 use helios_state::SnapshotMeta;
-use helios_storage::mutation::Mutation;
-use learners::Learners;
-use lease::Lease;
-use preference::Preference;
-use ready::InFlight;
-use room::Allowance;
+use leadership::Leadership;
+use members::Members;
+use pipeline::Pipeline;
+use proposals::Proposals;
+use raft_rs::RaftRs;
+use reads::Reads;
+use snapshots::Snapshots;
 
-pub use lease::{MAX_TICKS_PER_TURN, longest as longest_lease};
-pub use room::LONGEST_WAIT;
-pub use snapshotting::MAX_HELD_BYTES;
+pub use admission::LONGEST_WAIT;
+pub use reads::{MAX_TICKS_PER_TURN, longest_lease};
+pub use snapshots::MAX_HELD_BYTES;
 
 pub const TICK: Duration = Duration::from_millis(10);
-/// Ready states handed to the log writer and not yet on disk.
-const MAX_IN_FLIGHT: usize = 128;
 /// Committed bytes waiting to be applied before new proposals are refused as overload.
 pub const MAX_APPLYING_BYTES: u64 = 32 << 20;
 /// Bytes of entries that a leader holds and that no majority has yet.
@@ -92,78 +79,24 @@ pub struct Settings {
     pub priority: u32,
 }
 
+/// The node of the raft crate, and an owner for each concern around it. The fields of an owner are private to its
+/// file and the files below it, so that nothing else can break its rules.
 pub struct Core {
-    pub(super) node: RawNode<Log>,
-    pub(super) settings: Settings,
-    election_timeout: ElectionTimeout,
-    early: Option<Early>,
-    pub(super) membership: Arc<Membership>,
-    proposed: Vec<Proposal>,
-    parked: Vec<Proposal>,
-    proposals: Proposals,
-    reads: Reads<ReadWaiter>,
-    pub(super) lease: Lease,
-    /// Readers whom a lease would do; none between two drains.
-    lease_readers: Vec<ReadWaiter>,
+    raft: RaftRs,
+    settings: Settings,
+    /// As of the last applied entry.
+    membership: Arc<Membership>,
     started: Instant,
-    pub(super) transfer: Option<Transfer>,
-    in_flight: VecDeque<InFlight>,
-    /// A commit index that needs no fsync of its own; goes with the next job.
-    lazy_hard_state: Option<HardState>,
-    applying_bytes: u64,
-    overlay_bytes: u64,
-    /// The last committed entry that the apply thread was given, and the last there is: those between wait in the
-    /// log for room.
-    handed_out: u64,
-    committed_out: u64,
-    /// The last committed entry that skips another.
-    last_skip: u64,
-    allowance: Allowance,
-    last_heard: HashMap<u64, Instant>,
-    /// The log was reset by an installed snapshot, and the state is still to follow.
-    restoring: bool,
-    building_snapshot: bool,
-    /// Somebody asked for one since: what is being built may lack what he counts on.
-    wants_another: bool,
-    snapshot_bytes: u64,
-    /// Of the log, left by the last purge.
-    kept_bytes: u64,
-    snapshot_at: Instant,
-    /// After one that failed.
-    snapshot_not_before: Instant,
-    snapshot_index: u64,
-    applied_index: u64,
-    last_role: (StateRole, u64, u64),
-    /// Void while a leader is known.
-    leaderless_since: Instant,
-    /// Votes granted to this candidate; the raft crate clears its tally when the election is won.
-    votes: BTreeSet<u64>,
-    /// Whether "repeated elections without a winner" was logged since a leader was last known.
-    is_advised: bool,
-    elections: u64,
-    last_election: Option<Election>,
-    learners: Learners,
-    leader_changes: u64,
-    read_rounds: u64,
-    /// The log lives on its reserve: what makes the state grow is refused.
-    log_is_short: bool,
-    short_since: Instant,
-    disk_watch: DiskWatch,
-    /// Members whose log lives on its reserve, or is written slowly.
-    bad_disks: BTreeSet<u64>,
-    formats: Formats,
-    preference: Preference,
-    /// After leadership was given up for the disk's sake.
-    stay_until: Instant,
-    disk_transfers: u64,
-    snapshot_failures: u64,
-    /// When to try again to find a leader among those who stay.
-    give_way_at: Instant,
-    lease_reads: u64,
-    /// The apply thread holds it back, and all after it.
-    unappliable: Option<Unappliable>,
-    skipped_entries: u64,
-    last_skipped: u64,
+    elections: Elections,
+    leadership: Leadership,
+    members: Members,
+    admission: Admission,
+    proposals: Proposals,
+    reads: Reads,
+    pipeline: Pipeline,
+    applying: Applying,
+    snapshots: Snapshots,
+    /// Collected until the end of a drain.
     effects: Vec<Effect>,
 }
 
@@ -177,113 +110,46 @@ impl Core {
         boot_nonce: u64,
         now: Instant,
     ) -> raft::Result<Self> {
-        let config = raft::Config {
-            id: settings.id,
-            election_tick: ticks(settings.election_min),
-            min_election_tick: ticks(settings.election_min),
-            max_election_tick: ticks(settings.election_max),
-            heartbeat_tick: ticks(settings.heartbeat),
-            applied,
-            max_size_per_msg: 1 << 20,
-            max_inflight_msgs: 256,
-            check_quorum: true,
-            pre_vote: true,
-            // Off: the crate joins entries to an empty append of another position, whose answer then
-            // speaks for entries that nobody has (ADR 0006).
-            batch_append: Mutation::AppendsBatched.is_on(),
-            max_uncommitted_size: MAX_UNCOMMITTED_BYTES,
-            max_committed_size_per_ready: 4 << 20,
-            ..raft::Config::default()
-        };
-        let snapshot_index = log.base().index;
-        // The crate insists on slog; what matters of its log is logged on role changes here.
-        let node = RawNode::new(&config, log, &slog::Logger::root(slog::Discard, slog::o!()))?;
+        let snapshots = Snapshots::new(log.base().index, now);
+        let raft = RaftRs::new(&settings, log, applied)?;
         Ok(Self {
-            last_role: (node.raft.state, node.raft.term, node.raft.leader_id),
-            leaderless_since: now,
-            votes: BTreeSet::new(),
-            is_advised: false,
-            node,
-            reads: Reads::new(settings.id, boot_nonce),
-            lease: Lease::new(settings.lease, now),
-            lease_readers: Vec::new(),
-            started: now,
-            election_timeout: ElectionTimeout::new(settings.election_min, settings.election_max, boot_nonce),
-            early: None,
-            disk_watch: DiskWatch::new(settings.election_min / 2, now),
+            elections: Elections::new(&settings, &raft, boot_nonce, now),
+            leadership: Leadership::new(&settings, now),
+            members: Members::new(now),
+            admission: Admission::new(now),
+            proposals: Proposals::default(),
+            reads: Reads::new(&settings, boot_nonce, now),
+            pipeline: Pipeline::default(),
+            applying: Applying::new(applied),
+            snapshots,
+            raft,
             settings,
             membership,
-            proposed: Vec::new(),
-            parked: Vec::new(),
-            proposals: Proposals::default(),
-            transfer: None,
-            in_flight: VecDeque::new(),
-            lazy_hard_state: None,
-            applying_bytes: 0,
-            overlay_bytes: 0,
-            handed_out: applied,
-            committed_out: applied,
-            last_skip: 0,
-            allowance: Allowance::new(now),
-            last_heard: HashMap::new(),
-            restoring: false,
-            building_snapshot: false,
-            wants_another: false,
-            snapshot_bytes: 0,
-            kept_bytes: 0,
-            snapshot_at: now,
-            snapshot_not_before: now,
-            snapshot_index,
-            applied_index: applied,
-            elections: 0,
-            last_election: None,
-            learners: Learners::new(),
-            leader_changes: 0,
-            read_rounds: 0,
-            log_is_short: false,
-            short_since: now,
-            bad_disks: BTreeSet::new(),
-            formats: Formats::new(format::FORMAT),
-            preference: Preference::new(now),
-            stay_until: now,
-            disk_transfers: 0,
-            snapshot_failures: 0,
-            give_way_at: now,
-            lease_reads: 0,
-            unappliable: None,
-            skipped_entries: 0,
-            last_skipped: 0,
+            started: now,
             effects: Vec::new(),
         })
     }
 
-    /// A snapshot that a previous run left and that still may be sent.
-    pub fn offer_snapshot(&mut self, meta: &SnapshotMeta) {
-        self.snapshot_index = meta.index;
-        self.snapshot_bytes = meta.size_bytes;
-        self.node.mut_store().set_snapshot(raft_snapshot(meta));
-    }
-
     pub fn tick(&mut self) {
-        if self.restoring {
+        if faults::holds_election(self.pipeline.is_restoring()) {
             // The raft crate cannot campaign between the reset of its log and of its state.
-            self.node.raft.election_elapsed = 0;
+            self.raft.hold_election();
         }
-        self.tick_early();
-        self.election_timeout.pin(&mut self.node.raft);
-        self.node.tick();
-        self.reads.retain(|waiter| !waiter.is_closed());
+        self.tick_failover();
+        self.elections.before_tick(&mut self.raft);
+        self.raft.tick();
+        self.reads.drop_closed();
     }
 
     pub fn handle(&mut self, input: Input, now: Instant) {
         match input {
             Input::Messages(messages) => self.step_all(messages, now),
-            Input::Propose(proposals) => self.proposed.extend(proposals),
-            Input::Read(waiter) if Mutation::ReadWithoutRound.is_on() => {
-                drop(waiter.send(Ok(self.applied_index)));
+            Input::Propose(proposals) => self.proposals.queue(proposals),
+            Input::Read(waiter) => {
+                let waiter = faults::waits_for_round(waiter, self.applying.index());
+                waiter.into_iter().for_each(|waiter| self.reads.await_round(waiter));
             }
-            Input::Read(waiter) => self.await_round(waiter),
-            Input::LeaseRead(waiter) => self.await_lease(waiter),
+            Input::LeaseRead(waiter) => self.reads.await_lease(waiter),
             Input::Change { request, expected, waiter } => {
                 if let Err((error, waiter)) = self.change(request, expected, waiter, now) {
                     drop(waiter.send(Err(error)));
@@ -291,7 +157,7 @@ impl Core {
             }
             Input::Transfer { target, timeout, fencing_token, waiter } => {
                 match membership::check_token(&self.membership, fencing_token) {
-                    Ok(()) => transfer::start(self, target, now, timeout, waiter),
+                    Ok(()) => self.start_transfer(target, now, timeout, waiter),
                     Err(error) => drop(waiter.send(Err(error))),
                 }
             }
@@ -300,82 +166,62 @@ impl Core {
             }
             Input::LinkLost(id) => self.link_lost(id, now),
             Input::LinkFound(id) => self.link_found(id),
-            Input::PeerDisk { id, is_bad: true } => drop(self.bad_disks.insert(id)),
-            Input::PeerDisk { id, is_bad: false } => drop(self.bad_disks.remove(&id)),
-            Input::PeerFormat { id, format } => self.formats.heard(id, format),
-            Input::PeerPriority { id, priority } => self.preference.heard(id, priority),
-            Input::Unreachable(id) => self.node.report_unreachable(id),
+            Input::PeerDisk { id, is_bad } => self.leadership.set_peer_disk(id, is_bad),
+            Input::PeerFormat { id, format } => self.members.set_format(id, format),
+            Input::PeerPriority { id, priority } => self.leadership.set_peer_priority(id, priority),
+            Input::Unreachable(id) => self.raft.report_unreachable(id),
             Input::SnapshotSent { to, ok } => {
                 if ok {
-                    self.node.mut_store().snapshot_settled(to);
+                    self.raft.log_mut().snapshot_settled(to);
                 }
                 let status = if ok { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
-                self.node.report_snapshot(to, status);
+                self.raft.report_snapshot(to, status);
             }
             Input::SnapshotGone(to) => {
-                self.node.mut_store().snapshot_settled(to);
-                self.node.report_snapshot(to, SnapshotStatus::Failure);
+                self.raft.log_mut().snapshot_settled(to);
+                self.raft.report_snapshot(to, SnapshotStatus::Failure);
                 self.build_snapshot();
             }
-            Input::BuildSnapshot => {
-                self.wants_another = self.building_snapshot;
-                self.build_snapshot();
-            }
+            Input::BuildSnapshot => self.request_snapshot(),
             Input::Stop => {}
-        }
-    }
-
-    fn await_round(&mut self, waiter: ReadWaiter) {
-        if let Err(waiter) = self.reads.push(waiter) {
-            drop(waiter.send(Err(Error::new(
-                ErrorCode::Overloaded,
-                "too many reads are waiting for this member; try again",
-            ))));
         }
     }
 
     pub fn on_done(&mut self, done: Done, now: Instant) {
         match done {
             Done::Persisted(number) => self.persisted(number, now),
-            Done::Applied(applied) => {
-                self.applying_bytes -= applied.bytes;
-                self.overlay_bytes = applied.overlay_bytes;
-                self.applied_index = applied.index;
-                self.note_skipped(&applied);
-                if !applied.conf_changes.is_empty() {
-                    self.lease.revoke(now);
-                }
-                for conf_change in &applied.conf_changes {
-                    self.step_down_if_removed(conf_change);
-                    if let Err(error) = self.node.apply_conf_change(conf_change) {
-                        tracing::error!(%error, "configuration change not taken by the raft core");
-                    }
-                }
-                self.node.advance_apply_to(applied.index);
-                if let Some(membership) = applied.membership {
-                    self.set_membership(membership);
-                }
-                for waiter in applied.changed {
-                    self.effects.push(Effect::Changed(waiter, Arc::clone(&self.membership)));
-                }
-            }
-            Done::Held(unappliable) => self.unappliable = Some(unappliable),
+            Done::Applied(applied) => self.applied(applied, now),
+            Done::Held(unappliable) => self.applying.hold(unappliable),
             Done::Restored { index, membership, bytes } => {
-                self.restoring = false;
-                self.overlay_bytes = 0;
-                self.applying_bytes -= bytes;
-                self.unappliable = None;
-                self.applied_index = index;
-                self.node.advance_apply_to(index);
+                self.pipeline.end_restore();
+                self.applying.record_restore(index, bytes);
+                self.raft.applied(index);
                 self.set_membership(membership);
             }
             Done::SnapshotBuilt(meta) => self.snapshot_built(&meta, now),
-            Done::SnapshotFailed => self.snapshot_failed(now),
-            Done::Overlay { bytes } => self.overlay_bytes = bytes,
-            Done::LogSpace { is_short } => {
-                self.log_is_short = is_short;
-                self.short_since = now;
+            Done::SnapshotFailed => self.snapshots.record_failure(now),
+            Done::Overlay { bytes } => self.applying.set_overlay_bytes(bytes),
+            Done::LogSpace { is_short } => self.admission.set_log_short(is_short, now),
+        }
+    }
+
+    fn applied(&mut self, applied: Applied, now: Instant) {
+        self.applying.record(&applied);
+        if !applied.conf_changes.is_empty() {
+            self.reads.revoke_lease(now);
+        }
+        for conf_change in &applied.conf_changes {
+            self.raft.step_down_if_removed(conf_change);
+            if let Err(error) = self.raft.apply_conf_change(conf_change) {
+                tracing::error!(%error, "configuration change not taken by the raft core");
             }
+        }
+        self.raft.applied(applied.index);
+        if let Some(membership) = applied.membership {
+            self.set_membership(membership);
+        }
+        for waiter in applied.changed {
+            self.effects.push(Effect::Changed(waiter, Arc::clone(&self.membership)));
         }
     }
 
@@ -384,52 +230,44 @@ impl Core {
         self.effects.push(Effect::Membership(membership));
     }
 
-    /// Runs everything that has become possible and answers what is to be done outside.
+    /// Does everything that has become possible, and returns the effects.
+    ///
+    /// The steps and why they stand where they stand:
+    ///
+    /// 1. Proposals and reads go into the node before its readies are taken, so that they leave in this turn's messages.
+    /// 2. The readies are taken: appends, votes and committed entries become effects.
+    /// 3. The role is compared after that, since a ready shows what the last messages made of it; all steps below decide
+    ///    by the role as it is now.
+    /// 4. Logs of what takes too long change nothing, so they may stand anywhere after the role.
+    /// 5. What moves leadership: first the reasons that are about this member's own fate - it leaves the cluster, its
+    ///    disk fails - and then the mere preference. Each starts a transfer only if none is under way, so the first wins.
+    /// 6. The transfer is settled after all that may have started one, so that one that ends at once is answered at once.
+    /// 7. Proposals that waited for its end go into the log in the same turn, in front of later ones.
+    /// 8. A snapshot is built by what is applied, and committed entries that waited in the log are handed out last: the
+    ///    readies may have committed more, and entries are handed out in order.
     pub fn drain(&mut self, now: Instant) -> Vec<Effect> {
         self.propose_waiting(now);
-        self.pump_reads(now);
+        self.serve_reads(now);
         self.take_readies(now);
-        self.note_role(now);
-        self.advise(now);
+        self.observe_role(now);
+        self.warn_of_repeated_elections(now);
         self.watch_learners(now);
         self.leave_joint(now);
         self.leave_bad_disk(now);
-        self.give_way_to_preferred(now);
-        transfer::ask_again(self, now);
-        transfer::settle(self, now);
-        if self.transfer.is_none() && !self.parked.is_empty() {
-            self.propose_waiting(now);
-            self.take_readies(now);
-        }
-        if now >= self.snapshot_not_before
-            && (self.snapshot_due(now) || self.node.store().take_snapshot_wanted())
-        {
-            self.build_snapshot();
-        }
+        self.hand_over_to_priority(now);
+        self.retry_transfer(now);
+        self.settle_transfer(now);
+        self.propose_parked(now);
+        self.build_due_snapshot(now);
         self.hand_out_owed();
         std::mem::take(&mut self.effects)
     }
 
-    fn take_readies(&mut self, now: Instant) {
-        while self.in_flight.len() < MAX_IN_FLIGHT && self.node.has_ready() {
-            self.on_ready(now);
-        }
-    }
-
-    fn pump_reads(&mut self, now: Instant) {
-        self.serve_lease_reads(now);
-        if self.reads.round_older_than(self.settings.election_min, now) {
-            self.reads.give_up_round();
-        }
-        // A leader answers only after an entry of its own term is committed (Raft thesis, 6.4).
-        let possible = match self.node.raft.state {
-            StateRole::Leader => self.node.raft.commit_to_current_term(),
-            StateRole::Follower => self.node.raft.leader_id != 0,
-            _ => false,
-        };
-        if possible && let Some(context) = self.reads.start_round(now) {
-            self.read_rounds += 1;
-            self.node.read_index(context.to_vec());
+    /// Proposes what waited for the end of a transfer, if that has ended.
+    fn propose_parked(&mut self, now: Instant) {
+        if !self.leadership.is_transferring() && self.proposals.has_parked() {
+            self.propose_waiting(now);
+            self.take_readies(now);
         }
     }
 }

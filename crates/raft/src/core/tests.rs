@@ -6,8 +6,9 @@ mod room;
 mod rules;
 mod skipping;
 
-use helios_proto::v1::{Member, Reply};
-use raft::eraftpb::{ConfState, Entry, Message, MessageType};
+use helios_proto::Error;
+use helios_proto::v1::{ErrorCode, Member, Reply};
+use raft::eraftpb::{ConfState, Entry, HardState, Message, MessageType};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::oneshot;
@@ -44,7 +45,7 @@ fn member(id: u64, voters: &[u64], last: u64, hard_state: HardState) -> Core {
         snapshot_entries: 10_000,
         snapshot_interval: Duration::from_secs(300),
         trailing_entries: 1_000,
-        held_bytes: snapshotting::MAX_HELD_BYTES,
+        held_bytes: MAX_HELD_BYTES,
         max_log_bytes: 512 << 20,
         max_overlay_bytes: 256 << 20,
         lease: None,

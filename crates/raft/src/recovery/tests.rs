@@ -71,7 +71,7 @@ fn assert_alone(recovery: &Recovery, store: &Store, marker: &Marker) {
     assert_eq!(marker.member.as_ref().unwrap().incarnation, 1);
     let tail = || recovery.log.after(store.applied().index);
     let last = recovery.log.last();
-    let (missing, alone) = force_new::plan(&store.membership(), tail(), last, SURVIVOR, 0).unwrap();
+    let (missing, alone) = force_new_cluster::plan(&store.membership(), tail(), last, SURVIVOR, 0).unwrap();
     assert!(missing.is_empty(), "others are left");
     assert_eq!((&alone.voters[..], alone.next_id, alone.fencing_token), (&[SURVIVOR][..], 4, 4));
     assert_eq!((recovery.commit, last), (last, LAST + 2));

@@ -41,7 +41,7 @@ fn a_target_is_not_asked_for_ever() {
     net.advance(4 * ELECTION_MIN);
     assert!(outcome.try_recv().unwrap().is_err());
     net.lost.clear();
-    let term = net.core(leader).node.raft.term;
+    let term = net.core(leader).raft.term();
     net.advance(4 * ELECTION_MIN);
-    assert_eq!(net.core(leader).node.raft.term, term, "it was asked once more");
+    assert_eq!(net.core(leader).raft.term(), term, "it was asked once more");
 }

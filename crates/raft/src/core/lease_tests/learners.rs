@@ -35,8 +35,8 @@ fn a_learner_without_progress_for_a_minute_is_told_of_and_stays() {
     assert_eq!(net.core(leader).membership.learners, [STRANGER], "it was removed for it");
 
     // It answers.
-    let last = net.core(leader).node.raft.raft_log.last_index();
-    let term = net.core(leader).node.raft.term;
+    let last = net.core(leader).raft.last_index();
+    let term = net.core(leader).raft.term();
     let mut answer = Message { from: STRANGER, to: leader, term, index: last, ..Message::default() };
     answer.set_msg_type(MessageType::MsgAppendResponse);
     net.handle(leader, Input::Messages(vec![answer]));

@@ -1,12 +1,12 @@
 //! Each rule of the lease can be broken, and then a test here fails.
 
-use super::super::lease::longest;
+use super::super::longest_lease;
 use super::*;
 
 const MS: Duration = Duration::from_millis(1);
 
 fn length() -> Duration {
-    longest(ELECTION_MIN)
+    longest_lease(ELECTION_MIN)
 }
 
 fn with_lease() -> (Net, u64) {
@@ -24,11 +24,11 @@ fn renew(net: &mut Net, leader: u64) {
 
 /// Whether a read is answered without a word to anyone.
 fn is_served_alone(net: &mut Net, leader: u64) -> bool {
-    let before = net.core(leader).read_rounds;
+    let before = net.core(leader).reads.rounds_started();
     let mut read = net.lease_read(leader);
     let sent = net.drain(leader);
     let served = read.try_recv().is_ok();
-    assert!(!served || (sent.is_empty() && net.core(leader).read_rounds == before));
+    assert!(!served || (sent.is_empty() && net.core(leader).reads.rounds_started() == before));
     net.deliver(sent);
     net.settle();
     served
@@ -37,7 +37,7 @@ fn is_served_alone(net: &mut Net, leader: u64) -> bool {
 #[test]
 fn the_length_leaves_room_for_ticks_drift_and_a_margin() {
     assert_eq!(length(), Duration::from_micros(249_740));
-    assert_eq!(longest(Duration::from_millis(50)), Duration::ZERO);
+    assert_eq!(longest_lease(Duration::from_millis(50)), Duration::ZERO);
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn no_lease_before_an_entry_of_the_own_term_is_committed() {
     net.lost = vec![MessageType::MsgAppendResponse];
     for _ in 0..20 {
         net.advance(ELECTION_MIN / 3);
-        let leads = |core: &Core| core.node.raft.state == StateRole::Leader;
+        let leads = |core: &Core| core.raft.is_leader();
         let Some(leader) = net.cores.iter().find(|(_, core)| leads(core)).map(|(id, _)| *id) else {
             continue;
         };
@@ -168,14 +168,14 @@ fn a_round_sent_before_a_change_of_configuration_gives_no_lease_after_it() {
 fn a_leader_that_steps_down_in_its_term_serves_nothing_from_its_lease() {
     let (mut net, leader) = with_lease();
     renew(&mut net, leader);
-    let term = net.core(leader).node.raft.term;
+    let term = net.core(leader).raft.term();
     net.isolate(leader);
     // Its ticks run ahead of its clock: it steps down while its lease would still last.
-    while net.core(leader).node.raft.state == StateRole::Leader {
+    while net.core(leader).raft.is_leader() {
         net.core(leader).tick();
         net.drain(leader);
     }
-    assert_eq!(net.core(leader).node.raft.term, term);
+    assert_eq!(net.core(leader).raft.term(), term);
     assert!(!is_served_alone(&mut net, leader));
 }
 
@@ -226,7 +226,7 @@ fn a_voter_that_restarts_keeps_the_promise_it_has_forgotten() {
     net.restart(voter);
     net.heal();
     net.isolate(leader);
-    net.core(rival).node.campaign().unwrap();
+    net.core(rival).raft.campaign().unwrap();
     net.settle();
     assert!(is_served_alone(&mut net, leader));
     while net.now + TICK < end {

@@ -1,17 +1,19 @@
 //! Cores of one cluster in one thread: time, network and disks are as a test wants them.
 
-mod disk;
-mod early;
+mod fast_failover;
 mod handover;
 mod learners;
 mod lease;
-mod preference;
+mod priority;
+mod slow_disk;
 mod stability;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use helios_proto::Error;
 use helios_proto::v1::{Member, Reply};
-use raft::eraftpb::{Entry, Message, MessageType};
+use raft::StateRole;
+use raft::eraftpb::{Entry, HardState, Message, MessageType};
 use tokio::sync::oneshot;
 
 use super::super::change;
@@ -252,6 +254,6 @@ impl Net {
 
 impl Core {
     fn may_lead(&self) -> bool {
-        self.node.raft.state == StateRole::Leader && self.node.raft.commit_to_current_term()
+        self.raft.is_leader() && self.raft.has_committed_in_term()
     }
 }

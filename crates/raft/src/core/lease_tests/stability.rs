@@ -13,8 +13,8 @@ fn election(net: &mut Net, id: u64) -> Option<Election> {
 }
 
 fn standing(net: &mut Net, id: u64) -> (StateRole, u64) {
-    let raft = &net.core(id).node.raft;
-    (raft.state, raft.term)
+    let raft = &net.core(id).raft;
+    (raft.role(), raft.term())
 }
 
 /// Check quorum: its clients are told, instead of waiting for what it can never commit.

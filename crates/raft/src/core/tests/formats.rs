@@ -16,7 +16,7 @@ fn propose_newer(core: &mut Core) -> (Turn, oneshot::Receiver<Result<Reply, Erro
 fn an_entry_that_a_member_cannot_read_is_refused_until_that_member_is_upgraded() {
     let mut mesh = Mesh::new(1);
     let leader = mesh.elect();
-    mesh.cores[leader].formats = Formats::new(NEWER);
+    mesh.cores[leader].members.pretend(Formats::new(NEWER));
     let others = [(leader + 1) % 3, (leader + 2) % 3].map(|at| at as u64 + 1);
     let core = &mut mesh.cores[leader];
     core.handle(Input::PeerFormat { id: others[0], format: NEWER }, Instant::now());

@@ -1,6 +1,6 @@
 //! How much of the log is kept for members that are behind (docs/design/node.md, pitfalls 14 and 15).
 
-use super::super::snapshotting::MAX_HELD_BYTES;
+use super::super::MAX_HELD_BYTES;
 use super::*;
 
 const TRAILING: u64 = 2;
@@ -65,14 +65,8 @@ impl Laggard {
         let core = &mut self.mesh.cores[self.leader];
         let index = core.status(now).commit_index;
         let membership = core.membership.as_ref().clone();
-        let meta = SnapshotMeta {
-            index,
-            term: core.node.raft.term,
-            membership,
-            size_bytes: 1,
-            crc32c: 0,
-            version: 1,
-        };
+        let meta =
+            SnapshotMeta { index, term: core.raft.term(), membership, size_bytes: 1, crc32c: 0, version: 1 };
         core.on_done(Done::SnapshotBuilt(meta), now);
         (index, core.status(now).first_index)
     }
@@ -115,7 +109,7 @@ fn the_log_after_a_snapshot_that_broke_off_is_kept_until_it_has_arrived() {
     // Its next try finds that the log begins too late, and sends the snapshot.
     laggard.mesh.cores[laggard.leader].handle(Input::Unreachable(to), Instant::now());
     laggard.hear_from_all();
-    assert_eq!(laggard.mesh.cores[laggard.leader].node.store().unfinished(to), Some(sent));
+    assert_eq!(laggard.mesh.cores[laggard.leader].raft.log().unfinished(to), Some(sent));
     laggard.mesh.cores[laggard.leader].handle(Input::SnapshotSent { to, ok: false }, Instant::now());
     laggard.write(50, 10);
     assert_eq!(laggard.snapshot().1, sent + 1);
@@ -146,7 +140,7 @@ fn a_snapshot_counts_as_taken_by_the_followers_own_word_only_and_that_comes_afte
     turn(&mut laggard.mesh.cores[leader]);
     assert_eq!(progress(&laggard).0, laggard.matched, "the transfer's end was taken for the follower's word");
 
-    let term = laggard.mesh.cores[leader].node.raft.term;
+    let term = laggard.mesh.cores[leader].raft.term();
     let announced = Message { from: leader as u64 + 1, to, ..snapshot(term, sent) };
     let taken = step(&mut laggard.mesh.cores[lags], announced);
     assert_eq!((taken.resets, taken.restores), (vec![sent], vec![]));
@@ -194,12 +188,12 @@ fn who_asks_for_a_snapshot_while_one_is_built_gets_one_of_his_own() {
     };
     assert_eq!(ask(&mut laggard.mesh.cores[leader]), 1);
     // Of what was applied when the first was begun.
-    let early = laggard.mesh.cores[leader].applied_index;
+    let early = laggard.mesh.cores[leader].applying.index();
     laggard.write(10, 10);
     assert_eq!(ask(&mut laggard.mesh.cores[leader]), 0, "two at once");
     let core = &mut laggard.mesh.cores[leader];
     let membership = core.membership.as_ref().clone();
-    let (term, crc32c) = (core.node.raft.term, 0);
+    let (term, crc32c) = (core.raft.term(), 0);
     let meta = SnapshotMeta { index: early, term, membership, size_bytes: 1, crc32c, version: 1 };
     core.on_done(Done::SnapshotBuilt(meta), now);
     assert_eq!(builds(core, now), 1, "he waits for one that nobody builds");

@@ -111,7 +111,7 @@ impl Rig {
     }
 
     fn log_bytes(&self) -> u64 {
-        self.core.node.store().bytes() + self.core.node.raft.raft_log.unstable.entries_size as u64
+        self.core.raft.log().bytes() + self.core.raft.unstable_bytes()
     }
 
     fn last_index(&self) -> u64 {
@@ -119,7 +119,7 @@ impl Rig {
     }
 
     fn take_snapshot(&mut self) {
-        let index = self.core.applied_index;
+        let index = self.core.applying.index();
         let membership = (*self.core.membership).clone();
         let meta = SnapshotMeta { index, term: 1, membership, size_bytes: 1, crc32c: 0, version: 1 };
         self.core.on_done(Done::SnapshotBuilt(meta), self.now);
@@ -277,7 +277,7 @@ fn a_snapshot_that_is_installed_replaces_what_waits_to_be_applied() {
     assert!(before < 205);
     rig.core.handle(Input::Messages(vec![snapshot(2, 300)]), rig.now);
     rig.run();
-    assert_eq!((rig.applied.last(), rig.core.applied_index), (Some(&before), 300));
+    assert_eq!((rig.applied.last(), rig.core.applying.index()), (Some(&before), 300));
     let next = Message { commit: 301, ..append(2, 300, 2) };
     rig.core.handle(Input::Messages(vec![next]), rig.now);
     rig.overlay_bytes = 0;

@@ -57,8 +57,7 @@ fn handed_out(core: &mut Core) -> Vec<u64> {
 fn fill(core: &mut Core) {
     core.settings.max_log_bytes = LIMIT;
     core.settings.max_overlay_bytes = LIMIT;
-    core.overlay_bytes = 2 * LIMIT;
-    core.applying_bytes = 3 * MAX_APPLYING_BYTES;
+    core.applying.pretend(core.applying.index(), 3 * MAX_APPLYING_BYTES, 2 * LIMIT);
 }
 
 #[test]

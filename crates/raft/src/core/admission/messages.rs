@@ -1,0 +1,78 @@
+//! Messages from peers, and those that are dropped: the raft crate would panic at them, or take them although this
+//! member must not (ADR 0006).
+
+use std::time::Instant;
+
+use raft::eraftpb::{Message, MessageType};
+
+use super::super::{Core, Effect};
+use crate::membership;
+
+impl Core {
+    pub(in crate::core) fn step_all(&mut self, messages: Vec<Message>, now: Instant) {
+        for message in messages {
+            // A follower that cannot keep up, or has no room, lets the leader probe again later.
+            if message.get_msg_type() == MessageType::MsgAppend
+                && !message.entries.is_empty()
+                && !self.has_room_for(&message.entries)
+            {
+                continue;
+            }
+            if self.breaks_boot_quiet(&message, now) {
+                continue;
+            }
+            if self.pipeline.is_restoring() && message.get_msg_type() == MessageType::MsgTimeoutNow {
+                continue;
+            }
+            if self.contradicts_committed(&message) {
+                tracing::error!(
+                    from = message.from,
+                    "a snapshot contradicts what is committed here; not taken"
+                );
+                continue;
+            }
+            self.members.record_message(message.from, now);
+            if self.has_lost_entries(&message) {
+                return;
+            }
+            self.elections.record_vote(&self.raft, &message);
+            if message.get_msg_type() == MessageType::MsgAppendResponse && !message.reject {
+                let Message { from: peer, index: match_index, term, .. } = message;
+                tracing::debug!(peer, match_index, term, "log replicated to peer");
+            }
+            if let Err(error) = self.raft.step(message) {
+                tracing::debug!(%error, "message not taken");
+            }
+        }
+    }
+
+    /// Whether a heartbeat shows that this disk forgot: a leader sends a follower no commit index above what that one
+    /// acknowledged. The raft crate would panic; the process ends with the reason instead.
+    fn has_lost_entries(&mut self, message: &Message) -> bool {
+        let raft = &self.raft;
+        let last = raft.last_index();
+        let is_lost = message.get_msg_type() == MessageType::MsgHeartbeat
+            && message.term >= raft.term()
+            && message.commit > last;
+        if is_lost {
+            let from = membership::name_of(&self.membership, message.from).unwrap_or_default();
+            self.effects.push(Effect::Lost(format!(
+                "leader {from} recorded entry {} as acknowledged by this member, but the local log ends at {last}: the disk \
+                 lost synced data or is an older copy; remove the member and let it rejoin with an \
+                 empty data directory",
+                message.commit
+            )));
+        }
+        is_lost
+    }
+
+    /// Whether `message` is a snapshot that ends in another entry than the one committed here. The
+    /// raft crate would install it at exactly the commit index (docs/design/node.md, pitfall 13).
+    fn contradicts_committed(&self, message: &Message) -> bool {
+        let metadata = message.get_snapshot().get_metadata();
+        let raft = &self.raft;
+        message.get_msg_type() == MessageType::MsgSnapshot
+            && metadata.index <= raft.commit_index()
+            && raft.term_of(metadata.index).is_some_and(|term| term != metadata.term)
+    }
+}

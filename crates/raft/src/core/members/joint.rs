@@ -1,0 +1,29 @@
+//! The end of a joint membership. The leader proposes it, as soon as the joint one is applied.
+//!
+//! Not by the raft crate's automatic leave, which a leader that is on its way out would also do: members
+//! take up a membership when they apply it, so it would fall silent while those who stay may not know
+//! yet that they decide alone, and wait for it for ever. It hands over to one of them first.
+
+use std::time::Instant;
+
+use super::super::Core;
+use crate::change::Change;
+use crate::membership;
+
+impl Core {
+    pub(in crate::core) fn leave_joint(&mut self, now: Instant) {
+        let raft = &self.raft;
+        let is_moved = self.leadership.is_transferring() || raft.is_transferring();
+        let is_due = raft.is_leader() && membership::is_joint(&self.membership);
+        if !is_due || is_moved || raft.has_pending_change() {
+            return;
+        }
+        if self.membership.voters.contains(&self.settings.id) {
+            // Dropped if too much is uncommitted; then the next turn does it.
+            drop(self.propose_change(&Change::LeaveJoint.fenced(0)));
+        } else if now >= self.members.hand_over_at {
+            self.members.hand_over_at = now + self.settings.election_min;
+            self.hand_over_to_any(now);
+        }
+    }
+}

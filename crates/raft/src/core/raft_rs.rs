@@ -1,0 +1,269 @@
+//! The raft crate's node. No other file names its types of node and log or reaches into them, so that this one is
+//! all that a newer release of the crate, or a core of our own, has to replace. `testing/tests/tidy.rs` holds it.
+//!
+//! Five functions write into the crate's inside, past what `RawNode` offers; each says why: [`RaftRs::hold_election`],
+//! [`RaftRs::set_election_timeout`], [`RaftRs::forget_leader`], [`RaftRs::follow_again`] and
+//! [`RaftRs::step_down_if_removed`].
+
+use raft::eraftpb::{ConfChangeType, ConfChangeV2, Entry, Message};
+use raft::{INVALID_ID, ProgressState, RawNode, Ready, SnapshotStatus, StateRole};
+
+use super::{MAX_UNCOMMITTED_BYTES, Settings, ticks};
+use crate::faults;
+use crate::log::Log;
+
+pub struct RaftRs {
+    node: RawNode<Log>,
+}
+
+/// The leader's knowledge of one member's log. The crate drops it when leadership ends.
+#[derive(Debug, Clone, Copy)]
+pub struct Progress {
+    /// Last entry that the member acknowledged as durable.
+    pub matched: u64,
+    /// Last entry that was sent to it.
+    pub sent: u64,
+    pub state: ProgressState,
+    /// Index of the snapshot on its way to the member; 0: none.
+    pub pending_snapshot: u64,
+}
+
+impl Progress {
+    fn of(progress: &raft::Progress) -> Self {
+        Self {
+            matched: progress.matched,
+            sent: progress.next_idx.saturating_sub(1),
+            state: progress.state,
+            pending_snapshot: progress.pending_snapshot,
+        }
+    }
+}
+
+/// Construction, and the crate's own steps.
+impl RaftRs {
+    /// A node on `log` whose state machine is at `applied`.
+    pub fn new(settings: &Settings, log: Log, applied: u64) -> raft::Result<Self> {
+        let config = raft::Config {
+            id: settings.id,
+            election_tick: ticks(settings.election_min),
+            min_election_tick: ticks(settings.election_min),
+            max_election_tick: ticks(settings.election_max),
+            heartbeat_tick: ticks(settings.heartbeat),
+            applied,
+            max_size_per_msg: 1 << 20,
+            max_inflight_msgs: 256,
+            check_quorum: true,
+            pre_vote: true,
+            // Off: the crate joins entries to an empty append of another position, whose answer then
+            // speaks for entries that nobody has (ADR 0006).
+            batch_append: faults::batches_appends(),
+            max_uncommitted_size: MAX_UNCOMMITTED_BYTES,
+            max_committed_size_per_ready: 4 << 20,
+            ..raft::Config::default()
+        };
+        // The crate insists on slog; the core logs what matters of it on role changes.
+        let node = RawNode::new(&config, log, &slog::Logger::root(slog::Discard, slog::o!()))?;
+        Ok(Self { node })
+    }
+
+    pub fn tick(&mut self) {
+        self.node.tick();
+    }
+
+    pub fn step(&mut self, message: Message) -> raft::Result<()> {
+        self.node.step(message)
+    }
+
+    pub fn campaign(&mut self) -> raft::Result<()> {
+        self.node.campaign()
+    }
+
+    /// Starts a ReadIndex round; its result is a read state of a later [`Ready`].
+    pub fn read_index(&mut self, context: Vec<u8>) {
+        self.node.read_index(context);
+    }
+
+    pub fn transfer_leader(&mut self, target: u64) {
+        self.node.transfer_leader(target);
+    }
+
+    /// Sends `target` another `TimeoutNow`; the crate ignores a second transfer to the same one.
+    pub fn transfer_leader_again(&mut self, target: u64) {
+        self.node.raft.abort_leader_transfer();
+        self.node.transfer_leader(target);
+    }
+
+    pub fn report_unreachable(&mut self, id: u64) {
+        self.node.report_unreachable(id);
+    }
+
+    pub fn report_snapshot(&mut self, id: u64, status: SnapshotStatus) {
+        self.node.report_snapshot(id, status);
+    }
+
+    pub fn has_ready(&self) -> bool {
+        self.node.has_ready()
+    }
+
+    pub fn ready(&mut self) -> Ready {
+        self.node.ready()
+    }
+
+    /// The entries of `ready` are on their way to the disk.
+    pub fn advance_append(&mut self, ready: Ready) {
+        self.node.advance_append_async(ready);
+    }
+
+    /// Every [`Ready`] up to `number` is on disk.
+    pub fn persisted(&mut self, number: u64) {
+        self.node.on_persist_ready(number);
+    }
+
+    /// The state machine is at `index`.
+    pub fn applied(&mut self, index: u64) {
+        self.node.advance_apply_to(index);
+    }
+
+    pub fn apply_conf_change(&mut self, change: &ConfChangeV2) -> raft::Result<()> {
+        self.node.apply_conf_change(change).map(drop)
+    }
+}
+
+/// State of the node.
+impl RaftRs {
+    pub fn role(&self) -> StateRole {
+        self.node.raft.state
+    }
+
+    pub fn is_leader(&self) -> bool {
+        self.role() == StateRole::Leader
+    }
+
+    /// Whether the node stands for election, pre-votes included.
+    pub fn is_candidate(&self) -> bool {
+        matches!(self.role(), StateRole::Candidate | StateRole::PreCandidate)
+    }
+
+    pub fn term(&self) -> u64 {
+        self.node.raft.term
+    }
+
+    /// Id of the known leader; 0: none.
+    pub fn leader_id(&self) -> u64 {
+        self.node.raft.leader_id
+    }
+
+    pub fn has_leader(&self) -> bool {
+        self.leader_id() != INVALID_ID
+    }
+
+    pub fn commit_index(&self) -> u64 {
+        self.node.raft.raft_log.committed
+    }
+
+    /// Last entry of the log, on disk or on its way there.
+    pub fn last_index(&self) -> u64 {
+        self.node.raft.raft_log.last_index()
+    }
+
+    pub fn last_term(&self) -> u64 {
+        self.node.raft.raft_log.last_term()
+    }
+
+    /// Term of entry `index`; `None` where the log does not have it.
+    pub fn term_of(&self, index: u64) -> Option<u64> {
+        self.node.raft.raft_log.term(index).ok()
+    }
+
+    /// Whether an entry of the leader's own term is committed: until then it does not know all that
+    /// earlier leaders committed (Raft thesis, 6.4).
+    pub fn has_committed_in_term(&self) -> bool {
+        self.node.raft.commit_to_current_term()
+    }
+
+    /// Whether the log holds a membership change that is not applied.
+    pub fn has_pending_change(&self) -> bool {
+        self.node.raft.has_pending_conf()
+    }
+
+    /// Whether the leader waits for the target of a transfer and takes no proposals.
+    pub fn is_transferring(&self) -> bool {
+        self.node.raft.lead_transferee.is_some()
+    }
+
+    pub fn progress(&self, id: u64) -> Option<Progress> {
+        self.node.raft.prs().get(id).map(Progress::of)
+    }
+
+    /// Progress of all members that the crate knows, this one among them.
+    pub fn progresses(&self) -> impl Iterator<Item = (u64, Progress)> {
+        self.node.raft.prs().iter().map(|(id, progress)| (*id, Progress::of(progress)))
+    }
+
+    /// Entries that the log writer has not been given or not finished.
+    pub fn unstable_entries(&self) -> &[Entry] {
+        &self.node.raft.raft_log.unstable.entries
+    }
+
+    pub fn unstable_bytes(&self) -> u64 {
+        self.node.raft.raft_log.unstable.entries_size as u64
+    }
+
+    pub fn log(&self) -> &Log {
+        self.node.store()
+    }
+
+    pub fn log_mut(&mut self) -> &mut Log {
+        self.node.mut_store()
+    }
+}
+
+/// Writes into the crate's inside.
+impl RaftRs {
+    /// Starts the election timeout again, so that no campaign begins.
+    pub fn hold_election(&mut self) {
+        self.node.raft.election_elapsed = 0;
+    }
+
+    /// Ticks since the election timeout began.
+    pub fn election_elapsed(&self) -> usize {
+        self.node.raft.election_elapsed
+    }
+
+    /// Replaces the timeout that the crate drew from the thread's random numbers, which no simulation could repeat.
+    pub fn set_election_timeout(&mut self, ticks: usize) {
+        self.node.raft.set_randomized_election_timeout(ticks);
+    }
+
+    /// Makes a follower know no leader in its term: it grants pre-votes at once and may campaign. The crate
+    /// forgets a leader only when the election timeout ends.
+    pub fn forget_leader(&mut self) {
+        let term = self.term();
+        self.node.raft.become_follower(term, INVALID_ID);
+    }
+
+    /// Takes back [`Self::forget_leader`], or a pre-vote that followed it.
+    pub fn follow_again(&mut self, leader: u64) {
+        let term = self.term();
+        self.node.raft.become_follower(term, leader);
+    }
+
+    /// The crate panics when a leader that is no member any more counts itself (0.7, `maybe_commit`), so it
+    /// steps down before it applies `change`. On the way into a joint membership it still counts among the old voters.
+    pub fn step_down_if_removed(&mut self, change: &ConfChangeV2) {
+        let raft = &mut self.node.raft;
+        let own = raft.id;
+        let removes_self = if change.leave_joint() {
+            let next = raft.prs().conf().to_conf_state();
+            !next.voters.contains(&own) && !next.learners.contains(&own)
+        } else {
+            change.enter_joint().is_none()
+                && change.changes.iter().any(|single| {
+                    single.get_change_type() == ConfChangeType::RemoveNode && single.node_id == own
+                })
+        };
+        if faults::steps_down(removes_self && raft.state == StateRole::Leader) {
+            raft.become_follower(raft.term, INVALID_ID);
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! When a snapshot is due, and how much of the log may be compacted once it is there (C9).
+
+use std::time::{Duration, Instant};
+
+use raft::{ProgressState, Storage};
+
+use super::{Core, Effect, LogJob, MAX_LOG_BYTES, Settings, raft_snapshot};
+use crate::faults;
+use helios_state::SnapshotMeta;
+use helios_storage::wal::Base;
+
+/// Pause after a snapshot that failed, before the next.
+const SNAPSHOT_RETRY: Duration = Duration::from_secs(5);
+/// Bytes of the log kept at most for members that are behind: what they lack beyond comes as a snapshot.
+pub const MAX_HELD_BYTES: u64 = MAX_LOG_BYTES / 2;
+/// Bytes kept for members that a snapshot is on its way to, or broke off: with less it might be of no use when it
+/// arrives.
+const MAX_AWAITED_BYTES: u64 = 4 * MAX_LOG_BYTES;
+
+pub(super) struct Snapshots {
+    is_building: bool,
+    /// One was requested since: the one under way may lack what that request counts on.
+    wants_another: bool,
+    /// Index of the newest one.
+    index: u64,
+    /// Size of the newest one.
+    bytes: u64,
+    /// Bytes of the log that the last purge left.
+    kept_bytes: u64,
+    built_at: Instant,
+    /// After one that failed.
+    not_before: Instant,
+    failures: u64,
+}
+
+impl Snapshots {
+    pub fn new(index: u64, now: Instant) -> Self {
+        Self {
+            is_building: false,
+            wants_another: false,
+            index,
+            bytes: 0,
+            kept_bytes: 0,
+            built_at: now,
+            not_before: now,
+            failures: 0,
+        }
+    }
+
+    pub fn index(&self) -> u64 {
+        self.index
+    }
+
+    pub fn failures(&self) -> u64 {
+        self.failures
+    }
+
+    /// The log was reset to a snapshot that a leader sent.
+    pub fn record_installed(&mut self, index: u64) {
+        self.index = index;
+        self.kept_bytes = 0;
+    }
+
+    /// The cause, a full disk for one, is still there at once.
+    pub fn record_failure(&mut self, now: Instant) {
+        self.is_building = false;
+        self.wants_another = false;
+        self.failures += 1;
+        self.not_before = now + SNAPSHOT_RETRY;
+    }
+
+    /// Whether one is due for a log of `log_bytes` and a state at `applied`.
+    fn is_due(&self, settings: &Settings, log_bytes: u64, applied: u64, now: Instant) -> bool {
+        let new_entries = applied.saturating_sub(self.index);
+        if new_entries == 0 {
+            return false;
+        }
+        let log_bytes = log_bytes.saturating_sub(self.kept_bytes);
+        // Well before a leader has to slow down.
+        let due_bytes = MAX_LOG_BYTES.min(settings.max_log_bytes / 4);
+        // A snapshot writes the whole state, so it waits until the log has grown by as much, or by
+        // half of what makes one due.
+        let paid_for = log_bytes >= self.bytes.min(due_bytes / 2);
+        (new_entries >= settings.snapshot_entries && paid_for)
+            || log_bytes >= due_bytes
+            || now.duration_since(self.built_at) >= settings.snapshot_interval
+    }
+}
+
+impl Core {
+    /// A snapshot that a previous run left and that still may be sent.
+    pub fn offer_snapshot(&mut self, meta: &SnapshotMeta) {
+        self.snapshots.index = meta.index;
+        self.snapshots.bytes = meta.size_bytes;
+        self.raft.log_mut().set_snapshot(raft_snapshot(meta));
+    }
+
+    pub(super) fn build_due_snapshot(&mut self, now: Instant) {
+        if now < self.snapshots.not_before {
+            return;
+        }
+        let (log, applied) = (self.raft.log(), self.applying.index());
+        if self.snapshots.is_due(&self.settings, log.bytes(), applied, now) || log.take_snapshot_wanted() {
+            self.build_snapshot();
+        }
+    }
+
+    pub(super) fn build_snapshot(&mut self) {
+        if !std::mem::replace(&mut self.snapshots.is_building, true) {
+            self.effects.push(Effect::BuildSnapshot);
+        }
+    }
+
+    /// Builds one that holds everything applied so far.
+    pub(super) fn request_snapshot(&mut self) {
+        self.snapshots.wants_another = self.snapshots.is_building;
+        self.build_snapshot();
+    }
+
+    pub(super) fn snapshot_built(&mut self, meta: &SnapshotMeta, now: Instant) {
+        self.snapshots.is_building = false;
+        self.snapshots.built_at = now;
+        if std::mem::take(&mut self.snapshots.wants_another) && meta.index < self.applying.index() {
+            self.build_snapshot();
+        }
+        if meta.index < self.snapshots.index {
+            return;
+        }
+        self.offer_snapshot(meta);
+        let floor = faults::purge_floor(self.purge_floor(meta.index, now), self.applying.index());
+        if floor > self.raft.log().base().index
+            && let Ok(term) = self.raft.log().term(floor)
+        {
+            let base = Base { index: floor, term };
+            self.raft.log_mut().purge(base);
+            self.effects.push(Effect::Log(LogJob::Purge(base)));
+        }
+        self.snapshots.kept_bytes = self.raft.log().bytes();
+    }
+
+    fn max_held_bytes(&self) -> u64 {
+        MAX_HELD_BYTES.min(self.settings.max_log_bytes / 8)
+    }
+
+    /// Last entry that may go: below the snapshot by the trailing entries, and, up to a cap, not what a member needs
+    /// that is live and behind, nor what one will need right after the snapshot that is on its way to it.
+    fn purge_floor(&self, snapshot_index: u64, now: Instant) -> u64 {
+        let log = self.raft.log();
+        // Trailing entries are few, or large and fewer.
+        let trailing = snapshot_index.saturating_sub(self.settings.trailing_entries);
+        let floor = trailing.max(log.index_before(self.max_held_bytes()).min(snapshot_index));
+        if !self.raft.is_leader() {
+            return floor;
+        }
+        let awaited = MAX_AWAITED_BYTES.min(self.settings.max_log_bytes / 2);
+        let held = self.settings.held_bytes.min(self.max_held_bytes());
+        let (held, awaited) = (log.index_before(held), log.index_before(awaited));
+        let others = self.raft.progresses().filter(|(id, _)| *id != self.settings.id);
+        let needed = others.filter_map(|(id, progress)| {
+            let unfinished = log.unfinished(id).filter(|index| *index > progress.matched);
+            match (progress.state, unfinished) {
+                (ProgressState::Snapshot, _) => Some(progress.pending_snapshot.max(awaited)),
+                _ if !self.is_active(id, now) => None,
+                (_, Some(unfinished)) => Some(unfinished.max(awaited)),
+                (_, None) => Some(progress.matched.max(held)),
+            }
+        });
+        needed.fold(floor, u64::min)
+    }
+}

@@ -1,0 +1,200 @@
+//! The seam for this crate's seeded bugs. The code of consensus calls these functions unconditionally; each does what
+//! its first line says unless the [`SeededBug`] that it names is on, which it never is without the feature `simulation`.
+
+use std::sync::Arc;
+
+use helios_proto::Error;
+use helios_proto::v1::Membership;
+use helios_storage::seeded_bug::SeededBug;
+use helios_storage::wal::Base;
+use raft::eraftpb::{ConfState, Entry, HardState, Message, MessageType};
+
+use crate::change;
+use crate::core::raft_rs::{Progress, RaftRs};
+use crate::suspects::Suspects;
+use crate::types::{ApplyJob, Effect, ReadWaiter};
+
+/// Whether a Ready waits for its fsync. Seeded bug: [`SeededBug::HardStateWithoutEntriesLost`].
+pub fn must_sync(is_needed: bool, is_hard_state_only: bool) -> bool {
+    is_needed && !(is_hard_state_only && SeededBug::HardStateWithoutEntriesLost.is_on())
+}
+
+/// Takes the messages that leave before the disk holds what they promise: none. Seeded bugs:
+/// [`SeededBug::VoteBeforeSync`] and [`SeededBug::AppendAckBeforeSync`].
+pub fn sent_before_sync(messages: &mut Vec<Message>) -> Option<Effect> {
+    let is_early = |message: &Message| match message.get_msg_type() {
+        MessageType::MsgRequestVote | MessageType::MsgRequestVoteResponse => {
+            SeededBug::VoteBeforeSync.is_on()
+        }
+        MessageType::MsgAppendResponse => SeededBug::AppendAckBeforeSync.is_on(),
+        _ => false,
+    };
+    let early: Vec<Message> = messages.extract_if(.., |message| is_early(message)).collect();
+    (!early.is_empty()).then_some(Effect::Send(early))
+}
+
+/// Restore of the state before the log's reset is on disk: none. Seeded bug: [`SeededBug::RestoredBeforeLogReset`].
+pub fn restored_before_reset(reset: Option<Base>) -> Option<Effect> {
+    let base = reset.filter(|_| SeededBug::RestoredBeforeLogReset.is_on())?;
+    Some(Effect::Apply(ApplyJob::Restore { index: base.index }))
+}
+
+/// Applies membership changes before they are committed: none. Seeded bug: [`SeededBug::ChangeBeforeCommit`].
+pub fn change_before_commit(raft: &mut RaftRs, entries: &[Entry]) {
+    if SeededBug::ChangeBeforeCommit.is_on() {
+        for (_, change) in entries.iter().filter_map(|entry| change::decode(entry).ok().flatten()) {
+            drop(raft.apply_conf_change(&change));
+        }
+    }
+}
+
+/// Counts the leader's own log before its fsync: never. Seeded bug: [`SeededBug::LeaderCountsItselfEarly`].
+pub fn count_leader_early(raft: &mut RaftRs, number: u64) {
+    if SeededBug::LeaderCountsItselfEarly.is_on() {
+        raft.persisted(number);
+    }
+}
+
+/// Whether a leader steps down that applies its own removal. Seeded bug: [`SeededBug::RemovedLeaderStays`].
+pub fn steps_down(is_removed: bool) -> bool {
+    is_removed && !SeededBug::RemovedLeaderStays.is_on()
+}
+
+/// Whether no campaign may begin. Seeded bug: [`SeededBug::CampaignsWhileRestoring`].
+pub fn holds_election(is_restoring: bool) -> bool {
+    is_restoring && !SeededBug::CampaignsWhileRestoring.is_on()
+}
+
+/// Index that a ReadIndex round answers. Seeded bug: [`SeededBug::ReadIndexTooLow`].
+pub fn read_index(index: u64) -> u64 {
+    index - u64::from(SeededBug::ReadIndexTooLow.is_on())
+}
+
+/// Returns a reader that has to wait for a round: every one. Seeded bug: [`SeededBug::ReadWithoutRound`].
+pub fn waits_for_round(waiter: ReadWaiter, applied: u64) -> Option<ReadWaiter> {
+    if !SeededBug::ReadWithoutRound.is_on() {
+        return Some(waiter);
+    }
+    drop(waiter.send(Ok(applied)));
+    None
+}
+
+/// Number of the round after `last`. Seeded bug: [`SeededBug::ReadContextReused`].
+pub fn next_round(last: u64) -> u64 {
+    if SeededBug::ReadContextReused.is_on() && last > 0 { last } else { last + 1 }
+}
+
+/// Setting of the raft crate that joins append messages: off. Seeded bug: [`SeededBug::AppendsBatched`].
+pub fn batches_appends() -> bool {
+    SeededBug::AppendsBatched.is_on()
+}
+
+/// Whether a committed entry is the proposal at its index. Seeded bug: [`SeededBug::ProposalTermIgnored`].
+pub fn is_own_proposal(is_same_term: bool) -> bool {
+    is_same_term || SeededBug::ProposalTermIgnored.is_on()
+}
+
+/// Outcome of a proposal below an installed snapshot. Seeded bug: [`SeededBug::SkippedMeansRefused`].
+pub fn outcome_below_snapshot() -> Error {
+    if SeededBug::SkippedMeansRefused.is_on() { Error::not_leader(None) } else { Error::outcome_unknown() }
+}
+
+/// Last entry that is purged. Seeded bug: [`SeededBug::PurgedBeyondSnapshot`].
+pub fn purge_floor(floor: u64, applied: u64) -> u64 {
+    if SeededBug::PurgedBeyondSnapshot.is_on() { applied } else { floor }
+}
+
+/// Whether acknowledgements count the outgoing voters, too. Seeded bug: [`SeededBug::JointIgnoresOutgoing`].
+pub fn counts_outgoing(is_joint: bool) -> bool {
+    is_joint && !SeededBug::JointIgnoresOutgoing.is_on()
+}
+
+/// Whether acknowledgements count a voter: each one. Seeded bug: [`SeededBug::SilentVotersLeftOut`].
+pub fn counts_voter(is_active: impl FnOnce() -> bool) -> bool {
+    !SeededBug::SilentVotersLeftOut.is_on() || is_active()
+}
+
+/// Last entry that a voter holds on disk. Seeded bug: [`SeededBug::SentCountsAsHeld`].
+pub fn held_by(progress: Progress) -> u64 {
+    if SeededBug::SentCountsAsHeld.is_on() { progress.sent } else { progress.matched }
+}
+
+/// Holders that an acknowledgement by all of `voters` needs. Seeded bug: [`SeededBug::OneVoterMayLack`].
+pub fn needed_holders(voters: u64) -> u64 {
+    voters.saturating_sub(u64::from(SeededBug::OneVoterMayLack.is_on()))
+}
+
+/// Configuration of the raft crate for a membership. Seeded bugs: [`SeededBug::LearnersCount`] and
+/// [`SeededBug::JointForgotten`].
+pub fn conf_state(state: ConfState) -> ConfState {
+    if SeededBug::LearnersCount.is_on() {
+        let voters = [&state.voters[..], &state.learners[..]].concat();
+        return ConfState { voters, ..ConfState::default() };
+    }
+    if SeededBug::JointForgotten.is_on() {
+        return ConfState { voters: state.voters, learners: state.learners, ..ConfState::default() };
+    }
+    state
+}
+
+/// Fencing token that a membership change finds. Seeded bug: [`SeededBug::FencingTokenForgotten`].
+pub fn known_token(token: u64) -> u64 {
+    if SeededBug::FencingTokenForgotten.is_on() { 0 } else { token }
+}
+
+/// Whether a fencing token admits its caller. Seeded bug: [`SeededBug::FencingNotChecked`].
+pub fn admits_token(is_current: bool) -> bool {
+    is_current || SeededBug::FencingNotChecked.is_on()
+}
+
+/// Hard state that a start goes on from; `last_term` is the term of the log's last entry. Seeded bugs:
+/// [`SeededBug::VoteForgotten`] and [`SeededBug::TermForgotten`].
+pub fn recovered(mut state: HardState, last_term: u64) -> HardState {
+    if SeededBug::VoteForgotten.is_on() {
+        state.vote = 0;
+    }
+    if SeededBug::TermForgotten.is_on() {
+        state.vote = 0;
+        state.term = last_term;
+    }
+    state
+}
+
+/// Membership that a start goes on from. Seeded bug: [`SeededBug::MembershipFromSnapshot`].
+pub fn recovered_membership(state: Arc<Membership>, snapshot: Option<&Membership>) -> Arc<Membership> {
+    match snapshot {
+        Some(snapshot) if SeededBug::MembershipFromSnapshot.is_on() => Arc::new(snapshot.clone()),
+        _ => state,
+    }
+}
+
+/// Applied index that a start goes on from. Seeded bug: [`SeededBug::AppliedSkipped`].
+pub fn applied_at_start(index: u64) -> u64 {
+    index + u64::from(SeededBug::AppliedSkipped.is_on())
+}
+
+/// Jobs of one turn that are written: all. Seeded bug: [`SeededBug::LogJobsDropped`].
+pub fn written<T>(jobs: &[T]) -> &[T] {
+    let first = if SeededBug::LogJobsDropped.is_on() { jobs.len() - 1 } else { 0 };
+    &jobs[first..]
+}
+
+/// Result of a write of the log. Seeded bug: [`SeededBug::LogErrorIgnored`].
+pub fn write_result<E>(result: Result<(), E>) -> Result<(), E> {
+    if SeededBug::LogErrorIgnored.is_on() { Ok(()) } else { result }
+}
+
+/// Whether an entry that ended the process is held back. Seeded bug: [`SeededBug::HeldTriedAgain`].
+pub fn is_held(ended_too_often: bool) -> bool {
+    ended_too_often && !SeededBug::HeldTriedAgain.is_on()
+}
+
+/// Whether the entry at `index` is skipped although no skip names it: never. Seeded bug: [`SeededBug::HeldPassedOver`].
+pub fn is_passed_over(suspects: &Suspects, index: u64) -> bool {
+    SeededBug::HeldPassedOver.is_on() && suspects.holds(index)
+}
+
+/// Whether a skip of the entry at position `target` covers the one at `at`. Seeded bug: [`SeededBug::SkipTakesMore`].
+pub fn is_covered(target: usize, at: usize) -> bool {
+    target == at || SeededBug::SkipTakesMore.is_on() && target + 1 == at
+}

@@ -1,0 +1,41 @@
+//! The seam for this crate's seeded bugs. The code of the log calls these functions unconditionally; each does what its
+//! first line says unless the [`SeededBug`] that it names is on, which it never is without the feature `simulation`.
+
+use std::io;
+
+use crate::seeded_bug::SeededBug;
+
+/// Runs the sync of written frames. Seeded bug: [`SeededBug::LogNotSynced`].
+pub fn sync_log(sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    if SeededBug::LogNotSynced.is_on() { Ok(()) } else { sync() }
+}
+
+/// Runs the sync of the directory after a rename. Seeded bug: [`SeededBug::SegmentNameNotSynced`].
+pub fn sync_name<E>(sync: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
+    if SeededBug::SegmentNameNotSynced.is_on() { Ok(()) } else { sync() }
+}
+
+/// Runs the rewrite of an interrupted append. Seeded bug: [`SeededBug::TailNotErased`].
+pub fn erase_tail<E>(erase: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
+    if SeededBug::TailNotErased.is_on() { Ok(()) } else { erase() }
+}
+
+/// Index through which segments may be recycled. Seeded bug: [`SeededBug::RecycledEarly`].
+pub fn recycled_through(base: u64) -> u64 {
+    if SeededBug::RecycledEarly.is_on() { base + 3 } else { base }
+}
+
+/// Number of recovered entries that stay before one that replaces the rest. Seeded bug: [`SeededBug::OldSuffixKept`].
+pub fn kept_entries(count: usize) -> usize {
+    if SeededBug::OldSuffixKept.is_on() { usize::MAX } else { count }
+}
+
+/// Seed of a frame's checksum. Seeded bug: [`SeededBug::StaleFramesAccepted`].
+pub fn frame_seed(seed: u32) -> u32 {
+    if SeededBug::StaleFramesAccepted.is_on() { 0 } else { seed }
+}
+
+/// Whether a bad frame is damage and not a torn tail. Seeded bug: [`SeededBug::DamageCutOff`].
+pub fn is_damage(was_durable: bool) -> bool {
+    was_durable && !SeededBug::DamageCutOff.is_on()
+}
