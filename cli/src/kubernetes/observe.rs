@@ -130,7 +130,9 @@ fn verdict(cluster: &HeliosCluster, status: &HeliosClusterStatus, members: &[Mem
         let counted = format!("{ready} of {voters} pods are ready, {} are needed", quorum(voters));
         return say(
             Health::Unknown,
-            format!("{counted}, and the operator has not seen it yet; heliosctl doctor tells if it runs"),
+            format!(
+                "{counted}, and the operator has not seen it yet; heliosctl doctor shows whether it runs"
+            ),
         );
     }
     if is("Degraded") {
@@ -379,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn an_even_number_is_told_and_healthy() {
+    fn even_number_of_members_is_reported_and_healthy() {
         let even = condition("FaultToleranceReduced", "False", "EvenReplicas", "no more failures than 3");
         let seen = seen(with(healthy(), even), [true; 3]);
         assert_eq!(seen.verdict.health, Health::Healthy);
