@@ -1,5 +1,6 @@
-//! Clients: each asks one thing at a time, of the member it believes in, and writes down what it saw. Every answer is
-//! compared with the reference at once; registers go into the history, too, which is judged in the end.
+//! Clients: each has one request at a time, at one member, and records its answer. Every answer is compared with the
+//! reference at once; operations on registers go into the history, too, which is checked for linearizability at the
+//! end.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -29,55 +30,58 @@ pub struct Clients {
     pub history: History,
     clients: Vec<Client>,
     next_value: i64,
-    /// The last index that an answer, any client's, was of: whoever asks from now on has to see it.
+    /// Highest index of an answer to any client: all later requests have to see the entry.
     seen: u64,
-    /// What an answer broke.
+    /// First violation by an answer, until it is reported.
     violation: Option<Violation>,
-    /// Requests of which clients were assured that nothing happened.
+    /// Ids of requests that were rejected, and so must not be applied.
     pub refused: Vec<RequestId>,
     flushes: u32,
 }
 
-/// How long clients wait for an answer: most not for long, so that much is asked of a cluster in trouble.
+/// Timeout of most requests: short, so that many requests reach a cluster under faults.
 const HASTY: Range<Micros> = 20 * MILLIS..200 * MILLIS;
+/// Timeout of the other requests.
 const PATIENT: Range<Micros> = 200 * MILLIS..1_500 * MILLIS;
-/// Times that a request of unknown outcome is sent again under its name.
+/// Limit of the retries of a request whose outcome is unknown.
 const MOST_RETRIES: u32 = 4;
-/// Of one run: each makes the histories of all registers harder to judge.
+/// Limit of the FLUSHALLs of a run: each makes the histories of all registers harder to check.
 const MOST_FLUSHES: u32 = 3;
 
 struct Client {
-    /// The machine it asks.
+    /// Machine that gets its requests.
     asks: Slot,
     waits: Option<Waiting>,
-    /// Its next turn; what was planned for another time is void.
+    /// Time of its next turn; turns that were planned for another time are ignored.
     turn_at: Micros,
-    /// Of its last named request.
+    /// Sequence number of its last request id.
     sequence: u64,
-    /// A named request was answered, so the members know this client: retries have a certain answer from now on.
+    /// Whether a request with an id was answered: from then on the members know this client, and a retry gets the
+    /// answer of the request.
     is_known: bool,
 }
 
 struct Waiting {
-    /// Of a register.
+    /// Operation of the history, if the request is on a register.
     op: Option<OpId>,
     slot: Slot,
     run: Run,
     deadline: Micros,
-    /// [`Clients::seen`] when it was asked.
+    /// [`Clients::seen`] at the time of the request.
     seen: u64,
     id: Option<RequestId>,
     retries: u32,
-    question: Question,
+    request: Request,
 }
 
-enum Question {
+/// A request whose answer is not there yet, by what it waits for.
+enum Request {
     Write { command: Command, script: Option<Script>, answer: oneshot::Receiver<Result<Reply, Error>> },
     ReadIndex { then: Then, answer: oneshot::Receiver<Result<u64, Error>> },
     Read { then: Then, index: u64 },
 }
 
-/// What is to be done with the state once it is fresh.
+/// Next step after a ReadIndex round, once the member has applied its index.
 #[derive(Clone)]
 enum Then {
     Register(String),
@@ -86,26 +90,27 @@ enum Then {
     Script(Vec<CommandOp>),
 }
 
-/// What a script did and saw before its transaction was written.
+/// Commands of a script and their results, from before its transaction was proposed.
 #[derive(Clone)]
 struct Script {
     ops: Vec<CommandOp>,
     saw: Vec<Kind>,
-    /// The clock that it saw.
+    /// The log's clock that it saw, ms.
     now_ms: u64,
 }
 
-/// How a question goes on.
+/// Progress of a request.
 enum Step {
     Replied(Reply),
+    /// The member has applied the read index.
     Fresh,
     Ended(Ended),
 }
 
-/// How a question ended.
+/// Outcome of a request.
 pub enum Ended {
     Answered,
-    /// It certainly changed nothing.
+    /// The request certainly changed nothing.
     Failed,
     Unknown,
 }
@@ -135,27 +140,27 @@ impl Clients {
         self.next_value
     }
 
-    /// The first answer that broke a promise, once.
+    /// Returns the first violation by an answer, once.
     pub fn check(&mut self) -> Result<(), Violation> {
         self.violation.take().map_or(Ok(()), Err)
     }
 
-    fn judge(&mut self, verdict: Result<(), Violation>) {
+    fn record(&mut self, verdict: Result<(), Violation>) {
         if let (Err(violation), None) = (verdict, &self.violation) {
             self.violation = Some(violation);
         }
     }
 
-    /// Nothing that ended before a question may be missing from its answer.
-    fn judge_index(&mut self, what: &str, index: u64, seen: u64) {
+    /// Records a violation if the index of an answer is below `seen`, the least index that earlier answers require.
+    fn check_index(&mut self, what: &str, index: u64, seen: u64) {
         if index < seen {
-            let message = format!("{what} of index {index}, asked after an answer of index {seen}");
-            self.judge(Err(Violation(message)));
+            let message = format!("{what} index {index}; answers before the request require {seen} or later");
+            self.record(Err(Violation(message)));
         }
     }
 
-    /// The name of the client's next request.
-    fn name(&mut self, client: usize) -> RequestId {
+    /// Returns the id of the client's next request.
+    fn next_request_id(&mut self, client: usize) -> RequestId {
         let asker = &mut self.clients[client];
         asker.sequence += 1;
         RequestId { client_id: format!("client-{client}").into(), sequence: asker.sequence, retry: false }
@@ -163,7 +168,7 @@ impl Clients {
 }
 
 impl World {
-    /// A client's turn: it gives up what took too long, or asks something new.
+    /// Runs a client's turn: its request times out, or it sends a new one.
     pub fn client(&mut self, client: usize) {
         if self.clients.clients[client].turn_at != self.now {
             return;
@@ -171,14 +176,14 @@ impl World {
         self.poll_client(client);
         let deadline = self.clients.clients[client].waits.as_ref().map(|waiting| waiting.deadline);
         if deadline.is_some_and(|deadline| deadline <= self.now) {
-            self.end_question(client, Ended::Unknown);
+            self.end_request(client, Ended::Unknown);
         } else if deadline.is_none() && self.now < self.plan.horizon {
             self.ask(client);
         }
         self.plan_turn(client);
     }
 
-    /// When its question is to be given up, or, without one, after a while.
+    /// Plans a client's next turn: at the deadline of its request, or after a pause.
     pub fn plan_turn(&mut self, client: usize) {
         let waits = self.clients.clients[client].waits.as_ref();
         let Some(at) = waits.map(|waiting| waiting.deadline).or_else(|| {
@@ -200,14 +205,14 @@ impl World {
             workload::draw(&mut self.random, clock_ms, self.plan.reads, may_flush)
         });
         let register = ask.is_none().then(|| self.choose_op());
-        // Whoever writes is sent to the leader and stays there; followers are asked by reads alone.
+        // Clients that write stay at the leader once they have found it; only reads move to other members.
         let only_reads = register == Some(Op::Get) || matches!(ask, Some(Ask::Read(_) | Ask::Script(_)));
         if only_reads && self.random.random_ratio(1, 2) {
-            self.look_elsewhere(client);
+            self.choose_machine(client);
         }
         let slot = self.clients.clients[client].asks;
         if self.machines[slot].process.is_none() {
-            self.look_elsewhere(client);
+            self.choose_machine(client);
             return;
         }
         if let Some(op) = register {
@@ -231,7 +236,7 @@ impl World {
         }
     }
 
-    /// Asks a machine for a register; the answer is looked for whenever that machine did something.
+    /// Sends an operation on a register to a machine, whose answers are polled after each of its steps.
     pub fn ask_for(&mut self, client: usize, slot: Slot, key: &str, op: Op) {
         let id = self.clients.history.invoke(client as u64, key, op.clone(), self.now);
         if op == Op::Get {
@@ -262,7 +267,7 @@ impl World {
         }
     }
 
-    /// To the history it is a removal of each register that may have happened.
+    /// Records a FLUSHALL in the history, as a removal of each register that may have happened.
     fn flush(&mut self, client: usize) {
         self.clients.flushes += 1;
         for key in 0..self.plan.keys {
@@ -270,11 +275,11 @@ impl World {
         }
     }
 
-    /// The client waits from now on; the question follows.
+    /// Makes the client wait; [`World::put`] sets its request.
     fn begin_wait(&mut self, client: usize, slot: Slot, op: Option<OpId>) {
         let (deadline, seen) = (self.deadline(), self.clients.seen);
-        let question = Question::Read { then: Then::Script(Vec::new()), index: u64::MAX };
-        let waiting = Waiting { op, slot, run: 0, deadline, seen, id: None, retries: 0, question };
+        let request = Request::Read { then: Then::Script(Vec::new()), index: u64::MAX };
+        let waiting = Waiting { op, slot, run: 0, deadline, seen, id: None, retries: 0, request };
         self.clients.clients[client].waits = Some(waiting);
     }
 
@@ -288,16 +293,16 @@ impl World {
         let (waiter, answer) = oneshot::channel();
         let by_lease = self.plan.lease.is_some() && self.random.random_ratio(1, 2);
         let input = if by_lease { Input::LeaseRead(waiter) } else { Input::Read(waiter) };
-        self.put(client, slot, Question::ReadIndex { then, answer }, input);
+        self.put(client, slot, Request::ReadIndex { then, answer }, input);
     }
 
-    /// Asks a machine to write; the client waits already.
+    /// Proposes a write to a machine, for a client that waits already.
     fn propose(&mut self, client: usize, slot: Slot, op: CommandOp, script: Option<Script>) {
         let is_named = self.random.random_range(0..100) < self.plan.named;
         let is_first =
             self.clients.clients[client].waits.as_ref().is_some_and(|waiting| waiting.retries == 0);
         if is_named && is_first {
-            let id = self.clients.name(client);
+            let id = self.clients.next_request_id(client);
             self.clients.clients[client].waits.iter_mut().for_each(|waiting| waiting.id = Some(id.clone()));
         }
         let now_ms = self.clock_ms(slot);
@@ -305,7 +310,7 @@ impl World {
         let command = Command { now_ms, request_id, op: Some(op), ..Command::default() };
         let (waiter, answer) = oneshot::channel();
         let mut proposals = vec![proposal(&command, waiter)];
-        // At times a retry overtakes the answer.
+        // At times a retry is sent before the first try is answered.
         if let Some(id) = command.request_id.clone().filter(|_| self.clients.clients[client].is_known)
             && self.random.random_ratio(1, 8)
         {
@@ -313,25 +318,25 @@ impl World {
             proposals.push(proposal(&again, oneshot::channel().0));
         }
         let input = Input::Propose(proposals);
-        self.put(client, slot, Question::Write { command, script, answer }, input);
+        self.put(client, slot, Request::Write { command, script, answer }, input);
     }
 
-    fn put(&mut self, client: usize, slot: Slot, question: Question, input: Input) {
+    fn put(&mut self, client: usize, slot: Slot, request: Request, input: Input) {
         let run = self.machines[slot].process.as_ref().map_or(0, |process| process.run);
         if let Some(waiting) = &mut self.clients.clients[client].waits {
-            (waiting.slot, waiting.run, waiting.question) = (slot, run, question);
+            (waiting.slot, waiting.run, waiting.request) = (slot, run, request);
         }
         self.input(slot, input);
     }
 
-    /// Not all clocks agree.
+    /// Wall-clock time of a machine, ms. The clocks of two machines differ by an hour at least.
     pub fn clock_ms(&self, slot: Slot) -> u64 {
         1_000_000 + self.now / 1_000 + slot as u64 * 3_600_000
     }
 
     fn op_of(&self, key: &str, op: &Op) -> CommandOp {
         let key = Bytes::from(key.to_owned());
-        // The checker knows a value by its number; what follows fills segments.
+        // The checker identifies a value by its number; the padding fills segments.
         let text = |value: &Value| Bytes::from(format!("{value}{}", " ".repeat(self.plan.padding)));
         let set = |value: &Value, condition: SetCondition| {
             CommandOp::Set(Set {
@@ -350,7 +355,7 @@ impl World {
         }
     }
 
-    /// Looks whether those who wait for `slot` were answered.
+    /// Polls the clients that wait for an answer of the machine `slot`.
     pub fn poll_clients(&mut self, slot: Slot) {
         for client in 0..self.clients.clients.len() {
             if self.clients.clients[client].waits.as_ref().is_some_and(|waiting| waiting.slot == slot) {
@@ -360,49 +365,49 @@ impl World {
     }
 
     fn poll_client(&mut self, client: usize) {
-        while let Some(step) = self.look(client) {
+        while let Some(step) = self.next_step(client) {
             match step {
                 Step::Replied(reply) => self.replied(client, reply),
-                Step::Fresh => self.go_on(client),
-                Step::Ended(ended) => self.end_question(client, ended),
+                Step::Fresh => self.continue_read(client),
+                Step::Ended(ended) => self.end_request(client, ended),
             }
         }
     }
 
-    /// `None`: nothing new.
-    fn look(&mut self, client: usize) -> Option<Step> {
+    /// Returns the next step of a client's request; `None` if there is none yet.
+    fn next_step(&mut self, client: usize) -> Option<Step> {
         let waiting = self.clients.clients[client].waits.as_mut()?;
-        if let Question::ReadIndex { then, answer } = &mut waiting.question {
+        if let Request::ReadIndex { then, answer } = &mut waiting.request {
             let index = match answer.try_recv() {
                 Err(TryRecvError::Empty) => return None,
                 Err(TryRecvError::Closed) | Ok(Err(_)) => return Some(Step::Ended(Ended::Failed)),
                 Ok(Ok(index)) => index,
             };
             let seen = waiting.seen;
-            waiting.question = Question::Read { then: then.clone(), index };
-            self.clients.judge_index("a read round answered", index, seen);
+            waiting.request = Request::Read { then: then.clone(), index };
+            self.clients.check_index("a ReadIndex round returned", index, seen);
         }
         let waiting = self.clients.clients[client].waits.as_mut()?;
         let process = self.machines[waiting.slot].process.as_ref();
-        match (&mut waiting.question, process.filter(|process| process.run == waiting.run)) {
-            (Question::Write { answer, .. }, _) => match answer.try_recv() {
+        match (&mut waiting.request, process.filter(|process| process.run == waiting.run)) {
+            (Request::Write { answer, .. }, _) => match answer.try_recv() {
                 Err(TryRecvError::Empty) => None,
-                // The process died.
+                // The process ended.
                 Err(TryRecvError::Closed) => Some(Step::Ended(Ended::Unknown)),
                 Ok(Ok(reply)) => Some(Step::Replied(reply)),
                 Ok(Err(error)) => Some(Step::Ended(Ended::of_error(&error))),
             },
-            (Question::Read { index, .. }, Some(process)) if process.applied_index() < *index => None,
-            (Question::Read { .. }, Some(_)) => Some(Step::Fresh),
+            (Request::Read { index, .. }, Some(process)) if process.applied_index() < *index => None,
+            (Request::Read { .. }, Some(_)) => Some(Step::Fresh),
             (_, None) => Some(Step::Ended(Ended::Failed)),
-            (Question::ReadIndex { .. }, _) => None,
+            (Request::ReadIndex { .. }, _) => None,
         }
     }
 
-    /// A write took effect, or was refused, at an index.
+    /// Checks the answer to a write, which took effect or was rejected at an index.
     fn replied(&mut self, client: usize, reply: Reply) {
         let Some(waiting) = &self.clients.clients[client].waits else { return };
-        let Question::Write { command, script, .. } = &waiting.question else { return };
+        let Request::Write { command, script, .. } = &waiting.request else { return };
         let (answer, index, seen) =
             (reply.kind.clone().unwrap_or(Kind::Nil(Nil {})), reply.index, waiting.seen);
         let mut verdict = self.reference.check_reply(command, index, &answer);
@@ -420,39 +425,40 @@ impl World {
         let mut kinds = BTreeSet::new();
         command.op.iter().for_each(|op| workload::kinds_of(op, &mut kinds));
         kinds.into_iter().for_each(|kind| self.report.note(kind));
-        self.clients.judge(verdict);
-        // An answer of an earlier entry than what ended before it was asked is another's.
-        self.clients.judge_index("a write was answered", index, seen + 1);
-        self.saw(index);
+        self.clients.record(verdict);
+        // The entry of a write follows those of all answers before the request.
+        self.clients.check_index("a write was answered at", index, seen + 1);
+        self.record_index(index);
         self.end_write(client, reply);
     }
 
     fn end_write(&mut self, client: usize, reply: Reply) {
         let Some(waiting) = &self.clients.clients[client].waits else { return };
-        let Question::Write { command, .. } = &waiting.question else { return };
+        let Request::Write { command, .. } = &waiting.request else { return };
         let (slot, key, op) = (waiting.slot, command.op.as_ref().and_then(workload::key_of), waiting.op);
         self.clients.clients[client].is_known |= waiting.id.is_some();
         let answer = op.map(|id| (id, answer_of(&self.clients.history.operation(id).op, reply.kind)));
         match answer {
             Some((id, Some(answer))) => self.clients.history.ok(id, answer, self.now),
-            // Applied and refused, as INCR of a text is.
+            // The entry was applied and rejected, as INCR of a text is.
             Some((id, None)) => self.clients.history.failed(id),
             None => {}
         }
         if let Some(waiting) = &mut self.clients.clients[client].waits {
             waiting.op = None;
         }
-        self.end_question(client, Ended::Answered);
+        self.end_request(client, Ended::Answered);
         if let Some(key) = key {
             self.follow_up(client, slot, &key);
         }
     }
 
-    fn saw(&mut self, index: u64) {
+    /// Records the index of an answer.
+    fn record_index(&mut self, index: u64) {
         self.clients.seen = self.clients.seen.max(index);
     }
 
-    /// Somebody else looks at once, at another member, whether what was answered here is there.
+    /// Has another client read the key of an answered write at once, at another member: it has to see the write.
     fn follow_up(&mut self, writer: usize, wrote_at: Slot, key: &Bytes) {
         if self.now >= self.plan.horizon || self.random.random_range(0..100) >= self.plan.follow_ups {
             return;
@@ -475,9 +481,9 @@ impl World {
         self.plan_turn(client);
     }
 
-    /// The state is fresh at the machine that was asked.
-    fn go_on(&mut self, client: usize) {
-        let Some(Waiting { slot, seen, question: Question::Read { then, .. }, .. }) =
+    /// Continues a request whose member has applied the read index.
+    fn continue_read(&mut self, client: usize) {
+        let Some(Waiting { slot, seen, request: Request::Read { then, .. }, .. }) =
             &self.clients.clients[client].waits
         else {
             return;
@@ -485,17 +491,17 @@ impl World {
         let (slot, seen, then) = (*slot, *seen, then.clone());
         let Some(process) = &self.machines[slot].process else { return };
         let (store, applied) = (process.store.clone(), process.applied_index());
-        self.clients.judge_index("a read was answered", applied, seen);
+        self.clients.check_index("a read was answered at", applied, seen);
         match then {
             Then::Register(key) => self.read_register(client, &store, &key, applied),
             Then::Read(call) => {
                 let Some(answer) = query(&store, &call) else {
-                    return self.end_question(client, Ended::Failed);
+                    return self.end_request(client, Ended::Failed);
                 };
                 let verdict = self.reference.check_read(&call, applied, &answer);
-                self.clients.judge(verdict);
-                self.saw(applied);
-                self.end_question(client, Ended::Answered);
+                self.clients.record(verdict);
+                self.record_index(applied);
+                self.end_request(client, Ended::Answered);
             }
             Then::Exec { watched, steps } => {
                 let revision =
@@ -509,54 +515,54 @@ impl World {
     }
 
     fn read_register(&mut self, client: usize, store: &Store, key: &str, applied: u64) {
-        let Ok(value) = store.get(key.as_bytes(), 0) else { return self.end_question(client, Ended::Failed) };
+        let Ok(value) = store.get(key.as_bytes(), 0) else { return self.end_request(client, Ended::Failed) };
         let held = value.map(|value| value.data);
         let answer = held.clone().map_or(Kind::Nil(Nil {}), Kind::Bytes);
         let call = Call { name: "get".to_owned(), args: vec![Bytes::copy_from_slice(key.as_bytes())] };
         let verdict = self.reference.check_read(&call, applied, &answer);
-        self.clients.judge(verdict);
-        self.saw(applied);
+        self.clients.record(verdict);
+        self.record_index(applied);
         let id = self.clients.clients[client].waits.as_mut().and_then(|waiting| waiting.op.take());
         if let Some(id) = id {
             let value = held.map(|data| data.trim_ascii_end().into());
             self.clients.history.ok(id, Answer::Value(value), self.now);
         }
-        self.end_question(client, Ended::Answered);
+        self.end_request(client, Ended::Answered);
     }
 
-    /// As the member that a client asks runs it: on its own state first, and then as a guarded transaction.
+    /// Runs a script as a member does: on its own state first, then as a guarded transaction.
     fn run_script(&mut self, client: usize, store: &Store, ops: Vec<CommandOp>, applied: u64) {
         let mut trial = Trial::with_seed(self.random.random(), Limits::DEFAULT_READ);
         let (mut saw, now_ms) = (Vec::new(), store.clock_ms());
         for op in &ops {
             let Ok(answer) = trial.run(store, op.clone(), now_ms) else {
-                return self.end_question(client, Ended::Failed);
+                return self.end_request(client, Ended::Failed);
             };
             saw.push(answer);
         }
         let transaction = trial.finish();
         if transaction.steps.is_empty() {
             let verdict = self.reference.check_script(&ops, &saw, (applied, applied), now_ms);
-            self.clients.judge(verdict);
-            self.saw(applied);
-            return self.end_question(client, Ended::Answered);
+            self.clients.record(verdict);
+            self.record_index(applied);
+            return self.end_request(client, Ended::Answered);
         }
         self.forward(client, CommandOp::Transaction(transaction), Some(Script { ops, saw, now_ms }));
     }
 
-    /// To the leader, if one is known.
+    /// Forwards a client's write to the leader, if one is known.
     fn forward(&mut self, client: usize, op: CommandOp, script: Option<Script>) {
         let Some(waiting) = &self.clients.clients[client].waits else { return };
         let slot = self.leader().map_or(waiting.slot, |(leader, _)| leader);
         if self.machines[slot].process.is_none() {
-            return self.end_question(client, Ended::Failed);
+            return self.end_request(client, Ended::Failed);
         }
         self.propose(client, slot, op, script);
     }
 
-    fn end_question(&mut self, client: usize, ended: Ended) {
+    fn end_request(&mut self, client: usize, ended: Ended) {
         let Some(waiting) = &self.clients.clients[client].waits else { return };
-        // Of an earlier try it is not known what became of it.
+        // The outcome of an earlier try is unknown.
         let may_be_applied = waiting.retries > 0;
         let ended = if may_be_applied && matches!(ended, Ended::Failed) { Ended::Unknown } else { ended };
         if matches!(ended, Ended::Unknown) && self.retry(client) {
@@ -579,15 +585,16 @@ impl World {
                 self.report.unknown += 1;
             }
         }
-        self.look_elsewhere(client);
+        self.choose_machine(client);
         self.plan_turn(client);
     }
 
-    /// Sends a named request again, whose first try may be on its way still. False: it has no name, or enough tries.
+    /// Sends a request with an id again; earlier tries may still be in transit. Returns false if it cannot: it has no
+    /// id, the members do not know the client, it was retried often enough, or no process runs.
     fn retry(&mut self, client: usize) -> bool {
         let asker = &self.clients.clients[client];
         let Some(waiting) = &asker.waits else { return false };
-        let Question::Write { command, script, .. } = &waiting.question else { return false };
+        let Request::Write { command, script, .. } = &waiting.request else { return false };
         if !asker.is_known || waiting.id.is_none() || waiting.retries >= MOST_RETRIES {
             return false;
         }
@@ -611,22 +618,22 @@ impl World {
         true
     }
 
-    fn look_elsewhere(&mut self, client: usize) {
+    fn choose_machine(&mut self, client: usize) {
         self.clients.clients[client].asks = self.random.random_range(0..self.plan.machines);
     }
 
-    /// Nobody waits any more.
+    /// Whether no client waits for an answer.
     pub fn clients_are_done(&self) -> bool {
         self.clients.clients.iter().all(|client| client.waits.is_none())
     }
 }
 
 pub fn proposal(command: &Command, waiter: oneshot::Sender<Result<Reply, Error>>) -> Proposal {
-    let format = format_of(command).expect("it is of this build");
+    let format = format_of(command).expect("commands of this build have a format");
     Proposal { data: command.encode_to_vec(), format, waiter: waiter.into(), charge: Charge::default() }
 }
 
-/// `None`: the state could not be read.
+/// Answer of a member's state to a read; `None` if the state cannot be read.
 pub fn query(store: &Store, call: &Call) -> Option<Kind> {
     match store.query(call, 0, Limits::DEFAULT_READ) {
         Ok((answer, _)) => Some(answer),
@@ -635,7 +642,7 @@ pub fn query(store: &Store, call: &Call) -> Option<Kind> {
     }
 }
 
-/// `None`: refused.
+/// Answer as the history has it; `None` if the operation was rejected.
 fn answer_of(asked: &Op, answer: Option<Kind>) -> Option<Answer> {
     Some(match (asked, answer) {
         (_, Some(Kind::Error(_))) => return None,
@@ -644,13 +651,13 @@ fn answer_of(asked: &Op, answer: Option<Kind>) -> Option<Answer> {
         (Op::Delete, Some(Kind::Integer(count))) => Answer::Flag(count == 1),
         (Op::Incr(_), Some(Kind::Integer(sum))) => Answer::Number(sum),
         (Op::Set(_), Some(Kind::Done(_))) => Answer::Done,
-        // An answer to another question: the checker will not accept it.
+        // No answer of this operation: the checker does not accept it.
         _ => Answer::Value(None),
     })
 }
 
 impl Ended {
-    /// As `requests.rs` and clients take it: only these codes say that nothing happened.
+    /// Outcome for an error, as the node's `requests` and clients read it: only these codes mean that nothing happened.
     pub fn of_error(error: &Error) -> Self {
         match error.code {
             ErrorCode::NotLeader | ErrorCode::Overloaded | ErrorCode::EntryUnappliable => Self::Failed,

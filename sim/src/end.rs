@@ -1,5 +1,5 @@
-//! The end of every run: all faults stop, and within a bounded time the members have to agree, serve,
-//! and account for every answer that a client got.
+//! The end of every run: all faults stop, and within a bounded time the members have to agree and serve. Then their
+//! states are compared, and the history of the clients is checked.
 
 use std::collections::BTreeMap;
 
@@ -12,9 +12,10 @@ use crate::workload::{expiry_of, read_of};
 use crate::world::World;
 use crate::{Report, Violation};
 
-/// Time to come together after the last fault.
+/// Simulated time after the last fault in which the members have to agree.
 const PATIENCE: Micros = 30_000 * MILLIS;
-const LOOK_EVERY: Micros = 50 * MILLIS;
+/// Time between two checks whether they do.
+const CHECK_INTERVAL: Micros = 50 * MILLIS;
 
 impl World {
     pub fn end(&mut self) -> Result<(), Violation> {
@@ -29,7 +30,7 @@ impl World {
         }
         match check(&self.clients.history) {
             Verdict::Illegal(violation) => return Err(Violation(format!("not linearizable: {violation}"))),
-            // The history was too tangled to be judged; the other checks stand.
+            // The history was too complex for the checker; the other checks count.
             Verdict::Unknown { .. } => self.report.unjudged = 1,
             Verdict::Legal => {}
         }
@@ -41,12 +42,13 @@ impl World {
             if self.now >= deadline {
                 return Err(Violation(format!("healed members did not {what}: {}", self.describe())));
             }
-            self.run_until(self.now + LOOK_EVERY)?;
+            self.run_until(self.now + CHECK_INTERVAL)?;
         }
         Ok(())
     }
 
-    /// One leads, every member runs as a voter and has applied all that is committed, no client waits.
+    /// Whether there is a leader, every member is a voter and has applied the whole log, which is committed, and no
+    /// client waits.
     fn agree(&self) -> bool {
         let Some((_, status)) = self.leader() else { return false };
         let known = &status.membership;
@@ -75,13 +77,14 @@ impl World {
                 if self.report.answered > answered {
                     break;
                 }
-                self.run_until(self.now + LOOK_EVERY)?;
+                self.run_until(self.now + CHECK_INTERVAL)?;
             }
         }
         Ok(())
     }
 
-    /// Every key of every member is as the reference has it, and what members count is equal.
+    /// Compares each key of each member with the reference, and members of the same applied index with one another:
+    /// number of keys, content and membership.
     fn compare_states(&self) -> Result<(), Violation> {
         let reference = &self.reference;
         let mut counted = BTreeMap::new();

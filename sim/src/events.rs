@@ -1,4 +1,4 @@
-//! What happens next. Equal times are taken in the order in which they were planned.
+//! The queue of future events. Events of the same time are executed in the order in which they were planned.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -8,21 +8,21 @@ use raft::eraftpb::Message;
 use crate::network::{Parcel, Sender};
 use crate::plan::Micros;
 
-/// A machine, by its place in the world.
+/// Index of a machine in the world.
 pub type Slot = usize;
 
-/// Names one run of a process; what was planned for an earlier one is void.
+/// Number of one run of a process. Events that were planned for an earlier run are ignored.
 pub type Run = u64;
 
 #[derive(Debug)]
 pub enum Event {
     Tick(Slot, Run),
-    /// The Raft thread looks at what came.
+    /// The Raft thread handles its inputs and the results of its workers.
     Turn(Slot, Run),
     LogWriter(Slot, Run),
     Applier(Slot, Run),
     Checkpoint(Slot, Run),
-    /// The Raft thread hears of the snapshot that was built.
+    /// The Raft thread receives the results of a checkpoint or a snapshot.
     Built(Slot, Run),
     Deliver {
         to: Slot,
@@ -30,14 +30,14 @@ pub enum Event {
         message: Box<Message>,
     },
     DeliverSnapshot(Box<Parcel>),
-    /// The sender of a snapshot learns what became of it.
+    /// The sender of a snapshot is notified whether it arrived.
     SnapshotSent {
         slot: Slot,
         run: Run,
         to: u64,
         ok: bool,
     },
-    /// A member learns that its connection from member `from` ended.
+    /// A member is notified that its connection from member `from` ended.
     LinkLost {
         slot: Slot,
         run: Run,
@@ -45,7 +45,7 @@ pub enum Event {
     },
     Client(usize),
     Nemesis,
-    /// Whoever looks after the membership, as the operator does.
+    /// The keeper reconciles the membership, as the operator does.
     Keeper,
     Start(Slot),
 }

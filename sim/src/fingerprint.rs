@@ -1,4 +1,4 @@
-//! One number over everything that happened in a run: equal runs have equal ones.
+//! The fingerprint of a run: a hash over everything that happened, equal for equal runs.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 

@@ -1,7 +1,8 @@
-//! A world in one thread, decided by one seed: members of HeliosDB made of the node's own Raft core, log, state machine
-//! and snapshots, on simulated disks, network and time, under faults. [`invariants`] are checked after each step, each
-//! answer to a client against [`reference`]. At the end ([`end`]) everything is healed and has to agree again, and the
-//! history of the clients has to be linearizable (`helios-history`). README.md has the architecture.
+//! A deterministic simulation of clusters in one thread, decided by one seed. The members are the node's own Raft
+//! core, log, state machine and snapshots, on simulated disks, network and time, under faults. The [`invariants`] are
+//! checked after each step, each answer to a client against the [`reference`]. At the end ([`end`]) all faults stop,
+//! the members have to agree again, and the history of the clients has to be linearizable (`helios-history`).
+//! README.md has the architecture.
 //!
 //! The same seed gives the same run, step by step, on every machine.
 
@@ -28,7 +29,7 @@ pub use helios_raft::simulation::SeededBug;
 pub use plan::Fault;
 use world::World;
 
-/// Something that must never happen did.
+/// Description of something that must never happen and did: a broken invariant, a wrong answer, a panic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation(pub String);
 
@@ -38,27 +39,29 @@ impl fmt::Display for Violation {
     }
 }
 
-/// What became of one seed.
+/// Outcome of one seed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
     pub seed: u64,
-    /// Events that some machine, wire or client took.
+    /// Number of events that were executed.
     pub steps: u64,
     pub faults: BTreeMap<Fault, u64>,
     pub elections: u64,
     pub snapshots_installed: u64,
-    /// Transfers that went on from what an earlier one had left.
+    /// Transfers that continued from the bytes of an earlier one that broke.
     pub snapshots_resumed: u64,
+    /// States that a start rebuilt from a snapshot and the log.
     pub rebuilds: u64,
-    /// Operations of clients that were answered, and those whose outcome they never learned.
+    /// Requests of clients that were answered.
     pub answered: u64,
+    /// Requests of clients whose outcome stayed unknown.
     pub unknown: u64,
     pub committed: u64,
-    /// What was answered, by kind.
+    /// Number of answers by kind of request.
     pub kinds: BTreeMap<&'static str, u64>,
-    /// The history of the registers was too tangled to be judged.
+    /// Histories of registers that were too complex for the checker: 0 or 1.
     pub unjudged: u64,
-    /// Over everything that happened; equal for equal runs.
+    /// Hash over everything that happened; equal for equal runs.
     pub fingerprint: u64,
     pub violation: Option<Violation>,
 }
@@ -69,12 +72,12 @@ impl Report {
     }
 }
 
-/// Runs one seed, on members with the seeded bug if there is one.
+/// Runs one seed. All members have the seeded bug `bug`, if there is one. A panic is reported as a violation.
 pub fn run(seed: u64, bug: Option<SeededBug>) -> Report {
     SeededBug::set(bug);
-    let lived = catch_unwind(|| World::new(seed).live());
+    let outcome = catch_unwind(|| World::new(seed).live());
     SeededBug::set(None);
-    lived.unwrap_or_else(|panic| {
+    outcome.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or_default();
         Report { seed, violation: Some(Violation(format!("panic: {text}"))), ..Report::default() }

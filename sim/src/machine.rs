@@ -1,5 +1,5 @@
-//! A machine: its disk, what the marker on it says, and the process, if one runs. The process is
-//! what `Node::open` and `raft::start` make, without the threads.
+//! A machine: its disk, the marker on it, and the process, if one runs. The process has the parts that `Node::open` and
+//! `raft::start` make, without their threads.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
@@ -22,16 +22,17 @@ use crate::plan::{ELECTION_MAX, ELECTION_MIN, HEARTBEAT, Micros, Plan};
 
 pub const CLUSTER: &str = "sim";
 
-/// What `node.json` holds. Written whole and durable (crates/storage/src/lifecycle/marker.rs has its own tests).
+/// Content of `node.json`. Here a change of it is atomic and durable (crates/storage/src/lifecycle/marker.rs has its
+/// own tests).
 #[derive(Debug, Clone)]
 pub struct Marker {
     pub disk_id: String,
     pub boot_epoch: u64,
     pub member: Option<u64>,
     pub removed: bool,
-    /// To be made the only member, under this fencing token, by the next start.
+    /// Fencing token under which the next start makes this member the only one.
     pub force_new: Option<u64>,
-    /// How often its cluster was forced new.
+    /// Number of times that a member was made the only one of its cluster.
     pub incarnation: u64,
 }
 
@@ -43,17 +44,19 @@ pub struct Machine {
     pub process: Option<Process>,
     pub paused_until: Micros,
     pub slow_until: Micros,
-    /// Failed syncs that a process ended for.
+    /// Failed syncs of the disk at the last call of [`Machine::sync_failed`].
     failed_syncs: u64,
-    /// What of this disk rotted: one of the two has to be whole.
+    /// Whether the state is damaged. State and snapshots never are at the same time: one has to be intact.
     state_rots: bool,
+    /// Whether a snapshot is damaged.
     snapshots_rot: bool,
-    /// A sync is to fail, or did since the process started; perhaps the state's.
+    /// Whether a sync is going to fail, or has failed since the process started; perhaps one of the state.
     sync_fails: bool,
-    /// Why its disk cannot serve any more: the keeper replaces it.
+    /// Reason why the disk cannot serve any more; the keeper replaces it.
     pub broken: Option<String>,
-    /// A copy of disk and marker, to come back with.
+    /// Copy of disk and marker, with which `Fault::OldCopy` replaces them later.
     pub backup: Option<(SimDisk, Marker)>,
+    /// Number of disks that were replaced by a blank one.
     disks: u64,
 }
 
@@ -67,27 +70,27 @@ pub struct Process {
     pub snapshots: Arc<Snapshots>,
     pub inbox: Vec<Input>,
     pub done: VecDeque<Done>,
-    /// News of snapshots, on their way to `done`.
+    /// Results of checkpoints and snapshots, on their way to `done`.
     pub built: VecDeque<Done>,
     pub log_jobs: VecDeque<LogJob>,
     pub apply_jobs: VecDeque<ApplyJob>,
     pub snapshot_wanted: bool,
-    /// Where members are that sent something: a member that just joined knows nobody else.
+    /// Machine of each member that sent a message: a member that just joined knows no other address.
     pub callers: BTreeMap<u64, Slot>,
     pub turn_planned: bool,
     pub log_planned: bool,
     pub apply_planned: bool,
     pub indexes: MonotonicIndexes,
-    /// The voters at its last turn.
+    /// Voters at the last turn.
     pub electorate: Electorate,
     pub elections: u64,
 }
 
-/// What a start found.
+/// A process that started, with the log that it found.
 pub struct Started {
     pub process: Process,
     pub recovered: Recovered,
-    /// What the start itself wrote to the log.
+    /// Batches that the start itself wrote to the log.
     pub written: Vec<Batch>,
 }
 
@@ -99,7 +102,7 @@ pub enum StartError {
     State(#[from] StateError),
     #[error("snapshots: {0}")]
     Snapshots(#[from] std::io::Error),
-    #[error("the note of what is being applied: {0}")]
+    #[error("notes of entries that ended the process: {0}")]
     Note(std::io::Error),
     #[error(transparent)]
     Recovery(#[from] RecoveryError),
@@ -129,7 +132,7 @@ impl Machine {
         }
     }
 
-    /// A new disk with nothing on it.
+    /// Replaces the disk by a blank one; the machine is no member any more.
     pub fn wipe(&mut self) {
         self.process = None;
         self.disks += 1;
@@ -140,11 +143,11 @@ impl Machine {
         (self.state_rots, self.snapshots_rot, self.sync_fails) = (false, false, false);
     }
 
-    /// While no process has the log open. What was written last is spared: rot there and an interrupted
-    /// write look the same to every log.
+    /// Flips a bit of the log, while no process has it open; returns whether it did. Bytes behind those that are proven
+    /// to have been durable are spared: to every log, damage there looks like an interrupted write.
     pub fn rot_log(&mut self) -> bool {
         let before = self.disk.copy();
-        // Of two damages one may be the only proof of the other.
+        // A damaged log is not damaged again: the second place may be the only proof of the first.
         let Ok(report) = wal::verify(Arc::new(before.clone()), Path::new("/wal")) else { return false };
         let Some((path, byte)) = self.disk.flip_synced_bit(|path| path.extension() == Some("wal".as_ref()))
         else {
@@ -164,7 +167,7 @@ impl Machine {
         true
     }
 
-    /// While no process has the state open.
+    /// Flips a bit of the state, while no process has it open and the snapshots are intact; returns whether it did.
     pub fn rot_state(&mut self) -> bool {
         let may = self.process.is_none() && !self.snapshots_rot;
         let rots = may && self.disk.flip_synced_bit(|path| path.starts_with("/state")).is_some();
@@ -172,7 +175,8 @@ impl Machine {
         rots
     }
 
-    /// The one that a running process offers to others, and does not need itself.
+    /// Flips a bit of the snapshot that a running process offers to others and does not need itself; returns whether it
+    /// did.
     pub fn rot_snapshot(&mut self, now: Instant) -> bool {
         let is_needed = self.state_rots || self.sync_fails;
         let Some(process) = self.process.as_ref().filter(|_| !is_needed) else { return false };
@@ -184,7 +188,8 @@ impl Machine {
         rots
     }
 
-    /// While there is a snapshot for a state that may be lost with it.
+    /// Makes the next sync fail, while the snapshots are intact: the state may be lost with it. Returns whether it
+    /// will.
     pub fn fail_next_sync(&mut self) -> bool {
         if self.process.is_none() || self.snapshots_rot {
             return false;
@@ -194,18 +199,18 @@ impl Machine {
         true
     }
 
-    /// A process started: what it needed of the state is whole again.
+    /// Records that a process started, and so that its state is intact again.
     pub fn healed(&mut self) {
         self.state_rots = false;
         self.sync_fails = self.disk.fails_next_sync();
     }
 
-    /// Whether a start may have had reason to build its state anew.
+    /// Whether an injected fault explains that a start rebuilt its state.
     pub fn may_rebuild(&self) -> bool {
         self.state_rots || self.disk.stats().failed_syncs > 0
     }
 
-    /// An older copy takes the disk's place.
+    /// Replaces disk and marker by an older copy, as it was after a power cut.
     pub fn go_back(&mut self, copy: SimDisk, marker: Marker) {
         copy.crash();
         self.failed_syncs = copy.stats().failed_syncs;
@@ -214,13 +219,13 @@ impl Machine {
         self.backup = None;
     }
 
-    /// Whether a sync failed since this was last asked.
+    /// Whether a sync failed since the last call.
     pub fn sync_failed(&mut self) -> bool {
         let failed = self.disk.stats().failed_syncs;
         std::mem::replace(&mut self.failed_syncs, failed) != failed
     }
 
-    /// Starts the process of a member. `begin` is the membership of a cluster that begins with it.
+    /// Starts the process of a member. `begin` is the initial membership, if the start bootstraps the cluster.
     pub fn start(
         &mut self,
         plan: &Plan,

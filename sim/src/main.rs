@@ -1,4 +1,4 @@
-//! `helios-sim`: lives through seeds and says what became of them.
+//! `helios-sim`: runs seeds and prints their outcome.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -9,21 +9,21 @@ use clap::Parser;
 use helios_sim::{Fault, Report, SeededBug, run};
 
 #[derive(Parser)]
-#[command(about = "Runs HeliosDB's Raft core, log and state machine in a seeded world of faults")]
+#[command(about = "Runs HeliosDB's Raft core, log and state machine in a deterministic simulation of faults")]
 struct Options {
-    /// How many seeds.
+    /// Number of seeds to run.
     #[arg(long, default_value_t = 100)]
     seeds: u64,
-    /// The first seed; with `--seeds 1` it alone.
+    /// First seed; with `--seeds 1` the only one.
     #[arg(long, default_value_t = 0)]
     from: u64,
-    /// Threads, each with seeds of its own.
+    /// Number of threads that run seeds side by side.
     #[arg(long, default_value_t = 2)]
     jobs: u64,
-    /// Go on after a seed that failed.
+    /// Continue after a seed that failed.
     #[arg(long)]
     keep_going: bool,
-    /// Run with this seeded bug, by its name in crates/storage/src/seeded_bug.rs.
+    /// Seeded bug that all members have, by its name in crates/storage/src/seeded_bug.rs.
     #[arg(long, value_parser = seeded_bug)]
     seeded_bug: Option<SeededBug>,
     /// Run each seed twice and compare the two runs.
@@ -45,7 +45,7 @@ struct Sum {
     committed: u64,
     kinds: BTreeMap<&'static str, u64>,
     unjudged: u64,
-    /// Of all runs, in any order; equal for two builds whose members do the same.
+    /// XOR of the fingerprints of all runs, in any order; equal for two builds whose members behave the same.
     fingerprint: u64,
     failed: Vec<Report>,
 }
@@ -118,7 +118,7 @@ fn main() -> ExitCode {
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..options.jobs.max(1)).map(|_| scope.spawn(work)).collect();
         for thread in threads {
-            sum.merge(thread.join().expect("a thread of seeds catches nothing and must not panic"));
+            sum.merge(thread.join().expect("a panic of a run is caught and reported as its violation"));
         }
     });
     print(&sum, started);
@@ -128,13 +128,13 @@ fn main() -> ExitCode {
 fn seeded_bug(name: &str) -> Result<SeededBug, String> {
     let all = SeededBug::ALL.iter().map(|bug| format!("{bug:?}"));
     let found = SeededBug::ALL.iter().find(|bug| format!("{bug:?}") == name);
-    found.copied().ok_or_else(|| format!("one of {}", all.collect::<Vec<_>>().join(", ")))
+    found.copied().ok_or_else(|| format!("expected one of {}", all.collect::<Vec<_>>().join(", ")))
 }
 
 fn live(seed: u64, options: &Options) -> Report {
     let mut report = run(seed, options.seeded_bug);
     if options.twice && run(seed, options.seeded_bug) != report {
-        report.violation = Some(helios_sim::Violation("the same seed ran in two ways".to_owned()));
+        report.violation = Some(helios_sim::Violation("two runs of the same seed differ".to_owned()));
     }
     report
 }
@@ -154,7 +154,7 @@ fn print(sum: &Sum, started: Instant) {
         faults.join(", ")
     );
     println!(
-        "{} elections, {} snapshots installed, {} transfers of them resumed, {} states rebuilt, {} entries committed, {} operations answered, {} of unknown outcome",
+        "{} elections, {} snapshots installed, {} snapshot transfers resumed, {} states rebuilt, {} entries committed, {} operations answered, {} of unknown outcome",
         sum.elections, sum.snapshots, sum.resumed, sum.rebuilds, sum.committed, sum.answered, sum.unknown
     );
     let kinds: Vec<String> = sum.kinds.iter().map(|(kind, count)| format!("{kind} {count}")).collect();

@@ -1,5 +1,5 @@
-//! The keeper: does for the world what the operator does for a cluster. It registers starts, removes
-//! members whose disk is lost, lets blank machines join, and promotes learners that caught up.
+//! The keeper, which has the operator's part in the simulation: it registers starts, removes members whose disk is
+//! lost, adds blank machines as learners, and promotes learners that caught up.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,10 +15,11 @@ use crate::events::{Event, Slot};
 use crate::plan::{Fault, MILLIS};
 use crate::world::World;
 
-/// A learner this close to the leader may be promoted.
+/// Entries by which a learner may lag behind the leader and still be promoted.
 const MAX_LAG: u64 = 50;
 
 impl World {
+    /// Record of a machine as member `id`.
     pub fn record(&self, slot: Slot, id: u64) -> Member {
         let machine = &self.machines[slot];
         Member {
@@ -30,14 +31,15 @@ impl World {
         }
     }
 
+    /// Reconciles once, and plans the next time.
     pub fn keeper(&mut self) {
         let at = self.now + self.random.random_range(5 * MILLIS..40 * MILLIS);
         self.events.plan(at, Event::Keeper);
         if self.force() {
             return;
         }
-        self.blank_the_broken();
-        self.retire_the_removed();
+        self.replace_disks();
+        self.stop_removed_members();
         let Some((leader, status)) = self.leader() else { return };
         if self.is_poisoned() {
             return self.skip_poison(leader, &status);
@@ -48,11 +50,11 @@ impl World {
         if let Some(request) = self.repair(&known) {
             self.change(leader, request);
         }
-        self.forgive_the_removed(&known);
+        self.forgive_removed_members(&known);
     }
 
-    /// A disk that cannot serve is replaced; so is that of a removed member, which may join anew.
-    fn blank_the_broken(&mut self) {
+    /// Replaces the disks that cannot serve, and those of removed members, which may join again as new ones.
+    fn replace_disks(&mut self) {
         for slot in 0..self.plan.machines {
             let machine = &mut self.machines[slot];
             if machine.broken.is_some() || machine.marker.removed {
@@ -64,8 +66,9 @@ impl World {
         }
     }
 
-    /// A removed member falls silent once a majority of those who stay knows it, as `retirement::notice` has it.
-    fn retire_the_removed(&mut self) {
+    /// Stops removed members once a majority of the remaining voters has applied their removal, as `retirement::notice`
+    /// does.
+    fn stop_removed_members(&mut self) {
         let held: BTreeMap<u64, Arc<Membership>> = (self.machines.iter())
             .filter_map(|machine| {
                 Some((machine.marker.member?, machine.process.as_ref()?.store.membership()))
@@ -86,7 +89,7 @@ impl World {
         }
     }
 
-    /// Records disk and boot epoch of whoever runs, as `chores::register` does.
+    /// Proposes the boot epoch of each running member that is not registered yet, as `chores::register` does.
     fn register(&mut self, leader: Slot, known: &Membership) {
         let mut proposals = Vec::new();
         for machine in &self.machines {
@@ -112,7 +115,7 @@ impl World {
         }
     }
 
-    /// The one change that the membership needs most; at times two in one, which need each other less.
+    /// The change that the membership needs first; at times several in one request.
     fn repair(&mut self, known: &Membership) -> Option<ChangeRequest> {
         let at_once = self.random.random_ratio(1, 2);
         for member in &known.members {
@@ -132,6 +135,7 @@ impl World {
         (known.voters.len() < self.plan.members).then(|| self.join(known)).flatten()
     }
 
+    /// Addition of a blank machine as a learner, if there is one.
     fn join(&self, known: &Membership) -> Option<ChangeRequest> {
         let is_free = |name: &str| known.members.iter().all(|member| member.name != name);
         let machine = (self.machines.iter())
@@ -139,7 +143,8 @@ impl World {
         Some(ChangeRequest::AddLearner(self.record(machine.slot, 0)))
     }
 
-    /// [`Fault::Membership`]: one more member, or one less, or several voters exchanged at once.
+    /// Requests a change ([`Fault::Membership`]): adds a member, removes one, or exchanges several voters at once.
+    /// Returns whether it did.
     pub fn change_membership(&mut self) -> bool {
         debug_assert!(self.plan.may(Fault::Membership));
         if self.is_poisoned() {
@@ -159,7 +164,7 @@ impl World {
         request.is_some_and(|request| self.change(leader, request))
     }
 
-    /// Learners in, and as many voters out as leaves enough; the leader perhaps among them.
+    /// Promotion of all learners and removal of as many voters as leaves enough, perhaps the leader among them.
     fn reshape(&mut self, known: &Membership) -> Option<ChangeRequest> {
         let promote = known.learners.clone();
         let spare = (known.voters.len() + promote.len()).saturating_sub(self.plan.members - 1);
@@ -176,14 +181,15 @@ impl World {
         self.input(leader, Input::Change { request, expected, waiter })
     }
 
-    /// The number of the keeper that acts now: another takes over at times, and the one before it is late at times.
+    /// Fencing token of the keeper that acts now. At times another keeper takes over, with a higher token, and at times
+    /// the one before it still acts, with a lower one.
     pub fn lease(&mut self) -> u64 {
         self.token += u64::from(self.random.random_ratio(1, 4));
         let late = u64::from(self.random.random_ratio(1, 6));
         self.token.saturating_sub(late).max(1)
     }
 
-    /// What has expired goes, as `chores` has it, and what deleted collections left.
+    /// Proposes to purge expired keys and what deleted collections left, as `chores` does.
     fn purge(&mut self, leader: Slot) {
         let now_ms = self.clock_ms(leader);
         let store = self.machines[leader].process.as_ref().map(|process| process.store.clone());
@@ -197,8 +203,9 @@ impl World {
         }
     }
 
-    /// A blank machine whose old member is gone has nothing left to have forgotten.
-    fn forgive_the_removed(&mut self, known: &Membership) {
+    /// Ends the impairment of blank machines whose old member was removed: no member relies on their lost data any
+    /// more.
+    fn forgive_removed_members(&mut self, known: &Membership) {
         for machine in self.machines.iter().filter(|machine| machine.marker.member.is_none()) {
             if known.members.iter().all(|member| member.name != machine.name) {
                 self.nemesis.forgive(machine.slot);

@@ -1,5 +1,5 @@
-//! Brings faults, as many as the plan has and no more than Raft promises to bear: disks may forget
-//! on a minority of the voters only.
+//! The nemesis injects the faults of the plan, and no more than Raft promises to survive: disks may lose data on a
+//! minority of the voters only.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -18,11 +18,11 @@ use crate::world::World;
 
 #[derive(Default)]
 pub struct Nemesis {
-    /// Machines whose disk forgot something that it had promised to keep.
+    /// Machines whose disk lost data that was durable.
     impaired: BTreeSet<Slot>,
 }
 
-/// A member on its way to be the only one.
+/// A survivor that is being made the only member (force-new-cluster).
 pub struct Forcing {
     survivor: Slot,
     token: u64,
@@ -46,7 +46,7 @@ impl World {
         }
         let fault = self.plan.faults[self.random.random_range(0..self.plan.faults.len())];
         let slot = self.random.random_range(0..self.plan.machines);
-        if self.strike(fault, slot)? {
+        if self.inject(fault, slot)? {
             if self.is_traced {
                 println!("{:>9} {fault:?} at {}", self.now, self.machines[slot].name);
             }
@@ -58,8 +58,8 @@ impl World {
         Ok(())
     }
 
-    /// False: it does not fit here.
-    fn strike(&mut self, fault: Fault, slot: Slot) -> Result<bool, Violation> {
+    /// Injects `fault` at a machine. Returns false if it is not possible there now.
+    fn inject(&mut self, fault: Fault, slot: Slot) -> Result<bool, Violation> {
         let is_up = self.machines[slot].process.is_some();
         match fault {
             Fault::Kill if is_up => self.kill(slot),
@@ -102,11 +102,12 @@ impl World {
             1 => (true, false),
             _ => (false, true),
         };
-        // Of a leader that is heard and hears nothing, entries are committed that it has to learn by a snapshot.
+        // Entries of a leader that sends but receives nothing are committed by the next leader; the first one has to
+        // learn of that by a snapshot.
         if let Some((leader, _)) = self.leader().filter(|_| self.random.random_ratio(1, 2)) {
             slot = leader;
         }
-        // As by a firewall that refuses from now on.
+        // As with a firewall that starts to reject packets: connections end.
         if self.random.random_ratio(1, 2) {
             self.break_links(slot);
         }
@@ -131,8 +132,8 @@ impl World {
         self.input(slot, Input::Transfer { target: None, timeout, fencing_token: 0, waiter })
     }
 
-    /// Whether the disk of `slot` may forget: the cluster must be able to do without it, and those
-    /// that must not forget now must know of every earlier replacement.
+    /// Whether the disk of `slot` may lose data: the cluster must have a quorum without it, and all other members must
+    /// have applied every earlier replacement of a member.
     fn may_forget(&self, slot: Slot) -> bool {
         let Some((leader, status)) = self.leader() else { return false };
         let known = &status.membership;
@@ -142,7 +143,7 @@ impl World {
         if is_changing || leader == slot || !known.members.iter().any(|member| member.name == *name) {
             return false;
         }
-        // A change counts for a member once it has applied it: until then the voters of before decide.
+        // A membership change is in effect on a member once it has applied it; until then the earlier voters decide.
         let is_behind = |machine: &Machine| {
             machine.process.as_ref().is_none_or(|process| process.store.membership().index < known.index)
         };
@@ -159,7 +160,7 @@ impl World {
                     || machine.marker.member != Some(*id)
             })
         };
-        // A learner may be a voter the moment after.
+        // A learner may become a voter at any moment.
         let lost = known.voters.iter().chain(&known.learners).filter(|id| forgetful(id)).count();
         lost <= (known.voters.len() - 1) / 2
     }
@@ -172,8 +173,8 @@ impl World {
         self.nemesis.impaired.insert(slot);
     }
 
-    /// A byte of the log makes the log unreadable at most, never shorter; without its state, or
-    /// without its snapshots, a member has to do.
+    /// Flips a bit of the log, the state or a snapshot; returns whether it did. A damaged log may be unreadable, but
+    /// never shorter; a member has to survive the loss of its state, or of its snapshots.
     fn rot(&mut self, slot: Slot) -> bool {
         let now = self.instant();
         match self.random.random_range(0..3) {
@@ -188,8 +189,8 @@ impl World {
         }
     }
 
-    /// Keeps a copy of a disk, or plays one back. Peers can tell a copy by its boot epoch once the
-    /// member has registered a later start than the copy's next; before that nobody can.
+    /// Makes a copy of a disk, or replaces the disk by its copy; returns whether it did. Peers recognize a copy by
+    /// its boot epoch once the member has registered a later start than the copy's next one; before that nothing can.
     fn old_copy(&mut self, slot: Slot) -> Result<bool, Violation> {
         let Some((copy, marker)) = &self.machines[slot].backup else {
             let machine = &mut self.machines[slot];
@@ -208,7 +209,8 @@ impl World {
         let all_know = (self.machines.iter().filter(|machine| machine.slot != slot))
             .filter(|machine| machine.marker.member.is_some() && !machine.marker.removed)
             .all(|machine| machine.process.as_ref().is_some_and(is_known));
-        // Whoever forgets that again at a restart must not have to ask the copy either.
+        // A restart may lose that knowledge until the log is applied again. The copy must not be needed for that: every
+        // other voter has the whole log.
         let whole = self.leader().is_some_and(|(_, status)| {
             let last = (status.last_index, status.term);
             let voters = &status.membership.voters;
@@ -226,10 +228,10 @@ impl World {
         Ok(true)
     }
 
-    /// All members but one are lost with their disks: the one that is left has all that is committed, so
+    /// Loses all members but one with their disks; returns whether it did. The survivor has all that is committed, so
     /// that nothing may be missing afterwards.
     ///
-    /// Not while an entry is held: what makes one member the only one is in the log behind it.
+    /// Not while a poison entry is held back: the entries that make the survivor the only member follow it in the log.
     fn lose_majority(&mut self) -> bool {
         if self.is_poisoned() {
             return false;
@@ -258,14 +260,14 @@ impl World {
                 self.machines[slot].wipe();
             }
         }
-        // A copy of before would be of a cluster that is gone.
+        // An earlier copy would belong to a cluster that no longer exists.
         self.machines[survivor].backup = None;
         self.forcing = Some(Forcing { survivor, token: 0, answer: None });
         true
     }
 
-    /// Asks the survivor until it may be made the only member, and starts it again as that. True: nothing else may be
-    /// changed yet.
+    /// Requests force-new-cluster of the survivor until it is possible, and restarts it as the only member. Returns
+    /// true while that lasts: the keeper must change nothing else.
     pub fn force(&mut self) -> bool {
         let (now, lease) = (self.instant(), if self.forcing.is_some() { self.lease() } else { 0 });
         let Some(forcing) = &mut self.forcing else { return false };
@@ -279,7 +281,7 @@ impl World {
         if self.is_traced
             && let Some(answer) = &answer
         {
-            println!("{:>9} to be forced new: {answer:?}", self.now);
+            println!("{:>9} force-new-cluster: {answer:?}", self.now);
         }
         if let Some(Ok(Verdict::Possible(_))) = answer {
             machine.marker.force_new = Some(forcing.token);
@@ -299,7 +301,7 @@ impl World {
         true
     }
 
-    /// Every fault ends, and what is down starts.
+    /// Ends every fault and starts every process that is down.
     pub fn heal(&mut self) {
         self.cuts.clear();
         (self.plan.loss, self.plan.duplication) = (0, 0);

@@ -1,4 +1,4 @@
-//! Wires between machines, with the handshake that the node's own links make at each end.
+//! Links between machines: delays, losses and cuts, and the handshake of the node's own links at both ends.
 
 use std::ops::Range;
 
@@ -17,12 +17,12 @@ use crate::machine::{CLUSTER, Machine, Process};
 use crate::plan::{MILLIS, Micros};
 use crate::world::World;
 
-/// Of a snapshot on its way; several to a file.
+/// Bytes of a chunk of a snapshot transfer; a file has several.
 const CHUNK_BYTES: usize = 512;
-/// How long a message takes that others overtake.
+/// Time on its link of a message that later ones overtake.
 const LATE: Range<Micros> = 5 * MILLIS..250 * MILLIS;
 
-/// Who sent something, as it said when it did.
+/// Sender of a message, as it identified itself when it sent it.
 #[derive(Debug, Clone)]
 pub struct Sender {
     pub slot: Slot,
@@ -30,13 +30,13 @@ pub struct Sender {
     pub member: u64,
     pub disk_id: String,
     pub boot_epoch: u64,
-    /// The disk that it expects at the other end; empty: any.
+    /// Disk that it expects at the receiver; empty: any.
     pub to_disk_id: String,
     pub to_boot_epoch: u64,
     pub incarnation: u64,
 }
 
-/// A snapshot under way.
+/// A snapshot in transit.
 #[derive(Debug)]
 pub struct Parcel {
     pub to: Slot,
@@ -47,7 +47,7 @@ pub struct Parcel {
 }
 
 impl World {
-    /// Sends what a core wants sent, to where its own membership says that the peers are.
+    /// Sends the messages of a core to the machines that its own membership has for the peers.
     pub fn send(&mut self, from: Slot, messages: Vec<Message>) -> Result<(), Violation> {
         for message in messages {
             self.invariants.on_send(&message)?;
@@ -93,7 +93,7 @@ impl World {
         Some((slot, sender))
     }
 
-    /// All connections from a machine end, and those at the other ends learn it.
+    /// Ends all connections from a machine and notifies the machines at the other ends.
     pub fn break_links(&mut self, from: Slot) {
         let Some(member) = self.machines[from].marker.member else { return };
         for slot in (0..self.machines.len()).filter(|slot| *slot != from) {
@@ -152,8 +152,8 @@ impl World {
         Ok(())
     }
 
-    /// As `peer/snapshot.rs` receives: whole, verified, durable, and only then announced to Raft. Some
-    /// streams break, and the next goes on from what is here.
+    /// Receives a snapshot as `peer/snapshot.rs` does: it is complete, verified and durable before Raft gets the
+    /// message. Some streams break, and the next one continues from the bytes that arrived.
     pub fn deliver_snapshot(&mut self, parcel: Parcel) -> Result<(), Violation> {
         let Parcel { to, from, message, id, file } = parcel;
         let member = message.to;
@@ -179,21 +179,21 @@ impl World {
         }
         let begin = resume_at(process.snapshots.held(id), file);
         self.report.snapshots_resumed += u64::from(begin > 0);
-        let adopted = take_in(&process.snapshots, id, file, begin..end.max(begin));
+        let adopted = receive_bytes(&process.snapshots, id, file, begin..end.max(begin));
         if machine.disk.is_cut() {
             self.power_cut(to);
         }
         adopted.is_ok()
     }
 
-    /// Both ends are checked before a message passes; a blank machine may become the member that it
-    /// is taken for. False: nobody there, or refused.
+    /// Runs the handshake for a message; a blank machine may become the member that the sender addresses. Returns
+    /// false if no process answers or the handshake is rejected.
     fn admit(&mut self, to: Slot, from: &Sender, to_id: u64) -> Result<bool, Violation> {
         let machine = &self.machines[to];
         if machine.broken.is_some() || machine.marker.removed {
             return Ok(false);
         }
-        let knock = Handshake {
+        let hello = Handshake {
             cluster_id: CLUSTER.to_owned(),
             from_id: from.member,
             from_name: self.machines[from.slot].name.clone(),
@@ -210,7 +210,7 @@ impl World {
             (None, None) => Membership::default().into(),
             (None, Some(_)) => return Ok(false),
         };
-        match handshake::check(&local(machine), &known, &knock) {
+        match handshake::check(&local(machine), &known, &hello) {
             Ok(handshake::Verdict::Accept) => Ok(true),
             Ok(handshake::Verdict::Adopt { member_id, incarnation, .. }) => {
                 let marker = &mut self.machines[to].marker;
@@ -218,7 +218,7 @@ impl World {
                 self.start(to, None)?;
                 Ok(self.machines[to].process.is_some())
             }
-            // An operator would see it, and replace this one.
+            // The operator would see the rejection, and replace this member.
             Err(error)
                 if machine.marker.disk_id == from.to_disk_id
                     && machine.marker.boot_epoch < from.to_boot_epoch =>
@@ -228,22 +228,23 @@ impl World {
                 Ok(false)
             }
             Err(error) => {
-                // The one who knocked learns it.
+                // The sender gets the error, unless the link back is cut.
                 if !self.cuts.contains(&(to, from.slot)) {
-                    self.refused(from, &error);
+                    self.on_rejected(from, &error);
                 }
                 Ok(false)
             }
         }
     }
 
-    fn refused(&mut self, from: &Sender, error: &Error) {
+    /// Handles the rejection of a handshake at its sender.
+    fn on_rejected(&mut self, from: &Sender, error: &Error) {
         let is_impaired = self.nemesis.is_impaired(from.slot);
         let machine = &mut self.machines[from.slot];
         if machine.marker.disk_id != from.disk_id || machine.marker.boot_epoch != from.boot_epoch {
             return;
         }
-        // An older copy of its disk: an operator would see it refused, and replace it.
+        // The disk is an older copy: the operator would see the rejection, and replace the member.
         if error.code == ErrorCode::WrongMember && is_impaired {
             machine.broken = Some(error.to_string());
             self.stop_process(from.slot);
@@ -251,7 +252,7 @@ impl World {
     }
 }
 
-/// As [`Snapshots::resume_at`], for a file that has left its disk.
+/// Offset at which a transfer continues, as in [`Snapshots::resume_at`], for a file that was read from its disk.
 fn resume_at(held: Prefix, file: &[u8]) -> usize {
     let bytes = usize::try_from(held.bytes).unwrap_or(usize::MAX);
     match file.get(..bytes) {
@@ -260,8 +261,8 @@ fn resume_at(held: Prefix, file: &[u8]) -> usize {
     }
 }
 
-/// An error, too, if the stream ended before the file.
-fn take_in(
+/// Receives the bytes `sent` of a snapshot file. An error, too, if they end before the file.
+fn receive_bytes(
     snapshots: &Snapshots,
     id: &SnapshotId,
     file: &[u8],

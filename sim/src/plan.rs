@@ -1,5 +1,5 @@
-//! What a seed stands for: which faults may come, how often, and how fast disks and wires are.
-//! Every seed has a mix of its own, since a fault that is always there hides what comes without it
+//! The plan of a seed: the faults that may happen, how often they happen, and how fast disks and links are.
+//! Every seed has its own mix, because a fault that is always there hides the bugs that need its absence
 //! (Groce et al., "Swarm Testing", 2012).
 
 use std::ops::Range;
@@ -16,33 +16,34 @@ pub const MILLIS: Micros = 1_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Fault {
-    /// The process dies; what it wrote stays in the page cache.
+    /// The process is killed; its writes stay in the page cache.
     Kill,
-    /// Power fails: un-synced sectors are kept, lost or torn.
+    /// The power fails: each unsynced sector is kept, lost or torn.
     PowerCut,
-    /// Power fails in the middle of a disk operation of the log.
+    /// The power fails at one of the next disk operations of the process.
     PowerCutInWrite,
-    /// The process stands still for a while, its clock does not.
+    /// The process is paused for a while, the clock is not.
     Pause,
-    /// Some links carry nothing, perhaps in one direction only.
+    /// Some links lose all messages, perhaps in one direction only.
     Cut,
-    /// The disk takes long.
+    /// Writes of the log take up to 100 ms longer for a while.
     SlowDisk,
-    /// A sync fails; the process ends by itself.
+    /// A sync fails, and the process ends because of the error.
     SyncFails,
-    /// A durable byte changes while the process is down.
+    /// A bit flips in a durable file: of the log or the state while the process is down, or of a snapshot that a
+    /// running process does not need itself.
     BitRot,
-    /// The disk is lost; a blank one takes its place.
+    /// The disk is lost and replaced by a blank one.
     Wipe,
-    /// The disk is replaced by a copy made some time before.
+    /// The disk is replaced by an earlier copy of it.
     OldCopy,
-    /// Leadership is handed over.
+    /// Leadership is transferred.
     Transfer,
-    /// A member is added or removed.
+    /// A member is added or removed, or several voters are exchanged at once.
     Membership,
-    /// A snapshot is asked for.
+    /// A snapshot is requested.
     Snapshot,
-    /// All members but one are lost for good, and that one is made the only one.
+    /// All members but one are lost for good, and the survivor is made the only member (force-new-cluster).
     ForceNew,
     /// An entry is committed that ends every process that applies it.
     Poison,
@@ -70,49 +71,53 @@ impl Fault {
 
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// Voters that begin the cluster.
+    /// Number of initial voters of the cluster.
     pub members: usize,
-    /// Machines, those that may join later among them.
+    /// Number of machines, including those that may join later.
     pub machines: usize,
     pub clients: usize,
     pub keys: usize,
-    /// How long faults may come.
+    /// Simulated time at which faults and new requests of clients end.
     pub horizon: Micros,
     pub faults: Vec<Fault>,
     /// Pause between two faults.
     pub fault_gap: Range<Micros>,
-    /// Pause of a client between two operations.
+    /// Pause of a client between two requests.
     pub think: Range<Micros>,
+    /// Time of a message on its link.
     pub wire: Range<Micros>,
-    /// In 1000: messages lost, and messages that arrive twice.
+    /// Messages of 1000 that are lost.
     pub loss: u32,
+    /// Messages of 1000 that arrive twice.
     pub duplication: u32,
-    /// In 1000: messages that many later ones overtake, as behind a packet that is sent again.
+    /// Messages of 1000 that many later ones overtake, as behind a packet that is sent again.
     pub late: u32,
+    /// Time of a write and sync of the log.
     pub sync: Range<Micros>,
     pub segment_bytes: u64,
     pub snapshot_entries: u64,
     pub trailing_entries: u64,
-    /// What a leader keeps of its log for members that lag.
+    /// Bytes of the log that a leader keeps for members that lag.
     pub held_bytes: u64,
-    /// What a member holds in memory of its log, and of its state: most often more than there will be.
+    /// Limit of the bytes of log that a member has in memory; in most seeds above what a run reaches.
     pub max_log_bytes: u64,
+    /// Limit of the bytes of a member's overlay; in most seeds above what a run reaches.
     pub max_overlay_bytes: u64,
-    /// Lease reads, where they are on.
+    /// Duration of the lease of lease reads; `None` where they are off.
     pub lease: Option<Duration>,
-    /// In 100 operations: reads.
+    /// Reads among 100 requests.
     pub reads: u32,
-    /// In 100 operations: on what is no register.
+    /// Requests of 100 that are not on registers, but those of `workload`.
     pub wide: u32,
-    /// Whether all keys are removed at times.
+    /// Whether clients remove all keys at times (FLUSHALL).
     pub flushes: bool,
-    /// In 100 writes: under a name, which is sent again until it is answered.
+    /// Writes of 100 that have a request id, and are retried while their outcome is unknown.
     pub named: u32,
-    /// In 100 questions: waited for long.
+    /// Requests of 100 that have a long timeout.
     pub patient: u32,
-    /// In 100 writes: followed at once by a read of somebody else at another member.
+    /// Writes of 100 that another client reads at once at another member.
     pub follow_ups: u32,
-    /// Bytes that a write carries beside what the checker looks at.
+    /// Bytes of a value beside those that the checker compares.
     pub padding: usize,
 }
 
@@ -128,8 +133,9 @@ impl Plan {
         while faults.len() > share {
             faults.swap_remove(random.random_range(0..faults.len()));
         }
-        // A removal of a healthy member while another's disk forgets can cost the quorum, which nobody
-        // promises to bear; and a survivor may hold its own removal.
+        // A seed changes the membership or loses data of disks, not both. The removal of a healthy member while the
+        // disk of another loses data can cost the quorum, more than Raft promises to survive; and the log of the
+        // survivor of `ForceNew` may hold its own removal.
         let kept = random.random_ratio(1, 2);
         let forgets = [Fault::Wipe, Fault::BitRot, Fault::OldCopy, Fault::ForceNew];
         faults.retain(|fault| if kept { *fault != Fault::Membership } else { !forgets.contains(fault) });

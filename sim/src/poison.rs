@@ -1,5 +1,5 @@
-//! An entry that ends every process that applies it: how it comes into the log, what its members do of it, and how
-//! the keeper has it skipped, as an admin does with `heliosctl log skip`.
+//! The poison entry, which ends every process that applies it: how it gets into the log, how processes end at it, and
+//! how the keeper has it skipped, as an admin does with `heliosctl log skip`.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
@@ -17,21 +17,23 @@ use crate::machine::Process;
 use crate::world::World;
 
 pub struct Poison {
-    /// Of the leader that was to take it.
+    /// Term of the leader that it was proposed to.
     term: u64,
     answer: oneshot::Receiver<Result<Reply, Error>>,
 }
 
 impl World {
-    /// [`Fault::Poison`](crate::Fault::Poison). Not while the membership changes: a member with a committed change of it that
-    /// it cannot apply stands in no election (raft crate), and here that could be all of them.
+    /// Proposes a poison entry ([`Fault::Poison`](crate::Fault::Poison)) and returns whether it did. Not while the
+    /// membership changes: the raft crate lets no member campaign that has a committed change of the membership to
+    /// apply, and behind a poison entry that could be all members.
     pub fn poison(&mut self) -> bool {
         let Some((leader, status)) = self.leader() else { return false };
         let known = &status.membership;
         let may_change = !known.learners.is_empty() || membership::is_joint(known);
         let process = self.machines[leader].process.as_ref();
         let is_busy = process.is_none_or(|process| process.core.is_changing() || !process.inbox.is_empty());
-        // Here members say by their registration only what they can read; one that did not could not be told of a skip.
+        // The members report in their registration which log format they can read. Before all have registered, the
+        // leader would reject the skip.
         let can_skip = status.lowest_format >= FORMAT;
         if self.is_poisoned() || self.forcing.is_some() || may_change || is_busy || !can_skip {
             return false;
@@ -43,7 +45,7 @@ impl World {
         self.input(leader, Input::Propose(vec![proposal(&command, waiter)]))
     }
 
-    /// Whether an entry that ends its processes is committed and not skipped, or may still be committed.
+    /// Whether a poison entry is committed and not skipped, or may still be committed.
     pub fn is_poisoned(&mut self) -> bool {
         if self.reference.is_poisoned() {
             return true;
@@ -51,7 +53,7 @@ impl World {
         let Some(Poison { term, answer }) = &mut self.poison else { return false };
         let is_refused =
             matches!(answer.try_recv(), Ok(Err(error)) if matches!(Ended::of_error(&error), Ended::Failed));
-        // Nothing of an earlier term comes after an entry of a later one.
+        // No entry of an earlier term follows one of a later term.
         let is_over = self.invariants.last_committed().is_some_and(|(_, last)| last > *term);
         if is_refused || is_over {
             self.poison = None;
@@ -59,7 +61,8 @@ impl World {
         self.poison.is_some()
     }
 
-    /// Has the entry skipped that a majority holds and nobody has applied, at times under a wrong name first.
+    /// Proposes to skip the entry that a majority holds back and no member has applied. At times the checksum is wrong,
+    /// and the skip must be rejected.
     pub fn skip_poison(&mut self, leader: Slot, status: &RaftStatus) {
         let Some(held) = &status.unappliable else { return };
         let now = self.instant();
@@ -81,7 +84,7 @@ impl World {
     }
 }
 
-/// `None`: the process ended at one of the entries.
+/// Runs a job of the apply thread. Returns `None` if the process ended at a poison entry.
 pub fn apply_or_end(process: &mut Process, job: ApplyJob) -> Option<Result<Vec<Done>, String>> {
     match catch_unwind(AssertUnwindSafe(|| process.applier.apply(job))) {
         Ok(outcome) => Some(outcome),

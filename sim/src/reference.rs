@@ -1,5 +1,5 @@
-//! What the log means, computed a second time: a plain state machine over the committed entries, in their order,
-//! which shares no code with the node's. Each answer of a member has to be the one that stands here.
+//! The reference: a plain state machine over the committed entries, in their order, that shares no code with the
+//! node's. Each answer of a member has to be its answer.
 
 mod content;
 
@@ -17,31 +17,31 @@ use crate::Violation;
 use content::is_same;
 use content::{Held, Scratch};
 
-/// The first entry of every cluster, which all members begin with.
+/// Index of the first entry of every cluster, which all members start with.
 const FIRST: u64 = 1;
-/// Requests remembered of a client (log.proto, RequestId).
+/// Requests of one client that are remembered (log.proto, RequestId).
 const REMEMBERED: u64 = 256;
 
 #[derive(Default)]
 pub struct Reference {
-    /// The last entry that was executed here; 0 before any.
+    /// Index of the last entry that was executed; 0 before any.
     last: u64,
-    /// What each key held from an entry on.
+    /// Versions of each key, each with the index of its entry; `None`: removed.
     keys: BTreeMap<Bytes, Vec<(u64, Option<Held>)>>,
-    /// The log's clock from an entry on, ms.
+    /// The log's clock after each entry, as (index, ms).
     clocks: Vec<(u64, u64)>,
     executed: BTreeMap<u64, Executed>,
-    /// The entry that applied a request.
+    /// Index of the entry that applied each request.
     requests: BTreeMap<(Bytes, u64), u64>,
-    /// The highest fencing token of a change of the membership.
+    /// Highest fencing token of a membership change.
     token: u64,
-    /// A committed entry that ends every process that applies it, and its checksum, until it is skipped.
+    /// Index and checksum of a committed poison entry, until it is skipped.
     poison: Option<(u64, u32)>,
 }
 
 struct Executed {
     command: Command,
-    /// `None`: depends on what is not kept here.
+    /// `None` if it depends on something that the reference does not model.
     answer: Option<Kind>,
 }
 
@@ -53,10 +53,10 @@ impl Reference {
             return Ok(());
         }
         if entry.index > next {
-            return Err(Violation(format!("{} is committed, and {next} is not", entry.index)));
+            return Err(Violation(format!("entry {} is committed before entry {next}", entry.index)));
         }
         self.last = entry.index;
-        let change = decode_change(entry).map_err(|error| Violation(format!("{next}: {error}")))?;
+        let change = decode_change(entry).map_err(|error| Violation(format!("entry {next}: {error}")))?;
         if let Some((fenced, _)) = change {
             return self.change(fenced.token, next);
         }
@@ -64,9 +64,9 @@ impl Reference {
             return Ok(());
         }
         let command = Command::decode(entry.data.as_slice());
-        let command = command.map_err(|error| Violation(format!("{next}: {error}")))?;
+        let command = command.map_err(|error| Violation(format!("entry {next}: {error}")))?;
         match &command.op {
-            // Nobody executes it.
+            // No member can apply it.
             Some(Op::Set(set)) if set.key == POISON => {
                 self.poison = Some((next, crc32c::crc32c(&entry.data)));
                 return Ok(());
@@ -81,30 +81,33 @@ impl Reference {
     fn skip(&mut self, skip: &SkipEntry, index: u64) -> Result<(), Violation> {
         match self.poison.take() {
             Some(poison) if poison == (skip.index, skip.crc) => Ok(()),
-            other => Err(Violation(format!("{index} skips {skip:?}, and {other:?} can be skipped"))),
+            other => {
+                Err(Violation(format!("entry {index} skips {skip:?}, but the poison entry is {other:?}")))
+            }
         }
     }
 
-    /// Whether an entry is committed that nobody can apply, and that nothing skips yet.
+    /// Whether a poison entry is committed and not skipped yet.
     pub fn is_poisoned(&self) -> bool {
         self.poison.is_some()
     }
 
-    /// Nobody gets past an entry that nobody can apply before it is skipped.
+    /// Checks that no member applies a poison entry, or passes it before it is skipped.
     pub fn check_applied(&self, applied: u64) -> Result<(), Violation> {
         match self.poison {
             Some((poison, _)) if applied >= poison => Err(Violation(format!(
-                "a member has applied up to {applied}, and no member can apply {poison}"
+                "a member has applied up to {applied}, but {poison} is a poison entry"
             ))),
             _ => Ok(()),
         }
     }
 
-    /// Once a caller has changed the membership, none with a lower token does. A token of zero is none.
+    /// Checks and records the fencing token of a membership change: it is not lower than an earlier one. Zero is no
+    /// token.
     fn change(&mut self, token: u64, index: u64) -> Result<(), Violation> {
         if token != 0 && token < self.token {
             return Err(Violation(format!(
-                "{index} changes the membership under fencing token {token}, after one under {}",
+                "entry {index} changes the membership with fencing token {token}, after one with {}",
                 self.token
             )));
         }
@@ -115,7 +118,7 @@ impl Reference {
     fn execute(&mut self, index: u64, command: Command) {
         let now_ms = self.clock_at(index).max(command.now_ms);
         self.clocks.push((index, now_ms));
-        let known = command.request_id.as_ref().and_then(|id| self.requests.get(&name(id)));
+        let known = command.request_id.as_ref().and_then(|id| self.requests.get(&request_key(id)));
         if let Some(first) = known {
             let answer = self.executed.get(first).and_then(|executed| executed.answer.clone());
             self.executed.insert(index, Executed { command, answer });
@@ -131,12 +134,12 @@ impl Reference {
             self.keys.entry(key).or_default().push((index, held));
         }
         if let Some(id) = &command.request_id {
-            self.requests.insert(name(id), index);
+            self.requests.insert(request_key(id), index);
         }
         self.executed.insert(index, Executed { command, answer });
     }
 
-    /// So many later requests of its client were applied that an earlier one is not known any more.
+    /// Whether so many later requests of its client were applied that this one is not remembered any more.
     fn is_forgotten(&self, id: &RequestId) -> bool {
         let first = (id.client_id.clone(), id.sequence + REMEMBERED);
         let last = (id.client_id.clone(), u64::MAX);
@@ -148,7 +151,7 @@ impl Reference {
         after.checked_sub(1).map_or(0, |at| self.clocks[at].1)
     }
 
-    /// After the entry at `index`, expired or not.
+    /// Value of a key after the entry at `index`, expired or not.
     fn version(&self, key: &[u8], index: u64) -> Option<&Held> {
         let versions = self.keys.get(key)?;
         let after = versions.partition_point(|(at, _)| *at <= index);
@@ -159,43 +162,46 @@ impl Reference {
         self.keys.keys()
     }
 
-    /// Whether `command` was applied at `index`, and is answered so.
+    /// Checks that `command` was applied at `index`, and that `answer` is the right one.
     pub fn check_reply(&self, command: &Command, index: u64, answer: &Kind) -> Result<(), Violation> {
         let describe = || format!("{:?} was answered with {answer:?} of entry {index}", command.op);
         let Some(executed) = self.executed.get(&index) else {
             return Err(Violation(format!("{}, which is not committed", describe())));
         };
-        let names = (executed.command.request_id.as_ref().map(name), command.request_id.as_ref().map(name));
+        let names = (
+            executed.command.request_id.as_ref().map(request_key),
+            command.request_id.as_ref().map(request_key),
+        );
         if executed.command.op != command.op || names.0 != names.1 {
-            return Err(Violation(format!("{}, which is {:?}", describe(), executed.command)));
+            return Err(Violation(format!("{}, which holds {:?}", describe(), executed.command)));
         }
         if let Some(first) = names.1.and_then(|name| self.requests.get(&name))
             && *first != index
         {
-            return Err(Violation(format!("{}, and it was applied at {first}", describe())));
+            return Err(Violation(format!("{}, but it was applied at {first}", describe())));
         }
         match &executed.answer {
             Some(expected) if !is_same(expected, answer) => {
-                Err(Violation(format!("{}; right is {expected:?}", describe())))
+                Err(Violation(format!("{}; expected {expected:?}", describe())))
             }
             _ => Ok(()),
         }
     }
 
-    /// Whether a member that had applied `index` may answer `call` so, with the log's clock.
+    /// Checks the answer to a read by a member whose applied index is `index`, with the log's clock.
     pub fn check_read(&self, call: &Call, index: u64, answer: &Kind) -> Result<(), Violation> {
         let now_ms = self.clock_at(index);
         let op = Op::Call(call.clone());
         match Scratch::new(self, index, index, now_ms).run(&op) {
             Some(expected) if !is_same(&expected, answer) => Err(Violation(format!(
-                "{call:?} was answered with {answer:?} at index {index}; right is {expected:?}"
+                "{call:?} was answered with {answer:?} at index {index}; expected {expected:?}"
             ))),
             _ => Ok(()),
         }
     }
 
-    /// Whether a script that saw `answers` could have seen them after the entry at `base`. It ran at `now_ms`, its
-    /// guards were looked at with the clock of the entry at `index`.
+    /// Checks that a script could see `answers` after the entry at `base`. It ran at `now_ms`; its guards were
+    /// evaluated with the clock of the entry at `index`.
     pub fn check_script(
         &self,
         ops: &[Op],
@@ -208,7 +214,7 @@ impl Reference {
             match scratch.run_as(op, seen) {
                 Some(expected) if !is_same(&expected, seen) => {
                     return Err(Violation(format!(
-                        "a script that took effect after {base} saw {seen:?} from {op:?}; right is {expected:?}"
+                        "a script that took effect after {base} saw {seen:?} from {op:?}; expected {expected:?}"
                     )));
                 }
                 _ => {}
@@ -217,20 +223,20 @@ impl Reference {
         Ok(())
     }
 
-    /// A client was assured that nothing of this request happened.
+    /// Checks that a request was not applied, since its client got an error which means that nothing happened.
     pub fn check_refused(&self, id: &RequestId) -> Result<(), Violation> {
-        match self.requests.get(&name(id)) {
-            Some(index) => Err(Violation(format!("{id:?} was refused, and was applied at {index}"))),
+        match self.requests.get(&request_key(id)) {
+            Some(index) => Err(Violation(format!("{id:?} was rejected, but was applied at {index}"))),
             None => Ok(()),
         }
     }
 }
 
-fn name(id: &RequestId) -> (Bytes, u64) {
+fn request_key(id: &RequestId) -> (Bytes, u64) {
     (id.client_id.clone(), id.sequence)
 }
 
-/// A transaction that was not executed, since a guard did not hold.
+/// Whether a transaction was not executed because a guard did not hold.
 pub fn is_void(answer: &Kind) -> bool {
     matches!(answer, Kind::NilList(_))
 }

@@ -1,5 +1,5 @@
-//! What clients ask for beside plain registers: keys of every type, expiry, transactions, scripts. What the answers
-//! have to be is known to the reference alone.
+//! Requests beside those on registers: keys of every type, expiry, transactions, scripts. Only the reference checks
+//! their answers.
 
 use std::collections::BTreeSet;
 
@@ -12,12 +12,13 @@ use helios_proto::v1::{
 use rand::Rng;
 use rand::rngs::SmallRng;
 
-/// A key's name begins with the letter of its type.
+/// First letters of the names of keys, one for each type.
 const TYPES: [char; 5] = ['t', 'h', 'l', 's', 'z'];
 const KEYS_OF_A_TYPE: u32 = 2;
-/// Fields of a hash, members of a set: few, so that they are met again.
+/// Number of different fields of hashes and members of sets: few, so that commands meet existing ones.
 const ELEMENTS: u32 = 6;
 
+/// A request that is not on a register.
 #[derive(Debug, Clone)]
 pub enum Ask {
     Read(Call),
@@ -30,7 +31,8 @@ pub enum Ask {
     Script(Vec<Op>),
 }
 
-/// Draws one. `clock_ms`: the log's clock, from which expiry is counted; `reads`: in 100.
+/// Draws a request. `clock_ms` is the log's clock, from which expiry is counted; `reads` is the number of reads among
+/// 100 requests.
 pub fn draw(random: &mut SmallRng, clock_ms: u64, reads: u32, may_flush: bool) -> Ask {
     if random.random_range(0..100) < reads {
         return Ask::Read(read(random));
@@ -83,7 +85,7 @@ fn call(name: &str, args: &[Bytes]) -> Op {
     Op::Call(Call { name: name.to_owned(), args: args.to_vec() })
 }
 
-/// All that a key holds, asked for as its name says.
+/// Read of the whole value of a key, of the type in its name.
 pub fn read_of(key: &Bytes) -> Call {
     let (name, rest): (_, &[&str]) = match key.first() {
         Some(b'h') => ("hgetall", &[]),
@@ -96,7 +98,7 @@ pub fn read_of(key: &Bytes) -> Call {
     Call { name: name.to_owned(), args: std::iter::once(key.clone()).chain(rest).collect() }
 }
 
-/// When a key expires.
+/// Read of the time at which a key expires.
 pub fn expiry_of(key: &Bytes) -> Call {
     Call { name: "pexpiretime".to_owned(), args: vec![key.clone()] }
 }
@@ -115,10 +117,10 @@ fn write(random: &mut SmallRng, clock_ms: u64) -> Op {
         3 => return Op::Persist(Persist { key: any }),
         _ => {}
     }
-    // At times on a key of another type, which is refused.
-    let is_stranger = random.random_ratio(1, 20);
+    // At times the command gets a key of any type, and is rejected if the type differs.
+    let is_of_any_type = random.random_ratio(1, 20);
     let kind = TYPES[random.random_range(0..TYPES.len())];
-    let key = if is_stranger { any } else { name(kind, random) };
+    let key = if is_of_any_type { any } else { name(kind, random) };
     match kind {
         't' => text(random, key, at_ms),
         'h' => match random.random_range(0..4) {
@@ -191,7 +193,7 @@ pub fn key_of(op: &Op) -> Option<Bytes> {
     }
 }
 
-/// The names of what a transaction or a script does, for a report.
+/// Adds the kinds of the commands in `op` to `kinds`, for the report.
 pub fn kinds_of(op: &Op, kinds: &mut BTreeSet<&'static str>) {
     let kind = match op {
         Op::Set(op) if op.expire_at_ms.is_some() => "expiry",

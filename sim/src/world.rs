@@ -1,4 +1,4 @@
-//! The world: time, machines, wires, clients, and what one of them does to another.
+//! The world: simulated time, machines, links and clients, and the dispatch of events and effects between them.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -25,11 +25,11 @@ pub struct World {
     pub plan: Plan,
     pub random: SmallRng,
     pub now: Micros,
-    /// What the members take for time zero.
+    /// Instant that the members have for simulated time 0.
     began: Instant,
     pub events: Events,
     pub machines: Vec<Machine>,
-    /// Links that carry nothing, from and to.
+    /// Links that lose all messages, as (from, to).
     pub cuts: BTreeSet<(Slot, Slot)>,
     pub clients: Clients,
     pub nemesis: Nemesis,
@@ -38,15 +38,15 @@ pub struct World {
     pub fingerprint: Fingerprint,
     pub report: Report,
     next_run: Run,
-    /// Every step is told on standard output.
+    /// Whether every step is printed on standard output (`HELIOS_SIM_TRACE`).
     pub is_traced: bool,
-    /// Who is made the only member, and how that goes.
+    /// The survivor that is being made the only member (force-new-cluster).
     pub forcing: Option<Forcing>,
-    /// An entry that ends every process that applies it, which is in some log, or may be.
+    /// A poison entry that is in some log, or may be.
     pub poison: Option<Poison>,
     /// The highest fencing token that the keeper has used.
     pub token: u64,
-    /// What each machine's log writer was at when the power failed.
+    /// Batches that each machine's log writer was writing when it failed: any part of them may be on disk.
     torn: Vec<Vec<Batch>>,
 }
 
@@ -101,11 +101,11 @@ impl World {
         Ok(())
     }
 
-    /// Takes events up to `end`, faults among them.
+    /// Executes events until `end`, faults included.
     pub fn run_until(&mut self, end: Micros) -> Result<(), Violation> {
         while let Some((at, event)) = self.events.pop() {
             self.now = self.now.max(at);
-            self.take(event)?;
+            self.execute(event)?;
             self.clients.check()?;
             self.report.steps += 1;
             if self.now >= end {
@@ -115,7 +115,7 @@ impl World {
         Ok(())
     }
 
-    fn take(&mut self, event: Event) -> Result<(), Violation> {
+    fn execute(&mut self, event: Event) -> Result<(), Violation> {
         if self.is_traced {
             println!("{:>9} {event:?}", self.now);
         }
@@ -162,8 +162,8 @@ impl World {
         self.machines[slot].process.as_mut().filter(|process| process.run == run)
     }
 
-    /// Reschedules a planned event while the machine is paused, and returns `None` then.
-    fn put_off(&mut self, slot: Slot, event: Event) -> Option<Event> {
+    /// Returns `event`, or plans it again for the end of the pause and returns `None` if the machine is paused.
+    fn unless_paused(&mut self, slot: Slot, event: Event) -> Option<Event> {
         let until = self.machines[slot].paused_until;
         if until <= self.now {
             return Some(event);
@@ -173,6 +173,8 @@ impl World {
         None
     }
 
+    /// Starts the process of a machine, unless it runs, is no member or has a broken disk. `begin` is the initial
+    /// membership, if the start bootstraps the cluster.
     pub fn start(&mut self, slot: Slot, begin: Option<&Membership>) -> Result<(), Violation> {
         let machine = &mut self.machines[slot];
         if machine.process.is_some() || machine.broken.is_some() || machine.marker.removed {
@@ -191,7 +193,7 @@ impl World {
                 self.report.rebuilds += rebuilds;
                 if rebuilds > 0 && !machine.may_rebuild() {
                     return Err(Violation(format!(
-                        "{}: a state that was whole was thrown away",
+                        "{}: an intact state was discarded and rebuilt",
                         machine.name
                     )));
                 }
@@ -214,7 +216,8 @@ impl World {
         }
     }
 
-    /// A disk that rotted may be refused; any other must serve.
+    /// Handles a start that failed: ends the process at a planned fault, takes an impaired disk for broken, and
+    /// otherwise returns a violation.
     fn not_started(&mut self, slot: Slot, error: &StartError) -> Result<(), Violation> {
         self.fingerprint.note((self.now, slot, "refused"));
         if self.machines[slot].disk.is_cut() {
@@ -233,7 +236,7 @@ impl World {
         Ok(())
     }
 
-    /// Hands `input` to a machine's Raft thread.
+    /// Queues `input` for the Raft thread of a machine. Returns false if no process runs.
     pub fn input(&mut self, slot: Slot, input: Input) -> bool {
         let Some(process) = &mut self.machines[slot].process else { return false };
         process.inbox.push(input);
@@ -253,18 +256,18 @@ impl World {
         if self.running(slot, run).is_none() {
             return;
         }
-        let Some(Event::Tick(..)) = self.put_off(slot, Event::Tick(slot, run)) else { return };
+        let Some(Event::Tick(..)) = self.unless_paused(slot, Event::Tick(slot, run)) else { return };
         if let Some(process) = self.running(slot, run) {
             process.core.tick();
         }
-        // No two clocks run alike.
+        // The ticks of each machine drift at another rate.
         let drift = slot as u64;
         self.events.plan(self.now + TICK.as_micros() as u64 + drift, Event::Tick(slot, run));
         self.turn(slot);
     }
 
     fn on_turn(&mut self, slot: Slot, run: Run) -> Result<(), Violation> {
-        let Some(Event::Turn(..)) = self.put_off(slot, Event::Turn(slot, run)) else { return Ok(()) };
+        let Some(Event::Turn(..)) = self.unless_paused(slot, Event::Turn(slot, run)) else { return Ok(()) };
         let now = self.instant();
         if self.running(slot, run).is_some() && self.machines[slot].disk.is_cut() {
             self.power_cut(slot);
@@ -316,13 +319,13 @@ impl World {
             }
             Effect::Membership(_) | Effect::ElectionOver(_) => {}
             Effect::Changed(waiter, membership) => drop(waiter.send(Ok(membership))),
-            Effect::Lost(reason) => return self.disk_forgot(slot, reason),
+            Effect::Lost(reason) => return self.disk_lost_data(slot, reason),
         }
         Ok(())
     }
 
-    /// A member found that its disk forgot: only one that was made to may.
-    fn disk_forgot(&mut self, slot: Slot, reason: String) -> Result<(), Violation> {
+    /// Stops a member that noticed that its disk lost data; a violation unless the nemesis impaired the disk.
+    fn disk_lost_data(&mut self, slot: Slot, reason: String) -> Result<(), Violation> {
         if !self.nemesis.is_impaired(slot) {
             return Err(Violation(format!("{}: {reason}", self.machines[slot].name)));
         }
@@ -349,7 +352,7 @@ impl World {
     }
 
     fn on_log_writer(&mut self, slot: Slot, run: Run) -> Result<(), Violation> {
-        let Some(Event::LogWriter(..)) = self.put_off(slot, Event::LogWriter(slot, run)) else {
+        let Some(Event::LogWriter(..)) = self.unless_paused(slot, Event::LogWriter(slot, run)) else {
             return Ok(());
         };
         let member = self.machines[slot].marker.member.unwrap_or_default();
@@ -360,7 +363,7 @@ impl World {
             Ok(persisted) => persisted,
             Err(error) => {
                 self.torn[slot] = work.batches;
-                return self.disk_failed(slot, &format!("its log writer ended: {error}"));
+                return self.disk_failed(slot, &format!("log writer failed: {error}"));
             }
         };
         process.done.extend(persisted.map(Done::Persisted));
@@ -375,17 +378,17 @@ impl World {
         }
         match rest {
             Ok(_) => Ok(()),
-            Err(error) => self.disk_failed(slot, &format!("its log writer ended: {error}")),
+            Err(error) => self.disk_failed(slot, &format!("log writer failed: {error}")),
         }
     }
 
-    /// A worker ended with an error: a fault of the disk, or else a fault of the node.
+    /// Stops a process whose worker failed; a violation unless an injected fault of the disk explains the error.
     fn disk_failed(&mut self, slot: Slot, what: &str) -> Result<(), Violation> {
         let machine = &mut self.machines[slot];
         if machine.disk.is_cut() {
             self.power_cut(slot);
         } else if machine.sync_failed() || self.nemesis.is_impaired(slot) {
-            // A machine whose disk fails often goes down with it.
+            // At times the whole machine goes down with its disk.
             if self.random.random_ratio(1, 2) { self.kill(slot) } else { self.power_cut(slot) }
         } else {
             return Err(Violation(format!("{}: {what}", machine.name)));
@@ -409,7 +412,9 @@ impl World {
     }
 
     fn on_applier(&mut self, slot: Slot, run: Run) -> Result<(), Violation> {
-        let Some(Event::Applier(..)) = self.put_off(slot, Event::Applier(slot, run)) else { return Ok(()) };
+        let Some(Event::Applier(..)) = self.unless_paused(slot, Event::Applier(slot, run)) else {
+            return Ok(());
+        };
         let Some(process) = self.running(slot, run) else { return Ok(()) };
         let Some(job) = process.apply_jobs.pop_front() else { return Ok(()) };
         let Some(outcome) = apply_or_end(process, job) else {
@@ -421,7 +426,7 @@ impl World {
         let more = process.apply_planned;
         match outcome {
             Ok(done) => process.done.extend(done),
-            Err(error) => return self.disk_failed(slot, &format!("its applier ended: {error}")),
+            Err(error) => return self.disk_failed(slot, &format!("applier failed: {error}")),
         }
         self.reference.check_applied(applied)?;
         if more {
@@ -434,7 +439,7 @@ impl World {
     }
 
     fn on_checkpoint(&mut self, slot: Slot, run: Run) -> Result<(), Violation> {
-        let Some(Event::Checkpoint(..)) = self.put_off(slot, Event::Checkpoint(slot, run)) else {
+        let Some(Event::Checkpoint(..)) = self.unless_paused(slot, Event::Checkpoint(slot, run)) else {
             return Ok(());
         };
         let member = self.machines[slot].marker.member.unwrap_or_default();
@@ -458,10 +463,10 @@ impl World {
                     self.events.plan(at, Event::Built(slot, run));
                 }
                 if snapshot_failed {
-                    self.disk_failed(slot, "a snapshot failed")?;
+                    self.disk_failed(slot, "snapshot failed")?;
                 }
             }
-            Err(error) => return self.disk_failed(slot, &format!("its checkpoint ended: {error}")),
+            Err(error) => return self.disk_failed(slot, &format!("checkpoint failed: {error}")),
         }
         if is_regular {
             let at = self.now + self.random.random_range(20_000..300_000);
@@ -471,14 +476,14 @@ impl World {
         Ok(())
     }
 
-    /// The process is gone; what it wrote stays.
+    /// Kills the process. Its writes stay in the page cache, and peers notice the end of its connections.
     pub fn kill(&mut self, slot: Slot) {
         self.break_links(slot);
         self.stop_process(slot);
         self.machines[slot].disk.kill();
     }
 
-    /// Power is gone: the disk keeps what it must, and what it likes of the rest.
+    /// Cuts the power: the disk keeps all that was synced and a random part of the rest. Peers do not notice.
     pub fn power_cut(&mut self, slot: Slot) {
         self.stop_process(slot);
         self.machines[slot].disk.crash();
@@ -494,7 +499,7 @@ impl World {
         self.poll_clients(slot);
     }
 
-    /// Who leads, as far as members know: the one of the highest term.
+    /// The leader of the highest term among the machines that are not paused, with its status.
     pub fn leader(&self) -> Option<(Slot, RaftStatus)> {
         let now = self.instant();
         let leads = |machine: &Machine| {

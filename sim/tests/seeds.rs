@@ -1,4 +1,4 @@
-//! Seeds that CI lives through, and what one seed promises.
+//! The seeds that CI runs, and the determinism of a seed.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,9 +7,9 @@ use helios_sim::{Fault, Report, run};
 
 const SEEDS: u64 = 1_000;
 
-/// Of the histories of all seeds, in 100: those that the checker may give up on.
+/// Histories among 100 seeds that may be too complex for the checker.
 const MAX_UNJUDGED_PERCENT: u64 = 1;
-/// What clients have to get answers to; each this often at least.
+/// Kinds of requests that clients get answers to, each [`LEAST_ANSWERS`] times at least.
 const KINDS: [&str; 12] = [
     "expiry",
     "flush",
@@ -73,12 +73,12 @@ fn a_thousand_seeds_are_clean_and_meet_every_fault_and_every_kind_of_command() {
         assert!(answers >= LEAST_ANSWERS, "{answers} answers of kind {kind:?}: {:?}", sum.kinds);
     }
     for fault in Fault::ALL {
-        assert!(sum.faults.contains_key(&fault), "{fault:?} never came: {:?}", sum.faults);
+        assert!(sum.faults.contains_key(&fault), "{fault:?} was never injected: {:?}", sum.faults);
     }
 }
 
 #[test]
-fn one_seed_is_one_run() {
+fn runs_of_one_seed_are_equal() {
     for seed in 0..20 {
         assert_eq!(run(seed, None), run(seed, None), "seed {seed}");
     }

@@ -1,5 +1,6 @@
 //! The seam for this crate's seeded bugs. The code of consensus calls these functions unconditionally; each does what
-//! its first line says unless the [`SeededBug`] that it names is on, which it never is without the feature `simulation`.
+//! its first line says unless the [`SeededBug`] that it names is on, which it never is without the feature
+//! `simulation`.
 
 use std::sync::Arc;
 
@@ -19,7 +20,7 @@ pub fn must_sync(is_needed: bool, is_hard_state_only: bool) -> bool {
     is_needed && !(is_hard_state_only && SeededBug::HardStateWithoutEntriesLost.is_on())
 }
 
-/// Takes the messages that leave before the disk holds what they promise: none. Seeded bugs:
+/// Takes the messages that are sent before what they promise is durable: none. Seeded bugs:
 /// [`SeededBug::VoteBeforeSync`] and [`SeededBug::AppendAckBeforeSync`].
 pub fn sent_before_sync(messages: &mut Vec<Message>) -> Option<Effect> {
     let is_early = |message: &Message| match message.get_msg_type() {
@@ -33,7 +34,7 @@ pub fn sent_before_sync(messages: &mut Vec<Message>) -> Option<Effect> {
     (!early.is_empty()).then_some(Effect::Send(early))
 }
 
-/// Restore of the state before the log's reset is on disk: none. Seeded bug: [`SeededBug::RestoredBeforeLogReset`].
+/// Restore of the state before the log's reset is durable: none. Seeded bug: [`SeededBug::RestoredBeforeLogReset`].
 pub fn restored_before_reset(reset: Option<Base>) -> Option<Effect> {
     let base = reset.filter(|_| SeededBug::RestoredBeforeLogReset.is_on())?;
     Some(Effect::Apply(ApplyJob::Restore { index: base.index }))
@@ -55,12 +56,13 @@ pub fn count_leader_early(raft: &mut RaftRs, number: u64) {
     }
 }
 
-/// Whether a leader steps down that applies its own removal. Seeded bug: [`SeededBug::RemovedLeaderStays`].
+/// Whether a leader that applies its own removal steps down: always. Seeded bug: [`SeededBug::RemovedLeaderStays`].
 pub fn steps_down(is_removed: bool) -> bool {
     is_removed && !SeededBug::RemovedLeaderStays.is_on()
 }
 
-/// Whether no campaign may begin. Seeded bug: [`SeededBug::CampaignsWhileRestoring`].
+/// Whether campaigns wait until the state of a snapshot is restored. Seeded bug:
+/// [`SeededBug::CampaignsWhileRestoring`].
 pub fn holds_election(is_restoring: bool) -> bool {
     is_restoring && !SeededBug::CampaignsWhileRestoring.is_on()
 }
@@ -70,7 +72,8 @@ pub fn read_index(index: u64) -> u64 {
     index - u64::from(SeededBug::ReadIndexTooLow.is_on())
 }
 
-/// Returns a reader that has to wait for a round: every one. Seeded bug: [`SeededBug::ReadWithoutRound`].
+/// Returns the waiter of a read if it has to wait for a ReadIndex round: always. Seeded bug:
+/// [`SeededBug::ReadWithoutRound`].
 pub fn waits_for_round(waiter: ReadWaiter, applied: u64) -> Option<ReadWaiter> {
     if !SeededBug::ReadWithoutRound.is_on() {
         return Some(waiter);
@@ -89,7 +92,8 @@ pub fn batches_appends() -> bool {
     SeededBug::AppendsBatched.is_on()
 }
 
-/// Whether a committed entry is the proposal at its index. Seeded bug: [`SeededBug::ProposalTermIgnored`].
+/// Whether a committed entry is the proposal of this leader at its index. Seeded bug:
+/// [`SeededBug::ProposalTermIgnored`].
 pub fn is_own_proposal(is_same_term: bool) -> bool {
     is_same_term || SeededBug::ProposalTermIgnored.is_on()
 }
@@ -99,27 +103,28 @@ pub fn outcome_below_snapshot() -> Error {
     if SeededBug::SkippedMeansRefused.is_on() { Error::not_leader(None) } else { Error::outcome_unknown() }
 }
 
-/// Last entry that is purged. Seeded bug: [`SeededBug::PurgedBeyondSnapshot`].
+/// Index of the last entry that is purged. Seeded bug: [`SeededBug::PurgedBeyondSnapshot`].
 pub fn purge_floor(floor: u64, applied: u64) -> u64 {
     if SeededBug::PurgedBeyondSnapshot.is_on() { applied } else { floor }
 }
 
-/// Whether acknowledgements count the outgoing voters, too. Seeded bug: [`SeededBug::JointIgnoresOutgoing`].
+/// Whether acknowledgements count the outgoing voters, too: during joint consensus. Seeded bug:
+/// [`SeededBug::JointIgnoresOutgoing`].
 pub fn counts_outgoing(is_joint: bool) -> bool {
     is_joint && !SeededBug::JointIgnoresOutgoing.is_on()
 }
 
-/// Whether acknowledgements count a voter: each one. Seeded bug: [`SeededBug::SilentVotersLeftOut`].
+/// Whether acknowledgements count a voter: always. Seeded bug: [`SeededBug::SilentVotersLeftOut`].
 pub fn counts_voter(is_active: impl FnOnce() -> bool) -> bool {
     !SeededBug::SilentVotersLeftOut.is_on() || is_active()
 }
 
-/// Last entry that a voter holds on disk. Seeded bug: [`SeededBug::SentCountsAsHeld`].
+/// Index of the last entry that is durable on a voter. Seeded bug: [`SeededBug::SentCountsAsHeld`].
 pub fn held_by(progress: Progress) -> u64 {
     if SeededBug::SentCountsAsHeld.is_on() { progress.sent } else { progress.matched }
 }
 
-/// Holders that an acknowledgement by all of `voters` needs. Seeded bug: [`SeededBug::OneVoterMayLack`].
+/// Number of holders that an acknowledgement by all of `voters` needs: all. Seeded bug: [`SeededBug::OneVoterMayLack`].
 pub fn needed_holders(voters: u64) -> u64 {
     voters.saturating_sub(u64::from(SeededBug::OneVoterMayLack.is_on()))
 }
@@ -137,7 +142,7 @@ pub fn conf_state(state: ConfState) -> ConfState {
     state
 }
 
-/// Fencing token that a membership change finds. Seeded bug: [`SeededBug::FencingTokenForgotten`].
+/// Fencing token that is known before a membership change. Seeded bug: [`SeededBug::FencingTokenForgotten`].
 pub fn known_token(token: u64) -> u64 {
     if SeededBug::FencingTokenForgotten.is_on() { 0 } else { token }
 }
@@ -147,7 +152,7 @@ pub fn admits_token(is_current: bool) -> bool {
     is_current || SeededBug::FencingNotChecked.is_on()
 }
 
-/// Hard state that a start goes on from; `last_term` is the term of the log's last entry. Seeded bugs:
+/// Hard state that a start continues from; `last_term` is the term of the log's last entry. Seeded bugs:
 /// [`SeededBug::VoteForgotten`] and [`SeededBug::TermForgotten`].
 pub fn recovered(mut state: HardState, last_term: u64) -> HardState {
     if SeededBug::VoteForgotten.is_on() {
@@ -160,7 +165,7 @@ pub fn recovered(mut state: HardState, last_term: u64) -> HardState {
     state
 }
 
-/// Membership that a start goes on from. Seeded bug: [`SeededBug::MembershipFromSnapshot`].
+/// Membership that a start continues from: the state's. Seeded bug: [`SeededBug::MembershipFromSnapshot`].
 pub fn recovered_membership(state: Arc<Membership>, snapshot: Option<&Membership>) -> Arc<Membership> {
     match snapshot {
         Some(snapshot) if SeededBug::MembershipFromSnapshot.is_on() => Arc::new(snapshot.clone()),
@@ -168,12 +173,12 @@ pub fn recovered_membership(state: Arc<Membership>, snapshot: Option<&Membership
     }
 }
 
-/// Applied index that a start goes on from. Seeded bug: [`SeededBug::AppliedSkipped`].
+/// Applied index that a start continues from. Seeded bug: [`SeededBug::AppliedSkipped`].
 pub fn applied_at_start(index: u64) -> u64 {
     index + u64::from(SeededBug::AppliedSkipped.is_on())
 }
 
-/// Jobs of one turn that are written: all. Seeded bug: [`SeededBug::LogJobsDropped`].
+/// Jobs drained together that are written: all. Seeded bug: [`SeededBug::LogJobsDropped`].
 pub fn written<T>(jobs: &[T]) -> &[T] {
     let first = if SeededBug::LogJobsDropped.is_on() { jobs.len() - 1 } else { 0 };
     &jobs[first..]
@@ -184,7 +189,7 @@ pub fn write_result<E>(result: Result<(), E>) -> Result<(), E> {
     if SeededBug::LogErrorIgnored.is_on() { Ok(()) } else { result }
 }
 
-/// Whether an entry that ended the process is held back. Seeded bug: [`SeededBug::HeldTriedAgain`].
+/// Whether an entry is held back because it ended the process too often. Seeded bug: [`SeededBug::HeldTriedAgain`].
 pub fn is_held(ended_too_often: bool) -> bool {
     ended_too_often && !SeededBug::HeldTriedAgain.is_on()
 }

@@ -11,7 +11,8 @@ use crate::engines::Pair;
 use crate::txn::Txn;
 use crate::value;
 
-/// Whether SET keeps the expiry of the value that it replaces. Seeded bug: [`SeededBug::ExpiryKeptBySet`].
+/// Whether SET keeps the expiry of the value that it replaces: if requested (KEEPTTL). Seeded bug:
+/// [`SeededBug::ExpiryKeptBySet`].
 pub fn keeps_expiry(is_asked_for: bool) -> bool {
     is_asked_for || SeededBug::ExpiryKeptBySet.is_on()
 }
@@ -21,12 +22,13 @@ pub fn revision_after_expiry(index: u64, old: u64) -> u64 {
     if SeededBug::RevisionKeptByExpiry.is_on() { old } else { index }
 }
 
-/// Records of requests that a FLUSHALL keeps. Seeded bug: [`SeededBug::FlushForgetsRequests`].
+/// Records of applied requests that a FLUSHALL keeps: all. Seeded bug: [`SeededBug::FlushForgetsRequests`].
 pub fn kept_requests(requests: Vec<Pair>) -> Vec<Pair> {
     if SeededBug::FlushForgetsRequests.is_on() { Vec::new() } else { requests }
 }
 
-/// Distance between the ids of two collections that one entry makes. Seeded bug: [`SeededBug::CollectionIdShared`].
+/// Distance between the ids of two collections that one entry creates: 1. Seeded bug:
+/// [`SeededBug::CollectionIdShared`].
 pub fn collection_step() -> u32 {
     u32::from(!SeededBug::CollectionIdShared.is_on())
 }
@@ -39,7 +41,7 @@ pub fn repeated(reply: Reply, txn: &Txn<'_>) -> Reply {
     }
 }
 
-/// Whether the answer to a request is remembered. Seeded bug: [`SeededBug::RefusalForgotten`].
+/// Whether the answer to a request is remembered: also if it was rejected. Seeded bug: [`SeededBug::RefusalForgotten`].
 pub fn is_remembered(is_refused: bool) -> bool {
     !(is_refused && SeededBug::RefusalForgotten.is_on())
 }
@@ -49,13 +51,13 @@ pub fn is_repeat(is_known: bool, is_retry: bool) -> bool {
     is_known && !(is_retry && SeededBug::RetryAppliedAgain.is_on())
 }
 
-/// Whether a transaction ends after the replies so far; it never does. Seeded bug: [`SeededBug::ExecEndsAtRefusal`].
+/// Whether a transaction ends after the replies so far: never. Seeded bug: [`SeededBug::ExecEndsAtRefusal`].
 pub fn ends_after(replies: &[Reply]) -> bool {
     let is_refused = |reply: &Reply| matches!(reply.kind, Some(Answer::Error(_)));
     SeededBug::ExecEndsAtRefusal.is_on() && replies.last().is_some_and(is_refused)
 }
 
-/// Whether a guard is compared with the state. Seeded bugs: [`SeededBug::GuardsIgnored`] and
+/// Whether a guard is compared with the state: always. Seeded bugs: [`SeededBug::GuardsIgnored`] and
 /// [`SeededBug::MissingKeyNotGuarded`].
 pub fn is_compared(guard: &Guard) -> bool {
     let is_of_missing_key = guard.revision == 0;
@@ -67,12 +69,13 @@ pub fn clock_before(clock_ms: u64) -> u64 {
     if SeededBug::ClockFollowsLeader.is_on() { 0 } else { clock_ms }
 }
 
-/// Whether a script's entry is guarded by the keys that the script read. Seeded bug: [`SeededBug::ScriptNotGuarded`].
+/// Whether a script's entry is guarded by the keys that the script read: always. Seeded bug:
+/// [`SeededBug::ScriptNotGuarded`].
 pub fn is_script_guarded() -> bool {
     !SeededBug::ScriptNotGuarded.is_on()
 }
 
-/// Whether the log holds what a script's command drew. Seeded bug: [`SeededBug::ScriptDrawsAgain`].
+/// Whether the log holds the random result of a script's command. Seeded bug: [`SeededBug::ScriptDrawsAgain`].
 pub fn logs_drawn(is_random: bool) -> bool {
     is_random && !SeededBug::ScriptDrawsAgain.is_on()
 }
@@ -82,12 +85,12 @@ pub fn sync_snapshot(sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
     if SeededBug::SnapshotNotSynced.is_on() { Ok(()) } else { sync() }
 }
 
-/// Whether a snapshot is refused for its checksum. Seeded bug: [`SeededBug::SnapshotNotVerified`].
+/// Whether a snapshot is rejected for its checksum. Seeded bug: [`SeededBug::SnapshotNotVerified`].
 pub fn is_snapshot_damaged(differs: bool) -> bool {
     differs && !SeededBug::SnapshotNotVerified.is_on()
 }
 
-/// Whether a checkpoint begins a new engine. Seeded bug: [`SeededBug::ClearNotCheckpointed`].
+/// Whether a checkpoint replaces the engine: after a FLUSHALL. Seeded bug: [`SeededBug::ClearNotCheckpointed`].
 pub fn replaces_engine(is_cleared: bool) -> bool {
     is_cleared && !SeededBug::ClearNotCheckpointed.is_on()
 }
@@ -107,7 +110,7 @@ pub fn snapshot_index(applied: u64) -> u64 {
     applied + u64::from(SeededBug::SnapshotIndexTooHigh.is_on())
 }
 
-/// Whether the record `key` of a snapshot is not restored. Seeded bug: [`SeededBug::RequestsNotInSnapshot`].
+/// Whether the record `key` of a snapshot is not restored: never. Seeded bug: [`SeededBug::RequestsNotInSnapshot`].
 pub fn is_left_out(key: &[u8]) -> bool {
     SeededBug::RequestsNotInSnapshot.is_on() && key.starts_with(value::REQUESTS_START)
 }

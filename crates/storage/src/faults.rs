@@ -15,7 +15,7 @@ pub fn sync_name<E>(sync: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
     if SeededBug::SegmentNameNotSynced.is_on() { Ok(()) } else { sync() }
 }
 
-/// Runs the rewrite of an interrupted append. Seeded bug: [`SeededBug::TailNotErased`].
+/// Runs the rewrite that erases an interrupted append. Seeded bug: [`SeededBug::TailNotErased`].
 pub fn erase_tail<E>(erase: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
     if SeededBug::TailNotErased.is_on() { Ok(()) } else { erase() }
 }
@@ -25,7 +25,8 @@ pub fn recycled_through(base: u64) -> u64 {
     if SeededBug::RecycledEarly.is_on() { base + 3 } else { base }
 }
 
-/// Number of recovered entries that stay before one that replaces the rest. Seeded bug: [`SeededBug::OldSuffixKept`].
+/// Number of recovered entries that are kept before one that replaces the rest. Seeded bug:
+/// [`SeededBug::OldSuffixKept`].
 pub fn kept_entries(count: usize) -> usize {
     if SeededBug::OldSuffixKept.is_on() { usize::MAX } else { count }
 }
@@ -35,7 +36,7 @@ pub fn frame_seed(seed: u32) -> u32 {
     if SeededBug::StaleFramesAccepted.is_on() { 0 } else { seed }
 }
 
-/// Whether a bad frame is damage and not a torn tail. Seeded bug: [`SeededBug::DamageCutOff`].
+/// Whether a bad frame is corruption and not a torn tail. Seeded bug: [`SeededBug::DamageCutOff`].
 pub fn is_damage(was_durable: bool) -> bool {
     was_durable && !SeededBug::DamageCutOff.is_on()
 }

@@ -1,16 +1,15 @@
-//! Seeded bugs. The simulator turns one on and must find it (docs/design/node.md, section 5, "mutation gate"). The code
-//! reaches them through the `faults.rs` of each crate only. Without the feature `simulation` none can be on, and the
-//! compiler removes them.
+//! Seeded bugs: mistakes built in on purpose. The simulator turns one on and must find it (docs/design/node.md,
+//! section 5, "Gate of seeded bugs"). The code reaches them only through the `faults.rs` of each crate. Without the
+//! feature `simulation` none can be on, and the compiler removes them.
 
-/// A bug that can be turned on. Each is one that a Raft store was found
-/// with, or that a hurried change could make.
+/// A bug that can be turned on. Each was found in some Raft store, or could be made by a careless change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SeededBug {
-    /// Votes leave before the disk has them.
+    /// Votes are sent before they are durable.
     VoteBeforeSync,
-    /// Append responses leave before the disk has the entries.
+    /// Append responses are sent before the entries are durable.
     AppendAckBeforeSync,
-    /// A leader counts itself before its own disk has the entries.
+    /// A leader counts itself before the entries are durable on its own disk.
     LeaderCountsItselfEarly,
     /// A new term or vote without entries is not written to the disk.
     HardStateWithoutEntriesLost,
@@ -18,17 +17,17 @@ pub enum SeededBug {
     VoteForgotten,
     /// The term is forgotten at a restart.
     TermForgotten,
-    /// A restart takes learners for voters.
+    /// After a restart learners count as voters.
     LearnersCount,
     /// A configuration change takes effect in the Raft core before it is committed.
     ChangeBeforeCommit,
-    /// Reads are answered without asking a majority.
+    /// Reads are answered without a ReadIndex round to a majority.
     ReadWithoutRound,
-    /// Read rounds use the same context again.
+    /// ReadIndex rounds use the same context again.
     ReadContextReused,
-    /// A read round answers an index one too low.
+    /// A ReadIndex round answers an index one too low.
     ReadIndexTooLow,
-    /// A waiter of an index is answered whichever entry is committed there.
+    /// The waiter of a proposal is answered whichever entry is committed at its index.
     ProposalTermIgnored,
     /// A proposal that a snapshot skipped is reported as never executed.
     SkippedMeansRefused,
@@ -48,17 +47,17 @@ pub enum SeededBug {
     OldSuffixKept,
     /// Frames of an earlier use of a segment are taken for valid.
     StaleFramesAccepted,
-    /// Damage in the middle of the log is cut off like a torn tail.
+    /// Corruption in the middle of the log is cut off like a torn tail.
     DamageCutOff,
-    /// Segments that still hold wanted entries are recycled.
+    /// Segments that still hold needed entries are recycled.
     RecycledEarly,
-    /// The log is purged up to what is applied, snapshot or not.
+    /// The log is purged up to the applied index, whether a snapshot holds the entries or not.
     PurgedBeyondSnapshot,
     /// A snapshot is not synced before the log is purged.
     SnapshotNotSynced,
     /// The checksum of a snapshot is not verified.
     SnapshotNotVerified,
-    /// The state jumps to an installed snapshot before the log has.
+    /// The state is restored from an installed snapshot before the reset of the log is durable.
     RestoredBeforeLogReset,
     /// A checkpoint writes into the engine without its journal.
     CheckpointWithoutJournal,
@@ -70,17 +69,17 @@ pub enum SeededBug {
     TailNotErased,
     /// A restart takes its membership from the newest snapshot, not from the state.
     MembershipFromSnapshot,
-    /// Acknowledgements count only the new voters while the old ones still decide, too.
+    /// During joint consensus acknowledgements count only the incoming voters.
     JointIgnoresOutgoing,
-    /// A restart in the middle of a joint change takes it for done.
+    /// A restart during joint consensus forgets the outgoing voters.
     JointForgotten,
-    /// SET leaves the expiry of what it replaces.
+    /// SET keeps the expiry of the value that it replaces.
     ExpiryKeptBySet,
     /// A transaction is executed although its guards do not hold.
     GuardsIgnored,
     /// A guard that a key does not exist always holds.
     MissingKeyNotGuarded,
-    /// A refused step ends its transaction.
+    /// A rejected step ends its transaction.
     ExecEndsAtRefusal,
     /// A change of the expiry leaves the revision as it was.
     RevisionKeptByExpiry,
@@ -90,7 +89,7 @@ pub enum SeededBug {
     CollectionIdShared,
     /// FLUSHALL forgets which requests were applied.
     FlushForgetsRequests,
-    /// A checkpoint writes what came after a FLUSHALL and keeps what was before it.
+    /// A checkpoint after a FLUSHALL writes the later keys and keeps the keys from before it.
     ClearNotCheckpointed,
     /// A script takes effect although keys that it read have changed.
     ScriptNotGuarded,
@@ -98,31 +97,31 @@ pub enum SeededBug {
     ScriptDrawsAgain,
     /// A retry is applied like a new request.
     RetryAppliedAgain,
-    /// A refused request is not remembered.
+    /// A request that was rejected is not remembered.
     RefusalForgotten,
     /// A request that was applied before is answered with the index of its retry.
     RepeatHasNewIndex,
-    /// An installed snapshot does not bring the requests that were applied.
+    /// An installed snapshot does not restore the records of applied requests.
     RequestsNotInSnapshot,
-    /// A change of the membership takes over a lower fencing token.
+    /// A membership change replaces the known fencing token by a lower one.
     FencingTokenForgotten,
-    /// A fenced caller may change the membership.
+    /// A caller with a stale fencing token may change the membership.
     FencingNotChecked,
-    /// Acknowledgements do not count voters that were not heard of lately.
+    /// Acknowledgements leave out voters that the leader has not heard from lately.
     SilentVotersLeftOut,
-    /// Acknowledgements count what was sent to a voter.
+    /// Acknowledgements count entries that were sent to a voter as durable there.
     SentCountsAsHeld,
-    /// An acknowledgement by all voters does without one.
+    /// An acknowledgement by all voters needs one voter less.
     OneVoterMayLack,
-    /// An entry that ended the process is tried at every start.
+    /// An entry that ended the process is applied again at every start.
     HeldTriedAgain,
     /// An entry that ended the process is skipped without a skip in the log.
     HeldPassedOver,
-    /// A skip takes the entry after the one that it names, too.
+    /// A skip covers the entry after the one that it names, too.
     SkipTakesMore,
-    /// A leader that applies its own removal goes on as leader.
+    /// A leader that applies its own removal does not step down.
     RemovedLeaderStays,
-    /// A member campaigns although the state of an installed snapshot is still to follow.
+    /// A member campaigns although the state of an installed snapshot is not restored yet.
     CampaignsWhileRestoring,
 }
 
@@ -196,6 +195,7 @@ impl SeededBug {
         ON.get() == Some(self)
     }
 
+    /// Returns false: without the feature `simulation` no bug is on.
     #[cfg(not(feature = "simulation"))]
     pub const fn is_on(self) -> bool {
         false

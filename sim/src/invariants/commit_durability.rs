@@ -1,5 +1,6 @@
-//! Durability of committed and acknowledged entries (Raft paper, 5.3 and 5.4.2): an entry that a leader takes for
-//! committed is on the disks of a majority of the voters; one that it would acknowledge as held by all voters is on each.
+//! Durability of committed and acknowledged entries (Raft paper, 5.3 and 5.4.2): an entry that a leader considers
+//! committed is on the disks of a majority of the voters; one that it would acknowledge as held by all voters is on
+//! each.
 
 use helios_proto::v1::Membership;
 use helios_raft::simulation::RaftStatus;
@@ -8,7 +9,7 @@ use super::disks::Disks;
 use super::violated;
 use crate::Violation;
 
-/// Voters that decide: a majority of each set that is not empty.
+/// Voters that decide on a commit, by a majority of each set that is not empty.
 #[derive(Debug, Clone, Default)]
 pub struct Electorate {
     voters: Vec<u64>,
@@ -27,7 +28,7 @@ impl Electorate {
     }
 }
 
-/// `leader` takes the entry for committed, by the word of one of `electorates`.
+/// Checks an entry that `leader` considers committed: it is durable on a majority of one of `electorates`.
 pub fn check_commit(
     disks: &Disks,
     leader: u64,
@@ -41,12 +42,13 @@ pub fn check_commit(
     Err(violated(
         "commit durability",
         format!(
-            "leader {leader} takes {index} of term {term} for committed, which is not durable on a majority of {electorates:?}"
+            "leader {leader} considers entry {index} of term {term} committed, which is not durable on a majority of {electorates:?}"
         ),
     ))
 }
 
-/// What the leader with this status would acknowledge as held by all voters is durable on each, old and new.
+/// Checks an entry that a leader with this status would acknowledge as held by all voters: it is durable on each of
+/// them, incoming and outgoing.
 pub fn check_acknowledged(
     disks: &Disks,
     status: &RaftStatus,
@@ -59,7 +61,7 @@ pub fn check_acknowledged(
         Some(voter) if status.durable.held_by_all(index) => Err(violated(
             "commit durability",
             format!(
-                "{index} of term {term} would be acknowledged as held by all voters, and voter {voter} does not hold it"
+                "entry {index} of term {term} would be acknowledged as held by all voters, but voter {voter} does not hold it"
             ),
         )),
         _ => Ok(()),

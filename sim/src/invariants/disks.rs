@@ -1,11 +1,11 @@
-//! What each member's disk must have after a crash: every write that a log writer reported as durable.
+//! The log that each member's disk must have after a crash: every write that its log writer reported as durable.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use helios_storage::wal::{Base, LogEntry, Recovered};
 
-/// Term and content of an entry.
+/// Term and hash of the content of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fact {
     pub term: u64,
@@ -22,7 +22,7 @@ impl Fact {
 
 #[derive(Debug, Clone, Default)]
 pub struct DurableLog {
-    /// Before the first of `entries`.
+    /// Index and term before the first of `entries`.
     base: (u64, u64),
     entries: Vec<Fact>,
     pub term: u64,
@@ -68,7 +68,7 @@ impl DurableLog {
         self.base.0 + self.entries.len() as u64
     }
 
-    /// Below its base it holds a snapshot.
+    /// Whether the log has the entry. Below its base a snapshot has it.
     fn holds(&self, index: u64, term: u64) -> bool {
         index <= self.base.0 || self.get(index).is_some_and(|fact| fact.term == term)
     }
@@ -77,7 +77,7 @@ impl DurableLog {
 #[derive(Default)]
 pub struct Disks {
     logs: BTreeMap<u64, DurableLog>,
-    /// What disks held that forgot it since: messages about it may still be on their way.
+    /// Logs of disks that were lost: acknowledgements of their entries may still be in transit.
     forgotten: BTreeMap<u64, Vec<DurableLog>>,
 }
 

@@ -6,7 +6,7 @@ use super::disks::{DurableLog, Fact};
 use super::violated;
 use crate::Violation;
 
-/// `member` leads in the entry's term and writes it to its log.
+/// Checks an entry that `member` writes to its log as the leader of the entry's term.
 pub fn check(member: u64, log: &DurableLog, entry: &LogEntry) -> Result<(), Violation> {
     let new = Fact::of(entry.term, &entry.payload);
     match log.get(entry.index) {

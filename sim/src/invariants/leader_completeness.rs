@@ -11,7 +11,7 @@ use crate::Violation;
 struct Committed {
     /// Term of the entry.
     term: u64,
-    /// Term in which a leader took it for committed first.
+    /// Term in which a leader first considered it committed.
     in_term: u64,
 }
 
@@ -23,7 +23,8 @@ pub struct LeaderCompleteness {
 }
 
 impl LeaderCompleteness {
-    /// `member` leads, and `term_of` is the term of an entry of its log.
+    /// Checks the leader `member`, once in each term, and records what it committed. `term_of` returns the term of an
+    /// entry of its log.
     pub fn on_leader(
         &mut self,
         member: u64,
@@ -32,7 +33,7 @@ impl LeaderCompleteness {
     ) -> Result<(), Violation> {
         let RaftStatus { term, first_index, commit_index, .. } = *status;
         if self.led.insert(term) {
-            // A snapshot holds what is before its first entry.
+            // Its snapshot holds the entries before its first one.
             let earlier = self.committed.range(first_index..).filter(|(_, known)| known.in_term < term);
             for (index, known) in earlier {
                 if term_of(*index) != Some(known.term) {
@@ -53,7 +54,7 @@ impl LeaderCompleteness {
         Ok(())
     }
 
-    /// Forgets leaders from `term` on, and what they committed behind entry `last`.
+    /// Forgets leaders from `term` on, and committed entries after `last`.
     pub fn forget_from(&mut self, term: u64, last: u64) {
         self.led.retain(|led| *led < term);
         self.committed.retain(|index, _| *index <= last);

@@ -1,5 +1,5 @@
-//! Log Matching (Raft paper, figure 3 and 5.3): if two logs have an entry with the same index and term, they are the same
-//! up to it. It holds by induction if every such entry has one content, and one term before it.
+//! Log Matching (Raft paper, figure 3 and 5.3): if two logs have an entry with the same index and term, they are the
+//! same up to it. It holds by induction if every such entry has one content, and one term before it.
 
 use std::collections::BTreeMap;
 
@@ -18,12 +18,12 @@ struct Link {
 
 #[derive(Default)]
 pub struct LogMatching {
-    /// By index and term, whether it is committed or not.
+    /// Entries by index and term, committed or not.
     links: BTreeMap<(u64, u64), Link>,
 }
 
 impl LogMatching {
-    /// `member` writes `entry` behind what `log` holds before it.
+    /// Checks an entry that `member` writes to its log, which is `log` before that.
     pub fn on_write(&mut self, member: u64, log: &DurableLog, entry: &LogEntry) -> Result<(), Violation> {
         let fact = Fact::of(entry.term, &entry.payload);
         let link = Link { fact, before: log.term_of(entry.index - 1) };

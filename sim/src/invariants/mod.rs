@@ -1,6 +1,6 @@
-//! The invariants: they hold after every step, under every fault that a seed may have. Each is a file of its own, named
-//! after the property and its place in the Raft paper (Ongaro and Ousterhout, 2014, extended version), with a test that
-//! shows that it can fail.
+//! The invariants, which hold after every step, under every fault that a seed may have. Each has its own file, named
+//! after the property, with its place in the Raft paper (Ongaro and Ousterhout, 2014, extended version) and a test
+//! that shows that it can fail.
 //!
 //! | file | property | paper |
 //! |---|---|---|
@@ -55,13 +55,13 @@ pub struct Invariants {
 }
 
 impl Invariants {
-    /// A member sends `message`.
+    /// Checks a message that a member sends.
     pub fn on_send(&mut self, message: &Message) -> Result<(), Violation> {
         self.vote_once.on_send(message)
     }
 
-    /// The state of `member` after a turn. `term_of` returns the term of an entry of its log; one of `electorates`
-    /// decided what is committed since its last turn, if `has_advanced`.
+    /// Checks the status of `member` after a turn. `term_of` returns the term of an entry of its log. If the commit
+    /// index `has_advanced` since its last turn, one of `electorates` decided that.
     pub fn on_status(
         &mut self,
         member: u64,
@@ -85,7 +85,7 @@ impl Invariants {
         }
     }
 
-    /// `member` hands committed entries to its state machine.
+    /// Checks committed entries that `member` hands to its state machine.
     pub fn on_commit<'a>(
         &mut self,
         member: u64,
@@ -94,12 +94,12 @@ impl Invariants {
         entries.into_iter().try_for_each(|entry| self.state_machine_safety.on_commit(member, entry))
     }
 
-    /// `member` has built a snapshot.
+    /// Checks a snapshot that `member` built.
     pub fn on_snapshot(&mut self, member: u64, meta: &SnapshotMeta) -> Result<(), Violation> {
         self.state_machine_safety.on_snapshot(member, meta)
     }
 
-    /// The log writer of `member` reported `batches` as durable.
+    /// Checks and records `batches` that the log writer of `member` reported as durable.
     pub fn on_write(&mut self, member: u64, batches: &[Batch]) -> Result<(), Violation> {
         let log = self.disks.log_mut(member);
         for batch in batches {
@@ -122,19 +122,21 @@ impl Invariants {
         Ok(())
     }
 
-    /// `member` starts and finds `found` on its disk. It was writing `torn` when it stopped: any part of that may be there.
+    /// Checks the log `found` with which `member` starts. It was writing `torn` when it stopped: any part of that may
+    /// be there.
     pub fn on_start(&mut self, member: u64, found: &Recovered, torn: &[Batch]) -> Result<(), Violation> {
         persistent_state::check(&self.disks, member, found, torn)?;
         self.disks.set(member, found);
         Ok(())
     }
 
-    /// The disk of `member` came back older than it was, or not at all.
+    /// Records that the disk of `member` is lost, or replaced by an older copy.
     pub fn on_disk_lost(&mut self, member: u64) {
         self.disks.forget(member);
     }
 
-    /// A member was made the only one in `term`: what others did in later terms belongs to a cluster that is gone.
+    /// Records that a member was made the only one in `term`: this and later terms of the others belong to a cluster
+    /// that no longer exists.
     pub fn on_force_new(&mut self, term: u64) {
         self.election_safety.forget_from(term);
         self.vote_once.forget_from(term);
@@ -143,7 +145,7 @@ impl Invariants {
         self.leader_completeness.forget_from(term, last);
     }
 
-    /// Index and term of the last entry that some state machine was given.
+    /// Index and term of the last entry that any state machine got.
     pub fn last_committed(&self) -> Option<(u64, u64)> {
         self.state_machine_safety.last()
     }
@@ -157,7 +159,7 @@ impl Invariants {
         self.disks.holds_now(member, index, term)
     }
 
-    /// Whether the disk of `member` has this entry, or had it before it forgot.
+    /// Whether the disk of `member` has this entry, or had it before the disk was lost.
     pub fn holds(&self, member: u64, index: u64, term: u64) -> bool {
         self.disks.holds(member, index, term)
     }
@@ -167,7 +169,7 @@ fn violated(invariant: &str, what: impl std::fmt::Display) -> Violation {
     Violation(format!("{invariant}: {what}"))
 }
 
-/// Facts for the tests of the invariants.
+/// Entries, batches and logs for the tests of the invariants.
 #[cfg(test)]
 mod fixtures {
     use helios_storage::wal::{Base, Batch, HardState, LogEntry, Recovered};

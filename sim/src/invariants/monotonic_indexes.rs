@@ -4,7 +4,7 @@
 use super::violated;
 use crate::Violation;
 
-/// Values of one process.
+/// Term and indexes of one process at its last turn.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct MonotonicIndexes {
     term: u64,
@@ -13,7 +13,7 @@ pub struct MonotonicIndexes {
 }
 
 impl MonotonicIndexes {
-    /// Returns whether the commit index is higher than before.
+    /// Checks and records new values; returns whether the commit index is higher than before.
     pub fn advance(&mut self, member: u64, term: u64, commit: u64, applied: u64) -> Result<bool, Violation> {
         let values =
             [("term", self.term, term), ("commit", self.commit, commit), ("applied", self.applied, applied)];
@@ -22,7 +22,7 @@ impl MonotonicIndexes {
             return Err(violated("monotonic indexes", what));
         }
         if applied > commit {
-            let what = format!("member {member} has applied {applied} and committed {commit} only");
+            let what = format!("member {member} has applied {applied} and committed only {commit}");
             return Err(violated("monotonic indexes", what));
         }
         let has_advanced = commit > self.commit;

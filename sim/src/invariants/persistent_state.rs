@@ -1,5 +1,5 @@
-//! Persistent state (Raft paper, figure 2 and 5.1): log, term and vote are on stable storage before a member answers, so
-//! that a start finds all that was reported as durable.
+//! Persistent state (Raft paper, figure 2 and 5.1): log, term and vote are on stable storage before a member answers,
+//! so that a start finds all that was reported as durable.
 
 use helios_storage::wal::{Batch, Recovered};
 
@@ -7,7 +7,8 @@ use super::disks::{Disks, DurableLog};
 use super::violated;
 use crate::Violation;
 
-/// `member` starts and finds `found`. It was writing `torn` when it stopped: any part of that may be there.
+/// Checks the log `found` with which `member` starts. It was writing `torn` when it stopped: any part of that may be
+/// there.
 pub fn check(disks: &Disks, member: u64, found: &Recovered, torn: &[Batch]) -> Result<(), Violation> {
     let Some(before) = disks.log(member) else { return Ok(()) };
     survives(before, &DurableLog::of(found), torn)
@@ -15,7 +16,7 @@ pub fn check(disks: &Disks, member: u64, found: &Recovered, torn: &[Batch]) -> R
 }
 
 fn survives(before: &DurableLog, now: &DurableLog, torn: &[Batch]) -> Result<(), String> {
-    // A write under way may have replaced the end of the log already.
+    // The interrupted write may have replaced the end of the log already.
     let replaced = torn.iter().flat_map(|batch| &batch.entries).map(|entry| entry.index).min();
     let wanted = replaced.map_or(before.last(), |first| before.last().min(first - 1));
     if torn.iter().all(|batch| batch.reset.is_none()) {
@@ -62,7 +63,7 @@ mod tests {
         check(&disks, 1, &recovered(entries(), 1, 0), &[]).unwrap();
         let short = recovered(vec![log_entry(1, 1, "a")], 1, 0);
         check(&disks, 1, &short, &[]).unwrap_err();
-        // It was being replaced when the power failed.
+        // The second entry was being replaced when the power failed.
         check(&disks, 1, &short, &[batch(vec![log_entry(2, 2, "c")], 2)]).unwrap();
     }
 

@@ -1,5 +1,5 @@
-//! State Machine Safety (Raft paper, figure 3 and 5.4.3): no two members apply different entries at an index. And what
-//! they make of them is the same: the state at an index, byte for byte.
+//! State Machine Safety (Raft paper, figure 3 and 5.4.3): no two members apply different entries at an index. And their
+//! states at an index are the same, byte for byte.
 
 use std::collections::BTreeMap;
 
@@ -42,7 +42,7 @@ impl StateMachineSafety {
         Err(violated("state machine safety", what))
     }
 
-    /// Index and term of the last entry.
+    /// Index and term of the last committed entry.
     pub fn last(&self) -> Option<(u64, u64)> {
         self.committed.last_key_value().map(|(index, fact)| (*index, fact.term))
     }

@@ -1,4 +1,4 @@
-//! What keys hold, and what commands make of it.
+//! The values of keys, and the effects of commands on them.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -17,14 +17,14 @@ enum Content {
     Hash(BTreeMap<Bytes, Bytes>),
     List(VecDeque<Bytes>),
     Set(BTreeSet<Bytes>),
-    /// Scores are whole numbers.
+    /// Members with their scores, which are whole numbers here.
     Sorted(BTreeMap<Bytes, i64>),
 }
 
 #[derive(Debug, Clone)]
 pub struct Held {
     content: Content,
-    /// The entry that changed it last.
+    /// Index of the entry that changed it last.
     revision: u64,
     expire_at_ms: Option<u64>,
 }
@@ -41,19 +41,19 @@ impl Content {
     }
 }
 
-/// The state at an index, and what is done to it from there.
+/// The state at the index `base`, with changes over it.
 pub struct Scratch<'a> {
     reference: &'a Reference,
     base: u64,
     index: u64,
     now_ms: u64,
-    /// The clock by which what was there before has expired.
+    /// Clock that decides which keys of the base have expired, ms.
     found_ms: u64,
     changes: BTreeMap<Bytes, Option<Held>>,
     is_flushed: bool,
 }
 
-/// Why a command is refused.
+/// Error that a command is rejected with.
 type Refused = Kind;
 
 impl<'a> Scratch<'a> {
@@ -89,7 +89,7 @@ impl<'a> Scratch<'a> {
         self.changes.insert(key.clone(), (!is_gone).then_some(held));
     }
 
-    /// As [`Scratch::run`]; of what is drawn by lot, what was `seen`.
+    /// Executes a command as [`Scratch::run`] does. A random result is the one that was `seen`, if that is possible.
     pub fn run_as(&mut self, op: &Op, seen: &Kind) -> Option<Kind> {
         match (op, seen) {
             (Op::Call(call), Kind::Bytes(member)) if call.name == "spop" => {
@@ -101,7 +101,8 @@ impl<'a> Scratch<'a> {
         }
     }
 
-    /// `None` if the answer depends on what is not kept here.
+    /// Executes a command and returns its answer; `None` if that depends on something that the reference does not
+    /// model.
     pub fn run(&mut self, op: &Op) -> Option<Kind> {
         let outcome = match op {
             Op::Set(op) => self.set(op),
@@ -125,7 +126,8 @@ impl<'a> Scratch<'a> {
             }
             Op::Call(call) => self.call(call),
             Op::Transaction(transaction) => Ok(self.transaction(transaction)),
-            // Of members, of what is removed unseen, of a machine that there is none of here.
+            // Their answers depend on the membership, on expired keys that no read sees, or on an application's state
+            // machine, which the simulation does not have.
             Op::RegisterMember(_) | Op::PurgeExpired(_) | Op::SkipEntry(_) | Op::Apply(_) => return None,
         };
         Some(outcome.unwrap_or_else(|refused| refused))
@@ -208,7 +210,7 @@ impl<'a> Scratch<'a> {
                 Some(Content::Text(text)) => Ok(Kind::Bytes(text)),
                 Some(_) => Err(refused(ErrorCode::WrongType)),
             },
-            // What it draws is not kept here, but that a set has something to draw.
+            // The reference does not know the random member, only that there is one.
             "spop" => match content {
                 None => Ok(nil()),
                 Some(Content::Set(_)) => Ok(Kind::Status("a member".to_owned())),
@@ -355,7 +357,7 @@ impl<'a> Scratch<'a> {
     }
 }
 
-/// The collection that a key holds, an empty one of a key that is missing.
+/// The collection that a key holds; an empty one if the key is missing.
 fn collection<T: Default>(content: Option<Content>, of_kind: fn(Content) -> Option<T>) -> Result<T, Refused> {
     content.map_or_else(
         || Ok(T::default()),
@@ -400,7 +402,7 @@ fn list(items: impl IntoIterator<Item = Kind>) -> Kind {
     Kind::List(replies(items))
 }
 
-/// Equal but for the texts of errors.
+/// Whether two answers are equal, apart from the texts of errors.
 pub fn is_same(one: &Kind, other: &Kind) -> bool {
     match (one, other) {
         (Kind::Error(one), Kind::Error(other)) => one.code == other.code,
