@@ -61,6 +61,7 @@ impl Reconciler<'_> {
         Ok(("ok", self.reconcile().await?))
     }
 
+    /// The five steps, each with the name of the step in its error.
     async fn reconcile(&self) -> Result<Action, Error> {
         // 1. Observe. The cache is opened first, so that it is invalidated by a change that the reads are too early for. The
         // HeliosCluster is read, not taken from the watch: its status holds decisions that the watch may not have seen yet.

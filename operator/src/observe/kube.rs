@@ -23,7 +23,6 @@ use crate::security::Security;
 use crate::validate::{ValidatedCluster, spec_in_force};
 
 /// Everything that a reconcile reads.
-#[derive(Debug)]
 pub struct Observed {
     pub cluster: HeliosCluster,
     pub owned: Owned,

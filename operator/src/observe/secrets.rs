@@ -20,7 +20,6 @@ use crate::security::{Problem, Security, UsersSecret};
 pub const WRITTEN_AT: &str = "heliosdb.io/written-at";
 
 /// The Secrets that the operator writes, as read: a write replaces only what was read.
-#[derive(Debug)]
 pub struct Secrets {
     pub authority: Option<Secret>,
     pub leaf: Option<Secret>,

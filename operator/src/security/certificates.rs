@@ -2,6 +2,7 @@
 //! `plan::secrets` decides what is written next.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use helios_proto::tls::issue::Pair;
 use jiff::Timestamp;
@@ -39,12 +40,19 @@ pub struct Authority {
     pub old: Option<String>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Root {
     pub pem: String,
     /// `None` when it was lost: then the authority signs nothing any more.
     pub key: Option<String>,
     pub validity: Validity,
+}
+
+/// Without the key: a snapshot, which contains it, may be printed.
+impl fmt::Debug for Root {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Root").field("validity", &self.validity).finish_non_exhaustive()
+    }
 }
 
 /// The members' certificate.

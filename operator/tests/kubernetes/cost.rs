@@ -7,7 +7,8 @@ use serde_json::json;
 use super::operator::{Operator, Samples, sum};
 use super::{begin, create_as, ready, until};
 
-const MOST_RESIDENT: u64 = 40 << 20;
+/// 40 MiB with an optimised program; the one of the tests has 7 MiB more code.
+const MOST_RESIDENT: u64 = 47 << 20;
 const OVER: Duration = Duration::from_secs(60);
 /// Longer than the time between two reconciles of an idle cluster.
 const QUIET: Duration = Duration::from_secs(15);
