@@ -1,5 +1,6 @@
-//! The seam for this crate's seeded bugs. The code of consensus calls these functions unconditionally; each does what
-//! its first line says unless the [`SeededBug`] that it names is on, which it never is without the feature `simulation`.
+//! The seam for this crate's seeded bugs. The code of consensus calls these functions unconditionally. Each behaves as in
+//! the first line of its comment, unless the [`SeededBug`] named there is on, which is possible only with the feature
+//! `simulation`.
 
 use std::sync::Arc;
 
@@ -19,7 +20,7 @@ pub fn must_sync(is_needed: bool, is_hard_state_only: bool) -> bool {
     is_needed && !(is_hard_state_only && SeededBug::HardStateWithoutEntriesLost.is_on())
 }
 
-/// Takes the messages that leave before the disk holds what they promise: none. Seeded bugs:
+/// Takes the messages that are sent before the data that they acknowledge is durable: none. Seeded bugs:
 /// [`SeededBug::VoteBeforeSync`] and [`SeededBug::AppendAckBeforeSync`].
 pub fn sent_before_sync(messages: &mut Vec<Message>) -> Option<Effect> {
     let is_early = |message: &Message| match message.get_msg_type() {
@@ -147,7 +148,7 @@ pub fn admits_token(is_current: bool) -> bool {
     is_current || SeededBug::FencingNotChecked.is_on()
 }
 
-/// Hard state that a start goes on from; `last_term` is the term of the log's last entry. Seeded bugs:
+/// Hard state that a start continues from; `last_term` is the term of the log's last entry. Seeded bugs:
 /// [`SeededBug::VoteForgotten`] and [`SeededBug::TermForgotten`].
 pub fn recovered(mut state: HardState, last_term: u64) -> HardState {
     if SeededBug::VoteForgotten.is_on() {
@@ -160,7 +161,7 @@ pub fn recovered(mut state: HardState, last_term: u64) -> HardState {
     state
 }
 
-/// Membership that a start goes on from. Seeded bug: [`SeededBug::MembershipFromSnapshot`].
+/// Membership that a start continues from. Seeded bug: [`SeededBug::MembershipFromSnapshot`].
 pub fn recovered_membership(state: Arc<Membership>, snapshot: Option<&Membership>) -> Arc<Membership> {
     match snapshot {
         Some(snapshot) if SeededBug::MembershipFromSnapshot.is_on() => Arc::new(snapshot.clone()),
@@ -168,7 +169,7 @@ pub fn recovered_membership(state: Arc<Membership>, snapshot: Option<&Membership
     }
 }
 
-/// Applied index that a start goes on from. Seeded bug: [`SeededBug::AppliedSkipped`].
+/// Applied index that a start continues from. Seeded bug: [`SeededBug::AppliedSkipped`].
 pub fn applied_at_start(index: u64) -> u64 {
     index + u64::from(SeededBug::AppliedSkipped.is_on())
 }
