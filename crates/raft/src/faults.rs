@@ -1,6 +1,6 @@
-//! The seam for this crate's seeded bugs. The code of consensus calls these functions unconditionally. Each behaves as in
-//! the first line of its comment, unless the [`SeededBug`] named there is on, which is possible only with the feature
-//! `simulation`.
+//! The seam for this crate's seeded bugs. The code of consensus calls these functions unconditionally. Each behaves
+//! as in the first line of its comment, unless the [`SeededBug`] named there is on, which is possible only with the
+//! feature `simulation`.
 
 use std::sync::Arc;
 

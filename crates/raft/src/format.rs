@@ -1,5 +1,5 @@
-//! Log formats: a number for the entries that a build can read. It grows with every kind of entry, or field of one, that
-//! an older build would not know or would read differently (ADR 0008).
+//! Log formats: a number for the entries that a build can read. It grows with every kind of entry, or field of one,
+//! that an older build would not know or would read differently (ADR 0008).
 //!
 //! A leader proposes only entries that all members can read: during an upgrade members of two builds are in one
 //! cluster, and every member has to apply every committed entry (docs/design/node.md, pitfall 31).

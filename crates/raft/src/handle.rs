@@ -87,7 +87,8 @@ impl RaftHandle {
         receiver.await.unwrap_or_else(|_| Err(stopped()))
     }
 
-    /// Resolves once entry `index` is applied here. Returns an error if it cannot be applied until an admin skips an entry.
+    /// Resolves once entry `index` is applied here. Returns an error if it cannot be applied until an admin skips an
+    /// entry.
     pub async fn wait_applied(&self, index: u64) -> Result<(), Error> {
         let (mut applied, mut status) = (self.applied.clone(), self.status.clone());
         tokio::select! {

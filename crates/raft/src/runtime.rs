@@ -70,7 +70,8 @@ pub struct Parts {
     pub fatal: Fatal,
 }
 
-/// Starts the threads. `outbound` is made from the handle, because the peer links need the handle and Raft needs the links.
+/// Starts the threads. `outbound` is made from the handle, because the peer links need the handle and Raft needs the
+/// links.
 pub fn start(
     parts: Parts,
     outbound: impl FnOnce(&RaftHandle) -> Arc<dyn Outbound>,

@@ -1,8 +1,8 @@
 //! Committed entries that cannot be applied: the apply thread holds such an entry and all after it, until a later
 //! `SkipEntry` turns it into an entry that changes nothing. Pure.
 //!
-//! A skipped entry and its `SkipEntry` are applied in one batch. So no state, snapshot or checkpoint is ever between the
-//! two: a member whose state is between them has applied the entry.
+//! A skipped entry and its `SkipEntry` are applied in one batch. So no state, snapshot or checkpoint is ever between
+//! the two: a member whose state is between them has applied the entry.
 
 use helios_proto::v1::command::Op;
 use helios_proto::v1::{Command, ErrorCode, SkipEntry};

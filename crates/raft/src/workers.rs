@@ -228,7 +228,7 @@ fn answer(waiter: Waiter, reply: Option<Reply>) {
         // The raft crate replaces a configuration change that it does not accept by an empty entry.
         (waiter, _) => waiter.fail(Error::new(
             ErrorCode::MembershipChangeInProgress,
-            "the request was not taken because a membership change was under way; try again",
+            "the request was rejected because a membership change was under way; try again",
         )),
     }
 }

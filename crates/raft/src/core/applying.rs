@@ -100,8 +100,8 @@ impl Applying {
         self.applied = index;
     }
 
-    /// Whether an entry is held and a committed `SkipEntry` is not handed out yet: both are applied in one batch, with all
-    /// entries between them.
+    /// Whether an entry is held and a committed `SkipEntry` is not handed out yet: both are applied in one batch,
+    /// with all entries between them.
     fn is_skip_owed(&self) -> bool {
         self.held.is_some() && self.handed_out < self.last_skip
     }

@@ -69,8 +69,8 @@ pub struct Settings {
     pub trailing_entries: u64,
     /// Bytes of the log kept in addition for active members that lag.
     pub held_bytes: u64,
-    /// Limit of the log in memory, bytes: a leader rejects writes at the limit, a follower drops entries at 1.25 times as
-    /// much.
+    /// Limit of the log in memory, bytes: a leader rejects writes at the limit, a follower drops entries at 1.25
+    /// times as much.
     pub max_log_bytes: u64,
     /// Limit of the state that is in no checkpoint yet, bytes: a leader rejects writes at the limit.
     pub max_overlay_bytes: u64,
@@ -102,7 +102,8 @@ pub struct Core {
 }
 
 impl Core {
-    /// Creates a core on `log`. `applied` is the applied index of the state machine; `boot_nonce` differs at every start.
+    /// Creates a core on `log`. `applied` is the applied index of the state machine; `boot_nonce` differs at every
+    /// start.
     pub fn new(
         settings: Settings,
         log: Log,
@@ -237,15 +238,16 @@ impl Core {
     ///
     /// 1. Proposals and reads go into the node before its readies are taken, so that this turn's messages contain them.
     /// 2. The readies are taken: appends, votes and committed entries become effects.
-    /// 3. The role is compared after the readies, which reflect the last messages; all later steps decide by the current
-    ///    role.
+    /// 3. The role is compared after the readies, which reflect the last messages; all later steps decide by the
+    ///    current role.
     /// 4. Warnings about long elections and stale learners change no state, so they may run anywhere after the role.
-    /// 5. Reasons to transfer leadership: first those that force this member to - it leaves the cluster, its disk fails -
-    ///    and then priority. Each starts a transfer only if none is under way, so the first one wins.
-    /// 6. The transfer is settled after every step that may start one, so that one that ends at once is answered at once.
+    /// 5. Reasons to transfer leadership: first those that force this member to - it leaves the cluster, its disk
+    ///    fails - and then priority. Each starts a transfer only if none is under way, so the first one wins.
+    /// 6. The transfer is settled after every step that may start one, so that one that ends at once is answered at
+    ///    once.
     /// 7. Proposals that waited for the end of the transfer go into the log in the same turn, before later ones.
-    /// 8. A snapshot becomes due by the applied index. Committed entries that waited in the log are handed out last: the
-    ///    readies may have committed more, and entries are handed out in order.
+    /// 8. A snapshot becomes due by the applied index. Committed entries that waited in the log are handed out last:
+    ///    the readies may have committed more, and entries are handed out in order.
     pub fn drain(&mut self, now: Instant) -> Vec<Effect> {
         self.propose_waiting(now);
         self.serve_reads(now);

@@ -142,8 +142,8 @@ impl Core {
         self.leadership.write_ended(is_busy, now);
     }
 
-    /// Executes the effects of all Readies that are done: those up to number `persisted`, and later ones that do not wait
-    /// for the disk.
+    /// Executes the effects of all Readies that are done: those up to number `persisted`, and later ones that do not
+    /// wait for the disk.
     fn release(&mut self, persisted: Option<u64>) {
         let mut through = None;
         while let Some(front) = self.pipeline.take_done(persisted) {

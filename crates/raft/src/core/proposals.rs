@@ -152,7 +152,8 @@ pub(super) fn refuse_but(
 }
 
 /// Sets [`Command::budget`] of an encoded command: only the leader knows which format all members can read, and it
-/// receives the command encoded. A field may be anywhere in a message, and its last occurrence counts (protobuf encoding).
+/// receives the command encoded. A field may be anywhere in a message, and its last occurrence counts (protobuf
+/// encoding).
 fn name_budget(data: &mut Vec<u8>) {
     let budget = Command { budget: ENTRY_BUDGET, ..Command::default() };
     budget.encode(data).expect("a vector grows as needed");

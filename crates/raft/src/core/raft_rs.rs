@@ -1,8 +1,8 @@
 //! The raft crate's node. No other file uses the crate's node and log types or their fields, so that a newer release of
 //! the crate, or another implementation of Raft, replaces only this file. `testing/tests/tidy.rs` checks this.
 //!
-//! Five functions write the crate's internal fields, beyond the API of `RawNode`; each states its reason: [`RaftRs::hold_election`],
-//! [`RaftRs::set_election_timeout`], [`RaftRs::forget_leader`], [`RaftRs::follow_again`] and
+//! Five functions write the crate's internal fields, beyond the API of `RawNode`; each states its reason:
+//! [`RaftRs::hold_election`], [`RaftRs::set_election_timeout`], [`RaftRs::forget_leader`], [`RaftRs::follow_again`] and
 //! [`RaftRs::step_down_if_removed`].
 
 use raft::eraftpb::{ConfChangeType, ConfChangeV2, Entry, Message};
@@ -24,7 +24,7 @@ pub struct Progress {
     /// Last entry that was sent to it.
     pub sent: u64,
     pub state: ProgressState,
-    /// Index of the snapshot on its way to the member; 0: none.
+    /// Index of the snapshot that is being sent to the member; 0: none.
     pub pending_snapshot: u64,
 }
 
@@ -248,8 +248,9 @@ impl RaftRs {
         self.node.raft.become_follower(term, leader);
     }
 
-    /// Makes a leader that `change` removes step down before it applies `change`: the crate panics when a leader that is
-    /// not a member counts itself (0.7, `maybe_commit`). At the begin of joint consensus it still is one of the old voters.
+    /// Makes a leader that `change` removes step down before it applies `change`: the crate panics when a leader that
+    /// is not a member counts itself (0.7, `maybe_commit`). At the begin of joint consensus it still is one of the
+    /// old voters.
     pub fn step_down_if_removed(&mut self, change: &ConfChangeV2) {
         let raft = &mut self.node.raft;
         let own = raft.id;

@@ -132,8 +132,8 @@ impl Core {
         self.may_lease() && self.reads.lease.covers(self.raft.term(), now)
     }
 
-    /// Whether this leader may hold a lease. Writes acknowledged in earlier terms are known for certain only once an entry
-    /// of this term is committed (Raft thesis, 6.4).
+    /// Whether this leader may hold a lease. Writes acknowledged in earlier terms are known for certain only once an
+    /// entry of this term is committed (Raft thesis, 6.4).
     fn may_lease(&self) -> bool {
         self.raft.is_leader()
             && self.raft.has_committed_in_term()
@@ -141,8 +141,8 @@ impl Core {
     }
 
     /// Whether a request for leadership must be ignored because this member has just started: before the restart it may
-    /// have answered a leader whose lease relies on it, and has forgotten that. So it behaves as if it had heard a leader
-    /// at its start. This does not depend on this member's setting for leases, but on the leader's.
+    /// have answered a leader whose lease relies on it, and has forgotten that. So it behaves as if it had heard a
+    /// leader at its start. This does not depend on this member's setting for leases, but on the leader's.
     pub(super) fn breaks_boot_quiet(&self, message: &Message, now: Instant) -> bool {
         let asks_for_leadership = matches!(
             message.get_msg_type(),

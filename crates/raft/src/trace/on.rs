@@ -1,4 +1,5 @@
-//! Spans and their exporter. It is configured by OpenTelemetry's standard variables: OTEL_EXPORTER_OTLP_ENDPOINT and so on.
+//! Spans and their exporter. It is configured by OpenTelemetry's standard variables: OTEL_EXPORTER_OTLP_ENDPOINT and
+//! so on.
 
 use std::fmt::Debug;
 use std::sync::OnceLock;

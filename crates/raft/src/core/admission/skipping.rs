@@ -7,8 +7,8 @@ use crate::unappliable::{Unappliable, skip_in};
 use helios_proto::Error;
 
 impl Core {
-    /// Returns the accepted proposals: while an entry is held, only one that skips it, because no other could be applied
-    /// and answered; otherwise all but those that skip an entry.
+    /// Returns the accepted proposals: while an entry is held, only one that skips it, because no other could be
+    /// applied and answered; otherwise all but those that skip an entry.
     pub(in crate::core) fn refuse_but_skip(&self, proposals: Vec<Proposal>) -> Vec<Proposal> {
         let held = self.applying.held();
         if held.is_none() && proposals.iter().all(|proposal| skip_in(&proposal.data).is_none()) {

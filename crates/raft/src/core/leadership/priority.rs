@@ -1,6 +1,6 @@
 //! Leader priorities: a leader transfers leadership to a voter with a higher priority, once that voter could take over
-//! at once. A vote is never rejected because of a priority, as the raft crate's priorities do: any leader is better than
-//! none.
+//! at once. A vote is never rejected because of a priority, as the raft crate's priorities do: any leader is better
+//! than none.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -52,7 +52,12 @@ impl Core {
             .filter(|(priority, _)| *priority > own);
         let Some((priority, target)) = higher.max() else { return };
         let name = membership::name_of(&self.membership, target);
-        tracing::info!(target = name, priority, own, "a voter with a higher priority is to lead");
+        tracing::info!(
+            target = name,
+            priority,
+            own,
+            "transferring leadership to a voter with a higher priority"
+        );
         self.leadership.priorities.not_before = now + PAUSE;
         self.hand_over(Some(target), now, TIMEOUT);
     }

@@ -164,8 +164,8 @@ impl Net {
         }
     }
 
-    /// Runs one member until it only waits for others, and returns its messages. Its log writes complete at once, unless
-    /// `sync_time` has an entry, and so do its applies.
+    /// Runs one member until it only waits for others, and returns its messages. Its log writes complete at once,
+    /// unless `sync_time` has an entry, and so do its applies.
     pub fn drain(&mut self, id: u64) -> Vec<Message> {
         let now = self.now;
         let mut sent = Vec::new();

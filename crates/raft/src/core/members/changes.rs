@@ -129,8 +129,8 @@ impl Core {
         Ok(())
     }
 
-    /// Rejects the promotion of a learner that is down or has not received its first snapshot: a voter counts toward the
-    /// quorum at once, and such a one could lose it (docs/design/node.md, pitfall 18).
+    /// Rejects the promotion of a learner that is down or has not received its first snapshot: a voter counts toward
+    /// the quorum at once, and such a one could lose it (docs/design/node.md, pitfall 18).
     fn check_follows(&self, id: u64, now: Instant) -> Result<(), Error> {
         let has_begun = self.raft.progress(id).is_some_and(|progress| progress.matched > 0);
         if has_begun && self.is_active(id, now) {

@@ -43,8 +43,8 @@ impl Waiters {
         None
     }
 
-    /// Answers the waiters up to `index` with OUTCOME_UNKNOWN: a snapshot replaced the log there, so this member does not
-    /// know whether their entries were committed.
+    /// Answers the waiters up to `index` with OUTCOME_UNKNOWN: a snapshot replaced the log there, so this member does
+    /// not know whether their entries were committed.
     pub fn skipped(&mut self, index: u64) {
         while self.pending.front().is_some_and(|front| front.index <= index) {
             if let Some(front) = self.pending.pop_front() {

@@ -21,7 +21,7 @@ const MARGIN: Duration = Duration::from_millis(10);
 const DRIFT_PER_MILLE: u32 = 1;
 
 /// Returns the longest lease that voters with this least election timeout honour; zero if the timeout is too short
-/// for a lease. Subtracted are one tick for rounding, [`MAX_TICKS_PER_TURN`], the drift and the margin.
+/// for a lease. Subtracted are one tick for rounding, `MAX_TICKS_PER_TURN`, the drift and the margin.
 pub fn longest(election_min: Duration) -> Duration {
     let sure = election_min.saturating_sub(TICK * (1 + MAX_TICKS_PER_TURN));
     (sure * (1_000 - DRIFT_PER_MILLE) / 1_000).saturating_sub(MARGIN)
@@ -70,8 +70,8 @@ impl Lease {
         self.not_before = now;
     }
 
-    /// Ends the lease until the next term: the target of a transfer is asked to campaign against this leader, and may do
-    /// so at any time, because the message may be delayed beyond the end of the transfer.
+    /// Ends the lease until the next term: the target of a transfer is asked to campaign against this leader, and may
+    /// do so at any time, because the message may be delayed beyond the end of the transfer.
     pub fn bar(&mut self, term: u64) {
         self.held = None;
         self.barred_term = term;

@@ -60,8 +60,8 @@ impl Laggard {
         self.snapshot_at(self.begun)
     }
 
-    /// Reports a snapshot of everything committed, built at `now`. Returns its index and the first index of the log after
-    /// it.
+    /// Reports a snapshot of everything committed, built at `now`. Returns its index and the first index of the log
+    /// after it.
     fn snapshot_at(&mut self, now: Instant) -> (u64, u64) {
         let core = &mut self.mesh.cores[self.leader];
         let index = core.status(now).commit_index;

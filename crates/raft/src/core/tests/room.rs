@@ -167,7 +167,8 @@ fn a_leader_slows_down_writes_from_half_of_its_limit_on() {
     }
     assert!(rig.log_bytes() > LIMIT / 2);
     rig.now += Duration::from_secs(60);
-    // The rate is about 4 MiB per second: a burst is proposed at once, about a second's worth waits, the rest is rejected.
+    // The rate is about 4 MiB per second: a burst is proposed at once, about a second's worth waits, the rest is
+    // rejected.
     let (before, mut answers) = (rig.last_index(), Vec::new());
     for _ in 0..200 {
         answers.push(rig.set(64 << 10));
