@@ -1,25 +1,24 @@
-//! How many voters hold an entry on disk: what an acknowledgement above majority, and `WAIT`, wait
-//! for (docs/design/node.md, section 4). The commit rule knows nothing of it.
+//! Number of voters that hold an entry on disk, for acknowledgements above a majority and for `WAIT`
+//! (docs/design/node.md, section 4). Independent of the commit rule.
 
 use crate::faults;
 
-/// What the leader knows of the voters' disks, in its own term. Learners never count. A follower's
-/// match means synced, since it answers an append only then.
+/// The leader's knowledge of the voters' durable entries, in its own term. Learners never count. A follower's
+/// match index is durable, because it acknowledges an append only after the fsync.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Durable {
-    /// None where this member does not lead; two while a joint change is under way, and then whatever is
-    /// asked must be true of both.
+    /// Empty unless this member is the leader. Two during joint consensus; a condition must then hold in both.
     pub electorates: Vec<Electorate>,
-    /// Voters that were not heard of lately.
+    /// Voters without recent contact.
     pub silent: Vec<u64>,
 }
 
-/// Voters of whom a majority decides.
+/// One set of voters, whose majority decides.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Electorate {
-    /// The leader's own last synced entry; `None` where it is no voter.
+    /// The leader's last durable entry; `None` if it is no voter.
     pub own: Option<u64>,
-    /// Of each other voter, its match.
+    /// Match index of each other voter.
     pub others: Vec<u64>,
 }
 
@@ -38,12 +37,12 @@ impl Electorate {
 }
 
 impl Durable {
-    /// Voters beside the leader that hold entry `index` on disk.
+    /// Number of voters other than the leader that hold entry `index` on disk.
     pub fn replicas(&self, index: u64) -> u64 {
         self.least(|electorate| electorate.replicas(index))
     }
 
-    /// Voters that hold entry `index` on disk.
+    /// Number of voters that hold entry `index` on disk.
     pub fn holders(&self, index: u64) -> u64 {
         self.least(|electorate| electorate.holders(index))
     }
@@ -88,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leader_on_its_way_out_does_not_count_among_the_new_voters() {
+    fn an_outgoing_leader_does_not_count_among_the_new_voters() {
         let electorates = vec![electorate(None, &[5, 5]), electorate(Some(9), &[5])];
         let durable = Durable { electorates, silent: vec![] };
         assert_eq!((durable.replicas(5), durable.holders(5)), (1, 2));
@@ -96,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_leads_nobody_holds() {
+    fn no_voter_counts_without_a_leader() {
         assert!(!Durable::default().held_by_all(1));
         assert_eq!(Durable::default().holders(1), 0);
     }

@@ -1,4 +1,4 @@
-//! A change of the membership as a log entry holds it, in the raft crate's form.
+//! Membership changes as log entries, in the encoding that the raft crate expects.
 
 use helios_proto::v1::{ChangeContext, Member};
 use prost_raft::Message as _;
@@ -12,16 +12,16 @@ pub enum Change {
     AddLearner(Member),
     Promote(u64),
     Remove(u64),
-    /// Into a joint membership, in which voters of before and after decide together.
+    /// Enters joint consensus, in which a decision needs a majority of the old voters and one of the new voters.
     Joint {
         promote: Vec<u64>,
         remove: Vec<u64>,
     },
-    /// Ends a joint membership (`core/members/joint.rs`).
+    /// Leaves joint consensus (`core/members/joint.rs`).
     LeaveJoint,
 }
 
-/// A change and the fencing token of whoever wanted it; 0: none.
+/// A change with the fencing token of its requester; 0: no token.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fenced {
     pub change: Change,
@@ -35,7 +35,7 @@ impl Change {
 }
 
 impl Fenced {
-    /// An entry without a place in the log.
+    /// Encodes the change as an entry that has no index and no term yet.
     pub fn to_entry(&self) -> Entry {
         let (kind, data) = match &self.change {
             Change::Joint { .. } | Change::LeaveJoint => {
@@ -72,7 +72,8 @@ impl Fenced {
         several
     }
 
-    /// Entries of before there were tokens hold the member alone, and read the same.
+    /// Encodes the added member, if there is one, followed by the token. Entries of builds without fencing tokens hold
+    /// only the member and decode in the same way, with token 0.
     fn context(&self) -> Vec<u8> {
         let mut context = match &self.change {
             Change::AddLearner(member) => prost::Message::encode_to_vec(member),
@@ -84,8 +85,11 @@ impl Fenced {
     }
 }
 
-/// What the entry of a change asks for, for the membership and for the raft crate; `None`: it is of
-/// another kind. An error only if it was not made by this code.
+/// Decodes the entry of a membership change: for the membership, and in the raft crate's form. Returns `None` for
+/// entries of another kind.
+///
+/// # Errors
+/// The entry was not written by this code.
 pub fn decode(entry: &Entry) -> Result<Option<(Fenced, ConfChangeV2)>, String> {
     let (change, several) = match entry.get_entry_type() {
         EntryType::EntryNormal => return Ok(None),
@@ -99,7 +103,7 @@ pub fn decode(entry: &Entry) -> Result<Option<(Fenced, ConfChangeV2)>, String> {
                 ConfChangeType::AddNode => Change::Promote(single.node_id),
                 ConfChangeType::RemoveNode => Change::Remove(single.node_id),
             };
-            (change, alone(single))
+            (change, into_v2(single))
         }
         EntryType::EntryConfChangeV2 => {
             let several = ConfChangeV2::decode(entry.data.as_slice()).map_err(|error| error.to_string())?;
@@ -112,8 +116,8 @@ pub fn decode(entry: &Entry) -> Result<Option<(Fenced, ConfChangeV2)>, String> {
     Ok(Some((change.fenced(context.fencing_token), several)))
 }
 
-/// As the raft crate does it, which does not offer it.
-fn alone(change: ConfChange) -> ConfChangeV2 {
+/// Converts a single change as the raft crate does internally; it does not export the conversion.
+fn into_v2(change: ConfChange) -> ConfChangeV2 {
     let single = ConfChangeSingle { change_type: change.change_type, node_id: change.node_id };
     ConfChangeV2 { changes: vec![single], context: change.context, ..ConfChangeV2::default() }
 }
@@ -157,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_raft_crate_makes_of_it_is_the_same_change() {
+    fn conf_changes_enter_and_leave_joint_consensus_explicitly() {
         let several = |change: Change| decode(&change.fenced(7).to_entry()).unwrap().unwrap().1;
         for change in all() {
             let is_joint = matches!(change, Change::Joint { .. });
@@ -178,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_of_before_there_were_tokens_reads_the_same() {
+    fn an_entry_without_a_fencing_token_decodes_to_token_zero() {
         let mut old = ConfChange { node_id: 4, ..ConfChange::default() };
         old.set_change_type(ConfChangeType::AddLearnerNode);
         old.context = prost::Message::encode_to_vec(&member());

@@ -1,5 +1,5 @@
-//! The Raft thread: owns the [`Core`], never blocks but to wait for work, never touches a disk.
-//! Heartbeats and ticks live here, so nothing a user or a disk does can delay them
+//! The Raft thread: owns the [`Core`], blocks only to wait for work, and never touches a disk.
+//! It sends the heartbeats and counts the ticks, so neither user work nor a slow disk can delay them
 //! (docs/design/node.md, decision 5).
 
 use std::sync::Arc;
@@ -14,17 +14,17 @@ use super::core::{Core, MAX_TICKS_PER_TURN, TICK};
 use super::types::*;
 use crate::metrics::Metrics;
 
-/// Inputs taken before the core runs; bounds the time between two looks at the clock.
+/// Limit of inputs that are handled before the core drains; bounds the time between two readings of the clock.
 const MAX_INPUTS_PER_TURN: usize = 1_024;
 
-/// Where the core's messages go. Must not block.
+/// Sender of the core's messages to the peers. Its functions must not block.
 pub trait Outbound: Send + Sync {
     fn send(&self, messages: Vec<Message>);
     fn set_membership(&self, membership: Arc<Membership>);
 }
 
-/// The queues of the worker threads. They need no bound of their own: the core holds at most
-/// `MAX_IN_FLIGHT` log jobs and stops taking writes at `MAX_APPLYING_BYTES`.
+/// Queues of the worker threads. They need no separate bound: the core has at most `MAX_IN_FLIGHT` log jobs in
+/// flight and rejects writes from `MAX_APPLYING_BYTES` on.
 pub struct Workers {
     pub log: Sender<LogJob>,
     pub apply: Sender<ApplyJob>,
@@ -42,7 +42,7 @@ pub struct Driver {
 }
 
 impl Driver {
-    /// Runs until told to stop, or until a worker thread is gone.
+    /// Runs until [`Input::Stop`], or until a worker thread is gone.
     pub fn run(mut self) -> Result<(), String> {
         let mut next_tick = Instant::now() + TICK;
         loop {
@@ -53,7 +53,7 @@ impl Driver {
             let now = Instant::now();
             next_tick = self.tick(next_tick, now);
             let effects = self.core.drain(now);
-            // First, so that whoever is answered finds what it was told in the status.
+            // Published first, so that a client that is answered finds the effect of its request in the status.
             self.publish(now);
             for effect in effects {
                 self.dispatch(effect)?;
@@ -61,7 +61,8 @@ impl Driver {
         }
     }
 
-    /// Waits for something to do, then takes all that is there. False: stop.
+    /// Waits for a completion or an input, then handles all that are queued, up to the limit. Returns false on
+    /// [`Input::Stop`].
     fn take_work(&mut self, wait: Duration) -> Result<bool, String> {
         let mut first = None;
         crossbeam_channel::select! {

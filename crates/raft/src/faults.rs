@@ -1,6 +1,6 @@
-//! The seam for this crate's seeded bugs. The code of consensus calls these functions unconditionally; each does what
-//! its first line says unless the [`SeededBug`] that it names is on, which it never is without the feature
-//! `simulation`.
+//! The seam for this crate's seeded bugs. The code of consensus calls these functions unconditionally. Each behaves
+//! as in the first line of its comment, unless the [`SeededBug`] named there is on, which is possible only with the
+//! feature `simulation`.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ pub fn must_sync(is_needed: bool, is_hard_state_only: bool) -> bool {
     is_needed && !(is_hard_state_only && SeededBug::HardStateWithoutEntriesLost.is_on())
 }
 
-/// Takes the messages that are sent before what they promise is durable: none. Seeded bugs:
+/// Takes the messages that are sent before the data that they acknowledge is durable: none. Seeded bugs:
 /// [`SeededBug::VoteBeforeSync`] and [`SeededBug::AppendAckBeforeSync`].
 pub fn sent_before_sync(messages: &mut Vec<Message>) -> Option<Effect> {
     let is_early = |message: &Message| match message.get_msg_type() {

@@ -1,9 +1,9 @@
-//! The way out when a majority is lost for good: the log of one survivor becomes the whole truth, and
-//! the survivor the only member (ADR 0009, after etcd's `--force-new-cluster`).
+//! Force-new-cluster, for a majority that is lost for good: all entries in the log of one survivor become committed,
+//! and the survivor becomes the only member (ADR 0009, after etcd's `--force-new-cluster`).
 //!
-//! Nothing of the log is dropped, since any entry in it may have been acknowledged. What is not known
-//! to be committed becomes so, and the removals of all others follow it as entries like any other: the
-//! state machine, restarts and members that join later need no word of it.
+//! No entry of the log is dropped, because each may have been acknowledged. The uncommitted entries become committed,
+//! and ordinary entries after them remove all other members: the state machine, restarts and members that join later
+//! need no special case.
 
 use helios_proto::v1::{ErrorCode, Membership};
 use raft::eraftpb::Entry;
@@ -12,7 +12,7 @@ use super::change::{self, Change};
 use super::membership;
 use helios_proto::Error;
 
-/// What a person has seen in the status of the survivor, and confirmed.
+/// The last log entry of the survivor, as an admin has read it in the status and confirmed it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LastEntry {
     pub term: u64,
@@ -21,15 +21,15 @@ pub struct LastEntry {
 
 #[derive(Debug, PartialEq)]
 pub enum Verdict {
-    /// This member is the only one already.
+    /// This member is already the only one.
     Done,
-    /// What the membership will be.
+    /// This member may become the only one, with this membership.
     Possible(Membership),
 }
 
-/// The entries that leave `survivor` alone, without their places in the log, and the membership then.
-/// `tail` is what the log holds beyond `membership`, up to `last`: its changes count as committed, and so do their
-/// fencing tokens.
+/// Returns the entries that make `survivor` the only member, without index and term, and the resulting membership.
+/// `tail` are the log's entries after `membership`, up to index `last`: their changes and fencing tokens count as
+/// committed.
 pub fn plan<'a>(
     membership: &Membership,
     tail: impl Iterator<Item = &'a Entry>,
@@ -57,7 +57,7 @@ pub fn plan<'a>(
     if !next.voters.contains(&survivor) {
         return Err(Error::new(
             ErrorCode::WrongMember,
-            format!("the log of member {survivor} makes it no voter in the end; choose another survivor"),
+            format!("member {survivor} is no voter at the end of its log; choose another survivor"),
         ));
     }
     let others: Vec<u64> = next.members.iter().map(|member| member.id).filter(|id| *id != survivor).collect();
@@ -84,7 +84,7 @@ mod tests {
         Change::AddLearner(Member { id, name: format!("node-{id}"), ..Member::default() })
     }
 
-    /// As every member will apply them.
+    /// Returns the membership after the entries are applied, as on every member.
     fn applied(begin: &Membership, tail: &[Entry], planned: &[Entry]) -> Membership {
         (tail.iter().chain(planned)).zip(10..).fold(begin.clone(), |membership, (entry, index)| {
             let (fenced, _) = change::decode(entry).unwrap().unwrap();
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn all_others_go_and_their_ids_are_never_used_again() {
+    fn all_other_members_are_removed_and_their_ids_are_not_reused() {
         let (entries, alone) = plan(&three(), [].iter(), 9, 2, 7).unwrap();
         assert_eq!(entries.len(), 2);
         assert_eq!((&alone.voters[..], alone.members.len()), (&[2][..], 1));
@@ -103,10 +103,10 @@ mod tests {
     }
 
     #[test]
-    fn what_the_log_holds_uncommitted_is_counted_in() {
+    fn uncommitted_changes_in_the_log_count() {
         let tail = [entry(10, learner(4)), entry(11, Change::Joint { promote: vec![4], remove: vec![3] })];
         let (entries, alone) = plan(&three(), tail.iter(), 11, 2, 0).unwrap();
-        // Out of the joint membership, which lets 3 go; then 1 and 4.
+        // The end of joint consensus, which removes 3; then the removals of 1 and 4.
         assert_eq!(entries.len(), 3);
         assert_eq!((&alone.voters[..], &alone.learners[..], alone.next_id), (&[2][..], &[][..], 5));
         assert_eq!(applied(&three(), &tail, &entries), alone);
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn planning_again_after_a_crash_adds_nothing() {
+    fn a_plan_repeated_after_a_crash_adds_only_missing_entries() {
         let (mut entries, alone) = plan(&three(), [].iter(), 9, 2, 7).unwrap();
         for (entry, index) in entries.iter_mut().zip(10..) {
             entry.index = index;
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_on_its_way_out_cannot_be_the_survivor() {
+    fn a_member_that_its_log_removes_cannot_be_the_survivor() {
         let tail = [entry(10, Change::Remove(2))];
         assert_eq!(plan(&three(), tail.iter(), 10, 2, 0).unwrap_err().code, ErrorCode::WrongMember);
         let joint = [entry(10, learner(4)), entry(11, Change::Joint { promote: vec![4], remove: vec![2] })];

@@ -1,8 +1,8 @@
-//! What a build can read of others' logs, as a number. It grows with every kind of entry, or field of one, that an
-//! older build would not know or would read differently (ADR 0008).
+//! Log formats: a number for the entries that a build can read. It grows with every kind of entry, or field of one,
+//! that an older build would not know or would read differently (ADR 0008).
 //!
-//! A leader proposes nothing that a member might not be able to read: members of two builds live side by side
-//! during an upgrade, and an entry that is committed has to be applied by all (docs/design/node.md, pitfall 31).
+//! A leader proposes only entries that all members can read: during an upgrade members of two builds are in one
+//! cluster, and every member has to apply every committed entry (docs/design/node.md, pitfall 31).
 
 use std::collections::BTreeMap;
 
@@ -13,18 +13,21 @@ use super::membership;
 use helios_proto::Error;
 use helios_state::calls;
 
-/// Of this build.
+/// Log format of this build.
 pub const FORMAT: u32 = 5;
-/// From which on an entry names the limits on what it may cost (`state::budget`).
+/// First format in which an entry holds the limits of its cost (`state::budget`).
 pub const BUDGETS: u32 = 5;
-/// From which on an entry may say where its write came from.
+/// First format in which an entry may hold the origin of its write.
 pub const WITH_ORIGIN: u32 = 5;
-/// From which on a committed entry can be skipped (`super::unappliable`).
+/// First format in which a committed entry can be skipped (`super::unappliable`).
 pub const SKIPS: u32 = 5;
-/// Of builds that did not say.
+/// Log format of builds that do not report one.
 pub const OLDEST: u32 = 1;
 
-/// What a member has to have to apply `command`; an error if this build has it not.
+/// Returns the log format that a member needs to apply `command`.
+///
+/// # Errors
+/// This build does not know the command.
 pub fn of(command: &Command) -> Result<u32, Error> {
     let of_origin = if command.origin.is_some() { WITH_ORIGIN } else { OLDEST };
     of_op(command).map(|needed| needed.max(of_origin))
@@ -32,7 +35,7 @@ pub fn of(command: &Command) -> Result<u32, Error> {
 
 fn of_op(command: &Command) -> Result<u32, Error> {
     match &command.op {
-        // What a call means never changes, so its words say what is needed.
+        // The meaning of a call never changes, so its name and arguments decide the format.
         Some(Op::Call(call)) => Ok(calls::format_of(call)),
         Some(Op::Transaction(transaction)) => {
             transaction.steps.iter().try_fold(2, |needed, step| Ok(needed.max(of(step)?)))
@@ -57,11 +60,11 @@ fn of_op(command: &Command) -> Result<u32, Error> {
     }
 }
 
-/// What is known of the members' builds.
+/// Log formats of the members, as far as this member knows them.
 pub struct Formats {
     own: u32,
-    /// As they said in their last handshake. Of the others the membership knows what they registered with, so
-    /// that one that is down when a leader's process begins holds nothing back.
+    /// Formats reported in the last handshake, by member. For other members the format in the membership counts, with
+    /// which they registered: a member that is down when the leader starts does not block newer formats.
     heard: BTreeMap<u64, u32>,
 }
 
@@ -74,12 +77,12 @@ impl Formats {
         self.heard.insert(id, format.max(OLDEST));
     }
 
-    /// The lowest among the members, `own_id` being this one.
+    /// Returns the lowest format among the members; `own_id` is this one.
     pub fn lowest(&self, membership: &Membership, own_id: u64) -> u32 {
         self.lagging(membership, own_id).map_or(self.own, |(_, format)| format.min(self.own))
     }
 
-    /// Refuses what `needed` says that not all members can read.
+    /// Returns an error if a member cannot read the format `needed`.
     pub fn check(&self, needed: u32, membership: &Membership, own_id: u64) -> Result<(), Error> {
         match self.lagging(membership, own_id) {
             Some((id, format)) if format < needed => {
@@ -121,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_kind_waits_for_the_last_member_that_cannot_read_it() {
+    fn a_newer_format_is_rejected_until_the_last_member_reads_it() {
         let mut formats = Formats::new(NEWER);
         let three = members(3);
         let refusal = |formats: &Formats| formats.check(NEWER, &three, 1).unwrap_err();
@@ -130,7 +133,7 @@ mod tests {
         formats.heard(2, NEWER);
         assert!(refusal(&formats).message.contains("node-3 reads log format 1"), "{}", refusal(&formats));
         assert_eq!(formats.lowest(&three, 1), OLDEST);
-        // What all have had for long goes on all the while.
+        // Entries of the oldest format are accepted in the meantime.
         formats.check(OLDEST, &three, 1).unwrap();
         formats.heard(3, NEWER);
         formats.check(NEWER, &three, 1).unwrap();
@@ -138,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_that_came_back_with_an_older_build_or_has_just_joined_closes_the_gate_again() {
+    fn a_newer_format_is_rejected_again_after_a_downgrade_or_a_join() {
         let mut formats = Formats::new(NEWER);
         formats.heard(2, NEWER);
         formats.heard(3, NEWER);
@@ -150,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn who_was_not_heard_reads_what_it_registered_with_and_who_was_is_believed() {
+    fn the_registered_format_counts_until_a_member_reports_one() {
         let mut formats = Formats::new(NEWER);
         formats.heard(2, NEWER);
         let mut three = members(3);
@@ -166,12 +169,12 @@ mod tests {
         let set = Command { op: Some(Op::Set(Set::default())), ..Command::default() };
         assert!(of(&set).unwrap() <= FORMAT);
         let call = |name: &str| Call { name: name.to_owned(), args: Vec::new() };
-        for verb in calls::all() {
-            let call = Command { op: Some(Op::Call(call(verb.name))), ..Command::default() };
-            assert!((2..=FORMAT).contains(&of(&call).unwrap()), "{}", verb.name);
+        for known in calls::all() {
+            let call = Command { op: Some(Op::Call(call(known.name))), ..Command::default() };
+            assert!((2..=FORMAT).contains(&of(&call).unwrap()), "{}", known.name);
         }
-        let words = ["z", "a", "WITHSCORE"].map(bytes::Bytes::from).into();
-        let rank = Call { args: words, ..call("zrank") };
+        let args = ["z", "a", "WITHSCORE"].map(bytes::Bytes::from).into();
+        let rank = Call { args, ..call("zrank") };
         assert_eq!(of(&Command { op: Some(Op::Call(rank)), ..Command::default() }).unwrap(), 4);
         let steps =
             ["get", "sort"].map(|name| Command { op: Some(Op::Call(call(name))), ..Command::default() });

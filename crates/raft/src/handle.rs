@@ -1,4 +1,4 @@
-//! How the rest of the node speaks to the Raft thread: bounded, never blocking.
+//! Handle of the Raft thread for the rest of the node: its queue is bounded, and sending never blocks.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,11 +21,12 @@ pub struct RaftHandle {
     pub(super) inbox: Sender<Input>,
     pub(super) status: watch::Receiver<Arc<RaftStatus>>,
     pub(super) applied: watch::Receiver<u64>,
-    /// Bytes of writes that are not in the log yet.
+    /// Bytes of writes that are not proposed yet.
     pub(super) waiting: Arc<AtomicU64>,
 }
 
-/// Writes that wait for the Raft thread or, during a transfer or while it slows down, in it.
+/// Limit of the bytes of writes that wait for the Raft thread or, during a transfer or while the leader slows down
+/// writes, in it.
 pub const MAX_WAITING_BYTES: u64 = 64 << 20;
 
 impl RaftHandle {
@@ -41,7 +42,10 @@ impl RaftHandle {
         *self.applied.borrow()
     }
 
-    /// Queues commands in this order; each receiver answers for one. None is queued if one is not known here.
+    /// Queues commands in this order and returns a receiver of the reply for each.
+    ///
+    /// # Errors
+    /// This build does not know one of the commands, or too many bytes wait; then no command is queued.
     pub fn propose(
         &self,
         commands: &[Command],
@@ -61,7 +65,7 @@ impl RaftHandle {
         Ok(receivers)
     }
 
-    /// One batch is taken whatever its size, if no other waits.
+    /// Returns an error if too many bytes wait. A batch of any size is accepted if no other waits.
     fn check_waiting(&self, commands: &[Command]) -> Result<(), Error> {
         let waiting = self.waiting.load(Ordering::Relaxed);
         let wanted: usize = commands.iter().map(prost::Message::encoded_len).sum();
@@ -74,16 +78,17 @@ impl RaftHandle {
         Err(Error::new(ErrorCode::Overloaded, message))
     }
 
-    /// The index that the applied state must reach for a linearizable read.
+    /// Returns the index that the applied state must reach for a linearizable read.
     ///
-    /// `by_lease`: without asking a majority while this member leads and its lease lasts.
+    /// `by_lease`: without a round to a majority, while this member is the leader and has a lease.
     pub async fn read_index(&self, by_lease: bool) -> Result<u64, Error> {
         let (waiter, receiver) = oneshot::channel();
         self.submit(if by_lease { Input::LeaseRead(waiter) } else { Input::Read(waiter) })?;
         receiver.await.unwrap_or_else(|_| Err(stopped()))
     }
 
-    /// Resolves once entry `index` is applied here, or is known not to be before an operator acts.
+    /// Resolves once entry `index` is applied here. Returns an error if it cannot be applied until an admin skips an
+    /// entry.
     pub async fn wait_applied(&self, index: u64) -> Result<(), Error> {
         let (mut applied, mut status) = (self.applied.clone(), self.status.clone());
         tokio::select! {
@@ -113,7 +118,7 @@ impl RaftHandle {
         receiver.await.unwrap_or_else(|_| Err(stopped()))
     }
 
-    /// Hands leadership to `target`, or to the most caught-up voter; answers the new leader's id
+    /// Transfers leadership to `target`, or to the most caught-up voter. Returns the new leader's id
     /// and term. `fencing_token` as in [`Expected`].
     pub async fn transfer(
         &self,
@@ -133,7 +138,7 @@ impl RaftHandle {
         receiver.await.unwrap_or_else(|_| Err(stopped()))
     }
 
-    /// Messages from a peer; dropped when the Raft thread cannot keep up, which Raft tolerates.
+    /// Queues messages from a peer. They are dropped if the queue is full, which Raft tolerates.
     pub fn messages(&self, messages: Vec<Message>) {
         if self.submit(Input::Messages(messages)).is_err() {
             tracing::debug!("raft queue full: messages dropped");
@@ -144,12 +149,12 @@ impl RaftHandle {
         drop(self.submit(Input::Unreachable(id)));
     }
 
-    /// The connection from member `id` ended. Do not call for a peer that may hold a read lease.
+    /// Reports that the connection from member `id` was closed. Do not call for a peer that may hold a read lease.
     pub fn link_lost(&self, id: u64) {
         drop(self.submit(Input::LinkLost(id)));
     }
 
-    /// The process whose connection ended is connected again.
+    /// Reports that member `id` is connected again, with the same process.
     pub fn link_found(&self, id: u64) {
         drop(self.submit(Input::LinkFound(id)));
     }
@@ -170,12 +175,12 @@ impl RaftHandle {
         drop(self.submit(Input::SnapshotSent { to, ok }));
     }
 
-    /// Instead of `snapshot_sent`: there is nothing to send any more.
+    /// Reports, instead of `snapshot_sent`, that the snapshot is no longer on disk.
     pub fn snapshot_gone(&self, to: u64) {
         drop(self.submit(Input::SnapshotGone(to)));
     }
 
-    /// Has a snapshot taken of all that is applied here now; answers the status that tells of it.
+    /// Requests a snapshot that covers everything applied here so far. Returns the status that reports it.
     pub async fn take_snapshot(&self, deadline: Instant) -> Result<Arc<RaftStatus>, Error> {
         let (wanted, failures) = (self.applied_index(), self.status().snapshot_failures);
         self.submit(Input::BuildSnapshot)?;
@@ -240,6 +245,6 @@ mod tests {
         assert_eq!((taken, refused.code), (7, ErrorCode::Overloaded), "{refused}");
         assert!(refused.message.contains("67108864"), "{refused}");
         drop(raft.recv());
-        assert!(handle.propose(&[set(8 << 20)]).is_ok(), "what left the queue counts no more");
+        assert!(handle.propose(&[set(8 << 20)]).is_ok(), "a write that left the queue still counts");
     }
 }

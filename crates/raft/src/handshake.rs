@@ -1,5 +1,5 @@
-//! Who may talk to whom. Pure: both ends of a stream are checked against the replicated
-//! membership before a single Raft message passes.
+//! Checks of handshakes and calls between members. Pure: both ends of a stream are checked against the replicated
+//! membership before the first Raft message is accepted.
 
 use std::cmp::Ordering;
 
@@ -20,7 +20,7 @@ pub struct Local {
 
 #[derive(Debug, Clone)]
 pub enum Standing {
-    /// Member of no cluster.
+    /// The node belongs to no cluster.
     Blank,
     Member {
         cluster_id: String,
@@ -29,11 +29,11 @@ pub enum Standing {
     },
 }
 
-/// What to do with the one who knocks.
+/// Decision about the sender of a handshake.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Verdict {
     Accept,
-    /// A blank node was added to a cluster and hears of it from its leader.
+    /// This blank node was added to the cluster of the sender and becomes its member.
     Adopt {
         cluster_id: String,
         member_id: u64,
@@ -41,7 +41,7 @@ pub enum Verdict {
     },
 }
 
-/// Decides over a handshake. `membership` is the receiver's applied one.
+/// Checks a handshake. `membership` is the receiver's applied one.
 pub fn check(local: &Local, membership: &Membership, handshake: &Handshake) -> Result<Verdict, Error> {
     match &local.standing {
         Standing::Blank => check_blank(local, handshake),
@@ -53,14 +53,14 @@ pub fn check(local: &Local, membership: &Membership, handshake: &Handshake) -> R
     }
 }
 
-/// Only the disk that was registered may take up the member's id: a disk that was wiped since has
-/// another disk id, and with it no memory of votes it may have given.
+/// Accepts only the disk that was registered for the member id: a disk that was wiped since then has
+/// another disk id, and has lost the votes that it may have granted.
 fn check_blank(local: &Local, handshake: &Handshake) -> Result<Verdict, Error> {
     if handshake.to_disk_id != local.disk_id || handshake.to_id == 0 || handshake.cluster_id.is_empty() {
         return Err(Error::new(
             ErrorCode::WrongMember,
             format!(
-                "{} has a blank disk ({}) and is not member {}: remove that member and add this node anew",
+                "{} has a blank disk ({}) and is not member {}: remove that member and add this node again",
                 local.name, local.disk_id, handshake.to_id
             ),
         ));
@@ -86,7 +86,10 @@ fn check_member(local: &Local, cluster_id: &str, member_id: u64, handshake: &Han
         };
         return refuse(
             ErrorCode::WrongCluster,
-            format!("{from} is of cluster {}, {} of {cluster_id}{hint}", handshake.cluster_id, local.name),
+            format!(
+                "{from} belongs to cluster {}, {} to {cluster_id}{hint}",
+                handshake.cluster_id, local.name
+            ),
         );
     }
     if handshake.to_id != member_id {
@@ -104,7 +107,7 @@ fn check_member(local: &Local, cluster_id: &str, member_id: u64, handshake: &Han
             ),
         );
     }
-    // The sender takes it to hold what it acknowledged before: it would commit what is not there.
+    // The sender assumes that this member has all entries that it acknowledged, and would commit entries that it lacks.
     if local.boot_epoch < handshake.to_boot_epoch {
         let reason = older_copy(&local.name, local.boot_epoch, handshake.to_boot_epoch);
         return refuse(ErrorCode::WrongMember, reason);
@@ -112,9 +115,9 @@ fn check_member(local: &Local, cluster_id: &str, member_id: u64, handshake: &Han
     Ok(())
 }
 
-fn older_copy(who: &str, start: u64, registered: u64) -> String {
+fn older_copy(node: &str, boot_epoch: u64, registered: u64) -> String {
     format!(
-        "{who} starts for the {start}. time but was registered at its {registered}.: its disk is an older copy; \
+        "{node} has boot epoch {boot_epoch} but was registered with {registered}: its disk is an older copy; \
          remove the member and let it rejoin"
     )
 }
@@ -123,7 +126,8 @@ fn name_of(handshake: &Handshake) -> String {
     format!("{} (member {})", handshake.from_name, handshake.from_id)
 }
 
-/// When one member was made the only one of its cluster, all others were removed, whatever they know.
+/// Checks the incarnation. It grows when one member is made the only one of its cluster, which removes all others even
+/// if they do not know it.
 fn check_incarnation(own: u64, handshake: &Handshake) -> Result<(), Error> {
     let from = name_of(handshake);
     let theirs = handshake.incarnation;
@@ -132,24 +136,25 @@ fn check_incarnation(own: u64, handshake: &Handshake) -> Result<(), Error> {
         Ordering::Less => Err(Error::new(
             ErrorCode::MemberRemoved,
             format!(
-                "{from} was removed when the cluster was made anew from one survivor; give it an empty data \
+                "{from} was removed when the cluster was recreated from one survivor; give it an empty data \
                  directory to join again"
             ),
         )),
         Ordering::Greater => Err(Error::new(
             ErrorCode::WrongMember,
             format!(
-                "{from} is of the cluster that was made anew from one survivor, this member is of before: give this \
-                 one an empty data directory to join again"
+                "{from} belongs to the cluster that was recreated from one survivor, this member to the one before: \
+                 give this one an empty data directory to join again"
             ),
         )),
     }
 }
 
-/// Log format of the first build that introduces itself with each call.
+/// Log format of the first build that sends a handshake with each call.
 const NAMES_SENDER: u32 = 5;
 
-/// Decides over a call that is no stream. Without a handshake it is of an earlier build: taken while a member may be one.
+/// Checks a unary call. A call without a handshake comes from an earlier build; it is accepted while a member may be of
+/// such a build.
 pub fn check_call(local: &Local, membership: &Membership, from: Option<&Handshake>) -> Result<(), Error> {
     let Some(handshake) = from else {
         if membership.members.iter().any(|member| member.format < NAMES_SENDER) {
@@ -171,11 +176,12 @@ fn check_sender(membership: &Membership, handshake: &Handshake) -> Result<Verdic
     if membership::was_removed(membership, handshake.from_id) {
         return refuse(
             ErrorCode::MemberRemoved,
-            format!("{from} was removed from the cluster; give it an empty data directory to join anew"),
+            format!("{from} was removed from the cluster; give it an empty data directory to join again"),
         );
     }
-    // A member added since: who lags hears of it from nobody else, the leader perhaps (Raft thesis, 4.1:
-    // a server takes requests from servers that are not in its configuration).
+    // An unknown id belongs to a member that was added later. A lagging member accepts it: it may be the leader, from
+    // which alone it learns of the change (Raft thesis, 4.1: a server accepts requests from servers that are not in its
+    // configuration).
     let Some(record) = membership::member(membership, handshake.from_id) else {
         if handshake.from_id == 0 {
             return refuse(ErrorCode::PeerUnreachable, format!("{from} is a member of no cluster yet"));
@@ -231,7 +237,7 @@ mod tests {
         Membership { next_id: 4, ..membership::initial("c", vec![record(1, "a"), record(2, "b")]) }
     }
 
-    fn knock() -> Handshake {
+    fn handshake() -> Handshake {
         Handshake {
             cluster_id: "c".into(),
             from_id: 1,
@@ -252,34 +258,34 @@ mod tests {
 
     #[test]
     fn members_of_one_cluster_accept_each_other() {
-        assert_eq!(check(&as_member(), &members(), &knock()).unwrap(), Verdict::Accept);
+        assert_eq!(check(&as_member(), &members(), &handshake()).unwrap(), Verdict::Accept);
     }
 
     #[test]
-    fn a_blank_node_takes_up_only_the_membership_its_own_disk_was_registered_for() {
+    fn a_blank_node_adopts_only_the_membership_that_its_disk_was_registered_for() {
         let blank = local(Standing::Blank);
-        let adopted = check(&blank, &Membership::default(), &knock()).unwrap();
+        let adopted = check(&blank, &Membership::default(), &handshake()).unwrap();
         assert_eq!(adopted, Verdict::Adopt { cluster_id: "c".into(), member_id: 2, incarnation: 1 });
-        let wiped = Handshake { to_disk_id: "the old disk".into(), ..knock() };
+        let wiped = Handshake { to_disk_id: "the old disk".into(), ..handshake() };
         assert_eq!(refused(&blank, wiped), ErrorCode::WrongMember);
-        let unregistered = Handshake { to_disk_id: String::new(), ..knock() };
+        let unregistered = Handshake { to_disk_id: String::new(), ..handshake() };
         assert_eq!(refused(&blank, unregistered), ErrorCode::WrongMember);
     }
 
     #[test]
-    fn strangers_wiped_restored_and_removed_members_are_refused() {
+    fn foreign_wiped_restored_and_removed_members_are_rejected() {
         let member = as_member();
         let cases = [
-            (Handshake { cluster_id: "other".into(), ..knock() }, ErrorCode::WrongCluster),
-            (Handshake { to_id: 1, ..knock() }, ErrorCode::WrongMember),
-            (Handshake { to_disk_id: "dx".into(), ..knock() }, ErrorCode::WrongMember),
-            (Handshake { from_disk_id: "wiped".into(), ..knock() }, ErrorCode::WrongMember),
-            (Handshake { from_boot_epoch: 3, ..knock() }, ErrorCode::WrongMember),
-            (Handshake { to_boot_epoch: 5, ..knock() }, ErrorCode::WrongMember),
-            (Handshake { from_id: 3, ..knock() }, ErrorCode::MemberRemoved),
-            (Handshake { incarnation: 0, ..knock() }, ErrorCode::MemberRemoved),
-            (Handshake { incarnation: 2, ..knock() }, ErrorCode::WrongMember),
-            (Handshake { from_id: 0, ..knock() }, ErrorCode::PeerUnreachable),
+            (Handshake { cluster_id: "other".into(), ..handshake() }, ErrorCode::WrongCluster),
+            (Handshake { to_id: 1, ..handshake() }, ErrorCode::WrongMember),
+            (Handshake { to_disk_id: "dx".into(), ..handshake() }, ErrorCode::WrongMember),
+            (Handshake { from_disk_id: "wiped".into(), ..handshake() }, ErrorCode::WrongMember),
+            (Handshake { from_boot_epoch: 3, ..handshake() }, ErrorCode::WrongMember),
+            (Handshake { to_boot_epoch: 5, ..handshake() }, ErrorCode::WrongMember),
+            (Handshake { from_id: 3, ..handshake() }, ErrorCode::MemberRemoved),
+            (Handshake { incarnation: 0, ..handshake() }, ErrorCode::MemberRemoved),
+            (Handshake { incarnation: 2, ..handshake() }, ErrorCode::WrongMember),
+            (Handshake { from_id: 0, ..handshake() }, ErrorCode::PeerUnreachable),
         ];
         for (handshake, code) in cases {
             assert_eq!(refused(&member, handshake.clone()), code, "{handshake:?}");
@@ -287,43 +293,44 @@ mod tests {
     }
 
     #[test]
-    fn a_member_added_since_is_heard_by_one_who_lags() {
-        let added = Handshake { from_id: 4, from_disk_id: "dd".into(), ..knock() };
+    fn a_lagging_member_accepts_a_member_that_it_does_not_know_yet() {
+        let added = Handshake { from_id: 4, from_disk_id: "dd".into(), ..handshake() };
         assert_eq!(check(&as_member(), &members(), &added).unwrap(), Verdict::Accept);
     }
 
     #[test]
-    fn a_call_is_checked_as_a_stream_is_and_needs_a_sender_once_all_members_say_theirs() {
+    fn a_call_is_checked_like_a_stream_and_needs_a_handshake_once_all_members_send_one() {
         let (member, members) = (as_member(), members());
         let code = |from: Option<Handshake>, members: &Membership| {
             check_call(&member, members, from.as_ref()).err().map(|error| error.code)
         };
-        assert_eq!(code(Some(knock()), &members), None);
+        assert_eq!(code(Some(handshake()), &members), None);
         let cases = [
-            (Handshake { cluster_id: "other".into(), ..knock() }, ErrorCode::WrongCluster),
-            (Handshake { to_id: 1, ..knock() }, ErrorCode::WrongMember),
-            (Handshake { from_disk_id: "wiped".into(), ..knock() }, ErrorCode::WrongMember),
-            (Handshake { from_id: 3, ..knock() }, ErrorCode::MemberRemoved),
-            (Handshake { from_id: 0, ..knock() }, ErrorCode::PeerUnreachable),
-            (Handshake { incarnation: 0, ..knock() }, ErrorCode::MemberRemoved),
+            (Handshake { cluster_id: "other".into(), ..handshake() }, ErrorCode::WrongCluster),
+            (Handshake { to_id: 1, ..handshake() }, ErrorCode::WrongMember),
+            (Handshake { from_disk_id: "wiped".into(), ..handshake() }, ErrorCode::WrongMember),
+            (Handshake { from_id: 3, ..handshake() }, ErrorCode::MemberRemoved),
+            (Handshake { from_id: 0, ..handshake() }, ErrorCode::PeerUnreachable),
+            (Handshake { incarnation: 0, ..handshake() }, ErrorCode::MemberRemoved),
         ];
         for (handshake, expected) in cases {
             assert_eq!(code(Some(handshake.clone()), &members), Some(expected), "{handshake:?}");
         }
-        // One of the members may be of a build that does not say; then none of them is.
+        // A member may be of a build that sends no handshake; after the upgrade none is.
         assert_eq!(code(None, &members), None);
         let mut upgraded = members.clone();
         upgraded.members.iter_mut().for_each(|member| member.format = NAMES_SENDER);
         assert_eq!(code(None, &upgraded), Some(ErrorCode::InvalidArgument));
-        // A call makes no member of a blank node.
-        let blank = check_call(&local(Standing::Blank), &Membership::default(), Some(&knock()));
+        // A call does not make a blank node a member.
+        let blank = check_call(&local(Standing::Blank), &Membership::default(), Some(&handshake()));
         assert_eq!(blank.unwrap_err().code, ErrorCode::NotStarted);
     }
 
     #[test]
-    fn differing_initial_lists_are_named() {
+    fn the_error_names_differing_initial_member_lists() {
         let member = Local { initial_members_digest: "x".into(), ..as_member() };
-        let other = Handshake { cluster_id: "other".into(), initial_members_digest: "y".into(), ..knock() };
+        let other =
+            Handshake { cluster_id: "other".into(), initial_members_digest: "y".into(), ..handshake() };
         let error = check(&member, &members(), &other).unwrap_err();
         assert!(error.message.contains("initial member lists"), "{}", error.message);
     }

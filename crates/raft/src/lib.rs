@@ -1,12 +1,12 @@
-//! Consensus: the raft crate behind one narrow type ([`core::Core`]), the thread that drives it and
-//! the threads that do its work. The layout and its reasons are in ARCHITECTURE.md.
+//! Consensus: raft-rs (the crate `raft`) behind one narrow type ([`core::Core`]), the thread that drives it, and
+//! its worker threads. The layout and its reasons are in ARCHITECTURE.md.
 
-#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests have the machine's clock and disk"))]
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests use the real clock and disk"))]
 
 mod acks;
 mod change;
 mod core;
-#[allow(clippy::disallowed_methods, reason = "the thread that gives the core its time")]
+#[allow(clippy::disallowed_methods, reason = "reads the clock for the core")]
 mod driver;
 mod faults;
 mod force_new_cluster;
@@ -19,7 +19,7 @@ mod log_writer;
 pub mod membership;
 pub mod metrics;
 mod recovery;
-#[allow(clippy::disallowed_methods, reason = "starts the threads; draws the nonce of this start")]
+#[allow(clippy::disallowed_methods, reason = "starts the threads; draws the boot nonce")]
 mod runtime;
 #[cfg(feature = "simulation")]
 pub mod simulation;
@@ -28,7 +28,7 @@ pub mod suspects;
 pub mod trace;
 mod types;
 mod unappliable;
-#[allow(clippy::disallowed_methods, reason = "measures, and checkpoints by the clock")]
+#[allow(clippy::disallowed_methods, reason = "measures durations, and checkpoints at intervals")]
 mod workers;
 
 pub use acks::Durable;

@@ -1,7 +1,7 @@
-//! The log as the raft crate reads it: an in-memory mirror of what the write-ahead log holds or is
-//! about to hold. Never touches a disk; owned by the Raft thread (docs/design/node.md, section 1).
+//! The log as the raft crate reads it: an in-memory copy of the write-ahead log, including entries that are still to
+//! be written. Never touches a disk; owned by the Raft thread (docs/design/node.md, section 1).
 //!
-//! Everything not yet purged is kept, so memory is bounded by the snapshot trigger
+//! All entries that are not purged are in memory, so its size is bounded by the snapshot trigger
 //! (`snapshot_entries`, `MAX_LOG_BYTES`) plus the trailing entries kept for slow followers.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -11,7 +11,7 @@ use raft::{GetEntriesContext, RaftState, Result, Storage, StorageError};
 
 use helios_storage::wal::Base;
 
-/// Bytes an entry costs beside its data, for the size limits only.
+/// Overhead of an entry in addition to its data, for the size limits only.
 const ENTRY_OVERHEAD_BYTES: u64 = 48;
 
 pub struct Log {
@@ -21,9 +21,9 @@ pub struct Log {
     hard_state: HardState,
     conf_state: ConfState,
     snapshot: Option<Snapshot>,
-    /// By member, the snapshot last sent to it, until it has arrived: a transfer that broke off can go on.
+    /// By member, the snapshot last sent to it, until it has arrived: an interrupted transfer can resume.
     unfinished: BTreeMap<u64, Snapshot>,
-    /// Set when the raft core asked for a snapshot that is not there; taken by the driver.
+    /// Set when the raft crate asked for a snapshot that does not exist; the core takes it and builds one.
     snapshot_wanted: std::cell::Cell<bool>,
 }
 
@@ -42,7 +42,7 @@ impl Log {
         }
     }
 
-    /// Appends, replacing whatever stood at and after the first index.
+    /// Appends `entries` and replaces the log from their first index on.
     pub fn append(&mut self, entries: &[Entry]) {
         let Some(first) = entries.first() else { return };
         assert!(
@@ -59,7 +59,7 @@ impl Log {
         self.entries.extend(entries.iter().cloned());
     }
 
-    /// The log continues after an installed snapshot.
+    /// Empties the log; it continues after an installed snapshot at `base`.
     pub fn reset(&mut self, base: Base, conf_state: ConfState) {
         self.base = base;
         self.entries.clear();
@@ -67,7 +67,7 @@ impl Log {
         self.conf_state = conf_state;
     }
 
-    /// Forgets entries up to and including `base.index`.
+    /// Removes the entries up to and including `base.index`.
     pub fn purge(&mut self, base: Base) {
         while self.entries.front().is_some_and(|entry| entry.index <= base.index) {
             let gone = self.entries.pop_front().expect("front was there");
@@ -80,22 +80,22 @@ impl Log {
         self.hard_state = hard_state;
     }
 
-    /// The newest snapshot that may be sent to a follower.
+    /// Sets the newest snapshot that may be sent to a follower.
     pub fn set_snapshot(&mut self, snapshot: Snapshot) {
         self.snapshot = Some(snapshot);
     }
 
-    /// A snapshot is on its way to member `to`, which shall have it before any newer one.
+    /// Records a transfer to member `to`, which is offered this snapshot again instead of a newer one.
     pub fn snapshot_leaves(&mut self, to: u64, snapshot: Snapshot) {
         self.unfinished.insert(to, snapshot);
     }
 
-    /// It has arrived, or cannot be sent again.
+    /// Ends the transfer to member `to`: the snapshot has arrived, or cannot be sent again.
     pub fn snapshot_settled(&mut self, to: u64) {
         self.unfinished.remove(&to);
     }
 
-    /// Index of the snapshot that has not arrived at member `to` yet.
+    /// Returns the index of the snapshot that is being sent to member `to`.
     pub fn unfinished(&self, to: u64) -> Option<u64> {
         self.unfinished.get(&to).map(|snapshot| snapshot.get_metadata().index)
     }
@@ -120,7 +120,7 @@ impl Log {
         self.bytes
     }
 
-    /// The lowest index with no more than `limit_bytes` after it.
+    /// Returns the lowest index with no more than `limit_bytes` of entries after it.
     pub fn index_before(&self, limit_bytes: u64) -> u64 {
         let mut left_bytes = Some(limit_bytes);
         let fits = |entry: &&Entry| {
@@ -130,7 +130,7 @@ impl Log {
         self.last() - self.entries.iter().rev().take_while(fits).count() as u64
     }
 
-    /// Entries after `index`.
+    /// Returns the entries after `index`.
     pub fn after(&self, index: u64) -> impl Iterator<Item = &Entry> {
         self.entries.iter().filter(move |entry| entry.index > index)
     }
@@ -191,7 +191,7 @@ impl Storage for Log {
         Ok(self.last())
     }
 
-    /// One that lists `to`: a member takes no snapshot of a cluster it is not part of.
+    /// Returns a snapshot whose membership contains `to`: a member does not install one of a membership without it.
     fn snapshot(&self, request_index: u64, to: u64) -> Result<Snapshot> {
         let serves = |metadata: &SnapshotMetadata| {
             let members = metadata.get_conf_state();
@@ -246,7 +246,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "does not follow")]
-    fn a_gap_is_never_appended_over() {
+    fn an_append_that_leaves_a_gap_panics() {
         log().append(&[entry(12, 3)]);
     }
 
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_that_has_not_arrived_is_offered_before_a_newer_one_while_the_log_goes_on_from_it() {
+    fn an_unfinished_snapshot_is_offered_before_a_newer_one_while_the_log_continues_from_it() {
         let mut log = log();
         let at = |index| {
             let conf_state = Some(ConfState { voters: vec![2, 3], ..ConfState::default() });
@@ -306,7 +306,7 @@ mod tests {
         assert_eq!((offered(&log, 2), offered(&log, 3)), (6, 9));
         assert_eq!(log.snapshot(8, 2).unwrap().get_metadata().index, 9, "older than what was asked for");
         log.purge(Base { index: 7, term: 2 });
-        assert_eq!(offered(&log, 2), 9, "the log does not go on from it any more");
+        assert_eq!(offered(&log, 2), 9, "the log no longer continues from it");
         log.snapshot_leaves(2, at(8));
         log.set_snapshot(at(10));
         assert_eq!(offered(&log, 2), 8);

@@ -1,9 +1,9 @@
-//! The thread that writes the log, and what it does when the disk is full (docs/design/node.md, pitfall 22).
+//! The thread that writes the log, and its behaviour on a full disk (docs/design/node.md, pitfall 22).
 //!
-//! Spare segments are made while there is room for them. Once there is none they are a reserve: the
-//! core is told and takes no writes that make the state grow, so that what is left serves votes,
-//! membership and deletes. When the reserve is used up too, the batch at hand waits for room;
-//! nothing of it is answered meanwhile.
+//! It makes spare segments while there is room for them. Once there is none, the spares are a reserve: the
+//! core is notified and rejects writes that make the state grow, so that the reserve is left to votes,
+//! membership changes and deletes. When the reserve is used up, too, the current batch waits for room and
+//! is not acknowledged before it is durable.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -18,10 +18,10 @@ use crate::faults;
 use crate::metrics::Metrics;
 use helios_storage::wal::{Base, Batch, HardState, LogEntry, Wal, WalError};
 
-/// Log jobs written with one fsync.
+/// Limit of log jobs that are written with one fsync.
 const MAX_JOBS_PER_WRITE: usize = 256;
 const MAX_BYTES_PER_WRITE: usize = 4 << 20;
-/// How often a full disk is looked at again; nothing tells when room is made.
+/// Interval at which a full disk is checked again; the file system does not notify when space is freed.
 const ROOM_POLL: Duration = Duration::from_millis(500);
 
 pub struct LogWriter {
@@ -29,13 +29,12 @@ pub struct LogWriter {
     jobs: Receiver<LogJob>,
     done: Sender<Done>,
     metrics: Arc<Metrics>,
-    /// Jobs that came while an append waited for room. The core has no more of them under way than
-    /// it waits for, so this stays as short as its own queue.
+    /// Jobs that arrived while an append waited for room. It is bounded because the core limits its jobs in flight.
     backlog: VecDeque<LogJob>,
     is_short: bool,
 }
 
-/// The core or its queue is gone: the member is stopping.
+/// The queue of the core is closed: the member is stopping.
 struct Stopped;
 
 impl LogWriter {
@@ -43,8 +42,8 @@ impl LogWriter {
         Self { wal, jobs, done, metrics, backlog: VecDeque::new(), is_short: false }
     }
 
-    /// Drains everything queued, writes it at once, syncs once, reports once. An error is final:
-    /// after a failed fsync nobody knows what the disk holds (docs/design/node.md, pitfall 4).
+    /// Writes the queued jobs as one append with one fsync, reports them to the core, and repeats. An error is final:
+    /// after a failed fsync the content of the disk is unknown (docs/design/node.md, pitfall 4).
     pub fn run(mut self) -> Result<(), String> {
         let failed = |error: WalError| format!("write-ahead log: {error}");
         loop {
@@ -65,7 +64,7 @@ impl LogWriter {
         }
     }
 
-    /// `None` when it is time to look for room again.
+    /// Waits for the next job. Returns `None` when the disk has to be checked for room again.
     fn next_job(&mut self) -> Result<Option<LogJob>, Stopped> {
         if let Some(job) = self.backlog.pop_front() {
             return Ok(Some(job));
@@ -96,7 +95,7 @@ impl LogWriter {
         postponed(work.purge(&mut self.wal)).map(Ok)
     }
 
-    /// Returns once the work's batches are on disk, however long there is no room for them.
+    /// Writes the batches of `work` and returns once they are durable. On a full disk it retries without a deadline.
     fn append(&mut self, work: &LogWork) -> Result<Result<Option<u64>, Stopped>, WalError> {
         let mut is_held = false;
         loop {
@@ -116,16 +115,16 @@ impl LogWriter {
         }
     }
 
-    /// Waits a little, or until a purge has made room.
+    /// Waits for [`ROOM_POLL`], or until a purge has made room.
     fn wait_for_room(&mut self) -> Result<(), Stopped> {
         let deadline = Instant::now() + ROOM_POLL;
         loop {
             match self.jobs.recv_deadline(deadline) {
-                // It only drops what a snapshot covers, and so may go before what waits.
+                // A purge only drops entries that a snapshot covers, so it may overtake the append that waits.
                 Ok(LogJob::Purge(base)) if base.index <= self.wal.last_index() => {
                     match postponed(self.wal.purge(base)) {
                         Ok(()) => return Ok(()),
-                        // Reported by the append that comes next.
+                        // The next append returns the error.
                         Err(error) => tracing::error!(%error, "the log cannot be purged"),
                     }
                 }
@@ -136,14 +135,15 @@ impl LogWriter {
         }
     }
 
-    /// A step at a time, so that the next write never waits for a whole segment of zeros.
+    /// Makes spare segments in small steps, so that the next write never waits for a whole segment of zeros. Reports
+    /// whether there is room for them.
     fn prepare_spares(&mut self) -> Result<Result<(), Stopped>, WalError> {
         let mut result = self.wal.check_room().map(|()| true);
         while matches!(result, Ok(true)) && self.jobs.is_empty() && self.backlog.is_empty() {
             result = self.wal.prepare_spare();
         }
         match result {
-            // Work waits: whether there is room will show when it is done.
+            // Jobs wait: the room is checked again after them.
             Ok(true) => Ok(Ok(())),
             Ok(false) => Ok(self.report(false)),
             Err(error @ WalError::NoSpare { .. }) => {
@@ -170,17 +170,17 @@ impl LogWriter {
     }
 }
 
-/// What the log writer does in one turn: one append with one fsync, then a purge.
+/// Work of the log writer for one turn: one append with one fsync, then a purge.
 #[derive(Default)]
 pub struct LogWork {
     pub batches: Vec<Batch>,
-    /// Number of the last append among them.
+    /// Number of the last append among the batches.
     last: Option<u64>,
     purge: Option<Base>,
 }
 
 impl LogWork {
-    /// Takes jobs, `first` and then what `next` has, up to what one write should hold.
+    /// Collects jobs, `first` and then those that `next` returns, up to the limits of one write.
     pub fn drain(mut first: Option<LogJob>, mut next: impl FnMut() -> Option<LogJob>) -> Self {
         let mut work = Self::default();
         let mut bytes = 0;
@@ -206,7 +206,7 @@ impl LogWork {
         work
     }
 
-    /// Answers the number of the last job that is durable now, if any was to be written.
+    /// Appends and syncs the batches. Returns the number of the last job that is now durable; `None` without batches.
     pub fn append(&self, wal: &mut Wal) -> Result<Option<u64>, WalError> {
         let Some(last) = self.last else { return Ok(None) };
         faults::write_result(wal.append(faults::written(&self.batches)))?;
@@ -229,7 +229,7 @@ pub(super) fn log_entry(entry: &Entry) -> LogEntry {
     LogEntry { index: entry.index, term: entry.term, payload: entry.encode_to_vec().into() }
 }
 
-/// A purge for which there is no room is left to the next one, which covers more.
+/// Ignores a purge that failed for lack of room: the next one covers it.
 fn postponed(purged: Result<(), WalError>) -> Result<(), WalError> {
     match purged {
         Err(WalError::NoSpare { .. }) => Ok(()),
@@ -271,7 +271,7 @@ mod tests {
             Self { disk, jobs, done, thread, number: 0 }
         }
 
-        /// One entry of half a segment.
+        /// Appends one entry that fills about a quarter of a segment.
         fn append(&mut self) {
             self.number += 1;
             let entry = Entry { index: self.number, term: 1, data: vec![7; 900], ..Entry::default() };
@@ -291,24 +291,24 @@ mod tests {
             }
         }
 
-        /// Fills the reserve until an append is held; answers its number.
+        /// Appends until the reserve is used up and an append is held; returns its number.
         fn exhaust(&mut self) -> u64 {
             self.disk.set_free_bytes(Some(2 * 4096 - 1));
-            let mut was_told = false;
+            let mut was_notified = false;
             for _ in 0..20 {
                 self.append();
                 loop {
                     match self.done.recv_timeout(2 * ROOM_POLL) {
-                        Ok(Done::LogSpace { is_short }) => was_told = is_short,
+                        Ok(Done::LogSpace { is_short }) => was_notified = is_short,
                         Ok(Done::Persisted(number)) if number == self.number => break,
                         Ok(_) => panic!("an answer to an earlier append"),
                         Err(_) => {
-                            assert!(was_told, "the reserve was used up before anyone was told");
+                            assert!(was_notified, "the reserve was used up before the core was notified");
                             return self.number;
                         }
                     }
                 }
-                if was_told {
+                if was_notified {
                     self.disk.set_free_bytes(Some(0));
                 }
             }
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn with_room_every_append_is_answered_and_nobody_hears_of_space() {
+    fn appends_are_acknowledged_without_reports_of_space_while_there_is_room() {
         let mut rig = Rig::new();
         for number in 1..=10 {
             rig.append();
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_is_told_first_then_holds_the_log_and_lets_go_when_there_is_room() {
+    fn a_full_disk_is_reported_before_appends_are_held_and_they_are_written_when_there_is_room() {
         let mut rig = Rig::new();
         let held = rig.exhaust();
         assert!(held > 6, "votes and deletes had no reserve");
@@ -349,7 +349,7 @@ mod tests {
             match rig.next() {
                 Done::Persisted(number) => answered.push(number),
                 Done::LogSpace { is_short: false } => break,
-                _ => panic!("neither an append nor news of space"),
+                _ => panic!("neither an append nor a report of space"),
             }
         }
         assert_eq!(answered.last(), Some(&(held + 1)));
@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn a_held_append_does_not_keep_the_member_from_stopping() {
+    fn a_held_append_does_not_block_the_stop() {
         let mut rig = Rig::new();
         let held = rig.exhaust();
         assert_eq!(entries(rig.stop()) as u64, held - 1);

@@ -1,5 +1,5 @@
-//! The replicated membership: what a change does to it. Pure; run by the leader to refuse a bad
-//! request before it is proposed, and by every member when the entry is applied.
+//! Changes of the replicated membership. Pure; run by the leader to reject an invalid request before it is proposed,
+//! and by every member when the entry is applied.
 
 use helios_proto::v1::{ErrorCode, Member, Membership};
 use raft::eraftpb::ConfState;
@@ -8,7 +8,7 @@ use super::change::{Change, Fenced};
 use crate::faults;
 use helios_proto::Error;
 
-/// A membership of `members`, all voters: the start of a cluster.
+/// Membership of a new cluster: all `members` are voters.
 pub fn initial(cluster_id: &str, members: Vec<Member>) -> Membership {
     Membership {
         index: 0,
@@ -42,7 +42,7 @@ pub fn is_joint(membership: &Membership) -> bool {
     !membership.voters_outgoing.is_empty()
 }
 
-/// All who have a say, those of before included while a joint change is under way; ascending.
+/// Returns the ids of all voters in ascending order; during joint consensus of the outgoing ones, too.
 pub fn electorate(membership: &Membership) -> Vec<u64> {
     let mut ids = [&membership.voters[..], &membership.voters_outgoing[..]].concat();
     ids.sort_unstable();
@@ -50,8 +50,7 @@ pub fn electorate(membership: &Membership) -> Vec<u64> {
     ids
 }
 
-/// Whether a majority of those who have a say is among those that are `counted`: while a joint change is
-/// under way, of both the new and the old voters.
+/// Whether the voters that are `counted` are a majority: during joint consensus both of the new and of the old voters.
 pub fn have_majority(membership: &Membership, counted: impl Fn(u64) -> bool) -> bool {
     [&membership.voters, &membership.voters_outgoing].into_iter().all(|voters| {
         let found = voters.iter().filter(|voter| counted(**voter)).count();
@@ -59,12 +58,12 @@ pub fn have_majority(membership: &Membership, counted: impl Fn(u64) -> bool) -> 
     })
 }
 
-/// Whether `id` was a member once and is none now. Ids are never reused (C6).
+/// Whether member `id` was removed. Ids are never reused (C6).
 pub fn was_removed(membership: &Membership, id: u64) -> bool {
     id != 0 && id < membership.next_id && member(membership, id).is_none()
 }
 
-/// The membership after `fenced` was applied at `index`. A change that is already true is no error.
+/// Returns the membership after `fenced` is applied at `index`. A change that has already taken effect is no error.
 pub fn after(membership: &Membership, fenced: &Fenced, index: u64) -> Membership {
     let mut next = membership.clone();
     next.index = index;
@@ -77,20 +76,20 @@ pub fn after(membership: &Membership, fenced: &Fenced, index: u64) -> Membership
                 next.learners.push(record.id);
             }
         }
-        Change::Promote(id) => let_vote(&mut next, *id),
+        Change::Promote(id) => make_voter(&mut next, *id),
         Change::Remove(id) => {
             next.voters.retain(|voter| voter != id);
             next.learners.retain(|learner| learner != id);
         }
         Change::Joint { promote, remove } => {
             next.voters_outgoing.clone_from(&membership.voters);
-            promote.iter().for_each(|id| let_vote(&mut next, *id));
+            promote.iter().for_each(|id| make_voter(&mut next, *id));
             next.voters.retain(|voter| !remove.contains(voter));
             next.learners.retain(|learner| !remove.contains(learner));
         }
         Change::LeaveJoint => next.voters_outgoing.clear(),
     }
-    // A voter on its way out is a member, and reached as one, until it has nothing more to say.
+    // An outgoing voter stays a member, and connected, until joint consensus ends and its vote no longer counts.
     let Membership { voters, voters_outgoing, learners, .. } = &next;
     let remains = |id| [voters, voters_outgoing, learners].iter().any(|ids| ids.contains(id));
     let members = next.members.iter().filter(|member| remains(&member.id)).cloned().collect();
@@ -98,22 +97,22 @@ pub fn after(membership: &Membership, fenced: &Fenced, index: u64) -> Membership
     next
 }
 
-fn let_vote(membership: &mut Membership, id: u64) {
+fn make_voter(membership: &mut Membership, id: u64) {
     membership.learners.retain(|learner| *learner != id);
     if !membership.voters.contains(&id) && member(membership, id).is_some() {
         membership.voters.push(id);
     }
 }
 
-/// What a request for a change comes to.
+/// Outcome of a valid request for a membership change.
 #[derive(Debug, PartialEq)]
 pub enum Decision {
     Propose(Change),
-    /// True already: answer with the membership as it is.
+    /// The change has already taken effect: the answer is the current membership.
     Done,
 }
 
-/// Refuses a request that names a membership which is no longer the current one.
+/// Rejects a request that was made for a membership other than the current one. 0 stands for any.
 pub fn check_index(membership: &Membership, expected_index: u64) -> Result<(), Error> {
     if expected_index == 0 || expected_index == membership.index {
         return Ok(());
@@ -121,15 +120,15 @@ pub fn check_index(membership: &Membership, expected_index: u64) -> Result<(), E
     Err(Error::new(
         ErrorCode::MembershipChanged,
         format!(
-            "the membership is at index {}, not {expected_index}: read it again and decide anew",
+            "the membership is at index {}, not {expected_index}: read it and decide again",
             membership.index
         ),
     ))
 }
 
-/// Refuses a caller whose place another has taken: after whoever holds a lease next has changed the
-/// membership, calls of the one before, however late they arrive, do nothing (Kleppmann, "How to do
-/// distributed locking", 2016). A token of zero is none.
+/// Rejects a caller with a lower fencing token than the highest seen: once the next holder of a lease has changed the
+/// membership, delayed calls of the previous holder have no effect (Kleppmann, "How to do distributed locking", 2016).
+/// 0 stands for no token.
 pub fn check_token(membership: &Membership, token: u64) -> Result<(), Error> {
     let highest = membership.fencing_token;
     if token == 0 || faults::admits_token(token >= highest) {
@@ -138,8 +137,8 @@ pub fn check_token(membership: &Membership, token: u64) -> Result<(), Error> {
     Err(Error::new(
         ErrorCode::Fenced,
         format!(
-            "the membership was changed under fencing token {highest}, this call comes with {token}: another has taken \
-             its place, and this caller must stop"
+            "the membership was changed under fencing token {highest}, this call has {token}: another process has \
+             replaced this caller, which must stop"
         ),
     ))
 }
@@ -170,7 +169,7 @@ pub fn add_learner(membership: &Membership, mut record: Member) -> Result<Decisi
     Ok(Decision::Propose(Change::AddLearner(record)))
 }
 
-/// `lag` is how many entries the member's log is behind the leader's commit index.
+/// Decides on a promotion. `lag` is the number of entries that the member's log is behind the leader's commit index.
 pub fn promote(membership: &Membership, id: u64, lag: u64, max_lag: u64) -> Result<Decision, Error> {
     let Some(record) = member(membership, id) else { return Err(no_such_member(id)) };
     if membership.voters.contains(&id) {
@@ -198,7 +197,8 @@ pub fn remove(membership: &Membership, id: u64) -> Result<Decision, Error> {
     Ok(Decision::Propose(Change::Remove(id)))
 }
 
-/// Promotes and removes several at once. What is true already is left out. `lag` as in [`promote`].
+/// Decides on several promotions and removals at once. Those that have already taken effect are left out. `lag` as in
+/// [`promote`].
 pub fn change_several(
     membership: &Membership,
     promoted: &[u64],

@@ -1,5 +1,5 @@
-//! Start-up: brings log, state and snapshots back into agreement, or says plainly why not.
-//! The log and our snapshots hold the truth; the state engine is a view that can be rebuilt
+//! Recovery at start: brings log, state and snapshots into agreement, or returns the reason why that is impossible.
+//! The log and the snapshots are authoritative; the state engine can be rebuilt from them
 //! (docs/design/node.md, decision 3).
 
 use std::time::Instant;
@@ -36,7 +36,7 @@ pub enum RecoveryError {
     ForceNew(String),
 }
 
-/// A log and a state that agree.
+/// Result of the recovery: a log that agrees with the state.
 pub struct Recovery {
     log: Log,
     term: u64,
@@ -45,13 +45,13 @@ pub struct Recovery {
 }
 
 impl Recovery {
-    /// Of the log.
+    /// Last index of the log.
     pub fn last_index(&self) -> u64 {
         self.log.last()
     }
 
-    /// Entries that the state lacks and that a committed entry skips. They come back in pages, and what skips one may be on
-    /// a later page than it.
+    /// Returns the indexes of entries that are not applied and that a committed entry skips. They are read back in
+    /// batches, and an entry may be in an earlier batch than its skip.
     pub fn skipped(&self, store: &Store) -> Vec<u64> {
         let applied = store.applied().index;
         let committed = self.log.after(applied).take_while(|entry| entry.index <= self.commit);
@@ -59,9 +59,9 @@ impl Recovery {
         skips.map(|skip| skip.index).filter(|index| *index > applied).collect()
     }
 
-    /// Makes `survivor` the only member (`force_new`): all that the log holds becomes committed, and the
-    /// removals of the others follow. One append, so that a crash leaves all of it, or what another call
-    /// adds to. Answers what was written.
+    /// Makes `survivor` the only member (`force_new_cluster`): all entries of the log become committed, and the
+    /// removals of the other members follow in one append. After a crash in it a repeated call adds the missing
+    /// entries. Returns the written batch.
     pub fn force_new(
         &mut self,
         wal: &mut Wal,
@@ -87,7 +87,7 @@ impl Recovery {
         Ok(batch)
     }
 
-    /// The Raft core at the place where the last run left it. `boot_nonce` differs at every start.
+    /// Creates the Raft core in the state of the last run. `boot_nonce` differs at every start.
     pub fn into_core(
         self,
         settings: Settings,
@@ -104,12 +104,12 @@ impl Recovery {
     }
 }
 
-/// The first entry of every cluster: its members. Starting the log after it makes a member that
-/// joins later receive them by snapshot rather than assume them.
+/// Position of the first entry of every cluster: its members. The log starts after it, so that a member that
+/// joins later receives them by snapshot and does not assume them.
 const BOOTSTRAP: Base = Base { index: 1, term: 1 };
 
-/// Writes the beginning of a cluster into an empty log and state. Repeating it after a crash is safe.
-/// The snapshot taken at once is what a lost state engine is rebuilt from before the first regular one.
+/// Writes the initial membership of a cluster into an empty log and state. It may be repeated after a crash.
+/// The snapshot taken here serves to rebuild a lost state engine before the first regular snapshot.
 pub fn bootstrap(
     wal: &mut Wal,
     store: &Store,
@@ -127,19 +127,20 @@ pub fn bootstrap(
     Ok(Recovered { base: BOOTSTRAP, hard_state: Some(hard_state), entries: Vec::new() })
 }
 
-/// How the state stands to the log.
+/// Relation of the state to the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fit {
-    /// The log goes on where the state ends.
+    /// The log continues from the state.
     AsIs,
-    /// Only once the state was replaced by the newest snapshot. One beyond the log came from a leader
-    /// and the process ended before the log was reset to it; the log then follows as well.
+    /// The state has to be replaced by the newest snapshot. A snapshot beyond the log came from a leader,
+    /// and the process ended before the log was reset to it; then the log is reset as well.
     FromSnapshot,
+    /// The log does not continue from the state, and no snapshot closes the gap.
     Gap,
 }
 
-/// `newest` is the index of the newest whole snapshot; the log holds the entries after `base` up to
-/// `last`.
+/// Decides how a state at `applied` fits a log with the entries after `base` up to `last`. `newest` is the index of
+/// the newest valid snapshot.
 pub fn fit(applied: u64, base: u64, last: u64, newest: Option<u64>) -> Fit {
     if (base..=last).contains(&applied) {
         Fit::AsIs
@@ -150,6 +151,7 @@ pub fn fit(applied: u64, base: u64, last: u64, newest: Option<u64>) -> Fit {
     }
 }
 
+/// Brings state and log into agreement, and returns the log for the core.
 pub fn recover(
     wal: &mut Wal,
     mut recovered: Recovered,
@@ -184,13 +186,13 @@ pub fn recover(
         Some(state) => HardState { term: state.term, vote: state.vote, commit: state.commit },
         None => HardState::default(),
     };
-    // What is applied was committed; the commit index on disk may be older, as it is written lazily.
+    // Applied entries are committed; the commit index on disk may be lower, because it is written lazily.
     hard_state.commit = hard_state.commit.max(store.applied().index).max(base.index).min(last);
     hard_state.term = hard_state.term.max(base.term);
     let last_term = recovered.entries.last().map_or(base.term, |entry| entry.term);
     let hard_state = faults::recovered(hard_state, last_term);
 
-    // Each frame is given back as its entries are decoded: the log is not there twice.
+    // Each frame is freed as soon as it is decoded: the log is not in memory twice.
     let entries = recovered.entries.into_iter().map(decode).collect::<Result<Vec<_>, _>>()?;
     let in_snapshot = newest.as_ref().map(|(_, meta)| &meta.membership);
     let conf_state = membership::conf_state(&faults::recovered_membership(store.membership(), in_snapshot));

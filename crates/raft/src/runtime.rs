@@ -19,10 +19,10 @@ use crate::metrics::Metrics;
 use helios_state::Store;
 use helios_storage::wal::Wal;
 
-/// Requests waiting for the Raft thread; one more is refused as overload.
+/// Limit of requests that wait for the Raft thread; one more is rejected with OVERLOADED.
 const INBOX: usize = 16_384;
 
-/// Raised when a thread of the node cannot go on. The process ends then: a member that lost its
+/// Signal that a thread of the node cannot continue. The process then ends: a member that lost its
 /// disk or its state machine must neither vote nor lead.
 #[derive(Clone)]
 pub struct Fatal(watch::Sender<Option<String>>);
@@ -35,7 +35,7 @@ impl Default for Fatal {
 
 impl Fatal {
     pub fn raise(&self, reason: String) {
-        tracing::error!(%reason, "this node cannot go on");
+        tracing::error!(%reason, "this node cannot continue");
         self.0.send_if_modified(|first| {
             let raised = first.is_none();
             first.get_or_insert(reason);
@@ -70,7 +70,8 @@ pub struct Parts {
     pub fatal: Fatal,
 }
 
-/// Starts the threads. `outbound` is made from the handle, since peers and Raft know each other.
+/// Starts the threads. `outbound` is made from the handle, because the peer links need the handle and Raft needs the
+/// links.
 pub fn start(
     parts: Parts,
     outbound: impl FnOnce(&RaftHandle) -> Arc<dyn Outbound>,
@@ -141,8 +142,8 @@ impl Runtime {
         &self.handle
     }
 
-    /// Stops in order: the Raft thread first, then its workers, which finish what they hold. The
-    /// last thing done is a checkpoint.
+    /// Stops the Raft thread first, then its workers, which finish their queued jobs. The last step is a
+    /// checkpoint.
     pub fn stop(self) {
         self.handle.stop();
         for thread in self.threads {

@@ -1,4 +1,4 @@
-//! What the simulator drives: the very parts of a member that `raft::start` gives to threads.
+//! Parts of a member that the simulator drives: the same ones that `raft::start` runs on threads.
 
 use helios_proto::v1::Command;
 use helios_proto::v1::command::Op;
@@ -18,13 +18,13 @@ pub use crate::unappliable::Unappliable;
 pub use crate::workers::{Applier, build_snapshot};
 pub use helios_storage::seeded_bug::SeededBug;
 
-/// A write of this key ends every process that applies it.
+/// Key whose write ends every process that applies it.
 pub const POISON: &[u8] = b"poison";
 
-/// What unwinds from a process that ends while it applies an entry.
+/// Panic payload of a simulated process that ends while it applies an entry.
 pub struct ProcessEnds;
 
-/// As an abort: nothing after it is done, and no panic is reported.
+/// Ends the simulated process at a write of [`POISON`], like an abort: nothing after it runs, and no panic is reported.
 pub(crate) fn end_at_poison(command: &Command) {
     if matches!(&command.op, Some(Op::Set(set)) if set.key == POISON) {
         std::panic::resume_unwind(Box::new(ProcessEnds));

@@ -1,4 +1,4 @@
-//! The snapshot files of a node: `<data>/snapshots/<index>-<term>.snap`, the newest two kept (C9).
+//! Snapshot files of a node: `<data>/snapshots/<index>-<term>.snap`, of which the newest two are kept (C9).
 
 mod incoming;
 
@@ -15,33 +15,33 @@ pub use incoming::{Incoming, Prefix, SnapshotId};
 
 const KEEP: usize = 2;
 
-/// Received snapshots kept at least, whatever came after them: Raft may take any of them.
+/// Number of received snapshots that are kept, even if newer ones arrived: Raft may still install any of them.
 const KEEP_RECEIVED: usize = 4;
 
-/// Snapshots kept because a transfer may go on, beside the newest.
+/// Number of snapshots kept in addition to the newest, because an interrupted transfer may resume.
 const KEEP_UNFINISHED: usize = 2;
 
 pub struct Snapshots {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
-    /// Index and term of what was received and may still be installed, the newest arrival last.
+    /// Index and term of received snapshots that may still be installed, the newest arrival last.
     received: Mutex<VecDeque<(u64, u64)>>,
-    /// Member and index of what was not sent to the end, the newest attempt last.
+    /// Member and index of outgoing transfers that are not complete, the newest attempt last.
     unfinished: Mutex<VecDeque<(u64, u64)>>,
     newest: Mutex<Option<Newest>>,
 }
 
-/// The newest snapshot here, as it is told of.
+/// The newest local snapshot, as status and metrics report it.
 #[derive(Debug, Clone, Copy)]
 pub struct Newest {
     index: u64,
     pub size_bytes: u64,
-    /// Written or received then.
+    /// Time at which it was written or received.
     pub written_at: SystemTime,
 }
 
 impl Snapshots {
-    /// Opens the directory and removes what a crash left half-written. What was on its way here stays.
+    /// Opens the directory and removes half-written files that a crash left. Partly received snapshots stay.
     pub fn open(disk: Arc<dyn Disk>, dir: &Path) -> io::Result<Self> {
         disk.make_dir(dir)?;
         for entry in disk.list(dir)? {
@@ -57,12 +57,13 @@ impl Snapshots {
         Ok(snapshots)
     }
 
-    /// `None`: there is none yet, or its file tells nothing.
+    /// Returns the newest snapshot; `None` if there is none yet, or if its size or time could not be read.
     pub fn told(&self) -> Option<Newest> {
         *self.newest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A snapshot is here. What a file cannot tell is left out: nothing depends on it.
+    /// Records a complete snapshot as the newest, unless it is older. If its size or time cannot be read, it is not
+    /// recorded: only reports depend on it.
     fn note(&self, (index, term): (u64, u64)) {
         let path = self.path(index, term);
         let Ok(written_at) = self.disk.modified(&path) else { return };
@@ -83,7 +84,7 @@ impl Snapshots {
         }
     }
 
-    /// Every snapshot in `dir`, oldest first, whole or not. Changes nothing.
+    /// Verifies every snapshot in `dir`, oldest first. Returns the metadata or the error of each and changes nothing.
     pub fn look(
         disk: Arc<dyn Disk>,
         dir: &Path,
@@ -99,7 +100,7 @@ impl Snapshots {
         Ok(checked.collect())
     }
 
-    /// Writes a snapshot of the state as last checkpointed; durable when it returns.
+    /// Writes a snapshot of the last checkpoint; durable when it returns.
     pub fn write(&self, store: &Store) -> Result<SnapshotMeta, StateError> {
         self.make_room()?;
         let draft = self.dir.join("draft.part");
@@ -112,8 +113,10 @@ impl Snapshots {
         Ok(meta)
     }
 
-    /// On a volume that is short of room for one more snapshot all but the newest is given up, what is on
-    /// its way here as well; an error if that is not enough.
+    /// Removes all snapshots but the newest, and the partly received ones, if the volume has no room for one more.
+    ///
+    /// # Errors
+    /// There is still not enough room.
     fn make_room(&self) -> Result<(), StateError> {
         let Some((index, term)) = self.list().ok().and_then(|found| found.into_iter().max()) else {
             return Ok(());
@@ -133,12 +136,12 @@ impl Snapshots {
         self.check_room(needed_bytes)
     }
 
-    /// On the volume they are on; `None` if it cannot be asked.
+    /// Returns the free bytes of the volume that holds the snapshots; `None` if they cannot be determined.
     pub fn free_bytes(&self) -> Option<u64> {
         self.disk.free_bytes(&self.dir).ok()
     }
 
-    /// An error if the volume has less than `needed_bytes` left.
+    /// Returns an error if the volume has less than `needed_bytes` free.
     pub fn check_room(&self, needed_bytes: u64) -> Result<(), StateError> {
         let (doing, dir) = ("keep a snapshot", self.dir.clone());
         match disk::short_of(self.disk.as_ref(), &self.dir, needed_bytes) {
@@ -147,15 +150,15 @@ impl Snapshots {
         }
     }
 
-    /// Takes over what has arrived, if it is whole and the snapshot that was announced; durable when it
-    /// returns. It stays until the state was restored from it or a newer one: a leader of an old term may
-    /// have sent newer ones that Raft does not take.
+    /// Takes over a received snapshot, if it is complete and the announced one; durable when it returns. It is kept
+    /// until the state is restored from it or a newer one: a leader of an old term may have sent newer ones that Raft
+    /// does not accept.
     pub fn receive(&self, incoming: Incoming) -> Result<(), StateError> {
         incoming.check_whole()?;
         let file = incoming.path();
         let verified = incoming.sync().and_then(|()| self.verify_received(file, &incoming.id));
         let meta = verified.inspect_err(|_| {
-            // Whoever went on with it would come to the same end, or trust what a failed sync has lost.
+            // A transfer that resumed from this file would fail again, or trust data that a failed sync lost.
             if let Err(error) = self.disk.remove_file(file) {
                 tracing::error!(path = %file.display(), %error, "cannot remove a damaged snapshot");
             }
@@ -183,7 +186,7 @@ impl Snapshots {
         Ok(meta)
     }
 
-    /// The state is at `index`: what was received up to there is not needed any more.
+    /// Forgets received snapshots up to `index`: the state was restored at `index` and no longer needs them.
     pub fn restored(&self, index: u64) {
         self.received().retain(|(received, _)| *received > index);
     }
@@ -201,8 +204,8 @@ impl Snapshots {
         self.disk.sync_dir(&self.dir)
     }
 
-    /// The snapshot at `index`, to be sent to member `to`, as [`Snapshots::whole`]. It is kept until it was sent
-    /// or is one too many.
+    /// Returns the snapshot at `index` for a transfer to member `to`, verified as in [`Snapshots::whole`]. It is kept
+    /// until [`Snapshots::sent`], or until later transfers exceed the limit.
     pub fn begin_sending(&self, to: u64, index: u64) -> Option<PathBuf> {
         let path = self.whole(index)?;
         let mut unfinished = self.unfinished();
@@ -214,7 +217,7 @@ impl Snapshots {
         Some(path)
     }
 
-    /// It has arrived.
+    /// Records that the transfer to member `to` is complete.
     pub fn sent(&self, to: u64) {
         self.unfinished().retain(|(member, _)| *member != to);
     }
@@ -223,8 +226,8 @@ impl Snapshots {
         self.unfinished.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The snapshot at `index` if it may be sent. One that rotted since is removed, for the next one
-    /// to take its place.
+    /// Returns the snapshot at `index` if its content is valid. A corrupt file is removed, so that the next snapshot
+    /// can take its place.
     pub fn whole(&self, index: u64) -> Option<PathBuf> {
         let path = self.find(index)?;
         match self.verify(&path) {
@@ -244,7 +247,7 @@ impl Snapshots {
         Some(self.path(index, term))
     }
 
-    /// The newest snapshot whose content is whole.
+    /// Returns the newest snapshot whose content is valid.
     pub fn newest(&self) -> Option<(PathBuf, SnapshotMeta)> {
         let mut found = self.list().ok()?;
         found.sort_unstable();
@@ -260,7 +263,7 @@ impl Snapshots {
         None
     }
 
-    /// What the file says of itself; only its header is checked.
+    /// Reads the metadata of a file; only its header is checked.
     pub fn read(&self, file: &Path) -> Result<SnapshotMeta, StateError> {
         SnapshotMeta::read(self.disk.as_ref(), file)
     }
@@ -316,7 +319,7 @@ mod tests {
         Snapshots::open(Arc::new(disk.clone()), Path::new(DIR))
     }
 
-    /// Takes five snapshots; answers the index of the last one that was promised.
+    /// Writes five snapshots; returns the index of the last one whose write succeeded.
     fn run(disk: &SimDisk) -> u64 {
         let options = StoreOptions { engine: EngineKind::Memory, ..StoreOptions::default() };
         let store = Store::open_with(Arc::new(disk.clone()), Path::new("/"), options).unwrap();
@@ -351,14 +354,14 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_that_rotted_gives_way_to_the_one_before() {
+    fn a_corrupt_snapshot_is_replaced_by_the_previous_one() {
         let disk = SimDisk::new(3);
         run(&disk);
         disk.flip_synced_bit(|path| path.to_string_lossy().contains("5-")).unwrap();
         assert_eq!(snapshots(&disk).unwrap().newest().unwrap().1.index, 4);
     }
     #[test]
-    fn short_of_room_all_but_the_newest_are_given_up_and_a_snapshot_is_put_off() {
+    fn all_snapshots_but_the_newest_are_removed_when_the_disk_is_full_and_a_new_one_is_postponed() {
         let disk = SimDisk::new(1);
         run(&disk);
         let store = Store::open_with(

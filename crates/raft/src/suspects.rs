@@ -1,8 +1,8 @@
 //! Entries that ended the process while they were applied. The apply thread notes an entry in a file before it applies
-//! it, so that the next start knows which one it was, and does not apply it a third time.
+//! it, so that the next start knows the entry and does not apply it a third time.
 //!
 //! The first note of an entry is written without a sync: an abort, an out-of-memory kill and a `kill -9` leave the page
-//! cache alone. A power cut may lose it, and then the entry is tried once more. The second one is synced.
+//! cache intact. A power cut may lose the note, and then the entry is tried once more. The second note is synced.
 
 use std::io;
 use std::path::Path;
@@ -13,13 +13,14 @@ use bytes::{Buf, BufMut};
 use crate::faults;
 use helios_storage::disk::{Disk, DiskFile};
 
-/// Ends of the process while it applied an entry, after which it is not applied any more.
+/// Number of process ends during an entry after which the entry is held.
 pub const MAX_ATTEMPTS: u32 = 2;
-/// Of one encoded command, from which on every entry is noted.
+/// Size of an encoded command from which on every entry is noted.
 const NOTED_BYTES: usize = 64 << 10;
-/// Of one transaction, above which every entry is noted.
+/// Number of steps of a transaction above which every entry is noted.
 const NOTED_STEPS: usize = 256;
-/// Entries that the file knows. More than one only where several are skipped, or the process ends at different ones.
+/// Limit of entries in the file. There is more than one only if several are skipped, or the process ends at different
+/// ones.
 const MAX_KNOWN: usize = 8;
 
 const FILE: &str = "applying";
@@ -27,11 +28,11 @@ const MAGIC: &[u8; 8] = b"HELAPPLY";
 const VERSION: u32 = 1;
 /// State of a record: the process was applying the entry.
 const BEGUN: u8 = 1;
-/// Of one that an earlier process was at, or that is held.
+/// State of a record: an earlier process was applying the entry, or the entry is held.
 const NOTED: u8 = 0;
 const HEADER_LEN: usize = 16;
 const RECORD_LEN: usize = 13;
-/// Always written as a whole, so that it stays within one sector.
+/// Length of the file. It is always written as a whole and fits into one sector.
 const FILE_LEN: usize = HEADER_LEN + MAX_KNOWN * RECORD_LEN + 4;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,26 +41,26 @@ struct Suspect {
     attempts: u32,
 }
 
-/// What is known of entries that are dangerous to apply. Without a file it knows of this process only.
+/// Record of the entries that are dangerous to apply. Without a file it covers only the current process.
 #[derive(Default)]
 pub struct Suspects {
     file: Option<Box<dyn DiskFile>>,
     /// Ascending by index.
     known: Vec<Suspect>,
-    /// Which of them is being applied.
+    /// Index of the noted entry that is being applied.
     current: Option<u64>,
-    /// Entries up to here were in the log when the process started: each of them is noted.
+    /// Last entry that was in the log when the process started; each one up to it is noted.
     replay_through: u64,
     has_failed: bool,
 }
 
 impl Suspects {
-    /// From the file in `dir`, which is made if it is not there. `replay_through` is the last index of the log.
+    /// Reads the file in `dir`, or creates it. `replay_through` is the last index of the log.
     pub fn open(disk: &Arc<dyn Disk>, dir: &Path, replay_through: u64) -> io::Result<Self> {
         let path = dir.join(FILE);
         let (file, known) = if disk.exists(&path) {
             let known = decode(&disk.read(&path)?).unwrap_or_else(|| {
-                tracing::warn!(path = %path.display(), "the note of what is being applied is damaged; it begins again");
+                tracing::warn!(path = %path.display(), "the record of entries being applied is corrupt; starting with an empty one");
                 Vec::new()
             });
             (disk.open_to_write(&path)?, known)
@@ -73,8 +74,8 @@ impl Suspects {
         Ok(Self { file: Some(file), known, current: None, replay_through, has_failed: false })
     }
 
-    /// Whether an entry of so many bytes is noted whatever it holds. Behind one that is, each of its batch is, or its end
-    /// would be blamed on that one.
+    /// Whether an entry of `bytes` is noted regardless of its content. After a noted entry all others of its batch are
+    /// noted, too; otherwise a process end at one of them would be attributed to the noted one.
     pub fn notes(&self, index: u64, bytes: usize) -> bool {
         index <= self.replay_through
             || bytes >= NOTED_BYTES
@@ -82,12 +83,12 @@ impl Suspects {
             || self.attempts(index) > 0
     }
 
-    /// Whether a transaction of so many steps is noted however small it is.
+    /// Whether a transaction of `steps` steps is noted regardless of its size.
     pub fn notes_steps(steps: usize) -> bool {
         steps > NOTED_STEPS
     }
 
-    /// Whether the process ended too often while it applied the entry.
+    /// Whether the entry is held, because the process ended [`MAX_ATTEMPTS`] times while it applied it.
     pub fn holds(&self, index: u64) -> bool {
         faults::is_held(self.attempts(index) >= MAX_ATTEMPTS)
     }
@@ -96,30 +97,30 @@ impl Suspects {
         self.known.iter().find(|suspect| suspect.index == index).map_or(0, |suspect| suspect.attempts)
     }
 
-    /// The entry is about to be applied.
+    /// Notes the entry that is about to be applied.
     pub fn begin(&mut self, index: u64) {
         let dropped = self.drop_current();
         let attempts = self.attempts(index).saturating_add(1);
         self.put(Suspect { index, attempts });
         self.current = Some(index);
-        // The note of an entry that ended the process before is durable, and so is its end: a power cut must not bring
-        // back the note of an entry that was applied.
+        // The note of an entry that ended the process before is durable, and so is its removal: after a power cut the
+        // note of an applied entry must not be there again.
         self.write(attempts > 1 || is_durable(dropped));
     }
 
-    /// All entries up to `index` were applied, or skipped.
+    /// Removes the notes of entries up to `index`, which were applied or skipped.
     pub fn applied(&mut self, index: u64) {
         let dropped = self.drop_current();
         let count = self.known.len();
-        // One that is held counts for a later start, too: it is met again if the state is from before it.
+        // A held entry stays noted for later starts: it comes again if the state on disk is from before it.
         self.known.retain(|suspect| suspect.index > index || suspect.attempts >= MAX_ATTEMPTS);
         if dropped.is_some() || self.known.len() != count {
             self.write(is_durable(dropped));
         }
     }
 
-    /// The entry is about to be skipped. It is not applied after a restart either, which may meet it before the entry that
-    /// skips it is known to be committed; so this is durable.
+    /// Notes an entry that is about to be skipped as held, durably: after a restart it may come before the entry that
+    /// skips it is known to be committed, and must not be applied then.
     pub fn skip(&mut self, index: u64) {
         if !self.holds(index) {
             self.put(Suspect { index, attempts: MAX_ATTEMPTS });
@@ -127,7 +128,7 @@ impl Suspects {
         self.write(true);
     }
 
-    /// The process ends, and not because of the entry that it is at.
+    /// Removes the note of the current entry: the process ends for another reason.
     pub fn forgive(&mut self) {
         let dropped = self.drop_current();
         if dropped.is_some() {
@@ -135,7 +136,7 @@ impl Suspects {
         }
     }
 
-    /// The current entry did not end the process, however often it was tried before.
+    /// Removes and returns the note of the current entry, which did not end the process.
     fn drop_current(&mut self) -> Option<Suspect> {
         let index = self.current.take()?;
         let at = self.known.iter().position(|suspect| suspect.index == index)?;
@@ -151,7 +152,7 @@ impl Suspects {
         self.known.sort_by_key(|known| known.index);
     }
 
-    /// A disk that fails is for others to notice: the log and the state are on it.
+    /// Writes the file. An error is only logged: log and state are on the same disk and report its failure.
     fn write(&mut self, durably: bool) {
         let Some(file) = &self.file else { return };
         let mut written = file.write_all_at(&encode(&self.known, self.current), 0);
@@ -161,7 +162,7 @@ impl Suspects {
         if let Err(error) = written
             && !std::mem::replace(&mut self.has_failed, true)
         {
-            tracing::warn!(%error, "what is being applied cannot be noted");
+            tracing::warn!(%error, "the record of entries being applied cannot be written");
         }
     }
 }
@@ -187,7 +188,7 @@ fn encode(known: &[Suspect], current: Option<u64>) -> Vec<u8> {
     file
 }
 
-/// `None`: damaged, or of another version.
+/// Decodes the file; `None` if it is corrupt or of another version.
 fn decode(file: &[u8]) -> Option<Vec<Suspect>> {
     if file.len() != FILE_LEN {
         return None;
@@ -200,7 +201,7 @@ fn decode(file: &[u8]) -> Option<Vec<Suspect>> {
     let count = body.get_u32() as usize;
     let record = |_| {
         let suspect = Suspect { index: body.get_u64(), attempts: body.get_u32() };
-        // Whether it was being applied; it was if the process ended at it, so its attempts say all.
+        // State of the record. The number of attempts already implies it.
         body.get_u8();
         suspect
     };
@@ -228,7 +229,7 @@ mod tests {
         for _ in 0..MAX_ATTEMPTS {
             let mut process = open(&disk);
             assert!(!process.holds(7));
-            // What comes before it is applied again and does not make the note forget it.
+            // Earlier entries are applied again and do not remove its note.
             (5..=7).for_each(|index| process.begin(index));
         }
         for _ in 0..3 {
@@ -240,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_was_applied_or_that_was_not_the_reason_is_not_held() {
+    fn an_entry_is_not_held_when_it_was_applied_or_the_process_ended_for_another_reason() {
         let disk = disk();
         for _ in 0..5 {
             let mut process = open(&disk);
@@ -288,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn one_death_at_an_entry_that_is_then_applied_is_forgotten() {
+    fn an_attempt_is_forgotten_once_the_entry_is_applied() {
         let disk = disk();
         for _ in 0..3 {
             open(&disk).begin(7);
@@ -300,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn a_skipped_entry_stays_held_and_the_newest_are_known() {
+    fn skipped_entries_stay_held_up_to_the_limit_of_the_file() {
         let disk = disk();
         let mut process = open(&disk);
         process.skip(50);
@@ -323,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_note_holds_nothing() {
+    fn a_corrupt_file_holds_no_entry() {
         let whole = encode(&[Suspect { index: 7, attempts: 2 }], Some(7));
         assert_eq!(decode(&whole).unwrap().len(), 1);
         for at in 0..whole.len() {

@@ -1,4 +1,4 @@
-//! What goes into the Raft core and what comes out of it.
+//! Inputs, completions and effects of the Raft core, and its status.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,19 +21,19 @@ pub type ChangeWaiter = oneshot::Sender<Result<Arc<Membership>, Error>>;
 pub type ForceNewWaiter = oneshot::Sender<Result<Verdict, Error>>;
 pub type TransferWaiter = oneshot::Sender<Result<(u64, u64), Error>>;
 
-/// Who waits for a write, and the part of a trace that the write is in.
+/// Receiver of the reply to a write, with the current span of its trace.
 pub struct WriteWaiter {
     answer: oneshot::Sender<Result<Reply, Error>>,
     span: Span,
 }
 
 impl WriteWaiter {
-    /// The entry is committed and about to be applied.
+    /// Begins the span "apply": the entry is committed and about to be applied.
     pub fn applying(&mut self) {
         self.span.next("apply");
     }
 
-    /// The receiver may be gone: its request has timed out and was answered.
+    /// Sends the outcome. The receiver may be gone: its request has timed out and was answered.
     pub fn send(self, outcome: Result<Reply, Error>) {
         drop(self.answer.send(outcome));
     }
@@ -45,17 +45,17 @@ impl From<oneshot::Sender<Result<Reply, Error>>> for WriteWaiter {
     }
 }
 
-/// A write on its way into the log.
+/// A write that is to be proposed.
 pub struct Proposal {
     /// Encoded `helios.v1.Command`.
     pub data: Vec<u8>,
-    /// What all members have to be able to read ([`super::format`]).
+    /// Log format that all members have to be able to read ([`super::format`]).
     pub format: u32,
     pub waiter: WriteWaiter,
     pub charge: Charge,
 }
 
-/// The bytes of a write that waits, until it is dropped.
+/// Charge for the bytes of a waiting write; released on drop.
 #[derive(Default)]
 pub struct Charge(Option<(Arc<AtomicU64>, u64)>);
 
@@ -82,12 +82,12 @@ pub enum ChangeRequest {
     Several { promote: Vec<u64>, remove: Vec<u64>, max_lag: u64 },
 }
 
-/// What the caller of a membership change counts on; refused if it is not so.
+/// Preconditions of a membership change; the change is rejected if one is not met.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Expected {
-    /// Of the membership that it has seen; 0: whichever.
+    /// Index of the membership that the caller has read; 0: any.
     pub index: u64,
-    /// None lower than any that was seen; 0: none.
+    /// Fencing token of the caller, not lower than the highest seen by the cluster; 0: none.
     pub fencing_token: u64,
 }
 
@@ -95,43 +95,43 @@ pub struct Expected {
 pub enum Input {
     Messages(Vec<Message>),
     Propose(Vec<Proposal>),
-    /// Answers the index that the applied state must reach for a linearizable read.
+    /// Linearizable read. The answer is the index that the applied state must reach before it.
     Read(ReadWaiter),
-    /// As `Read`, without a round while the leader's lease lasts.
+    /// Like `Read`, but without a round while the leader has a lease.
     LeaseRead(ReadWaiter),
     Change {
         request: ChangeRequest,
         expected: Expected,
         waiter: ChangeWaiter,
     },
-    /// `target` `None`: the most caught-up voter. Answers the new leader and its term.
+    /// Transfer of leadership; `target` `None`: to the most caught-up voter. The answer is the new leader and its term.
     Transfer {
         target: Option<u64>,
         timeout: Duration,
         fencing_token: u64,
         waiter: TransferWaiter,
     },
-    /// Whether this member may be made the only one of its cluster.
+    /// Query whether this member may be made the only one of its cluster.
     ForceNew {
         expected: LastEntry,
         fencing_token: u64,
         waiter: ForceNewWaiter,
     },
-    /// The connection from this member ended.
+    /// The connection from this member was closed.
     LinkLost(u64),
-    /// It is there again, from the same process.
+    /// The same process of this member is connected again.
     LinkFound(u64),
-    /// Whether this member's disk is full or slow, as it says with its messages.
+    /// Report of a peer, with its messages, whether its disk is full or slow.
     PeerDisk {
         id: u64,
         is_bad: bool,
     },
-    /// What this member can read, as it says when it connects.
+    /// Log format that a peer can read, from its handshake.
     PeerFormat {
         id: u64,
         format: u32,
     },
-    /// The priority that it has, as it says when it connects.
+    /// Leader priority of a peer, from its handshake.
     PeerPriority {
         id: u64,
         priority: u32,
@@ -142,34 +142,34 @@ pub enum Input {
         to: u64,
         ok: bool,
     },
-    /// The snapshot for this member is not on disk any more.
+    /// The snapshot to send to this member is no longer on disk.
     SnapshotGone(u64),
-    /// Take a snapshot as soon as possible.
+    /// Request to take a snapshot as soon as possible.
     BuildSnapshot,
     Stop,
 }
 
-/// Completions from the node's own worker threads.
+/// Completions from the member's worker threads.
 pub enum Done {
-    /// The log job of this number, and all before it, are on disk.
+    /// The log job of this number and all before it are durable.
     Persisted(u64),
     Applied(Applied),
     /// The state was replaced by a snapshot.
     Restored {
         index: u64,
         membership: Arc<Membership>,
-        /// Bytes of the entries that were held back and are covered by the snapshot.
+        /// Charge of the entries that were held back and are dropped; the snapshot covers them.
         bytes: u64,
     },
     /// This entry and all after it are held back.
     Held(Unappliable),
     SnapshotBuilt(SnapshotMeta),
     SnapshotFailed,
-    /// A checkpoint has ended: so much of the state is not on disk yet.
+    /// A checkpoint has ended; `bytes` of the state are in no checkpoint yet.
     Overlay {
         bytes: u64,
     },
-    /// Whether the log has no room for more than its reserve of segments.
+    /// The log has only its reserve of spare segments left (`is_short`), or has room again.
     LogSpace {
         is_short: bool,
     },
@@ -178,22 +178,22 @@ pub enum Done {
 #[derive(Default)]
 pub struct Applied {
     pub index: u64,
-    /// Bytes of the entries, as charged when they were handed out.
+    /// Charge of the entries, as counted when they were handed out.
     pub bytes: u64,
     /// Configuration changes among the entries, in order.
     pub conf_changes: Vec<ConfChangeV2>,
-    /// Who asked for them: answered once the core has taken them, so that the next change and the
-    /// next status find them done.
+    /// Receivers of the changes' answers. They are answered after the core has applied the changes, so that the
+    /// client's next change and next status see the effect.
     pub changed: Vec<ChangeWaiter>,
     /// The membership after the last entry, when it changed.
     pub membership: Option<Arc<Membership>>,
-    /// Of the state that is not on disk yet.
+    /// Bytes of the state that are in no checkpoint yet.
     pub overlay_bytes: u64,
-    /// Indices of the entries that changed nothing, as a `SkipEntry` among the entries says.
+    /// Indexes of the entries that a `SkipEntry` skipped; they changed nothing.
     pub skipped: Vec<u64>,
 }
 
-/// Who waits for an entry to be applied.
+/// Receiver of the answer once an entry is applied.
 pub enum Waiter {
     Write(WriteWaiter),
     Change(ChangeWaiter),
@@ -215,10 +215,10 @@ pub enum LogJob {
     Purge(Base),
 }
 
-/// A committed entry, and who waits for it.
+/// A committed entry, with the waiter of its answer.
 pub type Committed = (Entry, Option<Waiter>);
 
-/// What an entry counts for until it is applied.
+/// Returns the charge of an entry, in bytes, until it is applied.
 pub fn charge_of(entry: &Entry) -> u64 {
     entry.data.len() as u64 + 64
 }
@@ -229,14 +229,14 @@ pub enum ApplyJob {
         entries: Vec<Committed>,
         bytes: u64,
     },
-    /// Replace the state by the installed snapshot of this index.
+    /// Replaces the state by the installed snapshot of this index.
     Restore {
         index: u64,
     },
 }
 
-/// What the Raft core wants done. Order within one drain matters for none but the log and apply
-/// jobs, which are queues of their own.
+/// Effects that the driver executes for the Raft core. Within one drain only the order of the log jobs and the order
+/// of the apply jobs matter; each of the two has a separate queue.
 pub enum Effect {
     Send(Vec<Message>),
     Log(LogJob),
@@ -244,9 +244,9 @@ pub enum Effect {
     BuildSnapshot,
     Membership(Arc<Membership>),
     Changed(ChangeWaiter, Arc<Membership>),
-    /// An election that this member stood in ended with a known leader, after so long.
+    /// An election with this member as candidate ended with a known leader, after this duration.
     ElectionOver(Duration),
-    /// The disk of this member forgot what it had promised to keep: it must end, for this reason.
+    /// The disk of this member lost data that was acknowledged: the process must end, for this reason.
     Lost(String),
 }
 
@@ -259,27 +259,27 @@ pub enum Role {
     Learner,
 }
 
-/// Why a member stood for election.
+/// Cause of a candidacy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
-    /// It heard no leader for an election timeout.
+    /// No message of a leader for an election timeout.
     Timeout,
-    /// The connection from the leader ended.
+    /// The connection from the leader was closed.
     LeaderLost,
-    /// The leader handed over.
+    /// The leader transferred leadership.
     Handover,
 }
 
-/// An election that this member stood in.
+/// An election in which this member was a candidate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Election {
     pub cause: Cause,
     pub began: Instant,
-    /// Until a leader was known; `None` while it goes on.
+    /// Time until a leader was known; `None` while the election is in progress.
     pub took: Option<Duration>,
 }
 
-/// What other threads may know of the Raft core; published when it changes.
+/// Status of the Raft core for other threads; published when it changes.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct RaftStatus {
     pub role: Role,
@@ -288,47 +288,47 @@ pub struct RaftStatus {
     pub leader_id: u64,
     pub commit_index: u64,
     pub last_index: u64,
-    /// Term of the entry there.
+    /// Term of the entry at `last_index`.
     pub last_log_term: u64,
     pub first_index: u64,
     pub snapshot_index: u64,
     pub log_bytes: u64,
     pub membership: Arc<Membership>,
-    /// On the leader, itself left out.
+    /// On the leader: progress of the other members. Empty elsewhere.
     pub progress: Vec<Progress>,
-    /// On the leader; nobody's elsewhere.
+    /// On the leader: durable entries of the voters. Empty elsewhere.
     pub durable: Durable,
     pub elections: u64,
     pub last_election: Option<Election>,
     pub leader_changes: u64,
     /// On the leader: voters that could take over at once.
     pub may_lead: Vec<u64>,
-    /// Whom leadership is being handed to.
+    /// Target of the current transfer of leadership.
     pub transfer_target: Option<u64>,
-    /// On the leader: learners that are behind and get no further.
+    /// On the leader: learners that are behind and make no progress.
     pub stale_learners: Vec<u64>,
     pub pending_proposals: u64,
     pub read_rounds: u64,
-    /// Reads that the lease answered.
+    /// Reads that were answered by the lease.
     pub lease_reads: u64,
     /// Snapshots that could not be taken.
     pub snapshot_failures: u64,
-    /// Times this member gave up leadership for its disk's sake.
+    /// Number of times this member gave up leadership because its disk was slow or full.
     pub disk_transfers: u64,
-    /// What all members can read, as far as this one has heard.
+    /// Log format that all members can read, as far as this member knows.
     pub lowest_format: u32,
-    /// The disk is full or slow, or an entry is held back: better that another member leads.
+    /// The disk is full or slow, or an entry is held back: other members should not choose this one as leader.
     pub disk_is_bad: bool,
-    /// The committed entry that is not applied here, nor any after it.
+    /// The committed entry that this member does not apply, nor any entry after it.
     pub unappliable: Option<Unappliable>,
-    /// Since the process started.
+    /// Number of skipped entries since the process started.
     pub skipped_entries: u64,
-    /// Index of the last of them; 0: none.
+    /// Index of the last skipped entry; 0: none.
     pub last_skipped: u64,
 }
 
 impl RaftStatus {
-    /// Whether entry `index` waits for an operator.
+    /// Whether entry `index` is held back until an admin skips an entry.
     pub fn holds(&self, index: u64) -> bool {
         self.unappliable.as_ref().is_some_and(|held| held.index <= index)
     }

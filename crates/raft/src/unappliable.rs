@@ -1,8 +1,8 @@
-//! A committed entry that cannot be applied, and the way past it: the apply thread holds it and all after it, until a
-//! `SkipEntry` among the entries after it says that it is to change nothing. Pure.
+//! Committed entries that cannot be applied: the apply thread holds such an entry and all after it, until a later
+//! `SkipEntry` turns it into an entry that changes nothing. Pure.
 //!
-//! An entry that is skipped and the `SkipEntry` that says so are applied in one batch. So no state, snapshot or checkpoint
-//! is ever between the two: a member whose state is, has applied the entry.
+//! A skipped entry and its `SkipEntry` are applied in one batch. So no state, snapshot or checkpoint is ever between
+//! the two: a member whose state is between them has applied the entry.
 
 use helios_proto::v1::command::Op;
 use helios_proto::v1::{Command, ErrorCode, SkipEntry};
@@ -13,16 +13,16 @@ use super::suspects::{MAX_ATTEMPTS, Suspects};
 use crate::faults;
 use helios_proto::Error;
 
-/// Longest encoded command that can be a `SkipEntry`: its time, its request id and two numbers.
+/// Length of the longest encoded `SkipEntry` command: its time, its request id and two numbers.
 const MAX_SKIP_BYTES: usize = 160;
-/// Key of `Command.skip_entry` as it is encoded: field 32, length-delimited.
+/// Encoded protobuf key of `Command.skip_entry`: field 32, length-delimited.
 const SKIP_KEY: [u8; 2] = [0x82, 0x02];
 
-/// The committed entry that is not applied here, nor any after it.
+/// A committed entry that this member does not apply, nor any entry after it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unappliable {
     pub index: u64,
-    /// What it holds.
+    /// Name of its command, for users.
     pub command: String,
     pub bytes: u64,
     pub crc: u32,
@@ -38,7 +38,7 @@ impl Unappliable {
         }
     }
 
-    /// Why this member is not ready.
+    /// Returns the reason for which this member is not ready.
     pub fn reason(&self) -> String {
         let Self { index, command, bytes, crc } = self;
         format!(
@@ -46,7 +46,7 @@ impl Unappliable {
         )
     }
 
-    /// Error of a request that waits until this entry, or a later one, is applied here.
+    /// Returns the error for requests that wait until this entry, or a later one, is applied here.
     pub fn error(&self) -> Error {
         Error::new(
             ErrorCode::EntryUnappliable,
@@ -102,7 +102,7 @@ fn name_of_command(command: &Command) -> String {
     name.to_owned()
 }
 
-/// The `SkipEntry` that an encoded command is. Cheap where it is none.
+/// Decodes a command if it is a `SkipEntry`. Cheap for all other commands.
 pub fn skip_in(data: &[u8]) -> Option<SkipEntry> {
     if data.len() > MAX_SKIP_BYTES
         || !data.contains(&SKIP_KEY[0])
@@ -120,22 +120,24 @@ fn skip_of(entry: &Entry) -> Option<SkipEntry> {
     (entry.get_entry_type() == EntryType::EntryNormal).then(|| skip_in(&entry.data)).flatten()
 }
 
-/// What becomes of committed entries, in their order.
+/// Decision about a sequence of committed entries.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// So many are applied now, and the rest held.
+    /// Number of entries that are applied now; the rest is held.
     pub count: usize,
-    /// Those among them that change nothing.
+    /// Indexes of the applied entries that are skipped: they change nothing.
     pub skipped: Vec<u64>,
-    /// Why there is a rest.
+    /// The entry because of which the rest is held.
     pub held: Option<Unappliable>,
 }
 
+/// Decides which committed entries are applied, skipped and held.
+///
 /// # Errors
-/// One of them skips an entry that this member has applied, when its state already differs from that of the others.
+/// An entry of `entries` skips one that this member has applied: its state already differs from that of the others.
 pub fn plan(entries: &[&Entry], suspects: &Suspects) -> Result<Plan, String> {
     let Some(first) = entries.first().map(|entry| entry.index) else { return Ok(Plan::default()) };
-    // Where each entry that is skipped stands, and where what says so.
+    // Positions of each skipped entry and of its `SkipEntry`.
     let mut skips: Vec<(usize, usize)> = Vec::new();
     for (at, skip) in entries.iter().enumerate().filter_map(|(at, entry)| Some((at, skip_of(entry)?))) {
         if skip.index < first {
@@ -144,9 +146,9 @@ pub fn plan(entries: &[&Entry], suspects: &Suspects) -> Result<Plan, String> {
         let target = entries[..at].iter().position(|entry| entry.index == skip.index);
         match target.filter(|target| crc32c::crc32c(&entries[*target].data) == skip.crc) {
             Some(target) => skips.push((target, at)),
-            // Refused by every leader; on all members alike it changes nothing.
+            // Leaders reject such a skip. If it is in the log, it changes nothing on any member.
             None => {
-                tracing::error!(index = skip.index, "another entry than this was to be skipped; nothing is")
+                tracing::error!(index = skip.index, "skip ignored: no entry before it has this index and crc")
             }
         }
     }
@@ -156,7 +158,7 @@ pub fn plan(entries: &[&Entry], suspects: &Suspects) -> Result<Plan, String> {
     };
     let held = (0..entries.len()).find(|at| suspects.holds(entries[*at].index) && !is_skipped(*at));
     let mut count = held.unwrap_or(entries.len());
-    // What is skipped stays with what says so: either both are before the end, or both after it.
+    // A skipped entry and its `SkipEntry` stay together: both are applied now, or both are held.
     while let Some((target, _)) = skips.iter().find(|(target, at)| *target < count && *at >= count) {
         count = *target;
     }
@@ -216,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_skip_with_the_right_crc_lets_all_go_on_held_or_not() {
+    fn a_skip_with_the_right_crc_releases_all_entries() {
         let entries = [set(5), set(6), set(7), skip_right(8, 6), set(9)];
         for held in [&[6][..], &[]] {
             assert_eq!(planned(&entries, held), Plan { count: 5, skipped: vec![6], held: None });
@@ -224,12 +226,12 @@ mod tests {
         let wrong = [set(5), set(6), skip(7, 6, 1)];
         let plan = planned(&wrong, &[6]);
         assert_eq!((plan.count, plan.skipped.len(), plan.held.unwrap().index), (1, 0, 6));
-        // What is said of an entry that comes later is said of none.
+        // A skip of a later entry has no effect.
         assert_eq!(planned(&[skip_right(5, 6), set(6)], &[6]).count, 1);
     }
 
     #[test]
-    fn a_skipped_entry_and_its_skip_are_never_parted() {
+    fn a_skipped_entry_and_its_skip_are_applied_together() {
         let entries = [set(5), set(6), set(7), skip_right(8, 5), set(9), skip_right(10, 7)];
         let plan = planned(&entries, &[5, 6, 7]);
         assert_eq!((plan.count, plan.skipped.len(), plan.held.unwrap().index), (0, 0, 6));
@@ -239,14 +241,14 @@ mod tests {
     }
 
     #[test]
-    fn a_member_that_has_applied_the_entry_says_what_to_do() {
+    fn a_skip_of_an_applied_entry_is_an_error_that_names_the_remedy() {
         let entries = [skip_right(8, 6)];
         let error = plan(&entries.iter().collect::<Vec<_>>(), &suspects(&[])).unwrap_err();
         assert!(error.contains("entry 6") && error.contains("let it join again"), "{error}");
     }
 
     #[test]
-    fn only_a_skip_is_found_to_be_one() {
+    fn skips_are_recognized_among_encoded_commands() {
         let data = |op| command(op).encode_to_vec();
         let wanted = SkipEntry { index: u64::MAX, crc: u32::MAX };
         assert_eq!(skip_in(&data(Op::SkipEntry(wanted))), Some(wanted));

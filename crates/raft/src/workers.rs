@@ -1,5 +1,5 @@
-//! Two of the threads that do what the Raft thread must not: the apply thread (state machine) and
-//! the checkpoint thread (state engine and snapshots).
+//! Two of the worker threads of the Raft thread: the apply thread (state machine) and the checkpoint thread
+//! (state engine and snapshots).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,11 +20,11 @@ use crate::metrics::Metrics;
 use helios_proto::Error;
 use helios_state::{Batch, StateError, Store};
 
-/// How often applied state moves from the overlay to the engine.
+/// Interval at which applied state is moved from the overlay to the engine.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5);
 /// Overlay size that makes a checkpoint due at once.
 const CHECKPOINT_BYTES: usize = 32 << 20;
-/// How often the checkpoint thread looks at the overlay's size.
+/// Interval at which the checkpoint thread checks the size of the overlay.
 const CHECKPOINT_POLL: Duration = Duration::from_millis(200);
 
 pub struct Applier {
@@ -34,7 +34,7 @@ pub struct Applier {
     pub applied: watch::Sender<u64>,
     pub metrics: Arc<Metrics>,
     pub suspects: Suspects,
-    /// Committed entries that wait for the first of them to be skipped. The core counts their bytes.
+    /// Committed entries that are not applied until the first of them is skipped. The core counts their bytes.
     pub held: Vec<Committed>,
 }
 
@@ -61,7 +61,7 @@ impl Applier {
         outcome
     }
 
-    /// Applies what may be, and holds the rest.
+    /// Applies the committed entries before the first unappliable one, and holds the rest.
     fn apply_committed(&mut self, entries: Vec<Committed>) -> Result<Vec<Done>, String> {
         let was_held = !self.held.is_empty();
         self.held.extend(entries);
@@ -73,7 +73,7 @@ impl Applier {
         if !entries.is_empty() {
             done.push(self.apply_all(entries, skipped)?);
         }
-        // Once, not for every entry after it.
+        // Reported once, not again for every later entry.
         if let Some(held) = held.filter(|_| !was_held || !done.is_empty()) {
             tracing::error!(index = held.index, command = %held.command, bytes = held.bytes, "{}", held.error());
             done.push(Done::Held(held));
@@ -128,7 +128,7 @@ impl Applier {
             .ok_or_else(|| format!("the installed snapshot at index {index} is not on disk"))?;
         let meta = self.store.restore(&path).map_err(|error| format!("installing a snapshot: {error}"))?;
         self.snapshots.restored(meta.index);
-        // What of them is not in the snapshot comes again, after it.
+        // Held entries that the snapshot does not cover are delivered again after it.
         let mut bytes = 0;
         for (entry, waiter) in self.held.drain(..) {
             bytes += charge_of(&entry);
@@ -143,7 +143,7 @@ impl Applier {
     }
 }
 
-/// Changes nothing, on any member.
+/// Applies a skipped entry as an empty one. It changes nothing, on this and on every other member.
 fn skip(batch: &mut Batch<'_>, suspects: &mut Suspects, entry: &Entry, waiter: Option<Waiter>) {
     suspects.skip(entry.index);
     let Unappliable { index, command, bytes, crc } = Unappliable::of(entry);
@@ -156,14 +156,15 @@ fn skip(batch: &mut Batch<'_>, suspects: &mut Suspects, entry: &Entry, waiter: O
     }
 }
 
-/// `None` for an entry that holds no command.
+/// Applies one entry. Returns the reply to its command, and `None` if it holds no command: an empty entry or a
+/// membership change.
 fn apply_one(
     batch: &mut Batch<'_>,
     suspects: &mut Suspects,
     entry: &Entry,
     applied: &mut Applied,
 ) -> Result<Option<Reply>, String> {
-    // Decoding is a part of it.
+    // Noted before the decoding, which may end the process, too.
     let is_noted = suspects.notes(entry.index, entry.data.len());
     if is_noted {
         suspects.begin(entry.index);
@@ -188,7 +189,7 @@ fn apply_one(
     }
     let command = Command::decode(entry.data.as_slice()).map_err(|e| undecodable(&e))?;
     if command.op.is_none() {
-        // To pass it over would leave this member with another state than the others.
+        // If it were ignored, the state of this member would differ from that of the others.
         return Err(undecodable(&"it is of a newer build; upgrade this member"));
     }
     if let Some(Op::Transaction(transaction)) = &command.op
@@ -208,7 +209,8 @@ fn apply_one(
     Ok(Some(reply))
 }
 
-/// An entry that no member survives, for tests with real processes.
+/// Aborts at a SET of the key in `HELIOS_TEST_ABORT_AT_KEY`: an entry that no member survives, for tests with real
+/// processes.
 #[cfg(debug_assertions)]
 fn end_at_poison(command: &Command) {
     static POISON: std::sync::LazyLock<Option<String>> =
@@ -223,15 +225,15 @@ fn end_at_poison(command: &Command) {
 fn answer(waiter: Waiter, reply: Option<Reply>) {
     match (waiter, reply) {
         (Waiter::Write(waiter), Some(reply)) => waiter.send(Ok(reply)),
-        // The raft crate replaces a configuration change it may not take by an empty entry.
+        // The raft crate replaces a configuration change that it does not accept by an empty entry.
         (waiter, _) => waiter.fail(Error::new(
             ErrorCode::MembershipChangeInProgress,
-            "the request was not taken because a membership change was under way; try again",
+            "the request was rejected because a membership change was under way; try again",
         )),
     }
 }
 
-/// Moves applied state into the engine now and then, and writes snapshots of what it holds.
+/// The checkpoint thread: moves applied state into the engine periodically, and writes snapshots on request.
 pub struct Checkpointer {
     pub store: Store,
     pub snapshots: Arc<Snapshots>,
@@ -244,7 +246,7 @@ impl Checkpointer {
     pub fn run(self) -> Result<(), String> {
         let failed = |error: StateError| format!("checkpoint: {error}");
         let mut last = (self.store.applied().index, Instant::now());
-        // Not to be tried again before, after one that found no room.
+        // Earliest time of the next checkpoint after one that found the disk full.
         let mut not_before = Instant::now();
         loop {
             let mut is_built = false;
@@ -282,7 +284,7 @@ impl Checkpointer {
     }
 }
 
-/// False: the disk is full, to be tried again. Every error is final.
+/// Writes a checkpoint. Returns false if the disk is full, which is retried later. Every error is final.
 fn checkpoint(store: &Store, metrics: &Metrics) -> Result<bool, StateError> {
     match store.checkpoint() {
         Ok(_) => Ok(true),
@@ -295,7 +297,7 @@ fn checkpoint(store: &Store, metrics: &Metrics) -> Result<bool, StateError> {
     }
 }
 
-/// A checkpoint, and a snapshot of what it holds.
+/// Writes a checkpoint, then a snapshot of it. `Done::SnapshotFailed` if either finds the disk full.
 pub fn build_snapshot(store: &Store, snapshots: &Snapshots, metrics: &Metrics) -> Result<Done, StateError> {
     if !checkpoint(store, metrics)? {
         return Ok(Done::SnapshotFailed);

@@ -62,7 +62,7 @@ async fn wiped_member_is_blank_with_a_new_disk_id_and_is_replaced() {
         cluster[2].status().await.role() != Role::Uninitialized
     })
     .await;
-    assert!(cluster[0].log().contains("remove that member and add this node anew"));
+    assert!(cluster[0].log().contains("remove that member and add this node again"));
     let mut add = Operator::add_request(&cluster[2]).await;
     let refused = cluster[0].cluster().add_learner(add.clone()).await.unwrap_err();
     assert!(refused.message().contains("remove member"), "{}", refused.message());

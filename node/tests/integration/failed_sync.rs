@@ -64,7 +64,7 @@ async fn failed_fsync_ends_the_process_and_acknowledges_nothing() {
     assert!(answer.is_err(), "acknowledged without a sync: {answer:?}");
     let status = cluster[0].ended().await;
     assert_eq!(status.code(), Some(EX_IOERR), "{status}");
-    assert!(cluster[0].log().contains("this node cannot go on"));
+    assert!(cluster[0].log().contains("this node cannot continue"));
     drop(failing);
 
     cluster.start_all();

@@ -1,4 +1,4 @@
-//! What the leader knows of the voters' disks.
+//! The leader's knowledge of the voters' durable entries.
 
 use std::time::Instant;
 
@@ -23,7 +23,7 @@ impl Core {
         Durable { electorates, silent }
     }
 
-    /// A voter that the raft crate does not know yet, or no more, holds nothing.
+    /// Collects the match indexes of `voters`. For a voter without progress in the raft crate it is 0.
     fn electorate(&self, voters: &[u64], now: Instant) -> Electorate {
         let mut electorate = Electorate::default();
         for voter in voters.iter().filter(|voter| faults::counts_voter(|| self.is_active(**voter, now))) {
@@ -34,7 +34,7 @@ impl Core {
                 electorate.others.push(matched);
             }
         }
-        // A status that only looks changed would wake all who wait.
+        // Sorted: another order would count as a change of the status and wake all its watchers.
         electorate.others.sort_unstable();
         electorate
     }

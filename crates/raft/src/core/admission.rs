@@ -1,4 +1,4 @@
-//! What a member lets in: messages and proposals, by the room that its disk and its memory have.
+//! Admission of messages and proposals, by the room that the member has on disk and in memory.
 
 mod disk_full;
 mod messages;
@@ -15,7 +15,7 @@ use room::Allowance;
 pub use room::LONGEST_WAIT;
 
 pub(super) struct Admission {
-    /// The log lives on its reserve: what makes the state grow is refused.
+    /// The log has only its reserve of spare segments: writes that make the state grow are rejected.
     is_log_short: bool,
     short_since: Instant,
     allowance: Allowance,
@@ -35,14 +35,14 @@ impl Admission {
         self.is_log_short
     }
 
-    /// Whether the log has lived on its reserve for as long as `time`.
+    /// Whether the log has had only its reserve for at least `time`.
     pub fn is_log_short_for(&self, time: Duration, now: Instant) -> bool {
         self.is_log_short && now.duration_since(self.short_since) >= time
     }
 }
 
 impl Core {
-    /// Refuses what a member cannot read, and returns the other proposals.
+    /// Rejects the proposals that a member cannot read, and returns the others.
     pub(super) fn refuse_unreadable(&self, proposals: Vec<Proposal>, lowest: u32) -> Vec<Proposal> {
         if proposals.iter().all(|proposal| proposal.format <= lowest) {
             return proposals;

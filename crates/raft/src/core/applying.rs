@@ -1,5 +1,5 @@
-//! Entries on their way from the log to the state machine: handed out to the apply thread in order, while there is room
-//! for what they change.
+//! Committed entries between the log and the state machine: they are handed out to the apply thread in order, while the
+//! overlay has room.
 
 use raft::eraftpb::Entry;
 use raft::{GetEntriesContext, Storage};
@@ -8,23 +8,23 @@ use super::super::types::{Applied, charge_of};
 use super::super::unappliable::{Unappliable, skip_in};
 use super::{ApplyJob, Core, Effect, MAX_APPLYING_BYTES};
 
-/// Committed entries read back from the log at once, bytes.
+/// Limit of the committed entries that are read back from the log at once, bytes.
 const BATCH_BYTES: u64 = 4 << 20;
 
 pub(super) struct Applying {
-    /// Last entry that the state machine has applied.
+    /// Index of the last entry that the state machine has applied.
     applied: u64,
-    /// Last committed entry that the apply thread was given.
+    /// Index of the last entry that was handed out to the apply thread.
     handed_out: u64,
-    /// Last committed entry. Those after `handed_out` wait in the log for room.
+    /// Index of the last committed entry. Those after `handed_out` wait in the log for room.
     committed: u64,
-    /// Last committed entry that skips another.
+    /// Index of the last committed `SkipEntry`.
     last_skip: u64,
-    /// Charge of the entries that the apply thread has and has not applied.
+    /// Charge of the entries that are handed out and not applied.
     bytes: u64,
     /// Bytes of the state that are in no checkpoint.
     overlay_bytes: u64,
-    /// The entry that the apply thread holds back, and all after it.
+    /// The entry that the apply thread holds, with all after it.
     held: Option<Unappliable>,
     skipped_entries: u64,
     last_skipped: u64,
@@ -77,7 +77,7 @@ impl Applying {
         self.last_skipped
     }
 
-    /// The apply thread has applied a batch.
+    /// Records a batch that the apply thread has applied.
     pub fn record(&mut self, done: &Applied) {
         self.bytes -= done.bytes;
         self.overlay_bytes = done.overlay_bytes;
@@ -91,7 +91,8 @@ impl Applying {
         }
     }
 
-    /// The state was replaced by the snapshot at `index`; `bytes` of entries before it were not applied.
+    /// Records that the state was restored from the snapshot at `index`. `bytes` is the charge of the held entries that
+    /// were dropped.
     pub fn record_restore(&mut self, index: u64, bytes: u64) {
         self.overlay_bytes = 0;
         self.bytes -= bytes;
@@ -99,7 +100,8 @@ impl Applying {
         self.applied = index;
     }
 
-    /// An entry is held, and what may skip it is committed: they are applied in one batch, with all between them.
+    /// Whether an entry is held and a committed `SkipEntry` is not handed out yet: both are applied in one batch,
+    /// with all entries between them.
     fn is_skip_owed(&self) -> bool {
         self.held.is_some() && self.handed_out < self.last_skip
     }
@@ -108,14 +110,14 @@ impl Applying {
         self.handed_out < self.committed
     }
 
-    /// The log was replaced by a snapshot, which holds what waited in the log.
+    /// Drops the entries that wait in the log: the log was reset to a snapshot that covers them.
     pub fn drop_owed(&mut self, snapshot_index: u64) {
         if self.is_owed() {
             self.skip_to(snapshot_index);
         }
     }
 
-    /// The state becomes that of the snapshot at `index`.
+    /// Continues after the snapshot at `index`, from which the state is restored.
     pub fn skip_to(&mut self, index: u64) {
         self.handed_out = index.max(self.handed_out);
         self.committed = self.committed.max(self.handed_out);
@@ -128,10 +130,10 @@ impl Applying {
 }
 
 impl Core {
-    /// Takes what is committed, in order: to the apply thread if there is room, else it stays in the log.
+    /// Hands out newly committed entries if there is room; otherwise they wait in the log.
     pub(super) fn take_committed(&mut self, mut committed: Vec<Entry>) {
         let applying = &mut self.applying;
-        // An installed snapshot holds these already.
+        // An installed snapshot already covers entries up to there.
         committed.retain(|entry| entry.index > applying.committed);
         let Some(last) = committed.last().map(|entry| entry.index) else { return };
         if let Some(skip) = committed.iter().rfind(|entry| skip_in(&entry.data).is_some()) {

@@ -1,5 +1,4 @@
-//! The elections of this member: when it campaigns, for which reason, who voted for it, and how long it took until a
-//! leader was known.
+//! The elections of this member: start and cause of a campaign, granted votes, and the time until a leader is known.
 
 mod fast_failover;
 mod timeout;
@@ -16,7 +15,7 @@ use super::{Core, Effect, Settings};
 use fast_failover::FastFailover;
 use timeout::ElectionTimeout;
 
-/// Longest election timeouts without a leader after which a candidate logs what may help.
+/// Time without a leader, in longest election timeouts, after which a candidate logs a hint.
 const ADVICE_AFTER_TIMEOUTS: u32 = 8;
 
 pub(super) struct Elections {
@@ -24,7 +23,7 @@ pub(super) struct Elections {
     failover: Option<FastFailover>,
     /// Role, term and leader at the end of the last drain.
     last_role: (StateRole, u64, u64),
-    /// Void while a leader is known.
+    /// Time at which the last leader was lost; meaningless while a leader is known.
     leaderless_since: Instant,
     /// Votes granted to this candidate; the raft crate clears its tally when the election is won.
     votes: BTreeSet<u64>,
@@ -36,7 +35,7 @@ pub(super) struct Elections {
 }
 
 impl Elections {
-    /// `seed` decides the timeouts.
+    /// `seed` determines the election timeouts.
     pub fn new(settings: &Settings, raft: &RaftRs, seed: u64, now: Instant) -> Self {
         Self {
             timeout: ElectionTimeout::new(settings.election_min, settings.election_max, seed),
@@ -56,7 +55,7 @@ impl Elections {
         raft.set_election_timeout(timeout);
     }
 
-    /// Candidacies since the start, without those that ended as a pre-vote.
+    /// Number of candidacies since the start, without those that did not pass the pre-vote.
     pub fn started(&self) -> u64 {
         self.started
     }
@@ -69,7 +68,7 @@ impl Elections {
         self.leader_changes
     }
 
-    /// Time since a leader was known. Void while one is.
+    /// Time since the last leader was lost; meaningless while a leader is known.
     pub fn leaderless_for(&self, now: Instant) -> Duration {
         now.duration_since(self.leaderless_since)
     }
@@ -85,8 +84,8 @@ impl Elections {
         }
     }
 
-    /// Records a candidacy that began or ended since the role was `before` in term `term`. Returns how long the
-    /// election took that ended.
+    /// Records a candidacy that began or ended since the role was `before` in term `term`. Returns the duration of the
+    /// election if it ended.
     fn record_candidacy(
         &mut self,
         raft: &RaftRs,
@@ -95,7 +94,7 @@ impl Elections {
         now: Instant,
     ) -> Option<Duration> {
         let stood_before = matches!(before, StateRole::Candidate | StateRole::PreCandidate);
-        // A single voter is elected within one step.
+        // A single voter becomes leader within one step.
         let won_at_once = before == StateRole::Follower && raft.is_leader();
         let is_open = self.last.is_some_and(|election| election.took.is_none());
         if won_at_once || raft.is_candidate() && !stood_before && !is_open {
@@ -110,7 +109,7 @@ impl Elections {
 
     /// Cause of a candidacy that has just begun, by a member that was a follower in `term`.
     fn cause(&self, raft: &RaftRs, term: u64) -> Cause {
-        // Only the target of a transfer asks for votes without a pre-vote.
+        // Only the target of a transfer requests votes without a pre-vote.
         if raft.role() == StateRole::Candidate {
             return Cause::Handover;
         }
@@ -164,7 +163,7 @@ impl Core {
         }
     }
 
-    /// Logs once that elections are repeated without a winner, with what most often helps.
+    /// Logs repeated elections without a winner once, with the most frequent remedy.
     pub(super) fn warn_of_repeated_elections(&mut self, now: Instant) {
         let Settings { election_min, election_max, .. } = self.settings;
         let leaderless = self.elections.leaderless_for(now);

@@ -1,5 +1,5 @@
-//! The conditions under which this member may be made the only one of its cluster (`force_new_cluster`). Nothing is
-//! changed here: that is done when the process starts again.
+//! Preconditions of force-new-cluster on this member (`force_new_cluster`). Nothing is changed here: the change is made
+//! at the next start of the process.
 
 use std::time::Instant;
 
@@ -11,7 +11,7 @@ use crate::force_new_cluster::{self, LastEntry, Verdict};
 use crate::membership;
 use helios_proto::Error;
 
-/// Longest election timeouts without a leader after which a majority is taken for lost.
+/// Time without a leader, in longest election timeouts, after which the majority counts as lost.
 const LEADERLESS_TIMEOUTS: u32 = 5;
 
 impl Core {
@@ -54,7 +54,7 @@ impl Core {
             return refuse(
                 ErrorCode::StaleTerm,
                 format!(
-                    "the log here ends with entry {} of term {}, not {} of term {}: look at the status and decide anew",
+                    "the log here ends with entry {} of term {}, not {} of term {}: read the status and decide again",
                     found.index, found.term, expected.index, expected.term
                 ),
             );

@@ -1,5 +1,5 @@
-//! Leadership that moves on purpose: transfers, and the reasons for which a leader starts one by itself - its disk is
-//! slow or full, or a voter with a higher priority is ready.
+//! Transfers of leadership: on request, and automatic ones - the leader's disk is slow or full, or a voter with a
+//! higher priority is ready.
 
 mod priority;
 mod slow_disk;
@@ -13,16 +13,16 @@ use priority::Priorities;
 use slow_disk::DiskWatch;
 use transfer::Transfer;
 
-/// Time that the target of a transfer has which the leader starts by itself.
+/// Time limit of a transfer that the leader starts automatically.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(super) struct Leadership {
     transfer: Option<Transfer>,
     priorities: Priorities,
     disk_watch: DiskWatch,
-    /// Members whose log lives on its reserve, or is written slowly.
+    /// Members whose disk is full or slow.
     bad_disks: BTreeSet<u64>,
-    /// After leadership was given up for the disk's sake.
+    /// Time before which no other transfer starts because of the disk.
     stay_until: Instant,
     disk_transfers: u64,
 }
@@ -48,7 +48,7 @@ impl Leadership {
         self.transfer.as_ref().map(Transfer::target)
     }
 
-    /// Transfers that were started because the disk was slow or full.
+    /// Number of transfers that were started because the disk was slow or full.
     pub fn disk_transfers(&self) -> u64 {
         self.disk_transfers
     }
@@ -65,37 +65,37 @@ impl Leadership {
         self.priorities.set(id, priority);
     }
 
-    /// The log writer was given something to write.
+    /// Records the begin of a write of the log, unless one is in progress.
     pub fn write_began(&mut self, now: Instant) {
         self.disk_watch.began(now);
     }
 
-    /// A write of the log ended; `is_busy`: the next begins.
+    /// Records the end of a write of the log; `is_busy`: the next write begins at once.
     pub fn write_ended(&mut self, is_busy: bool, now: Instant) {
         self.disk_watch.ended(is_busy, now);
     }
 }
 
 impl Core {
-    /// Voters that could take over at once and whose disks are good, and the last entry that each holds.
+    /// Voters that could take over at once and whose disks are good, with the match index of each.
     fn good_candidates(&self, now: Instant) -> impl Iterator<Item = (u64, u64)> {
         self.transfer_candidates(now).filter(|(id, _)| !self.leadership.bad_disks.contains(id))
     }
 
-    /// Ids of the voters that this leader would hand over to.
+    /// Ids of the voters to which this leader would transfer leadership, ascending.
     pub(super) fn successors(&self, now: Instant) -> Vec<u64> {
         let mut found: Vec<u64> = self.good_candidates(now).map(|(id, _)| id).collect();
         found.sort_unstable();
         found
     }
 
-    /// Starts a transfer that no request waits for; its outcome shows in who leads.
+    /// Starts a transfer without a request that waits for its outcome.
     fn hand_over(&mut self, target: Option<u64>, now: Instant, timeout: Duration) {
         let (waiter, _) = tokio::sync::oneshot::channel();
         self.start_transfer(target, now, timeout, waiter);
     }
 
-    /// Hands over to any voter, for one that is about to leave the cluster.
+    /// Transfers leadership to any voter, because this leader is about to leave the cluster.
     pub(super) fn hand_over_to_any(&mut self, now: Instant) {
         self.hand_over(None, now, self.settings.election_max);
     }

@@ -1,4 +1,4 @@
-//! The other members as this one knows them, and changes of the membership.
+//! Knowledge about the other members, and changes of the membership.
 
 mod changes;
 mod joint;
@@ -12,13 +12,13 @@ use crate::format::{self, Formats};
 use learners::Stand;
 
 pub(super) struct Members {
-    /// Time of the last message of each.
+    /// Time of the last message, by member.
     last_heard: HashMap<u64, Instant>,
-    /// Log formats that they can read.
+    /// Log formats that the members can read.
     formats: Formats,
     /// Progress of this leader's learners, by id.
     learners: BTreeMap<u64, Stand>,
-    /// When a leader on its way out hands over again.
+    /// Earliest time at which an outgoing leader starts another transfer.
     hand_over_at: Instant,
 }
 
@@ -51,7 +51,7 @@ impl Members {
 }
 
 impl Core {
-    /// Whether member `id` was heard lately, or is this one.
+    /// Whether a message of member `id` arrived within two least election timeouts, or the member is this one.
     pub(crate) fn is_active(&self, id: u64, now: Instant) -> bool {
         let is_recent = |heard: &Instant| now.duration_since(*heard) < 2 * self.settings.election_min;
         id == self.settings.id || self.members.last_heard.get(&id).is_some_and(is_recent)

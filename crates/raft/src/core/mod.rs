@@ -1,6 +1,6 @@
-//! The Raft core: the raft crate's node and what belongs to it, as a synchronous machine. Inputs and completions go in,
-//! [`Effect`]s come out. It has no thread, no clock but the `now` that it is given, no disk and no network: the driver
-//! thread runs it, and so can a simulation.
+//! The Raft core: the raft crate's node and the rules around it, as a synchronous state machine. Inputs and completions
+//! go in, [`Effect`]s come out. It has no thread, no clock except the `now` of each call, no disk and no network: the
+//! driver thread runs it, and so does the simulator.
 
 mod acks;
 mod admission;
@@ -48,11 +48,11 @@ pub use reads::{MAX_TICKS_PER_TURN, longest_lease};
 pub use snapshots::MAX_HELD_BYTES;
 
 pub const TICK: Duration = Duration::from_millis(10);
-/// Committed bytes waiting to be applied before new proposals are refused as overload.
+/// Bytes of committed entries that wait to be applied, beyond which new proposals are rejected with OVERLOADED.
 pub const MAX_APPLYING_BYTES: u64 = 32 << 20;
-/// Bytes of entries that a leader holds and that no majority has yet.
+/// Limit of the bytes of uncommitted entries on a leader.
 pub const MAX_UNCOMMITTED_BYTES: u64 = 64 << 20;
-/// Log bytes since the last snapshot that make another due, whatever else is set.
+/// Log bytes since the last snapshot that make another due, regardless of the settings.
 const MAX_LOG_BYTES: u64 = 64 << 20;
 
 #[derive(Debug, Clone)]
@@ -67,15 +67,16 @@ pub struct Settings {
     pub snapshot_interval: Duration,
     /// Entries kept before the newest snapshot for followers that lag a little (C9).
     pub trailing_entries: u64,
-    /// Log kept beyond that for members that lag and answer, bytes.
+    /// Bytes of the log kept in addition for active members that lag.
     pub held_bytes: u64,
-    /// Of the log, held in memory: a leader takes no writes beyond it, a follower no entries far beyond it.
+    /// Limit of the log in memory, bytes: a leader rejects writes at the limit, a follower drops entries at 1.25
+    /// times as much.
     pub max_log_bytes: u64,
-    /// Of the state that is not on disk yet, alike.
+    /// Limit of the state that is in no checkpoint yet, bytes: a leader rejects writes at the limit.
     pub max_overlay_bytes: u64,
-    /// How long a round spares reads another one; `None`: not at all. At most [`longest_lease`].
+    /// Length of the leader's lease after a ReadIndex round, at most [`longest_lease`]; `None`: no lease.
     pub lease: Option<Duration>,
-    /// A leader hands over to a voter with a higher one.
+    /// Leader priority of this member: a leader transfers leadership to a voter with a higher one.
     pub priority: u32,
 }
 
@@ -84,7 +85,7 @@ pub struct Settings {
 pub struct Core {
     raft: RaftRs,
     settings: Settings,
-    /// As of the last applied entry.
+    /// Membership as of the last applied entry.
     membership: Arc<Membership>,
     started: Instant,
     elections: Elections,
@@ -96,12 +97,13 @@ pub struct Core {
     pipeline: Pipeline,
     applying: Applying,
     snapshots: Snapshots,
-    /// Collected until the end of a drain.
+    /// Effects collected until the end of a drain.
     effects: Vec<Effect>,
 }
 
 impl Core {
-    /// `applied` is the index the state machine is at; `boot_nonce` differs at every start.
+    /// Creates a core on `log`. `applied` is the applied index of the state machine; `boot_nonce` differs at every
+    /// start.
     pub fn new(
         settings: Settings,
         log: Log,
@@ -132,7 +134,7 @@ impl Core {
 
     pub fn tick(&mut self) {
         if faults::holds_election(self.pipeline.is_restoring()) {
-            // The raft crate cannot campaign between the reset of its log and of its state.
+            // The raft crate cannot campaign between the reset of the log and the restore of the state.
             self.raft.hold_election();
         }
         self.tick_failover();
@@ -213,7 +215,7 @@ impl Core {
         for conf_change in &applied.conf_changes {
             self.raft.step_down_if_removed(conf_change);
             if let Err(error) = self.raft.apply_conf_change(conf_change) {
-                tracing::error!(%error, "configuration change not taken by the raft core");
+                tracing::error!(%error, "the raft crate rejected a configuration change");
             }
         }
         self.raft.applied(applied.index);
@@ -230,21 +232,22 @@ impl Core {
         self.effects.push(Effect::Membership(membership));
     }
 
-    /// Does everything that has become possible, and returns the effects.
+    /// Runs every step that has become possible, and returns the effects.
     ///
-    /// The steps and why they stand where they stand:
+    /// The steps, with the reason for their order:
     ///
-    /// 1. Proposals and reads go into the node before its readies are taken, so that they leave in this turn's messages.
+    /// 1. Proposals and reads go into the node before its readies are taken, so that this turn's messages contain them.
     /// 2. The readies are taken: appends, votes and committed entries become effects.
-    /// 3. The role is compared after that, since a ready shows what the last messages made of it; all steps below decide
-    ///    by the role as it is now.
-    /// 4. Logs of what takes too long change nothing, so they may stand anywhere after the role.
-    /// 5. What moves leadership: first the reasons that are about this member's own fate - it leaves the cluster, its
-    ///    disk fails - and then the mere preference. Each starts a transfer only if none is under way, so the first wins.
-    /// 6. The transfer is settled after all that may have started one, so that one that ends at once is answered at once.
-    /// 7. Proposals that waited for its end go into the log in the same turn, in front of later ones.
-    /// 8. A snapshot is built by what is applied, and committed entries that waited in the log are handed out last: the
-    ///    readies may have committed more, and entries are handed out in order.
+    /// 3. The role is compared after the readies, which reflect the last messages; all later steps decide by the
+    ///    current role.
+    /// 4. Warnings about long elections and stale learners change no state, so they may run anywhere after the role.
+    /// 5. Reasons to transfer leadership: first those that force this member to - it leaves the cluster, its disk
+    ///    fails - and then priority. Each starts a transfer only if none is under way, so the first one wins.
+    /// 6. The transfer is settled after every step that may start one, so that one that ends at once is answered at
+    ///    once.
+    /// 7. Proposals that waited for the end of the transfer go into the log in the same turn, before later ones.
+    /// 8. A snapshot becomes due by the applied index. Committed entries that waited in the log are handed out last:
+    ///    the readies may have committed more, and entries are handed out in order.
     pub fn drain(&mut self, now: Instant) -> Vec<Effect> {
         self.propose_waiting(now);
         self.serve_reads(now);
@@ -263,7 +266,7 @@ impl Core {
         std::mem::take(&mut self.effects)
     }
 
-    /// Proposes what waited for the end of a transfer, if that has ended.
+    /// Proposes the writes that waited for the end of a transfer, if it has ended.
     fn propose_parked(&mut self, now: Instant) {
         if !self.leadership.is_transferring() && self.proposals.has_parked() {
             self.propose_waiting(now);
@@ -272,7 +275,7 @@ impl Core {
     }
 }
 
-/// The form in which the raft crate passes a snapshot about; the state itself travels as a file.
+/// Converts snapshot metadata to the raft crate's snapshot message; the state itself is sent as a file.
 pub fn raft_snapshot(meta: &SnapshotMeta) -> Snapshot {
     let metadata = SnapshotMetadata {
         conf_state: Some(membership::conf_state(&meta.membership)),
@@ -282,7 +285,7 @@ pub fn raft_snapshot(meta: &SnapshotMeta) -> Snapshot {
     Snapshot { data: Vec::new(), metadata: Some(metadata) }
 }
 
-/// Whole ticks, at least one.
+/// Converts a duration to whole ticks, at least one.
 fn ticks(duration: Duration) -> usize {
     (duration.as_millis() / TICK.as_millis()).max(1) as usize
 }

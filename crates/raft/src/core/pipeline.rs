@@ -1,4 +1,4 @@
-//! The order of a Ready: what may leave at once, what waits for the disk, and why.
+//! Processing of a Ready: which effects are executed at once, which wait for the disk, and why.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -9,22 +9,22 @@ use super::{ApplyJob, Core, Effect, LogJob};
 use crate::faults;
 use helios_storage::wal::Base;
 
-/// Ready states handed to the log writer and not yet on disk.
+/// Limit of Readies that wait for the disk.
 const MAX_IN_FLIGHT: usize = 128;
 
 #[derive(Default)]
 pub(super) struct Pipeline {
     in_flight: VecDeque<InFlight>,
-    /// A commit index that needs no fsync of its own; goes with the next job.
+    /// Hard state with only a newer commit index, which needs no fsync; it is written with the next job.
     lazy_hard_state: Option<HardState>,
-    /// The log was reset by an installed snapshot, and the state is still to follow.
+    /// The log was reset to an installed snapshot, and the state is not restored from it yet.
     is_restoring: bool,
 }
 
 /// A Ready whose messages wait for the disk.
 struct InFlight {
     number: u64,
-    /// False for a Ready with nothing to write: done as soon as all before it are.
+    /// False for a Ready with nothing to write: it is done as soon as all earlier ones are.
     waits_for_disk: bool,
     messages: Vec<Message>,
     restore: Option<u64>,
@@ -32,7 +32,7 @@ struct InFlight {
 }
 
 impl Pipeline {
-    /// Whether everything that the raft crate gave out is on disk.
+    /// Whether every Ready is durable.
     pub fn is_idle(&self) -> bool {
         self.in_flight.is_empty()
     }
@@ -45,7 +45,7 @@ impl Pipeline {
         self.is_restoring = false;
     }
 
-    /// Takes the oldest Ready that is done: up to `persisted`, and what after it has no disk to wait for.
+    /// Takes the oldest Ready if it is done: it is durable (up to number `persisted`), or does not wait for the disk.
     fn take_done(&mut self, persisted: Option<u64>) -> Option<InFlight> {
         let is_done = |front: &mut InFlight| {
             !front.waits_for_disk || persisted.is_some_and(|number| front.number <= number)
@@ -64,8 +64,8 @@ impl Core {
     fn take_ready(&mut self, now: Instant) {
         let mut ready = self.raft.ready();
         let number = ready.number();
-        // A leader's appends may leave before its own fsync: it counts itself only when its
-        // entries are on its disk (Raft thesis, 10.2.1).
+        // A leader's appends may be sent before its own fsync: it counts itself only when its
+        // entries are durable (Raft thesis, 10.2.1).
         let messages = ready.take_messages();
         for message in messages.iter().filter(|message| message.get_msg_type() == MessageType::MsgSnapshot) {
             self.raft.log_mut().snapshot_leaves(message.to, message.get_snapshot().clone());
@@ -84,16 +84,16 @@ impl Core {
         }
         self.confirm_rounds(ready.take_read_states());
         let mut committed = ready.take_committed_entries();
-        // A member that acts upon a membership must find it again after a crash: one that forgot that a
-        // change is committed would count another majority than the rest, who may have lost a disk since.
-        // So the commit index reaches the disk before the change is applied.
+        // A member that uses a membership must find it again after a crash: one that forgot that a change is
+        // committed would count another majority than the other members, one of which may have lost its disk.
+        // So the commit index is durable before the change is applied.
         let is_change = |entry: &Entry| entry.get_entry_type() != EntryType::EntryNormal;
         let changes_members = committed.iter().any(is_change);
         let in_flight = &mut self.pipeline.in_flight;
         let is_held = changes_members || in_flight.iter().any(|earlier| !earlier.committed.is_empty());
 
-        // Votes, append responses and everything else that a follower says leave only once what they
-        // promise is on disk; a Ready with nothing to write still keeps its place in the order.
+        // Votes, append responses and all other messages of a follower are sent only once the data that they
+        // acknowledge is durable; a Ready with nothing to write keeps its place in the order.
         let is_hard_state_only = entries.is_empty() && reset.is_none();
         let waits_for_disk = changes_members || faults::must_sync(ready.must_sync(), is_hard_state_only);
         let mut messages = ready.take_persisted_messages();
@@ -118,8 +118,8 @@ impl Core {
         self.release(None);
     }
 
-    /// The log is reset now; the state follows once the reset is on disk, so that a crash between
-    /// leaves the old state below the new log's base, which start-up repairs from the snapshot.
+    /// Resets the log to an installed snapshot and returns its base. The state is restored once the reset is durable:
+    /// a crash in between leaves an old state below the base of the log, which recovery repairs from the snapshot.
     fn take_installed_snapshot(&mut self, snapshot: &Snapshot) -> Option<Base> {
         if snapshot.is_empty() {
             return None;
@@ -135,14 +135,15 @@ impl Core {
         Some(base)
     }
 
-    /// The log writer has written every job up to `number`.
+    /// Handles the report that every log job up to `number` is durable.
     pub(super) fn persisted(&mut self, number: u64, now: Instant) {
         self.release(Some(number));
         let is_busy = self.pipeline.in_flight.iter().any(|job| job.waits_for_disk);
         self.leadership.write_ended(is_busy, now);
     }
 
-    /// Lets go of everything up to `persisted`, and of what after it has no disk to wait for.
+    /// Executes the effects of all Readies that are done: those up to number `persisted`, and later ones that do not
+    /// wait for the disk.
     fn release(&mut self, persisted: Option<u64>) {
         let mut through = None;
         while let Some(front) = self.pipeline.take_done(persisted) {

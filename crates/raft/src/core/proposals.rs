@@ -1,4 +1,4 @@
-//! Writes on their way into the log: the queue before it, the reasons to refuse one, and who waits for its entry.
+//! Proposals of writes: their queue, the order of the checks that reject one, and the waiters of the proposed entries.
 
 mod waiters;
 
@@ -14,14 +14,14 @@ use helios_proto::Error;
 use helios_state::ENTRY_BUDGET;
 use waiters::Waiters;
 
-/// Proposals kept back during a leadership transfer.
+/// Limit of proposals that wait during a transfer of leadership.
 const MAX_PARKED: usize = 8_192;
 
 #[derive(Default)]
 pub(super) struct Proposals {
-    /// Arrived since the last drain, or waiting for room.
+    /// Proposals that arrived since the last drain, or wait because the leader slows down writes.
     queued: Vec<Proposal>,
-    /// Kept back until a transfer of leadership is settled.
+    /// Proposals that wait until a transfer of leadership is settled.
     parked: Vec<Proposal>,
     waiters: Waiters,
 }
@@ -31,7 +31,7 @@ impl Proposals {
         self.queued.extend(proposals);
     }
 
-    /// Puts back what has no room yet, while nothing else is queued.
+    /// Queues proposals again that have to wait; nothing else is queued at this time.
     pub fn requeue(&mut self, proposals: Vec<Proposal>) {
         self.queued = proposals;
     }
@@ -40,7 +40,7 @@ impl Proposals {
         !self.parked.is_empty()
     }
 
-    /// What may be proposed now: what was parked comes first, unless a transfer is still under way.
+    /// Takes the queued proposals, and the parked ones before them unless a transfer is in progress.
     fn take(&mut self, is_transferring: bool) -> Vec<Proposal> {
         if is_transferring {
             return std::mem::take(&mut self.queued);
@@ -50,7 +50,7 @@ impl Proposals {
         taken
     }
 
-    /// Keeps proposals back, and returns those that are too many.
+    /// Parks proposals, and returns those above the limit.
     fn park(&mut self, mut proposals: Vec<Proposal>) -> Vec<Proposal> {
         let room = MAX_PARKED.saturating_sub(self.parked.len()).min(proposals.len());
         let excess = proposals.split_off(room);
@@ -58,22 +58,22 @@ impl Proposals {
         excess
     }
 
-    /// The entry at `index` was proposed in `term` for `waiter`.
+    /// Records that the entry at `index` was proposed in `term` for `waiter`.
     pub fn expect(&mut self, index: u64, term: u64, waiter: Waiter) {
         self.waiters.push(index, term, waiter);
     }
 
-    /// Takes the waiter of a committed entry; those whose entry it replaced are answered.
+    /// Takes the waiter of a committed entry; waiters of entries that it replaced are answered.
     pub fn take_committed(&mut self, entry: &Entry, leader: Option<&Member>) -> Option<Waiter> {
         self.waiters.committed(entry, leader)
     }
 
-    /// A snapshot replaced the log up to `index`.
+    /// Answers the waiters up to `index`, where a snapshot replaced the log.
     pub fn skip_to(&mut self, index: u64) {
         self.waiters.skipped(index);
     }
 
-    /// Proposed entries whose waiters have no answer yet.
+    /// Number of proposed entries whose waiters are not answered yet.
     pub fn pending(&self) -> usize {
         self.waiters.len()
     }
@@ -89,7 +89,7 @@ impl Core {
         if !self.raft.is_leader() {
             return refuse(proposals, &Error::not_leader(self.leader()));
         }
-        // Before what refuses writes because too much waits: that ends with the skip only.
+        // Before the checks of the limits: while an entry is held, only a skip makes room.
         proposals = self.refuse_but_skip(proposals);
         if is_transferring || self.raft.is_transferring() {
             let excess = self.proposals.park(proposals);
@@ -114,7 +114,7 @@ impl Core {
         }
     }
 
-    /// Proposes many entries as one message: one append message per peer, not one per entry.
+    /// Proposes all entries in one message, which results in one append message per peer instead of one per entry.
     fn propose(&mut self, mut proposals: Vec<Proposal>) {
         let entries = proposals
             .iter_mut()
@@ -140,7 +140,7 @@ pub(super) fn refuse(proposals: Vec<Proposal>, error: &Error) {
     }
 }
 
-/// Refuses the proposals that `is_taken` is false for, and returns the others.
+/// Rejects the proposals for which `is_taken` is false, and returns the others.
 pub(super) fn refuse_but(
     proposals: Vec<Proposal>,
     error: &Error,
@@ -151,14 +151,15 @@ pub(super) fn refuse_but(
     taken
 }
 
-/// Sets [`Command::budget`] of an encoded command: only the leader knows what all members can read, and by then it is
-/// encoded. A field may stand anywhere in a message, and the last of its kind counts (protobuf encoding).
+/// Sets [`Command::budget`] of an encoded command: only the leader knows which format all members can read, and it
+/// receives the command encoded. A field may be anywhere in a message, and its last occurrence counts (protobuf
+/// encoding).
 fn name_budget(data: &mut Vec<u8>) {
     let budget = Command { budget: ENTRY_BUDGET, ..Command::default() };
     budget.encode(data).expect("a vector grows as needed");
 }
 
-/// The raft crate takes no more than [`MAX_UNCOMMITTED_BYTES`].
+/// Reason of a rejection at [`MAX_UNCOMMITTED_BYTES`], which the raft crate enforces.
 pub(super) fn uncommitted() -> String {
     format!("{MAX_UNCOMMITTED_BYTES} bytes of writes are not committed yet")
 }

@@ -1,8 +1,8 @@
-//! The raft crate's node. No other file names its types of node and log or reaches into them, so that this one is
-//! all that a newer release of the crate, or a core of our own, has to replace. `testing/tests/tidy.rs` holds it.
+//! The raft crate's node. No other file uses the crate's node and log types or their fields, so that a newer release of
+//! the crate, or another implementation of Raft, replaces only this file. `testing/tests/tidy.rs` checks this.
 //!
-//! Five functions write into the crate's inside, past what `RawNode` offers; each says why: [`RaftRs::hold_election`],
-//! [`RaftRs::set_election_timeout`], [`RaftRs::forget_leader`], [`RaftRs::follow_again`] and
+//! Five functions write the crate's internal fields, beyond the API of `RawNode`; each states its reason:
+//! [`RaftRs::hold_election`], [`RaftRs::set_election_timeout`], [`RaftRs::forget_leader`], [`RaftRs::follow_again`] and
 //! [`RaftRs::step_down_if_removed`].
 
 use raft::eraftpb::{ConfChangeType, ConfChangeV2, Entry, Message};
@@ -24,7 +24,7 @@ pub struct Progress {
     /// Last entry that was sent to it.
     pub sent: u64,
     pub state: ProgressState,
-    /// Index of the snapshot on its way to the member; 0: none.
+    /// Index of the snapshot that is being sent to the member; 0: none.
     pub pending_snapshot: u64,
 }
 
@@ -54,14 +54,14 @@ impl RaftRs {
             max_inflight_msgs: 256,
             check_quorum: true,
             pre_vote: true,
-            // Off: the crate joins entries to an empty append of another position, whose answer then
-            // speaks for entries that nobody has (ADR 0006).
+            // Off: the crate adds entries to an empty append at another position, whose answer then
+            // acknowledges entries that the follower does not have (ADR 0006).
             batch_append: faults::batches_appends(),
             max_uncommitted_size: MAX_UNCOMMITTED_BYTES,
             max_committed_size_per_ready: 4 << 20,
             ..raft::Config::default()
         };
-        // The crate insists on slog; the core logs what matters of it on role changes.
+        // The crate requires a slog logger; the core logs role changes with `tracing` instead.
         let node = RawNode::new(&config, log, &slog::Logger::root(slog::Discard, slog::o!()))?;
         Ok(Self { node })
     }
@@ -109,17 +109,17 @@ impl RaftRs {
         self.node.ready()
     }
 
-    /// The entries of `ready` are on their way to the disk.
+    /// Reports that the entries of `ready` were handed to the log writer.
     pub fn advance_append(&mut self, ready: Ready) {
         self.node.advance_append_async(ready);
     }
 
-    /// Every [`Ready`] up to `number` is on disk.
+    /// Reports that every [`Ready`] up to `number` is durable.
     pub fn persisted(&mut self, number: u64) {
         self.node.on_persist_ready(number);
     }
 
-    /// The state machine is at `index`.
+    /// Reports that the state machine has applied `index`.
     pub fn applied(&mut self, index: u64) {
         self.node.advance_apply_to(index);
     }
@@ -139,7 +139,7 @@ impl RaftRs {
         self.role() == StateRole::Leader
     }
 
-    /// Whether the node stands for election, pre-votes included.
+    /// Whether the node is a candidate or a pre-candidate.
     pub fn is_candidate(&self) -> bool {
         matches!(self.role(), StateRole::Candidate | StateRole::PreCandidate)
     }
@@ -161,7 +161,7 @@ impl RaftRs {
         self.node.raft.raft_log.committed
     }
 
-    /// Last entry of the log, on disk or on its way there.
+    /// Index of the last entry of the log, durable or not.
     pub fn last_index(&self) -> u64 {
         self.node.raft.raft_log.last_index()
     }
@@ -170,23 +170,23 @@ impl RaftRs {
         self.node.raft.raft_log.last_term()
     }
 
-    /// Term of entry `index`; `None` where the log does not have it.
+    /// Term of entry `index`; `None` if the log does not have it.
     pub fn term_of(&self, index: u64) -> Option<u64> {
         self.node.raft.raft_log.term(index).ok()
     }
 
-    /// Whether an entry of the leader's own term is committed: until then it does not know all that
+    /// Whether an entry of the leader's own term is committed: until then the leader does not know all entries that
     /// earlier leaders committed (Raft thesis, 6.4).
     pub fn has_committed_in_term(&self) -> bool {
         self.node.raft.commit_to_current_term()
     }
 
-    /// Whether the log holds a membership change that is not applied.
+    /// Whether the log contains a membership change that is not applied.
     pub fn has_pending_change(&self) -> bool {
         self.node.raft.has_pending_conf()
     }
 
-    /// Whether the leader waits for the target of a transfer and takes no proposals.
+    /// Whether the leader waits for the target of a transfer and accepts no proposals.
     pub fn is_transferring(&self) -> bool {
         self.node.raft.lead_transferee.is_some()
     }
@@ -195,12 +195,12 @@ impl RaftRs {
         self.node.raft.prs().get(id).map(Progress::of)
     }
 
-    /// Progress of all members that the crate knows, this one among them.
+    /// Progress of all members that the crate knows, including this one.
     pub fn progresses(&self) -> impl Iterator<Item = (u64, Progress)> {
         self.node.raft.prs().iter().map(|(id, progress)| (*id, Progress::of(progress)))
     }
 
-    /// Entries that the log writer has not been given or not finished.
+    /// Entries that are not handed to the log writer, or not durable yet.
     pub fn unstable_entries(&self) -> &[Entry] {
         &self.node.raft.raft_log.unstable.entries
     }
@@ -218,9 +218,9 @@ impl RaftRs {
     }
 }
 
-/// Writes into the crate's inside.
+/// Access to the crate's internal fields.
 impl RaftRs {
-    /// Starts the election timeout again, so that no campaign begins.
+    /// Restarts the election timeout, so that no campaign begins.
     pub fn hold_election(&mut self) {
         self.node.raft.election_elapsed = 0;
     }
@@ -230,26 +230,27 @@ impl RaftRs {
         self.node.raft.election_elapsed
     }
 
-    /// Replaces the timeout that the crate drew from the thread's random numbers, which no simulation could repeat.
+    /// Replaces the timeout that the crate drew from the thread's random generator, which a simulation cannot repeat.
     pub fn set_election_timeout(&mut self, ticks: usize) {
         self.node.raft.set_randomized_election_timeout(ticks);
     }
 
-    /// Makes a follower know no leader in its term: it grants pre-votes at once and may campaign. The crate
-    /// forgets a leader only when the election timeout ends.
+    /// Makes a follower forget the leader of its term: it then grants pre-votes at once and may campaign. The crate
+    /// itself forgets a leader only at the end of the election timeout.
     pub fn forget_leader(&mut self) {
         let term = self.term();
         self.node.raft.become_follower(term, INVALID_ID);
     }
 
-    /// Takes back [`Self::forget_leader`], or a pre-vote that followed it.
+    /// Reverts [`Self::forget_leader`], or the pre-vote after it.
     pub fn follow_again(&mut self, leader: u64) {
         let term = self.term();
         self.node.raft.become_follower(term, leader);
     }
 
-    /// The crate panics when a leader that is no member any more counts itself (0.7, `maybe_commit`), so it
-    /// steps down before it applies `change`. On the way into a joint membership it still counts among the old voters.
+    /// Makes a leader that `change` removes step down before it applies `change`: the crate panics when a leader that
+    /// is not a member counts itself (0.7, `maybe_commit`). At the begin of joint consensus it still is one of the
+    /// old voters.
     pub fn step_down_if_removed(&mut self, change: &ConfChangeV2) {
         let raft = &mut self.node.raft;
         let own = raft.id;

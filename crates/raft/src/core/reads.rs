@@ -1,4 +1,4 @@
-//! Linearizable reads: ReadIndex rounds (Raft thesis, 6.4), and a leader's lease in place of them.
+//! Linearizable reads: ReadIndex rounds (Raft thesis, 6.4), and the leader's lease, which replaces them.
 
 mod lease;
 mod rounds;
@@ -21,7 +21,7 @@ pub use lease::{MAX_TICKS_PER_TURN, longest as longest_lease};
 pub(super) struct Reads {
     rounds: ReadRounds<ReadWaiter>,
     lease: Lease,
-    /// Readers that a lease may serve; none between two drains.
+    /// Readers that the lease may serve; empty between two drains.
     lease_readers: Vec<ReadWaiter>,
     rounds_started: u64,
     lease_reads: u64,
@@ -51,7 +51,7 @@ impl Reads {
         self.lease_readers.push(waiter);
     }
 
-    /// Readers of a round that this role or term will not answer wait for another one.
+    /// Gives up the current round, which will not be answered in this role or term; its readers wait for the next one.
     pub fn give_up_round(&mut self) {
         self.rounds.give_up_round();
     }
@@ -61,12 +61,12 @@ impl Reads {
         self.rounds.retain(|waiter| !waiter.is_closed());
     }
 
-    /// Another majority decides from now on.
+    /// Ends the lease, because another majority decides from now on.
     pub fn revoke_lease(&mut self, now: Instant) {
         self.lease.revoke(now);
     }
 
-    /// Another member may campaign against this leader in `term`.
+    /// Ends the lease for the rest of `term`, because another member may campaign against this leader.
     pub fn bar_lease(&mut self, term: u64) {
         self.lease.bar(term);
     }
@@ -99,8 +99,8 @@ impl Core {
         }
     }
 
-    /// Readers that a lease may serve. `now` must be later than the arrival of each: a process that was
-    /// stopped in between would take its lease for valid when it is not.
+    /// Serves the readers that wait for a lease, or queues them for a round. `now` must be later than the arrival of
+    /// each: after a pause of the process an earlier `now` would make an expired lease valid.
     fn serve_lease_reads(&mut self, now: Instant) {
         let waiting = std::mem::take(&mut self.reads.lease_readers);
         if self.has_lease(now) {
@@ -108,12 +108,12 @@ impl Core {
             self.reads.lease_reads += waiting.len() as u64;
             waiting.into_iter().for_each(|waiter| drop(waiter.send(Ok(index))));
         } else {
-            // Their round renews it.
+            // Their round renews the lease.
             waiting.into_iter().for_each(|waiter| self.reads.await_round(waiter));
         }
     }
 
-    /// A majority has answered these rounds: the lease is renewed and the readers are answered.
+    /// Renews the lease and answers the readers for rounds that a majority has answered.
     pub(super) fn confirm_rounds(&mut self, confirmed: Vec<ReadState>) {
         for ReadState { index, request_ctx: context } in confirmed {
             if let Some(sent) = self.reads.rounds.sent(&context)
@@ -132,17 +132,17 @@ impl Core {
         self.may_lease() && self.reads.lease.covers(self.raft.term(), now)
     }
 
-    /// What was acknowledged in earlier terms is certainly known only once an entry of this one is
-    /// committed (Raft thesis, 6.4).
+    /// Whether this leader may hold a lease. Writes acknowledged in earlier terms are known for certain only once an
+    /// entry of this term is committed (Raft thesis, 6.4).
     fn may_lease(&self) -> bool {
         self.raft.is_leader()
             && self.raft.has_committed_in_term()
             && self.membership.voters.contains(&self.settings.id)
     }
 
-    /// Whether a message must be ignored because this member has just started: before it did, it may
-    /// have answered a leader that counts on it for a lease, and it has forgotten. It does as if it had
-    /// heard one when it started. Leases need not be on here for that; the leader's count.
+    /// Whether a request for leadership must be ignored because this member has just started: before the restart it may
+    /// have answered a leader whose lease relies on it, and has forgotten that. So it behaves as if it had heard a
+    /// leader at its start. This does not depend on this member's setting for leases, but on the leader's.
     pub(super) fn breaks_boot_quiet(&self, message: &Message, now: Instant) -> bool {
         let asks_for_leadership = matches!(
             message.get_msg_type(),

@@ -1,4 +1,4 @@
-//! When a snapshot is due, and how much of the log may be compacted once it is there (C9).
+//! Snapshots: when one is due, and which part of the log is purged after it (C9).
 
 use std::time::{Duration, Instant};
 
@@ -9,26 +9,26 @@ use crate::faults;
 use helios_state::SnapshotMeta;
 use helios_storage::wal::Base;
 
-/// Pause after a snapshot that failed, before the next.
+/// Pause between a failed snapshot and the next attempt.
 const SNAPSHOT_RETRY: Duration = Duration::from_secs(5);
-/// Bytes of the log kept at most for members that are behind: what they lack beyond comes as a snapshot.
+/// Limit of the log kept for members that lag, bytes; members that are further behind get a snapshot.
 pub const MAX_HELD_BYTES: u64 = MAX_LOG_BYTES / 2;
-/// Bytes kept for members that a snapshot is on its way to, or broke off: with less it might be of no use when it
-/// arrives.
+/// Limit of the log kept for members with an unfinished snapshot transfer, bytes: with less, the log might begin after
+/// the snapshot when it arrives, so that it is useless.
 const MAX_AWAITED_BYTES: u64 = 4 * MAX_LOG_BYTES;
 
 pub(super) struct Snapshots {
     is_building: bool,
-    /// One was requested since: the one under way may lack what that request counts on.
+    /// A snapshot was requested while one is being built, which may lack entries that the request has to cover.
     wants_another: bool,
-    /// Index of the newest one.
+    /// Index of the newest snapshot.
     index: u64,
-    /// Size of the newest one.
+    /// Size of the newest snapshot.
     bytes: u64,
     /// Bytes of the log that the last purge left.
     kept_bytes: u64,
     built_at: Instant,
-    /// After one that failed.
+    /// Earliest time of the next attempt after a failure.
     not_before: Instant,
     failures: u64,
 }
@@ -55,13 +55,13 @@ impl Snapshots {
         self.failures
     }
 
-    /// The log was reset to a snapshot that a leader sent.
+    /// Records that the log was reset to a received snapshot.
     pub fn record_installed(&mut self, index: u64) {
         self.index = index;
         self.kept_bytes = 0;
     }
 
-    /// The cause, a full disk for one, is still there at once.
+    /// Records a failed snapshot. The next attempt is delayed, because the cause, such as a full disk, may last.
     pub fn record_failure(&mut self, now: Instant) {
         self.is_building = false;
         self.wants_another = false;
@@ -69,14 +69,14 @@ impl Snapshots {
         self.not_before = now + SNAPSHOT_RETRY;
     }
 
-    /// Whether one is due for a log of `log_bytes` and a state at `applied`.
+    /// Whether a snapshot is due for a log of `log_bytes` and a state at `applied`.
     fn is_due(&self, settings: &Settings, log_bytes: u64, applied: u64, now: Instant) -> bool {
         let new_entries = applied.saturating_sub(self.index);
         if new_entries == 0 {
             return false;
         }
         let log_bytes = log_bytes.saturating_sub(self.kept_bytes);
-        // Well before a leader has to slow down.
+        // Due well before a leader slows down writes.
         let due_bytes = MAX_LOG_BYTES.min(settings.max_log_bytes / 4);
         // A snapshot writes the whole state, so it waits until the log has grown by as much, or by
         // half of what makes one due.
@@ -88,7 +88,7 @@ impl Snapshots {
 }
 
 impl Core {
-    /// A snapshot that a previous run left and that still may be sent.
+    /// Makes a snapshot on disk the newest one, which may be sent.
     pub fn offer_snapshot(&mut self, meta: &SnapshotMeta) {
         self.snapshots.index = meta.index;
         self.snapshots.bytes = meta.size_bytes;
@@ -111,7 +111,7 @@ impl Core {
         }
     }
 
-    /// Builds one that holds everything applied so far.
+    /// Requests a snapshot that covers everything applied so far.
     pub(super) fn request_snapshot(&mut self) {
         self.snapshots.wants_another = self.snapshots.is_building;
         self.build_snapshot();
@@ -142,11 +142,11 @@ impl Core {
         MAX_HELD_BYTES.min(self.settings.max_log_bytes / 8)
     }
 
-    /// Last entry that may go: below the snapshot by the trailing entries, and, up to a cap, not what a member needs
-    /// that is live and behind, nor what one will need right after the snapshot that is on its way to it.
+    /// Returns the last entry to purge. The trailing entries before the snapshot are kept; a leader also keeps, up to a
+    /// limit each, the entries that an active lagging member needs, and those after an unfinished snapshot transfer.
     fn purge_floor(&self, snapshot_index: u64, now: Instant) -> u64 {
         let log = self.raft.log();
-        // Trailing entries are few, or large and fewer.
+        // The trailing entries are limited by their number and by their bytes.
         let trailing = snapshot_index.saturating_sub(self.settings.trailing_entries);
         let floor = trailing.max(log.index_before(self.max_held_bytes()).min(snapshot_index));
         if !self.raft.is_leader() {

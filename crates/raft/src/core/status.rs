@@ -1,4 +1,4 @@
-//! The state of the core as others see it.
+//! The status of the core, for the rest of the process.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -66,13 +66,13 @@ impl Core {
         }
     }
 
-    /// Whether this leader knows of a change of members that is not over.
+    /// Whether a membership change is pending in the log, or joint consensus is in progress.
     #[cfg(feature = "simulation")]
     pub fn is_changing(&self) -> bool {
         self.raft.has_pending_change() || membership::is_joint(&self.membership)
     }
 
-    /// Term of an entry that this member's log has.
+    /// Term of entry `index`; `None` if this member's log does not have it.
     #[cfg(feature = "simulation")]
     pub fn term_of(&self, index: u64) -> Option<u64> {
         raft::Storage::term(self.raft.log(), index).ok()

@@ -1,4 +1,4 @@
-//! The core by itself: messages in, effects out, the disk played by hand.
+//! Tests of the core alone: messages in, effects out, and the tests complete the log writes.
 
 mod formats;
 mod purge;
@@ -19,7 +19,7 @@ use helios_storage::wal::Base;
 
 const BASE: Base = Base { index: 1, term: 1 };
 
-/// What one drain wants done.
+/// Effects of one drain.
 #[derive(Default)]
 struct Turn {
     sent: Vec<Message>,
@@ -56,7 +56,7 @@ fn member(id: u64, voters: &[u64], last: u64, hard_state: HardState) -> Core {
     let log = Log::new(BASE, entries, hard_state, conf_state(voters));
     let record = |id: &u64| Member { id: *id, name: format!("node-{id}"), ..Member::default() };
     let membership = membership::initial("c", voters.iter().map(record).collect());
-    // Beyond the quiet after a start, in which it would not vote.
+    // Started long enough ago to vote (`breaks_boot_quiet`).
     let started = Instant::now() - settings.election_min;
     Core::new(settings, log, Arc::new(membership), last, id, started).unwrap()
 }
@@ -83,7 +83,7 @@ fn vote_request(from: u64, term: u64) -> Message {
     Message { index: 5, log_term: 1, ..message(MessageType::MsgRequestVote, from, term) }
 }
 
-/// One entry after `index` and `log_term`.
+/// Append of one entry after `index` and `log_term`.
 fn append(term: u64, index: u64, log_term: u64) -> Message {
     let entries = vec![entry(index + 1, term)];
     Message { index, log_term, entries, commit: 5, ..message(MessageType::MsgAppend, 2, term) }
@@ -128,17 +128,17 @@ fn turn(core: &mut Core) -> Turn {
 }
 
 #[test]
-fn a_vote_leaves_only_after_it_is_on_disk() {
+fn a_vote_is_sent_only_after_it_is_durable() {
     let mut core = follower(HardState::default());
     let asked = step(&mut core, vote_request(2, 5));
-    assert!(asked.sent.is_empty(), "{:?} left before the vote was on disk", asked.sent_types());
+    assert!(asked.sent.is_empty(), "{:?} sent before the vote was durable", asked.sent_types());
     let on_disk = persisted(&mut core, asked.log[0]);
     assert_eq!(on_disk.sent_types(), [MessageType::MsgRequestVoteResponse]);
     assert!(!on_disk.sent[0].reject);
 }
 
 #[test]
-fn a_vote_found_on_disk_after_a_crash_is_not_given_again() {
+fn a_second_vote_in_a_term_is_rejected_after_a_crash() {
     let mut core = follower(HardState { term: 5, vote: 2, ..HardState::default() });
     let other = step(&mut core, vote_request(3, 5));
     assert!(other.sent.iter().all(|message| message.reject), "a second vote in one term");
@@ -147,12 +147,12 @@ fn a_vote_found_on_disk_after_a_crash_is_not_given_again() {
 }
 
 #[test]
-fn entries_are_acknowledged_only_after_they_are_on_disk_and_not_by_a_heartbeat() {
+fn entries_are_acknowledged_only_after_they_are_durable_and_not_by_a_heartbeat() {
     let mut core = follower(HardState::default());
     let appended = step(&mut core, append(2, 5, 1));
     let heard = step(&mut core, Message { commit: 5, ..message(MessageType::MsgHeartbeat, 2, 2) });
     for early in appended.sent.iter().chain(&heard.sent) {
-        assert!(early.index < 6 && early.commit < 6, "{early:?} speaks of an entry not on disk");
+        assert!(early.index < 6 && early.commit < 6, "{early:?} acknowledges an entry that is not durable");
     }
     let on_disk = persisted(&mut core, appended.log[0]);
     let acknowledged: Vec<_> = on_disk.sent.iter().filter(|message| message.index == 6).collect();
@@ -161,14 +161,14 @@ fn entries_are_acknowledged_only_after_they_are_on_disk_and_not_by_a_heartbeat()
 }
 
 #[test]
-fn what_was_written_first_is_answered_first_and_a_late_completion_says_nothing() {
+fn appends_are_acknowledged_in_order_and_a_late_completion_acknowledges_nothing() {
     let mut core = follower(HardState::default());
     let numbers: Vec<_> = [append(2, 5, 1), append(2, 6, 2), append(2, 7, 2)]
         .map(|message| step(&mut core, message).log[0])
         .into();
     let indexes = |turn: &Turn| turn.sent.iter().map(|message| message.index).collect::<Vec<_>>();
     assert_eq!(indexes(&persisted(&mut core, numbers[0])), [6]);
-    assert_eq!(indexes(&persisted(&mut core, numbers[2])), [7, 8], "the third stands for all before it");
+    assert_eq!(indexes(&persisted(&mut core, numbers[2])), [7, 8], "the third completion covers the second");
     assert!(persisted(&mut core, numbers[1]).sent.is_empty());
 }
 
@@ -178,7 +178,10 @@ fn two_snapshots_in_a_row_are_installed_in_order_and_a_stale_one_is_not() {
     let first = step(&mut core, snapshot(2, 10));
     let second = step(&mut core, snapshot(2, 20));
     assert_eq!((first.resets, second.resets), (vec![10], vec![20]));
-    assert!(first.restores.is_empty() && second.restores.is_empty(), "the state went before the log");
+    assert!(
+        first.restores.is_empty() && second.restores.is_empty(),
+        "the state was restored before the log was reset"
+    );
     assert_eq!(persisted(&mut core, second.log[0]).restores, [10, 20]);
 
     let stale = step(&mut core, snapshot(2, 15));
@@ -187,7 +190,7 @@ fn two_snapshots_in_a_row_are_installed_in_order_and_a_stale_one_is_not() {
 }
 
 #[test]
-fn a_snapshot_that_contradicts_what_is_committed_is_refused() {
+fn a_snapshot_that_contradicts_a_committed_entry_is_dropped() {
     let mut core = follower(HardState::default());
     let contrary = step(&mut core, snapshot(2, 5));
     assert!(contrary.resets.is_empty(), "entry 5 of term 1 is committed");
@@ -196,7 +199,7 @@ fn a_snapshot_that_contradicts_what_is_committed_is_refused() {
 }
 
 #[test]
-fn who_follows_a_live_leader_hears_no_other_candidate() {
+fn a_follower_of_a_live_leader_ignores_vote_requests() {
     let mut core = follower(HardState::default());
     step(&mut core, message(MessageType::MsgHeartbeat, 2, 2));
     for candidate in [3, 77] {
@@ -209,7 +212,7 @@ fn who_follows_a_live_leader_hears_no_other_candidate() {
 }
 
 #[test]
-fn one_membership_change_at_a_time() {
+fn a_second_membership_change_is_rejected_while_one_is_pending() {
     let mut core = leader_of_one();
     let add = |name: &str| {
         let record =
@@ -235,7 +238,7 @@ fn one_membership_change_at_a_time() {
 }
 
 #[test]
-fn a_change_of_members_is_applied_only_once_the_disk_says_that_it_is_committed() {
+fn a_membership_change_is_applied_only_after_its_commit_index_is_durable() {
     let mut core = leader_of_one();
     let record =
         Member { name: "x".into(), peer_addr: "a:1".into(), disk_id: "x".into(), ..Member::default() };
@@ -254,7 +257,7 @@ fn a_change_of_members_is_applied_only_once_the_disk_says_that_it_is_committed()
 }
 
 #[test]
-fn a_single_voter_commits_only_what_is_on_its_disk() {
+fn a_single_voter_commits_only_durable_entries() {
     let mut core = leader_of_one();
     let (proposal, _answer) = proposal(b"x");
     core.handle(Input::Propose(vec![proposal]), Instant::now());
@@ -283,11 +286,11 @@ fn leader_of_one() -> Core {
     core
 }
 
-/// Three members and what is under way between them.
+/// Three members and the messages between them.
 struct Mesh {
     cores: Vec<Core>,
     under_way: Vec<Message>,
-    /// What each has handed out to be applied.
+    /// Entries that each core has handed out, by position.
     applied: Vec<Vec<Entry>>,
     rng: StdRng,
 }
@@ -299,7 +302,7 @@ impl Mesh {
         Self { cores, under_way: Vec::new(), applied: vec![Vec::new(); 3], rng }
     }
 
-    /// The one who leads, once all follow it.
+    /// Waits for a leader whose log all members have committed, and returns its position.
     fn elect(&mut self) -> usize {
         for _ in 0..1_000 {
             self.step(true);
@@ -311,7 +314,7 @@ impl Mesh {
                 return leader;
             }
         }
-        panic!("nobody leads");
+        panic!("no leader was elected");
     }
 
     fn settle(&mut self, at: usize) {
@@ -338,7 +341,7 @@ impl Mesh {
         }
     }
 
-    /// Any message under way, not the oldest; perhaps it stays under way as well, or is lost.
+    /// Delivers the oldest message if `is_fair`. Otherwise any message, which may be lost or duplicated.
     fn deliver(&mut self, is_fair: bool) {
         if self.under_way.is_empty() {
             return;
@@ -390,7 +393,7 @@ fn duplicated_reordered_and_lost_messages_apply_everything_once_in_one_order() {
         }
         let indexes: Vec<_> = mesh.applied[0].iter().map(|entry| entry.index).collect();
         assert!(indexes.len() > 300, "seed {seed}: only {} entries were committed", indexes.len());
-        assert!(indexes.windows(2).all(|pair| pair[0] + 1 == pair[1]), "seed {seed}: a gap or a repetition");
+        assert!(indexes.windows(2).all(|pair| pair[0] + 1 == pair[1]), "seed {seed}: a gap or a duplicate");
         assert!(mesh.applied.iter().all(|other| *other == mesh.applied[0]), "seed {seed}: orders differ");
     }
 }

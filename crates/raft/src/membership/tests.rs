@@ -42,7 +42,7 @@ fn a_member_joins_is_promoted_and_leaves_and_its_id_is_never_reused() {
 }
 
 #[test]
-fn repeating_what_took_effect_changes_nothing() {
+fn repeated_changes_have_no_effect() {
     let four = after(&three(), &Change::AddLearner(record(4, "d", "dd")).fenced(0), 10);
     assert_eq!(add_learner(&four, record(0, "d", "dd")).unwrap(), Decision::Done);
     assert_eq!(promote(&four, 1, 0, 0).unwrap(), Decision::Done);
@@ -51,7 +51,7 @@ fn repeating_what_took_effect_changes_nothing() {
 }
 
 #[test]
-fn what_cannot_be_is_refused_with_its_reason() {
+fn invalid_changes_are_rejected_with_their_reason() {
     let code = |result: Result<Decision, Error>| result.unwrap_err().code;
     assert_eq!(code(add_learner(&three(), record(0, "a", "other"))), ErrorCode::PeerExists);
     assert_eq!(code(add_learner(&three(), record(0, "z", "da"))), ErrorCode::PeerExists);
@@ -85,7 +85,7 @@ fn several(promote: &[u64], remove: &[u64]) -> Result<Decision, Error> {
 }
 
 #[test]
-fn a_voter_is_replaced_in_one_step_and_stays_a_member_until_its_word_counts_no_more() {
+fn an_outgoing_voter_stays_a_member_until_joint_consensus_ends() {
     let change = proposed(several(&[4], &[2]).unwrap());
     let joint = after(&five(), &change, 12);
     assert_eq!((&joint.voters[..], &joint.voters_outgoing[..]), (&[1, 3, 4][..], &[1, 2, 3][..]));
@@ -100,14 +100,14 @@ fn a_voter_is_replaced_in_one_step_and_stays_a_member_until_its_word_counts_no_m
 }
 
 #[test]
-fn learners_go_at_once() {
+fn learners_are_removed_at_the_begin_of_joint_consensus() {
     let joint = after(&five(), &proposed(several(&[4], &[5]).unwrap()), 12);
     assert_eq!(joint.voters, [1, 2, 3, 4]);
     assert!(was_removed(&joint, 5));
 }
 
 #[test]
-fn of_several_changes_what_is_true_already_is_left_out() {
+fn several_changes_leave_out_those_that_took_effect() {
     assert_eq!(several(&[1], &[]).unwrap(), Decision::Done);
     assert_eq!(several(&[4, 1], &[]).unwrap(), Decision::Propose(Change::Promote(4)));
     assert_eq!(several(&[3], &[2]).unwrap(), Decision::Propose(Change::Remove(2)));
@@ -116,7 +116,7 @@ fn of_several_changes_what_is_true_already_is_left_out() {
 }
 
 #[test]
-fn several_changes_that_cannot_be_are_refused() {
+fn several_changes_are_rejected_when_one_is_invalid() {
     let code = |result: Result<Decision, Error>| result.unwrap_err().code;
     assert_eq!(code(several(&[], &[])), ErrorCode::InvalidArgument);
     assert_eq!(code(several(&[4, 4], &[])), ErrorCode::InvalidArgument);
@@ -138,12 +138,12 @@ fn a_lower_token_is_refused_and_the_highest_is_remembered() {
     let later = after(&seven, &Change::Promote(5).fenced(0), 13);
     for membership in [&seven, &later] {
         assert_eq!(membership.fencing_token, 7);
-        assert!(check_token(membership, 0).is_ok(), "a person has no token");
+        assert!(check_token(membership, 0).is_ok(), "an admin has no token");
         assert!(check_token(membership, 7).is_ok());
         assert!(check_token(membership, 8).is_ok());
         assert_eq!(check_token(membership, 6).unwrap_err().code, ErrorCode::Fenced);
     }
-    assert_eq!(after(&later, &Change::Remove(4).fenced(6), 14).fencing_token, 7, "it never goes back");
+    assert_eq!(after(&later, &Change::Remove(4).fenced(6), 14).fencing_token, 7, "the token never decreases");
 }
 
 /// The table of the coordinator's document: members, majority, failures survived.

@@ -1,4 +1,4 @@
-//! When each peer was last heard, how long it takes to answer a heartbeat, and whether it can be reached.
+//! Contacts with each peer: time of its last message, round trips of heartbeats, and failed connects.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -6,33 +6,33 @@ use std::time::{Duration, Instant};
 
 use raft::eraftpb::{Message, MessageType};
 
-/// An answer later than this is to a heartbeat that came after the one that is waited for.
+/// Longest round trip. An answer that arrives later belongs to a later heartbeat than the oldest unanswered one.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(10);
 
-/// One entry for each member that was ever spoken to by this process.
+/// Contacts by member id, of each member that this process has sent to or received from.
 #[derive(Debug, Default)]
 pub struct Contacts(Mutex<HashMap<u64, Contact>>);
 
 #[derive(Debug, Default)]
 struct Contact {
     heard: Option<Instant>,
-    /// The oldest heartbeat without an answer. Later ones wait for it, so that the time is never too short.
+    /// Time of the oldest unanswered heartbeat. Later ones are not recorded, so that a round trip is never too short.
     asked: Option<Instant>,
     failures: u64,
 }
 
-/// What is known of the way to a peer.
+/// State of the connection to a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Heard {
     pub id: u64,
-    /// Since a message of it arrived; `None`: there was none yet.
+    /// Time since its last message; `None`: there was none yet.
     pub silence: Option<Duration>,
-    /// Attempts to connect to it that failed since the last one that did not.
+    /// Failed attempts to connect since the last success.
     pub consecutive_errors: u64,
 }
 
 impl Contacts {
-    /// A message leaves for member `message.to`.
+    /// Records a message that is sent to member `message.to`.
     pub fn sent(&self, message: &Message, now: Instant) {
         if message.get_msg_type() == MessageType::MsgHeartbeat {
             let mut contacts = self.lock();
@@ -43,7 +43,7 @@ impl Contacts {
         }
     }
 
-    /// `messages` arrived from member `from`; answers the round trip of a heartbeat, if one ended.
+    /// Records messages from member `from`. Returns the round trip of a heartbeat, if they contain an answer to one.
     pub fn heard(&self, from: u64, messages: &[Message], now: Instant) -> Option<Duration> {
         let mut contacts = self.lock();
         let contact = contacts.entry(from).or_default();
@@ -53,12 +53,12 @@ impl Contacts {
         Some(now.duration_since(asked)).filter(|took| *took <= FORGOTTEN_AFTER)
     }
 
-    /// An attempt to connect to `peer` failed.
+    /// Records a failed attempt to connect to `peer`.
     pub fn failed(&self, peer: u64) {
         self.lock().entry(peer).or_default().failures += 1;
     }
 
-    /// One succeeded.
+    /// Records a connection to `peer`.
     pub fn linked(&self, peer: u64) {
         self.lock().entry(peer).or_default().failures = 0;
     }
@@ -73,7 +73,7 @@ impl Contacts {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Contact>> {
-        // Every critical section leaves the map whole.
+        // A panic in a critical section leaves the map consistent.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -112,6 +112,6 @@ mod tests {
         assert_eq!(errors(), Some(2));
         contacts.linked(2);
         assert_eq!(errors(), Some(0));
-        assert_eq!(contacts.heard_of()[0].silence, None, "who was reached has said nothing yet");
+        assert_eq!(contacts.heard_of()[0].silence, None, "a peer without a message has no last contact");
     }
 }

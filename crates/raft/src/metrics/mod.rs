@@ -1,6 +1,6 @@
-//! The metrics of a node, on a struct it owns: several members in one process do not mix
-//! (docs/design/product.md, "Metrics"; names follow etcd's where a twin exists). What is on `/metrics` in the end is frozen
-//! by `docs/reference/metrics.md` and the test that reads it.
+//! The metrics of a node, in a struct that it owns, so that several members in one process have separate ones
+//! (docs/design/product.md, "Metrics"; names follow etcd's where etcd has the same metric). The names on `/metrics` are
+//! frozen by `docs/reference/metrics.md` and the test that reads it.
 
 mod contacts;
 
@@ -25,13 +25,13 @@ pub struct PeerLabel {
     pub peer: String,
 }
 
-/// What is not counted as it happens, as it was when the metrics were asked for.
+/// Values that are read when the metrics are requested, because they are not counted as they change.
 pub struct Observed {
     pub keys: u64,
     pub state_bytes: u64,
     pub state_rebuilds: u64,
     pub slow_listeners_cut: u64,
-    /// `None`: the volume cannot be asked.
+    /// `None`: it cannot be determined.
     pub disk_free_bytes: Option<u64>,
     /// `None`: the node belongs to no cluster yet.
     pub member: Option<ObservedMember>,
@@ -43,14 +43,14 @@ pub struct ObservedMember {
     pub snapshot_size_bytes: u64,
     pub snapshot_age_seconds: u64,
     pub has_quorum: bool,
-    /// 0 unless this member leads.
+    /// 0 unless this member is the leader.
     pub healthy_members: u64,
 }
 
 type PerPeer<M> = Family<PeerLabel, M>;
 
 pub struct Metrics {
-    /// What the round trips and the ages are made from.
+    /// Source of the round trips and of the times since the last contact.
     pub contacts: Contacts,
     pub wal_fsync_duration_seconds: Histogram,
     pub apply_duration_seconds: Histogram,
@@ -104,7 +104,7 @@ pub struct Metrics {
     slow_listeners_cut: Counter,
 }
 
-/// 0.1 ms to about 10 s: an fsync of a fast disk at one end, a stuck one at the other.
+/// Histogram of durations from 0.1 ms to about 10 s: from an fsync of a fast disk to one that hangs.
 fn durations() -> Histogram {
     Histogram::new(exponential_buckets(0.0001, 2.0, 18))
 }
@@ -115,7 +115,7 @@ fn add<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metri
 }
 
 impl Metrics {
-    /// Each is registered where it is made. The registry adds the prefix, and `_total` to counters.
+    /// Creates and registers all metrics. The registry adds the prefix, and `_total` to counters.
     #[rustfmt::skip]
     pub fn new(registry: &mut Registry) -> Arc<Self> {
         let build = add(registry, "build_info", "Version of this binary", Family::<BuildLabel, Gauge>::default());
@@ -131,7 +131,7 @@ impl Metrics {
             apply_duration_seconds: time(r, "apply_duration_seconds", "Applying one batch of entries"),
             snapshot_save_duration_seconds: time(r, "snapshot_save_duration_seconds", "Writing a snapshot"),
             snapshot_install_duration_seconds: time(r, "snapshot_install_duration_seconds", "Installing a snapshot"),
-            snapshot_failures: count(r, "snapshot_failures", "Snapshots that could not be taken, for want of room or not"),
+            snapshot_failures: count(r, "snapshot_failures", "Snapshots that could not be taken, for lack of room or another reason"),
             log_entries_skipped: count(r, "log_entries_skipped", "Entries that changed nothing, because applying them ended processes and they were skipped by an operator"),
             entry_unappliable: gauge(r, "entry_unappliable", "1 while an entry is not applied, because applying it ended this process twice"),
             snapshots_skipped: count(r, "snapshots_skipped", "Snapshots put off because the disk is full"),
@@ -145,7 +145,7 @@ impl Metrics {
             forwarded: count(r, "forwarded", "Writes sent on to the leader"),
             ack_shortfalls: count(r, "ack_shortfalls", "Writes committed but not on as many disks as asked for in time"),
             disk_full: gauge(r, "disk_full", "1 while the log has no room and writes that need some are refused"),
-            cluster_incarnation: gauge(r, "cluster_incarnation", "How often the cluster was made anew from one survivor of a lost majority"),
+            cluster_incarnation: gauge(r, "cluster_incarnation", "Number of times the cluster was recreated from one survivor of a lost majority"),
             peer_rtt_seconds: add(r, "peer_rtt_seconds", "From a heartbeat to its answer, on the leader", Family::new_with_constructor(durations as fn() -> _)),
             peer_last_contact_seconds: add(r, "peer_last_contact_seconds", "Time since a message of the peer arrived", Family::default()),
             peer_match_lag_entries: per_peer(r, "peer_match_lag_entries", "Entries a peer is behind the leader's log, on the leader"),
@@ -180,18 +180,18 @@ impl Metrics {
         })
     }
 
-    /// A heartbeat of this member was answered.
+    /// Records the round trip of a heartbeat.
     pub fn round_trip(&self, peer: &str, took: Duration) {
         let label = PeerLabel { peer: peer.to_owned() };
         self.peer_rtt_seconds.get_or_create(&label).observe(took.as_secs_f64());
     }
 
-    /// An election that this member stood in is over.
+    /// Records the duration of an election in which this member was a candidate.
     pub fn election_over(&self, took: Duration) {
         self.raft_election_duration_seconds.observe(took.as_secs_f64());
     }
 
-    /// Brings up to date what is not counted as it happens; called when the metrics are asked for.
+    /// Updates the metrics that are not counted as they change; called when the metrics are requested.
     pub fn observe(&self, observed: &Observed) {
         set(&self.keys, observed.keys);
         set(&self.db_size_bytes, observed.state_bytes);
@@ -258,7 +258,7 @@ fn set(gauge: &Gauge, value: u64) {
     gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
 }
 
-/// Of something that counts by itself.
+/// Sets a counter to the value of an external count.
 fn total(counter: &Counter, value: u64) {
     counter.inner().store(value, Ordering::Relaxed);
 }

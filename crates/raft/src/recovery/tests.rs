@@ -1,4 +1,4 @@
-//! A survivor that is made the only member, with the power cut after each operation of its disk.
+//! Tests of force-new-cluster, with a power cut after each operation of the survivor's disk.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -40,7 +40,7 @@ fn entry(index: u64) -> LogEntry {
     log_entry(&entry)
 }
 
-/// A disk of one of three voters, with entries that are not known to be committed, marked.
+/// Disk of one of three voters, with uncommitted entries and a request for force-new-cluster in `node.json`.
 fn marked() -> SimDisk {
     let disk = SimDisk::new(7);
     let Parts { mut data_dir, mut wal, store, snapshots, .. } = open(&disk).unwrap();
@@ -55,7 +55,7 @@ fn marked() -> SimDisk {
     disk
 }
 
-/// What `Node::start_member` does before any thread of the member runs.
+/// Starts a member as `Node::start_member` does, up to the start of its threads.
 fn start(disk: &SimDisk) -> Outcome<(Recovery, Store, Marker)> {
     let Parts { mut data_dir, mut wal, recovered, store, snapshots } = open(disk)?;
     let mut recovery = recover(&mut wal, recovered, &store, &snapshots)?;
@@ -82,7 +82,7 @@ fn assert_alone(recovery: &Recovery, store: &Store, marker: &Marker) {
 }
 
 #[test]
-fn a_power_cut_at_any_operation_leaves_a_start_that_finishes_it_once() {
+fn the_next_start_completes_force_new_cluster_after_a_power_cut_at_any_operation() {
     let marked = marked();
     let mut operations = 0;
     loop {
@@ -101,7 +101,7 @@ fn a_power_cut_at_any_operation_leaves_a_start_that_finishes_it_once() {
 }
 
 #[test]
-fn the_next_start_finds_it_done() {
+fn force_new_cluster_is_not_repeated_at_the_next_start() {
     let disk = marked();
     let (recovery, ..) = start(&disk).unwrap();
     let term = recovery.term;

@@ -1,7 +1,7 @@
-//! A snapshot on its way here. What has arrived is in `<index>-<term>-<bytes>-<checksum>.incoming`. It
-//! outlives a stream that breaks, and a restart, for the next stream to go on from there.
+//! Incoming snapshot transfers. The received part is in `<index>-<term>-<bytes>-<checksum>.incoming`. It
+//! survives a broken stream and a restart, and the next stream resumes after it.
 //!
-//! Nothing of it is synced before the end: whoever goes on compares the checksum of what is there.
+//! The file is not synced before the transfer is complete: a sender that resumes compares the checksum of the part.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,13 +13,13 @@ use helios_storage::disk::{DiskFile, read_full};
 const SUFFIX: &str = ".incoming";
 const BUFFER_BYTES: usize = 256 << 10;
 
-/// Which snapshot. All members write the same bytes at the same index, so any of them may send the rest.
+/// Identity of a snapshot. All members write the same bytes at the same index, so any of them may send the rest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SnapshotId {
     pub index: u64,
     pub term: u64,
     pub size_bytes: u64,
-    /// As the file's last four bytes have it.
+    /// Checksum in the last four bytes of the file.
     pub crc32c: u32,
 }
 
@@ -30,14 +30,14 @@ impl From<&SnapshotMeta> for SnapshotId {
     }
 }
 
-/// The beginning of a snapshot file.
+/// Length and checksum of the first bytes of a snapshot file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Prefix {
     pub bytes: u64,
     pub crc32c: u32,
 }
 
-/// Takes what arrives, in order.
+/// Writer of one received snapshot file, in the order of its bytes.
 pub struct Incoming {
     pub(super) id: SnapshotId,
     path: PathBuf,
@@ -46,7 +46,7 @@ pub struct Incoming {
 }
 
 impl Incoming {
-    /// An error if it is more than was announced.
+    /// Appends `data`. Returns an error if the file would be larger than announced.
     pub fn write(&mut self, data: &[u8]) -> Result<(), StateError> {
         let end = self.bytes + data.len() as u64;
         if end > self.id.size_bytes {
@@ -58,7 +58,7 @@ impl Incoming {
         Ok(())
     }
 
-    /// An error if something is missing.
+    /// Returns an error if bytes are missing at the end.
     pub(super) fn check_whole(&self) -> Result<(), StateError> {
         if self.bytes == self.id.size_bytes {
             return Ok(());
@@ -66,7 +66,7 @@ impl Incoming {
         Err(self.damaged(format!("ended after {} of {} bytes", self.bytes, self.id.size_bytes)))
     }
 
-    /// Returns once the content survives a power cut.
+    /// Syncs the file; its content is durable when this returns.
     pub(super) fn sync(&self) -> Result<(), StateError> {
         self.file.sync_all().map_err(|source| self.failed("sync", source))
     }
@@ -85,20 +85,20 @@ impl Incoming {
 }
 
 impl Snapshots {
-    /// What has arrived of this snapshot.
+    /// Returns the received part of a snapshot.
     pub fn held(&self, id: &SnapshotId) -> Prefix {
-        // Read or not: without it, the transfer begins anew.
+        // If it cannot be read, the transfer starts again at byte 0.
         self.prefix(&self.incoming_path(id), id.size_bytes).unwrap_or_default()
     }
 
-    /// From which byte on a peer that holds `held` needs the file: 0 if that is the beginning of another, or
-    /// damaged.
+    /// Returns the first byte of `file` to send to a peer that has `held`: 0 if that part is corrupt or of another
+    /// snapshot.
     pub fn resume_at(&self, file: &Path, held: Prefix) -> io::Result<u64> {
         let own = self.prefix(file, held.bytes)?;
         Ok(if own == held { held.bytes } else { 0 })
     }
 
-    /// The first bytes of a file, at most `limit_bytes`.
+    /// Reads length and checksum of the first bytes of a file, at most `limit_bytes`.
     fn prefix(&self, path: &Path, limit_bytes: u64) -> io::Result<Prefix> {
         let file = self.disk.open(path)?;
         let mut prefix = Prefix::default();
@@ -115,7 +115,7 @@ impl Snapshots {
         Ok(prefix)
     }
 
-    /// A place for this snapshot, of which the first `from_bytes` are here.
+    /// Opens the file of an incoming snapshot, whose first `from_bytes` are already here.
     pub fn incoming(&self, id: SnapshotId, from_bytes: u64) -> Result<Incoming, StateError> {
         let path = self.incoming_path(&id);
         let failed = |doing, source| StateError::Io { doing, path: path.clone(), source };
@@ -134,9 +134,11 @@ impl Snapshots {
         Ok(Incoming { id, path, file, bytes: from_bytes })
     }
 
-    /// Gives up whatever else was on its way: two would need room that one may not find. An error if there is
-    /// none for the rest of the file, and for the state made from it, which takes somewhat more: a full disk is
-    /// left to the log.
+    /// Removes all other partly received snapshots, because two may need more room than there is.
+    ///
+    /// # Errors
+    /// There is no room for the rest of the file and for the state restored from it, which is somewhat larger. The
+    /// remaining space is left to the log.
     pub fn make_room_for(&self, id: &SnapshotId, held_bytes: u64) -> Result<(), StateError> {
         let path = self.incoming_path(id);
         let others = self.remove_incoming(|found, _| found != path);
@@ -144,14 +146,14 @@ impl Snapshots {
         self.check_room((id.size_bytes.saturating_mul(5) / 2).saturating_sub(held_bytes))
     }
 
-    /// Removes the transfers that `goes` says, by file and index.
-    pub(super) fn remove_incoming(&self, goes: impl Fn(&Path, u64) -> bool) -> io::Result<()> {
+    /// Removes the partly received snapshots that `is_obsolete` selects by file and index.
+    pub(super) fn remove_incoming(&self, is_obsolete: impl Fn(&Path, u64) -> bool) -> io::Result<()> {
         for entry in self.disk.list(&self.dir)? {
             let name = entry.name.to_string_lossy();
             let Some(stem) = name.strip_suffix(SUFFIX) else { continue };
             let path = self.dir.join(&*name);
             let index = stem.split_once('-').and_then(|(index, _)| index.parse().ok()).unwrap_or(0);
-            if goes(&path, index) {
+            if is_obsolete(&path, index) {
                 self.disk.remove_file(&path)?;
             }
         }
@@ -176,7 +178,7 @@ mod tests {
 
     const DIR: &str = "/data/snapshots";
 
-    /// A member's snapshot at `index`: where it is, which it is, what is in it.
+    /// Writes a snapshot at `index` on a new disk. Returns its path, identity and content.
     fn snapshot(index: u64) -> (Snapshots, PathBuf, SnapshotId, Vec<u8>) {
         let disk = Arc::new(SimDisk::new(index));
         let options = StoreOptions { engine: EngineKind::Memory, ..StoreOptions::default() };
@@ -205,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_transfer_that_broke_off_goes_on_from_what_is_here_also_after_a_restart() {
+    fn an_interrupted_transfer_resumes_after_the_received_part_even_after_a_restart() {
         let (sender, path, id, content) = snapshot(7);
         let disk = SimDisk::new(1);
         assert_eq!(receiver(&disk).held(&id), Prefix::default());
@@ -219,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_part_or_one_of_another_snapshot_is_sent_anew() {
+    fn a_corrupt_part_or_one_of_another_snapshot_is_sent_again() {
         let (sender, path, id, content) = snapshot(7);
         let disk = SimDisk::new(1);
         let snapshots = receiver(&disk);
@@ -236,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn what_arrived_to_the_end_and_is_damaged_is_not_gone_on_with() {
+    fn a_complete_but_corrupt_snapshot_is_removed() {
         let (_, _, id, mut content) = snapshot(7);
         let disk = SimDisk::new(1);
         content[500] ^= 1;
@@ -245,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_transfer_that_no_room_is_left_for_takes_no_byte() {
+    fn a_transfer_without_room_on_the_disk_is_rejected_before_the_first_byte() {
         let (_, _, id, content) = snapshot(7);
         let disk = SimDisk::new(1);
         disk.set_free_bytes(Some(2 * id.size_bytes));
@@ -254,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_goes_when_the_own_state_is_past_it() {
+    fn a_partly_received_snapshot_is_removed_when_a_newer_one_is_complete() {
         let (_, _, id, content) = snapshot(7);
         let (_, _, later, later_content) = snapshot(8);
         let disk = SimDisk::new(1);

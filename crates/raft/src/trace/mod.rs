@@ -1,7 +1,7 @@
-//! Traces of requests: spans of OpenTelemetry with the feature `otel`; without it nothing, at no cost.
+//! Request traces: OpenTelemetry spans with the feature `otel`; without it an empty type, at no cost.
 //!
-//! A trace begins at a door, with what the client sent as `traceparent`, and goes on over the write or the read, the
-//! proposal (the log, a majority) and the application of the entry.
+//! A trace begins where a port receives the request, as a child of the client's `traceparent`. Its spans are the
+//! write or the read, the proposal (log and commit), and the apply of the entry.
 
 #[cfg(not(feature = "otel"))]
 mod off;

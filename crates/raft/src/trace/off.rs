@@ -1,4 +1,4 @@
-//! Without the feature.
+//! The empty [`Span`] of builds without the feature `otel`.
 
 use std::fmt::Debug;
 

@@ -1,4 +1,5 @@
-//! Spans, and where they are sent. The variables of OpenTelemetry's own SDKs apply: OTEL_EXPORTER_OTLP_ENDPOINT and so on.
+//! Spans and their exporter. It is configured by OpenTelemetry's standard variables: OTEL_EXPORTER_OTLP_ENDPOINT and
+//! so on.
 
 use std::fmt::Debug;
 use std::sync::OnceLock;
@@ -16,15 +17,15 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::registry::LookupSpan;
 
-/// Of all spans here, which the log leaves out.
+/// Target of all spans of this module; the log leaves it out.
 pub const TARGET: &str = "helios_trace";
 
-/// Any of these asks for traces.
+/// Variables of the environment that enable the exporter; one of them is enough.
 const ENDPOINTS: [&str; 2] = ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"];
 
 static PROVIDER: OnceLock<SdkTracerProvider> = OnceLock::new();
 
-/// A part of a request. It ends when it is dropped.
+/// Span of one part of a request. It ends when it is dropped.
 #[derive(Debug, Clone)]
 pub struct Span {
     parent: tracing::Span,
@@ -32,34 +33,34 @@ pub struct Span {
 }
 
 impl Span {
-    /// At a door: the child of what the client names in `traceparent`.
+    /// Root span of a request that a port received; a child of the client's `traceparent`, if there is one.
     pub fn door(name: &dyn Debug, headers: &HeaderMap) -> Self {
         let current = client_call(&format!("{name:?}"), headers);
         Self { parent: tracing::Span::none(), current }
     }
 
-    /// A part of what is under way in this task.
+    /// Child of the task's current span.
     pub fn begin(name: &'static str) -> Self {
         let mut span = Self { parent: tracing::Span::current(), current: tracing::Span::none() };
         span.next(name);
         span
     }
 
-    /// Ends this part and begins the one after it.
+    /// Ends this span and begins its next sibling.
     pub fn next(&mut self, name: &'static str) {
         self.current = info_span!(target: TARGET, parent: &self.parent, "part", otel.name = name);
     }
 
-    /// `work` as this part; what begins in it is part of it.
+    /// Runs `work` in this span; spans that begin in `work` are its children.
     pub fn around<F: Future>(self, work: F) -> impl Future<Output = F::Output> {
         work.instrument(self.current)
     }
 }
 
-/// As [`Span::door`], for tonic.
+/// Root span of a gRPC call, for tonic; see [`Span::door`].
 pub fn client_call(name: &str, headers: &HeaderMap) -> tracing::Span {
-    let span = info_span!(target: TARGET, parent: None, "door", otel.name = name, otel.kind = "server");
-    // Fails only where nobody takes spans.
+    let span = info_span!(target: TARGET, parent: None, "request", otel.name = name, otel.kind = "server");
+    // Fails only if no exporter is installed.
     drop(span.set_parent(TraceContextPropagator::new().extract(&Headers(headers))));
     span
 }
@@ -76,7 +77,7 @@ impl Extractor for Headers<'_> {
     }
 }
 
-/// Takes the spans, if the environment names a collector. Must be called within a tokio runtime.
+/// Layer that exports the spans, if the environment names a collector. Must be called within a tokio runtime.
 pub fn layer<S>() -> Option<impl Layer<S>>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
@@ -95,7 +96,7 @@ where
     Some(tracing_opentelemetry::layer().with_tracer(tracer).with_filter(ours))
 }
 
-/// Sends what waits; at the end of the process.
+/// Flushes the exporter at the end of the process.
 pub fn finish() {
     if let Some(Err(error)) = PROVIDER.get().map(SdkTracerProvider::shutdown) {
         tracing::warn!(%error, "the last traces were not sent");

@@ -1,4 +1,4 @@
-//! An entry that always ends the process that applies it.
+//! Tests of the apply thread with an entry that always ends the process that applies it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -13,7 +13,7 @@ use helios_storage::disk::{Disk, SimDisk};
 
 const POISON: u64 = 2;
 
-/// Ends the process at one command, as an abort would.
+/// State machine that panics at one command; stands for a process that aborts.
 struct Fragile;
 
 impl StateMachine for Fragile {
@@ -79,7 +79,7 @@ fn job(entries: &[Entry]) -> ApplyJob {
 /// Index, bytes and skipped entries.
 type Outcome = (u64, u64, Vec<u64>);
 
-/// What was applied, and index of what is held.
+/// Applies `entries`. Returns the outcome, and the index of the entry that is held.
 fn apply(applier: &mut Applier, entries: &[Entry]) -> (Option<Outcome>, Option<u64>) {
     let (mut applied, mut held) = (None, None);
     for done in applier.apply(job(entries)).unwrap() {
@@ -106,7 +106,7 @@ fn ends(disk: &SimDisk, entries: &[Entry]) -> bool {
 fn an_entry_that_ended_the_process_twice_is_held_until_it_is_skipped() {
     let disk = SimDisk::new(1);
     let log = [set(1), poison(), set(3)];
-    assert!(ends(&disk, &log) && ends(&disk, &log), "the poison does no harm");
+    assert!(ends(&disk, &log) && ends(&disk, &log), "the poison does not end the process");
     for _ in 0..3 {
         let mut applier = start(&disk, 3);
         let one = (1, charge(&log[..1]), vec![]);
@@ -118,7 +118,7 @@ fn an_entry_that_ended_the_process_twice_is_held_until_it_is_skipped() {
     let (waiter, mut answer) = oneshot::channel::<Result<Reply, Error>>();
     let waiting = (set(3), Some(Waiter::Write(waiter.into())));
     let later = ApplyJob::Entries { entries: vec![waiting], bytes: 0 };
-    assert!(applier.apply(later).unwrap().is_empty(), "it is said once that an entry is held");
+    assert!(applier.apply(later).unwrap().is_empty(), "an entry is reported as held once");
     assert!(answer.try_recv().is_err(), "answered before it is applied");
 
     let wrong = entry(4, Op::SkipEntry(SkipEntry { index: POISON, crc: 1 }));
@@ -133,11 +133,11 @@ fn an_entry_that_ended_the_process_twice_is_held_until_it_is_skipped() {
 }
 
 #[test]
-fn the_end_at_an_entry_is_not_blamed_on_the_noted_one_before_it() {
+fn the_end_of_a_process_is_not_attributed_to_the_noted_entry_before() {
     let disk = SimDisk::new(1);
     let log = [set(1), poison()];
     for _ in 0..2 {
-        // What the log held when the process started ends before the poison.
+        // The log that the process started with ends before the poison.
         let mut applier = start(&disk, 1);
         assert!(catch_unwind(AssertUnwindSafe(|| applier.apply(job(&log)))).is_err());
     }
@@ -145,12 +145,12 @@ fn the_end_at_an_entry_is_not_blamed_on_the_noted_one_before_it() {
 }
 
 #[test]
-fn a_skipped_entry_is_not_applied_after_a_restart_either() {
+fn a_skipped_entry_is_not_applied_after_a_restart() {
     let disk = SimDisk::new(1);
     let log = [set(1), poison(), set(3), skip_of_poison(4)];
-    // A member that never met it: it comes with its skip.
+    // A member that never tried the entry receives it together with its skip.
     assert_eq!(apply(&mut start(&disk, 4), &log), (Some((4, charge(&log), vec![POISON])), None));
-    // Nothing of it reached the engine, and the two come apart.
+    // Nothing reached the engine, and the entry and its skip arrive in separate jobs.
     let mut applier = start(&disk, 4);
     assert_eq!(applier.store.applied().index, 0);
     assert_eq!(apply(&mut applier, &log[..2]).1, Some(POISON));
@@ -158,7 +158,7 @@ fn a_skipped_entry_is_not_applied_after_a_restart_either() {
 }
 
 #[test]
-fn a_member_that_has_applied_the_entry_ends_when_it_is_skipped() {
+fn a_member_that_applied_an_entry_ends_when_the_entry_is_skipped() {
     let mut applier = start(&SimDisk::new(1), 0);
     apply(&mut applier, &[set(1), set(POISON)]);
     let error = applier.apply(job(&[skip_of_poison(3)])).err().unwrap();
@@ -166,7 +166,7 @@ fn a_member_that_has_applied_the_entry_ends_when_it_is_skipped() {
 }
 
 #[test]
-fn an_entry_that_cannot_be_decoded_is_not_taken_for_one_that_ends_the_process() {
+fn an_undecodable_entry_is_not_counted_as_one_that_ends_the_process() {
     let disk = SimDisk::new(1);
     let unknown = Entry { index: 1, term: 1, data: vec![0xff; 8], ..Entry::default() };
     for _ in 0..3 {

@@ -1,4 +1,4 @@
-//! The writes that a leader still takes when its disk is full: Redis draws the same line for a full memory.
+//! The writes that a leader accepts when its disk is full: the same ones that Redis accepts when its memory is full.
 
 use helios_proto::v1::{Command, ErrorCode, command::Op};
 use prost::Message as _;
@@ -8,14 +8,13 @@ use helios_proto::Error;
 use helios_state::calls;
 
 impl Core {
-    /// Refuses what makes the state grow while the log lives on its reserve, and returns the other proposals.
+    /// Rejects the proposals that make the state grow, for a log that has only its reserve, and returns the others.
     pub(in crate::core) fn refuse_growth(&self, proposals: Vec<Proposal>) -> Vec<Proposal> {
         refuse_but(proposals, &disk_full(&self.own_name()), |proposal| is_frugal(&proposal.data))
     }
 }
 
-/// Whether the encoded command frees room, or needs none worth speaking of. What is not known to be
-/// so is not.
+/// Whether the encoded command frees room or needs hardly any. False for a command that cannot be decoded.
 pub(super) fn is_frugal(command: &[u8]) -> bool {
     Command::decode(command).is_ok_and(|command| frees_room(&command))
 }
@@ -31,7 +30,7 @@ fn frees_room(command: &Command) -> bool {
             | Op::RegisterMember(_)
             | Op::SkipEntry(_),
         ) => true,
-        Some(Op::Call(call)) => !calls::find(&call.name).is_some_and(|verb| verb.grows),
+        Some(Op::Call(call)) => !calls::find(&call.name).is_some_and(|known| known.grows),
         Some(Op::Transaction(transaction)) => transaction.steps.iter().all(frees_room),
         _ => false,
     }
@@ -42,7 +41,7 @@ fn disk_full(leader: &str) -> Error {
         ErrorCode::DiskFull,
         format!(
             "the disk of the leader {leader} is full: enlarge its volume or remove other files from it; \
-             reads, DEL and EXPIRE go on, and all writes once there is room"
+             reads, DEL and EXPIRE continue, and all writes once there is room"
         ),
     )
 }
@@ -76,7 +75,7 @@ mod tests {
         assert!(!is_frugal(b"nonsense") && !is_frugal(b""));
     }
 
-    /// A cluster of one that leads, on a log that needs no disk.
+    /// The leader of a cluster of one, on a log without a disk.
     fn leader(now: Instant) -> Core {
         let member = Member { id: 1, name: "a".to_owned(), ..Member::default() };
         let membership = Arc::new(membership::initial("c", vec![member]));
@@ -117,7 +116,7 @@ mod tests {
         }
     }
 
-    /// Error with which the proposal was refused at once; `None` if it was taken.
+    /// Proposes `op`. Returns the error with which it was rejected at once; `None` if it was accepted.
     fn refusal(core: &mut Core, op: Op, now: Instant) -> Option<Error> {
         let (waiter, mut receiver) = oneshot::channel::<Result<Reply, Error>>();
         core.handle(

@@ -1,4 +1,4 @@
-//! Messages from peers, and those that are dropped: the raft crate would panic at them, or take them although this
+//! Messages from peers. Those are dropped at which the raft crate would panic, or which it would accept although this
 //! member must not (ADR 0006).
 
 use std::time::Instant;
@@ -11,7 +11,7 @@ use crate::membership;
 impl Core {
     pub(in crate::core) fn step_all(&mut self, messages: Vec<Message>, now: Instant) {
         for message in messages {
-            // A follower that cannot keep up, or has no room, lets the leader probe again later.
+            // Dropped by a follower that cannot keep up or has no room; the leader probes again later.
             if message.get_msg_type() == MessageType::MsgAppend
                 && !message.entries.is_empty()
                 && !self.has_room_for(&message.entries)
@@ -27,7 +27,7 @@ impl Core {
             if self.contradicts_committed(&message) {
                 tracing::error!(
                     from = message.from,
-                    "a snapshot contradicts what is committed here; not taken"
+                    "snapshot dropped: it contradicts a committed entry of this member"
                 );
                 continue;
             }
@@ -41,13 +41,13 @@ impl Core {
                 tracing::debug!(peer, match_index, term, "log replicated to peer");
             }
             if let Err(error) = self.raft.step(message) {
-                tracing::debug!(%error, "message not taken");
+                tracing::debug!(%error, "message rejected by the raft crate");
             }
         }
     }
 
-    /// Whether a heartbeat shows that this disk forgot: a leader sends a follower no commit index above what that one
-    /// acknowledged. The raft crate would panic; the process ends with the reason instead.
+    /// Whether a heartbeat proves that this disk lost entries: a leader sends a follower no commit index above the last
+    /// entry that the follower acknowledged. The raft crate would panic; the process ends with the reason instead.
     fn has_lost_entries(&mut self, message: &Message) -> bool {
         let raft = &self.raft;
         let last = raft.last_index();
@@ -66,8 +66,8 @@ impl Core {
         is_lost
     }
 
-    /// Whether `message` is a snapshot that ends in another entry than the one committed here. The
-    /// raft crate would install it at exactly the commit index (docs/design/node.md, pitfall 13).
+    /// Whether `message` is a snapshot whose last entry differs from the entry committed here at the same index. The
+    /// raft crate would install it if that is the commit index (docs/design/node.md, pitfall 13).
     fn contradicts_committed(&self, message: &Message) -> bool {
         let metadata = message.get_snapshot().get_metadata();
         let raft = &self.raft;

@@ -1,6 +1,6 @@
-//! Log and state that a member holds in memory until a snapshot or a checkpoint frees them. Near their limits a leader
-//! takes writes more slowly, and then none; a follower takes no entries; and committed entries wait in the log until
-//! there is room for what they change.
+//! Limits of the log and the overlay in memory, which snapshots and checkpoints free. Near a limit a leader slows down
+//! writes and then rejects them; a follower drops entries; and committed entries wait in the log until there is room in
+//! the overlay.
 
 use std::time::{Duration, Instant};
 
@@ -13,12 +13,12 @@ use super::{Core, Proposal, refuse, refuse_but};
 use crate::unappliable::skip_in;
 use helios_proto::Error;
 
-/// Time whose allowance a leader that slows down may take at once.
+/// Burst of a leader that slows down writes: the allowance of this time may be used at once.
 const BURST: Duration = Duration::from_millis(20);
-/// Writes that would wait for longer are refused instead.
+/// Longest time that a slowed-down write waits; further writes are rejected.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
-/// Something that is held in memory, and its limit.
+/// Bytes held in memory by the log or the overlay, with their limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::core) struct Held {
     what: &'static str,
@@ -29,7 +29,7 @@ pub(in crate::core) struct Held {
 }
 
 impl Held {
-    /// Up to here what frees room, and what keeps the cluster going, is still taken.
+    /// Whether the reserve above the limit is used up, in which commands that free room are still accepted.
     fn is_over_reserve(self) -> bool {
         self.bytes >= self.limit + self.limit / 8
     }
@@ -38,12 +38,12 @@ impl Held {
         self.bytes >= self.limit
     }
 
-    /// Of a follower, and of what is committed already: a leader stops before.
+    /// Whether the limit of a follower, and of committed entries, is exceeded: 1.25 times the limit of a leader.
     pub fn is_over_all(self) -> bool {
         self.bytes >= self.limit + self.limit / 4
     }
 
-    /// What a leader takes in a second; `None`: no limit. From half of the limit on it is less and less.
+    /// Rate of writes on a leader, bytes per second; `None`: unlimited. It decreases from half of the limit on.
     fn bytes_per_second(self) -> Option<u64> {
         let half = self.limit / 2;
         (self.bytes > half).then(|| self.limit.saturating_sub(self.bytes) / 4)
@@ -59,10 +59,10 @@ impl Held {
     }
 }
 
-/// What may be proposed now, while a leader slows down.
+/// Token bucket of a leader that slows down writes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Allowance {
-    /// Below zero: what was taken in advance, by one larger than all of it.
+    /// Bytes that may be proposed now. Negative after a write that was larger than the rest.
     bytes: i64,
     at: Instant,
 }
@@ -94,7 +94,7 @@ impl Core {
             what: "the log",
             frees: "it is freed by the next snapshot, which is being written or finds no room on the disk",
             setting: "raft.max_log_bytes",
-            // What waits for the disk is there twice.
+            // Entries that wait for the disk are in memory twice.
             bytes: self.raft.log().bytes() + self.raft.unstable_bytes(),
             limit: self.settings.max_log_bytes,
         }
@@ -110,20 +110,20 @@ impl Core {
         }
     }
 
-    /// A follower without room drops entries; messages with only a commit index cost nothing. While an entry is held,
-    /// those after it wait in the log, and what skips it is taken even if the log is full.
+    /// Whether a follower has room for `entries`; without it, it drops the message. While an entry is held, later ones
+    /// wait in the log, and a `SkipEntry` is accepted even if the log is full.
     pub(super) fn has_room_for(&self, entries: &[Entry]) -> bool {
         let is_held = self.applying.held().is_some();
-        let is_way_out = |entry: &Entry| entry.data.is_empty() || skip_in(&entry.data).is_some();
+        let is_skip = |entry: &Entry| entry.data.is_empty() || skip_in(&entry.data).is_some();
         let has_room = !self.held_log().is_over_all();
         (is_held || self.applying.bytes() <= 2 * MAX_APPLYING_BYTES)
-            && (has_room || is_held && entries.iter().all(is_way_out))
+            && (has_room || is_held && entries.iter().all(is_skip))
     }
 
-    /// Returns the proposals that are proposed now; the rest is refused, or queued again.
+    /// Returns the proposals that may be proposed now; the others are rejected, or queued again.
     pub(in crate::core) fn admit(&mut self, mut proposals: Vec<Proposal>, now: Instant) -> Vec<Proposal> {
         if self.applying.held().is_some() {
-            // Nothing but what skips the entry that is held, and only that frees any room.
+            // Only the skip of the held entry comes to this point, and only that frees room.
             return proposals;
         }
         let held = [self.held_log(), self.held_overlay()];
@@ -138,7 +138,7 @@ impl Core {
             let taken =
                 proposals.iter().take_while(|proposal| fits(proposal, &mut self.admission.allowance)).count();
             let mut waiting = proposals.split_off(taken);
-            // No more wait than a second lets through.
+            // The queue holds no more than the rate admits within `LONGEST_WAIT`.
             let mut left =
                 self.admission.allowance.bytes.saturating_add_unsigned(bytes_in(LONGEST_WAIT, per_second));
             let kept = waiting
@@ -162,7 +162,7 @@ impl Core {
 }
 
 fn bytes_in(time: Duration, per_second: u64) -> u64 {
-    // No longer than a process runs, at no more than memory holds.
+    // The product fits: the time is bounded by the age of the process, the rate by the memory.
     (u128::from(per_second) * time.as_micros() / 1_000_000).min(u128::from(u32::MAX)) as u64
 }
 

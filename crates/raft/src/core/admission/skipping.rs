@@ -1,4 +1,4 @@
-//! The proposals that a leader takes while the apply thread holds an entry back.
+//! The proposals that a leader accepts while the apply thread holds an entry.
 
 use helios_proto::v1::{ErrorCode, SkipEntry};
 
@@ -7,8 +7,8 @@ use crate::unappliable::{Unappliable, skip_in};
 use helios_proto::Error;
 
 impl Core {
-    /// Returns the proposals that are not refused: while an entry is held, only one that skips it, since no other could be
-    /// answered; otherwise all but those that skip one.
+    /// Returns the accepted proposals: while an entry is held, only one that skips it, because no other could be
+    /// applied and answered; otherwise all but those that skip an entry.
     pub(in crate::core) fn refuse_but_skip(&self, proposals: Vec<Proposal>) -> Vec<Proposal> {
         let held = self.applying.held();
         if held.is_none() && proposals.iter().all(|proposal| skip_in(&proposal.data).is_none()) {
@@ -49,7 +49,7 @@ impl Core {
                 held.crc
             )));
         }
-        // A second one would find the entry behind it and be taken for one that comes too late.
+        // A second skip of the same entry would be treated as a skip of an applied entry.
         let unstable = self.raft.unstable_entries();
         let mut later = self.raft.log().after(held.index).chain(unstable);
         if later.any(|entry| skip_in(&entry.data).is_some_and(|earlier| earlier.index == skip.index)) {
@@ -61,6 +61,6 @@ impl Core {
 
 fn under_way(index: u64) -> Error {
     let message =
-        format!("the log already says that entry {index} is skipped; it is once a majority holds that");
+        format!("a skip of entry {index} is already in the log; it takes effect once it is committed");
     Error::new(ErrorCode::EntryUnappliable, message)
 }

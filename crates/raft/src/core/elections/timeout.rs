@@ -1,5 +1,5 @@
-//! Randomised election timeouts from the node's own seed. The raft crate draws them from the
-//! thread's random numbers, which no simulation could repeat.
+//! Randomized election timeouts from the node's seed. The raft crate draws them from the
+//! thread's random generator, which a simulation cannot repeat.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::super::ticks;
 
 pub(super) struct ElectionTimeout {
     random: SmallRng,
-    /// Ticks: from the first to before the second.
+    /// Bounds in ticks; the second one is exclusive.
     range: (usize, usize),
     current: usize,
 }
@@ -21,7 +21,7 @@ impl ElectionTimeout {
         Self { random: SmallRng::seed_from_u64(seed), range, current: range.0 }
     }
 
-    /// Timeout in ticks that holds for the tick to come, `elapsed` ticks after it began. One that begins again is
+    /// Returns the timeout in ticks for the next tick, `elapsed` ticks after it began. A timeout that begins again is
     /// drawn again (Raft paper, 5.2).
     pub fn before_tick(&mut self, elapsed: usize) -> usize {
         if elapsed == 0 {
@@ -38,7 +38,7 @@ mod tests {
     const MIN: Duration = Duration::from_millis(300);
     const MAX: Duration = Duration::from_millis(600);
 
-    /// Timeouts of so many elections in a row, ticks.
+    /// Timeouts of a number of elections in a row, in ticks.
     fn drawn(seed: u64, elections: usize) -> Vec<usize> {
         let mut timeout = ElectionTimeout::new(MIN, MAX, seed);
         let attempts = (0..elections).map(|_| {
@@ -60,8 +60,8 @@ mod tests {
         let spread = |all: &[usize]| all.iter().collect::<std::collections::BTreeSet<_>>().len();
         assert!(
             together * 10 < ATTEMPTS,
-            "{together} of {ATTEMPTS} elections were stood for by both at once"
+            "both members campaigned at once in {together} of {ATTEMPTS} elections"
         );
-        assert!(spread(&one) > (max - min) / 2, "the attempts of one hardly differ");
+        assert!(spread(&one) > (max - min) / 2, "the timeouts of one member hardly differ");
     }
 }

@@ -1,5 +1,6 @@
-//! Priorities: a leader hands over to a voter with a higher one, once that voter could take over at once. Votes are
-//! not refused for a priority, as the raft crate would: any leader is better than none.
+//! Leader priorities: a leader transfers leadership to a voter with a higher priority, once that voter could take over
+//! at once. A vote is never rejected because of a priority, as the raft crate's priorities do: any leader is better
+//! than none.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -7,13 +8,13 @@ use std::time::{Duration, Instant};
 use super::{Core, TIMEOUT};
 use crate::membership;
 
-/// Pause between two attempts: what kept the preferred voter from taking over may last.
+/// Pause between two attempts: the cause of a failed one may last.
 const PAUSE: Duration = Duration::from_secs(10);
-/// Entries that it may be behind. Writes wait while it catches up.
+/// Number of entries that the preferred voter may be behind. Writes wait while it catches up.
 const MAX_LAG: u64 = 1_000;
 
 pub(super) struct Priorities {
-    /// By member, as each says when it connects.
+    /// Priorities by member, from their handshakes.
     known: BTreeMap<u64, u32>,
     not_before: Instant,
 }
@@ -51,7 +52,12 @@ impl Core {
             .filter(|(priority, _)| *priority > own);
         let Some((priority, target)) = higher.max() else { return };
         let name = membership::name_of(&self.membership, target);
-        tracing::info!(target = name, priority, own, "a voter with a higher priority is to lead");
+        tracing::info!(
+            target = name,
+            priority,
+            own,
+            "transferring leadership to a voter with a higher priority"
+        );
         self.leadership.priorities.not_before = now + PAUSE;
         self.hand_over(Some(target), now, TIMEOUT);
     }

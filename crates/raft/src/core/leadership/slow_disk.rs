@@ -1,21 +1,21 @@
-//! When a leader's disk is slow or full, another voter leads (docs/design/node.md, pitfall 29).
+//! A leader whose disk is slow or full transfers leadership to another voter (docs/design/node.md, pitfall 29).
 
 use std::time::{Duration, Instant};
 
 use super::{Core, TIMEOUT};
 
-/// Bad seconds in a row that cost a leader its place.
+/// Number of bad seconds in a row after which a leader transfers leadership.
 const PATIENCE_SECONDS: u32 = 3;
-/// Time for which a member that gave up leadership keeps it should it come back: where disks are bad by turns,
-/// leadership does not go back and forth.
+/// Time after such a transfer in which a member that becomes leader again does not start another: leadership must not
+/// oscillate between members whose disks are bad in turn.
 const STAY: Duration = Duration::from_secs(300);
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Duration of the log's writes, judged once a second.
+/// Durations of the log's writes, evaluated once a second.
 pub(super) struct DiskWatch {
-    /// A write that takes longer is slow.
+    /// Duration from which on a write is slow.
     limit: Duration,
-    /// Begin of the write under way.
+    /// Begin of the current write.
     busy_since: Option<Instant>,
     second_ends: Instant,
     writes: u64,
@@ -28,12 +28,12 @@ impl DiskWatch {
         Self { limit, busy_since: None, second_ends: now + SECOND, writes: 0, slow: 0, bad_seconds: 0 }
     }
 
-    /// The writer was given something to write.
+    /// Records the begin of a write, unless one is in progress.
     pub fn began(&mut self, now: Instant) {
         self.busy_since.get_or_insert(now);
     }
 
-    /// A write ended; `is_busy`: the next begins, since there is more.
+    /// Records the end of a write; `is_busy`: the next write begins at once.
     pub fn ended(&mut self, is_busy: bool, now: Instant) {
         if let Some(since) = self.busy_since {
             self.writes += 1;
@@ -42,7 +42,7 @@ impl DiskWatch {
         self.busy_since = is_busy.then_some(now);
     }
 
-    /// Whether for some seconds now one write in a hundred has been slow, or one hangs.
+    /// Whether in each of the last `PATIENCE_SECONDS` more than one write in a hundred was slow, or one hung.
     pub fn is_slow(&mut self, now: Instant) -> bool {
         if now >= self.second_ends {
             let hangs = self.busy_since.is_some_and(|since| now.duration_since(since) > self.limit);
@@ -54,14 +54,15 @@ impl DiskWatch {
         self.bad_seconds >= PATIENCE_SECONDS
     }
 
-    /// Whether the last second was slow: others should not choose this member for their own disk's sake.
+    /// Whether the last second was slow: a leader with a bad disk should not choose this member.
     pub fn is_strained(&self) -> bool {
         self.bad_seconds > 0
     }
 }
 
 impl Core {
-    /// Whether other members should not choose this one as leader, for its disk or an entry that it cannot apply.
+    /// Whether other members should not transfer leadership to this one, because of its disk or an entry that it cannot
+    /// apply.
     pub(in crate::core) fn disk_is_bad(&self) -> bool {
         self.admission.is_log_short()
             || self.leadership.disk_watch.is_strained()
@@ -75,7 +76,7 @@ impl Core {
             && !self.leadership.is_transferring()
             && !self.raft.has_pending_change()
             && now >= self.leadership.stay_until;
-        // One that the others can apply: this process is at fault, not the entry.
+        // The other members may be able to apply the entry, if the fault is in this process.
         let is_held = self.applying.held().is_some();
         if !may_leave || !(is_slow || is_full || is_held) {
             return;
@@ -86,7 +87,7 @@ impl Core {
             (_, true) => "the disk here is slow",
             _ => "an entry of the log cannot be applied here",
         };
-        tracing::warn!("{reason}, so another member is to lead");
+        tracing::warn!("{reason}: transferring leadership to another member");
         self.leadership.stay_until = now + STAY;
         self.leadership.disk_transfers += 1;
         self.hand_over(Some(target), now, TIMEOUT);
@@ -111,7 +112,7 @@ mod tests {
             Self { watch: DiskWatch::new(LIMIT, now), now }
         }
 
-        /// Writes of `took` each, one after another, for `time`; returns whether the disk was ever slow.
+        /// Runs writes of `took` each, one after another, for `time`. Returns whether the disk was ever slow.
         fn write(&mut self, took: Duration, time: Duration) -> bool {
             let end = self.now + time;
             let mut was_slow = false;

@@ -13,9 +13,9 @@ use helios_proto::Error;
 
 pub(super) struct Transfer {
     target: u64,
-    /// When the target is asked once more.
+    /// Time of the next `TimeoutNow` to the target.
     again_at: Instant,
-    /// After this the target is not asked again.
+    /// Time after which no `TimeoutNow` is sent.
     last_asked: Instant,
     deadline: Instant,
     waiter: TransferWaiter,
@@ -28,7 +28,7 @@ impl Transfer {
 }
 
 impl Core {
-    /// Starts a transfer to `target`, or to the voter that is furthest. Answers `waiter` once it is settled.
+    /// Starts a transfer to `target`, or to the most caught-up voter. Answers `waiter` once it is settled.
     pub(in crate::core) fn start_transfer(
         &mut self,
         target: Option<u64>,
@@ -45,7 +45,7 @@ impl Core {
                     target = membership::name_of(&self.membership, target),
                     "handing over leadership"
                 );
-                // Before the target can hear of it.
+                // The lease ends before the target can receive the request.
                 self.reads.bar_lease(self.raft.term());
                 self.raft.transfer_leader(target);
                 self.leadership.transfer = Some(Transfer {
@@ -83,7 +83,7 @@ impl Core {
             .ok_or_else(|| failed("no other voter is caught up and live, so leadership stays here"))
     }
 
-    /// Voters that could take over at once, and the last entry that each holds.
+    /// Voters that could take over at once, with the match index of each.
     pub(super) fn transfer_candidates(&self, now: Instant) -> impl Iterator<Item = (u64, u64)> {
         self.raft
             .progresses()
@@ -96,8 +96,8 @@ impl Core {
             .map(|(id, progress)| (id, progress.matched))
     }
 
-    /// Asks the target again with each heartbeat, for an election timeout: one that still has a membership change to
-    /// apply ignores the request (raft crate, `hup`), and messages get lost.
+    /// Sends `TimeoutNow` again with each heartbeat, for an election timeout: a target with an unapplied membership
+    /// change ignores the request (raft crate, `hup`), and messages get lost.
     pub(in crate::core) fn retry_transfer(&mut self, now: Instant) {
         let is_due = |transfer: &&mut Transfer| now >= transfer.again_at;
         let Some(transfer) = self.leadership.transfer.as_mut().filter(is_due) else { return };

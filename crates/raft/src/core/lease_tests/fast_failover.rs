@@ -1,12 +1,12 @@
-//! The connection from the leader ends.
+//! Tests of fast failover: the connection from the leader is closed.
 
 use super::super::longest_lease;
 use super::*;
 
-/// Longer than all early campaigns together, shorter than any election timeout.
+/// Longer than all campaigns of the fast failover together, shorter than any election timeout.
 const SOON: Duration = Duration::from_millis(150);
 
-/// A cluster whose members started long ago, and who leads and follows.
+/// A cluster whose members started long ago, with the ids of its leader and followers.
 fn settled(lease: Option<Duration>) -> (Net, u64, [u64; 2]) {
     let mut net = Net::of_three(lease);
     let leader = net.elect();
@@ -34,7 +34,7 @@ fn a_leader_that_died_is_replaced_long_before_the_election_timeout() {
 }
 
 #[test]
-fn the_next_campaigns_when_the_first_may_not_lead() {
+fn the_second_voter_campaigns_when_the_log_of_the_first_is_behind() {
     let (mut net, leader, followers) = settled(None);
     net.isolate(followers[0]);
     let (waiter, _answer) = oneshot::channel();
@@ -56,7 +56,7 @@ fn the_next_campaigns_when_the_first_may_not_lead() {
 }
 
 #[test]
-fn one_link_that_breaks_costs_a_live_leader_nothing() {
+fn a_live_leader_keeps_its_term_when_one_link_breaks() {
     let (mut net, leader, followers) = settled(None);
     let before = known(&mut net, leader);
     for follower in followers {
@@ -69,7 +69,7 @@ fn one_link_that_breaks_costs_a_live_leader_nothing() {
 }
 
 #[test]
-fn links_that_break_one_after_the_other_cost_a_live_leader_nothing() {
+fn a_live_leader_keeps_its_term_when_links_break_one_after_the_other() {
     let (mut net, leader, followers) = settled(None);
     let before = known(&mut net, leader);
     net.lost.push(MessageType::MsgHeartbeat);
@@ -84,7 +84,7 @@ fn links_that_break_one_after_the_other_cost_a_live_leader_nothing() {
 }
 
 #[test]
-fn who_hears_the_leader_again_in_time_does_not_campaign() {
+fn a_follower_that_hears_the_leader_again_in_time_does_not_campaign() {
     let (mut net, leader, followers) = settled(None);
     net.handle(followers[1], Input::LinkLost(leader));
     let mut heartbeat = Message { from: leader, to: followers[1], ..Message::default() };
@@ -97,7 +97,7 @@ fn who_hears_the_leader_again_in_time_does_not_campaign() {
 }
 
 #[test]
-fn where_leases_are_on_everyone_waits_out_the_election_timeout() {
+fn followers_wait_for_the_election_timeout_when_leases_are_on() {
     let (mut net, leader, followers) = settled(Some(longest_lease(ELECTION_MIN)));
     net.isolate(leader);
     followers.iter().for_each(|id| net.handle(*id, Input::LinkLost(leader)));
@@ -106,7 +106,7 @@ fn where_leases_are_on_everyone_waits_out_the_election_timeout() {
 }
 
 #[test]
-fn a_member_that_has_just_started_waits_out_the_election_timeout() {
+fn a_member_that_has_just_started_waits_for_the_election_timeout() {
     let (mut net, leader, followers) = settled(None);
     followers.iter().for_each(|id| net.restart(*id));
     net.advance(SOON);
@@ -118,7 +118,7 @@ fn a_member_that_has_just_started_waits_out_the_election_timeout() {
 }
 
 #[test]
-fn a_link_from_another_than_the_leader_means_nothing() {
+fn a_closed_link_of_a_follower_has_no_effect() {
     let (mut net, leader, followers) = settled(None);
     net.isolate(followers[1]);
     net.handle(followers[0], Input::LinkLost(followers[1]));
@@ -129,7 +129,7 @@ fn a_link_from_another_than_the_leader_means_nothing() {
 }
 
 #[test]
-fn a_learner_keeps_the_leader_and_never_campaigns() {
+fn a_learner_does_not_campaign_when_the_link_from_the_leader_breaks() {
     let (mut net, leader, [follower, _]) = settled(None);
     let mut membership = (*net.core(leader).membership).clone();
     membership.voters.retain(|voter| *voter != follower);

@@ -1,10 +1,10 @@
-//! Leadership handed over where the target takes no notice at first.
+//! Tests of transfers whose target does not react to the first `TimeoutNow`.
 
 use super::*;
 
 type Outcome = oneshot::Receiver<Result<(u64, u64), Error>>;
 
-/// Hands over from `leader`, within five seconds, to `target`.
+/// Starts a transfer from `leader` to `target` with a timeout of five seconds.
 fn hand_over(net: &mut Net, leader: u64, target: u64) -> Outcome {
     let (waiter, outcome) = oneshot::channel();
     let timeout = Duration::from_secs(5);
@@ -19,7 +19,7 @@ fn a_target_that_still_has_a_change_to_apply_is_asked_again() {
     net.advance(2 * ELECTION_MIN);
     let (waiter, mut changed) = oneshot::channel();
     let request = ChangeRequest::Remove { id: (leader + 1) % 3 + 1 };
-    // It has the entry on its disk, and then takes this long to note that it is committed.
+    // The target has the entry on disk, and takes this long to write the commit index.
     net.sync_time.insert(leader % 3 + 1, ELECTION_MIN / 6);
     net.handle(leader, Input::Change { request, expected: Expected::default(), waiter });
     while changed.try_recv().is_err() {
@@ -32,7 +32,7 @@ fn a_target_that_still_has_a_change_to_apply_is_asked_again() {
 }
 
 #[test]
-fn a_target_is_not_asked_for_ever() {
+fn a_target_is_not_asked_again_after_the_transfer_has_failed() {
     let mut net = Net::of_three(None);
     let leader = net.elect();
     net.advance(2 * ELECTION_MIN);

@@ -1,10 +1,10 @@
-//! A learner that gets no further.
+//! Tests of a learner without progress.
 
 use super::*;
 
 const STRANGER: u64 = 4;
 
-/// Adds a learner that nothing reaches; answers who leads.
+/// Adds a learner that receives no messages; returns the leader.
 fn with_a_deaf_learner(net: &mut Net) -> u64 {
     let leader = net.elect();
     net.advance(2 * ELECTION_MIN);
@@ -24,7 +24,7 @@ fn stale(net: &mut Net, id: u64) -> Vec<u64> {
 }
 
 #[test]
-fn a_learner_without_progress_for_a_minute_is_told_of_and_stays() {
+fn a_learner_without_progress_for_a_minute_is_reported_and_not_removed() {
     let mut net = Net::of_three(None);
     let leader = with_a_deaf_learner(&mut net);
     net.advance(Duration::from_secs(50));
@@ -32,9 +32,9 @@ fn a_learner_without_progress_for_a_minute_is_told_of_and_stays() {
     net.advance(Duration::from_secs(20));
     assert_eq!(stale(&mut net, leader), [STRANGER]);
     assert_eq!(stale(&mut net, leader % 3 + 1), Vec::<u64>::new(), "only the leader knows");
-    assert_eq!(net.core(leader).membership.learners, [STRANGER], "it was removed for it");
+    assert_eq!(net.core(leader).membership.learners, [STRANGER], "the learner was removed");
 
-    // It answers.
+    // The learner answers an append.
     let last = net.core(leader).raft.last_index();
     let term = net.core(leader).raft.term();
     let mut answer = Message { from: STRANGER, to: leader, term, index: last, ..Message::default() };

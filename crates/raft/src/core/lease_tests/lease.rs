@@ -1,4 +1,4 @@
-//! Each rule of the lease can be broken, and then a test here fails.
+//! Tests of the lease, one for each of its rules.
 
 use super::super::longest_lease;
 use super::*;
@@ -15,14 +15,14 @@ fn with_lease() -> (Net, u64) {
     (net, leader)
 }
 
-/// A round that a majority answers at once.
+/// Runs a round that a majority answers at once.
 fn renew(net: &mut Net, leader: u64) {
     let mut read = net.lease_read(leader);
     net.settle();
     assert!(read.try_recv().unwrap().is_ok());
 }
 
-/// Whether a read is answered without a word to anyone.
+/// Whether a read is answered without a message to another member.
 fn is_served_alone(net: &mut Net, leader: u64) -> bool {
     let before = net.core(leader).reads.rounds_started();
     let mut read = net.lease_read(leader);
@@ -63,7 +63,7 @@ fn without_a_lease_configured_every_read_takes_a_round() {
 #[test]
 fn a_lease_counts_from_when_its_round_was_sent() {
     let (mut net, leader) = with_lease();
-    // What the election itself may have left.
+    // Lets a lease of the election expire.
     net.now += length();
     let _read = net.lease_read(leader);
     let sent_at = net.now;
@@ -78,7 +78,7 @@ fn a_lease_counts_from_when_its_round_was_sent() {
 }
 
 #[test]
-fn a_leader_alone_renews_nothing() {
+fn an_isolated_leader_does_not_renew_its_lease() {
     let (mut net, leader) = with_lease();
     renew(&mut net, leader);
     let end = net.now + length();
@@ -94,7 +94,7 @@ fn a_leader_alone_renews_nothing() {
 #[test]
 fn no_lease_before_an_entry_of_the_own_term_is_committed() {
     let mut net = Net::of_three(Some(length()));
-    // Votes and heartbeats come through, so that a leader is elected and rounds are answered.
+    // Votes and heartbeats are delivered, so that a leader is elected and rounds are answered.
     net.lost = vec![MessageType::MsgAppendResponse];
     for _ in 0..20 {
         net.advance(ELECTION_MIN / 3);
@@ -109,16 +109,16 @@ fn no_lease_before_an_entry_of_the_own_term_is_committed() {
         }
         return;
     }
-    panic!("nobody was elected");
+    panic!("no leader was elected");
 }
 
 #[test]
-fn a_transfer_ends_the_lease_before_the_target_hears_of_it_and_for_the_whole_term() {
+fn a_transfer_ends_the_lease_before_the_target_is_asked_and_for_the_whole_term() {
     let (mut net, leader) = with_lease();
     let target = leader % 3 + 1;
     renew(&mut net, leader);
     assert!(is_served_alone(&mut net, leader));
-    // The target does not answer, so that the transfer fails; its campaign may come at any time yet.
+    // The request to the target is lost, so that the transfer fails; a late campaign would still be possible.
     net.lost = vec![MessageType::MsgTimeoutNow];
     let (waiter, mut outcome) = oneshot::channel();
     let timeout = Duration::from_secs(5);
@@ -160,12 +160,12 @@ fn a_round_sent_before_a_change_of_configuration_gives_no_lease_after_it() {
     assert!(changed.try_recv().unwrap().is_ok());
     net.deliver(on_the_way);
     net.settle();
-    assert!(read.try_recv().unwrap().is_ok(), "the round itself is as good as any");
+    assert!(read.try_recv().unwrap().is_ok(), "the round itself is valid");
     assert!(!is_served_alone(&mut net, leader));
 }
 
 #[test]
-fn a_leader_that_steps_down_in_its_term_serves_nothing_from_its_lease() {
+fn a_leader_that_steps_down_in_its_term_serves_no_lease_read() {
     let (mut net, leader) = with_lease();
     renew(&mut net, leader);
     let term = net.core(leader).raft.term();
@@ -194,14 +194,14 @@ fn a_leader_that_was_removed_has_no_lease() {
     );
     net.settle();
     assert!(!net.core(leader).membership.voters.contains(&leader));
-    // The others may still answer its rounds, but it gets no lease of it.
+    // The others may still answer its rounds, but these give no lease.
     for _ in 0..2 {
         assert!(!is_served_alone(&mut net, leader));
     }
 }
 
 #[test]
-fn a_leader_that_is_replaced_serves_nothing_from_its_lease() {
+fn a_leader_that_is_replaced_serves_no_lease_read() {
     let (mut net, leader) = with_lease();
     renew(&mut net, leader);
     let target = leader % 3 + 1;
@@ -213,9 +213,10 @@ fn a_leader_that_is_replaced_serves_nothing_from_its_lease() {
     assert!(!is_served_alone(&mut net, leader));
 }
 
-/// docs/design/node.md, section 2, "verified trap": A leads by the word of B, B restarts and forgets, C is elected by B.
+/// docs/design/node.md, section 2, "verified trap": A has a lease by the answer of B, B restarts and forgets it, and B
+/// votes for C.
 #[test]
-fn a_voter_that_restarts_keeps_the_promise_it_has_forgotten() {
+fn a_voter_that_restarts_does_not_vote_while_a_lease_may_rely_on_it() {
     let (mut net, leader) = with_lease();
     let (voter, rival) = (leader % 3 + 1, (leader + 1) % 3 + 1);
     net.isolate(rival);
@@ -252,6 +253,6 @@ fn a_member_that_has_just_started_neither_votes_nor_campaigns() {
         assert!(net.drain(1).is_empty(), "{kind:?}");
         net.now += MS;
         net.deliver(vec![ask(kind)]);
-        assert!(!net.drain(1).is_empty(), "{kind:?} after the quiet");
+        assert!(!net.drain(1).is_empty(), "{kind:?} after the least election timeout");
     }
 }

@@ -1,4 +1,4 @@
-//! Cores of one cluster in one thread: time, network and disks are as a test wants them.
+//! Tests with the cores of one cluster in one thread; the test controls time, network and disks.
 
 mod fast_failover;
 mod handover;
@@ -21,25 +21,25 @@ use super::*;
 use helios_storage::wal::Base;
 
 const ELECTION_MIN: Duration = Duration::from_millis(300);
-/// As a cluster begins (`recovery::bootstrap`).
+/// Base of the log of a new cluster, as in `recovery::bootstrap`.
 const BEGIN: Base = Base { index: 1, term: 1 };
 
 pub struct Net {
     cores: BTreeMap<u64, Core>,
     disks: BTreeMap<u64, Disk>,
     pub now: Instant,
-    /// From whom to whom nothing comes through.
+    /// Links that lose all messages: sender and receiver.
     cut: BTreeSet<(u64, u64)>,
-    /// What gets lost on every link.
+    /// Types of messages that are lost on every link.
     pub lost: Vec<MessageType>,
     lease: Option<Duration>,
-    /// How long a write takes, where it takes time.
+    /// Duration of a log write, by member; without an entry a write completes at once.
     pub sync_time: BTreeMap<u64, Duration>,
-    /// Writes under way: when each ends, whose, its number.
+    /// Log writes in progress: time of the end, member, number.
     writes: Vec<(Instant, u64, u64)>,
 }
 
-/// What outlives a restart.
+/// Durable data of a member.
 #[derive(Clone)]
 struct Disk {
     entries: Vec<Entry>,
@@ -67,7 +67,7 @@ impl Net {
         net
     }
 
-    /// The member forgets what is not on its disk.
+    /// Restarts a member with its durable data only.
     pub fn restart(&mut self, id: u64) {
         let settings = Settings {
             max_log_bytes: 512 << 20,
@@ -110,7 +110,7 @@ impl Net {
         self.core(id).handle(input, now);
     }
 
-    /// Lets time pass, a tick at a time, with everything that happens meanwhile.
+    /// Advances the time tick by tick, and runs all members at each tick.
     pub fn advance(&mut self, time: Duration) {
         let end = self.now + time;
         while self.now < end {
@@ -129,7 +129,7 @@ impl Net {
         }
     }
 
-    /// Until a member leads and has committed an entry of its term.
+    /// Advances the time until a member is leader and has committed an entry of its term; returns its id.
     pub fn elect(&mut self) -> u64 {
         for _ in 0..100 {
             self.advance(ELECTION_MIN / 3);
@@ -138,10 +138,10 @@ impl Net {
                 return *id;
             }
         }
-        panic!("nobody was elected");
+        panic!("no leader was elected");
     }
 
-    /// Delivers until nobody has anything to say. No time passes.
+    /// Delivers messages until there are no more. No time passes.
     pub fn settle(&mut self) {
         loop {
             let ids: Vec<u64> = self.cores.keys().copied().collect();
@@ -164,7 +164,8 @@ impl Net {
         }
     }
 
-    /// Runs one member until it only waits for others; its disk and its state machine are at once.
+    /// Runs one member until it only waits for others, and returns its messages. Its log writes complete at once,
+    /// unless `sync_time` has an entry, and so do its applies.
     pub fn drain(&mut self, id: u64) -> Vec<Message> {
         let now = self.now;
         let mut sent = Vec::new();
@@ -183,7 +184,7 @@ impl Net {
                         self.write(id, entries, hard_state);
                         match self.sync_time.get(&id) {
                             Some(time) => {
-                                // All that waits for the present write is the next one.
+                                // Jobs that wait for the current write are written together, after it.
                                 let own = self.writes.iter().filter(|(_, whose, _)| *whose == id);
                                 let free = own.map(|(at, ..)| *at).min().unwrap_or(now);
                                 self.writes.push((free + *time, id, number));
@@ -244,7 +245,7 @@ impl Net {
         applied
     }
 
-    /// Asks `id` for a read that a lease would do.
+    /// Requests a read from member `id` that its lease may serve.
     pub fn lease_read(&mut self, id: u64) -> oneshot::Receiver<Result<u64, Error>> {
         let (waiter, receiver) = oneshot::channel();
         self.handle(id, Input::LeaseRead(waiter));

@@ -1,8 +1,8 @@
-//! Who leads when members have priorities.
+//! Tests of leader priorities.
 
 use super::*;
 
-/// Every member knows of every other; `preferred` has the higher priority.
+/// Gives `preferred` a higher priority than the others, and makes it known to all members.
 fn with_preferred(net: &mut Net, preferred: u64) {
     for id in 1..=3 {
         net.core(id).settings.priority = u32::from(id == preferred);
@@ -15,7 +15,7 @@ fn leader(net: &mut Net) -> Option<u64> {
 }
 
 #[test]
-fn the_voter_with_the_higher_priority_ends_up_leading_whoever_was_elected() {
+fn the_voter_with_the_higher_priority_becomes_leader_after_any_election() {
     for preferred in 1..=3 {
         let mut net = Net::of_three(None);
         let elected = net.elect();
@@ -25,7 +25,7 @@ fn the_voter_with_the_higher_priority_ends_up_leading_whoever_was_elected() {
 
         net.isolate(preferred);
         net.advance(5 * ELECTION_MIN);
-        assert!((1..=3).any(|id| id != preferred && net.core(id).may_lead()), "nobody else was elected");
+        assert!((1..=3).any(|id| id != preferred && net.core(id).may_lead()), "no other member was elected");
         net.heal();
         net.advance(Duration::from_secs(12));
         assert_eq!(leader(&mut net), Some(preferred), "after its return");
@@ -33,7 +33,7 @@ fn the_voter_with_the_higher_priority_ends_up_leading_whoever_was_elected() {
 }
 
 #[test]
-fn a_preferred_voter_whose_disk_is_bad_or_that_is_far_behind_is_not_waited_for() {
+fn leadership_is_not_transferred_to_a_preferred_voter_that_is_far_behind() {
     let mut net = Net::of_three(None);
     let elected = net.elect();
     let preferred = elected % 3 + 1;

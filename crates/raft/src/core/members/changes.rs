@@ -1,4 +1,4 @@
-//! Membership changes, on the leader: one at a time, and never one that would cost the quorum.
+//! Membership changes on the leader: one at a time, and none that would lose the quorum.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -58,7 +58,7 @@ impl Core {
             return Err(Error::not_leader(self.leader()));
         }
         if let Some(unappliable) = self.applying.held() {
-            // A member with a committed and unapplied change stands in no election (raft crate).
+            // The raft crate does not campaign on a member with a committed, unapplied change.
             return Err(unappliable.error());
         }
         membership::check_token(&self.membership, expected.fencing_token)?;
@@ -93,14 +93,14 @@ impl Core {
         }
     }
 
-    /// How many entries the log of member `id` is behind what is committed.
+    /// Number of entries that the log of member `id` is behind the commit index.
     fn lag(&self, id: u64) -> u64 {
         let matched = self.raft.progress(id).map_or(0, |progress| progress.matched);
         self.raft.commit_index().saturating_sub(matched)
     }
 
-    /// While a joint change is under way both the old and the new voters must have a quorum, and after it
-    /// the new ones.
+    /// Rejects a change of several members without a quorum of live voters: during joint consensus both the old and the
+    /// new voters need one, and after it the new ones.
     fn check_several(&self, decision: &membership::Decision, now: Instant) -> Result<(), Error> {
         let (promote, remove) = match decision {
             membership::Decision::Done => return Ok(()),
@@ -116,7 +116,7 @@ impl Core {
         let old = &self.membership.voters;
         let kept = old.iter().filter(|voter| !remove.contains(voter));
         let new: Vec<u64> = kept.chain(promote).copied().collect();
-        for (voters, which) in [(old, "voters now"), (&new, "voters then")] {
+        for (voters, which) in [(old, "current voters"), (&new, "new voters")] {
             let live = voters.iter().filter(|voter| self.is_active(**voter, now)).count();
             let quorum = voters.len() / 2 + 1;
             if live < quorum {
@@ -129,8 +129,8 @@ impl Core {
         Ok(())
     }
 
-    /// A voter counts for the quorum at once: one that is down, or still to receive its first
-    /// snapshot, could cost it (docs/design/node.md, pitfall 18).
+    /// Rejects the promotion of a learner that is down or has not received its first snapshot: a voter counts toward
+    /// the quorum at once, and such a one could lose it (docs/design/node.md, pitfall 18).
     fn check_follows(&self, id: u64, now: Instant) -> Result<(), Error> {
         let has_begun = self.raft.progress(id).is_some_and(|progress| progress.matched > 0);
         if has_begun && self.is_active(id, now) {
@@ -143,8 +143,8 @@ impl Core {
         ))
     }
 
-    /// Those who vote already must be quorum enough if the new voter dies at once, as etcd's strict
-    /// reconfiguration check has it. One voter alone may take a second.
+    /// Rejects a promotion unless the current live voters are a quorum without the new one, as in etcd's strict
+    /// reconfiguration check. A single voter may promote a second one.
     fn check_quorum_beside(&self, id: u64, now: Instant) -> Result<(), Error> {
         let voters = &self.membership.voters;
         let live = voters.iter().filter(|voter| self.is_active(**voter, now)).count();
@@ -162,7 +162,7 @@ impl Core {
         ))
     }
 
-    /// A removal that would leave fewer live voters than a quorum of the rest is refused.
+    /// Rejects a removal that would leave fewer live voters than a quorum of the remaining ones.
     fn check_quorum_without(&self, id: u64, now: Instant) -> Result<(), Error> {
         if !self.membership.voters.contains(&id) {
             return Ok(());

@@ -1,8 +1,8 @@
-//! The end of a joint membership. The leader proposes it, as soon as the joint one is applied.
+//! The end of joint consensus. The leader proposes it as soon as the joint membership is applied.
 //!
-//! Not by the raft crate's automatic leave, which a leader that is on its way out would also do: members
-//! take up a membership when they apply it, so it would fall silent while those who stay may not know
-//! yet that they decide alone, and wait for it for ever. It hands over to one of them first.
+//! The raft crate's automatic leave is not used, because an outgoing leader would also do it: members use a
+//! membership when they apply it, so it would stop sending while the remaining voters may not know
+//! yet that they decide alone, and wait for it forever. It transfers leadership to one of them first.
 
 use std::time::Instant;
 
@@ -19,7 +19,7 @@ impl Core {
             return;
         }
         if self.membership.voters.contains(&self.settings.id) {
-            // Dropped if too much is uncommitted; then the next turn does it.
+            // Rejected if too much is uncommitted; the next drain proposes it again.
             drop(self.propose_change(&Change::LeaveJoint.fenced(0)));
         } else if now >= self.members.hand_over_at {
             self.members.hand_over_at = now + self.settings.election_min;

@@ -1,4 +1,4 @@
-//! Learners that make no progress. They are logged and counted, and never removed for it: that decision belongs to
+//! Learners without progress. They are logged and counted, and never removed automatically: that is the decision of
 //! the operator or admin that added them.
 
 use std::time::{Duration, Instant};
@@ -8,10 +8,10 @@ use raft::ProgressState;
 use super::super::Core;
 use crate::membership;
 
-/// A learner that is behind and has acknowledged nothing new for so long is stale.
+/// Time without progress after which a learner that is behind is stale.
 const STALE_AFTER: Duration = Duration::from_secs(60);
 
-/// Last entry that a learner holds, and since when.
+/// Match index of a learner, and the time of its last progress.
 pub(super) struct Stand {
     matched: u64,
     since: Instant,
@@ -31,7 +31,7 @@ impl Core {
         self.members.learners.retain(|id, _| present.contains(id));
         for id in present {
             let Some(progress) = raft.progress(*id) else { continue };
-            // A snapshot on its way to one that answers is progress, which the log does not show.
+            // A snapshot transfer to an active learner is progress that the match index does not show.
             let receives = progress.state == ProgressState::Snapshot && self.is_active(*id, now);
             let begun = Stand { matched: progress.matched, since: now, is_logged: false };
             let stand = self.members.learners.entry(*id).or_insert(begun);
@@ -43,7 +43,7 @@ impl Core {
                     learner = membership::name_of(&self.membership, *id),
                     match_index = stand.matched,
                     lag = last - stand.matched,
-                    "this learner has taken no entry for {STALE_AFTER:?}: check that it runs and is reached, or remove it"
+                    "this learner has acknowledged no entry for {STALE_AFTER:?}: check that it runs and can be reached, or remove it"
                 );
             }
         }

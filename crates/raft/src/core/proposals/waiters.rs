@@ -1,6 +1,6 @@
-//! The requests that wait for a log entry. One is answered only when the entry's fate is certain: it is
-//! committed, or another is in its place. Being overwritten in this node's log says nothing yet: a
-//! later leader may hold the entry still and commit it (Raft paper, figure 8).
+//! Requests that wait for a log entry. One is answered only when the outcome is certain: the entry is
+//! committed, or another is committed at its index. An entry that is overwritten in this member's log may still be
+//! committed, by a later leader that has it (Raft paper, figure 8).
 
 use std::collections::VecDeque;
 
@@ -13,7 +13,7 @@ use helios_proto::Error;
 
 #[derive(Default)]
 pub struct Waiters {
-    /// Ascending by index; several at one index where this node led, lost its place and led again.
+    /// Ascending by index. There are several at one index if this member was leader in several terms.
     pending: VecDeque<Pending>,
 }
 
@@ -30,7 +30,7 @@ impl Waiters {
     }
 
     /// Takes the waiter of a committed entry. Waiters at or below its index whose entry was replaced
-    /// are refused: Raft's leader completeness makes that final (Raft paper, 5.4.3).
+    /// get the error NOT_LEADER: by leader completeness that is final (Raft paper, 5.4.3).
     pub fn committed(&mut self, entry: &Entry, leader: Option<&Member>) -> Option<Waiter> {
         while self.pending.front().is_some_and(|front| front.index <= entry.index) {
             let front = self.pending.pop_front()?;
@@ -43,7 +43,8 @@ impl Waiters {
         None
     }
 
-    /// A snapshot replaced the log up to `index`: the fate of what stood there is not known here.
+    /// Answers the waiters up to `index` with OUTCOME_UNKNOWN: a snapshot replaced the log there, so this member does
+    /// not know whether their entries were committed.
     pub fn skipped(&mut self, index: u64) {
         while self.pending.front().is_some_and(|front| front.index <= index) {
             if let Some(front) = self.pending.pop_front() {

@@ -1,27 +1,27 @@
-//! The leader's lease: for how long after a round it needs no other to know that it still leads
+//! The leader's lease: the time after a round in which it knows without another round that it is still the leader
 //! (docs/design/node.md, section 2).
 //!
-//! A voter that heard the leader refuses every vote for the least election timeout (check-quorum).
-//! So once a majority has answered a round, nobody else can lead until that long after the round
-//! was *sent*. What would break this promise ends or prevents the lease: a transfer, whose target
-//! campaigns against it; a change of configuration, after which another majority decides; a voter
-//! that restarts and has forgotten whom it heard (`boot_quiet`).
+//! A voter that heard the leader rejects every vote for the least election timeout (check-quorum).
+//! So once a majority has answered a round, no other member can become leader until that long after the round
+//! was *sent*. Events that break this promise end or prevent the lease: a transfer, whose target
+//! campaigns against the leader; a membership change, after which another majority decides; a voter
+//! that restarts and has forgotten the leader (`breaks_boot_quiet`).
 
 use std::time::{Duration, Instant};
 
 use super::super::TICK;
 
-/// Ticks that the driver makes up for after a pause. A process that was stopped for seconds must not
-/// campaign before it has read what its peers said meanwhile. A voter that was held up may count so
-/// many right after it heard the leader, and is that much earlier ready to vote.
+/// Limit of the ticks that the driver runs in one turn after a pause. A process that was stopped for seconds must not
+/// campaign before it has handled the messages that its peers sent meanwhile. A delayed voter may count this many ticks
+/// right after it heard the leader, and is ready to vote that much earlier.
 pub const MAX_TICKS_PER_TURN: u32 = 3;
-/// For what happens between two looks at the clock.
+/// Margin for the time between two readings of the clock.
 const MARGIN: Duration = Duration::from_millis(10);
-/// Two clocks that NTP slews apart by 500 ppm each: one part in a thousand.
+/// Drift of two clocks that NTP slews apart by 500 ppm each: one part in a thousand.
 const DRIFT_PER_MILLE: u32 = 1;
 
-/// The longest lease that voters with this least election timeout keep; zero when it is too short
-/// for any. One tick for their own rounding, and what they may make up for.
+/// Returns the longest lease that voters with this least election timeout honour; zero if the timeout is too short
+/// for a lease. Subtracted are one tick for rounding, `MAX_TICKS_PER_TURN`, the drift and the margin.
 pub fn longest(election_min: Duration) -> Duration {
     let sure = election_min.saturating_sub(TICK * (1 + MAX_TICKS_PER_TURN));
     (sure * (1_000 - DRIFT_PER_MILLE) / 1_000).saturating_sub(MARGIN)
@@ -31,9 +31,9 @@ pub struct Lease {
     /// `None`: leases are off.
     length: Option<Duration>,
     held: Option<Held>,
-    /// Rounds that were sent before this give none.
+    /// Rounds that were sent before this time give no lease.
     not_before: Instant,
-    /// No lease in this term any more.
+    /// Term in which there is no further lease.
     barred_term: u64,
 }
 
@@ -47,7 +47,7 @@ impl Lease {
         Self { length, held: None, not_before: now, barred_term: 0 }
     }
 
-    /// A majority has answered the round that was about to be sent at `sent`, in `term`.
+    /// Renews the lease: a majority has answered the round that was sent at `sent` or later, in `term`.
     pub fn confirm(&mut self, term: u64, sent: Instant) {
         let Some(length) = self.length else { return };
         if sent < self.not_before || term == self.barred_term {
@@ -64,14 +64,14 @@ impl Lease {
         self.held.as_ref().is_some_and(|held| held.term == term && now < held.until)
     }
 
-    /// Another majority may decide from now on.
+    /// Ends the lease and those of rounds in progress: another majority may decide from now on.
     pub fn revoke(&mut self, now: Instant) {
         self.held = None;
         self.not_before = now;
     }
 
-    /// A member is told to campaign against this leader, and nobody knows when it does: the message
-    /// may be delayed beyond the end of the transfer. So there is no lease until the next term.
+    /// Ends the lease until the next term: the target of a transfer is asked to campaign against this leader, and may
+    /// do so at any time, because the message may be delayed beyond the end of the transfer.
     pub fn bar(&mut self, term: u64) {
         self.held = None;
         self.barred_term = term;

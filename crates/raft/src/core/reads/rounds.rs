@@ -1,13 +1,13 @@
 //! ReadIndex batching: one round serves every reader that waited when it began (docs/design/node.md, section 2).
 //!
-//! Pure bookkeeping. Every round carries a context never used before, because the raft core
+//! Pure bookkeeping. Every round has a context that was never used before, because the raft crate
 //! ignores a repeated one and would answer with the old index (etcd #20418 is that bug).
 
 use std::time::{Duration, Instant};
 
 use crate::faults;
 
-/// Readers that may wait for a round at once; more are refused as overload.
+/// Limit of readers that wait for a round; more are rejected with OVERLOADED.
 const MAX_WAITING: usize = 65_536;
 
 pub struct ReadRounds<W> {
@@ -32,7 +32,7 @@ impl<W> ReadRounds<W> {
         Self { prefix, counter: 0, waiting: Vec::new(), round: None }
     }
 
-    /// Gives the waiter back when too many wait already.
+    /// Queues a waiter; returns it as the error if too many wait.
     pub fn push(&mut self, waiter: W) -> Result<(), W> {
         if self.waiting.len() >= MAX_WAITING {
             return Err(waiter);
@@ -41,7 +41,7 @@ impl<W> ReadRounds<W> {
         Ok(())
     }
 
-    /// Starts a round when readers wait and none is under way; returns its context.
+    /// Starts a round if readers wait and no round is in progress; returns its context.
     pub fn start_round(&mut self, now: Instant) -> Option<[u8; 24]> {
         if self.waiting.is_empty() || self.round.is_some() {
             return None;
@@ -54,12 +54,12 @@ impl<W> ReadRounds<W> {
         Some(context)
     }
 
-    /// When the round with this context was about to be sent; `None` for one given up before.
+    /// Returns the time before the round with this context was sent; `None` if it was given up.
     pub fn sent(&self, context: &[u8]) -> Option<Instant> {
         self.round.as_ref().filter(|round| round.context == context).map(|round| round.started)
     }
 
-    /// The readers of the round with this context; none for a round given up before.
+    /// Ends the round with this context and returns its readers; none if it was given up.
     pub fn finish_round(&mut self, context: &[u8]) -> Vec<W> {
         match self.round.take_if(|round| round.context == context) {
             Some(round) => round.waiters,
@@ -67,7 +67,7 @@ impl<W> ReadRounds<W> {
         }
     }
 
-    /// Readers of an unanswered round wait again, for one with a new context.
+    /// Gives up the current round: its readers wait for the next one, which has a new context.
     pub fn give_up_round(&mut self) {
         if let Some(round) = self.round.take() {
             let later = std::mem::replace(&mut self.waiting, round.waiters);
@@ -79,7 +79,7 @@ impl<W> ReadRounds<W> {
         self.round.as_ref().is_some_and(|round| now.duration_since(round.started) > age)
     }
 
-    /// Drops the waiters that `keep` is false for.
+    /// Drops the waiters for which `keep` is false.
     pub fn retain(&mut self, keep: impl Fn(&W) -> bool) {
         self.waiting.retain(&keep);
         if let Some(round) = &mut self.round {
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_round_serves_all_who_wait_and_later_readers_wait_for_the_next() {
+    fn one_round_serves_all_waiting_readers_and_later_ones_wait_for_the_next() {
         let now = Instant::now();
         let mut reads = ReadRounds::new(1, 42);
         reads.push('a').unwrap();

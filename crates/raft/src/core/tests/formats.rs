@@ -1,4 +1,4 @@
-//! Nothing is proposed that a member could not read (docs/design/node.md, pitfall 31).
+//! Tests that a leader proposes only entries that all members can read (docs/design/node.md, pitfall 31).
 
 use super::*;
 use crate::format::{FORMAT, Formats, OLDEST};
@@ -13,7 +13,7 @@ fn propose_newer(core: &mut Core) -> (Turn, oneshot::Receiver<Result<Reply, Erro
 }
 
 #[test]
-fn an_entry_that_a_member_cannot_read_is_refused_until_that_member_is_upgraded() {
+fn an_entry_that_a_member_cannot_read_is_rejected_until_that_member_is_upgraded() {
     let mut mesh = Mesh::new(1);
     let leader = mesh.elect();
     mesh.cores[leader].members.pretend(Formats::new(NEWER));
@@ -24,7 +24,7 @@ fn an_entry_that_a_member_cannot_read_is_refused_until_that_member_is_upgraded()
     let (_, mut answer) = propose_newer(core);
     assert_eq!(answer.try_recv().unwrap().unwrap_err().code, ErrorCode::UpgradeInProgress);
     let status = core.status(Instant::now());
-    // Nobody has heard of the other since the process began.
+    // The other member has reported no format since the start of the process.
     assert_eq!((status.last_index, status.lowest_format), (last, OLDEST));
 
     core.handle(Input::PeerFormat { id: others[1], format: NEWER }, Instant::now());

@@ -1,4 +1,4 @@
-//! How much of the log is kept for members that are behind (docs/design/node.md, pitfalls 14 and 15).
+//! Tests of the purge: which part of the log is kept for members that lag (docs/design/node.md, pitfalls 14 and 15).
 
 use super::super::MAX_HELD_BYTES;
 use super::*;
@@ -6,7 +6,7 @@ use super::*;
 const TRAILING: u64 = 2;
 const MIB: usize = 1 << 20;
 
-/// A leader, and a voter that answers and gets no entries any more.
+/// A leader, and a lagging voter that answers heartbeats and receives no entries.
 struct Laggard {
     mesh: Mesh,
     leader: usize,
@@ -24,7 +24,7 @@ impl Laggard {
         Self { mesh, leader, lags: (leader + 1) % 3, matched, begun: Instant::now() }
     }
 
-    /// Commits `count` entries without the one who lags.
+    /// Commits `count` entries that the lagging voter does not receive.
     fn write(&mut self, count: usize, bytes: usize) {
         for _ in 0..count {
             let (proposal, _) = proposal(&vec![7; bytes]);
@@ -35,7 +35,7 @@ impl Laggard {
         self.hear_from_all();
     }
 
-    /// Heartbeats and their answers.
+    /// Exchanges heartbeats and their answers.
     fn hear_from_all(&mut self) {
         for _ in 0..20 {
             self.mesh.cores[self.leader].tick();
@@ -55,12 +55,13 @@ impl Laggard {
         }
     }
 
-    /// As `snapshot_at`, while all that was heard is fresh.
+    /// Calls `snapshot_at` at a time when all members count as active.
     fn snapshot(&mut self) -> (u64, u64) {
         self.snapshot_at(self.begun)
     }
 
-    /// The index of a snapshot of everything that was taken at `now`, and the first index of the log after it.
+    /// Reports a snapshot of everything committed, built at `now`. Returns its index and the first index of the log
+    /// after it.
     fn snapshot_at(&mut self, now: Instant) -> (u64, u64) {
         let core = &mut self.mesh.cores[self.leader];
         let index = core.status(now).commit_index;
@@ -73,7 +74,7 @@ impl Laggard {
 }
 
 #[test]
-fn entries_that_a_slow_voter_still_needs_outlive_a_snapshot() {
+fn entries_that_a_slow_voter_needs_are_kept_after_a_snapshot() {
     let mut laggard = Laggard::new();
     laggard.write(50, 10);
     let (_, first) = laggard.snapshot();
@@ -81,7 +82,7 @@ fn entries_that_a_slow_voter_still_needs_outlive_a_snapshot() {
 }
 
 #[test]
-fn a_slow_voter_holds_no_more_of_the_log_than_the_cap() {
+fn the_log_kept_for_a_slow_voter_is_limited() {
     let mut laggard = Laggard::new();
     let count = MAX_HELD_BYTES as usize / MIB + 8;
     laggard.write(count, MIB);
@@ -93,7 +94,7 @@ fn a_slow_voter_holds_no_more_of_the_log_than_the_cap() {
 }
 
 #[test]
-fn a_voter_that_is_silent_holds_nothing() {
+fn no_log_is_kept_for_an_inactive_voter() {
     let mut laggard = Laggard::new();
     laggard.write(50, 10);
     let (index, first) = laggard.snapshot_at(Instant::now() + Duration::from_secs(10));
@@ -101,12 +102,12 @@ fn a_voter_that_is_silent_holds_nothing() {
 }
 
 #[test]
-fn the_log_after_a_snapshot_that_broke_off_is_kept_until_it_has_arrived() {
+fn the_log_after_an_interrupted_snapshot_transfer_is_kept_until_it_is_complete() {
     let mut laggard = Laggard::new();
     laggard.write(50, 10);
     let (sent, _) = laggard.snapshot_at(Instant::now() + Duration::from_secs(10));
     let to = laggard.lags as u64 + 1;
-    // Its next try finds that the log begins too late, and sends the snapshot.
+    // The leader's next probe finds that the log begins too late, and sends the snapshot.
     laggard.mesh.cores[laggard.leader].handle(Input::Unreachable(to), Instant::now());
     laggard.hear_from_all();
     assert_eq!(laggard.mesh.cores[laggard.leader].raft.log().unfinished(to), Some(sent));
@@ -118,16 +119,16 @@ fn the_log_after_a_snapshot_that_broke_off_is_kept_until_it_has_arrived() {
     assert!(laggard.snapshot_at(Instant::now() + Duration::from_secs(10)).1 > sent + 1);
 }
 
-/// Of the one who lags, as its leader has it: how far it got, and whether a snapshot is on its way.
+/// Match index of the lagging voter on its leader, and whether a snapshot is being sent to it.
 fn progress(laggard: &Laggard) -> (u64, bool) {
     let status = laggard.mesh.cores[laggard.leader].status(Instant::now());
     let of = status.progress.iter().find(|progress| progress.id == laggard.lags as u64 + 1).unwrap();
     (of.match_index, of.snapshotting)
 }
 
-/// d-engine's #308: that the bytes have arrived says nothing of what the follower made of them.
+/// d-engine's #308: the end of the transfer does not mean that the follower has installed the snapshot.
 #[test]
-fn a_snapshot_counts_as_taken_by_the_followers_own_word_only_and_that_comes_after_its_disk() {
+fn a_snapshot_counts_as_installed_only_after_the_follower_has_reset_its_log_durably_and_answered() {
     let mut laggard = Laggard::new();
     laggard.write(50, 10);
     let (sent, _) = laggard.snapshot_at(Instant::now() + Duration::from_secs(10));
@@ -138,17 +139,21 @@ fn a_snapshot_counts_as_taken_by_the_followers_own_word_only_and_that_comes_afte
     assert_eq!(progress(&laggard), (laggard.matched, true));
     laggard.mesh.cores[leader].handle(Input::SnapshotSent { to, ok: true }, Instant::now());
     turn(&mut laggard.mesh.cores[leader]);
-    assert_eq!(progress(&laggard).0, laggard.matched, "the transfer's end was taken for the follower's word");
+    assert_eq!(
+        progress(&laggard).0,
+        laggard.matched,
+        "the end of the transfer counted as the follower's answer"
+    );
 
     let term = laggard.mesh.cores[leader].raft.term();
     let announced = Message { from: leader as u64 + 1, to, ..snapshot(term, sent) };
     let taken = step(&mut laggard.mesh.cores[lags], announced);
     assert_eq!((taken.resets, taken.restores), (vec![sent], vec![]));
-    let speaks = |turn: &[Message]| turn.iter().any(|message| message.index == sent);
-    assert!(!speaks(&taken.sent), "it answers for a log that is not on its disk");
+    let is_answered = |turn: &[Message]| turn.iter().any(|message| message.index == sent);
+    assert!(!is_answered(&taken.sent), "it answers before the reset of its log is durable");
     let on_disk = persisted(&mut laggard.mesh.cores[lags], taken.log[0]);
-    assert!(speaks(&on_disk.sent));
-    assert_eq!(on_disk.restores, [sent], "the answer leaves with the state still to follow for ever");
+    assert!(is_answered(&on_disk.sent));
+    assert_eq!(on_disk.restores, [sent], "it answers and the state is never restored");
     for answer in on_disk.sent {
         step(&mut laggard.mesh.cores[leader], answer);
     }
@@ -156,7 +161,7 @@ fn a_snapshot_counts_as_taken_by_the_followers_own_word_only_and_that_comes_afte
 }
 
 #[test]
-fn one_message_to_a_laggard_carries_a_mebibyte_of_entries_at_most() {
+fn one_message_to_a_lagging_voter_contains_at_most_a_mebibyte_of_entries() {
     let mut laggard = Laggard::new();
     laggard.write(100, MIB / 10);
     laggard.mesh.cores[laggard.leader].handle(Input::Unreachable(laggard.lags as u64 + 1), Instant::now());
@@ -174,7 +179,7 @@ fn one_message_to_a_laggard_carries_a_mebibyte_of_entries_at_most() {
 }
 
 #[test]
-fn who_asks_for_a_snapshot_while_one_is_built_gets_one_of_his_own() {
+fn a_snapshot_requested_while_one_is_built_is_built_after_it() {
     let mut laggard = Laggard::new();
     laggard.write(10, 10);
     let leader = laggard.leader;
@@ -187,7 +192,7 @@ fn who_asks_for_a_snapshot_while_one_is_built_gets_one_of_his_own() {
         builds(core, now)
     };
     assert_eq!(ask(&mut laggard.mesh.cores[leader]), 1);
-    // Of what was applied when the first was begun.
+    // The first snapshot covers the entries applied when it began.
     let early = laggard.mesh.cores[leader].applying.index();
     laggard.write(10, 10);
     assert_eq!(ask(&mut laggard.mesh.cores[leader]), 0, "two at once");
@@ -196,7 +201,7 @@ fn who_asks_for_a_snapshot_while_one_is_built_gets_one_of_his_own() {
     let (term, crc32c) = (core.raft.term(), 0);
     let meta = SnapshotMeta { index: early, term, membership, size_bytes: 1, crc32c, version: 1 };
     core.on_done(Done::SnapshotBuilt(meta), now);
-    assert_eq!(builds(core, now), 1, "he waits for one that nobody builds");
+    assert_eq!(builds(core, now), 1, "the second snapshot is never built");
     laggard.snapshot();
     assert_eq!(builds(&mut laggard.mesh.cores[leader], now), 0);
 }

@@ -1,4 +1,4 @@
-//! What a member holds in memory while no snapshot and no checkpoint frees it.
+//! Tests of the limits of log and overlay in memory while snapshots and checkpoints fail.
 
 use helios_proto::v1::command::Op;
 use helios_proto::v1::{Command, Delete, Set};
@@ -13,14 +13,14 @@ const LIMIT: u64 = 32 * MIB;
 
 type Answer = oneshot::Receiver<Result<Reply, Error>>;
 
-/// A core whose disk and apply thread are at once done, and whose snapshots fail.
+/// A core whose log writes and applies complete at once, and whose snapshots fail.
 struct Rig {
     core: Core,
     now: Instant,
     overlay_bytes: u64,
     snapshots_wanted: usize,
     applied: Vec<u64>,
-    /// Bytes given to the apply thread before it said that any was done.
+    /// Most bytes that were handed out to the apply thread before it completed any.
     most_applying: u64,
 }
 
@@ -36,7 +36,7 @@ impl Rig {
         }
     }
 
-    /// A cluster of one that leads.
+    /// The leader of a cluster of one.
     fn leader() -> Self {
         let mut core = member(1, &[1], 5, HardState::default());
         core.settings.max_log_bytes = LIMIT;
@@ -99,7 +99,7 @@ impl Rig {
         self.propose(Op::Set(Set { value: vec![7; bytes as usize].into(), ..Set::default() }))
     }
 
-    /// Writes of 1 MiB, one a second.
+    /// Proposes writes of 1 MiB, one per second.
     fn write_slowly(&mut self, count: usize) -> Vec<Answer> {
         let write = |_| {
             let answer = self.set(MIB);
@@ -132,10 +132,10 @@ fn refusals(answers: &mut [Answer]) -> Vec<Error> {
 }
 
 #[test]
-fn a_leader_whose_snapshots_find_no_room_refuses_writes_at_the_limit_of_its_log() {
+fn a_leader_whose_snapshots_fail_rejects_writes_at_the_limit_of_its_log() {
     let mut rig = Rig::leader();
     let mut answers = rig.write_slowly(300);
-    assert!(rig.snapshots_wanted > 10, "a snapshot is tried again and again");
+    assert!(rig.snapshots_wanted > 10, "failed snapshots are not retried");
     assert!((LIMIT / 2..LIMIT + 2 * MIB).contains(&rig.log_bytes()), "{} bytes", rig.log_bytes());
     let refused = refusals(&mut answers);
     assert!(refused.len() > 200, "{}", refused.len());
@@ -145,7 +145,7 @@ fn a_leader_whose_snapshots_find_no_room_refuses_writes_at_the_limit_of_its_log(
         assert!(last.message.contains(part), "{last}");
     }
     assert!(last.is_retryable());
-    // What frees room is taken a little longer.
+    // Writes that free room are accepted up to a higher limit.
     let mut delete = rig.propose(Op::Delete(Delete::default()));
     rig.run();
     assert!(refusals(std::slice::from_mut(&mut delete)).is_empty());
@@ -159,7 +159,7 @@ fn a_leader_whose_snapshots_find_no_room_refuses_writes_at_the_limit_of_its_log(
 }
 
 #[test]
-fn a_leader_slows_writes_down_from_half_of_its_limit_on() {
+fn a_leader_slows_down_writes_from_half_of_its_limit_on() {
     let mut rig = Rig::leader();
     for _ in 0..17 {
         drop(rig.set(MIB));
@@ -167,7 +167,8 @@ fn a_leader_slows_writes_down_from_half_of_its_limit_on() {
     }
     assert!(rig.log_bytes() > LIMIT / 2);
     rig.now += Duration::from_secs(60);
-    // About 4 MiB a second are left: a burst goes at once, about a second's worth waits, the rest is refused.
+    // The rate is about 4 MiB per second: a burst is proposed at once, about a second's worth waits, the rest is
+    // rejected.
     let (before, mut answers) = (rig.last_index(), Vec::new());
     for _ in 0..200 {
         answers.push(rig.set(64 << 10));
@@ -181,11 +182,11 @@ fn a_leader_slows_writes_down_from_half_of_its_limit_on() {
         rig.now += Duration::from_millis(10);
         rig.run();
     }
-    assert_eq!(rig.last_index() - before, 200 - refused, "what waits is taken in the end");
+    assert_eq!(rig.last_index() - before, 200 - refused, "all waiting writes are proposed");
 }
 
 #[test]
-fn a_leader_refuses_writes_while_the_state_in_memory_is_at_its_limit() {
+fn a_leader_rejects_writes_while_the_overlay_is_at_its_limit() {
     let mut rig = Rig::leader();
     rig.overlay_bytes = LIMIT;
     drop(rig.set(10));
@@ -201,14 +202,14 @@ fn a_leader_refuses_writes_while_the_state_in_memory_is_at_its_limit() {
     assert!(refusals(&mut answer).is_empty());
 }
 
-/// Entries of 1 MiB that a follower is sent, each after the one before.
+/// Append of one entry of 1 MiB after index `after`.
 fn large_append(after: u64) -> Message {
     let large = Entry { index: after + 1, term: 1, data: vec![7; MIB as usize], ..Entry::default() };
     Message { index: after, log_term: 1, entries: vec![large], ..append(1, after, 1) }
 }
 
 #[test]
-fn a_follower_whose_snapshots_find_no_room_takes_no_entries_far_beyond_the_limit_of_its_log() {
+fn a_follower_whose_snapshots_fail_drops_entries_beyond_the_limit_of_its_log() {
     let mut core = follower(HardState { term: 1, ..HardState::default() });
     core.settings.max_log_bytes = LIMIT;
     let mut rig = Rig::new(core);
@@ -219,7 +220,7 @@ fn a_follower_whose_snapshots_find_no_room_takes_no_entries_far_beyond_the_limit
     }
     let limit = LIMIT + LIMIT / 4;
     assert!((LIMIT..limit + 2 * MIB).contains(&rig.log_bytes()), "{} bytes", rig.log_bytes());
-    // It goes on to learn what is committed.
+    // It still accepts messages with only a commit index.
     let after = rig.last_index();
     let commit =
         Message { index: after, log_term: 1, commit: after, ..message(MessageType::MsgAppend, 2, 1) };
@@ -232,7 +233,7 @@ fn a_follower_whose_snapshots_find_no_room_takes_no_entries_far_beyond_the_limit
     assert_eq!(rig.last_index(), after + 1, "there is room again");
 }
 
-/// A member that starts with this many committed entries of 1 MiB to apply, after the first five.
+/// A member that starts with `count` committed, unapplied entries of 1 MiB after the first five.
 fn started_behind(count: u64) -> Rig {
     let behind = member(1, &[1, 2, 3], 5, HardState::default());
     let large = |index| Entry { index, term: 1, data: vec![7; MIB as usize], ..Entry::default() };
@@ -253,7 +254,7 @@ fn a_start_applies_a_long_log_in_bounded_batches() {
 }
 
 #[test]
-fn a_start_waits_for_checkpoints_while_the_state_in_memory_is_over_its_limit() {
+fn a_start_waits_for_checkpoints_while_the_overlay_is_over_its_limit() {
     let mut rig = started_behind(200);
     rig.core.settings.max_overlay_bytes = LIMIT;
     rig.overlay_bytes = LIMIT + LIMIT / 4;
@@ -268,7 +269,7 @@ fn a_start_waits_for_checkpoints_while_the_state_in_memory_is_over_its_limit() {
 }
 
 #[test]
-fn a_snapshot_that_is_installed_replaces_what_waits_to_be_applied() {
+fn an_installed_snapshot_replaces_the_entries_that_wait_to_be_applied() {
     let mut rig = started_behind(200);
     rig.core.settings.max_overlay_bytes = LIMIT;
     rig.overlay_bytes = LIMIT + LIMIT / 4;

@@ -1,12 +1,12 @@
-//! Rules of the paper that rest on the raft crate, held here at this core's own doors; and its bounds.
+//! Tests of rules of the Raft paper that the raft crate implements, at the interface of this core; and of its limits.
 
 use helios_proto::v1::ErrorCode;
 
 use super::*;
 
-/// Raft paper, 5.1: who is behind is told the term, and nothing of what it sent counts.
+/// Raft paper, 5.1: a sender with an older term is answered with the current term, and its message has no effect.
 #[test]
-fn an_append_of_an_older_term_changes_nothing() {
+fn an_append_of_an_older_term_has_no_effect() {
     let mut core = follower(HardState { term: 5, ..HardState::default() });
     let answered = step(&mut core, append(4, 5, 1));
     assert!(answered.log.is_empty() && answered.applied.is_empty());
@@ -15,9 +15,9 @@ fn an_append_of_an_older_term_changes_nothing() {
     assert_eq!((status.term, status.leader_id, status.last_index), (5, 0, 5));
 }
 
-/// Raft paper, 5.2: the other one won. A candidate that went on would refuse what its leader commits.
+/// Raft paper, 5.2: another candidate won. A candidate that continued would reject the leader's entries.
 #[test]
-fn a_candidate_follows_who_leads_its_own_term() {
+fn a_candidate_follows_the_leader_of_its_own_term() {
     let mut core = follower(HardState::default());
     let (min, max) = (ticks(Duration::from_millis(300)), ticks(Duration::from_millis(600)));
     (0..min + max).for_each(|_| core.tick());
@@ -35,7 +35,7 @@ fn a_candidate_follows_who_leads_its_own_term() {
 }
 
 #[test]
-fn what_is_proposed_together_goes_to_each_peer_as_one_message() {
+fn proposals_of_one_batch_are_sent_to_each_peer_as_one_message() {
     const COUNT: usize = 500;
     let mut mesh = Mesh::new(1);
     let leader = mesh.elect();
@@ -47,7 +47,7 @@ fn what_is_proposed_together_goes_to_each_peer_as_one_message() {
 }
 
 #[test]
-fn what_is_not_applied_in_time_makes_new_writes_wait_and_then_be_refused() {
+fn writes_are_rejected_while_too_many_bytes_are_committed_and_not_applied() {
     let mut core = leader_of_one();
     let mut under_way = Vec::new();
     let refused = (0..10_000).find_map(|_| {
@@ -67,6 +67,6 @@ fn what_is_not_applied_in_time_makes_new_writes_wait_and_then_be_refused() {
     core.on_done(Done::Applied(done), Instant::now());
     let (proposal, mut answer) = proposal(b"small");
     core.handle(Input::Propose(vec![proposal]), Instant::now());
-    assert!(!turn(&mut core).log.is_empty(), "nothing is taken any more");
-    assert!(answer.try_recv().is_err(), "refused though all is applied");
+    assert!(!turn(&mut core).log.is_empty(), "proposals are still rejected");
+    assert!(answer.try_recv().is_err(), "rejected although everything is applied");
 }

@@ -1,4 +1,4 @@
-//! A held entry and its way out, where log and state are at their limits.
+//! Tests of a held entry and its skip while log and overlay exceed their limits.
 
 use helios_proto::v1::command::Op;
 use helios_proto::v1::{Command, Set, SkipEntry};
@@ -33,7 +33,7 @@ fn propose(core: &mut Core, op: Op) -> Answer {
     answer
 }
 
-/// What the apply thread is given while everything that is logged is on disk at once.
+/// Runs the core with log writes that complete at once. Returns the indexes handed out to the apply thread.
 fn handed_out(core: &mut Core) -> Vec<u64> {
     let mut indices = Vec::new();
     loop {
@@ -53,7 +53,7 @@ fn handed_out(core: &mut Core) -> Vec<u64> {
     }
 }
 
-/// Each limit is exceeded: log, overlay and what waits to be applied.
+/// Exceeds each limit: of the log, of the overlay, and of the entries that wait to be applied.
 fn fill(core: &mut Core) {
     core.settings.max_log_bytes = LIMIT;
     core.settings.max_overlay_bytes = LIMIT;
@@ -61,19 +61,19 @@ fn fill(core: &mut Core) {
 }
 
 #[test]
-fn a_leader_takes_a_skip_and_hands_it_out_whatever_is_full() {
+fn a_leader_accepts_and_hands_out_a_skip_when_every_limit_is_exceeded() {
     let mut core = leader_of_one();
     let first = core.status(Instant::now()).last_index + 1;
     drop(propose(&mut core, Op::Set(Set { key: "poison".into(), ..Set::default() })));
     assert_eq!(handed_out(&mut core), [first]);
-    // Committed behind it when there is no room any more to apply it.
+    // Committed after it, when there is no room to apply it.
     drop(propose(&mut core, Op::Set(Set { key: "behind".into(), ..Set::default() })));
     let numbers = turn(&mut core).log;
     fill(&mut core);
     core.on_done(Done::Persisted(*numbers.last().unwrap()), Instant::now());
     let held = Unappliable { index: first, command: "SET".into(), bytes: 1, crc: 7 };
     core.on_done(Done::Held(held.clone()), Instant::now());
-    assert!(handed_out(&mut core).is_empty(), "what comes after a held entry waits in the log");
+    assert!(handed_out(&mut core).is_empty(), "entries after a held one wait in the log");
 
     let mut write = propose(&mut core, Op::Set(Set::default()));
     let mut wrong = propose(&mut core, skip_of(&Unappliable { crc: 8, ..held.clone() }));
@@ -90,7 +90,7 @@ fn a_leader_takes_a_skip_and_hands_it_out_whatever_is_full() {
 }
 
 #[test]
-fn a_follower_that_holds_an_entry_takes_a_skip_into_a_full_log_and_nothing_else() {
+fn a_follower_that_holds_an_entry_appends_only_a_skip_to_a_full_log() {
     let mut core = follower(HardState { term: 1, ..HardState::default() });
     fill(&mut core);
     let after = core.status(Instant::now()).last_index;
