@@ -1,4 +1,4 @@
-//! `helios-sim`: lives through seeds and says what became of them.
+//! `helios-sim`: runs seeds and reports their outcome.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -11,16 +11,16 @@ use helios_sim::{Fault, Report, SeededBug, run};
 #[derive(Parser)]
 #[command(about = "Runs HeliosDB's Raft core, log and state machine in a seeded world of faults")]
 struct Options {
-    /// How many seeds.
+    /// Number of seeds.
     #[arg(long, default_value_t = 100)]
     seeds: u64,
     /// The first seed; with `--seeds 1` it alone.
     #[arg(long, default_value_t = 0)]
     from: u64,
-    /// Threads, each with seeds of its own.
+    /// Number of threads, which share the seeds.
     #[arg(long, default_value_t = 2)]
     jobs: u64,
-    /// Go on after a seed that failed.
+    /// Continue after a seed that failed.
     #[arg(long)]
     keep_going: bool,
     /// Run with this seeded bug, by its name in crates/storage/src/seeded_bug.rs.

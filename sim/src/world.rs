@@ -38,7 +38,7 @@ pub struct World {
     pub fingerprint: Fingerprint,
     pub report: Report,
     next_run: Run,
-    /// Every step is told on standard output.
+    /// Every step is printed on standard output.
     pub is_traced: bool,
     /// Who is made the only member, and how that goes.
     pub forcing: Option<Forcing>,

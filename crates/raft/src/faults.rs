@@ -147,7 +147,7 @@ pub fn admits_token(is_current: bool) -> bool {
     is_current || SeededBug::FencingNotChecked.is_on()
 }
 
-/// Hard state that a start goes on from; `last_term` is the term of the log's last entry. Seeded bugs:
+/// Hard state that a start continues from; `last_term` is the term of the log's last entry. Seeded bugs:
 /// [`SeededBug::VoteForgotten`] and [`SeededBug::TermForgotten`].
 pub fn recovered(mut state: HardState, last_term: u64) -> HardState {
     if SeededBug::VoteForgotten.is_on() {
@@ -160,7 +160,7 @@ pub fn recovered(mut state: HardState, last_term: u64) -> HardState {
     state
 }
 
-/// Membership that a start goes on from. Seeded bug: [`SeededBug::MembershipFromSnapshot`].
+/// Membership that a start continues from. Seeded bug: [`SeededBug::MembershipFromSnapshot`].
 pub fn recovered_membership(state: Arc<Membership>, snapshot: Option<&Membership>) -> Arc<Membership> {
     match snapshot {
         Some(snapshot) if SeededBug::MembershipFromSnapshot.is_on() => Arc::new(snapshot.clone()),
@@ -168,7 +168,7 @@ pub fn recovered_membership(state: Arc<Membership>, snapshot: Option<&Membership
     }
 }
 
-/// Applied index that a start goes on from. Seeded bug: [`SeededBug::AppliedSkipped`].
+/// Applied index that a start continues from. Seeded bug: [`SeededBug::AppliedSkipped`].
 pub fn applied_at_start(index: u64) -> u64 {
     index + u64::from(SeededBug::AppliedSkipped.is_on())
 }

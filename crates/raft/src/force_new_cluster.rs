@@ -12,7 +12,7 @@ use super::change::{self, Change};
 use super::membership;
 use helios_proto::Error;
 
-/// What a person has seen in the status of the survivor, and confirmed.
+/// Last entry of the survivor, as an admin has seen it in the status and confirmed it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LastEntry {
     pub term: u64,

@@ -26,7 +26,7 @@ pub enum SeededBug {
     ReadWithoutRound,
     /// Read rounds use the same context again.
     ReadContextReused,
-    /// A read round answers an index one too low.
+    /// A read round returns an index one too low.
     ReadIndexTooLow,
     /// A waiter of an index is answered whichever entry is committed there.
     ProposalTermIgnored,
@@ -120,7 +120,7 @@ pub enum SeededBug {
     HeldPassedOver,
     /// A skip takes the entry after the one that it names, too.
     SkipTakesMore,
-    /// A leader that applies its own removal goes on as leader.
+    /// A leader that applies its own removal stays leader.
     RemovedLeaderStays,
     /// A member campaigns although the state of an installed snapshot is still to follow.
     CampaignsWhileRestoring,

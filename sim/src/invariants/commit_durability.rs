@@ -46,7 +46,7 @@ pub fn check_commit(
     ))
 }
 
-/// What the leader with this status would acknowledge as held by all voters is durable on each, old and new.
+/// An entry that the leader with this status would acknowledge as held by all voters is durable on each, old and new.
 pub fn check_acknowledged(
     disks: &Disks,
     status: &RaftStatus,

@@ -1,4 +1,4 @@
-//! What each member's disk must have after a crash: every write that a log writer reported as durable.
+//! Content that each member's disk must have after a crash: every write that a log writer reported as durable.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -77,7 +77,7 @@ impl DurableLog {
 #[derive(Default)]
 pub struct Disks {
     logs: BTreeMap<u64, DurableLog>,
-    /// What disks held that forgot it since: messages about it may still be on their way.
+    /// Logs that disks have forgotten since: messages about them may still be on their way.
     forgotten: BTreeMap<u64, Vec<DurableLog>>,
 }
 

@@ -1,4 +1,4 @@
-//! Leader Append-Only (Raft paper, figure 3 and 5.3): a leader never overwrites an entry of its own log in its term.
+//! Leader Append-Only (Raft paper, figure 3 and 5.3): a leader never overwrites an entry of its log in its term.
 
 use helios_storage::wal::LogEntry;
 

@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | [`election_safety`] | at most one leader in a term | figure 3, 5.2 |
 //! | [`vote_once`] | at most one vote of a member in a term, restarts or not | 5.2 |
-//! | [`leader_append_only`] | a leader overwrites no entry of its own log | figure 3, 5.3 |
+//! | [`leader_append_only`] | a leader overwrites no entry of its log | figure 3, 5.3 |
 //! | [`log_matching`] | two logs with the same entry are the same up to it, committed or not | figure 3, 5.3 |
 //! | [`leader_completeness`] | a leader has every entry that was committed in an earlier term | figure 3, 5.4.3 |
 //! | [`state_machine_safety`] | all members apply the same entry at an index, and have the same state there | figure 3, 5.4.3 |

@@ -1,4 +1,4 @@
-//! What the leader knows of the voters' disks.
+//! The leader's knowledge of the voters' disks.
 
 use std::time::Instant;
 
@@ -34,7 +34,7 @@ impl Core {
                 electorate.others.push(matched);
             }
         }
-        // A status that only looks changed would wake all who wait.
+        // Another order would be a changed status, and wake every waiter.
         electorate.others.sort_unstable();
         electorate
     }

@@ -1,4 +1,4 @@
-//! What a member lets in: messages and proposals, by the room that its disk and its memory have.
+//! Admission of messages and proposals, by the room on disk and in memory.
 
 mod disk_full;
 mod messages;

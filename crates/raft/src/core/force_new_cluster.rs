@@ -54,7 +54,7 @@ impl Core {
             return refuse(
                 ErrorCode::StaleTerm,
                 format!(
-                    "the log here ends with entry {} of term {}, not {} of term {}: look at the status and decide anew",
+                    "the log here ends with entry {} of term {}, not {} of term {}: read the status and decide again",
                     found.index, found.term, expected.index, expected.term
                 ),
             );

@@ -1,5 +1,5 @@
-//! Leadership that moves on purpose: transfers, and the reasons for which a leader starts one by itself - its disk is
-//! slow or full, or a voter with a higher priority is ready.
+//! Leadership that moves on purpose: transfers, and the reasons for which a leader starts one without a request: its
+//! disk is slow or full, or a voter with a higher priority is ready.
 
 mod priority;
 mod slow_disk;
@@ -13,7 +13,7 @@ use priority::Priorities;
 use slow_disk::DiskWatch;
 use transfer::Transfer;
 
-/// Time that the target of a transfer has which the leader starts by itself.
+/// Time for the target of a transfer that no request started.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(super) struct Leadership {
@@ -89,7 +89,7 @@ impl Core {
         found
     }
 
-    /// Starts a transfer that no request waits for; its outcome shows in who leads.
+    /// Starts a transfer that no request waits for; its outcome shows in the known leader.
     fn hand_over(&mut self, target: Option<u64>, now: Instant, timeout: Duration) {
         let (waiter, _) = tokio::sync::oneshot::channel();
         self.start_transfer(target, now, timeout, waiter);

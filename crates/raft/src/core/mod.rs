@@ -5,11 +5,11 @@
 mod acks;
 mod admission;
 mod applying;
+#[cfg(test)]
+mod cluster_tests;
 mod elections;
 mod force_new_cluster;
 mod leadership;
-#[cfg(test)]
-mod lease_tests;
 mod members;
 mod pipeline;
 mod proposals;
@@ -69,11 +69,11 @@ pub struct Settings {
     pub trailing_entries: u64,
     /// Log kept beyond that for members that lag and answer, bytes.
     pub held_bytes: u64,
-    /// Of the log, held in memory: a leader takes no writes beyond it, a follower no entries far beyond it.
+    /// Limit of the log in memory: a leader takes no writes beyond it, a follower no entries far beyond it.
     pub max_log_bytes: u64,
-    /// Of the state that is not on disk yet, alike.
+    /// The same limit for the state that is in no checkpoint.
     pub max_overlay_bytes: u64,
-    /// How long a round spares reads another one; `None`: not at all. At most [`longest_lease`].
+    /// Time for which a round serves later reads; `None`: leases are off. At most [`longest_lease`].
     pub lease: Option<Duration>,
     /// A leader hands over to a voter with a higher one.
     pub priority: u32,

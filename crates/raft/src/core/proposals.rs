@@ -40,7 +40,7 @@ impl Proposals {
         !self.parked.is_empty()
     }
 
-    /// What may be proposed now: what was parked comes first, unless a transfer is still under way.
+    /// Takes the proposals that may go now: parked ones come first, unless a transfer is still under way.
     fn take(&mut self, is_transferring: bool) -> Vec<Proposal> {
         if is_transferring {
             return std::mem::take(&mut self.queued);

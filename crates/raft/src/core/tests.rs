@@ -1,4 +1,4 @@
-//! The core by itself: messages in, effects out, the disk played by hand.
+//! One core: messages in, effects out, with a disk in the hands of the test.
 
 mod formats;
 mod purge;
@@ -19,7 +19,7 @@ use helios_storage::wal::Base;
 
 const BASE: Base = Base { index: 1, term: 1 };
 
-/// What one drain wants done.
+/// Effects of one drain.
 #[derive(Default)]
 struct Turn {
     sent: Vec<Message>,
@@ -128,7 +128,7 @@ fn turn(core: &mut Core) -> Turn {
 }
 
 #[test]
-fn a_vote_leaves_only_after_it_is_on_disk() {
+fn vote_leaves_after_it_is_on_disk() {
     let mut core = follower(HardState::default());
     let asked = step(&mut core, vote_request(2, 5));
     assert!(asked.sent.is_empty(), "{:?} left before the vote was on disk", asked.sent_types());
@@ -138,7 +138,7 @@ fn a_vote_leaves_only_after_it_is_on_disk() {
 }
 
 #[test]
-fn a_vote_found_on_disk_after_a_crash_is_not_given_again() {
+fn vote_found_on_disk_is_not_given_to_another_candidate() {
     let mut core = follower(HardState { term: 5, vote: 2, ..HardState::default() });
     let other = step(&mut core, vote_request(3, 5));
     assert!(other.sent.iter().all(|message| message.reject), "a second vote in one term");
@@ -147,7 +147,7 @@ fn a_vote_found_on_disk_after_a_crash_is_not_given_again() {
 }
 
 #[test]
-fn entries_are_acknowledged_only_after_they_are_on_disk_and_not_by_a_heartbeat() {
+fn entries_are_acknowledged_after_they_are_on_disk_and_not_by_a_heartbeat() {
     let mut core = follower(HardState::default());
     let appended = step(&mut core, append(2, 5, 1));
     let heard = step(&mut core, Message { commit: 5, ..message(MessageType::MsgHeartbeat, 2, 2) });
@@ -161,7 +161,7 @@ fn entries_are_acknowledged_only_after_they_are_on_disk_and_not_by_a_heartbeat()
 }
 
 #[test]
-fn what_was_written_first_is_answered_first_and_a_late_completion_says_nothing() {
+fn jobs_are_answered_in_order_when_completions_arrive_late() {
     let mut core = follower(HardState::default());
     let numbers: Vec<_> = [append(2, 5, 1), append(2, 6, 2), append(2, 7, 2)]
         .map(|message| step(&mut core, message).log[0])
@@ -173,7 +173,7 @@ fn what_was_written_first_is_answered_first_and_a_late_completion_says_nothing()
 }
 
 #[test]
-fn two_snapshots_in_a_row_are_installed_in_order_and_a_stale_one_is_not() {
+fn snapshots_are_installed_in_order_and_a_stale_one_is_dropped() {
     let mut core = follower(HardState::default());
     let first = step(&mut core, snapshot(2, 10));
     let second = step(&mut core, snapshot(2, 20));
@@ -187,7 +187,7 @@ fn two_snapshots_in_a_row_are_installed_in_order_and_a_stale_one_is_not() {
 }
 
 #[test]
-fn a_snapshot_that_contradicts_what_is_committed_is_refused() {
+fn snapshot_is_refused_when_it_contradicts_a_committed_entry() {
     let mut core = follower(HardState::default());
     let contrary = step(&mut core, snapshot(2, 5));
     assert!(contrary.resets.is_empty(), "entry 5 of term 1 is committed");
@@ -196,7 +196,7 @@ fn a_snapshot_that_contradicts_what_is_committed_is_refused() {
 }
 
 #[test]
-fn who_follows_a_live_leader_hears_no_other_candidate() {
+fn follower_of_a_live_leader_ignores_other_candidates() {
     let mut core = follower(HardState::default());
     step(&mut core, message(MessageType::MsgHeartbeat, 2, 2));
     for candidate in [3, 77] {
@@ -209,7 +209,7 @@ fn who_follows_a_live_leader_hears_no_other_candidate() {
 }
 
 #[test]
-fn one_membership_change_at_a_time() {
+fn second_membership_change_is_refused_while_one_is_under_way() {
     let mut core = leader_of_one();
     let add = |name: &str| {
         let record =
@@ -235,7 +235,7 @@ fn one_membership_change_at_a_time() {
 }
 
 #[test]
-fn a_change_of_members_is_applied_only_once_the_disk_says_that_it_is_committed() {
+fn membership_change_is_applied_after_its_commit_index_is_on_disk() {
     let mut core = leader_of_one();
     let record =
         Member { name: "x".into(), peer_addr: "a:1".into(), disk_id: "x".into(), ..Member::default() };
@@ -254,7 +254,7 @@ fn a_change_of_members_is_applied_only_once_the_disk_says_that_it_is_committed()
 }
 
 #[test]
-fn a_single_voter_commits_only_what_is_on_its_disk() {
+fn single_voter_commits_after_its_own_fsync() {
     let mut core = leader_of_one();
     let (proposal, _answer) = proposal(b"x");
     core.handle(Input::Propose(vec![proposal]), Instant::now());
@@ -287,7 +287,7 @@ fn leader_of_one() -> Core {
 struct Mesh {
     cores: Vec<Core>,
     under_way: Vec<Message>,
-    /// What each has handed out to be applied.
+    /// Entries that each has handed out to be applied.
     applied: Vec<Vec<Entry>>,
     rng: StdRng,
 }
@@ -299,7 +299,7 @@ impl Mesh {
         Self { cores, under_way: Vec::new(), applied: vec![Vec::new(); 3], rng }
     }
 
-    /// The one who leads, once all follow it.
+    /// Position of the leader, once all follow it.
     fn elect(&mut self) -> usize {
         for _ in 0..1_000 {
             self.step(true);
@@ -311,7 +311,7 @@ impl Mesh {
                 return leader;
             }
         }
-        panic!("nobody leads");
+        panic!("no leader");
     }
 
     fn settle(&mut self, at: usize) {
@@ -338,7 +338,7 @@ impl Mesh {
         }
     }
 
-    /// Any message under way, not the oldest; perhaps it stays under way as well, or is lost.
+    /// Delivers a message under way: the oldest, or any one, which may be duplicated or lost.
     fn deliver(&mut self, is_fair: bool) {
         if self.under_way.is_empty() {
             return;
@@ -378,7 +378,7 @@ impl Mesh {
 }
 
 #[test]
-fn duplicated_reordered_and_lost_messages_apply_everything_once_in_one_order() {
+fn entries_are_applied_once_and_in_order_when_messages_are_duplicated_reordered_and_lost() {
     for seed in 0..10 {
         let mut mesh = Mesh::new(seed);
         for round in 0..600_u32 {

@@ -14,8 +14,7 @@ impl Core {
     }
 }
 
-/// Whether the encoded command frees room, or needs none worth speaking of. What is not known to be
-/// so is not.
+/// Whether the encoded command frees room, or needs next to none. An unknown command is not frugal.
 pub(super) fn is_frugal(command: &[u8]) -> bool {
     Command::decode(command).is_ok_and(|command| frees_room(&command))
 }

@@ -38,12 +38,12 @@ impl Held {
         self.bytes >= self.limit
     }
 
-    /// Of a follower, and of what is committed already: a leader stops before.
+    /// Limit for a follower, and for what is committed already: a leader stops before.
     pub fn is_over_all(self) -> bool {
         self.bytes >= self.limit + self.limit / 4
     }
 
-    /// What a leader takes in a second; `None`: no limit. From half of the limit on it is less and less.
+    /// Bytes that a leader takes in a second; `None`: no limit. They decrease from half of the limit on.
     fn bytes_per_second(self) -> Option<u64> {
         let half = self.limit / 2;
         (self.bytes > half).then(|| self.limit.saturating_sub(self.bytes) / 4)
@@ -59,7 +59,7 @@ impl Held {
     }
 }
 
-/// What may be proposed now, while a leader slows down.
+/// Bytes that may be proposed now, while a leader slows down.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Allowance {
     /// Below zero: what was taken in advance, by one larger than all of it.

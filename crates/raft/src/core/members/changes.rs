@@ -93,7 +93,7 @@ impl Core {
         }
     }
 
-    /// How many entries the log of member `id` is behind what is committed.
+    /// Number of entries by which the log of member `id` is behind the commit index.
     fn lag(&self, id: u64) -> u64 {
         let matched = self.raft.progress(id).map_or(0, |progress| progress.matched);
         self.raft.commit_index().saturating_sub(matched)

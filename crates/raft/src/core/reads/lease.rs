@@ -15,7 +15,7 @@ use super::super::TICK;
 /// campaign before it has read what its peers said meanwhile. A voter that was held up may count so
 /// many right after it heard the leader, and is that much earlier ready to vote.
 pub const MAX_TICKS_PER_TURN: u32 = 3;
-/// For what happens between two looks at the clock.
+/// Margin for what happens between two readings of the clock.
 const MARGIN: Duration = Duration::from_millis(10);
 /// Two clocks that NTP slews apart by 500 ppm each: one part in a thousand.
 const DRIFT_PER_MILLE: u32 = 1;
@@ -47,7 +47,7 @@ impl Lease {
         Self { length, held: None, not_before: now, barred_term: 0 }
     }
 
-    /// A majority has answered the round that was about to be sent at `sent`, in `term`.
+    /// Renews the lease: a majority has answered the round that was about to be sent at `sent`, in `term`.
     pub fn confirm(&mut self, term: u64, sent: Instant) {
         let Some(length) = self.length else { return };
         if sent < self.not_before || term == self.barred_term {
@@ -64,14 +64,14 @@ impl Lease {
         self.held.as_ref().is_some_and(|held| held.term == term && now < held.until)
     }
 
-    /// Another majority may decide from now on.
+    /// Ends the lease: another majority may decide from now on.
     pub fn revoke(&mut self, now: Instant) {
         self.held = None;
         self.not_before = now;
     }
 
-    /// A member is told to campaign against this leader, and nobody knows when it does: the message
-    /// may be delayed beyond the end of the transfer. So there is no lease until the next term.
+    /// Ends the lease for the rest of the term: a member is asked to campaign against this leader, at a time that
+    /// nobody knows, since the message may be delayed beyond the end of the transfer.
     pub fn bar(&mut self, term: u64) {
         self.held = None;
         self.barred_term = term;

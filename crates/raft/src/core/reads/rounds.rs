@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_round_serves_all_who_wait_and_later_readers_wait_for_the_next() {
+    fn round_serves_the_readers_that_waited_when_it_began() {
         let now = Instant::now();
         let mut reads = ReadRounds::new(1, 42);
         reads.push('a').unwrap();
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_round_given_up_never_answers_and_its_context_is_never_used_again() {
+    fn abandoned_round_never_answers_and_its_context_is_not_reused() {
         let now = Instant::now();
         let mut reads = ReadRounds::new(1, 42);
         reads.push('a').unwrap();

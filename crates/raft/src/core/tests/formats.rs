@@ -13,7 +13,7 @@ fn propose_newer(core: &mut Core) -> (Turn, oneshot::Receiver<Result<Reply, Erro
 }
 
 #[test]
-fn an_entry_that_a_member_cannot_read_is_refused_until_that_member_is_upgraded() {
+fn entry_of_a_newer_format_is_refused_until_every_member_reads_it() {
     let mut mesh = Mesh::new(1);
     let leader = mesh.elect();
     mesh.cores[leader].members.pretend(Formats::new(NEWER));

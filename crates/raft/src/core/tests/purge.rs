@@ -1,4 +1,4 @@
-//! How much of the log is kept for members that are behind (docs/design/node.md, pitfalls 14 and 15).
+//! The part of the log that is kept for members that are behind (docs/design/node.md, pitfalls 14 and 15).
 
 use super::super::MAX_HELD_BYTES;
 use super::*;
@@ -6,7 +6,7 @@ use super::*;
 const TRAILING: u64 = 2;
 const MIB: usize = 1 << 20;
 
-/// A leader, and a voter that answers and gets no entries any more.
+/// A leader, and a voter that answers and gets no more entries.
 struct Laggard {
     mesh: Mesh,
     leader: usize,
@@ -118,7 +118,7 @@ fn the_log_after_a_snapshot_that_broke_off_is_kept_until_it_has_arrived() {
     assert!(laggard.snapshot_at(Instant::now() + Duration::from_secs(10)).1 > sent + 1);
 }
 
-/// Of the one who lags, as its leader has it: how far it got, and whether a snapshot is on its way.
+/// Progress of the voter that lags, as its leader has it: last entry, and whether a snapshot is on its way.
 fn progress(laggard: &Laggard) -> (u64, bool) {
     let status = laggard.mesh.cores[laggard.leader].status(Instant::now());
     let of = status.progress.iter().find(|progress| progress.id == laggard.lags as u64 + 1).unwrap();

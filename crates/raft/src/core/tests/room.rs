@@ -1,4 +1,4 @@
-//! What a member holds in memory while no snapshot and no checkpoint frees it.
+//! Limits of the log and the state in memory, while no snapshot and no checkpoint frees them.
 
 use helios_proto::v1::command::Op;
 use helios_proto::v1::{Command, Delete, Set};
@@ -219,7 +219,7 @@ fn a_follower_whose_snapshots_find_no_room_takes_no_entries_far_beyond_the_limit
     }
     let limit = LIMIT + LIMIT / 4;
     assert!((LIMIT..limit + 2 * MIB).contains(&rig.log_bytes()), "{} bytes", rig.log_bytes());
-    // It goes on to learn what is committed.
+    // It still learns the commit index.
     let after = rig.last_index();
     let commit =
         Message { index: after, log_term: 1, commit: after, ..message(MessageType::MsgAppend, 2, 1) };

@@ -1,12 +1,12 @@
-//! Rules of the paper that rest on the raft crate, held here at this core's own doors; and its bounds.
+//! Rules of the paper that the raft crate implements, tested at the face of this core; and its bounds.
 
 use helios_proto::v1::ErrorCode;
 
 use super::*;
 
-/// Raft paper, 5.1: who is behind is told the term, and nothing of what it sent counts.
+/// Raft paper, 5.1: a stale leader is answered with the newer term, and its entries are dropped.
 #[test]
-fn an_append_of_an_older_term_changes_nothing() {
+fn append_of_an_older_term_changes_nothing() {
     let mut core = follower(HardState { term: 5, ..HardState::default() });
     let answered = step(&mut core, append(4, 5, 1));
     assert!(answered.log.is_empty() && answered.applied.is_empty());
@@ -15,9 +15,9 @@ fn an_append_of_an_older_term_changes_nothing() {
     assert_eq!((status.term, status.leader_id, status.last_index), (5, 0, 5));
 }
 
-/// Raft paper, 5.2: the other one won. A candidate that went on would refuse what its leader commits.
+/// Raft paper, 5.2: the other candidate won. One that stayed a candidate would refuse what its leader commits.
 #[test]
-fn a_candidate_follows_who_leads_its_own_term() {
+fn candidate_follows_the_leader_of_its_term() {
     let mut core = follower(HardState::default());
     let (min, max) = (ticks(Duration::from_millis(300)), ticks(Duration::from_millis(600)));
     (0..min + max).for_each(|_| core.tick());
@@ -35,7 +35,7 @@ fn a_candidate_follows_who_leads_its_own_term() {
 }
 
 #[test]
-fn what_is_proposed_together_goes_to_each_peer_as_one_message() {
+fn proposals_of_one_turn_go_to_each_peer_as_one_message() {
     const COUNT: usize = 500;
     let mut mesh = Mesh::new(1);
     let leader = mesh.elect();
@@ -47,7 +47,7 @@ fn what_is_proposed_together_goes_to_each_peer_as_one_message() {
 }
 
 #[test]
-fn what_is_not_applied_in_time_makes_new_writes_wait_and_then_be_refused() {
+fn writes_are_refused_when_too_much_waits_to_be_applied() {
     let mut core = leader_of_one();
     let mut under_way = Vec::new();
     let refused = (0..10_000).find_map(|_| {

@@ -33,7 +33,7 @@ fn propose(core: &mut Core, op: Op) -> Answer {
     answer
 }
 
-/// What the apply thread is given while everything that is logged is on disk at once.
+/// Entries that the apply thread is given while every write is on disk at once.
 fn handed_out(core: &mut Core) -> Vec<u64> {
     let mut indices = Vec::new();
     loop {

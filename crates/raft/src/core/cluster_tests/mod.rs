@@ -1,4 +1,4 @@
-//! Cores of one cluster in one thread: time, network and disks are as a test wants them.
+//! Cores of one cluster in one thread, with time, network and disks in the hands of the test.
 
 mod fast_failover;
 mod handover;
@@ -28,18 +28,18 @@ pub struct Net {
     cores: BTreeMap<u64, Core>,
     disks: BTreeMap<u64, Disk>,
     pub now: Instant,
-    /// From whom to whom nothing comes through.
+    /// Links that carry nothing, from and to.
     cut: BTreeSet<(u64, u64)>,
-    /// What gets lost on every link.
+    /// Message types that every link loses.
     pub lost: Vec<MessageType>,
     lease: Option<Duration>,
-    /// How long a write takes, where it takes time.
+    /// Duration of a write, by member; none: it is done at once.
     pub sync_time: BTreeMap<u64, Duration>,
-    /// Writes under way: when each ends, whose, its number.
+    /// Writes under way: end, member and number.
     writes: Vec<(Instant, u64, u64)>,
 }
 
-/// What outlives a restart.
+/// State that survives a restart.
 #[derive(Clone)]
 struct Disk {
     entries: Vec<Entry>,
@@ -67,7 +67,7 @@ impl Net {
         net
     }
 
-    /// The member forgets what is not on its disk.
+    /// Restarts a member, which forgets what is not on its disk.
     pub fn restart(&mut self, id: u64) {
         let settings = Settings {
             max_log_bytes: 512 << 20,
@@ -110,7 +110,7 @@ impl Net {
         self.core(id).handle(input, now);
     }
 
-    /// Lets time pass, a tick at a time, with everything that happens meanwhile.
+    /// Advances time tick by tick, with everything that happens meanwhile.
     pub fn advance(&mut self, time: Duration) {
         let end = self.now + time;
         while self.now < end {
@@ -129,7 +129,7 @@ impl Net {
         }
     }
 
-    /// Until a member leads and has committed an entry of its term.
+    /// Advances time until a member leads and has committed an entry of its term.
     pub fn elect(&mut self) -> u64 {
         for _ in 0..100 {
             self.advance(ELECTION_MIN / 3);
@@ -138,7 +138,7 @@ impl Net {
                 return *id;
             }
         }
-        panic!("nobody was elected");
+        panic!("no leader was elected");
     }
 
     /// Delivers until nobody has anything to say. No time passes.
@@ -244,7 +244,7 @@ impl Net {
         applied
     }
 
-    /// Asks `id` for a read that a lease would do.
+    /// Reads at `id` with `LeaseRead`.
     pub fn lease_read(&mut self, id: u64) -> oneshot::Receiver<Result<u64, Error>> {
         let (waiter, receiver) = oneshot::channel();
         self.handle(id, Input::LeaseRead(waiter));

@@ -1,10 +1,10 @@
-//! A learner that gets no further.
+//! A learner without progress.
 
 use super::*;
 
 const STRANGER: u64 = 4;
 
-/// Adds a learner that nothing reaches; answers who leads.
+/// Adds a learner that nothing reaches; returns the leader.
 fn with_a_deaf_learner(net: &mut Net) -> u64 {
     let leader = net.elect();
     net.advance(2 * ELECTION_MIN);
@@ -24,7 +24,7 @@ fn stale(net: &mut Net, id: u64) -> Vec<u64> {
 }
 
 #[test]
-fn a_learner_without_progress_for_a_minute_is_told_of_and_stays() {
+fn learner_is_reported_as_stale_after_a_minute_and_not_removed() {
     let mut net = Net::of_three(None);
     let leader = with_a_deaf_learner(&mut net);
     net.advance(Duration::from_secs(50));

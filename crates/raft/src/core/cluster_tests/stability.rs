@@ -1,4 +1,4 @@
-//! What keeps a leader in its place, and what takes a leader out of it that has no majority any more.
+//! Stability of a leader with a majority, and the end of one without.
 
 use super::super::super::types::{Cause, Election};
 use super::*;
@@ -17,9 +17,9 @@ fn standing(net: &mut Net, id: u64) -> (StateRole, u64) {
     (raft.role(), raft.term())
 }
 
-/// Check quorum: its clients are told, instead of waiting for what it can never commit.
+/// Check quorum: its clients get an error, instead of waiting for what it can never commit.
 #[test]
-fn a_leader_that_is_cut_off_steps_down_by_itself() {
+fn leader_steps_down_when_it_is_cut_off() {
     let mut net = Net::of_three(None);
     let leader = net.elect();
     net.isolate(leader);
@@ -32,7 +32,7 @@ fn a_leader_that_is_cut_off_steps_down_by_itself() {
 
 /// Pre-vote: however long it was away, it has asked for no vote that it could not get.
 #[test]
-fn a_member_that_returns_from_a_long_absence_disturbs_nobody() {
+fn member_does_not_disturb_the_leader_when_it_returns() {
     let mut net = Net::of_three(None);
     let leader = net.elect();
     let [away, _] = others(leader);
@@ -47,14 +47,14 @@ fn a_member_that_returns_from_a_long_absence_disturbs_nobody() {
 }
 
 #[test]
-fn an_election_is_told_of_with_its_cause_and_how_long_it_took() {
+fn status_has_cause_and_duration_of_the_last_election() {
     let mut net = Net::of_three(None);
     let leader = net.elect();
     let first = election(&mut net, leader).unwrap();
     assert_eq!(first.cause, Cause::Timeout);
     assert!(first.took.is_some(), "the leader does not know itself");
 
-    // One that nobody can win goes on.
+    // An election that no member can win stays open.
     let [one, other] = others(leader);
     net.isolate(one);
     net.advance(3 * ELECTION_MIN);
@@ -82,27 +82,27 @@ fn an_election_is_told_of_with_its_cause_and_how_long_it_took() {
 }
 
 #[test]
-fn the_leader_tells_who_could_take_over_and_to_whom_it_hands() {
+fn status_has_successors_and_the_target_of_a_transfer() {
     let mut net = Net::of_three(None);
     let leader = net.elect();
     net.advance(2 * ELECTION_MIN);
     let [one, other] = others(leader);
-    let told = |net: &mut Net, id| {
+    let status = |net: &mut Net, id| {
         let now = net.now;
         net.core(id).status(now)
     };
     let mut both = vec![one, other];
     both.sort_unstable();
-    assert_eq!(told(&mut net, leader).may_lead, both);
-    assert!(told(&mut net, one).may_lead.is_empty(), "only the leader knows");
+    assert_eq!(status(&mut net, leader).may_lead, both);
+    assert!(status(&mut net, one).may_lead.is_empty(), "only the leader knows");
 
     net.lost = vec![MessageType::MsgTimeoutNow];
     let (waiter, _outcome) = oneshot::channel();
     let timeout = Duration::from_secs(5);
     net.handle(leader, Input::Transfer { target: Some(one), timeout, fencing_token: 0, waiter });
     net.settle();
-    assert_eq!(told(&mut net, leader).transfer_target, Some(one));
+    assert_eq!(status(&mut net, leader).transfer_target, Some(one));
     net.isolate(one);
     net.advance(3 * ELECTION_MIN);
-    assert_eq!(told(&mut net, leader).may_lead, [other]);
+    assert_eq!(status(&mut net, leader).may_lead, [other]);
 }

@@ -9,7 +9,7 @@ fn leader(net: &Net) -> Option<u64> {
     net.cores.values().filter(leads).max_by_key(|core| core.raft.term()).map(|core| core.settings.id)
 }
 
-/// Writes to whoever leads, for `time`; answers every leader there was, in order.
+/// Writes to the leader for `time`; returns all leaders in order.
 fn write_for(net: &mut Net, time: Duration) -> Vec<u64> {
     let end = net.now + time;
     let mut leaders = Vec::new();
@@ -34,7 +34,7 @@ fn write_for(net: &mut Net, time: Duration) -> Vec<u64> {
 }
 
 #[test]
-fn a_leader_with_a_slow_disk_hands_over_once_and_nobody_waits_for_an_election() {
+fn leader_hands_over_once_when_its_disk_is_slow() {
     let mut net = Net::of_three(None);
     let first = net.elect();
     let term = net.core(first).raft.term();
@@ -50,7 +50,7 @@ fn a_leader_with_a_slow_disk_hands_over_once_and_nobody_waits_for_an_election() 
 }
 
 #[test]
-fn where_every_disk_is_slow_leadership_stays() {
+fn leader_stays_when_every_disk_is_slow() {
     let mut net = Net::of_three(None);
     let first = net.elect();
     for id in 1..=3 {
@@ -61,7 +61,7 @@ fn where_every_disk_is_slow_leadership_stays() {
 }
 
 #[test]
-fn a_leader_whose_disk_is_full_hands_over_to_one_whose_disk_is_not() {
+fn leader_hands_over_to_a_voter_with_room_when_its_disk_is_full() {
     let mut net = Net::of_three(None);
     let first = net.elect();
     let full = if first == 1 { 2 } else { 1 };
@@ -76,7 +76,7 @@ fn a_leader_whose_disk_is_full_hands_over_to_one_whose_disk_is_not() {
 }
 
 #[test]
-fn where_every_disk_is_full_leadership_stays() {
+fn leader_stays_when_every_disk_is_full() {
     let mut net = Net::of_three(None);
     let first = net.elect();
     let now = net.now;

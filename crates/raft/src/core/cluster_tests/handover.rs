@@ -1,4 +1,4 @@
-//! Leadership handed over where the target takes no notice at first.
+//! Transfers whose target ignores the first request.
 
 use super::*;
 
@@ -13,7 +13,7 @@ fn hand_over(net: &mut Net, leader: u64, target: u64) -> Outcome {
 }
 
 #[test]
-fn a_target_that_still_has_a_change_to_apply_is_asked_again() {
+fn transfer_target_is_asked_again_while_it_has_a_change_to_apply() {
     let mut net = Net::of_three(None);
     let leader = net.elect();
     net.advance(2 * ELECTION_MIN);
@@ -32,7 +32,7 @@ fn a_target_that_still_has_a_change_to_apply_is_asked_again() {
 }
 
 #[test]
-fn a_target_is_not_asked_for_ever() {
+fn transfer_target_is_not_asked_after_an_election_timeout() {
     let mut net = Net::of_three(None);
     let leader = net.elect();
     net.advance(2 * ELECTION_MIN);

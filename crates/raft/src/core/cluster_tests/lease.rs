@@ -22,7 +22,7 @@ fn renew(net: &mut Net, leader: u64) {
     assert!(read.try_recv().unwrap().is_ok());
 }
 
-/// Whether a read is answered without a word to anyone.
+/// Whether a read is answered without a message.
 fn is_served_alone(net: &mut Net, leader: u64) -> bool {
     let before = net.core(leader).reads.rounds_started();
     let mut read = net.lease_read(leader);
@@ -35,13 +35,13 @@ fn is_served_alone(net: &mut Net, leader: u64) -> bool {
 }
 
 #[test]
-fn the_length_leaves_room_for_ticks_drift_and_a_margin() {
+fn longest_lease_leaves_room_for_ticks_drift_and_a_margin() {
     assert_eq!(length(), Duration::from_micros(249_740));
     assert_eq!(longest_lease(Duration::from_millis(50)), Duration::ZERO);
 }
 
 #[test]
-fn a_lease_serves_reads_alone_until_it_ends() {
+fn lease_serves_reads_without_a_round_until_it_ends() {
     let (mut net, leader) = with_lease();
     renew(&mut net, leader);
     let end = net.now + length();
@@ -53,7 +53,7 @@ fn a_lease_serves_reads_alone_until_it_ends() {
 }
 
 #[test]
-fn without_a_lease_configured_every_read_takes_a_round() {
+fn read_takes_a_round_when_leases_are_off() {
     let mut net = Net::of_three(None);
     let leader = net.elect();
     renew(&mut net, leader);
@@ -61,7 +61,7 @@ fn without_a_lease_configured_every_read_takes_a_round() {
 }
 
 #[test]
-fn a_lease_counts_from_when_its_round_was_sent() {
+fn lease_begins_when_its_round_was_sent() {
     let (mut net, leader) = with_lease();
     // What the election itself may have left.
     net.now += length();
@@ -78,7 +78,7 @@ fn a_lease_counts_from_when_its_round_was_sent() {
 }
 
 #[test]
-fn a_leader_alone_renews_nothing() {
+fn isolated_leader_does_not_renew_its_lease() {
     let (mut net, leader) = with_lease();
     renew(&mut net, leader);
     let end = net.now + length();
@@ -92,7 +92,7 @@ fn a_leader_alone_renews_nothing() {
 }
 
 #[test]
-fn no_lease_before_an_entry_of_the_own_term_is_committed() {
+fn leader_has_no_lease_before_it_commits_in_its_term() {
     let mut net = Net::of_three(Some(length()));
     // Votes and heartbeats come through, so that a leader is elected and rounds are answered.
     net.lost = vec![MessageType::MsgAppendResponse];
@@ -113,7 +113,7 @@ fn no_lease_before_an_entry_of_the_own_term_is_committed() {
 }
 
 #[test]
-fn a_transfer_ends_the_lease_before_the_target_hears_of_it_and_for_the_whole_term() {
+fn transfer_ends_the_lease_for_the_rest_of_the_term() {
     let (mut net, leader) = with_lease();
     let target = leader % 3 + 1;
     renew(&mut net, leader);
@@ -133,7 +133,7 @@ fn a_transfer_ends_the_lease_before_the_target_hears_of_it_and_for_the_whole_ter
 }
 
 #[test]
-fn a_change_of_configuration_ends_the_lease() {
+fn membership_change_ends_the_lease() {
     let (mut net, leader) = with_lease();
     renew(&mut net, leader);
     let (waiter, mut changed) = oneshot::channel();
@@ -147,7 +147,7 @@ fn a_change_of_configuration_ends_the_lease() {
 }
 
 #[test]
-fn a_round_sent_before_a_change_of_configuration_gives_no_lease_after_it() {
+fn round_gives_no_lease_when_it_was_sent_before_a_membership_change() {
     let (mut net, leader) = with_lease();
     net.now += length();
     let mut read = net.lease_read(leader);
@@ -165,7 +165,7 @@ fn a_round_sent_before_a_change_of_configuration_gives_no_lease_after_it() {
 }
 
 #[test]
-fn a_leader_that_steps_down_in_its_term_serves_nothing_from_its_lease() {
+fn leader_has_no_lease_after_it_steps_down() {
     let (mut net, leader) = with_lease();
     renew(&mut net, leader);
     let term = net.core(leader).raft.term();
@@ -180,7 +180,7 @@ fn a_leader_that_steps_down_in_its_term_serves_nothing_from_its_lease() {
 }
 
 #[test]
-fn a_leader_that_was_removed_has_no_lease() {
+fn leader_has_no_lease_after_its_removal() {
     let (mut net, leader) = with_lease();
     renew(&mut net, leader);
     let (waiter, _changed) = oneshot::channel();
@@ -201,7 +201,7 @@ fn a_leader_that_was_removed_has_no_lease() {
 }
 
 #[test]
-fn a_leader_that_is_replaced_serves_nothing_from_its_lease() {
+fn leader_has_no_lease_after_it_is_replaced() {
     let (mut net, leader) = with_lease();
     renew(&mut net, leader);
     let target = leader % 3 + 1;
@@ -215,7 +215,7 @@ fn a_leader_that_is_replaced_serves_nothing_from_its_lease() {
 
 /// docs/design/node.md, section 2, "verified trap": A leads by the word of B, B restarts and forgets, C is elected by B.
 #[test]
-fn a_voter_that_restarts_keeps_the_promise_it_has_forgotten() {
+fn voter_keeps_its_lease_promise_after_a_restart() {
     let (mut net, leader) = with_lease();
     let (voter, rival) = (leader % 3 + 1, (leader + 1) % 3 + 1);
     net.isolate(rival);
@@ -238,7 +238,7 @@ fn a_voter_that_restarts_keeps_the_promise_it_has_forgotten() {
 }
 
 #[test]
-fn a_member_that_has_just_started_neither_votes_nor_campaigns() {
+fn member_neither_votes_nor_campaigns_right_after_its_start() {
     let ask = |kind: MessageType| {
         let mut message = Message { from: 3, to: 1, term: 9, log_term: 9, index: 99, ..Message::default() };
         message.set_msg_type(kind);

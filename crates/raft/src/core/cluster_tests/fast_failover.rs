@@ -6,7 +6,7 @@ use super::*;
 /// Longer than all early campaigns together, shorter than any election timeout.
 const SOON: Duration = Duration::from_millis(150);
 
-/// A cluster whose members started long ago, and who leads and follows.
+/// A cluster whose members started long ago, its leader and its followers.
 fn settled(lease: Option<Duration>) -> (Net, u64, [u64; 2]) {
     let mut net = Net::of_three(lease);
     let leader = net.elect();
@@ -22,7 +22,7 @@ fn known(net: &mut Net, id: u64) -> (u64, u64) {
 }
 
 #[test]
-fn a_leader_that_died_is_replaced_long_before_the_election_timeout() {
+fn leader_is_replaced_before_the_election_timeout_when_its_links_end() {
     let (mut net, leader, followers) = settled(None);
     let (_, term) = known(&mut net, leader);
     net.isolate(leader);
@@ -34,7 +34,7 @@ fn a_leader_that_died_is_replaced_long_before_the_election_timeout() {
 }
 
 #[test]
-fn the_next_campaigns_when_the_first_may_not_lead() {
+fn next_voter_campaigns_when_the_first_cannot_win() {
     let (mut net, leader, followers) = settled(None);
     net.isolate(followers[0]);
     let (waiter, _answer) = oneshot::channel();
@@ -56,7 +56,7 @@ fn the_next_campaigns_when_the_first_may_not_lead() {
 }
 
 #[test]
-fn one_link_that_breaks_costs_a_live_leader_nothing() {
+fn live_leader_stays_when_one_link_ends() {
     let (mut net, leader, followers) = settled(None);
     let before = known(&mut net, leader);
     for follower in followers {
@@ -69,7 +69,7 @@ fn one_link_that_breaks_costs_a_live_leader_nothing() {
 }
 
 #[test]
-fn links_that_break_one_after_the_other_cost_a_live_leader_nothing() {
+fn live_leader_stays_when_links_end_one_after_another() {
     let (mut net, leader, followers) = settled(None);
     let before = known(&mut net, leader);
     net.lost.push(MessageType::MsgHeartbeat);
@@ -84,7 +84,7 @@ fn links_that_break_one_after_the_other_cost_a_live_leader_nothing() {
 }
 
 #[test]
-fn who_hears_the_leader_again_in_time_does_not_campaign() {
+fn follower_does_not_campaign_when_it_hears_the_leader_in_time() {
     let (mut net, leader, followers) = settled(None);
     net.handle(followers[1], Input::LinkLost(leader));
     let mut heartbeat = Message { from: leader, to: followers[1], ..Message::default() };
@@ -97,7 +97,7 @@ fn who_hears_the_leader_again_in_time_does_not_campaign() {
 }
 
 #[test]
-fn where_leases_are_on_everyone_waits_out_the_election_timeout() {
+fn followers_wait_for_the_election_timeout_when_leases_are_on() {
     let (mut net, leader, followers) = settled(Some(longest_lease(ELECTION_MIN)));
     net.isolate(leader);
     followers.iter().for_each(|id| net.handle(*id, Input::LinkLost(leader)));
@@ -106,7 +106,7 @@ fn where_leases_are_on_everyone_waits_out_the_election_timeout() {
 }
 
 #[test]
-fn a_member_that_has_just_started_waits_out_the_election_timeout() {
+fn follower_waits_for_the_election_timeout_after_its_start() {
     let (mut net, leader, followers) = settled(None);
     followers.iter().for_each(|id| net.restart(*id));
     net.advance(SOON);
@@ -118,7 +118,7 @@ fn a_member_that_has_just_started_waits_out_the_election_timeout() {
 }
 
 #[test]
-fn a_link_from_another_than_the_leader_means_nothing() {
+fn lost_link_of_a_follower_changes_nothing() {
     let (mut net, leader, followers) = settled(None);
     net.isolate(followers[1]);
     net.handle(followers[0], Input::LinkLost(followers[1]));
@@ -129,7 +129,7 @@ fn a_link_from_another_than_the_leader_means_nothing() {
 }
 
 #[test]
-fn a_learner_keeps_the_leader_and_never_campaigns() {
+fn learner_keeps_its_leader_when_the_link_ends() {
     let (mut net, leader, [follower, _]) = settled(None);
     let mut membership = (*net.core(leader).membership).clone();
     membership.voters.retain(|voter| *voter != follower);

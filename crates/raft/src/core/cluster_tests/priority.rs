@@ -1,4 +1,4 @@
-//! Who leads when members have priorities.
+//! Leadership when members have priorities.
 
 use super::*;
 
@@ -15,7 +15,7 @@ fn leader(net: &mut Net) -> Option<u64> {
 }
 
 #[test]
-fn the_voter_with_the_higher_priority_ends_up_leading_whoever_was_elected() {
+fn voter_with_the_highest_priority_becomes_leader_after_any_election() {
     for preferred in 1..=3 {
         let mut net = Net::of_three(None);
         let elected = net.elect();
@@ -33,7 +33,7 @@ fn the_voter_with_the_higher_priority_ends_up_leading_whoever_was_elected() {
 }
 
 #[test]
-fn a_preferred_voter_whose_disk_is_bad_or_that_is_far_behind_is_not_waited_for() {
+fn leader_does_not_hand_over_to_a_higher_priority_with_a_bad_disk_or_a_long_lag() {
     let mut net = Net::of_three(None);
     let elected = net.elect();
     let preferred = elected % 3 + 1;
