@@ -232,19 +232,17 @@ impl Core {
 
     /// Does everything that has become possible, and returns the effects.
     ///
-    /// The steps and why they stand where they stand:
-    ///
-    /// 1. Proposals and reads go into the node before its readies are taken, so that they leave in this turn's messages.
-    /// 2. The readies are taken: appends, votes and committed entries become effects.
-    /// 3. The role is compared after that, since a ready shows what the last messages made of it; all steps below decide
-    ///    by the role as it is now.
-    /// 4. Logs of what takes too long change nothing, so they may stand anywhere after the role.
-    /// 5. What moves leadership: first the reasons that are about this member's own fate - it leaves the cluster, its
-    ///    disk fails - and then the mere preference. Each starts a transfer only if none is under way, so the first wins.
-    /// 6. The transfer is settled after all that may have started one, so that one that ends at once is answered at once.
-    /// 7. Proposals that waited for its end go into the log in the same turn, in front of later ones.
-    /// 8. A snapshot is built by what is applied, and committed entries that waited in the log are handed out last: the
-    ///    readies may have committed more, and entries are handed out in order.
+    /// | step | why it stands there |
+    /// |---|---|
+    /// | `propose_waiting`, `serve_reads` | before the readies, so that proposals and read rounds leave with the messages of this turn |
+    /// | `take_readies` | turns them into effects: appends, messages, committed entries, answered rounds |
+    /// | `observe_role` | after the readies, so that it sees what the inputs and they made of the role; it gives up the round of an old role, so after the answered rounds. All below decide by the role as it is now |
+    /// | `warn_of_repeated_elections`, `watch_learners` | only log and count; `watch_learners` by the progress of this turn |
+    /// | `leave_joint`, `leave_bad_disk`, `hand_over_to_priority` | may start a transfer, the first of them only: one that leaves the cluster has to hand over, one with a bad disk should, a preference can wait |
+    /// | `retry_transfer`, `settle_transfer` | after all that may start a transfer; a settled one is answered in this turn |
+    /// | `propose_parked` | after the transfer is settled, so that what waited for it goes into the log before later proposals |
+    /// | `build_due_snapshot` | after the last readies, in which the raft crate may have asked for a snapshot |
+    /// | `hand_out_owed` | last: what is committed in this turn is behind what waited in the log, and entries are handed out in order |
     pub fn drain(&mut self, now: Instant) -> Vec<Effect> {
         self.propose_waiting(now);
         self.serve_reads(now);
@@ -263,7 +261,7 @@ impl Core {
         std::mem::take(&mut self.effects)
     }
 
-    /// Proposes what waited for the end of a transfer, if that has ended.
+    /// Proposes what waited for a transfer of leadership, once that is settled.
     fn propose_parked(&mut self, now: Instant) {
         if !self.leadership.is_transferring() && self.proposals.has_parked() {
             self.propose_waiting(now);
