@@ -1,4 +1,4 @@
-# Names for what a person does here. The work is in scripts/ and e2e/kubernetes/.
+# Commands for users and developers. The work is done in scripts/ and e2e/kubernetes/.
 cluster := e2e/kubernetes/cluster.sh
 
 help: ## This list
@@ -22,28 +22,28 @@ book: ## The documentation as a book with a search, in target/book
 bench: ## heliosd beside etcd and Redis on this machine: speed and the write gap (scripts/bench.sh --help for more)
 	@scripts/bench.sh
 
-fix: ## Format, apply what the lints suggest, write the generated files again
+fix: ## Format, apply lint suggestions, write the generated files again
 	cargo fmt --all
 	cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
-	cargo run --package helios-crds --bin crdgen
+	cargo run --bin crdgen
 
-cluster: ## Start the local Kubernetes alone, or mend it
+cluster: ## Start the local Kubernetes only, or repair it
 	@$(cluster) up
 
 kubeconfig: ## Print the path of the local cluster's kubeconfig, and nothing else
 	@$(cluster) kubeconfig
 
-images: ## Build the images and hand them to the cluster's nodes
+images: ## Build the images and load them into the cluster's nodes
 	@scripts/images.sh
 
-down: ## Take the local Kubernetes down; nothing is left running
+down: ## Stop and remove the local Kubernetes; nothing is left running
 	@$(cluster) down
 
-clean: clean-log-db ## Remove what was built, the cluster's programs too, with logs and databases
+clean: clean-log-db ## Remove build results, the cluster's programs, logs and databases
 	cargo clean
 	rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/helios"
 
-clean-log-db: ## Remove logs and databases, of the local Kubernetes too; keep what was built
+clean-log-db: ## Remove logs and databases, of the local Kubernetes too; keep build results
 	@$(cluster) down
 	rm -rf helios-data
 

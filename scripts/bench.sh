@@ -8,13 +8,13 @@ cd "$root"
 
 need_cargo
 command -v redis-server >/dev/null || {
-  ((EUID == 0)) && command -v apt-get >/dev/null || die "redis-server is not here; install it (Debian: apt-get install redis-server)"
-  say "redis-server is not here: installing Debian's package; where there is a systemd, Debian starts it as a service on port 6379, too"
+  ((EUID == 0)) && command -v apt-get >/dev/null || die "redis-server is missing; install it (Debian: apt-get install redis-server)"
+  say "redis-server is missing: installing Debian's package; with systemd, Debian also starts it as a service on port 6379"
   step "installing redis-server" apt-get install -y --no-install-recommends redis-server >/dev/null
 }
 parts=$(e2e/kubernetes/cluster.sh path)
 [[ -x $parts/kube ]] || e2e/kubernetes/cluster.sh prepare
-# One by one: together heliosd would get what the other's dependencies ask of their common ones.
+# Built one by one: in one build heliosd's dependencies would get the features that helios-bench enables.
 step "building heliosd for release (minutes, the first time)" cargo build --quiet --release --package helios-node --bin heliosd
 step "building helios-bench" cargo build --quiet --release --package helios-bench
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The Markdown pages of the repository as a book with a search, in target/book. The layout is the repository's, so the
-# links between pages are the same in both. A link to a file that is no page leads to the text of that file.
+# links between pages are the same in both. A link to a file that is not a page leads to the text of that file.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=lib.sh
@@ -10,7 +10,7 @@ source "$root/scripts/tools.sh"
 cd "$root"
 
 readonly staged=target/book-src
-# In the order of the book; a folder stands for its pages by name.
+# The pages in the order of the book.
 readonly guides="docs/guide/processes.md docs/guide/kubernetes.md docs/guide/operations.md docs/limits.md docs/benchmarks.md"
 readonly inside="ARCHITECTURE.md docs/design/product.md docs/design/node.md docs/checklist.md SECURITY.md CONTRIBUTING.md CHANGELOG.md e2e/kubernetes/README.md"
 
@@ -27,7 +27,7 @@ folder() {
 
 summary() {
   printf '# Summary\n\n[HeliosDB](README.md)\n\n# Guides\n\n'
-  # shellcheck disable=SC2086 # Words are wanted.
+  # shellcheck disable=SC2086 # Word splitting is intended.
   entries $guides
   printf '\n# Reference\n\n'
   entries docs/reference/*.md

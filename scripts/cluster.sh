@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Which cluster a script works on: the one that KUBECONFIG names, or else the local one. Source it after lib.sh.
+# Selects the cluster that a script works on: the one that KUBECONFIG names, or else the local one. Source it after lib.sh.
 
 readonly local_cluster="$root/e2e/kubernetes/cluster.sh"
 
@@ -20,7 +20,7 @@ use_cluster() {
   fi
 }
 
-# What is going on in the cluster, for when something did not come true.
+# Prints the state of the cluster after a failure: pods, events, HeliosClusters, logs.
 diagnose() {
   say "--- pods, volumes, clusters"
   kubectl get pods,pvc --all-namespaces --output wide >&2 || true

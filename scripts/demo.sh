@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# From nothing to a key written and read through a replicated HeliosCluster, on the local Kubernetes or on the one that
-# KUBECONFIG names. Again on a running demo it changes only what differs.
+# Installs the operator and a HeliosCluster, writes a key and reads it back, on the local Kubernetes or on the one that
+# KUBECONFIG names. A second run changes only what differs.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=lib.sh
@@ -19,11 +19,11 @@ start_demo() {
   kubectl wait --for=condition=Ready hc/demo --timeout=180s >&2
 }
 
-# Sets `client`, a redis-cli that reaches the Service `demo`, and `reach`, what a person has to start for that.
+# Sets `client`, a redis-cli that reaches the Service `demo`, and `reach`, the command that a user has to start for that.
 find_client() {
   client=(timeout 5 redis-cli -h "$(kubectl get service demo --output 'jsonpath={.spec.clusterIP}')" -p 6379) reach=
   cluster_is_foreign || return 0
-  # From outside of a cluster its addresses are not reachable.
+  # The addresses of another cluster are not reachable from outside of it.
   coproc forward { exec kubectl port-forward service/demo :6379 2>&1; }
   # shellcheck disable=SC2154 # Set by coproc.
   at_end "kill $forward_PID"
@@ -35,14 +35,14 @@ find_client() {
 
 write_and_read() {
   local command
-  # redis-cli takes it from there, so that it is in no argument.
+  # redis-cli reads the password from this variable, so that it is in no argument.
   REDISCLI_AUTH=$(kubectl get secret demo-auth --output 'go-template={{.data.password | base64decode}}')
   export REDISCLI_AUTH
-  # A Service knows its new members a moment after they are ready.
+  # A Service has new endpoints a moment after they are ready.
   await 20 "answer of the Service demo (${client[*]:2} PING)" "${client[@]}" -e PING
   for command in "SET greeting hello-from-helios" "GET greeting"; do
     echo "\$ ${client[*]:2} $command"
-    # shellcheck disable=SC2086 # Words are wanted.
+    # shellcheck disable=SC2086 # Word splitting is intended.
     "${client[@]}" -e $command
   done
   [[ $("${client[@]}" GET greeting) == hello-from-helios ]] || die "the key did not come back"
@@ -54,12 +54,14 @@ what_next() {
   if cluster_is_foreign; then
     echo "  $reach"
   else
-    # shellcheck disable=SC2016 # For the shell of who types it.
-    echo '  export KUBECONFIG=$(make -s kubeconfig)'"${missing_path:+ PATH=\$PATH:$missing_path}"
+    # shellcheck disable=SC2016 # Expanded by the shell of the user who types it.
+    echo '  export KUBECONFIG=$(make -s kubeconfig)'
   fi
+  echo "  export PATH=\$PATH:${missing_path:+$missing_path:}$(programs_path)   # heliosctl, kubectl helios${missing_path:+, kubectl, helm}"
   echo "  export REDISCLI_AUTH=\$(kubectl get secret demo-auth --output 'go-template={{.data.password | base64decode}}')"
   echo "  kubectl scale hc/demo --replicas=5 && kubectl get hc demo --watch"
-  echo "  kubectl delete pod demo-0        # a member dies, and nothing written is lost"
+  echo "  kubectl helios status demo"
+  echo "  kubectl delete pod demo-0        # a member dies; no acknowledged write is lost"
   echo "  ${client[*]:2} GET greeting"
 }
 
@@ -69,6 +71,7 @@ command -v kubectl >/dev/null || missing_path=$("$local_cluster" path)
 use_cluster
 images=$("$root/scripts/images.sh" heliosd helios-operator)
 eval "$images"
+step "building heliosctl" build_programs heliosctl kubectl-helios kubectl_complete-helios
 at_failure diagnose
 step "installing the operator" install_operator
 step "starting the HeliosCluster demo" start_demo

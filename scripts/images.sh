@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds programs of this workspace and hands their images to the cluster's nodes: `images.sh [PROGRAM...]`.
-# Prints a line NAME=IMAGE for each, to be evaluated; HELIOS_NODE_IMAGE_NEXT is the same node under another tag,
+# Builds programs of this workspace and loads their images into the cluster's nodes: `images.sh [PROGRAM...]`.
+# Release builds, unless HELIOS_DEV=1. Prints a line NAME=IMAGE for each, to be evaluated; HELIOS_NODE_IMAGE_NEXT is the same node under another tag,
 # a version to upgrade to.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -10,12 +10,10 @@ source "$root/scripts/lib.sh"
 programs=("$@")
 ((${#programs[@]})) || programs=(heliosd helios-operator helios-writer)
 
-build() { cargo build --manifest-path "$root/Cargo.toml" "${programs[@]/#/--bin=}" >&2; }
-
 # image NAME PROGRAM [OPTION...]
-image() { "$root/e2e/kubernetes/images.sh" "${@:3}" "$1" "${CARGO_TARGET_DIR:-$root/target}/debug/$2"; }
+image() { "$root/e2e/kubernetes/images.sh" "${@:3}" "$1" "$(programs_path)/$2"; }
 
-step "building ${programs[*]}" build
+step "building ${programs[*]}" build_programs "${programs[@]}"
 for program in "${programs[@]}"; do
   case $program in
   heliosd) image helios-node heliosd --also-tag next | sed '1s/^/HELIOS_NODE_IMAGE=/; 2s/^/HELIOS_NODE_IMAGE_NEXT=/' ;;

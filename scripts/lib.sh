@@ -1,33 +1,47 @@
 # shellcheck shell=bash
-# What every script of this project uses. Source it; it starts nothing.
-# Progress goes to standard error, so that a script's standard output is its result and nothing else.
+# Functions that every script of this project uses. Source it; it starts nothing.
+# Progress goes to standard error, so that a script's standard output is its result only.
 
 readonly cache_root="${XDG_CACHE_HOME:-$HOME/.cache}/helios" state_root="${XDG_STATE_HOME:-$HOME/.local/state}/helios"
 readonly local_kubeconfig="$state_root/cluster/kubeconfig"
 
 say() { printf '%s\n' "$*" >&2; }
 
-# die SENTENCE: one line that says what is needed, then the end.
+# die SENTENCE: prints one line that says what is needed, and exits with status 1.
 die() {
   say "error: $*"
   exit 1
 }
 
-# Whether KUBECONFIG names a cluster that is not the local one.
+# Succeeds if KUBECONFIG names a cluster that is not the local one.
 cluster_is_foreign() { [[ -n ${KUBECONFIG:-} && $KUBECONFIG != "$local_kubeconfig" ]]; }
 
 need_cargo() {
-  command -v cargo >/dev/null || die "building HeliosDB needs Rust (cargo) and it is not here; see https://rustup.rs, rust-toolchain.toml names the version"
+  command -v cargo >/dev/null || die "building HeliosDB needs Rust (cargo), which is missing; see https://rustup.rs, rust-toolchain.toml names the version"
 }
 
-# step WHAT COMMAND...: runs the command and says what it does, that it still does, and how long it took. A failure ends
-# the script. In a condition COMMAND has to be a program: bash runs on after a failure inside a function there.
+# build_programs PROGRAM...: builds for release, or with HELIOS_DEV=1 in the development profile, which compiles much faster.
+build_programs() {
+  local profile=(--release)
+  [[ ${HELIOS_DEV:-} != 1 ]] || profile=()
+  cargo build --manifest-path "$root/Cargo.toml" "${profile[@]}" "${@/#/--bin=}" >&2
+}
+
+# Prints the directory in which build_programs puts the programs.
+programs_path() {
+  local profile=release
+  [[ ${HELIOS_DEV:-} != 1 ]] || profile=debug
+  echo "${CARGO_TARGET_DIR:-$root/target}/$profile"
+}
+
+# step WHAT COMMAND...: runs the command; prints WHAT, a line every 30 s while it runs, and how long it took. A failure ends
+# the script. In a condition COMMAND has to be a program: there bash continues after a failure inside a function.
 step() {
   local what=$1 started=$SECONDS status
   shift
   say "==> $what"
   steps+=("$what")
-  # The ticker lives until its standard input ends, and only this shell holds the other side.
+  # The ticker ends at the end of its standard input, whose other end only this shell holds.
   exec 7> >(tick "$what")
   "$@" 7>&-
   status=$?
@@ -42,15 +56,15 @@ tick() {
   local waited=0 status=0
   until read -rt 30 || status=$? && ((status <= 128)); do
     waited=$((waited + 30))
-    say "    still at it after $waited s: $1"
+    say "    still running after $waited s: $1"
   done
 }
 
-# at_end COMMAND: run when the script ends, however it ends; the last one given comes first.
+# at_end COMMAND: runs the command when the script ends, with or without a failure; in reverse order of registration.
 at_end() { ends=("$1" "${ends[@]}"); }
 ends=()
 
-# at_failure COMMAND: run when the script ends with a failure, before the commands of at_end.
+# at_failure COMMAND: runs the command when the script ends with a failure, before the commands of at_end.
 at_failure() { failures+=("$1"); }
 failures=()
 
@@ -66,7 +80,7 @@ finish() {
 }
 trap finish EXIT
 
-# await SECONDS WHAT COMMAND...: tries the command until it succeeds; after SECONDS it says WHAT did not happen and fails.
+# await SECONDS WHAT COMMAND...: retries the command until it succeeds; after SECONDS it reports that WHAT did not happen, and fails.
 await() {
   local deadline=$((SECONDS + $1)) limit=$1 what=$2
   shift 2
@@ -86,7 +100,7 @@ quietly() {
   mkdir -p "$(dirname "$log")"
   "$@" &>"$log" || {
     tail -n 40 "$log" >&2
-    say "    all of it is in $log"
+    say "    the whole output is in $log"
     return 1
   }
 }

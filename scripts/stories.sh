@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The end-to-end stories: `stories.sh [all] [--times N] [NAME]`. Without a word those that CI tells, with `all` every one,
-# with NAME those whose name contains it; N times in a row. A local cluster that was not up before is taken down afterwards.
+# The end-to-end stories: `stories.sh [all] [--times N] [NAME]`. Without an argument those that CI runs, with `all` every one,
+# with NAME those whose name contains it; N times in a row. A local cluster that was not up before is removed afterwards.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=lib.sh
@@ -22,11 +22,13 @@ done
 
 if ! cluster_is_foreign && ! "$local_cluster" status &>/dev/null; then at_end "$local_cluster down"; fi
 use_cluster
+# Development builds, as for the tests, so that nothing is compiled twice.
+export HELIOS_DEV=1
 images=$("$root/scripts/images.sh")
 set -a
 eval "$images"
 set +a
 at_failure diagnose
-step "building heliosctl" cargo build --bin=heliosctl --bin=kubectl-helios
-# The whole workspace is named so that nothing is compiled again with other features.
+step "building heliosctl" build_programs heliosctl kubectl-helios
+# `--workspace`, so that nothing is compiled again with other features.
 cargo test --workspace --test stories -- --test-threads=1 "${which[@]}"

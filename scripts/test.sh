@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# All tests, or with `quick` the inner loop. Every part runs, whatever became of the one before. At the end: what each
-# part took, and as the last line the sum over the test runners, in which a part that failed without a failed test counts one.
+# Runs all tests, or with `quick` the inner loop. Every part runs, even after one that failed. At the end it prints the time of
+# each part, and as the last line the sum over the test runners, in which a part that failed without a failed test counts as one.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=lib.sh
@@ -30,20 +30,20 @@ part() {
 # sum passed|failed LOG: over the lines "test result: ok. 12 passed; 0 failed; ..." of every test program.
 sum() { awk -v what="$1" '/^test result: / {for (i = 2; i <= NF; i++) if ($i == what ";") n += $(i - 1)} END {print n + 0}' "$2"; }
 
-generated() { cargo run --quiet --package helios-crds --bin crdgen -- --check; }
+generated() { cargo run --quiet --bin crdgen -- --check; }
 
-# Licences, duplicates and sources of all dependencies. Not the advisories: their database comes from no package registry.
+# Licences, duplicates and sources of all dependencies. Not the advisories: their database is not in a package registry.
 dependencies() {
   local deny
   deny=$(cargo_tool cargo-deny "$cargo_deny_version") || return
   PATH="${deny%/*}:$PATH" cargo deny check licenses bans sources
 }
 
-# All but the stories, which are no test target by default.
+# All tests but the stories, which are not a test target by default.
 unit() { cargo test --workspace --no-fail-fast "$@"; }
 
-# The operator's process at a real API server of each test, and what a few settled clusters cost; the count of real interest
-# is 500. Two at once: they mostly wait.
+# The operator's process at a real API server, one for each test, and the cost of a few settled clusters; the figure to publish
+# is that of 500. Two tests at once, since they mostly wait.
 operator() {
   HELIOS_TEST_CLUSTERS=${HELIOS_TEST_CLUSTERS:-20} cargo test --workspace --test kubernetes -- --ignored --test-threads=2
 }
@@ -52,7 +52,7 @@ lints() {
   cargo clippy --workspace --all-targets -- -D warnings && cargo clippy --workspace --test stories -- -D warnings
 }
 
-# on_local_cluster PART COMMAND...: what cannot be done on a cluster of somebody else.
+# on_local_cluster PART COMMAND...: a part that needs the local cluster; skipped, or in CI an error, with another one.
 on_local_cluster() {
   if ! cluster_is_foreign; then
     part "$@"
@@ -63,7 +63,7 @@ on_local_cluster() {
   fi
 }
 
-# What the tests and parts said that they left out, each once.
+# The skipped tests and parts that the logs report, each once.
 skipped() { sed -n 's/^skipped: //p' "$logs"/* | sort -u; }
 
 need_cargo

@@ -1,14 +1,14 @@
 # shellcheck shell=bash
-# The tools that single tests need. Without one its tests fail, unless HELIOS_TEST_SKIP names it (testing/src/lib.rs);
+# The tools that single tests need. Tests whose tool is missing fail, unless HELIOS_TEST_SKIP names it (testing/src/lib.rs);
 # CI skips nothing. Source it after lib.sh.
 
 readonly compose_go_version=2.16.2
 
-# Each name that HELIOS_TEST_SKIP takes, a program that shows whether the tool is here, and its Debian package. promtool is
-# unpacked, not installed, since its package starts a server; docker stands for a reader of compose files.
+# Each name that HELIOS_TEST_SKIP accepts, a program by which the tool is detected, and its Debian package. promtool is
+# unpacked, not installed, since its package starts a server; docker is needed to read compose files only.
 readonly test_tools="strace=strace=strace redis-cli=redis-cli=redis-tools netns=ip=iproute2 mount=mkfs.ext4=e2fsprogs curl=curl=curl promtool docker"
 
-# check_skips: dies of a name in HELIOS_TEST_SKIP that is none, and of any in CI.
+# check_skips: fails if HELIOS_TEST_SKIP has an unknown name, or is set in CI.
 check_skips() {
   local names=${HELIOS_TEST_SKIP:-} name tool known=()
   [[ -z ${CI:-} || -z $names ]] || die "CI skips nothing: unset HELIOS_TEST_SKIP ($names)"
@@ -20,7 +20,7 @@ check_skips() {
 
 may_be_skipped() { [[ ,${HELIOS_TEST_SKIP:-}, == *,$1,* ]]; }
 
-# tools_ensure: installs what is missing and may be installed. What cannot be had is named; its tests then fail.
+# tools_ensure: installs missing tools. Reports those that cannot be installed; their tests then fail.
 tools_ensure() {
   local tool name program package packages=() failed=0
   for tool in $test_tools; do
@@ -55,12 +55,12 @@ promtool_ensure() {
 
 promtool_unpack() (
   cd "$1" || return
-  # An old list of packages names one that is gone; only root may bring it up to date.
+  # An outdated package list may name a version that no longer exists; only root may update it.
   apt-get download -qq prometheus || { ((EUID == 0)) && apt-get update -qq && apt-get download -qq prometheus; } || return
   dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/promtool && rm prometheus_*.deb
 )
 
-# The library that reads compose files for docker; CI has no engine, and to read a file takes none.
+# The library that reads compose files for docker; CI has no container engine, and reading a file needs none.
 compose_ensure() {
   local dir=$cache_root/compose-go
   ! docker compose version &>/dev/null || return 0
@@ -77,8 +77,8 @@ compose_build() {
   rm -f "$1"/compose-go-* && mv "$1/cmd" "$1/compose-go-$compose_go_version"
 }
 
-# cargo_tool NAME VERSION [OPTION...]: prints the path of a program from crates.io, which is built once on a machine: one to two
-# minutes of two cores, a third of what its own release profile takes.
+# cargo_tool NAME VERSION [OPTION...]: prints the path of a program from crates.io, and builds it once on a machine: one to two
+# minutes on two cores, a third of the time of its own release profile.
 cargo_tool() {
   local name=$1 version=$2 dir=$cache_root/$1/$2
   shift 2

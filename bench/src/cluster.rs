@@ -1,4 +1,4 @@
-//! Members of one system that belong together, on loopback, each with a directory of its own.
+//! A cluster of one system: its members on loopback, each with its own directory.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,15 +13,15 @@ use crate::server::Server;
 use crate::wait_for;
 
 const MEMBERS: usize = 3;
-/// A start includes an election, on a disk that others use, too.
+/// Longest start of a cluster: it includes an election, on a disk that other processes use, too.
 const SETTLE_PATIENCE: Duration = Duration::from_secs(60);
 
-/// Where the programs are.
+/// Paths of the programs.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Programs {
     #[arg(long, env = "HELIOS_BENCH_HELIOSD", hide = true)]
     pub heliosd: PathBuf,
-    /// A program whose first argument may be `etcd`.
+    /// Program whose first argument may be `etcd`.
     #[arg(long, env = "HELIOS_BENCH_ETCD", hide = true)]
     pub etcd: PathBuf,
     #[arg(long, env = "HELIOS_BENCH_REDIS", hide = true, default_value = "redis-server")]
@@ -35,28 +35,28 @@ pub struct Cluster {
 
 pub struct Member {
     pub server: Server,
-    /// Where clients connect, by protocol.
+    /// Client ports by protocol.
     ports: Vec<(Protocol, u16)>,
     health: Option<u16>,
 }
 
-/// What heliosd and etcd call the same things.
+/// Names of the same metrics in heliosd and etcd.
 #[derive(Clone, Copy)]
 struct MetricNames {
     is_leader: &'static str,
     fsyncs: &'static str,
 }
 
-/// Counters of one moment, to be subtracted.
+/// Counter values at one moment; two are subtracted.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Counters {
-    /// Of the log, on the leader.
+    /// Number of fsyncs of the leader's log.
     pub leader_fsyncs: f64,
-    /// ReadIndex rounds of the leader; heliosd alone tells.
+    /// Number of ReadIndex rounds of the leader; only heliosd reports it.
     pub read_rounds: f64,
 }
 
-/// etcd's heartbeat and election timeout, ms.
+/// Heartbeat interval and election timeout of etcd, in ms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EtcdTiming {
     pub heartbeat_ms: u32,
@@ -144,7 +144,7 @@ impl Cluster {
         Self { members, names: Some(names) }.started().await
     }
 
-    /// One node without replicas. It syncs its log before it answers.
+    /// Starts one Redis node without replicas, which syncs its log before it replies.
     pub async fn redis(programs: &Programs, dir: &Path, ports: &mut Ports) -> Result<Self> {
         let [port] = ports.take()?;
         let port_text = port.to_string();
@@ -161,7 +161,7 @@ impl Cluster {
         Ok(self)
     }
 
-    /// Starts the members that do not run, and waits until all are ready and know a leader.
+    /// Starts the stopped members, and waits until all are ready and know a leader.
     pub async fn settle(&mut self) -> Result<()> {
         for member in &mut self.members {
             member.server.start()?;
@@ -179,7 +179,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// The index of the member that leads; 0 where there are no replicas.
+    /// Returns the index of the leader in `members`; 0 for a system without replicas.
     pub async fn leader(&self) -> Result<usize> {
         wait_for(SETTLE_PATIENCE, "a leader", async || Ok(self.find_leader().await)).await
     }
@@ -203,7 +203,7 @@ impl Cluster {
         })
     }
 
-    /// Ends all members at once by SIGKILL.
+    /// Ends all members by SIGKILL.
     pub async fn kill(&mut self) -> Result<()> {
         for member in &mut self.members {
             member.server.end(Signal::KILL).await?;
@@ -211,7 +211,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// CPU time of all members since they were started.
+    /// Returns the CPU time of all members since their start.
     pub fn cpu(&self) -> Duration {
         self.members.iter().map(|member| member.server.cpu()).sum()
     }

@@ -1,4 +1,5 @@
-//! How long no write is acknowledged when the leader ends, and whether any that was is lost.
+//! Write gap: the time without an acknowledged write after the leader ends, and the number of acknowledged
+//! writes lost.
 
 mod writers;
 
@@ -16,36 +17,36 @@ use crate::report::Table;
 use crate::stats::{Spread, short};
 use writers::{Writers, Written};
 
-/// How long all members have run before a leader is ended, beyond the least election timeout: for that
-/// long a member that has just started gives no vote and begins no election.
+/// Time for which all members run before a leader is ended, beyond the minimum election timeout: for that
+/// timeout after its start a member neither votes nor campaigns.
 const SETTLED: Duration = Duration::from_millis(200);
-/// Acknowledged before the leader ends, and after its process is gone. About a second of both, so that
-/// a second gap is seen, too.
+/// Number of writes to be acknowledged before the leader ends, and again after its process is gone. Each
+/// takes about a second, so that a second gap is seen, too.
 const WRITES: usize = 800;
 
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Gap")]
 pub struct Options {
-    /// Timings of heliosd
+    /// Timing presets of heliosd
     #[arg(long, value_delimiter = ',', default_value = "fast,lan,wan", value_parser = ["fast", "lan", "wan"])]
     presets: Vec<String>,
     /// Timings of etcd: default (100/1000 ms), tuned (25/150 ms); none to leave it out
     #[arg(long, value_delimiter = ',', default_value = "default")]
     etcd_timings: Vec<EtcdChoice>,
-    /// How often the leader of heliosd is ended by each signal
+    /// Number of times the leader of heliosd is ended by each signal
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     gap_rounds: u32,
-    /// As gap-rounds, for etcd; the same number unless given
+    /// gap-rounds for etcd; by default the same number
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     etcd_gap_rounds: Option<u32>,
 }
 
-/// A cluster and what it is measured as.
+/// A cluster, with its name in the report.
 struct Subject {
     name: String,
     cluster: Cluster,
     protocol: Protocol,
-    /// The least election timeout.
+    /// Minimum election timeout.
     election: Duration,
 }
 
@@ -56,7 +57,7 @@ enum EtcdChoice {
     None,
 }
 
-/// One cluster, one signal.
+/// Runs of one cluster with one signal.
 struct Results {
     name: String,
     signal: &'static str,
@@ -64,9 +65,9 @@ struct Results {
 }
 
 struct Run {
-    /// The longest time between two acknowledged writes, the later one after the signal.
+    /// Longest time between two acknowledged writes, the later one after the signal.
     gap: Duration,
-    /// The same before the signal: what the machine and the disk do by themselves.
+    /// Longest such time before the signal: the noise of the machine and the disk.
     calm: Duration,
     acknowledged: usize,
     lost: usize,
@@ -123,7 +124,7 @@ async fn end_leaders(mut subject: Subject, rounds: u32) -> Result<Vec<Results>> 
 }
 
 impl Subject {
-    /// Keys begin with `prefix`.
+    /// Ends the leader under load once; keys begin with `prefix`.
     async fn end_leader(&mut self, signal: Signal, prefix: &str) -> Result<Run> {
         let cluster = &mut self.cluster;
         cluster.settle().await?;
@@ -154,7 +155,7 @@ fn run(written: &Written, signalled: Instant, lost: usize) -> Result<Run> {
     Ok(Run { gap: gap.unwrap_or_default(), calm: calm.unwrap_or_default(), acknowledged: times.len(), lost })
 }
 
-/// As text, in milliseconds.
+/// Returns median and maximum as text, in milliseconds.
 fn middle_and_max(runs: &[Run], time: fn(&Run) -> Duration) -> (String, String) {
     let ms = runs.iter().map(|run| time(run).as_secs_f64() * 1e3);
     Spread::of(ms).map_or_else(Default::default, |spread| (short(spread.median), short(spread.max)))
@@ -165,7 +166,7 @@ fn section(results: &[Results]) -> String {
         "## The write gap\n\n\
          {} writers, spread over the three members, each with a new write every {} ms; one that is not answered within {} ms is given up \
          and the next goes to another member. The leader is ended under them: the longest time between two acknowledged writes, ms. \
-         `calm` is the same before the signal: what machine and disk do by themselves. Then the member is started again, and every \
+         `calm` is the same before the signal: the noise of machine and disk. Then the member is started again, and every \
          acknowledged write is read back by a linearizable read.\n\n",
         writers::COUNT,
         writers::PACE.as_millis(),

@@ -1,4 +1,4 @@
-//! Health and metrics, which heliosd and etcd both tell over HTTP, under almost the same names.
+//! Health and metrics over HTTP, which heliosd and etcd serve under almost the same names.
 
 use std::time::Duration;
 
@@ -7,14 +7,14 @@ use tokio::net::TcpStream;
 
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The body, when the answer is 200.
+/// Returns the body of a response with status 200.
 pub async fn get(port: u16, path: &str) -> Option<String> {
     tokio::time::timeout(TIMEOUT, ask(port, path)).await.ok()?
 }
 
 async fn ask(port: u16, path: &str) -> Option<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
-    // Version 1.0, so that the body comes in one piece.
+    // With version 1.0 the body is not chunked.
     let request = format!("GET {path} HTTP/1.0\r\nhost: 127.0.0.1\r\n\r\n");
     stream.write_all(request.as_bytes()).await.ok()?;
     let mut answer = String::new();
@@ -24,7 +24,7 @@ async fn ask(port: u16, path: &str) -> Option<String> {
     is_ok.then(|| body.to_owned())
 }
 
-/// The value of a metric that has no labels.
+/// Returns the value of a metric without labels.
 pub fn metric(text: &str, name: &str) -> Option<f64> {
     text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
 }
@@ -34,7 +34,7 @@ mod tests {
     use super::metric;
 
     #[test]
-    fn metrics() {
+    fn metric_is_matched_by_its_whole_name() {
         let text = "# HELP a_total\na_total_more 1\na_total 2\nb{c=\"d\"} 3\n";
         assert_eq!(metric(text, "a_total"), Some(2.0));
         assert_eq!(metric(text, "b"), None);

@@ -1,4 +1,4 @@
-//! One round: clients that each ask again as soon as they are answered.
+//! One round of load: closed-loop clients, each of which sends its next request as soon as it is answered.
 
 use std::time::Duration;
 
@@ -16,10 +16,10 @@ use crate::server::cpu_of;
 
 pub const VALUE_BYTES: usize = 128;
 pub const KEY_BYTES: usize = 16;
-/// Connections are open and caches warm after that.
+/// Time after which connections are open and caches warm.
 const WARM_UP: Duration = Duration::from_millis(300);
 
-/// What one round of one system came to.
+/// Result of one round of one system.
 #[derive(Debug, Clone, Copy)]
 pub struct Round {
     pub operations: usize,
@@ -28,10 +28,10 @@ pub struct Round {
     pub throughput: f64,
     pub p50: Duration,
     pub p99: Duration,
-    /// CPU time per operation, of all members and of the clients.
+    /// CPU time per operation, of all members.
     pub server_cpu: Duration,
     pub client_cpu: Duration,
-    /// The part of all cores that neither members nor clients used, but others did.
+    /// Share of all cores used by processes other than members and clients.
     pub others: f64,
     pub fsyncs_per_operation: Option<f64>,
     pub operations_per_read_round: Option<f64>,
@@ -52,7 +52,7 @@ pub fn value() -> Bytes {
     (0..VALUE_BYTES).map(|_| rng.random_range(b' '..=b'~')).collect()
 }
 
-/// Writes each of `keys` once.
+/// Writes the first `keys` keys once.
 pub async fn fill(clients: Vec<Client>, keys: u64) -> Result<()> {
     let count = clients.len() as u64;
     let mut tasks = JoinSet::new();
@@ -71,7 +71,7 @@ pub async fn fill(clients: Vec<Client>, keys: u64) -> Result<()> {
     Ok(())
 }
 
-/// Drives `clients` for `period`, all others of the machine's systems being idle.
+/// Drives `clients` for `period`; the other systems on the machine are idle meanwhile.
 pub async fn round(
     cluster: &Cluster,
     leader: usize,
@@ -129,7 +129,7 @@ async fn one(
             Ok(()) => {}
             Err(_) => {
                 errors += 1;
-                // A connection that is gone must not be asked in a tight loop.
+                // Pauses, so that a broken connection is not used in a tight loop.
                 tokio::time::sleep(Duration::from_millis(10)).await;
                 now = Instant::now();
             }
@@ -184,7 +184,7 @@ fn summary(times: &[Duration], errors: usize, period: Duration, before: &Usage, 
     }
 }
 
-/// Of times in order, of which there is at least one.
+/// Returns a percentile of sorted, non-empty `times`.
 fn percentile(times: &[Duration], percent: usize) -> Duration {
     times[(times.len() * percent / 100).min(times.len() - 1)]
 }
@@ -194,13 +194,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_are_of_one_length() {
+    fn keys_have_a_fixed_length() {
         assert_eq!(&key(0), b"key:000000000000");
         assert_eq!(&key(123_456), b"key:000000123456");
     }
 
     #[test]
-    fn percentiles() {
+    fn percentile_is_taken_from_sorted_times() {
         let times: Vec<_> = (0..100).map(Duration::from_millis).collect();
         assert_eq!(percentile(&times, 50), Duration::from_millis(50));
         assert_eq!(percentile(&times, 99), Duration::from_millis(99));

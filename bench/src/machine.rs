@@ -1,4 +1,4 @@
-//! What the figures were measured on.
+//! Description of the machine on which the figures were measured.
 
 use std::fs;
 use std::path::Path;
@@ -14,23 +14,24 @@ pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// CPU time that all processes, the kernel and the hypervisor's other guests took, since boot.
+/// Returns the CPU time that all processes, the kernel and the hypervisor's other guests used since boot.
 pub fn busy() -> Option<Duration> {
     let stat = fs::read_to_string("/proc/stat").ok()?;
     let ticks: Vec<u64> =
         stat.lines().next()?.split_ascii_whitespace().skip(1).map_while(|field| field.parse().ok()).collect();
-    // user nice system idle iowait irq softirq steal; the rest is counted in these already.
+    // Fields: user nice system idle iowait irq softirq steal; the later ones are included in these.
     let [user, nice, system, _, _, irq, softirq, steal, ..] = ticks[..] else { return None };
     Some(ticks_to_time(user + nice + system + irq + softirq + steal))
 }
 
-/// The average number of processes that ran or waited for a disk, over the last 1, 5 and 15 minutes.
+/// Returns the load averages over the last 1, 5 and 15 minutes: processes that ran or waited for a disk.
 pub fn load() -> String {
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     load.split_ascii_whitespace().take(3).collect::<Vec<_>>().join(" ")
 }
 
-/// The kind of the file system that holds `dir`. An error where an fsync would cost nothing.
+/// Returns the type of the file system that holds `dir`; an error for one in memory, where an fsync costs
+/// nothing.
 pub fn file_system(dir: &Path) -> Result<String> {
     let dir = dir.canonicalize().with_context(|| format!("directory {}", dir.display()))?;
     let mounts = fs::read_to_string("/proc/self/mountinfo")?;
@@ -51,7 +52,7 @@ pub fn file_system(dir: &Path) -> Result<String> {
     Ok(kind.to_owned())
 }
 
-/// Lines `(what, value)` for the head of a report.
+/// Returns the lines `(name, value)` for the head of a report.
 pub fn description(programs: &Programs, dir: &Path) -> Result<Vec<(&'static str, String)>> {
     let cpu = fs::read_to_string("/proc/cpuinfo")?;
     let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));

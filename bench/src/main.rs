@@ -1,4 +1,4 @@
-//! `make bench`: heliosd beside etcd and Redis, on one disk, by one client, in turns.
+//! `make bench`: compares heliosd, etcd and Redis, on one disk, by the same client, in turns.
 
 mod client;
 mod cluster;
@@ -32,7 +32,7 @@ use crate::report::Report;
 struct Args {
     #[command(flatten)]
     programs: Programs,
-    /// What to measure: speed, gap, million
+    /// Parts to measure: speed, gap, million
     #[arg(long, value_delimiter = ',', default_value = "speed,gap")]
     parts: Vec<Part>,
     #[command(flatten)]
@@ -41,13 +41,13 @@ struct Args {
     gap: gap::Options,
     #[command(flatten)]
     million: million::Options,
-    /// Where the members keep their data while it runs; not in memory
+    /// Directory for the members' data during the run; not in memory
     #[arg(long, env = "HELIOS_BENCH_DIR", default_value = ".", hide_env = true)]
     dir: PathBuf,
     /// Write the report to this file, too
     #[arg(long)]
     report: Option<PathBuf>,
-    /// A line for the report: what else ran on the machine
+    /// Line for the report: other load on the machine
     #[arg(long)]
     note: Option<String>,
 }
@@ -56,19 +56,19 @@ struct Args {
 enum Part {
     /// Throughput and latency
     Speed,
-    /// The time without an acknowledged write when the leader ends
+    /// Time without an acknowledged write when the leader ends
     Gap,
     /// A million keys: memory, disk, restart
     Million,
 }
 
-/// One thread: the members need the cores more.
+/// The client has one thread, because the members need the cores.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let args = Args::parse();
     let result = tokio::select! {
         result = run(&args) => result,
-        () = asked_to_stop() => Err(anyhow::anyhow!("stopped by a signal")),
+        () = stop_signal() => Err(anyhow::anyhow!("stopped by a signal")),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -85,7 +85,7 @@ async fn run(args: &Args) -> Result<()> {
         .tempdir_in(&args.dir)
         .with_context(|| format!("a directory in {}", args.dir.display()))?;
     let mut ports = Ports::new();
-    // Before anything is measured: a name that cannot be written must not cost the figures.
+    // The report is created before the measurement, so that an unwritable path does not cost the figures.
     let mut file = args.report.as_deref().map(create).transpose()?;
     let mut report = Report::new(machine::description(&args.programs, dir.path())?, args.note.as_deref());
     for part in &args.parts {
@@ -109,8 +109,9 @@ fn create(report: &Path) -> Result<File> {
     File::create(report).with_context(|| format!("report {}", report.display()))
 }
 
-/// Members are children that end with this process's values, which an unhandled signal would skip.
-async fn asked_to_stop() {
+/// Waits for SIGINT or SIGTERM. The members are child processes that end when their values are dropped; an
+/// unhandled signal would skip that.
+async fn stop_signal() {
     let (Ok(mut interrupt), Ok(mut terminate)) =
         (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
     else {
@@ -122,19 +123,19 @@ async fn asked_to_stop() {
     }
 }
 
-/// Looks again and again until `look` finds something; an error when that takes longer than `patience`.
+/// Polls until `poll` returns a value; an error when that takes longer than `patience`.
 async fn wait_for<T>(
     patience: Duration,
     what: &str,
-    mut look: impl AsyncFnMut() -> Result<Option<T>>,
+    mut poll: impl AsyncFnMut() -> Result<Option<T>>,
 ) -> Result<T> {
-    const LOOK_AGAIN: Duration = Duration::from_millis(5);
+    const POLL_PAUSE: Duration = Duration::from_millis(5);
     let deadline = Instant::now() + patience;
     loop {
-        if let Some(found) = look().await? {
+        if let Some(found) = poll().await? {
             return Ok(found);
         }
         anyhow::ensure!(Instant::now() < deadline, "not within {patience:?}: {what}");
-        tokio::time::sleep(LOOK_AGAIN).await;
+        tokio::time::sleep(POLL_PAUSE).await;
     }
 }

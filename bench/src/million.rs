@@ -1,4 +1,4 @@
-//! Many keys in heliosd: what they take in memory and on disk, and how long a member takes to come back.
+//! A million keys in heliosd: their memory and disk use, and the time of a restart.
 
 use std::path::Path;
 use std::time::Duration;
@@ -23,10 +23,10 @@ const READY_PATIENCE: Duration = Duration::from_secs(120);
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Million")]
 pub struct Options {
-    /// Keys that are loaded
+    /// Number of keys to load
     #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
     million: u64,
-    /// How often each kind of restart is measured
+    /// Number of measurements of each kind of restart
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     restarts: u32,
 }
@@ -76,7 +76,7 @@ pub async fn measure(
     ))
 }
 
-/// Pipelined, from the leader on.
+/// Loads the keys through the leader, in pipelines.
 async fn load(cluster: &Cluster, keys: u64) -> Result<()> {
     let port = cluster.members[cluster.leader().await?].port(Protocol::Redis)?;
     let mut tasks = JoinSet::new();
@@ -110,7 +110,7 @@ async fn restart_follower(cluster: &mut Cluster, signal: Signal) -> Result<Durat
     Ok(started.elapsed())
 }
 
-/// Bytes of each member.
+/// Sizes of each member, in bytes.
 struct Sizes {
     resident: Vec<f64>,
     most_resident: Vec<f64>,

@@ -1,14 +1,14 @@
-//! Ports on loopback that nothing listens on.
+//! Free ports on loopback.
 
 use std::net::TcpListener;
 
 use anyhow::{Result, ensure};
 
-/// Below those that the system gives to outgoing connections, so that a member that was killed finds
-/// its own free again.
+/// Range below the system's ports for outgoing connections, so that a killed member finds its port free
+/// again.
 const RANGE: std::ops::Range<u16> = 30_100..32_700;
 
-/// Hands out each port at most once.
+/// Free ports, each handed out at most once.
 pub struct Ports(Box<dyn Iterator<Item = u16>>);
 
 impl Ports {

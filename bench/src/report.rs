@@ -1,8 +1,8 @@
-//! The report: Markdown, which is read well enough on a terminal, too.
+//! The report: Markdown that is readable on a terminal, too.
 
 use std::fmt::{self, Write};
 
-/// The head and all sections.
+/// The head and all sections of the report.
 pub struct Report {
     text: String,
 }
@@ -33,12 +33,12 @@ impl Report {
 }
 
 const HOW: &str = "\
-All systems run on one machine and one disk, with their clients on the same cores: the figures compare, they do not say what a machine
-of one's own would do. heliosd and etcd have three members each; **Redis is one node without any replica**, with `appendonly yes` and
+All systems run on one machine and one disk, with their clients on the same cores: the figures are for comparison and do not predict what
+another machine would do. heliosd and etcd have three members each; **Redis is one node without any replica**, with `appendonly yes` and
 `appendfsync always`. Each syncs to the disk before it acknowledges (etcd and heliosd: on a majority). Values have 128 bytes, keys 16.
 ";
 
-/// As a person would type it: without the places that the script fills in.
+/// Returns the command that a user would type: without the program paths that the script fills in.
 fn command() -> String {
     let arguments: Vec<String> = std::env::args().skip(1).map(|argument| quoted(&argument)).collect();
     match arguments.is_empty() {
@@ -52,7 +52,7 @@ fn quoted(argument: &str) -> String {
     if is_plain { argument.to_owned() } else { format!("'{}'", argument.replace('\'', "'\\''")) }
 }
 
-/// A Markdown table whose columns are padded.
+/// A Markdown table with padded columns.
 pub struct Table<const COLUMNS: usize> {
     rows: Vec<[String; COLUMNS]>,
 }
@@ -92,14 +92,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tables() {
+    fn table_columns_are_padded() {
         let mut table = Table::new(["a", "bcd"]);
         table.row(["12".into(), "3".into()]);
         assert_eq!(table.to_string(), "| a  | bcd |\n|----|-----|\n| 12 | 3   |\n");
     }
 
     #[test]
-    fn arguments_can_be_pasted() {
+    fn arguments_are_quoted_for_the_shell() {
         assert_eq!(quoted("--parts"), "--parts");
         assert_eq!(quoted("it's"), "'it'\\''s'");
     }

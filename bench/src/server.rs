@@ -1,4 +1,4 @@
-//! One server process: how it is started and ended, and what it uses of the machine.
+//! One server process: its start and end, and its resource usage.
 
 use std::fs::{self, File};
 use std::io;
@@ -11,12 +11,12 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::wait_for;
 
-/// etcd hands its leadership over first and may wait for a busy disk.
+/// Longest end of a process: etcd transfers its leadership first and may wait for a busy disk.
 const END_PATIENCE: Duration = Duration::from_secs(30);
 
 pub struct Server {
     pub name: String,
-    /// All that it writes.
+    /// Directory of all its files.
     pub dir: PathBuf,
     program: PathBuf,
     arguments: Vec<String>,
@@ -30,7 +30,7 @@ impl Server {
         Ok(Self { name: name.to_owned(), dir, program: program.to_owned(), arguments, child: None })
     }
 
-    /// Does nothing when it runs.
+    /// Starts the process, if it does not run.
     pub fn start(&mut self) -> Result<()> {
         if self.child.is_some() {
             return Ok(());
@@ -59,11 +59,11 @@ impl Server {
         Ok(())
     }
 
-    /// An error that shows the end of its log when it has ended by itself.
+    /// Returns an error with the end of its log when the process has ended without a request.
     pub fn ensure_alive(&mut self) -> Result<()> {
         let Some(child) = &mut self.child else { return Ok(()) };
         let ended = child.try_wait()?;
-        ensure!(ended.is_none(), "{} ended by itself; its log:\n{}", self.name, self.log_tail());
+        ensure!(ended.is_none(), "{} ended unexpectedly; its log:\n{}", self.name, self.log_tail());
         Ok(())
     }
 
@@ -73,12 +73,12 @@ impl Server {
         lines[lines.len().saturating_sub(10)..].join("\n")
     }
 
-    /// Of all its threads since its start.
+    /// Returns the CPU time of all threads since the start.
     pub fn cpu(&self) -> Duration {
         self.child.as_ref().and_then(|child| cpu_of(&child.id().to_string())).unwrap_or_default()
     }
 
-    /// Bytes, now and at most so far.
+    /// Returns the resident memory and its maximum so far, in bytes.
     pub fn resident(&self) -> Option<(u64, u64)> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.as_ref()?.id())).ok()?;
         let bytes = |field: &str| -> Option<u64> {
@@ -88,7 +88,7 @@ impl Server {
         Some((bytes("VmRSS:")?, bytes("VmHWM:")?))
     }
 
-    /// Bytes that its files take up on the disk.
+    /// Returns the disk space of its files, in bytes.
     pub fn disk(&self) -> u64 {
         blocks(&self.dir).unwrap_or(0) * 512
     }
@@ -103,10 +103,11 @@ impl Drop for Server {
     }
 }
 
-/// CPU time of a process, which is a number or `self`.
+/// Returns the CPU time of a process, given by its pid or `self`.
 pub fn cpu_of(process: &str) -> Option<Duration> {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    // After the name, which may hold spaces: the state is field 3, user and system time are 14 and 15.
+    // Fields after the name, which may contain spaces: the state is field 3, user and system time are 14 and
+    // 15 (proc(5)).
     let fields: Vec<_> = stat.rsplit_once(')')?.1.split_ascii_whitespace().collect();
     let ticks = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
     Some(ticks_to_time(ticks))

@@ -1,5 +1,5 @@
-//! Throughput and latency, in interleaved rounds: one system after another, each time beginning with
-//! the next one, so that what a shared machine does to one it does to all.
+//! Throughput and latency in interleaved rounds: the systems take turns, and each pass starts with the next
+//! system, so that disturbances of a shared machine affect all alike.
 
 use std::fmt::{self, Write};
 use std::path::Path;
@@ -19,7 +19,7 @@ const FILLING_CLIENTS: usize = 64;
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Speed")]
 pub struct Options {
-    /// The first is compared with each of the others
+    /// Systems; the first is compared with each of the others
     #[arg(long, value_delimiter = ',', default_value = "heliosd,etcd,redis")]
     systems: Vec<System>,
     /// Numbers of clients
@@ -30,7 +30,7 @@ pub struct Options {
     /// Length of a round, seconds
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
-    /// Keys that are read and written, all there from the start
+    /// Number of keys that are read and written; all exist from the start
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
     keys: u64,
     /// Numbers of connections that the clients of a gRPC service share; ratios are those of the number at which the
@@ -42,31 +42,31 @@ pub struct Options {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum System {
     Heliosd,
-    /// heliosd by its gRPC service, to see what the protocol costs
+    /// heliosd through its gRPC service, to measure the cost of the protocol
     HeliosdGrpc,
     Etcd,
     Redis,
 }
 
-/// A system, and how many connections its clients share where the protocol lets them.
+/// A system, and the number of connections that its clients share if the protocol multiplexes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Contender {
     system: System,
     connections: Option<usize>,
 }
 
-/// One system under one load.
+/// Rounds of one system under one load.
 struct Results {
     contender: Contender,
     rounds: Vec<Round>,
-    /// Rounds in which another member became the leader.
+    /// Number of rounds in which another member became the leader.
     moved: usize,
 }
 
 struct Cell {
     clients: usize,
     operation: Operation,
-    /// In the order of the options.
+    /// Results in the order of the options.
     results: Vec<Results>,
 }
 
@@ -87,13 +87,13 @@ pub async fn measure(
     Ok(section(options, &cells))
 }
 
-/// heliosd is one cluster, whatever protocol it is spoken to.
+/// Started clusters; heliosd is one cluster for both of its protocols.
 struct Clusters(Vec<(System, Cluster)>);
 
 impl Clusters {
     async fn start(options: &Options, programs: &Programs, dir: &Path, ports: &mut Ports) -> Result<Self> {
         let mut clusters: Vec<(System, Cluster)> = Vec::new();
-        for system in options.systems.iter().map(|system| system.home()) {
+        for system in options.systems.iter().map(|system| system.served_by()) {
             if clusters.iter().any(|(started, _)| *started == system) {
                 continue;
             }
@@ -115,7 +115,7 @@ impl Clusters {
     }
 
     fn of(&self, system: System) -> &Cluster {
-        let found = self.0.iter().find(|(started, _)| *started == system.home());
+        let found = self.0.iter().find(|(started, _)| *started == system.served_by());
         &found.expect("every system of the options was started").1
     }
 }
@@ -141,7 +141,8 @@ async fn cell(options: &Options, clusters: &Clusters, clients: usize, operation:
     Ok(Cell { clients, operation, results })
 }
 
-/// In the order of the options. More connections than clients are as many as clients.
+/// Returns the contenders in the order of the options. The number of connections is at most the number of
+/// clients.
 fn contenders(options: &Options, clients: usize) -> Vec<Contender> {
     let mut all = Vec::new();
     for &system in &options.systems {
@@ -172,8 +173,8 @@ impl fmt::Display for Contender {
 }
 
 impl System {
-    /// Where it runs: the gRPC service is another door of the same house.
-    fn home(self) -> Self {
+    /// Returns the system whose cluster serves this one: the gRPC service is a second listener of heliosd.
+    fn served_by(self) -> Self {
         if self == Self::HeliosdGrpc { Self::Heliosd } else { self }
     }
 
@@ -215,7 +216,7 @@ fn section(options: &Options, cells: &[Cell]) -> String {
     text += "\nAs ratios, each of two rounds that ran one after the other, with a gRPC service at the number of connections at which its median of \
              operations is highest. More than 1 is better in the column of operations, less than 1 in those of times.\n\n";
     text += &ratios(cells).to_string();
-    text += "\nHow many writes one fsync of the leader's log serves, and how many reads one ReadIndex round (etcd does not tell).\n\n";
+    text += "\nHow many writes one fsync of the leader's log serves, and how many reads one ReadIndex round (etcd does not report them).\n\n";
     text += &batching(cells).to_string();
     for results in cells.iter().flat_map(|cell| &cell.results) {
         let errors: usize = results.rounds.iter().map(|round| round.errors).sum();
@@ -321,7 +322,7 @@ fn each(cells: &[Cell]) -> impl Iterator<Item = (&Cell, &Results)> {
     cells.iter().flat_map(|cell| cell.results.iter().map(move |results| (cell, results)))
 }
 
-/// `1, 16 or 64`
+/// Formats `1, 16 or 64`.
 fn or_list(counts: &[u16]) -> String {
     let texts: Vec<_> = counts.iter().map(u16::to_string).collect();
     match texts.split_last() {
@@ -331,7 +332,8 @@ fn or_list(counts: &[u16]) -> String {
 }
 
 impl Cell {
-    /// A comparison with a peer that is held back by its number of connections would flatter.
+    /// Returns each system's results at its best number of connections, because a comparison with a peer that
+    /// its connections limit would flatter.
     fn best_of_each_system(&self) -> Vec<&Results> {
         let mut best: Vec<&Results> = Vec::new();
         for results in &self.results {
@@ -346,7 +348,7 @@ impl Cell {
 }
 
 impl Results {
-    /// Operations per second, the median of the rounds.
+    /// Returns the median operations per second of the rounds.
     fn throughput(&self) -> f64 {
         self.spread(|round| round.throughput).median
     }
@@ -390,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn a_grpc_service_is_measured_at_each_number_of_connections_once() {
+    fn grpc_service_is_measured_once_at_each_number_of_connections() {
         let options = Command::parse_from(["bench"]).options;
         let names =
             |clients| contenders(&options, clients).iter().map(ToString::to_string).collect::<Vec<_>>();
@@ -406,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn ratios_are_those_of_the_best_number_of_connections() {
+    fn ratios_use_the_best_number_of_connections() {
         let results = vec![
             results(System::Heliosd, None, &[90.0]),
             results(System::Etcd, Some(1), &[20.0, 20.0, 90.0]),

@@ -1,8 +1,8 @@
-//! A few figures of several rounds.
+//! Statistics of a figure over several rounds.
 
 use std::fmt;
 
-/// Median, least and greatest of one figure over the rounds.
+/// Median, minimum and maximum of one figure over the rounds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Spread {
     pub median: f64,
@@ -11,7 +11,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// `None` of nothing.
+    /// Returns `None` when there are no figures.
     pub fn of(figures: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut figures: Vec<f64> = figures.into_iter().collect();
         figures.sort_by(f64::total_cmp);
@@ -26,14 +26,14 @@ impl Spread {
     }
 }
 
-/// `median (min-max)`.
+/// Formats as `median (min-max)`.
 impl fmt::Display for Spread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({}-{})", short(self.median), short(self.min), short(self.max))
     }
 }
 
-/// Three digits that count.
+/// Formats with three significant digits.
 pub fn short(figure: f64) -> String {
     match figure {
         _ if figure >= 100.0 => format!("{figure:.0}"),
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spreads() {
+    fn spread_has_median_minimum_and_maximum() {
         assert_eq!(Spread::of([]), None);
         let odd = Spread::of([3.0, 1.0, 2.0]).unwrap();
         assert_eq!((odd.median, odd.min, odd.max), (2.0, 1.0, 3.0));

@@ -1,4 +1,4 @@
-//! A .tar.gz, written to the disk as a whole or not at all.
+//! A .tar.gz archive, written to the disk as a whole or not at all.
 
 use std::path::Path;
 
@@ -7,10 +7,10 @@ use flate2::write::GzEncoder;
 
 use crate::error::Error;
 
-/// One file of a report.
+/// A file of a report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// With `/` between its parts.
+    /// Path below the archive's folder, with `/` as separator.
     pub path: String,
     pub content: String,
 }
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_packed_is_there_and_nothing_is_overwritten() {
+    fn archive_holds_its_entries_and_overwrites_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("report.tar.gz");
         let entries = [Entry::new("a.txt", "one"), Entry::new("logs/demo-0.log", "two\n")];

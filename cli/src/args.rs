@@ -1,4 +1,4 @@
-//! The command line; the reference page and the shell completions are made from it.
+//! The command line, from which the reference page and the shell completions are generated.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,35 +8,36 @@ use clap_complete::Shell;
 
 use crate::lock::Certificates;
 
-/// Looks at HeliosDB clusters and handles them, on Kubernetes or by the addresses of their members.
+/// Inspects and manages HeliosDB clusters, on Kubernetes or by the addresses of their members.
 ///
-/// Exit codes: 0 done, or healthy, or hibernated as asked; 1 failed, or degraded or changing; 2 down or unknown (status, members,
-/// plan, doctor); 64 the command line makes no sense.
+/// Exit codes: 0 done, or healthy, or hibernated as asked; 1 failed, or degraded or changing; 2 down or
+/// unknown (status, members, plan, doctor); 64 invalid command line.
 #[derive(Debug, Parser)]
 #[command(name = "heliosctl", version)]
 pub struct Cli {
     #[command(flatten)]
     pub target: Target,
-    /// Form of the answer.
+    /// Output format.
     #[arg(short, long, value_enum, global = true, default_value_t = Format::Table)]
     pub output: Format,
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// Which clusters are meant.
+/// Clusters that the command is about.
 #[derive(Debug, Args)]
 pub struct Target {
-    /// Namespace; that of the kubeconfig's context when not given.
+    /// Namespace; by default the one of the kubeconfig's context.
     #[arg(short, long, global = true)]
     pub namespace: Option<String>,
     /// Context of the kubeconfig.
     #[arg(long, global = true)]
     pub context: Option<String>,
-    /// The kubeconfig file; KUBECONFIG, ~/.kube/config or the pod's own account when not given.
+    /// Kubeconfig file; by default KUBECONFIG, ~/.kube/config or the pod's service account.
     #[arg(long, global = true, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
-    /// Peer addresses of members, HOST:PORT separated by commas: talks to them directly, without Kubernetes.
+    /// Peer addresses of members, HOST:PORT separated by commas, to which heliosctl talks directly, without
+    /// Kubernetes.
     #[arg(
         long = "endpoint",
         alias = "endpoints",
@@ -47,7 +48,7 @@ pub struct Target {
     pub endpoints: Vec<String>,
     #[command(flatten)]
     pub certificates: Certificates,
-    /// Longest wait for one answer, e.g. 5s or 1m.
+    /// Timeout of one request, e.g. 5s or 1m.
     #[arg(long, global = true, default_value = "10s", value_parser = duration, value_name = "TIME")]
     pub request_timeout: Duration,
 }
@@ -75,29 +76,31 @@ pub struct Wait {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// One table of members, what is under way, and one line that says how it is. Exit code 0, 1 or 2.
+    /// Shows a table of the members, the operation in progress and one line with the health. Exit code 0, 1
+    /// or 2.
     Status(Which),
-    /// The members with their ids, disks and addresses.
+    /// Lists the members with their ids, disks and addresses.
     Members(Which),
-    /// What the operator does or waits for next, since when, and what holds it up.
+    /// Shows the operator's current or next step, since when it lasts, and what blocks it.
     #[command(visible_alias = "why")]
     Plan(Which),
-    /// Hands leadership to a member, and waits until it leads.
+    /// Transfers leadership to a member and waits until it is the leader.
     Transfer {
-        /// The voter that shall lead.
+        /// Voter that becomes the leader.
         member: String,
         #[command(flatten)]
         wait: Wait,
     },
-    /// As transfer, in phases that are checked and told: prepare, sync, role change, reconfigure, resume.
+    /// Transfers leadership in phases that are checked and reported: prepare, sync, role change, reconfigure,
+    /// resume.
     Switchover(SwitchoverArgs),
-    /// Takes leadership from the leader; the most caught-up voter gets it.
+    /// Makes the leader step down; the most caught-up voter becomes the leader.
     StepDown(Which),
     /// Restarts all members, one at a time, the leader last.
     Restart {
         #[command(flatten)]
         which: Which,
-        /// Return when all members run again.
+        /// Wait until all members run again.
         #[arg(long)]
         wait: bool,
         #[command(flatten)]
@@ -105,35 +108,35 @@ pub enum Command {
     },
     /// Stops the operator from changing anything about a cluster.
     Pause(Which),
-    /// Lets the operator go on.
+    /// Lets the operator change a paused cluster again.
     Resume(Which),
     /// Stops all members and keeps their volumes.
     Hibernate(Which),
     /// Starts the members of a hibernated cluster again.
     Wake(Which),
-    /// What members log, each line with its member's name before it.
+    /// Prints the logs of members, each line with its member's name before it.
     Logs(LogsArgs),
-    /// Writes all there is to know about a cluster into one .tar.gz, without secrets.
+    /// Writes a support bundle of a cluster, without secrets, into one .tar.gz.
     Report {
         #[command(flatten)]
         which: Which,
-        /// The file to write. Default: helios-report-CLUSTER-TIME.tar.gz in the working directory.
+        /// File to write. Default: helios-report-CLUSTER-TIME.tar.gz in the working directory.
         #[arg(long, short)]
         file: Option<PathBuf>,
     },
-    /// Checks what a cluster and this tool need; without Kubernetes, that all members agree on one leader, and who holds
-    /// the ports of those on this machine.
+    /// Checks the prerequisites of a cluster and of this tool; without Kubernetes, that all members agree on
+    /// one leader, and which processes hold the ports of members on this machine.
     Doctor,
-    /// Adds a blank node as a member that holds data and does not vote yet. With --endpoint only.
+    /// Adds a blank node as a learner: it receives the log and does not vote. With --endpoint only.
     AddLearner {
         /// Peer address of the blank node, as the other members reach it.
         address: String,
     },
-    /// Makes a caught-up learner a voter. With --endpoint only.
+    /// Promotes a caught-up learner to a voter. With --endpoint only.
     Promote {
-        /// The learner that shall vote.
+        /// Learner to promote.
         member: String,
-        /// Log entries that it may be behind.
+        /// Largest lag of the learner, in log entries.
         #[arg(long, default_value_t = 1000)]
         max_lag: u64,
     },
@@ -144,7 +147,7 @@ pub enum Command {
         #[command(subcommand)]
         action: LogAction,
     },
-    /// Has a member write a snapshot of its data to its disk now.
+    /// Makes a member write a snapshot of its data to its disk now.
     Snapshot { member: String },
     /// Reads a key.
     Get {
@@ -162,20 +165,20 @@ pub enum Command {
         #[command(flatten)]
         data: Data,
     },
-    /// Removes keys and says how many there were.
+    /// Removes keys and prints how many of them existed.
     Del {
         #[arg(required = true)]
         keys: Vec<String>,
         #[command(flatten)]
         data: Data,
     },
-    /// Seconds until a key is removed.
+    /// Prints the seconds until a key is removed.
     Ttl {
         key: String,
         #[command(flatten)]
         data: Data,
     },
-    /// Has a key removed after so many seconds.
+    /// Sets a key to be removed after a number of seconds.
     Expire {
         key: String,
         seconds: u64,
@@ -193,8 +196,8 @@ pub enum Command {
 
 #[derive(Debug, Subcommand)]
 pub enum LogAction {
-    /// Makes a committed entry a no-op on all members, when applying it ends their processes. A majority has to hold it, as
-    /// `heliosctl status` shows. Its write is lost.
+    /// Turns a committed entry into a no-op on all members, for an entry that ends their processes when it is
+    /// applied. A majority must hold it, as `heliosctl status` shows. Its write is lost.
     Skip {
         /// Index of the entry.
         index: u64,
@@ -208,39 +211,41 @@ pub enum LogAction {
 
 #[derive(Debug, Subcommand)]
 pub enum Certs {
-    /// Makes a certificate with its key; the first time a CA, too. Nothing is written over.
+    /// Creates a certificate with its key, and the first time a CA. Existing files are not overwritten.
     Create {
-        /// Where ca.crt and ca.key are, and where the certificate goes.
+        /// Directory of ca.crt and ca.key, into which the certificate is written.
         #[arg(long, value_name = "DIR")]
         ca_dir: PathBuf,
-        /// Name of the member, or of whoever shows the certificate: NAME.crt and NAME.key.
+        /// Name of the member or user that presents the certificate; the files are NAME.crt and NAME.key.
         #[arg(long)]
         name: String,
-        /// A DNS name or an address by which others reach it; may be given several times.
+        /// DNS name or address by which others reach the member; may be given several times.
         #[arg(long = "host", required_unless_present = "admin")]
         hosts: Vec<String>,
-        /// For whoever manages the cluster, as heliosctl does with --cert: no member's certificate does for that.
+        /// Create a certificate for managing the cluster, e.g. with heliosctl --cert; members' certificates
+        /// are not accepted for that.
         #[arg(long, conflicts_with = "hosts")]
         admin: bool,
-        /// How long it is valid.
+        /// Validity in days.
         #[arg(long, default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=3650))]
         days: u32,
     },
 }
 
-/// As [`Which`], for the commands whose words are keys.
+/// [`Which`] as a flag, for the commands whose positional arguments are keys.
 #[derive(Debug, Args)]
 pub struct Data {
     /// Name of the HeliosCluster; may be left out when the namespace has one only.
     #[arg(long, short)]
     pub cluster: Option<String>,
-    /// The user; `default` when not given. On Kubernetes the one of the cluster's Secret.
+    /// User name; by default `default`, on Kubernetes the one in the cluster's Secret.
     #[arg(long, env = "HELIOSCTL_USER")]
     pub user: Option<String>,
     /// The user's password.
     #[arg(long, env = "HELIOS_PASSWORD", hide_env_values = true)]
     pub password: Option<String>,
-    /// A file with the password in its first line; wins over --password, which other people on this machine can see.
+    /// File with the password in its first line; takes precedence over --password, which other users of this
+    /// machine can see.
     #[arg(long, env = "HELIOSCTL_PASSWORD_FILE", value_name = "FILE")]
     pub password_file: Option<PathBuf>,
 }
@@ -255,20 +260,20 @@ impl From<&Data> for Which {
 pub struct LogsArgs {
     /// A member, or a HeliosCluster for all of its members; may be left out when there is one cluster only.
     pub name: Option<String>,
-    /// Go on with what is logged from now on.
+    /// Follow the logs: print new lines as they are written.
     #[arg(long, short)]
     pub follow: bool,
-    /// Lines of each member to begin with.
+    /// Number of the latest lines of each member to print first.
     #[arg(long, default_value_t = 100)]
     pub tail: u32,
-    /// What the process before the present one logged.
+    /// Print the log of each member's previous process instead.
     #[arg(long, short, conflicts_with = "follow")]
     pub previous: bool,
 }
 
 #[derive(Debug, Args)]
 pub struct SwitchoverArgs {
-    /// The voter that shall lead.
+    /// Voter that becomes the leader.
     pub member: String,
     /// Check the preconditions only. Exit code 0: all hold, 1: one does not.
     #[arg(long)]
@@ -285,20 +290,20 @@ pub struct SwitchoverArgs {
 }
 
 impl Command {
-    /// Whether the exit code tells health, so that a failure to look is "unknown".
-    pub fn tells_health(&self) -> bool {
+    /// Whether the exit code is the health; then a failure to observe it exits with "unknown".
+    pub fn exit_code_is_health(&self) -> bool {
         matches!(self, Self::Status(_) | Self::Members(_) | Self::Plan(_) | Self::Doctor)
     }
 }
 
-/// Eight hexadecimal digits.
+/// Parses a checksum of eight hexadecimal digits.
 fn crc(text: &str) -> Result<u32, String> {
     let wrong =
         |_| format!("{text:?} is no checksum; write the eight hexadecimal digits that the status shows");
     u32::from_str_radix(text, 16).map_err(wrong)
 }
 
-/// A time as people write it: `500ms`, `5s`, `10m`, `1h`.
+/// Parses a duration with its unit: `500ms`, `5s`, `10m`, `1h`.
 fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is no time; write e.g. 500ms, 5s, 10m or 1h");
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
@@ -321,12 +326,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_well_formed() {
+    fn command_line_is_well_formed() {
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn a_time_has_a_unit_and_a_bound() {
+    fn duration_needs_a_unit_and_is_bounded() {
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(duration("10m"), Ok(Duration::from_secs(600)));
         for wrong in ["", "5", "s", "0s", "25h", "5 s", "-5s", "99999999999999999999h"] {
@@ -335,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_stand_before_and_after_the_command() {
+    fn global_flags_are_accepted_before_and_after_the_command() {
         for line in [["heliosctl", "-n", "a", "status", "demo"], ["heliosctl", "status", "demo", "-n", "a"]] {
             let cli = Cli::try_parse_from(line).unwrap();
             assert_eq!(cli.target.namespace.as_deref(), Some("a"));

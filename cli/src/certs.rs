@@ -1,4 +1,5 @@
-//! Certificates for clusters without Kubernetes: one CA in a directory, and leaf certificates of it.
+//! Certificates for clusters without Kubernetes: one CA in a directory, and the leaf certificates that it
+//! signs.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
@@ -13,13 +14,14 @@ use crate::error::Error;
 use crate::lock::read;
 
 const CA_DAYS: u32 = 3650;
-/// A clock that is a little behind has to take the certificate, too. In seconds.
-const EARLIER: i64 = 3600;
+/// Seconds by which a certificate is valid before now, so that members whose clocks are a little behind
+/// accept it.
+const VALID_BEFORE_NOW: i64 = 3600;
 const DAY: i64 = 24 * 3600;
 const PUBLIC: u32 = 0o644;
 const PRIVATE: u32 = 0o600;
 
-/// Makes `NAME.crt` and `NAME.key` in `dir`, and `ca.crt` and `ca.key` when there are none yet.
+/// Creates `NAME.crt` and `NAME.key` in `dir`, and `ca.crt` and `ca.key` when there are none yet.
 ///
 /// # Errors
 /// When a file cannot be written, exists already, or the CA there cannot be used.
@@ -42,23 +44,23 @@ pub fn create(dir: &Path, name: &str, hosts: &[String], days: u32) -> Result<Str
     write(&dir.join(format!("{name}.key")), &leaf.key, PRIVATE)?;
     write(&dir.join(format!("{name}.crt")), &leaf.certificate, PUBLIC)?;
     let dir = dir.display();
-    let beginning = if made {
+    let ca_note = if made {
         format!("{dir}/ca.crt and ca.key are a new CA; keep ca.key to yourself\n")
     } else {
         String::new()
     };
     Ok(format!(
-        "{beginning}{dir}/{name}.crt and {name}.key are valid for {days} days, for {}",
+        "{ca_note}{dir}/{name}.crt and {name}.key are valid for {days} days, for {}",
         hosts.join(", ")
     ))
 }
 
 fn valid_for(days: u32) -> Range<i64> {
     let now = Timestamp::now().as_second();
-    now - EARLIER..now + DAY * i64::from(days)
+    now - VALID_BEFORE_NOW..now + DAY * i64::from(days)
 }
 
-/// Nothing is written over.
+/// Writes a new file with `mode`; an existing file is an error.
 fn write(path: &Path, text: &str, mode: u32) -> Result<(), Error> {
     let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
     file.and_then(|mut file| file.write_all(text.as_bytes())).map_err(unwritable(path))
@@ -81,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_ca_is_made_once_and_its_leaves_are_what_members_take() {
+    fn ca_is_created_once_and_members_accept_its_leaves() {
         let dir = tempfile::tempdir().unwrap();
         let hosts = ["localhost".to_owned(), "127.0.0.1".to_owned()];
         let said = create(dir.path(), "node-1", &hosts, 30).unwrap();
@@ -105,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn the_certificate_of_an_admin_names_no_host() {
+    fn admin_certificate_names_no_host() {
         use clap::Parser as _;
         use helios_proto::tls::{MANAGEMENT_NAME, certificates, names_of};
         let dir = tempfile::tempdir().unwrap();

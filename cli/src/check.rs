@@ -1,4 +1,4 @@
-//! What `doctor` found out, one line for each thing it looked at. Pure.
+//! Results of `doctor`, one line for each check. Pure.
 
 use serde::Serialize;
 
@@ -9,7 +9,7 @@ pub struct Check {
     pub what: String,
     pub ok: bool,
     pub found: String,
-    /// What to do about it, when it is not ok.
+    /// Remedy, when the check failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fix: Option<String>,
 }
@@ -28,12 +28,12 @@ impl Check {
 #[serde(rename_all = "camelCase")]
 pub struct Checks {
     pub checks: Vec<Check>,
-    /// Nothing could be looked at.
+    /// True when no API server or member answered, so that nothing could be checked.
     pub nobody_answered: bool,
 }
 
 impl Checks {
-    /// 0 all well, 1 something failed, 2 nothing could be looked at.
+    /// Returns 0 when all checks are ok, 1 when one failed, 2 when nothing could be checked.
     pub fn exit_code(&self) -> u8 {
         match (self.nobody_answered, self.checks.iter().all(|check| check.ok)) {
             (true, _) => 2,
@@ -42,7 +42,7 @@ impl Checks {
         }
     }
 
-    /// A table, and below it what to do about each failure.
+    /// Returns a table, and below it the remedy of each failure.
     pub fn text(&self) -> String {
         let row = |check: &Check| {
             let verdict = if check.ok { "ok" } else { "FAILED" };
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn failures_come_with_what_to_do() {
+    fn failures_are_listed_with_their_remedy() {
         let checks = Checks {
             checks: vec![Check::ok("one", "fine"), Check::failed("two", "gone", "bring it back")],
             nobody_answered: false,

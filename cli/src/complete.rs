@@ -1,11 +1,11 @@
-//! Completion of `kubectl helios`, in the form that kubectl understands: a candidate a line with its description
+//! Completion of `kubectl helios`, in the form that kubectl expects: a candidate a line with its description
 //! after a tab, and `:4` at the end, for "no file names". Pure.
 
 use clap::{Command, CommandFactory};
 
 use crate::args::Cli;
 
-/// Candidates for the last of `words`.
+/// Returns the candidates for the last of `words`.
 pub fn complete(words: &[String]) -> String {
     let mut cli = Cli::command();
     cli.build();
@@ -51,6 +51,6 @@ mod tests {
         assert_eq!(words("restart --wa"), ["--wait", ":4"]);
         assert_eq!(words("restart --names"), ["--namespace", ":4"]);
         assert_eq!(words("restart dem"), [":4"], "names of clusters are not known here");
-        assert!(complete(&[]).starts_with("status\tOne table"));
+        assert!(complete(&[]).starts_with("status\tShows a table"));
     }
 }

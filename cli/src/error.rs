@@ -1,4 +1,4 @@
-//! Why a command did not do what it was asked: what, to what, and what to do next.
+//! The errors of a command: what failed, on what object, and what to do next.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -21,7 +21,7 @@ pub enum Error {
     #[error("{member} refused to {doing}: {message}{hint}")]
     Refused { member: String, doing: String, message: String, hint: String, retryable: bool },
 
-    /// What was asked for makes no sense as things are.
+    /// The request cannot be fulfilled in the present state.
     #[error("{0}")]
     Impossible(String),
 
@@ -39,7 +39,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// For `map_err`: names the call to the API server that failed.
+    /// Returns an adapter for `map_err` that names the failed call to the API server.
     pub fn kube(doing: &'static str, what: impl Into<String>) -> impl FnOnce(kube::Error) -> Self {
         move |source| {
             let (message, advice) = explain(&source);
@@ -47,7 +47,7 @@ impl Error {
         }
     }
 
-    /// For `map_err`: names the call to a member that it refused.
+    /// Returns an adapter for `map_err` that names the call that a member refused.
     pub fn refused(member: &str, doing: impl Into<String>) -> impl FnOnce(tonic::Status) -> Self {
         move |status| {
             let detail = detail_of(&status);
@@ -70,9 +70,9 @@ impl Error {
 
 fn explain(error: &kube::Error) -> (String, &'static str) {
     let kube::Error::Api(status) = error else {
-        return (innermost(error), "is the API server reachable? heliosctl doctor looks at it");
+        return (innermost(error), "is the API server reachable? heliosctl doctor checks it");
     };
-    // Before its reason the API server repeats the whole object, secrets of its annotations with it.
+    // The API server repeats the whole object before its reason, with any secrets in its annotations.
     if let Some((_, reason)) = status.message.split_once("strict decoding error: ") {
         return (
             reason.to_owned(),
@@ -82,9 +82,9 @@ fn explain(error: &kube::Error) -> (String, &'static str) {
     let advice = match status.code {
         401 => "log in to Kubernetes again",
         403 => "ask for that right; heliosctl doctor lists all that are needed",
-        404 => "look at what there is: kubectl get heliosclusters --all-namespaces",
+        404 => "list what exists: kubectl get heliosclusters --all-namespaces",
         409 => "it was changed at the same time; try again",
-        _ => "heliosctl doctor looks at what may be wrong",
+        _ => "heliosctl doctor checks the prerequisites",
     };
     (status.message.clone(), advice)
 }
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_unknown_field_is_named_and_the_object_is_not_repeated() {
+    fn unknown_field_error_names_the_field_and_omits_the_object() {
         let message = r#"patch: Invalid value: "{\"note\":\"hunter2\"}": strict decoding error: unknown field "spec.hibernate""#;
         let status = Status::failure(message, "Invalid").with_code(422);
         let error = Error::kube("change HeliosCluster", "demo")(kube::Error::Api(status.boxed()));

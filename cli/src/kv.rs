@@ -1,4 +1,4 @@
-//! Keys: the commands of `redis-cli` that one needs while looking at a cluster, through any member.
+//! Key commands for inspecting a cluster (GET, SET, DEL, PTTL, EXPIRE), through any member.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::lock::User;
 use crate::place::Place;
 
-/// A command, and how its answer is put.
+/// A key command; it also formats its reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
     Get { key: String },
@@ -20,11 +20,11 @@ pub enum Request {
     Expire { key: String, seconds: u64 },
 }
 
-/// What was found, and whether it was what one would call success.
+/// Result of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
     pub text: String,
-    /// False for a key that does not exist.
+    /// False when the key does not exist.
     pub exists: bool,
 }
 
@@ -38,10 +38,10 @@ impl Found {
     }
 }
 
-/// Asks the member whose client port is at `place`.
+/// Executes `request` at the member whose client port is at `place`.
 ///
 /// # Errors
-/// When it cannot be reached, or answers with an error.
+/// When the member cannot be reached, or replies with an error.
 pub async fn ask(place: &Place, user: &User, request: &Request, limit: Duration) -> Result<Found, Error> {
     let pipe = place.open().await?;
     let refused = |error: redis::RedisError| Error::Refused {
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_put_in_words() {
+    fn replies_are_formatted_as_text() {
         let key = || "k".to_owned();
         assert_eq!(read(Request::Get { key: key() }, Value::Nil), Found::no("k"));
         assert_eq!(read(Request::Get { key: key() }, Value::BulkString(b"v".into())), Found::yes("v"));

@@ -1,5 +1,5 @@
-//! `heliosctl`, also as `kubectl helios`: what a person does with HeliosDB clusters from a terminal.
-//! Effects are in `kubernetes`, `direct`, `place`, `kv` and here; what is shown is made by pure functions.
+//! `heliosctl`, also as `kubectl helios`: manages HeliosDB clusters from a terminal. Effects are in
+//! `kubernetes`, `direct`, `place`, `kv` and here; pure functions build the output.
 
 mod archive;
 mod args;
@@ -33,22 +33,22 @@ use clap::error::ErrorKind;
 
 use crate::args::Cli;
 
-/// The command line makes no sense (EX_USAGE): apart from 2, which `status` has for "down".
+/// Exit code of an invalid command line (sysexits.h), which is not 2 because `status` uses that for "down".
 const EX_USAGE: u8 = 64;
 const UNKNOWN: u8 = 2;
 
-/// The process: its arguments, its one line of error, its exit code.
+/// Runs the process: parses its arguments, prints at most one line of error, returns its exit code.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
             let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
-            // A closed pipe is no error of ours.
+            // A closed pipe is ignored.
             drop(error.print());
             return if asked { ExitCode::SUCCESS } else { EX_USAGE.into() };
         }
     };
-    let failed = if cli.command.tells_health() { ExitCode::from(UNKNOWN) } else { ExitCode::FAILURE };
+    let failed = if cli.command.exit_code_is_health() { ExitCode::from(UNKNOWN) } else { ExitCode::FAILURE };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

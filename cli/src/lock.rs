@@ -1,4 +1,4 @@
-//! What a member's ports ask for besides an address: certificates, and who is there.
+//! TLS certificates and Redis users, which a member's ports require.
 
 use std::path::{Path, PathBuf};
 
@@ -7,13 +7,14 @@ use helios_proto::tls::ClientTls;
 
 use crate::error::Error;
 
-/// Certificates, where members speak TLS. On Kubernetes they are read from the cluster's Secret when none is given.
+/// Certificates for members with TLS. On Kubernetes they are read from the cluster's Secret when none is
+/// given.
 #[derive(Debug, Args)]
 pub struct Certificates {
-    /// CA of the members, PEM: talks TLS to them.
+    /// CA of the members, PEM; heliosctl then talks TLS to them.
     #[arg(long, env = "HELIOSCTL_CACERT", global = true, value_name = "FILE")]
     pub cacert: Option<PathBuf>,
-    /// Certificate of this client, PEM: the peer port asks for one.
+    /// Certificate of this client, PEM; the peer port requires one.
     #[arg(long, env = "HELIOSCTL_CERT", global = true, value_name = "FILE", requires = "private_key")]
     pub cert: Option<PathBuf>,
     /// Private key of --cert, PEM.
@@ -21,12 +22,12 @@ pub struct Certificates {
     pub private_key: Option<PathBuf>,
 }
 
-/// How a member is talked to.
+/// TLS settings for connections to members.
 #[derive(Debug, Clone, Default)]
 pub struct Lock {
-    /// None: without TLS.
+    /// Client TLS; `None` for plain connections.
     pub tls: Option<ClientTls>,
-    /// What to do when the member asks for more.
+    /// Remedy when the member requires more, e.g. a certificate that could not be read.
     pub advice: Option<String>,
 }
 
@@ -55,16 +56,16 @@ pub fn read(path: &Path) -> Result<Vec<u8>, Error> {
     std::fs::read(path).map_err(|source| Error::Unreadable { path: path.to_owned(), source })
 }
 
-/// Who a user of the keys is.
+/// The user that authenticates for key commands.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct User {
-    /// `default` when not given.
+    /// User name; `default` when not given.
     pub name: Option<String>,
     pub password: Option<String>,
 }
 
 impl User {
-    /// The password is the first line of its file.
+    /// Returns the user with `password`, or with the first line of `file` as the password.
     ///
     /// # Errors
     /// When the file cannot be read.

@@ -1,4 +1,4 @@
-//! Standard output: a text for people, or the same as JSON or YAML.
+//! Standard output: text for users, or the same as JSON or YAML.
 
 use std::io::{ErrorKind, IsTerminal, Write};
 
@@ -8,16 +8,16 @@ use crate::args::Format;
 use crate::error::Error;
 use crate::render::Colour;
 
-/// Colours for a person at a terminal who has not asked for none (no-color.org).
+/// Returns whether to colour: standard output is a terminal and NO_COLOR (no-color.org) is not set.
 pub fn colour() -> Colour {
     let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     Colour(std::io::stdout().is_terminal() && !unwanted)
 }
 
-/// Writes `value` in its form; `text` is asked for only when people read it.
+/// Writes `value` in `format`; `text` is called for the text format only.
 ///
 /// # Errors
-/// When standard output cannot be written to. A reader that has seen enough is no error.
+/// When standard output cannot be written to. A reader that closes the pipe is no error.
 pub fn show<T: Serialize>(format: Format, value: &T, text: impl FnOnce() -> String) -> Result<(), Error> {
     let unwritable = |error: &dyn std::error::Error| Error::Output(error.to_string());
     let shown = match format {

@@ -1,4 +1,4 @@
-//! Asks again for what was refused for the moment only, e.g. while a leader is being chosen.
+//! Retries of requests that were refused for the moment only, e.g. during an election.
 
 use std::time::{Duration, Instant};
 
@@ -6,11 +6,11 @@ use crate::error::Error;
 
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Repeats `attempt` until it succeeds, is refused for good, or `limit` has passed. Only for what may be
-/// repeated: every call of the management service is idempotent.
+/// Repeats `attempt` until it succeeds, is refused for good, or `limit` has passed. `attempt` must be
+/// idempotent, as every call of the management service is.
 ///
 /// # Errors
-/// The last one of `attempt`.
+/// The last error of `attempt`.
 pub async fn persist<T>(
     limit: Duration,
     mut attempt: impl AsyncFnMut() -> Result<T, Error>,
@@ -36,14 +36,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_refused_for_the_moment_is_asked_for_again() {
+    async fn retryable_refusal_is_retried() {
         let mut answers = vec![Ok(7), Err(refused(true)), Err(refused(true))];
         let found = persist(Duration::from_secs(600), async || answers.pop().unwrap()).await;
         assert_eq!(found.unwrap(), 7);
     }
 
     #[tokio::test]
-    async fn what_is_refused_for_good_or_too_late_is_not() {
+    async fn final_or_late_refusal_is_not_retried() {
         let mut asked = 0;
         let mut ask = async |retryable, limit| {
             persist::<()>(limit, async || {

@@ -19,7 +19,7 @@ use crate::error::{Error, innermost};
 use crate::lock::Lock;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// The most that is taken of one answer by HTTP.
+/// Largest HTTP response that is read, in bytes.
 const MAX_HTTP_BYTES: u64 = 8 << 20;
 
 #[derive(Clone)]
@@ -32,27 +32,27 @@ pub struct Place {
 enum At {
     /// `HOST:PORT`.
     Address(String),
-    /// Through the API server, so that no pod needs to be reachable from here.
+    /// Port of a pod, reached through the API server, so that no pod needs to be reachable from here.
     Pod { pods: Box<Api<Pod>>, name: String, port: u16, host: String },
 }
 
 impl Place {
-    /// `address` is host:port.
+    /// Returns the place at `address`, which is HOST:PORT.
     pub fn address(address: String, lock: Lock) -> Self {
         Self { at: At::Address(address), lock }
     }
 
-    /// A port of the pod `name`, whose certificate is for `host`.
+    /// Returns a port of the pod `name`, whose certificate is for `host`.
     pub fn pod(pods: Api<Pod>, name: &str, port: u16, host: String, lock: Lock) -> Self {
         Self { at: At::Pod { pods: Box::new(pods), name: name.to_owned(), port, host }, lock }
     }
 
-    /// The same without TLS.
+    /// Returns the same place without TLS.
     pub fn unlocked(self) -> Self {
         Self { lock: Lock { tls: None, ..self.lock }, ..self }
     }
 
-    /// How it is called in messages.
+    /// Returns the name of the place for messages.
     pub fn name(&self) -> &str {
         match &self.at {
             At::Address(address) => address,
@@ -67,10 +67,10 @@ impl Place {
         }
     }
 
-    /// A new connection, with TLS where that is asked for.
+    /// Opens a connection, with TLS where it is configured.
     ///
     /// # Errors
-    /// When there is none within five seconds.
+    /// When the connection is not established within five seconds.
     pub async fn open(&self) -> Result<Pipe, Error> {
         let open = async {
             let pipe = self.try_open().await?;
@@ -98,7 +98,8 @@ impl Place {
         }
     }
 
-    /// As `open`, for HTTP/2: whether a member takes this client's certificate is known then.
+    /// Opens a connection for HTTP/2. It returns only after the member has accepted or rejected this client's
+    /// certificate.
     async fn greet(&self) -> io::Result<Pipe> {
         let pipe = self.try_open().await?;
         match &self.lock.tls {
@@ -107,7 +108,7 @@ impl Place {
         }
     }
 
-    /// A client of the `Cluster` service here, every call of which ends within `limit`.
+    /// Returns a client of the `Cluster` service here, every call of which ends within `limit`.
     ///
     /// # Errors
     /// When there is no connection.
@@ -124,10 +125,10 @@ impl Place {
         channel.map(ClusterClient::new).map_err(|error| self.unreachable(innermost(&error)))
     }
 
-    /// What the node here says of itself.
+    /// Returns the status that the node reports.
     ///
     /// # Errors
-    /// When it cannot be reached, or does not answer within `limit`.
+    /// When the node cannot be reached, or does not answer within `limit`.
     pub async fn status(&self, limit: Duration) -> Result<StatusResponse, Error> {
         let ask = async {
             let mut client = self.cluster(limit).await?;
@@ -140,14 +141,14 @@ impl Place {
         }
     }
 
-    /// The body of a GET of `path` by HTTP, at most 8 MiB of it.
+    /// Returns the body of an HTTP GET of `path`, at most 8 MiB of it.
     ///
     /// # Errors
     /// When there is no connection, or no whole answer within `limit`.
     pub async fn http_get(&self, path: &str, limit: Duration) -> Result<String, Error> {
         let ask = async {
             let mut pipe = self.try_open().await?;
-            // HTTP/1.0: the body ends with the connection.
+            // With HTTP/1.0 the body ends with the connection.
             let request = format!("GET {path} HTTP/1.0\r\nHost: member\r\n\r\n");
             pipe.write_all(request.as_bytes()).await?;
             let mut answer = Vec::new();
@@ -181,7 +182,7 @@ impl Place {
                 "does the member run, and is this its peer address (port 7000 by default)?".to_owned()
             }
             (At::Pod { .. }, _) => {
-                "does its pod run, and may you create pods/portforward? heliosctl doctor tells".to_owned()
+                "does its pod run, and may you create pods/portforward? heliosctl doctor checks both".to_owned()
             }
         };
         Error::Unreachable { place: self.name().to_owned(), message, advice }

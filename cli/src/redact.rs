@@ -1,5 +1,5 @@
-//! Takes secrets out of what leaves the cluster in a report. Secrets themselves are never asked for; this is for
-//! what slips into other places: environment, annotations, configuration, logs.
+//! Redaction of secrets from the report. Secrets themselves are never read; this masks those that slip into
+//! other places: environment, annotations, configuration, logs.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
@@ -8,7 +8,7 @@ use regex::Regex;
 use serde_json::Value;
 
 const MASK: &str = "<redacted>";
-/// kubectl's copy of everything that was applied, secrets of earlier specs with it.
+/// Annotation with kubectl's copy of everything that was applied, including secrets of earlier specs.
 const APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 static RULES: LazyLock<[(Regex, &'static str); 5]> = LazyLock::new(|| {
@@ -19,11 +19,11 @@ static RULES: LazyLock<[(Regex, &'static str); 5]> = LazyLock::new(|| {
             rule(r"(?s)-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|\z)"),
             "<redacted>",
         ),
-        // Tokens of Kubernetes and of most others.
+        // Tokens of Kubernetes and most other JSON web tokens.
         (rule(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]*)?"), "<redacted>"),
         // scheme://user:password@host
         (rule(r"([a-z][a-z0-9+.-]*://[^\s/:@]*):[^\s/@]+@"), "$1:<redacted>@"),
-        // The header of HTTP, and a bearer's token elsewhere.
+        // Authorization header of HTTP, and bearer tokens elsewhere.
         (
             rule(
                 r#"(?i)\b(authorization\\?["']?\s*[:=]\s*\\?["']?(?:(?:bearer|basic)\s)?|bearer\s)\s*[A-Za-z0-9+/=._~-]{8,}"#,
@@ -40,7 +40,7 @@ static RULES: LazyLock<[(Regex, &'static str); 5]> = LazyLock::new(|| {
     ]
 });
 
-/// Text of any kind: logs, configuration files, events.
+/// Returns text of any kind (logs, configuration files, events) with its secrets masked.
 pub fn text(text: &str) -> String {
     let mut text = Cow::Borrowed(text);
     for (pattern, replacement) in RULES.iter() {
@@ -51,8 +51,8 @@ pub fn text(text: &str) -> String {
     text.into_owned()
 }
 
-/// A Kubernetes object: without bookkeeping, with the values of fields and variables masked whose name
-/// says that they are secret, and all other texts as [`text`].
+/// Redacts a Kubernetes object: removes bookkeeping, masks the values of fields and variables with a secret's
+/// name, and masks all other strings by [`text`].
 pub fn object(value: &mut Value) {
     match value {
         Value::Object(fields) => {
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn what_helps_to_understand_stays() {
+    fn text_without_secrets_is_unchanged() {
         for plain in [
             "automountServiceAccountToken: false",
             "secretName: demo-auth",
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn objects_lose_secrets_and_bookkeeping_only() {
+    fn objects_lose_only_secrets_and_bookkeeping() {
         let mut pod = json!({
             "metadata": {
                 "name": "demo-0",

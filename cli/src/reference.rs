@@ -1,4 +1,4 @@
-//! The reference page, `docs/reference/heliosctl.md`, made from the command line's own description.
+//! The reference page, `docs/reference/heliosctl.md`, generated from the clap definitions.
 
 #[cfg(test)]
 mod tests {
@@ -18,7 +18,7 @@ With `--endpoint` (or `HELIOS_ENDPOINTS`) it talks to members by their peer addr
 ";
 
     #[test]
-    fn the_reference_page_is_up_to_date() {
+    fn reference_page_is_up_to_date() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/heliosctl.md");
         let page = page().unwrap();
         if std::env::var_os("HELIOS_UPDATE_DOCS").is_some() {
@@ -77,7 +77,7 @@ With `--endpoint` (or `HELIOS_ENDPOINTS`) it talks to members by their peer addr
         if flags.is_empty() { Ok(()) } else { writeln!(page, "{flags}") }
     }
 
-    /// clap takes the full stop away.
+    /// Appends the full stop that clap removes.
     fn sentence(text: Option<String>) -> String {
         let text = text.unwrap_or_default();
         if text.ends_with('.') { text } else { text + "." }
@@ -88,7 +88,7 @@ With `--endpoint` (or `HELIOS_ENDPOINTS`) it talks to members by their peer addr
         if arg.is_required_set() { name } else { format!("[{name}]") }
     }
 
-    /// A row for each flag that is not of every command.
+    /// Returns a table row for each flag except `--help` and `--version`.
     fn flags<'a>(all: impl Iterator<Item = &'a Arg>) -> String {
         let mut rows = String::new();
         for arg in all {

@@ -1,11 +1,11 @@
-//! Text for people. Pure: what it is made from, and the time, are given.
+//! Text output for users. Pure: its input and the time are arguments.
 
 use jiff::{SignedDuration, Timestamp};
 
 use crate::table::table;
 use crate::view::{ClusterView, ConditionView, Health, MemberView, OperationView, Verdict};
 
-/// Whether words may be coloured.
+/// Whether text may be coloured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Colour(pub bool);
 
@@ -21,7 +21,7 @@ impl Colour {
     }
 }
 
-/// A head line, the members, what is under way, and as the last line the verdict.
+/// Returns a head line, the members, the operation and conditions, and as the last line the verdict.
 pub fn status(cluster: &ClusterView, now: Timestamp, colour: Colour) -> String {
     let mut text = head(cluster) + "\n";
     if !cluster.members.is_empty() {
@@ -69,7 +69,7 @@ fn status_row(member: &MemberView) -> [String; 9] {
     ]
 }
 
-/// The members with what identifies them.
+/// Returns a table of the members with their identities.
 pub fn members(cluster: &ClusterView) -> String {
     let row = |member: &MemberView| {
         let MemberView {
@@ -102,7 +102,7 @@ pub fn members(cluster: &ClusterView) -> String {
     table(headers, &cluster.members.iter().map(row).collect::<Vec<_>>())
 }
 
-/// What is done or awaited, for how long, and what holds it up.
+/// Returns the operation's step, its duration, its deadline and the conditions that block it.
 pub fn plan(cluster: &ClusterView, now: Timestamp, colour: Colour) -> String {
     let mut text = String::new();
     match &cluster.operation {
@@ -156,7 +156,7 @@ fn number(value: Option<u64>) -> String {
     value.map_or_else(String::new, |value| value.to_string())
 }
 
-/// A length of time in its two largest units, `2m5s`; a clock that differs a little makes it 0s.
+/// Formats a duration in its two largest units, e.g. `2m5s`; a negative one, which clock skew causes, is 0s.
 pub fn length(time: SignedDuration) -> String {
     let seconds = time.as_secs().max(0);
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);

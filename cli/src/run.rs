@@ -1,4 +1,4 @@
-//! One command: by the members' addresses when some are given, else through Kubernetes.
+//! Runs one command: by the members' addresses when some are given, else through Kubernetes.
 
 use std::path::PathBuf;
 
@@ -27,7 +27,7 @@ const FAILED: u8 = 1;
 /// Runs the command and returns its exit code.
 ///
 /// # Errors
-/// When it cannot do what it is asked.
+/// When the command fails.
 pub async fn run(cli: &Cli) -> Result<u8, Error> {
     if let Command::Completion { shell } = &cli.command {
         let name = if cfg!(windows) { "heliosctl.exe" } else { "heliosctl" };
@@ -91,7 +91,7 @@ async fn by_address(cli: &Cli) -> Result<u8, Error> {
 async fn through_kubernetes(cli: &Cli, finder: &Finder) -> Result<u8, Error> {
     match &cli.command {
         Command::Status(which) | Command::Members(which) | Command::Plan(which) => {
-            present(cli, &look(finder, which).await?)
+            present(cli, &observe(finder, which).await?)
         }
         Command::Doctor => {
             let checks = kubernetes::doctor(finder).await;
@@ -120,7 +120,7 @@ async fn through_kubernetes(cli: &Cli, finder: &Finder) -> Result<u8, Error> {
             let name = finder.one(which).await?.name_any();
             let paused = matches!(cli.command, Command::Pause(_));
             kubernetes::set_paused(finder, &name, paused).await?;
-            let effect = if paused { "changes nothing about it any more" } else { "goes on" };
+            let effect = if paused { "no longer changes the cluster" } else { "changes the cluster again" };
             said(cli, &format!("{name}: the operator {effect}"))
         }
         Command::Hibernate(which) | Command::Wake(which) => {
@@ -146,19 +146,19 @@ async fn through_kubernetes(cli: &Cli, finder: &Finder) -> Result<u8, Error> {
         | Command::Expire { .. }
         | Command::Certs { .. }
         | Command::Completion { .. } => {
-            Err(Error::Impossible("this command was to be handled before".into()))
+            Err(Error::Impossible("this command is handled earlier (bug)".into()))
         }
     }
 }
 
-/// The cluster that is named, or all of the namespace.
-async fn look(finder: &Finder, which: &Which) -> Result<Vec<ClusterView>, Error> {
+/// Returns the view of the cluster that `which` names, or of all clusters of the namespace.
+async fn observe(finder: &Finder, which: &Which) -> Result<Vec<ClusterView>, Error> {
     let clusters = match which.cluster {
         Some(_) => vec![finder.one(which).await?],
         None => finder.all().await?,
     };
     if clusters.is_empty() {
-        // Says that there is none, and where to look.
+        // Returns the error that there is no cluster, and where to look.
         finder.one(which).await?;
     }
     let mut views = Vec::new();
@@ -170,7 +170,7 @@ async fn look(finder: &Finder, which: &Which) -> Result<Vec<ClusterView>, Error>
     Ok(views)
 }
 
-/// Shows what was seen; the exit code is that of the worst.
+/// Prints the views; the exit code is that of the worst health.
 fn present(cli: &Cli, views: &[ClusterView]) -> Result<u8, Error> {
     let (now, colour) = (Timestamp::now(), colour());
     let one = |view: &ClusterView| match cli.command {
@@ -187,7 +187,8 @@ fn present(cli: &Cli, views: &[ClusterView]) -> Result<u8, Error> {
     Ok(worst.map_or(DONE, |health| health.exit_code()))
 }
 
-/// Without a dry run, each phase is told as it is done.
+/// Executes the switchover, with a line for each phase as it is done, or checks its preconditions in a dry
+/// run.
 async fn switch_over(cli: &Cli, members: &impl Members, args: &SwitchoverArgs) -> Result<u8, Error> {
     if args.dry_run {
         let outlook = Outlook::of(&members.survey().await, &args.member);
@@ -195,13 +196,14 @@ async fn switch_over(cli: &Cli, members: &impl Members, args: &SwitchoverArgs) -
         return Ok(if outlook.blockers.is_empty() { DONE } else { FAILED });
     }
     let limits = Limits { prepare: args.prepare_timeout, sync: args.sync_timeout, whole: args.timeout };
-    let tell = |phase: &switchover::Phase| {
+    let report_phase = |phase: &switchover::Phase| {
         if matches!(cli.output, Format::Table) {
-            // A reader that has seen enough does not stop it in its middle.
+            // A closed pipe must not stop the switchover in the middle.
             drop(line(&phase.line()));
         }
     };
-    let done = switchover::run(members, &args.member, limits, cli.target.request_timeout, tell).await?;
+    let done =
+        switchover::run(members, &args.member, limits, cli.target.request_timeout, report_phase).await?;
     show(cli.output, &done, String::new)?;
     Ok(DONE)
 }
@@ -228,7 +230,7 @@ async fn restart(cli: &Cli, finder: &Finder, which: &Which, wait: Option<&Wait>)
 async fn logs(finder: &Finder, args: &LogsArgs) -> Result<u8, Error> {
     tokio::select! {
         done = kubernetes::logs(finder, args, |text| line(&text)) => done?,
-        // Ctrl-C is how --follow ends.
+        // Ctrl-C ends --follow.
         _ = tokio::signal::ctrl_c() => {}
     }
     Ok(DONE)

@@ -1,7 +1,7 @@
-//! Columns as kubectl prints them.
+//! Tables in the layout of kubectl.
 
-/// Rows under headers, columns as wide as they need. A column with nothing in it is left out, and an
-/// empty cell beside full ones is `-`.
+/// Returns rows under headers, in columns as wide as needed. An empty column is left out, and an empty cell
+/// in another column is `-`.
 pub fn table<const N: usize>(headers: [&str; N], rows: &[[String; N]]) -> String {
     let shown: Vec<usize> = (0..N).filter(|&at| rows.iter().any(|row| !row[at].is_empty())).collect();
     let width = |at: usize| rows.iter().map(|row| row[at].chars().count()).max().unwrap_or(0);

@@ -1,27 +1,27 @@
-//! What a cluster looks like, whoever was asked: the values behind `status`, `members` and `plan`. Pure.
+//! The state of a cluster as seen by any source: the values behind `status`, `members` and `plan`. Pure.
 
 use jiff::Timestamp;
 use serde::Serialize;
 
-/// How a cluster is, in one word; the exit code for scripts comes with it.
+/// Health of a cluster in one word, ordered from best to worst; it determines the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Health {
     Healthy,
-    /// Does not serve, because that is what was asked for.
+    /// Stopped on request; does not serve.
     Hibernated,
-    /// Serves, and something is under way.
+    /// Serves, with an operation in progress.
     Changing,
-    /// Serves, and something is wrong.
+    /// Serves, with a problem.
     Degraded,
     /// Does not serve.
     Down,
-    /// Nobody can tell.
+    /// Not observable.
     Unknown,
 }
 
 impl Health {
-    /// 0 healthy or hibernated, 1 degraded or changing, 2 down or unknown.
+    /// Returns 0 for healthy or hibernated, 1 for degraded or changing, 2 for down or unknown.
     pub fn exit_code(self) -> u8 {
         match self {
             Self::Healthy | Self::Hibernated => 0,
@@ -45,7 +45,7 @@ impl Health {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Verdict {
     pub health: Health,
-    /// Why, and what to do about it.
+    /// Reason, and the remedy.
     pub text: String,
 }
 
@@ -70,7 +70,7 @@ pub struct ClusterView {
     pub members: Vec<MemberView>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub operation: Option<OperationView>,
-    /// Those that say more than "as it should be".
+    /// Conditions that deviate from the normal state.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<ConditionView>,
     pub verdict: Verdict,
@@ -80,11 +80,11 @@ pub struct ClusterView {
 #[serde(rename_all = "camelCase")]
 pub struct MemberView {
     pub name: String,
-    /// Raft id; `None` before it is a member.
+    /// Raft id; `None` before the node is a member.
     pub id: Option<u64>,
     pub role: String,
     pub ready: bool,
-    /// Committed entries that are not on its disk.
+    /// Number of committed entries that are not on its disk.
     pub lag: Option<u64>,
     pub version: Option<String>,
     /// Kubernetes node that its pod runs on.
@@ -95,9 +95,9 @@ pub struct MemberView {
     /// Peer address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
-    /// Starts of the member on its present disk.
+    /// Number of starts of the member on its present disk.
     pub incarnation: Option<u64>,
-    /// What is wrong with it, if anything is known to be.
+    /// Known problem of the member.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
 }
@@ -109,7 +109,7 @@ pub struct OperationView {
     pub target: Option<String>,
     pub step: String,
     pub started_at: Timestamp,
-    /// When it counts as stalled.
+    /// Time after which the operation counts as stalled.
     pub deadline: Timestamp,
 }
 
@@ -122,7 +122,7 @@ pub struct ConditionView {
     pub message: String,
 }
 
-/// Voters that must agree, of `voters`.
+/// Returns the quorum of `voters`.
 pub fn quorum(voters: usize) -> usize {
     voters / 2 + 1
 }
@@ -132,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn scripts_get_three_answers() {
+    fn exit_code_is_0_1_or_2_by_health() {
         let all = [
             Health::Healthy,
             Health::Hibernated,

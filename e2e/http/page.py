@@ -87,7 +87,7 @@ def main(driver_port, first_port, pids, picture):
         PATIENCE_SECONDS = 90
         eventually("keys and rates are counted", written)
 
-        # A follower is stopped, which its sockets do not tell; then it goes on.
+        # A follower is stopped by a signal, which leaves its sockets open; then it continues.
         os.kill(pids[follower], signal.SIGSTOP)
         eventually("the page names who is away", lambda: f"{names[follower]} cannot be reached; no more may fail" in page.text("#health"))
         assert page.run("document.querySelector('#health').className") == "card bad"

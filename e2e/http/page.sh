@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# The status page of a real three-node cluster in headless Chromium: asserts what is on it before and after a member is lost,
-# and takes docs/images/status-page.png with `page.sh picture`.
+# Test of the status page of a real three-node cluster in headless Chromium: checks its content before and
+# after a member is lost, and takes docs/images/status-page.png with `page.sh picture`.
 #
-# HELIOSD: the binary (default: the debug build). CHROMEDRIVER: the driver (default: of the PATH, or Debian's, unpacked).
+# HELIOSD: the binary (default: the debug build). CHROMEDRIVER: the driver (default: the one in the PATH, or
+# Debian's, unpacked).
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 heliosd=${HELIOSD:-${CARGO_TARGET_DIR:-$root/target}/debug/heliosd}
@@ -26,7 +27,7 @@ for program in chromium python3; do
   command -v "$program" >/dev/null || fail "$program is missing: apt-get install chromium python3"
 done
 
-# Of the very version of the browser.
+# The driver must have the same version as the browser.
 driver=${CHROMEDRIVER:-$(command -v chromedriver || echo "$cache/usr/bin/chromedriver")}
 if [ ! -x "$driver" ]; then
   mkdir -p "$cache"
@@ -35,7 +36,7 @@ if [ ! -x "$driver" ]; then
     fail "no chromedriver: apt-get install chromium-driver, or set CHROMEDRIVER"
 fi
 
-# A client port with room for three nodes' ports around it.
+# A client port with free ports for three nodes around it.
 port=$(shuf -i 7000-20000 -n 1)
 wait_for() {
   local tries

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Judges a running node by its own OpenAPI document: schemathesis makes requests of all sorts, good and bad, and looks whether the
-# answers are what the document says. e2e/http/schemathesis.sh [more options of `schemathesis run`]
+# Tests a running node against its own OpenAPI document: schemathesis sends valid and invalid requests and
+# checks that the responses match the document. e2e/http/schemathesis.sh [more options of `schemathesis run`]
 #
-# HELIOSD: the binary (default: the debug build). EXAMPLES: requests for each operation (default: 50). SEED: of the requests.
+# HELIOSD: the binary (default: the debug build). EXAMPLES: requests for each operation (default: 50). SEED:
+# seed of the requests.
 set -euo pipefail
 source "$(dirname "$0")/../redis/node.sh"
 venv=${XDG_CACHE_HOME:-$HOME/.cache}/helios/schemathesis
@@ -16,7 +17,8 @@ port=$(free_port)
 start_node "$port" "gateway: { token: $token }
 client: { request_timeout: 1s }"
 
-# Left out: the stream, which has no end; adding and promoting members, which wait long for a node that is not there.
+# Excluded: the stream, which has no end; adding and promoting members, which wait long for a node that does
+# not exist.
 (cd "$work" && "$venv/bin/schemathesis" --config-file "$root/e2e/http/schemathesis.toml" run "http://127.0.0.1:$((port + 2))/openapi.json" \
   --header "Authorization: Bearer $token" --checks all --phases examples,coverage,fuzzing \
   --max-examples "${EXAMPLES:-50}" --seed "${SEED:-1}" --request-timeout 30 \

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # A real Kubernetes of three nodes on this machine: `cluster.sh prepare | up | down | status | kubeconfig | path`.
-# `prepare` builds the programs, `path` is where they are, `kubeconfig` prints the path of the kubeconfig.
-# `up` returns at once when the cluster is healthy, and mends or rebuilds it when it is not. `down` leaves nothing.
-# To break a node on purpose: `cluster.sh cut NODE` unplugs its line, `mend NODE` plugs it in again, `kill NODE`
-# takes the line and all processes at once; then `up` starts the node anew, with its disks.
+# `prepare` builds the programs, `path` prints their directory, `kubeconfig` prints the path of the kubeconfig.
+# `up` returns at once when the cluster is healthy, and repairs or rebuilds it when it is not. `down` removes everything.
+# To break a node on purpose: `cluster.sh cut NODE` disconnects it from the network, `mend NODE` connects it again, `kill NODE`
+# disconnects it and kills its processes at once; then `up` restarts the node with its disks.
 set -euo pipefail
 kubernetes_dir=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=lib/all.sh
@@ -18,13 +18,13 @@ up() {
   version=$(cluster_version)
   if [[ -e $state/version && $(<"$state/version") == "$version" ]]; then
     pki=$state/pki
-    if healthy || step "mending the local cluster" "$kubernetes_dir/cluster.sh" bring-up; then return; fi
+    if healthy || step "repairing the local cluster" "$kubernetes_dir/cluster.sh" bring-up; then return; fi
   fi
   tear_down
   step "starting the local cluster (three nodes)" bring_up
 }
 
-# What the running cluster was made from.
+# A digest of the files and programs that the cluster is made from.
 cluster_version() {
   (cd "$kubernetes_dir" && cat lib/{process,net,certs,control-plane,node}.sh storage-class.yaml <(echo "$parts")) | sha256sum | cut -c1-12
 }
@@ -63,7 +63,7 @@ bring_up() {
   await 20 "service account of the namespace default" kube get serviceaccount default
 }
 
-# each_node COMMAND...: for all nodes at the same time.
+# each_node COMMAND...: runs the command for all nodes at the same time.
 each_node() {
   local node pids=() pid
   for node in "${nodes[@]}"; do
@@ -83,7 +83,7 @@ down() {
   : >"$lock_file"
 }
 
-# Nothing is asked to stop by itself: no data outlives the cluster, and mounts end with the processes that hold them.
+# Processes are killed, not stopped: no data outlives the cluster, and mounts end with the processes that hold them.
 tear_down() {
   group_kill
   groups_remove
@@ -94,7 +94,7 @@ tear_down() {
 
 require_node() { [[ " ${nodes[*]} " == *" $1 "* ]] || die "there is no node ${1:-without a name}; the nodes are ${nodes[*]}"; }
 
-# The line goes first: nobody hears the node's processes end.
+# The link is cut first, so that no other host sees the node's processes end.
 kill_node() {
   ip link set "$(node_link "$1")" down
   group_kill "$1"
@@ -110,6 +110,6 @@ path) parts_path ;;
 cut) require_node "${2:-}" && ip link set "$(node_link "$2")" down ;;
 mend) require_node "${2:-}" && ip link set "$(node_link "$2")" up ;;
 kill) require_node "${2:-}" && kill_node "$2" ;;
-bring-up) parts=$(parts_path) && bring_up ;; # For `up`, which holds the lock.
+bring-up) parts=$(parts_path) && bring_up ;; # Called by `up`, which holds the lock.
 *) die "usage: cluster.sh prepare|up|down|status|kubeconfig|path, or cut|mend|kill NODE" ;;
 esac

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Makes an image of one program and hands it to every node: `images.sh [--also-tag SUFFIX] NAME BINARY [TAG]`.
+# Makes an image of one program and loads it into every node: `images.sh [--also-tag SUFFIX] NAME BINARY [TAG]`.
 # Prints NAME:TAG. Without TAG the tag is a hash of the content, so that it changes exactly when the image does.
-# --also-tag makes the same image known as NAME:TAG-SUFFIX too and prints that on a second line: a new version to
-# upgrade to. With KUBECONFIG set to a cluster of your own, the image goes to $HELIOS_IMAGE_REGISTRY or into kind;
-# `images.sh --check` says whether one of the two is possible.
+# --also-tag also tags the image NAME:TAG-SUFFIX and prints that on a second line: a new version to
+# upgrade to. If KUBECONFIG names another cluster than the local one, the image is pushed to $HELIOS_IMAGE_REGISTRY or loaded into kind;
+# `images.sh --check` fails if neither is possible.
 set -euo pipefail
 kubernetes_dir=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=lib/all.sh

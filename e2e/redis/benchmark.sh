@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The default run of redis-benchmark against a node: e2e/redis/benchmark.sh [redis-benchmark option ...].
-# Prints its table, in requests per second. What such a figure is worth on one machine: see bench/.
+# Prints its table, in requests per second. For figures that compare systems see bench/.
 #
 # HELIOSD: the binary (default: the debug build).
 set -euo pipefail

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Connects to a node with three client libraries as an application does, in clients/: e2e/redis/clients.sh.
-# Prints one line of counts for each, and fails if one of them is not content.
+# Prints one line of counts for each, and fails if a check of one of them fails.
 #
-# HELIOSD: the binary (default: the debug build). HELIOS_REDIS_CACHE: where the libraries are kept.
+# HELIOSD: the binary (default: the debug build). HELIOS_REDIS_CACHE: the directory for the libraries.
 set -euo pipefail
 source "$(dirname "$0")/node.sh"
 

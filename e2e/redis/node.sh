@@ -1,4 +1,4 @@
-# For the judges here and in ../http: one node on free ports of loopback, and its end. To be sourced.
+# Starts and stops one node on free ports of loopback, for the scripts here and in ../http. To be sourced.
 #
 # HELIOSD: the binary (default: the debug build).
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -31,7 +31,7 @@ need() {
   done
 }
 
-# A port that nobody listens on, $1 if it is such a one; the four above it are likely to be free.
+# Prints a port without a listener, $1 if it has none; the four ports above it are likely to be free.
 free_port() {
   local port
   for port in "$@" $(shuf -i 20000-30000 -n 50); do
@@ -40,7 +40,7 @@ free_port() {
   fail "no free port"
 }
 
-# A blank node that serves Redis clients on 127.0.0.1:$1, with the lines $2 added to its configuration.
+# Starts a blank node that serves Redis clients on 127.0.0.1:$1, with the lines $2 added to its configuration.
 start_node() {
   local port=$1 more=${2:-} tries
   [ -x "$heliosd" ] || fail "no heliosd at $heliosd: cargo build -p helios-node, or set HELIOSD"

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Judges a node by the tests of Redis 7.0.15 itself (BSD-3, from Debian's source package; nothing of it is
+# Runs the tests of Redis 7.0.15 against a node (BSD-3, from Debian's source package; nothing of it is
 # kept here), in their external mode: e2e/redis/suite.sh [unit ...]. Prints one line of counts for each unit.
 #
-# HELIOSD: the binary (default: the debug build). HELIOS_REDIS_CACHE: where the sources are kept. HELIOS_REDIS_LOGS: where to
-# keep what each unit said.
+# HELIOSD: the binary (default: the debug build). HELIOS_REDIS_CACHE: the directory for the sources. HELIOS_REDIS_LOGS: the
+# directory for the output of each unit.
 set -euo pipefail
 
 source "$(dirname "$0")/node.sh"
@@ -16,7 +16,7 @@ if [ ${#units[@]} -eq 0 ]; then
     unit/type/set unit/type/list unit/type/list-2 unit/type/list-3 unit/type/zset unit/sort unit/dump unit/bitops unit/scripting
     unit/protocol unit/querybuf unit/quit unit/auth unit/info-command unit/introspection unit/introspection-2)
 fi
-# What asks for Redis's own insides: its replication, its files, its memory, its debugger.
+# Tests of Redis's internals: replication, files, memory, debugger.
 tags="-needs:debug -needs:repl -needs:save -needs:config-maxmemory -needs:config-resetstat -slow"
 
 need tclsh8.6 apt-get
@@ -25,7 +25,7 @@ fetch_sources() {
   [ -f "$cache/tests/test_helper.tcl" ] && return
   local apt=$work/apt
   mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial" "$cache"
-  # The machine's own package sources, asked for sources in place of packages.
+  # The machine's package sources, changed to source packages.
   mkdir "$apt/parts"
   sed 's/^Types: .*/Types: deb-src/' /etc/apt/sources.list.d/debian.sources >"$apt/parts/debian.sources" 2>/dev/null || true
   sed -n 's/^deb /deb-src /p' /etc/apt/sources.list >"$apt/parts/debian.list" 2>/dev/null || true
@@ -44,7 +44,7 @@ run_unit() {
   (cd "$cache" && timeout 900 tclsh8.6 tests/test_helper.tcl --host 127.0.0.1 --port "$port" --clients 1 --durable \
     --singledb --ignore-encoding --ignore-digest --tags "$tags" --single "$unit") 2>&1 | sed 's/\x1b\[[0-9;]*m//g' >"$log" || code=$?
   stop_node
-  # No count is zero, not a failure.
+  # grep fails if it finds nothing: then the count is zero.
   local ok err skip
   ok=$(grep -c '^\[ok\]' "$log" || true)
   err=$(grep -c '^\[err\]\|^\[exception\]' "$log" || true)
@@ -56,7 +56,7 @@ run_unit() {
 }
 
 fetch_sources
-# Half of this unit is the same tests once more with FUNCTION LOAD, which a node does not have.
+# Half of this unit repeats the same tests with FUNCTION LOAD, which a node does not have.
 sed -i 's/^foreach is_eval {0 1}/foreach is_eval {1}/' "$cache/tests/unit/scripting.tcl"
 for unit in "${units[@]}"; do
   [ -f "$cache/tests/$unit.tcl" ] || fail "no unit $unit: write unit/type/string, say, as in $(basename "$0")"

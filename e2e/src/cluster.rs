@@ -1,4 +1,4 @@
-//! A HeliosCluster as its user handles it, and what its members say of themselves.
+//! A HeliosCluster as a user handles it, and the status that its members report.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -20,16 +20,17 @@ const CLIENT_PORT: u16 = 6379;
 const PEER_PORT: u16 = 7000;
 const METRICS_PORT: u16 = 9090;
 
-/// Longer than anything here takes on a slow machine; a story that waits for so long has failed.
+/// Longest wait of a story, longer than anything takes on a slow machine; a story that waits for so long has
+/// failed.
 pub const PATIENCE: Duration = Duration::from_secs(180);
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// For members to learn what is decided.
+/// Time in which all members learn of a decision.
 const SOON: Duration = Duration::from_secs(10);
 
-/// Secret with the clients' password of `cluster`.
+/// Returns the name of the Secret with the clients' password of `cluster`.
 pub fn auth_secret(cluster: &str) -> String {
     format!("{cluster}-auth")
 }
@@ -39,7 +40,7 @@ pub struct Cluster {
     kubectl: Kubectl,
 }
 
-/// A member's own view of Raft, from its metrics.
+/// A member's view of Raft, from its metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Raft {
     pub term: u64,
@@ -48,7 +49,7 @@ pub struct Raft {
 }
 
 impl Cluster {
-    /// Applies a HeliosCluster of this spec and waits until it is ready.
+    /// Applies a HeliosCluster with `spec` and waits until it is ready.
     ///
     /// # Errors
     /// When the API server refuses it, or it does not become ready.
@@ -59,7 +60,7 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// One that exists, or is about to.
+    /// Returns a cluster that exists or will be created later.
     pub fn named(kubectl: &Kubectl, name: &str) -> Self {
         Self { name: name.to_owned(), kubectl: kubectl.clone() }
     }
@@ -71,7 +72,7 @@ impl Cluster {
         })
     }
 
-    /// Waits for `condition=Ready` of the spec as it is now.
+    /// Waits for `condition=Ready` of the present spec.
     ///
     /// # Errors
     /// When it does not become ready.
@@ -79,10 +80,10 @@ impl Cluster {
         Ok(self.kubectl.wait(&self.object(), "condition=Ready", PATIENCE)?)
     }
 
-    /// Waits until the status says so many members are in service, and that this is settled.
+    /// Waits until the status reports `members` members in service, and until the cluster is ready.
     ///
     /// # Errors
-    /// When it does not come to that.
+    /// When that does not happen within [`PATIENCE`].
     pub fn await_members(&self, members: usize) -> anyhow::Result<()> {
         self.await_status(&format!("{{.status.ready}}={members}/{members}"))?;
         self.await_ready()
@@ -91,7 +92,7 @@ impl Cluster {
     /// Waits until a part of the status has a value, as in `{.status.phase}=Healthy`.
     ///
     /// # Errors
-    /// When it does not come to that.
+    /// When that does not happen within [`PATIENCE`].
     pub fn await_status(&self, jsonpath: &str) -> anyhow::Result<()> {
         Ok(self.kubectl.wait(&self.object(), &format!("jsonpath={jsonpath}"), PATIENCE)?)
     }
@@ -136,7 +137,7 @@ impl Cluster {
         Ok(list.into_iter().map(|pod| (pods::name(&pod), pod)).collect())
     }
 
-    /// The volume claims of the members, those of members that are gone included.
+    /// Returns the volume claims of the members, including those of former members.
     ///
     /// # Errors
     /// When the API server does not answer.
@@ -154,7 +155,7 @@ impl Cluster {
     /// Waits until the status has a condition `type_` that `holds`, and returns its message.
     ///
     /// # Errors
-    /// When it does not come to have one; the message is of the condition as it was last.
+    /// When it does not come to hold; the error has the condition's last state.
     pub fn await_condition(&self, type_: &str, holds: impl Fn(&Condition) -> bool) -> anyhow::Result<String> {
         eventually(PATIENCE, || {
             let status = self.resource()?.status.unwrap_or_default();
@@ -171,7 +172,7 @@ impl Cluster {
         })
     }
 
-    /// The id of the member on the pod `name`, as the operator last saw it; none before it has joined.
+    /// Returns the id of the member on the pod `name`, by the operator's status; `None` before it has joined.
     ///
     /// # Errors
     /// When the resource does not exist.
@@ -181,7 +182,7 @@ impl Cluster {
         Ok(member.map(|member| member.member_id).filter(|id| *id != 0))
     }
 
-    /// The ids of all members, in order, as the operator last saw them.
+    /// Returns the ids of all members in ascending order, by the operator's status.
     ///
     /// # Errors
     /// When the resource does not exist.
@@ -192,10 +193,10 @@ impl Cluster {
         Ok(ids)
     }
 
-    /// What each member says.
+    /// Returns the Raft view of each member.
     ///
     /// # Errors
-    /// When one does not answer.
+    /// When a member does not answer.
     pub fn raft(&self) -> anyhow::Result<BTreeMap<String, Raft>> {
         self.raft_of(self.pods()?.into_keys())
     }
@@ -211,15 +212,15 @@ impl Cluster {
             .collect()
     }
 
-    /// The one member that leads, and its term; waits until all agree on it.
+    /// Returns the one leader and its term; waits until all members agree on it.
     ///
     /// # Errors
-    /// When they do not come to agree.
+    /// When they do not agree in time.
     pub fn leader(&self) -> anyhow::Result<(String, u64)> {
         self.leader_of(self.pods()?.into_keys().collect())
     }
 
-    /// As [`Self::leader`], of the members on the pods `names` alone.
+    /// As [`Self::leader`], but only among the members on the pods `names`.
     ///
     /// # Errors
     /// As [`Self::leader`].
@@ -227,17 +228,17 @@ impl Cluster {
         eventually(SOON, || {
             let raft = self.raft_of(names.clone())?;
             let mut leaders = raft.iter().filter(|(_, raft)| raft.is_leader);
-            let (name, leader) = leaders.next().with_context(|| format!("nobody leads: {raft:?}"))?;
-            ensure!(leaders.next().is_none(), "several lead: {raft:?}");
+            let (name, leader) = leaders.next().with_context(|| format!("no leader: {raft:?}"))?;
+            ensure!(leaders.next().is_none(), "several leaders: {raft:?}");
             ensure!(raft.values().all(|member| member.term == leader.term), "terms differ: {raft:?}");
             Ok((name.clone(), leader.term))
         })
     }
 
-    /// Waits until there are exactly so many members, and each of them says so.
+    /// Waits until there are exactly `members` members, and each of them reports that number.
     ///
     /// # Errors
-    /// When they do not come to agree.
+    /// When they do not agree in time.
     pub fn await_agreement_on(&self, members: usize) -> anyhow::Result<()> {
         eventually(SOON, || {
             let raft = self.raft()?;
@@ -248,10 +249,10 @@ impl Cluster {
         })
     }
 
-    /// Waits until one of the members knows of so many.
+    /// Waits until one of the members reports at least `members` members.
     ///
     /// # Errors
-    /// When there do not come to be so many.
+    /// When none does in time.
     pub fn await_member_count(&self, members: u64) -> anyhow::Result<()> {
         eventually(PATIENCE, || {
             let raft = self.raft()?;
@@ -260,10 +261,10 @@ impl Cluster {
         })
     }
 
-    /// Hands leadership to the pod `target`.
+    /// Transfers leadership to the pod `target`.
     ///
     /// # Errors
-    /// When the leader refuses, or `target` does not lead in time.
+    /// When the leader refuses, or `target` is not the leader in time.
     pub fn transfer_leadership(&self, target: &str) -> anyhow::Result<()> {
         let status = self.resource()?.status.unwrap_or_default();
         let member = status.members.iter().find(|member| member.name == target);
@@ -287,7 +288,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// The client port of one pod, with the cluster's password.
+    /// Forwards the client port of one pod, with the cluster's password.
     ///
     /// # Errors
     /// As [`Forward::to`].
@@ -296,7 +297,7 @@ impl Cluster {
         Ok(Forward::to(&self.kubectl, &format!("pod/{pod}"), CLIENT_PORT)?.with_password(password))
     }
 
-    /// What the Secret `name` holds as text; nothing when there is none.
+    /// Returns the data of the Secret `name` as text; empty when there is none.
     ///
     /// # Errors
     /// When the API server does not answer.
@@ -307,7 +308,7 @@ impl Cluster {
         data.into_iter().map(|(key, value)| Ok((key, String::from_utf8(value.0)?))).collect()
     }
 
-    /// With what one is let in at the peer port; nothing where that has no TLS.
+    /// Returns the admin identity that the peer port accepts; `None` for a cluster without TLS.
     ///
     /// # Errors
     /// When the API server does not answer, or the Secret cannot be used.
@@ -322,10 +323,10 @@ impl Cluster {
     }
 }
 
-/// Asks again for what no `kubectl wait` knows, until it is so.
+/// Polls a state for which there is no `kubectl wait`, until `ask` succeeds.
 ///
 /// # Errors
-/// The last one of `ask`, when that is still one after `limit`.
+/// The last error of `ask`, after `limit`.
 pub fn eventually<T>(limit: Duration, mut ask: impl FnMut() -> anyhow::Result<T>) -> anyhow::Result<T> {
     const PAUSE: Duration = Duration::from_millis(100);
     let deadline = Instant::now() + limit;
@@ -355,7 +356,7 @@ mod tests {
     use super::Raft;
 
     #[test]
-    fn metrics_are_read_by_their_whole_name() {
+    fn metrics_are_matched_by_their_whole_name() {
         let text = "# TYPE helios_raft_term gauge\nhelios_raft_term_x 9\nhelios_raft_term 4\n\
                     helios_raft_is_leader 1\nhelios_members 3\n";
         assert_eq!(Raft::from_metrics(text), Some(Raft { term: 4, is_leader: true, members: 3 }));

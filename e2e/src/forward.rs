@@ -1,4 +1,4 @@
-//! A pod's port on this machine, by `kubectl port-forward`.
+//! A pod's port, forwarded to this machine by `kubectl port-forward`.
 
 use std::io::{BufRead, BufReader};
 use std::process::ChildStdout;
@@ -11,41 +11,42 @@ use crate::kubectl::{Kubectl, Running};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Ends the forwarding when dropped.
+/// A running `kubectl port-forward`, ended when dropped.
 pub struct Forward {
     _kubectl: Running,
-    /// Kept open: kubectl writes a line for each connection, and ends when it cannot.
+    /// Pipe of kubectl's output, kept open: kubectl writes a line for each connection, and ends when it
+    /// cannot.
     _output: BufReader<ChildStdout>,
     port: u16,
     password: Option<String>,
 }
 
 impl Forward {
-    /// Forwards to `what`, e.g. `pod/demo-0`.
+    /// Forwards to `port` of `what`, e.g. `pod/demo-0`.
     ///
     /// # Errors
-    /// When kubectl does not say on which port it listens.
+    /// When kubectl does not print the port on which it listens.
     pub fn to(kubectl: &Kubectl, what: &str, port: u16) -> anyhow::Result<Self> {
         let (kubectl, mut output) = kubectl.spawn(&["port-forward", what, &format!(":{port}")])?;
         let mut line = String::new();
-        // Says it at once or ends; on an end the line is empty.
+        // kubectl prints the port at once or ends; when it has ended the line is empty.
         output.read_line(&mut line)?;
         let local = local_port(&line)
             .with_context(|| format!("kubectl port-forward {what} :{port} said {line:?}"))?;
         Ok(Self { _kubectl: kubectl, _output: output, port: local, password: None })
     }
 
-    /// For [`Self::query`].
+    /// Sets the password for [`Self::query`].
     pub fn with_password(self, password: Option<String>) -> Self {
         Self { password, ..self }
     }
 
-    /// Where the pod's port is to be found on this machine.
+    /// Returns the local address that is forwarded.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// A Redis command to the port.
+    /// Sends a Redis command to the port and returns its reply.
     ///
     /// # Errors
     /// When the server cannot be reached or refuses the command.
@@ -64,7 +65,7 @@ impl Forward {
     }
 }
 
-/// The port in `Forwarding from 127.0.0.1:40123 -> 6379`.
+/// Parses the port in `Forwarding from 127.0.0.1:40123 -> 6379`.
 fn local_port(line: &str) -> Option<u16> {
     line.strip_prefix("Forwarding from 127.0.0.1:")?.split(' ').next()?.parse().ok()
 }
@@ -74,7 +75,7 @@ mod tests {
     use super::local_port;
 
     #[test]
-    fn the_port_is_read_from_what_kubectl_says() {
+    fn local_port_is_parsed_from_kubectls_output() {
         assert_eq!(local_port("Forwarding from 127.0.0.1:40123 -> 6379\n"), Some(40123));
         assert_eq!(local_port(""), None);
     }

@@ -1,4 +1,4 @@
-//! `heliosctl` as its user runs it.
+//! `heliosctl`, run as a user does.
 
 use std::io::BufRead;
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use anyhow::{Context, ensure};
 use crate::cluster::PATIENCE;
 use crate::kubectl::{Kubectl, Running};
 
-/// Commands in one namespace.
+/// Runner of commands in one namespace.
 pub struct Heliosctl {
     program: PathBuf,
     namespace: String,
@@ -24,17 +24,17 @@ pub struct Answer {
     pub err: String,
 }
 
-/// A command that goes on until this is dropped.
+/// A command that runs until this is dropped.
 pub struct Following {
     _running: Running,
     lines: mpsc::Receiver<String>,
 }
 
 impl Following {
-    /// Waits for a line that `is_meant`, and drops those before it.
+    /// Waits for a line for which `is_meant` returns true, and drops the lines before it.
     ///
     /// # Errors
-    /// When there is none within [`PATIENCE`]; the message has `what`.
+    /// When there is none within [`PATIENCE`]; the error names `what`.
     pub fn await_line(&self, what: &str, is_meant: impl Fn(&str) -> bool) -> anyhow::Result<()> {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -49,17 +49,17 @@ impl Following {
 
 impl Heliosctl {
     /// # Errors
-    /// When it was not built.
+    /// When heliosctl was not built.
     pub fn new(kubectl: &Kubectl) -> anyhow::Result<Self> {
         let beside = std::env::current_exe()?;
-        // Tests are in `deps`, the programs beside that.
+        // Tests are in `deps`, the programs in the directory above it.
         let target = beside.parent().and_then(|deps| deps.parent()).context("a test has a directory")?;
         let program = target.join("heliosctl");
         ensure!(program.exists(), "{} is missing; scripts/stories.sh builds it", program.display());
         Ok(Self { program, namespace: kubectl.namespace.clone() })
     }
 
-    /// Runs it to its end, whatever that is.
+    /// Runs a command to its end, whatever its exit code.
     ///
     /// # Errors
     /// When it cannot be started.
@@ -68,7 +68,7 @@ impl Heliosctl {
         self.finish(command.args(["--namespace", &self.namespace]).args(words))
     }
 
-    /// As [`Self::ask`], as `kubectl helios`.
+    /// As [`Self::ask`], but as `kubectl helios`.
     ///
     /// # Errors
     /// When kubectl cannot be started.
@@ -80,17 +80,17 @@ impl Heliosctl {
         self.finish(command.env("PATH", path).args(["helios", "--namespace", &self.namespace]).args(words))
     }
 
-    /// The answer of a command that has to succeed.
+    /// Runs a command that must succeed and returns its output.
     ///
     /// # Errors
-    /// When it does not.
+    /// When it fails.
     pub fn done(&self, words: &[&str]) -> anyhow::Result<String> {
         let Answer { code, out, err } = self.ask(words)?;
         ensure!(code == 0, "heliosctl {}: exit code {code}: {out}{err}", words.join(" "));
         Ok(out)
     }
 
-    /// Starts a command that goes on to print.
+    /// Starts a command that continues to print.
     ///
     /// # Errors
     /// When it cannot be started.

@@ -1,19 +1,18 @@
-//! The images that a run of the stories is about, from the environment that scripts/stories.sh prepares.
+//! The images under test, from the environment variables that scripts/stories.sh sets.
 
 use anyhow::Context;
 
 #[derive(Debug, Clone)]
 pub struct Images {
     pub node: String,
-    /// The same node under another tag: a version to upgrade to.
+    /// Image of the same node under another tag: a version to upgrade to.
     pub node_next: String,
     pub operator: String,
     pub writer: String,
 }
 
 impl Images {
-    /// # Errors
-    /// When one is not set; the message says what sets it.
+    /// When a variable is not set; the error names the script that sets it.
     pub fn from_environment() -> anyhow::Result<Self> {
         let image = |name: &str| {
             std::env::var(name).with_context(|| {

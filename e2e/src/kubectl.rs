@@ -1,4 +1,4 @@
-//! The real `kubectl`, as a user has it, in one namespace.
+//! The real `kubectl`, run as a user does, in one namespace.
 
 use std::io::{BufReader, Write};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
@@ -7,10 +7,10 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-/// Why a command did not do what it was asked.
+/// Error of a command, with the command line.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
-    #[error("cannot run {program}: {source}; scripts/stories.sh brings it")]
+    #[error("cannot run {program}: {source}; scripts/stories.sh installs it")]
     Start { program: String, source: std::io::Error },
     #[error("{command}: {message}")]
     Failed { command: String, message: String },
@@ -19,7 +19,7 @@ pub enum CommandError {
 }
 
 impl CommandError {
-    /// What the program itself said.
+    /// Returns the program's own message.
     pub fn message(&self) -> String {
         match self {
             Self::Failed { message, .. } => message.clone(),
@@ -31,7 +31,7 @@ impl CommandError {
 /// Runs `program` to its end and returns its standard output.
 ///
 /// # Errors
-/// When it cannot be started or fails; the message is what it wrote on standard error.
+/// When it cannot be started or fails; the error has its standard error output.
 pub fn run(program: &str, arguments: &[&str]) -> Result<String, CommandError> {
     finish(program, arguments, start(program, arguments, Stdio::null())?)
 }
@@ -60,11 +60,11 @@ fn line(program: &str, arguments: &[&str]) -> String {
     format!("{program} {}", arguments.join(" "))
 }
 
-/// A command that goes on until this is dropped.
+/// A command that runs until this is dropped.
 pub struct Running(Child);
 
 impl Running {
-    /// Starts `command`, and what it prints.
+    /// Starts `command` and returns it with the pipe of its output.
     ///
     /// # Errors
     /// When it cannot be started.
@@ -78,7 +78,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Neither fails but for a process that has ended.
+        // Both succeed unless the process has ended already.
         drop(self.0.kill());
         drop(self.0.wait());
     }
@@ -100,7 +100,7 @@ impl Kubectl {
         run("kubectl", &self.in_namespace(arguments))
     }
 
-    /// Gives kubectl `input` to read, for `--filename -`.
+    /// Runs kubectl with `input` on standard input, for `--filename -`.
     ///
     /// # Errors
     /// As [`run`].
@@ -108,13 +108,13 @@ impl Kubectl {
         let arguments = self.in_namespace(arguments);
         let mut child = start("kubectl", &arguments, Stdio::piped())?;
         if let Some(mut pipe) = child.stdin.take() {
-            // A kubectl that ends early says why on standard error, which is the better message.
+            // When kubectl ends early, its standard error has the better message.
             drop(pipe.write_all(input.as_bytes()));
         }
         finish("kubectl", &arguments, child)
     }
 
-    /// Starts a command that goes on, and what it prints.
+    /// Starts kubectl and returns it with the pipe of its output.
     ///
     /// # Errors
     /// When kubectl cannot be started.
@@ -129,7 +129,7 @@ impl Kubectl {
         self.run_with_input(&["apply", "--filename", "-"], &object.to_string())
     }
 
-    /// The object `what`, e.g. `pod/demo-0`.
+    /// Returns the object `what`, e.g. `pod/demo-0`.
     ///
     /// # Errors
     /// As [`run`], and when the object is not a `T`.
@@ -137,7 +137,7 @@ impl Kubectl {
         self.json(&["get", what, "--output", "json"])
     }
 
-    /// All objects of a kind that have the labels of `selector`; all when that is empty.
+    /// Returns all objects of a kind with the labels of `selector`; an empty selector matches all.
     ///
     /// # Errors
     /// As [`Self::get`].
@@ -153,13 +153,14 @@ impl Kubectl {
     /// Waits for `condition`, e.g. `condition=Ready` or `delete`, of `what`.
     ///
     /// # Errors
-    /// As [`run`], and when the condition does not come true within `limit`.
+    /// As [`run`], and when the condition does not hold within `limit`.
     pub fn wait(&self, what: &str, condition: &str, limit: Duration) -> Result<(), CommandError> {
         let timeout = format!("--timeout={}s", limit.as_secs());
         self.run(&["wait", what, &format!("--for={condition}"), &timeout]).map(drop)
     }
 
-    /// GET `path` of a pod's port through the API server, which works from outside of any cluster.
+    /// Returns the response of GET `path` at a pod's port, through the API server, which works from outside
+    /// of any cluster.
     ///
     /// # Errors
     /// As [`run`].
@@ -167,10 +168,10 @@ impl Kubectl {
         self.run(&["get", "--raw", &self.proxy(pod, port, path)])
     }
 
-    /// As [`Self::http_get`], by POST without a body; the answer is JSON.
+    /// As [`Self::http_get`], but by POST without a body; the response is JSON.
     ///
     /// # Errors
-    /// As [`run`], and when the answer is not a `T`.
+    /// As [`run`], and when the response is not a `T`.
     pub fn http_post<T: DeserializeOwned>(
         &self,
         pod: &str,

@@ -1,5 +1,5 @@
-//! What the user stories of HeliosDB are told with: `kubectl` and `helm` as a user has them, a writer as
-//! a pod, and a table of figures. Knows nothing of the node's or the operator's code.
+//! Support of the user stories of HeliosDB: `kubectl` and `helm` as users have them, a load generator in a
+//! pod, and a table of figures. It knows nothing of the node's or the operator's code.
 
 pub mod cluster;
 pub mod forward;

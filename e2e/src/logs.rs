@@ -1,4 +1,4 @@
-//! What pods logged, those included that are gone: a pod that was replaced took its log with it.
+//! Logs of pods, including pods that are gone: Kubernetes deletes a pod's log with the pod.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::BufRead;
@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::kubectl::{Kubectl, Running};
 use crate::pods::{PodWatch, has_started, name, uid};
 
-/// The last lines of each pod that are kept.
+/// Number of the latest lines kept of each pod.
 const MAX_LINES: usize = 150;
 
-/// Follows the logs of all pods of a namespace until it is dropped.
+/// Follows the logs of all pods of a namespace until dropped.
 pub struct Logs {
     _watch: PodWatch,
     book: Arc<Book>,
@@ -18,7 +18,7 @@ pub struct Logs {
 
 struct Book {
     kubectl: Kubectl,
-    /// By pod name and UID.
+    /// Logs by pod name and UID.
     pages: Mutex<BTreeMap<(String, String), Page>>,
 }
 
@@ -60,7 +60,7 @@ impl Book {
         if pages.contains_key(&(name.clone(), uid.clone())) {
             return;
         }
-        // A log that cannot be followed is missing from a diagnosis, and no reason to fail.
+        // A log that cannot be followed is missing from a diagnosis, which is no reason to fail the story.
         let Ok((follower, output)) = self.kubectl.spawn(&["logs", "--follow", &name]) else { return };
         let lines = Arc::new(Mutex::new(VecDeque::new()));
         let page = Page { lines: Arc::clone(&lines), _follower: follower };

@@ -1,4 +1,5 @@
-//! Kubernetes nodes that go, and come back whatever became of the story: drained, cut from the network, killed.
+//! Disruption of Kubernetes nodes: drained, cut from the network, killed; they are restored whether the story
+//! succeeds or fails.
 
 use std::time::Duration;
 
@@ -12,18 +13,19 @@ use crate::pods;
 use crate::writer::{self, Writer};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/kubernetes/cluster.sh");
-/// No drain may be stuck for longer.
+/// Longest time of a drain.
 const DRAIN_TIMEOUT: &str = "--timeout=60s";
-/// A node that is silent counts as gone after 20 s, and the kubelet of one that is back may be waiting for its next try.
+/// Longest wait for a node's state: Kubernetes marks a silent node as unknown after 20 s, and the kubelet of
+/// a restored one may be waiting for its next try.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// The nodes of the local cluster. Those of any other are not ours to break.
+/// The nodes of the local cluster. Nodes of other clusters are never disrupted.
 pub struct Nodes {
     kubectl: Kubectl,
 }
 
 impl Nodes {
-    /// `None` when KUBECONFIG names another cluster than the local one.
+    /// Returns `None` when KUBECONFIG names a cluster other than the local one.
     ///
     /// # Errors
     /// When the local cluster's script cannot be run.
@@ -33,7 +35,7 @@ impl Nodes {
         Ok(ours.then(|| Self { kubectl: kubectl.clone() }))
     }
 
-    /// All of them, by name.
+    /// Returns the names of all nodes.
     ///
     /// # Errors
     /// When the API server does not answer.
@@ -42,10 +44,10 @@ impl Nodes {
         Ok(nodes.iter().filter_map(|node| node["metadata"]["name"].as_str().map(str::to_owned)).collect())
     }
 
-    /// Runs `story` while `node` is drained of everything but the load.
+    /// Runs `story` while `node` is drained of all pods except the load generator.
     ///
     /// # Errors
-    /// Those of `story`, when the drain is stuck, and when the node cannot be used again.
+    /// Errors of `story`, and when the drain is stuck or the node cannot be uncordoned.
     pub fn while_drained<T>(
         &self,
         node: &str,
@@ -54,53 +56,53 @@ impl Nodes {
         let spared = format!("--pod-selector={}!={}", writer::LABEL.0, writer::LABEL.1);
         let how = ["--ignore-daemonsets", "--delete-emptydir-data", &spared, DRAIN_TIMEOUT];
         let drained = self.kubectl.run(&[&["drain", node], &how[..]].concat());
-        let told = drained.map_err(anyhow::Error::from).and_then(|_| story());
+        let result = drained.map_err(anyhow::Error::from).and_then(|_| story());
         self.kubectl.run(&["uncordon", node])?;
-        told
+        result
     }
 
-    /// Runs `story` while nothing reaches `node` and nothing leaves it; what runs there runs on.
+    /// Runs `story` while `node` is cut from the network in both directions; its processes keep running.
     ///
     /// # Errors
-    /// Those of `story`, and when the node cannot be cut off or does not come back.
+    /// Errors of `story`, and when the node cannot be cut off or does not become ready again.
     pub fn while_cut_off<T>(
         &self,
         node: &str,
         story: impl FnOnce() -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {
         kubectl::run(SCRIPT, &["cut", node])?;
-        let told = story();
+        let result = story();
         kubectl::run(SCRIPT, &["mend", node])?;
         self.await_ready(node)?;
-        told
+        result
     }
 
-    /// Runs `story` while `node` is gone: all its processes at once, and its last word with them. It comes back
-    /// with its disks.
+    /// Runs `story` while all processes of `node` are killed, after its network link is down, so that no
+    /// connection is closed. The node comes back with its disks.
     ///
     /// # Errors
-    /// Those of `story`, and when the node cannot be killed or does not come back.
+    /// Errors of `story`, and when the node cannot be killed or does not become ready again.
     pub fn while_dead<T>(&self, node: &str, story: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
         kubectl::run(SCRIPT, &["kill", node])?;
-        let told = story();
+        let result = story();
         kubectl::run(SCRIPT, &["up"])?;
         self.await_ready(node)?;
-        told
+        result
     }
 
-    /// Deletes the Node object: its user says that the machine will not come back.
+    /// Deletes the Node object, by which a user declares that the machine will not come back.
     ///
     /// # Errors
-    /// When the API server refuses it.
+    /// When the API server refuses the deletion.
     pub fn forget(&self, node: &str) -> anyhow::Result<()> {
         self.kubectl.run(&["delete", "node", node])?;
         Ok(())
     }
 
-    /// Waits until Kubernetes has found out that it hears nothing of `node`.
+    /// Waits until Kubernetes reports the node's readiness as unknown.
     ///
     /// # Errors
-    /// When it does not.
+    /// When that takes longer than [`PATIENCE`].
     pub fn await_unknown(&self, node: &str) -> anyhow::Result<()> {
         Ok(self.kubectl.wait(&format!("node/{node}"), "condition=Ready=Unknown", PATIENCE)?)
     }
@@ -110,11 +112,12 @@ impl Nodes {
     }
 }
 
-/// A member, and its node, on which neither the load nor the operator runs: they are not what is to break.
+/// Returns a member and its node, where neither the load generator nor the operator runs, so that the story
+/// does not disrupt these.
 ///
 /// # Errors
-/// When there is none.
-pub fn member_by_itself(cluster: &Cluster, writer: &Writer) -> anyhow::Result<(String, String)> {
+/// When there is no such member.
+pub fn member_on_undisturbed_node(cluster: &Cluster, writer: &Writer) -> anyhow::Result<(String, String)> {
     let mut busy = Operator::installed()?.nodes()?;
     busy.push(writer.node()?);
     let pods = cluster.pods()?;

@@ -1,4 +1,4 @@
-//! The operator as its user installs it: Helm and the chart of this repository.
+//! The operator, installed as a user does: by Helm, with the chart of this repository.
 
 use anyhow::Context;
 use k8s_openapi::api::core::v1::Pod;
@@ -28,10 +28,10 @@ struct Release {
 }
 
 impl Operator {
-    /// The one that is installed, whatever its namespace.
+    /// Returns the installed operator, in any namespace.
     ///
     /// # Errors
-    /// When there is none.
+    /// When none is installed.
     pub fn installed() -> anyhow::Result<Self> {
         Self::find()?.context("helm knows of no helios-operator")
     }
@@ -45,8 +45,8 @@ impl Operator {
         Ok(ours.map(|release| Self { kubectl: Kubectl::new(release.namespace), release: release.name }))
     }
 
-    /// `helm upgrade --install`, which leaves one alone that is as it should be. `helm test` will then
-    /// use the cluster `name` in `namespace`.
+    /// Runs `helm upgrade --install`, which does not change a release that is up to date. Afterwards `helm
+    /// test` uses the cluster `name` in `namespace`.
     ///
     /// # Errors
     /// When Helm fails, or the operator is not available within three minutes.
@@ -63,7 +63,8 @@ impl Operator {
         operator.upgrade(&values, &[])
     }
 
-    /// Another one beside it, in `namespace` and for that alone. It uses the CRD of the first.
+    /// Installs a second operator in `namespace`, which watches only that namespace. It uses the CRD of the
+    /// first.
     ///
     /// # Errors
     /// When Helm fails, or the operator is not available within three minutes.
@@ -87,10 +88,10 @@ impl Operator {
         Ok(())
     }
 
-    /// `helm uninstall`.
+    /// Runs `helm uninstall`.
     ///
     /// # Errors
-    /// When Helm fails, or something of the release does not go within two minutes.
+    /// When Helm fails, or an object of the release is not deleted within two minutes.
     pub fn uninstall(self) -> anyhow::Result<()> {
         let namespace = &self.kubectl.namespace;
         kubectl::run(
@@ -100,7 +101,7 @@ impl Operator {
         Ok(())
     }
 
-    /// Nodes that it runs on.
+    /// Returns the nodes on which the operator runs.
     ///
     /// # Errors
     /// When the API server does not answer.
@@ -109,7 +110,7 @@ impl Operator {
         Ok(pods.iter().filter_map(pods::node).map(str::to_owned).collect())
     }
 
-    /// Upgrades to a chart whose CRD does not know the spec's `field` yet, and changes nothing else.
+    /// Upgrades to a chart whose CRD lacks the spec's `field`, and changes nothing else.
     ///
     /// # Errors
     /// When no operator is installed, or Helm fails.
@@ -134,7 +135,7 @@ impl Operator {
         upgraded.map(drop)
     }
 
-    /// `helm test`.
+    /// Runs `helm test`.
     ///
     /// # Errors
     /// When the chart's test fails.
@@ -144,7 +145,7 @@ impl Operator {
         Ok(())
     }
 
-    /// Ends the operator's process without warning; its Deployment starts another.
+    /// Kills the operator's process; its Deployment starts another.
     ///
     /// # Errors
     /// When the API server refuses it.
@@ -156,25 +157,25 @@ impl Operator {
     /// Waits until the operator runs again.
     ///
     /// # Errors
-    /// When it does not.
+    /// When it does not within [`TIMEOUT`].
     pub fn await_available(&self) -> anyhow::Result<()> {
         self.kubectl.run(&["rollout", "status", "deployment", "--selector", SELECTOR, TIMEOUT])?;
         Ok(())
     }
 
-    /// Runs `story` while there is no operator at all.
+    /// Runs `story` while the operator is scaled to zero.
     ///
     /// # Errors
-    /// Those of `story`, and when the operator cannot be taken away or brought back.
+    /// Errors of `story`, and when the operator cannot be stopped or started again.
     pub fn without<T>(&self, story: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
         let path = "jsonpath={.items[0].spec.replicas}";
         let replicas = self.kubectl.run(&["get", "deployment", "--selector", SELECTOR, "--output", path])?;
         self.scale("0")?;
         let gone = self.kubectl.run(&["wait", "pods", "--selector", SELECTOR, "--for=delete", TIMEOUT]);
-        let told = gone.map_err(anyhow::Error::from).and_then(|_| story());
+        let result = gone.map_err(anyhow::Error::from).and_then(|_| story());
         self.scale(&replicas)?;
         self.await_available()?;
-        told
+        result
     }
 
     fn scale(&self, replicas: &str) -> anyhow::Result<()> {
@@ -183,7 +184,7 @@ impl Operator {
         Ok(())
     }
 
-    /// The last lines of its log, for when something went wrong.
+    /// Returns the last lines of the operator's log, for the diagnosis of a failure.
     pub fn log(&self) -> String {
         let log = self.kubectl.run(&["logs", "--selector", SELECTOR, "--tail=150", "--prefix"]);
         log.unwrap_or_else(|error| error.to_string())
@@ -201,7 +202,7 @@ fn image_values(images: &Images) -> anyhow::Result<Vec<String>> {
     ])
 }
 
-/// Repository and tag of `registry:port/name:tag`.
+/// Splits `registry:port/name:tag` into repository and tag.
 fn split(image: &str) -> anyhow::Result<(&str, &str)> {
     image
         .rsplit_once(':')
@@ -214,7 +215,7 @@ mod tests {
     use super::split;
 
     #[test]
-    fn a_registry_port_is_no_tag() {
+    fn registry_port_is_not_taken_for_a_tag() {
         assert_eq!(split("registry:5000/helios-node:abc").unwrap(), ("registry:5000/helios-node", "abc"));
         assert!(split("registry:5000/helios-node").is_err());
     }

@@ -1,4 +1,4 @@
-//! The pods of a cluster as they come and go, by `kubectl get --watch`.
+//! Observation of a cluster's pods by `kubectl get --watch`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use crate::kubectl::{Kubectl, Running};
 
-/// Sees every pod with the labels of a selector, from when it is made until it is dropped.
+/// Watch of every pod with the labels of a selector, from its creation until dropped.
 pub struct PodWatch {
     _kubectl: Running,
     seen: Arc<Seen>,
@@ -27,7 +27,7 @@ struct State {
     pods: BTreeMap<String, Pod>,
     known: BTreeSet<String>,
     created: Vec<String>,
-    /// The watch is over, so nothing will change any more.
+    /// True when the watch has ended, so that nothing will change any more.
     ended: bool,
 }
 
@@ -40,12 +40,12 @@ struct Event {
 
 impl PodWatch {
     /// # Errors
-    /// When the pods there are now cannot be listed.
+    /// When the existing pods cannot be listed.
     pub fn start(kubectl: &Kubectl, selector: &str) -> anyhow::Result<Self> {
         Self::start_with(kubectl, selector, |_| {})
     }
 
-    /// As [`Self::start`], and calls `meet` for each pod whenever something about it is new.
+    /// As [`Self::start`], and calls `meet` for each event of a pod.
     ///
     /// # Errors
     /// As [`Self::start`].
@@ -72,20 +72,20 @@ impl PodWatch {
         Ok(Self { _kubectl: watch, seen })
     }
 
-    /// Names of pods created since the start, in order; a name comes again when its pod was replaced again.
+    /// Returns the names of pods created since the start, in order; a replaced pod's name is repeated.
     pub fn created(&self) -> Vec<String> {
         self.seen.lock().created.clone()
     }
 
-    /// UID of the pod `name`, as far as it is known here.
+    /// Returns the UID of the pod `name`, if the watch has seen the pod.
     pub fn uid(&self, name: &str) -> Option<String> {
         self.seen.lock().pods.get(name).map(uid)
     }
 
-    /// Waits until `holds` of the pods by name.
+    /// Waits until `holds` returns true for the pods by name.
     ///
     /// # Errors
-    /// When it does not within `limit`; the message has `what` and the pods.
+    /// When it does not within `limit`; the error has `what` and the pods.
     pub fn wait(
         &self,
         what: &str,
@@ -95,7 +95,7 @@ impl PodWatch {
         self.wait_for(what, limit, |state| holds(&state.pods))
     }
 
-    /// Waits until so many pods were created since the start.
+    /// Waits until `count` pods were created since the start.
     ///
     /// # Errors
     /// As [`Self::wait`].
@@ -117,7 +117,7 @@ impl PodWatch {
         Ok(())
     }
 
-    /// Waits until another pod than `old` serves under `name`.
+    /// Waits until a pod other than `old` is ready under `name`.
     ///
     /// # Errors
     /// As [`Self::wait`].
@@ -167,7 +167,7 @@ pub fn uid(pod: &Pod) -> String {
     pod.metadata.uid.clone().unwrap_or_default()
 }
 
-/// Whether the pod serves and is not on its way out.
+/// Whether the pod is ready and not terminating.
 pub fn is_ready(pod: &Pod) -> bool {
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
     pod.metadata.deletion_timestamp.is_none()
@@ -184,24 +184,24 @@ pub fn has_started(pod: &Pod) -> bool {
     states.any(|state| state.running.is_some() || state.terminated.is_some())
 }
 
-/// How often containers of the pod were started again.
+/// Returns the number of restarts of the pod's containers.
 pub fn restarts(pod: &Pod) -> i32 {
     let containers = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
     containers.into_iter().flatten().map(|container| container.restart_count).sum()
 }
 
-/// Node that the pod runs on; none before it has one.
+/// Returns the node that the pod runs on; `None` before it is scheduled.
 pub fn node(pod: &Pod) -> Option<&str> {
     pod.spec.as_ref()?.node_name.as_deref()
 }
 
-/// Why a container of the pod does not run, e.g. `ImagePullBackOff`.
+/// Returns the reason why a container of the pod does not run, e.g. `ImagePullBackOff`.
 pub fn trouble(pod: &Pod) -> Option<&str> {
     let containers = pod.status.as_ref()?.container_statuses.as_ref()?;
     containers.iter().find_map(|container| container.state.as_ref()?.waiting.as_ref()?.reason.as_deref())
 }
 
-/// Image of the pod's first container.
+/// Returns the image of the pod's first container.
 pub fn image(pod: &Pod) -> Option<&str> {
     pod.spec.as_ref()?.containers.first()?.image.as_deref()
 }
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_replaced_pod_counts_as_created_and_an_old_one_does_not() {
+    fn replaced_pod_counts_as_created_and_an_existing_pod_does_not() {
         let mut state = State { known: ["a".to_owned()].into(), ..State::default() };
         for event in
             [event("ADDED", "demo-0", "a"), event("DELETED", "demo-0", "a"), event("ADDED", "demo-0", "b")]

@@ -1,61 +1,62 @@
-//! What the writer says of its writes: the one contract between it and the stories.
+//! The report of the load generator: the only contract between it and the stories.
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// Exit code of a writer that misses a write the server had acknowledged, or saw answers that contradict each other.
+/// Exit code of the load generator when an acknowledged write is lost, or answers contradict each other.
 pub const EXIT_LOST: u8 = 3;
 
-/// Writes of a span of time, by all workers together.
+/// Writes in a span of time, by all workers together.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Window {
     pub acknowledged: u64,
-    /// Of the acknowledged: those that took more than one attempt.
+    /// Number of acknowledged writes that took more than one attempt.
     pub retried: u64,
-    /// Not acknowledged in the time a write is retried for; the server may or may not have them.
+    /// Number of writes not acknowledged in the time for which they are retried; the server may or may not
+    /// have them.
     pub failed: u64,
-    /// Longest time without an acknowledged write, the one still running included.
+    /// Longest time without an acknowledged write, including the gap that is still open, in milliseconds.
     pub longest_gap_ms: f64,
-    /// When that gap began.
+    /// Start of that gap.
     pub longest_gap_at: Option<Timestamp>,
-    /// Time from a write's first attempt to its acknowledgement.
+    /// Time from a write's first attempt to its acknowledgement; the fields are in milliseconds.
     pub p50_ms: f64,
     pub p99_ms: f64,
     pub max_ms: f64,
-    /// What attempts that did not succeed were answered, and how many; a bounded number of texts.
+    /// Errors of failed attempts, with their number; the number of texts is bounded.
     pub errors: BTreeMap<String, u64>,
 }
 
-/// A writer's whole life, and what it found when it read everything back.
+/// Report of a load generator's whole run, with the result of reading everything back.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     #[serde(flatten)]
     pub window: Window,
-    /// Acknowledged writes that are gone.
+    /// Number of acknowledged writes that are missing.
     pub missing: u64,
-    /// Acknowledged writes in whose place there is something else.
+    /// Number of acknowledged writes with another value.
     pub wrong: u64,
-    /// Acknowledged writes that could not be read back, whatever became of them.
+    /// Number of acknowledged writes that could not be read back, so their state is unknown.
     pub unread: u64,
     /// Some of the keys that are missing, wrong or unread.
     pub examples: Vec<String>,
     pub witnessed: Witnessed,
 }
 
-/// What clients saw that read and wrote the same few keys beside the load.
+/// Result of the witness clients, which read and write the same few keys beside the load.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Witnessed {
     pub operations: u64,
-    /// Of these: no answer tells what became of them.
+    /// Number of operations whose outcome is unknown.
     pub unknown: u64,
-    /// Why no single database could have answered so; or that it took too long to find out.
+    /// Reason why the history is not linearizable, or that the check took too long.
     pub objection: Option<String>,
 }
 
 impl Report {
-    /// Whether every acknowledged write was read back as it was written, and all answers were in order.
+    /// Whether every acknowledged write was read back as written, and the history is linearizable.
     pub fn is_intact(&self) -> bool {
         self.missing + self.wrong + self.unread == 0 && self.witnessed.objection.is_none()
     }

@@ -1,4 +1,4 @@
-//! A story: a namespace of its own, a cluster in it, and what it has to say in figures.
+//! A story: a test in its own namespace, with a cluster and measured figures.
 
 use std::time::{Duration, Instant};
 
@@ -14,10 +14,10 @@ use crate::report::Window;
 use crate::table;
 use crate::writer::Writer;
 
-/// Members end by themselves after a signal, at most after their grace period of a minute.
+/// Longest deletion of a namespace: members end within their grace period of a minute after the signal.
 const DELETE_TIMEOUT: &str = "--timeout=150s";
 
-/// Size of volumes that no story fills.
+/// Size of volumes that a story does not fill.
 pub const SMALL: &str = "256Mi";
 
 pub struct Story {
@@ -27,49 +27,49 @@ pub struct Story {
 }
 
 impl Story {
-    /// The namespace of the story `name`.
+    /// Returns the namespace of the story `name`.
     pub fn namespace(name: &str) -> String {
         format!("story-{}", name.replace('_', "-"))
     }
 
-    /// Makes the namespace, tells the story, and removes the namespace. Of a story that failed it first
-    /// prints all there is to know.
+    /// Creates the namespace, runs the story, and deletes the namespace. When the story fails, it first
+    /// prints the cluster's state and logs.
     ///
     /// # Errors
-    /// Those of `tell`, and of making and removing the namespace.
-    pub fn run(name: &'static str, tell: impl FnOnce(&Self) -> anyhow::Result<()>) -> anyhow::Result<()> {
-        // The harness has begun a line with the story's name.
+    /// Errors of `body`, and of creating and deleting the namespace.
+    pub fn run(name: &'static str, body: impl FnOnce(&Self) -> anyhow::Result<()>) -> anyhow::Result<()> {
+        // The harness has printed the story's name without a line end.
         println!();
         let began = Instant::now();
         let kubectl = Kubectl::new(Self::namespace(name));
         let story = Self { kubectl, images: Images::from_environment()?, name };
         story.make_namespace()?;
         let logs = Logs::follow(&story.kubectl)?;
-        let told = tell(&story);
-        if let Err(error) = &told {
+        let result = body(&story);
+        if let Err(error) = &result {
             println!("{error:#}\n{}{logs}", story.diagnosis());
         }
         drop(logs);
-        // Kubernetes takes its time to find a namespace empty, and the next story needs none of this one's.
+        // Kubernetes takes long to delete a namespace, and the next story does not need this one.
         let removed = story.remove_namespace("--wait=false");
-        told?;
+        result?;
         removed?;
-        story.say(&format!("told in {:.0} s", began.elapsed().as_secs_f64()));
+        story.say(&format!("done in {:.0} s", began.elapsed().as_secs_f64()));
         Ok(())
     }
 
-    /// A line of the story's result.
+    /// Prints a line of the story's result.
     pub fn say(&self, text: &str) {
         println!("    {text}");
     }
 
-    /// A line of the story's result, and of the table at the end: how long it was until `what`.
+    /// Prints the duration until `what` and adds it to the table at the end.
     pub fn took(&self, what: &str, time: Duration) {
         self.say(&format!("{what}: {:.1} s", time.as_secs_f64()));
         table::note_time(self.name, what, time);
     }
 
-    /// A ready cluster `demo` of three members with small volumes and, beside that, `spec`.
+    /// Creates a ready cluster `demo` of three members with small volumes and the fields of `spec`.
     ///
     /// # Errors
     /// As [`Cluster::create`].
@@ -77,7 +77,7 @@ impl Story {
         self.cluster_named("demo", spec)
     }
 
-    /// As [`Self::cluster`], by another name.
+    /// As [`Self::cluster`], with another name.
     ///
     /// # Errors
     /// As [`Cluster::create`].
@@ -88,7 +88,7 @@ impl Story {
         Cluster::create(&self.kubectl, name, spec)
     }
 
-    /// A steady load on the cluster's Service.
+    /// Starts a steady load on the cluster's Service.
     ///
     /// # Errors
     /// As [`Writer::start`].
@@ -96,7 +96,7 @@ impl Story {
         Writer::start(&self.kubectl, &self.images.writer, &cluster.name)
     }
 
-    /// A steady load on one member by its own address, from the node that `beside` runs on.
+    /// Starts a steady load on one member at its own address, from the node that `beside` runs on.
     ///
     /// # Errors
     /// As [`Writer::start`].
@@ -105,12 +105,12 @@ impl Story {
         beside.start_beside(&self.images.writer, member, &cluster.name, &host)
     }
 
-    /// Ends a part of the story: what became of the writes since the part before.
+    /// Ends a part of the story: returns the writes since the previous part.
     ///
     /// # Errors
     /// When the writer does not answer.
     pub fn part(&self, part: &str, writer: &Writer) -> anyhow::Result<Window> {
-        // With the first writes after it, or else a gap would end only in the next part.
+        // Waits for the first writes after the part, or else a gap would end only in the next part.
         writer.await_writes(100)?;
         let window = writer.mark()?;
         self.say(&format!("{part}: {}", describe(&window)));
@@ -121,10 +121,10 @@ impl Story {
         Ok(window)
     }
 
-    /// As [`Self::part`], of a part in which no write may fail.
+    /// As [`Self::part`], for a part in which no write may fail.
     ///
     /// # Errors
-    /// When one did.
+    /// When a write failed.
     pub fn part_without_failure(&self, part: &str, writer: &Writer) -> anyhow::Result<Window> {
         let window = self.part(part, writer)?;
         ensure!(
@@ -135,10 +135,10 @@ impl Story {
         Ok(window)
     }
 
-    /// Ends the load; no acknowledged write may be missing, and no answer may contradict another.
+    /// Ends the load and checks that no acknowledged write is missing and that all answers are linearizable.
     ///
     /// # Errors
-    /// When one is.
+    /// When the check fails.
     pub fn nothing_is_lost(&self, writer: Writer) -> anyhow::Result<()> {
         let report = writer.stop()?;
         ensure!(
@@ -160,7 +160,7 @@ impl Story {
     }
 
     fn make_namespace(&self) -> anyhow::Result<()> {
-        // One of a run that was broken off, or that still goes.
+        // The namespace may be left over from an interrupted run, or still be terminating.
         self.remove_namespace(DELETE_TIMEOUT)?;
         self.kubectl.apply(&json!({
             "apiVersion": "v1",
@@ -180,13 +180,13 @@ impl Story {
 
     fn diagnosis(&self) -> String {
         let mut text = String::new();
-        let mut look = |title: &str, arguments: &[&str]| {
+        let mut show = |title: &str, arguments: &[&str]| {
             let found = self.kubectl.run(arguments).unwrap_or_else(|error| error.to_string());
             text += &format!("--- {title}\n{found}\n");
         };
-        look("pods and volumes", &["get", "pods,pvc", "--output=wide"]);
-        look("events", &["get", "events", "--sort-by=.lastTimestamp"]);
-        look("HeliosClusters", &["get", "hc", "--output=yaml"]);
+        show("pods and volumes", &["get", "pods,pvc", "--output=wide"]);
+        show("events", &["get", "events", "--sort-by=.lastTimestamp"]);
+        show("HeliosClusters", &["get", "hc", "--output=yaml"]);
         text + "--- operator\n"
             + &Operator::installed().map_or_else(|error| error.to_string(), |operator| operator.log())
     }
@@ -200,10 +200,10 @@ fn describe(window: &Window) -> String {
     )
 }
 
-/// A limit in a story's own words.
+/// Checks a time limit.
 ///
 /// # Errors
-/// When `took` is longer.
+/// When `took` exceeds `limit`.
 pub fn within(what: &str, took: Duration, limit: Duration) -> anyhow::Result<()> {
     ensure!(took <= limit, "{what} took {:.1} s, more than {:.1} s", took.as_secs_f64(), limit.as_secs_f64());
     Ok(())

@@ -1,4 +1,4 @@
-//! What all stories have to say in figures: a line for each part of a story, with the worst of all times it was told.
+//! Table of the figures of all stories: a line for each part of a story, with the worst figure of all rounds.
 
 use std::fmt::Write;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,7 +12,7 @@ struct Table {
     times: Vec<Line<Duration>>,
 }
 
-/// One part of one story, as often as it was told.
+/// Figures of one part of one story, of all rounds.
 struct Line<T> {
     story: &'static str,
     part: String,
@@ -21,12 +21,12 @@ struct Line<T> {
 
 static TABLE: Mutex<Table> = Mutex::new(Table { writes: Vec::new(), times: Vec::new() });
 
-/// Notes what became of the writes in a part of a story.
+/// Records the writes of a part of a story.
 pub fn note_writes(story: &'static str, part: &str, window: Window) {
     note(&mut lock().writes, story, part, window);
 }
 
-/// Notes how long something took.
+/// Records a duration.
 pub fn note_time(story: &'static str, what: &str, took: Duration) {
     note(&mut lock().times, story, what, took);
 }
@@ -42,7 +42,7 @@ fn lock() -> MutexGuard<'static, Table> {
     TABLE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Everything so far; empty when there is nothing.
+/// Returns the table so far; empty when nothing was recorded.
 pub fn text() -> String {
     let table = lock();
     writes(&table.writes) + &times(&table.times)
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_told_again_is_one_line_with_the_worst_of_both() {
+    fn repeated_part_is_one_line_with_the_worst_figures() {
         let mut lines = Vec::new();
         note(&mut lines, "roll", "image", window(1, 40.0));
         note(&mut lines, "roll", "timeout", window(0, 10.0));
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_has_its_shortest_and_its_longest() {
+    fn repeated_time_shows_shortest_and_longest() {
         let mut lines = Vec::new();
         note(&mut lines, "install", "ready", Duration::from_millis(2500));
         note(&mut lines, "install", "ready", Duration::from_millis(1500));

@@ -1,4 +1,4 @@
-//! The load of a story: `helios-writer` as a pod beside the cluster.
+//! The load of a story: `helios-writer` in a pod beside the cluster.
 
 use std::time::Duration;
 
@@ -12,30 +12,31 @@ use crate::kubectl::{CommandError, Kubectl};
 use crate::pods;
 use crate::report::{Report, Window};
 
-/// By which a writer is spared when a node is drained: nothing would bring it back.
+/// Label by which a drain spares the pod, because nothing would create it again.
 pub const LABEL: (&str, &str) = ("app.kubernetes.io/name", "helios-writer");
 
 const CONTROL_PORT: u16 = 8080;
-/// Reading back everything takes part of it.
+/// Longest time until the pod ends; reading back everything takes part of it.
 const END_TIMEOUT: Duration = Duration::from_secs(120);
 
 pub struct Writer {
     kubectl: Kubectl,
-    /// Its pod's.
+    /// Name of its pod.
     name: String,
 }
 
 impl Writer {
-    /// Starts writing to the Service `service`, with keys that begin with its name, and returns when the
-    /// first writes are acknowledged.
+    /// Starts writing to the Service `service`, with its name as the key prefix; returns when the first
+    /// writes are acknowledged.
     ///
     /// # Errors
-    /// When the pod cannot be made, or no write is acknowledged within a minute.
+    /// When the pod cannot be created, or no write is acknowledged within a minute.
     pub fn start(kubectl: &Kubectl, image: &str, service: &str) -> anyhow::Result<Self> {
         Self::start_at(kubectl, image, service, (service, service), None)
     }
 
-    /// Starts another on the same node, with keys that begin with `prefix`, to `host` of `cluster` as pods know it.
+    /// Starts another load on the same node, with the key prefix `prefix`, to `host` of `cluster` as resolved
+    /// in pods.
     ///
     /// # Errors
     /// As [`Self::start`].
@@ -69,13 +70,13 @@ impl Writer {
             .wait(&format!("pod/{name}"), "condition=Ready", Duration::from_secs(60))
             .context("no write was acknowledged")?;
         let writer = Self { kubectl: kubectl.clone(), name };
-        // The first writes have the connections still to be made.
+        // The first writes are left out, because they include establishing the connections.
         writer.await_writes(200)?;
         writer.mark()?;
         Ok(writer)
     }
 
-    /// Waits until so many more writes are acknowledged.
+    /// Waits until `writes` more writes are acknowledged.
     ///
     /// # Errors
     /// When that takes more than a minute.
@@ -84,7 +85,7 @@ impl Writer {
         Ok(())
     }
 
-    /// What became of the writes since the mark before.
+    /// Returns the window of writes since the previous mark.
     ///
     /// # Errors
     /// When the pod does not answer.
@@ -92,10 +93,10 @@ impl Writer {
         self.post("mark")
     }
 
-    /// Stops writing, has everything read back, and returns what the writer found.
+    /// Stops writing, waits until everything is read back, and returns the report.
     ///
     /// # Errors
-    /// When the writer does not end by itself, or says nothing.
+    /// When the pod does not end after the request, or prints no report.
     pub fn stop(self) -> anyhow::Result<Report> {
         self.post::<IgnoredAny>("stop")?;
         await_end(&self.kubectl, &self.name, END_TIMEOUT)?;
@@ -106,10 +107,10 @@ impl Writer {
         Ok(report)
     }
 
-    /// Node that it runs on.
+    /// Returns the node on which the pod runs.
     ///
     /// # Errors
-    /// When its pod is gone.
+    /// When the pod is gone.
     pub fn node(&self) -> anyhow::Result<String> {
         let pod: Pod = self.kubectl.get(&format!("pod/{}", self.name))?;
         pods::node(&pod).map(str::to_owned).context("the writer runs nowhere")
@@ -120,10 +121,11 @@ impl Writer {
     }
 }
 
-/// Has a pod SET one key and GET it back through `address` of `cluster`, a HOST:PORT as pods know it.
+/// Runs a pod that SETs one key and GETs it back through `address` of `cluster`, a HOST:PORT as resolved in
+/// pods.
 ///
 /// # Errors
-/// When the value did not come back; the message is the pod's log.
+/// When the value was not read back; the error has the pod's log.
 pub fn set_get(kubectl: &Kubectl, image: &str, cluster: &str, address: &str) -> anyhow::Result<()> {
     const NAME: &str = "set-get";
     kubectl.apply(&pod(NAME, image, cluster, &["set-get", "--addr", address]))?;
@@ -136,13 +138,14 @@ pub fn set_get(kubectl: &Kubectl, image: &str, cluster: &str, address: &str) -> 
     Ok(())
 }
 
-/// The container's own state is waited for, because the pod's phase comes a moment later.
+/// Waits for the container's own state, because the pod's phase follows a moment later.
 fn await_end(kubectl: &Kubectl, pod: &str, limit: Duration) -> Result<(), CommandError> {
     let ended = "jsonpath={.status.containerStatuses[0].state.terminated}";
     kubectl.wait(&format!("pod/{pod}"), ended, limit)
 }
 
-/// A pod of one container that namespaces of the restricted level admit, with the password of `cluster` if that has one.
+/// Returns the manifest of a pod with one container that the restricted Pod Security level admits, with the
+/// password of `cluster` if there is one.
 fn pod(name: &str, image: &str, cluster: &str, arguments: &[&str]) -> Value {
     let password = json!({"name": auth_secret(cluster), "key": "password", "optional": true});
     json!({
@@ -153,7 +156,7 @@ fn pod(name: &str, image: &str, cluster: &str, arguments: &[&str]) -> Value {
             "restartPolicy": "Never",
             "automountServiceAccountToken": false,
             "enableServiceLinks": false,
-            // A writer that a story leaves behind need not read back from a cluster that goes too.
+            // A load that a story leaves behind need not read back from a cluster that is deleted, too.
             "terminationGracePeriodSeconds": 1,
             "securityContext": {
                 "runAsNonRoot": true, "runAsUser": 65532, "runAsGroup": 65532,

@@ -1,5 +1,5 @@
-//! `make clean` and `make clean-log-db` in a directory that has this clone's Makefile and nothing else of it. The local
-//! cluster is the machine's, not the directory's, so another command stands for it.
+//! `make clean` and `make clean-log-db` in a directory that has only this repository's Makefile. Another
+//! command replaces the local cluster's script, because that cluster belongs to the machine.
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 use std::fs;
@@ -26,7 +26,7 @@ fn clone_in_use() -> TempDir {
     dir
 }
 
-/// Nothing of this process's surroundings reaches it: a target directory among them would be emptied.
+/// Runs make without the environment of this process: its target directory would be emptied.
 fn make(dir: &Path, goal: &str) {
     let kept = ["PATH", "HOME", "CARGO_HOME", "RUSTUP_HOME", "RUSTUP_TOOLCHAIN"];
     let done = Command::new("make")
@@ -43,7 +43,7 @@ fn make(dir: &Path, goal: &str) {
 }
 
 #[test]
-fn clean_log_db_removes_databases_and_keeps_what_was_built() {
+fn clean_log_db_removes_databases_and_keeps_build_results() {
     let dir = clone_in_use();
     make(dir.path(), "clean-log-db");
     assert!(!dir.path().join("helios-data").exists());
@@ -51,7 +51,7 @@ fn clean_log_db_removes_databases_and_keeps_what_was_built() {
 }
 
 #[test]
-fn clean_removes_what_was_built_as_well() {
+fn clean_removes_databases_and_build_results() {
     let dir = clone_in_use();
     make(dir.path(), "clean");
     let left: Vec<_> =

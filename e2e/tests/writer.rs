@@ -1,5 +1,5 @@
-//! The writer is the judge of all stories, so it is judged first: by a real Redis that is made to lose writes,
-//! to change them, and to stop answering.
+//! Tests of the load generator, on whose verdict all stories depend: against a real Redis that loses writes,
+//! changes them, and stops answering.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
@@ -14,10 +14,10 @@ use helios_e2e::report::{EXIT_LOST, Report, Window};
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 #[test]
-fn a_server_that_forgets_is_found_out() {
+fn lost_writes_are_reported() {
     let redis = Redis::start();
     let writer = Writer::start(&redis);
-    // Long enough for the witnesses to have met, before and after.
+    // Enough writes for the witness clients to have contended, before and after the loss.
     let before: Window = writer.post("await/600");
     redis.query("FLUSHALL");
     writer.post::<Window>("await/600");
@@ -31,7 +31,7 @@ fn a_server_that_forgets_is_found_out() {
 }
 
 #[test]
-fn a_value_that_changed_is_found_out() {
+fn changed_value_is_reported() {
     let redis = Redis::start();
     let writer = Writer::start(&redis);
     writer.post::<Window>("await/100");
@@ -42,13 +42,13 @@ fn a_value_that_changed_is_found_out() {
 }
 
 #[test]
-fn a_server_that_stands_still_makes_a_gap_and_failures_but_no_loss() {
+fn stopped_server_causes_a_gap_and_failures_but_no_loss() {
     let redis = Redis::start();
     let writer = Writer::start(&redis);
     writer.post::<Window>("await/100");
     writer.post::<Window>("mark");
     redis.signal("-STOP");
-    // Longer than a write is retried for; the passing of time is what is tested.
+    // Longer than the time for which a write is retried; the test needs this time to pass.
     std::thread::sleep(Duration::from_millis(1600));
     redis.signal("-CONT");
     writer.post::<Window>("await/100");
@@ -64,7 +64,7 @@ fn a_server_that_stands_still_makes_a_gap_and_failures_but_no_loss() {
 }
 
 #[test]
-fn a_server_that_is_not_there_fails_set_get_in_one_line() {
+fn set_get_reports_an_unreachable_server_in_one_line() {
     let port = free_port();
     let address = format!("127.0.0.1:{port}");
     let output = Command::new(env!("CARGO_BIN_EXE_helios-writer"))
@@ -144,7 +144,7 @@ struct Redis {
 impl Redis {
     fn start() -> Self {
         let port = free_port();
-        // Debian's redis-tools has the server too, under the name of its checker.
+        // Debian's redis-tools contains the server, too, under the name of its checker.
         let program = if installed("redis-server") { "redis-server" } else { "redis-check-rdb" };
         let process = Command::new(program)
             .arg0("redis-server")

@@ -1,4 +1,5 @@
-//! A cluster of three in one program: start it, see who leads, stop the leader and see another one lead.
+//! A cluster of three members in one program: start it, print the leader, stop the leader and wait for the
+//! next one.
 //!
 //! `cargo run -p helios-node --example quick_start`
 
@@ -32,8 +33,8 @@ pub async fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("Consensus: {:?}", metrics.consensus_metrics);
     println!("Health: {:?}", metrics.health_metrics);
 
-    // The drill: stop whoever leads.
-    let place = cluster.iter().position(|node| node.is_leader()).ok_or("nobody leads")?;
+    // Failover drill: stop the leader.
+    let place = cluster.iter().position(|node| node.is_leader()).ok_or("no leader")?;
     let old = cluster.remove(place);
     let old_name = old.wait_leader(|_| true).await?;
     old.stop().await;

@@ -1,5 +1,5 @@
-//! A state machine of your own: a store that takes its commands as JSON, one member alone. It survives a
-//! restart, since the log and the snapshots hold all that it was told.
+//! A custom state machine: a store with JSON commands, on a single member. It survives a restart, because the
+//! log and the snapshots hold all commands.
 //!
 //! `cargo run -p helios-node --example state_machine`
 
@@ -11,7 +11,8 @@ use serde::Deserialize;
 #[derive(Default)]
 struct KvStore(BTreeMap<String, String>);
 
-/// `{"op":"set","key":"config","value":"v2"}`, `{"op":"delete","key":"config"}`; another op is an error.
+/// A command, e.g. `{"op":"set","key":"config","value":"v2"}` or `{"op":"delete","key":"config"}`; another op
+/// is an error.
 #[derive(Deserialize)]
 #[serde(tag = "op", rename_all = "lowercase")]
 enum Command {
@@ -62,7 +63,7 @@ pub async fn main() -> Result<(), Box<dyn std::error::Error>> {
     node.apply("json", r#"{"op":"set","key":"config","value":"v2"}"#).await?;
     println!("config: {:?}", node.read("config").await?);
     let refused = node.apply("json", r#"{"op":"rename","key":"config"}"#).await;
-    println!("rename: {}", refused.err().ok_or("an unknown op was taken")?);
+    println!("rename: {}", refused.err().ok_or("an unknown op was accepted")?);
     node.stop().await;
     drop(node);
 

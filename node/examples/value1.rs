@@ -1,5 +1,5 @@
-//! The article's scenario: the leader appends "Value1", the other two have it at the same place, and when
-//! the leader stops another one leads and appends.
+//! The article's scenario: the leader appends "Value1", the other two members have it at the same index, and
+//! when the leader stops, the next leader appends "Value2".
 //!
 //! `cargo run -p helios-node --example value1`
 
@@ -7,12 +7,12 @@ mod local;
 
 use helios_node::prelude::*;
 
-/// Keeps every value with its place in the log.
+/// All values with their log indexes.
 #[derive(Default)]
 struct Values(Vec<(u64, String)>);
 
 impl StateMachine for Values {
-    /// An index of the log.
+    /// Log index of a value.
     type Query = u64;
     type Answer = Option<String>;
 
@@ -55,7 +55,7 @@ pub async fn main() -> Result<(), Box<dyn std::error::Error>> {
         assert_eq!(node.read(&appended.index).await?.as_deref(), Some("Value1"));
     }
 
-    let place = nodes.iter().position(|node| node.is_leader()).ok_or("nobody leads")?;
+    let place = nodes.iter().position(|node| node.is_leader()).ok_or("no leader")?;
     nodes.remove(place).stop().await;
     let second = nodes[0].wait_leader(|leader| leader != first).await?;
     println!("{first} was stopped, {second} leads");
@@ -73,11 +73,11 @@ pub async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 type Node = ClusterCoordinator<Values>;
 
-/// The one that leads, once all agree on it.
+/// Returns the leader, once all members agree on it.
 async fn leader(nodes: &[Node]) -> Result<&Node, Box<dyn std::error::Error>> {
     let name = nodes[0].wait_leader(|_| true).await?;
     for node in nodes {
         node.wait_leader(|leader| leader == name).await?;
     }
-    Ok(nodes.iter().find(|node| node.is_leader()).ok_or("nobody leads")?)
+    Ok(nodes.iter().find(|node| node.is_leader()).ok_or("no leader")?)
 }

@@ -1,4 +1,4 @@
-//! Wires the parts of one node together; the only place that knows them all.
+//! Assembles the parts of one node: the only module that knows all services.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -33,12 +33,12 @@ use crate::state::Driven;
 use crate::tls::{Door, Locks, Protocol, Slots};
 use crate::{http, resp};
 
-/// How long open streams may hold up the end of the process.
+/// Longest time for which open client streams may delay the end of the process.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
-/// A peer or client that answers no ping for this long is gone.
+/// Interval of HTTP/2 pings, and the time without an answer after which a connection is closed.
 const HTTP2_KEEPALIVE: Duration = Duration::from_secs(5);
 
-/// Calls at once on one connection; a client waits with more.
+/// Concurrent calls on one gRPC connection; the client queues more (HTTP/2 `MAX_CONCURRENT_STREAMS`).
 pub const MAX_CONCURRENT_STREAMS: u32 = 1_024;
 
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +53,7 @@ pub enum AppError {
     Thread(std::io::Error),
 }
 
-/// Whether what the settings name besides themselves, certificates and users, can be used.
+/// Checks that the files that the settings name, certificates and users, can be used.
 ///
 /// # Errors
 /// One line that names the key and the file.
@@ -62,20 +62,20 @@ pub fn check_files(settings: &Settings) -> Result<(), ConfigError> {
     Access::load(settings).map(drop)
 }
 
-/// A node and its services, running.
+/// A running node and its services.
 pub struct App {
     node: Node,
     stop: CancellationToken,
-    /// The client's side: stopped first.
+    /// Services for clients: stopped first.
     client_services: JoinSet<()>,
-    /// Peers and probes: needed until leadership is handed over.
+    /// Services for peers and probes: needed until leadership is transferred.
     inner_services: JoinSet<()>,
-    /// What they run on.
+    /// The runtime of `inner_services`.
     inner: InnerRuntime,
 }
 
 struct Listeners {
-    /// Of the inner runtime, which takes them over.
+    /// Listener that the inner runtime registers and serves.
     peer: std::net::TcpListener,
     metrics: Option<std::net::TcpListener>,
     client: Option<TcpListener>,
@@ -102,7 +102,7 @@ async fn bind(field: &'static str, addr: SocketAddr) -> Result<TcpListener, AppE
     TcpListener::bind(addr).await.map_err(|source| AppError::Bind { field, addr, source })
 }
 
-/// A listener that is not of this runtime.
+/// Binds a listener that is registered with no runtime.
 async fn detached(field: &'static str, addr: SocketAddr) -> Result<std::net::TcpListener, AppError> {
     let listener = bind(field, addr).await?;
     listener.into_std().map_err(|source| AppError::Bind { field, addr, source })
@@ -116,17 +116,17 @@ async fn bind_some(field: &'static str, addr: Option<SocketAddr>) -> Result<Opti
 }
 
 impl App {
-    /// Takes the ports first, so that a clash changes nothing on disk; then opens the node.
+    /// Binds the ports first, so that a port in use changes nothing on disk; then opens the node.
     pub async fn start(settings: Settings) -> Result<Self, AppError> {
         Self::start_parts(settings, None, None).await
     }
 
-    /// As `start`, with a state machine of the embedding program.
+    /// As `start`, with a state machine that the embedding application supplies.
     pub async fn start_with(settings: Settings, machine: Arc<dyn Driven>) -> Result<Self, AppError> {
         Self::start_parts(settings, Some(machine), None).await
     }
 
-    /// As `start`; `source` is where `settings` came from, and is read again when it changes.
+    /// As `start`; `source` is the origin of `settings` and is reloaded when it changes.
     pub async fn start_from(settings: Settings, source: Source) -> Result<Self, AppError> {
         Self::start_parts(settings, None, Some(source)).await
     }
@@ -155,7 +155,7 @@ impl App {
         let registry = Arc::new(registry);
         let node = Node::open(settings, machine, locks.clone(), metrics, Fatal::default(), inner.handle())?;
 
-        let client_door = |name, protocol, count| Door {
+        let client_acceptor = |name, protocol, count| Door {
             name,
             protocol,
             tls: locks.client.clone(),
@@ -169,13 +169,15 @@ impl App {
         app.inner_services.spawn(Arc::clone(&reloader).watch(app.stop.clone()));
         app.serve_peers(
             listeners.peer,
-            Door { tls: locks.peer.clone(), ..client_door("peer", Protocol::Http2, shares.peer) },
+            Door { tls: locks.peer.clone(), ..client_acceptor("peer", Protocol::Http2, shares.peer) },
         );
         if let Some(listener) = listeners.metrics {
             let routes = http::health_routes(app.node.clone(), Arc::clone(&registry));
-            let door = Door { tls: None, ..client_door("metrics", Protocol::Http1, shares.metrics) };
+            let acceptor = Door { tls: None, ..client_acceptor("metrics", Protocol::Http1, shares.metrics) };
             let stop = app.stop.clone();
-            app.serve_inside(listener, |listener| http::serve(listener, door, routes, Keeps::Nobody, stop));
+            app.serve_inside(listener, |listener| {
+                http::serve(listener, acceptor, routes, Keeps::Nobody, stop)
+            });
         }
         if let Some(listener) = listeners.client {
             let idle_timeout = node.inner().idle_timeout.clone();
@@ -187,11 +189,11 @@ impl App {
                 memory: client_memory,
                 ..resp::Limits::default()
             };
-            let (door, stop) =
-                (client_door("client", Protocol::Redis, shares.client), app.stop.child_token());
+            let (acceptor, stop) =
+                (client_acceptor("client", Protocol::Redis, shares.client), app.stop.child_token());
             let served = resp::serve(
                 listener,
-                door,
+                acceptor,
                 app.node.clone(),
                 limits,
                 Arc::clone(&access),
@@ -201,13 +203,19 @@ impl App {
             app.client_services.spawn(async move { drop(served.await) });
         }
         if let Some(listener) = listeners.grpc {
-            app.serve_grpc(listener, client_door("grpc", Protocol::Http2, shares.grpc), &access);
+            app.serve_grpc(listener, client_acceptor("grpc", Protocol::Http2, shares.grpc), &access);
         }
         if let Some(listener) = listeners.gateway {
             let gateway = Gateway::new(reloader, registry, access, refusals.clone(), app.stop.clone());
-            let door = client_door("gateway", Protocol::Http1, shares.gateway);
+            let acceptor = client_acceptor("gateway", Protocol::Http1, shares.gateway);
             let stop = app.stop.clone();
-            app.client_services.spawn(http::serve(listener, door, gateway.routes(), Keeps::Clients, stop));
+            app.client_services.spawn(http::serve(
+                listener,
+                acceptor,
+                gateway.routes(),
+                Keeps::Clients,
+                stop,
+            ));
         }
         Ok(app)
     }
@@ -221,32 +229,34 @@ impl App {
         let serving = async move {
             match TcpListener::from_std(listener) {
                 Ok(listener) => serve(listener).await,
-                Err(error) => tracing::error!(%error, "a port is not served"),
+                Err(error) => {
+                    tracing::error!(%error, "listener cannot be registered; its port is not served")
+                }
             }
         };
         self.inner_services.spawn_on(serving, self.inner.handle());
     }
 
-    fn serve_peers(&mut self, listener: std::net::TcpListener, door: Door) {
+    fn serve_peers(&mut self, listener: std::net::TcpListener, acceptor: Door) {
         let node = self.node.clone();
-        let peer = PeerServer::new(PeerService::new(Arc::new(node.clone()), door.refusals.clone()))
+        let peer = PeerServer::new(PeerService::new(Arc::new(node.clone()), acceptor.refusals.clone()))
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let router = server().add_service(peer).add_service(ClusterServer::new(ClusterService::new(
             Management::new(node),
-            door.refusals.clone(),
+            acceptor.refusals.clone(),
         )));
         let stop = self.stop.clone();
         self.serve_inside(listener, |listener| async move {
             if let Err(error) =
-                router.serve_with_incoming_shutdown(door.incoming(listener), stop.cancelled()).await
+                router.serve_with_incoming_shutdown(acceptor.incoming(listener), stop.cancelled()).await
             {
                 tracing::error!(%error, "peer service ended");
             }
         });
     }
 
-    fn serve_grpc(&mut self, listener: TcpListener, door: Door, access: &Arc<Access>) {
+    fn serve_grpc(&mut self, listener: TcpListener, acceptor: Door, access: &Arc<Access>) {
         let (node, stop) = (self.node.clone(), self.stop.clone());
         let reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(helios_proto::FILE_DESCRIPTOR_SET)
@@ -262,14 +272,14 @@ impl App {
         #[cfg(feature = "otel")]
         let server = server.trace_fn(|call| crate::trace::client_call(call.uri().path(), call.headers()));
         let router = server
-            .layer(GuardLayer::new(Arc::clone(access), door.refusals.clone()))
+            .layer(GuardLayer::new(Arc::clone(access), acceptor.refusals.clone()))
             .add_service(KvServer::new(KvService::new(node.clone(), stop.clone())))
             .add_service(ClusterInfoServer::new(InfoService::new(node)))
             .add_service(HealthServer::new(health))
             .add_service(reflection);
         self.client_services.spawn(async move {
             if let Err(error) =
-                router.serve_with_incoming_shutdown(door.incoming(listener), stop.cancelled()).await
+                router.serve_with_incoming_shutdown(acceptor.incoming(listener), stop.cancelled()).await
             {
                 tracing::error!(%error, "gRPC service ended");
             }
@@ -280,8 +290,9 @@ impl App {
         &self.node
     }
 
-    /// Readiness off, leadership handed over while clients are still served, the time that proxies
-    /// need to see it, services ended, threads stopped (docs/design/node.md, section 3, "Clean shutdown").
+    /// Shuts the node down: readiness off, leadership transferred while clients are still served, a pause
+    /// (`client.shutdown_delay`) in which proxies notice, services stopped, threads stopped (docs/design/node.md,
+    /// section 3, "Clean shutdown").
     pub async fn stop(mut self) {
         let delay = self.node.shutdown_delay();
         self.node.stop().await;
@@ -289,16 +300,17 @@ impl App {
         self.stop.cancel();
         let ended = async { while self.client_services.join_next().await.is_some() {} };
         if tokio::time::timeout(STOP_TIMEOUT, ended).await.is_err() {
-            tracing::debug!("open client streams were cut off");
+            tracing::debug!("open client streams did not end in time and were closed");
         }
-        // Peers hold their streams open for good, and this member has nothing to tell them any more.
+        // Peers never close their streams, and this member has nothing more to send to them.
         self.inner_services.shutdown().await;
         self.node.close().await;
         self.inner.stop().await;
     }
 }
 
-/// Connections of each port; says so if there cannot be as many clients as wanted.
+/// Returns the connection limit of each port; logs a warning if the file descriptor limit allows fewer clients than
+/// configured.
 fn shares(settings: &Settings) -> Shares {
     let (wanted, limit) = (settings.max_connections, descriptors::limit());
     let shares = descriptors::shares(limit, wanted);
@@ -313,7 +325,7 @@ fn shares(settings: &Settings) -> Shares {
     shares
 }
 
-/// Nobody has to say who they are, and a port for clients is reachable from other hosts.
+/// Logs a warning for each client port that other hosts can reach while authentication is off.
 fn warn_of_open_ports(settings: &Settings, access: &Access) {
     let ports = [("listen.client", settings.listen_client), ("listen.grpc", settings.listen_grpc)];
     for (key, address) in ports {
@@ -324,11 +336,11 @@ fn warn_of_open_ports(settings: &Settings, access: &Access) {
             true => tracing::warn!(
                 key, %address,
                 "protected mode: without users, clients of other hosts are refused; set auth.users_file or \
-                 client.password, or client.protected_mode: false to let everyone in who reaches this port"
+                 client.password, or client.protected_mode: false to allow everyone who reaches this port"
             ),
             false => tracing::warn!(
                 key, %address,
-                "whoever reaches this port may read and write: there are no users (auth.users_file, client.password)"
+                "everyone who reaches this port may read and write: no users are configured (auth.users_file, client.password)"
             ),
         }
     }
@@ -369,7 +381,7 @@ mod tests {
         Ok(answer)
     }
 
-    /// On a runtime of its own.
+    /// Requests `Status` on a separate runtime.
     fn peer_status(address: String) -> Result<String, String> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
@@ -406,7 +418,7 @@ mod tests {
             let busy = busy.clone();
             workers.push(tokio::spawn(async move {
                 busy.send(()).unwrap();
-                // As a long command would, which does not return to the runtime.
+                // Blocks the worker, as a long command does.
                 assert!(wait.recv().is_err());
             }));
         }

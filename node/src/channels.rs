@@ -1,4 +1,4 @@
-//! gRPC channels to other members, one per address, made when first needed.
+//! gRPC channels to other members, one per address, created on first use.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -9,7 +9,7 @@ use tonic::transport::Channel;
 use crate::error::Error;
 use crate::peer::Dialer;
 
-/// More addresses than any cluster has members: old ones are dropped together at this bound.
+/// Limit of cached channels, above the size of any cluster; at the limit all of them are dropped.
 const MAX_CHANNELS: usize = 64;
 
 pub struct Channels {
@@ -22,14 +22,17 @@ impl Channels {
         Self { dialer, open: Mutex::default() }
     }
 
-    /// The channel to `addr` (host:port); it connects, and connects again, by itself.
+    /// Returns the channel to `addr` (host:port), which connects on first use and reconnects automatically.
+    ///
+    /// # Errors
+    /// `PeerUnreachable` if `addr` is malformed.
     pub fn get(&self, addr: &str) -> Result<Channel, Error> {
         let mut channels = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(channel) = channels.get(addr) {
             return Ok(channel.clone());
         }
         let channel = self.dialer.connect_lazy(addr).map_err(|error| {
-            Error::new(ErrorCode::PeerUnreachable, format!("{addr} is no address of a member: {error}"))
+            Error::new(ErrorCode::PeerUnreachable, format!("{addr} is not a valid member address: {error}"))
         })?;
         if channels.len() >= MAX_CHANNELS {
             channels.clear();

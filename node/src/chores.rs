@@ -1,5 +1,4 @@
-//! What a member does on its own: registers its disk through the log, removes expired keys while
-//! it leads.
+//! Background tasks of a member: registers its disk through the log, and removes expired keys while it is the leader.
 
 use std::time::Duration;
 
@@ -12,21 +11,21 @@ use crate::raft::format::FORMAT;
 use crate::raft::{Role, membership};
 use crate::retirement;
 
-/// How often the leader looks for expired keys.
+/// Interval at which the leader checks for expired keys.
 const EXPIRY_INTERVAL: Duration = Duration::from_millis(100);
-/// Keys, and elements of keys that were deleted, removed by one log entry.
+/// Limit of expired keys, and of elements of deleted keys, that one log entry removes.
 const EXPIRY_BATCH: u32 = 1_000;
 const REGISTER_RETRY: Duration = Duration::from_millis(500);
 
 pub fn spawn(node: Node) {
-    // A member may be started by the peer service, which has a runtime of its own.
+    // The peer service may start the member, and runs on the inner runtime.
     let runtime = node.inner().runtime.clone();
     runtime.spawn(register(node.clone()));
     runtime.spawn(purge_expired(node.clone()));
     runtime.spawn(retirement::notice(node));
 }
 
-/// Records disk and boot epoch in the membership, so that peers can tell a wiped or restored disk.
+/// Records disk id and boot epoch in the membership, so that peers can detect a wiped or restored disk.
 async fn register(node: Node) {
     let Some(member) = node.member() else { return };
     let (disk_id, boot_epoch) = node.identity();
@@ -76,7 +75,7 @@ async fn purge_expired(node: Node) {
         if status.has_changed().is_err() {
             return;
         }
-        // Without a pause while there is more: what is deleted in one go may be large.
+        // No pause while more is expired: one deletion may leave many elements to remove.
         while node.store().has_expired(node.bounded_ms()).unwrap_or(false) {
             let purge = Op::PurgeExpired(PurgeExpired { limit: EXPIRY_BATCH });
             let count = match node.write_own(purge, None).await {

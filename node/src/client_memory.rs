@@ -1,6 +1,6 @@
-//! What the connections of one node hold in memory: replies that were not sent yet, messages that were not read yet,
-//! requests that were not executed yet. Each connection has an [`Account`], charged before the memory is held; over
-//! the sum of all, the connection with the largest account is closed.
+//! Memory of the client connections of one node: unsent replies, unread messages, and requests that are not executed
+//! yet. Each connection has an [`Account`], charged before the memory is held; if all accounts together exceed the
+//! limit, the connection with the largest account is closed.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -12,19 +12,19 @@ use tokio_util::sync::CancellationToken;
 
 use crate::refusals::Refusals;
 
-/// What one connection, and all of them together, may hold.
+/// Limits of the memory that one connection, and all connections together, may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryLimits {
-    /// Unsent replies of one connection (`client.output_buffer_limit`); one reply may not be larger either.
+    /// Limit of unsent replies of one connection, and of a single reply, bytes (`client.output_buffer_limit`).
     pub output_bytes: usize,
-    /// Unsent replies that one connection may have for `soft_time` only; 0: no such limit.
+    /// Limit of unsent replies that one connection may exceed for `soft_time`, bytes; 0: no such limit.
     pub soft_output_bytes: usize,
     pub soft_time: Duration,
-    /// Unread messages of one subscriber (`client.pubsub_output_buffer_limit`).
+    /// Limit of unread messages of one subscriber, bytes (`client.pubsub_output_buffer_limit`).
     pub pubsub_bytes: usize,
-    /// All connections together (`client.maxmemory_clients`).
+    /// Limit of all connections together, bytes (`client.maxmemory_clients`).
     pub all_bytes: usize,
-    /// How long a client that has replies waiting may take none of them; `None`: no limit.
+    /// Time in which a client with waiting replies has to read some of them; `None`: no limit.
     pub write_timeout: Option<Duration>,
 }
 
@@ -45,19 +45,19 @@ impl Default for MemoryLimits {
     }
 }
 
-/// Why a connection was closed.
+/// Reason for which a connection was closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
     OutputLimit,
     SoftOutputLimit,
     PubsubLimit,
     WriteTimeout,
-    /// It held more than any other connection when all together held too much.
+    /// The connection held most when all together exceeded their limit.
     ClientsLimit,
 }
 
 impl Cause {
-    /// Label of the metric.
+    /// Returns the `reason` label of the metric.
     fn reason(self) -> &'static str {
         match self {
             Self::OutputLimit | Self::SoftOutputLimit | Self::PubsubLimit => "output_buffer_limit",
@@ -96,12 +96,12 @@ impl Cause {
     }
 }
 
-/// Of all connections of one listener.
+/// Accounts of all connections of one listener.
 #[derive(Debug)]
 pub struct ClientMemory {
     pub limits: MemoryLimits,
     refusals: Refusals,
-    /// Of all accounts that are not closed.
+    /// Bytes of all accounts that are not closed.
     total: AtomicUsize,
     last_id: AtomicU64,
     accounts: Mutex<BTreeMap<u64, Arc<Shared>>>,
@@ -109,7 +109,7 @@ pub struct ClientMemory {
     evicted: AtomicU64,
 }
 
-/// One connection's; dropped, it holds nothing.
+/// Account of one connection; dropping it releases its charges.
 #[derive(Debug)]
 pub struct Account {
     id: u64,
@@ -129,7 +129,7 @@ struct Held {
     output: usize,
     inbox: usize,
     input: usize,
-    /// It was cut, so it counts no more: its task drops what it holds.
+    /// Whether the connection was cut. Its charges no longer count, as its task drops the memory.
     is_closed: bool,
 }
 
@@ -152,7 +152,7 @@ impl ClientMemory {
         })
     }
 
-    /// For a new connection, which `cut` ends.
+    /// Opens the account of a new connection; cancelling `cut` closes the connection.
     pub fn open(self: &Arc<Self>, from: SocketAddr, cut: CancellationToken) -> Account {
         let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
         let shared = Arc::new(Shared { from, cut, held: Mutex::default() });
@@ -160,17 +160,17 @@ impl ClientMemory {
         Account { id, memory: Arc::clone(self), shared }
     }
 
-    /// Held by all connections now.
+    /// Returns the bytes that all connections hold now.
     pub fn total(&self) -> usize {
         self.total.load(Ordering::Relaxed)
     }
 
-    /// Connections closed so far because of what they alone held, or because they did not read.
+    /// Returns the number of connections closed so far because they exceeded their own limit or did not read.
     pub fn over_limit(&self) -> u64 {
         self.over_limit.load(Ordering::Relaxed)
     }
 
-    /// Connections closed so far because all together held too much.
+    /// Returns the number of connections closed so far because all together exceeded their limit.
     pub fn evicted(&self) -> u64 {
         self.evicted.load(Ordering::Relaxed)
     }
@@ -209,17 +209,17 @@ impl Account {
         &self.memory.limits
     }
 
-    /// Unsent replies from now on.
+    /// Sets the charge for unsent replies.
     pub fn set_output(&self, bytes: usize) {
         self.change(|held| held.output = bytes);
     }
 
-    /// Requests from now on that were not executed yet.
+    /// Sets the charge for requests that are not executed yet.
     pub fn set_input(&self, bytes: usize) {
         self.change(|held| held.input = bytes);
     }
 
-    /// One more unread message; false if the connection has too many and is closed.
+    /// Charges one more unread message; returns false if the connection exceeds its limit and is closed.
     pub fn add_message(&self, bytes: usize) -> bool {
         let inbox = self.change(|held| held.inbox += bytes).inbox;
         if inbox > self.memory.limits.pubsub_bytes {
@@ -228,12 +228,12 @@ impl Account {
         !self.shared.cut.is_cancelled()
     }
 
-    /// A message was read, or not taken.
+    /// Releases the charge of a message that was read or not accepted.
     pub fn remove_message(&self, bytes: usize) {
         self.change(|held| held.inbox = held.inbox.saturating_sub(bytes));
     }
 
-    /// Ends the connection; counted and logged once.
+    /// Closes the connection; counted and logged once.
     pub fn close(&self, cause: Cause) {
         self.memory.close(&self.shared, cause);
     }
@@ -242,7 +242,7 @@ impl Account {
         self.shared.cut.is_cancelled()
     }
 
-    /// Unsent replies and unread messages, and all that it holds.
+    /// Returns the bytes of unsent replies and unread messages, and the bytes of everything.
     pub fn held(&self) -> (usize, usize) {
         let held = *lock(&self.shared.held);
         (held.output + held.inbox, held.output + held.inbox + held.input)
@@ -275,7 +275,7 @@ impl Drop for Account {
     }
 }
 
-/// Every critical section here leaves its data whole, so a panic elsewhere does not spoil it.
+/// Locks a mutex and ignores its poisoning: every critical section here leaves consistent data.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -293,7 +293,7 @@ pub mod tests {
     }
 
     #[test]
-    fn the_largest_account_is_closed_when_all_together_hold_too_much() {
+    fn the_largest_account_is_closed_when_all_together_exceed_their_limit() {
         let limits = MemoryLimits { all_bytes: 100, ..MemoryLimits::default() };
         let memory = ClientMemory::new(limits, Refusals::default());
         let cuts = [(); 3].map(|()| CancellationToken::new());
@@ -305,7 +305,7 @@ pub mod tests {
         accounts[0].set_output(31);
         assert_eq!(cuts.clone().map(|cut| cut.is_cancelled()), [false, true, false]);
         assert_eq!((memory.total(), memory.evicted(), memory.over_limit()), (51, 1, 0));
-        // What it still holds counts no more, so that the next largest is not closed for it.
+        // A closed account no longer counts, so that the next largest is not closed for it.
         accounts[1].set_input(90);
         assert_eq!((memory.total(), memory.evicted()), (51, 1));
         drop(accounts);

@@ -1,5 +1,5 @@
-//! The time that a member stamps entries with, and reads expiring keys at: its wall clock, within what the log's clock
-//! and the clocks of a majority allow. One wall clock that is ahead expires nothing early.
+//! The clock that a member stamps entries and checks expiry with: its wall clock, bounded by the log's clock and the
+//! clocks of a majority (ADR 0019). A single wall clock that is ahead expires nothing early.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,19 +8,21 @@ use std::time::{Duration, Instant};
 
 use helios_proto::v1::Membership;
 
-/// How far the clocks of a majority may be apart, and how much the log's clock may gain on time in one term.
+/// Tolerated difference of the clocks of a majority, and the most that the log's clock may gain on real time in one
+/// term.
 pub const SLACK: Duration = Duration::from_secs(1);
-/// A clock that was not heard of for so long says nothing.
+/// Age from which the reported clock of a member is ignored.
 const MEMORY: Duration = Duration::from_secs(60);
-/// For so long, what bounds the wall clock is taken from the last look.
+/// Time for which [`Clock`] reuses the last computed bound, in milliseconds.
 const REFRESH_MS: u64 = 50;
 
-/// What bounds a wall clock. Pure: takes the time it is given.
+/// Upper bound of a wall clock. Pure: the caller passes the time.
 #[derive(Debug, Default)]
 pub struct Bound {
-    /// The first look in this term.
+    /// The first observation in this term.
     anchor: Option<Anchor>,
-    /// The other members' wall clocks as they last said, and when they did. `None`: a build that does not say.
+    /// Last reported wall clock of each other member, in milliseconds, and its time of arrival. `None`: a build that
+    /// does not report its clock.
     heard: BTreeMap<u64, (Option<u64>, Instant)>,
 }
 
@@ -31,7 +33,7 @@ struct Anchor {
     at: Instant,
 }
 
-/// What a member knows at a look.
+/// Inputs of the bound, as a member observes them at one moment.
 #[derive(Debug, Clone, Copy)]
 pub struct Look<'a> {
     pub wall_ms: u64,
@@ -47,8 +49,9 @@ impl Bound {
         self.heard.insert(from, (wall_ms, now));
     }
 
-    /// The latest time that the wall clock is believed: monotonic time since the term began, on top of the log's clock
-    /// then, or what a majority's clocks have reached, whichever is later; and [`SLACK`].
+    /// Returns the latest time at which the wall clock is trusted, in milliseconds: the later of the log's clock at the
+    /// start of the term plus monotonic time since then, and the time that a majority's clocks have reached; plus
+    /// [`SLACK`].
     pub fn latest_ms(&mut self, look: &Look<'_>) -> u64 {
         let anchor = match self.anchor {
             Some(anchor) if anchor.term == look.term => anchor,
@@ -60,7 +63,7 @@ impl Bound {
         since_anchor.max(agreed).saturating_add(millis(SLACK))
     }
 
-    /// The latest time that the clocks of a majority have reached; `None` if fewer are known.
+    /// Returns the latest time that the clocks of a majority have reached; `None` if fewer clocks are known.
     fn agreed_ms(&mut self, look: &Look<'_>) -> Option<u64> {
         let Membership { voters, voters_outgoing, .. } = look.membership;
         self.heard.retain(|id, _| voters.contains(id) || voters_outgoing.contains(id));
@@ -86,7 +89,8 @@ impl Bound {
         if age >= MEMORY {
             return None;
         }
-        // A build that does not say cannot disagree: until the last one is upgraded, all is as it was.
+        // A build that does not report its clock never lowers the bound, so the clock is unbounded as before until all
+        // members are upgraded.
         Some(wall_ms.map_or(u64::MAX / 2, |wall_ms| wall_ms.saturating_add(millis(age))))
     }
 }
@@ -95,12 +99,13 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Of one node.
+/// The bounded clock of one node.
 #[derive(Debug)]
 pub struct Clock {
     started: Instant,
     bound: Mutex<Bound>,
-    /// `latest_ms` of the last look less the milliseconds since `started`, and those.
+    /// `latest_ms` of the last observation minus the milliseconds since `started`, and those milliseconds in
+    /// `looked_ms`.
     offset_ms: AtomicU64,
     looked_ms: AtomicU64,
 }
@@ -121,7 +126,8 @@ impl Clock {
         self.bound.lock().unwrap_or_else(PoisonError::into_inner).heard(from, wall_ms, Instant::now());
     }
 
-    /// The wall clock within its bound, which `look` has the parts of. Cheap: most calls take no lock and do not look.
+    /// Returns the wall clock within its bound; `look` supplies the inputs of the bound. Cheap: most calls take no lock
+    /// and reuse the last bound (`REFRESH_MS`).
     pub fn now_ms(&self, wall_ms: u64, look: impl FnOnce(&mut dyn FnMut(&Look<'_>))) -> u64 {
         let now = Instant::now();
         let since_ms = millis(now.saturating_duration_since(self.started));
@@ -166,7 +172,7 @@ mod tests {
             Self { bound: Bound::default(), start, membership: voters(voters_count), log_ms }
         }
 
-        /// What member 1 stamps, `after_ms` of true time later; the entry is applied.
+        /// Returns the stamp of member 1 at `after_ms` of true time, and applies the entry.
         fn stamp(&mut self, term: u64, after_ms: u64, ahead_ms: i64) -> u64 {
             let wall_ms = (TRUE_MS + after_ms).saturating_add_signed(ahead_ms);
             let look = Look {
@@ -189,24 +195,24 @@ mod tests {
     }
 
     #[test]
-    fn a_leader_an_hour_ahead_gains_a_second_in_its_term_and_no_more() {
+    fn a_leader_an_hour_ahead_gains_at_most_one_second_in_its_term() {
         let mut leader = Node::new(3, TRUE_MS);
         for after_ms in (0..600_000).step_by(10) {
             let stamped = leader.stamp(7, after_ms, HOUR_MS as i64);
             assert!(stamped <= TRUE_MS + after_ms + SLACK_MS, "after {after_ms} ms");
-            // And the time passes as it does.
+            // The log's clock is not slower than real time.
             assert!(stamped >= TRUE_MS + after_ms, "after {after_ms} ms");
         }
     }
 
     #[test]
-    fn a_leader_an_hour_ahead_is_believed_by_nobody_who_disagrees() {
+    fn a_leader_an_hour_ahead_is_bounded_by_a_majority_that_disagrees() {
         let mut leader = Node::new(3, TRUE_MS - HOUR_MS);
         leader.heard(2, 0, 0);
         assert_eq!(leader.stamp(7, 0, HOUR_MS as i64), TRUE_MS + SLACK_MS);
         leader.heard(3, 100, 0);
         assert_eq!(leader.stamp(7, 100, HOUR_MS as i64), TRUE_MS + 100 + SLACK_MS);
-        // One more of five is as wrong as the leader, and a majority is right.
+        // A second member of five has the same wrong clock; the clocks of the majority are right.
         let mut leader = Node::new(5, TRUE_MS);
         for (id, ahead_ms) in [(2, HOUR_MS as i64), (3, 0), (4, 0)] {
             leader.heard(id, 0, ahead_ms);
@@ -215,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_pause_of_a_day_a_majority_that_agrees_moves_the_clock_at_once() {
+    fn a_majority_that_agrees_moves_the_clock_at_once_after_a_day_of_downtime() {
         let mut leader = Node::new(3, TRUE_MS - 24 * HOUR_MS);
         assert_eq!(leader.stamp(7, 0, 0), TRUE_MS - 24 * HOUR_MS + SLACK_MS, "nobody was heard yet");
         leader.heard(3, 10, 0);
@@ -225,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn many_terms_of_a_leader_that_is_ahead_gain_a_second_each_at_most() {
+    fn a_leader_that_is_ahead_gains_at_most_one_second_per_term() {
         let mut leader = Node::new(3, TRUE_MS);
         leader.heard(2, 0, 0);
         for term in 1..=100 {
@@ -235,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_was_heard_of_long_ago_says_nothing() {
+    fn old_clock_reports_are_ignored() {
         let mut leader = Node::new(3, TRUE_MS);
         leader.heard(2, 0, 2 * HOUR_MS as i64);
         let later_ms = millis(MEMORY);
@@ -247,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn builds_that_do_not_say_their_time_leave_the_leaders_clock_as_it_was() {
+    fn builds_without_clock_reports_leave_the_leaders_clock_unbounded() {
         let mut leader = Node::new(3, TRUE_MS - HOUR_MS);
         leader.bound.heard(2, None, leader.start);
         assert_eq!(leader.stamp(7, 0, 0), TRUE_MS);
@@ -263,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn between_two_looks_the_bound_moves_with_monotonic_time() {
+    fn the_bound_moves_with_monotonic_time_between_observations() {
         let clock = Clock::default();
         let membership = voters(1);
         let at = |wall_ms| {

@@ -1,22 +1,23 @@
-//! File descriptors: how many the process may have, and how many of them each port's connections may take. What the log,
-//! the state and the links to other members need is set apart.
+//! File descriptors: the limit of the process, and the share of it that the connections of each port may use. A reserve
+//! is set apart for the log, the state and the links to other members.
 
 use std::io;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// For files, links to other members, watches of the configuration, and connections on their way in.
+/// Descriptors reserved for files, links to other members, watches of the configuration, and connections that are
+/// being accepted.
 const RESERVED: u64 = 192;
-/// Of the peer port: two from each member, and what they, the operator and `heliosctl` ask.
+/// Connection limit of the peer port: two from each member, and the calls of members, operator and `heliosctl`.
 pub const PEER: usize = 128;
-/// Of the metrics port, where a probe is short.
+/// Connection limit of the metrics port, where probes are short.
 pub const METRICS: usize = 64;
 pub const MAX_GRPC: usize = 4_096;
 pub const MAX_GATEWAY: usize = 1_024;
-/// A port has so many in any case.
+/// Minimum of a port's connection limit.
 const LEAST: usize = 8;
 
-/// Connections that each port may have at once.
+/// Connection limit of each port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shares {
     pub client: usize,
@@ -26,10 +27,10 @@ pub struct Shares {
     pub metrics: usize,
 }
 
-/// Raises the limit of open files of this process as far as it may be.
+/// Raises the soft limit of open files of this process to the hard limit.
 ///
 /// # Errors
-/// The limit that it has stays.
+/// The limit cannot be raised; it is unchanged.
 pub fn raise_limit() -> io::Result<()> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current == maximum {
@@ -38,12 +39,12 @@ pub fn raise_limit() -> io::Result<()> {
     Ok(setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?)
 }
 
-/// Files that this process may have open.
+/// Returns the number of files that this process may open.
 pub fn limit() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// For a node that may have `descriptors` of them, and is to serve `wanted` Redis clients.
+/// Divides `descriptors` among the ports of a node that is to serve `wanted` Redis clients.
 pub fn shares(descriptors: u64, wanted: usize) -> Shares {
     let left = descriptors.saturating_sub(RESERVED + (PEER + METRICS) as u64);
     let left = usize::try_from(left).unwrap_or(usize::MAX);
@@ -58,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ports_never_take_more_descriptors_than_there_are_beside_the_reserve() {
+    fn shares_of_all_ports_and_the_reserve_fit_the_descriptor_limit() {
         for descriptors in [1_024, 4_096, 65_536, 1 << 20] {
             let Shares { client, grpc, gateway, peer, metrics } = shares(descriptors, 10_000);
             let taken = (client + grpc + gateway + peer + metrics) as u64;

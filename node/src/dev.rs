@@ -1,4 +1,4 @@
-//! `heliosd dev`: a cluster in one process, for a laptop with no Kubernetes.
+//! `heliosd dev`: a cluster in one process, for a laptop without Kubernetes.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -14,16 +14,21 @@ use crate::logging;
 use crate::scratch::ScratchDir;
 
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
-/// The members start one after another, so each first finds the next not there: no news to a person.
-const QUIET: &str = "warn,helios_node::peer=error";
-/// Three members on a laptop need no 64 MiB segments each.
+/// Default log filter. The members start one after another, so each first cannot reach the next: that is not worth a
+/// warning.
+const DEFAULT_LOG_FILTER: &str = "warn,helios_node::peer=error";
+/// WAL segment size: members on a laptop need no segments of 64 MiB.
 const SEGMENT_BYTES: u64 = 16 << 20;
 const BASE_PEER_PORT: u16 = 7000;
 const BASE_CLIENT_PORT: u16 = 6379;
 
-/// Runs until Ctrl-C or SIGTERM.
+/// Runs the cluster until Ctrl-C or SIGTERM.
 pub async fn run(args: DevArgs) -> anyhow::Result<()> {
-    let _written = logging::start(&std::env::var("LOG_LEVEL").unwrap_or_else(|_| QUIET.into()), false, None)?;
+    let _written = logging::start(
+        &std::env::var("LOG_LEVEL").unwrap_or_else(|_| DEFAULT_LOG_FILTER.into()),
+        false,
+        None,
+    )?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let scratch = match args.data_dir {
@@ -82,13 +87,13 @@ fn member_settings(args: &DevArgs, data_dir: &Path, index: u16) -> anyhow::Resul
     config.listen.client = format!("127.0.0.1:{}", args.port + index);
     config.listen.peer = peer(index);
     config.raft.segment_bytes = Some(SEGMENT_BYTES);
-    // The others move with the client port by themselves.
+    // The default ports of the other services move with the client port.
     Ok(config.try_into()?)
 }
 
 fn banner(args: &DevArgs, data_dir: &Path, gateway: Option<SocketAddr>) {
     let kept = if args.data_dir.is_some() { "kept" } else { "removed at the end; --data-dir keeps it" };
-    // Nobody may be there to read it any more.
+    // The reader of the pipe may be gone.
     _ = writeln!(
         std::io::stdout(),
         "{members} members are up. Data: {dir} ({kept}). Ctrl-C stops them.\n\nTry:\n  \

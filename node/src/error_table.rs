@@ -1,5 +1,5 @@
-//! Every error code, and what each door makes of it: the table that `docs/reference/errors.md` is made from,
-//! and that the functions behind the doors are held to.
+//! The table of error codes and their form at each port, from which `docs/reference/errors.md` is generated; tests
+//! compare the conversion functions with it.
 
 use std::fmt::Write as _;
 
@@ -10,22 +10,22 @@ use tonic::Code;
 use crate::error::Error;
 use crate::resp::frame::Frame;
 
-/// Code, gRPC, HTTP, Redis's first word, retryable, fatal, meaning.
+/// A row: error code, gRPC code, HTTP status, first word of the Redis reply, retryable, fatal, meaning.
 type Row = (ErrorCode, Code, u16, &'static str, bool, bool, &'static str);
 
 #[rustfmt::skip]
 const TABLE: &[Row] = &[
     (PeerUnreachable, Code::Unavailable, 503, "TRYAGAIN", true, false, "Another member does not answer."),
     (DeadlineExceeded, Code::DeadlineExceeded, 504, "ERR", false, false, "No answer in time."),
-    (WrongCluster, Code::FailedPrecondition, 409, "ERR", false, true, "The other side belongs to another cluster, or to another history of this one."),
-    (WrongMember, Code::FailedPrecondition, 409, "ERR", false, false, "Another member, or another disk, than the one that was meant."),
+    (WrongCluster, Code::FailedPrecondition, 409, "ERR", false, true, "The peer belongs to another cluster, or to another history of this one."),
+    (WrongMember, Code::FailedPrecondition, 409, "ERR", false, false, "The request was meant for another member or another disk."),
     (MemberRemoved, Code::FailedPrecondition, 409, "ERR", false, true, "This node was removed from its cluster."),
     (NotLeader, Code::Unavailable, 421, "READONLY", true, false, "Only the leader does this; `leader_hint` names it, `leader_addr` is where Redis clients reach it."),
     (NoLeader, Code::Unavailable, 503, "CLUSTERDOWN", true, false, "No leader is known."),
     (NotStarted, Code::Unavailable, 503, "LOADING", true, false, "This node belongs to no cluster yet, or is stopping."),
     (AlreadyStarted, Code::FailedPrecondition, 409, "ERR", false, false, "This node belongs to a cluster already."),
-    (NoQuorum, Code::Unavailable, 503, "CLUSTERDOWN", true, false, "A majority does not answer, or would not after this change."),
-    (ElectionTimeout, Code::Unavailable, 503, "TRYAGAIN", true, false, "The election is not over."),
+    (NoQuorum, Code::Unavailable, 503, "CLUSTERDOWN", true, false, "A majority does not answer, or would be lost by this change."),
+    (ElectionTimeout, Code::Unavailable, 503, "TRYAGAIN", true, false, "The election is still in progress."),
     (SnapshotFailed, Code::Internal, 500, "ERR", false, false, "A snapshot was not taken, sent or installed."),
     (LogInconsistent, Code::DataLoss, 500, "ERR", false, true, "The log contradicts itself or the state."),
     (StaleTerm, Code::Aborted, 409, "ERR", false, false, "The request carries an older term."),
@@ -33,22 +33,22 @@ const TABLE: &[Row] = &[
     (PeerExists, Code::AlreadyExists, 409, "ERR", false, false, "A member has that name or that address."),
     (InsufficientPeers, Code::FailedPrecondition, 409, "ERR", false, false, "The cluster would have no voter left."),
     (OutcomeUnknown, Code::DeadlineExceeded, 504, "ERR", false, false, "The write was proposed and may take effect: read before sending it again."),
-    (MembershipChanged, Code::Aborted, 409, "TRYAGAIN", true, false, "The membership is not the one that the caller saw."),
-    (MembershipChangeInProgress, Code::Aborted, 409, "TRYAGAIN", true, false, "Another change of the membership is under way."),
+    (MembershipChanged, Code::Aborted, 409, "TRYAGAIN", true, false, "The membership has changed since the client read it."),
+    (MembershipChangeInProgress, Code::Aborted, 409, "TRYAGAIN", true, false, "Another membership change is in progress."),
     (LearnerLagging, Code::FailedPrecondition, 409, "TRYAGAIN", true, false, "The learner is too far behind to vote; the message has its lag."),
-    (TransferFailed, Code::Aborted, 409, "TRYAGAIN", true, false, "Leadership was not handed over."),
-    (Fenced, Code::FailedPrecondition, 409, "ERR", false, true, "Another caller has taken this one's place."),
+    (TransferFailed, Code::Aborted, 409, "TRYAGAIN", true, false, "Leadership was not transferred."),
+    (Fenced, Code::FailedPrecondition, 409, "ERR", false, true, "The request carries a stale fencing token: a newer client has taken over."),
     (UpgradeInProgress, Code::FailedPrecondition, 409, "TRYAGAIN", true, false, "A member runs a build that could not read this write. Nothing was written."),
     (AlreadyApplied, Code::AlreadyExists, 409, "ERR", false, false, "A repeated write was applied the first time; its answer was too large to be kept."),
-    (InsufficientReplicas, Code::Unavailable, 503, "NOREPLICAS", true, false, "Not as many voters as asked for are there. Nothing was written."),
-    (ReplicationShortfall, Code::DeadlineExceeded, 504, "ERR", false, false, "Committed, but not known to be on as many disks as asked for."),
-    (TooStale, Code::Unavailable, 503, "TRYAGAIN", true, false, "This member cannot vouch for so fresh a state."),
-    (NotCaughtUp, Code::Unavailable, 503, "TRYAGAIN", true, false, "The write that the read has to see is not here in time."),
+    (InsufficientReplicas, Code::Unavailable, 503, "NOREPLICAS", true, false, "Fewer voters are available than requested. Nothing was written."),
+    (ReplicationShortfall, Code::DeadlineExceeded, 504, "ERR", false, false, "Committed, but not known to be on as many disks as requested."),
+    (TooStale, Code::Unavailable, 503, "TRYAGAIN", true, false, "This member cannot guarantee the freshness requested."),
+    (NotCaughtUp, Code::Unavailable, 503, "TRYAGAIN", true, false, "The write that the read has to see did not reach this member in time."),
     (StorageUnavailable, Code::Internal, 503, "ERR", false, true, "Disk or state of this member cannot be used."),
-    (Corruption, Code::DataLoss, 500, "ERR", false, true, "What is on the disk is not what was written."),
+    (Corruption, Code::DataLoss, 500, "ERR", false, true, "Data on the disk fails its checksum."),
     (DiskFull, Code::ResourceExhausted, 507, "MISCONF", true, false, "No room for writes that make the state grow."),
     (EntryUnappliable, Code::Unavailable, 503, "ERR", false, false, "A committed entry could not be applied twice in a row; this member waits for `heliosctl log skip`."),
-    (InvalidArgument, Code::InvalidArgument, 400, "ERR", false, false, "The request makes no sense; the message says what to write."),
+    (InvalidArgument, Code::InvalidArgument, 400, "ERR", false, false, "The request is invalid; the message says what to send."),
     (WrongType, Code::InvalidArgument, 400, "WRONGTYPE", false, false, "The key holds another type."),
     (NotAnInteger, Code::InvalidArgument, 400, "ERR", false, false, "The value is no integer, or the result is out of range."),
     (TooLarge, Code::InvalidArgument, 413, "ERR", false, false, "Over a limit on size."),
@@ -66,7 +66,7 @@ fn error(code: ErrorCode) -> Error {
 }
 
 #[test]
-fn each_door_makes_of_each_code_what_the_table_says() {
+fn every_protocol_maps_each_error_code_as_in_the_table() {
     for &(code, grpc, http, redis, retryable, fatal, _) in TABLE {
         let detail = ErrorDetail::from(error(code));
         assert_eq!(helios_proto::status_of(&detail).code(), grpc, "{code:?}");
@@ -84,7 +84,7 @@ fn each_door_makes_of_each_code_what_the_table_says() {
 }
 
 #[test]
-fn each_code_is_in_the_table_once() {
+fn the_error_table_lists_each_code_once() {
     let of_table: Vec<_> = TABLE.iter().map(|row| row.0 as i32).collect();
     let of_proto: Vec<_> = (1..10_000).filter(|number| ErrorCode::try_from(*number).is_ok()).collect();
     assert_eq!(of_table, of_proto, "in the order of their numbers");
@@ -120,7 +120,7 @@ const HEAD: &str = "\
 
 A number never changes its meaning and is never used twice. gRPC carries the code, the message and the leader's name in the status
 details (`ErrorDetail`), HTTP in the body's `error`; a Redis client sees the first word of the reply.
-*Retryable*: the same request may succeed if it is sent again. *Fatal*: whoever met this cannot go on by itself.
+*Retryable*: the same request may succeed if it is sent again. *Fatal*: the node cannot continue without intervention.
 
 | code | name | gRPC | HTTP | Redis | retryable | fatal | meaning |
 |---|---|---|---|---|---|---|---|

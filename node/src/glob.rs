@@ -1,22 +1,22 @@
-//! Redis's glob patterns: `*`, `?`, `[a-c]`, `[^x]`, `\` to quote. A pattern is compiled once; what matching costs
+//! Redis's glob patterns: `*`, `?`, `[a-c]`, `[^x]`, `\` to quote. A pattern is compiled once; the cost of a match
 //! beyond one pass over the text is charged to [`Steps`].
 
 use helios_proto::v1::ErrorCode;
 
 use crate::error::Error;
 
-/// Longest pattern that is compiled.
+/// Limit of a pattern's length, bytes.
 pub const MAX_PATTERN_BYTES: usize = 8 << 10;
-/// Steps of one command, or of one published message, beyond one pass over each text: tens of milliseconds.
+/// Limit of steps beyond one pass over each text, for one command or one published message: tens of milliseconds.
 pub const MAX_STEPS: u64 = 1 << 24;
 
-/// Items below 256 are literal bytes; from `FIRST_CLASS` on, indices of classes.
+/// An item of a compiled pattern: below 256 a literal byte, from `FIRST_CLASS` on the index of a class.
 type Item = u16;
 const ANY_BYTE: Item = 256;
 const STAR: Item = 257;
 const FIRST_CLASS: Item = 258;
 
-/// The bytes that a class accepts, one bit each.
+/// Set of the bytes that a class accepts, one bit each.
 type Class = [u64; 4];
 
 /// A compiled pattern.
@@ -26,12 +26,12 @@ pub struct Pattern {
     classes: Box<[Class]>,
 }
 
-/// The pattern is longer than [`MAX_PATTERN_BYTES`].
+/// Error: the pattern is longer than [`MAX_PATTERN_BYTES`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("pattern exceeds maximum allowed size ({MAX_PATTERN_BYTES} bytes)")]
 pub struct TooLong;
 
-/// The steps are used up.
+/// Error: the steps are used up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the pattern takes more than {MAX_STEPS} steps to match: write fewer * in it, or longer literals between them \
@@ -45,7 +45,7 @@ impl From<Exhausted> for Error {
     }
 }
 
-/// How many steps are left.
+/// Number of steps that are left.
 #[derive(Debug)]
 pub struct Steps(u64);
 
@@ -63,8 +63,10 @@ impl Steps {
 }
 
 impl Pattern {
+    /// Compiles a pattern.
+    ///
     /// # Errors
-    /// When it is longer than [`MAX_PATTERN_BYTES`].
+    /// The pattern is longer than [`MAX_PATTERN_BYTES`].
     pub fn new(pattern: &[u8]) -> Result<Self, TooLong> {
         if pattern.len() > MAX_PATTERN_BYTES {
             return Err(TooLong);
@@ -74,7 +76,7 @@ impl Pattern {
         while let [first, after @ ..] = rest {
             rest = after;
             match (first, after) {
-                // Several in a row mean the same as one.
+                // Consecutive stars mean the same as one.
                 (b'*', _) if items.last() == Some(&STAR) => {}
                 (b'*', _) => items.push(STAR),
                 (b'?', _) => items.push(ANY_BYTE),
@@ -95,22 +97,22 @@ impl Pattern {
         Ok(Self { items: items.into(), classes: classes.into() })
     }
 
-    /// For names of options, which are compared in ASCII lower case.
+    /// Compiles a pattern for names of options, which are compared in ASCII lower case.
     ///
     /// # Errors
-    /// As [`Pattern::new`].
+    /// Those of [`Pattern::new`].
     pub fn ignoring_case(pattern: &[u8]) -> Result<Self, TooLong> {
         Self::new(&pattern.to_ascii_lowercase())
     }
 
-    /// Whether `text` as a whole matches. One pass over `text` is free, in that whoever asks has paid for the text; each
-    /// step beyond it is charged.
+    /// Whether `text` as a whole matches. One pass over `text` is free, as the caller was charged for the text already;
+    /// each step beyond it is charged.
     ///
     /// # Errors
-    /// When `steps` are used up.
+    /// The `steps` are used up.
     pub fn matches(&self, text: &[u8], steps: &mut Steps) -> Result<bool, Exhausted> {
         let (mut item, mut at) = (0, 0);
-        // Where to continue, one byte of text later, when what follows the last `*` did not match.
+        // Item and position to continue at, one byte of text later, if the items after the last `*` do not match.
         let mut retry: Option<(usize, usize)> = None;
         let mut free = 2 * text.len() + self.items.len();
         loop {
@@ -139,12 +141,12 @@ impl Pattern {
         }
     }
 
-    /// The bytes every match begins with.
+    /// Returns the bytes that every match begins with.
     pub fn literal_prefix(&self) -> Vec<u8> {
         self.items.iter().map_while(|item| u8::try_from(*item).ok()).collect()
     }
 
-    /// What it holds in memory.
+    /// Returns the size of the compiled pattern in memory, bytes.
     pub fn bytes(&self) -> usize {
         size_of_val(&*self.items) + size_of_val(&*self.classes)
     }
@@ -161,8 +163,8 @@ impl Pattern {
     }
 }
 
-/// What stands between `[` and `]`, and what comes after. As in Redis, a class that is never closed ends with the
-/// pattern.
+/// Compiles the class between `[` and `]`; also returns the rest of the pattern. As in Redis, a class that is never
+/// closed ends with the pattern.
 fn compile_class(class: &[u8]) -> (Class, &[u8]) {
     let (negated, mut rest) = match class {
         [b'^', rest @ ..] => (true, rest),
@@ -206,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn patterns_of_the_redis_documentation() {
+    fn patterns_match_as_in_the_redis_documentation() {
         let cases = [
             ("h?llo", "hello", true),
             ("h?llo", "hllo", false),
@@ -263,18 +265,18 @@ mod tests {
 
     #[test]
     fn backtracking_is_charged_and_ends_with_an_error() {
-        // Each byte of the text begins a run that fails at its end only.
+        // From each byte of the text the literal matches up to its last byte only.
         let costly = [b"*", &[b'a'; 4_000][..], b"b"].concat();
         let mut steps = Steps::default();
         assert_eq!(pattern(&costly).matches(&[b'a'; 60_000], &mut steps), Err(Exhausted));
         assert_eq!(steps.0, 0);
-        // What other texts of the same command have used up is not there any more.
+        // Steps that other texts of the same command used up are gone.
         assert_eq!(pattern(b"*aab").matches(&[b'a'; 100], &mut steps), Err(Exhausted));
         assert_eq!(pattern(b"user:*").matches(b"user:1", &mut steps), Ok(true));
     }
 
     #[test]
-    fn many_stars_do_not_explode() {
+    fn many_stars_do_not_cause_exponential_matching() {
         let many = [&b"a*".repeat(500)[..], b"b"].concat();
         assert!(!matches(&many, &[b'a'; 2000]));
     }

@@ -1,5 +1,5 @@
-//! The health checker: how the other members are, as far as this one can tell. The leader hears all of them,
-//! the others hear the leader only. Pure.
+//! The health checker: judges the other members by their last contact. The leader hears all of them, a follower hears
+//! the leader only. Pure.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use helios_proto::v1::{Health, PeerHealth, Progress};
 use crate::metrics::Heard;
 use crate::raft::RaftStatus;
 
-/// Entries behind the leader's log from which on a member that answers is called degraded.
+/// Lag behind the leader's log, in entries, above which a member that answers is degraded.
 const DEGRADED_LAG: u64 = 1_000;
 
 /// Health of each peer of `own`, from the time of its last contact relative to the minimum election timeout.
@@ -64,31 +64,31 @@ mod tests {
         RaftStatus { leader_id, last_index: LAST, membership, progress, ..RaftStatus::default() }
     }
 
-    /// What the leader, member 1, says of member 2.
-    fn told(silence_ms: Option<u64>, lag: u64, snapshotting: bool) -> Health {
+    /// Returns the health of member 2 as the leader, member 1, judges it.
+    fn judged(silence_ms: Option<u64>, lag: u64, snapshotting: bool) -> Health {
         let progress = Progress { id: 2, match_index: LAST - lag, snapshotting, ..Progress::default() };
         let heard = Heard { id: 2, silence: silence_ms.map(Duration::from_millis), consecutive_errors: 0 };
         of_peers(&of_three(1, vec![progress]), 1, &[heard], ELECTION_MIN)[0].health()
     }
 
     #[test]
-    fn a_member_is_healthy_degraded_or_unreachable_by_its_silence_its_lag_and_its_snapshot() {
-        assert_eq!(told(Some(299), 1_000, false), Health::Healthy);
-        assert_eq!(told(Some(300), 0, false), Health::Degraded);
-        assert_eq!(told(Some(0), 1_001, false), Health::Degraded);
-        assert_eq!(told(Some(0), 0, true), Health::Degraded);
-        assert_eq!(told(Some(599), 0, false), Health::Degraded);
-        assert_eq!(told(Some(600), 0, false), Health::Unreachable);
-        assert_eq!(told(None, 0, false), Health::Unreachable);
+    fn health_of_a_peer_depends_on_silence_lag_and_snapshot_transfer() {
+        assert_eq!(judged(Some(299), 1_000, false), Health::Healthy);
+        assert_eq!(judged(Some(300), 0, false), Health::Degraded);
+        assert_eq!(judged(Some(0), 1_001, false), Health::Degraded);
+        assert_eq!(judged(Some(0), 0, true), Health::Degraded);
+        assert_eq!(judged(Some(599), 0, false), Health::Degraded);
+        assert_eq!(judged(Some(600), 0, false), Health::Unreachable);
+        assert_eq!(judged(None, 0, false), Health::Unreachable);
     }
 
     #[test]
-    fn who_does_not_lead_judges_its_leader_only() {
+    fn a_follower_judges_its_leader_only() {
         let heard =
             [1, 3].map(|id| Heard { id, silence: Some(Duration::from_millis(100)), consecutive_errors: id });
-        let told = of_peers(&of_three(1, Vec::new()), 2, &heard, ELECTION_MIN);
-        let of = |index: usize| (told[index].id, told[index].health(), told[index].consecutive_errors);
+        let peers = of_peers(&of_three(1, Vec::new()), 2, &heard, ELECTION_MIN);
+        let of = |index: usize| (peers[index].id, peers[index].health(), peers[index].consecutive_errors);
         assert_eq!((of(0), of(1)), ((1, Health::Healthy, 1), (3, Health::Unknown, 3)));
-        assert_eq!((told[0].last_contact_ms, told[0].lag_entries), (Some(100), None));
+        assert_eq!((peers[0].last_contact_ms, peers[0].lag_entries), (Some(100), None));
     }
 }

@@ -1,11 +1,11 @@
-//! How long a connection may be idle: a limit that changes while connections wait under it.
+//! The idle limit of connections, which may change while connections wait under it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-/// Clones share one limit; `None`: without end.
+/// Idle limit; clones share it. `None`: no limit.
 #[derive(Debug, Clone, Default)]
 pub struct IdleTimeout(Arc<watch::Sender<Option<Duration>>>);
 
@@ -18,26 +18,26 @@ impl IdleTimeout {
         *self.0.borrow()
     }
 
-    /// Counts at once, for those too that are idle already.
+    /// Sets the limit, which applies at once, also to connections that are idle already.
     pub fn set(&self, limit: Option<Duration>) {
         self.0.send_replace(limit);
     }
 
-    /// Resolves once who is idle since `since` has been so for too long.
+    /// Resolves once a connection that is idle since `since` exceeds the limit.
     pub async fn passed(&self, since: Instant) {
         let mut limit = self.0.subscribe();
         loop {
             let end = limit.borrow_and_update().map(|limit| since + limit);
             tokio::select! {
                 () = until(end) => return,
-                // `self` holds the sender, so that this ends with a change only.
+                // `self` holds the sender, so that there is no error.
                 changed = limit.changed() => if changed.is_err() { return std::future::pending().await },
             }
         }
     }
 }
 
-/// Resolves then; never, without an end.
+/// Resolves at `end`; never if it is `None`.
 pub async fn until(end: Option<Instant>) {
     match end {
         Some(end) => tokio::time::sleep_until(end.into()).await,
@@ -54,12 +54,12 @@ mod tests {
     const LONG: Duration = Duration::from_secs(600);
 
     #[tokio::test]
-    async fn a_limit_that_is_set_later_counts_for_who_waits_already() {
+    async fn a_changed_idle_limit_applies_to_connections_that_are_idle_already() {
         let limit = IdleTimeout::default();
         let mut waiting = std::pin::pin!(limit.passed(Instant::now() - LONG));
-        assert!(poll!(&mut waiting).is_pending(), "cut off though there is no limit");
+        assert!(poll!(&mut waiting).is_pending(), "timed out although there is no limit");
         limit.set(Some(2 * LONG));
-        assert!(poll!(&mut waiting).is_pending(), "cut off before its time");
+        assert!(poll!(&mut waiting).is_pending(), "timed out too early");
         limit.set(Some(LONG / 2));
         waiting.await;
     }

@@ -1,5 +1,5 @@
-//! The runtime of what other members and probes wait for: one thread, which no client's work runs on. However busy the
-//! workers of clients are, heartbeats leave and `/livez` answers.
+//! The runtime for other members and probes: one thread that runs no client's work. Heartbeats are sent and `/livez`
+//! answers however busy the clients' workers are.
 
 use std::io;
 use std::thread::JoinHandle;
@@ -8,12 +8,12 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::CancellationToken;
 
-/// Blocking work of peers at once: snapshots, management.
+/// Limit of concurrent blocking work of peers: snapshots, management.
 const MAX_BLOCKING: usize = 32;
-/// For blocking work that is under way at the end.
+/// Time for blocking work that is in progress at the end.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Dropped, it ends.
+/// The inner runtime; dropping it ends it.
 #[derive(Debug)]
 pub struct InnerRuntime {
     handle: Handle,
@@ -22,7 +22,7 @@ pub struct InnerRuntime {
 }
 
 impl InnerRuntime {
-    /// `name`: of the node, for those that look at threads.
+    /// Starts the runtime. `name`: the node's, for the name of the thread.
     pub fn start(name: &str) -> io::Result<Self> {
         let runtime = Builder::new_current_thread()
             .enable_all()
@@ -43,7 +43,7 @@ impl InnerRuntime {
         &self.handle
     }
 
-    /// Ends what still runs on it, and waits for the thread.
+    /// Ends the tasks that still run, and waits for the thread.
     pub async fn stop(mut self) {
         self.end.cancel();
         if let Some(thread) = self.thread.take() {

@@ -1,7 +1,7 @@
 //! heliosd: a Raft-replicated key-value database that speaks the Redis protocol.
 //!
-//! `app` wires the parts; `node` is the heart the services share; `raft` drives consensus over
-//! `wal` (the log) and `state` (the state machine). See ARCHITECTURE.md.
+//! `app` assembles the parts; `node` is the core that the services share; `raft` drives consensus over `wal` (the log)
+//! and `state` (the state machine). See ARCHITECTURE.md.
 
 pub mod app;
 mod auth;
@@ -54,20 +54,20 @@ pub use helios_state as state;
 pub(crate) use helios_storage::lifecycle;
 pub use helios_storage::{disk, wal};
 
-/// What a program needs to embed a node.
+/// The types that an application needs to embed a node.
 pub mod prelude {
     pub use crate::coordinator::{Applied, ClusterConfig, ClusterCoordinator, ClusterState, NodeStatus};
     pub use crate::error::Error;
     pub use crate::state::{LogEntry, StateMachine};
 }
 
-/// Milliseconds since the Unix epoch. Decides nothing by itself: the log's clock does
-/// (docs/design/node.md, pitfall 23).
+/// Returns the wall clock, in milliseconds since the Unix epoch. It decides nothing alone: expiry follows the log's
+/// clock (docs/design/node.md, pitfall 23).
 pub(crate) fn wall_ms() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, whole_ms)
 }
 
-/// As a message has it.
+/// Returns a duration in whole milliseconds, as messages carry it.
 pub(crate) fn whole_ms(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

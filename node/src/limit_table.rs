@@ -1,5 +1,5 @@
-//! Every limit on what a client, a peer or an entry may cost: the table that `docs/reference/limits.md` is made
-//! from. A row takes its value from the constant or the default that the code enforces.
+//! The table of limits on the cost of a client, a peer or an entry, from which `docs/reference/limits.md` is generated.
+//! A row takes its value from the constant or the default that the code enforces.
 
 use std::fmt::Write as _;
 
@@ -30,14 +30,14 @@ impl std::fmt::Display for Amount {
 }
 
 struct Limit {
-    /// What is limited, a noun phrase.
+    /// Subject of the limit, a noun phrase.
     subject: &'static str,
     amount: Amount,
-    /// The configuration key that changes it; `None`: fixed.
+    /// Configuration key of the limit; `None`: fixed.
     setting: Option<&'static str>,
-    /// What Redis 7.2 has in its place.
+    /// The corresponding limit of Redis 7.2.
     redis: &'static str,
-    /// What happens at the limit, the error code included.
+    /// Effect at the limit, with the error code.
     at_the_limit: &'static str,
 }
 
@@ -62,7 +62,7 @@ const SECTIONS: &[(&str, &[Limit])] = &[
         limit("Elements that one read visits", Count(crate::state::MAX_READ_ELEMENTS), Some("reads.max_elements"), "none", "`BUDGET_EXCEEDED`."),
         limit("Bytes that one read visits and answers", Bytes(crate::state::MAX_READ_BYTES), Some("reads.max_bytes"), "none", "`BUDGET_EXCEEDED`."),
         limit("Long reads of one process at once: those that visit more than 1024 elements or 256 KiB", Count(crate::long_reads::MAX_LONG_READS as u64), None, "1, and nothing beside it", "The read waits for its turn."),
-        limit("Ends of the process while it applies one log entry", Count(crate::raft::suspects::MAX_ATTEMPTS as u64), None, "none", "`ENTRY_UNAPPLIABLE`: the member holds the entry and all after it until `heliosctl log skip`."),
+        limit("Crashes of the process while it applies one log entry", Count(crate::raft::suspects::MAX_ATTEMPTS as u64), None, "none", "`ENTRY_UNAPPLIABLE`: the member holds the entry and all after it until `heliosctl log skip`."),
         limit("Answers of one transaction together", Bytes(crate::state::MAX_TRANSACTION_ANSWER_BYTES as u64), None, "none", "`TOO_LARGE` in place of the answer that does not fit."),
         limit("Replies that EXEC answers with, parts of arrays among them", Count(crate::state::MAX_READ_ELEMENTS), Some("reads.max_elements"), "none", "`BUDGET_EXCEEDED` in place of the answer that does not fit and of those after it, whose commands are not executed if they are no part of the entry; what was written stands."),
         limit("Bytes that EXEC answers with", Bytes(crate::state::MAX_READ_BYTES), Some("reads.max_bytes"), "none", "The same."),
@@ -72,14 +72,14 @@ const SECTIONS: &[(&str, &[Limit])] = &[
         limit("The same, for one published message and all patterns that clients listen to", Count(crate::glob::MAX_STEPS), None, "none", "The subscriber whose pattern exceeds it is disconnected; the others get the message."),
     ]),
     ("Scripts", &[
-        limit("Time of a script, with all its tries", Millis(scripts::MAX_TIME.as_millis() as u64), None, "`busy-reply-threshold`, 5 s: only then SCRIPT KILL works", "It is stopped, with an error; nothing of it was done."),
+        limit("Time of a script, retries included", Millis(scripts::MAX_TIME.as_millis() as u64), None, "`busy-reply-threshold`, 5 s: only then SCRIPT KILL works", "It is stopped, with an error; nothing of it was done."),
         limit("Memory of the scripts of one request: Lua, answers, messages, writes and buffers together", Bytes(scripts::MAX_MEMORY_BYTES as u64), None, "none", "`not enough memory` in Lua, or `BUDGET_EXCEEDED (4008)`."),
         limit("Text of one script, `loadstring` included", Bytes(scripts::MAX_SCRIPT_BYTES as u64), None, "none", "`BUDGET_EXCEEDED (4008)`; it is not compiled."),
         limit("Quantified items and captures of a Lua pattern inside one another", Count(scripts::MAX_PATTERN_DEPTH as u64), None, "none", "`pattern too complex`."),
-        limit("Tables in tables of an answer", Count(scripts::MAX_ANSWER_DEPTH as u64), None, "the stack of Lua", "`-ERR reached lua stack limit` in place of the table, and of one that contains itself."),
-        limit("An error or status that a script makes", Bytes(scripts::MAX_TEXT_BYTES as u64), None, "none", "The rest is cut off."),
+        limit("Nesting depth of tables in an answer", Count(scripts::MAX_ANSWER_DEPTH as u64), None, "the stack of Lua", "`-ERR reached lua stack limit` in place of the table, and of one that contains itself."),
+        limit("An error or status that a script returns", Bytes(scripts::MAX_TEXT_BYTES as u64), None, "none", "The rest is cut off."),
         limit("Messages that the scripts of one request publish", Count(scripts::MAX_MESSAGES as u64), None, "none", "`redis.call('publish')` fails."),
-        limit("What `redis.log` writes for one request", Bytes(scripts::MAX_LOG_BYTES as u64), None, "none", "Further messages are dropped; the log says so."),
+        limit("Output of `redis.log` for one request", Bytes(scripts::MAX_LOG_BYTES as u64), None, "none", "Further messages are dropped; the log says so."),
         limit("Scripts that run at once on a node", Count(scripts::MAX_RUNNING as u64), None, "1", "Others wait for a slot."),
         limit("Scripts kept for EVALSHA", Count(scripts::MAX_KEPT as u64), None, "none", "The oldest is forgotten."),
         limit("Texts of the scripts kept for EVALSHA together", Bytes(scripts::MAX_KEPT_BYTES as u64), None, "none", "The oldest is forgotten."),
@@ -95,20 +95,20 @@ const SECTIONS: &[(&str, &[Limit])] = &[
         limit("Time over the soft limit", Millis(MEMORY.soft_time.as_millis() as u64), Some("client.output_buffer_soft_seconds"), "the soft seconds of the same", "The connection is closed."),
         limit("Unread messages of one subscriber", Bytes(MEMORY.pubsub_bytes as u64), Some("client.pubsub_output_buffer_limit"), "`client-output-buffer-limit pubsub`, 32 MiB", "The connection is closed."),
         limit("Unsent replies, unread messages, incomplete and queued requests of all Redis connections", Bytes(MEMORY.all_bytes as u64), Some("client.maxmemory_clients"), "`maxmemory-clients`, none", "The connection that holds most is closed."),
-        limit("Time in which a client takes none of the replies that wait for it", Millis(60_000), Some("client.write_timeout"), "none", "The connection is closed."),
+        limit("Time in which a client reads none of its waiting replies", Millis(60_000), Some("client.write_timeout"), "none", "The connection is closed."),
         limit("Time to authenticate and to complete the first command", Millis(30_000), Some("client.auth_timeout"), "none", "The connection is closed."),
-        limit("Calls at once on one gRPC connection", Count(crate::app::MAX_CONCURRENT_STREAMS as u64), None, "does not apply", "The client waits with more, as HTTP/2 has it."),
-        limit("Connections of the peer port", Count(crate::descriptors::PEER as u64), None, "does not apply", "The oldest that has sent no HTTP/2 preface gives way; without such a one, more wait in the listen queue."),
-        limit("Connections of the metrics port", Count(crate::descriptors::METRICS as u64), None, "does not apply", "The oldest gives way, so that a probe is always answered."),
+        limit("Calls at once on one gRPC connection", Count(crate::app::MAX_CONCURRENT_STREAMS as u64), None, "does not apply", "The client queues more, as in HTTP/2."),
+        limit("Connections of the peer port", Count(crate::descriptors::PEER as u64), None, "does not apply", "The oldest that has sent no HTTP/2 preface is evicted; without one, more wait in the listen queue."),
+        limit("Connections of the metrics port", Count(crate::descriptors::METRICS as u64), None, "does not apply", "The oldest is evicted, so that a probe is always answered."),
         limit("Connections of the gRPC port", Count(crate::descriptors::MAX_GRPC as u64), None, "does not apply", "As on the peer port. At most a quarter of the descriptors that are left."),
-        limit("Connections of the gateway", Count(crate::descriptors::MAX_GATEWAY as u64), None, "does not apply", "The oldest that has sent no request gives way. At most an eighth of the descriptors that are left."),
+        limit("Connections of the gateway", Count(crate::descriptors::MAX_GATEWAY as u64), None, "does not apply", "The oldest that has sent no request is evicted. At most an eighth of the descriptors that are left."),
         limit("Channels and patterns of one connection", Count(crate::pubsub::MAX_TOPICS as u64), None, "none", "`-ERR` in place of the answer for that name."),
         limit("Memory of the channels and patterns of one connection", Bytes(crate::pubsub::MAX_TOPIC_BYTES as u64), None, "none", "`-ERR` in place of the answer for that name."),
     ]),
     ("Authentication", &[
-        limit("Failed attempts of one address without a delay", Count(crate::auth::FREE_FAILURES as u64), None, "none", "From then on attempts of this address are looked at one after the other, each after a delay that doubles from 100 ms."),
-        limit("Longest delay between two attempts of one address", Millis(2_000), Some("auth.max_delay"), "none", "The delay stays at it."),
-        limit("Wait for the turn of an attempt", Millis(crate::auth::MAX_WAIT.as_secs() * 1_000), None, "none", "`OVERLOADED`; the attempt was not looked at."),
+        limit("Failed attempts of one address without a delay", Count(crate::auth::FREE_FAILURES as u64), None, "none", "From then on attempts of this address are checked one after the other, each after a delay that doubles from 100 ms."),
+        limit("Longest delay between two attempts of one address", Millis(2_000), Some("auth.max_delay"), "none", "The delay does not grow further."),
+        limit("Wait for the turn of an attempt", Millis(crate::auth::MAX_WAIT.as_secs() * 1_000), None, "none", "`OVERLOADED`; the attempt was not checked."),
         limit("Addresses with failed attempts that are remembered, each for 10 minutes", Count(crate::auth::MAX_ADDRESSES as u64), None, "none", "The one that has failed least recently is forgotten."),
     ]),
     ("Log, state and peers", &[
@@ -118,13 +118,13 @@ const SECTIONS: &[(&str, &[Limit])] = &[
         limit("Writes that wait for the log", Bytes(crate::raft::MAX_WAITING_BYTES), None, "none", "`OVERLOADED`; one pipeline or transaction is taken if nothing else waits."),
         limit("Writes that are not committed yet", Bytes(crate::raft::MAX_UNCOMMITTED_BYTES), None, "none", "`OVERLOADED`"),
         limit("Writes that are committed and not applied yet", Bytes(crate::raft::MAX_APPLYING_BYTES), None, "none", "`OVERLOADED`; a follower takes no entries beyond twice as much."),
-        limit("Writes that one member has sent on to the leader and that have no outcome yet", Count(crate::requests::MAX_FORWARDED as u64), None, "none", "More wait, and are answered `OVERLOADED` at the end of `client.request_timeout`."),
+        limit("Writes that one member has forwarded to the leader and that have no outcome yet", Count(crate::requests::MAX_FORWARDED as u64), None, "none", "More wait, and are answered `OVERLOADED` at the end of `client.request_timeout`."),
         limit("Clients whose request ids are remembered", Count(crate::state::MAX_REQUEST_CLIENTS as u64), None, "does not apply", "The client that was silent for longest of the user with the most clients (of the host, without users) is forgotten; a retry of one of its writes is answered `OUTCOME_UNKNOWN`. Members' own clients are counted apart."),
         limit("Writes remembered of one such client", Count(crate::state::SLOTS), None, "does not apply", "A retry of an older one is answered `OUTCOME_UNKNOWN`."),
         limit("Writes in one call of a member", Count(crate::peer::MAX_FORWARDED as u64), None, "does not apply", "The call is refused with `INVALID_ARGUMENT`."),
         limit("Published messages in one call of a member", Count(crate::peer::MAX_PUBLICATIONS as u64), None, "does not apply", "The call is refused with `INVALID_ARGUMENT`."),
         limit("Gain of the log's clock on time in one term, unless a majority's clocks agree", Millis(crate::clock::SLACK.as_secs() * 1_000), None, "does not apply", "Entries are stamped with an earlier time than the leader's wall clock says."),
-        limit("Message between members", Bytes(crate::peer::MAX_MESSAGE_BYTES as u64), None, "does not apply", "The stream ends with a gRPC error and is dialled again."),
+        limit("Message between members", Bytes(crate::peer::MAX_MESSAGE_BYTES as u64), None, "does not apply", "The stream ends with a gRPC error and is opened again."),
     ]),
 ];
 

@@ -1,4 +1,4 @@
-//! Structured logs to standard error; with the features `otel` and `tokio-console` also what these take.
+//! Structured logs to standard error; with the features `otel` and `tokio-console` also traces and console data.
 
 use std::fs::OpenOptions;
 use std::io::IsTerminal;
@@ -13,17 +13,17 @@ use tracing_subscriber::{EnvFilter, Layer as _, Registry, fmt};
 
 use crate::config::ConfigError;
 
-/// Logging belongs to the process, and so does its level. Unset where a program brings its own.
+/// Filter of the process's logs. Unset if the embedding application has installed its own logging.
 static FILTER: OnceLock<Handle<EnvFilter, Registry>> = OnceLock::new();
 
-/// Holds what is still to be written to the log's file, and writes it when it is dropped.
+/// Guard of the log file: dropping it writes the buffered lines.
 #[must_use]
 pub struct Written(#[allow(dead_code, reason = "writes when it is dropped")] Option<WorkerGuard>);
 
-/// Starts logging once for the process; a filter that cannot be read falls back on `info`. Within a tokio runtime.
+/// Starts logging once for the process; a malformed filter falls back to `info`. Must be called within a tokio runtime.
 ///
 /// # Errors
-/// When `file`, or its directory, cannot be made.
+/// `file` or its directory cannot be created.
 pub fn start(level: &str, json: bool, file: Option<&Path>) -> Result<Written, ConfigError> {
     let filter = filter(level).unwrap_or_else(|_| EnvFilter::new("info"));
     let (filter, handle) = reload::Layer::new(filter);
@@ -40,14 +40,14 @@ pub fn start(level: &str, json: bool, file: Option<&Path>) -> Result<Written, Co
     let all = all.with(crate::trace::layer());
     #[cfg(feature = "tokio-console")]
     let all = all.with(console_subscriber::spawn());
-    // Already started: tests and embedders bring their own.
+    // An error means that tests or the embedding application have installed their own logging.
     if all.try_init().is_ok() {
         drop(FILTER.set(handle));
     }
     Ok(Written(guard))
 }
 
-/// Never waits for a disk: whoever logs may be the thread that keeps the heartbeats.
+/// Opens the log file. Writing never waits for the disk, as the thread that logs may be the one that sends heartbeats.
 fn writer(file: &Path) -> Result<(NonBlocking, WorkerGuard), ConfigError> {
     let opened = match file.parent() {
         Some(dir) => std::fs::create_dir_all(dir),
@@ -58,11 +58,16 @@ fn writer(file: &Path) -> Result<(NonBlocking, WorkerGuard), ConfigError> {
     Ok(tracing_appender::non_blocking(opened))
 }
 
-/// Another level from now on.
+/// Changes the log level of the running process.
+///
+/// # Errors
+/// The level is malformed, or the embedding application has installed its own logging.
 pub fn set_level(level: &str) -> Result<(), ConfigError> {
     let wrong = |reason: String| ConfigError(format!("log.level {level:?}: {reason}"));
     let filter = filter(level).map_err(|error| wrong(error.to_string()))?;
-    let handle = FILTER.get().ok_or_else(|| wrong("logging is the embedding program's".into()))?;
+    let handle = FILTER
+        .get()
+        .ok_or_else(|| wrong("the embedding application has installed its own logging".into()))?;
     handle.reload(filter).map_err(|error| wrong(error.to_string()))
 }
 

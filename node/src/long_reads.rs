@@ -1,4 +1,4 @@
-//! Reads that cost more than the thread of their connection may spend on one: they run beside it, a few at once.
+//! Long reads, which cost more than a connection's thread may spend: they run on blocking threads, a few at once.
 
 use tokio::sync::Semaphore;
 
@@ -6,13 +6,14 @@ use crate::error::Error;
 use crate::state::{Limits, Store};
 use helios_proto::v1::ErrorCode;
 
-/// Long reads of this process at once. Each may hold `reads.max_bytes` of memory and keep a core busy for seconds.
+/// Limit of concurrent long reads of this process. Each may hold `reads.max_bytes` of memory and keep a core busy for
+/// seconds.
 pub const MAX_LONG_READS: usize = 2;
 
 static PERMITS: Semaphore = Semaphore::const_new(MAX_LONG_READS);
 
-/// Runs `read` under the limits of a short read, and again under the node's limits, on a blocking thread, if they are not
-/// enough. What a read costs is known only while it runs, and a short one is cheap to repeat.
+/// Runs `read` under the limits of a short read; if they are exceeded, again under the node's limits, on a blocking
+/// thread. The cost of a read is known only while it runs, and a short read is cheap to repeat.
 pub async fn run<T: Send + 'static>(
     store: &Store,
     read: impl Fn(&Store, Limits) -> Result<T, Error> + Send + 'static,
@@ -29,5 +30,5 @@ pub async fn run<T: Send + 'static>(
 }
 
 fn panicked() -> Error {
-    Error::new(ErrorCode::Internal, "a read ended by a panic")
+    Error::new(ErrorCode::Internal, "a read panicked")
 }

@@ -1,6 +1,6 @@
-//! `heliosd`: reads its configuration, runs a node until a signal, and says in one line why when it
-//! cannot. Exit codes: 0 clean end, 78 configuration (EX_CONFIG), 74 disk (EX_IOERR), 75 to be started
-//! again (EX_TEMPFAIL), 1 other, and damaged data for `heliosd verify`.
+//! `heliosd`: reads its configuration and runs a node until a signal; a failure is one line on standard error.
+//! Exit codes: 0 clean end, 78 configuration (EX_CONFIG), 74 disk (EX_IOERR), 75 restart required
+//! (EX_TEMPFAIL), 1 any other failure, and damaged data for `heliosd verify`.
 
 use std::io::Write as _;
 use std::os::unix::process::CommandExt;
@@ -15,15 +15,16 @@ use helios_node::error::Error;
 use helios_node::{descriptors, dev, logging, verify};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// glibc returns no page to the system that is free between used ones: a member that held 200 MiB for one command kept
-/// them for good (ADR 0017). How soon jemalloc returns them is set at build time, in .cargo/config.toml.
+/// The global allocator, jemalloc. glibc does not return free pages between used ones to the system: a member that
+/// used 200 MiB for one command kept them for good (ADR 0017). jemalloc's decay time is set at build time, in
+/// .cargo/config.toml.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 const EX_CONFIG: u8 = 78;
 const EX_IOERR: u8 = 74;
 const EX_TEMPFAIL: u8 = 75;
-/// What blocking tasks, of which none holds anything that has to be written, get after everything else has stopped.
+/// Time that blocking tasks get after everything else has stopped. None of them holds unwritten data.
 const BLOCKING_STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
@@ -48,15 +49,15 @@ fn main() -> ExitCode {
             Err(error) => fail(1, &format!("{error:#}")),
         },
         Some(CommandLine::Verify(args)) => verify(&args),
-        Some(CommandLine::Config { action }) => look_at(&action),
+        Some(CommandLine::Config { action }) => config_command(&action),
         None => runtime.block_on(run(&cli.run)),
     };
-    // Dropped, it would wait without end for a blocking task that does not return.
+    // Dropping the runtime would wait forever for a blocking task that does not return.
     runtime.shutdown_timeout(BLOCKING_STOP_TIMEOUT);
     code
 }
 
-fn look_at(action: &ConfigAction) -> ExitCode {
+fn config_command(action: &ConfigAction) -> ExitCode {
     let (ConfigAction::Check(args) | ConfigAction::Print(args)) = action;
     let settings = match settings(&Source::new(args, std::env::vars())) {
         Ok(settings) => settings,
@@ -73,13 +74,13 @@ fn look_at(action: &ConfigAction) -> ExitCode {
             Err(error) => return fail(1, &format!("the configuration cannot be printed: {error}")),
         },
     };
-    // Nobody may be there to read it any more.
+    // The reader of the pipe may be gone.
     _ = std::io::stdout().write_all(text.as_bytes());
     ExitCode::SUCCESS
 }
 
 fn verify(args: &VerifyArgs) -> ExitCode {
-    // sled panics on some damage, which becomes a finding like any other.
+    // sled panics on some kinds of damage. `verify` reports such a panic as a finding, so the hook does not print it.
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         if panic.location().is_none_or(|location| !location.file().contains("/sled-")) {
@@ -139,13 +140,13 @@ async fn run(args: &RunArgs) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// This process again, under the same id, so that whoever watches it sees nothing.
+/// Restarts the program by `exec`, under the same process id, so that a supervisor sees no exit.
 fn start_again() -> ExitCode {
     let again = |program: std::path::PathBuf| {
         std::process::Command::new(program).args(std::env::args_os().skip(1)).exec()
     };
     let error = std::env::current_exe().map_or_else(|error| error, again);
-    fail(EX_TEMPFAIL, &format!("it has to be started again, which it cannot do itself: {error}"))
+    fail(EX_TEMPFAIL, &format!("a restart is required, and it failed: {error}"))
 }
 
 fn settings(source: &Source) -> Result<Settings, ConfigError> {

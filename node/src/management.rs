@@ -1,5 +1,5 @@
-//! Management of the cluster: one implementation behind the gRPC service and the HTTP gateway. Every call
-//! is idempotent. It knows neither protocol.
+//! Cluster management: one implementation behind the gRPC service and the HTTP gateway, independent of both protocols.
+//! Every call is idempotent.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ mod anywhere;
 
 pub use anywhere::sent_on_by;
 
-/// How long a membership change may take to be committed and applied.
+/// Deadline for a membership change to be committed and applied.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(5);
 const DEFAULT_TRANSFER_TIMEOUT: Duration = Duration::from_secs(5);
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -93,7 +93,7 @@ impl Management {
     pub async fn transfer(&self, request: TransferRequest) -> Result<TransferResponse, Error> {
         let TransferRequest { target_id, timeout_ms, fencing_token } = request;
         if target_id == 0 {
-            return Err(Error::invalid("target_id is empty: name the member that shall lead"));
+            return Err(Error::invalid("target_id is empty: name the member to transfer leadership to"));
         }
         self.transfer_to(Some(target_id), timeout_ms, fencing_token).await
     }
@@ -109,14 +109,14 @@ impl Management {
         Ok(SnapshotResponse { index: status.snapshot_index, term: status.term })
     }
 
-    /// Makes the entry that the leader holds a no-op on all members.
+    /// Makes the entry at `index`, which members hold because they cannot apply it, a no-op on all members.
     pub async fn skip_entry(&self, request: SkipEntryRequest) -> Result<SkipEntryResponse, Error> {
         let SkipEntryRequest { index, crc, fencing_token } = request;
         let raft = &self.0.active()?.raft;
         membership::check_token(&raft.status().membership, fencing_token)?;
         let op = Op::SkipEntry(SkipEntry { index, crc });
         let command = Command { now_ms: crate::wall_ms(), op: Some(op), ..Command::default() };
-        tracing::warn!(index, "an operator asks to skip this entry, with crc {crc:08x}");
+        tracing::warn!(index, "skip of this entry requested, with crc {crc:08x}");
         let answer = raft.propose(&[command])?.pop().ok_or_else(|| skip_unknown(index))?;
         let answered = timeout_at(Instant::now() + CHANGE_TIMEOUT, answer).await;
         let reply = answered.map_err(|_| skip_unknown(index))?.map_err(|_| skip_unknown(index))??;
@@ -138,8 +138,8 @@ impl Management {
         Ok(owned(membership))
     }
 
-    /// A leader does not remove itself while another voter could lead: it gives way, and the caller asks
-    /// the next leader.
+    /// Transfers leadership if this member is the leader and among `removed`, while another voter could lead. The error
+    /// `NOT_LEADER` then directs the client to the next leader, which removes this member.
     async fn give_way_if_among(&self, removed: &[u64], fencing_token: u64) -> Result<(), Error> {
         let member = self.0.active()?;
         let status = member.raft.status();
@@ -166,7 +166,10 @@ impl Management {
     }
 }
 
-/// The disk of the node that answers at `peer_addr` by `deadline`, which must be the one that is meant.
+/// Returns the disk id of the node that answers at `peer_addr` by `deadline`.
+///
+/// # Errors
+/// No node answers, or it has another name than `name`.
 pub async fn disk_of(
     dialer: &Dialer,
     name: &str,
@@ -187,13 +190,13 @@ pub async fn disk_of(
 fn unknown() -> Error {
     Error::new(
         ErrorCode::OutcomeUnknown,
-        "the membership change was not committed in time and may still be; read the status before trying again",
+        "the membership change was not committed in time and may still be committed; read the status before a retry",
     )
 }
 
 fn skip_unknown(index: u64) -> Error {
     let message = format!(
-        "the skip of entry {index} was not committed in time and may still be; read the status before trying again"
+        "the skip of entry {index} was not committed in time and may still be committed; read the status before a retry"
     );
     Error::new(ErrorCode::OutcomeUnknown, message)
 }

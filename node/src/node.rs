@@ -1,5 +1,5 @@
-//! A node: its disk, its state, and, once it belongs to a cluster, its Raft member. The services
-//! see it as [`Database`](crate::database::Database), peers as [`PeerHost`](crate::peer::PeerHost); neither knows the other.
+//! A node: its disk, its state, and, once it belongs to a cluster, its Raft member. Services for clients use it as
+//! [`Database`](crate::database::Database), the peer service as [`PeerHost`](crate::peer::PeerHost).
 
 mod host;
 mod start;
@@ -47,7 +47,7 @@ pub enum NodeError {
 }
 
 impl NodeError {
-    /// Whether the node was pointed at the wrong disk, which is a mistake of configuration.
+    /// Whether the error is one of configuration, such as a path to another node's disk.
     pub fn is_config(&self) -> bool {
         matches!(
             self,
@@ -77,14 +77,14 @@ impl From<NodeError> for Error {
     }
 }
 
-/// What Raft's entry adds to the command in it, with room to spare.
+/// Upper bound of the bytes that a Raft entry adds to its command.
 const ENTRY_FRAME_BYTES: usize = 64;
 
-/// In the data directory.
+/// Name of the state's directory in the data directory.
 const STATE_DIR: &str = "state";
 
-/// How long the process before this one may take to leave the data directory.
-const LOCK_PATIENCE: Duration = Duration::from_secs(15);
+/// Time to wait for an earlier process to release the lock of the data directory.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A cheap, cloneable handle to a node.
 #[derive(Clone)]
@@ -101,44 +101,44 @@ pub(crate) struct Inner {
     pub(crate) dialer: Dialer,
     pub(crate) locks: Locks,
     pub(crate) channels: Channels,
-    /// What its clients listen to.
+    /// Channels that this node's clients subscribe to.
     pub(crate) broker: Arc<Broker>,
     pub(crate) couriers: Couriers,
     pub(crate) clock: Clock,
-    /// Largest encoded command the log takes.
+    /// Limit of an encoded command, bytes.
     pub(crate) max_command_bytes: usize,
-    /// State machine supplied by the embedding program.
+    /// State machine that the embedding application supplies.
     machine: Option<Arc<dyn Driven>>,
     snapshots: Arc<Snapshots>,
     disk_id: String,
     boot_epoch: u64,
     initial_members_digest: String,
     pub(crate) fatal: Fatal,
-    /// What `fatal` was raised for is done by the next start.
+    /// Whether the process should restart after `fatal` was raised, as the next start completes the operation.
     pub(crate) must_restart: AtomicBool,
-    /// Of chores.
+    /// Runtime of background tasks.
     pub(crate) runtime: tokio::runtime::Handle,
-    /// Of the links to other members.
+    /// Runtime of the links to other members.
     links_runtime: tokio::runtime::Handle,
     member: OnceLock<ActiveMember>,
     removed: AtomicBool,
-    /// A peer said that this member was removed.
-    pub(crate) told_removed: Notify,
-    /// What only the way into a cluster changes.
+    /// Notified when a peer reports that this member was removed.
+    pub(crate) removal_reported: Notify,
+    /// Data directory and log; locked by operations that change to which cluster, and how, the node belongs.
     pub(crate) entry: Mutex<Entry>,
     threads: Mutex<Option<Runtime>>,
 }
 
 pub(crate) struct Entry {
     pub(crate) data_dir: DataDir,
-    /// Taken by the member when there is one.
+    /// The opened log; `None` once the member has taken it.
     log: Option<(Wal, Recovered)>,
 }
 
 pub(crate) struct ActiveMember {
     pub(crate) id: u64,
     pub(crate) cluster_id: String,
-    /// How often the cluster was forced new.
+    /// Number of times that force-new-cluster was executed.
     pub(crate) incarnation: u64,
     pub(crate) raft: RaftHandle,
     pub(crate) names: Names,
@@ -147,8 +147,8 @@ pub(crate) struct ActiveMember {
 }
 
 impl Node {
-    /// Opens the disk and, where the node belongs to a cluster or may begin one, starts its member.
-    /// Must be called within a tokio runtime.
+    /// Opens the disk and, if the node belongs to a cluster or may bootstrap one, starts its member. Must be called
+    /// within a tokio runtime.
     pub fn open(
         settings: Settings,
         machine: Option<Arc<dyn Driven>>,
@@ -165,7 +165,7 @@ impl Node {
             &settings.data_dir,
             &settings.name,
             expected.as_deref(),
-            LOCK_PATIENCE,
+            LOCK_TIMEOUT,
         )?;
         let wal_options = WalOptions { segment_bytes: settings.segment_bytes, ..WalOptions::default() };
         let max_command_bytes = wal_options.max_entry_bytes() as usize - ENTRY_FRAME_BYTES;
@@ -209,16 +209,14 @@ impl Node {
             links_runtime: links_runtime.clone(),
             member: OnceLock::new(),
             removed: AtomicBool::new(marker.member.as_ref().is_some_and(|member| member.removed)),
-            told_removed: Notify::new(),
+            removal_reported: Notify::new(),
             entry: Mutex::new(Entry { data_dir, log: Some((wal, recovered)) }),
             threads: Mutex::default(),
             settings: RwLock::new(Arc::new(settings)),
         }));
         match (marker.member, static_cluster) {
             (Some(member), _) if member.removed => {
-                tracing::warn!(
-                    "this disk belongs to a removed member; empty the data directory to join anew"
-                );
+                tracing::warn!("this disk belongs to a removed member; empty the data directory to rejoin");
             }
             (Some(member), _) => node.start_member(&member, None)?,
             (None, Some(membership)) => node.begin_static(&membership)?,
@@ -229,7 +227,7 @@ impl Node {
         Ok(node)
     }
 
-    /// The cluster has removed this member: it says so on its disk and falls silent.
+    /// Decommissions this member after its removal: records it on the disk and stops the member.
     pub(crate) fn retire(&self, reason: &str) {
         let mut entry = self.0.entry.lock().unwrap_or_else(PoisonError::into_inner);
         if self.is_removed() {
@@ -241,7 +239,7 @@ impl Node {
         {
             tracing::error!(%error, "the removal could not be recorded on disk");
         }
-        // Told to others only now, so that a crash cannot take it back.
+        // Visible to others only once it is on disk, so that a crash cannot revert it.
         self.0.removed.store(true, Ordering::SeqCst);
         if let Some(member) = self.0.member.get() {
             member.links.close();
@@ -249,14 +247,14 @@ impl Node {
         }
     }
 
-    /// As of now: some of it changes when the configuration is read again.
+    /// Returns the current settings; a reload of the configuration changes some of them.
     pub(crate) fn settings(&self) -> Arc<Settings> {
         Arc::clone(&self.0.settings.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// From the next request on. What a running node cannot change must be as it was.
+    /// Applies new settings from the next request on. Settings that need a restart have to be unchanged.
     pub(crate) fn reconfigure(&self, settings: Settings) {
-        // What a client has set holds until the configuration says otherwise.
+        // A value that a client has set (CONFIG SET) holds until the configured one changes.
         if settings.idle_timeout != self.settings().idle_timeout {
             self.0.idle_timeout.set(settings.idle_timeout);
         }
@@ -271,7 +269,10 @@ impl Node {
         self.0.member.get()
     }
 
-    /// The member, or why there is none to ask.
+    /// Returns the member.
+    ///
+    /// # Errors
+    /// The node belongs to no cluster or was removed.
     pub(crate) fn active(&self) -> Result<&ActiveMember, Error> {
         if self.is_removed() {
             return Err(Error::new(ErrorCode::MemberRemoved, "this node was removed from its cluster"));
@@ -279,7 +280,7 @@ impl Node {
         self.member().ok_or_else(|| Error::new(ErrorCode::NotStarted, "this node belongs to no cluster yet"))
     }
 
-    /// The member, if it belongs to the cluster that a peer believes it to be in.
+    /// Returns the member if it belongs to the cluster that a peer expects.
     pub(crate) fn active_in(&self, cluster_id: &str) -> Result<&ActiveMember, Error> {
         let member = self.active()?;
         if member.cluster_id == cluster_id {
@@ -289,7 +290,7 @@ impl Node {
         Err(Error::new(ErrorCode::WrongCluster, message))
     }
 
-    /// The wall clock, within what the log's clock and a majority's clocks allow.
+    /// Returns the wall clock, bounded by the log's clock and the clocks of a majority; ms since the Unix epoch.
     pub(crate) fn bounded_ms(&self) -> u64 {
         let wall_ms = crate::wall_ms();
         let Some(member) = self.member() else { return wall_ms };
@@ -300,13 +301,13 @@ impl Node {
         })
     }
 
-    /// As this member introduces itself to another.
+    /// Returns the handshake of this member to member `id`.
     pub(crate) fn handshake_to(&self, status: &RaftStatus, id: u64) -> Option<Handshake> {
         let record = membership::member(&status.membership, id)?;
         Some(self.active().ok()?.links.handshake_to(record))
     }
 
-    /// Whether a program embeds this node with a state machine of its own.
+    /// Whether the embedding application supplies a state machine.
     pub(crate) fn has_machine(&self) -> bool {
         self.0.machine.is_some()
     }
@@ -319,7 +320,7 @@ impl Node {
         (&self.0.disk_id, self.0.boot_epoch)
     }
 
-    /// Resolves once this node is ready to serve; never, when it belongs to no cluster.
+    /// Resolves once this node is ready to serve; never if it belongs to no cluster.
     pub async fn ready(&self) {
         let Some(member) = self.member() else { return std::future::pending().await };
         let mut status = member.raft.watch_status();
@@ -330,17 +331,17 @@ impl Node {
         }
     }
 
-    /// Resolves with the reason when this node cannot go on.
+    /// Resolves with the reason when this node has failed and has to end.
     pub async fn failed(&self) -> String {
         self.0.fatal.raised().await
     }
 
-    /// The newest snapshot on this disk.
+    /// Returns the newest snapshot on this disk.
     pub(crate) fn newest_snapshot(&self) -> Option<raft::Newest> {
         self.0.snapshots.told()
     }
 
-    /// On the volume of the data directory; `None` if it cannot be asked.
+    /// Returns the free bytes on the volume of the data directory; `None` if that cannot be determined.
     pub(crate) fn free_bytes(&self) -> Option<u64> {
         self.0.snapshots.free_bytes()
     }
@@ -349,15 +350,15 @@ impl Node {
         self.settings().shutdown_delay
     }
 
-    /// Clean end: not ready any more, leadership handed over, threads stopped after what they hold.
+    /// Begins a clean shutdown: the node is no longer ready, and transfers leadership.
     pub async fn stop(&self) {
         self.0.stopping.store(true, Ordering::SeqCst);
         if let Some(member) = self.member() {
-            hand_over(member).await;
+            transfer_leadership(member).await;
         }
     }
 
-    /// Stops the threads; after the services, so that what was accepted is answered.
+    /// Stops the threads. To be called after the services have stopped, so that accepted requests are answered.
     pub async fn close(&self) {
         if let Some(member) = self.member() {
             member.links.close();
@@ -369,11 +370,11 @@ impl Node {
     }
 }
 
-/// A leader that stops gives way first, so that writes pause for a round trip instead of an
-/// election timeout. Three tries, then the election does it.
-async fn hand_over(member: &ActiveMember) {
+/// Transfers leadership before the leader stops, so that writes pause for a round trip instead of an election timeout.
+/// Gives up after three attempts; an election then follows.
+async fn transfer_leadership(member: &ActiveMember) {
     const TRY: Duration = Duration::from_millis(1_000);
-    /// For a follower to catch up or come back.
+    /// Pause in which a follower may catch up or return.
     const PAUSE: Duration = Duration::from_millis(200);
     for _ in 0..3 {
         let status = member.raft.status();
@@ -383,10 +384,10 @@ async fn hand_over(member: &ActiveMember) {
         match member.raft.transfer(None, TRY, 0).await {
             Ok((leader, term)) => {
                 let leader = membership::name_of(&status.membership, leader).unwrap_or_default();
-                tracing::info!(%leader, term, "leadership handed over");
+                tracing::info!(%leader, term, "leadership transferred");
                 return;
             }
-            Err(error) => tracing::warn!(%error, "leadership not handed over"),
+            Err(error) => tracing::warn!(%error, "leadership not transferred"),
         }
         let pause = tokio::time::Instant::now() + PAUSE;
         drop(member.raft.wait_status(pause, |status| status.role != raft::Role::Leader).await);

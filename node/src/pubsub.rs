@@ -1,7 +1,7 @@
-//! Who of this node's clients listens to which channels, and their messages on the way: at most once, in the
-//! order in which a publisher sent them, and kept nowhere.
+//! Publish/subscribe: the subscriptions of this node's clients, and delivery of messages to them, at most once, in the
+//! order in which a publisher sent them. Messages are not stored.
 //!
-//! Called by whoever serves clients, and by `requests` for what members publish to one another.
+//! Used by the services for clients, and by `requests` for messages that members forward to one another.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,18 +13,18 @@ use tokio::sync::mpsc;
 use crate::client_memory::{Account, Cause};
 use crate::glob::{Exhausted, Pattern, Steps};
 
-/// Messages that one client may have waiting; one that is slower is cut off, as Redis does. Their bytes are limited by
-/// its account.
+/// Limit of messages that wait for one client; a slower client is disconnected, as in Redis. Its account limits their
+/// bytes.
 const MAX_WAITING: usize = 16_384;
-/// Channels and patterns of one client.
+/// Limit of channels and patterns of one client.
 pub const MAX_TOPICS: usize = 10_000;
-/// What their names and compiled patterns may hold in memory together.
+/// Limit of the memory of one client's channel names and compiled patterns, bytes.
 pub const MAX_TOPIC_BYTES: usize = 16 << 20;
 
-/// What a client hears.
+/// A message for one client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delivery {
-    /// That led to it; `None`: the channel itself.
+    /// Pattern that matched the channel; `None`: the client subscribes to the channel itself.
     pub pattern: Option<Bytes>,
     pub channel: Bytes,
     pub payload: Bytes,
@@ -36,23 +36,23 @@ impl Delivery {
     }
 }
 
-/// The channels of one node.
+/// Subscriptions of one node's clients.
 #[derive(Debug, Default)]
 pub struct Broker {
     last_id: AtomicU64,
-    /// Clients cut off for being too slow.
+    /// Number of clients disconnected for being too slow.
     cuts: Arc<AtomicU64>,
     topics: RwLock<Topics>,
 }
 
-/// Nobody listens to a topic that is not in here.
+/// Subscriptions by channel and by pattern; only those with at least one subscriber.
 #[derive(Debug, Default)]
 struct Topics {
     channels: HashMap<Bytes, HashMap<u64, Inbox>>,
     patterns: BTreeMap<Bytes, Listened>,
 }
 
-/// A pattern with those who listen to it.
+/// A pattern with its subscribers.
 #[derive(Debug)]
 struct Listened {
     pattern: Pattern,
@@ -66,7 +66,7 @@ struct Inbox {
     cuts: Arc<AtomicU64>,
 }
 
-/// One client that listens; dropped, it listens to nothing.
+/// Subscriptions of one client; dropping it removes them.
 #[derive(Debug)]
 pub struct Subscriber {
     id: u64,
@@ -75,7 +75,7 @@ pub struct Subscriber {
     receiver: mpsc::Receiver<Delivery>,
     channels: BTreeSet<Bytes>,
     patterns: BTreeSet<Bytes>,
-    /// Of both, as counted by `cost`.
+    /// Memory of channels and patterns as counted by `cost`, bytes.
     topic_bytes: usize,
 }
 
@@ -86,7 +86,7 @@ pub enum Topic {
 }
 
 impl Broker {
-    /// A client that listens to nothing yet. What waits for it is charged to `account`.
+    /// Creates a subscriber without subscriptions. Its waiting messages are charged to `account`.
     pub fn subscriber(self: &Arc<Self>, account: Arc<Account>) -> Subscriber {
         let (sender, receiver) = mpsc::channel(MAX_WAITING);
         Subscriber {
@@ -100,11 +100,11 @@ impl Broker {
         }
     }
 
-    /// Hands a message to this node's clients; answers how many times.
+    /// Delivers a message to this node's subscribers; returns the number of deliveries.
     pub fn publish(&self, channel: &Bytes, payload: &Bytes) -> u64 {
         let topics = self.read();
         let (mut count, mut steps) = (0, Steps::default());
-        // Slices would hold the chunks that they were read in for as long as the slowest subscriber takes.
+        // Copied once: slices would keep the read chunks in memory until the slowest subscriber has read them.
         let mut own = None;
         let mut delivery = |pattern| {
             let copied = || (Bytes::copy_from_slice(channel), Bytes::copy_from_slice(payload));
@@ -122,17 +122,17 @@ impl Broker {
                     }
                 }
                 Ok(false) => {}
-                // From here on this message is matched against what takes one pass over it only.
+                // With no steps left, this message still reaches patterns that match in one pass.
                 Err(exhausted) => inboxes.values().for_each(|inbox| inbox.cut_for(exhausted)),
             }
         }
         count
     }
 
-    /// Channels that somebody listens to by name, in order.
+    /// Returns the channels that have subscribers by name and match `pattern`, sorted.
     ///
     /// # Errors
-    /// When `pattern` takes too many steps.
+    /// `pattern` takes too many steps.
     pub fn channels(&self, pattern: Option<&Pattern>) -> Result<Vec<Bytes>, Exhausted> {
         let topics = self.read();
         let (mut found, mut steps) = (Vec::new(), Steps::default());
@@ -145,12 +145,12 @@ impl Broker {
         Ok(found)
     }
 
-    /// Clients that listen to a channel by name.
+    /// Returns the number of clients that subscribe to a channel by name.
     pub fn listeners(&self, channel: &[u8]) -> usize {
         self.read().channels.get(channel).map_or(0, HashMap::len)
     }
 
-    /// How many clients were cut off since the start because they did not read fast enough.
+    /// Returns the number of clients disconnected since the start because they did not read fast enough.
     pub fn cuts(&self) -> u64 {
         self.cuts.load(Ordering::Relaxed)
     }
@@ -159,7 +159,7 @@ impl Broker {
         self.read().patterns.len()
     }
 
-    // Every critical section leaves the topics whole.
+    // Poisoning is ignored: every critical section leaves consistent topics.
     fn read(&self) -> RwLockReadGuard<'_, Topics> {
         self.topics.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -187,7 +187,7 @@ impl Inbox {
         self.account.close(Cause::PubsubLimit);
     }
 
-    /// A client whose pattern costs every publisher too much is not served in part: it would miss messages unawares.
+    /// Disconnects a client whose pattern costs every publisher too much: it would miss messages without noticing.
     fn cut_for(&self, exhausted: Exhausted) {
         if !self.account.is_closed() {
             tracing::warn!(%exhausted, "a subscriber was disconnected for its pattern");
@@ -197,9 +197,9 @@ impl Inbox {
 }
 
 impl Subscriber {
-    /// Listens to one more, if it does not yet; false if that were too many.
+    /// Adds a subscription; returns false if the client has too many.
     pub fn subscribe(&mut self, topic: Topic, name: Bytes) -> bool {
-        // What is too long for a pattern was refused by the command.
+        // The command has rejected patterns that are too long.
         let Ok(pattern) = Pattern::new(if topic == Topic::Pattern { &name } else { b"" }) else {
             return false;
         };
@@ -207,7 +207,7 @@ impl Subscriber {
         if self.count() >= MAX_TOPICS || bytes > MAX_TOPIC_BYTES {
             return false;
         }
-        // A slice would hold the chunk that it was read in.
+        // Copied: a slice would keep the read chunk in memory.
         let name = Bytes::copy_from_slice(&name);
         let inbox = self.inbox.clone();
         let mut topics = self.broker.write();
@@ -226,7 +226,7 @@ impl Subscriber {
         true
     }
 
-    /// True if it listened to it.
+    /// Removes a subscription; returns whether it existed.
     pub fn unsubscribe(&mut self, topic: Topic, name: &[u8]) -> bool {
         let pattern = Pattern::new(if topic == Topic::Pattern { name } else { b"" });
         self.broker.write().forget(topic, name, self.id);
@@ -237,12 +237,12 @@ impl Subscriber {
         was_there
     }
 
-    /// What the names cost that it listens to.
+    /// Returns the memory of the client's channels and patterns, bytes.
     pub fn topic_bytes(&self) -> usize {
         self.topic_bytes
     }
 
-    /// What it listens to, in order.
+    /// Returns the client's channels or patterns, sorted.
     pub fn topics(&self, topic: Topic) -> Vec<Bytes> {
         match topic {
             Topic::Channel => self.channels.iter().cloned().collect(),
@@ -250,7 +250,7 @@ impl Subscriber {
         }
     }
 
-    /// Channels, and patterns.
+    /// Returns the numbers of channels and of patterns.
     pub fn counts(&self) -> (usize, usize) {
         (self.channels.len(), self.patterns.len())
     }
@@ -259,16 +259,16 @@ impl Subscriber {
         self.channels.len() + self.patterns.len()
     }
 
-    /// The next message. Cancel safe.
+    /// Waits for the next message. Cancel safe.
     pub async fn next(&mut self) -> Delivery {
         match self.receiver.recv().await {
             Some(delivery) => self.taken(delivery),
-            // It holds a sender itself.
+            // Unreachable: the subscriber holds a sender.
             None => std::future::pending().await,
         }
     }
 
-    /// The next message, if there is one already.
+    /// Returns the next message if one waits.
     pub fn try_next(&mut self) -> Option<Delivery> {
         let delivery = self.receiver.try_recv().ok()?;
         Some(self.taken(delivery))
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_goes_to_those_who_listen_once_for_each_way_they_do() {
+    fn a_message_is_delivered_once_for_each_matching_subscription() {
         let broker = broker();
         let mut one = broker.subscriber(account(MemoryLimits::default()).0);
         let mut other = broker.subscriber(account(MemoryLimits::default()).0);
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_left_of_one_that_is_gone() {
+    fn dropping_a_subscriber_removes_its_subscriptions() {
         let broker = broker();
         let mut client = broker.subscriber(account(MemoryLimits::default()).0);
         client.subscribe(Topic::Channel, bytes("a"));
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn a_subscriber_whose_pattern_costs_too_much_is_cut_and_others_hear_the_message() {
+    fn a_subscriber_with_a_costly_pattern_is_disconnected_and_others_get_the_message() {
         let broker = broker();
         let (costly_account, costly_cut) = account(MemoryLimits::default());
         let (client_account, cut) = account(MemoryLimits::default());
@@ -395,7 +395,7 @@ mod tests {
         let fit =
             (0..MAX_TOPICS).take_while(|number| client.subscribe(Topic::Channel, name(*number))).count();
         assert_eq!(fit, MAX_TOPIC_BYTES / 60_000);
-        // What is given up makes room.
+        // Removed subscriptions make room.
         for number in 0..fit {
             assert!(client.unsubscribe(Topic::Channel, &name(number)));
         }
@@ -403,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_does_not_read_is_cut_off() {
+    fn a_subscriber_that_does_not_read_is_disconnected() {
         let broker = broker();
         let (account, cut) = account(MemoryLimits::default());
         let mut client = broker.subscriber(account);

@@ -1,4 +1,4 @@
-//! Whom the ports turned away: counted by reason, and told in the log without filling it.
+//! Rejected connections and requests of all ports: counted by reason, and logged at a limited rate.
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -10,16 +10,16 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
-/// For so long, the same is not said again of one port.
-const SAY_AGAIN: Duration = Duration::from_secs(10);
-/// Lines about one reason at one port in that time; a stranger decides what some of them hold.
+/// Time in which the same rejection is not logged again for one port.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+/// Limit of log lines for one reason at one port in that time; strangers control the content of some of them.
 const MAX_LINES: usize = 8;
 
-/// Of one node; clones count into the same family. Reasons and ports are literals, so both are few.
+/// Rejections of one node; clones share the counters. Reasons and ports are literals, so both are few.
 #[derive(Debug, Clone, Default)]
 pub struct Refusals {
     counted: Family<Reason, Counter>,
-    said: Arc<Mutex<HashMap<(&'static str, &'static str), Said>>>,
+    logged: Arc<Mutex<HashMap<(&'static str, &'static str), Logged>>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -28,11 +28,11 @@ struct Reason {
 }
 
 #[derive(Debug)]
-struct Said {
+struct Logged {
     since: Instant,
     lines: Vec<String>,
-    /// Refusals since then that nothing was said of.
-    untold: u64,
+    /// Rejections since the last log line that were not logged.
+    suppressed: u64,
 }
 
 impl Refusals {
@@ -45,29 +45,32 @@ impl Refusals {
         self.counted.get_or_create(&Reason { reason }).inc();
     }
 
-    /// Counts it and says it, unless the same was said of `port` a moment ago.
+    /// Counts a rejection, and logs it unless the same was logged for `port` within `LOG_INTERVAL`.
     pub fn tell(&self, port: &'static str, reason: &'static str, from: impl Display, why: impl Display) {
         self.count(reason);
         let why = why.to_string();
-        if let Some(untold) = self.turn(port, reason, &why, Instant::now()) {
-            tracing::warn!(port, reason, %from, why, untold, "refused");
+        if let Some(suppressed) = self.turn(port, reason, &why, Instant::now()) {
+            tracing::warn!(port, reason, %from, why, suppressed, "refused");
         }
     }
 
-    /// How many went untold, if this one is to be told.
+    /// Returns the number of suppressed rejections if this one is to be logged.
     fn turn(&self, port: &'static str, reason: &'static str, why: &str, now: Instant) -> Option<u64> {
-        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        let said =
-            said.entry((port, reason)).or_insert_with(|| Said { since: now, lines: Vec::new(), untold: 0 });
-        if now.saturating_duration_since(said.since) >= SAY_AGAIN {
-            (said.since, said.lines) = (now, Vec::new());
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let logged = logged.entry((port, reason)).or_insert_with(|| Logged {
+            since: now,
+            lines: Vec::new(),
+            suppressed: 0,
+        });
+        if now.saturating_duration_since(logged.since) >= LOG_INTERVAL {
+            (logged.since, logged.lines) = (now, Vec::new());
         }
-        if said.lines.len() >= MAX_LINES || said.lines.iter().any(|line| line == why) {
-            said.untold += 1;
+        if logged.lines.len() >= MAX_LINES || logged.lines.iter().any(|line| line == why) {
+            logged.suppressed += 1;
             return None;
         }
-        said.lines.push(why.to_owned());
-        Some(std::mem::take(&mut said.untold))
+        logged.lines.push(why.to_owned());
+        Some(std::mem::take(&mut logged.suppressed))
     }
 }
 
@@ -76,16 +79,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_same_is_said_once_in_a_while_and_each_port_speaks_for_itself() {
+    fn the_same_rejection_is_logged_once_per_interval_and_port() {
         let (refusals, now) = (Refusals::default(), Instant::now());
         let turn = |port, why: &str, at| refusals.turn(port, "tls_handshake", why, at);
         assert_eq!(turn("peer", "expired", now), Some(0));
-        assert_eq!(turn("peer", "expired", now + SAY_AGAIN / 2), None);
+        assert_eq!(turn("peer", "expired", now + LOG_INTERVAL / 2), None);
         assert_eq!(turn("peer", "foreign", now), Some(1));
         assert_eq!(turn("grpc", "expired", now), Some(0));
         for stranger in 0..100 {
             let _ = turn("peer", &format!("I am {stranger}"), now);
         }
-        assert_eq!(turn("peer", "expired", now + SAY_AGAIN), Some(94));
+        assert_eq!(turn("peer", "expired", now + LOG_INTERVAL), Some(94));
     }
 }

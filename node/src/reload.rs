@@ -1,4 +1,4 @@
-//! Reads the configuration again while the node runs: on a call, on SIGHUP, when its file changes.
+//! Reload of the configuration while the node runs: on a call, on SIGHUP, and when its file changes.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,9 +12,9 @@ use crate::watched::WatchedFiles;
 
 pub struct Reloader {
     node: Node,
-    /// None in a program that embeds the node and made its settings itself.
+    /// Sources of the configuration; `None` in an embedding application, which creates the settings itself.
     source: Option<Source>,
-    /// One reload at a time.
+    /// Serializes reloads.
     turn: Mutex<()>,
 }
 
@@ -27,23 +27,23 @@ impl Reloader {
         &self.node
     }
 
-    /// What the node runs with, secrets included.
+    /// Returns the configuration that the node runs with, secrets included.
     pub fn running(&self) -> Config {
         self.node.settings().written.clone()
     }
 
-    /// What is different in the configuration as it is now.
+    /// Returns the differences between the current sources and the running configuration.
     ///
     /// # Errors
-    /// When it cannot be read, or no node could start with it.
+    /// The sources cannot be read, or no node could start with them.
     pub fn pending(&self) -> Result<Vec<Difference>, ConfigError> {
         Ok(differences(&self.running(), &self.next()?))
     }
 
-    /// Takes over what may change while the node runs; answers all that is different.
+    /// Applies the reloadable keys; returns all differences.
     ///
     /// # Errors
-    /// As of `pending`, and when it changes what cannot be changed. Nothing is taken over then.
+    /// Those of `pending`, and if a key differs that cannot change. Nothing is applied then.
     pub fn reload(&self) -> Result<Vec<Difference>, ConfigError> {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let (running, next) = (self.running(), self.next()?);
@@ -62,11 +62,11 @@ impl Reloader {
         Ok(found)
     }
 
-    /// Valid as a whole, so that the next start does not fail either.
+    /// Loads the configuration and checks it as a whole, so that the next start does not fail either.
     fn next(&self) -> Result<Config, ConfigError> {
         let source = self.source.as_ref().ok_or_else(|| {
             ConfigError(
-                "this node was started without a configuration of its own: there is none to read".into(),
+                "this node was started without configuration sources: there is nothing to reload".into(),
             )
         })?;
         let next = source.load()?;
@@ -74,9 +74,9 @@ impl Reloader {
         Ok(next)
     }
 
-    fn reload_and_tell(&self) {
+    fn reload_and_log(&self) {
         if let Err(error) = self.reload() {
-            tracing::error!(%error, "configuration not taken over; the node goes on as it was");
+            tracing::error!(%error, "configuration not reloaded; the node keeps the current one");
         }
     }
 
@@ -93,7 +93,7 @@ impl Reloader {
                 _ = hangup.recv() => {}
                 () = changed(&mut watched) => {}
             }
-            self.reload_and_tell();
+            self.reload_and_log();
         }
     }
 }
@@ -101,7 +101,7 @@ impl Reloader {
 async fn changed(watched: &mut Option<WatchedFiles>) {
     let Some(file) = watched else { return std::future::pending().await };
     if let Err(error) = file.changed().await {
-        tracing::warn!(%error, "changes of the configuration file are not noticed any more");
+        tracing::warn!(%error, "changes of the configuration file are no longer noticed");
         *watched = None;
         std::future::pending().await
     }

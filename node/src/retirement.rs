@@ -1,9 +1,10 @@
-//! How a member leaves for good: it serves on, and votes, until those who stay can do without it.
+//! Decommissioning of a removed member: it keeps serving and voting until the remaining members do not need it (ADR
+//! 0011).
 //!
-//! Raft counts a change of members from the moment it is applied. A leader that applied a removal may be lost
-//! before the others heard of the commit, and they then need the removed member's vote to commit it again. So
-//! a removed member falls silent only once a majority of those who stay has the change: whoever of them is
-//! left, one of them knows. (The simulator found members that were stuck for ever, seed 5057326.)
+//! A membership change takes effect when it is applied. A leader that has applied a removal may be lost before the
+//! others learn of the commit; they then need the removed member's vote to commit it again. So a removed member stops
+//! only once a majority of the remaining voters has the change: any later majority of them includes one that knows it.
+//! (The simulator found members that were stuck forever, seed 5057326.)
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,11 +17,11 @@ use crate::node::{ActiveMember, Node};
 use crate::peer::Dialer;
 use crate::raft::membership;
 
-/// Between two rounds of asking, while the removal is not known to a majority.
+/// Pause between two rounds of status requests, while the removal is not known to a majority.
 const PAUSE: Duration = Duration::from_millis(500);
-const PATIENCE: Duration = Duration::from_secs(1);
+const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Retires this node once it was removed and may go.
+/// Waits until this member was removed and is not needed any more, and decommissions it.
 pub async fn notice(node: Node) {
     let Some(member) = node.member() else { return };
     let mut status = member.raft.watch_status();
@@ -32,12 +33,12 @@ pub async fn notice(node: Node) {
                     return;
                 }
             }
-            () = node.inner().told_removed.notified() => {}
+            () = node.inner().removal_reported.notified() => {}
         }
         known.learn(Known::of(member));
-        let answers = ask(&node.inner().dialer, &known.membership, member.id).await;
+        let answers = request_statuses(&node.inner().dialer, &known.membership, member.id).await;
         known.learn_from(&answers, &member.cluster_id);
-        if known.may_go(member.id, &answers) {
+        if known.may_stop(member.id, &answers) {
             node.retire("the membership no longer lists it");
             return;
         }
@@ -45,13 +46,13 @@ pub async fn notice(node: Node) {
     }
 }
 
-/// By the id of the member that was asked.
+/// Status of each member that answered, by the id under which it was called.
 type Answers = BTreeMap<u64, StatusResponse>;
 
-/// Incarnation of the cluster, then the membership's index: the later is the newer.
+/// Version of a membership: incarnation of the cluster, then the membership's index. The greater one is newer.
 type Version = (u64, u64);
 
-/// The newest membership heard of, and of which incarnation of the cluster it is.
+/// The newest membership that is known, and its incarnation of the cluster.
 struct Known {
     incarnation: u64,
     membership: Arc<Membership>,
@@ -79,8 +80,8 @@ impl Known {
         }
     }
 
-    /// Member `id` was removed, and a majority of those who stay says that it knows.
-    fn may_go(&self, id: u64, answers: &Answers) -> bool {
+    /// Whether member `id` was removed, and a majority of the remaining voters reports that it knows.
+    fn may_stop(&self, id: u64, answers: &Answers) -> bool {
         let knows = |voter| {
             let answer = answers.get(&voter).filter(|answer| answer.member_id == voter);
             answer.is_some_and(|answer| version_of(answer) >= self.version())
@@ -93,11 +94,11 @@ fn version_of(answer: &StatusResponse) -> Version {
     (answer.incarnation, answer.membership.as_ref().map_or(0, |membership| membership.index))
 }
 
-/// What the other members say of themselves; those that do not answer are left out.
-async fn ask(dialer: &Dialer, membership: &Membership, own: u64) -> Answers {
+/// Requests the status of the other members; those that do not answer are omitted.
+async fn request_statuses(dialer: &Dialer, membership: &Membership, own: u64) -> Answers {
     let others = membership.members.iter().filter(|member| member.id != own);
     let answers = join_all(others.map(|member| async move {
-        let answer = tokio::time::timeout(PATIENCE, dialer.status_at(&member.peer_addr)).await;
+        let answer = tokio::time::timeout(STATUS_TIMEOUT, dialer.status_at(&member.peer_addr)).await;
         answer.ok()?.ok().map(|answer| (member.id, answer))
     }));
     answers.await.into_iter().flatten().collect()
@@ -127,47 +128,47 @@ mod tests {
     }
 
     #[test]
-    fn it_goes_once_a_majority_of_those_who_stay_knows() {
+    fn a_removed_member_stops_once_a_majority_of_the_remaining_voters_knows() {
         let (before, after) = (of(10, &[1, 2, 3, 4]), of(20, &[1, 2, 3]));
         let lone = Answers::from([answer(1, &after), answer(2, &before), answer(3, &before)]);
-        assert!(!known(after.clone()).may_go(4, &lone), "2 and 3 still count it");
+        assert!(!known(after.clone()).may_stop(4, &lone), "2 and 3 still count member 4");
         let both = Answers::from([answer(1, &after), answer(2, &after), answer(3, &before)]);
-        assert!(known(after.clone()).may_go(4, &both));
-        assert!(!known(after).may_go(3, &both), "it stays");
+        assert!(known(after.clone()).may_stop(4, &both));
+        assert!(!known(after).may_stop(3, &both), "member 3 was not removed");
     }
 
     #[test]
-    fn one_that_was_away_learns_it_from_the_others() {
+    fn a_member_that_was_down_learns_its_removal_from_the_others() {
         let (before, after) = (of(10, &[1, 2, 3]), of(30, &[1, 5, 6]));
         let mut known = known(before);
         let first = Answers::from([answer(1, &after)]);
         known.learn_from(&first, CLUSTER);
-        assert!(!known.may_go(3, &first), "one of three");
+        assert!(!known.may_stop(3, &first), "one of three");
         let all = Answers::from([answer(1, &after), answer(5, &after)]);
         known.learn_from(&all, CLUSTER);
-        assert!(known.may_go(3, &all));
+        assert!(known.may_stop(3, &all));
     }
 
     #[test]
-    fn a_cluster_made_anew_outranks_a_longer_log_of_before() {
-        let (before, anew) = (of(50, &[1, 2, 3]), of(40, &[2]));
+    fn a_forced_new_cluster_outranks_a_higher_index_of_the_old_one() {
+        let (before, forced) = (of(50, &[1, 2, 3]), of(40, &[2]));
         let mut known = known(before);
-        let mut answers = Answers::from([answer(2, &anew)]);
+        let mut answers = Answers::from([answer(2, &forced)]);
         known.learn_from(&answers, CLUSTER);
-        assert!(!known.may_go(1, &answers), "an older membership is none");
+        assert!(!known.may_stop(1, &answers), "an older membership does not count");
         answers.get_mut(&2).unwrap().incarnation = 1;
         known.learn_from(&answers, "another");
-        assert!(!known.may_go(1, &answers));
+        assert!(!known.may_stop(1, &answers));
         known.learn_from(&answers, CLUSTER);
-        assert!(known.may_go(1, &answers));
+        assert!(known.may_stop(1, &answers));
     }
 
     #[test]
-    fn another_at_the_same_address_does_not_count() {
+    fn an_answer_of_another_member_at_the_same_address_does_not_count() {
         let after = of(20, &[1, 2]);
         let mut answers = Answers::from([answer(1, &after), answer(2, &after)]);
-        assert!(known(after.clone()).may_go(3, &answers));
+        assert!(known(after.clone()).may_stop(3, &answers));
         answers.get_mut(&2).unwrap().member_id = 8;
-        assert!(!known(after).may_go(3, &answers));
+        assert!(!known(after).may_stop(3, &answers));
     }
 }

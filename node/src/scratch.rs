@@ -1,4 +1,4 @@
-//! A directory for the time that this value lives.
+//! A temporary directory, removed when its value is dropped.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 pub struct ScratchDir(PathBuf);
 
 impl ScratchDir {
-    /// Made where `TMPDIR` says, removed with all in it at the end. `purpose` is part of its name.
+    /// Creates the directory in `TMPDIR`. `purpose` is part of its name.
     pub fn new(purpose: &str) -> io::Result<Self> {
         let dir = std::env::temp_dir().join(format!("heliosd-{purpose}-{:08x}", rand::random::<u32>()));
         std::fs::create_dir_all(&dir)?;

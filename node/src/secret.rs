@@ -1,9 +1,9 @@
-//! What a client must know to be let in: the password of Redis clients, the gateway's token.
+//! A secret that clients authenticate with: a password or the gateway's token.
 
 use std::fmt;
 use std::hint::black_box;
 
-/// Shown nowhere; compared in constant time.
+/// A secret: redacted in `Debug`, compared in constant time.
 #[derive(Clone)]
 pub struct Secret(Box<[u8]>);
 
@@ -12,7 +12,7 @@ impl Secret {
         Self(secret.into().into_boxed_slice())
     }
 
-    /// Takes time that depends on the length of `candidate` only.
+    /// Whether `candidate` is the secret. The time depends on the length of `candidate` only.
     pub fn matches(&self, candidate: &[u8]) -> bool {
         let mut difference = u8::from(candidate.len() != self.0.len());
         for (position, byte) in candidate.iter().enumerate() {

@@ -1,13 +1,13 @@
-//! Client connections open now, by port: counted from the moment their Door let them in until they end.
+//! Number of open client connections, by port: each is counted from its acceptance until it ends.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Of one port. Clones count together.
+/// Counter of the open connections of one port; clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Open(Arc<AtomicU64>);
 
-/// One connection, for as long as it lives.
+/// An open connection; counted until it is dropped.
 #[derive(Debug)]
 pub struct Session(Arc<AtomicU64>);
 
@@ -28,17 +28,18 @@ impl Drop for Session {
     }
 }
 
-/// Of a node's ports for clients.
+/// Counters of a node's ports for clients.
 #[derive(Debug, Default)]
 pub struct Sessions {
-    /// Redis protocol.
+    /// Connections of the Redis port.
     pub client: Open,
     pub grpc: Open,
     pub gateway: Open,
 }
 
 impl Sessions {
-    /// Of the port that the configuration calls `name`. The others have no clients, and are not told of.
+    /// Returns the counter of the port that the configuration calls `name`. Connections of ports without clients are
+    /// not reported.
     pub fn of(&self, name: &str) -> Open {
         match name {
             "client" => self.client.clone(),

@@ -1,4 +1,4 @@
-//! What a node says of itself; the one value that gRPC, HTTP, INFO and readiness are made from.
+//! Status of a node: the value from which gRPC, HTTP, INFO and readiness are derived.
 
 use std::sync::atomic::Ordering;
 
@@ -10,7 +10,7 @@ use crate::raft::format::FORMAT;
 use crate::raft::{Cause, RaftStatus, Role, membership};
 use crate::{health, whole_ms};
 
-/// Entries a node may be behind what it knows to be committed and still be called ready.
+/// Limit of a ready node's lag behind its known commit index, in entries.
 const MAX_READY_LAG: u64 = 1_000;
 
 pub fn of(node: &Node) -> StatusResponse {
@@ -70,19 +70,19 @@ pub fn of(node: &Node) -> StatusResponse {
     response
 }
 
-/// What the metrics show of a node beside what they count.
+/// Returns the values that the metrics read from a node, in addition to their own counters.
 pub fn observed(node: &Node) -> Observed {
     let inner = node.inner();
     let member = node.member().map(|member| {
         let (status, applied_index) = (member.raft.status(), member.raft.applied_index());
-        let told = of(node);
+        let response = of(node);
         ObservedMember {
             status,
             applied_index,
-            snapshot_size_bytes: told.snapshot_size_bytes,
-            snapshot_age_seconds: told.snapshot_age_seconds,
-            has_quorum: has_quorum(&told),
-            healthy_members: healthy_members(&told).unwrap_or(0),
+            snapshot_size_bytes: response.snapshot_size_bytes,
+            snapshot_age_seconds: response.snapshot_age_seconds,
+            has_quorum: has_quorum(&response),
+            healthy_members: healthy_members(&response).unwrap_or(0),
         }
     });
     Observed {
@@ -142,7 +142,8 @@ fn failover(status: &RaftStatus) -> Failover {
     }
 }
 
-/// Ready means: can serve or send on, and is caught up with what it knows to be committed.
+/// Returns why a node is not ready; `None` if it can serve or forward requests and has applied almost all of what it
+/// knows to be committed.
 fn unready(status: &RaftStatus, applied: u64) -> Option<String> {
     if status.leader_id == 0 {
         return Some("knows no leader".to_owned());
@@ -157,14 +158,15 @@ fn unready(status: &RaftStatus, applied: u64) -> Option<String> {
     (lag > MAX_READY_LAG).then(|| format!("is {lag} entries behind"))
 }
 
-/// Members that this leader has heard of late, itself included; `None` elsewhere, where nobody knows.
+/// Returns the number of members that this leader has heard from recently, itself included; `None` if this member is
+/// not the leader, as only the leader knows.
 pub fn healthy_members(status: &StatusResponse) -> Option<u64> {
     let heard = status.progress.iter().filter(|progress| progress.active).count() as u64;
     (status.role() == proto::Role::Leader).then_some(heard + 1)
 }
 
-/// On the leader: whether it hears a majority of the voters, and of those on the way out. Elsewhere: whether a
-/// leader is known, which had a majority when it last spoke.
+/// Whether the cluster has a quorum. On the leader: it hears a majority of the voters, and of the outgoing voters of a
+/// joint configuration. Elsewhere: a leader is known, which had a majority at its last heartbeat.
 pub fn has_quorum(status: &StatusResponse) -> bool {
     if status.role() != proto::Role::Leader {
         return status.leader_id != 0;
@@ -199,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quorum_is_a_majority_of_the_voters_and_of_those_on_the_way_out() {
+    fn a_quorum_is_a_majority_of_the_voters_and_of_the_outgoing_voters() {
         assert!(has_quorum(&leader(&[1], &[], &[])));
         assert!(has_quorum(&leader(&[1, 2, 3], &[], &[2])));
         assert!(!has_quorum(&leader(&[1, 2, 3], &[], &[2, 3])));

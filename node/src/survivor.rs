@@ -1,7 +1,7 @@
-//! Making the survivor of a lost majority the only member of its cluster (ADR 0009).
+//! Force-new-cluster: makes the survivor of a lost majority the only member of its cluster (ADR 0009).
 //!
-//! The wish is written to the disk first, and carried out by the next start, before anything of the
-//! member runs: a crash at any point leaves either the old member or a start that goes on with it.
+//! The request is written to the disk first and executed by the next start, before the member runs: a crash at any
+//! point leaves either the old member or a start that completes the request.
 
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -14,8 +14,8 @@ use crate::node::Node;
 use crate::raft::{LastEntry, Verdict};
 
 impl Node {
-    /// Answers the membership that this node comes back with once its process has started again, which
-    /// `failed` asks for; or the present one if it is alone already.
+    /// Returns the membership that this node will have after the restart that [`Node::failed`] then requests; or the
+    /// current one if the node is the only member already.
     pub async fn force_new(&self, request: ForceNewRequest) -> Result<Membership, Error> {
         let ForceNewRequest {
             cluster_id,
@@ -45,12 +45,12 @@ impl Node {
             disk_id,
             term = expected_term,
             last_index = expected_last_index,
-            "FORCED into a cluster of its own: all other members are removed, and what only they hold is lost"
+            "FORCED NEW CLUSTER: this is the only member, all others are removed, and writes that only they hold are lost"
         );
         self.inner().must_restart.store(true, Ordering::SeqCst);
         self.inner()
             .fatal
-            .raise("made the only member of its cluster; it goes on when it is started again".into());
+            .raise("made the only member of its cluster; restart the process to continue".into());
         Ok(alone)
     }
 
@@ -60,7 +60,7 @@ impl Node {
         marked.map_err(|error| Error::new(ErrorCode::StorageUnavailable, error.to_string()))
     }
 
-    /// Whether this process is asked to start again rather than to end.
+    /// Whether this process should restart rather than end.
     pub fn must_restart(&self) -> bool {
         self.inner().must_restart.load(Ordering::SeqCst)
     }

@@ -1,4 +1,4 @@
-//! A [`Token`] as one word, for protocols without fields: `cluster:term:index`.
+//! Text form of a [`Token`], for protocols without fields: `cluster:term:index`.
 
 use helios_proto::v1::Token;
 
@@ -7,7 +7,7 @@ pub fn print(token: &Token) -> String {
     format!("{cluster_id}:{term}:{index}")
 }
 
-/// `None` for what [`print`] did not write.
+/// Parses the text of a token; `None` if it is not of the form that [`print`] writes.
 pub fn parse(text: &str) -> Option<Token> {
     let mut parts = text.rsplitn(3, ':');
     let index = parts.next()?.parse().ok()?;
@@ -21,7 +21,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_survives_its_text() {
+    fn a_token_round_trips_through_text() {
         for cluster_id in ["static-00c0ffee", "with:colons"] {
             let token = Token { cluster_id: cluster_id.into(), term: 3, index: u64::MAX };
             assert_eq!(parse(&print(&token)), Some(token));
@@ -29,7 +29,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_none() {
+    fn malformed_tokens_are_rejected() {
         for text in ["", ":", "::", "a:1", "a:1:", ":1:1", "a:-1:1", "a:1:x", "a:1:18446744073709551616"] {
             assert_eq!(parse(text), None, "{text:?}");
         }

@@ -1,5 +1,5 @@
-//! `heliosd verify <data-dir>`: whether what a stopped node left is whole, and if not, what is wrong,
-//! where, and what to do. Reads only; one line for each thing.
+//! `heliosd verify <data-dir>`: checks the data of a stopped node offline. Prints one line for each part: whether it is
+//! intact, and if not, what is wrong, where, and what to do. Changes nothing.
 
 use std::fmt;
 use std::io::ErrorKind::NotFound;
@@ -15,15 +15,15 @@ use crate::wal::{self, WalError};
 
 /// Exit code for "damaged".
 const DAMAGED: u8 = 1;
-/// EX_IOERR: could not be read.
+/// EX_IOERR: the data could not be read.
 const UNREADABLE: u8 = 74;
-/// EX_CONFIG: not a data directory, one in use, or one of a newer release.
+/// EX_CONFIG: the directory is not a data directory, is in use, or is of a newer release.
 const WRONG_DIRECTORY: u8 = 78;
 
 const REJOIN: &str =
     "remove this member from the cluster, empty its data directory and let it rejoin from the leader";
 
-/// Where a node keeps its things.
+/// Directories of a node.
 #[derive(Debug, Clone)]
 pub struct Places {
     pub data_dir: PathBuf,
@@ -34,11 +34,11 @@ pub struct Places {
 pub enum Verdict {
     Whole,
     Damaged,
-    /// Not known; the exit code says why.
+    /// The part could not be checked; the exit code gives the reason.
     Unknown(u8),
 }
 
-/// What was found of one thing.
+/// Result of the check of one part.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
     pub thing: &'static str,
@@ -57,7 +57,8 @@ impl fmt::Display for Finding {
     }
 }
 
-/// 0 if all is whole, 1 if anything is damaged, else why it could not be told.
+/// Returns the exit code: 0 if everything is intact, 1 if anything is damaged, else the reason why it could not be
+/// checked.
 pub fn exit_code(findings: &[Finding]) -> u8 {
     let codes = findings.iter().map(|finding| match finding.verdict {
         Verdict::Whole => 0,
@@ -67,11 +68,11 @@ pub fn exit_code(findings: &[Finding]) -> u8 {
     codes.filter(|code| *code > 0).min().unwrap_or(0)
 }
 
-/// Checks everything in `places` on the disk of this machine. The state is checked on a copy in the
-/// directory for temporary files.
+/// Checks all parts in `places` on the disk of this machine. The state is checked on a copy in the directory for
+/// temporary files.
 pub fn verify(places: &Places) -> Vec<Finding> {
     let mut check = Check { disk: disk::real(), places, findings: Vec::new() };
-    // Held to the end: a node that starts meanwhile would make what is read here old.
+    // The lock is held to the end, so that no node starts and changes the data meanwhile.
     let Some((_lock, marker)) = check.marker() else { return check.findings };
     let log = check.log(marker.is_some_and(|marker| marker.member.is_some()));
     let newest = check.snapshots();
@@ -93,7 +94,7 @@ impl Check<'_> {
         self.findings.push(Finding { thing, verdict, text: text.into() });
     }
 
-    /// `None` if there is no use in looking further.
+    /// Checks the marker; `None` if the other parts cannot be checked.
     fn marker(&mut self) -> Option<(DiskLock, Option<Marker>)> {
         let dir = &self.places.data_dir;
         match DataDir::look(self.disk.as_ref(), dir) {
@@ -186,7 +187,7 @@ impl Check<'_> {
         }
     }
 
-    /// Index of the newest whole one.
+    /// Checks the snapshots; returns the index of the newest intact one.
     fn snapshots(&mut self) -> Option<u64> {
         let dir = self.places.data_dir.join("snapshots");
         let found = match Snapshots::look(Arc::clone(&self.disk), &dir) {
@@ -214,7 +215,7 @@ impl Check<'_> {
                 }
                 Err(StateError::BadSnapshot { reason, .. }) => {
                     let text = format!(
-                        "{path}: {reason}; remove the file; the line \"together\" says whether the node can do without it"
+                        "{path}: {reason}; remove the file; the line \"together\" says whether the node can start without it"
                     );
                     self.add("snapshot", Verdict::Damaged, text);
                 }
@@ -224,7 +225,7 @@ impl Check<'_> {
         newest
     }
 
-    /// The index that a start will find applied; `None` if that is not known.
+    /// Checks the state; returns the applied index that a start will find, or `None` if unknown.
     fn state(&mut self) -> Option<u64> {
         let dir = self.places.data_dir.join("state");
         let inspected = ScratchDir::new("verify")
@@ -232,7 +233,7 @@ impl Check<'_> {
             .and_then(|scratch| state::inspect(&self.disk, &dir, scratch.path()));
         match inspected {
             Ok(None) => {
-                self.add("state", Verdict::Whole, "none yet: the next start makes it from snapshot and log");
+                self.add("state", Verdict::Whole, "none yet: the next start builds it from snapshot and log");
                 Some(0)
             }
             Ok(Some(found)) => {
@@ -243,7 +244,7 @@ impl Check<'_> {
             }
             Err(error) if error.is_damage() => {
                 let text = format!(
-                    "{}: {error}; start the node: it sets this aside and builds it anew from snapshot and log",
+                    "{}: {error}; start the node: it sets this aside and rebuilds it from snapshot and log",
                     dir.display()
                 );
                 self.add("state", Verdict::Damaged, text);
@@ -266,7 +267,7 @@ impl Check<'_> {
         let base = log.base.index;
         match fit(applied, base, log.last_index, newest) {
             Fit::AsIs => {
-                let text = format!("the log goes on from applied index {applied}");
+                let text = format!("the log continues from applied index {applied}");
                 self.add("together", Verdict::Whole, text);
             }
             Fit::FromSnapshot => {
@@ -295,11 +296,11 @@ fn describe(marker: &Marker) -> String {
         Some(member) => format!("member {} of cluster {}", member.member_id, member.cluster_id),
         None => "no cluster yet".to_owned(),
     };
-    let next = if force_new.is_some() { ", to be made the only one when it starts" } else { "" };
+    let next = if force_new.is_some() { ", to be made the only member at the next start" } else { "" };
     format!("node {name}, disk {disk_id}, started {boot_epoch} times; {belongs}{next}")
 }
 
-/// The log where no other place was named.
+/// Returns the default directory of the log.
 pub fn default_wal_dir(data_dir: &Path) -> PathBuf {
     data_dir.join("wal")
 }

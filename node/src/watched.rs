@@ -1,4 +1,4 @@
-//! Files that others change while the node runs: an editor, a ConfigMap's or Secret's new version.
+//! Watching of files that change while the node runs, by an editor or a new version of a ConfigMap or Secret.
 
 use std::path::{Path, PathBuf};
 
@@ -7,20 +7,20 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
 use tokio_util::sync::CancellationToken;
 
-/// Files, by what happens in their directories: editors and the kubelet replace them by a rename.
+/// Watched files. The watches are on their directories, as editors and the kubelet replace files by a rename.
 pub struct WatchedFiles {
     paths: Vec<PathBuf>,
-    /// Of the kernel. Read as a pipe would be; what they say does not matter.
+    /// Events of inotify, read like a pipe; their content does not matter.
     events: pipe::Receiver,
-    /// What each held when it was last looked at.
+    /// Content of each file at the last check.
     texts: Vec<Option<Vec<u8>>>,
 }
 
 impl WatchedFiles {
-    /// Must be called within a tokio runtime.
+    /// Starts watching. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// When the kernel does not watch one of their directories.
+    /// The kernel cannot watch one of the directories.
     pub fn open(paths: Vec<PathBuf>) -> std::io::Result<Self> {
         let events = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
         for path in &paths {
@@ -31,12 +31,12 @@ impl WatchedFiles {
         Ok(Self { paths, events, texts })
     }
 
-    /// Resolves when one of them holds something else. Cancel safe.
+    /// Resolves when the content of a file has changed. Cancel safe.
     pub async fn changed(&mut self) -> std::io::Result<()> {
         let mut buffer = [0; 4_096];
         loop {
             let _which = self.events.read(&mut buffer).await?;
-            // Other files of the directory change, too, and a file may be written again as it was.
+            // Other files of the directory cause events, too, and a file may be rewritten with the same content.
             let mut changed = false;
             for (path, text) in self.paths.iter().zip(&mut self.texts) {
                 let now = std::fs::read(path).ok();
@@ -52,8 +52,8 @@ impl WatchedFiles {
     }
 }
 
-/// Calls `reload` once, since they may have changed since they were first read, and then whenever one of `paths` holds
-/// something else, until `stop`. `what` they are is for the log, where changes cannot be noticed.
+/// Calls `reload` once, as the files may have changed since they were first read, and then whenever the content of one
+/// of `paths` changes, until `stop`. `what`: the files' description for the log.
 pub async fn follow(what: &str, paths: Vec<PathBuf>, stop: CancellationToken, mut reload: impl FnMut()) {
     let unnoticed = |error| tracing::warn!(%error, "changes of the {what} are not noticed");
     let mut watched = match WatchedFiles::open(paths) {
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_file_changes_by_writing_and_by_renaming_and_its_neighbours_do_not_count() {
+    async fn writes_and_renames_of_watched_files_are_noticed_and_other_files_ignored() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("heliosd.yaml");
         std::fs::write(&path, "one").unwrap();
@@ -94,7 +94,7 @@ mod tests {
         file.changed().await.unwrap();
         assert_eq!(file.texts, [Some(b"two".to_vec())]);
 
-        // As the kubelet does it: a link to a directory is replaced by another.
+        // The kubelet replaces a link to a directory by another.
         for version in ["v1", "v2"] {
             std::fs::create_dir(dir.path().join(version)).unwrap();
             std::fs::write(dir.path().join(version).join("linked.yaml"), version).unwrap();

@@ -1,6 +1,6 @@
-//! Every example of the library does what it says.
+//! Tests that every example of the library runs and checks its own claims.
 
-// They are programs of their own, each with what it shares with the others.
+// The examples are separate programs, each with its own copy of the shared module.
 #[allow(clippy::duplicate_mod)]
 #[path = "../examples/quick_start.rs"]
 mod quick_start;
@@ -16,11 +16,11 @@ fn quick_start_elects_replicates_and_fails_over() {
 }
 
 #[test]
-fn value1_is_at_the_same_index_everywhere_and_outlives_the_leader() {
+fn value1_is_at_the_same_index_everywhere_and_survives_the_leader() {
     value1::main().unwrap();
 }
 
 #[test]
-fn a_state_machine_of_ones_own_survives_a_restart() {
+fn custom_state_machine_survives_a_restart() {
     state_machine::main().unwrap();
 }

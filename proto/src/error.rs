@@ -1,4 +1,4 @@
-//! Error codes across gRPC: an [`ErrorDetail`] in the status details, the nearest gRPC code beside it.
+//! Error codes over gRPC: an [`ErrorDetail`] in the status details, with the nearest gRPC code.
 
 use prost::Message;
 use tonic::{Code, Status};
@@ -6,7 +6,7 @@ use tonic::{Code, Status};
 use crate::v1::{ErrorCode, ErrorDetail};
 
 impl ErrorCode {
-    /// Whether the same request, sent again, may succeed without anyone changing anything.
+    /// Whether a retry of the same request may succeed without any other change.
     ///
     /// `OUTCOME_UNKNOWN` is not retryable: the write may have taken effect (docs/design/product.md, C12).
     pub fn is_retryable(self) -> bool {
@@ -32,8 +32,8 @@ impl ErrorCode {
         )
     }
 
-    /// Whether the one who met this cannot go on by itself: the node that answered so, or the caller whose
-    /// place another has taken.
+    /// Whether the error is permanent for the node that answers it, or for the caller that another has replaced:
+    /// neither can resolve it automatically.
     pub fn is_fatal(self) -> bool {
         use ErrorCode::*;
         matches!(
@@ -68,7 +68,7 @@ pub fn status_of(detail: &ErrorDetail) -> Status {
     Status::with_details(detail.code().grpc_code(), detail.message.clone(), detail.encode_to_vec().into())
 }
 
-/// The [`ErrorDetail`] of a status, or one made from its code where the sender was not one of ours.
+/// Returns the [`ErrorDetail`] of a status, or one made from its code if the sender is not part of HeliosDB.
 pub fn detail_of(status: &Status) -> ErrorDetail {
     if let Ok(detail) = ErrorDetail::decode(status.details())
         && detail.code() != ErrorCode::Unspecified
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_is_fenced_must_not_try_again() {
+    fn fenced_is_fatal_and_not_retryable() {
         assert!(!ErrorCode::Fenced.is_retryable());
         assert!(ErrorCode::Fenced.is_fatal());
         assert_eq!(ErrorCode::Fenced.grpc_code(), Code::FailedPrecondition);

@@ -1,5 +1,5 @@
-//! Wire and log formats of HeliosDB: what nodes say to each other, to the operator and to
-//! clients, and what a log entry holds. Knows nothing of the other crates.
+//! Wire and log formats of HeliosDB: the messages between nodes, to the operator and to
+//! clients, and the content of log entries. Does not depend on the other crates.
 
 /// Package `helios.v1`.
 #[allow(clippy::all, clippy::unwrap_used)]
@@ -7,7 +7,7 @@ pub mod v1 {
     tonic::include_proto!("helios.v1");
 }
 
-/// Of all services, for reflection.
+/// Encoded descriptor set of all services, for gRPC reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/helios.bin"));
 
 mod error;

@@ -1,5 +1,5 @@
-//! The error a client, peer or operator sees: a stable code, a sentence that says what to do,
-//! and where one is known the leader.
+//! The error that a client, peer or operator gets: a stable code, a message that says what to do,
+//! and the leader, if it is known.
 
 use crate::v1::{ErrorCode, ErrorDetail, Member};
 
@@ -9,9 +9,9 @@ use crate::v1::{ErrorCode, ErrorDetail, Member};
 pub struct Error {
     pub code: ErrorCode,
     pub message: String,
-    /// Name of the member believed to lead.
+    /// Name of the leader as far as this member knows.
     pub leader_hint: Option<String>,
-    /// host:port at which Redis clients reach that member.
+    /// host:port of the leader for Redis clients.
     pub leader_addr: Option<String>,
 }
 
@@ -24,7 +24,7 @@ impl Error {
         Self::new(ErrorCode::InvalidArgument, message)
     }
 
-    /// A write that was proposed and whose fate is not known (docs/design/product.md, C12).
+    /// The error of a proposed write with an unknown outcome (docs/design/product.md, C12).
     pub fn outcome_unknown() -> Self {
         Self::new(
             ErrorCode::OutcomeUnknown,
@@ -45,7 +45,7 @@ impl Error {
         Self::new(ErrorCode::NotLeader, message).hinting(leader)
     }
 
-    /// Names the member believed to lead.
+    /// Adds the name of the leader.
     pub fn hinting(self, leader: Option<&Member>) -> Self {
         let told = |of: fn(&Member) -> &String| leader.map(of).filter(|text| !text.is_empty()).cloned();
         Self {

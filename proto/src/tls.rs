@@ -1,5 +1,5 @@
-//! How a member is dialled: links between members, the operator and heliosctl. With [`ClientTls`] both ends show
-//! a certificate; without it, nothing is hidden.
+//! Dialing a member, for links between members, the operator and heliosctl. With [`ClientTls`] both ends authenticate
+//! by a certificate; without it, the connection is plaintext.
 
 mod certificate;
 #[cfg(feature = "issue")]
@@ -25,10 +25,10 @@ use tower::Service;
 pub use certificate::{MANAGEMENT_NAME, names_of, not_after};
 pub use words::{Plain, in_words, innermost, why};
 
-/// What HTTP/2 over TLS is called by (RFC 9113).
+/// ALPN protocol id of HTTP/2 over TLS (RFC 9113).
 pub const ALPN_HTTP2: &[u8] = b"h2";
 
-/// PEM, certificate or key that cannot be used. Names no file: whoever read one adds it.
+/// PEM, certificate or key that cannot be used. Does not name the file: the caller adds it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TlsError {
     #[error("holds no certificate in PEM (-----BEGIN CERTIFICATE-----)")]
@@ -45,12 +45,12 @@ impl TlsError {
     }
 }
 
-/// Why there is no connection, in words that a person can act on. Does not name the address.
+/// Reason for a failed connection, as a text that a user can act on. Does not name the address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ConnectError(pub String);
 
-/// The certificates of a PEM text, the leaf first.
+/// Returns the certificates of a PEM text, the leaf first.
 ///
 /// # Errors
 /// When there is none, or one cannot be read.
@@ -60,7 +60,7 @@ pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError
     if found.is_empty() { Err(TlsError::NoCertificate) } else { Ok(found) }
 }
 
-/// The private key of a PEM text.
+/// Returns the private key of a PEM text.
 ///
 /// # Errors
 /// When there is none, or it cannot be read.
@@ -72,7 +72,7 @@ pub fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
     })
 }
 
-/// Every certificate of a PEM text as one that others may be signed by: several while a CA is replaced.
+/// Returns every certificate of a PEM text as a trusted CA: several while a CA is replaced.
 ///
 /// # Errors
 /// As [`certificates`].
@@ -84,12 +84,13 @@ pub fn roots(pem: &[u8]) -> Result<RootCertStore, TlsError> {
     Ok(roots)
 }
 
-/// Whom a client trusts, and what it shows. TLS 1.3 only.
+/// CAs that a client trusts, and its own certificate. TLS 1.3 only.
 #[derive(Debug, Clone)]
 pub struct ClientTls(Arc<ClientConfig>);
 
 impl ClientTls {
-    /// `ca`: one or more certificates. `identity`: certificate, with those between it and the CA, and its key. All PEM.
+    /// Builds the configuration from PEM texts. `ca`: one or more certificates. `identity`: the certificate, with its
+    /// intermediates, and its key.
     ///
     /// # Errors
     /// When one of them cannot be read, or key and certificate do not belong together.
@@ -107,31 +108,31 @@ impl ClientTls {
             None => builder.with_no_client_auth(),
         };
         config.alpn_protocols = vec![ALPN_HTTP2.to_vec()];
-        // A certificate counts for one connection: what is resumed was checked long ago.
+        // A certificate is checked for each connection: a resumed session would rely on an old check.
         config.resumption = Resumption::disabled();
         Ok(Self(Arc::new(config)))
     }
 
-    /// The handshake on `stream`. A server may still refuse this client's certificate when it is over.
+    /// Performs the handshake on `stream`. The server may still reject this client's certificate afterwards.
     ///
     /// # Errors
-    /// In words that name neither address nor port.
+    /// If the handshake fails, with a text that names neither address nor port.
     pub async fn handshake<S>(&self, stream: S, server_name: &str) -> io::Result<TlsStream<S>>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let name = ServerName::try_from(server_name.to_owned()).map_err(|_| {
-            io::Error::other(format!("{server_name:?} is no name that a certificate could have"))
+            io::Error::other(format!("{server_name:?} is not a valid name for a certificate"))
         })?;
         let connector = TlsConnector::from(Arc::clone(&self.0));
         connector.connect(name, stream).await.map_err(|error| in_words(&error))
     }
 
-    /// The handshake on `stream`, and the first bytes of the server: only with these is it certain that the server
-    /// took this client's certificate. For servers that speak first, as those of HTTP/2 do.
+    /// Performs the handshake on `stream`, and waits for the first bytes of the server: only these prove that the server
+    /// accepted this client's certificate. For protocols in which the server speaks first, such as HTTP/2.
     ///
     /// # Errors
-    /// In words that name neither address nor port.
+    /// If the handshake fails, with a text that names neither address nor port.
     pub async fn greet<S>(&self, stream: S, server_name: &str) -> io::Result<Pipe>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -145,7 +146,7 @@ impl ClientTls {
     }
 }
 
-/// A connection, with TLS or without.
+/// A connection with or without TLS.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 pub type Pipe = Box<dyn Stream>;
@@ -168,17 +169,17 @@ pub async fn connect(
     endpoint.connect_with_connector(dial).await.map_err(|error| ConnectError(innermost(&error)))
 }
 
-/// Of `address`, host:port. The scheme says nothing of TLS: that is the connector's.
+/// Returns the endpoint of `address`, host:port. Its scheme is always http: the connector adds TLS.
 ///
 /// # Errors
-/// When it is no address.
+/// If `address` is not host:port.
 pub fn endpoint(address: &str) -> Result<Endpoint, ConnectError> {
     Endpoint::from_shared(format!("http://{address}"))
-        .map_err(|error| ConnectError(format!("{address:?} is no host:port: {}", innermost(&error))))
+        .map_err(|error| ConnectError(format!("{address:?} is not host:port: {}", innermost(&error))))
 }
 
-/// For [`Endpoint::connect_with_connector`] and its lazy twin: looks the name up, and asks `tls` what counts now, at
-/// each dial.
+/// Returns a connector for [`Endpoint::connect_with_connector`] and its lazy variant: at each dial it resolves the name
+/// and takes the current configuration from `tls`.
 pub fn dial(
     address: String,
     server_name: String,
@@ -203,7 +204,7 @@ pub fn dial(
     })
 }
 
-/// The host of host:port, as certificates name it.
+/// Returns the host of host:port, as certificates name it.
 pub fn host_of(address: &str) -> &str {
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
     host.trim_matches(['[', ']'])

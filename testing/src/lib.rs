@@ -1,5 +1,5 @@
-//! What a test does where a tool that it needs is missing: it fails, unless `HELIOS_TEST_SKIP` names the tool. CI
-//! skips nothing.
+//! Policy of tests whose tool is missing: the test fails unless `HELIOS_TEST_SKIP` names the tool. CI skips
+//! nothing.
 //!
 //! ```no_run
 //! let tracer = std::process::Command::new("strace").arg("-V").output();
@@ -14,11 +14,11 @@ use std::path::PathBuf;
 /// Comma-separated names of [`TOOLS`] whose tests may be skipped where the tool is missing.
 pub const SKIP: &str = "HELIOS_TEST_SKIP";
 
-/// The names that [`SKIP`] takes; scripts/test.sh installs them.
+/// Names that [`SKIP`] accepts; scripts/test.sh installs these tools.
 pub const TOOLS: [&str; 7] = ["curl", "docker", "mount", "netns", "promtool", "redis-cli", "strace"];
 
-/// Returns if the calling test may be skipped for want of `tool`, and reports that; `remedy` says how to get the tool.
-/// scripts/test.sh lists the reports at its end.
+/// Returns if the calling test may be skipped because `tool` is missing, and reports the skip; `remedy` says
+/// how to get the tool. scripts/test.sh lists the reports at its end.
 ///
 /// # Panics
 /// If the test may not be skipped.
@@ -33,7 +33,7 @@ pub fn skip_or_fail(tool: &str, remedy: &str) {
     std::io::stderr().write_all(report.as_bytes()).expect("standard error takes a line");
 }
 
-/// Where scripts/test.sh keeps tools that it builds or unpacks.
+/// Returns the directory where scripts/test.sh keeps tools that it builds or unpacks.
 pub fn cache() -> Option<PathBuf> {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
@@ -58,14 +58,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_test_without_its_tool_fails_unless_the_variable_names_the_tool() {
+    fn test_without_its_tool_fails_unless_the_variable_names_the_tool() {
         assert!(may_skip("strace", "", false).unwrap_err().contains("HELIOS_TEST_SKIP=strace"));
         assert!(may_skip("strace", "docker", false).is_err());
         assert_eq!(may_skip("strace", "docker, strace", false), Ok(()));
     }
 
     #[test]
-    fn a_misspelt_tool_skips_nothing() {
+    fn misspelt_tool_name_skips_nothing() {
         let refusal = may_skip("strace", "strace,promtol", false).unwrap_err();
         assert!(refusal.contains("\"promtol\"") && refusal.contains("redis-cli"), "{refusal}");
     }

@@ -1,5 +1,5 @@
-//! Every link between the Markdown pages of this repository leads somewhere: to a file or folder that is there, and to a
-//! heading of it where the link names one.
+//! Checks that every link between the Markdown pages of this repository resolves: to an existing file or
+//! folder, and to a heading of the file where the link names one.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,14 +8,14 @@ use std::process::Command;
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
-/// Markdown pages that are in the repository, by their paths below its root.
+/// Returns the Markdown pages tracked by git, as paths below the root.
 fn pages() -> Vec<PathBuf> {
     let listed = Command::new("git").args(["-C", ROOT, "ls-files", "*.md"]).output().expect("git is here");
     assert!(listed.status.success(), "{listed:?}");
     String::from_utf8(listed.stdout).expect("paths are UTF-8").lines().map(PathBuf::from).collect()
 }
 
-/// The text without code, in which brackets are no links.
+/// Returns the text without code, where brackets are no links.
 fn prose(text: &str) -> String {
     let mut is_code = false;
     let lines = text.lines().filter(|line| {
@@ -27,7 +27,7 @@ fn prose(text: &str) -> String {
     joined.split('`').step_by(2).collect::<Vec<_>>().join("`")
 }
 
-/// Targets of `[text](target)` and `![text](target)`.
+/// Returns the anchors of the headings, by the rule of GitHub and mdBook.
 fn targets(text: &str) -> Vec<String> {
     let prose = prose(text);
     let after = prose.split("](").skip(1);
@@ -77,7 +77,7 @@ fn every_link_between_pages_resolves() {
 }
 
 #[test]
-fn links_in_code_are_none_and_headings_have_anchors() {
+fn links_in_code_are_ignored_and_headings_have_anchors() {
     assert_eq!(targets("a [b](c.md#d) `[x](y)`\n```\n[n](m)\n```\n![i](j.png)"), ["c.md#d", "j.png"]);
     let expected = ["how-we-know", "a-full-disk"].map(str::to_owned);
     assert_eq!(anchors("# How we know\n## A full disk!\n```\n# no\n```"), BTreeSet::from(expected));

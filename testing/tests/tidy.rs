@@ -1,4 +1,4 @@
-//! The written rules of the layout, held: which crate may use which, which module never sees which, how long a file
+//! Enforces the layout rules: which crate may use which, which module never imports which, how long a file
 //! may be, and that ARCHITECTURE.md names every crate and every top module.
 
 use std::fs;
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
-/// Of the crates below the process: our crates that each may use.
+/// Our crates that each crate below the process may use.
 const EDGES: &[(&str, &[&str])] = &[
     ("proto", &[]),
     ("crds", &[]),
@@ -19,12 +19,12 @@ const EDGES: &[(&str, &[&str])] = &[
     ("operator", &["helios-crds", "helios-proto"]),
     ("cli", &["helios-crds", "helios-proto"]),
 ];
-/// Consensus and what it stands on serve no port.
+/// Crates that serve no port: consensus and the crates below it.
 const WITHOUT_PORTS: &[&str] = &["crates/storage", "crates/state", "crates/raft"];
 const PORTS: &[&str] =
     &["warp", "hyper", "hyper-util", "kube", "tonic", "tonic-health", "tonic-reflection", "mlua"];
 
-/// A folder of node/src, and the modules that it never imports.
+/// Folders of node/src with the modules that each never imports.
 const UNSEEN: &[(&str, &[&str])] = &[
     ("resp", &["wal", "raft", "grpc", "http", "node"]),
     ("grpc", &["wal", "resp", "http"]),
@@ -37,14 +37,14 @@ const RAFT_RS: &str = "crates/raft/src/core/raft_rs.rs";
 const RAFT_INTERNALS: &[&str] = &["RawNode", "raft_log", ".prs()", "become_follower", "election_elapsed ="];
 
 const MAX_LINES: usize = 520;
-/// Longer today. None may be added.
+/// Files that are longer today. None may be added.
 const LONG: &[&str] = &["node/src/resp/connection/mod.rs", "sim/src/clients.rs"];
 
 fn text(path: &str) -> String {
     fs::read_to_string(Path::new(ROOT).join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// Names in the table `[dependencies]` of a crate.
+/// Returns the names in the `[dependencies]` table of a crate.
 fn dependencies(package: &str) -> Vec<String> {
     let manifest = text(&format!("{package}/Cargo.toml"));
     let lines = manifest.lines().skip_while(|line| *line != "[dependencies]").skip(1);

@@ -1,4 +1,4 @@
-//! etcd's and heliosd's key-value services.
+//! Clients of the key-value services of etcd and heliosd.
 
 use anyhow::Result;
 use bytes::Bytes;

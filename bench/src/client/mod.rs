@@ -1,5 +1,5 @@
-//! One client of any of the systems: one request at a time, as cheap as it can be made, since it
-//! shares the cores with what it measures.
+//! Client of each system: one request at a time, with as little CPU time as possible, because it shares the
+//! cores with the servers that it measures.
 
 mod grpc;
 mod resp;
@@ -12,11 +12,11 @@ use bytes::Bytes;
 pub use grpc::{Etcd, Helios};
 pub use resp::Resp;
 
-/// How a system is spoken to.
+/// Protocol of a system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
     Redis,
-    /// The key-value service of heliosd.
+    /// gRPC key-value service of heliosd.
     HeliosGrpc,
     Etcd,
 }
@@ -51,8 +51,8 @@ impl Client {
         })
     }
 
-    /// `count` clients. Those of gRPC share `connections`, if that is fewer, as gRPC allows; a Redis
-    /// client has a connection of its own, since it waits for each answer.
+    /// Connects `count` clients. gRPC clients share `connections` connections, if that is fewer; each Redis
+    /// client has its own connection, because it waits for each reply.
     pub async fn connect_many(
         protocol: Protocol,
         port: u16,
@@ -70,7 +70,7 @@ impl Client {
         Ok(clients)
     }
 
-    /// Another client on the same connection, where the protocol can do that.
+    /// Returns another client on the same connection, if the protocol can multiplex.
     fn share(&self) -> Option<Self> {
         match self {
             Self::Resp(_) => None,
@@ -87,7 +87,7 @@ impl Client {
         }
     }
 
-    /// Whether the key exists. Linearizable where there are replicas.
+    /// Returns whether the key exists; a linearizable read on systems with replicas.
     pub async fn get(&mut self, key: &[u8]) -> Result<bool> {
         match self {
             Self::Resp(client) => client.get(key).await,

@@ -1,4 +1,4 @@
-//! The Redis protocol, as much as SET and GET need. The same code drives heliosd and Redis.
+//! The part of the Redis protocol that SET and GET need. The same code drives heliosd and Redis.
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::{Buf, BytesMut};
@@ -85,7 +85,7 @@ fn command(out: &mut Vec<u8>, words: &[&[u8]]) {
     }
 }
 
-/// The first reply in `input` and its length; `None` when it is not all there.
+/// Parses the first reply in `input`; returns it with its length, or `None` when it is incomplete.
 fn parse(input: &[u8]) -> Result<Option<(Reply, usize)>> {
     let Some(end) = input.windows(2).position(|pair| pair == b"\r\n") else { return Ok(None) };
     let line = std::str::from_utf8(&input[..end]).context("a reply that is no text")?;
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn replies() {
+    fn replies_are_parsed() {
         assert_eq!(parse(b"+OK\r\n$1").unwrap(), Some((Reply::Ok, 5)));
         assert_eq!(parse(b"$3\r\nabc\r\n").unwrap(), Some((Reply::Found, 9)));
         assert_eq!(parse(b"$-1\r\n").unwrap(), Some((Reply::Missing, 5)));
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn commands() {
+    fn commands_are_encoded() {
         let mut out = Vec::new();
         command(&mut out, &[b"GET", b"key"]);
         assert_eq!(out, b"*2\r\n$3\r\nGET\r\n$3\r\nkey\r\n");

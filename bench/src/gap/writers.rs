@@ -1,4 +1,4 @@
-//! Paced writers that remember what was acknowledged, and when.
+//! Paced writers that record the acknowledged writes with their times.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -14,13 +14,13 @@ use crate::wait_for;
 
 pub const COUNT: usize = 8;
 pub const PACE: Duration = Duration::from_millis(5);
-/// Of one write. Short, so that one which the ended leader took with it does not hide that others are
+/// Timeout of one write, short so that a write lost with the ended leader does not hide that others are
 /// served again.
 pub const PATIENCE: Duration = Duration::from_millis(100);
 const RETRY_PAUSE: Duration = Duration::from_millis(2);
-/// A cluster with `wan` timings elects within twice five seconds, on a busy disk.
+/// Longest wait for writes: with `wan` timings an election takes up to ten seconds, on a busy disk.
 const WAIT: Duration = Duration::from_secs(60);
-/// While nothing else goes on.
+/// Timeout of a read, in which no other load runs.
 const READ_PATIENCE: Duration = Duration::from_secs(10);
 
 pub struct Writers {
@@ -29,11 +29,11 @@ pub struct Writers {
     tasks: JoinSet<Vec<(String, Instant)>>,
 }
 
-/// Keys of acknowledged writes, each with when the answer came.
+/// Keys of acknowledged writes, each with the time of the acknowledgement.
 pub struct Written(Vec<(String, Instant)>);
 
 impl Writers {
-    /// Their keys begin with `prefix`, which nobody else uses.
+    /// Starts the writers; their keys begin with `prefix`, which must be unique.
     pub fn start(protocol: Protocol, ports: &[u16], prefix: &str) -> Self {
         let (stop, acknowledged) = (Arc::default(), Arc::default());
         let mut tasks = JoinSet::new();
@@ -50,7 +50,7 @@ impl Writers {
         Self { stop, acknowledged, tasks }
     }
 
-    /// Waits until `count` more writes than now are acknowledged.
+    /// Waits until `count` more writes are acknowledged.
     pub async fn wait_for(&self, count: usize) -> Result<()> {
         let target = self.acknowledged.load(Ordering::Relaxed) + count;
         wait_for(WAIT, &format!("{count} more acknowledged writes"), async || {
@@ -71,12 +71,12 @@ impl Writers {
 }
 
 impl Written {
-    /// When writes were acknowledged, in order.
+    /// Returns the times of the acknowledgements, in order.
     pub fn times(&self) -> Vec<Instant> {
         self.0.iter().map(|(_, at)| *at).collect()
     }
 
-    /// How many of them cannot be read any more.
+    /// Returns the number of acknowledged writes that cannot be read any more.
     pub async fn missing(&self, protocol: Protocol, ports: &[u16]) -> Result<usize> {
         let mut tasks = JoinSet::new();
         for number in 0..COUNT {
@@ -105,7 +105,7 @@ impl Written {
 struct Writer {
     protocol: Protocol,
     ports: Vec<u16>,
-    /// Where in `ports` the next write goes.
+    /// Index in `ports` of the next write's member.
     at: usize,
     client: Option<Client>,
     prefix: String,
@@ -120,7 +120,7 @@ impl Writer {
             if stop.load(Ordering::Relaxed) {
                 break;
             }
-            // Never the same key again: a write that was given up may still take place.
+            // A key is never written twice: a write that timed out may still be applied.
             let key = format!("{}:{sequence}", self.prefix);
             match timeout(PATIENCE, self.write(&key)).await {
                 Ok(Ok(())) => {

@@ -1,4 +1,4 @@
-//! What kubectl asks when a person presses Tab after `kubectl helios`.
+//! Completion plugin, which kubectl calls when the user presses Tab after `kubectl helios`.
 
 fn main() {
     print!("{}", heliosctl::complete(&std::env::args().skip(1).collect::<Vec<_>>()));

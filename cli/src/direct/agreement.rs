@@ -1,4 +1,5 @@
-//! `doctor` without Kubernetes: do all members say the same? (The split-brain check.) Pure.
+//! `doctor` without Kubernetes: checks that all members report the same cluster, leader and members
+//! (split-brain check). Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,12 +8,12 @@ use helios_proto::v1::{Role, StatusResponse};
 use super::survey::Answer;
 use crate::check::{Check, Checks};
 
-/// What to look at when members disagree, in this order.
-const LOOK: &str = "look at (1) the links: can each member reach the others' peer port? (2) the members' logs around \
+/// Remedy when members disagree, in the order of the steps.
+const REMEDY: &str = "check (1) the links: can each member reach the others' peer port? (2) the members' logs around \
                     the last election, and `heliosd verify` of each stopped member's data; (3) the peer lists: the \
                     same on all (HELIOS_RAFT_PEERS or node.initial_members)";
 
-/// Judges what all addresses answered.
+/// Checks the answers of all addresses.
 pub fn doctor(answers: &[Answer]) -> Checks {
     let known: Vec<&StatusResponse> = answers.iter().filter_map(Answer::status).collect();
     let mut checks = vec![all_answer(answers)];
@@ -32,7 +33,7 @@ fn all_answer(answers: &[Answer]) -> Check {
         false => Check::failed(
             "all members answer",
             silent.join("; "),
-            "start those members, or open the way to them",
+            "start those members, or restore the network to them",
         ),
     }
 }
@@ -47,19 +48,19 @@ fn one_cluster(known: &[&StatusResponse]) -> Check {
 
 fn one_leader(known: &[&StatusResponse]) -> Check {
     let what = "one leader";
-    let of_term: BTreeMap<u64, BTreeSet<&str>> = known
+    let leaders_by_term: BTreeMap<u64, BTreeSet<&str>> = known
         .iter()
         .filter(|status| status.role() == Role::Leader)
         .fold(BTreeMap::new(), |mut all, status| {
             all.entry(status.term).or_default().insert(&status.name);
             all
         });
-    if let Some((term, leaders)) = of_term.iter().find(|(_, leaders)| leaders.len() > 1) {
+    if let Some((term, leaders)) = leaders_by_term.iter().find(|(_, leaders)| leaders.len() > 1) {
         let names = leaders.iter().copied().collect::<Vec<_>>().join(" and ");
         return Check::failed(
             what,
             format!("{names} both say that they lead in term {term}: split brain"),
-            LOOK,
+            REMEDY,
         );
     }
     let groups = group(known, |status| match status.leader_name.as_str() {
@@ -67,9 +68,9 @@ fn one_leader(known: &[&StatusResponse]) -> Check {
         name => name.to_owned(),
     });
     if groups.len() == 1 && groups.contains_key("nobody") {
-        return Check::failed(what, "no member knows of a leader", LOOK);
+        return Check::failed(what, "no member knows of a leader", REMEDY);
     }
-    unanimous(what, &groups, LOOK)
+    unanimous(what, &groups, REMEDY)
 }
 
 fn one_peer_list(known: &[&StatusResponse]) -> Check {
@@ -78,7 +79,7 @@ fn one_peer_list(known: &[&StatusResponse]) -> Check {
         let names: BTreeSet<&str> = members.map(|member| member.name.as_str()).collect();
         if names.is_empty() { "none".to_owned() } else { names.into_iter().collect::<Vec<_>>().join(",") }
     });
-    unanimous("one list of members", &groups, LOOK)
+    unanimous("one list of members", &groups, REMEDY)
 }
 
 fn all_ready(known: &[&StatusResponse]) -> Check {
@@ -97,14 +98,14 @@ fn all_ready(known: &[&StatusResponse]) -> Check {
     }
 }
 
-/// Who says what.
+/// Returns the names of the members by the value that they report.
 fn group(
     known: &[&StatusResponse],
-    say: impl Fn(&StatusResponse) -> String,
+    value: impl Fn(&StatusResponse) -> String,
 ) -> BTreeMap<String, Vec<String>> {
     let mut groups: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for status in known {
-        groups.entry(say(status)).or_default().push(status.name.clone());
+        groups.entry(value(status)).or_default().push(status.name.clone());
     }
     groups
 }
@@ -141,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn three_that_agree_pass() {
+    fn agreeing_members_pass() {
         let all = [
             node("a", Role::Leader, 3, "a"),
             node("b", Role::Follower, 3, "a"),
@@ -151,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn two_leaders_of_a_term_are_split_brain_and_three_things_are_named() {
+    fn two_leaders_of_a_term_are_split_brain_with_three_remedies() {
         let two = [node("a", Role::Leader, 3, "a"), node("b", Role::Leader, 3, "b")];
         let found = doctor(&two);
         assert!(
@@ -167,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_former_leader_that_is_cut_off_is_a_disagreement() {
+    fn isolated_former_leader_is_a_disagreement() {
         let late = [
             node("a", Role::Leader, 3, "a"),
             node("b", Role::Leader, 4, "b"),
@@ -178,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_is_no_agreement() {
+    fn unreachable_members_fail_the_check() {
         let silent = Answer { address: "a:7000".into(), status: Err("refused".into()) };
         assert!(doctor(std::slice::from_ref(&silent)).nobody_answered);
         assert_eq!(failed(&[silent, node("b", Role::Follower, 3, "")]).len(), 2);

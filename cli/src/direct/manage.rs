@@ -1,4 +1,4 @@
-//! Changes, asked of the leader. Each call is idempotent at the other end.
+//! Changes requested of the leader. Each call of its management service is idempotent.
 
 use std::time::{Duration, Instant};
 
@@ -14,13 +14,13 @@ use crate::error::Error;
 use crate::persist::persist;
 use crate::place::Place;
 
-/// For a member to write its whole state; as long as the member itself takes at most.
+/// Timeout of a snapshot: the longest time that the member itself allows for writing its whole state.
 const SNAPSHOT_LIMIT: Duration = Duration::from_secs(65);
 
-/// Between two questions about what no member tells by itself.
-const ASK_AGAIN: Duration = Duration::from_millis(100);
+/// Pause between two polls of a fact that no member announces.
+const POLL_PAUSE: Duration = Duration::from_millis(100);
 
-/// A leader, its connection and who the members are.
+/// The leader, its connection and the membership.
 struct Led {
     name: String,
     term: u64,
@@ -54,7 +54,7 @@ pub(super) fn no_leader(answers: &[Answer]) -> Error {
     ))
 }
 
-/// The member `name`, or a sentence with the names that there are.
+/// Returns the member `name`, or an error with the names of the members.
 pub fn find<'a>(membership: &'a Membership, name: &str) -> Result<&'a Member, Error> {
     membership.members.iter().find(|member| member.name == name).ok_or_else(|| {
         let names: Vec<_> = membership.members.iter().map(|member| member.name.as_str()).collect();
@@ -62,7 +62,7 @@ pub fn find<'a>(membership: &'a Membership, name: &str) -> Result<&'a Member, Er
     })
 }
 
-/// Hands leadership to `name`; the leader answers when that has happened.
+/// Transfers leadership to `name`; returns when `name` is the leader.
 ///
 /// # Errors
 /// When there is no leader or no such voter, and when the leader refuses, e.g. because the target lags.
@@ -83,7 +83,7 @@ async fn try_transfer(endpoints: &Endpoints, name: &str, limit: Duration) -> Res
     Ok(format!("{name} leads in term {} (before: {})", done.term, led.name))
 }
 
-/// Hands leadership to whichever voter is most caught up.
+/// Makes the leader step down in favour of the most caught-up voter.
 ///
 /// # Errors
 /// As [`transfer`].
@@ -103,7 +103,7 @@ async fn try_step_down(endpoints: &Endpoints, limit: Duration) -> Result<String,
     Ok(format!("{next} leads in term {} (before: {})", done.term, led.name))
 }
 
-/// Adds the blank node at `address`.
+/// Adds the blank node at `address` as a learner.
 ///
 /// # Errors
 /// When the node does not answer or belongs to a cluster, and when the leader refuses.
@@ -112,7 +112,7 @@ pub async fn add_learner(endpoints: &Endpoints, address: &str, limit: Duration) 
         endpoints.place(address.to_owned()).status(limit).await?;
     if role != i32::from(Role::Uninitialized) {
         return Err(Error::Impossible(format!(
-            "{name} at {address} belongs to cluster {cluster_id} already; begin it with an empty data directory"
+            "{name} at {address} belongs to cluster {cluster_id} already; start it with an empty data directory"
         )));
     }
     let mut led = Led::find(endpoints, limit).await?;
@@ -130,10 +130,10 @@ pub async fn add_learner(endpoints: &Endpoints, address: &str, limit: Duration) 
     Ok(format!("{name} is a learner, one of {members} members; next: heliosctl promote {name}"))
 }
 
-/// Makes a learner a voter.
+/// Promotes a learner to a voter.
 ///
 /// # Errors
-/// When there is no such member, and when the leader refuses for as long as `limit`: the message has the
+/// When there is no such member, and when the leader refuses until `limit` has passed: the message has the
 /// learner's lag.
 pub async fn promote(
     endpoints: &Endpoints,
@@ -153,7 +153,7 @@ async fn try_promote(
     let mut led = Led::find(endpoints, limit).await?;
     let id = find(&led.membership, name)?.id;
     if led.membership.voters.contains(&id) {
-        return Ok(format!("{name} votes already; heliosctl transfer {name} makes it lead"));
+        return Ok(format!("{name} is a voter already; heliosctl transfer {name} makes it the leader"));
     }
     let request = PromoteRequest {
         id,
@@ -164,10 +164,10 @@ async fn try_promote(
     let done =
         led.client.promote(request).await.map_err(Error::refused(&led.name, format!("promote {name}")))?;
     let voters = done.into_inner().membership.map_or(0, |membership| membership.voters.len());
-    Ok(format!("{name} votes, one of {voters} voters"))
+    Ok(format!("{name} is a voter, one of {voters} voters"))
 }
 
-/// Removes a member; a leader that is to go hands over first, and the next one removes it.
+/// Removes a member; a leader that is to be removed steps down first, and the next leader removes it.
 ///
 /// # Errors
 /// When there is no such member, and when the leader refuses.
@@ -190,10 +190,10 @@ async fn try_remove(endpoints: &Endpoints, name: &str, limit: Duration) -> Resul
     Ok(format!("{name} is removed, {members} members stay; its process may be stopped now"))
 }
 
-/// Has `name` write a snapshot.
+/// Makes the member `name` write a snapshot.
 ///
 /// # Errors
-/// When there is no such member, or it cannot.
+/// When there is no such member, or it fails to write the snapshot.
 pub async fn snapshot(endpoints: &Endpoints, name: &str, limit: Duration) -> Result<String, Error> {
     let answers = survey(endpoints, limit).await;
     let membership = newest_membership(&answers).ok_or_else(|| no_leader(&answers))?;
@@ -201,10 +201,10 @@ pub async fn snapshot(endpoints: &Endpoints, name: &str, limit: Duration) -> Res
     snapshot_at(&endpoints.place(address), name).await
 }
 
-/// As [`snapshot`], of the member at `place`.
+/// Makes the member at `place` write a snapshot.
 ///
 /// # Errors
-/// When it cannot be reached, or cannot.
+/// When the member cannot be reached or fails to write the snapshot.
 pub async fn snapshot_at(place: &Place, name: &str) -> Result<String, Error> {
     let mut client = place.cluster(SNAPSHOT_LIMIT).await?;
     let done = client.snapshot(SnapshotRequest {}).await.map_err(Error::refused(name, "take a snapshot"))?;
@@ -212,8 +212,8 @@ pub async fn snapshot_at(place: &Place, name: &str) -> Result<String, Error> {
     Ok(format!("{name} has a snapshot at index {} of term {}", done.index, done.term))
 }
 
-/// Where clients reach one of the members. A member tells the cluster its client address a moment after it is
-/// ready for the first time, so that is waited for.
+/// Returns the client address of one of the members. A member registers its client address with the cluster a
+/// moment after it is ready for the first time, so this waits for it.
 ///
 /// # Errors
 /// When no ready member with a client address answers within `limit`.
@@ -231,11 +231,11 @@ pub async fn client_place(endpoints: &Endpoints, limit: Duration) -> Result<Plac
                 "no member that answers is ready and has a client address; heliosctl doctor looks for the reason".into(),
             ));
         }
-        tokio::time::sleep(ASK_AGAIN).await;
+        tokio::time::sleep(POLL_PAUSE).await;
     }
 }
 
-/// And whether it speaks TLS.
+/// Returns the client address of a ready member, and whether that port speaks TLS.
 fn client_address(answers: &[Answer]) -> Option<(String, bool)> {
     answers.iter().filter_map(Answer::status).filter(|status| status.ready).find_map(|status| {
         let members = status.membership.iter().flat_map(|membership| &membership.members);

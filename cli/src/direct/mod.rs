@@ -1,4 +1,4 @@
-//! Without Kubernetes: the members' own management service, by their peer addresses.
+//! Commands without Kubernetes: by the management service of the members, at their peer addresses.
 
 mod agreement;
 mod manage;

@@ -1,4 +1,4 @@
-//! Skips an entry that the members hold because it ended their processes.
+//! Skips an entry that the members hold because applying it ended their processes.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ pub async fn skip_entry(
     .await
 }
 
-/// Why the entry may not be skipped, if it may not. Pure.
+/// Returns the reason against skipping the entry, if there is one. Pure.
 fn check(answers: &[Answer], index: u64, crc: u32) -> Result<(), String> {
     let all: Vec<&StatusResponse> = answers.iter().filter_map(Answer::status).collect();
     let membership = newest_membership(answers).ok_or("no member that answers knows its cluster")?;
@@ -71,7 +71,7 @@ fn is_it(held: &EntryUnappliable, index: u64, crc: u32) -> bool {
     (held.index, held.crc) == (index, crc)
 }
 
-/// What each member holds.
+/// Lists the entry that each member holds.
 fn seen(all: &[&StatusResponse]) -> String {
     let one = |status: &&StatusResponse| match &status.entry_unappliable {
         Some(held) => format!("{} holds entry {} with crc {:08x}", status.name, held.index, held.crc),
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_is_skipped_only_if_a_majority_holds_it_and_no_member_has_applied_it() {
+    fn entry_is_skipped_only_if_a_majority_holds_it_and_no_member_has_applied_it() {
         let held = Some((7, 0xab));
         let gone = Answer { address: "h3:7000".into(), status: Err("no answer".into()) };
         assert_eq!(check(&[member(1, 6, held), member(2, 6, held), gone.clone()], 7, 0xab), Ok(()));

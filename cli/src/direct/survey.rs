@@ -1,4 +1,4 @@
-//! Asks every member for its status.
+//! The survey: asks every member for its status.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -9,10 +9,10 @@ use helios_proto::v1::{Membership, Role, StatusResponse};
 use crate::lock::Lock;
 use crate::place::Place;
 
-/// Addresses asked at most; a cluster has up to seven members and some learners.
+/// Largest number of addresses asked; a cluster has up to seven members and some learners.
 const MAX_MEMBERS: usize = 32;
 
-/// Peer addresses of members, and how they are talked to.
+/// Peer addresses of the members, and the TLS settings for connections to them.
 pub struct Endpoints {
     pub addresses: Vec<String>,
     pub lock: Lock,
@@ -24,11 +24,11 @@ impl Endpoints {
     }
 }
 
-/// What one address had to say.
+/// Result of asking one address for its status.
 #[derive(Debug, Clone)]
 pub struct Answer {
     pub address: String,
-    /// The status, or in words why there is none.
+    /// The status, or the error as text.
     pub status: Result<StatusResponse, String>,
 }
 
@@ -38,7 +38,7 @@ impl Answer {
     }
 }
 
-/// Asks `endpoints` at the same time, and then those members that they name and that were not asked.
+/// Asks `endpoints` concurrently, and then the members of the membership that were not among them.
 pub async fn survey(endpoints: &Endpoints, limit: Duration) -> Vec<Answer> {
     let given: BTreeSet<&str> = endpoints.addresses.iter().map(String::as_str).take(MAX_MEMBERS).collect();
     let mut answers = ask(endpoints, given.into_iter().map(str::to_owned), limit).await;
@@ -65,7 +65,7 @@ async fn ask(endpoints: &Endpoints, addresses: impl Iterator<Item = String>, lim
     join_all(asked).await
 }
 
-/// What the leader of the highest term says, or the member that has seen the latest change.
+/// Returns the membership of the leader with the highest term, or else the one with the highest index.
 pub fn newest_membership(answers: &[Answer]) -> Option<&Membership> {
     leader(answers)
         .and_then(|leader| leader.membership.as_ref())
@@ -77,7 +77,7 @@ pub fn newest_membership(answers: &[Answer]) -> Option<&Membership> {
         .filter(|membership| !membership.members.is_empty())
 }
 
-/// The member that leads in the highest term.
+/// Returns the status of the leader with the highest term.
 pub fn leader(answers: &[Answer]) -> Option<&StatusResponse> {
     let leaders = answers.iter().filter_map(Answer::status).filter(|status| status.role() == Role::Leader);
     leaders.max_by_key(|status| status.term)

@@ -1,4 +1,4 @@
-//! The members that a switchover is about, by their addresses.
+//! The members of a switchover, reached by their addresses.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::switchover::Members;
 
 pub struct Directly<'a> {
     pub endpoints: &'a Endpoints,
-    /// For one answer.
+    /// Timeout of one answer.
     pub limit: Duration,
 }
 
@@ -22,7 +22,7 @@ impl Members for Directly<'_> {
         self.endpoints.place(answer.address.clone())
     }
 
-    /// Nothing else points to it.
+    /// Returns at once: without Kubernetes nothing else points to the leader.
     async fn await_reconfigured(&self, _: &str, _: Duration) -> Result<(), Error> {
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! A [`ClusterView`] from the members' own answers. Pure.
+//! Builds a [`ClusterView`] from the members' answers. Pure.
 
 use std::collections::BTreeSet;
 
@@ -7,8 +7,8 @@ use helios_proto::v1::{Member, Membership, Role, StatusResponse};
 use super::survey::{Answer, leader, newest_membership};
 use crate::view::{ClusterView, Health, MemberView, Verdict, quorum};
 
-/// Entries behind the leader from which on a member is not as it should be.
-const MUCH_LAG: u64 = 1000;
+/// Lag in entries above which the cluster counts as changing.
+const MAX_LAG: u64 = 1000;
 
 pub fn view(answers: &[Answer]) -> ClusterView {
     let leader = leader(answers);
@@ -19,7 +19,7 @@ pub fn view(answers: &[Answer]) -> ClusterView {
             membership.members.iter().map(|member| row(answers, leader, membership, member))
         })
         .collect();
-    members.extend(answers.iter().filter(|answer| !is_member(answer, membership)).map(stranger));
+    members.extend(answers.iter().filter(|answer| !is_member(answer, membership)).map(non_member));
     members.sort_by(|a, b| a.name.cmp(&b.name));
     let any = leader.or_else(|| answers.iter().find_map(Answer::status));
     ClusterView {
@@ -45,7 +45,7 @@ fn row(
     let own = answers.iter().filter_map(Answer::status).find(|status| status.member_id == member.id);
     let silent = answers.iter().find(|answer| answer.address == member.peer_addr);
     let role = match own {
-        // It takes itself for a follower until it has heard of its cluster.
+        // Until it has heard from its cluster, a learner takes itself for a follower.
         _ if membership.learners.contains(&member.id) => "Learner",
         Some(own) => role_name(own.role()),
         None => "Unknown",
@@ -69,8 +69,8 @@ fn row(
     }
 }
 
-/// Who was asked and is no member of the cluster that the others form.
-fn stranger(answer: &Answer) -> MemberView {
+/// Returns the row of a node that was asked and is not a member of the cluster.
+fn non_member(answer: &Answer) -> MemberView {
     let status = answer.status();
     MemberView {
         name: status.map_or_else(|| answer.address.clone(), |status| status.name.clone()),
@@ -122,7 +122,7 @@ fn verdict(
                 let reason = format!("{} answers and belongs to no cluster yet", status.name);
                 Verdict::new(Health::Down, reason)
             }
-            None => Verdict::new(Health::Unknown, nobody(answers)),
+            None => Verdict::new(Health::Unknown, none_answers(answers)),
         };
     };
     let voters = membership.voters.len();
@@ -151,15 +151,14 @@ fn verdict(
     if let Some((learner, trouble)) = troubled().next() {
         return Verdict::new(Health::Changing, format!("the learner {} {trouble}", learner.name));
     }
-    if let Some((member, lag)) = members.iter().find_map(|m| Some((m, m.lag.filter(|lag| *lag > MUCH_LAG)?)))
-    {
+    if let Some((member, lag)) = members.iter().find_map(|m| Some((m, m.lag.filter(|lag| *lag > MAX_LAG)?))) {
         return Verdict::new(Health::Changing, format!("{} is {lag} entries behind", member.name));
     }
     let spare = voters - needed;
     Verdict::new(Health::Healthy, format!("{voters} of {voters} voters in service, {spare} may fail"))
 }
 
-fn nobody(answers: &[Answer]) -> String {
+fn none_answers(answers: &[Answer]) -> String {
     let first = answers.first().and_then(|answer| answer.status.as_ref().err());
     format!("none of {} addresses answers: {}", answers.len(), first.map_or("", String::as_str))
 }
@@ -231,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn three_that_agree_are_healthy() {
+    fn three_agreeing_members_are_healthy() {
         let all = [answer(1, Role::Leader), answer(2, Role::Follower), answer(3, Role::Follower)];
         assert_eq!(
             text(&all),
@@ -249,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_silent_makes_it_degraded_and_two_unknown() {
+    fn one_unreachable_member_makes_the_cluster_degraded_and_two_make_it_unknown() {
         let one = view(&[answer(1, Role::Leader), answer(2, Role::Follower), silent(3)]);
         assert_eq!(one.verdict.health, Health::Degraded);
         assert_eq!(one.verdict.text, "node-3: no answer; 2 of 3 voters answer, 2 are needed");
@@ -258,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_leader_it_is_down_and_without_an_answer_unknown() {
+    fn cluster_is_down_without_a_leader_and_unknown_without_an_answer() {
         let none = view(&[answer(1, Role::Follower), answer(2, Role::Candidate), silent(3)]);
         assert_eq!(none.verdict.health, Health::Down);
         let nobody = view(&[silent(1), silent(2)]);
@@ -267,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_learner_that_catches_up_is_a_change_and_a_silent_one_a_trouble() {
+    fn cluster_is_changing_while_a_learner_catches_up_and_degraded_when_it_is_unreachable() {
         let mut membership = three();
         (membership.voters, membership.learners) = (vec![1, 2], vec![3]);
         let with_learner = |learner: Answer| {
@@ -291,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn members_of_two_clusters_are_no_cluster() {
+    fn members_of_two_clusters_are_reported() {
         let mut other = answer(2, Role::Leader);
         if let Ok(status) = &mut other.status {
             status.cluster_id = "c2".into();
@@ -301,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stranger_at_a_members_address_is_named() {
+    fn foreign_node_at_a_members_address_is_reported() {
         let mut replaced = answer(3, Role::Uninitialized);
         if let Ok(status) = &mut replaced.status {
             status.member_id = 0;

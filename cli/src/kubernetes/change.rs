@@ -1,4 +1,4 @@
-//! Edits of the spec; the operator does the rest.
+//! Edits of the spec, which the operator carries out.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use super::find::Finder;
 use crate::error::Error;
 
-/// Asks for a restart of all members, by a time that no other restart had.
+/// Requests a restart of all members, by setting a time that no other restart had.
 ///
 /// # Errors
 /// When the API server refuses it.
@@ -22,7 +22,7 @@ pub async fn ask_for_restart(finder: &Finder, name: &str, now: Timestamp) -> Res
     patch(finder, name, json!({"restartAt": now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()})).await
 }
 
-/// Holds the operator, or lets it go on.
+/// Pauses the operator for this cluster, or resumes it.
 ///
 /// # Errors
 /// When the API server refuses it.
@@ -49,7 +49,7 @@ async fn patch(finder: &Finder, name: &str, spec: Value) -> Result<HeliosCluster
     finder.clusters().patch(name, &params, &change).await.map_err(Error::kube("change HeliosCluster", name))
 }
 
-/// Waits until the operator has acted on `changed` and all members run again; `tell` hears of each step.
+/// Waits until the operator has acted on `changed` and all members run again; `report` is called with each
 ///
 /// # Errors
 /// When that does not happen within `limit`, or the cluster is deleted.
@@ -57,7 +57,7 @@ pub async fn await_restart(
     finder: &Finder,
     changed: &HeliosCluster,
     limit: Duration,
-    mut tell: impl FnMut(&str),
+    mut report: impl FnMut(&str),
 ) -> Result<(), Error> {
     let mut said = String::new();
     let (name, generation) = (changed.name_any(), changed.metadata.generation);
@@ -65,7 +65,7 @@ pub async fn await_restart(
         let status = cluster.status.clone().unwrap_or_default();
         let step = status.operation.map(|operation| operation.step).unwrap_or_default();
         if !step.is_empty() && step != said {
-            tell(&step);
+            report(&step);
             said = step;
         }
         let ready = status.conditions.iter().any(|condition| {
@@ -74,14 +74,14 @@ pub async fn await_restart(
                 && condition.observed_generation >= generation
         });
         ready.then_some(()).ok_or_else(|| match said.as_str() {
-            "" => "the operator has not begun; heliosctl doctor tells if it runs".to_owned(),
+            "" => "the operator has not begun; heliosctl doctor checks whether it runs".to_owned(),
             step => step.to_owned(),
         })
     })
     .await
 }
 
-/// Watches the cluster until `done` says so; until then it says what is awaited.
+/// Watches the cluster until `done` returns `Ok`; `Err` holds what is awaited, for the message of a timeout.
 pub async fn await_status<T>(
     finder: &Finder,
     name: &str,
@@ -98,7 +98,7 @@ pub async fn await_status<T>(
                     Err(what) => awaited = what,
                 },
                 Ok(None) => return Err(Error::Impossible(format!("HeliosCluster {name} was deleted"))),
-                // The watch begins again by itself; the limit bounds it.
+                // The watcher restarts a failed watch automatically; the limit bounds that.
                 Err(error) => awaited = error.to_string(),
             }
         }

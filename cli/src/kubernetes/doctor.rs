@@ -1,4 +1,4 @@
-//! `doctor`: whether everything is there that a cluster and this tool need, each with what to do if not.
+//! `doctor`: checks the prerequisites of a cluster and of this tool, each with its remedy.
 
 use futures::future::join_all;
 use helios_crds::HeliosCluster;
@@ -26,7 +26,7 @@ pub async fn doctor(finder: &Finder) -> Checks {
     let server = match version {
         Ok(version) => Check::ok("the API server answers", version.git_version),
         Err(error) => {
-            let fix = "set KUBECONFIG or --context to a cluster that runs and that lets you in";
+            let fix = "set KUBECONFIG or --context to a running cluster that accepts your credentials";
             let check = Check::failed("the API server answers", innermost(&error), fix);
             return Checks { checks: vec![check], nobody_answered: true };
         }
@@ -37,7 +37,8 @@ pub async fn doctor(finder: &Finder) -> Checks {
     Checks { checks, nobody_answered: false }
 }
 
-/// Not everyone may read definitions; whoever may list clusters knows at least that there is one.
+/// Checks the CRD. A user without the right to read definitions is checked by listing clusters, which proves
+/// that there is one.
 async fn crd(finder: &Finder) -> Check {
     let what = "HeliosCluster is known";
     let api = Api::<CustomResourceDefinition>::all(finder.client.clone());
@@ -51,7 +52,7 @@ async fn crd(finder: &Finder) -> Check {
     }
 }
 
-/// Whether the definition serves our version and knows every field that this tool knows.
+/// Checks that the definition serves our version and knows every field that this tool knows.
 fn judge_crd(installed: &CustomResourceDefinition, ours: &CustomResourceDefinition) -> Check {
     let what = "HeliosCluster is known";
     let version = HeliosCluster::version(&());
@@ -84,7 +85,7 @@ async fn operator(finder: &Finder) -> Check {
     let everywhere = Api::<Deployment>::all(finder.client.clone()).list(&ours).await;
     let found = match everywhere {
         Ok(found) => Ok(found),
-        // Who sees one namespace only may have an operator of one's own there.
+        // A user with rights in one namespace only may have a namespaced operator there.
         Err(_) => Api::<Deployment>::namespaced(finder.client.clone(), &finder.namespace).list(&ours).await,
     };
     match found {
@@ -99,7 +100,7 @@ async fn operator(finder: &Finder) -> Check {
 
 fn judge_operator(found: &[Deployment]) -> Check {
     let what = "the operator runs";
-    let told: Vec<_> = found
+    let lines: Vec<_> = found
         .iter()
         .map(|deployment| {
             let ready = deployment.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or(0);
@@ -107,8 +108,8 @@ fn judge_operator(found: &[Deployment]) -> Check {
             (ready, format!("{place}: {ready} of {} ready", deployment.spec.replicas.unwrap_or(1)))
         })
         .collect();
-    let text = told.iter().map(|(_, text)| text.as_str()).collect::<Vec<_>>().join("; ");
-    match (told.is_empty(), told.iter().any(|(ready, _)| *ready > 0)) {
+    let text = lines.iter().map(|(_, text)| text.as_str()).collect::<Vec<_>>().join("; ");
+    match (lines.is_empty(), lines.iter().any(|(ready, _)| *ready > 0)) {
         (true, _) => Check::failed(what, "no deployment of it was found", format!("install it: {INSTALL}")),
         (false, true) => Check::ok(what, text),
         (false, false) => {
@@ -188,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_older_definition_is_told_by_its_missing_fields() {
+    fn older_crd_is_reported_with_its_missing_fields() {
         let ours = HeliosCluster::crd();
         assert!(judge_crd(&ours, &ours).ok);
         let mut older: Value = serde_json::to_value(&ours).unwrap();
@@ -200,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn an_operator_that_is_not_ready_does_not_run() {
+    fn operator_without_a_ready_replica_is_reported_as_not_running() {
         let deployment = |ready: i32| -> Deployment {
             serde_json::from_value(json!({
                 "metadata": {"name": "helios-operator", "namespace": "helios-system"},
@@ -214,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_default_class_is_looked_for() {
+    fn missing_default_storage_class_is_reported() {
         let class = |name: &str, default: &str| -> StorageClass {
             serde_json::from_value(json!({
                 "metadata": {"name": name, "annotations": {DEFAULT_CLASS: default}}, "provisioner": "x",

@@ -1,4 +1,4 @@
-//! The API server, and the clusters that are meant.
+//! Access to the API server, and the lookup of the clusters that a command is about.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,22 +19,22 @@ use crate::place::Place;
 pub const PEER_PORT: u16 = 7000;
 pub const CLIENT_PORT: u16 = 6379;
 pub const METRICS_PORT: u16 = 9090;
-/// The container of the database in a member's pod.
+/// Name of the database's container in a member's pod.
 pub const CONTAINER: &str = "heliosd";
 
-/// Looks things up in one namespace.
+/// Looks up objects in one namespace.
 pub struct Finder {
     pub client: Client,
     pub namespace: String,
-    /// For one answer.
+    /// Timeout of one answer.
     pub limit: Duration,
-    /// Given by the flags.
+    /// TLS settings given by the flags.
     lock: Option<Lock>,
 }
 
 impl Finder {
     /// # Errors
-    /// When there is no kubeconfig, or it makes no sense.
+    /// When there is no kubeconfig or it is invalid.
     pub async fn connect(target: &Target) -> Result<Self, Error> {
         // Fails only if a provider is installed already, and then there is one.
         _ = rustls::crypto::ring::default_provider().install_default();
@@ -65,7 +65,7 @@ impl Finder {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
-    /// All clusters of the namespace.
+    /// Returns all clusters of the namespace.
     ///
     /// # Errors
     /// When the API server does not list them.
@@ -75,7 +75,7 @@ impl Finder {
         Ok(list.items)
     }
 
-    /// The cluster that is named, or the only one.
+    /// Returns the cluster that `which` names, or the only one.
     ///
     /// # Errors
     /// When there is none, or several and none is named.
@@ -83,7 +83,7 @@ impl Finder {
         if let Some(name) = &which.cluster {
             return match self.named(name).await? {
                 Some(cluster) => Ok(cluster),
-                None => Err(self.nothing(Some(name), &self.all().await?)),
+                None => Err(self.not_found(Some(name), &self.all().await?)),
             };
         }
         let mut all = self.all().await?;
@@ -91,7 +91,7 @@ impl Finder {
             (Some(only), true) => Ok(only),
             (last, _) => {
                 all.extend(last);
-                Err(self.nothing(None, &all))
+                Err(self.not_found(None, &all))
             }
         }
     }
@@ -102,10 +102,10 @@ impl Finder {
         self.clusters().get_opt(name).await.map_err(Error::kube("read HeliosCluster", name))
     }
 
-    /// The cluster that has the member `name`.
+    /// Returns the cluster that has the member `name`.
     ///
     /// # Errors
-    /// When no cluster has.
+    /// When no cluster has such a member.
     pub async fn of_member(&self, name: &str) -> Result<HeliosCluster, Error> {
         let mut all = self.all().await?;
         let of = |cluster: &HeliosCluster| members(cluster).any(|member| member == name);
@@ -126,7 +126,7 @@ impl Finder {
         }
     }
 
-    fn nothing(&self, asked: Option<&str>, all: &[HeliosCluster]) -> Error {
+    fn not_found(&self, asked: Option<&str>, all: &[HeliosCluster]) -> Error {
         let names: Vec<_> = all.iter().map(ResourceExt::name_any).collect();
         let (namespace, names) = (&self.namespace, names.join(", "));
         Error::Impossible(match (asked, all) {
@@ -140,7 +140,7 @@ impl Finder {
         })
     }
 
-    /// The pods of `cluster` by name.
+    /// Returns the pods of `cluster`.
     ///
     /// # Errors
     /// When the API server does not list them.
@@ -150,7 +150,7 @@ impl Finder {
         Ok(list.items)
     }
 
-    /// The volume claims of `cluster`.
+    /// Returns the volume claims of `cluster`.
     ///
     /// # Errors
     /// When the API server does not list them.
@@ -161,17 +161,18 @@ impl Finder {
         Ok(list.items)
     }
 
-    /// A port of the pod `name` of `cluster`, with the certificates that the cluster's members have.
+    /// Returns a port of the pod `name` of `cluster`, with the TLS settings `lock`.
     pub fn place(&self, cluster: &str, name: &str, port: u16, lock: &Lock) -> Place {
-        // What the certificate of a member is for, whatever its pod's address.
+        // The name in the member's certificate, which does not depend on the pod's address.
         let host = format!("{name}.{cluster}-peers.{}.svc", self.namespace);
         Place::pod(self.pods(), name, port, host, lock.clone())
     }
 
-    /// How members of `cluster` are talked to: as the flags say, else with the certificate of its Secret.
+    /// Returns the TLS settings for members of `cluster`: those of the flags, else the certificate in its
+    /// Secret.
     ///
     /// # Errors
-    /// When the Secret holds what cannot be used.
+    /// When the content of the Secret cannot be used.
     pub async fn lock(&self, cluster: &HeliosCluster) -> Result<Lock, Error> {
         if let Some(lock) = &self.lock {
             return Ok(lock.clone());
@@ -187,7 +188,7 @@ impl Finder {
             Err(denied) => return Ok(Lock { tls: None, advice: Some(denied) }),
         };
         let file = |key: &str| data.get(key).map_or(&[][..], |bytes| bytes.0.as_slice());
-        // Members let nobody manage them by their own certificate once there is this one.
+        // Once there is an admin certificate, members reject their own certificate for management.
         let (certificate, key) = match file("admin.crt").is_empty() {
             true => (file("tls.crt"), file("tls.key")),
             false => (file("admin.crt"), file("admin.key")),
@@ -197,14 +198,14 @@ impl Finder {
         Ok(Lock { tls: Some(tls), advice: None })
     }
 
-    /// The user of the cluster's Secret, where there is one that may be read.
+    /// Returns the user in the cluster's Secret, where there is one that may be read.
     pub async fn user(&self, cluster: &str) -> User {
         let data = self.secret(&format!("{cluster}-auth")).await.ok().flatten().unwrap_or_default();
         let text = |key: &str| data.get(key).map(|bytes| String::from_utf8_lossy(&bytes.0).into_owned());
         User { name: text("username"), password: text("password") }
     }
 
-    /// What the Secret holds; `None` when there is none. The error is what to do.
+    /// Returns the data of the Secret; `None` when there is none. The error text is the remedy.
     async fn secret(&self, name: &str) -> Result<Option<BTreeMap<String, ByteString>>, String> {
         let api = Api::<Secret>::namespaced(self.client.clone(), &self.namespace);
         match api.get_opt(name).await {
@@ -219,7 +220,7 @@ impl Finder {
     }
 }
 
-/// The members' names as the status has them.
+/// Returns the members' names in the status.
 pub fn members(cluster: &HeliosCluster) -> impl Iterator<Item = String> + use<> {
     let members = cluster.status.as_ref().map(|status| status.members.clone()).unwrap_or_default();
     members.into_iter().map(|member| member.name)

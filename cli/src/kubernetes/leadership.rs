@@ -1,4 +1,4 @@
-//! Leadership and snapshots, asked of the members' own management service.
+//! Leadership and snapshots, requested of the members' management service.
 
 use std::time::Duration;
 
@@ -14,22 +14,22 @@ use crate::error::Error;
 use crate::persist::persist;
 use crate::place::Place;
 
-/// What a leader waits for its successor, unless the spec says otherwise.
+/// Time that a leader waits for its successor, in milliseconds, unless the spec says otherwise.
 const TRANSFER_LIMIT_MS: u32 = 5_000;
 
-/// Hands leadership to the member `name`, and waits until the status shows it.
+/// Transfers leadership to the member `name`, and waits until the cluster's status shows it.
 ///
 /// # Errors
 /// When there is no such member or no leader, when the leader refuses, and when the operator does not
 /// report it within `limit`.
 pub async fn transfer(finder: &Finder, name: &str, limit: Duration) -> Result<String, Error> {
     let cluster = finder.of_member(name).await?;
-    let said = persist(finder.limit, async || hand_over(finder, &cluster, name).await).await?;
+    let said = persist(finder.limit, async || try_transfer(finder, &cluster, name).await).await?;
     await_leader(finder, &cluster, name, limit).await?;
     Ok(said)
 }
 
-async fn hand_over(finder: &Finder, cluster: &HeliosCluster, name: &str) -> Result<String, Error> {
+async fn try_transfer(finder: &Finder, cluster: &HeliosCluster, name: &str) -> Result<String, Error> {
     let (place, leader) = leader(finder, cluster).await?;
     if leader.name == name {
         return Ok(format!("{name} leads already, in term {}", leader.term));
@@ -42,17 +42,17 @@ async fn hand_over(finder: &Finder, cluster: &HeliosCluster, name: &str) -> Resu
     Ok(format!("{name} leads in term {} (before: {})", done.into_inner().term, leader.name))
 }
 
-/// Takes leadership from the leader, and waits until the status shows the next one.
+/// Makes the leader step down, and waits until the cluster's status shows the next leader.
 ///
 /// # Errors
 /// As [`transfer`].
 pub async fn step_down(finder: &Finder, cluster: &HeliosCluster, limit: Duration) -> Result<String, Error> {
-    let (next, said) = persist(finder.limit, async || give_up(finder, cluster).await).await?;
+    let (next, said) = persist(finder.limit, async || try_step_down(finder, cluster).await).await?;
     await_leader(finder, cluster, &next, limit).await?;
     Ok(said)
 }
 
-async fn give_up(finder: &Finder, cluster: &HeliosCluster) -> Result<(String, String), Error> {
+async fn try_step_down(finder: &Finder, cluster: &HeliosCluster) -> Result<(String, String), Error> {
     let (place, leader) = leader(finder, cluster).await?;
     let mut client = place.cluster(finder.limit).await?;
     let done = client
@@ -61,13 +61,14 @@ async fn give_up(finder: &Finder, cluster: &HeliosCluster) -> Result<(String, St
     let done = done.map_err(Error::refused(&leader.name, "step down"))?.into_inner();
     let members = leader.membership.unwrap_or_default().members;
     let next = members.into_iter().find(|member| member.id == done.leader_id).map(|member| member.name);
-    let next = next
-        .ok_or_else(|| Error::Output(format!("member {} leads, whose name is not known", done.leader_id)))?;
+    let next = next.ok_or_else(|| {
+        Error::Output(format!("the new leader is member {}, whose name is unknown", done.leader_id))
+    })?;
     let said = format!("{next} leads in term {} (before: {})", done.term, leader.name);
     Ok((next, said))
 }
 
-/// Waits until the status names `name` as the leader.
+/// Waits until the cluster's status names `name` as the leader.
 pub async fn await_leader(
     finder: &Finder,
     cluster: &HeliosCluster,
@@ -79,7 +80,7 @@ pub async fn await_leader(
         match leader == Some(name) {
             true => Ok(()),
             false => Err(format!(
-                "{name} leads, and the operator still reports {}; heliosctl doctor tells if it runs",
+                "{name} leads, and the operator still reports {}; heliosctl doctor checks whether it runs",
                 leader.unwrap_or("nobody")
             )),
         }
@@ -87,20 +88,20 @@ pub async fn await_leader(
     .await
 }
 
-/// Has a member write a snapshot.
+/// Makes a member write a snapshot.
 ///
 /// # Errors
-/// When there is no such member, or it cannot.
+/// When there is no such member, or it fails to write the snapshot.
 pub async fn snapshot(finder: &Finder, name: &str) -> Result<String, Error> {
     let cluster = finder.of_member(name).await?;
     let lock = finder.lock(&cluster).await?;
     direct::snapshot_at(&finder.place(&cluster.name_any(), name, PEER_PORT, &lock), name).await
 }
 
-/// The client port of a ready member.
+/// Returns the client port of a ready member.
 ///
 /// # Errors
-/// When none is ready, or the one that is does not answer.
+/// When no member is ready, or the ready one does not answer.
 pub async fn client_place(finder: &Finder, cluster: &HeliosCluster) -> Result<Place, Error> {
     let name = cluster.name_any();
     let pods = finder.pods_of(&name).await?;
@@ -113,8 +114,8 @@ pub async fn client_place(finder: &Finder, cluster: &HeliosCluster) -> Result<Pl
     Ok(if status.client_tls { place } else { place.unlocked() })
 }
 
-/// The leader by its own word: the status may be a moment old, so one that no longer leads is
-/// believed about who does, once.
+/// Returns the leader, confirmed by its own status. The cluster's status may be a moment old, so a member
+/// that is no longer the leader is asked once who is.
 async fn leader(finder: &Finder, cluster: &HeliosCluster) -> Result<(Place, StatusResponse), Error> {
     let name = cluster.name_any();
     let reported = cluster.status.as_ref().and_then(|status| status.leader.clone());
@@ -133,5 +134,5 @@ async fn leader(finder: &Finder, cluster: &HeliosCluster) -> Result<(Place, Stat
         }
         next = status.leader_name;
     }
-    Err(Error::Impossible(format!("{name} is just choosing a leader; try again")))
+    Err(Error::Impossible(format!("{name} is electing a leader; try again")))
 }

@@ -1,4 +1,4 @@
-//! The logs of all members as one text.
+//! The logs of all members, merged into one text.
 
 use std::pin::Pin;
 
@@ -13,10 +13,10 @@ use crate::error::Error;
 
 type Lines = Pin<Box<dyn Stream<Item = String> + Send>>;
 
-/// Hands each line to `print`, with its member's name before it when there are several members.
+/// Passes each line to `print`, prefixed with its member's name when there are several members.
 ///
 /// # Errors
-/// When there is no such member or cluster, and when not one log can be read.
+/// When there is no such member or cluster, and when none of the logs can be read.
 pub async fn logs(
     finder: &Finder,
     args: &LogsArgs,
@@ -39,7 +39,7 @@ pub async fn logs(
         return Err(first);
     }
     failures.iter().for_each(|error| eprintln!("heliosctl: {error}"));
-    // One line of each member in turn, each member's lines in their order.
+    // Takes one line of each member in turn; the lines of a member stay in order.
     let mut all = stream::select_all(sources);
     while let Some(line) = all.next().await {
         print(line)?;
@@ -80,7 +80,7 @@ async fn open(finder: &Finder, args: &LogsArgs, name: &str, prefix: String) -> R
         Ok(line) => format!("{prefix}{line}"),
         Err(error) => format!("{prefix}[heliosctl: the log broke off: {error}]"),
     });
-    // With --follow an end is news: the container has ended.
+    // With --follow, the end of a log means that the container has ended, which is reported.
     let ended = stream::iter(
         follow.then(|| format!("[heliosctl: the log of {name} has ended; its container was stopped]")),
     );

@@ -1,5 +1,5 @@
-//! With Kubernetes: what the operator reports and what the API server knows. Members are reached through
-//! the API server, so that the right to forward ports is enough.
+//! Commands with Kubernetes: by the status that the operator reports and the objects of the API server.
+//! Members are reached through the API server, so that the right to forward ports is enough.
 
 mod change;
 mod doctor;

@@ -1,5 +1,5 @@
-//! The support bundle: all that can be read about one cluster, without secrets. What cannot be read is
-//! listed with the reason, so that a bundle from someone with few rights is still of use.
+//! The support bundle: everything readable about one cluster, without secrets. Unreadable parts are listed
+//! with the reason, so that a bundle from a user with few rights is still useful.
 
 use std::fmt::Debug;
 
@@ -24,20 +24,20 @@ use crate::error::Error;
 use crate::redact;
 use crate::render::{Colour, status};
 
-/// Of each log; both bounds hold.
+/// Bounds of each log; both hold.
 const LOG_LINES: i64 = 5_000;
 const LOG_BYTES: i64 = 4 << 20;
-/// Of what is listed, more than any cluster has.
+/// Bound of each list of objects, more than any cluster has.
 const MAX_OBJECTS: u32 = 500;
 
-/// What is collected, and what could not be.
+/// Files that were collected, and parts that could not be read.
 #[derive(Default)]
 struct Bundle {
     entries: Vec<Entry>,
     missing: Vec<String>,
 }
 
-/// Everything about `cluster`, secrets masked. The last entry lists what is missing.
+/// Collects everything about `cluster`, with secrets masked. The last entry lists the missing parts.
 pub async fn report(finder: &Finder, cluster: &HeliosCluster, now: Timestamp) -> Vec<Entry> {
     let name = cluster.name_any();
     let mut bundle = Bundle::default();
@@ -85,11 +85,11 @@ impl Bundle {
         T::default()
     }
 
-    /// All of them as the documents of one YAML file.
+    /// Adds the objects as the documents of one YAML file.
     fn objects<K: Serialize + Resource<DynamicType = ()>>(&mut self, path: &str, objects: &[K]) {
         let document = |object: &K| {
             let mut value = serde_json::to_value(object).map_err(|error| error.to_string())?;
-            // Lists leave these two out.
+            // Items of a list lack these two fields.
             value["apiVersion"] = K::api_version(&()).into();
             value["kind"] = K::kind(&()).into();
             redact::object(&mut value);
@@ -129,7 +129,7 @@ impl Bundle {
         }
     }
 
-    /// What each member says of itself, and its metrics.
+    /// Adds the status of each member, as it reports it, and its metrics.
     async fn members(&mut self, finder: &Finder, cluster: &HeliosCluster, pods: &[Pod], now: Timestamp) {
         let lock = match finder.lock(cluster).await {
             Ok(lock) => lock,
@@ -218,8 +218,8 @@ fn restarted(pod: &Pod) -> bool {
     statuses.iter().any(|container| container.restart_count > 0)
 }
 
-/// Whether it is about the cluster or something that belongs to it, all of which begins with its name,
-/// volumes with `data-` before.
+/// Whether the event is about the cluster or an object of it. Names of its objects begin with the cluster's
+/// name, those of volumes with `data-` before it.
 fn is_about(event: &Event, cluster: &str) -> bool {
     let name = event.involved_object.name.as_deref().unwrap_or_default();
     let name = name.strip_prefix("data-").unwrap_or(name);
@@ -249,7 +249,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn events_of_other_clusters_stay_out() {
+    fn events_of_other_clusters_are_left_out() {
         let about = |name: &str| {
             let involved_object =
                 ObjectReference { name: Some(name.to_owned()), ..ObjectReference::default() };

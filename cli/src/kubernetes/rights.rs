@@ -1,11 +1,11 @@
-//! What each command needs to be allowed to do. One list, for `doctor` and for the reference page.
+//! Rights that each command needs, as one list for `doctor` and for the reference page.
 
 /// A right in Kubernetes, and the commands that need it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Right {
     pub verb: &'static str,
     pub group: &'static str,
-    /// With its subresource after a `/`.
+    /// Resource, with its subresource after a `/`.
     pub resource: &'static str,
     pub commands: &'static str,
 }
@@ -46,7 +46,7 @@ pub const RIGHTS: [Right; 13] = [
 ];
 
 impl Right {
-    /// As `kubectl auth can-i` takes it.
+    /// Returns the right as an argument of `kubectl auth can-i`.
     pub fn words(&self) -> String {
         let group = if self.group.is_empty() { String::new() } else { format!(".{}", self.group) };
         let (resource, subresource) = self.parts();
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_right_is_put_as_kubectl_puts_it() {
+    fn right_is_written_as_kubectl_expects_it() {
         let words = RIGHTS.map(|right| right.words());
         assert!(words.contains(&"get heliosclusters.heliosdb.io".to_owned()));
         assert!(words.contains(&"create pods/portforward".to_owned()));

@@ -1,4 +1,4 @@
-//! The members that a switchover is about, through the API server.
+//! The members of a switchover, reached through the API server.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ pub struct Pods<'a> {
 }
 
 impl<'a> Pods<'a> {
-    /// Those of the cluster that `member` belongs to.
+    /// Returns the pods of the cluster that `member` belongs to.
     ///
     /// # Errors
     /// When there is no such member, and when the API server does not answer.
@@ -30,7 +30,7 @@ impl<'a> Pods<'a> {
         Self::in_cluster(finder, finder.of_member(member).await?).await
     }
 
-    /// Those of `cluster`.
+    /// Returns the pods of `cluster`.
     ///
     /// # Errors
     /// When the API server does not answer.
@@ -58,7 +58,8 @@ impl Members for Pods<'_> {
         self.at(&answer.address)
     }
 
-    /// The operator reports it, and so has its label, by which the Service of the leader finds it.
+    /// Waits until the operator reports the leader; by then its pod has the label by which the leader's
+    /// Service selects it.
     async fn await_reconfigured(&self, name: &str, limit: Duration) -> Result<(), Error> {
         await_leader(self.finder, &self.cluster, name, limit).await
     }

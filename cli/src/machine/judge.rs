@@ -1,5 +1,5 @@
-//! What this machine has to do with members at loopback addresses: the binary, who holds their ports, and processes that
-//! hold something and answer nothing. Pure.
+//! Checks of this machine, for members at loopback addresses: the binary, the processes that hold their
+//! ports, and stale heliosd processes that hold a port or data directory and answer nothing. Pure.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -8,20 +8,20 @@ use std::time::Duration;
 use crate::check::Check;
 use crate::direct::Answer;
 
-/// A start replays the log before it listens; one that takes longer is told of, too.
+/// Longest start: a node replays its log before it listens. A start that takes longer is reported as stale.
 const LONGEST_START: Duration = Duration::from_mins(5);
 
-/// A process that listens, or runs heliosd.
+/// A process that listens on a TCP port, or runs heliosd.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Process {
     pub pid: u32,
     pub name: String,
-    /// By a signal; it goes on with SIGCONT.
+    /// Whether a signal stopped the process; SIGCONT resumes it.
     pub is_stopped: bool,
     pub age: Duration,
-    /// TCP ports that it listens on.
+    /// TCP ports on which it listens.
     pub ports: BTreeSet<u16>,
-    /// Data directories that it has locked.
+    /// Data directories that it holds the lock of.
     pub directories: Vec<PathBuf>,
 }
 
@@ -35,15 +35,15 @@ impl Process {
     }
 }
 
-/// What was found on this machine.
+/// Processes and binaries found on this machine.
 #[derive(Debug, Clone, Default)]
 pub struct Machine {
-    /// Beside this program or in the PATH.
+    /// Path of heliosd, beside this program or in the PATH.
     pub heliosd: Option<PathBuf>,
     pub processes: Vec<Process>,
 }
 
-/// Nothing when no address is of this machine.
+/// Returns the checks, none when no address is of this machine.
 pub fn judge(answers: &[Answer], machine: &Machine) -> Vec<Check> {
     let here: Vec<(u16, bool)> = answers
         .iter()
@@ -72,7 +72,7 @@ fn binary(machine: &Machine) -> Check {
     }
 }
 
-/// Those of members that do not answer are free, or somebody else's.
+/// Checks that the ports of members that do not answer are free or held by a heliosd.
 fn ports(here: &[(u16, bool)], machine: &Machine) -> Check {
     let what = "ports are the members' or free";
     let holder = |port: u16| machine.processes.iter().find(|process| process.ports.contains(&port));
@@ -97,18 +97,20 @@ fn ports(here: &[(u16, bool)], machine: &Machine) -> Check {
     Check::ok(what, said.collect::<Vec<_>>().join(", "))
 }
 
-/// A heliosd that listens where nobody answers, or that has locked a data directory and listens nowhere.
+/// Checks for a heliosd that listens on a port where no member answers, or that has locked a data directory
+/// and listens nowhere.
 fn stale(here: &[(u16, bool)], machine: &Machine) -> Check {
     let what = "no stale heliosd";
     let answers =
         |process: &Process| here.iter().any(|(port, answers)| *answers && process.ports.contains(port));
-    let silent =
+    let listens_unanswered =
         |process: &Process| here.iter().any(|(port, answers)| !answers && process.ports.contains(port));
-    let lost = |process: &Process| {
+    let never_listened = |process: &Process| {
         process.ports.is_empty() && !process.directories.is_empty() && process.age > LONGEST_START
     };
     let all: Vec<_> = machine.processes.iter().filter(|process| process.is_heliosd()).collect();
-    let stale: Vec<_> = all.iter().filter(|it| !answers(it) && (silent(it) || lost(it))).collect();
+    let stale: Vec<_> =
+        all.iter().filter(|it| !answers(it) && (listens_unanswered(it) || never_listened(it))).collect();
     if stale.is_empty() {
         return Check::ok(what, format!("{} heliosd on this machine", all.len()));
     }
@@ -119,7 +121,7 @@ fn stale(here: &[(u16, bool)], machine: &Machine) -> Check {
     };
     let found = stale.iter().map(|it| format!("{} answers nothing and holds {}", it.called(), held(it)));
     let fixes = stale.iter().map(|it| match it.is_stopped {
-        true => format!("let it go on (kill -CONT {0}) or end it (kill -KILL {0})", it.pid),
+        true => format!("resume it (kill -CONT {0}) or end it (kill -KILL {0})", it.pid),
         false => format!("end it: kill {0}, and kill -KILL {0} if it stays", it.pid),
     });
     Check::failed(what, found.collect::<Vec<_>>().join("; "), fixes.collect::<Vec<_>>().join("; "))
@@ -153,14 +155,14 @@ mod tests {
     }
 
     #[test]
-    fn members_elsewhere_are_none_of_this_machines_business() {
+    fn members_of_other_machines_are_not_checked() {
         assert_eq!(judge(&[answer("10.0.0.1:7000", false)], &Machine::default()), []);
         let checks = judge(&[answer("localhost:7000", true)], &Machine::default());
         assert!(!checks[0].ok && checks[0].fix.as_ref().unwrap().contains("cargo build"), "{checks:?}");
     }
 
     #[test]
-    fn a_port_is_the_members_or_free_or_held_by_somebody_who_is_named() {
+    fn port_is_free_or_reported_with_its_holder() {
         let both = [answer("127.0.0.1:7000", true), answer("127.0.0.1:7001", false)];
         let free = found(&both, vec![process(7, "heliosd", &[7000])]);
         assert_eq!(free[1], (true, "7000 answers, 7001 is free".to_owned(), None));
@@ -169,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_heliosd_that_holds_something_and_answers_nothing_is_stale() {
+    fn unanswering_heliosd_with_a_port_or_directory_is_stale() {
         let one = [answer("127.0.0.1:7000", false)];
         let stopped =
             Process { is_stopped: true, directories: vec!["/data".into()], ..process(9, "heliosd", &[7000]) };
@@ -180,7 +182,7 @@ mod tests {
         let deaf = Process { directories: vec!["/data".into()], ..process(9, "heliosd", &[]) };
         assert!(!found(&one, vec![deaf.clone()])[2].0);
         assert!(found(&one, vec![Process { age: Duration::from_secs(9), ..deaf }])[2].0, "it is starting");
-        // One of another cluster, and one of which a member answers, are not.
+        // A heliosd of another cluster is not stale, nor one that answers at one of its ports.
         assert!(found(&one, vec![process(9, "heliosd", &[7100])])[2].0);
         let answering = [answer("127.0.0.1:7000", true), answer("127.0.0.1:7001", false)];
         assert!(found(&answering, vec![process(9, "heliosd", &[7000, 7001])])[2].0);

@@ -1,4 +1,5 @@
-//! This machine, as far as members run on it: read from /proc, and empty where there is none.
+//! The processes of this machine as far as they concern members: read from /proc, and empty on systems
+//! without it.
 
 mod judge;
 
@@ -11,15 +12,17 @@ pub use judge::{Machine, judge};
 
 use judge::Process;
 
-/// Of a socket that listens, in /proc/net/tcp.
+/// State of a listening socket in /proc/net/tcp.
 const LISTENS: &str = "0A";
-/// In /proc/PID/stat, counted from the state: when the process began, in ticks since the machine did (proc(5)).
+/// Position of the process's start time in /proc/PID/stat, counted from the state, in ticks since boot
+/// (proc(5)).
 const BEGAN: usize = 19;
 const TICKS_PER_SECOND: f64 = 100.0;
-/// What heliosd locks in its data directory.
+/// Name of the file that heliosd locks in its data directory.
 const LOCK: &str = "LOCK";
 
-/// What is here. A process that may not be looked into is left out, as is one that ends meanwhile.
+/// Returns the processes found. Processes that may not be inspected are left out, as are those that end
+/// meanwhile.
 pub fn look() -> Machine {
     let (listening, uptime) = (listening(), uptime_seconds());
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -37,13 +40,14 @@ fn heliosd() -> Option<PathBuf> {
     beside.into_iter().chain(in_path).find(|file| file.is_file())
 }
 
-/// Ports that are listened on, by the inode of their socket.
+/// Returns the ports that are listened on, by the inode of their socket.
 fn listening() -> BTreeMap<String, u16> {
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|file| fs::read_to_string(file).unwrap_or_default());
     tables.iter().flat_map(|table| table.lines()).filter_map(socket).collect()
 }
 
-/// `sl local_address rem_address st ... inode`, the address as hexadecimal digits with its port at the end.
+/// Parses `sl local_address rem_address st ... inode`, the address as hexadecimal digits with its port at the
+/// end.
 fn socket(line: &str) -> Option<(String, u16)> {
     let words: Vec<&str> = line.split_whitespace().collect();
     let (local, state, inode) = (words.get(1)?, words.get(3)?, words.get(9)?);
@@ -60,7 +64,7 @@ fn process(path: &Path, listening: &BTreeMap<String, u16>, uptime: f64) -> Optio
     let pid = path.file_name()?.to_str()?.parse().ok()?;
     let name = fs::read_to_string(path.join("comm")).ok()?.trim().to_owned();
     let stat = fs::read_to_string(path.join("stat")).ok()?;
-    // The name before it may hold anything but a newline.
+    // The name before the state is in parentheses and may hold any character but a newline.
     let words: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
     let (state, began) = (words.first()?, words.get(BEGAN)?.parse::<f64>().ok()? / TICKS_PER_SECOND);
     let open: Vec<_> = fs::read_dir(path.join("fd"))
@@ -84,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_socket_that_listens_has_its_port_and_inode() {
+    fn listening_socket_is_parsed_to_its_port_and_inode() {
         let line = "   0: 0100007F:1B58 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4711 1 0";
         assert_eq!(socket(line), Some(("4711".to_owned(), 7000)));
         assert_eq!(socket(&line.replace(" 0A ", " 01 ")), None, "a connection");
@@ -92,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn this_very_process_is_found_by_its_port() {
+    fn own_process_is_found_by_its_port() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let found = look();

@@ -1,27 +1,27 @@
-//! Preconditions of handing leadership to a member that do not hold now. Pure.
+//! Blockers of a leadership transfer: preconditions that do not hold now. Pure.
 
 use helios_proto::v1::{Membership, Progress, StatusResponse};
 use serde::Serialize;
 
 use crate::direct::{Answer, leader};
 
-/// Log entries that a target may be behind: as many as are under way under load.
+/// Largest lag of a target, in log entries: about as many as are in flight under load.
 pub const MOST_LAG: u64 = 100;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Blocker {
-    /// Machine-readable.
+    /// Machine-readable reason.
     pub reason: &'static str,
     pub message: String,
-    /// It goes away by itself where all is well.
+    /// Whether it disappears automatically in a healthy cluster.
     pub passes: bool,
 }
 
-/// As things are, by what all members answered.
+/// Preconditions of a transfer, by the answers of all members.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Outlook {
     pub target: String,
-    /// Empty without one.
+    /// Name of the leader; empty without one.
     pub leader: String,
     pub leads_already: bool,
     pub blockers: Vec<Blocker>,
@@ -40,7 +40,7 @@ impl Outlook {
         Self { target: target.to_owned(), leader, leads_already, blockers }
     }
 
-    /// Those that waiting does not remove, or else those that it may.
+    /// Returns the blockers that waiting does not remove, or if there are none all of them.
     pub fn worst(&self) -> Vec<&Blocker> {
         let lasting: Vec<_> = self.blockers.iter().filter(|blocker| !blocker.passes).collect();
         if lasting.is_empty() { self.blockers.iter().collect() } else { lasting }
@@ -89,7 +89,7 @@ fn blockers(answers: &[Answer], leader: &StatusResponse, target: &str) -> Vec<Bl
         found.push(blocker(
             "NotAVoter",
             false,
-            format!("{target} is a learner; heliosctl promote {target} makes it vote"),
+            format!("{target} is a learner; heliosctl promote {target} makes it a voter"),
         ));
     }
     found.extend(no_quorum(leader, &membership));
@@ -97,7 +97,7 @@ fn blockers(answers: &[Answer], leader: &StatusResponse, target: &str) -> Vec<Bl
         found.push(blocker(
             "ChangeUnderWay",
             true,
-            "a change of members is under way; wait until it is done",
+            "a membership change is in progress; wait until it is done",
         ));
     }
     let handed_over = leader.failover.as_ref().map_or(0, |failover| failover.transfer_target);
@@ -134,7 +134,7 @@ fn of_target(answers: &[Answer], target: &str) -> Option<Blocker> {
         None => Some(blocker(
             "TargetSilent",
             true,
-            format!("{target} does not answer; start it, or open the way to it"),
+            format!("{target} does not answer; start it, or restore the network to it"),
         )),
         Some(status) if !status.ready => {
             Some(blocker("TargetNotReady", true, format!("{target} {}", status.not_ready_reason)))
@@ -167,7 +167,8 @@ mod tests {
 
     use super::*;
 
-    /// Three of which the first leads, and a learner.
+    /// Returns the answers of three voters, the first of which is the leader, and of a learner, after
+    /// `change`.
     fn answers(change: impl FnOnce(&mut [StatusResponse])) -> Vec<Answer> {
         let member = |id: u64| Member { id, name: format!("n{id}"), ..Member::default() };
         let progress = |id| Progress { id, match_index: 1000, active: true, snapshotting: false };
@@ -198,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn where_all_is_well_nothing_speaks_against_it() {
+    fn healthy_cluster_has_no_blockers() {
         assert_eq!(reasons(&answers(|_| {}), "n2"), [""; 0]);
         assert!(Outlook::of(&answers(|_| {}), "n1").leads_already);
     }
@@ -234,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_waiting_does_not_remove_is_hopeless() {
+    fn outlook_is_hopeless_only_with_a_lasting_blocker() {
         let learner_that_is_not_ready = answers(|all| all[3].ready = false);
         let outlook = Outlook::of(&learner_that_is_not_ready, "n4");
         assert!(outlook.is_hopeless() && outlook.blockers.len() == 2);

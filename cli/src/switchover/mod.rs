@@ -1,6 +1,7 @@
-//! Leadership goes to a named member in five phases, each with a time of its own: prepare (all preconditions hold), sync
-//! (the target has the log), role change (it leads), reconfigure (the others follow it), resume (it has committed what
-//! it found). Whatever phase fails, the cluster has a leader or elects one: nothing has to be undone.
+//! Switchover: transfers leadership to a named member in five phases, each with a time limit: prepare (all
+//! preconditions hold), sync (the target has the log), role change (the target is the leader), reconfigure
+//! (the others follow it), resume (it has committed the entries that it found in its log). If a phase fails,
+//! the cluster has a leader or elects one: nothing has to be undone.
 
 mod blockers;
 
@@ -17,28 +18,28 @@ use crate::error::Error;
 use crate::persist::persist;
 use crate::place::Place;
 
-/// Between two looks at the members.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// Pause between two polls of the members.
+const POLL_PAUSE: Duration = Duration::from_millis(100);
 
-/// The members of a cluster, however they are reached.
+/// The members of a cluster, by addresses or through Kubernetes.
 pub trait Members {
-    /// What each of them says of itself.
+    /// Asks each member for its status.
     async fn survey(&self) -> Vec<Answer>;
-    /// Where the one is that gave an answer.
+    /// Returns the place of the member that gave `answer`.
     fn place(&self, answer: &Answer) -> Place;
-    /// Returns once whatever else points to the leader points to `name`.
+    /// Returns once everything else that points to the leader, e.g. a Service, points to `name`.
     ///
     /// # Errors
     /// When that takes longer than `limit`.
     async fn await_reconfigured(&self, name: &str, limit: Duration) -> Result<(), Error>;
 }
 
-/// How long the phases may take.
+/// Time limits of the phases.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     pub prepare: Duration,
     pub sync: Duration,
-    /// All five together.
+    /// Limit of all five phases together.
     pub whole: Duration,
 }
 
@@ -63,43 +64,49 @@ pub struct Done {
     pub phases: Vec<Phase>,
 }
 
-/// Hands leadership to `target`; `tell` hears of each phase that is done.
+/// Transfers leadership to `target`; `report` is called with each completed phase.
 ///
 /// # Errors
-/// In which phase it stopped, why, and who leads.
+/// Names the phase that failed, the reason and the leader.
 pub async fn run(
     members: &impl Members,
     target: &str,
     limits: Limits,
     limit: Duration,
-    tell: impl FnMut(&Phase),
+    report: impl FnMut(&Phase),
 ) -> Result<Done, Error> {
     let began = Instant::now();
-    let mut way =
-        Way { members, target, end: began + limits.whole, phase_began: began, phases: Vec::new(), tell };
-    let before = way.prepare(limits.prepare).await?;
+    let mut switchover = Switchover {
+        members,
+        target,
+        end: began + limits.whole,
+        phase_began: began,
+        phases: Vec::new(),
+        report,
+    };
+    let before = switchover.prepare(limits.prepare).await?;
     if before.name == target {
         let (leader, term) = (before.name.clone(), before.term);
-        return Ok(Done { leader, term, before: before.name, phases: way.phases });
+        return Ok(Done { leader, term, before: before.name, phases: switchover.phases });
     }
-    way.sync(limits.sync).await?;
-    let term = way.role_change(&before, limit).await?;
-    way.reconfigure(term).await?;
-    way.resume(term).await?;
-    Ok(Done { leader: target.to_owned(), term, before: before.name, phases: way.phases })
+    switchover.sync(limits.sync).await?;
+    let term = switchover.role_change(&before, limit).await?;
+    switchover.reconfigure(term).await?;
+    switchover.resume(term).await?;
+    Ok(Done { leader: target.to_owned(), term, before: before.name, phases: switchover.phases })
 }
 
-struct Way<'a, M, T> {
+struct Switchover<'a, M, T> {
     members: &'a M,
     target: &'a str,
     end: Instant,
     phase_began: Instant,
     phases: Vec<Phase>,
-    tell: T,
+    report: T,
 }
 
-impl<M: Members, T: FnMut(&Phase)> Way<'_, M, T> {
-    /// Waits until all preconditions hold, but for what `sync` waits for. Returns the leader's status.
+impl<M: Members, T: FnMut(&Phase)> Switchover<'_, M, T> {
+    /// Waits until all preconditions hold, except those that `sync` waits for. Returns the leader's status.
     async fn prepare(&mut self, limit: Duration) -> Result<StatusResponse, Error> {
         let (members, target) = (self.members, self.target);
         let (leader, found) = self
@@ -116,10 +123,10 @@ impl<M: Members, T: FnMut(&Phase)> Way<'_, M, T> {
                                 leader.name, leader.term
                             ),
                         };
-                        Look::Done((leader.clone(), found))
+                        Poll::Done((leader.clone(), found))
                     }
-                    _ if outlook.is_hopeless() => Look::Hopeless(said(&outlook)),
-                    _ => Look::NotYet(said(&outlook)),
+                    _ if outlook.is_hopeless() => Poll::Hopeless(said(&outlook)),
+                    _ => Poll::NotYet(said(&outlook)),
                 }
             })
             .await?;
@@ -132,8 +139,8 @@ impl<M: Members, T: FnMut(&Phase)> Way<'_, M, T> {
         self.until("sync", limit, async || {
             let outlook = Outlook::of(&members.survey().await, target);
             match outlook.blockers.is_empty() {
-                true => Look::Done(()),
-                false => Look::NotYet(said(&outlook)),
+                true => Poll::Done(()),
+                false => Poll::NotYet(said(&outlook)),
             }
         })
         .await?;
@@ -141,7 +148,8 @@ impl<M: Members, T: FnMut(&Phase)> Way<'_, M, T> {
         Ok(())
     }
 
-    /// The term in which the target leads. The leader itself waits until the target has all, and holds writes meanwhile.
+    /// Returns the term in which the target is the leader. The old leader waits until the target has all
+    /// entries, and holds writes meanwhile.
     async fn role_change(&mut self, before: &StatusResponse, limit: Duration) -> Result<u64, Error> {
         let (members, target, left) = (self.members, self.target, self.left());
         let done = persist(left, async || {
@@ -166,8 +174,8 @@ impl<M: Members, T: FnMut(&Phase)> Way<'_, M, T> {
                 let known: Vec<_> = answers.iter().filter_map(Answer::status).collect();
                 let follows = |status: &&&StatusResponse| status.term >= term && status.leader_name == target;
                 match known.iter().filter(follows).count() {
-                    following if following == known.len() => Look::Done(following),
-                    following => Look::NotYet(format!(
+                    following if following == known.len() => Poll::Done(following),
+                    following => Poll::NotYet(format!(
                         "{following} of {} members that answer follow {target}",
                         known.len()
                     )),
@@ -180,7 +188,8 @@ impl<M: Members, T: FnMut(&Phase)> Way<'_, M, T> {
         Ok(())
     }
 
-    /// What a leader finds in its log, it knows to be committed once an entry of its own term is.
+    /// Waits until the target has committed an entry of its own term: only then does a leader know that the
+    /// entries it found in its log are committed (Raft, section 5.4.2).
     async fn resume(&mut self, term: u64) -> Result<(), Error> {
         let (members, target) = (self.members, self.target);
         let mut own = None;
@@ -188,14 +197,14 @@ impl<M: Members, T: FnMut(&Phase)> Way<'_, M, T> {
             .until("resume", self.left(), async || {
                 let answers = members.survey().await;
                 let Some(led) = leader(&answers).filter(|led| led.name == target) else {
-                    return Look::NotYet(format!("{target} does not lead any more"));
+                    return Poll::NotYet(format!("{target} does not lead any more"));
                 };
                 if led.last_log_term >= term {
                     own.get_or_insert(led.last_index);
                 }
                 match own {
-                    Some(index) if led.applied_index >= index && led.ready => Look::Done(index),
-                    _ => Look::NotYet(format!("{target} has not committed an entry of term {term} yet")),
+                    Some(index) if led.applied_index >= index && led.ready => Poll::Done(index),
+                    _ => Poll::NotYet(format!("{target} has not committed an entry of term {term} yet")),
                 }
             })
             .await?;
@@ -207,19 +216,20 @@ impl<M: Members, T: FnMut(&Phase)> Way<'_, M, T> {
         self.end.saturating_duration_since(Instant::now())
     }
 
-    /// Looks until it is done, it is hopeless, or `limit` or the time of the whole is over.
+    /// Polls until the result is `Done` or `Hopeless`, or until `limit` or the limit of all phases has
+    /// passed.
     async fn until<R>(
         &mut self,
         phase: &'static str,
         limit: Duration,
-        mut look: impl AsyncFnMut() -> Look<R>,
+        mut poll: impl AsyncFnMut() -> Poll<R>,
     ) -> Result<R, Error> {
         let deadline = self.end.min(Instant::now() + limit);
         loop {
-            match look().await {
-                Look::Done(found) => return Ok(found),
-                Look::NotYet(_) if Instant::now() < deadline => sleep(LOOK_AGAIN).await,
-                Look::NotYet(why) | Look::Hopeless(why) => return Err(self.stopped(phase, &why)),
+            match poll().await {
+                Poll::Done(found) => return Ok(found),
+                Poll::NotYet(_) if Instant::now() < deadline => sleep(POLL_PAUSE).await,
+                Poll::NotYet(why) | Poll::Hopeless(why) => return Err(self.stopped(phase, &why)),
             }
         }
     }
@@ -237,12 +247,12 @@ impl<M: Members, T: FnMut(&Phase)> Way<'_, M, T> {
         let seconds = now.duration_since(self.phase_began).as_secs_f64();
         self.phase_began = now;
         let phase = Phase { phase, seconds, found };
-        (self.tell)(&phase);
+        (self.report)(&phase);
         self.phases.push(phase);
     }
 }
 
-enum Look<R> {
+enum Poll<R> {
     Done(R),
     NotYet(String),
     Hopeless(String),

@@ -1,4 +1,5 @@
-//! Three members in one process, on ports of this test's own, and `heliosctl` beside them.
+//! Test fixture: `heliosd dev` with three members in one process, on ports reserved for this test, and
+//! `heliosctl`.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -8,10 +9,10 @@ use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
 
-/// `heliosd dev --port` moves all ports by as much as the client port is from this one.
+/// Default client port; `heliosd dev --port` shifts all ports by the distance from it.
 const CLIENT: u16 = 6379;
 const BASES: [u16; 5] = [CLIENT, 7000, 8443, 9090, 50051];
-/// Far from the default, and from where the tests of `heliosd dev` itself look for ports.
+/// Port offsets far from the default and from those used by the tests of `heliosd dev` itself.
 const OFFSETS: std::ops::Range<u16> = 30..50;
 const STEP: u16 = 8;
 const MEMBERS: u16 = 3;
@@ -19,7 +20,7 @@ const MEMBERS: u16 = 3;
 pub struct Dev {
     process: Child,
     blank: Option<Child>,
-    /// Kept open: it goes on to print.
+    /// Pipe of the process's output, kept open because the process continues to print.
     _banner: BufReader<ChildStdout>,
     pub endpoints: String,
     offset: u16,
@@ -28,7 +29,7 @@ pub struct Dev {
 }
 
 impl Dev {
-    /// Returns when it says that it is up.
+    /// Starts the process; returns when it prints that it is up.
     pub fn start() -> Self {
         let (offset, ports) = free_ports();
         let dir = tempfile::tempdir().unwrap();
@@ -68,16 +69,18 @@ impl Dev {
         ctl(&[&["--endpoint", &self.endpoints], words].concat())
     }
 
-    /// The answer of a command that must succeed.
+    /// Returns the output of a command that must succeed.
     pub fn done(&self, words: &[&str]) -> String {
         let output = self.ctl(words);
         assert!(output.status.success(), "{words:?}: {output:?}");
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// Starts a node that belongs to no cluster, at the address of [`Self::nobody`]; returns when it listens.
+    /// Starts a node that belongs to no cluster, at the address of [`Self::absent_member`]; returns when it
+    /// listens.
     pub fn start_blank(&mut self) {
-        let (address, client) = (self.nobody(), format!("127.0.0.1:{}", CLIENT + self.offset + MEMBERS));
+        let (address, client) =
+            (self.absent_member(), format!("127.0.0.1:{}", CLIENT + self.offset + MEMBERS));
         let node = Command::new(heliosd())
             .args(["--raft-node-id", "node-4", "--listen", &client, "--raft-addr", &address])
             .arg("--data-dir")
@@ -92,8 +95,8 @@ impl Dev {
         }
     }
 
-    /// Peer address of a member that is not there.
-    pub fn nobody(&self) -> String {
+    /// Returns a peer address at which no member listens.
+    pub fn absent_member(&self) -> String {
         format!("127.0.0.1:{}", 7000 + self.offset + MEMBERS)
     }
 }
@@ -107,7 +110,7 @@ impl Drop for Dev {
     }
 }
 
-/// With nothing of the environment of who runs the tests.
+/// Runs heliosctl without the environment variables of the test process.
 pub fn ctl(words: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_heliosctl"))
         .args(words)
@@ -117,7 +120,7 @@ pub fn ctl(words: &[&str]) -> Output {
         .unwrap()
 }
 
-/// `cargo test --workspace` builds it beside this test.
+/// Returns the path of heliosd, which `cargo test --workspace` builds beside this test.
 pub fn heliosd() -> PathBuf {
     let path = PathBuf::from(env!("CARGO_BIN_EXE_heliosctl")).with_file_name("heliosd");
     assert!(path.exists(), "{} is missing; run `cargo build -p helios-node` first", path.display());
@@ -125,7 +128,7 @@ pub fn heliosd() -> PathBuf {
 }
 
 pub fn free_ports() -> (u16, File) {
-    // Within this process a lock of a file does not exclude.
+    // A file lock does not exclude threads of one process, so a mutex does.
     static SEARCH: Mutex<()> = Mutex::new(());
     let _alone = SEARCH.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let dir = std::env::temp_dir().join("helios-test-ports");

@@ -1,4 +1,4 @@
-//! `doctor` on the machine that the members run on.
+//! `doctor` on the machine that runs the members.
 
 use std::net::TcpListener;
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::dev::{Dev, ctl};
 
-/// The check `what`: whether it is well, what was found, what to do.
+/// Returns the check `what`: whether it is ok, its finding, its remedy.
 fn check(endpoints: &str, what: &str) -> (bool, String, String) {
     let output = ctl(&["--endpoint", endpoints, "doctor", "--request-timeout", "2s", "--output", "json"]);
     let found: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -17,21 +17,21 @@ fn check(endpoints: &str, what: &str) -> (bool, String, String) {
 }
 
 #[test]
-fn whoever_holds_a_members_port_is_named() {
+fn foreign_holder_of_a_members_port_is_reported() {
     let dev = Dev::start();
     let (ok, found, _) = check(&dev.endpoints, "heliosd is here");
     assert!(ok && found.ends_with("/heliosd"), "{found}");
-    let four = format!("{},{}", dev.endpoints, dev.nobody());
+    let four = format!("{},{}", dev.endpoints, dev.absent_member());
     let (ok, found, _) = check(&four, "ports are the members' or free");
     assert!(ok && found.ends_with(" is free"), "{found}");
-    let _held = TcpListener::bind(dev.nobody()).unwrap();
+    let _held = TcpListener::bind(dev.absent_member()).unwrap();
     let (ok, found, fix) = check(&four, "ports are the members' or free");
     let own = format!("(pid {})", std::process::id());
     assert!(!ok && found.contains(&own) && fix.contains("another port"), "{found}: {fix}");
 }
 
 #[test]
-fn a_process_that_holds_ports_and_answers_nothing_is_stale() {
+fn stopped_heliosd_that_holds_ports_is_stale() {
     let dev = Dev::start();
     let what = "no stale heliosd";
     assert!(check(&dev.endpoints, what).0);

@@ -1,4 +1,4 @@
-//! Without Kubernetes.
+//! Commands without Kubernetes, by the members' addresses.
 
 use crate::dev::Dev;
 use serde_json::Value;
@@ -12,7 +12,7 @@ fn leader(dev: &Dev) -> String {
 }
 
 #[test]
-fn status_is_a_table_a_verdict_and_an_exit_code() {
+fn status_prints_a_table_and_a_verdict_and_sets_the_exit_code() {
     let dev = Dev::start();
     let text = dev.done(&["status"]);
     let lines: Vec<&str> = text.lines().collect();
@@ -20,18 +20,18 @@ fn status_is_a_table_a_verdict_and_an_exit_code() {
     assert!(lines[2].starts_with("MEMBER   ROLE       READY   LAG"), "{text}");
     assert_eq!(*lines.last().unwrap(), "HEALTHY: 3 of 3 voters in service, 1 may fail", "{text}");
     assert!(!text.contains('\x1b'), "colours without a terminal");
-    // One address is enough: it names the others.
+    // One address is enough: that member's status names the others.
     let first = dev.endpoints.split(',').next().unwrap();
     let output = crate::dev::ctl(&["--endpoint", first, "members"]);
     assert_eq!(String::from_utf8(output.stdout).unwrap().lines().count(), 4);
-    // One that is no member and does not answer is told, and not counted as health.
-    let with_nobody = format!("{},{}", dev.endpoints, dev.nobody());
-    let output = crate::dev::ctl(&["--endpoint", &with_nobody, "status"]);
+    // An address that is no member and does not answer degrades the verdict.
+    let with_absent = format!("{},{}", dev.endpoints, dev.absent_member());
+    let output = crate::dev::ctl(&["--endpoint", &with_absent, "status"]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
 }
 
 #[test]
-fn leadership_goes_where_it_is_told_to() {
+fn transfer_and_step_down_move_leadership() {
     let dev = Dev::start();
     let before = leader(&dev);
     let target = ["node-1", "node-2", "node-3"].into_iter().find(|name| *name != before).unwrap();
@@ -49,13 +49,13 @@ fn leadership_goes_where_it_is_told_to() {
 }
 
 #[test]
-fn a_switchover_tells_its_phases_and_a_dry_run_what_speaks_against_it() {
+fn switchover_reports_its_phases_and_a_dry_run_the_blockers() {
     let mut dev = Dev::start();
     let before = leader(&dev);
     let target = ["node-1", "node-2", "node-3"].into_iter().find(|name| *name != before).unwrap();
     let said = dev.done(&["switchover", target, "--dry-run"]);
     assert_eq!(said, format!("all preconditions hold: {target} can take over from {before}\n"));
-    assert_eq!(leader(&dev), before, "it was only asked");
+    assert_eq!(leader(&dev), before, "a dry run changes nothing");
 
     let said = dev.done(&["switchover", target]);
     let lines: Vec<&str> = said.lines().collect();
@@ -69,9 +69,9 @@ fn a_switchover_tells_its_phases_and_a_dry_run_what_speaks_against_it() {
     let again = json(&dev, &["switchover", target]);
     assert_eq!((&again["leader"], again["phases"].as_array().unwrap().len()), (&target.into(), 1), "{again}");
 
-    // A learner is refused at once, by name; so is nobody.
+    // A learner is refused at once, with its name; so is an unknown member.
     dev.start_blank();
-    dev.done(&["add-learner", &dev.nobody()]);
+    dev.done(&["add-learner", &dev.absent_member()]);
     let output = dev.ctl(&["switchover", "node-4", "--dry-run", "--output", "json"]);
     let outlook: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((output.status.code(), &outlook["leader"]), (Some(1), &target.into()));
@@ -102,7 +102,7 @@ fn keys_are_written_read_and_removed() {
 }
 
 #[test]
-fn doctor_finds_one_leader_and_a_snapshot_is_taken() {
+fn doctor_passes_and_a_snapshot_is_taken() {
     let dev = Dev::start();
     let checks = json(&dev, &["doctor"]);
     assert!(checks["checks"].as_array().unwrap().iter().all(|check| check["ok"] == true), "{checks}");
@@ -111,37 +111,37 @@ fn doctor_finds_one_leader_and_a_snapshot_is_taken() {
 }
 
 #[test]
-fn a_blank_node_becomes_a_learner_and_then_a_voter_that_can_lead() {
+fn blank_node_becomes_a_learner_then_a_voter_then_the_leader() {
     let mut dev = Dev::start();
     dev.start_blank();
-    let said = dev.done(&["add-learner", &dev.nobody()]);
+    let said = dev.done(&["add-learner", &dev.absent_member()]);
     assert_eq!(said, "node-4 is a learner, one of 4 members; next: heliosctl promote node-4\n");
     let node_4 = |key: &str| {
-        // A learner that catches up is a change, so the exit code is not always 0.
+        // While a learner catches up the health is "changing", so the exit code is not always 0.
         let output = dev.ctl(&["members", "--output", "json"]);
         let members = serde_json::from_slice::<Value>(&output.stdout).unwrap()["members"].take();
         let found = members.as_array().unwrap().iter().find(|member| member["name"] == "node-4");
         found.unwrap()[key].clone()
     };
     assert_eq!(node_4("role"), "Learner");
-    let output = dev.ctl(&["add-learner", &dev.nobody()]);
+    let output = dev.ctl(&["add-learner", &dev.absent_member()]);
     let error = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.code() == Some(1) && error.contains("belongs to cluster"), "{error}");
 
-    assert_eq!(dev.done(&["promote", "node-4"]), "node-4 votes, one of 4 voters\n");
-    let again = "node-4 votes already; heliosctl transfer node-4 makes it lead\n";
+    assert_eq!(dev.done(&["promote", "node-4"]), "node-4 is a voter, one of 4 voters\n");
+    let again = "node-4 is a voter already; heliosctl transfer node-4 makes it the leader\n";
     assert_eq!(dev.done(&["promote", "node-4"]), again);
     dev.done(&["transfer", "node-4"]);
     assert_eq!(node_4("role"), "Leader");
 }
 
 #[test]
-fn a_member_goes_and_the_leader_gives_way_first() {
+fn removed_leader_steps_down_first() {
     let dev = Dev::start();
     let gone = leader(&dev);
     let said = dev.done(&["remove", &gone]);
     assert!(said.starts_with(&format!("{gone} is removed, 2 members stay")), "{said}");
-    // Its process goes on, says that it was removed, and is not what one would call healthy.
+    // Its process still runs, reports that it was removed, and counts as unhealthy.
     let output = dev.ctl(&["members", "--output", "json"]);
     assert_eq!(output.status.code(), Some(1));
     let members: Value = serde_json::from_slice(&output.stdout).unwrap();

@@ -1,4 +1,4 @@
-//! A member with certificates and users, made and asked with this program alone.
+//! A member with certificates and users, which were created by heliosctl alone.
 
 use std::net::TcpStream;
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::dev::{ctl, free_ports, heliosd};
 
-/// Of `secret`.
+/// SHA-256 of the password `secret`.
 const HASH: &str = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
 
 struct Member(Child);
@@ -54,7 +54,7 @@ fn error(output: &Output) -> String {
 }
 
 #[test]
-fn certificates_are_made_shown_and_asked_for() {
+fn heliosctl_creates_and_presents_certificates_and_authenticates() {
     let (dir, (offset, _ports)) = (tempfile::tempdir().unwrap(), free_ports());
     let path = |name: &str| dir.path().join(name).display().to_string();
     for name in ["member", "me"] {
@@ -66,27 +66,27 @@ fn certificates_are_made_shown_and_asked_for() {
     let endpoint = format!("127.0.0.1:{}", 7000 + offset);
     let (ca, cert, key) = (path("ca.crt"), path("me.crt"), path("me.key"));
     let with = ["--endpoint", &endpoint, "--cacert", &ca, "--cert", &cert, "--key", &key];
-    // It tells its client address a moment after it begins.
+    // The member registers its client address a moment after its start.
     let status = (0..100).map(|_| ctl(&[&with[..], &["status"]].concat())).find(|output| {
         std::thread::sleep(Duration::from_millis(100));
         output.status.success()
     });
     assert!(String::from_utf8(status.expect("it is healthy").stdout).unwrap().contains("HEALTHY"));
 
-    let told = error(&ctl(&["--endpoint", &endpoint, "snapshot", "node-1"]));
-    assert!(told.contains("no leader"), "{told}");
-    let told = String::from_utf8(ctl(&["--endpoint", &endpoint, "status"]).stdout).unwrap();
-    assert!(told.contains("speaks TLS only") && told.contains("--cacert"), "{told}");
+    let message = error(&ctl(&["--endpoint", &endpoint, "snapshot", "node-1"]));
+    assert!(message.contains("no leader"), "{message}");
+    let message = String::from_utf8(ctl(&["--endpoint", &endpoint, "status"]).stdout).unwrap();
+    assert!(message.contains("speaks TLS only") && message.contains("--cacert"), "{message}");
     let without = ["--endpoint", &endpoint, "--cacert", &ca, "status"];
-    let told = String::from_utf8(ctl(&without).stdout).unwrap();
-    assert!(told.contains("asks for a certificate, and none was shown"), "{told}");
+    let message = String::from_utf8(ctl(&without).stdout).unwrap();
+    assert!(message.contains("asks for a certificate, and none was shown"), "{message}");
 
     std::fs::write(path("password"), "secret\n").unwrap();
     let user = ["--user", "app", "--password-file", &path("password")];
     let done = ctl(&[&with[..], &["set", "k", "v"], &user].concat());
     assert_eq!((done.status.code(), done.stdout.as_slice()), (Some(0), b"OK\n".as_slice()), "{done:?}");
-    let told = error(&ctl(&[&with[..], &["get", "k"]].concat()));
-    assert!(told.contains("NOAUTH") && told.contains("--password-file"), "{told}");
-    let told = error(&ctl(&[&with[..], &["get", "k", "--user", "app", "--password", "wrong"]].concat()));
-    assert!(told.contains("WRONGPASS"), "{told}");
+    let message = error(&ctl(&[&with[..], &["get", "k"]].concat()));
+    assert!(message.contains("NOAUTH") && message.contains("--password-file"), "{message}");
+    let message = error(&ctl(&[&with[..], &["get", "k", "--user", "app", "--password", "wrong"]].concat()));
+    assert!(message.contains("WRONGPASS"), "{message}");
 }

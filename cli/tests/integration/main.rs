@@ -1,4 +1,4 @@
-//! The program as its user runs it, against a real `heliosd dev`.
+//! Runs heliosctl as a user does, against a real `heliosd dev`.
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 mod dev;

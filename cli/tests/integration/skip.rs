@@ -1,4 +1,4 @@
-//! A log entry that ends its member, and the way past it.
+//! `log skip` for a log entry that ends the process of its member.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -10,7 +10,7 @@ use crate::dev::{ctl, free_ports, heliosd};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Ended with the test, whatever becomes of it.
+/// A process that is ended with the test, even when the test panics.
 struct Member(Child);
 
 impl Member {
@@ -64,7 +64,8 @@ fn log_skip_makes_the_entry_that_ends_a_member_a_no_op() {
     let mut member = Member::start(dir.path());
     eventually("a write is taken", || done(&["set", "kept", "1"]));
     drop(words(&["set", "poison", "1"]));
-    // Met once, and tried twice more.
+    // The process ends when it first applies the entry, and in two tries after a restart; then it holds the
+    // entry.
     let held = eventually("the member holds the entry", || {
         if member.0.try_wait().unwrap().is_some() {
             member = Member::start(dir.path());

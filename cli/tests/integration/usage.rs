@@ -1,4 +1,4 @@
-//! What is said when it cannot be done: one line, and what to do.
+//! Errors: one line, with the remedy.
 
 use crate::dev::ctl;
 
@@ -9,8 +9,8 @@ fn error(words: &[&str]) -> (i32, String) {
 }
 
 #[test]
-fn nobody_there_is_unknown() {
-    // Port 9 (discard) is listened on by nobody.
+fn unreachable_cluster_is_unknown() {
+    // Nothing listens on port 9 (discard).
     let output = ctl(&["--endpoint", "127.0.0.1:9", "status"]);
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(2), "{text}");
@@ -21,7 +21,7 @@ fn nobody_there_is_unknown() {
 }
 
 #[test]
-fn a_command_line_that_makes_no_sense_is_not_taken_for_down() {
+fn invalid_command_line_exits_with_64() {
     for words in
         [&["staus"][..], &["status", "--endpont", "x"], &["transfer"], &["--request-timeout", "5", "status"]]
     {
@@ -31,7 +31,7 @@ fn a_command_line_that_makes_no_sense_is_not_taken_for_down() {
 }
 
 #[test]
-fn without_kubernetes_it_says_where_to_find_one() {
+fn error_without_kubernetes_names_the_alternatives() {
     let (code, text) = error(&["--kubeconfig", "does-not-exist", "status"]);
     assert_eq!(code, 2);
     assert!(text.contains("set KUBECONFIG or --kubeconfig, or name members with --endpoint"), "{text}");
@@ -44,7 +44,7 @@ fn without_kubernetes_it_says_where_to_find_one() {
 }
 
 #[test]
-fn completion_knows_the_commands() {
+fn completion_script_contains_the_commands() {
     let output = ctl(&["completion", "bash"]);
     assert!(output.status.success() && String::from_utf8(output.stdout).unwrap().contains("add-learner"));
 }

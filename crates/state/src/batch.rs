@@ -1,4 +1,4 @@
-//! Entries that are applied together and published at once.
+//! Entries that are applied together and published in one step.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,27 +16,28 @@ use super::txn::{Changes, Txn};
 use super::watch::Changed;
 use helios_proto::Error;
 
-/// The published state with some entries more. Readers see them all when [`Batch::publish`] is called; dropped without
-/// it, the batch has changed nothing. Keeps others from publishing.
+/// A copy of the published state to which entries are applied. Readers see all of them when
+/// [`Batch::publish`] is called; a batch that is dropped without it changes nothing. Holds the writer lock of
+/// the published state.
 #[must_use = "nothing is applied until the batch is published"]
 pub struct Batch<'s> {
     store: &'s Store,
     writer: Writer<'s>,
     state: State,
     changed: Vec<Changed>,
-    /// Earliest expiry that was written.
+    /// Earliest expiry written by the batch, milliseconds since the Unix epoch.
     earliest_expiry_ms: Option<u64>,
 }
 
 impl Store {
-    /// Begins to apply entries. Only the apply thread calls.
+    /// Starts a batch. Called by the apply thread only.
     pub fn batch(&self) -> Batch<'_> {
         let writer = self.inner.published.writer();
         let state = self.inner.published.peek(State::clone);
         Batch { store: self, writer, state, changed: Vec::new(), earliest_expiry_ms: None }
     }
 
-    /// Executes the entry at `index` alone; see [`Batch::apply`].
+    /// Applies and publishes the entry at `index`; see [`Batch::apply`].
     pub fn apply(&self, index: u64, term: u64, command: &Command) -> Reply {
         let mut batch = self.batch();
         let reply = batch.apply(index, term, command);
@@ -44,14 +45,14 @@ impl Store {
         reply
     }
 
-    /// [`Batch::apply_empty`], published at once.
+    /// Calls [`Batch::apply_empty`] and publishes the result.
     pub fn apply_empty(&self, index: u64, term: u64) {
         let mut batch = self.batch();
         batch.apply_empty(index, term);
         batch.publish();
     }
 
-    /// [`Batch::apply_membership`], published at once.
+    /// Calls [`Batch::apply_membership`] and publishes the result.
     pub fn apply_membership(&self, index: u64, term: u64, membership: Membership) {
         let mut batch = self.batch();
         batch.apply_membership(index, term, membership);
@@ -62,8 +63,8 @@ impl Store {
 impl Batch<'_> {
     /// Executes the entry at `index`.
     ///
-    /// A command that is refused comes back as an error in the reply. After an error of a fatal
-    /// code (see [`Store::failure`]) the entry was not applied and the node must restart.
+    /// A refused command returns an error in the reply. After an error with a fatal code (see
+    /// [`Store::failure`]) the entry was not applied and the node must restart.
     pub fn apply(&mut self, index: u64, term: u64, command: &Command) -> Reply {
         self.execute(index, term, command).unwrap_or_else(|error| {
             let kind = Some(Answer::Error(error.into()));
@@ -99,15 +100,15 @@ impl Batch<'_> {
         self.earliest_expiry_ms = self.earliest_expiry_ms.into_iter().chain(earliest_expiry_ms).min();
     }
 
-    /// Advances over an entry that holds nothing.
+    /// Advances the applied index over an entry without a command.
     pub fn apply_empty(&mut self, index: u64, term: u64) {
         self.advance(index, term, |_| {});
     }
 
-    /// Records a membership whose change is the entry at `index`.
+    /// Records the membership that the entry at `index` sets.
     ///
-    /// Of a member already known, what was registered through the log outlives an older copy of
-    /// it in `membership`.
+    /// The registration of a known member (disk, boot, address, format) is kept if the copy in
+    /// `membership` is older.
     pub fn apply_membership(&mut self, index: u64, term: u64, mut membership: Membership) {
         self.advance(index, term, |meta| {
             for member in &mut membership.members {
@@ -122,7 +123,7 @@ impl Batch<'_> {
     }
 
     fn advance(&mut self, index: u64, term: u64, change: impl FnOnce(&mut Meta)) {
-        // Past an entry that could not be applied nothing may be, not even an empty one.
+        // After an entry that could not be applied, no further entry is, not even an empty one.
         if self.store.check().is_err() {
             return;
         }
@@ -137,7 +138,7 @@ impl Batch<'_> {
         Arc::clone(&self.state.meta.membership)
     }
 
-    /// Lets readers see all of it.
+    /// Publishes the batch: readers see all of its entries.
     pub fn publish(self) {
         let Self { store, writer, state, changed, earliest_expiry_ms } = self;
         let published = &store.inner.published;
@@ -145,21 +146,23 @@ impl Batch<'_> {
         if let Some(at_ms) = earliest_expiry_ms {
             published.floor().lower(at_ms);
         }
-        // After readers can see it, so that a watcher that is notified of a change finds it.
+        // After the state is published, so that a watcher that is notified of a change can read it.
         for changed in changed {
             store.inner.history.publish(changed);
         }
     }
 }
 
-/// A purge is bounded by its own number of records, and has to make progress however large they are.
+/// Returns the limits of the entry's budget. A purge has no budget: its own `limit` bounds the number of
+/// records, and it must make progress however large they are.
 fn limits_of(command: &Command) -> Result<Limits, Error> {
     let version = if matches!(command.op, Some(Op::PurgeExpired(_))) { 0 } else { command.budget };
     Limits::of_entry(version)
         .ok_or_else(|| Error::invalid("the entry's budget is of a newer build; upgrade this member"))
 }
 
-/// Ids are never reused, so `known` of the same id is the same member, and a later boot knows better.
+/// Copies the registration of `known` to `member` unless `member` is of a later boot. Member ids are never
+/// reused, so both are the same member.
 fn keep_registration(member: &mut Member, known: &Member) {
     if known.boot_epoch < member.boot_epoch {
         return;

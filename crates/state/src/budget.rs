@@ -1,8 +1,9 @@
-//! What one command or one log entry may cost, charged before the work is done (docs/reference/limits.md).
+//! The budget of a command or a log entry: limits of elements and bytes, charged before the work
+//! (docs/reference/limits.md).
 //!
-//! A record that is looked up or visited is one element; its key and value, and what is put into an answer or into the
-//! state, are bytes. An entry's limits are part of the log format: members that disagreed about them would end with
-//! different states. A read's limits belong to the node that answers it.
+//! A record that is looked up or visited counts as one element; its key and value, and everything added to an
+//! answer or to the state, count as bytes. The limits of an entry are part of the log format: members with
+//! different limits would diverge. The limits of a read are those of the node that answers it.
 
 use std::cell::Cell;
 
@@ -11,27 +12,29 @@ use helios_proto::v1::ErrorCode;
 use super::engines::EngineError;
 use helios_proto::Error;
 
-/// The first version of an entry's limits. An entry of format 5 and later names its version; one without was
-/// proposed by a build that had none.
+/// The first version of an entry's limits. An entry of log format 5 and later names its version; an entry
+/// without one was proposed by a build without limits.
 pub const ENTRY_BUDGET: u32 = 1;
 pub const MAX_ENTRY_ELEMENTS: u64 = 1 << 20;
 pub const MAX_ENTRY_BYTES: u64 = 128 << 20;
-/// Defaults of `reads.max_elements` and `reads.max_bytes`.
+/// Default of `reads.max_elements`.
 pub const MAX_READ_ELEMENTS: u64 = 2 << 20;
+/// Default of `reads.max_bytes`.
 pub const MAX_READ_BYTES: u64 = 256 << 20;
-/// What a read may cost on the thread of its connection. One that costs more starts again on a thread for long reads.
+/// Limits of a read on its connection's thread. A read that exceeds them is restarted on a thread for long
+/// reads.
 const SHORT_READ: Limits = Limits { elements: 1_024, bytes: 256 << 10, scope: Scope::Read };
-/// What an item of an answer takes beside its own bytes: the reply, and the frame that it becomes.
+/// Overhead in bytes of an item of an answer: the reply, and the frame that it is encoded as.
 pub(super) const ITEM_BYTES: u64 = 96;
-/// What a written record takes beside its own bytes: in the overlay, in the history of changes, and in the checkpoint.
+/// Overhead in bytes of a written record: in the overlay, in the history of changes, and in the checkpoint.
 pub(super) const RECORD_BYTES: u64 = 256;
 
-/// Whose limits they are, for the error message.
+/// The operation that the limits apply to; selects the error message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
     Entry,
     Read,
-    /// The answers of a transaction.
+    /// All answers of a transaction together.
     Answers,
 }
 
@@ -46,7 +49,7 @@ impl Limits {
     pub const DEFAULT_READ: Self =
         Self { elements: MAX_READ_ELEMENTS, bytes: MAX_READ_BYTES, scope: Scope::Read };
 
-    /// Of an entry that names `version`; `None` if this build does not know it.
+    /// Returns the limits of an entry that names `version`; `None` if this build does not know the version.
     pub fn of_entry(version: u32) -> Option<Self> {
         match version {
             0 => Some(Self { elements: u64::MAX, bytes: u64::MAX, scope: Scope::Entry }),
@@ -58,13 +61,13 @@ impl Limits {
     }
 }
 
-/// What was charged so far, and how far it may go.
+/// The charges so far, and their limits.
 #[derive(Debug, Clone)]
 pub(super) struct Budget {
     limits: Limits,
     elements: Cell<u64>,
     bytes: Cell<u64>,
-    /// Of a charge that its caller could not refuse.
+    /// The first charge over the limits that was made by [`Budget::charge_later`].
     overdrawn: Cell<Option<OverBudget>>,
 }
 
@@ -86,27 +89,27 @@ impl Budget {
         Ok(())
     }
 
-    /// Charges what is bounded otherwise already, such as a write of what was read: if it does not fit, the next charge
-    /// and [`Budget::settle`] fail.
+    /// Charges work that has another bound, such as the write of a value that was read. If the charge exceeds
+    /// the limits, the next charge and [`Budget::settle`] fail.
     pub fn charge_later(&self, elements: u64, bytes: u64) {
         if let Err(over) = self.charge(elements, bytes) {
             self.overdrawn.set(Some(over));
         }
     }
 
-    /// Refuses if any charge so far did not fit.
+    /// Fails if any charge so far exceeded the limits.
     pub fn settle(&self) -> Result<(), OverBudget> {
         self.overdrawn.get().map_or(Ok(()), Err)
     }
 }
 
-/// Of an answer that is gathered from several looks at the state: of a transaction, whose commands have budgets of their
-/// own, or of a walk over the keys.
+/// The budget of an answer that is assembled from several reads of the state: of a transaction, whose
+/// commands have separate budgets, or of an iteration over the keys.
 #[derive(Debug)]
 pub struct AnswerBudget(Budget);
 
 impl AnswerBudget {
-    /// `limits`: of a read.
+    /// Creates the budget of a transaction's answers from the `limits` of a read.
     pub fn of_transaction(limits: Limits) -> Self {
         Self(Budget::new(Limits { scope: Scope::Answers, ..limits }))
     }
@@ -115,23 +118,23 @@ impl AnswerBudget {
         Self(Budget::new(limits))
     }
 
-    /// Charges what is kept from now on: so many replies, and their bytes.
+    /// Charges `parts` replies of `bytes` in total, which the answer keeps.
     ///
     /// # Errors
-    /// When it does not fit, or an earlier one did not: the answer is to be dropped.
+    /// When this or an earlier charge exceeds the limits: the answer must be dropped.
     pub fn charge(&mut self, parts: usize, bytes: usize) -> Result<(), Error> {
         self.0.charge_later(parts as u64, bytes as u64);
         self.check()
     }
 
     /// # Errors
-    /// When an answer did not fit: nothing more is to be executed for it.
+    /// When a charge exceeded the limits: no further command is executed for this answer.
     pub fn check(&mut self) -> Result<(), Error> {
         Ok(self.0.settle()?)
     }
 }
 
-/// A charge that did not fit.
+/// A charge over the limits; the flag says whether the elements exceed them, else the bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct OverBudget(Limits, bool);
 
@@ -157,7 +160,7 @@ impl From<OverBudget> for Error {
 }
 
 impl Limits {
-    /// What a read may cost on the thread of its connection.
+    /// Returns these limits, reduced to those of a read on its connection's thread.
     pub fn short(&self) -> Self {
         let Self { elements, bytes, .. } = SHORT_READ;
         Self { elements: elements.min(self.elements), bytes: bytes.min(self.bytes), scope: self.scope }
@@ -168,7 +171,7 @@ impl Limits {
     }
 }
 
-/// Why a transaction could not look at the state.
+/// The reason why a transaction could not read the state.
 #[derive(Debug)]
 pub(super) enum Halt {
     Engine(EngineError),

@@ -1,4 +1,4 @@
-//! Moving the overlay into the engine, the engine into a snapshot, and a snapshot into an engine.
+//! Checkpoint (overlay to engine), snapshot (engine to file) and restore (file to a new engine).
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,9 +17,9 @@ use super::{Applied, SnapshotMeta, StateError, Store, journal, recovery};
 use crate::faults;
 use helios_storage::disk::SetApart;
 
-/// A restore writes to the engine in batches of about this size.
+/// Approximate size of the batches in which a restore writes to the engine.
 const RESTORE_BATCH_BYTES: usize = 4 << 20;
-/// Room that a checkpoint leaves, in bytes: for what an engine writes beside the pairs, and for the
+/// Free space in bytes that a checkpoint needs beyond its writes: for the engine's overhead, and for the
 /// few small files without which a node does not start.
 const HEADROOM_BYTES: u64 = 8 << 20;
 
@@ -30,16 +30,16 @@ struct Planned {
     record: Record,
     writes: Vec<RawWrite>,
 }
-/// Each has little more than a kilobyte.
+/// Maximum number of records in a batch of a restore; a record has little more than a kilobyte.
 const RESTORE_BATCH_REQUESTS: usize = 4_096;
 
 impl Store {
-    /// Moves what is applied into the engine and returns, once it survives a power cut, how far
-    /// that is. Only the checkpoint thread calls; entries are applied and read meanwhile.
+    /// Writes the applied state to the engine and returns its applied index once it is durable. Called by
+    /// the checkpoint thread only; entries are applied and read meanwhile.
     ///
-    /// An error that [`StateError::is_disk_full`] has changed nothing: to be called again when there
-    /// is room. After every other one each further checkpoint is refused until the node restarts;
-    /// applying and reading go on, and the log must be kept from the last success on.
+    /// An error with [`StateError::is_disk_full`] changed nothing: call again when space is free. After any
+    /// other error all further checkpoints fail until the node restarts; entries are still applied and read,
+    /// and the log must be kept from the last successful checkpoint on.
     pub fn checkpoint(&self) -> Result<Applied, StateError> {
         self.check()?;
         let mut image = self.inner.image();
@@ -49,7 +49,7 @@ impl Store {
         if !self.is_behind(&image) {
             return Ok(image.record.meta.applied);
         }
-        // What is asked room for must not grow any more.
+        // Frozen before the space check, so that the overlay cannot grow after it.
         let frozen = self.freeze();
         let room = self.check_room(&image, &frozen)?;
         let _set_apart = SetApart::new(self.inner.disk.as_ref(), room);
@@ -72,9 +72,9 @@ impl Store {
         state.frozen.is_some() || state.meta.applied != image.record.meta.applied
     }
 
-    /// Bytes for the journal, which takes less than the overlay, and for the engine: sled writes up to
-    /// twice as much. Looked at before either is begun: an engine that meets a full disk in the middle is
-    /// of no use until a restart.
+    /// Checks the disk space for a checkpoint and returns the bytes it needs: the journal is smaller than the
+    /// overlay, and sled writes up to twice the overlay. Checked before either is written: an engine that
+    /// meets a full disk in the middle of a write is unusable until a restart.
     fn check_room(&self, image: &Image, frozen: &Frozen) -> Result<u64, StateError> {
         let needed_bytes = 3 * frozen.overlay.bytes() as u64 + HEADROOM_BYTES;
         let Some(home) = &image.home else { return Ok(needed_bytes) };
@@ -82,7 +82,8 @@ impl Store {
         Ok(needed_bytes)
     }
 
-    /// The overlay to write. One whose checkpoint found no room is frozen still, and comes first.
+    /// Freezes the active overlay and returns it. An overlay whose checkpoint failed for lack of space is
+    /// still frozen, and is returned first.
     fn freeze(&self) -> Frozen {
         let published = &self.inner.published;
         let writer = published.writer();
@@ -94,19 +95,19 @@ impl Store {
         let next = State { active: Overlay::default(), frozen: Some(frozen.clone()), ..state };
         let earlier = published.publish_epoch(&writer, next);
         drop(writer);
-        // The engine changes in place: every reader of it without this overlay has to be done.
+        // The engine is modified in place: wait for all readers of a state without the frozen overlay.
         earlier.wait();
         frozen
     }
 
-    /// What the checkpoint will write, and its journal, durably: up to here the engine is untouched.
+    /// Computes the writes of the checkpoint and makes their journal durable. Does not modify the engine.
     fn plan(&self, image: &Image, frozen: Frozen) -> Result<Planned, StateError> {
         let Frozen { overlay, meta } = frozen;
         let mut record = Record { meta, digest: image.record.digest };
         let mut generation = image.generation;
         let mut engine = self.inner.state().engine.clone();
         if faults::replaces_engine(overlay.is_cleared()) {
-            // A new engine in place of removing every key: atomic, and it gives the disk back.
+            // A new engine instead of a removal for every key: atomic, and it frees the disk space.
             (generation, engine) = self.next_generation(image)?;
             record.digest = Digest::default();
         }
@@ -135,14 +136,15 @@ impl Store {
         Ok(Planned { generation, engine, record, writes })
     }
 
-    /// After a plan that failed: a full disk is waited for, with the overlay left frozen.
+    /// Cleans up after a failed plan. On a full disk the overlay stays frozen for the next attempt; any other
+    /// error ends all checkpoints.
     fn abandon(&self, image: &mut Image, error: &StateError) {
         if !error.is_disk_full() {
             image.failure = Some(error.to_string());
         } else if let Some(home) = &image.home
             && let Err(error) = home.remove_journal()
         {
-            tracing::warn!(%error, "cannot remove half a journal; the next checkpoint writes over it");
+            tracing::warn!(%error, "cannot remove an incomplete journal; the next checkpoint overwrites it");
         }
     }
 
@@ -160,14 +162,14 @@ impl Store {
         let earlier = published.publish_epoch(&writer, next);
         drop(writer);
         earlier.wait();
-        // Tens of megabytes; here, on the checkpoint thread, nothing waits for it.
+        // Tens of megabytes are freed; nothing waits for the checkpoint thread.
         drop((frozen, written));
         self.remove_replaced(image);
         Ok(applied)
     }
 
-    /// Writes what was last checkpointed to the file `path`, whole or not at all. Only the
-    /// checkpoint thread calls.
+    /// Writes the last checkpoint to the snapshot file `path`, completely or not at all. Called by the
+    /// checkpoint thread only.
     pub fn write_snapshot(&self, path: &Path) -> Result<SnapshotMeta, StateError> {
         self.check()?;
         let image = self.inner.image();
@@ -191,10 +193,10 @@ impl Store {
         SnapshotMeta::read(self.inner.disk.as_ref(), path)
     }
 
-    /// Replaces the whole state by the snapshot file. Returns once that survives a power cut; a
-    /// crash before leaves the old state. Only the apply thread calls.
+    /// Replaces the whole state by the snapshot file; durable when it returns. A crash before leaves the
+    /// old state. Called by the apply thread only.
     ///
-    /// Refuses a damaged file and one older than the applied index, changing nothing.
+    /// Rejects a damaged file and one older than the applied index, changing nothing.
     pub fn restore(&self, snapshot: &Path) -> Result<SnapshotMeta, StateError> {
         self.check()?;
         let mut image = self.inner.image();
@@ -219,8 +221,8 @@ impl Store {
         Ok(loaded)
     }
 
-    /// Sets the state aside and begins blank: for an applied index that the log does not reach
-    /// (docs/design/node.md, pitfall 10). Only the apply thread calls.
+    /// Sets the state aside and starts with a blank one: for an applied index beyond the end of the log
+    /// (docs/design/node.md, pitfall 10). Called by the apply thread only.
     pub fn discard(&self, reason: &str) -> Result<(), StateError> {
         let mut image = self.inner.image();
         let (next, engine) = self.next_generation(&image)?;
@@ -241,7 +243,7 @@ impl Store {
         }
     }
 
-    /// Publishes another state altogether, and drops the one before once nobody reads it any more.
+    /// Publishes a different state, and drops the previous one once no reader holds it.
     fn replace(&self, next: State) {
         let published = &self.inner.published;
         let writer = published.writer();
@@ -253,7 +255,7 @@ impl Store {
         drop((engine, frozen, active));
     }
 
-    /// A blank engine under the number after `image`'s.
+    /// Opens a blank engine in the generation after that of `image`.
     fn next_generation(&self, image: &Image) -> Result<(u64, Arc<dyn StateEngine>), StateError> {
         let next = image.generation + 1;
         let engine: Arc<dyn StateEngine> = match &image.home {
@@ -266,7 +268,7 @@ impl Store {
         Ok((next, engine))
     }
 
-    /// Makes `generation`, which holds what `record` says, the one that counts.
+    /// Makes `generation`, whose content `record` describes, the current one.
     fn commit(&self, image: &mut Image, generation: u64, record: Record) -> Result<(), StateError> {
         if let Some(home) = &image.home
             && !(image.is_committed && generation == image.generation)
@@ -284,7 +286,7 @@ impl Store {
             && let Err(error) =
                 home.remove_journal().and_then(|()| home.remove_generations_but(Some(image.generation)))
         {
-            tracing::warn!(%error, "cannot remove what a checkpoint replaced; the next one tries again");
+            tracing::warn!(%error, "cannot remove the files that a checkpoint replaced; the next one retries");
         }
     }
 }
@@ -294,7 +296,8 @@ fn has_any(engine: &dyn StateEngine, start: &[u8], end: &[u8]) -> Result<bool, S
     Ok(first.map_err(StateError::engine("read"))?.is_some())
 }
 
-/// Writes every key, and refuses to spread a damaged engine: its content must add up.
+/// Writes every key and record to the snapshot. Fails if the content does not match the digest in `record`: a
+/// damaged engine must not be sent to other members.
 fn write_pairs(writer: &mut Writer, engine: &dyn StateEngine, record: &Record) -> Result<(), StateError> {
     let mut digest = Digest::default();
     for pair in engine.range(b"", None) {
@@ -306,19 +309,20 @@ fn write_pairs(writer: &mut Writer, engine: &dyn StateEngine, record: &Record) -
         if value::is_data_key(&key) {
             writer.pair(&value::user_key(&key), &value)?;
         } else if value::is_record_key(&key) {
-            // After all keys, since its prefix sorts after theirs.
+            // After all keys, because the prefixes of records sort after that of keys.
             writer.pair(&key, &value)?;
         }
     }
     if digest != record.digest {
         return Err(StateError::Damaged(
-            "its content does not add up to its record; restart the node".to_owned(),
+            "its content does not match the digest in its record; restart the node".to_owned(),
         ));
     }
     Ok(())
 }
 
-/// Fills a blank engine with a snapshot and the expiry index that belongs to it, the record last.
+/// Fills a blank engine with the content of a snapshot and the derived expiry index. The record is written
+/// last.
 fn load_pairs(
     mut reader: Reader,
     engine: &dyn StateEngine,
@@ -333,8 +337,7 @@ fn load_pairs(
         written
     };
     while let Some((key, raw)) = reader.next_pair()? {
-        let value =
-            Value::decode(raw.clone()).ok_or_else(|| reader.bad("it holds a value of an unknown format"))?;
+        let value = Value::decode(raw.clone()).ok_or_else(|| reader.bad("a value has an unknown format"))?;
         let expiry = value.expire_at_ms.map(|at_ms| (value::expiry_key(at_ms, &key), Bytes::new()));
         for (key, value) in [(value::data_key(&key), raw)].into_iter().chain(expiry) {
             digest.add(&key, &value);
@@ -359,7 +362,7 @@ fn load_pairs(
         }
     }
     if digest != record.digest {
-        return Err(reader.bad("its content does not add up to its header"));
+        return Err(reader.bad("its content does not match the digest in its header"));
     }
     let meta = reader.finish()?;
     writes.push((Record::key(), Some(record.encode())));

@@ -1,9 +1,9 @@
 //! Hashes, sets, lists and sorted sets: a header under the key, and a record for each element under the
-//! collection's id, so that a command costs what it touches and not what the key holds.
+//! collection's id. The cost of a command depends on the elements it touches, not on the size of the key.
 //!
-//! The header counts the elements. An id is never used twice, so that a key that is deleted, or gets
-//! another value, only leaves its id as garbage, which [`sweep`] removes in bounded pieces; and a key that
-//! is renamed takes its id along. A list has no gaps: its elements are numbered from `first` on.
+//! The header counts the elements. An id is never reused: a key that is deleted or overwritten leaves only
+//! its id as garbage, whose elements [`sweep`] removes in bounded steps, and a renamed key keeps its id. A
+//! list has no gaps: its elements are numbered from `first` on.
 
 use bytes::{Buf, BufMut, Bytes};
 
@@ -13,25 +13,25 @@ use super::engines::EngineError;
 use super::txn::Txn;
 use super::value::{self, ID_BYTES, Kind, Value};
 
-/// A collection that a command works on; [`Collection::save`] writes its header.
+/// A collection while a command modifies it; [`Collection::save`] writes its header.
 #[derive(Debug, Clone)]
 pub(super) struct Collection {
     key: Bytes,
     kind: Kind,
     id: Bytes,
-    /// Elements.
+    /// Number of elements.
     pub count: u64,
     /// Number of a list's first element.
     pub first: i64,
-    /// What the key held before.
+    /// Value of the key before the command.
     old: Option<Value>,
 }
 
-/// An element's name within its collection, and what is kept under it.
+/// An element: its name within the collection, and its data.
 pub(super) type Element = (Bytes, Bytes);
 
 impl Collection {
-    /// `None` if there is no such key; refuses one of another kind.
+    /// Loads the collection of `key`; `None` if there is no such key. Fails if the key has another type.
     pub fn find(txn: &mut Txn<'_>, key: &Bytes, kind: Kind) -> Result<Option<Self>, Failure> {
         match txn.load(key)? {
             None => Ok(None),
@@ -47,7 +47,7 @@ impl Collection {
         })
     }
 
-    /// An empty one in place of whatever the key holds.
+    /// Removes the value of `key`, whatever its type, and returns an empty collection for it.
     pub fn in_place_of_any(txn: &mut Txn<'_>, key: &Bytes, kind: Kind) -> Result<Self, Halt> {
         let mut old = txn.load(key)?;
         if let Some(old) = &mut old {
@@ -71,7 +71,7 @@ impl Collection {
         Ok(Self { key: key.clone(), kind: value.kind, id, count, first, old: Some(value) })
     }
 
-    /// An element, by its name.
+    /// Returns the data of the element `name`.
     pub fn get(&self, txn: &Txn<'_>, name: &[u8]) -> Result<Option<Bytes>, Halt> {
         txn.now(&self.raw(name))
     }
@@ -84,8 +84,8 @@ impl Collection {
         txn.put_raw(self.raw(name), None);
     }
 
-    /// Elements in the order of their names, from `start` on to `end` (exclusive, in a byte string that sorts as
-    /// names do; `None`: to the last).
+    /// Returns the elements in the order of their names, from `start` (inclusive) to `end` (exclusive;
+    /// `None`: to the last).
     pub fn range<'t>(
         &self,
         txn: &'t Txn<'_>,
@@ -98,7 +98,7 @@ impl Collection {
             .map(move |pair| pair.map(|(raw, data)| (raw.slice(prefix_bytes..), data)))
     }
 
-    /// Writes the header; a collection without elements is no key.
+    /// Writes the header; removes the key if the collection has no elements.
     pub fn save(self, txn: &mut Txn<'_>) {
         let Self { key, kind, id, count, first, old } = self;
         if count == 0 {
@@ -123,7 +123,7 @@ impl Collection {
     }
 }
 
-/// How many elements the collection that `value` heads has; `None` if it heads none.
+/// Returns the number of elements of the collection whose header is `value`; `None` for another type.
 pub(super) fn count_of(value: &Value) -> Option<u64> {
     let mut data = value.data.clone();
     value.collection_id()?;
@@ -131,7 +131,8 @@ pub(super) fn count_of(value: &Value) -> Option<u64> {
     data.try_get_u64().ok()
 }
 
-/// The first raw key after those of the elements of `id`: ids have one length, so none is the prefix of another.
+/// Returns the first raw key after the elements of `id`. All ids have one length, so none is a prefix of
+/// another.
 fn end_of(id: &[u8]) -> Vec<u8> {
     let mut end = value::element_prefix(id);
     while let Some(last) = end.pop() {
@@ -143,14 +144,14 @@ fn end_of(id: &[u8]) -> Vec<u8> {
     end
 }
 
-/// Removes at most `limit` elements of collections that no key heads any more; answers how many.
+/// Removes at most `limit` elements of collections that no key refers to any more; returns their number.
 pub(super) fn sweep(txn: &mut Txn<'_>, limit: usize) -> Result<usize, EngineError> {
     let mut swept = 0;
     while swept < limit {
         let first = txn.range_uncharged(value::GARBAGE_START, value::GARBAGE_END).next().transpose()?;
         let Some((mark, progress)) = first else { break };
         let id = mark.slice(1..);
-        // Going on behind what was removed last spares a walk over all that is gone.
+        // Continuing after the last removed element avoids iterating over the removals before it.
         let start = if progress.is_empty() { value::element_prefix(&id).into() } else { progress };
         let elements: Result<Vec<_>, _> = txn
             .range_uncharged(&start, &end_of(&id))
@@ -159,7 +160,7 @@ pub(super) fn sweep(txn: &mut Txn<'_>, limit: usize) -> Result<usize, EngineErro
             .collect();
         let elements = elements?;
         let is_done = elements.len() < limit - swept;
-        // A mark counts as one, so that many empty ones are bounded too.
+        // A garbage mark counts as one element, so that many marks without elements are bounded too.
         swept += elements.len().max(1);
         match elements.last() {
             Some(last) if !is_done => txn.put_raw(mark, Some(last.clone())),

@@ -1,4 +1,4 @@
-//! What each command of the log does. Every function depends on nothing but the entry and the
+//! Execution of each command in the log. Deterministic: every function depends only on the entry and the
 //! state before it, so that all members agree.
 
 use bytes::Bytes;
@@ -23,7 +23,7 @@ use helios_proto::Error;
 /// Longest decimal text of an i64: a sign and 19 digits.
 const MAX_INTEGER_LEN: usize = 20;
 
-/// Why a command has no answer.
+/// The reason why a command has no answer.
 #[derive(Debug)]
 pub(super) enum Failure {
     /// The command was applied and refused; every member refuses it alike.
@@ -55,7 +55,7 @@ impl From<Halt> for Failure {
 
 pub(super) type Outcome = Result<Answer, Failure>;
 
-/// Executes `command` on `txn`, whose changes count only if the answer is not a failure.
+/// Executes `command` on `txn`. The changes in `txn` must be dropped if it fails.
 pub(super) fn execute(txn: &mut Txn<'_>, command: &Command) -> Outcome {
     let outcome = match &command.op {
         Some(Op::Set(op)) => set(txn, op),
@@ -70,9 +70,11 @@ pub(super) fn execute(txn: &mut Txn<'_>, command: &Command) -> Outcome {
         Some(Op::Transaction(op)) => transaction::execute(txn, op),
         Some(Op::RegisterMember(op)) => register_member(txn, op),
         Some(Op::Apply(op)) => machine::apply(txn, op),
-        // What it does, it does to the entry that it names (`raft::unappliable`).
+        // It affects only the entry that it names (`raft::unappliable`).
         Some(Op::SkipEntry(_)) => Ok(Answer::Done(Done {})),
-        None => Err(invalid("the log entry holds no command that this version knows; upgrade this member")),
+        None => {
+            Err(invalid("the log entry holds a command that this version does not know; upgrade this member"))
+        }
     };
     txn.settle()?;
     txn.name_events(command);
@@ -118,7 +120,8 @@ fn delete(txn: &mut Txn<'_>, op: &Delete) -> Outcome {
     Ok(Answer::Integer(removed))
 }
 
-/// Redis counts a key without expiry as one that expires never (EXPIRE, Redis 7.0).
+/// Sets the expiry of a key under a condition. A key without expiry compares as one that never expires
+/// (EXPIRE, Redis 7.0).
 fn expire(txn: &mut Txn<'_>, op: &Expire) -> Outcome {
     let condition = ExpireCondition::try_from(op.condition)
         .map_err(|_| invalid("EXPIRE has a condition that this version does not know"))?;
@@ -195,8 +198,9 @@ fn purge_expired(txn: &mut Txn<'_>, op: &PurgeExpired) -> Outcome {
     Ok(Answer::Integer((keys.len() + swept) as i64))
 }
 
-/// Leaves the membership's index alone: who votes does not change, and a membership call that
-/// waits on that index must not fail because a member restarted.
+/// Records the disk, boot, format and client address of a member. Does not change the membership's index: the
+/// voters stay the same, and a membership change that compares that index must not fail because a member
+/// restarted.
 fn register_member(txn: &mut Txn<'_>, op: &RegisterMember) -> Outcome {
     if op.disk_id.is_empty() {
         return Err(invalid("a member cannot be registered without the id of its disk"));
@@ -215,8 +219,8 @@ fn register_member(txn: &mut Txn<'_>, op: &RegisterMember) -> Outcome {
     }
     if op.boot_epoch < member.boot_epoch {
         let message = format!(
-            "the disk of member {} went back from boot {} to {}: an old copy was restored; let it join as a new member",
-            op.id, member.boot_epoch, op.boot_epoch
+            "the disk of member {} has boot {}, after {}: an old copy was restored; let it join as a new member",
+            op.id, op.boot_epoch, member.boot_epoch
         );
         return Err(refused(ErrorCode::WrongMember, message));
     }
@@ -240,7 +244,7 @@ pub(super) fn wrong_type() -> Failure {
     refused(ErrorCode::WrongType, "Operation against a key holding the wrong kind of value")
 }
 
-/// The integers Redis takes: no plus sign, no leading zeros, no blanks, no "-0".
+/// Parses an integer as Redis does: no plus sign, no leading zeros, no blanks, no "-0".
 pub(super) fn parse_integer(data: &[u8]) -> Option<i64> {
     if data.len() > MAX_INTEGER_LEN {
         return None;

@@ -1,13 +1,13 @@
-//! Which writes were applied already: one that carries a [`RequestId`] is applied once and answered
-//! alike ever after (docs/design/node.md, pitfall 26).
+//! Deduplication of writes: a write with a [`RequestId`] is applied once, and every repetition gets the first
+//! answer (docs/design/node.md, pitfall 26).
 //!
-//! Two kinds of raw records, so that checkpoint, digest and snapshot carry them as they carry keys:
-//! `rc` + client holds when the client was last seen and with which sequence it began, `rs` + client's
-//! length + client + slot holds a sequence and its reply. A sequence has the slot of its remainder, so
-//! that a client's newest writes replace its oldest and nothing needs to be looked for.
+//! Two kinds of raw records, which checkpoint, digest and snapshot carry like keys: `rc` + client holds the
+//! time at which the client was last seen and its first sequence; `rs` + client's length + client + slot
+//! holds a sequence and its reply. The slot is the sequence modulo [`SLOTS`], so that a client's newest
+//! writes replace its oldest without a search.
 //!
-//! From log format 5 on an entry says where its write came from, and [`clients`] decides whose client makes
-//! room for a new one.
+//! From log format 5 on an entry carries the origin of its write, and [`clients`] chooses the client that is
+//! evicted for a new one.
 
 mod clients;
 
@@ -23,22 +23,23 @@ use crate::faults;
 use clients::{Group, Table};
 use helios_proto::Error;
 
-/// Clients remembered, those of members apart from the others.
+/// Maximum number of clients that are remembered; members' clients and other clients count separately.
 pub const MAX_CLIENTS: usize = 1_024;
-/// Writes remembered of one client.
+/// Number of writes that are remembered for each client.
 pub const SLOTS: u64 = 256;
 pub(super) const MAX_CLIENT_ID_BYTES: usize = 64;
-/// A longer reply is not kept. With the bounds above: at most 268 MB each for members and for others, about a tenth
-/// with usual replies.
+/// Maximum size of a reply that is kept. With the bounds above: at most 268 MB each for members' clients and
+/// for other clients, about a tenth of that with usual replies.
 const MAX_REPLY_BYTES: usize = 1_024;
-/// How exactly it is known when a client was last seen, so that not every write changes its record.
+/// Resolution of the time at which a client was last seen, so that not every write changes its record.
 const SEEN_STEP_MS: u64 = 10_000;
 
 const CLIENT: &[u8] = b"rc";
 const CLIENT_END: &[u8] = b"rd";
 const SLOT: &[u8] = b"rs";
 
-/// What `command` answers, and what it changes: nothing if it was applied before.
+/// Executes `command` unless it was applied before. Returns its reply (the first one, if repeated) and its
+/// changes.
 pub(super) fn execute_once<'a>(
     new_txn: impl Fn() -> Txn<'a>,
     command: &Command,
@@ -46,13 +47,13 @@ pub(super) fn execute_once<'a>(
     let Some(id) = &command.request_id else {
         return run(&new_txn, command).map(|(txn, reply)| (reply, txn.finish()));
     };
-    let looker = new_txn();
-    if let Some(refusal) = misnamed(id) {
-        return Ok((looker.reply(Answer::Error(refusal.into())), looker.finish()));
+    let lookup_txn = new_txn();
+    if let Some(refusal) = invalid_id(id) {
+        return Ok((lookup_txn.reply(Answer::Error(refusal.into())), lookup_txn.finish()));
     }
-    match find(&looker, id, command.origin.as_ref())? {
-        Found::Applied(reply) => Ok((faults::repeated(reply, &looker), looker.finish())),
-        Found::Forgotten => Ok((looker.reply(Answer::Error(forgotten(id).into())), looker.finish())),
+    match find(&lookup_txn, id, command.origin.as_ref())? {
+        Found::Applied(reply) => Ok((faults::repeated(reply, &lookup_txn), lookup_txn.finish())),
+        Found::Forgotten => Ok((lookup_txn.reply(Answer::Error(forgotten(id).into())), lookup_txn.finish())),
         Found::New(client) => {
             let (mut txn, reply) = run(&new_txn, command)?;
             let is_refused = matches!(reply.kind, Some(Answer::Error(_)));
@@ -64,7 +65,7 @@ pub(super) fn execute_once<'a>(
     }
 }
 
-/// A refused command changes nothing, but its refusal is an answer like any other.
+/// Executes `command`. A refusal becomes the reply, with a new transaction that holds no changes.
 fn run<'a>(new_txn: &impl Fn() -> Txn<'a>, command: &Command) -> Result<(Txn<'a>, Reply), EngineError> {
     let mut txn = new_txn();
     match command::execute(&mut txn, command) {
@@ -82,9 +83,9 @@ fn run<'a>(new_txn: &impl Fn() -> Txn<'a>, command: &Command) -> Result<(Txn<'a>
 
 enum Found {
     Applied(Reply),
-    /// It may have been applied, but what would tell is gone.
+    /// The write may have been applied, but the record that would prove it was evicted.
     Forgotten,
-    /// Never applied, by a client that is known or not.
+    /// The write was never applied; with the record of its client, if there is one.
     New(Option<Client>),
 }
 
@@ -102,7 +103,7 @@ fn find(txn: &Txn<'_>, id: &RequestId, origin: Option<&Origin>) -> Result<Found,
             return Ok(Found::Forgotten);
         }
     }
-    // What came before the first sequence may be of the time before the client was forgotten.
+    // A sequence below the client's first may have been applied before the client was evicted.
     let may_be_forgotten = id.retry && client.as_ref().is_none_or(|client| id.sequence < client.first);
     if may_be_forgotten && !is_named_since_last_eviction(txn, id, origin)? {
         return Ok(Found::Forgotten);
@@ -110,7 +111,8 @@ fn find(txn: &Txn<'_>, id: &RequestId, origin: Option<&Origin>) -> Result<Found,
     Ok(Found::New(client))
 }
 
-/// Whether no client of a member was forgotten since the write was named: had it been applied, it would be known.
+/// Whether no member's client was evicted since the member assigned the request id: the write's record would
+/// then still exist if it had been applied.
 fn is_named_since_last_eviction(
     txn: &Txn<'_>,
     id: &RequestId,
@@ -137,7 +139,7 @@ fn remember(
     if let Some(table) = Table::in_use(txn, origin.is_some())? {
         let group = Group::of(&id.client_id, origin);
         if client.as_ref().is_none_or(|client| is_stale(client) || client.group != group) {
-            table.saw(txn, &id.client_id, client.as_ref(), &group, now_ms)?;
+            table.record_write(txn, &id.client_id, client.as_ref(), &group, now_ms)?;
             let client = Client { seen_ms: now_ms, first, group };
             txn.put_raw(client_key(&id.client_id), Some(client.encode()));
         }
@@ -162,8 +164,8 @@ fn remember(
     Ok(())
 }
 
-/// Forgets the client that was silent for longest if there are as many as may be: up to log format 4, whose
-/// entries have to mean what they did.
+/// Evicts the client that was idle for longest if the table is full. Used for entries up to log format 4,
+/// whose meaning must not change.
 fn make_room(txn: &mut Txn<'_>) -> Result<(), EngineError> {
     let clients = txn.raw_range(CLIENT, CLIENT_END)?;
     if clients.len() < MAX_CLIENTS {
@@ -180,7 +182,7 @@ fn make_room(txn: &mut Txn<'_>) -> Result<(), EngineError> {
     forget(txn, &key[CLIENT.len()..])
 }
 
-/// Removes what is known of a client.
+/// Removes all records of a client.
 fn forget(txn: &mut Txn<'_>, client_id: &[u8]) -> Result<(), EngineError> {
     let slots = slots_of(client_id);
     let end = [&slots[..], &[u8::MAX; 2]].concat();
@@ -191,12 +193,14 @@ fn forget(txn: &mut Txn<'_>, client_id: &[u8]) -> Result<(), EngineError> {
     Ok(())
 }
 
+/// The record of a client.
 struct Client {
-    /// The log's clock, ms.
+    /// Time of its last write by the log's clock, milliseconds since the Unix epoch, to within
+    /// [`SEEN_STEP_MS`].
     seen_ms: u64,
-    /// The sequence it began with.
+    /// Its first sequence.
     first: u64,
-    /// Whose share of the clients it is in.
+    /// Group whose share of the table it counts for.
     group: Group,
 }
 
@@ -209,7 +213,7 @@ impl Client {
         [self.seen_ms.to_be_bytes(), self.first.to_be_bytes()].concat().into()
     }
 
-    /// One that was written in format 4 has no group.
+    /// Decodes a record; one written in log format 4 has no group.
     fn decode(client_id: &[u8], mut raw: &[u8]) -> Result<Self, EngineError> {
         let mut next = || raw.try_get_u64().map_err(|_| damaged());
         let (seen_ms, first) = (next()?, next()?);
@@ -218,7 +222,7 @@ impl Client {
     }
 }
 
-/// Whether a member chose the id, for writes that it sends on.
+/// Whether a member assigned the client id, for writes that it forwards.
 fn is_of_member(client_id: &[u8]) -> bool {
     client_id.first() == Some(&0)
 }
@@ -233,13 +237,13 @@ fn slot_key(client_id: &[u8], sequence: u64) -> Bytes {
     key.into()
 }
 
-/// What the keys of all slots of a client begin with; its length keeps one client's apart from
-/// those of another whose id begins alike.
+/// Returns the key prefix of all slots of a client. It includes the length of the id, so that a client whose
+/// id is a prefix of another's is distinct.
 fn slots_of(client_id: &[u8]) -> Vec<u8> {
     [SLOT, &[client_id.len() as u8], client_id].concat()
 }
 
-fn misnamed(id: &RequestId) -> Option<Error> {
+fn invalid_id(id: &RequestId) -> Option<Error> {
     let length = id.client_id.len();
     if length == 0 || length > MAX_CLIENT_ID_BYTES {
         return Some(Error::invalid(format!(
@@ -254,7 +258,7 @@ fn forgotten(id: &RequestId) -> Error {
         ErrorCode::OutcomeUnknown,
         format!(
             "outcome unknown: request {} of this client is no longer remembered, so it may have been applied; \
-             read the key before sending the write anew",
+             read the key before sending the write again",
             id.sequence
         ),
     )

@@ -1,4 +1,4 @@
-//! What can go wrong in the state, as its callers see it.
+//! Errors of the state.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,14 +16,14 @@ pub enum StateError {
     #[error("state engine failed to {doing}: {source}")]
     Engine { doing: &'static str, source: EngineError },
 
-    /// The directory's content contradicts itself; the log and the snapshots hold the truth.
+    /// The directory's content is inconsistent; it can be rebuilt from log and snapshots.
     #[error("state is damaged: {0}")]
     Damaged(String),
 
-    /// Nothing was changed; the same call may succeed once there is room.
+    /// The disk has too little free space. Nothing was changed; the same call may succeed later.
     #[error(
-        "no room to {doing}: {free_bytes} bytes are free on the volume of {}, {needed_bytes} are wanted; \
-         free some or enlarge it",
+        "no space to {doing}: {free_bytes} bytes are free on the volume of {}, {needed_bytes} are needed; \
+         free some or enlarge the volume",
         dir.display()
     )]
     NoRoom { doing: &'static str, dir: PathBuf, free_bytes: u64, needed_bytes: u64 },
@@ -31,17 +31,17 @@ pub enum StateError {
     #[error("state directory {} is in use by another process; stop that process first", .0.display())]
     InUse(PathBuf),
 
-    /// Names what is wrong with the file; the state was not changed.
+    /// The snapshot file is damaged or of an unknown format. The state was not changed.
     #[error("snapshot {} is not usable: {reason}", path.display())]
     BadSnapshot { path: PathBuf, reason: String },
 
     #[error("snapshot is of index {snapshot}, older than the applied index {applied}")]
     StaleSnapshot { snapshot: u64, applied: u64 },
 
-    #[error("the state machine of this program cannot go on: {0}")]
+    #[error("the embedded state machine failed: {0}")]
     Machine(String),
 
-    /// An earlier failure of the engine stopped this store; a restart opens or rebuilds it.
+    /// The engine failed earlier, which stopped this store; a restart opens or rebuilds it.
     #[error("state stopped after a failure of its engine ({0}); restart the node")]
     Stopped(String),
 }
@@ -59,7 +59,7 @@ impl StateError {
         Self::BadSnapshot { path: path.to_owned(), reason: reason.into() }
     }
 
-    /// Whether a full disk is to blame, so that waiting for room helps.
+    /// Whether the cause is a full disk, so that the call may succeed once space is free.
     pub fn is_disk_full(&self) -> bool {
         use io::ErrorKind::{QuotaExceeded, StorageFull};
         let is_full = |source: &io::Error| matches!(source.kind(), QuotaExceeded | StorageFull);
@@ -70,8 +70,8 @@ impl StateError {
         }
     }
 
-    /// Whether the stored state itself is to blame, so that rebuilding it helps. A full disk or a
-    /// missing permission is not: a blank state would fare no better.
+    /// Whether the cause is the stored state, so that a rebuild helps. A full disk or a missing permission is
+    /// not: a blank state would fail as well.
     pub fn is_damage(&self) -> bool {
         match self {
             Self::Damaged(_) => true,

@@ -1,34 +1,35 @@
-//! Which keyspace events clients want to hear of, in the letters of Redis's `notify-keyspace-events`.
+//! Selection of keyspace events by the letters of Redis's `notify-keyspace-events`.
 
 use std::fmt;
 use std::str::FromStr;
 
 use super::Event;
 
-/// Letters of classes in the order in which they are shown; the first ten are what `A` stands for. Nothing is ever
-/// told under `e` (evicted), `t` (streams), `d` (modules) and `m` (missed), which are taken so that tools may ask.
+/// Letters of the event classes in the order in which they are shown; `A` stands for the first ten. No event
+/// is ever published for `e` (evicted), `t` (streams), `d` (modules) and `m` (missed); they are accepted for
+/// tools that set them.
 const LETTERS: &[u8] = b"g$lshzxetdnKEm";
 const ALL: u16 = (1 << 10) - 1;
 
-/// None, by default.
+/// A set of event classes and channels; empty by default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct EventFilter(u16);
 
 impl EventFilter {
-    /// The letters to choose from, in the order in which Redis names them to who wrote another.
+    /// The valid letters, in the order of Redis's error message for an invalid one.
     pub const CHOICE: &str = "Ag$lshzxeKEtmdn";
 
-    /// Whether any event can be told at all: of some class, and in some way.
+    /// Whether any event is published: at least one class and one kind of channel are selected.
     pub fn is_on(self) -> bool {
         (self.by_key() || self.by_event()) && self.0 & (ALL | bit(b'n')) != 0
     }
 
-    /// On `__keyspace@0__:<key>`.
+    /// Whether events are published on `__keyspace@0__:<key>`.
     pub fn by_key(self) -> bool {
         self.has(b'K')
     }
 
-    /// On `__keyevent@0__:<event>`.
+    /// Whether events are published on `__keyevent@0__:<event>`.
     pub fn by_event(self) -> bool {
         self.has(b'E')
     }
@@ -42,13 +43,13 @@ impl EventFilter {
     }
 }
 
-/// 0 for a letter that stands for nothing.
+/// Returns the bit of a letter; 0 for an unknown letter.
 fn bit(letter: u8) -> u16 {
     LETTERS.iter().position(|known| *known == letter).map_or(0, |position| 1 << position)
 }
 
 impl FromStr for EventFilter {
-    /// The letter that stands for nothing.
+    /// The first unknown letter.
     type Err = char;
 
     fn from_str(letters: &str) -> Result<Self, char> {
@@ -80,17 +81,17 @@ mod tests {
 
     #[test]
     fn letters_are_shown_as_redis_does() {
-        for (said, shown) in
+        for (letters, shown) in
             [("", ""), ("gKE", "gKE"), ("KEA", "AKE"), ("$lshzxeKE", "$lshzxeKE"), ("EKn", "nKE")]
         {
-            assert_eq!(said.parse::<EventFilter>().unwrap().to_string(), shown, "{said}");
+            assert_eq!(letters.parse::<EventFilter>().unwrap().to_string(), shown, "{letters}");
         }
         assert_eq!("KEa".parse::<EventFilter>(), Err('a'));
         assert_eq!("Ké".parse::<EventFilter>(), Err('é'));
     }
 
     #[test]
-    fn it_is_on_with_a_class_and_a_way_to_tell() {
+    fn filter_is_on_with_a_class_and_a_channel() {
         let is_on = |letters: &str| letters.parse::<EventFilter>().unwrap().is_on();
         assert!(is_on("Kg") && is_on("EA") && is_on("En"));
         assert!(!is_on("") && !is_on("A") && !is_on("KE") && !is_on("Em"));

@@ -1,8 +1,9 @@
-//! What an entry did to keys, in the words of Redis's keyspace notifications: `lpush`, `del`, `expired`.
+//! Keyspace events of an entry, with the names of Redis's keyspace notifications: `lpush`, `del`, `expired`.
 //!
-//! Gathered while an entry is applied, if this member has clients that want to know, and no part of the state: members
-//! need not agree on it. A command says nothing of it by itself. What became of each key is noted where every command
-//! writes its keys ([`Txn::replace`](super::txn::Txn), `erase`), and the words of the command tell what to call it.
+//! Collected while an entry is applied, if a client of this member has subscribed to them. They are not part
+//! of the state: members need not agree on them. The functions of the commands do not produce events. The
+//! change of each key is noted where all commands write keys ([`Txn::replace`](super::txn::Txn), `erase`),
+//! and the event's name is derived from the command's name and arguments.
 
 use bytes::Bytes;
 use helios_proto::v1::command::Op;
@@ -10,37 +11,37 @@ use helios_proto::v1::{Call, Command};
 
 use super::calls;
 
-/// Of one key.
+/// A keyspace event of one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
     pub name: &'static str,
-    /// The letter under which clients ask for it (`notify-keyspace-events`).
+    /// Letter of its class in `notify-keyspace-events`.
     pub class: char,
     pub key: Bytes,
 }
 
-/// What became of a key.
+/// The kind of change of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fate {
-    /// There was none before.
+    /// The key did not exist before.
     Made,
     Changed,
     Removed,
-    /// Its time had passed.
+    /// The key's expiry had passed.
     Expired,
 }
 
-/// What is noted of the entry at hand.
+/// The changes and events of the current entry.
 #[derive(Debug, Default)]
 pub(super) struct Notes {
-    /// By the command at hand, in the order in which they came.
+    /// Changed keys of the current command, in order.
     fates: Vec<(Bytes, Fate)>,
     pub events: Vec<Event>,
 }
 
 impl Notes {
     pub fn note(&mut self, key: &[u8], fate: Fate) {
-        // What is done to a key in several steps is done in a row.
+        // A command changes a key in consecutive steps, so the last two notes suffice.
         let known = self.fates.iter_mut().rev().take(2).find(|(other, _)| other == key);
         match (known, fate) {
             (Some((_, known @ Fate::Removed)), Fate::Made) => *known = Fate::Changed,
@@ -50,25 +51,25 @@ impl Notes {
         }
     }
 
-    /// Names what `command`, which is done, did.
+    /// Turns the changes of `command`, which is complete, into events.
     pub fn name(&mut self, command: &Command) {
         for (key, fate) in std::mem::take(&mut self.fates) {
-            let mut tell = |(name, class)| self.events.push(Event { name, class, key: key.clone() });
+            let mut push_event = |(name, class)| self.events.push(Event { name, class, key: key.clone() });
             if fate == Fate::Expired {
-                tell(("expired", 'x'));
+                push_event(("expired", 'x'));
                 continue;
             }
             if fate == Fate::Made {
-                tell(("new", 'n'));
+                push_event(("new", 'n'));
             }
             let names = names(command, &key);
             names
                 .into_iter()
                 .flatten()
                 .filter(|name| fate != Fate::Removed || outlives_key(name))
-                .for_each(&mut tell);
+                .for_each(&mut push_event);
             if fate == Fate::Removed && !names.contains(&Some(RENAME_FROM)) {
-                tell(("del", 'g'));
+                push_event(("del", 'g'));
             }
         }
     }
@@ -78,7 +79,7 @@ type Name = (&'static str, char);
 
 const RENAME_FROM: Name = ("rename_from", 'g');
 
-/// What became of `key` by `command`: at most two things at once.
+/// Returns the names of the events of `key` by `command`: at most two.
 fn names(command: &Command, key: &Bytes) -> [Option<Name>; 2] {
     let one = |name, class| [Some((name, class)), None];
     match &command.op {
@@ -99,7 +100,7 @@ fn names_of_call(call: &Call, key: &Bytes) -> [Option<Name>; 2] {
     let Some(verb) = calls::find(&call.name) else { return [None; 2] };
     match verb.name {
         "getdel" => [None; 2],
-        "getex" => one(if says(args.get(1), "persist") { "persist" } else { "expire" }, 'g'),
+        "getex" => one(if is_word(args.get(1), "persist") { "persist" } else { "expire" }, 'g'),
         "copy" => one("copy_to", 'g'),
         "rename" | "renamenx" => [Some(if is_first { RENAME_FROM } else { ("rename_to", 'g') }), None],
         "restore" => one("restore", 'g'),
@@ -110,14 +111,14 @@ fn names_of_call(call: &Call, key: &Bytes) -> [Option<Name>; 2] {
         "smove" => one(if is_first { "srem" } else { "sadd" }, 's'),
         "lpushx" => one("lpush", 'l'),
         "rpushx" => one("rpush", 'l'),
-        "lmpop" => one(pop_of(says(behind_keys(args), "left")), 'l'),
-        "lmove" => moved(args, key, says(args.get(2), "left"), says(args.get(3), "left")),
+        "lmpop" => one(pop_of(is_word(behind_keys(args), "left")), 'l'),
+        "lmove" => moved(args, key, is_word(args.get(2), "left"), is_word(args.get(3), "left")),
         "rpoplpush" => moved(args, key, false, true),
-        "zadd" if args.iter().skip(1).take(MAX_OPTIONS).any(|word| says(Some(word), "incr")) => {
+        "zadd" if args.iter().skip(1).take(MAX_OPTIONS).any(|word| is_word(Some(word), "incr")) => {
             one("zincr", 'z')
         }
         "zincrby" => one("zincr", 'z'),
-        "zmpop" => one(if says(behind_keys(args), "min") { "zpopmin" } else { "zpopmax" }, 'z'),
+        "zmpop" => one(if is_word(behind_keys(args), "min") { "zpopmin" } else { "zpopmax" }, 'z'),
         name if name.starts_with(['l', 'r']) => one(name, 'l'),
         name if name.starts_with('s') => one(name, 's'),
         name if name.starts_with('h') => one(name, 'h'),
@@ -125,7 +126,7 @@ fn names_of_call(call: &Call, key: &Bytes) -> [Option<Name>; 2] {
     }
 }
 
-/// Of `ZADD`: they come before the scores.
+/// Maximum number of options of `ZADD`, which precede the scores.
 const MAX_OPTIONS: usize = 4;
 
 fn pop_of(left: bool) -> &'static str {
@@ -138,17 +139,18 @@ fn moved(args: &[Bytes], key: &Bytes, from_left: bool, to_left: bool) -> [Option
     [is(1).then_some((push, 'l')), is(0).then_some((pop_of(from_left), 'l'))]
 }
 
-/// The word behind a number and so many keys.
+/// Returns the argument after a count of keys and the keys.
 fn behind_keys(args: &[Bytes]) -> Option<&Bytes> {
     let count: usize = std::str::from_utf8(args.first()?).ok()?.parse().ok()?;
     args.get(count.checked_add(1)?)
 }
 
-fn says(word: Option<&Bytes>, keyword: &str) -> bool {
+fn is_word(word: Option<&Bytes>, keyword: &str) -> bool {
     word.is_some_and(|word| word.eq_ignore_ascii_case(keyword.as_bytes()))
 }
 
-/// Of a key that was given nothing but a new value, or a time that had passed, only its end is told.
+/// Whether the event `name` is published even if the command removed the key. A command that only sets a
+/// value or an expiry that has passed publishes only `del`.
 fn outlives_key((name, _): &Name) -> bool {
     !["copy_to", "expire", "persist", "set"].contains(name) && !name.ends_with("store")
 }

@@ -1,9 +1,9 @@
 //! The store's directory.
 //!
-//! An engine lives in a numbered generation; `CURRENT` names the one that counts. What replaces
-//! all keys at once (a restore, FLUSHALL) fills the next generation and then renames a new
-//! `CURRENT` into place, so that a crash leaves the old state or the new one, never half. A
-//! checkpoint within a generation is made whole by the journal `REDO`.
+//! An engine is stored in a numbered generation; `CURRENT` names the current one. An operation that
+//! replaces all keys (a restore, FLUSHALL) fills the next generation and then renames a new `CURRENT`
+//! into place, so that a crash leaves the old state or the new one, never a part. The journal `REDO`
+//! makes a checkpoint within a generation atomic.
 
 use std::fs::TryLockError;
 use std::io;
@@ -19,15 +19,15 @@ const LOCK: &str = "LOCK";
 const REDO: &str = "REDO";
 const OPENING: &str = "OPENING";
 
-/// Opens of one state that never finished before it is given up.
+/// Unfinished attempts to open a state after which it is rebuilt.
 const MAX_OPEN_ATTEMPTS: usize = 3;
-/// Directories set aside that are kept for a person to look at.
+/// Number of directories set aside that are kept for an operator to inspect.
 const MAX_SET_ASIDE: usize = 2;
 
 pub(super) struct Home {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
-    /// Held while this lives, so that no second process opens the same state.
+    /// Excludes a second process that opens the same state.
     _lock: DiskLock,
 }
 
@@ -42,7 +42,7 @@ impl Home {
         }
     }
 
-    /// A state that is there, to read: keeps its owner out, and changes nothing.
+    /// Opens an existing state to read: excludes its writer, and changes nothing.
     pub fn open_to_read(disk: Arc<dyn Disk>, dir: &Path) -> Result<Self, StateError> {
         let path = dir.join(LOCK);
         match disk.try_lock(&path, LockMode::Shared) {
@@ -52,7 +52,7 @@ impl Home {
         }
     }
 
-    /// Copies what counts, the journal included, to `to` on the disk of this machine.
+    /// Copies `generation`, the journal and `CURRENT` to `to` on the disk of this machine.
     pub fn copy_current(&self, generation: u64, to: &Path) -> Result<(), StateError> {
         for path in [self.generation(generation), self.journal(), self.dir.join(CURRENT)] {
             copy(self.disk.as_ref(), &path, &to.join(path.file_name().unwrap_or_default()))?;
@@ -64,7 +64,7 @@ impl Home {
         &self.disk
     }
 
-    /// An error if the volume has less than `needed_bytes` left.
+    /// Fails if the volume has less than `needed_bytes` of free space.
     pub fn check_room(&self, doing: &'static str, needed_bytes: u64) -> Result<(), StateError> {
         match disk::short_of(self.disk.as_ref(), &self.dir, needed_bytes) {
             Some(free_bytes) => {
@@ -74,7 +74,7 @@ impl Home {
         }
     }
 
-    /// Number of the generation that counts; `None` before the first checkpoint.
+    /// Returns the number of the current generation; `None` before the first checkpoint.
     pub fn current(&self) -> Result<Option<u64>, StateError> {
         let path = self.dir.join(CURRENT);
         let text = match self.disk.read(&path) {
@@ -95,7 +95,7 @@ impl Home {
         self.dir.join(format!("{number:08}"))
     }
 
-    /// Makes `number` the generation that counts, power cut or not.
+    /// Durably makes `number` the current generation.
     pub fn commit(&self, number: u64) -> Result<(), StateError> {
         let path = self.dir.join(CURRENT);
         let temporary = self.dir.join("CURRENT.tmp");
@@ -104,19 +104,19 @@ impl Home {
             file.write_all_at(format!("{number}\n").as_bytes(), 0)?;
             file.sync_all()?;
             self.disk.rename(&temporary, &path)?;
-            // Names the generation's directory as well.
+            // Also makes the name of the generation's directory durable.
             self.disk.sync_dir(&self.dir)
         };
         write().map_err(|e| StateError::io("write", &path, e))
     }
 
-    /// No generation counts any more.
+    /// Durably removes `CURRENT`: no generation is current.
     pub fn uncommit(&self) -> Result<(), StateError> {
         self.remove_if_there(CURRENT)?;
         self.sync()
     }
 
-    /// Removes every generation but `keep`: halves of a restore, and what was replaced.
+    /// Removes every generation but `keep`: incomplete restores, and replaced generations.
     pub fn remove_generations_but(&self, keep: Option<u64>) -> Result<(), StateError> {
         let keep = keep.map(|number| self.generation(number));
         for entry in self.disk.list(&self.dir).map_err(|e| StateError::io("list", &self.dir, e))? {
@@ -128,12 +128,12 @@ impl Home {
         Ok(())
     }
 
-    /// Where the writes of a checkpoint are kept until the engine holds them.
+    /// Returns the path of the journal, which holds the writes of a checkpoint until they are in the engine.
     pub fn journal(&self) -> PathBuf {
         self.dir.join(REDO)
     }
 
-    /// Makes the names in the directory survive a power cut.
+    /// Makes the names in the directory durable.
     pub fn sync(&self) -> Result<(), StateError> {
         self.disk.sync_dir(&self.dir).map_err(|e| StateError::io("sync", &self.dir, e))
     }
@@ -142,15 +142,15 @@ impl Home {
         self.remove_if_there(REDO)
     }
 
-    /// Counts an open; an error once too many never came to [`Home::end_open`]: the process died
-    /// in the engine, in a way that no guard inside the process can catch.
+    /// Counts an attempt to open the state. Fails after [`MAX_OPEN_ATTEMPTS`] that did not reach
+    /// [`Home::end_open`]: the process died in the engine, which no guard inside the process can catch.
     pub fn begin_open(&self) -> Result<(), StateError> {
         let path = self.dir.join(OPENING);
         let attempts = self.disk.open(&path).and_then(|file| file.len()).unwrap_or(0) as usize;
         if attempts >= MAX_OPEN_ATTEMPTS {
             return Err(StateError::Damaged(format!("the process died in {attempts} attempts to open it")));
         }
-        // One byte for each attempt. A disk too full for it must not keep the state closed.
+        // One byte for each attempt. A full disk must not prevent the open.
         let counted =
             self.disk.create(&path).and_then(|file| file.write_all_at(&vec![b'.'; attempts + 1], 0));
         if let Err(error) = counted {
@@ -159,7 +159,7 @@ impl Home {
         Ok(())
     }
 
-    /// Durably: power cuts must not add up to a count that no attempt made.
+    /// Resets the count of attempts, durably: otherwise power cuts after successful opens would add up.
     pub fn end_open(&self) -> Result<(), StateError> {
         if self.disk.exists(&self.dir.join(OPENING)) {
             self.remove_if_there(OPENING)?;
@@ -168,7 +168,7 @@ impl Home {
         Ok(())
     }
 
-    /// Moves the whole directory to `<dir>.broken-<unix secs>` and begins with an empty one.
+    /// Moves the whole directory to `<dir>.broken-<unix secs>` and opens an empty one.
     pub fn set_aside(self) -> Result<Self, StateError> {
         self.move_aside(&self.dir)?;
         Self::open(self.disk, &self.dir)
@@ -180,11 +180,8 @@ impl Home {
         if self.disk.is_dir(&path) { self.move_aside(&path) } else { Ok(()) }
     }
 
-    /// Renames `from` to the first free `<dir>.broken-<unix secs>`, and forgets the oldest of those.
-    #[allow(
-        clippy::disallowed_methods,
-        reason = "part of the name of a directory that is set aside, no part of the state"
-    )]
+    /// Renames `from` to the first free `<dir>.broken-<unix secs>`, and removes the oldest such directories.
+    #[allow(clippy::disallowed_methods, reason = "for the name of the directory only, not part of the state")]
     fn move_aside(&self, from: &Path) -> Result<(), StateError> {
         let mut secs = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
         let aside = loop {
@@ -198,11 +195,11 @@ impl Home {
         tracing::warn!(to = %aside.display(), "set the state aside");
         let parent = self.dir.parent().unwrap_or(Path::new(""));
         self.disk.sync_dir(parent).map_err(|e| StateError::io("sync", parent, e))?;
-        self.forget_oldest(parent);
+        self.remove_oldest_set_aside(parent);
         Ok(())
     }
 
-    fn forget_oldest(&self, parent: &Path) {
+    fn remove_oldest_set_aside(&self, parent: &Path) {
         let prefix = format!("{}.broken-", self.dir.file_name().unwrap_or_default().display());
         let Ok(entries) = self.disk.list(parent) else { return };
         let names = entries.into_iter().map(|entry| entry.name.to_string_lossy().into_owned());
@@ -212,7 +209,7 @@ impl Home {
         for name in &aside[..excess] {
             let path = parent.join(name);
             if let Err(error) = self.disk.remove_dir_all(&path) {
-                tracing::warn!(path = %path.display(), %error, "cannot remove a state set aside long ago");
+                tracing::warn!(path = %path.display(), %error, "cannot remove an old state that was set aside");
             }
         }
     }
@@ -226,7 +223,7 @@ impl Home {
     }
 }
 
-/// A file or directory that may be missing, to a place that does not exist yet.
+/// Copies a file or directory, if it exists, to a path that does not exist yet.
 fn copy(disk: &dyn Disk, from: &Path, to: &Path) -> Result<(), StateError> {
     let write = |e| StateError::io("copy to", to, e);
     match disk.kind(from) {

@@ -1,4 +1,4 @@
-//! The state of a node that does not run, checked as an open would, and left as it is.
+//! A read-only check of a stopped node's state, the same as at an open.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use super::meta::Record;
 use super::{Applied, EngineKind, StateError, StoreOptions, recovery};
 use helios_storage::disk::{self, Disk};
 
-/// A state that adds up to its record.
+/// The summary of a state whose content matches its record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inspection {
     pub generation: u64,
@@ -16,8 +16,8 @@ pub struct Inspection {
     pub key_count: u64,
 }
 
-/// Checks the state in `dir`; `None` if none was ever checkpointed. An engine writes to what it
-/// opens, so it opens a copy in `scratch`, an empty directory with room for it.
+/// Checks the state in `dir`; returns `None` if it has no checkpoint. An engine writes to the files that it
+/// opens, so it opens a copy in `scratch`, an empty directory with enough space.
 pub fn inspect(disk: &Arc<dyn Disk>, dir: &Path, scratch: &Path) -> Result<Option<Inspection>, StateError> {
     if !disk.is_dir(dir) {
         return Ok(None);

@@ -1,8 +1,8 @@
-//! The writes of the checkpoint under way, on disk before the engine sees the first of them. If
-//! the process dies among them, the next open does them all again.
+//! The redo journal: the writes of the running checkpoint, durable before the first of them goes to the
+//! engine. If the process dies during the writes, the next open repeats them all.
 //!
-//! sled can make a batch atomic by itself, but then holds back every read and write of the process
-//! until the batch is done: over a second for 100 000 keys, longer than an election timeout.
+//! sled could make a batch atomic, but it blocks every read and write of the process until the batch is
+//! complete: over a second for 100 000 keys, longer than an election timeout.
 //!
 //! ```text
 //! magic "HELIOSRD" | generation u64
@@ -24,7 +24,7 @@ const HEAD_BYTES: usize = 8 + 8;
 const CRC_BYTES: usize = 4;
 const REMOVAL: u32 = u32::MAX;
 
-/// Returns once the file survives a power cut; its name needs a sync of the directory.
+/// Writes the journal file; its content is durable when it returns, its name after a sync of the directory.
 pub(super) fn write(
     disk: &dyn Disk,
     path: &Path,
@@ -56,8 +56,8 @@ fn write_file(disk: &dyn Disk, path: &Path, generation: u64, writes: &[RawWrite]
     file.get_ref().file().sync_all()
 }
 
-/// The writes recorded for `generation`. `None` if there is no such file, or it is not whole:
-/// then the engine was not touched yet.
+/// Reads the writes recorded for `generation`. `None` if the file is missing, incomplete or of another
+/// generation: then the engine was not modified yet.
 pub(super) fn read(
     disk: &dyn Disk,
     path: &Path,
@@ -105,7 +105,7 @@ mod tests {
     use helios_storage::disk::RealDisk;
 
     #[test]
-    fn only_a_whole_journal_of_the_generation_counts() {
+    fn journal_is_read_only_if_complete_and_of_the_generation() {
         let disk = RealDisk::default();
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("REDO");

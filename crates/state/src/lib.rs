@@ -1,11 +1,11 @@
-//! The replicated state machine: what the log's entries did, as an ordered map that readers see
-//! entry by entry.
+//! The replicated state machine: an ordered map to which the log's entries are applied. Readers see each
+//! entry completely or not at all.
 //!
-//! An overlay in memory holds what is applied but not yet checkpointed, an engine holds the rest.
-//! Nothing here knows of Raft's messages, of clients or of clocks: time comes with the entries.
-//! One thread applies, one checkpoints, any thread reads, without a lock.
+//! An overlay in memory holds the changes that are applied and not yet checkpointed, an engine holds the
+//! rest. This crate knows nothing of Raft's messages, of clients or of clocks: time comes with the
+//! entries. One thread applies, one checkpoints, and any thread reads without a lock.
 
-#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests have the machine's clock and disk"))]
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests use the machine's clock and disk"))]
 
 mod batch;
 mod budget;

@@ -1,8 +1,8 @@
-//! A state machine of the embedding program, driven by the log beside the keys.
+//! The state machine that the embedding application supplies; the log drives it in addition to the keys.
 //!
-//! It lives in memory. What rebuilds it are records of the state, which checkpoint, digest and the log's
-//! snapshots carry as they carry keys: its last snapshot in pieces, and each command since. A member that
-//! starts, or that was sent a snapshot of the log, restores the one and applies the other again.
+//! It is kept in memory. The records that rebuild it are part of the state, so that checkpoint, digest and
+//! Raft snapshots carry them like keys: its last snapshot in pieces, and each command since. A member that
+//! starts or installs a Raft snapshot restores the machine's snapshot and applies the commands again.
 
 use std::sync::{PoisonError, RwLock};
 
@@ -18,46 +18,49 @@ use super::store::Store;
 use super::txn::Txn;
 use helios_proto::Error;
 
-/// Every member holds one and feeds it the same entries in the same order, so each call must depend on
-/// nothing but its arguments and the calls before it: no clock, no random numbers, no other input.
+/// A deterministic state machine. Every member has one and applies the same entries in the same order, so
+/// each call must depend only on its arguments and on the calls before it: no clock, no random numbers, no
+/// other input.
 pub trait StateMachine: Send + Sync + 'static {
     type Query: ?Sized;
     type Answer;
 
-    /// Applies an entry that is committed. The result goes to whoever asked for it and decides nothing: a
-    /// command that is refused stays in the log, and is refused again when it is applied again.
+    /// Applies a committed entry. The result is only the answer to the client: a refused command stays in the
+    /// log, and must be refused again when it is applied again.
     fn apply(&mut self, entry: LogEntry<'_>) -> Result<Vec<u8>, String>;
 
-    /// Everything that `restore` needs to make the same machine. Taken now and then between two entries.
+    /// Returns everything that `restore` needs to make the same machine. Called from time to time, between
+    /// two entries.
     fn snapshot(&self) -> Vec<u8>;
 
-    /// Becomes what a snapshot was taken of, whatever it is now. Of an error the process ends.
+    /// Replaces the machine's state by a snapshot. An error ends the process.
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), String>;
 
     fn query(&self, query: &Self::Query) -> Self::Answer;
 }
 
-/// A command in its place in the log.
+/// A command with its position in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogEntry<'a> {
     pub index: u64,
     pub term: u64,
-    /// What the caller named it.
+    /// Name of the command's kind, chosen by the application.
     pub kind: &'a str,
     pub data: &'a [u8],
 }
 
-/// A state machine as the store sees it.
+/// The store's interface to a state machine.
 pub trait Driven: Send + Sync {
     fn apply(&self, entry: LogEntry<'_>) -> Result<Vec<u8>, String>;
     fn snapshot(&self) -> Vec<u8>;
-    /// `snapshot` `None`: as it was in the beginning.
+    /// Restores `snapshot` and applies `commands`. Without a snapshot it starts from the initial machine.
     fn rebuild(&self, snapshot: Option<&[u8]>, commands: &[Logged]) -> Result<(), String>;
 }
 
-/// The machine and its beginning.
+/// A state machine that the store drives and the application queries.
 pub struct Shared<M> {
     machine: RwLock<M>,
+    /// Snapshot of the initial machine.
     blank: Vec<u8>,
 }
 
@@ -71,7 +74,7 @@ impl<M: StateMachine> Shared<M> {
     }
 }
 
-// A panic in the machine ends the apply thread and with it the process; nobody goes on with its remains.
+// A panic in the machine ends the apply thread and with it the process, so no caller uses a poisoned machine.
 impl<M: StateMachine> Driven for Shared<M> {
     fn apply(&self, entry: LogEntry<'_>) -> Result<Vec<u8>, String> {
         self.machine.write().unwrap_or_else(PoisonError::into_inner).apply(entry)
@@ -82,7 +85,7 @@ impl<M: StateMachine> Driven for Shared<M> {
     }
 
     fn rebuild(&self, snapshot: Option<&[u8]>, commands: &[Logged]) -> Result<(), String> {
-        // Held throughout, so that no query sees it half way.
+        // The lock is held throughout, so that no query sees a partly rebuilt machine.
         let mut machine = self.machine.write().unwrap_or_else(PoisonError::into_inner);
         machine.restore(snapshot.unwrap_or(&self.blank))?;
         for logged in commands {
@@ -93,22 +96,23 @@ impl<M: StateMachine> Driven for Shared<M> {
 }
 
 const HEADER: &[u8] = b"rmh";
-/// + number (u32): a piece of the snapshot.
+/// Key prefix of a piece of the snapshot, followed by its number (u32).
 const PIECE: &[u8] = b"rmp";
 const PIECE_END: &[u8] = b"rmq";
-/// + index (u64): a command since.
+/// Key prefix of a command since the snapshot, followed by its index (u64).
 const COMMAND: &[u8] = b"rmc";
 const COMMAND_END: &[u8] = b"rmd";
 
 const PIECE_BYTES: usize = 16 << 10;
-/// Bytes of commands that make a snapshot due: as many as the last one had, within these bounds. So
-/// snapshots add no more than was written anyway, and a restart applies no more than this again.
+/// Bounds of the bytes of commands after which a snapshot is due: the size of the last snapshot, within these
+/// bounds. So a snapshot within the bounds has no more bytes than the commands since the last one, and a
+/// restart applies no more than this again.
 const SNAPSHOT_BYTES: std::ops::RangeInclusive<u64> = (256 << 10)..=(32 << 20);
 
 #[derive(Default)]
 struct Header {
     snapshot_bytes: u64,
-    /// Of the commands since.
+    /// Bytes of the commands since the snapshot.
     bytes: u64,
 }
 
@@ -128,7 +132,7 @@ impl Header {
     }
 }
 
-/// A command as it is recorded.
+/// A recorded command.
 pub struct Logged {
     index: u64,
     term: u64,
@@ -161,7 +165,7 @@ impl Logged {
 pub(super) fn apply(txn: &mut Txn<'_>, command: &Apply) -> Result<Answer, Failure> {
     let Some(machine) = txn.machine() else {
         return Err(Failure::Refused(Error::invalid(format!(
-            "command {:?} is for a state machine, and this program runs none: start every member with the same one",
+            "command {:?} needs a state machine, and this member has none: start every member with the same one",
             command.kind
         ))));
     };
@@ -185,14 +189,14 @@ pub(super) fn apply(txn: &mut Txn<'_>, command: &Apply) -> Result<Answer, Failur
     })
 }
 
-/// A new snapshot takes the place of the last one and of all commands.
+/// Replaces the records of the last snapshot and of all commands since by a new snapshot.
 fn replace(txn: &mut Txn<'_>, snapshot: &[u8]) -> Result<(), EngineError> {
     for (start, end) in [(PIECE, PIECE_END), (COMMAND, COMMAND_END)] {
         for (key, _) in txn.raw_range(start, end)? {
             txn.put_raw(key, None);
         }
     }
-    // At least one, even if it is empty: without any it is as in the beginning.
+    // At least one piece, even if it is empty: without any, the initial machine would be restored.
     let first = snapshot.is_empty().then_some(snapshot);
     for (number, piece) in (0_u32..).zip(first.into_iter().chain(snapshot.chunks(PIECE_BYTES))) {
         let key = [PIECE, &number.to_be_bytes()].concat();
@@ -202,14 +206,14 @@ fn replace(txn: &mut Txn<'_>, snapshot: &[u8]) -> Result<(), EngineError> {
 }
 
 impl Store {
-    /// Rebuilds the machine, if there is one, from what the state holds of it.
+    /// Rebuilds the machine, if there is one, from its records in the state.
     pub(super) fn rebuild_machine(&self) -> Result<(), StateError> {
         let Some(machine) = self.inner.machine.get() else { return Ok(()) };
         let read = StateError::engine("read");
         let (has_snapshot, snapshot, commands) = self.records().map_err(read)?;
         machine
             .rebuild(has_snapshot.then_some(&snapshot[..]), &commands)
-            .map_err(|reason| StateError::Machine(format!("it refuses its own snapshot: {reason}")))
+            .map_err(|reason| StateError::Machine(format!("it cannot restore its own snapshot: {reason}")))
     }
 
     fn records(&self) -> Result<(bool, Vec<u8>, Vec<Logged>), EngineError> {

@@ -1,4 +1,4 @@
-//! The store's own record: where in the log the state stands, and what its content must add up to.
+//! The store's own record: the applied position in the log, and the digest of the content.
 
 use std::sync::Arc;
 
@@ -13,19 +13,19 @@ const FORMAT: u8 = 1;
 const FIXED_BYTES: usize = 1 + 5 * 8 + 4;
 const CRC_BYTES: usize = 4;
 
-/// Everything an entry can change beside the keys.
+/// Everything that an entry can change besides the keys.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(super) struct Meta {
     pub applied: Applied,
     /// The log's clock: the greatest `now_ms` of any entry, milliseconds since the Unix epoch.
     pub clock_ms: u64,
-    /// Keys held, expired ones that were not purged yet included.
+    /// Number of keys, including expired ones that are not purged yet.
     pub key_count: u64,
     pub membership: Arc<Membership>,
 }
 
-/// Sum over all raw pairs, whatever their order; tells an engine that lost or kept a page it
-/// should not have from one that holds what was checkpointed.
+/// A digest of all raw pairs, independent of their order: the sum of their CRC32Cs. It detects an engine that
+/// lost a page or kept an outdated one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Digest(u64);
 
@@ -44,7 +44,7 @@ impl Digest {
     }
 }
 
-/// What a checkpoint recorded.
+/// The record that a checkpoint writes to the engine.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(super) struct Record {
     pub meta: Meta,
@@ -73,17 +73,17 @@ impl Record {
         raw.into()
     }
 
-    /// Says in a few words why `raw` is not a record.
+    /// Decodes a record; the error is the reason for a message.
     pub fn decode(raw: &[u8]) -> Result<Self, &'static str> {
         if raw.len() < FIXED_BYTES + CRC_BYTES {
-            return Err("its record is cut off");
+            return Err("its record is truncated");
         }
         let (mut body, mut crc) = raw.split_at(raw.len() - CRC_BYTES);
         if crc32c::crc32c(body) != crc.get_u32() {
             return Err("its record has a wrong checksum");
         }
         if body.get_u8() != FORMAT {
-            return Err("its record has a format of another version of this program");
+            return Err("its record has a format that this version does not know");
         }
         let applied = Applied { index: body.get_u64(), term: body.get_u64() };
         let clock_ms = body.get_u64();
@@ -92,7 +92,7 @@ impl Record {
         if body.get_u32() as usize != body.len() {
             return Err("its record has a wrong length");
         }
-        let membership = Membership::decode(body).map_err(|_| "its membership cannot be read")?;
+        let membership = Membership::decode(body).map_err(|_| "its membership cannot be decoded")?;
         let meta = Meta { applied, clock_ms, key_count, membership: Arc::new(membership) };
         Ok(Self { meta, digest })
     }
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_survives_its_encoding_and_no_damage_does() {
+    fn record_reads_back_and_any_damage_is_detected() {
         let membership = Membership { index: 3, voters: vec![1, 2, 3], ..Default::default() };
         let meta = Meta {
             applied: Applied { index: 9, term: 2 },
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_digest_forgets_what_is_removed() {
+    fn digest_removal_undoes_addition() {
         let mut digest = Digest::default();
         digest.add(b"ab", b"c");
         assert_ne!(Digest::of(b"ab", b"c"), Digest::of(b"a", b"bc"));

@@ -1,22 +1,22 @@
-//! What was applied but not yet checkpointed: writes and removals by raw key, in order.
+//! The overlay: changes that are applied and not yet checkpointed, as writes and removals ordered by raw key.
 
 use std::ops::Bound;
 
 use bytes::Bytes;
 use imbl::OrdMap;
 
-/// Estimated bytes that one entry costs beside its key and value.
+/// Estimated overhead in bytes of one slot, besides its key and value.
 const SLOT_BYTES: usize = 96;
 
-/// A value, or `None` where the key was removed.
+/// The new value of a key, or `None` if the key was removed.
 pub(super) type Slot = Option<Bytes>;
 
-/// A clone shares its nodes with the original and costs the same whatever the size, so that a reader keeps one while
-/// the next entries are applied to the other (ADR 0017).
+/// An ordered map of changes. A clone shares its nodes with the original and has a constant cost, so that a
+/// reader keeps one while the next entries are applied to the other (ADR 0017).
 #[derive(Debug, Clone, Default)]
 pub(super) struct Overlay {
     slots: OrdMap<Bytes, Slot>,
-    /// Nothing beneath this overlay shows through. One mark in place of a removal per key.
+    /// Whether this overlay hides everything below it: one mark instead of a removal for each key.
     cleared: bool,
     bytes: usize,
 }
@@ -34,7 +34,7 @@ impl Overlay {
         *self = Self { cleared: true, ..Self::default() };
     }
 
-    /// Lays `newer` over this one.
+    /// Merges the changes of `newer` into this overlay.
     pub fn absorb(&mut self, newer: Overlay) {
         if newer.cleared {
             *self = newer;
@@ -45,7 +45,7 @@ impl Overlay {
         }
     }
 
-    /// What this overlay says of `key`; `None` if what lies beneath decides.
+    /// Returns the change of `key` in this overlay; `None` if the layers below decide.
     pub fn get(&self, key: &[u8]) -> Option<Slot> {
         match self.slots.get(key) {
             Some(slot) => Some(slot.clone()),
@@ -53,7 +53,7 @@ impl Overlay {
         }
     }
 
-    /// Slots in key order from `start` (inclusive) to `end` (exclusive).
+    /// Returns the slots in key order from `start` (inclusive) to `end` (exclusive).
     pub fn range<'a>(
         &'a self,
         start: &[u8],
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clear_hides_what_is_beneath_and_is_absorbed() {
+    fn clear_hides_the_layers_below_and_is_absorbed() {
         let mut older = Overlay::default();
         older.put(raw("a"), Some(raw("1")));
         assert_eq!(older.get(b"b"), None);

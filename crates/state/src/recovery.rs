@@ -1,4 +1,4 @@
-//! Opening what an earlier process left: trusted only if it adds up to what its own record says.
+//! Opening of the state that an earlier process left: used only if its content matches its record.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,12 +12,12 @@ use super::value::{META_KEY, is_data_key};
 use super::{StateError, StoreOptions, journal};
 use helios_storage::disk::Disk;
 
-/// A state on disk or the blank one that took its place.
+/// The state on disk, or the blank one that replaced it.
 pub(super) struct Recovered {
     pub home: Home,
     pub engine: Arc<dyn StateEngine>,
     pub generation: u64,
-    /// Whether `generation` is the one that counts on disk.
+    /// Whether `CURRENT` on disk names `generation`.
     pub is_committed: bool,
     pub record: Record,
     pub was_rebuilt: bool,
@@ -25,7 +25,7 @@ pub(super) struct Recovered {
 
 const FIRST_GENERATION: u64 = 1;
 
-/// Opens the state in `dir`, or sets it aside and begins blank if it is damaged in any way.
+/// Opens the state in `dir`. A damaged state is set aside and replaced by a blank one.
 pub(super) fn open(disk: Arc<dyn Disk>, dir: &Path, options: &StoreOptions) -> Result<Recovered, StateError> {
     let home = Home::open(disk, dir)?;
     let damage = match load(&home, options) {
@@ -44,7 +44,7 @@ pub(super) fn open(disk: Arc<dyn Disk>, dir: &Path, options: &StoreOptions) -> R
         Ok(None) => None,
         Err(error) if error.is_damage() => Some(error),
         Err(error) => {
-            // The machine is at fault, so the attempt says nothing about the state.
+            // The cause is the machine, not the state: the attempt does not count.
             home.end_open()?;
             return Err(error);
         }
@@ -52,7 +52,7 @@ pub(super) fn open(disk: Arc<dyn Disk>, dir: &Path, options: &StoreOptions) -> R
     let was_rebuilt = damage.is_some();
     let home = match damage {
         Some(error) => {
-            tracing::error!(dir = %dir.display(), %error, "the state cannot be used; rebuilding it from snapshot and log");
+            tracing::error!(dir = %dir.display(), %error, "the state is damaged; rebuilding it from snapshot and log");
             home.set_aside()?
         }
         None => home,
@@ -91,14 +91,17 @@ pub(super) fn open_generation(
 
 type Loaded = (Arc<dyn StateEngine>, u64, Record);
 
-/// `None` if no checkpoint ever completed.
+/// Opens and verifies the current generation, after a replay of the journal; `None` if no checkpoint ever
+/// completed.
 pub(super) fn load(home: &Home, options: &StoreOptions) -> Result<Option<Loaded>, StateError> {
     home.begin_open()?;
     let Some(generation) = home.current()? else { return Ok(None) };
     let found = EngineKind::of(home.disk().as_ref(), &home.generation(generation));
     if found != options.engine {
         let wanted = options.engine;
-        return Err(StateError::Damaged(format!("{found:?} made it, and {wanted:?} is to open it")));
+        return Err(StateError::Damaged(format!(
+            "written by {found:?}, but the engine is set to {wanted:?}"
+        )));
     }
     let engine = open_generation(home, generation, options)?;
     if let Some(writes) = journal::read(home.disk().as_ref(), &home.journal(), generation)? {
@@ -110,8 +113,8 @@ pub(super) fn load(home: &Home, options: &StoreOptions) -> Result<Option<Loaded>
     Ok(Some((engine, generation, record)))
 }
 
-/// Reads everything once: sled may come back from damage with some pages older than others, and
-/// say nothing.
+/// Reads the whole content and compares it with the record: after damage, sled may open with some pages older
+/// than others and report no error.
 fn verify(engine: &dyn StateEngine) -> Result<Record, StateError> {
     let raw = engine.get(META_KEY).map_err(StateError::engine("read"))?;
     let raw = raw.ok_or_else(|| StateError::Damaged("its record is missing".to_owned()))?;
@@ -128,10 +131,10 @@ fn verify(engine: &dyn StateEngine) -> Result<Record, StateError> {
     }
     let expected = record.meta.key_count;
     if key_count != expected {
-        return Err(StateError::Damaged(format!("it holds {key_count} keys, its record says {expected}")));
+        return Err(StateError::Damaged(format!("it has {key_count} keys, its record says {expected}")));
     }
     if digest != record.digest {
-        return Err(StateError::Damaged("its content does not add up to its record".to_owned()));
+        return Err(StateError::Damaged("its content does not match the digest in its record".to_owned()));
     }
     Ok(record)
 }

@@ -1,8 +1,8 @@
 //! The published state: immutable, replaced as a whole, read without a lock.
 //!
-//! A reader clones the [`Arc`] and keeps what it saw for as long as it needs. Entries are applied to a copy
-//! ([`super::batch::Batch`]), which takes the place of the published one. An engine changes in place, so a checkpoint
-//! has to wait for the readers of what came before the overlay that it writes was frozen: [`Epoch`].
+//! A reader clones the [`Arc`] and keeps its state for as long as it needs. Entries are applied to a copy
+//! ([`super::batch::Batch`]), which replaces the published state. An engine is modified in place, so a
+//! checkpoint must wait for all readers of states from before its overlay was frozen: [`Epoch`].
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,21 +23,21 @@ use crate::faults;
 use helios_proto::Error;
 use helios_proto::v1::ErrorCode;
 
-/// How long a checkpoint waits for a reader before it logs that it does.
+/// Time for which a checkpoint waits for a reader before it logs a warning.
 const SLOW_READER: Duration = Duration::from_secs(10);
 
-/// What readers see.
+/// The applied state that readers see.
 #[derive(Clone)]
 pub(super) struct State {
     pub engine: Arc<dyn StateEngine>,
     pub frozen: Option<Frozen>,
     pub active: Overlay,
     pub meta: Meta,
-    /// Held by every state, and so by every reader, since `frozen` and `engine` last changed.
+    /// Token of all states, and so of all readers, since `frozen` and `engine` last changed.
     pub epoch: Epoch,
 }
 
-/// The overlay that a checkpoint is writing, and the record that belongs to it.
+/// The overlay that a checkpoint is writing, and its record.
 #[derive(Clone)]
 pub(super) struct Frozen {
     pub overlay: Arc<Overlay>,
@@ -58,8 +58,8 @@ impl State {
         }
     }
 
-    /// A transaction whose changes are dropped.
-    #[allow(clippy::disallowed_methods, reason = "what a read draws is in no log")]
+    /// Creates a transaction for a read; its changes are dropped.
+    #[allow(clippy::disallowed_methods, reason = "random numbers of a read are not in the log")]
     pub fn query_txn(&self, wall_ms: u64, limits: Limits) -> Txn<'_> {
         Txn::new(self.view(), 0, self.meta_for_reading(wall_ms), limits).with_seed(rand::random())
     }
@@ -68,12 +68,13 @@ impl State {
         Meta { clock_ms: self.meta.clock_ms.max(wall_ms), ..self.meta.clone() }
     }
 
-    /// The record as the entry at `index` finds it; an error for an entry that was applied before.
+    /// Returns the record for the execution of the entry at `index`; an error if that entry was applied
+    /// before.
     pub fn meta_at(&self, index: u64, term: u64, now_ms: u64) -> Result<Meta, Error> {
         let applied = self.meta.applied.index;
         debug_assert!(index > applied, "entry {index} after {applied}");
         if index <= applied {
-            tracing::error!(index, applied, "an entry came twice; the second is ignored");
+            tracing::error!(index, applied, "an entry was delivered twice; the second is ignored");
             let message = format!("entry {index} was applied before (applied index {applied})");
             return Err(Error::new(ErrorCode::Internal, message));
         }
@@ -82,8 +83,8 @@ impl State {
     }
 }
 
-/// A token that all states of one span of time hold, so that [`EpochEnd::wait`] returns once the last of them is dropped.
-/// The waiter must hold none of them.
+/// A token that all states between two changes of `frozen` or `engine` hold. [`EpochEnd::wait`] returns once
+/// the last of them is dropped; the waiter must hold none of them.
 #[derive(Clone)]
 pub(super) struct Epoch {
     token: Sender<Infallible>,
@@ -98,7 +99,7 @@ impl Default for Epoch {
 }
 
 impl Epoch {
-    /// Gives up this token; the answer resolves when nobody has another.
+    /// Drops this token; the returned [`EpochEnd`] waits for all others.
     fn end(self) -> EpochEnd {
         let Self { token, ended } = self;
         drop(token);
@@ -106,29 +107,30 @@ impl Epoch {
     }
 }
 
-/// No state of an earlier epoch is published any more, but readers may still hold some.
-#[must_use = "readers may still use what was replaced"]
+/// The end of an epoch: none of its states is published any more, but readers may still hold some.
+#[must_use = "readers may still use the replaced state"]
 pub(super) struct EpochEnd(Receiver<Infallible>);
 
 impl EpochEnd {
-    /// Returns once no reader holds a state of that epoch. A read ends at its budget, so this takes no longer than the
-    /// longest read that is allowed.
+    /// Waits until no reader holds a state of the epoch. The budget limits every read, so this takes no
+    /// longer than the longest read.
     pub fn wait(self) {
         while let Err(RecvTimeoutError::Timeout) = self.0.recv_timeout(SLOW_READER) {
-            tracing::warn!("a checkpoint waits for a read that has lasted more than {SLOW_READER:?}");
+            tracing::warn!("a checkpoint is waiting for a read that has taken more than {SLOW_READER:?}");
         }
     }
 }
 
-/// The state that is published now, and the lock of its writers.
+/// The published state, and the lock of its writers.
 pub(super) struct Published {
     current: ArcSwap<State>,
-    /// Held from reading `current` to replacing it: by an apply batch, a freeze, the end of a checkpoint, a restore.
+    /// Held from the read of `current` to its replacement: by an apply batch, a freeze, the end of a
+    /// checkpoint, a restore.
     writer: Mutex<()>,
     floor: Floor,
 }
 
-/// Keeps others from publishing.
+/// The lock of the writers of the published state.
 pub(super) type Writer<'p> = MutexGuard<'p, ()>;
 
 impl Published {
@@ -140,22 +142,22 @@ impl Published {
         self.current.load_full()
     }
 
-    /// Looks at the published state for a moment, without counting references.
-    pub fn peek<T>(&self, look: impl FnOnce(&State) -> T) -> T {
-        look(&self.current.load())
+    /// Calls `read` with the published state, without a reference count.
+    pub fn peek<T>(&self, read: impl FnOnce(&State) -> T) -> T {
+        read(&self.current.load())
     }
 
-    // A panic of a writer cannot leave half a state behind: the published one is replaced whole.
+    // A poisoned lock is harmless: the published state is always replaced as a whole.
     pub fn writer(&self) -> Writer<'_> {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Publishes `next`, which continues the published state in the same epoch.
+    /// Publishes `next` in the same epoch.
     pub fn publish(&self, _writer: &Writer<'_>, next: State) {
         self.current.store(Arc::new(next));
     }
 
-    /// Publishes `next` in a new epoch; answers the end of the one before.
+    /// Publishes `next` in a new epoch; returns the end of the previous one.
     pub fn publish_epoch(&self, _writer: &Writer<'_>, next: State) -> EpochEnd {
         let epoch = self.peek(|state| state.epoch.clone());
         self.current.store(Arc::new(State { epoch: Epoch::default(), ..next }));
@@ -167,10 +169,11 @@ impl Published {
     }
 }
 
-/// No expiry index key lies below this time; saves walking over removed ones.
+/// A lower bound of all times in the expiry index, milliseconds since the Unix epoch. It avoids iterating
+/// over removed index keys.
 ///
-/// Readers raise it and writers lower it. A reader looks at a state that may lack the newest write, so its result counts
-/// only if no write has lowered the floor since before it took that state.
+/// Readers raise it and writers lower it. A reader's state may lack the newest write, so it raises the floor
+/// only if no write has lowered it since before the reader took its state.
 #[derive(Default)]
 pub(super) struct Floor {
     at_ms: Mutex<u64>,
@@ -182,19 +185,20 @@ impl Floor {
         *self.lock()
     }
 
-    /// To be read before the state is taken.
+    /// Returns the version for [`Floor::raise`]; called before the reader takes its state.
     pub fn version(&self) -> u64 {
         self.lowered.load(Ordering::Acquire)
     }
 
-    /// After a write that expires at `at_ms` was published.
+    /// Lowers the floor to `at_ms`; called after a write with that expiry was published.
     pub fn lower(&self, at_ms: u64) {
         let mut floor = self.lock();
         *floor = (*floor).min(at_ms);
         self.lowered.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// `version`: of before the state was taken in which the earliest expiry is `at_ms`.
+    /// Raises the floor to `at_ms`, the earliest expiry in a state, unless it was lowered since `version`,
+    /// which was read before that state was taken.
     pub fn raise(&self, at_ms: u64, version: u64) {
         let mut floor = self.lock();
         if self.lowered.load(Ordering::Acquire) == version {
@@ -202,7 +206,7 @@ impl Floor {
         }
     }
 
-    /// The state was replaced by another.
+    /// Resets the floor to 0; called when the whole state was replaced.
     pub fn reset(&self) {
         self.lower(0);
     }

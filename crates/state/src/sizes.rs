@@ -1,7 +1,7 @@
-//! How long keys and elements may be: looked at before a write is proposed, whichever port it came from.
+//! Size limits of keys and elements, checked before a write is proposed, on all ports.
 //!
-//! Not a part of applying an entry: what is in the log or in the state already stays as it is, readable and
-//! removable.
+//! They are not checked when an entry is applied: larger keys that are in the log or the state already stay
+//! readable and removable.
 
 use bytes::{Buf, Bytes};
 use helios_proto::v1::command::Op;
@@ -10,13 +10,14 @@ use helios_proto::v1::{Call, ErrorCode};
 use super::value::Kind;
 use helios_proto::Error;
 
-/// A key. Keys are in the indexes of engine, snapshot and expiry, which are made for short ones.
+/// Maximum length of a key. Keys are part of the indexes of engine, snapshot and expiry, which are made for
+/// short keys.
 pub const MAX_KEY_BYTES: usize = 64 << 10;
-/// A field of a hash, a member of a set or a sorted set: a part of a key of the engine, as a key is. Values of
-/// fields and elements of lists are values.
+/// Maximum length of a hash field or of a member of a set or sorted set: like a key it is part of an engine
+/// key. The values of hash fields and the elements of lists are limited as values are.
 pub const MAX_ELEMENT_BYTES: usize = 64 << 10;
 
-/// Refuses a write that would make a key or an element over its limit.
+/// Rejects a write that could create a key or an element over its limit.
 pub fn check(op: &Op) -> Result<(), Error> {
     match op {
         Op::Set(set) => check_key(&set.key),
@@ -26,7 +27,7 @@ pub fn check(op: &Op) -> Result<(), Error> {
         Op::Transaction(transaction) => {
             transaction.steps.iter().filter_map(|step| step.op.as_ref()).try_for_each(check)
         }
-        // These make no key.
+        // These create no key.
         Op::Delete(_)
         | Op::Expire(_)
         | Op::Persist(_)
@@ -44,7 +45,7 @@ fn check_call(call: &Call) -> Result<(), Error> {
     match call.name.as_str() {
         "hset" | "hmset" => args.iter().skip(1).step_by(2).try_for_each(|field| check_element(field)),
         "hsetnx" | "hincrby" | "hincrbyfloat" => args.get(1).map_or(Ok(()), |field| check_element(field)),
-        // Options and scores are shorter than any limit.
+        // Valid options and scores are shorter than the limit, so all arguments can be checked.
         "sadd" | "zadd" | "zincrby" => args.iter().skip(1).try_for_each(|member| check_element(member)),
         "smove" => args.get(2).map_or(Ok(()), |member| check_element(member)),
         "restore" => args.get(2).map_or(Ok(()), check_dump),
@@ -52,7 +53,7 @@ fn check_call(call: &Call) -> Result<(), Error> {
     }
 }
 
-/// The keys that a call may make.
+/// Returns the keys that a call may create.
 fn made_keys<'a>(name: &str, args: &'a [Bytes]) -> impl Iterator<Item = &'a Bytes> {
     let (first, second) = match name {
         "bitop" => (1, None),
@@ -63,7 +64,7 @@ fn made_keys<'a>(name: &str, args: &'a [Bytes]) -> impl Iterator<Item = &'a Byte
     [Some(first), second].into_iter().flatten().filter_map(|at| args.get(at))
 }
 
-/// The elements of what `DUMP` answered. A payload that is none is refused by the command itself.
+/// Checks the elements in a payload of `DUMP`. An invalid payload is refused by the command itself.
 fn check_dump(payload: &Bytes) -> Result<(), Error> {
     let mut rest = &payload[..];
     if rest.len() < 4 {
@@ -75,7 +76,7 @@ fn check_dump(payload: &Bytes) -> Result<(), Error> {
         Kind::String | Kind::List | Kind::Other(_) => return Ok(()),
     };
     rest.advance(4);
-    // What follows the last part is a checksum, shorter than a part.
+    // A checksum of 4 bytes follows the last part and ends the loop.
     for part in 0.. {
         let Ok(length) = rest.try_get_u32().map(|length| length as usize) else { break };
         if length > rest.len() {
@@ -141,7 +142,11 @@ mod tests {
         ] {
             assert_eq!(code(&op), Some(ErrorCode::TooLarge), "{op:.80?}");
         }
-        assert_eq!(code(&Op::Delete(Delete { keys: vec![long()] })), None, "what is there can be removed");
+        assert_eq!(
+            code(&Op::Delete(Delete { keys: vec![long()] })),
+            None,
+            "an existing long key can be removed"
+        );
         assert_eq!(code(&call("set", &[&long()[1..], b"v"])), None);
     }
 

@@ -6,9 +6,9 @@
 //! key length u32 | value length u32 | raw key | record         requests and collections, in order
 //! CRC32C u32 of every byte before it
 //! ```
-//! All integers are big-endian. The record counts the keys; the expiry index is not written, a
-//! reader derives it. Version 1 had no requests, version 2 no collections; a state without any is
-//! still written as version 2, for members that were not upgraded yet.
+//! All integers are big-endian. The record counts the keys; the expiry index is not written, the reader
+//! derives it. Version 1 had no request records, version 2 no collections; a state without collections is
+//! still written as version 2, for members that are not upgraded yet.
 
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
@@ -31,21 +31,21 @@ const CRC_BYTES: usize = 4;
 const MAX_RECORD_BYTES: usize = 16 << 20;
 const BUFFER_BYTES: usize = 256 << 10;
 
-/// What a snapshot file says of itself.
+/// The metadata of a snapshot file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SnapshotMeta {
     pub index: u64,
     pub term: u64,
     pub membership: Membership,
     pub size_bytes: u64,
-    /// CRC32C of the whole file but its last four bytes, which hold it.
+    /// CRC32C of the whole file without its last four bytes, which hold it.
     pub crc32c: u32,
-    /// Of the file's format.
+    /// Version of the file format.
     pub version: u32,
 }
 
 impl SnapshotMeta {
-    /// The newest that this build reads.
+    /// Newest format version that this build reads.
     pub const NEWEST_VERSION: u32 = VERSION;
 
     /// Reads and checks the header only.
@@ -56,7 +56,7 @@ impl SnapshotMeta {
         let read = reader.file.get_ref().file().read_at(&mut crc, at);
         match read.map_err(|e| StateError::io("read", path, e))? {
             CRC_BYTES => Ok(reader.describe(u32::from_be_bytes(crc))),
-            _ => Err(reader.bad("it is cut off")),
+            _ => Err(reader.bad("it is truncated")),
         }
     }
 
@@ -69,7 +69,8 @@ impl SnapshotMeta {
     }
 }
 
-/// Writes a snapshot beside `path` and renames it into place once it is complete and on disk.
+/// A writer of a snapshot file under a temporary name, which is renamed to `path` once it is complete and
+/// durable.
 pub(super) struct Writer {
     disk: Arc<dyn Disk>,
     path: PathBuf,
@@ -106,7 +107,7 @@ impl Writer {
         self.put(value)
     }
 
-    /// Returns once the file survives a power cut under its final name.
+    /// Completes the file; durable under its final name when it returns.
     pub fn finish(&mut self) -> Result<(), StateError> {
         let crc = self.crc.to_be_bytes();
         self.put(&crc)?;
@@ -119,12 +120,12 @@ impl Writer {
         self.disk.sync_dir(parent).map_err(|e| StateError::io("sync", parent, e))
     }
 
-    /// Leaves nothing behind.
+    /// Removes the temporary file.
     pub fn abandon(self) {
-        // Without writing what is buffered: for that there may be no room.
+        // Discards the buffer instead of flushing it: the disk may be full.
         drop(self.file.into_parts());
         if let Err(error) = self.disk.remove_file(&self.temporary) {
-            tracing::warn!(path = %self.temporary.display(), %error, "cannot remove half a snapshot");
+            tracing::warn!(path = %self.temporary.display(), %error, "cannot remove an incomplete snapshot");
         }
     }
 
@@ -134,14 +135,14 @@ impl Writer {
     }
 }
 
-/// Reads a snapshot in order; nothing it yielded counts until [`Reader::finish`] succeeded.
+/// A sequential reader of a snapshot. Its results are valid only once [`Reader::finish`] succeeded.
 pub(super) struct Reader {
     path: PathBuf,
     file: BufReader<Stream>,
     version: u32,
     record: Record,
     size_bytes: u64,
-    /// Bytes between the read position and the closing checksum.
+    /// Bytes between the read position and the final checksum.
     left_bytes: u64,
     left_keys: u64,
     last_key: Option<Bytes>,
@@ -173,7 +174,7 @@ impl Reader {
         &self.record
     }
 
-    /// The user's key and its encoded value; `None` after the last.
+    /// Reads the next user key and its encoded value; `None` after the last.
     pub fn next_pair(&mut self) -> Result<Option<(Bytes, Bytes)>, StateError> {
         if self.left_keys == 0 {
             return Ok(None);
@@ -187,14 +188,14 @@ impl Reader {
         Ok(Some((key, value)))
     }
 
-    /// A raw key and its record, once the pairs were read to the last; `None` after the last.
+    /// Reads the next raw key and its record, after the last pair; `None` after the last record.
     pub fn next_record(&mut self) -> Result<Option<(Bytes, Bytes)>, StateError> {
         if self.left_bytes == 0 {
             return Ok(None);
         }
         let (key, record) = self.record_pair()?;
         if !value::is_record_key(&key) {
-            return Err(self.bad("it holds a record of an unknown kind"));
+            return Err(self.bad("a record is of an unknown kind"));
         }
         Ok(Some((key, record)))
     }
@@ -205,10 +206,10 @@ impl Reader {
         Ok((self.take(key_len as usize)?, self.take(value_len as usize)?))
     }
 
-    /// Checks the end of the file. Everything must have been read to the last.
+    /// Checks the final checksum. All pairs and records must have been read.
     pub fn finish(mut self) -> Result<SnapshotMeta, StateError> {
         if self.left_keys > 0 || self.left_bytes > 0 {
-            return Err(self.bad("it holds another number of keys than its header says"));
+            return Err(self.bad("its number of keys differs from its header"));
         }
         let mut crc = [0; CRC_BYTES];
         self.file.read_exact(&mut crc).map_err(|e| StateError::io("read", &self.path, e))?;
@@ -220,7 +221,7 @@ impl Reader {
 
     pub fn bad(&self, reason: &str) -> StateError {
         let at = self.size_bytes.saturating_sub(CRC_BYTES as u64).saturating_sub(self.left_bytes);
-        StateError::bad_snapshot(&self.path, format!("{reason}, as read up to byte {at}"))
+        StateError::bad_snapshot(&self.path, format!("{reason} (read up to byte {at})"))
     }
 
     fn header(&mut self) -> Result<Record, StateError> {
@@ -231,7 +232,7 @@ impl Reader {
         let version = prefix.get_u32();
         if !(OLDEST_VERSION..=VERSION).contains(&version) {
             return Err(self.bad(&format!(
-                "its version is {version}, this program reads {OLDEST_VERSION} to {VERSION}"
+                "its version is {version}, this release reads {OLDEST_VERSION} to {VERSION}"
             )));
         }
         self.version = version;
@@ -248,11 +249,11 @@ impl Reader {
 
     fn take(&mut self, len: usize) -> Result<Bytes, StateError> {
         let Some(left_bytes) = self.left_bytes.checked_sub(len as u64) else {
-            return Err(self.bad("it is cut off"));
+            return Err(self.bad("it is truncated"));
         };
         let mut bytes = vec![0; len];
         self.file.read_exact(&mut bytes).map_err(|e| match e.kind() {
-            io::ErrorKind::UnexpectedEof => self.bad("it is cut off"),
+            io::ErrorKind::UnexpectedEof => self.bad("it is truncated"),
             _ => StateError::io("read", &self.path, e),
         })?;
         self.left_bytes = left_bytes;

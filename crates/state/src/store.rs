@@ -1,4 +1,4 @@
-//! The handle of the applied state that the rest of the node has: it reads, and it says how far the state is.
+//! The handle of the applied state for the rest of the node: reads, and the applied position.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -28,9 +28,9 @@ use helios_storage::disk::{self, Disk};
 #[derive(Debug, Clone)]
 pub struct StoreOptions {
     pub engine: EngineKind,
-    /// Bytes of pages that the engine keeps in memory.
+    /// Size of the engine's page cache, in bytes.
     pub cache_bytes: u64,
-    /// What one read may cost.
+    /// Budget of one read.
     pub read_limits: Limits,
 }
 
@@ -40,15 +40,16 @@ impl Default for StoreOptions {
     }
 }
 
-/// Records that one call of [`Store::scan`] visits, and bytes that it reads.
+/// Maximum number of records that one call of [`Store::scan`] visits.
 const SCAN_RECORDS: usize = 16_384;
+/// Bytes after which one call of [`Store::scan`] stops.
 const SCAN_BYTES: usize = 1 << 20;
 
-/// A part of the keys.
+/// A page of a scan over the keys.
 #[derive(Debug, Default)]
 pub struct Scanned {
     pub pairs: Vec<(Bytes, Value)>,
-    /// The key to go on with; `None`: there is none.
+    /// First key of the next page; `None` after the last page.
     pub next: Option<Bytes>,
 }
 
@@ -60,40 +61,41 @@ pub struct Store {
 
 pub(super) struct Inner {
     pub published: Published,
-    /// Held by whatever changes the engine: a checkpoint, a restore. Taken before the writer of `published`.
+    /// Locked by every change of the engine: a checkpoint, a restore. Lock order: before the writer of
+    /// `published`.
     pub image: Mutex<Image>,
-    /// Of the state and of the snapshots.
+    /// Disk of the state and of the snapshots.
     pub disk: Arc<dyn Disk>,
     pub options: StoreOptions,
-    /// Set once the engine could not be read; nothing is answered after that.
+    /// Set once a read of the engine failed; all later calls fail.
     failure: OnceLock<String>,
     pub rebuilds: AtomicU64,
-    /// State machine supplied by the embedding program.
+    /// State machine supplied by the embedding application.
     pub machine: OnceLock<Arc<dyn Driven>>,
     pub history: History,
     pub records_events: AtomicBool,
 }
 
-/// What the engine holds.
+/// The engine's generation and record.
 pub(super) struct Image {
-    /// `None` for a store in memory.
+    /// Directory of the store; `None` for a store in memory.
     pub home: Option<Home>,
     pub generation: u64,
-    /// Whether `generation` is the one that counts on disk.
+    /// Whether `CURRENT` on disk names `generation`.
     pub is_committed: bool,
     pub record: Record,
-    /// Why a checkpoint failed: the engine may hold half of it, so none may follow.
+    /// Error of a failed checkpoint: the engine may hold a part of it, so no further checkpoint is allowed.
     pub failure: Option<String>,
 }
 
 impl Store {
-    /// [`Store::open_with`] on the disk of this machine.
+    /// Opens the state on the disk of this machine; see [`Store::open_with`].
     pub fn open(dir: &Path, engine: EngineKind) -> Result<Self, StateError> {
         Self::open_with(disk::real(), dir, StoreOptions { engine, ..StoreOptions::default() })
     }
 
-    /// Opens the state in `dir`. A damaged one is set aside to `<dir>.broken-<unix secs>` and a
-    /// blank one opened: [`Store::applied`] is then zero and [`Store::rebuilds`] one.
+    /// Opens the state in `dir`. A damaged state is renamed to `<dir>.broken-<unix secs>` and a blank one is
+    /// opened: [`Store::applied`] is then zero and [`Store::rebuilds`] one.
     pub fn open_with(disk: Arc<dyn Disk>, dir: &Path, options: StoreOptions) -> Result<Self, StateError> {
         if options.engine == EngineKind::Memory {
             return Ok(Self::blank(disk, options));
@@ -104,13 +106,13 @@ impl Store {
         Ok(Self::new(disk, engine, image, options, was_rebuilt.into()))
     }
 
-    /// A blank store that ends with the process.
+    /// Creates a blank store in memory.
     pub fn in_memory() -> Self {
         let options = StoreOptions { engine: EngineKind::Memory, ..StoreOptions::default() };
         Self::blank(disk::real(), options)
     }
 
-    /// As [`Store::in_memory`], with other limits of a read.
+    /// Creates a blank store in memory with the given limits of a read.
     pub fn in_memory_within(read_limits: Limits) -> Self {
         let options = StoreOptions { engine: EngineKind::Memory, read_limits, ..StoreOptions::default() };
         Self::blank(disk::real(), options)
@@ -145,36 +147,36 @@ impl Store {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Gives the store the state machine that commands of the kind `Apply` are for, and makes it what they
-    /// have made of it so far. To be called once, before any entry is applied.
+    /// Sets the state machine that executes `Apply` commands, and rebuilds it from its records in the state.
+    /// Called once, before any entry is applied.
     pub fn drive(&self, machine: Arc<dyn Driven>) -> Result<(), StateError> {
         if self.inner.machine.set(machine).is_err() {
-            return Err(StateError::Machine("the store drives one already".to_owned()));
+            return Err(StateError::Machine("the store has one already".to_owned()));
         }
         self.rebuild_machine()
     }
 
-    /// What was done to keys after `revision`, as far as it is kept.
+    /// Returns the changes of keys after `revision`; [`Lost`] if they are not kept any more.
     pub fn changes_after(&self, revision: u64) -> Result<Page, Lost> {
         self.inner.history.after(revision)
     }
 
-    /// Whether the entries applied from now on come with their keyspace events.
+    /// Turns the recording of keyspace events on or off for the entries applied from now on.
     pub fn record_events(&self, wanted: bool) {
         self.inner.records_events.store(wanted, Ordering::Relaxed);
     }
 
-    /// Holds the last revision that changed a key.
+    /// Returns a receiver of the last revision that changed a key.
     pub fn watch_changes(&self) -> tokio::sync::watch::Receiver<u64> {
         self.inner.history.subscribe()
     }
 
-    /// The last entry whose changes [`Store::changes_after`] knows.
+    /// Returns the index of the last entry that [`Store::changes_after`] covers.
     pub fn changes_through(&self) -> u64 {
         self.inner.history.through()
     }
 
-    /// What `key` holds; nothing once its expiry is at or before the log's clock or `wall_ms`.
+    /// Returns the value of `key`; `None` if its expiry is at or before the log's clock or `wall_ms`.
     pub fn get(&self, key: &[u8], wall_ms: u64) -> Result<Option<Value>, StateError> {
         self.check()?;
         let state = self.inner.state();
@@ -185,7 +187,8 @@ impl Store {
         Ok(found.filter(|value| !value.is_expired(state.meta.clock_ms.max(wall_ms))))
     }
 
-    /// What each of `keys` holds, as of one applied index. `BUDGET_EXCEEDED` if they are more than `limits` allow.
+    /// Returns the type of each of `keys`, all at one applied index. Fails with `BUDGET_EXCEEDED` beyond
+    /// `limits`.
     pub fn kinds(&self, keys: &[Bytes], wall_ms: u64, limits: Limits) -> Result<Vec<Option<Kind>>, Error> {
         self.check()?;
         let state = self.inner.state();
@@ -194,8 +197,8 @@ impl Store {
         kinds.collect::<Result<_, Failure>>().map_err(|failure| self.error_of(failure))
     }
 
-    /// What a command that writes nothing answers, as of one applied index, and how many keys it found
-    /// and missed. `BUDGET_EXCEEDED` if it would cost more than `limits`.
+    /// Executes a read-only command at one applied index. Returns its answer, and the numbers of keys found
+    /// and missed. Fails with `BUDGET_EXCEEDED` beyond `limits`.
     pub fn query(&self, call: &Call, wall_ms: u64, limits: Limits) -> Result<(Answer, Lookups), Error> {
         self.check()?;
         let state = self.inner.state();
@@ -206,7 +209,8 @@ impl Store {
         }
     }
 
-    /// Guards and reads as of one applied index; see [`transaction::execute`]. Refuses a step that would write.
+    /// Executes a read-only transaction, with its guards, at one applied index; see [`transaction::execute`].
+    /// Rejects a step that writes.
     pub fn read_transaction(
         &self,
         transaction: &Transaction,
@@ -219,8 +223,9 @@ impl Store {
         transaction::read(&mut txn, transaction).map_err(|failure| self.error_of(failure))
     }
 
-    /// Live keys in order, from `start` (inclusive) to `end` (exclusive), as of one applied index: at most `limit`, and
-    /// fewer where values are large or many keys have expired.
+    /// Returns the live keys in order from `start` (inclusive) to `end` (exclusive), at one applied index: at
+    /// most
+    /// `limit`, and fewer if values are large or many keys have expired.
     pub fn scan(
         &self,
         start: &[u8],
@@ -250,7 +255,7 @@ impl Store {
         Ok(scanned)
     }
 
-    /// All live keys, for a test to compare.
+    /// Returns all live keys, for tests.
     #[cfg(any(test, feature = "simulation"))]
     pub fn scan_all(&self) -> Result<Vec<(Bytes, Value)>, StateError> {
         let (mut found, mut next) = (Vec::new(), Some(Bytes::new()));
@@ -262,7 +267,7 @@ impl Store {
         Ok(found)
     }
 
-    /// Whether a PurgeExpired proposed at `wall_ms` would remove anything.
+    /// Whether a `PurgeExpired` that is proposed at `wall_ms` would remove anything.
     pub fn has_expired(&self, wall_ms: u64) -> Result<bool, StateError> {
         self.check()?;
         let floor = self.inner.published.floor();
@@ -280,12 +285,12 @@ impl Store {
         Ok(earliest_ms.is_some_and(|at_ms| at_ms <= state.meta.clock_ms.max(wall_ms)))
     }
 
-    /// What one read may cost on this node.
+    /// Returns the budget of one read on this node.
     pub fn read_limits(&self) -> Limits {
         self.inner.options.read_limits
     }
 
-    /// Keys held, expired ones that were not purged yet included.
+    /// Returns the number of keys, including expired ones that are not purged yet.
     pub fn key_count(&self) -> u64 {
         self.inner.published.peek(|state| state.meta.key_count)
     }
@@ -298,30 +303,30 @@ impl Store {
         self.inner.published.peek(|state| Arc::clone(&state.meta.membership))
     }
 
-    /// The log's clock, milliseconds since the Unix epoch.
+    /// Returns the log's clock, milliseconds since the Unix epoch.
     pub fn clock_ms(&self) -> u64 {
         self.inner.published.peek(|state| state.meta.clock_ms)
     }
 
-    /// Estimated memory of what is not in the engine yet.
+    /// Returns the estimated memory, in bytes, of the changes that are not in the engine yet.
     pub fn overlay_bytes(&self) -> usize {
         self.inner.published.peek(|state| {
             state.active.bytes() + state.frozen.as_ref().map_or(0, |frozen| frozen.overlay.bytes())
         })
     }
 
-    /// Estimated bytes of the whole state, on disk and not yet there.
+    /// Returns the estimated size of the state in bytes: the engine and the overlays.
     pub fn bytes(&self) -> u64 {
         let state = self.inner.state();
         state.engine.size_bytes() + self.overlay_bytes() as u64
     }
 
-    /// How often, since the process started, the state was thrown away to be rebuilt.
+    /// Returns the number of times that the state was discarded to be rebuilt, since the process started.
     pub fn rebuilds(&self) -> u64 {
         self.inner.rebuilds.load(Ordering::Relaxed)
     }
 
-    /// Why the store stopped, if it did: the node must restart.
+    /// Returns the error that stopped the store, if any; the node must then restart.
     pub fn failure(&self) -> Option<StateError> {
         self.check().err()
     }
@@ -333,7 +338,7 @@ impl Store {
         }
     }
 
-    /// A failed engine stops the store; a refusal is the caller's.
+    /// Converts a failure. An engine failure stops the store; a refusal is returned as it is.
     pub(super) fn error_of(&self, failure: Failure) -> Error {
         match failure {
             Failure::Refused(error) => error,
@@ -341,7 +346,7 @@ impl Store {
         }
     }
 
-    /// Stops the store: an engine that failed once cannot be trusted with the next read.
+    /// Stops the store: after one failure the engine is not trusted with another read.
     pub(super) fn fail(&self, error: EngineError) -> StateError {
         if self.inner.failure.set(error.to_string()).is_ok() {
             tracing::error!(%error, "the state engine failed; the node must restart to rebuild its state");
@@ -355,7 +360,7 @@ impl Inner {
         self.published.get()
     }
 
-    /// Changes what is published, outside of any entry.
+    /// Changes the published state outside of any entry.
     #[cfg(test)]
     pub fn edit<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let writer = self.published.writer();

@@ -1,4 +1,4 @@
-//! Several commands as one entry: readers see all of it or nothing.
+//! Transactions: several commands in one entry, which readers see completely or not at all.
 
 use helios_proto::v1::command::Op;
 use helios_proto::v1::reply::Kind as Answer;
@@ -11,15 +11,16 @@ use super::command::{self, Failure, Outcome, invalid};
 use super::txn::Txn;
 use crate::faults;
 
-/// Of all answers together: they travel in one message, from the leader to the member that was asked.
+/// Maximum size in bytes of all answers of a transaction: the leader sends them in one message to the member
+/// that forwarded it.
 pub const MAX_ANSWER_BYTES: usize = 8 << 20;
 
 pub(super) fn execute(txn: &mut Txn<'_>, transaction: &Transaction) -> Outcome {
     answer(txn, transaction, MAX_ANSWER_BYTES)
 }
 
-/// Answers a transaction that writes nothing, without the log. Its answers stay on this member: the read's own limits are
-/// enough.
+/// Executes a read-only transaction without the log. Its answers are not sent between members, so the limits
+/// of a read suffice.
 pub(super) fn read(txn: &mut Txn<'_>, transaction: &Transaction) -> Outcome {
     if let Some(step) = transaction.steps.iter().find(|step| writes(step)) {
         return Err(invalid(format!("{:?} writes, so it has to go through the log", step.op)));
@@ -27,7 +28,7 @@ pub(super) fn read(txn: &mut Txn<'_>, transaction: &Transaction) -> Outcome {
     answer(txn, transaction, usize::MAX)
 }
 
-/// Whether a step has to go through the log.
+/// Whether a step writes, so that it must go through the log.
 pub fn writes(step: &Command) -> bool {
     match &step.op {
         Some(Op::Call(call)) => calls::find(&call.name).is_none_or(|verb| verb.writes),
@@ -57,7 +58,7 @@ fn answer(txn: &mut Txn<'_>, transaction: &Transaction, max_answer_bytes: usize)
     Ok(Answer::List(Replies { items }))
 }
 
-/// Whether every key is as it was then.
+/// Whether every guarded key still has its guard's revision.
 pub(super) fn holds(txn: &mut Txn<'_>, guards: &[Guard]) -> Result<bool, Halt> {
     for guard in guards {
         if faults::is_compared(guard) && txn.revision_of(&guard.key)? != guard.revision {
@@ -67,8 +68,9 @@ pub(super) fn holds(txn: &mut Txn<'_>, guards: &[Guard]) -> Result<bool, Halt> {
     Ok(true)
 }
 
-/// A step that is refused has changed nothing: every command checks before it writes. One that is over the budget of the
-/// whole may have, so it fails the whole.
+/// Executes one step. A refused step has changed nothing, because every command checks before it writes; its
+/// refusal is its answer. A step over the budget may have changed something, so it fails the whole
+/// transaction.
 pub(super) fn run(txn: &mut Txn<'_>, step: &Command) -> Result<Answer, Failure> {
     let outcome = match &step.op {
         Some(

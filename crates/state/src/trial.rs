@@ -1,9 +1,11 @@
-//! Commands tried out on top of the state before it is known whether they may count: what a script does.
+//! Optimistic execution of a script's commands: a trial runs them on top of the state before anything is
+//! proposed.
 //!
-//! Each command sees the state of its moment and what the ones before it would change. In the end the trial is a
-//! transaction of the commands that write, guarded by the revision of every key that any of them looked at:
-//! applied, it finds what the trial found, or it does nothing. What no key stands for (`DBSIZE`, `KEYS`, `SCAN`,
-//! `RANDOMKEY`) is not guarded.
+//! Each command sees the current state and the changes of the commands before it. The result is a transaction
+//! of the writing commands, guarded by the revision of every key that any command read: when it is applied,
+//! it finds the values that the trial found, or it does nothing. Commands that read no particular key
+//! (`DBSIZE`, `KEYS`, `SCAN`,
+//! `RANDOMKEY`) are not guarded.
 
 use bytes::Bytes;
 use helios_proto::v1::command::Op;
@@ -20,9 +22,9 @@ use super::txn::{Draft, Lookups, Txn};
 use crate::faults;
 use helios_proto::Error;
 
-/// What a trial may hold of keys and of changes, estimated.
+/// Maximum estimated size of a trial's keys and changes, in bytes.
 const MAX_BYTES: usize = 64 << 20;
-/// What a key that was looked at costs beside its own bytes.
+/// Estimated overhead in bytes of a key that was read.
 const SEEN_BYTES: usize = 96;
 
 pub struct Trial {
@@ -30,7 +32,7 @@ pub struct Trial {
     steps: Vec<Command>,
     bytes: usize,
     lookups: Lookups,
-    /// Error that ended the trial: nothing more is executed, even if a script catches it.
+    /// Error that ended the trial: no further command is executed, even if the script catches it.
     failure: Option<Error>,
 }
 
@@ -41,21 +43,21 @@ impl Default for Trial {
 }
 
 impl Trial {
-    /// `limits`: of all its commands together.
-    #[allow(clippy::disallowed_methods, reason = "the effects of a trial are logged, not its draws")]
+    /// Creates a trial; `limits` apply to all its commands together.
+    #[allow(clippy::disallowed_methods, reason = "the effects of a trial are logged, not its random numbers")]
     pub fn new(limits: Limits) -> Self {
         Self::with_seed(rand::random(), limits)
     }
 
-    /// `seed` decides what is drawn by lot.
+    /// Creates a trial whose random numbers are decided by `seed`.
     pub fn with_seed(seed: u64, limits: Limits) -> Self {
         let draft = Draft::new(seed, limits);
         Self { draft, steps: Vec::new(), bytes: 0, lookups: Lookups::default(), failure: None }
     }
 
-    /// What `op` answers after all that was tried before; a refusal is an answer.
+    /// Executes `op` after the earlier commands and returns its answer; a refusal is an answer.
     ///
-    /// `now_ms`: the clock that it sees, milliseconds since the Unix epoch. An error ends the trial.
+    /// `now_ms` is the clock of the command, milliseconds since the Unix epoch. An error ends the trial.
     pub fn run(&mut self, store: &Store, op: Op, now_ms: u64) -> Result<Answer, Error> {
         if let Some(failure) = &self.failure {
             return Err(failure.clone());
@@ -86,7 +88,7 @@ impl Trial {
         Ok(answer)
     }
 
-    /// What it holds of keys and of changes, estimated.
+    /// Returns the estimated size of the trial's keys and changes, in bytes.
     pub fn bytes(&self) -> usize {
         self.bytes + self.draft.bytes()
     }
@@ -95,7 +97,7 @@ impl Trial {
         self.lookups
     }
 
-    /// Without steps if nothing was to be written.
+    /// Returns the trial's transaction; it has no steps if no command wrote.
     pub fn finish(self) -> Transaction {
         let seen = self.draft.seen.into_iter().filter(|_| faults::is_script_guarded());
         Transaction {
@@ -105,13 +107,14 @@ impl Trial {
     }
 }
 
-/// What has to go through the log for `command` to have done what it did here: nothing for a read or a refusal.
+/// Returns the command to log so that it has the effect that `command` had in the trial; `None` for a read or
+/// a refusal.
 fn effect(command: Command, answer: &Answer) -> Option<Command> {
     if matches!(answer, Answer::Error(_)) {
         return None;
     }
     match &command.op {
-        // Which members it took was chance; the entry would draw others.
+        // SPOP chose random members, and the applied entry would choose others: log SREM of the chosen ones.
         Some(Op::Call(call)) if faults::logs_drawn(call.name == "spop") => {
             let key = call.args.first()?.clone();
             let popped = popped(answer);
@@ -149,13 +152,13 @@ impl Store {
         match run(&mut txn) {
             Ok(answer) => {
                 let lookups = txn.lookups();
-                Ok((answer, txn.put_aside(key_count), lookups))
+                Ok((answer, txn.suspend(key_count), lookups))
             }
             Err(failure) => Err(self.error_of(failure)),
         }
     }
 
-    /// Whether every key is as its guard says, all at one applied index.
+    /// Whether every guarded key has its guard's revision, all at one applied index.
     pub fn holds(&self, guards: &[Guard], now_ms: u64) -> Result<bool, Error> {
         self.check()?;
         let state = self.inner.state();

@@ -1,4 +1,4 @@
-//! One entry's changes, gathered before any reader sees them.
+//! A transaction: the changes of one entry, collected before any reader sees them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,32 +20,32 @@ use crate::faults;
 
 pub(super) struct Txn<'a> {
     view: View<'a>,
-    /// No expiry index key lies below this time.
+    /// Lower bound of all times in the expiry index.
     expiry_floor_ms: u64,
     changes: Changes,
     index: u64,
     machine: Option<&'a dyn Driven>,
     lookups: Lookups,
-    /// Collections made so far.
+    /// Number of collections created so far.
     collections: u32,
-    /// Of the next random number.
+    /// Seed of the next random number.
     seed: u64,
-    /// What to tell clients of keyspace events, if there are any that want to know.
+    /// Keyspace events, if they are recorded.
     notes: Option<Notes>,
-    /// Of each key that was looked for the revision it had before this transaction, if somebody wants to know.
+    /// Revision of each key that was loaded, as it was before this transaction; recorded for a trial only.
     seen: Option<BTreeMap<Bytes, u64>>,
     budget: Budget,
 }
 
-/// A transaction that is put aside between two commands of a [`Trial`](super::Trial).
+/// A suspended transaction, between two commands of a [`Trial`](super::Trial).
 pub(super) struct Draft {
     overlay: Overlay,
     pub seen: BTreeMap<Bytes, u64>,
-    /// Keys made less keys removed; wraps.
+    /// Keys created minus keys removed; wraps.
     keys_added: u64,
     collections: u32,
     seed: u64,
-    /// Of all commands so far.
+    /// Budget of all commands so far.
     budget: Budget,
 }
 
@@ -59,42 +59,42 @@ impl Draft {
         self.overlay.bytes()
     }
 
-    /// Leaves a blank one.
+    /// Returns this draft and leaves a blank one in its place.
     pub fn take(&mut self) -> Self {
         std::mem::replace(self, Self::new(0, Limits::DEFAULT_READ))
     }
 }
 
-/// Keys looked for.
+/// Numbers of keys that lookups found and missed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Lookups {
     pub found: u64,
     pub missed: u64,
 }
 
-/// What an entry does to the state, all of it or nothing.
+/// The changes of an entry, which take effect together.
 pub(super) struct Changes {
     pub overlay: Overlay,
     pub meta: Meta,
-    /// Earliest expiry that was written.
+    /// Earliest expiry that was written, milliseconds since the Unix epoch.
     pub earliest_expiry_ms: Option<u64>,
     pub events: Vec<Event>,
 }
 
 impl Changes {
-    /// Those of an entry that only moves the position and the clock.
+    /// Returns the changes of an entry that only advances the position and the clock.
     pub fn none(meta: Meta) -> Self {
         Self { overlay: Overlay::default(), meta, earliest_expiry_ms: None, events: Vec::new() }
     }
 }
 
 impl<'a> Txn<'a> {
-    /// `meta` already carries the entry's position and the log's clock.
+    /// Creates a transaction; `meta` already has the entry's position and the log's clock.
     pub fn new(view: View<'a>, expiry_floor_ms: u64, meta: Meta, limits: Limits) -> Self {
         let index = meta.applied.index;
         let changes = Changes::none(meta);
         let lookups = Lookups::default();
-        // Every member draws the same numbers.
+        // The seed is the index, so that every member generates the same random numbers.
         let (machine, seen, notes) = (None, None, None);
         Self {
             view,
@@ -111,19 +111,21 @@ impl<'a> Txn<'a> {
         }
     }
 
-    /// Goes on where [`Txn::put_aside`] left off. The state may have moved on since: `seen` tells by what.
+    /// Resumes the transaction that [`Txn::suspend`] suspended. The state may have changed since: the
+    /// revisions in
+    /// `seen` detect that.
     pub fn resume(view: View<'a>, meta: Meta, draft: Draft) -> Self {
         let Draft { overlay, seen, keys_added, collections, seed, budget } = draft;
         let key_count = meta.key_count.wrapping_add(keys_added);
         let mut txn = Self::new(view, 0, Meta { key_count, ..meta }, Limits::DEFAULT_READ);
-        // No entry has this index, so what it makes is never mistaken for what an entry made.
+        // No entry has this index, so the values of a trial are never mistaken for those of an entry.
         txn.index = u64::MAX;
         txn.changes.overlay = overlay;
         Self { collections, seed, seen: Some(seen), budget, ..txn }
     }
 
-    /// `key_count`: of the state, as [`Txn::resume`] was given it.
-    pub fn put_aside(self, key_count: u64) -> Draft {
+    /// Suspends the transaction; `key_count` is that of the state given to [`Txn::resume`].
+    pub fn suspend(self, key_count: u64) -> Draft {
         let Self { changes, collections, seed, seen, budget, .. } = self;
         let keys_added = changes.meta.key_count.wrapping_sub(key_count);
         let seen = seen.unwrap_or_default();
@@ -142,7 +144,7 @@ impl<'a> Txn<'a> {
         Self { notes: wanted.then(Notes::default), ..self }
     }
 
-    /// To be called after each command that may change keys.
+    /// Names the keyspace events of `command`; called after each command that may change keys.
     pub fn name_events(&mut self, command: &Command) {
         if let Some(notes) = &mut self.notes {
             notes.name(command);
@@ -159,7 +161,7 @@ impl<'a> Txn<'a> {
         self.machine
     }
 
-    /// Of the entry in the log.
+    /// Returns the entry's position in the log.
     pub fn position(&self) -> Applied {
         self.changes.meta.applied
     }
@@ -168,22 +170,22 @@ impl<'a> Txn<'a> {
         self.changes.meta.clock_ms
     }
 
-    /// Charges elements and bytes that are visited, read or produced, before they are.
+    /// Charges elements and bytes before they are visited, read or produced.
     pub fn charge(&self, elements: u64, bytes: u64) -> Result<(), OverBudget> {
         self.budget.charge(elements, bytes)
     }
 
-    /// Refuses if any charge so far did not fit; to be called after each command.
+    /// Fails if any charge so far exceeded the limits; called after each command.
     pub fn settle(&self) -> Result<(), OverBudget> {
         self.budget.settle()
     }
 
-    /// Charges `count` items of an answer, `bytes` beside what each item takes.
+    /// Charges `count` items of an answer with `bytes` in total; the overhead of the items is added.
     pub fn charge_items(&self, count: u64, bytes: u64) -> Result<(), OverBudget> {
         self.charge(count, count.saturating_mul(ITEM_BYTES).saturating_add(bytes))
     }
 
-    /// What a live `key` holds. The remains of an expired one are removed.
+    /// Returns the value of `key`; `None` if it is missing or expired. An expired key is removed.
     pub fn load(&mut self, key: &[u8]) -> Result<Option<Value>, Halt> {
         let raw_key = value::data_key(key);
         let value = self.now(&raw_key)?.map(|raw| decode(&raw_key, raw)).transpose()?;
@@ -195,7 +197,7 @@ impl<'a> Txn<'a> {
             }
             value => value,
         };
-        // Once every key was removed by itself, what was there before does not matter.
+        // After this transaction removed every key, earlier revisions do not matter.
         if let Some(seen) = self.seen.as_mut().filter(|_| !self.changes.overlay.is_cleared())
             && !seen.contains_key(key)
         {
@@ -210,21 +212,22 @@ impl<'a> Txn<'a> {
         self.lookups
     }
 
-    /// Writes `key` in place of `old`, which is what [`Txn::load`] just answered. An expiry that
-    /// has passed leaves the key absent.
+    /// Writes a string to `key` in place of `old`, the result of the preceding [`Txn::load`]. If the expiry
+    /// has passed, the key is removed.
     pub fn store(&mut self, key: &[u8], old: Option<&Value>, data: Bytes, expire_at_ms: Option<u64>) {
         let new = Value { kind: Kind::String, data, revision: self.index, expire_at_ms };
         self.replace(key, old, new);
     }
 
-    /// Changes the expiry of `old` only.
+    /// Writes `old` with another expiry.
     pub fn set_expiry(&mut self, key: &[u8], old: &Value, expire_at_ms: Option<u64>) {
         let revision = faults::revision_after_expiry(self.index, old.revision);
         let new = Value { revision, expire_at_ms, ..old.clone() };
         self.replace(key, Some(old), new);
     }
 
-    /// Writes `new` under the revision it has; what `old` held is removed later if it is not in `new` too.
+    /// Writes `new` with the revision it has. The elements of `old` become garbage unless `new` is the same
+    /// collection.
     pub fn replace(&mut self, key: &[u8], old: Option<&Value>, new: Value) {
         if new.is_expired(self.clock_ms()) {
             if let Some(old) = old {
@@ -251,7 +254,8 @@ impl<'a> Txn<'a> {
         }
     }
 
-    /// Removes `key`, which holds `old`; the elements of a collection go later, a bounded number at a time.
+    /// Removes `key`, whose value is `old`; the elements of a collection become garbage, removed in bounded
+    /// steps.
     pub fn remove(&mut self, key: &[u8], old: &Value) {
         self.discard(old);
         self.erase(key, old);
@@ -263,7 +267,7 @@ impl<'a> Txn<'a> {
         }
     }
 
-    /// Removes `key`, which holds `old`, and nothing else.
+    /// Removes `key`, whose value is `old`, but not the elements of a collection.
     pub fn erase(&mut self, key: &[u8], old: &Value) {
         self.unlink(key, old, Fate::Removed);
     }
@@ -272,12 +276,12 @@ impl<'a> Txn<'a> {
         self.note(key, fate);
         self.unindex(key, old.expire_at_ms);
         self.put_raw(value::data_key(key), None);
-        // Wraps in a trial only, whose count is taken from a state that moves on.
+        // Wraps only in a trial, because the state below it changes between its commands.
         self.changes.meta.key_count = self.changes.meta.key_count.wrapping_sub(1);
     }
 
-    /// Removes every key. What is known of requests stays: one sent again must not be applied to
-    /// the emptied state.
+    /// Removes every key. The request records are kept: a repeated request must not be applied to the emptied
+    /// state.
     pub fn remove_all(&mut self) -> Result<(), EngineError> {
         let requests = self.raw_range(value::REQUESTS_START, value::REQUESTS_END)?;
         self.changes.overlay.clear();
@@ -288,17 +292,17 @@ impl<'a> Txn<'a> {
         Ok(())
     }
 
-    /// A record that is no user's key, as it was before this entry.
+    /// Returns a raw record as it was before this entry.
     pub fn raw(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
         self.view.get(key)
     }
 
-    /// Records from `start` (inclusive) to `end` (exclusive), as they were before this entry.
+    /// Returns the raw records from `start` (inclusive) to `end` (exclusive) as they were before this entry.
     pub fn raw_range(&self, start: &[u8], end: &[u8]) -> Result<Vec<Pair>, EngineError> {
         self.view.range(start, Some(end)).collect()
     }
 
-    /// A raw record as this entry has left it so far.
+    /// Returns a raw record with the changes of this entry so far.
     pub fn now(&self, key: &[u8]) -> Result<Option<Bytes>, Halt> {
         self.charge(1, key.len() as u64)?;
         let found = self.with_changes().get(key)?;
@@ -306,12 +310,13 @@ impl<'a> Txn<'a> {
         Ok(found)
     }
 
-    /// Like [`Txn::now`], for work that is bounded by a number of records of its own.
+    /// Like [`Txn::now`], without a charge: for work with its own bound of records.
     pub fn now_uncharged(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
         self.with_changes().get(key)
     }
 
-    /// Revision of a live key, 0 without one. Of the value only the element is charged: nothing of it is kept.
+    /// Returns the revision of a live key; 0 if there is none. The value's bytes are not charged, because it
+    /// is not kept.
     pub fn revision_of(&mut self, key: &[u8]) -> Result<u64, Halt> {
         self.charge(1, key.len() as u64)?;
         let raw_key = value::data_key(key);
@@ -320,7 +325,7 @@ impl<'a> Txn<'a> {
         Ok(value.map_or(0, |value| value.revision))
     }
 
-    /// Like [`Txn::range_now`], for work that is bounded by a number of records of its own.
+    /// Like [`Txn::range_now`], without a charge: for work with its own bound of records.
     pub fn range_uncharged<'s>(
         &'s self,
         start: &[u8],
@@ -329,7 +334,7 @@ impl<'a> Txn<'a> {
         self.with_changes().range(start, Some(end))
     }
 
-    /// Like [`Txn::raw_range`], with what this entry has changed so far. Each record is charged.
+    /// Returns the raw records of a range with the changes of this entry so far. Each record is charged.
     pub fn range_now<'s>(
         &'s self,
         start: &[u8],
@@ -346,7 +351,7 @@ impl<'a> Txn<'a> {
         View { top: Some(&self.changes.overlay), ..self.view }
     }
 
-    /// Of a collection that this entry makes.
+    /// Returns the id of the next collection that this entry creates.
     pub fn new_id(&mut self) -> Bytes {
         let mut id = Vec::with_capacity(value::ID_BYTES);
         id.put_u64(self.index);
@@ -355,7 +360,7 @@ impl<'a> Txn<'a> {
         id.into()
     }
 
-    /// Below `limit`, which is above 0 (SplitMix64: every member draws the same).
+    /// Returns a random number below `limit`, which is above 0 (SplitMix64: the same on every member).
     pub fn random(&mut self, limit: u64) -> u64 {
         self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.seed;
@@ -378,7 +383,7 @@ impl<'a> Txn<'a> {
         self.changes.overlay.put(key, record);
     }
 
-    /// Keys that have expired, the earliest first, at most `limit`.
+    /// Returns at most `limit` expired keys, the earliest expiry first.
     pub fn expired_keys(&self, limit: usize) -> Result<Vec<Bytes>, EngineError> {
         let start = value::expiry_key(self.expiry_floor_ms, b"");
         let mut keys = Vec::new();
@@ -395,7 +400,7 @@ impl<'a> Txn<'a> {
         Arc::make_mut(&mut self.changes.meta.membership)
     }
 
-    /// The reply of this entry.
+    /// Returns a reply with the position of this entry.
     pub fn reply(&self, answer: Answer) -> Reply {
         let Applied { index, term } = self.changes.meta.applied;
         Reply { kind: Some(answer), term, index }
@@ -413,7 +418,7 @@ impl<'a> Txn<'a> {
     }
 }
 
-/// The value that `raw` encodes under `raw_key`.
+/// Decodes the value `raw` of `raw_key`; an error if it is damaged.
 pub(super) fn decode(raw_key: &Bytes, raw: Bytes) -> Result<Value, EngineError> {
     Value::decode(raw)
         .ok_or_else(|| EngineError::Corrupt(format!("the value of key {raw_key:?} cannot be decoded")))

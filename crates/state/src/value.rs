@@ -1,10 +1,10 @@
-//! How a key and its value are written down, in the overlay and in the engine alike.
+//! The encoding of keys and values, the same in overlay and engine.
 //!
-//! Raw keys are namespaced by their first byte: `d` + key holds the value, `e` + expiry (u64,
-//! big-endian ms) + key is the expiry index, `m` holds the store's own record, `r` begins what is
-//! remembered of requests (see `dedup`) and of the embedding program's state machine (see `machine`).
-//! `s` + collection's id + element holds what is in a hash, set, list or sorted set, `g` + id says that
-//! nothing refers to that collection any more (see `collection`).
+//! The first byte of a raw key is its namespace: `d` + key holds the value, `e` + expiry (u64, big-endian
+//! ms) + key is the expiry index, `m` holds the store's own record, `r` is the prefix of the records of
+//! requests (see `dedup`) and of the embedding application's state machine (see `machine`), `s` +
+//! collection id + element holds an element of a hash, set, list or sorted set, and `g` + id marks a
+//! collection that no key refers to any more (see `collection`).
 
 use bytes::{Buf, BufMut, Bytes};
 use helios_proto::v1::ErrorCode;
@@ -21,17 +21,17 @@ const ELEMENT: u8 = b's';
 const FORMAT: u8 = 1;
 const FLAG_EXPIRES: u8 = 1;
 const FIXED_BYTES: usize = 3 + 8;
-/// Of a collection: log index of the entry that made it (u64), number among those it made (u32).
+/// Length of a collection id: log index of the entry that created it (u64), number within that entry (u32).
 pub(super) const ID_BYTES: usize = 12;
 
-/// What a key holds.
+/// The value of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Value {
     pub kind: Kind,
     pub data: Bytes,
     /// Log index of the entry that last changed the value or its expiry.
     pub revision: u64,
-    /// Milliseconds since the Unix epoch.
+    /// Expiry in milliseconds since the Unix epoch; `None` for no expiry.
     pub expire_at_ms: Option<u64>,
 }
 
@@ -42,12 +42,12 @@ pub enum Kind {
     Set,
     List,
     SortedSet,
-    /// A type of a newer version of this program.
+    /// A type that this version does not know.
     Other(u8),
 }
 
 impl Kind {
-    /// As `TYPE` says it.
+    /// Returns the name that `TYPE` answers.
     pub fn name(self) -> &'static str {
         match self {
             Self::String => "string",
@@ -77,7 +77,8 @@ impl Kind {
 }
 
 impl Value {
-    /// An error if it is no string: other types have no value outside of the Redis protocol.
+    /// Returns this value if it is a string, else an error: other types are readable over the Redis protocol
+    /// only.
     pub fn into_string(self) -> Result<Self, Error> {
         match self.kind {
             Kind::String => Ok(self),
@@ -92,7 +93,7 @@ impl Value {
         self.expire_at_ms.is_some_and(|at_ms| at_ms <= clock_ms)
     }
 
-    /// Of the hash, set, list or sorted set that it heads.
+    /// Returns the id of the collection whose header this value is; `None` for a string.
     pub(super) fn collection_id(&self) -> Option<&[u8]> {
         match self.kind {
             Kind::Hash | Kind::Set | Kind::List | Kind::SortedSet => self.data.get(..ID_BYTES),
@@ -114,7 +115,7 @@ impl Value {
         raw.into()
     }
 
-    /// `None` if `raw` is not a value of a format this program knows.
+    /// Decodes a value; `None` if it is damaged or has an unknown format.
     pub(super) fn decode(mut raw: Bytes) -> Option<Self> {
         if raw.len() < FIXED_BYTES || raw.get_u8() != FORMAT {
             return None;
@@ -145,7 +146,7 @@ pub(super) fn is_data_key(raw: &[u8]) -> bool {
     raw.first() == Some(&DATA)
 }
 
-/// The user's key of a data key.
+/// Returns the user key of a data key.
 pub(super) fn user_key(raw: &Bytes) -> Bytes {
     raw.slice(1..)
 }
@@ -165,12 +166,12 @@ pub(super) const EXPIRY_END: &[u8] = &[EXPIRY + 1];
 pub(super) const REQUESTS_START: &[u8] = &[REQUESTS];
 pub(super) const REQUESTS_END: &[u8] = &[REQUESTS + 1];
 
-/// Whether a snapshot holds the record as it is, after the keys.
+/// Whether a snapshot stores the record unchanged, after the keys.
 pub(super) fn is_record_key(raw: &[u8]) -> bool {
     matches!(raw.first(), Some(&(GARBAGE | REQUESTS | ELEMENT)))
 }
 
-/// What the raw keys of a collection's elements begin with.
+/// Returns the prefix of the raw keys of a collection's elements.
 pub(super) fn element_prefix(id: &[u8]) -> Vec<u8> {
     [&[ELEMENT], id].concat()
 }
@@ -179,14 +180,14 @@ pub(super) fn garbage_key(id: &[u8]) -> Bytes {
     [&[GARBAGE], id].concat().into()
 }
 
-/// First raw key of what is to be removed, and the first after it.
+/// First raw key of the garbage marks, and the first after them.
 pub(super) const GARBAGE_START: &[u8] = &[GARBAGE];
 pub(super) const GARBAGE_END: &[u8] = &[GARBAGE + 1];
-/// First raw key of the elements of all collections, and the first after it.
+/// First raw key of the elements of all collections, and the first after them.
 pub(super) const ELEMENTS_START: &[u8] = &[ELEMENT];
 pub(super) const ELEMENTS_END: &[u8] = &[ELEMENT + 1];
 
-/// Expiry (ms) and user's key of an expiry key; `None` for a key of another namespace.
+/// Returns the expiry (ms) and the user key of an expiry key; `None` for a key of another namespace.
 pub(super) fn split_expiry_key(raw: &Bytes) -> Option<(u64, Bytes)> {
     let mut rest = raw.clone();
     if rest.try_get_u8().ok()? != EXPIRY {

@@ -1,4 +1,4 @@
-//! Overlays and engine as one ordered map.
+//! A view of overlays and engine as one ordered map.
 
 use std::cmp::Ordering;
 use std::iter::Peekable;
@@ -10,7 +10,7 @@ use super::overlay::{Overlay, Slot};
 
 #[derive(Clone, Copy)]
 pub(super) struct View<'a> {
-    /// What the entry that is being executed has changed so far.
+    /// Changes of the entry in execution so far.
     pub top: Option<&'a Overlay>,
     pub active: &'a Overlay,
     /// The overlay that a checkpoint is writing to the engine.
@@ -30,7 +30,7 @@ impl<'a> View<'a> {
         self.engine.get(key)
     }
 
-    /// Pairs in key order from `start` (inclusive) to `end` (exclusive; `None`: to the last key).
+    /// Returns the pairs in key order from `start` (inclusive) to `end` (exclusive; `None`: to the last key).
     pub fn range(
         &self,
         start: &[u8],
@@ -55,13 +55,13 @@ impl<'a> View<'a> {
         })
     }
 
-    /// Newest first.
+    /// Returns the overlays, newest first.
     fn overlays(&self) -> impl Iterator<Item = &'a Overlay> + use<'a> {
         self.top.into_iter().chain([self.active]).chain(self.frozen)
     }
 }
 
-/// Two ordered sources as one; on equal keys `upper` wins.
+/// A merge of two ordered sources; for equal keys the item of `upper` is used.
 struct Merge<U: Iterator, L: Iterator> {
     upper: Peekable<U>,
     lower: Peekable<L>,

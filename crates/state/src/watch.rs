@@ -1,5 +1,5 @@
-//! What the last entries changed, kept for whoever watches keys. The bound is one for all watchers: who
-//! falls behind it is told so and reads the keys anew.
+//! The history of the last changes, for watchers of keys. All watchers share one bounded history: a watcher
+//! that falls behind it gets [`Lost`] and must read the keys again.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,20 +13,20 @@ use super::value::{self, Value};
 
 const MAX_ENTRIES: usize = 65_536;
 const MAX_BYTES: usize = 16 << 20;
-/// Estimated bytes that a change costs beside its key and value.
+/// Estimated overhead in bytes of a change, besides its key and value.
 const CHANGE_BYTES: usize = 96;
-/// Of one page, but that a whole entry is always on it.
+/// Maximum size of a page in bytes; a page has at least one entry, whatever its size.
 const PAGE_BYTES: usize = 1 << 20;
 
-/// What one entry did to the keys.
+/// The changes of keys by one entry.
 #[derive(Debug)]
 pub struct Changed {
     /// The entry's log index.
     pub revision: u64,
-    /// Every key was removed before the rest.
+    /// Whether all keys were removed before the other changes.
     pub flushed: bool,
     slots: Vec<(Bytes, Slot)>,
-    /// Empty unless somebody wants to know.
+    /// Keyspace events; empty unless they are recorded.
     pub events: Vec<Event>,
     bytes: usize,
 }
@@ -40,12 +40,12 @@ impl Changed {
             .collect();
         let cost =
             |(key, slot): &(Bytes, Slot)| CHANGE_BYTES + key.len() + slot.as_ref().map_or(0, Bytes::len);
-        let told: usize = events.iter().map(|event| CHANGE_BYTES + event.key.len()).sum();
-        let bytes = CHANGE_BYTES + slots.iter().map(cost).sum::<usize>() + told;
+        let event_bytes: usize = events.iter().map(|event| CHANGE_BYTES + event.key.len()).sum();
+        let bytes = CHANGE_BYTES + slots.iter().map(cost).sum::<usize>() + event_bytes;
         Self { revision, flushed: overlay.is_cleared(), slots, events, bytes }
     }
 
-    /// An entry that changed no key.
+    /// Creates the record of an entry that changed no key.
     pub(super) fn none(revision: u64) -> Self {
         Self { revision, flushed: false, slots: Vec::new(), events: Vec::new(), bytes: CHANGE_BYTES }
     }
@@ -54,52 +54,53 @@ impl Changed {
         self.slots.is_empty() && !self.flushed
     }
 
-    /// Keys in order, each with what it holds now, or nothing where it was removed.
+    /// Returns the changed keys in order, each with its new value, or `None` if it was removed.
     pub fn keys(&self) -> impl Iterator<Item = (Bytes, Option<Value>)> {
         self.slots.iter().map(|(key, slot)| (value::user_key(key), slot.clone().and_then(Value::decode)))
     }
 }
 
-/// The entries that follow one another from some revision on.
+/// Consecutive entries after some revision.
 #[derive(Debug)]
 pub struct Page {
     pub entries: Vec<Arc<Changed>>,
-    /// Nothing was changed between the last of them and this revision.
+    /// Revision up to which there are no changes beyond `entries`.
     pub through: u64,
-    /// Nothing is known after it yet.
+    /// Whether the history has no later changes yet.
     pub is_last: bool,
 }
 
-/// What was asked for is not kept any more.
+/// The error for changes that are not kept any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lost {
-    /// First revision from which changes can still be had.
+    /// First revision whose changes are still kept.
     pub oldest: u64,
 }
 
 pub(super) struct History {
     kept: Mutex<Kept>,
-    /// The last revision that changed a key.
-    news: watch::Sender<u64>,
+    /// Last revision that changed a key.
+    last_change: watch::Sender<u64>,
 }
 
 struct Kept {
     entries: VecDeque<Arc<Changed>>,
     bytes: usize,
-    /// Changes up to this revision are forgotten.
+    /// Revision up to which changes were dropped.
     floor: u64,
-    /// The last entry applied.
+    /// Index of the last applied entry.
     through: u64,
 }
 
 impl History {
-    /// Of a state that is at `revision`.
+    /// Creates the history of a state at `revision`.
     pub fn new(revision: u64) -> Self {
         let kept = Kept { entries: VecDeque::new(), bytes: 0, floor: revision, through: revision };
-        Self { kept: Mutex::new(kept), news: watch::Sender::new(revision) }
+        Self { kept: Mutex::new(kept), last_change: watch::Sender::new(revision) }
     }
 
-    /// After readers can see it, so that whoever is told of a change finds it.
+    /// Adds an entry and notifies the watchers. Called after the state is published, so that a notified
+    /// watcher can read the change.
     pub fn publish(&self, changed: Changed) {
         let revision = changed.revision;
         let is_empty = changed.is_empty();
@@ -111,27 +112,27 @@ impl History {
             }
         }
         if !is_empty {
-            self.news.send_replace(revision);
+            self.last_change.send_replace(revision);
         }
     }
 
-    /// The state became another one, at `revision`, by no entry.
+    /// Restarts the history at `revision`, after the state was replaced other than by an entry.
     pub fn restart(&self, revision: u64) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         *kept = Kept { entries: VecDeque::new(), bytes: 0, floor: revision, through: revision };
         drop(kept);
-        self.news.send_replace(revision);
+        self.last_change.send_replace(revision);
     }
 
     pub fn subscribe(&self) -> watch::Receiver<u64> {
-        self.news.subscribe()
+        self.last_change.subscribe()
     }
 
     pub fn through(&self) -> u64 {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).through
     }
 
-    /// What was changed after `revision`.
+    /// Returns a page of the changes after `revision`.
     pub fn after(&self, revision: u64) -> Result<Page, Lost> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if revision < kept.floor {
@@ -185,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_after_a_revision_is_given_in_order_and_entries_without_keys_only_move_on() {
+    fn changes_after_a_revision_are_in_order_and_empty_entries_only_advance() {
         let history = History::new(10);
         history.publish(changed(11, "a", 1));
         history.publish(Changed::none(12));
@@ -195,18 +196,18 @@ mod tests {
         assert_eq!((revisions(&page), page.through, page.is_last), (vec![11, 13], 14, true));
         assert_eq!(revisions(&history.after(11).unwrap()), [13]);
         assert_eq!(history.after(9).unwrap_err(), Lost { oldest: 11 });
-        // From the future: nothing yet.
+        // A future revision has no changes yet.
         assert_eq!(
             (revisions(&history.after(20).unwrap()), history.after(20).unwrap().through),
             (vec![], 20)
         );
         let (key, value) = page.entries[0].keys().next().unwrap();
         assert_eq!((key, value.unwrap().revision), (Bytes::from("a"), 11));
-        assert_eq!(page.entries[0].keys().count(), 1, "only keys are told of");
+        assert_eq!(page.entries[0].keys().count(), 1, "only keys are reported");
     }
 
     #[test]
-    fn what_is_kept_is_bounded_and_the_oldest_goes_first() {
+    fn history_is_bounded_and_drops_the_oldest_entries_first() {
         let history = History::new(0);
         for revision in 1..=40 {
             history.publish(changed(revision, "k", 1 << 20));

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# All that the scripts of the local cluster share. Set kubernetes_dir before.
+# The functions that the scripts of the local cluster share. Set kubernetes_dir before.
 
 source "$kubernetes_dir/../../scripts/lib.sh"
 readonly state="$state_root/cluster"

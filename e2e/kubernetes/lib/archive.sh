@@ -1,14 +1,14 @@
 # shellcheck shell=bash
-# Images from scratch, without an engine.
+# Builds images from scratch, without a container engine.
 
 readonly pause_image=helios-pause:1
 
-# rootfs_of BINARY DIRECTORY: the program and the shared libraries it loads, each where its loader looks for it.
-# glibc resolves host names by itself, from /etc/resolv.conf, so no name service libraries are needed.
+# rootfs_of BINARY DIRECTORY: copies the program and the shared libraries it loads, each to the path at which the loader looks for it.
+# glibc resolves host names without NSS libraries, from /etc/resolv.conf.
 rootfs_of() {
   local binary=$1 rootfs=$2 library
   mkdir -p "$rootfs"
-  # Without debug sections: they are most of a development build, and the symbols stay for backtraces.
+  # Debug sections are most of a development build; symbols stay for backtraces.
   objcopy --strip-debug "$binary" "$rootfs/$(basename "$binary")"
   { ldd "$binary" 2>/dev/null || true; } | { grep -o '/[^ ]*' || true; } | while read -r library; do
     install -D "$library" "$rootfs$library"
@@ -17,7 +17,7 @@ rootfs_of() {
 
 rootfs_hash() { (cd "$1" && find . -type f | sort | xargs sha256sum | sha256sum | cut -c1-12); }
 
-# image_build ROOTFS PROGRAM NAME:TAG DESTINATION: an image of exactly ROOTFS that starts /PROGRAM without privileges.
+# image_build ROOTFS PROGRAM NAME:TAG DESTINATION: builds an image of exactly ROOTFS that starts /PROGRAM without privileges.
 # DESTINATION is as for `buildah push`.
 image_build() {
   local rootfs=$1 program=$2 image=$3 destination=$4 store status=0
@@ -29,7 +29,7 @@ image_build() {
   return "$status"
 }
 
-# image_tool STORE ARGUMENTS...: buildah on a store of its own, apart from what the user has there.
+# image_tool STORE ARGUMENTS...: runs buildah on a separate store, not the user's.
 image_tool() {
   local store=$1
   shift

@@ -47,7 +47,7 @@ certificate() {
       ) 2>/dev/null
 }
 
-# client NAME SUBJECT: a certificate and the kubeconfig that holds it.
+# client NAME SUBJECT: makes a certificate and the kubeconfig that holds it.
 client() {
   certificate ca "$1" "$2"
   (

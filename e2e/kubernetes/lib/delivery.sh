@@ -1,15 +1,15 @@
 # shellcheck shell=bash
 # How an image reaches the nodes: into the local cluster, into kind, or through a registry.
 
-# A cluster that is not ours gets images in one of two ways, and the user has to have prepared one.
+# Fails if images cannot reach the cluster: another cluster than the local one needs a registry or has to be kind.
 require_way() {
   cluster_is_foreign && [[ -z ${HELIOS_IMAGE_REGISTRY:-} ]] || return 0
   [[ $(kubectl config current-context) == kind-* ]] ||
-    die "the cluster of KUBECONFIG has to get the images from a registry: set HELIOS_IMAGE_REGISTRY to one that you may push to and its nodes may pull from"
-  command -v kind >/dev/null || die "handing images to a kind cluster needs the program kind; or set HELIOS_IMAGE_REGISTRY"
+    die "the cluster of KUBECONFIG has to pull the images from a registry: set HELIOS_IMAGE_REGISTRY to one that you may push to and its nodes may pull from"
+  command -v kind >/dev/null || die "loading images into a kind cluster needs the program kind; or set HELIOS_IMAGE_REGISTRY"
 }
 
-# deliver ROOTFS PROGRAM NAME:TAG: prints the name by which pods find it.
+# deliver ROOTFS PROGRAM NAME:TAG: builds the image, makes it available to the nodes, and prints the name that pods use.
 deliver() {
   if ! cluster_is_foreign; then
     deliver_local "$@"

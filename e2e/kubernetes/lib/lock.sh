@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# One local cluster on a machine: bridge, address range and control groups have one name each. The lock is held while
-# something changes, and the file says in which directory the cluster lives.
+# One local cluster on a machine: bridge, address range and control groups have fixed names. The lock is held during
+# changes, and the lock file has the directory of the cluster.
 
 readonly lock_file=/run/lock/helios-cluster
 
@@ -12,7 +12,7 @@ lock() {
     die "another start or stop of the local cluster holds $lock_file for more than 600 s"
   owner=$(<"$lock_file")
   if [[ -n $owner && $owner != "$state" && -d $owner ]]; then
-    die "a local cluster runs already, kept in $owner; take it down first: XDG_STATE_HOME=${owner%/helios/cluster} make down"
+    die "another local cluster runs already, with its state in $owner; remove it first: XDG_STATE_HOME=${owner%/helios/cluster} make down"
   fi
   echo "$state" >"$lock_file"
 }

@@ -1,19 +1,19 @@
 # shellcheck shell=bash
 # The cluster's network: a bridge on this machine and one network namespace for each node, in a range reserved for tests.
-# Nodes have no default route and the range ends in a black hole here, so nothing can leave the machine.
+# Nodes have no default route, and the host routes the rest of the range to a black hole, so no packet can leave the machine.
 
 readonly bridge=helios0 all_range=198.18.0.0/15 host_address=198.18.0.1 service_range=198.19.0.0/16
-# Every pod is in this range; what comes from elsewhere to a Service is masqueraded, so that answers find the way back.
+# Every pod is in this range; connections to a Service from other addresses are masqueraded, so that answers are routed back.
 readonly pod_ranges=198.18.96.0/19
 readonly nodes=(node-1 node-2 node-3)
 
 node_address() { echo "198.18.0.1${1#node-}"; }
 node_pods() { echo "198.18.10${1#node-}.0/24"; }
 node_netns() { echo "helios-$1"; }
-# The host's end of the node's only line.
+# The host's end of the node's only network link.
 node_link() { echo "helios-${1#node-}"; }
 
-# Some VPNs use the same range: then nobody may guess whose packets are whose.
+# Some VPNs use the same range: fails, since packets of the two could not be distinguished.
 net_require_free() {
   local taken
   taken=$(ip -o -4 address | awk '$4 ~ /^198\.1[89]\./ && $2 != "'"$bridge"'" {print $2; exit}')

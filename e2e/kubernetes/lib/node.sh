@@ -1,8 +1,9 @@
 # shellcheck shell=bash
-# One node: containerd, kubelet and kube-proxy in a network and a mount namespace of their own. The pause program holds
-# both open; when a node's processes are gone, so is every mount they made.
+# One node: containerd, kubelet and kube-proxy in one network and one mount namespace. The pause program holds
+# both open; the mounts of a node end with its processes.
 
-# Where programs keep things at fixed places (/run/containerd, /var/log/containers, ...): hidden, so that they stay inside.
+# Directories at fixed paths that the programs write to (/run/containerd, /var/log/containers, ...): hidden by mounts, so that each node
+# has its own.
 readonly hidden_places=(/run /var/log /var/lib/cni /var/lib/kubelet)
 
 # In the order of the nodes.
@@ -40,7 +41,7 @@ containerd_up() {
 
 kubelet_up() {
   local node=$1 home=$state/$1
-  # A running kube-proxy ends when its configuration is written anew, the same or not.
+  # A running kube-proxy ends when its configuration is rewritten, even with the same content.
   ! running "$node-kubelet" "$node/daemons" || ! running "$node-proxy" "$node/daemons" || return 0
   node_kubelet_config "$node" "$home"
   # shellcheck disable=SC2046
@@ -54,7 +55,7 @@ kubelet_up() {
 
 node_ctr() { ctr --address "$state/$1/containerd.sock" --namespace k8s.io "${@:2}"; }
 
-# node_has_image NODE NAME:TAG: whatever prefix containerd gives to a name without one.
+# node_has_image NODE NAME:TAG: succeeds if the node has the image, under any prefix that containerd adds to the name.
 node_has_image() { [[ -n $(node_ctr "$1" images list --quiet "name~=\"/$2\$\"") ]]; }
 
 # node_import NODE ARCHIVE

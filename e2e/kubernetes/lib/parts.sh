@@ -3,7 +3,7 @@
 
 readonly kubernetes_version=1.34.4 helm_version=4.3.1
 
-# What the programs are made of; the same inputs are never built twice on a machine.
+# A digest of the sources of the programs; the same sources are never built twice on a machine.
 parts_key() {
   {
     GOTOOLCHAIN=local go env GOVERSION
@@ -40,7 +40,7 @@ parts_build() {
   printf '#!/bin/sh\nexec "$(dirname "$0")/kube" kubectl "$@"\n' >"$building/kubectl"
   chmod +x "$building/kubectl"
   mv "$building" "$parts"
-  # Other clones may run on an older set; nobody runs on one that old.
+  # Other clones may still use an older set of programs; sets this old are unused.
   find "$cache_root/kubernetes" -mindepth 1 -maxdepth 1 -type d -mtime +30 -exec rm -rf {} +
 }
 

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What the local cluster needs of the machine. One line says what is missing and what works without it.
+# Checks the machine for what the local cluster needs. On a failure one line says what is missing and what works without it.
 
 readonly without_it="without it: set KUBECONFIG to a cluster you have, or run three members here with 'cargo run -p helios-node --bin heliosd -- dev'"
 readonly oldest_go=1.26
@@ -42,7 +42,7 @@ preflight_go() {
     die "building Kubernetes needs Go $oldest_go or newer, and this is $version; $without_it"
 }
 
-# Where the distribution keeps the network plugins.
+# The directory of the distribution's network plugins.
 cni_plugins() {
   local place
   for place in /usr/lib/cni /opt/cni/bin /usr/libexec/cni; do

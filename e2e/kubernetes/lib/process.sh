@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# The cluster's processes. Each lives in a control group under /helios, so the kernel itself keeps the list of what is
-# ours, children of children included: only what is on that list is ever killed.
+# The cluster's processes. Each is in a control group under /helios, so the kernel keeps the list of all of them,
+# with their descendants: only processes on that list are killed.
 
 readonly cgroup_mount=/sys/fs/cgroup
 
@@ -38,7 +38,7 @@ hierarchy_make() {
   done
 }
 
-# A new cpuset has no processors, and nothing can run in it until it is given some.
+# A new cpuset has no CPUs, and no process can run in it before it is given some.
 cpuset_inherit() {
   local file
   for file in cpuset.cpus cpuset.mems; do
@@ -46,7 +46,7 @@ cpuset_inherit() {
   done
 }
 
-# On cgroup v2 a group has the controllers that its parent hands down.
+# On cgroup v2 a group has the controllers that its parent enables for it.
 controllers_inherit() {
   local controller
   for controller in $(<"$1/cgroup.controllers"); do
@@ -54,12 +54,12 @@ controllers_inherit() {
   done
 }
 
-# group_members [GROUP]: the processes of GROUP and of all groups below it.
+# group_members [GROUP]: prints the processes of GROUP and of all groups below it.
 group_members() { find "$(cgroup_dir "${1:-}")" -name cgroup.procs -exec cat {} + 2>/dev/null || true; }
 
 group_empty() { [[ -z $(group_members "${1:-}") ]]; }
 
-# group_kill [GROUP]: again until nothing is left, since a process may fork while its siblings die.
+# group_kill [GROUP]: kills all processes of GROUP; repeats until none is left, since a process may fork while its siblings die.
 group_kill() { await 20 "end of all processes in group helios/${1:-}" group_kill_once "${1:-}"; }
 
 group_kill_once() {
@@ -76,13 +76,13 @@ groups_remove() {
 
 pid_of() { cat "$state/pids/$1" 2>/dev/null; }
 
-# running NAME GROUP: a number left by a dead process, or taken by a stranger, is not in our group.
+# running NAME GROUP: succeeds if the process of the pid file is in GROUP; a stale pid, or one reused by another process, is not.
 running() {
   local pid
   pid=$(pid_of "$1") && grep -qsx "$pid" "$(cgroup_dir "$2")/cgroup.procs"
 }
 
-# start NAME GROUP COMMAND...: unless it runs already. Output goes to logs/NAME.log.
+# start NAME GROUP COMMAND...: starts the command in GROUP, unless it runs already. Its output goes to logs/NAME.log.
 start() {
   local name=$1 group=$2
   shift 2
@@ -91,7 +91,7 @@ start() {
   mkdir -p "$state/pids" "$state/logs"
   (
     echo "$BASHPID" >"$(cgroup_dir "$group")/cgroup.procs"
-    # 9 is the lock of this script: a process that kept it would hold the lock for as long as the cluster lives.
+    # Descriptor 9 is the lock of this script: a process that inherited it would hold the lock as long as the cluster runs.
     exec setsid "$@" </dev/null &>>"$state/logs/$name.log" 9>&-
   ) &
   echo "$!" >"$state/pids/$name"

@@ -1,4 +1,5 @@
-//! A cluster as a Helm release: installed, tested, uninstalled without a hang, and installed again over its data.
+//! A cluster as a Helm release: installed, tested, uninstalled without a hang, and installed again on its
+//! retained volumes.
 
 use std::time::Instant;
 
@@ -10,7 +11,7 @@ use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 
 const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../helm/helios-cluster");
 
-pub fn tell(story: &Story) -> anyhow::Result<()> {
+pub fn run(story: &Story) -> anyhow::Result<()> {
     let cluster = Cluster::named(&story.kubectl, "demo");
     install(story)?;
     ensure!(cluster.resource()?.spec.storage.size == "256Mi", "a value did not reach the spec");
@@ -38,7 +39,7 @@ pub fn tell(story: &Story) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Installs it with Helm's own `--wait`, after which it has to be ready without any further waiting.
+/// Installs the chart with Helm's `--wait`, after which the cluster has to be ready without further waiting.
 fn install(story: &Story) -> anyhow::Result<()> {
     let began = Instant::now();
     let image = format!("test.image={}", story.images.writer);

@@ -1,5 +1,5 @@
-//! Deleting a HeliosCluster: what it owns goes, its data goes only when that was asked for, and nothing
-//! has to wait for an operator.
+//! Deletion of a HeliosCluster: its objects are deleted, its volumes only on request, and nothing waits for
+//! an operator.
 
 use anyhow::{Context, ensure};
 use helios_e2e::cluster::{Cluster, PATIENCE};
@@ -7,10 +7,10 @@ use helios_e2e::operator::Operator;
 use helios_e2e::story::Story;
 use serde_json::{Value, json};
 
-/// Every kind of object that a cluster has, but for volumes.
+/// Every kind of object that a cluster owns, except volumes.
 const OWNED: &str = "statefulsets,pods,services,configmaps,serviceaccounts,poddisruptionbudgets";
 
-pub fn tell(story: &Story) -> anyhow::Result<()> {
+pub fn run(story: &Story) -> anyhow::Result<()> {
     let cluster = story.cluster(json!({}))?;
     let written: String = cluster.connect("demo-1")?.query(&["SET", "keep", "me"])?;
     ensure!(written == "OK", "SET answered {written}");
@@ -31,7 +31,7 @@ pub fn tell(story: &Story) -> anyhow::Result<()> {
     Operator::installed()?.without(|| delete(story, &cluster))
 }
 
-/// Deletes the resource and waits until nothing is left that it owned.
+/// Deletes the resource and waits until all objects that it owned are gone.
 fn delete(story: &Story, cluster: &Cluster) -> anyhow::Result<()> {
     let selector = cluster.selector();
     let owned = || story.kubectl.list::<Value>(OWNED, &selector);

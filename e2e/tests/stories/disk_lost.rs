@@ -1,5 +1,5 @@
-//! The volume of a member is deleted, with its pod: the first member's, from which the cluster began, then the
-//! leader's. Each is replaced in place by a new member on a blank disk.
+//! Loss of a member's volume together with its pod: first of the member that bootstrapped the cluster, then
+//! of the leader. Each is replaced in place by a new member on a blank disk.
 
 use std::time::Instant;
 
@@ -8,7 +8,7 @@ use helios_e2e::cluster::{Cluster, PATIENCE};
 use helios_e2e::story::Story;
 use serde_json::json;
 
-pub fn tell(story: &Story) -> anyhow::Result<()> {
+pub fn run(story: &Story) -> anyhow::Result<()> {
     let cluster = story.cluster(json!({}))?;
     let writer = story.writer(&cluster)?;
     if cluster.leader()?.0 == "demo-0" {
@@ -24,7 +24,7 @@ pub fn tell(story: &Story) -> anyhow::Result<()> {
     story.nothing_is_lost(writer)
 }
 
-/// Deletes the volume of the member on `pod`, and the pod that holds it; waits until there are three members again.
+/// Deletes the volume of the member on `pod`, and the pod; waits until there are three members again.
 fn lose(story: &Story, cluster: &Cluster, pod: &str, who: &str) -> anyhow::Result<()> {
     let watch = cluster.watch()?;
     let old = cluster.member_id(pod)?.with_context(|| format!("{pod} is a member"))?;
@@ -41,7 +41,7 @@ fn lose(story: &Story, cluster: &Cluster, pod: &str, who: &str) -> anyhow::Resul
     cluster.await_agreement_on(3)
 }
 
-/// The volume goes when its pod has gone.
+/// Deletes the volume and the pod; Kubernetes keeps the volume until its pod is gone.
 pub fn delete_volume_and_pod(story: &Story, pod: &str) -> anyhow::Result<()> {
     story.kubectl.run(&["delete", "pvc", &format!("data-{pod}"), "--wait=false"])?;
     story.kubectl.run(&["delete", "pod", pod, "--wait=false"])?;

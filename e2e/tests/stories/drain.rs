@@ -1,5 +1,5 @@
-//! Every node is drained in turn, first the leader's. Volumes are on their nodes, so a member waits for its node
-//! to be used again; nothing else has to be done.
+//! Drain of every node in turn, the leader's first. Volumes are local to their nodes, so a member waits for
+//! its node to be uncordoned; nothing else has to be done.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -12,7 +12,7 @@ use helios_e2e::story::Story;
 use helios_e2e::writer::Writer;
 use serde_json::json;
 
-pub fn tell(story: &Story) -> anyhow::Result<()> {
+pub fn run(story: &Story) -> anyhow::Result<()> {
     let Some(nodes) = Nodes::of_local_cluster(&story.kubectl)? else {
         story.say("the nodes of this cluster are not drained; it is not the local one");
         return Ok(());

@@ -1,4 +1,4 @@
-//! A day with `heliosctl`, while clients write: look, move leadership, restart, hold the operator, ask for help.
+//! Typical use of `heliosctl` while clients write: status, transfer, restart, pause, support bundle.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use serde_json::json;
 
 const SECRET: &str = "hunter2hunter2";
 
-pub fn tell(story: &Story) -> anyhow::Result<()> {
+pub fn run(story: &Story) -> anyhow::Result<()> {
     let ctl = Heliosctl::new(&story.kubectl)?;
     let none = ctl.ask(&["status"])?;
     ensure!(none.code == 2 && none.err.contains("there is no HeliosCluster in namespace"), "{none:?}");
@@ -20,20 +20,20 @@ pub fn tell(story: &Story) -> anyhow::Result<()> {
     let cluster = story.cluster(json!({}))?;
     let writer = story.writer(&cluster)?;
     doctor_finds_an_older_definition(story, &ctl)?;
-    looking(&ctl, &cluster)?;
+    status_and_plan_are_printed(&ctl, &cluster)?;
     keys_and_logs(&ctl)?;
     report_has_no_secrets(story, &ctl)?;
-    logs_tell_who_leads(&ctl, &cluster)?;
+    logs_show_the_new_leader(&ctl, &cluster)?;
     story.part_without_failure("transfer", &writer)?;
-    paused_means_paused(&ctl, &cluster)?;
+    paused_operator_changes_nothing(&ctl, &cluster)?;
     restart(&ctl, &cluster)?;
     story.part_without_failure("restart --wait", &writer)?;
-    a_missing_member_is_seen(story, &ctl, &cluster)?;
+    missing_member_changes_the_exit_code(story, &ctl, &cluster)?;
     story.part_without_failure("a member is away", &writer)?;
     story.nothing_is_lost(writer)
 }
 
-/// A CRD of an earlier release is noticed; the chart's upgrade brings the present one.
+/// An older CRD is detected; upgrading the chart installs the present one.
 fn doctor_finds_an_older_definition(story: &Story, ctl: &Heliosctl) -> anyhow::Result<()> {
     ctl.done(&["doctor"])?;
     Operator::install_older_definition("restartAt")?;
@@ -44,14 +44,14 @@ fn doctor_finds_an_older_definition(story: &Story, ctl: &Heliosctl) -> anyhow::R
         found.code == 1 && found.out.contains("without spec.restartAt"),
         "an old definition passed: {found:?}"
     );
-    let told =
+    let is_named =
         refused.err.contains("unknown field \"spec.restartAt\"; the installed CRD is of another release");
-    ensure!(refused.code == 1 && told, "a field was dropped silently: {refused:?}");
+    ensure!(refused.code == 1 && is_named, "a field was dropped silently: {refused:?}");
     ctl.done(&["doctor"]).context("after the chart's upgrade")?;
     Ok(())
 }
 
-fn looking(ctl: &Heliosctl, cluster: &Cluster) -> anyhow::Result<()> {
+fn status_and_plan_are_printed(ctl: &Heliosctl, cluster: &Cluster) -> anyhow::Result<()> {
     let text = ctl.done(&["status"])?;
     ensure!(text.ends_with("\nHEALTHY: 3 of 3 members in service, 1 may fail\n"), "{text}");
     let (leader, _) = cluster.leader()?;
@@ -108,15 +108,15 @@ fn report_has_no_secrets(story: &Story, ctl: &Heliosctl) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn logs_tell_who_leads(ctl: &Heliosctl, cluster: &Cluster) -> anyhow::Result<()> {
+fn logs_show_the_new_leader(ctl: &Heliosctl, cluster: &Cluster) -> anyhow::Result<()> {
     let log = ctl.follow(&["logs", "demo", "--follow", "--tail", "1"])?;
-    // It opens all logs before it prints.
+    // heliosctl opens all logs before it prints a line.
     log.await_line("any member", |line| line.starts_with("demo-"))?;
-    let leader = leadership_goes_where_it_is_told_to(ctl, cluster)?;
+    let leader = transfer_and_switchover_move_leadership(ctl, cluster)?;
     log.await_line("the new leader", |line| line.starts_with(&leader) && line.contains("Became leader"))
 }
 
-fn leadership_goes_where_it_is_told_to(ctl: &Heliosctl, cluster: &Cluster) -> anyhow::Result<String> {
+fn transfer_and_switchover_move_leadership(ctl: &Heliosctl, cluster: &Cluster) -> anyhow::Result<String> {
     let (before, term) = cluster.leader()?;
     let target = if before == "demo-1" { "demo-2" } else { "demo-1" };
     let said = ctl.done(&["transfer", target])?;
@@ -140,7 +140,7 @@ fn leadership_goes_where_it_is_told_to(ctl: &Heliosctl, cluster: &Cluster) -> an
     Ok(before)
 }
 
-fn paused_means_paused(ctl: &Heliosctl, cluster: &Cluster) -> anyhow::Result<()> {
+fn paused_operator_changes_nothing(ctl: &Heliosctl, cluster: &Cluster) -> anyhow::Result<()> {
     ctl.done(&["pause"])?;
     cluster.await_status("{.status.phase}=Paused")?;
     let refused = ctl.ask(&["restart"])?;
@@ -165,7 +165,11 @@ fn restart(ctl: &Heliosctl, cluster: &Cluster) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn a_missing_member_is_seen(story: &Story, ctl: &Heliosctl, cluster: &Cluster) -> anyhow::Result<()> {
+fn missing_member_changes_the_exit_code(
+    story: &Story,
+    ctl: &Heliosctl,
+    cluster: &Cluster,
+) -> anyhow::Result<()> {
     let (leader, _) = cluster.leader()?;
     let follower = if leader == "demo-0" { "pod/demo-1" } else { "pod/demo-0" };
     story.kubectl.run(&["delete", follower, "--wait=false"])?;

@@ -1,4 +1,5 @@
-//! spec.hibernate: no pod runs, every volume stays; and back, with every write and the same members.
+//! spec.hibernate: all pods are stopped and every volume is kept; then the cluster resumes with every write
+//! and the same members.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -9,7 +10,7 @@ use helios_e2e::heliosctl::Heliosctl;
 use helios_e2e::story::Story;
 use serde_json::json;
 
-pub fn tell(story: &Story) -> anyhow::Result<()> {
+pub fn run(story: &Story) -> anyhow::Result<()> {
     let cluster = story.cluster(json!({}))?;
     let writer = story.writer(&cluster)?;
     let before = volumes(&cluster)?;
@@ -37,7 +38,7 @@ pub fn tell(story: &Story) -> anyhow::Result<()> {
     story.nothing_is_lost(writer)
 }
 
-/// UIDs by name: a volume that was made again has another.
+/// Returns volume UIDs by name; a volume that was created again has another UID.
 fn volumes(cluster: &Cluster) -> anyhow::Result<BTreeMap<String, Option<String>>> {
     Ok(cluster.volumes()?.into_iter().map(|(name, claim)| (name, claim.metadata.uid)).collect())
 }

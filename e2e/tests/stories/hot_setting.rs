@@ -1,5 +1,6 @@
-//! A setting that members take over while they run is changed: no pod is replaced, nobody else leads, no write fails, and
-//! the cluster is Ready again only when all members have it. Each of them tells of it in an event.
+//! Change of a setting that members reload while they run: no pod is replaced, the leader stays, no write
+//! fails, and the cluster is Ready again only when all members have reloaded it. Each of them reports the
+//! reload in an event.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -8,7 +9,7 @@ use anyhow::ensure;
 use helios_e2e::story::Story;
 use serde_json::{Value, json};
 
-pub fn tell(story: &Story) -> anyhow::Result<()> {
+pub fn run(story: &Story) -> anyhow::Result<()> {
     let cluster = story.cluster(json!({}))?;
     let writer = story.writer(&cluster)?;
     let (leader, watch) = (cluster.leader()?, cluster.watch()?);
@@ -23,12 +24,12 @@ pub fn tell(story: &Story) -> anyhow::Result<()> {
         watch.created()
     );
     ensure!(cluster.leader()? == leader, "nothing of this needs an election, and there was one");
-    let told = reloaded(story)?;
-    ensure!(told.len() == 3, "each member tells that its settings changed, and these did: {told:?}");
+    let members = reloaded(story)?;
+    ensure!(members.len() == 3, "each member reports a reload, and these did: {members:?}");
     story.nothing_is_lost(writer)
 }
 
-/// Members of which an event says so.
+/// Returns the members with a ConfigReloaded event.
 fn reloaded(story: &Story) -> anyhow::Result<BTreeSet<String>> {
     let events: Vec<Value> = story.kubectl.list("events.events.k8s.io", "")?;
     let mine = events.iter().filter(|event| event["reason"] == "ConfigReloaded");

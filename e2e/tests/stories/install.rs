@@ -1,4 +1,5 @@
-//! From `kubectl apply` of six lines to a key read through every door; and what is refused at the door.
+//! From `kubectl apply` of six lines to a key read through every Service and pod; and rejection of invalid
+//! specs.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use serde_json::{Value, json};
 
 const SIX_LINES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/kubernetes/demo.yaml");
 
-pub fn tell(story: &Story) -> anyhow::Result<()> {
+pub fn run(story: &Story) -> anyhow::Result<()> {
     let cluster = Cluster::named(&story.kubectl, "demo");
     let began = Instant::now();
     story.kubectl.run(&["apply", "--filename", SIX_LINES])?;
@@ -20,16 +21,16 @@ pub fn tell(story: &Story) -> anyhow::Result<()> {
     story.took("Ready after kubectl apply", took);
     within("kubectl apply until Ready", took, Duration::from_secs(60))?;
 
-    columns_say_what_matters(story, &cluster)?;
+    printed_columns_show_readiness_leader_and_phase(story, &cluster)?;
     set_get(&story.kubectl, &story.images.writer, "demo", "demo:6379").context("through the Service")?;
     set_get(&story.kubectl, &story.images.writer, "demo", "demo-leader:6379")
         .context("through the leader's Service")?;
-    every_pod_reads_what_any_wrote(&cluster)?;
+    every_pod_reads_the_writes_of_all(&cluster)?;
     Operator::installed()?.helm_test()?;
-    mistakes_are_refused_with_a_sentence(story, &cluster)
+    invalid_specs_are_rejected_with_a_reason(story, &cluster)
 }
 
-fn columns_say_what_matters(story: &Story, cluster: &Cluster) -> anyhow::Result<()> {
+fn printed_columns_show_readiness_leader_and_phase(story: &Story, cluster: &Cluster) -> anyhow::Result<()> {
     let table = story.kubectl.run(&["get", &cluster.object()])?;
     table.lines().for_each(|line| story.say(line));
     let rows: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
@@ -43,7 +44,7 @@ fn columns_say_what_matters(story: &Story, cluster: &Cluster) -> anyhow::Result<
     Ok(())
 }
 
-fn every_pod_reads_what_any_wrote(cluster: &Cluster) -> anyhow::Result<()> {
+fn every_pod_reads_the_writes_of_all(cluster: &Cluster) -> anyhow::Result<()> {
     let names: Vec<String> = cluster.pods()?.into_keys().collect();
     ensure!(names == ["demo-0", "demo-1", "demo-2"], "pods: {names:?}");
     let pods = names.iter().map(|name| cluster.connect(name)).collect::<Result<Vec<_>, _>>()?;
@@ -59,7 +60,7 @@ fn every_pod_reads_what_any_wrote(cluster: &Cluster) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn mistakes_are_refused_with_a_sentence(story: &Story, cluster: &Cluster) -> anyhow::Result<()> {
+fn invalid_specs_are_rejected_with_a_reason(story: &Story, cluster: &Cluster) -> anyhow::Result<()> {
     let before = cluster.resource()?.spec;
     let four = Cluster::named(&story.kubectl, "four").manifest(json!({"replicas": 4}));
     let shrunk = cluster.manifest(json!({"replicas": 3, "storage": {"size": "1Gi"}}));

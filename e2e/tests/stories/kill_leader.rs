@@ -1,4 +1,4 @@
-//! The leader goes while clients write: asked to, forced to, and killed.
+//! Loss of the leader while clients write: its pod is deleted, deleted by force, and its process is killed.
 
 use std::fs;
 use std::process::Command;
@@ -10,19 +10,19 @@ use helios_e2e::story::Story;
 use helios_e2e::writer::Writer;
 use serde_json::json;
 
-pub fn tell(story: &Story) -> anyhow::Result<()> {
+pub fn run(story: &Story) -> anyhow::Result<()> {
     let cluster = story.cluster(json!({}))?;
     let writer = story.writer(&cluster)?;
     delete_leader(story, &cluster, &[])?;
     story.part_without_failure("pod deleted", &writer)?;
-    // Its successor is created at once, beside a process that is given two seconds to end.
+    // Its successor is created at once, while the old process has two seconds to end.
     delete_leader(story, &cluster, &["--grace-period=0", "--force"])?;
     story.part_without_failure("pod deleted by force", &writer)?;
     kill_leader(story, &cluster, &writer)?;
     story.nothing_is_lost(writer)
 }
 
-/// Deletes the leader's pod and waits until it is back and all is well.
+/// Deletes the leader's pod and waits until it is replaced and all members are in service.
 fn delete_leader(story: &Story, cluster: &Cluster, how: &[&str]) -> anyhow::Result<()> {
     let (leader, term) = cluster.leader()?;
     let watch = cluster.watch()?;
@@ -36,8 +36,8 @@ fn delete_leader(story: &Story, cluster: &Cluster, how: &[&str]) -> anyhow::Resu
     Ok(())
 }
 
-/// Kills the leader's process, as a crash would: it tells nobody, and the others have to find out. That
-/// takes a cluster whose containers are processes of this machine, as those of the local one and of kind are.
+/// Kills the leader's process, as in a crash: it sends no farewell, so the others have to time out. This
+/// needs a cluster whose containers are processes of this machine, as in the local cluster and in kind.
 fn kill_leader(story: &Story, cluster: &Cluster, writer: &Writer) -> anyhow::Result<()> {
     let (leader, _) = cluster.leader()?;
     let watch = cluster.watch()?;
@@ -56,12 +56,12 @@ fn kill_leader(story: &Story, cluster: &Cluster, writer: &Writer) -> anyhow::Res
     Ok(())
 }
 
-/// The process `heliosd` of the pod, found by its control group.
+/// Returns the pid of `heliosd` in the pod, found by its control group.
 fn process_of(pod_uid: &str) -> anyhow::Result<Option<String>> {
     let uids = [pod_uid.to_owned(), pod_uid.replace('-', "_")];
     for entry in fs::read_dir("/proc")? {
         let path = entry?.path();
-        // A process may end while it is looked at.
+        // A process may end while it is read.
         let read = |file: &str| fs::read_to_string(path.join(file)).unwrap_or_default();
         if read("comm").trim() == "heliosd" && uids.iter().any(|uid| read("cgroup").contains(uid)) {
             return Ok(path.file_name().map(|name| name.to_string_lossy().into_owned()));

@@ -1,5 +1,5 @@
-//! Strangers are refused at each port, and who belongs there is let in; certificates and the password are changed
-//! while clients write, and nobody is restarted for it.
+//! Each port rejects foreign clients and accepts authorized ones; certificates and the password are changed
+//! while clients write, without a restart.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -18,16 +18,16 @@ use serde_json::{Value, json};
 const TIMEOUT: Duration = Duration::from_secs(5);
 const RENEW: &str = "heliosdb.io/renew-certificates";
 
-pub fn tell(story: &Story) -> anyhow::Result<()> {
+pub fn run(story: &Story) -> anyhow::Result<()> {
     let cluster = story.cluster(json!({}))?;
     let other = story.cluster_named("other", json!({"replicas": 1}))?;
     let writer = story.writer(&cluster)?;
-    peer_port_is_for_members(story, &cluster, &other)?;
-    client_port_asks_for_the_password(story, &cluster)?;
-    gateway_asks_for_the_token(story, &cluster)?;
+    peer_port_requires_the_clusters_certificate(story, &cluster, &other)?;
+    client_port_requires_the_password(story, &cluster)?;
+    gateway_requires_the_token(story, &cluster)?;
     let policy: Value = story.kubectl.get("networkpolicy/demo")?;
     ensure!(policy["spec"]["podSelector"]["matchLabels"]["heliosdb.io/cluster"] == "demo", "{policy}");
-    story.part_without_failure("strangers at the doors", &writer)?;
+    story.part_without_failure("foreign clients at all ports", &writer)?;
 
     let before = cluster.leader()?;
     let watch = cluster.watch()?;
@@ -43,10 +43,14 @@ pub fn tell(story: &Story) -> anyhow::Result<()> {
     ensure!(cluster.leader()? == before, "leader and term were {before:?}, and are {:?}", cluster.leader()?);
     story.part_without_failure("certificate renewed twice", &writer)?;
     story.nothing_is_lost(writer)?;
-    a_changed_password_counts(story, &cluster)
+    changed_password_is_reloaded(story, &cluster)
 }
 
-fn peer_port_is_for_members(story: &Story, cluster: &Cluster, other: &Cluster) -> anyhow::Result<()> {
+fn peer_port_requires_the_clusters_certificate(
+    story: &Story,
+    cluster: &Cluster,
+    other: &Cluster,
+) -> anyhow::Result<()> {
     let mine = cluster.secret("demo-peer-tls")?;
     let theirs = other.secret("other-peer-tls")?;
     let part = |secret: &std::collections::BTreeMap<String, String>, key: &str| {
@@ -55,12 +59,12 @@ fn peer_port_is_for_members(story: &Story, cluster: &Cluster, other: &Cluster) -
     let ca = part(&mine, "ca.crt")?;
     let stranger = (part(&theirs, "tls.crt")?, part(&theirs, "tls.key")?);
     let foreign = ClientTls::from_pem(ca.as_bytes(), Some((stranger.0.as_bytes(), stranger.1.as_bytes())))?;
-    let nobody = ClientTls::from_pem(ca.as_bytes(), None)?;
+    let anonymous = ClientTls::from_pem(ca.as_bytes(), None)?;
     let member = cluster.identity()?.context("a member has a certificate")?;
     ask_member(story, Some(&member)).context("with the members' certificate")?;
     for (who, tls) in [
         ("without TLS", None),
-        ("without a certificate", Some(&nobody)),
+        ("without a certificate", Some(&anonymous)),
         ("of another cluster", Some(&foreign)),
     ] {
         let refusal = ask_member(story, tls).err().with_context(|| format!("a client {who} was let in"))?;
@@ -69,7 +73,7 @@ fn peer_port_is_for_members(story: &Story, cluster: &Cluster, other: &Cluster) -
     Ok(())
 }
 
-/// Asks demo-0 for its status, each time by a forwarding of its own: kubectl ends it when a connection breaks.
+/// Requests the status of demo-0, each time by a new port-forward: kubectl ends it when a connection breaks.
 fn ask_member(story: &Story, tls: Option<&ClientTls>) -> anyhow::Result<()> {
     let forward = Forward::to(&story.kubectl, "pod/demo-0", 7000)?;
     let name = format!("demo-0.demo-peers.{}.svc", story.kubectl.namespace);
@@ -81,7 +85,7 @@ fn ask_member(story: &Story, tls: Option<&ClientTls>) -> anyhow::Result<()> {
     })
 }
 
-fn client_port_asks_for_the_password(story: &Story, cluster: &Cluster) -> anyhow::Result<()> {
+fn client_port_requires_the_password(story: &Story, cluster: &Cluster) -> anyhow::Result<()> {
     let password = cluster.secret(&auth_secret("demo"))?.remove("password").context("a password")?;
     let right = redis_cli(story, &["-a", &password, "PING"])?;
     ensure!(right.trim() == "PONG", "the right password was answered with {right:?}");
@@ -92,7 +96,7 @@ fn client_port_asks_for_the_password(story: &Story, cluster: &Cluster) -> anyhow
     Ok(())
 }
 
-/// What redis-cli says through the Service, errors included.
+/// Returns the output of redis-cli through the Service, errors included.
 fn redis_cli(story: &Story, arguments: &[&str]) -> anyhow::Result<String> {
     let forward = Forward::to(&story.kubectl, "service/demo", 6379)?;
     let address = forward.address();
@@ -102,7 +106,7 @@ fn redis_cli(story: &Story, arguments: &[&str]) -> anyhow::Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr))
 }
 
-fn gateway_asks_for_the_token(story: &Story, cluster: &Cluster) -> anyhow::Result<()> {
+fn gateway_requires_the_token(story: &Story, cluster: &Cluster) -> anyhow::Result<()> {
     let token = cluster.secret(&auth_secret("demo"))?.remove("token").context("a token")?;
     for (header, code) in [
         (String::new(), "401"),
@@ -129,7 +133,7 @@ fn http_get(story: &Story, header: &str) -> anyhow::Result<String> {
     Ok(answer)
 }
 
-/// Waits until every member has taken up the certificate that follows upon `change`.
+/// Waits until every member has reloaded the certificate that follows from `change`.
 fn renewed(
     story: &Story,
     cluster: &Cluster,
@@ -149,7 +153,7 @@ fn renewed(
     eventually(PATIENCE, || {
         for pod in cluster.pods()?.into_keys() {
             let metrics = story.kubectl.http_get(&pod, 9090, "metrics")?;
-            let found = expiry(&metrics).with_context(|| format!("{pod} tells of no certificate"))?;
+            let found = expiry(&metrics).with_context(|| format!("{pod} reports no certificate"))?;
             ensure!(
                 found == expires,
                 "{pod} shows one that ends at {found}, and the new one ends at {expires}"
@@ -168,20 +172,20 @@ fn expiry(metrics: &str) -> Option<i64> {
     line.rsplit_once(' ')?.1.trim().parse::<f64>().ok().map(|seconds| seconds as i64)
 }
 
-/// A person writes another password into the Secret; no restart, and soon only the new one is taken.
-fn a_changed_password_counts(story: &Story, cluster: &Cluster) -> anyhow::Result<()> {
+/// A user writes another password into the Secret; without a restart, soon only the new one is accepted.
+fn changed_password_is_reloaded(story: &Story, cluster: &Cluster) -> anyhow::Result<()> {
     let old = cluster.secret(&auth_secret("demo"))?.remove("password").context("a password")?;
-    let patch = json!({"stringData": {"password": "chosen by a person"}}).to_string();
+    let patch = json!({"stringData": {"password": "chosen by the user"}}).to_string();
     story.kubectl.run(&["patch", "secret", "demo-auth", "--patch", &patch])?;
     let began = std::time::Instant::now();
     eventually(PATIENCE, || {
         let (new, old) = (
-            redis_cli(story, &["-a", "chosen by a person", "PING"])?,
+            redis_cli(story, &["-a", "chosen by the user", "PING"])?,
             redis_cli(story, &["-a", &old, "PING"])?,
         );
         ensure!(new.trim() == "PONG" && old.contains("WRONGPASS"), "new: {new:?}, old: {old:?}");
         Ok(())
     })?;
-    story.took("a changed password counts", began.elapsed());
+    story.took("a changed password is reloaded", began.elapsed());
     cluster.await_ready()
 }

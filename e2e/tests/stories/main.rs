@@ -1,4 +1,4 @@
-//! The user stories, told to a real Kubernetes. scripts/stories.sh prepares cluster and images and runs them.
+//! The user stories, run on a real Kubernetes. scripts/stories.sh prepares cluster and images and runs them.
 
 mod cluster_chart;
 mod delete;
@@ -31,36 +31,36 @@ use helios_e2e::story::Story;
 use helios_e2e::table;
 use libtest_mimic::{Arguments, Trial};
 
-type Tell = fn(&Story) -> anyhow::Result<()>;
+type Body = fn(&Story) -> anyhow::Result<()>;
 
-/// Those that CI tells too, in the order of a first day with the product.
-const CORE: &[(&str, Tell)] = &[
-    ("install_and_apply", install::tell),
-    ("delete_leader_pod_under_load", kill_leader::tell),
-    ("scale_3_to_5_and_back", scale::tell),
-    ("rolling_change", rolling::tell),
+/// Stories that CI runs too, in the order of a first day with the product.
+const CORE: &[(&str, Body)] = &[
+    ("install_and_apply", install::run),
+    ("delete_leader_pod_under_load", kill_leader::run),
+    ("scale_3_to_5_and_back", scale::run),
+    ("rolling_change", rolling::run),
     ("operator_pod_deleted", operator_killed::while_growing),
-    ("wrong_image", wrong_image::tell),
-    ("disk_lost", disk_lost::tell),
-    ("node_drained", drain::tell),
-    ("delete_cr", delete::tell),
+    ("wrong_image", wrong_image::run),
+    ("disk_lost", disk_lost::run),
+    ("node_drained", drain::run),
+    ("delete_cr", delete::run),
 ];
 
-/// Told by `make stories`.
-const MORE: &[(&str, Tell)] = &[
+/// Stories of `make stories`.
+const MORE: &[(&str, Body)] = &[
     ("operator_pod_deleted_again", operator_killed::while_changing),
-    ("two_clusters", two_clusters::tell),
-    ("volume_growth", volume_growth::tell),
-    ("hot_setting", hot_setting::tell),
-    ("network_cut", network_cut::tell),
-    ("node_lost", node_lost::tell),
-    ("hibernate", hibernate::tell),
-    ("quorum_lost", quorum_lost::tell),
-    ("one_namespace", one_namespace::tell),
-    ("heliosctl", heliosctl::tell),
-    ("cluster_chart", cluster_chart::tell),
-    ("locked", locked::tell),
-    ("name_taken", name_taken::tell),
+    ("two_clusters", two_clusters::run),
+    ("volume_growth", volume_growth::run),
+    ("hot_setting", hot_setting::run),
+    ("network_cut", network_cut::run),
+    ("node_lost", node_lost::run),
+    ("hibernate", hibernate::run),
+    ("quorum_lost", quorum_lost::run),
+    ("one_namespace", one_namespace::run),
+    ("heliosctl", heliosctl::run),
+    ("cluster_chart", cluster_chart::run),
+    ("locked", locked::run),
+    ("name_taken", name_taken::run),
 ];
 
 fn main() -> ExitCode {
@@ -69,7 +69,7 @@ fn main() -> ExitCode {
     let rounds = match prepared {
         Ok(rounds) => rounds,
         Err(error) => {
-            eprintln!("error: no stories can be told: {error:#}");
+            eprintln!("error: cannot run the stories: {error:#}");
             return ExitCode::FAILURE;
         }
     };
@@ -82,11 +82,11 @@ fn main() -> ExitCode {
     conclusion.exit_code()
 }
 
-fn trial((name, tell): (&'static str, Tell)) -> Trial {
-    Trial::test(name, move || Ok(Story::run(name, tell)?))
+fn trial((name, body): (&'static str, Body)) -> Trial {
+    Trial::test(name, move || Ok(Story::run(name, body)?))
 }
 
-/// Installs the operator; returns how often all stories are to be told.
+/// Installs the operator; returns the number of rounds of all stories.
 fn prepare() -> anyhow::Result<u32> {
     const TIMES: &str = "HELIOS_STORIES_TIMES";
     let rounds = match std::env::var(TIMES) {

@@ -1,15 +1,15 @@
-//! A Service of somebody else that has the name which the operator would use: it survives the HeliosCluster's creation
-//! and its deletion, unchanged; once it is gone, the cluster begins.
+//! A foreign Service with the name that the operator would use: it survives the HeliosCluster's creation and
+//! deletion unchanged; once it is deleted, the cluster can be created.
 
 use anyhow::{Context, ensure};
 use helios_e2e::cluster::{Cluster, PATIENCE};
 use helios_e2e::story::{SMALL, Story};
 use serde_json::{Value, json};
 
-/// What a cluster that has begun consists of.
+/// Kinds of objects that the operator creates for a cluster.
 const PARTS: &str = "statefulsets,pods,configmaps,secrets";
 
-pub fn tell(story: &Story) -> anyhow::Result<()> {
+pub fn run(story: &Story) -> anyhow::Result<()> {
     let ports = json!([{"name": "http", "port": 80}]);
     let service = json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": "demo", "labels": {"app": "shop"}},
@@ -28,7 +28,7 @@ pub fn tell(story: &Story) -> anyhow::Result<()> {
 
     let limit = format!("--timeout={}s", PATIENCE.as_secs());
     story.kubectl.run(&["delete", &cluster.object(), &limit])?;
-    // Kubernetes deletes in the background whatever has the HeliosCluster as its owner.
+    // Kubernetes garbage-collects, in the background, objects whose owner is the HeliosCluster.
     let service: Value =
         story.kubectl.get("service/demo").context("the Service went with the HeliosCluster")?;
     ensure!(service["metadata"]["ownerReferences"].is_null(), "it has an owner: {service}");

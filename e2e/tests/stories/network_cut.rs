@@ -1,23 +1,25 @@
-//! The leader's node is cut from the network until Kubernetes has given it up, and is healed: others lead on,
-//! nothing is done to a member that may be alive, and the old leader comes back as a follower.
+//! The leader's node is cut from the network until Kubernetes marks it as unknown, and is restored: another
+//! member is elected, the operator does not replace a member that may be alive, and the old leader comes back
+//! as a follower.
 //!
-//! Two loads tell what a member can promise from what it cannot. Who talks to a member that is still there may not
-//! notice. Who talks to the lost one, and through the Service that is so for one in three until Kubernetes has given
-//! the node up, hears nothing, not even that a connection is refused: only its own patience finds that out.
+//! Two loads separate the guarantees of a member from the effects of the Service. A client of a connected
+//! member may not notice. A client of the isolated member gets no packets, not even a refused connection, so
+//! only its own timeout ends its wait; through the Service that is one client in three until Kubernetes has
+//! marked the node.
 
 use anyhow::{Context, ensure};
-use helios_e2e::nodes::{Nodes, member_by_itself};
+use helios_e2e::nodes::{Nodes, member_on_undisturbed_node};
 use helios_e2e::story::Story;
 use serde_json::json;
 
-pub fn tell(story: &Story) -> anyhow::Result<()> {
+pub fn run(story: &Story) -> anyhow::Result<()> {
     let Some(nodes) = Nodes::of_local_cluster(&story.kubectl)? else {
         story.say("no node of this cluster is cut off; it is not the local one");
         return Ok(());
     };
     let cluster = story.cluster(json!({}))?;
     let anywhere = story.writer(&cluster)?;
-    let (member, node) = member_by_itself(&cluster, &anywhere)?;
+    let (member, node) = member_on_undisturbed_node(&cluster, &anywhere)?;
     let others: Vec<String> = cluster.pods()?.into_keys().filter(|name| *name != member).collect();
     let to_another = story.writer_to(&cluster, others.first().context("another member")?, &anywhere)?;
     cluster.transfer_leadership(&member)?;
@@ -48,7 +50,7 @@ pub fn tell(story: &Story) -> anyhow::Result<()> {
 
     ensure!(
         watch.created().is_empty(),
-        "who is silent is not dead, and pods were replaced: {:?}",
+        "a silent member may be alive, and pods were replaced: {:?}",
         watch.created()
     );
     ensure!(cluster.member_id(&member)? == id, "{member} was silent, and was made another member");

@@ -1,23 +1,24 @@
-//! The leader's machine is gone for good: its processes and its last word at once. When its user says so, by
-//! deleting the Node object, its member is replaced by a new one on another node, with a disk there.
+//! The leader's machine fails for good: its processes end without closing a connection. When the user
+//! confirms that by deleting the Node object, the member is replaced by a new one on another node, with a
+//! disk there.
 
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use helios_e2e::cluster::PATIENCE;
-use helios_e2e::nodes::{Nodes, member_by_itself};
+use helios_e2e::nodes::{Nodes, member_on_undisturbed_node};
 use helios_e2e::pods;
 use helios_e2e::story::Story;
 use serde_json::json;
 
-pub fn tell(story: &Story) -> anyhow::Result<()> {
+pub fn run(story: &Story) -> anyhow::Result<()> {
     let Some(nodes) = Nodes::of_local_cluster(&story.kubectl)? else {
         story.say("no node of this cluster is killed; it is not the local one");
         return Ok(());
     };
     let cluster = story.cluster(json!({"repair": {"after": "5s"}}))?;
     let writer = story.writer(&cluster)?;
-    let (member, node) = member_by_itself(&cluster, &writer)?;
+    let (member, node) = member_on_undisturbed_node(&cluster, &writer)?;
     cluster.transfer_leadership(&member)?;
     let old = cluster.member_id(&member)?;
     let others: Vec<String> = cluster.pods()?.into_keys().filter(|name| *name != member).collect();
@@ -26,11 +27,15 @@ pub fn tell(story: &Story) -> anyhow::Result<()> {
 
     nodes.while_dead(&node, || {
         cluster.leader_of(others)?;
-        // A client of the lost node waits for an answer for most of its second, so some writes may fail.
+        // A client of the lost node waits for an answer for most of its retry time of one second, so some
+        // writes may fail.
         story.part("the leader's machine gone", &writer)?;
         nodes.await_unknown(&node)?;
         story.part("until its node is given up", &writer)?;
-        ensure!(cluster.member_id(&member)? == old, "who is silent is not dead, and {member} was replaced");
+        ensure!(
+            cluster.member_id(&member)? == old,
+            "a silent member may be alive, and {member} was replaced"
+        );
 
         let began = Instant::now();
         nodes.forget(&node)?;

@@ -1,5 +1,5 @@
-//! An operator that may see one namespace and no other: it runs its clusters there, under the restricted level of
-//! Pod Security like everything in a story, and takes no notice of clusters elsewhere.
+//! An operator with rights in one namespace only: it runs clusters there, under the restricted Pod Security
+//! level like everything in a story, and ignores clusters elsewhere.
 
 use anyhow::{Context, ensure};
 use helios_e2e::cluster::Cluster;
@@ -8,16 +8,16 @@ use helios_e2e::operator::Operator;
 use helios_e2e::story::Story;
 use serde_json::json;
 
-pub fn tell(story: &Story) -> anyhow::Result<()> {
+pub fn run(story: &Story) -> anyhow::Result<()> {
     let elsewhere = Cluster::named(&Kubectl::new("default"), "elsewhere");
     Operator::installed()?.without(|| {
         let operator = Operator::install_for_namespace(&story.images, &story.kubectl.namespace)?;
-        let told = tell_of(story, &elsewhere);
+        let result = run_there(story, &elsewhere);
         Kubectl::new("default").run(&["delete", &elsewhere.object(), "--ignore-not-found"])?;
-        if told.is_err() {
+        if result.is_err() {
             story.say(&operator.log());
         }
-        let cluster = told?;
+        let cluster = result?;
         operator.uninstall()?;
         ensure!(
             cluster.pods()?.len() == 3,
@@ -28,7 +28,7 @@ pub fn tell(story: &Story) -> anyhow::Result<()> {
     })
 }
 
-fn tell_of(story: &Story, elsewhere: &Cluster) -> anyhow::Result<Cluster> {
+fn run_there(story: &Story, elsewhere: &Cluster) -> anyhow::Result<Cluster> {
     Kubectl::new("default").apply(&elsewhere.manifest(json!({"replicas": 1})))?;
     let cluster = story.cluster(json!({"replicas": 1}))?;
     let writer = story.writer(&cluster)?;
@@ -41,18 +41,18 @@ fn tell_of(story: &Story, elsewhere: &Cluster) -> anyhow::Result<Cluster> {
     ensure!(
         elsewhere.resource()?.status.is_none_or(|status| status.phase.is_none())
             && elsewhere.pods()?.is_empty(),
-        "a cluster in another namespace was taken care of"
+        "a cluster in another namespace was reconciled"
     );
-    its_rights_end_at_its_namespace(story).context("rights of the operator")?;
+    operator_has_no_rights_in_other_namespaces(story).context("rights of the operator")?;
     story.nothing_is_lost(writer)?;
     Ok(cluster)
 }
 
-fn its_rights_end_at_its_namespace(story: &Story) -> anyhow::Result<()> {
+fn operator_has_no_rights_in_other_namespaces(story: &Story) -> anyhow::Result<()> {
     let account =
         format!("--as=system:serviceaccount:{}:one-namespace-helios-operator", story.kubectl.namespace);
     let may = |namespace: &str, verb: &str, what: &str| {
-        // The answer no is a failure of the command.
+        // kubectl exits with an error when the answer is no.
         Kubectl::new(namespace).run(&["auth", "can-i", verb, what, &account]).is_ok()
     };
     ensure!(may(&story.kubectl.namespace, "delete", "pods"), "it may not delete pods where it works");

@@ -1,4 +1,5 @@
-//! The operator dies in the middle of each change; its successor ends what was begun, as if it had begun it.
+//! The operator is killed in the middle of each operation; the next process completes the operation as if it
+//! had started it.
 
 use anyhow::{Context, ensure};
 use helios_e2e::cluster::{Cluster, PATIENCE, eventually};
@@ -106,7 +107,8 @@ fn replace(story: &Story, operator: &Operator, cluster: &Cluster) -> anyhow::Res
     members_are(cluster, &kept.chain([6]).collect::<Vec<_>>())
 }
 
-/// Ids are given once and in order: an operator that repeats a step must not add a member twice.
+/// Checks the member ids. They are assigned once and in ascending order: an operator that repeats a step must
+/// not add a member twice.
 fn members_are(cluster: &Cluster, expected: &[i64]) -> anyhow::Result<()> {
     let ids = cluster.member_ids()?;
     ensure!(ids == expected, "the members are to be {expected:?}, and are {ids:?}");

@@ -1,5 +1,5 @@
-//! Two of three disks are gone, so no quorum can ever form again: the operator says what is left and acts only
-//! on a confirmation that names this very cluster. What the survivor has is what the cluster then has.
+//! Two of three disks are lost, so no quorum can form again: the operator reports the survivors and acts only
+//! on a confirmation that names this very cluster. The survivor's data is then the cluster's data.
 
 use std::time::Instant;
 
@@ -8,7 +8,7 @@ use helios_e2e::cluster::Cluster;
 use helios_e2e::story::Story;
 use serde_json::{Value, json};
 
-pub fn tell(story: &Story) -> anyhow::Result<()> {
+pub fn run(story: &Story) -> anyhow::Result<()> {
     let cluster = story.cluster(json!({}))?;
     let writer = story.writer(&cluster)?;
     // The leader has every write that was acknowledged.
@@ -21,7 +21,7 @@ pub fn tell(story: &Story) -> anyhow::Result<()> {
 
     let message = cluster.await_condition("Available", |available| available.reason == "QuorumLost")?;
     story.say(&format!("QuorumLost: {message}"));
-    let confirm = told_what_to_write(story, &cluster, &survivor)?;
+    let confirm = confirmation_in_status(story, &cluster, &survivor)?;
     cluster.change(json!({"recovery": {"survivor": survivor, "confirm": "some other cluster"}}))?;
     cluster.await_condition("Ready", |ready| ready.message.contains("is not status.clusterId"))?;
 
@@ -40,8 +40,8 @@ pub fn tell(story: &Story) -> anyhow::Result<()> {
     story.nothing_is_lost(writer)
 }
 
-/// The id to confirm with, once the status has ranked the one survivor and says what to write.
-fn told_what_to_write(story: &Story, cluster: &Cluster, survivor: &str) -> anyhow::Result<String> {
+/// Returns the id to confirm with, once the status lists the one survivor and says what to write.
+fn confirmation_in_status(story: &Story, cluster: &Cluster, survivor: &str) -> anyhow::Result<String> {
     let status = story.kubectl.get::<Value>(&cluster.object())?["status"].take();
     let (id, recovery) =
         (status["clusterId"].as_str().context("the cluster has an id")?, &status["recovery"]);

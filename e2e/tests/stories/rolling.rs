@@ -1,4 +1,4 @@
-//! A new version, then a new setting of Raft, rolled through the members while clients write.
+//! Rollout of a new version, then of a new Raft setting, while clients write.
 
 use std::time::Instant;
 
@@ -9,7 +9,7 @@ use helios_e2e::story::Story;
 use helios_e2e::writer::Writer;
 use serde_json::{Value, json};
 
-pub fn tell(story: &Story) -> anyhow::Result<()> {
+pub fn run(story: &Story) -> anyhow::Result<()> {
     let cluster = story.cluster(json!({}))?;
     let writer = story.writer(&cluster)?;
     roll(story, &cluster, &writer, "new image", json!({"image": story.images.node_next}))?;
@@ -20,7 +20,7 @@ pub fn tell(story: &Story) -> anyhow::Result<()> {
     story.nothing_is_lost(writer)
 }
 
-/// Changes the spec; then each pod is replaced once, followers first, and leadership moves once.
+/// Changes the spec; each pod is replaced once, followers first, and leadership moves once.
 fn roll(story: &Story, cluster: &Cluster, writer: &Writer, part: &str, spec: Value) -> anyhow::Result<()> {
     let (leader, term) = cluster.leader()?;
     let watch = cluster.watch()?;

@@ -7,7 +7,7 @@ use helios_e2e::cluster::Cluster;
 use helios_e2e::story::Story;
 use serde_json::json;
 
-pub fn tell(story: &Story) -> anyhow::Result<()> {
+pub fn run(story: &Story) -> anyhow::Result<()> {
     let cluster = story.cluster(json!({}))?;
     let writer = story.writer(&cluster)?;
     let (leader, term) = cluster.leader()?;
@@ -16,13 +16,13 @@ pub fn tell(story: &Story) -> anyhow::Result<()> {
     story.part_without_failure("3 to 5", &writer)?;
     ensure!(cluster.leader()? == (leader, term), "growing needs no election, and there was one");
 
-    // At worst the leader is one of those that go: then leadership moves first.
+    // In the worst case the leader is one of the removed members: then leadership moves first.
     cluster.transfer_leadership("demo-4")?;
     scale(story, &cluster, 3)?;
     story.part_without_failure("5 to 3, the leader goes too", &writer)?;
     ensure!(cluster.volumes()?.len() == 5, "spec.storage.retain keeps volumes, and some are gone");
 
-    // The kept volumes are of members that were removed; they must not come back as who they were.
+    // The kept volumes belong to removed members, which must not come back with their old ids.
     scale(story, &cluster, 5)?;
     story.part_without_failure("3 to 5 on the kept volumes", &writer)?;
     story.nothing_is_lost(writer)

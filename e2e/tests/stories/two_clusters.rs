@@ -1,13 +1,13 @@
-//! Two clusters in one namespace, the name of one the beginning of the other's: what is done to one is not done
-//! to the other.
+//! Two clusters in one namespace, the name of one a prefix of the other's: operations on one do not affect
+//! the other.
 
 use anyhow::ensure;
 use helios_e2e::cluster::{Cluster, PATIENCE};
 use helios_e2e::story::{SMALL, Story};
 use serde_json::json;
 
-pub fn tell(story: &Story) -> anyhow::Result<()> {
-    // Also the name of a pod of the first.
+pub fn run(story: &Story) -> anyhow::Result<()> {
+    // Also the name of a pod of the first cluster.
     let second = Cluster::named(&story.kubectl, "demo-1");
     story.kubectl.apply(&second.manifest(json!({"storage": {"size": SMALL}})))?;
     let first = story.cluster(json!({"storage": {"size": SMALL, "retain": false}}))?;
@@ -20,7 +20,7 @@ pub fn tell(story: &Story) -> anyhow::Result<()> {
     first.await_ready()?;
     story.part_without_failure("demo restarts", &load)?;
     story.part_without_failure("demo restarts, writes to demo-1", &other_load)?;
-    keys_are_apart(&first, &second)?;
+    clusters_have_separate_keys(&first, &second)?;
     story.nothing_is_lost(load)?;
 
     let limit = format!("--timeout={}s", PATIENCE.as_secs());
@@ -34,8 +34,8 @@ pub fn tell(story: &Story) -> anyhow::Result<()> {
     story.nothing_is_lost(other_load)
 }
 
-/// The loads' keys begin with the names of their clusters.
-fn keys_are_apart(first: &Cluster, second: &Cluster) -> anyhow::Result<()> {
+/// Checks that each cluster has only the keys of its own load, which begin with the cluster's name.
+fn clusters_have_separate_keys(first: &Cluster, second: &Cluster) -> anyhow::Result<()> {
     for (cluster, pod, own, others) in
         [(first, "demo-0", "demo:0:1", "demo-1:0:1"), (second, "demo-1-0", "demo-1:0:1", "demo:0:1")]
     {

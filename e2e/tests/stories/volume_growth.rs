@@ -1,5 +1,5 @@
-//! spec.storage.size is raised: every volume grows where it is, no member restarts, and members that come later
-//! have volumes of the new size too.
+//! spec.storage.size is raised: every volume grows in place, no member restarts, and volumes of later members
+//! have the new size too.
 
 use std::time::Instant;
 
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 const LARGER: &str = "384Mi";
 
-pub fn tell(story: &Story) -> anyhow::Result<()> {
+pub fn run(story: &Story) -> anyhow::Result<()> {
     if !default_class_can_grow(story)? {
         story.say("the default StorageClass says no allowVolumeExpansion: true, so its volumes cannot grow");
         return Ok(());
@@ -32,7 +32,7 @@ pub fn tell(story: &Story) -> anyhow::Result<()> {
         watch.created()
     );
 
-    // The template of the StatefulSet cannot be changed, so these are made as small as the first were.
+    // The StatefulSet's template is immutable, so new volumes are created with the old size and grow then.
     cluster.scale(5)?;
     await_size(&cluster, 5)?;
     cluster.await_members(5)?;
@@ -41,7 +41,7 @@ pub fn tell(story: &Story) -> anyhow::Result<()> {
     story.nothing_is_lost(writer)
 }
 
-/// Waits until all volumes not only ask for the new size, but have it.
+/// Waits until all volumes have the new size in their status, not only in their spec.
 fn await_size(cluster: &Cluster, volumes: usize) -> anyhow::Result<()> {
     eventually(PATIENCE, || {
         let claims = cluster.volumes()?;

@@ -1,5 +1,5 @@
-//! A typing error in spec.image: one pod stops, the status says why and what to do, and writing the old value
-//! back heals it.
+//! A misspelt spec.image: one pod stops, the status reports the reason and the remedy, and restoring the old
+//! value repairs the cluster.
 
 use anyhow::{Context, ensure};
 use helios_e2e::cluster::PATIENCE;
@@ -7,7 +7,7 @@ use helios_e2e::pods;
 use helios_e2e::story::Story;
 use serde_json::json;
 
-pub fn tell(story: &Story) -> anyhow::Result<()> {
+pub fn run(story: &Story) -> anyhow::Result<()> {
     let cluster = story.cluster(json!({}))?;
     let writer = story.writer(&cluster)?;
     let leader = cluster.leader()?;
@@ -20,7 +20,7 @@ pub fn tell(story: &Story) -> anyhow::Result<()> {
     })?;
     story.say(&format!("Ready is False: {message}"));
     ensure!(message.contains("write the old value back"), "it does not say what to do: {message}");
-    // Some seconds of writes, and as many passes of the operator.
+    // Some seconds of writes, and as many reconciles of the operator.
     writer.await_writes(1500)?;
     story.part_without_failure("one pod without an image", &writer)?;
     let stopped = watch.created();

@@ -40,70 +40,70 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 {{ .Values.nodeImage.repository }}:{{ .Values.nodeImage.tag | default .Chart.AppVersion }}
 {{- end }}
 
-{{- /* The watched namespaces, separated by commas; nothing when it is all of them. */ -}}
+{{- /* The watched namespaces, separated by commas; empty for all namespaces. */ -}}
 {{- define "helios.namespaces" -}}
 {{- if .Values.watchNamespaces }}{{ join "," .Values.watchNamespaces }}
 {{- else if eq (default "cluster" .Values.rbac.scope) "namespace" }}{{ .Release.Namespace }}
 {{- end }}
 {{- end }}
 
-{{- /* The operator's rights where clusters live: each with what it is for. */ -}}
+{{- /* The operator's rights in the namespaces of clusters: each with its purpose. */ -}}
 {{- define "helios.rules" -}}
-# What is asked for.
+# The spec of a cluster is read.
 - apiGroups: [heliosdb.io]
   resources: [heliosclusters]
   verbs: [get, list, watch]
-# What is reported.
+# The status of a cluster is written.
 - apiGroups: [heliosdb.io]
   resources: [heliosclusters/status]
   verbs: [patch]
-# The members' StatefulSet; Kubernetes deletes it with its owner.
+# The members' StatefulSet is created and changed; Kubernetes deletes it with its owner.
 - apiGroups: [apps]
   resources: [statefulsets]
   verbs: [get, list, watch, create, patch]
-# The members' configuration, identity and Services; watched, so that they need not be read again and again.
+# The members' configuration, identity and Services are created and changed; watched, so that they need not be polled.
 - apiGroups: [""]
   resources: [configmaps, serviceaccounts, services]
   verbs: [get, list, watch, create, patch]
-# Members are watched, labelled with their role, and deleted when they serve nobody.
+# Members are watched, labelled with their role, and deleted when they serve no client.
 - apiGroups: [""]
   resources: [pods]
   verbs: [list, watch, patch, delete]
-# A rolling change stops members the way a drain does, within the disruption budget.
+# A rollout evicts members as a drain does, within the disruption budget.
 - apiGroups: [""]
   resources: [pods/eviction]
   verbs: [create]
-# Volumes grow, and go when their member was removed.
+# Volumes grow, and are deleted after the removal of their member.
 - apiGroups: [""]
   resources: [persistentvolumeclaims]
   verbs: [get, list, watch, patch, delete]
-# The members' certificate, the authority that signs it, and the clients' password are made, renewed and, when a person
-# deleted one, made again. No Secret is deleted: they go with their cluster.
+# The members' certificate, the CA that signs it, and the clients' password are created, renewed and, after a user
+# deleted one, created again. The operator deletes no Secret: Kubernetes deletes them with their owner.
 - apiGroups: [""]
   resources: [secrets]
   verbs: [get, list, watch, create, update]
-# Who may reach the members; it goes when spec.networkPolicy.enabled is false.
+# The NetworkPolicy limits who can connect to the members; it is deleted when spec.networkPolicy.enabled is false.
 - apiGroups: [networking.k8s.io]
   resources: [networkpolicies]
   verbs: [get, list, watch, create, patch, delete]
-# The budget goes when a cluster shrinks to one member.
+# The disruption budget is deleted when a cluster is scaled in to one member.
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
   verbs: [get, list, watch, create, patch, delete]
-# What was done, for `kubectl describe`.
+# Events, for `kubectl describe`.
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]
 {{- end }}
 
-{{- /* Rights outside of any namespace. An operator that is limited to namespaces has none of these: it knows
-       no host as cordoned or gone, and deletes no volume that it cannot keep, but says so and waits for a person. */ -}}
+{{- /* Rights on cluster-scoped objects. An operator that is limited to namespaces has none of these: it does not see that
+       a host is cordoned or gone, and instead of deleting a volume that it cannot keep it reports that and waits for an admin. */ -}}
 {{- define "helios.clusterRules" -}}
-# Hosts that are cordoned or gone: leadership is moved off the first, members are replaced on the second.
+# Nodes are watched: leadership is moved off cordoned ones, and members are replaced whose node is gone.
 - apiGroups: [""]
   resources: [nodes]
   verbs: [get, list, watch]
-# A volume that is replaced because it cannot be used any more is kept for a person (reclaim policy Retain).
+# A volume that is replaced because it can no longer be used is kept for an admin (reclaim policy Retain).
 - apiGroups: [""]
   resources: [persistentvolumes]
   verbs: [get, patch]

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use helios_node::prelude::ClusterConfig;
 
-/// Configurations of `node1`, `node2` and `node3`, with ports that are free and data below `dir`.
+/// Returns configurations of `node1`, `node2` and `node3`, with free ports and data below `dir`.
 pub fn three(dir: &Path) -> std::io::Result<Vec<ClusterConfig>> {
     let mut held = Vec::new();
     for _ in 0..3 {
@@ -21,7 +21,7 @@ pub fn three(dir: &Path) -> std::io::Result<Vec<ClusterConfig>> {
             .map(|other| format!("node{}={}", other + 1, addresses[other]))
             .collect(),
         data_dir: dir.join(format!("node{}", index + 1)),
-        // Small, so that a laptop has no 64 MiB segments to fill with zeros.
+        // Small segments, because preallocating 64 MiB segments is slow on a laptop.
         segment_bytes: 4 << 20,
         ..ClusterConfig::default()
     };

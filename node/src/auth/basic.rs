@@ -1,4 +1,4 @@
-//! The header `authorization` of HTTP and gRPC (RFC 7617, RFC 6750).
+//! Authentication by the header `authorization` of HTTP and gRPC (RFC 7617, RFC 6750).
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -9,11 +9,11 @@ use crate::error::Error;
 use crate::refusals::Refusals;
 use crate::secret::Secret;
 
-/// The verdict of `judge` on a request with that header, in its turn: an attempt is delayed as those of Redis clients
-/// are, a header by which this connection was let in before is none.
+/// Returns the verdict of `judge` on a request with this header, after the delay for failed attempts of the address, as
+/// for Redis clients. A header with which this connection authenticated before is not delayed.
 ///
 /// # Errors
-/// Those of `judge`, or that its turn is too far away.
+/// Those of `judge`, and `Overloaded` if too many attempts wait.
 pub async fn admit_in_turn(
     access: &Access,
     port: &'static str,
@@ -30,9 +30,9 @@ pub async fn admit_in_turn(
     }
     let found = judge();
     match (&found, attempt) {
-        (Ok(_), attempt) => client.note(attempt),
+        (Ok(_), attempt) => client.remember(attempt),
         (Err(error), Some(_)) if error.code == ErrorCode::Unauthenticated => {
-            client.note(None);
+            client.remember(None);
             access.failed(port, client.address, refusals);
         }
         (Err(error), _) => {
@@ -44,10 +44,10 @@ pub async fn admit_in_turn(
     found
 }
 
-/// Whoever the header says, if that is so. `token` is one that is in the configuration itself.
+/// Authenticates the user or token in the header. `token` is `gateway.token`, the one in the configuration itself.
 ///
 /// # Errors
-/// What to send instead, and nothing of what was sent.
+/// `Unauthenticated`; the message says what to send and repeats nothing of what was sent.
 pub fn admitted(access: &Access, token: Option<&Secret>, header: Option<&str>) -> Result<Identity, Error> {
     let refused = |message: &str| Error::new(ErrorCode::Unauthenticated, message);
     let has_token = token.is_some() || access.has_token();
@@ -57,7 +57,7 @@ pub fn admitted(access: &Access, token: Option<&Secret>, header: Option<&str>) -
             (true, false) => {
                 "send the gateway's token, Authorization: Bearer <gateway.token>, or a user, Basic <user:password>"
             }
-            (false, _) => "say who you are: Authorization: Basic <user:password in base64>",
+            (false, _) => "authenticate: Authorization: Basic <user:password in base64>",
         }));
     };
     let found = match credentials(header) {
@@ -72,7 +72,7 @@ pub fn admitted(access: &Access, token: Option<&Secret>, header: Option<&str>) -
             ));
         }
     };
-    found.ok_or_else(|| refused("this is not the token (gateway.token), or no user with this password"))
+    found.ok_or_else(|| refused("wrong token (gateway.token), or wrong user or password"))
 }
 
 #[derive(PartialEq, Eq)]
@@ -81,7 +81,7 @@ enum Credentials {
     User { name: String, password: Vec<u8> },
 }
 
-/// What the header says; `None` if it cannot be understood.
+/// Parses the header; `None` if it is malformed or of another scheme.
 fn credentials(header: &str) -> Option<Credentials> {
     let (scheme, given) = header.split_once(' ')?;
     let given = given.trim();
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_schemes_are_understood_and_nothing_else() {
+    fn credentials_are_parsed_from_bearer_and_basic_headers_only() {
         let user =
             |name: &str, password: &str| Credentials::User { name: name.into(), password: password.into() };
         for (header, expected) in [

@@ -1,20 +1,21 @@
-//! A client's connection, as far as authentication is concerned.
+//! Authentication state of a client connection in protocols that authenticate each request.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::secret::Secret;
 
-/// Of one connection of a protocol in which each request says again who it is of. Clones are of the same connection.
+/// Authentication state of one HTTP or gRPC connection, on which each request carries its credentials. Clones share the
+/// state.
 #[derive(Debug, Clone)]
 pub struct Client {
     pub address: SocketAddr,
-    /// The header by which the last request was let in: it is no guess when it comes again.
+    /// Header with which the last request authenticated; the same header again is not a guess.
     proven: Arc<Mutex<Option<Secret>>>,
 }
 
 impl Default for Client {
-    /// Of a host that is not known, and so not this one.
+    /// A client at an unknown address, which counts as another host.
     fn default() -> Self {
         Self::new((Ipv4Addr::UNSPECIFIED, 0).into())
     }
@@ -29,8 +30,8 @@ impl Client {
         self.proven().as_ref().is_some_and(|proven| proven.matches(header.as_bytes()))
     }
 
-    /// `None`: it was wrong.
-    pub(super) fn note(&self, header: Option<&str>) {
+    /// Remembers the header that authenticated; `None`: the attempt failed.
+    pub(super) fn remember(&self, header: Option<&str>) {
         *self.proven() = header.map(Secret::new);
     }
 

@@ -1,18 +1,18 @@
-//! What failed attempts to authenticate cost their address: from the fifth on, attempts from it are looked at one
-//! after the other, each later by a delay that doubles. Pure: takes the time it is given.
+//! Delays after failed authentication attempts, by address: from the fifth failure on, attempts from the address are
+//! checked one after the other, each after a delay that doubles. Pure: the caller passes the time.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
-/// Attempts that fail without a delay: typing errors, and one client with an old password.
+/// Failed attempts without a delay: room for typing errors, and for one client with an old password.
 pub const FREE_FAILURES: u32 = 4;
 pub const FIRST_DELAY: Duration = Duration::from_millis(100);
-/// An attempt whose turn is later is refused; its client may try again.
+/// Longest wait for the turn of an attempt; one whose turn is later is refused, and its client may retry.
 pub const MAX_WAIT: Duration = Duration::from_secs(10);
-/// For so long without a failure, an address is remembered.
+/// Time without a failure after which an address is forgotten.
 pub const MEMORY: Duration = Duration::from_secs(600);
-/// Addresses remembered at once; then the one that has failed least recently is forgotten.
+/// Limit of remembered addresses; at the limit the one that failed least recently is forgotten.
 pub const MAX_ADDRESSES: usize = 4_096;
 
 /// Failures by address.
@@ -23,12 +23,13 @@ pub struct Guesses(HashMap<IpAddr, Record>);
 struct Record {
     failures: u32,
     last: Instant,
-    /// When the next attempt may be looked at.
+    /// Time at which the next attempt may be checked.
     next: Instant,
 }
 
 impl Guesses {
-    /// When an attempt that arrives at `now` may be looked at. `None`: not within [`MAX_WAIT`]; it takes no turn then.
+    /// Returns the time at which an attempt that arrives at `now` may be checked. `None`: not within [`MAX_WAIT`]; the
+    /// attempt then takes no turn.
     pub fn turn(&mut self, from: IpAddr, longest: Duration, now: Instant) -> Option<Instant> {
         let key = key(from);
         let Some(record) = self.0.get_mut(&key) else { return Some(now) };
@@ -48,7 +49,7 @@ impl Guesses {
         Some(turn)
     }
 
-    /// An attempt was wrong; answers how many were from that address.
+    /// Counts a failed attempt; returns the number of failed attempts of this address.
     pub fn failed(&mut self, from: IpAddr, longest: Duration, now: Instant) -> u32 {
         let key = key(from);
         if !self.0.contains_key(&key) && self.0.len() >= MAX_ADDRESSES {
@@ -61,7 +62,7 @@ impl Guesses {
         record.failures
     }
 
-    /// All that are old or, if none is, the oldest.
+    /// Forgets all addresses older than `MEMORY` or, if there is none, the oldest one.
     fn forget_one(&mut self, now: Instant) {
         self.0.retain(|_, record| now.saturating_duration_since(record.last) < MEMORY);
         if self.0.len() >= MAX_ADDRESSES
@@ -79,7 +80,7 @@ fn delay(failures: u32, longest: Duration) -> Duration {
     }
 }
 
-/// A host has a whole /64 of IPv6.
+/// Returns the key of an address: for IPv6 its /64, as a host usually has a whole /64.
 fn key(from: IpAddr) -> IpAddr {
     match from.to_canonical() {
         IpAddr::V6(address) => {
@@ -100,7 +101,7 @@ mod tests {
         text.parse().unwrap()
     }
 
-    /// How many guesses an address gets in `period`, with `at_once` of them always waiting.
+    /// Returns how many guesses an address gets in `period`, with `at_once` of them always waiting.
     fn guesses_in(period: Duration, at_once: usize) -> usize {
         let (mut guesses, start) = (Guesses::default(), Instant::now());
         let from = address("192.0.2.1");
@@ -127,17 +128,17 @@ mod tests {
     }
 
     #[test]
-    fn an_address_gets_few_guesses_however_many_connections_it_opens() {
+    fn guesses_of_an_address_are_limited_for_any_number_of_connections() {
         let minute = Duration::from_secs(60);
         for at_once in [1, 100] {
             let count = guesses_in(minute, at_once);
-            // One each two seconds, and the first ones, for which the delay was shorter.
+            // One every two seconds, and the first ones, for which the delay was shorter.
             assert!((30..60).contains(&count), "{count} guesses of {at_once} at once");
         }
     }
 
     #[test]
-    fn the_first_failures_cost_nothing_and_other_addresses_never_do() {
+    fn first_failures_and_other_addresses_are_not_delayed() {
         let (mut guesses, now) = (Guesses::default(), Instant::now());
         let from = address("192.0.2.1");
         for _ in 0..FREE_FAILURES {
@@ -152,20 +153,20 @@ mod tests {
     }
 
     #[test]
-    fn a_waiting_attempt_has_its_turn_and_one_too_many_is_refused_without_one() {
+    fn waiting_attempts_get_turns_and_an_attempt_beyond_the_limit_is_refused_without_one() {
         let (mut guesses, now) = (Guesses::default(), Instant::now());
         let from = address("192.0.2.1");
         (0..20).for_each(|_| _ = guesses.failed(from, LONGEST, now));
         let turns: Vec<_> = std::iter::from_fn(|| guesses.turn(from, LONGEST, now)).take(100).collect();
         assert_eq!(turns.len(), (MAX_WAIT.as_secs() / LONGEST.as_secs()) as usize);
         assert!(turns.windows(2).all(|pair| pair[1] - pair[0] == LONGEST), "{turns:?}");
-        // Refused attempts have put nobody off: the next turn is as far away as before.
+        // Refused attempts took no turn: the next turn is as far away as before.
         let later = now + LONGEST;
         assert_eq!(guesses.turn(from, LONGEST, later), Some(later + MAX_WAIT));
     }
 
     #[test]
-    fn the_table_is_bounded_and_forgets_what_is_old() {
+    fn the_table_of_guesses_is_bounded_and_forgets_old_addresses() {
         let (mut guesses, now) = (Guesses::default(), Instant::now());
         let host = |number: u32| IpAddr::V4(number.into());
         for number in 0..2 * MAX_ADDRESSES as u32 {

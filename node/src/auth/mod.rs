@@ -1,5 +1,5 @@
-//! Who is there, and what they may do: users with roles, the password of `default`, the gateway's token. One
-//! answer for all ports.
+//! Authentication and authorization, the same for all ports: users with roles, the password of `default`, the
+//! gateway's token.
 
 mod basic;
 mod client;
@@ -32,23 +32,23 @@ use crate::watched;
 use guesses::Guesses;
 use users::Users;
 
-/// Who `client.password` is the password of.
+/// User that `client.password` belongs to.
 pub const DEFAULT_USER: &str = "default";
 
-/// Followed while the node runs.
+/// Access rules of a node; the files behind them are reloaded when they change.
 #[derive(Debug, Default)]
 pub struct Access {
     password: Option<String>,
     users_file: Option<PathBuf>,
     token_file: Option<PathBuf>,
     rules: RwLock<Arc<Rules>>,
-    /// Counts the changes of `rules`.
+    /// Number of reloads of `rules`.
     version: AtomicU64,
-    /// Sent to whoever waits for a change.
+    /// Notification of each reload of `rules`.
     changed: tokio::sync::watch::Sender<()>,
-    /// Nobody was told to say who they are, and clients of other hosts are refused for it.
-    protects: bool,
-    /// Zero: wrong passwords delay nobody.
+    /// Whether protected mode is in effect: authentication is off, and clients of other hosts are refused.
+    protected_mode: bool,
+    /// Longest delay after wrong passwords (`auth.max_delay`); zero: no delay.
     max_delay: Duration,
     guesses: Mutex<Guesses>,
 }
@@ -56,15 +56,15 @@ pub struct Access {
 #[derive(Debug, Default)]
 struct Rules {
     users: Users,
-    /// The gateway's, from a file.
+    /// The gateway's token, from `gateway.token_file`.
     token: Option<Secret>,
 }
 
-/// Somebody who is let in.
+/// An authenticated user.
 #[derive(Debug, Clone)]
 pub struct Identity {
     user: Arc<User>,
-    /// Of the rules by which this is known to be so.
+    /// `Access::version` at which the user was last found valid.
     version: u64,
 }
 
@@ -77,17 +77,19 @@ impl Identity {
         self.user.role
     }
 
-    /// Why it may not do what asks for `needed`.
+    /// Returns the error for an operation that takes the role `needed`.
     pub fn lacks(&self, needed: Role) -> Error {
         let (name, role) = (self.name(), self.role().name());
-        let message = format!("user {name} is {role}, and this takes {}", needed.name());
+        let message = format!("user {name} has role {role}, and this requires {}", needed.name());
         Error::new(ErrorCode::Forbidden, message)
     }
 }
 
 impl Access {
+    /// Loads the access rules that the settings name.
+    ///
     /// # Errors
-    /// When a file cannot be read or used.
+    /// A file cannot be read or used.
     pub fn load(settings: &Settings) -> Result<Self, ConfigError> {
         let mut access = Self {
             password: settings.password.clone(),
@@ -97,14 +99,14 @@ impl Access {
             ..Self::default()
         };
         let asks_for_certificates = settings.client_tls.as_ref().is_some_and(|files| files.ca_file.is_some());
-        access.protects = settings.protected_mode && access.is_open() && !asks_for_certificates;
+        access.protected_mode = settings.protected_mode && access.is_open() && !asks_for_certificates;
         access.rules = RwLock::new(Arc::new(access.read()?));
         Ok(access)
     }
 
     #[cfg(test)]
     pub fn protected() -> Self {
-        Self { protects: true, ..Self::default() }
+        Self { protected_mode: true, ..Self::default() }
     }
 
     #[cfg(test)]
@@ -149,42 +151,44 @@ impl Access {
         Arc::clone(&self.rules.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Whether anyone may do anything: nobody was told to say who they are.
+    /// Whether authentication is off: neither users nor a password are configured, and every client is an admin.
     pub fn is_open(&self) -> bool {
         self.users_file.is_none() && self.password.is_none()
     }
 
-    /// Who a new connection is of before it says so.
+    /// Returns the identity of a connection before it authenticates: an admin if authentication is off, else none.
     pub fn anyone(&self) -> Option<Identity> {
         self.is_open().then(admin)
     }
 
-    /// Whether clients of other hosts are refused.
+    /// Whether protected mode is in effect: clients of other hosts are refused.
     pub fn is_protected(&self) -> bool {
-        self.protects
+        self.protected_mode
     }
 
+    /// Checks that protected mode allows a client at `from`.
+    ///
     /// # Errors
-    /// When `from` is another host and there is nothing by which its clients could say who they are.
+    /// `ProtectedMode` if `from` is another host and protected mode is in effect.
     pub fn check_host(&self, from: IpAddr) -> Result<(), Error> {
-        if !self.protects || from.to_canonical().is_loopback() {
+        if !self.protected_mode || from.to_canonical().is_loopback() {
             return Ok(());
         }
         Err(Error::new(
             ErrorCode::ProtectedMode,
-            "this node is in protected mode: no users are configured, so it serves clients of its own host only. Set \
+            "this node is in protected mode: no users are configured, so it serves only clients on its own host. Set \
              auth.users_file or client.password, or, if everyone who reaches this port may do everything, \
              client.protected_mode: false",
         ))
     }
 
-    /// Waits until an attempt to authenticate from there may be looked at. Holds no lock meanwhile.
+    /// Waits until an authentication attempt from this address may be checked. Holds no lock while it waits.
     ///
     /// # Errors
-    /// When too many wait already; the attempt may be repeated later.
+    /// `Overloaded` if too many attempts wait already; the client may retry later.
     pub async fn turn(&self, from: IpAddr) -> Result<(), Error> {
         let now = Instant::now();
-        // A statement of its own: the lock is not held while it waits.
+        // A separate statement: the lock is released before the wait.
         let turn = self.guesses().turn(from, self.max_delay, now);
         match turn {
             Some(turn) if turn <= now => {}
@@ -200,10 +204,10 @@ impl Access {
         Ok(())
     }
 
-    /// An attempt from there was wrong: counts it, logs it, delays the next ones.
+    /// Records a failed attempt from this address: counts it, logs it, delays the next ones.
     pub fn failed(&self, port: &'static str, from: SocketAddr, refusals: &Refusals) {
         let count = self.guesses().failed(from.ip(), self.max_delay, Instant::now());
-        // Not the name: some clients send a password in its place.
+        // The user name is not logged: some clients send a password in its place.
         let why = format!("wrong user or password or token, attempt {count} from {}", from.ip());
         refusals.tell(port, "wrong_password", from, why);
     }
@@ -218,18 +222,18 @@ impl Access {
     }
 
     pub fn authenticate(&self, name: &[u8], password: &[u8]) -> Option<Identity> {
-        // Before the rules: a change in between is noticed then.
+        // Read before the rules, so that a concurrent reload is noticed later.
         let version = self.version.load(Ordering::Acquire);
         let user = Arc::clone(self.rules().users.find(std::str::from_utf8(name).ok()?, password)?);
         Some(Identity { user, version })
     }
 
-    /// Whoever has the token of the gateway's file is an admin.
+    /// Returns an admin if `token` is the token of `gateway.token_file`.
     pub fn by_token(&self, token: &[u8]) -> Option<Identity> {
         self.rules().token.as_ref().is_some_and(|known| known.matches(token)).then(admin)
     }
 
-    /// Whether `identity` is still let in as who it was: same password, same role.
+    /// Whether `identity` is still valid: the user exists with the same password and role.
     pub fn still_knows(&self, identity: &mut Identity) -> bool {
         let version = self.version.load(Ordering::Acquire);
         if self.is_open() || identity.version == version {
@@ -242,7 +246,7 @@ impl Access {
         known
     }
 
-    /// Names and roles.
+    /// Returns names and roles of all users.
     pub fn users(&self) -> Vec<(String, Role)> {
         if self.is_open() {
             return vec![(DEFAULT_USER.to_owned(), Role::Admin)];
@@ -253,16 +257,16 @@ impl Access {
     fn reload(&self) {
         match self.read() {
             Ok(rules) => {
-                tracing::info!(users = rules.users.iter().count(), "users taken over");
+                tracing::info!(users = rules.users.iter().count(), "users reloaded");
                 *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
                 self.version.fetch_add(1, Ordering::Release);
                 self.changed.send_replace(());
             }
-            Err(error) => tracing::error!(%error, "users not taken over; the node goes on with those it has"),
+            Err(error) => tracing::error!(%error, "users not reloaded; the node keeps the current ones"),
         }
     }
 
-    /// Reads the files again whenever one of them changes, until `stop`.
+    /// Reloads the files whenever one of them changes, until `stop`.
     pub async fn watch(self: Arc<Self>, stop: CancellationToken) {
         let paths: Vec<_> = [&self.users_file, &self.token_file].into_iter().flatten().cloned().collect();
         if paths.is_empty() {
@@ -272,7 +276,7 @@ impl Access {
     }
 }
 
-/// Nobody in particular, who may do everything.
+/// Returns an admin identity that belongs to no configured user.
 fn admin() -> Identity {
     Identity { user: Arc::new(User::with_password(DEFAULT_USER, Role::Admin, "")), version: 0 }
 }
@@ -295,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_of_password_or_role_counts_and_a_change_of_others_does_not() {
+    fn an_identity_becomes_invalid_when_its_own_password_or_role_changes() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("users.yaml");
         let app = format!("{{name: app, password_sha256: {SECRET}, role: read-write}}");
@@ -318,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_file_changes_nothing() {
+    fn a_broken_users_file_leaves_the_loaded_users_unchanged() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("users.yaml");
         let access = access(&file, &format!("{{name: app, password_sha256: {SECRET}, role: admin}}"));

@@ -1,4 +1,4 @@
-//! What a stream was opened with: it ends when that would open none any more.
+//! Credentials that a stream was opened with; the stream ends when they become invalid.
 
 use std::sync::Arc;
 
@@ -7,11 +7,11 @@ use helios_proto::v1::ErrorCode;
 use super::{Access, Role, admitted};
 use crate::error::Error;
 
-/// Of one request.
+/// Credentials of one request.
 #[derive(Clone)]
 pub struct Pass {
     access: Arc<Access>,
-    /// `None`: nobody had to say who they are.
+    /// The header `authorization`; `None`: authentication was off.
     header: Option<String>,
     role: Role,
 }
@@ -21,7 +21,7 @@ impl Pass {
         Self { access, header: header.map(str::to_owned), role }
     }
 
-    /// Whether the user is there, with the same password and role.
+    /// Whether the user still exists with the same password and role.
     fn is_valid(&self) -> bool {
         match &self.header {
             Some(header) => {
@@ -31,17 +31,17 @@ impl Pass {
         }
     }
 
-    /// Why the stream ends, once it has to. Cancel safe.
+    /// Waits until the credentials become invalid; returns the error that the stream ends with. Cancel safe.
     pub async fn revoked(self) -> Error {
-        // Before the look: a change in between is seen.
+        // Subscribed before the check, so that a concurrent reload is noticed.
         let mut changes = self.access.changed.subscribe();
         while self.is_valid() {
-            // The sender lives in what this holds.
+            // No error: `self.access` holds the sender.
             drop(changes.changed().await);
         }
         Error::new(
             ErrorCode::Unauthenticated,
-            "the user that opened this stream is gone or was changed: authenticate again",
+            "the user that opened this stream was removed or changed: authenticate again",
         )
     }
 }

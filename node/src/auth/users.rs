@@ -1,4 +1,4 @@
-//! Who may do what: the file of users. Pure.
+//! Users and their roles, as `auth.users_file` has them. Pure.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use crate::secret::Secret;
 
-/// What a user may do; each may do what those before it may.
+/// Role of a user; each includes the rights of the roles before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
@@ -41,7 +41,7 @@ impl User {
     }
 }
 
-/// By name.
+/// Users by name.
 #[derive(Debug, Default)]
 pub struct Users(BTreeMap<String, Arc<User>>);
 
@@ -60,11 +60,13 @@ struct Line {
 }
 
 impl Users {
+    /// Parses the users file.
+    ///
     /// # Errors
-    /// One line that says what to write, and nothing of any password.
+    /// One line that says what to write, without any part of a password hash.
     pub fn parse(text: &str) -> Result<Self, String> {
         let file: File = serde_saphyr::from_str(text).map_err(|error| {
-            // Its first line names the place; the rest shows the text around it.
+            // The first line names the position; the rest quotes the file, hashes included.
             error.to_string().lines().next().unwrap_or_default().to_owned()
         })?;
         let mut users = Self::default();
@@ -74,11 +76,13 @@ impl Users {
         Ok(users)
     }
 
+    /// Adds a user.
+    ///
     /// # Errors
-    /// When there is one of that name.
+    /// A user with this name exists.
     pub fn add(&mut self, user: User) -> Result<(), String> {
         match self.0.insert(user.name.clone(), Arc::new(user)) {
-            Some(other) => Err(format!("user {:?} is there twice", other.name)),
+            Some(other) => Err(format!("user {:?} is listed twice", other.name)),
             None => Ok(()),
         }
     }
@@ -91,7 +95,7 @@ impl Users {
         self.0.values()
     }
 
-    /// Whoever has that name and that password. Takes as long for a name that there is not.
+    /// Returns the user with this name and password. Takes equally long for an unknown name.
     pub fn find(&self, name: &str, password: &[u8]) -> Option<&Arc<User>> {
         let given = hashed(password);
         match self.0.get(name) {
@@ -132,7 +136,7 @@ fn from_hex(text: &str) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
 
-    /// Of `secret`.
+    /// SHA-256 of the text `secret`.
     const HASH: &str = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
 
     #[test]
@@ -151,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said_without_the_hash() {
+    fn errors_in_the_users_file_are_reported_without_the_hash() {
         let line = |name: &str, hash: &str, role: &str| {
             format!("users:\n- {{name: '{name}', password_sha256: '{hash}', role: {role}}}\n")
         };

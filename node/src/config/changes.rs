@@ -1,5 +1,4 @@
-//! What is different between the configuration that a node runs with and another, and what of it a node
-//! takes over while it runs. Pure.
+//! Differences between the configuration that a node runs with and a new one, and which of them a reload applies. Pure.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -9,12 +8,13 @@ use super::{Config, ConfigError};
 
 const HIDDEN: &str = "***";
 
-/// A key that has another value.
+/// A key whose value differs.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Difference {
     pub key: String,
-    /// `***` in place of a secret.
+    /// The running value; `***` for a secret.
     pub from: Value,
+    /// The new value; `***` for a secret.
     pub to: Value,
     #[serde(serialize_with = "by_name")]
     pub change: Change,
@@ -43,10 +43,10 @@ pub fn differences(running: &Config, next: &Config) -> Vec<Difference> {
     differing.collect()
 }
 
-/// `running` with those values of `next` that a node takes over while it runs.
+/// Returns `running` with those values of `next` that a reload applies.
 ///
 /// # Errors
-/// When `next` changes what cannot be changed: nothing of it may be taken over then.
+/// `next` changes a key that cannot change ([`Change::Never`]): none of its values may be applied then.
 pub fn reloaded(running: &Config, next: &Config) -> Result<Config, ConfigError> {
     if let Some(fixed) = differences(running, next).iter().find(|found| found.change == Change::Never) {
         return Err(ConfigError(format!(
@@ -66,7 +66,7 @@ pub fn reloaded(running: &Config, next: &Config) -> Result<Config, ConfigError> 
     Ok(Config { file_hash: file.clone(), ..merged })
 }
 
-/// All keys and values but the secrets, to be shown.
+/// Returns all keys and values for display, with `***` in place of secrets.
 pub fn redacted(config: &Config) -> Value {
     let mut value = as_value(config);
     for key in KEYS.iter().filter(|key| key.is_secret) {
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn each_difference_says_what_it_needs() {
+    fn each_difference_names_the_change_that_it_needs() {
         let before = config("{node: {name: a}, client: {password: old}, log: {level: info}}");
         let after =
             config("{node: {name: b}, client: {password: new}, log: {level: debug}, raft: {preset: wan}}");
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reload_takes_what_it_may_and_leaves_the_rest() {
+    fn a_reload_applies_reloadable_keys_only() {
         let running = config("{node: {name: a}, reads: {lease: on}}");
         let next = config("{node: {name: a}, writes: {ack: all}, gateway: {token: t}, raft: {preset: wan}}");
         let found = reloaded(&running, &next).unwrap();
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn what_belongs_to_the_disk_refuses_the_whole() {
+    fn a_change_of_an_immutable_key_rejects_the_whole_reload() {
         let running = config("{node: {name: a}}");
         let next = config("{node: {name: a, data_dir: /elsewhere}, log: {level: debug}}");
         let error = reloaded(&running, &next).unwrap_err().0;
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn no_secret_is_shown() {
+    fn secrets_are_redacted() {
         let shown = redacted(&config("{node: {name: a}, client: {password: p4ss}, gateway: {token: t0ken}}"));
         let text = shown.to_string();
         assert!(!text.contains("p4ss") && !text.contains("t0ken"), "{text}");

@@ -9,9 +9,9 @@ pub fn is_old_style(value: &Value) -> bool {
     value.get("atlas").is_some()
 }
 
-/// `atlas`, `gateway` and `observability` as today's sections, and what the user should know of the
-/// difference. Keys without a counterpart here are refused unless their meaning is what this
-/// version always does. `has_token`: the gateway has one, from elsewhere, as these files know none.
+/// Converts the sections `atlas`, `gateway` and `observability` to today's sections; also returns warnings about
+/// differences. Keys without a counterpart are rejected unless this version always does what they ask for.
+/// `has_token`: the environment sets a gateway token, which these files cannot.
 pub fn convert(old: &Value, has_token: bool) -> Result<(Value, Vec<String>), ConfigError> {
     let mut out = json!({ "node": {}, "listen": {}, "raft": {}, "log": {} });
     let mut warnings = Vec::new();
@@ -39,7 +39,8 @@ pub fn convert(old: &Value, has_token: bool) -> Result<(Value, Vec<String>), Con
     Ok((out, warnings))
 }
 
-/// The files ask for every interface; without a token the gateway listens on loopback only (M-14).
+/// Returns the gateway's listen address. The files name every interface; without a token the gateway listens on
+/// loopback only (M-14).
 fn gateway(value: &Value, warnings: &mut Vec<String>) -> Value {
     let Some((host, port)) = value.as_str().and_then(|text| text.rsplit_once(':')) else {
         return value.clone();
@@ -54,8 +55,8 @@ fn gateway(value: &Value, warnings: &mut Vec<String>) -> Value {
     json!(format!("127.0.0.1:{port}"))
 }
 
-/// The files leave the client port out: it is as far from 6379 as the peer port is from 7000, so
-/// that the three nodes they describe start on one host (S4-2).
+/// Derives the client port, which the files omit: it is as far from 6379 as the peer port is from 7000, so that the
+/// three nodes that they describe start on one host (S4-2).
 fn client_port(peer: &Value) -> Option<u16> {
     let port = peer.as_str()?.rsplit_once(':')?.1.parse::<u16>().ok()?;
     port.checked_sub(7000).filter(|offset| *offset < 100).map(|offset| 6379 + offset)
@@ -66,7 +67,7 @@ fn atlas(value: &Value, out: &mut Value) -> Result<(), ConfigError> {
         match key.as_str() {
             "data_dir" => out["node"]["data_dir"] = value.clone(),
             "listen" => out["listen"]["client"] = value.clone(),
-            // Every acknowledged write is synced here, whatever is asked (docs/design/product.md, C4).
+            // Every acknowledged write is synced, whatever the value (docs/design/product.md, C4).
             "aof_fsync" => {}
             "snapshot_interval_cmds" => out["raft"]["snapshot_entries"] = value.clone(),
             "snapshot_interval_time" => out["raft"]["snapshot_interval"] = value.clone(),
@@ -84,7 +85,7 @@ fn raft(value: &Value, out: &mut Value) -> Result<(), ConfigError> {
             "enabled" => {
                 return Err(ConfigError(
                     "atlas.raft.enabled: false is not supported; leave it out, and set node.bootstrap: single \
-                     for a node of its own"
+                     for a single-node cluster"
                         .into(),
                 ));
             }
@@ -124,7 +125,7 @@ fn observability(value: &Value, out: &mut Value) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// `id:host:port,...` as `HELIOS_RAFT_PEERS` has it.
+/// Parses `id:host:port,...`, the form of `HELIOS_RAFT_PEERS`.
 pub fn parse_peers(text: &str) -> Result<Vec<InitialMember>, ConfigError> {
     let entries = text.split(',').map(str::trim).filter(|entry| !entry.is_empty());
     entries
@@ -166,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gateway_for_everyone_is_kept_to_loopback_with_a_warning() {
+    fn a_gateway_on_every_interface_without_a_token_listens_on_loopback_with_a_warning() {
         let old = |gateway: &str| json!({ "gateway": { "listen": gateway } });
         let listen = |gateway: &str| convert(&old(gateway), false).unwrap();
         assert_eq!(convert(&old(":8443"), true).unwrap().0["listen"]["gateway"], ":8443");

@@ -1,4 +1,4 @@
-//! `client.notify_keyspace_events`.
+//! Parsing of `client.notify_keyspace_events`.
 
 use super::ConfigError;
 use crate::state::EventFilter;
@@ -6,7 +6,7 @@ use crate::state::EventFilter;
 pub(super) fn filter(letters: &str) -> Result<EventFilter, ConfigError> {
     letters.parse().map_err(|letter: char| {
         ConfigError(format!(
-            "client.notify_keyspace_events {letters:?}: {letter:?} stands for nothing; write letters of {}, \
+            "client.notify_keyspace_events {letters:?}: {letter:?} is not a known letter; write letters of {}, \
              for instance KEA",
             EventFilter::CHOICE
         ))
@@ -18,8 +18,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_letter_that_stands_for_nothing_is_named() {
+    fn an_unknown_event_letter_is_named_in_the_error() {
         assert_eq!(filter("Ex").map(|filter| filter.to_string()), Ok("xE".to_owned()));
-        assert!(filter("KEy").unwrap_err().to_string().contains("'y' stands for nothing"));
+        assert!(filter("KEy").unwrap_err().to_string().contains("'y' is not a known letter"));
     }
 }

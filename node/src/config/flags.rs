@@ -21,9 +21,9 @@ pub struct Cli {
 pub enum CommandLine {
     /// Start a cluster of three members in this process, without Kubernetes
     Dev(DevArgs),
-    /// Check the data of a stopped node; changes nothing. Exit code 0: whole, 1: damaged
+    /// Check the data of a stopped node; changes nothing. Exit code 0: intact, 1: damaged
     Verify(VerifyArgs),
-    /// Look at a configuration without starting a node
+    /// Check or print a configuration without starting a node
     Config {
         #[command(subcommand)]
         action: ConfigAction,
@@ -32,7 +32,7 @@ pub enum CommandLine {
 
 #[derive(Debug, Subcommand)]
 pub enum ConfigAction {
-    /// Say what is wrong with it. Exit code 0: nothing, 78: see the line on standard error
+    /// Check the configuration. Exit code 0: it can be used, 78: the error is on standard error
     Check(RunArgs),
     /// Print file, environment and flags as one file, without secrets
     Print(RunArgs),
@@ -41,7 +41,7 @@ pub enum ConfigAction {
 /// Flags of a node; each overrides the configuration file and the environment.
 #[derive(Debug, Clone, Default, Args)]
 pub struct RunArgs {
-    /// Configuration file (YAML); CONFIG_PATH is read when it is not given
+    /// Configuration file (YAML); without the flag, the one that CONFIG_PATH names
     #[arg(long)]
     pub config: Option<PathBuf>,
     /// Directory for log, state and snapshots
@@ -56,7 +56,7 @@ pub struct RunArgs {
     /// Name of this node, unique in the cluster
     #[arg(long)]
     pub raft_node_id: Option<String>,
-    /// Peers: host:port, both listened on and told to others
+    /// Peers: host:port, to listen on and to advertise to other members
     #[arg(long)]
     pub raft_addr: Option<String>,
     /// Directory of the write-ahead log
@@ -77,14 +77,14 @@ pub struct RunArgs {
 pub struct VerifyArgs {
     /// The node's data_dir
     pub data_dir: PathBuf,
-    /// The node's wal_dir, where that is not <DATA_DIR>/wal
+    /// The node's wal_dir, if it is not <DATA_DIR>/wal
     #[arg(long)]
     pub wal_dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Args)]
 pub struct DevArgs {
-    /// Where the members keep their data; a temporary directory, removed at the end, when not given
+    /// Directory for the members' data; without the flag, a temporary directory that is removed at the end
     #[arg(long)]
     pub data_dir: Option<PathBuf>,
     /// Number of members: 1, 3 or 5
@@ -99,7 +99,7 @@ pub struct DevArgs {
 use clap::builder::TypedValueParser as _;
 
 impl RunArgs {
-    /// The flags as paths into the configuration.
+    /// Returns the flags as configuration paths with their values.
     pub fn overrides(&self) -> Vec<([&'static str; 2], Value)> {
         let fields = [
             (["node", "data_dir"], &self.data_dir),
@@ -113,7 +113,7 @@ impl RunArgs {
         ];
         let mut set: Vec<_> =
             fields.into_iter().filter_map(|(path, value)| Some((path, json!(value.clone()?)))).collect();
-        // An address given by flag is the one others are told, a name included (S4's compose file).
+        // An address given by flag is also the advertised one, a DNS name included (S4's compose file).
         if let Some(addr) = &self.raft_addr
             && !addr.starts_with(':')
             && !addr.starts_with("0.0.0.0")
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_configuration_is_looked_at_with_the_flags_of_a_node() {
+    fn config_check_takes_the_flags_of_a_node() {
         let cli = parse("heliosd config check -raft-node-id=a --config x.yaml");
         let Some(CommandLine::Config { action: ConfigAction::Check(args) }) = cli.command else {
             panic!("{cli:?}")
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn the_definition_is_consistent() {
+    fn the_command_line_definition_is_consistent() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
     }

@@ -1,4 +1,4 @@
-//! `tls` and `auth`: files with certificates and users. Pure: what is in them is read by who uses them.
+//! The sections `tls` and `auth`: paths of the files with certificates and users. Pure: their users read the files.
 
 use std::path::PathBuf;
 
@@ -9,21 +9,21 @@ use super::ConfigError;
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TlsSection {
-    /// Members among themselves.
+    /// TLS among members.
     pub peer: TlsFilesSection,
-    /// The ports for clients: `listen.client`, `listen.grpc`, `listen.gateway`.
+    /// TLS on the ports for clients: `listen.client`, `listen.grpc`, `listen.gateway`.
     pub client: TlsFilesSection,
-    /// Whose certificates may manage the cluster over the peer port.
+    /// Which certificates authorize management calls on the peer port (ADR 0018).
     pub management: ManagementIdentity,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ManagementIdentity {
-    /// Not those of members, once one with the management name was seen.
+    /// All certificates; members' certificates no more once a certificate with the management name was seen.
     #[default]
     Auto,
-    /// Those with the management name.
+    /// Only certificates with the management name.
     Required,
 }
 
@@ -39,7 +39,7 @@ pub struct TlsFilesSection {
 #[serde(default, deny_unknown_fields)]
 pub struct AuthSection {
     pub users_file: String,
-    /// Longest delay between two attempts of an address that has guessed wrong.
+    /// Longest delay between two attempts of an address after failed attempts.
     pub max_delay: String,
 }
 
@@ -49,16 +49,16 @@ impl Default for AuthSection {
     }
 }
 
-/// Where certificate, key and CA are, in PEM.
+/// Paths of certificate, key and CA, all PEM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsFiles {
     pub cert_file: PathBuf,
     pub key_file: PathBuf,
-    /// Several certificates while a CA is replaced.
+    /// File of CA certificates; more than one while the CA is rotated.
     pub ca_file: Option<PathBuf>,
 }
 
-/// All three, or none.
+/// Checks `tls.peer`: all three files are set, or none.
 pub fn peer_files(section: TlsFilesSection) -> Result<Option<TlsFiles>, ConfigError> {
     let files = client_files("peer", section)?;
     match &files {
@@ -67,7 +67,7 @@ pub fn peer_files(section: TlsFilesSection) -> Result<Option<TlsFiles>, ConfigEr
     }
 }
 
-/// Certificate and key, or none; the CA is for clients that have to show a certificate.
+/// Checks `tls.client`: certificate and key are set, or none. With a CA, clients have to present a certificate.
 pub fn client_files(side: &str, section: TlsFilesSection) -> Result<Option<TlsFiles>, ConfigError> {
     let TlsFilesSection { cert_file, key_file, ca_file } = section;
     match (cert_file.is_empty(), key_file.is_empty(), ca_file.is_empty()) {
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn tls_is_whole_or_off() {
+    fn an_incomplete_tls_section_is_rejected() {
         let off = settings("tls: {peer: {cert_file: ''}}").unwrap();
         assert_eq!((off.peer_tls, off.client_tls), (None, None));
         let on = settings(
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gateway_that_all_can_reach_asks_who_is_there() {
+    fn a_gateway_off_loopback_requires_authentication() {
         let open = "listen: {gateway: '0.0.0.0:8443'}";
         assert!(settings(open).unwrap_err().0.contains("gateway.token_file"));
         assert!(settings(&format!("{open}, gateway: {{token_file: t}}")).is_ok());

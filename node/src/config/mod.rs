@@ -1,5 +1,5 @@
-//! Configuration: one YAML file, then environment `HELIOS__A__B`, then flags (docs/design/product.md, C10).
-//! [`Config`] is what was written; [`crate::config::Settings`] is what was checked.
+//! Configuration: one YAML file, then environment `HELIOS__A__B`, then flags (docs/design/product.md, C10). [`Config`]
+//! is the configuration as written; [`crate::config::Settings`] is the checked result.
 
 mod changes;
 mod compat;
@@ -49,7 +49,7 @@ pub struct Config {
     pub tls: locks::TlsSection,
     pub auth: locks::AuthSection,
     pub log: LogSection,
-    /// What the user should be told of the file, though it can be used.
+    /// Warnings about a file that can be used nevertheless.
     #[serde(skip)]
     pub warnings: Vec<String>,
     /// CRC-32C of the file's text; empty without a file.
@@ -60,18 +60,18 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NodeSection {
-    /// Short, stable, unique in the cluster.
+    /// Name of the node: short, stable, unique in the cluster.
     pub name: String,
     pub data_dir: String,
-    /// Directory of the write-ahead log; `<data_dir>/wal` when empty. A disk of its own pays off.
+    /// Directory of the write-ahead log; `<data_dir>/wal` when empty. A dedicated disk improves write latency.
     pub wal_dir: String,
-    /// `operator` (wait to be told), `static` (with `initial_members`) or `single`.
+    /// `operator` (wait for Initialize or AddLearner), `static` (with `initial_members`) or `single`.
     pub bootstrap: Option<String>,
     /// host:port at which peers reach this node; `listen.peer` when empty.
     pub advertise_addr: String,
     /// host:port at which clients reach this node; `listen.client` when empty.
     pub advertise_client_addr: String,
-    /// The same list on every node of a static cluster; this node may be left out of its own.
+    /// Members of a static cluster, the same list on every node; a node may omit itself.
     pub initial_members: Vec<InitialMember>,
 }
 
@@ -83,9 +83,9 @@ pub struct InitialMember {
     pub address: String,
 }
 
-/// Addresses to listen on. Empty: that service is off. The last three default to loopback ports
-/// as far from 50051, 9090 and 8443 as the client port is from 6379, whatever that is, so that several nodes on one
-/// host need no more than a client and a peer address each (docs/design/product.md, "Ports").
+/// Addresses to listen on; an empty one turns its service off. The last three default to loopback ports as far from
+/// 50051, 9090 and 8443 as the client port is from 6379, so that several nodes on one host need no more than a client
+/// and a peer address each (docs/design/product.md, "Ports").
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ListenSection {
@@ -99,14 +99,14 @@ pub struct ListenSection {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RaftSection {
-    /// `fast`, `lan` (default) or `wan`.
+    /// Preset of the timings: `fast`, `lan` (default) or `wan`.
     pub preset: Option<String>,
     pub heartbeat_interval: Option<String>,
-    /// Shorthand: minimum X, maximum 2X.
+    /// Shorthand `X` for a minimum of X and a maximum of 2X.
     pub election_timeout: Option<String>,
     pub election_timeout_min: Option<String>,
     pub election_timeout_max: Option<String>,
-    /// A leader hands over to a voter with a higher one; 0 if none.
+    /// Priority of this member, default 0: a leader transfers leadership to a voter with a higher one.
     #[serde(deserialize_with = "plain::some_number")]
     pub priority: Option<u64>,
     #[serde(deserialize_with = "plain::some_number")]
@@ -114,13 +114,13 @@ pub struct RaftSection {
     pub snapshot_interval: Option<String>,
     #[serde(deserialize_with = "plain::some_number")]
     pub trailing_entries: Option<u64>,
-    /// What all snapshots that a member sends may take of the network together; 0 or none: no limit.
+    /// Bandwidth limit of all snapshots that a member sends, bytes per second; 0 or none: no limit.
     #[serde(deserialize_with = "plain::some_number")]
     pub snapshot_bytes_per_second: Option<u64>,
-    /// Of the log, held in memory.
+    /// Limit of the log in memory, bytes.
     #[serde(deserialize_with = "plain::some_number")]
     pub max_log_bytes: Option<u64>,
-    /// Size of a write-ahead log segment, bytes; three are kept. An entry may have a quarter of it.
+    /// Size of a WAL segment, bytes; at least three are kept. The limit of an entry is a quarter of it.
     #[serde(deserialize_with = "plain::some_number")]
     pub segment_bytes: Option<u64>,
 }
@@ -128,10 +128,10 @@ pub struct RaftSection {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StateSection {
-    /// What holds the applied state on disk: `sled` (default) or `redb`. Changed, the next start
-    /// builds the state anew from snapshot and log.
+    /// Engine of the applied state on disk: `sled` (default) or `redb`. After a change the next start rebuilds the
+    /// state from snapshot and log.
     pub engine: Option<String>,
-    /// Of applied state that is not on disk yet, held in memory.
+    /// Limit of the overlay (applied state that is in memory only), bytes.
     #[serde(deserialize_with = "plain::some_number")]
     pub max_overlay_bytes: Option<u64>,
 }
@@ -139,40 +139,40 @@ pub struct StateSection {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClientSection {
-    /// How long a request may take, elections included.
+    /// Deadline of a request, elections included.
     pub request_timeout: String,
     #[serde(deserialize_with = "plain::number")]
     pub max_connections: usize,
-    /// How long a stopping node still serves, no longer ready, so that load balancers and Services
-    /// stop sending clients before it closes its ports.
+    /// Time for which a stopping node still serves and is not ready, so that load balancers and Services stop sending
+    /// clients before it closes its ports.
     pub shutdown_delay: String,
-    /// How long a Redis connection may send nothing before it is closed; 0: for ever.
+    /// Time without a request after which a Redis connection is closed; 0: never.
     pub idle_timeout: String,
-    /// For a connection to authenticate and to complete its first command.
+    /// Time for a Redis connection to authenticate and to complete its first command.
     pub auth_timeout: String,
-    /// How long a client that has replies waiting may take none of them; 0: for ever.
+    /// Time in which a client with waiting replies has to read some of them; 0: no limit.
     pub write_timeout: String,
-    /// Bytes of one reply, and of all unsent replies of a connection.
+    /// Limit of one reply, and of all unsent replies of a connection, bytes.
     #[serde(deserialize_with = "plain::number")]
     pub output_buffer_limit: usize,
-    /// Bytes of unsent replies that a connection may have for `output_buffer_soft_seconds`; 0: no such limit.
+    /// Limit of unsent replies that a connection may exceed for `output_buffer_soft_seconds`, bytes; 0: no such limit.
     #[serde(deserialize_with = "plain::number")]
     pub output_buffer_soft_limit: usize,
     #[serde(deserialize_with = "plain::number")]
     pub output_buffer_soft_seconds: u64,
-    /// Bytes of unread messages of one subscriber.
+    /// Limit of unread messages of one subscriber, bytes.
     #[serde(deserialize_with = "plain::number")]
     pub pubsub_output_buffer_limit: usize,
-    /// Bytes that all Redis connections together may hold.
+    /// Limit of what all Redis connections hold together, bytes.
     #[serde(deserialize_with = "plain::number")]
     pub maxmemory_clients: usize,
-    /// Letters of Redis's setting of this name.
+    /// Letters of Redis's setting `notify-keyspace-events`.
     pub notify_keyspace_events: String,
-    /// `writable` or `raft`: what `INFO`, `ROLE` and `HELLO` say of a member that sends writes on.
+    /// Role that `INFO`, `ROLE` and `HELLO` report for a member that forwards writes: `writable` (master) or `raft`.
     pub reported_role: String,
-    /// Asked of Redis clients by AUTH when set.
+    /// Password of the user `default`; none when unset.
     pub password: Option<String>,
-    /// Without users, refuse clients of other hosts.
+    /// Whether clients of other hosts are refused while authentication is off.
     #[serde(deserialize_with = "plain::switch")]
     pub protected_mode: bool,
 }
@@ -180,12 +180,12 @@ pub struct ClientSection {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ReadsSection {
-    /// `off`, `on` or how long the leader may answer by its lease.
+    /// Lease reads: `off`, `on` or the length of the lease.
     pub lease: lease::Lease,
-    /// Elements that one read may visit.
+    /// Limit of elements that one read visits.
     #[serde(deserialize_with = "plain::number")]
     pub max_elements: usize,
-    /// Bytes that one read may visit and answer.
+    /// Limit of what one read visits and answers, bytes.
     #[serde(deserialize_with = "plain::number")]
     pub max_bytes: usize,
 }
@@ -193,24 +193,24 @@ pub struct ReadsSection {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct WritesSection {
-    /// `majority` or `all`: voters that hold a write on disk before it is acknowledged, at least.
+    /// Voters that have to hold a write on disk before it is acknowledged: `majority` or `all`.
     pub ack: String,
-    /// Refuse writes with `all` while a voter is down, instead of letting them commit unacknowledged.
+    /// Whether writes with `all` are refused while a voter is down, instead of being committed without acknowledgement.
     #[serde(deserialize_with = "plain::switch")]
     pub strict: bool,
-    /// `forward` or `redirect`: what a member that does not lead does with a write.
+    /// Handling of writes on a follower: `forward` or `redirect`.
     pub on_follower: String,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GatewaySection {
-    /// Asked of HTTP clients as `Authorization: Bearer` when set. Without one the gateway may listen on
-    /// loopback only.
+    /// Token that HTTP clients have to send as `Authorization: Bearer`. Without one the gateway may listen on loopback
+    /// only.
     pub token: Option<String>,
-    /// A file with the token, instead of `token`; followed when it changes.
+    /// A file with the token, instead of `token`; reloaded when it changes.
     pub token_file: String,
-    /// Path that all routes begin with, for instance `/helios`; none when empty.
+    /// Path prefix of all routes, for instance `/helios`; none when empty.
     pub prefix: String,
 }
 
@@ -219,9 +219,9 @@ pub struct GatewaySection {
 pub struct LogSection {
     /// A tracing filter: `info`, `debug`, `helios=debug,warn` ...
     pub level: String,
-    /// `text` or `json`.
+    /// Format of log lines: `text` or `json`.
     pub format: String,
-    /// Directory of a log file named after the node, beside standard error; none when empty.
+    /// Directory of a log file named after the node, in addition to standard error; none when empty.
     pub dir: String,
 }
 

@@ -1,4 +1,4 @@
-//! Numbers and switches as a file or the environment writes them: a variable is always text.
+//! Numbers and switches that may be written as text: environment variables always are.
 
 use std::fmt::Display;
 use std::str::FromStr;
@@ -23,7 +23,7 @@ impl<T: FromStr> Written<T> {
     }
 }
 
-/// A number, or its digits.
+/// Deserializes a number, or text with its digits.
 pub fn number<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
@@ -32,13 +32,13 @@ where
     Written::deserialize(deserializer).map_err(|_| not_a_number())?.read("a number")
 }
 
-/// As `number`, of a field that has its default elsewhere.
+/// As `number`, for an optional field, whose default is set in `settings`.
 pub fn some_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     let written: Option<Written<u64>> = Option::deserialize(deserializer).map_err(|_| not_a_number())?;
     written.map(|written| written.read("a number")).transpose()
 }
 
-/// `true` or `false`, or that as text.
+/// Deserializes `true` or `false`, or the same as text.
 pub fn switch<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
     let written = Written::deserialize(deserializer).map_err(|_| D::Error::custom("write true or false"))?;
     written.read("true or false")

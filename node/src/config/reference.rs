@@ -15,7 +15,7 @@ code 78, before anything on disk is touched.
 
 ```sh
 heliosd --config heliosd.yaml
-heliosd config check --config heliosd.yaml    # says what is wrong, or that nothing is; starts nothing
+heliosd config check --config heliosd.yaml    # prints the first error, or that the configuration can be used; starts nothing
 heliosd config print --config heliosd.yaml    # file, environment and flags as one file, without secrets
 ```
 
@@ -27,36 +27,36 @@ can be given in the file only. Durations are digits and `ms`, `s`, `m` or `h`; s
 A node reads its configuration again when the file changes (a ConfigMap's update included), on SIGHUP and on `POST /config/reload`.
 The column *change* says what a new value needs:
 
-- **reload**: it counts from then on;
-- **restart**: it is reported, and counts from the next start;
+- **reload**: it takes effect at once;
+- **restart**: it is reported, and takes effect at the next start;
 - **never**: it belongs to the disk, or to the cluster's record of this member. As long as one of these differs, or the configuration
-  is refused for any other reason, nothing of it is taken over, and the node goes on as it was.
+  is rejected for any other reason, none of the changes is applied, and the node continues with its current configuration.
 
 `GET /config` shows what the node runs with, `GET /config/diff` what a reload would do. Each shows `***` in place of a secret. A change of
 a variable of the environment, or of a flag, needs a new process.
 ";
 
-/// What a section says beside its keys: before and after them.
+/// Sections of the page: name, text before its keys, text after them.
 const SECTIONS: [(&str, &str, &str); 11] = [
     ("node", "", ""),
-    ("listen", "Each is host:port; `:port` means every interface. Empty turns the service off (`peer` cannot be).", "The last three defaults move with the client port: a node with `client: :6380` has them at 50052, 9091 and 8444, one with `client: :7001`
-at 50673, 9712 and 9065; what would be above 65535 goes on at 1024. So several nodes on one host need no more than a client and a peer
+    ("listen", "Each is host:port; `:port` means every interface. Empty turns the service off (`peer` cannot be).", "The defaults of the last three move with the client port: a node with `client: :6380` has them at 50052, 9091 and 8444, one with `client: :7001`
+at 50673, 9712 and 9065; a port that would be above 65535 wraps around to 1024. So several nodes on one host need no more than a client and a peer
 address each."),
     ("raft", "", "Every member should have the same values. Raise the timeouts when elections repeat without a failed member: one second is a safe
 `election_timeout`."),
     ("state", "", ""),
     ("client", "", ""),
-    ("reads", "", "Reads that do not ask for `LEASE` are linearizable with or without it. Whatever is set here, a member that has just started gives no vote and
-begins no election for `election_timeout_min`: it may have promised its voice to a leader before it stopped."),
+    ("reads", "", "Reads that do not ask for `LEASE` are linearizable with or without it. Whatever is set here, a member that has just started grants no vote and
+starts no election for `election_timeout_min`: it may have acknowledged a lease to a leader before it stopped."),
     ("writes", "", "Limits that are not configured: a key, a field of a hash and a member of a set of 64 KiB, a write of 8 MiB (or a quarter of `segment_bytes`; `heliosd dev` has 4 MiB), a Redis request
 of 16 MiB with all its arguments."),
     ("gateway", "", ""),
-    ("tls", "The files are followed: a node takes a new certificate, key or CA up by itself, for connections that begin from then on. Files that do not
-fit each other are refused with one line in the log, and the node goes on with what it has.", "Among members TLS is on for all of them or for none. To replace a CA without a pause: a `ca_file` with the old and the new one on every
+    ("tls", "The files are watched: a node reloads a new certificate, key or CA automatically, for new connections. Files that do not
+match each other are rejected with one line in the log, and the node keeps the current ones.", "Among members TLS is on for all of them or for none. To rotate a CA without downtime: a `ca_file` with the old and the new one on every
 member, then certificates of the new CA, then a `ca_file` with the new one only. `heliosctl certs create` makes certificates."),
-    ("auth", "Without users and without `client.password` everyone may do everything.", "The file is followed. A Redis connection whose user is gone, or has another password or role, has to authenticate again. `read-only` may run
+    ("auth", "Without users and without `client.password` everyone may do everything.", "The file is watched and reloaded. A Redis connection whose user was removed, or has another password or role, has to authenticate again. `read-only` may run
 commands without the flags `write` and `admin`, `read-write` also those with `write`, but for FLUSHALL and FLUSHDB, `admin` all of them. The
-same counts for HTTP and gRPC; changes of the cluster are an admin's. A request with the gateway's token is one of an admin."),
+same counts for HTTP and gRPC; only an admin may change the cluster. A request with the gateway's token has the role `admin`."),
     ("log", "", "The variables `LOG_LEVEL` and `LOG_DIR` win over the file, and `HELIOS__LOG__LEVEL`, `HELIOS__LOG__DIR` over all. `heliosd dev` takes no file: its level is `LOG_LEVEL`, `warn` when unset."),
 ];
 
@@ -78,10 +78,10 @@ One dash means the same as two. `HELIOS_RAFT_PEERS=id:host:port,...` replaces `n
 
 ## Files of earlier documents
 
-A file with a section `atlas` is read as the earlier documents had it and translated: `atlas.{data_dir, listen, snapshot_interval_cmds,
+A file with a section `atlas` is read in the earlier documents' form and translated: `atlas.{data_dir, listen, snapshot_interval_cmds,
 snapshot_interval_time}`, `atlas.raft.{node_id, bind_addr, data_dir, heartbeat_timeout, election_timeout, snapshot_threshold, peers}`,
-`gateway.listen`, `observability.{log_level, metrics_enabled, metrics_port}`. Such a file says nothing of the client port: it is as far from 6379
-as the peer port is from 7000. Without `HELIOS__GATEWAY__TOKEN` a gateway for every interface is kept to loopback, with a warning. `atlas.aof_fsync` is accepted and
+`gateway.listen`, `observability.{log_level, metrics_enabled, metrics_port}`. Such a file does not set the client port: it is as far from 6379
+as the peer port is from 7000. Without `HELIOS__GATEWAY__TOKEN` a gateway for every interface listens on loopback only, with a warning. `atlas.aof_fsync` is accepted and
 changes nothing: every acknowledged write is synced. `atlas.raft.enabled: false` is refused, and so is any other key.
 
 ## Exit codes
@@ -94,7 +94,7 @@ changes nothing: every acknowledged write is synced. `atlas.raft.enabled: false`
 | 1 | anything else |
 ";
 
-/// The page in Markdown.
+/// Renders the page in Markdown.
 pub fn render() -> String {
     let mut page = HEAD.to_owned();
     for (section, before, after) in SECTIONS {

@@ -1,4 +1,4 @@
-//! From what was written to what is meant: defaults by preset, durations, checks. Pure.
+//! Conversion of a written configuration into checked settings: presets, defaults, durations, checks. Pure.
 
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
@@ -13,14 +13,14 @@ use crate::database::Ack;
 use crate::secret::Secret;
 use crate::state::{EngineKind, EventFilter, Limits};
 
-/// How a node without a cluster comes to one (C7).
+/// Way in which a node that belongs to no cluster joins or bootstraps one (C7).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Bootstrap {
-    /// Waits until the operator, or a person through the API, says so.
+    /// Waits for Initialize or AddLearner, from the operator or from a user through the API.
     Operator,
-    /// All of these begin one cluster together; sorted by name, this node included.
+    /// Bootstraps one cluster of all these members; sorted by name, this node included.
     Static(Vec<InitialMember>),
-    /// A cluster of its own.
+    /// Bootstraps a single-node cluster.
     Single,
 }
 
@@ -41,7 +41,7 @@ pub struct Settings {
     pub heartbeat: Duration,
     pub election_min: Duration,
     pub election_max: Duration,
-    /// Higher: rather leads.
+    /// Priority for leadership; the higher one is preferred.
     pub priority: u32,
     pub snapshot_entries: u64,
     pub snapshot_interval: Duration,
@@ -54,19 +54,19 @@ pub struct Settings {
     pub request_timeout: Duration,
     pub shutdown_delay: Duration,
     pub max_connections: usize,
-    /// Of Redis connections; `None`: without end.
+    /// Idle limit of Redis connections; `None`: no limit.
     pub idle_timeout: Option<Duration>,
-    /// For a Redis connection to authenticate and to complete its first command.
+    /// Time for a Redis connection to authenticate and to complete its first command.
     pub auth_timeout: Duration,
     pub client_memory: MemoryLimits,
     pub keyspace_events: EventFilter,
-    /// A member that sends writes on is shown to Redis clients as a master.
+    /// Whether a member that forwards writes is reported to Redis clients as a master.
     pub reports_writable: bool,
     pub lease: Option<Duration>,
     pub read_limits: Limits,
     pub ack: Ack,
     pub strict_acks: bool,
-    /// Whether a member that does not lead sends writes on to the one that does (docs/design/product.md, C5).
+    /// Whether a follower forwards writes to the leader (docs/design/product.md, C5).
     pub forwards_writes: bool,
     pub password: Option<String>,
     pub gateway_token: Option<Secret>,
@@ -76,33 +76,34 @@ pub struct Settings {
     pub client_tls: Option<TlsFiles>,
     pub management_identity: ManagementIdentity,
     pub users_file: Option<PathBuf>,
-    /// Zero: wrong passwords delay nobody.
+    /// Longest delay after wrong passwords; zero: no delay.
     pub max_auth_delay: Duration,
-    /// Clients of other hosts are refused while there are no users.
+    /// Whether clients of other hosts are refused while no users are configured.
     pub protected_mode: bool,
     pub log_level: String,
     pub log_json: bool,
-    /// Written beside standard error.
+    /// Log file in addition to standard error.
     pub log_file: Option<PathBuf>,
-    /// To be logged once logging has started.
+    /// Warnings to log once logging has started.
     pub warnings: Vec<String>,
-    /// Digest of all of the above but password and token, as `Status` reports it.
+    /// CRC-32C of the written configuration without password and token, as `Status` reports it.
     pub config_hash: String,
-    /// Of the text of the configuration file; empty without one.
+    /// CRC-32C of the text of the configuration file; empty without one.
     pub file_hash: String,
-    /// What all of this was made of, secrets included.
+    /// The configuration as written, secrets included.
     pub written: Config,
 }
 
-/// Of `raft.max_log_bytes` and `state.max_overlay_bytes`.
+/// Default of `raft.max_log_bytes`.
 pub const MAX_LOG_BYTES: u64 = 512 << 20;
+/// Default of `state.max_overlay_bytes`.
 pub const MAX_OVERLAY_BYTES: u64 = 256 << 20;
-/// Default ports of gRPC, metrics and gateway beside a client port of 6379.
+/// Client port that the default ports of gRPC, metrics and gateway are relative to.
 const CLIENT_PORT: u16 = 6379;
-/// Where default ports that would be above 65535 go on.
+/// Port to which default ports above 65535 wrap around.
 const FIRST_PORT: i32 = 1024;
 
-/// heartbeat, election minimum, election maximum; ms (docs/design/product.md, C1).
+/// Presets: name; heartbeat, election minimum, election maximum in ms (docs/design/product.md, C1).
 const PRESETS: [(&str, [u64; 3]); 3] =
     [("fast", [30, 150, 300]), ("lan", [100, 300, 600]), ("wan", [500, 2_500, 5_000])];
 
@@ -134,7 +135,7 @@ impl TryFrom<Config> for Settings {
         }
         let timing = timing(&raft)?;
         let listen_peer = address("listen.peer", &listen.peer)?
-            .ok_or_else(|| ConfigError("listen.peer is empty: members speak to each other there".into()))?;
+            .ok_or_else(|| ConfigError("listen.peer is empty: members need it to reach each other".into()))?;
         let advertise_addr = advertised("node.advertise_addr", &node.advertise_addr, &listen.peer)?;
         let listen_client = address("listen.client", &listen.client)?;
         let near = |field: &str, text: &Option<String>, port: u16| match text {
@@ -148,8 +149,8 @@ impl TryFrom<Config> for Settings {
         if gateway_token.is_some() && gateway_token_file.is_some() {
             return Err(ConfigError("gateway.token and gateway.token_file: write one of them".into()));
         }
-        let asks = gateway_token.is_some() || gateway_token_file.is_some() || users_file.is_some();
-        check_gateway(listen_gateway, asks)?;
+        let has_auth = gateway_token.is_some() || gateway_token_file.is_some() || users_file.is_some();
+        check_gateway(listen_gateway, has_auth)?;
         let bootstrap =
             bootstrap(node.bootstrap.as_deref(), &node.name, &advertise_addr, node.initial_members)?;
         let data_dir = PathBuf::from(&node.data_dir);
@@ -253,7 +254,7 @@ impl TryFrom<Config> for Settings {
     }
 }
 
-/// Anyone may ask for it, so it must tell nothing of the secrets.
+/// Hashes the configuration without its secrets, as anyone may read the hash.
 fn hash(config: &Config) -> String {
     let mut public = config.clone();
     public.client.password = None;
@@ -262,7 +263,7 @@ fn hash(config: &Config) -> String {
     format!("{:08x}", crc32c::crc32c(format!("{public:?}").as_bytes()))
 }
 
-/// An attempt that would wait for longer than [`MAX_WAIT`] is refused, so a longer delay would refuse every other one.
+/// Parses `auth.max_delay`: with a delay above [`MAX_WAIT`] every second attempt would be refused.
 fn max_auth_delay(text: &str) -> Result<Duration, ConfigError> {
     let delay = duration_or_none("auth.max_delay", text)?;
     if delay > MAX_WAIT {
@@ -271,11 +272,11 @@ fn max_auth_delay(text: &str) -> Result<Duration, ConfigError> {
     Ok(delay)
 }
 
-/// M-14: what anyone can reach asks who is there.
-fn check_gateway(listen: Option<SocketAddr>, asks: bool) -> Result<(), ConfigError> {
+/// Checks that a gateway off loopback requires authentication (M-14).
+fn check_gateway(listen: Option<SocketAddr>, has_auth: bool) -> Result<(), ConfigError> {
     if let Some(listen) = listen
         && !listen.ip().is_loopback()
-        && !asks
+        && !has_auth
     {
         return Err(ConfigError(format!(
             "listen.gateway {listen} is not a loopback address: set gateway.token (HELIOS__GATEWAY__TOKEN), \
@@ -325,7 +326,7 @@ fn at_least(field: &str, wanted: Option<u64>, default: u64, least: u64) -> Resul
 }
 
 fn snapshot_bandwidth(wanted: Option<u64>) -> Result<Option<NonZeroU64>, ConfigError> {
-    /// A chunk every four seconds.
+    /// Least bandwidth: one chunk every four seconds.
     const LEAST: u64 = 64 << 10;
     let wanted = wanted.and_then(NonZeroU64::new);
     match wanted {
@@ -409,7 +410,7 @@ fn static_members(
     mut members: Vec<InitialMember>,
 ) -> Result<Vec<InitialMember>, ConfigError> {
     match members.iter_mut().find(|member| member.name == name) {
-        // In its own list a node may give the address it is reached at.
+        // In its own list a node may name an address other than `node.advertise_addr`.
         Some(_) => {}
         None => members.push(InitialMember { name: name.to_owned(), address: advertise_addr.to_owned() }),
     }
@@ -427,12 +428,12 @@ fn static_members(
     Ok(members)
 }
 
-/// As far from `port` as the client port is from Redis's own, for neighbours on one host: beyond the last port it goes
-/// on at the first that anybody may listen on.
+/// Returns a port as far from `port` as the client port is from Redis's default port, so that several nodes on one host
+/// do not collide. Beyond the last port it wraps around to the first unprivileged one.
 fn beside(client: Option<SocketAddr>, port: u16) -> u16 {
     let client = client.map_or(0, |client| client.port());
     if client == 0 {
-        // Off, or any that is free.
+        // The client port is off, or any free port.
         return port;
     }
     let ports = i32::from(u16::MAX) + 1 - FIRST_PORT;
@@ -440,7 +441,7 @@ fn beside(client: Option<SocketAddr>, port: u16) -> u16 {
     u16::try_from(FIRST_PORT + (moved - FIRST_PORT).rem_euclid(ports)).unwrap_or(port)
 }
 
-/// host:port to listen on; `:port` means every interface. Names are looked up.
+/// Parses host:port to listen on; `:port` means every interface. Names are resolved.
 fn address(field: &str, text: &str) -> Result<Option<SocketAddr>, ConfigError> {
     use std::net::ToSocketAddrs;
     if text.is_empty() {
@@ -454,7 +455,7 @@ fn address(field: &str, text: &str) -> Result<Option<SocketAddr>, ConfigError> {
     }
 }
 
-/// What others are told; an unspecified listen address falls back on loopback.
+/// Returns the advertised address; without one, the listen address, or loopback if that is on every interface.
 fn advertised(field: &str, text: &str, listen: &str) -> Result<String, ConfigError> {
     if !text.is_empty() {
         let port = text.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
@@ -491,7 +492,7 @@ fn positive(field: &str, value: u64) -> Result<u64, ConfigError> {
     if value == 0 { Err(ConfigError(format!("{field} must be above 0"))) } else { Ok(value) }
 }
 
-/// `150ms`, `2s`, `5m`, `1h`; above zero.
+/// Parses a duration above zero: `150ms`, `2s`, `5m`, `1h`.
 pub(super) fn duration(field: &str, text: &str) -> Result<Duration, ConfigError> {
     duration_or_none(field, text).and_then(|found| {
         if found.is_zero() { Err(ConfigError(format!("{field} must be above 0"))) } else { Ok(found) }

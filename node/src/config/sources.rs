@@ -1,5 +1,5 @@
-//! Where configuration comes from, and in which order it wins. Merging is on plain JSON values;
-//! only the merged result is given types, so that one place refuses unknown keys.
+//! Sources of the configuration and their order of precedence. Merging works on plain JSON values; only the merged
+//! result is typed, so that one place rejects unknown keys.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::{Config, ConfigError, RunArgs, compat};
 
-/// Where a node's configuration is: a file, and what wins over it.
+/// Sources of a node's configuration: a file, and the environment and flags that override it.
 #[derive(Debug, Clone)]
 pub struct Source {
     args: RunArgs,
@@ -19,7 +19,7 @@ impl Source {
         Self { args: args.clone(), environment: environment.collect() }
     }
 
-    /// The flag's, or what CONFIG_PATH names.
+    /// Returns the path of the configuration file: the flag's, or that of `CONFIG_PATH`.
     pub fn file(&self) -> Option<PathBuf> {
         self.args.config.clone().or_else(|| self.variable("CONFIG_PATH").map(PathBuf::from))
     }
@@ -28,7 +28,7 @@ impl Source {
         self.environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    /// File, then environment, then flags; later wins.
+    /// Loads file, then environment, then flags; later sources override earlier ones.
     ///
     /// # Errors
     /// One line that names the file, key or variable and what to write there.
@@ -49,13 +49,14 @@ impl Source {
             }
             None => (Value::Object(Map::new()), Vec::new(), String::new()),
         };
-        // As the earlier documents have it (S2); a name that others use, too, so that ours wins.
+        // Variables of the earlier documents (S2). Other programs use these names too, so `HELIOS__LOG__*` overrides
+        // them.
         for (variable, key) in [("LOG_LEVEL", "level"), ("LOG_DIR", "dir")] {
             if let Some(text) = self.variable(variable) {
                 set(&mut merged, &["log", key], text.into(), variable)?;
             }
         }
-        // A name that earlier versions do not know and so ignore: the operator sets it for every version of a node.
+        // Earlier versions ignore this variable, so the operator can set it for nodes of every version.
         if let Some(text) = self.variable("HELIOS_PROTECTED_MODE") {
             set(&mut merged, &["client", "protected_mode"], text.into(), "HELIOS_PROTECTED_MODE")?;
         }
@@ -81,10 +82,10 @@ impl Source {
     }
 }
 
-/// The sections of a file's text, and what its user should be told.
+/// Parses a file into sections and warnings for its user.
 fn read_sections(path: &Path, text: &str, has_token: bool) -> Result<(Value, Vec<String>), ConfigError> {
     let value: Value = serde_saphyr::from_str(text).map_err(|error| {
-        // Its first line names the place; the rest shows the text around it.
+        // The first line names the position; the rest quotes the file.
         let reason = error.to_string().lines().next().unwrap_or_default().to_owned();
         ConfigError(format!("configuration file {}: {reason}", path.display()))
     })?;
@@ -130,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_win_over_environment_and_that_over_the_file() {
+    fn flags_override_the_environment_and_the_environment_overrides_the_file() {
         let text = "node: {name: a, data_dir: /f}\nlisten: {client: '1.1.1.1:1'}\n";
         let environment = [("HELIOS__NODE__DATA_DIR", "/e"), ("HELIOS__LISTEN__CLIENT", "2.2.2.2:2")];
         let args = RunArgs { listen: Some("3.3.3.3:3".into()), ..RunArgs::default() };
@@ -141,13 +142,13 @@ mod tests {
     }
 
     #[test]
-    fn a_typo_is_named() {
+    fn an_unknown_key_in_the_file_is_named() {
         let error = load_text("raft: {election_timout_min: 1s}", &[], RunArgs::default()).unwrap_err();
         assert!(error.0.contains("election_timout_min"), "{error}");
     }
 
     #[test]
-    fn the_environment_gives_numbers_switches_and_text_that_looks_like_them() {
+    fn environment_variables_set_numbers_switches_and_text_with_digits() {
         let environment = [
             ("HELIOS__RAFT__SNAPSHOT_ENTRIES", "500"),
             ("HELIOS__CLIENT__MAX_CONNECTIONS", "20"),
@@ -193,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn the_peers_variable_is_honoured() {
+    fn helios_raft_peers_sets_the_initial_members() {
         let environment = [("HELIOS_RAFT_PEERS", "node-2:127.0.0.1:7001,node-3:127.0.0.1:7002")];
         let config = load_text("", &environment, RunArgs::default()).unwrap();
         assert_eq!(config.node.initial_members.len(), 2);

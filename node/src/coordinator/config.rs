@@ -1,4 +1,4 @@
-//! What a program says to embed a node; the rest has the defaults of `heliosd`.
+//! Configuration of an embedded node; all other settings have the defaults of `heliosd`.
 
 use std::path::PathBuf;
 
@@ -7,29 +7,29 @@ use crate::config::{Config, ConfigError, InitialMember, Settings};
 /// One member of a cluster. Every field but `node_id` has a default.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterConfig {
-    /// Short, stable, unique in the cluster.
+    /// Name of the member: short, stable, unique in the cluster.
     pub node_id: String,
-    /// host:port where peers are listened to.
+    /// host:port on which to listen for peers.
     pub listen_addr: String,
-    /// The other members that begin the cluster, as `id=host:port`; where the host's name is the member's id,
-    /// as `host:port`. Every member must be given the same ones, itself left out. Empty: a cluster of its own.
+    /// The other members that bootstrap the cluster, as `id=host:port`, or as `host:port` where the host name is the
+    /// member's id. The same set of members on every one of them, without itself. Empty: a single-node cluster.
     pub peer_addrs: Vec<String>,
-    /// host:port at which the peers reach this member, as they have it in their own `peer_addrs`. Empty:
-    /// `listen_addr`, or the id as host where that names every interface.
+    /// host:port at which the peers reach this member, the same as in their `peer_addrs`. Empty: `listen_addr`, or, if
+    /// that is on every interface, the id as host.
     pub advertise_addr: String,
-    /// Waits to be added to a cluster that runs; `peer_addrs` stays empty then.
+    /// Whether to wait until the member is added to a running cluster; `peer_addrs` has to be empty then.
     pub join: bool,
-    /// Where log and state are kept. No two members may share it.
+    /// Directory of log and state. Members cannot share one.
     pub data_dir: PathBuf,
-    /// The least, ms; the longest is twice that.
+    /// Minimum election timeout, ms; the maximum is twice that.
     pub election_timeout_ms: u64,
     pub heartbeat_interval_ms: u64,
-    /// Members that hold a write on disk before it is acknowledged: a majority of those that begin the
-    /// cluster, or all of them.
+    /// Number of members that have to hold a write on disk before it is acknowledged: a majority of those that
+    /// bootstrap the cluster, or all of them.
     pub replication_factor: usize,
     /// host:port for Redis clients; empty: none are served.
     pub client_addr: String,
-    /// Size of a log segment, bytes; three are kept. A command may have a quarter of it.
+    /// Size of a WAL segment, bytes; at least three are kept. The limit of a command is a quarter of it.
     pub segment_bytes: u64,
 }
 
@@ -81,13 +81,14 @@ fn bootstrap(given: &ClusterConfig) -> Result<&'static str, ConfigError> {
         (false, true) => Ok("single"),
         (false, false) => Ok("static"),
         (true, false) => Err(ConfigError(
-            "join and peer_addrs exclude each other: a member that joins is told of the others when it is added"
+            "join and peer_addrs exclude each other: a joining member learns the others when it is added"
                 .into(),
         )),
     }
 }
 
-/// Fewer than a majority could lose what was acknowledged; between it and all there is nothing (C2).
+/// Returns the ack level of a replication factor. Fewer than a majority could lose acknowledged writes; there is no
+/// level between majority and all (C2).
 fn ack(given: &ClusterConfig) -> Result<&'static str, ConfigError> {
     let members = given.peer_addrs.len() + 1;
     let majority = members / 2 + 1;
@@ -145,14 +146,14 @@ mod tests {
     }
 
     #[test]
-    fn the_quick_start_makes_the_same_cluster_on_every_node() {
+    fn peer_addrs_bootstrap_the_same_cluster_on_every_node() {
         let begun = |node| Settings::try_from(config(node)).unwrap().bootstrap;
         assert_eq!((begun(1), begun(2)), (begun(2), begun(3)));
         assert!(matches!(begun(1), Bootstrap::Static(members) if members.len() == 3));
     }
 
     #[test]
-    fn the_defaults_are_a_hundred_and_three_hundred_ms_and_a_majority() {
+    fn default_timings_are_those_of_the_lan_preset_with_majority_acks() {
         let settings = Settings::try_from(config(1)).unwrap();
         let timing = [settings.heartbeat, settings.election_min, settings.election_max];
         assert_eq!(timing.map(|time| time.as_millis()), [100, 300, 600]);
@@ -160,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_replication_factor_is_a_majority_or_all() {
+    fn a_replication_factor_other_than_majority_or_all_is_rejected() {
         let of = |factor| ClusterConfig { replication_factor: factor, ..config(1) };
         assert_eq!(Settings::try_from(of(3)).unwrap().ack, Ack::All);
         for factor in [0, 1, 4] {
@@ -171,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_work_is_refused_in_one_line_that_says_what_to_write() {
+    fn invalid_cluster_configurations_are_rejected_with_advice() {
         assert!(refused(ClusterConfig { join: true, ..config(1) }).contains("exclude"));
         let peers = |peers: &str| ClusterConfig { peer_addrs: vec![peers.into(), "x:1".into()], ..config(1) };
         for bad in ["node2", "=1.2.3.4:5", ":7000", "node2=1.2.3.4"] {

@@ -1,7 +1,8 @@
-//! A node inside another program: one object that starts it, replicates, reads and tells who leads.
+//! A node embedded in another application: one object that starts it, replicates commands, reads, and reports the
+//! leader.
 //!
-//! It is the node that `heliosd` runs, without its services unless they are asked for. With a
-//! [`StateMachine`] of its own a program has its commands replicated beside the keys.
+//! The node is the one that `heliosd` runs, with services only where they are configured. An application that supplies
+//! a [`StateMachine`] has its commands replicated beside the keys.
 
 mod config;
 mod state;
@@ -31,11 +32,11 @@ pub use state::{
     NodeInfo, NodeStatus, PeerHealth,
 };
 
-/// How long a membership change, a transfer, a catching up may take.
+/// Deadline of a membership change, a leadership transfer, a snapshot, and a learner's catching up.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Between two tries to promote a member that still catches up.
+/// Pause between two attempts to promote a learner that still catches up.
 const PROMOTE_PAUSE: Duration = Duration::from_millis(50);
-/// Entries that a member may be behind when it becomes a voter.
+/// Limit of a learner's lag at its promotion, in entries.
 const MAX_LAG: u64 = 100;
 
 #[derive(Debug, thiserror::Error)]
@@ -44,11 +45,11 @@ pub enum StartError {
     Config(#[from] ConfigError),
     #[error(transparent)]
     App(#[from] AppError),
-    #[error("this node was started before: make a new coordinator to start it again")]
+    #[error("this node was started before: create a new coordinator to start it again")]
     AlreadyStarted,
 }
 
-/// The machine of a coordinator that was given none: it refuses every command.
+/// The state machine of a coordinator without one: it rejects every command.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NoMachine;
 
@@ -57,7 +58,7 @@ impl StateMachine for NoMachine {
     type Answer = ();
 
     fn apply(&mut self, entry: LogEntry<'_>) -> Result<Vec<u8>, String> {
-        Err(format!("this program runs no state machine for the command {:?}", entry.kind))
+        Err(format!("this application has no state machine for the command {:?}", entry.kind))
     }
 
     fn snapshot(&self) -> Vec<u8> {
@@ -71,12 +72,12 @@ impl StateMachine for NoMachine {
     fn query(&self, _query: &()) {}
 }
 
-/// What became of a command.
+/// Result of an applied command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Applied {
     pub index: u64,
     pub term: u64,
-    /// What [`StateMachine::apply`] answered.
+    /// Answer of [`StateMachine::apply`].
     pub answer: Bytes,
 }
 
@@ -84,26 +85,27 @@ pub struct ClusterCoordinator<M: StateMachine = NoMachine> {
     settings: Settings,
     machine: Arc<Shared<M>>,
     node: OnceLock<Node>,
-    /// Taken by whoever stops it.
+    /// The running application; `None` before the start and once it was stopped.
     app: Mutex<Option<App>>,
 }
 
 impl ClusterCoordinator {
-    /// A node whose state is the keys. Nothing runs before [`ClusterCoordinator::start`].
+    /// Creates a node whose state is the keys. Nothing runs before [`ClusterCoordinator::start`].
     pub async fn new(config: ClusterConfig) -> Result<Self, StartError> {
         Self::with_machine(config, NoMachine).await
     }
 }
 
 impl<M: StateMachine> ClusterCoordinator<M> {
-    /// A node that drives `machine`, blank now, beside the keys. Every member must drive the same one.
+    /// Creates a node that applies commands to `machine`, which is blank at first, beside the keys. Every member has to
+    /// run the same state machine.
     pub async fn with_machine(config: ClusterConfig, machine: M) -> Result<Self, StartError> {
         let settings = config.try_into()?;
         let machine = Arc::new(Shared::new(machine));
         Ok(Self { settings, machine, node: OnceLock::new(), app: Mutex::default() })
     }
 
-    /// Opens disk and ports and takes part. Returns at once: who needs a leader waits for it.
+    /// Opens disk and ports and joins the cluster. Does not wait for a leader; see [`ClusterCoordinator::wait_leader`].
     pub async fn start(&self) -> Result<(), StartError> {
         let mut app = self.app.lock().await;
         if self.node.get().is_some() {
@@ -116,7 +118,7 @@ impl<M: StateMachine> ClusterCoordinator<M> {
         Ok(())
     }
 
-    /// Hands leadership over, then ends. A second call does nothing. The data directory is free for another
+    /// Transfers leadership, then stops the node. A second call does nothing. The data directory is free for another
     /// node once this coordinator is dropped.
     pub async fn stop(&self) {
         let app = self.app.lock().await.take();
@@ -125,20 +127,22 @@ impl<M: StateMachine> ClusterCoordinator<M> {
         }
     }
 
-    /// Resolves with the reason once the node cannot go on; the program should end then.
+    /// Resolves with the reason once the node has failed; the application should end then.
     pub async fn failed(&self) -> Result<String, Error> {
         Ok(self.node()?.failed().await)
     }
 
-    /// Replicates a command; returns once a majority holds it (or all, see `replication_factor`) and this
-    /// cluster's leader has applied it. From any member.
+    /// Replicates a command; returns once a majority holds it (or all, see `replication_factor`) and the leader has
+    /// applied it. May be called on any member.
     ///
-    /// `INVALID_ARGUMENT` with the machine's words if it refused. Of `OUTCOME_UNKNOWN` it may be applied.
+    /// # Errors
+    /// `INVALID_ARGUMENT` with the state machine's message if it rejected the command. After `OUTCOME_UNKNOWN` the
+    /// command may have been applied or may still be.
     pub async fn apply(&self, kind: &str, data: impl Into<Vec<u8>>) -> Result<Applied, Error> {
         self.apply_by(kind, data, None).await
     }
 
-    /// [`ClusterCoordinator::apply`] that gives up after `limit`, whatever the request timeout is.
+    /// [`ClusterCoordinator::apply`] with the deadline `limit` instead of the request timeout.
     pub async fn apply_within(
         &self,
         kind: &str,
@@ -163,13 +167,13 @@ impl<M: StateMachine> ClusterCoordinator<M> {
         Ok(Applied { index, term, answer })
     }
 
-    /// Asks the machine here, as of all that any member had acknowledged before this call.
+    /// Queries the local state machine. Linearizable: sees every command acknowledged by any member before this call.
     pub async fn read(&self, query: &M::Query) -> Result<M::Answer, Error> {
         self.node()?.await_fresh(Freshness::Linearizable, None).await?;
         Ok(self.machine.query(query))
     }
 
-    /// Asks the machine here, however old its state is. Needs no majority.
+    /// Queries the local state machine, however stale. Needs no majority.
     pub fn read_stale(&self, query: &M::Query) -> M::Answer {
         self.machine.query(query)
     }
@@ -179,13 +183,13 @@ impl<M: StateMachine> ClusterCoordinator<M> {
         self.write(Op::Set(set), None).await.map(drop)
     }
 
-    /// True: there was something to remove.
+    /// Deletes a key; returns whether it existed.
     pub async fn delete(&self, key: impl Into<Bytes>) -> Result<bool, Error> {
         let reply = self.write(Op::Delete(Delete { keys: vec![key.into()] }), None).await?;
         Ok(reply.kind == Some(Answer::Integer(1)))
     }
 
-    /// As of all that any member had acknowledged before this call.
+    /// Reads a key. Linearizable: sees every write acknowledged by any member before this call.
     pub async fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Error> {
         let node = self.node()?;
         node.await_fresh(Freshness::Linearizable, None).await?;
@@ -197,7 +201,7 @@ impl<M: StateMachine> ClusterCoordinator<M> {
         self.member().is_ok_and(|member| member.raft.status().leader_id == member.id)
     }
 
-    /// Waits until a leader is known that `accept` takes, and answers its id. Cancel safe.
+    /// Waits until a leader is known that `accept` accepts; returns its id. Cancel safe.
     pub async fn wait_leader(&self, mut accept: impl FnMut(&str) -> bool) -> Result<String, Error> {
         let mut status = self.member()?.raft.watch_status();
         loop {
@@ -209,22 +213,22 @@ impl<M: StateMachine> ClusterCoordinator<M> {
         }
     }
 
-    /// Makes the member `node_id` lead. Leader only.
+    /// Transfers leadership to the member `node_id`. Leader only.
     pub async fn transfer_leadership(&self, node_id: &str) -> Result<(), Error> {
         let member = self.member()?;
         let target = id_of(&member.raft.status(), node_id)?;
         member.raft.transfer(Some(target), CHANGE_TIMEOUT, 0).await.map(drop)
     }
 
-    /// Makes the most caught-up other voter lead; answers its id. Leader only.
+    /// Transfers leadership to the most caught-up other voter; returns its id. Leader only.
     pub async fn step_down(&self) -> Result<String, Error> {
         let member = self.member()?;
         let (id, _) = member.raft.transfer(None, CHANGE_TIMEOUT, 0).await?;
         Ok(membership::name_of(&member.raft.status().membership, id).unwrap_or_default())
     }
 
-    /// Adds the node that runs with `join` at `peer_addr`; returns once it has caught up and votes. Leader
-    /// only. May be repeated after an error.
+    /// Adds the node that runs with `join` at `peer_addr`; returns once it has caught up and is a voter. Leader only.
+    /// May be retried after an error.
     pub async fn add_node(&self, node_id: &str, peer_addr: &str) -> Result<(), Error> {
         let member = self.member()?;
         let dialer = &self.node()?.inner().dialer;
@@ -240,7 +244,7 @@ impl<M: StateMachine> ClusterCoordinator<M> {
         loop {
             match change(member, ChangeRequest::Promote { id, max_lag: MAX_LAG }).await {
                 Err(error) if error.code == ErrorCode::LearnerLagging && Instant::now() < deadline => {
-                    // It says nothing when it has caught up.
+                    // The leader does not notify when the learner has caught up.
                     tokio::time::sleep(PROMOTE_PAUSE).await;
                 }
                 outcome => return outcome,
@@ -255,7 +259,7 @@ impl<M: StateMachine> ClusterCoordinator<M> {
         change(member, ChangeRequest::Remove { id }).await
     }
 
-    /// Takes a snapshot of the state, so that the log before it can go; answers its index.
+    /// Takes a snapshot of the state, so that the log before it can be compacted; returns its index.
     pub async fn snapshot(&self) -> Result<u64, Error> {
         let taken = self.member()?.raft.take_snapshot(Instant::now() + CHANGE_TIMEOUT).await?;
         Ok(taken.snapshot_index)
@@ -279,7 +283,8 @@ impl<M: StateMachine> ClusterCoordinator<M> {
 }
 
 async fn change(member: &ActiveMember, request: ChangeRequest) -> Result<(), Error> {
-    let unknown = "the membership change was not committed in time and may still be; look at the state first";
+    let unknown = "the membership change was not committed in time and may still be committed; check the membership \
+                   before a retry";
     match timeout(CHANGE_TIMEOUT, member.raft.change(request, Expected::default())).await {
         Ok(outcome) => outcome.map(drop),
         Err(_) => Err(Error::new(ErrorCode::OutcomeUnknown, unknown)),

@@ -1,4 +1,4 @@
-//! What a coordinator tells of the cluster.
+//! Cluster state and metrics as a coordinator reports them.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ pub struct ClusterState {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeInfo {
     pub node_id: String,
-    /// host:port of its peer service.
+    /// host:port of the member's peer service.
     pub address: String,
     pub is_voter: bool,
 }
@@ -38,15 +38,15 @@ pub struct ClusterMetrics {
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ConsensusMetrics {
-    /// Index of the last entry of the log here.
+    /// Index of the last entry of the local log.
     pub log_entries_appended: u64,
     pub log_entries_committed: u64,
     pub last_applied_index: u64,
-    /// Elections that this member began since it started.
+    /// Number of elections that this member started since the process started.
     pub election_count: u64,
 }
 
-/// The leader tells of all others, the others of the leader.
+/// Health of peers: on the leader all other members, on a follower the leader.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct HealthMetrics {
     pub peers: Vec<PeerHealth>,
@@ -56,45 +56,45 @@ pub struct HealthMetrics {
 pub struct PeerHealth {
     pub node_id: String,
     pub status: NodeStatus,
-    /// Since a message of it arrived: of the leader to the others, of any to the leader.
+    /// Time since the last message from the peer.
     pub last_contact: Option<Duration>,
-    /// Attempts to connect to it that failed since the last one that did not.
+    /// Failed connection attempts since the last successful one.
     pub consecutive_errors: u64,
-    /// Entries that it lacks of the leader's log; known to the leader only.
+    /// Entries of the leader's log that the peer lacks; known to the leader only.
     pub lag: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NodeStatus {
     Healthy,
-    /// Silent for one election timeout, more than 1 000 entries behind, or receiving a snapshot.
+    /// The peer was silent for one election timeout, is more than 1 000 entries behind, or receives a snapshot.
     Degraded,
-    /// Silent for two election timeouts.
+    /// The peer was silent for two election timeouts.
     Unreachable,
 }
 
-/// Who may take over, and how it went the last time.
+/// Candidates for leadership, and the last election.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct FailoverMetrics {
-    /// Voters that could lead at once; known to the leader only.
+    /// Voters that could take over leadership at once; known to the leader only.
     pub may_lead: Vec<String>,
-    /// Whom leadership is being handed to.
+    /// Target of the leadership transfer in progress.
     pub transfer_to: Option<String>,
-    /// The last election that this member stood in since it started.
+    /// The last election in which this member campaigned since the process started.
     pub last_election: Option<LastElection>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LastElection {
     pub cause: Cause,
-    /// Since it began.
+    /// Time since the election started.
     pub ago: Duration,
-    /// Until a leader was known; `None` while it goes on.
+    /// Time until a leader was known; `None` while the election is in progress.
     pub took: Option<Duration>,
 }
 
 impl<M: StateMachine> ClusterCoordinator<M> {
-    /// Empty before the node belongs to a cluster.
+    /// Returns the cluster as this member knows it; empty before the node belongs to a cluster.
     pub async fn get_state(&self) -> ClusterState {
         let Ok(member) = self.member() else { return ClusterState::default() };
         let status = member.raft.status();
@@ -111,7 +111,7 @@ impl<M: StateMachine> ClusterCoordinator<M> {
         }
     }
 
-    /// Empty before the node belongs to a cluster.
+    /// Returns the metrics of this member; empty before the node belongs to a cluster.
     pub fn get_metrics(&self) -> ClusterMetrics {
         let Ok(member) = self.member() else { return ClusterMetrics::default() };
         let status = member.raft.status();
@@ -123,8 +123,8 @@ impl<M: StateMachine> ClusterCoordinator<M> {
         };
         let heard = self.node.get().map(|node| node.inner().metrics.contacts.heard_of()).unwrap_or_default();
         let election_min = self.settings.election_min;
-        let told = health::of_peers(&status, member.id, &heard, election_min);
-        let peers = told.iter().filter_map(|told| peer(&status, told)).collect();
+        let reported = health::of_peers(&status, member.id, &heard, election_min);
+        let peers = reported.iter().filter_map(|reported| peer(&status, reported)).collect();
         ClusterMetrics {
             consensus_metrics,
             health_metrics: HealthMetrics { peers },
@@ -133,19 +133,19 @@ impl<M: StateMachine> ClusterCoordinator<M> {
     }
 }
 
-/// `None`: not for this member to say.
-fn peer(status: &RaftStatus, told: &Told) -> Option<PeerHealth> {
+/// Returns the health of a peer; `None` if this member cannot judge it.
+fn peer(status: &RaftStatus, reported: &Told) -> Option<PeerHealth> {
     Some(PeerHealth {
-        node_id: name_of(&status.membership, told.id).unwrap_or_default(),
-        status: match told.health() {
+        node_id: name_of(&status.membership, reported.id).unwrap_or_default(),
+        status: match reported.health() {
             Health::Unknown => return None,
             Health::Healthy => NodeStatus::Healthy,
             Health::Degraded => NodeStatus::Degraded,
             Health::Unreachable => NodeStatus::Unreachable,
         },
-        last_contact: told.last_contact_ms.map(Duration::from_millis),
-        consecutive_errors: told.consecutive_errors,
-        lag: told.lag_entries,
+        last_contact: reported.last_contact_ms.map(Duration::from_millis),
+        consecutive_errors: reported.consecutive_errors,
+        lag: reported.lag_entries,
     })
 }
 

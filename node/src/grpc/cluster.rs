@@ -1,4 +1,4 @@
-//! Cluster management over gRPC, for the operator and for people with a tool.
+//! Cluster management over gRPC, for the operator and for users' tools.
 
 use helios_proto::tls::host_of;
 use helios_proto::v1::cluster_server::Cluster;
@@ -29,7 +29,7 @@ impl ClusterService {
         Self { management, gate, refusals }
     }
 
-    /// The request, if whoever it is from may manage the cluster.
+    /// Returns the request if its caller may manage the cluster.
     fn admit<T>(&self, request: Request<T>) -> Result<T, Status> {
         let node = self.management.node();
         let caller = request.extensions().get::<Caller>().cloned().unwrap_or_default();
@@ -42,7 +42,7 @@ impl ClusterService {
         Ok(request.into_inner())
     }
 
-    /// As `admit`; also what a member sends on for a user of its gateway.
+    /// As `admit`; also accepts calls that a member forwards for a user of its gateway.
     fn admit_or_member<T>(&self, request: Request<T>) -> Result<T, Status> {
         match sent_on_by(request.metadata()) {
             Some(from) => {
@@ -57,7 +57,7 @@ impl ClusterService {
 #[tonic::async_trait]
 impl Cluster for ClusterService {
     async fn status(&self, request: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
-        // An operator asks for it all the time, and so says early that there is a manager.
+        // The operator requests the status often, so the management certificate is noticed early.
         if let Some(caller) = request.extensions().get::<Caller>() {
             self.gate.notice(caller);
         }

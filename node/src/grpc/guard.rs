@@ -1,4 +1,4 @@
-//! Who may call the services for clients: `authorization: Basic <user:password>`, or the gateway's token.
+//! Authorization of calls to the services for clients: `authorization: Basic <user:password>`, or the gateway's token.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ pub struct GuardLayer {
     refusals: Refusals,
 }
 
-/// Who asks, for the service behind the guard: the name of a user.
+/// Name of the authenticated user, for the service behind the guard.
 #[derive(Debug, Clone, Default)]
 pub struct User(pub Option<Arc<str>>);
 
@@ -37,7 +37,8 @@ impl GuardLayer {
         Self { access, refusals }
     }
 
-    /// What a stream that the request opens lasts as long as; `None`: as long as its client likes.
+    /// Authorizes a call. Returns the credentials whose validity bounds a stream that the request opens, and the user;
+    /// `None` for a call that needs no authentication.
     async fn check(
         &self,
         path: &str,
@@ -63,7 +64,7 @@ impl GuardLayer {
     }
 }
 
-/// `None`: everyone may ask, as probes do.
+/// Returns the role that a call requires; `None`: no authentication, for probes.
 fn role_for(path: &str) -> Option<Role> {
     match path.strip_prefix("/helios.v1.Kv/") {
         Some("Get" | "Range" | "Watch") => Some(Role::ReadOnly),
@@ -97,7 +98,7 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let next = self.inner.clone();
-        // The one that was asked whether it is ready is the one to call.
+        // `poll_ready` was called on `self.inner`, so that instance, not the clone, has to serve the call (tower).
         let (mut inner, layer) = (std::mem::replace(&mut self.inner, next), self.layer.clone());
         Box::pin(async move {
             let caller = request.extensions().get::<Caller>().cloned().unwrap_or_default();
@@ -112,7 +113,7 @@ where
                 Err(error) => return Ok(Status::from(error).into_http()),
             };
             let response = inner.call(request).await?;
-            // What tonic says of a message over its limit.
+            // tonic answers a message over its limit with OUT_OF_RANGE.
             if Status::from_header_map(response.headers())
                 .is_some_and(|status| status.code() == Code::OutOfRange)
             {
@@ -130,7 +131,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn without_the_right_password_nothing_is_answered_but_health() {
+    async fn calls_except_health_require_the_right_password() {
         let guard = GuardLayer::new(Arc::new(Access::with_password("secret")), Refusals::default());
         let code = async |path: &str, header: Option<&str>| {
             guard.check(path, &Caller::default(), header).await.err().map(|error| error.code)

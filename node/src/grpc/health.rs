@@ -1,4 +1,4 @@
-//! The standard health service (grpc.health.v1) and what clients may know of the cluster.
+//! The standard health service (grpc.health.v1), and the cluster status for clients.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,9 +18,9 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
 use crate::database::Database;
 
-/// Readiness has many causes, so it is looked at now and then while anybody watches.
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
-/// What may be asked for: the node as a whole, and its services.
+/// Interval at which readiness, which depends on many things, is polled while there are watchers.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
+/// Names that a health check may contain: the empty one for the node as a whole, and its services.
 const SERVICES: [&str; 3] = ["", "helios.v1.Kv", "helios.v1.ClusterInfo"];
 
 pub struct InfoService<D>(D);
@@ -42,30 +42,30 @@ type IsReady = Arc<dyn Fn() -> bool + Send + Sync>;
 
 pub struct HealthService {
     is_ready: IsReady,
-    /// Readiness as last looked at: one look serves all that watch.
+    /// Readiness at the last poll, shared by all watchers.
     ready: Arc<watch::Sender<bool>>,
 }
 
 impl HealthService {
-    /// Looks at readiness until `stop`. Must be called within a tokio runtime.
+    /// Creates the service and polls readiness until `stop`. Must be called within a tokio runtime.
     pub fn new(is_ready: impl Fn() -> bool + Send + Sync + 'static, stop: CancellationToken) -> Self {
         let is_ready: IsReady = Arc::new(is_ready);
         let ready = Arc::new(watch::Sender::new(false));
-        tokio::spawn(stop.run_until_cancelled_owned(look_while_watched(is_ready.clone(), ready.clone())));
+        tokio::spawn(stop.run_until_cancelled_owned(poll_while_watched(is_ready.clone(), ready.clone())));
         Self { is_ready, ready }
     }
 }
 
-async fn look_while_watched(is_ready: IsReady, ready: Arc<watch::Sender<bool>>) {
+async fn poll_while_watched(is_ready: IsReady, ready: Arc<watch::Sender<bool>>) {
     loop {
-        tokio::time::sleep(LOOK_AGAIN).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
         if ready.receiver_count() > 0 {
-            look(&is_ready, &ready);
+            poll(&is_ready, &ready);
         }
     }
 }
 
-fn look(is_ready: &IsReady, ready: &watch::Sender<bool>) {
+fn poll(is_ready: &IsReady, ready: &watch::Sender<bool>) {
     let now = is_ready();
     ready.send_if_modified(|ready| std::mem::replace(ready, now) != now);
 }
@@ -83,7 +83,7 @@ impl Health for HealthService {
     ) -> Result<Response<HealthCheckResponse>, Status> {
         let service = request.into_inner().service;
         if !SERVICES.contains(&service.as_str()) {
-            return Err(Status::not_found(format!("there is no service {service:?} here")));
+            return Err(Status::not_found(format!("unknown service {service:?}")));
         }
         Ok(Response::new(serving((self.is_ready)())))
     }
@@ -99,11 +99,11 @@ impl Health for HealthService {
             let changes = stream::once(ready(Ok(unknown))).chain(stream::pending());
             return Ok(Response::new(Box::pin(changes)));
         }
-        // Without a look here, the value is as old as the last watcher, and a change back to it is no change.
-        look(&self.is_ready, &self.ready);
+        // Without a poll here, the value dates from the last watcher, and a change back to it would not be noticed.
+        poll(&self.is_ready, &self.ready);
         let changes = WatchStream::new(self.ready.subscribe()).scan(None, |sent, now| {
-            let is_news = sent.replace(now) != Some(now);
-            ready(Some(is_news.then_some(Ok(serving(now)))))
+            let is_changed = sent.replace(now) != Some(now);
+            ready(Some(is_changed.then_some(Ok(serving(now)))))
         });
         let changes = changes.filter_map(ready);
         Ok(Response::new(Box::pin(changes)))
@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_watcher_hears_of_a_change_back_to_what_the_watcher_before_saw() {
+    async fn a_new_watcher_is_notified_of_a_change_back_to_the_previous_watchers_value() {
         let readiness = Arc::new(AtomicBool::new(false));
         let seen = readiness.clone();
         let health = HealthService::new(move || seen.load(Ordering::Relaxed), CancellationToken::new());
@@ -127,7 +127,8 @@ mod tests {
         let first = changes.next().await.unwrap().unwrap();
         assert_eq!(first.status(), ServingStatus::Serving);
         readiness.store(false, Ordering::Relaxed);
-        let second = tokio::time::timeout(20 * LOOK_AGAIN, changes.next()).await.unwrap().unwrap().unwrap();
+        let second =
+            tokio::time::timeout(20 * POLL_INTERVAL, changes.next()).await.unwrap().unwrap().unwrap();
         assert_eq!(second.status(), ServingStatus::NotServing);
     }
 }

@@ -1,4 +1,4 @@
-//! Key-value service for gRPC clients; every node answers every call.
+//! Key-value service for gRPC clients; every member answers every call.
 
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -29,19 +29,20 @@ use crate::tls::Caller;
 
 const DEFAULT_RANGE: u32 = 1_000;
 const MAX_RANGE: u32 = 10_000;
-/// Of keys and values in one page, save the last: clients take messages of 4 MiB by default.
+/// Limit of keys and values in one page, bytes; the last pair may exceed it. Clients accept messages of 4 MiB by
+/// default.
 const MAX_RANGE_BYTES: usize = 2 << 20;
 
-/// Of a digest, in each entry with a request id.
+/// Bytes of the identity digest in each entry with a request id.
 const IDENTITY_BYTES: usize = 16;
 
-/// Watches of this node's keys at once.
+/// Limit of concurrent watches of this node's keys.
 const MAX_WATCHES: usize = 1_024;
 
 pub struct KvService<D> {
     database: D,
     watches: Arc<Semaphore>,
-    /// Ends the watches.
+    /// Ends the watches when the node stops.
     stop: CancellationToken,
 }
 
@@ -50,7 +51,10 @@ impl<D: Database> KvService<D> {
         Self { database, watches: Arc::new(Semaphore::new(MAX_WATCHES)), stop }
     }
 
-    /// An error if it was not applied, or applied and refused.
+    /// Replicates a write.
+    ///
+    /// # Errors
+    /// The write was not applied, or the state machine rejected it.
     async fn write(
         &self,
         op: Op,
@@ -70,7 +74,7 @@ impl<D: Database> KvService<D> {
         }
     }
 
-    /// A transaction that writes nothing never enters the log.
+    /// Checks the guards of a transaction without writes, which never enters the log.
     async fn check_guards(&self, guards: Vec<Guard>) -> Result<TransactionResponse, Error> {
         transaction::check_steps(guards.len())?;
         self.database.await_fresh(Freshness::Linearizable, None).await?;
@@ -90,7 +94,7 @@ impl<D: Database> KvService<D> {
         let max_staleness = (max_staleness_ms > 0).then(|| Duration::from_millis(max_staleness_ms.into()));
         let freshness = match (consistency, max_staleness) {
             (Consistency::Stale, max_staleness) => Freshness::Stale(max_staleness),
-            (_, Some(_)) => return Err(Error::invalid("max_staleness_ms goes with consistency STALE only")),
+            (_, Some(_)) => return Err(Error::invalid("max_staleness_ms requires consistency STALE")),
             (Consistency::Linearizable, None) => Freshness::Linearizable,
             (Consistency::Lease, None) => Freshness::Lease,
         };
@@ -146,7 +150,7 @@ impl<D: Database> Kv for KvService<D> {
             limit => limit.min(MAX_RANGE),
         } as usize;
         let end = (!request.end.is_empty()).then_some(request.end.as_ref());
-        // Before the keys: what is written in between is told twice rather than never.
+        // Read before the keys, so that a watch from this revision may repeat a concurrent write but misses none.
         let revision = self.database.store().changes_through();
         let (found, more) = strings(&self.database, &request.start, end, limit).await.map_err(unreadable)?;
         let entries = found.into_iter().map(|(key, value)| entry(key, value)).collect();
@@ -180,7 +184,10 @@ impl<D: Database> Kv for KvService<D> {
             return Err(Error::invalid("key is empty: name one, or set prefix to watch every key").into());
         }
         let permit = Arc::clone(&self.watches).try_acquire_owned().map_err(|_| {
-            Error::new(ErrorCode::Overloaded, format!("this member has {MAX_WATCHES} watches: ask another"))
+            Error::new(
+                ErrorCode::Overloaded,
+                format!("this member has {MAX_WATCHES} watches: use another member"),
+            )
         })?;
         let watcher = Watcher::new(self.database.store().clone(), request, permit);
         let stop = self.stop.clone().cancelled_owned();
@@ -192,7 +199,7 @@ impl<D: Database> Kv for KvService<D> {
     }
 }
 
-/// As `stream`, and an error at its end if that is because of its user.
+/// Returns `stream`, which ends with an error once the credentials of `pass` are revoked.
 fn until_revoked<T>(
     stream: impl Stream<Item = Result<T, Status>> + Send,
     pass: Pass,
@@ -201,7 +208,7 @@ fn until_revoked<T>(
     stream::unfold(begun, |begun| async {
         let (mut stream, mut revoked) = begun?;
         tokio::select! {
-            // What the user may not see any more is not sent: the end of its rights comes first.
+            // Revocation is checked first, so that nothing is sent that the user may no longer read.
             biased;
             error = &mut revoked => Some((Err(error.into()), None)),
             item = stream.next() => Some((item?, Some((stream, revoked)))),
@@ -209,8 +216,9 @@ fn until_revoked<T>(
     })
 }
 
-/// The first strings from `start` on, at most `limit` and about [`MAX_RANGE_BYTES`], and whether there are more. Other types
-/// have no value to show here; a page of nothing but them would be empty, and nobody could ask for the one after it.
+/// Returns the first strings from `start` on, at most `limit` and about [`MAX_RANGE_BYTES`], and whether there are
+/// more. Keys of other types have no value here and are skipped: a page of nothing else would be empty, and the client
+/// could not name the start of the next one.
 async fn strings(
     database: &impl Database,
     start: &[u8],
@@ -228,14 +236,14 @@ async fn strings(
             bytes += key.len() + value.data.len();
             found.push((key, value));
         }
-        // Many keys of other types hold nobody up.
+        // Many keys of other types must not occupy the worker.
         tokio::task::yield_now().await;
     }
     Ok((found, false))
 }
 
-/// The share of the remembered clients that a request counts in: of its user, or else of its host; of IPv6
-/// hosts, which have many addresses, of their network.
+/// Returns the identity whose share of the remembered clients a request is charged to: its user, or else its host; for
+/// IPv6, where a host has many addresses, its /64.
 fn identity<T>(request: &Request<T>) -> Bytes {
     let user = request.extensions().get::<User>().and_then(|user| user.0.clone());
     let caller = request.extensions().get::<Caller>();
@@ -248,9 +256,9 @@ fn identity<T>(request: &Request<T>) -> Bytes {
     Bytes::copy_from_slice(&digest(&SHA256, &name).as_ref()[..IDENTITY_BYTES])
 }
 
-/// The rest is for the state machine to refuse, which remembers by it.
+/// Checks the prefix of a request id; the state machine, which stores request ids, checks the rest.
 fn check_request_id(id: &RequestId) -> Result<(), Error> {
-    // Ids that begin so are the members' own, for the writes they send on.
+    // Members use ids with this prefix for the writes that they forward.
     if id.client_id.first() == Some(&0) {
         return Err(Error::invalid("request_id.client_id begins with a zero byte: begin with another"));
     }
@@ -279,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_counts_for_its_user_or_else_for_its_host() {
+    fn a_write_is_charged_to_its_user_or_else_to_its_host() {
         assert_eq!(from(Some("a"), "10.0.0.1:1"), from(Some("a"), "10.0.0.2:9"));
         assert_ne!(from(Some("a"), "10.0.0.1:1"), from(Some("b"), "10.0.0.1:1"));
         assert_eq!(from(None, "10.0.0.1:1"), from(None, "10.0.0.1:2"));

@@ -1,4 +1,5 @@
-//! Who may manage the cluster over the peer port: with TLS, not whoever has a member's certificate.
+//! Authorization of cluster management on the peer port: with TLS, a member's certificate alone is not enough (ADR
+//! 0018).
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -9,7 +10,7 @@ use crate::config::ManagementIdentity;
 use crate::error::Error;
 use crate::tls::Caller;
 
-/// Whose certificate it is, by the names in it.
+/// Holder of a certificate, by the names in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Holder {
     Manager,
@@ -17,12 +18,12 @@ enum Holder {
     Other,
 }
 
-/// The rule of one node.
+/// Management authorization of one node.
 #[derive(Debug)]
 pub struct Gate {
     rule: ManagementIdentity,
-    /// A manager has called since this process began. Before that an operator of an earlier version, which shows the
-    /// members' certificate, may be all there is.
+    /// Whether a caller with the management name was seen since this process started. Until then the only manager may
+    /// be an operator of an earlier version, which presents a member's certificate.
     has_manager: AtomicBool,
 }
 
@@ -31,17 +32,18 @@ impl Gate {
         Self { rule, has_manager: AtomicBool::new(false) }
     }
 
-    /// Remembers that there is a manager, if this is one: every call counts, also one that everyone may make.
+    /// Records that a manager exists if `caller` is one. To be called for every call, also for those that need no
+    /// authorization.
     pub fn notice(&self, caller: &Caller) {
         if names(caller).iter().any(|name| name == MANAGEMENT_NAME) {
             self.has_manager.store(true, Ordering::Release);
         }
     }
 
-    /// `hosts` are those of the members. Without TLS everyone may.
+    /// Checks that `caller` may manage the cluster; `hosts` are the members' hosts. Without TLS everyone may.
     ///
     /// # Errors
-    /// When this certificate may not manage the cluster.
+    /// `Forbidden` if the caller's certificate may not manage the cluster.
     pub fn check<'a>(&self, caller: &Caller, hosts: impl Iterator<Item = &'a str>) -> Result<(), Error> {
         if caller.certificate.is_none() {
             return Ok(());
@@ -59,7 +61,7 @@ impl Gate {
 }
 
 fn names(caller: &Caller) -> Vec<String> {
-    // One that cannot be read names nobody.
+    // A certificate that cannot be parsed has no names.
     caller.certificate.as_deref().map(|leaf| names_of(leaf).unwrap_or_default()).unwrap_or_default()
 }
 
@@ -71,7 +73,7 @@ fn holder<'a>(names: &[String], mut hosts: impl Iterator<Item = &'a str>) -> Hol
     if hosts.any(is_for) { Holder::Member } else { Holder::Other }
 }
 
-/// As in RFC 6125: `*` stands for the whole first label.
+/// Whether the name covers the host as in RFC 6125: `*` stands for the whole first label.
 fn covers(name: &str, host: &str) -> bool {
     match name.strip_prefix("*.") {
         Some(domain) => host.split_once('.').is_some_and(|(_, rest)| rest.eq_ignore_ascii_case(domain)),
@@ -83,7 +85,7 @@ fn refused(why: &str) -> Error {
     Error::new(
         ErrorCode::Forbidden,
         format!(
-            "{why}; to manage the cluster, show one for {MANAGEMENT_NAME} (heliosctl certs create --admin, or admin.crt and \
+            "{why}; to manage the cluster, present one for {MANAGEMENT_NAME} (heliosctl certs create --admin, or admin.crt and \
              admin.key in the Secret of the members' certificate)"
         ),
     )
@@ -114,21 +116,21 @@ mod tests {
     fn members_may_manage_until_a_manager_has_called() {
         let gate = Gate::new(ManagementIdentity::Auto);
         let members = [shows(&["*.demo-peers.default.svc", "localhost"]), shows(&["10.0.0.2"])];
-        // An operator of an earlier version shows the members' certificate, and is all there is.
+        // The only manager is an operator of an earlier version, which presents a member's certificate.
         assert!(members.iter().all(|member| allows(&gate, member)));
-        // A status is enough for the manager to be known by.
+        // One Status call makes the manager known.
         gate.notice(&shows(&[MANAGEMENT_NAME]));
         assert!(!members.iter().any(|member| allows(&gate, member)));
         assert!(allows(&gate, &shows(&[MANAGEMENT_NAME])));
-        // A person's own, made before there was such a name.
+        // A user's certificate from before the management name existed.
         assert!(allows(&gate, &shows(&["ops.example"])));
-        // Whoever has both is no member only.
+        // A certificate with both names counts as a manager's.
         assert!(allows(&gate, &shows(&["10.0.0.2", MANAGEMENT_NAME])));
         assert!(allows(&gate, &Caller::default()), "without TLS");
     }
 
     #[test]
-    fn where_it_is_required_only_the_management_name_counts_from_the_start() {
+    fn a_required_management_identity_applies_before_a_manager_was_seen() {
         let gate = Gate::new(ManagementIdentity::Required);
         assert!(!allows(&gate, &shows(&["10.0.0.2"])) && !allows(&gate, &shows(&["ops.example"])));
         assert!(allows(&gate, &shows(&[MANAGEMENT_NAME])));

@@ -1,4 +1,4 @@
-//! Guarded writes as one log entry. Pure.
+//! Conversion of a guarded transaction to one log entry. Pure.
 
 use helios_proto::v1::command::Op;
 use helios_proto::v1::reply::Kind;
@@ -7,7 +7,7 @@ use helios_proto::v1::{Command, Delete, ErrorCode, Guard, Reply, Set, Transactio
 
 use crate::error::Error;
 
-/// Guards and writes: each is a look at the state while nothing else is applied.
+/// Limit of guards and writes in one transaction: each reads the state while nothing else is applied.
 const MAX_STEPS: usize = 1_024;
 
 pub fn operation(guards: Vec<Guard>, writes: Vec<Write>) -> Result<Op, Error> {
@@ -37,7 +37,7 @@ fn step(write: Write) -> Result<Command, Error> {
     Ok(Command { op: Some(op), ..Command::default() })
 }
 
-/// Whether the guards held, and how many keys the deletes found.
+/// Returns whether the guards held, and how many keys were deleted.
 pub fn outcome(reply: &Reply) -> Result<(bool, u64), Error> {
     let answers = match &reply.kind {
         Some(Kind::NilList(_)) => return Ok((false, 0)),

@@ -1,5 +1,5 @@
-//! A watch as a stream: pulled by the client, so that nothing is queued for one that is slow. What it has
-//! not seen yet stays in the state's history, whose bound is the same for all.
+//! A watch as a stream that the client pulls, so that nothing is queued for a slow client. Changes that it has not read
+//! yet stay in the state's history, whose bound is shared by all watches.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,17 +14,18 @@ use tonic::Status;
 
 use crate::state::{Changed, Lost, Store};
 
-/// While nothing happens, how often a client is told how far it is.
+/// Interval at which an idle watch reports its revision.
 const PROGRESS: Duration = Duration::from_secs(10);
 
 pub struct Watcher {
     store: Store,
-    news: watch::Receiver<u64>,
+    changes: watch::Receiver<u64>,
     key: Bytes,
     prefix: bool,
-    /// Everything up to here is dealt with, and up to `told` the client knows it.
+    /// Revision up to which all changes were processed.
     revision: u64,
-    told: Option<u64>,
+    /// Revision that the client was last sent.
+    reported: Option<u64>,
     ended: bool,
     _permit: OwnedSemaphorePermit,
 }
@@ -32,13 +33,13 @@ pub struct Watcher {
 impl Watcher {
     pub fn new(store: Store, request: WatchRequest, permit: OwnedSemaphorePermit) -> Self {
         let WatchRequest { key, prefix, start_revision } = request;
-        // Before the position is read: a change in between is news.
-        let news = store.watch_changes();
+        // Subscribed before the position is read, so that a concurrent change is noticed.
+        let changes = store.watch_changes();
         let revision = match start_revision {
             0 => store.changes_through(),
             first => first - 1,
         };
-        Self { store, news, key, prefix, revision, told: None, ended: false, _permit: permit }
+        Self { store, changes, key, prefix, revision, reported: None, ended: false, _permit: permit }
     }
 
     pub fn into_stream(self) -> impl Stream<Item = Result<WatchResponse, Status>> + Send {
@@ -54,35 +55,35 @@ impl Watcher {
         }
         let progress = Instant::now() + PROGRESS;
         loop {
-            // Before the look, so that what comes after it is news.
-            self.news.mark_unchanged();
+            // Marked before the read, so that later changes are noticed.
+            self.changes.mark_unchanged();
             let page = match self.store.changes_after(self.revision) {
                 Ok(page) => page,
                 Err(lost) => return Some(self.end(lost)),
             };
             let events: Vec<_> = page.entries.iter().flat_map(|entry| self.events_of(entry)).collect();
             self.revision = page.through;
-            if !events.is_empty() || self.told.is_none() {
-                return Some(self.tell(events));
+            if !events.is_empty() || self.reported.is_none() {
+                return Some(self.report(events));
             }
             if page.is_last {
                 tokio::select! {
-                    changed = self.news.changed() => changed.ok()?,
-                    () = sleep_until(progress) => return Some(self.tell(Vec::new())),
+                    changed = self.changes.changed() => changed.ok()?,
+                    () = sleep_until(progress) => return Some(self.report(Vec::new())),
                 }
             }
         }
     }
 
-    fn tell(&mut self, events: Vec<Event>) -> WatchResponse {
-        self.told = Some(self.revision);
+    fn report(&mut self, events: Vec<Event>) -> WatchResponse {
+        self.reported = Some(self.revision);
         WatchResponse { events, revision: self.revision, end: None }
     }
 
     fn end(&mut self, lost: Lost) -> WatchResponse {
         self.ended = true;
         let reason = format!(
-            "changes after revision {} are not kept any more: read the keys, then watch from the revision after \
+            "changes after revision {} are no longer kept: read the keys, then watch from the revision after \
              the answer's",
             self.revision
         );

@@ -1,4 +1,4 @@
-//! Answers as JSON, and the one error body that all routes have (docs/design/product.md, C11).
+//! JSON responses, and the error body that all routes share (docs/design/product.md, C11).
 
 use helios_proto::v1::ErrorCode;
 use serde_json::{Value as Json, json};
@@ -8,7 +8,7 @@ use warp::reply::{Reply, Response};
 
 use crate::error::Error;
 
-/// Seconds after which whoever may try again should.
+/// Value of `Retry-After` on retryable errors, seconds.
 const RETRY_AFTER_SECONDS: &str = "1";
 
 pub fn ok(body: &Json) -> Response {
@@ -23,7 +23,7 @@ pub fn plain(code: StatusCode, text: &str) -> Response {
     warp::reply::with_status(format!("{text}\n"), code).into_response()
 }
 
-/// The HTTP status of an error code.
+/// Returns the HTTP status of an error code.
 pub fn status_of(code: ErrorCode) -> StatusCode {
     use ErrorCode::*;
     match code {
@@ -32,7 +32,7 @@ pub fn status_of(code: ErrorCode) -> StatusCode {
         Forbidden | ProtectedMode => StatusCode::FORBIDDEN,
         NodeNotFound | KeyNotFound => StatusCode::NOT_FOUND,
         TooLarge | BudgetExceeded => StatusCode::PAYLOAD_TOO_LARGE,
-        // Nothing is wrong with the request: it came to the wrong member.
+        // The request is valid, but this member is not the leader.
         NotLeader => StatusCode::MISDIRECTED_REQUEST,
         WrongCluster
         | WrongMember
@@ -69,7 +69,7 @@ pub fn failed(error: &Error) -> Response {
     response
 }
 
-/// A request that could not be read, with the status that says so best.
+/// Returns the error response to a malformed request, with the given status.
 pub fn unreadable(status: StatusCode, message: impl Into<String>) -> Response {
     refused(status, &Error::invalid(message))
 }

@@ -1,4 +1,4 @@
-//! The cluster as JSON: what a node knows of it, and S3's calls that change it.
+//! Routes of the cluster: its status as JSON, and S3's calls that change it.
 
 use helios_proto::v1::{
     self as proto, ErrorCode, Membership, Role, StatusResponse, StepDownRequest, TransferRequest,
@@ -19,7 +19,7 @@ use crate::status::{has_quorum, healthy_members};
 
 type Handled = Result<Response, Box<Response>>;
 
-/// A member by its name (S3) or its number (S2).
+/// A member by name (S3) or id (S2).
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Wanted {
@@ -64,10 +64,10 @@ struct StepDownBody {
 #[serde(deny_unknown_fields)]
 struct AddBody {
     node_id: String,
-    /// Host of the peer service, or host:port.
+    /// Host of the node's peer service, or host:port.
     address: String,
     port: Option<Whole<u16>>,
-    /// False: stays a learner until it is promoted.
+    /// Whether to promote the node once it has caught up; otherwise it stays a learner.
     #[serde(default = "yes")]
     vote: bool,
 }
@@ -89,16 +89,16 @@ pub async fn transfer(request: &Request, management: &Management) -> Handled {
         let target_id = target_node_id.find(&membership)?;
         management.transfer(TransferRequest { target_id, timeout_ms, ..TransferRequest::default() }).await
     };
-    Ok(led(done.await, management))
+    Ok(transferred(done.await, management))
 }
 
 pub async fn step_down(request: &Request, management: &Management) -> Handled {
     let StepDownBody { timeout_ms: Whole(timeout_ms) } = request.json_or_default()?;
     let done = management.step_down(StepDownRequest { timeout_ms, ..StepDownRequest::default() }).await;
-    Ok(led(done, management))
+    Ok(transferred(done, management))
 }
 
-fn led(done: Result<TransferResponse, Error>, management: &Management) -> Response {
+fn transferred(done: Result<TransferResponse, Error>, management: &Management) -> Response {
     done.map_or_else(
         |error| failed(&error),
         |TransferResponse { leader_id, term }| {
@@ -171,7 +171,7 @@ pub fn healthy(status: &StatusResponse, detailed: bool) -> Response {
     with_status(&body, code)
 }
 
-pub fn who_leads(status: &StatusResponse) -> Response {
+pub fn leader(status: &StatusResponse) -> Response {
     if status.leader_id == 0 {
         return failed(&Error::new(ErrorCode::NoLeader, "no leader is known; try again"));
     }

@@ -1,4 +1,4 @@
-//! The configuration as JSON: what the node runs with, what a reload would do, and to do it.
+//! Routes of the configuration: the running one, the pending changes, and the reload.
 
 use serde_json::json;
 use warp::reply::Response;

@@ -1,4 +1,4 @@
-//! The JSON gateway: every request is read whole, found in the table of routes, let in or not, answered.
+//! The JSON gateway: looks up a request in the table of routes, authorizes it, reads its body, and answers it.
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ use crate::refusals::Refusals;
 use crate::reload::Reloader;
 use crate::trace::Span;
 
-/// What the gateway serves, to whom, and under which path.
+/// The gateway of one node.
 #[derive(Clone)]
 pub struct Gateway {
     management: Management,
@@ -35,12 +35,12 @@ pub struct Gateway {
     access: Arc<Access>,
     refusals: Refusals,
     live: Live,
-    /// Empty, or `/...` without a slash at its end.
+    /// Path prefix of all routes: empty, or `/...` without a slash at its end.
     prefix: String,
 }
 
 impl Gateway {
-    /// Of the node that `reloader` belongs to, until `stop`.
+    /// Creates the gateway of the node that `reloader` belongs to; its streams end with `stop`.
     pub fn new(
         reloader: Arc<Reloader>,
         registry: Arc<Registry>,
@@ -85,7 +85,8 @@ impl Gateway {
             Ok(path) => find(&method, path),
             Err(missing) => Err(missing),
         };
-        // Whoever may not ask is not told what there is, and has no body read.
+        // Authorized before the route is reported missing and before the body is read: others learn no routes and send
+        // no body.
         let is_open = route.as_ref().is_ok_and(|route| route.is_open());
         let identity = match is_open {
             true => None,
@@ -119,8 +120,8 @@ impl Gateway {
         refusal
     }
 
-    /// Whether a token or a user is asked for.
-    fn asks(&self) -> bool {
+    /// Whether requests have to authenticate by token or user.
+    fn requires_auth(&self) -> bool {
         let has_token = self.management.node().settings().gateway_token.is_some();
         has_token || self.access.has_token() || !self.access.is_open()
     }
@@ -143,13 +144,13 @@ impl Gateway {
         }
     }
 
-    /// By today's token and users.
+    /// Authenticates a request by the current token and users.
     fn identify(&self, headers: &HeaderMap, client: &Client) -> Result<Identity, Error> {
         let settings = self.management.node().settings();
         guard::check(headers, settings.gateway_token.as_ref(), &self.access, client.address.ip())
     }
 
-    /// Statuses for as long as who asked for them is let in as who it was.
+    /// Streams statuses for as long as the client's credentials are valid with the same role.
     fn stream(&self, headers: HeaderMap, client: Client, identity: Option<Identity>) -> Response {
         let (gateway, role) = (self.clone(), identity.map(|identity| identity.role()));
         let is_valid =
@@ -168,7 +169,7 @@ impl Gateway {
             Route::Health => cluster::healthy(&node.status(), false),
             Route::HealthDetailed => cluster::healthy(&node.status(), true),
             Route::Status => ok(&cluster::describe(&node.status())),
-            Route::Leader => cluster::who_leads(&node.status()),
+            Route::Leader => cluster::leader(&node.status()),
             Route::Nodes => ok(&serde_json::json!({ "nodes": cluster::members(&node.status()) })),
             Route::Put => keys::put(request, node).await?,
             Route::Get => keys::get(request, node).await?,
@@ -182,7 +183,7 @@ impl Gateway {
             Route::Config => config::running(&self.reloader),
             Route::ConfigDiff => config::pending(&self.reloader),
             Route::ConfigReload => config::reload(&self.reloader),
-            Route::OpenApi => ok(&openapi::document(&self.prefix, self.asks())),
+            Route::OpenApi => ok(&openapi::document(&self.prefix, self.requires_auth())),
             Route::Page => page::page(),
             Route::StatusStream => self.stream(request.headers.clone(), Client::default(), None),
             Route::Promote => cluster::promote(request, management).await?,

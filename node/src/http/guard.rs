@@ -1,4 +1,4 @@
-//! Who may ask: whoever has the token or is a user, or, of a gateway without both, programs on this host. Pure.
+//! Authorization of gateway requests: by token or user, or, if neither is configured, for programs on this host. Pure.
 
 use std::net::IpAddr;
 
@@ -10,10 +10,10 @@ use crate::auth::{Access, Identity, admitted};
 use crate::error::Error;
 use crate::secret::Secret;
 
-/// Refuses whoever may not ask.
+/// Authenticates a request.
 ///
-/// A browser on this host reaches a gateway on loopback, too, on behalf of any page it shows: so a request
-/// that another site's page makes is refused, and without a token one under another name than this host's.
+/// A browser on this host reaches a gateway on loopback on behalf of any page that it shows. So a request from another
+/// site's page is refused, and without a token also one with another host name than this host's (DNS rebinding).
 pub fn check(
     headers: &HeaderMap,
     token: Option<&Secret>,
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_token_opens() {
+    fn a_gateway_with_a_token_requires_it() {
         let token = Secret::new("open sesame");
         let with = |authorization: &str| {
             check(&headers(&[("host", "db.example:8443"), ("authorization", authorization)]), Some(&token))
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn in_protected_mode_another_host_is_refused_whatever_name_it_uses() {
+    fn protected_mode_refuses_other_hosts_whatever_host_header_they_send() {
         let access = Access::protected();
         let from = |from: &str, token: Option<&Secret>| {
             let headers = headers(&[("host", "localhost"), ("authorization", "Bearer t")]);
@@ -104,11 +104,11 @@ mod tests {
         };
         assert!(from("127.0.0.1", None).is_ok() && from("::1", None).is_ok());
         assert_eq!(from("192.0.2.1", None).unwrap_err(), ErrorCode::ProtectedMode);
-        assert!(from("192.0.2.1", Some(&Secret::new("t"))).is_ok(), "the token says who it is");
+        assert!(from("192.0.2.1", Some(&Secret::new("t"))).is_ok(), "the token authenticates");
     }
 
     #[test]
-    fn a_page_of_another_site_is_refused_token_or_not() {
+    fn a_request_of_another_sites_page_is_refused_with_or_without_a_token() {
         let token = Secret::new("t");
         let from = |origin: &str| {
             headers(&[("host", "localhost:8443"), ("origin", origin), ("authorization", "Bearer t")])
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn with_a_password_it_opens_and_so_does_the_token() {
+    fn password_and_token_both_authenticate() {
         let (access, token) = (Access::with_password("secret"), Secret::new("t"));
         let with = |authorization: &str, token: Option<&Secret>| {
             let headers = headers(&[("host", "db.example"), ("authorization", authorization)]);

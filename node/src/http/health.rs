@@ -1,5 +1,5 @@
-//! `/livez` (the process runs), `/readyz` and `/healthz` (it can serve or send on), `/primary`,
-//! `/replica`, `/metrics`. Liveness never asks for a quorum: restarting members helps none.
+//! Probes: `/livez` (the process runs), `/readyz` and `/healthz` (it can serve or forward requests), `/primary`,
+//! `/replica`; and `/metrics`. Liveness never requires a quorum: to restart members does not restore one.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Keys and values as JSON: S2's put and get, S3's apply and read.
+//! Routes of keys and values: S2's put and get, S3's apply and read.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::error::Error;
 use crate::node::Node;
 use crate::token;
 
-/// Answered with a write, and sent with a read that shall see it.
+/// Header with the token of a write: in the response to a write, and in the request of a read that has to see it.
 pub const TOKEN_HEADER: &str = "helios-token";
 
 #[derive(Deserialize)]
@@ -26,7 +26,7 @@ pub const TOKEN_HEADER: &str = "helios-token";
 struct PutBody {
     key: String,
     value: String,
-    /// `majority` or `all`.
+    /// Ack level: `majority` or `all`.
     ack: Option<String>,
 }
 
@@ -35,7 +35,7 @@ struct PutBody {
 struct GetQuery {
     key: String,
     consistency: Option<String>,
-    /// With `consistency=stale`; none: however old.
+    /// Maximum age of the state, with `consistency=stale` only; none: of any age.
     max_staleness_ms: Option<u64>,
 }
 
@@ -44,8 +44,8 @@ struct GetQuery {
 struct ApplyBody {
     #[serde(rename = "type")]
     kind: String,
-    /// `{"key","value"}` for `set`, `{"key"}` for `delete`; whatever the state machine of an embedding
-    /// program takes, else.
+    /// `{"key","value"}` for `set`, `{"key"}` for `delete`; with a state machine of the embedding application, any
+    /// JSON.
     data: Json,
     ack: Option<String>,
 }
@@ -64,7 +64,7 @@ struct DeleteData {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ReadBody {
-    /// The key.
+    /// Key to read.
     query: String,
     consistency: Option<String>,
     max_staleness_ms: Option<Whole<u64>>,
@@ -85,7 +85,8 @@ pub async fn apply(request: &Request, node: &Node) -> Result<Response, Box<Respo
     Ok(written(outcome, node))
 }
 
-/// Snapshot data: of the embedding program's state machine where there is one, else of the keys.
+/// Returns the log operation of a command: for the embedding application's state machine if there is one, else for the
+/// keys.
 fn operation(kind: String, data: Json, has_machine: bool) -> Result<Op, Error> {
     if has_machine {
         return Ok(Op::Apply(proto::Apply { kind, data: data.to_string().into() }));
@@ -165,7 +166,7 @@ async fn found(key: &str, freshness: Result<Freshness, Error>, token: Option<&st
     }
 }
 
-/// Text as it is, what is no text as `<field>_base64`.
+/// Sets `field` to `data` if that is UTF-8, else `<field>_base64`.
 fn describe(body: &mut Json, field: &str, data: &[u8]) {
     match std::str::from_utf8(data) {
         Ok(text) => body[field] = json!(text),
@@ -173,13 +174,13 @@ fn describe(body: &mut Json, field: &str, data: &[u8]) {
     }
 }
 
-/// What a read must see.
+/// Parses the consistency level of a read.
 fn wanted(consistency: Option<&str>, max_staleness_ms: Option<u64>) -> Result<Freshness, Error> {
     match (consistency, max_staleness_ms) {
         (None | Some("linearizable"), None) => Ok(Freshness::Linearizable),
         (Some("lease"), None) => Ok(Freshness::Lease),
         (Some("stale"), max_ms) => Ok(Freshness::Stale(max_ms.map(Duration::from_millis))),
-        (_, Some(_)) => Err(Error::invalid("max_staleness_ms goes with consistency=stale only")),
+        (_, Some(_)) => Err(Error::invalid("max_staleness_ms requires consistency=stale")),
         (Some(other), None) => {
             Err(Error::invalid(format!("consistency {other:?}: write linearizable, lease or stale")))
         }
@@ -188,6 +189,6 @@ fn wanted(consistency: Option<&str>, max_staleness_ms: Option<u64>) -> Result<Fr
 
 fn after(token: Option<&str>) -> Result<Option<Token>, Error> {
     let wrong =
-        || Error::invalid(format!("header {TOKEN_HEADER}: send what the answer to a write had there"));
+        || Error::invalid(format!("header {TOKEN_HEADER}: send the value from the response to a write"));
     token.map(|text| token::parse(text).ok_or_else(wrong)).transpose()
 }

@@ -37,35 +37,34 @@ use warp::reply::Response;
 use crate::auth::Client;
 use crate::tls::{Door, accept};
 
-/// Bytes of a request head, and of what is read ahead of a body.
+/// Limit of a request head, and of the read-ahead of a body, bytes.
 const MAX_HEAD_BYTES: usize = 64 << 10;
-/// A connection that sends no complete request head for this long is closed.
+/// Time for a complete request head; then the connection is closed.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Who keeps a connection when all places of the port are taken.
+/// Which connections are not evicted when the port's connection limit is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keeps {
-    /// Who has sent a whole request.
+    /// Connections that have sent a complete request.
     Clients,
-    /// Nobody: requests are short, and the next may be a probe's.
+    /// None: requests are short, and the next one may be a probe.
     Nobody,
 }
 
 /// Serves `routes` until `stop`, then lets requests in flight finish.
 ///
-/// Our own accept loop, as warp 0.4 has none that takes TLS or a stop signal and a connection
-/// limit together.
+/// This is our own accept loop, as warp 0.4 has none that combines TLS, a stop signal and a connection limit.
 pub async fn serve(
     listener: TcpListener,
-    door: Door,
+    acceptor: Door,
     routes: BoxedFilter<(Response,)>,
     keeps: Keeps,
     stop: CancellationToken,
 ) {
     let service = warp::service(routes);
     let graceful = hyper_util::server::graceful::GracefulShutdown::new();
-    // HTTP/1 only: telling it from HTTP/2 waits without limit for the first bytes.
+    // HTTP/1 only: the detection of HTTP/2 would wait without limit for the first bytes.
     let mut builder = Builder::new(TokioExecutor::new()).http1_only();
     builder
         .http1()
@@ -74,15 +73,15 @@ pub async fn serve(
         .max_buf_size(MAX_HEAD_BYTES);
     loop {
         let accepted = async {
-            let (stream, from) = accept(&listener, door.name).await;
-            (stream, from, door.slots.take().await)
+            let (stream, from) = accept(&listener, acceptor.name).await;
+            (stream, from, acceptor.slots.take().await)
         };
         let (stream, from, slot) = tokio::select! {
             () = stop.cancelled() => break,
             (stream, from, Some(slot)) = accepted => (stream, from, Arc::new(slot)),
             else => break,
         };
-        let (door, builder, service) = (door.clone(), builder.clone(), service.clone());
+        let (acceptor, builder, service) = (acceptor.clone(), builder.clone(), service.clone());
         let watcher = graceful.watcher();
         tokio::spawn(async move {
             let proven = Arc::clone(&slot);
@@ -98,20 +97,20 @@ pub async fn serve(
                 service.call(request)
             });
             let serving = async {
-                let Some(stream) = door.open(stream, from).await else { return };
+                let Some(stream) = acceptor.open(stream, from).await else { return };
                 let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
                 if let Err(error) = watcher.watch(connection).await {
-                    lost(&door, from, &*error);
+                    report_lost(&acceptor, from, &*error);
                 }
             };
             let evicted = slot.evicted();
             tokio::select! {
                 () = serving => {}
-                () = evicted.cancelled() => door.refusals.tell(
-                    door.name,
+                () = evicted.cancelled() => acceptor.refusals.tell(
+                    acceptor.name,
                     "no_slot",
                     from,
-                    "all connections of this port are taken, and it was the oldest without a request",
+                    "evicted: the port's connection limit is reached, and it was the oldest without a request",
                 ),
             }
         });
@@ -119,19 +118,19 @@ pub async fn serve(
     drop(tokio::time::timeout(SHUTDOWN_TIMEOUT, graceful.shutdown()).await);
 }
 
-/// A client that breaks off is no error of ours; one that is slow or sends too much is told apart.
-fn lost(door: &Door, from: SocketAddr, error: &(dyn std::error::Error + 'static)) {
+/// Logs why a connection failed, if its client was slow or sent too much; a client that disconnects is not an error.
+fn report_lost(acceptor: &Door, from: SocketAddr, error: &(dyn std::error::Error + 'static)) {
     match error.downcast_ref::<hyper::Error>() {
         Some(error) if error.is_timeout() => {
-            door.refusals.tell(
-                door.name,
+            acceptor.refusals.tell(
+                acceptor.name,
                 "slow_request",
                 from,
-                "the head of its request was not here in time",
+                "its request head did not arrive in time",
             );
         }
         Some(error) if error.is_parse_too_large() => {
-            door.refusals.tell(door.name, "too_large", from, "the head of its request is too large");
+            acceptor.refusals.tell(acceptor.name, "too_large", from, "its request head is too large");
         }
         _ => {}
     }

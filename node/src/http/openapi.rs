@@ -1,5 +1,5 @@
-//! The OpenAPI document of the gateway, made from the table of routes: a route that is not described does
-//! not compile. Pure.
+//! The OpenAPI document of the gateway, generated from the table of routes: a route without a description does not
+//! compile. Pure.
 
 mod status;
 
@@ -8,14 +8,14 @@ use serde_json::{Map, Value as Json, json};
 use super::keys::TOKEN_HEADER;
 use super::route::{ROUTES, Route};
 
-/// What one route takes and answers.
+/// Description of one route: parameters, body and responses.
 struct Operation {
     tag: &'static str,
     summary: &'static str,
     parameters: Vec<Json>,
     body: Option<Json>,
     is_body_required: bool,
-    /// Status codes that are no errors, and the kind of the answer.
+    /// Responses that are no errors: status code, media type, schema.
     answers: Vec<(&'static str, &'static str, Json)>,
 }
 
@@ -30,7 +30,7 @@ impl Operation {
         self
     }
 
-    /// A field that it does not know is refused.
+    /// Sets the schema of the body; unknown fields are rejected.
     fn body(self, mut schema: Json) -> Self {
         if schema["type"] == "object" {
             schema["additionalProperties"] = json!(false);
@@ -42,7 +42,7 @@ impl Operation {
         Self { is_body_required: false, ..self.body(schema) }
     }
 
-    /// An object with these fields.
+    /// Adds the 200 response, an object with these fields.
     fn answers(self, fields: &[(&str, Json)]) -> Self {
         let schema = object(fields, &[]);
         self.answers_as("200", "application/json", schema)
@@ -82,12 +82,12 @@ impl Operation {
     }
 }
 
-/// The document of a gateway under `prefix`, that asks who is there or not.
-pub fn document(prefix: &str, asks: bool) -> Json {
+/// Returns the document of a gateway under `prefix`; `requires_auth`: requests have to authenticate.
+pub fn document(prefix: &str, requires_auth: bool) -> Json {
     let mut paths = Map::new();
     for row in ROUTES {
         let mut operation = describe(row.route).render(row.route);
-        // Two paths may mean the same, but no two operations have one name.
+        // Two paths may have the same route, but operation ids have to be unique.
         let id = row.path.trim_start_matches('/').replace(['/', '.'], "_");
         operation["operationId"] = json!(if id.is_empty() { "page".to_owned() } else { id });
         paths.insert(row.path.to_owned(), json!({ row.method.as_str().to_ascii_lowercase(): operation }));
@@ -101,7 +101,7 @@ pub fn document(prefix: &str, asks: bool) -> Json {
             "license": { "name": "Apache-2.0", "identifier": "Apache-2.0" },
         },
         "servers": [{ "url": if prefix.is_empty() { "/" } else { prefix } }],
-        "security": if asks { json!([{ "token": [] }, { "user": [] }]) } else { json!([]) },
+        "security": if requires_auth { json!([{ "token": [] }, { "user": [] }]) } else { json!([]) },
         "paths": paths,
         "components": {
             "securitySchemes": {
@@ -109,7 +109,7 @@ pub fn document(prefix: &str, asks: bool) -> Json {
                 "user": { "type": "http", "scheme": "basic" },
             },
             "responses": { "Error": {
-                "description": "What went wrong; `retryable`: the same request may succeed if sent again.",
+                "description": "Error; `retryable`: the same request may succeed if sent again.",
                 "content": { "application/json": { "schema": error_schema() } },
             } },
             "schemas": {
@@ -133,32 +133,37 @@ fn describe(route: Route) -> Operation {
     };
     match route {
         Route::Live => probe("The process runs"),
-        Route::Ready => probe("This member can serve, or send on"),
-        Route::Primary => probe("This member leads"),
-        Route::Replica => probe("This member follows, and is ready"),
+        Route::Ready => probe("This member can serve or forward requests"),
+        Route::Primary => probe("This member is the leader"),
+        Route::Replica => probe("This member is a ready follower"),
         Route::Metrics => Operation::new("health", "Metrics for Prometheus").answers_as(
             "200",
             "application/openmetrics-text",
             json!({ "type": "string" }),
         ),
         Route::Health | Route::HealthDetailed => health(route),
-        Route::Status => Operation::new("cluster", "What this member knows").answers(&status::fields()),
-        Route::Leader => Operation::new("cluster", "Who leads").answers(&leader_fields()),
+        Route::Status => {
+            Operation::new("cluster", "The status of this member and of the cluster as it knows it")
+                .answers(&status::fields())
+        }
+        Route::Leader => Operation::new("cluster", "The leader").answers(&leader_fields()),
         Route::Nodes => Operation::new("cluster", "The members").answers(&[("nodes", nodes())]),
         Route::Put | Route::Get | Route::Apply | Route::Read => key(route),
-        Route::Transfer => Operation::new("management", "Hand leadership to a member; asked of the leader")
-            .body(object(
-                &[("target_node_id", member()), ("timeout_ms", up_to(u32::MAX.into()))],
-                &["target_node_id"],
-            ))
-            .answers(&leader_fields()),
-        Route::StepDown => Operation::new("management", "Hand leadership to the most caught-up voter")
+        Route::Transfer => {
+            Operation::new("management", "Transfer leadership to a member; served by the leader only")
+                .body(object(
+                    &[("target_node_id", member()), ("timeout_ms", up_to(u32::MAX.into()))],
+                    &["target_node_id"],
+                ))
+                .answers(&leader_fields())
+        }
+        Route::StepDown => Operation::new("management", "Transfer leadership to the most caught-up voter")
             .optional_body(object(&[("timeout_ms", up_to(u32::MAX.into()))], &[]))
             .answers(&leader_fields()),
         Route::Snapshot => Operation::new("management", "Take a snapshot of this member's state now")
             .answers(&[("index", number()), ("term", number())]),
         Route::AddNode => {
-            Operation::new("management", "Add a blank node, and let it vote once it has caught up")
+            Operation::new("management", "Add a blank node, and promote it once it has caught up")
                 .body(object(
                     &[
                         ("node_id", text()),
@@ -173,18 +178,18 @@ fn describe(route: Route) -> Operation {
         Route::RemoveNode => Operation::new("management", "Remove a member")
             .body(object(&[("node_id", member())], &["node_id"]))
             .answers(&membership_fields()),
-        Route::Promote => Operation::new("management", "Learner to voter")
+        Route::Promote => Operation::new("management", "Promote a learner to voter")
             .body(object(&[("node_id", member())], &["node_id"]))
             .answers(&membership_fields()),
-        Route::Config => Operation::new("configuration", "What this member runs with")
+        Route::Config => Operation::new("configuration", "The configuration that this member runs with")
             .answers(&[("config", json!({ "type": "object" })), ("hash", text())]),
-        Route::ConfigDiff => Operation::new("configuration", "What a reload would find different")
+        Route::ConfigDiff => Operation::new("configuration", "The changes that a reload would find")
             .answers(&[("changes", differences())]),
-        Route::ConfigReload => Operation::new("configuration", "Read the configuration again")
+        Route::ConfigReload => Operation::new("configuration", "Reload the configuration")
             .answers(&[("applied", differences()), ("needs_restart", differences())]),
         Route::StatusStream => Operation::new(
             "cluster",
-            "As server-sent events: `status`, each second, and `members`, now and when they change",
+            "Server-sent events: `status`, every second, and `members`, at once and when they change",
         )
         .answers_as("200", "text/event-stream", text()),
         Route::Page => Operation::new("about", "The status page").answers_as("200", "text/html", text()),
@@ -226,14 +231,14 @@ fn key(route: Route) -> Operation {
     ];
     let token = json!({
         "name": TOKEN_HEADER, "in": "header", "schema": text(),
-        "description": "From the answer to a write that this read shall see.",
+        "description": "Token from the response to a write that this read has to see.",
     });
     match route {
         Route::Put => Operation::new("keys", "Write a key")
             .body(object(&[("key", text()), ("value", text()), ("ack", ack)], &["key", "value"]))
             .answers(&written),
         Route::Apply => {
-            Operation::new("keys", "Apply a command: set, delete, or one of the embedding program")
+            Operation::new("keys", "Apply a command: set, delete, or one of the embedding application")
                 .body(json!({ "oneOf": [
                 command("set", object(&[("key", text()), ("value", text())], &[]), &["key", "value"], &ack),
                 command("delete", object(&[("key", text())], &[]), &["key"], &ack),
@@ -276,7 +281,7 @@ fn command(name: &str, mut data: Json, required: &[&str], ack: &Json) -> Json {
     object(&[("type", json!({ "const": name })), ("data", data), ("ack", ack.clone())], &["type", "data"])
 }
 
-/// In a body: what is null is as if it were not there.
+/// Schema of an optional field of a body: null counts as absent.
 fn or_null(schema: Json) -> Json {
     json!({ "anyOf": [schema, { "type": "null" }] })
 }
@@ -293,7 +298,7 @@ fn number() -> Json {
     json!({ "type": "integer", "minimum": 0 })
 }
 
-/// By name or by number.
+/// Schema of a member: by name or by id.
 fn member() -> Json {
     json!({ "oneOf": [{ "type": "string", "minLength": 1 }, up_to(u32::MAX.into())] })
 }
@@ -361,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn each_route_is_in_it_and_nothing_else() {
+    fn the_document_describes_exactly_the_routes() {
         let document = document("/db", false);
         let paths = document["paths"].as_object().unwrap();
         let described: Vec<_> = paths

@@ -1,4 +1,4 @@
-//! The status page, and the stream of statuses that it lives on.
+//! The status page, and the stream of statuses that feeds it.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -22,13 +22,13 @@ use crate::node::Node;
 use crate::raft::RaftStatus;
 
 const PAGE: &str = include_str!("page.html");
-/// The page loads nothing and speaks to its own gateway only.
+/// Content security policy: the page loads nothing and connects to its own gateway only.
 const POLICY: &str = "default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; \
                       script-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 const PERIOD: Duration = Duration::from_secs(1);
 const MAX_STREAMS: usize = 64;
 
-/// It shows nothing by itself, so it needs no token: it asks for one.
+/// Returns the page. It contains no data, so it needs no token: the page asks the user for one.
 pub fn page() -> Response {
     let mut response = warp::reply::html(PAGE).into_response();
     let headers = response.headers_mut();
@@ -38,7 +38,7 @@ pub fn page() -> Response {
     response
 }
 
-/// Statuses as server-sent events, one now and one each second; and the members, now and when they change.
+/// Server-sent events: the status, at once and every second; and the members, at once and when they change.
 #[derive(Clone)]
 pub struct Live {
     streams: Arc<Semaphore>,
@@ -50,13 +50,13 @@ impl Live {
         Self { streams: Arc::new(Semaphore::new(MAX_STREAMS)), stop }
     }
 
-    /// Ends within a second once `is_valid` is false.
+    /// Opens a stream, which ends within a second once `is_valid` is false.
     pub fn stream(&self, node: &Node, is_valid: impl Fn() -> bool + Send + Sync + 'static) -> Response {
         let Ok(permit) = Arc::clone(&self.streams).try_acquire_owned() else {
-            let message = format!("{MAX_STREAMS} streams are open already: close one, or ask /status");
+            let message = format!("{MAX_STREAMS} streams are open already: close one, or request /status");
             return failed(&Error::new(ErrorCode::Overloaded, message));
         };
-        let (node, told) = (node.clone(), node.clone());
+        let (node, observed) = (node.clone(), node.clone());
         let seconds = IntervalStream::new(tokio::time::interval(PERIOD));
         let revoked = self.stop.child_token();
         let over = revoked.clone();
@@ -65,10 +65,10 @@ impl Live {
             if !is_valid() {
                 revoked.cancel();
             }
-            let told = !revoked.is_cancelled();
-            std::future::ready(told.then(|| event("status", &describe(&node.status()))))
+            let is_open = !revoked.is_cancelled();
+            std::future::ready(is_open.then(|| event("status", &describe(&node.status()))))
         });
-        let events = futures::stream::select(statuses, memberships(&told));
+        let events = futures::stream::select(statuses, memberships(&observed));
         warp::sse::reply(events.take_until(over.cancelled_owned())).into_response()
     }
 }
@@ -79,16 +79,16 @@ fn event(name: &str, data: &Json) -> SentEvent {
     Ok(Event::default().event(name).data(data.to_string()))
 }
 
-/// The members of the cluster that this node belongs to, as it knows them: now, and as soon as one joins, leaves or
-/// is promoted. Nothing before it belongs to one.
+/// Streams the members of the cluster as this node knows them: at once, and when one joins, leaves or is promoted.
+/// Empty before the node belongs to a cluster.
 fn memberships(node: &Node) -> impl Stream<Item = SentEvent> + use<> {
     let changes = node.member().map(|member| WatchStream::new(member.raft.watch_status()));
     let mut last = None;
     let members = move |status: Arc<RaftStatus>| {
         let index = status.membership.index;
         let is_new = last.replace(index) != Some(index);
-        let told = is_new.then(|| event("members", &changed_membership(&status.membership)));
-        std::future::ready(told)
+        let changed = is_new.then(|| event("members", &changed_membership(&status.membership)));
+        std::future::ready(changed)
     };
     futures::stream::iter(changes).flatten().filter_map(members)
 }

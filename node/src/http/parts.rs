@@ -1,4 +1,4 @@
-//! The three parts of a node in its status: who decides, who looks after the others, who takes over. Pure.
+//! The three parts of a node in its status as JSON: consensus manager, health checker, failover coordinator. Pure.
 
 use helios_proto::v1::{Health, PeerHealth, StatusResponse, election};
 use serde_json::{Value as Json, json};
@@ -28,7 +28,7 @@ pub fn sessions(status: &StatusResponse) -> Json {
     json!({ "client": sessions.client, "grpc": sessions.grpc, "gateway": sessions.gateway })
 }
 
-/// Null: this member has none yet.
+/// Returns the newest snapshot; null if this member has none yet.
 pub fn snapshot(status: &StatusResponse) -> Json {
     if status.snapshot_size_bytes == 0 {
         return Json::Null;
@@ -40,7 +40,7 @@ pub fn snapshot(status: &StatusResponse) -> Json {
     })
 }
 
-/// Null: all that is committed is applied.
+/// Returns the entry that could not be applied; null if there is none.
 pub fn unappliable(status: &StatusResponse) -> Json {
     status.entry_unappliable.as_ref().map_or(Json::Null, |held| {
         json!({
@@ -85,7 +85,7 @@ fn failover(status: &StatusResponse) -> Json {
     })
 }
 
-/// Null: nobody.
+/// Returns the name of a member; null if there is no such member.
 fn name_of(status: &StatusResponse, id: u64) -> Option<&str> {
     let member = membership::member(status.membership.as_ref()?, id)?;
     Some(member.name.as_str())

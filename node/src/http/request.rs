@@ -1,4 +1,4 @@
-//! From a request's bytes to its meaning.
+//! Parsing of requests: query, headers, JSON body, within limits of size and time.
 
 use std::time::Duration;
 
@@ -13,12 +13,12 @@ use warp::reply::Response;
 use super::answer::unreadable;
 
 const MAX_BODY_BYTES: usize = 8 << 20;
-/// For the whole body to arrive.
+/// Time for the complete body to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
-/// What `curl -d` says of any text; S2's commands rely on it.
+/// Content type that `curl -d` sends for any text; accepted as JSON, since S2's commands rely on it.
 const FORM: &str = "application/x-www-form-urlencoded";
 
-/// A request whose body has arrived.
+/// A request with its complete body.
 pub struct Request {
     pub query: String,
     pub headers: HeaderMap,
@@ -30,12 +30,12 @@ impl Request {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// The fields of the query.
+    /// Parses the query string.
     pub fn query<T: DeserializeOwned>(&self) -> Result<T, Box<Response>> {
         serde_urlencoded::from_str(&self.query).map_err(|error| bad(format!("query: {error}")))
     }
 
-    /// The body as JSON.
+    /// Parses the body as JSON.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, Box<Response>> {
         let kind = self.header(CONTENT_TYPE.as_str()).unwrap_or(FORM);
         let kind = kind.split(';').next().unwrap_or_default().trim();
@@ -46,13 +46,13 @@ impl Request {
         serde_json::from_slice(&self.body).map_err(|error| bad(format!("body: {error}")))
     }
 
-    /// As `json`; no body at all is one without fields.
+    /// As `json`; an empty body counts as an object without fields.
     pub fn json_or_default<T: DeserializeOwned + Default>(&self) -> Result<T, Box<Response>> {
         if self.body.is_empty() { Ok(T::default()) } else { self.json() }
     }
 }
 
-/// A whole number of a body, written as one (`1`) or as JSON Schema allows it too (`1.0`).
+/// A whole number in a body, written as `1` or, as JSON Schema also allows, as `1.0`.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(try_from = "serde_json::Number", bound = "T: TryFrom<u64>")]
 pub struct Whole<T>(pub T);
@@ -61,7 +61,7 @@ impl<T: TryFrom<u64>> TryFrom<serde_json::Number> for Whole<T> {
     type Error = String;
 
     fn try_from(number: serde_json::Number) -> Result<Self, String> {
-        // Up to here all whole numbers have a double of their own.
+        // Up to here a double represents every whole number exactly.
         const EXACT: f64 = 9_007_199_254_740_992.0;
         let is_whole = |real: &f64| real.fract() == 0.0 && (0.0..=EXACT).contains(real);
         let whole = number.as_u64().or_else(|| Some(number.as_f64().filter(is_whole)? as u64));
@@ -74,7 +74,7 @@ fn bad(message: String) -> Box<Response> {
     Box::new(unreadable(StatusCode::BAD_REQUEST, message))
 }
 
-/// All of a body, within bounds of bytes and of time.
+/// Reads a complete body, within limits of size and time.
 pub async fn collect<B, E>(body: impl Stream<Item = Result<B, E>>) -> Result<Bytes, Box<Response>>
 where
     B: Buf,
@@ -94,7 +94,7 @@ where
         Ok(found.freeze())
     };
     tokio::time::timeout(BODY_TIMEOUT, whole).await.unwrap_or_else(|_| {
-        let message = format!("the body was not here within {BODY_TIMEOUT:?}");
+        let message = format!("the body did not arrive within {BODY_TIMEOUT:?}");
         Err(Box::new(unreadable(StatusCode::REQUEST_TIMEOUT, message)))
     })
 }
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whole_numbers_are_whole_and_fit() {
+    fn only_whole_numbers_in_range_are_accepted() {
         let read = |text: &str| serde_json::from_str::<Whole<u16>>(text).map(|whole| whole.0).ok();
         assert_eq!(
             [read("0"), read("65535"), read("12.0"), read("1e3")],

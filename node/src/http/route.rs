@@ -1,4 +1,4 @@
-//! The gateway's routes, in one table: what is served, what is documented, what is tested. Pure.
+//! The table of the gateway's routes, used to serve, document and test them. Pure.
 
 use warp::http::Method;
 
@@ -34,7 +34,7 @@ pub enum Route {
     StatusStream,
 }
 
-/// A row of the table.
+/// A row of the table of routes.
 #[derive(Debug)]
 pub struct Row {
     pub method: Method,
@@ -77,7 +77,7 @@ pub const ROUTES: &[Row] = &[
 ];
 
 impl Route {
-    /// The least role that may ask for it.
+    /// Returns the least role that the route requires.
     pub fn role(self) -> Role {
         match self {
             Self::Put | Self::Apply => Role::ReadWrite,
@@ -92,23 +92,22 @@ impl Route {
         }
     }
 
-    /// Whether it is answered without a token: what a kubelet or a balancer asks, which tells nothing
-    /// but yes or no, and the page, which asks for the token itself.
+    /// Whether the route needs no authentication: probes of a kubelet or a balancer, which reveal only yes or no, and
+    /// the page, which asks the user for the token.
     pub fn is_open(self) -> bool {
         matches!(self, Route::Live | Route::Ready | Route::Page)
     }
 }
 
-/// Why nothing is served there.
+/// Reason why a request matches no route.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Missing {
     Path,
-    /// The path takes this method only.
+    /// The path accepts this method only.
     Method(Method),
 }
 
-/// What `method` on `path` (without the prefix) asks for. HEAD is GET without the body, which the server
-/// leaves out.
+/// Finds the route of `method` and `path` (without the prefix). HEAD is routed as GET; the server omits the body.
 pub fn find(method: &Method, path: &str) -> Result<Route, Missing> {
     let method = if method == Method::HEAD { &Method::GET } else { method };
     let row = ROUTES.iter().find(|row| row.path == path).ok_or(Missing::Path)?;
@@ -122,13 +121,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_path_is_there_once() {
+    fn paths_of_routes_are_unique() {
         let paths: HashSet<_> = ROUTES.iter().map(|row| row.path).collect();
         assert_eq!(paths.len(), ROUTES.len());
     }
 
     #[test]
-    fn what_only_reads_asks_for_the_least_role() {
+    fn reading_routes_require_the_least_role() {
         for row in ROUTES {
             let reads = row.method == Method::GET || row.route == Route::Read;
             assert_eq!(row.route.role() == Role::ReadOnly, reads, "{}", row.path);
@@ -136,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_served_is_told_apart() {
+    fn unknown_paths_and_wrong_methods_are_distinguished() {
         assert_eq!(find(&Method::GET, "/health/detailed"), Ok(Route::HealthDetailed));
         assert_eq!(find(&Method::HEAD, "/status"), Ok(Route::Status));
         assert_eq!(find(&Method::GET, "/put"), Err(Missing::Method(Method::POST)));

@@ -1,4 +1,4 @@
-//! The node as its peers see it.
+//! The interface of the node to the peer service.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -50,7 +50,7 @@ impl PeerHost for Node {
     }
 
     fn link_ended(&self, from: &Handshake) {
-        // A lease is the leader's, so its word counts, not the setting here.
+        // The lease is the leader's, so its handshake counts, not the local setting.
         if let Some(member) = self.member()
             && from.no_leases
             && !self.0.stopping.load(Ordering::SeqCst)
@@ -85,7 +85,7 @@ impl PeerHost for Node {
 }
 
 impl Node {
-    /// This node, as far as a handshake is concerned.
+    /// Returns the facts about this node that a handshake is checked against.
     fn local(&self) -> Local {
         let standing = match self.member() {
             Some(member) => Standing::Member {

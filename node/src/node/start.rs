@@ -1,4 +1,4 @@
-//! The ways into a cluster: founding one, being told of one, coming back to one.
+//! Start of the member: bootstrap of a cluster, join of a cluster, restart.
 
 use std::sync::{Arc, PoisonError};
 
@@ -25,12 +25,11 @@ impl Node {
             member_id: own.id,
             ..Belonging::default()
         };
-        tracing::info!(members = membership.members.len(), "beginning a cluster; waiting for quorum");
+        tracing::info!(members = membership.members.len(), "bootstrapping a cluster; waiting for quorum");
         self.start_member(&belonging, Some(membership))
     }
 
-    /// Creates a cluster of this node alone. Repeating the same call is the same call (M-2).
-    /// `fencing_token` as in [`Expected`](raft::Expected).
+    /// Bootstraps a cluster of this node alone. Idempotent (M-2). `fencing_token` as in [`Expected`](raft::Expected).
     pub fn initialize(
         &self,
         cluster_id: &str,
@@ -76,9 +75,9 @@ impl Node {
         }
     }
 
-    /// From blank to member, once. `begin` holds the first membership when this node begins the
-    /// cluster. The marker is written last: a crash before it leaves a blank node that may be told
-    /// again, a crash after it a member that finds its log.
+    /// Starts the member, once. `begin` is the first membership if this node bootstraps the cluster. The marker is
+    /// written last: a crash before it leaves a blank node, on which the call may be repeated; a crash after it leaves
+    /// a member with its log.
     pub(super) fn start_member(
         &self,
         belonging: &Belonging,
@@ -105,7 +104,7 @@ impl Node {
         }
         if let Some(ForceNew { fencing_token }) = entry.data_dir.marker().force_new {
             recovery.force_new(&mut wal, &self.0.store, belonging.member_id, fencing_token)?;
-            // Only now, so that a crash before it does it again.
+            // Cleared last, so that the next start repeats it after a crash before this point.
             entry.data_dir.forced_new()?;
             tracing::error!(member = belonging.member_id, "made the only member of its cluster");
         }
@@ -122,7 +121,9 @@ impl Node {
         let mut suspects =
             Suspects::open(&disk::real(), &settings.data_dir.join(STATE_DIR), recovery.last_index())
                 .map_err(|error| {
-                    NodeError::Start(format!("opening the note of what is being applied: {error}"))
+                    NodeError::Start(format!(
+                        "opening the record of the entry that is being applied: {error}"
+                    ))
                 })?;
         recovery.skipped(&self.0.store).into_iter().for_each(|index| suspects.skip(index));
         let parts = Parts {
@@ -191,7 +192,7 @@ impl Node {
             metrics: Arc::clone(&self.0.metrics),
             on_removed: Box::new(move || {
                 if let Some(inner) = inner.upgrade() {
-                    inner.told_removed.notify_one();
+                    inner.removal_reported.notify_one();
                 }
             }),
             runtime: self.0.links_runtime.clone(),
@@ -199,9 +200,9 @@ impl Node {
     }
 }
 
-/// The membership that a static or single bootstrap begins with. Every node of a static cluster
-/// computes the same from the same list, ids by name order; what only one of them knows (disks,
-/// client addresses) comes later, through the log.
+/// Returns the first membership of a static or single bootstrap; `None` for `operator`. Every node of a static cluster
+/// computes the same one from the same list, with ids in the order of names; facts that only one node knows (disk ids,
+/// client addresses) follow through the log.
 pub(super) fn static_cluster(settings: &Settings) -> Option<Membership> {
     let members = match &settings.bootstrap {
         Bootstrap::Operator => return None,

@@ -1,13 +1,13 @@
-//! How long to wait before a peer is dialled again. Pure: chance is passed in.
+//! Backoff between connection attempts to a peer. Pure: the caller passes the random number.
 
 use std::time::Duration;
 
 const MIN: Duration = Duration::from_millis(10);
 const MAX: Duration = Duration::from_millis(500);
-/// A peer that refuses us for a lasting reason is asked again this often.
+/// Pause after a refusal that is not retryable.
 const REFUSED: Duration = Duration::from_secs(2);
 
-/// Doubles from one failure to the next, up to half a second.
+/// Next pause; doubles with each failure, up to `MAX`.
 pub struct Backoff(Duration);
 
 impl Default for Backoff {
@@ -17,7 +17,7 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// There was a connection: what ended it may be over at once.
+    /// Resets the pause after a connection: the reason that ended it may be over at once.
     pub fn reset(&mut self) {
         self.0 = MIN;
     }
@@ -26,8 +26,8 @@ impl Backoff {
         self.0 = REFUSED;
     }
 
-    /// The pause before the next attempt, from a half to one and a half of what is due, by `chance` from 0 to 1: members
-    /// that lost one peer together do not dial it together.
+    /// Returns the pause before the next attempt, jittered by `chance` (0 to 1) to between a half and one and a half of
+    /// it, so that members that lost a peer at the same time do not dial it at the same time.
     pub fn pause(&mut self, chance: f64) -> Duration {
         let pause = self.0.mul_f64(0.5 + chance);
         self.0 = (self.0 * 2).min(MAX);
@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_double_up_to_a_bound_and_spread_by_half_to_either_side() {
+    fn pauses_double_up_to_a_bound_with_jitter_of_half() {
         let pauses = |chance| {
             let mut backoff = Backoff::default();
             [(); 10].map(|()| backoff.pause(chance).as_micros())
@@ -54,13 +54,13 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_begins_anew_and_a_refusal_is_not_asked_about_soon() {
+    fn a_connection_resets_the_pause_and_a_refusal_lengthens_it() {
         let mut backoff = Backoff::default();
         assert!((0..10).all(|_| backoff.pause(0.5) >= MIN));
         backoff.reset();
         assert_eq!(backoff.pause(0.5), MIN);
         backoff.refused();
         assert_eq!(backoff.pause(0.5), REFUSED);
-        assert_eq!(backoff.pause(0.5), MAX, "who is let in again is found soon");
+        assert_eq!(backoff.pause(0.5), MAX, "a peer that accepts again is reached soon");
     }
 }

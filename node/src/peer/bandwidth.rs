@@ -1,17 +1,17 @@
-//! How much of the network snapshots may take: one limit for all that a member sends.
+//! Bandwidth limit of snapshots: one limit for all snapshots that a member sends.
 
 use std::num::NonZeroU64;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Spreads what is sent evenly; time in which nothing was sent is not made up for.
+/// Rate limiter without bursts: idle time is not saved up.
 pub struct Bandwidth {
     bytes_per_second: Option<NonZeroU64>,
     free_at: Mutex<Instant>,
 }
 
 impl Bandwidth {
-    /// `None`: as much as there is.
+    /// Creates a limiter; `None`: no limit.
     pub fn new(bytes_per_second: Option<NonZeroU64>) -> Self {
         Self { bytes_per_second, free_at: Mutex::new(Instant::now()) }
     }
@@ -23,7 +23,7 @@ impl Bandwidth {
         }
     }
 
-    /// When they may be sent, after all that was reserved before.
+    /// Returns the time at which the bytes may be sent, after all earlier reservations; `None`: at once.
     fn reserve(&self, bytes: usize, now: Instant) -> Option<Instant> {
         let bytes_per_second = self.bytes_per_second?;
         let mut free_at = self.free_at.lock().unwrap_or_else(PoisonError::into_inner);
@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_second_has_more_than_its_share_and_silence_is_not_saved_up() {
+    fn bandwidth_is_evenly_spread_and_idle_time_is_not_saved_up() {
         let bandwidth = Bandwidth::new(NonZeroU64::new(1_000));
         let begin = Instant::now() + Duration::from_secs(1);
         let after = |at: Option<Instant>| at.unwrap() - begin;
@@ -50,7 +50,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_limit_nothing_waits() {
+    fn sends_without_a_bandwidth_limit_do_not_wait() {
         assert_eq!(Bandwidth::new(None).reserve(usize::MAX, Instant::now()), None);
     }
 }

@@ -1,4 +1,4 @@
-//! The way to other members, with TLS when this node has certificates for it.
+//! Connections to other members, with TLS if this node has certificates for it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,10 +11,11 @@ use tonic::transport::{Channel, Endpoint};
 use crate::tls::Material;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// A peer that answers no HTTP/2 ping for this long is gone, even if its host said nothing.
+/// Interval of HTTP/2 pings, and the time without an answer after which a connection is closed: the peer's host may
+/// have failed silently.
 const KEEPALIVE: Duration = Duration::from_secs(2);
 
-/// Cheap to clone. The default one dials without TLS.
+/// Dialer of this node; cheap to clone. The default one dials without TLS.
 #[derive(Clone, Default)]
 pub struct Dialer(Option<Arc<Material>>);
 
@@ -23,11 +24,11 @@ impl Dialer {
         Self(tls)
     }
 
-    /// Connects to `addr` (host:port), looking the name up anew: a pod returns under its old name with a new
+    /// Connects to `addr` (host:port). Resolves the name each time, as a pod returns under its old name with a new
     /// address (M-11).
     ///
     /// # Errors
-    /// When there is no connection within two seconds, or one of both refuses the other.
+    /// No connection within `CONNECT_TIMEOUT`, or either side rejects the other's certificate.
     pub async fn connect(&self, addr: &str) -> Result<Channel, ConnectError> {
         let dialer = self.clone();
         let dial = dial(addr.to_owned(), host_of(addr).to_owned(), move || dialer.tls());
@@ -35,20 +36,20 @@ impl Dialer {
         connected.map_err(|error| ConnectError(innermost(&error)))
     }
 
-    /// A channel that connects, and connects again, when it is used.
+    /// Returns a channel that connects and reconnects on use.
     ///
     /// # Errors
-    /// When `addr` is no address.
+    /// `addr` is malformed.
     pub fn connect_lazy(&self, addr: &str) -> Result<Channel, ConnectError> {
         let dialer = self.clone();
         let dial = dial(addr.to_owned(), host_of(addr).to_owned(), move || dialer.tls());
         Ok(configured(addr)?.connect_with_connector_lazy(dial))
     }
 
-    /// What the node at `addr` says of itself.
+    /// Requests the status of the node at `addr`.
     ///
     /// # Errors
-    /// When it does not answer.
+    /// The node does not answer.
     pub async fn status_at(&self, addr: &str) -> Result<StatusResponse, ConnectError> {
         let mut client = ClusterClient::new(self.connect(addr).await?);
         let answer = client.status(StatusRequest {}).await;
@@ -75,13 +76,14 @@ mod tests {
 
     use super::*;
 
-    /// RFC 9113: the client's preface, and a frame's head of length (3 bytes), type, flags and stream (4).
+    /// Length of the client's preface (RFC 9113).
     const PREFACE: usize = 24;
+    /// Length of a frame header: length (3 bytes), type, flags, stream (4).
     const HEAD: usize = 9;
     const PING: u8 = 6;
 
     #[tokio::test]
-    async fn a_peer_that_answers_no_ping_is_hung_up_on_though_nothing_is_asked_of_it() {
+    async fn an_idle_connection_to_a_peer_that_answers_no_ping_is_closed() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let connecting = tokio::spawn(async move { Dialer::default().connect(&address).await });

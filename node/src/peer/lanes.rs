@@ -1,8 +1,8 @@
-//! Two connections to each peer, so that what keeps a leader in office never waits behind what it
-//! replicates: heartbeats, votes and read rounds go on one, appends and their answers on the other.
+//! Two connections (lanes) to each peer, so that the messages that keep a leader in office never wait behind
+//! replication: heartbeats, votes and read rounds use one, appends and their responses the other.
 //!
-//! Raft takes messages in any order, and none of these is about entries that travel with another: a
-//! heartbeat tells a follower to commit no more than it has acknowledged.
+//! Raft accepts messages in any order, and no heartbeat depends on an append: it lets a follower commit no more than
+//! the follower has acknowledged.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,10 +10,10 @@ use helios_proto::v1::Lane as Kind;
 use raft::eraftpb::{Message, MessageType};
 use tokio::sync::{Notify, mpsc};
 
-/// Messages of one queue that go into one turn of a connection.
+/// Limit of messages taken from a queue at once.
 const MAX_BATCH: usize = 128;
 
-/// What waits for one connection to a peer.
+/// Messages that wait for one connection to a peer.
 pub enum Lane {
     Log(mpsc::Receiver<Message>),
     Pulse(Arc<Pulse>),
@@ -27,7 +27,7 @@ impl Lane {
         }
     }
 
-    /// For people.
+    /// Returns the name of the lane for logs.
     pub fn name(&self) -> &'static str {
         match self {
             Lane::Log(_) => "log",
@@ -35,8 +35,8 @@ impl Lane {
         }
     }
 
-    /// Frames encoded ahead of the connection: behind the one that is being sent, a heartbeat can still be
-    /// replaced by the next.
+    /// Returns the number of frames encoded ahead of the connection. Few for heartbeats, as one that is not encoded yet
+    /// can be replaced by the next.
     pub fn frames_ahead(&self) -> usize {
         match self {
             Lane::Log(_) => 4,
@@ -44,13 +44,13 @@ impl Lane {
         }
     }
 
-    /// What is there, once something is. Nothing is lost if it is dropped before.
+    /// Waits for messages and returns those that wait. Cancel safe.
     pub async fn next(&mut self) -> Vec<Message> {
         match self {
             Lane::Log(queue) => {
                 let mut batch = Vec::with_capacity(MAX_BATCH);
                 if queue.recv_many(&mut batch, MAX_BATCH).await == 0 {
-                    // The link is gone, and its tasks with it in a moment.
+                    // The link was dropped, which aborts this task.
                     std::future::pending::<()>().await;
                 }
                 batch
@@ -59,7 +59,7 @@ impl Lane {
         }
     }
 
-    /// Forgets what waits, as it is of no use to a later connection.
+    /// Drops the waiting messages, which are of no use to a later connection.
     pub fn clear(&mut self) {
         match self {
             Lane::Log(queue) => while queue.try_recv().is_ok() {},
@@ -68,8 +68,8 @@ impl Lane {
     }
 }
 
-/// The latest message of each kind: one that waits is replaced by its successor, which says all that it did,
-/// and more lately. So there are never more of them than kinds.
+/// Latest message of each type: a waiting message is replaced by its successor, which supersedes it. So there are never
+/// more messages than types.
 #[derive(Default)]
 pub struct Pulse {
     waiting: Mutex<Vec<Message>>,
@@ -77,7 +77,7 @@ pub struct Pulse {
 }
 
 impl Pulse {
-    /// Whether `message` is one of these.
+    /// Whether `message` belongs to the heartbeat lane.
     pub fn carries(message: &Message) -> bool {
         use MessageType::*;
         matches!(
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_waits_hears_of_what_comes() {
+    async fn a_waiting_lane_is_notified_of_a_new_message() {
         let pulse = Arc::new(Pulse::default());
         let mut lane = Lane::Pulse(Arc::clone(&pulse));
         let waiting = tokio::spawn(async move { lane.next().await });
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_carries_entries_is_no_pulse() {
+    fn messages_with_entries_do_not_use_the_heartbeat_lane() {
         for kind in [MessageType::MsgAppend, MessageType::MsgAppendResponse, MessageType::MsgSnapshot] {
             assert!(!Pulse::carries(&message(kind, 1)), "{kind:?}");
         }

@@ -1,6 +1,6 @@
-//! Outgoing links: two connections per peer ([`super::lanes`]), each with a task that dials, shakes hands
-//! and pumps Raft messages in order. A full queue drops messages and reports the peer unreachable; Raft
-//! probes again later, so a slow peer never grows this node's memory (docs/design/node.md, pitfall 28).
+//! Outgoing links: two connections per peer ([`super::lanes`]), each with a task that dials, performs the handshake and
+//! sends Raft messages in order. A full queue drops messages and reports the peer unreachable; Raft probes again later,
+//! so a slow peer never grows this node's memory (docs/design/node.md, pitfall 28).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,11 +25,11 @@ use crate::raft::format::FORMAT;
 use crate::raft::membership::was_removed;
 use crate::raft::{Outbound, RaftHandle, Snapshots};
 
-/// Messages waiting for one peer.
+/// Limit of log messages that wait for one peer.
 const QUEUE: usize = 4_096;
 const MAX_BATCH_BYTES: usize = 1 << 20;
 
-/// Who dials, and whom it tells what it finds out.
+/// Identity of the dialling member, and the receivers of its observations.
 pub struct LinkOptions {
     pub cluster_id: String,
     pub member_id: u64,
@@ -41,15 +41,15 @@ pub struct LinkOptions {
     pub incarnation: u64,
     pub priority: u32,
     pub initial_members_digest: String,
-    /// This member never serves reads by a lease.
+    /// Whether this member never serves lease reads.
     pub no_leases: bool,
     pub dialer: Dialer,
     pub raft: RaftHandle,
     pub snapshots: Arc<Snapshots>,
-    /// For all snapshots together.
+    /// Bandwidth limit of all snapshots together.
     pub bandwidth: Bandwidth,
     pub metrics: Arc<Metrics>,
-    /// Called when a peer says that this member was removed.
+    /// Called when a peer reports that this member was removed.
     pub on_removed: Box<dyn Fn() + Send + Sync>,
     pub runtime: tokio::runtime::Handle,
 }
@@ -77,14 +77,14 @@ impl LinkOptions {
     }
 }
 
-/// Whom a link reaches.
+/// Peer that a link connects to.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Target {
     pub id: u64,
     pub name: String,
     pub addr: String,
     pub disk_id: String,
-    /// As registered; 0 if that is not known.
+    /// Registered boot epoch; 0 if unknown.
     pub boot_epoch: u64,
 }
 
@@ -135,7 +135,7 @@ impl Links {
         Self { options: Arc::new(options), links: Mutex::default() }
     }
 
-    /// As the member that these are of introduces itself to that one.
+    /// Returns the handshake of the member that owns these links to `member`.
     pub fn handshake_to(&self, member: &Member) -> Handshake {
         self.options.handshake(&Target::from(member))
     }
@@ -201,7 +201,7 @@ impl Outbound for Links {
     }
 }
 
-/// Ends with the link.
+/// Keeps one lane of a link connected. Aborted when the link is dropped.
 async fn run(options: Arc<LinkOptions>, target: watch::Receiver<Target>, mut lane: Lane) {
     let mut backoff = Backoff::default();
     let mut last_reason = String::new();
@@ -240,7 +240,7 @@ async fn run(options: Arc<LinkOptions>, target: watch::Receiver<Target>, mut lan
     }
 }
 
-/// Once for both lanes, which are there or not together.
+/// Counts a failed connection attempt, for the log lane only: both lanes of a peer usually fail together.
 fn count_failure(options: &LinkOptions, peer: &Target, lane: &Lane) {
     if matches!(lane, Lane::Log(_)) {
         options.metrics.contacts.failed(peer.id);
@@ -253,8 +253,9 @@ enum Ended {
 }
 
 impl Ended {
-    /// What carries no detail of ours is a connection that broke: the peer may be back at once.
-    fn by(status: &Status, connected: bool) -> Self {
+    /// Classifies the end of a connection. A status without our error detail means a broken connection: the peer may
+    /// return at once.
+    fn from_status(status: &Status, connected: bool) -> Self {
         if status.details().is_empty() {
             return Self::Lost { connected, reason: why(status) };
         }
@@ -262,7 +263,7 @@ impl Ended {
     }
 }
 
-/// One connection, from dialling to its end.
+/// Runs one connection, from dialling to its end.
 async fn pump(options: &LinkOptions, peer: &Target, lane: &mut Lane) -> Ended {
     let lost = |connected, reason: &str| Ended::Lost { connected, reason: reason.to_owned() };
     let channel = match options.dialer.connect(&peer.addr).await {
@@ -272,12 +273,12 @@ async fn pump(options: &LinkOptions, peer: &Target, lane: &mut Lane) -> Ended {
     let (frames, stream) = mpsc::channel(lane.frames_ahead());
     let handshake = Handshake { lane: lane.kind().into(), ..options.handshake(peer) };
     let hello = PeerFrame { kind: Some(Kind::Handshake(handshake)) };
-    // It has room: nothing was sent yet, and `stream` is still here.
+    // Cannot fail: the channel is empty, and `stream` is alive.
     drop(frames.try_send(hello));
     let mut client = PeerClient::new(channel).max_encoding_message_size(MAX_MESSAGE_BYTES);
     let mut receipts = match client.messages(ReceiverStream::new(stream)).await {
         Ok(response) => response.into_inner(),
-        Err(status) => return Ended::by(&status, false),
+        Err(status) => return Ended::from_status(&status, false),
     };
     match receipts.message().await {
         Ok(Some(_)) => {
@@ -288,10 +289,10 @@ async fn pump(options: &LinkOptions, peer: &Target, lane: &mut Lane) -> Ended {
             tracing::info!(peer = %peer.name, addr = %peer.addr, lane, "linked to peer");
         }
         Ok(None) => return lost(false, "closed by peer"),
-        Err(status) => return Ended::by(&status, false),
+        Err(status) => return Ended::from_status(&status, false),
     }
     let ended = |receipt: Result<_, Status>| match receipt {
-        Err(status) => Ended::by(&status, true),
+        Err(status) => Ended::from_status(&status, true),
         Ok(_) => lost(true, "closed by peer"),
     };
     loop {
@@ -336,7 +337,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_frame_holds_what_fits_and_one_message_at_least() {
+    fn a_frame_holds_messages_up_to_the_limit_and_at_least_one() {
         let message = |bytes| {
             let entry = Entry { data: vec![7; bytes], ..Entry::default() };
             Message { entries: vec![entry], ..Message::default() }

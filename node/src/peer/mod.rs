@@ -1,4 +1,4 @@
-//! Member-to-member traffic: ordered Raft message streams, snapshots, forwarded writes.
+//! Traffic between members: ordered streams of Raft messages, snapshots, forwarded writes and messages.
 
 mod backoff;
 mod bandwidth;
@@ -17,7 +17,7 @@ pub use service::{PeerHost, PeerService};
 
 /// Largest gRPC message between peers, bytes: one maximal log entry and its frame.
 pub const MAX_MESSAGE_BYTES: usize = 16 << 20;
-/// Messages of clients in one call of a member.
+/// Limit of published messages in one call of a member.
 pub const MAX_PUBLICATIONS: usize = 256;
-/// Writes in one call of a member.
+/// Limit of forwarded writes in one call of a member.
 pub const MAX_FORWARDED: usize = 16_384;

@@ -1,5 +1,5 @@
-//! Incoming peer traffic. Nothing passes before the handshake was accepted, and a stream ends as
-//! soon as its sender is no member any more.
+//! The peer service: incoming traffic of other members. A stream starts with a handshake that has to be accepted, and
+//! ends as soon as its sender is no longer a member.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -26,25 +26,24 @@ use crate::metrics::Metrics;
 use crate::raft::{RaftHandle, Snapshots};
 use crate::refusals::Refusals;
 
-/// A stream that has not introduced itself by then is ended.
+/// Time for the handshake of a stream.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What the peer service needs of the node.
+/// The node as the peer service uses it.
 pub trait PeerHost: Send + Sync + 'static {
-    /// Checks a handshake and answers with the Raft handle; a blank node becomes a member here
-    /// when it is addressed as one.
+    /// Checks a handshake and returns the Raft handle. A blank node that is addressed as a member becomes one here.
     fn admit(&self, handshake: &Handshake) -> Result<RaftHandle, Error>;
 
-    /// Checks who a call that is no stream is from.
+    /// Checks the handshake of a unary call.
     fn check_call(&self, from: Option<&Handshake>) -> Result<(), Error>;
 
-    /// The wall clock of a member, as it says. `None`: it does not say.
+    /// Records the wall clock that a member reports, ms since the Unix epoch; `None`: its build does not report it.
     fn heard_clock(&self, from: u64, wall_ms: Option<u64>);
 
-    /// What this node says of itself in answer.
+    /// Returns the response to a handshake.
     fn receipt(&self) -> PeerReceipt;
 
-    /// The newest stream of heartbeats from a member ended, as when its process dies.
+    /// Handles the end of the newest heartbeat stream of a member, which may mean that its process died.
     fn link_ended(&self, from: &Handshake);
 
     fn is_member(&self, id: u64) -> bool;
@@ -53,16 +52,18 @@ pub trait PeerHost: Send + Sync + 'static {
 
     fn metrics(&self) -> &Metrics;
 
-    /// Writes sent on by a follower; never sent on again.
+    /// Executes writes that a follower forwarded; never forwards them again.
     fn write_forwarded(
         &self,
         request: ForwardRequest,
     ) -> impl Future<Output = Result<Vec<Result<Reply, Error>>, Error>> + Send;
 
-    /// Messages of other members' clients to this one's; answers how many each reached.
+    /// Delivers messages that clients of another member published to this member's subscribers; returns the number of
+    /// receivers of each.
     fn publish(&self, request: &PublishRequest) -> Result<Vec<u64>, Error>;
 
-    /// How many voters beside this one, which leads, hold an entry; waits for as many as asked.
+    /// On the leader, waits until the requested number of other voters hold an entry on disk; returns the number that
+    /// do.
     fn await_replicas(
         &self,
         request: AwaitReplicasRequest,
@@ -81,14 +82,14 @@ impl<H: PeerHost> PeerService<H> {
         Self { host, refusals, streams: Arc::default(), snapshot_turns: Turns::default() }
     }
 
-    /// The Raft handle for whoever may talk to this member; all others are told and counted.
+    /// Returns the Raft handle if the handshake is accepted; a rejection is logged and counted.
     fn admit(&self, handshake: &Handshake) -> Result<RaftHandle, Error> {
         self.host.admit(handshake).inspect_err(|error| {
             self.refusals.tell("peer", reason_for(error.code), &handshake.from_name, error);
         })
     }
 
-    /// Who calls; all others are told and counted.
+    /// Checks the handshake of a unary call; a rejection is logged and counted.
     fn check_call(&self, from: Option<&Handshake>) -> Result<(), Error> {
         self.host.check_call(from).inspect_err(|error| {
             let name = from.map_or("a peer", |handshake| &handshake.from_name);
@@ -97,7 +98,7 @@ impl<H: PeerHost> PeerService<H> {
     }
 }
 
-/// As many at most in one call: a member sends no more, so who does is none.
+/// Checks the number of items in one call. Members never exceed the limit.
 fn check_count(what: &str, count: usize, limit: usize) -> Result<(), Error> {
     match count > limit {
         true => Err(Error::invalid(format!("{count} {what} in one call; the limit is {limit} (fixed)"))),
@@ -105,13 +106,13 @@ fn check_count(what: &str, count: usize, limit: usize) -> Result<(), Error> {
     }
 }
 
-/// The newest stream of heartbeats from each member, by number, and the boot epoch of the process that opened it: one
-/// that dialled anew is not lost with its old connection.
+/// Newest heartbeat stream of each member: its number, and the boot epoch of the process that opened it. A member that
+/// has reconnected does not count as lost when its old connection ends.
 #[derive(Default)]
 struct Streams(Mutex<HashMap<u64, (u64, u64)>>);
 
 impl Streams {
-    /// The number of a new stream, and whether the same process had one before.
+    /// Registers a new stream; returns its number, and whether the same process had one before.
     fn begin(&self, from: &Handshake) -> (u64, bool) {
         let mut newest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (number, epoch) = newest.entry(from.from_id).or_default();
@@ -120,7 +121,7 @@ impl Streams {
         (*number, *number > 1 && earlier == from.from_boot_epoch)
     }
 
-    /// Whether no stream from the same member began later.
+    /// Whether this is the newest stream of the member.
     fn is_newest(&self, from: u64, number: u64) -> bool {
         self.0
             .lock()
@@ -176,7 +177,7 @@ impl<H: PeerHost> Peer for PeerService<H> {
     ) -> Result<Response<SnapshotPrefix>, Status> {
         let header = request.into_inner();
         self.admit(&header.handshake.clone().unwrap_or_default())?;
-        // Nothing is added any more to what is counted.
+        // With the turn, no transfer writes to the files that are being measured.
         let _turn = self.snapshot_turns.take().await;
         Ok(Response::new(snapshot::held(self.host.snapshots(), &header).await?))
     }
@@ -196,7 +197,7 @@ impl<H: PeerHost> Peer for PeerService<H> {
         check_announcement(&message, &header, &handshake)?;
         let term = raft.status().term;
         if message.term < term {
-            // Raft would not look at it, and the leader of today may be sending one.
+            // Raft would ignore it, and the current leader may be sending a snapshot.
             let reason = format!("a snapshot of term {}, this member is at term {term}", message.term);
             return Err(Error::new(ErrorCode::StaleTerm, reason).into());
         }
@@ -240,7 +241,7 @@ impl<H: PeerHost> Peer for PeerService<H> {
     }
 }
 
-/// As the metric has it.
+/// Returns the `reason` label of the metric.
 fn reason_for(code: ErrorCode) -> &'static str {
     match code {
         ErrorCode::WrongCluster => "wrong_cluster",
@@ -275,7 +276,7 @@ async fn take_messages<H: PeerHost>(
 ) -> Result<(), Error> {
     let from = peer.from_id;
     let mut was_bad = None;
-    // A stream that breaks is no one's error: the peer dials again.
+    // A broken stream is not an error: the peer reconnects.
     while let Ok(Some(frame)) = stream.message().await {
         let Some(peer_frame::Kind::Batch(batch)) = frame.kind else {
             return Err(Error::invalid("a second handshake"));
@@ -300,8 +301,8 @@ async fn take_messages<H: PeerHost>(
     Ok(())
 }
 
-/// What one member may send another on a stream. A snapshot comes with its file; a member proposes, ticks and counts
-/// for itself only.
+/// Checks that a message may arrive on a stream: from its sender to this member, and not of a local type. Snapshots
+/// come with their file instead.
 fn check_message(message: &Message, peer: &Handshake) -> Result<(), Error> {
     if message.from != peer.from_id {
         return Err(Error::invalid("a message in another member's name"));
@@ -312,12 +313,12 @@ fn check_message(message: &Message, peer: &Handshake) -> Result<(), Error> {
     use MessageType::*;
     match message.get_msg_type() {
         kind @ (MsgHup | MsgBeat | MsgPropose | MsgUnreachable | MsgSnapStatus | MsgCheckQuorum
-        | MsgSnapshot) => Err(Error::invalid(format!("{kind:?} is no message between members"))),
+        | MsgSnapshot) => Err(Error::invalid(format!("{kind:?} is not a message between members"))),
         _ => Ok(()),
     }
 }
 
-/// The message that a snapshot's file comes with has to be of the same sender and of that snapshot.
+/// Checks that the Raft message that announces a snapshot file is of the same sender, receiver and snapshot.
 fn check_announcement(message: &Message, header: &SnapshotHeader, peer: &Handshake) -> Result<(), Error> {
     let of = message.get_snapshot().get_metadata();
     let fits = message.get_msg_type() == MessageType::MsgSnapshot
@@ -333,7 +334,7 @@ fn check_announcement(message: &Message, header: &SnapshotHeader, peer: &Handsha
 }
 
 fn decode(bytes: &[u8]) -> Result<Message, Error> {
-    Message::decode(bytes).map_err(|error| Error::invalid(format!("no raft message: {error}")))
+    Message::decode(bytes).map_err(|error| Error::invalid(format!("malformed raft message: {error}")))
 }
 
 #[cfg(test)]
@@ -351,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_carries_messages_of_its_sender_to_this_member_and_no_local_ones() {
+    fn a_stream_accepts_only_non_local_messages_of_its_sender_to_this_member() {
         use MessageType::*;
         for kind in [MsgAppend, MsgAppendResponse, MsgHeartbeat, MsgRequestVote, MsgTimeoutNow, MsgReadIndex]
         {
@@ -366,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_is_announced_by_its_sender_and_by_a_message_about_it() {
+    fn an_announcement_has_to_match_sender_receiver_and_snapshot() {
         let header = SnapshotHeader { index: 7, term: 3, size_bytes: 100, ..SnapshotHeader::default() };
         let mut announced = message(MessageType::MsgSnapshot);
         announced.mut_snapshot().mut_metadata().index = 7;

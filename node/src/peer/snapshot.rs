@@ -1,6 +1,6 @@
-//! Snapshot transfer, beside the log stream: the file goes first, the Raft message that announces
-//! it is taken by the receiver only once the file is whole and durable. A transfer that broke off goes on
-//! from what the receiver holds.
+//! Snapshot transfer, on a separate stream: the file is sent first, and the receiver hands the Raft message that
+//! announces it to Raft only once the file is complete and durable. An interrupted transfer resumes from the part that
+//! the receiver holds.
 
 use std::io::SeekFrom;
 use std::path::PathBuf;
@@ -29,13 +29,13 @@ const CHUNK_BYTES: usize = 256 << 10;
 /// Chunks read ahead of the connection.
 const CHUNKS: usize = 4;
 
-/// Sends the snapshot `message` speaks of and reports the outcome to Raft, which waits for it.
+/// Sends the snapshot that `message` announces, and reports the outcome to Raft, which waits for it.
 pub async fn send(options: Arc<LinkOptions>, target: Target, message: Message) {
     let to = message.to;
     let index = message.get_snapshot().get_metadata().index;
     let snapshots = Arc::clone(&options.snapshots);
     let Ok(Some(path)) = blocking(move || Ok(snapshots.begin_sending(to, index))).await else {
-        tracing::warn!(peer = %target.name, index, "snapshot not sent: it is not on disk any more; taking another");
+        tracing::warn!(peer = %target.name, index, "snapshot not sent: it is no longer on disk; taking another");
         return options.raft.snapshot_gone(to);
     };
     let outcome = try_send(&options, &target, &message, path).await;
@@ -55,7 +55,7 @@ async fn try_send(
     message: &Message,
     path: PathBuf,
 ) -> Result<(), Error> {
-    // Open from here on, whatever becomes of its name.
+    // The open file stays readable even if it is deleted.
     let mut file = File::open(&path).await.map_err(failed)?;
     let meta = options.snapshots.read(&path).map_err(failed)?;
     let mut header = SnapshotHeader {
@@ -79,7 +79,7 @@ async fn try_send(
     outcome.map(drop).map_err(|status| helios_proto::detail_of(&status).into())
 }
 
-/// From where on the receiver needs the file.
+/// Returns the offset from which the receiver needs the file.
 async fn offset_for(
     client: &mut PeerClient<Channel>,
     header: &SnapshotHeader,
@@ -88,7 +88,7 @@ async fn offset_for(
 ) -> Result<u64, Error> {
     let SnapshotPrefix { bytes, crc32c } = match client.held_snapshot(header.clone()).await {
         Ok(held) => held.into_inner(),
-        // An older build, which keeps nothing of a transfer that broke off.
+        // An older build, which cannot resume an interrupted transfer.
         Err(status) if status.code() == Code::Unimplemented => return Ok(0),
         Err(status) => return Err(helios_proto::detail_of(&status).into()),
     };
@@ -99,7 +99,8 @@ async fn offset_for(
     blocking(move || snapshots.resume_at(&path, Prefix { bytes, crc32c }).map_err(failed)).await
 }
 
-/// Ends early when the connection is gone; the receiver notices a file that cannot be read to the end.
+/// Reads the file in chunks. Ends early if the connection is lost; a read error also ends the stream, and the receiver
+/// detects that the file is incomplete.
 async fn read_chunks(
     mut file: File,
     header: SnapshotHeader,
@@ -115,14 +116,17 @@ async fn read_chunks(
                 options.bandwidth.take(read).await;
                 options.metrics.snapshot_sent_bytes.inc_by(read as u64);
             }
-            Err(error) => return tracing::error!(%error, "a snapshot on its way cannot be read"),
+            Err(error) => return tracing::error!(%error, "the snapshot that is being sent cannot be read"),
         }
         next =
             SnapshotChunk { crc32c: Some(crc32c::crc32c(&buffer)), kind: Some(Kind::Data(buffer.freeze())) };
     }
 }
 
-/// What of the snapshot is here; an error if it is of no use here, before the first byte was sent.
+/// Returns the part of the snapshot that this member holds; makes room for the rest.
+///
+/// # Errors
+/// The snapshot cannot be used here; reported before its first byte is sent.
 pub async fn held(snapshots: &Arc<Snapshots>, header: &SnapshotHeader) -> Result<SnapshotPrefix, Error> {
     const READS: u32 = SnapshotMeta::NEWEST_VERSION;
     if header.version > READS {
@@ -132,16 +136,16 @@ pub async fn held(snapshots: &Arc<Snapshots>, header: &SnapshotHeader) -> Result
         )));
     }
     let (snapshots, id) = (Arc::clone(snapshots), id_of(header));
-    let look = move || {
+    let check = move || {
         let held = snapshots.held(&id);
         snapshots.make_room_for(&id, held.bytes).map_err(failed)?;
         Ok(SnapshotPrefix { bytes: held.bytes, crc32c: held.crc32c })
     };
-    blocking(look).await
+    blocking(check).await
 }
 
-/// Writes the stream beside what is here of the same snapshot, verifies and syncs the whole, and gives it its
-/// final name. What has arrived stays when the stream breaks.
+/// Appends the stream to the held part of the same snapshot, verifies and syncs the file, and renames it to its final
+/// name. If the stream breaks, the received part is kept.
 pub async fn receive(
     snapshots: &Arc<Snapshots>,
     metrics: &Metrics,
@@ -156,7 +160,7 @@ pub async fn receive(
     loop {
         let chunk = tokio::select! {
             chunk = stream.message() => chunk.map_err(|status| failed(status.message()))?,
-            () = turn.over() => return Err(failed("another transfer to this member has begun")),
+            () = turn.over() => return Err(failed("another transfer to this member has started")),
         };
         let Some(chunk) = chunk else { break };
         let data = checked(chunk)?;
@@ -177,7 +181,7 @@ pub async fn receive(
 fn checked(chunk: SnapshotChunk) -> Result<Bytes, Error> {
     let Some(Kind::Data(data)) = chunk.kind else { return Err(failed("a second header")) };
     match chunk.crc32c {
-        Some(crc32c) if crc32c != crc32c::crc32c(&data) => Err(failed("a chunk was damaged on its way")),
+        Some(crc32c) if crc32c != crc32c::crc32c(&data) => Err(failed("a chunk was corrupted in transit")),
         _ => Ok(data),
     }
 }

@@ -1,5 +1,5 @@
-//! One at a time, and the newest: a snapshot is received from one stream, for the one before may be a
-//! connection that is dead and does not know it yet.
+//! Mutual exclusion in which the newest caller wins: a snapshot is received from the newest stream only, since an
+//! earlier one may be a dead connection that has not been detected yet.
 
 use tokio::sync::{Mutex, MutexGuard, watch};
 
@@ -16,7 +16,7 @@ pub struct Turn<'a> {
 }
 
 impl Turns {
-    /// Resolves once the turn before has ended, which this asks of it.
+    /// Requests the end of the previous turn, and resolves once it has ended.
     pub async fn take(&self) -> Turn<'_> {
         let mut number = 0;
         self.newest.send_modify(|newest| {
@@ -28,7 +28,7 @@ impl Turns {
 }
 
 impl Turn<'_> {
-    /// Resolves when another wants its turn.
+    /// Resolves when a newer caller requests the turn.
     pub async fn over(&mut self) {
         let number = self.number;
         // The sender is in `Turns`, which outlives every turn.
@@ -49,7 +49,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_newest_has_its_turn_once_the_one_before_has_ended() {
+    async fn the_newest_caller_gets_its_turn_once_the_previous_one_has_ended() {
         let turns = Turns::default();
         let mut first = turns.take().await;
         assert!(!is_ready(first.over()));

@@ -1,5 +1,5 @@
-//! The gate above commit: what a write waits for when a majority is not enough, and `WAIT`, which
-//! is the same question asked later (docs/design/node.md, section 4).
+//! Acknowledgements beyond commit: the wait of a write with ack level `all`, and `WAIT`, which counts replicas
+//! afterwards (docs/design/node.md, section 4).
 
 use std::time::Duration;
 
@@ -14,13 +14,13 @@ use crate::error::Error;
 use crate::node::{ActiveMember, Node};
 use crate::raft::{RaftStatus, Role, membership};
 
-/// How long the leader is asked at once on behalf of WAIT.
+/// Timeout of one request to the leader on behalf of WAIT.
 const AWAIT_STEP: Duration = Duration::from_secs(5);
-/// How soon a WAIT that met a change of leader looks again if nothing is heard.
+/// Pause before WAIT is retried after a change of leader.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
 impl Node {
-    /// Refuses a write that could not be acknowledged as asked: nothing is proposed then.
+    /// Rejects a write that could not be acknowledged at the level requested, before it is proposed.
     pub(super) fn check_replicas(&self, status: &RaftStatus, ack: Ack) -> Result<(), Error> {
         if ack == Ack::Majority || !self.settings().strict_acks {
             return Ok(());
@@ -36,8 +36,8 @@ impl Node {
         ))
     }
 
-    /// Holds answers back until the entries are on disk where `ack` says. What commits and does not
-    /// get there in time is told so.
+    /// Delays the answers until the entries are on as many disks as `ack` requires. An entry that is committed but not
+    /// there in time is answered `REPLICATION_SHORTFALL`.
     pub(super) async fn await_acks(
         &self,
         member: &ActiveMember,
@@ -66,7 +66,7 @@ impl Node {
         }
     }
 
-    /// `timeout` zero: without limit.
+    /// Implements `Database::wait_replicas`. `timeout` zero: no limit.
     pub(super) async fn await_replicas(
         &self,
         index: u64,
@@ -84,7 +84,7 @@ impl Node {
                 Ok(found) if found >= replicas || over => return Ok(found),
                 Err(error) if over || !error.is_retryable() => return Err(error),
                 Ok(_) => {}
-                // Another leader counts anew, in its own term.
+                // The next leader counts from zero, in its own term.
                 Err(_) => tokio::time::sleep(RETRY_PAUSE).await,
             }
         }
@@ -110,7 +110,7 @@ impl Node {
             from: self.handshake_to(&status, status.leader_id),
         };
         let mut leader = PeerClient::new(self.channel_to(&status, status.leader_id)?);
-        // A little later than the leader's own deadline, so that its count arrives.
+        // Slightly later than the leader's own deadline, so that its count arrives.
         match timeout_at(deadline + RETRY_PAUSE, leader.await_replicas(request)).await {
             Ok(Ok(answer)) => Ok(answer.into_inner().replicas),
             Ok(Err(status)) => Err(helios_proto::detail_of(&status).into()),
@@ -118,7 +118,7 @@ impl Node {
         }
     }
 
-    /// Asked by a member that does not lead.
+    /// Counts replicas on the leader on behalf of a follower.
     pub(crate) async fn take_await_replicas(&self, request: AwaitReplicasRequest) -> Result<u64, Error> {
         let AwaitReplicasRequest { cluster_id, index, replicas, timeout_ms, from: _ } = request;
         let member = self.active_in(&cluster_id)?;
@@ -127,7 +127,7 @@ impl Node {
     }
 }
 
-/// Waits, on the leader, until so many voters beside it hold `index`; answers how many do.
+/// Waits, on the leader, until `replicas` other voters hold `index`; returns the number that do.
 async fn count_replicas(
     member: &ActiveMember,
     index: u64,
@@ -148,10 +148,10 @@ fn leads(status: &RaftStatus, term: u64) -> bool {
     status.role == Role::Leader && status.term == term
 }
 
-/// The write is committed and applied, so that sending it again would apply it twice.
+/// Returns the error of a write that is committed and applied, so that a retry would apply it twice.
 fn shortfall(status: &RaftStatus, index: u64) -> Error {
     let voters = status.membership.voters.len() as u64;
-    // One who does not lead knows of no disk but that a majority committed the entry.
+    // A former leader only knows that a majority holds the committed entry.
     let replicas = status.durable.holders(index).max(voters / 2 + 1);
     Error::new(
         ErrorCode::ReplicationShortfall,

@@ -1,4 +1,4 @@
-//! How a node answers reads and writes: [`Database`], as the services see it.
+//! Reads and writes of a node: its implementation of [`Database`] for the services.
 
 mod acks;
 mod names;
@@ -77,7 +77,8 @@ impl Database for Node {
 }
 
 impl Node {
-    /// A write of this process itself: it always finds the leader, and ends within `limit`, or the request timeout.
+    /// Executes a write of this process itself. It is always forwarded to the leader, and ends within `limit`, or the
+    /// request timeout.
     pub(crate) async fn write_own(&self, op: Op, limit: Option<Duration>) -> Outcome {
         let deadline = Instant::now() + limit.unwrap_or_else(|| self.settings().request_timeout);
         let terms = Terms { ack: Ack::default(), forwards: true, deadline };
@@ -85,7 +86,7 @@ impl Node {
         outcome.unwrap_or_else(|| Err(Error::outcome_unknown()))
     }
 
-    /// A channel to another member; kept, since a connection per request would be its cost.
+    /// Returns the channel to another member. Cached, as a connection for each request would dominate its cost.
     pub(crate) fn channel_to(
         &self,
         status: &RaftStatus,

@@ -1,7 +1,7 @@
-//! Names for the writes that this process sends on to a leader.
+//! Request ids ("names") for the writes that this process forwards to a leader.
 //!
-//! A name is a place in the records of the state machine: it is in use until its write has an outcome, so that no
-//! later write takes the place of one that may have to be sent again.
+//! A request id occupies a slot in the deduplication table of the state machine. It is in use until its write has an
+//! outcome, so that no later write takes the slot of one that may have to be retried.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,15 +14,15 @@ use tokio::time::{Instant, timeout_at};
 use crate::error::Error;
 use crate::state::SLOTS;
 
-/// Clients that one process writes as, in the records of requests.
+/// Number of client ids that one process uses in the deduplication table.
 const LANES: u64 = 32;
 
-/// Writes sent on by this process that wait for their outcome.
+/// Limit of forwarded writes of this process that have no outcome yet.
 pub const MAX_FORWARDED: usize = (LANES * SLOTS) as usize;
 
 pub struct Names {
-    /// A zero, the member's id, a number of this process's own: another process, even one on a
-    /// restored copy of the disk, never says the same twice.
+    /// Prefix of the client ids: a zero byte, the member's id, and a random number of this process, so that another
+    /// process, even one on a restored copy of the disk, never uses the same ids.
     process: Vec<u8>,
     places: Arc<Places>,
     permits: Arc<Semaphore>,
@@ -30,18 +30,18 @@ pub struct Names {
 
 #[derive(Default)]
 struct Places {
-    /// The one that was free for longest is in front.
+    /// Free places; the one that was free for longest is in front.
     free: Mutex<VecDeque<Place>>,
 }
 
-/// A lane and a sequence in it.
+/// A lane (client id) and a sequence number in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Place {
     lane: u64,
     sequence: u64,
 }
 
-/// Of one write.
+/// Request id of one write.
 pub struct Name {
     id: RequestId,
     place: Place,
@@ -52,13 +52,13 @@ pub struct Name {
 impl Names {
     pub fn new(member_id: u64, boot_nonce: u64) -> Self {
         let process = [&[0][..], &member_id.to_be_bytes(), &boot_nonce.to_be_bytes()].concat();
-        // Sequences count from 1, and each of the first round has a slot of its own.
+        // Sequences start at 1, and the first `SLOTS` of a lane have distinct slots.
         let places = (1..=SLOTS).flat_map(|sequence| (0..LANES).map(move |lane| Place { lane, sequence }));
         let places = Arc::new(Places { free: Mutex::new(places.collect()) });
         Self { process, places, permits: Arc::new(Semaphore::new(MAX_FORWARDED)) }
     }
 
-    /// Names for `count` writes, at most [`MAX_FORWARDED`], once so many are free.
+    /// Waits until `count` names, at most [`MAX_FORWARDED`], are free, and takes them.
     pub async fn take(&self, count: usize, deadline: Instant) -> Result<Vec<Name>, Error> {
         let wanted = u32::try_from(count).unwrap_or(u32::MAX);
         let permits = timeout_at(deadline, Arc::clone(&self.permits).acquire_many_owned(wanted)).await;
@@ -95,7 +95,7 @@ impl Name {
 }
 
 impl Drop for Name {
-    /// The next write here has the same slot and a higher sequence.
+    /// Frees the place: its next write has the same slot and a higher sequence.
     fn drop(&mut self) {
         let Place { lane, sequence } = self.place;
         let mut free = self.places.free.lock().unwrap_or_else(PoisonError::into_inner);
@@ -105,7 +105,7 @@ impl Drop for Name {
 
 fn in_use() -> Error {
     let message = format!(
-        "{} writes that this member sent on to the leader wait for their outcome (fixed limit); try again, or ask \
+        "{} writes that this member forwarded to the leader wait for their outcome (fixed limit); try again, or use \
          the leader",
         MAX_FORWARDED
     );
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_two_writes_have_the_same_name() {
+    async fn forwarded_writes_have_distinct_request_ids() {
         let (first, second) = (Names::new(1, 2), Names::new(1, 3));
         let mut seen = HashSet::new();
         for _ in 0..20 {
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_write_without_an_outcome_keeps_its_slot() {
+    async fn a_forwarded_write_without_an_outcome_keeps_its_slot() {
         let names = Names::new(1, 2);
         let kept = names.take(1, soon()).await.unwrap();
         for _ in 0..5 {
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_write_over_the_limit_waits_and_is_refused_at_its_deadline() {
+    async fn a_forwarded_write_over_the_limit_waits_and_is_rejected_at_its_deadline() {
         let names = Names::new(1, 2);
         let mut all = names.take(MAX_FORWARDED, soon()).await.unwrap();
         let error = names.take(1, Instant::now()).await.err().unwrap();

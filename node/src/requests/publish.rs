@@ -1,5 +1,5 @@
-//! Messages to the clients of all members: each member hands them to its own, and to the others over the
-//! peer service. At most once, and in order from one member to another.
+//! Publication of messages to the subscribers on all members: this member delivers to its own clients, and sends to the
+//! other members over the peer service. At most once, and in order from one member to another.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,34 +16,36 @@ use crate::error::Error;
 use crate::node::Node;
 use crate::peer::{MAX_MESSAGE_BYTES, MAX_PUBLICATIONS};
 
-/// Messages that wait for one member; more are lost, as they are for a client that is not connected.
+/// Limit of messages that wait for one member; further ones are lost, as they are for a client that is not connected.
 const MAX_WAITING: usize = 1_024;
 const MAX_BATCH_BYTES: usize = 4 << 20;
-/// How long a publisher waits to hear how many clients of other members there were.
+/// Time that a publisher waits for the counts of the other members.
 const COUNT_TIMEOUT: Duration = Duration::from_millis(100);
 const SEND_TIMEOUT: Duration = Duration::from_secs(1);
-/// A member that nobody publishes to for so long needs no task.
+/// Time without a message after which the task of a member ends.
 const IDLE: Duration = Duration::from_secs(60);
 
+/// A message that waits for one member.
 struct Letter {
     publication: Publication,
-    /// Told how many clients it reached.
+    /// Receives the number of clients that the message reached.
     count: oneshot::Sender<u64>,
 }
 
-/// The way to one other member.
+/// Queue of messages to one other member.
 struct Courier {
     letters: mpsc::Sender<Letter>,
-    /// Whether the last try was answered: nobody waits for the counts of one that was not.
+    /// Whether the member answered the last call; publishers do not wait for the count of one that did not.
     answers: Arc<AtomicBool>,
 }
 
-/// The way to each other member.
+/// Queues of messages to the other members, by id.
 #[derive(Default)]
 pub struct Couriers(Mutex<HashMap<u64, Courier>>);
 
 impl Node {
-    /// How many clients it reached, as far as that is known in time.
+    /// Publishes a message on all members; returns the number of clients that it is known to have reached within
+    /// `COUNT_TIMEOUT`.
     pub(super) async fn publish_to_all(&self, channel: Bytes, payload: Bytes) -> u64 {
         let mut count = self.inner().broker.publish(&channel, &payload);
         let Some(member) = self.member() else { return count };
@@ -60,12 +62,12 @@ impl Node {
         count
     }
 
-    /// Where the count arrives; `None` if it is not worth waiting for.
+    /// Queues a message for a member; returns the receiver of its count, or `None` if there is no point in waiting.
     fn send_letter(&self, id: u64, publication: Publication) -> Option<oneshot::Receiver<u64>> {
         let (count, answer) = oneshot::channel();
         let mut couriers = self.inner().couriers.0.lock().unwrap_or_else(PoisonError::into_inner);
         if couriers.get(&id).is_none_or(|courier| courier.letters.is_closed()) {
-            // Of members that were removed, too.
+            // Also drops the queues of removed members.
             couriers.retain(|_, courier| !courier.letters.is_closed());
             couriers.insert(id, self.start_courier(id));
         }
@@ -86,7 +88,7 @@ impl Node {
             let (publications, counts) = batch(first, &mut letters);
             let sent = timeout(SEND_TIMEOUT, self.send_publications(id, publications)).await;
             answers.store(matches!(sent, Ok(Ok(_))), Ordering::Relaxed);
-            // What did not arrive is not sent again: it might have.
+            // No retry: a failed call may have been delivered.
             let Ok(Ok(reached)) = sent else { continue };
             for (count, reached) in counts.into_iter().zip(reached) {
                 // The publisher may have given up waiting.
@@ -106,7 +108,7 @@ impl Node {
         Ok(answer.into_inner().reached)
     }
 
-    /// Of another member's clients, for this one's. Never sent on.
+    /// Delivers messages from another member to this member's subscribers; never forwards them.
     pub(crate) fn take_publications(&self, request: &PublishRequest) -> Result<Vec<u64>, Error> {
         self.active_in(&request.cluster_id)?;
         let publish = |publication: &Publication| {
@@ -116,7 +118,7 @@ impl Node {
     }
 }
 
-/// What waits, as far as one message holds it.
+/// Takes the waiting messages, up to the limits of one call.
 fn batch(
     first: Letter,
     letters: &mut mpsc::Receiver<Letter>,

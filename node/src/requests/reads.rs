@@ -1,4 +1,4 @@
-//! Reads: what has to be true of this node's state before one may look at it.
+//! Reads: the wait until the local state is fresh enough for the level requested.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -13,14 +13,13 @@ use crate::node::{ActiveMember, Node};
 use crate::raft::membership;
 use crate::state::Applied;
 
-/// The latest moment that this node's state is known to be as fresh as: it covers all that any
-/// member had acknowledged by then. Known from reads that asked a majority, not from the leader's
-/// heartbeats, which tell a follower that lags nothing of what it lacks.
+/// Latest moment up to which this node's state is known to cover all writes that any member had acknowledged. Derived
+/// from ReadIndex rounds, not from the leader's heartbeats, which do not show a lagging follower what it lacks.
 #[derive(Default)]
 pub struct FreshAt(Mutex<Option<Instant>>);
 
 impl FreshAt {
-    fn note(&self, moment: Instant) {
+    fn record(&self, moment: Instant) {
         let mut latest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         *latest = (*latest).max(Some(moment));
     }
@@ -44,7 +43,7 @@ impl Node {
             Freshness::Lease => barrier(member, true, deadline).await?,
             Freshness::Stale(None) => {}
             Freshness::Stale(Some(age)) if member.fresh_at.is_within(age, now) => {}
-            // Cheaper for all than to refuse: the reads of the next `age` are served by this one's round.
+            // Cheaper than a rejection: the round of this read also serves the reads of the next `age`.
             Freshness::Stale(Some(age)) => {
                 barrier(member, false, deadline.min(now + age)).await.map_err(|_| too_stale(age))?;
             }
@@ -76,7 +75,7 @@ async fn barrier(member: &ActiveMember, by_lease: bool, deadline: Instant) -> Re
         member.raft.wait_applied(index).await
     };
     match timeout_at(deadline, applied).await {
-        Ok(done) => done.map(|()| member.fresh_at.note(asked)),
+        Ok(done) => done.map(|()| member.fresh_at.record(asked)),
         Err(_) if member.raft.status().leader_id == 0 => Err(no_leader()),
         Err(_) => Err(Error::new(
             ErrorCode::NoQuorum,
@@ -95,8 +94,8 @@ fn check_cluster(member: &ActiveMember, token: &Token) -> Result<(), Error> {
     ))
 }
 
-/// Terms only grow along a log. One that has come past the token's index in an older term than the
-/// token's never held that write: the cluster was restored to a time before it, or forked.
+/// Checks that the write of a token is part of this history. Terms only grow along a log: a log that is past the
+/// token's index in an older term never held that write, so the cluster was restored to an earlier time, or forked.
 fn check_history(applied: Applied, token: &Token) -> Result<(), Error> {
     if applied.term >= token.term {
         return Ok(());
@@ -115,7 +114,7 @@ fn too_stale(age: Duration) -> Error {
     Error::new(
         ErrorCode::TooStale,
         format!(
-            "this member could not confirm in time that its state is at most {age:?} old; try again, or ask \
+            "this member could not confirm in time that its state is at most {age:?} old; try again, or use \
              another member"
         ),
     )
@@ -125,7 +124,7 @@ fn not_caught_up(member: &ActiveMember, token: &Token) -> Error {
     let status = member.raft.status();
     let at = member.raft.applied_index();
     let message = format!(
-        "this member has applied index {at}, the token asks for {}; try again, or ask the leader",
+        "this member has applied index {at}, the token requires {}; try again, or use the leader",
         token.index
     );
     let leader = membership::member(&status.membership, status.leader_id);
@@ -137,19 +136,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn freshness_counts_from_before_the_question_and_never_goes_back() {
+    fn freshness_is_measured_from_the_start_of_a_read_and_never_decreases() {
         let (fresh_at, start) = (FreshAt::default(), Instant::now());
         let after = |ms| start + Duration::from_millis(ms);
         let age = Duration::from_millis(100);
         assert!(!fresh_at.is_within(age, start), "nothing is known");
-        fresh_at.note(after(50));
-        fresh_at.note(after(20));
+        fresh_at.record(after(50));
+        fresh_at.record(after(20));
         assert!(fresh_at.is_within(age, after(150)));
         assert!(!fresh_at.is_within(age, after(151)));
     }
 
     #[test]
-    fn a_token_of_a_history_that_was_taken_back_is_refused() {
+    fn a_token_of_another_history_is_rejected() {
         let token = Token { cluster_id: "c".into(), term: 5, index: 10 };
         for (index, term, known) in [(10, 5, true), (99, 6, true), (10, 4, false), (99, 4, false)] {
             assert_eq!(check_history(Applied { index, term }, &token).is_ok(), known, "{index} {term}");

@@ -1,8 +1,8 @@
-//! Writes: on the leader through its own log, elsewhere one hop to the leader.
+//! Writes: proposed on the leader, forwarded to the leader elsewhere, in one hop.
 //!
-//! What was certainly not proposed is tried again until the request's deadline. What may have been
-//! is tried again only under a request id, which the state machine applies once; every write that
-//! is sent on to a leader has one (docs/design/product.md, C5 and C12).
+//! A write that was certainly not proposed is retried until the request's deadline. A write that may have been proposed
+//! is retried only if it has a request id, which the state machine applies once; every write that is forwarded to a
+//! leader has one (docs/design/product.md, C5 and C12).
 
 use std::time::Duration;
 
@@ -20,55 +20,56 @@ use crate::peer::MAX_MESSAGE_BYTES;
 use crate::raft::{RaftStatus, Role, format, membership};
 use crate::state;
 
-/// Commands sent to the leader in one message, bytes.
+/// Limit of the commands in one message to the leader, bytes.
 const MAX_FORWARD_BYTES: usize = 4 << 20;
-/// Writes of one batch that have a name at once.
+/// Limit of the writes of one batch that hold a name at once.
 const MAX_FORWARDED_AT_ONCE: usize = 1_024;
-/// How soon a write that met a change of leader looks again if nothing is heard.
+/// Pause before a write is retried unless the leader changes.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
 pub type Outcome = Result<Reply, Error>;
 
-/// What a batch of writes asks for.
+/// Options of a batch of writes.
 pub(super) struct Terms {
-    /// At least; the configuration may ask for more.
+    /// Minimum ack level; the configuration may require more.
     pub ack: Ack,
-    /// What another member has to write is sent on to it, instead of telling who that is.
+    /// Whether a follower forwards the writes to the leader, instead of rejecting them with the leader's address.
     pub forwards: bool,
     pub deadline: Instant,
 }
 
-/// A write without an outcome yet.
+/// A write that has no outcome yet.
 struct Open {
-    /// Its place among the outcomes.
+    /// Index of the write in the outcomes.
     slot: usize,
     command: Command,
-    /// Of a write that this member named: nobody else gets its place until the outcome is there.
+    /// Name that this member has given to the write; held until the outcome is known, so that no other write gets its
+    /// place.
     name: Option<Name>,
 }
 
 impl Open {
-    /// Whether an earlier try may have been proposed.
+    /// Whether an earlier attempt may have been proposed.
     fn may_be_applied(&self) -> bool {
         self.command.request_id.as_ref().is_some_and(|id| id.retry)
     }
 }
 
-/// Writes at the front of a batch.
+/// Number of writes at the front of a batch that are sent next.
 #[derive(Debug, PartialEq, Eq)]
 enum Window {
     Named(usize),
     Unnamed(usize),
 }
 
-/// Writes on their way, and what became of them.
+/// A batch of writes: those in flight, and the outcomes of the others.
 struct Batch {
     outcomes: Vec<Option<Outcome>>,
     open: Vec<Open>,
 }
 
 impl Batch {
-    /// Refuses at once what the log does not take.
+    /// Creates a batch; rejects at once the writes that are too large.
     fn new(writes: Vec<WriteRequest>, max_command_bytes: usize, now_ms: u64) -> Self {
         let mut batch = Self { outcomes: Vec::with_capacity(writes.len()), open: Vec::new() };
         for WriteRequest { op, request_id, identity } in writes {
@@ -89,8 +90,8 @@ impl Batch {
         batch
     }
 
-    /// How many at the front are sent on next: those that have a name, which no other write may have before their
-    /// outcome is there, or else the next that get one.
+    /// Returns the number of writes at the front that are forwarded next: those that have a request id already, or else
+    /// the next ones that get a name.
     fn next_window(&self) -> Window {
         let is_named = |open: &&Open| open.command.request_id.is_some();
         match self.open.iter().take_while(is_named).count() {
@@ -102,7 +103,7 @@ impl Batch {
         }
     }
 
-    /// `named_at`: log index that this member has applied.
+    /// Gives names to the writes at the front. `named_at`: log index that this member has applied.
     fn name(&mut self, names: Vec<Name>, named_at: u64) {
         for (open, name) in self.open.iter_mut().zip(names) {
             open.command.request_id = Some(name.request_id());
@@ -115,7 +116,8 @@ impl Batch {
         self.open.iter().take(count).map(|open| open.command.clone()).collect()
     }
 
-    /// Files the answers to those from `first` on; what may be tried again stays open, in its order. Answers how many do.
+    /// Records the answers to the open writes from `first` on. Writes that may be retried stay open, in order; returns
+    /// their number.
     fn settle(&mut self, first: usize, answers: Vec<Outcome>) -> usize {
         let mut asked = self.open.split_off(first.min(self.open.len()));
         let rest = asked.split_off(answers.len().min(asked.len()));
@@ -134,7 +136,8 @@ impl Batch {
         kept
     }
 
-    /// Certainly none of what is open was proposed, unless an earlier try may have been.
+    /// Ends the batch with `error`: the open writes were not proposed, except those whose earlier attempt may have
+    /// been.
     fn refuse(mut self, error: &Error) -> Vec<Outcome> {
         for open in self.open.extract_if(.., |open| !open.may_be_applied()) {
             self.outcomes[open.slot] = Some(Err(error.clone()));
@@ -142,7 +145,7 @@ impl Batch {
         self.finish()
     }
 
-    /// No more tries.
+    /// Ends the batch without further attempts.
     fn finish(mut self) -> Vec<Outcome> {
         for open in self.open {
             let error = if open.may_be_applied() { Error::outcome_unknown() } else { no_leader() };
@@ -180,13 +183,13 @@ impl Node {
                 break;
             }
             let pause = (Instant::now() + RETRY_PAUSE).min(deadline);
-            drop(member.raft.wait_status(pause, |now| led_otherwise(now, &status)).await);
+            drop(member.raft.wait_status(pause, |now| leadership_changed(now, &status)).await);
         }
         batch.finish()
     }
 
-    /// One try at the leader: ends at the first failure, since what follows is not sent before what failed, so that
-    /// order holds when both are tried again.
+    /// Forwards the batch to the leader, one attempt. Stops at the first failure: later writes must not overtake the
+    /// failed one when both are retried.
     async fn forward_all(
         &self,
         member: &ActiveMember,
@@ -239,7 +242,7 @@ impl Node {
         let request = ForwardRequest {
             cluster_id: member.cluster_id.clone(),
             commands,
-            // A little less, so that the leader's answer is here by then even if it is that time is up.
+            // Slightly less than the time left, so that the leader's answer arrives even if it is a timeout.
             timeout_ms: (left - left / 10).as_millis() as u32,
             ack: AckLevel::from(ack).into(),
             from: self.handshake_to(status, status.leader_id),
@@ -249,9 +252,9 @@ impl Node {
             .max_decoding_message_size(MAX_MESSAGE_BYTES);
         let answered = tokio::select! {
             answered = client.forward(request) => answered,
-            // A leader that hangs answers nobody; the next one tells what became of it. Without
-            // another leader this waits until the deadline.
-            _ = member.raft.wait_status(deadline, |now| now.leader_id != 0 && led_otherwise(now, status)) => {
+            // A hanging leader does not answer; the next leader knows the outcome. Without another leader this waits
+            // until the deadline.
+            _ = member.raft.wait_status(deadline, |now| now.leader_id != 0 && leadership_changed(now, status)) => {
                 return Err(Error::outcome_unknown());
             }
         };
@@ -264,7 +267,7 @@ impl Node {
         Ok(outcomes.collect())
     }
 
-    /// Writes sent on by a follower: proposed here or refused, never sent on again.
+    /// Proposes writes that a follower forwarded, or rejects them; never forwards them again.
     pub(crate) async fn take_forwarded(&self, request: ForwardRequest) -> Result<Vec<Outcome>, Error> {
         let ack = Ack::from(request.ack()).max(self.settings().ack);
         let ForwardRequest { cluster_id, mut commands, timeout_ms, ack: _, from: _ } = request;
@@ -283,7 +286,8 @@ impl Node {
         ack: Ack,
         deadline: Instant,
     ) -> Vec<Outcome> {
-        // It is of use, but no write waits for the end of an upgrade for its sake.
+        // Members of an older format cannot read the origin. It is optional, so writes do not wait for the end of an
+        // upgrade.
         if member.raft.status().lowest_format < format::WITH_ORIGIN {
             commands.iter_mut().for_each(|command| command.origin = None);
         }
@@ -319,11 +323,12 @@ impl Node {
     }
 }
 
-fn led_otherwise(now: &RaftStatus, before: &RaftStatus) -> bool {
+fn leadership_changed(now: &RaftStatus, before: &RaftStatus) -> bool {
     (now.term, now.leader_id) != (before.term, before.leader_id)
 }
 
-/// The write was not proposed, or lost its place for good, because another member leads.
+/// Whether the error means that the write was not proposed, or lost its index to another leader, and will not be
+/// applied.
 fn is_other_leader(code: ErrorCode) -> bool {
     matches!(
         code,
@@ -331,8 +336,8 @@ fn is_other_leader(code: ErrorCode) -> bool {
     )
 }
 
-/// A call that never reached the leader may be made again; one that broke off in between may have
-/// been proposed.
+/// Returns the error of a failed call to the leader. A call that never reached the leader may be retried; the writes of
+/// one that broke off may have been proposed.
 pub(crate) fn forward_error(status: &tonic::Status) -> Error {
     let detail = helios_proto::detail_of(status);
     let ours = !status.details().is_empty();
@@ -349,7 +354,7 @@ pub(crate) fn forward_error(status: &tonic::Status) -> Error {
     Error::outcome_unknown()
 }
 
-/// Parts that fit one message between peers, in order.
+/// Splits commands into parts that fit one message between members, in order.
 fn chunks(commands: Vec<Command>) -> Vec<Vec<Command>> {
     let mut chunks: Vec<Vec<Command>> = Vec::new();
     let mut bytes = 0;
@@ -391,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_is_cut_to_fit_and_keeps_its_order() {
+    fn a_forwarded_batch_is_split_to_fit_messages_in_order() {
         let sizes = [10, MAX_FORWARD_BYTES, 20, 30, 2 * MAX_FORWARD_BYTES];
         let commands: Vec<_> =
             sizes.iter().map(|size| Command { op: Some(set(*size)), ..Command::default() }).collect();
@@ -401,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_name_only_what_was_certainly_not_proposed_is_tried_again() {
+    fn writes_without_a_request_id_are_retried_only_if_not_proposed() {
         let mut batch = batch(3);
         batch.settle(
             0,
@@ -415,7 +420,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_named_write_is_tried_again_under_its_name_and_marked_as_a_retry() {
+    async fn a_named_write_is_retried_under_its_request_id_and_marked_as_a_retry() {
         let names = Names::new(1, 2);
         let mut batch = batch(2);
         assert_eq!(batch.next_window(), Window::Unnamed(2));
@@ -430,7 +435,7 @@ mod tests {
         assert_eq!(named(&batch), before);
         assert!(batch.open.iter().all(|open| open.command.origin.as_ref().unwrap().named_at == 7));
         assert_eq!([batch.open[0].may_be_applied(), batch.open[1].may_be_applied()], [true, false]);
-        // Lost again, and certainly not proposed this time: the first try may have been all the same.
+        // The second attempt was certainly not proposed, but the first one may have been.
         batch.settle(0, vec![Err(Error::not_leader(None)), Err(Error::not_leader(None))]);
         let outcomes = batch.finish();
         assert_eq!(code(&outcomes[0]), Some(ErrorCode::OutcomeUnknown));
@@ -438,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_filed_for_its_own_write_when_an_earlier_one_is_tried_again() {
+    fn an_answer_belongs_to_its_own_write_when_an_earlier_one_is_retried() {
         let mut batch = batch(4);
         let reply = |index| Ok(Reply { index, ..Reply::default() });
         assert_eq!(batch.settle(0, vec![Err(Error::not_leader(None)), reply(1)]), 1);
@@ -450,7 +455,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_large_batch_is_named_in_windows_and_gives_names_back_as_it_is_answered() {
+    async fn a_large_batch_takes_names_in_windows_and_frees_them_when_answered() {
         let names = Names::new(1, 2);
         let mut batch = batch(2 * MAX_FORWARDED_AT_ONCE + 1);
         for expected in [MAX_FORWARDED_AT_ONCE, MAX_FORWARDED_AT_ONCE, 1] {
@@ -468,7 +473,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_log_does_not_take_is_refused_at_once() {
+    fn a_write_above_the_command_limit_is_rejected_at_once() {
         let batch = Batch::new(vec![set(2_000).into(), set(1).into()], 1_000, 1);
         assert_eq!(batch.open.len(), 1);
         assert_eq!(batch.outcomes[0].as_ref().and_then(code), Some(ErrorCode::TooLarge));

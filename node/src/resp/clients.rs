@@ -1,4 +1,4 @@
-//! The connected clients, as `CLIENT LIST` shows them.
+//! Connected clients, as `CLIENT LIST` shows them.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -20,23 +20,23 @@ pub struct Clients {
     live: Mutex<BTreeMap<u64, Arc<Client>>>,
 }
 
-/// One connection; its own task writes, `CLIENT LIST` of any connection reads.
+/// One connection. Its own task writes here, `CLIENT LIST` of any connection reads.
 #[derive(Debug)]
 pub struct Client {
     pub id: u64,
     pub address: SocketAddr,
     pub local_address: SocketAddr,
     connected: Instant,
-    /// Ends the connection at once.
+    /// Token that closes the connection at once.
     pub cut: CancellationToken,
-    /// What it holds in memory.
+    /// Memory account of the connection.
     pub account: Arc<Account>,
-    /// Ends what it waits for.
+    /// Sender that ends the connection's blocking command, if one waits.
     unblock: Mutex<Option<oneshot::Sender<Unblock>>>,
     profile: Mutex<Profile>,
 }
 
-/// What a client is told that waited for a key and is to wait no longer (`CLIENT UNBLOCK`).
+/// How `CLIENT UNBLOCK` ends a blocking command: with the reply of a timeout, or with an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unblock {
     AsIfTimeWereUp,
@@ -46,7 +46,7 @@ pub enum Unblock {
 #[derive(Debug, Clone)]
 pub struct Profile {
     pub name: String,
-    /// Empty before it said who it is.
+    /// User name; empty before the client has authenticated.
     pub user: String,
     pub library_name: String,
     pub library_version: String,
@@ -57,7 +57,7 @@ pub struct Profile {
     pub patterns: usize,
 }
 
-/// Takes its client off the list when the connection ends, however it ends.
+/// Entry in the list of clients; removed on drop, however the connection ends.
 #[derive(Debug)]
 pub struct Registration {
     clients: Arc<Clients>,
@@ -69,7 +69,7 @@ impl Clients {
         lock(&self.live).len()
     }
 
-    /// Lists a new connection, unless there are `limit` already.
+    /// Registers a new connection; `None` if `limit` are registered already.
     pub fn register(
         self: &Arc<Self>,
         memory: &Arc<ClientMemory>,
@@ -134,14 +134,14 @@ impl Client {
         lock(&self.profile)
     }
 
-    /// Where it hears that it is to wait no longer.
+    /// Returns the receiver by which `CLIENT UNBLOCK` ends the blocking command that starts now.
     pub fn wait(&self) -> oneshot::Receiver<Unblock> {
         let (sender, receiver) = oneshot::channel();
         *lock(&self.unblock) = Some(sender);
         receiver
     }
 
-    /// False if it does not wait.
+    /// Ends the client's blocking command; returns false if none waits.
     pub fn unblock(&self, unblock: Unblock) -> bool {
         lock(&self.unblock).take().is_some_and(|sender| sender.send(unblock).is_ok())
     }
@@ -156,7 +156,7 @@ impl Client {
         if set.is_empty() { "N".to_owned() } else { set }
     }
 
-    /// One line of `CLIENT LIST`, with the fields that tools parse.
+    /// Formats the client as one line of `CLIENT LIST`, with the fields that tools parse.
     pub fn describe(&self) -> String {
         let profile = self.profile().clone();
         let (unsent, held) = self.account.held();
@@ -186,13 +186,13 @@ impl Profile {
         if self.user.is_empty() { DEFAULT_USER } else { &self.user }
     }
 
-    /// Whether it is what `CLIENT LIST` calls of type `pubsub`.
+    /// Whether the client has a subscription, so that `CLIENT LIST` shows it with the type `pubsub`.
     pub fn listens(&self) -> bool {
         self.channels + self.patterns > 0
     }
 }
 
-/// Every critical section here leaves its data whole, so a panic elsewhere does not spoil it.
+/// Locks `mutex`. Poisoning is ignored: every critical section here leaves its data consistent.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -7,14 +7,14 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::inline;
 
-/// As in Redis: the longest inline command or header line.
+/// Maximum length of an inline command or a header line; Redis has the same.
 const MAX_LINE_BYTES: usize = 64 * 1024;
 const MAX_ARGUMENTS: i64 = 1024 * 1024;
-/// As in Redis: all that a client may declare before it has authenticated.
+/// Limits for a client that has not authenticated; Redis has the same.
 const MAX_ARGUMENTS_BEFORE_AUTH: i64 = 10;
 const MAX_BULK_BYTES_BEFORE_AUTH: usize = 16 * 1024;
 
-/// A request that cannot be understood; the connection is closed after the reply.
+/// Malformed request; the connection is closed after the error reply.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProtocolError {
     #[error("Protocol error: invalid multibulk length")]
@@ -43,13 +43,13 @@ pub enum ProtocolError {
 
 #[derive(Debug, Clone, Copy)]
 pub struct DecodeLimits {
-    /// All arguments of one request together, with their headers.
+    /// Limit on one request: all arguments with their headers, in bytes.
     pub request_bytes: usize,
-    /// False narrows the limits to what `AUTH` and `HELLO` need.
+    /// Whether the client has authenticated; if not, only as much is accepted as `AUTH` and `HELLO` need.
     pub authenticated: bool,
 }
 
-/// Decoder of one connection; keeps what it knows of a request that is not complete yet.
+/// Decoder of one connection; keeps the part of an incomplete request that it has decoded.
 #[derive(Debug, Default)]
 pub struct Decoder {
     partial: Option<Partial>,
@@ -59,27 +59,27 @@ pub struct Decoder {
 struct Partial {
     missing_arguments: i64,
     arguments: Vec<Bytes>,
-    /// Of them, those that hold no chunk of the input any more.
+    /// Number of leading `arguments` that are already copied and keep no input chunk in memory.
     owned: usize,
-    /// Length of the bulk string whose header was read.
+    /// Length of the bulk string whose header was decoded but whose content was not.
     bulk: Option<usize>,
     bytes: usize,
 }
 
 impl Decoder {
-    /// Whether part of a request was taken off the input already.
+    /// Whether part of a request was already taken from the input.
     pub fn is_within_request(&self) -> bool {
         self.partial.is_some()
     }
 
-    /// Of the request that is not complete.
+    /// Returns the bytes that the incomplete request holds.
     pub fn held_bytes(&self) -> usize {
         let held = |partial: &Partial| partial.bytes + partial.arguments.capacity() * size_of::<Bytes>();
         self.partial.as_ref().map_or(0, held)
     }
 
-    /// Takes the next complete request off `input`; `None` when more bytes are needed.
-    /// A request has at least one argument: empty lines and empty arrays are skipped.
+    /// Takes the next complete request from `input`; `None` when more bytes are needed. A request has at least
+    /// one argument: empty lines and empty arrays are skipped.
     pub fn decode(
         &mut self,
         input: &mut BytesMut,
@@ -111,7 +111,7 @@ impl Decoder {
     }
 }
 
-/// The same words in a block of their own: slices would hold the chunks that they were read in.
+/// Copies `words` into one block of their size: slices would keep the chunks that they were read in.
 pub fn own(words: &mut [Bytes]) {
     let mut block = BytesMut::with_capacity(words.iter().map(Bytes::len).sum());
     words.iter().for_each(|word| block.put_slice(word));
@@ -120,7 +120,7 @@ pub fn own(words: &mut [Bytes]) {
 }
 
 impl Partial {
-    /// The rest may come later, and one byte at a time.
+    /// Copies the arguments received so far: the rest may arrive much later, one byte at a time.
     fn own(&mut self) {
         own(&mut self.arguments[self.owned..]);
         self.owned = self.arguments.len();
@@ -138,7 +138,7 @@ impl Partial {
         Ok((count > 0).then_some(partial))
     }
 
-    /// True once every argument is there.
+    /// Decodes arguments; returns true when the request is complete.
     fn fill(&mut self, input: &mut BytesMut, limits: DecodeLimits) -> Result<bool, ProtocolError> {
         while self.missing_arguments > 0 {
             let length = match self.bulk {
@@ -189,7 +189,7 @@ impl Partial {
     }
 }
 
-/// The text between the kind byte and CRLF.
+/// Takes a header line and returns the text between its type byte and CRLF.
 fn take_header(input: &mut BytesMut, too_long: ProtocolError) -> Result<Option<BytesMut>, ProtocolError> {
     let searched = input.len().min(MAX_LINE_BYTES + 1);
     let Some(end) = input[..searched].iter().position(|byte| *byte == b'\r') else {
@@ -215,7 +215,7 @@ fn take_inline(input: &mut BytesMut) -> Result<Option<Vec<Bytes>>, ProtocolError
     inline::split(line).map(Some).ok_or(ProtocolError::UnbalancedQuotes)
 }
 
-/// A decimal integer exactly as Redis accepts one: no plus sign, blanks or leading zeros.
+/// Parses a decimal integer exactly as Redis does: no plus sign, blanks or leading zeros.
 pub fn parse_integer(text: &[u8]) -> Option<i64> {
     let digits = text.strip_prefix(b"-").unwrap_or(text);
     let canonical = match digits {

@@ -1,11 +1,12 @@
-//! SCAN cursors that no server has to remember.
+//! Cursors of `SCAN` without state on the server.
 //!
-//! A cursor is a 53-bit hash of the key to return next (every client can hold 53 bits, and
-//! a cursor of 0 means start or end). The node that issued it finds the key in a small table;
-//! any other node, or the same one after the table forgot, finds it by walking its own keys. Only
-//! when that key is gone as well is the cursor refused, and the client starts again at 0.
-//! A step goes strictly forward in key order, so an iteration ends, and a key that exists
-//! throughout is returned, whatever is written meanwhile.
+//! A cursor is a 53-bit hash of the key to return next (every client can represent 53 bits; cursor 0 means
+//! start or end). The node that issued a cursor finds its key in a small table. Another node, or the same node
+//! after the table dropped it, finds the key by a walk over its own keys. The cursor is rejected only if that
+//! key was deleted too; the client then starts again at 0.
+//!
+//! A step moves strictly forward in key order. So an iteration ends, and a key that exists throughout is
+//! returned, whatever is written meanwhile.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
@@ -16,7 +17,7 @@ const REMEMBERED: usize = 4096;
 const MAX_KEY_BYTES: usize = 1024;
 const CURSOR_BITS: u32 = 53;
 
-/// Cursors issued by this node, the newest 4,096; at most 4 MiB of keys.
+/// Cursors that this node issued: the newest 4,096, at most 4 MiB of keys.
 #[derive(Debug, Default)]
 pub struct Cursors {
     issued: Mutex<Issued>,
@@ -29,12 +30,12 @@ struct Issued {
 }
 
 impl Cursors {
-    /// The cursor that resumes at `key`.
+    /// Issues the cursor that resumes at `key`.
     pub fn issue(&self, key: &[u8]) -> u64 {
         let cursor = cursor_of(key);
         if key.len() <= MAX_KEY_BYTES {
             let mut issued = self.issued.lock().unwrap_or_else(PoisonError::into_inner);
-            // Copied: a slice would keep the whole block it was read from in memory.
+            // Copied: a slice would keep the whole block in memory that it was read from.
             if issued.keys.insert(cursor, Bytes::copy_from_slice(key)).is_none() {
                 issued.order.push_back(cursor);
             }
@@ -47,14 +48,14 @@ impl Cursors {
         cursor
     }
 
-    /// The key that `cursor` resumes at, if this node still remembers.
+    /// Returns the key that `cursor` resumes at, if it is still in the table.
     pub fn key(&self, cursor: u64) -> Option<Bytes> {
         let issued = self.issued.lock().unwrap_or_else(PoisonError::into_inner);
         issued.keys.get(&cursor).cloned()
     }
 }
 
-/// The cursor of `key`, the same on every node: FNV-1a folded to 53 bits, never 0.
+/// Returns the cursor of `key`, the same on every node: FNV-1a folded to 53 bits, never 0.
 pub fn cursor_of(key: &[u8]) -> u64 {
     let hash = key.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
@@ -68,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_is_bounded_and_forgets_the_oldest() {
+    fn cursor_table_is_bounded_and_drops_the_oldest() {
         let cursors = Cursors::default();
         let issued: Vec<u64> =
             (0..REMEMBERED + 1).map(|number| cursors.issue(format!("key-{number}").as_bytes())).collect();

@@ -1,4 +1,4 @@
-//! Encodes one large reply piece by piece.
+//! Encoder of one large reply, piece by piece.
 
 use std::vec::IntoIter;
 
@@ -6,12 +6,13 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::frame::{Frame, Protocol, put_number};
 
-/// Longer strings are copied in pieces.
+/// Length in bytes above which a string is copied in pieces.
 const WHOLE_BYTES: usize = 4 * 1024;
 
 pub struct Encoder {
     protocol: Protocol,
-    /// The innermost last. Not a recursion, since a script chooses how deep its answer is nested.
+    /// Stack of steps, the innermost last. Explicit, not recursive, since a script determines how deep its
+    /// reply is nested.
     steps: Vec<Step>,
     left: usize,
 }
@@ -24,17 +25,18 @@ enum Step {
 }
 
 impl Encoder {
-    /// `cost`: [`Frame::cost`], known already.
+    /// Creates an encoder. `cost`: [`Frame::cost`] of `frame`, which the caller has computed.
     pub fn new(frame: Frame, protocol: Protocol, cost: usize) -> Self {
         Self { protocol, steps: vec![Step::Frame(frame)], left: cost }
     }
 
-    /// Of the cost, what was not encoded yet.
+    /// Returns the part of the cost that is not encoded yet.
     pub fn left(&self) -> usize {
         self.left
     }
 
-    /// Appends the next piece, until `out` has `until` bytes or a little more; true at the end.
+    /// Appends the next piece, until `out` has `until` bytes or a little more; returns true at the end of the
+    /// reply.
     pub fn fill(&mut self, out: &mut BytesMut, until: usize) -> bool {
         while out.len() < until {
             match self.steps.pop() {
@@ -108,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pieces_together_are_what_is_encoded_at_once() {
+    fn pieces_equal_the_reply_encoded_at_once() {
         let text = |length: usize| Frame::bulk(vec![b'z'; length]);
         let nested =
             Frame::Array(vec![text(3), Frame::Array(vec![text(9_000), Frame::Null]), Frame::Integer(7)]);

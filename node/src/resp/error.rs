@@ -1,4 +1,4 @@
-//! Errors in Redis's words: clients key on the first one.
+//! Error replies in Redis's wording; clients match on the first word.
 
 use std::borrow::Cow;
 
@@ -8,7 +8,7 @@ use super::frame::Frame;
 use crate::error::Error;
 use crate::glob::TooLong;
 
-/// A command refused before it touched the database. The text is the whole error reply.
+/// Command rejected before it accessed the database. The text is the whole error reply.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     #[error("ERR unknown command '{name}', with args beginning with: {arguments}")]
@@ -31,7 +31,7 @@ pub enum Refusal {
     NoAuth,
     #[error("NOPERM this user has no permissions to run the '{0}' command")]
     NoPermission(&'static str),
-    /// A text that only one command uses.
+    /// Text that only one command uses.
     #[error("{0}")]
     Other(Cow<'static, str>),
 }
@@ -41,7 +41,8 @@ impl Refusal {
         Self::Other(text.into())
     }
 
-    /// Quotes the request as Redis does: at most 128 bytes of its name, about as many of the rest.
+    /// Returns the error for an unknown command, which quotes the request as Redis does: at most 128 bytes of
+    /// its name, and about as many of its arguments.
     pub fn unknown_command(request: &[impl AsRef<[u8]>]) -> Self {
         const SHOWN_BYTES: usize = 128;
         let mut words = request.iter().map(AsRef::as_ref);
@@ -56,7 +57,8 @@ impl Refusal {
         Self::UnknownCommand { name, arguments }
     }
 
-    /// Whether the words are no command, whatever they would do: a transaction that one was sent in fails.
+    /// Whether the request is rejected for its form or its user, before its arguments are parsed: a transaction
+    /// that it was sent in fails.
     pub fn is_of_form(&self) -> bool {
         matches!(
             self,
@@ -85,7 +87,7 @@ impl From<Refusal> for Frame {
     }
 }
 
-/// Text of at most `limit` bytes of `word`.
+/// Returns at most `limit` bytes of `word` as text.
 pub fn shown(word: &[u8], limit: usize) -> String {
     String::from_utf8_lossy(&word[..word.len().min(limit)]).into_owned()
 }
@@ -120,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_code_has_a_first_word_that_clients_know() {
+    fn each_error_code_has_the_first_word_that_clients_match() {
         let cases = [
             (ErrorCode::NoLeader, "CLUSTERDOWN The cluster is down: m"),
             (ErrorCode::NoQuorum, "CLUSTERDOWN The cluster is down: m"),
@@ -146,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_command_is_quoted_in_part() {
+    fn unknown_command_error_quotes_a_bounded_part() {
         let refusal = Refusal::unknown_command(&["nope", "a", "b"]);
         assert_eq!(refusal.to_string(), "ERR unknown command 'nope', with args beginning with: 'a' 'b' ");
         let long = "x".repeat(1000);

@@ -1,4 +1,4 @@
-//! Replies, and how they look on the wire in RESP2 and RESP3.
+//! Replies and their encoding in RESP2 and RESP3.
 
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -7,11 +7,12 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::state::calls::double_text;
 
-/// A part of a reply beside its content: its place in memory, and more than its longest header on the wire.
+/// Bytes charged for each part of a reply beside its content: its size in memory, which exceeds its longest
+/// header on the wire.
 pub const PART_BYTES: usize = 48;
 const _: () = assert!(size_of::<Frame>() <= PART_BYTES);
 
-/// The protocol version a connection speaks; `HELLO` changes it.
+/// Protocol version of a connection; `HELLO` changes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Protocol {
     #[default]
@@ -28,29 +29,29 @@ impl Protocol {
     }
 }
 
-/// One reply. Commands build the RESP3 shape; RESP2 clients get what Redis gives them for it.
+/// One reply. Commands build the RESP3 shape; for RESP2 it is encoded as Redis does.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Frame {
     Simple(Cow<'static, str>),
-    /// First word and text, e.g. `ERR syntax error`.
+    /// Error code and text, e.g. `ERR syntax error`.
     Error(Cow<'static, str>),
     Integer(i64),
     Bulk(Bytes),
     Null,
-    /// Where RESP2 has a null array rather than a null string.
+    /// Null array in RESP2, null in RESP3.
     NullArray,
     Array(Vec<Frame>),
     Map(Vec<(Frame, Frame)>),
-    /// Lists of two in RESP3, one after the other in RESP2.
+    /// Pairs: arrays of two elements in RESP3, a flat array in RESP2.
     Pairs(Vec<(Frame, Frame)>),
     Set(Vec<Frame>),
     Push(Vec<Frame>),
-    /// Several, where one request has more than one answer.
+    /// Several replies to one request.
     Sequence(Vec<Frame>),
     Double(f64),
     Boolean(bool),
     BigNumber(String),
-    /// A text for people, e.g. `INFO`, behind the three letters of its format.
+    /// Text for display, e.g. `INFO`, with the three letters of its format.
     Verbatim([u8; 3], Bytes),
 }
 
@@ -61,12 +62,12 @@ impl Frame {
         Self::Bulk(text.into())
     }
 
-    /// A bulk string of a fixed text.
+    /// Returns a bulk string of a fixed text.
     pub fn text(text: &'static str) -> Self {
         Self::Bulk(Bytes::from_static(text.as_bytes()))
     }
 
-    /// A text for people.
+    /// Returns a text for display, in the format `txt`.
     pub fn verbatim(text: String) -> Self {
         Self::Verbatim(*b"txt", text.into())
     }
@@ -79,8 +80,7 @@ impl Frame {
         matches!(self, Self::Error(_))
     }
 
-    /// What the reply costs until it is sent, bytes: its content, and what each part takes beside it in memory or on
-    /// the wire, whichever is more.
+    /// Returns the bytes charged for the reply until it is sent: its content, and [`PART_BYTES`] for each part.
     pub fn cost(&self) -> usize {
         let inner: usize = match self {
             Self::Array(items) | Self::Set(items) | Self::Push(items) | Self::Sequence(items) => {
@@ -94,7 +94,7 @@ impl Frame {
         self.own_cost() + inner
     }
 
-    /// How many replies it consists of, itself among them.
+    /// Returns the number of parts of the reply, itself included.
     pub fn parts(&self) -> usize {
         1 + match self {
             Self::Array(items) | Self::Set(items) | Self::Push(items) | Self::Sequence(items) => {
@@ -107,7 +107,7 @@ impl Frame {
         }
     }
 
-    /// Without that of its parts.
+    /// Returns the cost without that of nested parts.
     pub(super) fn own_cost(&self) -> usize {
         PART_BYTES
             + match self {
@@ -119,7 +119,7 @@ impl Frame {
             }
     }
 
-    /// Appends the reply to `out` as `protocol` writes it.
+    /// Appends the reply to `out`, encoded for `protocol`.
     pub fn encode(&self, protocol: Protocol, out: &mut BytesMut) {
         let resp3 = protocol == Protocol::Resp3;
         match self {
@@ -173,7 +173,7 @@ impl Frame {
     }
 }
 
-/// A line break inside the text would end the reply early, so it becomes a space.
+/// Appends a line. A line break inside the text would end the reply early, so it becomes a space.
 fn put_line(out: &mut BytesMut, kind: u8, text: &str) {
     out.put_u8(kind);
     out.extend(text.bytes().map(|byte| if matches!(byte, b'\r' | b'\n') { b' ' } else { byte }));
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn scalars() {
+    fn scalars_are_encoded_for_both_protocols() {
         assert_eq!(wire(&Frame::OK), both("+OK\r\n", "+OK\r\n"));
         assert_eq!(wire(&Frame::error("ERR no")), both("-ERR no\r\n", "-ERR no\r\n"));
         assert_eq!(wire(&Frame::Integer(-7)), both(":-7\r\n", ":-7\r\n"));
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn collections() {
+    fn collections_are_encoded_for_both_protocols() {
         let items = || vec![Frame::Integer(1), Frame::Null];
         assert_eq!(wire(&Frame::Array(items())), both("*2\r\n:1\r\n$-1\r\n", "*2\r\n:1\r\n_\r\n"));
         assert_eq!(wire(&Frame::Set(items())), both("*2\r\n:1\r\n$-1\r\n", "~2\r\n:1\r\n_\r\n"));

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-/// `None` when quotes are unbalanced or a closing quote is not followed by a blank.
+/// Splits `line`; `None` if quotes are unbalanced or a closing quote is not followed by a blank.
 pub fn split(line: &[u8]) -> Option<Vec<Bytes>> {
     let mut arguments = Vec::new();
     let mut rest = line.trim_ascii_start();
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn quoting_is_that_of_redis() {
+    fn quotes_are_parsed_as_in_redis() {
         let cases: [(&str, &[&[u8]]); 7] = [
             ("  set  a   b ", &[b"set", b"a", b"b"]),
             (r#"set "a b" 'c d'"#, &[b"set", b"a b", b"c d"]),
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn unbalanced_quotes_are_refused() {
+    fn unbalanced_quotes_are_rejected() {
         for line in [r#"set "a"#, "set 'a", r#""a"b"#, "'a'b", r#""a\""#] {
             assert_eq!(words(line), None, "{line}");
         }

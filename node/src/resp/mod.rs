@@ -1,4 +1,4 @@
-//! The Redis protocol: what a client sends becomes log operations and reads of the local state.
+//! The Redis protocol: requests of clients become log operations and reads of the local state.
 //!
 //! Bytes (`codec`), then meaning (`table`, `commands`), then effect (`connection`). Knows the node
 //! only through [`crate::database::Database`]; called by the process's wiring alone.

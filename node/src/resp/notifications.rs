@@ -1,7 +1,8 @@
-//! Keyspace notifications: what the applied entries did to keys, told to this node's clients on channels.
+//! Keyspace notifications: events of applied entries, published on channels to the clients of this node.
 //!
-//! Each node tells its own clients of its own applied state; nothing is sent between members. As in Redis a notification
-//! is told once or, if its node is too far behind, not at all. Off, it costs the apply thread one look at a flag.
+//! Each node publishes the events of its own applied state to its own clients; nothing is sent between members.
+//! As in Redis a notification is sent at most once: events are dropped if the node is too far behind. While
+//! they are off, they cost the apply thread one check of a flag.
 
 use bytes::Bytes;
 use tokio::sync::watch;
@@ -11,50 +12,50 @@ use crate::database::Database;
 use crate::pubsub::Broker;
 use crate::state::{Changed, Event, EventFilter, Store};
 
-/// What is told, and from which revision on.
+/// Publisher of keyspace events, with the filter that `CONFIG SET notify-keyspace-events` changes.
 #[derive(Debug)]
 pub struct Notifications {
-    wish: watch::Sender<Wish>,
+    selection: watch::Sender<Selection>,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Wish {
+struct Selection {
     filter: EventFilter,
-    /// The last revision that is not told of.
+    /// Last revision whose events are not published.
     after: u64,
 }
 
 impl Notifications {
     pub fn new(filter: EventFilter, store: &Store) -> Self {
         store.record_events(filter.is_on());
-        Self { wish: watch::Sender::new(Wish { filter, after: store.changes_through() }) }
+        Self { selection: watch::Sender::new(Selection { filter, after: store.changes_through() }) }
     }
 
     pub fn filter(&self) -> EventFilter {
-        self.wish.borrow().filter
+        self.selection.borrow().filter
     }
 
-    /// Tells what `filter` wants of all that is applied from now on.
+    /// Publishes the events that `filter` selects, from the current revision on.
     pub fn set(&self, filter: EventFilter, store: &Store) {
         store.record_events(filter.is_on());
-        self.wish.send_replace(Wish { filter, after: store.changes_through() });
+        self.selection.send_replace(Selection { filter, after: store.changes_through() });
     }
 
-    /// Tells until `shutdown`.
+    /// Publishes events until `shutdown`.
     pub async fn run(&self, db: impl Database, shutdown: CancellationToken) {
-        let mut wishes = self.wish.subscribe();
-        let mut news = db.store().watch_changes();
-        let Wish { mut filter, mut after } = *wishes.borrow_and_update();
+        let mut selections = self.selection.subscribe();
+        let mut changes = db.store().watch_changes();
+        let Selection { mut filter, mut after } = *selections.borrow_and_update();
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                // Neither sender is gone while this runs.
-                _ = wishes.changed() => Wish { filter, after } = *wishes.borrow_and_update(),
-                _ = news.changed(), if filter.is_on() => {
-                    news.borrow_and_update();
-                    after = tell_page(&db, filter, after);
+                // Neither sender is dropped while this runs.
+                _ = selections.changed() => Selection { filter, after } = *selections.borrow_and_update(),
+                _ = changes.changed(), if filter.is_on() => {
+                    changes.borrow_and_update();
+                    after = publish_page(&db, filter, after);
                     if after < db.store().changes_through() {
-                        news.mark_changed();
+                        changes.mark_changed();
                     }
                 }
             }
@@ -62,25 +63,26 @@ impl Notifications {
     }
 }
 
-/// Tells a bounded part of what came after a revision; answers up to which.
-fn tell_page(db: &impl Database, filter: EventFilter, after: u64) -> u64 {
+/// Publishes the events of a bounded number of entries after revision `after`; returns the revision that the
+/// next call continues from.
+fn publish_page(db: &impl Database, filter: EventFilter, after: u64) -> u64 {
     match db.store().changes_after(after) {
         Ok(page) => {
-            page.entries.iter().for_each(|entry| tell(db.broker(), filter, entry));
+            page.entries.iter().for_each(|entry| publish_events(db.broker(), filter, entry));
             page.through
         }
         Err(lost) => {
             tracing::warn!(
                 after,
                 oldest = lost.oldest,
-                "keyspace notifications fell behind; some are left out"
+                "keyspace notifications fell behind; some were dropped"
             );
             lost.oldest - 1
         }
     }
 }
 
-fn tell(broker: &Broker, filter: EventFilter, entry: &Changed) {
+fn publish_events(broker: &Broker, filter: EventFilter, entry: &Changed) {
     for Event { name, key, .. } in entry.events.iter().filter(|event| filter.wants(event)) {
         if filter.by_key() {
             broker.publish(

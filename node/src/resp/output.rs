@@ -1,7 +1,7 @@
-//! The replies of one connection that were not sent yet.
+//! Replies of one connection that are not sent yet.
 //!
-//! A large reply is encoded in pieces while the client reads, so that it never exists a second time as one buffer;
-//! elements that share their bytes go on to share them. What waits is charged to the connection's account.
+//! A large reply is encoded in pieces while the client reads, so that it never exists a second time as one
+//! buffer; elements that share their bytes stay shared. Unsent replies are charged to the connection's account.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,27 +15,27 @@ use super::frame::{Frame, Protocol};
 use crate::client_memory::{Account, Cause};
 use crate::error::Error;
 
-/// Encoded at once at most, ahead of the socket.
+/// Bytes of a reply that are encoded at once, ahead of the socket.
 const PIECE_BYTES: usize = 64 * 1024;
-/// A reply of more is encoded piece by piece.
+/// Size in bytes above which a reply is encoded piece by piece.
 const SMALL_BYTES: usize = 16 * 1024;
-/// The account follows in steps of this size, and whenever replies are sent.
+/// The account is updated in steps of so many bytes, and whenever replies are sent.
 const ACCOUNT_STEP: usize = 16 * 1024;
-/// A buffer that grew beyond this is given back.
+/// Capacity in bytes above which an empty buffer is freed.
 const KEPT_BYTES: usize = 64 * 1024;
 
 pub struct Output {
     account: Arc<Account>,
-    /// What the socket gets next.
+    /// Encoded bytes that the socket gets next.
     sending: BytesMut,
     waiting: VecDeque<Part>,
-    /// Of all parts and of what is being sent.
+    /// Unsent bytes: all parts and `sending`.
     bytes: usize,
     charged: usize,
     sent_bytes: u64,
-    /// Since when more than the soft limit waits.
+    /// Time since which the unsent bytes exceed the soft limit.
     over_soft_limit: Option<Instant>,
-    /// Since when the socket takes nothing.
+    /// Time since which the socket accepts no bytes.
     stalled: Option<Instant>,
 }
 
@@ -58,7 +58,7 @@ impl Output {
         }
     }
 
-    /// Bytes that wait; of a large reply those that it will have.
+    /// Returns the unsent bytes; a large reply counts with its [`Frame::cost`].
     pub fn len(&self) -> usize {
         self.bytes
     }
@@ -67,13 +67,13 @@ impl Output {
         self.bytes == 0
     }
 
-    /// Queues a reply. One that is larger than a connection may have waiting is answered with an error instead.
+    /// Queues a reply. A reply larger than the output limit of a connection is replaced by an error.
     pub fn reply(&mut self, frame: Frame, protocol: Protocol) {
         let cost = frame.cost();
         let limit = self.account.limits().output_bytes;
         if cost > limit {
             let text = format!(
-                "the reply has {cost} bytes, more than client.output_buffer_limit ({limit} bytes): ask for less at once"
+                "the reply has {cost} bytes, more than client.output_buffer_limit ({limit} bytes): request less at once"
             );
             return self.push(Error::new(ErrorCode::BudgetExceeded, text).into(), SMALL_BYTES, protocol);
         }
@@ -95,7 +95,7 @@ impl Output {
         }
     }
 
-    /// Where small replies are appended.
+    /// Returns the buffer that small replies are appended to.
     fn tail(&mut self) -> &mut BytesMut {
         if self.waiting.is_empty() && self.sending.len() < PIECE_BYTES {
             return &mut self.sending;
@@ -109,7 +109,7 @@ impl Output {
         }
     }
 
-    /// What to hand to the socket; empty if nothing waits.
+    /// Returns the next bytes for the socket; empty if nothing is unsent.
     pub fn front(&mut self) -> &[u8] {
         while self.sending.is_empty() {
             match self.waiting.pop_front() {
@@ -129,12 +129,12 @@ impl Output {
         &self.sending
     }
 
-    /// All that the socket ever took.
+    /// Returns the total of bytes that the socket has accepted.
     pub fn sent_bytes(&self) -> u64 {
         self.sent_bytes
     }
 
-    /// The socket took so many of them.
+    /// Records that the socket accepted `count` bytes.
     pub fn sent(&mut self, count: usize) {
         self.sent_bytes += count as u64;
         self.resume();
@@ -145,17 +145,17 @@ impl Output {
         }
     }
 
-    /// The socket takes nothing now.
+    /// Records that the socket accepts no bytes now.
     pub fn stall(&mut self) {
         self.stalled = self.stalled.or_else(|| Some(Instant::now()));
     }
 
-    /// It takes some again.
+    /// Records that the socket accepts bytes again.
     pub fn resume(&mut self) {
         self.stalled = None;
     }
 
-    /// Brings the account up to date and closes the connection that is over its limit.
+    /// Updates the account, and closes the connection if it is over its limit.
     pub fn charge(&mut self) {
         if self.bytes == self.charged {
             return;
@@ -171,7 +171,7 @@ impl Output {
             if is_over { self.over_soft_limit.or_else(|| Some(Instant::now())) } else { None };
     }
 
-    /// When the connection is to be closed unless its client reads, and why.
+    /// Returns when, and why, the connection is to be closed unless its client reads.
     pub fn deadline(&self) -> Option<(Instant, Cause)> {
         let limits = self.account.limits();
         let soft = self.over_soft_limit.map(|since| (since + limits.soft_time, Cause::SoftOutputLimit));
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn replies_leave_in_order_and_a_large_one_in_pieces() {
+    fn replies_are_sent_in_order_and_a_large_reply_in_pieces() {
         let (account, _) = account(MemoryLimits::default());
         let mut output = Output::new(account.clone());
         let element = Bytes::from(vec![b'x'; 2_000]);

@@ -1,16 +1,16 @@
-//! `CLIENT PAUSE`: this node's clients wait for a while before their next command is run.
+//! `CLIENT PAUSE`: the clients of this node wait for a while before their next command is executed.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-/// A year; what clocks can hold has an end.
+/// Maximum length of a pause, one year: an `Instant` cannot represent any length.
 const MAX_LENGTH: Duration = Duration::from_secs(365 * 86_400);
 
 #[derive(Debug, Default)]
 pub struct Pause {
-    /// Spares every command a look at the rest.
+    /// False if there is no pause; spares every command a look at `current`.
     may_be_on: AtomicBool,
     current: watch::Sender<Option<Paused>>,
 }
@@ -28,7 +28,8 @@ pub enum Whom {
 }
 
 impl Pause {
-    /// A pause that is on already is made neither shorter nor milder.
+    /// Starts a pause. A pause that is in effect is extended, never shortened, and stays a pause of all clients
+    /// if it is one.
     pub fn begin(&self, length: Duration, whom: Whom) {
         self.may_be_on.store(true, Ordering::Relaxed);
         self.current.send_modify(|current| {
@@ -47,18 +48,18 @@ impl Pause {
         self.current.send_replace(None);
     }
 
-    /// Whether a client that writes, or does not, has to wait now.
+    /// Whether a pause holds a request now; `writes`: whether the request writes.
     pub fn holds(&self, writes: bool) -> bool {
         self.may_be_on.load(Ordering::Relaxed) && self.until(writes).is_some()
     }
 
-    /// Resolves once it need not wait any more.
+    /// Resolves when no pause holds a request that writes, or does not, any more.
     pub async fn is_over(&self, writes: bool) {
         let mut changes = self.current.subscribe();
         while let Some(until) = self.until(writes) {
             tokio::select! {
                 () = tokio::time::sleep_until(until.into()) => {}
-                // The sender outlives this borrow of it.
+                // The sender outlives this borrow.
                 _ = changes.changed() => {}
             }
         }

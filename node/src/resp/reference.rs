@@ -15,82 +15,91 @@ Any other command is answered with `-ERR unknown command`, and the connection st
 
 Any node accepts any command. A write is acknowledged once a majority holds it on disk and it is applied; with
 `HELIOS.ACK ALL`, or `writes.ack: all` in the configuration, once every voter holds it. A read is
-linearizable, unless the connection said `READONLY` and then reads its node's state, however old, or `HELIOS.READ STALE
-500` and then reads it if it is at most 500 ms old. Even then a connection sees its own writes. To see those of another
-connection, on whatever node: `HELIOS.TOKEN` there, after the write, and `HELIOS.TOKEN <token>` here, before the read.
+linearizable, unless the connection sent `READONLY`, after which it reads its node's state however old, or
+`HELIOS.READ STALE 500`, after which it reads state that is at most 500 ms old. Even then a connection sees its own
+writes. To see those of another connection, on any node: `HELIOS.TOKEN` there, after the write, and
+`HELIOS.TOKEN <token>` here, before the read.
 
 ";
 
 const TAIL: &str = "\
 ## Where this differs from Redis
 
-- There is one database, 0. Users are in a file (`auth.users_file`) and have one of three roles: `ACL` tells of them and changes
-  nothing. Without users and without a password everyone is `default` and may do everything.
-- `SCAN` walks the keys in their order. A key that exists from the first call to the last is returned exactly once;
-  the walk ends unless clients keep adding keys behind it faster than it goes. Any node understands a cursor. It names
-  the next key to return: if another client deletes just that key and the call goes to another node, or 4,096 other
-  cursors were issued since, the reply is `-ERR invalid cursor` and the client starts again at 0.
+- There is one database, 0. Users are in a file (`auth.users_file`) and have one of three roles: `ACL` shows
+  them and changes nothing. Without users and without a password every client is `default` and may do
+  everything.
+- `SCAN` walks the keys in byte order. A key that exists from the first call to the last is returned exactly
+  once; the walk ends unless clients keep adding keys after its position faster than it advances. Any node
+  understands a cursor. It names the next key to return: if another client deletes just that key and the call
+  goes to another node, or 4,096 other cursors were issued since, the reply is `-ERR invalid cursor` and the
+  client starts again at 0.
 - `KEYS` refuses to return more than 100000 keys.
 - `DBSIZE` and `INFO` count expired keys until they are purged.
-- `MULTI` queues on the node that the client talks to, and `EXEC` sends everything as one entry of the log: nobody sees a
-  part of it, and `WATCH` compares the keys where it is applied. Relative expirations count from when a command was
-  queued. What touches no keys, `SCAN` and `KEYS` are answered right after the entry. All answers of one transaction may
-  have 8 MiB; the queue is bounded like a request.
-- A message that is published goes to the clients of all members, once or, if a member cannot be reached, not at all.
-  `PUBLISH` returns how many clients are known to have been sent it within 100 ms. A client that has 16384 messages or 32 MiB
-  waiting is disconnected. `PUBSUB` tells of the clients of the node that is asked. There are no sharded channels.
-- Keyspace notifications have the letters and event names of Redis 7.0. Each node tells its own clients of what it applies,
-  whichever node it was written through, right after it is applied, and once at most: a client that must miss nothing
-  watches over gRPC. `CONFIG SET notify-keyspace-events` is for the node that it is sent to, until it restarts;
-  `client.notify_keyspace_events` in the configuration is for good. `expired` is told when the key is removed, by a write that
-  meets it or by the purge, not when a read finds it gone; a read that misses a key (`m`) is not told of.
-- `CLIENT PAUSE` holds the clients of the node that it is sent to, those of other nodes go on; `CLIENT UNPAUSE` is answered
-  at once even then. `WRITE` holds every `EXEC`, whatever it holds. Keys go on to expire.
-- `CONFIG SET` changes `notify-keyspace-events` and `timeout` on this node until it restarts or, of `timeout`, its configuration
-  is read anew. The rest is in the configuration of `heliosd`.
-- What a key holds is kept in one form whatever its size; `OBJECT ENCODING` says what Redis would. Deleting a large
-  collection takes one step, its elements are removed afterwards, 1000 in one entry.
-- Members of sets and fields of hashes come in the order of their bytes. Commands that pick at random, and those
-  whose summary says so, look at every element of the key. No answer has more than 1048576 elements.
-- A key, a field of a hash and a member of a set or a sorted set have 64 KiB at most, where Redis takes 512 MB: they are part of
-  keys of the storage engine. Values, values of fields and elements of lists have 8 MiB. What is stored already stays readable.
-- A member that does not lead takes writes and sends them on, so `INFO`, `ROLE` and `HELLO` show it as a master; `INFO raft` says which
-  member leads. `client.reported_role: raft` shows it as a replica of the leader instead.
-- A command that makes a string longer stops at 8 MiB.
-- A script runs on the node that its client talks to, and what it writes is one entry of the log, which takes effect only
-  if no key that the script looked at was changed meanwhile; else it runs again, at most 100 times or 5 s, then the reply
-  is `-TRYAGAIN` and nothing was done. So a script that is stopped, by the time limit of 5 s or by `SCRIPT KILL`, has done
-  nothing, and scripts with no key in common run side by side, 16 on a node at once. It may use keys that it does not name, unless its
-  user may only read: then `EVAL_RO` and `EVALSHA_RO` read the keys in KEYS, and `KEYS`, `SCAN`, `RANDOMKEY`, `DBSIZE`, and `SORT_RO`
-  with BY or GET are `-NOPERM`. A script ends with its client, too. What it sees of the keyspace as a whole (`KEYS`, `SCAN`, `DBSIZE`,
-  `RANDOMKEY`) is not compared again. `redis.call('publish')` returns 0 and the message goes out with the writes. It has 64 MiB of
-  memory, its answer, writes and messages included, 256 KiB of text, and the libraries `string`, `table`, `math` and `cjson` (`encode`,
-  `decode`, `null`).
-- Scripts are kept for `EVALSHA` on the node that saw them, the newest 4096. `-NOSCRIPT` tells a client to send the text, which client
-  libraries do by themselves.
-- Commands that wait for an element may be sent to any node, whichever the element is written through. Those who wait on one node are
-  served in the order in which they came; between nodes there is none. The writer of an element is answered before it is taken, so
-  that others may see it for a moment.
-- What `DUMP` returns can be restored by HeliosDB alone.
+- `MULTI` queues on the node of the client's connection, and `EXEC` sends all commands as one entry of the log:
+  no client sees a part of it, and `WATCH` compares the keys where the entry is applied. Relative expirations
+  count from when a command was queued. Commands without keys, `SCAN` and `KEYS` are answered right after the
+  entry. All replies of one transaction may have 8 MiB; the queue is bounded like a request.
+- A published message goes to the clients of all members, once or, if a member cannot be reached, not at all.
+  `PUBLISH` returns how many clients are known to have been sent it within 100 ms. A client with 16384 messages
+  or 32 MiB unsent is disconnected. `PUBSUB` reports the clients of the node that receives it. There are no
+  sharded channels.
+- Keyspace notifications have the letters and event names of Redis 7.0. Each node notifies its own clients of
+  the entries that it applies, whichever node accepted the write, right after an entry is applied, and at most
+  once: a client that must not miss a change watches over gRPC. `CONFIG SET notify-keyspace-events` applies to
+  the node that receives it, until that node restarts; `client.notify_keyspace_events` in the configuration is
+  permanent. `expired` is published when the key is removed, by a write that meets it or by the purge, not when
+  a read finds it expired; a read that misses a key (`m`) is not published.
+- `CLIENT PAUSE` holds the clients of the node that receives it; clients of other nodes continue. `CLIENT
+  UNPAUSE` is answered at once even then. `WRITE` holds every `EXEC`, whatever is in it. Keys still expire.
+- `CONFIG SET` changes `notify-keyspace-events` and `timeout` on this node until it restarts or, for `timeout`,
+  until its configuration is reloaded. All other settings are in the configuration of `heliosd`.
+- The value of a key is stored in one form whatever its size; `OBJECT ENCODING` returns what Redis would.
+  Deleting a large collection takes one step; its elements are removed afterwards, 1000 in one entry.
+- Members of sets and fields of hashes are returned in byte order. Commands that pick at random, and those whose
+  summary says so, look at every element of the key. No reply has more than 1048576 elements.
+- A key, a field of a hash and a member of a set or a sorted set have 64 KiB at most, where Redis takes 512 MB:
+  they are part of keys of the storage engine. Values, values of fields and elements of lists have 8 MiB at
+  most. Data that is stored already stays readable.
+- A member that is not the leader accepts writes and forwards them, so `INFO`, `ROLE` and `HELLO` show it as a
+  master; `INFO raft` shows which member is the leader. `client.reported_role: raft` shows it as a replica of
+  the leader instead.
+- A command cannot extend a string beyond 8 MiB.
+- A script runs on the node of its client's connection, and its writes are one entry of the log, which takes
+  effect only if no key that the script looked at was changed meanwhile; otherwise the script runs again, at
+  most 100 times or 5 s, then the reply is `-TRYAGAIN` and nothing was changed. So a script that is stopped, by
+  the time limit of 5 s or by `SCRIPT KILL`, has no effect, and scripts without a common key run concurrently,
+  16 on a node at once. A script may use keys that it does not declare, unless its user is read-only: then
+  `EVAL_RO` and `EVALSHA_RO` read the keys in KEYS, and `KEYS`, `SCAN`, `RANDOMKEY`, `DBSIZE`, and `SORT_RO`
+  with BY or GET are `-NOPERM`. A script is also stopped when its client disconnects. Reads of the whole
+  keyspace (`KEYS`, `SCAN`, `DBSIZE`, `RANDOMKEY`) are not compared again. `redis.call('publish')` returns 0 and
+  the message is sent with the writes. A script has 64 MiB of memory, its reply, writes and messages included,
+  256 KiB of text, and the libraries `string`, `table`, `math` and `cjson` (`encode`, `decode`, `null`).
+- Scripts are cached for `EVALSHA` on the node that received them, the newest 4096. After `-NOSCRIPT` a client
+  sends the text, which client libraries do automatically.
+- Commands that wait for an element may be sent to any node, whichever node the element is written through.
+  Clients that wait on one node are served in the order in which they came; between nodes there is no order. The
+  writer of an element is answered before the element is taken, so that other clients may see it for a moment.
+- Only HeliosDB can restore the bytes that `DUMP` returns.
 - There are no streams, no geographic and HyperLogLog commands, no `BITFIELD` and no functions.
-- `SORT`, `DUMP` and `RESTORE` in a transaction, and what writes with them, need all members to run this version or a newer
-  one; until then they are refused with `-TRYAGAIN`.
-- Other types than strings need all members to run this version or a newer one; until then they are refused with
-  `-TRYAGAIN`.
-- `HELIOS.READ LEASE` promises the same as `LINEARIZABLE` as long as the members' clocks run at about the same speed, and
-  spares reads on the leader a round to a majority while its lease lasts. It needs `reads.lease` in the configuration;
-  without it, and on other members, such a read is an ordinary linearizable one.
-- A stale read with an age is answered from the node's state while a read that asked a majority, by whichever
-  connection, is at most that old. If there is none, one is made. If that does not succeed within that age, the reply
-  is `-TRYAGAIN`.
-- `-TRYAGAIN`, `-CLUSTERDOWN` and `-NOREPLICAS` mean that nothing was done and the request may be sent again.
-  `-ERR replication shortfall: committed=true ...` means that a write took effect and is on a majority of disks, but
-  not known to be on all of them: do not send it again; `WAIT` tells how many hold it.
-  `-ERR outcome unknown` means that a write was proposed and may or may not take effect: read the key first.
-- `INFO raft` shows this node's state, leader, term and log indexes. Offsets of `ROLE` and `INFO` are log indexes.
+- `SORT`, `DUMP` and `RESTORE` in a transaction, and writes by them, need all members to run this version or a
+  newer one; until then they are rejected with `-TRYAGAIN`.
+- Other types than strings need all members to run this version or a newer one; until then they are rejected
+  with `-TRYAGAIN`.
+- `HELIOS.READ LEASE` guarantees the same as `LINEARIZABLE` as long as the members' clocks run at about the same
+  speed, and saves reads on the leader a round to a majority while its lease lasts. It needs `reads.lease` in
+  the configuration; without it, and on other members, such a read is an ordinary linearizable one.
+- A stale read with a maximum age is answered from the node's state while a read that asked a majority, by any
+  connection, is at most that old. If there is none, one is made. If that does not succeed within that age, the
+  reply is `-TRYAGAIN`.
+- `-TRYAGAIN`, `-CLUSTERDOWN` and `-NOREPLICAS` mean that nothing was changed and the request may be sent again.
+  `-ERR replication shortfall: committed=true ...` means that a write took effect and is on a majority of disks,
+  but not known to be on all of them: do not send it again; `WAIT` returns how many hold it. `-ERR outcome
+  unknown` means that a write was proposed and may or may not take effect: read the key first.
+- `INFO raft` shows this node's state, leader, term and log indexes. Offsets of `ROLE` and `INFO` are log
+  indexes.
 ";
 
-/// The page in Markdown.
+/// Renders the page in Markdown.
 pub fn render() -> String {
     let mut page = HEAD.to_owned();
     for group in Group::ALL {
@@ -121,7 +130,7 @@ fn capitalized(name: &str) -> String {
 mod tests {
     use super::*;
 
-    /// `HELIOS_UPDATE_DOCS=1` writes the page instead.
+    /// With `HELIOS_UPDATE_DOCS=1` the page is written before it is compared.
     #[test]
     fn the_page_in_the_repository_is_current() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/commands.md");

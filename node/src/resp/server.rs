@@ -1,4 +1,4 @@
-//! The listener: accepts connections, bounds their number, and lets them finish on shutdown.
+//! Acceptor of Redis connections: bounds their number, and lets them finish on shutdown.
 
 use std::io;
 use std::net::SocketAddr;
@@ -29,30 +29,30 @@ use crate::idle::IdleTimeout;
 use crate::state::EventFilter;
 use crate::tls::{Door, Stream, accept};
 
-/// How long, and how much, a client that was turned away may go on sending before it is cut off.
+/// Time, and bytes, for which a rejected client may keep sending before it is disconnected.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: u64 = 64 << 10;
 
-/// What a client may cost, and have.
+/// Limits on clients, their requests and their data.
 #[derive(Debug, Clone)]
 pub struct Limits {
     pub max_clients: usize,
-    /// Keyspace events that clients may hear of, until `CONFIG SET notify-keyspace-events` says others.
+    /// Keyspace events that are published, until `CONFIG SET notify-keyspace-events` changes them.
     pub events: EventFilter,
-    /// One request with all its arguments.
+    /// Maximum size of one request with all its arguments, in bytes.
     pub max_request_bytes: usize,
     pub max_value_bytes: usize,
     pub max_key_bytes: usize,
     pub memory: MemoryLimits,
-    /// For a client to say who it is, and to complete its first command.
+    /// Time for a client to authenticate and to complete its first command.
     pub auth_timeout: Duration,
-    /// For a request to arrive, from its first byte to its last.
+    /// Time for a request to arrive, from its first byte to its last.
     pub request_timeout: Duration,
-    /// Closes a connection that sends nothing for so long.
+    /// Time without a request after which a connection is closed.
     pub idle_timeout: IdleTimeout,
-    /// TCP probes a silent peer after so long.
+    /// Idle time after which TCP probes a peer.
     pub keepalive: Duration,
-    /// How long commands in flight may take to finish on shutdown.
+    /// Time that commands in flight have to finish on shutdown.
     pub drain_timeout: Duration,
 }
 
@@ -74,7 +74,7 @@ impl Default for Limits {
     }
 }
 
-/// What the connections of one listener have in common.
+/// State that the connections of one listener share.
 #[derive(Debug)]
 pub struct Shared {
     pub limits: Limits,
@@ -89,12 +89,12 @@ pub struct Shared {
     pub notifications: Notifications,
     pub pause: Pause,
     pub started: Instant,
-    /// Of the listener.
+    /// Local address of the listener.
     pub address: SocketAddr,
 }
 
-/// Serves Redis clients until `shutdown`; then accepts no more, lets each connection finish the
-/// commands it is executing, for at most [`Limits::drain_timeout`], and returns.
+/// Serves Redis clients until `shutdown`; then accepts no more, lets each connection finish the commands it is
+/// executing, for at most [`Limits::drain_timeout`], and returns.
 ///
 /// Fails only if the listener has no local address.
 pub async fn serve<D: Database>(
@@ -132,7 +132,7 @@ pub async fn serve<D: Database>(
             Some(ended) = connections.join_next() => report(ended),
             (stream, address) = accept(&listener, door.name) => {
                 let (door, db, shared) = (door.clone(), db.clone(), Arc::clone(&shared));
-                connections.spawn(welcome(stream, address, door, db, shared, shutdown.clone()));
+                connections.spawn(serve_connection(stream, address, door, db, shared, shutdown.clone()));
             }
         }
     }
@@ -145,14 +145,14 @@ pub async fn serve<D: Database>(
     if tokio::time::timeout(shared.limits.drain_timeout, drained).await.is_err() {
         tracing::warn!(
             connections = connections.len(),
-            "Redis clients cut off: their commands took too long"
+            "Redis connections aborted: their commands did not finish within the drain timeout"
         );
         connections.shutdown().await;
     }
     Ok(())
 }
 
-async fn welcome<D: Database>(
+async fn serve_connection<D: Database>(
     stream: TcpStream,
     address: SocketAddr,
     door: Door,
@@ -166,7 +166,8 @@ async fn welcome<D: Database>(
         shared.stats.rejected();
         shared.metrics.rejected("max_clients");
         if door.tls.is_none() {
-            // Fits the empty send buffer of a new connection; a client that is gone needs no answer.
+            // The text fits the empty send buffer of a new connection; if the client is gone, it needs no
+            // reply.
             let _ = stream.try_write(b"-ERR max number of clients reached\r\n");
         }
         return;
@@ -182,8 +183,8 @@ async fn welcome<D: Database>(
     let Some(stream) = stream else { return };
     if let Err(error) = shared.access.check_host(address.ip()) {
         shared.stats.rejected();
-        shared.metrics.refusals().tell("client", "protected_mode", address, "it is of another host");
-        return turn_away(stream, error.into()).await;
+        shared.metrics.refusals().tell("client", "protected_mode", address, "the client is on another host");
+        return reject(stream, error.into()).await;
     }
     shared.stats.connected();
     let _open = OpenConnection::new(&shared.metrics);
@@ -193,9 +194,9 @@ async fn welcome<D: Database>(
     }
 }
 
-/// Says why, and closes; reads for a moment, since closing with input unread would reset the connection and could take
-/// the message with it.
-async fn turn_away(mut stream: Stream, why: Frame) {
+/// Sends the error `why`, closes, and reads for a moment: closing a socket with unread input would reset the
+/// connection and could lose the message.
+async fn reject(mut stream: Stream, why: Frame) {
     let mut text = BytesMut::new();
     why.encode(Protocol::default(), &mut text);
     let sent = async {
@@ -203,7 +204,7 @@ async fn turn_away(mut stream: Stream, why: Frame) {
         stream.shutdown().await?;
         tokio::io::copy(&mut stream.take(LINGER_BYTES), &mut tokio::io::sink()).await
     };
-    // Whether the client heard or not, there is nothing more to do for it.
+    // Best effort: nothing else can be done for a client that did not receive the message.
     let _ = tokio::time::timeout(LINGER, sent).await;
 }
 
@@ -216,11 +217,11 @@ fn report(ended: Result<(), tokio::task::JoinError>) {
     if let Err(error) = ended
         && error.is_panic()
     {
-        tracing::error!(%error, "a Redis connection ended by a panic");
+        tracing::error!(%error, "the task of a Redis connection panicked");
     }
 }
 
-/// Counts the connection for as long as it lives, even if its task is aborted.
+/// Guard that counts the connection as open while it exists, even if its task is aborted.
 struct OpenConnection<'a>(&'a Metrics);
 
 impl<'a> OpenConnection<'a> {

@@ -1,4 +1,4 @@
-//! What one connection has agreed on so far.
+//! Session of one connection: the state that its commands set.
 
 use helios_proto::v1::{Guard, Token};
 
@@ -11,25 +11,26 @@ use crate::pubsub::Subscriber;
 #[derive(Debug)]
 pub struct Session {
     pub protocol: Protocol,
-    /// `None` until it said who it is.
+    /// Authenticated identity; `None` before authentication.
     pub identity: Option<Identity>,
-    /// What its reads see (`HELIOS.READ`, `READONLY`).
+    /// Consistency level of reads (`HELIOS.READ`, `READONLY`).
     pub freshness: Freshness,
-    /// Voters that hold a write of this connection on disk before it is acknowledged (`HELIOS.ACK`).
+    /// Acknowledgement level of writes (`HELIOS.ACK`): the voters that must hold a write on disk before it is
+    /// acknowledged.
     pub ack: Ack,
-    /// The connection's last write, or one that it was told of (`HELIOS.TOKEN`): its reads see it
-    /// whatever their freshness, and `WAIT` counts who holds it.
+    /// Token of the connection's last write, or a later one that it passed to `HELIOS.TOKEN`. Reads see that
+    /// write whatever their consistency level, and `WAIT` counts the members that hold it.
     pub after: Option<Token>,
-    /// Between `MULTI` and `EXEC`.
+    /// Queue between `MULTI` and `EXEC`; else `None`.
     pub queue: Option<Queue>,
-    /// Keys as they were when this connection said `WATCH`.
+    /// Watched keys with their revisions at the time of `WATCH`.
     pub watched: Vec<Guard>,
     pub watched_bytes: usize,
-    /// What it listens to, once it has listened to anything.
+    /// Subscriptions; `None` before the first `SUBSCRIBE` or `PSUBSCRIBE`.
     pub subscriber: Option<Subscriber>,
-    /// What is left unanswered (`CLIENT REPLY`).
+    /// Replies that are suppressed (`CLIENT REPLY`).
     pub silence: Silence,
-    /// Close once what was asked so far is answered (`QUIT`).
+    /// Whether the connection is closed after the pending replies are sent (`QUIT`).
     pub closing: bool,
 }
 
@@ -37,7 +38,7 @@ pub struct Session {
 pub enum Silence {
     #[default]
     Never,
-    /// For so many replies.
+    /// This number of next replies.
     Next(u8),
     Always,
 }
@@ -61,7 +62,7 @@ impl Session {
 }
 
 impl Session {
-    /// Whether the next reply is to be left out.
+    /// Whether the next reply is suppressed; counts that reply.
     pub fn is_silent(&mut self) -> bool {
         let was = self.silence;
         if let Silence::Next(count) = was {
@@ -70,13 +71,13 @@ impl Session {
         was != Silence::Never
     }
 
-    /// Forgets the keys that it watched.
+    /// Removes and returns the watched keys.
     pub fn unwatch(&mut self) -> Vec<Guard> {
         self.watched_bytes = 0;
         std::mem::take(&mut self.watched)
     }
 
-    /// Reads from now on see the write of `token` too.
+    /// Makes later reads see the write of `token`, unless they must see a newer one already.
     pub fn follow(&mut self, token: Token) {
         let is_behind = |known: &Token| known.cluster_id != token.cluster_id || known.index < token.index;
         if self.after.as_ref().is_none_or(is_behind) {

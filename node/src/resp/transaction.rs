@@ -1,4 +1,4 @@
-//! What a connection queues between `MULTI` and `EXEC`.
+//! Queue of a connection between `MULTI` and `EXEC`.
 
 use bytes::Bytes;
 use helios_proto::v1::Command;
@@ -12,7 +12,7 @@ use super::frame::Frame;
 use super::script::ScriptCall;
 use crate::glob::Pattern;
 
-/// What a queued command costs beside its words.
+/// Bytes charged for a queued command beside its words.
 const COMMAND_BYTES: usize = 64;
 pub const MAX_WATCHED: usize = 10_000;
 
@@ -21,30 +21,30 @@ pub struct Queue {
     queued: Vec<Queued>,
     steps: Vec<Command>,
     bytes: usize,
-    /// Something could not be queued, so nothing will be executed.
+    /// Whether a command could not be queued, so that `EXEC` executes nothing.
     broken: bool,
 }
 
-/// How a command of a transaction is answered.
+/// Source of the reply to a queued command.
 #[derive(Debug)]
 pub enum Queued {
-    /// By the next step of the entry.
+    /// The next step of the log entry.
     Step(Answer),
     Script(ScriptCall),
-    /// By its script, or by the step of one that has scripts beside it.
+    /// The list of replies of a transaction with scripts, which holds those of its steps too.
     Told,
-    /// After the entry, by this node: what touches no keys, and walks over them.
+    /// This node, after the entry is applied: requests without keys, and scans of the keyspace.
     Later(Request),
     Refused(Refusal),
 }
 
-/// Memory that the words of a request hold, bytes: their text, and the handle of each.
+/// Returns the memory that the words of a request hold, in bytes: their text, and the handle of each.
 pub fn held_bytes(words: &[Bytes]) -> usize {
     words.iter().map(|word| word.len() + size_of::<Bytes>()).sum()
 }
 
 impl Queue {
-    /// Returns the reply to the queued request. `bytes`: [`held_bytes`] of its words.
+    /// Queues a request and returns the reply to it. `bytes`: [`held_bytes`] of its words.
     pub fn push(&mut self, request: Result<Request, Refusal>, bytes: usize, limit: usize) -> Frame {
         let made = request.as_ref().map_or(0, Request::made_bytes);
         self.bytes += bytes + made + COMMAND_BYTES;
@@ -52,7 +52,7 @@ impl Queue {
             self.broken = true;
             self.queued.clear();
             self.steps.clear();
-            return Frame::error(format!("ERR the transaction exceeds {limit} bytes: make several of it"));
+            return Frame::error(format!("ERR the transaction exceeds {limit} bytes: split it into several"));
         }
         let queued = match request {
             Ok(Request::Write(write)) => {
@@ -64,7 +64,7 @@ impl Queue {
                 self.steps.push(Command { op, ..Command::default() });
                 Queued::Step(Answer::Plain)
             }
-            // Nothing waits inside of a transaction.
+            // As in Redis, a blocking command does not wait inside a transaction.
             Ok(Request::Block(blocking)) => {
                 let op = Some(blocking.op(&blocking.keys));
                 self.steps.push(Command { op, ..Command::default() });
@@ -82,7 +82,7 @@ impl Queue {
         Frame::Simple("QUEUED".into())
     }
 
-    /// Of all that is queued.
+    /// Returns the bytes charged for the queue.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -91,14 +91,14 @@ impl Queue {
         self.broken
     }
 
-    /// What goes to the log, and how each command is answered.
+    /// Returns the steps of the log entry, and the source of each reply.
     pub fn finish(self) -> (Vec<Command>, Vec<Queued>) {
         (self.steps, self.queued)
     }
 }
 
 impl Request {
-    /// What it holds beside its words: an answer that is made already, and compiled patterns.
+    /// Returns the bytes that the request holds beside its words: a prepared reply, and compiled patterns.
     fn made_bytes(&self) -> usize {
         match self {
             Self::Local(Local::Answer(frame)) => frame.cost(),
@@ -111,7 +111,8 @@ impl Request {
         }
     }
 
-    /// Whether it has to wait while writers are paused; what a transaction holds is not looked at.
+    /// Whether the request has to wait while writers are paused. `EXEC` always has, whatever its transaction
+    /// holds.
     pub fn may_write(&self) -> bool {
         match self {
             Self::Write(_) | Self::Block(_) | Self::Exec | Self::Publish { .. } => true,
@@ -120,12 +121,13 @@ impl Request {
         }
     }
 
-    /// Waiting for the end of a pause, it could not be its end.
+    /// Whether the request is `CLIENT UNPAUSE`, which is exempt from a pause: it could not end a pause that it
+    /// waits for.
     pub fn ends_pause(&self) -> bool {
         matches!(self, Self::Local(Local::Control(Control::Unpause)))
     }
 
-    /// Whether it is executed at once even between `MULTI` and `EXEC`.
+    /// Whether the request is executed at once even between `MULTI` and `EXEC`.
     pub fn is_immediate(&self) -> bool {
         match self {
             Self::Exec | Self::Watch(_) => true,

@@ -1,7 +1,8 @@
-//! Clients of this node that wait for a key to hold something: who is first in line for which key.
+//! Clients of this node that wait in blocking commands: a queue for each key.
 //!
-//! What changed is heard from the applied entries, so it does not matter which member wrote it. Only the first in
-//! line for a key is told; whoever leaves the line has the next one look, since there may be more to take.
+//! Changes are taken from the applied entries, so they are seen whichever member accepted the write. Only the
+//! first client of a key's queue is notified; when it leaves, the next is notified, since there may be more to
+//! take.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,19 +15,19 @@ use crate::state::{Lost, Store};
 
 #[derive(Debug, Default)]
 pub struct Waiting {
-    lines: Mutex<Lines>,
+    queues: Mutex<Queues>,
     is_listening: AtomicBool,
 }
 
 #[derive(Debug, Default)]
-struct Lines {
+struct Queues {
     last_number: u64,
-    /// Of each key who waits for it, the first with the lowest number. A key without anybody is not in here.
+    /// Waiters of each key by number; the lowest is first. Keys without waiters have no entry.
     keys: HashMap<Bytes, BTreeMap<u64, Arc<Notify>>>,
     count: usize,
 }
 
-/// A place in the lines for some keys; dropped, it is given up.
+/// Place of one client in the queues of some keys; given up on drop.
 #[derive(Debug)]
 pub struct Place {
     waiting: Arc<Waiting>,
@@ -36,60 +37,60 @@ pub struct Place {
 }
 
 impl Waiting {
-    /// At the end of the lines for `keys`.
+    /// Appends a client to the queues of `keys`.
     pub fn enter(self: &Arc<Self>, keys: &[Bytes], store: &Store) -> Place {
         if !self.is_listening.swap(true, Ordering::Relaxed) {
             tokio::spawn(listen(Arc::downgrade(self), store.clone()));
         }
         let called = Arc::new(Notify::new());
-        let mut lines = self.lock();
-        lines.last_number += 1;
-        lines.count += 1;
-        let number = lines.last_number;
+        let mut queues = self.lock();
+        queues.last_number += 1;
+        queues.count += 1;
+        let number = queues.last_number;
         for key in keys {
-            lines.keys.entry(key.clone()).or_default().insert(number, called.clone());
+            queues.keys.entry(key.clone()).or_default().insert(number, called.clone());
         }
-        drop(lines);
+        drop(queues);
         Place { waiting: self.clone(), number, keys: keys.to_vec(), called }
     }
 
-    /// How many wait.
+    /// Returns the number of waiting clients.
     pub fn count(&self) -> usize {
         self.lock().count
     }
 
-    fn call_for(&self, key: &Bytes) {
-        if let Some(line) = self.lock().keys.get(key) {
-            call_first(line);
+    fn notify_key(&self, key: &Bytes) {
+        if let Some(queue) = self.lock().keys.get(key) {
+            notify_first(queue);
         }
     }
 
-    fn call_all(&self) {
-        self.lock().keys.values().for_each(call_first);
+    fn notify_all(&self) {
+        self.lock().keys.values().for_each(notify_first);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Lines> {
-        // Every critical section here leaves its data whole.
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Queues> {
+        // Every critical section here leaves its data consistent.
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn call_first(line: &BTreeMap<u64, Arc<Notify>>) {
-    if let Some(first) = line.values().next() {
-        // Kept for it, if it is busy looking.
+fn notify_first(queue: &BTreeMap<u64, Arc<Notify>>) {
+    if let Some(first) = queue.values().next() {
+        // The notification is stored if the client is not awaiting it now.
         first.notify_one();
     }
 }
 
 impl Place {
-    /// Whether nobody is in front, for one of the keys at least.
+    /// Whether the client is first in the queue of at least one of its keys.
     pub fn is_first(&self) -> bool {
-        let lines = self.waiting.lock();
-        let first = |key| lines.keys.get(key).and_then(|line| line.keys().next());
+        let queues = self.waiting.lock();
+        let first = |key| queues.keys.get(key).and_then(|queue| queue.keys().next());
         self.keys.iter().any(|key| first(key) == Some(&self.number))
     }
 
-    /// Once a key was changed, or whoever was in front has left. Cancel safe.
+    /// Resolves when one of the keys was changed or the client became first in a queue. Cancel safe.
     pub async fn called(&self) {
         self.called.notified().await;
     }
@@ -97,31 +98,32 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut lines = self.waiting.lock();
-        lines.count -= 1;
+        let mut queues = self.waiting.lock();
+        queues.count -= 1;
         for key in &self.keys {
-            let Some(line) = lines.keys.get_mut(key) else { continue };
-            line.remove(&self.number);
-            if line.is_empty() {
-                lines.keys.remove(key);
+            let Some(queue) = queues.keys.get_mut(key) else { continue };
+            queue.remove(&self.number);
+            if queue.is_empty() {
+                queues.keys.remove(key);
             } else {
-                call_first(line);
+                notify_first(queue);
             }
         }
     }
 }
 
-/// Follows the applied entries for as long as there is anybody to tell.
+/// Follows the applied entries and notifies waiters while `waiting` exists.
 async fn listen(waiting: Weak<Waiting>, store: Store) {
-    let mut news = store.watch_changes();
+    let mut changes = store.watch_changes();
     let mut seen = store.changes_through();
-    // Whoever came before this began to listen may have missed something.
+    // A client that entered before this task subscribed may have missed a change.
     if let Some(waiting) = waiting.upgrade() {
-        waiting.call_all();
+        waiting.notify_all();
     }
-    while news.changed().await.is_ok() {
+    while changes.changed().await.is_ok() {
         let Some(waiting) = waiting.upgrade() else { return };
-        // Read first: whoever enters after the line was seen to be empty looks for itself, and finds all of these.
+        // Read before the count: a client that enters after the count was 0 checks its keys itself, and finds
+        // all these changes.
         let through = store.changes_through();
         if waiting.count() == 0 {
             seen = through;
@@ -132,13 +134,13 @@ async fn listen(waiting: Weak<Waiting>, store: Store) {
                 Ok(page) => page,
                 Err(Lost { .. }) => {
                     seen = store.changes_through();
-                    waiting.call_all();
+                    waiting.notify_all();
                     continue;
                 }
             };
             seen = page.through;
             let changed = page.entries.iter().flat_map(|entry| entry.keys());
-            changed.filter(|(_, value)| value.is_some()).for_each(|(key, _)| waiting.call_for(&key));
+            changed.filter(|(_, value)| value.is_some()).for_each(|(key, _)| waiting.notify_key(&key));
             if page.is_last {
                 break;
             }
@@ -154,16 +156,16 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_first_in_line_is_called_and_whoever_leaves_has_the_next_look() {
+    async fn first_waiter_is_notified_and_next_waiter_when_it_leaves() {
         let (waiting, store) = (Arc::new(Waiting::default()), Store::in_memory());
-        // It is not this test that listens.
+        // This test notifies waiters itself; the listening task must not start.
         waiting.is_listening.store(true, Ordering::Relaxed);
         let (a, b) = (Bytes::from("a"), Bytes::from("b"));
         let first = waiting.enter(&[a.clone(), b.clone(), a.clone()], &store);
         let second = waiting.enter(std::slice::from_ref(&a), &store);
         let third = waiting.enter(std::slice::from_ref(&b), &store);
         assert!(first.is_first() && !second.is_first() && !third.is_first());
-        waiting.call_for(&a);
+        waiting.notify_key(&a);
         assert!(poll!(std::pin::pin!(first.called())).is_ready());
         assert!(poll!(std::pin::pin!(second.called())).is_pending());
         drop(first);

@@ -1,5 +1,5 @@
-//! Both directions of one connection. A task that waits for input goes on sending what waits, and one that cannot send
-//! goes on reading: a client that writes a whole pipeline before it reads a reply must not wait for ever.
+//! Both directions of one connection. A task that waits for input keeps sending unsent replies, and a task that
+//! cannot send keeps reading: a client that writes a whole pipeline before it reads a reply must not deadlock.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -15,9 +15,10 @@ use crate::idle::until;
 use crate::tls::Stream;
 
 const READ_CHUNK_BYTES: usize = 32 * 1024;
-/// What is left of a chunk that held requests is copied if it is smaller, so that it does not hold on to the chunk.
+/// Below this size in bytes, the unread rest of a chunk is copied, so that it does not keep the whole chunk in
+/// memory.
 const COPIED_BYTES: usize = 4 * 1024;
-/// How long, and how much, a refused client may go on sending before it is cut off.
+/// Time, and bytes, for which a rejected client may keep sending before it is disconnected.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: u64 = 16 * 1024 * 1024;
 
@@ -25,18 +26,18 @@ pub struct Wire {
     stream: Stream,
     pub input: BytesMut,
     pub output: Output,
-    /// The client sends no more.
+    /// Whether the client has closed its direction.
     pub is_half_closed: bool,
     is_flushed: bool,
     failed: Option<io::Error>,
 }
 
-/// What came of waiting for the client.
+/// Result of [`Wire::moved`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moved {
-    /// It took replies.
+    /// The client accepted replies.
     Sent,
-    /// Bytes of requests; 0: there will be no more.
+    /// Number of bytes received; 0: end of input.
     Received(usize),
 }
 
@@ -45,7 +46,7 @@ impl Wire {
         Self { stream, input: BytesMut::new(), output, is_half_closed: false, is_flushed: true, failed: None }
     }
 
-    /// Hands the socket what it takes without waiting.
+    /// Writes as much to the socket as it accepts without waiting.
     pub async fn flush(&mut self) -> io::Result<()> {
         if let Some(error) = self.failed.take() {
             return Err(error);
@@ -58,7 +59,7 @@ impl Wire {
         }
     }
 
-    /// Waits until the client took all replies.
+    /// Waits until the client has accepted all replies.
     pub async fn drain(&mut self) -> io::Result<()> {
         self.flush().await?;
         while !self.is_sent() {
@@ -67,8 +68,8 @@ impl Wire {
         Ok(())
     }
 
-    /// Waits until the client takes replies or, with `reads`, sends something. Closes the connection at the deadline of
-    /// its replies. Cancel safe.
+    /// Waits until the client accepts replies or, with `reads`, sends bytes. Closes the connection at the
+    /// deadline of its replies. Cancel safe.
     pub async fn moved(&mut self, reads: bool) -> io::Result<Moved> {
         if let Some(error) = self.failed.take() {
             return Err(error);
@@ -86,7 +87,7 @@ impl Wire {
         Err(io::ErrorKind::TimedOut.into())
     }
 
-    /// Goes on sending while `work` is under way.
+    /// Awaits `work` and sends unsent replies meanwhile.
     pub async fn alongside<F: Future>(&mut self, work: F) -> F::Output {
         let mut work = pin!(work);
         while self.failed.is_none() && !self.is_sent() {
@@ -101,31 +102,31 @@ impl Wire {
         work.await
     }
 
-    /// Closes as it is.
+    /// Closes the stream without sending the unsent replies.
     pub async fn abort(&mut self) {
-        // It may be the client that does not read.
+        // Does not wait for completion: the client may not be reading.
         let _ = poll_fn(|context| Poll::Ready(Pin::new(&mut self.stream).poll_shutdown(context))).await;
     }
 
-    /// Sends what is left and closes this direction.
+    /// Sends all unsent replies and closes this direction.
     pub async fn shutdown(&mut self) -> io::Result<()> {
         self.drain().await?;
         self.stream.shutdown().await
     }
 
-    /// Closes, but reads on for a moment: closing with input unread would reset the connection and could take the last
-    /// reply with it.
+    /// Sends all unsent replies, closes this direction and reads for a moment: closing a socket with unread
+    /// input would reset the connection and could lose the last reply.
     pub async fn shutdown_slowly(mut self) -> io::Result<()> {
         self.shutdown().await?;
         let mut rest = self.stream.take(LINGER_BYTES);
         let mut nowhere = tokio::io::sink();
         let drained = tokio::io::copy(&mut rest, &mut nowhere);
-        // Whether the client heard or not, there is nothing more to do for it.
+        // Best effort: nothing else can be done for a client that did not receive the reply.
         let _ = tokio::time::timeout(LINGER, drained).await;
         Ok(())
     }
 
-    /// Gives back what a chunk has beside the little that is left of it.
+    /// Releases the chunk that the input is in, if little of it or nothing is unread.
     pub fn trim_input(&mut self) {
         if self.input.is_empty() {
             self.input = BytesMut::new();
@@ -160,7 +161,7 @@ impl Wire {
         if has_sent { Poll::Ready(Ok(Moved::Sent)) } else { Poll::Pending }
     }
 
-    /// Ready once all is sent.
+    /// Sends unsent replies; ready when all are sent and flushed.
     fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             let bytes = self.output.front();

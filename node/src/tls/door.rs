@@ -1,4 +1,4 @@
-//! One port: what happens to a connection before its service sees it.
+//! Acceptance of the connections of one port: limits and TLS handshake, before the service gets a connection.
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,19 +18,20 @@ use super::{Material, Slots, Stream};
 use crate::refusals::Refusals;
 use crate::sessions::Open;
 
-/// For all of a handshake; a client that is slower is cut off.
+/// Deadline of a TLS handshake, and of the HTTP/2 preface after it.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Connections that are ready and not taken over by the service yet.
+/// Limit of accepted connections that wait for the service.
 const READY: usize = 16;
-/// How long, and how much, a client that was told it is at the wrong port may go on sending: a connection that is
-/// closed with input unread would be reset, and take the message with it.
+/// Time for which input of a client without TLS is read after the error message: a connection that is closed with
+/// unread input is reset, and the client may lose the message.
 const LINGER: Duration = Duration::from_millis(500);
+/// Limit of the input that is read then.
 const LINGER_BYTES: u64 = 64 << 10;
-/// How long to leave a listener alone when the process is out of file descriptors.
+/// Pause after a failed accept, as when the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// First byte of every TLS connection.
+/// First byte of every TLS connection: a handshake record.
 const HANDSHAKE_RECORD: u8 = 22;
-/// `PRI * HTTP/2.0 ...`
+/// Length of the HTTP/2 client preface, `PRI * HTTP/2.0 ...`.
 const HTTP2_PREFACE_BYTES: usize = 24;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,47 +42,47 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// To a client that speaks it without TLS where there is none without.
-    fn wants_tls(self) -> &'static [u8] {
+    /// Returns the error message to a client without TLS on a port that requires it.
+    fn tls_required_message(self) -> &'static [u8] {
         match self {
             Self::Redis => b"-ERR this port speaks TLS only: connect with TLS and the CA of the cluster\r\n",
             Self::Http1 => {
                 b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-type: text/plain\r\n\r\n\
                   this port speaks TLS only: ask https://\n"
             }
-            // A fatal alert, protocol_version: HTTP/2 has no words before its handshake.
+            // A fatal TLS alert, protocol_version: HTTP/2 has no error message before its handshake.
             Self::Http2 => &[21, 3, 3, 0, 2, 2, 70],
         }
     }
 }
 
-/// A port with its lock, if it has one. Cheap to clone.
+/// The acceptor of one port, with TLS if configured. Cheap to clone.
 #[derive(Clone)]
 pub struct Door {
-    /// As the configuration calls it: `peer`, `client`, `grpc` or `gateway`.
+    /// Name of the port: `peer`, `client`, `grpc` or `gateway` as in the configuration, or `metrics`.
     pub name: &'static str,
     pub protocol: Protocol,
     pub tls: Option<Arc<Material>>,
     pub refusals: Refusals,
-    /// Connections that it let in and that have not ended.
+    /// Counter of the accepted connections that have not ended.
     pub open: Open,
     pub slots: Slots,
 }
 
 impl Door {
-    /// The connection as its service may have it; `None` when it was refused. Takes five seconds at most, so it
-    /// belongs into a task of its own.
+    /// Performs the TLS handshake and returns the connection for the service; `None` if it was refused. May take
+    /// `HANDSHAKE_TIMEOUT`, so call it in a separate task.
     pub async fn open(&self, stream: TcpStream, from: SocketAddr) -> Option<Stream> {
-        let opened = self.unlock(stream, from).await?;
+        let opened = self.handshake(stream, from).await?;
         Some(opened.counted_by(self.open.begin()))
     }
 
-    async fn unlock(&self, stream: TcpStream, from: SocketAddr) -> Option<Stream> {
+    async fn handshake(&self, stream: TcpStream, from: SocketAddr) -> Option<Stream> {
         let Some(tls) = &self.tls else { return Some(stream.into()) };
         let acceptor = TlsAcceptor::from(tls.server(self.protocol));
         let handshake = async {
             let mut first = [0];
-            // A client that leaves again is a balancer's probe.
+            // A client that disconnects without a byte is a load balancer's probe.
             if !matches!(stream.peek(&mut first).await, Ok(1)) {
                 return None;
             }
@@ -90,9 +91,9 @@ impl Door {
                     self.name,
                     "no_tls",
                     from,
-                    "it does not speak TLS, which this port asks for",
+                    "it does not speak TLS, which this port requires",
                 );
-                self.send_away(stream).await;
+                self.reject_plaintext(stream).await;
                 return None;
             }
             match acceptor.accept(stream).await {
@@ -112,17 +113,17 @@ impl Door {
         }
     }
 
-    async fn send_away(&self, mut stream: TcpStream) {
-        let told = async {
-            stream.write_all(self.protocol.wants_tls()).await?;
+    async fn reject_plaintext(&self, mut stream: TcpStream) {
+        let rejected = async {
+            stream.write_all(self.protocol.tls_required_message()).await?;
             stream.shutdown().await?;
             tokio::io::copy(&mut stream.take(LINGER_BYTES), &mut tokio::io::sink()).await
         };
-        // Whether the client heard or not, there is nothing more to do for it.
-        let _ = tokio::time::timeout(LINGER, told).await;
+        // Best effort: the connection ends in any case.
+        let _ = tokio::time::timeout(LINGER, rejected).await;
     }
 
-    /// The connections of a port of HTTP/2 as tonic takes them, until what is returned is dropped.
+    /// Accepts connections of an HTTP/2 port as a stream for tonic, until that stream is dropped.
     pub fn incoming(self, listener: TcpListener) -> impl Incoming<Item = io::Result<Stream>> {
         let (ready, opened) = mpsc::channel(READY);
         tokio::spawn(async move {
@@ -135,32 +136,32 @@ impl Door {
     }
 
     async fn accept_all(&self, listener: &TcpListener, ready: &mpsc::Sender<io::Result<Stream>>) {
-        // Ended with this task.
+        // Aborted with this task.
         let mut handshakes = JoinSet::new();
         loop {
             let (stream, from) = accept(listener, self.name).await;
             let Some(slot) = self.slots.take().await else { return };
             while handshakes.try_join_next().is_some() {}
-            // Answers leave at once. With Nagle's algorithm the second of two small ones waits until the client
-            // acknowledges the first, which takes it 40 ms.
+            // Responses are sent at once. With Nagle's algorithm the second of two small ones waits until the client
+            // acknowledges the first, which takes up to 40 ms (delayed ACK).
             if stream.set_nodelay(true).is_err() {
                 continue;
             }
-            let (door, ready) = (self.clone(), ready.clone());
+            let (acceptor, ready) = (self.clone(), ready.clone());
             handshakes.spawn(async move {
                 let evicted = slot.evicted();
                 let opened = tokio::select! {
-                    opened = door.open(stream, from) => opened,
+                    opened = acceptor.open(stream, from) => opened,
                     () = evicted.cancelled() => None,
                 };
                 if let Some(stream) = opened {
                     let stream = stream.in_slot(slot).greeted_by(
                         HTTP2_PREFACE_BYTES,
                         HANDSHAKE_TIMEOUT,
-                        door.name,
-                        &door.refusals,
+                        acceptor.name,
+                        &acceptor.refusals,
                     );
-                    // Nobody takes it when the service ends.
+                    // Fails when the service has ended.
                     drop(ready.send(Ok(stream)).await);
                 }
             });
@@ -168,8 +169,8 @@ impl Door {
     }
 }
 
-/// The next connection. That there is none for want of descriptors ends nothing: it is tried again when others may have
-/// closed theirs. Cancel safe.
+/// Accepts the next connection. Failures, such as a lack of file descriptors, are logged and retried after a pause.
+/// Cancel safe.
 pub async fn accept(listener: &TcpListener, port: &'static str) -> (TcpStream, SocketAddr) {
     let mut is_logged = false;
     loop {
@@ -179,7 +180,7 @@ pub async fn accept(listener: &TcpListener, port: &'static str) -> (TcpStream, S
                 if !std::mem::replace(&mut is_logged, true) {
                     tracing::warn!(%error, port, "connection not accepted; trying again");
                 }
-                // No event tells when descriptors are free again; trying at once would spin.
+                // There is no notification of free descriptors; an immediate retry would spin.
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -193,10 +194,10 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn grpc_answers_wait_for_no_acknowledgement() {
+    async fn grpc_connections_disable_nagles_algorithm() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let mut incoming = std::pin::pin!(door().incoming(listener));
+        let mut incoming = std::pin::pin!(acceptor().incoming(listener));
         let accepted = incoming.next().await.unwrap().unwrap();
         assert!(accepted.tcp().nodelay().unwrap());
     }
@@ -204,16 +205,16 @@ mod tests {
     #[tokio::test]
     async fn a_connection_counts_as_open_until_it_is_dropped() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let door = door();
+        let acceptor = acceptor();
         let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, from) = listener.accept().await.unwrap();
-        let opened = door.open(stream, from).await.unwrap();
-        assert_eq!(door.open.count(), 1);
+        let opened = acceptor.open(stream, from).await.unwrap();
+        assert_eq!(acceptor.open.count(), 1);
         drop(opened);
-        assert_eq!(door.open.count(), 0);
+        assert_eq!(acceptor.open.count(), 0);
     }
 
-    fn door() -> Door {
+    fn acceptor() -> Door {
         Door {
             name: "grpc",
             protocol: Protocol::Http2,

@@ -1,4 +1,4 @@
-//! Certificate, key and CA of one side of a node, read anew when their files change.
+//! Certificate, key and CA of one side of a node, reloaded when their files change.
 
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -16,7 +16,7 @@ use crate::watched;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
-    /// Members among themselves, and the operator: both ends show a certificate.
+    /// Connections among members, and of the operator: both ends present a certificate.
     Peer,
     Client,
 }
@@ -47,21 +47,23 @@ pub struct Material {
 
 struct Loaded {
     server: ServerConfig,
-    /// What a peer's links show and trust.
+    /// Certificate and CA of outgoing links to peers.
     client: Option<ClientTls>,
-    /// Seconds since 1970.
+    /// Expiry of the certificate, seconds since 1970.
     expires_at: i64,
-    /// Of the files as they were read.
+    /// CRC-32C of the files' content.
     checksum: u32,
 }
 
 impl Material {
+    /// Loads the files.
+    ///
     /// # Errors
     /// One line that names the key and the file of the configuration.
     pub fn load(files: TlsFiles, side: Side) -> Result<Self, ConfigError> {
         let loaded = load(&files, side)?;
         if loaded.expires_at < crate::wall_ms().cast_signed() / 1_000 {
-            tracing::warn!(file = %files.cert_file.display(), "this certificate has expired: others will refuse it");
+            tracing::warn!(file = %files.cert_file.display(), "this certificate has expired: peers and clients will reject it");
         }
         Ok(Self { side, files, current: RwLock::new(Arc::new(loaded)) })
     }
@@ -74,7 +76,7 @@ impl Material {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// For the next connection to a port of that protocol.
+    /// Returns the TLS configuration for the next connection to a port of this protocol.
     pub fn server(&self, protocol: Protocol) -> Arc<ServerConfig> {
         let mut config = self.current().server.clone();
         config.alpn_protocols = match protocol {
@@ -85,12 +87,12 @@ impl Material {
         Arc::new(config)
     }
 
-    /// For the next connection to a peer.
+    /// Returns the TLS configuration for the next connection to a peer.
     pub fn client(&self) -> Option<ClientTls> {
         self.current().client.clone()
     }
 
-    /// Seconds since 1970.
+    /// Returns the expiry of the certificate, seconds since 1970.
     pub fn expires_at(&self) -> i64 {
         self.current().expires_at
     }
@@ -102,17 +104,17 @@ impl Material {
                 tracing::info!(
                     side = self.side.name(),
                     expires_at = loaded.expires_at,
-                    "certificates taken over"
+                    "certificates reloaded"
                 );
                 *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(loaded);
             }
             Err(error) => {
-                tracing::error!(%error, "certificates not taken over; the node goes on with those it has")
+                tracing::error!(%error, "certificates not reloaded; the node keeps the current ones")
             }
         }
     }
 
-    /// Reads the files again whenever one of them changes, until `stop`; `expiry` tells of the certificate.
+    /// Reloads the files whenever one of them changes, until `stop`; sets `expiry` to the expiry of the certificate.
     pub async fn watch(self: Arc<Self>, expiry: Gauge, stop: CancellationToken) {
         expiry.set(self.expires_at());
         let paths = [Some(&self.files.cert_file), Some(&self.files.key_file), self.files.ca_file.as_ref()];
@@ -155,10 +157,11 @@ fn load(files: &TlsFiles, side: Side) -> Result<Loaded, ConfigError> {
         None => builder.with_no_client_auth(),
     };
     let mut server = builder.with_single_cert(chain, private).map_err(|error| {
-        wrong("key_file", &files.key_file, TlsError::unusable(format!("does not go with cert_file: {error}")))
+        wrong("key_file", &files.key_file, TlsError::unusable(format!("does not match cert_file: {error}")))
     })?;
     if ca.is_some() {
-        // A certificate counts for one connection: what is resumed was checked long ago.
+        // No session resumption: each connection has to present its certificate again, as a resumed one would skip the
+        // check.
         server.session_storage = Arc::new(NoServerSessionStorage {});
         server.send_tls13_tickets = 0;
     }

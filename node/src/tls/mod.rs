@@ -1,5 +1,5 @@
-//! The locks on the ports: what certificates a node shows and asks for ([`Material`], read again when its files
-//! change), and what happens to a connection before the service behind its port sees it ([`Door`]).
+//! TLS of the ports: the certificates that a node presents and requires ([`Material`], reloaded when its files change),
+//! and the acceptance of a connection before the service behind its port gets it ([`Door`]).
 
 mod door;
 mod material;
@@ -22,7 +22,7 @@ pub use stream::{Caller, Stream};
 
 use crate::config::{ConfigError, Settings};
 
-/// Of both sides of a node; `None` where it speaks without TLS.
+/// Certificates of both sides of a node; `None`: no TLS on that side.
 #[derive(Clone, Default)]
 pub struct Locks {
     pub peer: Option<Arc<Material>>,
@@ -35,8 +35,10 @@ struct For {
 }
 
 impl Locks {
+    /// Loads the certificates that the settings name.
+    ///
     /// # Errors
-    /// When a file cannot be read or used.
+    /// A file cannot be read or used.
     pub fn load(settings: &Settings) -> Result<Self, ConfigError> {
         let load = |files: &Option<_>, side| {
             files.clone().map(|files| Material::load(files, side).map(Arc::new)).transpose()
@@ -51,12 +53,12 @@ impl Locks {
         self.peer.iter().chain(&self.client)
     }
 
-    /// Follows the files until `stop`; the gauge of when certificates expire follows them.
+    /// Reloads the files when they change, until `stop`, and keeps the gauge of their expiry current.
     pub fn watch(&self, registry: &mut Registry, tasks: &mut JoinSet<()>, stop: &CancellationToken) {
         let expiry = Family::<For, Gauge>::default();
         registry.register(
             "cert_expiry_timestamp_seconds",
-            "When the certificate that this node shows expires, seconds since 1970",
+            "Expiry of the certificate that this node presents, seconds since 1970",
             expiry.clone(),
         );
         for side in self.sides() {

@@ -1,5 +1,5 @@
-//! Places for the connections of one port. A connection has its place until it ends. When all are taken, the one that has
-//! said nothing for longest gives way to the next.
+//! Connection slots of one port. A connection holds its slot until it ends. When all are taken, the oldest connection
+//! that has not proven to be a client's is evicted for the next one.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-/// Of one port; clones share them.
+/// Slots of one port; clones share them.
 #[derive(Debug, Clone)]
 pub struct Slots(Arc<Inner>);
 
@@ -16,11 +16,11 @@ pub struct Slots(Arc<Inner>);
 struct Inner {
     free: Arc<Semaphore>,
     last_number: AtomicU64,
-    /// Connections that have not proven yet that there is a client behind, the oldest first.
+    /// Connections that have not proven yet to be a client's, the oldest first.
     newcomers: Mutex<BTreeMap<u64, CancellationToken>>,
 }
 
-/// A place; dropped, it is free.
+/// A slot; dropping it frees it.
 #[derive(Debug)]
 pub struct Slot {
     inner: Arc<Inner>,
@@ -35,8 +35,8 @@ impl Slots {
         Self(Arc::new(Inner { free, last_number: AtomicU64::new(0), newcomers: Mutex::default() }))
     }
 
-    /// For a connection that was accepted; waits for one that ends if all places are taken and none gives way. `None`:
-    /// never, while somebody holds the slots.
+    /// Takes a slot for an accepted connection. If all are taken, evicts the oldest unproven connection, and waits for
+    /// one to end. `None` only if the slots were dropped.
     pub async fn take(&self) -> Option<Slot> {
         let free = Arc::clone(&self.0.free);
         let permit = match Arc::clone(&free).try_acquire_owned() {
@@ -56,12 +56,12 @@ impl Slots {
 }
 
 impl Slot {
-    /// There is a client behind this connection: it gives way to none from now on.
+    /// Marks the connection as a client's: it is not evicted any more.
     pub fn prove(&self) {
         self.inner.newcomers().remove(&self.number);
     }
 
-    /// Cancelled when it has to give way.
+    /// Returns the token that is cancelled when the connection is evicted.
     pub fn evicted(&self) -> CancellationToken {
         self.evicted.clone()
     }
@@ -74,7 +74,7 @@ impl Drop for Slot {
 }
 
 impl Inner {
-    // Every critical section leaves the map whole.
+    // Poisoning is ignored: every critical section leaves a consistent map.
     fn newcomers(&self) -> MutexGuard<'_, BTreeMap<u64, CancellationToken>> {
         self.newcomers.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_oldest_newcomer_gives_way_and_a_proven_connection_does_not() {
+    async fn the_oldest_unproven_connection_is_evicted_and_a_proven_one_is_not() {
         let slots = Slots::new(2);
         let (proven, newcomer) = (slots.take().await.unwrap(), slots.take().await.unwrap());
         proven.prove();

@@ -1,4 +1,4 @@
-//! A client's connection, with TLS or without.
+//! An accepted connection, with or without TLS.
 
 use std::io;
 use std::pin::Pin;
@@ -20,18 +20,18 @@ use crate::auth::Client;
 use crate::refusals::Refusals;
 use crate::sessions::Session;
 
-/// Who is at the other end of a connection of a gRPC port; an extension of each of its requests.
+/// Remote end of a connection of a gRPC port; an extension of each of its requests.
 #[derive(Debug, Clone, Default)]
 pub struct Caller {
     pub client: Client,
-    /// The certificate that it showed, DER. `None`: none was asked for.
+    /// Certificate that the client presented, DER. `None`: none was requested.
     pub certificate: Option<Arc<[u8]>>,
 }
 
 pub struct Stream {
     inner: Inner,
     greeting: Option<Greeting>,
-    /// Held for its drop.
+    /// Counts the connection as open until it is dropped.
     _session: Option<Session>,
     slot: Option<Slot>,
 }
@@ -41,10 +41,10 @@ enum Inner {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// What the client has to send before anything else, and by when.
+/// Bytes that the client has to send first, and their deadline.
 struct Greeting {
     missing_bytes: usize,
-    /// It has to give way to another connection.
+    /// Resolves when the connection is evicted for another one.
     evicted: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     until: Pin<Box<Sleep>>,
     refused: Box<dyn Fn() + Send + Sync>,
@@ -70,18 +70,18 @@ impl Stream {
         }
     }
 
-    /// Counts as open until it is dropped.
+    /// Counts the connection as open until it is dropped.
     pub fn counted_by(self, session: Session) -> Self {
         Self { _session: Some(session), ..self }
     }
 
-    /// Holds its place until it is dropped.
+    /// Holds the slot until the connection is dropped.
     pub fn in_slot(self, slot: Slot) -> Self {
         Self { slot: Some(slot), ..self }
     }
 
-    /// Ends the connection unless so many bytes arrive within `limit`: HTTP/2 looks after its connections only once
-    /// they have begun.
+    /// Closes the connection unless `bytes` bytes arrive within `limit`: the HTTP/2 server enforces its own timeouts
+    /// only after the preface.
     pub fn greeted_by(
         mut self,
         bytes: usize,
@@ -96,14 +96,14 @@ impl Stream {
             evicted: self.slot.as_ref().map(|slot| Box::pin(slot.evicted().cancelled_owned())),
             until: Box::pin(tokio::time::sleep(limit)),
             refused: Box::new(move || {
-                refusals.tell(port, "slow_handshake", &from, "it did not begin to speak HTTP/2 in time");
+                refusals.tell(port, "slow_handshake", &from, "it sent no HTTP/2 preface in time");
             }),
         });
         self
     }
 
-    /// Takes what has arrived, at most `most` bytes at once; 0: there will be no more. An idle connection without TLS
-    /// needs no buffer.
+    /// Reads at most `most` bytes into `buffer`; 0: end of stream. Reserves the buffer only once there is input, so
+    /// that an idle connection without TLS needs none.
     pub fn poll_receive(
         &mut self,
         context: &mut Context<'_>,

@@ -14,7 +14,7 @@ use crate::wal::{Base, Batch, HardState, LogEntry, Wal, WalOptions};
 
 const OPTIONS: WalOptions = WalOptions { segment_bytes: 4096, spare_segments: 1 };
 
-/// The data of a member that was stopped: log 11 to 30 after a snapshot at 20, state at 25.
+/// Data of a stopped member: log entries 11 to 30, snapshots at 10 and 20, state at 25.
 struct Disk {
     dir: TempDir,
 }
@@ -61,7 +61,7 @@ impl Disk {
         findings
     }
 
-    /// Panics unless just the thing named is damaged, and its line holds each of `words`.
+    /// Asserts that only `thing` is damaged, and that its line contains each of `words`.
     fn assert_damaged(&self, thing: &str, words: &[&str]) {
         let findings = self.verify();
         assert_eq!(exit_code(&findings), 1, "{findings:?}");
@@ -72,7 +72,7 @@ impl Disk {
         }
     }
 
-    /// The only finding.
+    /// Asserts that there is one finding, with exit code 78, and returns its text.
     fn unknown(&self) -> String {
         let findings = self.verify();
         assert_eq!(exit_code(&findings), 78, "{findings:?}");
@@ -111,7 +111,7 @@ fn flip(path: &Path, offset: u64) {
 }
 
 #[test]
-fn whole_data_is_whole_one_line_a_thing() {
+fn intact_data_is_reported_with_one_line_per_part() {
     let findings = Disk::new().verify();
     assert_eq!(exit_code(&findings), 0);
     let lines: Vec<String> = findings.iter().map(Finding::to_string).collect();
@@ -122,7 +122,7 @@ fn whole_data_is_whole_one_line_a_thing() {
         "snapshot  whole    ",
         "snapshot  whole    ",
         "state     whole    applied index 25, term 2, 24 keys",
-        "together  whole    the log goes on from applied index 25",
+        "together  whole    the log continues from applied index 25",
     ];
     assert!(lines.iter().zip(expected).all(|(line, start)| line.starts_with(start)), "{lines:#?}");
     assert!(lines[0].ends_with("started 1 times; member 3 of cluster c"), "{}", lines[0]);
@@ -160,13 +160,16 @@ fn a_damaged_snapshot_is_named_and_the_rest_still_fits() {
 }
 
 #[test]
-fn a_state_that_does_not_add_up_is_named_and_rebuilt_by_a_start() {
+fn a_damaged_state_is_named_and_the_next_start_rebuilds_it() {
     let disk = Disk::new();
     let db = sled::open(disk.path("state/00000001")).unwrap();
     db.insert(b"dkey 7", b"another").unwrap();
     db.flush().unwrap();
     drop(db);
-    disk.assert_damaged("state", &[disk.path("state").to_str().unwrap(), "add up", "builds it anew"]);
+    disk.assert_damaged(
+        "state",
+        &[disk.path("state").to_str().unwrap(), "does not match the digest", "rebuilds it"],
+    );
     fs::write(disk.path("state/CURRENT"), "nonsense").unwrap();
     disk.assert_damaged("state", &["CURRENT holds no number"]);
     fs::remove_dir_all(disk.path("state")).unwrap();
@@ -176,7 +179,7 @@ fn a_state_that_does_not_add_up_is_named_and_rebuilt_by_a_start() {
 }
 
 #[test]
-fn a_checkpoint_that_was_interrupted_is_no_damage() {
+fn an_interrupted_checkpoint_is_not_damage() {
     let disk = Disk::new();
     fs::write(disk.path("state/REDO"), "half a journal").unwrap();
     fs::write(disk.path("state/OPENING"), "...").unwrap();
@@ -192,7 +195,7 @@ fn parts_that_do_not_fit_together_are_damage() {
 }
 
 #[test]
-fn a_marker_that_is_gone_or_cannot_be_read_is_damage() {
+fn a_missing_or_unreadable_marker_is_damage() {
     let disk = Disk::new();
     let marker = disk.path("node.json");
     fs::remove_file(&marker).unwrap();
@@ -202,7 +205,7 @@ fn a_marker_that_is_gone_or_cannot_be_read_is_damage() {
 }
 
 #[test]
-fn a_directory_in_use_or_of_something_else_is_refused() {
+fn a_directory_in_use_or_without_node_data_is_refused() {
     let disk = Disk::new();
     let running = DataDir::open(disk::real(), disk.dir.path(), "a", None, Duration::ZERO).unwrap();
     assert!(disk.unknown().contains("is in use: stop the node first"));
@@ -214,7 +217,7 @@ fn a_directory_in_use_or_of_something_else_is_refused() {
 }
 
 #[test]
-fn damage_comes_before_what_could_not_be_told() {
+fn damage_takes_precedence_over_unreadable_parts_in_the_exit_code() {
     let finding = |verdict| Finding { thing: "log", verdict, text: String::new() };
     let code = |verdicts: &[Verdict]| exit_code(&verdicts.iter().copied().map(finding).collect::<Vec<_>>());
     assert_eq!(code(&[Verdict::Unknown(78), Verdict::Damaged, Verdict::Whole]), 1);

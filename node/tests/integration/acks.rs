@@ -1,4 +1,4 @@
-//! Acknowledgements beyond a majority, and WAIT.
+//! Acknowledgement levels beyond a majority, and WAIT.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ fn put(value: &str) -> PutRequest {
 }
 
 #[tokio::test]
-async fn a_write_acknowledged_by_all_is_refused_while_a_voter_is_down_and_works_again_after() {
+async fn ack_all_write_is_rejected_while_a_voter_is_down_and_accepted_after_its_restart() {
     let mut cluster = Cluster::of_three().await;
     let leader = cluster.leader().await;
     let (left, down) = ((leader + 1) % 3, (leader + 2) % 3);
@@ -29,7 +29,7 @@ async fn a_write_acknowledged_by_all_is_refused_while_a_voter_is_down_and_works_
     cluster[down].kill();
     let noticed = eventually("the leader notices that a voter is down", async || {
         let code = error_code(cluster[left].kv().put(put("while down")).await);
-        // At first it is still taken for live, and does not come back in time.
+        // At first the stopped voter still counts as live, and the write waits for it until the timeout.
         (code != ErrorCode::ReplicationShortfall).then_some(code)
     })
     .await;
@@ -51,7 +51,7 @@ async fn a_write_acknowledged_by_all_is_refused_while_a_voter_is_down_and_works_
 }
 
 #[tokio::test]
-async fn what_is_committed_and_not_everywhere_in_time_is_told_from_what_is_unknown() {
+async fn timeout_of_an_ack_all_write_reports_that_it_is_committed() {
     let mut cluster = Cluster::fixed(3);
     for index in 0..3 {
         cluster[index]
@@ -79,7 +79,7 @@ async fn what_is_committed_and_not_everywhere_in_time_is_told_from_what_is_unkno
 }
 
 #[tokio::test]
-async fn a_learner_never_counts() {
+async fn learner_does_not_count_for_acks_and_wait() {
     let mut cluster = Cluster::blank(2);
     cluster.start_all();
     Operator::initialize(&cluster[0]).await;

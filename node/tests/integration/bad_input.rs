@@ -1,5 +1,5 @@
-//! Mistakes in what a node is started with: one clear line, the exit code that says "configuration",
-//! and nothing changed on disk.
+//! Invalid configurations: one clear line, the exit code for configuration errors, and nothing changed on
+//! disk.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,7 +11,7 @@ use crate::common::{Cluster, Operator, Ports, eventually, free_standing, tempora
 
 const EX_CONFIG: i32 = 78;
 
-/// Runs until it ends by itself; answers the exit code and what it said.
+/// Waits until the process ends; returns the exit code and standard error.
 async fn refused(command: &mut Command) -> (i32, String) {
     let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
     let mut stderr = child.stderr.take().unwrap();
@@ -21,7 +21,7 @@ async fn refused(command: &mut Command) -> (i32, String) {
     (status.code().unwrap(), said)
 }
 
-/// Panics unless `command` ends with one line that holds each of `words` and leaves `dir` as it is.
+/// Panics unless `command` ends with one line that contains each of `words` and leaves `dir` unchanged.
 async fn assert_refused(command: &mut Command, dir: &Path, words: &[&str]) {
     let before = content(dir);
     let (code, said) = refused(command).await;
@@ -49,7 +49,7 @@ fn content(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 }
 
 #[tokio::test]
-async fn a_mistake_in_the_configuration_is_named_and_touches_no_disk() {
+async fn invalid_configuration_is_rejected_with_its_key_and_leaves_the_disk_unchanged() {
     let dir = temporary_directory();
     let cases: [(&str, &[&str]); 10] = [
         ("node: {name: a}\nraft: {election_timout: 1s}\n", &["election_timout", "election_timeout"]),
@@ -77,7 +77,7 @@ async fn a_mistake_in_the_configuration_is_named_and_touches_no_disk() {
 }
 
 #[tokio::test]
-async fn the_disk_of_another_node_or_cluster_is_refused_and_left_alone() {
+async fn disk_of_another_node_or_cluster_is_rejected_and_left_unchanged() {
     let mut cluster = Cluster::of_three().await;
     let mut client = cluster[0].redis().await;
     let () = redis::cmd("SET").arg("key").arg("value").query_async(&mut client).await.unwrap();
@@ -102,7 +102,7 @@ async fn the_disk_of_another_node_or_cluster_is_refused_and_left_alone() {
 }
 
 #[tokio::test]
-async fn a_second_process_on_the_same_disk_or_port_is_refused() {
+async fn second_process_on_the_same_disk_or_port_is_rejected() {
     let mut cluster = Cluster::blank(1);
     cluster.start_all();
     Operator::initialize(&cluster[0]).await;
@@ -120,7 +120,7 @@ async fn a_second_process_on_the_same_disk_or_port_is_refused() {
     }
     let (code, said) = refused(&mut command).await;
     assert_ne!(code, 0);
-    // It waits a while for the other to leave, says so, and then gives up.
+    // The process waits for the lock, logs that, and then gives up.
     assert_eq!(said.lines().count(), 2, "{said}");
     assert!(
         said.lines().last().is_some_and(|line| line.contains("in use by another heliosd process")),

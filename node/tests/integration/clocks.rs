@@ -1,4 +1,4 @@
-//! Wall clocks are not to be trusted.
+//! Wall clocks that jump or are wrong must not affect elections, expiries or linearizability.
 
 use std::time::SystemTime;
 
@@ -9,7 +9,7 @@ use crate::common::{Clients, Cluster, Node, WallClock, eventually, temporary_dir
 
 const HOUR: i64 = 3_600;
 
-/// Three members, each with a wall clock of its own; the directory holds the library that the clocks need.
+/// Returns three members, each with its own wall clock; the directory holds the preloaded library.
 async fn three_with_wall_clocks() -> (TempDir, Vec<WallClock>, Cluster) {
     let dir = temporary_directory();
     let library = WallClock::build(dir.path());
@@ -21,7 +21,7 @@ async fn three_with_wall_clocks() -> (TempDir, Vec<WallClock>, Cluster) {
 }
 
 #[tokio::test]
-async fn wall_clocks_that_jump_by_an_hour_cost_no_election_no_key_and_no_order() {
+async fn wall_clock_jumps_of_an_hour_cause_no_election_no_early_expiry_and_no_reordering() {
     let (_dir, clocks, cluster) = three_with_wall_clocks().await;
     let leader = cluster.leader().await;
     let term = cluster[leader].status().await.term;
@@ -40,7 +40,7 @@ async fn wall_clocks_that_jump_by_an_hour_cost_no_election_no_key_and_no_order()
         }
     }
     assert_eq!(hours_ahead(&cluster[leader]).await, 0, "the log's clock followed one wall clock");
-    // A new expiry must not count as past.
+    // A new expiry must not already be in the past.
     set_brief(&cluster[leader]).await;
     assert_brief(&cluster).await;
     clients.finish(&cluster).await;
@@ -48,7 +48,7 @@ async fn wall_clocks_that_jump_by_an_hour_cost_no_election_no_key_and_no_order()
     assert_eq!(cluster[leader].status().await.term, term, "an election");
 }
 
-/// Expires long after the test, and long before an hour is over.
+/// Sets a key that expires long after the test, and long before an hour has passed.
 async fn set_brief(node: &Node) {
     let set = redis::cmd("SET").arg("brief").arg("value").arg("EX").arg(1_000).clone();
     let () = set.query_async(&mut node.redis().await).await.unwrap();
@@ -63,11 +63,11 @@ async fn assert_brief(cluster: &Cluster) {
 }
 
 #[tokio::test]
-async fn a_leader_whose_clock_is_an_hour_ahead_from_its_start_expires_nothing_early() {
+async fn leader_with_a_clock_an_hour_ahead_expires_nothing_early() {
     let (_dir, clocks, cluster) = three_with_wall_clocks().await;
     let old = cluster.leader().await;
     set_brief(&cluster[old]).await;
-    // Whoever leads next has been wrong all the time.
+    // The next leader's clock has been wrong since before its term.
     let others = [(old + 1) % 3, (old + 2) % 3];
     clocks[others[0]].set_ahead(HOUR);
     let target = cluster[others[0]].status().await.member_id;
@@ -79,7 +79,7 @@ async fn a_leader_whose_clock_is_an_hour_ahead_from_its_start_expires_nothing_ea
         let () = set.query_async(&mut cluster[others[0]].redis().await).await.unwrap();
     }
     assert_brief(&cluster).await;
-    // What has to expire still does.
+    // A key that is due still expires.
     let set = redis::cmd("SET").arg("short").arg("value").arg("PX").arg(200).clone();
     let () = set.query_async(&mut cluster[old].redis().await).await.unwrap();
     eventually("the short key expires", async || {
@@ -91,7 +91,7 @@ async fn a_leader_whose_clock_is_an_hour_ahead_from_its_start_expires_nothing_ea
     assert_eq!(hours_ahead(&cluster[old]).await, 0);
 }
 
-/// What the node takes for the time, the log's clock included, against the true one.
+/// Returns the hours by which the node's time, including the log's clock, is ahead of the true time.
 async fn hours_ahead(node: &Node) -> i64 {
     let (seconds, _): (i64, i64) = redis::cmd("TIME").query_async(&mut node.redis().await).await.unwrap();
     let true_seconds = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs() as i64;

@@ -1,4 +1,5 @@
-//! The compose file: what S4 asks of it, and its three services as processes, by its own commands and variables.
+//! The compose file: its documented properties, and its three services as processes, with its own commands
+//! and variables.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -36,7 +37,7 @@ fn three_services_have_the_documented_ports_a_volume_each_and_one_bridge() {
             [format!("{}:6379", 6379 + index), format!("{}:7000", 7000 + index)]
         );
         assert_eq!(texts(&service["networks"]), ["helios-cluster"]);
-        assert!(service["healthcheck"]["test"].is_array(), "without it nobody knows whether it is healthy");
+        assert!(service["healthcheck"]["test"].is_array(), "a service without a health check");
         let dockerfile = service["build"]["dockerfile"].as_str().unwrap();
         assert!(place().join("../..").join(dockerfile).exists(), "{dockerfile}");
         let volume = texts(&service["volumes"]).remove(0);
@@ -54,7 +55,8 @@ fn docker_compose() -> Command {
     command
 }
 
-/// A command that reads the file: docker's, or docker's own library, as scripts/tools.sh brings it.
+/// Returns a command that validates the file: docker's, or docker's own library, which scripts/tools.sh
+/// builds.
 fn reader() -> Option<Command> {
     if docker_compose().arg("version").output().is_ok_and(|output| output.status.success()) {
         let mut command = docker_compose();
@@ -67,9 +69,9 @@ fn reader() -> Option<Command> {
     Some(command)
 }
 
-/// By the program that reads it, which needs no engine for that.
+/// Validates the file by docker's own parser, which needs no engine.
 #[test]
-fn docker_compose_takes_the_file() {
+fn docker_compose_accepts_the_file() {
     let Some(mut reader) = reader() else {
         return helios_testing::skip_or_fail("docker", "install docker with compose, or run scripts/test.sh");
     };
@@ -77,7 +79,8 @@ fn docker_compose_takes_the_file() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// As the README has it. No engine runs in CI, where the test below has the same commands and variables.
+/// Starts the services as the README does. CI has no engine; there the test below uses the same commands and
+/// variables.
 #[test]
 #[ignore = "needs a docker engine"]
 fn docker_compose_starts_three_services_that_become_healthy() {
@@ -88,7 +91,7 @@ fn docker_compose_starts_three_services_that_become_healthy() {
 }
 
 #[tokio::test]
-async fn the_three_services_of_the_compose_file_form_one_cluster() {
+async fn services_of_the_compose_file_form_one_cluster() {
     let ports = Ports::near_default();
     let peer_ports = [0, 1, 2].map(|index| ports.node(index).peer);
     let services = services();
@@ -96,7 +99,7 @@ async fn the_three_services_of_the_compose_file_form_one_cluster() {
         let client = ports.client;
         let dir = dir.join(format!("node-{}", index + 1));
         std::fs::create_dir_all(&dir).unwrap();
-        // One host here: what names and mapped ports keep apart there, ports alone keep apart.
+        // Here all run on one host: names and mapped ports of the file are replaced by ports.
         let local = |text: &str| {
             let mut text = text.replace("=/data", "=./data").replace(":6379", &format!(":{client}"));
             for (other, port) in peer_ports.iter().enumerate() {

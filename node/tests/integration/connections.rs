@@ -1,4 +1,4 @@
-//! What connections cost a node in memory and in descriptors.
+//! Memory and descriptor use of connections.
 
 use std::time::Duration;
 
@@ -57,7 +57,7 @@ async fn command(connection: &mut MultiplexedConnection, words: &[&str]) -> redi
     redis::cmd(words[0]).arg(&words[1..]).query_async(connection).await
 }
 
-/// This process needs descriptors for all of its clients.
+/// Raises this process's limit of open files, because it needs descriptors for all of its clients.
 fn raise_own_limit() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
@@ -74,7 +74,7 @@ async fn large_replies_to_a_client_that_does_not_read_are_refused_or_close_it() 
     let refused = line(&mut client).await;
     assert!(refused.starts_with("-ERR ") && refused.contains("client.output_buffer_limit"), "{refused}");
 
-    // It reads nothing and writes on.
+    // This client writes on and reads nothing.
     let mut silent = single.raw().await;
     silent.write_all(b"SRANDMEMBER s -100000\r\nSRANDMEMBER s -100000\r\n").await.unwrap();
     let pings = b"PING\r\n".repeat(10_000);
@@ -123,14 +123,14 @@ async fn commands_queued_one_a_packet_pin_no_read_buffers() {
         assert_eq!(line(&mut client).await, "+QUEUED\r\n");
     }
     let grown = single.resident_bytes().saturating_sub(before);
-    // 30 000 chunks of 32 KiB, of which one page each was written to, would be 117 MiB.
+    // 30 000 chunks of 32 KiB with one written page each would be 117 MiB.
     assert!(grown < 50 * MIB, "{} MiB", grown / MIB);
     client.write_all(b"DISCARD\r\n").await.unwrap();
     assert_eq!(line(&mut client).await, "+OK\r\n");
 }
 
 #[tokio::test]
-async fn idle_connections_beyond_the_limit_of_open_files_end_nothing() {
+async fn idle_connections_beyond_the_limit_of_open_files_do_not_stop_the_node() {
     raise_own_limit();
     let single = single("", Some(1_024)).await;
     let mut known = single.node.redis().await;
@@ -157,7 +157,7 @@ async fn idle_and_half_open_connections_on_every_port_stop_neither_probes_nor_cl
     let mut held = Vec::new();
     for number in 0..2_000 {
         for port in single.node.ports.all() {
-            // The queue of a port may be full for a moment.
+            // The accept queue of a port may be full for a moment.
             let connected = timeout(Duration::from_secs(2), TcpStream::connect(("127.0.0.1", port))).await;
             let Ok(Ok(mut stream)) = connected else { continue };
             if number % 2 == 0 {
@@ -172,7 +172,7 @@ async fn idle_and_half_open_connections_on_every_port_stop_neither_probes_nor_cl
         assert_eq!(answer.0, 200, "{path}: {}", answer.1);
     }
     command(&mut known, &["SET", "k", "w"]).await.unwrap();
-    assert!(single.node.try_status().await.is_some(), "the peer port is taken");
+    assert!(single.node.try_status().await.is_some(), "the peer port does not answer");
     drop(held);
     eventually("new clients are served again", async || {
         let mut client =
@@ -186,7 +186,7 @@ async fn idle_and_half_open_connections_on_every_port_stop_neither_probes_nor_cl
 }
 
 #[tokio::test]
-async fn process_that_can_open_no_file_waits_until_it_can() {
+async fn node_without_descriptors_resumes_when_it_can_open_files() {
     let single = single("", None).await;
     let mut known = single.node.redis().await;
     let pid = Pid::from_raw(single.pid().cast_signed());
@@ -196,8 +196,8 @@ async fn process_that_can_open_no_file_waits_until_it_can() {
     };
     let earlier = limit(Some(8));
     let value = "x".repeat(10_000);
-    eventually("log or checkpoint find no descriptor", async || {
-        // A log that waits for one may take longer than the request.
+    eventually("the log or a checkpoint finds no descriptor", async || {
+        // A log that waits for a descriptor may take longer than the request.
         drop(command(&mut known, &["SET", "k", &value]).await);
         single.node.log().contains("no file can be opened").then_some(())
     })

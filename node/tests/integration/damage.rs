@@ -9,7 +9,7 @@ use helios_proto::v1::Role;
 use crate::common::{Cluster, Load, Operator, never};
 
 #[tokio::test]
-async fn a_wiped_disk_under_an_old_name_neither_votes_nor_serves() {
+async fn wiped_disk_under_an_old_name_neither_votes_nor_serves() {
     let mut cluster = Cluster::of_three().await;
     let leader = cluster.leader().await;
     let (wiped, other) = ((leader + 1) % 3, (leader + 2) % 3);
@@ -31,7 +31,7 @@ async fn a_wiped_disk_under_an_old_name_neither_votes_nor_serves() {
     assert_eq!(cluster[leader].status().await.term, term, "it disturbed the others");
     assert!(cluster[leader].log().contains("a wiped disk must join as a new member"), "no word of it");
 
-    // With the leader gone as well, two whole disks are needed and there is only one.
+    // Without the leader, two intact disks are needed for a quorum and there is only one.
     cluster[leader].kill();
     never(Duration::from_secs(2), "a wiped disk helped to elect a leader", async || {
         cluster[other].has_role(Role::Leader).await
@@ -45,7 +45,7 @@ async fn a_wiped_disk_under_an_old_name_neither_votes_nor_serves() {
 }
 
 #[tokio::test]
-async fn a_wiped_member_is_blank_with_a_new_disk_and_is_replaced() {
+async fn wiped_member_is_blank_with_a_new_disk_id_and_is_replaced() {
     let mut cluster = Cluster::blank(3);
     cluster.start_all();
     Operator::form(&cluster).await;
@@ -58,7 +58,7 @@ async fn a_wiped_member_is_blank_with_a_new_disk_and_is_replaced() {
 
     let blank = cluster[2].status().await;
     assert_ne!(blank.disk_id, before.disk_id);
-    never(Duration::from_secs(1), "a blank disk took up an old membership", async || {
+    never(Duration::from_secs(1), "a blank disk resumed an old membership", async || {
         cluster[2].status().await.role() != Role::Uninitialized
     })
     .await;
@@ -76,7 +76,7 @@ async fn a_wiped_member_is_blank_with_a_new_disk_and_is_replaced() {
 }
 
 #[tokio::test]
-async fn a_lost_or_damaged_state_directory_is_rebuilt_with_nothing_lost() {
+async fn lost_or_damaged_state_directory_is_rebuilt_without_loss() {
     let damages: [Damage; 4] = [
         ("removed", |state| fs::remove_dir_all(state).unwrap()),
         ("truncated", |state| files(state).iter().for_each(|file| truncate(file))),
@@ -88,7 +88,7 @@ async fn a_lost_or_damaged_state_directory_is_rebuilt_with_nothing_lost() {
     for (index, (what, damage)) in damages.into_iter().enumerate() {
         load.wait_for(300).await;
         let node = index % 3;
-        // A clean stop leaves a checkpoint to be damaged.
+        // A clean stop leaves a checkpoint, which is damaged then.
         cluster[node].terminate().await;
         damage(&cluster[node].data_dir().join("state"));
         cluster[node].start();
@@ -119,7 +119,7 @@ async fn all_state_directories_lost_at_once_are_rebuilt_from_log_and_snapshot() 
 }
 
 #[tokio::test]
-async fn a_state_ahead_of_its_log_is_set_aside_and_the_member_rejoins() {
+async fn state_ahead_of_its_log_is_set_aside_and_the_member_rejoins() {
     let mut cluster = Cluster::of_three_with("snapshot_entries: 300, trailing_entries: 100").await;
     let leader = cluster.leader().await;
     let (behind, ahead) = ((leader + 1) % 3, (leader + 2) % 3);
@@ -128,7 +128,7 @@ async fn a_state_ahead_of_its_log_is_set_aside_and_the_member_rejoins() {
     cluster[behind].terminate().await;
     load.wait_for(1_000).await;
     let report = load.finish().await;
-    // A clean stop leaves a checkpoint of all that is applied.
+    // A clean stop leaves a checkpoint of everything applied.
     cluster[ahead].terminate().await;
     let [from, to] = [ahead, behind].map(|node| cluster[node].data_dir().join("state"));
     fs::remove_dir_all(&to).unwrap();
@@ -138,8 +138,8 @@ async fn a_state_ahead_of_its_log_is_set_aside_and_the_member_rejoins() {
     cluster.wait_ready().await;
     report.assert_kept(&cluster.agreed_data().await);
     let log = cluster[behind].log();
-    assert!(log.contains("state does not fit the log; rebuilding it"), "its state was taken as it was");
-    // It votes and serves like before.
+    assert!(log.contains("state does not fit the log; rebuilding it"), "its state was kept");
+    // The rebuilt member votes and serves.
     cluster[leader].kill();
     let leader = cluster.leader_among(&[behind, ahead]).await;
     let mut client = cluster[leader].redis().await;
@@ -155,7 +155,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// What is wrong with a directory, and what makes it so.
+/// A kind of damage: its name, and the function that inflicts it.
 type Damage = (&'static str, fn(&Path));
 
 fn files(dir: &Path) -> Vec<PathBuf> {
@@ -180,7 +180,7 @@ fn truncate(file: &Path) {
     fs::File::options().write(true).open(file).unwrap().set_len(length / 2).unwrap();
 }
 
-/// One byte in each 512.
+/// Flips one byte in each 512.
 fn flip(file: &Path) {
     let mut bytes = fs::read(file).unwrap();
     bytes.iter_mut().step_by(512).for_each(|byte| *byte ^= 0x5a);

@@ -1,4 +1,4 @@
-//! Keys and values: expiry everywhere, and the other two ways in beside Redis.
+//! Keys and values: expiry on all nodes, and the gRPC and HTTP services.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use helios_proto::v1::{DeleteRequest, ErrorCode, GetRequest, PutRequest, RangeRe
 use crate::common::{Cluster, error_code, eventually, http};
 
 #[tokio::test]
-async fn a_key_expires_on_all_nodes_and_the_leader_removes_it() {
+async fn key_expires_on_all_nodes_and_is_removed_by_the_leader() {
     let cluster = Cluster::of_three().await;
     let mut client = cluster[0].redis().await;
     let () =
@@ -35,7 +35,7 @@ async fn a_key_expires_on_all_nodes_and_the_leader_removes_it() {
 }
 
 #[tokio::test]
-async fn the_grpc_service_puts_gets_deletes_and_ranges_on_every_node() {
+async fn grpc_service_puts_gets_deletes_and_ranges_on_every_node() {
     let cluster = Cluster::of_three().await;
     let put = |key: &str, value: &str, ttl_ms| PutRequest {
         key: key.to_owned().into(),
@@ -62,7 +62,8 @@ async fn the_grpc_service_puts_gets_deletes_and_ranges_on_every_node() {
         let bounded = kv.range(RangeRequest { end: "c".into(), ..range }).await.unwrap().into_inner();
         assert_eq!((bounded.entries.len(), bounded.more), (1, false));
     }
-    // Keys of other types have no value to show, and no page is empty for them while strings come after.
+    // Keys of other types have no value here, and a page is not empty because of them while string keys
+    // follow.
     let mut redis = cluster[0].redis().await;
     for key in ["b1", "b2", "b3", "b4"] {
         let () = redis::cmd("RPUSH").arg(key).arg("element").query_async(&mut redis).await.unwrap();
@@ -84,7 +85,7 @@ async fn the_grpc_service_puts_gets_deletes_and_ranges_on_every_node() {
 }
 
 #[tokio::test]
-async fn the_http_gateway_puts_gets_and_tells_the_state_on_every_node() {
+async fn http_gateway_puts_gets_and_reports_the_status_on_every_node() {
     let cluster = Cluster::of_three().await;
     let leader = cluster.leader().await;
     for node in cluster.nodes() {

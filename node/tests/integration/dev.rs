@@ -1,4 +1,4 @@
-//! `heliosd dev`: three members for a laptop.
+//! `heliosd dev`: three members in one process.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -8,11 +8,11 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::common::{Ports, eventually, free_standing, http, is_free, temporary_directory};
 
-/// Ends with the test, as a person would end it.
+/// A running `heliosd dev`, ended with the test.
 struct Dev(Child);
 
 impl Dev {
-    /// Starts it and answers the three commands it prints.
+    /// Starts it; returns the three commands that it prints.
     async fn start(dir: &Path, arguments: &[&str]) -> (Self, Vec<String>) {
         let mut command = free_standing(dir);
         command.arg("dev").args(arguments).env("TMPDIR", dir).stdout(Stdio::piped());
@@ -27,7 +27,7 @@ impl Dev {
         (dev, commands)
     }
 
-    /// Ctrl-C.
+    /// Sends SIGINT, as Ctrl-C does, and waits for exit code 0.
     async fn interrupt(mut self) {
         kill_process(Pid::from_child(&self.0), Signal::INT).unwrap();
         let status = eventually("dev stops on Ctrl-C", async || self.0.try_wait().unwrap()).await;
@@ -42,7 +42,7 @@ impl Drop for Dev {
     }
 }
 
-/// Runs a printed command as a person would; where the program may be missing, does what it would do.
+/// Runs a printed command in a shell; if its program is missing and may be skipped, does the same without it.
 async fn run(command: &str) -> String {
     let program = command.split(' ').next().unwrap();
     let found = Command::new("sh").args(["-c", &format!("command -v {program}")]).output().unwrap();
@@ -82,7 +82,7 @@ async fn dev_starts_three_members_prints_three_commands_that_work_and_stops_on_c
 }
 
 #[tokio::test]
-async fn dev_keeps_its_data_where_it_is_told_to() {
+async fn dev_keeps_its_data_in_the_given_directory() {
     let dir = temporary_directory();
     let ports = Ports::near_default();
     let port = ports.node(0).client.to_string();

@@ -1,4 +1,5 @@
-//! A full disk, on volumes of their own (docs/design/node.md, pitfall 22). Needs the right to mount.
+//! A full disk, on a separate volume for each node (docs/design/node.md, pitfall 22). Needs the right to
+//! mount.
 
 use std::fs;
 use std::io::Write as _;
@@ -12,19 +13,19 @@ use rustix::fs::statvfs;
 use crate::common::{Cluster, eventually, eventually_within, info_field};
 
 const VOLUME_MIB: u64 = 96;
-/// What another program keeps on the volume, and gives back in the end.
+/// Size of a file of another program on the volume, which is deleted at the end.
 const BALLAST_BYTES: usize = 48 << 20;
 const VALUE_BYTES: usize = 8 << 10;
-/// More values than fit.
+/// Number of values that do not fit.
 const MOST_WRITES: usize = 12_000;
 
-/// A small file system at `path`, unmounted at the end.
+/// A small file system at `path`, unmounted when dropped.
 struct Volume {
     path: PathBuf,
 }
 
 impl Volume {
-    /// In a file where loop devices can be had, else in memory; `None` without the right to mount.
+    /// Mounts a file where loop devices are available, else a tmpfs; `None` without the right to mount.
     fn mount(path: &Path) -> Option<Self> {
         fs::create_dir_all(path).unwrap();
         let image = path.with_extension("img");
@@ -40,8 +41,8 @@ impl Volume {
         self.path.join("ballast")
     }
 
-    /// Makes the ballast as large as it can be.
-    fn take_all(&self) {
+    /// Grows the ballast until the volume is full.
+    fn fill(&self) {
         let mut ballast = fs::OpenOptions::new().append(true).open(self.ballast()).unwrap();
         for size in [64 << 10, 4 << 10, 1 << 10] {
             while ballast.write_all(&vec![7; size]).is_ok() {}
@@ -51,7 +52,7 @@ impl Volume {
 
 impl Drop for Volume {
     fn drop(&mut self) {
-        // Lazily: a node that a failed test left running holds files open.
+        // Lazy, because a node that a failed test left running holds files open.
         run(Command::new("umount").arg("-l").arg(&self.path));
     }
 }
@@ -61,7 +62,7 @@ fn run(command: &mut Command) -> bool {
 }
 
 fn value(number: usize) -> Vec<u8> {
-    // No two alike, and nothing that a disk could keep shorter.
+    // Every value is different and incompressible.
     let mut state = number as u64 | 1 << 40;
     let mut step = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -78,7 +79,7 @@ async fn get(client: &mut MultiplexedConnection, number: usize) -> Option<Vec<u8
     redis::cmd("GET").arg(format!("key:{number:05}")).query_async(client).await.unwrap()
 }
 
-/// Writes until one is refused; answers how many were acknowledged, and the refusal.
+/// Writes until a write is refused; returns the number of acknowledged writes, and the refusal.
 async fn fill(client: &mut MultiplexedConnection) -> (usize, String) {
     for number in 0..MOST_WRITES {
         if let Err(error) = set(client, number).await {
@@ -88,7 +89,7 @@ async fn fill(client: &mut MultiplexedConnection) -> (usize, String) {
     panic!("{MOST_WRITES} values fit on a volume of {VOLUME_MIB} MiB");
 }
 
-/// Three members, each on a volume of its own with its ballast; `None` without the right to mount.
+/// Returns three members, each on its own small volume with its ballast; `None` without the right to mount.
 async fn on_small_volumes() -> Option<(Cluster, Vec<Volume>)> {
     let mut cluster = Cluster::fixed(3);
     let mounted: Option<Vec<_>> =
@@ -106,7 +107,7 @@ async fn on_small_volumes() -> Option<(Cluster, Vec<Volume>)> {
 }
 
 #[tokio::test]
-async fn a_full_disk_refuses_what_grows_and_takes_all_again_when_there_is_room() {
+async fn full_disk_rejects_writes_that_grow_and_accepts_them_after_space_is_freed() {
     let Some((mut cluster, volumes)) = on_small_volumes().await else { return };
     let leader = cluster.leader().await;
     let mut client = cluster[leader].redis().await;
@@ -115,7 +116,7 @@ async fn a_full_disk_refuses_what_grows_and_takes_all_again_when_there_is_room()
     assert!(refusal.contains("MISCONF") && refusal.contains("is full: enlarge its volume"), "{refusal}");
     let term = cluster[leader].status().await.term;
 
-    // Reads, deletes and expiry go on, also through another node, and writes stay refused.
+    // Reads, deletes and expiry continue, also through another node, and writes stay refused.
     let mut other = cluster[(leader + 1) % 3].redis().await;
     for number in 0..50 {
         assert_eq!(get(&mut client, number).await, Some(value(number)));
@@ -135,7 +136,7 @@ async fn a_full_disk_refuses_what_grows_and_takes_all_again_when_there_is_room()
     assert_eq!(cluster.leader().await, leader);
     assert_eq!(cluster[leader].status().await.term, term, "an election, for no reason");
 
-    // Killed and started again on the full disk, it is a member like before.
+    // Killed and started again on the full disk, the node is a member as before.
     cluster[leader].kill();
     cluster[leader].start();
     cluster.wait_ready().await;
@@ -145,7 +146,7 @@ async fn a_full_disk_refuses_what_grows_and_takes_all_again_when_there_is_room()
         fs::remove_file(volume.ballast()).unwrap();
     }
     let mut client = cluster[leader].redis().await;
-    eventually("writes are taken again", async || set(&mut client, MOST_WRITES).await.ok()).await;
+    eventually("writes are accepted again", async || set(&mut client, MOST_WRITES).await.ok()).await;
     let patience = 3 * crate::common::PATIENCE;
     eventually_within(patience, "no node is short of room", async || {
         for node in cluster.nodes() {
@@ -164,7 +165,7 @@ async fn a_full_disk_refuses_what_grows_and_takes_all_again_when_there_is_room()
 }
 
 #[tokio::test]
-async fn a_leader_whose_disk_alone_is_full_hands_over_and_writes_go_on() {
+async fn leader_with_the_only_full_disk_transfers_leadership_and_writes_continue() {
     let Some((cluster, volumes)) = on_small_volumes().await else { return };
     let leader = cluster.leader().await;
     for other in [(leader + 1) % 3, (leader + 2) % 3] {
@@ -172,26 +173,26 @@ async fn a_leader_whose_disk_alone_is_full_hands_over_and_writes_go_on() {
     }
     let (acknowledged, refusal) = fill(&mut cluster[leader].redis().await).await;
     assert!(refusal.contains("MISCONF"), "{refusal}");
-    // A snapshot may give the leader room again; something else takes it.
-    eventually("another member leads", async || {
-        volumes[leader].take_all();
+    // A snapshot may free space for the leader, so the volume is filled again each time.
+    eventually("another member is the leader", async || {
+        volumes[leader].fill();
         (cluster.leader().await != leader).then_some(())
     })
     .await;
     let mut client = cluster[(leader + 1) % 3].redis().await;
-    eventually("writes are taken", async || set(&mut client, acknowledged).await.ok()).await;
+    eventually("writes are accepted", async || set(&mut client, acknowledged).await.ok()).await;
     let transfers = cluster[leader].metric("helios_raft_disk_transfers_total ").await;
     assert_eq!(transfers, Some(1));
     fs::remove_file(volumes[leader].ballast()).unwrap();
     assert_eq!(cluster.agreed_data().await.len(), acknowledged + 1);
 }
 
-/// The limits of the test below, and what a process has beside them.
+/// Limits of the test below, and the memory of a process besides them, in MiB.
 const MAX_LOG_MIB: u64 = 32;
 const MAX_OVERLAY_MIB: u64 = 64;
 const BESIDE_MIB: u64 = 250;
 
-/// Writes many values at once; answers the first refusal.
+/// Writes many values in one pipeline; returns the first refusal.
 async fn write_many(client: &mut MultiplexedConnection, first: usize, count: usize) -> Option<String> {
     let mut pipeline = redis::pipe();
     for number in first..first + count {
@@ -201,7 +202,7 @@ async fn write_many(client: &mut MultiplexedConnection, first: usize, count: usi
 }
 
 #[tokio::test]
-async fn a_member_whose_snapshots_find_no_room_keeps_within_its_limits_of_memory_and_starts_again() {
+async fn member_without_space_for_snapshots_stays_within_its_memory_limits_and_restarts() {
     let mut cluster = Cluster::fixed_with(1, &format!("max_log_bytes: {}", MAX_LOG_MIB << 20));
     let Some(volume) = Volume::mount(&cluster[0].data_dir()) else {
         return helios_testing::skip_or_fail(
@@ -209,7 +210,7 @@ async fn a_member_whose_snapshots_find_no_room_keeps_within_its_limits_of_memory
             "mounting a small volume is not permitted here; run as root",
         );
     };
-    // The log has all the room there is; checkpoints and snapshots have none.
+    // The log is on a disk with free space; checkpoints and snapshots have none.
     let wal_dir = cluster[0].directory().join("wal");
     let config = cluster[0].config_mut();
     *config = config.replace("data_dir:", &format!("wal_dir: '{}', data_dir:", wal_dir.display()));
@@ -222,11 +223,11 @@ async fn a_member_whose_snapshots_find_no_room_keeps_within_its_limits_of_memory
     while free() > 6 << 20 {
         ballast.write_all(&vec![7; 1 << 20]).unwrap();
     }
-    // An open file keeps its space after it is removed.
+    // The file is closed, because an open file keeps its space after it is removed.
     drop(ballast);
     let mut client = cluster[0].redis().await;
     let (mut refusal, mut last) = (None, 0);
-    // Ten times as much as may be held, however often it is refused.
+    // Ten times as much as may be held; refused writes are not retried.
     for first in (0..MOST_WRITES * 4).step_by(200) {
         refusal = write_many(&mut client, first, 200).await.or(refusal);
         last = first;
@@ -247,7 +248,7 @@ async fn a_member_whose_snapshots_find_no_room_keeps_within_its_limits_of_memory
     let mut client = cluster[0].redis().await;
     assert_eq!(get(&mut client, 0).await, Some(value(0)));
     fs::remove_file(volume.ballast()).unwrap();
-    eventually("writes are taken again", async || set(&mut client, MOST_WRITES).await.ok()).await;
+    eventually("writes are accepted again", async || set(&mut client, MOST_WRITES).await.ok()).await;
 }
 
 fn resident_mib(node: &crate::common::Node) -> u64 {

@@ -1,4 +1,5 @@
-//! The commands and files of the user's earlier documents, unchanged (checklist section 5).
+//! Commands and configuration files of the user's earlier documents, unchanged (docs/checklist.md, section
+//! 5).
 
 use std::path::Path;
 
@@ -19,7 +20,8 @@ pub async fn assert_one_cluster(cluster: &mut Cluster) {
         assert_eq!(info_field(&info, "raft_state"), if index == leader { "Leader" } else { "Follower" });
         assert_eq!(info_field(&info, "raft_leader"), format!("node-{}", leader + 1));
     }
-    // Stop the leader: another leads, writes go on, and the first comes back under its old name.
+    // Stop the leader: another member is elected, writes continue, and the old leader comes back under its
+    // name.
     cluster[leader].terminate().await;
     let next = cluster.leader().await;
     let mut client = cluster[next].redis().await;
@@ -61,7 +63,7 @@ async fn three_processes_with_the_documented_flags_form_one_cluster() {
     assert_one_cluster(&mut cluster).await;
 }
 
-/// One of the three files, its ports moved by as much as `ports` are from the default.
+/// Returns one of the three files with its ports shifted by the distance of `ports` from the default.
 fn moved(file: &str, ports: NodePorts, first: NodePorts) -> String {
     let text =
         std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/config").join(file));
@@ -75,7 +77,7 @@ fn moved(file: &str, ports: NodePorts, first: NodePorts) -> String {
 }
 
 #[tokio::test]
-async fn the_three_documented_files_form_one_cluster() {
+async fn three_processes_with_the_documented_files_form_one_cluster() {
     let ports = Ports::near_default();
     let first = ports.node(0);
     let mut cluster = Cluster::made_by(ports, |dir, index, ports| {

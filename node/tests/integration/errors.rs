@@ -1,15 +1,15 @@
-//! The errors of S3 that nothing else here reaches, each by the fault that it is for.
+//! Error codes that no other test here reaches, each by the fault that causes it.
 
 use helios_proto::v1::{ErrorCode, ForceNewRequest, InitializeRequest, PutRequest, SnapshotRequest};
 
 use super::common::{CLUSTER_ID, Cluster, Operator, error_code, eventually};
 
 #[tokio::test]
-async fn a_majority_is_not_taken_for_lost_while_an_election_may_still_be_won() {
+async fn force_new_is_rejected_while_an_election_may_still_be_won() {
     let mut cluster = Cluster::of_three_with("preset: wan").await;
     cluster[0].kill();
     cluster[1].kill();
-    let seen = eventually("the last one knows no leader", async || {
+    let seen = eventually("the remaining member knows no leader", async || {
         Some(cluster[2].status().await).filter(|status| status.leader_id == 0)
     })
     .await;
@@ -25,10 +25,10 @@ async fn a_majority_is_not_taken_for_lost_while_an_election_may_still_be_won() {
 }
 
 #[tokio::test]
-async fn a_snapshot_that_cannot_be_written_is_told_to_who_asked_and_counted() {
+async fn failed_snapshot_is_reported_to_the_caller_and_counted() {
     let cluster = Cluster::of_three().await;
     let node = &cluster[0];
-    // In the place where its file would be made.
+    // A directory at the path of the snapshot's temporary file.
     let draft = node.data_dir().join("snapshots/draft.part");
     std::fs::create_dir(&draft).unwrap();
     node.kv().put(PutRequest { key: "key".into(), ..PutRequest::default() }).await.unwrap();
@@ -41,7 +41,7 @@ async fn a_snapshot_that_cannot_be_written_is_told_to_who_asked_and_counted() {
 }
 
 #[tokio::test]
-async fn a_node_that_cannot_write_its_marker_says_that_its_storage_is_not_there() {
+async fn node_that_cannot_write_its_marker_answers_storage_unavailable() {
     let mut cluster = Cluster::blank(1);
     cluster[0].start();
     let disk_id = cluster[0].status().await.disk_id;
@@ -59,14 +59,14 @@ async fn a_node_that_cannot_write_its_marker_says_that_its_storage_is_not_there(
 }
 
 #[tokio::test]
-async fn a_log_that_begins_after_the_state_ends_is_called_inconsistent() {
+async fn log_that_starts_after_the_end_of_the_state_is_inconsistent() {
     let mut cluster = Cluster::fixed_with(3, "trailing_entries: 0");
     cluster.start_all();
     cluster.wait_ready().await;
     let put = PutRequest { key: "key".into(), ..PutRequest::default() };
     cluster[0].kv().put(put).await.unwrap();
     cluster[0].cluster().snapshot(SnapshotRequest {}).await.unwrap();
-    eventually("the log was purged", async || (cluster[0].status().await.first_index > 2).then_some(()))
+    eventually("the log was compacted", async || (cluster[0].status().await.first_index > 2).then_some(()))
         .await;
     cluster[0].terminate().await;
     for part in ["state", "snapshots"] {

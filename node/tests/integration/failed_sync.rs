@@ -1,5 +1,5 @@
-//! A disk whose syncs fail (docs/design/node.md, pitfall 4). strace answers for the kernel, so the program is the one that is
-//! shipped. Needs strace and the right to trace.
+//! A disk whose fsyncs fail (docs/design/node.md, pitfall 4). strace injects the errors, so the tested
+//! program is the shipped one. Needs strace and the right to trace.
 
 use std::fs;
 use std::process::{Child, Command, Stdio};
@@ -9,12 +9,13 @@ use crate::common::{Cluster, Load, Node, eventually};
 
 const EX_IOERR: i32 = 74;
 
-/// Makes every sync of a process fail as long as it lives.
+/// A tracer that makes every fsync of a process fail until dropped.
 struct FailingSyncs(Child);
 
 impl FailingSyncs {
-    /// `None` where processes cannot be traced. Returns once every thread is, or once the process has ended: under
-    /// load its first failed sync comes at once. strace ends with an error only when it cannot attach.
+    /// Attaches to `node`; `None` where processes cannot be traced. Returns once every thread is traced or
+    /// the process has ended, because under load its first failed fsync follows at once. strace exits with an
+    /// error only when it cannot attach.
     async fn of(node: &Node) -> Option<Self> {
         let pid = node.pid().load(Ordering::Relaxed);
         let child = Command::new("strace")
@@ -42,7 +43,7 @@ impl Drop for FailingSyncs {
 fn is_traced(pid: u32) -> bool {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
     threads.map(|thread| fs::read_to_string(thread.path().join("status"))).all(|status| {
-        // One that ended meanwhile needs no tracer.
+        // A thread that ended meanwhile needs no tracer.
         status.map_or(true, |status| !status.contains("TracerPid:\t0\n"))
     })
 }
@@ -52,7 +53,7 @@ fn skip() {
 }
 
 #[tokio::test]
-async fn a_sync_that_fails_ends_the_process_and_acknowledges_nothing() {
+async fn failed_fsync_ends_the_process_and_acknowledges_nothing() {
     let mut cluster = Cluster::fixed(1);
     cluster.start_all();
     cluster.wait_ready().await;
@@ -74,7 +75,7 @@ async fn a_sync_that_fails_ends_the_process_and_acknowledges_nothing() {
 }
 
 #[tokio::test]
-async fn a_leader_whose_syncs_fail_is_replaced_and_nothing_acknowledged_is_lost() {
+async fn leader_with_failing_fsyncs_is_replaced_without_losing_acknowledged_writes() {
     let mut cluster = Cluster::of_three().await;
     let load = Load::start(&cluster.client_ports());
     load.wait_for(100).await;

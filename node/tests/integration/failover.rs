@@ -1,4 +1,4 @@
-//! How soon another leads when the leader's process dies.
+//! Time until another leader after the leader's process dies.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ const LOST: &str = "the connection from the leader ended";
 const AT_ONCE: &str = "campaigning without waiting for the election timeout";
 
 #[tokio::test]
-async fn a_killed_leader_is_replaced_without_waiting_for_the_election_timeout() {
+async fn killed_leader_is_replaced_without_waiting_for_the_election_timeout() {
     let mut cluster = Cluster::of_three().await;
     let load = Load::start(&cluster.client_ports());
     for _ in 0..3 {
@@ -22,18 +22,18 @@ async fn a_killed_leader_is_replaced_without_waiting_for_the_election_timeout() 
         let before = campaigns(&cluster);
         cluster[leader].kill();
         cluster.leader_among(&others).await;
-        assert_ne!(campaigns(&cluster), before, "nobody campaigned at once");
+        assert_ne!(campaigns(&cluster), before, "no member campaigned at once");
         cluster[leader].start();
         cluster[leader].wait_ready().await;
     }
     load.finish().await.assert_kept(&cluster.agreed_data().await);
 }
 
-/// S0: who looks every 50 ms sees the leader change exactly once.
+/// A client that polls every 50 ms sees the leader change exactly once.
 #[tokio::test]
-async fn a_poller_sees_one_change_of_leader_for_each_failover() {
-    const LOOK: Duration = Duration::from_millis(50);
-    /// Looks at an unchanged leader, after which no second change is taken to come.
+async fn polling_client_sees_one_leader_change_per_failover() {
+    const POLL: Duration = Duration::from_millis(50);
+    /// Number of polls with an unchanged leader after which the failover counts as complete.
     const SETTLED: usize = 40;
     let mut cluster = Cluster::of_three().await;
     for _ in 0..3 {
@@ -43,9 +43,9 @@ async fn a_poller_sees_one_change_of_leader_for_each_failover() {
         cluster[old].kill();
         let mut seen = others.map(|_| vec![before.clone()]);
         let mut unchanged = 0;
-        let mut looks = tokio::time::interval(LOOK);
+        let mut polls = tokio::time::interval(POLL);
         while unchanged < SETTLED {
-            looks.tick().await;
+            polls.tick().await;
             unchanged += 1;
             for (at, seen) in others.iter().zip(&mut seen) {
                 let leader = cluster[*at].try_status().await.map(|status| status.leader_name);
@@ -54,7 +54,7 @@ async fn a_poller_sees_one_change_of_leader_for_each_failover() {
                     seen.push(leader);
                     unchanged = 0;
                 }
-                // Still to come.
+                // The first change is still to come.
                 if seen.len() == 1 {
                     unchanged = 0;
                 }
@@ -67,7 +67,7 @@ async fn a_poller_sees_one_change_of_leader_for_each_failover() {
 }
 
 #[tokio::test]
-async fn where_leases_are_on_a_killed_leader_keeps_its_time() {
+async fn followers_wait_for_the_lease_of_a_killed_leader() {
     let mut cluster = Cluster::of_three_configured("reads: {lease: on}\n").await;
     let leader = cluster.leader().await;
     cluster[leader].kill();
@@ -76,8 +76,9 @@ async fn where_leases_are_on_a_killed_leader_keeps_its_time() {
 }
 
 #[tokio::test]
-async fn a_link_that_breaks_deposes_no_leader() {
-    // Dialling anew may take long on a busy machine; what is asked is who campaigns at once.
+async fn broken_peer_link_does_not_depose_the_leader() {
+    // Reconnecting may take long on a busy machine; the timeout is long so that only an early campaign could
+    // depose the leader.
     let (cluster, network) = Cluster::wired_three_with("election_timeout: 1s").await;
     let leader = cluster.leader().await;
     let term = cluster[leader].status().await.term;
@@ -86,7 +87,7 @@ async fn a_link_that_breaks_deposes_no_leader() {
         network.reset(leader, other);
         eventually("the follower notices and finds its leader again", async || {
             let log = cluster[other].log();
-            // What the status says may still be from before.
+            // The status may still be the one from before the break.
             let has_found = log.rfind(LOST).is_some_and(|at| log[at..].contains(&found));
             let status = cluster[other].try_status().await?;
             (has_found && status.leader_id == cluster[leader].status().await.member_id).then_some(())
@@ -94,10 +95,11 @@ async fn a_link_that_breaks_deposes_no_leader() {
         .await;
     }
     assert!(cluster[leader].has_role(Role::Leader).await);
-    assert_eq!(cluster[leader].status().await.term, term, "a link that broke cost an election");
+    assert_eq!(cluster[leader].status().await.term, term, "the broken link caused an election");
 }
 
-/// `cargo test --release -p helios-node --test integration failover::figures -- --ignored --nocapture`
+/// Run by: `cargo test --release -p helios-node --test integration failover::figures -- --ignored
+/// --nocapture`
 #[tokio::test]
 #[ignore = "measures"]
 async fn figures() {

@@ -1,5 +1,5 @@
-//! Members that die, hang, and lose sight of each other, while clients of all of them read and write.
-//! Whatever happens, there is one order of all operations on a key that explains every answer.
+//! Members that die, hang, and are partitioned, while clients of all of them read and write. In every case
+//! the history of each key is linearizable.
 
 use std::time::Duration;
 
@@ -17,15 +17,15 @@ async fn three() -> (Cluster, Network, Clients) {
     (cluster, network, clients)
 }
 
-async fn stops_leading(cluster: &Cluster, node: usize) {
-    eventually("a leader that hears from nobody stops leading", async || {
+async fn await_step_down(cluster: &Cluster, node: usize) {
+    eventually("an isolated leader steps down", async || {
         (!cluster[node].has_role(Role::Leader).await).then_some(())
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_leader_killed_again_and_again_leaves_a_history_in_order() {
+async fn history_is_linearizable_when_leaders_are_killed() {
     let (mut cluster, _network, clients) = three().await;
     for _ in 0..4 {
         let leader = cluster.leader().await;
@@ -39,7 +39,7 @@ async fn a_leader_killed_again_and_again_leaves_a_history_in_order() {
 }
 
 #[tokio::test]
-async fn a_leader_that_hangs_and_goes_on_gives_no_stale_answer_and_applies_nothing_twice() {
+async fn paused_leader_that_resumes_serves_no_stale_read_and_applies_nothing_twice() {
     let (cluster, _network, clients) = three().await;
     for _ in 0..2 {
         let leader = cluster.leader().await;
@@ -54,7 +54,7 @@ async fn a_leader_that_hangs_and_goes_on_gives_no_stale_answer_and_applies_nothi
 }
 
 #[tokio::test]
-async fn a_leader_that_nobody_hears_is_replaced_and_comes_back() {
+async fn leader_whose_sends_are_cut_is_replaced_and_rejoins() {
     let (cluster, network, clients) = three().await;
     for _ in 0..2 {
         let leader = cluster.leader().await;
@@ -69,13 +69,13 @@ async fn a_leader_that_nobody_hears_is_replaced_and_comes_back() {
 }
 
 #[tokio::test]
-async fn a_leader_that_hears_nobody_steps_down_and_comes_back() {
+async fn leader_whose_receives_are_cut_steps_down_and_rejoins() {
     let (cluster, network, clients) = three().await;
     for _ in 0..2 {
         let leader = cluster.leader().await;
         let others: Vec<_> = network.others(leader).collect();
         others.iter().for_each(|other| network.cut(*other, leader));
-        stops_leading(&cluster, leader).await;
+        await_step_down(&cluster, leader).await;
         cluster.leader_among(&others).await;
         clients.wait_for(others, 30).await;
         network.heal();
@@ -85,14 +85,14 @@ async fn a_leader_that_hears_nobody_steps_down_and_comes_back() {
 }
 
 #[tokio::test]
-async fn a_leader_cut_off_answers_nobody_while_the_others_go_on() {
+async fn isolated_leader_answers_no_request_while_the_others_continue() {
     let (cluster, network, clients) = three().await;
     for _ in 0..2 {
         let leader = cluster.leader().await;
         let others: Vec<_> = network.others(leader).collect();
         network.isolate(leader);
         cluster.leader_among(&others).await;
-        stops_leading(&cluster, leader).await;
+        await_step_down(&cluster, leader).await;
         let answered = clients.answered(leader);
         clients.wait_for(others, 50).await;
         assert_eq!(clients.answered(leader), answered, "answered without a majority");
@@ -103,7 +103,7 @@ async fn a_leader_cut_off_answers_nobody_while_the_others_go_on() {
 }
 
 #[tokio::test]
-async fn slow_lines_and_lines_that_break_make_no_answer_wrong() {
+async fn history_is_linearizable_over_slow_and_broken_links() {
     let (cluster, network, clients) = three().await;
     let leader = cluster.leader().await;
     for (near, other) in network.others(leader).enumerate() {

@@ -1,4 +1,4 @@
-//! How nodes that share a list of initial members become one cluster.
+//! Formation of one cluster by nodes with a common list of initial members.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use helios_proto::v1::Role;
 use crate::common::{Cluster, never};
 
 #[tokio::test]
-async fn three_nodes_form_one_cluster_whatever_the_start_order() {
+async fn three_nodes_form_one_cluster_in_any_start_order() {
     for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0]] {
         let mut cluster = Cluster::fixed(3);
         let [first, second, third] = order;
@@ -29,7 +29,7 @@ async fn three_nodes_form_one_cluster_whatever_the_start_order() {
 }
 
 #[tokio::test]
-async fn a_node_of_three_alone_waits_for_quorum_and_never_leads() {
+async fn single_node_of_three_waits_for_quorum_and_never_leads() {
     let mut cluster = Cluster::fixed(3);
     cluster[0].start();
     cluster[0].status().await;
@@ -42,7 +42,7 @@ async fn a_node_of_three_alone_waits_for_quorum_and_never_leads() {
 }
 
 #[tokio::test]
-async fn a_write_acknowledged_by_one_node_is_read_on_every_other_at_once() {
+async fn acknowledged_write_is_read_on_every_other_node_at_once() {
     let cluster = Cluster::of_three().await;
     let mut clients = Vec::new();
     for node in cluster.nodes() {

@@ -1,4 +1,4 @@
-//! The HTTP gateway, route by route, and who is let in.
+//! The HTTP gateway, route by route, and its access control.
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -22,7 +22,7 @@ async fn post(node: &Node, path: &str, body: Value) -> (u16, Value) {
     call(node, "POST", path, body).await
 }
 
-/// The error's name, after a look at what every error says.
+/// Checks the fields that every error has; returns the status code and the error's name.
 fn refused((code, body): (u16, Value)) -> (u16, String) {
     let error = &body["error"];
     assert!(
@@ -37,9 +37,9 @@ fn refused((code, body): (u16, Value)) -> (u16, String) {
 async fn each_route_answers_as_documented() {
     let mut cluster = Cluster::blank(4);
     cluster.start_all();
-    begin(&cluster).await;
+    bootstrap(&cluster).await;
     state(&cluster).await;
-    for_people_and_tools(&cluster[0]).await;
+    page_openapi_and_stream(&cluster[0]).await;
     keys(&cluster).await;
     bad_requests(&cluster[0]).await;
     leadership(&cluster).await;
@@ -47,8 +47,8 @@ async fn each_route_answers_as_documented() {
     lost_quorum(&mut cluster).await;
 }
 
-/// Three of the four nodes are a cluster; the second and third come in by HTTP.
-async fn begin(cluster: &Cluster) {
+/// Forms a cluster of three of the four nodes; the second and third are added over HTTP.
+async fn bootstrap(cluster: &Cluster) {
     let disk = cluster[0].status().await.disk_id;
     let (code, name) = refused(get(&cluster[0], "/leader").await);
     assert_eq!((code, name.as_str()), (503, "NO_LEADER"));
@@ -96,10 +96,10 @@ async fn state(cluster: &Cluster) {
     assert_eq!((code, &detailed["healthy"]), (503, &json!(false)));
 }
 
-async fn for_people_and_tools(node: &Node) {
+async fn page_openapi_and_stream(node: &Node) {
     let (code, head, page) = http_with(node.ports.gateway, "GET", "/", "", "").await.unwrap();
     assert!(code == 200 && head.contains("text/html") && head.contains("content-security-policy"), "{head}");
-    assert_eq!(page.matches("http").count(), 1, "the name of SVG: the page loads nothing");
+    assert_eq!(page.matches("http").count(), 1, "only the SVG namespace: the page loads nothing");
     let (code, document) = get(node, "/openapi.json").await;
     assert_eq!((code, &document["openapi"]), (200, &json!("3.1.0")));
     let mut stream = TcpStream::connect(("127.0.0.1", node.ports.gateway)).await.unwrap();
@@ -141,7 +141,7 @@ async fn keys(cluster: &Cluster) {
     let mut redis = cluster[0].redis().await;
     let () = redis::cmd("SET").arg("raw").arg(&[0xff_u8, 0]).query_async(&mut redis).await.unwrap();
     assert_eq!(get(&cluster[0], "/get?key=raw").await.1["value_base64"], "/wA=");
-    // A write's token makes any member's own state fresh enough.
+    // With the token of a write, a stale read at any member waits for that write.
     let (_, head, _) =
         http_with(cluster[0].ports.gateway, "POST", "/put", "", r#"{"key":"t","value":"1"}"#).await.unwrap();
     let token = head.lines().find(|line| line.starts_with("helios-token:")).unwrap();
@@ -169,7 +169,7 @@ async fn bad_requests(node: &Node) {
     assert_eq!(http_with(port, "POST", "/put", xml, "<put/>").await.unwrap().0, 415);
     let long = format!(r#"{{"key":"k","value":"{}"}}"#, "x".repeat(8 << 20));
     assert_eq!(http(port, "POST", "/put", &long).await.unwrap().0, 413);
-    // A page of another site, or a name that was made to lead here, is not a program on this host.
+    // A page of another site, or a foreign host name that resolves to this host, is not a local program.
     for header in ["origin: http://evil.example\r\n", "host: evil.example\r\n"] {
         let (code, head, _) = http_with(port, "POST", "/snapshot", header, "").await.unwrap();
         assert!(code == 401 && head.contains("\nwww-authenticate: bearer"), "{head}");
@@ -194,7 +194,7 @@ async fn leadership(cluster: &Cluster) {
 
     let not_leader = refused(post(&cluster[leader], "/leadership/stepdown", Value::Null).await);
     assert_eq!(not_leader, (421, "NOT_LEADER".to_owned()));
-    // Whom it may hand over to has to have caught up with it first.
+    // The candidate has to have caught up with the new leader first.
     let led = eventually("the new leader steps down", async || {
         let (code, led) = post(&cluster[next], "/leadership/stepdown", Value::Null).await;
         assert!(code == 200 || led["error"]["name"] == "TRANSFER_FAILED", "{led}");
@@ -218,7 +218,7 @@ async fn membership(cluster: &Cluster) {
     let body = json!({ "node_id": fourth.name, "address": fourth.peer_addr(), "vote": false });
     let (code, added) = post(via, "/nodes/add", body).await;
     assert_eq!((code, &added["nodes"][3]["voter"]), (200, &json!(false)), "{added}");
-    // S2's command, as `curl -d` sends it; the learner may have to catch up first.
+    // The command of the user's documents, as `curl -d` sends it; the learner may have to catch up first.
     let form = "content-type: application/x-www-form-urlencoded\r\n";
     let promote = format!(r#"{{"node_id": {}}}"#, added["nodes"][3]["id"]);
     eventually("the learner is promoted", async || {
@@ -232,13 +232,13 @@ async fn membership(cluster: &Cluster) {
         }
     })
     .await;
-    eventually("the member that was asked knows of it", async || {
+    eventually("the member that was asked has applied the change", async || {
         (get(via, "/nodes").await.1["nodes"][3]["voter"] == true).then_some(())
     })
     .await;
     let nobody = post(via, "/nodes/remove", json!({ "node_id": "nobody" })).await;
     assert_eq!(refused(nobody), (404, "NODE_NOT_FOUND".to_owned()));
-    // Of the leader, too: it gives way, and the next one removes it.
+    // A removed leader first steps down, and the next leader removes it.
     for removed in [3, cluster.leader_among(&[0, 1, 2]).await] {
         let (code, left) = post(via, "/nodes/remove", json!({ "node_id": cluster[removed].name })).await;
         assert_eq!(code, 200, "{left}");
@@ -248,7 +248,7 @@ async fn membership(cluster: &Cluster) {
 }
 
 async fn lost_quorum(cluster: &mut Cluster) {
-    // The one that was removed goes when the others know of it.
+    // The removed member stops being ready when it learns of its removal.
     let members = eventually("two members are left", async || {
         let mut found = Vec::new();
         for index in [0, 1, 2] {
@@ -270,7 +270,7 @@ async fn lost_quorum(cluster: &mut Cluster) {
 }
 
 #[tokio::test]
-async fn off_loopback_only_the_token_opens_and_a_prefix_moves_all_routes() {
+async fn remote_requests_need_the_token_and_a_prefix_applies_to_all_routes() {
     let ports = Ports::take();
     let dir = temporary_directory();
     let NodePorts { client, peer, grpc, metrics, gateway } = ports.node(0);

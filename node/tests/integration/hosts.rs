@@ -1,4 +1,4 @@
-//! Three hosts on one network: three network namespaces on one bridge, each with an address and a heliosd of its own,
+//! Three hosts on one network: three network namespaces on one bridge, each with its own address and heliosd,
 //! started with the README's flags.
 
 use std::fs::File;
@@ -19,7 +19,7 @@ use tonic_health::pb::health_client::HealthClient;
 use crate::common::{PATIENCE, error_code, eventually, info_field, temporary_directory};
 
 const HOSTS: usize = 3;
-/// Namespaces of other tests have other names, and the addresses are known in these only.
+/// Network prefix; it is visible only in the namespaces of one test, whose names are unique.
 const NETWORK: &str = "10.213.77";
 
 fn ip(arguments: &str) -> bool {
@@ -32,7 +32,8 @@ fn must(arguments: &str) {
     assert!(ip(arguments), "ip {arguments}");
 }
 
-/// The bridge and the clients are in a namespace too, so that no rule of this machine's own network is in the way.
+/// The hosts. The bridge and the clients are in a namespace, too, so that firewall rules of this machine do
+/// not interfere.
 struct Hosts {
     name: String,
     dir: TempDir,
@@ -40,13 +41,13 @@ struct Hosts {
 }
 
 impl Hosts {
-    /// `None` where no namespaces may be made.
+    /// Returns `None` where network namespaces cannot be created.
     fn new(purpose: &str) -> Option<Self> {
         let name = format!("helios-{purpose}-{}", std::process::id());
         if !ip(&format!("netns add {name}")) {
             return None;
         }
-        // From here on its end removes what is there.
+        // From here on, dropping `hosts` removes what was created.
         let hosts = Self { name, dir: temporary_directory(), nodes: (0..HOSTS).map(|_| None).collect() };
         let lan = &hosts.name;
         must(&format!("-n {lan} link add lan type bridge"));
@@ -85,7 +86,7 @@ impl Hosts {
         self.nodes[index] = Some(command.spawn().unwrap());
     }
 
-    /// The host is off the network, and its peers are told nothing.
+    /// Takes the host off the network without closing its connections.
     fn unplug(&self, index: usize) {
         must(&format!("-n {} link set eth0 down", self.host(index)));
     }
@@ -99,7 +100,7 @@ impl Drop for Hosts {
     fn drop(&mut self) {
         for (index, node) in self.nodes.iter_mut().enumerate() {
             if let Some(mut node) = node.take() {
-                // `ip netns exec` becomes the process that it starts.
+                // `ip netns exec` is replaced by the process that it starts.
                 drop(node.kill());
                 drop(node.wait());
             }
@@ -127,7 +128,7 @@ async fn client(index: usize) -> MultiplexedConnection {
     .await
 }
 
-/// Writes through one of `through`, whoever of them leads by now.
+/// Writes through one of the hosts `through`, whichever succeeds.
 async fn write(through: &[usize], value: &str) {
     eventually(&format!("{value} is written"), async || {
         for index in through {
@@ -141,9 +142,9 @@ async fn write(through: &[usize], value: &str) {
     .await;
 }
 
-/// The index of the host whose node leads, as those at `asked` agree.
+/// Returns the index of the host with the leader, once those at `asked` agree.
 async fn leader(asked: &[usize]) -> usize {
-    eventually("one leads", async || {
+    eventually("one member is the leader", async || {
         let mut found = Vec::new();
         for index in asked {
             let info: String = redis::cmd("INFO").query_async(&mut client(*index).await).await.ok()?;
@@ -155,7 +156,7 @@ async fn leader(asked: &[usize]) -> usize {
     .await
 }
 
-async fn story(hosts: &mut Hosts) {
+async fn lose_and_restore_the_leaders_host(hosts: &mut Hosts) {
     (0..HOSTS).for_each(|index| hosts.start(index));
     write(&[0, 1, 2], "by three").await;
     let lost = leader(&[0, 1, 2]).await;
@@ -166,7 +167,7 @@ async fn story(hosts: &mut Hosts) {
 
     hosts.plug(lost);
     let mut back = client(lost).await;
-    // Of its own state, not the leader's.
+    // Reads the host's own state, not the leader's.
     let () = redis::cmd("READONLY").query_async(&mut back).await.unwrap();
     eventually("the host that was away has caught up", async || {
         let value: String = redis::cmd("GET").arg("key").query_async(&mut back).await.ok()?;
@@ -178,7 +179,8 @@ async fn story(hosts: &mut Hosts) {
 
 const NO_NAMESPACES: &str = "no network namespaces can be made here; install iproute2 and run as root";
 
-/// A cluster of one on the first host, without users: what other hosts and the host itself are answered.
+/// Checks protected mode with a single member without users on the first host: replies to other hosts and to
+/// the host itself.
 async fn in_protected_mode(hosts: &mut Hosts) {
     let (name, here) = ("node-1", address(0));
     let log = hosts.dir.path().join(format!("{name}.log"));
@@ -197,7 +199,7 @@ async fn in_protected_mode(hosts: &mut Hosts) {
         let mut stream = TcpStream::connect((here.as_str(), 6379)).await.ok()?;
         stream.write_all(b"PING\r\n").await.ok()?;
         let mut answer = String::new();
-        // One that is served is not closed.
+        // A connection that is served is not closed.
         tokio::time::timeout(PATIENCE / 4, stream.read_to_string(&mut answer)).await.ok()?.ok()?;
         Some(answer)
     })
@@ -235,7 +237,7 @@ async fn in_protected_mode(hosts: &mut Hosts) {
 }
 
 #[test]
-fn without_users_another_host_is_denied_and_the_host_itself_is_served() {
+fn protected_mode_denies_other_hosts_and_serves_its_own_host() {
     let Some(mut hosts) = Hosts::new("protected") else {
         return helios_testing::skip_or_fail("netns", NO_NAMESPACES);
     };
@@ -243,14 +245,16 @@ fn without_users_another_host_is_denied_and_the_host_itself_is_served() {
 }
 
 #[test]
-fn three_hosts_on_one_bridge_lose_one_write_on_and_take_it_back() {
+fn three_hosts_keep_writing_after_losing_one_which_rejoins() {
     let Some(mut hosts) = Hosts::new("lan") else {
         return helios_testing::skip_or_fail("netns", NO_NAMESPACES);
     };
-    on_the_bridge(&hosts.name.clone(), move |runtime| runtime.block_on(story(&mut hosts)));
+    on_the_bridge(&hosts.name.clone(), move |runtime| {
+        runtime.block_on(lose_and_restore_the_leaders_host(&mut hosts))
+    });
 }
 
-/// Runs on a thread of its own, which is in that namespace.
+/// Runs on a separate thread in that namespace.
 fn on_the_bridge(name: &str, run: impl FnOnce(tokio::runtime::Runtime) + Send + 'static) {
     let lan = File::open(format!("/run/netns/{name}")).unwrap();
     let own = std::thread::spawn(move || {

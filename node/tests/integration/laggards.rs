@@ -1,4 +1,4 @@
-//! Members that cannot keep up cost the others nothing, and come back.
+//! Slow or stopped members do not affect the others, and catch up.
 
 use std::fs;
 use std::sync::atomic::Ordering;
@@ -14,7 +14,7 @@ const MIB: u64 = 1 << 20;
 const VALUE_BYTES: usize = 16 << 10;
 const PIPELINE: usize = 64;
 
-/// Writes `bytes` under `keys` keys, again and again.
+/// Writes `bytes` bytes, cycling over `keys` keys.
 async fn write(client: &mut MultiplexedConnection, keys: usize, bytes: u64) {
     let value = vec![b'x'; VALUE_BYTES];
     let count = bytes as usize / VALUE_BYTES;
@@ -23,28 +23,31 @@ async fn write(client: &mut MultiplexedConnection, keys: usize, bytes: u64) {
         for number in first..first + PIPELINE {
             pipeline.cmd("SET").arg(format!("key {}", number % keys)).arg(&value).ignore();
         }
-        // On a busy machine it may take longer than clients wait; once more does no harm.
+        // On a busy machine it may exceed the client's timeout; the writes are idempotent, so they are
+        // retried.
         let () = eventually("all is written", async || pipeline.query_async(client).await.ok()).await;
     }
 }
 
 #[tokio::test]
-async fn a_follower_that_hangs_does_not_grow_the_memory_of_its_leader() {
-    const WRITTEN: u64 = 192 * MIB;
-    // The log's 64 MiB, what it keeps for followers, what is not checkpointed yet, and room.
-    const ALLOWED: u64 = 128 * MIB;
+async fn stopped_follower_does_not_grow_the_leaders_memory() {
+    // Fills the memory that a leader may hold at any time: 64 MiB of log, the engine's cache, the state that
+    // is not checkpointed yet.
+    const FIRST: u64 = 192 * MIB;
+    const THEN: u64 = 384 * MIB;
     let cluster = Cluster::of_three().await;
     let leader = cluster.leader().await;
     let hangs = (leader + 1) % 3;
     let mut client = cluster[leader].redis().await;
     write(&mut client, 500, 8 * MIB).await;
-    let before = resident_bytes(&cluster[leader]);
 
     cluster[hangs].signal(Signal::STOP);
-    write(&mut client, 500, WRITTEN).await;
+    write(&mut client, 500, FIRST).await;
+    let before = resident_bytes(&cluster[leader]);
+    write(&mut client, 500, THEN).await;
     let grown = resident_bytes(&cluster[leader]).saturating_sub(before);
-    println!("{} MiB written, {} MiB grown", WRITTEN / MIB, grown / MIB);
-    assert!(grown < ALLOWED, "grown by {} MiB", grown / MIB);
+    println!("{} MiB resident, then {} MiB written, {} MiB grown", before / MIB, THEN / MIB, grown / MIB);
+    assert!(grown < THEN / 6, "grown by {} MiB", grown / MIB);
 
     cluster[hangs].signal(Signal::CONT);
     cluster[hangs].wait_ready().await;
@@ -52,7 +55,7 @@ async fn a_follower_that_hangs_does_not_grow_the_memory_of_its_leader() {
 }
 
 #[tokio::test]
-async fn a_snapshot_cut_off_in_the_middle_is_sent_again_and_not_for_ever() {
+async fn interrupted_snapshot_is_sent_again_a_bounded_number_of_times() {
     let (mut cluster, network) =
         Cluster::wired_three_with("snapshot_entries: 200, trailing_entries: 50").await;
     let leader = cluster.leader().await;
@@ -60,7 +63,7 @@ async fn a_snapshot_cut_off_in_the_middle_is_sent_again_and_not_for_ever() {
     cluster[away].kill();
     let mut client = cluster[leader].redis().await;
     write(&mut client, 1_000, 32 * MIB).await;
-    // New snapshots and a purged log all the while.
+    // Causes new snapshots and log compaction during the test.
     let load = Load::start(&[cluster[leader].ports.client]);
     network.delay(leader, away, Duration::from_millis(100));
     cluster[away].start();
@@ -83,36 +86,36 @@ async fn a_snapshot_cut_off_in_the_middle_is_sent_again_and_not_for_ever() {
 }
 
 #[tokio::test]
-async fn a_snapshot_cut_off_twice_goes_on_from_what_has_arrived() {
-    // About eight seconds for what is written below. No busy machine shall make another leader, which would
-    // have the whole log.
+async fn interrupted_snapshot_resumes_from_the_received_bytes() {
+    // About eight seconds for the data written below. The election timeout is long, so that a busy machine
+    // does not elect another leader, which would have the whole log.
     const SLOW: &str = "election_timeout: 3s, trailing_entries: 50, snapshot_bytes_per_second: 2097152";
     let (mut cluster, network) = Cluster::wired_three_with(SLOW).await;
     let leader = cluster.leader().await;
     let away = (leader + 1) % 3;
     cluster[away].kill();
     write(&mut cluster[leader].redis().await, 1_000, 16 * MIB).await;
-    // The log is kept for whoever still seems to be there.
-    eventually("the leader misses it", async || {
+    // The leader keeps the log for members that still seem active.
+    eventually("the leader counts the member as inactive", async || {
         cluster[leader].try_status().await?.progress.iter().any(|peer| !peer.active).then_some(())
     })
     .await;
     let taken = cluster[leader].cluster().snapshot(SnapshotRequest {}).await.unwrap().into_inner();
-    eventually("the log was purged", async || {
+    eventually("the log was compacted", async || {
         (cluster[leader].status().await.first_index > taken.index / 2).then_some(())
     })
     .await;
 
     cluster[away].start();
-    has_arrived(&cluster[away], 4 * MIB).await;
+    await_incoming(&cluster[away], 4 * MIB).await;
     network.reset(leader, away);
     eventually("the leader has noticed", async || {
         cluster[leader].log().contains("snapshot not sent").then_some(())
     })
     .await;
-    has_arrived(&cluster[away], 8 * MIB).await;
+    await_incoming(&cluster[away], 8 * MIB).await;
     let first = metric(&cluster[away], "helios_snapshot_received_bytes_total").await;
-    // Nor is a restart of the receiver a reason to begin anew.
+    // A restart of the receiver does not restart the transfer either.
     cluster[away].kill();
     cluster[away].start();
     cluster[away].wait_ready().await;
@@ -127,7 +130,7 @@ async fn a_snapshot_cut_off_twice_goes_on_from_what_has_arrived() {
     assert!(first + rest <= whole, "bytes were sent again: {first} and {rest} of {whole}");
 }
 
-async fn has_arrived(node: &Node, bytes: u64) {
+async fn await_incoming(node: &Node, bytes: u64) {
     eventually("a part of a snapshot has arrived", async || (incoming_bytes(node) > bytes).then_some(()))
         .await;
 }

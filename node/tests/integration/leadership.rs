@@ -1,4 +1,4 @@
-//! Leadership that moves: on SIGTERM, on request, and away from a node that hangs.
+//! Leadership changes: on SIGTERM, on request, and away from a stopped node.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::common::{Cluster, Load, error_code, eventually, is_outcome_unknown};
 
 #[tokio::test]
-async fn a_leader_told_to_stop_hands_over_and_no_write_fails_for_a_second() {
+async fn leader_stopped_by_sigterm_transfers_leadership_within_a_second() {
     let mut cluster = Cluster::of_three().await;
     let load = Load::start(&cluster.client_ports());
     load.wait_for(200).await;
@@ -23,7 +23,7 @@ async fn a_leader_told_to_stop_hands_over_and_no_write_fails_for_a_second() {
         let exit = cluster[leader].terminate().await;
 
         assert_eq!(exit.code(), Some(0));
-        assert!(cluster[leader].log().contains("leadership handed over"));
+        assert!(cluster[leader].log().contains("leadership transferred"));
         let next = cluster.leader().await;
         assert_eq!(cluster[next].status().await.term, term + 1, "more than one election");
         load.wait_for(200).await;
@@ -37,7 +37,7 @@ async fn a_leader_told_to_stop_hands_over_and_no_write_fails_for_a_second() {
 }
 
 #[tokio::test]
-async fn a_transfer_makes_the_named_member_lead_and_costs_one_term() {
+async fn transfer_makes_the_target_the_leader_in_the_next_term() {
     let cluster = Cluster::of_three().await;
     let leader = cluster.leader().await;
     let before = cluster[leader].status().await;
@@ -61,13 +61,13 @@ async fn a_transfer_makes_the_named_member_lead_and_costs_one_term() {
 }
 
 #[tokio::test]
-async fn a_leader_that_was_stopped_for_a_while_serves_no_stale_read() {
+async fn paused_leader_serves_no_stale_read() {
     serves_no_stale_read("LINEARIZABLE").await;
 }
 
-/// The lease was good when it was stopped, and the read is there before anything else.
+/// The lease was valid when the leader was stopped, and the read is its first input when it resumes.
 #[tokio::test]
-async fn a_leader_that_was_stopped_for_a_while_reads_nothing_by_its_old_lease() {
+async fn paused_leader_serves_no_read_by_its_expired_lease() {
     serves_no_stale_read("LEASE").await;
 }
 
@@ -87,7 +87,7 @@ async fn serves_no_stale_read(level: &str) {
     cluster[leader].signal(Signal::STOP);
     cluster.leader_among(&others).await;
     let () = redis::cmd("SET").arg("key").arg("new").query_async(&mut to_other).await.unwrap();
-    // Waits in the stopped node's socket and is the first thing it sees when it goes on.
+    // The request waits in the stopped node's socket and is its first input when it resumes.
     let read =
         tokio::spawn(async move { redis::cmd("GET").arg("key").query_async::<String>(&mut to_old).await });
     tokio::task::yield_now().await;
@@ -100,7 +100,7 @@ async fn serves_no_stale_read(level: &str) {
 }
 
 #[tokio::test]
-async fn no_increment_is_applied_twice_whatever_happens_to_the_leader() {
+async fn increments_are_applied_at_most_once_across_leader_failures() {
     let mut cluster = Cluster::of_three().await;
     let until = Instant::now() + Duration::from_secs(5);
     let mut counters = JoinSet::new();
@@ -135,9 +135,9 @@ async fn no_increment_is_applied_twice_whatever_happens_to_the_leader() {
 
 #[derive(Default)]
 struct Counted {
-    /// The values answered.
+    /// Values of the acknowledged increments.
     acknowledged: BTreeSet<i64>,
-    /// Increments that may have been applied or not.
+    /// Number of increments with an unknown outcome.
     unknown: usize,
 }
 
@@ -150,7 +150,7 @@ impl Counted {
     }
 }
 
-/// Increments again and again, each try once.
+/// Increments in a loop until `until`, without retries.
 async fn count_until(until: Instant, port: u16) -> Counted {
     let mut counted = Counted::default();
     let mut connection: Option<MultiplexedConnection> = None;
@@ -171,31 +171,31 @@ async fn count_until(until: Instant, port: u16) -> Counted {
     counted
 }
 
-/// S0: without faults the term stays what it is. `HELIOS_QUIET_SECONDS` of them, 600 unless told.
+/// Without faults the term does not change, for `HELIOS_QUIET_SECONDS` seconds, by default 600.
 #[tokio::test]
 #[ignore = "takes ten minutes"]
-async fn nothing_happens_while_nothing_happens() {
+async fn term_and_leader_do_not_change_without_faults() {
     let seconds = std::env::var("HELIOS_QUIET_SECONDS").map_or(600, |text| text.parse().unwrap());
     let cluster = Cluster::of_three().await;
     let seen =
         async || cluster.statuses().await.into_iter().map(|node| (node.term, node.leader_name)).collect();
     let before: Vec<_> = seen().await;
     let end = Instant::now() + Duration::from_secs(seconds);
-    let mut looks = tokio::time::interval(Duration::from_secs(1));
+    let mut polls = tokio::time::interval(Duration::from_secs(1));
     while Instant::now() < end {
-        looks.tick().await;
+        polls.tick().await;
         assert_eq!(seen().await, before);
     }
 }
 
 #[tokio::test]
-async fn the_member_with_the_higher_priority_leads_again_after_its_return() {
+async fn member_with_the_higher_priority_leads_again_after_its_restart() {
     let mut cluster = Cluster::fixed(3);
     let config = cluster[2].config_mut();
     *config = config.replace("raft: {", "raft: {priority: 10, ");
     cluster.start_all();
     let leads = async |cluster: &Cluster| cluster[2].has_role(Role::Leader).await.then_some(());
-    eventually("the preferred member leads", async || leads(&cluster).await).await;
+    eventually("the member with the higher priority leads", async || leads(&cluster).await).await;
     cluster[2].kill();
     cluster.leader_among(&[0, 1]).await;
     cluster[2].start();

@@ -1,4 +1,4 @@
-//! Limits and roles that a client meets at whichever port it comes.
+//! Limits and reported roles, which are the same at all client ports.
 
 use helios_proto::v1::{ErrorCode, PutRequest, PutWrite, TransactionRequest, Write, write};
 use serde_json::json;
@@ -8,7 +8,7 @@ use crate::common::{Cluster, error_code, http, info_field};
 const MAX_KEY_BYTES: usize = 64 << 10;
 
 #[tokio::test]
-async fn a_key_has_one_limit_at_every_port() {
+async fn key_length_limit_is_the_same_at_every_port() {
     let mut cluster = Cluster::fixed(1);
     cluster.start_all();
     cluster.wait_ready().await;
@@ -42,7 +42,7 @@ async fn a_key_has_one_limit_at_every_port() {
 }
 
 #[tokio::test]
-async fn a_member_that_takes_writes_says_so_unless_it_is_to_say_its_raft_role() {
+async fn follower_that_forwards_writes_reports_role_master_unless_configured_otherwise() {
     for (config, expected) in [
         ("", "master"),
         ("client: {reported_role: raft}\n", "slave"),

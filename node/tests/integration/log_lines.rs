@@ -1,4 +1,5 @@
-//! What operators look for in the log (S2-12, S4-13, S4-25), and interfaces of their own for clients and members (S4-15).
+//! Log lines that users search for, and separate interfaces for clients and members (docs/checklist.md,
+//! S2-12, S4-13, S4-15, S4-25).
 
 use helios_proto::v1::Role;
 use tokio::net::TcpStream;
@@ -6,7 +7,7 @@ use tokio::net::TcpStream;
 use super::common::{Cluster, connect, eventually, temporary_directory};
 
 #[tokio::test]
-async fn an_election_is_told_with_its_term_and_votes_and_replication_with_peer_and_index() {
+async fn election_is_logged_with_term_and_votes_and_replication_with_peer_and_index() {
     let mut cluster = Cluster::fixed_with(3, "");
     for index in 0..3 {
         let config = cluster[index].config_mut();
@@ -35,12 +36,15 @@ async fn an_election_is_told_with_its_term_and_votes_and_replication_with_peer_a
 }
 
 #[tokio::test]
-async fn who_cannot_win_says_what_helps_and_only_once() {
+async fn repeated_elections_without_a_winner_are_logged_once_with_advice() {
     let mut cluster = Cluster::of_three().await;
     cluster[0].kill();
     cluster[1].kill();
     let advice = "raise raft.election_timeout on all members, for instance to 1s (now from 300ms to 600ms)";
-    eventually("the last one advises", async || cluster[2].log().contains(advice).then_some(())).await;
+    eventually("the remaining member logs the advice", async || {
+        cluster[2].log().contains(advice).then_some(())
+    })
+    .await;
     cluster[0].start();
     eventually("there is a leader again", async || {
         (cluster[0].has_role(Role::Leader).await || cluster[2].has_role(Role::Leader).await).then_some(())
@@ -50,7 +54,7 @@ async fn who_cannot_win_says_what_helps_and_only_once() {
 }
 
 #[tokio::test]
-async fn clients_and_members_have_interfaces_of_their_own() {
+async fn client_and_peer_ports_listen_on_separate_interfaces() {
     let mut cluster = Cluster::fixed_with(3, "");
     for index in 0..3 {
         let port = cluster[index].ports.client;
@@ -73,7 +77,7 @@ async fn clients_and_members_have_interfaces_of_their_own() {
 }
 
 #[tokio::test]
-async fn each_node_has_a_file_of_its_own_that_outlives_it() {
+async fn log_file_of_each_node_is_kept_across_restarts() {
     let mut cluster = Cluster::fixed_with(3, "");
     let dir = temporary_directory();
     let logs = dir.path().join("logs");
@@ -85,12 +89,13 @@ async fn each_node_has_a_file_of_its_own_that_outlives_it() {
     let leader = cluster.leader().await;
     let file = logs.join(format!("{}.log", cluster[leader].name));
     let text = || std::fs::read_to_string(&file).unwrap();
-    eventually("the leader is in its file", async || text().contains("Became leader").then_some(())).await;
+    eventually("the leader has logged to its file", async || text().contains("Became leader").then_some(()))
+        .await;
     assert!(!text().contains('\u{1b}'), "colours in a file");
     assert_eq!(cluster[leader].terminate().await.code(), Some(0));
-    assert!(text().contains("leadership handed over"), "the last lines are missing");
+    assert!(text().contains("leadership transferred"), "the last lines are missing");
     let before = text();
     cluster[leader].start();
     cluster[leader].wait_ready().await;
-    assert!(text().starts_with(&before), "the next start began the file anew");
+    assert!(text().starts_with(&before), "the next start truncated the file");
 }

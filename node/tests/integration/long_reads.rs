@@ -1,15 +1,16 @@
-//! Long reads on the leader: the writers beside them go on, and the leader keeps its place.
+//! Long reads on the leader: concurrent writes continue, and the leader keeps its leadership.
 
 use std::time::{Duration, Instant};
 
 use crate::common::{Cluster, Load};
 
-/// Of the list; `HELIOS_TEST_ELEMENTS=1000000` is the figure of interest, and takes minutes to load in a debug build.
+/// Length of the list. `HELIOS_TEST_ELEMENTS=1000000` is the figure of interest, and takes minutes to load in
+/// a debug build.
 const ELEMENTS: usize = 100_000;
 const READS: usize = 20;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn long_ranges_on_the_leader_depose_nobody_and_hold_back_no_writer() {
+async fn long_ranges_on_the_leader_neither_depose_it_nor_delay_writers() {
     let elements = std::env::var("HELIOS_TEST_ELEMENTS").map_or(ELEMENTS, |text| text.parse().unwrap());
     let cluster = Cluster::of_three().await;
     let leader = cluster.leader().await;
@@ -35,7 +36,7 @@ async fn long_ranges_on_the_leader_depose_nobody_and_hold_back_no_writer() {
             report.longest
         );
         assert_eq!(report.failures, 0);
-        // Order of magnitude only; before, one read held back every write until it was done.
+        // Order of magnitude only: the test fails if one read delays every write until it is done.
         assert!(report.longest < taken.max(Duration::from_secs(2)), "{:?}", report.longest);
     }
     assert_eq!(cluster[leader].status().await.term, term, "the leader was deposed");

@@ -1,5 +1,5 @@
-//! Faults drawn by lot, several at once, on members drawn by lot. `HELIOS_TEST_SEED` draws others,
-//! `HELIOS_TEST_ROUNDS` more of them.
+//! Random faults, several at once, on random members. `HELIOS_TEST_SEED` sets the seed, `HELIOS_TEST_ROUNDS`
+//! the number of rounds.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use crate::common::{Clients, Cluster, Network};
 
 const ROUNDS: u64 = 4;
-/// Faults that leave no majority would be waited for in vain.
+/// Longest round; with faults that leave no majority, no progress is made until it ends.
 const LONGEST_ROUND: Duration = Duration::from_millis(1_500);
 
 #[derive(Debug, Clone, Copy)]
@@ -21,9 +21,9 @@ enum Fault {
     Terminated,
     Hanging,
     Alone,
-    /// Hears nobody.
+    /// Receives nothing.
     Deaf,
-    /// Is heard by nobody.
+    /// Its messages reach no other member.
     Mute,
     Slow,
     Reset,
@@ -41,7 +41,7 @@ const FAULTS: [Fault; 8] = [
 ];
 
 #[tokio::test]
-async fn faults_drawn_by_lot_leave_a_history_in_order() {
+async fn history_is_linearizable_under_random_faults() {
     let seed = number_in("HELIOS_TEST_SEED").unwrap_or(1);
     let mut rng = StdRng::seed_from_u64(seed);
     let (mut cluster, network) = Cluster::wired_three().await;
@@ -54,7 +54,7 @@ async fn faults_drawn_by_lot_leave_a_history_in_order() {
         }
         for &victim in &victims {
             let fault = *FAULTS.choose(&mut rng).unwrap();
-            println!("seed {seed}: node {victim} is {fault:?}, node {leader} leads");
+            println!("seed {seed}: node {victim} is {fault:?}, the leader is node {leader}");
             strike(&mut cluster, &network, victim, fault).await;
         }
         let others = (0..3).filter(|node| !victims.contains(node));

@@ -1,7 +1,7 @@
-//! Real `heliosd` processes on loopback, driven through the ports a user has. Nothing of the node's
-//! own code is used here but its wire format.
+//! Real `heliosd` processes on loopback, driven through the ports that users have. The only code of the node
+//! used here is its wire format.
 
-// Helpers are no `#[test]` functions, where `clippy.toml` allows it; a failed test may panic.
+// Helpers are no `#[test]` functions, for which `clippy.toml` allows unwrap; a failed test may panic.
 #![allow(clippy::unwrap_used)]
 
 mod acks;

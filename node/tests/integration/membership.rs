@@ -1,4 +1,4 @@
-//! The life of a cluster as the operator leads it: begun once, grown, shrunk, handed on.
+//! Membership changes as the operator makes them: bootstrap, scale out, scale in, transfer of leadership.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use crate::common::{Cluster, Load, Operator, error_code, eventually, http, never};
 
 #[tokio::test]
-async fn blank_nodes_never_begin_a_cluster_by_themselves() {
+async fn blank_nodes_never_bootstrap_a_cluster_without_a_request() {
     let mut cluster = Cluster::blank(3);
     cluster.start_all();
     cluster.statuses().await;
@@ -24,7 +24,7 @@ async fn blank_nodes_never_begin_a_cluster_by_themselves() {
 }
 
 #[tokio::test]
-async fn a_cluster_is_begun_once_and_by_its_own_id() {
+async fn cluster_is_initialized_once_with_one_cluster_id() {
     let mut cluster = Cluster::blank(1);
     cluster.start_all();
     let call = |cluster_id: &str, disk_id: &str| InitializeRequest {
@@ -36,7 +36,7 @@ async fn a_cluster_is_begun_once_and_by_its_own_id() {
     let mut service = cluster[0].cluster();
     assert_eq!(error_code(service.initialize(call("", "")).await), ErrorCode::InvalidArgument);
     assert_eq!(error_code(service.initialize(call("c", "another disk")).await), ErrorCode::WrongMember);
-    assert!(cluster[0].has_role(Role::Uninitialized).await, "a refused call began a cluster");
+    assert!(cluster[0].has_role(Role::Uninitialized).await, "a rejected call initialized a cluster");
 
     let begun = Operator::initialize(&cluster[0]).await;
     assert_eq!((begun.voters.clone(), begun.next_id), (vec![1], 2));
@@ -55,7 +55,7 @@ async fn a_cluster_is_begun_once_and_by_its_own_id() {
 }
 
 #[tokio::test]
-async fn a_cluster_grows_from_one_to_three_under_load_with_no_election() {
+async fn cluster_scales_from_one_to_three_under_load_without_an_election() {
     let mut cluster = Cluster::blank(3);
     cluster.start_all();
     Operator::initialize(&cluster[0]).await;
@@ -97,14 +97,14 @@ async fn a_cluster_grows_from_one_to_three_under_load_with_no_election() {
     let report = load.finish().await;
     cluster.wait_ready().await;
     for status in cluster.statuses().await {
-        assert_eq!(status.term, term, "growing cost an election");
+        assert_eq!(status.term, term, "scaling out caused an election");
         assert_eq!(status.membership.unwrap().voters, [1, 2, 3]);
     }
     report.assert_kept(&cluster.agreed_data().await);
 }
 
 #[tokio::test]
-async fn a_lagging_learner_is_not_promoted_and_does_not_count_for_quorum() {
+async fn lagging_learner_is_not_promoted_and_does_not_count_for_quorum() {
     let mut cluster = Cluster::blank(2);
     cluster.start_all();
     Operator::initialize(&cluster[0]).await;
@@ -132,7 +132,7 @@ async fn a_lagging_learner_is_not_promoted_and_does_not_count_for_quorum() {
 }
 
 #[tokio::test]
-async fn a_removed_member_says_so_is_not_ready_and_disturbs_nobody() {
+async fn removed_member_reports_its_removal_and_does_not_disturb_the_cluster() {
     let mut cluster = Cluster::blank(3);
     cluster.start_all();
     Operator::form(&cluster).await;
@@ -142,8 +142,10 @@ async fn a_removed_member_says_so_is_not_ready_and_disturbs_nobody() {
     let left = Operator::remove(&cluster[0], removed_id).await;
     assert_eq!(left.voters, [1, 2]);
     assert_eq!(Operator::remove(&cluster[0], removed_id).await.index, left.index, "removed twice");
-    eventually("the removed node says so", async || cluster[2].has_role(Role::Removed).await.then_some(()))
-        .await;
+    eventually("the removed node reports its removal", async || {
+        cluster[2].has_role(Role::Removed).await.then_some(())
+    })
+    .await;
     let (code, reason) = http(cluster[2].ports.metrics, "GET", "/readyz", "").await.unwrap();
     assert_eq!((code, reason.trim()), (503, "was removed from its cluster"));
 
@@ -168,7 +170,7 @@ async fn a_removed_member_says_so_is_not_ready_and_disturbs_nobody() {
 }
 
 #[tokio::test]
-async fn a_member_removed_while_it_was_down_learns_of_it_when_it_returns() {
+async fn member_removed_while_down_learns_of_its_removal_when_it_restarts() {
     let mut cluster = Cluster::blank(3);
     cluster.start_all();
     Operator::form(&cluster).await;
@@ -182,18 +184,18 @@ async fn a_member_removed_while_it_was_down_learns_of_it_when_it_returns() {
     })
     .await;
     assert_eq!(cluster[0].status().await.term, term);
-    // Told of and counted by those at whose door it knocked.
-    let mut knocked = 0;
+    // Each member that it connected to has logged and counted the rejection.
+    let mut rejections = 0;
     for node in &cluster.nodes()[..2] {
         let counted = node.metric("helios_rejected_total{reason=\"removed_member\"}").await;
-        knocked += counted.unwrap_or(0);
-        assert_eq!(counted.is_some(), node.log().contains("removed_member"), "counted and not told");
+        rejections += counted.unwrap_or(0);
+        assert_eq!(counted.is_some(), node.log().contains("removed_member"), "counted and not logged");
     }
-    assert!(knocked > 0, "nobody noticed it");
+    assert!(rejections > 0, "no member counted a rejection");
 }
 
 #[tokio::test]
-async fn a_leader_asked_to_remove_itself_hands_over_first() {
+async fn leader_asked_to_remove_itself_transfers_leadership_first() {
     let mut cluster = Cluster::blank(3);
     cluster.start_all();
     Operator::form(&cluster).await;
@@ -202,7 +204,7 @@ async fn a_leader_asked_to_remove_itself_hands_over_first() {
     let before = cluster[0].status().await;
     let remove = RemoveRequest { id: before.member_id, ..Default::default() };
 
-    // Members that have just started give no vote for an election timeout, so nobody can take over before.
+    // Members that have just started grant no vote for an election timeout, so no transfer succeeds before.
     let answer = eventually("the leader hands over", async || {
         let answer = cluster[0].cluster().remove(remove).await.unwrap_err();
         (helios_proto::detail_of(&answer).code() != ErrorCode::TransferFailed).then_some(answer)
@@ -229,7 +231,7 @@ async fn a_leader_asked_to_remove_itself_hands_over_first() {
 }
 
 #[tokio::test]
-async fn the_last_voter_neither_goes_nor_gives_way() {
+async fn last_voter_is_neither_removed_nor_steps_down() {
     let mut cluster = Cluster::blank(1);
     cluster.start_all();
     Operator::initialize(&cluster[0]).await;
@@ -246,7 +248,7 @@ async fn the_last_voter_neither_goes_nor_gives_way() {
 }
 
 #[tokio::test]
-async fn a_voter_that_the_quorum_needs_is_not_removed() {
+async fn voter_needed_for_quorum_is_not_removed() {
     let cluster = Cluster::of_three().await;
     let leader = cluster.leader().await;
     let (down, needed) = ((leader + 1) % 3, (leader + 2) % 3);
@@ -260,14 +262,14 @@ async fn a_voter_that_the_quorum_needs_is_not_removed() {
     .await;
     assert_eq!(error_code(cluster[leader].cluster().remove(request).await), ErrorCode::NoQuorum);
     cluster[down].signal(Signal::CONT);
-    eventually("it goes once the other is back", async || {
+    eventually("it is removed once the other is back", async || {
         cluster[leader].cluster().remove(request).await.ok()
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_leader_that_steps_down_is_followed_by_another_at_once() {
+async fn leader_that_steps_down_is_succeeded_within_one_term() {
     let cluster = Cluster::of_three().await;
     let leader = cluster.leader().await;
     let before = cluster[leader].status().await;

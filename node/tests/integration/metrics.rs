@@ -1,4 +1,4 @@
-//! Everything on `/metrics` of running nodes, frozen by the page that is made from it.
+//! All metrics of running nodes, compared with the reference page that is generated from them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use super::common::{Authority, Cluster, eventually, http};
 use super::locks::Locked;
 
-/// What is said of one metric.
+/// Description of one metric.
 #[derive(Default)]
 struct Family {
     kind: String,
@@ -18,10 +18,10 @@ struct Family {
     labels: BTreeSet<String>,
 }
 
-/// By the name that a sample of it has, without what a histogram adds.
+/// Metrics by the name of their samples, without the suffixes of histograms.
 type Families = BTreeMap<String, Family>;
 
-/// Of one node's text; names without samples are left out.
+/// Adds the metrics in one node's text; names without samples are left out.
 fn read(text: &str, families: &mut Families) {
     let (mut kind, mut help) = ("", "");
     for line in text.lines() {
@@ -42,7 +42,8 @@ fn read(text: &str, families: &mut Families) {
     }
 }
 
-/// Name and names of labels of a line like `name{label="value"} 1`; no value here has a comma in it.
+/// Returns the name and the label names of a line like `name{label="value"} 1`; no label value here contains
+/// a comma.
 fn sample(line: &str) -> (&str, Vec<String>) {
     let Some((name, rest)) = line.split_once('{') else {
         return (line.split(' ').next().unwrap_or_default(), Vec::new());
@@ -79,16 +80,16 @@ its `peer` or `client` port expires. The operator's are in [metrics-operator.md]
 |---|---|---|---|---|
 ";
 
-/// `HELIOS_UPDATE_DOCS=1` writes the page instead.
+/// Compares the page; `HELIOS_UPDATE_DOCS=1` writes it instead.
 #[tokio::test]
-async fn the_reference_of_metrics_is_what_running_nodes_tell() {
+async fn reference_of_metrics_matches_running_nodes() {
     let authority = Authority::new("ours");
     let locked = Locked::started(&authority, &authority.leaf(2081)).await;
     let cluster = &locked.cluster;
     let leader = cluster.leader().await;
     let mut redis = cluster[leader].redis().await;
     let () = redis::cmd("SET").arg("key").arg("value").query_async(&mut redis).await.unwrap();
-    // Refused before it is read, so that there is one such.
+    // A malformed command, so that one rejection is counted.
     let mut stranger = TcpStream::connect(("127.0.0.1", cluster[leader].ports.client)).await.unwrap();
     stranger.write_all(b"*1\r\n$x\r\n").await.unwrap();
     cluster[leader].cluster().snapshot(SnapshotRequest {}).await.unwrap();
@@ -117,9 +118,10 @@ async fn the_reference_of_metrics_is_what_running_nodes_tell() {
     );
 }
 
-/// S2-13, S4-16, S4-19, S4-21: what the names promise is what is there.
+/// Checks the values of the metrics by which users watch leadership and quorum (docs/checklist.md, S2-13,
+/// S4-16, S4-19, S4-21).
 #[tokio::test]
-async fn a_leader_tells_of_its_term_its_peers_and_its_quorum_and_a_follower_of_its_leader() {
+async fn metrics_of_a_leader_report_term_peers_and_quorum() {
     let mut cluster = Cluster::of_three().await;
     let leader = cluster.leader().await;
     let (one, two) = ((leader + 1) % 3, (leader + 2) % 3);
@@ -131,7 +133,7 @@ async fn a_leader_tells_of_its_term_its_peers_and_its_quorum_and_a_follower_of_i
 
     cluster[one].kill();
     let peer = format!("{{peer=\"{}\"}}", cluster[one].name);
-    eventually("the leader tells who is away", async || {
+    eventually("the leader reports the inactive peer", async || {
         let active = cluster[leader].metric(&format!("helios_peer_active{peer}")).await?;
         let healthy = cluster[leader].metric("helios_healthy_members").await?;
         ((active, healthy) == (0, 2)).then_some(())
@@ -143,7 +145,7 @@ async fn a_leader_tells_of_its_term_its_peers_and_its_quorum_and_a_follower_of_i
     assert!(cluster[leader].metric(&format!("helios_peer_match_lag_entries{peer}")).await >= Some(1));
 
     cluster[two].kill();
-    eventually("nobody claims a quorum", async || {
+    eventually("the leader reports no quorum", async || {
         (cluster[leader].metric("helios_raft_has_quorum").await? == 0).then_some(())
     })
     .await;

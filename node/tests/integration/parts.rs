@@ -1,4 +1,4 @@
-//! What the three parts of a node tell of themselves: who decides, who looks after the others, who takes over.
+//! Status of a node's three parts: consensus, health checker, failover coordinator.
 
 use helios_proto::v1::{Membership, RemoveRequest};
 use serde_json::{Value, json};
@@ -7,27 +7,27 @@ use tokio::net::TcpStream;
 
 use crate::common::{Cluster, Node, Operator, PATIENCE, eventually, http};
 
-async fn told(node: &Node) -> Option<Value> {
+async fn status_json(node: &Node) -> Option<Value> {
     let (_, text) = http(node.ports.gateway, "GET", "/status", "").await?;
     serde_json::from_str(&text).ok()
 }
 
-/// What the health checker of `node` says of `peer`.
+/// Returns the health that `node` reports of `peer`.
 async fn health(node: &Node, peer: &str) -> Option<Value> {
-    let told = told(node).await?;
-    let peers = told["parts"]["health_checker"]["peers"].as_array()?;
+    let status = status_json(node).await?;
+    let peers = status["parts"]["health_checker"]["peers"].as_array()?;
     peers.iter().find(|one| one["name"] == peer).cloned()
 }
 
 #[tokio::test]
-async fn the_status_shows_consensus_health_and_failover_as_parts() {
+async fn status_shows_consensus_health_and_failover_as_parts() {
     let mut cluster = Cluster::of_three().await;
     let leader = cluster.leader().await;
     let (one, other) = ((leader + 1) % 3, (leader + 2) % 3);
     let names = [0, 1, 2].map(|index| cluster[index].name.clone());
 
     let parts = eventually("both followers are healthy and could take over", async || {
-        let parts = told(&cluster[leader]).await?["parts"].clone();
+        let parts = status_json(&cluster[leader]).await?["parts"].clone();
         let peers = parts["health_checker"]["peers"].as_array()?;
         let healthy = peers.iter().filter(|peer| peer["health"] == "healthy").count();
         let may_lead = parts["failover_coordinator"]["may_lead"].as_array()?.len();
@@ -45,9 +45,9 @@ async fn the_status_shows_consensus_health_and_failover_as_parts() {
     assert_eq!(health(&cluster[one], &names[other]).await.unwrap()["health"], "unknown");
 
     cluster[one].kill();
-    eventually("the leader tells who cannot be reached, and that the other could still lead", async || {
+    eventually("the leader reports the unreachable member, and the other one as candidate", async || {
         let peer = health(&cluster[leader], &names[one]).await?;
-        let status = told(&cluster[leader]).await?;
+        let status = status_json(&cluster[leader]).await?;
         let may_lead = &status["parts"]["failover_coordinator"]["may_lead"];
         (peer["health"] == "unreachable"
             && peer["consecutive_errors"].as_u64() > Some(1)
@@ -58,16 +58,16 @@ async fn the_status_shows_consensus_health_and_failover_as_parts() {
     let errors = format!("helios_peer_consecutive_errors{{peer=\"{}\"}}", names[one]);
     assert!(cluster[leader].metric(&errors).await > Some(1));
     cluster[one].start();
-    eventually("it is healthy again, and nothing fails any more", async || {
+    eventually("it is healthy again, without consecutive errors", async || {
         let peer = health(&cluster[leader], &names[one]).await?;
         (peer["health"] == "healthy" && peer["consecutive_errors"] == 0).then_some(())
     })
     .await;
 
     cluster[leader].kill();
-    eventually("who took over says why and how long it took", async || {
+    eventually("the new leader reports the cause and the duration of its election", async || {
         for node in [&cluster[one], &cluster[other]] {
-            let status = told(node).await?;
+            let status = status_json(node).await?;
             let election = &status["parts"]["failover_coordinator"]["last_election"];
             if status["role"] == "leader" && election["took_ms"].is_u64() {
                 assert_ne!(election["cause"], "handover");
@@ -82,14 +82,15 @@ async fn the_status_shows_consensus_health_and_failover_as_parts() {
 }
 
 #[tokio::test]
-async fn sessions_and_the_newest_snapshot_are_in_the_status() {
+async fn status_shows_sessions_and_the_newest_snapshot() {
     let mut cluster = Cluster::blank(1);
     cluster.start_all();
     Operator::initialize(&cluster[0]).await;
     let node = &cluster[0];
     let () = redis::cmd("SET").arg("key").arg("value").query_async(&mut node.redis().await).await.unwrap();
-    let first = told(node).await.unwrap()["snapshot"].clone();
-    let sessions = async |port: &str| told(node).await.and_then(|told| told["sessions"][port].as_u64());
+    let first = status_json(node).await.unwrap()["snapshot"].clone();
+    let sessions =
+        async |port: &str| status_json(node).await.and_then(|status| status["sessions"][port].as_u64());
     let before = sessions("client").await.unwrap();
     let clients = (node.redis().await, node.redis().await);
     assert_eq!(sessions("client").await, Some(before + 2));
@@ -98,32 +99,32 @@ async fn sessions_and_the_newest_snapshot_are_in_the_status() {
         (sessions("client").await? == before).then_some(())
     })
     .await;
-    assert!(sessions("gateway").await >= Some(1), "it is asked through the gateway");
+    assert!(sessions("gateway").await >= Some(1), "the request itself is a session of the gateway");
 
     let (code, taken) = http(node.ports.gateway, "POST", "/snapshot", "").await.unwrap();
     assert_eq!(code, 200, "{taken}");
-    let snapshot = told(node).await.unwrap()["snapshot"].clone();
+    let snapshot = status_json(node).await.unwrap()["snapshot"].clone();
     assert!(snapshot["size_bytes"].as_u64() > Some(0), "{snapshot}");
     assert!(snapshot["index"].as_u64() > first["index"].as_u64(), "{first}, then {snapshot}");
     assert!(snapshot["age_seconds"].as_u64() < Some(PATIENCE.as_secs()), "{snapshot}");
     let size = node.metric("helios_raft_snapshot_size_bytes").await;
     assert_eq!(size, snapshot["size_bytes"].as_u64());
 
-    // Not forgotten by a restart.
+    // The snapshot is known after a restart.
     cluster[0].kill();
     cluster[0].start();
     cluster[0].wait_ready().await;
-    assert_eq!(told(&cluster[0]).await.unwrap()["snapshot"]["size_bytes"], snapshot["size_bytes"]);
+    assert_eq!(status_json(&cluster[0]).await.unwrap()["snapshot"]["size_bytes"], snapshot["size_bytes"]);
 }
 
-/// The names in the next event of the stream that tells the members.
+/// Returns the names in the next `members` event of the stream.
 async fn next_members(events: &mut Lines<BufReader<TcpStream>>) -> Vec<String> {
-    let mut tells = false;
+    let mut is_members = false;
     loop {
         let line = tokio::time::timeout(PATIENCE, events.next_line()).await.unwrap().unwrap().unwrap();
         if let Some(name) = line.strip_prefix("event:") {
-            tells = name == "members";
-        } else if let Some(data) = line.strip_prefix("data:").filter(|_| tells) {
+            is_members = name == "members";
+        } else if let Some(data) = line.strip_prefix("data:").filter(|_| is_members) {
             let members: Value = serde_json::from_str(data).unwrap();
             let nodes = members["nodes"].as_array().unwrap().iter();
             return nodes.map(|node| node["name"].as_str().unwrap().to_owned()).collect();
@@ -132,7 +133,7 @@ async fn next_members(events: &mut Lines<BufReader<TcpStream>>) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_client_of_the_stream_is_told_of_each_member_that_joins_and_leaves() {
+async fn status_stream_sends_an_event_for_each_member_that_joins_or_leaves() {
     let mut cluster = Cluster::blank(2);
     cluster.start_all();
     Operator::initialize(&cluster[0]).await;

@@ -17,7 +17,7 @@ async fn get(node: &Node, key: &str) -> redis::RedisResult<Option<String>> {
     redis::cmd("GET").arg(key).query_async(&mut node.redis().await).await
 }
 
-/// Starts members that have ended until each holds an entry and knows a leader; answers their statuses, and how often
+/// Restarts ended members until each holds an entry and knows a leader; returns their statuses, and how often
 /// each has ended.
 async fn restart_until_all_hold(cluster: &mut Cluster) -> (Vec<StatusResponse>, Vec<u32>) {
     let mut ends = vec![0; 3];
@@ -35,7 +35,7 @@ async fn restart_until_all_hold(cluster: &mut Cluster) -> (Vec<StatusResponse>, 
 }
 
 #[tokio::test]
-async fn an_entry_that_ends_every_process_is_held_after_two_tries_and_skipped_on_request() {
+async fn entry_that_ends_every_process_is_held_after_two_tries_and_skipped_on_request() {
     let mut cluster = Cluster::fixed(3);
     for index in 0..3 {
         cluster[index].set_environment("HELIOS_TEST_ABORT_AT_KEY", Path::new(KEY));
@@ -47,7 +47,8 @@ async fn an_entry_that_ends_every_process_is_held_after_two_tries_and_skipped_on
     }
     set(&cluster[1], KEY).await.unwrap_err();
     let (statuses, ends) = restart_until_all_hold(&mut cluster).await;
-    // Twice with a note, and once before that where it was met before the first restart.
+    // Two ends with the attempt on record, and one before them where the entry was applied before the first
+    // restart.
     assert!(ends.iter().all(|ends| (2..=3).contains(ends)), "{ends:?}");
     let held = statuses[0].entry_unappliable.clone().unwrap();
     for (status, node) in statuses.iter().zip(cluster.nodes()) {
@@ -58,7 +59,7 @@ async fn an_entry_that_ends_every_process_is_held_after_two_tries_and_skipped_on
         assert_eq!((code("/livez").await, code("/readyz").await), (200, 503));
         assert_eq!(node.metric("helios_entry_unappliable").await, Some(1));
     }
-    // Said at once: nobody waits for what only an operator changes.
+    // The errors are returned at once, because waiting does not help: only the operator can resolve this.
     let refused = set(&cluster[0], "refused").await.unwrap_err().to_string();
     assert!(refused.contains("heliosctl log skip"), "{refused}");
     let unread = get(&cluster[2], "key-0").await.unwrap_err().to_string();
@@ -87,7 +88,8 @@ async fn an_entry_that_ends_every_process_is_held_after_two_tries_and_skipped_on
     set(&cluster[0], "after").await.unwrap();
     assert_eq!(error_code(skip(right).await), ErrorCode::InvalidArgument, "skipped twice");
 
-    // From the same log and perhaps an older state, and the two entries perhaps not known to be committed.
+    // The restart replays the same log, perhaps on an older state, and perhaps without knowing that the two
+    // entries are committed.
     for index in 0..3 {
         cluster[index].kill();
     }

@@ -1,11 +1,11 @@
-//! Writes on any node; what is left when the majority is gone.
+//! Writes on any node, and the behaviour without a majority.
 
 use std::time::{Duration, Instant};
 
 use crate::common::Cluster;
 
 #[tokio::test]
-async fn a_follower_sends_writes_on_to_the_leader() {
+async fn follower_forwards_writes_to_the_leader() {
     let cluster = Cluster::of_three().await;
     let leader = cluster.leader().await;
     for follower in [(leader + 1) % 3, (leader + 2) % 3] {
@@ -25,7 +25,7 @@ async fn a_follower_sends_writes_on_to_the_leader() {
 }
 
 #[tokio::test]
-async fn without_a_quorum_nothing_is_promised_and_stale_reads_still_work() {
+async fn without_a_quorum_writes_and_linearizable_reads_fail_and_stale_reads_work() {
     let timeout = Duration::from_secs(2);
     let mut cluster = Cluster::fixed(3);
     for index in 0..3 {

@@ -1,4 +1,4 @@
-//! What a read sees: tokens, bounded staleness.
+//! Read consistency: tokens, bounded staleness, leases.
 
 use std::time::Duration;
 
@@ -22,8 +22,8 @@ fn stale_after(token: &Token) -> GetRequest {
     GetRequest { after: Some(token.clone()), ..stale(0) }
 }
 
-/// Nodes that give up a request after two seconds.
-async fn impatient() -> Cluster {
+/// Returns three nodes with a request timeout of two seconds.
+async fn with_short_timeout() -> Cluster {
     let mut cluster = Cluster::fixed(3);
     for index in 0..3 {
         cluster[index].config_mut().push_str("client: {request_timeout: 2s}\n");
@@ -34,8 +34,8 @@ async fn impatient() -> Cluster {
 }
 
 #[tokio::test]
-async fn a_stale_read_with_a_token_sees_the_write_on_a_member_that_lags() {
-    let cluster = impatient().await;
+async fn stale_read_with_a_token_sees_the_write_on_a_lagging_member() {
+    let cluster = with_short_timeout().await;
     let leader = cluster.leader().await;
     let (writer, lagging) = ((leader + 1) % 3, (leader + 2) % 3);
     for round in 0..5 {
@@ -56,8 +56,8 @@ async fn a_stale_read_with_a_token_sees_the_write_on_a_member_that_lags() {
 }
 
 #[tokio::test]
-async fn a_token_that_cannot_be_kept_is_told_apart_from_one_of_another_history() {
-    let cluster = impatient().await;
+async fn token_beyond_the_log_and_token_of_another_history_fail_with_different_errors() {
+    let cluster = with_short_timeout().await;
     let token = cluster[0].kv().put(put("v")).await.unwrap().into_inner().token.unwrap();
     for node in cluster.nodes() {
         let mut kv = node.kv();
@@ -65,7 +65,7 @@ async fn a_token_that_cannot_be_kept_is_told_apart_from_one_of_another_history()
         assert_eq!(error_code(kv.get(stale_after(&future)).await), ErrorCode::NotCaughtUp);
         let stranger = Token { cluster_id: "another".into(), ..token.clone() };
         assert_eq!(error_code(kv.get(stale_after(&stranger)).await), ErrorCode::WrongCluster);
-        // Linearizable or not: a state that never held the write is no answer.
+        // For any consistency, a state that never held the write must not answer.
         let forked = Token { term: token.term + 1_000, ..token.clone() };
         let linearizable = GetRequest { after: Some(forked), key: "k".into(), ..GetRequest::default() };
         assert_eq!(error_code(kv.get(linearizable).await), ErrorCode::WrongCluster);
@@ -73,19 +73,19 @@ async fn a_token_that_cannot_be_kept_is_told_apart_from_one_of_another_history()
 }
 
 #[tokio::test]
-async fn a_member_cut_from_the_majority_serves_what_is_young_enough_and_nothing_older() {
-    let mut cluster = impatient().await;
+async fn isolated_member_serves_stale_reads_only_within_max_staleness() {
+    let mut cluster = with_short_timeout().await;
     let leader = cluster.leader().await;
     let (left, other) = ((leader + 1) % 3, (leader + 2) % 3);
     cluster[leader].kv().put(put("v")).await.unwrap();
     let mut kv = cluster[left].kv();
-    // A majority confirms it, and that is what the next ten minutes are measured from.
+    // A majority confirms this read; the next ten minutes are measured from that confirmation.
     let young = kv.get(stale(600_000)).await.unwrap().into_inner().entry.unwrap();
     assert_eq!(young.value, "v");
     cluster[leader].kill();
     cluster[other].kill();
 
-    eventually("what was confirmed is older than a moment", async || {
+    eventually("the confirmation is older than 100 ms", async || {
         kv.get(stale(100)).await.err().map(|status| {
             assert_eq!(error_code::<()>(Err(status)), ErrorCode::TooStale);
         })
@@ -108,7 +108,7 @@ async fn a_member_cut_from_the_majority_serves_what_is_young_enough_and_nothing_
 }
 
 #[tokio::test]
-async fn a_readonly_connection_to_a_follower_sees_its_own_writes() {
+async fn readonly_connection_to_a_follower_sees_its_own_writes() {
     let cluster = Cluster::of_three().await;
     let leader = cluster.leader().await;
     let mut client = cluster[(leader + 1) % 3].redis().await;
@@ -122,13 +122,13 @@ async fn a_readonly_connection_to_a_follower_sees_its_own_writes() {
         assert_eq!(own, round);
         let token: String = redis::cmd("HELIOS.TOKEN").query_async(&mut client).await.unwrap();
         let () = redis::cmd("HELIOS.TOKEN").arg(token).query_async(&mut other).await.unwrap();
-        let told: i32 = redis::cmd("GET").arg("k").query_async(&mut other).await.unwrap();
-        assert_eq!(told, round);
+        let with_token: i32 = redis::cmd("GET").arg("k").query_async(&mut other).await.unwrap();
+        assert_eq!(with_token, round);
     }
 }
 
 #[tokio::test]
-async fn a_leader_with_a_lease_answers_alone_and_stops_in_time_when_it_is_cut_off() {
+async fn leader_with_a_lease_answers_alone_and_paused_leader_serves_no_stale_read() {
     let cluster = Cluster::of_three_configured("reads: {lease: on}\nclient: {request_timeout: 2s}\n").await;
     let leader = cluster.leader().await;
     let others = [(leader + 1) % 3, (leader + 2) % 3];
@@ -148,7 +148,7 @@ async fn a_leader_with_a_lease_answers_alone_and_stops_in_time_when_it_is_cut_of
     assert!(count("helios_raft_lease_reads_total") > 0);
     assert!(count("helios_raft_lease_reads_total") + count("helios_raft_read_rounds_total") >= 300);
 
-    // As in a long pause of its machine: what it learns first is that it may not answer.
+    // As in a long pause of its machine: when it resumes, its lease has expired.
     cluster[leader].signal(Signal::STOP);
     cluster.leader_among(&others).await;
     let () = redis::cmd("SET").arg("k").arg("new").query_async(&mut writer).await.unwrap();
@@ -160,8 +160,8 @@ async fn a_leader_with_a_lease_answers_alone_and_stops_in_time_when_it_is_cut_of
 }
 
 #[tokio::test]
-async fn the_gateway_gives_and_takes_tokens_in_a_header() {
-    let cluster = impatient().await;
+async fn gateway_returns_and_accepts_tokens_in_a_header() {
+    let cluster = with_short_timeout().await;
     let leader = cluster.leader().await;
     let body = r#"{"key":"k","value":"v","ack":"all"}"#;
     let written = exchange(cluster[leader].ports.gateway, "POST", "/put", "", body).await;

@@ -1,4 +1,5 @@
-//! `writes.on_follower: redirect`: a member that does not lead says who does, and where (docs/design/product.md, C5).
+//! `writes.on_follower: redirect`: a follower answers a write with the leader's name and address
+//! (docs/design/product.md, C5).
 
 use helios_proto::v1::{ErrorCode, PutRequest};
 use serde_json::Value;
@@ -6,14 +7,14 @@ use serde_json::Value;
 use crate::common::{Cluster, http};
 
 #[tokio::test]
-async fn who_is_to_choose_the_leader_is_told_its_name_and_address() {
+async fn redirecting_follower_answers_writes_with_the_leaders_address() {
     let mut cluster = Cluster::fixed(3);
     for index in 0..3 {
         cluster[index].config_mut().push_str("writes: {on_follower: redirect}\n");
     }
     cluster.start_all();
     cluster.wait_ready().await;
-    // The addresses come through the log.
+    // The members register their client addresses through the log.
     cluster.wait_registered().await;
     let leader = cluster.leader().await;
     let follower = &cluster[(leader + 1) % 3];
@@ -34,7 +35,7 @@ async fn who_is_to_choose_the_leader_is_told_its_name_and_address() {
 
     let mut at_leader = cluster[leader].redis().await;
     let () = redis::cmd("SET").arg("k").arg("v").query_async(&mut at_leader).await.unwrap();
-    // A read is no write: any member serves it.
+    // Reads are not redirected: any member serves them.
     let found: String = redis::cmd("GET").arg("k").query_async(&mut client).await.unwrap();
     assert_eq!(found, "v");
     assert_eq!(cluster.agreed_data().await.len(), 1, "a refused write left something");

@@ -1,4 +1,4 @@
-//! Scripts and commands that wait, among real processes.
+//! Scripts and blocking commands on a cluster of real processes.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::common::{Cluster, PATIENCE, connect, is_outcome_unknown};
 const RUNS: usize = 40;
 const ELEMENTS: usize = 60;
 
-/// Takes from one key and gives to another; the sum of both stays as it is.
+/// Script that moves a number from one key to another; the sum of both is invariant.
 const TRANSFER: &str = "local from, to = tonumber(redis.call('get', KEYS[1]) or 0), tonumber(redis.call('get', KEYS[2]) or 0) \
     redis.call('set', KEYS[1], from - ARGV[1]) redis.call('set', KEYS[2], to + ARGV[1]) \
     redis.call('incr', 'transfers') return from + to";
@@ -25,7 +25,7 @@ async fn number(client: &mut MultiplexedConnection, key: &str) -> i64 {
 }
 
 #[tokio::test]
-async fn scripts_of_all_members_on_the_same_keys_take_effect_whole_and_once_while_a_leader_dies() {
+async fn scripts_on_shared_keys_are_atomic_and_applied_once_when_the_leader_dies() {
     let mut cluster = Cluster::of_three().await;
     let leader = cluster.leader().await;
     let mut clients = JoinSet::new();
@@ -41,7 +41,7 @@ async fn scripts_of_all_members_on_the_same_keys_take_effect_whole_and_once_whil
                             done += 1;
                         }
                         Err(error) if is_outcome_unknown(&error) => unknown += 1,
-                        // Refused: nothing was done.
+                        // A refused script changed nothing.
                         Err(_) => {}
                     }
                 }
@@ -69,7 +69,7 @@ async fn scripts_of_all_members_on_the_same_keys_take_effect_whole_and_once_whil
 }
 
 #[tokio::test]
-async fn each_element_goes_to_one_of_those_who_wait_on_whatever_member() {
+async fn each_element_is_popped_by_one_blocked_client_of_any_member() {
     let cluster = Cluster::of_three().await;
     let mut consumers = JoinSet::new();
     for node in cluster.nodes().iter().chain(cluster.nodes()) {
@@ -98,7 +98,7 @@ async fn each_element_goes_to_one_of_those_who_wait_on_whatever_member() {
     for element in 0..ELEMENTS {
         let client = &mut producers[element % 3];
         let () = redis::cmd("RPUSH").arg("queue").arg(element).query_async(client).await.unwrap();
-        // So that most of them find somebody who waits.
+        // The pause lets most elements find a blocked client.
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     for _ in 0..6 {

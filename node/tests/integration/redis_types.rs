@@ -1,4 +1,4 @@
-//! Transactions, collections and channels among real processes.
+//! Transactions, collections and channels on a cluster of real processes.
 
 use redis::aio::MultiplexedConnection;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -9,7 +9,7 @@ use crate::common::{Cluster, PATIENCE, eventually};
 
 const INCREMENTS: usize = 40;
 
-/// One more by WATCH, GET, SET; false if another was faster.
+/// Increments by WATCH, GET, SET; returns false when another client's write aborted the transaction.
 async fn increment_watched(client: &mut MultiplexedConnection) -> bool {
     let () = redis::cmd("WATCH").arg("n").query_async(client).await.unwrap();
     let now: Option<u64> = redis::cmd("GET").arg("n").query_async(client).await.unwrap();
@@ -20,7 +20,7 @@ async fn increment_watched(client: &mut MultiplexedConnection) -> bool {
 }
 
 #[tokio::test]
-async fn of_clients_of_all_members_that_watch_one_key_none_loses_another_s_write() {
+async fn watched_increments_of_clients_of_all_members_lose_no_update() {
     let cluster = Cluster::of_three().await;
     let mut clients = tokio::task::JoinSet::new();
     for node in cluster.nodes().iter().chain(cluster.nodes()) {
@@ -34,7 +34,7 @@ async fn of_clients_of_all_members_that_watch_one_key_none_loses_another_s_write
         });
     }
     let done: u64 = clients.join_all().await.into_iter().sum();
-    assert!(done >= INCREMENTS as u64, "somebody is always first: {done}");
+    assert!(done >= INCREMENTS as u64, "one transaction of each round succeeds: {done}");
     for node in cluster.nodes() {
         let mut client = node.redis().await;
         let total: u64 = redis::cmd("GET").arg("n").query_async(&mut client).await.unwrap();
@@ -44,7 +44,7 @@ async fn of_clients_of_all_members_that_watch_one_key_none_loses_another_s_write
 }
 
 #[tokio::test]
-async fn collections_are_the_same_on_all_members_after_restarts_and_their_remains_go() {
+async fn collections_are_the_same_on_all_members_after_restarts_and_deleted_elements_are_purged() {
     let mut cluster = Cluster::of_three().await;
     let mut client = cluster[0].redis().await;
     let mut pipeline = redis::pipe();
@@ -90,7 +90,7 @@ async fn collections_are_the_same_on_all_members_after_restarts_and_their_remain
     }
 }
 
-/// One client that listens to `channel`.
+/// Opens a connection that subscribes to `channel`.
 async fn listen(port: u16, channel: &str) -> BufReader<TcpStream> {
     let mut stream = BufReader::new(TcpStream::connect(("127.0.0.1", port)).await.unwrap());
     stream.write_all(format!("SUBSCRIBE {channel}\r\n").as_bytes()).await.unwrap();
@@ -107,7 +107,7 @@ async fn line(stream: &mut BufReader<TcpStream>) -> String {
 }
 
 #[tokio::test]
-async fn a_message_reaches_the_clients_of_every_member_once_and_in_order() {
+async fn published_message_reaches_the_clients_of_every_member_once_and_in_order() {
     let mut cluster = Cluster::of_three().await;
     let mut listeners = Vec::new();
     for port in cluster.client_ports() {
@@ -133,7 +133,7 @@ async fn a_message_reaches_the_clients_of_every_member_once_and_in_order() {
     }
     cluster[2].kill();
     let mut client = cluster[0].redis().await;
-    eventually("a publisher hears of those that are left", async || {
+    eventually("the publisher counts the remaining subscribers", async || {
         let reached: u64 = redis::cmd("PUBLISH").arg("news").arg("x").query_async(&mut client).await.unwrap();
         (reached == 2).then_some(())
     })

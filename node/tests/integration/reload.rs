@@ -1,4 +1,4 @@
-//! The configuration, looked at without a node and read again by one that runs.
+//! The configuration: checked and printed without a node, and reloaded by a running one.
 
 use std::process::Stdio;
 
@@ -21,7 +21,7 @@ fn heliosd(arguments: &[&str], file: &str) -> (i32, String, String) {
 }
 
 #[test]
-fn a_configuration_is_checked_and_printed_without_a_node() {
+fn configuration_is_checked_and_printed_without_a_node() {
     let good = "node: {name: a}\nclient: {password: hunter2}\nraft: {preset: wan}\n";
     assert_eq!(
         heliosd(&["config", "check"], good),
@@ -31,13 +31,13 @@ fn a_configuration_is_checked_and_printed_without_a_node() {
     assert_eq!(code, 0);
     assert!(printed.contains("preset: wan") && printed.contains("data_dir: ./elsewhere"), "{printed}");
     assert!(!printed.contains("hunter2"), "{printed}");
-    // What is printed is a configuration.
+    // The printed text is a valid configuration.
     assert_eq!(heliosd(&["config", "check"], &printed).0, 0);
     for bad in ["node: {nam: a}", "{}", "node: {name: a}\nraft: {preset: lann}", "node: {name: a"] {
         let (code, printed, error) = heliosd(&["config", "check"], bad);
         assert_eq!((code, printed.as_str(), error.lines().count()), (78, "", 1), "{error}");
     }
-    // The files of the earlier documents, in today's words.
+    // Files of the earlier documents are printed with the present keys.
     let old = "atlas: {listen: ':6380', raft: {node_id: node-2, bind_addr: '127.0.0.1:7001'}}\n";
     let (code, printed, _) = heliosd(&["config", "print"], old);
     assert!(code == 0 && printed.contains("name: node-2") && !printed.contains("atlas"), "{printed}");
@@ -67,7 +67,7 @@ impl Running {
             assert!(text.contains(from), "{text}");
             text.replace(from, to)
         });
-        // As an editor does it: nobody reads half a file.
+        // Replaced atomically, as editors do, so that the node never reads half a file.
         let new = self.file.with_extension("new");
         std::fs::write(&new, text).unwrap();
         std::fs::rename(new, &self.file).unwrap();
@@ -84,11 +84,11 @@ impl Running {
 }
 
 #[tokio::test]
-async fn a_changed_file_counts_at_once_or_says_what_it_waits_for() {
+async fn changed_file_takes_effect_at_once_or_reports_the_needed_restart() {
     let running = Running::start().await;
     let hash = running.ask("GET", "/config").await.1["hash"].clone();
     running.write(&[("request_timeout: 5s", "request_timeout: 3s"), ("level: info", "level: debug")]);
-    eventually("the change is taken over", async || {
+    eventually("the change is applied", async || {
         (running.running("client", "request_timeout").await == "3s").then_some(())
     })
     .await;
@@ -97,12 +97,16 @@ async fn a_changed_file_counts_at_once_or_says_what_it_waits_for() {
     eventually("more is logged", async || running.node.log().contains("DEBUG").then_some(())).await;
     assert_eq!(running.ask("GET", "/config/diff").await, (200, json!({ "changes": [] })));
     let text = std::fs::read(&running.file).unwrap();
-    let told = running.node.status().await.config_file_hash;
-    assert_eq!(told, format!("{:08x}", crc32c::crc32c(&text)), "by which the operator knows of it");
+    let reported = running.node.status().await.config_file_hash;
+    assert_eq!(
+        reported,
+        format!("{:08x}", crc32c::crc32c(&text)),
+        "the hash by which the operator sees the reload"
+    );
 
-    // What needs a restart is told, and not taken over.
+    // A change that needs a restart is reported, and not applied.
     running.write(&[("request_timeout: 5s", "request_timeout: 2s, max_connections: 77")]);
-    eventually("the part that may change is taken over", async || {
+    eventually("the reloadable part is applied", async || {
         (running.running("client", "request_timeout").await == "2s").then_some(())
     })
     .await;
@@ -116,7 +120,7 @@ async fn a_changed_file_counts_at_once_or_says_what_it_waits_for() {
 }
 
 #[tokio::test]
-async fn a_bad_file_changes_nothing_and_sighup_reads_again() {
+async fn invalid_file_changes_nothing_and_sighup_reloads() {
     let running = Running::start().await;
     for (from, to, reason) in [
         ("request_timeout: 5s", "request_timeout: soon", "client.request_timeout"),
@@ -129,7 +133,7 @@ async fn a_bad_file_changes_nothing_and_sighup_reads_again() {
         assert!(code == 400 && message.contains(reason), "{message}");
         assert_eq!(running.running("log", "level").await, "info");
     }
-    eventually("the log tells of it", async || running.node.log().contains("not taken over").then_some(()))
+    eventually("the failure is logged", async || running.node.log().contains("not reloaded").then_some(()))
         .await;
     running.write(&[]);
     running.node.signal(Signal::HUP);
@@ -142,7 +146,7 @@ async fn a_bad_file_changes_nothing_and_sighup_reads_again() {
 }
 
 #[tokio::test]
-async fn an_idle_limit_that_is_written_later_ends_connections_that_are_open_already() {
+async fn reloaded_idle_timeout_closes_open_connections() {
     let running = Running::start().await;
     let mut idle = TcpStream::connect(("127.0.0.1", running.node.ports.client)).await.unwrap();
     idle.write_all(b"PING\r\n").await.unwrap();

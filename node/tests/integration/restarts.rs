@@ -1,4 +1,4 @@
-//! What a member must still know after a restart, and what it must not be believed.
+//! State that a member keeps across a restart, and restored disks that its peers reject.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ use helios_proto::v1::{Membership, Role};
 use crate::common::{Cluster, Load, Node, Operator, eventually, never};
 
 #[tokio::test]
-async fn a_membership_is_the_same_after_all_restart_in_the_middle_of_changes() {
+async fn membership_is_unchanged_after_all_members_restart_between_changes() {
     let mut cluster = Cluster::blank(4);
     cluster.start_all();
     Operator::initialize(&cluster[0]).await;
@@ -41,7 +41,7 @@ async fn a_membership_is_the_same_after_all_restart_in_the_middle_of_changes() {
 }
 
 #[tokio::test]
-async fn a_member_restored_from_an_older_copy_is_not_believed() {
+async fn member_restored_from_an_older_copy_is_rejected() {
     let mut cluster = Cluster::of_three().await;
     let leader = cluster.leader().await;
     let (old, other) = ((leader + 1) % 3, (leader + 2) % 3);
@@ -66,11 +66,12 @@ async fn a_member_restored_from_an_older_copy_is_not_believed() {
     cluster[old].wipe();
     fs::rename(&copy, cluster[old].data_dir()).unwrap();
     cluster[old].start();
-    eventually("a peer tells why", async || {
+    eventually("a peer logs the reason", async || {
         cluster[leader].log().contains("its disk is an older copy").then_some(())
     })
     .await;
-    // Nor does it hear a leader, who takes it to hold what it held before.
+    // The member follows no leader either: the leader would assume that it still holds the entries it has
+    // acknowledged.
     assert_eq!(cluster[old].status().await.leader_id, 0);
     cluster[leader].kill();
     never(Duration::from_secs(2), "an older copy helped to elect a leader", async || {

@@ -1,4 +1,4 @@
-//! Writes that are sent again, by a client or by the node it speaks to.
+//! Writes that are retried, by a client or by the node it is connected to.
 
 use std::time::Duration;
 
@@ -8,18 +8,18 @@ use tokio::task::JoinSet;
 
 use crate::common::{Cluster, error_code};
 
-/// Waits for increments of one counter, which began at zero.
+/// Waits for increments of one counter, which started at zero, and checks that each was applied once.
 async fn assert_applied_once_each(increments: JoinSet<Result<i64, redis::RedisError>>) {
     let count = increments.len();
     let answers = increments.join_all().await;
     let mut sums: Vec<i64> =
-        answers.into_iter().map(|answer| answer.expect("what was not applied is tried again")).collect();
+        answers.into_iter().map(|answer| answer.expect("a write that was not applied is retried")).collect();
     sums.sort_unstable();
     assert_eq!(sums, (1..).take(count).collect::<Vec<_>>());
 }
 
 #[tokio::test]
-async fn the_first_writes_through_members_whose_leader_is_killed_are_applied_once_each() {
+async fn forwarded_writes_are_applied_once_each_when_the_leader_is_killed() {
     for _ in 0..3 {
         let mut cluster = Cluster::of_three().await;
         let leader = cluster.leader().await;
@@ -34,7 +34,7 @@ async fn the_first_writes_through_members_whose_leader_is_killed_are_applied_onc
                 redis::cmd("INCR").arg("n").to_owned().query_async::<i64>(&mut client).await
             });
         }
-        // Some are on their way, some proposed, some answered.
+        // By now some writes are in flight, some proposed, some answered.
         tokio::time::sleep(Duration::from_millis(3)).await;
         cluster[leader].kill();
         assert_applied_once_each(writers).await;
@@ -42,7 +42,7 @@ async fn the_first_writes_through_members_whose_leader_is_killed_are_applied_onc
 }
 
 #[tokio::test]
-async fn writes_that_a_killed_leader_never_saw_are_applied_by_the_next() {
+async fn writes_never_received_by_a_killed_leader_are_applied_by_the_next() {
     let mut cluster = Cluster::of_three().await;
     let leader = cluster.leader().await;
     let others = [(leader + 1) % 3, (leader + 2) % 3];
@@ -59,14 +59,14 @@ async fn writes_that_a_killed_leader_never_saw_are_applied_by_the_next() {
 }
 
 #[tokio::test]
-async fn a_hanging_leader_costs_a_write_through_another_member_nothing_but_time() {
+async fn forwarded_writes_to_a_hanging_leader_are_delayed_and_applied_once() {
     let cluster = Cluster::of_three().await;
     let leader = cluster.leader().await;
     let others = [(leader + 1) % 3, (leader + 2) % 3];
     let mut clients = Vec::new();
     for index in others.into_iter().cycle().take(10) {
         let mut client = cluster[index].redis().await;
-        // Each lane of each member's own requests is known before the leader hangs.
+        // Each lane of each member's requests is established before the leader hangs.
         for _ in 0..8 {
             let _: i64 = redis::cmd("INCR").arg("warm").query_async(&mut client).await.unwrap();
         }
@@ -89,14 +89,14 @@ async fn a_hanging_leader_costs_a_write_through_another_member_nothing_but_time(
     cluster[leader].signal(Signal::CONT);
     answers.sort_unstable();
     assert_eq!(answers, (1..=10).collect::<Vec<_>>());
-    // The old leader finds in its socket what was sent to it while it hung.
+    // When the old leader resumes, it finds in its socket the requests sent to it meanwhile.
     let data = cluster.agreed_data().await;
     let counter = data.iter().find(|entry| entry.key == "n").unwrap();
     assert_eq!(counter.value, "10");
 }
 
 #[tokio::test]
-async fn a_put_sent_again_to_another_member_is_applied_once() {
+async fn put_retried_at_another_member_is_applied_once() {
     let cluster = Cluster::of_three().await;
     let put = |value: &str, sequence, retry| PutRequest {
         key: "k".into(),

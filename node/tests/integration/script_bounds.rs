@@ -1,4 +1,4 @@
-//! Scripts that once ended the process, or outlived whoever wanted them gone.
+//! Bounds of scripts: calls that once ended the process, and scripts that ran on after their client was gone.
 
 use std::time::Instant;
 
@@ -13,7 +13,7 @@ use crate::common::{Mounted, Node, Ports, eventually, temporary_directory};
 const SECRET: &str = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
 const BACKTRACKS: &str = "redis.log(redis.LOG_WARNING, 'begins ' .. ARGV[1]) \
     return string.find(('a'):rep(60), ('a*'):rep(30) .. 'b')";
-/// As many as run at once.
+/// Number of scripts that may run at the same time.
 const SLOTS: usize = 16;
 const TIME_LIMIT_SECONDS: u64 = 5;
 
@@ -44,7 +44,7 @@ impl Single {
         connection
     }
 
-    /// Sends the script and reads nothing; it runs once this returns.
+    /// Sends the script without reading its reply; returns once the script runs.
     async fn backtrack(&self, label: &str) -> TcpStream {
         let mut stream = TcpStream::connect(("127.0.0.1", self.node.ports.client)).await.unwrap();
         let request = format!("AUTH writer secret\r\nEVAL \"{BACKTRACKS}\" 0 {label}\r\n");
@@ -69,7 +69,7 @@ async fn text(connection: &mut MultiplexedConnection, words: &[&str]) -> String 
 }
 
 #[tokio::test]
-async fn a_pattern_deeper_than_the_limit_from_a_read_only_user_is_an_error_and_the_process_stays_up() {
+async fn pattern_deeper_than_the_limit_is_an_error_and_the_process_stays_up() {
     let single = Single::start().await;
     let mut reader = single.user("reader").await;
     let script = "return string.find(string.rep('a',2^18), string.rep('.?',2^18))";
@@ -81,7 +81,7 @@ async fn a_pattern_deeper_than_the_limit_from_a_read_only_user_is_an_error_and_t
 }
 
 #[tokio::test]
-async fn a_read_only_user_runs_eval_ro_on_declared_keys_only() {
+async fn read_only_user_runs_eval_ro_on_declared_keys_only() {
     let single = Single::start().await;
     let (mut reader, mut writer) = (single.user("reader").await, single.user("writer").await);
     for key in ["k", "other"] {
@@ -100,12 +100,12 @@ async fn a_read_only_user_runs_eval_ro_on_declared_keys_only() {
     assert!(text(&mut reader, &["EVAL", "return 1", "0"]).await.contains("NoPerm"));
     let answer = text(&mut reader, &["EVAL_RO", "return redis.call('set', KEYS[1], 'w')", "1", "k"]).await;
     assert!(!answer.contains("OK"), "{answer}");
-    // Whoever may write may read keys that it does not declare.
+    // A user who may write may read keys that the script does not declare.
     assert_eq!(text(&mut writer, &["EVAL", get, "0", "other"]).await, "v");
 }
 
 #[tokio::test]
-async fn a_backtracking_pattern_ends_by_script_kill_and_at_the_time_limit() {
+async fn backtracking_pattern_is_stopped_by_script_kill_and_by_the_time_limit() {
     let single = Single::start().await;
     let (mut client, mut other) = (single.user("writer").await, single.user("writer").await);
     let words = ["EVAL", BACKTRACKS, "0", "killed"];
@@ -121,7 +121,7 @@ async fn a_backtracking_pattern_ends_by_script_kill_and_at_the_time_limit() {
 }
 
 #[tokio::test]
-async fn a_backtracking_pattern_ends_when_its_client_is_gone() {
+async fn backtracking_pattern_is_stopped_when_its_client_disconnects() {
     let single = Single::start().await;
     let began = Instant::now();
     let mut streams = Vec::new();
@@ -129,14 +129,14 @@ async fn a_backtracking_pattern_ends_when_its_client_is_gone() {
         streams.push(single.backtrack(&format!("of-{number}-")).await);
     }
     drop(streams);
-    // It needs one of the slots that they had.
+    // This script needs one of the slots that the others had.
     let mut client = single.user("writer").await;
     assert_eq!(text(&mut client, &["EVAL", "return 1", "0"]).await, "1");
-    assert!(began.elapsed().as_secs() < TIME_LIMIT_SECONDS, "it was their time limit that ended them");
+    assert!(began.elapsed().as_secs() < TIME_LIMIT_SECONDS, "the scripts ran until their time limit");
 }
 
 #[tokio::test]
-async fn a_process_with_a_backtracking_pattern_ends_at_sigterm() {
+async fn process_with_a_backtracking_pattern_ends_on_sigterm() {
     let mut single = Single::start().await;
     let _stream = single.backtrack("until-the-end").await;
     assert!(single.node.terminate().await.success());

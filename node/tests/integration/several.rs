@@ -1,4 +1,4 @@
-//! Several members changed as one, and callers whose place another has taken.
+//! Membership changes of several members in one step, and fencing of stale callers.
 
 use helios_proto::v1::{
     ChangeMembershipRequest, ErrorCode, RemoveRequest, Role, StepDownRequest, TransferRequest,
@@ -7,7 +7,7 @@ use helios_proto::v1::{
 use crate::common::{Cluster, Load, Operator, error_code, eventually};
 
 #[tokio::test]
-async fn a_cluster_grows_from_three_to_five_and_a_voter_is_replaced_each_in_one_step() {
+async fn two_learners_are_promoted_and_two_voters_replaced_in_one_step_each() {
     let mut cluster = Cluster::blank(6);
     cluster.start_all();
     Operator::initialize(&cluster[0]).await;
@@ -29,7 +29,10 @@ async fn a_cluster_grows_from_three_to_five_and_a_voter_is_replaced_each_in_one_
     .await;
     let grown = grown.into_inner().membership.unwrap();
     assert_eq!(grown.voters, [1, 2, 3, 4, 5]);
-    assert!(grown.voters_outgoing.is_empty() && grown.learners.is_empty(), "answered before it was over");
+    assert!(
+        grown.voters_outgoing.is_empty() && grown.learners.is_empty(),
+        "answered before the change was complete"
+    );
     let again = cluster[0].cluster().change_membership(grow).await.unwrap().into_inner().membership.unwrap();
     assert_eq!(again.index, grown.index, "a repeated call took effect twice");
 
@@ -46,7 +49,7 @@ async fn a_cluster_grows_from_three_to_five_and_a_voter_is_replaced_each_in_one_
     .await;
     assert_eq!(replaced.into_inner().membership.unwrap().voters, [1, 4, 5, 6]);
     for index in [1, 2] {
-        eventually("who was replaced knows it", async || {
+        eventually("the replaced member knows its removal", async || {
             cluster[index].has_role(Role::Removed).await.then_some(())
         })
         .await;
@@ -54,14 +57,14 @@ async fn a_cluster_grows_from_three_to_five_and_a_voter_is_replaced_each_in_one_
     }
     let ports = [cluster[0].ports.client];
     load.finish().await.assert_kept(&cluster.agreed_data().await);
-    assert_eq!(cluster[0].status().await.term, term, "it cost an election");
+    assert_eq!(cluster[0].status().await.term, term, "the changes caused an election");
     let after = Load::start(&ports);
     after.wait_for(50).await;
     after.finish().await;
 }
 
 #[tokio::test]
-async fn what_would_cost_the_quorum_or_the_leader_is_refused() {
+async fn change_that_would_lose_the_quorum_or_remove_the_leader_is_rejected() {
     let mut cluster = Cluster::blank(3);
     cluster.start_all();
     Operator::form(&cluster).await;
@@ -83,13 +86,13 @@ async fn what_would_cost_the_quorum_or_the_leader_is_refused() {
     assert_eq!(error_code(one_live_of_two), ErrorCode::NoQuorum);
     let removed = cluster[0].cluster().change_membership(call(&[3])).await.unwrap().into_inner();
     assert_eq!(removed.membership.unwrap().voters, [1, 2]);
-    let gives_way = cluster[0].cluster().change_membership(call(&[1])).await;
-    assert_eq!(error_code(gives_way), ErrorCode::NotLeader, "the leader removed itself");
+    let steps_down = cluster[0].cluster().change_membership(call(&[1])).await;
+    assert_eq!(error_code(steps_down), ErrorCode::NotLeader, "the leader removed itself");
     assert_eq!(cluster.leader().await, 1);
 }
 
 #[tokio::test]
-async fn a_caller_whose_place_another_has_taken_changes_nothing_on_any_leader() {
+async fn call_with_an_older_fencing_token_is_rejected_by_every_leader() {
     let mut cluster = Cluster::blank(3);
     cluster.start_all();
     Operator::form(&cluster).await;

@@ -1,4 +1,4 @@
-//! Snapshots: how a member that the log can no longer help catches up.
+//! Snapshots: catch-up of a member that needs compacted log entries.
 
 use helios_proto::v1::{Role, SnapshotRequest, StatusResponse};
 use redis::aio::MultiplexedConnection;
@@ -9,7 +9,7 @@ const OFTEN: &str = "snapshot_entries: 200, trailing_entries: 50";
 const WRITES: usize = 6_000;
 const PIPELINE: usize = 500;
 
-/// Far more entries and bytes than the log may keep: new keys, new values of old ones, expiries.
+/// Writes far more entries and bytes than the log may keep: new keys, new values of old ones, expiries.
 async fn write_much(client: &mut MultiplexedConnection) {
     for first in (0..WRITES).step_by(PIPELINE) {
         let mut pipeline = redis::pipe();
@@ -25,13 +25,13 @@ async fn write_much(client: &mut MultiplexedConnection) {
     }
 }
 
-fn assert_purged(status: &StatusResponse) {
+fn assert_compacted(status: &StatusResponse) {
     assert!(status.snapshot_index > 0, "no snapshot was taken");
     assert!(status.first_index > WRITES as u64 / 2, "the log still begins at {}", status.first_index);
 }
 
 #[tokio::test]
-async fn a_new_member_catches_up_by_snapshot_after_the_log_was_purged() {
+async fn new_member_catches_up_by_snapshot_after_log_compaction() {
     let mut cluster = Cluster::blank_with(3, OFTEN);
     cluster.start_all();
     Operator::initialize(&cluster[0]).await;
@@ -39,11 +39,11 @@ async fn a_new_member_catches_up_by_snapshot_after_the_log_was_purged() {
     Operator::promote(&cluster[0], second).await;
     write_much(&mut cluster[0].redis().await).await;
     cluster[0].cluster().snapshot(SnapshotRequest {}).await.unwrap();
-    eventually("the log was purged", async || {
+    eventually("the log was compacted", async || {
         (cluster[0].status().await.first_index > WRITES as u64 / 2).then_some(())
     })
     .await;
-    assert_purged(&cluster[0].status().await);
+    assert_compacted(&cluster[0].status().await);
 
     let third = Operator::add(&cluster[0], &cluster[2]).await;
     cluster[2].wait_ready().await;
@@ -59,7 +59,7 @@ async fn a_new_member_catches_up_by_snapshot_after_the_log_was_purged() {
     let memberships: Vec<_> = cluster.statuses().await.into_iter().map(|status| status.membership).collect();
     assert!(memberships.iter().all(|membership| *membership == memberships[0]), "{memberships:?}");
 
-    // What came by snapshot must be enough to go on from after a crash, and to elect with.
+    // The installed snapshot must suffice for a restart after a crash, and for an election.
     cluster[2].kill();
     cluster[2].start();
     cluster[0].kill();
@@ -74,7 +74,7 @@ async fn a_new_member_catches_up_by_snapshot_after_the_log_was_purged() {
 }
 
 #[tokio::test]
-async fn a_member_that_was_away_too_long_comes_back_by_snapshot() {
+async fn member_absent_beyond_log_compaction_catches_up_by_snapshot() {
     let mut cluster = Cluster::of_three_with(OFTEN).await;
     let leader = cluster.leader().await;
     let away = (leader + 1) % 3;
@@ -84,7 +84,7 @@ async fn a_member_that_was_away_too_long_comes_back_by_snapshot() {
     let () = redis::cmd("DEL").arg("before").query_async(&mut client).await.unwrap();
     write_much(&mut client).await;
     cluster[leader].cluster().snapshot(SnapshotRequest {}).await.unwrap();
-    eventually("the log was purged", async || {
+    eventually("the log was compacted", async || {
         (cluster[leader].status().await.first_index > WRITES as u64 / 2).then_some(())
     })
     .await;

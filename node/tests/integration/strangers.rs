@@ -1,4 +1,5 @@
-//! What a stranger can send to any port costs that one connection.
+//! Foreign input on any port: invalid bytes, half-open connections and unknown peers affect only their own
+//! connection.
 
 use std::time::Duration;
 
@@ -13,12 +14,13 @@ use tonic::transport::Channel;
 
 use crate::common::{Cluster, Load, Node, PATIENCE, error_code, http};
 
-/// Connections opened to each port that send nothing.
+/// Number of connections that are opened to each port and send nothing.
 const IDLE: usize = 300;
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// What no protocol here begins with, begins too large or never ends.
-fn rubbish() -> Vec<Vec<u8>> {
+/// Returns byte sequences that no protocol here starts with, that announce too large a size, or that never
+/// end.
+fn invalid_inputs() -> Vec<Vec<u8>> {
     let noise: Vec<u8> = (0..4_096_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     let frame_of_16_mib = [HTTP2_PREFACE, &[0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 1], &[0; 1_000]].concat();
     let headers_without_end = [HTTP2_PREFACE, &[0, 0, 0, 4, 0, 0, 0, 0, 0], &[0, 0x40, 0, 1, 0, 0, 0, 0, 1]];
@@ -36,7 +38,7 @@ fn rubbish() -> Vec<Vec<u8>> {
 }
 
 #[tokio::test]
-async fn garbage_oversized_and_half_open_connections_on_any_port_disturb_nobody() {
+async fn garbage_oversized_and_half_open_connections_on_any_port_do_not_affect_others() {
     let cluster = Cluster::of_three().await;
     let leader = cluster.leader().await;
     let term = cluster[leader].status().await.term;
@@ -45,9 +47,9 @@ async fn garbage_oversized_and_half_open_connections_on_any_port_disturb_nobody(
 
     for port in cluster[leader].ports.all() {
         let mut half_open = Vec::new();
-        for bytes in rubbish() {
+        for bytes in invalid_inputs() {
             let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-            // The other side may hang up in the middle, as it should.
+            // The server may close the connection in the middle, as it should.
             drop(stream.write_all(&bytes).await);
             half_open.push(stream);
         }
@@ -66,7 +68,7 @@ async fn garbage_oversized_and_half_open_connections_on_any_port_disturb_nobody(
 }
 
 #[tokio::test]
-async fn an_http_connection_that_asks_nothing_is_closed() {
+async fn http_connection_without_a_complete_request_is_closed() {
     let mut cluster = Cluster::blank(1);
     cluster.start_all();
     cluster[0].status().await;
@@ -87,7 +89,7 @@ async fn an_http_connection_that_asks_nothing_is_closed() {
 }
 
 #[tokio::test]
-async fn a_grpc_connection_that_answers_no_ping_is_closed() {
+async fn grpc_connection_that_answers_no_ping_is_closed() {
     let mut cluster = Cluster::blank(1);
     cluster.start_all();
     cluster[0].status().await;
@@ -115,7 +117,7 @@ async fn assert_serves(node: &Node, term: u64) {
 }
 
 #[tokio::test]
-async fn a_redis_client_that_breaks_the_protocol_is_told_and_dropped() {
+async fn redis_client_that_violates_the_protocol_gets_an_error_and_is_closed() {
     let cluster = Cluster::of_three().await;
     let mut stream = TcpStream::connect(("127.0.0.1", cluster[0].ports.client)).await.unwrap();
     stream.write_all(b"PING\r\n*1\r\n$999999999999\r\n").await.unwrap();
@@ -131,7 +133,7 @@ async fn a_redis_client_that_breaks_the_protocol_is_told_and_dropped() {
 }
 
 #[tokio::test]
-async fn the_peer_port_takes_nothing_from_one_who_is_no_member() {
+async fn peer_port_rejects_messages_and_calls_of_non_members() {
     let cluster = Cluster::of_three().await;
     let leader = cluster.leader().await;
     cluster.wait_registered().await;
@@ -162,7 +164,7 @@ async fn the_peer_port_takes_nothing_from_one_who_is_no_member() {
         let answer = peer.messages(tokio_stream::iter(frames.clone())).await;
         assert_eq!(error_code(answer), code, "{frames:?}");
     }
-    // A call is checked as a stream is.
+    // Unary calls are checked like streams.
     for (from, code) in [
         (Handshake { cluster_id: "another".into(), ..hello.clone() }, ErrorCode::WrongCluster),
         (hello.clone(), ErrorCode::WrongMember),
@@ -181,14 +183,14 @@ async fn the_peer_port_takes_nothing_from_one_who_is_no_member() {
         let waits = AwaitReplicasRequest { cluster_id, from, ..AwaitReplicasRequest::default() };
         assert_eq!(error_code(peer.await_replicas(waits).await), code);
     }
-    // What a member says of itself, but more than a member sends.
+    // With a member's handshake, but more publications than a member sends.
     let (cluster_id, publications) = (status.cluster_id.clone(), vec![Publication::default(); 257]);
     let publish = PublishRequest { cluster_id, publications, from: Some(as_member(&cluster, leader).await) };
     assert_eq!(error_code(peer.publish(publish).await), ErrorCode::InvalidArgument);
     assert_eq!(cluster[leader].status().await.term, status.term);
 }
 
-/// What another member of the cluster says of itself to the leader.
+/// Returns the handshake of another member of the cluster with the leader.
 async fn as_member(cluster: &Cluster, leader: usize) -> Handshake {
     let (status, other) = (cluster[leader].status().await, cluster[(leader + 1) % 3].status().await);
     Handshake {

@@ -1,4 +1,4 @@
-//! A majority lost for good, and the survivor that goes on alone.
+//! Force-new-cluster: a majority is lost for good, and the survivor becomes the only member.
 
 use helios_proto::v1::{AckLevel, ErrorCode, ForceNewRequest, PutRequest, Role, StatusResponse};
 
@@ -20,7 +20,7 @@ fn confirmed(seen: &StatusResponse) -> ForceNewRequest {
 }
 
 #[tokio::test]
-async fn the_survivor_of_a_lost_majority_goes_on_with_all_it_holds_and_the_cluster_grows_again() {
+async fn survivor_of_a_lost_majority_keeps_its_data_and_the_cluster_scales_out_again() {
     let mut cluster = Cluster::blank(5);
     for index in 0..3 {
         cluster[index].start();
@@ -62,9 +62,9 @@ async fn the_survivor_of_a_lost_majority_goes_on_with_all_it_holds_and_the_clust
     })
     .await;
 
-    // The answer may be lost with the process; the call is the same when it is made again.
+    // The reply may be lost when the process restarts; the call is idempotent.
     drop(survivor.cluster().force_new(call.clone()).await);
-    eventually("the survivor leads alone", async || {
+    eventually("the survivor is the leader and the only voter", async || {
         let status = survivor.try_status().await?;
         let alone = status.membership.as_ref().is_some_and(|membership| membership.voters == [3]);
         (status.role() == Role::Leader && alone && status.incarnation == 1).then_some(())
@@ -73,7 +73,7 @@ async fn the_survivor_of_a_lost_majority_goes_on_with_all_it_holds_and_the_clust
     let again = survivor.cluster().force_new(call).await.unwrap().into_inner().membership.unwrap();
     assert_eq!((again.members.len(), again.next_id, again.fencing_token), (1, 4, 9));
     let status = survivor.status().await;
-    assert!(status.term > seen.term, "it took up no higher term");
+    assert!(status.term > seen.term, "the term was not raised");
     let held = survivor.dump().await;
     for number in 0..50 {
         let key = format!("key-{number}");
@@ -81,7 +81,7 @@ async fn the_survivor_of_a_lost_majority_goes_on_with_all_it_holds_and_the_clust
     }
 
     cluster[1].start();
-    eventually("a removed member with its old disk is told so", async || {
+    eventually("a removed member with its old disk learns of its removal", async || {
         cluster[1].has_role(Role::Removed).await.then_some(())
     })
     .await;

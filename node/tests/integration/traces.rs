@@ -1,4 +1,4 @@
-//! A node built with `--features otel`, and a collector that takes what it sends.
+//! Traces of a node built with `--features otel`, received by a collector in the test.
 
 use std::convert::Infallible;
 use std::path::Path;
@@ -15,7 +15,7 @@ use tonic_prost::ProstCodec;
 
 use super::common::{Cluster, eventually, http_with};
 
-/// As much of OpenTelemetry's messages as is looked at.
+/// The part of OpenTelemetry's messages that the test reads.
 #[derive(Clone, PartialEq, prost::Message)]
 struct Export {
     #[prost(message, repeated, tag = "1")]
@@ -81,7 +81,7 @@ impl Service<http::Request<Body>> for Collector {
 }
 
 #[tokio::test]
-async fn a_request_is_traced_from_the_door_to_its_application_under_the_clients_trace() {
+async fn request_is_traced_from_gateway_to_apply_in_the_clients_trace() {
     let collector = Collector::default();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
@@ -107,9 +107,9 @@ async fn a_request_is_traced_from_the_door_to_its_application_under_the_clients_
     let named = |name: &str| {
         spans.iter().find(|span| span.name == name).unwrap_or_else(|| panic!("no {name} in {spans:?}"))
     };
-    let (door, write) = (named("Put"), named("write"));
-    assert_eq!(door.parent_span_id, [0xb7, 0xad, 0x6b, 0x71, 0x69, 0x20, 0x33, 0x31]);
-    assert_eq!(write.parent_span_id, door.span_id);
+    let (gateway_span, write) = (named("Put"), named("write"));
+    assert_eq!(gateway_span.parent_span_id, [0xb7, 0xad, 0x6b, 0x71, 0x69, 0x20, 0x33, 0x31]);
+    assert_eq!(write.parent_span_id, gateway_span.span_id);
     assert_eq!(named("propose").parent_span_id, write.span_id);
     assert_eq!(named("apply").parent_span_id, write.span_id);
     serving.abort();

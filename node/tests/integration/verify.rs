@@ -1,11 +1,11 @@
-//! `heliosd verify` on what real nodes left.
+//! `heliosd verify` on data directories of real nodes.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::common::{Cluster, Load, free_standing, temporary_directory};
 
-/// Exit code and what was said.
+/// Runs `heliosd verify`; returns its exit code and output.
 fn verify(data_dir: &Path) -> (i32, String) {
     let output = free_standing(Path::new("/"))
         .arg("verify")
@@ -24,7 +24,7 @@ fn first_segment(data_dir: &Path) -> PathBuf {
 }
 
 #[tokio::test]
-async fn verify_tells_whole_from_damaged_and_waits_for_no_one() {
+async fn verify_distinguishes_intact_from_damaged_and_refuses_a_directory_in_use() {
     let mut cluster = Cluster::of_three_with("snapshot_entries: 300, trailing_entries: 100").await;
     let load = Load::start(&cluster.client_ports());
     load.wait_for(1_000).await;
@@ -32,7 +32,7 @@ async fn verify_tells_whole_from_damaged_and_waits_for_no_one() {
     assert_eq!(code, 78, "{said}");
     assert!(said.contains("is in use: stop the node first") && said.lines().count() == 1, "{said}");
 
-    // Stopped cleanly, killed, and damaged.
+    // The first node was stopped cleanly, the second killed; the first is damaged below.
     cluster[0].terminate().await;
     load.wait_for(100).await;
     load.finish().await;
@@ -53,7 +53,7 @@ async fn verify_tells_whole_from_damaged_and_waits_for_no_one() {
 }
 
 #[tokio::test]
-async fn verify_of_no_data_directory_says_so() {
+async fn verify_rejects_a_directory_without_node_data() {
     let dir = temporary_directory();
     let (code, said) = verify(dir.path());
     assert_eq!(code, 78, "{said}");

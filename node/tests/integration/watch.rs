@@ -1,4 +1,4 @@
-//! Watches of keys over gRPC, and the standard services beside them.
+//! Watches of keys over gRPC, and the standard services on the same port.
 
 use helios_proto::v1::event::Kind;
 use helios_proto::v1::{
@@ -32,7 +32,7 @@ async fn next(stream: &mut Streaming<WatchResponse>) -> WatchResponse {
     tokio::time::timeout(PATIENCE, stream.message()).await.unwrap().unwrap().unwrap()
 }
 
-/// The next `count` events, as kind, key, value and revision.
+/// Returns the next `count` events, as kind, key, value and revision.
 async fn events(stream: &mut Streaming<WatchResponse>, count: usize) -> Vec<(Kind, String, String, u64)> {
     let mut found = Vec::new();
     while found.len() < count {
@@ -49,7 +49,7 @@ async fn events(stream: &mut Streaming<WatchResponse>, count: usize) -> Vec<(Kin
 }
 
 #[tokio::test]
-async fn a_watch_tells_every_change_in_order_on_every_node_and_resumes_elsewhere() {
+async fn watch_delivers_every_change_in_order_on_every_node_and_resumes_on_another() {
     let mut cluster = Cluster::of_three().await;
     let before = put(&cluster[0], "a/1", "before").await;
     let mut streams = Vec::new();
@@ -78,26 +78,27 @@ async fn a_watch_tells_every_change_in_order_on_every_node_and_resumes_elsewhere
         assert_eq!(events(all, 3).await, all_of);
         assert_eq!(events(one, 1).await, all_of[1..2]);
     }
-    // From any revision that is kept, on another member than before, and a range says from which to go on.
+    // A watch resumes from any retained revision, on another member, too; a range returns the revision to
+    // resume after.
     assert_eq!(events(&mut watch(&cluster[2], "a/", true, second).await, 2).await, all_of[1..]);
     let range = cluster[1].kv().range(RangeRequest::default()).await.unwrap().into_inner();
     assert!(range.revision >= third);
     let mut resumed = watch(&cluster[1], "", true, range.revision + 1).await;
     let () = redis::cmd("FLUSHALL").query_async(&mut cluster[0].redis().await).await.unwrap();
     assert_eq!(events(&mut resumed, 1).await[0].0, Kind::DeleteAll);
-    // A node that stops ends its watches; what it remembers of before its start it does not know.
+    // A node that stops ends its watches; after a restart it has no earlier events.
     cluster[1].terminate().await;
     assert!(matches!(tokio::time::timeout(PATIENCE, resumed.message()).await.unwrap(), Ok(None) | Err(_)));
 }
 
 #[tokio::test]
-async fn who_was_away_for_too_long_is_told_and_reads_anew() {
+async fn watch_from_a_dropped_revision_ends_with_the_oldest_available_one() {
     let cluster = Cluster::of_three().await;
     let node = &cluster[0];
     let first = put(node, "k", "first").await;
     let mut slow = watch(node, "k", false, first).await;
     assert_eq!(events(&mut slow, 1).await[0].3, first);
-    // More than a node keeps, while this client reads nothing.
+    // More events than a node retains, while this client reads nothing.
     let value = "x".repeat(900_000);
     for _ in 0..40 {
         put(node, "k", &value).await;
@@ -110,7 +111,7 @@ async fn who_was_away_for_too_long_is_told_and_reads_anew() {
         match tokio::time::timeout(PATIENCE, slow.message()).await.unwrap().unwrap() {
             Some(WatchResponse { end: Some(end), .. }) => break end,
             Some(_) => {}
-            None => panic!("the stream ended without a word"),
+            None => panic!("the stream ended without a reason"),
         }
     };
     assert!(last.oldest_revision > first);
@@ -119,7 +120,7 @@ async fn who_was_away_for_too_long_is_told_and_reads_anew() {
 }
 
 #[tokio::test]
-async fn of_writers_that_saw_the_same_revision_one_swaps() {
+async fn one_of_concurrent_transactions_with_the_same_guard_succeeds() {
     let cluster = Cluster::of_three().await;
     let swap = |key: &str, revision: u64, value: String| TransactionRequest {
         guards: vec![Guard { key: key.to_owned().into(), revision }],
@@ -129,7 +130,7 @@ async fn of_writers_that_saw_the_same_revision_one_swaps() {
     let mut revision = 0;
     put(&cluster[0], "first", "here").await;
     for round in 0..5 {
-        // All at once, each by another member, with what they saw: one of them wins.
+        // All members execute a transaction concurrently, guarded by the same revision: one succeeds.
         let attempts = cluster.nodes().iter().map(async |node| {
             let request = swap("lock", revision, format!("{} {round}", node.name));
             node.kv().transaction(request).await.unwrap().into_inner()
@@ -139,7 +140,7 @@ async fn of_writers_that_saw_the_same_revision_one_swaps() {
         assert_eq!(winners.len(), 1, "{answers:?}");
         assert_eq!(winners[0].deleted, u64::from(round == 0));
         revision = winners[0].revision;
-        // What was put with it has its revision, on any member.
+        // All keys of the transaction have its revision, on any member.
         for key in ["lock", "last"] {
             let request = GetRequest { key: key.into(), ..GetRequest::default() };
             let entry = cluster[round % 3].kv().get(request).await.unwrap().into_inner().entry.unwrap();
@@ -162,7 +163,7 @@ fn delete_of(key: &str) -> Write {
 }
 
 #[tokio::test]
-async fn health_status_and_reflection_are_on_the_client_port() {
+async fn health_status_and_reflection_are_served_on_the_grpc_port() {
     let mut cluster = Cluster::of_three().await;
     let channel = |node: &Node| -> Channel {
         Endpoint::from_shared(format!("http://127.0.0.1:{}", node.ports.grpc)).unwrap().connect_lazy()

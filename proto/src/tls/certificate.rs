@@ -1,4 +1,4 @@
-//! What a certificate says of itself.
+//! Reads expiry and names of a certificate.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -6,10 +6,10 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::{TlsError, certificates};
 
-/// When the first certificate of a PEM text expires, in seconds since 1970.
+/// Returns the expiry of the first certificate of a PEM text, in seconds since 1970.
 ///
 /// # Errors
-/// When there is no certificate.
+/// If there is no certificate.
 pub fn not_after(pem: &[u8]) -> Result<i64, TlsError> {
     let chain = certificates(pem)?;
     let leaf = chain.first().ok_or(TlsError::NoCertificate)?;
@@ -17,14 +17,14 @@ pub fn not_after(pem: &[u8]) -> Result<i64, TlsError> {
     Ok(parsed.validity().not_after.timestamp())
 }
 
-/// A DNS name in the certificate of whoever may manage a cluster: the operator, and people with heliosctl. No host has
-/// it, so a member's certificate has no reason to.
+/// DNS name in certificates that may manage a cluster: those of the operator and of admins with heliosctl. No host has
+/// this name, so a member's certificate does not contain it.
 pub const MANAGEMENT_NAME: &str = "management.heliosdb.io";
 
-/// The DNS names and addresses that a certificate (DER) is for.
+/// Returns the DNS names and addresses in a certificate (DER).
 ///
 /// # Errors
-/// When it cannot be read.
+/// If it cannot be parsed.
 pub fn names_of(certificate: &[u8]) -> Result<Vec<String>, TlsError> {
     let (_, parsed) = X509Certificate::from_der(certificate).map_err(TlsError::unusable)?;
     let names = parsed.subject_alternative_name().map_err(TlsError::unusable)?;

@@ -1,4 +1,4 @@
-//! Draws keys and signs certificates, for members and clients. Takes the time it is told: seconds since 1970.
+//! Generates keys and signs certificates, for members and clients. The time is an argument: seconds since 1970.
 
 use std::ops::Range;
 
@@ -30,10 +30,10 @@ impl std::fmt::Debug for Pair {
 }
 
 impl Pair {
-    /// A new authority. Its name should be no leaf's: some verifiers take one of the same name for self-signed.
+    /// Creates a CA. No leaf should have its name: some verifiers take a leaf of the same name for self-signed.
     ///
     /// # Errors
-    /// When the system has no randomness to give, or no certificate can name that time.
+    /// If the system's random numbers fail, or the time cannot be written in a certificate.
     pub fn authority(name: &str, valid: Range<i64>) -> Result<Self, IssueError> {
         let mut params = params(name, valid)?;
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -42,11 +42,11 @@ impl Pair {
         Ok(Self { certificate: params.self_signed(&key)?.pem(), key: key.serialize_pem() })
     }
 
-    /// A certificate of this authority, for a server and a client under each of `hosts`: DNS names, `*.` before one
-    /// of them included, and addresses.
+    /// Issues a certificate of this CA, for server and client use under each of `hosts`: DNS names, also with a leading
+    /// `*.`, and addresses.
     ///
     /// # Errors
-    /// As of `authority`, and when this is no authority, or one of `hosts` is none.
+    /// As `authority`, and if this is not a CA or one of `hosts` is not a host.
     pub fn sign(&self, name: &str, hosts: &[String], valid: Range<i64>) -> Result<Self, IssueError> {
         let mut params = params(name, valid)?;
         params.subject_alt_names = CertificateParams::new(hosts)?.subject_alt_names;

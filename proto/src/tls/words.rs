@@ -1,4 +1,4 @@
-//! What went wrong with a connection, so that a person knows what to do. "It" is the other end.
+//! Texts for connection errors that say what to do. "It" is the other end.
 
 use std::error::Error;
 use std::io;
@@ -9,10 +9,10 @@ use rustls::{AlertDescription, CertificateError};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::Status;
 
-/// First byte of a TLS alert. No server of HTTP/2 begins with it: its first frame is short.
+/// First byte of a TLS alert. No HTTP/2 server starts with it: its first frame is short.
 const ALERT: u8 = 0x15;
 
-/// The same error, the reason in words.
+/// Returns the same error with the reason as a text.
 pub fn in_words(error: &io::Error) -> io::Error {
     let reason = match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
         Some(error) => of_tls(error),
@@ -65,7 +65,7 @@ fn of_alert(alert: AlertDescription) -> String {
     }
 }
 
-/// The innermost cause: "Connection refused" says more than "transport error".
+/// Returns the text of the innermost cause: "Connection refused" says more than "transport error".
 pub fn innermost(error: &dyn Error) -> String {
     let mut cause = error;
     while let Some(source) = cause.source() {
@@ -74,7 +74,7 @@ pub fn innermost(error: &dyn Error) -> String {
     cause.to_string()
 }
 
-/// Why a call failed: what the server said, or the innermost reason for which there is no server.
+/// Returns the reason of a failed call: the server's message, or the innermost cause if there was no answer.
 pub fn why(status: &Status) -> String {
     match status.source() {
         Some(source) => innermost(source),
@@ -82,7 +82,7 @@ pub fn why(status: &Status) -> String {
     }
 }
 
-/// A connection without TLS that knows when the other end answers with it.
+/// A connection without TLS that detects an answer with TLS.
 pub struct Plain<S> {
     stream: S,
     heard: bool,

@@ -1,4 +1,4 @@
-//! Strings as rows of bits.
+//! Bit commands on strings.
 
 use helios_proto::v1::reply::Kind as Answer;
 
@@ -19,7 +19,7 @@ pub const VERBS: &[Verb] = &[
 fn offset(words: &mut Words<'_>) -> Result<usize, Failure> {
     let wrong = || invalid("bit offset is not an integer or out of range");
     let offset = words.integer().map_err(|_| wrong())?;
-    // As in Redis, whatever a string may be as long as.
+    // The limit of Redis, independent of the maximum length of a string.
     usize::try_from(offset).ok().filter(|offset| *offset < 1 << 32).ok_or_else(wrong)
 }
 
@@ -51,7 +51,7 @@ fn setbit(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
     integer(before.into())
 }
 
-/// `[start end [BYTE | BIT]]` as bits of `data`.
+/// Returns the range of bits of `data` for `start end [BYTE | BIT]`.
 fn bit_range(
     start: i64,
     end: i64,
@@ -74,7 +74,7 @@ fn is_set(data: &[u8], position: usize) -> bool {
     data[position / 8] >> (7 - position % 8) & 1 == 1
 }
 
-/// Whole bytes at a time between the first and the last.
+/// Returns the number of set bits in a range; counts whole bytes between its first and its last byte.
 fn count_ones(data: &[u8], bits: std::ops::Range<usize>) -> usize {
     let (first, last) = (bits.start.next_multiple_of(8), bits.end / 8 * 8);
     if first >= last {
@@ -85,7 +85,7 @@ fn count_ones(data: &[u8], bits: std::ops::Range<usize>) -> usize {
     ends + whole
 }
 
-/// Passes over bytes that have no such bit.
+/// Returns the position of the first bit with the value `wanted`; skips bytes without one.
 fn first_bit(data: &[u8], bits: &mut std::ops::Range<usize>, wanted: bool) -> Option<usize> {
     let other = if wanted { 0 } else { u8::MAX };
     while let Some(position) = bits.next() {
@@ -126,7 +126,7 @@ fn bitpos(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
     let is_empty = bits.is_empty();
     match first_bit(&data, &mut bits, wanted) {
         Some(position) => integer(position),
-        // What lies behind the end counts as zeros, unless an end was given.
+        // Bits after the end of the string count as zeros, unless an end was given.
         None if !wanted && end.is_none() && !is_empty => integer(data.len() * 8),
         None => Ok(Answer::Integer(-1)),
     }
@@ -151,7 +151,8 @@ fn bitop(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
     if is(operation, "not") && words.len() != 1 {
         return Err(invalid("BITOP NOT must be called with a single source key."));
     }
-    // Behind its end a source is zeros, which change nothing but with AND: so each costs its own length, which was charged.
+    // Beyond its end a source counts as zeros, which change the result of AND only: so the work for each
+    // source is its length, which was charged.
     let clears = is(operation, "and");
     let mut result: Vec<u8> = Vec::new();
     let mut significant = 0;

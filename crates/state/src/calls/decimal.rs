@@ -1,18 +1,18 @@
-//! Sums of decimal fractions, exact where they are short enough: INCRBYFLOAT of 0.1 and 0.2 is 0.3.
+//! Sums of decimal fractions, exact if they are short enough: INCRBYFLOAT of 0.1 and 0.2 is 0.3.
 
 use super::number::parse_double;
 
-/// Digits behind the point that Redis keeps.
+/// Maximum number of decimal places, as in Redis.
 const MAX_SCALE: u32 = 17;
 
-/// `mantissa / 10^scale`.
+/// The decimal fraction `mantissa / 10^scale`.
 #[derive(Clone, Copy)]
 struct Decimal {
     mantissa: i128,
     scale: u32,
 }
 
-/// The text of the sum; `None` if either is no finite number, or the sum is none.
+/// Returns the text of the sum; `None` if an operand or the sum is not a finite number.
 pub fn add(left: &[u8], right: &[u8]) -> Option<String> {
     let doubles = (parse_double(left)?, parse_double(right)?);
     if let (Some(left), Some(right)) = (Decimal::parse(left), Decimal::parse(right))
@@ -21,12 +21,12 @@ pub fn add(left: &[u8], right: &[u8]) -> Option<String> {
         return Some(sum.text());
     }
     let sum = doubles.0 + doubles.1;
-    // Never an exponent, as Redis writes long doubles for people.
+    // Without an exponent, as Redis formats long doubles in answers.
     sum.is_finite().then(|| sum.to_string())
 }
 
 impl Decimal {
-    /// `None` where a text has an exponent or more digits than this holds.
+    /// Parses a decimal; `None` if it has an exponent or too many digits.
     fn parse(text: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(text).ok()?;
         let unsigned = text.strip_prefix(['-', '+']).unwrap_or(text);
@@ -42,8 +42,8 @@ impl Decimal {
 
     fn plus(self, other: Self) -> Option<Self> {
         let scale = self.scale.max(other.scale);
-        let raised = |of: Self| of.mantissa.checked_mul(10_i128.checked_pow(scale - of.scale)?);
-        Some(Self { mantissa: raised(self)?.checked_add(raised(other)?)?, scale })
+        let rescaled = |of: Self| of.mantissa.checked_mul(10_i128.checked_pow(scale - of.scale)?);
+        Some(Self { mantissa: rescaled(self)?.checked_add(rescaled(other)?)?, scale })
     }
 
     fn text(self) -> String {
@@ -60,7 +60,7 @@ impl Decimal {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn sums() {
+    fn sums_of_short_decimals_are_exact() {
         let cases = [
             ("1", "-1.1", Some("-0.1")),
             ("0.1", "0.2", Some("0.3")),

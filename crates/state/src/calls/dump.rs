@@ -1,7 +1,8 @@
-//! `DUMP` and `RESTORE`: what a key holds as one piece of bytes.
+//! `DUMP` and `RESTORE`: the value of a key as one byte string.
 //!
-//! `HD`, a version, the kind of the value, its parts each after its length (u32), and the CRC-32C of all before it.
-//! A format of our own: Redis's changes with its versions.
+//! The payload is `HD`, a version, the kind of the value, its parts, each after its length (u32), and the
+//! CRC-32C of all bytes before it. The format is specific to HeliosDB, because that of Redis changes between
+//! its versions.
 
 use bytes::{Buf, BufMut, Bytes};
 use helios_proto::v1::reply::Kind as Answer;
@@ -41,7 +42,8 @@ fn dump(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
     Ok(Answer::Bytes(payload.into()))
 }
 
-/// Of a hash fields and values in turns, of a sorted set members and scores.
+/// Returns the parts of a value: for a hash fields and values in turn, for a sorted set members and scores in
+/// turn.
 fn parts(txn: &mut Txn<'_>, key: &Bytes, value: &Value) -> Result<Vec<Bytes>, Failure> {
     match value.kind {
         Kind::String => Ok(vec![value.data.clone()]),
@@ -58,11 +60,14 @@ fn parts(txn: &mut Txn<'_>, key: &Bytes, value: &Value) -> Result<Vec<Bytes>, Fa
             let pair = |scored: Scored| [scored.member, score(scored.score)];
             Ok(set.all(txn)?.into_iter().flat_map(pair).collect())
         }
-        Kind::Other(_) => Err(invalid("the key holds a type of a newer version: upgrade this member")),
+        Kind::Other(_) => {
+            Err(invalid("the key has a type that this version does not know: upgrade this member"))
+        }
     }
 }
 
-/// `key expire-at-ms payload [REPLACE]`; 0: without expiry. Nil if the key exists and is not to be replaced.
+/// Executes `RESTORE key expire-at-ms payload [REPLACE]`; 0 for no expiry. Answers nil if the key exists and
+/// `REPLACE` is missing.
 fn restore(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
     let (key, at_ms, payload) = (words.word()?, words.integer()?, words.word()?);
     let replace = words.takes("replace");
@@ -106,7 +111,7 @@ fn decode(mut payload: Bytes) -> Result<(Kind, Vec<Bytes>), Failure> {
     Ok((kind, parts))
 }
 
-/// Before anything is changed.
+/// Checks the decoded parts, before anything is changed.
 fn check(kind: Kind, parts: &[Bytes]) -> Result<(), Failure> {
     let is_score = |raw: &Bytes| raw[..].try_into().is_ok_and(|raw: [u8; 8]| !from_sortable(raw).is_nan());
     let fits = match kind {
@@ -125,7 +130,7 @@ fn write(txn: &mut Txn<'_>, key: &Bytes, kind: Kind, parts: Vec<Bytes>) -> Resul
     match kind {
         Kind::String | Kind::Other(_) => {
             let data = parts.into_iter().next().unwrap_or_default();
-            // A slice would keep the whole request in memory.
+            // Copied, because a slice would keep the whole request in memory.
             txn.store(key, None, Bytes::copy_from_slice(&data), None);
         }
         Kind::List => lists::store(txn, key, parts)?,

@@ -1,4 +1,4 @@
-//! How long a key has to live.
+//! Commands that read the expiry of a key.
 
 use helios_proto::v1::reply::Kind as Answer;
 
@@ -16,7 +16,9 @@ pub const VERBS: &[Verb] = &[
     }),
 ];
 
-/// -2: no such key, -1: it does not expire. `shown` is given a time after now.
+/// Answers -2 if the key does not exist, -1 if it does not expire, else `shown(at_ms, now_ms)`; `at_ms` is
+/// after
+/// `now_ms`.
 fn answer(txn: &mut Txn<'_>, mut words: Words<'_>, shown: fn(u64, u64) -> u64) -> Outcome {
     let now_ms = txn.clock_ms();
     Ok(Answer::Integer(match txn.load(words.word()?)?.map(|value| value.expire_at_ms) {

@@ -1,4 +1,4 @@
-//! Hashes: an element for each field.
+//! Hash commands; a hash has one element for each field.
 
 use bytes::Bytes;
 use helios_proto::v1::reply::Kind as Answer;
@@ -127,7 +127,7 @@ fn hdel(txn: &mut Txn<'_>, words: Words<'_>) -> Outcome {
     remove_elements(txn, words, Kind::Hash)
 }
 
-/// Puts what `change` makes of the field's value in its place, and answers what it says.
+/// Replaces a field's value by the result of `change`, and returns the answer of `change`.
 fn change(
     txn: &mut Txn<'_>,
     words: &mut Words<'_>,
@@ -195,8 +195,8 @@ fn hrandfield(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
     })
 }
 
-/// `key count [first]`: that many elements from the one called `first` on, and the name of the next one (nil: there
-/// is none). Whoever answers the client makes a cursor of that name.
+/// Executes a scan `key count [first]`: answers `count` elements from the one named `first` on, and the name
+/// of the next one (nil after the last). The Redis connection converts that name to a cursor.
 pub fn scan(txn: &mut Txn<'_>, mut words: Words<'_>, kind: Kind) -> Outcome {
     let (key, count) = (words.word()?, words.positive()?);
     let first = words.next().cloned().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Keys as such.
+//! Commands on keys of any type.
 
 use bytes::Bytes;
 use helios_proto::v1::reply::Kind as Answer;
@@ -26,15 +26,17 @@ pub const VERBS: &[Verb] = &[
     reads("type", type_of),
 ];
 
-/// Estimated bytes that a key or an element costs beside its own.
+/// Estimated overhead in bytes of a key or an element.
 const OVERHEAD_BYTES: usize = 96;
-/// Longest string and smallest collections that Redis keeps in its short forms.
+/// Maximum length of a string with Redis's encoding `embstr`.
 const EMBEDDED_BYTES: usize = 44;
+/// Maximum number of elements of a collection with one of Redis's small encodings.
 const SMALL_COUNT: u64 = 128;
+/// Maximum length of an element of such a collection.
 const SMALL_ELEMENT_BYTES: usize = 64;
-/// Keys looked at for one that has not expired.
+/// Maximum number of keys that RANDOMKEY reads to find one that has not expired.
 const RANDOM_TRIES: usize = 100;
-/// Bytes of values that it reads on the way.
+/// Bytes of values after which RANDOMKEY reads no further keys.
 const RANDOM_BYTES: usize = 1 << 20;
 
 fn exists(txn: &mut Txn<'_>, words: Words<'_>) -> Outcome {
@@ -65,7 +67,7 @@ fn rename(txn: &mut Txn<'_>, mut words: Words<'_>, only_if_absent: bool) -> Outc
     if only_if_absent { integer(1) } else { done() }
 }
 
-/// Copies all elements of a collection, so it costs as much as it holds.
+/// Copies a key; the cost is proportional to its elements.
 fn copy(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
     let (from, to) = (words.word()?, words.word()?);
     let mut replace = false;
@@ -121,13 +123,13 @@ fn copy_collection(
     Ok(())
 }
 
-/// Of keys that begin with a random byte the first, of those that begin later if there is none: not every
-/// key is equally likely.
+/// Answers a random live key near a random prefix of two bytes, or near the first key if there is none. The
+/// keys are not equally likely.
 fn random_key(txn: &mut Txn<'_>, _: Words<'_>) -> Outcome {
     let starts = [data_key(&(txn.random(1 << 16) as u16).to_be_bytes()), data_key(b"")];
     for start in starts {
         let skipped = txn.random(RANDOM_TRIES as u64 / 2) as usize;
-        // Values come with the keys: few of them where they are large.
+        // Reading a key also reads its value: stop early if values are large.
         let (mut keys, mut bytes) = (Vec::new(), 0);
         for pair in txn.range_now(&start, DATA_END).take(RANDOM_TRIES) {
             let (raw, value) = pair?;
@@ -154,7 +156,7 @@ fn of_object(txn: &mut Txn<'_>, mut words: Words<'_>, answer: impl FnOnce(&Value
     }
 }
 
-/// What Redis would say of such a value: here all are kept alike.
+/// Answers the encoding that Redis would use for the value. All values have the same encoding here.
 fn encoding(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
     let key = words.word()?;
     let Some(value) = txn.load(key)? else { return Ok(nil()) };
@@ -201,12 +203,12 @@ fn no_frequency(txn: &mut Txn<'_>, words: Words<'_>) -> Outcome {
     })
 }
 
-/// Reads change nothing here, so nobody knows.
+/// Answers 0: reads do not record an access time.
 fn idle_time(txn: &mut Txn<'_>, words: Words<'_>) -> Outcome {
     of_object(txn, words, |_| Ok(Answer::Integer(0)))
 }
 
-/// An estimate: of a collection from its first elements.
+/// Answers an estimate; for a collection it is extrapolated from the first elements.
 fn memory_usage(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
     let key = words.word()?;
     if words.takes("samples") {

@@ -9,7 +9,7 @@ use super::super::value::Kind;
 use super::words::{Words, is, syntax};
 use super::{integer, list, replies};
 
-/// Cells of the table: 64 MiB of them.
+/// Maximum number of cells of the table (64 MiB).
 const MAX_CELLS: usize = 16 << 20;
 
 struct Options {
@@ -19,7 +19,7 @@ struct Options {
     min_length: usize,
 }
 
-/// Where a run of the sequence lies: in the first string and in the second, and how long it is.
+/// A run of the common subsequence: its positions in the first and the second string, and its length.
 struct Run {
     left: usize,
     right: usize,
@@ -77,7 +77,7 @@ fn options(mut words: Words<'_>) -> Result<Options, Failure> {
     Ok(options)
 }
 
-/// Lengths of the sequences of all pairs of beginnings.
+/// The lengths of the longest common subsequences of all pairs of prefixes.
 struct Table {
     cells: Vec<u32>,
     width: usize,
@@ -113,7 +113,7 @@ impl Table {
         self.cells[row * self.width + column]
     }
 
-    /// The sequence, and its runs from the last to the first.
+    /// Returns the common subsequence, and its runs from the last to the first.
     fn walk(&self, left: &[u8], right: &[u8]) -> (Vec<u8>, Vec<Run>) {
         let (mut row, mut column) = (left.len(), right.len());
         let (mut text, mut runs): (Vec<u8>, Vec<Run>) = (Vec::new(), Vec::new());

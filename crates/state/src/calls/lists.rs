@@ -1,5 +1,5 @@
-//! Lists: elements numbered without gaps, so that both ends and any position are one step away, and what
-//! changes the middle renumbers the shorter side.
+//! List commands. Elements are numbered without gaps, so that each position is one lookup; a change in the
+//! middle renumbers the side with fewer changed elements.
 
 use bytes::Bytes;
 use helios_proto::v1::reply::Kind as Answer;
@@ -48,7 +48,7 @@ impl End {
     }
 }
 
-/// A list, with its elements by position.
+/// A list with access to its elements by position.
 struct List(Collection);
 
 impl List {
@@ -64,13 +64,14 @@ impl List {
         self.0.count as usize
     }
 
-    /// Sorts as the numbers do.
+    /// Returns the element name of a position; names sort like the elements' numbers.
     fn name(&self, position: usize) -> [u8; 8] {
         let number = self.0.first.wrapping_add(position as i64);
         (number.cast_unsigned() ^ (1 << 63)).to_be_bytes()
     }
 
-    /// Where `index` is, which counts from the end if it is negative.
+    /// Returns the position of `index`, which counts from the end if it is negative; `None` if it is out of
+    /// range.
     fn position(&self, index: i64) -> Option<usize> {
         let from_start = if index < 0 { index.checked_add(self.len() as i64)? } else { index };
         usize::try_from(from_start).ok().filter(|position| *position < self.len())
@@ -98,7 +99,7 @@ impl List {
         self.set(txn, position, element);
     }
 
-    /// Not of an empty list.
+    /// Removes and returns the element at one end. The list must not be empty.
     fn pop(&mut self, txn: &mut Txn<'_>, end: End) -> Result<Bytes, Failure> {
         let position = if end == End::Left { 0 } else { self.len() - 1 };
         let element = self.get(txn, position)?;
@@ -116,7 +117,7 @@ impl List {
         }
     }
 
-    /// Makes these the elements: writes only those whose place another took.
+    /// Replaces the elements `old` by `new`; writes only the positions that change.
     fn replace(&mut self, txn: &mut Txn<'_>, old: &[Bytes], new: &[Bytes]) {
         let same_tail = old.iter().rev().zip(new.iter().rev()).take_while(|(old, new)| old == new).count();
         let same_head = old.iter().zip(new).take_while(|(old, new)| old == new).count();
@@ -140,7 +141,7 @@ impl List {
     }
 }
 
-/// All elements of the list under `key`, in order.
+/// Returns all elements of the list `key`, in order.
 pub fn elements(txn: &mut Txn<'_>, key: &Bytes) -> Result<Vec<Bytes>, Failure> {
     match List::find(txn, key)? {
         Some(list) => list.slice(txn, 0..list.len()),
@@ -148,7 +149,7 @@ pub fn elements(txn: &mut Txn<'_>, key: &Bytes) -> Result<Vec<Bytes>, Failure> {
     }
 }
 
-/// A list of these in place of whatever `key` holds; nothing if there are none.
+/// Replaces the value of `key` by a list of `elements`; removes the key if there are none.
 pub fn store(txn: &mut Txn<'_>, key: &Bytes, elements: Vec<Bytes>) -> Result<(), Failure> {
     let mut list = List(Collection::in_place_of_any(txn, key, Kind::List)?);
     for element in elements {
@@ -206,7 +207,7 @@ fn take(txn: &mut Txn<'_>, mut list: List, end: End, count: usize) -> Result<Vec
     Ok(popped)
 }
 
-/// `numkeys key [key ...] LEFT|RIGHT [COUNT count]`.
+/// Executes `LMPOP numkeys key [key ...] LEFT|RIGHT [COUNT count]`.
 fn lmpop(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
     let keys = words.counted_keys()?;
     let end = End::of(words.word()?)?;
@@ -220,7 +221,7 @@ fn lmpop(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
     Ok(nil_list())
 }
 
-/// `[COUNT count]`, above 0.
+/// Parses `[COUNT count]`; the count is above 0, by default 1.
 pub fn pop_count(words: &mut Words<'_>) -> Result<usize, Failure> {
     let mut count = 1;
     if !words.is_empty() {
@@ -263,7 +264,7 @@ fn lrange(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
     Ok(bulks(list.slice(txn, range)?))
 }
 
-/// Unlike a string's, a list's range has no exception for two negative positions.
+/// Clips a list's range. Unlike [`clip`] for strings, it has no special case for two negative positions.
 fn clip_list(start: i64, end: i64, length: usize) -> std::ops::Range<usize> {
     if end < 0 && end.saturating_add(length as i64) < 0 { 0..0 } else { clip(start, end, length) }
 }
@@ -273,7 +274,7 @@ fn ltrim(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
     let Some(mut list) = List::find(txn, key)? else { return done() };
     let kept = clip_list(start, end, list.len());
     if kept.is_empty() {
-        // As DEL: the elements are removed later, a bounded number at a time.
+        // As for DEL, the elements become garbage, which is removed in bounded steps.
         if let Some(old) = txn.load(key)? {
             txn.remove(key, &old);
         }
@@ -353,7 +354,7 @@ fn move_element(txn: &mut Txn<'_>, from: &Bytes, to: &Bytes, taken: End, put: En
     Ok(Answer::Bytes(element))
 }
 
-/// `key element [RANK rank] [COUNT count] [MAXLEN length]`.
+/// Executes `LPOS key element [RANK rank] [COUNT count] [MAXLEN length]`.
 fn lpos(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
     let (key, element) = (words.word()?, words.word()?);
     let (mut rank, mut count, mut most) = (1, None, 0);

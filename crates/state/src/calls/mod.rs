@@ -1,9 +1,9 @@
-//! Commands on keys in the words of Redis: what each does to the state, and what it answers.
+//! Redis commands on keys, as functions on a transaction.
 //!
-//! Called for an entry of the log, where every member has to come to the same, and for reads, on a
-//! transaction whose changes are dropped. So nothing here looks at anything but the transaction: its clock,
-//! its random numbers. **A command checks everything before it changes anything**: one that is refused has
-//! changed nothing, inside of a larger transaction too.
+//! They execute log entries, where every member must get the same result, and reads, whose changes are
+//! dropped. Their only input is the transaction, including its clock and its random numbers. **A command
+//! checks everything before it changes anything**: a refused command has changed nothing, also within a
+//! larger transaction.
 
 mod bits;
 mod decimal;
@@ -37,20 +37,20 @@ use super::value::Kind;
 pub use number::double_text;
 use words::Words;
 
-/// One command.
+/// A command.
 pub struct Verb {
     pub name: &'static str,
-    /// Goes through the log.
+    /// Whether the command writes, so that it goes through the log.
     pub writes: bool,
-    /// May make the state grow.
+    /// Whether the command may make the state grow.
     pub grows: bool,
     run: fn(&mut Txn<'_>, Words<'_>) -> Outcome,
 }
 
-/// Elements in one answer.
+/// Maximum number of elements in one answer.
 const MAX_ITEMS: usize = 1 << 20;
 
-/// Looked up for every entry that is applied.
+/// All commands by name, for the lookup at every applied entry.
 static VERBS: LazyLock<HashMap<&str, &Verb>> =
     LazyLock::new(|| groups().flatten().map(|verb| (verb.name, verb)).collect());
 
@@ -70,18 +70,18 @@ fn groups() -> impl Iterator<Item = &'static [Verb]> {
     ])
 }
 
-/// The log format from which on a call can be read (ADR 0008).
+/// Returns the first log format in which `call` is readable (ADR 0008).
 pub fn format_of(call: &Call) -> u32 {
     match call.name.as_str() {
         "dump" | "restore" | "sort" | "sort_ro" => 3,
-        // WITHSCORE, which builds before pass over.
+        // WITHSCORE, which earlier builds ignore.
         "zrank" | "zrevrank" if call.args.len() > 2 => 4,
-        // Came with calls themselves.
+        // Introduced together with calls.
         _ => 2,
     }
 }
 
-/// The names of all, for whoever keeps a table of commands.
+/// Returns all commands, for the tables of commands elsewhere.
 pub fn all() -> impl Iterator<Item = &'static Verb> {
     groups().flatten()
 }
@@ -94,7 +94,7 @@ fn known(call: &Call) -> Result<&'static Verb, Failure> {
     find(&call.name).ok_or_else(|| invalid(format!("unknown command '{}': upgrade this member", call.name)))
 }
 
-/// Refuses what would write.
+/// Executes a read-only command; rejects a command that writes.
 pub(super) fn query(txn: &mut Txn<'_>, call: &Call) -> Outcome {
     let verb = known(call)?;
     if verb.writes {
@@ -111,7 +111,7 @@ const fn writes(name: &'static str, run: fn(&mut Txn<'_>, Words<'_>) -> Outcome)
     Verb { name, writes: true, grows: true, run }
 }
 
-/// Writes, and never more than it removes.
+/// Creates a writing command that never makes the state grow.
 const fn shrinks(name: &'static str, run: fn(&mut Txn<'_>, Words<'_>) -> Outcome) -> Verb {
     Verb { name, writes: true, grows: false, run }
 }
@@ -149,7 +149,7 @@ fn bulks(items: impl IntoIterator<Item = Bytes>) -> Answer {
     list(items.into_iter().map(Answer::Bytes))
 }
 
-/// Removes the elements named after the key from the collection there; answers how many there were.
+/// Removes the elements given after the key from its collection; answers the number removed.
 fn remove_elements(txn: &mut Txn<'_>, mut words: Words<'_>, kind: Kind) -> Outcome {
     let Some(mut collection) = Collection::find(txn, words.word()?, kind)? else { return integer(0) };
     let mut removed = 0;
@@ -166,7 +166,7 @@ fn remove_elements(txn: &mut Txn<'_>, mut words: Words<'_>, kind: Kind) -> Outco
     integer(removed)
 }
 
-/// Gathers what one answer holds, if that is not too much.
+/// Collects the items of one answer; fails beyond [`MAX_ITEMS`].
 fn gather<T, E>(items: impl Iterator<Item = Result<T, E>>) -> Result<Vec<T>, Failure>
 where
     Failure: From<E>,

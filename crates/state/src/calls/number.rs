@@ -1,12 +1,12 @@
 //! Floating-point numbers as Redis reads and writes them.
 
-/// Not NaN; infinity by name.
+/// Parses a number; rejects NaN, accepts `inf`.
 pub fn parse_double(text: &[u8]) -> Option<f64> {
     let text = std::str::from_utf8(text).ok()?;
     text.parse::<f64>().ok().filter(|number| !number.is_nan())
 }
 
-/// The shortest text that reads as the same number.
+/// Returns the shortest text that parses to the same number.
 pub fn double_text(number: f64) -> String {
     if number.is_nan() {
         return "nan".to_owned();
@@ -19,11 +19,11 @@ pub fn double_text(number: f64) -> String {
         return number.to_string();
     }
     let text = format!("{number:e}");
-    // As C writes it, with the sign of the exponent.
+    // C writes the sign of the exponent.
     if text.contains("e-") { text } else { text.replace('e', "e+") }
 }
 
-/// Eight bytes that sort as the numbers do; -0 is 0. Not for NaN.
+/// Encodes a number as eight bytes that sort like numbers; -0 becomes 0. Not for NaN.
 pub fn sortable(number: f64) -> [u8; 8] {
     let bits = (number + 0.0).to_bits();
     let flipped = if bits >> 63 == 0 { bits | 1 << 63 } else { !bits };
@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sortable_bytes_sort_as_numbers_and_come_back() {
+    fn sortable_bytes_sort_as_numbers_and_decode() {
         let numbers = [f64::NEG_INFINITY, -1e300, -2.5, -1.0, -1e-300, 0.0, 1e-300, 1.0, 2.5, f64::INFINITY];
         assert!(numbers.map(sortable).is_sorted());
         assert_eq!(numbers.map(|number| from_sortable(sortable(number))), numbers);
@@ -48,7 +48,7 @@ mod tests {
     }
 
     #[test]
-    fn texts() {
+    fn double_text_matches_redis() {
         let cases = [
             (0.0, "0"),
             (3.0, "3"),

@@ -23,7 +23,7 @@ pub const VERBS: &[Verb] = &[
     writes("sunionstore", |txn, words| store(txn, words, Operation::Union)),
 ];
 
-/// Of sets and of sorted sets.
+/// A set operation, on sets and on sorted sets.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
     Union,
@@ -31,10 +31,10 @@ pub enum Operation {
     Difference,
 }
 
-/// The keys without those that were named before: a set that comes again changes nothing.
+/// Returns the keys without repetitions: a repeated set does not change the result.
 pub fn named_once(keys: &[Bytes], operation: Operation) -> Vec<Bytes> {
     let (first, others) = match (operation, keys.split_first()) {
-        // The first one is what the others are taken from.
+        // The first set of a difference must stay, even if it is repeated: the others are subtracted from it.
         (Operation::Difference, Some((first, others))) => (Some(first), others),
         _ => (None, keys),
     };
@@ -122,7 +122,7 @@ fn sintercard(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
     integer(if limit == 0 { count } else { count.min(limit) })
 }
 
-/// `[LIMIT limit]`; 0: no limit.
+/// Parses `[LIMIT limit]`; 0 for no limit.
 pub fn limit(words: &mut Words<'_>) -> Result<usize, Failure> {
     if words.is_empty() {
         return Ok(0);

@@ -1,4 +1,4 @@
-//! Sets: an element for each member, with nothing under it.
+//! Set commands; a set has one element without data for each member.
 
 use bytes::Bytes;
 use helios_proto::v1::reply::Kind as Answer;
@@ -26,7 +26,7 @@ pub const VERBS: &[Verb] = &[
     reads("sscan", |txn, words| hashes::scan(txn, words, Kind::Set)),
 ];
 
-/// Elements that a command may answer several times over.
+/// Maximum number of elements that a command answers with repetitions.
 const MAX_REPEATED: usize = 1 << 20;
 
 fn find(txn: &mut Txn<'_>, key: &Bytes) -> Result<Option<Collection>, Failure> {
@@ -110,7 +110,7 @@ fn smove(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
     integer(1)
 }
 
-/// Walks over the members: costs as much as the set holds.
+/// Removes random members. It iterates over the members, so the cost is proportional to the set.
 fn spop(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
     let key = words.word()?;
     let count = if words.is_empty() { None } else { Some(words.positive()?) };
@@ -143,7 +143,7 @@ fn spop(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
     })
 }
 
-/// `wanted` different ones of `count` positions, each choice as likely as any other (Floyd's algorithm).
+/// Returns `wanted` different positions below `count`, uniformly at random (Floyd's algorithm).
 fn positions(txn: &mut Txn<'_>, count: usize, wanted: usize) -> std::collections::HashSet<usize> {
     let mut chosen = std::collections::HashSet::with_capacity(wanted);
     for last in count - wanted..count {
@@ -155,9 +155,10 @@ fn positions(txn: &mut Txn<'_>, count: usize, wanted: usize) -> std::collections
     chosen
 }
 
-/// As many of `all` as asked for, each once; of a negative number that many, one perhaps several times.
+/// Returns `count` random elements of `all` without repetitions, or `-count` with repetitions if it is
+/// negative.
 ///
-/// `bytes`: of one, on the wire.
+/// `bytes` returns the size of an element on the wire.
 pub fn choose<T: Clone>(
     txn: &mut Txn<'_>,
     all: &[T],
@@ -184,7 +185,7 @@ pub fn choose<T: Clone>(
         return Ok(chosen);
     }
     let mut chosen: Vec<_> = positions(txn, all.len(), wanted.min(all.len())).into_iter().collect();
-    // A set of the process has an order of its own, which no two share.
+    // Sorted, because the iteration order of a HashSet differs between processes.
     chosen.sort_unstable();
     Ok(chosen.into_iter().map(|position| all[position].clone()).collect())
 }

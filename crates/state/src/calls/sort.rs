@@ -1,6 +1,7 @@
-//! `SORT`: the elements of a list, set or sorted set in an order of the client's choice.
+//! `SORT`: the elements of a list, set or sorted set in an order that the client chooses.
 //!
-//! Costs as much as the key holds and, with `BY` or `GET`, a look at a key for each element.
+//! The cost is proportional to the elements, plus one lookup of a key per element for `BY` and for each
+//! `GET`.
 
 use std::cmp::Ordering;
 
@@ -22,14 +23,14 @@ struct Options {
     descending: bool,
     by_text: bool,
     offset: i64,
-    /// Negative: all.
+    /// Maximum number of elements; all if it is negative or missing.
     limit: Option<i64>,
     by: Option<Bytes>,
     get: Vec<Bytes>,
     store: Option<Bytes>,
 }
 
-/// What an element is sorted by.
+/// The sort key of an element.
 enum Weight {
     Number(f64),
     Text(Option<Bytes>),
@@ -74,7 +75,7 @@ impl Options {
         Ok(options)
     }
 
-    /// What there is to sort by; without a place for the element, `BY` asks for no order.
+    /// Whether the elements are sorted: a `BY` pattern without `*` means no sorting.
     fn has_order(&self) -> bool {
         self.by.as_ref().is_none_or(|by| by.contains(&b'*'))
     }
@@ -106,7 +107,7 @@ fn sorted(txn: &mut Txn<'_>, key: &Bytes, options: &Options) -> Result<Vec<Optio
     gather(found.into_iter().map(Ok::<_, Failure>))
 }
 
-/// In the order that the key itself has.
+/// Returns the elements in the order of the key.
 fn elements(txn: &mut Txn<'_>, key: &Bytes) -> Result<Vec<Bytes>, Failure> {
     match txn.load(key)?.map(|value| value.kind) {
         None => Ok(Vec::new()),
@@ -149,14 +150,15 @@ impl Weight {
         match (self, other) {
             (Self::Number(left), Self::Number(right)) => left.total_cmp(right),
             (Self::Text(left), Self::Text(right)) => left.cmp(right),
-            // All elements of one key are weighed alike.
+            // Does not occur: all weights of one SORT have the same kind.
             (Self::Number(_), Self::Text(_)) => Ordering::Less,
             (Self::Text(_), Self::Number(_)) => Ordering::Greater,
         }
     }
 }
 
-/// What the key, or with `->` the field of a hash, that `pattern` names for `element` holds; `#`: the element.
+/// Returns the value of the key, or with `->` of the hash field, that `pattern` names for `element`; for `#`
+/// the element.
 fn look_up(txn: &mut Txn<'_>, pattern: &Bytes, element: &Bytes) -> Result<Option<Bytes>, Failure> {
     txn.charge_items(1, element.len() as u64)?;
     if pattern[..] == b"#"[..] {

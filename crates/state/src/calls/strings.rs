@@ -1,4 +1,4 @@
-//! Strings, beyond what has an operation of its own in the log.
+//! String commands that have no separate operation in the log.
 
 use bytes::Bytes;
 use helios_proto::v1::reply::Kind as Answer;
@@ -22,10 +22,10 @@ pub const VERBS: &[Verb] = &[
     reads("strlen", strlen),
 ];
 
-/// Of one value that a command makes longer.
+/// Maximum length of a string that a command extends.
 const MAX_BYTES: usize = 8 << 20;
 
-/// What `key` holds, if that is a string.
+/// Loads the string `key`; fails if it has another type.
 pub fn load(txn: &mut Txn<'_>, key: &Bytes) -> Result<Option<Value>, Failure> {
     let value = txn.load(key)?;
     require_string(value.as_ref())?;
@@ -39,13 +39,14 @@ pub fn check_size(bytes: usize) -> Result<(), Failure> {
     Err(invalid("string exceeds maximum allowed size (proto-max-bulk-len)"))
 }
 
-/// Writes new content and leaves the expiry as it is.
+/// Writes a new string and keeps the expiry.
 pub fn rewrite(txn: &mut Txn<'_>, key: &Bytes, old: Option<&Value>, data: Bytes) {
     let expire_at_ms = old.and_then(|old| old.expire_at_ms);
     txn.store(key, old, data, expire_at_ms);
 }
 
-/// The part from `start` to `end`, both included and from the end if negative, of something so long.
+/// Clips the range from `start` to `end` (both inclusive, counted from the end if negative) to a string of
+/// `length`.
 pub fn clip(start: i64, end: i64, length: usize) -> std::ops::Range<usize> {
     let length = length as i64;
     let from_end = |position: i64| if position < 0 { position.saturating_add(length) } else { position };
@@ -61,7 +62,7 @@ fn get(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
     Ok(bulk_or_nil(load(txn, words.word()?)?.map(|value| value.data)))
 }
 
-/// As in Redis, a key of another type counts as missing.
+/// Answers the strings of several keys. As in Redis, a key of another type counts as missing.
 fn mget(txn: &mut Txn<'_>, words: Words<'_>) -> Outcome {
     let mut found = Vec::with_capacity(words.len());
     for key in words.rest() {
@@ -116,7 +117,7 @@ fn getdel(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
     Ok(Answer::Bytes(old.data))
 }
 
-/// `GETEX key [PXAT ms | PERSIST]`: whoever took it from the client made the other forms into this one.
+/// Executes `GETEX key [PXAT ms | PERSIST]`. The Redis connection converts the other forms to this one.
 fn getex(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
     let key = words.word()?;
     let expire_at_ms = if words.takes("pxat") {
@@ -143,7 +144,7 @@ fn incrbyfloat(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
     Ok(Answer::Bytes(sum))
 }
 
-/// The text of a sum; `wrong` says that `current` is no number.
+/// Returns the text of a sum; `wrong` is the error message if `current` is not a number.
 pub fn sum_of(current: &[u8], delta: &[u8], wrong: &str) -> Result<String, Failure> {
     let number = |text: &[u8]| super::number::parse_double(text);
     let added = number(delta).ok_or_else(super::words::no_double)?;

@@ -1,4 +1,4 @@
-//! The arguments of a command, taken from the left.
+//! A parser of a command's arguments, from left to right.
 
 use bytes::Bytes;
 
@@ -26,12 +26,12 @@ impl<'a> Words<'a> {
         Some(first)
     }
 
-    /// The next word; without one the syntax is wrong.
+    /// Takes the next argument; a syntax error if there is none.
     pub fn word(&mut self) -> Result<&'a Bytes, Failure> {
         self.next().ok_or_else(syntax)
     }
 
-    /// So many words, in one piece.
+    /// Takes the next `count` arguments.
     pub fn several(&mut self, count: usize) -> Result<&'a [Bytes], Failure> {
         if count > self.0.len() {
             return Err(syntax());
@@ -45,7 +45,7 @@ impl<'a> Words<'a> {
         self.0
     }
 
-    /// Takes the next word if it is `keyword`, in any case.
+    /// Takes the next argument if it is `keyword`, in any case; returns whether it was.
     pub fn takes(&mut self, keyword: &str) -> bool {
         let is_next = self.0.first().is_some_and(|word| is(word, keyword));
         if is_next {
@@ -58,12 +58,12 @@ impl<'a> Words<'a> {
         parse_integer(self.word()?).ok_or_else(no_integer)
     }
 
-    /// How many are wanted: not below zero.
+    /// Takes a count, which is not negative.
     pub fn positive(&mut self) -> Result<usize, Failure> {
         usize::try_from(self.integer()?).map_err(|_| invalid("value is out of range, must be positive"))
     }
 
-    /// `numkeys key [key ...]`, at least one.
+    /// Takes `numkeys key [key ...]`, at least one key.
     pub fn counted_keys(&mut self) -> Result<&'a [Bytes], Failure> {
         let count = self.integer().ok().filter(|count| *count > 0);
         let count = count.ok_or_else(|| invalid("numkeys should be greater than 0"))? as usize;
@@ -73,7 +73,7 @@ impl<'a> Words<'a> {
         self.several(count)
     }
 
-    /// Refuses anything more.
+    /// Fails with a syntax error if there are further arguments.
     pub fn end(&self) -> Result<(), Failure> {
         if self.0.is_empty() { Ok(()) } else { Err(syntax()) }
     }

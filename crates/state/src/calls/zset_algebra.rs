@@ -1,4 +1,4 @@
-//! Unions, intersections and differences of sorted sets, of sets too, whose members count 1.
+//! Unions, intersections and differences of sorted sets, and of sets, whose members have the score 1.
 
 use std::collections::BTreeMap;
 
@@ -53,7 +53,7 @@ fn members(txn: &mut Txn<'_>, key: &Bytes) -> Result<Members, Failure> {
     }
 }
 
-/// Infinities of both signs count as nothing.
+/// Adds two scores; the sum of infinities with opposite signs is 0.
 fn sum(left: f64, right: f64) -> f64 {
     let sum = left + right;
     if sum.is_nan() { 0.0 } else { sum }
@@ -101,7 +101,7 @@ fn options(
     Ok(options)
 }
 
-/// By score and then by member.
+/// Returns the result of the operation, ordered by score and then by member.
 fn combine(
     txn: &mut Txn<'_>,
     keys: &[Bytes],
@@ -171,7 +171,7 @@ fn store(txn: &mut Txn<'_>, mut words: Words<'_>, operation: Operation) -> Outco
 fn zintercard(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
     let keys = keys(&mut words, "zintercard")?;
     let limit = limit(&mut words)?;
-    // Without scores, a set that comes again changes nothing.
+    // Without scores, a repeated set does not change the result.
     let keys = named_once(keys, Operation::Intersection);
     let options = Options { weights: vec![1.0; keys.len()], aggregate: sum, with_scores: false };
     let count = combine(txn, &keys, Operation::Intersection, &options)?.len();

@@ -1,4 +1,4 @@
-//! Parts of sorted sets: by rank, by score, by name.
+//! Ranges of sorted sets: by rank, by score, by member (`BYLEX`).
 
 use bytes::Bytes;
 use helios_proto::v1::reply::Kind as Answer;
@@ -34,7 +34,7 @@ enum By {
     Name,
 }
 
-/// Which members are meant.
+/// The selected members.
 enum Range {
     Ranks { start: i64, end: i64 },
     Scores { least: Bound<f64>, most: Bound<f64> },
@@ -56,12 +56,13 @@ struct Query {
     range: Range,
     reverse: bool,
     offset: usize,
-    /// `None`: all.
+    /// Maximum number of members; `None` for all.
     limit: Option<usize>,
 }
 
 impl Range {
-    /// Reversed, the greater bound comes first; not so ranks, which then count from the top.
+    /// Parses a range. If it is reversed, the greater bound comes first; ranks are not swapped, but count
+    /// from the top.
     fn parse(by: By, first: &Bytes, second: &Bytes, reverse: bool) -> Result<Self, Failure> {
         let (least, most) = if reverse && by != By::Rank { (second, first) } else { (first, second) };
         Ok(match by {
@@ -124,7 +125,7 @@ impl Query {
         Self { range, reverse: false, offset: 0, limit: None }
     }
 
-    /// In order, or the other way round if the query is reversed.
+    /// Returns the selected members in ascending order, or in descending order if the query is reversed.
     fn run(&self, txn: &mut Txn<'_>, key: &Bytes) -> Result<Vec<Scored>, Failure> {
         let Some(set) = SortedSet::find(txn, key)? else { return Ok(Vec::new()) };
         let least = match &self.range {
@@ -165,7 +166,8 @@ impl Query {
     }
 }
 
-/// `start stop [BYSCORE | BYLEX] [REV] [LIMIT offset count] [WITHSCORES]`, and whether scores are wanted.
+/// Parses `start stop [BYSCORE | BYLEX] [REV] [LIMIT offset count] [WITHSCORES]`; returns the query and
+/// whether it has WITHSCORES.
 fn parse_range(words: &mut Words<'_>, may_have_scores: bool) -> Result<(Query, bool), Failure> {
     let (first, second) = (words.word()?, words.word()?);
     let (mut by, mut reverse, mut limit, mut with_scores) = (By::Rank, false, None, false);
@@ -196,7 +198,7 @@ fn parse_range(words: &mut Words<'_>, may_have_scores: bool) -> Result<(Query, b
     Ok((limited(Query { reverse, ..Query::all(range) }, limit), with_scores))
 }
 
-/// A negative count: all; a negative offset: none.
+/// Applies `LIMIT offset count`: a negative count selects all members, a negative offset none.
 fn limited(query: Query, limit: Option<(i64, i64)>) -> Query {
     match limit {
         None => query,
@@ -225,7 +227,7 @@ fn zrangestore(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
     integer(found.len())
 }
 
-/// ZREVRANGE, ZRANGEBYSCORE and their kin, from before ZRANGE knew it all.
+/// Executes ZREVRANGE, ZRANGEBYSCORE and the other commands that ZRANGE supersedes.
 fn old_range(txn: &mut Txn<'_>, mut words: Words<'_>, by: By, reverse: bool) -> Outcome {
     let (key, first, second) = (words.word()?, words.word()?, words.word()?);
     let (mut with_scores, mut limit) = (false, None);
@@ -266,7 +268,8 @@ fn remove(txn: &mut Txn<'_>, words: Words<'_>, by: By) -> Outcome {
     integer(found.len())
 }
 
-/// `key member [WITHSCORE]`. Walks to the member: costs as much as lies before it.
+/// Executes `ZRANK key member [WITHSCORE]`. It iterates up to the member, so the cost is proportional to its
+/// rank.
 fn rank(txn: &mut Txn<'_>, mut words: Words<'_>, reverse: bool) -> Outcome {
     let (key, member) = (words.word()?, words.word()?);
     let with_score = words.takes("withscore");

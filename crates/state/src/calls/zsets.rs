@@ -1,4 +1,4 @@
-//! Sorted sets: for each member an element that holds its score, and one whose name sorts by score.
+//! Sorted set commands; each member has one element that holds its score, and one whose name sorts by score.
 
 use bytes::{BufMut, Bytes};
 use helios_proto::v1::reply::Kind as Answer;
@@ -28,7 +28,7 @@ pub const VERBS: &[Verb] = &[
     reads("zscore", zscore),
 ];
 
-/// What the names of the two kinds of elements begin with.
+/// Name prefixes of the two kinds of elements.
 const MEMBER: u8 = b'm';
 const SCORE: u8 = b's';
 
@@ -58,7 +58,7 @@ impl SortedSet {
         Ok(raw.and_then(|raw| raw[..].try_into().ok()).map(from_sortable))
     }
 
-    /// True if the member is new.
+    /// Sets the score of a member; returns whether the member is new.
     pub fn put(&mut self, txn: &mut Txn<'_>, member: &[u8], score: f64) -> Result<bool, Failure> {
         let old = self.score(txn, member)?;
         if let Some(old) = old {
@@ -76,7 +76,7 @@ impl SortedSet {
         self.0.count -= 1;
     }
 
-    /// From the lowest score of at least `least` on, by score and then by member.
+    /// Returns the members with a score of at least `least`, ordered by score and then by member.
     pub fn starting_at<'t>(
         &self,
         txn: &'t Txn<'_>,
@@ -111,7 +111,7 @@ fn score_name(score: f64, member: &[u8]) -> Vec<u8> {
     name
 }
 
-/// Members alone, or with their scores.
+/// Returns the answer with the members, or with members and scores.
 pub fn scored_answer(found: Vec<Scored>, with_scores: bool) -> Answer {
     if !with_scores {
         return bulks(found.into_iter().map(|scored| scored.member));
@@ -167,7 +167,7 @@ impl AddOptions {
         Ok(options)
     }
 
-    /// What a member's score becomes; `None`: it stays as it is.
+    /// Returns the new score of a member; `None` if it does not change.
     fn next(&self, old: Option<f64>, given: f64) -> Result<Option<f64>, Failure> {
         let Some(old) = old else { return Ok((!self.only_known).then_some(given)) };
         if self.only_new {
@@ -202,7 +202,7 @@ fn add(txn: &mut Txn<'_>, key: &Bytes, options: &AddOptions, words: Words<'_>) -
     let (mut added, mut updated, mut last) = (0, 0, None);
     for Scored { member, score } in given {
         let old = set.score(txn, &member)?;
-        // Only an increment can fail, and it comes alone.
+        // Only an increment can fail, and it has a single member, so nothing was changed before.
         last = options.next(old, score)?;
         let Some(new) = last else { continue };
         match old {
@@ -256,7 +256,7 @@ fn zmscore(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
     Ok(list(scores))
 }
 
-/// The first or the last ones of a set.
+/// Returns the `count` members with the lowest scores, or the highest.
 fn ends(txn: &Txn<'_>, set: &SortedSet, count: usize, from_top: bool) -> Result<Vec<Scored>, Failure> {
     if !from_top {
         return gather(set.starting_at(txn, f64::NEG_INFINITY).take(count));
@@ -288,14 +288,14 @@ fn pop(txn: &mut Txn<'_>, mut words: Words<'_>, from_top: bool) -> Outcome {
     };
     Ok(match count {
         Some(_) => scored_answer(taken, true),
-        // Flat even in RESP3.
+        // A flat list in RESP3 too.
         None => list(
             taken.into_iter().flat_map(|scored| [Answer::Bytes(scored.member), Answer::Double(scored.score)]),
         ),
     })
 }
 
-/// `numkeys key [key ...] MIN|MAX [COUNT count]`.
+/// Executes `ZMPOP numkeys key [key ...] MIN|MAX [COUNT count]`.
 fn zmpop(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
     let keys = words.counted_keys()?;
     let from_top = match words.word()? {
@@ -331,7 +331,7 @@ fn zrandmember(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
     })
 }
 
-/// As `hashes::scan`.
+/// Executes a scan like `hashes::scan`, by member, with the scores as data.
 fn zscan(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
     let (key, count) = (words.word()?, words.positive()?);
     let first = words.next().cloned().unwrap_or_default();

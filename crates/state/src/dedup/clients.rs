@@ -1,11 +1,12 @@
-//! Which clients are remembered, from log format 5 on.
+//! The table of remembered clients and its eviction, from log format 5 on.
 //!
-//! Members' own clients have a table apart. All others share one: each user or address has a group, and the client
-//! that makes room for a new one is the one of the largest group that was silent for longest. So one that makes up
-//! client ids replaces its own. Each step costs a bounded number of lookups:
-//! `ro` + group's length + group + time + client orders the clients of a group by when they were last seen, `ru` + group
-//! holds how many they are and when the oldest was seen, `rn` + count (inverted) + that time + group orders the
-//! groups, `rt` holds the counts and the index of the entry that last forgot a client of a member.
+//! The clients of members have a separate limit. All other clients share one: each user or address is a
+//! group, and a new client evicts the one of the largest group that was idle for longest. A user that invents
+//! client ids thus evicts its own clients. The records make each step a bounded number of lookups:
+//! `ro` + group's length + group + time + client orders the clients of a group by the time they were last
+//! seen, `ru` + group holds their number and the time of the oldest, `rn` + number (inverted) + that time +
+//! group orders the groups,
+//! `rt` holds the totals and the index of the entry that last evicted a member's client.
 
 use bytes::{Buf, BufMut, Bytes};
 use helios_proto::v1::Origin;
@@ -22,10 +23,10 @@ const SHARE: &[u8] = b"ru";
 
 const MEMBERS: u8 = 0;
 const OTHERS: u8 = 1;
-/// Longest identity that an entry may carry; more of it is not looked at.
+/// Maximum length of an entry's identity; the bytes beyond it are ignored.
 const MAX_IDENTITY_BYTES: usize = 32;
 
-/// Clients that make room for each other first.
+/// A group of clients that share a part of the table: those of one user or address, or those of all members.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Group(Bytes);
 
@@ -66,7 +67,7 @@ impl Group {
         key.into()
     }
 
-    /// When the client that was silent for longest was seen, and which one it is.
+    /// Returns the client that was idle for longest, and the time at which it was last seen.
     fn oldest(&self, txn: &Txn<'_>) -> Result<Option<(u64, Bytes)>, EngineError> {
         let start = self.order_prefix();
         let end = [&start[..], &[u8::MAX; 9]].concat();
@@ -77,7 +78,7 @@ impl Group {
     }
 }
 
-/// What a group holds.
+/// The number of a group's clients, and the time at which the oldest was last seen.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Share {
     clients: u32,
@@ -99,7 +100,7 @@ impl Share {
         key.into()
     }
 
-    /// Notes that `group` has this many clients now.
+    /// Updates the records of `group` to its new number of clients.
     fn replace(self, txn: &mut Txn<'_>, group: &Group, clients: u32) -> Result<(), EngineError> {
         let oldest_ms = group.oldest(txn)?.map_or(0, |(seen_ms, _)| seen_ms);
         let new = Self { clients, oldest_ms };
@@ -119,17 +120,20 @@ impl Share {
     }
 }
 
-/// The clients that are remembered.
+/// The numbers of remembered clients.
 #[derive(Debug, Clone, Copy)]
 pub struct Table {
+    /// Number of members' clients.
     members: u32,
+    /// Number of all other clients.
     others: u32,
-    /// Index of the entry that last forgot a client of a member; 0: none was.
+    /// Index of the entry that last evicted a member's client; 0 if there is none.
     pub evicted_at: u64,
 }
 
 impl Table {
-    /// As it is, or as [`Table::in_use`] would make it.
+    /// Reads the table. If it does not exist yet, the result has the `evicted_at` that [`Table::in_use`]
+    /// would store, and no clients.
     pub fn of(txn: &Txn<'_>) -> Result<Self, EngineError> {
         match txn.now_uncharged(TABLE)? {
             Some(raw) => Self::decode(raw),
@@ -137,17 +141,18 @@ impl Table {
         }
     }
 
-    /// `None` before the first entry that asks for it: up to then clients are kept as in format 4.
+    /// Reads the table, or creates it if `wanted`. `None` before the first entry that wants it: until then
+    /// clients are kept as in log format 4.
     pub fn in_use(txn: &mut Txn<'_>, wanted: bool) -> Result<Option<Self>, EngineError> {
         match txn.now_uncharged(TABLE)? {
             Some(raw) => Self::decode(raw).map(Some),
-            None if wanted => Self::begin(txn).map(Some),
+            None if wanted => Self::import_format_4(txn).map(Some),
             None => Ok(None),
         }
     }
 
-    /// Takes over the clients of format 4, which are in no order yet.
-    fn begin(txn: &mut Txn<'_>) -> Result<Self, EngineError> {
+    /// Creates the table from the clients of log format 4, which have no order records yet.
+    fn import_format_4(txn: &mut Txn<'_>) -> Result<Self, EngineError> {
         let mut table = Self { members: 0, others: 0, evicted_at: evicted_before(txn)? };
         for (key, raw) in txn.raw_range(CLIENT, CLIENT_END)? {
             let client_id = &key[CLIENT.len()..];
@@ -158,8 +163,9 @@ impl Table {
         Ok(table)
     }
 
-    /// A client wrote: `known` is what was known of it.
-    pub fn saw(
+    /// Records a write of a client at `now_ms`; evicts other clients if the table is full. `known` is its
+    /// record so far.
+    pub fn record_write(
         mut self,
         txn: &mut Txn<'_>,
         client_id: &[u8],
@@ -231,13 +237,15 @@ impl Table {
     }
 }
 
-/// While there were fewer than may be, none was forgotten.
+/// Returns the value of `evicted_at` for a table that is created now: 0 if the clients of log format 4 are
+/// fewer than the limit, so that none was evicted, else the current entry.
 fn evicted_before(txn: &Txn<'_>) -> Result<u64, EngineError> {
     let clients = txn.range_uncharged(CLIENT, CLIENT_END).take(MAX_CLIENTS).count();
     Ok(if clients < MAX_CLIENTS { 0 } else { txn.revision() })
 }
 
-/// The client that makes room for one of `group`. Of two groups of the same size, `group` gives way itself.
+/// Returns the client that is evicted for one of `group`. If another group is only as large as `group`, the
+/// client is one of `group`.
 fn victim(txn: &Txn<'_>, group: &Group) -> Result<Option<(Group, Bytes)>, EngineError> {
     let mut from = group.clone();
     if !group.is_of_members() {

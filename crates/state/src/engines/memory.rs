@@ -1,4 +1,4 @@
-//! An engine of one ordered map: for tests, and for nodes that keep nothing.
+//! An engine in memory, for tests and for nodes without durable state.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -36,7 +36,7 @@ impl StateEngine for MemoryEngine {
         }
         let end = end.map(Bytes::copy_from_slice);
         let mut from = Bound::Included(Bytes::copy_from_slice(start));
-        // Seeks anew for each pair, so that no lock is held between two of them.
+        // Seeks again for each pair, so that no lock is held between two of them.
         Box::new(std::iter::from_fn(move || {
             let until = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
             let pair = self.first_in(from.as_ref().map(|key| key.as_ref()), until)?;

@@ -1,5 +1,5 @@
-//! Durable ordered maps under the overlay. An engine holds a rebuildable view, never the only copy:
-//! the log and the snapshots hold the truth (docs/design/node.md, decision 3).
+//! Engines: durable ordered maps below the overlay. An engine is never the only copy of the state: it can be
+//! rebuilt from the log and the snapshots (docs/design/node.md, decision 3).
 
 mod memory;
 mod redb;
@@ -23,7 +23,7 @@ pub use self::redb::RedbEngine;
 pub use self::simulated::SimulatedEngine;
 pub use self::sled::SledEngine;
 
-/// Key and value, both raw: namespaced key, encoded value.
+/// A raw pair: namespaced key and encoded value.
 pub type Pair = (Bytes, Bytes);
 
 /// A raw key and its new value; `None` removes the key.
@@ -33,16 +33,16 @@ pub type RawWrite = (Bytes, Option<Bytes>);
 pub trait StateEngine: Send + Sync {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError>;
 
-    /// Pairs in key order from `start` (inclusive) to `end` (exclusive; `None`: to the last key).
+    /// Returns the pairs in key order from `start` (inclusive) to `end` (exclusive; `None`: to the last key).
     fn range<'a>(&'a self, start: &[u8], end: Option<&[u8]>) -> PairIter<'a>;
 
-    /// Writes and removes, in order. If the process dies any part of it may have happened.
+    /// Executes `writes` in order. If the process dies, any part of them may be executed.
     fn write(&self, writes: &[RawWrite]) -> Result<(), EngineError>;
 
-    /// Returns once everything written so far survives a power cut.
+    /// Makes all writes so far durable.
     fn sync(&self) -> Result<(), EngineError>;
 
-    /// Bytes on disk, or in memory where there is no disk; approximate.
+    /// Returns the approximate size in bytes on disk, or in memory for an engine without files.
     fn size_bytes(&self) -> u64;
 }
 
@@ -56,13 +56,13 @@ pub enum EngineError {
     #[error("corrupted: {0}")]
     Corrupt(String),
 
-    /// The engine's own code panicked; nothing it holds in memory can be trusted any more.
+    /// The engine's code panicked; its content in memory cannot be trusted any more.
     #[error("panicked: {0}")]
     Panicked(String),
 }
 
 impl EngineError {
-    /// Whether the machine, not the stored bytes, is to blame.
+    /// Whether the cause is the machine and not the stored bytes.
     pub fn is_environmental(&self) -> bool {
         use io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull, WouldBlock};
         match self {
@@ -75,21 +75,21 @@ impl EngineError {
     }
 }
 
-/// Which engine holds the checkpointed state.
+/// The engine that stores the checkpointed state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum EngineKind {
     #[default]
     Sled,
     Redb,
-    /// Nothing outlives the process.
+    /// State in memory only, lost with the process.
     Memory,
-    /// Lives on the store's own disk, and only there: for one that is simulated.
+    /// A simple engine on a simulated disk.
     #[cfg(any(test, feature = "simulation"))]
     Simulated,
 }
 
 impl EngineKind {
-    /// The one that made what is in the directory `path`.
+    /// Returns the engine that created the files in the directory `path`.
     pub fn of(disk: &dyn Disk, path: &Path) -> Self {
         #[cfg(any(test, feature = "simulation"))]
         if disk.exists(&path.join(SimulatedEngine::FILE)) {
@@ -99,7 +99,7 @@ impl EngineKind {
     }
 }
 
-/// Makes a panic of an engine's own code an error: what it holds can be rebuilt.
+/// Converts a panic in an engine's code to an error: its content can be rebuilt.
 fn guarded<T, E: Into<EngineError>>(call: impl FnOnce() -> Result<T, E>) -> Result<T, EngineError> {
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(result) => result.map_err(Into::into),

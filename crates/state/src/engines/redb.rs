@@ -1,5 +1,4 @@
-//! redb: a B-tree that copies what it changes, so that a commit is whole or not there. It does its
-//! input and output through the node's own disk.
+//! redb: a copy-on-write B-tree with atomic commits. Its input and output use the node's [`Disk`].
 
 use std::fmt;
 use std::io;
@@ -21,10 +20,10 @@ pub struct RedbEngine {
 }
 
 impl RedbEngine {
-    /// In the directory of the engine.
+    /// Name of its file in the engine's directory.
     pub const FILE: &str = "pairs.redb";
 
-    /// Opens the engine in the directory `path` or begins one.
+    /// Opens the engine in the directory `path`, or creates one.
     pub fn open(disk: &dyn Disk, path: &Path, cache_bytes: u64) -> Result<Self, EngineError> {
         let file_path = path.join(Self::FILE);
         let file = if disk.exists(&file_path) {
@@ -116,7 +115,7 @@ impl StateEngine for RedbEngine {
     }
 
     fn sync(&self) -> Result<(), EngineError> {
-        // A durable commit, though of nothing, makes those before it durable.
+        // An empty durable commit makes the commits before it durable.
         guarded(|| Ok::<_, redb::Error>(self.db().begin_write()?.commit()?))
     }
 

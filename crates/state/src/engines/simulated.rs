@@ -1,12 +1,11 @@
-//! An engine on a simulated disk: an ordered map in memory over a file of checksummed records. As
-//! with sled, a power cut may leave any part of what was written since the last sync; what it
-//! leaves here is a prefix.
+//! An engine on a simulated disk: an ordered map in memory and a file of checksummed records. As with
+//! sled, a power cut may keep a part of the writes since the last sync; here that part is a prefix.
 //!
 //! ```text
 //! key length u32 | value length u32, all ones for a removal | key | value | CRC32C u32
 //! ```
-//! Integers are big-endian. Each CRC continues the one before, so that a record is one only where it
-//! was written. A key length of 0 is the end.
+//! Integers are big-endian. Each CRC continues the previous one, so that a record is valid only at the
+//! position where it was written. A key length of 0 marks the end.
 
 use std::io;
 use std::path::Path;
@@ -25,7 +24,7 @@ pub struct SimulatedEngine {
     end: Mutex<End>,
 }
 
-/// Where the next record goes, and the checksum it continues.
+/// The offset of the next record, and the checksum that it continues.
 #[derive(Debug, Clone, Copy, Default)]
 struct End {
     offset: u64,
@@ -33,10 +32,10 @@ struct End {
 }
 
 impl SimulatedEngine {
-    /// In the directory of the engine.
+    /// Name of its file in the engine's directory.
     pub const FILE: &str = "pairs";
 
-    /// Opens the engine in the directory `path` or begins one.
+    /// Opens the engine in the directory `path`, or creates one.
     pub fn open(disk: Arc<dyn Disk>, path: &Path) -> Result<Self, EngineError> {
         let pairs = MemoryEngine::default();
         let file_path = path.join(Self::FILE);
@@ -54,14 +53,15 @@ impl SimulatedEngine {
             end = End { offset: (length - content.len()) as u64, crc };
         }
         let file = disk.open_to_write(&file_path)?;
-        // Remnants must not continue what is written next.
+        // Erased, so that no remnant is read as a continuation of the next records.
         file.write_all_at(&vec![0; content.len()], end.offset)?;
         file.sync_data()?;
         Ok(Self { pairs, file, end: Mutex::new(end) })
     }
 }
 
-/// Takes the next record off the front; leaves the rest alone if it is not whole.
+/// Decodes the next record and removes it from the front of `content`; leaves `content` unchanged if the
+/// record is incomplete.
 fn take(content: &mut Bytes, crc: u32) -> Option<(RawWrite, u32)> {
     let mut rest = content.clone();
     let (key_len, value_len) = (rest.try_get_u32().ok()? as usize, rest.try_get_u32().ok()?);

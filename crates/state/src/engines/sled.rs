@@ -1,5 +1,5 @@
-//! sled 0.34 under the rules of docs/design/node.md, decision 3: never the log, never the only copy, never
-//! trusted to reach the disk by itself, never allowed to panic out.
+//! sled 0.34 under the rules of docs/design/node.md, decision 3: it is never the log and never the only copy,
+//! its flush is not trusted to reach the disk, and its panics are caught.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind::WouldBlock};
@@ -11,7 +11,8 @@ use bytes::Bytes;
 
 use super::{EngineError, PairIter, RawWrite, StateEngine, guarded};
 
-/// How often a lock that an engine just closed in this process may still hold is tried again.
+/// Maximum number of attempts to take the file lock, which an engine that was just closed in this process may
+/// still hold.
 const LOCK_ATTEMPTS: u32 = 40;
 const LOCK_RETRY: Duration = Duration::from_millis(25);
 
@@ -74,7 +75,7 @@ impl StateEngine for SledEngine {
         }))
     }
 
-    // One by one: while a batch of sled runs, every `get` of every database in the process waits.
+    // One write at a time: during a batch of sled, every `get` of every database in the process waits.
     fn write(&self, writes: &[RawWrite]) -> Result<(), EngineError> {
         for (key, value) in writes {
             guarded(|| match value {
@@ -87,8 +88,7 @@ impl StateEngine for SledEngine {
 
     fn sync(&self) -> Result<(), EngineError> {
         guarded(|| self.db().flush())?;
-        // sled 0.34.7 hands its pages to the kernel with sync_file_range, which promises nothing
-        // about the disk.
+        // sled 0.34.7 flushes its pages with sync_file_range, which does not guarantee durability.
         Ok(sync_tree(&self.path)?)
     }
 
@@ -97,7 +97,7 @@ impl StateEngine for SledEngine {
     }
 }
 
-/// Makes every file under `dir`, and the names of them, survive a power cut.
+/// Makes every file under `dir` and its name durable.
 fn sync_tree(dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
@@ -118,7 +118,7 @@ fn sync_tree(dir: &Path) -> io::Result<()> {
 impl From<sled::Error> for EngineError {
     fn from(error: sled::Error) -> Self {
         match error {
-            // sled puts the cause of a refused lock into the text of an error of kind `Other`.
+            // sled reports a held lock only in the text of an error of kind `Other`.
             sled::Error::Io(error) if error.to_string().contains("could not acquire lock") => {
                 Self::Io(io::Error::new(WouldBlock, error))
             }

@@ -1,4 +1,4 @@
-//! What an entry or a read may cost is charged before it is spent, and what is refused has changed nothing.
+//! Budgets of entries and reads: charged before the work, and a refused command has changed nothing.
 
 use helios_proto::v1::{Call, Transaction};
 
@@ -37,7 +37,7 @@ fn a_transaction_over_the_budget_is_refused_whole() {
 }
 
 #[test]
-fn what_amplifies_its_arguments_is_refused_before_it_is_built() {
+fn amplifying_commands_are_refused_before_their_result_is_built() {
     let mut machine = Machine::in_memory();
     apply(&mut machine, call(&["rpush", "l", &"y".repeat(2_000), "z"]));
     apply(&mut machine, call(&["sadd", "s", &"y".repeat(2_000)]));
@@ -65,7 +65,7 @@ fn what_amplifies_its_arguments_is_refused_before_it_is_built() {
 }
 
 #[test]
-fn an_entry_of_a_build_without_budgets_is_applied_as_it_was_then() {
+fn entry_without_a_budget_version_is_applied_without_limits() {
     let mut machine = Machine::in_memory();
     apply(&mut machine, put("large", &"x".repeat(4 << 20)));
     let reads = MAX_ENTRY_BYTES as usize / (4 << 20) + 1;
@@ -76,7 +76,7 @@ fn an_entry_of_a_build_without_budgets_is_applied_as_it_was_then() {
 }
 
 #[test]
-fn a_read_is_refused_at_its_limit_with_the_setting_that_holds_it() {
+fn read_over_its_limit_is_refused_with_the_name_of_the_setting() {
     let mut machine = Machine::in_memory();
     let members: Vec<_> = (0..100).map(|n| n.to_string()).collect();
     let words: Vec<_> = ["sadd", "s"].into_iter().chain(members.iter().map(String::as_str)).collect();
@@ -105,7 +105,7 @@ fn a_purge_makes_progress_however_large_the_records_are() {
 }
 
 #[test]
-fn a_set_that_is_named_again_costs_nothing_and_changes_nothing() {
+fn repeated_source_set_costs_nothing_and_changes_nothing() {
     let mut machine = Machine::in_memory();
     apply(&mut machine, call(&["sadd", "s", "a", "b"]));
     apply(&mut machine, call(&["sadd", "t", "b"]));

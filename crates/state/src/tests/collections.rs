@@ -1,5 +1,5 @@
-//! Hashes, lists and sorted sets equal maps and queues, whatever a node does between two commands; what
-//! was deleted goes in pieces, and all of it.
+//! Hashes, lists and sorted sets compared with a model of maps and queues, with checkpoints, restarts and
+//! snapshots between the commands. Deleted collections are removed completely, in bounded steps.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -31,7 +31,7 @@ fn query(store: &Store, words: &[&str]) -> Vec<String> {
     items.into_iter().map(text).collect()
 }
 
-/// Records of elements and of garbage.
+/// Returns the numbers of element records and of garbage marks.
 fn raw_counts(store: &Store) -> (usize, usize) {
     let state = store.inner.state();
     let count = |start, end| state.view().range(start, Some(end)).count();
@@ -74,7 +74,7 @@ fn change() -> impl Strategy<Value = Change> {
     ]
 }
 
-/// The commands of a change, on the type that each key begins with.
+/// Returns the command of a change, for the type that each key has at first.
 fn op(change: &Change) -> Op {
     let text = |number: &u8| number.to_string();
     match change {
@@ -247,7 +247,7 @@ fn a_large_hash_is_deleted_at_once_and_its_elements_in_bounded_pieces() {
 }
 
 #[test]
-fn a_transaction_is_applied_under_its_guards_only_and_refuses_what_is_not_of_keys() {
+fn transaction_is_applied_only_if_its_guards_hold_and_refuses_other_commands() {
     let mut machine = Machine::in_memory();
     machine.apply(1, Op::Set(set("k", "1")));
     let revision = machine.store.get(b"k", 0).unwrap().unwrap().revision;
@@ -264,12 +264,12 @@ fn a_transaction_is_applied_under_its_guards_only_and_refuses_what_is_not_of_key
     let answers: Vec<_> = items.into_iter().map(|reply| reply.kind.unwrap()).collect();
     assert_eq!(answers[..2], [Answer::Integer(2), Answer::Bytes(bytes("2"))]);
     assert_eq!(code(&answers[2]), Some(ErrorCode::InvalidArgument));
-    // Its own change moved the key on.
+    // The transaction itself changed the key, so the guard no longer holds.
     assert!(matches!(machine.apply(1, transaction(revision, steps())), Answer::NilList(_)));
 }
 
 #[test]
-fn every_command_that_is_refused_has_changed_nothing() {
+fn refused_commands_change_nothing() {
     let mut machine = Machine::in_memory();
     for words in [
         &["rpush", "l", "a", "b"][..],

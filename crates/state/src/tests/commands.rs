@@ -1,4 +1,4 @@
-//! Each command, case by case. A case is a time, an operation and the answer to it, on one store.
+//! Cases for each command: a time, an operation and the expected answer, on one store.
 
 use helios_proto::v1::command::Op;
 use helios_proto::v1::reply::Kind as Answer;
@@ -30,7 +30,7 @@ fn conditional(key: &str, value: &str, condition: SetCondition, return_previous:
 }
 
 #[test]
-fn set_heeds_its_conditions() {
+fn set_applies_its_conditions() {
     use SetCondition::{IfAbsent, IfPresent};
     let machine = run(vec![
         (1, conditional("a", "1", IfPresent, false), nil()),
@@ -81,7 +81,7 @@ fn delete_counts_each_live_key_once() {
 }
 
 #[test]
-fn expire_heeds_its_conditions() {
+fn expire_applies_its_conditions() {
     let machine = run(vec![
         (1, expire("a", 50, 0), int(0)),
         (1, put("a", "1"), done()),
@@ -144,7 +144,7 @@ fn increment_keeps_the_expiry() {
 }
 
 #[test]
-fn increment_refuses_what_redis_refuses() {
+fn increment_refuses_invalid_integers_as_redis_does() {
     let not_integer = "value is not an integer or out of range";
     let overflow = "increment or decrement would overflow";
     let cases = [
@@ -165,7 +165,7 @@ fn increment_refuses_what_redis_refuses() {
         let mut machine = Machine::in_memory();
         machine.apply(1, put("a", held));
         let Answer::Error(detail) = machine.apply(1, increment("a", delta)) else {
-            panic!("{held} was taken")
+            panic!("{held} was accepted")
         };
         assert_eq!((detail.code(), detail.message.as_str()), (ErrorCode::NotAnInteger, message), "{held}");
         assert!(!detail.retryable);
@@ -201,7 +201,7 @@ fn an_expired_key_is_absent_to_every_command() {
     expired(multi_set(&[("a", "2")], true), int(1));
     expired(increment("a", 5), int(5));
     let removed = expired(delete(&["a"]), int(0));
-    assert_eq!(removed.store.key_count(), 0, "its remains are removed");
+    assert_eq!(removed.store.key_count(), 0, "the expired key is removed");
 }
 
 #[test]
@@ -223,7 +223,7 @@ fn purge_removes_the_earliest_first_up_to_its_limit() {
 }
 
 #[test]
-fn the_clock_of_the_log_never_goes_back() {
+fn clock_of_the_log_never_goes_back() {
     let machine = run(vec![
         (10, set_until("a", "1", 15), done()),
         (20, put("b", "1"), done()),
@@ -255,7 +255,7 @@ fn a_wrong_type_is_refused_by_reads_and_replaced_by_writes() {
 }
 
 #[test]
-fn what_is_no_command_is_refused() {
+fn unknown_commands_and_conditions_are_refused() {
     let mut machine = Machine::in_memory();
     let unknown_set = Op::Set(Set { condition: 9, ..set("a", "1") });
     for op in [None, Some(unknown_set), Some(expire("a", 1, 9))] {
@@ -277,7 +277,7 @@ fn with_member() -> Machine {
 }
 
 #[test]
-fn a_member_is_registered_once() {
+fn member_registers_one_disk_and_later_boots_only() {
     let mut machine = with_member();
     assert_eq!(machine.apply(1, register(7, "disk-a", 4)), done());
     assert_eq!(machine.apply(1, register(7, "disk-a", 4)), done());
@@ -288,7 +288,7 @@ fn a_member_is_registered_once() {
     assert_eq!(code(&machine.apply(1, register(7, "", 9))), Some(ErrorCode::InvalidArgument));
     let membership = machine.store.membership();
     assert_eq!((membership.members[0].disk_id.as_str(), membership.members[0].boot_epoch), ("disk-a", 6));
-    assert_eq!(membership.index, 1, "who votes has not changed");
+    assert_eq!(membership.index, 1, "the voters have not changed");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! A write that is sent again.
+//! Deduplication of repeated writes.
 
 use helios_proto::v1::Origin;
 
@@ -19,7 +19,7 @@ fn again(first: &Command) -> Command {
     retry
 }
 
-/// Answers kept of one client.
+/// Returns the number of answers that are kept for a client.
 fn records_of(machine: &Machine, client: &str) -> usize {
     let state = machine.store.inner.state();
     let mut start = b"rs".to_vec();
@@ -30,7 +30,7 @@ fn records_of(machine: &Machine, client: &str) -> usize {
 }
 
 #[test]
-fn a_write_sent_again_is_applied_once_and_answered_as_the_first_time() {
+fn repeated_write_is_applied_once_and_gets_the_first_answer() {
     let mut machine = Machine::in_memory();
     let increment = once(1, increment("n", 1));
     let first = machine.apply_command(increment.clone());
@@ -41,7 +41,7 @@ fn a_write_sent_again_is_applied_once_and_answered_as_the_first_time() {
 }
 
 #[test]
-fn a_refusal_is_an_answer_too() {
+fn repeated_refused_write_gets_the_first_refusal() {
     let mut machine = Machine::in_memory();
     machine.apply(1, put("n", "text"));
     let increment = once(1, increment("n", 1));
@@ -52,7 +52,7 @@ fn a_refusal_is_an_answer_too() {
 }
 
 #[test]
-fn flushing_all_keys_forgets_no_request() {
+fn flush_all_keeps_the_request_records() {
     let mut machine = Machine::in_memory();
     let set = once(1, put("k", "v"));
     let first = machine.apply_command(set.clone());
@@ -67,7 +67,7 @@ fn flushing_all_keys_forgets_no_request() {
 }
 
 #[test]
-fn what_is_remembered_survives_a_snapshot_and_a_restart() {
+fn request_records_survive_a_snapshot_and_a_restart() {
     let temp = tempfile::tempdir().unwrap();
     let mut machine = Machine::on_disk(&temp.path().join("a"));
     let increments: Vec<_> = (1..=5).map(|sequence| once(sequence, increment("n", 1))).collect();
@@ -80,7 +80,7 @@ fn what_is_remembered_survives_a_snapshot_and_a_restart() {
     moved.restore(&file).unwrap();
     drop(moved);
     let reopened = Store::open(&temp.path().join("b"), EngineKind::Sled).unwrap();
-    assert_eq!(reopened.rebuilds(), 0, "its content must add up");
+    assert_eq!(reopened.rebuilds(), 0, "its content must match its record");
     for (index, (command, first)) in (6..).zip(increments.iter().zip(&first)) {
         assert_eq!(reopened.apply(index, 2, &again(command)), *first);
     }
@@ -88,29 +88,29 @@ fn what_is_remembered_survives_a_snapshot_and_a_restart() {
 }
 
 #[test]
-fn a_retry_of_what_is_forgotten_is_refused_and_never_applied() {
+fn retry_of_a_forgotten_write_is_refused_and_never_applied() {
     let unknown = Some(ErrorCode::OutcomeUnknown);
     let mut machine = Machine::in_memory();
     let mut send = |command: Command| machine.apply_command(command).kind.unwrap();
     let first = once(1, increment("n", 1));
-    assert_eq!(code(&send(again(&first))), unknown, "of a client never heard of");
+    assert_eq!(code(&send(again(&first))), unknown, "of an unknown client");
     assert_eq!(send(first.clone()), int(1));
-    assert_eq!(send(once(257, increment("n", 1))), int(2), "it has the slot of the first");
+    assert_eq!(send(once(257, increment("n", 1))), int(2), "it uses the slot of the first");
     assert_eq!(code(&send(again(&first))), unknown);
     assert_eq!(code(&send(first)), unknown, "even without the mark");
-    assert_eq!(send(once(256, increment("n", 1))), int(3), "an earlier one that came later");
+    assert_eq!(send(once(256, increment("n", 1))), int(3), "an earlier sequence that arrives later");
     assert_eq!(send(again(&once(300, increment("n", 1)))), int(4), "certainly never applied");
 }
 
 #[test]
-fn the_client_that_was_silent_for_longest_makes_room() {
+fn longest_idle_client_is_evicted() {
     let mut machine = Machine::in_memory();
     let name = |number: u64| format!("client-{number}");
     let at = |now_ms, number, sequence| Command { now_ms, ..by(&name(number), sequence, increment("n", 1)) };
     for number in 0..1_024 {
         machine.apply_command(at(number, number, 1));
     }
-    // The first is heard again, so the second is the one that was silent for longest.
+    // The first client writes again, so the second is the one that was idle for longest.
     machine.apply_command(at(50_000, 0, 2));
     assert_eq!(records_of(&machine, "client-1"), 1);
     machine.apply_command(at(50_000, 5_000, 1));
@@ -119,12 +119,12 @@ fn the_client_that_was_silent_for_longest_makes_room() {
         let reply = machine.apply_command(again(&at(50_000, number, sequence)));
         code(&reply.kind.unwrap()).map_or(Ok(reply.index), Err)
     };
-    // Not even those whose names begin with the forgotten one's are forgotten with it.
+    // Clients whose ids start with the id of the evicted one are not evicted with it.
     for (number, index) in [(0, 1), (2, 3), (10, 11), (19, 20), (100, 101), (5_000, 1_026)] {
         assert_eq!(first_index(number, 1), Ok(index), "client {number}");
     }
     assert_eq!(first_index(1, 1), Err(ErrorCode::OutcomeUnknown));
-    // It begins anew: what came before it began may have been applied.
+    // The client starts again at sequence 9: an earlier sequence may have been applied.
     machine.apply_command(at(50_000, 1, 9));
     let early = machine.apply_command(again(&at(50_000, 1, 8))).kind.unwrap();
     assert_eq!(code(&early), Some(ErrorCode::OutcomeUnknown));
@@ -148,7 +148,7 @@ fn a_long_answer_is_not_kept_but_the_write_is_still_applied_once() {
 }
 
 #[test]
-fn an_id_that_names_nothing_is_refused() {
+fn invalid_request_id_is_refused() {
     let mut machine = Machine::in_memory();
     let long = "x".repeat(65);
     for (client, sequence) in [("", 1), (long.as_str(), 1), ("client", 0)] {
@@ -158,7 +158,7 @@ fn an_id_that_names_nothing_is_refused() {
     assert!(machine.pairs().is_empty());
 }
 
-/// As the member names its own writes.
+/// Returns a write as a member forwards it, with a request id of that member.
 fn forwarded(lane: u64, sequence: u64, named_at: u64) -> Command {
     let client_id = [&[0][..], &lane.to_be_bytes()].concat().into();
     Command {
@@ -168,7 +168,7 @@ fn forwarded(lane: u64, sequence: u64, named_at: u64) -> Command {
     }
 }
 
-/// Of a client of a user.
+/// Returns a write of a user's client.
 fn of_user(user: &str, client: &str, sequence: u64, now_ms: u64) -> Command {
     let origin = Some(Origin { identity: bytes(user), named_at: 0 });
     Command { now_ms, origin, ..by(client, sequence, increment("n", 1)) }
@@ -179,7 +179,7 @@ fn code_of(machine: &mut Machine, command: Command) -> Option<ErrorCode> {
 }
 
 #[test]
-fn the_first_write_of_a_lane_is_applied_when_it_is_sent_again_and_was_not_applied() {
+fn unapplied_first_write_of_a_lane_is_applied_on_retry() {
     let mut machine = Machine::in_memory();
     for (lane, sequence) in (0..32).flat_map(|lane| [(lane, 2), (lane, 1)]) {
         let write = forwarded(lane, sequence, machine.store.applied().index.max(1));
@@ -191,13 +191,13 @@ fn the_first_write_of_a_lane_is_applied_when_it_is_sent_again_and_was_not_applie
 }
 
 #[test]
-fn a_write_named_before_a_lane_was_forgotten_is_of_unknown_outcome() {
+fn write_named_before_a_lane_was_evicted_has_unknown_outcome() {
     let unknown = Some(ErrorCode::OutcomeUnknown);
     let mut machine = Machine::in_memory();
     machine.apply(1, put("k", "v"));
     let first = forwarded(0, 1, 1);
     assert_eq!(code_of(&mut machine, first.clone()), None);
-    // As many lanes as are remembered, and one more: the first was silent for longest.
+    // One lane more than are remembered: the first was idle for longest.
     for lane in 1..=1_024 {
         let named_at = machine.store.applied().index;
         assert_eq!(code_of(&mut machine, again(&forwarded(lane, 1, named_at))), None, "lane {lane}");
@@ -205,8 +205,12 @@ fn a_write_named_before_a_lane_was_forgotten_is_of_unknown_outcome() {
     assert_eq!(code_of(&mut machine, again(&first)), unknown, "it was applied");
     let evicted_at = machine.store.applied().index - 1;
     assert_eq!(code_of(&mut machine, again(&forwarded(5_000, 1, evicted_at - 1))), unknown);
-    assert_eq!(code_of(&mut machine, again(&forwarded(5_000, 1, evicted_at))), None, "named since");
-    assert_eq!(code_of(&mut machine, again(&forwarded(5_001, 1, 0))), unknown, "nothing is known of it");
+    assert_eq!(
+        code_of(&mut machine, again(&forwarded(5_000, 1, evicted_at))),
+        None,
+        "named after the eviction"
+    );
+    assert_eq!(code_of(&mut machine, again(&forwarded(5_001, 1, 0))), unknown, "no index is known for it");
 }
 
 #[test]
@@ -229,13 +233,13 @@ fn a_user_with_fresh_client_ids_evicts_no_other_users_records() {
         assert_eq!(machine.apply_command(again(command)), first);
     }
     let flood = |number: u64| again(&of_user("flood", &format!("flood-{number}"), 1, 60_000));
-    assert_eq!(code_of(&mut machine, flood(4_999)), None, "its newest are remembered");
-    assert_eq!(code_of(&mut machine, flood(5_000 - 1_009)), None, "1 024 less those of the others");
+    assert_eq!(code_of(&mut machine, flood(4_999)), None, "its newest clients are remembered");
+    assert_eq!(code_of(&mut machine, flood(5_000 - 1_009)), None, "1 024 minus the clients of the others");
     assert_eq!(code_of(&mut machine, flood(5_000 - 1_010)), Some(ErrorCode::OutcomeUnknown));
 }
 
 #[test]
-fn a_new_user_takes_its_place_from_the_one_with_the_most_clients() {
+fn client_of_a_new_user_evicts_one_of_the_user_with_most_clients() {
     let mut machine = Machine::in_memory();
     for number in 0..1_024 {
         let user = if number % 4 == 0 { "small" } else { "large" };
@@ -253,12 +257,12 @@ fn a_new_user_takes_its_place_from_the_one_with_the_most_clients() {
     assert_eq!(count(&mut machine, "small"), 256);
     assert_eq!(count(&mut machine, "large"), 768 - 100);
     assert_eq!(count(&mut machine, "new"), 100);
-    assert!(!is_known(&mut machine, "large", 1), "silent for longest");
+    assert!(!is_known(&mut machine, "large", 1), "idle for longest");
     assert!(is_known(&mut machine, "large", 1_023));
 }
 
 #[test]
-fn clients_of_log_format_4_are_taken_over() {
+fn clients_of_log_format_4_are_imported() {
     let mut machine = Machine::in_memory();
     let old: Vec<_> = (0..1_020).map(|number| by(&format!("old-{number}"), 1, increment("n", 1))).collect();
     let first: Vec<_> = old.iter().map(|command| machine.apply_command(command.clone())).collect();
@@ -267,10 +271,10 @@ fn clients_of_log_format_4_are_taken_over() {
         assert_eq!(code_of(&mut machine, new), None);
     }
     let known = old.iter().filter(|old| code_of(&mut machine, again(old)).is_none()).count();
-    assert_eq!(known, 1_024 - 10, "the others made room, as the largest group");
+    assert_eq!(known, 1_024 - 10, "the old clients are evicted, as the largest group");
     let (last, first) = (old.last().unwrap(), first.last().unwrap());
     assert_eq!(machine.apply_command(again(last)), *first);
-    // A client that writes again under a name counts for it from then on.
+    // A client that writes again with an identity counts for that identity from then on.
     let moved = of_user("a", "old-1019", 2, 20_000);
     assert_eq!(code_of(&mut machine, moved), None);
     assert_eq!(machine.apply_command(again(last)), *first);

@@ -1,4 +1,4 @@
-//! Costs, printed: `cargo test --release state::tests::figures -- --ignored --nocapture`.
+//! Measurements, printed: `cargo test --release -p helios-state tests::figures -- --ignored --nocapture`.
 
 use std::time::Instant;
 

@@ -1,4 +1,4 @@
-//! A full disk: a checkpoint waits for room and loses nothing, reads and entries go on.
+//! The state on a full disk: a checkpoint fails without a loss and is retried; reads and entries continue.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ fn begin() -> (SimDisk, Store, Vec<Command>) {
 }
 
 #[test]
-fn a_checkpoint_waits_for_room_and_nothing_stops_meanwhile() {
+fn checkpoint_is_retried_after_a_full_disk_and_nothing_else_stops() {
     let (disk, store, log) = begin();
     disk.set_free_bytes(Some(1 << 20));
     let refused = store.checkpoint().unwrap_err();
@@ -34,7 +34,7 @@ fn a_checkpoint_waits_for_room_and_nothing_stops_meanwhile() {
     replay(&store, &log[..90]);
     assert_is_prefix(&store, &log);
     disk.set_free_bytes(Some(ROOM));
-    assert_eq!(store.checkpoint().unwrap().index, 60, "as much as room was asked for");
+    assert_eq!(store.checkpoint().unwrap().index, 60, "the overlay that was frozen before the space check");
     assert_eq!(store.checkpoint().unwrap().index, 90);
     disk.crash();
     let store = open_on(&disk);
@@ -43,13 +43,13 @@ fn a_checkpoint_waits_for_room_and_nothing_stops_meanwhile() {
 }
 
 #[test]
-fn a_journal_that_finds_no_room_is_removed_and_written_again_later() {
-    // As if another program took the room at this moment.
+fn journal_on_a_full_disk_is_removed_and_rewritten_later() {
+    // The space check passes, and the write fails: as if another program used the space in between.
     let (disk, store, log) = begin();
     disk.hide_free_bytes();
     disk.set_free_bytes(Some(100));
     assert!(store.checkpoint().unwrap_err().is_disk_full());
-    assert!(!disk.exists(Path::new("/state/REDO")), "half a journal is left behind");
+    assert!(!disk.exists(Path::new("/state/REDO")), "an incomplete journal is left behind");
     replay(&store, &log[..90]);
     assert!(store.checkpoint().unwrap_err().is_disk_full());
     assert_is_prefix(&store, &log);
@@ -59,7 +59,7 @@ fn a_journal_that_finds_no_room_is_removed_and_written_again_later() {
     assert_eq!((reopened.applied().index, reopened.rebuilds()), (30, 0));
 
     disk.set_free_bytes(None);
-    assert_eq!(store.checkpoint().unwrap().index, 60, "what was frozen first comes first");
+    assert_eq!(store.checkpoint().unwrap().index, 60, "the overlay that was frozen first");
     assert_eq!(store.checkpoint().unwrap().index, 90);
     assert_is_prefix(&store, &log);
     disk.crash();
@@ -69,7 +69,7 @@ fn a_journal_that_finds_no_room_is_removed_and_written_again_later() {
 }
 
 #[test]
-fn a_snapshot_that_finds_no_room_leaves_nothing_behind() {
+fn snapshot_on_a_full_disk_leaves_no_file() {
     let (disk, store, _) = begin();
     disk.set_free_bytes(Some(200));
     let refused = store.write_snapshot(Path::new("/a.snap")).unwrap_err();

@@ -1,4 +1,4 @@
-//! A state machine of the embedding program, driven by the store.
+//! A state machine of the embedding application, driven by the store.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use helios_proto::v1::Apply;
 use super::*;
 use crate::{LogEntry, Shared, StateMachine};
 
-/// Remembers the sum and the number of all it was told, and in what order.
+/// A machine that sums its commands and hashes their order.
 #[derive(Default, Clone, PartialEq, Debug)]
 struct Sum {
     total: u64,
@@ -54,7 +54,7 @@ fn add(number: u64, padding: usize) -> Op {
 }
 
 #[test]
-fn commands_are_applied_in_order_and_answered_and_what_is_refused_is_refused_alike() {
+fn machine_applies_commands_in_order_and_answers_refusals() {
     let mut fed = Machine::in_memory();
     let machine = driven(&fed.store);
     assert_eq!(fed.apply(1, add(2, 0)), Answer::Bytes(Bytes::copy_from_slice(&2_u64.to_be_bytes())));
@@ -63,19 +63,19 @@ fn commands_are_applied_in_order_and_answered_and_what_is_refused_is_refused_ali
     fed.apply(1, put("key", "value"));
     fed.apply(1, add(40, 0));
     assert_eq!(machine.query(&()).0, 42);
-    assert_eq!(fed.pairs().len(), 1, "its records are no keys");
+    assert_eq!(fed.pairs().len(), 1, "its records are not keys");
 }
 
 #[test]
-fn without_a_machine_a_command_is_refused_with_what_to_do() {
+fn command_without_a_machine_is_refused_with_advice() {
     let answer = Machine::in_memory().apply(1, add(1, 0));
     assert!(matches!(answer, Answer::Error(error) if error.message.contains("start every member")));
 }
 
 #[test]
-fn a_restart_a_snapshot_of_the_log_and_a_flush_make_the_same_machine() {
+fn machine_is_rebuilt_after_restart_snapshot_and_flush() {
     let dir = tempfile::tempdir().unwrap();
-    // From nothing, over several of its own snapshots, with what comes after the last.
+    // No commands, a few commands, and several machine snapshots with commands after the last.
     for (round, count) in [0_u64, 3, 400].into_iter().enumerate() {
         let home = dir.path().join(format!("store-{round}"));
         let mut fed = Machine::on_disk(&home);
@@ -88,27 +88,27 @@ fn a_restart_a_snapshot_of_the_log_and_a_flush_make_the_same_machine() {
             }
         }
         fed.apply(1, put("key", "value"));
-        let told = machine.query(&());
+        let expected = machine.query(&());
         let file = dir.path().join(format!("snapshot-{round}"));
         fed.snapshot(file.clone());
         drop(fed);
 
         let again = Store::open(&home, EngineKind::Sled).unwrap();
-        assert_eq!(driven(&again).query(&()), told, "{count} commands, restarted");
+        assert_eq!(driven(&again).query(&()), expected, "{count} commands, restarted");
         let other = Store::in_memory();
         let machine = driven(&other);
         other.restore(&file).unwrap();
-        assert_eq!(machine.query(&()), told, "{count} commands, by snapshot");
+        assert_eq!(machine.query(&()), expected, "{count} commands, by snapshot");
     }
 }
 
 #[test]
-fn a_snapshot_takes_the_place_of_the_commands_before_it() {
+fn machine_snapshot_replaces_earlier_commands() {
     let mut fed = Machine::in_memory();
     driven(&fed.store);
     for number in 0..2_000 {
         fed.apply(1, add(number, 3_000));
     }
     let bytes = fed.store.bytes();
-    assert!(bytes < 16 << 20, "{bytes} bytes for a state of 6 MB and what came since");
+    assert!(bytes < 16 << 20, "{bytes} bytes for a state of 6 MB and the commands since");
 }

@@ -1,4 +1,5 @@
-//! The store as a whole: every command, and everything that may happen between two of them.
+//! Tests of the whole store: every command, and every event between two commands (checkpoint, crash,
+//! restore).
 
 mod budgets;
 mod collections;
@@ -26,7 +27,7 @@ use helios_proto::v1::{
 
 use super::{EngineKind, SnapshotMeta, StateError, Store, Value};
 
-/// A store that is fed entries as the apply thread would, and remembers them as the log would.
+/// A store that entries are applied to, with the log of these entries.
 pub struct Machine {
     pub store: Store,
     pub log: Vec<Command>,
@@ -50,7 +51,7 @@ impl Machine {
         replay(&self.store, &self.log).unwrap()
     }
 
-    /// The live keys as of the log's clock.
+    /// Returns the keys that are live at the log's clock.
     pub fn pairs(&self) -> Vec<(Bytes, Value)> {
         pairs(&self.store)
     }
@@ -66,7 +67,7 @@ pub fn command(now_ms: u64, op: Op) -> Command {
     Command { now_ms, op: Some(op), ..Command::default() }
 }
 
-/// Applies what `store` has not applied yet, and answers with the last reply.
+/// Applies the entries of `log` that `store` has not applied yet; returns the last reply.
 pub fn replay(store: &Store, log: &[Command]) -> Option<Reply> {
     let applied = store.applied().index as usize;
     let mut last = None;

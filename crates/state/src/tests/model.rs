@@ -1,4 +1,4 @@
-//! The commands once more, on a plain map that forgets a key the moment it expires.
+//! A model of the commands: a plain map that drops a key at the moment it expires.
 
 use std::collections::BTreeMap;
 
@@ -27,7 +27,7 @@ impl Model {
         self.keys.iter().map(|(key, (data, at_ms))| (key.clone(), data.clone(), *at_ms)).collect()
     }
 
-    /// `None` where the answer depends on what was not purged yet, or is an error.
+    /// Applies a command. `None` if the answer is an error or depends on which keys are not purged yet.
     pub fn apply(&mut self, command: &Command) -> Option<Answer> {
         self.pass(command.now_ms);
         let answer = self.execute(command.op.as_ref()?);
@@ -35,7 +35,7 @@ impl Model {
         answer
     }
 
-    /// An entry that only moves the clock.
+    /// Applies an entry that only advances the clock.
     pub fn pass(&mut self, now_ms: u64) {
         self.clock_ms = self.clock_ms.max(now_ms);
         self.forget_expired();
@@ -54,7 +54,7 @@ impl Model {
             }
             Op::Expire(op) => {
                 let Some((_, at_ms)) = self.keys.get_mut(&op.key) else { return Some(int(0)) };
-                // Never is later than any time.
+                // No expiry compares as later than any time.
                 let current_ms = at_ms.unwrap_or(u64::MAX);
                 let is_met = match op.condition {
                     0 => true,

@@ -1,5 +1,5 @@
-//! A power cut before every single operation of a workload of checkpoints, a snapshot and a
-//! restore, on a disk that keeps only what was synced and some of the rest.
+//! A power cut before every operation of a workload of checkpoints, a snapshot and a restore, on a disk that
+//! keeps the synced data and a random part of the rest.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use helios_storage::disk::{Disk, SimDisk};
 
 const SEEDS: u64 = 8;
 const DIR: &str = "/data/state";
-/// A snapshot that another member sent.
+/// Path of a snapshot that another member sent.
 const RECEIVED: &str = "/received.snap";
 const RECEIVED_INDEX: u64 = 85;
 
@@ -28,7 +28,7 @@ fn log() -> Vec<Command> {
     (0..125).map(entry).collect()
 }
 
-/// A disk that holds nothing but the snapshot that was received, the same as of every other run.
+/// Creates a disk with only the received snapshot, the same in every run.
 fn prepared(seed: u64, log: &[Command]) -> SimDisk {
     let disk = SimDisk::new(seed);
     let options = StoreOptions { engine: EngineKind::Memory, ..StoreOptions::default() };
@@ -39,15 +39,15 @@ fn prepared(seed: u64, log: &[Command]) -> SimDisk {
     disk
 }
 
-/// Indices that a restart may find applied: what the last call that returned promised, and what
-/// the one under way was about to.
+/// The applied indexes that a restart may recover: that of the last completed call, and that of the
+/// interrupted call.
 struct Allowed {
     promised: u64,
     under_way: u64,
 }
 
 impl Allowed {
-    /// Removing what is of no use any more may fail, and nothing else does.
+    /// The run completed: the power cut can only interrupt the removal of unused files.
     fn all(log: &[Command]) -> Self {
         Self { promised: log.len() as u64, under_way: log.len() as u64 }
     }
@@ -68,7 +68,7 @@ fn run(disk: &SimDisk, engine: EngineKind, log: &[Command]) -> Result<(), Allowe
     call(60, store.write_snapshot(Path::new("/own.snap")).map(drop))?;
     replay(&store, &log[..70]);
     call(RECEIVED_INDEX, store.restore(Path::new(RECEIVED)).map(drop))?;
-    // The log's one FLUSHALL lies between.
+    // The only FLUSHALL of the log is between these indexes.
     for until in [90, 105] {
         replay(&store, &log[..until]);
         call(until as u64, store.checkpoint().map(drop))?;
@@ -114,7 +114,7 @@ fn check(engine: EngineKind, seeds: u64) {
         assert!([promised, under_way].contains(&applied), "{what}: {applied}, not {promised} or {under_way}");
         assert_eq!(store.rebuilds(), 0, "{what}");
         assert_is_prefix(&store, &log);
-        // And it goes on from there as if nothing had been.
+        // The recovered store accepts the rest of the log and further checkpoints.
         replay(&store, &log);
         store.checkpoint().unwrap();
         drop(store);
@@ -126,7 +126,7 @@ fn check(engine: EngineKind, seeds: u64) {
 }
 
 #[test]
-fn a_snapshot_has_its_name_only_when_it_is_whole() {
+fn snapshot_file_has_its_name_only_when_complete() {
     let log = log();
     let path = Path::new("/own.snap");
     let (before, after) = operations(EngineKind::Simulated, &log);
@@ -141,17 +141,17 @@ fn a_snapshot_has_its_name_only_when_it_is_whole() {
     }
 }
 
-/// The engine may hold half a checkpoint after a crash; without the journal that would show.
+/// The engine may hold a part of a checkpoint after a crash; without the journal, the digest detects it.
 #[test]
-fn half_a_checkpoint_without_its_journal_is_noticed() {
+fn partial_checkpoint_without_its_journal_is_detected() {
     let log = log();
-    let noticed = (0..100).filter(|seed| {
+    let detected = (0..100).filter(|seed| {
         let disk = SimDisk::new(*seed);
         let store = open_on(&disk).unwrap();
         replay(&store, &log[..20]);
         store.checkpoint().unwrap();
         replay(&store, &log[..60]);
-        // Create, write, sync the journal; sync the directory; write to the engine.
+        // Five operations: create, write and sync the journal; sync the directory; write to the engine.
         disk.cut_power_after(5);
         assert!(store.checkpoint().is_err());
         disk.crash();
@@ -160,7 +160,7 @@ fn half_a_checkpoint_without_its_journal_is_noticed() {
         assert_is_prefix(&store, &log);
         store.rebuilds() > 0
     });
-    assert!(noticed.count() > 0);
+    assert!(detected.count() > 0);
 }
 
 #[test]

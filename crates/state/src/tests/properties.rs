@@ -1,5 +1,5 @@
-//! Random commands with anything a node does between them equal the model, and stores that were
-//! fed the same entries write the same snapshot.
+//! Random commands, with checkpoints, restarts and snapshots between them, compared with the model. Stores
+//! that applied the same entries write the same snapshot.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -17,9 +17,9 @@ use helios_storage::disk::RealDisk;
 pub enum Step {
     Apply(Command),
     Checkpoint,
-    /// A stop of the process; the entries after the last checkpoint come again.
+    /// Restarts the process; the entries after the last checkpoint are applied again.
     Reopen,
-    /// A new member that gets a snapshot and goes on.
+    /// Installs a snapshot on a new member, which continues.
     Move,
     Discard,
 }
@@ -52,7 +52,7 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// Of few clients and sequences, so that some come again.
+/// Generates ids of few clients and sequences, so that some are repeated.
 fn request_id() -> impl Strategy<Value = RequestId> {
     ("[a-b]", 1..8_u64).prop_map(|(client, sequence)| request(&client, sequence))
 }
@@ -82,7 +82,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..60)
 }
 
-/// A machine on some engine, with room for its snapshots.
+/// A machine on some engine, with a directory for its snapshots.
 pub struct Rig {
     temp: TempDir,
     engine: EngineKind,
@@ -150,7 +150,7 @@ fn check(engine: EngineKind, steps: &[Step]) {
         if let Some(first) = first_answers.get(&command.request_id)
             && command.request_id.is_some()
         {
-            assert_eq!(&answer, first, "{command:?} came again");
+            assert_eq!(&answer, first, "{command:?} was repeated");
             model.pass(command.now_ms);
         } else {
             match model.apply(command) {
@@ -174,7 +174,7 @@ proptest! {
 
     #[test]
     fn a_store_in_memory_equals_the_model(steps in steps()) {
-        // Nothing in memory survives a stop: the whole log comes again.
+        // A store in memory is lost in a restart: the whole log is applied again.
         check(EngineKind::Memory, &steps);
     }
 }

@@ -1,4 +1,4 @@
-//! What readers see, with an overlay, a frozen one and an engine beneath.
+//! Reads through an active overlay, a frozen overlay and an engine.
 
 use super::*;
 
@@ -7,8 +7,8 @@ fn keys(store: &Store, start: &str, end: Option<&str>, limit: usize) -> String {
     found.iter().map(|(key, _)| String::from_utf8_lossy(key).into_owned()).collect::<Vec<_>>().join(" ")
 }
 
-/// `a` and `c` come from the engine, `b` and the removal of `d` from the frozen overlay, `e` and
-/// the new value of `a` from the active one.
+/// Returns a machine with three layers: `a` and `c` come from the engine, `b` and the removal of `d` from the
+/// frozen overlay, `e` and the new value of `a` from the active one.
 fn layered() -> Machine {
     let mut machine = Machine::in_memory();
     for key in ["a", "c", "d"] {
@@ -23,7 +23,7 @@ fn layered() -> Machine {
     machine
 }
 
-/// As a checkpoint does, which then takes its time.
+/// Freezes the active overlay, as a checkpoint does at its start.
 fn freeze(store: &Store) {
     store.inner.edit(|state| {
         let overlay = std::sync::Arc::new(std::mem::take(&mut state.active));
@@ -86,7 +86,7 @@ fn a_flush_costs_no_removal_per_key_and_survives_a_checkpoint() {
 }
 
 #[test]
-fn a_reader_hides_what_its_own_clock_says_is_expired() {
+fn reader_hides_keys_that_are_expired_by_its_clock() {
     let mut machine = Machine::in_memory();
     machine.apply(10, set_until("a", "1", 20));
     for (wall_ms, is_there) in [(0, true), (19, true), (20, false)] {
@@ -98,7 +98,7 @@ fn a_reader_hides_what_its_own_clock_says_is_expired() {
 }
 
 #[test]
-fn an_earlier_expiry_is_found_after_a_later_one_was_looked_for() {
+fn earlier_expiry_is_found_after_a_search_for_a_later_one() {
     let mut machine = Machine::in_memory();
     machine.apply(1, set_until("a", "1", 50));
     assert!(!machine.store.has_expired(40).unwrap());
@@ -112,7 +112,7 @@ fn an_earlier_expiry_is_found_after_a_later_one_was_looked_for() {
 }
 
 #[test]
-fn an_entry_of_many_keys_is_seen_whole() {
+fn entry_with_several_keys_is_read_atomically() {
     let store = Store::in_memory();
     let writer = store.clone();
     let thread = std::thread::spawn(move || {
@@ -135,7 +135,7 @@ fn an_entry_of_many_keys_is_seen_whole() {
 
 #[test]
 #[should_panic(expected = "entry 1 after 1")]
-fn an_entry_that_comes_twice_is_a_bug() {
+fn entry_applied_twice_panics() {
     let store = Store::in_memory();
     store.apply_empty(1, 1);
     store.apply_empty(1, 1);

@@ -1,4 +1,4 @@
-//! Crashes, damage, and what a restart makes of them.
+//! Recovery after crashes and damage.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ fn open(dir: &Path) -> Result<Store, StateError> {
     Store::open(dir, EngineKind::Sled)
 }
 
-/// The n-th of a fixed series of entries that sets, overwrites, expires, deletes and flushes.
+/// Returns the entry at `position` of a fixed series that sets, overwrites, expires, deletes and flushes.
 pub fn entry(position: u64) -> Command {
     let key = format!("key-{}", position * 7 % 40);
     let op = match position % 10 {
@@ -45,7 +45,7 @@ pub fn assert_is_prefix(store: &Store, log: &[Command]) {
     assert_eq!(found.collect::<Vec<_>>(), Model::of(&log[..applied]).pairs(), "at {applied}");
 }
 
-/// Directories set aside beside the state.
+/// Returns the number of directories that were set aside.
 fn set_aside(temp: &TempDir) -> usize {
     let names = fs::read_dir(temp.path()).unwrap().map(|entry| entry.unwrap().file_name());
     names.filter(|name| name.to_string_lossy().starts_with("state.broken-")).count()
@@ -77,7 +77,7 @@ fn a_crash_between_any_two_calls_leaves_the_last_checkpoint() {
     }
 }
 
-/// A closed state after several checkpoints, and the log that made it.
+/// Creates a closed state after several checkpoints; returns its log.
 fn closed_state(temp: &TempDir) -> Vec<Command> {
     closed_state_of(EngineKind::Sled, temp)
 }
@@ -106,7 +106,7 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// splitmix64: the same damage in every run.
+/// A splitmix64 generator: the same damage in every run.
 struct Random(u64);
 
 impl Random {
@@ -119,7 +119,7 @@ impl Random {
     }
 }
 
-/// Damages a copy of a closed state in many ways; each must open, as it was or blank.
+/// Damages copies of a closed state; each must open, unchanged or blank. Returns the number of blank ones.
 fn survive(engine: EngineKind, rounds: usize, mut damage: impl FnMut(&mut Random, &mut Vec<u8>)) -> usize {
     let temp = tempfile::tempdir().unwrap();
     let log = closed_state_of(engine, &temp);
@@ -152,7 +152,7 @@ fn survive(engine: EngineKind, rounds: usize, mut damage: impl FnMut(&mut Random
 fn a_flipped_bit_rebuilds_the_state_and_never_panics() {
     for engine in [EngineKind::Sled, EngineKind::Redb] {
         let rebuilt = survive(engine, 60, |random, content| {
-            // The data lies at the front of the file, which is zeros for the most part.
+            // The data is at the start of the file, which consists mostly of zeros.
             let used = content.iter().rposition(|byte| *byte != 0).unwrap() + 1;
             content[random.below(used)] ^= 1 << random.below(8);
         });
@@ -184,7 +184,7 @@ fn a_store_whose_content_differs_from_its_record_is_rebuilt() {
 }
 
 #[test]
-fn an_open_that_dies_again_and_again_is_given_up() {
+fn state_is_rebuilt_after_three_crashes_during_open() {
     let temp = tempfile::tempdir().unwrap();
     closed_state(&temp);
     fs::write(state_dir(&temp).join("OPENING"), "..").unwrap();
@@ -221,7 +221,7 @@ fn only_the_latest_directories_set_aside_are_kept() {
 }
 
 #[test]
-fn a_state_in_use_is_refused_and_left_alone() {
+fn state_in_use_is_refused_unchanged() {
     let temp = tempfile::tempdir().unwrap();
     let mut machine = Machine::on_disk(&state_dir(&temp));
     feed(&mut machine, 9);
@@ -231,13 +231,13 @@ fn a_state_in_use_is_refused_and_left_alone() {
 }
 
 #[test]
-fn a_crash_among_the_writes_of_a_checkpoint_is_made_good() {
+fn crash_during_checkpoint_writes_is_redone_from_the_journal() {
     let temp = tempfile::tempdir().unwrap();
     let mut machine = Machine::on_disk(&state_dir(&temp));
     feed(&mut machine, 45);
     machine.store.checkpoint().unwrap();
     feed(&mut machine, 50);
-    // The same two checkpoints elsewhere, to learn what the second one writes.
+    // The same two checkpoints on a copy, to find the writes of the second one.
     let twin = temp.path().join("twin");
     copy_dir(&state_dir(&temp), &twin);
     let twin = open(&twin).unwrap();
@@ -308,7 +308,7 @@ fn an_engine_that_fails_stops_the_store_at_the_entry_before() {
 }
 
 #[test]
-fn a_checkpoint_that_fails_is_the_last_but_reads_and_writes_go_on() {
+fn failed_checkpoint_is_the_last_and_reads_and_writes_continue() {
     let mut machine = Machine::in_memory();
     feed(&mut machine, 3);
     let engine = machine
@@ -323,7 +323,7 @@ fn a_checkpoint_that_fails_is_the_last_but_reads_and_writes_go_on() {
 }
 
 #[test]
-fn a_half_restored_generation_is_forgotten() {
+fn incomplete_generation_is_removed_on_open() {
     let temp = tempfile::tempdir().unwrap();
     let log = closed_state(&temp);
     let current: u64 = fs::read_to_string(state_dir(&temp).join("CURRENT")).unwrap().trim().parse().unwrap();

@@ -1,4 +1,4 @@
-//! Readers hold no lock: what they see stays as it is, whatever is applied or checkpointed meanwhile.
+//! Views: readers hold no lock, and their view does not change while entries are applied and checkpointed.
 
 use std::sync::mpsc;
 use std::thread;
@@ -13,7 +13,7 @@ fn raw(store: &Store, state: &crate::shared::State, key: &str) -> Option<Bytes> 
 }
 
 #[test]
-fn a_view_does_not_change_and_does_not_hold_back_the_next_entry() {
+fn view_does_not_change_or_block_the_next_entry() {
     let mut machine = Machine::in_memory();
     machine.apply(1, put("k", "old"));
     let view = machine.store.inner.state();
@@ -24,7 +24,7 @@ fn a_view_does_not_change_and_does_not_hold_back_the_next_entry() {
 }
 
 #[test]
-fn a_view_keeps_its_values_until_it_is_dropped_whatever_checkpoints_run() {
+fn view_keeps_its_values_during_a_checkpoint() {
     let dir = tempfile::tempdir().unwrap();
     for engine in [EngineKind::Sled, EngineKind::Redb] {
         let path = dir.path().join(format!("{engine:?}"));
@@ -35,7 +35,7 @@ fn a_view_keeps_its_values_until_it_is_dropped_whatever_checkpoints_run() {
         machine.apply(1, put("k", "later"));
         machine.apply(1, delete(&["gone"]));
 
-        // The checkpoint may not write to the engine under this view.
+        // The checkpoint must not write to the engine while this view is held.
         let store = machine.store.clone();
         let (done, ended) = mpsc::channel();
         let checkpoint = thread::spawn(move || done.send(store.checkpoint().unwrap()).unwrap());
@@ -53,7 +53,7 @@ fn a_view_keeps_its_values_until_it_is_dropped_whatever_checkpoints_run() {
 }
 
 #[test]
-fn a_batch_is_seen_whole_or_not_at_all() {
+fn batch_is_read_atomically() {
     let store = Store::in_memory();
     let mut batch = store.batch();
     batch.apply(1, 1, &command(1, put("a", "1")));
@@ -66,13 +66,13 @@ fn a_batch_is_seen_whole_or_not_at_all() {
 }
 
 #[test]
-fn an_expiry_written_while_a_reader_looks_for_the_earliest_is_found() {
+fn expiry_written_during_a_search_for_the_earliest_is_found() {
     let mut machine = Machine::in_memory();
     let floor = |store: &Store| store.inner.published.floor().at_ms();
     machine.apply(1, set_until("late", "1", 9_000));
     assert!(!machine.store.has_expired(1).unwrap());
     assert_eq!(floor(&machine.store), 9_000);
-    // As has_expired does, with an entry between its look at the state and its result.
+    // The steps of has_expired, with an entry between its read of the state and its result.
     let version = machine.store.inner.published.floor().version();
     machine.apply(1, set_until("early", "1", 2_000));
     machine.store.inner.published.floor().raise(9_000, version);

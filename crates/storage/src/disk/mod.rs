@@ -1,9 +1,9 @@
-//! The disk as the log, the state, the snapshots and the marker see it: a few file-system
-//! operations behind a trait, so that the same code runs on the machine's disk ([`real`]) and on
-//! one that loses, tears and refuses what a disk may lose, tear and refuse.
+//! The file-system operations that the log, the state, the snapshots and the marker use, behind a
+//! trait: the same code runs on the machine's disk ([`real`]) and on a simulated one that injects
+//! lost writes, torn writes and errors.
 //!
-//! What POSIX promises and no more: content lasts once [`DiskFile::sync_data`] returned, a name
-//! once [`Disk::sync_dir`] of its directory did.
+//! The trait promises what POSIX promises and no more: content is durable once
+//! [`DiskFile::sync_data`] returned, a name once [`Disk::sync_dir`] of its directory returned.
 
 #[allow(clippy::disallowed_methods, reason = "the machine's disk")]
 mod real;
@@ -24,12 +24,12 @@ pub use real::RealDisk;
 #[cfg(any(test, feature = "simulation"))]
 pub use sim::{DiskStats, SimDisk};
 
-/// The disk of this machine.
+/// Returns the disk of this machine.
 pub fn real() -> Arc<dyn Disk> {
     Arc::new(RealDisk::default())
 }
 
-/// Room that is spoken for: while it lives, whoever asks the same disk for free bytes is told of so many less.
+/// A reservation of disk space: while it lives, [`Disk::free_bytes`] of the same disk reports `bytes` less.
 pub struct SetApart<'a> {
     disk: &'a dyn Disk,
     bytes: u64,
@@ -48,13 +48,13 @@ impl Drop for SetApart<'_> {
     }
 }
 
-/// What is free on the volume of `path`, if that is less than `needed_bytes`. Where it cannot be asked, the
-/// write will tell.
+/// Returns the free bytes on the volume of `path` if they are fewer than `needed_bytes`. `None` also if the
+/// free space is unknown: the write then finds out.
 pub fn short_of(disk: &dyn Disk, path: &Path, needed_bytes: u64) -> Option<u64> {
     disk.free_bytes(path).ok().filter(|free_bytes| *free_bytes < needed_bytes)
 }
 
-/// What a path names.
+/// The type of the file-system object that a path names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     File,
@@ -68,7 +68,7 @@ pub struct DirEntry {
     pub kind: Kind,
 }
 
-/// Keeps others off while it lives; the operating system ends it with the process.
+/// A held file lock, released on drop; the operating system releases it when the process ends.
 pub struct DiskLock(#[expect(dead_code, reason = "held for its drop")] Box<dyn Any + Send + Sync>);
 
 impl DiskLock {
@@ -79,59 +79,60 @@ impl DiskLock {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LockMode {
-    /// For the one writer. Makes the file if nothing has the path.
+    /// The single writer's lock. Creates the file if nothing has the path.
     Exclusive,
-    /// Readers keep the writer out, not one another. Changes nothing on the disk.
+    /// A reader's lock: readers exclude the writer, not one another. Changes nothing on the disk.
     Shared,
 }
 
 pub trait Disk: Send + Sync {
-    /// Makes an empty file or empties the one that is there; to read and write.
+    /// Creates a file or truncates an existing one to zero; opened to read and write.
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
 
-    /// An existing file, to read.
+    /// Opens an existing file to read.
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
 
-    /// An existing file, to read and write.
+    /// Opens an existing file to read and write.
     fn open_to_write(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
 
-    /// Replaces a file that has the name `to`. Not durable before the directory is synced.
+    /// Renames a file, replacing a file with the name `to`. Not durable before the directory is synced.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 
-    /// Not durable before the directory is synced.
+    /// Removes a file. Not durable before the directory is synced.
     fn remove_file(&self, path: &Path) -> io::Result<()>;
 
-    /// A directory and all in it.
+    /// Removes a directory and its content.
     fn remove_dir_all(&self, path: &Path) -> io::Result<()>;
 
-    /// A directory and those above it, where they are missing.
+    /// Creates a directory and its missing parents. Not durable; see [`Disk::make_dir`].
     fn create_dir_all(&self, path: &Path) -> io::Result<()>;
 
-    /// In no particular order.
+    /// Lists the entries of a directory, in no particular order.
     fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>>;
 
-    /// `None` if nothing has the path, or it cannot be asked.
+    /// Returns the type of `path`; `None` if nothing has the path or it cannot be read.
     fn kind(&self, path: &Path) -> Option<Kind>;
 
-    /// When the content of a file last changed, by the wall clock.
+    /// Returns the wall-clock time of the last change of a file's content.
     fn modified(&self, path: &Path) -> io::Result<SystemTime>;
 
-    /// Makes the names in `dir` survive a power cut.
+    /// Makes the names in `dir` durable (fsync of the directory).
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
 
-    /// Locks a file or a directory against other processes, or says at once that one has it.
+    /// Locks a file or a directory against other processes. Does not wait: fails with `WouldBlock` if another
+    /// process holds the lock.
     fn try_lock(&self, path: &Path, mode: LockMode) -> Result<DiskLock, TryLockError>;
 
-    /// Bytes that files under `path` may still grow by.
+    /// Returns the bytes by which files under `path` can still grow, minus those that were set apart.
     fn free_bytes(&self, path: &Path) -> io::Result<u64>;
 
-    /// From here on [`Disk::free_bytes`] answers so many less. See [`SetApart`].
+    /// Reserves `bytes`: from now on [`Disk::free_bytes`] reports as many less. See [`SetApart`].
     fn set_apart(&self, bytes: u64);
 
-    /// Undoes as much of [`Disk::set_apart`].
+    /// Releases `bytes` that [`Disk::set_apart`] reserved.
     fn give_back(&self, bytes: u64);
 
-    /// The whole content of a file.
+    /// Reads the whole content of a file.
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         let file = self.open(path)?;
         let mut content = vec![0; usize::try_from(file.len()?).map_err(io::Error::other)?];
@@ -140,14 +141,15 @@ pub trait Disk: Send + Sync {
         Ok(content)
     }
 
-    /// [`Disk::create_dir_all`]; durable when it returns.
+    /// Creates a directory and its missing parents; durable when it returns.
     fn make_dir(&self, path: &Path) -> io::Result<()> {
         let found = path.ancestors().find(|dir| dir.as_os_str().is_empty() || self.is_dir(dir));
         let found = found.unwrap_or(path);
         self.create_dir_all(path)?;
         for dir in path.ancestors().skip(1) {
-            // One that was there may have been made by a process that died before its sync, or lie in
-            // a directory that is not ours: above a mount, read-only, not to be read.
+            // The first directory that already existed is synced too: a process may have created it and
+            // died before its sync. Its parent may be foreign (above a mount, read-only, unreadable), where
+            // a failed sync is ignored.
             match self.sync_dir(dir) {
                 Err(error) if found == path && is_foreign(&error) => {}
                 result => result?,
@@ -170,23 +172,23 @@ pub trait Disk: Send + Sync {
 
 /// An open file. Positions are explicit, so that one handle serves several threads.
 pub trait DiskFile: Send + Sync {
-    /// Answers how many bytes were read; 0 at the end of the file.
+    /// Returns the number of bytes read; 0 at the end of the file.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
 
-    /// After an error any part of it may have been written.
+    /// Writes all of `bytes` at `offset`. After an error any part of them may have been written.
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
 
-    /// Cuts the file off or makes it longer by zeros.
+    /// Truncates the file, or extends it with zeros.
     fn set_len(&self, len: u64) -> io::Result<()>;
 
-    /// Returns once content and length survive a power cut. After an error nobody knows what of
-    /// the content does, and a second call does not tell (docs/design/node.md, pitfall 4).
+    /// Makes content and length durable (fdatasync). After an error it is unknown which part of the
+    /// content is durable, and a second call may succeed without writing it (docs/design/node.md, pitfall 4).
     fn sync_data(&self) -> io::Result<()>;
 
-    /// [`DiskFile::sync_data`], and what else the file system keeps of the file; not its name.
+    /// Makes content and all metadata of the file durable (fsync), but not its name.
     fn sync_all(&self) -> io::Result<()>;
 
-    /// Bytes.
+    /// Returns the length in bytes.
     fn len(&self) -> io::Result<u64>;
 
     fn is_empty(&self) -> io::Result<bool> {
@@ -199,7 +201,7 @@ fn is_foreign(error: &io::Error) -> bool {
     matches!(error.kind(), InvalidInput | PermissionDenied | ReadOnlyFilesystem | Unsupported)
 }
 
-/// Fills `buffer` as far as the file goes; answers how far that is.
+/// Reads into `buffer` until it is full or the file ends; returns the number of bytes read.
 pub fn read_full(file: &dyn DiskFile, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
@@ -213,7 +215,7 @@ pub fn read_full(file: &dyn DiskFile, buffer: &mut [u8], offset: u64) -> io::Res
     Ok(filled)
 }
 
-/// A file read or written from front to back, for `BufReader` and `BufWriter`.
+/// A file that is read or written sequentially, for `BufReader` and `BufWriter`.
 pub struct Stream {
     file: Box<dyn DiskFile>,
     position: u64,

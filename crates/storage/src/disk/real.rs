@@ -9,9 +9,9 @@ use std::time::{Duration, SystemTime};
 
 use super::{DirEntry, Disk, DiskFile, DiskLock, Kind, LockMode};
 
-/// Until descriptors may be free again.
+/// Pause between two attempts to open a file while no descriptor is free.
 const DESCRIPTOR_PAUSE: Duration = Duration::from_millis(50);
-/// Every 10 s.
+/// Attempts per log line: one every 10 s.
 const LOGGED_TRIES: u32 = 200;
 
 #[derive(Debug, Default)]
@@ -21,15 +21,15 @@ pub struct RealDisk {
 
 impl Disk for RealDisk {
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        boxed(opened(|| File::options().create(true).truncate(true).read(true).write(true).open(path)))
+        boxed(retry_open(|| File::options().create(true).truncate(true).read(true).write(true).open(path)))
     }
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        boxed(opened(|| File::open(path)))
+        boxed(retry_open(|| File::open(path)))
     }
 
     fn open_to_write(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        boxed(opened(|| File::options().read(true).write(true).open(path)))
+        boxed(retry_open(|| File::options().read(true).write(true).open(path)))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -53,7 +53,7 @@ impl Disk for RealDisk {
             let entry = entry?;
             Ok(DirEntry { name: entry.file_name(), kind: kind_of(entry.file_type()?.is_dir()) })
         };
-        opened(|| fs::read_dir(dir))?.map(entry).collect()
+        retry_open(|| fs::read_dir(dir))?.map(entry).collect()
     }
 
     fn kind(&self, path: &Path) -> Option<Kind> {
@@ -65,13 +65,13 @@ impl Disk for RealDisk {
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        // A path of one name is in the working directory.
+        // The parent of a relative path with one component is the working directory.
         let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
-        opened(|| File::open(dir))?.sync_all()
+        retry_open(|| File::open(dir))?.sync_all()
     }
 
     fn try_lock(&self, path: &Path, mode: LockMode) -> Result<DiskLock, TryLockError> {
-        let file = opened(|| match mode {
+        let file = retry_open(|| match mode {
             LockMode::Exclusive if !path.is_dir() => {
                 File::options().create(true).truncate(false).write(true).open(path)
             }
@@ -100,26 +100,27 @@ impl Disk for RealDisk {
     }
 }
 
-/// Opens again and again while there is no descriptor left: connections end, and a log or a checkpoint that waits for
-/// one costs less than a member that ends. Only threads of their own open files.
-fn opened<T>(open: impl Fn() -> io::Result<T>) -> io::Result<T> {
+/// Calls `open` until it fails for another reason than a lack of file descriptors. Descriptors become free
+/// when connections end, and a delayed log or checkpoint costs less than a member that exits. Blocks the
+/// thread: files are opened on dedicated threads only.
+fn retry_open<T>(open: impl Fn() -> io::Result<T>) -> io::Result<T> {
     let mut tries = 0_u32;
     loop {
         match open() {
-            Err(error) if are_exhausted(&error) => {
+            Err(error) if is_out_of_descriptors(&error) => {
                 if tries.is_multiple_of(LOGGED_TRIES) {
-                    tracing::error!(%error, "no file can be opened; trying again until it can");
+                    tracing::error!(%error, "no file can be opened: out of file descriptors; retrying");
                 }
                 tries = tries.wrapping_add(1);
                 std::thread::sleep(DESCRIPTOR_PAUSE);
             }
-            opened => return opened,
+            result => return result,
         }
     }
 }
 
-/// That an error says that there is no descriptor left, in this process or on this machine.
-fn are_exhausted(error: &io::Error) -> bool {
+/// Whether `error` reports that this process (EMFILE) or this machine (ENFILE) has no free file descriptor.
+fn is_out_of_descriptors(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let exhausted = [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error);
     error.raw_os_error().is_some_and(|code| exhausted.contains(&code))

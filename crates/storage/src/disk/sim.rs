@@ -1,9 +1,9 @@
-//! A disk in memory that promises what a POSIX disk promises and no more. Deterministic: one seed
-//! decides everything that chance decides.
+//! A simulated disk in memory that promises what a POSIX disk promises and no more. Deterministic:
+//! one seed decides every random outcome.
 //!
-//! A written sector (512 bytes) or a grown length lasts from the next sync of the file on, a name
-//! from the next sync of its directory on. At a power cut each sector that was not synced is kept,
-//! lost or, the last one, torn; of the operations on names that were not synced a prefix is kept.
+//! A written sector (512 bytes) and a grown length are durable after the next sync of the file, a
+//! name after the next sync of its directory. A power cut keeps or loses each unsynced sector, and
+//! may tear the last written one; it keeps a prefix of the unsynced operations on names.
 
 mod content;
 mod handles;
@@ -21,10 +21,10 @@ use self::handles::{SimFile, SimLock};
 use self::names::{Id, Tree};
 use super::{DirEntry, Disk, DiskFile, DiskLock, Kind, LockMode};
 
-/// Names without a node that may gather before they are looked for.
+/// Nodes beyond the open ones that trigger the removal of those without a name.
 const GARBAGE: usize = 256;
 
-/// splitmix64.
+/// A splitmix64 generator.
 #[derive(Debug, Clone)]
 struct Random(u64);
 
@@ -36,7 +36,7 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    /// `bound` is not 0.
+    /// Returns a number below `bound`, which is not 0.
     fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound
     }
@@ -46,19 +46,19 @@ impl Random {
     }
 }
 
-/// What was done to a disk since it was made.
+/// Counts of the operations on a disk since its creation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct DiskStats {
-    /// Every operation that changes something, those below included.
+    /// All operations that change something, including those counted below.
     pub operations: u64,
-    /// Of files and directories.
+    /// Syncs of files and directories.
     pub syncs: u64,
     pub failed_syncs: u64,
     pub writes: u64,
     pub written_bytes: u64,
 }
 
-/// A cheap handle; clones are the same disk. See [`SimDisk::copy`] for another one.
+/// A cheap handle of a simulated disk; clones share the disk. [`SimDisk::copy`] makes an independent one.
 #[derive(Clone)]
 pub struct SimDisk(Arc<Mutex<State>>);
 
@@ -67,16 +67,17 @@ struct State {
     tree: Tree,
     random: Random,
     stats: DiskStats,
-    /// Grows when the process dies: what was opened before is of no use after.
+    /// Number of the simulated process. Grows when it dies: handles and locks of an earlier epoch are
+    /// invalid.
     epoch: u64,
     /// Open handles by file.
     open: BTreeMap<Id, usize>,
     locks: BTreeMap<Id, Held>,
-    /// Bytes that all files together may have.
+    /// Limit of the bytes of all files together; `None` for no limit.
     capacity: Option<u64>,
     hides_free: bool,
     set_apart: u64,
-    /// Operations until the power is cut.
+    /// Operations that remain until the power cut; `None` if none is planned.
     power_left: Option<u64>,
     fail_next_sync: bool,
     sync_lies: bool,
@@ -89,7 +90,7 @@ enum Held {
 }
 
 impl SimDisk {
-    /// An empty disk. `seed` decides what its power cuts leave.
+    /// Creates an empty disk. `seed` decides what its power cuts leave.
     pub fn new(seed: u64) -> Self {
         Self::of(State {
             tree: Tree::new(),
@@ -111,7 +112,7 @@ impl SimDisk {
         Self(Arc::new(Mutex::new(state)))
     }
 
-    /// The process and the power are gone: see the head of this file for what stays.
+    /// Simulates a power cut, which ends the process too. The module documentation says what is kept.
     pub fn crash(&self) {
         let mut state = self.state();
         let unsynced = state.tree.unsynced() as u64;
@@ -126,24 +127,24 @@ impl SimDisk {
         state.end_process();
     }
 
-    /// The process is gone, the machine is not: what was written stays.
+    /// Kills the process but not the machine: everything written is kept.
     pub fn kill(&self) {
         self.state().end_process();
     }
 
-    /// Cuts the power before the next operation but `operations`: it and all after it fail, until
+    /// Plans a power cut after `operations` more operations: all later ones fail until
     /// [`SimDisk::crash`] or [`SimDisk::kill`].
     pub fn cut_power_after(&self, operations: u64) {
         self.state().power_left = Some(operations);
     }
 
-    /// Whether the power is cut and the process does not know yet.
+    /// Whether the planned power cut has come: every operation fails, but the process still runs.
     pub fn is_cut(&self) -> bool {
         self.state().power_left == Some(0)
     }
 
-    /// Lets one byte rot that is durable in a file `is_candidate` chooses; answers which. `None` if
-    /// there is no such file.
+    /// Flips one bit of a durable byte in a random file that `is_candidate` accepts; returns the file and
+    /// the byte's offset. `None` if there is no such file.
     pub fn flip_synced_bit(&self, is_candidate: impl Fn(&Path) -> bool) -> Option<(PathBuf, u64)> {
         let mut state = self.state();
         let used = |tree: &Tree, id| tree.file(id).map_or(0, Content::durable_used);
@@ -157,33 +158,34 @@ impl SimDisk {
         Some((path, byte))
     }
 
-    /// Lets files grow by so many bytes, beyond which a write fails as on a full disk.
+    /// Sets the bytes by which files can grow, beyond which a write fails as on a full disk. `None` removes
+    /// the limit.
     pub fn set_free_bytes(&self, free: Option<u64>) {
         let mut state = self.state();
         state.capacity = free.map(|free| state.used() + free);
     }
 
-    /// A volume that cannot be asked how much is free: only a write tells.
+    /// Makes [`Disk::free_bytes`] fail, as on a volume that does not report its free space.
     pub fn hide_free_bytes(&self) {
         self.state().hides_free = true;
     }
 
-    /// The next sync of a file fails and loses what it should have written, for good.
+    /// Makes the next sync of a file fail and lose the data that it should have written.
     pub fn fail_next_sync(&self) {
         self.state().fail_next_sync = true;
     }
 
-    /// Whether that failure is still to come.
+    /// Whether the failure planned by [`SimDisk::fail_next_sync`] is still to come.
     pub fn fails_next_sync(&self) -> bool {
         self.state().fail_next_sync
     }
 
-    /// Syncs return at once and do nothing: a disk that lies.
+    /// Makes syncs report success and do nothing, as a lying disk does.
     pub fn sync_lies(&self, lies: bool) {
         self.state().sync_lies = lies;
     }
 
-    /// Another disk, with what this one would hold if all that was not synced were lost.
+    /// Returns an independent disk with only the synced content of this one.
     pub fn durable(&self) -> Self {
         let copy = self.copy();
         {
@@ -195,7 +197,7 @@ impl SimDisk {
         copy
     }
 
-    /// Another disk with the same content, synced and not.
+    /// Returns an independent disk with the same synced and unsynced content.
     pub fn copy(&self) -> Self {
         let mut state = self.state().clone();
         state.open.clear();
@@ -203,7 +205,7 @@ impl SimDisk {
         Self::of(state)
     }
 
-    /// Removes everything, as a new disk in the old one's place would.
+    /// Removes everything, as if the disk were replaced by a new one.
     pub fn wipe(&self) {
         let mut state = self.state();
         state.tree = Tree::new();
@@ -215,11 +217,11 @@ impl SimDisk {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // A panic of a test's thread leaves the disk as a crash of the process would.
+        // A panic in a test's thread leaves the disk consistent, as a crash of the process does.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The state, for an operation that changes something.
+    /// Returns the state for an operation that changes the disk, and counts the operation.
     fn operate(&self) -> io::Result<MutexGuard<'_, State>> {
         let mut state = self.state();
         state.check_power()?;
@@ -228,8 +230,8 @@ impl SimDisk {
         Ok(state)
     }
 
-    /// The state, for an operation that only looks.
-    fn look(&self) -> io::Result<MutexGuard<'_, State>> {
+    /// Returns the state for a read-only operation, which is not counted.
+    fn inspect(&self) -> io::Result<MutexGuard<'_, State>> {
         let state = self.state();
         state.check_power()?;
         Ok(state)
@@ -265,7 +267,7 @@ impl State {
         self.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(self.used()))
     }
 
-    /// As much of `bytes` as there is room for.
+    /// Writes the part of `bytes` that fits; fails with `StorageFull` if that is not all.
     fn write(&mut self, id: Id, bytes: &[u8], offset: u64) -> io::Result<()> {
         let length = self.tree.file(id)?.seen.len() as u64;
         let grows = (offset + bytes.len() as u64).saturating_sub(length);
@@ -308,7 +310,7 @@ impl Disk for SimDisk {
     }
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        let state = self.look()?;
+        let state = self.inspect()?;
         let id = state.tree.find(path)?;
         state.tree.file(id)?;
         Ok(self.handle(state, id))
@@ -335,15 +337,15 @@ impl Disk for SimDisk {
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
-        self.look()?.tree.list(dir)
+        self.inspect()?.tree.list(dir)
     }
 
     fn kind(&self, path: &Path) -> Option<Kind> {
-        let state = self.look().ok()?;
+        let state = self.inspect().ok()?;
         state.tree.kind(state.tree.find(path).ok()?)
     }
 
-    /// Nothing in a simulation knows the wall clock.
+    /// Fails: there is no wall clock in a simulation.
     fn modified(&self, _path: &Path) -> io::Result<SystemTime> {
         Err(ErrorKind::Unsupported.into())
     }
@@ -363,11 +365,11 @@ impl Disk for SimDisk {
     }
 
     fn try_lock(&self, path: &Path, mode: LockMode) -> Result<DiskLock, TryLockError> {
-        let missing = self.look().map_err(TryLockError::Error)?.tree.find(path).is_err();
+        let missing = self.inspect().map_err(TryLockError::Error)?.tree.find(path).is_err();
         if missing && mode == LockMode::Exclusive {
             drop(self.create(path).map_err(TryLockError::Error)?);
         }
-        let mut state = self.look().map_err(TryLockError::Error)?;
+        let mut state = self.inspect().map_err(TryLockError::Error)?;
         let id = state.tree.find(path).map_err(TryLockError::Error)?;
         let held = match (state.locks.get(&id), mode) {
             (None, LockMode::Exclusive) => Held::Exclusive,
@@ -380,7 +382,7 @@ impl Disk for SimDisk {
     }
 
     fn free_bytes(&self, _path: &Path) -> io::Result<u64> {
-        let state = self.look()?;
+        let state = self.inspect()?;
         if state.hides_free {
             Err(ErrorKind::Unsupported.into())
         } else {
@@ -394,7 +396,7 @@ impl Disk for SimDisk {
 
     fn give_back(&self, bytes: u64) {
         let mut state = self.state();
-        // A power cut in between has forgotten it.
+        // A power cut after the reservation reset it to 0.
         state.set_apart = state.set_apart.saturating_sub(bytes);
     }
 }

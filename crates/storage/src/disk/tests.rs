@@ -1,5 +1,5 @@
-//! What the simulated disk keeps and loses: the log and the state are proven on it, so it must not
-//! promise too much.
+//! Tests of what the simulated disk keeps and loses. The log and the state are tested on it, so it must
+//! not promise more than a real disk.
 
 use std::collections::BTreeSet;
 use std::fs::TryLockError;
@@ -20,7 +20,7 @@ fn put_durably(disk: &dyn Disk, path: &str, content: &[u8]) -> Box<dyn DiskFile>
     file
 }
 
-/// What `read` finds after a power cut, over many seeds.
+/// Returns the results of `read` after a power cut, over 200 seeds.
 fn after_crash<T: Ord>(prepare: impl Fn(&SimDisk), read: impl Fn(&SimDisk) -> T) -> BTreeSet<T> {
     let outcome = |seed| {
         let disk = SimDisk::new(seed);
@@ -68,7 +68,7 @@ fn a_name_may_be_lost_until_its_own_directory_and_all_above_it_are_synced() {
 }
 
 #[test]
-fn unsynced_sectors_are_kept_lost_or_torn_each_by_itself() {
+fn unsynced_sectors_are_kept_lost_or_torn_independently() {
     let found = after_crash(
         |disk| {
             let file = put_durably(disk, "/file", &[b'o'; 1536]);
@@ -84,7 +84,7 @@ fn unsynced_sectors_are_kept_lost_or_torn_each_by_itself() {
 }
 
 #[test]
-fn a_file_that_grew_may_be_found_at_any_length_between() {
+fn unsynced_growth_keeps_any_length_after_a_power_cut() {
     let found = after_crash(
         |disk| put_durably(disk, "/file", b"12345").write_all_at(b"67890", 5).unwrap(),
         |disk| content(disk, "/file").unwrap(),
@@ -96,7 +96,7 @@ fn a_file_that_grew_may_be_found_at_any_length_between() {
 }
 
 #[test]
-fn a_file_made_anew_is_the_old_one_or_a_part_of_the_new_one() {
+fn unsynced_truncation_leaves_the_old_content_or_a_prefix_of_the_new() {
     let found = after_crash(
         |disk| {
             put_durably(disk, "/file", b"old content");
@@ -110,7 +110,7 @@ fn a_file_made_anew_is_the_old_one_or_a_part_of_the_new_one() {
 }
 
 #[test]
-fn of_unsynced_renames_and_removals_a_prefix_is_kept() {
+fn unsynced_renames_and_removals_keep_a_prefix_after_a_power_cut() {
     let names = |disk: &SimDisk| {
         let entries = disk.list(Path::new("/")).unwrap();
         entries.into_iter().map(|entry| entry.name.into_string().unwrap()).collect::<String>()
@@ -138,11 +138,11 @@ fn a_killed_process_loses_its_handles_and_locks_and_nothing_else() {
     assert_eq!(content(&disk, "/file").unwrap(), b"written");
     let _next = disk.try_lock(Path::new("/"), LockMode::Exclusive).unwrap();
     drop(lock);
-    assert!(is_locked(LockMode::Shared), "the dead process's lock let go of the new one");
+    assert!(is_locked(LockMode::Shared), "dropping the dead process's lock released the new one");
 }
 
 #[test]
-fn readers_keep_the_writer_out_and_not_one_another() {
+fn shared_locks_exclude_the_writer_and_not_one_another() {
     let disk = SimDisk::new(1);
     let lock = |mode| disk.try_lock(Path::new("/"), mode);
     let readers = (lock(LockMode::Shared).unwrap(), lock(LockMode::Shared).unwrap());
@@ -153,7 +153,7 @@ fn readers_keep_the_writer_out_and_not_one_another() {
 }
 
 #[test]
-fn a_failed_sync_loses_the_data_for_good_though_readers_still_see_it() {
+fn failed_sync_loses_data_that_readers_still_see() {
     let disk = SimDisk::new(1);
     let file = put_durably(&disk, "/file", b"old");
     file.write_all_at(b"new", 0).unwrap();
@@ -166,7 +166,7 @@ fn a_failed_sync_loses_the_data_for_good_though_readers_still_see_it() {
 }
 
 #[test]
-fn a_disk_that_lies_keeps_nothing_for_sure() {
+fn sync_that_lies_makes_nothing_durable() {
     let disk = SimDisk::new(1);
     disk.sync_lies(true);
     put_durably(&disk, "/file", b"synced");
@@ -177,7 +177,7 @@ fn a_disk_that_lies_keeps_nothing_for_sure() {
 }
 
 #[test]
-fn a_full_disk_takes_what_fits_and_gives_room_back() {
+fn full_disk_writes_what_fits_and_frees_removed_bytes() {
     let disk = SimDisk::new(1);
     put(&disk, "/old", &[1; 100]);
     disk.set_free_bytes(Some(50));
@@ -193,7 +193,7 @@ fn a_full_disk_takes_what_fits_and_gives_room_back() {
 }
 
 #[test]
-fn a_flipped_bit_is_one_durable_bit_of_a_file_that_was_asked_for() {
+fn flip_synced_bit_changes_one_durable_bit_of_a_candidate_file() {
     let disk = SimDisk::new(3);
     put_durably(&disk, "/a", b"content");
     put(&disk, "/b", b"content");
@@ -207,7 +207,7 @@ fn a_flipped_bit_is_one_durable_bit_of_a_file_that_was_asked_for() {
 }
 
 #[test]
-fn a_copy_goes_its_own_way_and_a_wiped_disk_is_empty() {
+fn copied_disk_is_independent_and_wiped_disk_is_empty() {
     let disk = SimDisk::new(1);
     put(&disk, "/file", b"1");
     let copy = disk.copy();
@@ -232,7 +232,7 @@ fn equal_seeds_leave_equal_disks() {
 }
 
 #[test]
-fn the_power_goes_before_the_operation_named_and_comes_back_with_the_process() {
+fn power_cut_fails_all_operations_until_the_process_restarts() {
     let disk = SimDisk::new(1);
     disk.cut_power_after(2);
     let file = disk.create(Path::new("/file")).unwrap();
@@ -247,7 +247,7 @@ fn the_power_goes_before_the_operation_named_and_comes_back_with_the_process() {
 }
 
 #[test]
-fn the_real_disk_does_the_same_where_nothing_fails() {
+fn real_and_simulated_disk_behave_alike_without_faults() {
     let temp = tempfile::tempdir().unwrap();
     for (disk, root) in [(real(), temp.path()), (Arc::new(SimDisk::new(1)) as _, Path::new("/root"))] {
         let path = |name: &str| root.join("deep/er").join(name);
@@ -273,6 +273,7 @@ fn the_real_disk_does_the_same_where_nothing_fails() {
     }
 }
 
+/// Prints the time of a small write and its sync:
 /// `cargo test --release -p helios-storage disk::tests::figures -- --ignored --nocapture`.
 #[test]
 #[ignore = "prints a figure, checks nothing"]

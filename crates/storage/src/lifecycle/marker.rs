@@ -1,4 +1,4 @@
-//! The disk marker `<data>/node.json` and the lock that keeps a second process off the data.
+//! The disk marker `<data>/node.json`, and the lock that excludes a second process from the data directory.
 
 use std::fs::TryLockError;
 use std::io;
@@ -14,19 +14,20 @@ const FORMAT: u32 = 1;
 const LOCK: &str = "LOCK";
 const LOCK_POLL: Duration = Duration::from_millis(50);
 
-/// What a node knows of itself before it has read anything else.
+/// A node's identity, read from the disk before anything else.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Marker {
     pub format: u32,
-    /// Made once for a blank disk; never changes.
+    /// Random id, generated once for a blank disk; never changes.
     pub disk_id: String,
     pub name: String,
-    /// Grows by one at every start: a restored older copy of the disk shows by it.
+    /// Number of starts. A lower value than before reveals a restored older copy of the disk.
     pub boot_epoch: u64,
-    /// The cluster this disk belongs to; none for a blank node.
+    /// The cluster that this disk belongs to; `None` for a blank node.
     pub member: Option<Belonging>,
-    /// To be made the only member of its cluster before anything else is done.
+    /// A pending force-new-cluster: the next start makes this member the only one before it does anything
+    /// else.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub force_new: Option<ForceNew>,
 }
@@ -42,11 +43,11 @@ pub struct ForceNew {
 pub struct Belonging {
     pub cluster_id: String,
     pub member_id: u64,
-    /// Set when the cluster has removed this member: the disk is of no further use.
+    /// Whether the cluster has removed this member. The disk cannot be used again.
     #[serde(default)]
     pub removed: bool,
-    /// How often the cluster was forced new before this disk joined, or with it. Members of before and
-    /// after refuse each other.
+    /// Number of force-new-cluster operations before this disk joined or on this disk. Members of different
+    /// incarnations reject each other.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub incarnation: u64,
 }
@@ -61,11 +62,11 @@ pub enum MarkerError {
     Io { path: PathBuf, source: io::Error },
     #[error("data directory {0} is in use by another heliosd process; stop it or choose another data_dir")]
     Locked(PathBuf),
-    #[error("{path} is not a marker this version can read: {reason}; nothing was changed")]
+    #[error("{path} cannot be read by this version: {reason}; nothing was changed")]
     Unreadable { path: PathBuf, reason: String },
     #[error(
         "data directory {dir} belongs to node {found}, not {wanted}: \
-         start it as {found}, or give {wanted} a data_dir of its own"
+         start it as {found}, or give {wanted} a separate data_dir"
     )]
     OtherNode { dir: PathBuf, found: String, wanted: String },
     #[error(
@@ -84,10 +85,10 @@ pub struct DataDir {
 }
 
 impl DataDir {
-    /// Opens or begins a data directory for node `name`. `cluster_id`, where it is known, must be
-    /// the one the disk belongs to. Another process on the directory is given `patience` to end: a pod
-    /// that was deleted by force is replaced while its process still hands over. Nothing on an
-    /// existing disk is changed when it is refused.
+    /// Opens or creates the data directory of node `name`. `cluster_id`, if given, must be the cluster
+    /// that the disk belongs to. Waits up to `patience` for another process to release the directory:
+    /// after the forced deletion of a pod, its process may still hand over leadership when the replacement
+    /// starts. An error leaves an existing disk unchanged.
     pub fn open(
         disk: Arc<dyn Disk>,
         dir: &Path,
@@ -122,7 +123,7 @@ impl DataDir {
         Ok(Self { disk, dir: dir.to_owned(), marker, _lock: lock })
     }
 
-    /// The marker of a directory that no process uses, and the lock that keeps it so. Changes nothing.
+    /// Returns the marker of a directory that no process uses, and a shared lock on it. Changes nothing.
     pub fn look(disk: &dyn Disk, dir: &Path) -> Result<(DiskLock, Option<Marker>), MarkerError> {
         let path = dir.join(LOCK);
         let lock = disk.try_lock(&path, LockMode::Shared).map_err(|error| match error {
@@ -136,19 +137,20 @@ impl DataDir {
         &self.marker
     }
 
-    /// Records, durably, the cluster this disk now belongs to.
+    /// Durably records the cluster that this disk now belongs to.
     pub fn join(&mut self, member: Belonging) -> Result<(), MarkerError> {
         self.marker.member = Some(member);
         write(self.disk.as_ref(), &self.dir, &self.marker)
     }
 
-    /// Records, durably, that the next start has to make this the only member of its cluster.
+    /// Durably records that the next start must make this member the only one of its cluster.
     pub fn force_new(&mut self, mark: ForceNew) -> Result<(), MarkerError> {
         self.marker.force_new = Some(mark);
         write(self.disk.as_ref(), &self.dir, &self.marker)
     }
 
-    /// It was done. In one step with the new incarnation, so that it counts once.
+    /// Durably records that the force-new-cluster is complete. One write clears the request and increments
+    /// the incarnation, so that a crash cannot count it twice.
     pub fn forced_new(&mut self) -> Result<(), MarkerError> {
         self.marker.force_new = None;
         if let Some(member) = &mut self.marker.member {
@@ -158,16 +160,16 @@ impl DataDir {
     }
 }
 
-/// Waits for the lock; there is no way to be told of it but to ask again.
+/// Takes the lock, polling until `patience` has passed: a file lock with a timeout does not exist.
 fn take(disk: &dyn Disk, path: &Path, patience: Duration) -> Result<DiskLock, TryLockError> {
     let deadline = Instant::now() + patience;
-    let mut told = false;
+    let mut logged = false;
     loop {
         match disk.try_lock(path, LockMode::Exclusive) {
             Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
-                if !told {
-                    tracing::warn!(lock = %path.display(), "waiting for another process to leave the data directory");
-                    told = true;
+                if !logged {
+                    tracing::warn!(lock = %path.display(), "waiting for another process to release the data directory");
+                    logged = true;
                 }
                 std::thread::sleep(LOCK_POLL);
             }
@@ -255,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn another_nodes_or_clusters_disk_is_refused_and_left_alone() {
+    fn disk_of_another_node_or_cluster_is_refused_unchanged() {
         let dir = tempfile::tempdir().unwrap();
         open(&dir, "a", None).unwrap().join(member("c1")).unwrap();
         let text = fs::read(path(dir.path())).unwrap();
@@ -265,14 +267,14 @@ mod tests {
     }
 
     #[test]
-    fn a_second_process_is_kept_out() {
+    fn second_process_is_refused_while_the_lock_is_held() {
         let dir = tempfile::tempdir().unwrap();
         let _first = open(&dir, "a", None).unwrap();
         assert!(matches!(open(&dir, "a", None), Err(MarkerError::Locked(_))));
     }
 
     #[test]
-    fn a_process_that_is_about_to_leave_is_waited_for() {
+    fn open_waits_for_the_lock_of_an_ending_process() {
         let dir = tempfile::tempdir().unwrap();
         let first = open(&dir, "a", None).unwrap();
         std::thread::scope(|scope| {

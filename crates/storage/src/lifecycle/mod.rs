@@ -1,5 +1,5 @@
-//! Whose disk this is. A node's identity is written to its disk, so that a wiped, foreign or
-//! restored disk is told apart from the member it claims to be (docs/design/product.md, C6).
+//! The identity of a node, written to its disk, so that a wiped, foreign or restored disk is not taken for
+//! the member that it claims to be (docs/design/product.md, C6).
 
 mod marker;
 

@@ -1,5 +1,5 @@
-//! The log's directory: its lock, its file names, and its own `fsync`, without which a created or
-//! renamed file may not be there after a power cut.
+//! The log's directory: its lock, its file names, and its `fsync`, without which a created or renamed
+//! file may be missing after a power cut.
 
 use std::fs::TryLockError;
 use std::path::{Path, PathBuf};
@@ -12,14 +12,14 @@ use crate::faults;
 pub const SEGMENT: &str = "wal";
 const SPARE: &str = "spare";
 
-/// Held, and locked against other processes, as long as the log is open.
+/// The log's directory, locked against other processes as long as the log is open.
 pub struct Directory {
     disk: Arc<dyn Disk>,
     path: PathBuf,
     _lock: DiskLock,
 }
 
-/// Numbers of the files found, ascending. Files of other names are none of ours.
+/// Numbers of the files found, ascending. Files with other names are ignored.
 #[derive(Debug, Default)]
 pub struct Listing {
     pub generations: Vec<u64>,
@@ -27,13 +27,13 @@ pub struct Listing {
 }
 
 impl Directory {
-    /// Creates the directory if it is missing and locks it for the one writer.
+    /// Creates the directory if it is missing and locks it for the single writer.
     pub fn open(disk: Arc<dyn Disk>, path: &Path) -> Result<Self, WalError> {
         disk.make_dir(path).map_err(WalError::io("create", path))?;
         Self::lock(disk, path, LockMode::Exclusive)
     }
 
-    /// Readers exclude the writer, not one another.
+    /// Locks the directory for a reader. Readers exclude the writer, not one another.
     pub fn open_to_read(disk: Arc<dyn Disk>, path: &Path) -> Result<Self, WalError> {
         Self::lock(disk, path, LockMode::Shared)
     }
@@ -58,7 +58,7 @@ impl Directory {
         self.path.join(format!("{number:020}.{SPARE}"))
     }
 
-    /// A spare that is still being filled.
+    /// Path of the spare segment that is still being filled.
     pub fn draft_path(&self) -> PathBuf {
         self.path.join("spare.draft")
     }
@@ -91,13 +91,13 @@ impl Directory {
         self.disk.sync_dir(&self.path).map_err(WalError::io("sync", &self.path))
     }
 
-    /// Durable when it returns.
+    /// Renames a file; durable when it returns.
     pub fn rename(&self, from: &Path, to: &Path) -> Result<(), WalError> {
         self.disk.rename(from, to).map_err(WalError::io("rename", from))?;
         faults::sync_name(|| self.sync())
     }
 
-    /// Durable when it returns.
+    /// Removes a file; durable when it returns.
     pub fn remove(&self, path: &Path) -> Result<(), WalError> {
         self.disk.remove_file(path).map_err(WalError::io("remove", path))?;
         self.sync()

@@ -1,7 +1,7 @@
-//! Bytes of a segment file, version 1. Pure. Integers are little-endian.
+//! The byte format of a segment file, version 1. Pure. Integers are little-endian.
 //!
 //! ```text
-//! segment   header, start frame, frames ..., then zeros or what an earlier generation left
+//! segment   header, start frame, frames ..., then zeros or remnants of an earlier generation
 //! header    0 magic "HELIOWAL"   8 version u32   12 generation u64   20 file length u64
 //!           28 sequence of the first frame u64   36 end of the previous segment u64   44 crc u32
 //! frame     0 magic u32   4 payload length u32   8 sequence u64   16 synced u64
@@ -14,10 +14,10 @@
 //!   5 start       base (2 u64), last index u64, flag u8, hard state if the flag is 1 (3 u64)
 //! ```
 //!
-//! Every CRC32C is seeded with the generation and the offset, so a frame of a recycled segment, or
-//! one that was copied elsewhere, is not a frame. `synced` is the offset up to which this segment
-//! was durable before the frame was written. The header carries a CRC of its own: it is proof of
-//! `synced` even where its payload never reached the disk.
+//! Every CRC32C is seeded with the generation and the offset: a remnant in a recycled segment, or a
+//! frame that was copied elsewhere, fails its checksum. `synced` is the offset up to which this segment
+//! was durable before the frame was written. The frame header has a separate CRC, so it proves `synced`
+//! even if its payload never reached the disk.
 
 use super::state::State;
 use super::{Base, HardState};
@@ -38,8 +38,8 @@ pub struct Position {
 }
 
 impl Position {
-    /// Injective over the offsets of one generation and over 2^32 generations at one offset: a CRC
-    /// tells apart any two inputs that differ within 32 bits.
+    /// Returns the CRC seed of this position. Injective over the offsets of one generation and over 2^32
+    /// generations at one offset: a CRC distinguishes any two inputs that differ within 32 bits.
     fn seed(self) -> u32 {
         let generation = crc32c::crc32c(&self.generation.to_le_bytes());
         faults::frame_seed(crc32c::crc32c_append(generation, &self.offset.to_le_bytes()))
@@ -49,10 +49,10 @@ impl Position {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SegmentHeader {
     pub generation: u64,
-    /// Of the file, in bytes.
+    /// Length of the file, in bytes.
     pub length: u64,
     pub first_sequence: u64,
-    /// Where the frames of the previous segment end; 0 if there never was one.
+    /// Offset of the end of the frames in the previous segment; 0 in the first segment of a log.
     pub previous_end: u64,
 }
 
@@ -99,7 +99,7 @@ pub struct FrameHeader {
 }
 
 impl FrameHeader {
-    /// The frame header at `at`, if one was written there in this generation.
+    /// Decodes the frame header at `at`; `None` if none was written there in this generation.
     pub fn decode(segment: &[u8], at: Position) -> Option<Self> {
         let start = usize::try_from(at.offset).ok()?;
         let header = segment.get(start..start.checked_add(FRAME_HEADER)?)?;
@@ -118,7 +118,7 @@ impl FrameHeader {
     }
 }
 
-/// A whole frame.
+/// A complete frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Frame<'a> {
     pub header: FrameHeader,
@@ -128,7 +128,7 @@ pub struct Frame<'a> {
 }
 
 impl<'a> Frame<'a> {
-    /// The frame at `at`, if it is there whole.
+    /// Decodes the frame at `at`; `None` if it is incomplete or damaged.
     pub fn decode(segment: &'a [u8], at: Position) -> Option<Self> {
         let header = FrameHeader::decode(segment, at)?;
         let start = at.offset as usize + FRAME_HEADER;
@@ -139,16 +139,16 @@ impl<'a> Frame<'a> {
     }
 }
 
-/// A frame under construction. The header's place is kept free in front of the payload, so that
-/// the whole is one write.
+/// A frame under construction. Space for the header is reserved in front of the payload, so that the
+/// frame is one write.
 #[derive(Debug, Default)]
 pub struct FrameBuffer(Vec<u8>);
 
 impl FrameBuffer {
-    /// Bytes that the header and the largest start frame take of a segment.
+    /// Bytes of a segment that its header and the largest start frame use.
     pub const LARGEST_START: u64 = (SEGMENT_HEADER + (FRAME_HEADER + 50).next_multiple_of(ALIGN)) as u64;
 
-    /// Empty, in the memory of `buffer`.
+    /// Creates an empty frame in the memory of `buffer`.
     pub fn reuse(mut buffer: Vec<u8>) -> Self {
         buffer.clear();
         buffer.resize(FRAME_HEADER, 0);
@@ -167,7 +167,7 @@ impl FrameBuffer {
         op.encode(&mut self.0);
     }
 
-    /// Fills in the header and the padding; the result goes to `at`.
+    /// Fills in the header and the padding; returns the bytes to write at `at`.
     pub fn seal(mut self, at: Position, sequence: u64, synced: u64) -> Vec<u8> {
         let seed = at.seed();
         let length = self.payload_bytes() as u32;
@@ -184,8 +184,8 @@ impl FrameBuffer {
     }
 }
 
-/// Highest `synced` offset that any frame header from `from` on vouches for. Frames are looked for
-/// at every place where one could start, because the way to them may be what is damaged.
+/// Returns the highest `synced` offset of the frame headers at or after `from`. Every aligned offset is
+/// tried, because damage may break the chain of frames that leads to a header.
 pub fn proven_after(segment: &[u8], generation: u64, from: u64) -> Option<u64> {
     (from..segment.len() as u64)
         .step_by(ALIGN)
@@ -205,7 +205,7 @@ pub enum Op<'a> {
     HardState(HardState),
     Reset(Base),
     Base(Base),
-    /// First in every segment, so that the segments before it can go.
+    /// First operation of every segment: the state before it, so that earlier segments can be removed.
     Start(State),
 }
 
@@ -239,7 +239,7 @@ impl<'a> Op<'a> {
         }
     }
 
-    /// Takes one operation off the front of a payload; `None` if it is not one.
+    /// Decodes one operation and removes it from the front of `payload`; `None` if it is malformed.
     pub fn decode(payload: &mut &'a [u8]) -> Option<Self> {
         let mut fields = Reader(payload);
         let op = match fields.u8()? {
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_of_another_generation_or_offset_is_none() {
+    fn frame_of_another_generation_or_offset_is_not_decoded() {
         let segment = frame_at(AT);
         for generation in (0..2000).filter(|generation| *generation != AT.generation) {
             assert_eq!(FrameHeader::decode(&segment, Position { generation, ..AT }), None);
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_vouches_for_what_came_before_it_even_without_its_payload() {
+    fn frame_header_proves_earlier_bytes_durable_without_its_payload() {
         let segment = frame_at(AT);
         let torn = &segment[..AT.offset as usize + FRAME_HEADER];
         assert_eq!(Frame::decode(torn, AT), None);
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn a_segment_header_reads_back_and_any_flipped_bit_shows() {
+    fn segment_header_reads_back_and_any_flipped_bit_is_detected() {
         let header = SegmentHeader { generation: 3, length: 4096, first_sequence: 17, previous_end: 4000 };
         let bytes = header.encode();
         assert_eq!(SegmentHeader::decode(&bytes), Ok(header));
@@ -384,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_format_is_named_as_such() {
+    fn newer_format_version_is_reported() {
         let header = SegmentHeader { generation: 3, length: 4096, first_sequence: 17, previous_end: 4000 };
         let mut bytes = header.encode();
         bytes[8] = 2;

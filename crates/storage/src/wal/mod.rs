@@ -1,19 +1,19 @@
 //! The Raft log on disk: a write-ahead log of segments, group-committed with one `fdatasync`.
 //!
-//! It knows nothing of Raft beyond indices, terms and the hard state, starts no thread, and is
-//! owned by one: the log writer. Three promises hold across any crash:
+//! It knows nothing of Raft beyond indices, terms and the hard state, starts no thread, and is owned
+//! by one thread, the log writer. Three promises hold across any crash:
 //!
-//! - what [`Wal::append`] returned from is read back by the next [`Wal::open`];
-//! - what it did not return from is read back as a prefix, cut at an entry, never mixed with the
-//!   suffix that it replaced;
+//! - a batch for which [`Wal::append`] returned `Ok` is read back by the next [`Wal::open`];
+//! - a batch whose append was interrupted is read back as a prefix, cut at an entry, never mixed with
+//!   the suffix that it replaced;
 //! - damage to bytes known to have been durable is [`WalError::Corrupt`], and then nothing on
-//!   disk is changed. It is never cut off as if it were an interrupted write.
+//!   disk is changed. It is never truncated as if it were an interrupted write.
 //!
-//! One thing no log can tell: the last append of all has nothing after it to prove that it was
-//! durable, so damage to that one reads as an interrupted write.
+//! One limit: nothing follows the last append to prove that it was durable, so damage to it reads as
+//! an interrupted write.
 //!
-//! The disk is trusted to keep the neighbours of a 512-byte sector that it was writing when power
-//! failed, and to have written what `fdatasync` returned from.
+//! The disk is trusted in two points: a power cut during the write of a 512-byte sector does not damage
+//! its neighbours, and data is durable once `fdatasync` returned.
 
 mod directory;
 mod format;
@@ -34,12 +34,12 @@ use bytes::Bytes;
 pub use recovery::{Report, verify};
 pub use writer::Wal;
 
-/// Name of the file that holds segment `generation`, in the directory of the log.
+/// Returns the name of the file of segment `generation` in the log's directory.
 pub fn segment_file_name(generation: u64) -> String {
     format!("{generation:020}.{}", directory::SEGMENT)
 }
 
-/// Largest payload of one entry, in bytes, in segments of at least four times that.
+/// Maximum payload of one entry, in bytes, if segments have at least four times that size.
 pub const MAX_ENTRY_BYTES: u64 = 8 << 20;
 
 /// One Raft entry; `payload` is the encoded entry, opaque here.
@@ -50,40 +50,41 @@ pub struct LogEntry {
     pub payload: Bytes,
 }
 
-/// What a member must remember before it answers (Raft paper, figure 2).
+/// Raft's persistent state, durable before a member answers a message (Raft paper, figure 2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct HardState {
     pub term: u64,
-    /// Raft id voted for in `term`; 0 for none.
+    /// Raft id of the candidate that got the vote in `term`; 0 for none.
     pub vote: u64,
     pub commit: u64,
 }
 
-/// The entry after which the log starts: covered by a snapshot, or 0/0.
+/// The position after which the log starts: the last entry that a snapshot covers, or 0/0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Base {
     pub index: u64,
     pub term: u64,
 }
 
-/// One unit of work for the log, done in the order of the fields.
+/// One unit of work for the log, executed in the order of the fields.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Batch {
     /// Drops every entry; the log then starts after this base and counts as committed up to it.
     pub reset: Option<Base>,
-    /// Consecutive. The first may overlap the log, which truncates it there, but not its committed part.
+    /// Consecutive entries. The first may overlap the uncommitted end of the log, which is then truncated
+    /// there.
     pub entries: Vec<LogEntry>,
-    /// `commit` is at most the last index.
+    /// New hard state; its `commit` is at most the last index.
     pub hard_state: Option<HardState>,
 }
 
-/// What a restart finds. `base.index <= hard_state.commit <= last index`.
+/// The recovered content of a log. `base.index <= hard_state.commit <= last index`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Recovered {
     pub base: Base,
-    /// `None` until the first one was appended.
+    /// `None` until the first hard state was appended.
     pub hard_state: Option<HardState>,
-    /// From `base.index + 1`, without a gap.
+    /// Entries from `base.index + 1` on, without a gap.
     pub entries: Vec<LogEntry>,
 }
 
@@ -91,8 +92,8 @@ pub struct Recovered {
 pub struct WalOptions {
     /// Size of a new segment file: a multiple of 4096, from 4 KiB to 1 GiB.
     pub segment_bytes: u64,
-    /// Segments kept ready beside the live ones, 1 to 16. They are also the reserve with which a
-    /// node on a full disk can still vote.
+    /// Spare segments besides the live ones, 1 to 16. They are also the reserve that lets a node with a full
+    /// disk still vote.
     pub spare_segments: usize,
 }
 
@@ -103,7 +104,7 @@ impl Default for WalOptions {
 }
 
 impl WalOptions {
-    /// Largest entry payload, in bytes, that segments of this size take.
+    /// Returns the maximum entry payload, in bytes, for segments of this size.
     pub fn max_entry_bytes(&self) -> u64 {
         MAX_ENTRY_BYTES.min(self.segment_bytes / 4)
     }
@@ -122,16 +123,19 @@ impl WalOptions {
     }
 }
 
-/// After [`WalError::Io`] the log is poisoned; every other error leaves it as it was before the call.
+/// An error of the log. After [`WalError::Io`] the log is poisoned; every other error leaves it unchanged.
 #[derive(Debug, thiserror::Error)]
 pub enum WalError {
-    /// A write, sync, rename or removal failed: what is on disk is known again only after a restart.
+    /// A write, sync, rename or removal failed. The content of the disk is unknown until a restart recovers
+    /// it.
     #[error("log: cannot {action} {}: {source}", path.display())]
     Io { action: &'static str, path: PathBuf, source: io::Error },
-    /// An earlier call failed. Never retried: a second `fdatasync` may report success for pages that were dropped.
+    /// An earlier call failed with [`WalError::Io`]. It is not retried: a second `fdatasync` may report
+    /// success for pages that were dropped.
     #[error("log: an earlier write failed, so this process must stop writing; restart it")]
     Poisoned,
-    /// A new segment cannot be made, most likely because the disk is full. Nothing was written; retry later.
+    /// A new segment cannot be created, most likely because the disk is full. Nothing was written; retry
+    /// later.
     #[error("log: no room for a new segment; free space on the volume of {}: {source}", dir.display())]
     NoSpare { dir: PathBuf, source: io::Error },
     /// Bytes that were durable are damaged or missing. Nothing on disk was changed.
@@ -140,7 +144,7 @@ pub enum WalError {
     )]
     Corrupt { segment: u64, offset: u64, what: String },
     #[error(
-        "log: segment {segment} has format {found}, this program reads {supported}; run the newer release"
+        "log: segment {segment} has format {found}, this version reads {supported}; run the newer release"
     )]
     Version { segment: u64, found: u32, supported: u32 },
     #[error("log: entry {index} of {bytes} bytes exceeds the limit of {limit}")]

@@ -1,18 +1,18 @@
-//! Turns the batches of one append into frames, one for each segment that they reach. Pure: a
-//! batch that contradicts the log is refused here, before anything is written.
+//! Encodes the batches of one append as frames, one for each segment that they need. Pure: a batch that
+//! contradicts the log is refused here, before anything is written.
 
 use super::format::{FRAME_HEADER, FrameBuffer, Op};
 use super::state::State;
 use super::{Batch, LogEntry, WalError, WalOptions};
 
-/// What goes into one segment as one frame; the first may be empty.
+/// The part of an append that is written to one segment as one frame; the first may be empty.
 pub struct Piece {
     pub frame: FrameBuffer,
-    /// The log once this frame is durable.
+    /// State of the log once this frame is durable.
     pub after: State,
-    /// Drops the entries of every frame before.
+    /// Whether the frame contains a reset, which drops all earlier entries.
     pub resets: bool,
-    /// Highest entry index that recovery will need this segment for; 0 for none.
+    /// Highest entry index in this frame; 0 for none. Recovery needs the segment until the base reaches it.
     pub max_index: u64,
 }
 
@@ -25,14 +25,15 @@ impl Piece {
 pub struct Packer {
     full: Vec<Piece>,
     current: Piece,
-    /// Payload bytes that the segment of `current` takes.
+    /// Payload bytes that fit into the segment of `current`.
     room: usize,
+    /// Payload bytes that fit into a new segment.
     fresh_room: usize,
     max_entry_bytes: u64,
 }
 
 impl Packer {
-    /// `space` is what is left of the active segment, in bytes; `buffer` is memory to use again.
+    /// Creates a packer. `space` is the free bytes of the active segment; `buffer` is memory to reuse.
     pub fn new(state: State, space: u64, options: &WalOptions, buffer: Vec<u8>) -> Self {
         let room = |space: u64| (space as usize).saturating_sub(FRAME_HEADER);
         Self {

@@ -1,9 +1,10 @@
-//! Reads the log back, and tells an interrupted write from damage. Writes nothing.
+//! Reads the log back, and distinguishes an interrupted write from damage. Writes nothing.
 //!
-//! Frames are read in order until one is not there whole. In a segment that has a successor that
-//! must be exactly where the successor says. In the last one it is the end of the log, unless a
-//! frame header further on proves that more than this was durable: sectors of the one append that
-//! was under way may survive in any order, so mere survivors prove nothing.
+//! Frames are read in order up to the first one that is incomplete. In a segment that has a successor,
+//! this end must be at the offset that the successor's header records. In the last segment it is the end
+//! of the log, unless a later frame header proves by its `synced` that bytes beyond it were durable. The
+//! mere presence of later frames proves nothing: sectors of the interrupted append reach the disk in any
+//! order.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -21,17 +22,18 @@ use crate::faults;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Segment {
     pub generation: u64,
-    /// Of the file, in bytes.
+    /// Length of the file, in bytes.
     pub length: u64,
-    /// Where its frames end.
+    /// Offset of the end of its frames.
     pub end: u64,
-    /// Recovery needs the segment until the base reaches this index; 0 if it never does.
+    /// Highest entry index in the segment: recovery needs the segment until the base reaches it. 0 if it
+    /// holds no entry that is needed.
     pub max_index: u64,
 }
 
-/// The log as found.
+/// A recovered log.
 pub struct Log {
-    /// In order, never empty; the last is the active one.
+    /// Segments in order, never empty; the last is the active one.
     pub segments: VecDeque<Segment>,
     pub state: State,
     pub entries: Vec<LogEntry>,
@@ -39,23 +41,23 @@ pub struct Log {
     pub tail: Tail,
 }
 
-/// What the writer must put into the active segment, durably, before it goes on: the frames not
-/// proven durable once more (they may be in the page cache only, marked clean by a failed sync),
-/// and zeros over whatever follows, so that no remnant can be taken for a frame later.
+/// The bytes that the writer must durably rewrite in the active segment before it appends: the frames not
+/// proven durable (they may be in the page cache only, marked clean by a failed sync), and zeros over
+/// whatever follows, so that no remnant can be taken for a frame later.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Tail {
     pub offset: u64,
     pub bytes: Vec<u8>,
 }
 
-/// What [`verify`] found.
+/// The result of [`verify`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
     pub segments: usize,
     /// Bytes in use in those segments.
     pub size_bytes: u64,
-    /// Bytes of the last of them that are known to have been durable: damage there is told apart from
-    /// an interrupted write.
+    /// Bytes of the last segment that are proven to have been durable: damage there is reported as
+    /// corruption and not taken for an interrupted write.
     pub proven_bytes: u64,
     pub base: Base,
     pub hard_state: Option<HardState>,
@@ -63,8 +65,8 @@ pub struct Report {
     pub last_index: u64,
 }
 
-/// Reads the whole log in `dir` as [`super::Wal::open`] would, changing nothing. The errors are the
-/// same; a log that a node has open is [`WalError::Locked`].
+/// Reads the whole log in `dir` as [`super::Wal::open`] does, but changes nothing. Returns the same errors;
+/// [`WalError::Locked`] if a node has the log open.
 pub fn verify(disk: Arc<dyn Disk>, dir: &Path) -> Result<Report, WalError> {
     let dir = Directory::open_to_read(disk, dir)?;
     let generations = dir.list()?.generations;
@@ -79,7 +81,8 @@ pub fn verify(disk: Arc<dyn Disk>, dir: &Path) -> Result<Report, WalError> {
     }))
 }
 
-/// `None` where no log was ever begun. `generations` are those of the segment files, ascending.
+/// Recovers the log in `dir`; `None` if it has no segment. `generations` are those of the segment files,
+/// ascending.
 pub fn recover(dir: &Directory, generations: &[u64]) -> Result<Option<Log>, WalError> {
     let Some((&last, earlier)) = generations.split_last() else { return Ok(None) };
     if let Some(pair) = generations.windows(2).find(|pair| pair[0] + 1 != pair[1]) {
@@ -106,16 +109,17 @@ fn corrupt(segment: u64, offset: u64, what: impl Into<String>) -> WalError {
 #[derive(Default)]
 struct Replay {
     segments: VecDeque<Segment>,
-    /// Set by the first start frame.
+    /// State of the log; set by the first start frame.
     state: Option<State>,
-    /// Consecutive from `first_index`, which may be far above the base until the base frame is read.
+    /// Consecutive entries from `first_index` on. `first_index` may be far above the base until the operation
+    /// that raises the base is read.
     entries: Vec<LogEntry>,
     first_index: u64,
     next_sequence: u64,
 }
 
 impl Replay {
-    /// Answers the offset up to which the segment is known to have been durable.
+    /// Replays one segment; returns the offset up to which it is proven to have been durable.
     fn segment(&mut self, generation: u64, image: &[u8]) -> Result<u64, WalError> {
         let header = self.header(generation, image)?;
         let mut segment =
@@ -143,13 +147,16 @@ impl Replay {
         })?;
         if (header.generation, header.length) != (generation, image.len() as u64) {
             let SegmentHeader { generation: named, length, .. } = header;
-            let what = format!("{} bytes long; its header says segment {named}, {length} bytes", image.len());
+            let what = format!(
+                "the file has {} bytes; its header records segment {named}, {length} bytes",
+                image.len()
+            );
             return Err(corrupt(generation, 0, what));
         }
         match self.segments.back() {
             None => self.next_sequence = header.first_sequence,
             Some(previous) if previous.end != header.previous_end => {
-                let what = format!("its frames end here, not at {} as they did", header.previous_end);
+                let what = format!("frames end here; the next segment records {}", header.previous_end);
                 return Err(corrupt(previous.generation, previous.end, what));
             }
             Some(_) => {}
@@ -159,10 +166,10 @@ impl Replay {
 
     fn frame(&mut self, segment: &mut Segment, frame: &Frame) -> Result<(), String> {
         if frame.header.sequence != self.next_sequence {
-            return Err(format!("frame {} where {} belongs", frame.header.sequence, self.next_sequence));
+            return Err(format!("frame {} found, {} expected", frame.header.sequence, self.next_sequence));
         }
         self.next_sequence += 1;
-        // One copy per frame, which its entries share; the segment's image is not kept.
+        // The entries of a frame share one copy of its payload, so that the segment's image can be freed.
         let payload = Bytes::copy_from_slice(frame.payload);
         let mut rest = &payload[..];
         while !rest.is_empty() {

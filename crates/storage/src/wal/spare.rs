@@ -1,6 +1,6 @@
-//! Segments ready for use: files written out to their full length, so that an append into one
-//! allocates nothing and its `fdatasync` has no metadata to write (fallocate is not enough: the
-//! first write of each block then still changes the extent tree).
+//! Spare segments: files written to their full length in advance, so that an append allocates no blocks
+//! and its `fdatasync` writes no metadata. `fallocate` is not enough: the first write of each block then
+//! still changes the extent tree.
 
 use std::collections::VecDeque;
 use std::io;
@@ -10,7 +10,7 @@ use super::directory::Directory;
 use super::{WalError, WalOptions};
 use crate::disk::{self, DiskFile, Kind};
 
-/// Written and synced at a time; bounds how long one [`Spares::step`] holds up an append.
+/// Bytes written and synced in one [`Spares::step`]; limits the time by which a step delays an append.
 const STEP_BYTES: usize = 1 << 20;
 
 pub struct Spares {
@@ -27,7 +27,8 @@ struct Draft {
 }
 
 impl Spares {
-    /// Takes over those in `found` that fit, up to the number wanted, and removes the rest.
+    /// Adopts the spares in `found` that have the configured size, up to the target count, and removes the
+    /// rest.
     pub fn open(dir: &Directory, found: &[u64], options: &WalOptions) -> Result<Self, WalError> {
         let WalOptions { segment_bytes, spare_segments: target } = *options;
         let mut spares = Self { ready: VecDeque::new(), draft: None, segment_bytes, target };
@@ -51,7 +52,7 @@ impl Spares {
         self.ready.len()
     }
 
-    /// Does a bounded part of the work towards the number wanted; true while some is left.
+    /// Does a bounded part of the work towards the target count; returns whether work is left.
     pub fn step(&mut self, dir: &Directory) -> Result<bool, WalError> {
         if self.ready.len() >= self.target {
             return Ok(false);
@@ -61,8 +62,8 @@ impl Spares {
         Ok(self.ready.len() < self.target)
     }
 
-    /// [`WalError::NoSpare`] if one is wanted and the disk has no room for it and as much again:
-    /// what is not taken here is left to snapshots and to the state.
+    /// Checks that the disk has space for a missing spare and as much again: a smaller remainder is left to
+    /// snapshots and the state. [`WalError::NoSpare`] if it has not.
     pub fn check_room(&self, dir: &Directory) -> Result<(), WalError> {
         if self.ready.len() >= self.target || self.draft.is_some() {
             return Ok(());
@@ -70,7 +71,7 @@ impl Spares {
         need(dir, 2 * self.segment_bytes)
     }
 
-    /// Makes `count` ready, even above the number wanted.
+    /// Creates spares until `count` are ready, even above the target count.
     pub fn reserve(&mut self, dir: &Directory, count: usize) -> Result<(), WalError> {
         while self.ready.len() < count {
             self.build_part(dir)?;
@@ -78,7 +79,8 @@ impl Spares {
         Ok(())
     }
 
-    /// The next one, made now if there is none. The file still carries its spare name.
+    /// Removes the next spare from the ready ones and returns its number, creating one if there is none. The
+    /// file keeps its spare name.
     pub fn take(&mut self, dir: &Directory) -> Result<u64, WalError> {
         loop {
             match self.ready.pop_front() {
@@ -88,7 +90,8 @@ impl Spares {
         }
     }
 
-    /// Makes a spare of a segment that the log no longer needs, or removes it if there are enough.
+    /// Turns a segment that the log no longer needs into a spare, or removes it if its size differs or there
+    /// are enough spares.
     pub fn recycle(&mut self, dir: &Directory, segment: &Path, length: u64) -> Result<(), WalError> {
         if length != self.segment_bytes || self.ready.len() >= self.target {
             return dir.remove(segment);
@@ -96,8 +99,8 @@ impl Spares {
         self.publish(dir, segment)
     }
 
-    /// Nothing depends on the file before it is published: after a failure it is dropped, and the
-    /// log stays usable.
+    /// Writes the next part of a spare, and publishes it when it is complete. Nothing depends on the file
+    /// before: after a failure it is removed, and the log stays usable.
     fn build_part(&mut self, dir: &Directory) -> Result<(), WalError> {
         let draft_path = dir.draft_path();
         let draft = match self.draft.take() {
@@ -112,7 +115,7 @@ impl Spares {
             Ok(Some(draft)) => self.draft = Some(draft),
             Ok(None) => self.publish(dir, &draft_path)?,
             Err(source) => {
-                // Gives its blocks back. If this fails too, the next draft starts by truncating it.
+                // Frees the blocks. If this fails too, the next draft truncates the file.
                 let _ = dir.disk().remove_file(&draft_path);
                 return Err(WalError::NoSpare { dir: dir.path().to_owned(), source });
             }
@@ -132,7 +135,8 @@ fn need(dir: &Directory, bytes: u64) -> Result<(), WalError> {
     room(dir, bytes).map_err(|source| WalError::NoSpare { dir: dir.path().to_owned(), source })
 }
 
-/// Looks before it is written: half a segment of zeros would take from others what is left.
+/// Fails with `StorageFull` if the disk has fewer free bytes than `bytes`. Checked before the write: a
+/// half-written segment of zeros would use up the remaining space.
 fn room(dir: &Directory, bytes: u64) -> io::Result<()> {
     match disk::short_of(dir.disk(), dir.path(), bytes) {
         Some(_) => Err(io::ErrorKind::StorageFull.into()),
@@ -141,7 +145,7 @@ fn room(dir: &Directory, bytes: u64) -> io::Result<()> {
 }
 
 impl Draft {
-    /// Writes the next part; `None` when the file is full and durable.
+    /// Writes and syncs the next part; returns `None` when the file is complete and durable.
     fn fill(mut self) -> io::Result<Option<Self>> {
         static ZEROS: [u8; STEP_BYTES] = [0; STEP_BYTES];
         let part = self.left.min(STEP_BYTES as u64);

@@ -1,10 +1,10 @@
-//! What the log says as a whole, and which operation may follow which. Pure. The writer asks before
-//! it writes, recovery while it reads, so both hold the log to the same rules.
+//! The summary of the log's content, and the rules for the next operation. Pure. The writer checks them
+//! before it writes and recovery while it reads, so both apply the same rules.
 
 use super::format::Op;
 use super::{Base, HardState};
 
-/// Invariant: `base.index <= hard_state.commit <= last_index`.
+/// Base, last index and hard state of the log. Invariant: `base.index <= hard_state.commit <= last_index`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct State {
     pub base: Base,
@@ -13,7 +13,7 @@ pub struct State {
 }
 
 impl State {
-    /// Takes `op` into account, or says why it cannot follow and changes nothing.
+    /// Applies `op`. If it is invalid here, changes nothing and returns the reason.
     pub fn apply(&mut self, op: &Op) -> Result<(), String> {
         match *op {
             Op::Entry { index, .. } => self.append(index),
@@ -64,7 +64,8 @@ impl State {
         Ok(())
     }
 
-    /// What a snapshot covers is committed, whether or not the hard state that said so was written.
+    /// Sets the commit index. Entries that a snapshot covers are committed, even if the hard state that
+    /// recorded their commit was not written.
     fn set_commit(&mut self, commit: u64) {
         if let Some(state) = &mut self.hard_state {
             state.commit = commit;
@@ -93,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_raft_never_does_and_stays_as_it_was() {
+    fn invalid_operations_are_refused_and_change_nothing() {
         let refused = [
             entry(10),
             entry(15),
@@ -112,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn an_overlap_truncates() {
+    fn overlapping_entry_truncates_the_log() {
         let mut state = log();
         state.apply(&entry(16)).unwrap();
         assert_eq!(state.last_index, 16);
@@ -121,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn commit_stays_between_base_and_last() {
+    fn commit_index_stays_between_base_and_last_index() {
         let commit = |state: &State| state.hard_state.unwrap().commit;
         let mut state = log();
         state.apply(&Op::Base(Base { index: 18, term: 3 })).unwrap();

@@ -1,4 +1,4 @@
-//! The log open for appending. Owned by one thread, which alone calls it.
+//! The log, open for appending. One thread owns it and makes all calls.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -15,14 +15,14 @@ use super::{Base, Batch, HardState, Recovered, WalError, WalOptions};
 use crate::disk::{Disk, DiskFile};
 use crate::faults;
 
-/// Memory kept from one append to the next, in bytes.
+/// Maximum size of the buffer that is reused by the next append, in bytes.
 const BUFFER_KEPT: usize = 8 << 20;
 
 pub struct Wal {
     dir: Directory,
     options: WalOptions,
     spares: Spares,
-    /// Never empty; the last is the one that `active` writes to.
+    /// Live segments, never empty; `active` is the file of the last.
     segments: VecDeque<Segment>,
     active: Box<dyn DiskFile>,
     state: State,
@@ -32,10 +32,10 @@ pub struct Wal {
 }
 
 impl Wal {
-    /// Opens the log in `dir`, or begins one. What is recovered is durable when this returns, and
-    /// the remains of an interrupted append are gone.
+    /// Opens the log in `dir`, or creates one. When it returns, everything recovered is durable and the
+    /// remnants of an interrupted append are erased.
     ///
-    /// [`WalError::Corrupt`], [`WalError::Version`] and [`WalError::Locked`] have changed nothing.
+    /// [`WalError::Corrupt`], [`WalError::Version`] and [`WalError::Locked`] leave the disk unchanged.
     pub fn open(disk: Arc<dyn Disk>, dir: &Path, options: WalOptions) -> Result<(Self, Recovered), WalError> {
         options.validate()?;
         let dir = Directory::open(disk, dir)?;
@@ -47,7 +47,7 @@ impl Wal {
     }
 
     fn create(dir: Directory, options: WalOptions, listing: &Listing) -> Result<Self, WalError> {
-        // Spares without a log may carry frames of the generations that are about to come again.
+        // Spares without a log may contain frames of the generations that the new log will use again.
         for &number in &listing.spares {
             dir.remove(&dir.spare_path(number))?;
         }
@@ -79,8 +79,8 @@ impl Wal {
         listing: &Listing,
         log: Log,
     ) -> Result<(Self, Recovered), WalError> {
-        // The process may have died between a rename and its sync: the names found must last
-        // before anything is appended under them.
+        // An earlier process may have died between a rename and its sync: the file names must be durable
+        // before anything is appended.
         dir.sync()?;
         let Log { segments, state, entries, next_sequence, tail } = log;
         let generation = segments.back().map_or(0, |segment| segment.generation);
@@ -98,18 +98,19 @@ impl Wal {
             buffer: Vec::new(),
             poisoned: false,
         };
-        // The crash may also have come between a durable base and the removals that it allows.
+        // An earlier process may also have died after the base was durable and before the segments below it
+        // were recycled.
         wal.recycle()?;
         let State { base, last_index, hard_state } = wal.state;
         tracing::info!(base = base.index, last_index, segments = wal.segments.len(), "log recovered");
         Ok((wal, Recovered { base, hard_state, entries }))
     }
 
-    /// Appends `batches` in order, as one write and one `fdatasync` (one more for each segment that
-    /// this fills). All of it is durable when this returns.
+    /// Appends `batches` in order, with one write and one `fdatasync` (one more for each segment that it
+    /// fills). Everything is durable when it returns.
     ///
     /// After [`WalError::Io`] any prefix may be on disk, and the log is poisoned. After every other
-    /// error nothing was written; [`WalError::NoSpare`] keeps a last spare for votes and purges.
+    /// error nothing was written. [`WalError::NoSpare`]: the last spare is reserved for votes and purges.
     pub fn append(&mut self, batches: &[Batch]) -> Result<(), WalError> {
         let mut packer = self.packer()?;
         for batch in batches {
@@ -118,8 +119,8 @@ impl Wal {
         self.commit(packer.finish(), batches.iter().any(|batch| !batch.entries.is_empty()))
     }
 
-    /// Lets the log start after `base`, which a durable snapshot covers, and recycles the segments
-    /// that only hold entries up to it. A base below the present one is not an error.
+    /// Moves the start of the log to `base`, which a durable snapshot covers, and recycles the segments that
+    /// hold only entries up to it. A base at or below the current one changes nothing.
     pub fn purge(&mut self, base: Base) -> Result<(), WalError> {
         let mut packer = self.packer()?;
         if base.index <= self.state.base.index {
@@ -129,8 +130,8 @@ impl Wal {
         self.commit(packer.finish(), false)
     }
 
-    /// Does a bounded part (1 MiB, one sync) of making the spare segments; true while more is to be
-    /// done. To be called when idle: an append that finds no spare makes one itself, in full.
+    /// Does a bounded part (1 MiB, one sync) of creating the spare segments; returns whether work is left.
+    /// Called when idle: an append that finds no spare creates a complete one first.
     ///
     /// [`WalError::NoSpare`] on a full disk; the log stays usable.
     pub fn prepare_spare(&mut self) -> Result<bool, WalError> {
@@ -140,23 +141,23 @@ impl Wal {
         result
     }
 
-    /// [`WalError::NoSpare`] if a spare segment is wanted and the disk has no room for it: from here
-    /// on the spares are a reserve, and what makes the state grow must wait. Writes nothing.
+    /// Returns [`WalError::NoSpare`] if a spare segment is missing and the disk has no space for it: the
+    /// remaining spares are then a reserve, and writes that grow the state must wait. Writes nothing.
     pub fn check_room(&self) -> Result<(), WalError> {
         self.spares.check_room(&self.dir)
     }
 
-    /// Spare segments at hand.
+    /// Returns the number of spare segments that are ready.
     pub fn spare_segments(&self) -> usize {
         self.spares.ready()
     }
 
-    /// Index of the first entry, or of the next one if the log is empty.
+    /// Returns the index of the first entry, or of the next one if the log is empty.
     pub fn first_index(&self) -> u64 {
         self.state.base.index.saturating_add(1)
     }
 
-    /// Index of the last entry, or of the base if the log is empty.
+    /// Returns the index of the last entry, or of the base if the log is empty.
     pub fn last_index(&self) -> u64 {
         self.state.last_index
     }
@@ -169,7 +170,8 @@ impl Wal {
         self.state.hard_state
     }
 
-    /// Bytes in use in the live segments, purged entries that share one with live entries included.
+    /// Returns the bytes in use in the live segments, including purged entries that share a segment with
+    /// live ones.
     pub fn size_bytes(&self) -> u64 {
         self.segments.iter().map(|segment| segment.end).sum()
     }
@@ -191,10 +193,10 @@ impl Wal {
 
     fn commit(&mut self, pieces: Vec<Piece>, has_entries: bool) -> Result<(), WalError> {
         let begun = pieces.len() - 1;
-        // On a full disk entries leave the last spare alone: a purge may need it, to give back many.
+        // On a full disk, entries do not use the last spare: a purge may need it, and frees many segments.
         let kept = usize::from(begun > 0 && has_entries && self.check_room().is_err());
-        // Every segment that will be begun is made first: a full disk is then noticed while the
-        // whole append can still be refused.
+        // The segments that the append needs are created first: a full disk is detected while the whole
+        // append can still be refused.
         let reserved = self.spares.reserve(&self.dir, begun + kept);
         self.poisoned = matches!(reserved, Err(WalError::Io { .. }));
         reserved?;
@@ -219,7 +221,7 @@ impl Wal {
             return Ok(());
         }
         let Segment { generation, end: offset, .. } = *self.active_segment();
-        // Every earlier write was synced before it was answered, so all that precedes is durable.
+        // Every earlier append was synced before it returned, so everything before `offset` is durable.
         let frame = frame.seal(Position { generation, offset }, self.next_sequence, offset);
         let path = || self.dir.segment_path(generation);
         self.active.write_all_at(&frame, offset).map_err(|e| WalError::io("write", &path())(e))?;
@@ -238,8 +240,8 @@ impl Wal {
         Ok(())
     }
 
-    /// Goes on in a new segment. Everything in the old one is durable by now, so that a segment
-    /// with a successor must be whole.
+    /// Starts a new segment. Everything in the old one is durable by now: recovery relies on a segment with
+    /// a successor being complete.
     fn roll(&mut self) -> Result<(), WalError> {
         let Segment { generation, end: previous_end, .. } = *self.active_segment();
         let header = SegmentHeader {
@@ -255,8 +257,8 @@ impl Wal {
         Ok(())
     }
 
-    /// Gives up the segments below the base, which is durable by now. Oldest first and each one
-    /// durably, so that no crash can leave a hole in the middle.
+    /// Recycles the segments below the base, which is durable by now. Oldest first, and each one durably
+    /// before the next, so that a crash cannot leave a gap between segments.
     fn recycle(&mut self) -> Result<(), WalError> {
         let through = faults::recycled_through(self.state.base.index);
         while self.segments.len() > 1 && self.segments[0].max_index <= through {
@@ -274,13 +276,13 @@ impl Wal {
         self.dir.path()
     }
 
-    /// Lets a test put a file in place whose writes fail.
+    /// Replaces the active file by one whose writes fail.
     pub(super) fn replace_active(&mut self, file: Box<dyn DiskFile>) -> Box<dyn DiskFile> {
         mem::replace(&mut self.active, file)
     }
 }
 
-/// Makes a spare into the segment of `header`, beginning with `state`.
+/// Turns a spare into the segment of `header`, with a start frame of `state`.
 fn begin_segment(
     dir: &Directory,
     spares: &mut Spares,
@@ -296,7 +298,7 @@ fn begin_segment(
     image.extend(start.seal(Position { generation, offset }, first_sequence, 0));
     let file = dir.open_to_write(&spare)?;
     rewrite(file.as_ref(), &spare, &Tail { offset: 0, bytes: image.clone() })?;
-    // Named only now: a segment that is found under its name has a durable header and state.
+    // Renamed only now: a file with the name of a segment has a durable header and start frame.
     dir.rename(&spare, &dir.segment_path(generation))?;
     Ok((Segment { generation, length, end: image.len() as u64, max_index: 0 }, file))
 }

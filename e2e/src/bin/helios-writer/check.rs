@@ -1,4 +1,4 @@
-//! Reads back what was acknowledged.
+//! Reads back all acknowledged writes.
 
 use std::time::Duration;
 
@@ -7,9 +7,9 @@ use tokio::time::Instant;
 use crate::link::Link;
 use crate::load::{Written, key};
 
-/// Keys asked for at once.
+/// Keys of one MGET.
 const CHUNK: usize = 500;
-/// How long a chunk is asked for; longer than an election and the restart of a member.
+/// Time for which reading a chunk is retried; longer than an election and the restart of a member.
 const RETRY_FOR: Duration = Duration::from_secs(30);
 const MAX_EXAMPLES: usize = 10;
 
@@ -38,7 +38,7 @@ pub async fn read_back(mut link: Link, prefix: &str, written: &[Written]) -> Fin
 }
 
 impl Finding {
-    /// `values` that are fewer than `keys` were not read.
+    /// Compares `keys` with the `values` read; keys beyond the end of `values` count as unread.
     fn compare(&mut self, keys: &[String], numbers: &[u64], values: Vec<Option<String>>) {
         let values = values.into_iter().map(Some).chain(std::iter::repeat(None));
         for ((key, number), value) in keys.iter().zip(numbers).zip(values) {
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_kind_of_loss_is_told_apart() {
+    fn missing_wrong_and_unread_keys_are_counted_separately() {
         let keys: Vec<String> = (1..=4).map(|n| key("p", 0, n)).collect();
         let mut finding = Finding::default();
         finding.compare(&keys, &[1, 2, 3, 4], vec![Some("1".into()), None, Some("9".into())]);
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_that_failed_is_not_looked_for() {
+    fn failed_write_is_not_read_back() {
         let written = Written { worker: 0, last: 4, failed: [2, 3].into() };
         assert_eq!(written.acknowledged().collect::<Vec<_>>(), [1, 4]);
     }

@@ -1,4 +1,4 @@
-//! What a story asks of a running writer, over HTTP, so that it works through an API server's proxy.
+//! HTTP control of a running writer by a story; HTTP also works through an API server's proxy.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,13 +11,14 @@ use warp::{Filter, path};
 
 use crate::tally::Tally;
 
-/// Longest wait for writes that do not come.
+/// Longest wait for writes to be acknowledged.
 const AWAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Serves until dropped:
-/// - `GET /report`: the window since the start; 503 before the first acknowledged write, so it is also a readiness probe.
-/// - `POST /mark`: the window since the mark before.
-/// - `POST /await/N`: answers when N more writes are acknowledged; 504 when that takes a minute.
+/// - `GET /report`: the window since the start; 503 before the first acknowledged write, so it is also a
+///   readiness probe.
+/// - `POST /mark`: the window since the previous mark.
+/// - `POST /await/N`: answers when N more writes are acknowledged; 504 after a minute.
 /// - `POST /stop`: stops writing; the report goes to standard output, as after a signal.
 pub async fn serve(listener: TcpListener, tally: Arc<Tally>, stop: CancellationToken) {
     let tally = warp::any().map(move || Arc::clone(&tally));

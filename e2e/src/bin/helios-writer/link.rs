@@ -1,4 +1,4 @@
-//! One connection to the server, made anew whenever it breaks.
+//! One connection to the server, opened again whenever it breaks.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,13 +11,14 @@ use redis::{
 };
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-/// Enough for a name look-up and a handshake; a Service may still name an address that is gone.
+/// Timeout of a connection attempt, enough for a name look-up and a handshake; a Service may still name the
+/// address of a pod that is gone.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(250);
-/// Longer than an election, so that a write waits for the new leader on the connection it has.
+/// Timeout of an answer; longer than an election, so that a write waits for the new leader on its connection.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(700);
 const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(10);
 
-/// A server's HOST:PORT, and the password that it asks for.
+/// HOST:PORT of a server, and the password that it requires.
 #[derive(Clone)]
 pub struct Server {
     host: String,
@@ -48,7 +49,7 @@ impl fmt::Display for Server {
     }
 }
 
-/// Why an attempt was not answered as wished.
+/// Error of an attempt.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
     #[error("cannot connect: {0}")]
@@ -73,8 +74,8 @@ impl Link {
         Self { server, connection: None }
     }
 
-    /// One attempt, given up at `deadline` at the latest. After an error other than a refusal the
-    /// next attempt is on a new connection.
+    /// Makes one attempt, given up at `deadline` at the latest. After an error other than a refusal the next
+    /// attempt uses a new connection.
     pub async fn attempt<T: FromRedisValue>(
         &mut self,
         command: &Cmd,
@@ -97,7 +98,7 @@ impl Link {
         }
     }
 
-    /// Attempts until one is answered; the last error when `deadline` comes first.
+    /// Repeats the command until it succeeds; returns the last error when `deadline` has passed.
     pub async fn persist<T: FromRedisValue>(
         &mut self,
         command: &Cmd,
@@ -114,7 +115,7 @@ impl Link {
 
     async fn connect(&self, deadline: Instant) -> Result<MultiplexedConnection, LinkError> {
         let address = ConnectionAddr::Tcp(self.server.host.clone(), self.server.port);
-        // The limits here are ours: what is left of the deadline differs from attempt to attempt.
+        // The client's timeouts are off, because ours depend on the time left until the deadline.
         let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
         let settings = match &self.server.password {
             Some(password) => RedisConnectionInfo::default().set_password(password),
@@ -130,7 +131,7 @@ impl Link {
     }
 }
 
-/// Lets a moment pass before the next attempt; false when `deadline` is too near for one.
+/// Pauses before the next attempt; returns false when `deadline` is too near for one.
 pub async fn pause(deadline: Instant) -> bool {
     let next = Instant::now() + BETWEEN_ATTEMPTS;
     if next >= deadline {
@@ -154,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_server_is_a_host_and_a_port() {
+    fn server_is_parsed_from_host_and_port() {
         assert_eq!("demo.default.svc:6379".parse::<Server>().unwrap().to_string(), "demo.default.svc:6379");
         assert_eq!("[::1]:6379".parse::<Server>().unwrap().host, "::1");
         for wrong in ["demo", ":6379", "demo:", "demo:redis", "demo:65536"] {

@@ -1,4 +1,4 @@
-//! The writes: each worker sets `PREFIX:WORKER:n` to `n` for n = 1, 2, 3 and so on.
+//! The load: each worker sets `PREFIX:WORKER:n` to `n` for n = 1, 2, 3 and so on.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,13 +14,13 @@ use crate::tally::Tally;
 pub struct Load {
     pub server: Server,
     pub prefix: String,
-    /// Writes a second of all workers; 0: as many as possible.
+    /// Writes per second of all workers together; 0: as many as possible.
     pub rate: u32,
     pub retry_for: Duration,
 }
 
-/// What one worker wrote: 1 to `last` without those that `failed`. Not larger than it must be, so that a
-/// writer may run for long.
+/// Writes of one worker: 1 to `last`, except those in `failed`. Stored compactly, so that a writer may run
+/// for long.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Written {
     pub worker: u16,
@@ -39,7 +39,7 @@ pub fn key(prefix: &str, worker: u16, n: u64) -> String {
 }
 
 impl Load {
-    /// Writes with so many workers until `stop`; a write under way is brought to its end.
+    /// Writes with `workers` workers until `stop`; a write in flight is completed.
     pub async fn run(&self, workers: u16, tally: &Arc<Tally>, stop: &CancellationToken) -> Vec<Written> {
         let mut tasks = JoinSet::new();
         for worker in 0..workers {
@@ -96,7 +96,8 @@ impl Worker {
 
     async fn write_next(&mut self) {
         let n = self.written.last + 1;
-        // Setting the same key to the same value twice is harmless, so an attempt of unknown outcome may be repeated.
+        // Setting a key to the same value twice is harmless, so an attempt of unknown outcome may be
+        // repeated.
         let command = set(&key(&self.prefix, self.written.worker, n), &n.to_string(), None);
         let began = Instant::now();
         let deadline = began + self.retry_for;

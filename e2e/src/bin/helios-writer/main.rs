@@ -1,5 +1,6 @@
-//! Writes steadily to a Redis server, remembers every write that was acknowledged, and at the end reads
-//! all of them back, beside a few clients whose answers have to be in order. Runs as a pod beside a cluster, or anywhere else. It knows nothing of HeliosDB.
+//! Load generator: writes at a steady rate to a Redis server, remembers every acknowledged write, and at the
+//! end reads all of them back. Beside the load a few witness clients check linearizability. Runs as a pod
+//! beside a cluster, or anywhere else. It knows nothing of HeliosDB.
 
 mod check;
 mod control;
@@ -25,13 +26,14 @@ use crate::load::Load;
 use crate::tally::Tally;
 use crate::witness::witness;
 
-/// Writes to a Redis server and says what became of every write.
+/// Writes to a Redis server and reports the fate of every write.
 #[derive(Parser)]
 #[command(name = "helios-writer", version)]
 enum Command {
     /// Write until SIGTERM, SIGINT or POST /stop; then read back every acknowledged write and print a report
     ///
-    /// Exit code 0: all were there. 3: one was missing, wrong or could not be read, or answers contradict each other.
+    /// Exit code 0: all were read back. 3: one was missing, wrong or unreadable, or the answers are not
+    /// linearizable.
     Run(RunArgs),
     /// Set one key, get it back, and fail when it is not the same
     SetGet(SetGetArgs),
@@ -39,14 +41,14 @@ enum Command {
 
 #[derive(Args)]
 struct Login {
-    /// Password that the server asks for; by the same variable as redis-cli's
+    /// Password that the server requires; the variable is the same as redis-cli's
     #[arg(long, env = "REDISCLI_AUTH", hide_env_values = true)]
     password: Option<String>,
 }
 
 #[derive(Args)]
 struct RunArgs {
-    /// Where the server is, as HOST:PORT
+    /// Server, as HOST:PORT
     #[arg(long)]
     addr: Server,
     #[command(flatten)]
@@ -54,28 +56,28 @@ struct RunArgs {
     /// Connections that write at the same time, each one write after another
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=1024))]
     workers: u16,
-    /// Writes a second of all workers together; 0 for as many as the server takes
+    /// Writes per second of all workers together; 0 for as many as the server takes
     #[arg(long, default_value_t = 400)]
     rate: u32,
-    /// How long a write is tried again before it counts as failed, e.g. 1s or 500ms
+    /// Time for which a write is retried before it counts as failed, e.g. 1s or 500ms
     #[arg(long, default_value = "1s", value_parser = duration)]
     retry_for: Duration,
-    /// Beginning of every key; must differ between writers to the same server
+    /// Prefix of every key; must differ between writers to the same server
     #[arg(long, default_value = "writer")]
     prefix: String,
-    /// Where to serve GET /report, POST /mark, POST /await/WRITES and POST /stop, as HOST:PORT
+    /// Listener of GET /report, POST /mark, POST /await/WRITES and POST /stop, as HOST:PORT
     #[arg(long)]
     control: Option<SocketAddr>,
 }
 
 #[derive(Args)]
 struct SetGetArgs {
-    /// Where the server is, as HOST:PORT
+    /// Server, as HOST:PORT
     #[arg(long)]
     addr: Server,
     #[command(flatten)]
     login: Login,
-    /// How long to try, e.g. 10s
+    /// Time for which to retry, e.g. 10s
     #[arg(long, default_value = "10s", value_parser = duration)]
     retry_for: Duration,
 }

@@ -1,4 +1,4 @@
-//! Counts and times of all workers together: since the start, and since the last mark.
+//! Counts and latencies of all workers together: since the start, and since the last mark.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,7 +9,7 @@ use helios_e2e::report::Window;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-/// Different error texts that are kept; any more are counted as one.
+/// Largest number of distinct error texts that are counted separately; others are counted together.
 const MAX_TEXTS: usize = 20;
 const OTHER_TEXTS: &str = "others";
 
@@ -37,7 +37,7 @@ struct Span {
     failed: u64,
     gap: Duration,
     gap_at: Option<Timestamp>,
-    /// Microseconds.
+    /// Latencies in microseconds.
     latencies: Histogram<u64>,
     errors: BTreeMap<String, u64>,
 }
@@ -60,7 +60,7 @@ impl Tally {
             span.latencies.saturating_record(took.as_micros().try_into().unwrap_or(u64::MAX));
             span.silence(latest, now.instant);
         }
-        // Still under the lock, so that the count never goes back.
+        // Sent under the lock, so that the count never decreases.
         self.acknowledged.send_replace(state.total.acknowledged);
     }
 
@@ -84,7 +84,8 @@ impl Tally {
         state.total.report(state.latest)
     }
 
-    /// The window since the mark before; the next one begins. A gap that lasts over the mark counts in both.
+    /// Returns the window since the previous mark and starts the next. A gap that spans the mark counts in
+    /// both.
     pub fn mark(&self) -> Window {
         let state = &mut *self.lock();
         let window = state.window.report(state.latest);
@@ -92,11 +93,11 @@ impl Tally {
         window
     }
 
-    /// Waits until so many more writes are acknowledged.
+    /// Waits until `writes` more writes are acknowledged.
     pub async fn await_more(&self, writes: u64) {
         let mut count = self.acknowledged.subscribe();
         let enough = count.borrow_and_update().saturating_add(writes);
-        // The sender lives as long as `self`, so this ends by the count alone.
+        // The sender lives as long as `self`, so only the count ends this wait.
         drop(count.wait_for(|count| *count >= enough).await);
     }
 
@@ -155,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mark_begins_a_new_window_and_leaves_the_total() {
+    fn mark_starts_a_window_and_keeps_the_total() {
         let tally = Tally::default();
         tally.acknowledged(Duration::from_millis(2), false);
         tally.failed();
@@ -168,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_still_running_is_reported_in_both_windows_that_it_touches() {
+    fn gap_that_spans_a_mark_is_reported_in_both_windows() {
         let tally = Tally::default();
         assert_eq!(tally.mark().longest_gap_ms, 0.0, "nothing was acknowledged, so nothing stopped");
         tally.acknowledged(Duration::ZERO, false);
@@ -182,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn error_texts_are_bounded_and_none_is_uncounted() {
+    fn error_texts_are_bounded_and_all_errors_are_counted() {
         let tally = Tally::default();
         for n in 0..100 {
             tally.error(&format!("error {n}"));

@@ -1,5 +1,5 @@
-//! A few clients beside the load that read and write the same few keys, each without trying anything again, and whether one
-//! database without replicas could have answered them so: linearizability, by `helios-history`.
+//! Witness clients: beside the load, a few clients read and write the same few keys without retries; their
+//! history is checked for linearizability by `helios-history`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,26 +17,26 @@ use tokio_util::sync::CancellationToken;
 use crate::link::{Link, LinkError, Server};
 
 const CLIENTS: u64 = 3;
-/// Few, so that clients meet.
+/// Number of keys, small so that clients contend.
 const REGISTERS: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(30);
-/// After these a client rests.
+/// Operations after which a client stops.
 const MAX_OPERATIONS: u64 = 20_000;
-/// How long an answer is waited for.
+/// Timeout of an answer.
 const TIMEOUT: Duration = Duration::from_secs(1);
-/// How long the last readings are tried; longer than an election and the restart of a member.
+/// Time for which the final reads are retried; longer than an election and the restart of a member.
 const RETRY_FOR: Duration = Duration::from_secs(30);
 
 struct Shared {
     server: Server,
-    /// Before each key. Of this run alone, so that each key begins absent.
+    /// Prefix of each key, unique to this run, so that each key is absent at first.
     prefix: String,
     started: Instant,
     history: Mutex<History>,
     next_value: AtomicU64,
 }
 
-/// Asks until `stop`, reads each key once more, and judges.
+/// Runs the clients until `stop`, reads each key once more, and checks the history.
 pub async fn witness(server: Server, prefix: &str, stop: &CancellationToken) -> Witnessed {
     let shared = Arc::new(Shared {
         server,
@@ -47,12 +47,12 @@ pub async fn witness(server: Server, prefix: &str, stop: &CancellationToken) -> 
     });
     let mut clients = JoinSet::new();
     for process in 0..CLIENTS {
-        clients.spawn(Arc::clone(&shared).ask_until(process, stop.clone()));
+        clients.spawn(Arc::clone(&shared).operate_until(process, stop.clone()));
     }
     clients.join_all().await;
     shared.read_all().await;
     let history = std::mem::take(&mut *shared.history());
-    // Some seconds of work in the worst case, and nobody else waits for this thread any more.
+    // Takes some seconds in the worst case; nothing else needs this thread any more.
     judge(&history)
 }
 
@@ -68,7 +68,7 @@ fn judge(history: &History) -> Witnessed {
 }
 
 impl Shared {
-    async fn ask_until(self: Arc<Self>, process: u64, stop: CancellationToken) {
+    async fn operate_until(self: Arc<Self>, process: u64, stop: CancellationToken) {
         let mut link = Link::new(self.server.clone());
         let mut rng = StdRng::seed_from_u64(process);
         for _ in 0..MAX_OPERATIONS {
@@ -134,7 +134,7 @@ impl Shared {
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Microseconds, of a clock that does not go back.
+    /// Returns microseconds of a monotonic clock.
     fn now(&self) -> u64 {
         self.started.elapsed().as_micros() as u64
     }

@@ -10,7 +10,7 @@ fn refused(yaml: &str) -> String {
 }
 
 #[test]
-fn presets_and_overrides() {
+fn explicit_timings_override_the_preset() {
     let lan = settings("node: {name: a}").unwrap();
     assert_eq!([lan.heartbeat, lan.election_min, lan.election_max].map(|d| d.as_millis()), [100, 300, 600]);
     let fast = settings("{node: {name: a}, raft: {preset: fast, election_timeout: 200ms}}").unwrap();
@@ -24,7 +24,7 @@ fn presets_and_overrides() {
 }
 
 #[test]
-fn every_preset_is_valid_as_it_is_and_in_whole_ticks() {
+fn every_preset_is_valid_and_a_multiple_of_the_tick() {
     for (preset, times_ms) in PRESETS {
         let found = settings(&format!("{{node: {{name: a}}, raft: {{preset: {preset}}}}}")).unwrap();
         let found = [found.heartbeat, found.election_min, found.election_max];
@@ -38,7 +38,7 @@ fn every_preset_is_valid_as_it_is_and_in_whole_ticks() {
 }
 
 #[test]
-fn bad_timings_are_refused_with_both_values() {
+fn contradictory_timings_are_rejected_with_both_values() {
     let error = refused("{node: {name: a}, raft: {heartbeat_interval: 400ms}}");
     assert!(error.contains("400ms") && error.contains("300ms"), "{error}");
     let error = refused("{node: {name: a}, raft: {election_timeout_min: 700ms}}");
@@ -48,7 +48,7 @@ fn bad_timings_are_refused_with_both_values() {
 }
 
 #[test]
-fn a_static_list_holds_the_node_itself_and_is_the_same_on_every_node() {
+fn a_static_member_list_includes_the_node_itself() {
     let with = |name: &str, peer: &str, others: &str| {
         settings(&format!(
             "{{node: {{name: {name}, initial_members: [{others}]}}, listen: {{peer: '{peer}'}}}}"
@@ -63,7 +63,7 @@ fn a_static_list_holds_the_node_itself_and_is_the_same_on_every_node() {
 }
 
 #[test]
-fn an_engine_is_one_of_two() {
+fn an_unknown_engine_is_rejected() {
     let engine = |yaml: &str| settings(yaml).unwrap().engine;
     assert_eq!(engine("{node: {name: a}}"), EngineKind::Sled);
     assert_eq!(engine("{node: {name: a}, state: {engine: redb}}"), EngineKind::Redb);
@@ -71,7 +71,7 @@ fn an_engine_is_one_of_two() {
 }
 
 #[test]
-fn a_bandwidth_for_snapshots_is_none_or_enough_to_get_on() {
+fn a_snapshot_bandwidth_is_none_or_at_least_the_minimum() {
     let limit = |raft: &str| {
         settings(&format!("{{node: {{name: a}}, raft: {{{raft}}}}}")).unwrap().snapshot_bytes_per_second
     };
@@ -83,7 +83,7 @@ fn a_bandwidth_for_snapshots_is_none_or_enough_to_get_on() {
 }
 
 #[test]
-fn limits_of_client_memory_are_refused_when_one_reply_would_not_fit() {
+fn client_memory_limits_below_the_minimum_are_rejected() {
     let limits = settings("{node: {name: a}, client: {output_buffer_limit: 2097152, write_timeout: 0ms}}");
     let limits = limits.unwrap().client_memory;
     assert_eq!((limits.output_bytes, limits.write_timeout), (2_097_152, None));
@@ -95,7 +95,7 @@ fn limits_of_client_memory_are_refused_when_one_reply_would_not_fit() {
 }
 
 #[test]
-fn contradictions_are_refused() {
+fn contradictory_settings_are_rejected() {
     assert!(refused("{node: {name: a, bootstrap: static}}").contains("initial_members"));
     let twice = "{node: {name: a, bootstrap: single, initial_members: [{name: b, address: 'b:1'}]}}";
     assert!(refused(twice).contains("exclude"));
@@ -113,11 +113,11 @@ fn a_gateway_off_loopback_needs_a_token() {
     let found = settings(&open.replace("TOKEN", "s3cret")).unwrap();
     assert!(found.gateway_token.is_some_and(|token| token.matches(b"s3cret")));
     let other = settings(&open.replace("TOKEN", "another")).unwrap();
-    assert_eq!(found.config_hash, other.config_hash, "the hash tells of the token");
+    assert_eq!(found.config_hash, other.config_hash, "the hash depends on the token");
 }
 
 #[test]
-fn a_prefix_is_a_path() {
+fn a_gateway_prefix_that_is_not_a_plain_path_is_rejected() {
     let prefix = |text: &str| settings(&format!("{{node: {{name: a}}, gateway: {{prefix: '{text}'}}}}"));
     assert_eq!(prefix("/db/helios").unwrap().gateway_prefix, "/db/helios");
     for bad in ["helios", "/", "/helios/", "/a b", "/a?b"] {
@@ -126,14 +126,14 @@ fn a_prefix_is_a_path() {
 }
 
 #[test]
-fn fewer_than_a_majority_is_no_acknowledgement() {
+fn an_ack_level_below_majority_is_rejected() {
     assert_eq!(settings("node: {name: a}").unwrap().ack, Ack::Majority);
     assert_eq!(settings("{node: {name: a}, writes: {ack: all}}").unwrap().ack, Ack::All);
     assert!(refused("{node: {name: a}, writes: {ack: one}}").contains("majority or all"));
 }
 
 #[test]
-fn neighbours_on_one_host_do_not_fight_over_ports() {
+fn default_ports_move_with_the_client_port() {
     let third = settings("{node: {name: c}, listen: {client: ':6381', peer: '127.0.0.1:7002'}}").unwrap();
     assert_eq!(third.listen_gateway, "127.0.0.1:8445".parse().ok());
     assert_eq!(third.listen_metrics, "127.0.0.1:9092".parse().ok());
@@ -142,7 +142,7 @@ fn neighbours_on_one_host_do_not_fight_over_ports() {
 }
 
 #[test]
-fn default_ports_move_with_any_client_port() {
+fn default_ports_of_any_client_port_are_distinct_and_unprivileged() {
     let ports = |client: &str| {
         let found =
             settings(&format!("{{node: {{name: a}}, listen: {{client: '127.0.0.1:{client}'}}}}")).unwrap();
@@ -152,8 +152,8 @@ fn default_ports_move_with_any_client_port() {
     assert_eq!(ports("6479"), [50_151, 9_190, 8_543]);
     assert_eq!(ports("7001"), [50_673, 9_712, 9_065]);
     assert_eq!(ports("6000"), [49_672, 8_711, 8_064]);
-    assert_eq!(ports("26379"), [5_539, 29_090, 28_443], "70051 is no port: it goes on at 1024");
-    assert_eq!(ports("0"), [50_051, 9_090, 8_443], "whichever is free says nothing");
+    assert_eq!(ports("26379"), [5_539, 29_090, 28_443], "70051 wraps around to 1024");
+    assert_eq!(ports("0"), [50_051, 9_090, 8_443], "port 0 has no offset");
     for client in 1..=u16::MAX {
         let all = [50_051, 9_090, 8_443].map(|port| beside(Some(([127, 0, 0, 1], client).into()), port));
         assert!(all.iter().all(|port| *port >= 1_024) && all[0] != all[1] && all[1] != all[2], "{client}");
@@ -161,7 +161,7 @@ fn default_ports_move_with_any_client_port() {
 }
 
 #[test]
-fn memory_limits_have_a_least_value() {
+fn memory_limits_below_the_minimum_are_rejected() {
     let limits = |yaml: &str| settings(&format!("{{node: {{name: a}}, {yaml}}}"));
     let default = limits("log: {level: info}").unwrap();
     assert_eq!((default.max_log_bytes, default.max_overlay_bytes), (512 << 20, 256 << 20));
@@ -173,7 +173,7 @@ fn memory_limits_have_a_least_value() {
 }
 
 #[test]
-fn a_reported_role_is_one_of_two() {
+fn an_unknown_reported_role_is_rejected() {
     let of = |role: &str| settings(&format!("{{node: {{name: a}}, client: {{reported_role: {role}}}}}"));
     assert!(settings("node: {name: a}").unwrap().reports_writable);
     assert!(!of("raft").unwrap().reports_writable);
@@ -181,7 +181,7 @@ fn a_reported_role_is_one_of_two() {
 }
 
 #[test]
-fn what_is_listened_on_everywhere_is_advertised_as_loopback() {
+fn an_address_on_every_interface_is_advertised_as_loopback() {
     let found = settings("{node: {name: a}, listen: {peer: ':7005', client: '0.0.0.0:6380'}}").unwrap();
     assert_eq!(found.advertise_addr, "127.0.0.1:7005");
     assert_eq!(found.advertise_client_addr, "127.0.0.1:6380");
@@ -189,7 +189,7 @@ fn what_is_listened_on_everywhere_is_advertised_as_loopback() {
 }
 
 #[test]
-fn an_idle_limit_of_zero_is_none_and_a_priority_has_bounds() {
+fn an_idle_limit_of_zero_is_none_and_a_priority_is_at_most_100() {
     let of = |yaml: &str| settings(yaml).unwrap();
     assert_eq!(of("node: {name: a}").idle_timeout, None);
     assert_eq!(of("{node: {name: a}, client: {idle_timeout: 0s}}").idle_timeout, None);
@@ -212,7 +212,7 @@ fn the_delay_of_wrong_passwords_is_a_duration_up_to_ten_seconds() {
 }
 
 #[test]
-fn protected_mode_is_on_unless_it_is_turned_off_in_so_many_words() {
+fn protected_mode_is_on_unless_set_to_false() {
     assert!(settings("node: {name: a}").unwrap().protected_mode);
     assert!(!settings("{node: {name: a}, client: {protected_mode: false}}").unwrap().protected_mode);
     let error = refused("{node: {name: a}, client: {protected_mode: sometimes}}");

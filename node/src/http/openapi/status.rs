@@ -1,4 +1,4 @@
-//! What a status looks like.
+//! Schemas of the status.
 
 use serde_json::{Value as Json, json};
 
@@ -53,19 +53,19 @@ pub fn node() -> Json {
     )
 }
 
-/// The newest on the disk of the member that was asked.
+/// Schema of the newest snapshot on the disk of the answering member.
 pub fn snapshot() -> Json {
     object(&["index", "size_bytes", "age_seconds"].map(|name| (name, number())), &[])
 }
 
-/// The three parts of a node.
+/// Schema of the three parts of a node.
 pub fn parts() -> Json {
     let (name, some_number) = (json!({ "type": ["string", "null"] }), json!({ "type": ["integer", "null"] }));
     let one_of = |names: &[&str]| json!({ "type": "string", "enum": names });
     let mut health = one_of(&["unknown", "healthy", "degraded", "unreachable"]);
     health["description"] = json!(
         "healthy: heard within raft.election_timeout_min, at most 1000 entries behind. unreachable: silent for two of these \
-         timeouts. degraded: between both, or a snapshot is on its way to it. unknown: only the leader hears all members, \
+         timeouts. degraded: between both, or a snapshot is being sent to it. unknown: only the leader hears all members, \
          the others hear the leader."
     );
     let consensus = object(

@@ -4,8 +4,7 @@ use super::*;
 
 const LIMITS: DecodeLimits = DecodeLimits { request_bytes: 16 * 1024 * 1024, authenticated: true };
 
-/// Everything decoded from `chunks`, and the error that ended it.
-/// As if `chunks` arrived one after the other.
+/// Decodes `chunks` as if they arrived one after the other; returns the requests and the error that ended them.
 pub fn decode_all<'a>(
     chunks: impl IntoIterator<Item = &'a [u8]>,
     limits: DecodeLimits,
@@ -25,7 +24,7 @@ pub fn decode_all<'a>(
 }
 
 fn error_of(input: &[u8]) -> String {
-    decode_all([input], LIMITS).1.expect("must be refused").to_string()
+    decode_all([input], LIMITS).1.expect("must be rejected").to_string()
 }
 
 fn request(words: &[&'static str]) -> Vec<Bytes> {
@@ -66,7 +65,7 @@ fn protocol_errors_are_worded_as_in_redis() {
 }
 
 #[test]
-fn the_arguments_together_are_bounded() {
+fn request_size_counts_all_arguments() {
     let limits = DecodeLimits { request_bytes: 64, ..LIMITS };
     let wire = b"*4\r\n$20\r\naaaaaaaaaaaaaaaaaaaa\r\n$20\r\naaaaaaaaaaaaaaaaaaaa\r\n$20\r\n";
     let error = decode_all([wire.as_slice()], limits).1;
@@ -74,7 +73,7 @@ fn the_arguments_together_are_bounded() {
 }
 
 #[test]
-fn a_stranger_may_declare_little() {
+fn unauthenticated_client_has_narrow_limits() {
     let limits = DecodeLimits { authenticated: false, ..LIMITS };
     let error = |wire: &[u8]| decode_all([wire], limits).1;
     assert_eq!(error(b"*11\r\n"), Some(ProtocolError::UnauthenticatedMultibulkLength));
@@ -93,7 +92,7 @@ fn a_declared_length_allocates_nothing() {
 }
 
 #[test]
-fn integers_are_read_as_redis_reads_them() {
+fn integers_are_parsed_as_in_redis() {
     let accepted = [("0", 0), ("-1", -1), ("10", 10), ("-9223372036854775808", i64::MIN)];
     for (text, number) in accepted {
         assert_eq!(parse_integer(text.as_bytes()), Some(number), "{text}");
@@ -105,7 +104,7 @@ fn integers_are_read_as_redis_reads_them() {
 
 proptest! {
     #[test]
-    fn garbage_never_panics_and_holds_no_more_than_it_sent(
+    fn garbage_never_panics_and_holds_no_more_bytes_than_received(
         chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 0..20)
     ) {
         let received: usize = chunks.iter().map(Vec::len).sum();
@@ -127,7 +126,7 @@ proptest! {
     }
 
     #[test]
-    fn what_was_encoded_is_decoded(
+    fn encoded_requests_decode_to_themselves(
         requests in prop::collection::vec(
             prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 1..6), 0..8),
         chunk in 1_usize..64,

@@ -1,4 +1,4 @@
-//! `ACL`, and which role a command asks for.
+//! `ACL`, and the role that a command requires.
 
 use bytes::Bytes;
 
@@ -9,7 +9,7 @@ use super::local::Context;
 use super::{Args, Local, Request};
 use crate::auth::Role;
 
-/// Categories of commands, and the flag that puts one there; `slow` are those without `fast`.
+/// Categories of commands, and the flag of each; `slow` are the commands without `fast`.
 const CATEGORIES: [(&str, &str); 6] = [
     ("admin", "admin"),
     ("fast", "fast"),
@@ -19,9 +19,9 @@ const CATEGORIES: [(&str, &str); 6] = [
     ("write", "write"),
 ];
 
-/// What removes everything is an admin's.
+/// Commands that remove all keys require the role admin.
 const FLUSHES: [&str; 2] = ["flushall", "flushdb"];
-/// They write what their scripts write, or meddle with those of others.
+/// Commands that write by their scripts, or remove or stop scripts of other users.
 const SCRIPTS: [&str; 4] = ["eval", "evalsha", "script|flush", "script|kill"];
 
 #[derive(Debug)]
@@ -31,7 +31,7 @@ pub enum AclRequest {
     List,
 }
 
-/// The least role that may run the command.
+/// Returns the least role that may run the command.
 pub fn role_for(spec: &Spec) -> Role {
     if spec.has_flag("admin") || FLUSHES.contains(&spec.name) {
         Role::Admin
@@ -79,7 +79,7 @@ fn members(category: &[u8]) -> Result<Vec<&'static str>, Refusal> {
     Ok(all.filter(is_member).map(|spec| spec.name).collect())
 }
 
-/// In the words of Redis's rules.
+/// Returns the rights of a role in the syntax of Redis's ACL rules.
 fn rules(role: Role) -> &'static str {
     match role {
         Role::ReadOnly => "+@all -@write -@admin -eval -evalsha",
@@ -110,7 +110,7 @@ mod tests {
     use crate::resp::table::find;
 
     #[test]
-    fn each_command_asks_for_a_role() {
+    fn commands_require_their_roles() {
         let role = |name: &str| role_for(find(name.as_bytes()).unwrap());
         for name in ["get", "scan", "ping", "subscribe", "publish", "multi", "info", "helios.read"] {
             assert_eq!(role(name), Role::ReadOnly, "{name}");

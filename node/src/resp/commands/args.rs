@@ -1,4 +1,4 @@
-//! The arguments of one request, taken from the left.
+//! Arguments of one request, parsed from the left.
 
 use bytes::Bytes;
 
@@ -10,14 +10,14 @@ use crate::glob::Pattern;
 
 pub struct Args<'a> {
     pub spec: &'static Spec,
-    /// This node's time, ms since the Unix epoch: relative expiries count from here.
+    /// Time of this node in milliseconds since the Unix epoch; relative expiries count from it.
     pub now_ms: u64,
     limits: &'a Limits,
     words: std::vec::IntoIter<Bytes>,
 }
 
 impl<'a> Args<'a> {
-    /// `words` is the whole request, of as many words as `spec` accepts.
+    /// Creates the arguments from the whole request, which has a number of words that `spec` accepts.
     pub fn new(spec: &'static Spec, words: Vec<Bytes>, now_ms: u64, limits: &'a Limits) -> Self {
         let mut words = words.into_iter();
         words.by_ref().take(spec.name_words()).for_each(drop);
@@ -32,7 +32,7 @@ impl<'a> Args<'a> {
         self.words.next()
     }
 
-    /// The next word; where an option lacks its argument the syntax is wrong.
+    /// Takes the next word; a syntax error if there is none.
     pub fn word(&mut self) -> Result<Bytes, Refusal> {
         self.words.next().ok_or(Refusal::Syntax)
     }
@@ -42,7 +42,7 @@ impl<'a> Args<'a> {
         self.word().and_then(|key| if key.len() > limit { Err(Refusal::KeyTooLarge(limit)) } else { Ok(key) })
     }
 
-    /// All remaining words as keys.
+    /// Takes all remaining words as keys.
     pub fn keys(&mut self) -> Result<Vec<Bytes>, Refusal> {
         (0..self.len()).map(|_| self.key()).collect()
     }
@@ -54,7 +54,7 @@ impl<'a> Args<'a> {
         )
     }
 
-    /// The next word as a glob pattern.
+    /// Takes the next word as a glob pattern.
     pub fn pattern(&mut self) -> Result<Pattern, Refusal> {
         Ok(Pattern::new(&self.word()?)?)
     }
@@ -63,7 +63,7 @@ impl<'a> Args<'a> {
         parse_integer(&self.word()?).ok_or(Refusal::NotAnInteger)
     }
 
-    /// All remaining words, where none is longer than a key or a value may be.
+    /// Takes all remaining words; an error if one is longer than a key or a value may be.
     pub fn checked(self) -> Result<Vec<Bytes>, Refusal> {
         let Limits { max_key_bytes, max_value_bytes, .. } = *self.limits;
         let name_words = self.spec.name_words();
@@ -80,18 +80,18 @@ impl<'a> Args<'a> {
         Ok(words)
     }
 
-    /// All remaining words, whatever they mean.
+    /// Takes all remaining words, unchecked.
     pub fn rest(self) -> Vec<Bytes> {
         self.words.collect()
     }
 
-    /// Refuses anything more.
+    /// Returns a syntax error if words remain.
     pub fn end(mut self) -> Result<(), Refusal> {
         if self.next().is_none() { Ok(()) } else { Err(Refusal::Syntax) }
     }
 }
 
-/// Whether `word` is `keyword`, in any case.
+/// Whether `word` equals `keyword`, in any case.
 pub fn is(word: &[u8], keyword: &str) -> bool {
     word.eq_ignore_ascii_case(keyword.as_bytes())
 }

@@ -1,4 +1,4 @@
-//! Commands that wait for a key to hold something.
+//! Commands that wait for a key to hold an element.
 
 use std::time::Duration;
 
@@ -11,28 +11,28 @@ use super::write::Answer;
 use super::{Args, Request};
 use crate::state::Kind;
 
-/// Years enough; more would overflow the clocks.
+/// Maximum timeout in seconds, about 30 years; more would overflow the clocks.
 const MAX_TIMEOUT_SECS: f64 = 1e9;
 
-/// A command of the state that takes something, tried whenever there may be something to take.
+/// State command that takes an element; it is tried whenever a key may hold one.
 #[derive(Debug, Clone)]
 pub struct Blocking {
     verb: &'static str,
-    /// Whether the keys follow their number.
+    /// Whether the state command counts the keys in front of them.
     is_counted: bool,
-    /// What it takes from.
+    /// Keys that an element is taken from.
     pub keys: Vec<Bytes>,
-    /// Behind the keys.
+    /// Words of the state command behind the keys.
     words: Vec<Bytes>,
-    /// What a key has to hold.
+    /// Type that a key must have.
     pub kind: Kind,
     pub answer: Answer,
-    /// `None`: without end.
+    /// Timeout; `None`: the command waits without limit.
     pub timeout: Option<Duration>,
 }
 
 impl Blocking {
-    /// As it would be said if it did not wait, of some of its keys.
+    /// Returns the operation that takes an element from `keys` without waiting.
     pub fn op(&self, keys: &[Bytes]) -> Op {
         let count = self.is_counted.then(|| Bytes::from(keys.len().to_string()));
         let args = count.into_iter().chain(keys.iter().cloned()).chain(self.words.iter().cloned());
@@ -56,7 +56,7 @@ pub fn bzpopmax(args: Args) -> Result<Request, Refusal> {
     pop(args, "zmpop", "MAX", Answer::FirstScored)
 }
 
-/// `key [key ...] timeout`.
+/// Parses `key [key ...] timeout`.
 fn pop(mut args: Args, verb: &'static str, end: &'static str, answer: Answer) -> Result<Request, Refusal> {
     let keys = (1..args.len()).map(|_| args.key()).collect::<Result<_, _>>()?;
     let timeout = timeout(&args.word()?)?;
@@ -72,7 +72,7 @@ pub fn bzmpop(args: Args) -> Result<Request, Refusal> {
     pop_several(args, "zmpop")
 }
 
-/// `timeout numkeys key [key ...] LEFT|RIGHT|MIN|MAX [COUNT count]`.
+/// Parses `timeout numkeys key [key ...] LEFT|RIGHT|MIN|MAX [COUNT count]`.
 fn pop_several(mut args: Args, verb: &'static str) -> Result<Request, Refusal> {
     let timeout = timeout(&args.word()?)?;
     let count = args.integer().ok().filter(|count| *count > 0);
@@ -87,7 +87,7 @@ fn pop_several(mut args: Args, verb: &'static str) -> Result<Request, Refusal> {
     Ok(Request::Block(Blocking { verb, is_counted: true, keys, words, kind, answer, timeout }))
 }
 
-/// What the state would refuse, refused before the client waits for it.
+/// Rejects words that the state would reject, before the client waits.
 fn check_pop_words(verb: &str, words: &[Bytes]) -> Result<(), Refusal> {
     let ends = if verb == "lmpop" { ["left", "right"] } else { ["min", "max"] };
     match words {
@@ -103,7 +103,7 @@ fn check_pop_words(verb: &str, words: &[Bytes]) -> Result<(), Refusal> {
     }
 }
 
-/// `source destination LEFT|RIGHT LEFT|RIGHT timeout`.
+/// Parses `source destination LEFT|RIGHT LEFT|RIGHT timeout`.
 pub fn blmove(mut args: Args) -> Result<Request, Refusal> {
     let (source, target, from, to) = (args.key()?, args.key()?, args.word()?, args.word()?);
     if [&from, &to].iter().any(|end| !is(end, "left") && !is(end, "right")) {
@@ -113,7 +113,7 @@ pub fn blmove(mut args: Args) -> Result<Request, Refusal> {
     Ok(move_element("lmove", source, vec![target, from, to], timeout))
 }
 
-/// `source destination timeout`.
+/// Parses `source destination timeout`.
 pub fn brpoplpush(mut args: Args) -> Result<Request, Refusal> {
     let (source, target) = (args.key()?, args.key()?);
     let timeout = timeout(&args.word()?)?;
@@ -129,7 +129,7 @@ fn kind_of(verb: &str) -> Kind {
     if verb == "zmpop" { Kind::SortedSet } else { Kind::List }
 }
 
-/// Seconds, with a fraction; 0: without end.
+/// Parses a timeout in seconds, with a fraction; 0: no timeout.
 fn timeout(word: &[u8]) -> Result<Option<Duration>, Refusal> {
     let seconds = std::str::from_utf8(word).ok().and_then(|text| text.parse::<f64>().ok());
     let seconds = seconds.filter(|seconds| seconds.is_finite());
@@ -140,7 +140,7 @@ fn timeout(word: &[u8]) -> Result<Option<Duration>, Refusal> {
     if seconds > MAX_TIMEOUT_SECS {
         return Err(Refusal::other("ERR timeout is out of range"));
     }
-    // As in Redis, to the next millisecond.
+    // Rounded up to milliseconds, as in Redis.
     let timeout_ms = (seconds * 1000.0).ceil() as u64;
     Ok((timeout_ms > 0).then(|| Duration::from_millis(timeout_ms)))
 }

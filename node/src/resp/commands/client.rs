@@ -1,4 +1,4 @@
-//! `CLIENT`: what connections say of themselves and who is connected.
+//! `CLIENT`: labels that connections set, and the list of connections.
 
 use super::super::clients::Client;
 use super::super::codec::parse_integer;
@@ -19,7 +19,7 @@ pub enum ClientRequest {
     List(Selection),
 }
 
-/// Which connections to list.
+/// Selection of connections to list.
 #[derive(Debug)]
 pub enum Selection {
     All,
@@ -62,7 +62,7 @@ pub fn setinfo(mut args: Args) -> Result<Request, Refusal> {
     }
 }
 
-/// `ON` and `OFF` both describe what this server does anyway.
+/// Parses `NO-EVICT` and `NO-TOUCH`: `ON` and `OFF` both describe the fixed behaviour of this server.
 pub fn switch(mut args: Args) -> Result<Request, Refusal> {
     let word = args.word()?;
     if is(&word, "on") || is(&word, "off") {
@@ -87,7 +87,7 @@ pub fn list(mut args: Args) -> Result<Request, Refusal> {
     request(ClientRequest::List(selection))
 }
 
-/// What Redis calls the type of a connection. None here is a replica or a master.
+/// Type of a connection in Redis's terms. No connection here is a replica or a master.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Type {
     Normal,
@@ -110,7 +110,7 @@ impl Type {
     }
 }
 
-/// A name that fits into one field of `CLIENT LIST`; at most 1 KiB.
+/// Checks that a label fits into one field of `CLIENT LIST`; at most 1 KiB.
 pub fn checked_label(label: &[u8], what: &str) -> Result<String, Refusal> {
     match String::from_utf8(label.to_vec()) {
         Ok(text) if text.len() <= 1024 && text.bytes().all(|byte| byte.is_ascii_graphic()) => Ok(text),

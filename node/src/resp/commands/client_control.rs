@@ -1,4 +1,4 @@
-//! `CLIENT KILL`, `PAUSE`, `REPLY` and `UNBLOCK`: what connections do to others, and to themselves.
+//! `CLIENT KILL`, `PAUSE`, `REPLY` and `UNBLOCK`: commands that control other connections, and the own one.
 
 use std::time::Duration;
 
@@ -18,9 +18,9 @@ use crate::auth::DEFAULT_USER;
 
 #[derive(Debug)]
 pub enum Control {
-    /// By its address, as before Redis 2.8.12: says whether there was one.
+    /// Kills one connection by address, the form before Redis 2.8.12; an error if there is none.
     KillOne(Bytes),
-    /// Says how many there were.
+    /// Kills all connections that match; returns their number.
     Kill(Victims),
     Unblock(i64, Unblock),
     Reply(Silence),
@@ -28,7 +28,7 @@ pub enum Control {
     Unpause,
 }
 
-/// All that fit every wish.
+/// Filters of `CLIENT KILL`; a connection must match all that are set.
 #[derive(Debug, Default)]
 pub struct Victims {
     id: Option<i64>,
@@ -36,7 +36,7 @@ pub struct Victims {
     local_address: Option<Bytes>,
     of_type: Option<Type>,
     user: Option<Bytes>,
-    /// Of the asking connection itself, too.
+    /// Whether the own connection is killed too (`SKIPME no`).
     includes_own: bool,
 }
 
@@ -87,14 +87,14 @@ pub fn unblock(mut args: Args) -> Result<Request, Refusal> {
 pub fn reply(mut args: Args) -> Result<Request, Refusal> {
     request(Control::Reply(match args.word()? {
         word if is(&word, "on") => Silence::Never,
-        // Its own reply, and the one that follows.
+        // The reply to `SKIP` itself, and the one after it.
         word if is(&word, "skip") => Silence::Next(2),
         word if is(&word, "off") => Silence::Always,
         _ => return Err(Refusal::Syntax),
     }))
 }
 
-/// `timeout [WRITE|ALL]`, in milliseconds.
+/// Parses `timeout [WRITE|ALL]`; the timeout is in milliseconds.
 pub fn pause(mut args: Args) -> Result<Request, Refusal> {
     let timeout_ms = parse_integer(&args.word()?);
     let timeout_ms = timeout_ms.ok_or(Refusal::other("ERR timeout is not an integer or out of range"))?;
@@ -113,12 +113,12 @@ pub fn unpause(_: Args) -> Result<Request, Refusal> {
     request(Control::Unpause)
 }
 
-/// `ON` would need this node to remember what each client has read.
+/// Parses `CLIENT TRACKING`. `ON` is rejected: it would need this node to remember what each client has read.
 pub fn tracking(mut args: Args) -> Result<Request, Refusal> {
     match args.word()? {
         word if is(&word, "off") => Ok(Request::Local(Local::Answer(Frame::OK))),
         word if is(&word, "on") => Err(Refusal::other(
-            "ERR reads are not tracked here: subscribe to keyspace notifications, or watch keys over gRPC",
+            "ERR client tracking is not supported: subscribe to keyspace notifications, or watch keys over gRPC",
         )),
         _ => Err(Refusal::Syntax),
     }
@@ -174,12 +174,12 @@ impl Victims {
 
     fn kill(&self, context: &mut Context<'_>) -> i64 {
         let mut count = 0;
-        for client in context.shared.clients.list().iter().filter(|client| self.holds(client)) {
+        for client in context.shared.clients.list().iter().filter(|client| self.matches(client)) {
             if client.id == context.client.id {
                 if !self.includes_own {
                     continue;
                 }
-                // It still gets its answer.
+                // Closed after its reply is sent.
                 context.session.closing = true;
             } else {
                 client.cut.cancel();
@@ -189,7 +189,7 @@ impl Victims {
         count
     }
 
-    fn holds(&self, client: &Client) -> bool {
+    fn matches(&self, client: &Client) -> bool {
         let is_at = |wanted: &Option<Bytes>, address: std::net::SocketAddr| {
             wanted.as_ref().is_none_or(|wanted| wanted[..] == *address.to_string().as_bytes())
         };

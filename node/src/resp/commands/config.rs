@@ -1,4 +1,4 @@
-//! `CONFIG`: the settings that tools of Redis ask for, and the few that may change while the node runs.
+//! `CONFIG`: the settings that Redis tools read, and the few that may change while the node runs.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -19,13 +19,13 @@ use crate::state::EventFilter;
 #[derive(Debug)]
 pub enum Setting {
     Events(EventFilter),
-    /// `None`: no limit.
+    /// Idle timeout; `None`: no limit.
     IdleTimeout(Option<Duration>),
-    /// Accepted, and changes nothing.
+    /// Accepted without effect.
     Nothing,
 }
 
-/// Redis's tuning of forms that values do not have here, and what Redis has by default: tools set some.
+/// Settings that have no meaning here, with Redis's defaults; tools set some.
 const WITHOUT_EFFECT: [(&str, &str); 10] = [
     ("hash-max-listpack-entries", "512"),
     ("hash-max-listpack-value", "64"),
@@ -38,11 +38,11 @@ const WITHOUT_EFFECT: [(&str, &str); 10] = [
     ("zset-max-listpack-value", "64"),
     ("save", ""),
 ];
-/// Of one CONFIG GET; there are fewer settings.
+/// Limit on the patterns of one `CONFIG GET`; there are fewer settings.
 const MAX_PATTERNS: usize = 256;
 const EVENTS: &str = "notify-keyspace-events";
 const TIMEOUT: &str = "timeout";
-/// Shown, and to be changed in the node's own configuration only.
+/// Settings that are shown, and changed in the configuration of the node only.
 const FIXED: [&str; 12] = [
     "appendonly",
     "appendfsync",
@@ -75,13 +75,13 @@ pub fn resetstat(_: Args) -> Result<Request, Refusal> {
     Ok(Request::Local(Local::ResetStats))
 }
 
-/// All of them or, if one is refused, none.
+/// Parses `CONFIG SET`: all settings or, if one is rejected, none.
 pub fn set(args: Args) -> Result<Request, Refusal> {
     if !args.len().is_multiple_of(2) {
         return Err(Refusal::Arity(args.spec.name));
     }
     let words = args.rest();
-    // Their names before Redis 7.
+    // Before Redis 7 the names had `ziplist`.
     let name_of =
         |word: &Bytes| String::from_utf8_lossy(word).to_ascii_lowercase().replace("ziplist", "listpack");
     let names: Vec<_> = words.iter().step_by(2).map(name_of).collect();
@@ -114,7 +114,7 @@ fn parse(name: &str, value: &[u8]) -> Result<Setting, Refusal> {
             Err(refused(name, "can't set immutable config: set it in the configuration of heliosd"))
         }
         name => Err(Refusal::other(format!(
-            "ERR Unknown option or number of arguments for CONFIG SET - '{}': what a node has to set is in the \
+            "ERR Unknown option or number of arguments for CONFIG SET - '{}': settings of a node are in the \
              configuration of heliosd",
             shown(name.as_bytes(), 128)
         ))),
@@ -135,7 +135,7 @@ impl Setting {
     }
 }
 
-/// Class, hard limit, soft limit, seconds; there are no replicas among the clients.
+/// Formats the output limits: class, hard limit, soft limit, seconds. No client is a replica.
 fn output_limits(limits: &MemoryLimits) -> String {
     let MemoryLimits { output_bytes, soft_output_bytes, soft_time, pubsub_bytes, .. } = limits;
     format!(
@@ -144,11 +144,11 @@ fn output_limits(limits: &MemoryLimits) -> String {
     )
 }
 
-/// What matches one of the patterns, under Redis's names.
+/// Returns the settings that match one of the patterns, under Redis's names.
 pub fn matching(patterns: &[Pattern], shared: &Shared) -> Frame {
     let limits = &shared.limits;
     let settings = [
-        // What redis-benchmark prints: no RDB save points, every write is in a log.
+        // redis-benchmark prints these: no RDB save points, every write is in a log.
         ("appendonly", "yes".to_owned()),
         ("appendfsync", "always".to_owned()),
         ("client-output-buffer-limit", output_limits(&limits.memory)),
@@ -164,7 +164,7 @@ pub fn matching(patterns: &[Pattern], shared: &Shared) -> Frame {
         ("tcp-keepalive", limits.keepalive.as_secs().to_string()),
         (TIMEOUT, limits.idle_timeout.get().unwrap_or_default().as_secs().to_string()),
     ];
-    // Names are short, so no pattern runs out of steps.
+    // Names are short, so no pattern exceeds its steps.
     let mut steps = Steps::default();
     let mut wanted = |name: &str| {
         patterns.iter().any(|pattern| pattern.matches(name.as_bytes(), &mut steps).unwrap_or_default())

@@ -15,7 +15,7 @@ use crate::database::Freshness;
 
 #[derive(Debug)]
 pub struct Credentials {
-    /// `None` in the form of Redis before 6, `AUTH password`.
+    /// User name; `None` in the form of Redis before 6, `AUTH password`.
     user: Option<Bytes>,
     password: Bytes,
 }
@@ -35,7 +35,7 @@ pub fn ping(mut args: Args) -> Result<Request, Refusal> {
     Ok(Request::Local(Local::Ping(text)))
 }
 
-/// In the shape of a message to a client of RESP2 that listens.
+/// Returns the reply to `PING`; a RESP2 client with subscriptions gets it in the shape of a message.
 pub fn pong(text: Option<Bytes>, session: &Session) -> Frame {
     let listens = session.subscriber.as_ref().is_some_and(|subscriber| subscriber.count() > 0);
     match text {
@@ -112,7 +112,7 @@ fn protocol(version: &[u8]) -> Result<Protocol, Refusal> {
     }
 }
 
-/// Says whose the session is, or refuses and leaves it as it is.
+/// Authenticates the session, or returns an error and leaves the session unchanged.
 pub fn authenticate(credentials: &Credentials, context: &mut Context<'_>) -> Result<(), Refusal> {
     let (access, user) = (&context.shared.access, credentials.user.as_deref());
     if access.is_open() && user.is_none() {

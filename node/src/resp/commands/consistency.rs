@@ -1,4 +1,4 @@
-//! What the reads and writes of a connection promise: commands of our own, as Redis has none.
+//! Consistency of a connection's reads and writes: commands specific to HeliosDB.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ pub fn ack(mut args: Args) -> Result<Request, Refusal> {
     let Some(word) = args.next() else { return Ok(Request::Local(Local::Ack(None))) };
     args.end()?;
     let ack = std::str::from_utf8(&word).ok().and_then(Ack::parse);
-    let wrong = || Refusal::other(format!("ERR ack '{}': write MAJORITY or ALL", shown(&word, 32)));
+    let wrong = || Refusal::other(format!("ERR ack '{}': use MAJORITY or ALL", shown(&word, 32)));
     Ok(Request::Local(Local::Ack(Some(ack.ok_or_else(wrong)?))))
 }
 
@@ -29,7 +29,7 @@ pub fn read(mut args: Args) -> Result<Request, Refusal> {
         word => {
             let level = shown(&word, 32);
             return Err(Refusal::other(format!(
-                "ERR read level '{level}': write LINEARIZABLE, LEASE or STALE [max-milliseconds]"
+                "ERR read level '{level}': use LINEARIZABLE, LEASE or STALE [max-milliseconds]"
             )));
         }
     };
@@ -60,11 +60,11 @@ pub fn token(mut args: Args) -> Result<Request, Refusal> {
     let Some(word) = args.next() else { return Ok(Request::Local(Local::Token(None))) };
     args.end()?;
     let token = std::str::from_utf8(&word).ok().and_then(token::parse);
-    let wrong = || Refusal::other("ERR no token: write what HELIOS.TOKEN answered after a write");
+    let wrong = || Refusal::other("ERR no token: use the reply to HELIOS.TOKEN after a write");
     Ok(Request::Local(Local::Token(Some(token.ok_or_else(wrong)?))))
 }
 
-/// Only of this cluster: a later read could not be answered otherwise.
+/// Makes later reads see the write of `token`, which must be of this cluster: no other write can be waited for.
 pub fn follow(token: Token, context: &mut Context<'_>) -> Result<Frame, Refusal> {
     let cluster_id = (context.status)().cluster_id;
     if token.cluster_id != cluster_id {

@@ -1,4 +1,4 @@
-//! Commands on keys that go to the state as the words they came in.
+//! Commands on keys that the state executes from their words.
 
 use bytes::Bytes;
 use helios_proto::v1::Call;
@@ -10,13 +10,13 @@ use super::strings::{expiry_option, set_expiry_ms};
 use super::write::Answer;
 use super::{Args, Read, Request, Write};
 
-/// Under its own name.
+/// Passes the words to the state command of the same name.
 pub fn call(args: Args) -> Result<Request, Refusal> {
     let name = args.spec.name;
     call_as(name, args)
 }
 
-/// `SUBSTR`, which is what `GETRANGE` once was called.
+/// Parses `SUBSTR`, the former name of `GETRANGE`.
 pub fn substr(args: Args) -> Result<Request, Refusal> {
     call_as("getrange", args)
 }
@@ -27,7 +27,7 @@ fn call_as(name: &str, args: Args) -> Result<Request, Refusal> {
     Ok(if writes { Write::plain(Op::Call(call)) } else { Request::Read(Read::Query(call)) })
 }
 
-/// The time is made absolute here, so that it counts from when the client asked.
+/// Parses `GETEX`. The time is made absolute here, so that it counts from the arrival of the request.
 pub fn getex(mut args: Args) -> Result<Request, Refusal> {
     let mut words = vec![args.key()?];
     if let Some(option) = args.next() {
@@ -43,7 +43,7 @@ pub fn getex(mut args: Args) -> Result<Request, Refusal> {
     Ok(Write::plain(Op::Call(Call { name: "getex".to_owned(), args: words })))
 }
 
-/// With `STORE` it writes, else it is a read.
+/// Parses `SORT`: with `STORE` it is a write, otherwise a read.
 pub fn sort(args: Args) -> Result<Request, Refusal> {
     let words = args.checked()?;
     let writes = has_store(&words);
@@ -65,7 +65,8 @@ fn has_store(words: &[Bytes]) -> bool {
     false
 }
 
-/// `key ttl payload [REPLACE] [ABSTTL] [IDLETIME seconds] [FREQ frequency]`; of the last two nothing is kept.
+/// Parses `RESTORE key ttl payload [REPLACE] [ABSTTL] [IDLETIME seconds] [FREQ frequency]`; the last two are
+/// checked and ignored.
 pub fn restore(mut args: Args) -> Result<Request, Refusal> {
     let (key, ttl_ms, payload) = (args.key()?, args.word()?, args.value()?);
     let (mut replaces, mut is_absolute, mut has_use) = (false, false, false);

@@ -1,6 +1,6 @@
-//! `HSCAN`, `SSCAN` and `ZSCAN`: walks over what is in one key, in the order of the elements' names.
+//! `HSCAN`, `SSCAN` and `ZSCAN`: walks over the elements of one key, in the order of the elements' names.
 //!
-//! Their cursors are those of `SCAN`, of an element's name in place of a key.
+//! Their cursors are those of `SCAN`, made from the name of an element in place of a key.
 
 use bytes::Bytes;
 use helios_proto::v1::reply::Kind;
@@ -16,7 +16,7 @@ use super::{Args, Request};
 use crate::error::Error;
 use crate::glob::{Pattern, Steps};
 
-/// Elements looked at in one go while the one that a cursor names is searched.
+/// Elements read at once during the search for the element that a cursor names.
 const SEARCH_PAGE: usize = 1_024;
 
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub struct ElementScan {
     cursor: u64,
     pattern: Option<Pattern>,
     count: usize,
-    /// Whether each element is answered with what is under its name.
+    /// Whether the reply has the data of each element (value or score) after its name.
     with_data: bool,
 }
 
@@ -60,7 +60,7 @@ fn parse(mut args: Args, with_data: bool) -> Result<Request, Refusal> {
     Ok(Request::Read(Read::Elements(scan)))
 }
 
-/// Elements in order, and the name of the one after them.
+/// Elements in order, and the name of the element after them.
 struct Page {
     elements: Vec<(Bytes, Bytes)>,
     next: Option<Bytes>,
@@ -79,7 +79,7 @@ impl ElementScan {
                 None => self.search(at).await?,
             },
         };
-        // As in Redis, a cursor that leads nowhere ends the walk.
+        // As in Redis, a cursor without an element ends the walk.
         let page = match first {
             Some(first) => self.page(first, self.count, at).await?,
             None => Page { elements: Vec::new(), next: None },
@@ -95,7 +95,7 @@ impl ElementScan {
         Ok(Frame::Array(vec![Frame::bulk(next.to_string()), Frame::Array(parts)]))
     }
 
-    /// The name that the cursor was issued for, by another member or long ago.
+    /// Searches the name that the cursor was issued for, by another member or long ago.
     async fn search(&self, at: &Snapshot<'_>) -> Result<Option<Bytes>, Error> {
         let mut next = Some(Bytes::new());
         while let Some(first) = next {

@@ -1,4 +1,4 @@
-//! `COMMAND`: what the table says, in the shapes clients expect.
+//! `COMMAND`: the table of commands, in the shapes that clients expect.
 
 use super::super::error::Refusal;
 use super::super::frame::Frame;
@@ -7,14 +7,14 @@ use super::args::is;
 use super::{Args, Local, Request, introspect_keys};
 use crate::glob::{Pattern, Steps};
 
-/// Of one answer about commands and keys of the client's choice, bytes.
+/// Limit on a reply about commands and keys that the client names, in bytes.
 pub const MAX_ANSWER_BYTES: usize = 4 << 20;
 
 fn answer(frame: Frame) -> Result<Request, Refusal> {
     Ok(Request::Local(Local::Answer(frame)))
 }
 
-/// A container without a subcommand.
+/// Rejects a container command without a subcommand.
 pub fn container(args: Args) -> Result<Request, Refusal> {
     Err(Refusal::Arity(args.spec.name))
 }
@@ -27,7 +27,7 @@ pub fn count(_: Args) -> Result<Request, Refusal> {
     answer(Frame::Integer(COMMANDS.len() as i64))
 }
 
-/// The parts of an answer about names that the client may repeat.
+/// Collects the parts of a reply up to [`MAX_ANSWER_BYTES`]; the client may name the same command many times.
 pub fn bounded<T>(parts: impl Iterator<Item = T>, cost: impl Fn(&T) -> usize) -> Result<Vec<T>, Refusal> {
     let mut bytes = 0;
     parts
@@ -53,7 +53,7 @@ pub fn info(args: Args) -> Result<Request, Refusal> {
     answer(Frame::Array(bounded(described, Frame::cost)?))
 }
 
-/// A subcommand is named with its container: `client|id`.
+/// Finds a command or subcommand; a subcommand is named with its container: `client|id`.
 fn find_any(name: &[u8]) -> Option<&'static Spec> {
     let container = find(name.split(|byte| *byte == b'|').next()?)?;
     if !name.contains(&b'|') {
@@ -72,7 +72,7 @@ pub fn docs(args: Args) -> Result<Request, Refusal> {
     answer(Frame::Map(bounded(documents, |(name, document)| name.cost() + document.cost())?))
 }
 
-/// `[FILTERBY MODULE name | ACLCAT category | PATTERN pattern]`; there are no modules.
+/// Parses `[FILTERBY MODULE name | ACLCAT category | PATTERN pattern]`; there are no modules.
 pub fn list(mut args: Args) -> Result<Request, Refusal> {
     let (mut category, mut pattern, mut no_modules) = (None, None, false);
     if args.len() > 0 {
@@ -104,7 +104,7 @@ pub fn help(args: Args) -> Result<Request, Refusal> {
     Ok(help_of(args.spec))
 }
 
-/// The subcommands beside `help` itself, from the table.
+/// Returns the reply to `HELP`: the subcommands beside `help` itself, from the table.
 pub fn help_of(help: &Spec) -> Request {
     let container = help.name.split('|').next().unwrap_or_default();
     let subcommands = find(container.as_bytes()).map_or(&[][..], |spec| spec.subcommands);
@@ -117,7 +117,7 @@ pub fn help_of(help: &Spec) -> Request {
     Request::Local(Local::Answer(Frame::Array(lines.collect())))
 }
 
-/// The ten fields of `COMMAND INFO`.
+/// Returns the ten fields of `COMMAND INFO`.
 fn describe(spec: &Spec) -> Frame {
     let words =
         |words: Vec<String>| Frame::Set(words.into_iter().map(|word| Frame::Simple(word.into())).collect());
@@ -136,7 +136,7 @@ fn describe(spec: &Spec) -> Frame {
     ])
 }
 
-/// Categories as Redis derives them from the flags.
+/// Returns the categories as Redis derives them from the flags.
 fn categories(spec: &Spec) -> Vec<String> {
     let derived = [
         ("write", "@write"),

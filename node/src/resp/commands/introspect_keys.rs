@@ -1,4 +1,4 @@
-//! What `COMMAND` tells of keys: those of a request, and where a command has them.
+//! Keys in `COMMAND`: those of a request, and the key specifications of a command.
 
 use bytes::Bytes;
 
@@ -21,7 +21,7 @@ pub fn getkeys_and_flags(args: Args) -> Result<Request, Refusal> {
     Ok(Request::Local(Local::Answer(Frame::Array(bounded(pairs, Frame::cost)?))))
 }
 
-/// Keys of a request, each with what its command does with it.
+/// Returns the keys of a request, each with its access flags.
 fn keys_of(args: Args) -> Result<Vec<(Bytes, &'static str)>, Refusal> {
     let words = args.rest();
     let spec = match resolve(&words) {
@@ -54,7 +54,7 @@ fn no_keys() -> Refusal {
     Refusal::other("ERR The command has no key arguments")
 }
 
-/// Whether a `SET` answers what the key held.
+/// Whether a `SET` has the option `GET`, which returns the previous value.
 fn gets(words: &[Bytes]) -> bool {
     words.iter().skip(3).any(|option| option.eq_ignore_ascii_case(b"get"))
 }
@@ -63,7 +63,7 @@ fn flags(access: &str) -> Frame {
     Frame::Set(access.split(' ').map(|flag| Frame::Simple(flag.to_owned().into())).collect())
 }
 
-/// Where the keys are, in the terms of `COMMAND INFO`.
+/// Returns the key specifications of `COMMAND INFO`.
 pub fn specifications(spec: &Spec) -> Vec<Frame> {
     let Keys { first, last, step, counted_at } = spec.keys;
     let [of_first, of_others] = spec.key_access();

@@ -1,4 +1,4 @@
-//! Keys as such: deleting, counting, expiring.
+//! Commands on keys of any type: deletion and expiry.
 
 use helios_proto::v1::{Delete, Expire, ExpireCondition, Persist, command::Op};
 
@@ -20,7 +20,8 @@ pub enum TimeUnit {
     Millis,
 }
 
-/// `base_ms + time`; before the epoch counts as the epoch. `None` if Redis could not hold it either.
+/// Returns `base_ms + time` in milliseconds; times before the Unix epoch become the epoch. `None` on overflow
+/// of Redis's range, `i64`.
 pub fn absolute_expiry_ms(time: i64, unit: TimeUnit, base_ms: u64) -> Option<u64> {
     let time_ms = match unit {
         TimeUnit::Seconds => time.checked_mul(1000)?,
@@ -79,10 +80,10 @@ fn expire_condition(mut args: Args) -> Result<ExpireCondition, Refusal> {
         (_, _, true, true) => {
             Err(Refusal::other("ERR GT and LT options at the same time are not compatible"))
         }
-        // LT alone also gives a time to a key that has none.
+        // LT alone also sets an expiry on a key that has none.
         (_, true, _, true) => Ok(ExpireCondition::ExpireXxLt),
         (true, ..) => Ok(ExpireCondition::ExpireNx),
-        // A key without a time never passes GT, so GT implies XX.
+        // A key without an expiry never passes GT, so GT implies XX.
         (_, _, true, _) => Ok(ExpireCondition::ExpireGt),
         (_, _, _, true) => Ok(ExpireCondition::ExpireLt),
         (_, true, ..) => Ok(ExpireCondition::ExpireXx),

@@ -1,4 +1,4 @@
-//! Commands that touch no data: the connection, the node, the table of commands.
+//! Commands that access no data: about the connection, the node, the table of commands.
 
 use std::borrow::Cow;
 
@@ -26,17 +26,17 @@ use crate::token;
 
 #[derive(Debug)]
 pub enum Local {
-    /// An answer that depends on the request alone.
+    /// Reply that depends on the request alone.
     Answer(Frame),
     Ping(Option<Bytes>),
     Census(Census),
     Auth(Credentials),
     Hello(Hello),
-    /// `HELIOS.READ`, `READONLY` and `READWRITE`; `None` asks.
+    /// `HELIOS.READ`, `READONLY` and `READWRITE`; `None` queries the level.
     Read(Option<Freshness>),
-    /// `HELIOS.TOKEN`; `None` asks.
+    /// `HELIOS.TOKEN`; `None` queries the token.
     Token(Option<Token>),
-    /// `HELIOS.ACK`; `None` asks.
+    /// `HELIOS.ACK`; `None` queries the level.
     Ack(Option<Ack>),
     Reset,
     Quit,
@@ -47,7 +47,7 @@ pub enum Local {
     Control(Control),
     Script(ScriptRequest),
     Acl(AclRequest),
-    /// Names of sections in lower case; none: all.
+    /// Names of sections in lower case; all sections if there are none.
     Info(Vec<String>),
     Role,
     MemoryStats,
@@ -56,7 +56,7 @@ pub enum Local {
     ResetStats,
 }
 
-/// What a local command may see and change.
+/// State that a local command may read and change.
 pub struct Context<'a> {
     pub session: &'a mut Session,
     pub client: &'a Client,
@@ -64,12 +64,12 @@ pub struct Context<'a> {
     pub store: &'a Store,
     pub broker: &'a Broker,
     pub status: &'a dyn Fn() -> StatusResponse,
-    /// By the configuration: whether a member that does not lead is shown as a master.
+    /// Whether a member that is not the leader is shown as a master (`client.reported_role`).
     pub followers_are_masters: bool,
 }
 
 impl Local {
-    /// Whether it says who the client is, which may be a guess.
+    /// Whether the command has credentials, which may be a guess.
     pub fn authenticates(&self) -> bool {
         match self {
             Self::Auth(_) => true,
@@ -78,7 +78,7 @@ impl Local {
         }
     }
 
-    /// Whether the reads after it must see another state than those before.
+    /// Whether later reads may need a newer state, so that the read barrier of the round ends.
     pub fn changes_reads(&self) -> bool {
         matches!(self, Self::Read(Some(_)) | Self::Token(Some(_)) | Self::Reset)
     }

@@ -1,4 +1,4 @@
-//! From words to typed requests, and from requests to replies, one file for each group.
+//! Parsers from words to typed requests, and execution of requests, one file for each group.
 
 pub mod acl;
 pub mod args;
@@ -41,11 +41,11 @@ use super::table::Spec;
 use crate::pubsub::Topic;
 use crate::state::check_sizes;
 
-/// Understands the arguments of one command; touches nothing.
+/// Parser of the arguments of one command; accesses no data.
 pub type Parse = fn(Args) -> Result<Request, Refusal>;
 
-/// What a request asks for. One that would make a key or an element over its limit is refused here, so that its
-/// client, its script or its transaction hears of it at once.
+/// Parses a request. A write whose key or element exceeds its limit is rejected here, so that its client,
+/// script or transaction gets the error at once.
 pub fn understand(
     spec: &'static Spec,
     words: Vec<Bytes>,
@@ -59,25 +59,25 @@ pub fn understand(
     Ok(request)
 }
 
-/// A command, understood.
+/// Parsed command.
 #[derive(Debug)]
 pub enum Request {
-    /// Goes through the log.
+    /// Write, which goes through the log.
     Write(Write),
-    /// Answered from the local state, after a read barrier unless the connection reads stale.
+    /// Read, answered from the local state after a read barrier, unless the connection reads stale.
     Read(Read),
-    /// Touches no data.
+    /// Command that accesses no data.
     Local(Local),
     Exec,
     Script(ScriptCall),
-    /// Waits for something to take, but not between `MULTI` and `EXEC`, nor in a script.
+    /// Blocking command; between `MULTI` and `EXEC`, and in a script, it does not wait.
     Block(Blocking),
     Watch(Vec<Bytes>),
     Subscribe {
         topic: Topic,
         names: Vec<Bytes>,
     },
-    /// No names: all.
+    /// Unsubscribes from all topics if there are no names.
     Unsubscribe {
         topic: Topic,
         names: Vec<Bytes>,

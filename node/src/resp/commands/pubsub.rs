@@ -1,4 +1,4 @@
-//! Channels: who listens, and what is said.
+//! Channels: subscriptions, messages, and counts of subscribers.
 
 use bytes::Bytes;
 
@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::glob::Pattern;
 use crate::pubsub::{MAX_TOPICS, Topic};
 
-/// What `PUBSUB` tells of this node's clients.
+/// Query of `PUBSUB` about the clients of this node.
 #[derive(Debug)]
 pub enum Census {
     Channels(Option<Pattern>),
@@ -18,7 +18,7 @@ pub enum Census {
     Patterns,
 }
 
-/// No connection listens to more, so a request of more repeats itself.
+/// Takes channels or patterns. No connection may have more subscriptions, so a longer request repeats itself.
 fn topics(mut args: Args) -> Result<Vec<Bytes>, Refusal> {
     if args.len() > MAX_TOPICS {
         return Err(Refusal::other(format!("ERR a request takes at most {MAX_TOPICS} channels or patterns")));

@@ -1,4 +1,4 @@
-//! A command answered from the local state.
+//! Commands answered from the local state.
 
 use helios_proto::v1::Call;
 
@@ -22,13 +22,13 @@ pub enum Read {
     Keys { pattern: Pattern },
 }
 
-/// What a read may look at.
+/// State that a read may access.
 pub struct Snapshot<'a> {
     pub store: &'a Store,
     pub wall_ms: u64,
     pub cursors: &'a Cursors,
     pub stats: &'a Stats,
-    /// Answers in place of the store, for a script.
+    /// Query function of a script's trial, which replaces the store.
     pub tried: Option<Tried<'a>>,
 }
 
@@ -59,7 +59,8 @@ impl Snapshot<'_> {
         self.query_as(call, |kind| kind).await
     }
 
-    /// `convert` runs where the read runs: of a long answer it takes as long.
+    /// Runs a query and converts its answer. `convert` runs on the same thread as the read: for a long answer
+    /// it takes as long.
     async fn query_as<T: Send + 'static>(&self, call: Call, convert: fn(Kind) -> T) -> Result<T, Error> {
         if let Some(tried) = self.tried {
             return tried(&call).map(convert);

@@ -1,4 +1,4 @@
-//! `SCAN` and `KEYS`: walks over the keys in pages, giving way to other connections between pages.
+//! `SCAN` and `KEYS`: walks over the keys in pages, yielding to other connections between pages.
 
 use bytes::Bytes;
 
@@ -13,21 +13,21 @@ use crate::error::Error;
 use crate::glob::{Pattern, Steps};
 use crate::state::{AnswerBudget, Value};
 
-/// Keys fetched at once: their values come along, so this bounds memory.
+/// Keys read at once; their values come along, so this bounds memory.
 const PAGE_KEYS: usize = 128;
 const MAX_COUNT: i64 = 10_000;
 const MAX_KEYS_REPLY: usize = 100_000;
-/// SCAN ends its page at so many bytes of names: COUNT is a hint.
+/// Bytes of names at which a page of `SCAN` ends; COUNT is a hint.
 const SCAN_REPLY_BYTES: usize = 1 << 20;
 
 #[derive(Debug)]
 pub struct Scan {
-    /// 0: from the start.
+    /// Cursor; 0: from the start.
     cursor: u64,
-    /// `None`: every key.
+    /// Pattern of keys; `None`: every key.
     pattern: Option<Pattern>,
     count: usize,
-    /// Value type asked for.
+    /// Requested type of values, in lower case.
     type_filter: Option<Bytes>,
 }
 
@@ -54,7 +54,7 @@ pub fn cursor(word: &[u8]) -> Result<u64, Refusal> {
     cursor.ok_or(Refusal::other("ERR invalid cursor"))
 }
 
-/// The argument of `COUNT`.
+/// Parses the argument of `COUNT`.
 pub fn page_count(word: &[u8]) -> Result<usize, Refusal> {
     match parse_integer(word).ok_or(Refusal::NotAnInteger)? {
         ..1 => Err(Refusal::Syntax),
@@ -108,7 +108,7 @@ impl Scan {
     }
 }
 
-/// The keys that match `pattern`; refused above 100,000 rather than answered in part.
+/// Returns the keys that match `pattern`; an error above 100,000 keys rather than a part of them.
 pub async fn all_keys(pattern: &Pattern, at: &Snapshot<'_>) -> Result<Frame, Error> {
     let mut walk = Walk::new(Bytes::new(), Some(pattern));
     let (mut found, mut steps) = (Vec::new(), Steps::default());
@@ -130,13 +130,13 @@ pub async fn all_keys(pattern: &Pattern, at: &Snapshot<'_>) -> Result<Frame, Err
     Ok(bulks(found))
 }
 
-/// The key `cursor` was issued for: remembered, or found by looking at every key.
+/// Returns the key that `cursor` was issued for, from the table or by a walk over all keys.
 async fn resume_key(cursor: u64, at: &Snapshot<'_>) -> Result<Option<Bytes>, Error> {
     if let Some(key) = at.cursors.key(cursor) {
         return Ok(Some(key));
     }
     let mut walk = Walk::new(Bytes::new(), None);
-    // Of keys with the same hash the last: going back to an earlier one could go on for ever.
+    // The last key with this hash: returning to an earlier one could repeat the walk for ever.
     let mut last_match = None;
     while !walk.is_done() {
         let page = walk.page(PAGE_KEYS, at).await?;
@@ -146,9 +146,9 @@ async fn resume_key(cursor: u64, at: &Snapshot<'_>) -> Result<Option<Bytes>, Err
     Ok(last_match)
 }
 
-/// A position in the keys that can match a pattern, in key order.
+/// Position in the range of keys that can match a pattern, in key order.
 struct Walk {
-    /// `None` when there is nothing more.
+    /// Next key; `None` at the end.
     next: Option<Bytes>,
     end: Option<Vec<u8>>,
 }
@@ -164,7 +164,7 @@ impl Walk {
         self.next.is_none()
     }
 
-    /// At most `limit` keys, and at most one page.
+    /// Reads at most `limit` keys, and at most one page.
     async fn page(&mut self, limit: usize, at: &Snapshot<'_>) -> Result<Vec<(Bytes, Value)>, Error> {
         let within = |start: &Bytes| self.end.as_ref().is_none_or(|end| start < end);
         let Some(start) = self.next.take().filter(within) else { return Ok(Vec::new()) };
@@ -176,7 +176,7 @@ impl Walk {
     }
 }
 
-/// Without a pattern, every name is selected.
+/// Whether `name` matches the pattern; without a pattern every name does.
 pub fn selects(pattern: Option<&Pattern>, name: &[u8], steps: &mut Steps) -> Result<bool, Error> {
     Ok(match pattern {
         Some(pattern) => pattern.matches(name, steps)?,
@@ -184,7 +184,7 @@ pub fn selects(pattern: Option<&Pattern>, name: &[u8], steps: &mut Steps) -> Res
     })
 }
 
-/// The smallest key that is greater than all keys with this prefix; `None`: there is none.
+/// Returns the smallest key that is greater than all keys with this prefix; `None` if there is none.
 fn first_key_after(prefix: &[u8]) -> Option<Vec<u8>> {
     let mut end = prefix.to_vec();
     while let Some(last) = end.pop() {

@@ -1,4 +1,4 @@
-//! `EVAL` and its kin, and `SCRIPT`.
+//! `EVAL`, `EVALSHA`, their read-only variants, and `SCRIPT`.
 
 use bytes::Bytes;
 
@@ -31,7 +31,7 @@ pub fn evalsha_ro(args: Args) -> Result<Request, Refusal> {
     call(args, Body::Digest, true)
 }
 
-/// `script numkeys [key ...] [arg ...]`.
+/// Parses `script numkeys [key ...] [arg ...]`.
 fn call(mut args: Args, body: fn(Bytes) -> Body, read_only: bool) -> Result<Request, Refusal> {
     let body = body(args.word()?);
     let count = args.integer()?;
@@ -57,7 +57,7 @@ pub fn exists(args: Args) -> Result<Request, Refusal> {
     request(ScriptRequest::Exists(args.rest()))
 }
 
-/// `ASYNC` and `SYNC` are the same here.
+/// Parses `SCRIPT FLUSH`; `ASYNC` and `SYNC` are the same here.
 pub fn flush(mut args: Args) -> Result<Request, Refusal> {
     let option = args.next();
     if option.is_some_and(|option| !(is(&option, "async") || is(&option, "sync"))) || args.len() > 0 {

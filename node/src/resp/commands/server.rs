@@ -20,14 +20,14 @@ pub fn role(_: Args) -> Result<Request, Refusal> {
     Ok(Request::Local(Local::Role))
 }
 
-/// The node's clock was read when the request arrived.
+/// Parses `TIME`. The node's clock was read when the request arrived.
 pub fn time(args: Args) -> Result<Request, Refusal> {
     let (seconds, micros) = (args.now_ms / 1000, args.now_ms % 1000 * 1000);
     let parts = [seconds, micros].map(|part| Frame::bulk(part.to_string()));
     Ok(Request::Local(Local::Answer(Frame::Array(parts.into()))))
 }
 
-/// In the words of Redis built without jemalloc.
+/// Returns the text of a Redis built without jemalloc.
 pub fn malloc_stats(_: Args) -> Result<Request, Refusal> {
     Ok(Request::Local(Local::Answer(Frame::text("Stats not supported for the current allocator"))))
 }
@@ -47,7 +47,8 @@ pub fn wait(mut args: Args) -> Result<Request, Refusal> {
     })
 }
 
-/// `ASYNC` and `SYNC` are the same here: the reply comes when the flush is applied.
+/// Parses `FLUSHALL` and `FLUSHDB`; `ASYNC` and `SYNC` are the same here: the reply is sent when the flush is
+/// applied.
 pub fn flush(mut args: Args) -> Result<Request, Refusal> {
     if let Some(option) = args.next()
         && !(is(&option, "async") || is(&option, "sync"))
@@ -58,7 +59,7 @@ pub fn flush(mut args: Args) -> Result<Request, Refusal> {
     Ok(Write::plain(Op::FlushAll(FlushAll {})))
 }
 
-/// There are no functions, so there is nothing to remove.
+/// Parses `FUNCTION FLUSH`. There are no functions, so nothing is removed.
 pub fn function_flush(mut args: Args) -> Result<Request, Refusal> {
     if let Some(option) = args.next()
         && !(is(&option, "async") || is(&option, "sync"))

@@ -7,7 +7,7 @@ use helios_proto::v1::{Member, Role, StatusResponse};
 use super::super::frame::Frame;
 use super::local::Context;
 
-/// The version whose commands and replies this server follows; clients switch features by it.
+/// Redis version whose commands and replies this server follows; clients enable features by it.
 pub const REDIS_VERSION: &str = "7.2.0";
 
 type Section = fn(&Context<'_>, &StatusResponse) -> String;
@@ -25,7 +25,7 @@ const SECTIONS: [(&str, Section); 10] = [
     ("Raft", raft),
 ];
 
-/// The sections named in lower case, or all of them.
+/// Returns the sections `wanted`, named in lower case, or all sections.
 pub fn info(wanted: &[String], context: &Context<'_>) -> String {
     let all =
         wanted.is_empty() || wanted.iter().any(|name| ["all", "default", "everything"].contains(&&**name));
@@ -45,14 +45,16 @@ fn leads(status: &StatusResponse) -> bool {
     status.role() == Role::Leader
 }
 
-/// What Redis clients are told: many write to a master only. One that knows of no cluster, or is out of it, is none.
+/// Whether Redis clients are shown this member as a master; many write to a master only. A member without a
+/// cluster, or removed from it, is never one.
 pub fn is_master(status: &StatusResponse, context: &Context<'_>) -> bool {
     leads(status)
         || context.followers_are_masters
             && matches!(status.role(), Role::Follower | Role::Candidate | Role::Learner)
 }
 
-/// `ROLE`: `master offset replicas`, or `slave host port state offset`; offsets are log indexes.
+/// Returns the reply to `ROLE`: `master offset replicas`, or `slave host port state offset`; offsets are log
+/// indexes.
 pub fn role(context: &Context<'_>) -> Frame {
     let status = &(context.status)();
     let number = |index: u64| Frame::Integer(index.cast_signed());
@@ -116,7 +118,7 @@ fn memory(context: &Context<'_>, _: &StatusResponse) -> String {
     )
 }
 
-/// Of `MEMORY STATS` what is known here.
+/// Returns the fields of `MEMORY STATS` that are known here.
 pub fn memory_stats(context: &Context<'_>) -> Frame {
     let (keys, bytes) = (context.store.key_count(), context.store.bytes());
     let fields = [
@@ -183,7 +185,8 @@ fn cpu(_: &Context<'_>, _: &StatusResponse) -> String {
     format!("used_cpu_sys:{system:.2}\r\nused_cpu_user:{user:.2}\r\n")
 }
 
-/// Keys that expire are not counted apart, so `expires` says nothing; tools need the field.
+/// Returns the section `Keyspace`. Keys with an expiry are not counted, so `expires` is always 0; tools need
+/// the field.
 fn keyspace(context: &Context<'_>, _: &StatusResponse) -> String {
     match context.store.key_count() {
         0 => String::new(),
@@ -218,7 +221,8 @@ fn raft(_: &Context<'_>, status: &StatusResponse) -> String {
     )
 }
 
-/// The other members with the index each is known to hold; only the leader knows, so no other member has any.
+/// Returns the other members, each with its match index; only the leader knows these, so elsewhere there are
+/// none.
 fn replicas(status: &StatusResponse) -> impl Iterator<Item = (&Member, u64)> {
     let membership = status.membership.iter().filter(|_| leads(status));
     let members = membership.flat_map(|membership| &membership.members);
@@ -239,13 +243,13 @@ fn host_port(address: &str) -> (String, String) {
     (host.trim_matches(['[', ']']).to_owned(), port.to_owned())
 }
 
-/// Field 2 of `/proc/self/statm` counts pages of 4 KiB.
+/// Returns the resident memory in bytes; field 2 of `/proc/self/statm` counts pages of 4 KiB.
 fn resident_bytes() -> Option<u64> {
     let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
     statm.split_ascii_whitespace().nth(1)?.parse::<u64>().ok().map(|pages| pages * 4096)
 }
 
-/// User and system time of this process; `/proc` counts in 1/100 s.
+/// Returns the user and system CPU time of this process in seconds; `/proc` counts in 1/100 s.
 fn cpu_seconds() -> Option<(f64, f64)> {
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
     let (_, after_name) = stat.rsplit_once(')')?;

@@ -28,7 +28,7 @@ pub fn set(mut args: Args) -> Result<Request, Refusal> {
     Ok(Write::plain(Op::Set(set)))
 }
 
-/// Unit of the option's argument, and whether it counts from now.
+/// Returns the unit of an expiry option's argument, and whether it is relative to now.
 pub fn expiry_option(word: &[u8]) -> Option<(TimeUnit, bool)> {
     let options = [
         ("ex", TimeUnit::Seconds, true),
@@ -39,7 +39,7 @@ pub fn expiry_option(word: &[u8]) -> Option<(TimeUnit, bool)> {
     options.into_iter().find(|(name, ..)| is(word, name)).map(|(_, unit, relative)| (unit, relative))
 }
 
-/// Unlike EXPIRE, a SET refuses a time that is not positive.
+/// Parses the argument of an expiry option; unlike `EXPIRE`, `SET` rejects a time that is not positive.
 pub fn set_expiry_ms(args: &mut Args, unit: TimeUnit, relative: bool) -> Result<u64, Refusal> {
     let name = args.spec.name;
     let time = args.integer()?;

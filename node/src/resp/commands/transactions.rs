@@ -1,4 +1,4 @@
-//! `MULTI`, `EXEC` and what belongs to them.
+//! `MULTI`, `EXEC`, `DISCARD`, `WATCH` and `UNWATCH`.
 
 use super::super::error::Refusal;
 use super::{Args, Local, Request};

@@ -1,4 +1,4 @@
-//! A command that goes through the log.
+//! Commands that go through the log.
 
 use helios_proto::v1::{Replies, Reply, command::Op, reply::Kind};
 
@@ -12,18 +12,18 @@ pub struct Write {
     pub answer: Answer,
 }
 
-/// How the applied result reads in this command.
+/// Conversion of the applied result to the reply of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
-    /// As it is.
+    /// Unchanged.
     Plain,
-    /// 1 for done, 0 for not done.
+    /// 1 for done, 0 for nil.
     Flag,
-    /// Nil says that the key exists.
+    /// Nil becomes the error that the key exists.
     UnlessBusy,
-    /// Key and element, of a key and a list of one.
+    /// Key and element, from a key and a list of one element.
     FirstElement,
-    /// Key, member and score, of a key and a list of one pair.
+    /// Key, member and score, from a key and a list of one pair.
     FirstScored,
 }
 
@@ -53,7 +53,7 @@ impl Answer {
     }
 }
 
-/// What the state answered, in the shapes of the protocol.
+/// Converts the answer of the state to a reply.
 pub fn frame(kind: Kind) -> Frame {
     match kind {
         Kind::Done(_) => Frame::OK,
@@ -71,7 +71,7 @@ pub fn frame(kind: Kind) -> Frame {
     }
 }
 
-/// Lists in the list, and in these if `depth` is 2, as if their elements were its own.
+/// Flattens the lists in a list and, if `depth` is 2, the lists in these.
 fn flattened(frame: Frame, depth: usize) -> Frame {
     match frame {
         Frame::Array(items) if depth > 0 => {

@@ -1,4 +1,5 @@
-//! Scripts, and transactions with scripts in them: tried out here, and written as one guarded transaction.
+//! Scripts, and transactions with scripts: tried on a view of the state, and written as one guarded
+//! transaction.
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -22,49 +23,50 @@ use crate::database::{Database, Freshness};
 use crate::error::Error;
 use crate::state::Trial;
 
-/// Each try but the last found that another write had come between.
+/// Maximum number of tries; a further one is made only if another write came between.
 const MAX_TRIES: usize = 100;
-/// A client that sends nothing more may have closed one direction only: what is done within this time it still gets.
+/// Time after end of input within which a result is still sent: the client may have closed one direction only.
 const GONE_GRACE: Duration = Duration::from_millis(100);
-/// A script looks at its deadline more often than this; one that does not is left to itself and holds its slot.
+/// Time after its deadline at which a script is abandoned; it keeps its slot until it ends. Scripts check their
+/// deadline more often than this.
 const LATE_GRACE: Duration = Duration::from_secs(2);
 
-/// A part of what takes effect as a whole.
+/// Part of a group of commands that takes effect as a whole.
 pub(super) enum Part {
     Step(Command, Answer),
     Script(ScriptCall),
 }
 
-/// A part that can be tried.
+/// Part that can be tried any number of times.
 #[derive(Clone)]
 enum Ready {
     Step(Op, Answer),
     Script(ScriptCall),
-    /// Answered already.
-    Told(Frame),
+    /// Reply that is known without a try.
+    Answered(Frame),
 }
 
-/// What a try came to.
+/// Result of a try: the replies, and the state after it.
 struct Tried {
     frames: Vec<Frame>,
     world: World,
 }
 
-/// How a try ended for its client.
+/// Outcome of a try when it is committed.
 enum Ended {
-    Counts,
-    /// Something that it looked at was changed.
-    Met,
+    Succeeded,
+    /// A key that the try looked at was changed meanwhile.
+    Conflicted,
     Answered(Frame),
 }
 
 impl<D: Database> Connection<D> {
     pub(super) async fn run_script(&mut self, call: ScriptCall, round: &mut Round) -> Frame {
-        let told = self.run_parts(vec![Part::Script(call)], Vec::new(), round).await;
-        told.map_or_else(|frame| frame, |mut frames| frames.pop().unwrap_or(Frame::Null))
+        let answers = self.run_parts(vec![Part::Script(call)], Vec::new(), round).await;
+        answers.map_or_else(|frame| frame, |mut frames| frames.pop().unwrap_or(Frame::Null))
     }
 
-    /// The answers of all parts, or the one answer of a whole that did not take effect.
+    /// Executes the parts as a whole. Returns their replies, or the one reply if the whole did not take effect.
     pub(super) async fn run_parts(
         &mut self,
         parts: Vec<Part>,
@@ -72,7 +74,7 @@ impl<D: Database> Connection<D> {
         round: &mut Round,
     ) -> Result<Vec<Frame>, Frame> {
         match self.try_parts(parts, watched, round).await {
-            Ok(told) => told,
+            Ok(answers) => answers,
             Err(error) => Err(self.failure(error)),
         }
     }
@@ -86,8 +88,8 @@ impl<D: Database> Connection<D> {
         let shared = self.shared.clone();
         let parts: Vec<_> = parts.into_iter().map(|part| self.prepare(part)).collect();
         let keys = parts.iter().flat_map(Ready::keys);
-        let stays = Halt::default();
-        let turn = match self.attend(shared.scripts.turn(keys), &stays, round).await {
+        let unused_halt = Halt::default();
+        let turn = match self.run_or_halt(shared.scripts.turn(keys), &unused_halt, round).await {
             Ok(turn) => turn,
             Err(stopped) => return Ok(Err(stopped.frame())),
         };
@@ -111,37 +113,37 @@ impl<D: Database> Connection<D> {
                 Tried::of(parts, world, &job)
             });
             let tried = tokio::time::timeout_at((deadline + LATE_GRACE).into(), tried);
-            let ended = match self.attend(tried, &turn.halt, round).await {
+            let ended = match self.run_or_halt(tried, &turn.halt, round).await {
                 Ok(Ok(ended)) => ended,
                 Ok(Err(_)) => return Ok(Err(Stopped::TooLong.frame())),
                 Err(stopped) => return Ok(Err(stopped.frame())),
             };
-            let ended = ended.map_err(|_| Error::new(ErrorCode::Internal, "a script ended by a panic"))?;
+            let ended =
+                ended.map_err(|_| Error::new(ErrorCode::Internal, "the task of a script panicked"))?;
             let Tried { frames, world: World { trial, messages, .. } } = match ended? {
                 Ok(tried) => tried,
                 Err(void) => return Ok(Err(void)),
             };
-            match self.settle(trial, &watched, seen_ms, round).await? {
-                Ended::Counts => {
+            match self.commit_trial(trial, &watched, seen_ms, round).await? {
+                Ended::Succeeded => {
                     for (channel, payload) in messages {
                         self.db.publish(channel, payload).await;
                     }
                     return Ok(Ok(frames));
                 }
-                // The next try sees the clock of the log, which is the one that judges.
-                Ended::Met => now_ms = Some(self.db.store().clock_ms()),
+                // The next try uses the clock of the log, which decides whether keys are expired.
+                Ended::Conflicted => now_ms = Some(self.db.store().clock_ms()),
                 Ended::Answered(frame) => return Ok(Err(frame)),
             }
         }
         Ok(Err(Frame::error(
-            "TRYAGAIN the keys of this script were changed by others each time before it could take effect; \
-             nothing of it was done",
+            "TRYAGAIN the keys of this script were changed by other writes on each try; the script had no effect",
         )))
     }
 
-    /// What `work` comes to, unless its client leaves or the server shuts down before; `halt` is asked to stop then,
-    /// and nobody waits for it. Input that comes meanwhile is kept for later.
-    async fn attend<T>(
+    /// Returns the result of `work`. If the client leaves or the server shuts down first, asks `halt` to stop
+    /// and does not wait for `work`. Input that arrives meanwhile is kept for later.
+    async fn run_or_halt<T>(
         &mut self,
         work: impl Future<Output = T>,
         halt: &Halt,
@@ -153,7 +155,7 @@ impl<D: Database> Connection<D> {
         tokio::pin!(grace);
         let stopped = loop {
             let has_room = !is_gone && self.wire.input.len() < self.shared.limits.max_request_bytes;
-            let hears = self.wire.output.len() < UNSENT_BYTES;
+            let may_deliver = self.wire.output.len() < UNSENT_BYTES;
             self.charge_input();
             tokio::select! {
                 biased;
@@ -161,7 +163,7 @@ impl<D: Database> Connection<D> {
                 () = round.shutdown.cancelled() => break Stopped::ShuttingDown,
                 () = self.client.cut.cancelled() => break Stopped::ClientGone,
                 () = &mut grace, if is_gone => break Stopped::ClientGone,
-                delivery = next_message(&mut self.session.subscriber), if hears => {
+                delivery = next_message(&mut self.session.subscriber), if may_deliver => {
                     if !self.recognise() || self.hear(delivery).await.is_err() {
                         break Stopped::ClientGone;
                     }
@@ -181,13 +183,15 @@ impl<D: Database> Connection<D> {
         Err(stopped)
     }
 
-    /// A stale read is for the first try: what it saw may be why it failed.
+    /// Waits for the state that a try reads. Only the first try may read stale: what it saw may be why it
+    /// failed.
     async fn await_state_of(&self, tries: usize) -> Result<(), Error> {
         let freshness = if tries == 0 { self.session.freshness } else { Freshness::Linearizable };
         self.db.await_fresh(freshness, self.session.after.as_ref()).await
     }
 
-    async fn settle(
+    /// Commits a trial as one guarded transaction; if it only read, checks that its reads still hold.
+    async fn commit_trial(
         &mut self,
         trial: Trial,
         watched: &[Guard],
@@ -198,13 +202,13 @@ impl<D: Database> Connection<D> {
         let mut transaction = trial.finish();
         transaction.guards.extend_from_slice(watched);
         if transaction.steps.is_empty() {
-            let is_so = self.db.store().holds(&transaction.guards, now_ms)?;
-            return Ok(if is_so { Ended::Counts } else { Ended::Met });
+            let is_valid = self.db.store().holds(&transaction.guards, now_ms)?;
+            return Ok(if is_valid { Ended::Succeeded } else { Ended::Conflicted });
         }
         let reply = self.submit_one(Op::Transaction(transaction), round).await?;
         Ok(match reply {
-            Reply { kind: Some(Kind::List(_)), .. } => Ended::Counts,
-            Reply { kind: Some(Kind::NilList(_)), .. } => Ended::Met,
+            Reply { kind: Some(Kind::List(_)), .. } => Ended::Succeeded,
+            Reply { kind: Some(Kind::NilList(_)), .. } => Ended::Conflicted,
             reply => Ended::Answered(Answer::Plain.frame(reply)),
         })
     }
@@ -213,7 +217,7 @@ impl<D: Database> Connection<D> {
         match part {
             Part::Step(command, answer) => match command.op {
                 Some(op) => Ready::Step(op, answer),
-                None => Ready::Told(Frame::Null),
+                None => Ready::Answered(Frame::Null),
             },
             Part::Script(call) => Ready::Script(call),
         }
@@ -221,7 +225,8 @@ impl<D: Database> Connection<D> {
 }
 
 impl Part {
-    /// Queued commands with the steps that belong to them; what is neither step nor script stays as it is.
+    /// Splits a queue into the parts to be tried, each step with its command, and the source of each reply.
+    /// Queued commands that are neither step nor script stay as they are.
     pub(super) fn of_queue(queued: Vec<Queued>, steps: Vec<Command>) -> (Vec<Self>, Vec<Queued>) {
         let mut steps = steps.into_iter();
         let mut parts = Vec::new();
@@ -245,19 +250,19 @@ impl Ready {
     fn keys(&self) -> impl Iterator<Item = &Bytes> {
         let keys = match self {
             Self::Script(call) => &call.keys[..],
-            Self::Step(..) | Self::Told(_) => &[],
+            Self::Step(..) | Self::Answered(_) => &[],
         };
         keys.iter()
     }
 }
 
 impl Tried {
-    /// Or why nothing of it may count.
+    /// Tries the parts one after the other; `Err(frame)` if the whole may not take effect.
     fn of(parts: Vec<Ready>, mut world: World, job: &Job) -> Result<Result<Self, Frame>, Error> {
         let mut frames = Vec::with_capacity(parts.len());
         for part in parts {
             let frame = match part {
-                Ready::Told(frame) => frame,
+                Ready::Answered(frame) => frame,
                 Ready::Step(op, answer) => {
                     let frame = world.step(op, answer)?;
                     world.bytes = world.bytes.saturating_add(script::cost(&frame));

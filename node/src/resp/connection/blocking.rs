@@ -1,4 +1,4 @@
-//! A connection that waits for a key to hold something.
+//! Blocking commands of a connection: waiting for a key to hold an element.
 
 use std::io;
 
@@ -18,22 +18,22 @@ use crate::database::{Database, Freshness};
 use crate::error::Error;
 use crate::state::{Kind, Store};
 
-/// Why a client stops waiting for its turn.
+/// Reason for which a blocked client wakes up.
 enum Woken {
-    /// There may be something to take.
+    /// One of its keys may hold an element.
     Called,
-    TimeIsUp,
+    TimedOut,
     Unblocked(Unblock),
-    /// The client is gone, or has to go.
-    Over,
+    /// The client is gone, or the connection is to be closed.
+    Closed,
 }
 
 impl<D: Database> Connection<D> {
-    /// `None`: the connection ends, nothing is to be said.
+    /// Executes a blocking command; `None` if the connection is to end without a reply.
     pub(super) async fn block(&mut self, blocking: Blocking, round: &mut Round) -> io::Result<Option<Frame>> {
         let waiting = self.shared.waiting.clone();
         let place = waiting.enter(&blocking.keys, self.db.store());
-        // From then on the place in the line tells of what it misses.
+        // The place in the queue is taken first, so that a change after this read is notified.
         let fresh = self.db.await_fresh(Freshness::Linearizable, self.session.after.as_ref());
         if let Err(error) = self.wire.alongside(fresh).await {
             return Ok(Some(self.failure(error)));
@@ -53,19 +53,19 @@ impl<D: Database> Connection<D> {
                 return Ok(Some(frame));
             }
             match self.wait_for(&place, deadline, round).await? {
-                // Its user may have been taken away while it waited.
+                // The user may have been removed while it waited.
                 Woken::Called if self.recognise() => match self.ready(&blocking).await {
                     Ok(ready) => keys = ready,
                     Err(error) => return Ok(Some(self.failure(error))),
                 },
-                Woken::TimeIsUp | Woken::Unblocked(Unblock::AsIfTimeWereUp) => {
+                Woken::TimedOut | Woken::Unblocked(Unblock::AsIfTimeWereUp) => {
                     return Ok(Some(Frame::NullArray));
                 }
                 Woken::Unblocked(Unblock::WithError) => {
                     let text = "UNBLOCKED client unblocked via CLIENT UNBLOCK";
                     return Ok(Some(Frame::error(text)));
                 }
-                Woken::Called | Woken::Over => {
+                Woken::Called | Woken::Closed => {
                     self.session.closing = true;
                     return Ok(None);
                 }
@@ -73,27 +73,29 @@ impl<D: Database> Connection<D> {
         }
     }
 
-    /// All keys, if one of them exists, of whatever type: the client is told of a wrong one when it comes.
+    /// Returns all keys if one of them exists, of whatever type: a key of the wrong type is an error when the
+    /// command arrives, as in Redis.
     async fn present(&self, blocking: &Blocking) -> Result<Vec<Bytes>, Error> {
         let any = self.kinds(&blocking.keys).await?.iter().any(Option::is_some);
         Ok(if any { blocking.keys.clone() } else { Vec::new() })
     }
 
-    /// The keys that can be taken from. A waiter takes no notice of other types.
+    /// Returns the keys that hold the wanted type. A client that waits already ignores other types, as in
+    /// Redis.
     async fn ready(&self, blocking: &Blocking) -> Result<Vec<Bytes>, Error> {
         let kinds = self.kinds(&blocking.keys).await?;
         let ready = blocking.keys.iter().zip(kinds).filter(|(_, kind)| *kind == Some(blocking.kind));
         Ok(ready.map(|(key, _)| key.clone()).collect())
     }
 
-    /// A command may name very many keys.
+    /// Reads the types of `keys`, as a long read: a command may name very many keys.
     async fn kinds(&self, keys: &[Bytes]) -> Result<Vec<Option<Kind>>, Error> {
         let (keys, now_ms) = (keys.to_vec(), self.db.now_ms());
         let read = move |store: &Store, limits| store.kinds(&keys, now_ms, limits);
         crate::long_reads::run(self.db.store(), read).await
     }
 
-    /// The answer, if there was something to take.
+    /// Tries to take an element through the log; returns the reply, or `None` if there was none.
     async fn take(&mut self, blocking: &Blocking, keys: &[Bytes], round: &mut Round) -> Option<Frame> {
         match self.submit_one(blocking.op(keys), round).await {
             Ok(Reply { kind: Some(Answered::Nil(_) | Answered::NilList(_)), .. }) => None,
@@ -102,7 +104,8 @@ impl<D: Database> Connection<D> {
         }
     }
 
-    /// Input that comes meanwhile is kept for later.
+    /// Waits until the client is to look at its keys again, or its wait ends. Input that arrives meanwhile is
+    /// kept for later.
     async fn wait_for(
         &mut self,
         place: &Place,
@@ -112,33 +115,33 @@ impl<D: Database> Connection<D> {
         self.flush().await?;
         let unblocked = self.client.wait();
         tokio::pin!(unblocked);
-        let time_is_up = async {
+        let timed_out = async {
             match deadline {
                 Some(deadline) => tokio::time::sleep_until(deadline).await,
                 None => std::future::pending().await,
             }
         };
-        tokio::pin!(time_is_up);
+        tokio::pin!(timed_out);
         loop {
             let has_room = self.wire.input.len() < self.shared.limits.max_request_bytes;
-            let hears = self.wire.output.len() < UNSENT_BYTES;
+            let may_deliver = self.wire.output.len() < UNSENT_BYTES;
             self.charge_input();
             tokio::select! {
                 biased;
-                () = round.shutdown.cancelled() => return Ok(Woken::Over),
-                () = self.client.cut.cancelled() => return Ok(Woken::Over),
+                () = round.shutdown.cancelled() => return Ok(Woken::Closed),
+                () = self.client.cut.cancelled() => return Ok(Woken::Closed),
                 () = place.called() => return Ok(Woken::Called),
-                unblock = &mut unblocked => return Ok(unblock.map_or(Woken::TimeIsUp, Woken::Unblocked)),
-                () = &mut time_is_up => return Ok(Woken::TimeIsUp),
-                delivery = next_message(&mut self.session.subscriber), if hears => {
+                unblock = &mut unblocked => return Ok(unblock.map_or(Woken::TimedOut, Woken::Unblocked)),
+                () = &mut timed_out => return Ok(Woken::TimedOut),
+                delivery = next_message(&mut self.session.subscriber), if may_deliver => {
                     if !self.recognise() {
-                        return Ok(Woken::Over);
+                        return Ok(Woken::Closed);
                     }
                     self.hear(delivery).await?;
                 }
                 moved = self.wire.moved(has_room) => {
                     if moved? == Moved::Received(0) {
-                        return Ok(Woken::Over);
+                        return Ok(Woken::Closed);
                     }
                 }
             }

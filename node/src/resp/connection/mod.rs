@@ -1,7 +1,7 @@
-//! One connection: reads what a client pipelined, runs it in rounds, answers in order.
+//! One connection: reads pipelined requests, executes them in rounds, and replies in order.
 //!
-//! In a round, writes that follow one another go to the log as one batch, and reads that follow
-//! one another share one read barrier. A read after a write waits for that write.
+//! In a round, consecutive writes go to the log as one batch, and consecutive reads share one read barrier. A
+//! read after a write waits for that write.
 
 mod atomic;
 mod blocking;
@@ -39,18 +39,19 @@ use crate::wall_ms;
 use subscriptions::{check_while_listening, next_message};
 
 const MAX_ROUND_COMMANDS: usize = 1024;
-/// Requests of one round, with what their words take; more are decoded in the next.
+/// Limit on the requests of one round, in bytes that their words hold; the rest is decoded in the next round.
 const MAX_ROUND_BYTES: usize = 1024 * 1024;
-/// How long a connection keeps its thread, on which others wait, before it gives way between two commands.
+/// Time after which a connection yields its thread, which it shares with others, between two commands.
 const TURN: Duration = Duration::from_millis(5);
-/// Unsent replies with which no more commands are executed, while the client reads or has nothing more to send.
+/// Unsent bytes of replies above which no more commands are executed, while the client reads or has nothing
+/// more to send.
 const UNSENT_BYTES: usize = 1024 * 1024;
-/// Requests read ahead while replies are unsent.
+/// Bytes of requests that are read ahead while replies are unsent.
 const READ_AHEAD_BYTES: usize = 1024 * 1024;
-/// A client that takes no reply for so long, and has sent more requests than are read ahead, may be one that writes
-/// all of its pipeline first: it is allowed twice as much unsent.
+/// Time without progress after which the limit on unsent bytes is doubled: a client that accepts no reply, and
+/// has sent more requests than are read ahead, may be writing its whole pipeline before it reads.
 const STALL: Duration = Duration::from_millis(50);
-/// The account follows the input in steps of this size.
+/// The account is updated when the input has changed by so many bytes.
 const INPUT_STEP: usize = 16 * 1024;
 
 pub struct Connection<D> {
@@ -60,30 +61,30 @@ pub struct Connection<D> {
     client: Arc<Client>,
     session: Session,
     decoder: Decoder,
-    /// When the request that is not whole yet began to arrive.
-    begun: Option<Instant>,
-    /// Since when it is not known who the client is, or no command of it was complete.
-    stranger_since: Option<Instant>,
-    has_spoken: bool,
-    /// Unsent replies that it may have now, see [`STALL`].
+    /// Time at which the incomplete request began to arrive.
+    request_began: Option<Instant>,
+    /// Time since which the client is not authenticated or has not completed a request.
+    auth_pending_since: Option<Instant>,
+    has_sent_request: bool,
+    /// Limit on unsent bytes now, see [`STALL`].
     window: usize,
-    /// Of requests, as its account has it.
+    /// Input bytes that the account was last given.
     charged_input: usize,
 }
 
-/// What the commands of one round share.
+/// State that the commands of one round share.
 struct Round {
     arrived: Instant,
     now_ms: u64,
     writes: Vec<WriteRequest>,
-    /// For each of `writes`, which command it is.
+    /// Command, and shape of the reply, of each of `writes`.
     writers: Vec<(&'static Spec, Answer)>,
     /// Outcome of the barrier that covers the reads from here to the next write.
     barrier: Option<Result<(), Error>>,
     shutdown: CancellationToken,
 }
 
-/// What a connection does without a wait in between.
+/// Time that a connection has used its thread without yielding.
 struct Turn(Instant);
 
 impl Turn {
@@ -91,8 +92,8 @@ impl Turn {
         Self(Instant::now())
     }
 
-    /// To be called between two commands.
-    async fn give_way(&mut self) {
+    /// Yields the thread if [`TURN`] is over. Called between two commands.
+    async fn yield_if_due(&mut self) {
         if self.0.elapsed() >= TURN {
             tokio::task::yield_now().await;
             self.0 = Instant::now();
@@ -111,15 +112,16 @@ impl<D: Database> Connection<D> {
             client,
             session,
             decoder: Decoder::default(),
-            begun: None,
-            stranger_since: None,
-            has_spoken: false,
+            request_began: None,
+            auth_pending_since: None,
+            has_sent_request: false,
             window: UNSENT_BYTES,
             charged_input: 0,
         }
     }
 
-    /// Until the client leaves, breaks the protocol or idles too long, or the server shuts down.
+    /// Serves the connection until the client leaves, breaks the protocol or idles too long, or the server
+    /// shuts down.
     pub async fn run(mut self, shutdown: CancellationToken) -> io::Result<()> {
         while !self.session.closing && !shutdown.is_cancelled() {
             let (requests, broken) = self.decode_round();
@@ -129,8 +131,8 @@ impl<D: Database> Connection<D> {
                 }
                 continue;
             }
-            self.begun = None;
-            self.has_spoken = true;
+            self.request_began = None;
+            self.has_sent_request = true;
             self.run_round(requests, &shutdown).await?;
             if let Some(error) = broken {
                 self.shared.metrics.rejected("protocol_error");
@@ -141,7 +143,7 @@ impl<D: Database> Connection<D> {
         self.finish().await
     }
 
-    /// Sends what is left, unless the connection is to end at once.
+    /// Sends the unsent replies and closes, unless the connection is to end at once.
     async fn finish(&mut self) -> io::Result<()> {
         tokio::select! {
             biased;
@@ -152,12 +154,13 @@ impl<D: Database> Connection<D> {
         Ok(())
     }
 
-    /// The complete requests received so far, and what is wrong with the one after them.
+    /// Decodes the complete requests received so far, and the protocol error after them, if any.
     fn decode_round(&mut self) -> (Vec<Vec<Bytes>>, Option<ProtocolError>) {
         self.recognise();
         let authenticated = self.session.identity.is_some();
         let limits = DecodeLimits { request_bytes: self.shared.limits.max_request_bytes, authenticated };
-        // A stranger's next request may be read under wider limits, once this one was AUTH.
+        // Before authentication one request at a time: after `AUTH` the next may be decoded under the wider
+        // limits.
         let most = if authenticated { MAX_ROUND_COMMANDS } else { 1 };
         let (mut requests, mut bytes) = (Vec::new(), 0);
         while requests.len() < most && bytes < MAX_ROUND_BYTES {
@@ -173,7 +176,7 @@ impl<D: Database> Connection<D> {
         (requests, None)
     }
 
-    /// Waits for input; false when there will be none. An idle connection holds no buffer.
+    /// Waits for input; returns false when there will be none. An idle connection holds no buffer.
     async fn receive(&mut self, shutdown: &CancellationToken) -> io::Result<bool> {
         if self.wire.is_half_closed {
             return Ok(false);
@@ -181,33 +184,36 @@ impl<D: Database> Connection<D> {
         self.wire.trim_input();
         self.charge_input();
         let is_within = !self.wire.input.is_empty() || self.decoder.is_within_request();
-        self.begun = if is_within { self.begun.or_else(|| Some(Instant::now())) } else { None };
-        let is_stranger = self.session.identity.is_none() || !self.has_spoken;
-        self.stranger_since =
-            if is_stranger { self.stranger_since.or_else(|| Some(Instant::now())) } else { None };
+        self.request_began =
+            if is_within { self.request_began.or_else(|| Some(Instant::now())) } else { None };
+        let is_auth_pending = self.session.identity.is_none() || !self.has_sent_request;
+        self.auth_pending_since =
+            if is_auth_pending { self.auth_pending_since.or_else(|| Some(Instant::now())) } else { None };
         let shared = Arc::clone(&self.shared);
         let Limits { idle_timeout, request_timeout, auth_timeout, .. } = &shared.limits;
-        let auth_deadline = self.stranger_since.map(|since| since + *auth_timeout);
-        // A request that has begun may take so long whatever the client sends of it. Who listens is not idle.
+        let auth_deadline = self.auth_pending_since.map(|since| since + *auth_timeout);
+        // A partial request has its own deadline, whatever the client sends of it. A client with subscriptions
+        // is not idle.
         let listens = self.session.subscriber.as_ref().is_some_and(|subscriber| subscriber.count() > 0);
-        let begun = self.begun;
+        let request_began = self.request_began;
         let is_late = async {
-            match begun {
-                Some(begun) => until(Some(begun + *request_timeout)).await,
+            match request_began {
+                Some(request_began) => until(Some(request_began + *request_timeout)).await,
                 None if listens => std::future::pending().await,
                 None => idle_timeout.passed(Instant::now()).await,
             }
         };
         tokio::pin!(is_late);
         loop {
-            // Messages wait in the subscriber's own queue while the client does not read.
-            let hears = self.wire.output.len() < UNSENT_BYTES;
+            // Messages wait in the subscriber's queue while the client does not read.
+            let may_deliver = self.wire.output.len() < UNSENT_BYTES;
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Ok(false),
                 () = self.client.cut.cancelled() => return Ok(false),
-                delivery = next_message(&mut self.session.subscriber), if hears => {
-                    // What it listens to is not for whoever it is now.
+                delivery = next_message(&mut self.session.subscriber), if may_deliver => {
+                    // Its user is gone or changed: the messages of its subscriptions are no longer for this
+                    // client.
                     if !self.recognise() {
                         return Ok(false);
                     }
@@ -219,15 +225,18 @@ impl<D: Database> Connection<D> {
                 },
                 () = &mut is_late => break,
                 () = until(auth_deadline) => {
-                    let why = "it did not authenticate, or sent no complete command, within client.auth_timeout";
+                    let why = "the client did not authenticate, or sent no complete command, within client.auth_timeout";
                     shared.metrics.refused("auth_timeout", self.client.address, why);
                     return Ok(false);
                 }
             }
         }
-        if self.begun.is_some() {
+        if self.request_began.is_some() {
             self.shared.metrics.rejected("slow_request");
-            tracing::debug!(client = self.client.id, "a Redis client did not finish its request in time");
+            tracing::debug!(
+                client = self.client.id,
+                "a Redis request was not complete within the request timeout"
+            );
         }
         Ok(false)
     }
@@ -235,7 +244,7 @@ impl<D: Database> Connection<D> {
     async fn run_round(&mut self, requests: Vec<Vec<Bytes>>, shutdown: &CancellationToken) -> io::Result<()> {
         let mut round = Round {
             arrived: Instant::now(),
-            // A slow clock here must not make a new expiry look past already.
+            // The later clock counts: a slow clock here must not make a new expiry look past already.
             now_ms: wall_ms().max(self.db.store().clock_ms()),
             writes: Vec::new(),
             writers: Vec::new(),
@@ -247,7 +256,7 @@ impl<D: Database> Connection<D> {
             if self.client.cut.is_cancelled() {
                 return Ok(());
             }
-            turn.give_way().await;
+            turn.yield_if_due().await;
             let bytes = held_bytes(&words);
             let understood = self.understand(words, &round);
             if let Some(queue) = &mut self.session.queue
@@ -265,7 +274,7 @@ impl<D: Database> Connection<D> {
             if let Ok((_, request)) = &understood
                 && self.shared.pause.holds(request.may_write())
                 && !request.ends_pause()
-                && !self.sit_out_pause(request.may_write(), &mut round).await?
+                && !self.await_pause_end(request.may_write(), &mut round).await?
             {
                 return Ok(());
             }
@@ -321,8 +330,9 @@ impl<D: Database> Connection<D> {
         self.write_batch(&mut round).await
     }
 
-    /// Answers what was asked before and waits; false if the connection is to end.
-    async fn sit_out_pause(&mut self, writes: bool, round: &mut Round) -> io::Result<bool> {
+    /// Answers the earlier requests and waits for the end of a pause; returns false if the connection is to
+    /// end.
+    async fn await_pause_end(&mut self, writes: bool, round: &mut Round) -> io::Result<bool> {
         self.write_batch(round).await?;
         self.flush().await?;
         round.barrier = None;
@@ -334,13 +344,13 @@ impl<D: Database> Connection<D> {
         }
     }
 
-    /// The request with its meaning, or the name to count it under and why it is refused.
+    /// Parses a request; if it is rejected, returns the error with the name that it is counted under.
     fn understand(
         &mut self,
         mut words: Vec<Bytes>,
         round: &Round,
     ) -> Result<(&'static Spec, Request), (&'static str, Refusal)> {
-        // A browser made to speak to this port sends an HTTP request: nothing in it may run.
+        // A browser that is made to connect to this port sends an HTTP request: nothing in it may be executed.
         if words
             .first()
             .is_some_and(|name| name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:"))
@@ -349,7 +359,7 @@ impl<D: Database> Connection<D> {
         }
         let spec = resolve(&words).map_err(|refusal| ("unknown", refusal))?;
         if !spec.has_flag("no_auth") {
-            self.allow(spec).map_err(|refusal| (spec.name, refusal))?;
+            self.check_permission(spec).map_err(|refusal| (spec.name, refusal))?;
         }
         check_while_listening(&self.session, spec).map_err(|refusal| (spec.name, refusal))?;
         {
@@ -357,7 +367,7 @@ impl<D: Database> Connection<D> {
             profile.last_command = spec.name;
             profile.last_active = round.arrived;
         }
-        // What is kept for longer than this round must not hold the chunk that it was read in.
+        // Words that are kept for longer than this round must not keep the chunk that they were read in.
         if self.session.queue.is_some() || spec.has_flag("blocking") {
             own(&mut words);
         }
@@ -365,8 +375,8 @@ impl<D: Database> Connection<D> {
         understood.map(|request| (spec, request)).map_err(|refusal| (spec.name, refusal))
     }
 
-    /// Whether this connection's user may run the command.
-    fn allow(&self, spec: &Spec) -> Result<(), Refusal> {
+    /// Checks that the user of this connection may run the command; counts a rejection.
+    fn check_permission(&self, spec: &Spec) -> Result<(), Refusal> {
         let (reason, refusal) = match &self.session.identity {
             None => ("unauthenticated", Refusal::NoAuth),
             Some(identity) if identity.role() < role_for(spec) => {
@@ -378,7 +388,8 @@ impl<D: Database> Connection<D> {
         Err(refusal)
     }
 
-    /// Forgets who the client is, once its user is gone or has another password or role; answers whether it did not.
+    /// Drops the identity of the client if its user was removed or has another password or role; returns
+    /// whether the identity, if any, is still valid.
     fn recognise(&mut self) -> bool {
         let known = self.session.identity.as_mut().is_none_or(|known| self.shared.access.still_knows(known));
         if !known {
@@ -388,14 +399,14 @@ impl<D: Database> Connection<D> {
         known
     }
 
-    /// Runs the writes gathered so far and answers each.
+    /// Submits the writes gathered so far and replies to each.
     async fn write_batch(&mut self, round: &mut Round) -> io::Result<()> {
         if round.writes.is_empty() {
             return Ok(());
         }
         let submitted = self.db.submit(std::mem::take(&mut round.writes), self.session.ack);
         let results = self.wire.alongside(submitted).await;
-        // The reads to come must see these writes.
+        // Later reads must see these writes.
         round.barrier = None;
         let last = results.iter().filter_map(|result| result.as_ref().ok()).max_by_key(|reply| reply.index);
         if let Some(reply) = last {
@@ -413,7 +424,8 @@ impl<D: Database> Connection<D> {
         Ok(())
     }
 
-    /// The error reply. A node that was removed will answer nothing else, so its clients are sent elsewhere.
+    /// Returns the error reply. If this node was removed from the cluster the connection closes after it, so
+    /// that the client connects to another node.
     fn failure(&mut self, error: Error) -> Frame {
         self.session.closing |= error.code == ErrorCode::MemberRemoved;
         error.into()
@@ -442,12 +454,12 @@ impl<D: Database> Connection<D> {
         round.barrier.clone().unwrap_or(Ok(()))
     }
 
-    /// An attempt to authenticate waits for its turn.
+    /// Executes a local command; authentication first waits for the turn of the client's address.
     async fn run_local_in_turn(&mut self, local: Local, round: &Round) -> Frame {
         if local.authenticates() && !self.shared.access.is_open() {
             let turn = tokio::select! {
                 turn = self.shared.access.turn(self.client.address.ip()) => turn,
-                // Its answer will not be read.
+                // The reply will not be read.
                 () = self.client.cut.cancelled() => return Frame::Null,
                 () = round.shutdown.cancelled() => return Frame::Null,
             };
@@ -473,7 +485,8 @@ impl<D: Database> Connection<D> {
     }
 
     fn reply(&mut self, command: &'static str, frame: Frame, round: &Round) {
-        // What a client listens to is no reply: CLIENT REPLY does not silence it.
+        // Messages, and the replies to commands that subscribe and unsubscribe, are pushes: `CLIENT REPLY` does
+        // not suppress them.
         let is_heard = matches!(frame, Frame::Push(_) | Frame::Sequence(_));
         let is_error = frame.is_error();
         if !self.session.is_silent() || is_heard {
@@ -483,7 +496,8 @@ impl<D: Database> Connection<D> {
         self.shared.metrics.command(command, is_error, round.arrived.elapsed());
     }
 
-    /// Hands the socket what it takes now; the rest is sent while the client is waited for.
+    /// Writes as much to the socket as it accepts now; the rest is sent while the connection waits for the
+    /// client.
     async fn flush(&mut self) -> io::Result<()> {
         self.wire.flush().await?;
         if self.wire.output.is_empty() {
@@ -492,7 +506,7 @@ impl<D: Database> Connection<D> {
         Ok(())
     }
 
-    /// Waits until the client took enough of its replies, and reads ahead meanwhile.
+    /// Waits until the client has accepted enough of its replies, and reads ahead meanwhile.
     async fn make_room(&mut self, round: &Round) -> io::Result<()> {
         if self.wire.output.len() <= self.window {
             return Ok(());
@@ -506,14 +520,15 @@ impl<D: Database> Connection<D> {
                 () = self.client.cut.cancelled() => return Err(io::ErrorKind::ConnectionAborted.into()),
                 () = round.shutdown.cancelled() => return Ok(()),
                 moved = self.wire.moved(reads) => drop(moved?),
-                // Over the limit of its output the connection is closed.
+                // The limit on its output still closes the connection.
                 () = tokio::time::sleep(STALL), if may_send && !reads => self.window *= 2,
             }
         }
         Ok(())
     }
 
-    /// What it holds of requests that were not executed yet, and what they left behind.
+    /// Charges the account for requests that were not executed yet, and for the queue, watches and
+    /// subscriptions.
     fn charge_input(&mut self) {
         let queued = self.session.queue.as_ref().map_or(0, Queue::bytes);
         let listens_to = self.session.subscriber.as_ref().map_or(0, Subscriber::topic_bytes);
@@ -528,7 +543,7 @@ impl<D: Database> Connection<D> {
         }
     }
 
-    /// Says what is wrong and closes.
+    /// Replies with the protocol error and closes.
     async fn refuse(mut self, error: &ProtocolError) -> io::Result<()> {
         self.wire.output.reply(Frame::error(format!("ERR {error}")), self.session.protocol);
         tokio::select! {

@@ -1,4 +1,4 @@
-//! What a connection listens to, and what it hears.
+//! Subscriptions of a connection, and the messages that they deliver.
 
 use std::sync::Arc;
 
@@ -12,12 +12,13 @@ use super::Connection;
 use crate::database::Database;
 use crate::pubsub::{Delivery, MAX_TOPIC_BYTES, MAX_TOPICS, Subscriber, Topic};
 
-/// All that a client of RESP2 may say while it listens: it could not tell an answer from a message.
+/// Commands that a RESP2 client may send while it has subscriptions: it could not distinguish other replies
+/// from messages.
 const WHILE_LISTENING: [&str; 7] =
     ["ping", "psubscribe", "punsubscribe", "quit", "reset", "subscribe", "unsubscribe"];
 
 impl<D: Database> Connection<D> {
-    /// One answer for each name, all of them one after the other.
+    /// Subscribes to `names`; the reply has one part for each name.
     pub(super) fn subscribe(&mut self, topic: Topic, names: Vec<Bytes>) -> Frame {
         let subscriber = self
             .session
@@ -27,23 +28,23 @@ impl<D: Database> Connection<D> {
         let answers = names.into_iter().map(|name| match subscriber.subscribe(topic, name.clone()) {
             true => answer(word, Frame::Bulk(name), subscriber.count()),
             false => Frame::error(format!(
-                "ERR this connection may listen to {MAX_TOPICS} channels and patterns of {MAX_TOPIC_BYTES} bytes \
-                 together; UNSUBSCRIBE from some"
+                "ERR this connection may subscribe to {MAX_TOPICS} channels and patterns of {MAX_TOPIC_BYTES} bytes \
+                 in total; UNSUBSCRIBE from some"
             )),
         });
         let answers = answers.collect();
-        self.note_topics();
+        self.record_topics();
         Frame::Sequence(answers)
     }
 
-    /// For `CLIENT LIST`.
-    fn note_topics(&self) {
+    /// Records the counts that `CLIENT LIST` shows.
+    fn record_topics(&self) {
         let (channels, patterns) = self.session.subscriber.as_ref().map_or((0, 0), Subscriber::counts);
         let mut profile = self.client.profile();
         (profile.channels, profile.patterns) = (channels, patterns);
     }
 
-    /// Without names: from all.
+    /// Unsubscribes from `names`, or from all topics if there are no names.
     pub(super) fn unsubscribe(&mut self, topic: Topic, names: Vec<Bytes>) -> Frame {
         let word = if topic == Topic::Channel { "unsubscribe" } else { "punsubscribe" };
         let known = self.session.subscriber.as_ref().map(|subscriber| subscriber.topics(topic));
@@ -59,11 +60,11 @@ impl<D: Database> Connection<D> {
         if answers.is_empty() {
             answers.push(answer(word, Frame::Null, subscriber.as_ref().map_or(0, Subscriber::count)));
         }
-        self.note_topics();
+        self.record_topics();
         Frame::Sequence(answers)
     }
 
-    /// Writes a message, and what else waits already, up to a bound.
+    /// Sends a message, and further messages that wait already, up to a bound.
     pub(super) async fn hear(&mut self, first: Delivery) -> std::io::Result<()> {
         let mut next = Some(first);
         while let Some(delivery) = next {
@@ -76,7 +77,7 @@ impl<D: Database> Connection<D> {
     }
 }
 
-/// The next message; never, if the connection listens to nothing. Cancel safe.
+/// Waits for the next message; for ever if the connection has no subscriptions. Cancel safe.
 pub(super) async fn next_message(subscriber: &mut Option<Subscriber>) -> Delivery {
     match subscriber {
         Some(subscriber) => subscriber.next().await,

@@ -31,7 +31,7 @@ impl<D: Database> Connection<D> {
                 continue;
             }
             let value = self.db.store().get(&key, self.db.now_ms())?;
-            // A slice would hold the chunk that it was read in.
+            // Copied: a slice would keep the chunk that it was read in.
             let key = Bytes::copy_from_slice(&key);
             self.session.watched_bytes += key.len() + size_of::<Guard>();
             self.session.watched.push(Guard { key, revision: value.map_or(0, |value| value.revision) });
@@ -39,7 +39,7 @@ impl<D: Database> Connection<D> {
         Ok(Frame::OK)
     }
 
-    /// Commands on keys in one entry, and then those that this node answers by itself.
+    /// Executes the queue: commands on keys in one log entry, then those that this node answers locally.
     pub(super) async fn exec(&mut self, round: &mut Round) -> Frame {
         let Some(queue) = self.session.queue.take() else {
             return Frame::error("ERR EXEC without MULTI");
@@ -63,7 +63,7 @@ impl<D: Database> Connection<D> {
         let mut budget = AnswerBudget::of_transaction(self.db.store().read_limits());
         let (mut frames, mut turn) = (Vec::with_capacity(queued.len()), Turn::new());
         for queued in queued {
-            turn.give_way().await;
+            turn.yield_if_due().await;
             frames.push(match queued {
                 Queued::Step(answer) => within(&mut budget, answer.frame(replies.next().unwrap_or_default())),
                 queued => self.answer_queued(queued, &mut budget, round).await,
@@ -72,7 +72,8 @@ impl<D: Database> Connection<D> {
         Frame::Array(frames)
     }
 
-    /// One that writes nothing never enters the log: what a reader sends must not be kept, and applied, by all members.
+    /// Runs a transaction. If it only reads, it does not enter the log: reads must not be stored and applied by
+    /// all members.
     async fn run_transaction(&mut self, transaction: Transaction, round: &mut Round) -> Result<Reply, Error> {
         if transaction.steps.iter().any(crate::state::writes) {
             return self.submit_one(Op::Transaction(transaction), round).await;
@@ -84,7 +85,8 @@ impl<D: Database> Connection<D> {
         Ok(Reply { kind: Some(answer), ..Reply::default() })
     }
 
-    /// A step may depend on a script before it, so all are tried here, one after the other.
+    /// Executes a queue with scripts. A step may depend on a script before it, so all are tried here, one after
+    /// the other.
     async fn exec_with_scripts(
         &mut self,
         steps: Vec<Command>,
@@ -93,23 +95,23 @@ impl<D: Database> Connection<D> {
         round: &mut Round,
     ) -> Frame {
         let (parts, queued) = Part::of_queue(queued, steps);
-        let mut told = match self.run_parts(parts, guards, round).await {
+        let mut answers = match self.run_parts(parts, guards, round).await {
             Ok(frames) => frames.into_iter(),
             Err(frame) => return frame,
         };
         let mut budget = AnswerBudget::of_transaction(self.db.store().read_limits());
         let (mut frames, mut turn) = (Vec::with_capacity(queued.len()), Turn::new());
         for queued in queued {
-            turn.give_way().await;
+            turn.yield_if_due().await;
             frames.push(match queued {
-                Queued::Told => within(&mut budget, told.next().unwrap_or(Frame::Null)),
+                Queued::Told => within(&mut budget, answers.next().unwrap_or(Frame::Null)),
                 queued => self.answer_queued(queued, &mut budget, round).await,
             });
         }
         Frame::Array(frames)
     }
 
-    /// Nothing is executed once an answer did not fit into `budget`.
+    /// Answers a queued command that is no step; executes nothing once a reply has exceeded `budget`.
     async fn answer_queued(&mut self, queued: Queued, budget: &mut AnswerBudget, round: &mut Round) -> Frame {
         if let Err(error) = budget.check() {
             return error.into();
@@ -133,9 +135,9 @@ impl<D: Database> Connection<D> {
                 Frame::Integer(self.db.publish(channel, payload).await.cast_signed())
             }
             Request::Subscribe { .. } | Request::Unsubscribe { .. } => {
-                Frame::error("ERR channels are listened to outside of MULTI")
+                Frame::error("ERR subscriptions are not allowed inside MULTI")
             }
-            // As in Redis, nothing waits inside of a transaction.
+            // As in Redis, no command waits inside a transaction. The other kinds are never queued as `Later`.
             Request::Wait { .. }
             | Request::Write(_)
             | Request::Script(_)
@@ -155,7 +157,7 @@ impl<D: Database> Connection<D> {
     }
 }
 
-/// The answer, or the error in its place.
+/// Returns the reply, or in its place the error if it exceeds `budget`.
 fn within(budget: &mut AnswerBudget, frame: Frame) -> Frame {
     match budget.charge(frame.parts(), frame.cost()) {
         Ok(()) => frame,

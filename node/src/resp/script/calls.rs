@@ -1,4 +1,4 @@
-//! `redis.call`: a command of a script, tried out on what the script has done so far.
+//! `redis.call`: a command of a script, tried on the state with the script's writes so far.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,37 +23,37 @@ use crate::auth::Role;
 use crate::error::Error;
 use crate::state::{Store, Trial};
 
-/// Messages that the scripts of one request may publish.
+/// Limit on the messages that the scripts of one request publish.
 pub const MAX_MESSAGES: usize = 10_000;
 const UNDECLARED: &str =
-    "NOPERM a script of a user who may only read may read the keys that are declared in KEYS only";
+    "NOPERM a script of a read-only user may access only the keys that are declared in KEYS";
 
-/// What the commands of one EVAL, or one EXEC, are tried on.
+/// State that the commands of one `EVAL`, or one `EXEC`, are tried on.
 pub struct World {
     pub store: Store,
     pub shared: Arc<Shared>,
     pub trial: Trial,
-    /// The clock that they see, milliseconds since the Unix epoch.
+    /// Clock that the commands see, in milliseconds since the Unix epoch.
     pub now_ms: u64,
-    /// Channel and payload of each message, to be sent if all this comes to count.
+    /// Channel and payload of each message; sent if the transaction takes effect.
     pub messages: Vec<(Bytes, Bytes)>,
-    /// Of those messages, and of the answers that are there already.
+    /// Bytes of `messages` and of the replies so far.
     pub bytes: usize,
-    /// Left for `redis.log`.
+    /// Bytes left for `redis.log`.
     pub log_bytes: usize,
 }
 
-/// What one script talks to.
+/// Host side of one running script.
 pub struct Host {
     pub world: World,
     pub read_only: bool,
-    /// Of the user that runs it.
+    /// Role of the user that runs the script.
     pub role: Role,
-    /// Of the request: all that a user who may only read may touch.
+    /// Keys declared in the request: the only ones that a user with the role read-only may access.
     pub keys: HashSet<Bytes>,
-    /// Of the replies that it gets (`redis.setresp`).
+    /// Protocol version of the replies that the script gets (`redis.setresp`).
     pub protocol: Protocol,
-    /// Of this node, not of the script's doing: the script cannot count.
+    /// Failure of this node, not caused by the script: the script has no effect.
     pub failure: Option<Error>,
 }
 
@@ -63,12 +63,12 @@ impl World {
         Self { store, shared, trial, now_ms, messages: Vec::new(), bytes: 0, log_bytes: MAX_LOG_BYTES }
     }
 
-    /// What it holds until the request ends.
+    /// Returns the bytes that are held until the end of the request.
     pub fn kept_bytes(&self) -> usize {
         self.trial.bytes().saturating_add(self.bytes)
     }
 
-    /// The answer, or this node's failure, which ends the script.
+    /// Tries one operation; returns its reply, or this node's failure, which ends the script.
     pub fn step(&mut self, op: Op, answer: Answer) -> Result<Frame, Error> {
         let kind = self.trial.run(&self.store, op, self.now_ms)?;
         Ok(answer.frame(Reply { kind: Some(kind), ..Reply::default() }))
@@ -82,7 +82,8 @@ impl World {
         self.step(Op::Call(call), Answer::Plain)
     }
 
-    /// A walk sees the elements as the script left them, but keys as they are without it.
+    /// Executes `SCAN`, `KEYS` or a scan of elements. Scans of elements see the script's writes, scans of keys
+    /// do not.
     fn walk(&mut self, walk: Read) -> Result<Frame, Error> {
         let trial = Mutex::new(std::mem::take(&mut self.trial));
         let query = |call: &Call| {
@@ -137,15 +138,15 @@ impl Host {
         commands::understand(spec, words, self.world.now_ms, &self.world.shared.limits)
     }
 
-    /// A user who may only read has scripts for the keys in KEYS.
+    /// Checks that a user with the role read-only accesses only keys that are declared in KEYS.
     fn check_declared(&self, spec: &Spec, words: &[Bytes]) -> Result<(), Refusal> {
         let walks = ["keys", "scan", "randomkey", "dbsize"].contains(&spec.name);
         let undeclared = match spec.key_positions(words) {
             Some(positions) => positions.into_iter().any(|at| !self.keys.contains(&words[at])),
-            // Its own parser refuses it.
+            // The parser of the command rejects it.
             None => false,
         };
-        // BY and GET make names of other keys.
+        // BY and GET derive the names of further keys.
         let is_option = |word: &Bytes| word.eq_ignore_ascii_case(b"by") || word.eq_ignore_ascii_case(b"get");
         let sorts = spec.name.starts_with("sort") && words.iter().skip(2).any(is_option);
         if walks || undeclared || sorts {
@@ -157,7 +158,7 @@ impl Host {
     fn execute(&mut self, request: Request) -> Result<Frame, Error> {
         match request {
             Request::Write(write) => self.world.step(write.op, write.answer),
-            // Nothing waits inside of a script.
+            // As in Redis, a blocking command does not wait inside a script.
             Request::Block(blocking) => self.world.step(blocking.op(&blocking.keys), blocking.answer),
             Request::Read(read) => self.world.read(read),
             Request::Local(Local::Answer(frame)) => Ok(frame),
@@ -168,7 +169,8 @@ impl Host {
             Request::Publish { channel, payload } => {
                 self.world.bytes += channel.len() + payload.len() + ELEMENT_BYTES;
                 self.world.messages.push((channel, payload));
-                // It goes out once the script counts, so nobody knows yet who hears it.
+                // The message is sent after the script has taken effect, so the number of receivers is not
+                // known yet.
                 Ok(Frame::Integer(0))
             }
             _ => Ok(not_allowed().into()),
@@ -180,7 +182,7 @@ fn not_allowed() -> Refusal {
     Refusal::other("ERR This Redis command is not allowed from script")
 }
 
-/// `redis.pcall`: an error is a table with `err`.
+/// Executes `redis.pcall`: an error becomes a table with `err`.
 pub fn pcall(lua: &Lua, meter: &Meter, arguments: MultiValue) -> Result<Value, Failure> {
     let (frame, protocol, held) = {
         let Some(mut host) = lua.app_data_mut::<Host>() else {
@@ -193,7 +195,7 @@ pub fn pcall(lua: &Lua, meter: &Meter, arguments: MultiValue) -> Result<Value, F
             Ok(words) => host.call(words),
             Err(text) => Frame::error(text),
         };
-        // What it wrote, and what it sends, stays until the end of the request.
+        // Its writes and messages are held until the end of the request.
         match meter.hold(lua, host.world.kept_bytes().saturating_sub(kept)) {
             Ok(held) => held.keep(),
             Err(fault) => {
@@ -226,12 +228,12 @@ fn words(arguments: &MultiValue) -> Result<Vec<Bytes>, &'static str> {
     words.collect::<Option<_>>().ok_or("ERR Lua redis lib command arguments must be strings or integers")
 }
 
-/// C's `%.17g`.
+/// Formats a number as C's `%.17g`.
 fn number_text(number: f64) -> String {
     general(number, 17)
 }
 
-/// C's `%.{digits}g`.
+/// Formats a number as C's `%.{digits}g`.
 pub fn general(number: f64, digits: usize) -> String {
     if !number.is_finite() {
         return if number.is_nan() { "nan".to_owned() } else { crate::state::calls::double_text(number) };
@@ -256,7 +258,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_read_as_c_prints_them() {
+    fn numbers_are_formatted_as_in_c() {
         for (number, text) in [
             (1.0, "1"),
             (-3.5, "-3.5"),

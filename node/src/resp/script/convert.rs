@@ -10,12 +10,12 @@ use super::meter::{ELEMENT_BYTES, Fault, Meter};
 use super::natives::Failure;
 use super::sandbox;
 
-/// Tables in tables that an answer may have: each costs the stack of a thread a little.
+/// Maximum nesting of tables in a reply, since each level uses thread stack.
 pub const MAX_DEPTH: usize = 128;
-/// What a table costs beside its elements: the looks for what kind of answer it is, too.
+/// Bytes charged for a table beside its elements, including the lookups of its reply type.
 const TABLE_BYTES: usize = 512;
 
-/// What a reply costs while it is held.
+/// Returns the bytes charged for a reply while it is held.
 pub fn cost(frame: &Frame) -> usize {
     let of_pairs = |pairs: &[(Frame, Frame)]| pairs.iter().map(|(key, value)| cost(key) + cost(value)).sum();
     let own = match frame {
@@ -32,7 +32,8 @@ pub fn cost(frame: &Frame) -> usize {
     own + ELEMENT_BYTES
 }
 
-/// What a script gets for a reply; `protocol` is the one it asked for with `redis.setresp`.
+/// Converts a reply to the Lua value that a script gets; `protocol` is the one it requested with
+/// `redis.setresp`.
 pub fn to_lua(lua: &Lua, meter: &Meter, frame: Frame, protocol: Protocol) -> Result<Value, Failure> {
     meter.step(1)?;
     let resp3 = protocol == Protocol::Resp3;
@@ -105,9 +106,9 @@ fn field(lua: &Lua, name: &str, value: impl mlua::IntoLua) -> mlua::Result<Value
     Ok(Value::Table(table))
 }
 
-/// What the client gets for what a script returned: charged before it is there. `asked` is the protocol that the
-/// script asked for with `redis.setresp`, which says what its booleans are; the client's own says how all the rest is
-/// written (Redis 7.2, `luaReplyToRedisReply`).
+/// Converts the value that a script returned to a reply, charged before it is allocated. `asked` is the
+/// protocol that the script requested with `redis.setresp`, which determines the type of its booleans; the
+/// client's own protocol determines the encoding of all the rest (Redis 7.2, `luaReplyToRedisReply`).
 pub fn to_frame(lua: &Lua, meter: &Meter, value: &Value, asked: Protocol) -> Result<Frame, Failure> {
     Converter { lua, meter, asked, within: Vec::new() }.frame(value)
 }
@@ -116,7 +117,7 @@ struct Converter<'a> {
     lua: &'a Lua,
     meter: &'a Meter,
     asked: Protocol,
-    /// The tables that the one at hand is in, from the outside in.
+    /// Tables around the current one, the outermost first.
     within: Vec<*const c_void>,
 }
 
@@ -130,7 +131,7 @@ impl Converter<'_> {
         Ok(Bytes::copy_from_slice(&text.as_bytes()))
     }
 
-    /// Of a status, an error or a number, which are text: what is no UTF-8 is replaced by three bytes.
+    /// Converts a status, an error or a number to text; a byte that is no UTF-8 is replaced by three bytes.
     fn text(&self, text: &mlua::String) -> Result<String, Failure> {
         self.charge(text.as_bytes().len().min(sandbox::MAX_TEXT_BYTES) * 3)?;
         Ok(sandbox::lossy(text, sandbox::MAX_TEXT_BYTES))
@@ -143,11 +144,12 @@ impl Converter<'_> {
             Value::Boolean(value) if self.asked == Protocol::Resp3 => Frame::Boolean(*value),
             Value::Boolean(true) => Frame::Integer(1),
             Value::Integer(number) => Frame::Integer(*number),
-            // Towards zero; as in Rust, what does not fit is the nearest that does.
+            // Rounded toward zero; out of range becomes the nearest `i64`.
             Value::Number(number) => Frame::Integer(*number as i64),
             Value::Table(table) => {
                 let itself = table.to_pointer();
-                // One that contains itself would get there in any case, and on the way double with each reference.
+                // A table that contains itself would reach the limit in any case, and double the work with each
+                // reference.
                 if self.within.len() == MAX_DEPTH || self.within.contains(&itself) {
                     return Ok(Frame::error("ERR reached lua stack limit"));
                 }
@@ -174,7 +176,7 @@ impl Converter<'_> {
             _ => {}
         }
         if let Value::String(digits) = table.raw_get("big_number")? {
-            // It becomes a line of the protocol.
+            // The number is sent as a line of the protocol.
             return Ok(Frame::BigNumber(self.text(&digits)?.replace(['\r', '\n'], " ")));
         }
         if let Value::Table(parts) = table.raw_get("verbatim_string")?

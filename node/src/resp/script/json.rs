@@ -1,7 +1,7 @@
-//! `cjson`: JSON in scripts, as far as its `encode`, `decode` and `null` go.
+//! `cjson`: the functions `encode` and `decode` and the value `null`.
 //!
-//! Neither way has a tree in between, which would cost many times the text: what is written is charged as it grows,
-//! and what is read becomes values of Lua, under Lua's own limit.
+//! No tree is built in between, which would cost many times the text: encoded text is charged as it grows, and
+//! decoded text becomes Lua values directly, under Lua's own limit.
 
 use std::fmt;
 
@@ -11,9 +11,11 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess,
 use super::meter::{Buffer, Meter};
 use super::natives::{Failure, text};
 
-/// Arrays in arrays; each costs the stack of a thread a little. Reading has serde_json's own limit of 128.
+/// Maximum nesting of an encoded value, since each level uses thread stack. Decoding has serde_json's limit of
+/// 128.
 const MAX_DEPTH: usize = 1_000 / 8;
-/// An array may have more holes than elements up to this index; as in Redis's.
+/// Length up to which an array may be sparse; above it, at most half of its elements may be missing. Redis's
+/// `cjson` has the same rule.
 const SPARSE_SAFE: usize = 10;
 const SPARSE_RATIO: usize = 2;
 
@@ -114,7 +116,8 @@ impl Writer<'_> {
         self.put(b"}")
     }
 
-    /// Of an array: all its keys are 1 and up, and not many of them are missing. An empty table is an object.
+    /// Returns the length of an array, a table with keys from 1 up of which not many are missing; `None` for an
+    /// object. An empty table is an object.
     fn array_length(&self, table: &Table) -> Result<Option<usize>, Failure> {
         let (mut count, mut length) = (0, 0);
         for pair in table.pairs::<Value, Value>() {
@@ -132,7 +135,7 @@ impl Writer<'_> {
     }
 }
 
-/// C's `%.14g`.
+/// Formats a number as C's `%.14g`.
 fn number_text(number: f64) -> String {
     super::calls::general(number, 14)
 }
@@ -140,7 +143,7 @@ fn number_text(number: f64) -> String {
 pub fn decode(lua: &Lua, meter: &Meter, arguments: MultiValue) -> Result<MultiValue, Failure> {
     let json = text(lua, &arguments, 1, "decode")?;
     let json = json.as_bytes();
-    // What is unescaped on the way, one string at a time.
+    // Charge for unescaped text, one string at a time.
     let _held = meter.hold(lua, json.len())?;
     let mut reader = serde_json::Deserializer::from_slice(&json);
     let value = Reader { lua, meter }.deserialize(&mut reader);
@@ -220,7 +223,7 @@ impl<'de> Visitor<'de> for Reader<'_> {
         while let Some(name) = fields.next_key_seed(self)? {
             let value = fields.next_value_seed(self)?;
             if name.is_null() {
-                return Err(A::Error::custom("a name is no string"));
+                return Err(A::Error::custom("an object name is not a string"));
             }
             table.raw_set(name, value).map_err(failed)?;
         }
@@ -241,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn json_is_written_as_redis_writes_it() {
+    fn json_is_encoded_as_in_redis() {
         let (lua, meter) = (Lua::new(), free_meter());
         for (program, json) in [
             ("{1,2,{a='x'}}", r#"[1,2,{"a":"x"}]"#),
@@ -259,10 +262,10 @@ mod tests {
     }
 
     #[test]
-    fn json_that_would_be_larger_than_the_budget_is_refused_before_it_is_there() {
+    fn json_over_the_budget_is_rejected_before_it_is_allocated() {
         let (lua, meter) = (Lua::new(), free_meter());
         meter.limit(&lua);
-        // 2^40 texts from a table of tables with two references each.
+        // 2^40 texts from tables with two references each.
         let program =
             "(function() local t = {('x'):rep(1000)} for _ = 1, 40 do t = {t, t} end return t end)()";
         let failure = encoded(&lua, &meter, program).err().unwrap();

@@ -1,7 +1,7 @@
-//! What the scripts of one request may spend, charged before it is spent, and whether they may still run.
+//! Budget of the scripts of one request, charged before it is spent, and the check whether they may still run.
 //!
-//! One budget: what Lua has allocated, and what this node holds for the scripts outside of Lua (answers, messages,
-//! buffers), are together at most [`MAX_MEMORY_BYTES`]. Lua's own limit is what is left of it.
+//! One budget covers what Lua has allocated and what this node holds for the scripts outside of Lua (replies,
+//! messages, buffers): together at most [`MAX_MEMORY_BYTES`]. Lua's own limit is the rest of it.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -14,19 +14,19 @@ use mlua::Lua;
 use super::super::frame::Frame;
 use crate::error::Error;
 
-/// What the scripts of one request may have in memory, inside and outside of Lua.
+/// Memory limit of the scripts of one request, inside and outside of Lua, in bytes.
 pub const MAX_MEMORY_BYTES: usize = 64 << 20;
-/// As long as a script, with all its tries, may run; nothing of one that is stopped counts.
+/// Time limit of a script with all its tries; a script that is stopped has no effect.
 pub const MAX_TIME: Duration = Duration::from_secs(5);
-/// What one element of an answer costs beside its bytes.
+/// Bytes charged for one element of a reply beside its content.
 pub const ELEMENT_BYTES: usize = 64;
-/// Steps of this node's own loops between two looks at the clock.
+/// Number of steps of this node's loops between two checks of the clock.
 const LOOK_EVERY: usize = 4_096;
 
-/// What a buffer is charged at once.
+/// Bytes that a buffer is charged at once.
 const BLOCK_BYTES: usize = 16 << 10;
 
-/// Why a script did not come to its end.
+/// Reason why a script was stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Stopped {
@@ -37,40 +37,40 @@ pub enum Stopped {
     OverBudget,
 }
 
-/// Stops a script from outside; what was asked first counts.
+/// Flag that stops a script from outside; the first reason counts.
 #[derive(Debug, Default)]
 pub struct Halt(AtomicU8);
 
-/// Of one request.
+/// Meter of the scripts of one request.
 pub struct Meter {
     deadline: Instant,
     halt: Arc<Halt>,
     stopped: Cell<Option<Stopped>>,
-    /// Held outside of Lua.
+    /// Bytes held outside of Lua.
     held: Cell<usize>,
     steps: Cell<usize>,
 }
 
-/// Why a host function ends without a result.
+/// Reason why a native function ends without a result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
     Stopped,
     OverBudget,
-    /// In the words of Lua or Redis.
+    /// Message in the wording of Lua or Redis.
     Message(String),
 }
 
-/// Bytes outside of Lua that are given back when this is dropped.
+/// Charge for bytes outside of Lua; released on drop.
 pub struct Held<'a> {
     meter: &'a Meter,
     lua: &'a Lua,
     bytes: usize,
 }
 
-/// Bytes that grow outside of Lua, charged before they do.
+/// Growing buffer outside of Lua, charged before it grows.
 pub struct Buffer<'a> {
     bytes: Vec<u8>,
-    /// Of `bytes`, ahead of what it has.
+    /// Bytes that are charged for `bytes`, at least its length.
     charged: usize,
     held: Held<'a>,
 }
@@ -80,19 +80,18 @@ impl Stopped {
         Frame::error(match self {
             Self::OverBudget => return over_budget().into(),
             Self::TooLong => format!(
-                "ERR the script was stopped after {} seconds and nothing of it was done: make several of it",
+                "ERR the script was stopped after {} seconds and had no effect: split it into several",
                 MAX_TIME.as_secs()
             ),
             Self::Killed => {
-                "ERR Error running script: Script killed by user with SCRIPT KILL... nothing of it was done"
+                "ERR Error running script: Script killed by user with SCRIPT KILL... it had no effect"
                     .to_owned()
             }
             Self::ClientGone => {
-                "ERR the client of the script disconnected; nothing of it was done".to_owned()
+                "ERR the client of the script disconnected; the script had no effect".to_owned()
             }
             Self::ShuttingDown => {
-                "TRYAGAIN the script was stopped because this node shuts down; nothing of it was done"
-                    .to_owned()
+                "TRYAGAIN the script was stopped because this node shuts down; it had no effect".to_owned()
             }
         })
     }
@@ -100,7 +99,7 @@ impl Stopped {
 
 impl Halt {
     pub fn ask(&self, reason: Stopped) {
-        // Fails if it was asked before.
+        // Fails if a reason was set before.
         let _ = self.0.compare_exchange(0, reason as u8, Ordering::Relaxed, Ordering::Relaxed);
     }
 
@@ -112,7 +111,7 @@ impl Halt {
 }
 
 impl Meter {
-    /// `held`: bytes that are held outside of Lua already.
+    /// Creates a meter. `held`: bytes that are held outside of Lua already.
     pub fn new(deadline: Instant, halt: Arc<Halt>, held: usize) -> Self {
         Self { deadline, halt, stopped: Cell::new(None), held: Cell::new(held), steps: Cell::new(0) }
     }
@@ -121,12 +120,12 @@ impl Meter {
         self.stopped.get()
     }
 
-    /// From within: nothing of the script counts.
+    /// Stops the script from within; it has no effect.
     pub fn stop(&self, reason: Stopped) {
         self.stopped.set(self.stopped.get().or(Some(reason)));
     }
 
-    /// Fails once the time is up or the script was asked to stop, and from then on.
+    /// Checks the deadline and the halt flag; fails from then on once the script has to stop.
     pub fn look(&self) -> Result<(), Fault> {
         if self.stopped.get().is_none() {
             let late = || (Instant::now() >= self.deadline).then_some(Stopped::TooLong);
@@ -135,7 +134,8 @@ impl Meter {
         if self.stopped.get().is_some() { Err(Fault::Stopped) } else { Ok(()) }
     }
 
-    /// Steps of a loop of this node.
+    /// Counts steps of a loop of this node, and checks every [`LOOK_EVERY`] steps whether the script has to
+    /// stop.
     pub fn step(&self, count: usize) -> Result<(), Fault> {
         let steps = self.steps.get().saturating_add(count);
         if steps < LOOK_EVERY {
@@ -157,21 +157,22 @@ impl Meter {
         Ok(())
     }
 
-    /// Charges bytes outside of Lua while the result lives, and leaves Lua the rest.
+    /// Charges bytes outside of Lua while the result exists, and reduces Lua's limit to the rest.
     pub fn hold<'a>(&'a self, lua: &'a Lua, bytes: usize) -> Result<Held<'a>, Fault> {
         self.spend(lua, bytes)?;
         self.limit(lua);
         Ok(Held { meter: self, lua, bytes })
     }
 
-    /// Lua gets what is left. Never less than it has: its allocator could not even shrink a block then.
+    /// Sets Lua's limit to the rest of the budget, never below what Lua has allocated: its allocator could not
+    /// even shrink a block then.
     pub fn limit(&self, lua: &Lua) {
         let left = MAX_MEMORY_BYTES.saturating_sub(self.held.get()).max(lua.used_memory());
-        // Fails for interpreters without a limit only.
+        // Fails only for interpreters without a limit.
         let _ = lua.set_memory_limit(left);
     }
 
-    /// Garbage may be in the way.
+    /// Collects garbage; fails if the budget is exceeded even then.
     fn collect(&self, lua: &Lua, held: usize) -> Result<(), Fault> {
         let _ = lua.gc_collect();
         if held.saturating_add(lua.used_memory()) > MAX_MEMORY_BYTES {
@@ -187,14 +188,14 @@ impl Meter {
 }
 
 impl Held<'_> {
-    /// Charges that what is held has grown, before it grows.
+    /// Charges further bytes, before the held memory grows.
     fn grow(&mut self, bytes: usize) -> Result<(), Fault> {
         self.meter.spend(self.lua, bytes)?;
         self.bytes += bytes;
         Ok(())
     }
 
-    /// Charged until the end of the request.
+    /// Keeps the charge until the end of the request.
     pub fn keep(mut self) {
         self.bytes = 0;
     }
@@ -239,13 +240,13 @@ impl Fault {
     }
 }
 
-/// As an answer for the client: the scripts of a request together cost more than their budget.
+/// Returns the error for scripts of a request that together cost more than their budget.
 pub fn over_budget() -> Error {
     Error::new(
         ErrorCode::BudgetExceeded,
         format!(
             "BUDGET_EXCEEDED (4008): not enough memory: the script, its answer and its messages need more than \
-             {MAX_MEMORY_BYTES} bytes (fixed): make several of it"
+             {MAX_MEMORY_BYTES} bytes (fixed): split it into several"
         ),
     )
 }
@@ -265,7 +266,7 @@ pub mod tests {
     }
 
     #[test]
-    fn lua_and_what_is_held_outside_share_one_budget() {
+    fn lua_and_memory_outside_of_lua_share_one_budget() {
         let (lua, meter) = (Lua::new(), free_meter());
         meter.limit(&lua);
         let held = meter.hold(&lua, MAX_MEMORY_BYTES / 2).unwrap();
@@ -274,13 +275,13 @@ pub mod tests {
         drop(held);
         assert_eq!(meter.held.get(), 0);
         lua.create_string(vec![0; MAX_MEMORY_BYTES / 2]).unwrap();
-        // What is garbage is no reason to refuse.
+        // Garbage is collected before a charge is rejected.
         meter.hold(&lua, MAX_MEMORY_BYTES / 4 * 3).unwrap().keep();
         assert_eq!(meter.held.get(), MAX_MEMORY_BYTES / 4 * 3);
     }
 
     #[test]
-    fn a_meter_stops_at_the_deadline_or_when_it_is_asked_to_and_names_the_first_reason() {
+    fn meter_stops_at_the_deadline_or_on_halt_with_the_first_reason() {
         let late = Meter::new(Instant::now(), Arc::default(), 0);
         assert_eq!((late.look(), late.stopped()), (Err(Fault::Stopped), Some(Stopped::TooLong)));
         let halt = Arc::new(Halt::default());

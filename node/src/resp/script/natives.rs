@@ -1,7 +1,8 @@
-//! The functions of a script's interpreter that are not written in Lua.
+//! Native functions of a script's interpreter, called from `sandbox.lua`.
 //!
-//! Each looks at the clock first. Each fails by answering a mark and a text, which `sandbox.lua` makes an error of
-//! Lua with the place of the caller: an error of Rust would be no text for `pcall`.
+//! Each checks first whether the script has to stop. A failure is returned as a mark and a text, which
+//! `sandbox.lua` turns into a Lua error with the position of the caller: `pcall` could not return an error of
+//! Rust as text.
 
 use std::rc::Rc;
 
@@ -13,12 +14,13 @@ use super::meter::{Buffer, Fault, Meter};
 use super::pattern::{Capture, Matcher};
 use super::{Host, calls, json, sandbox};
 
-/// What `redis.log` may write for the scripts of one request; the rest is dropped, and that is logged.
+/// Limit on the bytes that `redis.log` writes for the scripts of one request; the rest is dropped, and that is
+/// logged.
 pub const MAX_LOG_BYTES: usize = 64 << 10;
 
 type Native = fn(&Lua, &Meter, MultiValue) -> Result<MultiValue, Failure>;
 
-/// Of a native function.
+/// Error of a native function.
 pub enum Failure {
     Fault(Fault),
     Lua(mlua::Error),
@@ -50,7 +52,7 @@ impl Failure {
     }
 }
 
-/// What `sandbox.lua` is run with.
+/// Creates the table of native functions and constants for `sandbox.lua`.
 pub fn table(lua: &Lua) -> mlua::Result<Table> {
     let natives = lua.create_table()?;
     let mark = lua.create_table()?;
@@ -73,7 +75,8 @@ pub fn table(lua: &Lua) -> mlua::Result<Table> {
     Ok(natives)
 }
 
-/// One value, since the stack of a function with 8 000 arguments has no room for a list of them.
+/// Executes `redis.call` and `redis.pcall`. Returns one value: the stack of a function with 8 000 arguments has
+/// no room for a list of values.
 fn call(lua: &Lua, arguments: MultiValue) -> mlua::Result<Value> {
     let meter = meter_of(lua)?;
     let result = meter.look().map_err(Failure::from).and_then(|()| calls::pcall(lua, &meter, arguments));
@@ -120,7 +123,7 @@ fn version_number() -> u32 {
     REDIS_VERSION.split('.').fold(0, |number, part| number << 8 | part.parse::<u32>().unwrap_or(0))
 }
 
-/// The argument `number`, from 1, as the text that Lua makes of it.
+/// Returns argument `number`, counted from 1, as text by Lua's conversion.
 pub fn text(lua: &Lua, arguments: &MultiValue, number: usize, of: &str) -> Result<mlua::String, Failure> {
     let value = arguments.get(number - 1).cloned().unwrap_or(Value::Nil);
     let found = match &value {
@@ -137,7 +140,7 @@ pub fn text(lua: &Lua, arguments: &MultiValue, number: usize, of: &str) -> Resul
     found.ok_or_else(|| Failure::text(format!("bad argument #{number} to '{of}'")))
 }
 
-/// An optional number of Lua, cut to a whole one.
+/// Returns an optional argument as a number, truncated to an integer.
 fn number(lua: &Lua, arguments: &MultiValue, number: usize, of: &str) -> Result<Option<i64>, Failure> {
     match arguments.get(number - 1) {
         None | Some(Value::Nil) => Ok(None),
@@ -151,7 +154,7 @@ fn number(lua: &Lua, arguments: &MultiValue, number: usize, of: &str) -> Result<
     }
 }
 
-/// From 0; where Lua begins to look for a start of `init`.
+/// Returns the offset, from 0, at which Lua starts a search with the argument `init`.
 fn start(init: Option<i64>, length: usize) -> usize {
     let length = length as i64;
     let init = init.unwrap_or(1);
@@ -177,7 +180,7 @@ fn search(lua: &Lua, meter: &Meter, arguments: &MultiValue, name: &str) -> Resul
         && (is_plain
             || !pattern.iter().take_while(|byte| **byte != 0).any(|byte| b"^$*+?.([%-".contains(byte)))
     {
-        // In linear time, whatever both are.
+        // Linear time for any subject and pattern.
         let found = memchr::memmem::find(&subject[from..], &pattern).map(|at| from + at);
         return Ok(found.map_or_else(nothing, |at| places(at, at + pattern.len())));
     }
@@ -192,7 +195,7 @@ fn nothing() -> MultiValue {
     [Value::Nil].into_iter().collect()
 }
 
-/// As Lua counts: from 1, the end included.
+/// Returns start and end as Lua counts: from 1, the end included.
 fn places(start: usize, end: usize) -> MultiValue {
     [start + 1, end].map(|number| Value::Integer(number as i64)).into_iter().collect()
 }
@@ -214,7 +217,8 @@ fn push_captures(
     Ok(())
 }
 
-/// The next match from a place on, which may be one behind the end: its start and end, and its captures or itself.
+/// Finds the next match for `gmatch` from a position, which may be one behind the end: its start and end, and
+/// its captures or the whole match.
 fn next(lua: &Lua, meter: &Meter, arguments: MultiValue) -> Result<MultiValue, Failure> {
     let (subject, pattern) = (text(lua, &arguments, 1, "gmatch")?, text(lua, &arguments, 2, "gmatch")?);
     let (subject, pattern) = (subject.as_bytes(), pattern.as_bytes());
@@ -227,7 +231,7 @@ fn next(lua: &Lua, meter: &Meter, arguments: MultiValue) -> Result<MultiValue, F
     Ok(values)
 }
 
-/// With a text to put in place; functions and tables are in `sandbox.lua`.
+/// Executes `gsub` with a text as replacement; `sandbox.lua` handles functions and tables.
 fn gsub(lua: &Lua, meter: &Meter, arguments: MultiValue) -> Result<MultiValue, Failure> {
     let (subject, pattern) = (text(lua, &arguments, 1, "gsub")?, text(lua, &arguments, 2, "gsub")?);
     let replacement = text(lua, &arguments, 3, "gsub")?;
@@ -253,7 +257,7 @@ fn gsub(lua: &Lua, meter: &Meter, arguments: MultiValue) -> Result<MultiValue, F
     Ok([Value::String(result), Value::Integer(count)].into_iter().collect())
 }
 
-/// Writes `replacement` with the captures of the match that it names.
+/// Appends `replacement` with the captures that it refers to.
 fn replace(
     out: &mut Buffer<'_>,
     replacement: &[u8],
@@ -275,7 +279,7 @@ fn replace(
                     Capture::Position(at) => out.put(at.to_string().as_bytes())?,
                 }
             }
-            // Lua 5.1 takes the end of the text for a character.
+            // Lua 5.1 reads the terminating NUL as a character.
             other => out.put(&[other.unwrap_or(0)])?,
         }
         rest = rest.get(at + 2..).unwrap_or_default();
@@ -283,14 +287,14 @@ fn replace(
     Ok(out.put(rest)?)
 }
 
-/// `loadstring`: a function, or nil and why it is none.
+/// Executes `loadstring`: returns the compiled function, or an error, which becomes nil and a message.
 fn load(lua: &Lua, _: &Meter, arguments: MultiValue) -> Result<MultiValue, Failure> {
     let Some(Value::String(program)) = arguments.front() else {
         return Err(Failure::text("only the text of a program can be loaded"));
     };
     let name = match arguments.get(1) {
         Some(Value::String(name)) => name.to_string_lossy(),
-        // As in Lua, the text names itself.
+        // As in Lua, the text is the default name.
         _ => sandbox::lossy(program, 80),
     };
     let function = sandbox::compile(lua, &program.as_bytes(), &name)?;

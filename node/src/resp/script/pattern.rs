@@ -1,28 +1,30 @@
-//! Lua 5.1's pattern matching with bounds: a depth, and a meter that looks at the clock and at whoever stops the script.
+//! Lua 5.1's pattern matching with bounds: a maximum depth, and a meter that checks whether the script has to
+//! stop.
 //!
 //! The matcher of Lua 5.1 recurses once for each quantified item of a pattern, without a limit, and backtracks
-//! without a look at anything (ADR 0016). This one matches the same, `%z` and all: a pattern ends at its first NUL.
+//! without any check (ADR 0016). This matcher has the same results, `%z` included: a pattern ends at its first
+//! NUL.
 
 use super::meter::{Fault, Meter};
 
 pub const MAX_CAPTURES: usize = 32;
-/// Items of a pattern that wait for the rest to match, each inside the one before; as in Lua 5.2 and later.
+/// Maximum recursion depth: items of a pattern that wait for the rest of it to match; as in Lua 5.2 and later.
 pub const MAX_DEPTH: usize = 200;
-/// Bytes compared for the price of one step.
+/// Number of compared bytes that count as one step.
 const BYTES_PER_STEP: usize = 16;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Length {
     Bytes(usize),
     Unclosed,
-    /// `()`: where it stands.
+    /// `()`: captures its position.
     Position,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Capture<'a> {
     Text(&'a [u8]),
-    /// From 1.
+    /// Position, counted from 1.
     Position(usize),
 }
 
@@ -42,7 +44,7 @@ impl<'a> Matcher<'a> {
         Self { subject, pattern: &pattern[..end], captures, level: 0, depth: 0, meter }
     }
 
-    /// Start and end of the first match that begins at `from` or, unless `^` anchors it there, later.
+    /// Returns start and end of the first match that begins at `from` or, unless `^` anchors it there, later.
     pub fn find(&mut self, from: usize, may_be_anchored: bool) -> Result<Option<(usize, usize)>, Fault> {
         let is_anchored = may_be_anchored && self.pattern.first() == Some(&b'^');
         for start in from..=self.subject.len() {
@@ -61,7 +63,7 @@ impl<'a> Matcher<'a> {
         self.pattern.first() == Some(&b'^')
     }
 
-    /// How many captures the last match has, the whole not counted.
+    /// Returns the number of captures of the last match, without the whole match.
     pub fn count(&self) -> usize {
         self.level
     }
@@ -70,7 +72,7 @@ impl<'a> Matcher<'a> {
         Capture::Text(&self.subject[start..end])
     }
 
-    /// The capture `number`, from 0; of a pattern without any, 0 is the whole match.
+    /// Returns capture `number`, counted from 0; without captures in the pattern, 0 is the whole match.
     pub fn capture(&self, number: usize, whole: (usize, usize)) -> Result<Capture<'a>, Fault> {
         if number >= self.level {
             let (start, end) = whole;
@@ -98,7 +100,7 @@ impl<'a> Matcher<'a> {
         found
     }
 
-    /// The end of a match of the pattern from `p` on with the subject from `s` on.
+    /// Matches the pattern from `p` on with the subject from `s` on; returns the end of the match.
     fn run_here(&mut self, mut s: usize, mut p: usize) -> Result<Option<usize>, Fault> {
         loop {
             self.meter.step(1)?;
@@ -193,7 +195,7 @@ impl<'a> Matcher<'a> {
         Ok(found)
     }
 
-    /// `%b()`; `p` is at the first of the two.
+    /// Matches `%b()`; `p` is the index of the opening character.
     fn balance(&self, s: usize, p: usize) -> Result<Option<usize>, Fault> {
         let (Some(begin), Some(end)) = (self.pattern.get(p), self.pattern.get(p + 1)) else {
             return Err(message("unbalanced pattern"));
@@ -216,7 +218,7 @@ impl<'a> Matcher<'a> {
         Ok(None)
     }
 
-    /// `%f[set]`; where the pattern goes on, if the set begins to hold at `s`.
+    /// Matches `%f[set]`; returns the index behind it if the set holds at `s` and not before.
     fn frontier(&self, s: usize, p: usize) -> Result<Option<usize>, Fault> {
         if self.pattern.get(p) != Some(&b'[') {
             return Err(message("missing '[' after '%f' in pattern"));
@@ -228,12 +230,12 @@ impl<'a> Matcher<'a> {
         Ok(holds.then_some(end))
     }
 
-    /// `%1`.
+    /// Matches `%1`, a repetition of a capture.
     fn repeated(&self, s: usize, digit: u8) -> Result<Option<usize>, Fault> {
         let number = usize::from(digit).wrapping_sub(usize::from(b'1'));
         let (start, length) = match self.captures[..self.level].get(number).copied() {
             Some((start, Length::Bytes(length))) => (start, length),
-            // Lua 5.1 takes it for a text that is longer than any.
+            // Lua 5.1 treats a position capture as a text that is longer than any.
             Some((_, Length::Position)) => return Ok(None),
             _ => return Err(bad_capture()),
         };
@@ -242,7 +244,7 @@ impl<'a> Matcher<'a> {
         Ok(self.subject[s..].starts_with(captured).then_some(s + length))
     }
 
-    /// Where the item that begins at `p` ends, its quantifier not counted.
+    /// Returns the end of the item that begins at `p`, without its quantifier.
     fn class_end(&self, mut p: usize) -> Result<usize, Fault> {
         let missing = || message("malformed pattern (missing ']')");
         match self.pattern[p] {
@@ -254,7 +256,7 @@ impl<'a> Matcher<'a> {
                 if self.pattern.get(p) == Some(&b'^') {
                     p += 1;
                 }
-                // The first is a member, even if it is `]`.
+                // The first character is a member of the set, even `]`.
                 loop {
                     let byte = self.pattern.get(p).ok_or_else(missing)?;
                     p += 1;
@@ -283,7 +285,7 @@ impl<'a> Matcher<'a> {
         }
     }
 
-    /// Whether the set between `[` at `p` and `]` at `end` has `byte`.
+    /// Whether `byte` is in the set between `[` at `p` and `]` at `end`.
     fn set(&self, byte: u8, p: usize, end: usize) -> Result<bool, Fault> {
         self.meter.step((end - p) / BYTES_PER_STEP)?;
         let mut p = p + 1;
@@ -313,7 +315,7 @@ impl<'a> Matcher<'a> {
     }
 }
 
-/// Of the C locale.
+/// Whether `byte` is of a character class, in the C locale.
 fn is_of_class(byte: u8, class: u8) -> bool {
     let holds = match class.to_ascii_lowercase() {
         b'a' => byte.is_ascii_alphabetic(),
@@ -355,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_deeper_than_the_limit_is_an_error_and_not_a_stack_overflow() {
+    fn pattern_over_the_depth_limit_is_an_error_not_a_stack_overflow() {
         let many = |item: &str| item.repeat(1 << 18);
         let subject = many("a");
         for pattern in [many(".?"), many("a*"), many("a-"), "(".repeat(31) + &many("a?")] {
@@ -368,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_that_backtracks_stops_when_it_is_asked_to() {
+    fn backtracking_pattern_stops_on_halt_or_deadline() {
         let subject = [b'a'; 60];
         let pattern = "a*".repeat(30) + "b";
         let halt = Arc::new(Halt::default());
@@ -381,7 +383,7 @@ mod tests {
         assert_eq!(late.stopped(), Some(Stopped::TooLong));
     }
 
-    /// What Lua's own `string.find` answers, or its error.
+    /// Returns the result of Lua's `string.find`, or its error.
     fn of_lua(lua: &Lua, subject: &[u8], pattern: &[u8]) -> Result<Vec<String>, ()> {
         let find: mlua::Function = lua.globals().get::<mlua::Table>("string").unwrap().get("find").unwrap();
         let (subject, pattern) = (lua.create_string(subject).unwrap(), lua.create_string(pattern).unwrap());
@@ -407,15 +409,15 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(4_000))]
         #[test]
-        fn the_matcher_answers_what_lua_answers(
+        fn matcher_agrees_with_lua(
             subject in "[abA1 .()\\-]{0,12}",
             pattern in "(\\^)?([ab.]|%[aAdslpwx%1bf]|\\[\\^?[ab%d\\]-]{0,3}\\]?|[()*+?$-]|\\(a|\\)|%b\\(\\)|%f\\[%a\\]){0,7}",
         ) {
             let lua = Lua::new();
-            let (lua_says, ours) = (of_lua(&lua, subject.as_bytes(), pattern.as_bytes()), of_matcher(&lua, subject.as_bytes(), pattern.as_bytes()));
-            // Without a special character Lua looks for the text as it is.
+            let (expected, ours) = (of_lua(&lua, subject.as_bytes(), pattern.as_bytes()), of_matcher(&lua, subject.as_bytes(), pattern.as_bytes()));
+            // Without a special character Lua searches for plain text.
             prop_assume!(pattern.bytes().any(|byte| b"^$*+?.([%-".contains(&byte)));
-            prop_assert_eq!(lua_says, ours, "{:?} {:?}", subject, pattern);
+            prop_assert_eq!(expected, ours, "{:?} {:?}", subject, pattern);
         }
     }
 }

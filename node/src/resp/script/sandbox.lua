@@ -1,12 +1,12 @@
--- Runs first in each fresh interpreter: leaves the script what Redis leaves it, nothing that reaches outside, and no
--- function that can run for long without a look at the clock.
+-- Runs first in each new interpreter: leaves the script the globals that Redis leaves it, no access to the
+-- outside, and no function that can run for long without a check of the clock.
 local native, keys, argv = ...
 local error, type, pcall, tostring, tonumber, setmetatable, rawset, select =
   error, type, pcall, tostring, tonumber, setmetatable, rawset, select
 local byte, find, sub, clock = string.byte, string.find, string.sub, os.clock
 local fail, next_match, look = native.fail, native.next, native.look
 
--- A native function that failed answers the mark and a text: an error where the native's caller was called.
+-- A native function that failed returns the mark and a text; raises the error at the caller of the wrapper.
 local function results(first, ...)
   if first == fail then error((...), 3) end
   return first, ...
@@ -25,7 +25,7 @@ redis.pcall = native.call
 function redis.call(...)
   local reply = native.call(...)
   if type(reply) == 'table' and reply.err ~= nil then
-    -- The place of the caller; empty if this was its last call.
+    -- Position of the caller; empty if this was a tail call.
     local _, place = pcall(error, '', 3)
     reply.place = place
     error(reply, 0)
@@ -52,7 +52,7 @@ rawset(_G, 'cjson', { encode = checked 'encode', decode = checked 'decode', null
 rawset(_G, 'KEYS', keys)
 rawset(_G, 'ARGV', argv)
 
--- The matcher of Lua 5.1 has no bound (ADR 0016).
+-- Replaced: the matcher of Lua 5.1 has no bound (ADR 0016).
 string.find, string.match = checked 'find', checked 'match'
 
 function string.gmatch(text, pattern)
@@ -65,7 +65,7 @@ function string.gmatch(text, pattern)
       from = last + 1
       return nil
     end
-    -- An end is the last character, as string.find counts.
+    -- `after` is the index of the last character, as in string.find.
     from = after >= first and after + 1 or first + 1
     return ...
   end
@@ -116,14 +116,14 @@ function string.gsub(text, pattern, replacement, most)
   return concat(pieces), count
 end
 
--- Lua's own counts to n without a look, whatever the text.
+-- Lua's string.rep counts to `count` without a check, even for an empty text.
 local rep = string.rep
 function string.rep(text, count)
   if text == '' and tonumber(count) then return '' end
   return rep(text, count)
 end
 
--- Lua's own moves nothing for long if it is told to insert far in front of the first element.
+-- Lua's table.insert loops for long, without an effect, at a position far in front of the first element.
 local insert = table.insert
 function table.insert(list, ...)
   if select('#', ...) > 1 then
@@ -134,7 +134,7 @@ function table.insert(list, ...)
   return insert(list, ...)
 end
 
--- With a comparison in Lua the hook is called, however long that takes.
+-- A comparison in Lua makes the interpreter call the hook, however long the sort takes.
 local sort = table.sort
 function table.sort(list, less)
   if less == nil then
@@ -155,7 +155,7 @@ function _G.collectgarbage(...)
   return collectgarbage(...)
 end
 
--- Lua 5.1 overflows when it counts from the least to the greatest number (CVE-2025-46817).
+-- Lua 5.1 overflows for a range from the least to the greatest number (CVE-2025-46817).
 local unpack = unpack
 function _G.unpack(list, first, last)
   local from = first == nil and 1 or tonumber(first)
@@ -163,12 +163,12 @@ function _G.unpack(list, first, last)
   if from and to and (to - from >= 7999 or from < -2 ^ 31 or to >= 2 ^ 31) then
     error('too many results to unpack', 2)
   end
-  -- Its arguments count among the 8 000 values that a function of C may have.
+  -- The arguments of unpack count among the 8 000 values that a C function may have.
   if first == nil and last == nil then return unpack(list) end
   return unpack(list, first, last)
 end
 
--- Compiled chunks are not checked by Lua 5.1: made by hand, they reach any memory.
+-- Lua 5.1 does not verify compiled chunks: a forged chunk reaches any memory.
 string.dump = nil
 local loadstring = native.loadstring
 function _G.loadstring(text, name)
@@ -190,5 +190,5 @@ setmetatable(_G, {
   __metatable = false,
 })
 
--- Runs the script. Its error comes as a value: a text, or a table with `err`.
+-- Runs the script. Its error is a value: a text, or a table with `err`.
 return pcall

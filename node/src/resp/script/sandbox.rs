@@ -1,4 +1,4 @@
-//! The interpreter of one run of a script: fresh, bounded, and without a way out.
+//! Interpreter of one run of a script: new for each run, bounded, and isolated.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,26 +17,27 @@ use crate::auth::Role;
 use crate::error::Error;
 
 const PRELUDE: &str = include_str!("sandbox.lua");
-/// Of its name an error message has what is in front of the line.
+/// Name of the script's chunk; error messages have it in front of the line number, without `@`.
 const CHUNK: &str = "@user_script";
-/// Instructions of Lua between two looks at the clock: one of them may copy or compare all that the script has in
-/// memory, so they are few.
+/// Number of Lua instructions between two checks of the clock. Small, since one instruction may copy or compare
+/// all memory of the script.
 const LOOK_EVERY: u32 = 200;
-/// Lua 5.1 compiles a chain of branches in quadratic time and cannot be interrupted there: about a second at this size.
+/// Limit on the text of a script in bytes: Lua 5.1 compiles a chain of branches in quadratic time, about a
+/// second at this size, and cannot be interrupted there.
 pub const MAX_SCRIPT_BYTES: usize = 256 << 10;
-/// Of an error, a status or a big number that a script makes; the rest is cut off.
+/// Limit on the bytes of an error, a status or a big number that a script returns; the rest is cut off.
 pub const MAX_TEXT_BYTES: usize = 64 << 10;
 
-/// A script that ran, and what it left behind.
+/// Result of a run: the state after it, and the reply.
 pub struct Ran {
     pub world: World,
-    /// What its client is told.
+    /// Reply to the client.
     pub frame: Frame,
-    /// Nothing of what it did may count.
+    /// Whether the script was stopped, so that it must have no effect.
     pub is_void: bool,
 }
 
-/// Refuses what is no Lua. To be called where it may take its time.
+/// Checks that a text compiles. Compilation may take long: call it from a blocking thread.
 pub fn check(text: &[u8]) -> Result<(), Refusal> {
     Shebang::of(text)?;
     let compiled =
@@ -49,16 +50,16 @@ pub fn check(text: &[u8]) -> Result<(), Refusal> {
     })
 }
 
-/// What the scripts of one client's request have in common.
+/// Parameters that the scripts of one request share.
 pub struct Job {
-    /// Of its user: no command may be one that the client could not send itself.
+    /// Role of the user: a script may run only commands that the client could send itself.
     pub role: Role,
     pub deadline: Instant,
-    /// Stops them, too.
+    /// Flag that stops the scripts before the deadline.
     pub halt: Arc<Halt>,
 }
 
-/// Runs a script in `world`. To be called where it may take its time.
+/// Runs a script in `world`. May take as long as its deadline: call it from a blocking thread.
 pub fn run(program: &Program, call: &ScriptCall, world: World, job: &Job) -> Result<Ran, Error> {
     let internal = |error: mlua::Error| {
         let message = format!("a script could not be run: {}", first_line(&error));
@@ -92,8 +93,8 @@ pub fn run(program: &Program, call: &ScriptCall, world: World, job: &Job) -> Res
     })
 }
 
-/// Looks at the clock now and then. Once the time is up every instruction fails: a script that catches the
-/// first error does not get far.
+/// Installs a hook that regularly checks whether the script has to stop. Once it has, every instruction fails,
+/// so a script that catches the first error does not get far.
 fn watch(lua: &Lua, meter: &Rc<Meter>) -> mlua::Result<()> {
     let meter = Rc::clone(meter);
     lua.set_hook(HookTriggers::new().every_nth_instruction(LOOK_EVERY), move |lua, _| {
@@ -104,7 +105,7 @@ fn watch(lua: &Lua, meter: &Rc<Meter>) -> mlua::Result<()> {
     })
 }
 
-/// Within the memory limit of `lua`; in how much time, the size of the text says.
+/// Compiles a text within the memory limit of `lua`; the limit on its size bounds the time.
 pub fn compile(lua: &Lua, text: &[u8], name: &str) -> Result<Function, Failure> {
     if text.len() > MAX_SCRIPT_BYTES {
         return Err(Failure::text(format!(
@@ -112,13 +113,13 @@ pub fn compile(lua: &Lua, text: &[u8], name: &str) -> Result<Function, Failure> 
             text.len()
         )));
     }
-    // The first line stays, empty, so that lines keep their numbers.
+    // The first line is kept, emptied, so that line numbers stay.
     let text = if text.starts_with(b"#!") {
         text.iter().position(|byte| *byte == b'\n').map_or(&b""[..], |end| &text[end..])
     } else {
         text
     };
-    // The parser of Lua 5.1.5 holds a name that its collector does not know (CVE-2025-49844).
+    // The parser of Lua 5.1.5 holds a name that its garbage collector does not know (CVE-2025-49844).
     lua.gc_stop();
     let function = lua.load(text).set_name(name).set_mode(ChunkMode::Text).into_function();
     lua.gc_restart();
@@ -140,7 +141,7 @@ fn execute(lua: &Lua, meter: &Meter, program: &Program, call: &ScriptCall) -> Re
     convert::to_frame(lua, meter, &result, asked)
 }
 
-/// One word after the other: an interpreter has room for 8 000 values that Rust refers to.
+/// Creates a Lua list, word by word: Rust may refer to 8 000 values of an interpreter at most.
 fn list(lua: &Lua, meter: &Meter, words: &[Bytes]) -> Result<Table, Failure> {
     let table = lua.create_table_with_capacity(words.len(), 0)?;
     for (position, word) in words.iter().enumerate() {
@@ -150,7 +151,7 @@ fn list(lua: &Lua, meter: &Meter, words: &[Bytes]) -> Result<Table, Failure> {
     Ok(table)
 }
 
-/// The error reply of a script that failed, with the place of the failure as far as it is known.
+/// Returns the error reply of a failed script, with the position of the failure if it is known.
 fn failure(error: &Value, program: &Program) -> Result<Frame, Failure> {
     let (message, place) = match error {
         Value::Table(table) => match table.raw_get("err")? {
@@ -180,13 +181,13 @@ fn failure(error: &Value, program: &Program) -> Result<Frame, Failure> {
     Ok(Frame::error(message + &on))
 }
 
-/// At most so many bytes of what Lua has, as text.
+/// Returns at most `most` bytes of a Lua string as text.
 pub fn lossy(text: &mlua::String, most: usize) -> String {
     let bytes = text.as_bytes();
     String::from_utf8_lossy(&bytes[..bytes.len().min(most)]).into_owned()
 }
 
-/// Without the traceback.
+/// Returns the message of an error without the traceback.
 pub fn first_line(error: &mlua::Error) -> String {
     let text = match error {
         mlua::Error::CallbackError { cause, .. } => return first_line(cause),

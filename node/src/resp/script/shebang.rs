@@ -1,8 +1,8 @@
-//! What the first line of a script may say: `#!lua flags=no-writes`.
+//! First line of a script with its flags: `#!lua flags=no-writes`.
 
 use super::super::error::{Refusal, shown};
 
-/// Of what a client sent, in an error.
+/// Limit on the bytes of the client's text that an error quotes.
 const SHOWN_BYTES: usize = 128;
 
 pub struct Shebang {

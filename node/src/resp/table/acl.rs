@@ -1,4 +1,4 @@
-//! Who is connected, and what they may do.
+//! Commands about users and their rights.
 
 use super::super::commands::{acl, introspect};
 use super::{Group, NONE, Spec, commands};
@@ -14,7 +14,7 @@ static ACL: &[Spec] = commands! {
     "acl|help" 2 NONE "loading stale" "6.0.0" Server introspect::help,
         "Lists the subcommands.";
     "acl|list" 2 NONE "admin noscript loading stale" "6.0.0" Server acl::list,
-        "Lists the users with what they may do, without their passwords.";
+        "Lists the users with their rights, without their passwords.";
     "acl|users" 2 NONE "admin noscript loading stale" "6.0.0" Server acl::users,
         "Lists the names of the users.";
     "acl|whoami" 2 NONE "noscript loading stale" "6.0.0" Server acl::whoami,

@@ -1,4 +1,4 @@
-//! The connection.
+//! Commands about connections.
 
 use super::super::commands::{client, client_control, connection, introspect};
 use super::{Group, NONE, Spec, commands};
@@ -17,7 +17,7 @@ pub static COMMANDS: &[Spec] = commands! {
     "quit" -1 NONE "noscript loading stale fast no_auth" "1.0.0" Connection connection::quit,
         "Closes the connection.";
     "reset" 1 NONE "noscript loading stale fast no_auth" "6.2.0" Connection connection::reset,
-        "Puts the connection back as it was when it was opened.";
+        "Resets the connection to its initial state.";
     "select" 2 NONE "loading stale fast" "1.0.0" Connection connection::select,
         "Accepts database 0, the only one.";
 };
@@ -30,7 +30,7 @@ static CLIENT: &[Spec] = commands! {
     "client|help" 2 NONE "loading stale" "5.0.0" Connection client::help,
         "Lists the subcommands.";
     "client|id" 2 NONE "noscript loading stale fast" "5.0.0" Connection client::id,
-        "Returns the number of the connection on this node.";
+        "Returns the id of the connection on this node.";
     "client|info" 2 NONE "noscript loading stale" "6.2.0" Connection client::info,
         "Returns information about the connection.";
     "client|kill" -3 NONE "admin noscript loading stale" "2.4.0" Connection client_control::kill,
@@ -42,9 +42,9 @@ static CLIENT: &[Spec] = commands! {
     "client|no-touch" 3 NONE "noscript loading stale fast" "7.2.0" Connection client::switch,
         "Accepted: reads do not change keys.";
     "client|pause" -3 NONE "admin noscript loading stale" "3.0.0" Connection client_control::pause,
-        "Makes the clients of this node, or those that write, wait for so many milliseconds.";
+        "Pauses the clients of this node, or those that write, for a number of milliseconds.";
     "client|reply" 3 NONE "noscript loading stale" "3.2.0" Connection client_control::reply,
-        "Says which replies are left out: none (ON), the next (SKIP), all (OFF).";
+        "Suppresses replies: none (ON), the next (SKIP), all (OFF).";
     "client|setinfo" 4 NONE "noscript loading stale fast" "7.2.0" Connection client::setinfo,
         "Records the name or version of the client library.";
     "client|setname" 3 NONE "noscript loading stale fast" "2.6.9" Connection client::setname,
@@ -52,7 +52,7 @@ static CLIENT: &[Spec] = commands! {
     "client|tracking" -3 NONE "noscript loading stale" "6.0.0" Connection client_control::tracking,
         "Accepts OFF and refuses ON: reads are not tracked.";
     "client|unblock" -3 NONE "admin noscript loading stale" "5.0.0" Connection client_control::unblock,
-        "Ends the wait of a connection, as if its time were up (TIMEOUT) or with an error (ERROR).";
+        "Ends the blocking command of a connection, as on timeout (TIMEOUT) or with an error (ERROR).";
     "client|unpause" 2 NONE "admin noscript loading stale" "6.2.0" Connection client_control::unpause,
         "Ends a pause of this node's clients.";
 };

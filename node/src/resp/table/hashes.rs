@@ -1,4 +1,4 @@
-//! Hashes.
+//! Commands on hashes.
 
 use super::super::commands::{data, element_scan};
 use super::{Group, ONE, Spec, commands};
@@ -7,7 +7,7 @@ pub static COMMANDS: &[Spec] = commands! {
     "hdel" -3 ONE "write fast" "2.0.0" Hash data::call,
         "Removes fields of a hash.";
     "hexists" 3 ONE "readonly fast" "2.0.0" Hash data::call,
-        "Tells whether a hash has a field.";
+        "Returns whether a hash has a field.";
     "hget" 3 ONE "readonly fast" "2.0.0" Hash data::call,
         "Returns the value of a field.";
     "hgetall" 2 ONE "readonly" "2.0.0" Hash data::call,
@@ -15,7 +15,7 @@ pub static COMMANDS: &[Spec] = commands! {
     "hincrby" 4 ONE "write denyoom fast" "2.0.0" Hash data::call,
         "Increments the integer in a field.";
     "hincrbyfloat" 4 ONE "write denyoom fast" "2.6.0" Hash data::call,
-        "Increments the number in a field by a fraction.";
+        "Increments the number in a field by a floating-point number.";
     "hkeys" 2 ONE "readonly" "2.0.0" Hash data::call,
         "Returns all fields of a hash.";
     "hlen" 2 ONE "readonly fast" "2.0.0" Hash data::call,

@@ -1,31 +1,31 @@
-//! Which words of a request are keys, and what its command does with each.
+//! Positions of the keys in a request, and the access of its command to them.
 
 use super::Spec;
 
-/// Positions of the keys in a request; `first` 0: none, `last` negative: counted from the end.
+/// Positions of the keys in a request. `first` 0: no keys there; `last` negative: counted from the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Keys {
     pub first: i32,
     pub last: i32,
     pub step: i32,
-    /// Where a number stands that says how many more keys follow it; 0: nowhere.
+    /// Position of the word that counts further keys, which follow it; 0: there is none.
     pub counted_at: usize,
 }
 
 pub const NONE: Keys = Keys { first: 0, last: 0, step: 0, counted_at: 0 };
 pub const ONE: Keys = Keys { first: 1, last: 1, step: 1, ..NONE };
 pub const TWO: Keys = Keys { first: 1, last: 2, step: 1, ..NONE };
-/// Behind a subcommand.
+/// One key behind a subcommand.
 pub const SECOND: Keys = Keys { first: 2, last: 2, step: 1, ..NONE };
 pub const ALL: Keys = Keys { first: 1, last: -1, step: 1, ..NONE };
-/// A timeout comes behind them.
+/// All words but the last, which is a timeout.
 pub const BUT_LAST: Keys = Keys { first: 1, last: -2, step: 1, ..NONE };
 pub const BITOP: Keys = Keys { first: 2, last: -1, step: 1, ..NONE };
 pub const PAIRS: Keys = Keys { first: 1, last: -1, step: 2, ..NONE };
 pub const COUNTED: Keys = Keys { counted_at: 1, ..NONE };
-/// Behind a script or a timeout.
+/// Counted keys behind a script or a timeout.
 pub const COUNTED_SECOND: Keys = Keys { counted_at: 2, ..NONE };
-/// Where the result goes, and what it is made of.
+/// Destination of the result, then the counted source keys.
 pub const ONE_AND_COUNTED: Keys = Keys { counted_at: 2, ..ONE };
 
 impl Keys {
@@ -33,7 +33,7 @@ impl Keys {
         self == NONE
     }
 
-    /// Of the keys in a request of so many words, but those that are counted in it.
+    /// Returns the positions of the keys in a request of `words` words, without the counted keys.
     pub fn positions(self, words: usize) -> impl Iterator<Item = usize> + Clone {
         let Self { first, last, step, .. } = self;
         let words = words as i32;
@@ -42,7 +42,8 @@ impl Keys {
         (first..end).step_by(step.max(1) as usize).map(|position| position as usize)
     }
 
-    /// Of those that are counted in the request; `None` if the count is none or more than follows it.
+    /// Returns the positions of the counted keys; `None` if the count is no number or exceeds the words behind
+    /// it.
     fn counted(self, words: &[impl AsRef<[u8]>]) -> Option<std::ops::Range<usize>> {
         if self.counted_at == 0 {
             return Some(0..0);
@@ -55,19 +56,21 @@ impl Keys {
 }
 
 impl Spec {
-    /// Positions of all keys of a request (its words, the name first); `None` if it does not tell them.
+    /// Returns the positions of all keys of a request (its words, the name first); `None` if its count of keys
+    /// is invalid.
     pub fn key_positions(&self, words: &[impl AsRef<[u8]>]) -> Option<Vec<usize>> {
         let counted = self.keys.counted(words)?;
         let stored = (self.name == "sort").then(|| stored_at(words)).flatten();
         Some(self.keys.positions(words.len()).chain(counted).chain(stored).collect())
     }
 
-    /// Whether a request may have no key at all, although its command takes some.
+    /// Whether a request may have no key at all, although its command takes keys.
     pub fn may_lack_keys(&self) -> bool {
         self.name.starts_with("eval")
     }
 
-    /// What the command does with its first key and with its other ones, in Redis's words: RO, RW, OW (overwrites), RM.
+    /// Returns the access flags of the first key and of the other keys, in Redis's terms: RO, RW, OW
+    /// (overwrites), RM.
     pub fn key_access(&self) -> [&'static str; 2] {
         match self.name {
             "exists" | "hexists" | "hlen" | "hstrlen" | "llen" | "memory|usage" | "object|encoding"
@@ -99,7 +102,7 @@ impl Spec {
     }
 }
 
-/// Of the key that `SORT` stores its result under: the last one counts.
+/// Returns the position of the key that `SORT` stores its result under: the last `STORE` counts.
 fn stored_at(words: &[impl AsRef<[u8]>]) -> Option<usize> {
     let is = |word: &[u8], option: &str| word.eq_ignore_ascii_case(option.as_bytes());
     let (mut at, mut stored) = (2, None);

@@ -1,19 +1,19 @@
-//! Lists.
+//! Commands on lists.
 
 use super::super::commands::{blocking, data};
 use super::{BUT_LAST, COUNTED, COUNTED_SECOND, Group, ONE, Spec, TWO, commands};
 
 pub static COMMANDS: &[Spec] = commands! {
     "blmove" 6 TWO "write noscript denyoom blocking" "6.2.0" List blocking::blmove,
-        "Moves an element from one list to another, once there is one.";
+        "Moves an element from one list to another; waits for one if the list is empty.";
     "blmpop" -5 COUNTED_SECOND "write blocking movablekeys" "7.0.0" List blocking::blmpop,
-        "Removes and returns elements of the first list that has any, once one has.";
+        "Removes and returns elements of the first non-empty list; waits for one if all are empty.";
     "blpop" -3 BUT_LAST "write noscript blocking" "2.0.0" List blocking::blpop,
-        "Removes and returns the first element of the first list that has any, once one has.";
+        "Removes and returns the first element of the first non-empty list; waits for one if all are empty.";
     "brpop" -3 BUT_LAST "write noscript blocking" "2.0.0" List blocking::brpop,
-        "Removes and returns the last element of the first list that has any, once one has.";
+        "Removes and returns the last element of the first non-empty list; waits for one if all are empty.";
     "brpoplpush" 4 TWO "write noscript denyoom blocking" "2.2.0" List blocking::brpoplpush,
-        "Moves the last element of a list before the first of another, once there is one.";
+        "Moves the last element of a list before the first of another; waits for one if the list is empty.";
     "lindex" 3 ONE "readonly" "1.0.0" List data::call,
         "Returns an element of a list by its position.";
     "linsert" 5 ONE "write denyoom" "2.2.0" List data::call,
@@ -23,15 +23,15 @@ pub static COMMANDS: &[Spec] = commands! {
     "lmove" 5 TWO "write denyoom" "6.2.0" List data::call,
         "Moves an element from an end of a list to an end of another.";
     "lmpop" -4 COUNTED "write movablekeys" "7.0.0" List data::call,
-        "Removes and returns elements of the first list that has any.";
+        "Removes and returns elements of the first non-empty list.";
     "lpop" -2 ONE "write fast" "1.0.0" List data::call,
         "Removes and returns the first elements.";
     "lpos" -3 ONE "readonly" "6.0.6" List data::call,
         "Returns the positions of an element.";
     "lpush" -3 ONE "write denyoom fast" "1.0.0" List data::call,
-        "Puts elements before the first.";
+        "Inserts elements before the first.";
     "lpushx" -3 ONE "write denyoom fast" "2.2.0" List data::call,
-        "Puts elements before the first if the list exists.";
+        "Inserts elements before the first if the list exists.";
     "lrange" 4 ONE "readonly" "1.0.0" List data::call,
         "Returns a part of a list.";
     "lrem" 4 ONE "write" "1.0.0" List data::call,
@@ -45,7 +45,7 @@ pub static COMMANDS: &[Spec] = commands! {
     "rpoplpush" 3 TWO "write denyoom" "1.2.0" List data::call,
         "Moves the last element of a list before the first of another.";
     "rpush" -3 ONE "write denyoom fast" "1.0.0" List data::call,
-        "Puts elements behind the last.";
+        "Appends elements after the last.";
     "rpushx" -3 ONE "write denyoom fast" "2.2.0" List data::call,
-        "Puts elements behind the last if the list exists.";
+        "Appends elements after the last if the list exists.";
 };

@@ -1,4 +1,4 @@
-//! The one table of commands: it drives dispatch, arity errors, `COMMAND` and the reference page.
+//! The only table of commands: it drives dispatch, arity errors, `COMMAND` and the reference page.
 
 mod acl;
 mod connection;
@@ -23,14 +23,14 @@ use keys::{ALL, BITOP, BUT_LAST, COUNTED, COUNTED_SECOND, NONE, ONE, ONE_AND_COU
 /// One command or subcommand, in the terms of `COMMAND INFO`.
 #[derive(Debug)]
 pub struct Spec {
-    /// In lower case; of a subcommand `container|name`.
+    /// Name in lower case; for a subcommand `container|name`.
     pub name: &'static str,
-    /// Words of a request, the name (of a subcommand: both names) included; negative: at least as many.
+    /// Number of words of a request, with the name (for a subcommand: both names); negative: a minimum.
     pub arity: i32,
     pub keys: Keys,
     /// Redis's flags, separated by blanks.
     pub flags: &'static str,
-    /// Redis version that introduced the command with this meaning; ours are of no Redis version.
+    /// Redis version that introduced the command with this meaning; HeliosDB's own commands have none.
     pub since: &'static str,
     pub group: Group,
     pub summary: &'static str,
@@ -93,7 +93,7 @@ impl Spec {
         self.flags.split_ascii_whitespace().any(|each| each == flag)
     }
 
-    /// Words of its name that a request spends: `CLIENT ID` two, `GET` one.
+    /// Returns the number of words that the name takes in a request: `CLIENT ID` two, `GET` one.
     pub fn name_words(&self) -> usize {
         if self.name.contains('|') { 2 } else { 1 }
     }
@@ -132,7 +132,7 @@ pub static COMMANDS: LazyLock<Vec<&'static Spec>> = LazyLock::new(|| {
     all
 });
 
-/// The command called `name`, in any case, without regard to subcommands.
+/// Finds the command `name`, in any case, without regard to subcommands.
 pub fn find(name: &[u8]) -> Option<&'static Spec> {
     let lower = |byte: &u8| byte.to_ascii_lowercase();
     COMMANDS
@@ -141,7 +141,7 @@ pub fn find(name: &[u8]) -> Option<&'static Spec> {
         .map(|position| COMMANDS[position])
 }
 
-/// What a request (its words, the name first) asks for, if the number of its words fits.
+/// Finds the command or subcommand of a request (its words, the name first) and checks the number of words.
 pub fn resolve(words: &[impl AsRef<[u8]>]) -> Result<&'static Spec, Refusal> {
     let unknown = || Refusal::unknown_command(words);
     let command = words.first().and_then(|name| find(name.as_ref())).ok_or_else(unknown)?;
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_and_keys_make_sense() {
+    fn flags_and_keys_are_consistent() {
         const FLAGS: [&str; 12] = [
             "pubsub",
             "write",
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn every_command_of_the_state_is_here_under_its_name_and_writes_or_reads_alike() {
+    fn every_state_command_is_in_the_table_with_the_same_flags() {
         for verb in crate::state::calls::all() {
             let spec = all().find(|spec| spec.name == verb.name);
             let spec = spec.unwrap_or_else(|| panic!("{} is not in the table", verb.name));
@@ -231,8 +231,8 @@ mod tests {
     }
 
     #[test]
-    fn requests_resolve_or_are_refused_in_redis_words() {
-        let refusal = |words: &[&str]| resolve(words).expect_err("must be refused").to_string();
+    fn requests_resolve_or_are_rejected_as_in_redis() {
+        let refusal = |words: &[&str]| resolve(words).expect_err("must be rejected").to_string();
         assert_eq!(resolve(&["CLIENT", "id"]).unwrap().name, "client|id");
         assert_eq!(resolve(&["Command"]).unwrap().name, "command");
         assert_eq!(refusal(&["get"]), "ERR wrong number of arguments for 'get' command");

@@ -1,30 +1,30 @@
-//! Channels.
+//! Commands on channels.
 
 use super::super::commands::{introspect, pubsub};
 use super::{Group, NONE, Spec, commands};
 
 pub static COMMANDS: &[Spec] = commands! {
     "psubscribe" -2 NONE "pubsub noscript loading stale" "2.0.0" PubSub pubsub::psubscribe,
-        "Listens to the channels that match one of the patterns.";
+        "Subscribes to the channels that match one of the patterns.";
     "publish" 3 NONE "pubsub loading stale fast" "2.0.0" PubSub pubsub::publish,
-        "Sends a message to the clients of all members; returns how many are known to have heard it.";
+        "Sends a message to the subscribers on all members; returns how many are known to have been sent it.";
     "pubsub" -2 NONE "" "2.8.0" PubSub introspect::container,
         "A container for commands about the channels of this node's clients." => PUBSUB;
     "punsubscribe" -1 NONE "pubsub noscript loading stale" "2.0.0" PubSub pubsub::punsubscribe,
-        "Stops listening to the patterns, or to all.";
+        "Unsubscribes from the patterns, or from all.";
     "subscribe" -2 NONE "pubsub noscript loading stale" "2.0.0" PubSub pubsub::subscribe,
-        "Listens to the channels.";
+        "Subscribes to the channels.";
     "unsubscribe" -1 NONE "pubsub noscript loading stale" "2.0.0" PubSub pubsub::unsubscribe,
-        "Stops listening to the channels, or to all.";
+        "Unsubscribes from the channels, or from all.";
 };
 
 static PUBSUB: &[Spec] = commands! {
     "pubsub|channels" -2 NONE "pubsub loading stale" "2.8.0" PubSub pubsub::channels,
-        "Returns the channels that clients of this node listen to by name.";
+        "Returns the channels that clients of this node are subscribed to by name.";
     "pubsub|help" 2 NONE "loading stale" "6.2.0" PubSub introspect::help,
         "Lists the subcommands.";
     "pubsub|numpat" 2 NONE "pubsub loading stale" "2.8.0" PubSub pubsub::numpat,
-        "Returns the number of patterns that clients of this node listen to.";
+        "Returns the number of patterns that clients of this node are subscribed to.";
     "pubsub|numsub" -2 NONE "pubsub loading stale" "2.8.0" PubSub pubsub::numsub,
-        "Returns how many clients of this node listen to each of the channels by name.";
+        "Returns how many clients of this node are subscribed to each of the channels by name.";
 };

@@ -1,4 +1,4 @@
-//! The node and its cluster.
+//! Commands about the node and its cluster.
 
 use super::super::commands::{config, connection, consistency, data, introspect, introspect_keys, server};
 use super::{Group, NONE, SECOND, Spec, commands};
@@ -17,9 +17,9 @@ pub static COMMANDS: &[Spec] = commands! {
     "function" -2 NONE "" "7.0.0" Server introspect::container,
         "A container for commands about functions, of which there are none." => FUNCTION;
     "helios.ack" -1 NONE "loading stale fast" "HeliosDB" Cluster consistency::ack,
-        "Says, or sets to MAJORITY or ALL, which voters hold this connection's writes on disk before they are acknowledged.";
+        "Returns, or sets to MAJORITY or ALL, which voters hold this connection's writes on disk before they are acknowledged.";
     "helios.read" -1 NONE "loading stale fast" "HeliosDB" Cluster consistency::read,
-        "Says, or sets to LINEARIZABLE, LEASE or STALE [max-milliseconds], what this connection's reads see.";
+        "Returns, or sets to LINEARIZABLE, LEASE or STALE [max-milliseconds], the consistency of this connection's reads.";
     "helios.token" -1 NONE "loading stale fast" "HeliosDB" Cluster consistency::token,
         "Returns a token for this connection's last write (nil: none), or makes its reads see the write of a given one.";
     "info" -1 NONE "loading stale" "1.0.0" Server server::info,
@@ -44,7 +44,7 @@ static COMMAND: &[Spec] = commands! {
     "command|getkeys" -3 NONE "loading stale" "2.8.13" Server introspect_keys::getkeys,
         "Returns the keys of a request.";
     "command|getkeysandflags" -3 NONE "loading stale" "7.0.0" Server introspect_keys::getkeys_and_flags,
-        "Returns the keys of a request, each with what would be done with it.";
+        "Returns the keys of a request, each with its access flags.";
     "command|help" 2 NONE "loading stale" "5.0.0" Server introspect::help,
         "Lists the subcommands.";
     "command|info" -2 NONE "loading stale" "2.8.13" Server introspect::info,
@@ -68,9 +68,9 @@ static MEMORY: &[Spec] = commands! {
     "memory|help" 2 NONE "loading stale" "4.0.0" Server introspect::help,
         "Lists the subcommands.";
     "memory|malloc-stats" 2 NONE "loading stale" "4.0.0" Server server::malloc_stats,
-        "Says that the allocator keeps no statistics.";
+        "Reports that the allocator keeps no statistics.";
     "memory|stats" 2 NONE "loading stale" "4.0.0" Server server::memory_stats,
-        "Returns the memory of the process, the keys, and the estimated bytes of the state, on disk and not yet there.";
+        "Returns the memory of the process, the number of keys, and the estimated bytes of the state, on disk and not yet on disk.";
     "memory|usage" -3 SECOND "readonly" "4.0.0" Server data::call,
         "Returns an estimate of the bytes that a key and its value take.";
 };

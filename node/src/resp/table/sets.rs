@@ -1,4 +1,4 @@
-//! Sets.
+//! Commands on sets.
 
 use super::super::commands::{data, element_scan};
 use super::{ALL, COUNTED, Group, ONE, Spec, TWO, commands};
@@ -9,21 +9,21 @@ pub static COMMANDS: &[Spec] = commands! {
     "scard" 2 ONE "readonly fast" "1.0.0" Set data::call,
         "Returns the number of members.";
     "sdiff" -2 ALL "readonly" "1.0.0" Set data::call,
-        "Returns what the first set has and no other.";
+        "Returns the members of the first set that are in no other.";
     "sdiffstore" -3 ALL "write denyoom" "1.0.0" Set data::call,
-        "Stores what the first set has and no other.";
+        "Stores the members of the first set that are in no other.";
     "sinter" -2 ALL "readonly" "1.0.0" Set data::call,
-        "Returns what all sets have.";
+        "Returns the intersection of the sets.";
     "sintercard" -3 COUNTED "readonly movablekeys" "7.0.0" Set data::call,
-        "Counts what all sets have.";
+        "Counts the members of the intersection of the sets.";
     "sinterstore" -3 ALL "write denyoom" "1.0.0" Set data::call,
-        "Stores what all sets have.";
+        "Stores the intersection of the sets.";
     "sismember" 3 ONE "readonly fast" "1.0.0" Set data::call,
-        "Tells whether a set has a member.";
+        "Returns whether a set has a member.";
     "smembers" 2 ONE "readonly" "1.0.0" Set data::call,
-        "Returns all members, in their order.";
+        "Returns all members, in byte order.";
     "smismember" -3 ONE "readonly fast" "6.2.0" Set data::call,
-        "Tells which of several members a set has.";
+        "Returns which of several members a set has.";
     "smove" 4 TWO "write fast" "1.0.0" Set data::call,
         "Moves a member to another set.";
     "spop" -2 ONE "write fast" "1.0.0" Set data::call,
@@ -35,7 +35,7 @@ pub static COMMANDS: &[Spec] = commands! {
     "sscan" -3 ONE "readonly" "2.8.0" Set element_scan::sscan,
         "Iterates over the members of a set.";
     "sunion" -2 ALL "readonly" "1.0.0" Set data::call,
-        "Returns what any of the sets has.";
+        "Returns the union of the sets.";
     "sunionstore" -3 ALL "write denyoom" "1.0.0" Set data::call,
-        "Stores what any of the sets has.";
+        "Stores the union of the sets.";
 };

@@ -1,4 +1,4 @@
-//! Strings.
+//! Commands on strings.
 
 use super::super::commands::{data, strings};
 use super::{ALL, BITOP, Group, ONE, PAIRS, Spec, TWO, commands};
@@ -33,7 +33,7 @@ pub static COMMANDS: &[Spec] = commands! {
     "incrby" 3 ONE "write denyoom fast" "1.0.0" String strings::incrby,
         "Increments the integer value of a key by a number.";
     "incrbyfloat" 3 ONE "write denyoom fast" "2.6.0" String data::call,
-        "Increments the number in a key by a fraction, exactly if both have at most 17 decimals.";
+        "Increments the number in a key by a floating-point number, exactly if both have at most 17 decimals.";
     "lcs" -3 TWO "readonly" "7.0.0" String data::call,
         "Returns the longest common subsequence of two strings.";
     "mget" -2 ALL "readonly fast" "1.0.0" String data::call,
@@ -47,7 +47,7 @@ pub static COMMANDS: &[Spec] = commands! {
     "set" -3 ONE "write denyoom" "1.0.0" String strings::set,
         "Sets the string value of a key, with options EX PX EXAT PXAT NX XX KEEPTTL GET.";
     "setbit" 4 ONE "write denyoom" "2.2.0" String data::call,
-        "Sets a bit of a string; returns what it was.";
+        "Sets a bit of a string; returns its previous value.";
     "setex" 4 ONE "write denyoom" "2.0.0" String strings::setex,
         "Sets a key with an expiration time in seconds.";
     "setnx" 3 ONE "write denyoom fast" "1.0.0" String strings::setnx,

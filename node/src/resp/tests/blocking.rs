@@ -1,14 +1,14 @@
-//! Commands that wait.
+//! Blocking commands.
 
 use super::*;
 
-/// Until so many clients wait.
+/// Waits until `count` clients are blocked.
 async fn until_waiting(client: &mut Client, count: usize) {
     while !client.text("INFO clients").await.contains(&format!("blocked_clients:{count}\r\n")) {}
 }
 
 #[tokio::test]
-async fn what_is_there_is_taken_at_once() {
+async fn blocking_commands_take_existing_elements_at_once() {
     let server = Server::start().await;
     let mut client = server.client().await;
     client.check("RPUSH b 1 2 3", ":3").await;
@@ -30,7 +30,7 @@ async fn what_is_there_is_taken_at_once() {
 }
 
 #[tokio::test]
-async fn who_came_first_is_served_first_and_each_element_goes_to_one() {
+async fn blocked_clients_are_served_in_order_one_element_each() {
     let server = Server::start().await;
     let mut writer = server.client().await;
     let mut waiters = Vec::new();
@@ -50,7 +50,7 @@ async fn who_came_first_is_served_first_and_each_element_goes_to_one() {
 }
 
 #[tokio::test]
-async fn a_client_that_left_takes_nothing() {
+async fn disconnected_client_takes_no_element() {
     let server = Server::start().await;
     let mut writer = server.client().await;
     let mut gone = server.client().await;
@@ -63,7 +63,7 @@ async fn a_client_that_left_takes_nothing() {
 }
 
 #[tokio::test]
-async fn what_follows_in_the_pipeline_waits_too() {
+async fn requests_behind_a_blocking_command_wait() {
     let server = Server::start().await;
     let (mut writer, mut waiter) = (server.client().await, server.client().await);
     waiter.send("PING\r\nBLMOVE from to LEFT LEFT 0\r\nLLEN to\r\n").await;
@@ -75,7 +75,7 @@ async fn what_follows_in_the_pipeline_waits_too() {
 }
 
 #[tokio::test]
-async fn nothing_waits_in_a_transaction_or_a_script() {
+async fn blocking_commands_do_not_wait_in_transactions_or_scripts() {
     let server = Server::start().await;
     let mut client = server.client().await;
     client.check("MULTI", "+OK").await;
@@ -87,7 +87,7 @@ async fn nothing_waits_in_a_transaction_or_a_script() {
 }
 
 #[tokio::test]
-async fn a_shutdown_ends_those_who_wait() {
+async fn shutdown_closes_blocked_connections() {
     let mut server = Server::start().await;
     let (mut other, mut waiter) = (server.client().await, server.client().await);
     waiter.send("BLPOP list 0\r\n").await;

@@ -1,9 +1,9 @@
-//! What connections do to others, and to themselves.
+//! `CLIENT KILL`, `REPLY` and `UNBLOCK`.
 
 use super::*;
 
 #[tokio::test]
-async fn connections_are_killed_by_what_they_are() {
+async fn client_kill_closes_connections_that_match_its_filters() {
     let server = Server::start().await;
     let (mut client, mut other, mut listener) =
         (server.client().await, server.client().await, server.client().await);
@@ -31,7 +31,7 @@ async fn connections_are_killed_by_what_they_are() {
 }
 
 #[tokio::test]
-async fn replies_are_left_out_as_asked() {
+async fn client_reply_suppresses_replies() {
     let server = Server::start().await;
     let mut client = server.client().await;
     client
@@ -43,7 +43,7 @@ async fn replies_are_left_out_as_asked() {
 }
 
 #[tokio::test]
-async fn who_wants_no_replies_hears_what_it_listens_to() {
+async fn client_reply_off_does_not_suppress_messages() {
     let server = Server::start().await;
     let mut listener = server.client().await;
     listener.send("CLIENT REPLY OFF\r\nSUBSCRIBE a\r\nPING\r\n").await;
@@ -53,7 +53,7 @@ async fn who_wants_no_replies_hears_what_it_listens_to() {
 }
 
 #[tokio::test]
-async fn a_wait_is_ended_by_another_connection() {
+async fn client_unblock_ends_a_blocking_command() {
     let server = Server::start().await;
     let (mut client, mut waiter) = (server.client().await, server.client().await);
     for (reason, reply) in [("", "*-1\r\n"), (" ERROR", "-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n")]

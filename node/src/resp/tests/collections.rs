@@ -1,10 +1,10 @@
-//! Hashes, sets, lists and sorted sets, and the younger half of the string commands.
+//! Commands on hashes, sets, lists and sorted sets, and the newer string commands.
 
 use super::commands::check_all;
 use super::*;
 
 #[tokio::test]
-async fn more_of_strings() {
+async fn newer_string_commands_reply_as_redis() {
     check_all(&[
         ("APPEND s ab", ":2"),
         ("APPEND s cd", ":4"),
@@ -47,7 +47,7 @@ async fn more_of_strings() {
 }
 
 #[tokio::test]
-async fn hashes() {
+async fn hash_commands_reply_as_redis() {
     check_all(&[
         ("HSET h a 1 b 2", ":2"),
         ("HSET h a 3 c", "-ERR wrong number of arguments for 'hset' command"),
@@ -79,7 +79,7 @@ async fn hashes() {
 }
 
 #[tokio::test]
-async fn sets() {
+async fn set_commands_reply_as_redis() {
     check_all(&[
         ("SADD s a b c", ":3"),
         ("SADD t b c d", ":3"),
@@ -102,7 +102,7 @@ async fn sets() {
 }
 
 #[tokio::test]
-async fn lists() {
+async fn list_commands_reply_as_redis() {
     check_all(&[
         ("RPUSH l b c", ":2"),
         ("LPUSH l a", ":3"),
@@ -130,7 +130,7 @@ async fn lists() {
 }
 
 #[tokio::test]
-async fn sorted_sets() {
+async fn sorted_set_commands_reply_as_redis() {
     check_all(&[
         ("ZADD z 1 a 2 b 3 c", ":3"),
         ("ZADD z XX CH 5 a", ":1"),
@@ -162,7 +162,7 @@ async fn sorted_sets() {
 }
 
 #[tokio::test]
-async fn a_scan_of_elements_ends_and_returns_each_once() {
+async fn element_scan_ends_and_returns_each_element_once() {
     let server = Server::start().await;
     let mut client = server.client().await;
     for number in 0..25 {
@@ -180,11 +180,11 @@ async fn a_scan_of_elements_ends_and_returns_each_once() {
     let expected: Vec<_> = (0..25).map(|number| format!("f{number:02}")).collect();
     assert_eq!(fields, expected);
     let (next, page) = client.scan("HSCAN h 12345 MATCH *").await;
-    assert_eq!((next.as_str(), page.len()), ("0", 0), "a cursor of nobody's");
+    assert_eq!((next.as_str(), page.len()), ("0", 0), "a cursor that was never issued");
 }
 
 #[tokio::test]
-async fn scores_and_pairs_have_their_shapes_in_resp3() {
+async fn scores_and_pairs_are_typed_in_resp3() {
     let server = Server::start().await;
     let mut client = server.client().await;
     client.check("ZADD z 1.5 a", ":1").await;

@@ -4,7 +4,7 @@ use helios_proto::v1::{ErrorCode, Role};
 
 use super::*;
 
-/// Each command with its reply in RESP2, in order, on one connection of a new server.
+/// Sends each command and checks its RESP2 reply, in order, on one connection of a new server.
 pub async fn check_all(script: &[(&str, &str)]) {
     let server = Server::start().await;
     let mut client = server.client().await;
@@ -14,7 +14,7 @@ pub async fn check_all(script: &[(&str, &str)]) {
 }
 
 #[tokio::test]
-async fn strings() {
+async fn string_commands_reply_as_redis() {
     check_all(&[
         ("GET k", "$-1"),
         ("SET k v", "+OK"),
@@ -52,7 +52,7 @@ async fn strings() {
 }
 
 #[tokio::test]
-async fn counters() {
+async fn counter_commands_reply_as_redis() {
     check_all(&[
         ("INCR n", ":1"),
         ("INCRBY n 41", ":42"),
@@ -70,7 +70,7 @@ async fn counters() {
 }
 
 #[tokio::test]
-async fn keys_and_their_expiry() {
+async fn expiry_commands_reply_as_redis() {
     check_all(&[
         ("SET k v", "+OK"),
         ("TTL k", ":-1"),
@@ -118,7 +118,7 @@ async fn keys_and_their_expiry() {
 }
 
 #[tokio::test]
-async fn a_key_is_gone_once_its_time_has_passed() {
+async fn expired_key_does_not_exist() {
     let server = Server::start().await;
     let mut client = server.client().await;
     client.check("SET k v PX 30", "+OK").await;
@@ -135,7 +135,7 @@ async fn a_key_is_gone_once_its_time_has_passed() {
 }
 
 #[tokio::test]
-async fn the_connection_and_the_server() {
+async fn connection_and_server_commands_reply_as_redis() {
     check_all(&[
         ("PING", "+PONG"),
         ("PING hi", "$2\r\nhi"),
@@ -194,7 +194,7 @@ async fn the_connection_and_the_server() {
 }
 
 #[tokio::test]
-async fn info_shows_the_member_of_the_cluster() {
+async fn info_shows_role_and_raft_state() {
     let server = Server::start().await;
     let mut client = server.client().await;
     client.check("SET k v", "+OK").await;
@@ -227,7 +227,7 @@ async fn info_shows_the_member_of_the_cluster() {
 }
 
 #[tokio::test]
-async fn a_member_that_sends_writes_on_is_shown_as_a_master() {
+async fn forwarding_member_is_reported_as_a_master() {
     let server = Server::start().await;
     let mut client = server.client().await;
     server.db.0.followers_are_masters.store(true, Ordering::SeqCst);
@@ -250,7 +250,7 @@ async fn a_member_that_sends_writes_on_is_shown_as_a_master() {
 }
 
 #[tokio::test]
-async fn keys_and_elements_have_limits_of_their_own() {
+async fn keys_and_elements_over_their_limits_are_rejected() {
     let server = Server::start().await;
     let mut client = server.client().await;
     let fits = "x".repeat(64 << 10);
@@ -285,7 +285,7 @@ async fn keys_and_elements_have_limits_of_their_own() {
 }
 
 #[tokio::test]
-async fn a_scan_survives_deletes_other_connections_and_other_nodes() {
+async fn scan_returns_each_key_once_despite_deletes_and_other_nodes() {
     let (server, other_node) = (Server::start().await, Server::start().await);
     let (mut client, mut elsewhere) = (server.client().await, other_node.client().await);
     let expected: BTreeSet<String> = (0..500).map(|number| format!("user:{number:03}")).collect();
@@ -296,7 +296,7 @@ async fn a_scan_survives_deletes_other_connections_and_other_nodes() {
     client.check("MSET unrelated 1 aaa 2", "+OK").await;
     let (mut cursor, mut found, mut calls) = ("0".to_owned(), Vec::new(), 0);
     loop {
-        // The node asked changes from call to call, and what was returned is deleted at once.
+        // The node changes from call to call, and returned keys are deleted at once.
         let node = if calls % 2 == 0 { &mut client } else { &mut elsewhere };
         let (next, keys) = node.scan(&format!("SCAN {cursor} MATCH user:* COUNT 7 TYPE string")).await;
         client.check(&format!("DEL none {}", keys.join(" ")), &format!(":{}", keys.len())).await;
@@ -312,7 +312,7 @@ async fn a_scan_survives_deletes_other_connections_and_other_nodes() {
 }
 
 #[tokio::test]
-async fn scan_and_keys_filter_and_refuse() {
+async fn scan_and_keys_filter_and_reject_bad_arguments() {
     let server = Server::start().await;
     let mut client = server.client().await;
     client.check("MSET a 1 ab 2 b 3", "+OK").await;
@@ -330,7 +330,7 @@ async fn scan_and_keys_filter_and_refuse() {
 }
 
 #[tokio::test]
-async fn errors_of_the_cluster_keep_the_connection_open() {
+async fn cluster_errors_keep_the_connection_open() {
     let server = Server::start().await;
     let mut client = server.client().await;
     *server.db.0.write_error.lock().unwrap() = Some(Error::outcome_unknown());
@@ -375,14 +375,14 @@ async fn patterns_are_bounded_in_length_and_in_steps() {
         client.send(request(words)).await;
         client.expect(too_long).await;
     }
-    // Each byte of the key begins a run that fails at its end only.
+    // Each byte of the key starts a match that fails only at its end.
     let costly = format!("*{}b", "a".repeat(4_000));
     for words in [&["KEYS", &costly][..], &["SCAN", "0", "MATCH", &costly, "COUNT", "1000"]] {
         client.send(request(words)).await;
         let line = client.line().await;
         assert!(line.starts_with("-ERR the pattern takes more than 16777216 steps"), "{line}");
     }
-    // A long class is no long pattern, and costs one step for each byte.
+    // A long class does not make a long pattern, and costs one step for each byte.
     let class = format!("*[{}]q", "x".repeat(8_000));
     client.send(request(&["KEYS", &class])).await;
     client.expect("*0\r\n").await;

@@ -3,7 +3,7 @@ use helios_proto::v1::ErrorCode;
 use super::*;
 
 #[tokio::test]
-async fn garbage_costs_its_connection_only() {
+async fn malformed_request_closes_only_its_connection() {
     let server = Server::start().await;
     let mut bystander = server.client().await;
     bystander.check("PING", "+PONG").await;
@@ -21,7 +21,7 @@ async fn garbage_costs_its_connection_only() {
 }
 
 #[tokio::test]
-async fn an_oversized_request_is_refused_and_an_oversized_value_only_answered() {
+async fn oversized_request_closes_the_connection_and_oversized_value_is_an_error() {
     let limits =
         Limits { max_request_bytes: 4096, max_value_bytes: 100, max_key_bytes: 10, ..Limits::default() };
     let server = Server::with(limits, None).await;
@@ -41,7 +41,7 @@ async fn an_oversized_request_is_refused_and_an_oversized_value_only_answered() 
 }
 
 #[tokio::test]
-async fn a_request_that_never_ends_is_cut_off_and_an_idle_client_is_not() {
+async fn partial_request_times_out_and_idle_client_does_not() {
     let limits = Limits { request_timeout: Duration::from_millis(200), ..Limits::default() };
     let server = Server::with(limits, None).await;
     let mut idle = server.client().await;
@@ -55,7 +55,7 @@ async fn a_request_that_never_ends_is_cut_off_and_an_idle_client_is_not() {
 }
 
 #[tokio::test]
-async fn a_password_keeps_strangers_out() {
+async fn commands_are_rejected_before_authentication() {
     let server = Server::with(Limits::default(), Some("secret")).await;
     let mut client = server.client().await;
     client.check("GET k", "-NOAUTH Authentication required.").await;
@@ -69,7 +69,7 @@ async fn a_password_keeps_strangers_out() {
     client
         .check("AUTH someone secret", "-WRONGPASS invalid username-password pair or user is disabled.")
         .await;
-    // What follows AUTH in the same packet is read under the wider limits of a known client.
+    // Requests behind AUTH in the same packet are decoded under the wider limits of an authenticated client.
     let value = "x".repeat(20_000);
     client.send(format!("AUTH secret\r\n*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$20000\r\n{value}\r\n")).await;
     client.expect("+OK\r\n+OK\r\n").await;
@@ -81,7 +81,7 @@ async fn a_password_keeps_strangers_out() {
 }
 
 #[tokio::test]
-async fn a_client_of_a_removed_node_is_told_so_and_sent_elsewhere() {
+async fn connection_closes_after_the_error_of_a_removed_node() {
     let server = Server::start().await;
     let (mut writer, mut reader) = (server.client().await, server.client().await);
     let removed = Error::new(ErrorCode::MemberRemoved, "this node was removed");
@@ -99,7 +99,7 @@ async fn a_client_of_a_removed_node_is_told_so_and_sent_elsewhere() {
 }
 
 #[tokio::test]
-async fn one_client_too_many_is_told_so() {
+async fn connection_over_max_clients_is_rejected_with_an_error() {
     let server = Server::with(Limits { max_clients: 1, ..Limits::default() }, None).await;
     let mut first = server.client().await;
     first.check("PING", "+PONG").await;
@@ -108,7 +108,7 @@ async fn one_client_too_many_is_told_so() {
     second.expect_end().await;
     first.check("QUIT", "+OK").await;
     first.expect_end().await;
-    // The place is free once the server has seen the first one leave.
+    // The limit admits a new client once the server has seen the first one leave.
     timeout(PATIENCE, async {
         loop {
             let mut client = server.client().await;
@@ -123,7 +123,7 @@ async fn one_client_too_many_is_told_so() {
 }
 
 #[tokio::test]
-async fn an_idle_connection_is_closed_only_if_asked_and_who_listens_or_waits_is_not_idle() {
+async fn idle_timeout_closes_idle_connections_but_not_subscribers_or_blocked_clients() {
     let limits = Limits::default();
     let idle_timeout = limits.idle_timeout.clone();
     assert_eq!(idle_timeout.get(), None);
@@ -134,7 +134,7 @@ async fn an_idle_connection_is_closed_only_if_asked_and_who_listens_or_waits_is_
     listener.check("SUBSCRIBE news", "*3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1").await;
     waiting.send("BLPOP list 0\r\n").await;
 
-    // Of those that are open already.
+    // The change applies to open connections.
     idle_timeout.set(Some(Duration::from_millis(20)));
     client.expect_end().await;
     let mut other = server.client().await;
@@ -166,7 +166,7 @@ async fn shutdown_finishes_the_command_in_flight() {
 }
 
 #[tokio::test]
-async fn shutdown_waits_for_a_stuck_command_only_so_long() {
+async fn shutdown_aborts_a_stuck_command_after_the_drain_timeout() {
     let drain_timeout = Duration::from_millis(50);
     let mut server = Server::with(Limits { drain_timeout, ..Limits::default() }, None).await;
     let (mut stuck, mut idle) = (server.client().await, server.client().await);

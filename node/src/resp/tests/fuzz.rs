@@ -1,7 +1,7 @@
-//! Random bytes and random commands: no connection's task panics, and a connection answers as a model of a few keys does,
-//! whether a command comes alone, in a transaction or from a script.
+//! Random bytes and random commands: no connection task panics, and a connection replies as a model of a few
+//! keys does, whether a command is sent alone, in a transaction or by a script.
 //!
-//! A second each; `HELIOS_FUZZ_SECONDS` makes it longer, and `HELIOS_FUZZ_SEED` runs one seed again.
+//! Each test takes a second; `HELIOS_FUZZ_SECONDS` makes it longer, and `HELIOS_FUZZ_SEED` runs one seed again.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::Write;
@@ -18,7 +18,7 @@ use super::*;
 const KEYS: [&str; 4] = ["a", "b", "c", "d"];
 const COMMANDS_PER_SEED: usize = 60;
 
-/// Runs `round` with one seed after the other until the time is up.
+/// Returns one seed after the other until the time is over.
 fn seeds() -> impl Iterator<Item = u64> {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let (seconds, only) = (number("HELIOS_FUZZ_SECONDS").unwrap_or(1), number("HELIOS_FUZZ_SEED"));
@@ -28,7 +28,7 @@ fn seeds() -> impl Iterator<Item = u64> {
     (0..).map(move |step| first.wrapping_add(step)).take_while(more)
 }
 
-/// Bytes that look like the protocol more often than chance would have it.
+/// Returns random bytes that resemble the protocol more often than chance would make them.
 fn noise(random: &mut StdRng) -> Vec<u8> {
     const TOKENS: [&[u8]; 14] = [
         b"*1\r\n",
@@ -69,7 +69,7 @@ fn encode(words: &[Vec<u8>]) -> Vec<u8> {
 const LIMITS: DecodeLimits = DecodeLimits { request_bytes: 4096, authenticated: true };
 
 #[test]
-fn requests_are_the_same_however_their_bytes_arrive() {
+fn decoding_does_not_depend_on_how_bytes_are_split() {
     for seed in seeds() {
         let mut random = StdRng::seed_from_u64(seed);
         let words = |random: &mut StdRng| -> Vec<Vec<u8>> {
@@ -93,7 +93,7 @@ fn requests_are_the_same_however_their_bytes_arrive() {
     }
 }
 
-/// What a few commands do to a few keys.
+/// Model of a few commands on a few keys.
 #[derive(Default)]
 struct Model(BTreeMap<String, Held>);
 
@@ -106,7 +106,7 @@ const WRONG_TYPE: &str = "-WRONGTYPE Operation against a key holding the wrong k
 const NOT_AN_INTEGER: &str = "-ERR value is not an integer or out of range\r\n";
 
 impl Model {
-    /// The reply in RESP2.
+    /// Executes a command and returns its RESP2 reply.
     fn answer(&mut self, words: &[String]) -> String {
         let key = words[1].clone();
         let value = words.get(2).cloned().unwrap_or_default();
@@ -196,8 +196,8 @@ fn command(random: &mut StdRng) -> Vec<String> {
     words
 }
 
-/// One or more commands in one of three ways, and the whole reply to them.
-fn said(random: &mut StdRng, model: &mut Model) -> (Vec<u8>, String) {
+/// Returns one or more commands in one of three ways, and the whole reply to them.
+fn exchange(random: &mut StdRng, model: &mut Model) -> (Vec<u8>, String) {
     let bytes =
         |words: &[String]| encode(&words.iter().map(|word| word.clone().into_bytes()).collect::<Vec<_>>());
     let commands: Vec<_> = (0..random.random_range(1..4)).map(|_| command(random)).collect();
@@ -206,14 +206,15 @@ fn said(random: &mut StdRng, model: &mut Model) -> (Vec<u8>, String) {
             let mut wire = b"MULTI\r\n".to_vec();
             commands.iter().for_each(|words| wire.extend(bytes(words)));
             let by_script = random.random_ratio(1, 2);
-            let (script, told) = if by_script { ("EVAL 'return 7' 0\r\n", ":7\r\n") } else { ("", "") };
+            let (script, script_reply) =
+                if by_script { ("EVAL 'return 7' 0\r\n", ":7\r\n") } else { ("", "") };
             wire.extend_from_slice(format!("{script}EXEC\r\n").as_bytes());
             let queued = commands.len() + usize::from(by_script);
             let replies: String = commands.iter().map(|words| model.answer(words)).collect();
-            (wire, format!("+OK\r\n{}*{queued}\r\n{replies}{told}", "+QUEUED\r\n".repeat(queued)))
+            (wire, format!("+OK\r\n{}*{queued}\r\n{replies}{script_reply}", "+QUEUED\r\n".repeat(queued)))
         }
         1 => {
-            // Each in one script; errors are given back as they are.
+            // All in one script; errors are returned as they are.
             let script = "local all = {} for call in ARGV[1]:gmatch('[^;]+') do local words = {} \
                           for word in call:gmatch('%S+') do words[#words + 1] = word end \
                           all[#all + 1] = redis.pcall(unpack(words)) end return all";
@@ -229,7 +230,7 @@ fn said(random: &mut StdRng, model: &mut Model) -> (Vec<u8>, String) {
     }
 }
 
-/// What the server logs at level error. Its tasks run on the test's own thread.
+/// Log of the server at level error. Its tasks run on the test's own thread.
 struct ErrorLog {
     text: LogText,
     _subscriber: DefaultGuard,
@@ -260,7 +261,7 @@ impl ErrorLog {
         Self { text, _subscriber: tracing::subscriber::set_default(subscriber) }
     }
 
-    /// After every connection of `server` has ended.
+    /// Returns the log after every connection of `server` has ended.
     async fn of(self, server: &mut Server) -> String {
         server.shutdown.cancel();
         timeout(PATIENCE, &mut server.task).await.unwrap().unwrap().unwrap();
@@ -268,14 +269,14 @@ impl ErrorLog {
     }
 }
 
-const PANICKED: &str = "a Redis connection ended by a panic";
+const PANICKED: &str = "the task of a Redis connection panicked";
 
 #[tokio::test]
-async fn a_connection_task_that_panics_is_logged_where_the_fuzz_test_looks() {
+async fn panic_of_a_connection_task_is_logged_for_the_fuzz_test() {
     let log = ErrorLog::start();
     let mut server = Server::start().await;
     let mut client = server.client().await;
-    // The store of these tests unwraps the permit.
+    // `LocalDb` unwraps the permit, so a closed gate makes the connection task panic.
     server.db.0.gate.close();
     client.send("SET k v\r\n").await;
     client.expect_end().await;
@@ -284,7 +285,7 @@ async fn a_connection_task_that_panics_is_logged_where_the_fuzz_test_looks() {
 }
 
 #[tokio::test]
-async fn a_connection_answers_as_the_model_does_whatever_others_send() {
+async fn connection_replies_as_the_model_despite_garbage_from_others() {
     for seed in seeds() {
         let mut random = StdRng::seed_from_u64(seed);
         let log = ErrorLog::start();
@@ -292,19 +293,22 @@ async fn a_connection_answers_as_the_model_does_whatever_others_send() {
         let (mut client, mut model) = (server.client().await, Model::default());
         for _ in 0..COMMANDS_PER_SEED {
             if random.random_ratio(1, 8) {
-                let mut stranger = server.client().await;
-                // It may have been cut off already.
-                let _ = stranger.stream.write_all(&noise(&mut random)).await;
+                let mut other = server.client().await;
+                // The server may have closed the connection already.
+                let _ = other.stream.write_all(&noise(&mut random)).await;
             }
-            let (wire, reply) = said(&mut random, &mut model);
+            let (wire, reply) = exchange(&mut random, &mut model);
             for piece in wire.chunks(random.random_range(1..200)) {
                 client.send(piece).await;
             }
             let mut received = vec![0; reply.len()];
             let read = timeout(PATIENCE, client.stream.read_exact(&mut received)).await;
-            let said = String::from_utf8_lossy(&wire);
-            assert!(matches!(read, Ok(Ok(_))), "seed {seed}: no whole reply to {said}, expected {reply:?}");
-            assert_eq!(String::from_utf8_lossy(&received), reply, "seed {seed}: {said}");
+            let request = String::from_utf8_lossy(&wire);
+            assert!(
+                matches!(read, Ok(Ok(_))),
+                "seed {seed}: no whole reply to {request}, expected {reply:?}"
+            );
+            assert_eq!(String::from_utf8_lossy(&received), reply, "seed {seed}: {request}");
         }
         drop(client);
         let log = log.of(&mut server).await;

@@ -1,4 +1,5 @@
-//! What client libraries send on connecting, byte for byte as recorded, and what they need back.
+//! Requests that client libraries send on connecting, byte for byte as recorded, and the replies that they
+//! need.
 
 use super::*;
 
@@ -78,7 +79,7 @@ async fn redis_benchmark_and_redis_cli_pipe() {
     client.expect("+PONG\r\n+OK\r\n$20\r\n\0\r\n\x01aaaaaaaaaaaaaaaa\r\n").await;
 }
 
-/// The real program.
+/// Runs the real redis-cli.
 #[tokio::test]
 async fn redis_cli() {
     let server = Server::start().await;

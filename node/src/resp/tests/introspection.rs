@@ -1,4 +1,4 @@
-//! What `COMMAND` and `CONFIG` tell, and what `CONFIG SET` changes.
+//! `COMMAND`, `CONFIG` and `MEMORY STATS`.
 
 use super::*;
 
@@ -9,7 +9,7 @@ fn list(words: &str) -> String {
 }
 
 #[tokio::test]
-async fn the_keys_of_a_request_are_found_where_a_count_or_an_option_says() {
+async fn command_getkeys_follows_counts_and_options() {
     let server = Server::start().await;
     let mut client = server.client().await;
     for (request, keys) in [
@@ -46,7 +46,7 @@ async fn the_keys_of_a_request_are_found_where_a_count_or_an_option_says() {
 }
 
 #[tokio::test]
-async fn keys_come_with_what_is_done_to_them() {
+async fn command_getkeysandflags_returns_access_flags() {
     let server = Server::start().await;
     let mut client = server.client().await;
     client.check("COMMAND GETKEYSANDFLAGS SET a 1", "*1\r\n*2\r\n$1\r\na\r\n*2\r\n+OW\r\n+update").await;
@@ -61,7 +61,7 @@ async fn keys_come_with_what_is_done_to_them() {
 }
 
 #[tokio::test]
-async fn commands_are_listed_by_category_and_by_pattern() {
+async fn command_list_filters_by_category_and_pattern() {
     let server = Server::start().await;
     let mut client = server.client().await;
     client.check("COMMAND LIST FILTERBY PATTERN g?t", &list("get")).await;
@@ -78,7 +78,7 @@ async fn commands_are_listed_by_category_and_by_pattern() {
 }
 
 #[tokio::test]
-async fn config_set_changes_all_it_is_given_or_nothing() {
+async fn config_set_changes_all_settings_or_none() {
     let server = Server::start().await;
     let mut client = server.client().await;
     client.check("CONFIG SET timeout 42 notify-keyspace-events KEA save ''", "+OK").await;
@@ -104,7 +104,7 @@ async fn config_set_changes_all_it_is_given_or_nothing() {
 }
 
 #[tokio::test]
-async fn an_idle_limit_that_is_set_counts_at_once() {
+async fn config_set_timeout_applies_to_open_connections() {
     let server = Server::start().await;
     let (mut idle, mut other) = (server.client().await, server.client().await);
     idle.check("PING", "+PONG").await;
@@ -113,7 +113,7 @@ async fn an_idle_limit_that_is_set_counts_at_once() {
 }
 
 #[tokio::test]
-async fn memory_is_told_of_in_numbers() {
+async fn memory_stats_returns_numbers() {
     let server = Server::start().await;
     let mut client = server.client().await;
     client.check("SET a 1", "+OK").await;
@@ -125,7 +125,7 @@ async fn memory_is_told_of_in_numbers() {
 }
 
 #[tokio::test]
-async fn an_answer_about_repeated_names_is_refused_over_its_limit() {
+async fn reply_about_repeated_names_is_rejected_over_its_limit() {
     let server = Server::start().await;
     let mut client = server.client().await;
     for (words, name) in [

@@ -1,4 +1,4 @@
-//! What a connection may cost.
+//! Memory limits of connections.
 
 use tokio::io::AsyncWrite;
 
@@ -10,7 +10,7 @@ fn limited(memory: MemoryLimits) -> Limits {
 }
 
 async fn write(stream: &mut (impl AsyncWrite + Unpin), wire: &str) -> std::io::Result<()> {
-    timeout(PATIENCE, stream.write_all(wire.as_bytes())).await.expect("the server reads on")
+    timeout(PATIENCE, stream.write_all(wire.as_bytes())).await.expect("the server keeps reading")
 }
 
 #[tokio::test]
@@ -34,7 +34,7 @@ async fn connection_is_closed_when_its_unsent_replies_exceed_the_limit() {
     other.check(&format!("SET k {}", "x".repeat(50_000)), "+OK").await;
     let requests = "GET k\r\n".repeat(10_000);
     let closed = async { while greedy.stream.write_all(requests.as_bytes()).await.is_ok() {} };
-    timeout(PATIENCE, closed).await.expect("it is closed");
+    timeout(PATIENCE, closed).await.expect("the connection is closed");
     let info = other.text("INFO").await;
     assert!(info.contains("client_output_buffer_limit_disconnections:1\r\n"), "{info}");
     assert!(info.contains("mem_clients_normal:0\r\n"), "{info}");
@@ -47,10 +47,11 @@ async fn connection_is_closed_when_its_client_takes_no_reply_for_the_write_timeo
     let (mut silent, mut other) = (server.client().await, server.client().await);
     let value = "x".repeat(60_000);
     other.check(&format!("SET k {value}"), "+OK").await;
-    // More than the buffers of the sockets hold, and little enough input to be waited for.
+    // The replies exceed the socket buffers, and the input is small enough that the server waits for the
+    // client.
     silent.send("GET k\r\n".repeat(1_000)).await;
     let cut = async { while !other.text("INFO").await.contains("limit_disconnections:1\r\n") {} };
-    timeout(PATIENCE, cut).await.expect("it is closed");
+    timeout(PATIENCE, cut).await.expect("the connection is closed");
 }
 
 #[tokio::test]
@@ -78,12 +79,12 @@ async fn reply_over_the_limit_is_an_error_that_names_the_setting() {
 async fn connection_that_does_not_authenticate_in_time_is_closed() {
     let auth_timeout = Duration::from_millis(300);
     let server = Server::with(Limits { auth_timeout, ..Limits::default() }, Some("secret")).await;
-    let (mut known, mut silent, mut stranger) =
+    let (mut known, mut silent, mut unauthenticated) =
         (server.client().await, server.client().await, server.client().await);
     known.check("AUTH secret", "+OK").await;
-    stranger.check("PING", "-NOAUTH Authentication required.").await;
+    unauthenticated.check("PING", "-NOAUTH Authentication required.").await;
     silent.expect_end().await;
-    stranger.expect_end().await;
+    unauthenticated.expect_end().await;
     known.check("PING", "+PONG").await;
     let server = Server::with(Limits { auth_timeout, ..Limits::default() }, None).await;
     let (mut known, mut silent, mut slow) =

@@ -1,4 +1,4 @@
-//! A real listener over a store that applies each write at once.
+//! Tests with a real listener over a store that applies each write at once.
 
 mod blocking;
 mod clients;
@@ -42,19 +42,19 @@ use crate::tls::{Door, Protocol, Slots};
 const PATIENCE: Duration = Duration::from_secs(10);
 const CLUSTER_ID: &str = "demo";
 
-/// The only voter of its cluster, without a log.
+/// Database of a single voter, without a log.
 #[derive(Clone)]
 struct LocalDb(Arc<Inner>);
 
 struct Inner {
     store: Store,
-    /// What it takes for the time; 0: the wall clock.
+    /// Clock of the database in milliseconds; 0: the wall clock.
     clock_ms: AtomicU64,
     broker: Arc<Broker>,
     last_index: Mutex<u64>,
     /// Sizes of the batches written.
     batches: Mutex<Vec<usize>>,
-    /// What was asked for last.
+    /// Ack level of the last write.
     ack: Mutex<Ack>,
     after: Mutex<Option<Token>>,
     barriers: AtomicUsize,
@@ -62,9 +62,9 @@ struct Inner {
     followers_are_masters: AtomicBool,
     write_error: Mutex<Option<Error>>,
     read_error: Mutex<Option<Error>>,
-    /// Batches that were submitted so far.
+    /// Number of batches submitted so far.
     waiting: AtomicUsize,
-    /// Writes wait for a permit.
+    /// Gate of writes; each waits for a permit.
     gate: tokio::sync::Semaphore,
 }
 
@@ -206,7 +206,7 @@ impl Server {
         Self::over(Store::in_memory(), limits, password).await
     }
 
-    /// Whose reads may cost so much.
+    /// Starts a server with these limits on the cost of reads.
     async fn with_reads(elements: u64, bytes: u64) -> Self {
         let reads = crate::state::Limits { elements, bytes, ..crate::state::Limits::DEFAULT_READ };
         Self::over(Store::in_memory_within(reads), Limits::default(), None).await
@@ -280,7 +280,7 @@ impl Client {
         String::from_utf8(line).unwrap().trim_end().to_owned()
     }
 
-    /// The text of one bulk or verbatim string.
+    /// Sends a command and returns the text of its bulk or verbatim string.
     async fn text(&mut self, command: &str) -> String {
         self.send(format!("{command}\r\n")).await;
         let header = self.line().await;
@@ -290,7 +290,7 @@ impl Client {
         String::from_utf8(text).unwrap()
     }
 
-    /// The cursor and keys of one SCAN.
+    /// Sends a `SCAN` and returns its cursor and keys.
     async fn scan(&mut self, command: &str) -> (String, Vec<String>) {
         self.send(format!("{command}\r\n")).await;
         assert_eq!(self.line().await, "*2");

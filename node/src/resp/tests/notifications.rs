@@ -1,10 +1,10 @@
-//! Keyspace notifications: what clients hear of what commands do to keys.
+//! Keyspace notifications: the messages that commands on keys publish.
 
 use super::*;
 
 impl Client {
-    /// The next message on a pattern, as `channel payload`.
-    async fn hear(&mut self) -> String {
+    /// Reads the next message on a pattern, as `channel payload`.
+    async fn next_message(&mut self) -> String {
         assert_eq!(self.line().await, "*4");
         let mut words = Vec::new();
         for _ in 0..4 {
@@ -15,36 +15,36 @@ impl Client {
     }
 }
 
-/// A client that listens to everything, and one that acts.
-async fn listening(server: &Server, letters: &str) -> (Client, Client) {
-    let (mut ear, mut hand) = (server.client().await, server.client().await);
-    hand.check(&format!("CONFIG SET notify-keyspace-events {letters}"), "+OK").await;
-    ear.check("PSUBSCRIBE *", "*3\r\n$10\r\npsubscribe\r\n$1\r\n*\r\n:1").await;
-    (ear, hand)
+/// Returns a client that is subscribed to all channels, and one for commands.
+async fn subscribed(server: &Server, letters: &str) -> (Client, Client) {
+    let (mut subscriber, mut client) = (server.client().await, server.client().await);
+    client.check(&format!("CONFIG SET notify-keyspace-events {letters}"), "+OK").await;
+    subscriber.check("PSUBSCRIBE *", "*3\r\n$10\r\npsubscribe\r\n$1\r\n*\r\n:1").await;
+    (subscriber, client)
 }
 
 #[tokio::test]
-async fn a_key_and_an_event_are_told_each_on_its_channel_if_wanted() {
+async fn keyspace_and_keyevent_messages_follow_the_filter() {
     let server = Server::start().await;
-    let (mut ear, mut hand) = listening(&server, "KEA").await;
-    hand.check("SET foo bar", "+OK").await;
-    assert_eq!(ear.hear().await, "__keyspace@0__:foo set");
-    assert_eq!(ear.hear().await, "__keyevent@0__:set foo");
-    hand.check("CONFIG SET notify-keyspace-events El", "+OK").await;
-    hand.check("SET foo bar", "+OK").await;
-    hand.check("RPUSH list a", ":1").await;
-    assert_eq!(ear.hear().await, "__keyevent@0__:rpush list");
-    hand.check("CONFIG SET notify-keyspace-events ''", "+OK").await;
-    hand.check("RPUSH list a", ":2").await;
-    hand.check("PUBLISH done 1", ":1").await;
-    assert_eq!(ear.hear().await, "done 1");
+    let (mut subscriber, mut client) = subscribed(&server, "KEA").await;
+    client.check("SET foo bar", "+OK").await;
+    assert_eq!(subscriber.next_message().await, "__keyspace@0__:foo set");
+    assert_eq!(subscriber.next_message().await, "__keyevent@0__:set foo");
+    client.check("CONFIG SET notify-keyspace-events El", "+OK").await;
+    client.check("SET foo bar", "+OK").await;
+    client.check("RPUSH list a", ":1").await;
+    assert_eq!(subscriber.next_message().await, "__keyevent@0__:rpush list");
+    client.check("CONFIG SET notify-keyspace-events ''", "+OK").await;
+    client.check("RPUSH list a", ":2").await;
+    client.check("PUBLISH done 1", ":1").await;
+    assert_eq!(subscriber.next_message().await, "done 1");
 }
 
 #[tokio::test]
-async fn each_command_is_told_of_under_redis_name() {
+async fn commands_publish_redis_event_names() {
     let server = Server::start().await;
-    let (mut ear, mut hand) = listening(&server, "EA").await;
-    // The commands, and the events with their keys.
+    let (mut subscriber, mut client) = subscribed(&server, "EA").await;
+    // Commands, and the events with their keys.
     for (commands, events) in [
         ("SET s 1 EX 100", "set s, expire s"),
         ("INCR s; DECRBY s 2; INCRBYFLOAT s 0.5", "incrby s, incrby s, incrbyfloat s"),
@@ -87,28 +87,32 @@ async fn each_command_is_told_of_under_redis_name() {
         ("MULTI; SET k 1; DEL k; EXEC", "set k, del k"),
         ("EVAL \"redis.call('set', KEYS[1], 1) return redis.call('del', KEYS[1])\" 1 k", "set k, del k"),
     ] {
-        hand.send(commands.replace("; ", "\r\n") + "\r\n").await;
+        client.send(commands.replace("; ", "\r\n") + "\r\n").await;
         for event in events.split(", ") {
             let (name, key) = event.split_once(' ').unwrap();
-            assert_eq!(ear.hear().await, format!("__keyevent@0__:{name} {key}"), "of {commands}");
+            assert_eq!(
+                subscriber.next_message().await,
+                format!("__keyevent@0__:{name} {key}"),
+                "of {commands}"
+            );
         }
     }
-    hand.send("PUBLISH done 1\r\n").await;
-    assert_eq!(ear.hear().await, "done 1");
+    client.send("PUBLISH done 1\r\n").await;
+    assert_eq!(subscriber.next_message().await, "done 1");
 }
 
 #[tokio::test]
-async fn what_is_new_and_what_has_expired_is_told() {
+async fn new_and_expired_events_are_published() {
     let server = Server::start().await;
-    let (mut ear, mut hand) = listening(&server, "Knx").await;
-    hand.check("SET a 1 PX 1", "+OK").await;
-    assert_eq!(ear.hear().await, "__keyspace@0__:a new");
+    let (mut subscriber, mut client) = subscribed(&server, "Knx").await;
+    client.check("SET a 1 PX 1", "+OK").await;
+    assert_eq!(subscriber.next_message().await, "__keyspace@0__:a new");
     let store = server.db.0.store.clone();
     while !store.has_expired(now_ms()).unwrap() {
         tokio::task::yield_now().await;
     }
-    // A write that finds it expired tells so first.
-    hand.check("SETNX a 2", ":1").await;
-    assert_eq!(ear.hear().await, "__keyspace@0__:a expired");
-    assert_eq!(ear.hear().await, "__keyspace@0__:a new");
+    // A write that meets the expired key publishes that event first.
+    client.check("SETNX a 2", ":1").await;
+    assert_eq!(subscriber.next_message().await, "__keyspace@0__:a expired");
+    assert_eq!(subscriber.next_message().await, "__keyspace@0__:a new");
 }

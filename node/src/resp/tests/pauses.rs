@@ -7,7 +7,7 @@ async fn writers_wait_for_the_end_of_a_pause_and_readers_do_not() {
     let server = Server::start().await;
     let (mut admin, mut writer) = (server.client().await, server.client().await);
     admin.check("CLIENT PAUSE 100000 WRITE", "+OK").await;
-    // What was asked before is answered before the wait.
+    // Earlier requests are answered before the wait.
     writer.send("GET a\r\nSET a 1\r\n").await;
     writer.expect("$-1\r\n").await;
     admin.check("GET a", "$-1").await;
@@ -17,7 +17,7 @@ async fn writers_wait_for_the_end_of_a_pause_and_readers_do_not() {
 }
 
 #[tokio::test]
-async fn a_pause_of_all_ends_by_itself_or_by_unpause_and_grows_only() {
+async fn pause_of_all_clients_ends_by_timeout_or_unpause() {
     let server = Server::start().await;
     let (mut admin, mut client) = (server.client().await, server.client().await);
     admin.check("CLIENT PAUSE 50", "+OK").await;
@@ -36,7 +36,7 @@ async fn a_pause_of_all_ends_by_itself_or_by_unpause_and_grows_only() {
 }
 
 #[tokio::test]
-async fn a_paused_client_is_let_go_when_the_node_stops() {
+async fn shutdown_closes_paused_connections() {
     let mut server = Server::start().await;
     let (mut admin, mut client) = (server.client().await, server.client().await);
     admin.check("CLIENT PAUSE 100000", "+OK").await;

@@ -27,7 +27,7 @@ async fn a_stale_connection_needs_no_barrier() {
 }
 
 #[tokio::test]
-async fn a_failed_barrier_is_asked_once_and_answers_every_read() {
+async fn failed_barrier_is_requested_once_and_fails_every_read() {
     let server = Server::start().await;
     let mut client = server.client().await;
     *server.db.0.read_error.lock().unwrap() = Some(Error::new(ErrorCode::NoLeader, "no leader"));
@@ -82,7 +82,7 @@ async fn the_protocol_changes_between_two_replies() {
 }
 
 #[tokio::test]
-async fn a_connection_chooses_what_its_acknowledgements_mean() {
+async fn helios_ack_sets_the_ack_level_of_a_connection() {
     let server = Server::start().await;
     let mut client = server.client().await;
     client.check("HELIOS.ACK", "$8\r\nmajority").await;
@@ -90,14 +90,14 @@ async fn a_connection_chooses_what_its_acknowledgements_mean() {
     client.check("SET a 1", "+OK").await;
     assert_eq!(*server.db.0.ack.lock().unwrap(), Ack::All);
     client.check("HELIOS.ACK", "$3\r\nall").await;
-    client.check("HELIOS.ACK one", "-ERR ack 'one': write MAJORITY or ALL").await;
+    client.check("HELIOS.ACK one", "-ERR ack 'one': use MAJORITY or ALL").await;
     client.check("RESET", "+RESET").await;
     client.check("SET a 1", "+OK").await;
     assert_eq!(*server.db.0.ack.lock().unwrap(), Ack::Majority);
 }
 
 #[tokio::test]
-async fn a_connection_sees_its_own_writes_and_those_it_has_a_token_of() {
+async fn connection_reads_its_own_writes_and_those_of_its_token() {
     let server = Server::start().await;
     let (mut writer, mut reader) = (server.client().await, server.client().await);
     let after = || server.db.0.after.lock().unwrap().clone();
@@ -113,15 +113,15 @@ async fn a_connection_sees_its_own_writes_and_those_it_has_a_token_of() {
     reader.send(format!("READONLY\r\nGET a\r\nHELIOS.TOKEN {token}\r\nGET a\r\n")).await;
     reader.expect("+OK\r\n$1\r\n2\r\n+OK\r\n$1\r\n2\r\n").await;
     assert_eq!(after().map(|token| token.index), Some(2));
-    // An older one changes nothing.
+    // An older token changes nothing.
     reader.check("HELIOS.TOKEN demo:1:1", "+OK").await;
     assert_eq!(reader.text("HELIOS.TOKEN").await.trim_end(), token.trim_end());
     reader.check("HELIOS.TOKEN other:1:9", "-ERR the token is of cluster other, this is demo").await;
-    reader.check("HELIOS.TOKEN x", "-ERR no token: write what HELIOS.TOKEN answered after a write").await;
+    reader.check("HELIOS.TOKEN x", "-ERR no token: use the reply to HELIOS.TOKEN after a write").await;
 }
 
 #[tokio::test]
-async fn a_connection_chooses_how_fresh_its_reads_are() {
+async fn helios_read_sets_the_consistency_of_a_connection() {
     let server = Server::start().await;
     let mut client = server.client().await;
     for (set, shown) in

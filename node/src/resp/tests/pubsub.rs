@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test]
-async fn messages_reach_those_who_listen() {
+async fn messages_reach_subscribers() {
     let server = Server::start().await;
     let (mut listener, mut speaker) = (server.client().await, server.client().await);
     listener
@@ -24,7 +24,7 @@ async fn messages_reach_those_who_listen() {
 }
 
 #[tokio::test]
-async fn a_listener_of_resp2_can_say_little_and_one_of_resp3_anything() {
+async fn subscriber_may_send_few_commands_in_resp2_and_any_in_resp3() {
     let server = Server::start().await;
     let mut client = server.client().await;
     client.check("UNSUBSCRIBE", "*3\r\n$11\r\nunsubscribe\r\n$-1\r\n:0").await;
@@ -56,7 +56,7 @@ async fn a_transaction_publishes_after_its_entry() {
 }
 
 #[tokio::test]
-async fn one_who_does_not_read_is_cut_off_and_forgotten() {
+async fn subscriber_that_does_not_read_is_disconnected() {
     let server = Server::start().await;
     let (mut listener, mut speaker) = (server.client().await, server.client().await);
     listener.check("SUBSCRIBE a", "*3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1").await;
@@ -69,5 +69,5 @@ async fn one_who_does_not_read_is_cut_off_and_forgotten() {
             break;
         }
     }
-    assert!(is_cut, "a gigabyte waits for one client");
+    assert!(is_cut, "a gigabyte of messages is queued for one client");
 }

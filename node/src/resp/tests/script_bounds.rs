@@ -1,4 +1,4 @@
-//! What a script may cost, and what its answers look like in RESP3.
+//! Limits of scripts, and conversion of their results in RESP3.
 
 use super::scripts::{command, eval};
 use super::*;
@@ -12,7 +12,7 @@ async fn resp3(server: &Server) -> Client {
     client
 }
 
-/// The error that a script without keys and arguments is answered with.
+/// Runs a script without keys and arguments and returns its error reply.
 async fn error_of(client: &mut Client, script: &str) -> String {
     command(client, &["EVAL", script, "0"]).await;
     let line = client.line().await;
@@ -21,13 +21,13 @@ async fn error_of(client: &mut Client, script: &str) -> String {
 }
 
 #[tokio::test]
-async fn answers_in_resp3_are_those_of_redis_unless_the_script_asked_for_resp3() {
+async fn script_results_convert_by_setresp_and_client_protocol() {
     let server = Server::start().await;
     let (mut two, mut three) = (server.client().await, resp3(&server).await);
     two.check("HSET h a 1", ":1").await;
     two.check("SADD s m", ":1").await;
     two.check("ZADD z 1.5 m", ":1").await;
-    // Script, answer in RESP2, answer in RESP3.
+    // Script, reply in RESP2, reply in RESP3.
     for (script, of_two, of_three) in [
         ("return false", "$-1", "_"),
         ("return true", ":1", ":1"),
@@ -54,7 +54,7 @@ async fn answers_in_resp3_are_those_of_redis_unless_the_script_asked_for_resp3()
         ("return {verbatim_string={format='markdown', string='x\\0y'}}", "$3\r\nx\0y", "=7\r\nmar:x\0y"),
         ("return {verbatim_string={format='a', string=''}}", "$0\r\n", "=4\r\na  :"),
         ("return {ok='a\\nb'}", "+a b", "+a b"),
-        // What redis.call returns, in Lua.
+        // Lua values that redis.call returns.
         ("return redis.call('get', 'absent') == false", ":1", ":1"),
         ("redis.setresp(3) return {redis.call('get', 'absent') == nil}", "*1\r\n:1", "*1\r\n#t"),
         ("return redis.call('hgetall', 'h')", "*2\r\n$1\r\na\r\n$1\r\n1", "*2\r\n$1\r\na\r\n$1\r\n1"),
@@ -80,14 +80,14 @@ async fn answers_in_resp3_are_those_of_redis_unless_the_script_asked_for_resp3()
 }
 
 #[tokio::test]
-async fn a_script_that_returns_more_than_its_budget_gets_an_error() {
+async fn script_over_its_memory_budget_is_an_error() {
     let server = Server::start().await;
     let mut client = server.client().await;
     let limit = "-ERR reached lua stack limit";
     let cycle = "local t={} t[1]=t t[2]=t return t";
     eval(&mut client, cycle, &["0"], &format!("*2\r\n{limit}\r\n{limit}")).await;
     for script in [
-        // No table is in itself, and all together are 2^60 elements.
+        // No table contains itself, and all together have 2^60 elements.
         "local t = {1} for _ = 1, 60 do t = {t, t} end return t",
         "local s = ('x'):rep(2^20) local t = {} for i = 1, 100 do t[i] = s end return t",
         "local s = ('x'):rep(2^20) local t = {} for i = 1, 100 do t[i] = {map={[i] = {verbatim_string={format='txt', string=s}}}} end return t",
@@ -102,7 +102,7 @@ async fn a_script_that_returns_more_than_its_budget_gets_an_error() {
         "local s = ('x'):rep(2^25) return #(string.format('%s%s', s, s))",
     ] {
         let error = error_of(&mut client, script).await;
-        // On a machine that is busy the time is up first.
+        // On a busy machine the time limit is reached first.
         let is_bounded = error.contains("not enough memory") || error.contains("stopped after 5 seconds");
         assert!(is_bounded, "{script}: {error}");
     }
@@ -122,7 +122,7 @@ async fn a_script_that_returns_more_than_its_budget_gets_an_error() {
 }
 
 #[tokio::test]
-async fn a_transaction_with_scripts_has_one_budget_for_all_answers() {
+async fn transaction_with_scripts_has_one_budget_for_all_replies() {
     let server = Server::start().await;
     let mut client = server.client().await;
     client.check("MULTI", "+OK").await;
@@ -166,7 +166,7 @@ async fn a_script_gets_as_many_arguments_as_a_request_may_have() {
 }
 
 #[tokio::test]
-async fn string_functions_answer_what_those_of_lua_answer() {
+async fn string_functions_agree_with_lua() {
     let server = Server::start().await;
     let mut client = server.client().await;
     for (script, reply) in [
@@ -216,7 +216,7 @@ async fn string_functions_answer_what_those_of_lua_answer() {
 }
 
 #[tokio::test]
-async fn functions_that_run_long_in_lua_itself_are_bounded() {
+async fn long_running_lua_functions_are_bounded() {
     let server = Server::start().await;
     let mut client = server.client().await;
     for (script, text) in [
@@ -239,7 +239,7 @@ async fn functions_that_run_long_in_lua_itself_are_bounded() {
         let error = error_of(&mut client, script).await;
         assert!(error.contains(text), "{script}: {error}");
     }
-    // Linear, whatever the two are.
+    // Linear time for any subject and text.
     eval(
         &mut client,
         "return string.find(('a'):rep(2^22), ('a'):rep(2^21) .. 'b', 1, true) == nil",
@@ -250,7 +250,7 @@ async fn functions_that_run_long_in_lua_itself_are_bounded() {
 }
 
 #[tokio::test]
-async fn a_script_is_killed_in_whatever_it_does() {
+async fn script_kill_stops_any_endless_function() {
     let server = Server::start().await;
     let (mut client, mut other) = (server.client().await, server.client().await);
     for endless in [

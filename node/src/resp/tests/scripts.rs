@@ -1,8 +1,8 @@
-//! `EVAL` and its kin.
+//! `EVAL`, `EVALSHA`, their read-only variants, and `SCRIPT`.
 
 use super::*;
 
-/// Sends a script as an array of bulk strings.
+/// Sends a script as an array of bulk strings and checks the reply.
 pub async fn eval(client: &mut Client, script: &str, words: &[&str], reply: &str) {
     let words = ["EVAL", script].into_iter().chain(words.iter().copied());
     command(client, &words.collect::<Vec<_>>()).await;
@@ -76,7 +76,7 @@ async fn a_script_sees_its_own_writes_and_is_one_entry() {
     client.check("SCARD s", ":2").await;
     client.check("LRANGE l 0 -1", "*1\r\n$1\r\ny").await;
     eval(&mut client, "return redis.call('get', KEYS[1])", &["1", "k"], "$2\r\nv!").await;
-    assert!(server.db.take_batches().is_empty(), "what only reads is not in the log");
+    assert!(server.db.take_batches().is_empty(), "a script that only reads is not in the log");
     eval(
         &mut client,
         "redis.call('flushall') redis.call('set','a','1') return redis.call('dbsize')",
@@ -88,11 +88,11 @@ async fn a_script_sees_its_own_writes_and_is_one_entry() {
 }
 
 #[tokio::test]
-async fn a_script_that_met_another_write_runs_again_and_counts_once() {
+async fn script_runs_again_after_a_conflicting_write_and_takes_effect_once() {
     let server = Server::start().await;
     let mut client = server.client().await;
     client.check("SET n 1", "+OK").await;
-    // The log is held back; meanwhile the key is changed by another member.
+    // The gate holds the write back; meanwhile another member changes the key.
     let held = server.db.0.gate.acquire().await.unwrap();
     let script = "local n = redis.call('get', KEYS[1]) redis.call('set', KEYS[1], n + 10) return n";
     let submitted = server.db.0.waiting.load(Ordering::SeqCst);
@@ -111,7 +111,7 @@ async fn a_script_that_met_another_write_runs_again_and_counts_once() {
 }
 
 #[tokio::test]
-async fn errors_say_what_failed_and_where() {
+async fn script_errors_name_cause_and_line() {
     let server = Server::start().await;
     let mut client = server.client().await;
     let sha = |script: &str| super::super::script::digest_of(script.as_bytes());
@@ -164,14 +164,14 @@ async fn errors_say_what_failed_and_where() {
     client.check("GET k", "$1\r\nv").await;
     client.check("EVAL 'return 1' -1", "-ERR Number of keys can't be negative").await;
     client.check("EVAL 'return 1' 2 k", "-ERR Number of keys can't be greater than number of args").await;
-    // What a script wrote before it failed stands, as in Redis.
+    // Writes of a script before it failed take effect, as in Redis.
     command(&mut client, &["EVAL", "redis.call('set','k','w') error('late')", "0"]).await;
     assert!(client.line().await.starts_with("-ERR user_script:1: late"));
     client.check("GET k", "$1\r\nw").await;
 }
 
 #[tokio::test]
-async fn scripts_are_kept_under_their_digest() {
+async fn scripts_are_cached_by_digest() {
     let server = Server::start().await;
     let mut client = server.client().await;
     let digest = "e0e1f9fabfc9d4800c877a703b823ac0578ff8db";
@@ -187,7 +187,7 @@ async fn scripts_are_kept_under_their_digest() {
 }
 
 #[tokio::test]
-async fn a_script_that_does_not_end_is_killed_even_if_it_catches_errors_and_nothing_of_it_counts() {
+async fn killed_script_has_no_effect_even_if_it_catches_errors() {
     let server = Server::start().await;
     let (mut client, mut other) = (server.client().await, server.client().await);
     let script = "redis.call('set','k','v') while true do pcall(function() while true do end end) end";
@@ -212,7 +212,7 @@ async fn a_script_that_does_not_end_is_killed_even_if_it_catches_errors_and_noth
 }
 
 #[tokio::test]
-async fn scripts_are_part_of_a_transaction() {
+async fn script_in_a_transaction_takes_effect_with_it() {
     let server = Server::start().await;
     let (mut client, mut other) = (server.client().await, server.client().await);
     client.check("WATCH w", "+OK").await;
@@ -239,7 +239,7 @@ async fn scripts_are_part_of_a_transaction() {
 }
 
 #[tokio::test]
-async fn messages_of_a_script_go_out_once_it_counts() {
+async fn messages_of_a_script_are_sent_after_it_takes_effect() {
     let server = Server::start().await;
     let (mut client, mut other) = (server.client().await, server.client().await);
     other.check("SUBSCRIBE c", "*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1").await;
@@ -248,7 +248,7 @@ async fn messages_of_a_script_go_out_once_it_counts() {
 }
 
 #[tokio::test]
-async fn a_script_takes_the_time_of_the_database_for_now() {
+async fn script_uses_the_clock_of_the_database() {
     let server = Server::start().await;
     let mut client = server.client().await;
     client.check("SET k v PX 60000", "+OK").await;

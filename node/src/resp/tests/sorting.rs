@@ -4,7 +4,7 @@ use super::commands::check_all;
 use super::*;
 
 #[tokio::test]
-async fn sort() {
+async fn sort_replies_as_redis() {
     check_all(&[
         ("RPUSH l 3 1 2", ":3"),
         ("SORT l", "*3\r\n$1\r\n1\r\n$1\r\n2\r\n$1\r\n3"),
@@ -29,7 +29,7 @@ async fn sort() {
 }
 
 #[tokio::test]
-async fn what_is_dumped_can_be_restored_and_nothing_else() {
+async fn restore_accepts_dumped_bytes_and_rejects_damaged_ones() {
     let server = Server::start().await;
     let mut client = server.client().await;
     for make in

@@ -18,7 +18,7 @@ async fn a_transaction_is_one_entry_and_its_reads_see_its_writes() {
 }
 
 #[tokio::test]
-async fn a_watched_key_that_was_changed_stops_it() {
+async fn exec_does_nothing_when_a_watched_key_was_changed() {
     let server = Server::start().await;
     let (mut client, mut other) = (server.client().await, server.client().await);
     for (change, stops) in [
@@ -46,7 +46,7 @@ async fn a_watched_key_that_was_changed_stops_it() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_queued_fails_all_and_what_is_refused_later_fails_alone() {
+async fn queue_error_aborts_exec_and_execution_error_fails_alone() {
     let server = Server::start().await;
     let mut client = server.client().await;
     client.check("MULTI", "+OK").await;
@@ -65,7 +65,7 @@ async fn what_cannot_be_queued_fails_all_and_what_is_refused_later_fails_alone()
 }
 
 #[tokio::test]
-async fn discard_and_what_may_not_be_inside() {
+async fn discard_drops_the_queue_and_nested_multi_is_rejected() {
     let server = Server::start().await;
     let mut client = server.client().await;
     for (command, reply) in [
@@ -86,14 +86,14 @@ async fn discard_and_what_may_not_be_inside() {
 }
 
 #[tokio::test]
-async fn a_queue_is_bounded() {
+async fn transaction_queue_is_bounded() {
     let limits = Limits { max_request_bytes: 300, ..Limits::default() };
     let server = Server::with(limits, None).await;
     let mut client = server.client().await;
     client.check("MULTI", "+OK").await;
     client.check("GET a", "+QUEUED").await;
     client.check("GET b", "+QUEUED").await;
-    client.check("GET c", "-ERR the transaction exceeds 300 bytes: make several of it").await;
+    client.check("GET c", "-ERR the transaction exceeds 300 bytes: split it into several").await;
     client.check("EXEC", "-EXECABORT Transaction discarded because of previous errors.").await;
 }
 
@@ -112,7 +112,7 @@ async fn a_transaction_without_a_write_never_enters_the_log() {
                     -WRONGTYPE Operation against a key holding the wrong kind of value\r\n:1";
     client.check("EXEC", expected).await;
     assert_eq!(server.db.take_batches(), Vec::<usize>::new());
-    // Its guards count all the same.
+    // Its watched keys are still compared.
     client.check("WATCH l", "+OK").await;
     other.check("RPUSH l 4", ":4").await;
     server.db.take_batches();
@@ -123,14 +123,14 @@ async fn a_transaction_without_a_write_never_enters_the_log() {
 }
 
 #[tokio::test]
-async fn reads_of_a_transaction_over_their_budget_are_refused_whole() {
+async fn reads_of_a_transaction_over_their_budget_are_rejected() {
     let server = Server::start().await;
     let mut client = server.client().await;
     let element = "x".repeat(10_000);
     client.check(&format!("RPUSH l {element} {element} {element}"), ":3").await;
     client.check("MULTI", "+OK").await;
     let sort = format!("SORT_RO l BY nosort{}", " GET #".repeat(10_000));
-    // The 30 000 elements that it answers have 300 MB together, of three in memory.
+    // The reply has 30 000 elements with 300 MB together, made of three elements in memory.
     client.check(&sort, "+QUEUED").await;
     client.send("EXEC\r\n").await;
     let line = client.line().await;
@@ -139,8 +139,8 @@ async fn reads_of_a_transaction_over_their_budget_are_refused_whole() {
 }
 
 #[tokio::test]
-async fn answers_that_exec_gathers_have_one_budget() {
-    // Of eight answers four fit.
+async fn replies_of_exec_share_one_budget() {
+    // Of eight replies four fit into the budget.
     for (scan, setting, server) in [
         ("HSCAN h 0", "reads.max_bytes", Server::with_reads(1_000, 500_000).await),
         ("KEYS *", "reads.max_elements", Server::with_reads(8, 1_000_000).await),
@@ -170,7 +170,7 @@ async fn answers_that_exec_gathers_have_one_budget() {
 }
 
 #[tokio::test]
-async fn answers_and_patterns_made_while_queueing_count_for_the_transaction() {
+async fn prepared_replies_and_patterns_count_against_the_queue() {
     let server = Server::start().await;
     let mut client = server.client().await;
     let pattern = "[a]".repeat(2_700);

@@ -1,4 +1,4 @@
-//! A certificate authority, and its certificates as the kubelet puts a Secret into a pod.
+//! A certificate authority, and its certificates mounted as the kubelet mounts a Secret.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -19,29 +19,29 @@ impl Authority {
         &self.0.certificate
     }
 
-    /// For this host, servers and clients, until `year` begins.
+    /// Returns a certificate for this host, for servers and clients, that expires when `year` begins.
     pub fn leaf(&self, year: i64) -> Leaf {
         self.0.sign("a member", &["localhost".to_owned(), "127.0.0.1".to_owned()], 0..begin_of(year)).unwrap()
     }
 
-    /// For whoever manages a cluster.
+    /// Returns a certificate for managing a cluster.
     pub fn admin(&self) -> Leaf {
         self.0.sign("an admin", &[MANAGEMENT_NAME.to_owned()], 0..begin_of(2081)).unwrap()
     }
 
-    /// Trusts this authority and shows `leaf`.
+    /// Returns a client that trusts this authority and presents `leaf`.
     pub fn client(&self, leaf: Option<&Leaf>) -> ClientTls {
         let identity = leaf.map(|leaf| (leaf.certificate.as_bytes(), leaf.key.as_bytes()));
         ClientTls::from_pem(self.pem().as_bytes(), identity).unwrap()
     }
 }
 
-/// In seconds since 1970, to a day or so.
+/// Returns the start of `year` in seconds since 1970, to a day or so.
 pub fn begin_of(year: i64) -> i64 {
     (year - 1970) * 31_556_952
 }
 
-/// A mounted Secret: its files are links into `..data`, which is a link to one version of all of them.
+/// A mounted Secret: its files are links into `..data`, which is a link to the directory of one version.
 pub struct Mounted {
     dir: PathBuf,
     versions: u32,
@@ -79,12 +79,12 @@ impl Mounted {
         self.dir.join(name).display().to_string()
     }
 
-    /// The keys of one side of the section `tls`.
+    /// Returns the keys of one side of the section `tls`.
     pub fn section(&self) -> String {
         format!("{{{}, ca_file: '{}'}}", self.own_keys(), self.file("ca.crt"))
     }
 
-    /// As `section`, for a side that asks for no certificate.
+    /// As `section`, for a side that requires no client certificate.
     pub fn open_section(&self) -> String {
         format!("{{{}}}", self.own_keys())
     }

@@ -1,4 +1,4 @@
-//! Clients as users have them.
+//! Clients of the Redis and HTTP ports, and helpers for their replies.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A Redis connection whose answers are waited for `timeout`.
+/// Opens a Redis connection whose replies time out after `timeout`.
 pub async fn connect(port: u16, timeout: Duration) -> redis::RedisResult<MultiplexedConnection> {
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(CONNECT_TIMEOUT.min(timeout)))
@@ -18,26 +18,27 @@ pub async fn connect(port: u16, timeout: Duration) -> redis::RedisResult<Multipl
     redis::Client::open(("127.0.0.1", port))?.get_multiplexed_async_connection_with_config(&config).await
 }
 
-/// Our error code in a gRPC answer.
+/// Returns our error code in a failed gRPC response.
 pub fn error_code<T: std::fmt::Debug>(answer: Result<T, tonic::Status>) -> ErrorCode {
     helios_proto::detail_of(&answer.unwrap_err()).code()
 }
 
-/// The value of `field` in an answer to INFO.
+/// Returns the value of `field` in a reply to INFO.
 pub fn info_field<'a>(info: &'a str, field: &str) -> &'a str {
     info.lines()
         .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
         .unwrap_or_else(|| panic!("no {field} in:\n{info}"))
 }
 
-/// One request with a JSON body, if any: the status code and the body of the answer; `None` when
-/// there was no whole answer.
+/// Sends one request with an optional JSON body; returns the status code and the body of the response, or
+/// `None` when there was no complete response.
 pub async fn http(port: u16, method: &str, path: &str, body: &str) -> Option<(u16, String)> {
     let (code, _, body) = http_with(port, method, path, "content-type: application/json\r\n", body).await?;
     Some((code, body))
 }
 
-/// As `http`, with `headers` instead of the type of the body, and the head of the answer in lower case.
+/// As `http`, with `headers` instead of the content type; also returns the head of the response in lower
+/// case.
 pub async fn http_with(
     port: u16,
     method: &str,

@@ -1,5 +1,4 @@
-//! Clients that record what they asked and what they were answered, so that it can be checked
-//! whether one database without replicas could have answered so.
+//! Clients that record a history of requests and replies, so that it can be checked for linearizability.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -16,16 +15,16 @@ use tokio::time::Instant;
 use super::{Cluster, connect, eventually, is_outcome_unknown};
 
 const CLIENTS_PER_NODE: usize = 2;
-/// Few, so that clients meet.
+/// Number of keys, small so that clients contend.
 const REGISTERS: u32 = 4;
 const COUNTERS: u32 = 2;
-/// After these a client rests.
+/// Operations after which a client stops.
 const MAX_OPERATIONS: usize = 5_000;
-/// Longer than a node takes to answer that it cannot.
+/// Timeout of a reply, longer than a node takes to reply that it cannot serve.
 const TIMEOUT: Duration = Duration::from_secs(3);
 const RECONNECT_PAUSE: Duration = Duration::from_millis(20);
 
-/// Clients of every node, each of which keeps to its own.
+/// Clients of all nodes; each client talks to one node.
 pub struct Clients {
     shared: Arc<Shared>,
     running: JoinSet<()>,
@@ -36,7 +35,7 @@ struct Shared {
     started: Instant,
     history: Mutex<History>,
     next_value: AtomicU64,
-    /// By node.
+    /// Number of answered requests, by node.
     answered: Vec<AtomicU64>,
 }
 
@@ -68,12 +67,12 @@ impl Clients {
         Self { shared, running }
     }
 
-    /// How many questions `node` has answered.
+    /// Returns the number of requests that `node` has answered.
     pub fn answered(&self, node: usize) -> u64 {
         self.shared.answered[node].load(Ordering::Relaxed)
     }
 
-    /// Waits until each of `nodes` has answered `count` more questions than now.
+    /// Waits until each of `nodes` has answered `count` more requests.
     pub async fn wait_for(&self, nodes: impl IntoIterator<Item = usize>, count: u64) {
         for node in nodes {
             let target = self.answered(node) + count;
@@ -84,8 +83,8 @@ impl Clients {
         }
     }
 
-    /// Ends all clients, waits until all nodes hold the same, reads all keys once more on every node,
-    /// and panics unless there is an explanation for all answers ever given.
+    /// Ends all clients, waits until all nodes hold the same data, reads all keys once more on every node,
+    /// and panics unless the history is linearizable.
     pub async fn finish(mut self, cluster: &Cluster) {
         self.shared.stop.store(true, Ordering::Relaxed);
         while let Some(ended) = self.running.join_next().await {
@@ -135,7 +134,7 @@ impl Client {
             asked += 1;
             match self.shared.ask(open, self.process, &key, op).await {
                 Ok(()) => drop(self.shared.answered[self.node].fetch_add(1, Ordering::Relaxed)),
-                // What is refused at once would be asked in a tight loop.
+                // Pauses, so that a node that refuses at once is not asked in a tight loop.
                 Err(_) => {
                     connection = None;
                     tokio::time::sleep(RECONNECT_PAUSE).await;
@@ -187,7 +186,7 @@ impl Shared {
         }
     }
 
-    /// Microseconds, of a clock that does not go back.
+    /// Returns microseconds of a monotonic clock.
     fn now(&self) -> u64 {
         self.started.elapsed().as_micros() as u64
     }

@@ -1,4 +1,4 @@
-//! Wall clocks that a test can move.
+//! Wall clocks that a test can set.
 
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -13,7 +13,7 @@ pub struct WallClock {
 }
 
 impl WallClock {
-    /// Gives `node`, which does not run yet, a clock of its own. `library` is from `build`.
+    /// Gives `node`, which does not run yet, its own clock. `library` is from `build`.
     pub fn of(node: &mut Node, library: &Path) -> Self {
         let path = node.data_dir().with_extension("clock");
         let file = fs::File::options().create_new(true).write(true).open(&path).unwrap();
@@ -24,12 +24,12 @@ impl WallClock {
         clock
     }
 
-    /// From now on it is so many seconds ahead of the true time, or behind it.
+    /// Sets the clock ahead of the true time by `seconds`, which may be negative.
     pub fn set_ahead(&self, seconds: i64) {
         self.file.write_all_at(&seconds.to_ne_bytes(), 0).unwrap();
     }
 
-    /// Compiles the library that moves clocks, with the C compiler that Rust links with, too.
+    /// Compiles the library that shifts clocks, with the C compiler that is also Rust's linker.
     pub fn build(dir: &Path) -> PathBuf {
         let library = dir.join("clock.so");
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/integration/common/clock.c");

@@ -1,4 +1,4 @@
-//! Several nodes and what a test wants to know of them together.
+//! Several nodes, and queries over all of them.
 
 use std::ops::{Index, IndexMut};
 use std::path::Path;
@@ -9,10 +9,10 @@ use tempfile::TempDir;
 use super::network::Station;
 use super::{Network, Node, NodePorts, Ports, eventually};
 
-/// Small segments, so that a test touches many and a disk holds them.
+/// Small segments, so that a test fills several and little disk space is needed.
 const SMALL: &str = "segment_bytes: 4194304";
 
-/// Nodes `node-1`, `node-2` ... at index 0, 1 ...
+/// A cluster of nodes `node-1`, `node-2` ... at index 0, 1 ...
 pub struct Cluster {
     nodes: Vec<Node>,
     ports: Ports,
@@ -21,7 +21,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// `count` nodes that share a list of initial members, not started yet.
+    /// Returns `count` nodes with a common list of initial members, not started yet.
     pub fn fixed(count: usize) -> Self {
         Self::fixed_with(count, "")
     }
@@ -38,8 +38,8 @@ impl Cluster {
         cluster
     }
 
-    /// A started and ready cluster of three, and the wires between them. They are quick to say that
-    /// they cannot answer.
+    /// Returns a started and ready cluster of three, and the network between them. The request timeout is
+    /// short, so that unavailability is reported quickly.
     pub async fn wired_three() -> (Self, Network) {
         Self::wired_three_with("").await
     }
@@ -69,7 +69,7 @@ impl Cluster {
         (cluster, network)
     }
 
-    /// `count` nodes that wait to be told, not started yet.
+    /// Returns `count` nodes that wait for Initialize or AddLearner, not started yet.
     pub fn blank(count: usize) -> Self {
         Self::blank_with(count, "")
     }
@@ -80,7 +80,7 @@ impl Cluster {
         cluster
     }
 
-    /// A started and ready cluster of three.
+    /// Returns a started and ready cluster of three.
     pub async fn of_three() -> Self {
         Self::of_three_with("").await
     }
@@ -101,7 +101,7 @@ impl Cluster {
         cluster
     }
 
-    /// Nodes that a test makes in its own way, not started yet.
+    /// Returns three nodes made by `make`, not started yet.
     pub fn made_by(ports: Ports, make: impl Fn(&Path, usize, NodePorts) -> Node) -> Self {
         let dir = temporary_directory();
         let nodes = (0..3).map(|index| make(dir.path(), index, ports.node(index))).collect();
@@ -141,7 +141,7 @@ impl Cluster {
         }
     }
 
-    /// Waits until every running node knows every member's disk, so that it can tell another from it.
+    /// Waits until every running node knows every member's disk id, which it needs to reject a foreign node.
     pub async fn wait_registered(&self) {
         for node in self.running() {
             eventually(&format!("{} knows all disks", node.name), async || {
@@ -152,14 +152,14 @@ impl Cluster {
         }
     }
 
-    /// The index of the node that leads and that a majority of those asked believe to lead.
+    /// Returns the index of the leader, once all running nodes follow it.
     pub async fn leader(&self) -> usize {
         self.leader_among(&(0..self.nodes.len()).collect::<Vec<_>>()).await
     }
 
     /// As `leader`, asking only the nodes at `indexes`.
     pub async fn leader_among(&self, indexes: &[usize]) -> usize {
-        eventually("one node leads and the others follow it", async || {
+        eventually("one node is the leader and the others follow it", async || {
             let mut found = Vec::new();
             for index in indexes.iter().copied().filter(|index| self[*index].is_running()) {
                 found.push((index, self[index].try_status().await?));
@@ -173,7 +173,7 @@ impl Cluster {
         .await
     }
 
-    /// What every running node says of itself.
+    /// Returns the status of every running node.
     pub async fn statuses(&self) -> Vec<StatusResponse> {
         let mut found = Vec::new();
         for node in self.running() {
@@ -182,7 +182,7 @@ impl Cluster {
         found
     }
 
-    /// Waits until all running nodes hold the same; answers it.
+    /// Waits until all running nodes hold the same data; returns it.
     pub async fn agreed_data(&self) -> Vec<Entry> {
         eventually("all nodes have applied the same index", async || {
             let mut applied = Vec::new();

@@ -1,4 +1,4 @@
-//! Steady writers that remember what was acknowledged.
+//! Steady writers that record the acknowledged writes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,11 +13,11 @@ use tokio::time::Instant;
 use super::{connect, eventually};
 
 const WRITERS: usize = 4;
-/// One try; the next goes to another node.
+/// Timeout of one attempt; the next goes to another node.
 const TRY_TIMEOUT: Duration = Duration::from_secs(2);
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
 
-/// Writers that set a new key each time, on one node after another, and try each until it is
+/// Writers that set a new key each time, on one node after another, and retry each write until it is
 /// acknowledged.
 pub struct Load {
     stop: Arc<AtomicBool>,
@@ -27,11 +27,11 @@ pub struct Load {
 
 #[derive(Debug, Default)]
 pub struct Report {
-    /// Key to value.
+    /// Acknowledged writes, key to value.
     pub written: BTreeMap<String, String>,
-    /// The longest that one write took, all its tries included.
+    /// Longest duration of one write, including all attempts.
     pub longest: Duration,
-    /// Tries that failed.
+    /// Number of failed attempts.
     pub failures: usize,
 }
 
@@ -53,7 +53,7 @@ impl Load {
         Self { stop, acknowledged, writers }
     }
 
-    /// Waits until `count` more writes than now were acknowledged.
+    /// Waits until `count` more writes are acknowledged.
     pub async fn wait_for(&self, count: u64) {
         let target = self.acknowledged.load(Ordering::Relaxed) + count;
         eventually(&format!("{count} more writes are acknowledged"), async || {
@@ -62,7 +62,7 @@ impl Load {
         .await;
     }
 
-    /// Each writer ends with the write it is at.
+    /// Stops the writers, each after its present write, and returns their reports together.
     pub async fn finish(mut self) -> Report {
         self.stop.store(true, Ordering::Relaxed);
         let mut total = Report::default();
@@ -77,7 +77,7 @@ impl Load {
 }
 
 impl Report {
-    /// Panics unless each acknowledged write is in `data`.
+    /// Panics unless `data` contains each acknowledged write.
     pub fn assert_kept(&self, data: &[Entry]) {
         let held: BTreeMap<&[u8], &[u8]> =
             data.iter().map(|entry| (&entry.key[..], &entry.value[..])).collect();
@@ -99,7 +99,7 @@ impl Report {
 struct Writer {
     number: usize,
     ports: Vec<u16>,
-    /// Where in `ports` the next try goes.
+    /// Index in `ports` of the next attempt's node.
     at: usize,
     connection: Option<MultiplexedConnection>,
     report: Report,

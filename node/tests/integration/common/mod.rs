@@ -1,6 +1,5 @@
-//! The harness: ports that no other test has, processes that end with the test, clients with
-//! deadlines, a writer that remembers what was acknowledged, clients that record a history, and wires
-//! that can be cut.
+//! The harness: ports that no other test uses, processes that end with the test, clients with timeouts, a
+//! load that records the acknowledged writes, clients that record a history, and a network that can be cut.
 
 mod certificates;
 mod client;
@@ -29,37 +28,37 @@ pub use node::{Node, free_standing};
 pub use operator::{CLUSTER_ID, Operator};
 pub use ports::{NodePorts, Ports, is_free};
 
-/// How long anything may take that a healthy cluster does within a second or two; generous, since
-/// other tests share the cores.
+/// Longest time for anything that a healthy cluster does within a second or two; generous, because other
+/// tests share the cores.
 pub const PATIENCE: Duration = Duration::from_secs(20);
-/// Between two looks at a condition.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// Pause between two polls of a condition.
+const POLL_PAUSE: Duration = Duration::from_millis(20);
 
-/// Waits until `look` finds something; panics with `what` when it does not in time.
-pub async fn eventually<T>(what: &str, look: impl AsyncFnMut() -> Option<T>) -> T {
-    eventually_within(PATIENCE, what, look).await
+/// Polls until `poll` returns a value; panics with `what` when it does not within [`PATIENCE`].
+pub async fn eventually<T>(what: &str, poll: impl AsyncFnMut() -> Option<T>) -> T {
+    eventually_within(PATIENCE, what, poll).await
 }
 
 pub async fn eventually_within<T>(
     patience: Duration,
     what: &str,
-    mut look: impl AsyncFnMut() -> Option<T>,
+    mut poll: impl AsyncFnMut() -> Option<T>,
 ) -> T {
     let deadline = Instant::now() + patience;
     loop {
-        if let Some(found) = look().await {
+        if let Some(found) = poll().await {
             return found;
         }
         assert!(Instant::now() < deadline, "not within {patience:?}: {what}");
-        tokio::time::sleep(LOOK_AGAIN).await;
+        tokio::time::sleep(POLL_PAUSE).await;
     }
 }
 
-/// Looks for `period` and panics as soon as `look` finds something that must not be.
-pub async fn never(period: Duration, what: &str, mut look: impl AsyncFnMut() -> bool) {
+/// Polls for `period` and panics as soon as `poll` returns true.
+pub async fn never(period: Duration, what: &str, mut poll: impl AsyncFnMut() -> bool) {
     let end = Instant::now() + period;
     while Instant::now() < end {
-        assert!(!look().await, "{what}");
-        tokio::time::sleep(LOOK_AGAIN).await;
+        assert!(!poll().await, "{what}");
+        tokio::time::sleep(POLL_PAUSE).await;
     }
 }

@@ -1,9 +1,9 @@
-//! Wires between members that a test can cut: a TCP proxy before each member's peer port, which
-//! tells by `/proc` which member has dialled.
+//! A network between members that a test can cut: a TCP proxy before each member's peer port, which finds in
+//! `/proc` which member has connected.
 //!
-//! A line goes one way: whatever one member sends to another, on connections of either's making. As
-//! TCP would, a cut line loses nothing: what was sent arrives after it is healed, unless a side has
-//! given the connection up.
+//! A line is one direction: everything that one member sends to another, on connections opened by either. As
+//! with TCP, a cut line loses nothing: data arrives after the line is healed, unless a side has closed the
+//! connection.
 
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -18,23 +18,23 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 const CHUNK_BYTES: usize = 16 << 10;
-/// Chunks under way on a line of one connection; a sender of more has to wait.
+/// Largest number of chunks in flight on a line of one connection; a sender of more has to wait.
 const CHUNKS: usize = 64;
 
-/// Ends with the test.
+/// The proxies, which end with the test.
 pub struct Network {
     lines: Arc<Lines>,
     _proxies: JoinSet<()>,
 }
 
-/// A member as the network sees it.
+/// A member of the network.
 #[derive(Clone)]
 pub struct Station {
-    /// Where it listens for its peers.
+    /// Peer port on which the member listens.
     pub peer: u16,
-    /// Where its peers believe that it listens.
+    /// Port of the proxy, to which its peers connect.
     pub proxy: u16,
-    /// Its process, 0 for none.
+    /// Pid of the member, 0 while it does not run.
     pub pid: Arc<AtomicU32>,
 }
 
@@ -43,15 +43,15 @@ struct Line {
     is_cut: bool,
     delay: Duration,
     resets: u64,
-    /// 0: as many as there are.
+    /// Bandwidth; 0: unlimited.
     bytes_per_second: u64,
 }
 
 struct Lines {
     stations: Vec<Station>,
-    /// By sender, then by receiver.
+    /// Lines by sender, then by receiver.
     lines: Vec<Vec<watch::Sender<Line>>>,
-    /// When each is free for the next chunk, of whatever connection.
+    /// Time at which each line is free for the next chunk of any connection.
     free_at: Vec<Vec<Mutex<Instant>>>,
 }
 
@@ -71,12 +71,12 @@ impl Network {
         Self { lines, _proxies: proxies }
     }
 
-    /// Nothing that `from` sends reaches `to` any more.
+    /// Cuts the line: nothing that `from` sends reaches `to`.
     pub fn cut(&self, from: usize, to: usize) {
         self.lines.change(from, to, |line| line.is_cut = true);
     }
 
-    /// Neither hears of any other.
+    /// Cuts all lines from and to `member`.
     pub fn isolate(&self, member: usize) {
         for other in self.others(member) {
             self.cut(member, other);
@@ -84,22 +84,22 @@ impl Network {
         }
     }
 
-    /// All that `from` sends reaches `to` later by `delay`.
+    /// Delays everything that `from` sends to `to` by `delay`.
     pub fn delay(&self, from: usize, to: usize, delay: Duration) {
         self.lines.change(from, to, |line| line.delay = delay);
     }
 
-    /// All connections from `from` to `to` share so many bytes a second.
+    /// Limits all connections from `from` to `to` together to this bandwidth.
     pub fn limit(&self, from: usize, to: usize, bytes_per_second: u64) {
         self.lines.change(from, to, |line| line.bytes_per_second = bytes_per_second);
     }
 
-    /// Ends all connections between both, as by a firewall that has lost its memory.
+    /// Resets all connections between both, as a firewall does that has lost its state.
     pub fn reset(&self, one: usize, other: usize) {
         self.lines.change(one, other, |line| line.resets += 1);
     }
 
-    /// No line is cut or slow any more.
+    /// Heals all lines: none is cut, delayed or limited any more.
     pub fn heal(&self) {
         for line in self.lines.lines.iter().flatten() {
             line.send_modify(|line| *line = Line { resets: line.resets, ..Line::default() });
@@ -120,7 +120,7 @@ impl Lines {
         let mut connections = JoinSet::new();
         loop {
             let (stream, _) = listener.accept().await.unwrap();
-            // Who is gone again already needs no connection.
+            // A client that is gone already needs no connection.
             if let Some(from) = self.owner_of(&stream) {
                 connections.spawn(Arc::clone(&self).carry(stream, from, to));
             }
@@ -131,7 +131,7 @@ impl Lines {
     async fn carry(self: Arc<Self>, mut near: TcpStream, from: usize, to: usize) {
         let (mut there, back) = (self.lines[from][to].subscribe(), self.lines[to][from].subscribe());
         let (resets_there, resets_back) = (there.borrow().resets, back.borrow().resets);
-        arrives(&mut there, Instant::now()).await;
+        await_arrival(&mut there, Instant::now()).await;
         let Ok(mut far) = TcpStream::connect(("127.0.0.1", self.stations[to].peer)).await else {
             return drop(near.set_zero_linger());
         };
@@ -156,10 +156,10 @@ impl Lines {
         }
     }
 
-    /// Which member has dialled.
+    /// Returns the index of the member that has connected.
     fn owner_of(&self, stream: &TcpStream) -> Option<usize> {
-        let (dialler, proxy) = (stream.peer_addr().ok()?.port(), stream.local_addr().ok()?.port());
-        let inode = inode_of(dialler, proxy)?;
+        let (client_port, proxy) = (stream.peer_addr().ok()?.port(), stream.local_addr().ok()?.port());
+        let inode = inode_of(client_port, proxy)?;
         let link = format!("socket:[{inode}]");
         self.stations.iter().position(|station| {
             let pid = station.pid.load(Ordering::Relaxed);
@@ -171,7 +171,7 @@ impl Lines {
     }
 }
 
-/// The socket on loopback from `local` to `remote`, as the kernel numbers it.
+/// Returns the inode of the socket on loopback from `local` to `remote`.
 fn inode_of(local: u16, remote: u16) -> Option<String> {
     let table = std::fs::read_to_string("/proc/net/tcp").ok()?;
     let ends = [format!(":{local:04X}"), format!(":{remote:04X}")];
@@ -182,16 +182,16 @@ fn inode_of(local: u16, remote: u16) -> Option<String> {
     })
 }
 
-/// Waits until what was sent at `sent` may arrive.
-async fn arrives(line: &mut watch::Receiver<Line>, sent: Instant) {
+/// Waits until data that was sent at `sent` may arrive.
+async fn await_arrival(line: &mut watch::Receiver<Line>, sent: Instant) {
     let delay = line.borrow().delay;
     tokio::time::sleep_until(sent + delay).await;
     // The sender of the line outlives all connections.
     drop(line.wait_for(|line| !line.is_cut).await);
 }
 
-/// Waits for the line's turn for so many bytes. Connections take turns by the chunk.
-async fn gets_through(line: &watch::Receiver<Line>, free_at: &Mutex<Instant>, bytes: usize) {
+/// Waits for the line's turn for `bytes` bytes. Connections take turns chunk by chunk.
+async fn await_bandwidth(line: &watch::Receiver<Line>, free_at: &Mutex<Instant>, bytes: usize) {
     let bytes_per_second = line.borrow().bytes_per_second;
     if bytes_per_second == 0 {
         return;
@@ -205,14 +205,14 @@ async fn gets_through(line: &watch::Receiver<Line>, free_at: &Mutex<Instant>, by
     tokio::time::sleep_until(at).await;
 }
 
-/// Carries one way of a connection, its end included.
+/// Forwards one direction of a connection, including its end.
 async fn pump(
     mut from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
     mut line: watch::Receiver<Line>,
     free_at: &Mutex<Instant>,
 ) {
-    let (queue, mut under_way) = mpsc::channel(CHUNKS);
+    let (queue, mut in_flight) = mpsc::channel(CHUNKS);
     let read = async move {
         loop {
             let mut chunk = vec![0; CHUNK_BYTES];
@@ -225,16 +225,16 @@ async fn pump(
         }
     };
     let write = async move {
-        while let Some((sent, chunk)) = under_way.recv().await {
-            arrives(&mut line, sent).await;
+        while let Some((sent, chunk)) = in_flight.recv().await {
+            await_arrival(&mut line, sent).await;
             if chunk.is_empty() {
                 return to.shutdown().await;
             }
-            gets_through(&line, free_at, chunk.len()).await;
+            await_bandwidth(&line, free_at, chunk.len()).await;
             to.write_all(&chunk).await?;
         }
         io::Result::Ok(())
     };
-    // A side that is gone is noticed by what comes, or does not come, from it.
+    // A peer that is gone is noticed by the data that it sends or fails to send.
     drop(tokio::join!(read, write).1);
 }

@@ -1,4 +1,4 @@
-//! One `heliosd` process, its directory and its ports.
+//! A `heliosd` process, its directory and its ports.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -30,20 +30,21 @@ pub struct Node {
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     open_files: Option<u64>,
-    /// The file that takes the process into a control group.
+    /// File `cgroup.procs` of the control group that the process joins.
     group: Option<PathBuf>,
     child: Option<Child>,
-    /// Of the process started last.
+    /// Pid of the process that was started last.
     pid: Arc<AtomicU32>,
-    /// For looks at a node that may be gone or stopped. Kept, since each look would leave a used-up
-    /// port behind otherwise.
+    /// Channel for polling a node that may be gone or stopped. It is kept, because each new connection would
+    /// leave a port in TIME_WAIT.
     quick: Channel,
-    /// What its peer port is asked with.
+    /// Client identity for the peer port.
     tls: Arc<Mutex<Option<ClientTls>>>,
 }
 
 impl Node {
-    /// `config` is what comes after the parts every node of a test has. Nothing is started yet.
+    /// Returns a node that is not started yet. `config` is appended to the sections that every node of a test
+    /// has.
     pub fn new(dir: &Path, name: &str, ports: NodePorts, bootstrap: &str, config: &str) -> Self {
         let dir = dir.join(name);
         std::fs::create_dir_all(&dir).unwrap();
@@ -59,7 +60,7 @@ impl Node {
         node
     }
 
-    /// A node that is started in `dir` by the given flags and variables.
+    /// Returns a node that is started in `dir` with the given flags and environment variables.
     pub fn started_by(
         dir: &Path,
         name: &str,
@@ -99,7 +100,7 @@ impl Node {
         format!("127.0.0.1:{}", self.ports.peer)
     }
 
-    /// Starts the process, or starts it again.
+    /// Starts the process, for the first time or again.
     pub fn start(&mut self) {
         assert!(self.child.is_none(), "{} runs already", self.name);
         let mut command = self.command();
@@ -109,12 +110,12 @@ impl Node {
         self.child = Some(child);
     }
 
-    /// For those who have to know it after the next start, too.
+    /// Returns the pid in a form that is updated by each start.
     pub fn pid(&self) -> Arc<AtomicU32> {
         Arc::clone(&self.pid)
     }
 
-    /// The command line that starts this node, its output not yet directed anywhere.
+    /// Returns the command that starts this node, without redirection of its output.
     pub fn command(&self) -> Command {
         if let Some(config) = &self.config {
             std::fs::write(self.dir.join("node.yaml"), config).unwrap();
@@ -129,22 +130,22 @@ impl Node {
         }
     }
 
-    /// A control group, by its file `cgroup.procs`, that the process is in from the next start on.
+    /// Puts the process into a control group, given by its file `cgroup.procs`, from the next start on.
     pub fn join_group(&mut self, file: PathBuf) {
         self.group = Some(file);
     }
 
-    /// Files that the process may have open from the next start on, as `ulimit -n`.
+    /// Sets the limit of open files, as `ulimit -n`, from the next start on.
     pub fn limit_open_files(&mut self, limit: Option<u64>) {
         self.open_files = limit;
     }
 
-    /// The text of the configuration file, to change before the next start.
+    /// Returns the text of the configuration file, for changes before the next start.
     pub fn config_mut(&mut self) -> &mut String {
         self.config.as_mut().expect("it has a configuration file")
     }
 
-    /// A variable of the process from the next start on.
+    /// Sets an environment variable of the process from the next start on.
     pub fn set_environment(&mut self, name: &str, value: &Path) {
         self.environment.push((name.to_owned(), value.display().to_string()));
     }
@@ -161,7 +162,7 @@ impl Node {
         self.dir.join("log")
     }
 
-    /// As `kill -9`.
+    /// Sends SIGKILL and waits for the end.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().unwrap();
@@ -174,13 +175,13 @@ impl Node {
         kill_process(Pid::from_child(child), signal).unwrap();
     }
 
-    /// SIGTERM, then waits for the end.
+    /// Sends SIGTERM and waits for the end.
     pub async fn terminate(&mut self) -> ExitStatus {
         self.signal(Signal::TERM);
         self.ended().await
     }
 
-    /// Waits until the process has ended of itself.
+    /// Waits until the process ends without a signal from the test.
     pub async fn ended(&mut self) -> ExitStatus {
         let child = self.child.as_mut().expect("it runs");
         let status = eventually("the process ends", async || child.try_wait().unwrap()).await;
@@ -188,7 +189,7 @@ impl Node {
         status
     }
 
-    /// As a supervisor does; whether it had ended.
+    /// Starts the process if it has ended, as a supervisor does; returns whether it had ended.
     pub fn start_if_ended(&mut self) -> bool {
         let has_ended = self.child.as_mut().is_none_or(|child| child.try_wait().unwrap().is_some());
         if has_ended {
@@ -198,7 +199,7 @@ impl Node {
         has_ended
     }
 
-    /// The disk is lost; the process must not run.
+    /// Deletes the data directory of a node that does not run.
     pub fn wipe(&self) {
         assert!(!self.is_running());
         std::fs::remove_dir_all(self.data_dir()).unwrap();
@@ -215,12 +216,12 @@ impl Node {
         ClusterClient::new(self.peer_channel())
     }
 
-    /// A new connection to the peer port.
+    /// Returns a new connection to the peer port.
     pub fn peer_channel(&self) -> Channel {
         peer_channel(self.ports.peer, RPC_TIMEOUT, Arc::clone(&self.tls))
     }
 
-    /// From the next connection on.
+    /// Sets the client identity of later connections to the peer port.
     pub fn ask_with(&self, tls: ClientTls) {
         *self.tls.lock().unwrap() = Some(tls);
     }
@@ -233,17 +234,18 @@ impl Node {
         KvClient::new(channel(self.ports.grpc)).max_decoding_message_size(64 << 20)
     }
 
-    /// What the node says of itself; `None` when it does not answer.
+    /// Returns the node's status; `None` when it does not answer.
     pub async fn try_status(&self) -> Option<StatusResponse> {
         let mut client = ClusterClient::new(self.quick.clone());
         client.status(StatusRequest {}).await.ok().map(tonic::Response::into_inner)
     }
 
     pub async fn status(&self) -> StatusResponse {
-        eventually(&format!("{} tells its status", self.name), async || self.try_status().await).await
+        eventually(&format!("{} reports its status", self.name), async || self.try_status().await).await
     }
 
-    /// The first value of a metric whose line begins with `name`; `None` while the node does not tell.
+    /// Returns the first value of a metric whose line begins with `name`; `None` while the node does not
+    /// report it.
     pub async fn metric(&self, name: &str) -> Option<u64> {
         let (_, text) = http(self.ports.metrics, "GET", "/metrics", "").await?;
         text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
@@ -260,7 +262,7 @@ impl Node {
         .await;
     }
 
-    /// Everything this node's own state holds, however old.
+    /// Returns all entries of this node's state, by stale reads.
     pub async fn dump(&self) -> Vec<Entry> {
         let mut kv = self.kv();
         let mut found: Vec<Entry> = Vec::new();
@@ -293,7 +295,7 @@ impl Drop for Node {
     }
 }
 
-/// `heliosd` with nothing of this process's environment that it would read.
+/// Returns a command for `heliosd` without the environment variables that it would read.
 pub fn free_standing(dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_heliosd"));
     command.current_dir(dir).stdin(Stdio::null()).stdout(Stdio::null()).env("NO_COLOR", "1");
@@ -304,7 +306,7 @@ pub fn free_standing(dir: &Path) -> Command {
     command
 }
 
-/// `command` in a process that did `before`, which the shell understands.
+/// Returns a shell command that executes `before` and then `command` in the same process.
 fn after(before: &str, command: &Command) -> Command {
     let mut shell = Command::new("sh");
     shell.args(["-c", &format!("{before} && exec \"$0\" \"$@\"")]);

@@ -1,4 +1,4 @@
-//! What the operator does through the Cluster service, as a person with a tool would.
+//! Membership changes through the Cluster service, as the operator or a user's tool makes them.
 
 use helios_proto::detail_of;
 use helios_proto::v1::{
@@ -9,7 +9,7 @@ use super::{Cluster, Node, eventually};
 
 pub const CLUSTER_ID: &str = "the-cluster";
 
-/// Changes the membership of a cluster by asking whoever leads it.
+/// Client that changes the membership of a cluster through its leader.
 pub struct Operator;
 
 impl Operator {
@@ -18,7 +18,10 @@ impl Operator {
         let request =
             InitializeRequest { cluster_id: CLUSTER_ID.into(), expected_disk_id: disk_id, fencing_token: 0 };
         let membership = node.cluster().initialize(request).await.unwrap().into_inner().membership.unwrap();
-        eventually("the first member leads", async || node.has_role(Role::Leader).await.then_some(())).await;
+        eventually("the first member is the leader", async || {
+            node.has_role(Role::Leader).await.then_some(())
+        })
+        .await;
         membership
     }
 
@@ -32,7 +35,7 @@ impl Operator {
         }
     }
 
-    /// Adds `node` as a learner; answers its member id.
+    /// Adds `node` as a learner; returns its member id.
     pub async fn add(leader: &Node, node: &Node) -> u64 {
         let request = Self::add_request(node).await;
         let membership =
@@ -40,7 +43,7 @@ impl Operator {
         membership.members.iter().find(|member| member.name == node.name).unwrap().id
     }
 
-    /// Promotes member `id`, waiting while it lags.
+    /// Promotes member `id`; retries while it lags.
     pub async fn promote(leader: &Node, id: u64) {
         eventually("the learner has caught up and is promoted", async || {
             let request = PromoteRequest { id, max_lag_entries: 10, ..Default::default() };
@@ -49,7 +52,7 @@ impl Operator {
         .await;
     }
 
-    /// Removes member `id`, waiting while a new leader does not know enough yet.
+    /// Removes member `id`; retries while a new leader refuses for the moment.
     pub async fn remove(leader: &Node, id: u64) -> Membership {
         let request = RemoveRequest { id, ..Default::default() };
         let answer =
@@ -61,7 +64,7 @@ impl Operator {
         answer.into_inner().membership.unwrap()
     }
 
-    /// Makes one cluster of all nodes, begun by the first, which leads it.
+    /// Forms one cluster of all nodes, initialized by the first, which stays the leader.
     pub async fn form(cluster: &Cluster) {
         let (first, rest) = cluster.nodes().split_first().unwrap();
         Self::initialize(first).await;

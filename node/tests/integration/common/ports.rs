@@ -1,20 +1,20 @@
-//! Ports that belong to one test alone, across all test processes of the machine.
+//! Ports that are reserved for one test across all test processes of the machine.
 
 use std::fs::File;
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-/// Below the ports that the system gives to outgoing connections.
+/// First port, below the system's ports for outgoing connections.
 const FIRST: u16 = 20_000;
 const BLOCK: u16 = 40;
 const BLOCKS: u16 = 250;
 const PORTS_PER_NODE: u16 = 5;
-/// Steps away from the default ports: far enough from a cluster someone runs by hand, near enough
-/// for the node to follow with its other ports.
+/// Offsets from the default ports, in steps: far enough from a cluster that a user runs, near enough for the
+/// node to derive its other ports.
 const STEPS: std::ops::Range<u16> = 10..24;
 const NODES_PER_STEP: u16 = 4;
 
-/// Ports for several nodes, held until it is dropped.
+/// Ports for several nodes, reserved until dropped.
 pub struct Ports {
     nodes: Vec<NodePorts>,
     _lock: File,
@@ -41,7 +41,7 @@ impl Ports {
         Self::first_free(candidates)
     }
 
-    /// The default ports of neighbours on one host, all moved by the same number.
+    /// Returns the default ports of several nodes on one host, all shifted by the same offset.
     pub fn near_default() -> Self {
         let candidates = STEPS.map(|step| {
             let offset = step * NODES_PER_STEP;

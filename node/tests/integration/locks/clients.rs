@@ -1,4 +1,4 @@
-//! TLS on the ports for clients, and clients that take their time.
+//! TLS on the client ports, and clients with slow handshakes.
 
 use std::process::Command;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::common::{
 };
 
 const LIMIT: Duration = Duration::from_secs(10);
-/// As a client of TLS 1.3 begins, and no more of it.
+/// The first bytes of a TLS 1.3 client hello.
 const HALF_A_HELLO: &[u8] = &[22, 3, 1, 2, 0, 1, 0, 1, 0xfc];
 
 struct Secured {
@@ -28,7 +28,7 @@ struct Secured {
 }
 
 impl Secured {
-    /// A cluster of one with certificates for clients; `section` is the keys of `tls.client`.
+    /// Starts a cluster of one with certificates for clients; `section` returns the keys of `tls.client`.
     async fn start(section: impl Fn(&Mounted) -> String) -> Self {
         let (dir, ports, authority) = (temporary_directory(), Ports::take(), Authority::new("ours"));
         let mut mount = Mounted::new(&dir.path().join("client-tls"));
@@ -46,7 +46,7 @@ impl Secured {
     }
 }
 
-/// Standard output of a program that a user would take; `None` when it fails.
+/// Returns the standard output of a program of the user's toolbox; `None` when it fails.
 async fn run(program: &str, arguments: &[&str]) -> Option<String> {
     let mut command = Command::new(program);
     command.args(arguments);
@@ -63,7 +63,7 @@ async fn plain_answer(port: u16, request: &[u8]) -> String {
 }
 
 #[tokio::test]
-async fn with_certificates_the_ports_for_clients_speak_tls_and_nothing_else() {
+async fn client_ports_with_certificates_accept_only_tls() {
     let mut secured = Secured::start(Mounted::open_section).await;
     let (ports, ca) = (secured.node.ports, secured.mount.file("ca.crt"));
     let (client, gateway) = (ports.client.to_string(), format!("https://127.0.0.1:{}/health", ports.gateway));
@@ -82,16 +82,16 @@ async fn with_certificates_the_ports_for_clients_speak_tls_and_nothing_else() {
     let refused = plain_answer(ports.gateway, b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n").await;
     assert!(refused.starts_with("HTTP/1.1 400") && refused.contains("https://"), "{refused}");
     assert_eq!(secured.counted("no_tls").await, 2);
-    // Who trusts another CA says so and goes.
+    // A client that trusts another CA closes the connection with a clear error.
     let other = Authority::new("theirs").client(None);
     let error = connect(&address, "127.0.0.1", Some(&other), LIMIT, LIMIT).await.unwrap_err();
     assert!(error.0.contains("no CA that is trusted here"), "{error}");
-    // Probes and Prometheus keep their port.
+    // Probes and Prometheus use the metrics port, which has no TLS.
     assert_eq!(http(ports.metrics, "GET", "/readyz", "").await.unwrap().0, 200);
 
     let renewed = secured.authority.leaf(2083);
     secured.mount.put_certificates(&renewed, &[&secured.authority]);
-    eventually("the renewed certificate is taken over", async || {
+    eventually("the renewed certificate is reloaded", async || {
         let expires = secured.node.metric("helios_cert_expiry_timestamp_seconds{for=\"client\"}").await?;
         (expires == begin_of(2083).cast_unsigned()).then_some(())
     })
@@ -105,7 +105,7 @@ async fn with_certificates_the_ports_for_clients_speak_tls_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn with_a_ca_clients_have_to_show_a_certificate() {
+async fn client_ports_with_a_ca_require_a_client_certificate() {
     let secured = Secured::start(Mounted::section).await;
     let ca = secured.mount.file("ca.crt");
     let gateway = format!("https://127.0.0.1:{}/health", secured.node.ports.gateway);
@@ -118,7 +118,7 @@ async fn with_a_ca_clients_have_to_show_a_certificate() {
 }
 
 #[tokio::test]
-async fn what_is_too_large_is_refused_and_counted_at_each_port() {
+async fn oversized_requests_are_rejected_and_counted_at_each_port() {
     let secured = Secured::start(Mounted::open_section).await;
     let ports = secured.node.ports;
     let tls = secured.authority.client(None);
@@ -137,7 +137,7 @@ async fn what_is_too_large_is_refused_and_counted_at_each_port() {
     assert!(run("curl", &asked).await.unwrap_or_default().contains("more than"));
     assert_eq!(secured.counted("too_large").await, 2);
 
-    // The peer port takes 16 MiB.
+    // The limit of the peer port is 16 MiB.
     let mut peer = PeerClient::new(secured.node.peer_channel());
     let batch = RaftBatch { messages: vec![vec![0; 17 << 20].into()], ..RaftBatch::default() };
     let frame = PeerFrame { kind: Some(Kind::Batch(batch)) };
@@ -146,7 +146,7 @@ async fn what_is_too_large_is_refused_and_counted_at_each_port() {
     assert_eq!(secured.counted("too_large").await, 3);
 }
 
-/// Ends once the other side has closed the connection.
+/// Opens a connection, sends `beginning` and waits until the server closes it.
 async fn closed(port: u16, beginning: &[u8]) {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     stream.write_all(beginning).await.unwrap();
@@ -156,7 +156,7 @@ async fn closed(port: u16, beginning: &[u8]) {
 }
 
 #[tokio::test]
-async fn a_handshake_that_does_not_go_on_is_cut_off_and_holds_up_nobody() {
+async fn stalled_handshake_is_closed_and_does_not_delay_other_clients() {
     let secured = Secured::start(Mounted::open_section).await;
     let ports = secured.node.ports;
     let mut silent = tokio::task::JoinSet::new();
@@ -165,14 +165,14 @@ async fn a_handshake_that_does_not_go_on_is_cut_off_and_holds_up_nobody() {
             silent.spawn(closed(port, beginning));
         }
     }
-    // The peer port has no TLS here: what is missing is the beginning of HTTP/2.
+    // The peer port has no TLS here; the incomplete handshake is HTTP/2's preface.
     silent.spawn(closed(ports.peer, b"PRI * HT"));
     let (client, ca) = (ports.client.to_string(), secured.mount.file("ca.crt"));
     assert!(run("redis-cli", &["-p", &client, "--tls", "--cacert", &ca, "PING"]).await.is_some());
     while let Some(ended) = silent.join_next().await {
         ended.unwrap();
     }
-    // A connection is closed before its refusal is counted.
+    // A connection is closed before its rejection is counted.
     eventually("every slow handshake is counted", async || {
         (secured.counted("slow_handshake").await == 7).then_some(())
     })

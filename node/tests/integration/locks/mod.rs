@@ -1,4 +1,4 @@
-//! The locks on the ports: certificates, and who is let in.
+//! Access control of the ports: TLS certificates, users and roles.
 
 mod clients;
 mod peers;
@@ -6,14 +6,14 @@ mod users;
 
 use crate::common::{Authority, Cluster, Leaf, Mounted};
 
-/// Three members, each with its own mount of one Secret.
+/// A cluster of three members, each with its own mount of one Secret.
 pub struct Locked {
     pub cluster: Cluster,
     mounts: Vec<Mounted>,
 }
 
 impl Locked {
-    /// Not started yet.
+    /// Returns a cluster that is not started yet.
     fn new(authority: &Authority, leaf: &Leaf) -> Self {
         let mut cluster = Cluster::fixed(3);
         let mut mounts = Vec::new();

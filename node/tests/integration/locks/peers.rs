@@ -1,4 +1,4 @@
-//! The peer port with certificates.
+//! TLS on the peer port.
 
 use std::time::Duration;
 
@@ -16,13 +16,13 @@ use crate::common::{
     Authority, Cluster, Load, Mounted, Node, Operator, begin_of, error_code, eventually, http,
 };
 
-const TAKEN_OVER: &str = "certificates taken over";
+const TAKEN_OVER: &str = "certificates reloaded";
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Waits until every member said so once more than `times` before.
-async fn taken_over(cluster: &Cluster, times: usize) {
+/// Waits until every member has logged the reload at least `times` times.
+async fn await_reload(cluster: &Cluster, times: usize) {
     for node in cluster.nodes() {
-        eventually(&format!("{} takes its certificates over", node.name), async || {
+        eventually(&format!("{} reloads its certificates", node.name), async || {
             (node.log().matches(TAKEN_OVER).count() >= times).then_some(())
         })
         .await;
@@ -30,7 +30,7 @@ async fn taken_over(cluster: &Cluster, times: usize) {
 }
 
 #[tokio::test]
-async fn a_new_certificate_and_a_new_ca_cost_no_write_and_no_election() {
+async fn rotation_of_certificate_and_ca_loses_no_write_and_causes_no_election() {
     let (old, new) = (Authority::new("the first CA"), Authority::new("the second CA"));
     let (first, second, third) = (old.leaf(2081), old.leaf(2082), new.leaf(2083));
     let mut locked = Locked::started(&old, &first).await;
@@ -45,7 +45,7 @@ async fn a_new_certificate_and_a_new_ca_cost_no_write_and_no_election() {
         [(&second, &[&old]), (&second, &[&old, &new]), (&third, &[&old, &new]), (&third, &[&new])];
     for (times, (leaf, trusted)) in (1..).zip(stages) {
         locked.put(leaf, trusted);
-        taken_over(&locked.cluster, times).await;
+        await_reload(&locked.cluster, times).await;
         load.wait_for(50).await;
     }
     for node in locked.cluster.nodes() {
@@ -53,7 +53,7 @@ async fn a_new_certificate_and_a_new_ca_cost_no_write_and_no_election() {
             node.metric("helios_cert_expiry_timestamp_seconds{for=\"peer\"}").await,
             Some(begin_of(2083).cast_unsigned())
         );
-        // The old ones are good for nothing any more, the new ones for everything.
+        // The old certificates are rejected, the new ones accepted.
         let address = node.peer_addr();
         let refused = connect(&address, "127.0.0.1", Some(&old.client(Some(&second))), LIMIT, LIMIT).await;
         assert!(refused.unwrap_err().0.contains("no CA that is trusted here"));
@@ -63,7 +63,7 @@ async fn a_new_certificate_and_a_new_ca_cost_no_write_and_no_election() {
     let report = load.finish().await;
     assert_eq!(report.failures, 0, "a client had to try again");
 
-    // Links that are dialled anew use what there is now.
+    // Reconnected peer links use the present certificates.
     let follower = (locked.cluster.leader().await + 1) % 3;
     locked.cluster[follower].kill();
     locked.cluster[follower].start();
@@ -79,7 +79,7 @@ async fn status_with(node: &Node, tls: Option<&ClientTls>) -> Result<(), String>
 }
 
 #[tokio::test]
-async fn whoever_has_no_certificate_of_the_ca_is_told_so_and_counted() {
+async fn client_without_a_trusted_certificate_is_rejected_with_a_reason_and_counted() {
     let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
     let leaf = ours.leaf(2081);
     let locked = Locked::started(&ours, &leaf).await;
@@ -88,7 +88,7 @@ async fn whoever_has_no_certificate_of_the_ca_is_told_so_and_counted() {
     let foreign = theirs.leaf(2081);
     let expired = ours.leaf(2001);
     let cases = [
-        (None, "speaks TLS only", "it does not speak TLS, which this port asks for"),
+        (None, "speaks TLS only", "it does not speak TLS, which this port requires"),
         (Some(ours.client(None)), "asks for a certificate, and none was shown", "it showed no certificate"),
         (
             Some(ours.client(Some(&foreign))),
@@ -104,19 +104,19 @@ async fn whoever_has_no_certificate_of_the_ca_is_told_so_and_counted() {
     for (tls, theirs, ours) in &cases {
         let error = status_with(node, tls.as_ref()).await.unwrap_err();
         assert!(error.contains(theirs), "{error} is not {theirs}");
-        // And again, which is counted only.
+        // The second rejection is counted and not logged again.
         drop(status_with(node, tls.as_ref()).await);
         assert_eq!(node.log().matches(ours).count(), 1, "{ours}: {}", node.log());
     }
     let counted = async |reason: &str| {
         node.metric(&format!("helios_rejected_total{{reason=\"{reason}\"}}")).await.unwrap_or_default()
     };
-    // A channel may dial more than once.
+    // A channel may connect more than once.
     assert!(counted("tls_handshake").await >= 6 && counted("no_tls").await >= 2);
 }
 
 #[tokio::test]
-async fn a_good_certificate_makes_nobody_a_member() {
+async fn removed_or_foreign_member_is_rejected_despite_a_valid_certificate() {
     let ours = Authority::new("ours");
     let leaf = ours.leaf(2081);
     let mut locked = Locked::started(&ours, &leaf).await;
@@ -152,7 +152,7 @@ async fn a_good_certificate_makes_nobody_a_member() {
 }
 
 #[tokio::test]
-async fn a_member_without_tls_among_those_with_it_says_what_is_wrong() {
+async fn member_without_tls_and_its_peers_log_the_mismatch() {
     let ours = Authority::new("ours");
     let leaf = ours.leaf(2081);
     let mut locked = Locked::new(&ours, &leaf);
@@ -163,19 +163,19 @@ async fn a_member_without_tls_among_those_with_it_says_what_is_wrong() {
     locked.cluster.start_all();
     for index in [0, 1] {
         locked.cluster[index].wait_ready().await;
-        eventually("a member with TLS says that the other has none", async || {
+        eventually("a member with TLS logs that its peer has none", async || {
             locked.cluster[index].log().contains("it does not speak TLS").then_some(())
         })
         .await;
     }
-    eventually("the one without says that the others have it", async || {
+    eventually("the member without TLS logs that its peers require it", async || {
         locked.cluster[2].log().contains("it speaks TLS only, and this connection has none").then_some(())
     })
     .await;
 }
 
 #[tokio::test]
-async fn files_that_do_not_fit_keep_a_node_from_starting_and_change_nothing_in_one_that_runs() {
+async fn invalid_certificate_files_prevent_a_start_and_are_ignored_by_a_running_node() {
     let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
     let leaf = ours.leaf(2081);
     let mut locked = Locked::started(&ours, &leaf).await;
@@ -183,7 +183,7 @@ async fn files_that_do_not_fit_keep_a_node_from_starting_and_change_nothing_in_o
     locked.mounts[0].put_certificates(&mixed, &[&ours]);
     let node = &locked.cluster[0];
     eventually("the new files are refused", async || {
-        node.log().contains("certificates not taken over").then_some(())
+        node.log().contains("certificates not reloaded").then_some(())
     })
     .await;
     assert_eq!(status_with(node, Some(&ours.client(Some(&leaf)))).await, Ok(()));
@@ -207,16 +207,17 @@ async fn cluster_with(node: &Node, tls: &ClientTls) -> ClusterClient<Channel> {
 }
 
 #[tokio::test]
-async fn once_a_manager_has_called_a_members_certificate_manages_nothing() {
+async fn member_certificate_cannot_manage_once_an_admin_certificate_was_seen() {
     let authority = Authority::new("ours");
     let (leaf, admin) = (authority.leaf(2081), authority.admin());
     let locked = Locked::started(&authority, &leaf).await;
     let (member, manager) = (authority.client(Some(&leaf)), authority.client(Some(&admin)));
     let leader = locked.cluster.leader().await;
     let node = &locked.cluster[leader];
-    // An operator of an earlier version shows the members' certificate: it is not locked out.
+    // An operator of an earlier version presents the members' certificate, which is accepted at first.
     cluster_with(node, &member).await.snapshot(SnapshotRequest {}).await.unwrap();
-    // One of this version asks for a status, and is known from then on.
+    // An operator of this version requests a status with the admin certificate; from then on only that one
+    // may manage.
     cluster_with(node, &manager).await.status(StatusRequest {}).await.unwrap();
     let mut as_member = cluster_with(node, &member).await;
     assert_eq!(error_code(as_member.snapshot(SnapshotRequest {}).await), ErrorCode::Forbidden);
@@ -225,12 +226,12 @@ async fn once_a_manager_has_called_a_members_certificate_manages_nothing() {
     assert_eq!(error_code(as_member.transfer_leadership(transfer).await), ErrorCode::Forbidden);
     let remove = RemoveRequest { id: 1, ..RemoveRequest::default() };
     assert_eq!(error_code(as_member.remove(remove).await), ErrorCode::Forbidden);
-    // Members still ask each other how they are, and the manager manages.
+    // Members still request each other's status, and the admin certificate manages.
     as_member.status(StatusRequest {}).await.unwrap();
     cluster_with(node, &manager).await.snapshot(SnapshotRequest {}).await.unwrap();
     let reason = "helios_rejected_total{reason=\"not_manager\"}";
     assert!(node.metric(reason).await.unwrap_or_default() >= 4);
-    // What an admin asks of a follower's gateway, the follower sends on to the leader as a member.
+    // A follower forwards an admin's request at its gateway to the leader with its member certificate.
     let follower = &locked.cluster[(leader + 1) % 3];
     let gone = node.status().await.membership.unwrap().members;
     let gone = gone.iter().find(|member| ![&node.name, &follower.name].contains(&&member.name)).unwrap().id;

@@ -1,4 +1,4 @@
-//! Users, their roles, and what changes when their file does.
+//! Users, their roles, and reload of the users file.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use tonic::{Request, Status};
 
 use crate::common::{Mounted, Node, PATIENCE, Ports, error_code, eventually, http_with, temporary_directory};
 
-/// SHA-256 of `secret` and of `other`.
+/// SHA-256 of the passwords `secret` and `other`.
 const SECRET: &str = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
 const OTHER: &str = "d9298a10d1b0735837dc4bd85dac641b0f3cef27a47e5d53a54f2f3f5b2fcffa";
 
@@ -41,7 +41,7 @@ impl Guarded {
         Self::start_with("").await
     }
 
-    /// `auth` are more keys of that section.
+    /// Starts a node with more keys for the section `auth`.
     async fn start_with(auth: &str) -> Self {
         let (dir, ports) = (temporary_directory(), Ports::take());
         let mut mount = Mounted::new(&dir.path().join("auth"));
@@ -77,7 +77,7 @@ impl Guarded {
     }
 }
 
-/// The first word of the answer: `OK`, or of the error.
+/// Returns the first word of the reply: `OK` or the error's code.
 async fn first_word(connection: &mut MultiplexedConnection, words: &[&str]) -> String {
     let mut command = redis::Cmd::new();
     for word in words {
@@ -91,7 +91,7 @@ async fn first_word(connection: &mut MultiplexedConnection, words: &[&str]) -> S
 }
 
 #[tokio::test]
-async fn each_role_may_do_what_is_its_own_over_redis() {
+async fn each_role_may_run_only_its_commands_over_redis() {
     let guarded = Guarded::start().await;
     let cases: [(&[&str], [&str; 3]); 12] = [
         (&["GET", "k"], ["OK", "OK", "OK"]),
@@ -101,7 +101,7 @@ async fn each_role_may_do_what_is_its_own_over_redis() {
         (&["CONFIG", "RESETSTAT"], ["NOPERM", "NOPERM", "OK"]),
         (&["CLIENT", "LIST"], ["NOPERM", "NOPERM", "OK"]),
         (&["ACL", "WHOAMI"], ["OK", "OK", "OK"]),
-        // A script may do what its client may.
+        // A script has the rights of its client.
         (&["EVAL_RO", "return redis.call('get', KEYS[1])", "1", "k"], ["OK", "OK", "OK"]),
         (&["EVAL", "return redis.call('set', 'k', 'v')", "0"], ["NOPERM", "OK", "OK"]),
         (&["EVAL", "return redis.call('flushall')", "0"], ["NOPERM", "NOPERM", "OK"]),
@@ -128,7 +128,7 @@ async fn each_role_may_do_what_is_its_own_over_redis() {
     assert_eq!(first_word(&mut stranger, &["AUTH", "secret"]).await, "WRONGPASS");
     assert_eq!(first_word(&mut stranger, &["HELLO", "3", "AUTH", "boss", "secret"]).await, "OK");
     assert_eq!(first_word(&mut stranger, &["GET", "k"]).await, "OK");
-    // What is refused while it is queued fails the transaction.
+    // A command that is rejected while it is queued fails the transaction.
     let mut reader = guarded.as_user("reader").await;
     for (words, expected) in
         [(&["MULTI"][..], "OK"), (&["SET", "k", "v"], "NOPERM"), (&["EXEC"], "EXECABORT")]
@@ -139,14 +139,14 @@ async fn each_role_may_do_what_is_its_own_over_redis() {
 }
 
 #[tokio::test]
-async fn a_changed_file_of_users_counts_at_once_and_for_those_it_is_about() {
+async fn changed_users_file_takes_effect_at_once_for_the_changed_users_only() {
     let mut guarded = Guarded::start().await;
     let (mut reader, mut writer, mut boss) =
         (guarded.as_user("reader").await, guarded.as_user("writer").await, guarded.as_user("boss").await);
-    // The reader is gone, the writer has another password.
+    // The reader is removed, the writer's password changed.
     guarded.put_users(&[user("writer", OTHER, "read-write"), user("boss", SECRET, "admin")].concat());
     for connection in [&mut reader, &mut writer] {
-        eventually("the connection is not known any more", async || {
+        eventually("the connection is not authenticated any more", async || {
             (first_word(connection, &["GET", "k"]).await == "NOAUTH").then_some(())
         })
         .await;
@@ -155,19 +155,19 @@ async fn a_changed_file_of_users_counts_at_once_and_for_those_it_is_about() {
     assert_eq!(first_word(&mut writer, &["AUTH", "writer", "secret"]).await, "WRONGPASS");
     assert_eq!(first_word(&mut writer, &["AUTH", "writer", "other"]).await, "OK");
     assert_eq!(first_word(&mut writer, &["SET", "k", "v"]).await, "OK");
-    // A file that cannot be read changes nothing.
+    // An invalid file changes nothing.
     guarded.put_users("nonsense");
     eventually("the file is refused", async || {
-        guarded.node.log().contains("users not taken over").then_some(())
+        guarded.node.log().contains("users not reloaded").then_some(())
     })
     .await;
     assert_eq!(first_word(&mut boss, &["GET", "k"]).await, "OK");
 }
 
 #[tokio::test]
-async fn http_and_grpc_ask_the_same_users() {
+async fn http_and_grpc_authenticate_the_same_users() {
     let guarded = Guarded::start().await;
-    // reader:secret, writer:secret, boss:secret, boss:wrong
+    // Users and passwords reader:secret, writer:secret, boss:secret, boss:wrong.
     let reader = "authorization: Basic cmVhZGVyOnNlY3JldA==\r\n";
     let writer = "authorization: Basic d3JpdGVyOnNlY3JldA==\r\n";
     let boss = "authorization: Basic Ym9zczpzZWNyZXQ=\r\n";
@@ -215,7 +215,7 @@ async fn http_and_grpc_ask_the_same_users() {
 }
 
 #[tokio::test]
-async fn a_user_with_fresh_client_ids_costs_no_other_user_a_record() {
+async fn client_ids_of_one_user_do_not_evict_records_of_another() {
     let guarded = Guarded::start().await;
     let put = async |user: &str, client: String, retry: bool| {
         let request_id = Some(RequestId { client_id: client.into(), sequence: 1, retry });
@@ -234,7 +234,7 @@ async fn a_user_with_fresh_client_ids_costs_no_other_user_a_record() {
     assert_eq!(error_code(forgotten), ErrorCode::OutcomeUnknown, "its own made room");
 }
 
-/// reader:secret, writer:secret, boss:secret
+/// Credentials reader:secret, writer:secret, boss:secret.
 const READER: &str = "Basic cmVhZGVyOnNlY3JldA==";
 const WRITER: &str = "Basic d3JpdGVyOnNlY3JldA==";
 const BOSS: &str = "Basic Ym9zczpzZWNyZXQ=";
@@ -246,7 +246,7 @@ fn signed<T>(authorization: &str, body: T) -> Request<T> {
 }
 
 #[tokio::test]
-async fn guesses_of_an_address_are_delayed_logged_and_counted_on_every_port() {
+async fn password_guesses_are_delayed_logged_and_counted_on_every_port() {
     const PERIOD: Duration = Duration::from_secs(3);
     let guarded = Guarded::start_with(", max_delay: 100ms").await;
     let end = Instant::now() + PERIOD;
@@ -278,7 +278,8 @@ async fn guesses_of_an_address_are_delayed_logged_and_counted_on_every_port() {
     let redis = futures::future::join_all((0..20).map(|_| over_redis()));
     let (redis, http, grpc) = tokio::join!(redis, over_http(), over_grpc());
     let count = redis.iter().sum::<usize>() + http + grpc;
-    // One each 100 ms, the first ones, and those that were waiting at the end. It was thousands without a delay.
+    // One guess each 100 ms, the first ones, and those that waited at the end. Without a delay there are
+    // thousands.
     assert!((10..100).contains(&count), "{count} guesses in {PERIOD:?}");
     assert!(http > 0 && grpc > 0 && redis.iter().any(|count| *count > 0), "{redis:?} {http} {grpc}");
     let metric = "helios_rejected_total{reason=\"wrong_password\"}";
@@ -288,7 +289,7 @@ async fn guesses_of_an_address_are_delayed_logged_and_counted_on_every_port() {
     assert!((3..=3 * 8 * 2).contains(&lines), "{lines} lines of {count} guesses");
     assert!(log.contains("127.0.0.1") && !log.contains("guess\""), "{log}");
 
-    // The right password comes to its turn, and what is in already is not held up.
+    // The right password is accepted in its turn, and authenticated connections are not delayed.
     let mut boss = guarded.as_user("boss").await;
     assert_eq!(first_word(&mut boss, &["PING"]).await, "OK");
     let started = Instant::now();
@@ -304,7 +305,7 @@ async fn guesses_of_an_address_are_delayed_logged_and_counted_on_every_port() {
 }
 
 #[tokio::test]
-async fn a_watch_and_the_pages_stream_end_when_their_user_is_gone_or_changed() {
+async fn watch_and_status_stream_end_when_their_user_is_removed_or_changed() {
     let mut guarded = Guarded::start().await;
     let watch = async |authorization: &str| {
         let request = WatchRequest { key: "k".into(), ..WatchRequest::default() };
@@ -324,23 +325,23 @@ async fn a_watch_and_the_pages_stream_end_when_their_user_is_gone_or_changed() {
     let (mut reader, mut writer, mut boss) = (watch(READER).await, watch(WRITER).await, watch(BOSS).await);
     let mut pages = [page(READER).await, page(WRITER).await, page("Bearer t0ken").await];
     let mut boss_page = page(BOSS).await;
-    // The reader is gone, the writer has another role, the token is another.
+    // The reader is removed, the writer's role and the token are changed.
     let users = [user("writer", SECRET, "read-only"), user("boss", SECRET, "admin")].concat();
     guarded.mount.put(&[("users.yaml", &format!("users:\n{users}")), ("token", "another")]);
     for stream in [&mut reader, &mut writer] {
-        let ended = tokio::time::timeout(PATIENCE, stream.message()).await.expect("the watch goes on");
+        let ended = tokio::time::timeout(PATIENCE, stream.message()).await.expect("the watch did not end");
         assert_eq!(error_code(ended), ErrorCode::Unauthenticated);
         assert!(stream.message().await.unwrap().is_none());
     }
     for stream in &mut pages {
         let ended = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut Vec::new())).await;
-        ended.expect("the page's stream goes on").unwrap();
+        ended.expect("the status stream did not end").unwrap();
     }
     let put = PutRequest { key: "k".into(), value: "v".into(), ..PutRequest::default() };
     guarded.kv().put(signed(BOSS, put)).await.unwrap();
-    // It says from time to time how far it is, too.
+    // A watch also receives progress notifications without events.
     while boss.message().await.unwrap().unwrap().events.is_empty() {}
-    // Two more seconds of what the page shows.
+    // Two more updates of the status stream, one each second.
     for _ in 0..2 {
         assert!(boss_page.read(&mut [0; 100_000]).await.unwrap() > 0);
     }

@@ -1,9 +1,9 @@
-//! The calls, one or more for each row of the command table.
+//! The worst calls, one or more for each row of the command table.
 
 use super::{REPEATS, scale};
 
-/// A call in words. `LIST`, `SET`, `ZSET` and `HASH` are large collections, `TEXT` is a string of 1 MB, `WIDE` a set of one
-/// member of 2 kB. `(words)*n` stands for the words n times over.
+/// Calls, one a line. `LIST`, `SET`, `ZSET` and `HASH` are large collections, `TEXT` is a string of 1 MB,
+/// `WIDE` a set with one element of 2 kB. `(words)*n` stands for the words repeated n times.
 pub const CALLS: &[&str] = &[
     // Strings.
     "append new (y)*1",
@@ -161,7 +161,7 @@ pub const CALLS: &[&str] = &[
     "type LIST",
     "unlink (none)*N SET",
     "wait 1 10",
-    // Scripts. The patterns are in their own tests.
+    // Scripts. Backtracking patterns have separate tests.
     "eval while(true)do(end) 0",
     "evalsha ffffffffffffffffffffffffffffffffffffffff 0",
     "eval return(redis.call('lrange','LIST',0,-1)) 0",
@@ -244,7 +244,7 @@ pub const CALLS: &[&str] = &[
     "flushdb",
 ];
 
-/// What the table has and no call is made of, with the reason.
+/// Commands of the table without a call, with the reason.
 pub const LEFT_OUT: &[(&str, &str)] = &[
     ("auth", "its limits are in `strangers`"),
     ("client|reply", "answers nothing to wait for"),
@@ -284,6 +284,6 @@ pub fn words(call: &str) -> Vec<String> {
             rest = after.trim_start();
         }
     }
-    // A script is one word of the call.
+    // A script is one argument of the call.
     words.into_iter().map(|word| word.replace("while(true)do(end)", "while true do end")).collect()
 }

@@ -1,4 +1,4 @@
-//! The keys that the calls are made on.
+//! Keys on which the calls operate.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use redis::{FromRedisValue, Pipeline, RedisResult};
 
 use super::{ELEMENTS, scale};
 
-/// A command that counts the elements of each, and how many it has.
+/// Keys, with the command that counts the elements of each.
 const COUNTS: [(&str, &str); 7] = [
     ("LIST", "LLEN"),
     ("SET", "SCARD"),
@@ -19,7 +19,7 @@ const COUNTS: [(&str, &str); 7] = [
 ];
 const TEXT_BYTES: usize = 1_000_000;
 
-/// Makes those again that a call took.
+/// Keys with a dump of each, from which those that a call removed are restored.
 pub struct Keys(Vec<Key>);
 
 struct Key {
@@ -60,11 +60,11 @@ impl Keys {
         Self(keys)
     }
 
-    pub async fn mend(&self, redis: &mut MultiplexedConnection) {
+    pub async fn restore(&self, redis: &mut MultiplexedConnection) {
         run::<()>(redis, redis::pipe().cmd("DEL").arg(&["new", "LIST2", "SET2", "n"]).ignore()).await;
         for Key { name, count, elements, dump } in &self.0 {
             let whole = redis::cmd(count).arg(name).query_async::<usize>(redis).await;
-            // Of another type, or too short: a few elements more or less make no difference.
+            // The key has another type or too few elements; a difference of a few elements does not matter.
             if whole.is_ok_and(|found| found + 10 >= *elements) {
                 continue;
             }
@@ -74,7 +74,7 @@ impl Keys {
     }
 }
 
-/// Tries again while the member takes no writes.
+/// Executes `pipe`; retries while the member rejects writes because it is overloaded.
 async fn run<T: FromRedisValue>(redis: &mut MultiplexedConnection, pipe: &Pipeline) -> T {
     loop {
         let answer: RedisResult<T> = pipe.query_async(redis).await;

@@ -1,13 +1,14 @@
-//! What the member may hold, as a pod's limit counts it.
+//! Memory and disk use of the member, counted as a pod's limits do.
 
 use std::path::{Path, PathBuf};
 
-/// A memory control group that a member is started in. Where none can be made (no root, no controller), only the peak of
-/// the resident set is asserted.
+/// A memory control group that a member is started in. Where none can be created (no root, no controller),
+/// only the peak of the resident set is asserted.
 pub struct Group(PathBuf);
 
 impl Group {
-    /// In the group of this process or in one above it: of version 1 or 2, whichever has the memory controller here.
+    /// Creates a group below the group of this process or below one of its ancestors, of cgroup version 1 or
+    /// 2, whichever has the memory controller.
     pub fn make(limit_bytes: u64) -> Option<Self> {
         let own = std::fs::read_to_string("/proc/self/cgroup").ok()?;
         let path_of = |wanted: &str| {
@@ -23,7 +24,7 @@ impl Group {
             Path::new(&path).ancestors().find_map(|above| {
                 let group = Self(Path::new(root).join(above.strip_prefix("/").ok()?).join(&name));
                 std::fs::create_dir(&group.0).ok()?;
-                // Dropped, and removed, where the controller does not reach.
+                // Where the controller is not available, the group is dropped, which removes it.
                 std::fs::write(group.0.join(file), limit_bytes.to_string()).ok()?;
                 Some(group)
             })
@@ -37,7 +38,7 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        // A process that was killed leaves it a moment later.
+        // A killed process leaves the group a moment later.
         for _ in 0..100 {
             if std::fs::remove_dir(&self.0).is_ok() {
                 return;
@@ -47,7 +48,7 @@ impl Drop for Group {
     }
 }
 
-/// The resident set of a process, now and at its peak since [`Resident::reset`].
+/// Resident set of a process in bytes, at present and at its peak since [`Resident::reset`].
 #[derive(Debug, Clone, Copy)]
 pub struct Resident {
     pub now: u64,
@@ -55,7 +56,7 @@ pub struct Resident {
 }
 
 impl Resident {
-    /// `None` if the process is gone.
+    /// Returns `None` when the process is gone.
     pub fn of(pid: u32) -> Option<Self> {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
         let bytes = |name: &str| {
@@ -65,13 +66,13 @@ impl Resident {
         Some(Self { now: bytes("VmRSS:")?, peak: bytes("VmHWM:")? })
     }
 
-    /// Begins a new peak, where the kernel has that; else it is the peak since the start.
+    /// Resets the peak, where the kernel supports that; else the peak is the one since the start.
     pub fn reset(pid: u32) {
         drop(std::fs::write(format!("/proc/{pid}/clear_refs"), "5"));
     }
 }
 
-/// Bytes of all files below `dir`, as the disk has them.
+/// Returns the disk space of all files below `dir`, in bytes.
 pub fn disk_bytes(dir: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt as _;
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();

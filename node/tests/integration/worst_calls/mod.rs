@@ -1,12 +1,12 @@
-//! The worst legal call of every command, plain, in a transaction and in a script, against a member with little memory:
-//! it stays up, and other clients are answered meanwhile.
+//! The worst legal call of every command, plain, in a transaction and in a script, on a member with little
+//! memory: the member stays up, and other clients are served meanwhile.
 //!
 //! A command of the table without a call here fails the test.
 //!
-//! The limit is one of a memory control group, as a pod's is: it counts pages that are used, and page cache that can be
-//! dropped gives way. A limit of the address space (`RLIMIT_DATA`) counts what is only reserved, stacks of threads and the
-//! allocator's arenas, and would be an assertion about those. Where no control group can be made the peak of the resident
-//! set is asserted alone, which it is in any case.
+//! The limit is set on a memory control group, as a pod's is: it counts pages in use, and page cache is
+//! reclaimed before it is exceeded. A limit of the address space (`RLIMIT_DATA`) would count reserved memory,
+//! such as thread stacks and the allocator's arenas, and so test these. Where no control group can be
+//! created, only the peak of the resident set is asserted, as it is in any case.
 
 mod calls;
 mod keys;
@@ -29,27 +29,28 @@ use memory::{Group, Resident, disk_bytes};
 use witness::Witness;
 
 const MEMORY_LIMIT: u64 = 512 << 20;
-/// What the member may hold after the last call beyond what it held before the first: a log and an overlay that are not
-/// due yet, and pages of the engine.
+/// Resident memory that the member may keep after the last call, beyond that before the first: a log and an
+/// overlay that are not due for a snapshot or checkpoint yet, and pages of the engine.
 const KEPT_BYTES: u64 = 128 << 20;
-/// A member with so little memory is given smaller limits, too.
+/// Limits of the member, reduced to fit its memory.
 const LIMITS: &str = "reads: {max_bytes: 67108864}\n\
      client: {request_timeout: 60s, output_buffer_limit: 67108864, maxmemory_clients: 134217728}\n\
      raft: {max_log_bytes: 67108864}\n\
      state: {max_overlay_bytes: 67108864}";
-/// Elements of each large collection, and how often a call repeats a word. `HELIOS_TEST_SCALE=10` makes them as many as a
-/// request may have, which takes many minutes in a debug build.
+/// Elements of each large collection, and repetitions of a word in a call. `HELIOS_TEST_SCALE=10` raises them
+/// to the largest number of a request, which takes many minutes in a debug build.
 const ELEMENTS: usize = 5_000;
 const REPEATS: usize = 20_000;
-/// How often a call is repeated in a transaction, if so many fit into one, and in a script.
+/// Repetitions of a call in a transaction, if so many fit into one, and in a script.
 const TRANSACTION_CALLS: usize = 1_000;
 const TRANSACTION_BYTES: usize = 4 << 20;
 const SCRIPT_CALLS: usize = 100;
-/// As many arguments as `unpack` of a script can pass on.
+/// Largest number of arguments that `unpack` can pass in a script.
 const SCRIPT_WORDS: usize = 5_000;
-/// A call that takes longer than this is a stall, whatever it answers.
+/// Longest duration of a call; a longer one counts as a stall, whatever its reply.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
-/// Of the answers to PING and `/livez`. Orders of magnitude: other tests share the cores, and the figures are printed.
+/// Bounds of the latencies of PING and `/livez`. Only the order of magnitude is asserted, because other tests
+/// share the cores; the figures are printed.
 const WAIT_P99: Duration = Duration::from_millis(250);
 const LONGEST_WAIT: Duration = Duration::from_secs(3);
 
@@ -66,7 +67,8 @@ fn encode(words: &[impl AsRef<str>]) -> Vec<u8> {
     wire
 }
 
-/// Sends `wire`, then ECHO, and reads until its answer or the end: the first bytes and the last.
+/// Sends `wire`, then ECHO, and reads until the reply to ECHO or the end; returns the first and the last
+/// bytes read.
 async fn send(port: u16, wire: Vec<u8>, what: &str) -> (String, String) {
     const MARK: &str = "the-end-of-this-call";
     let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
@@ -74,7 +76,7 @@ async fn send(port: u16, wire: Vec<u8>, what: &str) -> (String, String) {
     let sending = tokio::spawn(async move {
         // The node may close the connection first.
         drop(writer.write_all(&wire).await);
-        // MULTI would queue ECHO; without it DISCARD is refused.
+        // DISCARD ends a transaction, which would queue ECHO; outside of one it is an error.
         drop(writer.write_all(&[encode(&["DISCARD"]), encode(&["ECHO", MARK])].concat()).await);
         writer
     });
@@ -86,7 +88,7 @@ async fn send(port: u16, wire: Vec<u8>, what: &str) -> (String, String) {
             head.extend_from_slice(&read[..count.min(200_usize.saturating_sub(head.len()))]);
             tail.extend_from_slice(&read[count.saturating_sub(500)..]);
             tail.drain(..tail.len().saturating_sub(500));
-            // In subscribed state ECHO is refused by name.
+            // In subscribed state ECHO is an error that names it.
             let text = String::from_utf8_lossy(&tail);
             if text.contains(MARK) || text.contains("allowed in this context") {
                 break;
@@ -99,24 +101,25 @@ async fn send(port: u16, wire: Vec<u8>, what: &str) -> (String, String) {
     (String::from_utf8_lossy(&head).into_owned(), String::from_utf8_lossy(&tail).into_owned())
 }
 
-/// Wrong calls would prove nothing: these say that the words are no call of the command.
+/// Whether the reply means that the words are no valid call of the command; such a call would test nothing.
 fn is_misspelt(answer: &str) -> bool {
     ["syntax error", "wrong number of arguments", "unknown command", "unknown subcommand"]
         .iter()
         .any(|wrong| answer.contains(wrong))
 }
 
-/// What a leader answers to writes while log or overlay wait for a snapshot or a checkpoint.
+/// Whether a leader rejected a write because its log or overlay waits for a snapshot or a checkpoint.
 fn is_overloaded(answer: &str) -> bool {
     answer.contains("raft.max_log_bytes") || answer.contains("state.max_overlay_bytes")
 }
 
-/// What one call is sent as: plain, in a transaction, and in a script if that can pass its words on.
+/// Returns the forms in which a call is sent: plain, in a transaction, and in a script if it can pass that
+/// many arguments.
 fn forms(call: &str) -> Vec<(&'static str, Vec<u8>)> {
     let words = words(call);
     let wire = encode(&words);
     let queued_bytes = wire.len() + words.len() * 32;
-    // A script that runs until it is stopped would be stopped as often.
+    // A script that runs until it is stopped would be stopped once per repetition.
     let most = if call.starts_with("eval ") { 1 } else { TRANSACTION_CALLS * scale() };
     let times = (TRANSACTION_BYTES / queued_bytes).clamp(1, most);
     let queued = [encode(&["MULTI"]), wire.repeat(times), encode(&["EXEC"])].concat();
@@ -140,13 +143,13 @@ fn assert_no_command_is_missing(table: &[String]) {
     );
 }
 
-/// The peaks of memory, and of the disk, bytes.
+/// Peaks of memory and disk use, in bytes.
 struct Peaks {
     resident: u64,
     disk: u64,
 }
 
-/// Makes all calls, one after the other.
+/// Makes all calls, one after another.
 async fn make_calls(
     node: &Node,
     keys: &Keys,
@@ -158,7 +161,7 @@ async fn make_calls(
     let mut peaks = Peaks { resident: 0, disk: 0 };
     let only = std::env::var("HELIOS_TEST_CALLS").unwrap_or_default();
     for (number, call) in CALLS.iter().enumerate().filter(|(_, call)| call.starts_with(&only)) {
-        witness.begins(number);
+        witness.set_call(number);
         let mut report = format!("{call}:");
         for (form, wire) in forms(call) {
             Resident::reset(pid);
@@ -175,7 +178,7 @@ async fn make_calls(
             let took = begun.elapsed();
             let resident = Resident::of(pid).unwrap_or_else(|| panic!("the member is gone after {what}"));
             assert!(resident.peak < MEMORY_LIMIT, "{what}: {resident:?}");
-            keys.mend(redis).await;
+            keys.restore(redis).await;
             peaks.resident = peaks.resident.max(resident.peak);
             report += &format!(" {form} {:.2} s, {} MiB;", took.as_secs_f64(), resident.peak >> 20);
         }
@@ -187,10 +190,10 @@ async fn make_calls(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_worst_call_of_every_command_stops_neither_the_member_nor_other_clients() {
+async fn worst_call_of_every_command_stops_neither_the_member_nor_other_clients() {
     let dir = temporary_directory();
     let ports = Ports::take();
-    // Dropped after the node.
+    // Dropped after the node, so that the group is empty by then.
     let group = Group::make(MEMORY_LIMIT);
     let mut node = Node::new(dir.path(), "worst", ports.node(0), "bootstrap: single", LIMITS);
     if let Some(group) = &group {

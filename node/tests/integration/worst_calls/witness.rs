@@ -1,4 +1,4 @@
-//! What another client and the kubelet see meanwhile.
+//! Witness: the latencies that another client and the kubelet observe during the calls.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,14 +13,14 @@ use crate::common::http;
 const PAUSE: Duration = Duration::from_millis(10);
 const OVER: usize = usize::MAX;
 
-/// Sends PING on a connection of its own, and every tenth time asks `/livez`, until it is asked what it saw.
+/// Client that sends PING on its own connection, and requests `/livez` at every tenth PING, until `end`.
 pub struct Witness {
-    /// The call that runs now.
+    /// Index of the present call.
     call: Arc<AtomicUsize>,
     watching: JoinHandle<Seen>,
 }
 
-/// How long each answer took, and during which call.
+/// Latency of each reply, with the index of the call during which it was measured.
 #[derive(Default)]
 pub struct Seen {
     pub pings: Waits,
@@ -41,7 +41,7 @@ impl Witness {
         Self { call, watching }
     }
 
-    pub fn begins(&self, call: usize) {
+    pub fn set_call(&self, call: usize) {
         self.call.store(call, Ordering::Relaxed);
     }
 
@@ -74,14 +74,15 @@ async fn watch(client: u16, metrics: u16, running: &AtomicUsize) -> Seen {
 }
 
 impl Waits {
-    /// The share of them that `part` of a thousand leaves below; zero without any.
+    /// Returns the latency below which `part` of a thousand lie; zero when there are none.
     pub fn at(&mut self, part: usize) -> Duration {
         self.0.sort_unstable();
         let at = self.0.len().saturating_sub(1) * part / 1_000;
         self.0.get(at).map_or(Duration::ZERO, |(wait, _)| *wait)
     }
 
-    /// Median, 99th percentile and maximum, with the calls during which the longest were.
+    /// Formats median, 99th percentile and maximum, and the calls during which the longest latencies were
+    /// measured.
     pub fn report(&mut self, calls: &[&str]) -> String {
         let (half, p99, most) = (self.at(500), self.at(990), self.at(1_000));
         let longest = self.0.iter().rev().take(8).map(|(wait, call)| format!("{wait:?} in {}", calls[*call]));

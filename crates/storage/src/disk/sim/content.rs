@@ -1,24 +1,24 @@
-//! The content of one simulated file: what its readers see, and what a power cut may leave of it.
+//! The content of one simulated file: the page cache that readers see, and the durable bytes.
 
 use std::collections::BTreeSet;
 
 use super::Random;
 
-/// What a disk writes whole, in bytes. Its neighbours are safe while it is written.
+/// Unit of a disk write, in bytes. A power cut during the write does not damage neighbouring sectors.
 pub const SECTOR: usize = 512;
 
 #[derive(Debug, Clone, Default)]
 pub struct Content {
-    /// As in the page cache.
+    /// Content in the page cache.
     pub seen: Vec<u8>,
-    /// As on the platter.
+    /// Content on the platter.
     pub durable: Vec<u8>,
     /// Sectors of `seen` that were written since the last sync.
     unsynced: BTreeSet<usize>,
-    /// The one of them that was written last.
+    /// The last written sector.
     last: usize,
-    /// Emptied since the last sync: what was written since has blocks of its own, and `durable` is
-    /// what comes back if the emptying never reached the disk.
+    /// Whether the file was truncated to zero since the last sync. Later writes then use new blocks, and a
+    /// power cut restores `durable` if the truncation never reached the disk.
     emptied: bool,
 }
 
@@ -53,7 +53,7 @@ impl Content {
         let (old, new) = (self.seen.len(), len);
         self.seen.resize(new, 0);
         if new < old {
-            // Should the file grow again, zeros take the place of what was cut off.
+            // If the file grows again, zeros replace the truncated bytes.
             self.unsynced.extend(new / SECTOR..old.div_ceil(SECTOR));
         }
     }
@@ -71,13 +71,14 @@ impl Content {
         }
     }
 
-    /// A sync that failed: readers go on seeing what no later sync will write (docs/design/node.md, pitfall 4).
+    /// Simulates a failed sync: readers still see the data, but no later sync writes it (docs/design/node.md,
+    /// pitfall 4).
     pub fn drop_unsynced(&mut self) {
         self.unsynced.clear();
     }
 
-    /// A power cut: of what was not synced all is kept, or none, or each sector by chance, the last
-    /// one perhaps in part.
+    /// Simulates a power cut: keeps all unsynced sectors, none, or a random choice of them, the last written
+    /// one possibly torn.
     pub fn crash(&mut self, random: &mut Random) {
         let unsynced = std::mem::take(&mut self.unsynced);
         if std::mem::take(&mut self.emptied) && random.coin() {
@@ -112,7 +113,7 @@ impl Content {
         }
     }
 
-    /// The file as it would be if all that was not synced were lost.
+    /// Drops all unsynced changes.
     pub fn lose_unsynced(&mut self) {
         *self = Self {
             seen: self.durable.clone(),
@@ -121,7 +122,7 @@ impl Content {
         };
     }
 
-    /// Changes one bit of what was durable, silently.
+    /// Flips one bit of a durable byte without reporting an error.
     pub fn flip(&mut self, byte: usize, bit: u32) {
         self.durable[byte] ^= 1 << bit;
         if !self.emptied && !self.unsynced.contains(&(byte / SECTOR)) {
@@ -129,7 +130,8 @@ impl Content {
         }
     }
 
-    /// Bytes up to the last one that is not zero: the part where a flipped bit can matter.
+    /// Returns the number of durable bytes up to the last nonzero one: the part where a flipped bit can
+    /// matter.
     pub fn durable_used(&self) -> usize {
         self.durable.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)
     }

@@ -1,4 +1,4 @@
-//! Open files and held locks: of no use once the process that has them died.
+//! Open files and held locks of a simulated disk; invalid once the process that holds them died.
 
 use std::io;
 use std::sync::MutexGuard;
@@ -58,7 +58,7 @@ impl Drop for SimFile {
 
 impl DiskFile for SimFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        Ok(self.check(self.disk.look()?)?.tree.file(self.id)?.read(buffer, offset as usize))
+        Ok(self.check(self.disk.inspect()?)?.tree.file(self.id)?.read(buffer, offset as usize))
     }
 
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
@@ -78,6 +78,6 @@ impl DiskFile for SimFile {
     }
 
     fn len(&self) -> io::Result<u64> {
-        Ok(self.check(self.disk.look()?)?.tree.file(self.id)?.seen.len() as u64)
+        Ok(self.check(self.disk.inspect()?)?.tree.file(self.id)?.seen.len() as u64)
     }
 }

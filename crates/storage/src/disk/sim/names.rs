@@ -1,5 +1,5 @@
-//! The names on a simulated disk: directories as the running process sees them, as they are on the
-//! platter, and the journal of changes between the two.
+//! The names on a simulated disk: the directories that the running process sees, those on the
+//! platter, and the journal of unsynced changes between them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -24,7 +24,7 @@ struct Dir {
     durable: BTreeMap<OsString, Id>,
 }
 
-/// One name's new target; `None` removes it.
+/// The new target of a name; `None` removes the name.
 #[derive(Debug, Clone)]
 struct Change {
     dir: Id,
@@ -35,7 +35,7 @@ struct Change {
 #[derive(Debug, Clone)]
 pub struct Tree {
     nodes: BTreeMap<Id, Node>,
-    /// Operations not known to be durable, in order; each holds all of its changes or none.
+    /// Unsynced operations, in order. The changes of one operation reach the disk together or not at all.
     journal: Vec<Vec<Change>>,
     next: Id,
 }
@@ -98,7 +98,7 @@ impl Tree {
     }
 
     fn add(&mut self, path: &Path, node: Node) -> io::Result<Id> {
-        let (dir, name) = self.place(path)?;
+        let (dir, name) = self.parent_and_name(path)?;
         let id = self.next;
         self.next += 1;
         self.nodes.insert(id, node);
@@ -113,8 +113,8 @@ impl Tree {
         {
             return Err(ErrorKind::AlreadyExists.into());
         }
-        let (old_dir, old_name) = self.place(from)?;
-        let (dir, name) = self.place(to)?;
+        let (old_dir, old_name) = self.parent_and_name(from)?;
+        let (dir, name) = self.parent_and_name(to)?;
         self.change(vec![
             Change { dir: old_dir, name: old_name, target: None },
             Change { dir, name, target: Some(id) },
@@ -126,7 +126,7 @@ impl Tree {
         self.unlink(path)
     }
 
-    /// One name after the other, as `rm -r` does: a power cut may come in between.
+    /// Removes one name after the other, as `rm -r` does: a power cut may come in between.
     pub fn remove_dir_all(&mut self, path: &Path) -> io::Result<()> {
         for entry in self.list(path)? {
             let inner = path.join(entry.name);
@@ -139,7 +139,7 @@ impl Tree {
     }
 
     fn unlink(&mut self, path: &Path) -> io::Result<()> {
-        let (dir, name) = self.place(path)?;
+        let (dir, name) = self.parent_and_name(path)?;
         self.change(vec![Change { dir, name, target: None }])
     }
 
@@ -152,8 +152,8 @@ impl Tree {
         dir.seen.iter().map(entry).collect()
     }
 
-    /// Makes every change in `path` durable, and with a rename into it from another directory what
-    /// happened there before.
+    /// Makes every change in `path` durable. A rename between two directories also makes the earlier
+    /// changes in the other directory durable.
     pub fn sync_dir(&mut self, path: &Path) -> io::Result<()> {
         let id = self.find(path)?;
         self.dir(id)?;
@@ -173,13 +173,13 @@ impl Tree {
         Ok(())
     }
 
-    /// Operations that a power cut may undo.
+    /// Returns the number of operations that a power cut may undo.
     pub fn unsynced(&self) -> usize {
         self.journal.len()
     }
 
-    /// A power cut: the first `kept` operations of the journal had reached the disk. File contents
-    /// are the caller's to change, through [`Tree::files_mut`].
+    /// Simulates a power cut at which the first `kept` operations of the journal had reached the disk.
+    /// The caller changes the file contents, through [`Tree::files_mut`].
     pub fn crash(&mut self, kept: usize) {
         for operation in std::mem::take(&mut self.journal).into_iter().take(kept) {
             self.write_durably(operation);
@@ -198,7 +198,7 @@ impl Tree {
         })
     }
 
-    /// Every file that has a name, in order of the names.
+    /// Returns every file that has a name, in the order of the paths.
     pub fn walk(&self) -> Vec<(PathBuf, Id)> {
         let mut found = Vec::new();
         let mut dirs = vec![(PathBuf::from("/"), ROOT)];
@@ -215,7 +215,8 @@ impl Tree {
         found
     }
 
-    /// Forgets what has no name any more, on the platter or off it, and is not in `open`.
+    /// Removes the nodes that have no name, neither visible nor durable nor in the journal, and are not in
+    /// `open`.
     pub fn collect(&mut self, open: impl Iterator<Item = Id>) {
         let named = self.nodes.values().filter_map(|node| match node {
             Node::Dir(dir) => Some(dir.seen.values().chain(dir.durable.values())),
@@ -238,8 +239,8 @@ impl Tree {
         }
     }
 
-    /// The directory of `path`, and its name there.
-    fn place(&self, path: &Path) -> io::Result<(Id, OsString)> {
+    /// Returns the directory of `path`, and its name there.
+    fn parent_and_name(&self, path: &Path) -> io::Result<(Id, OsString)> {
         let name = path.file_name().ok_or(ErrorKind::InvalidInput)?;
         let dir = self.find(path.parent().unwrap_or(Path::new("")))?;
         self.dir(dir)?;
@@ -273,7 +274,7 @@ fn set(names: &mut BTreeMap<OsString, Id>, name: OsString, target: Option<Id>) {
     };
 }
 
-/// A relative path begins at the root.
+/// Returns the components of `path`; a relative path starts at the root.
 fn names(path: &Path) -> impl Iterator<Item = &OsStr> {
     path.components().filter_map(|component| match component {
         Component::Normal(name) => Some(name),

@@ -1,4 +1,4 @@
-//! What a caller sees without a crash.
+//! The log's interface without crashes.
 
 use std::fs::{self, File};
 
@@ -29,7 +29,7 @@ fn everything_appended_is_recovered() {
 }
 
 #[test]
-fn an_append_is_one_frame_however_many_batches() {
+fn append_of_several_batches_is_one_frame() {
     let dir = scratch();
     let (mut wal, _) = open(dir.path());
     let before = read_frames(dir.path());
@@ -40,7 +40,7 @@ fn an_append_is_one_frame_however_many_batches() {
 }
 
 fn read_frames(dir: &Path) -> u64 {
-    // The lock is the writer's while it lives; a copy is not locked.
+    // The writer may still hold the lock of `dir`; a copy is not locked.
     let copy = scratch();
     for (path, bytes) in Image::of(dir).0 {
         fs::write(copy.path().join(path.file_name().unwrap()), bytes).unwrap();
@@ -109,7 +109,7 @@ fn options_out_of_range_are_refused() {
 }
 
 #[test]
-fn a_reset_drops_the_log_and_gives_its_segments_back() {
+fn reset_drops_the_log_and_recycles_its_segments() {
     let dir = scratch();
     let (mut wal, _) = open(dir.path());
     let batch = Batch { hard_state: Some(hard_state(3, 2, 20)), ..append(large(1..=20, 3)) };
@@ -166,12 +166,15 @@ fn stale_frames_of_a_recycled_segment_are_not_read() {
     let last = write_until(&mut wal, 2);
     drop(wal);
 
-    // Of one size, so the remnants stand exactly where the next frames will.
+    // All frames have one size, so the remnants are exactly where the next frames will be.
     let active = Image::of(dir.path()).segments().pop().unwrap();
     let log = read_log(dir.path()).unwrap();
     let end = log.segments.back().unwrap().end;
     let bytes = fs::read(&active).unwrap();
-    assert!((1..=3).any(|generation| proven_after(&bytes, generation, end).is_some()), "no remnant to fear");
+    assert!(
+        (1..=3).any(|generation| proven_after(&bytes, generation, end).is_some()),
+        "the segment has no stale frame"
+    );
     let (mut wal, recovered) = open(dir.path());
     assert_eq!(recovered.entries, large(filled..=last, 1));
     assert!(fs::read(&active).unwrap()[end as usize..].iter().all(|byte| *byte == 0));
@@ -194,13 +197,13 @@ fn spares_are_made_in_parts_and_counted() {
     let (wal, _) = Wal::open(disk::real(), dir.path(), options).unwrap();
     assert_eq!(wal.spare_segments(), 2);
     drop(wal);
-    // Of another size now: of no use, and not left behind.
+    // Spares of another segment size are removed.
     let (wal, _) = Wal::open(disk::real(), dir.path(), SMALL).unwrap();
     assert_eq!((wal.spare_segments(), Image::of(dir.path()).0.len()), (0, 1));
 }
 
 #[test]
-fn segments_of_two_sizes_live_together() {
+fn segments_of_two_sizes_coexist() {
     let dir = scratch();
     let (mut wal, _) = open(dir.path());
     wal.append(&[append(large(1..=12, 1))]).unwrap();
@@ -208,14 +211,14 @@ fn segments_of_two_sizes_live_together() {
     let (mut wal, _) =
         Wal::open(disk::real(), dir.path(), WalOptions { segment_bytes: 16384, ..SMALL }).unwrap();
     wal.append(&[append(large(13..=60, 1))]).unwrap();
-    // The small ones are of no use as spares here.
+    // The small segments cannot be recycled as spares now.
     wal.purge(Base { index: 14, term: 1 }).unwrap();
     wal.append(&[append(large(61..=99, 1))]).unwrap();
     assert_eq!(reopen(wal).1.entries, large(15..=99, 1));
 }
 
 #[test]
-fn without_room_for_a_segment_the_append_is_refused_whole_and_may_be_repeated() {
+fn append_is_refused_whole_and_can_be_retried_without_space_for_a_segment() {
     let dir = scratch();
     let (mut wal, _) = open(dir.path());
     let obstacle = dir.path().join("spare.draft");
@@ -250,7 +253,7 @@ fn a_failed_write_poisons_the_log_for_good() {
 fn a_failed_sync_poisons_the_log_for_good() {
     let dir = scratch();
     let (mut wal, _) = open(dir.path());
-    // A character device takes the write and has no sync.
+    // A character device accepts the write but does not support fsync.
     let Ok(null) = File::options().write(true).open("/dev/null") else { return };
     let writable = wal.replace_active(Box::new(null));
     assert!(matches!(wal.append(&[append(entries(1..=1, 1))]), Err(WalError::Io { action: "sync", .. })));
@@ -259,7 +262,7 @@ fn a_failed_sync_poisons_the_log_for_good() {
 }
 
 #[test]
-fn one_process_writes_and_verify_waits_for_it_to_stop() {
+fn second_writer_and_verify_are_refused_while_the_log_is_open() {
     let dir = scratch();
     let (mut wal, _) = open(dir.path());
     wal.append(&[Batch { hard_state: Some(hard_state(1, 1, 4)), ..append(entries(1..=5, 1)) }]).unwrap();

@@ -1,4 +1,4 @@
-//! What the log costs over the plainest durable file. Run it with
+//! The cost of the log compared with a plain durable file. Run it with
 //! `cargo test --release -p helios-storage wal::tests::bench -- --ignored --nocapture`.
 
 use std::fs::File;
@@ -12,7 +12,7 @@ const ENTRIES: u64 = 128;
 const ENTRY_BYTES: usize = 128;
 const APPENDS: u64 = 1000;
 
-/// In rounds that take turns, because the speed of a shared disk drifts.
+/// Compares the three in alternating rounds, because the speed of a shared disk drifts.
 #[test]
 #[ignore = "a measurement"]
 fn batches_of_128_entries_against_a_plain_file() {

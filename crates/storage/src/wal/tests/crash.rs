@@ -1,10 +1,10 @@
-//! Crashes in the middle: of an append, of the step into a new segment, of a purge.
+//! Crashes during an append, during the change to a new segment and during a purge.
 
 use std::fs;
 
 use super::*;
 
-/// Small, seeded, and the same everywhere.
+/// A small seeded generator (LCG) with the same results on every platform.
 pub struct Coins(pub u64);
 
 impl Coins {
@@ -14,14 +14,14 @@ impl Coins {
     }
 }
 
-/// `old` with those 8-byte cells of `new` that a coin chose: what a disk may hold of a write that
-/// was under way, only finer than any disk.
+/// Returns `old` with a random choice of the 8-byte cells of `new`: what a disk may hold after an
+/// interrupted write, at a finer grain than any disk's sectors.
 pub fn mixed(old: &[u8], new: &[u8], coins: &mut Coins) -> Vec<u8> {
     let cells = old.chunks(8).zip(new.chunks(8));
     cells.flat_map(|(old, new)| if coins.flip() { new } else { old }).copied().collect()
 }
 
-/// One append that replaces a suffix, and the active segment before and after it.
+/// An append that replaces a suffix of the log, with the active segment before and after it.
 struct Overlap {
     dir: TempDir,
     segment: PathBuf,
@@ -40,7 +40,7 @@ impl Overlap {
         let segment = Image::of(dir.path()).segments().pop().unwrap();
         drop(wal);
         let before = (fs::read(&segment).unwrap(), read(dir.path()).unwrap());
-        // Not opened again in between: opening clears the remains that this is about.
+        // The file is restored after the open, because opening erases the remnants that this tests.
         let (mut wal, _) = open(dir.path());
         fs::write(&segment, &before.0).unwrap();
         let vote = Some(hard_state(2, 3, next + 2));
@@ -51,7 +51,7 @@ impl Overlap {
         Self { dir, segment, images: [before.0, after.0], states: [before.1, after.1] }
     }
 
-    /// The log holds the old suffix or the new one, and can be appended to either way.
+    /// Asserts that the log holds the old suffix or the new one and accepts an append.
     fn check(&self, image: Vec<u8>, what: &str) {
         fs::write(&self.segment, image).unwrap();
         let (mut wal, found) = open(self.dir.path());
@@ -82,7 +82,7 @@ fn an_interrupted_truncation_leaves_the_old_suffix_or_the_new_one() {
 }
 
 #[test]
-fn an_interrupted_truncation_in_a_recycled_segment() {
+fn interrupted_truncation_in_a_recycled_segment_leaves_the_old_suffix_or_the_new_one() {
     Overlap::new(|wal| {
         for round in 0..4 {
             let next = wal.last_index() + 1;
@@ -111,7 +111,7 @@ fn a_crash_before_the_new_segment_is_named_keeps_a_prefix() {
     let kept = wal.last_index();
     assert!((3..12).contains(&kept));
     assert_eq!(recovered.entries, large(1..=kept, 1));
-    // That spare was begun as this very generation. What is left in it must not come back.
+    // The spare contains frames of the generation that the next segment gets. They must not be read back.
     wal.append(&[append(entries(kept + 1..=kept + 2, 2))]).unwrap();
     wal.append(&[append(large(kept + 3..=20, 2))]).unwrap();
     let expected = [large(1..=kept, 1), entries(kept + 1..=kept + 2, 2), large(kept + 3..=20, 2)];
@@ -145,14 +145,14 @@ fn a_crash_anywhere_in_a_purge_keeps_the_log() {
         assert_eq!(Image::of(dir.path()).segments(), kept, "the purge is finished at the next start");
     }
 
-    // The other order, which cannot happen: segments gone although no base says so.
+    // The opposite order, which cannot happen: a segment is missing although no base covers it.
     let mut image = before.clone();
     image.0.remove(&old[0]);
     image.restore(dir.path());
     assert!(matches!(read(dir.path()), Err(WalError::Corrupt { .. })));
 }
 
-/// Back to a lower index than the old segments hold, so that only the reset tells they are dead.
+/// The reset goes to a lower index than the old segments hold, so that only the reset marks them as unused.
 #[test]
 fn a_crash_in_a_reset_finishes_it_at_the_next_start() {
     let dir = scratch();

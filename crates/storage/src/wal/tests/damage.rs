@@ -1,5 +1,5 @@
-//! Every single flipped bit and every truncation of a small log: what was durable is recovered
-//! exactly, or the log is called corrupt.
+//! Every single flipped bit and every truncation of a small log: the durable content is recovered
+//! exactly, or the log is reported as corrupt.
 
 use std::fs::{self, File};
 use std::ops::Range;
@@ -45,7 +45,7 @@ impl Sample {
         self.states.len() - 1
     }
 
-    /// The bytes that mean something: neither padding nor after the end.
+    /// Returns the ranges of bytes that carry data: neither padding nor after the end.
     fn covered(&self) -> Vec<Range<u64>> {
         let image = fs::read(&self.segment).unwrap();
         let starts = [SEGMENT_HEADER as u64].into_iter().chain(self.ends.clone());
@@ -58,7 +58,7 @@ impl Sample {
         covered
     }
 
-    /// Which append the log was recovered up to; `None` if it was called corrupt.
+    /// Returns the number of the last append that was recovered; `None` if the log was reported as corrupt.
     fn recovered(&self) -> Option<usize> {
         match read(self.dir.path()) {
             Ok(found) => {
@@ -72,7 +72,7 @@ impl Sample {
 }
 
 #[test]
-fn every_flipped_bit() {
+fn every_flipped_bit_is_detected_or_harmless() {
     let sample = Sample::new();
     let clean = fs::read(&sample.segment).unwrap();
     let file = File::options().write(true).open(&sample.segment).unwrap();
@@ -92,9 +92,9 @@ fn every_flipped_bit() {
     }
 }
 
-/// As if the file had never been written from each offset on: all frames below it remain.
+/// Zeroes the file from each offset on, as if that part had never been written: all frames below remain.
 #[test]
-fn every_lost_end() {
+fn log_with_a_lost_end_recovers_its_whole_frames() {
     let sample = Sample::new();
     let clean = fs::read(&sample.segment).unwrap();
     for offset in 0..=sample.ends[sample.last()] + 16 {
@@ -103,7 +103,7 @@ fn every_lost_end() {
         fs::write(&sample.segment, &bytes).unwrap();
         let whole = sample.ends.iter().filter(|end| **end <= offset).count().checked_sub(1);
         let found = sample.recovered();
-        // The zeros of a frame's own end are no loss.
+        // A frame that ends with zeros loses nothing when they are overwritten by zeros.
         let next = whole.map_or(0, |whole| (whole + 1).min(sample.last()));
         assert!(found == whole || found == Some(next), "{found:?} at {offset}, not {whole:?}");
         let Some(found) = found else { continue };
@@ -116,9 +116,9 @@ fn every_lost_end() {
     }
 }
 
-/// A file is made, synced and named at its full length: shorter than that, durable bytes are gone.
+/// A segment gets its name only at its full, durable length: a shorter file has lost durable bytes.
 #[test]
-fn every_shorter_file_is_corrupt_and_left_alone() {
+fn truncated_segment_file_is_corrupt_and_left_unchanged() {
     let sample = Sample::new();
     let clean = fs::read(&sample.segment).unwrap();
     for length in 0..clean.len() {
@@ -131,7 +131,7 @@ fn every_shorter_file_is_corrupt_and_left_alone() {
 }
 
 #[test]
-fn damage_names_its_place_and_changes_nothing() {
+fn corruption_error_names_the_offset_and_changes_nothing() {
     let sample = Sample::new();
     let mut bytes = fs::read(&sample.segment).unwrap();
     bytes[sample.ends[1] as usize + 40] ^= 1;
@@ -144,7 +144,7 @@ fn damage_names_its_place_and_changes_nothing() {
 }
 
 #[test]
-fn a_byte_wrong_in_any_segment_but_the_last_is_corrupt() {
+fn flipped_bit_in_any_segment_but_the_last_is_corrupt() {
     let dir = scratch();
     let (mut wal, _) = open(dir.path());
     (1..=25).for_each(|index| wal.append(&[append(large([index], 1))]).unwrap());
@@ -186,7 +186,8 @@ fn a_missing_segment_is_corrupt() {
         image.restore(dir.path());
         fs::remove_file(path).unwrap();
         let error = read(dir.path()).unwrap_err();
-        // Of the oldest only the entries are missed: a purge may have removed it.
+        // Without the oldest segment, the next one reports missing entries: a purge may have removed the
+        // oldest.
         let expected = if missing == 1 { 2 } else { missing };
         let WalError::Corrupt { segment, offset: 0, .. } = error else { panic!("{error}") };
         assert_eq!(segment, expected, "without segment {missing}");

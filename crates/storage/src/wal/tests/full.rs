@@ -1,4 +1,4 @@
-//! A full disk: the reserve, and what happens without it.
+//! The log on a full disk, with and without spare segments.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ fn begin(options: WalOptions) -> (SimDisk, Wal) {
 }
 
 #[test]
-fn the_reserve_serves_a_full_disk_and_is_made_whole_when_there_is_room() {
+fn spares_serve_appends_on_a_full_disk_and_are_refilled_later() {
     let (disk, mut wal) = begin(WalOptions { spare_segments: 2, ..SMALL });
     disk.set_free_bytes(Some(0));
     wal.check_room().unwrap();
@@ -34,9 +34,9 @@ fn the_reserve_serves_a_full_disk_and_is_made_whole_when_there_is_room() {
     assert_eq!(found.entries, large(1..=30, 1));
 }
 
-/// Half a spare would take from the state and from snapshots what they could still use.
+/// A half-written spare would use up the space that the state and snapshots need.
 #[test]
-fn a_spare_is_not_begun_without_room_for_two() {
+fn spare_is_not_created_without_space_for_two() {
     let (disk, mut wal) = begin(SMALL);
     wal.append(&[append(large(1..=8, 1))]).unwrap();
     let before = disk.stats();
@@ -48,9 +48,9 @@ fn a_spare_is_not_begun_without_room_for_two() {
     assert_eq!(wal.spare_segments(), 1);
 }
 
-/// A checkpoint that meets a full disk ends the node, so the log leaves it what it was promised.
+/// A checkpoint that meets a full disk ends the process, so the log does not use the space reserved for it.
 #[test]
-fn a_spare_takes_nothing_that_is_set_apart() {
+fn spare_does_not_use_reserved_space() {
     let (disk, mut wal) = begin(SMALL);
     wal.append(&[append(large(1..=8, 1))]).unwrap();
     disk.set_free_bytes(Some(3 * SMALL.segment_bytes));
@@ -62,7 +62,7 @@ fn a_spare_takes_nothing_that_is_set_apart() {
 }
 
 #[test]
-fn a_purge_on_a_full_disk_gives_the_reserve_back() {
+fn purge_on_a_full_disk_refills_the_spares() {
     let (disk, mut wal) = begin(WalOptions { spare_segments: 2, ..SMALL });
     disk.set_free_bytes(Some(0));
     wal.append(&[append(large(1..=12, 1))]).unwrap();

@@ -1,4 +1,4 @@
-//! The log against crashes and damage, on real files.
+//! Tests of the log with crashes and damage, on real files (`power` and `full`: on the simulated disk).
 
 mod basics;
 mod bench;
@@ -21,7 +21,8 @@ use crate::disk;
 
 const SMALL: WalOptions = WalOptions { segment_bytes: 4096, spare_segments: 1 };
 
-/// In memory where the system has such a place: thousands of syncs, and no power cut to survive.
+/// Creates a directory in memory (`/dev/shm`) if there is one: the tests sync thousands of times and need no
+/// durability.
 fn scratch() -> TempDir {
     let memory = Path::new("/dev/shm");
     if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap()
@@ -37,13 +38,13 @@ fn reopen(wal: Wal) -> (Wal, Recovered) {
     open(&dir)
 }
 
-/// Entries of `term` whose payloads differ by index, term and length.
+/// Returns entries of `term` whose payloads differ in index, term and length.
 fn entries(indices: impl IntoIterator<Item = u64>, term: u64) -> Vec<LogEntry> {
     let payload = |index| format!("{term}/{index}:").repeat(1 + (index % 3) as usize).into();
     indices.into_iter().map(|index| LogEntry { index, term, payload: payload(index) }).collect()
 }
 
-/// Entries that fill small segments quickly, all of one size.
+/// Returns entries of one size that fill small segments quickly.
 fn large(indices: impl IntoIterator<Item = u64>, term: u64) -> Vec<LogEntry> {
     let payload = |index: u64| vec![(index % 250) as u8 + 1; 500].into();
     indices.into_iter().map(|index| LogEntry { index, term, payload: payload(index) }).collect()
@@ -57,7 +58,7 @@ fn hard_state(term: u64, vote: u64, commit: u64) -> HardState {
     HardState { term, vote, commit }
 }
 
-/// Reads a log as recovery does, without a writer that would repair it.
+/// Reads a log as recovery does, without the repair that opening a writer makes.
 fn read(dir: &Path) -> Result<Recovered, WalError> {
     let log = read_log(dir)?;
     let Log { state, entries, .. } = log;
@@ -70,7 +71,7 @@ fn read_log(dir: &Path) -> Result<Log, WalError> {
     Ok(recovery::recover(&dir, &generations)?.expect("the test began a log"))
 }
 
-/// Every file of a directory: what a disk holds at one moment.
+/// The content of every file of a directory at one moment.
 #[derive(Clone, PartialEq)]
 struct Image(BTreeMap<PathBuf, Vec<u8>>);
 
@@ -80,7 +81,7 @@ impl Image {
         Self(paths.map(|path| (path.clone(), fs::read(path).unwrap())).collect())
     }
 
-    /// Puts the directory back as it was, or as this image was edited to be.
+    /// Replaces the content of `dir` by this image.
     fn restore(&self, dir: &Path) {
         for entry in fs::read_dir(dir).unwrap() {
             fs::remove_file(entry.unwrap().path()).unwrap();

@@ -1,4 +1,4 @@
-//! Random operations against a vector, with restarts and crashes in between.
+//! Random operations on the log and on a vector as the model, with restarts and crashes in between.
 
 use proptest::prelude::*;
 
@@ -7,7 +7,7 @@ use super::*;
 
 #[derive(Debug, Clone)]
 enum Action {
-    /// Overlaps the uncommitted end by at most `back` entries.
+    /// Appends `count` entries that overlap the uncommitted end by at most `back` entries.
     Append {
         back: u64,
         count: u64,
@@ -38,7 +38,7 @@ fn action() -> impl Strategy<Value = Action> {
 struct World {
     dir: TempDir,
     wal: Option<Wal>,
-    /// What the next start must find.
+    /// Content that the next open must recover.
     model: Recovered,
     term: u64,
 }
@@ -68,7 +68,7 @@ impl World {
                 let batch = self.batch(back, count, bytes, commit);
                 let old = self.model.clone();
                 let before = Image::of(self.dir.path());
-                self.follow(&batch);
+                self.update_model(&batch);
                 self.wal().append(&[batch]).unwrap();
                 if let Some(seed) = crash {
                     self.crash(&before, old, seed);
@@ -114,7 +114,7 @@ impl World {
         Batch { reset: None, entries, hard_state }
     }
 
-    fn follow(&mut self, batch: &Batch) {
+    fn update_model(&mut self, batch: &Batch) {
         if let Some(first) = batch.entries.first() {
             self.model.entries.truncate((first.index - self.model.base.index - 1) as usize);
             self.model.entries.extend_from_slice(&batch.entries);
@@ -127,7 +127,8 @@ impl World {
         self.model = Recovered { base, hard_state, entries: Vec::new() };
     }
 
-    /// The last append reached the disk in parts, if it stayed within one segment.
+    /// Simulates a crash in which parts of the last append reached the disk. An append over several segments
+    /// is only reopened.
     fn crash(&mut self, before: &Image, old: Recovered, seed: u64) {
         self.wal = None;
         let after = Image::of(self.dir.path());
@@ -157,7 +158,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_log_is_a_vector_that_survives(actions in prop::collection::vec(action(), 1..60)) {
+    fn log_equals_a_vector_across_restarts_and_crashes(actions in prop::collection::vec(action(), 1..60)) {
         let mut world = World::new();
         actions.into_iter().for_each(|action| world.act(action));
         world.reopen();

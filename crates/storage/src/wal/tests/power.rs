@@ -1,5 +1,5 @@
-//! A power cut before every single operation of a workload, on a disk that keeps only what was
-//! synced and some of the rest. The three promises at the head of `wal` hold each time.
+//! A power cut before every operation of a workload, on a disk that keeps the synced data and a random part
+//! of the rest. The three promises in the module documentation of `wal` hold each time.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::disk::{Disk, SimDisk};
 const DIR: &str = "/data/wal";
 const SEEDS: u64 = 6;
 
-/// With the data directory, which a node makes before its log.
+/// Creates a disk with the data directory, which a node creates before its log.
 fn disk(seed: u64) -> SimDisk {
     let disk = SimDisk::new(seed);
     disk.make_dir(Path::new("/data")).unwrap();
@@ -20,7 +20,7 @@ fn open_on(disk: &SimDisk) -> Result<(Wal, Recovered), WalError> {
     Wal::open(Arc::new(disk.clone()), Path::new(DIR), SMALL)
 }
 
-/// One call of the log's owner.
+/// One call of the thread that owns the log.
 enum Step {
     Append(Batch),
     Purge(Base),
@@ -50,8 +50,8 @@ fn workload() -> Vec<Step> {
     ]
 }
 
-/// What a log that took `step` in full must find when it is opened.
-fn follow(mut model: Recovered, step: &Step) -> Recovered {
+/// Returns the content that a log must recover after it executed `step` completely.
+fn expected_after(mut model: Recovered, step: &Step) -> Recovered {
     let raise = |model: &mut Recovered, commit: u64| {
         model.hard_state = model.hard_state.map(|state| HardState { commit, ..state });
     };
@@ -78,7 +78,7 @@ fn follow(mut model: Recovered, step: &Step) -> Recovered {
     model
 }
 
-/// Runs until the power goes. Answers what was promised by then, and the step that was under way.
+/// Runs `steps` until the power cut. Returns the content of the acknowledged steps, and the interrupted step.
 fn run(disk: &SimDisk, steps: &[Step]) -> (Recovered, Option<usize>) {
     let mut model = Recovered::default();
     let Ok((mut wal, _)) = open_on(disk) else { return (model, Some(0)) };
@@ -101,28 +101,29 @@ fn run(disk: &SimDisk, steps: &[Step]) -> (Recovered, Option<usize>) {
         if done.is_err() {
             return (model, Some(nth));
         }
-        model = follow(model, step);
+        model = expected_after(model, step);
     }
     (model, None)
 }
 
-/// Whether `found` is `before`, or what `step` makes of it, or stands between them: a reset, then a
-/// prefix of the entries, then the hard state (`Batch` is done in the order of its fields).
+/// Whether `found` is the state before `step`, the state after it, or one in between: a reset, then a prefix
+/// of the entries, then the hard state (a `Batch` is executed in the order of its fields).
 fn is_between(found: &Recovered, before: &Recovered, step: Option<&Step>) -> bool {
     let Some(step) = step else { return found == before };
     let Step::Append(Batch { reset, entries, .. }) = step else {
-        return found == before || *found == follow(before.clone(), step);
+        return found == before || *found == expected_after(before.clone(), step);
     };
     let part = |count: usize| {
         let batch = Batch { reset: *reset, entries: entries[..count].to_vec(), hard_state: None };
-        follow(before.clone(), &Step::Append(batch))
+        expected_after(before.clone(), &Step::Append(batch))
     };
     found == before
-        || *found == follow(before.clone(), step)
+        || *found == expected_after(before.clone(), step)
         || (0..=entries.len()).any(|n| *found == part(n))
 }
 
-/// Goes on after the crash as a node would: what is found is there to stay.
+/// Asserts that the log recovers a valid state after the crash, and that this state survives an append and a
+/// second crash.
 fn check(disk: &SimDisk, promised: &Recovered, under_way: Option<&Step>, what: &str) {
     let (mut wal, found) = open_on(disk).unwrap_or_else(|error| panic!("{what}: {error}"));
     assert!(is_between(&found, promised, under_way), "{what}: promised {promised:?}, found {found:?}");
@@ -144,7 +145,7 @@ fn operations(steps: &[Step]) -> u64 {
 }
 
 #[test]
-fn a_power_cut_before_any_operation_keeps_what_was_promised() {
+fn power_cut_before_any_operation_keeps_acknowledged_appends() {
     let steps = workload();
     let operations = operations(&steps);
     assert!(operations > 80, "{operations}");
@@ -159,14 +160,14 @@ fn a_power_cut_before_any_operation_keeps_what_was_promised() {
 }
 
 #[test]
-fn a_killed_process_leaves_a_log_that_a_later_power_cut_does_not_harm() {
+fn log_recovered_after_a_kill_survives_a_later_power_cut() {
     let steps = workload();
     for at in 0..=operations(&steps) {
         let disk = disk(at);
         disk.cut_power_after(at);
         let (promised, under_way) = run(&disk, &steps);
         disk.kill();
-        // The next process takes what it finds in the page cache for durable unless it syncs it.
+        // The next process must sync what it reads from the page cache, or it would take it for durable.
         let Ok((mut wal, found)) = open_on(&disk) else { panic!("operation {at}") };
         assert!(is_between(&found, &promised, under_way.map(|nth| &steps[nth])), "operation {at}");
         assert_eq!(open_on(&disk.durable()).unwrap().1, found, "operation {at}: what was found did not last");
@@ -177,9 +178,9 @@ fn a_killed_process_leaves_a_log_that_a_later_power_cut_does_not_harm() {
     }
 }
 
-/// The page cache shows what the failed sync dropped, so only a rewrite makes it durable.
+/// The page cache still shows the data that the failed sync dropped; only a rewrite makes it durable.
 #[test]
-fn what_a_failed_sync_dropped_is_written_again_by_the_next_process_or_gone() {
+fn entries_dropped_by_a_failed_sync_are_rewritten_on_reopen() {
     let disk = disk(1);
     let (mut wal, _) = open_on(&disk).unwrap();
     wal.append(&[append(entries(1..=2, 1))]).unwrap();
@@ -193,9 +194,9 @@ fn what_a_failed_sync_dropped_is_written_again_by_the_next_process_or_gone() {
     assert_eq!(open_on(&disk.durable()).unwrap().1.entries, entries(1..=4, 1));
 }
 
-/// Where these tests would be blind: they must see a disk that does not sync.
+/// Checks the tests themselves: they must detect a disk that does not sync.
 #[test]
-fn a_disk_that_lies_is_found_out() {
+fn disk_that_does_not_sync_is_detected() {
     let disk = disk(1);
     disk.sync_lies(true);
     let (promised, _) = run(&disk, &workload());
@@ -203,7 +204,7 @@ fn a_disk_that_lies_is_found_out() {
 }
 
 #[test]
-fn an_opened_log_on_a_full_disk_is_as_it_was() {
+fn log_opens_unchanged_on_a_full_disk() {
     let disk = disk(1);
     let (promised, _) = run(&disk, &workload());
     disk.set_free_bytes(Some(0));
