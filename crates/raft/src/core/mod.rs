@@ -5,11 +5,11 @@
 mod acks;
 mod admission;
 mod applying;
+#[cfg(test)]
+mod cluster_tests;
 mod elections;
 mod force_new_cluster;
 mod leadership;
-#[cfg(test)]
-mod lease_tests;
 mod members;
 mod pipeline;
 mod proposals;
@@ -234,20 +234,17 @@ impl Core {
 
     /// Runs every step that has become possible, and returns the effects.
     ///
-    /// The steps, with the reason for their order:
-    ///
-    /// 1. Proposals and reads go into the node before its readies are taken, so that this turn's messages contain them.
-    /// 2. The readies are taken: appends, votes and committed entries become effects.
-    /// 3. The role is compared after the readies, which reflect the last messages; all later steps decide by the
-    ///    current role.
-    /// 4. Warnings about long elections and stale learners change no state, so they may run anywhere after the role.
-    /// 5. Reasons to transfer leadership: first those that force this member to - it leaves the cluster, its disk
-    ///    fails - and then priority. Each starts a transfer only if none is under way, so the first one wins.
-    /// 6. The transfer is settled after every step that may start one, so that one that ends at once is answered at
-    ///    once.
-    /// 7. Proposals that waited for the end of the transfer go into the log in the same turn, before later ones.
-    /// 8. A snapshot becomes due by the applied index. Committed entries that waited in the log are handed out last:
-    ///    the readies may have committed more, and entries are handed out in order.
+    /// | step | reason for its place |
+    /// |---|---|
+    /// | `propose_waiting`, `serve_reads` | before the readies, so that proposals and read rounds leave with the messages of this turn |
+    /// | `take_readies` | turns them into effects: appends, messages, committed entries, answered rounds |
+    /// | `observe_role` | after the readies, so that it sees what the inputs and they made of the role; it gives up the round of an old role, so after the answered rounds. All later steps decide by the role as it is now |
+    /// | `warn_of_repeated_elections`, `watch_learners` | only log and count; `watch_learners` by the progress of this turn |
+    /// | `leave_joint`, `leave_bad_disk`, `hand_over_to_priority` | may start a transfer, the first of them only: a leader that leaves the cluster has to transfer, one with a bad disk should, a priority can wait |
+    /// | `retry_transfer`, `settle_transfer` | after all that may start a transfer; a settled one is answered in this turn |
+    /// | `propose_parked` | after the transfer is settled, so that what waited for it goes into the log before later proposals |
+    /// | `build_due_snapshot` | after the last readies, in which the raft crate may have asked for a snapshot |
+    /// | `hand_out_owed` | last: what is committed in this turn is behind what waited in the log, and entries are handed out in order |
     pub fn drain(&mut self, now: Instant) -> Vec<Effect> {
         self.propose_waiting(now);
         self.serve_reads(now);
