@@ -6,44 +6,11 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
+pub use helios_config::MemoryLimits;
 use tokio_util::sync::CancellationToken;
 
 use crate::refusals::Refusals;
-
-/// What one connection, and all of them together, may hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MemoryLimits {
-    /// Unsent replies of one connection (`client.output_buffer_limit`); one reply may not be larger either.
-    pub output_bytes: usize,
-    /// Unsent replies that one connection may have for `soft_time` only; 0: no such limit.
-    pub soft_output_bytes: usize,
-    pub soft_time: Duration,
-    /// Unread messages of one subscriber (`client.pubsub_output_buffer_limit`).
-    pub pubsub_bytes: usize,
-    /// All connections together (`client.maxmemory_clients`).
-    pub all_bytes: usize,
-    /// How long a client that has replies waiting may take none of them; `None`: no limit.
-    pub write_timeout: Option<Duration>,
-}
-
-impl MemoryLimits {
-    pub const DEFAULT: Self = Self {
-        output_bytes: 256 << 20,
-        soft_output_bytes: 64 << 20,
-        soft_time: Duration::from_secs(60),
-        pubsub_bytes: 32 << 20,
-        all_bytes: 512 << 20,
-        write_timeout: Some(Duration::from_secs(60)),
-    };
-}
-
-impl Default for MemoryLimits {
-    fn default() -> Self {
-        Self::DEFAULT
-    }
-}
 
 /// Why a connection was closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use helios_proto::v1::{AckLevel, Reply, RequestId, StatusResponse, Token, command::Op};
+pub use helios_config::Ack;
+use helios_proto::v1::{Reply, RequestId, StatusResponse, Token, command::Op};
 
 use crate::error::Error;
 use crate::pubsub::Broker;
@@ -23,28 +24,6 @@ pub struct WriteRequest {
     pub identity: Bytes,
 }
 
-/// How many voters must hold a write on disk before it is acknowledged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub enum Ack {
-    #[default]
-    Majority,
-    All,
-}
-
-impl Ack {
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Majority => "majority",
-            Self::All => "all",
-        }
-    }
-
-    /// In any case of letters.
-    pub fn parse(name: &str) -> Option<Self> {
-        [Self::Majority, Self::All].into_iter().find(|ack| ack.name().eq_ignore_ascii_case(name))
-    }
-}
-
 /// How fresh the state that a read sees must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Freshness {
@@ -56,24 +35,6 @@ pub enum Freshness {
     Lease,
     /// This node's own, at most this old; `None`: however old.
     Stale(Option<Duration>),
-}
-
-impl From<AckLevel> for Ack {
-    fn from(level: AckLevel) -> Self {
-        match level {
-            AckLevel::AckDefault | AckLevel::AckMajority => Self::Majority,
-            AckLevel::AckAll => Self::All,
-        }
-    }
-}
-
-impl From<Ack> for AckLevel {
-    fn from(ack: Ack) -> Self {
-        match ack {
-            Ack::Majority => Self::AckMajority,
-            Ack::All => Self::AckAll,
-        }
-    }
 }
 
 impl From<Op> for WriteRequest {

@@ -14,13 +14,14 @@ const EDGES: &[(&str, &[&str])] = &[
     ("crates/storage", &[]),
     ("crates/state", &["helios-proto", "helios-storage"]),
     ("crates/raft", &["helios-proto", "helios-state", "helios-storage"]),
-    ("node", &["helios-proto", "helios-raft", "helios-state", "helios-storage"]),
+    ("crates/config", &["helios-proto", "helios-state"]),
+    ("node", &["helios-config", "helios-proto", "helios-raft", "helios-state", "helios-storage"]),
     ("sim", &["helios-history", "helios-proto", "helios-raft", "helios-state", "helios-storage"]),
-    ("operator", &["helios-crds", "helios-proto"]),
+    ("operator", &["helios-config", "helios-crds", "helios-proto"]),
     ("cli", &["helios-crds", "helios-proto"]),
 ];
-/// Consensus and what it stands on serve no port.
-const WITHOUT_PORTS: &[&str] = &["crates/storage", "crates/state", "crates/raft"];
+/// Crates that serve no port.
+const WITHOUT_PORTS: &[&str] = &["crates/storage", "crates/state", "crates/raft", "crates/config"];
 const PORTS: &[&str] =
     &["warp", "hyper", "hyper-util", "kube", "tonic", "tonic-health", "tonic-reflection", "mlua"];
 
@@ -131,7 +132,14 @@ fn architecture_names_every_crate_and_top_module() {
     let page = text("ARCHITECTURE.md");
     let named = |name: &str| page.contains(&format!("`{name}`")) || page.contains(&format!("`{name}/"));
     let mut missing: Vec<_> = members().into_iter().filter(|member| !named(member)).collect();
-    for folder in ["node/src", "operator/src", "crates/storage/src", "crates/state/src", "crates/raft/src"] {
+    for folder in [
+        "node/src",
+        "operator/src",
+        "crates/storage/src",
+        "crates/state/src",
+        "crates/raft/src",
+        "crates/config/src",
+    ] {
         for entry in fs::read_dir(Path::new(ROOT).join(folder)).unwrap() {
             let name = entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned();
             if !["lib", "mod", "tests"].contains(&name.as_str()) && !named(&name) {

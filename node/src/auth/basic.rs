@@ -7,7 +7,7 @@ use helios_proto::v1::ErrorCode;
 use super::{Access, Client, Identity};
 use crate::error::Error;
 use crate::refusals::Refusals;
-use crate::secret::Secret;
+use helios_config::Secret;
 
 /// The verdict of `judge` on a request with that header, in its turn: an attempt is delayed as those of Redis clients
 /// are, a header by which this connection was let in before is none.

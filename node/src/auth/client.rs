@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::secret::Secret;
+use helios_config::Secret;
 
 /// Of one connection of a protocol in which each request says again who it is of. Clones are of the same connection.
 #[derive(Debug, Clone)]

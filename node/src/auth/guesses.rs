@@ -5,11 +5,12 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
+/// An attempt whose turn is later is refused; its client may try again.
+pub use helios_config::MAX_AUTH_DELAY as MAX_WAIT;
+
 /// Attempts that fail without a delay: typing errors, and one client with an old password.
 pub const FREE_FAILURES: u32 = 4;
 pub const FIRST_DELAY: Duration = Duration::from_millis(100);
-/// An attempt whose turn is later is refused; its client may try again.
-pub const MAX_WAIT: Duration = Duration::from_secs(10);
 /// For so long without a failure, an address is remembered.
 pub const MEMORY: Duration = Duration::from_secs(600);
 /// Addresses remembered at once; then the one that has failed least recently is forgotten.

@@ -27,9 +27,9 @@ pub use users::{Role, User};
 use crate::config::{ConfigError, Settings};
 use crate::error::Error;
 use crate::refusals::Refusals;
-use crate::secret::Secret;
 use crate::watched;
 use guesses::Guesses;
+use helios_config::Secret;
 use users::Users;
 
 /// Who `client.password` is the password of.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use serde::Deserialize;
 
-use crate::secret::Secret;
+use helios_config::Secret;
 
 /// What a user may do; each may do what those before it may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]

@@ -8,7 +8,7 @@ use warp::http::header::{AUTHORIZATION, HOST, HeaderName, ORIGIN};
 
 use crate::auth::{Access, Identity, admitted};
 use crate::error::Error;
-use crate::secret::Secret;
+use helios_config::Secret;
 
 /// Refuses whoever may not ask.
 ///

@@ -7,7 +7,7 @@ use super::keys::KEYS;
 const HEAD: &str = "\
 # Configuration of heliosd
 
-<!-- Generated from the table of keys by `HELIOS_UPDATE_DOCS=1 cargo test -p helios-node reference`. -->
+<!-- Generated from the table of keys by `HELIOS_UPDATE_DOCS=1 cargo test -p helios-config reference`. -->
 
 One YAML file, then environment variables, then flags; what comes later wins. Every key may be left out but `node.name`. An unknown
 key, a value of the wrong kind, or two values that contradict each other end the process with one line on standard error and exit
@@ -122,7 +122,7 @@ mod tests {
     /// `HELIOS_UPDATE_DOCS=1` writes the page instead.
     #[test]
     fn the_page_in_the_repository_is_current() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/config.md");
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reference/config.md");
         let page = render();
         if std::env::var_os("HELIOS_UPDATE_DOCS").is_some() {
             std::fs::write(path, &page).unwrap();

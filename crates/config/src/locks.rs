@@ -1,6 +1,7 @@
-//! `tls` and `auth`: files with certificates and users. Pure: what is in them is read by who uses them.
+//! The sections `tls` and `auth`: paths of the files with certificates and users. Pure: `helios-service` reads the files.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -9,21 +10,21 @@ use super::ConfigError;
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TlsSection {
-    /// Members among themselves.
+    /// Connections between members.
     pub peer: TlsFilesSection,
     /// The ports for clients: `listen.client`, `listen.grpc`, `listen.gateway`.
     pub client: TlsFilesSection,
-    /// Whose certificates may manage the cluster over the peer port.
+    /// Certificates that may manage the cluster over the peer port.
     pub management: ManagementIdentity,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ManagementIdentity {
-    /// Not those of members, once one with the management name was seen.
+    /// Every certificate; once one with the management name was seen, none of a member.
     #[default]
     Auto,
-    /// Those with the management name.
+    /// Certificates with the management name.
     Required,
 }
 
@@ -39,7 +40,7 @@ pub struct TlsFilesSection {
 #[serde(default, deny_unknown_fields)]
 pub struct AuthSection {
     pub users_file: String,
-    /// Longest delay between two attempts of an address that has guessed wrong.
+    /// Longest delay between two attempts of an address after wrong passwords.
     pub max_delay: String,
 }
 
@@ -49,7 +50,10 @@ impl Default for AuthSection {
     }
 }
 
-/// Where certificate, key and CA are, in PEM.
+/// The upper bound of `auth.max_delay`, and of the wait of one attempt to authenticate.
+pub const MAX_AUTH_DELAY: Duration = Duration::from_secs(10);
+
+/// Paths of certificate, key and CA, in PEM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsFiles {
     pub cert_file: PathBuf,
@@ -58,7 +62,7 @@ pub struct TlsFiles {
     pub ca_file: Option<PathBuf>,
 }
 
-/// All three, or none.
+/// The files of connections between members: all three, or none.
 pub fn peer_files(section: TlsFilesSection) -> Result<Option<TlsFiles>, ConfigError> {
     let files = client_files("peer", section)?;
     match &files {
@@ -67,7 +71,7 @@ pub fn peer_files(section: TlsFilesSection) -> Result<Option<TlsFiles>, ConfigEr
     }
 }
 
-/// Certificate and key, or none; the CA is for clients that have to show a certificate.
+/// The files of the client ports: certificate and key, or none; the CA is for clients that have to show a certificate.
 pub fn client_files(side: &str, section: TlsFilesSection) -> Result<Option<TlsFiles>, ConfigError> {
     let TlsFilesSection { cert_file, key_file, ca_file } = section;
     match (cert_file.is_empty(), key_file.is_empty(), ca_file.is_empty()) {
@@ -94,7 +98,7 @@ pub fn some_path(path: String) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Config, Settings};
+    use crate::{Config, Settings};
 
     fn settings(more: &str) -> Result<Settings, ConfigError> {
         let config: Config = serde_saphyr::from_str(&format!("{{node: {{name: a}}, {more}}}")).unwrap();

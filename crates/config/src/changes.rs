@@ -1,5 +1,4 @@
-//! What is different between the configuration that a node runs with and another, and what of it a node
-//! takes over while it runs. Pure.
+//! Differences between the running configuration and another, and the part of them that a node reloads. Pure.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -9,7 +8,7 @@ use super::{Config, ConfigError};
 
 const HIDDEN: &str = "***";
 
-/// A key that has another value.
+/// A key with another value.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Difference {
     pub key: String,
@@ -79,11 +78,11 @@ pub fn redacted(config: &Config) -> Value {
     value
 }
 
-fn at<'a>(config: &'a Value, key: &Key) -> &'a Value {
+pub(super) fn at<'a>(config: &'a Value, key: &Key) -> &'a Value {
     config.pointer(&key.pointer()).unwrap_or(&Value::Null)
 }
 
-fn as_value(config: &Config) -> Value {
+pub(super) fn as_value(config: &Config) -> Value {
     serde_json::to_value(config).expect("a configuration is text, numbers, switches and lists of them")
 }
 

@@ -1,9 +1,9 @@
-//! What a client must know to be let in: the password of Redis clients, the gateway's token.
+//! Secrets of clients: the password of Redis clients, the gateway's token.
 
 use std::fmt;
 use std::hint::black_box;
 
-/// Shown nowhere; compared in constant time.
+/// A secret that is never shown and compared in constant time.
 #[derive(Clone)]
 pub struct Secret(Box<[u8]>);
 

@@ -1,4 +1,4 @@
-//! From what was written to what is meant: defaults by preset, durations, checks. Pure.
+//! Checked settings: defaults by preset, durations, checks. Pure.
 
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
@@ -6,21 +6,19 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::locks::{self, ManagementIdentity, TlsFiles};
-use super::{ClientSection, Config, ConfigError, InitialMember, events, lease};
-use crate::auth::MAX_WAIT;
-use crate::client_memory::MemoryLimits;
-use crate::database::Ack;
-use crate::secret::Secret;
-use crate::state::{EngineKind, EventFilter, Limits};
+use helios_state::{EngineKind, EventFilter, Limits};
 
-/// How a node without a cluster comes to one (C7).
+use super::locks::MAX_AUTH_DELAY;
+use super::{Ack, ClientSection, Config, ConfigError, InitialMember, MemoryLimits, Secret, events, lease};
+
+/// The way of a node without a cluster into one (C7).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Bootstrap {
-    /// Waits until the operator, or a person through the API, says so.
+    /// Waits for a call of the operator, or of an admin through the API.
     Operator,
-    /// All of these begin one cluster together; sorted by name, this node included.
+    /// All of these bootstrap one cluster; sorted by name, this node included.
     Static(Vec<InitialMember>),
-    /// A cluster of its own.
+    /// A cluster of this node alone.
     Single,
 }
 
@@ -41,7 +39,7 @@ pub struct Settings {
     pub heartbeat: Duration,
     pub election_min: Duration,
     pub election_max: Duration,
-    /// Higher: rather leads.
+    /// Leadership is handed over to a voter with a higher priority.
     pub priority: u32,
     pub snapshot_entries: u64,
     pub snapshot_interval: Duration,
@@ -54,19 +52,19 @@ pub struct Settings {
     pub request_timeout: Duration,
     pub shutdown_delay: Duration,
     pub max_connections: usize,
-    /// Of Redis connections; `None`: without end.
+    /// Limit of an idle Redis connection; `None`: none.
     pub idle_timeout: Option<Duration>,
-    /// For a Redis connection to authenticate and to complete its first command.
+    /// Time for a Redis connection to authenticate and to complete its first command.
     pub auth_timeout: Duration,
     pub client_memory: MemoryLimits,
     pub keyspace_events: EventFilter,
-    /// A member that sends writes on is shown to Redis clients as a master.
+    /// A follower that forwards writes is shown to Redis clients as a master.
     pub reports_writable: bool,
     pub lease: Option<Duration>,
     pub read_limits: Limits,
     pub ack: Ack,
     pub strict_acks: bool,
-    /// Whether a member that does not lead sends writes on to the one that does (docs/design/product.md, C5).
+    /// A follower forwards writes to the leader (docs/design/product.md, C5).
     pub forwards_writes: bool,
     pub password: Option<String>,
     pub gateway_token: Option<Secret>,
@@ -76,7 +74,7 @@ pub struct Settings {
     pub client_tls: Option<TlsFiles>,
     pub management_identity: ManagementIdentity,
     pub users_file: Option<PathBuf>,
-    /// Zero: wrong passwords delay nobody.
+    /// Longest delay after wrong passwords; zero: none.
     pub max_auth_delay: Duration,
     /// Clients of other hosts are refused while there are no users.
     pub protected_mode: bool,
@@ -84,22 +82,22 @@ pub struct Settings {
     pub log_json: bool,
     /// Written beside standard error.
     pub log_file: Option<PathBuf>,
-    /// To be logged once logging has started.
+    /// Warnings, to be logged once logging has started.
     pub warnings: Vec<String>,
     /// Digest of all of the above but password and token, as `Status` reports it.
     pub config_hash: String,
-    /// Of the text of the configuration file; empty without one.
+    /// Digest of the text of the configuration file; empty without one.
     pub file_hash: String,
-    /// What all of this was made of, secrets included.
+    /// The configuration that the settings were made of, secrets included.
     pub written: Config,
 }
 
-/// Of `raft.max_log_bytes` and `state.max_overlay_bytes`.
+/// Defaults of `raft.max_log_bytes` and `state.max_overlay_bytes`.
 pub const MAX_LOG_BYTES: u64 = 512 << 20;
 pub const MAX_OVERLAY_BYTES: u64 = 256 << 20;
 /// Default ports of gRPC, metrics and gateway beside a client port of 6379.
 const CLIENT_PORT: u16 = 6379;
-/// Where default ports that would be above 65535 go on.
+/// First of the ports that follow after 65535 for a default port beyond it.
 const FIRST_PORT: i32 = 1024;
 
 /// heartbeat, election minimum, election maximum; ms (docs/design/product.md, C1).
@@ -253,7 +251,7 @@ impl TryFrom<Config> for Settings {
     }
 }
 
-/// Anyone may ask for it, so it must tell nothing of the secrets.
+/// Digest without the secrets: `Status` shows it to everyone.
 fn hash(config: &Config) -> String {
     let mut public = config.clone();
     public.client.password = None;
@@ -262,16 +260,16 @@ fn hash(config: &Config) -> String {
     format!("{:08x}", crc32c::crc32c(format!("{public:?}").as_bytes()))
 }
 
-/// An attempt that would wait for longer than [`MAX_WAIT`] is refused, so a longer delay would refuse every other one.
+/// An attempt that would wait for longer than [`MAX_AUTH_DELAY`] is refused, so a longer delay would refuse every other one.
 fn max_auth_delay(text: &str) -> Result<Duration, ConfigError> {
     let delay = duration_or_none("auth.max_delay", text)?;
-    if delay > MAX_WAIT {
-        return Err(ConfigError(format!("auth.max_delay {text}: write a duration up to {MAX_WAIT:?}")));
+    if delay > MAX_AUTH_DELAY {
+        return Err(ConfigError(format!("auth.max_delay {text}: write a duration up to {MAX_AUTH_DELAY:?}")));
     }
     Ok(delay)
 }
 
-/// M-14: what anyone can reach asks who is there.
+/// M-14: a gateway that other hosts can reach authenticates its clients.
 fn check_gateway(listen: Option<SocketAddr>, asks: bool) -> Result<(), ConfigError> {
     if let Some(listen) = listen
         && !listen.ip().is_loopback()
@@ -427,8 +425,8 @@ fn static_members(
     Ok(members)
 }
 
-/// As far from `port` as the client port is from Redis's own, for neighbours on one host: beyond the last port it goes
-/// on at the first that anybody may listen on.
+/// The default port `port`, moved by as much as the client port differs from 6379, so that several nodes fit on one host.
+/// After 65535 follows [`FIRST_PORT`].
 fn beside(client: Option<SocketAddr>, port: u16) -> u16 {
     let client = client.map_or(0, |client| client.port());
     if client == 0 {
@@ -454,7 +452,7 @@ fn address(field: &str, text: &str) -> Result<Option<SocketAddr>, ConfigError> {
     }
 }
 
-/// What others are told; an unspecified listen address falls back on loopback.
+/// The advertised address; an unspecified listen address becomes loopback.
 fn advertised(field: &str, text: &str, listen: &str) -> Result<String, ConfigError> {
     if !text.is_empty() {
         let port = text.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());

@@ -1,4 +1,4 @@
-//! Where configuration comes from, and in which order it wins. Merging is on plain JSON values;
+//! The sources of a configuration and their precedence. Merging is on plain JSON values;
 //! only the merged result is given types, so that one place refuses unknown keys.
 
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::{Config, ConfigError, RunArgs, compat};
 
-/// Where a node's configuration is: a file, and what wins over it.
+/// The sources of a node's configuration: a file, and the environment and flags that override it.
 #[derive(Debug, Clone)]
 pub struct Source {
     args: RunArgs,
@@ -19,7 +19,7 @@ impl Source {
         Self { args: args.clone(), environment: environment.collect() }
     }
 
-    /// The flag's, or what CONFIG_PATH names.
+    /// The file that the flag or CONFIG_PATH names.
     pub fn file(&self) -> Option<PathBuf> {
         self.args.config.clone().or_else(|| self.variable("CONFIG_PATH").map(PathBuf::from))
     }
@@ -81,7 +81,7 @@ impl Source {
     }
 }
 
-/// The sections of a file's text, and what its user should be told.
+/// The sections of a file's text, and warnings.
 fn read_sections(path: &Path, text: &str, has_token: bool) -> Result<(Value, Vec<String>), ConfigError> {
     let value: Value = serde_saphyr::from_str(text).map_err(|error| {
         // Its first line names the place; the rest shows the text around it.

@@ -30,7 +30,7 @@ fn every_preset_is_valid_as_it_is_and_in_whole_ticks() {
         let found = [found.heartbeat, found.election_min, found.election_max];
         assert_eq!(found.map(|time| time.as_millis() as u64), times_ms, "{preset}");
         for time in found {
-            assert!(time.as_nanos().is_multiple_of(crate::raft::TICK.as_nanos()), "{preset}: {time:?}");
+            assert!(time.as_nanos().is_multiple_of(crate::TICK.as_nanos()), "{preset}: {time:?}");
         }
         let [heartbeat, min, max] = found;
         assert!(3 * heartbeat <= min && 2 * min == max, "{preset}");

@@ -1,7 +1,8 @@
 //! `client.notify_keyspace_events`.
 
+use helios_state::EventFilter;
+
 use super::ConfigError;
-use crate::state::EventFilter;
 
 pub(super) fn filter(letters: &str) -> Result<EventFilter, ConfigError> {
     letters.parse().map_err(|letter: char| {

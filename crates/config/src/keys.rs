@@ -1,12 +1,12 @@
-//! Every key of the configuration: what it means, its default, and what it takes to change it. The
-//! reference page is made of this table, and the table is held to the types by a test.
+//! The table of all configuration keys: meaning, default, and what a change needs. The reference page is
+//! rendered from this table; a test compares the table with the types.
 
-/// What a changed key needs.
+/// Effect of a changed key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
-    /// Taken over by a node that runs.
+    /// Reloaded by a running node.
     Reload,
-    /// Counts from the next start.
+    /// Takes effect at the next start.
     Restart,
     /// Belongs to the disk or to the cluster's record of this member: another value is another node.
     Never,
@@ -25,10 +25,10 @@ impl Change {
 pub struct Key {
     pub section: &'static str,
     pub name: &'static str,
-    /// As the reference page has it.
+    /// The default as the reference page shows it.
     pub default: &'static str,
     pub change: Change,
-    /// Shown nowhere.
+    /// The value is never shown.
     pub is_secret: bool,
     pub meaning: &'static str,
 }
@@ -256,8 +256,8 @@ pub const KEYS: &[Key] = &[
          are left out of the file rather than waited for."),
 ];
 
-#[cfg(test)]
-pub(crate) fn paths() -> impl Iterator<Item = String> {
+/// Paths of all keys, such as `raft.preset`.
+pub fn paths() -> impl Iterator<Item = String> {
     KEYS.iter().map(Key::path)
 }
 
@@ -266,7 +266,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::config::Config;
+    use crate::Config;
 
     #[test]
     fn the_table_has_every_key_of_the_types_and_no_other() {

@@ -1,6 +1,11 @@
-//! Configuration: one YAML file, then environment `HELIOS__A__B`, then flags (docs/design/product.md, C10).
-//! [`Config`] is what was written; [`crate::config::Settings`] is what was checked.
+//! The configuration of heliosd: one YAML file, then environment `HELIOS__A__B`, then flags (docs/design/product.md, C10).
+//!
+//! [`Config`] is the file's content; [`Settings`] are the checked values that a node runs with. Only [`Source`] reads a
+//! file; everything else is pure.
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests have the machine's clock and disk"))]
+
+mod ack;
 mod changes;
 mod compat;
 mod events;
@@ -8,26 +13,29 @@ mod flags;
 mod keys;
 mod lease;
 mod locks;
+mod memory_limits;
 mod plain;
 pub mod reference;
+mod secret;
 mod settings;
+#[allow(clippy::disallowed_methods, reason = "reads the configuration file")]
 mod sources;
+mod sparse;
 
+pub use ack::Ack;
 pub use changes::{Difference, differences, redacted, reloaded};
 pub use flags::{Cli, CommandLine, ConfigAction, DevArgs, RunArgs, VerifyArgs};
-pub use keys::Change;
-#[cfg(test)]
-pub(crate) use keys::paths as key_paths;
-pub use locks::{ManagementIdentity, TlsFiles};
-pub use settings::{Bootstrap, Settings};
-#[cfg(test)]
-pub(crate) use settings::{MAX_LOG_BYTES, MAX_OVERLAY_BYTES};
+pub use keys::{Change, paths as key_paths};
+pub use lease::{Lease, TICK, longest_lease};
+pub use locks::{AuthSection, MAX_AUTH_DELAY, ManagementIdentity, TlsFiles, TlsFilesSection, TlsSection};
+pub use memory_limits::MemoryLimits;
+pub use secret::Secret;
+pub use settings::{Bootstrap, MAX_LOG_BYTES, MAX_OVERLAY_BYTES, Settings};
 pub use sources::Source;
+pub use sparse::sparse_yaml;
 
+use helios_state::Limits;
 use serde::{Deserialize, Serialize};
-
-use crate::client_memory::MemoryLimits;
-use crate::state::Limits;
 
 /// A configuration that cannot be used. The process ends with exit code 78 (EX_CONFIG).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -49,7 +57,7 @@ pub struct Config {
     pub tls: locks::TlsSection,
     pub auth: locks::AuthSection,
     pub log: LogSection,
-    /// What the user should be told of the file, though it can be used.
+    /// Warnings about a file that can be used.
     #[serde(skip)]
     pub warnings: Vec<String>,
     /// CRC-32C of the file's text; empty without a file.
@@ -65,7 +73,7 @@ pub struct NodeSection {
     pub data_dir: String,
     /// Directory of the write-ahead log; `<data_dir>/wal` when empty. A disk of its own pays off.
     pub wal_dir: String,
-    /// `operator` (wait to be told), `static` (with `initial_members`) or `single`.
+    /// `operator` (wait for the operator), `static` (with `initial_members`) or `single`.
     pub bootstrap: Option<String>,
     /// host:port at which peers reach this node; `listen.peer` when empty.
     pub advertise_addr: String,
@@ -114,10 +122,10 @@ pub struct RaftSection {
     pub snapshot_interval: Option<String>,
     #[serde(deserialize_with = "plain::some_number")]
     pub trailing_entries: Option<u64>,
-    /// What all snapshots that a member sends may take of the network together; 0 or none: no limit.
+    /// Bandwidth of all snapshots that a member sends together, bytes per second; 0 or none: no limit.
     #[serde(deserialize_with = "plain::some_number")]
     pub snapshot_bytes_per_second: Option<u64>,
-    /// Of the log, held in memory.
+    /// Bytes of the log held in memory.
     #[serde(deserialize_with = "plain::some_number")]
     pub max_log_bytes: Option<u64>,
     /// Size of a write-ahead log segment, bytes; three are kept. An entry may have a quarter of it.
@@ -128,10 +136,10 @@ pub struct RaftSection {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StateSection {
-    /// What holds the applied state on disk: `sled` (default) or `redb`. Changed, the next start
-    /// builds the state anew from snapshot and log.
+    /// Engine of the applied state on disk: `sled` (default) or `redb`. After a change the next start
+    /// rebuilds the state from snapshot and log.
     pub engine: Option<String>,
-    /// Of applied state that is not on disk yet, held in memory.
+    /// Bytes of applied state that is in memory and not on disk yet.
     #[serde(deserialize_with = "plain::some_number")]
     pub max_overlay_bytes: Option<u64>,
 }
@@ -143,7 +151,7 @@ pub struct ClientSection {
     pub request_timeout: String,
     #[serde(deserialize_with = "plain::number")]
     pub max_connections: usize,
-    /// How long a stopping node still serves, no longer ready, so that load balancers and Services
+    /// Time in which a stopping node still serves and is not ready, so that load balancers and Services
     /// stop sending clients before it closes its ports.
     pub shutdown_delay: String,
     /// How long a Redis connection may send nothing before it is closed; 0: for ever.
@@ -170,7 +178,7 @@ pub struct ClientSection {
     pub notify_keyspace_events: String,
     /// `writable` or `raft`: what `INFO`, `ROLE` and `HELLO` say of a member that sends writes on.
     pub reported_role: String,
-    /// Asked of Redis clients by AUTH when set.
+    /// Password that Redis clients give with AUTH; none when unset.
     pub password: Option<String>,
     /// Without users, refuse clients of other hosts.
     #[serde(deserialize_with = "plain::switch")]
@@ -205,10 +213,10 @@ pub struct WritesSection {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GatewaySection {
-    /// Asked of HTTP clients as `Authorization: Bearer` when set. Without one the gateway may listen on
+    /// Token that HTTP clients give as `Authorization: Bearer`. Without one the gateway may listen on
     /// loopback only.
     pub token: Option<String>,
-    /// A file with the token, instead of `token`; followed when it changes.
+    /// File with the token, instead of `token`; reloaded when it changes.
     pub token_file: String,
     /// Path that all routes begin with, for instance `/helios`; none when empty.
     pub prefix: String,

@@ -6,9 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::ConfigError;
 use super::settings::duration;
-use crate::raft::longest_lease;
 
-/// As it was written. YAML takes `on` and `off` for booleans.
+/// The value of `reads.lease` in the file. YAML takes `on` and `off` for booleans.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(untagged)]
 pub enum Lease {
@@ -22,10 +21,25 @@ impl Default for Lease {
     }
 }
 
-/// What `on` means where the voters keep as much (docs/design/product.md, C3).
+/// Interval of the Raft clock, of which the presets are multiples. `helios_raft::TICK` is the same; a test of the node compares them.
+pub const TICK: Duration = Duration::from_millis(10);
+/// Time by which a voter may run ahead of the leader: one tick for its own rounding and three that it makes up for.
+const ROUNDING: Duration = Duration::from_millis(40);
+/// Time that passes between two readings of the clock.
+const MARGIN: Duration = Duration::from_millis(10);
+/// Drift of two clocks that NTP slews apart by 500 ppm each.
+const DRIFT_PER_MILLE: u32 = 1;
+
+/// The longest lease that voters with this least election timeout keep; zero when the timeout is too short for any.
+/// `helios_raft::longest_lease` is the same rule; a test of the node compares them.
+pub fn longest_lease(election_min: Duration) -> Duration {
+    (election_min.saturating_sub(ROUNDING) * (1_000 - DRIFT_PER_MILLE) / 1_000).saturating_sub(MARGIN)
+}
+
+/// Lease of `on`, where the voters keep one of that length (docs/design/product.md, C3).
 const USUAL: Duration = Duration::from_millis(250);
 
-/// `None`: off.
+/// The checked lease; `None`: off.
 pub fn length(lease: &Lease, election_min: Duration) -> Result<Option<Duration>, ConfigError> {
     let longest = longest_lease(election_min);
     let wanted = match lease {
@@ -50,7 +64,7 @@ pub fn length(lease: &Lease, election_min: Duration) -> Result<Option<Duration>,
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Config, Settings};
+    use crate::{Config, Settings};
 
     fn settings(more: &str) -> Result<Option<u128>, ConfigError> {
         let yaml = format!("{{node: {{name: a}}, {more}}}");
