@@ -15,9 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic_health::pb::health_server::HealthServer;
 
-use crate::auth::Access;
 use crate::config::{ConfigError, Settings, Source};
-use crate::database::Database as _;
 use crate::descriptors::{self, Shares};
 use crate::grpc::{ClusterService, GuardLayer, HealthService, InfoService, KvService};
 use crate::http::{Gateway, Keeps};
@@ -27,11 +25,13 @@ use crate::metrics::Metrics;
 use crate::node::{Node, NodeError};
 use crate::peer::{MAX_MESSAGE_BYTES, PeerService};
 use crate::raft::Fatal;
-use crate::refusals::Refusals;
 use crate::reload::Reloader;
 use crate::state::Driven;
-use crate::tls::{Door, Locks, Protocol, Slots};
 use crate::{http, resp};
+use helios_service::auth::Access;
+use helios_service::database::Database as _;
+use helios_service::rejections::Rejections;
+use helios_service::tls::{Acceptor, Certificates, Protocol, Slots};
 
 /// How long open streams may hold up the end of the process.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
@@ -46,7 +46,7 @@ pub enum AppError {
     #[error("{field} {addr}: {source}; is another process using the port? Set {field} to another address")]
     Bind { field: &'static str, addr: SocketAddr, source: std::io::Error },
     #[error(transparent)]
-    Locks(#[from] ConfigError),
+    Files(#[from] ConfigError),
     #[error(transparent)]
     Node(#[from] NodeError),
     #[error("the thread for peers and probes does not start: {0}")]
@@ -58,8 +58,8 @@ pub enum AppError {
 /// # Errors
 /// One line that names the key and the file.
 pub fn check_files(settings: &Settings) -> Result<(), ConfigError> {
-    Locks::load(settings)?;
-    Access::load(settings).map(drop)
+    Certificates::load(settings)?;
+    Access::load(settings.into()).map(drop)
 }
 
 /// A node and its services, running.
@@ -136,30 +136,31 @@ impl App {
         machine: Option<Arc<dyn Driven>>,
         source: Option<Source>,
     ) -> Result<Self, AppError> {
-        let locks = Locks::load(&settings)?;
-        let access = Arc::new(Access::load(&settings)?);
+        let certificates = Certificates::load(&settings)?;
+        let access = Arc::new(Access::load((&settings).into())?);
         warn_of_open_ports(&settings, &access);
         let listeners = Listeners::bind(&settings).await?;
         let mut registry = Registry::with_prefix("helios");
         let metrics = Metrics::new(&mut registry);
-        let refusals = Refusals::default();
-        let client_metrics = resp::Metrics::new(refusals.clone());
+        let rejections = Rejections::default();
+        let client_metrics = resp::Metrics::new(rejections.clone());
         client_metrics.register(&mut registry);
         let shares = shares(&settings);
         let inner = InnerRuntime::start(&settings.name).map_err(AppError::Thread)?;
         let (stop, mut inner_services) = (CancellationToken::new(), JoinSet::new());
-        locks.watch(&mut registry, &mut inner_services, &stop);
+        certificates.watch(&mut registry, &mut inner_services, &stop);
         inner_services.spawn(Arc::clone(&access).watch(stop.clone()));
         let events = settings.keyspace_events;
         let Settings { auth_timeout, client_memory, .. } = settings;
         let registry = Arc::new(registry);
-        let node = Node::open(settings, machine, locks.clone(), metrics, Fatal::default(), inner.handle())?;
+        let node =
+            Node::open(settings, machine, certificates.clone(), metrics, Fatal::default(), inner.handle())?;
 
-        let client_door = |name, protocol, count| Door {
+        let client_acceptor = |name, protocol, count| Acceptor {
             name,
             protocol,
-            tls: locks.client.clone(),
-            refusals: refusals.clone(),
+            tls: certificates.client.clone(),
+            rejections: rejections.clone(),
             open: node.inner().sessions.of(name),
             slots: Slots::new(count),
         };
@@ -169,13 +170,19 @@ impl App {
         app.inner_services.spawn(Arc::clone(&reloader).watch(app.stop.clone()));
         app.serve_peers(
             listeners.peer,
-            Door { tls: locks.peer.clone(), ..client_door("peer", Protocol::Http2, shares.peer) },
+            Acceptor {
+                tls: certificates.peer.clone(),
+                ..client_acceptor("peer", Protocol::Http2, shares.peer)
+            },
         );
         if let Some(listener) = listeners.metrics {
             let routes = http::health_routes(app.node.clone(), Arc::clone(&registry));
-            let door = Door { tls: None, ..client_door("metrics", Protocol::Http1, shares.metrics) };
+            let acceptor =
+                Acceptor { tls: None, ..client_acceptor("metrics", Protocol::Http1, shares.metrics) };
             let stop = app.stop.clone();
-            app.serve_inside(listener, |listener| http::serve(listener, door, routes, Keeps::Nobody, stop));
+            app.serve_inside(listener, |listener| {
+                http::serve(listener, acceptor, routes, Keeps::Nobody, stop)
+            });
         }
         if let Some(listener) = listeners.client {
             let idle_timeout = node.inner().idle_timeout.clone();
@@ -187,11 +194,11 @@ impl App {
                 memory: client_memory,
                 ..resp::Limits::default()
             };
-            let (door, stop) =
-                (client_door("client", Protocol::Redis, shares.client), app.stop.child_token());
+            let (acceptor, stop) =
+                (client_acceptor("client", Protocol::Redis, shares.client), app.stop.child_token());
             let served = resp::serve(
                 listener,
-                door,
+                acceptor,
                 app.node.clone(),
                 limits,
                 Arc::clone(&access),
@@ -201,13 +208,19 @@ impl App {
             app.client_services.spawn(async move { drop(served.await) });
         }
         if let Some(listener) = listeners.grpc {
-            app.serve_grpc(listener, client_door("grpc", Protocol::Http2, shares.grpc), &access);
+            app.serve_grpc(listener, client_acceptor("grpc", Protocol::Http2, shares.grpc), &access);
         }
         if let Some(listener) = listeners.gateway {
-            let gateway = Gateway::new(reloader, registry, access, refusals.clone(), app.stop.clone());
-            let door = client_door("gateway", Protocol::Http1, shares.gateway);
+            let gateway = Gateway::new(reloader, registry, access, rejections.clone(), app.stop.clone());
+            let acceptor = client_acceptor("gateway", Protocol::Http1, shares.gateway);
             let stop = app.stop.clone();
-            app.client_services.spawn(http::serve(listener, door, gateway.routes(), Keeps::Clients, stop));
+            app.client_services.spawn(http::serve(
+                listener,
+                acceptor,
+                gateway.routes(),
+                Keeps::Clients,
+                stop,
+            ));
         }
         Ok(app)
     }
@@ -227,26 +240,26 @@ impl App {
         self.inner_services.spawn_on(serving, self.inner.handle());
     }
 
-    fn serve_peers(&mut self, listener: std::net::TcpListener, door: Door) {
+    fn serve_peers(&mut self, listener: std::net::TcpListener, acceptor: Acceptor) {
         let node = self.node.clone();
-        let peer = PeerServer::new(PeerService::new(Arc::new(node.clone()), door.refusals.clone()))
+        let peer = PeerServer::new(PeerService::new(Arc::new(node.clone()), acceptor.rejections.clone()))
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let router = server().add_service(peer).add_service(ClusterServer::new(ClusterService::new(
             Management::new(node),
-            door.refusals.clone(),
+            acceptor.rejections.clone(),
         )));
         let stop = self.stop.clone();
         self.serve_inside(listener, |listener| async move {
             if let Err(error) =
-                router.serve_with_incoming_shutdown(door.incoming(listener), stop.cancelled()).await
+                router.serve_with_incoming_shutdown(acceptor.incoming(listener), stop.cancelled()).await
             {
                 tracing::error!(%error, "peer service ended");
             }
         });
     }
 
-    fn serve_grpc(&mut self, listener: TcpListener, door: Door, access: &Arc<Access>) {
+    fn serve_grpc(&mut self, listener: TcpListener, acceptor: Acceptor, access: &Arc<Access>) {
         let (node, stop) = (self.node.clone(), self.stop.clone());
         let reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(helios_proto::FILE_DESCRIPTOR_SET)
@@ -262,14 +275,14 @@ impl App {
         #[cfg(feature = "otel")]
         let server = server.trace_fn(|call| crate::trace::client_call(call.uri().path(), call.headers()));
         let router = server
-            .layer(GuardLayer::new(Arc::clone(access), door.refusals.clone()))
+            .layer(GuardLayer::new(Arc::clone(access), acceptor.rejections.clone()))
             .add_service(KvServer::new(KvService::new(node.clone(), stop.clone())))
             .add_service(ClusterInfoServer::new(InfoService::new(node)))
             .add_service(HealthServer::new(health))
             .add_service(reflection);
         self.client_services.spawn(async move {
             if let Err(error) =
-                router.serve_with_incoming_shutdown(door.incoming(listener), stop.cancelled()).await
+                router.serve_with_incoming_shutdown(acceptor.incoming(listener), stop.cancelled()).await
             {
                 tracing::error!(%error, "gRPC service ended");
             }

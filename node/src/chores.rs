@@ -6,11 +6,11 @@ use std::time::Duration;
 use helios_proto::v1::reply::Kind;
 use helios_proto::v1::{PurgeExpired, RegisterMember, Reply, command::Op};
 
-use crate::database::Database;
 use crate::node::Node;
 use crate::raft::format::FORMAT;
 use crate::raft::{Role, membership};
 use crate::retirement;
+use helios_service::database::Database;
 
 /// How often the leader looks for expired keys.
 const EXPIRY_INTERVAL: Duration = Duration::from_millis(100);

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Change, Config, ConfigError, Difference, Settings, Source, differences, reloaded};
 use crate::logging;
 use crate::node::Node;
-use crate::watched::WatchedFiles;
+use helios_service::file_watch::WatchedFiles;
 
 pub struct Reloader {
     node: Node,

@@ -15,7 +15,11 @@ const EDGES: &[(&str, &[&str])] = &[
     ("crates/state", &["helios-proto", "helios-storage"]),
     ("crates/raft", &["helios-proto", "helios-state", "helios-storage"]),
     ("crates/config", &["helios-proto", "helios-state"]),
-    ("node", &["helios-config", "helios-proto", "helios-raft", "helios-state", "helios-storage"]),
+    ("crates/service", &["helios-config", "helios-proto", "helios-state"]),
+    (
+        "node",
+        &["helios-config", "helios-proto", "helios-raft", "helios-service", "helios-state", "helios-storage"],
+    ),
     ("sim", &["helios-history", "helios-proto", "helios-raft", "helios-state", "helios-storage"]),
     ("operator", &["helios-config", "helios-crds", "helios-proto"]),
     ("cli", &["helios-crds", "helios-proto"]),
@@ -139,6 +143,7 @@ fn architecture_names_every_crate_and_top_module() {
         "crates/state/src",
         "crates/raft/src",
         "crates/config/src",
+        "crates/service/src",
     ] {
         for entry in fs::read_dir(Path::new(ROOT).join(folder)).unwrap() {
             let name = entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned();

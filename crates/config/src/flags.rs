@@ -56,7 +56,7 @@ pub struct RunArgs {
     /// Name of this node, unique in the cluster
     #[arg(long)]
     pub raft_node_id: Option<String>,
-    /// Peers: host:port, both listened on and told to others
+    /// Peers: host:port, both listened on and advertised
     #[arg(long)]
     pub raft_addr: Option<String>,
     /// Directory of the write-ahead log

@@ -18,12 +18,12 @@ use tokio::time::{Instant, timeout};
 
 use crate::app::{App, AppError};
 use crate::config::{ConfigError, Settings};
-use crate::database::{Database, Freshness};
 use crate::error::Error;
 use crate::management::disk_of;
 use crate::node::{ActiveMember, Node};
 use crate::raft::{ChangeRequest, Expected, RaftStatus, membership};
 use crate::state::{Driven, LogEntry, Shared, StateMachine, Value};
+use helios_service::database::{Database, Freshness};
 
 pub use config::ClusterConfig;
 pub use state::{

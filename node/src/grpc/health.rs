@@ -16,7 +16,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_server::Health;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
-use crate::database::Database;
+use helios_service::database::Database;
 
 /// Readiness has many causes, so it is looked at now and then while anybody watches.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);

@@ -7,7 +7,7 @@ use helios_proto::v1::ErrorCode;
 
 use crate::config::ManagementIdentity;
 use crate::error::Error;
-use crate::tls::Caller;
+use helios_service::tls::Caller;
 
 /// Whose certificate it is, by the names in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

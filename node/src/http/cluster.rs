@@ -12,10 +12,10 @@ use warp::reply::Response;
 use super::answer::{failed, ok, with_status};
 use super::parts;
 use super::request::{Request, Whole};
-use crate::database::Database;
 use crate::error::Error;
 use crate::management::Management;
 use crate::status::{has_quorum, healthy_members};
+use helios_service::database::Database;
 
 type Handled = Result<Response, Box<Response>>;
 

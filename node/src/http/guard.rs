@@ -6,9 +6,9 @@ use helios_proto::v1::ErrorCode;
 use warp::http::HeaderMap;
 use warp::http::header::{AUTHORIZATION, HOST, HeaderName, ORIGIN};
 
-use crate::auth::{Access, Identity, admitted};
 use crate::error::Error;
 use helios_config::Secret;
+use helios_service::auth::{Access, Identity, admitted};
 
 /// Refuses whoever may not ask.
 ///
@@ -58,7 +58,8 @@ fn refused(message: String) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::Role;
+    use helios_service::auth::AccessOptions;
+    use helios_service::auth::Role;
 
     const NEAR: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
@@ -97,7 +98,7 @@ mod tests {
 
     #[test]
     fn in_protected_mode_another_host_is_refused_whatever_name_it_uses() {
-        let access = Access::protected();
+        let access = Access::load(AccessOptions { protected_mode: true, ..Default::default() }).unwrap();
         let from = |from: &str, token: Option<&Secret>| {
             let headers = headers(&[("host", "localhost"), ("authorization", "Bearer t")]);
             super::check(&headers, token, &access, from.parse().unwrap()).map_err(|error| error.code)
@@ -123,7 +124,8 @@ mod tests {
 
     #[test]
     fn with_a_password_it_opens_and_so_does_the_token() {
-        let (access, token) = (Access::with_password("secret"), Secret::new("t"));
+        let (access, token) =
+            (Access::load(AccessOptions::with_password("secret")).unwrap(), Secret::new("t"));
         let with = |authorization: &str, token: Option<&Secret>| {
             let headers = headers(&[("host", "db.example"), ("authorization", authorization)]);
             super::check(&headers, token, &access, NEAR).map(|identity| identity.role())

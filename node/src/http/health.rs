@@ -12,8 +12,8 @@ use warp::{Filter, path};
 
 use super::answer::plain;
 
-use crate::database::Database;
 use crate::node::Node;
+use helios_service::database::Database;
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 

@@ -13,10 +13,10 @@ use warp::reply::{Reply as _, Response};
 
 use super::answer::{failed, ok};
 use super::request::{Request, Whole};
-use crate::database::{Ack, Database, Freshness};
 use crate::error::Error;
 use crate::node::Node;
-use crate::token;
+use helios_service::database::{Ack, Database, Freshness};
+use helios_service::token;
 
 /// Answered with a write, and sent with a read that shall see it.
 pub const TOKEN_HEADER: &str = "helios-token";

@@ -34,8 +34,8 @@ use warp::filters::BoxedFilter;
 use warp::http::Request;
 use warp::reply::Response;
 
-use crate::auth::Client;
-use crate::tls::{Door, accept};
+use helios_service::auth::Client;
+use helios_service::tls::{Acceptor, accept};
 
 /// Bytes of a request head, and of what is read ahead of a body.
 const MAX_HEAD_BYTES: usize = 64 << 10;
@@ -58,7 +58,7 @@ pub enum Keeps {
 /// limit together.
 pub async fn serve(
     listener: TcpListener,
-    door: Door,
+    acceptor: Acceptor,
     routes: BoxedFilter<(Response,)>,
     keeps: Keeps,
     stop: CancellationToken,
@@ -74,15 +74,15 @@ pub async fn serve(
         .max_buf_size(MAX_HEAD_BYTES);
     loop {
         let accepted = async {
-            let (stream, from) = accept(&listener, door.name).await;
-            (stream, from, door.slots.take().await)
+            let (stream, from) = accept(&listener, acceptor.name).await;
+            (stream, from, acceptor.slots.take().await)
         };
         let (stream, from, slot) = tokio::select! {
             () = stop.cancelled() => break,
             (stream, from, Some(slot)) = accepted => (stream, from, Arc::new(slot)),
             else => break,
         };
-        let (door, builder, service) = (door.clone(), builder.clone(), service.clone());
+        let (acceptor, builder, service) = (acceptor.clone(), builder.clone(), service.clone());
         let watcher = graceful.watcher();
         tokio::spawn(async move {
             let proven = Arc::clone(&slot);
@@ -98,17 +98,17 @@ pub async fn serve(
                 service.call(request)
             });
             let serving = async {
-                let Some(stream) = door.open(stream, from).await else { return };
+                let Some(stream) = acceptor.open(stream, from).await else { return };
                 let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
                 if let Err(error) = watcher.watch(connection).await {
-                    lost(&door, from, &*error);
+                    lost(&acceptor, from, &*error);
                 }
             };
             let evicted = slot.evicted();
             tokio::select! {
                 () = serving => {}
-                () = evicted.cancelled() => door.refusals.tell(
-                    door.name,
+                () = evicted.cancelled() => acceptor.rejections.report(
+                    acceptor.name,
                     "no_slot",
                     from,
                     "all connections of this port are taken, and it was the oldest without a request",
@@ -120,18 +120,23 @@ pub async fn serve(
 }
 
 /// A client that breaks off is no error of ours; one that is slow or sends too much is told apart.
-fn lost(door: &Door, from: SocketAddr, error: &(dyn std::error::Error + 'static)) {
+fn lost(acceptor: &Acceptor, from: SocketAddr, error: &(dyn std::error::Error + 'static)) {
     match error.downcast_ref::<hyper::Error>() {
         Some(error) if error.is_timeout() => {
-            door.refusals.tell(
-                door.name,
+            acceptor.rejections.report(
+                acceptor.name,
                 "slow_request",
                 from,
                 "the head of its request was not here in time",
             );
         }
         Some(error) if error.is_parse_too_large() => {
-            door.refusals.tell(door.name, "too_large", from, "the head of its request is too large");
+            acceptor.rejections.report(
+                acceptor.name,
+                "too_large",
+                from,
+                "the head of its request is too large",
+            );
         }
         _ => {}
     }

@@ -16,10 +16,10 @@ use warp::sse::Event;
 
 use super::answer::failed;
 use super::cluster::{changed_membership, describe};
-use crate::database::Database as _;
 use crate::error::Error;
 use crate::node::Node;
 use crate::raft::RaftStatus;
+use helios_service::database::Database as _;
 
 const PAGE: &str = include_str!("page.html");
 /// The page loads nothing and speaks to its own gateway only.

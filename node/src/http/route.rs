@@ -2,7 +2,7 @@
 
 use warp::http::Method;
 
-use crate::auth::Role;
+use helios_service::auth::Role;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Route {

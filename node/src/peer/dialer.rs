@@ -8,7 +8,7 @@ use helios_proto::v1::cluster_client::ClusterClient;
 use helios_proto::v1::{StatusRequest, StatusResponse};
 use tonic::transport::{Channel, Endpoint};
 
-use crate::tls::Material;
+use helios_service::tls::Material;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A peer that answers no HTTP/2 ping for this long is gone, even if its host said nothing.

@@ -9,10 +9,10 @@ use tokio::time::{Instant, timeout_at};
 
 use super::writes::Outcome;
 use super::{leader_unreachable, no_leader};
-use crate::database::Ack;
 use crate::error::Error;
 use crate::node::{ActiveMember, Node};
 use crate::raft::{RaftStatus, Role, membership};
+use helios_service::database::Ack;
 
 /// How long the leader is asked at once on behalf of WAIT.
 const AWAIT_STEP: Duration = Duration::from_secs(5);

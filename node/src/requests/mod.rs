@@ -14,13 +14,13 @@ use helios_proto::v1::command::Op;
 use helios_proto::v1::{ErrorCode, StatusResponse, Token};
 use tokio::time::Instant;
 
-use crate::database::{Ack, Database, Freshness, WriteRequest};
 use crate::error::Error;
 use crate::node::Node;
-use crate::pubsub::Broker;
 use crate::raft::{RaftStatus, membership};
 use crate::state::Store;
 use crate::trace::Span;
+use helios_service::database::{Ack, Database, Freshness, WriteRequest};
+use helios_service::pubsub::Broker;
 
 #[cfg(test)]
 pub(crate) use names::MAX_FORWARDED;

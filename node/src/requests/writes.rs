@@ -13,12 +13,12 @@ use tokio::time::{Instant, timeout_at};
 
 use super::names::Name;
 use super::{leader_unreachable, no_leader};
-use crate::database::{Ack, WriteRequest};
 use crate::error::Error;
 use crate::node::{ActiveMember, Node};
 use crate::peer::MAX_MESSAGE_BYTES;
 use crate::raft::{RaftStatus, Role, format, membership};
 use crate::state;
+use helios_service::database::{Ack, WriteRequest};
 
 /// Commands sent to the leader in one message, bytes.
 const MAX_FORWARD_BYTES: usize = 4 << 20;

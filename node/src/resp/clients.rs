@@ -10,8 +10,8 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::frame::Protocol;
-use crate::auth::DEFAULT_USER;
-use crate::client_memory::{Account, ClientMemory};
+use helios_service::auth::DEFAULT_USER;
+use helios_service::client_memory::{Account, ClientMemory};
 
 /// All connections of one listener.
 #[derive(Debug, Default)]

@@ -6,7 +6,7 @@ use helios_proto::v1::ErrorCode;
 
 use super::frame::Frame;
 use crate::error::Error;
-use crate::glob::TooLong;
+use helios_service::glob::TooLong;
 
 /// A command refused before it touched the database. The text is the whole error reply.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -10,7 +10,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::refusals::Refusals;
+use helios_service::rejections::Rejections;
 
 /// Upper bounds in seconds: a local read takes microseconds, a write up to a few round trips.
 const DURATION_BUCKETS: [f64; 14] =
@@ -22,7 +22,7 @@ pub struct Metrics {
     commands: Family<CommandOutcome, Counter>,
     durations: Family<CommandName, Histogram, fn() -> Histogram>,
     connections: Family<ProtocolName, Gauge>,
-    refusals: Refusals,
+    rejections: Rejections,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -50,18 +50,18 @@ struct ProtocolName {
 
 impl Default for Metrics {
     fn default() -> Self {
-        Self::new(Refusals::default())
+        Self::new(Rejections::default())
     }
 }
 
 impl Metrics {
     /// Counts whom it turns away among those of the other ports.
-    pub fn new(refusals: Refusals) -> Self {
+    pub fn new(rejections: Rejections) -> Self {
         Self {
             commands: Family::default(),
             durations: Family::new_with_constructor(|| Histogram::new(DURATION_BUCKETS)),
             connections: Family::default(),
-            refusals,
+            rejections,
         }
     }
 
@@ -74,7 +74,7 @@ impl Metrics {
             self.durations.clone(),
         );
         registry.register("connections", "Client connections open now", self.connections.clone());
-        self.refusals.register(registry);
+        self.rejections.register(registry);
     }
 
     /// `command` is a name of the command table, or `unknown`: never what a client sent.
@@ -93,16 +93,16 @@ impl Metrics {
     }
 
     pub(super) fn rejected(&self, reason: &'static str) {
-        self.refusals.count(reason);
+        self.rejections.count(reason);
     }
 
     /// Counts it and logs it, unless the same was logged a moment ago.
     pub(super) fn refused(&self, reason: &'static str, from: SocketAddr, why: &str) {
-        self.refusals.tell("client", reason, from, why);
+        self.rejections.report("client", reason, from, why);
     }
 
-    pub(super) fn refusals(&self) -> &Refusals {
-        &self.refusals
+    pub(super) fn rejections(&self) -> &Rejections {
+        &self.rejections
     }
 }
 

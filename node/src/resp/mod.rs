@@ -1,7 +1,7 @@
 //! The Redis protocol: what a client sends becomes log operations and reads of the local state.
 //!
 //! Bytes (`codec`), then meaning (`table`, `commands`), then effect (`connection`). Knows the node
-//! only through [`crate::database::Database`]; called by the process's wiring alone.
+//! only through [`helios_service::database::Database`]; called by the process's wiring alone.
 
 mod clients;
 pub mod codec;

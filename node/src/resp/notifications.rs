@@ -7,9 +7,9 @@ use bytes::Bytes;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::database::Database;
-use crate::pubsub::Broker;
 use crate::state::{Changed, Event, EventFilter, Store};
+use helios_service::database::Database;
+use helios_service::pubsub::Broker;
 
 /// What is told, and from which revision on.
 #[derive(Debug)]

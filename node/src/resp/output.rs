@@ -12,8 +12,8 @@ use helios_proto::v1::ErrorCode;
 
 use super::encoder::Encoder;
 use super::frame::{Frame, Protocol};
-use crate::client_memory::{Account, Cause};
 use crate::error::Error;
+use helios_service::client_memory::{Account, Cause};
 
 /// Encoded at once at most, ahead of the socket.
 const PIECE_BYTES: usize = 64 * 1024;
@@ -190,8 +190,16 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::client_memory::MemoryLimits;
-    use crate::client_memory::tests::account;
+    use helios_service::client_memory::MemoryLimits;
+    use helios_service::client_memory::{Account, ClientMemory};
+    use helios_service::rejections::Rejections;
+    use tokio_util::sync::CancellationToken;
+
+    fn account(limits: MemoryLimits) -> (Arc<Account>, CancellationToken) {
+        let cut = CancellationToken::new();
+        let memory = ClientMemory::new(limits, Rejections::default());
+        (Arc::new(memory.open(([127, 0, 0, 1], 1).into(), cut.clone())), cut)
+    }
 
     fn drained(output: &mut Output) -> (Vec<u8>, usize) {
         let (mut all, mut largest) = (Vec::new(), 0);

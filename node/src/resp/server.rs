@@ -22,12 +22,12 @@ use super::pause::Pause;
 use super::script::Scripts;
 use super::stats::Stats;
 use super::waiting::Waiting;
-use crate::auth::Access;
-use crate::client_memory::{ClientMemory, MemoryLimits};
-use crate::database::Database;
-use crate::idle::IdleTimeout;
 use crate::state::EventFilter;
-use crate::tls::{Door, Stream, accept};
+use helios_service::auth::Access;
+use helios_service::client_memory::{ClientMemory, MemoryLimits};
+use helios_service::database::Database;
+use helios_service::idle::IdleTimeout;
+use helios_service::tls::{Acceptor, Stream, accept};
 
 /// How long, and how much, a client that was turned away may go on sending before it is cut off.
 const LINGER: Duration = Duration::from_secs(1);
@@ -99,7 +99,7 @@ pub struct Shared {
 /// Fails only if the listener has no local address.
 pub async fn serve<D: Database>(
     listener: TcpListener,
-    door: Door,
+    acceptor: Acceptor,
     db: D,
     limits: Limits,
     access: Arc<Access>,
@@ -109,7 +109,7 @@ pub async fn serve<D: Database>(
     let shared = Arc::new(Shared {
         notifications: Notifications::new(limits.events, db.store()),
         pause: Pause::default(),
-        memory: ClientMemory::new(limits.memory, door.refusals.clone()),
+        memory: ClientMemory::new(limits.memory, acceptor.rejections.clone()),
         limits,
         access,
         metrics,
@@ -130,9 +130,9 @@ pub async fn serve<D: Database>(
             () = shutdown.cancelled() => break,
             () = &mut notified => break,
             Some(ended) = connections.join_next() => report(ended),
-            (stream, address) = accept(&listener, door.name) => {
-                let (door, db, shared) = (door.clone(), db.clone(), Arc::clone(&shared));
-                connections.spawn(welcome(stream, address, door, db, shared, shutdown.clone()));
+            (stream, address) = accept(&listener, acceptor.name) => {
+                let (acceptor, db, shared) = (acceptor.clone(), db.clone(), Arc::clone(&shared));
+                connections.spawn(welcome(stream, address, acceptor, db, shared, shutdown.clone()));
             }
         }
     }
@@ -155,7 +155,7 @@ pub async fn serve<D: Database>(
 async fn welcome<D: Database>(
     stream: TcpStream,
     address: SocketAddr,
-    door: Door,
+    acceptor: Acceptor,
     db: D,
     shared: Arc<Shared>,
     shutdown: CancellationToken,
@@ -165,7 +165,7 @@ async fn welcome<D: Database>(
     let Some(registration) = clients.register(memory, address, local_address, limits.max_clients) else {
         shared.stats.rejected();
         shared.metrics.rejected("max_clients");
-        if door.tls.is_none() {
+        if acceptor.tls.is_none() {
             // Fits the empty send buffer of a new connection; a client that is gone needs no answer.
             let _ = stream.try_write(b"-ERR max number of clients reached\r\n");
         }
@@ -176,13 +176,13 @@ async fn welcome<D: Database>(
         return;
     }
     let stream = tokio::select! {
-        opened = door.open(stream, address) => opened,
+        opened = acceptor.open(stream, address) => opened,
         () = shutdown.cancelled() => None,
     };
     let Some(stream) = stream else { return };
     if let Err(error) = shared.access.check_host(address.ip()) {
         shared.stats.rejected();
-        shared.metrics.refusals().tell("client", "protected_mode", address, "it is of another host");
+        shared.metrics.rejections().report("client", "protected_mode", address, "it is of another host");
         return turn_away(stream, error.into()).await;
     }
     shared.stats.connected();

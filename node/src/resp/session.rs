@@ -4,9 +4,9 @@ use helios_proto::v1::{Guard, Token};
 
 use super::frame::Protocol;
 use super::transaction::Queue;
-use crate::auth::Identity;
-use crate::database::{Ack, Freshness};
-use crate::pubsub::Subscriber;
+use helios_service::auth::Identity;
+use helios_service::database::{Ack, Freshness};
+use helios_service::pubsub::Subscriber;
 
 #[derive(Debug)]
 pub struct Session {

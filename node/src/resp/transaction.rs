@@ -10,7 +10,7 @@ use super::commands::{Local, Read, Request};
 use super::error::Refusal;
 use super::frame::Frame;
 use super::script::ScriptCall;
-use crate::glob::Pattern;
+use helios_service::glob::Pattern;
 
 /// What a queued command costs beside its words.
 const COMMAND_BYTES: usize = 64;

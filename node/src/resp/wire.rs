@@ -11,8 +11,8 @@ use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::output::Output;
-use crate::idle::until;
-use crate::tls::Stream;
+use helios_service::idle::until;
+use helios_service::tls::Stream;
 
 const READ_CHUNK_BYTES: usize = 32 * 1024;
 /// What is left of a chunk that held requests is copied if it is smaller, so that it does not hold on to the chunk.

@@ -7,7 +7,7 @@ use super::super::frame::Frame;
 use super::super::table::{COMMANDS, Spec};
 use super::local::Context;
 use super::{Args, Local, Request};
-use crate::auth::Role;
+use helios_service::auth::Role;
 
 /// Categories of commands, and the flag that puts one there; `slow` are those without `fast`.
 const CATEGORIES: [(&str, &str); 6] = [

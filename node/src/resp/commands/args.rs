@@ -6,7 +6,7 @@ use super::super::codec::parse_integer;
 use super::super::error::Refusal;
 use super::super::server::Limits;
 use super::super::table::Spec;
-use crate::glob::Pattern;
+use helios_service::glob::Pattern;
 
 pub struct Args<'a> {
     pub spec: &'static Spec,

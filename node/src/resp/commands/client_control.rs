@@ -14,7 +14,7 @@ use super::args::is;
 use super::client::Type;
 use super::local::Context;
 use super::{Args, Local, Request};
-use crate::auth::DEFAULT_USER;
+use helios_service::auth::DEFAULT_USER;
 
 #[derive(Debug)]
 pub enum Control {

@@ -11,9 +11,9 @@ use super::super::frame::Frame;
 use super::super::server::Shared;
 use super::local::Context;
 use super::{Args, Local, Request, introspect};
-use crate::client_memory::MemoryLimits;
-use crate::glob::{Pattern, Steps};
 use crate::state::EventFilter;
+use helios_service::client_memory::MemoryLimits;
+use helios_service::glob::{Pattern, Steps};
 
 /// One setting with its new value.
 #[derive(Debug)]

@@ -10,8 +10,8 @@ use super::args::is;
 use super::client::checked_label;
 use super::local::Context;
 use super::{Args, Local, Request, status};
-use crate::auth::DEFAULT_USER;
-use crate::database::Freshness;
+use helios_service::auth::DEFAULT_USER;
+use helios_service::database::Freshness;
 
 #[derive(Debug)]
 pub struct Credentials {
@@ -127,7 +127,7 @@ pub fn authenticate(credentials: &Credentials, context: &mut Context<'_>) -> Res
         None => access.authenticate(user, &credentials.password),
     };
     let Some(identity) = found else {
-        context.shared.access.failed("client", context.client.address, context.shared.metrics.refusals());
+        context.shared.access.failed("client", context.client.address, context.shared.metrics.rejections());
         return Err(Refusal::other("WRONGPASS invalid username-password pair or user is disabled."));
     };
     identity.name().clone_into(&mut context.client.profile().user);

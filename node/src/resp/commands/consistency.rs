@@ -9,8 +9,8 @@ use super::super::frame::Frame;
 use super::args::is;
 use super::local::Context;
 use super::{Args, Local, Request};
-use crate::database::{Ack, Freshness};
-use crate::token;
+use helios_service::database::{Ack, Freshness};
+use helios_service::token;
 
 pub fn ack(mut args: Args) -> Result<Request, Refusal> {
     let Some(word) = args.next() else { return Ok(Request::Local(Local::Ack(None))) };

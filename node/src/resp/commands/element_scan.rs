@@ -14,7 +14,7 @@ use super::read::{Read, Snapshot};
 use super::scan::{cursor, page_count, selects};
 use super::{Args, Request};
 use crate::error::Error;
-use crate::glob::{Pattern, Steps};
+use helios_service::glob::{Pattern, Steps};
 
 /// Elements looked at in one go while the one that a cursor names is searched.
 const SEARCH_PAGE: usize = 1_024;

@@ -5,7 +5,7 @@ use super::super::frame::Frame;
 use super::super::table::{COMMANDS, Keys, Spec, find};
 use super::args::is;
 use super::{Args, Local, Request, introspect_keys};
-use crate::glob::{Pattern, Steps};
+use helios_service::glob::{Pattern, Steps};
 
 /// Of one answer about commands and keys of the client's choice, bytes.
 pub const MAX_ANSWER_BYTES: usize = 4 << 20;

@@ -18,11 +18,11 @@ use super::connection::{self, Credentials, Hello};
 use super::pubsub::Census;
 use super::scripting::ScriptRequest;
 use super::{consistency, status};
-use crate::database::{Ack, Freshness};
-use crate::glob::Pattern;
-use crate::pubsub::Broker;
 use crate::state::Store;
-use crate::token;
+use helios_service::database::{Ack, Freshness};
+use helios_service::glob::Pattern;
+use helios_service::pubsub::Broker;
+use helios_service::token;
 
 #[derive(Debug)]
 pub enum Local {

@@ -38,8 +38,8 @@ use super::error::Refusal;
 use super::script::ScriptCall;
 use super::server::Limits;
 use super::table::Spec;
-use crate::pubsub::Topic;
 use crate::state::check_sizes;
+use helios_service::pubsub::Topic;
 
 /// Understands the arguments of one command; touches nothing.
 pub type Parse = fn(Args) -> Result<Request, Refusal>;

@@ -7,8 +7,8 @@ use super::super::frame::Frame;
 use super::local::Context;
 use super::{Args, Local, Request};
 use crate::error::Error;
-use crate::glob::Pattern;
-use crate::pubsub::{MAX_TOPICS, Topic};
+use helios_service::glob::Pattern;
+use helios_service::pubsub::{MAX_TOPICS, Topic};
 
 /// What `PUBSUB` tells of this node's clients.
 #[derive(Debug)]

@@ -9,10 +9,10 @@ use super::element_scan::ElementScan;
 use super::scan::Scan;
 use super::write;
 use crate::error::Error;
-use crate::glob::Pattern;
-use crate::long_reads;
 use crate::state::Store;
 use helios_proto::v1::reply::Kind;
+use helios_service::glob::Pattern;
+use helios_service::long_reads;
 
 #[derive(Debug)]
 pub enum Read {

@@ -10,8 +10,8 @@ use super::args::is;
 use super::read::{Read, Snapshot};
 use super::{Args, Request};
 use crate::error::Error;
-use crate::glob::{Pattern, Steps};
 use crate::state::{AnswerBudget, Value};
+use helios_service::glob::{Pattern, Steps};
 
 /// Keys fetched at once: their values come along, so this bounds memory.
 const PAGE_KEYS: usize = 128;

@@ -17,10 +17,10 @@ use super::super::transaction::Queued;
 use super::super::wire::Moved;
 use super::subscriptions::next_message;
 use super::{Connection, Round, UNSENT_BYTES};
-use crate::auth::{Identity, Role};
-use crate::database::{Database, Freshness};
 use crate::error::Error;
 use crate::state::Trial;
+use helios_service::auth::{Identity, Role};
+use helios_service::database::{Database, Freshness};
 
 /// Each try but the last found that another write had come between.
 const MAX_TRIES: usize = 100;

@@ -14,9 +14,9 @@ use super::super::waiting::Place;
 use super::super::wire::Moved;
 use super::subscriptions::next_message;
 use super::{Connection, Round, UNSENT_BYTES};
-use crate::database::{Database, Freshness};
 use crate::error::Error;
 use crate::state::{Kind, Store};
+use helios_service::database::{Database, Freshness};
 
 /// Why a client stops waiting for its turn.
 enum Woken {
@@ -90,7 +90,7 @@ impl<D: Database> Connection<D> {
     async fn kinds(&self, keys: &[Bytes]) -> Result<Vec<Option<Kind>>, Error> {
         let (keys, now_ms) = (keys.to_vec(), self.db.now_ms());
         let read = move |store: &Store, limits| store.kinds(&keys, now_ms, limits);
-        crate::long_reads::run(self.db.store(), read).await
+        helios_service::long_reads::run(self.db.store(), read).await
     }
 
     /// The answer, if there was something to take.

@@ -30,12 +30,12 @@ use super::session::Session;
 use super::table::{Spec, resolve};
 use super::transaction::{Queue, held_bytes};
 use super::wire::{Moved, Wire};
-use crate::database::{Database, WriteRequest};
 use crate::error::Error;
-use crate::idle::until;
-use crate::pubsub::Subscriber;
-use crate::tls::Stream;
-use crate::wall_ms;
+use helios_service::database::{Database, WriteRequest};
+use helios_service::idle::until;
+use helios_service::pubsub::Subscriber;
+use helios_service::time::wall_ms;
+use helios_service::tls::Stream;
 use subscriptions::{check_while_listening, next_message};
 
 const MAX_ROUND_COMMANDS: usize = 1024;

@@ -11,9 +11,9 @@ use super::super::frame::Frame;
 use super::super::transaction::{MAX_WATCHED, Queued};
 use super::atomic::Part;
 use super::{Connection, Round, Turn};
-use crate::database::Database;
 use crate::error::Error;
 use crate::state::{AnswerBudget, Store};
+use helios_service::database::Database;
 
 impl<D: Database> Connection<D> {
     pub(super) async fn watch(&mut self, keys: Vec<Bytes>, round: &mut Round) -> Result<Frame, Error> {
@@ -80,7 +80,7 @@ impl<D: Database> Connection<D> {
         self.await_fresh(round).await?;
         let now_ms = self.db.now_ms();
         let read = move |store: &Store, limits| store.read_transaction(&transaction, now_ms, limits);
-        let answer = crate::long_reads::run(self.db.store(), read).await?;
+        let answer = helios_service::long_reads::run(self.db.store(), read).await?;
         Ok(Reply { kind: Some(answer), ..Reply::default() })
     }
 

@@ -19,9 +19,9 @@ use super::super::table::{Spec, resolve};
 use super::convert;
 use super::meter::{ELEMENT_BYTES, Meter, Stopped};
 use super::natives::{Failure, MAX_LOG_BYTES};
-use crate::auth::Role;
 use crate::error::Error;
 use crate::state::{Store, Trial};
+use helios_service::auth::Role;
 
 /// Messages that the scripts of one request may publish.
 pub const MAX_MESSAGES: usize = 10_000;

@@ -13,8 +13,8 @@ use super::meter::{Halt, MAX_MEMORY_BYTES, Meter};
 use super::natives::Failure;
 use super::shebang::Shebang;
 use super::{Host, Program, ScriptCall, World, convert, natives};
-use crate::auth::Role;
 use crate::error::Error;
+use helios_service::auth::Role;
 
 const PRELUDE: &str = include_str!("sandbox.lua");
 /// Of its name an error message has what is in front of the line.

@@ -3,7 +3,7 @@
 use tokio::io::AsyncWrite;
 
 use super::*;
-use crate::client_memory::MemoryLimits;
+use helios_service::client_memory::MemoryLimits;
 
 fn limited(memory: MemoryLimits) -> Limits {
     Limits { memory, ..Limits::default() }

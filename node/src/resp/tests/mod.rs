@@ -31,13 +31,13 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{Limits, Metrics, serve};
-use crate::auth::Access;
-use crate::database::{Ack, Database, Freshness, WriteRequest};
 use crate::error::Error;
-use crate::pubsub::Broker;
-use crate::refusals::Refusals;
 use crate::state::Store;
-use crate::tls::{Door, Protocol, Slots};
+use helios_service::auth::{Access, AccessOptions};
+use helios_service::database::{Ack, Database, Freshness, WriteRequest};
+use helios_service::pubsub::Broker;
+use helios_service::rejections::Rejections;
+use helios_service::tls::{Acceptor, Protocol, Slots};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 const CLUSTER_ID: &str = "demo";
@@ -216,17 +216,19 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let (db, shutdown) = (LocalDb::new(store), CancellationToken::new());
-        let access = Arc::new(password.map_or_else(Access::default, Access::with_password));
-        let refusals = Refusals::default();
-        let door = Door {
+        let options = password.map_or_else(AccessOptions::default, AccessOptions::with_password);
+        let access = Arc::new(Access::load(options).unwrap());
+        let rejections = Rejections::default();
+        let acceptor = Acceptor {
             name: "client",
             protocol: Protocol::Redis,
             tls: None,
-            refusals,
+            rejections,
             open: Default::default(),
             slots: Slots::new(1),
         };
-        let serving = serve(listener, door, db.clone(), limits, access, Metrics::default(), shutdown.clone());
+        let serving =
+            serve(listener, acceptor, db.clone(), limits, access, Metrics::default(), shutdown.clone());
         Self { db, port, shutdown, task: tokio::spawn(serving) }
     }
 

@@ -1,18 +1,18 @@
-//! Reads that cost more than the thread of their connection may spend on one: they run beside it, a few at once.
+//! Long reads: they run on blocking threads, a few at once, instead of on the thread of their connection.
 
 use tokio::sync::Semaphore;
 
-use crate::error::Error;
-use crate::state::{Limits, Store};
+use helios_proto::Error;
 use helios_proto::v1::ErrorCode;
+use helios_state::{Limits, Store};
 
 /// Long reads of this process at once. Each may hold `reads.max_bytes` of memory and keep a core busy for seconds.
 pub const MAX_LONG_READS: usize = 2;
 
 static PERMITS: Semaphore = Semaphore::const_new(MAX_LONG_READS);
 
-/// Runs `read` under the limits of a short read, and again under the node's limits, on a blocking thread, if they are not
-/// enough. What a read costs is known only while it runs, and a short one is cheap to repeat.
+/// Runs `read` within the limits of a short read and, if they are exceeded, again within the node's limits on a blocking
+/// thread. The cost of a read is known only while it runs, and a short one is cheap to repeat.
 pub async fn run<T: Send + 'static>(
     store: &Store,
     read: impl Fn(&Store, Limits) -> Result<T, Error> + Send + 'static,

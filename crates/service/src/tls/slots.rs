@@ -1,5 +1,5 @@
-//! Places for the connections of one port. A connection has its place until it ends. When all are taken, the one that has
-//! said nothing for longest gives way to the next.
+//! Slots for the connections of one port. A connection has its slot until it ends. When all are taken, the oldest connection
+//! that has sent nothing is evicted for the next.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-/// Of one port; clones share them.
+/// The slots of one port; clones share them.
 #[derive(Debug, Clone)]
 pub struct Slots(Arc<Inner>);
 
@@ -16,11 +16,11 @@ pub struct Slots(Arc<Inner>);
 struct Inner {
     free: Arc<Semaphore>,
     last_number: AtomicU64,
-    /// Connections that have not proven yet that there is a client behind, the oldest first.
+    /// Connections that have not sent a valid request yet, the oldest first.
     newcomers: Mutex<BTreeMap<u64, CancellationToken>>,
 }
 
-/// A place; dropped, it is free.
+/// A slot; free again when dropped.
 #[derive(Debug)]
 pub struct Slot {
     inner: Arc<Inner>,
@@ -35,8 +35,8 @@ impl Slots {
         Self(Arc::new(Inner { free, last_number: AtomicU64::new(0), newcomers: Mutex::default() }))
     }
 
-    /// For a connection that was accepted; waits for one that ends if all places are taken and none gives way. `None`:
-    /// never, while somebody holds the slots.
+    /// A slot for an accepted connection; waits for a connection to end if all slots are taken and none can be evicted.
+    /// `None`: the slots are closed, which does not happen while `self` lives.
     pub async fn take(&self) -> Option<Slot> {
         let free = Arc::clone(&self.0.free);
         let permit = match Arc::clone(&free).try_acquire_owned() {
@@ -56,12 +56,12 @@ impl Slots {
 }
 
 impl Slot {
-    /// There is a client behind this connection: it gives way to none from now on.
+    /// The connection has sent a valid request: it is not evicted from now on.
     pub fn prove(&self) {
         self.inner.newcomers().remove(&self.number);
     }
 
-    /// Cancelled when it has to give way.
+    /// Cancelled when the connection is evicted.
     pub fn evicted(&self) -> CancellationToken {
         self.evicted.clone()
     }

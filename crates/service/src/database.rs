@@ -1,4 +1,4 @@
-//! What the client-facing services see of a node: replicated writes, a read barrier, the local
+//! The node as the client-facing services see it: replicated writes, a read barrier, the local
 //! state and the status. Implemented by the Raft handle; a unit test may apply straight to a store.
 
 use std::future::Future;
@@ -9,22 +9,22 @@ use bytes::Bytes;
 pub use helios_config::Ack;
 use helios_proto::v1::{Reply, RequestId, StatusResponse, Token, command::Op};
 
-use crate::error::Error;
 use crate::pubsub::Broker;
-use crate::state::Store;
+use helios_proto::Error;
+use helios_state::Store;
 
-/// A write as a client asks for it.
+/// A client's write.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WriteRequest {
     pub op: Op,
-    /// Makes it safe to send again.
+    /// Makes a retry safe.
     pub request_id: Option<RequestId>,
     /// Of the user or the address that sent it, for its share of the clients that are remembered by their request
     /// ids: at most 32 bytes, the same on every member. Of no use without a request id.
     pub identity: Bytes,
 }
 
-/// How fresh the state that a read sees must be.
+/// Freshness of the state that a read sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Freshness {
     /// It covers every write acknowledged, by any member, before the read (ReadIndex, Raft thesis 6.4).
@@ -88,14 +88,14 @@ pub trait Database: Clone + Send + Sync + 'static {
         timeout: Duration,
     ) -> impl Future<Output = Result<u64, Error>> + Send;
 
-    /// Sends a message to whoever listens to `channel` on any member, at most once; answers how many clients are known
-    /// to have been reached.
+    /// Sends a message to the subscribers of `channel` on all members, at most once; returns the number of clients that are
+    /// known to have received it.
     fn publish(&self, channel: Bytes, payload: Bytes) -> impl Future<Output = u64> + Send;
 
     /// The channels of this node's clients.
     fn broker(&self) -> &Arc<Broker>;
 
-    /// Whether Redis clients are shown a member that does not lead as a master, since it takes writes and sends them on.
+    /// Redis clients see a follower as a master, since it forwards writes.
     fn reports_followers_as_masters(&self) -> bool {
         false
     }
@@ -103,7 +103,7 @@ pub trait Database: Clone + Send + Sync + 'static {
     /// The time at which a key counts as expired for a read, ms since the Unix epoch, if the log's clock is not later: this
     /// node's wall clock, unless it is ahead of the others'.
     fn now_ms(&self) -> u64 {
-        crate::wall_ms()
+        crate::time::wall_ms()
     }
 
     /// The applied state of this node.

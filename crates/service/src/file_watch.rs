@@ -1,4 +1,4 @@
-//! Files that others change while the node runs: an editor, a ConfigMap's or Secret's new version.
+//! Watches files that change while the node runs: by an editor, or by a new version of a ConfigMap or Secret.
 
 use std::path::{Path, PathBuf};
 
@@ -7,12 +7,12 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
 use tokio_util::sync::CancellationToken;
 
-/// Files, by what happens in their directories: editors and the kubelet replace them by a rename.
+/// Files, watched through their directories: editors and the kubelet replace them by a rename.
 pub struct WatchedFiles {
     paths: Vec<PathBuf>,
-    /// Of the kernel. Read as a pipe would be; what they say does not matter.
+    /// inotify events of the kernel, read as a pipe; their content does not matter.
     events: pipe::Receiver,
-    /// What each held when it was last looked at.
+    /// Content of each file when it was last read.
     texts: Vec<Option<Vec<u8>>>,
 }
 
@@ -20,7 +20,7 @@ impl WatchedFiles {
     /// Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// When the kernel does not watch one of their directories.
+    /// When the kernel cannot watch one of their directories.
     pub fn open(paths: Vec<PathBuf>) -> std::io::Result<Self> {
         let events = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
         for path in &paths {
@@ -31,7 +31,7 @@ impl WatchedFiles {
         Ok(Self { paths, events, texts })
     }
 
-    /// Resolves when one of them holds something else. Cancel safe.
+    /// Resolves when the content of a file has changed. Cancel safe.
     pub async fn changed(&mut self) -> std::io::Result<()> {
         let mut buffer = [0; 4_096];
         loop {
@@ -52,8 +52,8 @@ impl WatchedFiles {
     }
 }
 
-/// Calls `reload` once, since they may have changed since they were first read, and then whenever one of `paths` holds
-/// something else, until `stop`. `what` they are is for the log, where changes cannot be noticed.
+/// Calls `reload` once, since the files may have changed after they were first read, and then whenever the content of one of
+/// `paths` changes, until `stop`. `what` names the files in the log when they cannot be watched.
 pub async fn follow(what: &str, paths: Vec<PathBuf>, stop: CancellationToken, mut reload: impl FnMut()) {
     let unnoticed = |error| tracing::warn!(%error, "changes of the {what} are not noticed");
     let mut watched = match WatchedFiles::open(paths) {

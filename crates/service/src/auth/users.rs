@@ -1,4 +1,4 @@
-//! Who may do what: the file of users. Pure.
+//! The file of users and their roles. Pure.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use helios_config::Secret;
 
-/// What a user may do; each may do what those before it may.
+/// Role of a user; each includes the ones before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
@@ -41,7 +41,7 @@ impl User {
     }
 }
 
-/// By name.
+/// Users by name.
 #[derive(Debug, Default)]
 pub struct Users(BTreeMap<String, Arc<User>>);
 
@@ -61,7 +61,7 @@ struct Line {
 
 impl Users {
     /// # Errors
-    /// One line that says what to write, and nothing of any password.
+    /// One line that says what to write; it holds no password.
     pub fn parse(text: &str) -> Result<Self, String> {
         let file: File = serde_saphyr::from_str(text).map_err(|error| {
             // Its first line names the place; the rest shows the text around it.

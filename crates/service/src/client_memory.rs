@@ -1,5 +1,4 @@
-//! What the connections of one node hold in memory: replies that were not sent yet, messages that were not read yet,
-//! requests that were not executed yet. Each connection has an [`Account`], charged before the memory is held; over
+//! Memory of the connections of one node: unsent replies, unread messages, requests that were not executed yet. Each connection has an [`Account`], charged before the memory is held; over
 //! the sum of all, the connection with the largest account is closed.
 
 use std::collections::BTreeMap;
@@ -10,16 +9,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub use helios_config::MemoryLimits;
 use tokio_util::sync::CancellationToken;
 
-use crate::refusals::Refusals;
+use crate::rejections::Rejections;
 
-/// Why a connection was closed.
+/// Reason for closing a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
     OutputLimit,
     SoftOutputLimit,
     PubsubLimit,
     WriteTimeout,
-    /// It held more than any other connection when all together held too much.
+    /// It held most when all connections together held too much.
     ClientsLimit,
 }
 
@@ -63,12 +62,12 @@ impl Cause {
     }
 }
 
-/// Of all connections of one listener.
+/// Memory of all connections of one listener.
 #[derive(Debug)]
 pub struct ClientMemory {
     pub limits: MemoryLimits,
-    refusals: Refusals,
-    /// Of all accounts that are not closed.
+    rejections: Rejections,
+    /// Sum of all accounts that are not closed.
     total: AtomicUsize,
     last_id: AtomicU64,
     accounts: Mutex<BTreeMap<u64, Arc<Shared>>>,
@@ -76,7 +75,7 @@ pub struct ClientMemory {
     evicted: AtomicU64,
 }
 
-/// One connection's; dropped, it holds nothing.
+/// Memory of one connection; nothing once dropped.
 #[derive(Debug)]
 pub struct Account {
     id: u64,
@@ -96,7 +95,7 @@ struct Held {
     output: usize,
     inbox: usize,
     input: usize,
-    /// It was cut, so it counts no more: its task drops what it holds.
+    /// The connection was closed and counts no more: its task frees its memory.
     is_closed: bool,
 }
 
@@ -107,10 +106,10 @@ impl Held {
 }
 
 impl ClientMemory {
-    pub fn new(limits: MemoryLimits, refusals: Refusals) -> Arc<Self> {
+    pub fn new(limits: MemoryLimits, rejections: Rejections) -> Arc<Self> {
         Arc::new(Self {
             limits,
-            refusals,
+            rejections,
             total: AtomicUsize::new(0),
             last_id: AtomicU64::new(0),
             accounts: Mutex::default(),
@@ -119,7 +118,7 @@ impl ClientMemory {
         })
     }
 
-    /// For a new connection, which `cut` ends.
+    /// Account of a new connection; `cut` closes the connection.
     pub fn open(self: &Arc<Self>, from: SocketAddr, cut: CancellationToken) -> Account {
         let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
         let shared = Arc::new(Shared { from, cut, held: Mutex::default() });
@@ -127,7 +126,7 @@ impl ClientMemory {
         Account { id, memory: Arc::clone(self), shared }
     }
 
-    /// Held by all connections now.
+    /// Bytes that all connections hold now.
     pub fn total(&self) -> usize {
         self.total.load(Ordering::Relaxed)
     }
@@ -166,7 +165,7 @@ impl ClientMemory {
         self.total.fetch_sub(before, Ordering::Relaxed);
         let counter = if cause == Cause::ClientsLimit { &self.evicted } else { &self.over_limit };
         counter.fetch_add(1, Ordering::Relaxed);
-        self.refusals.tell("client", cause.reason(), shared.from, cause.text(&self.limits));
+        self.rejections.report("client", cause.reason(), shared.from, cause.text(&self.limits));
         shared.cut.cancel();
     }
 }
@@ -176,17 +175,17 @@ impl Account {
         &self.memory.limits
     }
 
-    /// Unsent replies from now on.
+    /// Sets the bytes of unsent replies.
     pub fn set_output(&self, bytes: usize) {
         self.change(|held| held.output = bytes);
     }
 
-    /// Requests from now on that were not executed yet.
+    /// Sets the bytes of requests that were not executed yet.
     pub fn set_input(&self, bytes: usize) {
         self.change(|held| held.input = bytes);
     }
 
-    /// One more unread message; false if the connection has too many and is closed.
+    /// Adds an unread message; false if the connection has too many and is closed.
     pub fn add_message(&self, bytes: usize) -> bool {
         let inbox = self.change(|held| held.inbox += bytes).inbox;
         if inbox > self.memory.limits.pubsub_bytes {
@@ -195,12 +194,12 @@ impl Account {
         !self.shared.cut.is_cancelled()
     }
 
-    /// A message was read, or not taken.
+    /// Removes a message that was read or dropped.
     pub fn remove_message(&self, bytes: usize) {
         self.change(|held| held.inbox = held.inbox.saturating_sub(bytes));
     }
 
-    /// Ends the connection; counted and logged once.
+    /// Closes the connection; counted and logged once.
     pub fn close(&self, cause: Cause) {
         self.memory.close(&self.shared, cause);
     }
@@ -209,7 +208,7 @@ impl Account {
         self.shared.cut.is_cancelled()
     }
 
-    /// Unsent replies and unread messages, and all that it holds.
+    /// Bytes of unsent replies and unread messages, and of everything together.
     pub fn held(&self) -> (usize, usize) {
         let held = *lock(&self.shared.held);
         (held.output + held.inbox, held.output + held.inbox + held.input)
@@ -242,7 +241,7 @@ impl Drop for Account {
     }
 }
 
-/// Every critical section here leaves its data whole, so a panic elsewhere does not spoil it.
+/// Every critical section leaves its data consistent, so a poisoned lock is no damage.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -255,14 +254,14 @@ pub mod tests {
 
     pub fn account(limits: MemoryLimits) -> (Arc<Account>, CancellationToken) {
         let cut = CancellationToken::new();
-        let memory = ClientMemory::new(limits, Refusals::default());
+        let memory = ClientMemory::new(limits, Rejections::default());
         (Arc::new(memory.open(FROM, cut.clone())), cut)
     }
 
     #[test]
     fn the_largest_account_is_closed_when_all_together_hold_too_much() {
         let limits = MemoryLimits { all_bytes: 100, ..MemoryLimits::default() };
-        let memory = ClientMemory::new(limits, Refusals::default());
+        let memory = ClientMemory::new(limits, Rejections::default());
         let cuts = [(); 3].map(|()| CancellationToken::new());
         let accounts = [0, 1, 2].map(|number: usize| memory.open(FROM, cuts[number].clone()));
         accounts[0].set_output(30);

@@ -1,7 +1,7 @@
-//! The locks on the ports: what certificates a node shows and asks for ([`Material`], read again when its files
-//! change), and what happens to a connection before the service behind its port sees it ([`Door`]).
+//! TLS of the ports: the certificates that a node shows and asks for ([`Material`], reloaded when its files change), and
+//! the handshake of a connection before its service gets it ([`Acceptor`]).
 
-mod door;
+mod acceptor;
 mod material;
 mod slots;
 mod stream;
@@ -15,16 +15,16 @@ use prometheus_client::registry::Registry;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub use door::{Door, Protocol, accept};
+pub use acceptor::{Acceptor, Protocol, accept};
 pub use material::{Material, Side};
 pub use slots::Slots;
 pub use stream::{Caller, Stream};
 
-use crate::config::{ConfigError, Settings};
+use helios_config::{ConfigError, Settings};
 
-/// Of both sides of a node; `None` where it speaks without TLS.
+/// The certificates of both sides of a node; `None`: that side is without TLS.
 #[derive(Clone, Default)]
-pub struct Locks {
+pub struct Certificates {
     pub peer: Option<Arc<Material>>,
     pub client: Option<Arc<Material>>,
 }
@@ -34,7 +34,7 @@ struct For {
     r#for: &'static str,
 }
 
-impl Locks {
+impl Certificates {
     /// # Errors
     /// When a file cannot be read or used.
     pub fn load(settings: &Settings) -> Result<Self, ConfigError> {
@@ -51,7 +51,7 @@ impl Locks {
         self.peer.iter().chain(&self.client)
     }
 
-    /// Follows the files until `stop`; the gauge of when certificates expire follows them.
+    /// Reloads the files when they change, until `stop`, and updates the gauge of their expiry.
     pub fn watch(&self, registry: &mut Registry, tasks: &mut JoinSet<()>, stop: &CancellationToken) {
         let expiry = Family::<For, Gauge>::default();
         registry.register(

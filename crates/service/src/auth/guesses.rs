@@ -1,5 +1,5 @@
-//! What failed attempts to authenticate cost their address: from the fifth on, attempts from it are looked at one
-//! after the other, each later by a delay that doubles. Pure: takes the time it is given.
+//! Delays after failed attempts to authenticate: from the fifth on, attempts of an address are checked one
+//! after the other, each after a delay that doubles. Pure: time is an argument.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -11,9 +11,9 @@ pub use helios_config::MAX_AUTH_DELAY as MAX_WAIT;
 /// Attempts that fail without a delay: typing errors, and one client with an old password.
 pub const FREE_FAILURES: u32 = 4;
 pub const FIRST_DELAY: Duration = Duration::from_millis(100);
-/// For so long without a failure, an address is remembered.
+/// Time for which an address is remembered after its last failure.
 pub const MEMORY: Duration = Duration::from_secs(600);
-/// Addresses remembered at once; then the one that has failed least recently is forgotten.
+/// Bound of the remembered addresses; beyond it the one that has failed least recently is forgotten.
 pub const MAX_ADDRESSES: usize = 4_096;
 
 /// Failures by address.
@@ -24,12 +24,12 @@ pub struct Guesses(HashMap<IpAddr, Record>);
 struct Record {
     failures: u32,
     last: Instant,
-    /// When the next attempt may be looked at.
+    /// Time at which the next attempt may be checked.
     next: Instant,
 }
 
 impl Guesses {
-    /// When an attempt that arrives at `now` may be looked at. `None`: not within [`MAX_WAIT`]; it takes no turn then.
+    /// Time at which an attempt that arrives at `now` may be checked. `None`: not within [`MAX_WAIT`]; it takes no turn then.
     pub fn turn(&mut self, from: IpAddr, longest: Duration, now: Instant) -> Option<Instant> {
         let key = key(from);
         let Some(record) = self.0.get_mut(&key) else { return Some(now) };

@@ -17,14 +17,14 @@ use tonic::transport::server::Connected;
 
 use super::slots::Slot;
 use crate::auth::Client;
-use crate::refusals::Refusals;
+use crate::rejections::Rejections;
 use crate::sessions::Session;
 
-/// Who is at the other end of a connection of a gRPC port; an extension of each of its requests.
+/// The client of a connection to a gRPC port; an extension of each of its requests.
 #[derive(Debug, Clone, Default)]
 pub struct Caller {
     pub client: Client,
-    /// The certificate that it showed, DER. `None`: none was asked for.
+    /// The client certificate, DER. `None`: none was asked for.
     pub certificate: Option<Arc<[u8]>>,
 }
 
@@ -41,10 +41,10 @@ enum Inner {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// What the client has to send before anything else, and by when.
+/// The bytes that the client has to send first, and the deadline.
 struct Greeting {
     missing_bytes: usize,
-    /// It has to give way to another connection.
+    /// Resolves when the connection is evicted.
     evicted: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     until: Pin<Box<Sleep>>,
     refused: Box<dyn Fn() + Send + Sync>,
@@ -70,40 +70,39 @@ impl Stream {
         }
     }
 
-    /// Counts as open until it is dropped.
+    /// The stream, counted as open until it is dropped.
     pub fn counted_by(self, session: Session) -> Self {
         Self { _session: Some(session), ..self }
     }
 
-    /// Holds its place until it is dropped.
+    /// The stream, which holds its slot until it is dropped.
     pub fn in_slot(self, slot: Slot) -> Self {
         Self { slot: Some(slot), ..self }
     }
 
-    /// Ends the connection unless so many bytes arrive within `limit`: HTTP/2 looks after its connections only once
-    /// they have begun.
+    /// The stream, which ends unless so many bytes arrive within `limit`: HTTP/2 has timeouts only after its preface.
     pub fn greeted_by(
         mut self,
         bytes: usize,
         limit: Duration,
         port: &'static str,
-        refusals: &Refusals,
+        rejections: &Rejections,
     ) -> Self {
-        let (refusals, from) = (refusals.clone(), self.tcp().peer_addr());
+        let (rejections, from) = (rejections.clone(), self.tcp().peer_addr());
         let from = from.map_or_else(|_| "a client that is gone".to_owned(), |from| from.to_string());
         self.greeting = Some(Greeting {
             missing_bytes: bytes,
             evicted: self.slot.as_ref().map(|slot| Box::pin(slot.evicted().cancelled_owned())),
             until: Box::pin(tokio::time::sleep(limit)),
             refused: Box::new(move || {
-                refusals.tell(port, "slow_handshake", &from, "it did not begin to speak HTTP/2 in time");
+                rejections.report(port, "slow_handshake", &from, "it did not begin to speak HTTP/2 in time");
             }),
         });
         self
     }
 
-    /// Takes what has arrived, at most `most` bytes at once; 0: there will be no more. An idle connection without TLS
-    /// needs no buffer.
+    /// Reads bytes that have arrived, at most `most` at once; 0: end of the stream. An idle connection without TLS needs no
+    /// buffer.
     pub fn poll_receive(
         &mut self,
         context: &mut Context<'_>,

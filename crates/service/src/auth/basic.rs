@@ -5,12 +5,12 @@ use base64::engine::general_purpose::STANDARD;
 use helios_proto::v1::ErrorCode;
 
 use super::{Access, Client, Identity};
-use crate::error::Error;
-use crate::refusals::Refusals;
+use crate::rejections::Rejections;
 use helios_config::Secret;
+use helios_proto::Error;
 
-/// The verdict of `judge` on a request with that header, in its turn: an attempt is delayed as those of Redis clients
-/// are, a header by which this connection was let in before is none.
+/// The result of `judge` for a request with that header. An attempt is delayed like those of Redis clients; the header that
+/// authenticated this connection before is no new attempt.
 ///
 /// # Errors
 /// Those of `judge`, or that its turn is too far away.
@@ -18,7 +18,7 @@ pub async fn admit_in_turn(
     access: &Access,
     port: &'static str,
     client: &Client,
-    refusals: &Refusals,
+    rejections: &Rejections,
     header: Option<&str>,
     judge: impl FnOnce() -> Result<Identity, Error>,
 ) -> Result<Identity, Error> {
@@ -26,28 +26,28 @@ pub async fn admit_in_turn(
     if let Some(header) = attempt
         && !client.has_proven(header)
     {
-        access.turn(client.address.ip()).await.inspect_err(|_| refusals.count("auth_throttled"))?;
+        access.turn(client.address.ip()).await.inspect_err(|_| rejections.count("auth_throttled"))?;
     }
     let found = judge();
     match (&found, attempt) {
         (Ok(_), attempt) => client.note(attempt),
         (Err(error), Some(_)) if error.code == ErrorCode::Unauthenticated => {
             client.note(None);
-            access.failed(port, client.address, refusals);
+            access.failed(port, client.address, rejections);
         }
         (Err(error), _) => {
             let reason =
                 if error.code == ErrorCode::ProtectedMode { "protected_mode" } else { "unauthenticated" };
-            refusals.count(reason);
+            rejections.count(reason);
         }
     }
     found
 }
 
-/// Whoever the header says, if that is so. `token` is one that is in the configuration itself.
+/// The user that the header authenticates. `token` is the one in the configuration itself.
 ///
 /// # Errors
-/// What to send instead, and nothing of what was sent.
+/// The header to send instead; it holds nothing of the header that was sent.
 pub fn admitted(access: &Access, token: Option<&Secret>, header: Option<&str>) -> Result<Identity, Error> {
     let refused = |message: &str| Error::new(ErrorCode::Unauthenticated, message);
     let has_token = token.is_some() || access.has_token();

@@ -1,5 +1,5 @@
-//! Who is there, and what they may do: users with roles, the password of `default`, the gateway's token. One
-//! answer for all ports.
+//! Authentication and authorization: users with roles, the password of `default`, the gateway's token. The same rules
+//! for all ports.
 
 mod basic;
 mod client;
@@ -19,23 +19,22 @@ use tokio_util::sync::CancellationToken;
 pub use basic::{admit_in_turn, admitted};
 pub use client::Client;
 pub use guesses::MAX_WAIT;
-#[cfg(test)]
 pub use guesses::{FREE_FAILURES, MAX_ADDRESSES};
 pub use pass::Pass;
 pub use users::{Role, User};
 
-use crate::config::{ConfigError, Settings};
-use crate::error::Error;
-use crate::refusals::Refusals;
-use crate::watched;
+use crate::file_watch;
+use crate::rejections::Rejections;
 use guesses::Guesses;
 use helios_config::Secret;
+use helios_config::{ConfigError, Settings};
+use helios_proto::Error;
 use users::Users;
 
-/// Who `client.password` is the password of.
+/// The user of `client.password`.
 pub const DEFAULT_USER: &str = "default";
 
-/// Followed while the node runs.
+/// Users and the gateway's token; reloaded while the node runs.
 #[derive(Debug, Default)]
 pub struct Access {
     password: Option<String>,
@@ -44,27 +43,60 @@ pub struct Access {
     rules: RwLock<Arc<Rules>>,
     /// Counts the changes of `rules`.
     version: AtomicU64,
-    /// Sent to whoever waits for a change.
+    /// Notifies tasks that wait for a change.
     changed: tokio::sync::watch::Sender<()>,
-    /// Nobody was told to say who they are, and clients of other hosts are refused for it.
+    /// There are no users, and clients of other hosts are rejected for that.
     protects: bool,
-    /// Zero: wrong passwords delay nobody.
+    /// Longest delay after wrong passwords; zero: none.
     max_delay: Duration,
     guesses: Mutex<Guesses>,
+}
+
+/// The settings that decide who has access; the default lets everyone in.
+#[derive(Debug, Clone, Default)]
+pub struct AccessOptions {
+    /// Password of [`DEFAULT_USER`].
+    pub password: Option<String>,
+    pub users_file: Option<PathBuf>,
+    /// File with the gateway's token.
+    pub token_file: Option<PathBuf>,
+    /// Longest delay after wrong passwords; zero: none.
+    pub max_delay: Duration,
+    /// Rejects clients of other hosts while there are no users.
+    pub protected_mode: bool,
+}
+
+impl AccessOptions {
+    pub fn with_password(password: &str) -> Self {
+        Self { password: Some(password.to_owned()), ..Self::default() }
+    }
+}
+
+impl From<&Settings> for AccessOptions {
+    fn from(settings: &Settings) -> Self {
+        let asks_for_certificates = settings.client_tls.as_ref().is_some_and(|files| files.ca_file.is_some());
+        Self {
+            password: settings.password.clone(),
+            users_file: settings.users_file.clone(),
+            token_file: settings.gateway_token_file.clone(),
+            max_delay: settings.max_auth_delay,
+            protected_mode: settings.protected_mode && !asks_for_certificates,
+        }
+    }
 }
 
 #[derive(Debug, Default)]
 struct Rules {
     users: Users,
-    /// The gateway's, from a file.
+    /// The gateway's token, from a file.
     token: Option<Secret>,
 }
 
-/// Somebody who is let in.
+/// An authenticated user.
 #[derive(Debug, Clone)]
 pub struct Identity {
     user: Arc<User>,
-    /// Of the rules by which this is known to be so.
+    /// Version of the rules that authenticated the user.
     version: u64,
 }
 
@@ -77,7 +109,7 @@ impl Identity {
         self.user.role
     }
 
-    /// Why it may not do what asks for `needed`.
+    /// The error of an operation that needs the role `needed`.
     pub fn lacks(&self, needed: Role) -> Error {
         let (name, role) = (self.name(), self.role().name());
         let message = format!("user {name} is {role}, and this takes {}", needed.name());
@@ -88,30 +120,12 @@ impl Identity {
 impl Access {
     /// # Errors
     /// When a file cannot be read or used.
-    pub fn load(settings: &Settings) -> Result<Self, ConfigError> {
-        let mut access = Self {
-            password: settings.password.clone(),
-            users_file: settings.users_file.clone(),
-            token_file: settings.gateway_token_file.clone(),
-            max_delay: settings.max_auth_delay,
-            ..Self::default()
-        };
-        let asks_for_certificates = settings.client_tls.as_ref().is_some_and(|files| files.ca_file.is_some());
-        access.protects = settings.protected_mode && access.is_open() && !asks_for_certificates;
+    pub fn load(options: AccessOptions) -> Result<Self, ConfigError> {
+        let AccessOptions { password, users_file, token_file, max_delay, protected_mode } = options;
+        let mut access = Self { password, users_file, token_file, max_delay, ..Self::default() };
+        access.protects = protected_mode && access.is_open();
         access.rules = RwLock::new(Arc::new(access.read()?));
         Ok(access)
-    }
-
-    #[cfg(test)]
-    pub fn protected() -> Self {
-        Self { protects: true, ..Self::default() }
-    }
-
-    #[cfg(test)]
-    pub fn with_password(password: &str) -> Self {
-        let mut access = Self { password: Some(password.to_owned()), ..Self::default() };
-        access.rules = RwLock::new(Arc::new(access.read().unwrap()));
-        access
     }
 
     fn read(&self) -> Result<Rules, ConfigError> {
@@ -149,23 +163,23 @@ impl Access {
         Arc::clone(&self.rules.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Whether anyone may do anything: nobody was told to say who they are.
+    /// There are no users: everyone may do everything.
     pub fn is_open(&self) -> bool {
         self.users_file.is_none() && self.password.is_none()
     }
 
-    /// Who a new connection is of before it says so.
+    /// The user of a connection that has not authenticated; `None` if there are users.
     pub fn anyone(&self) -> Option<Identity> {
         self.is_open().then(admin)
     }
 
-    /// Whether clients of other hosts are refused.
+    /// Clients of other hosts are rejected.
     pub fn is_protected(&self) -> bool {
         self.protects
     }
 
     /// # Errors
-    /// When `from` is another host and there is nothing by which its clients could say who they are.
+    /// When `from` is another host and there are no users.
     pub fn check_host(&self, from: IpAddr) -> Result<(), Error> {
         if !self.protects || from.to_canonical().is_loopback() {
             return Ok(());
@@ -178,7 +192,7 @@ impl Access {
         ))
     }
 
-    /// Waits until an attempt to authenticate from there may be looked at. Holds no lock meanwhile.
+    /// Waits until the next attempt to authenticate from `from` may be checked. Holds no lock meanwhile.
     ///
     /// # Errors
     /// When too many wait already; the attempt may be repeated later.
@@ -200,19 +214,19 @@ impl Access {
         Ok(())
     }
 
-    /// An attempt from there was wrong: counts it, logs it, delays the next ones.
-    pub fn failed(&self, port: &'static str, from: SocketAddr, refusals: &Refusals) {
+    /// A failed attempt from `from`: counted and logged; it delays the next ones.
+    pub fn failed(&self, port: &'static str, from: SocketAddr, rejections: &Rejections) {
         let count = self.guesses().failed(from.ip(), self.max_delay, Instant::now());
         // Not the name: some clients send a password in its place.
         let why = format!("wrong user or password or token, attempt {count} from {}", from.ip());
-        refusals.tell(port, "wrong_password", from, why);
+        rejections.report(port, "wrong_password", from, why);
     }
 
     fn guesses(&self) -> std::sync::MutexGuard<'_, Guesses> {
         self.guesses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the gateway has a token in a file.
+    /// The gateway has a token in a file.
     pub fn has_token(&self) -> bool {
         self.token_file.is_some()
     }
@@ -224,12 +238,12 @@ impl Access {
         Some(Identity { user, version })
     }
 
-    /// Whoever has the token of the gateway's file is an admin.
+    /// The admin that the token of the gateway's file authenticates.
     pub fn by_token(&self, token: &[u8]) -> Option<Identity> {
         self.rules().token.as_ref().is_some_and(|known| known.matches(token)).then(admin)
     }
 
-    /// Whether `identity` is still let in as who it was: same password, same role.
+    /// `identity` still exists with the same password and role.
     pub fn still_knows(&self, identity: &mut Identity) -> bool {
         let version = self.version.load(Ordering::Acquire);
         if self.is_open() || identity.version == version {
@@ -242,7 +256,7 @@ impl Access {
         known
     }
 
-    /// Names and roles.
+    /// All users: names and roles.
     pub fn users(&self) -> Vec<(String, Role)> {
         if self.is_open() {
             return vec![(DEFAULT_USER.to_owned(), Role::Admin)];
@@ -262,17 +276,17 @@ impl Access {
         }
     }
 
-    /// Reads the files again whenever one of them changes, until `stop`.
+    /// Reloads the files whenever one of them changes, until `stop`.
     pub async fn watch(self: Arc<Self>, stop: CancellationToken) {
         let paths: Vec<_> = [&self.users_file, &self.token_file].into_iter().flatten().cloned().collect();
         if paths.is_empty() {
             return;
         }
-        watched::follow("users", paths, stop, || self.reload()).await;
+        file_watch::follow("users", paths, stop, || self.reload()).await;
     }
 }
 
-/// Nobody in particular, who may do everything.
+/// The admin without a user, where there are no users.
 fn admin() -> Identity {
     Identity { user: Arc::new(User::with_password(DEFAULT_USER, Role::Admin, "")), version: 0 }
 }
@@ -332,7 +346,7 @@ mod tests {
     #[test]
     fn without_users_and_password_everyone_is_admin() {
         assert_eq!(Access::default().anyone().unwrap().role(), Role::Admin);
-        let access = Access::with_password("secret");
+        let access = Access::load(AccessOptions::with_password("secret")).unwrap();
         assert!(access.anyone().is_none());
         assert_eq!(access.authenticate(b"default", b"secret").unwrap().role(), Role::Admin);
         assert!(access.authenticate(b"default", b"").is_none());

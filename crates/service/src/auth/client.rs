@@ -1,20 +1,20 @@
-//! A client's connection, as far as authentication is concerned.
+//! The authentication state of a client's connection.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use helios_config::Secret;
 
-/// Of one connection of a protocol in which each request says again who it is of. Clones are of the same connection.
+/// A connection of a protocol whose requests are authenticated one by one. Clones share the connection.
 #[derive(Debug, Clone)]
 pub struct Client {
     pub address: SocketAddr,
-    /// The header by which the last request was let in: it is no guess when it comes again.
+    /// The header that authenticated the last request: the same header again is no guess.
     proven: Arc<Mutex<Option<Secret>>>,
 }
 
 impl Default for Client {
-    /// Of a host that is not known, and so not this one.
+    /// A connection from an unknown host, so not from this one.
     fn default() -> Self {
         Self::new((Ipv4Addr::UNSPECIFIED, 0).into())
     }
@@ -29,7 +29,7 @@ impl Client {
         self.proven().as_ref().is_some_and(|proven| proven.matches(header.as_bytes()))
     }
 
-    /// `None`: it was wrong.
+    /// Records the header of a request; `None`: it was wrong.
     pub(super) fn note(&self, header: Option<&str>) {
         *self.proven() = header.map(Secret::new);
     }

@@ -1,13 +1,13 @@
-//! Client connections open now, by port: counted from the moment their Door let them in until they end.
+//! Open client connections by port, counted from their acceptance until they end.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Of one port. Clones count together.
+/// Open connections of one port. Clones count together.
 #[derive(Debug, Clone, Default)]
 pub struct Open(Arc<AtomicU64>);
 
-/// One connection, for as long as it lives.
+/// One open connection; counted until dropped.
 #[derive(Debug)]
 pub struct Session(Arc<AtomicU64>);
 
@@ -28,7 +28,7 @@ impl Drop for Session {
     }
 }
 
-/// Of a node's ports for clients.
+/// The client ports of a node.
 #[derive(Debug, Default)]
 pub struct Sessions {
     /// Redis protocol.
@@ -38,7 +38,7 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    /// Of the port that the configuration calls `name`. The others have no clients, and are not told of.
+    /// The count of the port that the configuration calls `name`. Connections of other ports are not reported.
     pub fn of(&self, name: &str) -> Open {
         match name {
             "client" => self.client.clone(),

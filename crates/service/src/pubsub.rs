@@ -1,7 +1,5 @@
-//! Who of this node's clients listens to which channels, and their messages on the way: at most once, in the
-//! order in which a publisher sent them, and kept nowhere.
-//!
-//! Called by whoever serves clients, and by `requests` for what members publish to one another.
+//! The subscribers of this node and their messages: delivered at most once, in the order of their publisher, and stored
+//! nowhere. Protocols and the other members publish.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,18 +11,17 @@ use tokio::sync::mpsc;
 use crate::client_memory::{Account, Cause};
 use crate::glob::{Exhausted, Pattern, Steps};
 
-/// Messages that one client may have waiting; one that is slower is cut off, as Redis does. Their bytes are limited by
-/// its account.
+/// Unread messages of one client; a slower client is disconnected, as by Redis. Its account limits their bytes.
 const MAX_WAITING: usize = 16_384;
 /// Channels and patterns of one client.
 pub const MAX_TOPICS: usize = 10_000;
-/// What their names and compiled patterns may hold in memory together.
+/// Bytes of their names and compiled patterns together.
 pub const MAX_TOPIC_BYTES: usize = 16 << 20;
 
-/// What a client hears.
+/// A message to a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delivery {
-    /// That led to it; `None`: the channel itself.
+    /// The pattern that matched; `None`: the channel itself.
     pub pattern: Option<Bytes>,
     pub channel: Bytes,
     pub payload: Bytes,
@@ -40,19 +37,19 @@ impl Delivery {
 #[derive(Debug, Default)]
 pub struct Broker {
     last_id: AtomicU64,
-    /// Clients cut off for being too slow.
+    /// Clients that were disconnected for being too slow.
     cuts: Arc<AtomicU64>,
     topics: RwLock<Topics>,
 }
 
-/// Nobody listens to a topic that is not in here.
+/// Subscriptions; a topic without one has no entry.
 #[derive(Debug, Default)]
 struct Topics {
     channels: HashMap<Bytes, HashMap<u64, Inbox>>,
     patterns: BTreeMap<Bytes, Listened>,
 }
 
-/// A pattern with those who listen to it.
+/// A pattern with its subscribers.
 #[derive(Debug)]
 struct Listened {
     pattern: Pattern,

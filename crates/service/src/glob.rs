@@ -1,9 +1,9 @@
-//! Redis's glob patterns: `*`, `?`, `[a-c]`, `[^x]`, `\` to quote. A pattern is compiled once; what matching costs
-//! beyond one pass over the text is charged to [`Steps`].
+//! Redis's glob patterns: `*`, `?`, `[a-c]`, `[^x]`, `\` to quote. A pattern is compiled once; the cost of
+//! matching beyond one pass over the text is charged to [`Steps`].
 
 use helios_proto::v1::ErrorCode;
 
-use crate::error::Error;
+use helios_proto::Error;
 
 /// Longest pattern that is compiled.
 pub const MAX_PATTERN_BYTES: usize = 8 << 10;
@@ -45,7 +45,7 @@ impl From<Exhausted> for Error {
     }
 }
 
-/// How many steps are left.
+/// The steps that are left.
 #[derive(Debug)]
 pub struct Steps(u64);
 

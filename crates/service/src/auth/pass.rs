@@ -1,17 +1,17 @@
-//! What a stream was opened with: it ends when that would open none any more.
+//! The credentials that opened a stream: the stream ends when they are no longer valid.
 
 use std::sync::Arc;
 
 use helios_proto::v1::ErrorCode;
 
 use super::{Access, Role, admitted};
-use crate::error::Error;
+use helios_proto::Error;
 
-/// Of one request.
+/// Credentials of one request.
 #[derive(Clone)]
 pub struct Pass {
     access: Arc<Access>,
-    /// `None`: nobody had to say who they are.
+    /// `None`: there were no users.
     header: Option<String>,
     role: Role,
 }
@@ -21,7 +21,7 @@ impl Pass {
         Self { access, header: header.map(str::to_owned), role }
     }
 
-    /// Whether the user is there, with the same password and role.
+    /// The user exists with the same password and role.
     fn is_valid(&self) -> bool {
         match &self.header {
             Some(header) => {
@@ -31,7 +31,7 @@ impl Pass {
         }
     }
 
-    /// Why the stream ends, once it has to. Cancel safe.
+    /// Resolves with the error that ends the stream, once the credentials are invalid. Cancel safe.
     pub async fn revoked(self) -> Error {
         // Before the look: a change in between is seen.
         let mut changes = self.access.changed.subscribe();

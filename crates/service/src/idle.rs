@@ -1,11 +1,11 @@
-//! How long a connection may be idle: a limit that changes while connections wait under it.
+//! The limit of idle connections, which can change while connections wait under it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-/// Clones share one limit; `None`: without end.
+/// The limit, shared by clones; `None`: none.
 #[derive(Debug, Clone, Default)]
 pub struct IdleTimeout(Arc<watch::Sender<Option<Duration>>>);
 
@@ -18,12 +18,12 @@ impl IdleTimeout {
         *self.0.borrow()
     }
 
-    /// Counts at once, for those too that are idle already.
+    /// Sets the limit, also for connections that are idle already.
     pub fn set(&self, limit: Option<Duration>) {
         self.0.send_replace(limit);
     }
 
-    /// Resolves once who is idle since `since` has been so for too long.
+    /// Resolves when a connection that is idle since `since` has reached the limit.
     pub async fn passed(&self, since: Instant) {
         let mut limit = self.0.subscribe();
         loop {
@@ -37,7 +37,7 @@ impl IdleTimeout {
     }
 }
 
-/// Resolves then; never, without an end.
+/// Resolves at `end`; never, if there is none.
 pub async fn until(end: Option<Instant>) {
     match end {
         Some(end) => tokio::time::sleep_until(end.into()).await,

@@ -1,4 +1,4 @@
-//! One port: what happens to a connection before its service sees it.
+//! The acceptor of a port: accepts connections, does the TLS handshake, and hands them to the service.
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,18 +15,18 @@ use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::{Material, Slots, Stream};
-use crate::refusals::Refusals;
+use crate::rejections::Rejections;
 use crate::sessions::Open;
 
-/// For all of a handshake; a client that is slower is cut off.
+/// Time limit of a handshake; a slower client is disconnected.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Connections that are ready and not taken over by the service yet.
+/// Bound of the connections that are ready and that the service has not taken yet.
 const READY: usize = 16;
-/// How long, and how much, a client that was told it is at the wrong port may go on sending: a connection that is
-/// closed with input unread would be reset, and take the message with it.
+/// Time and bytes that a rejected client may still send: a connection that is closed with unread input is reset, and the
+/// message is lost with it.
 const LINGER: Duration = Duration::from_millis(500);
 const LINGER_BYTES: u64 = 64 << 10;
-/// How long to leave a listener alone when the process is out of file descriptors.
+/// Pause of a listener when the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// First byte of every TLS connection.
 const HANDSHAKE_RECORD: u8 = 22;
@@ -41,7 +41,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// To a client that speaks it without TLS where there is none without.
+    /// Answer to a client without TLS on a port with TLS.
     fn wants_tls(self) -> &'static [u8] {
         match self {
             Self::Redis => b"-ERR this port speaks TLS only: connect with TLS and the CA of the cluster\r\n",
@@ -55,30 +55,29 @@ impl Protocol {
     }
 }
 
-/// A port with its lock, if it has one. Cheap to clone.
+/// A port and its TLS. Cheap to clone.
 #[derive(Clone)]
-pub struct Door {
-    /// As the configuration calls it: `peer`, `client`, `grpc` or `gateway`.
+pub struct Acceptor {
+    /// Name of the port in the configuration: `peer`, `client`, `grpc` or `gateway`.
     pub name: &'static str,
     pub protocol: Protocol,
     pub tls: Option<Arc<Material>>,
-    pub refusals: Refusals,
-    /// Connections that it let in and that have not ended.
+    pub rejections: Rejections,
+    /// Accepted connections that have not ended.
     pub open: Open,
     pub slots: Slots,
 }
 
-impl Door {
-    /// The connection as its service may have it; `None` when it was refused. Takes five seconds at most, so it
-    /// belongs into a task of its own.
+impl Acceptor {
+    /// The connection for its service; `None` when it was rejected. Takes up to five seconds, so it needs its own task.
     pub async fn open(&self, stream: TcpStream, from: SocketAddr) -> Option<Stream> {
-        let opened = self.unlock(stream, from).await?;
+        let opened = self.handshake(stream, from).await?;
         Some(opened.counted_by(self.open.begin()))
     }
 
-    async fn unlock(&self, stream: TcpStream, from: SocketAddr) -> Option<Stream> {
+    async fn handshake(&self, stream: TcpStream, from: SocketAddr) -> Option<Stream> {
         let Some(tls) = &self.tls else { return Some(stream.into()) };
-        let acceptor = TlsAcceptor::from(tls.server(self.protocol));
+        let tls_acceptor = TlsAcceptor::from(tls.server(self.protocol));
         let handshake = async {
             let mut first = [0];
             // A client that leaves again is a balancer's probe.
@@ -86,19 +85,19 @@ impl Door {
                 return None;
             }
             if first[0] != HANDSHAKE_RECORD {
-                self.refusals.tell(
+                self.rejections.report(
                     self.name,
                     "no_tls",
                     from,
                     "it does not speak TLS, which this port asks for",
                 );
-                self.send_away(stream).await;
+                self.reject(stream).await;
                 return None;
             }
-            match acceptor.accept(stream).await {
+            match tls_acceptor.accept(stream).await {
                 Ok(stream) => Some(Stream::from(stream)),
                 Err(error) => {
-                    self.refusals.tell(self.name, "tls_handshake", from, in_words(&error));
+                    self.rejections.report(self.name, "tls_handshake", from, in_words(&error));
                     None
                 }
             }
@@ -106,23 +105,23 @@ impl Door {
         match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
             Ok(opened) => opened,
             Err(_) => {
-                self.refusals.tell(self.name, "slow_handshake", from, "its TLS handshake took too long");
+                self.rejections.report(self.name, "slow_handshake", from, "its TLS handshake took too long");
                 None
             }
         }
     }
 
-    async fn send_away(&self, mut stream: TcpStream) {
-        let told = async {
+    async fn reject(&self, mut stream: TcpStream) {
+        let answered = async {
             stream.write_all(self.protocol.wants_tls()).await?;
             stream.shutdown().await?;
             tokio::io::copy(&mut stream.take(LINGER_BYTES), &mut tokio::io::sink()).await
         };
-        // Whether the client heard or not, there is nothing more to do for it.
-        let _ = tokio::time::timeout(LINGER, told).await;
+        // The client may be gone: its answer is best effort.
+        let _ = tokio::time::timeout(LINGER, answered).await;
     }
 
-    /// The connections of a port of HTTP/2 as tonic takes them, until what is returned is dropped.
+    /// The connections of an HTTP/2 port as a stream for tonic; ends when the stream is dropped.
     pub fn incoming(self, listener: TcpListener) -> impl Incoming<Item = io::Result<Stream>> {
         let (ready, opened) = mpsc::channel(READY);
         tokio::spawn(async move {
@@ -146,21 +145,21 @@ impl Door {
             if stream.set_nodelay(true).is_err() {
                 continue;
             }
-            let (door, ready) = (self.clone(), ready.clone());
+            let (acceptor, ready) = (self.clone(), ready.clone());
             handshakes.spawn(async move {
                 let evicted = slot.evicted();
                 let opened = tokio::select! {
-                    opened = door.open(stream, from) => opened,
+                    opened = acceptor.open(stream, from) => opened,
                     () = evicted.cancelled() => None,
                 };
                 if let Some(stream) = opened {
                     let stream = stream.in_slot(slot).greeted_by(
                         HTTP2_PREFACE_BYTES,
                         HANDSHAKE_TIMEOUT,
-                        door.name,
-                        &door.refusals,
+                        acceptor.name,
+                        &acceptor.rejections,
                     );
-                    // Nobody takes it when the service ends.
+                    // There is no receiver when the service ends.
                     drop(ready.send(Ok(stream)).await);
                 }
             });
@@ -168,8 +167,7 @@ impl Door {
     }
 }
 
-/// The next connection. That there is none for want of descriptors ends nothing: it is tried again when others may have
-/// closed theirs. Cancel safe.
+/// The next connection. Retries after a pause when the process is out of file descriptors. Cancel safe.
 pub async fn accept(listener: &TcpListener, port: &'static str) -> (TcpStream, SocketAddr) {
     let mut is_logged = false;
     loop {
@@ -179,7 +177,7 @@ pub async fn accept(listener: &TcpListener, port: &'static str) -> (TcpStream, S
                 if !std::mem::replace(&mut is_logged, true) {
                     tracing::warn!(%error, port, "connection not accepted; trying again");
                 }
-                // No event tells when descriptors are free again; trying at once would spin.
+                // There is no event for a free descriptor; retrying at once would spin.
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -196,7 +194,7 @@ mod tests {
     async fn grpc_answers_wait_for_no_acknowledgement() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let mut incoming = std::pin::pin!(door().incoming(listener));
+        let mut incoming = std::pin::pin!(acceptor().incoming(listener));
         let accepted = incoming.next().await.unwrap().unwrap();
         assert!(accepted.tcp().nodelay().unwrap());
     }
@@ -204,21 +202,21 @@ mod tests {
     #[tokio::test]
     async fn a_connection_counts_as_open_until_it_is_dropped() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let door = door();
+        let acceptor = acceptor();
         let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, from) = listener.accept().await.unwrap();
-        let opened = door.open(stream, from).await.unwrap();
-        assert_eq!(door.open.count(), 1);
+        let opened = acceptor.open(stream, from).await.unwrap();
+        assert_eq!(acceptor.open.count(), 1);
         drop(opened);
-        assert_eq!(door.open.count(), 0);
+        assert_eq!(acceptor.open.count(), 0);
     }
 
-    fn door() -> Door {
-        Door {
+    fn acceptor() -> Acceptor {
+        Acceptor {
             name: "grpc",
             protocol: Protocol::Http2,
             tls: None,
-            refusals: Refusals::default(),
+            rejections: Rejections::default(),
             open: Open::default(),
             slots: Slots::new(16),
         }

@@ -1,4 +1,4 @@
-//! Certificate, key and CA of one side of a node, read anew when their files change.
+//! Certificate, key and CA of one side of a node, reloaded when their files change.
 
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -11,8 +11,8 @@ use rustls::{ServerConfig, SupportedProtocolVersion};
 use tokio_util::sync::CancellationToken;
 
 use super::Protocol;
-use crate::config::{ConfigError, TlsFiles};
-use crate::watched;
+use crate::file_watch;
+use helios_config::{ConfigError, TlsFiles};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
@@ -47,11 +47,11 @@ pub struct Material {
 
 struct Loaded {
     server: ServerConfig,
-    /// What a peer's links show and trust.
+    /// Certificate and trusted CA of the links to peers.
     client: Option<ClientTls>,
     /// Seconds since 1970.
     expires_at: i64,
-    /// Of the files as they were read.
+    /// Checksum of the files as they were read.
     checksum: u32,
 }
 
@@ -60,7 +60,7 @@ impl Material {
     /// One line that names the key and the file of the configuration.
     pub fn load(files: TlsFiles, side: Side) -> Result<Self, ConfigError> {
         let loaded = load(&files, side)?;
-        if loaded.expires_at < crate::wall_ms().cast_signed() / 1_000 {
+        if loaded.expires_at < crate::time::wall_ms().cast_signed() / 1_000 {
             tracing::warn!(file = %files.cert_file.display(), "this certificate has expired: others will refuse it");
         }
         Ok(Self { side, files, current: RwLock::new(Arc::new(loaded)) })
@@ -74,7 +74,7 @@ impl Material {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// For the next connection to a port of that protocol.
+    /// TLS of the next connection that a port of that protocol accepts.
     pub fn server(&self, protocol: Protocol) -> Arc<ServerConfig> {
         let mut config = self.current().server.clone();
         config.alpn_protocols = match protocol {
@@ -85,7 +85,7 @@ impl Material {
         Arc::new(config)
     }
 
-    /// For the next connection to a peer.
+    /// TLS of the next connection to a peer.
     pub fn client(&self) -> Option<ClientTls> {
         self.current().client.clone()
     }
@@ -112,12 +112,12 @@ impl Material {
         }
     }
 
-    /// Reads the files again whenever one of them changes, until `stop`; `expiry` tells of the certificate.
+    /// Reloads the files whenever one of them changes, until `stop`; `expiry` is the time at which the certificate expires.
     pub async fn watch(self: Arc<Self>, expiry: Gauge, stop: CancellationToken) {
         expiry.set(self.expires_at());
         let paths = [Some(&self.files.cert_file), Some(&self.files.key_file), self.files.ca_file.as_ref()];
         let paths = paths.into_iter().flatten().cloned().collect();
-        watched::follow("certificates", paths, stop, || {
+        file_watch::follow("certificates", paths, stop, || {
             self.reload();
             expiry.set(self.expires_at());
         })
