@@ -18,6 +18,7 @@ use tonic_health::pb::health_server::HealthServer;
 use crate::config::{ConfigError, Settings, Source};
 use crate::descriptors::{self, Shares};
 use crate::grpc::{ClusterService, GuardLayer, HealthService, InfoService, KvService};
+use crate::http;
 use crate::http::{Gateway, Keeps};
 use crate::inner_runtime::InnerRuntime;
 use crate::management::Management;
@@ -27,7 +28,6 @@ use crate::peer::{MAX_MESSAGE_BYTES, PeerService};
 use crate::raft::Fatal;
 use crate::reload::Reloader;
 use crate::state::Driven;
-use crate::{http, resp};
 use helios_service::auth::Access;
 use helios_service::database::Database as _;
 use helios_service::rejections::Rejections;
@@ -143,7 +143,7 @@ impl App {
         let mut registry = Registry::with_prefix("helios");
         let metrics = Metrics::new(&mut registry);
         let rejections = Rejections::default();
-        let client_metrics = resp::Metrics::new(rejections.clone());
+        let client_metrics = helios_redis::Metrics::new(rejections.clone());
         client_metrics.register(&mut registry);
         let shares = shares(&settings);
         let inner = InnerRuntime::start(&settings.name).map_err(AppError::Thread)?;
@@ -186,17 +186,17 @@ impl App {
         }
         if let Some(listener) = listeners.client {
             let idle_timeout = node.inner().idle_timeout.clone();
-            let limits = resp::Limits {
+            let limits = helios_redis::Limits {
                 max_clients: shares.client,
                 events,
                 idle_timeout,
                 auth_timeout,
                 memory: client_memory,
-                ..resp::Limits::default()
+                ..helios_redis::Limits::default()
             };
             let (acceptor, stop) =
                 (client_acceptor("client", Protocol::Redis, shares.client), app.stop.child_token());
-            let served = resp::serve(
+            let served = helios_redis::serve(
                 listener,
                 acceptor,
                 app.node.clone(),

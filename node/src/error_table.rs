@@ -8,7 +8,7 @@ use helios_proto::v1::ErrorDetail;
 use tonic::Code;
 
 use crate::error::Error;
-use crate::resp::frame::Frame;
+use helios_redis::frame::Frame;
 
 /// Code, gRPC, HTTP, Redis's first word, retryable, fatal, meaning.
 type Row = (ErrorCode, Code, u16, &'static str, bool, bool, &'static str);

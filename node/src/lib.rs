@@ -27,7 +27,6 @@ pub mod node;
 mod peer;
 mod reload;
 mod requests;
-pub mod resp;
 mod retirement;
 mod scratch;
 mod status;

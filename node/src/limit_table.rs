@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use Amount::{Bytes, Count, Millis};
 
-use crate::resp::script_limits as scripts;
+use helios_redis::script_limits as scripts;
 use helios_service::client_memory::MemoryLimits;
 
 /// A limit in the unit that it is charged in.
@@ -66,7 +66,7 @@ const SECTIONS: &[(&str, &[Limit])] = &[
         limit("Answers of one transaction together", Bytes(crate::state::MAX_TRANSACTION_ANSWER_BYTES as u64), None, "none", "`TOO_LARGE` in place of the answer that does not fit."),
         limit("Replies that EXEC answers with, parts of arrays among them", Count(crate::state::MAX_READ_ELEMENTS), Some("reads.max_elements"), "none", "`BUDGET_EXCEEDED` in place of the answer that does not fit and of those after it, whose commands are not executed if they are no part of the entry; what was written stands."),
         limit("Bytes that EXEC answers with", Bytes(crate::state::MAX_READ_BYTES), Some("reads.max_bytes"), "none", "The same."),
-        limit("An answer of COMMAND INFO, COMMAND DOCS or COMMAND GETKEYSANDFLAGS", Bytes(crate::resp::MAX_INTROSPECTION_BYTES as u64), None, "none", "`-ERR the answer would have more than ... bytes`."),
+        limit("An answer of COMMAND INFO, COMMAND DOCS or COMMAND GETKEYSANDFLAGS", Bytes(helios_redis::MAX_INTROSPECTION_BYTES as u64), None, "none", "`-ERR the answer would have more than ... bytes`."),
         limit("Glob pattern (KEYS, SCAN MATCH, PSUBSCRIBE, CONFIG GET, ACL and others)", Bytes(helios_service::glob::MAX_PATTERN_BYTES as u64), None, "none", "`-ERR pattern exceeds maximum allowed size`."),
         limit("Steps of a glob pattern beyond one pass over each name, for one command", Count(helios_service::glob::MAX_STEPS), None, "none", "`BUDGET_EXCEEDED`."),
         limit("The same, for one published message and all patterns that clients listen to", Count(helios_service::glob::MAX_STEPS), None, "none", "The subscriber whose pattern exceeds it is disconnected; the others get the message."),
