@@ -49,7 +49,8 @@ operator() {
 }
 
 lints() {
-  cargo clippy --workspace --all-targets -- -D warnings && cargo clippy --workspace --test stories -- -D warnings
+  cargo clippy --workspace --all-targets -- -D warnings && cargo clippy --workspace --test stories -- -D warnings &&
+    RUSTDOCFLAGS="-D warnings" cargo doc --quiet --workspace --no-deps --document-private-items
 }
 
 # on_local_cluster PART COMMAND...: what cannot be done on a cluster of somebody else.

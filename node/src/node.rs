@@ -1,5 +1,5 @@
 //! A node: its disk, its state, and, once it belongs to a cluster, its Raft member. The services
-//! see it as [`Database`](helios_service::database::Database), peers as [`PeerHost`](crate::peer::PeerHost); neither knows the other.
+//! see it as [`Database`](helios_service::database::Database), peers as `peer::PeerHost`; neither knows the other.
 
 mod host;
 mod start;

@@ -1,6 +1,6 @@
 //! A world in one thread, decided by one seed: members of HeliosDB made of the node's own Raft core,
 //! log, state machine and snapshots, on simulated disks, wires and time, under faults. Whatever must
-//! always hold is looked at after each step ([`oracle`]), what clients saw at the end
+//! always hold is looked at after each step (`oracle`), what clients saw at the end
 //! (`helios-history`), and then everything is healed and has to come together again.
 //!
 //! The same seed gives the same run, step by step, on every machine.

@@ -45,7 +45,7 @@ impl Rejections {
         self.counted.get_or_create(&Reason { reason }).inc();
     }
 
-    /// Counts a rejection and logs it, unless the same was logged for `port` within [`LOG_AGAIN`].
+    /// Counts a rejection and logs it, unless the same was logged for `port` within `LOG_AGAIN`.
     pub fn report(&self, port: &'static str, reason: &'static str, from: impl Display, why: impl Display) {
         self.count(reason);
         let why = why.to_string();

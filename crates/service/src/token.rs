@@ -7,7 +7,7 @@ pub fn print(token: &Token) -> String {
     format!("{cluster_id}:{term}:{index}")
 }
 
-/// `None` for what [`print`] did not write.
+/// `None` for text that [`print()`] did not write.
 pub fn parse(text: &str) -> Option<Token> {
     let mut parts = text.rsplitn(3, ':');
     let index = parts.next()?.parse().ok()?;

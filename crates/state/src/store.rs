@@ -206,7 +206,7 @@ impl Store {
         }
     }
 
-    /// Guards and reads as of one applied index; see [`transaction::execute`]. Refuses a step that would write.
+    /// Guards and reads as of one applied index; see `transaction::execute`. Refuses a step that would write.
     pub fn read_transaction(
         &self,
         transaction: &Transaction,

@@ -39,7 +39,7 @@ pub fn config_map(cluster: &ValidatedCluster) -> Result<ConfigMap, BuildError> {
 /// Digest of the file, as members that run with it report it.
 ///
 /// # Errors
-/// As [`config_map`].
+/// As `config_map`.
 pub fn file_hash(cluster: &ValidatedCluster) -> Result<String, BuildError> {
     Ok(digest(&text(&node_config(cluster))?))
 }
@@ -47,7 +47,7 @@ pub fn file_hash(cluster: &ValidatedCluster) -> Result<String, BuildError> {
 /// Digest of the settings that need a restart: those that members reload have their defaults in it.
 ///
 /// # Errors
-/// As [`config_map`].
+/// As `config_map`.
 pub fn restart_hash(cluster: &ValidatedCluster) -> Result<String, BuildError> {
     Ok(digest(&text(&Config { writes: WritesSection::default(), ..node_config(cluster) })?))
 }

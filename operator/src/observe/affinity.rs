@@ -20,7 +20,7 @@ struct Home {
     labels: Labels,
 }
 
-/// The hosts that exist, and what was so within the last [`GONE_FOR`].
+/// The hosts that exist, and what was so within the last `GONE_FOR`.
 #[derive(Debug, Clone)]
 pub struct Homes {
     present: BTreeMap<String, Labels>,

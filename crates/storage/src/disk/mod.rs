@@ -1,5 +1,5 @@
 //! The disk as the log, the state, the snapshots and the marker see it: a few file-system
-//! operations behind a trait, so that the same code runs on the machine's disk ([`real`]) and on
+//! operations behind a trait, so that the same code runs on the machine's disk (`real`) and on
 //! one that loses, tears and refuses what a disk may lose, tear and refuse.
 //!
 //! What POSIX promises and no more: content lasts once [`DiskFile::sync_data`] returned, a name
