@@ -4,10 +4,11 @@
 //! `wal` (the log) and `state` (the state machine). See ARCHITECTURE.md.
 
 pub mod app;
+mod background;
 mod channels;
-mod chores;
 mod clock;
 pub mod coordinator;
+mod decommission;
 pub mod descriptors;
 pub mod dev;
 pub mod error {
@@ -15,6 +16,7 @@ pub mod error {
 }
 #[cfg(test)]
 mod error_table;
+mod force_new_cluster;
 mod grpc;
 mod health;
 mod http;
@@ -27,10 +29,8 @@ pub mod node;
 mod peer;
 mod reload;
 mod requests;
-mod retirement;
 mod scratch;
 mod status;
-mod survivor;
 pub mod verify;
 
 pub use helios_config as config;

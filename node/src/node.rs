@@ -116,14 +116,14 @@ pub(crate) struct Inner {
     pub(crate) fatal: Fatal,
     /// What `fatal` was raised for is done by the next start.
     pub(crate) must_restart: AtomicBool,
-    /// Of chores.
+    /// Runs the background tasks.
     pub(crate) runtime: tokio::runtime::Handle,
-    /// Of the links to other members.
+    /// Runs the links to other members.
     links_runtime: tokio::runtime::Handle,
     member: OnceLock<ActiveMember>,
     removed: AtomicBool,
     /// A peer said that this member was removed.
-    pub(crate) told_removed: Notify,
+    pub(crate) removal_notified: Notify,
     /// What only the way into a cluster changes.
     pub(crate) entry: Mutex<Entry>,
     threads: Mutex<Option<Runtime>>,
@@ -209,7 +209,7 @@ impl Node {
             links_runtime: links_runtime.clone(),
             member: OnceLock::new(),
             removed: AtomicBool::new(marker.member.as_ref().is_some_and(|member| member.removed)),
-            told_removed: Notify::new(),
+            removal_notified: Notify::new(),
             entry: Mutex::new(Entry { data_dir, log: Some((wal, recovered)) }),
             threads: Mutex::default(),
             settings: RwLock::new(Arc::new(settings)),

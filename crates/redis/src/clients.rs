@@ -39,8 +39,8 @@ pub struct Client {
 /// The reply to a blocked client that another client unblocks (`CLIENT UNBLOCK`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unblock {
-    AsIfTimeWereUp,
-    WithError,
+    Timeout,
+    Error,
 }
 
 #[derive(Debug, Clone)]

@@ -46,16 +46,16 @@ pub(super) fn execute_once<'a>(
     let Some(id) = &command.request_id else {
         return run(&new_txn, command).map(|(txn, reply)| (reply, txn.finish()));
     };
-    let looker = new_txn();
+    let lookup_txn = new_txn();
     if let Some(refusal) = misnamed(id) {
-        return Ok((looker.reply(Answer::Error(refusal.into())), looker.finish()));
+        return Ok((lookup_txn.reply(Answer::Error(refusal.into())), lookup_txn.finish()));
     }
-    match find(&looker, id, command.origin.as_ref())? {
+    match find(&lookup_txn, id, command.origin.as_ref())? {
         Found::Applied(Reply { kind: Some(answer), .. }) if Mutation::RepeatHasNewIndex.is_on() => {
-            Ok((looker.reply(answer), looker.finish()))
+            Ok((lookup_txn.reply(answer), lookup_txn.finish()))
         }
-        Found::Applied(reply) => Ok((reply, looker.finish())),
-        Found::Forgotten => Ok((looker.reply(Answer::Error(forgotten(id).into())), looker.finish())),
+        Found::Applied(reply) => Ok((reply, lookup_txn.finish())),
+        Found::Forgotten => Ok((lookup_txn.reply(Answer::Error(forgotten(id).into())), lookup_txn.finish())),
         Found::New(client) => {
             let (mut txn, reply) = run(&new_txn, command)?;
             let is_refused = matches!(reply.kind, Some(Answer::Error(_)));

@@ -113,7 +113,7 @@ impl Node {
         self.start_threads(belonging, wal, recovery)?;
         drop(entry);
         tracing::info!(cluster = %belonging.cluster_id, member = belonging.member_id, "member started");
-        crate::chores::spawn(self.clone());
+        crate::background::spawn(self.clone());
         Ok(())
     }
 
@@ -191,7 +191,7 @@ impl Node {
             metrics: Arc::clone(&self.0.metrics),
             on_removed: Box::new(move || {
                 if let Some(inner) = inner.upgrade() {
-                    inner.told_removed.notify_one();
+                    inner.removal_notified.notify_one();
                 }
             }),
             runtime: self.0.links_runtime.clone(),

@@ -73,9 +73,9 @@ fn client_id(word: &[u8]) -> Result<i64, Refusal> {
 pub fn unblock(mut args: Args) -> Result<Request, Refusal> {
     let id = args.integer()?;
     let unblock = match args.next() {
-        None => Unblock::AsIfTimeWereUp,
-        Some(word) if is(&word, "timeout") => Unblock::AsIfTimeWereUp,
-        Some(word) if is(&word, "error") => Unblock::WithError,
+        None => Unblock::Timeout,
+        Some(word) if is(&word, "timeout") => Unblock::Timeout,
+        Some(word) if is(&word, "error") => Unblock::Error,
         Some(_) => {
             return Err(Refusal::other("ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR"));
         }

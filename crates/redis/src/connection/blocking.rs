@@ -58,10 +58,10 @@ impl<D: Database> Connection<D> {
                     Ok(ready) => keys = ready,
                     Err(error) => return Ok(Some(self.failure(error))),
                 },
-                Woken::TimeIsUp | Woken::Unblocked(Unblock::AsIfTimeWereUp) => {
+                Woken::TimeIsUp | Woken::Unblocked(Unblock::Timeout) => {
                     return Ok(Some(Frame::NullArray));
                 }
-                Woken::Unblocked(Unblock::WithError) => {
+                Woken::Unblocked(Unblock::Error) => {
                     let text = "UNBLOCKED client unblocked via CLIENT UNBLOCK";
                     return Ok(Some(Frame::error(text)));
                 }

@@ -1,7 +1,7 @@
-//! Making the survivor of a lost majority the only member of its cluster (ADR 0009).
+//! Makes the survivor of a lost majority the only member of its cluster (ADR 0009).
 //!
-//! The wish is written to the disk first, and carried out by the next start, before anything of the
-//! member runs: a crash at any point leaves either the old member or a start that goes on with it.
+//! The request is written to the disk first, and executed by the next start before the member runs: after a crash at any
+//! point there is either the old member or a start that continues with the request.
 
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -14,8 +14,8 @@ use crate::node::Node;
 use crate::raft::{LastEntry, Verdict};
 
 impl Node {
-    /// Answers the membership that this node comes back with once its process has started again, which
-    /// `failed` asks for; or the present one if it is alone already.
+    /// The membership of this node after the restart of its process, which this call triggers; or the present one if the
+    /// node is the only member already.
     pub async fn force_new(&self, request: ForceNewRequest) -> Result<Membership, Error> {
         let ForceNewRequest {
             cluster_id,
@@ -60,7 +60,7 @@ impl Node {
         marked.map_err(|error| Error::new(ErrorCode::StorageUnavailable, error.to_string()))
     }
 
-    /// Whether this process is asked to start again rather than to end.
+    /// The process has to start again instead of ending.
     pub fn must_restart(&self) -> bool {
         self.inner().must_restart.load(Ordering::SeqCst)
     }

@@ -1,9 +1,9 @@
-//! How a member leaves for good: it serves on, and votes, until those who stay can do without it.
+//! The decommission of a removed member: it continues to serve and to vote until the remaining members can do without it.
 //!
 //! Raft counts a change of members from the moment it is applied. A leader that applied a removal may be lost
-//! before the others heard of the commit, and they then need the removed member's vote to commit it again. So
-//! a removed member falls silent only once a majority of those who stay has the change: whoever of them is
-//! left, one of them knows. (The simulator found members that were stuck for ever, seed 5057326.)
+//! before the others have received the commit, and they then need the removed member's vote to commit it again. So
+//! a removed member stops only once a majority of the remaining members has the change: every quorum of them then
+//! contains one that has it. (The simulator found members that were stuck for ever, seed 5057326.)
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,12 +16,12 @@ use crate::node::{ActiveMember, Node};
 use crate::peer::Dialer;
 use crate::raft::membership;
 
-/// Between two rounds of asking, while the removal is not known to a majority.
+/// Pause between two rounds of requests, while the removal is not known to a majority.
 const PAUSE: Duration = Duration::from_millis(500);
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Retires this node once it was removed and may go.
-pub async fn notice(node: Node) {
+/// Stops this node as a member once it was removed and may leave.
+pub async fn run(node: Node) {
     let Some(member) = node.member() else { return };
     let mut status = member.raft.watch_status();
     let mut known = Known::of(member);
@@ -32,12 +32,12 @@ pub async fn notice(node: Node) {
                     return;
                 }
             }
-            () = node.inner().told_removed.notified() => {}
+            () = node.inner().removal_notified.notified() => {}
         }
         known.learn(Known::of(member));
         let answers = ask(&node.inner().dialer, &known.membership, member.id).await;
         known.learn_from(&answers, &member.cluster_id);
-        if known.may_go(member.id, &answers) {
+        if known.may_leave(member.id, &answers) {
             node.retire("the membership no longer lists it");
             return;
         }
@@ -45,13 +45,13 @@ pub async fn notice(node: Node) {
     }
 }
 
-/// By the id of the member that was asked.
+/// Statuses of the other members by id.
 type Answers = BTreeMap<u64, StatusResponse>;
 
 /// Incarnation of the cluster, then the membership's index: the later is the newer.
 type Version = (u64, u64);
 
-/// The newest membership heard of, and of which incarnation of the cluster it is.
+/// The newest known membership and the incarnation of its cluster.
 struct Known {
     incarnation: u64,
     membership: Arc<Membership>,
@@ -79,8 +79,8 @@ impl Known {
         }
     }
 
-    /// Member `id` was removed, and a majority of those who stay says that it knows.
-    fn may_go(&self, id: u64, answers: &Answers) -> bool {
+    /// Member `id` was removed, and a majority of the remaining members has the removal.
+    fn may_leave(&self, id: u64, answers: &Answers) -> bool {
         let knows = |voter| {
             let answer = answers.get(&voter).filter(|answer| answer.member_id == voter);
             answer.is_some_and(|answer| version_of(answer) >= self.version())
@@ -93,7 +93,7 @@ fn version_of(answer: &StatusResponse) -> Version {
     (answer.incarnation, answer.membership.as_ref().map_or(0, |membership| membership.index))
 }
 
-/// What the other members say of themselves; those that do not answer are left out.
+/// The statuses of the other members, without those that do not answer.
 async fn ask(dialer: &Dialer, membership: &Membership, own: u64) -> Answers {
     let others = membership.members.iter().filter(|member| member.id != own);
     let answers = join_all(others.map(|member| async move {
@@ -127,47 +127,47 @@ mod tests {
     }
 
     #[test]
-    fn it_goes_once_a_majority_of_those_who_stay_knows() {
+    fn removed_member_leaves_once_a_majority_of_the_others_has_the_removal() {
         let (before, after) = (of(10, &[1, 2, 3, 4]), of(20, &[1, 2, 3]));
         let lone = Answers::from([answer(1, &after), answer(2, &before), answer(3, &before)]);
-        assert!(!known(after.clone()).may_go(4, &lone), "2 and 3 still count it");
+        assert!(!known(after.clone()).may_leave(4, &lone), "2 and 3 still count it");
         let both = Answers::from([answer(1, &after), answer(2, &after), answer(3, &before)]);
-        assert!(known(after.clone()).may_go(4, &both));
-        assert!(!known(after).may_go(3, &both), "it stays");
+        assert!(known(after.clone()).may_leave(4, &both));
+        assert!(!known(after).may_leave(3, &both), "it stays");
     }
 
     #[test]
-    fn one_that_was_away_learns_it_from_the_others() {
+    fn member_that_was_down_learns_of_its_removal_from_the_others() {
         let (before, after) = (of(10, &[1, 2, 3]), of(30, &[1, 5, 6]));
         let mut known = known(before);
         let first = Answers::from([answer(1, &after)]);
         known.learn_from(&first, CLUSTER);
-        assert!(!known.may_go(3, &first), "one of three");
+        assert!(!known.may_leave(3, &first), "one of three");
         let all = Answers::from([answer(1, &after), answer(5, &after)]);
         known.learn_from(&all, CLUSTER);
-        assert!(known.may_go(3, &all));
+        assert!(known.may_leave(3, &all));
     }
 
     #[test]
-    fn a_cluster_made_anew_outranks_a_longer_log_of_before() {
-        let (before, anew) = (of(50, &[1, 2, 3]), of(40, &[2]));
+    fn later_incarnation_outranks_a_longer_log_of_an_earlier_one() {
+        let (before, restored) = (of(50, &[1, 2, 3]), of(40, &[2]));
         let mut known = known(before);
-        let mut answers = Answers::from([answer(2, &anew)]);
+        let mut answers = Answers::from([answer(2, &restored)]);
         known.learn_from(&answers, CLUSTER);
-        assert!(!known.may_go(1, &answers), "an older membership is none");
+        assert!(!known.may_leave(1, &answers), "an older membership is none");
         answers.get_mut(&2).unwrap().incarnation = 1;
         known.learn_from(&answers, "another");
-        assert!(!known.may_go(1, &answers));
+        assert!(!known.may_leave(1, &answers));
         known.learn_from(&answers, CLUSTER);
-        assert!(known.may_go(1, &answers));
+        assert!(known.may_leave(1, &answers));
     }
 
     #[test]
-    fn another_at_the_same_address_does_not_count() {
+    fn answer_of_another_member_at_the_same_address_does_not_count() {
         let after = of(20, &[1, 2]);
         let mut answers = Answers::from([answer(1, &after), answer(2, &after)]);
-        assert!(known(after.clone()).may_go(3, &answers));
+        assert!(known(after.clone()).may_leave(3, &answers));
         answers.get_mut(&2).unwrap().member_id = 8;
-        assert!(!known(after).may_go(3, &answers));
+        assert!(!known(after).may_leave(3, &answers));
     }
 }

@@ -1,29 +1,29 @@
-//! What a member does on its own: registers its disk through the log, removes expired keys while
-//! it leads.
+//! Background tasks of a member: registers its disk through the log, purges expired keys while it leads, and leaves
+//! after its removal.
 
 use std::time::Duration;
 
 use helios_proto::v1::reply::Kind;
 use helios_proto::v1::{PurgeExpired, RegisterMember, Reply, command::Op};
 
+use crate::decommission;
 use crate::node::Node;
 use crate::raft::format::FORMAT;
 use crate::raft::{Role, membership};
-use crate::retirement;
 use helios_service::database::Database;
 
-/// How often the leader looks for expired keys.
+/// Interval at which the leader checks for expired keys.
 const EXPIRY_INTERVAL: Duration = Duration::from_millis(100);
 /// Keys, and elements of keys that were deleted, removed by one log entry.
 const EXPIRY_BATCH: u32 = 1_000;
 const REGISTER_RETRY: Duration = Duration::from_millis(500);
 
 pub fn spawn(node: Node) {
-    // A member may be started by the peer service, which has a runtime of its own.
+    // A member may be started by the peer service, which has its own runtime.
     let runtime = node.inner().runtime.clone();
     runtime.spawn(register(node.clone()));
     runtime.spawn(purge_expired(node.clone()));
-    runtime.spawn(retirement::notice(node));
+    runtime.spawn(decommission::run(node));
 }
 
 /// Records disk and boot epoch in the membership, so that peers can tell a wiped or restored disk.
@@ -76,7 +76,7 @@ async fn purge_expired(node: Node) {
         if status.has_changed().is_err() {
             return;
         }
-        // Without a pause while there is more: what is deleted in one go may be large.
+        // Without a pause while there is more: one deletion may be large.
         while node.store().has_expired(node.bounded_ms()).unwrap_or(false) {
             let purge = Op::PurgeExpired(PurgeExpired { limit: EXPIRY_BATCH });
             let count = match node.write_own(purge, None).await {
