@@ -8,6 +8,10 @@ use helios_proto::v1::cluster_info_server::ClusterInfoServer;
 use helios_proto::v1::cluster_server::ClusterServer;
 use helios_proto::v1::kv_server::KvServer;
 use helios_proto::v1::peer_server::PeerServer;
+use helios_service::auth::Access;
+use helios_service::database::Database as _;
+use helios_service::rejections::Rejections;
+use helios_service::tls::{Acceptor, Certificates, Protocol, Slots};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -28,10 +32,6 @@ use crate::peer::{MAX_MESSAGE_BYTES, PeerService};
 use crate::raft::Fatal;
 use crate::reload::Reloader;
 use crate::state::Driven;
-use helios_service::auth::Access;
-use helios_service::database::Database as _;
-use helios_service::rejections::Rejections;
-use helios_service::tls::{Acceptor, Certificates, Protocol, Slots};
 
 /// How long open streams may hold up the end of the process.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use helios_proto::v1::reply::Kind;
 use helios_proto::v1::{PurgeExpired, RegisterMember, Reply, command::Op};
+use helios_service::database::Database;
 
 use crate::decommission;
 use crate::node::Node;
 use crate::raft::format::FORMAT;
 use crate::raft::{Role, membership};
-use helios_service::database::Database;
 
 /// Interval at which the leader checks for expired keys.
 const EXPIRY_INTERVAL: Duration = Duration::from_millis(100);

@@ -4,7 +4,6 @@
 use std::fmt::Write as _;
 
 use Amount::{Bytes, Count, Millis};
-
 use helios_redis::script_limits as scripts;
 use helios_service::client_memory::MemoryLimits;
 

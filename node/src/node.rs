@@ -9,6 +9,10 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use helios_proto::v1::{ErrorCode, Handshake};
+use helios_service::idle::IdleTimeout;
+use helios_service::pubsub::Broker;
+use helios_service::sessions::Sessions;
+use helios_service::tls::Certificates;
 
 use tokio::sync::Notify;
 
@@ -25,10 +29,6 @@ use crate::raft::{self, Fatal, RaftHandle, RaftStatus, RecoveryError, Runtime, S
 use crate::requests::{Couriers, FreshAt, Names};
 use crate::state::{Driven, StateError, Store, StoreOptions};
 use crate::wal::{Recovered, Wal, WalError, WalOptions};
-use helios_service::idle::IdleTimeout;
-use helios_service::pubsub::Broker;
-use helios_service::sessions::Sessions;
-use helios_service::tls::Certificates;
 
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {

@@ -113,7 +113,7 @@ impl RunArgs {
         ];
         let mut set: Vec<_> =
             fields.into_iter().filter_map(|(path, value)| Some((path, json!(value.clone()?)))).collect();
-        // An address given by flag is the one others are told, a name included (S4's compose file).
+        // An address given by flag is also the advertised one, a name included (S4's compose file).
         if let Some(addr) = &self.raft_addr
             && !addr.starts_with(':')
             && !addr.starts_with("0.0.0.0")

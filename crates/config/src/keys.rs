@@ -38,7 +38,7 @@ impl Key {
         format!("{}.{}", self.section, self.name)
     }
 
-    /// Of its value in the configuration as JSON (RFC 6901).
+    /// JSON pointer to its value in the configuration (RFC 6901).
     pub fn pointer(&self) -> String {
         format!("/{}", self.path().replace('.', "/"))
     }

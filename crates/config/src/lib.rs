@@ -71,7 +71,7 @@ pub struct NodeSection {
     /// Short, stable, unique in the cluster.
     pub name: String,
     pub data_dir: String,
-    /// Directory of the write-ahead log; `<data_dir>/wal` when empty. A disk of its own pays off.
+    /// Directory of the write-ahead log; `<data_dir>/wal` when empty. A separate disk pays off.
     pub wal_dir: String,
     /// `operator` (wait for the operator), `static` (with `initial_members`) or `single`.
     pub bootstrap: Option<String>,
@@ -79,7 +79,7 @@ pub struct NodeSection {
     pub advertise_addr: String,
     /// host:port at which clients reach this node; `listen.client` when empty.
     pub advertise_client_addr: String,
-    /// The same list on every node of a static cluster; this node may be left out of its own.
+    /// The same list on every node of a static cluster; this node may leave itself out.
     pub initial_members: Vec<InitialMember>,
 }
 

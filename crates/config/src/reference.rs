@@ -36,7 +36,7 @@ The column *change* says what a new value needs:
 a variable of the environment, or of a flag, needs a new process.
 ";
 
-/// What a section says beside its keys: before and after them.
+/// Text of a section before and after its keys.
 const SECTIONS: [(&str, &str, &str); 11] = [
     ("node", "", ""),
     ("listen", "Each is host:port; `:port` means every interface. Empty turns the service off (`peer` cannot be).", "The last three defaults move with the client port: a node with `client: :6380` has them at 50052, 9091 and 8444, one with `client: :7001`

@@ -5,8 +5,9 @@ use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::locks::{self, ManagementIdentity, TlsFiles};
 use helios_state::{EngineKind, EventFilter, Limits};
+
+use super::locks::{self, ManagementIdentity, TlsFiles};
 
 use super::locks::MAX_AUTH_DELAY;
 use super::{Ack, ClientSection, Config, ConfigError, InitialMember, MemoryLimits, Secret, events, lease};

@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use helios_service::auth::DEFAULT_USER;
+use helios_service::client_memory::{Account, ClientMemory};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::frame::Protocol;
-use helios_service::auth::DEFAULT_USER;
-use helios_service::client_memory::{Account, ClientMemory};
 
 /// All connections of one listener.
 #[derive(Debug, Default)]

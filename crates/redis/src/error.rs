@@ -2,11 +2,11 @@
 
 use std::borrow::Cow;
 
+use helios_proto::Error;
 use helios_proto::v1::ErrorCode;
+use helios_service::glob::TooLong;
 
 use super::frame::Frame;
-use helios_proto::Error;
-use helios_service::glob::TooLong;
 
 /// A command refused before it touched the database. The text is the whole error reply.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

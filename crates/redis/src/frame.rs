@@ -4,7 +4,6 @@ use std::borrow::Cow;
 use std::fmt::Write;
 
 use bytes::{BufMut, Bytes, BytesMut};
-
 use helios_state::calls::double_text;
 
 /// A part of a reply beside its content: its place in memory, and more than its longest header on the wire.

@@ -3,14 +3,13 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use helios_service::rejections::Rejections;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
-
-use helios_service::rejections::Rejections;
 
 /// Upper bounds in seconds: a local read takes microseconds, a write up to a few round trips.
 const DURATION_BUCKETS: [f64; 14] =

@@ -4,12 +4,11 @@
 //! is sent once or, if its node is too far behind, not at all. Off, it costs the apply thread one check of a flag.
 
 use bytes::Bytes;
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
-
 use helios_service::database::Database;
 use helios_service::pubsub::Broker;
 use helios_state::{Changed, Event, EventFilter, Store};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 /// The events that are published, and the first revision.
 #[derive(Debug)]

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
+use helios_proto::Error;
 use helios_proto::v1::ErrorCode;
+use helios_service::client_memory::{Account, Cause};
 
 use super::encoder::Encoder;
 use super::frame::{Frame, Protocol};
-use helios_proto::Error;
-use helios_service::client_memory::{Account, Cause};
 
 /// Encoded at once at most, ahead of the socket.
 const PIECE_BYTES: usize = 64 * 1024;

@@ -6,6 +6,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
+use helios_service::auth::Access;
+use helios_service::client_memory::{ClientMemory, MemoryLimits};
+use helios_service::database::Database;
+use helios_service::idle::IdleTimeout;
+use helios_service::tls::{Acceptor, Stream, accept};
+use helios_state::EventFilter;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -22,12 +28,6 @@ use super::pause::Pause;
 use super::script::Scripts;
 use super::stats::Stats;
 use super::waiting::Waiting;
-use helios_service::auth::Access;
-use helios_service::client_memory::{ClientMemory, MemoryLimits};
-use helios_service::database::Database;
-use helios_service::idle::IdleTimeout;
-use helios_service::tls::{Acceptor, Stream, accept};
-use helios_state::EventFilter;
 
 /// Time and bytes that a rejected client may still send before it is disconnected.
 const LINGER: Duration = Duration::from_secs(1);

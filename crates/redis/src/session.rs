@@ -1,12 +1,12 @@
 //! The session of a connection: the settings that its client has made.
 
 use helios_proto::v1::{Guard, Token};
-
-use super::frame::Protocol;
-use super::transaction::Queue;
 use helios_service::auth::Identity;
 use helios_service::database::{Ack, Freshness};
 use helios_service::pubsub::Subscriber;
+
+use super::frame::Protocol;
+use super::transaction::Queue;
 
 #[derive(Debug)]
 pub struct Session {

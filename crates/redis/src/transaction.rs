@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use helios_proto::v1::Command;
+use helios_service::glob::Pattern;
 
 use super::commands::client_control::Control;
 use super::commands::pubsub::Census;
@@ -10,7 +11,6 @@ use super::commands::{Local, Read, Request};
 use super::error::Refusal;
 use super::frame::Frame;
 use super::script::ScriptCall;
-use helios_service::glob::Pattern;
 
 /// Cost of a queued command beside its words.
 const COMMAND_BYTES: usize = 64;

@@ -8,9 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
-use tokio::sync::Notify;
-
 use helios_state::{Lost, Store};
+use tokio::sync::Notify;
 
 #[derive(Debug, Default)]
 pub struct Waiting {

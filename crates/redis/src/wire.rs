@@ -8,11 +8,11 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use helios_service::idle::until;
+use helios_service::tls::Stream;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::output::Output;
-use helios_service::idle::until;
-use helios_service::tls::Stream;
 
 const READ_CHUNK_BYTES: usize = 32 * 1024;
 /// The rest of a chunk that held requests is copied if it is smaller, so that it does not hold on to the chunk.

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 pub use helios_config::Ack;
+use helios_proto::Error;
 use helios_proto::v1::{Reply, RequestId, StatusResponse, Token, command::Op};
+use helios_state::Store;
 
 use crate::pubsub::Broker;
-use helios_proto::Error;
-use helios_state::Store;
 
 /// A client's write.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,7 +19,7 @@ pub struct WriteRequest {
     pub op: Op,
     /// Makes a retry safe.
     pub request_id: Option<RequestId>,
-    /// Of the user or the address that sent it, for its share of the clients that are remembered by their request
+    /// Identity of the user or the address that sent it, for its share of the clients that are remembered by their request
     /// ids: at most 32 bytes, the same on every member. Of no use without a request id.
     pub identity: Bytes,
 }

@@ -103,7 +103,7 @@ impl Pattern {
         Self::new(&pattern.to_ascii_lowercase())
     }
 
-    /// Whether `text` as a whole matches. One pass over `text` is free, in that whoever asks has paid for the text; each
+    /// `text` as a whole matches. One pass over `text` is free, as the caller has paid for the text; each
     /// step beyond it is charged.
     ///
     /// # Errors
@@ -144,7 +144,7 @@ impl Pattern {
         self.items.iter().map_while(|item| u8::try_from(*item).ok()).collect()
     }
 
-    /// What it holds in memory.
+    /// Its memory.
     pub fn bytes(&self) -> usize {
         size_of_val(&*self.items) + size_of_val(&*self.classes)
     }
@@ -161,7 +161,7 @@ impl Pattern {
     }
 }
 
-/// What stands between `[` and `]`, and what comes after. As in Redis, a class that is never closed ends with the
+/// The class between `[` and `]`, and the rest of the pattern. As in Redis, a class that is never closed ends with the
 /// pattern.
 fn compile_class(class: &[u8]) -> (Class, &[u8]) {
     let (negated, mut rest) = match class {

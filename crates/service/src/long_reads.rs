@@ -1,10 +1,9 @@
 //! Long reads: they run on blocking threads, a few at once, instead of on the thread of their connection.
 
-use tokio::sync::Semaphore;
-
 use helios_proto::Error;
 use helios_proto::v1::ErrorCode;
 use helios_state::{Limits, Store};
+use tokio::sync::Semaphore;
 
 /// Long reads of this process at once. Each may hold `reads.max_bytes` of memory and keep a core busy for seconds.
 pub const MAX_LONG_READS: usize = 2;

@@ -72,7 +72,7 @@ pub struct Subscriber {
     receiver: mpsc::Receiver<Delivery>,
     channels: BTreeSet<Bytes>,
     patterns: BTreeSet<Bytes>,
-    /// Of both, as counted by `cost`.
+    /// Cost of both, as counted by `cost`.
     topic_bytes: usize,
 }
 
@@ -234,12 +234,12 @@ impl Subscriber {
         was_there
     }
 
-    /// What the names cost that it listens to.
+    /// Cost of the names that it listens to.
     pub fn topic_bytes(&self) -> usize {
         self.topic_bytes
     }
 
-    /// What it listens to, in order.
+    /// Its channels and patterns, in order.
     pub fn topics(&self, topic: Topic) -> Vec<Bytes> {
         match topic {
             Topic::Channel => self.channels.iter().cloned().collect(),

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use helios_proto::v1::command::Op;
 use helios_proto::v1::reply::Kind as Answer;
 use helios_proto::v1::{Apply, Delete, ErrorCode, Member, Reply, Set};
+use helios_service::database::{Database, Freshness};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
@@ -23,7 +24,6 @@ use crate::management::disk_of;
 use crate::node::{ActiveMember, Node};
 use crate::raft::{ChangeRequest, Expected, RaftStatus, membership};
 use crate::state::{Driven, LogEntry, Shared, StateMachine, Value};
-use helios_service::database::{Database, Freshness};
 
 pub use config::ClusterConfig;
 pub use state::{

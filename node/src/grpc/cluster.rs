@@ -8,14 +8,14 @@ use helios_proto::v1::{
     SnapshotRequest, SnapshotResponse, StatusRequest, StatusResponse, StepDownRequest, TransferRequest,
     TransferResponse,
 };
+use helios_service::database::Database as _;
+use helios_service::rejections::Rejections;
+use helios_service::tls::Caller;
 use tonic::{Request, Response, Status};
 
 use super::manager::Gate;
 use crate::management::{Management, sent_on_by};
 use crate::peer::PeerHost as _;
-use helios_service::database::Database as _;
-use helios_service::rejections::Rejections;
-use helios_service::tls::Caller;
 
 pub struct ClusterService {
     management: Management,

@@ -5,6 +5,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
+use helios_service::auth::{Access, Pass, Role, admit_in_turn, admitted};
+use helios_service::rejections::Rejections;
+use helios_service::tls::Caller;
 use tonic::body::Body;
 use tonic::codegen::http::header::AUTHORIZATION;
 use tonic::codegen::http::{Request, Response};
@@ -12,9 +15,6 @@ use tonic::{Code, Status};
 use tower::{Layer, Service};
 
 use crate::error::Error;
-use helios_service::auth::{Access, Pass, Role, admit_in_turn, admitted};
-use helios_service::rejections::Rejections;
-use helios_service::tls::Caller;
 
 #[derive(Clone)]
 pub struct GuardLayer {

@@ -8,6 +8,7 @@ use futures::future::ready;
 use futures::{Stream, StreamExt as _, stream};
 use helios_proto::v1::cluster_info_server::ClusterInfo;
 use helios_proto::v1::{StatusRequest, StatusResponse};
+use helios_service::database::Database;
 use tokio::sync::watch;
 use tokio_stream::wrappers::WatchStream;
 use tokio_util::sync::CancellationToken;
@@ -15,8 +16,6 @@ use tonic::{Request, Response, Status};
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_server::Health;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
-
-use helios_service::database::Database;
 
 /// Readiness has many causes, so it is looked at now and then while anybody watches.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);

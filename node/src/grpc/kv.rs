@@ -13,6 +13,9 @@ use helios_proto::v1::{
     GetResponse, Guard, PutRequest, PutResponse, RangeRequest, RangeResponse, Reply, RequestId, Token,
     TransactionRequest, TransactionResponse, WatchRequest, WatchResponse, command::Op, reply,
 };
+use helios_service::auth::Pass;
+use helios_service::database::{Database, Freshness, WriteRequest};
+use helios_service::tls::Caller;
 use ring::digest::{SHA256, digest};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -23,9 +26,6 @@ use super::transaction;
 use super::watch::Watcher;
 use crate::error::Error;
 use crate::state::{Applied, Kind, StateError, Value};
-use helios_service::auth::Pass;
-use helios_service::database::{Database, Freshness, WriteRequest};
-use helios_service::tls::Caller;
 
 const DEFAULT_RANGE: u32 = 1_000;
 const MAX_RANGE: u32 = 10_000;

@@ -4,6 +4,7 @@ use helios_proto::v1::{
     self as proto, ErrorCode, Membership, Role, StatusResponse, StepDownRequest, TransferRequest,
     TransferResponse,
 };
+use helios_service::database::Database;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 use warp::http::StatusCode;
@@ -15,7 +16,6 @@ use super::request::{Request, Whole};
 use crate::error::Error;
 use crate::management::Management;
 use crate::status::{has_quorum, healthy_members};
-use helios_service::database::Database;
 
 type Handled = Result<Response, Box<Response>>;
 

@@ -4,6 +4,9 @@ use std::sync::Arc;
 
 use bytes::Buf;
 use futures::Stream;
+use helios_service::auth::{Access, Client, Identity, admit_in_turn};
+use helios_service::database::Database;
+use helios_service::rejections::Rejections;
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 use warp::Filter;
@@ -22,9 +25,6 @@ use crate::error::Error;
 use crate::management::Management;
 use crate::reload::Reloader;
 use crate::trace::Span;
-use helios_service::auth::{Access, Client, Identity, admit_in_turn};
-use helios_service::database::Database;
-use helios_service::rejections::Rejections;
 
 /// What the gateway serves, to whom, and under which path.
 #[derive(Clone)]

@@ -2,13 +2,13 @@
 
 use std::net::IpAddr;
 
+use helios_config::Secret;
 use helios_proto::v1::ErrorCode;
+use helios_service::auth::{Access, Identity, admitted};
 use warp::http::HeaderMap;
 use warp::http::header::{AUTHORIZATION, HOST, HeaderName, ORIGIN};
 
 use crate::error::Error;
-use helios_config::Secret;
-use helios_service::auth::{Access, Identity, admitted};
 
 /// Refuses whoever may not ask.
 ///

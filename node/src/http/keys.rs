@@ -7,6 +7,8 @@ use base64::engine::general_purpose::STANDARD;
 use helios_proto::v1::command::Op;
 use helios_proto::v1::reply::Kind;
 use helios_proto::v1::{self as proto, ErrorCode, Reply, Token};
+use helios_service::database::{Ack, Database, Freshness};
+use helios_service::token;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 use warp::reply::{Reply as _, Response};
@@ -15,8 +17,6 @@ use super::answer::{failed, ok};
 use super::request::{Request, Whole};
 use crate::error::Error;
 use crate::node::Node;
-use helios_service::database::{Ack, Database, Freshness};
-use helios_service::token;
 
 /// Answered with a write, and sent with a read that shall see it.
 pub const TOKEN_HEADER: &str = "helios-token";

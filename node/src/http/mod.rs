@@ -17,6 +17,8 @@ mod route;
 pub use answer::status_of;
 pub use gateway::Gateway;
 pub use health::routes as health_routes;
+use helios_service::auth::Client;
+use helios_service::tls::{Acceptor, accept};
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -33,9 +35,6 @@ use tower::ServiceExt as _;
 use warp::filters::BoxedFilter;
 use warp::http::Request;
 use warp::reply::Response;
-
-use helios_service::auth::Client;
-use helios_service::tls::{Acceptor, accept};
 
 /// Bytes of a request head, and of what is read ahead of a body.
 const MAX_HEAD_BYTES: usize = 64 << 10;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures::{Stream, StreamExt as _};
 use helios_proto::v1::ErrorCode;
+use helios_service::database::Database as _;
 use serde_json::Value as Json;
 use tokio::sync::Semaphore;
 use tokio_stream::wrappers::{IntervalStream, WatchStream};
@@ -19,7 +20,6 @@ use super::cluster::{changed_membership, describe};
 use crate::error::Error;
 use crate::node::Node;
 use crate::raft::RaftStatus;
-use helios_service::database::Database as _;
 
 const PAGE: &str = include_str!("page.html");
 /// The page loads nothing and speaks to its own gateway only.

@@ -1,8 +1,7 @@
 //! The gateway's routes, in one table: what is served, what is documented, what is tested. Pure.
 
-use warp::http::Method;
-
 use helios_service::auth::Role;
+use warp::http::Method;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Route {

@@ -6,9 +6,8 @@ use std::time::Duration;
 use helios_proto::tls::{ClientTls, ConnectError, dial, endpoint, host_of, innermost, why};
 use helios_proto::v1::cluster_client::ClusterClient;
 use helios_proto::v1::{StatusRequest, StatusResponse};
-use tonic::transport::{Channel, Endpoint};
-
 use helios_service::tls::Material;
+use tonic::transport::{Channel, Endpoint};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A peer that answers no HTTP/2 ping for this long is gone, even if its host said nothing.

@@ -13,6 +13,7 @@ use helios_proto::v1::{
     PeerFrame, PeerReceipt, PublishRequest, PublishResponse, Reply, SnapshotChunk, SnapshotHeader,
     SnapshotPrefix, SnapshotReceipt, WriteResult, peer_frame, snapshot_chunk, write_result,
 };
+use helios_service::rejections::Rejections;
 use prost_raft::Message as _;
 use raft::eraftpb::{Message, MessageType};
 use tokio_stream::Stream;
@@ -24,7 +25,6 @@ use super::{MAX_FORWARDED, MAX_PUBLICATIONS, snapshot};
 use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::raft::{RaftHandle, Snapshots};
-use helios_service::rejections::Rejections;
 
 /// A stream that has not introduced itself by then is ended.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);

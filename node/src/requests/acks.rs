@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use helios_proto::v1::peer_client::PeerClient;
 use helios_proto::v1::{AwaitReplicasRequest, ErrorCode};
+use helios_service::database::Ack;
 use tokio::time::{Instant, timeout_at};
 
 use super::writes::Outcome;
@@ -12,7 +13,6 @@ use super::{leader_unreachable, no_leader};
 use crate::error::Error;
 use crate::node::{ActiveMember, Node};
 use crate::raft::{RaftStatus, Role, membership};
-use helios_service::database::Ack;
 
 /// How long the leader is asked at once on behalf of WAIT.
 const AWAIT_STEP: Duration = Duration::from_secs(5);

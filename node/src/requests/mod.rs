@@ -12,6 +12,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use helios_proto::v1::command::Op;
 use helios_proto::v1::{ErrorCode, StatusResponse, Token};
+use helios_service::database::{Ack, Database, Freshness, WriteRequest};
+use helios_service::pubsub::Broker;
 use tokio::time::Instant;
 
 use crate::error::Error;
@@ -19,8 +21,6 @@ use crate::node::Node;
 use crate::raft::{RaftStatus, membership};
 use crate::state::Store;
 use crate::trace::Span;
-use helios_service::database::{Ack, Database, Freshness, WriteRequest};
-use helios_service::pubsub::Broker;
 
 #[cfg(test)]
 pub(crate) use names::MAX_FORWARDED;

@@ -4,6 +4,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use helios_proto::v1::{ErrorCode, Token};
+use helios_service::database::Freshness;
 use tokio::time::{Instant, timeout_at};
 
 use super::no_leader;
@@ -11,7 +12,6 @@ use crate::error::Error;
 use crate::node::{ActiveMember, Node};
 use crate::raft::membership;
 use crate::state::Applied;
-use helios_service::database::Freshness;
 
 /// The latest moment that this node's state is known to be as fresh as: it covers all that any
 /// member had acknowledged by then. Known from reads that asked a majority, not from the leader's

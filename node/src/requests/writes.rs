@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use helios_proto::v1::peer_client::PeerClient;
 use helios_proto::v1::{AckLevel, Command, ErrorCode, ForwardRequest, Origin, Reply, write_result};
+use helios_service::database::{Ack, WriteRequest};
 use prost::Message as _;
 use tokio::time::{Instant, timeout_at};
 
@@ -18,7 +19,6 @@ use crate::node::{ActiveMember, Node};
 use crate::peer::MAX_MESSAGE_BYTES;
 use crate::raft::{RaftStatus, Role, format, membership};
 use crate::state;
-use helios_service::database::{Ack, WriteRequest};
 
 /// Commands sent to the leader in one message, bytes.
 const MAX_FORWARD_BYTES: usize = 4 << 20;

@@ -1,13 +1,13 @@
 //! `ACL`, and which role a command asks for.
 
 use bytes::Bytes;
+use helios_service::auth::Role;
 
 use super::super::error::{Refusal, shown};
 use super::super::frame::Frame;
 use super::super::table::{COMMANDS, Spec};
 use super::local::Context;
 use super::{Args, Local, Request};
-use helios_service::auth::Role;
 
 /// Categories of commands, and the flag that puts one there; `slow` are those without `fast`.
 const CATEGORIES: [(&str, &str); 6] = [

@@ -1,12 +1,12 @@
 //! The arguments of one request, taken from the left.
 
 use bytes::Bytes;
+use helios_service::glob::Pattern;
 
 use super::super::codec::parse_integer;
 use super::super::error::Refusal;
 use super::super::server::Limits;
 use super::super::table::Spec;
-use helios_service::glob::Pattern;
 
 pub struct Args<'a> {
     pub spec: &'static Spec,

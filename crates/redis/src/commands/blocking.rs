@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use helios_proto::v1::{Call, command::Op};
+use helios_state::Kind;
 
 use super::super::error::Refusal;
 use super::args::is;
 use super::write::Answer;
 use super::{Args, Request};
-use helios_state::Kind;
 
 /// Years enough; more would overflow the clocks.
 const MAX_TIMEOUT_SECS: f64 = 1e9;

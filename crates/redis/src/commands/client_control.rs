@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use helios_service::auth::DEFAULT_USER;
 
 use super::super::clients::{Client, Unblock};
 use super::super::codec::parse_integer;
@@ -14,7 +15,6 @@ use super::args::is;
 use super::client::Type;
 use super::local::Context;
 use super::{Args, Local, Request};
-use helios_service::auth::DEFAULT_USER;
 
 #[derive(Debug)]
 pub enum Control {

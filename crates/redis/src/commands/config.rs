@@ -4,6 +4,9 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use bytes::Bytes;
+use helios_service::client_memory::MemoryLimits;
+use helios_service::glob::{Pattern, Steps};
+use helios_state::EventFilter;
 
 use super::super::codec::parse_integer;
 use super::super::error::{Refusal, shown};
@@ -11,9 +14,6 @@ use super::super::frame::Frame;
 use super::super::server::Shared;
 use super::local::Context;
 use super::{Args, Local, Request, introspect};
-use helios_service::client_memory::MemoryLimits;
-use helios_service::glob::{Pattern, Steps};
-use helios_state::EventFilter;
 
 /// One setting with its new value.
 #[derive(Debug)]

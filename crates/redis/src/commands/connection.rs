@@ -1,6 +1,8 @@
 //! `HELLO`, `AUTH` and the other commands about the connection itself.
 
 use bytes::Bytes;
+use helios_service::auth::DEFAULT_USER;
+use helios_service::database::Freshness;
 
 use super::super::codec::parse_integer;
 use super::super::error::{Refusal, shown};
@@ -10,8 +12,6 @@ use super::args::is;
 use super::client::checked_label;
 use super::local::Context;
 use super::{Args, Local, Request, status};
-use helios_service::auth::DEFAULT_USER;
-use helios_service::database::Freshness;
 
 #[derive(Debug)]
 pub struct Credentials {

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use helios_proto::v1::Token;
+use helios_service::database::{Ack, Freshness};
+use helios_service::token;
 
 use super::super::error::{Refusal, shown};
 use super::super::frame::Frame;
 use super::args::is;
 use super::local::Context;
 use super::{Args, Local, Request};
-use helios_service::database::{Ack, Freshness};
-use helios_service::token;
 
 pub fn ack(mut args: Args) -> Result<Request, Refusal> {
     let Some(word) = args.next() else { return Ok(Request::Local(Local::Ack(None))) };

@@ -3,8 +3,10 @@
 //! Their cursors are those of `SCAN`, of an element's name in place of a key.
 
 use bytes::Bytes;
+use helios_proto::Error;
 use helios_proto::v1::reply::Kind;
 use helios_proto::v1::{Call, Replies};
+use helios_service::glob::{Pattern, Steps};
 
 use super::super::cursor::cursor_of;
 use super::super::error::Refusal;
@@ -13,8 +15,6 @@ use super::args::is;
 use super::read::{Read, Snapshot};
 use super::scan::{cursor, page_count, selects};
 use super::{Args, Request};
-use helios_proto::Error;
-use helios_service::glob::{Pattern, Steps};
 
 /// Elements looked at in one go while the one that a cursor names is searched.
 const SEARCH_PAGE: usize = 1_024;

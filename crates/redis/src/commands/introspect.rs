@@ -1,11 +1,12 @@
 //! `COMMAND`: what the table says, in the shapes clients expect.
 
+use helios_service::glob::{Pattern, Steps};
+
 use super::super::error::Refusal;
 use super::super::frame::Frame;
 use super::super::table::{COMMANDS, Keys, Spec, find};
 use super::args::is;
 use super::{Args, Local, Request, introspect_keys};
-use helios_service::glob::{Pattern, Steps};
 
 /// Bytes of one answer about commands and keys of the client's choice.
 pub const MAX_ANSWER_BYTES: usize = 4 << 20;

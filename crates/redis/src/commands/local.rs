@@ -4,6 +4,11 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use helios_proto::v1::{StatusResponse, Token};
+use helios_service::database::{Ack, Freshness};
+use helios_service::glob::Pattern;
+use helios_service::pubsub::Broker;
+use helios_service::token;
+use helios_state::Store;
 
 use super::super::clients::Client;
 use super::super::frame::{Frame, Protocol};
@@ -18,11 +23,6 @@ use super::connection::{self, Credentials, Hello};
 use super::pubsub::Census;
 use super::scripting::ScriptRequest;
 use super::{consistency, status};
-use helios_service::database::{Ack, Freshness};
-use helios_service::glob::Pattern;
-use helios_service::pubsub::Broker;
-use helios_service::token;
-use helios_state::Store;
 
 #[derive(Debug)]
 pub enum Local {

@@ -27,6 +27,8 @@ pub mod write;
 use std::time::Duration;
 
 use bytes::Bytes;
+use helios_service::pubsub::Topic;
+use helios_state::check_sizes;
 
 pub use args::Args;
 pub use blocking::Blocking;
@@ -38,8 +40,6 @@ use super::error::Refusal;
 use super::script::ScriptCall;
 use super::server::Limits;
 use super::table::Spec;
-use helios_service::pubsub::Topic;
-use helios_state::check_sizes;
 
 /// Understands the arguments of one command; touches nothing.
 pub type Parse = fn(Args) -> Result<Request, Refusal>;

@@ -1,14 +1,14 @@
 //! Channels: who listens, and what is said.
 
 use bytes::Bytes;
+use helios_proto::Error;
+use helios_service::glob::Pattern;
+use helios_service::pubsub::{MAX_TOPICS, Topic};
 
 use super::super::error::Refusal;
 use super::super::frame::Frame;
 use super::local::Context;
 use super::{Args, Local, Request};
-use helios_proto::Error;
-use helios_service::glob::Pattern;
-use helios_service::pubsub::{MAX_TOPICS, Topic};
 
 /// The subcommands of `PUBSUB`, which report on this node's clients.
 #[derive(Debug)]

@@ -1,6 +1,11 @@
 //! A command answered from the local state.
 
+use helios_proto::Error;
 use helios_proto::v1::Call;
+use helios_proto::v1::reply::Kind;
+use helios_service::glob::Pattern;
+use helios_service::long_reads;
+use helios_state::Store;
 
 use super::super::cursor::Cursors;
 use super::super::frame::Frame;
@@ -8,11 +13,6 @@ use super::super::stats::Stats;
 use super::element_scan::ElementScan;
 use super::scan::Scan;
 use super::write;
-use helios_proto::Error;
-use helios_proto::v1::reply::Kind;
-use helios_service::glob::Pattern;
-use helios_service::long_reads;
-use helios_state::Store;
 
 #[derive(Debug)]
 pub enum Read {

@@ -1,6 +1,9 @@
 //! `SCAN` and `KEYS`: walks over the keys in pages, giving way to other connections between pages.
 
 use bytes::Bytes;
+use helios_proto::Error;
+use helios_service::glob::{Pattern, Steps};
+use helios_state::{AnswerBudget, Value};
 
 use super::super::codec::parse_integer;
 use super::super::cursor::cursor_of;
@@ -9,9 +12,6 @@ use super::super::frame::{Frame, PART_BYTES};
 use super::args::is;
 use super::read::{Read, Snapshot};
 use super::{Args, Request};
-use helios_proto::Error;
-use helios_service::glob::{Pattern, Steps};
-use helios_state::{AnswerBudget, Value};
 
 /// Keys fetched at once: their values come along, so this bounds memory.
 const PAGE_KEYS: usize = 128;

@@ -1,10 +1,10 @@
 //! A command that goes through the log.
 
+use helios_proto::Error;
 use helios_proto::v1::{Replies, Reply, command::Op, reply::Kind};
 
 use super::super::frame::Frame;
 use super::Request;
-use helios_proto::Error;
 
 #[derive(Debug)]
 pub struct Write {

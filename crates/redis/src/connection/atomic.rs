@@ -4,9 +4,13 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use helios_proto::Error;
 use helios_proto::v1::command::Op;
 use helios_proto::v1::reply::Kind;
 use helios_proto::v1::{Command, ErrorCode, Guard, Reply};
+use helios_service::auth::{Identity, Role};
+use helios_service::database::{Database, Freshness};
+use helios_state::Trial;
 
 use super::super::commands::write::Answer;
 use super::super::frame::Frame;
@@ -17,10 +21,6 @@ use super::super::transaction::Queued;
 use super::super::wire::Moved;
 use super::subscriptions::next_message;
 use super::{Connection, Round, UNSENT_BYTES};
-use helios_proto::Error;
-use helios_service::auth::{Identity, Role};
-use helios_service::database::{Database, Freshness};
-use helios_state::Trial;
 
 /// Each try but the last found that another write had come between.
 const MAX_TRIES: usize = 100;

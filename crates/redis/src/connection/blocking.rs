@@ -3,8 +3,11 @@
 use std::io;
 
 use bytes::Bytes;
+use helios_proto::Error;
 use helios_proto::v1::Reply;
 use helios_proto::v1::reply::Kind as Answered;
+use helios_service::database::{Database, Freshness};
+use helios_state::{Kind, Store};
 use tokio::time::Instant;
 
 use super::super::clients::Unblock;
@@ -14,9 +17,6 @@ use super::super::waiting::Place;
 use super::super::wire::Moved;
 use super::subscriptions::next_message;
 use super::{Connection, Round, UNSENT_BYTES};
-use helios_proto::Error;
-use helios_service::database::{Database, Freshness};
-use helios_state::{Kind, Store};
 
 /// Why a client stops waiting for its turn.
 enum Woken {

@@ -13,7 +13,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use helios_proto::Error;
 use helios_proto::v1::ErrorCode;
+use helios_service::database::{Database, WriteRequest};
+use helios_service::idle::until;
+use helios_service::pubsub::Subscriber;
+use helios_service::time::wall_ms;
+use helios_service::tls::Stream;
 use tokio_util::sync::CancellationToken;
 
 use super::clients::Client;
@@ -30,12 +36,6 @@ use super::session::Session;
 use super::table::{Spec, resolve};
 use super::transaction::{Queue, held_bytes};
 use super::wire::{Moved, Wire};
-use helios_proto::Error;
-use helios_service::database::{Database, WriteRequest};
-use helios_service::idle::until;
-use helios_service::pubsub::Subscriber;
-use helios_service::time::wall_ms;
-use helios_service::tls::Stream;
 use subscriptions::{check_while_listening, next_message};
 
 const MAX_ROUND_COMMANDS: usize = 1024;

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use helios_service::database::Database;
+use helios_service::pubsub::{Delivery, MAX_TOPIC_BYTES, MAX_TOPICS, Subscriber, Topic};
 
 use super::super::error::Refusal;
 use super::super::frame::{Frame, Protocol};
 use super::super::session::Session;
 use super::super::table::Spec;
 use super::Connection;
-use helios_service::database::Database;
-use helios_service::pubsub::{Delivery, MAX_TOPIC_BYTES, MAX_TOPICS, Subscriber, Topic};
 
 /// All that a client of RESP2 may say while it listens: it could not tell an answer from a message.
 const WHILE_LISTENING: [&str; 7] =

@@ -1,9 +1,12 @@
 //! `WATCH` and `EXEC` of a connection.
 
 use bytes::Bytes;
+use helios_proto::Error;
 use helios_proto::v1::command::Op;
 use helios_proto::v1::reply::Kind;
 use helios_proto::v1::{Command, Guard, Reply, Transaction};
+use helios_service::database::Database;
+use helios_state::{AnswerBudget, Store};
 
 use super::super::commands::Request;
 use super::super::commands::write::Answer;
@@ -11,9 +14,6 @@ use super::super::frame::Frame;
 use super::super::transaction::{MAX_WATCHED, Queued};
 use super::atomic::Part;
 use super::{Connection, Round, Turn};
-use helios_proto::Error;
-use helios_service::database::Database;
-use helios_state::{AnswerBudget, Store};
 
 impl<D: Database> Connection<D> {
     pub(super) async fn watch(&mut self, keys: Vec<Bytes>, round: &mut Round) -> Result<Frame, Error> {

@@ -5,7 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures::executor::block_on;
+use helios_proto::Error;
 use helios_proto::v1::{Call, Reply, command::Op};
+use helios_service::auth::Role;
+use helios_state::{Store, Trial};
 use mlua::{Lua, MultiValue, Value};
 
 use super::super::commands::acl::role_for;
@@ -19,9 +22,6 @@ use super::super::table::{Spec, resolve};
 use super::convert;
 use super::meter::{ELEMENT_BYTES, Meter, Stopped};
 use super::natives::{Failure, MAX_LOG_BYTES};
-use helios_proto::Error;
-use helios_service::auth::Role;
-use helios_state::{Store, Trial};
 
 /// Messages that the scripts of one request may publish.
 pub const MAX_MESSAGES: usize = 10_000;

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
+use helios_proto::Error;
 use helios_proto::v1::ErrorCode;
 use mlua::Lua;
 
 use super::super::frame::Frame;
-use helios_proto::Error;
 
 /// Memory limit of the scripts of one request, inside and outside of Lua.
 pub const MAX_MEMORY_BYTES: usize = 64 << 20;

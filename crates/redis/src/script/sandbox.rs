@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use helios_proto::Error;
+use helios_service::auth::Role;
 use mlua::{ChunkMode, Function, HookTriggers, Lua, LuaOptions, MultiValue, StdLib, Table, Value, VmState};
 
 use super::super::error::Refusal;
@@ -13,8 +15,6 @@ use super::meter::{Halt, MAX_MEMORY_BYTES, Meter};
 use super::natives::Failure;
 use super::shebang::Shebang;
 use super::{Host, Program, ScriptCall, World, convert, natives};
-use helios_proto::Error;
-use helios_service::auth::Role;
 
 const PRELUDE: &str = include_str!("sandbox.lua");
 /// Name of a chunk, which an error message shows before the line.

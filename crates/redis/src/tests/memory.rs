@@ -1,9 +1,9 @@
 //! Memory limits of a connection.
 
+use helios_service::client_memory::MemoryLimits;
 use tokio::io::AsyncWrite;
 
 use super::*;
-use helios_service::client_memory::MemoryLimits;
 
 fn limited(memory: MemoryLimits) -> Limits {
     Limits { memory, ..Limits::default() }

@@ -23,7 +23,14 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use helios_proto::Error;
 use helios_proto::v1::{Command, Member, Membership, Reply, Role, StatusResponse, Token, command::Op};
+use helios_service::auth::{Access, AccessOptions};
+use helios_service::database::{Ack, Database, Freshness, WriteRequest};
+use helios_service::pubsub::Broker;
+use helios_service::rejections::Rejections;
+use helios_service::tls::{Acceptor, Protocol, Slots};
+use helios_state::Store;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -31,13 +38,6 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{Limits, Metrics, serve};
-use helios_proto::Error;
-use helios_service::auth::{Access, AccessOptions};
-use helios_service::database::{Ack, Database, Freshness, WriteRequest};
-use helios_service::pubsub::Broker;
-use helios_service::rejections::Rejections;
-use helios_service::tls::{Acceptor, Protocol, Slots};
-use helios_state::Store;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 const CLUSTER_ID: &str = "demo";

@@ -2,12 +2,12 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use helios_config::Secret;
+use helios_proto::Error;
 use helios_proto::v1::ErrorCode;
 
 use super::{Access, Client, Identity};
 use crate::rejections::Rejections;
-use helios_config::Secret;
-use helios_proto::Error;
 
 /// The result of `judge` for a request with that header. An attempt is delayed like those of Redis clients; the header that
 /// authenticated this connection before is no new attempt.
@@ -81,7 +81,7 @@ enum Credentials {
     User { name: String, password: Vec<u8> },
 }
 
-/// What the header says; `None` if it cannot be understood.
+/// The credentials in the header; `None` if it is malformed.
 fn credentials(header: &str) -> Option<Credentials> {
     let (scheme, given) = header.split_once(' ')?;
     let given = given.trim();

@@ -13,6 +13,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use helios_config::Secret;
+use helios_config::{ConfigError, Settings};
+use helios_proto::Error;
 use helios_proto::v1::ErrorCode;
 use tokio_util::sync::CancellationToken;
 
@@ -26,9 +29,6 @@ pub use users::{Role, User};
 use crate::file_watch;
 use crate::rejections::Rejections;
 use guesses::Guesses;
-use helios_config::Secret;
-use helios_config::{ConfigError, Settings};
-use helios_proto::Error;
 use users::Users;
 
 /// The user of `client.password`.
@@ -198,7 +198,7 @@ impl Access {
     /// When too many wait already; the attempt may be repeated later.
     pub async fn turn(&self, from: IpAddr) -> Result<(), Error> {
         let now = Instant::now();
-        // A statement of its own: the lock is not held while it waits.
+        // A separate statement: the lock is not held during the wait.
         let turn = self.guesses().turn(from, self.max_delay, now);
         match turn {
             Some(turn) if turn <= now => {}

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use helios_proto::Error;
 use helios_proto::v1::ErrorCode;
 
 use super::{Access, Role, admitted};
-use helios_proto::Error;
 
 /// Credentials of one request.
 #[derive(Clone)]

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use helios_config::{ConfigError, TlsFiles};
 use helios_proto::tls::{ALPN_HTTP2, ClientTls, TlsError, certificates, not_after, private_key, roots};
 use prometheus_client::metrics::gauge::Gauge;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
@@ -12,7 +13,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::Protocol;
 use crate::file_watch;
-use helios_config::{ConfigError, TlsFiles};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {

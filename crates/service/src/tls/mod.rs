@@ -8,6 +8,7 @@ mod stream;
 
 use std::sync::Arc;
 
+use helios_config::{ConfigError, Settings};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -19,8 +20,6 @@ pub use acceptor::{Acceptor, Protocol, accept};
 pub use material::{Material, Side};
 pub use slots::Slots;
 pub use stream::{Caller, Stream};
-
-use helios_config::{ConfigError, Settings};
 
 /// The certificates of both sides of a node; `None`: that side is without TLS.
 #[derive(Clone, Default)]
