@@ -1,4 +1,4 @@
-//! Error codes across gRPC: an [`ErrorDetail`] in the status details, the nearest gRPC code beside it.
+//! Error codes over gRPC: an [`ErrorDetail`] in the status details, and the nearest gRPC code.
 
 use prost::Message;
 use tonic::{Code, Status};
@@ -6,7 +6,7 @@ use tonic::{Code, Status};
 use crate::v1::{ErrorCode, ErrorDetail};
 
 impl ErrorCode {
-    /// Whether the same request, sent again, may succeed without anyone changing anything.
+    /// Whether the same request may succeed if it is sent again, without any change by the user.
     ///
     /// `OUTCOME_UNKNOWN` is not retryable: the write may have taken effect (docs/design/product.md, C12).
     pub fn is_retryable(self) -> bool {
@@ -32,8 +32,8 @@ impl ErrorCode {
         )
     }
 
-    /// Whether the one who met this cannot go on by itself: the node that answered so, or the caller whose
-    /// place another has taken.
+    /// Whether the error is permanent without a repair: the node that reports it cannot continue, or the
+    /// caller was fenced.
     pub fn is_fatal(self) -> bool {
         use ErrorCode::*;
         matches!(
@@ -63,12 +63,13 @@ impl ErrorCode {
     }
 }
 
-/// The gRPC status that carries `detail`.
+/// Returns the gRPC status that carries `detail`.
 pub fn status_of(detail: &ErrorDetail) -> Status {
     Status::with_details(detail.code().grpc_code(), detail.message.clone(), detail.encode_to_vec().into())
 }
 
-/// The [`ErrorDetail`] of a status, or one made from its code where the sender was not one of ours.
+/// Returns the [`ErrorDetail`] of a status. If it has none, as from another program, returns one derived from
+/// the gRPC code.
 pub fn detail_of(status: &Status) -> ErrorDetail {
     if let Ok(detail) = ErrorDetail::decode(status.details())
         && detail.code() != ErrorCode::Unspecified
@@ -124,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_is_fenced_must_not_try_again() {
+    fn fenced_error_is_fatal_and_not_retryable() {
         assert!(!ErrorCode::Fenced.is_retryable());
         assert!(ErrorCode::Fenced.is_fatal());
         assert_eq!(ErrorCode::Fenced.grpc_code(), Code::FailedPrecondition);

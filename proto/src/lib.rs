@@ -1,13 +1,13 @@
-//! Wire and log formats of HeliosDB: what nodes say to each other, to the operator and to
-//! clients, and what a log entry holds. Knows nothing of the other crates.
+//! Wire and log formats of HeliosDB: the messages between nodes, operator and clients, and the content
+//! of log entries. This crate knows nothing of the other crates.
 
-/// Package `helios.v1`.
+/// Types of the package `helios.v1`.
 #[allow(clippy::all, clippy::unwrap_used)]
 pub mod v1 {
     tonic::include_proto!("helios.v1");
 }
 
-/// Of all services, for reflection.
+/// Descriptors of all services, for gRPC reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/helios.bin"));
 
 mod error;

@@ -1,5 +1,5 @@
-//! The error a client, peer or operator sees: a stable code, a sentence that says what to do,
-//! and where one is known the leader.
+//! The error that a client, peer or operator gets: a stable code, a message that says what to do, and the
+//! leader if it is known.
 
 use crate::v1::{ErrorCode, ErrorDetail, Member};
 
@@ -9,7 +9,7 @@ use crate::v1::{ErrorCode, ErrorDetail, Member};
 pub struct Error {
     pub code: ErrorCode,
     pub message: String,
-    /// Name of the member believed to lead.
+    /// Name of the presumed leader.
     pub leader_hint: Option<String>,
     /// host:port at which Redis clients reach that member.
     pub leader_addr: Option<String>,
@@ -24,7 +24,8 @@ impl Error {
         Self::new(ErrorCode::InvalidArgument, message)
     }
 
-    /// A write that was proposed and whose fate is not known (docs/design/product.md, C12).
+    /// Returns the error for a write that was proposed and whose outcome is unknown (docs/design/product.md,
+    /// C12).
     pub fn outcome_unknown() -> Self {
         Self::new(
             ErrorCode::OutcomeUnknown,
@@ -35,22 +36,22 @@ impl Error {
     pub fn not_leader(leader: Option<&Member>) -> Self {
         let message = match leader {
             Some(Member { name, client_addr, .. }) if client_addr.is_empty() => {
-                format!("this member does not lead; {name} does")
+                format!("this member is not the leader; the leader is {name}")
             }
             Some(Member { name, client_addr, .. }) => {
-                format!("this member does not lead; {name} at {client_addr} does")
+                format!("this member is not the leader; the leader is {name} at {client_addr}")
             }
-            None => "this member does not lead and knows no leader; try again".to_owned(),
+            None => "this member is not the leader and knows no leader; try again".to_owned(),
         };
         Self::new(ErrorCode::NotLeader, message).hinting(leader)
     }
 
-    /// Names the member believed to lead.
+    /// Sets the leader hint to `leader`.
     pub fn hinting(self, leader: Option<&Member>) -> Self {
-        let told = |of: fn(&Member) -> &String| leader.map(of).filter(|text| !text.is_empty()).cloned();
+        let field = |of: fn(&Member) -> &String| leader.map(of).filter(|text| !text.is_empty()).cloned();
         Self {
-            leader_hint: told(|leader| &leader.name),
-            leader_addr: told(|leader| &leader.client_addr),
+            leader_hint: field(|leader| &leader.name),
+            leader_addr: field(|leader| &leader.client_addr),
             ..self
         }
     }

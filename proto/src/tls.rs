@@ -1,5 +1,5 @@
-//! How a member is dialled: links between members, the operator and heliosctl. With [`ClientTls`] both ends show
-//! a certificate; without it, nothing is hidden.
+//! Connections to a member, from other members, the operator and heliosctl. With [`ClientTls`] both ends
+//! present a certificate (mutual TLS); without it the connection is plaintext.
 
 mod certificate;
 #[cfg(feature = "issue")]
@@ -25,10 +25,10 @@ use tower::Service;
 pub use certificate::{MANAGEMENT_NAME, names_of, not_after};
 pub use words::{Plain, in_words, innermost, why};
 
-/// What HTTP/2 over TLS is called by (RFC 9113).
+/// ALPN protocol id of HTTP/2 over TLS (RFC 9113).
 pub const ALPN_HTTP2: &[u8] = b"h2";
 
-/// PEM, certificate or key that cannot be used. Names no file: whoever read one adds it.
+/// An unusable PEM, certificate or key. The message does not contain the file name; the caller adds it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TlsError {
     #[error("holds no certificate in PEM (-----BEGIN CERTIFICATE-----)")]
@@ -45,25 +45,25 @@ impl TlsError {
     }
 }
 
-/// Why there is no connection, in words that a person can act on. Does not name the address.
+/// The reason of a failed connection, for the user. The message does not contain the address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ConnectError(pub String);
 
-/// The certificates of a PEM text, the leaf first.
+/// Parses the certificates of a PEM text, the leaf first.
 ///
 /// # Errors
-/// When there is none, or one cannot be read.
+/// When there is none, or one cannot be parsed.
 pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     let found = found.map_err(TlsError::unusable)?;
     if found.is_empty() { Err(TlsError::NoCertificate) } else { Ok(found) }
 }
 
-/// The private key of a PEM text.
+/// Parses the private key of a PEM text.
 ///
 /// # Errors
-/// When there is none, or it cannot be read.
+/// When there is none, or it cannot be parsed.
 pub fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
     use rustls::pki_types::pem::Error;
     PrivateKeyDer::from_pem_slice(pem).map_err(|error| match error {
@@ -72,7 +72,7 @@ pub fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
     })
 }
 
-/// Every certificate of a PEM text as one that others may be signed by: several while a CA is replaced.
+/// Returns the certificates of a PEM text as trusted roots; there are several while a CA is rotated.
 ///
 /// # Errors
 /// As [`certificates`].
@@ -84,15 +84,16 @@ pub fn roots(pem: &[u8]) -> Result<RootCertStore, TlsError> {
     Ok(roots)
 }
 
-/// Whom a client trusts, and what it shows. TLS 1.3 only.
+/// The TLS configuration of a client: its trusted CAs and its certificate. TLS 1.3 only.
 #[derive(Debug, Clone)]
 pub struct ClientTls(Arc<ClientConfig>);
 
 impl ClientTls {
-    /// `ca`: one or more certificates. `identity`: certificate, with those between it and the CA, and its key. All PEM.
+    /// Creates the configuration from PEM texts. `ca` has one or more certificates; `identity` is the
+    /// certificate, with the intermediate ones, and its key.
     ///
     /// # Errors
-    /// When one of them cannot be read, or key and certificate do not belong together.
+    /// When one of them cannot be parsed, or key and certificate do not match.
     pub fn from_pem(ca: &[u8], identity: Option<(&[u8], &[u8])>) -> Result<Self, TlsError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ClientConfig::builder_with_provider(provider)
@@ -107,31 +108,32 @@ impl ClientTls {
             None => builder.with_no_client_auth(),
         };
         config.alpn_protocols = vec![ALPN_HTTP2.to_vec()];
-        // A certificate counts for one connection: what is resumed was checked long ago.
+        // No resumption, so that the certificates are verified for every connection.
         config.resumption = Resumption::disabled();
         Ok(Self(Arc::new(config)))
     }
 
-    /// The handshake on `stream`. A server may still refuse this client's certificate when it is over.
+    /// Does the TLS handshake on `stream`. The server may still reject this client's certificate after it
+    /// returns.
     ///
     /// # Errors
-    /// In words that name neither address nor port.
+    /// When the handshake fails; the message contains neither address nor port.
     pub async fn handshake<S>(&self, stream: S, server_name: &str) -> io::Result<TlsStream<S>>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let name = ServerName::try_from(server_name.to_owned()).map_err(|_| {
-            io::Error::other(format!("{server_name:?} is no name that a certificate could have"))
+            io::Error::other(format!("{server_name:?} is not a valid server name for a certificate"))
         })?;
         let connector = TlsConnector::from(Arc::clone(&self.0));
         connector.connect(name, stream).await.map_err(|error| in_words(&error))
     }
 
-    /// The handshake on `stream`, and the first bytes of the server: only with these is it certain that the server
-    /// took this client's certificate. For servers that speak first, as those of HTTP/2 do.
+    /// Does the TLS handshake on `stream` and waits for the first bytes of the server, which prove that the
+    /// server accepted this client's certificate. For servers that send first, as those of HTTP/2 do.
     ///
     /// # Errors
-    /// In words that name neither address nor port.
+    /// When the handshake fails; the message contains neither address nor port.
     pub async fn greet<S>(&self, stream: S, server_name: &str) -> io::Result<Pipe>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -145,16 +147,16 @@ impl ClientTls {
     }
 }
 
-/// A connection, with TLS or without.
+/// A connection, with or without TLS.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 pub type Pipe = Box<dyn Stream>;
 
-/// Connects to the member at `address` (host:port), which has to show a certificate for `server_name`; every call
-/// ends within `call_timeout`.
+/// Connects to the member at `address` (host:port), which must present a certificate for `server_name`. Every
+/// call on the channel ends within `call_timeout`.
 ///
 /// # Errors
-/// When there is no connection within `connect_timeout`, or it is refused.
+/// When the connection is refused or takes longer than `connect_timeout`.
 pub async fn connect(
     address: &str,
     server_name: &str,
@@ -168,17 +170,17 @@ pub async fn connect(
     endpoint.connect_with_connector(dial).await.map_err(|error| ConnectError(innermost(&error)))
 }
 
-/// Of `address`, host:port. The scheme says nothing of TLS: that is the connector's.
+/// Returns the endpoint of `address` (host:port). Its scheme is always http; the connector decides about TLS.
 ///
 /// # Errors
-/// When it is no address.
+/// When `address` is not a valid address.
 pub fn endpoint(address: &str) -> Result<Endpoint, ConnectError> {
     Endpoint::from_shared(format!("http://{address}"))
-        .map_err(|error| ConnectError(format!("{address:?} is no host:port: {}", innermost(&error))))
+        .map_err(|error| ConnectError(format!("{address:?} is not host:port: {}", innermost(&error))))
 }
 
-/// For [`Endpoint::connect_with_connector`] and its lazy twin: looks the name up, and asks `tls` what counts now, at
-/// each dial.
+/// Returns a connector for [`Endpoint::connect_with_connector`] and its lazy variant. Each connection
+/// resolves the name again and uses the current result of `tls`.
 pub fn dial(
     address: String,
     server_name: String,
@@ -203,7 +205,7 @@ pub fn dial(
     })
 }
 
-/// The host of host:port, as certificates name it.
+/// Returns the host of host:port, in the form that certificates contain.
 pub fn host_of(address: &str) -> &str {
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
     host.trim_matches(['[', ']'])

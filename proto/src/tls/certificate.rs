@@ -1,4 +1,4 @@
-//! What a certificate says of itself.
+//! Fields of a certificate: expiry and names.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -6,10 +6,10 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::{TlsError, certificates};
 
-/// When the first certificate of a PEM text expires, in seconds since 1970.
+/// Returns the expiry of the first certificate of a PEM text, in seconds since 1970.
 ///
 /// # Errors
-/// When there is no certificate.
+/// When there is no certificate, or it cannot be parsed.
 pub fn not_after(pem: &[u8]) -> Result<i64, TlsError> {
     let chain = certificates(pem)?;
     let leaf = chain.first().ok_or(TlsError::NoCertificate)?;
@@ -17,14 +17,14 @@ pub fn not_after(pem: &[u8]) -> Result<i64, TlsError> {
     Ok(parsed.validity().not_after.timestamp())
 }
 
-/// A DNS name in the certificate of whoever may manage a cluster: the operator, and people with heliosctl. No host has
-/// it, so a member's certificate has no reason to.
+/// The DNS name in certificates that authorize the management of a cluster: of the operator and of users of
+/// heliosctl. No host has this name, so the certificate of a member does not contain it.
 pub const MANAGEMENT_NAME: &str = "management.heliosdb.io";
 
-/// The DNS names and addresses that a certificate (DER) is for.
+/// Returns the DNS names and IP addresses of a certificate (DER).
 ///
 /// # Errors
-/// When it cannot be read.
+/// When it cannot be parsed.
 pub fn names_of(certificate: &[u8]) -> Result<Vec<String>, TlsError> {
     let (_, parsed) = X509Certificate::from_der(certificate).map_err(TlsError::unusable)?;
     let names = parsed.subject_alternative_name().map_err(TlsError::unusable)?;

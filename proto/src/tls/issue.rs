@@ -1,4 +1,5 @@
-//! Draws keys and signs certificates, for members and clients. Takes the time it is told: seconds since 1970.
+//! Generation of keys and certificates for members and clients. The caller passes the validity, in seconds
+//! since 1970.
 
 use std::ops::Range;
 
@@ -10,13 +11,13 @@ use time::OffsetDateTime;
 
 #[derive(Debug, thiserror::Error)]
 pub enum IssueError {
-    #[error("cannot make a certificate: {0}")]
+    #[error("cannot issue a certificate: {0}")]
     Sign(#[from] rcgen::Error),
-    #[error("cannot make a certificate that begins or ends {0} seconds after 1970")]
+    #[error("cannot issue a certificate that is valid from or until {0} seconds after 1970")]
     Time(i64),
 }
 
-/// A certificate and its private key, both PEM.
+/// A certificate and its private key, both as PEM.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Pair {
     pub certificate: String,
@@ -30,10 +31,11 @@ impl std::fmt::Debug for Pair {
 }
 
 impl Pair {
-    /// A new authority. Its name should be no leaf's: some verifiers take one of the same name for self-signed.
+    /// Creates a CA. Its name must differ from those of its certificates: some verifiers take a certificate
+    /// with the name of its issuer for self-signed.
     ///
     /// # Errors
-    /// When the system has no randomness to give, or no certificate can name that time.
+    /// When key generation fails, or `valid` is out of the range of certificates.
     pub fn authority(name: &str, valid: Range<i64>) -> Result<Self, IssueError> {
         let mut params = params(name, valid)?;
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -42,11 +44,11 @@ impl Pair {
         Ok(Self { certificate: params.self_signed(&key)?.pem(), key: key.serialize_pem() })
     }
 
-    /// A certificate of this authority, for a server and a client under each of `hosts`: DNS names, `*.` before one
-    /// of them included, and addresses.
+    /// Issues a certificate of this CA for a server and a client with the names `hosts`: DNS names, wildcards
+    /// (`*.name`) and IP addresses.
     ///
     /// # Errors
-    /// As of `authority`, and when this is no authority, or one of `hosts` is none.
+    /// As for `authority`, and when this is not a CA or one of `hosts` is invalid.
     pub fn sign(&self, name: &str, hosts: &[String], valid: Range<i64>) -> Result<Self, IssueError> {
         let mut params = params(name, valid)?;
         params.subject_alt_names = CertificateParams::new(hosts)?.subject_alt_names;

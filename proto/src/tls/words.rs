@@ -1,4 +1,4 @@
-//! What went wrong with a connection, so that a person knows what to do. "It" is the other end.
+//! Messages for connection errors that the user can act on. "It" in a message is the other end.
 
 use std::error::Error;
 use std::io;
@@ -9,10 +9,11 @@ use rustls::{AlertDescription, CertificateError};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::Status;
 
-/// First byte of a TLS alert. No server of HTTP/2 begins with it: its first frame is short.
+/// First byte of a TLS alert. In HTTP/2 it would be the high byte of a frame's length, and the first frame of
+/// a server is short.
 const ALERT: u8 = 0x15;
 
-/// The same error, the reason in words.
+/// Returns the error with a message for the user.
 pub fn in_words(error: &io::Error) -> io::Error {
     let reason = match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
         Some(error) => of_tls(error),
@@ -38,7 +39,7 @@ fn of_tls(error: &rustls::Error) -> String {
 fn of_certificate(error: &CertificateError) -> String {
     use CertificateError::*;
     match error {
-        UnknownIssuer | BadSignature => "its certificate is of no CA that is trusted here".to_owned(),
+        UnknownIssuer | BadSignature => "its certificate is not signed by a trusted CA".to_owned(),
         Expired | ExpiredContext { .. } => "its certificate has expired".to_owned(),
         NotValidYet | NotValidYetContext { .. } => "its certificate is not valid yet".to_owned(),
         NotValidForName => "its certificate is for another name".to_owned(),
@@ -48,7 +49,7 @@ fn of_certificate(error: &CertificateError) -> String {
         InvalidPurpose | InvalidPurposeContext { .. } => {
             "its certificate is not for this use: a member's needs serverAuth and clientAuth".to_owned()
         }
-        other => format!("its certificate is refused: {other}"),
+        other => format!("its certificate is rejected: {other}"),
     }
 }
 
@@ -59,13 +60,13 @@ fn of_alert(alert: AlertDescription) -> String {
         UnknownCA | DecryptError => "it does not trust the CA of the certificate shown to it".to_owned(),
         CertificateExpired => "it says that the certificate shown to it has expired".to_owned(),
         BadCertificate | UnsupportedCertificate | CertificateUnknown | CertificateRevoked | AccessDenied => {
-            format!("it refuses the certificate shown to it ({alert:?})")
+            format!("it rejects the certificate shown to it ({alert:?})")
         }
         other => format!("it ended the TLS handshake ({other:?})"),
     }
 }
 
-/// The innermost cause: "Connection refused" says more than "transport error".
+/// Returns the text of the innermost cause: "Connection refused" says more than "transport error".
 pub fn innermost(error: &dyn Error) -> String {
     let mut cause = error;
     while let Some(source) = cause.source() {
@@ -74,7 +75,7 @@ pub fn innermost(error: &dyn Error) -> String {
     cause.to_string()
 }
 
-/// Why a call failed: what the server said, or the innermost reason for which there is no server.
+/// Returns the reason of a failed call: the server's message, or the innermost cause of a failed connection.
 pub fn why(status: &Status) -> String {
     match status.source() {
         Some(source) => innermost(source),
@@ -82,9 +83,10 @@ pub fn why(status: &Status) -> String {
     }
 }
 
-/// A connection without TLS that knows when the other end answers with it.
+/// A plaintext connection that detects an answer with TLS.
 pub struct Plain<S> {
     stream: S,
+    /// Whether the first byte was received.
     heard: bool,
 }
 

@@ -93,7 +93,7 @@ async fn whoever_has_no_certificate_of_the_ca_is_told_so_and_counted() {
         (
             Some(ours.client(Some(&foreign))),
             "does not trust the CA of the certificate shown",
-            "its certificate is of no CA that is trusted here",
+            "its certificate is not signed by a trusted CA",
         ),
         (
             Some(ours.client(Some(&expired))),
