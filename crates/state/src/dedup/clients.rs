@@ -13,7 +13,7 @@ use helios_proto::v1::Origin;
 
 use super::super::engines::EngineError;
 use super::super::txn::Txn;
-use super::{CLIENT, CLIENT_END, Client, MAX_CLIENTS, damaged, forget, is_of_member};
+use super::{CLIENT, CLIENT_END, Client, MAX_CLIENTS, damaged, is_of_member, remove_client};
 
 const TABLE: &[u8] = b"rt";
 const ORDER: &[u8] = b"ro";
@@ -180,7 +180,7 @@ impl Table {
             let Some((victim, client_id)) = victim(txn, group)? else { break };
             let known = txn.raw(&super::client_key(&client_id))?.ok_or_else(damaged)?;
             self.leave(txn, &client_id, &Client::decode(&client_id, &known)?)?;
-            forget(txn, &client_id)?;
+            remove_client(txn, &client_id)?;
             if victim.is_of_members() {
                 self.evicted_at = txn.revision();
             }
