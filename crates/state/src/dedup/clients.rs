@@ -2,10 +2,12 @@
 //!
 //! The clients of members have a separate limit. All other clients share one: each user or address is a
 //! group, and a new client evicts the one of the largest group that was idle for longest. A user that invents
-//! client ids thus evicts its own clients. The records make each step a bounded number of lookups: `ro` +
-//! group's length + group + time + client orders the clients of a group by the time they were last seen, `ru`
-//! + group holds their number and the time of the oldest, `rn` + number (inverted) + that time + group orders
-//! the groups, `rt` holds the totals and the index of the entry that last evicted a member's client.
+//! client ids thus evicts its own clients. These records make each step a bounded number of lookups:
+//!
+//! - `ro` + group's length + group + time + client orders the clients of a group by the time they were last seen;
+//! - `ru` + group holds their number and the time of the oldest;
+//! - `rn` + number (inverted) + that time + group orders the groups;
+//! - `rt` holds the totals and the index of the entry that last evicted a member's client.
 
 use bytes::{Buf, BufMut, Bytes};
 use helios_proto::v1::Origin;
