@@ -1,4 +1,4 @@
-//! What was asked, when, and what became of it.
+//! The operations of all clients: request, times and outcome.
 
 use std::fmt;
 
@@ -20,7 +20,7 @@ pub struct OpId(usize);
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Operation {
-    /// Who asked; only shown.
+    /// The client; only shown.
     pub process: u64,
     pub key: String,
     pub op: Op,
@@ -65,7 +65,7 @@ pub enum Answer {
     Number(i64),
 }
 
-/// What a key holds. As in Redis a number is its decimal text: `Number(7)` and `Bytes("7")` are equal
+/// Value of a key. As in Redis a number is its decimal text: `Number(7)` and `Bytes("7")` are equal
 /// to the checker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Value {

@@ -1,8 +1,8 @@
-//! What clients saw, and whether one database without replicas could have answered so.
+//! A linearizability checker: could one database without replicas have given the answers that clients saw?
 //!
 //! A [`History`] holds the operations of all clients with the times at which they were asked and
 //! answered. [`check`] looks, for each key, for one order of its operations that respects those times
-//! and explains every answer: linearizability. It is a property of each key by itself, so a history
+//! and explains every answer: linearizability. It is a property of each key alone, so a history
 //! is legal when each key's part is (Herlihy and Wing, 1990); operations on several keys are out of
 //! its scope.
 //!

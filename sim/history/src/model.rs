@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use crate::history::{Answer, Op, Operation, Outcome, Value};
 
-/// What the key holds. Texts are known by a number, which makes a state cheap to copy and compare.
+/// State of the key. Texts are known by a number, which makes a state cheap to copy and compare.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum State {
     Absent,
@@ -48,7 +48,7 @@ pub struct KeyHistory {
     texts: HashMap<Vec<u8>, u32>,
 }
 
-/// What all additions of unknown outcome, or some of them, add up to; `None` for more than `MAX_SUMS`.
+/// Sums of all additions of unknown outcome, or of some of them; `None` for more than `MAX_SUMS`.
 #[derive(Debug, Default)]
 pub struct Sums(Option<Vec<i64>>);
 
@@ -130,7 +130,7 @@ impl KeyHistory {
             }
             Outcome::Maybe => {
                 let effect = match &operation.op {
-                    // Changed nothing, told nothing.
+                    // Changed nothing, and nobody saw an answer.
                     Op::Get => return,
                     Op::Set(value) => Effect::Write(self.state_of(value)),
                     Op::SetIfAbsent(value) => Effect::Create(self.state_of(value), None),
@@ -182,11 +182,11 @@ impl KeyHistory {
         }
     }
 
-    /// Brings the operations in order, makes those equal that no answer tells apart, and leaves out
+    /// Brings the operations in order, makes those equal that no answer distinguishes, and leaves out
     /// writes of unknown outcome that explain nothing.
     ///
     /// A value that no answer needs is as good as any other such value, so one stands for all of them.
-    /// If no answer tells whether the key was there either, an order with a maybe that writes such a
+    /// If no answer shows whether the key was there either, an order with a maybe that writes such a
     /// value explains the same answers without it.
     pub fn prepare(&mut self) {
         self.definite.sort_by_key(|step| step.invoked);
@@ -227,7 +227,7 @@ impl Sums {
         self.0.is_none() && !matches!(state, State::Text(_))
     }
 
-    /// What `from` may become by additions that nobody saw, itself included.
+    /// States that `from` may become by additions that nobody saw, itself included.
     pub fn reached(&self, from: State) -> impl Iterator<Item = State> {
         let number = match from {
             State::Absent => Some(0),

@@ -4,7 +4,7 @@ use redis::{Cmd, FromRedisValue, ParsingError, RedisError};
 
 use crate::history::{Answer, Op, Value};
 
-/// What answers of a server without a say in the matter begin with: it did nothing.
+/// First words of errors with which a server did nothing.
 const REFUSALS: [&str; 4] = ["TRYAGAIN", "CLUSTERDOWN", "LOADING", "BUSY"];
 
 pub fn command(key: &str, op: &Op) -> Cmd {

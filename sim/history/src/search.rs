@@ -4,7 +4,7 @@
 //! set of placed operations with the same state twice. Four rules keep concurrent operations, and
 //! those of unknown outcome, from making it explode. None loses an order that explains the answers:
 //!
-//! - **What only observes is placed at once when it fits**, with no alternative: whatever order goes on
+//! - **What only observes is placed at once when it fits**, with no alternative: whatever order follows
 //!   from here, that operation can as well come first in it.
 //! - **A maybe is placed only where the next operation depends on what it did.** One that changes
 //!   nothing, or whose change is overwritten unseen, could as well never have happened.
@@ -30,15 +30,15 @@ pub struct Stuck {
     /// The last ones of the order, maybes among them, as places in the whole history.
     pub last: Vec<usize>,
     pub state: State,
-    /// What had to come next, the one answered first at the head.
+    /// Operations that had to come next, the one answered first at the head.
     pub next: Vec<usize>,
 }
 
 const SHOWN: usize = 6;
-/// Of the search for the longest order, when it is certain that there is no whole one.
+/// Limit of the search for the longest order, when it is certain that there is no whole one.
 const MAX_STEPS_TO_EXPLAIN: u64 = 10_000;
 
-/// One way to go on.
+/// One way to continue.
 #[derive(Clone, Copy)]
 struct Choice {
     op: usize,
@@ -246,7 +246,7 @@ impl<'a> Search<'a> {
     }
 }
 
-/// What the operations without a place need and make.
+/// Needs and effects of the operations without a place.
 struct Open<'a> {
     sums: &'a Sums,
     states: HashMap<State, Tally>,

@@ -30,7 +30,7 @@ pub struct Violation {
     pub answered: usize,
     /// The end of that order.
     pub last: Vec<Operation>,
-    /// What the key then holds, in words.
+    /// Value of the key then, in words.
     pub holds: String,
     /// One of these had to come next; the first was the first to be answered.
     pub unplaced: Vec<Operation>,

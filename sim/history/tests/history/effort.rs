@@ -9,7 +9,7 @@ use crate::made::{Shape, legal};
 const OPERATIONS: u64 = 1_000;
 
 /// 1000 operations on 10 keys, 20 of unknown outcome open at any time: each overlaps with 100 others
-/// of all keys, so with 10 of its own.
+/// of all keys, so with 10 of its key.
 fn busy(seed: u64) -> History {
     legal(
         seed,

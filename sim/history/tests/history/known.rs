@@ -248,7 +248,7 @@ fn with_too_few_steps_nothing_is_claimed() {
 }
 
 #[test]
-fn what_was_recorded_is_checked() {
+fn recorded_history_is_checked() {
     let mut history = History::new();
     let first = history.invoke(1, "k", Op::Set(value(1)), 0);
     let second = history.invoke(2, "k", Op::Set(value(2)), 1);
@@ -282,7 +282,7 @@ fn lines_of_json_hold_all_of_it() {
 }
 
 #[test]
-fn what_is_no_history_is_refused_by_its_line() {
+fn invalid_history_is_refused_with_its_line() {
     let good = history([set(1, 5..10)]).to_porcupine_json();
     let syntax = History::from_json(&(good.clone() + "{\"process\":1}\n")).unwrap_err();
     assert!(matches!(syntax, ParseError::Syntax { line: 2, .. }), "{syntax}");

@@ -12,7 +12,7 @@ pub struct Shape {
     pub keys: u64,
     /// How many operations an operation overlaps with at most, on either side.
     pub overlap: u64,
-    /// Of a hundred, those whose outcome stays unknown.
+    /// Percent of the operations whose outcome stays unknown.
     pub unknown_percent: u32,
     /// So many different values are written; few make reads ambiguous.
     pub values: u64,
@@ -20,7 +20,7 @@ pub struct Shape {
 
 pub type Database = BTreeMap<String, Value>;
 
-/// What a database that is asked one thing after the other answers; `None` for an error.
+/// Answer of a database that executes one operation after the other; `None` for an error.
 pub fn execute(database: &mut Database, key: &str, op: &Op) -> Option<Answer> {
     Some(match op {
         Op::Get => Answer::Value(database.get(key).cloned()),
