@@ -8,6 +8,10 @@ use helios_proto::v1::cluster_info_server::ClusterInfoServer;
 use helios_proto::v1::cluster_server::ClusterServer;
 use helios_proto::v1::kv_server::KvServer;
 use helios_proto::v1::peer_server::PeerServer;
+use helios_service::auth::Access;
+use helios_service::database::Database as _;
+use helios_service::rejections::Rejections;
+use helios_service::tls::{Acceptor, Certificates, Protocol, Slots};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -15,11 +19,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic_health::pb::health_server::HealthServer;
 
-use crate::auth::Access;
 use crate::config::{ConfigError, Settings, Source};
-use crate::database::Database as _;
 use crate::descriptors::{self, Shares};
 use crate::grpc::{ClusterService, GuardLayer, HealthService, InfoService, KvService};
+use crate::http;
 use crate::http::{Gateway, Keeps};
 use crate::inner_runtime::InnerRuntime;
 use crate::management::Management;
@@ -27,11 +30,8 @@ use crate::metrics::Metrics;
 use crate::node::{Node, NodeError};
 use crate::peer::{MAX_MESSAGE_BYTES, PeerService};
 use crate::raft::Fatal;
-use crate::refusals::Refusals;
 use crate::reload::Reloader;
 use crate::state::Driven;
-use crate::tls::{Door, Locks, Protocol, Slots};
-use crate::{http, resp};
 
 /// Longest time for which open client streams may delay the end of the process.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
@@ -46,7 +46,7 @@ pub enum AppError {
     #[error("{field} {addr}: {source}; is another process using the port? Set {field} to another address")]
     Bind { field: &'static str, addr: SocketAddr, source: std::io::Error },
     #[error(transparent)]
-    Locks(#[from] ConfigError),
+    Files(#[from] ConfigError),
     #[error(transparent)]
     Node(#[from] NodeError),
     #[error("the thread for peers and probes does not start: {0}")]
@@ -58,8 +58,8 @@ pub enum AppError {
 /// # Errors
 /// One line that names the key and the file.
 pub fn check_files(settings: &Settings) -> Result<(), ConfigError> {
-    Locks::load(settings)?;
-    Access::load(settings).map(drop)
+    Certificates::load(settings)?;
+    Access::load(settings.into()).map(drop)
 }
 
 /// A running node and its services.
@@ -136,30 +136,31 @@ impl App {
         machine: Option<Arc<dyn Driven>>,
         source: Option<Source>,
     ) -> Result<Self, AppError> {
-        let locks = Locks::load(&settings)?;
-        let access = Arc::new(Access::load(&settings)?);
+        let certificates = Certificates::load(&settings)?;
+        let access = Arc::new(Access::load((&settings).into())?);
         warn_of_open_ports(&settings, &access);
         let listeners = Listeners::bind(&settings).await?;
         let mut registry = Registry::with_prefix("helios");
         let metrics = Metrics::new(&mut registry);
-        let refusals = Refusals::default();
-        let client_metrics = resp::Metrics::new(refusals.clone());
+        let rejections = Rejections::default();
+        let client_metrics = helios_redis::Metrics::new(rejections.clone());
         client_metrics.register(&mut registry);
         let shares = shares(&settings);
         let inner = InnerRuntime::start(&settings.name).map_err(AppError::Thread)?;
         let (stop, mut inner_services) = (CancellationToken::new(), JoinSet::new());
-        locks.watch(&mut registry, &mut inner_services, &stop);
+        certificates.watch(&mut registry, &mut inner_services, &stop);
         inner_services.spawn(Arc::clone(&access).watch(stop.clone()));
         let events = settings.keyspace_events;
         let Settings { auth_timeout, client_memory, .. } = settings;
         let registry = Arc::new(registry);
-        let node = Node::open(settings, machine, locks.clone(), metrics, Fatal::default(), inner.handle())?;
+        let node =
+            Node::open(settings, machine, certificates.clone(), metrics, Fatal::default(), inner.handle())?;
 
-        let client_acceptor = |name, protocol, count| Door {
+        let client_acceptor = |name, protocol, count| Acceptor {
             name,
             protocol,
-            tls: locks.client.clone(),
-            refusals: refusals.clone(),
+            tls: certificates.client.clone(),
+            rejections: rejections.clone(),
             open: node.inner().sessions.of(name),
             slots: Slots::new(count),
         };
@@ -169,11 +170,15 @@ impl App {
         app.inner_services.spawn(Arc::clone(&reloader).watch(app.stop.clone()));
         app.serve_peers(
             listeners.peer,
-            Door { tls: locks.peer.clone(), ..client_acceptor("peer", Protocol::Http2, shares.peer) },
+            Acceptor {
+                tls: certificates.peer.clone(),
+                ..client_acceptor("peer", Protocol::Http2, shares.peer)
+            },
         );
         if let Some(listener) = listeners.metrics {
             let routes = http::health_routes(app.node.clone(), Arc::clone(&registry));
-            let acceptor = Door { tls: None, ..client_acceptor("metrics", Protocol::Http1, shares.metrics) };
+            let acceptor =
+                Acceptor { tls: None, ..client_acceptor("metrics", Protocol::Http1, shares.metrics) };
             let stop = app.stop.clone();
             app.serve_inside(listener, |listener| {
                 http::serve(listener, acceptor, routes, Keeps::Nobody, stop)
@@ -181,17 +186,17 @@ impl App {
         }
         if let Some(listener) = listeners.client {
             let idle_timeout = node.inner().idle_timeout.clone();
-            let limits = resp::Limits {
+            let limits = helios_redis::Limits {
                 max_clients: shares.client,
                 events,
                 idle_timeout,
                 auth_timeout,
                 memory: client_memory,
-                ..resp::Limits::default()
+                ..helios_redis::Limits::default()
             };
             let (acceptor, stop) =
                 (client_acceptor("client", Protocol::Redis, shares.client), app.stop.child_token());
-            let served = resp::serve(
+            let served = helios_redis::serve(
                 listener,
                 acceptor,
                 app.node.clone(),
@@ -206,7 +211,7 @@ impl App {
             app.serve_grpc(listener, client_acceptor("grpc", Protocol::Http2, shares.grpc), &access);
         }
         if let Some(listener) = listeners.gateway {
-            let gateway = Gateway::new(reloader, registry, access, refusals.clone(), app.stop.clone());
+            let gateway = Gateway::new(reloader, registry, access, rejections.clone(), app.stop.clone());
             let acceptor = client_acceptor("gateway", Protocol::Http1, shares.gateway);
             let stop = app.stop.clone();
             app.client_services.spawn(http::serve(
@@ -237,14 +242,14 @@ impl App {
         self.inner_services.spawn_on(serving, self.inner.handle());
     }
 
-    fn serve_peers(&mut self, listener: std::net::TcpListener, acceptor: Door) {
+    fn serve_peers(&mut self, listener: std::net::TcpListener, acceptor: Acceptor) {
         let node = self.node.clone();
-        let peer = PeerServer::new(PeerService::new(Arc::new(node.clone()), acceptor.refusals.clone()))
+        let peer = PeerServer::new(PeerService::new(Arc::new(node.clone()), acceptor.rejections.clone()))
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let router = server().add_service(peer).add_service(ClusterServer::new(ClusterService::new(
             Management::new(node),
-            acceptor.refusals.clone(),
+            acceptor.rejections.clone(),
         )));
         let stop = self.stop.clone();
         self.serve_inside(listener, |listener| async move {
@@ -256,7 +261,7 @@ impl App {
         });
     }
 
-    fn serve_grpc(&mut self, listener: TcpListener, acceptor: Door, access: &Arc<Access>) {
+    fn serve_grpc(&mut self, listener: TcpListener, acceptor: Acceptor, access: &Arc<Access>) {
         let (node, stop) = (self.node.clone(), self.stop.clone());
         let reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(helios_proto::FILE_DESCRIPTOR_SET)
@@ -272,7 +277,7 @@ impl App {
         #[cfg(feature = "otel")]
         let server = server.trace_fn(|call| crate::trace::client_call(call.uri().path(), call.headers()));
         let router = server
-            .layer(GuardLayer::new(Arc::clone(access), acceptor.refusals.clone()))
+            .layer(GuardLayer::new(Arc::clone(access), acceptor.rejections.clone()))
             .add_service(KvServer::new(KvService::new(node.clone(), stop.clone())))
             .add_service(ClusterInfoServer::new(InfoService::new(node)))
             .add_service(HealthServer::new(health))

@@ -5,10 +5,10 @@ use std::fmt::Write as _;
 
 use helios_proto::v1::ErrorCode::{self, *};
 use helios_proto::v1::ErrorDetail;
+use helios_redis::frame::Frame;
 use tonic::Code;
 
 use crate::error::Error;
-use crate::resp::frame::Frame;
 
 /// A row: error code, gRPC code, HTTP status, first word of the Redis reply, retryable, fatal, meaning.
 type Row = (ErrorCode, Code, u16, &'static str, bool, bool, &'static str);

@@ -24,7 +24,7 @@ pub fn of_peers(status: &RaftStatus, own: u64, heard: &[Heard], election_min: Du
         PeerHealth {
             id: member.id,
             health: health.into(),
-            last_contact_ms: silence.map(crate::whole_ms),
+            last_contact_ms: silence.map(helios_service::time::whole_ms),
             consecutive_errors: heard.map_or(0, |heard| heard.consecutive_errors),
             lag_entries: lag,
         }

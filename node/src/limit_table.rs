@@ -4,9 +4,8 @@
 use std::fmt::Write as _;
 
 use Amount::{Bytes, Count, Millis};
-
-use crate::client_memory::MemoryLimits;
-use crate::resp::script_limits as scripts;
+use helios_redis::script_limits as scripts;
+use helios_service::client_memory::MemoryLimits;
 
 /// A limit in the unit that it is charged in.
 #[derive(Debug, Clone, Copy)]
@@ -61,15 +60,15 @@ const SECTIONS: &[(&str, &[Limit])] = &[
         limit("Bytes that one write, or one transaction, reads, changes and answers", Bytes(crate::state::MAX_ENTRY_BYTES), None, "none", "`BUDGET_EXCEEDED`; nothing is changed."),
         limit("Elements that one read visits", Count(crate::state::MAX_READ_ELEMENTS), Some("reads.max_elements"), "none", "`BUDGET_EXCEEDED`."),
         limit("Bytes that one read visits and answers", Bytes(crate::state::MAX_READ_BYTES), Some("reads.max_bytes"), "none", "`BUDGET_EXCEEDED`."),
-        limit("Long reads of one process at once: those that visit more than 1024 elements or 256 KiB", Count(crate::long_reads::MAX_LONG_READS as u64), None, "1, and nothing beside it", "The read waits for its turn."),
+        limit("Long reads of one process at once: those that visit more than 1024 elements or 256 KiB", Count(helios_service::long_reads::MAX_LONG_READS as u64), None, "1, and nothing beside it", "The read waits for its turn."),
         limit("Crashes of the process while it applies one log entry", Count(crate::raft::suspects::MAX_ATTEMPTS as u64), None, "none", "`ENTRY_UNAPPLIABLE`: the member holds the entry and all after it until `heliosctl log skip`."),
         limit("Answers of one transaction together", Bytes(crate::state::MAX_TRANSACTION_ANSWER_BYTES as u64), None, "none", "`TOO_LARGE` in place of the answer that does not fit."),
         limit("Replies that EXEC answers with, parts of arrays among them", Count(crate::state::MAX_READ_ELEMENTS), Some("reads.max_elements"), "none", "`BUDGET_EXCEEDED` in place of the answer that does not fit and of those after it, whose commands are not executed if they are no part of the entry; what was written stands."),
         limit("Bytes that EXEC answers with", Bytes(crate::state::MAX_READ_BYTES), Some("reads.max_bytes"), "none", "The same."),
-        limit("An answer of COMMAND INFO, COMMAND DOCS or COMMAND GETKEYSANDFLAGS", Bytes(crate::resp::MAX_INTROSPECTION_BYTES as u64), None, "none", "`-ERR the answer would have more than ... bytes`."),
-        limit("Glob pattern (KEYS, SCAN MATCH, PSUBSCRIBE, CONFIG GET, ACL and others)", Bytes(crate::glob::MAX_PATTERN_BYTES as u64), None, "none", "`-ERR pattern exceeds maximum allowed size`."),
-        limit("Steps of a glob pattern beyond one pass over each name, for one command", Count(crate::glob::MAX_STEPS), None, "none", "`BUDGET_EXCEEDED`."),
-        limit("The same, for one published message and all patterns that clients listen to", Count(crate::glob::MAX_STEPS), None, "none", "The subscriber whose pattern exceeds it is disconnected; the others get the message."),
+        limit("An answer of COMMAND INFO, COMMAND DOCS or COMMAND GETKEYSANDFLAGS", Bytes(helios_redis::MAX_INTROSPECTION_BYTES as u64), None, "none", "`-ERR the answer would have more than ... bytes`."),
+        limit("Glob pattern (KEYS, SCAN MATCH, PSUBSCRIBE, CONFIG GET, ACL and others)", Bytes(helios_service::glob::MAX_PATTERN_BYTES as u64), None, "none", "`-ERR pattern exceeds maximum allowed size`."),
+        limit("Steps of a glob pattern beyond one pass over each name, for one command", Count(helios_service::glob::MAX_STEPS), None, "none", "`BUDGET_EXCEEDED`."),
+        limit("The same, for one published message and all patterns that clients listen to", Count(helios_service::glob::MAX_STEPS), None, "none", "The subscriber whose pattern exceeds it is disconnected; the others get the message."),
     ]),
     ("Scripts", &[
         limit("Time of a script, retries included", Millis(scripts::MAX_TIME.as_millis() as u64), None, "`busy-reply-threshold`, 5 s: only then SCRIPT KILL works", "It is stopped, with an error; nothing of it was done."),
@@ -102,14 +101,14 @@ const SECTIONS: &[(&str, &[Limit])] = &[
         limit("Connections of the metrics port", Count(crate::descriptors::METRICS as u64), None, "does not apply", "The oldest is evicted, so that a probe is always answered."),
         limit("Connections of the gRPC port", Count(crate::descriptors::MAX_GRPC as u64), None, "does not apply", "As on the peer port. At most a quarter of the descriptors that are left."),
         limit("Connections of the gateway", Count(crate::descriptors::MAX_GATEWAY as u64), None, "does not apply", "The oldest that has sent no request is evicted. At most an eighth of the descriptors that are left."),
-        limit("Channels and patterns of one connection", Count(crate::pubsub::MAX_TOPICS as u64), None, "none", "`-ERR` in place of the answer for that name."),
-        limit("Memory of the channels and patterns of one connection", Bytes(crate::pubsub::MAX_TOPIC_BYTES as u64), None, "none", "`-ERR` in place of the answer for that name."),
+        limit("Channels and patterns of one connection", Count(helios_service::pubsub::MAX_TOPICS as u64), None, "none", "`-ERR` in place of the answer for that name."),
+        limit("Memory of the channels and patterns of one connection", Bytes(helios_service::pubsub::MAX_TOPIC_BYTES as u64), None, "none", "`-ERR` in place of the answer for that name."),
     ]),
     ("Authentication", &[
-        limit("Failed attempts of one address without a delay", Count(crate::auth::FREE_FAILURES as u64), None, "none", "From then on attempts of this address are checked one after the other, each after a delay that doubles from 100 ms."),
+        limit("Failed attempts of one address without a delay", Count(helios_service::auth::FREE_FAILURES as u64), None, "none", "From then on attempts of this address are checked one after the other, each after a delay that doubles from 100 ms."),
         limit("Longest delay between two attempts of one address", Millis(2_000), Some("auth.max_delay"), "none", "The delay does not grow further."),
-        limit("Wait for the turn of an attempt", Millis(crate::auth::MAX_WAIT.as_secs() * 1_000), None, "none", "`OVERLOADED`; the attempt was not checked."),
-        limit("Addresses with failed attempts that are remembered, each for 10 minutes", Count(crate::auth::MAX_ADDRESSES as u64), None, "none", "The one that has failed least recently is forgotten."),
+        limit("Wait for the turn of an attempt", Millis(helios_service::auth::MAX_WAIT.as_secs() * 1_000), None, "none", "`OVERLOADED`; the attempt was not checked."),
+        limit("Addresses with failed attempts that are remembered, each for 10 minutes", Count(helios_service::auth::MAX_ADDRESSES as u64), None, "none", "The one that has failed least recently is forgotten."),
     ]),
     ("Log, state and peers", &[
         limit("Log held in memory", Bytes(crate::config::MAX_LOG_BYTES), Some("raft.max_log_bytes"), "none", "`OVERLOADED` for writes, but for those that free room, up to 1.125 times as much. From half of the limit on a leader takes writes more slowly: what would wait for over a second is refused. A follower takes no entries beyond 1.25 times as much."),

@@ -115,7 +115,7 @@ impl Management {
         let raft = &self.0.active()?.raft;
         membership::check_token(&raft.status().membership, fencing_token)?;
         let op = Op::SkipEntry(SkipEntry { index, crc });
-        let command = Command { now_ms: crate::wall_ms(), op: Some(op), ..Command::default() };
+        let command = Command { now_ms: helios_service::time::wall_ms(), op: Some(op), ..Command::default() };
         tracing::warn!(index, "skip of this entry requested, with crc {crc:08x}");
         let answer = raft.propose(&[command])?.pop().ok_or_else(|| skip_unknown(index))?;
         let answered = timeout_at(Instant::now() + CHANGE_TIMEOUT, answer).await;

@@ -9,6 +9,10 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use helios_proto::v1::{ErrorCode, Handshake};
+use helios_service::idle::IdleTimeout;
+use helios_service::pubsub::Broker;
+use helios_service::sessions::Sessions;
+use helios_service::tls::Certificates;
 
 use tokio::sync::Notify;
 
@@ -18,16 +22,12 @@ use crate::clock::{Clock, Look};
 use crate::config::Settings;
 use crate::disk;
 use crate::error::Error;
-use crate::idle::IdleTimeout;
 use crate::lifecycle::{Belonging, DataDir, MarkerError};
 use crate::metrics::Metrics;
 use crate::peer::{Dialer, Links};
-use crate::pubsub::Broker;
 use crate::raft::{self, Fatal, RaftHandle, RaftStatus, RecoveryError, Runtime, Snapshots, membership};
 use crate::requests::{Couriers, FreshAt, Names};
-use crate::sessions::Sessions;
 use crate::state::{Driven, StateError, Store, StoreOptions};
-use crate::tls::Locks;
 use crate::wal::{Recovered, Wal, WalError, WalOptions};
 
 #[derive(Debug, thiserror::Error)]
@@ -99,7 +99,7 @@ pub(crate) struct Inner {
     pub(crate) started: Instant,
     pub(crate) stopping: AtomicBool,
     pub(crate) dialer: Dialer,
-    pub(crate) locks: Locks,
+    pub(crate) certificates: Certificates,
     pub(crate) channels: Channels,
     /// Channels that this node's clients subscribe to.
     pub(crate) broker: Arc<Broker>,
@@ -152,7 +152,7 @@ impl Node {
     pub fn open(
         settings: Settings,
         machine: Option<Arc<dyn Driven>>,
-        locks: Locks,
+        certificates: Certificates,
         metrics: Arc<Metrics>,
         fatal: Fatal,
         links_runtime: &tokio::runtime::Handle,
@@ -183,7 +183,7 @@ impl Node {
             Snapshots::open(disk, &settings.data_dir.join("snapshots")).map_err(NodeError::Snapshots)?;
         let marker = data_dir.marker().clone();
         let initial_members_digest = expected.clone().unwrap_or_default();
-        let dialer = Dialer::new(locks.peer.clone());
+        let dialer = Dialer::new(certificates.peer.clone());
         let node = Self(Arc::new(Inner {
             store,
             machine,
@@ -194,7 +194,7 @@ impl Node {
             stopping: AtomicBool::new(false),
             channels: Channels::new(dialer.clone()),
             dialer,
-            locks,
+            certificates,
             broker: Arc::default(),
             couriers: Couriers::default(),
             clock: Clock::default(),
@@ -292,7 +292,7 @@ impl Node {
 
     /// Returns the wall clock, bounded by the log's clock and the clocks of a majority; ms since the Unix epoch.
     pub(crate) fn bounded_ms(&self) -> u64 {
-        let wall_ms = crate::wall_ms();
+        let wall_ms = helios_service::time::wall_ms();
         let Some(member) = self.member() else { return wall_ms };
         self.0.clock.now_ms(wall_ms, |judge| {
             let (status, log_ms, now) = (member.raft.status(), self.0.store.clock_ms(), Instant::now());

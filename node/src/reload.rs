@@ -2,13 +2,13 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use helios_service::file_watch::WatchedFiles;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Change, Config, ConfigError, Difference, Settings, Source, differences, reloaded};
 use crate::logging;
 use crate::node::Node;
-use crate::watched::WatchedFiles;
 
 pub struct Reloader {
     node: Node,

@@ -3,12 +3,13 @@
 use std::sync::atomic::Ordering;
 
 use helios_proto::v1::{self as proto, Failover, StatusResponse};
+use helios_service::time::whole_ms;
 
+use crate::health;
 use crate::metrics::{Observed, ObservedMember};
 use crate::node::Node;
 use crate::raft::format::FORMAT;
 use crate::raft::{Cause, RaftStatus, Role, membership};
-use crate::{health, whole_ms};
 
 /// Limit of a ready node's lag behind its known commit index, in entries.
 const MAX_READY_LAG: u64 = 1_000;
@@ -27,15 +28,15 @@ pub fn of(node: &Node) -> StatusResponse {
         config_file_hash: settings.file_hash.clone(),
         role: proto::Role::Uninitialized.into(),
         format: FORMAT,
-        peer_tls: inner.locks.peer.is_some(),
-        client_tls: inner.locks.client.is_some(),
-        peer_certificate_expires_at: inner.locks.peer.as_ref().map_or(0, |side| side.expires_at()),
+        peer_tls: inner.certificates.peer.is_some(),
+        client_tls: inner.certificates.client.is_some(),
+        peer_certificate_expires_at: inner.certificates.peer.as_ref().map_or(0, |side| side.expires_at()),
         sessions: Some(proto::Sessions {
             client: inner.sessions.client.count(),
             grpc: inner.sessions.grpc.count(),
             gateway: inner.sessions.gateway.count(),
         }),
-        client_certificate_expires_at: inner.locks.client.as_ref().map_or(0, |side| side.expires_at()),
+        client_certificate_expires_at: inner.certificates.client.as_ref().map_or(0, |side| side.expires_at()),
         ..StatusResponse::default()
     };
     if let Some(newest) = node.newest_snapshot() {

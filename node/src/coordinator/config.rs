@@ -129,7 +129,7 @@ fn member(peer: &str) -> Result<InitialMember, ConfigError> {
 mod tests {
     use super::*;
     use crate::config::Bootstrap;
-    use crate::database::Ack;
+    use helios_service::database::Ack;
 
     fn config(node: usize) -> ClusterConfig {
         let peers = (1..=3).filter(|other| *other != node).map(|other| format!("node{other}:5432"));

@@ -14,12 +14,12 @@ use bytes::Bytes;
 use helios_proto::v1::command::Op;
 use helios_proto::v1::reply::Kind as Answer;
 use helios_proto::v1::{Apply, Delete, ErrorCode, Member, Reply, Set};
+use helios_service::database::{Database, Freshness};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
 use crate::app::{App, AppError};
 use crate::config::{ConfigError, Settings};
-use crate::database::{Database, Freshness};
 use crate::error::Error;
 use crate::management::disk_of;
 use crate::node::{ActiveMember, Node};

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use helios_proto::v1::{Health, PeerHealth as Told};
-
 use super::{ClusterCoordinator, leader_of};
 use crate::health;
 use crate::raft::RaftStatus;
@@ -11,6 +9,7 @@ use crate::raft::membership::name_of;
 use crate::state::StateMachine;
 
 pub use crate::raft::Cause;
+use helios_proto::v1::{Health, PeerHealth as Told};
 
 /// The cluster as this member sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

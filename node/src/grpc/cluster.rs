@@ -8,25 +8,25 @@ use helios_proto::v1::{
     SnapshotRequest, SnapshotResponse, StatusRequest, StatusResponse, StepDownRequest, TransferRequest,
     TransferResponse,
 };
+use helios_service::database::Database as _;
+use helios_service::rejections::Rejections;
+use helios_service::tls::Caller;
 use tonic::{Request, Response, Status};
 
 use super::manager::Gate;
-use crate::database::Database as _;
 use crate::management::{Management, sent_on_by};
 use crate::peer::PeerHost as _;
-use crate::refusals::Refusals;
-use crate::tls::Caller;
 
 pub struct ClusterService {
     management: Management,
     gate: Gate,
-    refusals: Refusals,
+    rejections: Rejections,
 }
 
 impl ClusterService {
-    pub fn new(management: Management, refusals: Refusals) -> Self {
+    pub fn new(management: Management, rejections: Rejections) -> Self {
         let gate = Gate::new(management.node().settings().management_identity);
-        Self { management, gate, refusals }
+        Self { management, gate, rejections }
     }
 
     /// Returns the request if its caller may manage the cluster.
@@ -37,7 +37,7 @@ impl ClusterService {
         let hosts = membership.members.iter().map(|member| host_of(&member.peer_addr));
         let hosts = hosts.chain([host_of(&settings.advertise_addr)]);
         self.gate.check(&caller, hosts).inspect_err(|error| {
-            self.refusals.tell("peer", "not_manager", caller.client.address, error);
+            self.rejections.report("peer", "not_manager", caller.client.address, error);
         })?;
         Ok(request.into_inner())
     }

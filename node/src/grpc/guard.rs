@@ -5,21 +5,21 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
+use helios_service::auth::{Access, Pass, Role, admit_in_turn, admitted};
+use helios_service::rejections::Rejections;
+use helios_service::tls::Caller;
 use tonic::body::Body;
 use tonic::codegen::http::header::AUTHORIZATION;
 use tonic::codegen::http::{Request, Response};
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 
-use crate::auth::{Access, Pass, Role, admit_in_turn, admitted};
 use crate::error::Error;
-use crate::refusals::Refusals;
-use crate::tls::Caller;
 
 #[derive(Clone)]
 pub struct GuardLayer {
     access: Arc<Access>,
-    refusals: Refusals,
+    rejections: Rejections,
 }
 
 /// Name of the authenticated user, for the service behind the guard.
@@ -33,8 +33,8 @@ pub struct Guard<S> {
 }
 
 impl GuardLayer {
-    pub fn new(access: Arc<Access>, refusals: Refusals) -> Self {
-        Self { access, refusals }
+    pub fn new(access: Arc<Access>, rejections: Rejections) -> Self {
+        Self { access, rejections }
     }
 
     /// Authorizes a call. Returns the credentials whose validity bounds a stream that the request opens, and the user;
@@ -54,12 +54,12 @@ impl GuardLayer {
             }
         };
         let identity =
-            admit_in_turn(&self.access, "grpc", &caller.client, &self.refusals, header, judge).await?;
+            admit_in_turn(&self.access, "grpc", &caller.client, &self.rejections, header, judge).await?;
         if identity.role() >= needed {
             let user = (!self.access.is_open()).then(|| identity.name().into());
             return Ok(Some((Pass::new(Arc::clone(&self.access), header, identity.role()), user)));
         }
-        self.refusals.count("no_permission");
+        self.rejections.count("no_permission");
         Err(identity.lacks(needed))
     }
 }
@@ -117,7 +117,7 @@ where
             if Status::from_header_map(response.headers())
                 .is_some_and(|status| status.code() == Code::OutOfRange)
             {
-                layer.refusals.count("too_large");
+                layer.rejections.count("too_large");
             }
             Ok(response)
         })
@@ -129,10 +129,14 @@ mod tests {
     use helios_proto::v1::ErrorCode;
 
     use super::*;
+    use helios_service::auth::AccessOptions;
 
     #[tokio::test]
     async fn calls_except_health_require_the_right_password() {
-        let guard = GuardLayer::new(Arc::new(Access::with_password("secret")), Refusals::default());
+        let guard = GuardLayer::new(
+            Arc::new(Access::load(AccessOptions::with_password("secret")).unwrap()),
+            Rejections::default(),
+        );
         let code = async |path: &str, header: Option<&str>| {
             guard.check(path, &Caller::default(), header).await.err().map(|error| error.code)
         };
@@ -145,7 +149,7 @@ mod tests {
             // default:secret
             assert_eq!(code(path, Some("Basic ZGVmYXVsdDpzZWNyZXQ=")).await, None, "{path}");
         }
-        let open = GuardLayer::new(Arc::default(), Refusals::default());
+        let open = GuardLayer::new(Arc::default(), Rejections::default());
         assert!(open.check("/helios.v1.Kv/Put", &Caller::default(), None).await.is_ok());
     }
 }

@@ -8,6 +8,7 @@ use futures::future::ready;
 use futures::{Stream, StreamExt as _, stream};
 use helios_proto::v1::cluster_info_server::ClusterInfo;
 use helios_proto::v1::{StatusRequest, StatusResponse};
+use helios_service::database::Database;
 use tokio::sync::watch;
 use tokio_stream::wrappers::WatchStream;
 use tokio_util::sync::CancellationToken;
@@ -15,8 +16,6 @@ use tonic::{Request, Response, Status};
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_server::Health;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
-
-use crate::database::Database;
 
 /// Interval at which readiness, which depends on many things, is polled while there are watchers.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);

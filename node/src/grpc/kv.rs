@@ -13,6 +13,9 @@ use helios_proto::v1::{
     GetResponse, Guard, PutRequest, PutResponse, RangeRequest, RangeResponse, Reply, RequestId, Token,
     TransactionRequest, TransactionResponse, WatchRequest, WatchResponse, command::Op, reply,
 };
+use helios_service::auth::Pass;
+use helios_service::database::{Database, Freshness, WriteRequest};
+use helios_service::tls::Caller;
 use ring::digest::{SHA256, digest};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -21,11 +24,8 @@ use tonic::{Request, Response, Status};
 use super::guard::User;
 use super::transaction;
 use super::watch::Watcher;
-use crate::auth::Pass;
-use crate::database::{Database, Freshness, WriteRequest};
 use crate::error::Error;
 use crate::state::{Applied, Kind, StateError, Value};
-use crate::tls::Caller;
 
 const DEFAULT_RANGE: u32 = 1_000;
 const MAX_RANGE: u32 = 10_000;
@@ -121,7 +121,7 @@ impl<D: Database> Kv for KvService<D> {
         if key.is_empty() {
             return Err(Error::invalid("key is empty").into());
         }
-        let expire_at_ms = (ttl_ms > 0).then(|| crate::wall_ms().saturating_add(ttl_ms));
+        let expire_at_ms = (ttl_ms > 0).then(|| helios_service::time::wall_ms().saturating_add(ttl_ms));
         let set = proto::Set { key, value, expire_at_ms, ..proto::Set::default() };
         let reply = self.write(Op::Set(set), request_id, identity, ack).await?;
         Ok(Response::new(PutResponse { revision: reply.index, token: Some(self.database.token_of(&reply)) }))
@@ -276,7 +276,7 @@ fn unreadable(error: StateError) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::Client;
+    use helios_service::auth::Client;
 
     fn from(user: Option<&str>, address: &str) -> Bytes {
         let mut request = Request::new(());

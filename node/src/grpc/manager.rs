@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use helios_proto::tls::{MANAGEMENT_NAME, names_of};
 use helios_proto::v1::ErrorCode;
+use helios_service::tls::Caller;
 
 use crate::config::ManagementIdentity;
 use crate::error::Error;
-use crate::tls::Caller;
 
 /// Holder of a certificate, by the names in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

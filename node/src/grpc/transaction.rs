@@ -27,7 +27,8 @@ pub fn check_steps(count: usize) -> Result<(), Error> {
 fn step(write: Write) -> Result<Command, Error> {
     let op = match write.kind {
         Some(Wanted::Put(put)) if !put.key.is_empty() => {
-            let expire_at_ms = (put.ttl_ms > 0).then(|| crate::wall_ms().saturating_add(put.ttl_ms));
+            let expire_at_ms =
+                (put.ttl_ms > 0).then(|| helios_service::time::wall_ms().saturating_add(put.ttl_ms));
             Op::Set(Set { key: put.key, value: put.value, expire_at_ms, ..Set::default() })
         }
         Some(Wanted::Delete(delete)) => Op::Delete(Delete { keys: vec![delete.key] }),

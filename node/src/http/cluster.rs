@@ -4,6 +4,7 @@ use helios_proto::v1::{
     self as proto, ErrorCode, Membership, Role, StatusResponse, StepDownRequest, TransferRequest,
     TransferResponse,
 };
+use helios_service::database::Database;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 use warp::http::StatusCode;
@@ -12,7 +13,6 @@ use warp::reply::Response;
 use super::answer::{failed, ok, with_status};
 use super::parts;
 use super::request::{Request, Whole};
-use crate::database::Database;
 use crate::error::Error;
 use crate::management::Management;
 use crate::status::{has_quorum, healthy_members};

@@ -4,6 +4,9 @@ use std::sync::Arc;
 
 use bytes::Buf;
 use futures::Stream;
+use helios_service::auth::{Access, Client, Identity, admit_in_turn};
+use helios_service::database::Database;
+use helios_service::rejections::Rejections;
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 use warp::Filter;
@@ -18,11 +21,8 @@ use super::page::Live;
 use super::request::{Request, collect};
 use super::route::{Missing, Route, find};
 use super::{Answer, cluster, config, guard, health, keys, openapi, page};
-use crate::auth::{Access, Client, Identity, admit_in_turn};
-use crate::database::Database;
 use crate::error::Error;
 use crate::management::Management;
-use crate::refusals::Refusals;
 use crate::reload::Reloader;
 use crate::trace::Span;
 
@@ -33,7 +33,7 @@ pub struct Gateway {
     reloader: Arc<Reloader>,
     registry: Arc<Registry>,
     access: Arc<Access>,
-    refusals: Refusals,
+    rejections: Rejections,
     live: Live,
     /// Path prefix of all routes: empty, or `/...` without a slash at its end.
     prefix: String,
@@ -45,12 +45,12 @@ impl Gateway {
         reloader: Arc<Reloader>,
         registry: Arc<Registry>,
         access: Arc<Access>,
-        refusals: Refusals,
+        rejections: Rejections,
         stop: CancellationToken,
     ) -> Self {
         let management = Management::new(reloader.node().clone());
         let prefix = reloader.node().settings().gateway_prefix.clone();
-        Self { management, reloader, registry, access, refusals, live: Live::new(stop), prefix }
+        Self { management, reloader, registry, access, rejections, live: Live::new(stop), prefix }
     }
 
     pub fn routes(self) -> BoxedFilter<(Response,)> {
@@ -113,8 +113,8 @@ impl Gateway {
             Err(refusal) => *refusal,
         };
         match refusal.status() {
-            StatusCode::PAYLOAD_TOO_LARGE => self.refusals.count("too_large"),
-            StatusCode::REQUEST_TIMEOUT => self.refusals.count("slow_request"),
+            StatusCode::PAYLOAD_TOO_LARGE => self.rejections.count("too_large"),
+            StatusCode::REQUEST_TIMEOUT => self.rejections.count("slow_request"),
             _ => {}
         }
         refusal
@@ -134,10 +134,11 @@ impl Gateway {
     ) -> Result<Identity, Error> {
         let header = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
         let judge = || self.identify(headers, client);
-        let identity = admit_in_turn(&self.access, "gateway", client, &self.refusals, header, judge).await?;
+        let identity =
+            admit_in_turn(&self.access, "gateway", client, &self.rejections, header, judge).await?;
         match route.map(|route| route.role()) {
             Some(needed) if identity.role() < needed => {
-                self.refusals.count("no_permission");
+                self.rejections.count("no_permission");
                 Err(identity.lacks(needed))
             }
             _ => Ok(identity),

@@ -2,13 +2,13 @@
 
 use std::net::IpAddr;
 
+use helios_config::Secret;
 use helios_proto::v1::ErrorCode;
+use helios_service::auth::{Access, Identity, admitted};
 use warp::http::HeaderMap;
 use warp::http::header::{AUTHORIZATION, HOST, HeaderName, ORIGIN};
 
-use crate::auth::{Access, Identity, admitted};
 use crate::error::Error;
-use crate::secret::Secret;
 
 /// Authenticates a request.
 ///
@@ -58,7 +58,8 @@ fn refused(message: String) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::Role;
+    use helios_service::auth::AccessOptions;
+    use helios_service::auth::Role;
 
     const NEAR: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
@@ -97,7 +98,7 @@ mod tests {
 
     #[test]
     fn protected_mode_refuses_other_hosts_whatever_host_header_they_send() {
-        let access = Access::protected();
+        let access = Access::load(AccessOptions { protected_mode: true, ..Default::default() }).unwrap();
         let from = |from: &str, token: Option<&Secret>| {
             let headers = headers(&[("host", "localhost"), ("authorization", "Bearer t")]);
             super::check(&headers, token, &access, from.parse().unwrap()).map_err(|error| error.code)
@@ -123,7 +124,8 @@ mod tests {
 
     #[test]
     fn password_and_token_both_authenticate() {
-        let (access, token) = (Access::with_password("secret"), Secret::new("t"));
+        let (access, token) =
+            (Access::load(AccessOptions::with_password("secret")).unwrap(), Secret::new("t"));
         let with = |authorization: &str, token: Option<&Secret>| {
             let headers = headers(&[("host", "db.example"), ("authorization", authorization)]);
             super::check(&headers, token, &access, NEAR).map(|identity| identity.role())

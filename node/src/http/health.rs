@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use helios_proto::v1::{Role, StatusResponse};
+use helios_service::database::Database;
 use prometheus_client::registry::Registry;
 use warp::filters::BoxedFilter;
 use warp::http::StatusCode;
@@ -12,7 +13,6 @@ use warp::{Filter, path};
 
 use super::answer::plain;
 
-use crate::database::Database;
 use crate::node::Node;
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

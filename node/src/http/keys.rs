@@ -7,16 +7,16 @@ use base64::engine::general_purpose::STANDARD;
 use helios_proto::v1::command::Op;
 use helios_proto::v1::reply::Kind;
 use helios_proto::v1::{self as proto, ErrorCode, Reply, Token};
+use helios_service::database::{Ack, Database, Freshness};
+use helios_service::token;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 use warp::reply::{Reply as _, Response};
 
 use super::answer::{failed, ok};
 use super::request::{Request, Whole};
-use crate::database::{Ack, Database, Freshness};
 use crate::error::Error;
 use crate::node::Node;
-use crate::token;
 
 /// Header with the token of a write: in the response to a write, and in the request of a read that has to see it.
 pub const TOKEN_HEADER: &str = "helios-token";

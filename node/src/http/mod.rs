@@ -17,6 +17,8 @@ mod route;
 pub use answer::status_of;
 pub use gateway::Gateway;
 pub use health::routes as health_routes;
+use helios_service::auth::Client;
+use helios_service::tls::{Acceptor, accept};
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -33,9 +35,6 @@ use tower::ServiceExt as _;
 use warp::filters::BoxedFilter;
 use warp::http::Request;
 use warp::reply::Response;
-
-use crate::auth::Client;
-use crate::tls::{Door, accept};
 
 /// Limit of a request head, and of the read-ahead of a body, bytes.
 const MAX_HEAD_BYTES: usize = 64 << 10;
@@ -57,7 +56,7 @@ pub enum Keeps {
 /// This is our own accept loop, as warp 0.4 has none that combines TLS, a stop signal and a connection limit.
 pub async fn serve(
     listener: TcpListener,
-    acceptor: Door,
+    acceptor: Acceptor,
     routes: BoxedFilter<(Response,)>,
     keeps: Keeps,
     stop: CancellationToken,
@@ -106,7 +105,7 @@ pub async fn serve(
             let evicted = slot.evicted();
             tokio::select! {
                 () = serving => {}
-                () = evicted.cancelled() => acceptor.refusals.tell(
+                () = evicted.cancelled() => acceptor.rejections.report(
                     acceptor.name,
                     "no_slot",
                     from,
@@ -119,10 +118,10 @@ pub async fn serve(
 }
 
 /// Logs why a connection failed, if its client was slow or sent too much; a client that disconnects is not an error.
-fn report_lost(acceptor: &Door, from: SocketAddr, error: &(dyn std::error::Error + 'static)) {
+fn report_lost(acceptor: &Acceptor, from: SocketAddr, error: &(dyn std::error::Error + 'static)) {
     match error.downcast_ref::<hyper::Error>() {
         Some(error) if error.is_timeout() => {
-            acceptor.refusals.tell(
+            acceptor.rejections.report(
                 acceptor.name,
                 "slow_request",
                 from,
@@ -130,7 +129,7 @@ fn report_lost(acceptor: &Door, from: SocketAddr, error: &(dyn std::error::Error
             );
         }
         Some(error) if error.is_parse_too_large() => {
-            acceptor.refusals.tell(acceptor.name, "too_large", from, "its request head is too large");
+            acceptor.rejections.report(acceptor.name, "too_large", from, "its request head is too large");
         }
         _ => {}
     }

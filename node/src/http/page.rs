@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures::{Stream, StreamExt as _};
 use helios_proto::v1::ErrorCode;
+use helios_service::database::Database as _;
 use serde_json::Value as Json;
 use tokio::sync::Semaphore;
 use tokio_stream::wrappers::{IntervalStream, WatchStream};
@@ -16,7 +17,6 @@ use warp::sse::Event;
 
 use super::answer::failed;
 use super::cluster::{changed_membership, describe};
-use crate::database::Database as _;
 use crate::error::Error;
 use crate::node::Node;
 use crate::raft::RaftStatus;

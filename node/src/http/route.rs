@@ -1,8 +1,7 @@
 //! The table of the gateway's routes, used to serve, document and test them. Pure.
 
+use helios_service::auth::Role;
 use warp::http::Method;
-
-use crate::auth::Role;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Route {

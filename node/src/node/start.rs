@@ -112,7 +112,7 @@ impl Node {
         self.start_threads(belonging, wal, recovery)?;
         drop(entry);
         tracing::info!(cluster = %belonging.cluster_id, member = belonging.member_id, "member started");
-        crate::chores::spawn(self.clone());
+        crate::background::spawn(self.clone());
         Ok(())
     }
 
@@ -220,4 +220,21 @@ pub(super) fn static_cluster(settings: &Settings) -> Option<Membership> {
         ..Member::default()
     });
     Some(membership::initial(&cluster_id, records.collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    #[test]
+    fn configuration_and_core_agree_on_the_longest_lease() {
+        for election_min in (0..20_000).map(Duration::from_millis) {
+            assert_eq!(
+                helios_config::longest_lease(election_min),
+                helios_raft::longest_lease(election_min),
+                "{election_min:?}"
+            );
+        }
+        assert_eq!(helios_config::TICK, helios_raft::TICK);
+    }
 }

@@ -6,9 +6,8 @@ use std::time::Duration;
 use helios_proto::tls::{ClientTls, ConnectError, dial, endpoint, host_of, innermost, why};
 use helios_proto::v1::cluster_client::ClusterClient;
 use helios_proto::v1::{StatusRequest, StatusResponse};
+use helios_service::tls::Material;
 use tonic::transport::{Channel, Endpoint};
-
-use crate::tls::Material;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Interval of HTTP/2 pings, and the time without an answer after which a connection is closed: the peer's host may

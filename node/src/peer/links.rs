@@ -314,7 +314,7 @@ async fn pump(options: &LinkOptions, peer: &Target, lane: &mut Lane) -> Ended {
 
 fn encode(messages: Vec<Message>, disk_bad: bool) -> Vec<PeerFrame> {
     let mut frames = Vec::new();
-    let wall_ms = Some(crate::wall_ms());
+    let wall_ms = Some(helios_service::time::wall_ms());
     let empty = || RaftBatch { messages: Vec::new(), disk_bad, wall_ms };
     let (mut batch, mut bytes) = (empty(), 0);
     for message in messages {

@@ -13,6 +13,7 @@ use helios_proto::v1::{
     PeerFrame, PeerReceipt, PublishRequest, PublishResponse, Reply, SnapshotChunk, SnapshotHeader,
     SnapshotPrefix, SnapshotReceipt, WriteResult, peer_frame, snapshot_chunk, write_result,
 };
+use helios_service::rejections::Rejections;
 use prost_raft::Message as _;
 use raft::eraftpb::{Message, MessageType};
 use tokio_stream::Stream;
@@ -24,7 +25,6 @@ use super::{MAX_FORWARDED, MAX_PUBLICATIONS, snapshot};
 use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::raft::{RaftHandle, Snapshots};
-use crate::refusals::Refusals;
 
 /// Time for the handshake of a stream.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -72,20 +72,20 @@ pub trait PeerHost: Send + Sync + 'static {
 
 pub struct PeerService<H> {
     host: Arc<H>,
-    refusals: Refusals,
+    rejections: Rejections,
     streams: Arc<Streams>,
     snapshot_turns: Turns,
 }
 
 impl<H: PeerHost> PeerService<H> {
-    pub fn new(host: Arc<H>, refusals: Refusals) -> Self {
-        Self { host, refusals, streams: Arc::default(), snapshot_turns: Turns::default() }
+    pub fn new(host: Arc<H>, rejections: Rejections) -> Self {
+        Self { host, rejections, streams: Arc::default(), snapshot_turns: Turns::default() }
     }
 
     /// Returns the Raft handle if the handshake is accepted; a rejection is logged and counted.
     fn admit(&self, handshake: &Handshake) -> Result<RaftHandle, Error> {
         self.host.admit(handshake).inspect_err(|error| {
-            self.refusals.tell("peer", reason_for(error.code), &handshake.from_name, error);
+            self.rejections.report("peer", reason_for(error.code), &handshake.from_name, error);
         })
     }
 
@@ -93,7 +93,7 @@ impl<H: PeerHost> PeerService<H> {
     fn check_call(&self, from: Option<&Handshake>) -> Result<(), Error> {
         self.host.check_call(from).inspect_err(|error| {
             let name = from.map_or("a peer", |handshake| &handshake.from_name);
-            self.refusals.tell("peer", reason_for(error.code), name, error);
+            self.rejections.report("peer", reason_for(error.code), name, error);
         })
     }
 }
@@ -142,7 +142,7 @@ impl<H: PeerHost> Peer for PeerService<H> {
         request: Request<Streaming<PeerFrame>>,
     ) -> Result<Response<Self::MessagesStream>, Status> {
         let mut stream = request.into_inner();
-        let handshake = match first(&mut stream, &self.refusals).await?.kind {
+        let handshake = match first(&mut stream, &self.rejections).await?.kind {
             Some(peer_frame::Kind::Handshake(handshake)) => handshake,
             _ => return Err(Error::invalid("the first frame must be a handshake").into()),
         };
@@ -187,7 +187,7 @@ impl<H: PeerHost> Peer for PeerService<H> {
         request: Request<Streaming<SnapshotChunk>>,
     ) -> Result<Response<SnapshotReceipt>, Status> {
         let mut stream = request.into_inner();
-        let Some(snapshot_chunk::Kind::Header(header)) = first(&mut stream, &self.refusals).await?.kind
+        let Some(snapshot_chunk::Kind::Header(header)) = first(&mut stream, &self.rejections).await?.kind
         else {
             return Err(Error::invalid("the first chunk must be the header").into());
         };
@@ -250,19 +250,19 @@ fn reason_for(code: ErrorCode) -> &'static str {
     }
 }
 
-async fn first<T>(stream: &mut Streaming<T>, refusals: &Refusals) -> Result<T, Status> {
+async fn first<T>(stream: &mut Streaming<T>, rejections: &Rejections) -> Result<T, Status> {
     match tokio::time::timeout(HANDSHAKE_TIMEOUT, stream.message()).await {
         Ok(Ok(Some(frame))) => Ok(frame),
         Ok(Ok(None)) => Err(Error::invalid("the stream ended before its handshake").into()),
         Ok(Err(status)) => {
             if status.code() == Code::OutOfRange {
-                refusals.tell("peer", "too_large", "a peer", status.message());
+                rejections.report("peer", "too_large", "a peer", status.message());
             }
             Err(status)
         }
         Err(_) => {
             let error = Error::new(ErrorCode::DeadlineExceeded, "no handshake in time");
-            refusals.tell("peer", "slow_handshake", "a peer", &error);
+            rejections.report("peer", "slow_handshake", "a peer", &error);
             Err(error.into())
         }
     }

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use helios_proto::v1::peer_client::PeerClient;
 use helios_proto::v1::{AwaitReplicasRequest, ErrorCode};
+use helios_service::database::Ack;
 use tokio::time::{Instant, timeout_at};
 
 use super::writes::Outcome;
 use super::{leader_unreachable, no_leader};
-use crate::database::Ack;
 use crate::error::Error;
 use crate::node::{ActiveMember, Node};
 use crate::raft::{RaftStatus, Role, membership};

@@ -12,12 +12,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use helios_proto::v1::command::Op;
 use helios_proto::v1::{ErrorCode, StatusResponse, Token};
+use helios_service::database::{Ack, Database, Freshness, WriteRequest};
+use helios_service::pubsub::Broker;
 use tokio::time::Instant;
 
-use crate::database::{Ack, Database, Freshness, WriteRequest};
 use crate::error::Error;
 use crate::node::Node;
-use crate::pubsub::Broker;
 use crate::raft::{RaftStatus, membership};
 use crate::state::Store;
 use crate::trace::Span;

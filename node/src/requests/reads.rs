@@ -4,10 +4,10 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use helios_proto::v1::{ErrorCode, Token};
+use helios_service::database::Freshness;
 use tokio::time::{Instant, timeout_at};
 
 use super::no_leader;
-use crate::database::Freshness;
 use crate::error::Error;
 use crate::node::{ActiveMember, Node};
 use crate::raft::membership;

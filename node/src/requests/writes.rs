@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use helios_proto::v1::peer_client::PeerClient;
 use helios_proto::v1::{AckLevel, Command, ErrorCode, ForwardRequest, Origin, Reply, write_result};
+use helios_service::database::{Ack, WriteRequest};
 use prost::Message as _;
 use tokio::time::{Instant, timeout_at};
 
 use super::names::Name;
 use super::{leader_unreachable, no_leader};
-use crate::database::{Ack, WriteRequest};
 use crate::error::Error;
 use crate::node::{ActiveMember, Node};
 use crate::peer::MAX_MESSAGE_BYTES;

@@ -1,0 +1,201 @@
+//! `SCAN` and `KEYS`: walks over the keys in pages, yielding to other connections between pages.
+
+use bytes::Bytes;
+use helios_proto::Error;
+use helios_service::glob::{Pattern, Steps};
+use helios_state::{AnswerBudget, Value};
+
+use super::super::codec::parse_integer;
+use super::super::cursor::cursor_of;
+use super::super::error::Refusal;
+use super::super::frame::{Frame, PART_BYTES};
+use super::args::is;
+use super::read::{Read, Snapshot};
+use super::{Args, Request};
+
+/// Keys read at once; their values come along, so this bounds memory.
+const PAGE_KEYS: usize = 128;
+const MAX_COUNT: i64 = 10_000;
+const MAX_KEYS_REPLY: usize = 100_000;
+/// Bytes of names at which a page of `SCAN` ends; COUNT is a hint.
+const SCAN_REPLY_BYTES: usize = 1 << 20;
+
+#[derive(Debug)]
+pub struct Scan {
+    /// Cursor; 0: from the start.
+    cursor: u64,
+    /// Pattern of keys; `None`: every key.
+    pattern: Option<Pattern>,
+    count: usize,
+    /// Requested type of values, in lower case.
+    type_filter: Option<Bytes>,
+}
+
+pub fn scan(mut args: Args) -> Result<Request, Refusal> {
+    let cursor = cursor(&args.word()?)?;
+    let mut scan = Scan { cursor, pattern: None, count: 10, type_filter: None };
+    while let Some(option) = args.next() {
+        if is(&option, "match") {
+            scan.pattern = Some(args.pattern()?);
+            continue;
+        }
+        let argument = args.word()?;
+        match option {
+            word if is(&word, "type") => scan.type_filter = Some(argument.to_ascii_lowercase().into()),
+            word if is(&word, "count") => scan.count = page_count(&argument)?,
+            _ => return Err(Refusal::Syntax),
+        }
+    }
+    Ok(Request::Read(Read::Scan(scan)))
+}
+
+pub fn cursor(word: &[u8]) -> Result<u64, Refusal> {
+    let cursor = std::str::from_utf8(word).ok().and_then(|text| text.parse().ok());
+    cursor.ok_or(Refusal::other("ERR invalid cursor"))
+}
+
+/// Parses the argument of `COUNT`.
+pub fn page_count(word: &[u8]) -> Result<usize, Refusal> {
+    match parse_integer(word).ok_or(Refusal::NotAnInteger)? {
+        ..1 => Err(Refusal::Syntax),
+        count => Ok(count.min(MAX_COUNT) as usize),
+    }
+}
+
+pub fn keys(mut args: Args) -> Result<Request, Refusal> {
+    Ok(Request::Read(Read::Keys { pattern: args.pattern()? }))
+}
+
+impl Scan {
+    pub fn pattern(&self) -> Option<&Pattern> {
+        self.pattern.as_ref()
+    }
+
+    pub async fn execute(self, at: &Snapshot<'_>) -> Result<Frame, Error> {
+        let start = match self.cursor {
+            0 => Bytes::new(),
+            cursor => match resume_key(cursor, at).await? {
+                Some(key) => key,
+                None => {
+                    return Ok(Frame::error(
+                        "ERR invalid cursor: the key it pointed to is gone and this node did not issue it \
+                         lately; start again with cursor 0",
+                    ));
+                }
+            },
+        };
+        let mut walk = Walk::new(start, self.pattern.as_ref());
+        let (mut found, mut steps) = (Vec::new(), Steps::default());
+        let (mut seen, mut bytes) = (0, 0);
+        while seen < self.count && bytes < SCAN_REPLY_BYTES && !walk.is_done() {
+            let page = walk.page(self.count - seen, at).await?;
+            seen += page.len();
+            for (key, value) in page {
+                if self.selects(&key, &value, &mut steps)? {
+                    bytes += key.len();
+                    found.push(key);
+                }
+            }
+        }
+        let next = walk.next.map_or(0, |key| at.cursors.issue(&key));
+        Ok(Frame::Array(vec![Frame::bulk(next.to_string()), bulks(found)]))
+    }
+
+    fn selects(&self, key: &[u8], value: &Value, steps: &mut Steps) -> Result<bool, Error> {
+        let is_of_type =
+            self.type_filter.as_ref().is_none_or(|wanted| value.kind.name().as_bytes() == wanted);
+        Ok(is_of_type && selects(self.pattern.as_ref(), key, steps)?)
+    }
+}
+
+/// Returns the keys that match `pattern`; an error above 100,000 keys rather than a part of them.
+pub async fn all_keys(pattern: &Pattern, at: &Snapshot<'_>) -> Result<Frame, Error> {
+    let mut walk = Walk::new(Bytes::new(), Some(pattern));
+    let (mut found, mut steps) = (Vec::new(), Steps::default());
+    let mut budget = AnswerBudget::of_read(at.store.read_limits());
+    while !walk.is_done() {
+        let page = walk.page(PAGE_KEYS, at).await?;
+        for (key, _) in page {
+            if pattern.matches(&key, &mut steps)? {
+                budget.charge(1, PART_BYTES + key.len())?;
+                found.push(key);
+            }
+        }
+        if found.len() > MAX_KEYS_REPLY {
+            return Ok(Frame::error(format!(
+                "ERR KEYS would return more than {MAX_KEYS_REPLY} keys; use SCAN instead"
+            )));
+        }
+    }
+    Ok(bulks(found))
+}
+
+/// Returns the key that `cursor` was issued for, from the table or by a walk over all keys.
+async fn resume_key(cursor: u64, at: &Snapshot<'_>) -> Result<Option<Bytes>, Error> {
+    if let Some(key) = at.cursors.key(cursor) {
+        return Ok(Some(key));
+    }
+    let mut walk = Walk::new(Bytes::new(), None);
+    // The last key with this hash: returning to an earlier one could repeat the walk for ever.
+    let mut last_match = None;
+    while !walk.is_done() {
+        let page = walk.page(PAGE_KEYS, at).await?;
+        last_match =
+            page.into_iter().map(|(key, _)| key).rfind(|key| cursor_of(key) == cursor).or(last_match);
+    }
+    Ok(last_match)
+}
+
+/// Position in the range of keys that can match a pattern, in key order.
+struct Walk {
+    /// Next key; `None` at the end.
+    next: Option<Bytes>,
+    end: Option<Vec<u8>>,
+}
+
+impl Walk {
+    fn new(start: Bytes, pattern: Option<&Pattern>) -> Self {
+        let prefix = pattern.map(Pattern::literal_prefix).unwrap_or_default();
+        let end = first_key_after(&prefix);
+        Self { next: Some(start.max(prefix.into())), end }
+    }
+
+    fn is_done(&self) -> bool {
+        self.next.is_none()
+    }
+
+    /// Reads at most `limit` keys, and at most one page.
+    async fn page(&mut self, limit: usize, at: &Snapshot<'_>) -> Result<Vec<(Bytes, Value)>, Error> {
+        let within = |start: &Bytes| self.end.as_ref().is_none_or(|end| start < end);
+        let Some(start) = self.next.take().filter(within) else { return Ok(Vec::new()) };
+        let limit = limit.min(PAGE_KEYS);
+        let page = at.store.scan(&start, self.end.as_deref(), limit, at.wall_ms)?;
+        self.next = page.next;
+        tokio::task::yield_now().await;
+        Ok(page.pairs)
+    }
+}
+
+/// Whether `name` matches the pattern; without a pattern every name does.
+pub fn selects(pattern: Option<&Pattern>, name: &[u8], steps: &mut Steps) -> Result<bool, Error> {
+    Ok(match pattern {
+        Some(pattern) => pattern.matches(name, steps)?,
+        None => true,
+    })
+}
+
+/// Returns the smallest key that is greater than all keys with this prefix; `None` if there is none.
+fn first_key_after(prefix: &[u8]) -> Option<Vec<u8>> {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.pop() {
+        if last < u8::MAX {
+            end.push(last + 1);
+            return Some(end);
+        }
+    }
+    None
+}
+
+fn bulks(keys: Vec<Bytes>) -> Frame {
+    Frame::Array(keys.into_iter().map(Frame::Bulk).collect())
+}

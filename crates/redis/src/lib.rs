@@ -1,0 +1,37 @@
+//! The Redis protocol: what a client sends becomes log operations and reads of the local state.
+//!
+//! Bytes (`codec`), then meaning (`table`, `commands`), then effect (`connection`). This crate knows the node only as
+//! [`helios_service::database::Database`], and nothing of Raft, of the log or of other protocols.
+
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests have the machine's clock and disk"))]
+
+mod clients;
+pub mod codec;
+mod commands;
+mod connection;
+mod cursor;
+mod encoder;
+mod error;
+pub mod frame;
+mod inline;
+mod metrics;
+mod notifications;
+mod output;
+mod pause;
+pub mod reference;
+mod script;
+mod server;
+mod session;
+mod stats;
+mod table;
+mod transaction;
+mod waiting;
+mod wire;
+
+pub use commands::introspect::MAX_ANSWER_BYTES as MAX_INTROSPECTION_BYTES;
+pub use metrics::Metrics;
+pub use script::limits as script_limits;
+pub use server::{Limits, serve};
+
+#[cfg(test)]
+mod tests;

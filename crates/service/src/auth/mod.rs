@@ -1,0 +1,354 @@
+//! Authentication and authorization: users with roles, the password of `default`, the gateway's token. The same rules
+//! for all ports.
+
+mod basic;
+mod client;
+mod guesses;
+mod pass;
+mod users;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use helios_config::Secret;
+use helios_config::{ConfigError, Settings};
+use helios_proto::Error;
+use helios_proto::v1::ErrorCode;
+use tokio_util::sync::CancellationToken;
+
+pub use basic::{admit_in_turn, admitted};
+pub use client::Client;
+pub use guesses::MAX_WAIT;
+pub use guesses::{FREE_FAILURES, MAX_ADDRESSES};
+pub use pass::Pass;
+pub use users::{Role, User};
+
+use crate::file_watch;
+use crate::rejections::Rejections;
+use guesses::Guesses;
+use users::Users;
+
+/// The user of `client.password`.
+pub const DEFAULT_USER: &str = "default";
+
+/// Users and the gateway's token; reloaded while the node runs.
+#[derive(Debug, Default)]
+pub struct Access {
+    password: Option<String>,
+    users_file: Option<PathBuf>,
+    token_file: Option<PathBuf>,
+    rules: RwLock<Arc<Rules>>,
+    /// Counts the changes of `rules`.
+    version: AtomicU64,
+    /// Notifies tasks that wait for a change.
+    changed: tokio::sync::watch::Sender<()>,
+    /// There are no users, and clients of other hosts are rejected for that.
+    protects: bool,
+    /// Longest delay after wrong passwords; zero: none.
+    max_delay: Duration,
+    guesses: Mutex<Guesses>,
+}
+
+/// The settings that decide who has access; the default lets everyone in.
+#[derive(Debug, Clone, Default)]
+pub struct AccessOptions {
+    /// Password of [`DEFAULT_USER`].
+    pub password: Option<String>,
+    pub users_file: Option<PathBuf>,
+    /// File with the gateway's token.
+    pub token_file: Option<PathBuf>,
+    /// Longest delay after wrong passwords; zero: none.
+    pub max_delay: Duration,
+    /// Rejects clients of other hosts while there are no users.
+    pub protected_mode: bool,
+}
+
+impl AccessOptions {
+    pub fn with_password(password: &str) -> Self {
+        Self { password: Some(password.to_owned()), ..Self::default() }
+    }
+}
+
+impl From<&Settings> for AccessOptions {
+    fn from(settings: &Settings) -> Self {
+        let asks_for_certificates = settings.client_tls.as_ref().is_some_and(|files| files.ca_file.is_some());
+        Self {
+            password: settings.password.clone(),
+            users_file: settings.users_file.clone(),
+            token_file: settings.gateway_token_file.clone(),
+            max_delay: settings.max_auth_delay,
+            protected_mode: settings.protected_mode && !asks_for_certificates,
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Rules {
+    users: Users,
+    /// The gateway's token, from a file.
+    token: Option<Secret>,
+}
+
+/// An authenticated user.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    user: Arc<User>,
+    /// Version of the rules that authenticated the user.
+    version: u64,
+}
+
+impl Identity {
+    pub fn name(&self) -> &str {
+        &self.user.name
+    }
+
+    pub fn role(&self) -> Role {
+        self.user.role
+    }
+
+    /// The error of an operation that needs the role `needed`.
+    pub fn lacks(&self, needed: Role) -> Error {
+        let (name, role) = (self.name(), self.role().name());
+        let message = format!("user {name} is {role}, and this takes {}", needed.name());
+        Error::new(ErrorCode::Forbidden, message)
+    }
+}
+
+impl Access {
+    /// # Errors
+    /// When a file cannot be read or used.
+    pub fn load(options: AccessOptions) -> Result<Self, ConfigError> {
+        let AccessOptions { password, users_file, token_file, max_delay, protected_mode } = options;
+        let mut access = Self { password, users_file, token_file, max_delay, ..Self::default() };
+        access.protects = protected_mode && access.is_open();
+        access.rules = RwLock::new(Arc::new(access.read()?));
+        Ok(access)
+    }
+
+    fn read(&self) -> Result<Rules, ConfigError> {
+        let mut users = match &self.users_file {
+            Some(file) => {
+                let text = read_text("auth.users_file", file)?;
+                let users = Users::parse(&text);
+                users.map_err(|error| ConfigError(format!("auth.users_file {}: {error}", file.display())))?
+            }
+            None => Users::default(),
+        };
+        if let Some(password) = &self.password {
+            let default = User::with_password(DEFAULT_USER, Role::Admin, password);
+            users.add(default).map_err(|_| {
+                ConfigError(
+                    "client.password and auth.users_file both have user default: leave one of them out"
+                        .into(),
+                )
+            })?;
+        }
+        let token = match &self.token_file {
+            Some(file) => {
+                let text = read_text("gateway.token_file", file)?;
+                if text.trim().is_empty() {
+                    return Err(ConfigError(format!("gateway.token_file {}: it is empty", file.display())));
+                }
+                Some(Secret::new(text.trim()))
+            }
+            None => None,
+        };
+        Ok(Rules { users, token })
+    }
+
+    fn rules(&self) -> Arc<Rules> {
+        Arc::clone(&self.rules.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// There are no users: everyone may do everything.
+    pub fn is_open(&self) -> bool {
+        self.users_file.is_none() && self.password.is_none()
+    }
+
+    /// The user of a connection that has not authenticated; `None` if there are users.
+    pub fn anyone(&self) -> Option<Identity> {
+        self.is_open().then(admin)
+    }
+
+    /// Clients of other hosts are rejected.
+    pub fn is_protected(&self) -> bool {
+        self.protects
+    }
+
+    /// # Errors
+    /// When `from` is another host and there are no users.
+    pub fn check_host(&self, from: IpAddr) -> Result<(), Error> {
+        if !self.protects || from.to_canonical().is_loopback() {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorCode::ProtectedMode,
+            "this node is in protected mode: no users are configured, so it serves clients of its own host only. Set \
+             auth.users_file or client.password, or, if everyone who reaches this port may do everything, \
+             client.protected_mode: false",
+        ))
+    }
+
+    /// Waits until the next attempt to authenticate from `from` may be checked. Holds no lock meanwhile.
+    ///
+    /// # Errors
+    /// When too many wait already; the attempt may be repeated later.
+    pub async fn turn(&self, from: IpAddr) -> Result<(), Error> {
+        let now = Instant::now();
+        // A separate statement: the lock is not held during the wait.
+        let turn = self.guesses().turn(from, self.max_delay, now);
+        match turn {
+            Some(turn) if turn <= now => {}
+            Some(turn) => tokio::time::sleep_until(turn.into()).await,
+            None => {
+                let message = format!(
+                    "too many wrong passwords came from this address, and too many attempts wait: try again in \
+                     {MAX_WAIT:?}"
+                );
+                return Err(Error::new(ErrorCode::Overloaded, message));
+            }
+        }
+        Ok(())
+    }
+
+    /// A failed attempt from `from`: counted and logged; it delays the next ones.
+    pub fn failed(&self, port: &'static str, from: SocketAddr, rejections: &Rejections) {
+        let count = self.guesses().failed(from.ip(), self.max_delay, Instant::now());
+        // Not the name: some clients send a password in its place.
+        let why = format!("wrong user or password or token, attempt {count} from {}", from.ip());
+        rejections.report(port, "wrong_password", from, why);
+    }
+
+    fn guesses(&self) -> std::sync::MutexGuard<'_, Guesses> {
+        self.guesses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The gateway has a token in a file.
+    pub fn has_token(&self) -> bool {
+        self.token_file.is_some()
+    }
+
+    pub fn authenticate(&self, name: &[u8], password: &[u8]) -> Option<Identity> {
+        // Before the rules: a change in between is noticed then.
+        let version = self.version.load(Ordering::Acquire);
+        let user = Arc::clone(self.rules().users.find(std::str::from_utf8(name).ok()?, password)?);
+        Some(Identity { user, version })
+    }
+
+    /// The admin that the token of the gateway's file authenticates.
+    pub fn by_token(&self, token: &[u8]) -> Option<Identity> {
+        self.rules().token.as_ref().is_some_and(|known| known.matches(token)).then(admin)
+    }
+
+    /// `identity` still exists with the same password and role.
+    pub fn still_knows(&self, identity: &mut Identity) -> bool {
+        let version = self.version.load(Ordering::Acquire);
+        if self.is_open() || identity.version == version {
+            return true;
+        }
+        let known = self.rules().users.get(identity.name()).is_some_and(|user| **user == *identity.user);
+        if known {
+            identity.version = version;
+        }
+        known
+    }
+
+    /// All users: names and roles.
+    pub fn users(&self) -> Vec<(String, Role)> {
+        if self.is_open() {
+            return vec![(DEFAULT_USER.to_owned(), Role::Admin)];
+        }
+        self.rules().users.iter().map(|user| (user.name.clone(), user.role)).collect()
+    }
+
+    fn reload(&self) {
+        match self.read() {
+            Ok(rules) => {
+                tracing::info!(users = rules.users.iter().count(), "users taken over");
+                *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
+                self.version.fetch_add(1, Ordering::Release);
+                self.changed.send_replace(());
+            }
+            Err(error) => tracing::error!(%error, "users not taken over; the node goes on with those it has"),
+        }
+    }
+
+    /// Reloads the files whenever one of them changes, until `stop`.
+    pub async fn watch(self: Arc<Self>, stop: CancellationToken) {
+        let paths: Vec<_> = [&self.users_file, &self.token_file].into_iter().flatten().cloned().collect();
+        if paths.is_empty() {
+            return;
+        }
+        file_watch::follow("users", paths, stop, || self.reload()).await;
+    }
+}
+
+/// The admin without a user, where there are no users.
+fn admin() -> Identity {
+    Identity { user: Arc::new(User::with_password(DEFAULT_USER, Role::Admin, "")), version: 0 }
+}
+
+fn read_text(key: &str, file: &Path) -> Result<String, ConfigError> {
+    std::fs::read_to_string(file).map_err(|error| ConfigError(format!("{key} {}: {error}", file.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECRET: &str = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
+
+    fn access(file: &Path, users: &str) -> Access {
+        std::fs::write(file, format!("users: [{users}]")).unwrap();
+        let mut access = Access { users_file: Some(file.to_owned()), ..Access::default() };
+        access.rules = RwLock::new(Arc::new(access.read().unwrap()));
+        access
+    }
+
+    #[test]
+    fn a_change_of_password_or_role_counts_and_a_change_of_others_does_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("users.yaml");
+        let app = format!("{{name: app, password_sha256: {SECRET}, role: read-write}}");
+        let access = access(&file, &app);
+        let mut identity = access.authenticate(b"app", b"secret").unwrap();
+        assert!(access.still_knows(&mut identity));
+        let cases = [
+            (format!("{app}, {{name: b, password_sha256: {SECRET}, role: admin}}"), true),
+            (app.replace("read-write", "admin"), false),
+            (app.replace("2bb8", "aaaa"), false),
+            (String::new(), false),
+        ];
+        for (users, expected) in cases {
+            let mut identity = identity.clone();
+            std::fs::write(&file, format!("users: [{users}]")).unwrap();
+            access.reload();
+            assert_eq!(access.still_knows(&mut identity), expected, "{users}");
+            assert_eq!(access.still_knows(&mut identity), expected, "{users}, asked again");
+        }
+    }
+
+    #[test]
+    fn a_broken_file_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("users.yaml");
+        let access = access(&file, &format!("{{name: app, password_sha256: {SECRET}, role: admin}}"));
+        let mut identity = access.authenticate(b"app", b"secret").unwrap();
+        std::fs::write(&file, "users: nonsense").unwrap();
+        access.reload();
+        assert!(access.still_knows(&mut identity));
+        assert!(access.authenticate(b"app", b"secret").is_some());
+    }
+
+    #[test]
+    fn without_users_and_password_everyone_is_admin() {
+        assert_eq!(Access::default().anyone().unwrap().role(), Role::Admin);
+        let access = Access::load(AccessOptions::with_password("secret")).unwrap();
+        assert!(access.anyone().is_none());
+        assert_eq!(access.authenticate(b"default", b"secret").unwrap().role(), Role::Admin);
+        assert!(access.authenticate(b"default", b"").is_none());
+    }
+}
