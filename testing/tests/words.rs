@@ -1,6 +1,5 @@
 //! The words that CONTRIBUTING.md replaces do not come back into prose: comments, strings, pages, and names of tests.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
@@ -66,10 +65,6 @@ const SKIPPED: &[&str] = &[
 ];
 
 const EXTENSIONS: &[&str] = &["md", "proto", "rs", "sh", "toml", "yaml"];
-
-/// Findings that are still there, by path prefix; the longest prefix counts. The numbers may only be lowered: the test
-/// fails if there are fewer findings, too, and prints the table as it should be.
-const EXCEPTIONS: &[(&str, usize)] = &[];
 
 #[derive(Debug, PartialEq)]
 struct Finding {
@@ -378,48 +373,23 @@ fn is_generated(text: &str) -> bool {
     text.lines().take(5).any(|line| line.starts_with("<!-- Generated"))
 }
 
-fn exception(path: &str) -> &'static str {
-    let prefixes = EXCEPTIONS.iter().map(|(prefix, _)| *prefix).filter(|prefix| path.starts_with(prefix));
-    prefixes.max_by_key(|prefix| prefix.len()).unwrap_or("")
-}
-
 #[test]
 fn banned_words_do_not_come_back() {
-    let mut by_prefix: BTreeMap<&str, Vec<Finding>> = BTreeMap::new();
     let mut count = 0;
+    let mut report = String::new();
     for path in files() {
         // A file that is deleted and not yet committed.
         let Ok(text) = fs::read_to_string(Path::new(ROOT).join(&path)) else { continue };
         count += 1;
-        if !is_generated(&text) {
-            by_prefix.entry(exception(&path)).or_default().extend(findings(&path, &text));
+        if is_generated(&text) {
+            continue;
+        }
+        for Finding { path, line, word, instead } in findings(&path, &text) {
+            let _ = writeln!(report, "{path}:{line}: {word}; use: {instead}");
         }
     }
     assert!(count > 500, "{count} files: the repository was not read");
-    let mut report = String::new();
-    let mut table = String::new();
-    let allowed: BTreeMap<_, _> = EXCEPTIONS.iter().copied().collect();
-    for (prefix, found) in &by_prefix {
-        let allowed = allowed.get(prefix).copied().unwrap_or(0);
-        if !found.is_empty() && !prefix.is_empty() {
-            let _ = writeln!(table, "    (\"{prefix}\", {}),", found.len());
-        }
-        if found.len() > allowed {
-            for finding in found {
-                let Finding { path, line, word, instead } = finding;
-                let _ = writeln!(report, "{path}:{line}: {word}; use: {instead}");
-            }
-            let _ = writeln!(report, "{} findings under \"{prefix}\", {allowed} allowed\n", found.len());
-        } else if found.len() < allowed {
-            let _ = writeln!(report, "only {} findings under \"{prefix}\", lower {allowed}\n", found.len());
-        }
-    }
-    for (prefix, count) in EXCEPTIONS {
-        if *count == 0 || !by_prefix.contains_key(prefix) {
-            let _ = writeln!(report, "no findings, or no file, under \"{prefix}\": remove it\n");
-        }
-    }
-    assert!(report.is_empty(), "{report}The table for what is there (it may only shrink):\n{table}");
+    assert!(report.is_empty(), "{report}");
 }
 
 #[test]

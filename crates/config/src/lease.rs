@@ -1,4 +1,4 @@
-//! `reads.lease`: off, on or a length that the voters can keep. Pure.
+//! Checks of `reads.lease`: off, on or a duration that the voters can keep. Pure.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::ConfigError;
 use super::settings::duration;
 
-/// The value of `reads.lease` in the file. YAML takes `on` and `off` for booleans.
+/// The configured value, unchecked. YAML reads `on` and `off` as booleans.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(untagged)]
 pub enum Lease {
@@ -39,7 +39,7 @@ pub fn longest_lease(election_min: Duration) -> Duration {
 /// Lease of `on`, where the voters keep one of that length (docs/design/product.md, C3).
 const USUAL: Duration = Duration::from_millis(250);
 
-/// The checked lease; `None`: off.
+/// Returns the lease length; `None`: off.
 pub fn length(lease: &Lease, election_min: Duration) -> Result<Option<Duration>, ConfigError> {
     let longest = longest_lease(election_min);
     let wanted = match lease {
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_is_off_unless_asked_for_and_shorter_than_any_election() {
+    fn a_lease_is_off_by_default_and_shorter_than_the_election_timeout() {
         assert_eq!(settings("reads: {}").unwrap(), None);
         for off in ["off", "'off'", "false"] {
             assert_eq!(settings(&format!("reads: {{lease: {off}}}")).unwrap(), None, "{off}");

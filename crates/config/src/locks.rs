@@ -1,4 +1,4 @@
-//! The sections `tls` and `auth`: paths of the files with certificates and users. Pure: `helios-service` reads the files.
+//! The sections `tls` and `auth`: paths of the files with certificates and users. Pure: their users read the files.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,21 +10,21 @@ use super::ConfigError;
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TlsSection {
-    /// Connections between members.
+    /// TLS among members.
     pub peer: TlsFilesSection,
-    /// The ports for clients: `listen.client`, `listen.grpc`, `listen.gateway`.
+    /// TLS on the ports for clients: `listen.client`, `listen.grpc`, `listen.gateway`.
     pub client: TlsFilesSection,
-    /// Certificates that may manage the cluster over the peer port.
+    /// Which certificates authorize management calls on the peer port (ADR 0018).
     pub management: ManagementIdentity,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ManagementIdentity {
-    /// Every certificate; once one with the management name was seen, none of a member.
+    /// All certificates; members' certificates no more once a certificate with the management name was seen.
     #[default]
     Auto,
-    /// Certificates with the management name.
+    /// Only certificates with the management name.
     Required,
 }
 
@@ -40,7 +40,7 @@ pub struct TlsFilesSection {
 #[serde(default, deny_unknown_fields)]
 pub struct AuthSection {
     pub users_file: String,
-    /// Longest delay between two attempts of an address after wrong passwords.
+    /// Longest delay between two attempts of an address after failed attempts.
     pub max_delay: String,
 }
 
@@ -58,11 +58,11 @@ pub const MAX_AUTH_DELAY: Duration = Duration::from_secs(10);
 pub struct TlsFiles {
     pub cert_file: PathBuf,
     pub key_file: PathBuf,
-    /// Several certificates while a CA is replaced.
+    /// File of CA certificates; more than one while the CA is rotated.
     pub ca_file: Option<PathBuf>,
 }
 
-/// The files of connections between members: all three, or none.
+/// Checks `tls.peer`: all three files are set, or none.
 pub fn peer_files(section: TlsFilesSection) -> Result<Option<TlsFiles>, ConfigError> {
     let files = client_files("peer", section)?;
     match &files {
@@ -71,7 +71,7 @@ pub fn peer_files(section: TlsFilesSection) -> Result<Option<TlsFiles>, ConfigEr
     }
 }
 
-/// The files of the client ports: certificate and key, or none; the CA is for clients that have to show a certificate.
+/// Checks `tls.client`: certificate and key are set, or none. With a CA, clients have to present a certificate.
 pub fn client_files(side: &str, section: TlsFilesSection) -> Result<Option<TlsFiles>, ConfigError> {
     let TlsFilesSection { cert_file, key_file, ca_file } = section;
     match (cert_file.is_empty(), key_file.is_empty(), ca_file.is_empty()) {
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn tls_is_whole_or_off() {
+    fn an_incomplete_tls_section_is_rejected() {
         let off = settings("tls: {peer: {cert_file: ''}}").unwrap();
         assert_eq!((off.peer_tls, off.client_tls), (None, None));
         let on = settings(
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gateway_that_all_can_reach_asks_who_is_there() {
+    fn a_gateway_off_loopback_requires_authentication() {
         let open = "listen: {gateway: '0.0.0.0:8443'}";
         assert!(settings(open).unwrap_err().0.contains("gateway.token_file"));
         assert!(settings(&format!("{open}, gateway: {{token_file: t}}")).is_ok());

@@ -1,4 +1,4 @@
-//! Metrics of the Redis listener; the registry adds the `helios_` prefix.
+//! Metrics of the Redis listener; the registry adds the prefix `helios_`.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use prometheus_client::registry::{Registry, Unit};
 const DURATION_BUCKETS: [f64; 14] =
     [0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0];
 
-/// Cheap to clone; every clone counts into the same families.
+/// Metric families. Cheap to clone; all clones share them.
 #[derive(Debug, Clone)]
 pub struct Metrics {
     commands: Family<CommandOutcome, Counter>,
@@ -54,7 +54,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Counts whom it turns away among those of the other ports.
+    /// Creates the metrics; rejections are counted in `refusals`, with those of the other ports.
     pub fn new(rejections: Rejections) -> Self {
         Self {
             commands: Family::default(),
@@ -76,7 +76,8 @@ impl Metrics {
         self.rejections.register(registry);
     }
 
-    /// `command` is a name of the command table, or `unknown`: never what a client sent.
+    /// Counts an answered command. `command` is a name of the command table, or `unknown`: never text from a
+    /// client.
     pub(super) fn command(&self, command: &'static str, is_error: bool, took: Duration) {
         let outcome = if is_error { Outcome::error } else { Outcome::ok };
         self.commands.get_or_create(&CommandOutcome { command, outcome }).inc();
@@ -95,7 +96,7 @@ impl Metrics {
         self.rejections.count(reason);
     }
 
-    /// Counts it and logs it, unless the same was logged a moment ago.
+    /// Counts a rejected client and logs it, unless the same was logged a moment ago.
     pub(super) fn refused(&self, reason: &'static str, from: SocketAddr, why: &str) {
         self.rejections.report("client", reason, from, why);
     }
@@ -110,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_names_are_those_of_the_design() {
+    fn metrics_have_their_documented_names() {
         let (metrics, mut registry) = (Metrics::default(), Registry::with_prefix("helios"));
         metrics.register(&mut registry);
         metrics.command("get", false, Duration::from_micros(80));

@@ -1,4 +1,4 @@
-//! The listener: accepts connections, bounds their number, and lets them finish on shutdown.
+//! Acceptor of Redis connections: bounds their number, and lets them finish on shutdown.
 
 use std::io;
 use std::net::SocketAddr;
@@ -33,13 +33,13 @@ use super::waiting::Waiting;
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: u64 = 64 << 10;
 
-/// Limits of a client.
+/// Limits on clients, their requests and their data.
 #[derive(Debug, Clone)]
 pub struct Limits {
     pub max_clients: usize,
-    /// Keyspace events that are published, until `CONFIG SET notify-keyspace-events` says others.
+    /// Keyspace events that are published, until `CONFIG SET notify-keyspace-events` changes them.
     pub events: EventFilter,
-    /// One request with all its arguments.
+    /// Maximum size of one request with all its arguments, in bytes.
     pub max_request_bytes: usize,
     pub max_value_bytes: usize,
     pub max_key_bytes: usize,
@@ -48,11 +48,11 @@ pub struct Limits {
     pub auth_timeout: Duration,
     /// Time for a request to arrive, from its first byte to its last.
     pub request_timeout: Duration,
-    /// Closes a connection that sends nothing for so long.
+    /// Time without a request after which a connection is closed.
     pub idle_timeout: IdleTimeout,
-    /// TCP probes a silent peer after so long.
+    /// Idle time after which TCP probes a peer.
     pub keepalive: Duration,
-    /// How long commands in flight may take to finish on shutdown.
+    /// Time that commands in flight have to finish on shutdown.
     pub drain_timeout: Duration,
 }
 
@@ -89,12 +89,12 @@ pub struct Shared {
     pub notifications: Notifications,
     pub pause: Pause,
     pub started: Instant,
-    /// Address of the listener.
+    /// Local address of the listener.
     pub address: SocketAddr,
 }
 
-/// Serves Redis clients until `shutdown`; then accepts no more, lets each connection finish the
-/// commands it is executing, for at most [`Limits::drain_timeout`], and returns.
+/// Serves Redis clients until `shutdown`; then accepts no more, lets each connection finish the commands it is
+/// executing, for at most [`Limits::drain_timeout`], and returns.
 ///
 /// Fails only if the listener has no local address.
 pub async fn serve<D: Database>(
@@ -145,7 +145,7 @@ pub async fn serve<D: Database>(
     if tokio::time::timeout(shared.limits.drain_timeout, drained).await.is_err() {
         tracing::warn!(
             connections = connections.len(),
-            "Redis clients cut off: their commands took too long"
+            "Redis connections aborted: their commands did not finish within the drain timeout"
         );
         connections.shutdown().await;
     }
@@ -166,7 +166,8 @@ async fn serve_client<D: Database>(
         shared.stats.rejected();
         shared.metrics.rejected("max_clients");
         if acceptor.tls.is_none() {
-            // Fits the empty send buffer of a new connection; a client that is gone needs no answer.
+            // The text fits the empty send buffer of a new connection; if the client is gone, it needs no
+            // reply.
             let _ = stream.try_write(b"-ERR max number of clients reached\r\n");
         }
         return;
@@ -182,7 +183,12 @@ async fn serve_client<D: Database>(
     let Some(stream) = stream else { return };
     if let Err(error) = shared.access.check_host(address.ip()) {
         shared.stats.rejected();
-        shared.metrics.rejections().report("client", "protected_mode", address, "it is of another host");
+        shared.metrics.rejections().report(
+            "client",
+            "protected_mode",
+            address,
+            "the client is on another host",
+        );
         return reject(stream, error.into()).await;
     }
     shared.stats.connected();
@@ -193,8 +199,8 @@ async fn serve_client<D: Database>(
     }
 }
 
-/// Answers with the reason and closes. Reads for a moment, since closing with unread input would reset the connection and
-/// could lose the message.
+/// Sends the error `why`, closes, and reads for a moment: closing a socket with unread input would reset the
+/// connection and could lose the message.
 async fn reject(mut stream: Stream, why: Frame) {
     let mut text = BytesMut::new();
     why.encode(Protocol::default(), &mut text);
@@ -203,7 +209,7 @@ async fn reject(mut stream: Stream, why: Frame) {
         stream.shutdown().await?;
         tokio::io::copy(&mut stream.take(LINGER_BYTES), &mut tokio::io::sink()).await
     };
-    // The client may be gone: its answer is best effort.
+    // Best effort: nothing else can be done for a client that did not receive the message.
     let _ = tokio::time::timeout(LINGER, sent).await;
 }
 
@@ -216,11 +222,11 @@ fn report(ended: Result<(), tokio::task::JoinError>) {
     if let Err(error) = ended
         && error.is_panic()
     {
-        tracing::error!(%error, "a Redis connection ended by a panic");
+        tracing::error!(%error, "the task of a Redis connection panicked");
     }
 }
 
-/// Counts the connection until it is dropped, even if its task is aborted.
+/// Guard that counts the connection as open while it exists, even if its task is aborted.
 struct OpenConnection<'a>(&'a Metrics);
 
 impl<'a> OpenConnection<'a> {

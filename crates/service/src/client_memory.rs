@@ -1,5 +1,6 @@
-//! Memory of the connections of one node: unsent replies, unread messages, requests that were not executed yet. Each connection has an [`Account`], charged before the memory is held; over
-//! the sum of all, the connection with the largest account is closed.
+//! Memory of the client connections of one node: unsent replies, unread messages, and requests that are not executed
+//! yet. Each connection has an [`Account`], charged before the memory is held; if all accounts together exceed the
+//! limit, the connection with the largest account is closed.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -18,12 +19,12 @@ pub enum Cause {
     SoftOutputLimit,
     PubsubLimit,
     WriteTimeout,
-    /// It held most when all connections together held too much.
+    /// The connection held most when all together exceeded their limit.
     ClientsLimit,
 }
 
 impl Cause {
-    /// Label of the metric.
+    /// Returns the `reason` label of the metric.
     fn reason(self) -> &'static str {
         match self {
             Self::OutputLimit | Self::SoftOutputLimit | Self::PubsubLimit => "output_buffer_limit",
@@ -62,12 +63,12 @@ impl Cause {
     }
 }
 
-/// Memory of all connections of one listener.
+/// Accounts of all connections of one listener.
 #[derive(Debug)]
 pub struct ClientMemory {
     pub limits: MemoryLimits,
     rejections: Rejections,
-    /// Sum of all accounts that are not closed.
+    /// Bytes of all accounts that are not closed.
     total: AtomicUsize,
     last_id: AtomicU64,
     accounts: Mutex<BTreeMap<u64, Arc<Shared>>>,
@@ -75,7 +76,7 @@ pub struct ClientMemory {
     evicted: AtomicU64,
 }
 
-/// Memory of one connection; nothing once dropped.
+/// Account of one connection; dropping it releases its charges.
 #[derive(Debug)]
 pub struct Account {
     id: u64,
@@ -95,7 +96,7 @@ struct Held {
     output: usize,
     inbox: usize,
     input: usize,
-    /// The connection was closed and counts no more: its task frees its memory.
+    /// Whether the connection was cut. Its charges no longer count, as its task drops the memory.
     is_closed: bool,
 }
 
@@ -118,7 +119,7 @@ impl ClientMemory {
         })
     }
 
-    /// Account of a new connection; `cut` closes the connection.
+    /// Opens the account of a new connection; cancelling `cut` closes the connection.
     pub fn open(self: &Arc<Self>, from: SocketAddr, cut: CancellationToken) -> Account {
         let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
         let shared = Arc::new(Shared { from, cut, held: Mutex::default() });
@@ -126,17 +127,17 @@ impl ClientMemory {
         Account { id, memory: Arc::clone(self), shared }
     }
 
-    /// Bytes that all connections hold now.
+    /// Returns the bytes that all connections hold now.
     pub fn total(&self) -> usize {
         self.total.load(Ordering::Relaxed)
     }
 
-    /// Connections closed so far because of what they alone held, or because they did not read.
+    /// Returns the number of connections closed so far because they exceeded their own limit or did not read.
     pub fn over_limit(&self) -> u64 {
         self.over_limit.load(Ordering::Relaxed)
     }
 
-    /// Connections closed so far because all together held too much.
+    /// Returns the number of connections closed so far because all together exceeded their limit.
     pub fn evicted(&self) -> u64 {
         self.evicted.load(Ordering::Relaxed)
     }
@@ -175,17 +176,17 @@ impl Account {
         &self.memory.limits
     }
 
-    /// Sets the bytes of unsent replies.
+    /// Sets the charge for unsent replies.
     pub fn set_output(&self, bytes: usize) {
         self.change(|held| held.output = bytes);
     }
 
-    /// Sets the bytes of requests that were not executed yet.
+    /// Sets the charge for requests that are not executed yet.
     pub fn set_input(&self, bytes: usize) {
         self.change(|held| held.input = bytes);
     }
 
-    /// Adds an unread message; false if the connection has too many and is closed.
+    /// Charges one more unread message; returns false if the connection exceeds its limit and is closed.
     pub fn add_message(&self, bytes: usize) -> bool {
         let inbox = self.change(|held| held.inbox += bytes).inbox;
         if inbox > self.memory.limits.pubsub_bytes {
@@ -194,7 +195,7 @@ impl Account {
         !self.shared.cut.is_cancelled()
     }
 
-    /// Removes a message that was read or dropped.
+    /// Releases the charge of a message that was read or not accepted.
     pub fn remove_message(&self, bytes: usize) {
         self.change(|held| held.inbox = held.inbox.saturating_sub(bytes));
     }
@@ -208,7 +209,7 @@ impl Account {
         self.shared.cut.is_cancelled()
     }
 
-    /// Bytes of unsent replies and unread messages, and of everything together.
+    /// Returns the bytes of unsent replies and unread messages, and the bytes of everything.
     pub fn held(&self) -> (usize, usize) {
         let held = *lock(&self.shared.held);
         (held.output + held.inbox, held.output + held.inbox + held.input)
@@ -241,7 +242,7 @@ impl Drop for Account {
     }
 }
 
-/// Every critical section leaves its data consistent, so a poisoned lock is no damage.
+/// Locks a mutex and ignores its poisoning: every critical section here leaves consistent data.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -259,7 +260,7 @@ pub mod tests {
     }
 
     #[test]
-    fn the_largest_account_is_closed_when_all_together_hold_too_much() {
+    fn the_largest_account_is_closed_when_all_together_exceed_their_limit() {
         let limits = MemoryLimits { all_bytes: 100, ..MemoryLimits::default() };
         let memory = ClientMemory::new(limits, Rejections::default());
         let cuts = [(); 3].map(|()| CancellationToken::new());
@@ -271,7 +272,7 @@ pub mod tests {
         accounts[0].set_output(31);
         assert_eq!(cuts.clone().map(|cut| cut.is_cancelled()), [false, true, false]);
         assert_eq!((memory.total(), memory.evicted(), memory.over_limit()), (51, 1, 0));
-        // What it still holds counts no more, so that the next largest is not closed for it.
+        // A closed account no longer counts, so that the next largest is not closed for it.
         accounts[1].set_input(90);
         assert_eq!((memory.total(), memory.evicted()), (51, 1));
         drop(accounts);

@@ -1,5 +1,5 @@
-//! The node as the client-facing services see it: replicated writes, a read barrier, the local
-//! state and the status. Implemented by the Raft handle; a unit test may apply straight to a store.
+//! The interface of a node to the services for clients: replicated writes, a read barrier, the local state and the
+//! status. `Node` implements it; unit tests may apply directly to a store.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -13,27 +13,27 @@ use helios_state::Store;
 
 use crate::pubsub::Broker;
 
-/// A client's write.
+/// A write that a client requests.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WriteRequest {
     pub op: Op,
-    /// Makes a retry safe.
+    /// Request id for deduplication: makes a retry safe.
     pub request_id: Option<RequestId>,
-    /// Identity of the user or the address that sent it, for its share of the clients that are remembered by their request
-    /// ids: at most 32 bytes, the same on every member. Of no use without a request id.
+    /// Identity of the user or the address that sent the write, at most 32 bytes, the same on every member. Bounds the
+    /// sender's share of the clients whose request ids are remembered; without effect if there is no request id.
     pub identity: Bytes,
 }
 
 /// Freshness of the state that a read sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Freshness {
-    /// It covers every write acknowledged, by any member, before the read (ReadIndex, Raft thesis 6.4).
+    /// The state covers every write that any member acknowledged before the read (ReadIndex, Raft thesis 6.4).
     #[default]
     Linearizable,
-    /// The same promise, without asking a majority while the leader's lease lasts (`reads.lease`): on
-    /// the leader, and only as long as clocks run at about the same speed.
+    /// The same guarantee without a round to a majority while the leader's lease lasts (`reads.lease`): on the leader
+    /// only, and only while clocks run at about the same rate.
     Lease,
-    /// This node's own, at most this old; `None`: however old.
+    /// The local state, at most this old; `None`: of any age.
     Stale(Option<Duration>),
 }
 
@@ -44,12 +44,12 @@ impl From<Op> for WriteRequest {
 }
 
 pub trait Database: Clone + Send + Sync + 'static {
-    /// Replicates `writes` in this order and answers each once it is applied, on whichever member
-    /// leads, and is on as many disks as `ack` and the configuration ask for, whichever is more.
+    /// Replicates `writes` in this order and answers each once the leader has applied it and it is on as many disks as
+    /// `ack` or the configuration requires, whichever is more.
     ///
-    /// An error of code `OUTCOME_UNKNOWN` means proposed and perhaps applied, `REPLICATION_SHORTFALL`
-    /// applied but not known to be on enough disks; every other error means not applied. What was
-    /// proposed is tried again only under a request id.
+    /// The error `OUTCOME_UNKNOWN` means that the write was proposed and may be applied, `REPLICATION_SHORTFALL` that
+    /// it is applied but not known to be on enough disks; with any other error it was not applied. A proposed write is
+    /// retried only if it has a request id.
     fn submit(
         &self,
         writes: Vec<WriteRequest>,
@@ -61,26 +61,26 @@ pub trait Database: Clone + Send + Sync + 'static {
         self.submit(ops.into_iter().map(WriteRequest::from).collect(), Ack::default())
     }
 
-    /// Resolves once [`Database::store`] is as fresh as asked and covers the write `after`.
+    /// Resolves once [`Database::store`] has the freshness requested and covers the write `after`.
     ///
-    /// `TOO_STALE` and `NOT_CAUGHT_UP` say that this member is not, in time; `WRONG_CLUSTER` that `after` is of
-    /// another cluster or another history of this one.
+    /// The errors `TOO_STALE` and `NOT_CAUGHT_UP` mean that this member does not get there in time, `WRONG_CLUSTER`
+    /// that `after` is of another cluster or another history of this one.
     fn await_fresh(
         &self,
         freshness: Freshness,
         after: Option<&Token>,
     ) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// The id of the cluster this node belongs to, empty when to none.
+    /// Returns the id of the cluster that this node belongs to; empty if none.
     fn cluster_id(&self) -> String;
 
-    /// The token of the write that `reply` answers.
+    /// Returns the token of the write that `reply` answers.
     fn token_of(&self, reply: &Reply) -> Token {
         Token { cluster_id: self.cluster_id(), term: reply.term, index: reply.index }
     }
 
-    /// Waits until `replicas` voters beside the leader hold log index `index` on disk, at most
-    /// `timeout` (zero: without limit); answers how many do.
+    /// Waits until `replicas` voters besides the leader hold the log up to `index` on disk, at most `timeout` (zero: no
+    /// limit); returns the number that do.
     fn wait_replicas(
         &self,
         index: u64,
@@ -88,25 +88,25 @@ pub trait Database: Clone + Send + Sync + 'static {
         timeout: Duration,
     ) -> impl Future<Output = Result<u64, Error>> + Send;
 
-    /// Sends a message to the subscribers of `channel` on all members, at most once; returns the number of clients that are
-    /// known to have received it.
+    /// Publishes a message to the subscribers of `channel` on all members, at most once; returns the number of clients
+    /// that are known to have received it.
     fn publish(&self, channel: Bytes, payload: Bytes) -> impl Future<Output = u64> + Send;
 
-    /// The channels of this node's clients.
+    /// Returns the broker of the channels that this node's clients subscribe to.
     fn broker(&self) -> &Arc<Broker>;
 
-    /// Redis clients see a follower as a master, since it forwards writes.
+    /// Whether a follower is reported to Redis clients as a master, since it accepts writes and forwards them.
     fn reports_followers_as_masters(&self) -> bool {
         false
     }
 
-    /// The time at which a key counts as expired for a read, ms since the Unix epoch, if the log's clock is not later: this
-    /// node's wall clock, unless it is ahead of the others'.
+    /// Returns the time against which a read checks expiry unless the log's clock is later, ms since the Unix epoch:
+    /// this node's wall clock, bounded by the other members' clocks.
     fn now_ms(&self) -> u64 {
         crate::time::wall_ms()
     }
 
-    /// The applied state of this node.
+    /// Returns the applied state of this node.
     fn store(&self) -> &Store;
 
     fn status(&self) -> StatusResponse;

@@ -1,9 +1,9 @@
-//! Lua scripts: `EVAL` and its kin.
+//! Lua scripts: `EVAL`, `EVALSHA` and their read-only variants.
 //!
-//! A script runs on the member that its client is connected to, in its own interpreter, on a
-//! [`Trial`](helios_state::Trial) of the state. What it writes goes to the log as one guarded transaction, so it
-//! takes effect as a whole and once, or not at all; if a key it looked at was changed meanwhile, it runs again
-//! (ADR 0014). It holds no lock of the state and no thread of the node while it runs.
+//! A script runs on the member that its client is connected to, in a separate interpreter, on a
+//! [`Trial`](crate::state::Trial) of the state. Its writes go to the log as one guarded transaction, so they
+//! take effect as a whole and once, or not at all; if a key that it looked at was changed meanwhile, it runs
+//! again (ADR 0014). While it runs it holds no lock of the state and no worker thread of the async runtime.
 
 mod calls;
 mod convert;
@@ -41,21 +41,22 @@ pub mod limits {
     pub const MAX_KEPT_BYTES: usize = super::MAX_KEPT_BYTES;
 }
 
-/// Scripts that run at once; others wait for their turn.
+/// Number of scripts that run at once on a node; others wait for a slot.
 const MAX_RUNNING: usize = 16;
-/// Texts kept for `EVALSHA`, the newest.
+/// Number of cached scripts for `EVALSHA`; the oldest are dropped.
 const MAX_KEPT: usize = 4_096;
 const MAX_KEPT_BYTES: usize = 32 << 20;
-/// Scripts of this node that name the same keys run one after the other, or each would undo the others' tries.
+/// Number of locks that keys are hashed to. Scripts of this node with a common key run one after the other:
+/// side by side each would invalidate the tries of the others.
 const LANES: u64 = 256;
 
-/// A script as it is asked for.
+/// Request to run or load a script.
 #[derive(Debug, Clone)]
 pub struct ScriptCall {
     pub body: Body,
     pub keys: Vec<Bytes>,
     pub args: Vec<Bytes>,
-    /// Refuses commands that write.
+    /// Whether commands that write are rejected.
     pub read_only: bool,
     pub purpose: Purpose,
 }
@@ -63,25 +64,26 @@ pub struct ScriptCall {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
     Run,
-    /// `SCRIPT LOAD`: compiled and kept, where a script may take its time.
+    /// `SCRIPT LOAD`: compiles and caches the script, on the thread that runs scripts, since compilation may
+    /// take long.
     Load,
 }
 
 #[derive(Debug, Clone)]
 pub enum Body {
     Text(Bytes),
-    /// SHA-1 of the text in hexadecimal digits.
+    /// SHA-1 digest of the text in hexadecimal digits.
     Digest(Bytes),
 }
 
 #[derive(Debug)]
 pub struct Program {
     pub text: Bytes,
-    /// In lower case.
+    /// SHA-1 digest of the text in hexadecimal digits of lower case.
     pub digest: String,
 }
 
-/// The scripts of one node.
+/// Cached and running scripts of one node.
 pub struct Scripts {
     kept: Mutex<Kept>,
     running: Mutex<BTreeMap<u64, Arc<Halt>>>,
@@ -97,11 +99,11 @@ struct Kept {
     bytes: usize,
 }
 
-/// The right to run a script now.
+/// Permission to run a script now.
 pub struct Turn<'a> {
-    /// Asked by `SCRIPT KILL`, and when this is dropped: no script outlives the request.
+    /// Stops the script: set by `SCRIPT KILL` and when this is dropped, so that no script outlives its request.
     pub halt: Arc<Halt>,
-    /// Permit that the running script holds, even if no client waits any more.
+    /// Slot among [`MAX_RUNNING`]; the thread that runs the script holds it even if its request has ended.
     pub slot: Arc<Option<OwnedSemaphorePermit>>,
     number: u64,
     scripts: &'a Scripts,
@@ -121,7 +123,8 @@ impl Default for Scripts {
 }
 
 impl Scripts {
-    /// The script, which is kept from now on if it is one. To be called where it may take its time.
+    /// Returns the script; a text is compiled and cached. Compilation may take long: call it from a blocking
+    /// thread.
     pub fn find(&self, body: &Body) -> Result<Arc<Program>, Refusal> {
         match body {
             Body::Digest(digest) => {
@@ -139,7 +142,7 @@ impl Scripts {
             return Ok(known.clone());
         }
         sandbox::check(text)?;
-        // A slice would keep all that was read together with it.
+        // Copied: a slice would keep all that was read together with it.
         let program = Arc::new(Program { text: Bytes::copy_from_slice(text), digest });
         lock(&self.kept).add(program.clone());
         Ok(program)
@@ -154,24 +157,24 @@ impl Scripts {
         *lock(&self.kept) = Kept::default();
     }
 
-    /// False if none runs.
+    /// Stops all running scripts; returns false if there are none.
     pub fn kill_all(&self) -> bool {
         let running = lock(&self.running);
         running.values().for_each(|halt| halt.ask(Stopped::Killed));
         !running.is_empty()
     }
 
-    /// Waits until nothing else on this node runs with one of these keys.
+    /// Waits until no other script on this node runs with one of these keys, and for a free slot.
     pub async fn turn<'a>(&'a self, keys: impl Iterator<Item = &Bytes>) -> Turn<'a> {
         let mut numbers: Vec<u64> = keys.map(lane_of).collect();
-        // All take them in one order, so none waits for one that waits for it.
+        // All scripts lock in the same order, so there is no deadlock.
         numbers.sort_unstable();
         numbers.dedup();
         let mut lanes = Vec::with_capacity(numbers.len());
         for number in numbers {
             lanes.push(self.lanes[number as usize].lock().await);
         }
-        // Never closed.
+        // The semaphore is never closed.
         let slot = Arc::new(Arc::clone(&self.slots).acquire_owned().await.ok());
         let (number, halt) = (self.last_run.fetch_add(1, Ordering::Relaxed), Arc::default());
         lock(&self.running).insert(number, Arc::clone(&halt));
@@ -207,12 +210,12 @@ fn lane_of(key: &Bytes) -> u64 {
     hasher.finish() % LANES
 }
 
-/// In hexadecimal digits of lower case.
+/// Returns the SHA-1 digest of `text` in hexadecimal digits of lower case.
 pub fn digest_of(text: &[u8]) -> String {
     Sha1::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Every critical section here leaves its data whole, so a panic elsewhere does not spoil it.
+/// Locks `mutex`. Poisoning is ignored: every critical section here leaves its data consistent.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -229,7 +232,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn scripts_are_kept_under_their_digest_up_to_a_bound() {
+    fn scripts_are_cached_by_digest_up_to_a_bound() {
         let scripts = Scripts::default();
         let text = |number: usize| Bytes::from(format!("return {number}"));
         let first = scripts.find(&Body::Text(text(0))).unwrap();
@@ -240,7 +243,7 @@ mod tests {
             lock(&scripts.kept)
                 .add(Arc::new(Program { text: text(number), digest: digest_of(&text(number)) }));
         }
-        assert!(scripts.find(&by_digest).is_err(), "the oldest went");
+        assert!(scripts.find(&by_digest).is_err(), "the oldest was dropped");
         assert!(scripts.is_kept(digest_of(&text(1)).as_bytes()));
         let large = |byte: u8| Bytes::from(vec![byte; MAX_KEPT_BYTES - 1]);
         for byte in [b'a', b'b'] {
@@ -254,7 +257,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn scripts_with_a_key_in_common_take_turns_and_others_do_not_wait() {
+    async fn scripts_with_a_common_key_run_in_turn_and_others_do_not_wait() {
         let scripts = Scripts::default();
         let (a, b) = (Bytes::from("a"), Bytes::from("b"));
         assert_ne!(lane_of(&a), lane_of(&b));

@@ -1,5 +1,5 @@
-//! Authentication and authorization: users with roles, the password of `default`, the gateway's token. The same rules
-//! for all ports.
+//! Authentication and authorization, the same for all ports: users with roles, the password of `default`, the
+//! gateway's token.
 
 mod basic;
 mod client;
@@ -31,23 +31,23 @@ use crate::rejections::Rejections;
 use guesses::Guesses;
 use users::Users;
 
-/// The user of `client.password`.
+/// User that `client.password` belongs to.
 pub const DEFAULT_USER: &str = "default";
 
-/// Users and the gateway's token; reloaded while the node runs.
+/// Access rules of a node; the files behind them are reloaded when they change.
 #[derive(Debug, Default)]
 pub struct Access {
     password: Option<String>,
     users_file: Option<PathBuf>,
     token_file: Option<PathBuf>,
     rules: RwLock<Arc<Rules>>,
-    /// Counts the changes of `rules`.
+    /// Number of reloads of `rules`.
     version: AtomicU64,
-    /// Notifies tasks that wait for a change.
+    /// Notification of each reload of `rules`.
     changed: tokio::sync::watch::Sender<()>,
-    /// There are no users, and clients of other hosts are rejected for that.
-    protects: bool,
-    /// Longest delay after wrong passwords; zero: none.
+    /// Whether protected mode is in effect: authentication is off, and clients of other hosts are refused.
+    protected_mode: bool,
+    /// Longest delay after wrong passwords (`auth.max_delay`); zero: no delay.
     max_delay: Duration,
     guesses: Mutex<Guesses>,
 }
@@ -57,12 +57,13 @@ pub struct Access {
 pub struct AccessOptions {
     /// Password of [`DEFAULT_USER`].
     pub password: Option<String>,
+    /// The gateway's token, from `gateway.token_file`.
     pub users_file: Option<PathBuf>,
     /// File with the gateway's token.
     pub token_file: Option<PathBuf>,
     /// Longest delay after wrong passwords; zero: none.
     pub max_delay: Duration,
-    /// Rejects clients of other hosts while there are no users.
+    /// `Access::version` at which the user was last found valid.
     pub protected_mode: bool,
 }
 
@@ -112,18 +113,20 @@ impl Identity {
     /// The error of an operation that needs the role `needed`.
     pub fn lacks(&self, needed: Role) -> Error {
         let (name, role) = (self.name(), self.role().name());
-        let message = format!("user {name} is {role}, and this takes {}", needed.name());
+        let message = format!("user {name} has role {role}, and this requires {}", needed.name());
         Error::new(ErrorCode::Forbidden, message)
     }
 }
 
 impl Access {
+    /// Loads the access rules that the options name.
+    ///
     /// # Errors
-    /// When a file cannot be read or used.
+    /// A file cannot be read or used.
     pub fn load(options: AccessOptions) -> Result<Self, ConfigError> {
         let AccessOptions { password, users_file, token_file, max_delay, protected_mode } = options;
         let mut access = Self { password, users_file, token_file, max_delay, ..Self::default() };
-        access.protects = protected_mode && access.is_open();
+        access.protected_mode = protected_mode && access.is_open();
         access.rules = RwLock::new(Arc::new(access.read()?));
         Ok(access)
     }
@@ -163,42 +166,44 @@ impl Access {
         Arc::clone(&self.rules.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// There are no users: everyone may do everything.
+    /// Whether authentication is off: neither users nor a password are configured, and every client is an admin.
     pub fn is_open(&self) -> bool {
         self.users_file.is_none() && self.password.is_none()
     }
 
-    /// The user of a connection that has not authenticated; `None` if there are users.
+    /// Returns the identity of a connection before it authenticates: an admin if authentication is off, else none.
     pub fn anyone(&self) -> Option<Identity> {
         self.is_open().then(admin)
     }
 
-    /// Clients of other hosts are rejected.
+    /// Whether protected mode is in effect: clients of other hosts are refused.
     pub fn is_protected(&self) -> bool {
-        self.protects
+        self.protected_mode
     }
 
+    /// Checks that protected mode allows a client at `from`.
+    ///
     /// # Errors
-    /// When `from` is another host and there are no users.
+    /// `ProtectedMode` if `from` is another host and protected mode is in effect.
     pub fn check_host(&self, from: IpAddr) -> Result<(), Error> {
-        if !self.protects || from.to_canonical().is_loopback() {
+        if !self.protected_mode || from.to_canonical().is_loopback() {
             return Ok(());
         }
         Err(Error::new(
             ErrorCode::ProtectedMode,
-            "this node is in protected mode: no users are configured, so it serves clients of its own host only. Set \
+            "this node is in protected mode: no users are configured, so it serves only clients on its own host. Set \
              auth.users_file or client.password, or, if everyone who reaches this port may do everything, \
              client.protected_mode: false",
         ))
     }
 
-    /// Waits until the next attempt to authenticate from `from` may be checked. Holds no lock meanwhile.
+    /// Waits until an authentication attempt from this address may be checked. Holds no lock while it waits.
     ///
     /// # Errors
-    /// When too many wait already; the attempt may be repeated later.
+    /// `Overloaded` if too many attempts wait already; the client may retry later.
     pub async fn turn(&self, from: IpAddr) -> Result<(), Error> {
         let now = Instant::now();
-        // A separate statement: the lock is not held during the wait.
+        // A separate statement: the lock is released before the wait.
         let turn = self.guesses().turn(from, self.max_delay, now);
         match turn {
             Some(turn) if turn <= now => {}
@@ -214,10 +219,10 @@ impl Access {
         Ok(())
     }
 
-    /// A failed attempt from `from`: counted and logged; it delays the next ones.
+    /// Records a failed attempt from this address: counts it, logs it, delays the next ones.
     pub fn failed(&self, port: &'static str, from: SocketAddr, rejections: &Rejections) {
         let count = self.guesses().failed(from.ip(), self.max_delay, Instant::now());
-        // Not the name: some clients send a password in its place.
+        // The user name is not logged: some clients send a password in its place.
         let why = format!("wrong user or password or token, attempt {count} from {}", from.ip());
         rejections.report(port, "wrong_password", from, why);
     }
@@ -232,18 +237,18 @@ impl Access {
     }
 
     pub fn authenticate(&self, name: &[u8], password: &[u8]) -> Option<Identity> {
-        // Before the rules: a change in between is noticed then.
+        // Read before the rules, so that a concurrent reload is noticed later.
         let version = self.version.load(Ordering::Acquire);
         let user = Arc::clone(self.rules().users.find(std::str::from_utf8(name).ok()?, password)?);
         Some(Identity { user, version })
     }
 
-    /// The admin that the token of the gateway's file authenticates.
+    /// Returns an admin if `token` is the token of `gateway.token_file`.
     pub fn by_token(&self, token: &[u8]) -> Option<Identity> {
         self.rules().token.as_ref().is_some_and(|known| known.matches(token)).then(admin)
     }
 
-    /// `identity` still exists with the same password and role.
+    /// Whether `identity` is still valid: the user exists with the same password and role.
     pub fn still_knows(&self, identity: &mut Identity) -> bool {
         let version = self.version.load(Ordering::Acquire);
         if self.is_open() || identity.version == version {
@@ -256,7 +261,7 @@ impl Access {
         known
     }
 
-    /// All users: names and roles.
+    /// Returns names and roles of all users.
     pub fn users(&self) -> Vec<(String, Role)> {
         if self.is_open() {
             return vec![(DEFAULT_USER.to_owned(), Role::Admin)];
@@ -267,12 +272,12 @@ impl Access {
     fn reload(&self) {
         match self.read() {
             Ok(rules) => {
-                tracing::info!(users = rules.users.iter().count(), "users taken over");
+                tracing::info!(users = rules.users.iter().count(), "users reloaded");
                 *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
                 self.version.fetch_add(1, Ordering::Release);
                 self.changed.send_replace(());
             }
-            Err(error) => tracing::error!(%error, "users not taken over; the node goes on with those it has"),
+            Err(error) => tracing::error!(%error, "users not reloaded; the node keeps the current ones"),
         }
     }
 
@@ -286,7 +291,7 @@ impl Access {
     }
 }
 
-/// The admin without a user, where there are no users.
+/// Returns an admin identity that belongs to no configured user.
 fn admin() -> Identity {
     Identity { user: Arc::new(User::with_password(DEFAULT_USER, Role::Admin, "")), version: 0 }
 }
@@ -309,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_of_password_or_role_counts_and_a_change_of_others_does_not() {
+    fn an_identity_becomes_invalid_when_its_own_password_or_role_changes() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("users.yaml");
         let app = format!("{{name: app, password_sha256: {SECRET}, role: read-write}}");
@@ -332,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_file_changes_nothing() {
+    fn a_broken_users_file_leaves_the_loaded_users_unchanged() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("users.yaml");
         let access = access(&file, &format!("{{name: app, password_sha256: {SECRET}, role: admin}}"));

@@ -1,4 +1,4 @@
-//! The file of users and their roles. Pure.
+//! Users and their roles, as `auth.users_file` has them. Pure.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -59,11 +59,13 @@ struct Line {
 }
 
 impl Users {
+    /// Parses the users file.
+    ///
     /// # Errors
-    /// One line that says what to write; it holds no password.
+    /// One line that says what to write, without any part of a password hash.
     pub fn parse(text: &str) -> Result<Self, String> {
         let file: File = serde_saphyr::from_str(text).map_err(|error| {
-            // Its first line names the place; the rest shows the text around it.
+            // The first line names the position; the rest quotes the file, hashes included.
             error.to_string().lines().next().unwrap_or_default().to_owned()
         })?;
         let mut users = Self::default();
@@ -73,11 +75,13 @@ impl Users {
         Ok(users)
     }
 
+    /// Adds a user.
+    ///
     /// # Errors
-    /// When there is one of that name.
+    /// A user with this name exists.
     pub fn add(&mut self, user: User) -> Result<(), String> {
         match self.0.insert(user.name.clone(), Arc::new(user)) {
-            Some(other) => Err(format!("user {:?} is there twice", other.name)),
+            Some(other) => Err(format!("user {:?} is listed twice", other.name)),
             None => Ok(()),
         }
     }
@@ -90,7 +94,7 @@ impl Users {
         self.0.values()
     }
 
-    /// Whoever has that name and that password. Takes as long for a name that there is not.
+    /// Returns the user with this name and password. Takes equally long for an unknown name.
     pub fn find(&self, name: &str, password: &[u8]) -> Option<&Arc<User>> {
         let given = hashed(password);
         match self.0.get(name) {
@@ -131,7 +135,7 @@ fn from_hex(text: &str) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
 
-    /// SHA-256 of `secret`.
+    /// SHA-256 of the text `secret`.
     const HASH: &str = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
 
     #[test]
@@ -150,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said_without_the_hash() {
+    fn errors_in_the_users_file_are_reported_without_the_hash() {
         let line = |name: &str, hash: &str, role: &str| {
             format!("users:\n- {{name: '{name}', password_sha256: '{hash}', role: {role}}}\n")
         };

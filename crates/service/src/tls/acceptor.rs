@@ -1,4 +1,4 @@
-//! The acceptor of a port: accepts connections, does the TLS handshake, and hands them to the service.
+//! Acceptance of the connections of one port: limits and TLS handshake, before the service gets a connection.
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,19 +18,20 @@ use super::{Material, Slots, Stream};
 use crate::rejections::Rejections;
 use crate::sessions::Open;
 
-/// Time limit of a handshake; a slower client is disconnected.
+/// Deadline of a TLS handshake, and of the HTTP/2 preface after it.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Bound of the connections that are ready and that the service has not taken yet.
+/// Limit of accepted connections that wait for the service.
 const READY: usize = 16;
-/// Time and bytes that a rejected client may still send: a connection that is closed with unread input is reset, and the
-/// message is lost with it.
+/// Time for which input of a client without TLS is read after the error message: a connection that is closed with
+/// unread input is reset, and the client may lose the message.
 const LINGER: Duration = Duration::from_millis(500);
+/// Limit of the input that is read then.
 const LINGER_BYTES: u64 = 64 << 10;
-/// Pause of a listener when the process is out of file descriptors.
+/// Pause after a failed accept, as when the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// First byte of every TLS connection.
+/// First byte of every TLS connection: a handshake record.
 const HANDSHAKE_RECORD: u8 = 22;
-/// `PRI * HTTP/2.0 ...`
+/// Length of the HTTP/2 client preface, `PRI * HTTP/2.0 ...`.
 const HTTP2_PREFACE_BYTES: usize = 24;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,35 +42,36 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// Answer to a client without TLS on a port with TLS.
-    fn wants_tls(self) -> &'static [u8] {
+    /// Returns the error message to a client without TLS on a port that requires it.
+    fn tls_required_message(self) -> &'static [u8] {
         match self {
             Self::Redis => b"-ERR this port speaks TLS only: connect with TLS and the CA of the cluster\r\n",
             Self::Http1 => {
                 b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-type: text/plain\r\n\r\n\
                   this port speaks TLS only: ask https://\n"
             }
-            // A fatal alert, protocol_version: HTTP/2 has no words before its handshake.
+            // A fatal TLS alert, protocol_version: HTTP/2 has no error message before its handshake.
             Self::Http2 => &[21, 3, 3, 0, 2, 2, 70],
         }
     }
 }
 
-/// A port and its TLS. Cheap to clone.
+/// The acceptor of one port, with TLS if configured. Cheap to clone.
 #[derive(Clone)]
 pub struct Acceptor {
-    /// Name of the port in the configuration: `peer`, `client`, `grpc` or `gateway`.
+    /// Name of the port: `peer`, `client`, `grpc` or `gateway` as in the configuration, or `metrics`.
     pub name: &'static str,
     pub protocol: Protocol,
     pub tls: Option<Arc<Material>>,
     pub rejections: Rejections,
-    /// Accepted connections that have not ended.
+    /// Counter of the accepted connections that have not ended.
     pub open: Open,
     pub slots: Slots,
 }
 
 impl Acceptor {
-    /// The connection for its service; `None` when it was rejected. Takes up to five seconds, so it needs its own task.
+    /// Performs the TLS handshake and returns the connection for the service; `None` if it was refused. May take
+    /// `HANDSHAKE_TIMEOUT`, so call it in a separate task.
     pub async fn open(&self, stream: TcpStream, from: SocketAddr) -> Option<Stream> {
         let opened = self.handshake(stream, from).await?;
         Some(opened.counted_by(self.open.begin()))
@@ -80,7 +82,7 @@ impl Acceptor {
         let tls_acceptor = TlsAcceptor::from(tls.server(self.protocol));
         let handshake = async {
             let mut first = [0];
-            // A client that leaves again is a balancer's probe.
+            // A client that disconnects without a byte is a load balancer's probe.
             if !matches!(stream.peek(&mut first).await, Ok(1)) {
                 return None;
             }
@@ -89,7 +91,7 @@ impl Acceptor {
                     self.name,
                     "no_tls",
                     from,
-                    "it does not speak TLS, which this port asks for",
+                    "it does not speak TLS, which this port requires",
                 );
                 self.reject(stream).await;
                 return None;
@@ -113,15 +115,15 @@ impl Acceptor {
 
     async fn reject(&self, mut stream: TcpStream) {
         let answered = async {
-            stream.write_all(self.protocol.wants_tls()).await?;
+            stream.write_all(self.protocol.tls_required_message()).await?;
             stream.shutdown().await?;
             tokio::io::copy(&mut stream.take(LINGER_BYTES), &mut tokio::io::sink()).await
         };
-        // The client may be gone: its answer is best effort.
+        // Best effort: the connection ends in any case.
         let _ = tokio::time::timeout(LINGER, answered).await;
     }
 
-    /// The connections of an HTTP/2 port as a stream for tonic; ends when the stream is dropped.
+    /// Accepts connections of an HTTP/2 port as a stream for tonic, until that stream is dropped.
     pub fn incoming(self, listener: TcpListener) -> impl Incoming<Item = io::Result<Stream>> {
         let (ready, opened) = mpsc::channel(READY);
         tokio::spawn(async move {
@@ -134,14 +136,14 @@ impl Acceptor {
     }
 
     async fn accept_all(&self, listener: &TcpListener, ready: &mpsc::Sender<io::Result<Stream>>) {
-        // Ended with this task.
+        // Aborted with this task.
         let mut handshakes = JoinSet::new();
         loop {
             let (stream, from) = accept(listener, self.name).await;
             let Some(slot) = self.slots.take().await else { return };
             while handshakes.try_join_next().is_some() {}
-            // Answers leave at once. With Nagle's algorithm the second of two small ones waits until the client
-            // acknowledges the first, which takes it 40 ms.
+            // Responses are sent at once. With Nagle's algorithm the second of two small ones waits until the client
+            // acknowledges the first, which takes up to 40 ms (delayed ACK).
             if stream.set_nodelay(true).is_err() {
                 continue;
             }
@@ -159,7 +161,7 @@ impl Acceptor {
                         acceptor.name,
                         &acceptor.rejections,
                     );
-                    // There is no receiver when the service ends.
+                    // Fails when the service has ended.
                     drop(ready.send(Ok(stream)).await);
                 }
             });
@@ -167,7 +169,8 @@ impl Acceptor {
     }
 }
 
-/// The next connection. Retries after a pause when the process is out of file descriptors. Cancel safe.
+/// Accepts the next connection. Failures, such as a lack of file descriptors, are logged and retried after a pause.
+/// Cancel safe.
 pub async fn accept(listener: &TcpListener, port: &'static str) -> (TcpStream, SocketAddr) {
     let mut is_logged = false;
     loop {
@@ -177,7 +180,7 @@ pub async fn accept(listener: &TcpListener, port: &'static str) -> (TcpStream, S
                 if !std::mem::replace(&mut is_logged, true) {
                     tracing::warn!(%error, port, "connection not accepted; trying again");
                 }
-                // There is no event for a free descriptor; retrying at once would spin.
+                // There is no notification of free descriptors; an immediate retry would spin.
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -191,7 +194,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn grpc_answers_wait_for_no_acknowledgement() {
+    async fn grpc_connections_disable_nagles_algorithm() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let mut incoming = std::pin::pin!(acceptor().incoming(listener));

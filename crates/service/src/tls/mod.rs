@@ -1,5 +1,5 @@
-//! TLS of the ports: the certificates that a node shows and asks for ([`Material`], reloaded when its files change), and
-//! the handshake of a connection before its service gets it ([`Acceptor`]).
+//! TLS of the ports: the certificates that a node presents and requires ([`Material`], reloaded when its files change),
+//! and the acceptance of a connection before the service behind its port gets it ([`Door`]).
 
 mod acceptor;
 mod material;
@@ -34,8 +34,10 @@ struct For {
 }
 
 impl Certificates {
+    /// Loads the certificates that the settings name.
+    ///
     /// # Errors
-    /// When a file cannot be read or used.
+    /// A file cannot be read or used.
     pub fn load(settings: &Settings) -> Result<Self, ConfigError> {
         let load = |files: &Option<_>, side| {
             files.clone().map(|files| Material::load(files, side).map(Arc::new)).transpose()
@@ -50,12 +52,12 @@ impl Certificates {
         self.peer.iter().chain(&self.client)
     }
 
-    /// Reloads the files when they change, until `stop`, and updates the gauge of their expiry.
+    /// Reloads the files when they change, until `stop`, and keeps the gauge of their expiry current.
     pub fn watch(&self, registry: &mut Registry, tasks: &mut JoinSet<()>, stop: &CancellationToken) {
         let expiry = Family::<For, Gauge>::default();
         registry.register(
             "cert_expiry_timestamp_seconds",
-            "When the certificate that this node shows expires, seconds since 1970",
+            "Expiry of the certificate that this node presents, seconds since 1970",
             expiry.clone(),
         );
         for side in self.sides() {
