@@ -63,7 +63,7 @@ impl ErrorCode {
     }
 }
 
-/// The gRPC status that carries `detail`.
+/// Returns the gRPC status that carries `detail`.
 pub fn status_of(detail: &ErrorDetail) -> Status {
     Status::with_details(detail.code().grpc_code(), detail.message.clone(), detail.encode_to_vec().into())
 }

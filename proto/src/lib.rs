@@ -1,7 +1,7 @@
 //! Wire and log formats of HeliosDB: the messages between nodes, to the operator and to
 //! clients, and the content of log entries. Does not depend on the other crates.
 
-/// Package `helios.v1`.
+/// Types of the package `helios.v1`.
 #[allow(clippy::all, clippy::unwrap_used)]
 pub mod v1 {
     tonic::include_proto!("helios.v1");

@@ -35,22 +35,22 @@ impl Error {
     pub fn not_leader(leader: Option<&Member>) -> Self {
         let message = match leader {
             Some(Member { name, client_addr, .. }) if client_addr.is_empty() => {
-                format!("this member does not lead; {name} does")
+                format!("this member is not the leader; the leader is {name}")
             }
             Some(Member { name, client_addr, .. }) => {
-                format!("this member does not lead; {name} at {client_addr} does")
+                format!("this member is not the leader; the leader is {name} at {client_addr}")
             }
-            None => "this member does not lead and knows no leader; try again".to_owned(),
+            None => "this member is not the leader and knows no leader; try again".to_owned(),
         };
         Self::new(ErrorCode::NotLeader, message).hinting(leader)
     }
 
     /// Adds the name of the leader.
     pub fn hinting(self, leader: Option<&Member>) -> Self {
-        let told = |of: fn(&Member) -> &String| leader.map(of).filter(|text| !text.is_empty()).cloned();
+        let field = |of: fn(&Member) -> &String| leader.map(of).filter(|text| !text.is_empty()).cloned();
         Self {
-            leader_hint: told(|leader| &leader.name),
-            leader_addr: told(|leader| &leader.client_addr),
+            leader_hint: field(|leader| &leader.name),
+            leader_addr: field(|leader| &leader.client_addr),
             ..self
         }
     }

@@ -151,11 +151,11 @@ pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 pub type Pipe = Box<dyn Stream>;
 
-/// Connects to the member at `address` (host:port), which has to show a certificate for `server_name`; every call
-/// ends within `call_timeout`.
+/// Connects to the member at `address` (host:port), which must present a certificate for `server_name`. Every
+/// call on the channel ends within `call_timeout`.
 ///
 /// # Errors
-/// When there is no connection within `connect_timeout`, or it is refused.
+/// When the connection is refused or takes longer than `connect_timeout`.
 pub async fn connect(
     address: &str,
     server_name: &str,

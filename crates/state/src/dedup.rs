@@ -53,12 +53,14 @@ pub(super) fn execute_once<'a>(
     }
     match find(&lookup_txn, id, command.origin.as_ref())? {
         Found::Applied(reply) => Ok((faults::repeated(reply, &lookup_txn), lookup_txn.finish())),
-        Found::Forgotten => Ok((lookup_txn.reply(Answer::Error(forgotten(id).into())), lookup_txn.finish())),
+        Found::Forgotten => {
+            Ok((lookup_txn.reply(Answer::Error(forgotten_error(id).into())), lookup_txn.finish()))
+        }
         Found::New(client) => {
             let (mut txn, reply) = run(&new_txn, command)?;
             let is_refused = matches!(reply.kind, Some(Answer::Error(_)));
             if faults::is_remembered(is_refused) {
-                remember(&mut txn, id, command.origin.as_ref(), client, &reply)?;
+                record_reply(&mut txn, id, command.origin.as_ref(), client, &reply)?;
             }
             Ok((reply, txn.finish()))
         }
@@ -126,7 +128,7 @@ fn is_named_since_last_eviction(
     }
 }
 
-fn remember(
+fn record_reply(
     txn: &mut Txn<'_>,
     id: &RequestId,
     origin: Option<&Origin>,
@@ -145,7 +147,7 @@ fn remember(
         }
     } else {
         if client.is_none() {
-            make_room(txn)?;
+            evict_longest_idle(txn)?;
         }
         if client.as_ref().is_none_or(is_stale) {
             let group = Group::of(&id.client_id, None);
@@ -166,7 +168,7 @@ fn remember(
 
 /// Evicts the client that was idle for longest if the table is full. Used for entries up to log format 4,
 /// whose meaning must not change.
-fn make_room(txn: &mut Txn<'_>) -> Result<(), EngineError> {
+fn evict_longest_idle(txn: &mut Txn<'_>) -> Result<(), EngineError> {
     let clients = txn.raw_range(CLIENT, CLIENT_END)?;
     if clients.len() < MAX_CLIENTS {
         return Ok(());
@@ -179,11 +181,11 @@ fn make_room(txn: &mut Txn<'_>) -> Result<(), EngineError> {
         }
     }
     let Some((_, key)) = oldest else { return Ok(()) };
-    forget(txn, &key[CLIENT.len()..])
+    remove_client(txn, &key[CLIENT.len()..])
 }
 
 /// Removes all records of a client.
-fn forget(txn: &mut Txn<'_>, client_id: &[u8]) -> Result<(), EngineError> {
+fn remove_client(txn: &mut Txn<'_>, client_id: &[u8]) -> Result<(), EngineError> {
     let slots = slots_of(client_id);
     let end = [&slots[..], &[u8::MAX; 2]].concat();
     for (slot, _) in txn.raw_range(&slots, &end)? {
@@ -253,7 +255,7 @@ fn invalid_id(id: &RequestId) -> Option<Error> {
     (id.sequence == 0).then(|| Error::invalid("request_id.sequence is 0: count from 1"))
 }
 
-fn forgotten(id: &RequestId) -> Error {
+fn forgotten_error(id: &RequestId) -> Error {
     Error::new(
         ErrorCode::OutcomeUnknown,
         format!(

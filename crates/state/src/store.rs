@@ -224,8 +224,7 @@ impl Store {
     }
 
     /// Returns the live keys in order from `start` (inclusive) to `end` (exclusive), at one applied index: at
-    /// most
-    /// `limit`, and fewer if values are large or many keys have expired.
+    /// most `limit`, and fewer if values are large or many keys have expired.
     pub fn scan(
         &self,
         start: &[u8],

@@ -4,8 +4,7 @@
 //! Each command sees the current state and the changes of the commands before it. The result is a transaction
 //! of the writing commands, guarded by the revision of every key that any command read: when it is applied,
 //! it finds the values that the trial found, or it does nothing. Commands that read no particular key
-//! (`DBSIZE`, `KEYS`, `SCAN`,
-//! `RANDOMKEY`) are not guarded.
+//! (`DBSIZE`, `KEYS`, `SCAN`, `RANDOMKEY`) are not guarded.
 
 use bytes::Bytes;
 use helios_proto::v1::command::Op;

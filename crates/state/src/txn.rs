@@ -112,8 +112,7 @@ impl<'a> Txn<'a> {
     }
 
     /// Resumes the transaction that [`Txn::suspend`] suspended. The state may have changed since: the
-    /// revisions in
-    /// `seen` detect that.
+    /// revisions in `seen` detect that.
     pub fn resume(view: View<'a>, meta: Meta, draft: Draft) -> Self {
         let Draft { overlay, seen, keys_added, collections, seed, budget } = draft;
         let key_count = meta.key_count.wrapping_add(keys_added);

@@ -10,13 +10,13 @@ use time::OffsetDateTime;
 
 #[derive(Debug, thiserror::Error)]
 pub enum IssueError {
-    #[error("cannot make a certificate: {0}")]
+    #[error("cannot issue a certificate: {0}")]
     Sign(#[from] rcgen::Error),
-    #[error("cannot make a certificate that begins or ends {0} seconds after 1970")]
+    #[error("cannot issue a certificate that is valid from or until {0} seconds after 1970")]
     Time(i64),
 }
 
-/// A certificate and its private key, both PEM.
+/// A certificate and its private key, both as PEM.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Pair {
     pub certificate: String,

@@ -24,7 +24,7 @@ fn client(ca: &Pair, leaf: Option<&Pair>) -> ClientTls {
     ClientTls::from_pem(ca.certificate.as_bytes(), identity).unwrap()
 }
 
-/// Greets each client that shows a certificate of `ca` with one byte.
+/// Starts a server that sends one byte to each client with a certificate of `ca`.
 async fn server(ca: &Pair, leaf: &Pair) -> SocketAddr {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let trusted = Arc::new(roots(ca.certificate.as_bytes()).unwrap());
@@ -59,7 +59,7 @@ async fn greeted(address: SocketAddr, name: &str, tls: &ClientTls) -> Result<(),
 }
 
 #[tokio::test]
-async fn both_ends_check_each_other_and_say_what_is_wrong() {
+async fn failed_handshake_names_the_problem_with_the_certificate() {
     let (ours, theirs) = (authority("ours"), authority("theirs"));
     let leaf = issued(&ours, "db.example", NEVER);
     let address = server(&ours, &leaf).await;
@@ -74,7 +74,7 @@ async fn both_ends_check_each_other_and_say_what_is_wrong() {
             "it does not trust the CA of the certificate shown to it",
         ),
         (client(&ours, Some(&expired)), "db.example", "it says that the certificate shown to it has expired"),
-        (client(&theirs, Some(&leaf)), "db.example", "its certificate is of no CA that is trusted here"),
+        (client(&theirs, Some(&leaf)), "db.example", "its certificate is not signed by a trusted CA"),
         (client(&ours, Some(&leaf)), "other.example", "its certificate is not for other.example but for"),
     ];
     for (tls, name, expected) in cases {
@@ -84,7 +84,7 @@ async fn both_ends_check_each_other_and_say_what_is_wrong() {
 }
 
 #[tokio::test]
-async fn a_channel_says_why_there_is_none() {
+async fn failed_connect_names_its_cause() {
     let ours = authority("ours");
     let leaf = issued(&ours, "127.0.0.1", NEVER);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -104,7 +104,7 @@ async fn a_channel_says_why_there_is_none() {
 }
 
 #[test]
-fn several_roots_are_trusted_and_what_is_no_pem_is_refused() {
+fn several_roots_are_trusted_and_invalid_pem_is_rejected() {
     let (one, other) = (authority("one"), authority("other"));
     assert_eq!(roots(format!("{}{}", one.certificate, other.certificate).as_bytes()).unwrap().len(), 2);
     assert_eq!(roots(b"nothing").unwrap_err(), TlsError::NoCertificate);
@@ -120,7 +120,7 @@ fn several_roots_are_trusted_and_what_is_no_pem_is_refused() {
 }
 
 #[test]
-fn the_host_is_what_stands_before_the_port() {
+fn host_of_strips_the_port() {
     for (address, host) in [
         ("demo-0.demo-peers:7000", "demo-0.demo-peers"),
         ("10.0.0.1:7000", "10.0.0.1"),
@@ -131,7 +131,7 @@ fn the_host_is_what_stands_before_the_port() {
 }
 
 #[test]
-fn the_names_of_a_certificate_are_its_dns_names_and_addresses() {
+fn names_of_returns_dns_names_and_addresses() {
     let ours = authority("ours");
     let hosts = ["*.demo-peers", "127.0.0.1", "::1", MANAGEMENT_NAME].map(str::to_owned);
     let leaf = ours.sign("x", &hosts, 0..NEVER).unwrap();

@@ -38,7 +38,7 @@ fn of_tls(error: &rustls::Error) -> String {
 fn of_certificate(error: &CertificateError) -> String {
     use CertificateError::*;
     match error {
-        UnknownIssuer | BadSignature => "its certificate is of no CA that is trusted here".to_owned(),
+        UnknownIssuer | BadSignature => "its certificate is not signed by a trusted CA".to_owned(),
         Expired | ExpiredContext { .. } => "its certificate has expired".to_owned(),
         NotValidYet | NotValidYetContext { .. } => "its certificate is not valid yet".to_owned(),
         NotValidForName => "its certificate is for another name".to_owned(),
@@ -48,7 +48,7 @@ fn of_certificate(error: &CertificateError) -> String {
         InvalidPurpose | InvalidPurposeContext { .. } => {
             "its certificate is not for this use: a member's needs serverAuth and clientAuth".to_owned()
         }
-        other => format!("its certificate is refused: {other}"),
+        other => format!("its certificate is rejected: {other}"),
     }
 }
 
@@ -59,7 +59,7 @@ fn of_alert(alert: AlertDescription) -> String {
         UnknownCA | DecryptError => "it does not trust the CA of the certificate shown to it".to_owned(),
         CertificateExpired => "it says that the certificate shown to it has expired".to_owned(),
         BadCertificate | UnsupportedCertificate | CertificateUnknown | CertificateRevoked | AccessDenied => {
-            format!("it refuses the certificate shown to it ({alert:?})")
+            format!("it rejects the certificate shown to it ({alert:?})")
         }
         other => format!("it ended the TLS handshake ({other:?})"),
     }
@@ -85,6 +85,7 @@ pub fn why(status: &Status) -> String {
 /// A connection without TLS that detects an answer with TLS.
 pub struct Plain<S> {
     stream: S,
+    /// Whether the first byte was received.
     heard: bool,
 }
 

@@ -1,5 +1,5 @@
-// Reads histories as helios-history writes them, one operation a line and an empty line between two
-// histories, and prints what Porcupine says of each: legal, illegal or unknown.
+// Reads histories in the format of helios-history, one operation per line and an empty line between two
+// histories, and prints Porcupine's verdict of each: legal, illegal or unknown.
 package main
 
 import (
@@ -30,10 +30,10 @@ type input struct {
 	arg       any
 }
 
-// The answer of an operation whose outcome is unknown.
+// anything is the answer of an operation whose outcome is unknown.
 type anything struct{}
 
-// What a key holds: nil, a json.Number or a string.
+// model is the model of one key, whose state is nil, a json.Number or a string.
 var model = porcupine.Model{
 	Partition: byKey,
 	Init:      func() any { return nil },
@@ -46,7 +46,7 @@ var model = porcupine.Model{
 	},
 }
 
-// step is the answer, and the state after it.
+// step returns the answer of an operation and the state after it.
 func step(state any, in input) (any, any) {
 	switch in.name {
 	case "get":
@@ -68,7 +68,7 @@ func step(state any, in input) (any, any) {
 		sum := json.Number(strconv.FormatInt(number(held)+number(in.arg.(json.Number)), 10))
 		return sum, sum
 	}
-	log.Fatalf("no operation is called %q", in.name)
+	log.Fatalf("unknown operation %q", in.name)
 	return nil, nil
 }
 
@@ -96,7 +96,7 @@ func byKey(history []porcupine.Operation) [][]porcupine.Operation {
 	return found
 }
 
-// tagged is the one name and content of a variant: "name" or {"name": content}.
+// tagged returns the name and the content of a variant: "name" or {"name": content}.
 func tagged(variant any) (string, any) {
 	if name, ok := variant.(string); ok {
 		return name, nil
@@ -108,7 +108,7 @@ func tagged(variant any) (string, any) {
 	return "", nil
 }
 
-// translate is false for an operation that did not happen.
+// translate converts an operation; it returns false for one that had no effect.
 func translate(op operation) (porcupine.Operation, bool) {
 	name, arg := tagged(op.Op)
 	found := porcupine.Operation{

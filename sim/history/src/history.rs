@@ -1,4 +1,4 @@
-//! The operations of all clients: request, times and outcome.
+//! Histories: the operations of clients, with their times and outcomes.
 
 use std::fmt;
 
@@ -6,21 +6,20 @@ use serde::{Deserialize, Serialize};
 
 /// The operations of all clients, in the order in which they were recorded.
 ///
-/// Times are of one clock that all clients share and that does not go back; the unit is the
-/// caller's. Two operations of which one ends at the very time at which the other begins count as
-/// concurrent.
+/// Times come from one monotonic clock that all clients share; the caller chooses the unit. Two operations
+/// of which one ends at the time at which the other starts count as concurrent.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct History {
     operations: Vec<Operation>,
 }
 
-/// Names an operation of one history.
+/// The id of an operation in one history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OpId(usize);
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Operation {
-    /// The client; only shown.
+    /// Number of the client; for messages only.
     pub process: u64,
     pub key: String,
     pub op: Op,
@@ -35,9 +34,9 @@ pub enum Outcome {
         answer: Answer,
         returned: u64,
     },
-    /// No answer, or one that does not tell: takes effect at any time after it was asked, or never.
+    /// The outcome is unknown: the operation takes effect at any time after its invocation, or never.
     Maybe,
-    /// Certainly did not happen.
+    /// The operation certainly had no effect.
     Failed,
 }
 
@@ -48,9 +47,9 @@ pub enum Op {
     Get,
     /// Answered with [`Answer::Done`].
     Set(Value),
-    /// Answered with [`Answer::Flag`]: was it set?
+    /// Answered with [`Answer::Flag`]: whether the value was set.
     SetIfAbsent(Value),
-    /// Answered with [`Answer::Flag`]: was there something?
+    /// Answered with [`Answer::Flag`]: whether the key existed.
     Delete,
     /// Answered with [`Answer::Number`]: the sum. An absent key counts as 0.
     Incr(i64),
@@ -65,8 +64,8 @@ pub enum Answer {
     Number(i64),
 }
 
-/// Value of a key. As in Redis a number is its decimal text: `Number(7)` and `Bytes("7")` are equal
-/// to the checker.
+/// The value of a key. As in Redis a number is its decimal text: the checker treats `Number(7)` and
+/// `Bytes("7")` as equal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Value {
     Number(i64),
@@ -78,7 +77,7 @@ impl History {
         Self::default()
     }
 
-    /// Records that `process` asks. Without another word the outcome stays [`Outcome::Maybe`].
+    /// Records an invocation. Its outcome is [`Outcome::Maybe`] until another one is recorded.
     pub fn invoke(&mut self, process: u64, key: &str, op: Op, invoked: u64) -> OpId {
         self.push(Operation { process, key: key.to_owned(), op, invoked, outcome: Outcome::Maybe })
     }
@@ -86,7 +85,7 @@ impl History {
     /// Records an answer.
     ///
     /// # Panics
-    /// If it came before the question.
+    /// When `returned` is before the invocation.
     pub fn ok(&mut self, id: OpId, answer: Answer, returned: u64) {
         let operation = &mut self.operations[id.0];
         assert!(returned >= operation.invoked, "answered at {returned}: {operation}");
@@ -101,7 +100,7 @@ impl History {
         self.operations[id.0].outcome = Outcome::Failed;
     }
 
-    /// Adds an operation that is over.
+    /// Adds a complete operation.
     pub fn push(&mut self, operation: Operation) -> OpId {
         self.operations.push(operation);
         OpId(self.operations.len() - 1)

@@ -1,4 +1,4 @@
-//! Histories as text, one operation a line, so that another checker can read them.
+//! Histories as JSON lines, one operation per line, for other checkers.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -6,15 +6,15 @@ use crate::history::{History, Operation, Outcome, Value};
 
 #[derive(Debug, thiserror::Error)]
 pub enum ParseError {
-    #[error("line {line} of the history is no operation: {source}")]
+    #[error("line {line} of the history is not an operation: {source}")]
     Syntax { line: usize, source: serde_json::Error },
-    #[error("line {line} of the history is answered before it is asked")]
+    #[error("line {line} of the history returns before its invocation")]
     Times { line: usize },
 }
 
 impl History {
-    /// One JSON object a line. A value is a number, or a string with one character for each byte, so
-    /// that those above 127 survive.
+    /// Returns the history as one JSON object per line. A value is a number, or a string with one character
+    /// for each byte, so that bytes above 127 are preserved.
     pub fn to_porcupine_json(&self) -> String {
         let line = |operation| {
             serde_json::to_string(operation).expect("an operation has no map and no value that can fail")
@@ -22,7 +22,7 @@ impl History {
         self.operations().iter().map(|operation| line(operation) + "\n").collect()
     }
 
-    /// The history that [`History::to_porcupine_json`] wrote.
+    /// Parses a history that [`History::to_porcupine_json`] wrote.
     pub fn from_json(text: &str) -> Result<Self, ParseError> {
         let mut history = Self::new();
         for (line, text) in (1..).zip(text.lines()) {
@@ -60,9 +60,7 @@ impl<'de> Deserialize<'de> for Value {
             Plain::Number(number) => Ok(Self::Number(number)),
             Plain::Text(text) => {
                 let bytes = text.chars().map(u8::try_from).collect::<Result<_, _>>();
-                bytes
-                    .map(Self::Bytes)
-                    .map_err(|_| de::Error::custom("a character stands for more than a byte"))
+                bytes.map(Self::Bytes).map_err(|_| de::Error::custom("a character is above U+00FF"))
             }
         }
     }

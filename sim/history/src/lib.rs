@@ -1,12 +1,12 @@
-//! A linearizability checker: could one database without replicas have given the answers that clients saw?
+//! A linearizability checker: whether a single database without replicas could have given the answers that
+//! clients got.
 //!
-//! A [`History`] holds the operations of all clients with the times at which they were asked and
-//! answered. [`check`] looks, for each key, for one order of its operations that respects those times
-//! and explains every answer: linearizability. It is a property of each key alone, so a history
-//! is legal when each key's part is (Herlihy and Wing, 1990); operations on several keys are out of
-//! its scope.
+//! A [`History`] holds the operations of all clients with the times of invocation and return. [`check`]
+//! searches, for each key, one order of its operations that respects those times and explains every
+//! answer. Linearizability is local: a history is linearizable if the part of each key is (Herlihy and
+//! Wing, 1990). Operations on several keys are not supported.
 //!
-//! Pure: no clock, no file, no thread. The tests of the node, its simulation and the stories use it.
+//! Pure: no clock, no file, no thread. The node's tests, the simulator and the stories use it.
 //!
 //! ```
 //! use helios_history::{Answer, History, Op, check};

@@ -1,10 +1,10 @@
-//! One key: what it may hold, and what each operation makes of that.
+//! The model of one key: its states, and the effect of each operation on them.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use crate::history::{Answer, Op, Operation, Outcome, Value};
 
-/// State of the key. Texts are known by a number, which makes a state cheap to copy and compare.
+/// The state of the key. Texts are numbered, which makes a state cheap to copy and compare.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum State {
     Absent,
@@ -12,10 +12,10 @@ pub enum State {
     Text(u32),
 }
 
-/// Some value that no answer shows.
+/// A placeholder for all values that no answer contains.
 const UNSEEN: State = State::Text(u32::MAX);
 
-/// An operation with the answer that it must give; `None` where any will do.
+/// An operation with its observed answer; `None` if the answer is unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
     Read(State),
@@ -23,16 +23,16 @@ pub enum Effect {
     Create(State, Option<bool>),
     Remove(Option<bool>),
     Add(i64, Option<i64>),
-    /// An answer that this operation never gives.
+    /// The answer is one that the operation never gives.
     Impossible,
 }
 
 #[derive(Debug, Clone, Copy)]
 pub struct Step {
-    /// Its place in the whole history.
+    /// Index of the operation in the whole history.
     pub source: usize,
     pub invoked: u64,
-    /// `u64::MAX` for an unknown outcome.
+    /// Time of the return; `u64::MAX` for an unknown outcome.
     pub returned: u64,
     pub effect: Effect,
 }
@@ -40,22 +40,22 @@ pub struct Step {
 /// The operations on one key, each list in the order of invocation.
 #[derive(Debug, Default)]
 pub struct KeyHistory {
-    /// Have an answer, so they have a place.
+    /// Operations with an answer, which must be in the order.
     pub definite: Vec<Step>,
-    /// May have a place.
+    /// Operations of unknown outcome, which may be in the order.
     pub maybe: Vec<Step>,
     pub sums: Sums,
     texts: HashMap<Vec<u8>, u32>,
 }
 
-/// Sums of all additions of unknown outcome, or of some of them; `None` for more than `MAX_SUMS`.
+/// The possible sums of any subset of the additions of unknown outcome; `None` for more than `MAX_SUMS`.
 #[derive(Debug, Default)]
 pub struct Sums(Option<Vec<i64>>);
 
 const MAX_SUMS: usize = 256;
 
 impl Effect {
-    /// The state after it; `None` if it cannot be answered so in `state`.
+    /// Returns the state after the operation; `None` if its answer is impossible in `state`.
     pub fn apply(self, state: State) -> Option<State> {
         let expected = |answer: Option<bool>, actual| answer.is_none_or(|answer| answer == actual);
         match self {
@@ -74,7 +74,7 @@ impl Effect {
                 };
                 match (actual, sum) {
                     (Some(actual), sum) if sum.is_none_or(|sum| sum == actual) => Some(State::Number(actual)),
-                    // An error: possible only if nobody saw the answer.
+                    // The operation fails, which is possible only if its outcome is unknown.
                     (None, None) => Some(state),
                     _ => None,
                 }
@@ -83,18 +83,18 @@ impl Effect {
         }
     }
 
-    /// It looks and changes nothing.
+    /// Whether the operation changes nothing.
     pub fn only_observes(self) -> bool {
         matches!(self, Self::Read(_) | Self::Create(_, Some(false)) | Self::Remove(Some(false)))
     }
 
-    /// Neither its answer nor the state after it depends on the state before it.
+    /// Whether neither the answer nor the state after the operation depends on the state before it.
     pub fn is_blind(self) -> bool {
         matches!(self, Self::Write(_) | Self::Remove(None))
     }
 
-    /// The only state in which it can be answered so, if there is only one; that nothing counts as 0
-    /// for a sum, `Sums::reached` knows, too.
+    /// Returns the only state in which the answer is possible, if there is only one. For a sum, an absent key
+    /// is equivalent to 0, which `Sums::reached` includes.
     pub fn needs(self) -> Option<State> {
         match self {
             Self::Read(state) => Some(state),
@@ -104,7 +104,8 @@ impl Effect {
         }
     }
 
-    /// The state that it leaves if it changes any; not known of a sum that nobody saw.
+    /// Returns the state after the operation if it changes the state; `None` also for a sum of unknown
+    /// outcome.
     pub fn makes(self) -> Option<State> {
         match self {
             Self::Write(state) | Self::Create(state, None | Some(true)) => Some(state),
@@ -130,7 +131,7 @@ impl KeyHistory {
             }
             Outcome::Maybe => {
                 let effect = match &operation.op {
-                    // Changed nothing, and nobody saw an answer.
+                    // A read of unknown outcome has no effect and no answer.
                     Op::Get => return,
                     Op::Set(value) => Effect::Write(self.state_of(value)),
                     Op::SetIfAbsent(value) => Effect::Create(self.state_of(value), None),
@@ -167,7 +168,7 @@ impl KeyHistory {
         State::Text(*self.texts.entry(bytes.clone()).or_insert(next))
     }
 
-    /// `state` for people.
+    /// Returns `state` as text for messages.
     pub fn show(&self, state: State) -> String {
         match state {
             State::Absent => "nothing".to_owned(),
@@ -175,19 +176,18 @@ impl KeyHistory {
             State::Text(text) => {
                 let known = self.texts.iter().find(|&(_, &number)| number == text);
                 known.map_or_else(
-                    || "a value that nobody read".to_owned(),
+                    || "a value that no answer contains".to_owned(),
                     |(bytes, _)| Value::Bytes(bytes.clone()).to_string(),
                 )
             }
         }
     }
 
-    /// Brings the operations in order, makes those equal that no answer distinguishes, and leaves out
-    /// writes of unknown outcome that explain nothing.
+    /// Sorts the operations, merges values that no answer distinguishes, and drops writes of unknown outcome
+    /// that cannot explain any answer.
     ///
-    /// A value that no answer needs is as good as any other such value, so one stands for all of them.
-    /// If no answer shows whether the key was there either, an order with a maybe that writes such a
-    /// value explains the same answers without it.
+    /// All values that no answer needs are equivalent, so one value replaces them. If no answer depends on
+    /// the presence of the key either, a maybe that writes such a value can be left out of every order.
     pub fn prepare(&mut self) {
         self.definite.sort_by_key(|step| step.invoked);
         self.maybe.sort_by_key(|step| step.invoked);
@@ -222,12 +222,12 @@ impl Sums {
         Self(Some(sums.into_iter().collect()))
     }
 
-    /// Whether `state` is one of those for which `reached` does not tell all.
+    /// Whether `reached(state)` is incomplete, because there are more than `MAX_SUMS` sums.
     pub fn are_too_many(&self, state: State) -> bool {
         self.0.is_none() && !matches!(state, State::Text(_))
     }
 
-    /// States that `from` may become by additions that nobody saw, itself included.
+    /// Returns the states that additions of unknown outcome may turn `from` into, including `from`.
     pub fn reached(&self, from: State) -> impl Iterator<Item = State> {
         let number = match from {
             State::Absent => Some(0),

@@ -1,10 +1,10 @@
-//! Operations as commands of Redis, and its answers as answers.
+//! Conversion of operations to Redis commands, and of Redis replies to answers.
 
 use redis::{Cmd, FromRedisValue, ParsingError, RedisError};
 
 use crate::history::{Answer, Op, Value};
 
-/// First words of errors with which a server did nothing.
+/// Error codes of a server that has not executed the command.
 const REFUSALS: [&str; 4] = ["TRYAGAIN", "CLUSTERDOWN", "LOADING", "BUSY"];
 
 pub fn command(key: &str, op: &Op) -> Cmd {
@@ -20,8 +20,10 @@ pub fn command(key: &str, op: &Op) -> Cmd {
     command
 }
 
+/// Converts a reply to the answer of `op`.
+///
 /// # Errors
-/// When no server of Redis would answer `op` so.
+/// When `op` cannot have this reply.
 pub fn answer(op: &Op, reply: redis::Value) -> Result<Answer, ParsingError> {
     Ok(match op {
         Op::Get => Answer::Value(Option::<Vec<u8>>::from_redis_value(reply)?.map(Value::Bytes)),
@@ -34,7 +36,7 @@ pub fn answer(op: &Op, reply: redis::Value) -> Result<Answer, ParsingError> {
     })
 }
 
-/// Whether what was answered so may have taken effect all the same.
+/// Whether an operation that ended with `error` may have taken effect.
 pub fn is_outcome_unknown(error: &RedisError) -> bool {
     !error.code().is_some_and(|code| REFUSALS.contains(&code))
 }

@@ -1,16 +1,16 @@
-//! The search for an order (Wing and Gong, 1993; with Lowe's memory of the places already seen, 2017).
+//! The search for a linearization (Wing and Gong, 1993; with Lowe's cache of visited configurations, 2017).
 //!
-//! It places one operation after another, goes back where nothing fits, and never explores the same
-//! set of placed operations with the same state twice. Four rules keep concurrent operations, and
-//! those of unknown outcome, from making it explode. None loses an order that explains the answers:
+//! It places one operation after another, backtracks if none fits, and never explores the same set of
+//! placed operations with the same state twice. Four rules prevent an exponential search with concurrent
+//! operations and operations of unknown outcome. None loses an order that explains the answers:
 //!
-//! - **What only observes is placed at once when it fits**, with no alternative: whatever order follows
-//!   from here, that operation can as well come first in it.
-//! - **A maybe is placed only where the next operation depends on what it did.** One that changes
-//!   nothing, or whose change is overwritten unseen, could as well never have happened.
-//! - **Of equal operations that could come next, the one that ends first does**, and of maybes, which
-//!   never end, the one asked first. Where an order has them the other way, they can change places.
-//! - **A state is not left while an answer still needs it and nothing can bring it back.**
+//! - **An operation that only observes is placed as soon as it fits**, without an alternative: every
+//!   continuation from here is also valid with that operation first.
+//! - **A maybe is placed only if the next operation depends on its change.** A maybe that changes nothing,
+//!   or whose change is overwritten without being observed, can be left out.
+//! - **Of equal candidates, the one that returns first is placed**, and of equal maybes, which never
+//!   return, the one invoked first. In an order with the opposite choice, the two can be exchanged.
+//! - **A state is not left while an answer still needs it and no operation can restore it.**
 
 use std::collections::{HashMap, HashSet};
 
@@ -19,47 +19,48 @@ use crate::model::{Effect, KeyHistory, State, Step, Sums};
 pub enum Found {
     Order,
     Nothing(Stuck),
-    /// The steps were used up.
+    /// The limit of steps was reached.
     Unknown(Stuck),
 }
 
-/// The furthest place the search came to.
+/// The longest order that the search found.
 pub struct Stuck {
-    /// How many answered operations have a place.
+    /// Number of answered operations in the order.
     pub placed: usize,
-    /// The last ones of the order, maybes among them, as places in the whole history.
+    /// Last operations of the order, including maybes, as indexes in the whole history.
     pub last: Vec<usize>,
     pub state: State,
-    /// Operations that had to come next, the one answered first at the head.
+    /// Candidates for the next operation, by the time of their return, as indexes in the whole history.
     pub next: Vec<usize>,
 }
 
 const SHOWN: usize = 6;
-/// Limit of the search for the longest order, when it is certain that there is no whole one.
+/// Maximum number of steps of the search for the longest order, after it is known that there is no complete
+/// one.
 const MAX_STEPS_TO_EXPLAIN: u64 = 10_000;
 
-/// One way to continue.
+/// A candidate for the next operation.
 #[derive(Clone, Copy)]
 struct Choice {
     op: usize,
     state: State,
-    /// Nothing has depended on it yet.
+    /// Whether the operation is a maybe whose change no later operation has depended on yet.
     is_unobserved: bool,
 }
 
 struct Frame {
     state: State,
     choices: std::vec::IntoIter<Choice>,
-    /// The operation that led here.
+    /// Operation that was placed last.
     op: usize,
 }
 
-/// Operations are numbered: those with an answer, then the maybes.
+/// The state of the search. Operations are numbered: those with an answer first, then the maybes.
 struct Search<'a> {
     key: &'a KeyHistory,
     is_placed: Vec<bool>,
     placed: usize,
-    /// All answered operations before this one have a place.
+    /// First answered operation that is not placed.
     first: usize,
     open: Open<'a>,
     looks_ahead: bool,
@@ -68,7 +69,8 @@ struct Search<'a> {
 
 pub fn search(key: &KeyHistory, max_steps: u64) -> Found {
     match Search::new(key, true).run(max_steps) {
-        // The last rule gives up long before an answer does not fit, which shows nobody why.
+        // The last rule ends the search before an answer is impossible, which does not explain the violation:
+        // search again without it.
         Found::Nothing(_) => match Search::new(key, false).run(MAX_STEPS_TO_EXPLAIN) {
             Found::Nothing(furthest) | Found::Unknown(furthest) => Found::Nothing(furthest),
             Found::Order => {
@@ -107,7 +109,7 @@ impl<'a> Search<'a> {
                 let op = frame.op;
                 stack.pop();
                 if !stack.is_empty() {
-                    self.take_back(op);
+                    self.unplace(op);
                 }
                 continue;
             };
@@ -117,10 +119,10 @@ impl<'a> Search<'a> {
             }
             let before = frame.state;
             self.place(choice.op);
-            let is_lost =
-                self.looks_ahead && choice.state != before && self.open.misses(before, choice.state);
-            if is_lost || !self.seen.insert(self.position(choice)) {
-                self.take_back(choice.op);
+            let loses_needed_state =
+                self.looks_ahead && choice.state != before && self.open.loses_needed(before, choice.state);
+            if loses_needed_state || !self.seen.insert(self.position(choice)) {
+                self.unplace(choice.op);
                 continue;
             }
             stack.push(self.frame(choice));
@@ -151,7 +153,7 @@ impl<'a> Search<'a> {
         }
     }
 
-    fn take_back(&mut self, op: usize) {
+    fn unplace(&mut self, op: usize) {
         self.is_placed[op] = false;
         self.open.change(self.step(op).effect, |count| *count += 1);
         if op < self.key.definite.len() {
@@ -160,8 +162,8 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// The answered operations without a place of which none ended before another of them began, by
-    /// their ends, and the first end. All others without a place began later.
+    /// Returns the answered operations that can be next (those that are not placed and were invoked before
+    /// the first return among them), by their return, and that first return.
     fn concurrent(&self) -> (Vec<usize>, u64) {
         let mut found = Vec::new();
         let mut first_end = u64::MAX;
@@ -215,8 +217,8 @@ impl<'a> Search<'a> {
         found
     }
 
-    /// Where the search is, exactly, in few words: the answered operations from the first without a
-    /// place to the last with one, and the maybes.
+    /// Returns the configuration of the search in a compact encoding: the state, the placed operations after
+    /// the first answered one that is not placed, and the placed maybes.
     fn position(&self, at: Choice) -> Box<[u64]> {
         let (definite, maybe) = self.is_placed.split_at(self.key.definite.len());
         let (kind, value) = match at.state {
@@ -246,7 +248,7 @@ impl<'a> Search<'a> {
     }
 }
 
-/// Needs and effects of the operations without a place.
+/// The states that the operations that are not placed need and produce.
 struct Open<'a> {
     sums: &'a Sums,
     states: HashMap<State, Tally>,
@@ -279,8 +281,8 @@ impl<'a> Open<'a> {
         }
     }
 
-    /// Whether an answer needs `before` and nothing can make it again `now`.
-    fn misses(&self, before: State, now: State) -> bool {
+    /// Whether an answer needs `before` and no operation can restore it from `now`.
+    fn loses_needed(&self, before: State, now: State) -> bool {
         let tally = self.states.get(&before);
         tally.is_some_and(|tally| tally.needed > 0 && tally.makers == 0)
             && !self.sums.are_too_many(before)

@@ -1,4 +1,4 @@
-//! One search for each key, and the answer for people.
+//! The check of a history, with one search per key, and its verdict.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,32 +7,34 @@ use crate::history::{History, Operation};
 use crate::model::KeyHistory;
 use crate::search::{Found, Stuck, search};
 
-/// How many placements [`check`] tries for one key: some seconds, and memory for as many small sets.
+/// Maximum number of placements that [`check`] tries for one key: some seconds, and memory for as many small
+/// sets.
 pub const MAX_STEPS: u64 = 1_000_000;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use]
 pub enum Verdict {
-    /// For each key there is an order that explains all answers.
+    /// The history is linearizable: each key has an order that explains all answers.
     Legal,
-    /// For the key named there is none.
+    /// The history is not linearizable: one key has no such order.
     Illegal(Violation),
-    /// The steps were used up on `key` before either was certain. No key is known to be illegal.
+    /// The search for `key` reached the limit of steps. No key is known to be illegal.
     Unknown { key: String, max_steps: u64 },
 }
 
-/// The longest order found, and what does not fit behind it.
+/// The longest order that was found, and the operations that do not fit after it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
     pub key: String,
-    /// How many answered operations have a place in that order, and of how many.
+    /// Number of answered operations in that order.
     pub placed: usize,
+    /// Number of all answered operations.
     pub answered: usize,
-    /// The end of that order.
+    /// Last operations of that order.
     pub last: Vec<Operation>,
-    /// Value of the key then, in words.
+    /// Value of the key after that order, as text.
     pub holds: String,
-    /// One of these had to come next; the first was the first to be answered.
+    /// Candidates for the next operation, none of which fits; by the time of their return.
     pub unplaced: Vec<Operation>,
 }
 
@@ -42,12 +44,12 @@ impl Verdict {
     }
 }
 
-/// Is there an order of the operations on each key that explains every answer?
+/// Checks whether the operations on each key have an order that explains every answer.
 pub fn check(history: &History) -> Verdict {
     check_within(history, MAX_STEPS)
 }
 
-/// As [`check`], with a limit of one's own on the placements tried for one key.
+/// Like [`check`], with another limit of the placements tried for one key.
 pub fn check_within(history: &History, max_steps: u64) -> Verdict {
     let mut keys: BTreeMap<&str, KeyHistory> = BTreeMap::new();
     for (source, operation) in history.operations().iter().enumerate() {
@@ -83,7 +85,7 @@ impl fmt::Display for Verdict {
             Self::Legal => write!(f, "legal"),
             Self::Illegal(violation) => write!(f, "illegal: {violation}"),
             Self::Unknown { key, max_steps } => {
-                write!(f, "unknown: {max_steps} steps were not enough for key {key:?}; try more")
+                write!(f, "unknown: {max_steps} steps were not enough for key {key:?}; allow more")
             }
         }
     }
@@ -93,11 +95,11 @@ impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { key, placed, answered, last, holds, unplaced } = self;
         writeln!(f, "no order of the operations on key {key:?} explains the answers")?;
-        writeln!(f, "  {placed} of {answered} have a place, as the last of them:")?;
+        writeln!(f, "  {placed} of {answered} operations fit into an order, which ends with:")?;
         for operation in last {
             writeln!(f, "    {operation}")?;
         }
-        writeln!(f, "  then it holds {holds}, and next comes one of these, none of which leads on:")?;
+        writeln!(f, "  then its value is {holds}, and none of the possible next operations fits:")?;
         for operation in unplaced {
             writeln!(f, "    {operation}")?;
         }

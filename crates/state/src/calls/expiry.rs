@@ -17,8 +17,7 @@ pub const VERBS: &[Verb] = &[
 ];
 
 /// Answers -2 if the key does not exist, -1 if it does not expire, else `shown(at_ms, now_ms)`; `at_ms` is
-/// after
-/// `now_ms`.
+/// after `now_ms`.
 fn answer(txn: &mut Txn<'_>, mut words: Words<'_>, shown: fn(u64, u64) -> u64) -> Outcome {
     let now_ms = txn.clock_ms();
     Ok(Answer::Integer(match txn.load(words.word()?)?.map(|value| value.expire_at_ms) {

@@ -1,4 +1,4 @@
-//! Floating-point numbers as Redis reads and writes them.
+//! Parsing and formatting of floating-point numbers as in Redis.
 
 /// Parses a number; rejects NaN, accepts `inf`.
 pub fn parse_double(text: &[u8]) -> Option<f64> {

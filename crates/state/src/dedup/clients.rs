@@ -2,18 +2,19 @@
 //!
 //! The clients of members have a separate limit. All other clients share one: each user or address is a
 //! group, and a new client evicts the one of the largest group that was idle for longest. A user that invents
-//! client ids thus evicts its own clients. The records make each step a bounded number of lookups:
-//! `ro` + group's length + group + time + client orders the clients of a group by the time they were last
-//! seen, `ru` + group holds their number and the time of the oldest, `rn` + number (inverted) + that time +
-//! group orders the groups,
-//! `rt` holds the totals and the index of the entry that last evicted a member's client.
+//! client ids thus evicts its own clients. These records make each step a bounded number of lookups:
+//!
+//! - `ro` + group's length + group + time + client orders the clients of a group by the time they were last seen;
+//! - `ru` + group holds their number and the time of the oldest;
+//! - `rn` + number (inverted) + that time + group orders the groups;
+//! - `rt` holds the totals and the index of the entry that last evicted a member's client.
 
 use bytes::{Buf, BufMut, Bytes};
 use helios_proto::v1::Origin;
 
 use super::super::engines::EngineError;
 use super::super::txn::Txn;
-use super::{CLIENT, CLIENT_END, Client, MAX_CLIENTS, damaged, forget, is_of_member};
+use super::{CLIENT, CLIENT_END, Client, MAX_CLIENTS, damaged, is_of_member, remove_client};
 
 const TABLE: &[u8] = b"rt";
 const ORDER: &[u8] = b"ro";
@@ -180,7 +181,7 @@ impl Table {
             let Some((victim, client_id)) = victim(txn, group)? else { break };
             let known = txn.raw(&super::client_key(&client_id))?.ok_or_else(damaged)?;
             self.leave(txn, &client_id, &Client::decode(&client_id, &known)?)?;
-            forget(txn, &client_id)?;
+            remove_client(txn, &client_id)?;
             if victim.is_of_members() {
                 self.evicted_at = txn.revision();
             }

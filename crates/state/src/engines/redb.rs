@@ -14,7 +14,7 @@ use helios_storage::disk::{Disk, DiskFile, read_full};
 const PAIRS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("pairs");
 
 pub struct RedbEngine {
-    /// Taken only by `drop`.
+    /// The database; `None` only within `drop`.
     db: Option<Database>,
     file: Arc<dyn DiskFile>,
 }

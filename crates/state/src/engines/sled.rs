@@ -18,7 +18,7 @@ const LOCK_RETRY: Duration = Duration::from_millis(25);
 
 pub struct SledEngine {
     path: PathBuf,
-    /// Taken only by `drop`.
+    /// The database; `None` only within `drop`.
     db: Option<sled::Db>,
 }
 

@@ -70,7 +70,7 @@ struct State {
     /// Number of the simulated process. Grows when it dies: handles and locks of an earlier epoch are
     /// invalid.
     epoch: u64,
-    /// Open handles by file.
+    /// Number of open handles of each file.
     open: BTreeMap<Id, usize>,
     locks: BTreeMap<Id, Held>,
     /// Limit of the bytes of all files together; `None` for no limit.

@@ -68,7 +68,7 @@ impl Spares {
         if self.ready.len() >= self.target || self.draft.is_some() {
             return Ok(());
         }
-        need(dir, 2 * self.segment_bytes)
+        require_space(dir, 2 * self.segment_bytes)
     }
 
     /// Creates spares until `count` are ready, even above the target count.
@@ -104,9 +104,9 @@ impl Spares {
     fn build_part(&mut self, dir: &Directory) -> Result<(), WalError> {
         let draft_path = dir.draft_path();
         let draft = match self.draft.take() {
-            Some(draft) => room(dir, draft.left).map(|()| draft),
+            Some(draft) => check_free(dir, draft.left).map(|()| draft),
             None => {
-                need(dir, self.segment_bytes)?;
+                require_space(dir, self.segment_bytes)?;
                 let file = dir.disk().create(&draft_path);
                 file.map(|file| Draft { file, written: 0, left: self.segment_bytes })
             }
@@ -131,13 +131,13 @@ impl Spares {
     }
 }
 
-fn need(dir: &Directory, bytes: u64) -> Result<(), WalError> {
-    room(dir, bytes).map_err(|source| WalError::NoSpare { dir: dir.path().to_owned(), source })
+fn require_space(dir: &Directory, bytes: u64) -> Result<(), WalError> {
+    check_free(dir, bytes).map_err(|source| WalError::NoSpare { dir: dir.path().to_owned(), source })
 }
 
 /// Fails with `StorageFull` if the disk has fewer free bytes than `bytes`. Checked before the write: a
 /// half-written segment of zeros would use up the remaining space.
-fn room(dir: &Directory, bytes: u64) -> io::Result<()> {
+fn check_free(dir: &Directory, bytes: u64) -> io::Result<()> {
     match disk::short_of(dir.disk(), dir.path(), bytes) {
         Some(_) => Err(io::ErrorKind::StorageFull.into()),
         None => Ok(()),

@@ -93,7 +93,7 @@ async fn client_without_a_trusted_certificate_is_rejected_with_a_reason_and_coun
         (
             Some(ours.client(Some(&foreign))),
             "does not trust the CA of the certificate shown",
-            "its certificate is of no CA that is trusted here",
+            "its certificate is not signed by a trusted CA",
         ),
         (
             Some(ours.client(Some(&expired))),

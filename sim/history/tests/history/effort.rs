@@ -1,4 +1,4 @@
-//! How far the search goes astray. Steps are counted, not time.
+//! The effort of the search, in steps and not in time.
 
 use std::time::Instant;
 
@@ -8,8 +8,8 @@ use crate::made::{Shape, legal};
 
 const OPERATIONS: u64 = 1_000;
 
-/// 1000 operations on 10 keys, 20 of unknown outcome open at any time: each overlaps with 100 others
-/// of all keys, so with 10 of its key.
+/// Returns a history of 1000 operations on 10 keys, a fifth of them of unknown outcome. Each operation
+/// overlaps with 100 others, so with 10 of the same key.
 fn busy(seed: u64) -> History {
     legal(
         seed,
@@ -26,7 +26,7 @@ fn a_busy_history_takes_few_steps_for_each_operation() {
 }
 
 #[test]
-fn a_read_of_nothing_written_is_found_among_a_thousand_unknown_writes() {
+fn lost_write_is_detected_among_a_thousand_unknown_writes() {
     for read in [Op::Get, Op::Delete] {
         let mut history = History::new();
         for number in 0..1_000_u64 {
@@ -43,7 +43,7 @@ fn a_read_of_nothing_written_is_found_among_a_thousand_unknown_writes() {
 }
 
 #[test]
-fn unknown_writes_that_are_all_read_later_do_not_multiply() {
+fn unknown_writes_that_are_read_later_do_not_multiply_the_steps() {
     let mut history = History::new();
     for number in 0..20_u64 {
         history.invoke(number, "k", Op::Set(number.into()), number);
@@ -53,7 +53,7 @@ fn unknown_writes_that_are_all_read_later_do_not_multiply() {
         history.ok(get, Answer::Value(Some(Value::from(number))), at + 1);
     }
     let verdict = check_within(&history, 1_000);
-    assert!(matches!(verdict, Verdict::Illegal(_)), "5 is read twice with another between: {verdict}");
+    assert!(matches!(verdict, Verdict::Illegal(_)), "5 is read twice with other values between: {verdict}");
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn figures() {
         let history = busy(seed);
         let started = Instant::now();
         let verdict = check(&history);
-        println!("1000 operations on 10 keys, 50 of unknown outcome: {verdict} in {:?}", started.elapsed());
+        println!("1000 operations on 10 keys, 200 of unknown outcome: {verdict} in {:?}", started.elapsed());
     }
     let long = Shape { operations: 20_000, keys: 20, overlap: 10, unknown_percent: 2, values: 1_000_000 };
     let history = legal(1, long);

@@ -1,5 +1,6 @@
-//! The definition itself, word for word: is there any order of all keys' operations that respects the
-//! times and that a database without replicas would have answered so? No memory, no rule, no key apart.
+//! Linearizability by its definition, as an exhaustive search: whether any order of the operations of all
+//! keys respects the times and explains the answers of a database without replicas. No cache, no rules, no
+//! split by key.
 
 use helios_history::{History, Operation, Outcome};
 

@@ -1,4 +1,4 @@
-//! Histories small enough to see with the naked eye what is wrong with them.
+//! Histories that are small enough to check by eye.
 
 use std::ops::Range;
 
@@ -73,21 +73,21 @@ fn illegal(operations: impl IntoIterator<Item = Operation>) {
 }
 
 #[test]
-fn nothing_and_what_failed_are_legal() {
+fn empty_history_and_failed_operations_are_legal() {
     legal([]);
     legal([failed(Op::Set(value(1)), 0), get_nothing(10..20)]);
     illegal([failed(Op::Set(value(1)), 0), get(1, 10..20)]);
 }
 
 #[test]
-fn a_stale_read() {
+fn stale_read_is_illegal() {
     illegal([set(1, 0..10), set(2, 20..30), get(1, 40..50)]);
     illegal([set(1, 0..10), get_nothing(20..30)]);
     legal([set(1, 0..10), set(2, 20..30), get(1, 25..50)]);
 }
 
 #[test]
-fn a_read_that_goes_back_behind_another() {
+fn read_older_than_an_earlier_read_is_illegal() {
     illegal([set(1, 0..10), set(2, 20..90), get(2, 30..40), get(1, 50..60)]);
     legal([set(1, 0..10), set(2, 20..90), get(1, 30..40), get(2, 50..60)]);
 }
@@ -103,19 +103,19 @@ fn concurrent_writes_have_one_order_for_all_readers() {
 }
 
 #[test]
-fn two_writes_in_the_wrong_order() {
+fn reads_of_writes_in_the_wrong_order_are_illegal() {
     illegal([set(1, 0..10), set(2, 20..30), get(2, 40..50), get(1, 60..70)]);
     illegal([set(2, 0..10), set(1, 20..30), get(2, 40..50)]);
 }
 
 #[test]
-fn a_value_that_nobody_wrote() {
+fn read_of_a_value_that_was_never_written_is_illegal() {
     illegal([set(1, 0..10), get(7, 5..50)]);
     illegal([get(7, 0..10), set(7, 20..30)]);
 }
 
 #[test]
-fn a_lost_increment_and_one_applied_twice() {
+fn increment_that_is_lost_or_applied_twice_is_illegal() {
     legal([incr(1, 1, 0..10), incr(1, 2, 0..10), incr(5, 7, 20..30), get(7, 40..50)]);
     illegal([incr(1, 1, 0..10), incr(1, 1, 0..10)]);
     illegal([incr(1, 1, 0..10), incr(1, 2, 20..30), get(3, 40..50)]);
@@ -149,7 +149,7 @@ fn an_unknown_write_appears_at_any_time_and_stays() {
 }
 
 #[test]
-fn a_delete_answers_whether_there_was_something() {
+fn delete_answers_whether_the_key_existed() {
     legal([set(1, 0..10), delete(true, 20..30), get_nothing(40..50), delete(false, 60..70)]);
     illegal([delete(true, 0..10), set(1, 20..30)]);
     illegal([set(1, 0..10), delete(false, 20..30)]);
@@ -159,7 +159,7 @@ fn a_delete_answers_whether_there_was_something() {
 }
 
 #[test]
-fn a_key_is_created_once() {
+fn set_if_absent_creates_a_key_once() {
     legal([set_if_absent(1, true, 0..50), set_if_absent(2, false, 0..50), get(1, 60..70)]);
     illegal([set_if_absent(1, true, 0..50), set_if_absent(2, true, 0..50)]);
     illegal([set_if_absent(1, true, 0..50), set_if_absent(2, false, 0..50), get(2, 60..70)]);
@@ -171,7 +171,7 @@ fn a_key_is_created_once() {
 }
 
 #[test]
-fn an_unknown_write_that_no_read_shows_still_explains_that_something_was_there() {
+fn unknown_write_that_no_read_returns_explains_an_existing_key() {
     legal([maybe_set(1, 0), delete(true, 10..20)]);
     legal([maybe_set(1, 0), maybe_set(2, 1), delete(true, 10..20), delete(true, 30..40)]);
     illegal([maybe_set(1, 0), delete(true, 10..20), delete(true, 30..40)]);
@@ -193,7 +193,7 @@ fn unknown_operations_may_depend_on_each_other() {
 }
 
 #[test]
-fn a_number_may_come_back_by_an_unknown_increment_and_a_sum_may_begin_with_nothing() {
+fn unknown_increment_restores_a_number_and_an_absent_key_counts_as_zero() {
     let back = |seen| [set(5, 0..10), set(4, 20..30), unknown(Op::Incr(1), 40), get(seen, 50..60)];
     legal(back(5));
     illegal(back(6));
@@ -202,7 +202,7 @@ fn a_number_may_come_back_by_an_unknown_increment_and_a_sum_may_begin_with_nothi
 }
 
 #[test]
-fn a_number_is_its_text() {
+fn number_equals_its_decimal_text() {
     legal([answered(Op::Set("41".into()), Answer::Done, 0..10), incr(1, 42, 20..30)]);
     illegal([answered(Op::Set("041".into()), Answer::Done, 0..10), incr(1, 42, 20..30)]);
     let largest = || Value::from(u64::MAX);
@@ -219,7 +219,7 @@ fn an_answer_of_the_wrong_kind_is_illegal() {
 }
 
 #[test]
-fn keys_are_checked_each_by_itself_and_the_verdict_names_the_one() {
+fn keys_are_checked_separately_and_the_verdict_names_the_illegal_one() {
     let mut history = history([set(1, 0..10), get(1, 20..30)]);
     let other = |operation: Operation| Operation { key: "other".into(), ..operation };
     for operation in [set(2, 0..10), set(3, 20..30), get(3, 40..50), get(2, 60..70)] {
@@ -230,32 +230,32 @@ fn keys_are_checked_each_by_itself_and_the_verdict_names_the_one() {
     assert_eq!(violation.unplaced, [other(get(2, 60..70))]);
     let text = violation.to_string();
     let expected = "no order of the operations on key \"other\" explains the answers
-  3 of 4 have a place, as the last of them:
+  3 of 4 operations fit into an order, which ends with:
     process 0 at 0: SET 2 -> done at 10
     process 20 at 20: SET 3 -> done at 30
     process 40 at 40: GET -> 3 at 50
-  then it holds 3, and next comes one of these, none of which leads on:
+  then its value is 3, and none of the possible next operations fits:
     process 60 at 60: GET -> 2 at 70
 ";
     assert_eq!(text, expected);
 }
 
 #[test]
-fn with_too_few_steps_nothing_is_claimed() {
+fn verdict_is_unknown_with_too_few_steps() {
     let history = history([set(1, 0..10), get(2, 20..30)]);
     assert_eq!(check_within(&history, 0), Verdict::Unknown { key: "k".into(), max_steps: 0 });
     assert!(matches!(check_within(&history, 1), Verdict::Illegal(_)));
 }
 
 #[test]
-fn recorded_history_is_checked() {
+fn last_recorded_outcome_is_checked() {
     let mut history = History::new();
     let first = history.invoke(1, "k", Op::Set(value(1)), 0);
     let second = history.invoke(2, "k", Op::Set(value(2)), 1);
     let third = history.invoke(3, "k", Op::Get, 2);
     history.ok(first, Answer::Done, 5);
     history.ok(third, Answer::Value(Some(value(2))), 9);
-    assert!(check(&history).is_legal(), "without an answer it may have happened");
+    assert!(check(&history).is_legal(), "without an answer it may have taken effect");
     history.failed(second);
     assert!(!check(&history).is_legal());
     history.maybe(second);
@@ -263,7 +263,7 @@ fn recorded_history_is_checked() {
 }
 
 #[test]
-fn lines_of_json_hold_all_of_it() {
+fn json_lines_read_back_as_the_same_history() {
     let all = history([
         set(1, 0..10),
         answered(Op::Set(Value::Bytes(vec![0, 34, 200, 255])), Answer::Done, 1..2),
@@ -282,10 +282,10 @@ fn lines_of_json_hold_all_of_it() {
 }
 
 #[test]
-fn invalid_history_is_refused_with_its_line() {
+fn invalid_json_is_rejected_with_its_line() {
     let good = history([set(1, 5..10)]).to_porcupine_json();
     let syntax = History::from_json(&(good.clone() + "{\"process\":1}\n")).unwrap_err();
     assert!(matches!(syntax, ParseError::Syntax { line: 2, .. }), "{syntax}");
     let times = History::from_json(&good.replace("\"invoked\":5", "\"invoked\":50")).unwrap_err();
-    assert_eq!(times.to_string(), "line 1 of the history is answered before it is asked");
+    assert_eq!(times.to_string(), "line 1 of the history returns before its invocation");
 }

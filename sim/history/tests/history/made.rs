@@ -1,4 +1,5 @@
-//! Histories made from a seed: an execution in sequence, spread over time, and damaged if asked.
+//! Histories generated from a seed: a sequential execution, spread over time, with changed answers on
+//! request.
 
 use std::collections::BTreeMap;
 
@@ -10,17 +11,17 @@ use rand::{Rng, SeedableRng};
 pub struct Shape {
     pub operations: u64,
     pub keys: u64,
-    /// How many operations an operation overlaps with at most, on either side.
+    /// Maximum number of operations that an operation overlaps with, on either side.
     pub overlap: u64,
-    /// Percent of the operations whose outcome stays unknown.
+    /// Percentage of operations with an unknown outcome.
     pub unknown_percent: u32,
-    /// So many different values are written; few make reads ambiguous.
+    /// Number of different values that are written; few make reads ambiguous.
     pub values: u64,
 }
 
 pub type Database = BTreeMap<String, Value>;
 
-/// Answer of a database that executes one operation after the other; `None` for an error.
+/// Executes an operation on a sequential database; returns its answer, or `None` for an error.
 pub fn execute(database: &mut Database, key: &str, op: &Op) -> Option<Answer> {
     Some(match op {
         Op::Get => Answer::Value(database.get(key).cloned()),
@@ -46,7 +47,8 @@ pub fn execute(database: &mut Database, key: &str, op: &Op) -> Option<Answer> {
     })
 }
 
-/// Each operation takes effect at its place in a sequence, somewhere between question and answer.
+/// Generates a legal history: each operation takes effect at its place in a sequence, between invocation and
+/// return.
 pub fn legal(seed: u64, shape: Shape) -> History {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut database = Database::new();
@@ -54,11 +56,11 @@ pub fn legal(seed: u64, shape: Shape) -> History {
     for place in 0..shape.operations {
         let key = format!("k{}", rng.random_range(0..shape.keys));
         let op = random_op(&mut rng, shape);
-        // No two times are equal.
-        let away = |now: u64| now * shape.operations * 2 + place * 2;
+        // Makes all times distinct.
+        let spread = |now: u64| now * shape.operations * 2 + place * 2;
         let middle = shape.overlap + place;
-        let invoked = away(middle - rng.random_range(0..=shape.overlap));
-        let returned = away(middle + rng.random_range(0..=shape.overlap)) + 1;
+        let invoked = spread(middle - rng.random_range(0..=shape.overlap));
+        let returned = spread(middle + rng.random_range(0..=shape.overlap)) + 1;
         let is_unknown = rng.random_ratio(shape.unknown_percent, 100);
         let outcome = if is_unknown {
             if rng.random() {
@@ -75,7 +77,7 @@ pub fn legal(seed: u64, shape: Shape) -> History {
     of(operations)
 }
 
-/// A legal history of which some answers were changed; it may be legal still.
+/// Generates a legal history and changes some answers; it may still be legal.
 pub fn damaged(seed: u64, shape: Shape) -> History {
     let mut rng = StdRng::seed_from_u64(!seed);
     let mut operations = legal(seed, shape).operations().to_vec();

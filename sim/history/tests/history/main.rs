@@ -1,7 +1,7 @@
-//! The checker against histories whose verdict is known: by hand, by how they were made, by trying
-//! every order, and by another checker.
+//! Tests of the checker with histories whose verdict is known: by hand, by their generation, by exhaustive
+//! search, and by another checker.
 
-// Helpers are no `#[test]` functions, where `clippy.toml` allows it; a failed test may panic.
+// `clippy.toml` allows unwrap in `#[test]` functions only; helpers of tests may panic too.
 #![allow(clippy::unwrap_used)]
 
 mod effort;

@@ -1,4 +1,4 @@
-//! The same verdicts as Porcupine, a checker in Go that others have trusted for years.
+//! Comparison with Porcupine, an established linearizability checker in Go.
 //!
 //! `cargo test -p helios-history porcupine -- --ignored --nocapture`; needs Go and its module proxy.
 
@@ -28,11 +28,11 @@ fn porcupine_agrees_on_500_histories() {
         assert_eq!(ours, theirs, "seed {seed}:\n{}", history.to_porcupine_json());
         illegal += u32::from(ours == "illegal");
     }
-    println!("{HISTORIES} histories, {illegal} of them illegal: Porcupine says the same of each");
-    assert!(illegal > 100, "only {illegal} are illegal: no fair sample");
+    println!("{HISTORIES} histories, {illegal} of them illegal: Porcupine agrees on each");
+    assert!(illegal > 100, "only {illegal} are illegal: not a fair sample");
 }
 
-/// Every other one damaged.
+/// Generates a history; every second one has changed answers.
 fn made(seed: u64) -> History {
     let shape = Shape { operations: 40, keys: 3, overlap: 1 + seed % 6, unknown_percent: 10, values: 4 };
     if seed.is_multiple_of(2) { legal(seed, shape) } else { damaged(seed, shape) }

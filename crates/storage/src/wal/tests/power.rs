@@ -29,7 +29,8 @@ enum Step {
     Reopen,
 }
 
-/// Appends with overlaps and hard states, rolls into new and recycled segments, purges, a reset.
+/// Returns a workload: appends with overlaps and hard states, rolls into new and recycled segments, purges, a
+/// reset.
 fn workload() -> Vec<Step> {
     let append_with = |entries, state| Step::Append(Batch { hard_state: Some(state), ..append(entries) });
     vec![
