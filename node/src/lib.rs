@@ -40,7 +40,7 @@ pub use helios_state as state;
 pub(crate) use helios_storage::lifecycle;
 pub use helios_storage::{disk, wal};
 
-/// What a program needs to embed a node.
+/// Types that a program needs to embed a node.
 pub mod prelude {
     pub use crate::coordinator::{Applied, ClusterConfig, ClusterCoordinator, ClusterState, NodeStatus};
     pub use crate::error::Error;

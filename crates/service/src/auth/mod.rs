@@ -272,7 +272,9 @@ impl Access {
                 self.version.fetch_add(1, Ordering::Release);
                 self.changed.send_replace(());
             }
-            Err(error) => tracing::error!(%error, "users not taken over; the node goes on with those it has"),
+            Err(error) => {
+                tracing::error!(%error, "users not taken over; the node continues with the users that it has")
+            }
         }
     }
 

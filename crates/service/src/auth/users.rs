@@ -90,7 +90,7 @@ impl Users {
         self.0.values()
     }
 
-    /// Whoever has that name and that password. Takes as long for a name that there is not.
+    /// Finds the user with this name and password. Takes as long for a name that does not exist.
     pub fn find(&self, name: &str, password: &[u8]) -> Option<&Arc<User>> {
         let given = hashed(password);
         match self.0.get(name) {
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said_without_the_hash() {
+    fn error_of_a_user_line_does_not_show_the_hash() {
         let line = |name: &str, hash: &str, role: &str| {
             format!("users:\n- {{name: '{name}', password_sha256: '{hash}', role: {role}}}\n")
         };
