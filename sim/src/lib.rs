@@ -1,6 +1,6 @@
 //! A deterministic simulation of clusters in one thread, decided by one seed. The members are the node's own Raft
-//! core, log, state machine and snapshots, on simulated disks, network and time, under faults. The [`invariants`] are
-//! checked after each step, each answer to a client against the [`reference`]. At the end ([`end`]) all faults stop,
+//! core, log, state machine and snapshots, on simulated disks, network and time, under faults. The `invariants` are
+//! checked after each step, each answer to a client against the `reference`. At the end (`end`) all faults stop,
 //! the members have to agree again, and the history of the clients has to be linearizable (`helios-history`).
 //! README.md has the architecture.
 //!

@@ -1,4 +1,4 @@
-//! Consensus: raft-rs (the crate `raft`) behind one narrow type ([`core::Core`]), the thread that drives it, and
+//! Consensus: raft-rs (the crate `raft`) behind one narrow type (`core::Core`), the thread that drives it, and
 //! its worker threads. The layout and its reasons are in ARCHITECTURE.md.
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests use the real clock and disk"))]

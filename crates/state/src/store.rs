@@ -209,7 +209,7 @@ impl Store {
         }
     }
 
-    /// Executes a read-only transaction, with its guards, at one applied index; see [`transaction::execute`].
+    /// Executes a read-only transaction, with its guards, at one applied index; see `transaction::execute`.
     /// Rejects a step that writes.
     pub fn read_transaction(
         &self,

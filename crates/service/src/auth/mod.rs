@@ -277,7 +277,9 @@ impl Access {
                 self.version.fetch_add(1, Ordering::Release);
                 self.changed.send_replace(());
             }
-            Err(error) => tracing::error!(%error, "users not reloaded; the node keeps the current ones"),
+            Err(error) => {
+                tracing::error!(%error, "users not reloaded; the node keeps the current ones")
+            }
         }
     }
 

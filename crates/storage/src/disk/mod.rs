@@ -1,5 +1,5 @@
 //! The file-system operations that the log, the state, the snapshots and the marker use, behind a
-//! trait: the same code runs on the machine's disk ([`real`]) and on a simulated one that injects
+//! trait: the same code runs on the machine's disk (`real`) and on a simulated one that injects
 //! lost writes, torn writes and errors.
 //!
 //! The trait promises what POSIX promises and no more: content is durable once
