@@ -3,6 +3,7 @@
 //!
 //! The first note of an entry is written without a sync: an abort, an out-of-memory kill and a `kill -9` leave the page
 //! cache intact. A power cut may lose the note, and then the entry is tried once more. The second note is synced.
+//! The file names the boot of the machine in which it was written: a power cut is no end of the process at the entry.
 
 use std::io;
 use std::path::Path;
@@ -25,12 +26,13 @@ const MAX_KNOWN: usize = 8;
 
 const FILE: &str = "applying";
 const MAGIC: &[u8; 8] = b"HELAPPLY";
-const VERSION: u32 = 1;
+/// Version 1 did not name the boot.
+const VERSION: u32 = 2;
 /// State of a record: the process was applying the entry.
 const BEGUN: u8 = 1;
 /// State of a record: an earlier process was applying the entry, or the entry is held.
 const NOTED: u8 = 0;
-const HEADER_LEN: usize = 16;
+const HEADER_LEN: usize = 24;
 const RECORD_LEN: usize = 13;
 /// Length of the file. It is always written as a whole and fits into one sector.
 const FILE_LEN: usize = HEADER_LEN + MAX_KNOWN * RECORD_LEN + 4;
@@ -45,6 +47,8 @@ struct Suspect {
 #[derive(Default)]
 pub struct Suspects {
     file: Option<Box<dyn DiskFile>>,
+    /// Id of the machine's boot ([`Disk::boot_id`]).
+    boot: u64,
     /// Ascending by index.
     known: Vec<Suspect>,
     /// Index of the noted entry that is being applied.
@@ -58,20 +62,27 @@ impl Suspects {
     /// Reads the file in `dir`, or creates it. `replay_through` is the last index of the log.
     pub fn open(disk: &Arc<dyn Disk>, dir: &Path, replay_through: u64) -> io::Result<Self> {
         let path = dir.join(FILE);
+        let boot = disk.boot_id();
         let (file, known) = if disk.exists(&path) {
-            let known = decode(&disk.read(&path)?).unwrap_or_else(|| {
+            let known = decode(&disk.read(&path)?, boot).unwrap_or_else(|| {
                 tracing::warn!(path = %path.display(), "the record of entries being applied is corrupt; starting with an empty one");
                 Vec::new()
             });
             (disk.open_to_write(&path)?, known)
         } else {
             let file = disk.create(&path)?;
-            file.write_all_at(&encode(&[], None), 0)?;
+            file.write_all_at(&encode(&[], None, boot), 0)?;
             file.sync_all()?;
             disk.sync_dir(dir)?;
             (file, Vec::new())
         };
-        Ok(Self { file: Some(file), known, current: None, replay_through, has_failed: false })
+        let mut suspects =
+            Self { file: Some(file), boot, known, current: None, replay_through, has_failed: false };
+        if suspects.known.iter().any(|suspect| suspect.attempts >= MAX_ATTEMPTS) {
+            // Held from now on, also after a power cut.
+            suspects.write(true);
+        }
+        Ok(suspects)
     }
 
     /// Whether an entry of `bytes` is noted regardless of its content. After a noted entry all others of its batch are
@@ -155,7 +166,7 @@ impl Suspects {
     /// Writes the file. An error is only logged: log and state are on the same disk and report its failure.
     fn write(&mut self, durably: bool) {
         let Some(file) = &self.file else { return };
-        let mut written = file.write_all_at(&encode(&self.known, self.current), 0);
+        let mut written = file.write_all_at(&encode(&self.known, self.current, self.boot), 0);
         if durably && written.is_ok() {
             written = file.sync_data();
         }
@@ -172,11 +183,12 @@ fn is_durable(note: Option<Suspect>) -> bool {
     note.is_some_and(|suspect| suspect.attempts > 1)
 }
 
-fn encode(known: &[Suspect], current: Option<u64>) -> Vec<u8> {
+fn encode(known: &[Suspect], current: Option<u64>, boot: u64) -> Vec<u8> {
     let mut file = Vec::with_capacity(FILE_LEN);
     file.put_slice(MAGIC);
     file.put_u32(VERSION);
     file.put_u32(known.len() as u32);
+    file.put_u64(boot);
     for suspect in known {
         file.put_u64(suspect.index);
         file.put_u32(suspect.attempts);
@@ -188,24 +200,29 @@ fn encode(known: &[Suspect], current: Option<u64>) -> Vec<u8> {
     file
 }
 
-/// Decodes the file; `None` if it is corrupt or of another version.
-fn decode(file: &[u8]) -> Option<Vec<Suspect>> {
-    if file.len() != FILE_LEN {
-        return None;
-    }
-    let (content, mut crc) = file.split_at(FILE_LEN - 4);
+/// Decodes the file at a start in the machine's boot `boot`; `None` if it is corrupt or of an unknown version.
+fn decode(file: &[u8], boot: u64) -> Option<Vec<Suspect>> {
+    let (content, mut crc) = file.split_at_checked(file.len().checked_sub(4)?)?;
     let mut body = content.strip_prefix(MAGIC)?;
-    if crc.get_u32() != crc32c::crc32c(content) || body.get_u32() != VERSION {
+    if body.len() < HEADER_LEN - MAGIC.len() || crc.get_u32() != crc32c::crc32c(content) {
         return None;
     }
-    let count = body.get_u32() as usize;
-    let record = |_| {
-        let suspect = Suspect { index: body.get_u64(), attempts: body.get_u32() };
-        // State of the record. The number of attempts already implies it.
-        body.get_u8();
-        suspect
+    let (version, count) = (body.get_u32(), body.get_u32() as usize);
+    let written_in = match version {
+        1 => boot,
+        VERSION => body.get_u64(),
+        _ => return None,
     };
-    (count <= MAX_KNOWN).then(|| (0..count).map(record).collect())
+    if count > MAX_KNOWN || body.len() != MAX_KNOWN * RECORD_LEN {
+        return None;
+    }
+    let record = |_| {
+        let (index, attempts, state) = (body.get_u64(), body.get_u32(), body.get_u8());
+        // The machine went down, not the process by this entry.
+        let was_power_cut = state == BEGUN && written_in != boot;
+        Suspect { index, attempts: attempts - u32::from(was_power_cut && attempts > 0) }
+    };
+    Some((0..count).map(record).filter(|suspect| suspect.attempts > 0).collect())
 }
 
 #[cfg(test)]
@@ -267,9 +284,48 @@ mod tests {
             let shared: Arc<dyn Disk> = Arc::new(disk.clone());
             open(&shared).begin(7);
             open(&shared).begin(7);
+            assert!(open(&shared).holds(7), "seed {seed}");
             disk.crash();
             assert!(open(&shared).holds(7), "seed {seed}");
         }
+    }
+
+    #[test]
+    fn power_cut_while_an_entry_is_applied_does_not_count() {
+        for seed in 0..20 {
+            let disk = SimDisk::new(seed);
+            disk.make_dir(Path::new("/state")).unwrap();
+            disk.sync_dir(Path::new("/")).unwrap();
+            let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+            open(&shared).begin(7);
+            for _ in 0..5 {
+                // The process ended once at the entry; since then, only the power fails.
+                let mut process = open(&shared);
+                assert!(!process.holds(7), "seed {seed}");
+                process.begin(7);
+                disk.crash();
+            }
+            let mut process = open(&shared);
+            process.begin(7);
+            drop(process);
+            process = open(&shared);
+            process.begin(7);
+            drop(process);
+            assert!(open(&shared).holds(7), "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn file_of_version_1_is_read() {
+        let mut file = MAGIC.to_vec();
+        file.put_u32(1);
+        file.put_u32(1);
+        file.put_u64(7);
+        file.put_u32(1);
+        file.put_u8(BEGUN);
+        file.resize(16 + MAX_KNOWN * RECORD_LEN, 0);
+        file.put_u32(crc32c::crc32c(&file));
+        assert_eq!(decode(&file, 5), Some(vec![Suspect { index: 7, attempts: 1 }]));
     }
 
     #[test]
@@ -325,15 +381,15 @@ mod tests {
 
     #[test]
     fn a_corrupt_file_holds_no_entry() {
-        let whole = encode(&[Suspect { index: 7, attempts: 2 }], Some(7));
-        assert_eq!(decode(&whole).unwrap().len(), 1);
+        let whole = encode(&[Suspect { index: 7, attempts: 2 }], Some(7), 5);
+        assert_eq!(decode(&whole, 5).unwrap().len(), 1);
         for at in 0..whole.len() {
             let mut damaged = whole.clone();
             damaged[at] ^= 1;
-            assert_eq!(decode(&damaged), None, "byte {at}");
+            assert_eq!(decode(&damaged, 5), None, "byte {at}");
         }
-        assert_eq!(decode(&whole[1..]), None);
-        assert_eq!(decode(&[]), None);
+        assert_eq!(decode(&whole[1..], 5), None);
+        assert_eq!(decode(&[], 5), None);
         let disk = disk();
         open(&disk).begin(7);
         disk.open_to_write(Path::new("/state/applying")).unwrap().write_all_at(b"x", 20).unwrap();

@@ -132,6 +132,9 @@ pub trait Disk: Send + Sync {
     /// Releases `bytes` that [`Disk::set_apart`] reserved.
     fn give_back(&self, bytes: u64);
 
+    /// Returns an id of the machine's boot: another one after a power cut. 0 if the machine reports none.
+    fn boot_id(&self) -> u64;
+
     /// Reads the whole content of a file.
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         let file = self.open(path)?;

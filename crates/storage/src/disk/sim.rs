@@ -77,6 +77,8 @@ struct State {
     capacity: Option<u64>,
     hides_free: bool,
     set_apart: u64,
+    /// Number of power cuts so far.
+    power_cuts: u64,
     /// Operations that remain until the power cut; `None` if none is planned.
     power_left: Option<u64>,
     fail_next_sync: bool,
@@ -102,6 +104,7 @@ impl SimDisk {
             capacity: None,
             hides_free: false,
             set_apart: 0,
+            power_cuts: 0,
             power_left: None,
             fail_next_sync: false,
             sync_lies: false,
@@ -115,6 +118,7 @@ impl SimDisk {
     /// Simulates a power cut, which ends the process too. The module documentation says what is kept.
     pub fn crash(&self) {
         let mut state = self.state();
+        state.power_cuts += 1;
         let unsynced = state.tree.unsynced() as u64;
         let kept = match state.random.below(3) {
             0 => 0,
@@ -379,6 +383,10 @@ impl Disk for SimDisk {
         };
         state.locks.insert(id, held);
         Ok(DiskLock::new(SimLock { disk: self.clone(), id, epoch: state.epoch }))
+    }
+
+    fn boot_id(&self) -> u64 {
+        1 + self.state().power_cuts
     }
 
     fn free_bytes(&self, _path: &Path) -> io::Result<u64> {
