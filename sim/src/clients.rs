@@ -14,7 +14,7 @@ use helios_proto::v1::{
     Call, Command, Delete, ErrorCode, Guard, Increment, Nil, Reply, RequestId, Set, SetCondition,
 };
 use helios_raft::simulation::{Charge, Input, Proposal, format_of};
-use helios_state::{Limits, Store, Trial};
+use helios_state::{Limits, Store, Trial, commands};
 use prost::Message as _;
 use rand::Rng;
 use tokio::sync::oneshot::{self, error::TryRecvError};
@@ -258,7 +258,7 @@ impl World {
             Ask::Exec { watched, steps } => self.read_then(client, slot, None, Then::Exec { watched, steps }),
             Ask::Script(ops) => self.read_then(client, slot, None, Then::Script(ops)),
             Ask::Write(op) => {
-                if matches!(op, CommandOp::FlushAll(_)) {
+                if matches!(&op, CommandOp::Call(call) if commands::name_of(call) == "flushall") {
                     self.flush(client);
                 }
                 self.begin_wait(client, slot, None);
@@ -518,7 +518,7 @@ impl World {
         let Ok(value) = store.get(key.as_bytes(), 0) else { return self.end_request(client, Ended::Failed) };
         let held = value.map(|value| value.data);
         let answer = held.clone().map_or(Kind::Nil(Nil {}), Kind::Bytes);
-        let call = Call { name: "get".to_owned(), args: vec![Bytes::copy_from_slice(key.as_bytes())] };
+        let call = commands::call("get", vec![Bytes::copy_from_slice(key.as_bytes())]);
         let verdict = self.reference.check_read(&call, applied, &answer);
         self.clients.record(verdict);
         self.record_index(applied);

@@ -2,6 +2,7 @@
 //! node's. Each answer of a member has to be its answer.
 
 mod content;
+mod words;
 
 use std::collections::BTreeMap;
 

@@ -5,10 +5,8 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use helios_proto::v1::command::Op;
-use helios_proto::v1::{
-    Call, Command, Delete, Expire, FlushAll, Increment, KeyValue, MultiSet, Persist, Set, SetCondition,
-    Transaction,
-};
+use helios_proto::v1::{Call, Command, Expire, KeyValue, MultiSet, Set, SetCondition, Transaction};
+use helios_state::commands;
 use rand::Rng;
 use rand::rngs::SmallRng;
 
@@ -38,7 +36,7 @@ pub fn draw(random: &mut SmallRng, clock_ms: u64, reads: u32, may_flush: bool) -
         return Ask::Read(read(random));
     }
     if may_flush && random.random_ratio(1, 100) {
-        return Ask::Write(Op::FlushAll(FlushAll {}));
+        return Ask::Write(commands::flush_all());
     }
     match random.random_range(0..10) {
         0 | 1 => Ask::Exec {
@@ -82,7 +80,7 @@ fn value(random: &mut SmallRng) -> Bytes {
 }
 
 fn call(name: &str, args: &[Bytes]) -> Op {
-    Op::Call(Call { name: name.to_owned(), args: args.to_vec() })
+    Op::Call(commands::call(name, args.to_vec()))
 }
 
 /// Read of the whole value of a key, of the type in its name.
@@ -95,12 +93,12 @@ pub fn read_of(key: &Bytes) -> Call {
         _ => ("get", &[]),
     };
     let rest = rest.iter().map(|word| Bytes::from_static(word.as_bytes()));
-    Call { name: name.to_owned(), args: std::iter::once(key.clone()).chain(rest).collect() }
+    commands::call(name, std::iter::once(key.clone()).chain(rest).collect())
 }
 
 /// Read of the time at which a key expires.
 pub fn expiry_of(key: &Bytes) -> Call {
-    Call { name: "pexpiretime".to_owned(), args: vec![key.clone()] }
+    commands::call("pexpiretime", vec![key.clone()])
 }
 
 fn read(random: &mut SmallRng) -> Call {
@@ -112,9 +110,9 @@ fn write(random: &mut SmallRng, clock_ms: u64) -> Op {
     let at_ms = clock_ms + random.random_range(1..400);
     let any = key(random);
     match random.random_range(0..20) {
-        0 => return Op::Delete(Delete { keys: vec![any] }),
-        1 | 2 => return Op::Expire(Expire { key: any, at_ms, condition: 0 }),
-        3 => return Op::Persist(Persist { key: any }),
+        0 => return commands::delete(vec![any]),
+        1 | 2 => return commands::expire(Expire { key: any, at_ms, condition: 0 }),
+        3 => return commands::persist(any),
         _ => {}
     }
     // At times the command gets a key of any type, and is rejected if the type differs.
@@ -147,11 +145,11 @@ fn write(random: &mut SmallRng, clock_ms: u64) -> Op {
 
 fn text(random: &mut SmallRng, key: Bytes, at_ms: u64) -> Op {
     match random.random_range(0..8) {
-        0 | 1 => Op::Increment(Increment { key, delta: random.random_range(1..50) }),
+        0 | 1 => commands::increment(key, random.random_range(1..50)),
         2 => {
             let pair = |key, random: &mut SmallRng| KeyValue { key, value: value(random) };
             let pairs = vec![pair(key, random), pair(name('t', random), random)];
-            Op::MultiSet(MultiSet { pairs, if_none_exist: false })
+            commands::multi_set(MultiSet { pairs, if_none_exist: false })
         }
         _ => {
             let keep_ttl = random.random_ratio(1, 5);
@@ -160,7 +158,7 @@ fn text(random: &mut SmallRng, key: Bytes, at_ms: u64) -> Op {
                 1 => SetCondition::IfPresent,
                 _ => SetCondition::Always,
             };
-            Op::Set(Set {
+            commands::set(Set {
                 key,
                 value: value(random),
                 expire_at_ms: (!keep_ttl && random.random_ratio(1, 2)).then_some(at_ms),
@@ -182,30 +180,27 @@ pub fn key_of(op: &Op) -> Option<Bytes> {
     match op {
         Op::Set(op) => Some(op.key.clone()),
         Op::Delete(op) => op.keys.first().cloned(),
-        Op::Expire(op) => Some(op.key.clone()),
-        Op::Persist(op) => Some(op.key.clone()),
         Op::Increment(op) => Some(op.key.clone()),
-        Op::MultiSet(op) => op.pairs.first().map(|pair| pair.key.clone()),
-        Op::Call(call) => call.args.first().cloned(),
+        // FLUSHALL has no argument.
+        Op::Call(call) => Some(call.args.first().cloned().unwrap_or(Bytes::from_static(b"t0"))),
         Op::Transaction(op) => op.steps.iter().find_map(|step| step.op.as_ref().and_then(key_of)),
-        Op::FlushAll(_) => Some(Bytes::from_static(b"t0")),
-        Op::PurgeExpired(_) | Op::RegisterMember(_) | Op::SkipEntry(_) | Op::Apply(_) => None,
+        _ => None,
     }
 }
 
 /// Adds the kinds of the commands in `op` to `kinds`, for the report.
 pub fn kinds_of(op: &Op, kinds: &mut BTreeSet<&'static str>) {
     let kind = match op {
-        Op::Set(op) if op.expire_at_ms.is_some() => "expiry",
-        Op::Expire(_) | Op::Persist(_) => "expiry",
-        Op::Call(call) => match call.name.as_bytes() {
-            [b'h', ..] => "hash",
-            [b's', ..] => "set",
-            [b'z', ..] => "sorted set",
-            [b'p', ..] | [b'g', ..] => "text",
+        Op::Call(call) => match commands::name_of(call).as_str() {
+            "set" if call.args.iter().any(|word| word[..] == b"PXAT"[..]) => "expiry",
+            "pexpireat" | "persist" => "expiry",
+            "flushall" => "flush",
+            "set" | "mset" | "incrby" | "del" | "get" | "pexpiretime" => "text",
+            name if name.starts_with('h') => "hash",
+            name if name.starts_with('s') => "set",
+            name if name.starts_with('z') => "sorted set",
             _ => "list",
         },
-        Op::FlushAll(_) => "flush",
         Op::Transaction(op) => {
             op.steps.iter().filter_map(|step| step.op.as_ref()).for_each(|op| kinds_of(op, kinds));
             return;

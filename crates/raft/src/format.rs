@@ -11,10 +11,10 @@ use helios_proto::v1::{Command, ErrorCode, Expire, ExpireCondition, Membership};
 
 use super::membership;
 use helios_proto::Error;
-use helios_state::calls;
+use helios_state::commands;
 
 /// Log format of this build.
-pub const FORMAT: u32 = 5;
+pub const FORMAT: u32 = commands::WITH_IDS;
 /// First format in which an entry holds the limits of its cost (`state::budget`).
 pub const BUDGETS: u32 = 5;
 /// First format in which an entry may hold the origin of its write.
@@ -36,7 +36,8 @@ pub fn of(command: &Command) -> Result<u32, Error> {
 fn of_op(command: &Command) -> Result<u32, Error> {
     match &command.op {
         // The meaning of a call never changes, so its name and arguments decide the format.
-        Some(Op::Call(call)) => Ok(calls::format_of(call)),
+        Some(Op::Call(call)) if call.command != 0 && commands::of(call).is_none() => Err(unknown()),
+        Some(Op::Call(call)) => Ok(commands::format_of(call)),
         Some(Op::Transaction(transaction)) => {
             transaction.steps.iter().try_fold(2, |needed, step| Ok(needed.max(of(step)?)))
         }
@@ -56,7 +57,7 @@ fn of_op(command: &Command) -> Result<u32, Error> {
             | Op::Apply(_),
         ) => Ok(1),
         Some(Op::SkipEntry(_)) => Ok(SKIPS),
-        None => Err(refused("the leader runs an older build that does not know this write: upgrade it")),
+        None => Err(unknown()),
     }
 }
 
@@ -104,6 +105,10 @@ impl Formats {
             })
             .min_by_key(|(_, format)| *format)
     }
+}
+
+fn unknown() -> Error {
+    refused("the leader runs an older build that does not know this write: upgrade it")
 }
 
 fn refused(reason: &str) -> Error {
@@ -168,10 +173,13 @@ mod tests {
     fn every_command_of_this_build_is_within_its_format() {
         let set = Command { op: Some(Op::Set(Set::default())), ..Command::default() };
         assert!(of(&set).unwrap() <= FORMAT);
-        let call = |name: &str| Call { name: name.to_owned(), args: Vec::new() };
-        for known in calls::all() {
-            let call = Command { op: Some(Op::Call(call(known.name))), ..Command::default() };
-            assert!((2..=FORMAT).contains(&of(&call).unwrap()), "{}", known.name);
+        let call = |name: &str| Call { name: name.to_owned(), ..Call::default() };
+        for spec in commands::all().filter(|spec| spec.id != 0) {
+            let by_id = Call { command: spec.id.into(), ..Call::default() };
+            let by_id = Command { op: Some(Op::Call(by_id)), ..Command::default() };
+            assert_eq!(of(&by_id).unwrap(), commands::WITH_IDS, "{}", spec.name);
+            let by_name = Command { op: Some(Op::Call(call(spec.name))), ..Command::default() };
+            assert!((2..=FORMAT).contains(&of(&by_name).unwrap()), "{}", spec.name);
         }
         let args = ["z", "a", "WITHSCORE"].map(bytes::Bytes::from).into();
         let rank = Call { args, ..call("zrank") };
@@ -184,5 +192,8 @@ mod tests {
         let named = Command { origin: Some(Origin::default()), ..set };
         assert_eq!(of(&named).unwrap(), WITH_ORIGIN);
         assert_eq!(of(&Command::default()).unwrap_err().code, ErrorCode::UpgradeInProgress);
+        let newer = Call { command: u32::from(u16::MAX), ..Call::default() };
+        let newer = Command { op: Some(Op::Call(newer)), ..Command::default() };
+        assert_eq!(of(&newer).unwrap_err().code, ErrorCode::UpgradeInProgress);
     }
 }

@@ -12,6 +12,7 @@ use raft::eraftpb::{Entry, EntryType};
 use super::suspects::{MAX_ATTEMPTS, Suspects};
 use crate::faults;
 use helios_proto::Error;
+use helios_state::commands;
 
 /// Length of the longest encoded `SkipEntry` command: its time, its request id and two numbers.
 const MAX_SKIP_BYTES: usize = 160;
@@ -90,7 +91,7 @@ fn name_of_command(command: &Command) -> String {
         Some(Op::PurgeExpired(_)) => "removal of expired keys",
         Some(Op::RegisterMember(_)) => "registration of a member",
         Some(Op::SkipEntry(_)) => "skip of an entry",
-        Some(Op::Call(call)) => return call.name.to_ascii_uppercase(),
+        Some(Op::Call(call)) => return commands::name_of(call).to_ascii_uppercase(),
         Some(Op::Apply(apply)) => return format!("{} of the embedding program", apply.kind),
         Some(Op::Transaction(transaction)) => {
             let steps = transaction.steps.len();
@@ -175,7 +176,7 @@ fn applied_here(index: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use helios_proto::v1::{Call, RequestId, Set, Transaction};
+    use helios_proto::v1::{RequestId, Set, Transaction};
 
     use super::*;
 
@@ -264,7 +265,7 @@ mod tests {
 
     #[test]
     fn an_entry_is_named_by_its_command() {
-        let call = |name: &str| command(Op::Call(Call { name: name.into(), args: Vec::new() }));
+        let call = |name: &str| command(Op::Call(commands::call(name, Vec::new())));
         assert_eq!(name_of_command(&call("sort")), "SORT");
         let transaction = Transaction { guards: Vec::new(), steps: vec![call("sort"), call("lcs")] };
         assert_eq!(

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use helios_proto::Error;
 use helios_proto::v1::ErrorCode;
 use helios_service::glob::TooLong;
+use helios_state::commands::Misuse;
 
 use super::frame::Frame;
 
@@ -72,6 +73,18 @@ impl Refusal {
 
     pub fn unknown_subcommand(container: &str, name: &[u8]) -> Self {
         Self::UnknownSubcommand { container: container.to_ascii_uppercase(), name: shown(name, 128) }
+    }
+}
+
+impl From<Misuse> for Refusal {
+    fn from(misuse: Misuse) -> Self {
+        match misuse {
+            Misuse::Arity(name) => Self::Arity(name),
+            Misuse::Syntax => Self::Syntax,
+            Misuse::NotAnInteger => Self::NotAnInteger,
+            Misuse::InvalidExpire(name) => Self::InvalidExpire(name),
+            Misuse::Other(text) => Self::other(format!("ERR {text}")),
+        }
     }
 }
 

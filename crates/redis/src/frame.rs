@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt::Write;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use helios_state::calls::double_text;
+use helios_state::commands::double_text;
 
 /// Bytes charged for each part of a reply beside its content: its size in memory, which exceeds its longest
 /// header on the wire.

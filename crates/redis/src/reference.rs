@@ -118,7 +118,8 @@ pub fn render() -> String {
 
 fn row(spec: &Spec) -> String {
     let name = spec.name.replace('|', " ").to_ascii_uppercase();
-    format!("| `{name}` | {} | {} | {} | {} |\n", spec.arity, spec.since, spec.flags, spec.summary)
+    let flags: Vec<_> = spec.flags.names().collect();
+    format!("| `{name}` | {} | {} | {} | {} |\n", spec.arity, spec.since, flags.join(" "), spec.summary)
 }
 
 fn capitalized(name: &str) -> String {

@@ -1,23 +1,18 @@
 //! Execution of each command in the log. Deterministic: every function depends only on the entry and the
 //! state before it, so that all members agree.
 
-use bytes::Bytes;
 use helios_proto::v1::command::Op;
 use helios_proto::v1::reply::Kind as Answer;
-use helios_proto::v1::{
-    Command, Delete, Done, ErrorCode, Expire, ExpireCondition, Increment, MultiSet, Nil, Persist,
-    PurgeExpired, RegisterMember, Set, SetCondition,
-};
+use helios_proto::v1::{Command, Done, ErrorCode, PurgeExpired, RegisterMember};
 
 use super::budget::{Halt, OverBudget};
-use super::calls;
 use super::collection;
+use super::commands::{self, expiry, keys, set};
 use super::engines::EngineError;
 use super::machine;
 use super::transaction;
 use super::txn::Txn;
 use super::value::{Kind, Value};
-use crate::faults;
 use helios_proto::Error;
 
 /// Longest decimal text of an i64: a sign and 19 digits.
@@ -58,15 +53,15 @@ pub(super) type Outcome = Result<Answer, Failure>;
 /// Executes `command` on `txn`. The changes in `txn` must be dropped if it fails.
 pub(super) fn execute(txn: &mut Txn<'_>, command: &Command) -> Outcome {
     let outcome = match &command.op {
-        Some(Op::Set(op)) => set(txn, op),
-        Some(Op::Delete(op)) => delete(txn, op),
-        Some(Op::Expire(op)) => expire(txn, op),
-        Some(Op::Persist(op)) => persist(txn, op),
-        Some(Op::MultiSet(op)) => multi_set(txn, op),
-        Some(Op::Increment(op)) => increment(txn, op),
-        Some(Op::FlushAll(_)) => flush_all(txn),
+        Some(Op::Set(op)) => set::apply_set(txn, op),
+        Some(Op::Delete(op)) => keys::apply_del(txn, &op.keys),
+        Some(Op::Expire(op)) => expiry::apply_expire(txn, op),
+        Some(Op::Persist(op)) => expiry::apply_persist(txn, &op.key),
+        Some(Op::MultiSet(op)) => set::apply_mset(txn, op),
+        Some(Op::Increment(op)) => set::apply_increment(txn, op),
+        Some(Op::FlushAll(_)) => keys::apply_flush(txn),
         Some(Op::PurgeExpired(op)) => purge_expired(txn, op),
-        Some(Op::Call(op)) => calls::execute(txn, op),
+        Some(Op::Call(op)) => commands::execute(txn, op),
         Some(Op::Transaction(op)) => transaction::execute(txn, op),
         Some(Op::RegisterMember(op)) => register_member(txn, op),
         Some(Op::Apply(op)) => machine::apply(txn, op),
@@ -79,113 +74,6 @@ pub(super) fn execute(txn: &mut Txn<'_>, command: &Command) -> Outcome {
     txn.settle()?;
     txn.name_events(command);
     outcome
-}
-
-fn set(txn: &mut Txn<'_>, op: &Set) -> Outcome {
-    let condition = SetCondition::try_from(op.condition)
-        .map_err(|_| invalid("SET has a condition that this version does not know"))?;
-    if op.keep_ttl && op.expire_at_ms.is_some() {
-        return Err(invalid("SET cannot both keep the expiry and set one"));
-    }
-    let old = txn.load(&op.key)?;
-    if op.return_previous {
-        require_string(old.as_ref())?;
-    }
-    let is_met = match condition {
-        SetCondition::Always => true,
-        SetCondition::IfAbsent => old.is_none(),
-        SetCondition::IfPresent => old.is_some(),
-    };
-    if is_met {
-        let kept_ms =
-            old.as_ref().and_then(|old| old.expire_at_ms).filter(|_| faults::keeps_expiry(op.keep_ttl));
-        txn.store(&op.key, old.as_ref(), op.value.clone(), op.expire_at_ms.or(kept_ms));
-    }
-    Ok(match old {
-        Some(old) if op.return_previous => Answer::Bytes(old.data),
-        None if op.return_previous => Answer::Nil(Nil {}),
-        _ if is_met => Answer::Done(Done {}),
-        _ => Answer::Nil(Nil {}),
-    })
-}
-
-fn delete(txn: &mut Txn<'_>, op: &Delete) -> Outcome {
-    let mut removed = 0;
-    for key in &op.keys {
-        if let Some(old) = txn.load(key)? {
-            txn.remove(key, &old);
-            removed += 1;
-        }
-    }
-    Ok(Answer::Integer(removed))
-}
-
-/// Sets the expiry of a key under a condition. A key without expiry compares as one that never expires
-/// (EXPIRE, Redis 7.0).
-fn expire(txn: &mut Txn<'_>, op: &Expire) -> Outcome {
-    let condition = ExpireCondition::try_from(op.condition)
-        .map_err(|_| invalid("EXPIRE has a condition that this version does not know"))?;
-    let Some(old) = txn.load(&op.key)? else { return Ok(Answer::Integer(0)) };
-    let is_met = match (condition, old.expire_at_ms) {
-        (ExpireCondition::ExpireAlways, _) => true,
-        (ExpireCondition::ExpireNx, current_ms) => current_ms.is_none(),
-        (ExpireCondition::ExpireXx, current_ms) => current_ms.is_some(),
-        (ExpireCondition::ExpireGt, current_ms) => current_ms.is_some_and(|current_ms| op.at_ms > current_ms),
-        (ExpireCondition::ExpireLt, current_ms) => current_ms.is_none_or(|current_ms| op.at_ms < current_ms),
-        (ExpireCondition::ExpireXxLt, current_ms) => {
-            current_ms.is_some_and(|current_ms| op.at_ms < current_ms)
-        }
-    };
-    if is_met {
-        txn.set_expiry(&op.key, &old, Some(op.at_ms));
-    }
-    Ok(Answer::Integer(is_met.into()))
-}
-
-fn persist(txn: &mut Txn<'_>, op: &Persist) -> Outcome {
-    match txn.load(&op.key)? {
-        Some(old) if old.expire_at_ms.is_some() => {
-            txn.set_expiry(&op.key, &old, None);
-            Ok(Answer::Integer(1))
-        }
-        _ => Ok(Answer::Integer(0)),
-    }
-}
-
-fn multi_set(txn: &mut Txn<'_>, op: &MultiSet) -> Outcome {
-    if op.if_none_exist {
-        for pair in &op.pairs {
-            if txn.load(&pair.key)?.is_some() {
-                return Ok(Answer::Integer(0));
-            }
-        }
-    }
-    for pair in &op.pairs {
-        let old = txn.load(&pair.key)?;
-        txn.store(&pair.key, old.as_ref(), pair.value.clone(), None);
-    }
-    Ok(if op.if_none_exist { Answer::Integer(1) } else { Answer::Done(Done {}) })
-}
-
-fn increment(txn: &mut Txn<'_>, op: &Increment) -> Outcome {
-    let old = txn.load(&op.key)?;
-    require_string(old.as_ref())?;
-    let current = match &old {
-        Some(old) => parse_integer(&old.data)
-            .ok_or_else(|| not_an_integer("value is not an integer or out of range"))?,
-        None => 0,
-    };
-    let sum = current
-        .checked_add(op.delta)
-        .ok_or_else(|| not_an_integer("increment or decrement would overflow"))?;
-    let expire_at_ms = old.as_ref().and_then(|old| old.expire_at_ms);
-    txn.store(&op.key, old.as_ref(), Bytes::from(sum.to_string()), expire_at_ms);
-    Ok(Answer::Integer(sum))
-}
-
-fn flush_all(txn: &mut Txn<'_>) -> Outcome {
-    txn.remove_all()?;
-    Ok(Answer::Done(Done {}))
 }
 
 fn purge_expired(txn: &mut Txn<'_>, op: &PurgeExpired) -> Outcome {

@@ -3,13 +3,13 @@
 //! Collected while an entry is applied, if a client of this member has subscribed to them. They are not part
 //! of the state: members need not agree on them. The functions of the commands do not produce events. The
 //! change of each key is noted where all commands write keys ([`Txn::replace`](super::txn::Txn), `erase`),
-//! and the event's name is derived from the command's name and arguments.
+//! and the tables of commands name its event.
 
 use bytes::Bytes;
+use helios_proto::v1::Command;
 use helios_proto::v1::command::Op;
-use helios_proto::v1::{Call, Command};
 
-use super::calls;
+use super::commands;
 
 /// A keyspace event of one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,9 +75,9 @@ impl Notes {
     }
 }
 
-type Name = (&'static str, char);
+pub(super) type Name = (&'static str, char);
 
-const RENAME_FROM: Name = ("rename_from", 'g');
+pub(super) const RENAME_FROM: Name = ("rename_from", 'g');
 
 /// Returns the names of the events of `key` by `command`: at most two.
 fn names(command: &Command, key: &Bytes) -> [Option<Name>; 2] {
@@ -88,64 +88,18 @@ fn names(command: &Command, key: &Bytes) -> [Option<Name>; 2] {
         Some(Op::Increment(_)) => one("incrby", '$'),
         Some(Op::Expire(_)) => one("expire", 'g'),
         Some(Op::Persist(_)) => one("persist", 'g'),
-        Some(Op::Call(call)) => names_of_call(call, key),
+        Some(Op::Call(call)) => commands::of(call).map_or([None; 2], |spec| spec.events(&call.args, key)),
         _ => [None; 2],
     }
 }
 
-fn names_of_call(call: &Call, key: &Bytes) -> [Option<Name>; 2] {
-    let one = |name, class| [Some((name, class)), None];
-    let args = &call.args[..];
-    let is_first = args.first() == Some(key);
-    let Some(verb) = calls::find(&call.name) else { return [None; 2] };
-    match verb.name {
-        "getdel" => [None; 2],
-        "getex" => one(if is_word(args.get(1), "persist") { "persist" } else { "expire" }, 'g'),
-        "copy" => one("copy_to", 'g'),
-        "rename" | "renamenx" => [Some(if is_first { RENAME_FROM } else { ("rename_to", 'g') }), None],
-        "restore" => one("restore", 'g'),
-        "sort" => one("sortstore", 'l'),
-        "bitop" => one("set", '$'),
-        name @ ("append" | "incrbyfloat" | "setbit" | "setrange") => one(name, '$'),
-        "hmset" | "hsetnx" => one("hset", 'h'),
-        "smove" => one(if is_first { "srem" } else { "sadd" }, 's'),
-        "lpushx" => one("lpush", 'l'),
-        "rpushx" => one("rpush", 'l'),
-        "lmpop" => one(pop_of(is_word(behind_keys(args), "left")), 'l'),
-        "lmove" => moved(args, key, is_word(args.get(2), "left"), is_word(args.get(3), "left")),
-        "rpoplpush" => moved(args, key, false, true),
-        "zadd" if args.iter().skip(1).take(MAX_OPTIONS).any(|word| is_word(Some(word), "incr")) => {
-            one("zincr", 'z')
-        }
-        "zincrby" => one("zincr", 'z'),
-        "zmpop" => one(if is_word(behind_keys(args), "min") { "zpopmin" } else { "zpopmax" }, 'z'),
-        name if name.starts_with(['l', 'r']) => one(name, 'l'),
-        name if name.starts_with('s') => one(name, 's'),
-        name if name.starts_with('h') => one(name, 'h'),
-        name => one(name, 'z'),
-    }
-}
-
-/// Maximum number of options of `ZADD`, which precede the scores.
-const MAX_OPTIONS: usize = 4;
-
-fn pop_of(left: bool) -> &'static str {
-    if left { "lpop" } else { "rpop" }
-}
-
-fn moved(args: &[Bytes], key: &Bytes, from_left: bool, to_left: bool) -> [Option<Name>; 2] {
-    let is = |position: usize| args.get(position) == Some(key);
-    let push = if to_left { "lpush" } else { "rpush" };
-    [is(1).then_some((push, 'l')), is(0).then_some((pop_of(from_left), 'l'))]
-}
-
 /// Returns the argument after a count of keys and the keys.
-fn behind_keys(args: &[Bytes]) -> Option<&Bytes> {
+pub(super) fn behind_keys(args: &[Bytes]) -> Option<&Bytes> {
     let count: usize = std::str::from_utf8(args.first()?).ok()?.parse().ok()?;
     args.get(count.checked_add(1)?)
 }
 
-fn is_word(word: Option<&Bytes>, keyword: &str) -> bool {
+pub(super) fn is_word(word: Option<&Bytes>, keyword: &str) -> bool {
     word.is_some_and(|word| word.eq_ignore_ascii_case(keyword.as_bytes()))
 }
 

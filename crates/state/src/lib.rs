@@ -9,10 +9,10 @@
 
 mod batch;
 mod budget;
-pub mod calls;
 mod checkpoint;
 mod collection;
 mod command;
+pub mod commands;
 mod dedup;
 mod engines;
 mod error;

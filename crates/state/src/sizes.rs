@@ -7,6 +7,7 @@ use bytes::{Buf, Bytes};
 use helios_proto::v1::command::Op;
 use helios_proto::v1::{Call, ErrorCode};
 
+use super::commands;
 use super::value::Kind;
 use helios_proto::Error;
 
@@ -40,28 +41,64 @@ pub fn check(op: &Op) -> Result<(), Error> {
 }
 
 fn check_call(call: &Call) -> Result<(), Error> {
-    let args = &call.args[..];
-    made_keys(&call.name, args).try_for_each(|key| check_key(key))?;
-    match call.name.as_str() {
-        "hset" | "hmset" => args.iter().skip(1).step_by(2).try_for_each(|field| check_element(field)),
-        "hsetnx" | "hincrby" | "hincrbyfloat" => args.get(1).map_or(Ok(()), |field| check_element(field)),
-        // Valid options and scores are shorter than the limit, so all arguments can be checked.
-        "sadd" | "zadd" | "zincrby" => args.iter().skip(1).try_for_each(|member| check_element(member)),
-        "smove" => args.get(2).map_or(Ok(()), |member| check_element(member)),
-        "restore" => args.get(2).map_or(Ok(()), check_dump),
-        _ => Ok(()),
+    let Some(spec) = commands::of(call) else { return Ok(()) };
+    spec.made.of(&call.args).try_for_each(|key| check_key(key))?;
+    (spec.elements)(&call.args)
+}
+
+/// Positions of the keys that a command may create.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Made {
+    None,
+    First,
+    Second,
+    FirstTwo,
+    /// Every other argument.
+    Pairs,
+    /// The first, and the one after `STORE`.
+    FirstAndStored,
+}
+
+impl Made {
+    fn of(self, args: &[Bytes]) -> impl Iterator<Item = &Bytes> {
+        let stored = || args.iter().position(|word| word.eq_ignore_ascii_case(b"store")).map(|at| at + 1);
+        let (range, stored) = match self {
+            Self::None => (0..0, None),
+            Self::First => (0..1, None),
+            Self::Second => (1..2, None),
+            Self::FirstTwo => (0..2, None),
+            Self::Pairs => (0..args.len(), None),
+            Self::FirstAndStored => (0..1, stored()),
+        };
+        let step = if matches!(self, Self::Pairs) { 2 } else { 1 };
+        range.step_by(step).chain(stored).filter_map(|at| args.get(at))
     }
 }
 
-/// Returns the keys that a call may create.
-fn made_keys<'a>(name: &str, args: &'a [Bytes]) -> impl Iterator<Item = &'a Bytes> {
-    let (first, second) = match name {
-        "bitop" => (1, None),
-        "copy" | "rename" | "renamenx" | "smove" | "lmove" | "rpoplpush" => (0, Some(1)),
-        "sort" => (0, args.iter().position(|word| word.eq_ignore_ascii_case(b"store")).map(|at| at + 1)),
-        _ => (0, None),
-    };
-    [Some(first), second].into_iter().flatten().filter_map(|at| args.get(at))
+pub(crate) fn no_elements(_: &[Bytes]) -> Result<(), Error> {
+    Ok(())
+}
+
+/// Checks the fields of `key field value [field value ...]`.
+pub(crate) fn fields(args: &[Bytes]) -> Result<(), Error> {
+    args.iter().skip(1).step_by(2).try_for_each(|field| check_element(field))
+}
+
+pub(crate) fn second(args: &[Bytes]) -> Result<(), Error> {
+    args.get(1).map_or(Ok(()), |field| check_element(field))
+}
+
+pub(crate) fn third(args: &[Bytes]) -> Result<(), Error> {
+    args.get(2).map_or(Ok(()), |member| check_element(member))
+}
+
+/// Checks all arguments after the key: valid options and scores are shorter than the limit.
+pub(crate) fn behind_key(args: &[Bytes]) -> Result<(), Error> {
+    args.iter().skip(1).try_for_each(|member| check_element(member))
+}
+
+pub(crate) fn dump(args: &[Bytes]) -> Result<(), Error> {
+    args.get(2).map_or(Ok(()), check_dump)
 }
 
 /// Checks the elements in a payload of `DUMP`. An invalid payload is refused by the command itself.
@@ -111,7 +148,6 @@ mod tests {
     use helios_proto::v1::{Command, Delete, Increment, KeyValue, MultiSet, Set, Transaction};
 
     use super::*;
-    use crate::calls;
 
     fn long() -> Bytes {
         vec![b'x'; MAX_KEY_BYTES + 1].into()
@@ -119,7 +155,7 @@ mod tests {
 
     fn call(name: &str, args: &[&[u8]]) -> Op {
         let args = args.iter().map(|word| Bytes::copy_from_slice(word)).collect();
-        Op::Call(Call { name: name.to_owned(), args })
+        Op::Call(commands::call(name, args))
     }
 
     fn code(op: &Op) -> Option<ErrorCode> {
@@ -152,12 +188,12 @@ mod tests {
 
     #[test]
     fn every_call_that_writes_refuses_a_first_key_over_the_limit() {
-        for verb in calls::all().filter(|verb| verb.writes && verb.grows && verb.name != "bitop") {
+        for spec in commands::all().filter(|spec| spec.id != 0 && spec.grows() && spec.name != "bitop") {
             assert_eq!(
-                code(&call(verb.name, &[&long(), b"a", b"b"])),
+                code(&call(spec.name, &[&long(), b"a", b"b"])),
                 Some(ErrorCode::TooLarge),
                 "{}",
-                verb.name
+                spec.name
             );
         }
     }

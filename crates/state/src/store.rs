@@ -9,8 +9,8 @@ use helios_proto::v1::reply::Kind as Answer;
 use helios_proto::v1::{Call, Membership, Transaction};
 
 use super::budget::Limits;
-use super::calls;
 use super::command::Failure;
+use super::commands;
 use super::engines::{EngineError, EngineKind, MemoryEngine, StateEngine};
 use super::home::Home;
 use super::machine::Driven;
@@ -203,7 +203,7 @@ impl Store {
         self.check()?;
         let state = self.inner.state();
         let mut txn = state.query_txn(wall_ms, limits);
-        match calls::query(&mut txn, call) {
+        match commands::query(&mut txn, call) {
             Ok(answer) => Ok((answer, txn.lookups())),
             Err(failure) => Err(self.error_of(failure)),
         }

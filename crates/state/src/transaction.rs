@@ -6,8 +6,8 @@ use helios_proto::v1::{Command, ErrorCode, Guard, Nil, Replies, Reply, Transacti
 use prost::Message as _;
 
 use super::budget::Halt;
-use super::calls;
 use super::command::{self, Failure, Outcome, invalid};
+use super::commands::{self, Spec};
 use super::txn::Txn;
 use crate::faults;
 
@@ -31,7 +31,7 @@ pub(super) fn read(txn: &mut Txn<'_>, transaction: &Transaction) -> Outcome {
 /// Whether a step writes, so that it must go through the log.
 pub fn writes(step: &Command) -> bool {
     match &step.op {
-        Some(Op::Call(call)) => calls::find(&call.name).is_none_or(|verb| verb.writes),
+        Some(Op::Call(call)) => commands::of(call).is_none_or(Spec::writes),
         _ => true,
     }
 }

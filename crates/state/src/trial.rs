@@ -9,12 +9,12 @@
 use bytes::Bytes;
 use helios_proto::v1::command::Op;
 use helios_proto::v1::reply::Kind as Answer;
-use helios_proto::v1::{Call, Command, ErrorCode, Guard, Transaction};
+use helios_proto::v1::{Command, ErrorCode, Guard, Transaction};
 use prost::Message as _;
 
 use super::budget::Limits;
-use super::calls;
 use super::command::Failure;
+use super::commands;
 use super::store::Store;
 use super::transaction;
 use super::txn::{Draft, Lookups, Txn};
@@ -114,14 +114,14 @@ fn effect(command: Command, answer: &Answer) -> Option<Command> {
     }
     match &command.op {
         // SPOP chose random members, and the applied entry would choose others: log SREM of the chosen ones.
-        Some(Op::Call(call)) if faults::logs_drawn(call.name == "spop") => {
+        Some(Op::Call(call)) if faults::logs_drawn(commands::of(call)?.name == "spop") => {
             let key = call.args.first()?.clone();
             let popped = popped(answer);
             let args = std::iter::once(key).chain(popped.iter().cloned()).collect();
-            let call = Call { name: "srem".to_owned(), args };
+            let call = commands::call("srem", args);
             (!popped.is_empty()).then(|| Command { op: Some(Op::Call(call)), ..Command::default() })
         }
-        Some(Op::Call(call)) if !calls::find(&call.name)?.writes => None,
+        Some(Op::Call(call)) if !commands::of(call)?.writes() => None,
         _ => Some(command),
     }
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use helios_proto::v1::command::Op;
 use helios_proto::v1::reply::Kind as Answer;
-use helios_proto::v1::{Apply, Delete, ErrorCode, Member, Reply, Set};
+use helios_proto::v1::{Apply, ErrorCode, Member, Reply, Set};
 use helios_service::database::{Database, Freshness};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
@@ -24,7 +24,7 @@ use crate::error::Error;
 use crate::management::disk_of;
 use crate::node::{ActiveMember, Node};
 use crate::raft::{ChangeRequest, Expected, RaftStatus, membership};
-use crate::state::{Driven, LogEntry, Shared, StateMachine, Value};
+use crate::state::{Driven, LogEntry, Shared, StateMachine, Value, commands};
 
 pub use config::ClusterConfig;
 pub use state::{
@@ -180,12 +180,12 @@ impl<M: StateMachine> ClusterCoordinator<M> {
 
     pub async fn put(&self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Result<(), Error> {
         let set = Set { key: key.into(), value: value.into(), ..Set::default() };
-        self.write(Op::Set(set), None).await.map(drop)
+        self.write(commands::set(set), None).await.map(drop)
     }
 
     /// Deletes a key; returns whether it existed.
     pub async fn delete(&self, key: impl Into<Bytes>) -> Result<bool, Error> {
-        let reply = self.write(Op::Delete(Delete { keys: vec![key.into()] }), None).await?;
+        let reply = self.write(commands::delete(vec![key.into()]), None).await?;
         Ok(reply.kind == Some(Answer::Integer(1)))
     }
 

@@ -25,7 +25,7 @@ use super::guard::User;
 use super::transaction;
 use super::watch::Watcher;
 use crate::error::Error;
-use crate::state::{Applied, Kind, StateError, Value};
+use crate::state::{Applied, Kind, StateError, Value, commands};
 
 const DEFAULT_RANGE: u32 = 1_000;
 const MAX_RANGE: u32 = 10_000;
@@ -123,7 +123,7 @@ impl<D: Database> Kv for KvService<D> {
         }
         let expire_at_ms = (ttl_ms > 0).then(|| helios_service::time::wall_ms().saturating_add(ttl_ms));
         let set = proto::Set { key, value, expire_at_ms, ..proto::Set::default() };
-        let reply = self.write(Op::Set(set), request_id, identity, ack).await?;
+        let reply = self.write(commands::set(set), request_id, identity, ack).await?;
         Ok(Response::new(PutResponse { revision: reply.index, token: Some(self.database.token_of(&reply)) }))
     }
 
@@ -132,7 +132,7 @@ impl<D: Database> Kv for KvService<D> {
         let request = request.into_inner();
         let ack = request.ack();
         let DeleteRequest { keys, request_id, ack: _ } = request;
-        let delete = Op::Delete(proto::Delete { keys });
+        let delete = commands::delete(keys);
         let reply = self.write(delete, request_id, identity, ack).await?;
         let deleted = match reply.kind {
             Some(reply::Kind::Integer(count)) => u64::try_from(count).unwrap_or(0),

@@ -3,9 +3,10 @@
 use helios_proto::v1::command::Op;
 use helios_proto::v1::reply::Kind;
 use helios_proto::v1::write::Kind as Wanted;
-use helios_proto::v1::{Command, Delete, ErrorCode, Guard, Reply, Set, Transaction, Write};
+use helios_proto::v1::{Command, ErrorCode, Guard, Reply, Set, Transaction, Write};
 
 use crate::error::Error;
+use crate::state::commands;
 
 /// Limit of guards and writes in one transaction: each reads the state while nothing else is applied.
 const MAX_STEPS: usize = 1_024;
@@ -29,9 +30,9 @@ fn step(write: Write) -> Result<Command, Error> {
         Some(Wanted::Put(put)) if !put.key.is_empty() => {
             let expire_at_ms =
                 (put.ttl_ms > 0).then(|| helios_service::time::wall_ms().saturating_add(put.ttl_ms));
-            Op::Set(Set { key: put.key, value: put.value, expire_at_ms, ..Set::default() })
+            commands::set(Set { key: put.key, value: put.value, expire_at_ms, ..Set::default() })
         }
-        Some(Wanted::Delete(delete)) => Op::Delete(Delete { keys: vec![delete.key] }),
+        Some(Wanted::Delete(delete)) => commands::delete(vec![delete.key]),
         Some(Wanted::Put(_)) => return Err(Error::invalid("key is empty")),
         None => return Err(Error::invalid("a write is neither put nor delete")),
     };

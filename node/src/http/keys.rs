@@ -17,6 +17,7 @@ use super::answer::{failed, ok};
 use super::request::{Request, Whole};
 use crate::error::Error;
 use crate::node::Node;
+use crate::state::commands;
 
 /// Header with the token of a write: in the response to a write, and in the request of a read that has to see it.
 pub const TOKEN_HEADER: &str = "helios-token";
@@ -73,7 +74,7 @@ struct ReadBody {
 pub async fn put(request: &Request, node: &Node) -> Result<Response, Box<Response>> {
     let PutBody { key, value, ack } = request.json()?;
     let set = proto::Set { key: key.into(), value: value.into(), ..proto::Set::default() };
-    Ok(written(write(node, Op::Set(set), ack.as_deref()).await, node))
+    Ok(written(write(node, commands::set(set), ack.as_deref()).await, node))
 }
 
 pub async fn apply(request: &Request, node: &Node) -> Result<Response, Box<Response>> {
@@ -95,11 +96,11 @@ fn operation(kind: String, data: Json, has_machine: bool) -> Result<Op, Error> {
     match kind.as_str() {
         "set" => {
             let SetData { key, value } = serde_json::from_value(data).map_err(wrong)?;
-            Ok(Op::Set(proto::Set { key: key.into(), value: value.into(), ..proto::Set::default() }))
+            Ok(commands::set(proto::Set { key: key.into(), value: value.into(), ..proto::Set::default() }))
         }
         "delete" => {
             let DeleteData { key } = serde_json::from_value(data).map_err(wrong)?;
-            Ok(Op::Delete(proto::Delete { keys: vec![key.into()] }))
+            Ok(commands::delete(vec![key.into()]))
         }
         _ => Err(Error::invalid(format!("type {kind:?}: write set or delete"))),
     }

@@ -18,7 +18,7 @@ use crate::error::Error;
 use crate::node::{ActiveMember, Node};
 use crate::peer::MAX_MESSAGE_BYTES;
 use crate::raft::{RaftStatus, Role, format, membership};
-use crate::state;
+use crate::state::{self, commands::legacy};
 
 /// Limit of the commands in one message to the leader, bytes.
 const MAX_FORWARD_BYTES: usize = 4 << 20;
@@ -209,7 +209,9 @@ impl Node {
             };
             self.inner().metrics.forwarded.inc_by(count as u64);
             let mut kept = 0;
-            for chunk in chunks(batch.commands(count)) {
+            let mut commands = batch.commands(count);
+            lower(&mut commands, status);
+            for chunk in chunks(commands) {
                 let sent = chunk.len();
                 let answers = match self.forward(member, status, chunk, ack, deadline).await {
                     Ok(answers) if answers.len() == sent => answers,
@@ -291,6 +293,7 @@ impl Node {
         if member.raft.status().lowest_format < format::WITH_ORIGIN {
             commands.iter_mut().for_each(|command| command.origin = None);
         }
+        lower(&mut commands, &member.raft.status());
         let outcomes = self.propose_and_await(member, commands, ack, deadline).await;
         let failed = outcomes.iter().filter(|outcome| outcome.is_err()).count();
         self.inner().metrics.raft_proposals_failed.inc_by(failed as u64);
@@ -321,6 +324,11 @@ impl Node {
         self.await_acks(member, &mut outcomes, ack, deadline).await;
         outcomes
     }
+}
+
+/// Encodes calls as the entries that all members can read, during an upgrade from a build without ids of commands.
+fn lower(commands: &mut [Command], status: &RaftStatus) {
+    commands.iter_mut().for_each(|command| legacy::lower(command, status.lowest_format));
 }
 
 fn leadership_changed(now: &RaftStatus, before: &RaftStatus) -> bool {
@@ -470,6 +478,16 @@ mod tests {
 
     fn soon() -> Instant {
         Instant::now() + Duration::from_secs(10)
+    }
+
+    #[test]
+    fn a_batch_is_lowered_to_what_the_slowest_member_reads() {
+        let by_id = || Command { op: Some(state::commands::persist("k".into())), ..Command::default() };
+        for (lowest_format, keeps_id) in [(format::FORMAT - 1, false), (format::FORMAT, true)] {
+            let mut commands = vec![by_id()];
+            lower(&mut commands, &RaftStatus { lowest_format, ..RaftStatus::default() });
+            assert_eq!(matches!(commands[0].op, Some(Op::Call(_))), keeps_id);
+        }
     }
 
     #[test]

@@ -9,7 +9,9 @@ use helios_proto::v1::{
     Call, Done, ErrorCode, ErrorDetail, Expire, Nil, Replies, Reply, Set, SetCondition, Transaction,
 };
 
-use super::Reference;
+use helios_state::commands;
+
+use super::{Reference, words};
 
 #[derive(Debug, Clone, PartialEq)]
 enum Content {
@@ -92,9 +94,9 @@ impl<'a> Scratch<'a> {
     /// Executes a command as [`Scratch::run`] does. A random result is the one that was `seen`, if that is possible.
     pub fn run_as(&mut self, op: &Op, seen: &Kind) -> Option<Kind> {
         match (op, seen) {
-            (Op::Call(call), Kind::Bytes(member)) if call.name == "spop" => {
+            (Op::Call(call), Kind::Bytes(member)) if commands::name_of(call) == "spop" => {
                 let args = vec![call.args[0].clone(), member.clone()];
-                let removed = self.run(&Op::Call(Call { name: "srem".to_owned(), args }));
+                let removed = self.run(&Op::Call(commands::call("srem", args)));
                 Some(if removed == Some(Kind::Integer(1)) { seen.clone() } else { nil() })
             }
             _ => self.run(op),
@@ -124,7 +126,10 @@ impl<'a> Scratch<'a> {
                 self.is_flushed = true;
                 Ok(done())
             }
-            Op::Call(call) => self.call(call),
+            Op::Call(call) => match words::operation(&commands::name_of(call), call) {
+                Some(op) => return self.run(&op),
+                None => self.call(call),
+            },
             Op::Transaction(transaction) => Ok(self.transaction(transaction)),
             // Their answers depend on the membership, on expired keys that no read sees, or on an application's state
             // machine, which the simulation does not have.
@@ -201,7 +206,8 @@ impl<'a> Scratch<'a> {
         let old = self.load(key);
         let expiry = old.as_ref().and_then(|old| old.expire_at_ms);
         let content = old.map(|old| old.content);
-        match call.name.as_str() {
+        let name = commands::name_of(call);
+        match name.as_str() {
             "pexpiretime" => {
                 Ok(Kind::Integer(content.map_or(-2, |_| expiry.map_or(-1, |at_ms| at_ms as i64))))
             }
@@ -218,7 +224,7 @@ impl<'a> Scratch<'a> {
             },
             "type" => Ok(Kind::Status(kind_of(content.as_ref()).to_owned())),
             name if name.starts_with('h') => self.hash(name, key, content, expiry, &args[1..]),
-            "sadd" | "srem" | "smembers" => self.members(&call.name, key, content, expiry, &args[1..]),
+            "sadd" | "srem" | "smembers" => self.members(&name, key, content, expiry, &args[1..]),
             name if name.starts_with('z') => self.sorted(name, key, content, expiry, &args[1..]),
             name => self.list(name, key, content, expiry, &args[1..]),
         }

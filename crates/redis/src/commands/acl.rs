@@ -5,7 +5,7 @@ use helios_service::auth::Role;
 
 use super::super::error::{Refusal, shown};
 use super::super::frame::Frame;
-use super::super::table::{COMMANDS, Spec};
+use super::super::table::{COMMANDS, Flags, Spec};
 use super::local::Context;
 use super::{Args, Local, Request};
 
@@ -33,9 +33,9 @@ pub enum AclRequest {
 
 /// Returns the least role that may run the command.
 pub fn role_for(spec: &Spec) -> Role {
-    if spec.has_flag("admin") || FLUSHES.contains(&spec.name) {
+    if spec.has(Flags::ADMIN) || FLUSHES.contains(&spec.name) {
         Role::Admin
-    } else if spec.has_flag("write") || SCRIPTS.contains(&spec.name) {
+    } else if spec.has(Flags::WRITE) || SCRIPTS.contains(&spec.name) {
         Role::ReadWrite
     } else {
         Role::ReadOnly
@@ -72,8 +72,8 @@ fn members(category: &[u8]) -> Result<Vec<&'static str>, Refusal> {
         return Err(Refusal::other(format!("ERR Unknown category '{}'", shown(category, 128))));
     };
     let is_member = |spec: &&Spec| match *name {
-        "slow" => !spec.has_flag("fast"),
-        _ => spec.has_flag(flag),
+        "slow" => !spec.has(Flags::FAST),
+        _ => Flags::named(flag).is_some_and(|flag| spec.has(flag)),
     };
     let all = COMMANDS.iter().flat_map(|spec| std::iter::once(*spec).chain(spec.subcommands));
     Ok(all.filter(is_member).map(|spec| spec.name).collect())

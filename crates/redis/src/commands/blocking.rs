@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use helios_proto::v1::{Call, command::Op};
-use helios_state::Kind;
+use helios_proto::v1::command::Op;
+use helios_state::{Kind, commands};
 
 use super::super::error::Refusal;
 use super::args::is;
@@ -36,7 +36,7 @@ impl Blocking {
     pub fn op(&self, keys: &[Bytes]) -> Op {
         let count = self.is_counted.then(|| Bytes::from(keys.len().to_string()));
         let args = count.into_iter().chain(keys.iter().cloned()).chain(self.words.iter().cloned());
-        Op::Call(Call { name: self.verb.to_owned(), args: args.collect() })
+        Op::Call(commands::call(self.verb, args.collect()))
     }
 }
 

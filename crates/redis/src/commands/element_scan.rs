@@ -4,9 +4,10 @@
 
 use bytes::Bytes;
 use helios_proto::Error;
+use helios_proto::v1::Replies;
 use helios_proto::v1::reply::Kind;
-use helios_proto::v1::{Call, Replies};
 use helios_service::glob::{Pattern, Steps};
+use helios_state::commands;
 
 use super::super::cursor::cursor_of;
 use super::super::error::Refusal;
@@ -112,7 +113,7 @@ impl ElementScan {
 
     async fn page(&self, first: Bytes, count: usize, at: &Snapshot<'_>) -> Result<Page, Error> {
         let args = vec![self.key.clone(), count.to_string().into(), first];
-        let answer = at.query(Call { name: self.command.to_owned(), args }).await?;
+        let answer = at.query(commands::call(self.command, args)).await?;
         let mut parts = items(answer);
         let (next, elements) = (parts.next(), parts.next());
         let next = next.and_then(bytes);

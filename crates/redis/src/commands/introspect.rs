@@ -4,7 +4,7 @@ use helios_service::glob::{Pattern, Steps};
 
 use super::super::error::Refusal;
 use super::super::frame::Frame;
-use super::super::table::{COMMANDS, Keys, Spec, find};
+use super::super::table::{COMMANDS, Flags, Keys, Spec, find};
 use super::args::is;
 use super::{Args, Local, Request, introspect_keys};
 
@@ -126,7 +126,7 @@ fn describe(spec: &Spec) -> Frame {
     Frame::Array(vec![
         Frame::bulk(spec.name),
         Frame::Integer(spec.arity.into()),
-        words(spec.flags.split_ascii_whitespace().map(str::to_owned).collect()),
+        words(spec.flags.names().map(str::to_owned).collect()),
         Frame::Integer(first.into()),
         Frame::Integer(last.into()),
         Frame::Integer(step.into()),
@@ -140,14 +140,14 @@ fn describe(spec: &Spec) -> Frame {
 /// Returns the categories as Redis derives them from the flags.
 fn categories(spec: &Spec) -> Vec<String> {
     let derived = [
-        ("write", "@write"),
-        ("readonly", "@read"),
-        ("admin", "@admin"),
-        ("admin", "@dangerous"),
-        ("blocking", "@blocking"),
+        (Flags::WRITE, "@write"),
+        (Flags::READONLY, "@read"),
+        (Flags::ADMIN, "@admin"),
+        (Flags::ADMIN, "@dangerous"),
+        (Flags::BLOCKING, "@blocking"),
     ];
-    let speed = if spec.has_flag("fast") { "@fast" } else { "@slow" };
-    let flags = derived.into_iter().filter(|(flag, _)| spec.has_flag(flag)).map(|(_, category)| category);
+    let speed = if spec.has(Flags::FAST) { "@fast" } else { "@slow" };
+    let flags = derived.into_iter().filter(|(flag, _)| spec.has(*flag)).map(|(_, category)| category);
     let group = match spec.group.name() {
         "generic" => Some("@keyspace".to_owned()),
         "sorted-set" => Some("@sortedset".to_owned()),

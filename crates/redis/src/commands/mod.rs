@@ -12,7 +12,6 @@ pub mod data;
 pub mod element_scan;
 pub mod introspect;
 pub mod introspect_keys;
-pub mod keyspace;
 pub mod local;
 pub mod pubsub;
 pub mod read;
@@ -20,7 +19,6 @@ pub mod scan;
 pub mod scripting;
 pub mod server;
 pub mod status;
-pub mod strings;
 pub mod transactions;
 pub mod write;
 

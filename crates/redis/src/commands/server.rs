@@ -1,15 +1,14 @@
-//! Commands about the node: `INFO`, `ROLE`, `TIME`, `WAIT`, `FLUSHALL`.
+//! Commands about the node: `INFO`, `ROLE`, `TIME`, `WAIT`.
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use helios_proto::v1::{FlushAll, command::Op};
 
 use super::super::codec::parse_integer;
 use super::super::error::Refusal;
 use super::super::frame::Frame;
 use super::args::is;
-use super::{Args, Local, Request, Write};
+use super::{Args, Local, Request};
 
 pub fn info(args: Args) -> Result<Request, Refusal> {
     let lower = |word: Bytes| String::from_utf8_lossy(&word).to_ascii_lowercase();
@@ -45,18 +44,6 @@ pub fn wait(mut args: Args) -> Result<Request, Refusal> {
         replicas: u64::try_from(replicas).unwrap_or(0),
         timeout: Duration::from_millis(timeout_ms),
     })
-}
-
-/// Parses `FLUSHALL` and `FLUSHDB`; `ASYNC` and `SYNC` are the same here: the reply is sent when the flush is
-/// applied.
-pub fn flush(mut args: Args) -> Result<Request, Refusal> {
-    if let Some(option) = args.next()
-        && !(is(&option, "async") || is(&option, "sync"))
-    {
-        return Err(Refusal::Syntax);
-    }
-    args.end()?;
-    Ok(Write::plain(Op::FlushAll(FlushAll {})))
 }
 
 /// Parses `FUNCTION FLUSH`. There are no functions, so nothing is removed.

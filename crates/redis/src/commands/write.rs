@@ -4,7 +4,6 @@ use helios_proto::Error;
 use helios_proto::v1::{Replies, Reply, command::Op, reply::Kind};
 
 use super::super::frame::Frame;
-use super::Request;
 
 #[derive(Debug)]
 pub struct Write {
@@ -17,8 +16,6 @@ pub struct Write {
 pub enum Answer {
     /// Unchanged.
     Plain,
-    /// 1 for done, 0 for nil.
-    Flag,
     /// Nil becomes the error that the key exists.
     UnlessBusy,
     /// Key and element, from a key and a list of one element.
@@ -27,21 +24,9 @@ pub enum Answer {
     FirstScored,
 }
 
-impl Write {
-    pub fn plain(op: Op) -> Request {
-        Request::Write(Self { op, answer: Answer::Plain })
-    }
-
-    pub fn flag(op: Op) -> Request {
-        Request::Write(Self { op, answer: Answer::Flag })
-    }
-}
-
 impl Answer {
     pub fn frame(self, reply: Reply) -> Frame {
         match (reply.kind, self) {
-            (Some(Kind::Done(_)), Self::Flag) => Frame::Integer(1),
-            (Some(Kind::Nil(_)), Self::Flag) => Frame::Integer(0),
             (Some(Kind::Nil(_)), Self::UnlessBusy) => Frame::error("BUSYKEY Target key name already exists."),
             (Some(kind), Self::FirstElement) => flattened(frame(kind), 1),
             (Some(kind), Self::FirstScored) => flattened(frame(kind), 2),

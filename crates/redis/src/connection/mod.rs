@@ -33,7 +33,7 @@ use super::frame::Frame;
 use super::output::Output;
 use super::server::{Limits, Shared};
 use super::session::Session;
-use super::table::{Spec, resolve};
+use super::table::{Flags, Spec, resolve};
 use super::transaction::{Queue, held_bytes};
 use super::wire::{Moved, Wire};
 use subscriptions::{check_while_listening, next_message};
@@ -358,7 +358,7 @@ impl<D: Database> Connection<D> {
             self.session.closing = true;
         }
         let spec = resolve(&words).map_err(|refusal| ("unknown", refusal))?;
-        if !spec.has_flag("no_auth") {
+        if !spec.has(Flags::NO_AUTH) {
             self.check_permission(spec).map_err(|refusal| (spec.name, refusal))?;
         }
         check_while_listening(&self.session, spec).map_err(|refusal| (spec.name, refusal))?;
@@ -368,7 +368,7 @@ impl<D: Database> Connection<D> {
             profile.last_active = round.arrived;
         }
         // Words that are kept for longer than this round must not keep the chunk that they were read in.
-        if self.session.queue.is_some() || spec.has_flag("blocking") {
+        if self.session.queue.is_some() || spec.has(Flags::BLOCKING) {
             own(&mut words);
         }
         let understood = understand(spec, words, round.now_ms, &self.shared.limits);

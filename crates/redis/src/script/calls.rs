@@ -18,7 +18,7 @@ use super::super::commands::{self, Local, Read, Request};
 use super::super::error::Refusal;
 use super::super::frame::{Frame, Protocol};
 use super::super::server::Shared;
-use super::super::table::{Spec, resolve};
+use super::super::table::{Flags, Spec, resolve};
 use super::convert;
 use super::meter::{ELEMENT_BYTES, Meter, Stopped};
 use super::natives::{Failure, MAX_LOG_BYTES};
@@ -123,13 +123,13 @@ impl Host {
     }
 
     fn understand(&self, spec: &'static Spec, words: Vec<Bytes>) -> Result<Request, Refusal> {
-        if spec.has_flag("noscript") {
+        if spec.has(Flags::NOSCRIPT) {
             return Err(not_allowed());
         }
         if self.role < role_for(spec) {
             return Err(Refusal::NoPermission(spec.name));
         }
-        if self.read_only && (spec.has_flag("write") || spec.name == "publish") {
+        if self.read_only && (spec.has(Flags::WRITE) || spec.name == "publish") {
             return Err(Refusal::other("ERR Write commands are not allowed from read-only scripts."));
         }
         if self.role == Role::ReadOnly {
@@ -236,7 +236,7 @@ fn number_text(number: f64) -> String {
 /// Formats a number as C's `%.{digits}g`.
 pub fn general(number: f64, digits: usize) -> String {
     if !number.is_finite() {
-        return if number.is_nan() { "nan".to_owned() } else { helios_state::calls::double_text(number) };
+        return if number.is_nan() { "nan".to_owned() } else { helios_state::commands::double_text(number) };
     }
     let scientific = format!("{number:.*e}", digits - 1);
     let Some((mantissa, exponent)) = scientific.split_once('e') else { return scientific };

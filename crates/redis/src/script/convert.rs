@@ -71,7 +71,7 @@ pub fn to_lua(lua: &Lua, meter: &Meter, frame: Frame, protocol: Protocol) -> Res
         Frame::Set(items) => array(lua, meter, items.into_iter(), protocol)?,
         Frame::Double(number) if resp3 => field(lua, "double", number)?,
         Frame::Double(number) => {
-            Value::String(lua.create_string(helios_state::calls::double_text(number).as_bytes())?)
+            Value::String(lua.create_string(helios_state::commands::double_text(number).as_bytes())?)
         }
         Frame::Boolean(value) if resp3 => Value::Boolean(value),
         Frame::Boolean(value) => Value::Number(u8::from(value).into()),

@@ -1,35 +1,34 @@
-//! The only table of commands: it drives dispatch, arity errors, `COMMAND` and the reference page.
+//! The table of all commands: those on keys, from the state's tables, and those of the protocol. It drives
+//! dispatch, arity errors, `COMMAND` and the reference page.
 
 mod acl;
 mod connection;
+mod data;
 mod generic;
-mod hashes;
 mod keys;
 mod lists;
 mod pubsub;
 mod scripting;
 mod server;
-mod sets;
 mod sorted_sets;
-mod strings;
 
 use std::sync::LazyLock;
 
 use super::commands::Parse;
 use super::error::Refusal;
-pub use keys::Keys;
-use keys::{ALL, BITOP, BUT_LAST, COUNTED, COUNTED_SECOND, NONE, ONE, ONE_AND_COUNTED, PAIRS, SECOND, TWO};
+pub use helios_state::commands::{Flags, Group, Keys};
 
 /// One command or subcommand, in the terms of `COMMAND INFO`.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Spec {
     /// Name in lower case; for a subcommand `container|name`.
     pub name: &'static str,
     /// Number of words of a request, with the name (for a subcommand: both names); negative: a minimum.
     pub arity: i32,
     pub keys: Keys,
-    /// Redis's flags, separated by blanks.
-    pub flags: &'static str,
+    pub flags: Flags,
+    /// Access flags of the first key and of the other keys; `None`: by the flags ([`Spec::key_access`]).
+    access: Option<[&'static str; 2]>,
     /// Redis version that introduced the command with this meaning; HeliosDB's own commands have none.
     pub since: &'static str,
     pub group: Group,
@@ -38,59 +37,9 @@ pub struct Spec {
     pub parse: Parse,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Group {
-    String,
-    Hash,
-    Set,
-    List,
-    SortedSet,
-    Generic,
-    Transactions,
-    PubSub,
-    Scripting,
-    Connection,
-    Server,
-    Cluster,
-}
-
-impl Group {
-    pub const ALL: [Group; 12] = [
-        Self::String,
-        Self::Hash,
-        Self::Set,
-        Self::List,
-        Self::SortedSet,
-        Self::Generic,
-        Self::Transactions,
-        Self::PubSub,
-        Self::Scripting,
-        Self::Connection,
-        Self::Server,
-        Self::Cluster,
-    ];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::String => "string",
-            Self::Hash => "hash",
-            Self::Set => "set",
-            Self::List => "list",
-            Self::SortedSet => "sorted-set",
-            Self::Transactions => "transactions",
-            Self::PubSub => "pubsub",
-            Self::Scripting => "scripting",
-            Self::Generic => "generic",
-            Self::Connection => "connection",
-            Self::Server => "server",
-            Self::Cluster => "cluster",
-        }
-    }
-}
-
 impl Spec {
-    pub fn has_flag(&self, flag: &str) -> bool {
-        self.flags.split_ascii_whitespace().any(|each| each == flag)
+    pub fn has(&self, flag: Flags) -> bool {
+        self.flags.has(flag)
     }
 
     /// Returns the number of words that the name takes in a request: `CLIENT ID` two, `GET` one.
@@ -110,27 +59,32 @@ impl Spec {
     }
 }
 
-/// All commands, in the order of their names.
-pub static COMMANDS: LazyLock<Vec<&'static Spec>> = LazyLock::new(|| {
-    let mut all: Vec<_> = [
+static TABLE: LazyLock<Vec<Spec>> = LazyLock::new(|| {
+    let own = [
         acl::COMMANDS,
         connection::COMMANDS,
         generic::COMMANDS,
-        hashes::COMMANDS,
         lists::COMMANDS,
         pubsub::COMMANDS,
         scripting::COMMANDS,
         server::COMMANDS,
-        sets::COMMANDS,
         sorted_sets::COMMANDS,
-        strings::COMMANDS,
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
+    ];
+    let own = own.into_iter().flatten().map(|spec| match spec.name {
+        "memory" => Spec { subcommands: &MEMORY, ..*spec },
+        "object" => Spec { subcommands: &OBJECT, ..*spec },
+        _ => *spec,
+    });
+    let mut all: Vec<_> = own.chain(data::commands()).collect();
     all.sort_unstable_by_key(|spec| spec.name);
     all
 });
+
+static MEMORY: LazyLock<Vec<Spec>> = LazyLock::new(|| data::subcommands("memory|", server::MEMORY));
+static OBJECT: LazyLock<Vec<Spec>> = LazyLock::new(|| data::subcommands("object|", generic::OBJECT));
+
+/// All commands, in the order of their names.
+pub static COMMANDS: LazyLock<Vec<&'static Spec>> = LazyLock::new(|| TABLE.iter().collect());
 
 /// Finds the command `name`, in any case, without regard to subcommands.
 pub fn find(name: &[u8]) -> Option<&'static Spec> {
@@ -155,15 +109,16 @@ pub fn resolve(words: &[impl AsRef<[u8]>]) -> Result<&'static Spec, Refusal> {
 }
 
 macro_rules! commands {
-    ($($name:literal $arity:literal $keys:ident $flags:literal $since:literal $group:ident
+    ($($name:literal $arity:literal $keys:ident [$($flag:ident)*] $since:literal $group:ident
         $parse:path, $summary:literal $(=> $subcommands:ident)?;)*) => {
         &[$(Spec {
             name: $name,
             arity: $arity,
-            keys: $keys,
-            flags: $flags,
+            keys: helios_state::commands::keys_of::$keys,
+            flags: $crate::table::Flags::NONE$(.with($crate::table::Flags::$flag))*,
+            access: None,
             since: $since,
-            group: Group::$group,
+            group: $crate::table::Group::$group,
             summary: $summary,
             subcommands: commands!(@ $($subcommands)?),
             parse: $parse,
@@ -194,39 +149,13 @@ mod tests {
 
     #[test]
     fn flags_and_keys_are_consistent() {
-        const FLAGS: [&str; 12] = [
-            "pubsub",
-            "write",
-            "readonly",
-            "denyoom",
-            "admin",
-            "noscript",
-            "loading",
-            "stale",
-            "fast",
-            "no_auth",
-            "blocking",
-            "movablekeys",
-        ];
         for spec in all() {
-            assert!(spec.flags.split_ascii_whitespace().all(|flag| FLAGS.contains(&flag)), "{}", spec.name);
-            assert!(!(spec.has_flag("write") && spec.has_flag("readonly")), "{}", spec.name);
+            assert!(!(spec.has(Flags::WRITE) && spec.has(Flags::READONLY)), "{}", spec.name);
             assert_eq!(spec.keys.first > 0, spec.keys.step > 0, "{}", spec.name);
             let moves = spec.keys.counted_at > 0 || spec.name.starts_with("sort");
-            assert_eq!(spec.has_flag("movablekeys"), moves, "{}", spec.name);
+            assert_eq!(spec.has(Flags::MOVABLEKEYS), moves, "{}", spec.name);
             assert!(spec.arity.unsigned_abs() as usize >= spec.name_words(), "{}", spec.name);
             assert!(spec.summary.ends_with('.'), "{}", spec.name);
-        }
-    }
-
-    #[test]
-    fn every_state_command_is_in_the_table_with_the_same_flags() {
-        for verb in helios_state::calls::all() {
-            let spec = all().find(|spec| spec.name == verb.name);
-            let spec = spec.unwrap_or_else(|| panic!("{} is not in the table", verb.name));
-            assert_eq!(spec.has_flag("write"), verb.writes, "{}", verb.name);
-            let may_grow = spec.has_flag("denyoom");
-            assert_eq!(may_grow, verb.grows, "{}", verb.name);
         }
     }
 

@@ -8,7 +8,11 @@ use crate::budget::{ENTRY_BUDGET, Limits, MAX_ENTRY_BYTES, MAX_ENTRY_ELEMENTS, S
 
 fn call(words: &[&str]) -> Op {
     let (name, args) = words.split_first().unwrap();
-    Op::Call(Call { name: (*name).to_owned(), args: args.iter().map(|word| bytes(word)).collect() })
+    Op::Call(Call {
+        name: (*name).to_owned(),
+        args: args.iter().map(|word| bytes(word)).collect(),
+        ..Call::default()
+    })
 }
 
 fn apply(machine: &mut Machine, op: Op) -> Answer {

@@ -12,7 +12,7 @@ use crate::value;
 
 fn call(words: &[&str]) -> Op {
     let args = words[1..].iter().map(|word| bytes(word)).collect();
-    Op::Call(Call { name: words[0].to_owned(), args })
+    Op::Call(Call { name: words[0].to_owned(), args, ..Call::default() })
 }
 
 fn query(store: &Store, words: &[&str]) -> Vec<String> {

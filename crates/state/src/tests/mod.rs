@@ -3,12 +3,14 @@
 
 mod budgets;
 mod collections;
+mod command_tables;
 mod commands;
 mod dedup;
 mod figures;
 mod full;
 mod machine;
 mod model;
+mod old_entries;
 mod power;
 mod properties;
 mod reads;

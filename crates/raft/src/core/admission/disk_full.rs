@@ -5,7 +5,7 @@ use prost::Message as _;
 
 use super::{Core, Proposal, refuse_but};
 use helios_proto::Error;
-use helios_state::calls;
+use helios_state::commands::{self, Spec};
 
 impl Core {
     /// Rejects the proposals that make the state grow, for a log that has only its reserve, and returns the others.
@@ -30,7 +30,7 @@ fn frees_room(command: &Command) -> bool {
             | Op::RegisterMember(_)
             | Op::SkipEntry(_),
         ) => true,
-        Some(Op::Call(call)) => !calls::find(&call.name).is_some_and(|known| known.grows),
+        Some(Op::Call(call)) => !commands::of(call).is_some_and(Spec::grows),
         Some(Op::Transaction(transaction)) => transaction.steps.iter().all(frees_room),
         _ => false,
     }

@@ -1,26 +1,48 @@
-//! String commands that have no separate operation in the log.
+//! Commands that read and change strings; those that set them are in `set`.
 
 use bytes::Bytes;
+use helios_proto::v1::Call;
 use helios_proto::v1::reply::Kind as Answer;
 
 use super::super::command::{Failure, Outcome, invalid, require_string};
+use super::super::events::Name;
 use super::super::txn::Txn;
 use super::super::value::{Kind, Value};
-use super::words::{Words, syntax};
-use super::{Verb, bulk_or_nil, decimal, integer, lcs, list, nil, reads, shrinks, writes};
+use super::prepare::{Arguments, Misuse, expiry_option, set_expiry_ms};
+use super::spec::{Events, Spec, commands, other};
+use super::words::{Words, is, syntax};
+use super::{bulk_or_nil, call, decimal, integer, lcs, list, nil};
 
-pub const VERBS: &[Verb] = &[
-    writes("append", append),
-    reads("get", get),
-    shrinks("getdel", getdel),
-    shrinks("getex", getex),
-    reads("getrange", getrange),
-    writes("incrbyfloat", incrbyfloat),
-    reads("lcs", lcs::lcs),
-    reads("mget", mget),
-    writes("setrange", setrange),
-    reads("strlen", strlen),
-];
+pub static COMMANDS: &[Spec] = commands! { String:
+    20 "append" 3 ONE [WRITE DENYOOM FAST] "2.0.0" append,
+        "Appends to a string; returns its length."
+        { access: ["RW insert"; 2] };
+    21 "get" 2 ONE [READONLY FAST] "1.0.0" get,
+        "Returns the string value of a key.";
+    22 "getdel" 2 ONE [WRITE FAST] "6.2.0" getdel,
+        "Returns the value of a key and deletes the key."
+        { access: ["RW access delete"; 2], events: Events::None };
+    23 "getex" -2 ONE [WRITE FAST] "6.2.0" getex,
+        "Returns the value of a key and changes its expiration, with options EX PX EXAT PXAT PERSIST."
+        { prepare: Some(prepare_getex), events: Events::Of(getex_events) };
+    24 "getrange" 4 ONE [READONLY] "2.4.0" getrange,
+        "Returns a part of a string.";
+    25 "incrbyfloat" 3 ONE [WRITE DENYOOM FAST] "2.6.0" incrbyfloat,
+        "Increments the number in a key by a floating-point number, exactly if both have at most 17 decimals.";
+    26 "lcs" -3 TWO [READONLY] "7.0.0" lcs::lcs,
+        "Returns the longest common subsequence of two strings.";
+    27 "mget" -2 ALL [READONLY FAST] "1.0.0" mget,
+        "Returns the string values of one or more keys.";
+    28 "setrange" 4 ONE [WRITE DENYOOM] "2.2.0" setrange,
+        "Overwrites a part of a string."
+        { access: ["RW update"; 2] };
+    29 "strlen" 2 ONE [READONLY FAST] "2.2.0" strlen,
+        "Returns the length of a value."
+        { access: ["RO"; 2] };
+    0 "substr" 4 ONE [READONLY] "1.0.0" other,
+        "Returns a part of a string; GETRANGE does the same."
+        { prepare: Some(|args, _| Ok(call("getrange", args))) };
+};
 
 /// Maximum length of a string that a command extends.
 const MAX_BYTES: usize = 8 << 20;
@@ -117,7 +139,7 @@ fn getdel(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
     Ok(Answer::Bytes(old.data))
 }
 
-/// Executes `GETEX key [PXAT ms | PERSIST]`. The Redis connection converts the other forms to this one.
+/// Executes `GETEX key [PXAT ms | PERSIST]`; the other forms are prepared as this one.
 fn getex(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
     let key = words.word()?;
     let expire_at_ms = if words.takes("pxat") {
@@ -133,6 +155,26 @@ fn getex(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
         txn.set_expiry(key, &old, at_ms);
     }
     Ok(Answer::Bytes(old.data))
+}
+
+fn prepare_getex(args: Vec<Bytes>, now_ms: u64) -> Result<Call, Misuse> {
+    let mut args = Arguments::new(args);
+    let mut words = vec![args.word()?];
+    if let Some(option) = args.next() {
+        if is(&option, "persist") {
+            words.push(option);
+        } else {
+            let (unit, base_ms) = expiry_option(&option, now_ms).ok_or(Misuse::Syntax)?;
+            let at_ms = set_expiry_ms(args.integer()?, unit, base_ms, "getex")?;
+            words.extend([Bytes::from_static(b"PXAT"), at_ms.to_string().into()]);
+        }
+    }
+    args.end().map(|()| call("getex", words))
+}
+
+fn getex_events(args: &[Bytes], _: &Bytes) -> [Option<Name>; 2] {
+    let persists = args.get(1).is_some_and(|option| is(option, "persist"));
+    [Some((if persists { "persist" } else { "expire" }, 'g')), None]
 }
 
 fn incrbyfloat(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {

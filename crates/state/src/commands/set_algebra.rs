@@ -10,18 +10,29 @@ use super::super::command::{Failure, Outcome, invalid};
 use super::super::txn::Txn;
 use super::super::value::Kind;
 use super::sets::members;
+use super::spec::{Spec, commands};
 use super::words::Words;
-use super::{Verb, integer, reads, replies, writes};
+use super::{integer, replies};
 
-pub const VERBS: &[Verb] = &[
-    reads("sdiff", |txn, words| answer(txn, words, Operation::Difference)),
-    writes("sdiffstore", |txn, words| store(txn, words, Operation::Difference)),
-    reads("sinter", |txn, words| answer(txn, words, Operation::Intersection)),
-    reads("sintercard", sintercard),
-    writes("sinterstore", |txn, words| store(txn, words, Operation::Intersection)),
-    reads("sunion", |txn, words| answer(txn, words, Operation::Union)),
-    writes("sunionstore", |txn, words| store(txn, words, Operation::Union)),
-];
+pub static COMMANDS: &[Spec] = commands! { Set:
+    350 "sdiff" -2 ALL [READONLY] "1.0.0" |txn, words| answer(txn, words, Operation::Difference),
+        "Returns the members of the first set that are in no other.";
+    351 "sdiffstore" -3 ALL [WRITE DENYOOM] "1.0.0" |txn, words| store(txn, words, Operation::Difference),
+        "Stores the members of the first set that are in no other."
+        { access: ["RW update", "RO access"] };
+    352 "sinter" -2 ALL [READONLY] "1.0.0" |txn, words| answer(txn, words, Operation::Intersection),
+        "Returns the intersection of the sets.";
+    353 "sintercard" -3 COUNTED [READONLY MOVABLEKEYS] "7.0.0" sintercard,
+        "Counts the members of the intersection of the sets.";
+    354 "sinterstore" -3 ALL [WRITE DENYOOM] "1.0.0" |txn, words| store(txn, words, Operation::Intersection),
+        "Stores the intersection of the sets."
+        { access: ["RW update", "RO access"] };
+    355 "sunion" -2 ALL [READONLY] "1.0.0" |txn, words| answer(txn, words, Operation::Union),
+        "Returns the union of the sets.";
+    356 "sunionstore" -3 ALL [WRITE DENYOOM] "1.0.0" |txn, words| store(txn, words, Operation::Union),
+        "Stores the union of the sets."
+        { access: ["OW update", "RO access"] };
+};
 
 /// A set operation, on sets and on sorted sets.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -1,30 +1,74 @@
 //! Commands on keys of any type.
 
 use bytes::Bytes;
+use helios_proto::v1::Call;
 use helios_proto::v1::reply::Kind as Answer;
 
 use super::super::collection::{self, Collection};
 use super::super::command::{Failure, Outcome, invalid};
+use super::super::events::{Name, RENAME_FROM};
+use super::super::sizes::Made;
 use super::super::txn::Txn;
 use super::super::value::{DATA_END, Kind, Value, data_key, user_key};
-use super::words::{Words, syntax};
-use super::{Verb, bulk_or_nil, done, gather, integer, nil, reads, shrinks, writes};
+use super::prepare::{Arguments, Misuse};
+use super::spec::{Events, Spec, commands, other};
+use super::words::{Words, is, syntax};
+use super::{bulk_or_nil, by_id_only, call, done, gather, integer, nil};
 
-pub const VERBS: &[Verb] = &[
-    writes("copy", copy),
-    reads("dbsize", |txn, _| Ok(Answer::Integer(txn.key_count().cast_signed()))),
-    reads("exists", exists),
-    reads("memory|usage", memory_usage),
-    reads("object|encoding", encoding),
-    reads("object|freq", no_frequency),
-    reads("object|idletime", idle_time),
-    reads("object|refcount", |txn, words| of_object(txn, words, |_| Ok(Answer::Integer(1)))),
-    reads("randomkey", random_key),
-    shrinks("rename", |txn, words| rename(txn, words, false)),
-    shrinks("renamenx", |txn, words| rename(txn, words, true)),
-    reads("touch", exists),
-    reads("type", type_of),
-];
+pub static COMMANDS: &[Spec] = commands! { Generic:
+    101 "copy" -3 TWO [WRITE DENYOOM] "6.2.0" copy,
+        "Copies a key, with REPLACE over an existing one; a collection element by element."
+        { access: ["RO access", "OW update"], made: Made::FirstTwo, events: Events::One("copy_to", 'g') };
+    103 "del" -2 ALL [WRITE] "1.0.0" del,
+        "Deletes one or more keys."
+        { access: ["RM delete"; 2], format: by_id_only, made: Made::None, events: Events::None };
+    104 "exists" -2 ALL [READONLY FAST] "1.0.0" exists,
+        "Returns how many of the given keys exist."
+        { access: ["RO"; 2] };
+    107 "object|encoding" 3 SECOND [READONLY] "2.2.3" encoding,
+        "Returns the encoding that Redis would use for the value."
+        { access: ["RO"; 2] };
+    108 "object|freq" 3 SECOND [READONLY] "4.0.0" no_frequency,
+        "Refused: the use of keys is not counted."
+        { access: ["RO"; 2] };
+    109 "object|idletime" 3 SECOND [READONLY] "2.2.3" idle_time,
+        "Returns 0: the use of keys is not recorded."
+        { access: ["RO"; 2] };
+    110 "object|refcount" 3 SECOND [READONLY] "2.2.3" |txn, words| of_object(txn, words, |_| Ok(Answer::Integer(1))),
+        "Returns 1."
+        { access: ["RO"; 2] };
+    111 "randomkey" 1 NONE [READONLY] "1.0.0" random_key,
+        "Returns some key; not every key is equally likely.";
+    112 "rename" 3 TWO [WRITE] "1.0.0" |txn, words| rename(txn, words, false),
+        "Renames a key; a key of the new name is overwritten."
+        { access: ["RW access delete", "OW update"], made: Made::FirstTwo, events: Events::Of(renamed) };
+    113 "renamenx" 3 TWO [WRITE FAST] "1.0.0" |txn, words| rename(txn, words, true),
+        "Renames a key unless the new name is taken."
+        { access: ["RW access delete", "OW insert"], made: Made::FirstTwo, events: Events::Of(renamed) };
+    114 "touch" -2 ALL [READONLY FAST] "3.2.1" exists,
+        "Returns how many of the given keys exist."
+        { access: ["RO"; 2] };
+    115 "type" 2 ONE [READONLY FAST] "1.0.0" type_of,
+        "Returns the type of the value of a key."
+        { access: ["RO"; 2] };
+    0 "unlink" -2 ALL [WRITE FAST] "4.0.0" other,
+        "Deletes one or more keys."
+        { access: ["RM delete"; 2], prepare: Some(|args, _| Ok(call("del", args))) };
+};
+
+pub static SERVER: &[Spec] = commands! { Server:
+    102 "dbsize" 1 NONE [READONLY FAST] "1.0.0" |txn, _| Ok(Answer::Integer(txn.key_count().cast_signed())),
+        "Returns the number of keys; expired keys count until they are purged.";
+    105 "flushall" -1 NONE [WRITE] "1.0.0" flushall,
+        "Removes all keys."
+        { format: by_id_only, made: Made::None, prepare: Some(prepare_flush), events: Events::None };
+    0 "flushdb" -1 NONE [WRITE] "1.0.0" other,
+        "Removes all keys."
+        { prepare: Some(prepare_flush) };
+    106 "memory|usage" -3 SECOND [READONLY] "4.0.0" memory_usage,
+        "Returns an estimate of the bytes that a key and its value take."
+        { access: ["RO"; 2] };
+};
 
 /// Estimated overhead in bytes of a key or an element.
 const OVERHEAD_BYTES: usize = 96;
@@ -38,6 +82,44 @@ const SMALL_ELEMENT_BYTES: usize = 64;
 const RANDOM_TRIES: usize = 100;
 /// Bytes of values after which RANDOMKEY reads no further keys.
 const RANDOM_BYTES: usize = 1 << 20;
+
+fn del(txn: &mut Txn<'_>, words: Words<'_>) -> Outcome {
+    apply_del(txn, words.rest())
+}
+
+pub(crate) fn apply_del(txn: &mut Txn<'_>, keys: &[Bytes]) -> Outcome {
+    let mut removed = 0;
+    for key in keys {
+        if let Some(old) = txn.load(key)? {
+            txn.remove(key, &old);
+            removed += 1;
+        }
+    }
+    integer(removed)
+}
+
+fn flushall(txn: &mut Txn<'_>, words: Words<'_>) -> Outcome {
+    words.end()?;
+    apply_flush(txn)
+}
+
+pub(crate) fn apply_flush(txn: &mut Txn<'_>) -> Outcome {
+    txn.remove_all()?;
+    done()
+}
+
+/// `ASYNC` and `SYNC` are the same here: the reply is sent when the flush is applied.
+fn prepare_flush(args: Vec<Bytes>, _: u64) -> Result<Call, Misuse> {
+    let mut args = Arguments::new(args);
+    match args.next() {
+        Some(option) if !(is(&option, "async") || is(&option, "sync")) => Err(Misuse::Syntax),
+        _ => args.end().map(|()| call("flushall", Vec::new())),
+    }
+}
+
+fn renamed(args: &[Bytes], key: &Bytes) -> [Option<Name>; 2] {
+    [Some(if args.first() == Some(key) { RENAME_FROM } else { ("rename_to", 'g') }), None]
+}
 
 fn exists(txn: &mut Txn<'_>, words: Words<'_>) -> Outcome {
     let mut count = 0;
@@ -72,9 +154,9 @@ fn copy(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
     let (from, to) = (words.word()?, words.word()?);
     let mut replace = false;
     while let Some(option) = words.next() {
-        if super::words::is(option, "replace") {
+        if is(option, "replace") {
             replace = true;
-        } else if super::words::is(option, "db") {
+        } else if is(option, "db") {
             if words.integer()? != 0 {
                 return Err(invalid("DB index is out of range"));
             }

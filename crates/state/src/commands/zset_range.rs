@@ -6,26 +6,52 @@ use helios_proto::v1::reply::Kind as Answer;
 use super::super::command::{Failure, Outcome, invalid, parse_integer};
 use super::super::txn::Txn;
 use super::number::parse_double;
+use super::spec::{Spec, commands};
 use super::words::{Words, no_integer, syntax};
 use super::zsets::{Scored, SortedSet, scored_answer};
-use super::{Verb, gather, integer, list, nil, nil_list, reads, shrinks, writes};
+use super::{gather, integer, list, nil, nil_list};
 
-pub const VERBS: &[Verb] = &[
-    reads("zcount", |txn, words| count(txn, words, By::Score)),
-    reads("zlexcount", |txn, words| count(txn, words, By::Name)),
-    reads("zrange", zrange),
-    reads("zrangebylex", |txn, words| old_range(txn, words, By::Name, false)),
-    reads("zrangebyscore", |txn, words| old_range(txn, words, By::Score, false)),
-    writes("zrangestore", zrangestore),
-    reads("zrank", |txn, words| rank(txn, words, false)),
-    shrinks("zremrangebylex", |txn, words| remove(txn, words, By::Name)),
-    shrinks("zremrangebyrank", |txn, words| remove(txn, words, By::Rank)),
-    shrinks("zremrangebyscore", |txn, words| remove(txn, words, By::Score)),
-    reads("zrevrange", |txn, words| old_range(txn, words, By::Rank, true)),
-    reads("zrevrangebylex", |txn, words| old_range(txn, words, By::Name, true)),
-    reads("zrevrangebyscore", |txn, words| old_range(txn, words, By::Score, true)),
-    reads("zrevrank", |txn, words| rank(txn, words, true)),
-];
+pub static COMMANDS: &[Spec] = commands! { SortedSet:
+    530 "zcount" 4 ONE [READONLY FAST] "2.0.0" |txn, words| count(txn, words, By::Score),
+        "Counts members by score.";
+    531 "zlexcount" 4 ONE [READONLY FAST] "2.8.9" |txn, words| count(txn, words, By::Name),
+        "Counts members of equal scores by name.";
+    532 "zrange" -4 ONE [READONLY] "1.2.0" zrange,
+        "Returns members by rank, score or name, with options BYSCORE BYLEX REV LIMIT WITHSCORES.";
+    533 "zrangebylex" -4 ONE [READONLY] "2.8.9" |txn, words| old_range(txn, words, By::Name, false),
+        "Returns members by name.";
+    534 "zrangebyscore" -4 ONE [READONLY] "1.0.5" |txn, words| old_range(txn, words, By::Score, false),
+        "Returns members by score.";
+    535 "zrangestore" -5 TWO [WRITE DENYOOM] "6.2.0" zrangestore,
+        "Stores the members that ZRANGE returns."
+        { access: ["OW update", "RO access"] };
+    536 "zrank" -3 ONE [READONLY FAST] "2.0.0" |txn, words| rank(txn, words, false),
+        "Returns the rank of a member, with WITHSCORE its score, too; costs as much as the rank."
+        { format: rank_format };
+    537 "zremrangebylex" 4 ONE [WRITE] "2.8.9" |txn, words| remove(txn, words, By::Name),
+        "Removes members by name."
+        { access: ["RW delete"; 2] };
+    538 "zremrangebyrank" 4 ONE [WRITE] "2.0.0" |txn, words| remove(txn, words, By::Rank),
+        "Removes members by rank."
+        { access: ["RW delete"; 2] };
+    539 "zremrangebyscore" 4 ONE [WRITE] "1.2.0" |txn, words| remove(txn, words, By::Score),
+        "Removes members by score."
+        { access: ["RW delete"; 2] };
+    540 "zrevrange" -4 ONE [READONLY] "1.2.0" |txn, words| old_range(txn, words, By::Rank, true),
+        "Returns members by rank from the highest score down.";
+    541 "zrevrangebylex" -4 ONE [READONLY] "2.8.9" |txn, words| old_range(txn, words, By::Name, true),
+        "Returns members by name, the last first.";
+    542 "zrevrangebyscore" -4 ONE [READONLY] "2.2.0" |txn, words| old_range(txn, words, By::Score, true),
+        "Returns members by score, the highest first.";
+    543 "zrevrank" -3 ONE [READONLY FAST] "2.0.0" |txn, words| rank(txn, words, true),
+        "Returns the rank of a member from the highest score down, with WITHSCORE its score, too."
+        { format: rank_format };
+};
+
+/// Returns the log format of ZRANK: builds before format 4 ignore WITHSCORE.
+fn rank_format(args: &[Bytes]) -> u32 {
+    if args.len() > 2 { 4 } else { 2 }
+}
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum By {

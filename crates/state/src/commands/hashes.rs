@@ -5,34 +5,58 @@ use helios_proto::v1::reply::Kind as Answer;
 
 use super::super::collection::{Collection, Element};
 use super::super::command::{Failure, Outcome, invalid, not_an_integer, parse_integer};
+use super::super::sizes;
 use super::super::txn::Txn;
 use super::super::value::Kind;
 use super::number::parse_double;
+use super::spec::{Events, Spec, commands};
 use super::strings::sum_of;
 use super::words::{Words, syntax};
-use super::{
-    Verb, bulk_or_nil, bulks, done, gather, integer, list, nil, reads, remove_elements, replies, sets,
-    shrinks, writes,
-};
+use super::{bulk_or_nil, bulks, done, gather, integer, list, nil, remove_elements, replies, sets};
 
-pub const VERBS: &[Verb] = &[
-    shrinks("hdel", hdel),
-    reads("hexists", hexists),
-    reads("hget", hget),
-    reads("hgetall", hgetall),
-    writes("hincrby", hincrby),
-    writes("hincrbyfloat", hincrbyfloat),
-    reads("hkeys", |txn, words| part(txn, words, |(field, _)| field)),
-    reads("hlen", hlen),
-    reads("hmget", hmget),
-    writes("hmset", hmset),
-    reads("hrandfield", hrandfield),
-    reads("hscan", |txn, words| scan(txn, words, Kind::Hash)),
-    writes("hset", hset),
-    writes("hsetnx", hsetnx),
-    reads("hstrlen", hstrlen),
-    reads("hvals", |txn, words| part(txn, words, |(_, value)| value)),
-];
+pub static COMMANDS: &[Spec] = commands! { Hash:
+    201 "hdel" -3 ONE [WRITE FAST] "2.0.0" hdel,
+        "Removes fields of a hash."
+        { access: ["RW delete"; 2] };
+    202 "hexists" 3 ONE [READONLY FAST] "2.0.0" hexists,
+        "Returns whether a hash has a field."
+        { access: ["RO"; 2] };
+    203 "hget" 3 ONE [READONLY FAST] "2.0.0" hget,
+        "Returns the value of a field.";
+    204 "hgetall" 2 ONE [READONLY] "2.0.0" hgetall,
+        "Returns all fields and their values, in the order of the fields.";
+    205 "hincrby" 4 ONE [WRITE DENYOOM FAST] "2.0.0" hincrby,
+        "Increments the integer in a field."
+        { elements: sizes::second };
+    206 "hincrbyfloat" 4 ONE [WRITE DENYOOM FAST] "2.6.0" hincrbyfloat,
+        "Increments the number in a field by a floating-point number."
+        { elements: sizes::second };
+    207 "hkeys" 2 ONE [READONLY] "2.0.0" |txn, words| part(txn, words, |(field, _)| field),
+        "Returns all fields of a hash.";
+    208 "hlen" 2 ONE [READONLY FAST] "2.0.0" hlen,
+        "Returns the number of fields."
+        { access: ["RO"; 2] };
+    209 "hmget" -3 ONE [READONLY FAST] "2.0.0" hmget,
+        "Returns the values of several fields.";
+    210 "hmset" -4 ONE [WRITE DENYOOM FAST] "2.0.0" hmset,
+        "Sets several fields; HSET does the same."
+        { access: ["RW update"; 2], elements: sizes::fields, events: Events::One("hset", 'h') };
+    211 "hrandfield" -2 ONE [READONLY] "6.2.0" hrandfield,
+        "Returns random fields of a hash.";
+    212 "hscan" -3 ONE [READONLY] "2.8.0" |txn, words| scan(txn, words, Kind::Hash),
+        "Iterates over the fields of a hash.";
+    213 "hset" -4 ONE [WRITE DENYOOM FAST] "2.0.0" hset,
+        "Sets fields of a hash; returns how many are new."
+        { access: ["RW update"; 2], elements: sizes::fields };
+    214 "hsetnx" 4 ONE [WRITE DENYOOM FAST] "2.0.0" hsetnx,
+        "Sets a field unless it exists."
+        { access: ["RW insert"; 2], elements: sizes::second, events: Events::One("hset", 'h') };
+    215 "hstrlen" 3 ONE [READONLY FAST] "3.2.0" hstrlen,
+        "Returns the length of a field's value."
+        { access: ["RO"; 2] };
+    216 "hvals" 2 ONE [READONLY] "2.0.0" |txn, words| part(txn, words, |(_, value)| value),
+        "Returns all values of a hash.";
+};
 
 fn find(txn: &mut Txn<'_>, key: &Bytes) -> Result<Option<Collection>, Failure> {
     Collection::find(txn, key, Kind::Hash)

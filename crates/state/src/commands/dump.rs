@@ -5,18 +5,29 @@
 //! its versions.
 
 use bytes::{Buf, BufMut, Bytes};
+use helios_proto::v1::Call;
 use helios_proto::v1::reply::Kind as Answer;
 
 use super::super::collection::Collection;
-use super::super::command::{Failure, Outcome, invalid};
+use super::super::command::{Failure, Outcome, invalid, parse_integer};
+use super::super::sizes;
 use super::super::txn::Txn;
 use super::super::value::{Kind, Value};
 use super::number::{from_sortable, sortable};
-use super::words::{Words, no_integer};
+use super::prepare::{Arguments, Misuse};
+use super::spec::{Events, Spec, commands};
+use super::words::{Words, is, no_integer};
 use super::zsets::{Scored, SortedSet};
-use super::{Verb, done, gather, lists, nil, reads, sets, writes};
+use super::{call, done, gather, lists, nil, sets};
 
-pub const VERBS: &[Verb] = &[reads("dump", dump), writes("restore", restore)];
+pub static COMMANDS: &[Spec] = commands! { Generic:
+    165 "dump" 2 ONE [READONLY] "2.6.0" dump,
+        "Returns the value of a key as bytes for RESTORE, in a format specific to HeliosDB."
+        { format: |_| 3 };
+    166 "restore" -4 ONE [WRITE DENYOOM] "2.6.0" restore,
+        "Creates a key from the bytes that DUMP returned."
+        { access: ["OW update"; 2], format: |_| 3, elements: sizes::dump, prepare: Some(prepare_restore), events: Events::One("restore", 'g') };
+};
 
 const MAGIC: &[u8; 2] = b"HD";
 const VERSION: u8 = 1;
@@ -87,6 +98,40 @@ fn restore(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
         txn.set_expiry(key, &written, Some(expire_at_ms));
     }
     done()
+}
+
+/// Prepares `RESTORE key ttl payload [REPLACE] [ABSTTL] [IDLETIME seconds] [FREQ frequency]`; the last two are
+/// checked and ignored.
+fn prepare_restore(args: Vec<Bytes>, now_ms: u64) -> Result<Call, Misuse> {
+    let mut args = Arguments::new(args);
+    let (key, ttl_ms, payload) = (args.word()?, args.word()?, args.word()?);
+    let (mut replaces, mut is_absolute, mut has_use) = (false, false, false);
+    while let Some(option) = args.next() {
+        match option {
+            word if is(&word, "replace") => replaces = true,
+            word if is(&word, "absttl") => is_absolute = true,
+            word if is(&word, "idletime") && !has_use && args.len() > 0 => {
+                has_use = true;
+                if args.integer()? < 0 {
+                    return Err(Misuse::Other("Invalid IDLETIME value, must be >= 0".into()));
+                }
+            }
+            word if is(&word, "freq") && !has_use && args.len() > 0 => {
+                has_use = true;
+                if !(0..=255).contains(&args.integer()?) {
+                    return Err(Misuse::Other("Invalid FREQ value, must be >= 0 and <= 255".into()));
+                }
+            }
+            _ => return Err(Misuse::Syntax),
+        }
+    }
+    let ttl_ms = parse_integer(&ttl_ms).ok_or(Misuse::NotAnInteger)?;
+    let ttl_ms =
+        u64::try_from(ttl_ms).map_err(|_| Misuse::Other("Invalid TTL value, must be >= 0".into()))?;
+    let at_ms = if ttl_ms == 0 || is_absolute { ttl_ms } else { ttl_ms.saturating_add(now_ms) };
+    let mut words = vec![key, at_ms.to_string().into(), payload];
+    words.extend(replaces.then_some(Bytes::from_static(b"REPLACE")));
+    Ok(call("restore", words))
 }
 
 fn decode(mut payload: Bytes) -> Result<(Kind, Vec<Bytes>), Failure> {

@@ -5,28 +5,58 @@ use helios_proto::v1::reply::Kind as Answer;
 
 use super::super::collection::Collection;
 use super::super::command::{Failure, Outcome, invalid};
+use super::super::events::{Name, behind_keys, is_word};
+use super::super::sizes;
 use super::super::txn::Txn;
 use super::super::value::Kind;
 use super::number::{from_sortable, parse_double, sortable};
+use super::spec::{Events, Spec, commands};
 use super::words::{Words, is, no_double, syntax};
-use super::{
-    Verb, bulk_or_nil, bulks, double_text, gather, integer, list, lists, nil, nil_list, reads, replies, sets,
-    shrinks, writes,
+use super::{bulk_or_nil, bulks, double_text, gather, integer, list, lists, nil, nil_list, replies, sets};
+
+pub static COMMANDS: &[Spec] = commands! { SortedSet:
+    501 "zadd" -4 ONE [WRITE DENYOOM FAST] "1.2.0" zadd,
+        "Adds members or changes their scores, with options NX XX GT LT CH INCR."
+        { access: ["RW update"; 2], elements: sizes::behind_key, events: Events::Of(zadd_events) };
+    502 "zcard" 2 ONE [READONLY FAST] "1.2.0" zcard,
+        "Returns the number of members."
+        { access: ["RO"; 2] };
+    503 "zincrby" 4 ONE [WRITE DENYOOM FAST] "1.2.0" zincrby,
+        "Increments the score of a member."
+        { elements: sizes::behind_key, events: Events::One("zincr", 'z') };
+    504 "zmpop" -4 COUNTED [WRITE MOVABLEKEYS] "7.0.0" zmpop,
+        "Removes and returns members of the first non-empty set."
+        { access: ["RW access delete"; 2], events: Events::Of(zmpop_events) };
+    505 "zmscore" -3 ONE [READONLY FAST] "6.2.0" zmscore,
+        "Returns the scores of several members.";
+    506 "zpopmax" -2 ONE [WRITE FAST] "5.0.0" |txn, words| pop(txn, words, true),
+        "Removes and returns the members of the highest scores; costs as much as the set holds."
+        { access: ["RW access delete"; 2] };
+    507 "zpopmin" -2 ONE [WRITE FAST] "5.0.0" |txn, words| pop(txn, words, false),
+        "Removes and returns the members of the lowest scores."
+        { access: ["RW access delete"; 2] };
+    508 "zrandmember" -2 ONE [READONLY] "6.2.0" zrandmember,
+        "Returns random members.";
+    509 "zrem" -3 ONE [WRITE FAST] "1.2.0" zrem,
+        "Removes members of a sorted set."
+        { access: ["RW delete"; 2] };
+    510 "zscan" -3 ONE [READONLY] "2.8.0" zscan,
+        "Iterates over the members of a sorted set.";
+    511 "zscore" 3 ONE [READONLY FAST] "1.2.0" zscore,
+        "Returns the score of a member.";
 };
 
-pub const VERBS: &[Verb] = &[
-    writes("zadd", zadd),
-    reads("zcard", zcard),
-    writes("zincrby", zincrby),
-    shrinks("zmpop", zmpop),
-    reads("zmscore", zmscore),
-    shrinks("zpopmax", |txn, words| pop(txn, words, true)),
-    shrinks("zpopmin", |txn, words| pop(txn, words, false)),
-    reads("zrandmember", zrandmember),
-    shrinks("zrem", zrem),
-    reads("zscan", zscan),
-    reads("zscore", zscore),
-];
+/// Maximum number of options of `ZADD`, which precede the scores.
+const MAX_OPTIONS: usize = 4;
+
+fn zadd_events(args: &[Bytes], _: &Bytes) -> [Option<Name>; 2] {
+    let increments = args.iter().skip(1).take(MAX_OPTIONS).any(|word| is(word, "incr"));
+    [Some((if increments { "zincr" } else { "zadd" }, 'z')), None]
+}
+
+fn zmpop_events(args: &[Bytes], _: &Bytes) -> [Option<Name>; 2] {
+    [Some((if is_word(behind_keys(args), "min") { "zpopmin" } else { "zpopmax" }, 'z')), None]
+}
 
 /// Name prefixes of the two kinds of elements.
 const MEMBER: u8 = b'm';

@@ -6,17 +6,28 @@
 use std::cmp::Ordering;
 
 use bytes::Bytes;
+use helios_proto::v1::Call;
 
 use super::super::collection::Collection;
 use super::super::command::{Failure, Outcome, invalid, wrong_type};
+use super::super::sizes::Made;
 use super::super::txn::Txn;
 use super::super::value::Kind;
 use super::number::parse_double;
+use super::prepare::Misuse;
+use super::spec::{Events, Spec, commands};
 use super::words::{Words, is, syntax};
 use super::zsets::SortedSet;
-use super::{Verb, bulk_or_nil, gather, integer, list, lists, reads, sets, writes};
+use super::{bulk_or_nil, call, gather, integer, list, lists, sets};
 
-pub const VERBS: &[Verb] = &[writes("sort", store), reads("sort_ro", answer)];
+pub static COMMANDS: &[Spec] = commands! { Generic:
+    160 "sort" -2 ONE [WRITE DENYOOM MOVABLEKEYS] "1.0.0" store,
+        "Sorts a list, set or sorted set, and with STORE stores the result."
+        { access: ["RO access", "OW update"], format: |_| 3, made: Made::FirstAndStored, prepare: Some(prepare), events: Events::One("sortstore", 'l') };
+    161 "sort_ro" -2 ONE [READONLY MOVABLEKEYS] "7.0.0" answer,
+        "Sorts a list, set or sorted set."
+        { format: |_| 3 };
+};
 
 #[derive(Default)]
 struct Options {
@@ -34,6 +45,25 @@ struct Options {
 enum Weight {
     Number(f64),
     Text(Option<Bytes>),
+}
+
+/// Prepares `SORT`: with `STORE` it is a write, otherwise a read.
+fn prepare(args: Vec<Bytes>, _: u64) -> Result<Call, Misuse> {
+    Ok(call(if has_store(&args) { "sort" } else { "sort_ro" }, args))
+}
+
+fn has_store(args: &[Bytes]) -> bool {
+    let mut options = args.iter().skip(1);
+    while let Some(option) = options.next() {
+        let skipped = match option {
+            word if is(word, "store") => return true,
+            word if is(word, "limit") => 2,
+            word if is(word, "by") || is(word, "get") => 1,
+            _ => 0,
+        };
+        options.by_ref().take(skipped).for_each(drop);
+    }
+    false
 }
 
 fn answer(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {

@@ -3,18 +3,26 @@
 use helios_proto::v1::reply::Kind as Answer;
 
 use super::super::command::{Failure, Outcome, invalid};
+use super::super::sizes::Made;
 use super::super::txn::Txn;
+use super::integer;
+use super::spec::{Events, Spec, commands};
 use super::strings::{check_size, clip, load, rewrite};
 use super::words::{Words, is, syntax};
-use super::{Verb, integer, reads, writes};
 
-pub const VERBS: &[Verb] = &[
-    reads("bitcount", bitcount),
-    writes("bitop", bitop),
-    reads("bitpos", bitpos),
-    reads("getbit", getbit),
-    writes("setbit", setbit),
-];
+pub static COMMANDS: &[Spec] = commands! { String:
+    50 "bitcount" -2 ONE [READONLY] "2.6.0" bitcount,
+        "Counts the set bits of a string, or of a range of it.";
+    51 "bitop" -4 BITOP [WRITE DENYOOM] "2.6.0" bitop,
+        "Combines strings bit by bit, AND, OR, XOR or NOT, into another."
+        { access: ["OW update", "RO access"], made: Made::Second, events: Events::One("set", '$') };
+    52 "bitpos" -3 ONE [READONLY] "2.8.7" bitpos,
+        "Returns the position of the first bit that is 0 or 1.";
+    53 "getbit" 3 ONE [READONLY FAST] "2.2.0" getbit,
+        "Returns a bit of a string.";
+    54 "setbit" 4 ONE [WRITE DENYOOM] "2.2.0" setbit,
+        "Sets a bit of a string; returns its previous value.";
+};
 
 fn offset(words: &mut Words<'_>) -> Result<usize, Failure> {
     let wrong = || invalid("bit offset is not an integer or out of range");

@@ -5,26 +5,46 @@ use helios_proto::v1::reply::Kind as Answer;
 
 use super::super::collection::Collection;
 use super::super::command::{Failure, Outcome, invalid};
+use super::super::events::Name;
+use super::super::sizes::{self, Made};
 use super::super::txn::Txn;
 use super::super::value::Kind;
+use super::spec::{Events, Spec, commands};
 use super::words::{Words, no_integer, syntax};
-use super::{
-    Verb, bulk_or_nil, bulks, gather, hashes, integer, list, nil, reads, remove_elements, replies, shrinks,
-    writes,
+use super::{bulk_or_nil, bulks, gather, hashes, integer, list, nil, remove_elements, replies};
+
+pub static COMMANDS: &[Spec] = commands! { Set:
+    301 "sadd" -3 ONE [WRITE DENYOOM FAST] "1.0.0" sadd,
+        "Adds members to a set."
+        { access: ["RW insert"; 2], elements: sizes::behind_key };
+    302 "scard" 2 ONE [READONLY FAST] "1.0.0" scard,
+        "Returns the number of members."
+        { access: ["RO"; 2] };
+    303 "sismember" 3 ONE [READONLY FAST] "1.0.0" sismember,
+        "Returns whether a set has a member."
+        { access: ["RO"; 2] };
+    304 "smembers" 2 ONE [READONLY] "1.0.0" smembers,
+        "Returns all members, in byte order.";
+    305 "smismember" -3 ONE [READONLY FAST] "6.2.0" smismember,
+        "Returns which of several members a set has.";
+    306 "smove" 4 TWO [WRITE FAST] "1.0.0" smove,
+        "Moves a member to another set."
+        { access: ["RW access delete", "RW insert"], made: Made::FirstTwo, elements: sizes::third, events: Events::Of(smove_events) };
+    307 "spop" -2 ONE [WRITE FAST] "1.0.0" spop,
+        "Removes and returns random members; costs as much as the set holds."
+        { access: ["RW access delete"; 2] };
+    308 "srandmember" -2 ONE [READONLY] "1.0.0" srandmember,
+        "Returns random members; costs as much as the set holds.";
+    309 "srem" -3 ONE [WRITE FAST] "1.0.0" srem,
+        "Removes members of a set."
+        { access: ["RW delete"; 2] };
+    310 "sscan" -3 ONE [READONLY] "2.8.0" |txn, words| hashes::scan(txn, words, Kind::Set),
+        "Iterates over the members of a set.";
 };
 
-pub const VERBS: &[Verb] = &[
-    writes("sadd", sadd),
-    reads("scard", scard),
-    reads("sismember", sismember),
-    reads("smembers", smembers),
-    reads("smismember", smismember),
-    shrinks("smove", smove),
-    shrinks("spop", spop),
-    reads("srandmember", srandmember),
-    shrinks("srem", srem),
-    reads("sscan", |txn, words| hashes::scan(txn, words, Kind::Set)),
-];
+fn smove_events(args: &[Bytes], key: &Bytes) -> [Option<Name>; 2] {
+    [Some((if args.first() == Some(key) { "srem" } else { "sadd" }, 's')), None]
+}
 
 /// Maximum number of elements that a command answers with repetitions.
 const MAX_REPEATED: usize = 1 << 20;

@@ -6,31 +6,83 @@ use helios_proto::v1::reply::Kind as Answer;
 
 use super::super::collection::Collection;
 use super::super::command::{Failure, Outcome, invalid};
+use super::super::events::{Name, behind_keys, is_word};
+use super::super::sizes::Made;
 use super::super::txn::Txn;
 use super::super::value::Kind;
+use super::spec::{Events, Spec, commands};
 use super::strings::clip;
 use super::words::{Words, is, no_integer, syntax};
-use super::{Verb, bulk_or_nil, bulks, done, gather, integer, list, nil, nil_list, reads, shrinks, writes};
+use super::{bulk_or_nil, bulks, done, gather, integer, list, nil, nil_list};
 
-pub const VERBS: &[Verb] = &[
-    reads("lindex", lindex),
-    writes("linsert", linsert),
-    reads("llen", llen),
-    writes("lmove", lmove),
-    shrinks("lmpop", lmpop),
-    shrinks("lpop", |txn, words| pop(txn, words, End::Left)),
-    reads("lpos", lpos),
-    writes("lpush", |txn, words| push(txn, words, End::Left, true)),
-    writes("lpushx", |txn, words| push(txn, words, End::Left, false)),
-    reads("lrange", lrange),
-    shrinks("lrem", lrem),
-    writes("lset", lset),
-    shrinks("ltrim", ltrim),
-    shrinks("rpop", |txn, words| pop(txn, words, End::Right)),
-    writes("rpoplpush", rpoplpush),
-    writes("rpush", |txn, words| push(txn, words, End::Right, true)),
-    writes("rpushx", |txn, words| push(txn, words, End::Right, false)),
-];
+pub static COMMANDS: &[Spec] = commands! { List:
+    401 "lindex" 3 ONE [READONLY] "1.0.0" lindex,
+        "Returns an element of a list by its position.";
+    402 "linsert" 5 ONE [WRITE DENYOOM] "2.2.0" linsert,
+        "Inserts an element before or after another; costs as much as the list holds."
+        { access: ["RW insert"; 2] };
+    403 "llen" 2 ONE [READONLY FAST] "1.0.0" llen,
+        "Returns the length of a list."
+        { access: ["RO"; 2] };
+    404 "lmove" 5 TWO [WRITE DENYOOM] "6.2.0" lmove,
+        "Moves an element from an end of a list to an end of another."
+        { access: ["RW access delete", "RW insert"], made: Made::FirstTwo, events: Events::Of(lmove_events) };
+    405 "lmpop" -4 COUNTED [WRITE MOVABLEKEYS] "7.0.0" lmpop,
+        "Removes and returns elements of the first non-empty list."
+        { access: ["RW access delete"; 2], events: Events::Of(lmpop_events) };
+    406 "lpop" -2 ONE [WRITE FAST] "1.0.0" |txn, words| pop(txn, words, End::Left),
+        "Removes and returns the first elements."
+        { access: ["RW access delete"; 2] };
+    407 "lpos" -3 ONE [READONLY] "6.0.6" lpos,
+        "Returns the positions of an element.";
+    408 "lpush" -3 ONE [WRITE DENYOOM FAST] "1.0.0" |txn, words| push(txn, words, End::Left, true),
+        "Inserts elements before the first."
+        { access: ["RW insert"; 2] };
+    409 "lpushx" -3 ONE [WRITE DENYOOM FAST] "2.2.0" |txn, words| push(txn, words, End::Left, false),
+        "Inserts elements before the first if the list exists."
+        { access: ["RW insert"; 2], events: Events::One("lpush", 'l') };
+    410 "lrange" 4 ONE [READONLY] "1.0.0" lrange,
+        "Returns a part of a list.";
+    411 "lrem" 4 ONE [WRITE] "1.0.0" lrem,
+        "Removes elements that are equal to one; costs as much as the list holds."
+        { access: ["RW delete"; 2] };
+    412 "lset" 4 ONE [WRITE DENYOOM] "1.0.0" lset,
+        "Sets an element by its position."
+        { access: ["RW update"; 2] };
+    413 "ltrim" 4 ONE [WRITE] "1.0.0" ltrim,
+        "Removes all but a part of a list."
+        { access: ["RW delete"; 2] };
+    414 "rpop" -2 ONE [WRITE FAST] "1.0.0" |txn, words| pop(txn, words, End::Right),
+        "Removes and returns the last elements."
+        { access: ["RW access delete"; 2] };
+    415 "rpoplpush" 3 TWO [WRITE DENYOOM] "1.2.0" rpoplpush,
+        "Moves the last element of a list before the first of another."
+        { access: ["RW access delete", "RW insert"], made: Made::FirstTwo, events: Events::Of(|args, key| moved(args, key, false, true)) };
+    416 "rpush" -3 ONE [WRITE DENYOOM FAST] "1.0.0" |txn, words| push(txn, words, End::Right, true),
+        "Appends elements after the last."
+        { access: ["RW insert"; 2] };
+    417 "rpushx" -3 ONE [WRITE DENYOOM FAST] "2.2.0" |txn, words| push(txn, words, End::Right, false),
+        "Appends elements after the last if the list exists."
+        { access: ["RW insert"; 2], events: Events::One("rpush", 'l') };
+};
+
+fn lmpop_events(args: &[Bytes], _: &Bytes) -> [Option<Name>; 2] {
+    [Some((pop_of(is_word(behind_keys(args), "left")), 'l')), None]
+}
+
+fn lmove_events(args: &[Bytes], key: &Bytes) -> [Option<Name>; 2] {
+    moved(args, key, is_word(args.get(2), "left"), is_word(args.get(3), "left"))
+}
+
+fn pop_of(left: bool) -> &'static str {
+    if left { "lpop" } else { "rpop" }
+}
+
+fn moved(args: &[Bytes], key: &Bytes, from_left: bool, to_left: bool) -> [Option<Name>; 2] {
+    let is = |position: usize| args.get(position) == Some(key);
+    let push = if to_left { "lpush" } else { "rpush" };
+    [is(1).then_some((push, 'l')), is(0).then_some((pop_of(from_left), 'l'))]
+}
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum End {
