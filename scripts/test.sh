@@ -50,7 +50,7 @@ operator() {
 
 lints() {
   cargo clippy --workspace --all-targets -- -D warnings && cargo clippy --workspace --test stories -- -D warnings &&
-    RUSTDOCFLAGS="-D warnings" cargo doc --quiet --workspace --no-deps --document-private-items
+    RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --quiet --workspace --no-deps --document-private-items
 }
 
 # on_local_cluster PART COMMAND...: a part that needs the local cluster; skipped, or in CI an error, with another one.

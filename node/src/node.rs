@@ -1,5 +1,5 @@
 //! A node: its disk, its state, and, once it belongs to a cluster, its Raft member. Services for clients use it as
-//! [`Database`](crate::database::Database), the peer service as [`PeerHost`](crate::peer::PeerHost).
+//! [`Database`](helios_service::database::Database), the peer service as `peer::PeerHost`.
 
 mod host;
 mod start;

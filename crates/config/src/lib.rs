@@ -1,5 +1,5 @@
 //! Configuration: one YAML file, then environment `HELIOS__A__B`, then flags (docs/design/product.md, C10). [`Config`]
-//! is the configuration as written; [`crate::config::Settings`] is the checked result.
+//! is the configuration as written; [`Settings`] is the checked result.
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests have the machine's clock and disk"))]
 

@@ -262,7 +262,7 @@ fn hash(config: &Config) -> String {
     format!("{:08x}", crc32c::crc32c(format!("{public:?}").as_bytes()))
 }
 
-/// Parses `auth.max_delay`: with a delay above [`MAX_WAIT`] every second attempt would be refused.
+/// Parses `auth.max_delay`: with a delay above [`MAX_AUTH_DELAY`] every second attempt would be refused.
 fn max_auth_delay(text: &str) -> Result<Duration, ConfigError> {
     let delay = duration_or_none("auth.max_delay", text)?;
     if delay > MAX_AUTH_DELAY {

@@ -7,7 +7,7 @@ pub fn print(token: &Token) -> String {
     format!("{cluster_id}:{term}:{index}")
 }
 
-/// Parses the text of a token; `None` if it is not of the form that [`print`] writes.
+/// Parses the text of a token; `None` if it is not of the form that [`print()`] writes.
 pub fn parse(text: &str) -> Option<Token> {
     let mut parts = text.rsplitn(3, ':');
     let index = parts.next()?.parse().ok()?;

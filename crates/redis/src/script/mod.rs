@@ -1,7 +1,7 @@
 //! Lua scripts: `EVAL`, `EVALSHA` and their read-only variants.
 //!
 //! A script runs on the member that its client is connected to, in a separate interpreter, on a
-//! [`Trial`](crate::state::Trial) of the state. Its writes go to the log as one guarded transaction, so they
+//! [`Trial`](helios_state::Trial) of the state. Its writes go to the log as one guarded transaction, so they
 //! take effect as a whole and once, or not at all; if a key that it looked at was changed meanwhile, it runs
 //! again (ADR 0014). While it runs it holds no lock of the state and no worker thread of the async runtime.
 

@@ -1,5 +1,5 @@
 //! TLS of the ports: the certificates that a node presents and requires ([`Material`], reloaded when its files change),
-//! and the acceptance of a connection before the service behind its port gets it ([`Door`]).
+//! and the acceptance of a connection before the service behind its port gets it ([`Acceptor`]).
 
 mod acceptor;
 mod material;
