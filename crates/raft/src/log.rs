@@ -76,6 +76,11 @@ impl Log {
         self.base = base;
     }
 
+    /// Whether `new` has another term or vote than the last hard state of the log.
+    pub fn changes_term_or_vote(&self, new: &HardState) -> bool {
+        (new.term, new.vote) != (self.hard_state.term, self.hard_state.vote)
+    }
+
     pub fn set_hard_state(&mut self, hard_state: HardState) {
         self.hard_state = hard_state;
     }

@@ -215,9 +215,13 @@ fn apply_one(
 fn end_at_poison(command: &Command) {
     static POISON: std::sync::LazyLock<Option<String>> =
         std::sync::LazyLock::new(|| std::env::var("HELIOS_TEST_ABORT_AT_KEY").ok());
-    if let (Some(poison), Some(Op::Set(set))) = (&*POISON, &command.op)
-        && set.key == poison.as_bytes()
-    {
+    let Some(poison) = &*POISON else { return };
+    let key = match &command.op {
+        Some(Op::Set(set)) => Some(&set.key),
+        Some(Op::Call(call)) if helios_state::commands::name_of(call) == "set" => call.args.first(),
+        _ => None,
+    };
+    if key.is_some_and(|key| key == poison.as_bytes()) {
         std::process::abort();
     }
 }

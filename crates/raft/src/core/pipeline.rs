@@ -17,6 +17,8 @@ pub(super) struct Pipeline {
     in_flight: VecDeque<InFlight>,
     /// Hard state with only a newer commit index, which needs no fsync; it is written with the next job.
     lazy_hard_state: Option<HardState>,
+    /// Number of the Ready whose term or vote is not durable yet.
+    undurable_term: Option<u64>,
     /// The log was reset to an installed snapshot, and the state is not restored from it yet.
     is_restoring: bool,
 }
@@ -64,10 +66,22 @@ impl Core {
     fn take_ready(&mut self, now: Instant) {
         let mut ready = self.raft.ready();
         let number = ready.number();
+        if ready.hs().is_some_and(|new| self.raft.log_mut().changes_term_or_vote(new)) {
+            self.pipeline.undurable_term = Some(number);
+        }
         // A leader's appends may be sent before its own fsync: it counts itself only when its
-        // entries are durable (Raft thesis, 10.2.1).
-        let messages = ready.take_messages();
-        for message in messages.iter().filter(|message| message.get_msg_type() == MessageType::MsgSnapshot) {
+        // entries are durable (Raft thesis, 10.2.1). Its term has to be durable, which the votes of others imply. A
+        // single voter elects itself at once: after a power cut it could lead the same term again with other entries.
+        let mut messages = ready.take_messages();
+        let mut waiting = Vec::new();
+        if self.pipeline.undurable_term.is_some() {
+            waiting = std::mem::take(&mut messages);
+        }
+        for message in messages
+            .iter()
+            .chain(&waiting)
+            .filter(|message| message.get_msg_type() == MessageType::MsgSnapshot)
+        {
             self.raft.log_mut().snapshot_leaves(message.to, message.get_snapshot().clone());
         }
         if !messages.is_empty() {
@@ -96,7 +110,8 @@ impl Core {
         // acknowledge is durable; a Ready with nothing to write keeps its place in the order.
         let is_hard_state_only = entries.is_empty() && reset.is_none();
         let waits_for_disk = changes_members || faults::must_sync(ready.must_sync(), is_hard_state_only);
-        let mut messages = ready.take_persisted_messages();
+        waiting.extend(ready.take_persisted_messages());
+        let mut messages = waiting;
         self.effects.extend(faults::sent_before_sync(&mut messages));
         self.effects.extend(faults::restored_before_reset(reset));
         in_flight.push_back(InFlight {
@@ -158,6 +173,7 @@ impl Core {
             }
         }
         if let Some(number) = through {
+            self.pipeline.undurable_term.take_if(|undurable| *undurable <= number);
             self.raft.persisted(number);
         }
     }

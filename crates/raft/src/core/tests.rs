@@ -37,6 +37,10 @@ impl Turn {
 
 /// Member `id` of `voters`, with entries of term 1 after the base up to `last`, all committed.
 fn member(id: u64, voters: &[u64], last: u64, hard_state: HardState) -> Core {
+    member_beside(id, voters, &[], last, hard_state)
+}
+
+fn member_beside(id: u64, voters: &[u64], learners: &[u64], last: u64, hard_state: HardState) -> Core {
     let settings = Settings {
         id,
         heartbeat: Duration::from_millis(100),
@@ -53,9 +57,12 @@ fn member(id: u64, voters: &[u64], last: u64, hard_state: HardState) -> Core {
     };
     let entries = (BASE.index + 1..=last).map(|index| entry(index, 1)).collect();
     let hard_state = HardState { commit: last, term: hard_state.term.max(1), ..hard_state };
-    let log = Log::new(BASE, entries, hard_state, conf_state(voters));
+    let log =
+        Log::new(BASE, entries, hard_state, ConfState { learners: learners.to_vec(), ..conf_state(voters) });
     let record = |id: &u64| Member { id: *id, name: format!("node-{id}"), ..Member::default() };
-    let membership = membership::initial("c", voters.iter().map(record).collect());
+    let mut membership = membership::initial("c", voters.iter().map(record).collect());
+    membership.members.extend(learners.iter().map(record));
+    membership.learners = learners.to_vec();
     // Started long enough ago to vote (`breaks_boot_quiet`).
     let started = Instant::now() - settings.election_min;
     Core::new(settings, log, Arc::new(membership), last, id, started).unwrap()

@@ -34,6 +34,28 @@ fn a_candidate_follows_the_leader_of_its_own_term() {
     assert_eq!(status.last_index, 6);
 }
 
+/// Raft thesis, 10.2.1, is about entries: the term of a leader is durable before it sends any. A single voter needs no
+/// vote of another member, and after a power cut leads the same term again.
+#[test]
+fn single_voter_sends_nothing_in_a_term_that_is_not_durable() {
+    let mut core = member_beside(1, &[1], &[2], 5, HardState::default());
+    let elected = loop {
+        core.tick();
+        let turn = turn(&mut core);
+        if core.status(Instant::now()).role == Role::Leader {
+            break turn;
+        }
+    };
+    let (proposal, _answer) = proposal(b"value");
+    core.handle(Input::Propose(vec![proposal]), Instant::now());
+    let proposed = turn(&mut core);
+    for early in elected.sent.iter().chain(&proposed.sent) {
+        assert_ne!(early.to, 2, "{early:?} was sent before the term was durable");
+    }
+    let on_disk = persisted(&mut core, elected.log[0]);
+    assert!(on_disk.sent.iter().any(|message| message.to == 2), "{:?}", on_disk.sent_types());
+}
+
 #[test]
 fn proposals_of_one_batch_are_sent_to_each_peer_as_one_message() {
     const COUNT: usize = 500;
