@@ -8,6 +8,8 @@
 //! }
 //! ```
 
+pub mod tree;
+
 use std::io::Write as _;
 use std::path::PathBuf;
 

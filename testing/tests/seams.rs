@@ -2,29 +2,13 @@
 //! `faults.rs` of their crate.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+use helios_testing::tree::{ROOT, sources, text};
+
 /// The node is a private field there, so the compiler holds what these words do not.
 const RAFT_RS: &str = "crates/raft/src/core/raft_rs.rs";
 const RAFT_INTERNALS: &[&str] = &["RawNode", "raft_log", ".prs()", "become_follower", "election_elapsed ="];
-
-fn text(path: &str) -> String {
-    fs::read_to_string(Path::new(ROOT).join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
-}
-
-fn sources(dir: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
-    let mut found = Vec::new();
-    for path in entries.flatten().map(|entry| entry.path()) {
-        if path.is_dir() {
-            found.extend(sources(&path));
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            found.push(path);
-        }
-    }
-    found
-}
 
 #[test]
 fn only_raft_rs_reaches_into_the_raft_crate() {

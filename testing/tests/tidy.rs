@@ -3,9 +3,9 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+use helios_testing::tree::{ROOT, sources, text};
 
 /// The crates of ours that each crate may use.
 const EDGES: &[(&str, &[&str])] = &[
@@ -56,10 +56,6 @@ const MAX_LINES: usize = 520;
 /// Longer today. None may be added.
 const LONG: &[&str] = &["crates/redis/src/connection/mod.rs", "sim/src/clients.rs"];
 
-fn text(path: &str) -> String {
-    fs::read_to_string(Path::new(ROOT).join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
-}
-
 /// Names in the table `[dependencies]` of a crate.
 fn dependencies(package: &str) -> Vec<String> {
     let manifest = text(&format!("{package}/Cargo.toml"));
@@ -69,19 +65,6 @@ fn dependencies(package: &str) -> Vec<String> {
         .filter(|line| line.contains('='))
         .filter_map(|line| Some(line.split(['.', ' ']).next()?.to_owned()))
         .collect()
-}
-
-fn sources(dir: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
-    let mut found = Vec::new();
-    for path in entries.flatten().map(|entry| entry.path()) {
-        if path.is_dir() {
-            found.extend(sources(&path));
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            found.push(path);
-        }
-    }
-    found
 }
 
 fn members() -> Vec<String> {

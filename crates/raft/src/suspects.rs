@@ -235,9 +235,15 @@ mod tests {
     }
 
     fn disk() -> Arc<dyn Disk> {
-        let disk: Arc<dyn Disk> = Arc::new(SimDisk::new(1));
+        disk_with_power(1).1
+    }
+
+    /// Returns a disk whose power can be cut, twice: to cut it, and as [`Suspects`] takes it.
+    fn disk_with_power(seed: u64) -> (SimDisk, Arc<dyn Disk>) {
+        let disk = SimDisk::new(seed);
         disk.make_dir(Path::new("/state")).unwrap();
-        disk
+        let shared = Arc::new(disk.clone());
+        (disk, shared)
     }
 
     #[test]
@@ -278,10 +284,7 @@ mod tests {
     #[test]
     fn a_second_note_survives_a_power_cut() {
         for seed in 0..20 {
-            let disk = SimDisk::new(seed);
-            disk.make_dir(Path::new("/state")).unwrap();
-            disk.sync_dir(Path::new("/")).unwrap();
-            let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+            let (disk, shared) = disk_with_power(seed);
             open(&shared).begin(7);
             open(&shared).begin(7);
             assert!(open(&shared).holds(7), "seed {seed}");
@@ -293,10 +296,7 @@ mod tests {
     #[test]
     fn power_cut_while_an_entry_is_applied_does_not_count() {
         for seed in 0..20 {
-            let disk = SimDisk::new(seed);
-            disk.make_dir(Path::new("/state")).unwrap();
-            disk.sync_dir(Path::new("/")).unwrap();
-            let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+            let (disk, shared) = disk_with_power(seed);
             open(&shared).begin(7);
             for _ in 0..5 {
                 // The process ended once at the entry; since then, only the power fails.
@@ -305,12 +305,8 @@ mod tests {
                 process.begin(7);
                 disk.crash();
             }
-            let mut process = open(&shared);
-            process.begin(7);
-            drop(process);
-            process = open(&shared);
-            process.begin(7);
-            drop(process);
+            open(&shared).begin(7);
+            open(&shared).begin(7);
             assert!(open(&shared).holds(7), "seed {seed}");
         }
     }
@@ -331,10 +327,7 @@ mod tests {
     #[test]
     fn note_of_an_applied_entry_does_not_come_back_after_a_power_cut() {
         for seed in 0..20 {
-            let disk = SimDisk::new(seed);
-            disk.make_dir(Path::new("/state")).unwrap();
-            disk.sync_dir(Path::new("/")).unwrap();
-            let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+            let (disk, shared) = disk_with_power(seed);
             open(&shared).begin(7);
             let mut process = open(&shared);
             process.begin(7);

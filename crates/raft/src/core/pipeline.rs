@@ -73,19 +73,11 @@ impl Core {
         // entries are durable (Raft thesis, 10.2.1). Its term has to be durable, which the votes of others imply. A
         // single voter elects itself at once: after a power cut it could lead the same term again with other entries.
         let mut messages = ready.take_messages();
-        let mut waiting = Vec::new();
-        if self.pipeline.undurable_term.is_some() {
-            waiting = std::mem::take(&mut messages);
-        }
-        for message in messages
-            .iter()
-            .chain(&waiting)
-            .filter(|message| message.get_msg_type() == MessageType::MsgSnapshot)
-        {
+        for message in messages.iter().filter(|message| message.get_msg_type() == MessageType::MsgSnapshot) {
             self.raft.log_mut().snapshot_leaves(message.to, message.get_snapshot().clone());
         }
-        if !messages.is_empty() {
-            self.effects.push(Effect::Send(messages));
+        if self.pipeline.undurable_term.is_none() && !messages.is_empty() {
+            self.effects.push(Effect::Send(std::mem::take(&mut messages)));
         }
         let reset = self.take_installed_snapshot(ready.snapshot());
         let entries = ready.take_entries();
@@ -110,8 +102,7 @@ impl Core {
         // acknowledge is durable; a Ready with nothing to write keeps its place in the order.
         let is_hard_state_only = entries.is_empty() && reset.is_none();
         let waits_for_disk = changes_members || faults::must_sync(ready.must_sync(), is_hard_state_only);
-        waiting.extend(ready.take_persisted_messages());
-        let mut messages = waiting;
+        messages.extend(ready.take_persisted_messages());
         self.effects.extend(faults::sent_before_sync(&mut messages));
         self.effects.extend(faults::restored_before_reset(reset));
         in_flight.push_back(InFlight {
