@@ -133,6 +133,7 @@ impl Run {
         self.is_obsolete.store(true, Ordering::Relaxed);
     }
 
+    #[cfg(test)]
     pub fn path(&self) -> &Path {
         &self.path
     }
