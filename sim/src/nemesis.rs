@@ -183,7 +183,13 @@ impl World {
                 self.nemesis.impaired.insert(slot);
                 self.machines[slot].rot_log()
             }
-            1 => self.machines[slot].rot_state(),
+            // The engine `runs` is the only copy of what the log does not have any more.
+            1 if self.plan.runs && self.may_forget(slot) => {
+                self.kill(slot);
+                self.nemesis.impaired.insert(slot);
+                self.machines[slot].rot_state()
+            }
+            1 if !self.plan.runs => self.machines[slot].rot_state(),
             2 => self.machines[slot].rot_snapshot(now),
             _ => false,
         }

@@ -34,7 +34,8 @@ impl World {
         let is_busy = process.is_none_or(|process| process.core.is_changing() || !process.inbox.is_empty());
         // The members report in their registration which log format they can read. Before all have registered, the
         // leader would reject the skip.
-        let can_skip = status.lowest_format >= FORMAT;
+        // The leader knows its own format without a registration, the next one does not.
+        let can_skip = known.members.iter().all(|member| member.format >= FORMAT);
         if self.is_poisoned() || self.forcing.is_some() || may_change || is_busy || !can_skip {
             return false;
         }

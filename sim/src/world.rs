@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use helios_proto::v1::Membership;
 use helios_raft::RaftStatus;
-use helios_raft::simulation::{ApplyJob, Done, Effect, Input, LogJob, LogWork, Role, TICK, build_snapshot};
+use helios_raft::simulation::{
+    ApplyJob, Done, Effect, Input, LogJob, LogWork, Role, TICK, build_snapshot, overlay,
+};
 use helios_storage::wal::Batch;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -317,6 +319,11 @@ impl World {
                     self.events.plan(at, Event::Checkpoint(slot, process.run));
                 }
             }
+            Effect::RemoveSnapshots { before } => {
+                if let Some(process) = &mut self.machines[slot].process {
+                    process.snapshots.remove_before(before);
+                }
+            }
             Effect::Membership(_) | Effect::ElectionOver(_) => {}
             Effect::Changed(waiter, membership) => drop(waiter.send(Ok(membership))),
             Effect::Lost(reason) => return self.disk_lost_data(slot, reason),
@@ -443,12 +450,13 @@ impl World {
             return Ok(());
         };
         let member = self.machines[slot].marker.member.unwrap_or_default();
+        let mut merges = SmallRng::seed_from_u64(self.random.random());
         let Some(process) = self.running(slot, run) else { return Ok(()) };
         let is_regular = !std::mem::take(&mut process.snapshot_wanted);
         let outcome = if !is_regular {
             build_snapshot(&process.store, &process.snapshots, process.metrics()).map(Some)
         } else {
-            process.store.checkpoint().map(|_| None)
+            process.store.checkpoint().and_then(|_| process.merge(&mut merges)).map(|()| None)
         };
         let snapshot_failed = matches!(outcome, Ok(Some(Done::SnapshotFailed)));
         match outcome {
@@ -458,8 +466,8 @@ impl World {
                 }
                 let at = self.now + self.random.random_range(0..20_000);
                 if let Some(process) = self.running(slot, run) {
-                    let bytes = process.store.overlay_bytes() as u64;
-                    process.built.extend(done.into_iter().chain([Done::Overlay { bytes }]));
+                    let overlay = overlay(&process.store);
+                    process.built.extend(done.into_iter().chain([overlay]));
                     self.events.plan(at, Event::Built(slot, run));
                 }
                 if snapshot_failed {

@@ -300,7 +300,8 @@ fn engine(wanted: Option<&str>) -> Result<EngineKind, ConfigError> {
     match wanted {
         None | Some("sled") => Ok(EngineKind::Sled),
         Some("redb") => Ok(EngineKind::Redb),
-        Some(other) => Err(ConfigError(format!("state.engine {other:?}: write sled or redb"))),
+        Some("runs") => Ok(EngineKind::Runs),
+        Some(other) => Err(ConfigError(format!("state.engine {other:?}: write runs, sled or redb"))),
     }
 }
 

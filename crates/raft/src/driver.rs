@@ -28,7 +28,9 @@ pub trait Outbound: Send + Sync {
 pub struct Workers {
     pub log: Sender<LogJob>,
     pub apply: Sender<ApplyJob>,
-    pub checkpoint: Sender<()>,
+    pub checkpoint: Sender<CheckpointJob>,
+    #[expect(dead_code, reason = "its end stops the thread")]
+    pub merge: Sender<()>,
 }
 
 pub struct Driver {
@@ -106,13 +108,20 @@ impl Driver {
             Effect::Send(messages) => self.outbound.send(messages),
             Effect::Log(job) => self.workers.log.send(job).map_err(|_| gone("log"))?,
             Effect::Apply(job) => self.workers.apply.send(job).map_err(|_| gone("apply"))?,
-            Effect::BuildSnapshot => self.workers.checkpoint.send(()).map_err(|_| gone("checkpoint"))?,
+            Effect::BuildSnapshot => self.checkpoint(CheckpointJob::BuildSnapshot)?,
+            Effect::RemoveSnapshots { before } => {
+                self.checkpoint(CheckpointJob::RemoveSnapshots { before })?
+            }
             Effect::Membership(membership) => self.outbound.set_membership(membership),
             Effect::Changed(waiter, membership) => drop(waiter.send(Ok(membership))),
             Effect::ElectionOver(took) => self.metrics.election_over(took),
             Effect::Lost(reason) => return Err(reason),
         }
         Ok(())
+    }
+
+    fn checkpoint(&self, job: CheckpointJob) -> Result<(), String> {
+        self.workers.checkpoint.send(job).map_err(|_| "the checkpoint thread is gone".to_owned())
     }
 
     fn publish(&self, now: Instant) {

@@ -15,7 +15,7 @@ pub use crate::types::{
     ApplyJob, ChangeRequest, Charge, Done, Effect, Expected, Input, LogJob, Proposal, RaftStatus, Role,
 };
 pub use crate::unappliable::Unappliable;
-pub use crate::workers::{Applier, build_snapshot};
+pub use crate::workers::{Applier, build_snapshot, overlay};
 pub use helios_storage::seeded_bug::SeededBug;
 
 /// Key whose write ends every process that applies it.

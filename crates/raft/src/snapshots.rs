@@ -150,6 +150,23 @@ impl Snapshots {
         }
     }
 
+    /// Removes the snapshots below `index`, apart from those that are being sent or may still be installed.
+    pub fn remove_before(&self, index: u64) {
+        let removed = self.list().and_then(|found| {
+            let (received, unfinished) = (self.received(), self.unfinished());
+            let is_wanted = |named: &(u64, u64)| {
+                received.contains(named) || unfinished.iter().any(|(_, index)| *index == named.0)
+            };
+            for (at, term) in found.iter().filter(|named| named.0 < index && !is_wanted(named)) {
+                self.disk.remove_file(&self.path(*at, *term))?;
+            }
+            Ok(())
+        });
+        if let Err(error) = removed {
+            tracing::warn!(%error, "cannot remove outdated snapshots; the next purge of the log retries");
+        }
+    }
+
     /// Takes over a received snapshot, if it is complete and the announced one; durable when it returns. It is kept
     /// until the state is restored from it or a newer one: a leader of an old term may have sent newer ones that Raft
     /// does not accept.

@@ -6,7 +6,7 @@
 //!   its inputs begin at the key where the job ended ([`Slice::from`]), and inputs without remaining keys are removed.
 //!   Uppers that are written meanwhile wait for the next one. Only here tombstones are dropped.
 
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 
 use bytes::Bytes;
 
@@ -130,20 +130,23 @@ impl Job {
         self.uppers.iter().chain(&self.bottom)
     }
 
-    /// Merges the inputs into `writer`. `pace` is called with the bytes of each slot that was read.
+    /// Merges the inputs into `writer`; `None` if `pace` breaks.
     pub(crate) fn run(
         &self,
         mut writer: RunWriter<'_>,
         file_bytes: u64,
-        mut pace: impl FnMut(u64),
-    ) -> Result<Merged> {
-        let result = self.copy(&mut writer, file_bytes, &mut pace);
-        match result {
-            Ok(next) if writer.is_empty() => {
+        mut pace: impl FnMut(u64) -> ControlFlow<()>,
+    ) -> Result<Option<Merged>> {
+        match self.copy(&mut writer, file_bytes, &mut pace) {
+            Ok(ControlFlow::Break(())) => {
                 writer.abandon();
-                Ok(Merged { run: None, next })
+                Ok(None)
             }
-            Ok(next) => Ok(Merged { run: Some(writer.finish()?), next }),
+            Ok(ControlFlow::Continue(next)) if writer.is_empty() => {
+                writer.abandon();
+                Ok(Some(Merged { run: None, next }))
+            }
+            Ok(ControlFlow::Continue(next)) => Ok(Some(Merged { run: Some(writer.finish()?), next })),
             Err(error) => {
                 writer.abandon();
                 Err(error)
@@ -156,23 +159,25 @@ impl Job {
         &self,
         writer: &mut RunWriter<'_>,
         file_bytes: u64,
-        pace: &mut impl FnMut(u64),
-    ) -> Result<Option<Bytes>> {
+        pace: &mut impl FnMut(u64) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<(), Option<Bytes>>> {
         let mut read = 0;
         for found in merge(&self.uppers, &self.bottom, &self.start, None, Caching::Bypass)? {
             let (key, slot) = found?;
             let is_full = writer.bytes() >= file_bytes || read >= READ_FACTOR * file_bytes;
             if !self.is_tier && is_full {
-                return Ok(Some(key));
+                return Ok(ControlFlow::Continue(Some(key)));
             }
             let bytes = (key.len() + slot.as_ref().map_or(0, Bytes::len)) as u64;
             read += bytes;
-            pace(bytes);
+            if pace(bytes).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
             if slot.is_some() || !self.drops_tombstones {
                 writer.add(&key, &slot)?;
             }
         }
-        Ok(None)
+        Ok(ControlFlow::Continue(None))
     }
 
     /// Whether all inputs are still part of `view`. They are not after a clear.

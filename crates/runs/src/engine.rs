@@ -1,5 +1,6 @@
 //! The engine: opens a directory, writes checkpoints and merges, and hands out views.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -78,15 +79,16 @@ impl Runs {
     /// Opens the engine in `dir`, or an empty one, and removes the files of interrupted checkpoints and merges. Reads
     /// the manifest and the footer of each run.
     ///
+    /// The manifest is written again: a process that ended after a failed sync may have left a frame that is in the page
+    /// cache only, and no sync writes it any more (docs/design/node.md, pitfall 4). On a full disk that is left to the
+    /// next checkpoint, and nothing is removed.
+    ///
     /// # Errors
     /// [`Error::is_damage`] if a file is missing or not the one that was written.
     pub fn open(disk: Arc<dyn Disk>, dir: &Path, options: Options) -> Result<Self> {
         disk.make_dir(dir).map_err(Error::io("create", dir))?;
         let runs = Self::open_to_read(disk, dir, options)?;
-        {
-            let inner = runs.inner();
-            manifest::remove_others(runs.disk.as_ref(), dir, inner.number, &frame_of(&inner.view))?;
-        }
+        runs.renew_manifest()?;
         Ok(runs)
     }
 
@@ -103,6 +105,23 @@ impl Runs {
         let view = View::new(uppers, bottom, frame.record);
         let inner = Inner { view, manifest: None, number, ids: Ids(options.seed) };
         Ok(Self { disk, dir: dir.to_owned(), options, cache, inner: Mutex::new(inner) })
+    }
+
+    fn renew_manifest(&self) -> Result<()> {
+        let mut inner = self.inner();
+        let frame = frame_of(&inner.view);
+        if inner.number > 0 {
+            inner.number += 1;
+            match Manifest::create(&self.disk, &self.dir, inner.number, &frame) {
+                Ok(manifest) => inner.manifest = Some(manifest),
+                Err(error) if error.is_disk_full() => {
+                    tracing::warn!(%error, "the manifest is renewed by the next checkpoint");
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        manifest::remove_others(self.disk.as_ref(), &self.dir, inner.number, &frame)
     }
 
     /// Returns the newest view.
@@ -182,8 +201,8 @@ impl Runs {
     }
 
     /// Executes a merge, beside checkpoints and reads. `pace` is called with the bytes of each slot that was read, and
-    /// may wait.
-    pub fn merge(&self, job: &Job, pace: impl FnMut(u64)) -> Result<Merged> {
+    /// may wait; if it breaks, the result is `None`.
+    pub fn merge(&self, job: &Job, pace: impl FnMut(u64) -> ControlFlow<()>) -> Result<Option<Merged>> {
         let id = self.inner().ids.next();
         let path = self.path(id);
         let writer = RunWriter::create(self.disk.as_ref(), &path, id, self.options.block_bytes)?;

@@ -34,6 +34,11 @@ impl Error {
         Self::Corrupt { path: path.to_owned(), reason: reason.into() }
     }
 
+    pub fn is_disk_full(&self) -> bool {
+        use io::ErrorKind::{QuotaExceeded, StorageFull};
+        matches!(self, Self::Io { source, .. } if matches!(source.kind(), QuotaExceeded | StorageFull))
+    }
+
     /// Whether stored bytes are wrong or missing, as opposed to a cause in the machine.
     pub fn is_damage(&self) -> bool {
         matches!(self, Self::Corrupt { .. })

@@ -51,6 +51,7 @@ pub use engines::EngineKind;
 pub use error::StateError;
 pub use event_filter::EventFilter;
 pub use events::Event;
+pub use helios_runs::Options as RunsOptions;
 pub use inspect::{Inspection, inspect};
 pub use machine::{Driven, LogEntry, Shared, StateMachine};
 pub use sizes::MAX_ELEMENT_BYTES;

@@ -58,6 +58,7 @@ impl Store {
         self.inner.rebuilds.fetch_add(1, Ordering::Relaxed);
         let old = std::mem::replace(&mut image.generation, next);
         image.record = Record::default();
+        image.written = 0;
         image.is_committed = image.home.is_none();
         image.failure = None;
         match &image.home {
@@ -107,6 +108,7 @@ impl Store {
         image.generation = generation;
         image.is_committed = true;
         image.backend = backend;
+        image.written = record.meta.applied.index;
         image.record = record;
         Ok(())
     }

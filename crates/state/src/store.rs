@@ -98,6 +98,9 @@ pub(super) struct Image {
     pub is_committed: bool,
     pub backend: Backend,
     pub record: Record,
+    /// Index of the last checkpoint that this process wrote; 0 before it. An earlier process may have left one that is
+    /// not durable.
+    pub written: u64,
     /// Error of a failed checkpoint: the engine may hold a part of it, so no further checkpoint is allowed.
     pub failure: Option<String>,
 }
@@ -116,7 +119,8 @@ impl Store {
         }
         let Recovered { home, backend, generation, is_committed, record, was_rebuilt } =
             recovery::open(Arc::clone(&disk), dir, &options)?;
-        let image = Image { home: Some(home), generation, is_committed, backend, record, failure: None };
+        let image =
+            Image { home: Some(home), generation, is_committed, backend, record, written: 0, failure: None };
         Ok(Self::new(disk, image, options, was_rebuilt.into()))
     }
 
@@ -139,6 +143,7 @@ impl Store {
             is_committed: true,
             backend: Backend::in_memory(),
             record: Record::default(),
+            written: 0,
             failure: None,
         };
         Self::new(disk, image, options, 0)
@@ -308,6 +313,18 @@ impl Store {
     /// Returns the number of keys, including expired ones that are not purged yet.
     pub fn key_count(&self) -> u64 {
         self.inner.published.peek(|state| state.meta.key_count)
+    }
+
+    /// Whether a checkpoint is a copy of the state that can be trusted: then it, and not a snapshot, lets the log be
+    /// purged.
+    pub fn is_trusted(&self) -> bool {
+        matches!(self.inner.image().backend, Backend::Runs(_))
+    }
+
+    /// Returns the index up to which the log is not needed any more; 0 if no trusted checkpoint was written yet.
+    pub fn durable_index(&self) -> u64 {
+        let image = self.inner.image();
+        if matches!(image.backend, Backend::Runs(_)) { image.written } else { 0 }
     }
 
     pub fn applied(&self) -> Applied {

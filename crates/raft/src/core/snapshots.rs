@@ -72,7 +72,7 @@ impl Snapshots {
     /// Whether a snapshot is due for a log of `log_bytes` and a state at `applied`.
     fn is_due(&self, settings: &Settings, log_bytes: u64, applied: u64, now: Instant) -> bool {
         let new_entries = applied.saturating_sub(self.index);
-        if new_entries == 0 {
+        if new_entries == 0 || settings.snapshots_on_demand {
             return false;
         }
         let log_bytes = log_bytes.saturating_sub(self.kept_bytes);
@@ -127,15 +127,31 @@ impl Core {
             return;
         }
         self.offer_snapshot(meta);
-        let floor = faults::purge_floor(self.purge_floor(meta.index, now), self.applying.index());
+        self.purge(meta.index, now);
+        self.snapshots.kept_bytes = self.raft.log().bytes();
+    }
+
+    /// Handles a checkpoint at `durable`; 0 if its engine is not trusted. Snapshots that the log does not continue from
+    /// any more are of no use.
+    pub(super) fn checkpointed(&mut self, durable: u64, now: Instant) {
+        if durable > 0 && self.purge(durable, now) {
+            let before = self.raft.log().base().index;
+            self.effects.push(Effect::RemoveSnapshots { before });
+        }
+    }
+
+    /// Purges the log up to an index that a snapshot or a trusted checkpoint covers. Returns whether it changed.
+    fn purge(&mut self, covered: u64, now: Instant) -> bool {
+        let floor = faults::purge_floor(self.purge_floor(covered, now), self.applying.index());
         if floor > self.raft.log().base().index
             && let Ok(term) = self.raft.log().term(floor)
         {
             let base = Base { index: floor, term };
             self.raft.log_mut().purge(base);
             self.effects.push(Effect::Log(LogJob::Purge(base)));
+            return true;
         }
-        self.snapshots.kept_bytes = self.raft.log().bytes();
+        false
     }
 
     fn max_held_bytes(&self) -> u64 {

@@ -4,13 +4,14 @@ mod damage;
 mod model;
 mod power;
 
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use helios_storage::disk::SimDisk;
 
-use crate::{Options, Result, Runs, Slot, View};
+use crate::{Job, Merged, Options, Result, Runs, Slot, View};
 
 const DIR: &str = "/state";
 
@@ -43,10 +44,14 @@ fn checkpoint(runs: &Runs, slots: &[(Bytes, Slot)], clears: bool, record: u64) -
     runs.checkpoint(slots.iter().map(|(key, slot)| (key, slot)), clears, record)
 }
 
+fn execute(runs: &Runs, job: &Job) -> Result<Merged> {
+    Ok(runs.merge(job, |_| ControlFlow::Continue(()))?.expect("it is not cancelled"))
+}
+
 /// Executes the merge that is due; returns whether there was one.
 fn merge(runs: &Runs) -> Result<bool> {
     let Some(job) = runs.pick(true) else { return Ok(false) };
-    let merged = runs.merge(&job, |_| {})?;
+    let merged = execute(runs, &job)?;
     runs.commit(&job, merged)?;
     Ok(true)
 }

@@ -89,7 +89,7 @@ proptest! {
                     checkpoint(&runs, &slots, true, at).unwrap();
                 }
                 Step::Merge(writes) => if let Some(job) = runs.pick(true) {
-                    let merged = runs.merge(&job, |_| {}).unwrap();
+                    let merged = execute(&runs, &job).unwrap();
                     let slots = sorted(&writes);
                     apply(&mut model, &slots);
                     checkpoint(&runs, &slots, false, at).unwrap();
@@ -117,6 +117,24 @@ proptest! {
 }
 
 #[test]
+fn cancelled_merge_leaves_no_file() {
+    let disk = SimDisk::new(1);
+    let runs = open(&disk, 1).unwrap();
+    for at in 1..=4 {
+        checkpoint(&runs, &slots(at, 100, 2), false, at).unwrap();
+    }
+    let files = disk.list(Path::new(DIR)).unwrap().len();
+    let job = runs.pick(false).unwrap();
+    let mut left = 20;
+    let merged = runs.merge(&job, |_| {
+        left -= 1;
+        if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    assert!(merged.unwrap().is_none());
+    assert_eq!(disk.list(Path::new(DIR)).unwrap().len(), files);
+}
+
+#[test]
 fn merge_of_cleared_runs_changes_nothing() {
     let disk = SimDisk::new(1);
     let runs = open(&disk, 1).unwrap();
@@ -124,7 +142,7 @@ fn merge_of_cleared_runs_changes_nothing() {
         checkpoint(&runs, &slots(at, 100, 2), false, at).unwrap();
     }
     let job = runs.pick(false).unwrap();
-    let merged = runs.merge(&job, |_| {}).unwrap();
+    let merged = execute(&runs, &job).unwrap();
     checkpoint(&runs, &[(key(1), value(1, 5))], true, 5).unwrap();
     assert!(runs.commit(&job, merged).unwrap().is_none());
     assert_eq!(content(&runs.view()).len(), 1);

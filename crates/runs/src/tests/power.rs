@@ -54,8 +54,43 @@ fn power_cut_before_any_operation_leaves_the_last_checkpoint_or_the_next() {
         assert_eq!(content(&view), contents[found as usize], "operation {at}, seed {seed}");
         view.verify().unwrap();
         drop((view, runs));
-        // The next start goes on from there.
+        // The next start continues from there.
         assert_eq!(run(&disk, seed + 200), 8);
         assert_eq!(content(&open(&disk, 300).unwrap().view()), contents[8]);
+    }
+}
+
+/// After a failed sync the frame may be in the page cache only: a start must not build on it.
+#[test]
+fn power_cut_after_a_failed_sync_and_a_restart_leaves_what_the_restart_found() {
+    for sync in 0..40 {
+        for seed in 0..6 {
+            let disk = SimDisk::new(seed);
+            let runs = open(&disk, seed).unwrap();
+            for at in 1..=4 {
+                checkpoint(&runs, &slots(at, 40, 2), false, at).unwrap();
+            }
+            // Fails one of the syncs of the next steps.
+            let mut left = sync;
+            for at in 5..=8 {
+                if disk.stats().failed_syncs > 0 {
+                    break;
+                }
+                if left == 0 {
+                    disk.fail_next_sync();
+                }
+                left -= 1;
+                let _ = checkpoint(&runs, &slots(at, 40, 2), false, at).and_then(|_| merge(&runs));
+            }
+            drop(runs);
+            disk.kill();
+            let runs = open(&disk, seed + 50).unwrap();
+            let found = (record(&runs.view()), content(&runs.view()));
+            drop(runs);
+            disk.crash();
+            let runs = open(&disk, seed + 90).unwrap();
+            assert_eq!((record(&runs.view()), content(&runs.view())), found, "sync {sync}, seed {seed}");
+            runs.view().verify().unwrap();
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! Checkpoints and merges of the engine `runs`.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use helios_runs::Runs;
@@ -47,8 +48,12 @@ impl Store {
 
     /// Executes the merge that is due in the engine `runs`, beside checkpoints and reads. Returns false if none is due
     /// or the disk has no room for one. Called by one thread only. With `is_idle`, merges that only save disk space are
-    /// due earlier. `pace` is called with the bytes that were read, and may wait.
-    pub fn merge_runs(&self, is_idle: bool, pace: impl FnMut(u64)) -> Result<bool, StateError> {
+    /// due earlier. `pace` is called with the bytes that were read, and may wait; if it breaks, nothing is merged.
+    pub fn merge_runs(
+        &self,
+        is_idle: bool,
+        pace: impl FnMut(u64) -> ControlFlow<()>,
+    ) -> Result<bool, StateError> {
         self.check()?;
         let (runs, job) = {
             let image = self.inner.image();
@@ -70,17 +75,18 @@ impl Store {
         if image.failure.is_some() || !is_current {
             return Ok(false);
         }
-        let committed = merged.and_then(|merged| runs.commit(&job, merged));
+        let committed = merged.and_then(|merged| merged.map_or(Ok(None), |merged| runs.commit(&job, merged)));
         let committed = committed.map_err(|error| match EngineError::from(error) {
             error @ EngineError::Corrupt(_) => self.fail(error),
             error => StateError::engine("merge")(error),
         })?;
-        if committed.is_some() {
+        let is_merged = committed.is_some();
+        if is_merged {
             let published = &self.inner.published;
             let writer = published.writer();
             let next = State { engine: image.backend.reader(), ..published.peek(State::clone) };
             published.publish(&writer, next);
         }
-        Ok(true)
+        Ok(is_merged)
     }
 }

@@ -74,7 +74,7 @@ pub fn options(engine: EngineKind, seed: u64) -> StoreOptions {
 
 /// Executes all merges that are due.
 pub fn merge(store: &Store) -> Result<(), StateError> {
-    while store.merge_runs(true, |_| {})? {}
+    while store.merge_runs(true, |_| std::ops::ControlFlow::Continue(()))? {}
     Ok(())
 }
 
