@@ -27,7 +27,8 @@ use crate::metrics::Metrics;
 use crate::peer::{Dialer, Links};
 use crate::raft::{self, Fatal, RaftHandle, RaftStatus, RecoveryError, Runtime, Snapshots, membership};
 use crate::requests::{Couriers, FreshAt, Names};
-use crate::state::{Driven, StateError, Store, StoreOptions};
+use crate::memory;
+use crate::state::{Driven, EngineKind, StateError, Store, StoreOptions};
 use crate::wal::{Recovered, Wal, WalError, WalOptions};
 
 #[derive(Debug, thiserror::Error)]
@@ -170,15 +171,15 @@ impl Node {
         let wal_options = WalOptions { segment_bytes: settings.segment_bytes, ..WalOptions::default() };
         let max_command_bytes = wal_options.max_entry_bytes() as usize - ENTRY_FRAME_BYTES;
         let (wal, recovered) = Wal::open(Arc::clone(&disk), &settings.wal_dir, wal_options)?;
-        let store = Store::open_with(
-            Arc::clone(&disk),
-            &settings.data_dir.join(STATE_DIR),
-            StoreOptions {
-                engine: settings.engine,
-                read_limits: settings.read_limits,
-                ..StoreOptions::default()
-            },
-        )?;
+        let state_dir = settings.data_dir.join(STATE_DIR);
+        let engine = settings.engine.or_else(|| Store::engine_of(disk.as_ref(), &state_dir));
+        let options = StoreOptions {
+            engine: engine.unwrap_or(EngineKind::Runs),
+            cache_bytes: settings.cache_bytes.unwrap_or_else(memory::default_cache_bytes),
+            read_limits: settings.read_limits,
+            ..StoreOptions::default()
+        };
+        let store = Store::open_with(Arc::clone(&disk), &state_dir, options)?;
         let snapshots =
             Snapshots::open(disk, &settings.data_dir.join("snapshots")).map_err(NodeError::Snapshots)?;
         let marker = data_dir.marker().clone();

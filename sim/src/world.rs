@@ -456,7 +456,7 @@ impl World {
         let outcome = if !is_regular {
             build_snapshot(&process.store, &process.snapshots, process.metrics()).map(Some)
         } else {
-            process.store.checkpoint().and_then(|_| process.merge(&mut merges)).map(|()| None)
+            process.merge(&mut merges).and_then(|()| process.store.checkpoint()).map(|_| None)
         };
         let snapshot_failed = matches!(outcome, Ok(Some(Done::SnapshotFailed)));
         match outcome {

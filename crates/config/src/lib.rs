@@ -134,9 +134,12 @@ pub struct RaftSection {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StateSection {
-    /// Engine of the applied state on disk: `sled` (default) or `redb`. After a change the next start rebuilds the
-    /// state from snapshot and log.
+    /// Engine of the applied state on disk: `runs`, `sled` or `redb`. Default: that of the volume, and `runs` for a new
+    /// one. After a change the next start converts the state.
     pub engine: Option<String>,
+    /// Limit of the engine's cache, bytes.
+    #[serde(deserialize_with = "plain::some_number")]
+    pub cache_bytes: Option<u64>,
     /// Limit of the overlay (applied state that is in memory only), bytes.
     #[serde(deserialize_with = "plain::some_number")]
     pub max_overlay_bytes: Option<u64>,

@@ -49,7 +49,10 @@ pub struct Settings {
     pub segment_bytes: u64,
     pub max_log_bytes: u64,
     pub max_overlay_bytes: u64,
-    pub engine: EngineKind,
+    /// `None`: that of the volume, and `runs` for a new one.
+    pub engine: Option<EngineKind>,
+    /// `None`: by the memory that the process may use.
+    pub cache_bytes: Option<u64>,
     pub request_timeout: Duration,
     pub shutdown_delay: Duration,
     pub max_connections: usize,
@@ -95,6 +98,8 @@ pub struct Settings {
 
 /// Default of `raft.max_log_bytes`.
 pub const MAX_LOG_BYTES: u64 = 512 << 20;
+/// Least value of `state.cache_bytes`.
+const MIN_CACHE_BYTES: u64 = 8 << 20;
 /// Default of `state.max_overlay_bytes`.
 pub const MAX_OVERLAY_BYTES: u64 = 256 << 20;
 /// Client port that the default ports of gRPC, metrics and gateway are relative to.
@@ -190,7 +195,11 @@ impl TryFrom<Config> for Settings {
                 MAX_OVERLAY_BYTES,
                 64 << 20,
             )?,
-            engine: engine(state.engine.as_deref())?,
+            engine: state.engine.as_deref().map(engine).transpose()?,
+            cache_bytes: state
+                .cache_bytes
+                .map(|bytes| at_least("state.cache_bytes", Some(bytes), MIN_CACHE_BYTES, MIN_CACHE_BYTES))
+                .transpose()?,
             request_timeout: duration("client.request_timeout", &client.request_timeout)?,
             shutdown_delay: duration_or_none("client.shutdown_delay", &client.shutdown_delay)?,
             max_connections: positive("client.max_connections", client.max_connections as u64)? as usize,
@@ -296,12 +305,12 @@ fn prefix(path: String) -> Result<String, ConfigError> {
     )))
 }
 
-fn engine(wanted: Option<&str>) -> Result<EngineKind, ConfigError> {
+fn engine(wanted: &str) -> Result<EngineKind, ConfigError> {
     match wanted {
-        None | Some("sled") => Ok(EngineKind::Sled),
-        Some("redb") => Ok(EngineKind::Redb),
-        Some("runs") => Ok(EngineKind::Runs),
-        Some(other) => Err(ConfigError(format!("state.engine {other:?}: write runs, sled or redb"))),
+        "runs" => Ok(EngineKind::Runs),
+        "sled" => Ok(EngineKind::Sled),
+        "redb" => Ok(EngineKind::Redb),
+        other => Err(ConfigError(format!("state.engine {other:?}: write runs, sled or redb"))),
     }
 }
 

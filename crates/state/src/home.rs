@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::StateError;
+use super::engines::EngineKind;
 use helios_storage::disk::{self, Disk, DiskLock, Kind, LockMode, RealDisk, Stream};
 
 const CURRENT: &str = "CURRENT";
@@ -51,6 +52,14 @@ impl Home {
             Err(TryLockError::WouldBlock) => Err(StateError::InUse(dir.to_owned())),
             Err(TryLockError::Error(e)) => Err(StateError::io("lock", &path, e)),
         }
+    }
+
+    /// Returns the engine of the state in `dir`; `None` if it has no checkpoint or cannot be read.
+    pub fn engine(disk: &dyn Disk, dir: &Path) -> Option<EngineKind> {
+        let text = disk.read(&dir.join(CURRENT)).ok()?;
+        let number: u64 = std::str::from_utf8(&text).ok()?.trim_end().parse().ok()?;
+        let generation = generation_in(dir, number);
+        disk.is_dir(&generation).then(|| EngineKind::of(disk, &generation))
     }
 
     /// Copies `generation`, the journal and `CURRENT` to `to` on the disk of this machine.
@@ -97,7 +106,7 @@ impl Home {
     }
 
     pub fn generation(&self, number: u64) -> PathBuf {
-        self.dir.join(format!("{number:08}"))
+        generation_in(&self.dir, number)
     }
 
     /// Durably makes `number` the current generation.
@@ -236,6 +245,10 @@ impl Home {
             _ => Ok(()),
         }
     }
+}
+
+fn generation_in(dir: &Path, number: u64) -> PathBuf {
+    dir.join(format!("{number:08}"))
 }
 
 /// Notes damage that was found in the state in `dir`: the next open sets it aside. The engine reads a damaged block only

@@ -111,6 +111,11 @@ impl Store {
         Self::open_with(disk::real(), dir, StoreOptions { engine, ..StoreOptions::default() })
     }
 
+    /// Returns the engine of the state in `dir`; `None` if it has no checkpoint.
+    pub fn engine_of(disk: &dyn Disk, dir: &Path) -> Option<EngineKind> {
+        Home::engine(disk, dir)
+    }
+
     /// Opens the state in `dir`. A damaged state is renamed to `<dir>.broken-<unix secs>` and a blank one is
     /// opened: [`Store::applied`] is then zero and [`Store::rebuilds`] one.
     pub fn open_with(disk: Arc<dyn Disk>, dir: &Path, options: StoreOptions) -> Result<Self, StateError> {

@@ -47,6 +47,7 @@ fn member_beside(id: u64, voters: &[u64], learners: &[u64], last: u64, hard_stat
         election_min: Duration::from_millis(300),
         election_max: Duration::from_millis(600),
         snapshot_entries: 10_000,
+        snapshots_on_demand: false,
         snapshot_interval: Duration::from_secs(300),
         trailing_entries: 1_000,
         held_bytes: MAX_HELD_BYTES,

@@ -77,6 +77,7 @@ impl Net {
             election_min: ELECTION_MIN,
             election_max: 2 * ELECTION_MIN,
             snapshot_entries: 10_000,
+            snapshots_on_demand: false,
             snapshot_interval: Duration::from_secs(300),
             trailing_entries: 1_000,
             held_bytes: 0,
