@@ -13,7 +13,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("crds", &[]),
     ("sim/history", &[]),
     ("crates/storage", &[]),
-    ("crates/state", &["helios-proto", "helios-storage"]),
+    ("crates/runs", &["helios-storage"]),
+    ("crates/state", &["helios-proto", "helios-runs", "helios-storage"]),
     ("crates/raft", &["helios-proto", "helios-state", "helios-storage"]),
     ("crates/config", &["helios-proto", "helios-state"]),
     ("crates/service", &["helios-config", "helios-proto", "helios-state"]),
@@ -38,6 +39,7 @@ const EDGES: &[(&str, &[&str])] = &[
 /// connection, and Redis is the only protocol of its crate.
 const FORBIDDEN: &[(&str, &[&str])] = &[
     ("crates/storage", PORTS),
+    ("crates/runs", PORTS),
     ("crates/state", PORTS),
     ("crates/raft", PORTS),
     ("crates/config", PORTS),
