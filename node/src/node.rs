@@ -23,11 +23,11 @@ use crate::config::Settings;
 use crate::disk;
 use crate::error::Error;
 use crate::lifecycle::{Belonging, DataDir, MarkerError};
+use crate::memory;
 use crate::metrics::Metrics;
 use crate::peer::{Dialer, Links};
 use crate::raft::{self, Fatal, RaftHandle, RaftStatus, RecoveryError, Runtime, Snapshots, membership};
 use crate::requests::{Couriers, FreshAt, Names};
-use crate::memory;
 use crate::state::{Driven, EngineKind, StateError, Store, StoreOptions};
 use crate::wal::{Recovered, Wal, WalError, WalOptions};
 

@@ -49,6 +49,8 @@ pub struct Job {
     pub(crate) bottom: Vec<Slice>,
     /// Lowest key of a bottom merge.
     start: Bytes,
+    /// Size at which the output of a bottom merge ends, bytes.
+    file_bytes: u64,
     is_tier: bool,
     drops_tombstones: bool,
 }
@@ -111,6 +113,7 @@ impl Job {
                     uppers: uppers[range].to_vec(),
                     bottom: Vec::new(),
                     start: Bytes::new(),
+                    file_bytes,
                     is_tier: true,
                     drops_tombstones: faults::drops_tombstones(is_last),
                 })
@@ -121,9 +124,15 @@ impl Job {
                 let start = uppers.iter().map(|slice| &slice.from).max().cloned().unwrap_or_default();
                 let bottom =
                     view.bottom().iter().filter(|slice| slice.run.last_key >= start).cloned().collect();
-                Some(Self { uppers, bottom, start, is_tier: false, drops_tombstones: true })
+                Some(Self { uppers, bottom, start, file_bytes, is_tier: false, drops_tombstones: true })
             }
         }
+    }
+
+    /// Returns the free space, bytes, that the output needs at most: all inputs of a tier merge, one file of the bottom.
+    pub fn room_bytes(&self) -> u64 {
+        let inputs: u64 = self.inputs().map(|slice| slice.run.id.len).sum();
+        if self.is_tier { inputs } else { inputs.min(self.file_bytes + self.file_bytes / 8) }
     }
 
     pub(crate) fn inputs(&self) -> impl Iterator<Item = &Slice> {
@@ -134,10 +143,9 @@ impl Job {
     pub(crate) fn run(
         &self,
         mut writer: RunWriter<'_>,
-        file_bytes: u64,
         mut pace: impl FnMut(u64) -> ControlFlow<()>,
     ) -> Result<Option<Merged>> {
-        match self.copy(&mut writer, file_bytes, &mut pace) {
+        match self.copy(&mut writer, &mut pace) {
             Ok(ControlFlow::Break(())) => {
                 writer.abandon();
                 Ok(None)
@@ -158,13 +166,12 @@ impl Job {
     fn copy(
         &self,
         writer: &mut RunWriter<'_>,
-        file_bytes: u64,
         pace: &mut impl FnMut(u64) -> ControlFlow<()>,
     ) -> Result<ControlFlow<(), Option<Bytes>>> {
         let mut read = 0;
         for found in merge(&self.uppers, &self.bottom, &self.start, None, Caching::Bypass)? {
             let (key, slot) = found?;
-            let is_full = writer.bytes() >= file_bytes || read >= READ_FACTOR * file_bytes;
+            let is_full = writer.bytes() >= self.file_bytes || read >= READ_FACTOR * self.file_bytes;
             if !self.is_tier && is_full {
                 return Ok(ControlFlow::Continue(Some(key)));
             }

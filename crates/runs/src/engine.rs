@@ -206,7 +206,7 @@ impl Runs {
         let id = self.inner().ids.next();
         let path = self.path(id);
         let writer = RunWriter::create(self.disk.as_ref(), &path, id, self.options.block_bytes)?;
-        job.run(writer, self.options.file_bytes, pace).inspect_err(|_| self.remove(&path))
+        job.run(writer, pace).inspect_err(|_| self.remove(&path))
     }
 
     /// Makes the output of a merge part of the content; durable when it returns. `None` if the inputs were cleared

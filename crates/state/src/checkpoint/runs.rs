@@ -13,9 +13,6 @@ use super::HEADROOM_BYTES;
 use crate::engines::{Backend, EngineError};
 use crate::faults;
 
-/// Free space in bytes that a merge needs: its output is at most as large as the largest inputs of one job.
-const MERGE_ROOM_BYTES: u64 = 384 << 20;
-
 impl Store {
     pub(super) fn checkpoint_runs(
         &self,
@@ -59,10 +56,8 @@ impl Store {
             let image = self.inner.image();
             let Backend::Runs(runs) = &image.backend else { return Ok(false) };
             let Some(job) = runs.pick(is_idle) else { return Ok(false) };
-            let room = image
-                .home
-                .as_ref()
-                .map(|home| home.check_room("merge runs", MERGE_ROOM_BYTES + HEADROOM_BYTES));
+            let room_bytes = job.room_bytes() + HEADROOM_BYTES;
+            let room = image.home.as_ref().map(|home| home.check_room("merge runs", room_bytes));
             if room.is_some_and(|room| room.is_err()) {
                 return Ok(false);
             }
