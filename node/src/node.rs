@@ -338,7 +338,7 @@ impl Node {
 
     /// Returns the newest snapshot on this disk.
     pub(crate) fn newest_snapshot(&self) -> Option<raft::Newest> {
-        self.0.snapshots.told()
+        self.0.snapshots.newest_reported()
     }
 
     /// Returns the free bytes on the volume of the data directory; `None` if that cannot be determined.
