@@ -31,8 +31,8 @@ pub enum Queued {
     /// The next step of the log entry.
     Step(Answer),
     Script(ScriptCall),
-    /// The list of replies of a transaction with scripts, which holds those of its steps too.
-    Told,
+    /// The next reply of the parts of a transaction with scripts, in which steps and scripts are parts.
+    Part,
     /// This node, after the entry is applied: requests without keys, and scans of the keyspace.
     Later(Request),
     Refused(Refusal),
