@@ -13,7 +13,9 @@ use super::frame::Frame;
 use super::script::ScriptCall;
 
 /// Bytes charged for a queued command beside its words.
-const COMMAND_BYTES: usize = 64;
+pub const COMMAND_BYTES: usize = 64;
+/// Bytes charged for a word of a request beside its text: its handle.
+pub const WORD_BYTES: usize = size_of::<Bytes>();
 pub const MAX_WATCHED: usize = 10_000;
 
 #[derive(Debug, Default)]
@@ -40,7 +42,7 @@ pub enum Queued {
 
 /// Returns the memory that the words of a request hold, in bytes: their text, and the handle of each.
 pub fn held_bytes(words: &[Bytes]) -> usize {
-    words.iter().map(|word| word.len() + size_of::<Bytes>()).sum()
+    words.iter().map(|word| word.len() + WORD_BYTES).sum()
 }
 
 impl Queue {

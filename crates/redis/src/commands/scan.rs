@@ -15,10 +15,10 @@ use super::{Args, Request};
 
 /// Keys read at once; their values come along, so this bounds memory.
 const PAGE_KEYS: usize = 128;
-const MAX_COUNT: i64 = 10_000;
-const MAX_KEYS_REPLY: usize = 100_000;
+pub const MAX_COUNT: i64 = 10_000;
+pub const MAX_KEYS_REPLY: usize = 100_000;
 /// Bytes of names at which a page of `SCAN` ends; COUNT is a hint.
-const SCAN_REPLY_BYTES: usize = 1 << 20;
+pub const SCAN_REPLY_BYTES: usize = 1 << 20;
 
 #[derive(Debug)]
 pub struct Scan {
