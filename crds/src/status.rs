@@ -170,7 +170,7 @@ pub struct OperationStatus {
     pub steady_since: Option<Time>,
 }
 
-/// Fixed before the member is removed, so that another operator knows which volume was its own.
+/// Fixed before the member is removed, so that another operator knows which volume belonged to the member.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct ReplacementStatus {

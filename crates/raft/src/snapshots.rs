@@ -57,7 +57,8 @@ impl Snapshots {
         Ok(snapshots)
     }
 
-    /// Returns the newest snapshot, for status and metrics; `None` if there is none yet, or if its size or time could not be read.
+    /// Returns the newest snapshot, for status and metrics; `None` if there is none yet, or if its size or time could
+    /// not be read.
     pub fn newest_reported(&self) -> Option<Newest> {
         *self.newest.lock().unwrap_or_else(PoisonError::into_inner)
     }
