@@ -228,7 +228,7 @@ impl Node {
     }
 
     /// Decommissions this member after its removal: records it on the disk and stops the member.
-    pub(crate) fn retire(&self, reason: &str) {
+    pub(crate) fn decommission(&self, reason: &str) {
         let mut entry = self.0.entry.lock().unwrap_or_else(PoisonError::into_inner);
         if self.is_removed() {
             return;
