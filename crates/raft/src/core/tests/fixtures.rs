@@ -1,4 +1,4 @@
-//! What the tests of one core and of a cluster of cores start from.
+//! Settings, log base and members that the tests of one core and of a cluster of cores start from.
 
 use helios_proto::v1::Member;
 use helios_storage::wal::Base;
