@@ -229,7 +229,7 @@ impl Node {
     }
 
     /// Decommissions this member after its removal: records it on the disk and stops the member.
-    pub(crate) fn retire(&self, reason: &str) {
+    pub(crate) fn decommission(&self, reason: &str) {
         let mut entry = self.0.entry.lock().unwrap_or_else(PoisonError::into_inner);
         if self.is_removed() {
             return;
@@ -339,7 +339,7 @@ impl Node {
 
     /// Returns the newest snapshot on this disk.
     pub(crate) fn newest_snapshot(&self) -> Option<raft::Newest> {
-        self.0.snapshots.told()
+        self.0.snapshots.newest_reported()
     }
 
     /// Returns the free bytes on the volume of the data directory; `None` if that cannot be determined.

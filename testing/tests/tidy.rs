@@ -7,7 +7,7 @@ use std::path::Path;
 
 use helios_testing::tree::{ROOT, sources, text};
 
-/// The crates of ours that each crate may use.
+/// The crates of this repository that each crate may use.
 const EDGES: &[(&str, &[&str])] = &[
     ("proto", &[]),
     ("crds", &[]),
@@ -94,7 +94,7 @@ fn crates_use_only_the_crates_below_them() {
     );
 }
 
-/// Names of the modules and crates of ours that a source uses: `a`, `b` and `c` of `crate::a`, `helios_b::x` and
+/// Names of the modules, and of the crates of this repository, that a source uses: `a`, `b` and `c` of `crate::a`, `helios_b::x` and
 /// `crate::{c::y, ..}`.
 fn imports(text: &str) -> BTreeSet<&str> {
     fn name(text: &str) -> &str {

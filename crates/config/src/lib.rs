@@ -10,11 +10,11 @@ mod events;
 mod flags;
 mod keys;
 mod lease;
-mod locks;
 mod memory_limits;
 mod plain;
 pub mod reference;
 mod secret;
+mod security;
 mod settings;
 #[allow(clippy::disallowed_methods, reason = "reads the configuration file")]
 mod sources;
@@ -25,9 +25,9 @@ pub use changes::{Difference, differences, redacted, reloaded};
 pub use flags::{Cli, CommandLine, ConfigAction, DevArgs, RunArgs, VerifyArgs};
 pub use keys::{Change, paths as key_paths};
 pub use lease::{Lease, TICK, longest_lease};
-pub use locks::{AuthSection, MAX_AUTH_DELAY, ManagementIdentity, TlsFiles, TlsFilesSection, TlsSection};
 pub use memory_limits::MemoryLimits;
 pub use secret::Secret;
+pub use security::{AuthSection, MAX_AUTH_DELAY, ManagementIdentity, TlsFiles, TlsFilesSection, TlsSection};
 pub use settings::{Bootstrap, MAX_LOG_BYTES, MAX_OVERLAY_BYTES, Settings};
 pub use sources::Source;
 pub use sparse::sparse_yaml;
@@ -52,8 +52,8 @@ pub struct Config {
     pub reads: ReadsSection,
     pub writes: WritesSection,
     pub gateway: GatewaySection,
-    pub tls: locks::TlsSection,
-    pub auth: locks::AuthSection,
+    pub tls: security::TlsSection,
+    pub auth: security::AuthSection,
     pub log: LogSection,
     /// Warnings about a file that can be used nevertheless.
     #[serde(skip)]

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use helios_state::{EngineKind, EventFilter, Limits};
 
-use super::locks::{self, ManagementIdentity, TlsFiles};
+use super::security::{self, ManagementIdentity, TlsFiles};
 
-use super::locks::MAX_AUTH_DELAY;
+use super::security::MAX_AUTH_DELAY;
 use super::{Ack, ClientSection, Config, ConfigError, InitialMember, MemoryLimits, Secret, events, lease};
 
 /// Way in which a node that belongs to no cluster joins or bootstraps one (C7).
@@ -148,8 +148,8 @@ impl TryFrom<Config> for Settings {
         };
         let listen_gateway = near("listen.gateway", &listen.gateway, 8443)?;
         let gateway_token = gateway.token.filter(|token| !token.is_empty()).map(Secret::new);
-        let gateway_token_file = locks::some_path(gateway.token_file);
-        let users_file = locks::some_path(auth.users_file);
+        let gateway_token_file = security::some_path(gateway.token_file);
+        let users_file = security::some_path(auth.users_file);
         if gateway_token.is_some() && gateway_token_file.is_some() {
             return Err(ConfigError("gateway.token and gateway.token_file: write one of them".into()));
         }
@@ -241,8 +241,8 @@ impl TryFrom<Config> for Settings {
             gateway_token,
             gateway_token_file,
             gateway_prefix: prefix(gateway.prefix)?,
-            peer_tls: locks::peer_files(tls.peer)?,
-            client_tls: locks::client_files("client", tls.client)?,
+            peer_tls: security::peer_files(tls.peer)?,
+            client_tls: security::client_files("client", tls.client)?,
             management_identity: tls.management,
             users_file,
             max_auth_delay: max_auth_delay(&auth.max_delay)?,

@@ -57,8 +57,9 @@ impl Snapshots {
         Ok(snapshots)
     }
 
-    /// Returns the newest snapshot; `None` if there is none yet, or if its size or time could not be read.
-    pub fn told(&self) -> Option<Newest> {
+    /// Returns the newest snapshot, for status and metrics; `None` if there is none yet, or if its size or time could
+    /// not be read.
+    pub fn newest_reported(&self) -> Option<Newest> {
         *self.newest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -85,7 +86,7 @@ impl Snapshots {
     }
 
     /// Verifies every snapshot in `dir`, oldest first. Returns the metadata or the error of each and changes nothing.
-    pub fn look(
+    pub fn verify_all(
         disk: Arc<dyn Disk>,
         dir: &Path,
     ) -> io::Result<Vec<(PathBuf, Result<SnapshotMeta, StateError>)>> {
