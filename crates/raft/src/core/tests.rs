@@ -40,14 +40,7 @@ fn member(id: u64, voters: &[u64], last: u64, hard_state: HardState) -> Core {
 }
 
 fn member_beside(id: u64, voters: &[u64], learners: &[u64], last: u64, hard_state: HardState) -> Core {
-    let settings = Settings {
-        id,
-        heartbeat: Duration::from_millis(100),
-        election_min: Duration::from_millis(300),
-        election_max: Duration::from_millis(600),
-        snapshot_entries: 10_000,
-        snapshots_on_demand: false,
-        snapshot_interval: Duration::from_secs(id);
+    let settings = settings(id);
     let entries = (BASE.index + 1..=last).map(|index| entry(index, 1)).collect();
     let hard_state = HardState { commit: last, term: hard_state.term.max(1), ..hard_state };
     let log =

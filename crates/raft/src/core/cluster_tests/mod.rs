@@ -64,12 +64,7 @@ impl Net {
 
     /// Restarts a member with its durable data only.
     pub fn restart(&mut self, id: u64) {
-        let settings = Settings { * ELECTION_MIN,
-            snapshot_entries: 10_000,
-            snapshots_on_demand: false,
-            snapshot_interval: Duration::from_secs(300),
-            trailing_entries: 1_000,
-            held_bytes: 0, lease: self.lease, ..settings(id) };
+        let settings = Settings { held_bytes: 0, lease: self.lease, ..settings(id) };
         let disk = &self.disks[&id];
         let conf_state = membership::conf_state(&disk.membership);
         let log = Log::new(BASE, disk.entries.clone(), disk.hard_state.clone(), conf_state);

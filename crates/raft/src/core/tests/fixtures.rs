@@ -17,6 +17,7 @@ pub fn settings(id: u64) -> Settings {
         election_min: ELECTION_MIN,
         election_max: 2 * ELECTION_MIN,
         snapshot_entries: 10_000,
+        snapshots_on_demand: false,
         snapshot_interval: Duration::from_secs(300),
         trailing_entries: 1_000,
         held_bytes: MAX_HELD_BYTES,
