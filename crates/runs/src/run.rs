@@ -12,6 +12,7 @@
 //! Integers are big-endian, keys are preceded by their length. Checksums are seeded with the id and the offset of what
 //! they cover ([`crate::format::crc_at`]). The kind of a block is 0: as it is. Others are for compression.
 
+use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -220,8 +221,10 @@ impl Run {
 
 impl Drop for Run {
     fn drop(&mut self) {
+        // The directory may be gone with a replaced generation.
         if self.is_obsolete.load(Ordering::Relaxed)
             && let Err(error) = self.disk.remove_file(&self.path)
+            && error.kind() != ErrorKind::NotFound
         {
             tracing::warn!(path = %self.path.display(), %error, "cannot remove a merged run; the next start does");
         }
