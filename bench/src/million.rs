@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::client::{Protocol, Resp};
-use crate::cluster::{Cluster, Programs};
+use crate::cluster::{Cluster, HeliosdOptions, Programs};
 use crate::load::{KEY_BYTES, VALUE_BYTES, key, value};
 use crate::ports::Ports;
 use crate::report::Table;
@@ -22,6 +22,7 @@ const READY_PATIENCE: Duration = Duration::from_secs(120);
 
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Million")]
+#[group(skip)]
 pub struct Options {
     /// Number of keys to load
     #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
@@ -37,7 +38,8 @@ pub async fn measure(
     dir: &Path,
     ports: &mut Ports,
 ) -> Result<String> {
-    let mut cluster = Cluster::heliosd(programs, &dir.join("million"), ports, "lan").await?;
+    let heliosd = HeliosdOptions::default();
+    let mut cluster = Cluster::heliosd(programs, &dir.join("million"), ports, &heliosd).await?;
     eprintln!("loading {} keys", options.million);
     let started = Instant::now();
     load(&cluster, options.million).await?;
@@ -120,9 +122,9 @@ struct Sizes {
 fn memory_and_disk(cluster: &Cluster) -> Result<Sizes> {
     let mut sizes = Sizes { resident: Vec::new(), most_resident: Vec::new(), disk: Vec::new() };
     for member in &cluster.members {
-        let (resident, most) = member.server.resident().context("memory of a member")?;
-        sizes.resident.push(resident as f64);
-        sizes.most_resident.push(most as f64);
+        let memory = member.server.memory().context("memory of a member")?;
+        sizes.resident.push(memory.resident as f64);
+        sizes.most_resident.push(memory.most_resident as f64);
         sizes.disk.push(member.server.disk() as f64);
     }
     Ok(sizes)

@@ -36,6 +36,18 @@ impl Resp {
         keys: impl IntoIterator<Item = K>,
         value: &[u8],
     ) -> Result<()> {
+        let refused = self.set_each(keys, value, || {}).await?;
+        ensure!(refused.is_none(), "SET was answered by {refused:?}");
+        Ok(())
+    }
+
+    /// Sets every key in one pipeline, and calls `acknowledged` at each acknowledgement. Returns the last error reply.
+    pub async fn set_each<K: AsRef<[u8]>>(
+        &mut self,
+        keys: impl IntoIterator<Item = K>,
+        value: &[u8],
+        mut acknowledged: impl FnMut(),
+    ) -> Result<Option<String>> {
         self.out.clear();
         let mut sent = 0;
         for key in keys {
@@ -43,11 +55,15 @@ impl Resp {
             sent += 1;
         }
         self.stream.write_all(&self.out).await?;
+        let mut refused = None;
         for _ in 0..sent {
-            let reply = self.reply().await?;
-            ensure!(reply == Reply::Ok, "SET was answered by {reply:?}");
+            match self.reply().await? {
+                Reply::Ok => acknowledged(),
+                Reply::Error(error) => refused = Some(error),
+                other => bail!("SET was answered by {other:?}"),
+            }
         }
-        Ok(())
+        Ok(refused)
     }
 
     pub async fn get(&mut self, key: &[u8]) -> Result<bool> {
