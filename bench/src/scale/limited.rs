@@ -60,15 +60,14 @@ async fn under_limit(
     limit: u64,
     in_memory: f64,
 ) -> Result<()> {
-    let times = setup.user_bytes() as f64 / limit as f64;
-    let name = format!(
-        "{} of data in {} of memory, {} times the limit",
-        gb(setup.user_bytes() as f64),
-        gb(limit as f64),
-        short(times)
+    let times = short(setup.user_bytes() as f64 / limit as f64);
+    figures.push(
+        "memory limit of a member",
+        format!("{}; keys and values are {times} times as much", gb(limit as f64)),
+        "4 times",
     );
     let loaded = write_all(cluster, setup.keys).await.context("load")?;
-    figures.push(format!("{name}: load"), format!("{} k/s", short(loaded.throughput() / 1e3)), "");
+    figures.push("memory limit: load", format!("{} k/s", short(loaded.throughput() / 1e3)), "");
     sizes::idle(cluster).await;
     let hot_keys = HOT_KEYS.min(setup.keys);
     // Brings the hot keys into the cache.
@@ -76,7 +75,7 @@ async fn under_limit(
     let hot =
         many_clients(cluster, Operation::Read, CLIENTS, hot_keys, PERIOD).await.context("GET of hot keys")?;
     figures.push(
-        format!("{name}: GET of {hot_keys} hot keys"),
+        format!("memory limit: GET of {hot_keys} hot keys"),
         format!(
             "{} k/s, {} of the {} k/s without a limit and other keys; {} errors",
             short(hot.throughput / 1e3),
@@ -94,7 +93,7 @@ async fn under_limit(
         .context("GET of all keys")?;
     let bytes = read(cluster).context("disk use of the leader")?.saturating_sub(before);
     figures.push(
-        format!("{name}: GET of random keys"),
+        "memory limit: GET of random keys",
         format!(
             "{} k/s; {:.0} bytes read from the disk per GET; {} errors",
             short(cold.throughput / 1e3),
@@ -104,6 +103,6 @@ async fn under_limit(
         "one disk read",
     );
     let resident = gb_spread(sizes::of(cluster)?.iter().map(|sizes| sizes.memory.resident));
-    figures.push(format!("{name}: resident memory of a member"), resident, "");
+    figures.push("memory limit: resident memory of a member", resident, "");
     Ok(())
 }

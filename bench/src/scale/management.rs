@@ -5,7 +5,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use helios_proto::detail_of;
 use helios_proto::v1::cluster_client::ClusterClient;
-use helios_proto::v1::{AddLearnerRequest, PromoteRequest, RemoveRequest, StatusRequest, StatusResponse};
+use helios_proto::v1::{
+    AddLearnerRequest, ErrorCode, PromoteRequest, RemoveRequest, StatusRequest, StatusResponse,
+};
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
@@ -68,11 +70,18 @@ impl Management {
     }
 }
 
-/// Returns `None` for an error after which the same call may succeed.
+/// Returns `None` for an error after which the same call may succeed. The calls are idempotent, so that one without an
+/// outcome may be repeated.
 fn retryable<T>(answer: Result<T, Status>) -> Result<Option<T>> {
-    match answer {
-        Ok(answer) => Ok(Some(answer)),
-        Err(status) if detail_of(&status).retryable => Ok(None),
-        Err(status) => anyhow::bail!("{}", status.message()),
+    let status = match answer {
+        Ok(answer) => return Ok(Some(answer)),
+        Err(status) => status,
+    };
+    let detail = detail_of(&status);
+    match detail.code() {
+        ErrorCode::NotLeader => anyhow::bail!("the leader changed: {}", detail.message),
+        ErrorCode::DeadlineExceeded | ErrorCode::OutcomeUnknown => Ok(None),
+        _ if detail.retryable => Ok(None),
+        _ => anyhow::bail!("{}", detail.message),
     }
 }

@@ -58,10 +58,6 @@ impl Answers {
 
     fn acknowledge(&mut self, now: Instant) {
         self.acknowledged += 1;
-        self.heard(now);
-    }
-
-    fn heard(&mut self, now: Instant) {
         let silence = now - self.last;
         if silence > STALL {
             self.stalls.push(silence);

@@ -29,7 +29,10 @@ pub async fn load(
 ) -> Result<Cluster> {
     let dir = setup.dir.join("loaded");
     let mut cluster = Cluster::heliosd(setup.programs, &dir, ports, &setup.heliosd).await?;
-    let answers = write_all(&cluster, setup.keys).await?;
+    let answers = match write_all(&cluster, setup.keys).await {
+        Ok(answers) => answers,
+        Err(error) => return Err(cluster.explained(error).await),
+    };
     figures.push("load, pipelined", throughput(&answers), "");
     let loaded = sizes::of(&cluster)?;
     push_sizes(setup, figures, "after the load", &loaded);
