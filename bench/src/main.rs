@@ -9,6 +9,7 @@ mod http;
 mod load;
 mod machine;
 mod million;
+mod pipeline;
 mod ports;
 mod report;
 mod scale;
@@ -144,6 +145,11 @@ async fn stop_signal() {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
     }
+}
+
+/// Prints a line of progress with the time of day.
+fn say(line: &str) {
+    eprintln!("{} {line}", jiff::Zoned::now().strftime("%H:%M:%S"));
 }
 
 /// Polls until `poll` returns a value; an error when that takes longer than `patience`.

@@ -5,19 +5,16 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rustix::process::Signal;
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::client::{Protocol, Resp};
 use crate::cluster::{Cluster, HeliosdOptions, Programs};
-use crate::load::{KEY_BYTES, VALUE_BYTES, key, value};
+use crate::load::{KEY_BYTES, VALUE_BYTES};
+use crate::pipeline::{CONNECTIONS, PIPELINE, write_all};
 use crate::ports::Ports;
 use crate::report::Table;
 use crate::stats::{Spread, short};
 use crate::wait_for;
 
-const CONNECTIONS: u64 = 16;
-const PIPELINE: u64 = 128;
 const READY_PATIENCE: Duration = Duration::from_secs(120);
 
 #[derive(Debug, clap::Args)]
@@ -42,7 +39,7 @@ pub async fn measure(
     let mut cluster = Cluster::heliosd(programs, &dir.join("million"), ports, &heliosd).await?;
     eprintln!("loading {} keys", options.million);
     let started = Instant::now();
-    load(&cluster, options.million).await?;
+    write_all(&cluster, options.million).await?;
     let loaded_in = started.elapsed();
     let after_load = memory_and_disk(&cluster)?;
     let mut restarts = Table::new(["restart", "median s", "max s"]);
@@ -76,26 +73,6 @@ pub async fn measure(
         short(options.million as f64 / loaded_in.as_secs_f64()),
         sizes(&[("after the load", after_load), ("after all were restarted", after_restart)]),
     ))
-}
-
-/// Loads the keys through the leader, in pipelines.
-async fn load(cluster: &Cluster, keys: u64) -> Result<()> {
-    let port = cluster.members[cluster.leader().await?].port(Protocol::Redis)?;
-    let mut tasks = JoinSet::new();
-    for connection in 0..CONNECTIONS {
-        let mut client = Resp::connect(port).await?;
-        tasks.spawn(async move {
-            let value = value();
-            for start in (connection * PIPELINE..keys).step_by((CONNECTIONS * PIPELINE) as usize) {
-                client.set_all((start..keys.min(start + PIPELINE)).map(key), &value).await?;
-            }
-            anyhow::Ok(())
-        });
-    }
-    while let Some(ended) = tasks.join_next().await {
-        ended??;
-    }
-    Ok(())
 }
 
 async fn restart_follower(cluster: &mut Cluster, signal: Signal) -> Result<Duration> {

@@ -5,7 +5,6 @@ mod figures;
 mod limited;
 mod loopback;
 mod management;
-mod pipeline;
 mod replacement;
 mod restart;
 mod sizes;
@@ -21,6 +20,7 @@ use anyhow::{Context, Result, ensure};
 use crate::cluster::{Cluster, HeliosdOptions, Programs};
 use crate::load::{KEY_BYTES, VALUE_BYTES};
 use crate::ports::Ports;
+use crate::{pipeline, say};
 use figures::{Figures, gb};
 
 /// Longest start of a member: it may read all of its state and log.
@@ -217,11 +217,6 @@ fn ensure_space(dir: &Path, keys: u64) -> Result<()> {
         gb(free as f64)
     );
     Ok(())
-}
-
-/// Prints a line of progress with the time of day.
-fn say(line: &str) {
-    eprintln!("{} {line}", jiff::Zoned::now().strftime("%H:%M:%S"));
 }
 
 fn section(setup: &Setup, figures: &Figures, tables: &str) -> String {

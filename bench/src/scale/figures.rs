@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::say;
 use crate::report::Table;
+use crate::say;
 use crate::stats::{Spread, short};
 
 #[derive(Default)]

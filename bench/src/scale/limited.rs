@@ -5,10 +5,11 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::figures::{Figures, gb, gb_spread};
-use super::writes::{many_clients, write_all};
+use super::writes::many_clients;
 use super::{Setup, sizes};
 use crate::client::Operation;
 use crate::cluster::{Cluster, HeliosdOptions};
+use crate::pipeline::write_all;
 use crate::ports::Ports;
 use crate::stats::short;
 

@@ -6,12 +6,13 @@ use anyhow::Result;
 use rustix::process::Signal;
 use tokio::time::{Instant, sleep};
 
+use super::Setup;
 use super::figures::Figures;
 use super::management::Management;
-use super::pipeline::{Order, Writers};
-use super::{Setup, say};
 use crate::client::Protocol;
 use crate::cluster::Cluster;
+use crate::pipeline::{Order, Writers};
+use crate::say;
 use crate::stats::short;
 
 /// Entries that a member that has caught up may be behind.

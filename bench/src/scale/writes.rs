@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use super::Setup;
 use super::figures::{Figures, gb, gb_spread, ms};
-use super::pipeline::{Answers, Order, Writers};
 use super::sizes::{self, Sizes};
-use super::{Setup, say};
 use crate::client::{Client, Operation, Protocol};
 use crate::cluster::Cluster;
 use crate::load::{KEY_BYTES, Round, VALUE_BYTES, round};
+use crate::pipeline::{Answers, Order, Writers, write_all};
 use crate::ports::Ports;
+use crate::say;
 use crate::server::DeviceBytes;
 use crate::stats::{Spread, short};
 
@@ -46,15 +47,6 @@ pub async fn load(
     push_sizes(setup, figures, moment, &settled);
     *tables = format!("\n{}", sizes::table(&cluster, &[("after the load", &loaded), (moment, &settled)]));
     Ok(cluster)
-}
-
-/// Writes each of the keys once.
-pub async fn write_all(cluster: &Cluster, keys: u64) -> Result<Answers> {
-    let port = cluster.members[cluster.leader().await?].port(Protocol::Redis)?;
-    let mut writers = Writers::start(port, keys, Order::Once).await?;
-    let ended = writers.run("load", None).await;
-    ended.with_context(|| format!("after {} of {keys} writes", writers.acknowledged()))?;
-    writers.finish().await
 }
 
 fn throughput(answers: &Answers) -> String {

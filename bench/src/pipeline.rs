@@ -4,15 +4,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::say;
-use crate::client::Resp;
+use crate::client::{Protocol, Resp};
+use crate::cluster::Cluster;
 use crate::load::{key, percentile, value};
+use crate::say;
 
 pub const CONNECTIONS: u64 = 16;
 pub const PIPELINE: u64 = 128;
@@ -154,6 +155,15 @@ impl Writers {
         let now = answers.last;
         Ok(std::mem::replace(&mut answers, Answers::new(now)))
     }
+}
+
+/// Writes each of the keys once, through the leader.
+pub async fn write_all(cluster: &Cluster, keys: u64) -> Result<Answers> {
+    let port = cluster.members[cluster.leader().await?].port(Protocol::Redis)?;
+    let mut writers = Writers::start(port, keys, Order::Once).await?;
+    let ended = writers.run("load", None).await;
+    ended.with_context(|| format!("after {} of {keys} writes", writers.acknowledged()))?;
+    writers.finish().await
 }
 
 async fn write_once(mut client: Resp, number: u64, keys: u64, answers: Shared) -> Result<()> {
