@@ -133,14 +133,9 @@ impl Server {
         })
     }
 
-    /// Returns the bytes that the process had the kernel read from and write to disks since its start; `None` when
-    /// it is gone.
-    pub fn device_bytes(&self) -> Option<DeviceBytes> {
-        let io = self.proc_file("io")?;
-        Some(DeviceBytes {
-            read: proc_number(&io, "read_bytes:")?,
-            written: proc_number(&io, "write_bytes:")?,
-        })
+    /// Returns the bytes that the process had the kernel read from disks since its start; `None` when it is gone.
+    pub fn read_bytes(&self) -> Option<u64> {
+        proc_number(&self.proc_file("io")?, "read_bytes:")
     }
 
     fn proc_file(&self, name: &str) -> Option<String> {

@@ -169,7 +169,7 @@ impl Job {
         pace: &mut impl FnMut(u64) -> ControlFlow<()>,
     ) -> Result<ControlFlow<(), Option<Bytes>>> {
         let mut read = 0;
-        for found in merge(&self.uppers, &self.bottom, &self.start, None, Caching::Bypass)? {
+        for found in merge(&self.uppers, &self.bottom, &self.start, None, Caching::Bypass) {
             let (key, slot) = found?;
             let is_full = writer.bytes() >= self.file_bytes || read >= READ_FACTOR * self.file_bytes;
             if !self.is_tier && is_full {

@@ -1,6 +1,7 @@
 //! Tests of the whole engine, on a simulated disk.
 
 mod damage;
+mod figures;
 mod model;
 mod power;
 
