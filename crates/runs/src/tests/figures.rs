@@ -54,7 +54,7 @@ fn figures_of_overwrites() {
         let view = checkpoint(&runs, &slots, false, at).unwrap();
         let took = began.elapsed();
         written += view.uppers()[0].run.id.len;
-        while let Some(job) = runs.pick(false) {
+        while let Some(job) = runs.pick(u64::MAX, false) {
             let began = Instant::now();
             let merged = execute(&runs, &job).unwrap();
             written += merged.run.as_ref().map_or(0, |run| run.len);
