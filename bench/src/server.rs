@@ -35,13 +35,6 @@ pub struct Memory {
     pub most_resident: u64,
 }
 
-/// Bytes that a process had the kernel read from disks, and write back to them (proc(5), `io`).
-#[derive(Debug, Clone, Copy, Default)]
-pub struct DeviceBytes {
-    pub read: u64,
-    pub written: u64,
-}
-
 impl Server {
     pub fn new(dir: &Path, name: &str, program: &Path, arguments: Vec<String>) -> Result<Self> {
         let dir = dir.join(name);

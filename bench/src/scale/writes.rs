@@ -10,10 +10,10 @@ use super::sizes::{self, Sizes};
 use crate::client::{Client, Operation, Protocol};
 use crate::cluster::Cluster;
 use crate::load::{KEY_BYTES, Round, VALUE_BYTES, round};
+use crate::machine;
 use crate::pipeline::{Answers, Order, Writers, write_all};
 use crate::ports::Ports;
 use crate::say;
-use crate::server::DeviceBytes;
 use crate::stats::{Spread, short};
 
 const CLIENTS: usize = 256;
@@ -75,12 +75,12 @@ fn push_sizes(setup: &Setup, figures: &mut Figures, moment: &str, members: &[Siz
 pub async fn overwrite(setup: &Setup<'_>, cluster: &mut Cluster, figures: &mut Figures) -> Result<()> {
     let leader = cluster.leader().await?;
     let port = cluster.members[leader].port(Protocol::Redis)?;
-    let before = machine::written_bytes(setup.dir);
+    let before = machine::written_bytes(&setup.dir);
     let mut writers = Writers::start(port, setup.keys, Order::Random).await?;
     let period = Duration::from_secs(setup.options.overwrite_secs);
     writers.run("overwrite", Some(period)).await?;
     let mut answers = writers.finish().await?;
-    let after = machine::written_bytes(setup.dir);
+    let after = machine::written_bytes(&setup.dir);
     let [p50, p99, p999, most] = answers.latencies().map(ms);
     let moved = if cluster.leader().await? == leader { "" } else { "; the leader changed" };
     figures.push(

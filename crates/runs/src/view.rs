@@ -82,6 +82,11 @@ impl View {
         self.slices().map(|slice| slice.run.id)
     }
 
+    /// Reads and checks every block of every run; returns the first damage.
+    pub fn verify(&self) -> Result<()> {
+        self.slices().try_for_each(|slice| slice.run.verify())
+    }
+
     /// Returns the bytes of all files.
     pub fn bytes(&self) -> u64 {
         self.files().map(|run| run.len).sum()
