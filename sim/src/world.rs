@@ -124,6 +124,7 @@ impl World {
             Event::Turn(slot, run) => return self.on_turn(slot, run),
             Event::LogWriter(slot, run) => return self.on_log_writer(slot, run),
             Event::Applier(slot, run) => return self.on_applier(slot, run),
+            Event::LogReader(slot, run) => return self.on_log_reader(slot, run),
             Event::Checkpoint(slot, run) => return self.on_checkpoint(slot, run),
             Event::Built(slot, run) => {
                 if let Some(process) = self.running(slot, run) {
@@ -158,12 +159,12 @@ impl World {
         self.began + Duration::from_micros(self.now)
     }
 
-    fn running(&mut self, slot: Slot, run: Run) -> Option<&mut Process> {
+    pub fn running(&mut self, slot: Slot, run: Run) -> Option<&mut Process> {
         self.machines[slot].process.as_mut().filter(|process| process.run == run)
     }
 
     /// Returns `event`, or plans it again for the end of the pause and returns `None` if the machine is paused.
-    fn unless_paused(&mut self, slot: Slot, event: Event) -> Option<Event> {
+    pub fn unless_paused(&mut self, slot: Slot, event: Event) -> Option<Event> {
         let until = self.machines[slot].paused_until;
         if until <= self.now {
             return Some(event);
@@ -187,7 +188,7 @@ impl World {
         let now = self.instant();
         let machine = &mut self.machines[slot];
         match machine.start(&self.plan, begin, run, seed, now) {
-            Ok(Started { process, recovered, written }) => {
+            Ok(Started { process, found, written }) => {
                 let torn = std::mem::take(&mut self.torn[slot]);
                 let rebuilds = process.store.rebuilds();
                 self.report.rebuilds += rebuilds;
@@ -200,7 +201,7 @@ impl World {
                 machine.process = Some(process);
                 machine.healed();
                 self.fingerprint.note((self.now, slot, run));
-                self.invariants.on_start(member, &recovered, &torn)?;
+                self.invariants.on_start(member, &found, &torn)?;
                 if let Some(state) = written.iter().filter(|_| was_forced).find_map(|batch| batch.hard_state)
                 {
                     self.invariants.on_force_new(state.term);
@@ -244,7 +245,7 @@ impl World {
         true
     }
 
-    fn turn(&mut self, slot: Slot) {
+    pub fn turn(&mut self, slot: Slot) {
         let late = self.random.random_range(0..100);
         let Some(process) = &mut self.machines[slot].process else { return };
         if !std::mem::replace(&mut process.turn_planned, true) {
@@ -310,6 +311,7 @@ impl World {
             Effect::Send(messages) => return self.send(slot, messages),
             Effect::Log(job) => self.log(slot, job),
             Effect::Apply(job) => return self.apply(slot, job),
+            Effect::Fetch(job) => self.fetch(slot, job),
             Effect::BuildSnapshot => {
                 let at = self.now + self.random.random_range(500..20_000);
                 if let Some(process) = &mut self.machines[slot].process {
@@ -383,7 +385,7 @@ impl World {
     }
 
     /// Stops a process whose worker failed; a violation unless an injected fault of the disk explains the error.
-    fn disk_failed(&mut self, slot: Slot, what: &str) -> Result<(), Violation> {
+    pub fn disk_failed(&mut self, slot: Slot, what: &str) -> Result<(), Violation> {
         let machine = &mut self.machines[slot];
         if machine.disk.is_cut() {
             self.power_cut(slot);

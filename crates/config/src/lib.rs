@@ -28,7 +28,7 @@ pub use lease::{Lease, TICK, longest_lease};
 pub use locks::{AuthSection, MAX_AUTH_DELAY, ManagementIdentity, TlsFiles, TlsFilesSection, TlsSection};
 pub use memory_limits::MemoryLimits;
 pub use secret::Secret;
-pub use settings::{Bootstrap, MAX_LOG_BYTES, MAX_OVERLAY_BYTES, Settings};
+pub use settings::{Bootstrap, MAX_LOG_BYTES, MAX_OVERLAY_BYTES, MAX_RETAINED_LOG_BYTES, Settings};
 pub use sources::Source;
 pub use sparse::sparse_yaml;
 
@@ -126,6 +126,9 @@ pub struct RaftSection {
     /// Limit of the log in memory, bytes.
     #[serde(deserialize_with = "plain::some_number")]
     pub max_log_bytes: Option<u64>,
+    /// Limit of the log that a leader keeps on disk for members that lag, bytes.
+    #[serde(deserialize_with = "plain::some_number")]
+    pub max_retained_log_bytes: Option<u64>,
     /// Size of a WAL segment, bytes; at least three are kept. The limit of an entry is a quarter of it.
     #[serde(deserialize_with = "plain::some_number")]
     pub segment_bytes: Option<u64>,

@@ -48,6 +48,8 @@ pub struct Settings {
     pub snapshot_bytes_per_second: Option<NonZeroU64>,
     pub segment_bytes: u64,
     pub max_log_bytes: u64,
+    /// `None`: [`MAX_RETAINED_LOG_BYTES`], or a tenth of the volume if that is less.
+    pub max_retained_log_bytes: Option<u64>,
     pub max_overlay_bytes: u64,
     pub engine: EngineKind,
     pub request_timeout: Duration,
@@ -95,6 +97,8 @@ pub struct Settings {
 
 /// Default of `raft.max_log_bytes`.
 pub const MAX_LOG_BYTES: u64 = 512 << 20;
+/// Default of `raft.max_retained_log_bytes` on a large volume.
+pub const MAX_RETAINED_LOG_BYTES: u64 = 1 << 30;
 /// Default of `state.max_overlay_bytes`.
 pub const MAX_OVERLAY_BYTES: u64 = 256 << 20;
 /// Client port that the default ports of gRPC, metrics and gateway are relative to.
@@ -184,6 +188,7 @@ impl TryFrom<Config> for Settings {
             snapshot_bytes_per_second: snapshot_bandwidth(raft.snapshot_bytes_per_second)?,
             segment_bytes: segment_bytes(raft.segment_bytes)?,
             max_log_bytes: at_least("raft.max_log_bytes", raft.max_log_bytes, MAX_LOG_BYTES, 32 << 20)?,
+            max_retained_log_bytes: raft.max_retained_log_bytes,
             max_overlay_bytes: at_least(
                 "state.max_overlay_bytes",
                 state.max_overlay_bytes,

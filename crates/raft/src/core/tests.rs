@@ -1,5 +1,6 @@
 //! Tests of the core alone: messages in, effects out, and the tests complete the log writes.
 
+mod fetching;
 mod formats;
 mod purge;
 mod room;
@@ -18,6 +19,8 @@ use crate::format::OLDEST;
 use helios_storage::wal::Base;
 
 const BASE: Base = Base { index: 1, term: 1 };
+/// Log that a leader keeps on disk for members that lag.
+const HELD_BYTES: u64 = 40 << 20;
 
 /// Effects of one drain.
 #[derive(Default)]
@@ -27,6 +30,8 @@ struct Turn {
     resets: Vec<u64>,
     restores: Vec<u64>,
     applied: Vec<Entry>,
+    fetches: Vec<FetchJob>,
+    wants_snapshot: bool,
 }
 
 impl Turn {
@@ -49,7 +54,8 @@ fn member_beside(id: u64, voters: &[u64], learners: &[u64], last: u64, hard_stat
         snapshot_entries: 10_000,
         snapshot_interval: Duration::from_secs(300),
         trailing_entries: 1_000,
-        held_bytes: MAX_HELD_BYTES,
+        held_bytes: HELD_BYTES,
+        log_cache_bytes: LOG_CACHE_BYTES,
         max_log_bytes: 512 << 20,
         max_overlay_bytes: 256 << 20,
         lease: None,
@@ -57,8 +63,12 @@ fn member_beside(id: u64, voters: &[u64], learners: &[u64], last: u64, hard_stat
     };
     let entries = (BASE.index + 1..=last).map(|index| entry(index, 1)).collect();
     let hard_state = HardState { commit: last, term: hard_state.term.max(1), ..hard_state };
-    let log =
-        Log::new(BASE, entries, hard_state, ConfState { learners: learners.to_vec(), ..conf_state(voters) });
+    let log = Log::in_memory(
+        BASE,
+        entries,
+        hard_state,
+        ConfState { learners: learners.to_vec(), ..conf_state(voters) },
+    );
     let record = |id: &u64| Member { id: *id, name: format!("node-{id}"), ..Member::default() };
     let mut membership = membership::initial("c", voters.iter().map(record).collect());
     membership.members.extend(learners.iter().map(record));
@@ -128,6 +138,8 @@ fn turn(core: &mut Core) -> Turn {
                 turn.applied.extend(entries.into_iter().map(|(entry, _)| entry));
             }
             Effect::Apply(ApplyJob::Restore { index }) => turn.restores.push(index),
+            Effect::Fetch(job) => turn.fetches.push(job),
+            Effect::BuildSnapshot => turn.wants_snapshot = true,
             _ => {}
         }
     }
@@ -294,11 +306,15 @@ fn leader_of_one() -> Core {
 }
 
 /// Three members and the messages between them.
-struct Mesh {
+pub struct Mesh {
     cores: Vec<Core>,
     under_way: Vec<Message>,
     /// Entries that each core has handed out, by position.
     applied: Vec<Vec<Entry>>,
+    /// Fetches that the tests complete, with the position of the core.
+    fetches: Vec<(usize, FetchJob)>,
+    /// Whether any core asked for a snapshot.
+    wants_snapshot: bool,
     rng: StdRng,
 }
 
@@ -306,7 +322,8 @@ impl Mesh {
     fn new(seed: u64) -> Self {
         let cores = (1..=3).map(|id| member(id, &[1, 2, 3], 1, HardState::default())).collect();
         let rng = StdRng::seed_from_u64(seed);
-        Self { cores, under_way: Vec::new(), applied: vec![Vec::new(); 3], rng }
+        let (under_way, fetches) = (Vec::new(), Vec::new());
+        Self { cores, under_way, applied: vec![Vec::new(); 3], fetches, wants_snapshot: false, rng }
     }
 
     /// Waits for a leader whose log all members have committed, and returns its position.
@@ -327,8 +344,10 @@ impl Mesh {
     fn settle(&mut self, at: usize) {
         let mut next = turn(&mut self.cores[at]);
         loop {
-            let Turn { sent, log, applied, .. } = next;
+            let Turn { sent, log, applied, fetches, wants_snapshot, .. } = next;
             self.under_way.extend(sent);
+            self.fetches.extend(fetches.into_iter().map(|job| (at, job)));
+            self.wants_snapshot |= wants_snapshot;
             if let Some(last) = applied.last() {
                 let bytes = applied.iter().map(|entry| entry.data.len() as u64 + 64).sum();
                 let done = Applied {

@@ -70,6 +70,7 @@ impl Net {
     /// Restarts a member with its durable data only.
     pub fn restart(&mut self, id: u64) {
         let settings = Settings {
+            log_cache_bytes: LOG_CACHE_BYTES,
             max_log_bytes: 512 << 20,
             max_overlay_bytes: 256 << 20,
             id,
@@ -85,7 +86,7 @@ impl Net {
         };
         let disk = &self.disks[&id];
         let conf_state = membership::conf_state(&disk.membership);
-        let log = Log::new(BEGIN, disk.entries.clone(), disk.hard_state.clone(), conf_state);
+        let log = Log::in_memory(BEGIN, disk.entries.clone(), disk.hard_state.clone(), conf_state);
         let membership = Arc::clone(&disk.membership);
         let core = Core::new(settings, log, membership, BEGIN.index, id, self.now).unwrap();
         self.cores.insert(id, core);
