@@ -22,6 +22,9 @@ book: ## The documentation as a book with a search, in target/book
 bench: ## heliosd beside etcd and Redis on this machine: speed and the write gap (scripts/bench.sh --help for more)
 	@scripts/bench.sh
 
+bench-scale: ## Costs of heliosd at 5 million keys, up to an hour; KEYS=1000000, ARGS='--engine redb' and the like
+	@scripts/bench.sh --parts scale --report bench/reports/$$(date +%F)-scale.md $(if $(KEYS),--keys $(KEYS)) $(ARGS)
+
 fix: ## Format, apply lint suggestions, write the generated files again
 	cargo fmt --all
 	cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
@@ -47,4 +50,4 @@ clean-log-db: ## Remove logs and databases, of the local Kubernetes too; keep bu
 	@$(cluster) down
 	rm -rf helios-data
 
-.PHONY: help demo test stories check book bench fix cluster kubeconfig images down clean clean-log-db
+.PHONY: help demo test stories check book bench bench-scale fix cluster kubeconfig images down clean clean-log-db

@@ -78,7 +78,7 @@ compose_build() {
 }
 
 # cargo_tool NAME VERSION [OPTION...]: prints the path of a program from crates.io, and builds it once on a machine: one to two
-# minutes on two cores, a third of the time of its own release profile.
+# minutes on two cores, a third of the time that its release profile takes.
 cargo_tool() {
   local name=$1 version=$2 dir=$cache_root/$1/$2
   shift 2

@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 use rustix::process::Signal;
 
+use crate::cgroup::Group;
 use crate::client::Protocol;
 use crate::http;
 use crate::ports::Ports;
@@ -15,6 +16,8 @@ use crate::wait_for;
 const MEMBERS: usize = 3;
 /// Longest start of a cluster: it includes an election, on a disk that other processes use, too.
 const SETTLE_PATIENCE: Duration = Duration::from_secs(60);
+/// Time from the end of a process's connections to the end of the process.
+const END_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Paths of the programs.
 #[derive(Debug, Clone, clap::Args)]
@@ -22,7 +25,7 @@ pub struct Programs {
     #[arg(long, env = "HELIOS_BENCH_HELIOSD", hide = true)]
     pub heliosd: PathBuf,
     /// Program whose first argument may be `etcd`.
-    #[arg(long, env = "HELIOS_BENCH_ETCD", hide = true)]
+    #[arg(long, env = "HELIOS_BENCH_ETCD", hide = true, default_value = "kube")]
     pub etcd: PathBuf,
     #[arg(long, env = "HELIOS_BENCH_REDIS", hide = true, default_value = "redis-server")]
     pub redis: PathBuf,
@@ -38,6 +41,50 @@ pub struct Member {
     /// Client ports by protocol.
     ports: Vec<(Protocol, u16)>,
     health: Option<u16>,
+    /// Ports of heliosd.
+    heliosd: Option<HeliosdPorts>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct HeliosdPorts {
+    client: u16,
+    peer: u16,
+    grpc: u16,
+    metrics: u16,
+    gateway: u16,
+}
+
+/// Settings of the members of heliosd.
+#[derive(Debug, Clone)]
+pub struct HeliosdOptions {
+    /// Timing preset, `raft.preset`.
+    pub preset: String,
+    /// Further settings of the section `raft`, each `, key: value`.
+    pub raft: String,
+    /// Settings of the section `state`, as `key: value` with commas between.
+    pub state: String,
+    /// Limit of the memory of each member, bytes.
+    pub memory_bytes: Option<u64>,
+}
+
+impl Default for HeliosdOptions {
+    fn default() -> Self {
+        Self { preset: "lan".to_owned(), raft: String::new(), state: String::new(), memory_bytes: None }
+    }
+}
+
+impl HeliosdOptions {
+    /// Returns the configuration of a member; `cluster` is how it comes to belong to a cluster.
+    fn config(&self, name: &str, ports: HeliosdPorts, cluster: &str) -> String {
+        let Self { preset, raft, state, .. } = self;
+        let HeliosdPorts { client, peer, grpc, metrics, gateway } = ports;
+        format!(
+            "node: {{name: {name}, data_dir: data, {cluster}}}\n\
+             listen: {{client: '127.0.0.1:{client}', peer: '127.0.0.1:{peer}', grpc: '127.0.0.1:{grpc}', \
+             metrics: '127.0.0.1:{metrics}', gateway: '127.0.0.1:{gateway}'}}\n\
+             raft: {{preset: {preset}{raft}}}\nstate: {{{state}}}\nlog: {{level: warn}}\n"
+        )
+    }
 }
 
 /// Names of the same metrics in heliosd and etcd.
@@ -69,30 +116,38 @@ impl EtcdTiming {
 }
 
 impl Cluster {
-    pub async fn heliosd(programs: &Programs, dir: &Path, ports: &mut Ports, preset: &str) -> Result<Self> {
+    pub async fn heliosd(
+        programs: &Programs,
+        dir: &Path,
+        ports: &mut Ports,
+        options: &HeliosdOptions,
+    ) -> Result<Self> {
         let mut all = Vec::new();
         for _ in 0..MEMBERS {
-            all.push(ports.take::<5>()?);
+            let [client, peer, grpc, metrics, gateway] = ports.take()?;
+            all.push(HeliosdPorts { client, peer, grpc, metrics, gateway });
         }
         let list: Vec<_> = (1..=MEMBERS)
             .zip(&all)
-            .map(|(number, ports)| format!("{{name: node-{number}, address: '127.0.0.1:{}'}}", ports[1]))
+            .map(|(number, ports)| format!("{{name: node-{number}, address: '127.0.0.1:{}'}}", ports.peer))
             .collect();
-        let list = list.join(", ");
+        let cluster = format!("initial_members: [{}]", list.join(", "));
         let mut members = Vec::new();
-        for (number, [client, peer, grpc, metrics, gateway]) in (1..=MEMBERS).zip(all) {
+        for (number, ports) in (1..=MEMBERS).zip(all) {
             let name = format!("node-{number}");
             let arguments = vec!["--config".to_owned(), "node.yaml".to_owned()];
-            let server = Server::new(dir, &name, &programs.heliosd, arguments)?;
-            let config = format!(
-                "node: {{name: {name}, data_dir: data, initial_members: [{list}]}}\n\
-                 listen: {{client: '127.0.0.1:{client}', peer: '127.0.0.1:{peer}', grpc: '127.0.0.1:{grpc}', \
-                 metrics: '127.0.0.1:{metrics}', gateway: '127.0.0.1:{gateway}'}}\n\
-                 raft: {{preset: {preset}}}\nlog: {{level: warn}}\n"
-            );
-            std::fs::write(server.dir.join("node.yaml"), config)?;
-            let ports = vec![(Protocol::Redis, client), (Protocol::HeliosGrpc, grpc)];
-            members.push(Member { server, ports, health: Some(metrics) });
+            let mut server = Server::new(dir, &name, &programs.heliosd, arguments)?;
+            std::fs::write(server.dir.join("node.yaml"), options.config(&name, ports, &cluster))?;
+            if let Some(limit) = options.memory_bytes {
+                let group = format!("helios-bench-{}-{name}", std::process::id());
+                server.limit_memory(Group::new(&group, limit)?);
+            }
+            members.push(Member {
+                server,
+                ports: vec![(Protocol::Redis, ports.client), (Protocol::HeliosGrpc, ports.grpc)],
+                health: Some(ports.metrics),
+                heliosd: Some(ports),
+            });
         }
         let names = MetricNames {
             is_leader: "helios_raft_is_leader",
@@ -135,7 +190,12 @@ impl Cluster {
             let options = options.map(|(option, value)| format!("--{option}={value}"));
             let arguments = ["etcd".to_owned()].into_iter().chain(options).collect();
             let server = Server::new(dir, &name, &programs.etcd, arguments)?;
-            members.push(Member { server, ports: vec![(Protocol::Etcd, client)], health: Some(metrics) });
+            members.push(Member {
+                server,
+                ports: vec![(Protocol::Etcd, client)],
+                health: Some(metrics),
+                heliosd: None,
+            });
         }
         let names = MetricNames {
             is_leader: "etcd_server_is_leader",
@@ -152,7 +212,7 @@ impl Cluster {
             ["--bind", "127.0.0.1", "--port", &port_text, "--appendonly", "yes", "--appendfsync", "always"];
         let arguments = options.into_iter().chain(["--save", ""]).map(str::to_owned).collect();
         let server = Server::new(dir, "redis", &programs.redis, arguments)?;
-        let member = Member { server, ports: vec![(Protocol::Redis, port)], health: None };
+        let member = Member { server, ports: vec![(Protocol::Redis, port)], health: None, heliosd: None };
         Self { members: vec![member], names: None }.started().await
     }
 
@@ -163,12 +223,16 @@ impl Cluster {
 
     /// Starts the stopped members, and waits until all are ready and know a leader.
     pub async fn settle(&mut self) -> Result<()> {
+        self.settle_within(SETTLE_PATIENCE).await
+    }
+
+    pub async fn settle_within(&mut self, patience: Duration) -> Result<()> {
         for member in &mut self.members {
             member.server.start()?;
         }
-        wait_for(SETTLE_PATIENCE, "a cluster that is ready", async || {
-            for member in &mut self.members {
-                member.server.ensure_alive()?;
+        wait_for(patience, "a cluster that is ready", async || {
+            self.ensure_alive()?;
+            for member in &self.members {
                 if !member.is_ready().await {
                     return Ok(None);
                 }
@@ -203,6 +267,21 @@ impl Cluster {
         })
     }
 
+    /// Returns an error when a member has ended without a request.
+    pub fn ensure_alive(&mut self) -> Result<()> {
+        self.members.iter_mut().try_for_each(|member| member.server.ensure_alive())
+    }
+
+    /// Returns the error of a client with the member whose end caused it, if one ends within [`END_PATIENCE`].
+    pub async fn explained(&mut self, error: Error) -> Error {
+        let ended =
+            wait_for(END_PATIENCE, "the end of a member", async || Ok(self.ensure_alive().err())).await;
+        match ended {
+            Ok(ended) => error.context(format!("{ended:#}")),
+            Err(_) => error,
+        }
+    }
+
     /// Ends all members by SIGKILL.
     pub async fn kill(&mut self) -> Result<()> {
         for member in &mut self.members {
@@ -231,7 +310,22 @@ impl Member {
         }
     }
 
-    async fn metric(&self, name: &str) -> Option<f64> {
+    /// Returns the port for other members and cluster management; heliosd only.
+    pub fn peer_port(&self) -> Result<u16> {
+        Ok(self.heliosd.with_context(|| format!("{} is not heliosd", self.server.name))?.peer)
+    }
+
+    /// Removes the data of the member, which does not run, and makes it a blank node that waits to be added to a
+    /// cluster.
+    pub fn make_blank(&mut self, options: &HeliosdOptions) -> Result<()> {
+        let Server { name, dir, .. } = &self.server;
+        let ports = self.heliosd.with_context(|| format!("{name} is not heliosd"))?;
+        std::fs::remove_dir_all(dir.join("data")).with_context(|| format!("data of {name}"))?;
+        std::fs::write(dir.join("node.yaml"), options.config(name, ports, "bootstrap: operator"))?;
+        Ok(())
+    }
+
+    pub async fn metric(&self, name: &str) -> Option<f64> {
         http::metric(&http::get(self.health?, "/metrics").await?, name)
     }
 }

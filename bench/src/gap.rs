@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use tokio::time::Instant;
 
 use crate::client::Protocol;
-use crate::cluster::{Cluster, EtcdTiming, Programs};
+use crate::cluster::{Cluster, EtcdTiming, HeliosdOptions, Programs};
 use crate::ports::Ports;
 use crate::report::Table;
 use crate::stats::{Spread, short};
@@ -26,6 +26,7 @@ const WRITES: usize = 800;
 
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Gap")]
+#[group(skip)]
 pub struct Options {
     /// Timing presets of heliosd
     #[arg(long, value_delimiter = ',', default_value = "fast,lan,wan", value_parser = ["fast", "lan", "wan"])]
@@ -83,7 +84,8 @@ pub async fn measure(
     let mut results = Vec::new();
     for preset in &options.presets {
         let name = format!("heliosd {preset}");
-        let cluster = Cluster::heliosd(programs, &dir.join(preset), ports, preset).await?;
+        let heliosd = HeliosdOptions { preset: preset.clone(), ..HeliosdOptions::default() };
+        let cluster = Cluster::heliosd(programs, &dir.join(preset), ports, &heliosd).await?;
         let election = match &**preset {
             "fast" => 150,
             "lan" => 300,

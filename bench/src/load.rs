@@ -172,8 +172,8 @@ fn summary(times: &[Duration], errors: usize, period: Duration, before: &Usage, 
         operations,
         errors,
         throughput: operations as f64 / period.as_secs_f64(),
-        p50: percentile(times, 50),
-        p99: percentile(times, 99),
+        p50: percentile(times, 500),
+        p99: percentile(times, 990),
         server_cpu: per_operation(servers),
         client_cpu: per_operation(clients),
         others: others.as_secs_f64() / elapsed.as_secs_f64() / machine::cores() as f64,
@@ -184,9 +184,9 @@ fn summary(times: &[Duration], errors: usize, period: Duration, before: &Usage, 
     }
 }
 
-/// Returns a percentile of sorted, non-empty `times`.
-fn percentile(times: &[Duration], percent: usize) -> Duration {
-    times[(times.len() * percent / 100).min(times.len() - 1)]
+/// Returns a percentile of sorted, non-empty `times`, in tenths of a percent: 500 is the median.
+pub fn percentile(times: &[Duration], permille: usize) -> Duration {
+    times[(times.len() * permille / 1_000).min(times.len() - 1)]
 }
 
 #[cfg(test)]
@@ -202,8 +202,8 @@ mod tests {
     #[test]
     fn percentile_is_taken_from_sorted_times() {
         let times: Vec<_> = (0..100).map(Duration::from_millis).collect();
-        assert_eq!(percentile(&times, 50), Duration::from_millis(50));
-        assert_eq!(percentile(&times, 99), Duration::from_millis(99));
-        assert_eq!(percentile(&times[..1], 99), Duration::ZERO);
+        assert_eq!(percentile(&times, 500), Duration::from_millis(50));
+        assert_eq!(percentile(&times, 990), Duration::from_millis(99));
+        assert_eq!(percentile(&times[..1], 999), Duration::ZERO);
     }
 }

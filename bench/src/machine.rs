@@ -52,25 +52,31 @@ pub fn file_system(dir: &Path) -> Result<String> {
     Ok(kind.to_owned())
 }
 
-/// Returns the lines `(name, value)` for the head of a report.
-pub fn description(programs: &Programs, dir: &Path) -> Result<Vec<(&'static str, String)>> {
+/// Returns the lines `(name, value)` for the head of a report; with `has_peers` also those of etcd and Redis.
+pub fn description(programs: &Programs, dir: &Path, has_peers: bool) -> Result<Vec<(&'static str, String)>> {
     let cpu = fs::read_to_string("/proc/cpuinfo")?;
     let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let memory = fs::read_to_string("/proc/meminfo")?;
+    let memory = memory.lines().find_map(|line| line.strip_prefix("MemTotal:"));
     let first_line = |program: &Path, arguments: &[&str]| -> Result<String> {
         let output = Command::new(program).args(arguments).output();
         let output = output.with_context(|| format!("{} does not start", program.display()))?;
         Ok(String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or("unknown").to_owned())
     };
     let commit = first_line(Path::new("git"), &["log", "-1", "--format=%h of %cs"]);
-    Ok(vec![
+    let mut lines = vec![
         ("Date", jiff::Zoned::now().date().to_string()),
         ("CPU", format!("{} x {}", cores(), model.map_or("unknown", |(_, model)| model.trim()))),
+        ("Memory", memory.map_or("unknown", str::trim).to_owned()),
         ("Kernel", kernel.trim().to_owned()),
         ("File system", file_system(dir)?),
         ("heliosd", format!("{}, commit {}", first_line(&programs.heliosd, &["--version"])?, commit?)),
-        ("etcd", first_line(&programs.etcd, &["etcd", "--version"])?),
-        ("Redis", first_line(&programs.redis, &["--version"])?),
-        ("Load before", load()),
-    ])
+    ];
+    if has_peers {
+        lines.push(("etcd", first_line(&programs.etcd, &["etcd", "--version"])?));
+        lines.push(("Redis", first_line(&programs.redis, &["--version"])?));
+    }
+    lines.push(("Load before", load()));
+    Ok(lines)
 }

@@ -1,5 +1,7 @@
-//! `make bench`: compares heliosd, etcd and Redis, on one disk, by the same client, in turns.
+//! `make bench`: compares heliosd, etcd and Redis, on one disk, by the same client, in turns. `make bench-scale`:
+//! measures the costs of heliosd at a number of keys.
 
+mod cgroup;
 mod client;
 mod cluster;
 mod gap;
@@ -7,8 +9,10 @@ mod http;
 mod load;
 mod machine;
 mod million;
+mod pipeline;
 mod ports;
 mod report;
+mod scale;
 mod server;
 mod speed;
 mod stats;
@@ -32,7 +36,7 @@ use crate::report::Report;
 struct Args {
     #[command(flatten)]
     programs: Programs,
-    /// Parts to measure: speed, gap, million
+    /// Parts to measure: speed, gap, million, scale
     #[arg(long, value_delimiter = ',', default_value = "speed,gap")]
     parts: Vec<Part>,
     #[command(flatten)]
@@ -41,6 +45,11 @@ struct Args {
     gap: gap::Options,
     #[command(flatten)]
     million: million::Options,
+    #[command(flatten)]
+    scale: scale::Options,
+    /// Number of keys of the parts speed and scale; by default 100000 and 5000000. All exist before the first measurement
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    keys: Option<u64>,
     /// Directory for the members' data during the run; not in memory
     #[arg(long, env = "HELIOS_BENCH_DIR", default_value = ".", hide_env = true)]
     dir: PathBuf,
@@ -60,6 +69,14 @@ enum Part {
     Gap,
     /// A million keys: memory, disk, restart
     Million,
+    /// Costs of heliosd at a number of keys
+    Scale,
+}
+
+impl Part {
+    fn has_peers(self) -> bool {
+        matches!(self, Self::Speed | Self::Gap)
+    }
 }
 
 /// The client has one thread, because the members need the cores.
@@ -87,12 +104,19 @@ async fn run(args: &Args) -> Result<()> {
     let mut ports = Ports::new();
     // The report is created before the measurement, so that an unwritable path does not cost the figures.
     let mut file = args.report.as_deref().map(create).transpose()?;
-    let mut report = Report::new(machine::description(&args.programs, dir.path())?, args.note.as_deref());
+    let has_peers = args.parts.iter().any(|part| part.has_peers());
+    let machine = machine::description(&args.programs, dir.path(), has_peers)?;
+    let mut report = Report::new(has_peers, machine, args.note.as_deref());
     for part in &args.parts {
         let section = match part {
-            Part::Speed => speed::measure(&args.speed, &args.programs, dir.path(), &mut ports).await?,
+            Part::Speed => {
+                speed::measure(&args.speed, args.keys, &args.programs, dir.path(), &mut ports).await?
+            }
             Part::Gap => gap::measure(&args.gap, &args.programs, dir.path(), &mut ports).await?,
             Part::Million => million::measure(&args.million, &args.programs, dir.path(), &mut ports).await?,
+            Part::Scale => {
+                scale::measure(&args.scale, args.keys, &args.programs, dir.path(), &mut ports).await?
+            }
         };
         println!("{section}");
         report.push(section);
@@ -123,6 +147,11 @@ async fn stop_signal() {
     }
 }
 
+/// Prints a line of progress with the time of day.
+fn say(line: &str) {
+    eprintln!("{} {line}", jiff::Zoned::now().strftime("%H:%M:%S"));
+}
+
 /// Polls until `poll` returns a value; an error when that takes longer than `patience`.
 async fn wait_for<T>(
     patience: Duration,
@@ -137,5 +166,17 @@ async fn wait_for<T>(
         }
         anyhow::ensure!(Instant::now() < deadline, "not within {patience:?}: {what}");
         tokio::time::sleep(POLL_PAUSE).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::Args;
+
+    #[test]
+    fn options_of_the_parts_do_not_contradict_each_other() {
+        Args::command().debug_assert();
     }
 }

@@ -5,23 +5,21 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rustix::process::Signal;
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::client::{Protocol, Resp};
-use crate::cluster::{Cluster, Programs};
-use crate::load::{KEY_BYTES, VALUE_BYTES, key, value};
+use crate::cluster::{Cluster, HeliosdOptions, Programs};
+use crate::load::{KEY_BYTES, VALUE_BYTES};
+use crate::pipeline::{CONNECTIONS, PIPELINE, write_all};
 use crate::ports::Ports;
 use crate::report::Table;
 use crate::stats::{Spread, short};
 use crate::wait_for;
 
-const CONNECTIONS: u64 = 16;
-const PIPELINE: u64 = 128;
 const READY_PATIENCE: Duration = Duration::from_secs(120);
 
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Million")]
+#[group(skip)]
 pub struct Options {
     /// Number of keys to load
     #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
@@ -37,10 +35,11 @@ pub async fn measure(
     dir: &Path,
     ports: &mut Ports,
 ) -> Result<String> {
-    let mut cluster = Cluster::heliosd(programs, &dir.join("million"), ports, "lan").await?;
+    let heliosd = HeliosdOptions::default();
+    let mut cluster = Cluster::heliosd(programs, &dir.join("million"), ports, &heliosd).await?;
     eprintln!("loading {} keys", options.million);
     let started = Instant::now();
-    load(&cluster, options.million).await?;
+    write_all(&cluster, options.million).await?;
     let loaded_in = started.elapsed();
     let after_load = memory_and_disk(&cluster)?;
     let mut restarts = Table::new(["restart", "median s", "max s"]);
@@ -76,26 +75,6 @@ pub async fn measure(
     ))
 }
 
-/// Loads the keys through the leader, in pipelines.
-async fn load(cluster: &Cluster, keys: u64) -> Result<()> {
-    let port = cluster.members[cluster.leader().await?].port(Protocol::Redis)?;
-    let mut tasks = JoinSet::new();
-    for connection in 0..CONNECTIONS {
-        let mut client = Resp::connect(port).await?;
-        tasks.spawn(async move {
-            let value = value();
-            for start in (connection * PIPELINE..keys).step_by((CONNECTIONS * PIPELINE) as usize) {
-                client.set_all((start..keys.min(start + PIPELINE)).map(key), &value).await?;
-            }
-            anyhow::Ok(())
-        });
-    }
-    while let Some(ended) = tasks.join_next().await {
-        ended??;
-    }
-    Ok(())
-}
-
 async fn restart_follower(cluster: &mut Cluster, signal: Signal) -> Result<Duration> {
     let follower = (cluster.leader().await? + 1) % cluster.members.len();
     let member = &mut cluster.members[follower];
@@ -120,9 +99,9 @@ struct Sizes {
 fn memory_and_disk(cluster: &Cluster) -> Result<Sizes> {
     let mut sizes = Sizes { resident: Vec::new(), most_resident: Vec::new(), disk: Vec::new() };
     for member in &cluster.members {
-        let (resident, most) = member.server.resident().context("memory of a member")?;
-        sizes.resident.push(resident as f64);
-        sizes.most_resident.push(most as f64);
+        let memory = member.server.memory().context("memory of a member")?;
+        sizes.resident.push(memory.resident as f64);
+        sizes.most_resident.push(memory.most_resident as f64);
         sizes.disk.push(member.server.disk() as f64);
     }
     Ok(sizes)

@@ -8,16 +8,20 @@ pub struct Report {
 }
 
 impl Report {
-    pub fn new(machine: Vec<(&'static str, String)>, note: Option<&str>) -> Self {
+    pub fn new(has_peers: bool, machine: Vec<(&'static str, String)>, note: Option<&str>) -> Self {
+        let (title, how) = match has_peers {
+            true => ("heliosd beside etcd and Redis", HOW),
+            false => ("heliosd", HOW_ALONE),
+        };
         let mut table = Table::new(["", "value"]);
         for (what, value) in machine {
             table.row([what.to_owned(), value]);
         }
-        let mut text = format!("# heliosd beside etcd and Redis\n\n```sh\n{}\n```\n\n{table}\n", command());
+        let mut text = format!("# {title}\n\n```sh\n{}\n```\n\n{table}\n", command());
         if let Some(note) = note {
             text += &format!("What else ran: {note}\n\n");
         }
-        text += HOW;
+        text += how;
         println!("{text}");
         Self { text }
     }
@@ -36,6 +40,9 @@ const HOW: &str = "\
 All systems run on one machine and one disk, with their clients on the same cores: the figures are for comparison and do not predict what
 another machine would do. heliosd and etcd have three members each; **Redis is one node without any replica**, with `appendonly yes` and
 `appendfsync always`. Each syncs to the disk before it acknowledges (etcd and heliosd: on a majority). Values have 128 bytes, keys 16.
+";
+const HOW_ALONE: &str = "\
+Three members and their clients run on one machine and one disk, with the clients on the same cores. Values have 128 bytes, keys 16.
 ";
 
 /// Returns the command that a user would type: without the program paths that the script fills in.

@@ -8,16 +8,19 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::client::{Client, Operation, Protocol};
-use crate::cluster::{Cluster, EtcdTiming, Programs};
+use crate::cluster::{Cluster, EtcdTiming, HeliosdOptions, Programs};
 use crate::load::{Round, fill, round};
 use crate::ports::Ports;
 use crate::report::Table;
 use crate::stats::{Spread, short};
 
 const FILLING_CLIENTS: usize = 64;
+/// Number of keys that are read and written without the option `--keys`.
+const DEFAULT_KEYS: u64 = 100_000;
 
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Speed")]
+#[group(skip)]
 pub struct Options {
     /// Systems; the first is compared with each of the others
     #[arg(long, value_delimiter = ',', default_value = "heliosd,etcd,redis")]
@@ -30,9 +33,6 @@ pub struct Options {
     /// Length of a round, seconds
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
-    /// Number of keys that are read and written; all exist from the start
-    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
-    keys: u64,
     /// Numbers of connections that the clients of a gRPC service share; ratios are those of the number at which the
     /// service is fastest
     #[arg(long, value_delimiter = ',', default_value = "1,16,64", value_parser = clap::value_parser!(u16).range(1..))]
@@ -72,35 +72,43 @@ struct Cell {
 
 pub async fn measure(
     options: &Options,
+    keys: Option<u64>,
     programs: &Programs,
     dir: &Path,
     ports: &mut Ports,
 ) -> Result<String> {
-    let clusters = Clusters::start(options, programs, &dir.join("speed"), ports).await?;
+    let keys = keys.unwrap_or(DEFAULT_KEYS);
+    let clusters = Clusters::start(options, keys, programs, &dir.join("speed"), ports).await?;
     let mut cells = Vec::new();
     for &clients in &options.clients {
         for operation in [Operation::Write, Operation::Read] {
             eprintln!("{clients} clients, {operation}s");
-            cells.push(cell(options, &clusters, clients, operation).await?);
+            cells.push(cell(options, keys, &clusters, clients, operation).await?);
         }
     }
-    Ok(section(options, &cells))
+    Ok(section(options, keys, &cells))
 }
 
 /// Started clusters; heliosd is one cluster for both of its protocols.
 struct Clusters(Vec<(System, Cluster)>);
 
 impl Clusters {
-    async fn start(options: &Options, programs: &Programs, dir: &Path, ports: &mut Ports) -> Result<Self> {
+    async fn start(
+        options: &Options,
+        keys: u64,
+        programs: &Programs,
+        dir: &Path,
+        ports: &mut Ports,
+    ) -> Result<Self> {
         let mut clusters: Vec<(System, Cluster)> = Vec::new();
         for system in options.systems.iter().map(|system| system.served_by()) {
             if clusters.iter().any(|(started, _)| *started == system) {
                 continue;
             }
-            eprintln!("starting {system}, {} keys", options.keys);
+            eprintln!("starting {system}, {keys} keys");
             let cluster = match system {
                 System::Heliosd | System::HeliosdGrpc => {
-                    Cluster::heliosd(programs, dir, ports, "lan").await?
+                    Cluster::heliosd(programs, dir, ports, &HeliosdOptions::default()).await?
                 }
                 System::Etcd => Cluster::etcd(programs, dir, ports, EtcdTiming::DEFAULT).await?,
                 System::Redis => Cluster::redis(programs, dir, ports).await?,
@@ -108,7 +116,7 @@ impl Clusters {
             let port = cluster.members[cluster.leader().await?].port(system.protocol())?;
             let clients =
                 Client::connect_many(system.protocol(), port, FILLING_CLIENTS, FILLING_CLIENTS).await?;
-            fill(clients, options.keys).await?;
+            fill(clients, keys).await?;
             clusters.push((system, cluster));
         }
         Ok(Self(clusters))
@@ -120,7 +128,13 @@ impl Clusters {
     }
 }
 
-async fn cell(options: &Options, clusters: &Clusters, clients: usize, operation: Operation) -> Result<Cell> {
+async fn cell(
+    options: &Options,
+    keys: u64,
+    clusters: &Clusters,
+    clients: usize,
+    operation: Operation,
+) -> Result<Cell> {
     let start = |contender| Results { contender, rounds: Vec::new(), moved: 0 };
     let mut results: Vec<_> = contenders(options, clients).into_iter().map(start).collect();
     for number in 0..options.rounds as usize {
@@ -134,7 +148,7 @@ async fn cell(options: &Options, clusters: &Clusters, clients: usize, operation:
             let connections = connections.unwrap_or(clients);
             let connected = Client::connect_many(system.protocol(), port, clients, connections).await?;
             let period = Duration::from_secs_f64(options.seconds);
-            results.rounds.push(round(cluster, leader, connected, operation, options.keys, period).await?);
+            results.rounds.push(round(cluster, leader, connected, operation, keys, period).await?);
             results.moved += usize::from(cluster.leader().await? != leader);
         }
     }
@@ -198,7 +212,7 @@ impl fmt::Display for System {
     }
 }
 
-fn section(options: &Options, cells: &[Cell]) -> String {
+fn section(options: &Options, keys: u64, cells: &[Cell]) -> String {
     let mut text = format!(
         "## Throughput and latency\n\n\
          {} interleaved rounds of {} s each: median (least-greatest). Every client waits for its answer before it asks again; all are on the \
@@ -208,7 +222,7 @@ fn section(options: &Options, cells: &[Cell]) -> String {
          taken from the same {} cores. The last column is what other programs and the kernel's workers took of the cores.\n\n",
         options.rounds,
         options.seconds,
-        options.keys,
+        keys,
         or_list(&options.grpc_connections),
         crate::machine::cores(),
     );

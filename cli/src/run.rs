@@ -61,7 +61,7 @@ async fn by_address(cli: &Cli) -> Result<u8, Error> {
         Command::Doctor => {
             let answers = direct::survey(endpoints, limit).await;
             let mut checks = direct::doctor(&answers);
-            checks.checks.extend(machine::judge(&answers, &machine::look()));
+            checks.checks.extend(machine::judge(&answers, &machine::observe()));
             show(cli.output, &checks, || checks.text())?;
             return Ok(checks.exit_code());
         }

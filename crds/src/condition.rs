@@ -1,12 +1,7 @@
 //! Types and reasons of the conditions, as the operator writes them and its readers compare them. The status holds
 //! plain strings: one written by another version may have a reason that this one does not know, and is read all the same.
 
-use std::fmt;
-use std::str::FromStr;
-
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use serde::de::IntoDeserializer;
-use serde::de::value::Error as UnknownName;
 use serde::{Deserialize, Serialize};
 
 use crate::HeliosClusterStatus;
@@ -83,17 +78,17 @@ pub enum Reason {
 
 macro_rules! text_is_the_name_of_the_variant {
     ($($name:ident),*) => {$(
-        impl fmt::Display for $name {
-            fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                self.serialize(formatter)
+        impl ::std::fmt::Display for $name {
+            fn fmt(&self, formatter: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
+                ::serde::Serialize::serialize(self, formatter)
             }
         }
 
-        impl FromStr for $name {
-            type Err = UnknownName;
+        impl ::std::str::FromStr for $name {
+            type Err = ::serde::de::value::Error;
 
-            fn from_str(text: &str) -> Result<Self, UnknownName> {
-                Self::deserialize(text.into_deserializer())
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                ::serde::Deserialize::deserialize(::serde::de::IntoDeserializer::into_deserializer(text))
             }
         }
 
@@ -110,6 +105,8 @@ macro_rules! text_is_the_name_of_the_variant {
         }
     )*};
 }
+
+pub(crate) use text_is_the_name_of_the_variant;
 
 text_is_the_name_of_the_variant!(ConditionType, ConditionStatus, Reason);
 

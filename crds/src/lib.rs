@@ -3,12 +3,14 @@
 
 mod condition;
 mod manifest;
+mod open;
 mod spec;
 mod status;
 mod values;
 
 pub use condition::{ConditionStatus, ConditionType, Reason};
 pub use manifest::{helm_template, yaml};
+pub use open::{MemberRole, Open, OperationKind};
 pub use spec::*;
 pub use status::*;
 pub use values::values_schema;

@@ -149,9 +149,7 @@ pub struct HeliosClusterSpec {
         .message("spec.storage.size: a volume cannot shrink; write the old size or a larger one")
         .field_path(".size"),
     validation = Rule::new("has(self.storageClassName) == has(oldSelf.storageClassName) && (!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)")
-        .message("spec.storage.storageClassName: cannot change on existing volumes; write the old value back, or create a second cluster with the new class"),
-    validation = Rule::new("self.engine == oldSelf.engine")
-        .message("spec.storage.engine: cannot change on existing volumes; write the old value back, or create a second cluster with the new engine")
+        .message("spec.storage.storageClassName: cannot change on existing volumes; write the old value back, or create a second cluster with the new class")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct StorageSpec {
@@ -165,7 +163,7 @@ pub struct StorageSpec {
     #[schemars(length(min = 1, max = 253))]
     pub storage_class_name: Option<String>,
 
-    /// Engine that keeps the state on disk: `sled` or `redb`; fixed at creation. Default sled. Restarts members: no.
+    /// Engine that keeps the state on disk: `runs`, `sled` or `redb`. After a change each member converts its state while it restarts, which takes about a minute for five million keys. Default runs. Restarts members: yes.
     #[serde(default)]
     pub engine: StateEngine,
 
@@ -178,6 +176,7 @@ pub struct StorageSpec {
 #[serde(rename_all = "lowercase")]
 pub enum StateEngine {
     #[default]
+    Runs,
     Sled,
     Redb,
 }

@@ -4,6 +4,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::open::{MemberRole, Open, OperationKind};
+
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct HeliosClusterStatus {
@@ -97,7 +99,8 @@ pub struct MemberStatus {
     pub incarnation: i64,
 
     /// Leader, Follower, Candidate, Learner, Joining, Removed or Unknown.
-    pub role: String,
+    #[schemars(with = "String")]
+    pub role: Open<MemberRole>,
 
     /// The member serves clients.
     #[serde(default)]
@@ -142,7 +145,8 @@ fn is_zero(value: &i64) -> bool {
 #[serde(rename_all = "camelCase")]
 pub struct OperationStatus {
     /// Bootstrap, AddMember, RemoveMember, ReplaceMember, RollingUpdate, ResizeVolume, MoveLeader, Recovery or ApplySettings.
-    pub kind: String,
+    #[schemars(with = "String")]
+    pub kind: Open<OperationKind>,
 
     /// Member that it is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -166,7 +170,7 @@ pub struct OperationStatus {
     pub steady_since: Option<Time>,
 }
 
-/// Fixed before the member is removed, so that another operator knows which volume was its own.
+/// Fixed before the member is removed, so that another operator knows which volume belonged to the member.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct ReplacementStatus {

@@ -39,7 +39,7 @@ pub async fn run(node: Node) {
         let answers = request_statuses(&node.inner().dialer, &known.membership, member.id).await;
         known.learn_from(&answers, &member.cluster_id);
         if known.may_stop(member.id, &answers) {
-            node.retire("the membership no longer lists it");
+            node.decommission("the membership no longer lists it");
             return;
         }
         tokio::time::sleep(PAUSE).await;

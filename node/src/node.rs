@@ -23,11 +23,12 @@ use crate::config::Settings;
 use crate::disk;
 use crate::error::Error;
 use crate::lifecycle::{Belonging, DataDir, MarkerError};
+use crate::memory;
 use crate::metrics::Metrics;
 use crate::peer::{Dialer, Links};
 use crate::raft::{self, Fatal, RaftHandle, RaftStatus, RecoveryError, Runtime, Snapshots, membership};
 use crate::requests::{Couriers, FreshAt, Names};
-use crate::state::{Driven, StateError, Store, StoreOptions};
+use crate::state::{Driven, EngineKind, StateError, Store, StoreOptions};
 use crate::wal::{Recovered, Wal, WalError, WalOptions};
 
 #[derive(Debug, thiserror::Error)]
@@ -170,15 +171,15 @@ impl Node {
         let wal_options = WalOptions { segment_bytes: settings.segment_bytes, ..WalOptions::default() };
         let max_command_bytes = wal_options.max_entry_bytes() as usize - ENTRY_FRAME_BYTES;
         let (wal, recovered) = Wal::open(Arc::clone(&disk), &settings.wal_dir, wal_options)?;
-        let store = Store::open_with(
-            Arc::clone(&disk),
-            &settings.data_dir.join(STATE_DIR),
-            StoreOptions {
-                engine: settings.engine,
-                read_limits: settings.read_limits,
-                ..StoreOptions::default()
-            },
-        )?;
+        let state_dir = settings.data_dir.join(STATE_DIR);
+        let engine = settings.engine.or_else(|| Store::engine_of(disk.as_ref(), &state_dir));
+        let options = StoreOptions {
+            engine: engine.unwrap_or(EngineKind::Runs),
+            cache_bytes: settings.cache_bytes.unwrap_or_else(memory::default_cache_bytes),
+            read_limits: settings.read_limits,
+            ..StoreOptions::default()
+        };
+        let store = Store::open_with(Arc::clone(&disk), &state_dir, options)?;
         let snapshots =
             Snapshots::open(disk, &settings.data_dir.join("snapshots")).map_err(NodeError::Snapshots)?;
         let marker = data_dir.marker().clone();
@@ -228,7 +229,7 @@ impl Node {
     }
 
     /// Decommissions this member after its removal: records it on the disk and stops the member.
-    pub(crate) fn retire(&self, reason: &str) {
+    pub(crate) fn decommission(&self, reason: &str) {
         let mut entry = self.0.entry.lock().unwrap_or_else(PoisonError::into_inner);
         if self.is_removed() {
             return;
@@ -338,7 +339,7 @@ impl Node {
 
     /// Returns the newest snapshot on this disk.
     pub(crate) fn newest_snapshot(&self) -> Option<raft::Newest> {
-        self.0.snapshots.told()
+        self.0.snapshots.newest_reported()
     }
 
     /// Returns the free bytes on the volume of the data directory; `None` if that cannot be determined.

@@ -97,7 +97,7 @@ impl Check<'_> {
     /// Checks the marker; `None` if the other parts cannot be checked.
     fn marker(&mut self) -> Option<(DiskLock, Option<Marker>)> {
         let dir = &self.places.data_dir;
-        match DataDir::look(self.disk.as_ref(), dir) {
+        match DataDir::inspect(self.disk.as_ref(), dir) {
             Ok((lock, marker)) => {
                 match &marker {
                     Some(marker) => self.add("marker", Verdict::Whole, describe(marker)),
@@ -190,7 +190,7 @@ impl Check<'_> {
     /// Checks the snapshots; returns the index of the newest intact one.
     fn snapshots(&mut self) -> Option<u64> {
         let dir = self.places.data_dir.join("snapshots");
-        let found = match Snapshots::look(Arc::clone(&self.disk), &dir) {
+        let found = match Snapshots::verify_all(Arc::clone(&self.disk), &dir) {
             Ok(found) => found,
             Err(error) if error.kind() == NotFound => Vec::new(),
             Err(error) => {

@@ -1,5 +1,5 @@
-//! Applies a cluster's objects: creates those whose name is free, and changes its own by server-side apply. An object that
-//! is as desired is not written, so a settled cluster costs the API server reads only.
+//! Applies a cluster's objects: creates those whose name is free, and changes those that belong to the cluster by
+//! server-side apply. An object that is as desired is not written, so a settled cluster costs the API server reads only.
 
 use std::fmt::Debug;
 

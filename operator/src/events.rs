@@ -45,7 +45,7 @@ pub fn operation_event(cluster: &HeliosCluster, plan: &Plan, effect: Effect) -> 
         Effect::Done | Effect::Held => return None,
     };
     let action = plan.step.as_ref().map_or("Wait", Step::name);
-    Some(event(cluster, type_, operation.kind.name(), action, note, operation.target.as_deref()))
+    Some(event(cluster, type_, &operation.kind.to_string(), action, note, operation.target.as_deref()))
 }
 
 /// The operation that was under way before this reconcile and has ended, with the time it took.
@@ -63,7 +63,7 @@ pub fn finished<'a>(
 pub fn finished_event(cluster: &HeliosCluster, operation: &OperationStatus, took: SignedDuration) -> Event {
     let target = operation.target.as_deref();
     let note = format!("ended after {} s; last: {}", took.as_secs(), operation.step);
-    event(cluster, EventType::Normal, &operation.kind, "End", note, target)
+    event(cluster, EventType::Normal, &operation.kind.to_string(), "End", note, target)
 }
 
 /// The event of one [`Change`] of the status.
@@ -94,7 +94,7 @@ fn earlier(cluster: &HeliosCluster) -> Option<&OperationStatus> {
 }
 
 fn is_same(earlier: &OperationStatus, now: &Operation) -> bool {
-    earlier.kind == now.kind.name() && earlier.started_at.0 == now.started_at
+    earlier.kind == now.kind && earlier.started_at.0 == now.started_at
 }
 
 /// Kubernetes counts events of the same action on the same pod as one series, so each event names both.
@@ -143,7 +143,7 @@ mod tests {
     fn cluster(step_id: &str, message: &str) -> HeliosCluster {
         let mut cluster = idle();
         cluster.status.as_mut().unwrap().operation = Some(OperationStatus {
-            kind: Kind::AddMember.name().to_owned(),
+            kind: Kind::AddMember.into(),
             target: Some("demo-2".to_owned()),
             step: message.to_owned(),
             step_id: Some(step_id.to_owned()),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use helios_crds::{Open, OperationKind};
 use hyper::Request;
 use jiff::SignedDuration;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -25,7 +26,7 @@ struct ResultLabel {
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct KindLabel {
-    kind: &'static str,
+    kind: String,
     outcome: &'static str,
 }
 
@@ -90,13 +91,13 @@ impl Metrics {
         self.reconcile_duration.observe(took.as_secs_f64());
     }
 
-    pub fn step(&self, kind: &'static str, outcome: &'static str) {
-        self.steps.get_or_create(&KindLabel { kind, outcome }).inc();
+    pub fn step(&self, kind: OperationKind, outcome: &'static str) {
+        self.steps.get_or_create(&KindLabel { kind: kind.to_string(), outcome }).inc();
     }
 
     /// An operation ended, completed or not.
-    pub fn operation(&self, kind: &str, took: SignedDuration) {
-        let label = OperationLabel { kind: kind.to_owned() };
+    pub fn operation(&self, kind: &Open<OperationKind>, took: SignedDuration) {
+        let label = OperationLabel { kind: kind.to_string() };
         self.operation_duration.get_or_create(&label).observe(took.as_secs_f64());
     }
 
@@ -202,8 +203,8 @@ alerts and dashboards of the chart are held to this page. `namespace` and `clust
         let metrics = Metrics::new();
         // A metric with labels is registered once it has some.
         metrics.reconciled("ok", Duration::ZERO);
-        metrics.step("AddMember", "done");
-        metrics.operation("AddMember", SignedDuration::ZERO);
+        metrics.step(OperationKind::AddMember, "done");
+        metrics.operation(&OperationKind::AddMember.into(), SignedDuration::ZERO);
         metrics.request(&Request::get("/api/v1/pods").body(()).unwrap());
         let demo = Key { namespace: "team".to_owned(), name: "demo".to_owned() };
         let facts =

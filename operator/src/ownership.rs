@@ -49,7 +49,7 @@ fn is_handed_over(metadata: &ObjectMeta, us: &OwnerReference) -> bool {
     label(CLUSTER_LABEL) == Some(&us.name) && label(CLUSTER_UID_LABEL) == Some(&us.uid)
 }
 
-/// Owner of a pod or claim of this name other than the StatefulSet of `cluster`; `None` when it may be its own.
+/// Owner of a pod or claim of this name other than the StatefulSet of `cluster`; `None` when it may belong to that.
 /// Without a controller one with the labels is on its way to the StatefulSet, or was kept from an earlier one.
 pub fn of_another_workload(metadata: &ObjectMeta, cluster: &str) -> Option<Owner> {
     let labels = metadata.labels.as_ref();
@@ -61,7 +61,7 @@ pub fn of_another_workload(metadata: &ObjectMeta, cluster: &str) -> Option<Owner
     (!is_selected || !is_ours).then(|| Owner::other(controller))
 }
 
-/// An object that has a name of ours and is not ours.
+/// A foreign object under a name that the operator would use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Taken {
     pub kind: String,

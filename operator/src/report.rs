@@ -40,7 +40,7 @@ pub fn report(
     status.members = members;
     status.certificate_expires_at = seen.security.expires.map(Time).or(status.certificate_expires_at);
     status.operation = plan.operation.as_ref().map(|operation| OperationStatus {
-        kind: operation.kind.name().to_owned(),
+        kind: operation.kind.into(),
         target: operation.target.clone(),
         step: operation.step_message.clone(),
         step_id: Some(operation.step_id.to_owned()),
@@ -165,6 +165,7 @@ fn signed(value: u64) -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use helios_crds::OperationKind;
     use jiff::Timestamp;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
@@ -179,7 +180,7 @@ mod tests {
         let member =
             MemberStatus { name: "demo-0".to_owned(), member_id: 1, lag: Some(1), ..Default::default() };
         let operation = OperationStatus {
-            kind: "RollingUpdate".to_owned(),
+            kind: OperationKind::RollingUpdate.into(),
             target: Some("demo-0".to_owned()),
             step: "restarting demo-0".to_owned(),
             step_id: Some("Evict".to_owned()),

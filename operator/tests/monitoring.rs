@@ -54,7 +54,7 @@ fn check(whose: &str, query: &str, known: &BTreeMap<String, BTreeSet<String>>) {
             assert!(all.contains(label), "{whose}: nothing in it has the label {label}");
         }
     }
-    assert!(names.is_match(query), "{whose} asks for nothing of ours: {query}");
+    assert!(names.is_match(query), "{whose} queries none of our metrics: {query}");
 }
 
 fn alerts() -> Vec<Value> {

@@ -2,6 +2,7 @@
 //! `raft::start` make, without their threads.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,10 +11,12 @@ use helios_proto::v1::Membership;
 use helios_raft::metrics::Metrics;
 use helios_raft::simulation::{Applier, ApplyJob, Core, Done, FetchJob, Input, LogJob, Settings, Suspects};
 use helios_raft::{self as raft, RecoveryError, Snapshots};
-use helios_state::{EngineKind, StateError, Store, StoreOptions};
+use helios_state::{StateError, Store};
 use helios_storage::disk::{Disk, SimDisk};
 use helios_storage::wal::{self, Batch, Wal, WalError, WalOptions};
 use prometheus_client::registry::Registry;
+use rand::Rng;
+use rand::rngs::SmallRng;
 use tokio::sync::watch;
 
 use crate::events::{Run, Slot};
@@ -200,9 +203,12 @@ impl Machine {
         true
     }
 
-    /// Records that a process started, and so that its state is intact again.
+    /// Records that a process started, and so that its state is intact again, unless damage is found later.
     pub fn healed(&mut self) {
-        self.state_rots = false;
+        self.state_rots &= self
+            .process
+            .as_ref()
+            .is_some_and(|process| process.store.is_trusted() && process.store.rebuilds() == 0);
         self.sync_fails = self.disk.fails_next_sync();
     }
 
@@ -239,7 +245,7 @@ impl Machine {
         let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
         let wal_options = WalOptions { segment_bytes: plan.segment_bytes, spare_segments: 1 };
         let (mut wal, mut recovered) = Wal::open(Arc::clone(&disk), Path::new("/wal"), wal_options)?;
-        let options = StoreOptions { engine: EngineKind::Simulated, ..StoreOptions::default() };
+        let options = plan.store_options(seed);
         let store = Store::open_with(Arc::clone(&disk), Path::new("/state"), options)?;
         let snapshots = Snapshots::open(Arc::clone(&disk), Path::new("/snapshots"))?;
         let snapshots = Arc::new(snapshots);
@@ -253,6 +259,7 @@ impl Machine {
             election_min: ELECTION_MIN,
             election_max: ELECTION_MAX,
             snapshot_entries: plan.snapshot_entries,
+            snapshots_on_demand: store.is_trusted(),
             snapshot_interval: std::time::Duration::from_secs(3_600),
             trailing_entries: plan.trailing_entries,
             held_bytes: plan.held_bytes,
@@ -282,6 +289,22 @@ impl Machine {
 }
 
 impl Process {
+    /// Executes some of the merges that are due. At times a checkpoint falls between the start and the end of one.
+    pub fn merge(&mut self, random: &mut SmallRng) -> Result<(), StateError> {
+        while random.random_ratio(2, 3) {
+            let mut checkpoint = random.random_ratio(1, 3).then(|| self.store.clone());
+            let is_merged = self.store.merge_runs(random.random_ratio(1, 2), |_| {
+                // Its error, if any, is that of the next operation, too.
+                drop(checkpoint.take().map(|store| store.checkpoint()));
+                ControlFlow::Continue(())
+            })?;
+            if !is_merged {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     fn new(
         run: Run,
         core: Core,

@@ -40,6 +40,29 @@ impl Nemesis {
 }
 
 impl World {
+    /// Kills the process. Its writes stay in the page cache, and peers notice the end of its connections.
+    pub fn kill(&mut self, slot: Slot) {
+        self.break_links(slot);
+        self.stop_process(slot);
+        self.machines[slot].disk.kill();
+    }
+
+    /// Cuts the power: the disk keeps all that was synced and a random part of the rest. Peers do not notice.
+    pub fn power_cut(&mut self, slot: Slot) {
+        self.stop_process(slot);
+        self.machines[slot].disk.crash();
+    }
+
+    /// Ends the process and plans its next start, as a supervisor would.
+    pub fn stop_process(&mut self, slot: Slot) {
+        self.fingerprint.note((self.now, slot, "down"));
+        self.machines[slot].process = None;
+        self.machines[slot].paused_until = 0;
+        let at = self.now + self.random.random_range(1_000..200_000);
+        self.events.plan(at, Event::Start(slot));
+        self.poll_clients(slot);
+    }
+
     pub fn nemesis(&mut self) -> Result<(), Violation> {
         if self.now >= self.plan.horizon {
             return Ok(());
@@ -183,7 +206,13 @@ impl World {
                 self.nemesis.impaired.insert(slot);
                 self.machines[slot].rot_log()
             }
-            1 => self.machines[slot].rot_state(),
+            // The engine `runs` is the only copy of what the log does not have any more.
+            1 if self.plan.runs && self.may_forget(slot) => {
+                self.kill(slot);
+                self.nemesis.impaired.insert(slot);
+                self.machines[slot].rot_state()
+            }
+            1 if !self.plan.runs => self.machines[slot].rot_state(),
             2 => self.machines[slot].rot_snapshot(now),
             _ => false,
         }

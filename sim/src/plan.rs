@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use helios_raft::simulation::longest_lease;
+use helios_state::{EngineKind, StoreOptions};
 use rand::Rng;
 use rand::rngs::SmallRng;
 
@@ -121,6 +122,11 @@ pub struct Plan {
     pub follow_ups: u32,
     /// Bytes of a value beside those that the checker compares.
     pub padding: usize,
+    /// Whether the members have the engine `runs`; otherwise one that is modified in place.
+    pub runs: bool,
+    pub block_bytes: usize,
+    pub file_bytes: u64,
+    pub cache_bytes: u64,
 }
 
 pub const HEARTBEAT: Duration = Duration::from_millis(20);
@@ -178,6 +184,26 @@ impl Plan {
             log_cache_bytes: random.clone().random_range(0..4 << 10),
             max_log_bytes: Self::limit(random),
             max_overlay_bytes: Self::limit(random),
+            runs: random.random_ratio(2, 3),
+            block_bytes: random.random_range(32..1_024),
+            file_bytes: random.random_range(128..8 << 10),
+            cache_bytes: if random.random_ratio(1, 4) { 0 } else { random.random_range(0..16 << 10) },
+        }
+    }
+
+    /// Returns the options of the state of a process; `seed` is another one for each.
+    pub fn store_options(&self, seed: u64) -> StoreOptions {
+        let Self { block_bytes, file_bytes, .. } = *self;
+        StoreOptions {
+            engine: if self.runs { EngineKind::Runs } else { EngineKind::Simulated },
+            cache_bytes: self.cache_bytes,
+            runs: helios_state::RunsOptions {
+                block_bytes,
+                file_bytes,
+                ..helios_state::RunsOptions::default()
+            },
+            seed,
+            ..StoreOptions::default()
         }
     }
 

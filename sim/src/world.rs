@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use helios_proto::v1::Membership;
 use helios_raft::RaftStatus;
-use helios_raft::simulation::{ApplyJob, Done, Effect, Input, LogJob, LogWork, Role, TICK, build_snapshot};
+use helios_raft::simulation::{
+    ApplyJob, Done, Effect, Input, LogJob, LogWork, Role, TICK, build_snapshot, overlay,
+};
 use helios_storage::wal::Batch;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -319,6 +321,11 @@ impl World {
                     self.events.plan(at, Event::Checkpoint(slot, process.run));
                 }
             }
+            Effect::RemoveSnapshots { before } => {
+                if let Some(process) = &mut self.machines[slot].process {
+                    process.snapshots.remove_before(before);
+                }
+            }
             Effect::Membership(_) | Effect::ElectionOver(_) => {}
             Effect::Changed(waiter, membership) => drop(waiter.send(Ok(membership))),
             Effect::Lost(reason) => return self.disk_lost_data(slot, reason),
@@ -445,12 +452,13 @@ impl World {
             return Ok(());
         };
         let member = self.machines[slot].marker.member.unwrap_or_default();
+        let mut merges = SmallRng::seed_from_u64(self.random.random());
         let Some(process) = self.running(slot, run) else { return Ok(()) };
         let is_regular = !std::mem::take(&mut process.snapshot_wanted);
         let outcome = if !is_regular {
             build_snapshot(&process.store, &process.snapshots, process.metrics()).map(Some)
         } else {
-            process.store.checkpoint().map(|_| None)
+            process.merge(&mut merges).and_then(|()| process.store.checkpoint()).map(|_| None)
         };
         let snapshot_failed = matches!(outcome, Ok(Some(Done::SnapshotFailed)));
         match outcome {
@@ -460,8 +468,8 @@ impl World {
                 }
                 let at = self.now + self.random.random_range(0..20_000);
                 if let Some(process) = self.running(slot, run) {
-                    let bytes = process.store.overlay_bytes() as u64;
-                    process.built.extend(done.into_iter().chain([Done::Overlay { bytes }]));
+                    let overlay = overlay(&process.store);
+                    process.built.extend(done.into_iter().chain([overlay]));
                     self.events.plan(at, Event::Built(slot, run));
                 }
                 if snapshot_failed {
@@ -476,29 +484,6 @@ impl World {
         }
         self.turn(slot);
         Ok(())
-    }
-
-    /// Kills the process. Its writes stay in the page cache, and peers notice the end of its connections.
-    pub fn kill(&mut self, slot: Slot) {
-        self.break_links(slot);
-        self.stop_process(slot);
-        self.machines[slot].disk.kill();
-    }
-
-    /// Cuts the power: the disk keeps all that was synced and a random part of the rest. Peers do not notice.
-    pub fn power_cut(&mut self, slot: Slot) {
-        self.stop_process(slot);
-        self.machines[slot].disk.crash();
-    }
-
-    /// Ends the process and plans its next start, as a supervisor would.
-    pub fn stop_process(&mut self, slot: Slot) {
-        self.fingerprint.note((self.now, slot, "down"));
-        self.machines[slot].process = None;
-        self.machines[slot].paused_until = 0;
-        let at = self.now + self.random.random_range(1_000..200_000);
-        self.events.plan(at, Event::Start(slot));
-        self.poll_clients(slot);
     }
 
     /// The leader of the highest term among the machines that are not paused, with its status.

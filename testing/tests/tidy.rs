@@ -7,13 +7,14 @@ use std::path::Path;
 
 use helios_testing::tree::{ROOT, sources, text};
 
-/// The crates of ours that each crate may use.
+/// The crates of this repository that each crate may use.
 const EDGES: &[(&str, &[&str])] = &[
     ("proto", &[]),
     ("crds", &[]),
     ("sim/history", &[]),
     ("crates/storage", &[]),
-    ("crates/state", &["helios-proto", "helios-storage"]),
+    ("crates/runs", &["helios-storage"]),
+    ("crates/state", &["helios-proto", "helios-runs", "helios-storage"]),
     ("crates/raft", &["helios-proto", "helios-state", "helios-storage"]),
     ("crates/config", &["helios-proto", "helios-state"]),
     ("crates/service", &["helios-config", "helios-proto", "helios-state"]),
@@ -38,6 +39,7 @@ const EDGES: &[(&str, &[&str])] = &[
 /// connection, and Redis is the only protocol of its crate.
 const FORBIDDEN: &[(&str, &[&str])] = &[
     ("crates/storage", PORTS),
+    ("crates/runs", PORTS),
     ("crates/state", PORTS),
     ("crates/raft", PORTS),
     ("crates/config", PORTS),
@@ -92,7 +94,7 @@ fn crates_use_only_the_crates_below_them() {
     );
 }
 
-/// Names of the modules and crates of ours that a source uses: `a`, `b` and `c` of `crate::a`, `helios_b::x` and
+/// Names of the modules, and of the crates of this repository, that a source uses: `a`, `b` and `c` of `crate::a`, `helios_b::x` and
 /// `crate::{c::y, ..}`.
 fn imports(text: &str) -> BTreeSet<&str> {
     fn name(text: &str) -> &str {

@@ -27,27 +27,32 @@ impl Resp {
     }
 
     pub async fn set(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
-        self.set_all([key], value).await
+        let refused = self.set_each(&[key], value, || {}).await?;
+        ensure!(refused.is_none(), "SET was answered by {refused:?}");
+        Ok(())
     }
 
-    /// Sets every key in one pipeline.
-    pub async fn set_all<K: AsRef<[u8]>>(
+    /// Sets every key in one pipeline, and calls `acknowledged` at each acknowledgement. Returns the last error reply.
+    pub async fn set_each<K: AsRef<[u8]>>(
         &mut self,
-        keys: impl IntoIterator<Item = K>,
+        keys: &[K],
         value: &[u8],
-    ) -> Result<()> {
+        mut acknowledged: impl FnMut(),
+    ) -> Result<Option<String>> {
         self.out.clear();
-        let mut sent = 0;
         for key in keys {
             command(&mut self.out, &[b"SET", key.as_ref(), value]);
-            sent += 1;
         }
         self.stream.write_all(&self.out).await?;
-        for _ in 0..sent {
-            let reply = self.reply().await?;
-            ensure!(reply == Reply::Ok, "SET was answered by {reply:?}");
+        let mut refused = None;
+        for _ in keys {
+            match self.reply().await? {
+                Reply::Ok => acknowledged(),
+                Reply::Error(error) => refused = Some(error),
+                other => bail!("SET was answered by {other:?}"),
+            }
         }
-        Ok(())
+        Ok(refused)
     }
 
     pub async fn get(&mut self, key: &[u8]) -> Result<bool> {

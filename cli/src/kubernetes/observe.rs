@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use helios_crds::{ConditionStatus, ConditionType, HeliosCluster, HeliosClusterStatus, MemberStatus, Reason};
+use helios_crds::{
+    ConditionStatus, ConditionType, HeliosCluster, HeliosClusterStatus, MemberRole, MemberStatus, Reason,
+};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
@@ -27,8 +29,11 @@ pub fn view(cluster: &HeliosCluster, pods: &[Pod], volumes: &[PersistentVolumeCl
         .iter()
         .filter(|(name, _)| !members.iter().any(|member| &member.name == *name))
         .map(|(name, pod)| {
-            let joining =
-                MemberStatus { name: name.clone(), role: "Joining".to_owned(), ..MemberStatus::default() };
+            let joining = MemberStatus {
+                name: name.clone(),
+                role: MemberRole::Joining.into(),
+                ..MemberStatus::default()
+            };
             row(&joining, Some(pod), volumes.get(&format!("data-{name}")), cluster.spec.hibernate)
         })
         .collect();
@@ -42,7 +47,7 @@ pub fn view(cluster: &HeliosCluster, pods: &[Pod], volumes: &[PersistentVolumeCl
         version: status.version.clone(),
         members,
         operation: status.operation.map(|operation| OperationView {
-            kind: operation.kind,
+            kind: operation.kind.to_string(),
             target: operation.target,
             step: operation.step,
             started_at: operation.started_at.0,
@@ -80,7 +85,7 @@ fn row(
     MemberView {
         name,
         id: unsigned(member_id).filter(|id| *id != 0),
-        role,
+        role: role.to_string(),
         ready: pod.is_some_and(|pod| is_ready(pod)),
         lag: lag.and_then(unsigned),
         version,
@@ -122,7 +127,8 @@ fn verdict(cluster: &HeliosCluster, status: &HeliosClusterStatus, members: &[Mem
         let how_to = how_to.map_or_else(String::new, |how_to| format!("; {how_to}"));
         return Verdict::new(health, format!("{}: {}{how_to}", available.reason, available.message));
     }
-    let voters = members.iter().filter(|member| member.id.is_some() && member.role != "Learner").count();
+    let voters =
+        members.iter().filter(|member| member.id.is_some() && member.role != MemberRole::Learner).count();
     let ready = members.iter().filter(|member| member.ready).count();
     if ready < quorum(voters) {
         let counted = format!("{ready} of {voters} pods are ready, {} are needed", quorum(voters));

@@ -23,7 +23,7 @@ const LOCK: &str = "LOCK";
 
 /// Returns the processes found. Processes that may not be inspected are left out, as are those that end
 /// meanwhile.
-pub fn look() -> Machine {
+pub fn observe() -> Machine {
     let (listening, uptime) = (listening(), uptime_seconds());
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     let processes = processes.filter_map(|entry| process(&entry.path(), &listening, uptime));
@@ -99,7 +99,7 @@ mod tests {
     fn own_process_is_found_by_its_port() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let found = look();
+        let found = observe();
         let own = found.processes.iter().find(|process| process.ports.contains(&port)).unwrap();
         assert_eq!((own.pid, own.is_stopped), (std::process::id(), false));
         assert!(own.age < Duration::from_hours(1), "{own:?}");

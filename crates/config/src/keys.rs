@@ -139,9 +139,12 @@ pub const KEYS: &[Key] = &[
     key("raft", "segment_bytes", "`67108864`", Restart,
         "Size of a WAL segment: a multiple of 4096, from 4 MiB to 1 GiB. At least three are kept. The limit of one entry \
         is a quarter of it, at most 8 MiB."),
-    key("state", "engine", "`sled`", Restart,
-        "Engine of the applied state on disk: `sled` or `redb`. Members may differ. After a change the next start \
-        rebuilds the state from snapshot and log."),
+    key("state", "engine", "that of the volume, `runs` for a new one", Restart,
+        "Engine of the applied state on disk: `runs`, `sled` or `redb`. Members may differ. After a change the next \
+        start converts the state, which reads all of it, before the member serves; a kill in between keeps the old one. \
+        Builds without `runs` cannot open a converted volume: write the old engine back first."),
+    key("state", "cache_bytes", "a quarter of the memory limit of the container, 16 MiB to 1 GiB; 128 MiB without a limit",
+        Restart, "Limit of the engine's cache, bytes: 8388608 or more."),
     key("state", "max_overlay_bytes", "`268435456`", Restart,
         "Limit of applied state that is in memory until a checkpoint writes it to disk, bytes: 67108864 or more. From \
          half of it on a leader takes writes more slowly, at it none (`OVERLOADED`) but those that free room; beyond 1.25 \

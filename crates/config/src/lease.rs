@@ -21,7 +21,9 @@ impl Default for Lease {
     }
 }
 
-/// Interval of the Raft clock, of which the presets are multiples. `helios_raft::TICK` is the same; a test of the node compares them.
+/// Interval of the Raft clock, of which the presets are multiples. `helios_raft` has it, and [`longest_lease`], too: a
+/// configuration is read without the consensus crate (the operator does so), and the crates below both, `proto` and
+/// `state`, know no Raft timing. `configuration_and_core_agree_on_the_longest_lease` of the node compares the two.
 pub const TICK: Duration = Duration::from_millis(10);
 /// Time by which a voter may run ahead of the leader: one tick for its own rounding and three that it makes up for.
 const ROUNDING: Duration = Duration::from_millis(40);
@@ -31,7 +33,7 @@ const MARGIN: Duration = Duration::from_millis(10);
 const DRIFT_PER_MILLE: u32 = 1;
 
 /// The longest lease that voters with this least election timeout keep; zero when the timeout is too short for any.
-/// `helios_raft::longest_lease` is the same rule; a test of the node compares them.
+/// The same rule as `helios_raft::longest_lease`; see [`TICK`].
 pub fn longest_lease(election_min: Duration) -> Duration {
     (election_min.saturating_sub(ROUNDING) * (1_000 - DRIFT_PER_MILLE) / 1_000).saturating_sub(MARGIN)
 }

@@ -4,31 +4,33 @@
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests have the machine's clock and disk"))]
 
 mod ack;
+mod byte_limits;
 mod changes;
 mod compat;
 mod events;
 mod flags;
 mod keys;
 mod lease;
-mod locks;
 mod memory_limits;
 mod plain;
 pub mod reference;
 mod secret;
+mod security;
 mod settings;
 #[allow(clippy::disallowed_methods, reason = "reads the configuration file")]
 mod sources;
 mod sparse;
 
 pub use ack::Ack;
+pub use byte_limits::{MAX_LOG_BYTES, MAX_OVERLAY_BYTES, MAX_RETAINED_LOG_BYTES};
 pub use changes::{Difference, differences, redacted, reloaded};
 pub use flags::{Cli, CommandLine, ConfigAction, DevArgs, RunArgs, VerifyArgs};
 pub use keys::{Change, paths as key_paths};
 pub use lease::{Lease, TICK, longest_lease};
-pub use locks::{AuthSection, MAX_AUTH_DELAY, ManagementIdentity, TlsFiles, TlsFilesSection, TlsSection};
 pub use memory_limits::MemoryLimits;
 pub use secret::Secret;
-pub use settings::{Bootstrap, MAX_LOG_BYTES, MAX_OVERLAY_BYTES, MAX_RETAINED_LOG_BYTES, Settings};
+pub use security::{AuthSection, MAX_AUTH_DELAY, ManagementIdentity, TlsFiles, TlsFilesSection, TlsSection};
+pub use settings::{Bootstrap, Settings};
 pub use sources::Source;
 pub use sparse::sparse_yaml;
 
@@ -52,8 +54,8 @@ pub struct Config {
     pub reads: ReadsSection,
     pub writes: WritesSection,
     pub gateway: GatewaySection,
-    pub tls: locks::TlsSection,
-    pub auth: locks::AuthSection,
+    pub tls: security::TlsSection,
+    pub auth: security::AuthSection,
     pub log: LogSection,
     /// Warnings about a file that can be used nevertheless.
     #[serde(skip)]
@@ -137,9 +139,12 @@ pub struct RaftSection {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StateSection {
-    /// Engine of the applied state on disk: `sled` (default) or `redb`. After a change the next start rebuilds the
-    /// state from snapshot and log.
+    /// Engine of the applied state on disk: `runs`, `sled` or `redb`. Default: that of the volume, and `runs` for a new
+    /// one. After a change the next start converts the state.
     pub engine: Option<String>,
+    /// Limit of the engine's cache, bytes.
+    #[serde(deserialize_with = "plain::some_number")]
+    pub cache_bytes: Option<u64>,
     /// Limit of the overlay (applied state that is in memory only), bytes.
     #[serde(deserialize_with = "plain::some_number")]
     pub max_overlay_bytes: Option<u64>,

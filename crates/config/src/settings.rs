@@ -7,9 +7,12 @@ use std::time::Duration;
 
 use helios_state::{EngineKind, EventFilter, Limits};
 
-use super::locks::{self, ManagementIdentity, TlsFiles};
+use super::byte_limits::{
+    MAX_LOG_BYTES, MAX_OVERLAY_BYTES, MIN_CACHE_BYTES, at_least, segment_bytes, snapshot_bandwidth,
+};
+use super::security::{self, ManagementIdentity, TlsFiles};
 
-use super::locks::MAX_AUTH_DELAY;
+use super::security::MAX_AUTH_DELAY;
 use super::{Ack, ClientSection, Config, ConfigError, InitialMember, MemoryLimits, Secret, events, lease};
 
 /// Way in which a node that belongs to no cluster joins or bootstraps one (C7).
@@ -51,7 +54,10 @@ pub struct Settings {
     /// `None`: [`MAX_RETAINED_LOG_BYTES`], or a tenth of the volume if that is less.
     pub max_retained_log_bytes: Option<u64>,
     pub max_overlay_bytes: u64,
-    pub engine: EngineKind,
+    /// `None`: that of the volume, and `runs` for a new one.
+    pub engine: Option<EngineKind>,
+    /// `None`: by the memory that the process may use.
+    pub cache_bytes: Option<u64>,
     pub request_timeout: Duration,
     pub shutdown_delay: Duration,
     pub max_connections: usize,
@@ -95,12 +101,6 @@ pub struct Settings {
     pub written: Config,
 }
 
-/// Default of `raft.max_log_bytes`.
-pub const MAX_LOG_BYTES: u64 = 512 << 20;
-/// Default of `raft.max_retained_log_bytes` on a large volume.
-pub const MAX_RETAINED_LOG_BYTES: u64 = 1 << 30;
-/// Default of `state.max_overlay_bytes`.
-pub const MAX_OVERLAY_BYTES: u64 = 256 << 20;
 /// Client port that the default ports of gRPC, metrics and gateway are relative to.
 const CLIENT_PORT: u16 = 6379;
 /// Port to which default ports above 65535 wrap around.
@@ -147,8 +147,8 @@ impl TryFrom<Config> for Settings {
         };
         let listen_gateway = near("listen.gateway", &listen.gateway, 8443)?;
         let gateway_token = gateway.token.filter(|token| !token.is_empty()).map(Secret::new);
-        let gateway_token_file = locks::some_path(gateway.token_file);
-        let users_file = locks::some_path(auth.users_file);
+        let gateway_token_file = security::some_path(gateway.token_file);
+        let users_file = security::some_path(auth.users_file);
         if gateway_token.is_some() && gateway_token_file.is_some() {
             return Err(ConfigError("gateway.token and gateway.token_file: write one of them".into()));
         }
@@ -195,7 +195,11 @@ impl TryFrom<Config> for Settings {
                 MAX_OVERLAY_BYTES,
                 64 << 20,
             )?,
-            engine: engine(state.engine.as_deref())?,
+            engine: state.engine.as_deref().map(engine).transpose()?,
+            cache_bytes: state
+                .cache_bytes
+                .map(|bytes| at_least("state.cache_bytes", Some(bytes), MIN_CACHE_BYTES, MIN_CACHE_BYTES))
+                .transpose()?,
             request_timeout: duration("client.request_timeout", &client.request_timeout)?,
             shutdown_delay: duration_or_none("client.shutdown_delay", &client.shutdown_delay)?,
             max_connections: positive("client.max_connections", client.max_connections as u64)? as usize,
@@ -237,8 +241,8 @@ impl TryFrom<Config> for Settings {
             gateway_token,
             gateway_token_file,
             gateway_prefix: prefix(gateway.prefix)?,
-            peer_tls: locks::peer_files(tls.peer)?,
-            client_tls: locks::client_files("client", tls.client)?,
+            peer_tls: security::peer_files(tls.peer)?,
+            client_tls: security::client_files("client", tls.client)?,
             management_identity: tls.management,
             users_file,
             max_auth_delay: max_auth_delay(&auth.max_delay)?,
@@ -301,43 +305,12 @@ fn prefix(path: String) -> Result<String, ConfigError> {
     )))
 }
 
-fn engine(wanted: Option<&str>) -> Result<EngineKind, ConfigError> {
+fn engine(wanted: &str) -> Result<EngineKind, ConfigError> {
     match wanted {
-        None | Some("sled") => Ok(EngineKind::Sled),
-        Some("redb") => Ok(EngineKind::Redb),
-        Some(other) => Err(ConfigError(format!("state.engine {other:?}: write sled or redb"))),
-    }
-}
-
-fn segment_bytes(wanted: Option<u64>) -> Result<u64, ConfigError> {
-    const ALLOWED: std::ops::RangeInclusive<u64> = (4 << 20)..=(1 << 30);
-    let bytes = wanted.unwrap_or(64 << 20);
-    if ALLOWED.contains(&bytes) && bytes.is_multiple_of(4096) {
-        return Ok(bytes);
-    }
-    Err(ConfigError(format!(
-        "raft.segment_bytes {bytes}: write a multiple of 4096 from {} to {}",
-        ALLOWED.start(),
-        ALLOWED.end()
-    )))
-}
-
-fn at_least(field: &str, wanted: Option<u64>, default: u64, least: u64) -> Result<u64, ConfigError> {
-    match wanted.unwrap_or(default) {
-        bytes if bytes >= least => Ok(bytes),
-        bytes => Err(ConfigError(format!("{field} {bytes}: write {least} or more"))),
-    }
-}
-
-fn snapshot_bandwidth(wanted: Option<u64>) -> Result<Option<NonZeroU64>, ConfigError> {
-    /// Least bandwidth: one chunk every four seconds.
-    const LEAST: u64 = 64 << 10;
-    let wanted = wanted.and_then(NonZeroU64::new);
-    match wanted {
-        Some(bytes) if bytes.get() < LEAST => Err(ConfigError(format!(
-            "raft.snapshot_bytes_per_second {bytes}: write {LEAST} or more, or 0 for no limit"
-        ))),
-        _ => Ok(wanted),
+        "runs" => Ok(EngineKind::Runs),
+        "sled" => Ok(EngineKind::Sled),
+        "redb" => Ok(EngineKind::Redb),
+        other => Err(ConfigError(format!("state.engine {other:?}: write runs, sled or redb"))),
     }
 }
 

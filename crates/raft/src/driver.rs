@@ -29,7 +29,9 @@ pub struct Workers {
     pub log: Sender<LogJob>,
     pub apply: Sender<ApplyJob>,
     pub fetch: Sender<FetchJob>,
-    pub checkpoint: Sender<()>,
+    pub checkpoint: Sender<CheckpointJob>,
+    #[expect(dead_code, reason = "its end stops the thread")]
+    pub merge: Sender<()>,
 }
 
 pub struct Driver {
@@ -108,13 +110,20 @@ impl Driver {
             Effect::Log(job) => self.workers.log.send(job).map_err(|_| gone("log"))?,
             Effect::Apply(job) => self.workers.apply.send(job).map_err(|_| gone("apply"))?,
             Effect::Fetch(job) => self.workers.fetch.send(job).map_err(|_| gone("log reader"))?,
-            Effect::BuildSnapshot => self.workers.checkpoint.send(()).map_err(|_| gone("checkpoint"))?,
+            Effect::BuildSnapshot => self.checkpoint(CheckpointJob::BuildSnapshot)?,
+            Effect::RemoveSnapshots { before } => {
+                self.checkpoint(CheckpointJob::RemoveSnapshots { before })?
+            }
             Effect::Membership(membership) => self.outbound.set_membership(membership),
             Effect::Changed(waiter, membership) => drop(waiter.send(Ok(membership))),
             Effect::ElectionOver(took) => self.metrics.election_over(took),
             Effect::Lost(reason) => return Err(reason),
         }
         Ok(())
+    }
+
+    fn checkpoint(&self, job: CheckpointJob) -> Result<(), String> {
+        self.workers.checkpoint.send(job).map_err(|_| "the checkpoint thread is gone".to_owned())
     }
 
     fn publish(&self, now: Instant) {

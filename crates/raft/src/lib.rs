@@ -18,6 +18,8 @@ mod log_reader;
 #[allow(clippy::disallowed_methods, reason = "measures the disk and waits for room")]
 mod log_writer;
 pub mod membership;
+#[allow(clippy::disallowed_methods, reason = "limits the rate of merges by the clock")]
+mod merger;
 pub mod metrics;
 mod recovery;
 #[allow(clippy::disallowed_methods, reason = "starts the threads; draws the boot nonce")]

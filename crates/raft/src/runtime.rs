@@ -12,6 +12,7 @@ use super::driver::{Driver, Outbound, Workers};
 use super::handle::RaftHandle;
 use super::log_reader::LogReader;
 use super::log_writer::LogWriter;
+use super::merger::Merger;
 use super::recovery::Recovery;
 use super::snapshots::Snapshots;
 use super::suspects::Suspects;
@@ -90,6 +91,7 @@ pub fn start(
     let (apply_sender, apply_jobs) = crossbeam_channel::unbounded();
     let (fetch_sender, fetch_jobs) = crossbeam_channel::unbounded();
     let (checkpoint_sender, checkpoint_jobs) = crossbeam_channel::unbounded();
+    let (merge_sender, merge_end) = crossbeam_channel::bounded(0);
     let status = watch::Sender::new(Arc::new(core.status(now)));
     let applied = watch::Sender::new(store.applied().index);
     let handle = RaftHandle {
@@ -101,8 +103,13 @@ pub fn start(
     let outbound = outbound(&handle);
     outbound.set_membership(store.membership());
 
-    let workers =
-        Workers { log: log_sender, apply: apply_sender, fetch: fetch_sender, checkpoint: checkpoint_sender };
+    let workers = Workers {
+        log: log_sender,
+        apply: apply_sender,
+        fetch: fetch_sender,
+        checkpoint: checkpoint_sender,
+        merge: merge_sender,
+    };
     let driver = Driver { core, inbox, done, workers, outbound, status, metrics: Arc::clone(&metrics) };
     let applier = Applier {
         store: store.clone(),
@@ -115,6 +122,7 @@ pub fn start(
     };
     let log_reader = LogReader { reader: wal.reader(), jobs: fetch_jobs, done: done_sender.clone() };
     let log_writer = LogWriter::new(wal, log_jobs, done_sender.clone(), Arc::clone(&metrics));
+    let merger = Merger { store: store.clone(), end: merge_end };
     let checkpointer = Checkpointer { store, snapshots, wanted: checkpoint_jobs, done: done_sender, metrics };
     let threads = vec![
         spawn("raft", &fatal, move || driver.run()),
@@ -122,6 +130,7 @@ pub fn start(
         spawn("wal-reader", &fatal, move || log_reader.run()),
         spawn("apply", &fatal, move || applier.run(&apply_jobs)),
         spawn("checkpoint", &fatal, move || checkpointer.run()),
+        spawn("merge", &fatal, move || merger.run()),
     ];
     Ok(Runtime { handle, threads })
 }

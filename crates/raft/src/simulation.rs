@@ -16,7 +16,7 @@ pub use crate::types::{
     Role,
 };
 pub use crate::unappliable::Unappliable;
-pub use crate::workers::{Applier, build_snapshot};
+pub use crate::workers::{Applier, build_snapshot, overlay};
 pub use helios_storage::seeded_bug::SeededBug;
 
 /// Key whose write ends every process that applies it.

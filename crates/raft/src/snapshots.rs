@@ -57,8 +57,9 @@ impl Snapshots {
         Ok(snapshots)
     }
 
-    /// Returns the newest snapshot; `None` if there is none yet, or if its size or time could not be read.
-    pub fn told(&self) -> Option<Newest> {
+    /// Returns the newest snapshot, for status and metrics; `None` if there is none yet, or if its size or time could
+    /// not be read.
+    pub fn newest_reported(&self) -> Option<Newest> {
         *self.newest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -85,7 +86,7 @@ impl Snapshots {
     }
 
     /// Verifies every snapshot in `dir`, oldest first. Returns the metadata or the error of each and changes nothing.
-    pub fn look(
+    pub fn verify_all(
         disk: Arc<dyn Disk>,
         dir: &Path,
     ) -> io::Result<Vec<(PathBuf, Result<SnapshotMeta, StateError>)>> {
@@ -147,6 +148,23 @@ impl Snapshots {
         match disk::short_of(self.disk.as_ref(), &self.dir, needed_bytes) {
             Some(free_bytes) => Err(StateError::NoRoom { doing, dir, free_bytes, needed_bytes }),
             None => Ok(()),
+        }
+    }
+
+    /// Removes the snapshots below `index`, apart from those that are being sent or may still be installed.
+    pub fn remove_before(&self, index: u64) {
+        let removed = self.list().and_then(|found| {
+            let (received, unfinished) = (self.received(), self.unfinished());
+            let is_wanted = |named: &(u64, u64)| {
+                received.contains(named) || unfinished.iter().any(|(_, index)| *index == named.0)
+            };
+            for (at, term) in found.iter().filter(|named| named.0 < index && !is_wanted(named)) {
+                self.disk.remove_file(&self.path(*at, *term))?;
+            }
+            Ok(())
+        });
+        if let Err(error) = removed {
+            tracing::warn!(%error, "cannot remove outdated snapshots; the next purge of the log retries");
         }
     }
 

@@ -149,6 +149,12 @@ pub enum Input {
     Stop,
 }
 
+/// Work of the checkpoint thread, besides checkpoints.
+pub enum CheckpointJob {
+    BuildSnapshot,
+    RemoveSnapshots { before: u64 },
+}
+
 /// Completions from the member's worker threads.
 pub enum Done {
     /// The log job of this number and all before it are durable.
@@ -168,6 +174,8 @@ pub enum Done {
     /// A checkpoint has ended; `bytes` of the state are in no checkpoint yet.
     Overlay {
         bytes: u64,
+        /// See [`helios_state::Store::durable_index`].
+        durable: u64,
     },
     /// Result of the fetch job of this number. `None`: the log no longer has the entries.
     Fetched {
@@ -257,6 +265,10 @@ pub enum Effect {
     Apply(ApplyJob),
     Fetch(FetchJob),
     BuildSnapshot,
+    /// The log does not continue from snapshots below this index: they are of no use any more.
+    RemoveSnapshots {
+        before: u64,
+    },
     Membership(Arc<Membership>),
     Changed(ChangeWaiter, Arc<Membership>),
     /// An election with this member as candidate ended with a known leader, after this duration.

@@ -241,7 +241,7 @@ fn answer(waiter: Waiter, reply: Option<Reply>) {
 pub struct Checkpointer {
     pub store: Store,
     pub snapshots: Arc<Snapshots>,
-    pub wanted: Receiver<()>,
+    pub wanted: Receiver<CheckpointJob>,
     pub done: Sender<Done>,
     pub metrics: Arc<Metrics>,
 }
@@ -255,7 +255,7 @@ impl Checkpointer {
         loop {
             let mut is_built = false;
             let is_due = match self.wanted.recv_timeout(CHECKPOINT_POLL) {
-                Ok(()) => {
+                Ok(CheckpointJob::BuildSnapshot) => {
                     let built =
                         build_snapshot(&self.store, &self.snapshots, &self.metrics).map_err(failed)?;
                     if self.done.send(built).is_err() {
@@ -263,6 +263,10 @@ impl Checkpointer {
                     }
                     last = (self.store.applied().index, Instant::now());
                     is_built = true;
+                    false
+                }
+                Ok(CheckpointJob::RemoveSnapshots { before }) => {
+                    self.snapshots.remove_before(before);
                     false
                 }
                 Err(RecvTimeoutError::Timeout) => {
@@ -280,12 +284,16 @@ impl Checkpointer {
             } else if is_due {
                 not_before = Instant::now() + CHECKPOINT_INTERVAL;
             }
-            let bytes = self.store.overlay_bytes() as u64;
-            if (is_due || is_built) && self.done.send(Done::Overlay { bytes }).is_err() {
+            if (is_due || is_built) && self.done.send(overlay(&self.store)).is_err() {
                 return Ok(());
             }
         }
     }
+}
+
+/// Reports what is checkpointed.
+pub fn overlay(store: &Store) -> Done {
+    Done::Overlay { bytes: store.overlay_bytes() as u64, durable: store.durable_index() }
 }
 
 /// Writes a checkpoint. Returns false if the disk is full, which is retried later. Every error is final.

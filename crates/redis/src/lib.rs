@@ -29,9 +29,11 @@ mod waiting;
 mod wire;
 
 pub use commands::introspect::MAX_ANSWER_BYTES as MAX_INTROSPECTION_BYTES;
+pub use commands::scan::{MAX_COUNT as MAX_SCAN_COUNT, MAX_KEYS_REPLY, SCAN_REPLY_BYTES};
 pub use metrics::Metrics;
 pub use script::limits as script_limits;
-pub use server::{Limits, serve};
+pub use server::{Limits, MAX_REQUEST_BYTES, serve};
+pub use transaction::{COMMAND_BYTES, MAX_WATCHED, WORD_BYTES};
 
 #[cfg(test)]
 mod tests;

@@ -33,6 +33,9 @@ use super::waiting::Waiting;
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: u64 = 64 << 10;
 
+/// Default of [`Limits::max_request_bytes`].
+pub const MAX_REQUEST_BYTES: usize = 16 << 20;
+
 /// Limits on clients, their requests and their data.
 #[derive(Debug, Clone)]
 pub struct Limits {
@@ -61,7 +64,7 @@ impl Default for Limits {
         Self {
             max_clients: 10_000,
             events: EventFilter::default(),
-            max_request_bytes: 16 * 1024 * 1024,
+            max_request_bytes: MAX_REQUEST_BYTES,
             max_value_bytes: 8 * 1024 * 1024,
             max_key_bytes: helios_state::MAX_KEY_BYTES,
             memory: MemoryLimits::default(),

@@ -13,7 +13,9 @@ use super::frame::Frame;
 use super::script::ScriptCall;
 
 /// Bytes charged for a queued command beside its words.
-const COMMAND_BYTES: usize = 64;
+pub const COMMAND_BYTES: usize = 64;
+/// Bytes charged for a word of a request beside its text: its handle.
+pub const WORD_BYTES: usize = size_of::<Bytes>();
 pub const MAX_WATCHED: usize = 10_000;
 
 #[derive(Debug, Default)]
@@ -31,8 +33,8 @@ pub enum Queued {
     /// The next step of the log entry.
     Step(Answer),
     Script(ScriptCall),
-    /// The list of replies of a transaction with scripts, which holds those of its steps too.
-    Told,
+    /// The next reply of the parts of a transaction with scripts, in which steps and scripts are parts.
+    Part,
     /// This node, after the entry is applied: requests without keys, and scans of the keyspace.
     Later(Request),
     Refused(Refusal),
@@ -40,7 +42,7 @@ pub enum Queued {
 
 /// Returns the memory that the words of a request hold, in bytes: their text, and the handle of each.
 pub fn held_bytes(words: &[Bytes]) -> usize {
-    words.iter().map(|word| word.len() + size_of::<Bytes>()).sum()
+    words.iter().map(|word| word.len() + WORD_BYTES).sum()
 }
 
 impl Queue {

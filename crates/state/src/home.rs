@@ -12,12 +12,14 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::StateError;
+use super::engines::EngineKind;
 use helios_storage::disk::{self, Disk, DiskLock, Kind, LockMode, RealDisk, Stream};
 
 const CURRENT: &str = "CURRENT";
 const LOCK: &str = "LOCK";
 const REDO: &str = "REDO";
 const OPENING: &str = "OPENING";
+const DAMAGE: &str = "DAMAGE";
 
 /// Unfinished attempts to open a state after which it is rebuilt.
 const MAX_OPEN_ATTEMPTS: usize = 3;
@@ -52,6 +54,14 @@ impl Home {
         }
     }
 
+    /// Returns the engine of the state in `dir`; `None` if it has no checkpoint or cannot be read.
+    pub fn engine(disk: &dyn Disk, dir: &Path) -> Option<EngineKind> {
+        let text = disk.read(&dir.join(CURRENT)).ok()?;
+        let number: u64 = std::str::from_utf8(&text).ok()?.trim_end().parse().ok()?;
+        let generation = generation_in(dir, number);
+        disk.is_dir(&generation).then(|| EngineKind::of(disk, &generation))
+    }
+
     /// Copies `generation`, the journal and `CURRENT` to `to` on the disk of this machine.
     pub fn copy_current(&self, generation: u64, to: &Path) -> Result<(), StateError> {
         for path in [self.generation(generation), self.journal(), self.dir.join(CURRENT)] {
@@ -62,6 +72,10 @@ impl Home {
 
     pub fn disk(&self) -> &Arc<dyn Disk> {
         &self.disk
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// Fails if the volume has less than `needed_bytes` of free space.
@@ -92,7 +106,7 @@ impl Home {
     }
 
     pub fn generation(&self, number: u64) -> PathBuf {
-        self.dir.join(format!("{number:08}"))
+        generation_in(&self.dir, number)
     }
 
     /// Durably makes `number` the current generation.
@@ -168,6 +182,16 @@ impl Home {
         Ok(())
     }
 
+    /// Fails if an earlier process found damage after its open.
+    pub fn check_damage(&self) -> Result<(), StateError> {
+        let path = self.dir.join(DAMAGE);
+        match self.disk.read(&path) {
+            Ok(reason) => Err(StateError::Damaged(String::from_utf8_lossy(&reason).into_owned())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(StateError::io("read", &path, error)),
+        }
+    }
+
     /// Moves the whole directory to `<dir>.broken-<unix secs>` and opens an empty one.
     pub fn set_aside(self) -> Result<Self, StateError> {
         self.move_aside(&self.dir)?;
@@ -220,6 +244,24 @@ impl Home {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(StateError::io("remove", &path, e)),
             _ => Ok(()),
         }
+    }
+}
+
+fn generation_in(dir: &Path, number: u64) -> PathBuf {
+    dir.join(format!("{number:08}"))
+}
+
+/// Notes damage that was found in the state in `dir`: the next open sets it aside. The engine reads a damaged block only
+/// when it is needed, so that an open alone would not find it.
+pub(super) fn note_damage(disk: &dyn Disk, dir: &Path, reason: &str) {
+    let write = || {
+        let file = disk.create(&dir.join(DAMAGE))?;
+        file.write_all_at(reason.as_bytes(), 0)?;
+        file.sync_all()?;
+        disk.sync_dir(dir)
+    };
+    if let Err(error) = write() {
+        tracing::error!(dir = %dir.display(), %error, "cannot note the damage of the state");
     }
 }
 

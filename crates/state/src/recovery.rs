@@ -1,21 +1,24 @@
-//! Opening of the state that an earlier process left: used only if its content matches its record.
+//! Opening of the state that an earlier process left: used only if it is whole. The content of an engine that is modified
+//! in place is compared with its record; `runs` checks each block when it is read.
 
 use std::path::Path;
 use std::sync::Arc;
 
 #[cfg(any(test, feature = "simulation"))]
 use super::engines::SimulatedEngine;
-use super::engines::{EngineKind, MemoryEngine, RedbEngine, SledEngine, StateEngine};
+use super::engines::{Backend, EngineKind, RedbEngine, SledEngine, StateEngine};
 use super::home::Home;
 use super::meta::{Digest, Record};
+use super::restore::Loader;
 use super::value::{META_KEY, is_data_key};
 use super::{StateError, StoreOptions, journal};
+use helios_runs::Runs;
 use helios_storage::disk::Disk;
 
 /// The state on disk, or the blank one that replaced it.
 pub(super) struct Recovered {
     pub home: Home,
-    pub engine: Arc<dyn StateEngine>,
+    pub backend: Backend,
     pub generation: u64,
     /// Whether `CURRENT` on disk names `generation`.
     pub is_committed: bool,
@@ -29,12 +32,12 @@ const FIRST_GENERATION: u64 = 1;
 pub(super) fn open(disk: Arc<dyn Disk>, dir: &Path, options: &StoreOptions) -> Result<Recovered, StateError> {
     let home = Home::open(disk, dir)?;
     let damage = match load(&home, options) {
-        Ok(Some((engine, generation, record))) => {
+        Ok(Some((backend, generation, record))) => {
             home.remove_generations_but(Some(generation))?;
             home.end_open()?;
             return Ok(Recovered {
                 home,
-                engine,
+                backend,
                 generation,
                 is_committed: true,
                 record,
@@ -59,58 +62,103 @@ pub(super) fn open(disk: Arc<dyn Disk>, dir: &Path, options: &StoreOptions) -> R
     };
     home.remove_generations_but(None)?;
     home.remove_journal()?;
-    let engine = open_generation(&home, FIRST_GENERATION, options)?;
+    let backend = open_generation(&home, FIRST_GENERATION, options)?;
     home.end_open()?;
     let record = Record::default();
-    Ok(Recovered { home, engine, generation: FIRST_GENERATION, is_committed: false, record, was_rebuilt })
+    Ok(Recovered { home, backend, generation: FIRST_GENERATION, is_committed: false, record, was_rebuilt })
 }
 
+/// Opens the engine in a generation, or creates a blank one.
 pub(super) fn open_generation(
     home: &Home,
     number: u64,
     options: &StoreOptions,
-) -> Result<Arc<dyn StateEngine>, StateError> {
+) -> Result<Backend, StateError> {
     let path = home.generation(number);
-    let engine: Arc<dyn StateEngine> = match options.engine {
-        EngineKind::Sled => {
-            Arc::new(SledEngine::open(&path, options.cache_bytes).map_err(StateError::engine("open"))?)
-        }
+    let failed = StateError::engine("open");
+    Ok(match options.engine {
+        EngineKind::Sled => Backend::in_place(SledEngine::open(&path, options.cache_bytes).map_err(failed)?),
         EngineKind::Redb => {
             let opened = RedbEngine::open(home.disk().as_ref(), &path, options.cache_bytes);
-            Arc::new(opened.map_err(StateError::engine("open"))?)
+            Backend::in_place(opened.map_err(failed)?)
         }
-        EngineKind::Memory => Arc::new(MemoryEngine::default()),
+        EngineKind::Runs => {
+            let opened = Runs::open(Arc::clone(home.disk()), &path, runs_options(options, number));
+            Backend::Runs(Arc::new(opened.map_err(|error| failed(error.into()))?))
+        }
+        EngineKind::Memory => Backend::in_memory(),
         #[cfg(any(test, feature = "simulation"))]
         EngineKind::Simulated => {
-            let opened = SimulatedEngine::open(Arc::clone(home.disk()), &path);
-            Arc::new(opened.map_err(StateError::engine("open"))?)
+            Backend::in_place(SimulatedEngine::open(Arc::clone(home.disk()), &path).map_err(failed)?)
         }
-    };
-    Ok(engine)
+    })
 }
 
-type Loaded = (Arc<dyn StateEngine>, u64, Record);
+/// Generations do not share the ids of their runs.
+pub(super) fn runs_options(options: &StoreOptions, generation: u64) -> helios_runs::Options {
+    let seed = options.seed ^ generation.wrapping_mul(0xd6e8_feb8_6659_fd93);
+    helios_runs::Options { cache_bytes: options.cache_bytes, seed, ..options.runs }
+}
 
-/// Opens and verifies the current generation, after a replay of the journal; `None` if no checkpoint ever
-/// completed.
+type Loaded = (Backend, u64, Record);
+
+/// Opens and verifies the current generation; `None` if no checkpoint ever completed. The content of another engine than
+/// that of `options` is copied to a new generation.
 pub(super) fn load(home: &Home, options: &StoreOptions) -> Result<Option<Loaded>, StateError> {
-    home.begin_open()?;
+    home.check_damage()?;
     let Some(generation) = home.current()? else { return Ok(None) };
     let found = EngineKind::of(home.disk().as_ref(), &home.generation(generation));
-    if found != options.engine {
-        let wanted = options.engine;
-        return Err(StateError::Damaged(format!(
-            "written by {found:?}, but the engine is set to {wanted:?}"
-        )));
+    // `runs` may be the only copy, and its code does not end the process: an open that was killed does not count.
+    if found != EngineKind::Runs {
+        home.begin_open()?;
     }
-    let engine = open_generation(home, generation, options)?;
-    if let Some(writes) = journal::read(home.disk().as_ref(), &home.journal(), generation)? {
-        engine.write(&writes).map_err(StateError::engine("write"))?;
-        engine.sync().map_err(StateError::engine("sync"))?;
+    let (backend, record) =
+        load_generation(home, generation, &StoreOptions { engine: found, ..options.clone() })?;
+    if found == options.engine {
+        return Ok(Some((backend, generation, record)));
     }
-    let record = verify(engine.as_ref())?;
-    home.remove_journal()?;
-    Ok(Some((engine, generation, record)))
+    tracing::info!(?found, wanted = ?options.engine, keys = record.meta.key_count, "converting the state to another engine");
+    let next = generation + 1;
+    home.remove_generations_but(Some(generation))?;
+    let converted = open_generation(home, next, options)?;
+    let mut loader = Loader::new(converted.clone());
+    let mut digest = Digest::default();
+    for pair in backend.reader().range(b"", None) {
+        let (key, value) = pair.map_err(StateError::engine("read"))?;
+        if key != META_KEY {
+            digest.add(&key, &value);
+            loader.add(key, value)?;
+        }
+    }
+    let record = Record { digest, ..record };
+    loader.finish(&record)?;
+    home.commit(next)?;
+    Ok(Some((converted, next, record)))
+}
+
+fn load_generation(
+    home: &Home,
+    generation: u64,
+    options: &StoreOptions,
+) -> Result<(Backend, Record), StateError> {
+    let backend = open_generation(home, generation, options)?;
+    let record = match &backend {
+        Backend::InPlace(engine) => {
+            if let Some(writes) = journal::read(home.disk().as_ref(), &home.journal(), generation)? {
+                engine.write(&writes).map_err(StateError::engine("write"))?;
+                engine.sync().map_err(StateError::engine("sync"))?;
+            }
+            let record = verify(backend.reader().as_ref())?;
+            home.remove_journal()?;
+            record
+        }
+        Backend::Runs(runs) => decode(runs.view().record())?,
+    };
+    Ok((backend, record))
+}
+
+pub(super) fn decode(raw: &[u8]) -> Result<Record, StateError> {
+    Record::decode(raw).map_err(|reason| StateError::Damaged(reason.to_owned()))
 }
 
 /// Reads the whole content and compares it with the record: after damage, sled may open with some pages older
@@ -118,7 +166,7 @@ pub(super) fn load(home: &Home, options: &StoreOptions) -> Result<Option<Loaded>
 fn verify(engine: &dyn StateEngine) -> Result<Record, StateError> {
     let raw = engine.get(META_KEY).map_err(StateError::engine("read"))?;
     let raw = raw.ok_or_else(|| StateError::Damaged("its record is missing".to_owned()))?;
-    let record = Record::decode(&raw).map_err(|reason| StateError::Damaged(reason.to_owned()))?;
+    let record = decode(&raw)?;
     let mut digest = Digest::default();
     let mut key_count = 0;
     for pair in engine.range(b"", None) {

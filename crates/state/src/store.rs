@@ -1,6 +1,6 @@
 //! The handle of the applied state for the rest of the node: reads, and the applied position.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -11,8 +11,8 @@ use helios_proto::v1::{Call, Membership, Transaction};
 use super::budget::Limits;
 use super::command::Failure;
 use super::commands;
-use super::engines::{EngineError, EngineKind, MemoryEngine, StateEngine};
-use super::home::Home;
+use super::engines::{Backend, EngineError, EngineKind};
+use super::home::{self, Home};
 use super::machine::Driven;
 use super::meta::Record;
 use super::recovery::{self, Recovered};
@@ -32,11 +32,22 @@ pub struct StoreOptions {
     pub cache_bytes: u64,
     /// Budget of one read.
     pub read_limits: Limits,
+    /// Sizes of the engine `runs`; its cache and its seed are those above and below.
+    pub runs: helios_runs::Options,
+    /// Seed of the ids of runs: another one for every process of every member, see [`helios_runs::Options::seed`].
+    pub seed: u64,
 }
 
 impl Default for StoreOptions {
+    #[allow(clippy::disallowed_methods, reason = "the ids of runs are no part of the replicated state")]
     fn default() -> Self {
-        Self { engine: EngineKind::default(), cache_bytes: 64 << 20, read_limits: Limits::DEFAULT_READ }
+        Self {
+            engine: EngineKind::default(),
+            cache_bytes: 64 << 20,
+            read_limits: Limits::DEFAULT_READ,
+            runs: helios_runs::Options::default(),
+            seed: rand::random(),
+        }
     }
 }
 
@@ -69,6 +80,8 @@ pub(super) struct Inner {
     pub options: StoreOptions,
     /// Set once a read of the engine failed; all later calls fail.
     failure: OnceLock<String>,
+    /// Directory of the store; `None` for a store in memory.
+    dir: Option<PathBuf>,
     pub rebuilds: AtomicU64,
     /// State machine supplied by the embedding application.
     pub machine: OnceLock<Arc<dyn Driven>>,
@@ -83,7 +96,11 @@ pub(super) struct Image {
     pub generation: u64,
     /// Whether `CURRENT` on disk names `generation`.
     pub is_committed: bool,
+    pub backend: Backend,
     pub record: Record,
+    /// Index of the last checkpoint that this process wrote; 0 before it. An earlier process may have left one that is
+    /// not durable.
+    pub written: u64,
     /// Error of a failed checkpoint: the engine may hold a part of it, so no further checkpoint is allowed.
     pub failure: Option<String>,
 }
@@ -94,16 +111,22 @@ impl Store {
         Self::open_with(disk::real(), dir, StoreOptions { engine, ..StoreOptions::default() })
     }
 
+    /// Returns the engine of the state in `dir`; `None` if it has no checkpoint.
+    pub fn engine_of(disk: &dyn Disk, dir: &Path) -> Option<EngineKind> {
+        Home::engine(disk, dir)
+    }
+
     /// Opens the state in `dir`. A damaged state is renamed to `<dir>.broken-<unix secs>` and a blank one is
     /// opened: [`Store::applied`] is then zero and [`Store::rebuilds`] one.
     pub fn open_with(disk: Arc<dyn Disk>, dir: &Path, options: StoreOptions) -> Result<Self, StateError> {
         if options.engine == EngineKind::Memory {
             return Ok(Self::blank(disk, options));
         }
-        let Recovered { home, engine, generation, is_committed, record, was_rebuilt } =
+        let Recovered { home, backend, generation, is_committed, record, was_rebuilt } =
             recovery::open(Arc::clone(&disk), dir, &options)?;
-        let image = Image { home: Some(home), generation, is_committed, record, failure: None };
-        Ok(Self::new(disk, engine, image, options, was_rebuilt.into()))
+        let image =
+            Image { home: Some(home), generation, is_committed, backend, record, written: 0, failure: None };
+        Ok(Self::new(disk, image, options, was_rebuilt.into()))
     }
 
     /// Creates a blank store in memory.
@@ -119,19 +142,21 @@ impl Store {
     }
 
     fn blank(disk: Arc<dyn Disk>, options: StoreOptions) -> Self {
-        let image =
-            Image { home: None, generation: 1, is_committed: true, record: Record::default(), failure: None };
-        Self::new(disk, Arc::new(MemoryEngine::default()), image, options, 0)
+        let image = Image {
+            home: None,
+            generation: 1,
+            is_committed: true,
+            backend: Backend::in_memory(),
+            record: Record::default(),
+            written: 0,
+            failure: None,
+        };
+        Self::new(disk, image, options, 0)
     }
 
-    fn new(
-        disk: Arc<dyn Disk>,
-        engine: Arc<dyn StateEngine>,
-        image: Image,
-        options: StoreOptions,
-        rebuilds: u64,
-    ) -> Self {
-        let state = State::of(engine, image.record.meta.clone());
+    fn new(disk: Arc<dyn Disk>, image: Image, options: StoreOptions, rebuilds: u64) -> Self {
+        let state = State::of(image.backend.reader(), image.record.meta.clone());
+        let dir = image.home.as_ref().map(|home| home.dir().to_owned());
         let history = History::new(state.meta.applied.index);
         let inner = Inner {
             published: Published::new(state),
@@ -139,6 +164,7 @@ impl Store {
             disk,
             options,
             failure: OnceLock::new(),
+            dir,
             rebuilds: AtomicU64::new(rebuilds),
             machine: OnceLock::new(),
             history,
@@ -294,6 +320,18 @@ impl Store {
         self.inner.published.peek(|state| state.meta.key_count)
     }
 
+    /// Whether a checkpoint is a copy of the state that can be trusted: then it, and not a snapshot, lets the log be
+    /// purged.
+    pub fn is_trusted(&self) -> bool {
+        matches!(self.inner.image().backend, Backend::Runs(_))
+    }
+
+    /// Returns the index up to which the log is not needed any more; 0 if no trusted checkpoint was written yet.
+    pub fn durable_index(&self) -> u64 {
+        let image = self.inner.image();
+        if matches!(image.backend, Backend::Runs(_)) { image.written } else { 0 }
+    }
+
     pub fn applied(&self) -> Applied {
         self.inner.published.peek(|state| state.meta.applied)
     }
@@ -349,6 +387,9 @@ impl Store {
     pub(super) fn fail(&self, error: EngineError) -> StateError {
         if self.inner.failure.set(error.to_string()).is_ok() {
             tracing::error!(%error, "the state engine failed; the node must restart to rebuild its state");
+            if let (EngineError::Corrupt(reason), Some(dir)) = (&error, &self.inner.dir) {
+                home::note_damage(self.inner.disk.as_ref(), dir, reason);
+            }
         }
         StateError::Engine { doing: "read", source: error }
     }

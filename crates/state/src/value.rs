@@ -139,7 +139,8 @@ pub(super) fn data_key(key: &[u8]) -> Bytes {
     raw.into()
 }
 
-/// First raw key after the data namespace.
+/// First raw key of the data namespace, and the first after it.
+pub(super) const DATA_START: &[u8] = &[DATA];
 pub(super) const DATA_END: &[u8] = &[DATA + 1];
 
 pub(super) fn is_data_key(raw: &[u8]) -> bool {

@@ -129,11 +129,43 @@ pub enum SeededBug {
     RemovedLeaderStays,
     /// A member campaigns although the state of an installed snapshot is not restored yet.
     CampaignsWhileRestoring,
+    /// A run is not synced before the manifest names it.
+    RunNotSynced,
+    /// The name of a run is not synced before the manifest names it.
+    RunNameNotSynced,
+    /// A frame of the manifest is not synced before the log is purged.
+    ManifestNotSynced,
+    /// A new manifest's name is not synced.
+    ManifestNameNotSynced,
+    /// An incomplete frame of the manifest is taken for valid.
+    TornFrameAccepted,
+    /// The checksum of a block of a run is not verified.
+    BlockNotVerified,
+    /// A run's filter is asked for another key.
+    FilterOfOtherKey,
+    /// The block cache answers a block of another run.
+    CacheIgnoresRun,
+    /// A merge of runs keeps the oldest value of a key.
+    OldestRunDecides,
+    /// A merge drops a removal while an older run has the key.
+    TombstoneDroppedEarly,
+    /// A merge takes effect although its inputs were cleared.
+    MergeOverClear,
+    /// A merge in several jobs loses the key between two of them.
+    MergeSkipsKey,
+    /// A merge drops a run that it did not merge.
+    LiveRunDropped,
+    /// The keys of a run that were merged into the bottom are still read from it.
+    MergedKeysRead,
+    /// A start removes the file of a live run.
+    LiveFileRemoved,
+    /// A checkpoint after a FLUSHALL keeps the bottom runs.
+    ClearKeepsBottom,
 }
 
 impl SeededBug {
     #[cfg(feature = "simulation")]
-    pub const ALL: [Self; 62] = [
+    pub const ALL: [Self; 78] = [
         Self::VoteBeforeSync,
         Self::AppendAckBeforeSync,
         Self::LeaderCountsItselfEarly,
@@ -196,6 +228,22 @@ impl SeededBug {
         Self::SkipTakesMore,
         Self::RemovedLeaderStays,
         Self::CampaignsWhileRestoring,
+        Self::RunNotSynced,
+        Self::RunNameNotSynced,
+        Self::ManifestNotSynced,
+        Self::ManifestNameNotSynced,
+        Self::TornFrameAccepted,
+        Self::BlockNotVerified,
+        Self::FilterOfOtherKey,
+        Self::CacheIgnoresRun,
+        Self::OldestRunDecides,
+        Self::TombstoneDroppedEarly,
+        Self::MergeOverClear,
+        Self::MergeSkipsKey,
+        Self::LiveRunDropped,
+        Self::MergedKeysRead,
+        Self::LiveFileRemoved,
+        Self::ClearKeepsBottom,
     ];
 
     /// Whether this bug is on in the calling thread.

@@ -9,7 +9,7 @@ use crate::raft::membership::name_of;
 use crate::state::StateMachine;
 
 pub use crate::raft::Cause;
-use helios_proto::v1::{Health, PeerHealth as Told};
+use helios_proto::v1::{Health, PeerHealth as Reported};
 
 /// The cluster as this member sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -133,7 +133,7 @@ impl<M: StateMachine> ClusterCoordinator<M> {
 }
 
 /// Returns the health of a peer; `None` if this member cannot judge it.
-fn peer(status: &RaftStatus, reported: &Told) -> Option<PeerHealth> {
+fn peer(status: &RaftStatus, reported: &Reported) -> Option<PeerHealth> {
     Some(PeerHealth {
         node_id: name_of(&status.membership, reported.id).unwrap_or_default(),
         status: match reported.health() {

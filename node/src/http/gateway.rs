@@ -100,7 +100,7 @@ impl Gateway {
             Err(Missing::Path) => return unreadable(StatusCode::NOT_FOUND, "no such route"),
             Err(Missing::Method(allowed)) => return other_method(&allowed),
         };
-        let span = Span::door(&route, &headers);
+        let span = Span::server(&route, &headers);
         let answered = async {
             let request = Request { query, headers, body: collect(body).await? };
             if route == Route::StatusStream {

@@ -133,6 +133,7 @@ impl Node {
                 election_min: settings.election_min,
                 election_max: settings.election_max,
                 snapshot_entries: settings.snapshot_entries,
+                snapshots_on_demand: self.0.store.is_trusted(),
                 snapshot_interval: settings.snapshot_interval,
                 trailing_entries: settings.trailing_entries,
                 held_bytes: held_log_bytes(&settings),

@@ -84,10 +84,12 @@ fn node_config(cluster: &ValidatedCluster) -> Config {
         ..RaftSection::default()
     };
     config.client.shutdown_delay = SHUTDOWN_DELAY.into();
-    config.state.engine = match spec.storage.engine {
-        StateEngine::Sled => None,
-        StateEngine::Redb => Some("redb".into()),
-    };
+    // Always written: a member without it keeps the engine of its volume.
+    config.state.engine = Some(match spec.storage.engine {
+        StateEngine::Runs => "runs".into(),
+        StateEngine::Sled => "sled".into(),
+        StateEngine::Redb => "redb".into(),
+    });
     config.reads.lease = Lease::Switch(spec.reads.lease);
     config.writes.ack = match spec.ack {
         Ack::Majority => "majority".into(),

@@ -2,7 +2,9 @@
 //! snapshots, settings and certificates. It is the difference of two statuses and of nothing else, so an operator that
 //! starts reports nothing old, and nothing is reported twice. Pure.
 
-use helios_crds::{ConditionStatus, ConditionType, HeliosClusterStatus, MemberStatus, Reason};
+use helios_crds::{
+    ConditionStatus, ConditionType, HeliosClusterStatus, MemberRole, MemberStatus, Open, Reason,
+};
 use kube::runtime::events::EventType;
 
 /// Changes of one reconcile at most: seven members, and two of each.
@@ -128,11 +130,11 @@ fn joined_and_left(old: &HeliosClusterStatus, new: &HeliosClusterStatus) -> Vec<
     });
     let came = now.iter().filter_map(|member| match find(old, member) {
         None => {
-            let role = if member.role == "Learner" { "learner" } else { "voter" };
+            let role = if member.role == MemberRole::Learner { "learner" } else { "voter" };
             let note = format!("joined as {role}, member {}; {size}", member.member_id);
             Some(Change::of_member(Notice::MemberJoined, &member.name, note))
         }
-        Some(before) if before.role == "Learner" && is_voter(member) => {
+        Some(before) if before.role == MemberRole::Learner && is_voter(member) => {
             Some(Change::of_member(Notice::MemberPromoted, &member.name, format!("votes now; {size}")))
         }
         Some(_) => None,
@@ -141,7 +143,8 @@ fn joined_and_left(old: &HeliosClusterStatus, new: &HeliosClusterStatus) -> Vec<
 }
 
 fn is_voter(member: &MemberStatus) -> bool {
-    matches!(member.role.as_str(), "Leader" | "Follower" | "Candidate")
+    use MemberRole::{Candidate, Follower, Leader};
+    matches!(member.role, Open::Known(Leader | Follower | Candidate))
 }
 
 /// Members that failed or recovered, except the one that the operator restarts and those that only wait for a leader. A
@@ -158,7 +161,7 @@ fn failures(old: &HeliosClusterStatus, new: &HeliosClusterStatus) -> Vec<Change>
     let changes =
         in_both(old, new).filter(|(_, now)| !intended(&now.name)).filter_map(|(before, now)| {
             match (was_in_reach && has_failed(before, old), has_failed(now, new)) {
-                (false, true) if now.role == "Unknown" => {
+                (false, true) if now.role == MemberRole::Unknown => {
                     Some(Change::of_member(Notice::MemberFailed, &now.name, "does not answer any more"))
                 }
                 (false, true) => {
@@ -174,7 +177,7 @@ fn failures(old: &HeliosClusterStatus, new: &HeliosClusterStatus) -> Vec<Change>
 }
 
 fn has_failed(member: &MemberStatus, status: &HeliosClusterStatus) -> bool {
-    member.role == "Unknown" || (!member.ready && status.leader.is_some())
+    member.role == MemberRole::Unknown || (!member.ready && status.leader.is_some())
 }
 
 /// Knowledge of a quorum.

@@ -116,7 +116,7 @@ impl Writer<'_> {
             secret.owner_references_mut().push(owner.clone());
         }
         let held = secret.data.get_or_insert_default();
-        // The operator writes text only: other entries are not its own.
+        // The operator writes text only: other entries were written by others.
         held.retain(|_, value| std::str::from_utf8(&value.0).is_err());
         held.extend(data.into_iter().map(|(key, text)| (key, ByteString(text.into_bytes()))));
         annotate(&mut secret);

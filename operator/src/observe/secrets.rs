@@ -102,7 +102,7 @@ pub async fn secrets(
 /// The certificate that members show, and the authorities that they trust.
 struct Shown {
     pair: Pair,
-    /// The operator's own; `None`: it shows the members'.
+    /// The operator's certificate; `None`: the operator shows the members' certificate.
     admin: Option<Pair>,
     bundle: String,
 }

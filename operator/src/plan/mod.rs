@@ -29,15 +29,16 @@ mod volumes;
 
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::names;
 use crate::observe::Snapshot;
 use crate::validate::ValidatedCluster;
 
+pub use helios_crds::OperationKind as Kind;
 pub use recovery::Loss;
 pub use secrets::{CertificateStep, SPREAD, SecretStep, next_certificate_step};
-pub use step::{Blocker, Kind, Latch, Step};
+pub use step::{Blocker, Latch, Step};
 pub use view::{Leader, View, quorum};
 
 const WHILE_WORKING: Duration = Duration::from_secs(1);
@@ -228,7 +229,7 @@ fn replicas(view: &View) -> u32 {
 fn operation_of(view: &View, decision: &Decision) -> Operation {
     let target = decision.target.map(|ordinal| names::pod(&view.cluster.name, ordinal));
     let earlier = view.seen.status.operation.as_ref().filter(|earlier| {
-        earlier.kind == decision.kind.name() && (earlier.target == target || decision.target.is_none())
+        earlier.kind == decision.kind && (earlier.target == target || decision.target.is_none())
     });
     let now = view.seen.now;
     Operation {
@@ -239,11 +240,20 @@ fn operation_of(view: &View, decision: &Decision) -> Operation {
         blocker: decision.blocker,
         started_at: earlier.map_or(now, |operation| operation.started_at.0),
         deadline: earlier.map_or_else(
-            || now.saturating_add(decision.kind.patience()).unwrap_or(now),
+            || now.saturating_add(patience(decision.kind)).unwrap_or(now),
             |operation| operation.deadline.0,
         ),
         steady_since: decision.steady.then(|| {
             earlier.and_then(|operation| operation.steady_since.as_ref()).map_or(now, |since| since.0)
         }),
+    }
+}
+
+/// Time after which an operation of this kind is overdue.
+fn patience(kind: Kind) -> SignedDuration {
+    match kind {
+        // A new member may have to receive all data first.
+        Kind::AddMember => SignedDuration::from_mins(30),
+        _ => SignedDuration::from_mins(5),
     }
 }

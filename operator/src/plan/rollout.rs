@@ -106,7 +106,7 @@ fn stop(view: &View, ordinal: u32, pod: &Pod) -> Decision {
 /// The member that was restarted last is done when it has been healthy for a while, not when its pod was deleted, nor
 /// when it was ready once.
 fn await_last(view: &View) -> Option<Decision> {
-    let latched = view.seen.status.operation.as_ref().filter(|o| o.kind == Kind::RollingUpdate.name())?;
+    let latched = view.seen.status.operation.as_ref().filter(|o| o.kind == Kind::RollingUpdate)?;
     let target = latched.target.as_ref()?;
     let (ordinal, member) = view.voters().into_iter().find(|(_, member)| member.name == *target)?;
     if view.is_outdated(ordinal) {

@@ -1,9 +1,8 @@
-//! The parts of a plan that have names on the wire: steps, latched decisions, kinds of operations, and what blocks them.
+//! The parts of a plan that have names on the wire: steps, latched decisions, and what blocks an operation.
 
 use std::time::Duration;
 
 use helios_crds::{ChosenStatus, ReplacementStatus};
-use jiff::SignedDuration;
 
 use super::SecretStep;
 
@@ -117,57 +116,6 @@ pub enum Latch {
     Recovered(String),
     RecoveryAbandoned,
     RecoveryForgotten,
-}
-
-/// Kind of an operation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    Bootstrap,
-    AddMember,
-    RemoveMember,
-    ReplaceMember,
-    RollingUpdate,
-    ResizeVolume,
-    MoveLeader,
-    Recovery,
-    ApplySettings,
-}
-
-impl Kind {
-    pub const ALL: [Self; 9] = [
-        Self::Bootstrap,
-        Self::AddMember,
-        Self::RemoveMember,
-        Self::ReplaceMember,
-        Self::RollingUpdate,
-        Self::ResizeVolume,
-        Self::MoveLeader,
-        Self::Recovery,
-        Self::ApplySettings,
-    ];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Bootstrap => "Bootstrap",
-            Self::AddMember => "AddMember",
-            Self::RemoveMember => "RemoveMember",
-            Self::ReplaceMember => "ReplaceMember",
-            Self::RollingUpdate => "RollingUpdate",
-            Self::ResizeVolume => "ResizeVolume",
-            Self::MoveLeader => "MoveLeader",
-            Self::Recovery => "Recovery",
-            Self::ApplySettings => "ApplySettings",
-        }
-    }
-
-    /// Time after which an operation of this kind is overdue.
-    pub(super) fn patience(self) -> SignedDuration {
-        match self {
-            // A new member may have to receive all data first.
-            Self::AddMember => SignedDuration::from_mins(30),
-            _ => SignedDuration::from_mins(5),
-        }
-    }
 }
 
 /// Why an operation cannot continue until a user acts.

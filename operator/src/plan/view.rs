@@ -147,7 +147,7 @@ impl<'a> View<'a> {
     /// status and the operator's own clock: other machines' clocks are not compared.
     pub fn is_stable(&self, kind: Kind, ordinal: u32) -> bool {
         let latched = self.seen.status.operation.as_ref().filter(|operation| {
-            operation.kind == kind.name() && operation.target.as_ref() == Some(&self.name(ordinal))
+            operation.kind == kind && operation.target.as_ref() == Some(&self.name(ordinal))
         });
         latched.and_then(|operation| operation.steady_since.as_ref()).is_some_and(|since| {
             self.seen.now.duration_since(since.0).unsigned_abs() >= self.cluster.rollout.stable_for

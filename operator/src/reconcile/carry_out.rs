@@ -112,7 +112,7 @@ impl Reconciler<'_> {
             Ok(false) => Ok(Outcome::NotYet("the members have changed since it was planned".to_owned())),
             Err(error) => Err(error),
         };
-        let kind = operation.kind.name();
+        let kind = operation.kind;
         match &outcome {
             Ok(Outcome::Done) => self.context.metrics.step(kind, "done"),
             Ok(Outcome::NotYet(_) | Outcome::Refused(_)) => self.context.metrics.step(kind, "not_yet"),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use helios_crds::MemberStatus;
+use helios_crds::{MemberRole, MemberStatus};
 use helios_proto::v1::Role;
 
 use super::signed;
@@ -34,12 +34,13 @@ fn member(view: &View, ordinal: u32) -> MemberStatus {
         member_id: known.map_or(0, |member| signed(member.id)),
         incarnation: node.map_or(0, |node| signed(node.boot_epoch)),
         role: match (known, node) {
-            (Some(member), Some(_)) if !view.is_healthy(ordinal, member) => "Unknown".to_owned(),
-            (Some(_), Some(node)) => role_name(node.role()).to_owned(),
-            (Some(_), None) => "Unknown".to_owned(),
-            (None, Some(node)) if node.role() == Role::Removed => "Removed".to_owned(),
-            (None, _) => "Joining".to_owned(),
-        },
+            (Some(member), Some(_)) if !view.is_healthy(ordinal, member) => MemberRole::Unknown,
+            (Some(_), Some(node)) => role(node.role()),
+            (Some(_), None) => MemberRole::Unknown,
+            (None, Some(node)) if node.role() == Role::Removed => MemberRole::Removed,
+            (None, _) => MemberRole::Joining,
+        }
+        .into(),
         ready: view.seen.pods.get(&ordinal).is_some_and(|pod| pod.ready),
         match_index: matched.map(signed),
         lag: lag.map(signed),
@@ -58,7 +59,7 @@ fn last_known(view: &View) -> Vec<MemberStatus> {
     for member in &mut members {
         let ordinal = crate::names::ordinal(&view.cluster.name, &member.name);
         let node = ordinal.and_then(|ordinal| view.seen.nodes.get(&ordinal));
-        member.role = node.map_or("Unknown", |node| role_name(node.role())).to_owned();
+        member.role = node.map_or(MemberRole::Unknown, |node| role(node.role())).into();
         member.ready = ordinal.and_then(|o| view.seen.pods.get(&o)).is_some_and(|pod| pod.ready);
         member.lag = None;
     }
@@ -73,13 +74,13 @@ pub fn oldest_version(members: &[MemberStatus]) -> Option<String> {
     members.iter().filter_map(|member| member.version.clone()).min_by_key(|version| key(version))
 }
 
-fn role_name(role: Role) -> &'static str {
+fn role(role: Role) -> MemberRole {
     match role {
-        Role::Uninitialized => "Joining",
-        Role::Follower => "Follower",
-        Role::Candidate => "Candidate",
-        Role::Leader => "Leader",
-        Role::Learner => "Learner",
-        Role::Removed => "Removed",
+        Role::Uninitialized => MemberRole::Joining,
+        Role::Follower => MemberRole::Follower,
+        Role::Candidate => MemberRole::Candidate,
+        Role::Leader => MemberRole::Leader,
+        Role::Learner => MemberRole::Learner,
+        Role::Removed => MemberRole::Removed,
     }
 }

@@ -1,4 +1,4 @@
-//! Calls of the commands that were operations of their own up to log format 5, read from their words.
+//! Calls of the commands that were separate operations up to log format 5, read from their words.
 
 use bytes::Bytes;
 use helios_proto::v1::command::Op;

@@ -65,9 +65,10 @@ fn a_static_member_list_includes_the_node_itself() {
 #[test]
 fn an_unknown_engine_is_rejected() {
     let engine = |yaml: &str| settings(yaml).unwrap().engine;
-    assert_eq!(engine("{node: {name: a}}"), EngineKind::Sled);
-    assert_eq!(engine("{node: {name: a}, state: {engine: redb}}"), EngineKind::Redb);
-    assert!(refused("{node: {name: a}, state: {engine: rocks}}").contains("write sled or redb"));
+    assert_eq!(engine("{node: {name: a}}"), None);
+    assert_eq!(engine("{node: {name: a}, state: {engine: redb}}"), Some(EngineKind::Redb));
+    assert_eq!(engine("{node: {name: a}, state: {engine: runs}}"), Some(EngineKind::Runs));
+    assert!(refused("{node: {name: a}, state: {engine: rocks}}").contains("write runs, sled or redb"));
 }
 
 #[test]

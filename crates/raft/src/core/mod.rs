@@ -65,6 +65,9 @@ pub struct Settings {
     pub election_max: Duration,
     /// Entries after which a snapshot is due (C9).
     pub snapshot_entries: u64,
+    /// Whether snapshots are built for members that need one only. Otherwise also regularly, because only they let the
+    /// log be purged.
+    pub snapshots_on_demand: bool,
     /// Age after which a snapshot is due if there are new entries (C9).
     pub snapshot_interval: Duration,
     /// Entries kept before the newest snapshot for followers that lag a little (C9).
@@ -204,12 +207,15 @@ impl Core {
             }
             Done::SnapshotBuilt(meta) => self.snapshot_built(&meta, now),
             Done::SnapshotFailed => self.snapshots.record_failure(now),
-            Done::Overlay { bytes } => self.applying.set_overlay_bytes(bytes),
+            Done::Overlay { bytes, durable } => {
+                self.applying.set_overlay_bytes(bytes);
+                self.checkpointed(durable, now);
+            }
             Done::Fetched { number, outcome } => self.fetched(number, outcome),
             Done::LogSpace { is_short } => {
                 self.admission.set_log_short(is_short, now);
                 if is_short {
-                    self.purge(now);
+                    self.purge(self.snapshots.covered(), now);
                 }
             }
         }

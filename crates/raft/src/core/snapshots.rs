@@ -24,6 +24,8 @@ pub(super) struct Snapshots {
     wants_another: bool,
     /// Index of the newest snapshot.
     index: u64,
+    /// Highest index that a snapshot or a trusted checkpoint covers.
+    covered: u64,
     /// Size of the newest snapshot.
     bytes: u64,
     /// Bytes of the log that the last purge left.
@@ -40,6 +42,7 @@ impl Snapshots {
             is_building: false,
             wants_another: false,
             index,
+            covered: index,
             bytes: 0,
             kept_bytes: 0,
             built_at: now,
@@ -50,6 +53,11 @@ impl Snapshots {
 
     pub fn index(&self) -> u64 {
         self.index
+    }
+
+    /// Highest index that a snapshot or a trusted checkpoint covers.
+    pub fn covered(&self) -> u64 {
+        self.covered.max(self.index)
     }
 
     pub fn failures(&self) -> u64 {
@@ -73,7 +81,7 @@ impl Snapshots {
     /// Whether a snapshot is due for a log of `log_bytes` and a state at `applied`.
     fn is_due(&self, settings: &Settings, log_bytes: u64, applied: u64, now: Instant) -> bool {
         let new_entries = applied.saturating_sub(self.index);
-        if new_entries == 0 {
+        if new_entries == 0 || settings.snapshots_on_demand {
             return false;
         }
         let log_bytes = log_bytes.saturating_sub(self.kept_bytes);
@@ -128,14 +136,24 @@ impl Core {
             return;
         }
         self.offer_snapshot(meta);
-        self.purge(now);
+        self.purge(meta.index, now);
         self.snapshots.kept_bytes = self.raft.log().bytes();
     }
 
-    /// Purges the part of the log that no member needs.
-    pub(super) fn purge(&mut self, now: Instant) {
+    /// Handles a checkpoint at `durable`; 0 if its engine is not trusted. Snapshots that the log does not continue from
+    /// any more are of no use.
+    pub(super) fn checkpointed(&mut self, durable: u64, now: Instant) {
+        if durable > 0 && self.purge(durable, now) {
+            let before = self.raft.log().base().index;
+            self.effects.push(Effect::RemoveSnapshots { before });
+        }
+    }
+
+    /// Purges the log up to an index that a snapshot or a trusted checkpoint covers. Returns whether it changed.
+    pub(super) fn purge(&mut self, covered: u64, now: Instant) -> bool {
         self.settle_snapshots();
-        let floor = faults::purge_floor(self.purge_floor(self.snapshots.index, now), self.applying.index());
+        self.snapshots.covered = self.snapshots.covered.max(covered);
+        let floor = faults::purge_floor(self.purge_floor(covered, now), self.applying.index());
         if floor > self.raft.log().base().index
             && let Ok(term) = self.raft.log().term(floor)
         {
@@ -145,7 +163,9 @@ impl Core {
             self.effects.push(Effect::Log(LogJob::Purge(base)));
             let freed = before - self.raft.log().bytes();
             self.snapshots.kept_bytes = self.snapshots.kept_bytes.saturating_sub(freed);
+            return true;
         }
+        false
     }
 
     /// Ends the snapshot transfers whose members acknowledged the snapshot's index: only then their logs continue from

@@ -1,6 +1,7 @@
 //! Tests of the core alone: messages in, effects out, and the tests complete the log writes.
 
 mod fetching;
+pub mod fixtures;
 mod formats;
 mod purge;
 mod room;
@@ -8,7 +9,7 @@ mod rules;
 mod skipping;
 
 use helios_proto::Error;
-use helios_proto::v1::{ErrorCode, Member, Reply};
+use helios_proto::v1::{ErrorCode, Reply};
 use raft::eraftpb::{ConfState, Entry, HardState, Message, MessageType};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -16,11 +17,7 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::format::OLDEST;
-use helios_storage::wal::Base;
-
-const BASE: Base = Base { index: 1, term: 1 };
-/// Log that a leader keeps on disk for members that lag.
-const HELD_BYTES: u64 = 40 << 20;
+use fixtures::{BASE, HELD_BYTES, newcomer, record, settings};
 
 /// Effects of one drain.
 #[derive(Default)]
@@ -46,21 +43,7 @@ fn member(id: u64, voters: &[u64], last: u64, hard_state: HardState) -> Core {
 }
 
 fn member_beside(id: u64, voters: &[u64], learners: &[u64], last: u64, hard_state: HardState) -> Core {
-    let settings = Settings {
-        id,
-        heartbeat: Duration::from_millis(100),
-        election_min: Duration::from_millis(300),
-        election_max: Duration::from_millis(600),
-        snapshot_entries: 10_000,
-        snapshot_interval: Duration::from_secs(300),
-        trailing_entries: 1_000,
-        held_bytes: HELD_BYTES,
-        log_cache_bytes: LOG_CACHE_BYTES,
-        max_log_bytes: 512 << 20,
-        max_overlay_bytes: 256 << 20,
-        lease: None,
-        priority: 0,
-    };
+    let settings = settings(id);
     let entries = (BASE.index + 1..=last).map(|index| entry(index, 1)).collect();
     let hard_state = HardState { commit: last, term: hard_state.term.max(1), ..hard_state };
     let log = Log::in_memory(
@@ -69,9 +52,8 @@ fn member_beside(id: u64, voters: &[u64], learners: &[u64], last: u64, hard_stat
         hard_state,
         ConfState { learners: learners.to_vec(), ..conf_state(voters) },
     );
-    let record = |id: &u64| Member { id: *id, name: format!("node-{id}"), ..Member::default() };
-    let mut membership = membership::initial("c", voters.iter().map(record).collect());
-    membership.members.extend(learners.iter().map(record));
+    let mut membership = membership::initial("c", voters.iter().copied().map(record).collect());
+    membership.members.extend(learners.iter().copied().map(record));
     membership.learners = learners.to_vec();
     // Started long enough ago to vote (`breaks_boot_quiet`).
     let started = Instant::now() - settings.election_min;
@@ -234,12 +216,10 @@ fn a_follower_of_a_live_leader_ignores_vote_requests() {
 fn a_second_membership_change_is_rejected_while_one_is_pending() {
     let mut core = leader_of_one();
     let add = |name: &str| {
-        let record =
-            Member { name: name.into(), peer_addr: "a:1".into(), disk_id: name.into(), ..Member::default() };
         let (waiter, answer) = oneshot::channel();
         (
             Input::Change {
-                request: ChangeRequest::AddLearner(record),
+                request: ChangeRequest::AddLearner(newcomer(name)),
                 expected: Expected::default(),
                 waiter,
             },
@@ -259,10 +239,8 @@ fn a_second_membership_change_is_rejected_while_one_is_pending() {
 #[test]
 fn a_membership_change_is_applied_only_after_its_commit_index_is_durable() {
     let mut core = leader_of_one();
-    let record =
-        Member { name: "x".into(), peer_addr: "a:1".into(), disk_id: "x".into(), ..Member::default() };
     let (waiter, _answer) = oneshot::channel();
-    let request = ChangeRequest::AddLearner(record);
+    let request = ChangeRequest::AddLearner(newcomer("x"));
     core.handle(Input::Change { request, expected: Expected::default(), waiter }, Instant::now());
     let (write, _reply) = proposal(b"x");
     core.handle(Input::Propose(vec![write]), Instant::now());

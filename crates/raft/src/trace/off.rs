@@ -8,7 +8,7 @@ use http::HeaderMap;
 pub struct Span;
 
 impl Span {
-    pub fn door(_name: &dyn Debug, _headers: &HeaderMap) -> Self {
+    pub fn server(_name: &dyn Debug, _headers: &HeaderMap) -> Self {
         Self
     }
 

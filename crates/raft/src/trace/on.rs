@@ -33,8 +33,8 @@ pub struct Span {
 }
 
 impl Span {
-    /// Root span of a request that a port received; a child of the client's `traceparent`, if there is one.
-    pub fn door(name: &dyn Debug, headers: &HeaderMap) -> Self {
+    /// Root span of a request that a port received, of kind `server`; a child of the client's `traceparent`, if there is one.
+    pub fn server(name: &dyn Debug, headers: &HeaderMap) -> Self {
         let current = client_call(&format!("{name:?}"), headers);
         Self { parent: tracing::Span::none(), current }
     }
@@ -57,7 +57,7 @@ impl Span {
     }
 }
 
-/// Root span of a gRPC call, for tonic; see [`Span::door`].
+/// Root span of a gRPC call, for tonic; see [`Span::server`].
 pub fn client_call(name: &str, headers: &HeaderMap) -> tracing::Span {
     let span = info_span!(target: TARGET, parent: None, "request", otel.name = name, otel.kind = "server");
     // Fails only if no exporter is installed.

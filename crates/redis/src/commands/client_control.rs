@@ -1,4 +1,4 @@
-//! `CLIENT KILL`, `PAUSE`, `REPLY` and `UNBLOCK`: commands that control other connections, and the own one.
+//! `CLIENT KILL`, `PAUSE`, `REPLY` and `UNBLOCK`: commands that control other connections, and the one that sends them.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ pub struct Victims {
     local_address: Option<Bytes>,
     of_type: Option<Type>,
     user: Option<Bytes>,
-    /// Whether the own connection is killed too (`SKIPME no`).
+    /// Whether the connection that sends the command is killed, too (`SKIPME no`).
     includes_own: bool,
 }
 

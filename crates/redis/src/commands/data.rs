@@ -7,14 +7,14 @@ use super::super::error::Refusal;
 use super::write::Answer;
 use super::{Args, Read, Request, Write};
 
-/// Prepares the call of the state's command of the same name.
+/// Prepares the call of the state's command in the row of the request.
 pub fn call(args: Args) -> Result<Request, Refusal> {
-    let (name, now_ms) = (args.spec.name, args.now_ms);
-    let spec = commands::named(name).ok_or(Refusal::Syntax)?;
+    let now_ms = args.now_ms;
+    let spec = args.spec.state.ok_or(Refusal::Syntax)?;
     let call = spec.prepare(args.checked()?, now_ms)?;
     if !commands::of(&call).is_some_and(Spec::writes) {
         return Ok(Request::Read(Read::Query(call)));
     }
-    let answer = if name == "restore" { Answer::UnlessBusy } else { Answer::Plain };
+    let answer = if spec.name == "restore" { Answer::UnlessBusy } else { Answer::Plain };
     Ok(Request::Write(Write { op: Op::Call(call), answer }))
 }

@@ -12,9 +12,8 @@ use helios_state::commands;
 use super::super::cursor::cursor_of;
 use super::super::error::Refusal;
 use super::super::frame::Frame;
-use super::args::is;
 use super::read::{Read, Snapshot};
-use super::scan::{cursor, page_count, selects};
+use super::scan::{Options, cursor};
 use super::{Args, Request};
 
 /// Elements read at once during the search for the element that a cursor names.
@@ -25,8 +24,7 @@ pub struct ElementScan {
     command: &'static str,
     key: Bytes,
     cursor: u64,
-    pattern: Option<Pattern>,
-    count: usize,
+    options: Options,
     /// Whether the reply has the data of each element (value or score) after its name.
     with_data: bool,
 }
@@ -46,19 +44,8 @@ pub fn zscan(args: Args) -> Result<Request, Refusal> {
 fn parse(mut args: Args, with_data: bool) -> Result<Request, Refusal> {
     let command = args.spec.name;
     let (key, cursor) = (args.key()?, cursor(&args.word()?)?);
-    let mut scan = ElementScan { command, key, cursor, pattern: None, count: 10, with_data };
-    while let Some(option) = args.next() {
-        if is(&option, "match") {
-            scan.pattern = Some(args.pattern()?);
-            continue;
-        }
-        let argument = args.word()?;
-        match option {
-            word if is(&word, "count") => scan.count = page_count(&argument)?,
-            _ => return Err(Refusal::Syntax),
-        }
-    }
-    Ok(Request::Read(Read::Elements(scan)))
+    let options = Options::parse(args, |_, _| false)?;
+    Ok(Request::Read(Read::Elements(ElementScan { command, key, cursor, options, with_data })))
 }
 
 /// Elements in order, and the name of the element after them.
@@ -69,7 +56,7 @@ struct Page {
 
 impl ElementScan {
     pub fn pattern(&self) -> Option<&Pattern> {
-        self.pattern.as_ref()
+        self.options.pattern.as_ref()
     }
 
     pub async fn execute(self, at: &Snapshot<'_>) -> Result<Frame, Error> {
@@ -82,13 +69,13 @@ impl ElementScan {
         };
         // As in Redis, a cursor without an element ends the walk.
         let page = match first {
-            Some(first) => self.page(first, self.count, at).await?,
+            Some(first) => self.page(first, self.options.count, at).await?,
             None => Page { elements: Vec::new(), next: None },
         };
         let next = page.next.map_or(0, |name| at.cursors.issue(&name));
         let (mut parts, mut steps) = (Vec::new(), Steps::default());
         for (name, data) in page.elements {
-            if selects(self.pattern.as_ref(), &name, &mut steps)? {
+            if self.options.selects(&name, &mut steps)? {
                 parts.extend([Some(name), self.with_data.then_some(data)]);
             }
         }

@@ -15,38 +15,68 @@ use super::{Args, Request};
 
 /// Keys read at once; their values come along, so this bounds memory.
 const PAGE_KEYS: usize = 128;
-const MAX_COUNT: i64 = 10_000;
-const MAX_KEYS_REPLY: usize = 100_000;
+pub const MAX_COUNT: i64 = 10_000;
+pub const MAX_KEYS_REPLY: usize = 100_000;
 /// Bytes of names at which a page of `SCAN` ends; COUNT is a hint.
-const SCAN_REPLY_BYTES: usize = 1 << 20;
+pub const SCAN_REPLY_BYTES: usize = 1 << 20;
 
 #[derive(Debug)]
 pub struct Scan {
     /// Cursor; 0: from the start.
     cursor: u64,
-    /// Pattern of keys; `None`: every key.
-    pattern: Option<Pattern>,
-    count: usize,
+    options: Options,
     /// Requested type of values, in lower case.
     type_filter: Option<Bytes>,
 }
 
+/// The options that `SCAN`, `HSCAN`, `SSCAN` and `ZSCAN` have in common.
+#[derive(Debug)]
+pub struct Options {
+    /// Pattern of names; `None`: every name.
+    pub pattern: Option<Pattern>,
+    pub count: usize,
+}
+
+impl Options {
+    /// Parses all remaining words. `own` takes the name and the argument of any other option, and whether the command
+    /// has it.
+    pub fn parse(mut args: Args, mut own: impl FnMut(&[u8], &[u8]) -> bool) -> Result<Self, Refusal> {
+        let mut options = Self { pattern: None, count: 10 };
+        while let Some(option) = args.next() {
+            if is(&option, "match") {
+                options.pattern = Some(args.pattern()?);
+                continue;
+            }
+            let argument = args.word()?;
+            if is(&option, "count") {
+                options.count = page_count(&argument)?;
+            } else if !own(&option, &argument) {
+                return Err(Refusal::Syntax);
+            }
+        }
+        Ok(options)
+    }
+
+    /// Whether the pattern selects `name`; without a pattern every name is selected.
+    pub fn selects(&self, name: &[u8], steps: &mut Steps) -> Result<bool, Error> {
+        Ok(match &self.pattern {
+            Some(pattern) => pattern.matches(name, steps)?,
+            None => true,
+        })
+    }
+}
+
 pub fn scan(mut args: Args) -> Result<Request, Refusal> {
     let cursor = cursor(&args.word()?)?;
-    let mut scan = Scan { cursor, pattern: None, count: 10, type_filter: None };
-    while let Some(option) = args.next() {
-        if is(&option, "match") {
-            scan.pattern = Some(args.pattern()?);
-            continue;
+    let mut type_filter = None;
+    let options = Options::parse(args, |option, argument| {
+        let is_type = is(option, "type");
+        if is_type {
+            type_filter = Some(argument.to_ascii_lowercase().into());
         }
-        let argument = args.word()?;
-        match option {
-            word if is(&word, "type") => scan.type_filter = Some(argument.to_ascii_lowercase().into()),
-            word if is(&word, "count") => scan.count = page_count(&argument)?,
-            _ => return Err(Refusal::Syntax),
-        }
-    }
-    Ok(Request::Read(Read::Scan(scan)))
+        is_type
+    })?;
+    Ok(Request::Read(Read::Scan(Scan { cursor, options, type_filter })))
 }
 
 pub fn cursor(word: &[u8]) -> Result<u64, Refusal> {
@@ -54,8 +84,7 @@ pub fn cursor(word: &[u8]) -> Result<u64, Refusal> {
     cursor.ok_or(Refusal::other("ERR invalid cursor"))
 }
 
-/// Parses the argument of `COUNT`.
-pub fn page_count(word: &[u8]) -> Result<usize, Refusal> {
+fn page_count(word: &[u8]) -> Result<usize, Refusal> {
     match parse_integer(word).ok_or(Refusal::NotAnInteger)? {
         ..1 => Err(Refusal::Syntax),
         count => Ok(count.min(MAX_COUNT) as usize),
@@ -68,7 +97,7 @@ pub fn keys(mut args: Args) -> Result<Request, Refusal> {
 
 impl Scan {
     pub fn pattern(&self) -> Option<&Pattern> {
-        self.pattern.as_ref()
+        self.options.pattern.as_ref()
     }
 
     pub async fn execute(self, at: &Snapshot<'_>) -> Result<Frame, Error> {
@@ -84,11 +113,12 @@ impl Scan {
                 }
             },
         };
-        let mut walk = Walk::new(start, self.pattern.as_ref());
+        let mut walk = Walk::new(start, self.pattern());
         let (mut found, mut steps) = (Vec::new(), Steps::default());
         let (mut seen, mut bytes) = (0, 0);
-        while seen < self.count && bytes < SCAN_REPLY_BYTES && !walk.is_done() {
-            let page = walk.page(self.count - seen, at).await?;
+        let count = self.options.count;
+        while seen < count && bytes < SCAN_REPLY_BYTES && !walk.is_done() {
+            let page = walk.page(count - seen, at).await?;
             seen += page.len();
             for (key, value) in page {
                 if self.selects(&key, &value, &mut steps)? {
@@ -104,7 +134,7 @@ impl Scan {
     fn selects(&self, key: &[u8], value: &Value, steps: &mut Steps) -> Result<bool, Error> {
         let is_of_type =
             self.type_filter.as_ref().is_none_or(|wanted| value.kind.name().as_bytes() == wanted);
-        Ok(is_of_type && selects(self.pattern.as_ref(), key, steps)?)
+        Ok(is_of_type && self.options.selects(key, steps)?)
     }
 }
 
@@ -174,14 +204,6 @@ impl Walk {
         tokio::task::yield_now().await;
         Ok(page.pairs)
     }
-}
-
-/// Whether `name` matches the pattern; without a pattern every name does.
-pub fn selects(pattern: Option<&Pattern>, name: &[u8], steps: &mut Steps) -> Result<bool, Error> {
-    Ok(match pattern {
-        Some(pattern) => pattern.matches(name, steps)?,
-        None => true,
-    })
 }
 
 /// Returns the smallest key that is greater than all keys with this prefix; `None` if there is none.

@@ -233,11 +233,11 @@ impl Part {
         let queued = queued.into_iter().map(|queued| match queued {
             Queued::Step(answer) => {
                 parts.push(Self::Step(steps.next().unwrap_or_default(), answer));
-                Queued::Told
+                Queued::Part
             }
             Queued::Script(call) => {
                 parts.push(Self::Script(call));
-                Queued::Told
+                Queued::Part
             }
             other => other,
         });

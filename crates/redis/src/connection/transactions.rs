@@ -104,7 +104,7 @@ impl<D: Database> Connection<D> {
         for queued in queued {
             turn.yield_if_due().await;
             frames.push(match queued {
-                Queued::Told => within(&mut budget, answers.next().unwrap_or(Frame::Null)),
+                Queued::Part => within(&mut budget, answers.next().unwrap_or(Frame::Null)),
                 queued => self.answer_queued(queued, &mut budget, round).await,
             });
         }
@@ -119,7 +119,7 @@ impl<D: Database> Connection<D> {
         let frame = match queued {
             Queued::Refused(refusal) => refusal.into(),
             Queued::Later(request) => self.answer_later(request, round).await,
-            Queued::Step(_) | Queued::Script(_) | Queued::Told => Frame::Null,
+            Queued::Step(_) | Queued::Script(_) | Queued::Part => Frame::Null,
         };
         within(budget, frame)
     }

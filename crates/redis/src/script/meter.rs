@@ -21,7 +21,7 @@ pub const MAX_TIME: Duration = Duration::from_secs(5);
 /// Bytes charged for one element of a reply beside its content.
 pub const ELEMENT_BYTES: usize = 64;
 /// Number of steps of this node's loops between two checks of the clock.
-const LOOK_EVERY: usize = 4_096;
+const CHECK_EVERY: usize = 4_096;
 
 /// Bytes that a buffer is charged at once.
 const BLOCK_BYTES: usize = 16 << 10;
@@ -126,7 +126,7 @@ impl Meter {
     }
 
     /// Checks the deadline and the halt flag; fails from then on once the script has to stop.
-    pub fn look(&self) -> Result<(), Fault> {
+    pub fn check(&self) -> Result<(), Fault> {
         if self.stopped.get().is_none() {
             let late = || (Instant::now() >= self.deadline).then_some(Stopped::TooLong);
             self.stopped.set(self.halt.asked().or_else(late));
@@ -134,16 +134,16 @@ impl Meter {
         if self.stopped.get().is_some() { Err(Fault::Stopped) } else { Ok(()) }
     }
 
-    /// Counts steps of a loop of this node, and checks every [`LOOK_EVERY`] steps whether the script has to
+    /// Counts steps of a loop of this node, and checks every [`CHECK_EVERY`] steps whether the script has to
     /// stop.
     pub fn step(&self, count: usize) -> Result<(), Fault> {
         let steps = self.steps.get().saturating_add(count);
-        if steps < LOOK_EVERY {
+        if steps < CHECK_EVERY {
             self.steps.set(steps);
             return Ok(());
         }
         self.steps.set(0);
-        self.look()
+        self.check()
     }
 
     /// Charges bytes outside of Lua until the end of the request.
@@ -283,13 +283,13 @@ pub mod tests {
     #[test]
     fn meter_stops_at_the_deadline_or_on_halt_with_the_first_reason() {
         let late = Meter::new(Instant::now(), Arc::default(), 0);
-        assert_eq!((late.look(), late.stopped()), (Err(Fault::Stopped), Some(Stopped::TooLong)));
+        assert_eq!((late.check(), late.stopped()), (Err(Fault::Stopped), Some(Stopped::TooLong)));
         let halt = Arc::new(Halt::default());
         let meter = Meter::new(Instant::now() + MAX_TIME, halt.clone(), 0);
-        meter.look().unwrap();
+        meter.check().unwrap();
         halt.ask(Stopped::ClientGone);
         halt.ask(Stopped::Killed);
-        assert!((0..LOOK_EVERY).any(|_| meter.step(1).is_err()));
+        assert!((0..CHECK_EVERY).any(|_| meter.step(1).is_err()));
         assert_eq!(meter.stopped(), Some(Stopped::ClientGone));
     }
 }

@@ -79,7 +79,7 @@ pub fn table(lua: &Lua) -> mlua::Result<Table> {
 /// no room for a list of values.
 fn call(lua: &Lua, arguments: MultiValue) -> mlua::Result<Value> {
     let meter = meter_of(lua)?;
-    let result = meter.look().map_err(Failure::from).and_then(|()| calls::pcall(lua, &meter, arguments));
+    let result = meter.check().map_err(Failure::from).and_then(|()| calls::pcall(lua, &meter, arguments));
     result.or_else(|failure| {
         let error = lua.create_table()?;
         error.raw_set("err", format!("ERR {}", failure.message()))?;
@@ -96,7 +96,7 @@ fn function(lua: &Lua, mark: &Table, native: Native) -> mlua::Result<Function> {
     let mark = mark.clone();
     lua.create_function(move |lua, arguments: MultiValue| {
         let meter = meter_of(lua)?;
-        let result = meter.look().map_err(Failure::from).and_then(|()| native(lua, &meter, arguments));
+        let result = meter.check().map_err(Failure::from).and_then(|()| native(lua, &meter, arguments));
         result.or_else(|failure| {
             let text = lua.create_string(failure.message())?;
             Ok([Value::Table(mark.clone()), Value::String(text)].into_iter().collect())

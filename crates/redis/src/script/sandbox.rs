@@ -21,7 +21,7 @@ const PRELUDE: &str = include_str!("sandbox.lua");
 const CHUNK: &str = "@user_script";
 /// Number of Lua instructions between two checks of the clock. Small, since one instruction may copy or compare
 /// all memory of the script.
-const LOOK_EVERY: u32 = 200;
+const CHECK_EVERY: u32 = 200;
 /// Limit on the text of a script in bytes: Lua 5.1 compiles a chain of branches in quadratic time, about a
 /// second at this size, and cannot be interrupted there.
 pub const MAX_SCRIPT_BYTES: usize = 256 << 10;
@@ -97,8 +97,8 @@ pub fn run(program: &Program, call: &ScriptCall, world: World, job: &Job) -> Res
 /// so a script that catches the first error does not get far.
 fn watch(lua: &Lua, meter: &Rc<Meter>) -> mlua::Result<()> {
     let meter = Rc::clone(meter);
-    lua.set_hook(HookTriggers::new().every_nth_instruction(LOOK_EVERY), move |lua, _| {
-        let Err(fault) = meter.look() else { return Ok(VmState::Continue) };
+    lua.set_hook(HookTriggers::new().every_nth_instruction(CHECK_EVERY), move |lua, _| {
+        let Err(fault) = meter.check() else { return Ok(VmState::Continue) };
         let again = fault.clone();
         lua.set_hook(HookTriggers::new().every_nth_instruction(1), move |_, _| Err(again.clone().into()))?;
         Err(fault.into())

@@ -18,13 +18,13 @@ pub fn subcommands(prefix: &str, own: &[Spec]) -> Vec<Spec> {
     all
 }
 
-fn of(spec: &Described) -> Spec {
+fn of(spec: &'static Described) -> Spec {
     Spec {
         name: spec.name,
         arity: spec.arity,
         keys: spec.keys,
         flags: spec.flags,
-        access: Some(spec.access),
+        state: Some(spec),
         since: spec.since,
         group: spec.group,
         summary: spec.summary,

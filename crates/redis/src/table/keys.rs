@@ -19,8 +19,10 @@ impl Spec {
     /// Returns the access flags of the first key and of the other keys, in Redis's terms: RO, RW, OW
     /// (overwrites), RM.
     pub fn key_access(&self) -> [&'static str; 2] {
+        if let Some(state) = self.state {
+            return state.access;
+        }
         match self.name {
-            _ if self.access.is_some() => self.access.unwrap_or_default(),
             "watch" => ["RO"; 2],
             "blmove" | "brpoplpush" => ["RW access delete", "RW insert"],
             "blmpop" | "blpop" | "brpop" | "bzmpop" | "bzpopmax" | "bzpopmin" => ["RW access delete"; 2],

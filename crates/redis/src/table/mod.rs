@@ -27,8 +27,8 @@ pub struct Spec {
     pub arity: i32,
     pub keys: Keys,
     pub flags: Flags,
-    /// Access flags of the first key and of the other keys; `None`: by the flags ([`Spec::key_access`]).
-    access: Option<[&'static str; 2]>,
+    /// The state's row of a command on keys; `None` for a command of the protocol.
+    pub state: Option<&'static helios_state::commands::Spec>,
     /// Redis version that introduced the command with this meaning; HeliosDB's own commands have none.
     pub since: &'static str,
     pub group: Group,
@@ -116,7 +116,7 @@ macro_rules! commands {
             arity: $arity,
             keys: helios_state::commands::keys_of::$keys,
             flags: $crate::table::Flags::NONE$(.with($crate::table::Flags::$flag))*,
-            access: None,
+            state: None,
             since: $since,
             group: $crate::table::Group::$group,
             summary: $summary,

@@ -26,7 +26,8 @@ pub static COMMANDS: &[Spec] = commands! { Generic:
         { format: |_| 3 };
     166 "restore" -4 ONE [WRITE DENYOOM] "2.6.0" restore,
         "Creates a key from the bytes that DUMP returned."
-        { access: ["OW update"; 2], format: |_| 3, elements: sizes::dump, prepare: Some(prepare_restore), events: Events::One("restore", 'g') };
+        { access: ["OW update"; 2], format: |_| 3, elements: sizes::dump, prepare: Some(prepare_restore),
+          events: Events::One("restore", 'g') };
 };
 
 const MAGIC: &[u8; 2] = b"HD";

@@ -34,7 +34,8 @@ pub static COMMANDS: &[Spec] = commands! { Generic:
     109 "object|idletime" 3 SECOND [READONLY] "2.2.3" idle_time,
         "Returns 0: the use of keys is not recorded."
         { access: ["RO"; 2] };
-    110 "object|refcount" 3 SECOND [READONLY] "2.2.3" |txn, words| of_object(txn, words, |_| Ok(Answer::Integer(1))),
+    110 "object|refcount" 3 SECOND [READONLY] "2.2.3"
+        |txn, words| of_object(txn, words, |_| Ok(Answer::Integer(1))),
         "Returns 1."
         { access: ["RO"; 2] };
     111 "randomkey" 1 NONE [READONLY] "1.0.0" random_key,

@@ -57,7 +57,8 @@ pub static COMMANDS: &[Spec] = commands! { List:
         { access: ["RW access delete"; 2] };
     415 "rpoplpush" 3 TWO [WRITE DENYOOM] "1.2.0" rpoplpush,
         "Moves the last element of a list before the first of another."
-        { access: ["RW access delete", "RW insert"], made: Made::FirstTwo, events: Events::Of(|args, key| moved(args, key, false, true)) };
+        { access: ["RW access delete", "RW insert"], made: Made::FirstTwo,
+          events: Events::Of(|args, key| moved(args, key, false, true)) };
     416 "rpush" -3 ONE [WRITE DENYOOM FAST] "1.0.0" |txn, words| push(txn, words, End::Right, true),
         "Appends elements after the last."
         { access: ["RW insert"; 2] };

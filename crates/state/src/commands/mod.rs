@@ -90,7 +90,7 @@ pub fn all() -> impl Iterator<Item = &'static Spec> {
 }
 
 /// Returns the command of a name in lower case.
-pub fn named(name: &str) -> Option<&'static Spec> {
+fn named(name: &str) -> Option<&'static Spec> {
     BY_NAME.get(name).copied()
 }
 

@@ -32,19 +32,24 @@ pub static COMMANDS: &[Spec] = commands! { String:
         { format: by_id_only, prepare: Some(prepare_incrby) };
     2 "mset" -3 PAIRS [WRITE DENYOOM] "1.0.1" mset,
         "Sets several keys at once."
-        { access: ["OW update"; 2], format: by_id_only, made: Made::Pairs, prepare: Some(|args, _| prepare_pairs(args, "mset")), events: Events::One("set", '$') };
+        { access: ["OW update"; 2], format: by_id_only, made: Made::Pairs,
+          prepare: Some(|args, _| prepare_pairs(args, "mset")), events: Events::One("set", '$') };
     3 "msetnx" -3 PAIRS [WRITE DENYOOM] "1.0.1" msetnx,
         "Sets several keys at once if none of them exists."
-        { access: ["OW insert"; 2], format: by_id_only, made: Made::Pairs, prepare: Some(|args, _| prepare_pairs(args, "msetnx")), events: Events::One("set", '$') };
+        { access: ["OW insert"; 2], format: by_id_only, made: Made::Pairs,
+          prepare: Some(|args, _| prepare_pairs(args, "msetnx")), events: Events::One("set", '$') };
     0 "psetex" 4 ONE [WRITE DENYOOM] "2.6.0" other,
         "Sets a key with an expiration time in milliseconds."
-        { access: ["OW update"; 2], prepare: Some(|args, now_ms| prepare_set_until(args, now_ms, "psetex", Unit::Millis)) };
+        { access: ["OW update"; 2],
+          prepare: Some(|args, now_ms| prepare_set_until(args, now_ms, "psetex", Unit::Millis)) };
     4 "set" -3 ONE [WRITE DENYOOM] "1.0.0" set,
         "Sets the string value of a key, with options EX PX EXAT PXAT NX XX KEEPTTL GET."
-        { access: ["OW update"; 2], format: by_id_only, prepare: Some(prepare_set), events: Events::Of(set_events) };
+        { access: ["OW update"; 2], format: by_id_only, prepare: Some(prepare_set),
+          events: Events::Of(set_events) };
     0 "setex" 4 ONE [WRITE DENYOOM] "2.0.0" other,
         "Sets a key with an expiration time in seconds."
-        { access: ["OW update"; 2], prepare: Some(|args, now_ms| prepare_set_until(args, now_ms, "setex", Unit::Seconds)) };
+        { access: ["OW update"; 2],
+          prepare: Some(|args, now_ms| prepare_set_until(args, now_ms, "setex", Unit::Seconds)) };
     0 "setnx" 3 ONE [WRITE DENYOOM FAST] "1.0.0" other,
         "Sets a key if it does not exist."
         { access: ["OW insert"; 2], prepare: Some(|args, _| Ok(call("msetnx", args))) };

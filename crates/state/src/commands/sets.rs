@@ -29,7 +29,8 @@ pub static COMMANDS: &[Spec] = commands! { Set:
         "Returns which of several members a set has.";
     306 "smove" 4 TWO [WRITE FAST] "1.0.0" smove,
         "Moves a member to another set."
-        { access: ["RW access delete", "RW insert"], made: Made::FirstTwo, elements: sizes::third, events: Events::Of(smove_events) };
+        { access: ["RW access delete", "RW insert"], made: Made::FirstTwo, elements: sizes::third,
+          events: Events::Of(smove_events) };
     307 "spop" -2 ONE [WRITE FAST] "1.0.0" spop,
         "Removes and returns random members; costs as much as the set holds."
         { access: ["RW access delete"; 2] };

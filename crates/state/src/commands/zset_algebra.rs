@@ -15,21 +15,26 @@ use super::zsets::{Scored, SortedSet, scored_answer};
 use super::{integer, sets};
 
 pub static COMMANDS: &[Spec] = commands! { SortedSet:
-    560 "zdiff" -3 COUNTED [READONLY MOVABLEKEYS] "6.2.0" |txn, words| answer(txn, words, Operation::Difference),
+    560 "zdiff" -3 COUNTED [READONLY MOVABLEKEYS] "6.2.0"
+        |txn, words| answer(txn, words, Operation::Difference),
         "Returns the members of the first set that are in no other.";
-    561 "zdiffstore" -4 ONE_AND_COUNTED [WRITE DENYOOM MOVABLEKEYS] "6.2.0" |txn, words| store(txn, words, Operation::Difference),
+    561 "zdiffstore" -4 ONE_AND_COUNTED [WRITE DENYOOM MOVABLEKEYS] "6.2.0"
+        |txn, words| store(txn, words, Operation::Difference),
         "Stores the members of the first set that are in no other."
         { access: ["OW update", "RO access"] };
-    562 "zinter" -3 COUNTED [READONLY MOVABLEKEYS] "6.2.0" |txn, words| answer(txn, words, Operation::Intersection),
+    562 "zinter" -3 COUNTED [READONLY MOVABLEKEYS] "6.2.0"
+        |txn, words| answer(txn, words, Operation::Intersection),
         "Returns the intersection of the sets.";
     563 "zintercard" -3 COUNTED [READONLY MOVABLEKEYS] "7.0.0" zintercard,
         "Counts the members of the intersection of the sets.";
-    564 "zinterstore" -4 ONE_AND_COUNTED [WRITE DENYOOM MOVABLEKEYS] "2.0.0" |txn, words| store(txn, words, Operation::Intersection),
+    564 "zinterstore" -4 ONE_AND_COUNTED [WRITE DENYOOM MOVABLEKEYS] "2.0.0"
+        |txn, words| store(txn, words, Operation::Intersection),
         "Stores the intersection of the sets."
         { access: ["OW update", "RO access"] };
     565 "zunion" -3 COUNTED [READONLY MOVABLEKEYS] "6.2.0" |txn, words| answer(txn, words, Operation::Union),
         "Returns the union of the sets.";
-    566 "zunionstore" -4 ONE_AND_COUNTED [WRITE DENYOOM MOVABLEKEYS] "2.0.0" |txn, words| store(txn, words, Operation::Union),
+    566 "zunionstore" -4 ONE_AND_COUNTED [WRITE DENYOOM MOVABLEKEYS] "2.0.0"
+        |txn, words| store(txn, words, Operation::Union),
         "Stores the union of the sets."
         { access: ["OW update", "RO access"] };
 };

@@ -6,7 +6,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
 
-use super::{EngineError, Pair, PairIter, RawWrite, StateEngine};
+use super::{EngineError, InPlaceEngine, Pair, PairIter, RawWrite, StateEngine};
 
 #[derive(Default)]
 pub struct MemoryEngine {
@@ -45,6 +45,12 @@ impl StateEngine for MemoryEngine {
         }))
     }
 
+    fn size_bytes(&self) -> u64 {
+        self.pairs().iter().map(|(key, value)| (key.len() + value.len()) as u64).sum()
+    }
+}
+
+impl InPlaceEngine for MemoryEngine {
     fn write(&self, writes: &[RawWrite]) -> Result<(), EngineError> {
         let mut pairs = self.pairs.write().unwrap_or_else(PoisonError::into_inner);
         for (key, value) in writes {
@@ -58,9 +64,5 @@ impl StateEngine for MemoryEngine {
 
     fn sync(&self) -> Result<(), EngineError> {
         Ok(())
-    }
-
-    fn size_bytes(&self) -> u64 {
-        self.pairs().iter().map(|(key, value)| (key.len() + value.len()) as u64).sum()
     }
 }

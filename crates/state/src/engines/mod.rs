@@ -1,8 +1,12 @@
-//! Engines: durable ordered maps below the overlay. An engine is never the only copy of the state: it can be
-//! rebuilt from the log and the snapshots (docs/design/node.md, decision 3).
+//! Engines: durable ordered maps below the overlay.
+//!
+//! `runs` writes new files and never changes one ([`helios_runs`]). The others are modified in place: they are not
+//! trusted as the only copy of the state, and can be rebuilt from the log and the snapshots (docs/design/node.md,
+//! decision 3).
 
 mod memory;
 mod redb;
+mod runs;
 #[cfg(any(test, feature = "simulation"))]
 mod simulated;
 #[allow(clippy::disallowed_methods, reason = "sled opens its own files")]
@@ -12,8 +16,10 @@ use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
+use helios_runs::Runs;
 
 use helios_storage::disk::Disk;
 
@@ -29,21 +35,49 @@ pub type Pair = (Bytes, Bytes);
 /// A raw key and its new value; `None` removes the key.
 pub type RawWrite = (Bytes, Option<Bytes>);
 
-/// An ordered map of raw pairs, written by one thread and read by many.
+/// An ordered map of raw pairs, read by many threads.
 pub trait StateEngine: Send + Sync {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError>;
 
     /// Returns the pairs in key order from `start` (inclusive) to `end` (exclusive; `None`: to the last key).
     fn range<'a>(&'a self, start: &[u8], end: Option<&[u8]>) -> PairIter<'a>;
 
+    /// Returns the approximate size in bytes on disk, or in memory for an engine without files.
+    fn size_bytes(&self) -> u64;
+}
+
+/// An engine that is modified in place, by one thread.
+pub trait InPlaceEngine: StateEngine {
     /// Executes `writes` in order. If the process dies, any part of them may be executed.
     fn write(&self, writes: &[RawWrite]) -> Result<(), EngineError>;
 
     /// Makes all writes so far durable.
     fn sync(&self) -> Result<(), EngineError>;
+}
 
-    /// Returns the approximate size in bytes on disk, or in memory for an engine without files.
-    fn size_bytes(&self) -> u64;
+/// The engine of a generation.
+#[derive(Clone)]
+pub enum Backend {
+    InPlace(Arc<dyn InPlaceEngine>),
+    Runs(Arc<Runs>),
+}
+
+impl Backend {
+    pub fn in_place(engine: impl InPlaceEngine + 'static) -> Self {
+        Self::InPlace(Arc::new(engine))
+    }
+
+    pub fn in_memory() -> Self {
+        Self::in_place(MemoryEngine::default())
+    }
+
+    /// Returns the content for readers: of `runs` the content now, of the others whatever is written later, too.
+    pub fn reader(&self) -> Arc<dyn StateEngine> {
+        match self {
+            Self::InPlace(engine) => engine.clone(),
+            Self::Runs(runs) => Arc::new(runs.view()),
+        }
+    }
 }
 
 pub type PairIter<'a> = Box<dyn Iterator<Item = Result<Pair, EngineError>> + 'a>;
@@ -59,6 +93,10 @@ pub enum EngineError {
     /// The engine's code panicked; its content in memory cannot be trusted any more.
     #[error("panicked: {0}")]
     Panicked(String),
+
+    /// A newer build wrote it.
+    #[error("{0}")]
+    Newer(String),
 }
 
 impl EngineError {
@@ -70,6 +108,7 @@ impl EngineError {
                 error.kind(),
                 PermissionDenied | QuotaExceeded | ReadOnlyFilesystem | StorageFull | WouldBlock
             ),
+            Self::Newer(_) => true,
             Self::Corrupt(_) | Self::Panicked(_) => false,
         }
     }
@@ -81,6 +120,7 @@ pub enum EngineKind {
     #[default]
     Sled,
     Redb,
+    Runs,
     /// State in memory only, lost with the process.
     Memory,
     /// A simple engine on a simulated disk.
@@ -94,6 +134,9 @@ impl EngineKind {
         #[cfg(any(test, feature = "simulation"))]
         if disk.exists(&path.join(SimulatedEngine::FILE)) {
             return Self::Simulated;
+        }
+        if disk.exists(&path.join(helios_runs::CURRENT)) {
+            return Self::Runs;
         }
         if disk.exists(&path.join(RedbEngine::FILE)) { Self::Redb } else { Self::Sled }
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use redb::{Database, Durability, ReadableDatabase, StorageBackend, TableDefinition};
 
-use super::{EngineError, PairIter, RawWrite, StateEngine, guarded};
+use super::{EngineError, InPlaceEngine, PairIter, RawWrite, StateEngine, guarded};
 use helios_storage::disk::{Disk, DiskFile, read_full};
 
 const PAIRS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("pairs");
@@ -97,6 +97,12 @@ impl StateEngine for RedbEngine {
         }))
     }
 
+    fn size_bytes(&self) -> u64 {
+        self.file.len().unwrap_or(0)
+    }
+}
+
+impl InPlaceEngine for RedbEngine {
     fn write(&self, writes: &[RawWrite]) -> Result<(), EngineError> {
         guarded(|| {
             let mut transaction = self.db().begin_write()?;
@@ -117,10 +123,6 @@ impl StateEngine for RedbEngine {
     fn sync(&self) -> Result<(), EngineError> {
         // An empty durable commit makes the commits before it durable.
         guarded(|| Ok::<_, redb::Error>(self.db().begin_write()?.commit()?))
-    }
-
-    fn size_bytes(&self) -> u64 {
-        self.file.len().unwrap_or(0)
     }
 }
 

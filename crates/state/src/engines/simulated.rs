@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Buf, BufMut, Bytes};
 
-use super::{EngineError, MemoryEngine, PairIter, RawWrite, StateEngine};
+use super::{EngineError, InPlaceEngine, MemoryEngine, PairIter, RawWrite, StateEngine};
 use helios_storage::disk::{Disk, DiskFile};
 
 const REMOVAL: u32 = u32::MAX;
@@ -88,6 +88,12 @@ impl StateEngine for SimulatedEngine {
         self.pairs.range(start, end)
     }
 
+    fn size_bytes(&self) -> u64 {
+        self.end.lock().unwrap_or_else(PoisonError::into_inner).offset
+    }
+}
+
+impl InPlaceEngine for SimulatedEngine {
     fn write(&self, writes: &[RawWrite]) -> Result<(), EngineError> {
         let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
         let mut records = Vec::new();
@@ -111,9 +117,5 @@ impl StateEngine for SimulatedEngine {
 
     fn sync(&self) -> Result<(), EngineError> {
         Ok(self.file.sync_data()?)
-    }
-
-    fn size_bytes(&self) -> u64 {
-        self.end.lock().unwrap_or_else(PoisonError::into_inner).offset
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{EngineError, PairIter, RawWrite, StateEngine, guarded};
+use super::{EngineError, InPlaceEngine, PairIter, RawWrite, StateEngine, guarded};
 
 /// Maximum number of attempts to take the file lock, which an engine that was just closed in this process may
 /// still hold.
@@ -75,6 +75,12 @@ impl StateEngine for SledEngine {
         }))
     }
 
+    fn size_bytes(&self) -> u64 {
+        guarded(|| self.db().size_on_disk()).unwrap_or(0)
+    }
+}
+
+impl InPlaceEngine for SledEngine {
     // One write at a time: during a batch of sled, every `get` of every database in the process waits.
     fn write(&self, writes: &[RawWrite]) -> Result<(), EngineError> {
         for (key, value) in writes {
@@ -90,10 +96,6 @@ impl StateEngine for SledEngine {
         guarded(|| self.db().flush())?;
         // sled 0.34.7 flushes its pages with sync_file_range, which does not guarantee durability.
         Ok(sync_tree(&self.path)?)
-    }
-
-    fn size_bytes(&self) -> u64 {
-        guarded(|| self.db().size_on_disk()).unwrap_or(0)
     }
 }
 

@@ -227,6 +227,11 @@ proptest! {
     fn collections_on_redb_equal_the_model(steps in prop::collection::vec((change(), 0..12_u8), 1..60)) {
         check(EngineKind::Redb, &steps);
     }
+
+    #[test]
+    fn collections_on_runs_equal_the_model(steps in prop::collection::vec((change(), 0..12_u8), 1..60)) {
+        check(EngineKind::Runs, &steps);
+    }
 }
 
 #[test]

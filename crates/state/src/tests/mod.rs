@@ -27,7 +27,7 @@ use helios_proto::v1::{
     PurgeExpired, RegisterMember, Reply, RequestId, Set,
 };
 
-use super::{EngineKind, SnapshotMeta, StateError, Store, Value};
+use super::{EngineKind, SnapshotMeta, StateError, Store, StoreOptions, Value};
 
 /// A store that entries are applied to, with the log of these entries.
 pub struct Machine {
@@ -63,6 +63,19 @@ impl Machine {
         self.store.write_snapshot(&path).unwrap();
         std::fs::read(path).unwrap()
     }
+}
+
+/// Options of `engine`; with `runs`, little content has many blocks, runs and merges.
+pub fn options(engine: EngineKind, seed: u64) -> StoreOptions {
+    let runs =
+        helios_runs::Options { block_bytes: 128, file_bytes: 1 << 10, ..helios_runs::Options::default() };
+    StoreOptions { engine, cache_bytes: 64 << 10, runs, seed, ..StoreOptions::default() }
+}
+
+/// Executes all merges that are due.
+pub fn merge(store: &Store) -> Result<(), StateError> {
+    while store.merge_runs(true, |_| std::ops::ControlFlow::Continue(()))? {}
+    Ok(())
 }
 
 pub fn command(now_ms: u64, op: Op) -> Command {

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use super::recovery::{assert_is_prefix, entry};
 use super::*;
-use crate::StoreOptions;
 use helios_storage::disk::{Disk, SimDisk};
 
 const SEEDS: u64 = 8;
@@ -20,8 +19,8 @@ fn open_on(disk: &SimDisk) -> Result<Store, StateError> {
 }
 
 fn open_with(disk: &SimDisk, engine: EngineKind) -> Result<Store, StateError> {
-    let options = StoreOptions { engine, ..StoreOptions::default() };
-    Store::open_with(Arc::new(disk.clone()), Path::new(DIR), options)
+    let seed = disk.stats().operations;
+    Store::open_with(Arc::new(disk.clone()), Path::new(DIR), options(engine, seed))
 }
 
 fn log() -> Vec<Command> {
@@ -64,6 +63,7 @@ fn run(disk: &SimDisk, engine: EngineKind, log: &[Command]) -> Result<(), Allowe
     for until in [1, 20, 41, 60] {
         replay(&store, &log[..until]);
         call(until as u64, store.checkpoint().map(drop))?;
+        call(until as u64, merge(&store))?;
     }
     call(60, store.write_snapshot(Path::new("/own.snap")).map(drop))?;
     replay(&store, &log[..70]);
@@ -72,6 +72,7 @@ fn run(disk: &SimDisk, engine: EngineKind, log: &[Command]) -> Result<(), Allowe
     for until in [90, 105] {
         replay(&store, &log[..until]);
         call(until as u64, store.checkpoint().map(drop))?;
+        call(until as u64, merge(&store))?;
     }
     drop(store);
     store = open_with(disk, engine).map_err(|_| Allowed { promised: 105, under_way: 105 })?;
@@ -97,6 +98,45 @@ fn a_power_cut_before_any_operation_leaves_the_state_before_or_after() {
 #[test]
 fn a_power_cut_before_any_operation_with_redb() {
     check(EngineKind::Redb, 1);
+}
+
+#[test]
+fn a_power_cut_before_any_operation_with_runs() {
+    check(EngineKind::Runs, SEEDS);
+}
+
+/// The volume of one engine is opened with another, which converts it, and the power is cut before any operation.
+#[test]
+fn a_power_cut_during_a_conversion_leaves_the_state_in_one_engine() {
+    let log = log();
+    let engines = [EngineKind::Simulated, EngineKind::Runs, EngineKind::Simulated];
+    for pair in engines.windows(2) {
+        let prepare = |seed| {
+            let disk = SimDisk::new(seed);
+            let store = open_with(&disk, pair[0]).unwrap();
+            replay(&store, &log);
+            store.checkpoint().unwrap();
+            disk
+        };
+        let disk = prepare(0);
+        let before = disk.stats().operations;
+        drop(open_with(&disk, pair[1]).unwrap());
+        let operations = disk.stats().operations - before;
+        assert!(operations > 8, "{operations}");
+        for (at, seed) in (0..operations).flat_map(|at| (0..SEEDS).map(move |seed| (at, seed))) {
+            let disk = prepare(seed << 32 | at);
+            disk.cut_power_after(at);
+            drop(open_with(&disk, pair[1]));
+            disk.crash();
+            // Either build may be the next to start.
+            for engine in if seed % 2 == 0 { [pair[1], pair[0]] } else { [pair[0], pair[1]] } {
+                let store = open_with(&disk, engine).unwrap();
+                let found = (store.applied().index as usize, store.rebuilds());
+                assert_eq!(found, (log.len(), 0), "{engine:?}, operation {at}, seed {seed}");
+                assert_is_prefix(&store, &log);
+            }
+        }
+    }
 }
 
 fn check(engine: EngineKind, seeds: u64) {

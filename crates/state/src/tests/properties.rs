@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::model::Model;
 use super::*;
-use helios_storage::disk::RealDisk;
+use helios_storage::disk::{self, RealDisk};
 
 #[derive(Debug, Clone)]
 pub enum Step {
@@ -93,7 +93,7 @@ pub struct Rig {
 impl Rig {
     pub fn new(engine: EngineKind) -> Self {
         let temp = tempfile::tempdir().unwrap();
-        let store = Store::open(&temp.path().join("state-0"), engine).unwrap();
+        let store = open(&temp.path().join("state-0"), engine);
         Self { temp, engine, moves: 0, machine: Machine { store, log: Vec::new() } }
     }
 
@@ -107,10 +107,11 @@ impl Rig {
             Step::Checkpoint => {
                 let applied = self.machine.store.checkpoint().unwrap();
                 assert_eq!(applied, self.machine.store.applied());
+                merge(&self.machine.store).unwrap();
             }
             Step::Reopen => {
                 self.machine.store = Store::in_memory();
-                self.machine.store = Store::open(&self.dir(), self.engine).unwrap();
+                self.machine.store = open(&self.dir(), self.engine);
                 assert_eq!(self.machine.store.rebuilds(), 0);
                 replay(&self.machine.store, &self.machine.log);
             }
@@ -118,7 +119,7 @@ impl Rig {
                 let file = self.temp.path().join("moved.snapshot");
                 self.machine.snapshot(file.clone());
                 self.moves += 1;
-                let store = Store::open(&self.dir(), self.engine).unwrap();
+                let store = open(&self.dir(), self.engine);
                 let meta = store.restore(&file).unwrap();
                 assert_eq!(meta.index as usize, self.machine.log.len());
                 assert_eq!(meta, SnapshotMeta::verify_file(&RealDisk::default(), &file).unwrap());
@@ -135,6 +136,10 @@ impl Rig {
     pub fn snapshot(&self) -> Vec<u8> {
         self.machine.snapshot(self.temp.path().join("last.snapshot"))
     }
+}
+
+fn open(dir: &Path, engine: EngineKind) -> Store {
+    Store::open_with(disk::real(), dir, options(engine, rand::random())).unwrap()
 }
 
 fn check(engine: EngineKind, steps: &[Step]) {
@@ -186,6 +191,12 @@ proptest! {
     fn a_store_on_sled_equals_the_model(mut steps in steps(), discard_at in 0..60_usize) {
         steps.insert(discard_at.min(steps.len()), Step::Discard);
         check(EngineKind::Sled, &steps);
+    }
+
+    #[test]
+    fn a_store_on_runs_equals_the_model(mut steps in steps(), discard_at in 0..60_usize) {
+        steps.insert(discard_at.min(steps.len()), Step::Discard);
+        check(EngineKind::Runs, &steps);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use super::model::Model;
 use super::*;
-use crate::engines::{EngineError, PairIter, RawWrite, StateEngine};
+use crate::engines::{Backend, EngineError, InPlaceEngine, PairIter, RawWrite, StateEngine};
 use helios_storage::disk::RealDisk;
 
 fn state_dir(temp: &TempDir) -> PathBuf {
@@ -162,7 +162,7 @@ fn a_flipped_bit_rebuilds_the_state_and_never_panics() {
 
 #[test]
 fn a_truncated_file_rebuilds_the_state_and_never_panics() {
-    for engine in [EngineKind::Sled, EngineKind::Redb] {
+    for engine in [EngineKind::Sled, EngineKind::Redb, EngineKind::Runs] {
         let rebuilt = survive(engine, 25, |random, content| content.truncate(random.below(content.len())));
         assert!(rebuilt > 5, "{engine:?}: {rebuilt} rebuilt");
     }
@@ -195,18 +195,42 @@ fn state_is_rebuilt_after_three_crashes_during_open() {
 }
 
 #[test]
-fn a_state_of_another_engine_is_rebuilt() {
+fn a_state_of_another_engine_is_converted() {
     let temp = tempfile::tempdir().unwrap();
-    let log = closed_state(&temp);
-    for engine in [EngineKind::Redb, EngineKind::Sled] {
+    let mut log = closed_state(&temp);
+    for engine in [EngineKind::Runs, EngineKind::Redb, EngineKind::Runs, EngineKind::Sled] {
         let store = Store::open(&state_dir(&temp), engine).unwrap();
-        assert_eq!((store.applied().index, store.rebuilds()), (0, 1), "{engine:?}");
+        assert_eq!((store.applied().index as usize, store.rebuilds()), (log.len(), 0), "{engine:?}");
+        assert_is_prefix(&store, &log);
+        log.push(entry(log.len() as u64));
         replay(&store, &log);
         store.checkpoint().unwrap();
         drop(store);
         let store = Store::open(&state_dir(&temp), engine).unwrap();
         assert_eq!((store.applied().index as usize, store.rebuilds()), (log.len(), 0), "{engine:?}");
+        assert_is_prefix(&store, &log);
     }
+}
+
+/// The open reads no block, so the damage is found by the read that needs it.
+#[test]
+fn a_damaged_run_stops_the_store_and_is_set_aside_at_the_next_start() {
+    let temp = tempfile::tempdir().unwrap();
+    closed_state_of(EngineKind::Runs, &temp);
+    let run =
+        files(&state_dir(&temp)).into_iter().find(|path| path.extension().is_some_and(|ext| ext == "run"));
+    let run = run.unwrap();
+    let mut content = fs::read(&run).unwrap();
+    content[40] ^= 1;
+    fs::write(&run, content).unwrap();
+    let store = Store::open(&state_dir(&temp), EngineKind::Runs).unwrap();
+    assert_eq!(store.rebuilds(), 0);
+    let error = store.scan_all().unwrap_err().to_string();
+    assert!(error.contains(&*run.file_name().unwrap().to_string_lossy()), "{error}");
+    assert!(matches!(store.get(b"a", 0), Err(StateError::Stopped(_))));
+    drop(store);
+    let store = Store::open(&state_dir(&temp), EngineKind::Runs).unwrap();
+    assert_eq!((store.applied().index, store.rebuilds(), set_aside(&temp)), (0, 1, 1));
 }
 
 #[test]
@@ -281,14 +305,17 @@ impl StateEngine for BrokenEngine {
     fn range<'a>(&'a self, _: &[u8], _: Option<&[u8]>) -> PairIter<'a> {
         Box::new(std::iter::once(Err(EngineError::Corrupt("page 7".to_owned()))))
     }
+    fn size_bytes(&self) -> u64 {
+        0
+    }
+}
+
+impl InPlaceEngine for BrokenEngine {
     fn write(&self, _: &[RawWrite]) -> Result<(), EngineError> {
         Ok(())
     }
     fn sync(&self) -> Result<(), EngineError> {
         Ok(())
-    }
-    fn size_bytes(&self) -> u64 {
-        0
     }
 }
 
@@ -311,12 +338,10 @@ fn an_engine_that_fails_stops_the_store_at_the_entry_before() {
 fn failed_checkpoint_is_the_last_and_reads_and_writes_continue() {
     let mut machine = Machine::in_memory();
     feed(&mut machine, 3);
-    let engine = machine
-        .store
-        .inner
-        .edit(|state| std::mem::replace(&mut state.engine, std::sync::Arc::new(BrokenEngine)));
+    let broken = Backend::in_place(BrokenEngine);
+    let engine = std::mem::replace(&mut machine.store.inner.image().backend, broken);
     assert!(matches!(machine.store.checkpoint(), Err(StateError::Engine { .. })));
-    machine.store.inner.edit(|state| state.engine = engine);
+    machine.store.inner.image().backend = engine;
     assert!(matches!(machine.store.checkpoint(), Err(StateError::Stopped(_))));
     feed(&mut machine, 20);
     assert_is_prefix(&machine.store, &machine.log);

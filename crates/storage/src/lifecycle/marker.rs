@@ -124,7 +124,7 @@ impl DataDir {
     }
 
     /// Returns the marker of a directory that no process uses, and a shared lock on it. Changes nothing.
-    pub fn look(disk: &dyn Disk, dir: &Path) -> Result<(DiskLock, Option<Marker>), MarkerError> {
+    pub fn inspect(disk: &dyn Disk, dir: &Path) -> Result<(DiskLock, Option<Marker>), MarkerError> {
         let path = dir.join(LOCK);
         let lock = disk.try_lock(&path, LockMode::Shared).map_err(|error| match error {
             TryLockError::WouldBlock => MarkerError::Locked(dir.to_owned()),

@@ -26,13 +26,13 @@ const ALL: [Notice; 17] = [
     Notice::NameTaken,
 ];
 
-fn member(ordinal: i64, role: &str) -> MemberStatus {
+fn member(ordinal: i64, role: MemberRole) -> MemberStatus {
     MemberStatus {
         name: format!("demo-{ordinal}"),
         member_id: ordinal + 1,
         incarnation: 1,
-        role: role.to_owned(),
-        ready: role != "Unknown",
+        role: role.into(),
+        ready: role != MemberRole::Unknown,
         config: Some("one".to_owned()),
         match_index: Some(100),
         ..MemberStatus::default()
@@ -55,7 +55,11 @@ fn three() -> HeliosClusterStatus {
     let mut status = HeliosClusterStatus {
         leader: Some("demo-0".to_owned()),
         term: Some(3),
-        members: vec![member(0, "Leader"), member(1, "Follower"), member(2, "Follower")],
+        members: vec![
+            member(0, MemberRole::Leader),
+            member(1, MemberRole::Follower),
+            member(2, MemberRole::Follower),
+        ],
         ..HeliosClusterStatus::default()
     };
     available_as(&mut status, "True", "QuorumHealthy");
@@ -83,13 +87,14 @@ fn unchanged_status_has_no_change_when_only_positions_move() {
 
 #[test]
 fn member_is_reported_when_it_joins_votes_and_leaves() {
-    let learner = changed(|status| status.members.push(member(3, "Learner")));
-    let voter = changed(|status| status.members.push(member(3, "Follower")));
+    let learner = changed(|status| status.members.push(member(3, MemberRole::Learner)));
+    let voter = changed(|status| status.members.push(member(3, MemberRole::Follower)));
     assert_eq!(names(&three(), &learner), ["MemberJoined demo-3"]);
     assert_eq!(names(&learner, &voter), ["MemberPromoted demo-3"]);
     assert_eq!(names(&voter, &three()), ["MemberLeft demo-3"]);
-    let joining =
-        changed(|status| status.members.push(MemberStatus { member_id: 0, ..member(3, "Joining") }));
+    let joining = changed(|status| {
+        status.members.push(MemberStatus { member_id: 0, ..member(3, MemberRole::Joining) })
+    });
     assert_eq!(names(&three(), &joining), [""; 0], "a pod is no member yet");
     let again = changed(|status| status.members[2].member_id = 9);
     assert_eq!(
@@ -101,16 +106,16 @@ fn member_is_reported_when_it_joins_votes_and_leaves() {
 
 #[test]
 fn member_is_reported_when_it_fails_and_recovers_without_the_operator() {
-    let away = changed(|status| status.members[2] = member(2, "Unknown"));
+    let away = changed(|status| status.members[2] = member(2, MemberRole::Unknown));
     assert_eq!(names(&three(), &away), ["MemberFailed demo-2"]);
     assert_eq!(names(&away, &away), [""; 0]);
     assert_eq!(names(&away, &three()), ["MemberRecovered demo-2"]);
     let unready = changed(|status| status.members[1].ready = false);
     assert_eq!(names(&three(), &unready), ["MemberFailed demo-1"]);
     let meant = changed(|status| {
-        status.members[2] = member(2, "Unknown");
+        status.members[2] = member(2, MemberRole::Unknown);
         status.operation = Some(helios_crds::OperationStatus {
-            kind: Kind::RollingUpdate.name().to_owned(),
+            kind: Kind::RollingUpdate.into(),
             target: Some("demo-2".to_owned()),
             step: String::new(),
             step_id: None,
@@ -126,17 +131,17 @@ fn member_is_reported_when_it_fails_and_recovers_without_the_operator() {
 fn leader_is_reported_when_it_is_lost_elected_and_moved() {
     let gap = changed(|status| {
         (status.leader, status.term) = (None, None);
-        status.members[0] = member(0, "Unknown");
+        status.members[0] = member(0, MemberRole::Unknown);
         available_as(status, "False", "NoLeader");
     });
     let next = changed(|status| {
         (status.leader, status.term) = (Some("demo-1".to_owned()), Some(4));
-        status.members[0] = member(0, "Unknown");
-        status.members[1].role = "Leader".to_owned();
+        status.members[0] = member(0, MemberRole::Unknown);
+        status.members[1].role = MemberRole::Leader.into();
     });
     let moved = changed(|status| {
         (status.leader, status.term) = (Some("demo-1".to_owned()), Some(4));
-        status.members[0].role = "Follower".to_owned();
+        status.members[0].role = MemberRole::Follower.into();
     });
     assert_eq!(names(&three(), &gap), ["MemberFailed demo-0", "LeaderLost demo-0"]);
     assert_eq!(names(&gap, &next), ["LeaderElected demo-1"]);
@@ -150,7 +155,11 @@ fn leader_is_reported_when_it_is_lost_elected_and_moved() {
 fn quorum_is_one_change_when_members_are_unreachable() {
     let lost = changed(|status| {
         (status.leader, status.term) = (None, None);
-        status.members = vec![member(0, "Candidate"), member(1, "Unknown"), member(2, "Unknown")];
+        status.members = vec![
+            member(0, MemberRole::Candidate),
+            member(1, MemberRole::Unknown),
+            member(2, MemberRole::Unknown),
+        ];
         available_as(status, "False", "NoQuorum");
     });
     assert_eq!(
@@ -159,7 +168,7 @@ fn quorum_is_one_change_when_members_are_unreachable() {
     );
     let choosing = changed(|status| {
         (status.leader, status.term) = (None, None);
-        status.members[0].role = "Candidate".to_owned();
+        status.members[0].role = MemberRole::Candidate.into();
         available_as(status, "False", "NoLeader");
     });
     assert_eq!(
@@ -170,7 +179,7 @@ fn quorum_is_one_change_when_members_are_unreachable() {
 
     let unreachable = changed(|status| {
         (status.leader, status.term) = (None, None);
-        status.members.iter_mut().for_each(|member| member.role = "Unknown".to_owned());
+        status.members.iter_mut().for_each(|member| member.role = MemberRole::Unknown.into());
         available_as(status, "Unknown", "Unreachable");
     });
     assert_eq!(
@@ -189,7 +198,7 @@ fn hibernated_members_are_not_reported_as_failed() {
         status
             .members
             .iter_mut()
-            .for_each(|member| (member.role, member.ready) = ("Unknown".to_owned(), false));
+            .for_each(|member| (member.role, member.ready) = (MemberRole::Unknown.into(), false));
         available_as(status, "False", "Hibernated");
     });
     assert_eq!(names(&three(), &asleep), [""; 0]);
@@ -247,7 +256,8 @@ fn taken_name_is_reported_again_only_when_another_one_is_taken() {
 
 #[test]
 fn changes_are_bounded_when_everything_changes() {
-    let crowd = changed(|status| status.members.extend((3..40).map(|ordinal| member(ordinal, "Learner"))));
+    let crowd =
+        changed(|status| status.members.extend((3..40).map(|ordinal| member(ordinal, MemberRole::Learner))));
     assert_eq!(names(&three(), &crowd).len(), MOST);
 }
 
@@ -264,7 +274,7 @@ fn reference_of_events_has_each_reason() {
         assert_eq!(page.lines().filter(|line| line.starts_with(row)).count(), 1, "{row}");
     }
     listed.retain(|reason| !ALL.iter().any(|notice| format!("{}`", notice.name()) == **reason));
-    let of_the_operator = Kind::ALL.map(|kind| format!("{}`", kind.name()));
+    let of_the_operator = Kind::ALL.map(|kind| format!("{kind}`"));
     let mut expected: Vec<&str> = of_the_operator.iter().map(String::as_str).collect();
     expected.push("Unreadable`");
     assert_eq!(listed, expected);

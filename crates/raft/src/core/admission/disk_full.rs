@@ -91,6 +91,7 @@ mod tests {
             election_min: Duration::from_millis(50),
             election_max: Duration::from_millis(100),
             snapshot_entries: 1_000,
+            snapshots_on_demand: false,
             snapshot_interval: Duration::from_secs(300),
             trailing_entries: 10,
             held_bytes: 0,

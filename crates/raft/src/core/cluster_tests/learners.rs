@@ -1,5 +1,6 @@
 //! Tests of a learner without progress.
 
+use super::super::tests::fixtures::newcomer;
 use super::*;
 
 const STRANGER: u64 = 4;
@@ -9,10 +10,8 @@ fn with_a_deaf_learner(net: &mut Net) -> u64 {
     let leader = net.elect();
     net.advance(2 * ELECTION_MIN);
     net.cut.extend((1..=3).map(|id| (id, STRANGER)));
-    let record =
-        Member { name: "new".into(), peer_addr: "a:1".into(), disk_id: "d".into(), ..Member::default() };
     let (waiter, _changed) = oneshot::channel();
-    let request = ChangeRequest::AddLearner(record);
+    let request = ChangeRequest::AddLearner(newcomer("new"));
     net.handle(leader, Input::Change { request, expected: Expected::default(), waiter });
     net.advance(ELECTION_MIN);
     leader

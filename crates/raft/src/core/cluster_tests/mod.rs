@@ -11,18 +11,14 @@ mod stability;
 use std::collections::{BTreeMap, BTreeSet};
 
 use helios_proto::Error;
-use helios_proto::v1::{Member, Reply};
+use helios_proto::v1::Reply;
 use raft::StateRole;
 use raft::eraftpb::{Entry, HardState, Message, MessageType};
 use tokio::sync::oneshot;
 
 use super::super::change;
+use super::tests::fixtures::{BASE, ELECTION_MIN, record, settings};
 use super::*;
-use helios_storage::wal::Base;
-
-const ELECTION_MIN: Duration = Duration::from_millis(300);
-/// Base of the log of a new cluster, as in `recovery::bootstrap`.
-const BEGIN: Base = Base { index: 1, term: 1 };
 
 pub struct Net {
     cores: BTreeMap<u64, Core>,
@@ -49,9 +45,8 @@ struct Disk {
 
 impl Net {
     pub fn of_three(lease: Option<Duration>) -> Self {
-        let member = |id| Member { id, name: format!("node-{id}"), ..Member::default() };
-        let membership = Arc::new(membership::initial("c", (1..=3).map(member).collect()));
-        let hard_state = HardState { term: BEGIN.term, vote: 0, commit: BEGIN.index };
+        let membership = Arc::new(membership::initial("c", (1..=3).map(record).collect()));
+        let hard_state = HardState { term: BASE.term, vote: 0, commit: BASE.index };
         let disk = Disk { entries: Vec::new(), hard_state, membership };
         let mut net = Self {
             cores: BTreeMap::new(),
@@ -69,26 +64,12 @@ impl Net {
 
     /// Restarts a member with its durable data only.
     pub fn restart(&mut self, id: u64) {
-        let settings = Settings {
-            log_cache_bytes: LOG_CACHE_BYTES,
-            max_log_bytes: 512 << 20,
-            max_overlay_bytes: 256 << 20,
-            id,
-            heartbeat: Duration::from_millis(100),
-            election_min: ELECTION_MIN,
-            election_max: 2 * ELECTION_MIN,
-            snapshot_entries: 10_000,
-            snapshot_interval: Duration::from_secs(300),
-            trailing_entries: 1_000,
-            held_bytes: 0,
-            lease: self.lease,
-            priority: 0,
-        };
+        let settings = Settings { held_bytes: 0, lease: self.lease, ..settings(id) };
         let disk = &self.disks[&id];
         let conf_state = membership::conf_state(&disk.membership);
-        let log = Log::in_memory(BEGIN, disk.entries.clone(), disk.hard_state.clone(), conf_state);
+        let log = Log::in_memory(BASE, disk.entries.clone(), disk.hard_state.clone(), conf_state);
         let membership = Arc::clone(&disk.membership);
-        let core = Core::new(settings, log, membership, BEGIN.index, id, self.now).unwrap();
+        let core = Core::new(settings, log, membership, BASE.index, id, self.now).unwrap();
         self.cores.insert(id, core);
     }
 

@@ -82,6 +82,28 @@ fn entries_that_a_slow_voter_needs_are_kept_after_a_snapshot() {
 }
 
 #[test]
+fn checkpoint_of_a_trusted_engine_purges_the_log_without_a_snapshot() {
+    let mut laggard = Laggard::new();
+    laggard.mesh.cores[laggard.leader].settings.snapshots_on_demand = true;
+    laggard.write(50, 10);
+    // Late enough that the lagging voter counts as inactive, and that a snapshot would be due.
+    let now = Instant::now() + Duration::from_secs(100_000);
+    let core = &mut laggard.mesh.cores[laggard.leader];
+    let before = core.status(now).first_index;
+    core.on_done(Done::Overlay { bytes: 0, durable: 0 }, now);
+    assert_eq!(core.status(now).first_index, before, "purged without a checkpoint");
+    let durable = core.status(now).commit_index - 5;
+    core.on_done(Done::Overlay { bytes: 0, durable }, now);
+    let base = durable - TRAILING;
+    assert_eq!(core.status(now).first_index, base + 1);
+    let effects = core.drain(now);
+    let removed = |effect: &Effect| matches!(effect, Effect::RemoveSnapshots { before } if *before == base);
+    let purged = |effect: &Effect| matches!(effect, Effect::Log(LogJob::Purge(to)) if to.index == base);
+    assert!(effects.iter().any(removed) && effects.iter().any(purged));
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::BuildSnapshot)), "a snapshot nobody needs");
+}
+
+#[test]
 fn the_log_kept_for_a_slow_voter_is_limited() {
     let mut laggard = Laggard::new();
     let count = HELD_BYTES as usize / MIB + 8;

@@ -1,0 +1,274 @@
+//! Merges of runs: which one is due (pure), and its execution.
+//!
+//! - A *tier merge* joins the newest four or more uppers of similar size to one, so that their number grows with the
+//!   logarithm of the data.
+//! - A *bottom merge* merges all uppers into the bottom, in jobs of bounded size from the lowest key up: after each job
+//!   its inputs begin at the key where the job ended ([`Slice::from`]), and inputs without remaining keys are removed.
+//!   Uppers that are written meanwhile wait for the next one. Only here tombstones are dropped.
+
+use std::ops::{ControlFlow, Range};
+
+use bytes::Bytes;
+
+use crate::error::Result;
+use crate::faults;
+use crate::run::Caching;
+use crate::view::{Slice, View, merge};
+use crate::writer::{RunWriter, Written};
+
+/// Number of similar uppers that are merged to one.
+const TIER: usize = 4;
+/// Uppers are similar while each is at most this many times as large as all newer ones together.
+const SIMILAR: u64 = 2;
+/// Size in bytes from which an upper waits for the bottom merge.
+const MAX_TIER_BYTES: u64 = 256 << 20;
+/// Number of uppers at which they are merged whatever their sizes, because every read visits each of them.
+const MAX_UPPERS: usize = 12;
+/// Size of the uppers, as a percentage of the bottom, at which a bottom merge begins: while there are writes, and after
+/// they have ceased. A lower one saves disk space and costs more writes.
+const BUSY_PERCENT: u64 = 35;
+const IDLE_PERCENT: u64 = 10;
+/// Size of the uppers below which no bottom merge begins, bytes.
+const MIN_BOTTOM_MERGE_BYTES: u64 = 64 << 20;
+/// A job of a bottom merge ends after it has read this many times the size of its output file.
+const READ_FACTOR: u64 = 4;
+
+/// What a merge does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Kind {
+    /// Merges the uppers in this range of positions.
+    Tier(Range<usize>),
+    /// Merges the uppers from this position on into the bottom.
+    Bottom(usize),
+}
+
+/// The inputs of one merge.
+pub struct Job {
+    pub(crate) uppers: Vec<Slice>,
+    /// Runs of the bottom with keys from `start` on; empty for a tier merge.
+    pub(crate) bottom: Vec<Slice>,
+    /// Lowest key of a bottom merge.
+    start: Bytes,
+    /// Size at which the output of a bottom merge ends, bytes.
+    file_bytes: u64,
+    is_tier: bool,
+    drops_tombstones: bool,
+}
+
+/// The output of one merge.
+pub struct Merged {
+    /// The new run; `None` if nothing is left.
+    pub(crate) run: Option<Written>,
+    /// Key at which the next job continues; `None` if all inputs were merged.
+    pub(crate) next: Option<Bytes>,
+}
+
+/// The size of an upper, and whether a bottom merge has begun with it.
+#[derive(Debug, Clone, Copy)]
+struct Upper {
+    bytes: u64,
+    is_merging: bool,
+}
+
+/// Returns the merge that is due. `is_idle`: there have been no writes for a while.
+fn pick(uppers: &[Upper], bottom_bytes: u64, min_bottom_bytes: u64, is_idle: bool) -> Option<Kind> {
+    let waiting = uppers.iter().take_while(|upper| !upper.is_merging).count();
+    let (newer, merging) = uppers.split_at(waiting);
+    let mut similar = 0;
+    let mut sum = 0;
+    for upper in newer {
+        let is_similar = similar == 0 || upper.bytes <= SIMILAR * sum || newer.len() > MAX_UPPERS;
+        if !is_similar || sum + upper.bytes > MAX_TIER_BYTES {
+            break;
+        }
+        similar += 1;
+        sum += upper.bytes;
+    }
+    if similar >= TIER {
+        return Some(Kind::Tier(0..similar));
+    }
+    if !merging.is_empty() {
+        return Some(Kind::Bottom(waiting));
+    }
+    let total: u64 = uppers.iter().map(|upper| upper.bytes).sum();
+    let percent = if is_idle { IDLE_PERCENT } else { BUSY_PERCENT };
+    let due =
+        (bottom_bytes / 100 * percent).max(if is_idle { min_bottom_bytes / 8 } else { min_bottom_bytes });
+    (total >= due || newer.len() > MAX_UPPERS).then_some(Kind::Bottom(0))
+}
+
+impl Job {
+    /// Returns the merge that is due for `view`. Runs of at most `file_bytes` are the unit of the bottom.
+    pub(crate) fn of(view: &View, file_bytes: u64, is_idle: bool) -> Option<Self> {
+        let uppers = view.uppers();
+        let sizes: Vec<Upper> = uppers
+            .iter()
+            .map(|slice| Upper { bytes: slice.run.id.len, is_merging: !slice.from.is_empty() })
+            .collect();
+        let bottom_bytes = view.bottom().iter().map(|slice| slice.run.id.len).sum();
+        match pick(&sizes, bottom_bytes, MIN_BOTTOM_MERGE_BYTES.min(file_bytes), is_idle)? {
+            Kind::Tier(range) => {
+                let is_last = range.end == uppers.len() && view.bottom().is_empty();
+                Some(Self {
+                    uppers: uppers[range].to_vec(),
+                    bottom: Vec::new(),
+                    start: Bytes::new(),
+                    file_bytes,
+                    is_tier: true,
+                    drops_tombstones: faults::drops_tombstones(is_last),
+                })
+            }
+            Kind::Bottom(first) => {
+                let uppers = uppers[first..].to_vec();
+                // An upper of which no merge has begun starts at its first key.
+                let start = uppers.iter().map(|slice| &slice.from).max().cloned().unwrap_or_default();
+                let bottom =
+                    view.bottom().iter().filter(|slice| slice.run.last_key >= start).cloned().collect();
+                Some(Self { uppers, bottom, start, file_bytes, is_tier: false, drops_tombstones: true })
+            }
+        }
+    }
+
+    /// Returns the free space, bytes, that the output needs at most: all inputs of a tier merge, one file of the bottom.
+    pub fn room_bytes(&self) -> u64 {
+        let inputs: u64 = self.inputs().map(|slice| slice.run.id.len).sum();
+        if self.is_tier { inputs } else { inputs.min(self.file_bytes + self.file_bytes / 8) }
+    }
+
+    pub(crate) fn inputs(&self) -> impl Iterator<Item = &Slice> {
+        self.uppers.iter().chain(&self.bottom)
+    }
+
+    /// Merges the inputs into `writer`; `None` if `pace` breaks.
+    pub(crate) fn run(
+        &self,
+        mut writer: RunWriter<'_>,
+        mut pace: impl FnMut(u64) -> ControlFlow<()>,
+    ) -> Result<Option<Merged>> {
+        match self.copy(&mut writer, &mut pace) {
+            Ok(ControlFlow::Break(())) => {
+                writer.abandon();
+                Ok(None)
+            }
+            Ok(ControlFlow::Continue(next)) if writer.is_empty() => {
+                writer.abandon();
+                Ok(Some(Merged { run: None, next }))
+            }
+            Ok(ControlFlow::Continue(next)) => Ok(Some(Merged { run: Some(writer.finish()?), next })),
+            Err(error) => {
+                writer.abandon();
+                Err(error)
+            }
+        }
+    }
+
+    /// Copies slots until the output or the input of a job is large enough; returns the key of the next slot.
+    fn copy(
+        &self,
+        writer: &mut RunWriter<'_>,
+        pace: &mut impl FnMut(u64) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<(), Option<Bytes>>> {
+        let mut read = 0;
+        for found in merge(&self.uppers, &self.bottom, &self.start, None, Caching::Bypass)? {
+            let (key, slot) = found?;
+            let is_full = writer.bytes() >= self.file_bytes || read >= READ_FACTOR * self.file_bytes;
+            if !self.is_tier && is_full {
+                return Ok(ControlFlow::Continue(Some(key)));
+            }
+            let bytes = (key.len() + slot.as_ref().map_or(0, Bytes::len)) as u64;
+            read += bytes;
+            if pace(bytes).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+            if slot.is_some() || !self.drops_tombstones {
+                writer.add(&key, &slot)?;
+            }
+        }
+        Ok(ControlFlow::Continue(None))
+    }
+
+    /// Whether all inputs are still part of `view`. They are not after a clear.
+    pub(crate) fn is_valid_in(&self, view: &View) -> bool {
+        faults::inputs_are_live(self.inputs().all(|input| view.slices().any(|slice| slice.is_same(input))))
+    }
+
+    /// Returns the uppers and the bottom of `view` after this merge, whose output is `output`.
+    pub(crate) fn apply(
+        &self,
+        view: &View,
+        output: Option<Slice>,
+        next: Option<&Bytes>,
+    ) -> (Vec<Slice>, Vec<Slice>) {
+        let is_input = |slice: &Slice| self.inputs().any(|input| input.is_same(slice));
+        let rest = |slice: &Slice| next.and_then(|next| slice.rest(&faults::next_key(next)));
+        if self.is_tier {
+            let mut uppers = Vec::new();
+            let mut output = output;
+            for slice in view.uppers() {
+                if !is_input(slice) {
+                    uppers.push(slice.clone());
+                } else if let Some(output) = output.take() {
+                    uppers.push(output);
+                }
+            }
+            return (faults::kept_uppers(uppers), view.bottom().to_vec());
+        }
+        let uppers = view.uppers().iter();
+        let uppers =
+            uppers.filter_map(|slice| if is_input(slice) { rest(slice) } else { Some(slice.clone()) });
+        let (inputs, before): (Vec<&Slice>, Vec<&Slice>) =
+            view.bottom().iter().partition(|slice| is_input(slice));
+        let bottom = before.into_iter().cloned().chain(output).chain(inputs.into_iter().filter_map(rest));
+        (faults::kept_uppers(uppers.collect()), bottom.collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn uppers(sizes: &[u64], merging: usize) -> Vec<Upper> {
+        let of = |(at, bytes): (usize, &u64)| Upper {
+            bytes: *bytes * MIB,
+            is_merging: at + merging >= sizes.len(),
+        };
+        sizes.iter().enumerate().map(of).collect()
+    }
+
+    fn picked(sizes: &[u64], merging: usize, bottom: u64, is_idle: bool) -> Option<Kind> {
+        pick(&uppers(sizes, merging), bottom * MIB, 64 * MIB, is_idle)
+    }
+
+    #[test]
+    fn four_similar_uppers_are_merged_to_one() {
+        assert_eq!(picked(&[10, 10, 10], 0, 1_000, false), None);
+        assert_eq!(picked(&[10, 10, 10, 10], 0, 1_000, false), Some(Kind::Tier(0..4)));
+        assert_eq!(picked(&[10, 10, 10, 200], 0, 1_000, false), None);
+        assert_eq!(picked(&[1, 1, 1, 1, 40, 40], 0, 1_000, false), Some(Kind::Tier(0..4)));
+    }
+
+    #[test]
+    fn bottom_merge_begins_at_a_share_of_the_bottom_and_earlier_when_idle() {
+        assert_eq!(picked(&[100, 200], 0, 1_000, false), None);
+        assert_eq!(picked(&[100, 260], 0, 1_000, false), Some(Kind::Bottom(0)));
+        assert_eq!(picked(&[20, 90], 0, 1_000, false), None);
+        assert_eq!(picked(&[20, 90], 0, 1_000, true), Some(Kind::Bottom(0)));
+        assert_eq!(picked(&[5], 0, 0, false), None);
+        assert_eq!(picked(&[5], 0, 0, true), None);
+        assert_eq!(picked(&[9], 0, 0, true), Some(Kind::Bottom(0)));
+    }
+
+    #[test]
+    fn bottom_merge_continues_with_its_uppers_and_tier_merges_go_first() {
+        assert_eq!(picked(&[10, 10, 300], 1, 1_000, false), Some(Kind::Bottom(2)));
+        assert_eq!(picked(&[10, 10, 10, 10, 300], 1, 1_000, false), Some(Kind::Tier(0..4)));
+    }
+
+    #[test]
+    fn many_uppers_of_unlike_sizes_are_merged_too() {
+        let growing: Vec<u64> = (0..=MAX_UPPERS as u32).map(|n| 3_u64.pow(n.min(4))).collect();
+        assert!(picked(&growing, 0, 100_000, false).is_some());
+    }
+}

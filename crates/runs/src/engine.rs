@@ -1,0 +1,281 @@
+//! The engine: opens a directory, writes checkpoints and merges, and hands out views.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+
+use crate::cache::BlockCache;
+use crate::compaction::{Job, Merged};
+use crate::error::{Error, Result};
+use crate::format::Id;
+use crate::manifest::{self, Frame, Listed, Manifest};
+use crate::run::{Run, RunId};
+use crate::view::{Slice, View};
+use crate::writer::{RunWriter, Written};
+use crate::{Slot, faults};
+use helios_storage::disk::Disk;
+
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Limit of the block cache in bytes.
+    pub cache_bytes: u64,
+    /// Size at which a data block ends, bytes. A little less than a power of two, which the allocator gives it.
+    pub block_bytes: usize,
+    /// Size at which a run of the bottom ends, bytes.
+    pub file_bytes: u64,
+    /// Random number from which the ids of new runs are derived. It must differ at every open and on every member: a
+    /// run is known by its id.
+    pub seed: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { cache_bytes: 64 << 20, block_bytes: (8 << 10) - 16, file_bytes: 64 << 20, seed: 0 }
+    }
+}
+
+/// Sizes of the engine, for status and metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stats {
+    pub bytes: u64,
+    pub uppers: usize,
+    pub bottom_runs: usize,
+    pub cached_bytes: u64,
+}
+
+/// The engine in one directory. Checkpoints, and commits of merges, must be called one at a time.
+pub struct Runs {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    options: Options,
+    cache: Arc<BlockCache>,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    view: View,
+    /// `None` after the open and after a failed write: the next frame goes to a new file.
+    manifest: Option<Manifest>,
+    /// Number of the newest manifest file.
+    number: u64,
+    ids: Ids,
+}
+
+/// A splitmix64 generator of run ids.
+struct Ids(u64);
+
+impl Ids {
+    fn next(&mut self) -> Id {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+}
+
+impl Runs {
+    /// Opens the engine in `dir`, or an empty one, and removes the files of interrupted checkpoints and merges. Reads
+    /// the manifest and the footer of each run.
+    ///
+    /// The manifest is written again: a process that ended after a failed sync may have left a frame that is in the page
+    /// cache only, and no sync writes it any more (docs/design/node.md, pitfall 4). On a full disk that is left to the
+    /// next checkpoint, and nothing is removed.
+    ///
+    /// # Errors
+    /// [`Error::is_damage`] if a file is missing or not the one that was written.
+    pub fn open(disk: Arc<dyn Disk>, dir: &Path, options: Options) -> Result<Self> {
+        disk.make_dir(dir).map_err(Error::io("create", dir))?;
+        let runs = Self::open_to_read(disk, dir, options)?;
+        runs.renew_manifest()?;
+        Ok(runs)
+    }
+
+    /// Like [`Runs::open`], but changes nothing on the disk.
+    pub fn open_to_read(disk: Arc<dyn Disk>, dir: &Path, options: Options) -> Result<Self> {
+        let cache = Arc::new(BlockCache::new(options.cache_bytes));
+        let (number, frame) = manifest::read(disk.as_ref(), dir)?.unwrap_or_default();
+        let open = |listed: &Listed| {
+            let run = Run::open(Arc::clone(&disk), dir, listed.run, Arc::clone(&cache))?;
+            Ok(Slice { run: Arc::new(run), from: listed.from.clone() })
+        };
+        let uppers = frame.uppers.iter().map(open).collect::<Result<_>>()?;
+        let bottom = frame.bottom.iter().map(open).collect::<Result<_>>()?;
+        let view = View::new(uppers, bottom, frame.record);
+        let inner = Inner { view, manifest: None, number, ids: Ids(options.seed) };
+        Ok(Self { disk, dir: dir.to_owned(), options, cache, inner: Mutex::new(inner) })
+    }
+
+    fn renew_manifest(&self) -> Result<()> {
+        let mut inner = self.inner();
+        let frame = frame_of(&inner.view);
+        if inner.number > 0 {
+            inner.number += 1;
+            match Manifest::create(&self.disk, &self.dir, inner.number, &frame) {
+                Ok(manifest) => inner.manifest = Some(manifest),
+                Err(error) if error.is_disk_full() => {
+                    tracing::warn!(%error, "the manifest is renewed by the next checkpoint");
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        manifest::remove_others(self.disk.as_ref(), &self.dir, inner.number, &frame)
+    }
+
+    /// Returns the newest view.
+    pub fn view(&self) -> View {
+        self.inner().view.clone()
+    }
+
+    pub fn stats(&self) -> Stats {
+        let view = self.view();
+        Stats {
+            bytes: view.bytes(),
+            uppers: view.uppers().len(),
+            bottom_runs: view.bottom().len(),
+            cached_bytes: self.cache.bytes(),
+        }
+    }
+
+    /// Writes `slots`, in key order, and `record` as one checkpoint; durable when it returns. `clears` removes
+    /// everything before it.
+    ///
+    /// # Errors
+    /// After an error the content is that of the last checkpoint, and the call may be repeated, unless a sync failed:
+    /// then it is unknown which of the two a restart finds.
+    pub fn checkpoint<'s>(
+        &self,
+        slots: impl Iterator<Item = (&'s Bytes, &'s Slot)>,
+        clears: bool,
+        record: Bytes,
+    ) -> Result<View> {
+        let mut slots = slots.peekable();
+        let added = if slots.peek().is_some() { Some(self.write(slots)?) } else { None };
+        let mut inner = self.inner();
+        let (mut uppers, bottom) = if clears {
+            (Vec::new(), faults::kept_by_clear(inner.view.bottom()))
+        } else {
+            (inner.view.uppers().to_vec(), inner.view.bottom().to_vec())
+        };
+        if let Some(added) = added {
+            uppers.insert(0, Slice::whole(added));
+        }
+        self.install(&mut inner, View::new(uppers, bottom, record))
+    }
+
+    /// Writes one run that is part of no view before [`Runs::install_runs`] names it.
+    pub fn write_run<'s>(&self, slots: impl Iterator<Item = (&'s Bytes, &'s Slot)>) -> Result<Pending> {
+        self.write(slots).map(Pending)
+    }
+
+    /// Replaces the content by `runs`, the newest first; durable when it returns.
+    pub fn install_runs(&self, runs: Vec<Pending>, record: Bytes) -> Result<View> {
+        let uppers = runs.into_iter().map(|Pending(run)| Slice::whole(run)).collect();
+        self.install(&mut self.inner(), View::new(uppers, Vec::new(), record))
+    }
+
+    fn write<'s>(&self, mut slots: impl Iterator<Item = (&'s Bytes, &'s Slot)>) -> Result<Arc<Run>> {
+        let id = self.inner().ids.next();
+        let path = self.path(id);
+        let mut writer = RunWriter::create(self.disk.as_ref(), &path, id, self.options.block_bytes)?;
+        match slots.try_for_each(|(key, slot)| writer.add(key, slot)) {
+            Ok(()) => self.open_written(writer.finish().inspect_err(|_| self.remove(&path))?),
+            Err(error) => {
+                writer.abandon();
+                Err(error)
+            }
+        }
+    }
+
+    fn open_written(&self, Written { id, len, crc }: Written) -> Result<Arc<Run>> {
+        let id = RunId { id, len, crc };
+        faults::sync_run_name(|| self.disk.sync_dir(&self.dir)).map_err(Error::io("sync", &self.dir))?;
+        Ok(Arc::new(Run::open(Arc::clone(&self.disk), &self.dir, id, Arc::clone(&self.cache))?))
+    }
+
+    /// Returns the merge that is due, if any. With `is_idle`, merges that only save disk space are due earlier.
+    pub fn pick(&self, is_idle: bool) -> Option<Job> {
+        Job::of(&self.view(), self.options.file_bytes, is_idle)
+    }
+
+    /// Executes a merge, beside checkpoints and reads. `pace` is called with the bytes of each slot that was read, and
+    /// may wait; if it breaks, the result is `None`.
+    pub fn merge(&self, job: &Job, pace: impl FnMut(u64) -> ControlFlow<()>) -> Result<Option<Merged>> {
+        let id = self.inner().ids.next();
+        let path = self.path(id);
+        let writer = RunWriter::create(self.disk.as_ref(), &path, id, self.options.block_bytes)?;
+        job.run(writer, pace).inspect_err(|_| self.remove(&path))
+    }
+
+    /// Makes the output of a merge part of the content; durable when it returns. `None` if the inputs were cleared
+    /// meanwhile: then nothing changes.
+    pub fn commit(&self, job: &Job, merged: Merged) -> Result<Option<View>> {
+        let Merged { run, next } = merged;
+        let output = run.map(|written| self.open_written(written)).transpose()?.map(Slice::whole);
+        let mut inner = self.inner();
+        if !job.is_valid_in(&inner.view) {
+            if let Some(output) = output {
+                output.run.set_obsolete();
+            }
+            return Ok(None);
+        }
+        let (uppers, bottom) = job.apply(&inner.view, output, next.as_ref());
+        let view = View::new(uppers, bottom, inner.view.record().clone());
+        self.install(&mut inner, view).map(Some)
+    }
+
+    /// Writes the frame of `next` and makes it the newest view.
+    fn install(&self, inner: &mut Inner, next: View) -> Result<View> {
+        let frame = frame_of(&next);
+        match inner.manifest.take().filter(|manifest| !manifest.is_full(&frame)) {
+            Some(mut manifest) => {
+                manifest.append(&frame)?;
+                inner.manifest = Some(manifest);
+            }
+            None => {
+                let replaced = inner.number;
+                inner.number += 1;
+                inner.manifest = Some(Manifest::create(&self.disk, &self.dir, inner.number, &frame)?);
+                if replaced > 0 {
+                    manifest::remove(self.disk.as_ref(), &self.dir, replaced);
+                }
+            }
+        }
+        let replaced = std::mem::replace(&mut inner.view, next.clone());
+        for slice in replaced.slices() {
+            if !next.slices().any(|kept| kept.run.id == slice.run.id) {
+                slice.run.set_obsolete();
+            }
+        }
+        Ok(next)
+    }
+
+    fn path(&self, id: Id) -> PathBuf {
+        self.dir.join(RunId { id, len: 0, crc: 0 }.file_name())
+    }
+
+    fn remove(&self, path: &Path) {
+        if let Err(error) = self.disk.remove_file(path) {
+            tracing::debug!(path = %path.display(), %error, "cannot remove an incomplete run; the next start does");
+        }
+    }
+
+    // A poisoned lock is harmless: the view is replaced as a whole.
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A run that is durable but not part of the content yet.
+pub struct Pending(Arc<Run>);
+
+fn frame_of(view: &View) -> Frame {
+    let listed = |slice: &Slice| Listed { run: slice.run.id, from: slice.from.clone() };
+    Frame {
+        record: view.record().clone(),
+        uppers: view.uppers().iter().map(listed).collect(),
+        bottom: view.bottom().iter().map(listed).collect(),
+    }
+}

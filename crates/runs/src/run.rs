@@ -1,0 +1,383 @@
+//! A run: an immutable sorted file.
+//!
+//! ```text
+//! magic "HELIOSRN" | format u32 | id u64 | CRC32C u32
+//! data block | kind u8 | CRC32C u32                        once per block, in key order
+//! filter     | kind u8 | CRC32C u32
+//! last key of the block | offset | length (varints)        once per data block: the index
+//!            offset u32 of each entry | number u32 | kind u8 | CRC32C u32
+//! offset u64, length u32 of the filter and of the index | slots u64 | tombstones u64 | first key | last key
+//! length of this footer u32 | CRC32C u32 | magic "RUNSTAIL"
+//! ```
+//! Integers are big-endian, keys are preceded by their length. Checksums are seeded with the id and the offset of what
+//! they cover ([`crate::format::crc_at`]). The kind of a block is 0: as it is. Others are for compression.
+
+use std::io::ErrorKind;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::{Buf, Bytes};
+
+use crate::block::{Cursor, Malformed};
+use crate::cache::BlockCache;
+use crate::error::{Error, Result};
+use crate::format::{FORMAT, Id, crc_at, take_bytes, take_u32, take_u64, take_varint};
+use crate::{Slot, faults, filter};
+use helios_storage::disk::{Disk, DiskFile, read_full};
+
+pub const MAGIC: &[u8; 8] = b"HELIOSRN";
+pub const TAIL_MAGIC: &[u8; 8] = b"RUNSTAIL";
+pub const HEADER_BYTES: u64 = 8 + 4 + 8 + 4;
+pub const TAIL_BYTES: u64 = 4 + 4 + 8;
+/// Kind and checksum after each block.
+pub const TRAILER_BYTES: u64 = 1 + 4;
+/// Kind of a block that is stored as it is.
+pub const RAW: u8 = 0;
+const MAX_FOOTER_BYTES: u32 = 16 << 20;
+
+/// Identity of a run: two runs with the same id, length and checksum have the same content, on any member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RunId {
+    pub id: Id,
+    /// Length of the file in bytes.
+    pub len: u64,
+    /// Checksum of the footer.
+    pub crc: u32,
+}
+
+impl RunId {
+    /// Returns the name of the run's file.
+    pub fn file_name(&self) -> String {
+        format!("{:016x}.run", self.id)
+    }
+}
+
+/// Position of a block in its file, without the trailer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    pub offset: u64,
+    pub len: u32,
+}
+
+pub struct Run {
+    pub id: RunId,
+    pub first_key: Bytes,
+    pub last_key: Bytes,
+    /// Number of slots, tombstones among them.
+    pub slots: u64,
+    pub tombstones: u64,
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+    file: Box<dyn DiskFile>,
+    cache: Arc<BlockCache>,
+    filter: Place,
+    index: Place,
+    /// Whether the file is removed when the last reference is dropped.
+    is_obsolete: AtomicBool,
+}
+
+/// Whether blocks that are read enter the cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Caching {
+    Fill,
+    Bypass,
+}
+
+impl Run {
+    /// Opens the run `id` in `dir` and reads its footer.
+    pub fn open(disk: Arc<dyn Disk>, dir: &Path, id: RunId, cache: Arc<BlockCache>) -> Result<Self> {
+        let path = dir.join(id.file_name());
+        let file = disk.open(&path).map_err(Error::io("open", &path))?;
+        let bad = |reason: String| Error::corrupt(&path, reason);
+        let len = file.len().map_err(Error::io("read", &path))?;
+        if len != id.len {
+            return Err(bad(format!("it has {len} bytes, the manifest says {}", id.len)));
+        }
+        let header = read(file.as_ref(), &path, 0..HEADER_BYTES)?;
+        check_header(&path, id.id, &header)?;
+        let tail_at = len.checked_sub(TAIL_BYTES).ok_or_else(|| bad("it is truncated".to_owned()))?;
+        let mut tail = read(file.as_ref(), &path, tail_at..len)?;
+        let (footer_bytes, crc) = (tail.get_u32(), tail.get_u32());
+        if tail != TAIL_MAGIC.as_slice() || footer_bytes > MAX_FOOTER_BYTES || crc != id.crc {
+            return Err(bad("its tail is not that of the run in the manifest".to_owned()));
+        }
+        let footer_at = tail_at
+            .checked_sub(u64::from(footer_bytes))
+            .ok_or_else(|| bad("its footer is too long".to_owned()))?;
+        let footer = read(file.as_ref(), &path, footer_at..tail_at)?;
+        if crc_at(id.id, footer_at, &footer) != crc {
+            return Err(bad("its footer has a wrong checksum".to_owned()));
+        }
+        let Footer { filter, index, slots, tombstones, first_key, last_key } =
+            Footer::decode(&footer).ok_or_else(|| bad("its footer cannot be decoded".to_owned()))?;
+        let is_obsolete = AtomicBool::new(false);
+        Ok(Self {
+            id,
+            first_key,
+            last_key,
+            slots,
+            tombstones,
+            disk,
+            path,
+            file,
+            cache,
+            filter,
+            index,
+            is_obsolete,
+        })
+    }
+
+    /// Removes the file once no view holds the run.
+    pub fn set_obsolete(&self) {
+        self.is_obsolete.store(true, Ordering::Relaxed);
+    }
+
+    #[cfg(test)]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns the slot of `key`, whose filter hash is `hash`; `None` if the run does not have the key.
+    pub fn get(&self, key: &[u8], hash: u64) -> Result<Option<Slot>> {
+        if key < self.first_key.as_ref() || key > self.last_key.as_ref() {
+            return Ok(None);
+        }
+        if !filter::may_contain(&self.block(self.filter, Caching::Fill)?, hash) {
+            return Ok(None);
+        }
+        let index = self.index(Caching::Fill)?;
+        let Some(number) = index.find(key).map_err(|_| self.malformed())? else { return Ok(None) };
+        let place = index.place(number).map_err(|_| self.malformed())?;
+        let block = self.block(place, Caching::Fill)?;
+        Cursor::seek(block, key).and_then(|cursor| cursor.find(key)).map_err(|_| self.malformed())
+    }
+
+    pub fn index(&self, caching: Caching) -> Result<Index> {
+        Index::new(self.block(self.index, caching)?).map_err(|_| self.malformed())
+    }
+
+    /// Reads a block, from the cache or from the file, with its checksum verified.
+    pub fn block(&self, place: Place, caching: Caching) -> Result<Bytes> {
+        if let Some(block) = self.cache.get(self.id.id, place.offset) {
+            return Ok(block);
+        }
+        let block = self.read_block(place)?;
+        if caching == Caching::Fill {
+            self.cache.insert(self.id.id, place.offset, block.clone());
+        }
+        Ok(block)
+    }
+
+    fn read_block(&self, place: Place) -> Result<Bytes> {
+        let end = place.offset + u64::from(place.len) + TRAILER_BYTES;
+        let mut block = read(self.file.as_ref(), &self.path, place.offset..end)?;
+        let mut trailer = block.split_off(place.len as usize);
+        let (kind, crc) = (trailer[0], trailer.split_off(1).get_u32());
+        let covered = crc_at(self.id.id, place.offset, &block);
+        if faults::is_block_damaged(crc32c::crc32c_append(covered, &trailer) != crc) {
+            return Err(Error::corrupt(
+                &self.path,
+                format!("the block at byte {} has a wrong checksum", place.offset),
+            ));
+        }
+        if kind != RAW {
+            return Err(Error::Newer { path: self.path.clone(), found: FORMAT + 1, known: FORMAT });
+        }
+        Ok(block)
+    }
+
+    /// Reads the run past the cache and checks every block, the order of the keys, their counts and the filter.
+    pub fn verify(self: &Arc<Self>, mut pace: impl FnMut(u64)) -> Result<()> {
+        let filter = self.read_block(self.filter)?;
+        let index = Index::new(self.read_block(self.index)?).map_err(|_| self.malformed())?;
+        let (mut slots, mut tombstones, mut last_key) = (0, 0, None::<Bytes>);
+        for number in 0..index.len() {
+            let place = index.place(number).map_err(|_| self.malformed())?;
+            let mut cursor = Cursor::new(self.read_block(place)?).map_err(|_| self.malformed())?;
+            while let Some((key, slot)) = cursor.next().map_err(|_| self.malformed())? {
+                let is_in_order = last_key.as_ref().map_or(key == self.first_key, |last| last < key);
+                if !is_in_order || !filter::may_contain(&filter, filter::hash(key)) {
+                    return Err(self.malformed());
+                }
+                slots += 1;
+                tombstones += u64::from(slot.is_none());
+                last_key = Some(Bytes::copy_from_slice(key));
+            }
+            pace(u64::from(place.len));
+        }
+        let is_whole = slots == self.slots && tombstones == self.tombstones;
+        if is_whole && last_key.unwrap_or_default() == self.last_key { Ok(()) } else { Err(self.malformed()) }
+    }
+
+    fn malformed(&self) -> Error {
+        Error::corrupt(
+            &self.path,
+            "its content does not fit its footer or index, although the checksums are right",
+        )
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        // The directory may be gone with a replaced generation.
+        if self.is_obsolete.load(Ordering::Relaxed)
+            && let Err(error) = self.disk.remove_file(&self.path)
+            && error.kind() != ErrorKind::NotFound
+        {
+            tracing::warn!(path = %self.path.display(), %error, "cannot remove a merged run; the next start does");
+        }
+    }
+}
+
+/// Reads exactly the bytes of `range`.
+fn read(file: &dyn DiskFile, path: &Path, range: Range<u64>) -> Result<Bytes> {
+    let mut bytes = vec![0; (range.end - range.start) as usize];
+    let count = read_full(file, &mut bytes, range.start).map_err(Error::io("read", path))?;
+    if count < bytes.len() {
+        return Err(Error::corrupt(path, "it is truncated"));
+    }
+    Ok(bytes.into())
+}
+
+fn check_header(path: &Path, id: Id, header: &[u8]) -> Result<()> {
+    let (mut fields, mut crc) = header.split_at(HEADER_BYTES as usize - 4);
+    if crc.get_u32() != crc_at(id, 0, fields) || !fields.starts_with(MAGIC) {
+        return Err(Error::corrupt(path, "its header is not that of the run in the manifest"));
+    }
+    fields.advance(MAGIC.len());
+    match fields.get_u32() {
+        FORMAT => Ok(()),
+        found => Err(Error::Newer { path: path.to_owned(), found, known: FORMAT }),
+    }
+}
+
+struct Footer {
+    filter: Place,
+    index: Place,
+    slots: u64,
+    tombstones: u64,
+    first_key: Bytes,
+    last_key: Bytes,
+}
+
+impl Footer {
+    fn decode(mut bytes: &[u8]) -> Option<Self> {
+        let rest = &mut bytes;
+        let mut place = || Some(Place { offset: take_u64(rest)?, len: take_u32(rest)? });
+        let (filter, index) = (place()?, place()?);
+        let (slots, tombstones) = (take_u64(rest)?, take_u64(rest)?);
+        let first_key = Bytes::copy_from_slice(take_bytes(rest)?);
+        let last_key = Bytes::copy_from_slice(take_bytes(rest)?);
+        rest.is_empty().then_some(Self { filter, index, slots, tombstones, first_key, last_key })
+    }
+}
+
+/// The index of a run: the last key and the place of each data block.
+pub struct Index {
+    bytes: Bytes,
+    /// End of the entries.
+    end: usize,
+    len: usize,
+}
+
+impl Index {
+    fn new(bytes: Bytes) -> std::result::Result<Self, Malformed> {
+        let positions = bytes.len().checked_sub(4).ok_or(Malformed)?;
+        let len = take_u32(&mut &bytes[positions..]).ok_or(Malformed)? as usize;
+        let end = len.checked_mul(4).and_then(|count| positions.checked_sub(count)).ok_or(Malformed)?;
+        Ok(Self { bytes, end, len })
+    }
+
+    /// Returns the number of blocks.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Returns the first block whose last key is not below `key`; `None` if all keys are below.
+    pub fn find(&self, key: &[u8]) -> std::result::Result<Option<usize>, Malformed> {
+        let (mut low, mut high) = (0, self.len);
+        while low < high {
+            let middle = (low + high) / 2;
+            if self.entry(middle)?.0 < key { low = middle + 1 } else { high = middle }
+        }
+        Ok((low < self.len).then_some(low))
+    }
+
+    pub fn place(&self, number: usize) -> std::result::Result<Place, Malformed> {
+        Ok(self.entry(number)?.1)
+    }
+
+    fn entry(&self, number: usize) -> std::result::Result<(&[u8], Place), Malformed> {
+        let at = take_u32(&mut &self.bytes[self.end + 4 * number..]).ok_or(Malformed)? as usize;
+        let mut rest = self.bytes[..self.end].get(at..).ok_or(Malformed)?;
+        let mut decode = || {
+            let last_key = take_bytes(&mut rest)?;
+            let (offset, len) = (take_varint(&mut rest)?, take_varint(&mut rest)?);
+            Some((last_key, Place { offset, len: u32::try_from(len).ok()? }))
+        };
+        decode().ok_or(Malformed)
+    }
+}
+
+/// An iterator over the slots of a run in key order.
+pub struct RunIter {
+    run: Arc<Run>,
+    index: Index,
+    caching: Caching,
+    /// Number of the block after that of `cursor`.
+    next_block: usize,
+    cursor: Option<Cursor>,
+    /// Slots below this key are skipped.
+    start: Bytes,
+    /// First key that is not returned; `None`: to the last one.
+    end: Option<Bytes>,
+    is_done: bool,
+}
+
+impl RunIter {
+    pub fn new(run: Arc<Run>, start: Bytes, end: Option<Bytes>, caching: Caching) -> Result<Self> {
+        let index = run.index(caching)?;
+        let first = index.find(&start).map_err(|_| run.malformed())?;
+        let is_done =
+            first.is_none() || end.as_ref().is_some_and(|end| *end <= start || *end <= run.first_key);
+        Ok(Self { run, index, caching, next_block: first.unwrap_or(0), cursor: None, start, end, is_done })
+    }
+
+    fn step(&mut self) -> Result<Option<(Bytes, Slot)>> {
+        loop {
+            let Some(cursor) = &mut self.cursor else {
+                if self.next_block >= self.index.len() {
+                    return Ok(None);
+                }
+                let place = self.index.place(self.next_block).map_err(|_| self.run.malformed())?;
+                let block = self.run.block(place, self.caching)?;
+                self.cursor = Some(Cursor::seek(block, &self.start).map_err(|_| self.run.malformed())?);
+                self.next_block += 1;
+                continue;
+            };
+            match cursor.next().map_err(|_| self.run.malformed())? {
+                None => self.cursor = None,
+                Some((key, _)) if key < self.start.as_ref() => {}
+                Some((key, _)) if self.end.as_ref().is_some_and(|end| key >= end.as_ref()) => {
+                    return Ok(None);
+                }
+                Some((key, slot)) => return Ok(Some((Bytes::copy_from_slice(key), slot))),
+            }
+        }
+    }
+}
+
+impl Iterator for RunIter {
+    type Item = Result<(Bytes, Slot)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.is_done {
+            return None;
+        }
+        let found = self.step().transpose();
+        self.is_done = !matches!(found, Some(Ok(_)));
+        found
+    }
+}

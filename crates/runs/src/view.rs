@@ -1,0 +1,181 @@
+//! A view: the runs that are the state at one checkpoint.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::error::Result;
+use crate::merge::{Merge, Source};
+use crate::run::{Caching, Run, RunId, RunIter};
+use crate::{Slot, faults, filter};
+
+/// The slots of a run from a key on.
+#[derive(Clone)]
+pub struct Slice {
+    pub run: Arc<Run>,
+    /// The lower keys were merged into the bottom. Empty for a whole run.
+    pub from: Bytes,
+}
+
+impl Slice {
+    pub fn whole(run: Arc<Run>) -> Self {
+        Self { run, from: Bytes::new() }
+    }
+
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.run.id == other.run.id && self.from == other.from
+    }
+
+    /// Returns the rest of the slice from `from` on; `None` if it has no such keys.
+    pub fn rest(&self, from: &Bytes) -> Option<Self> {
+        (self.run.last_key >= *from)
+            .then(|| Self { run: Arc::clone(&self.run), from: from.max(&self.from).clone() })
+    }
+
+    pub fn iter(&self, start: &Bytes, end: Option<&Bytes>, caching: Caching) -> Result<RunIter> {
+        let start = faults::slice_start(&self.from, start);
+        RunIter::new(Arc::clone(&self.run), start, end.cloned(), caching)
+    }
+
+    fn covers(&self, key: &[u8]) -> bool {
+        key >= faults::slice_from(&self.from)
+    }
+}
+
+/// The content of the engine after one checkpoint or merge. A clone shares it; its files exist until the last clone is
+/// dropped.
+#[derive(Clone, Default)]
+pub struct View(Arc<Runs>);
+
+#[derive(Default)]
+struct Runs {
+    uppers: Vec<Slice>,
+    bottom: Vec<Slice>,
+    record: Bytes,
+}
+
+impl View {
+    /// `uppers` newest first, `bottom` in key order.
+    pub(crate) fn new(uppers: Vec<Slice>, bottom: Vec<Slice>, record: Bytes) -> Self {
+        Self(Arc::new(Runs { uppers, bottom, record }))
+    }
+
+    pub(crate) fn uppers(&self) -> &[Slice] {
+        &self.0.uppers
+    }
+
+    pub(crate) fn bottom(&self) -> &[Slice] {
+        &self.0.bottom
+    }
+
+    /// Returns the record of the last checkpoint, as the caller wrote it; empty before the first one.
+    pub fn record(&self) -> &Bytes {
+        &self.0.record
+    }
+
+    pub(crate) fn slices(&self) -> impl Iterator<Item = &Slice> {
+        self.0.uppers.iter().chain(&self.0.bottom)
+    }
+
+    /// Returns the files of this view.
+    pub fn files(&self) -> impl Iterator<Item = RunId> {
+        self.slices().map(|slice| slice.run.id)
+    }
+
+    /// Returns the bytes of all files.
+    pub fn bytes(&self) -> u64 {
+        self.files().map(|run| run.len).sum()
+    }
+
+    pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
+        let hash = filter::hash(key);
+        let uppers = self.uppers().iter();
+        for slice in uppers.chain(self.bottom_of(key)).filter(|slice| slice.covers(key)) {
+            if let Some(slot) = slice.run.get(key, hash)? {
+                return Ok(slot);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Returns the run of the bottom that may have `key`.
+    fn bottom_of(&self, key: &[u8]) -> Option<&Slice> {
+        let bottom = self.bottom();
+        bottom.get(bottom.partition_point(|slice| slice.run.last_key.as_ref() < key))
+    }
+
+    /// Returns the live pairs in key order from `start` (inclusive) to `end` (exclusive; `None`: to the last key).
+    pub fn range(
+        &self,
+        start: &[u8],
+        end: Option<&[u8]>,
+    ) -> impl Iterator<Item = Result<(Bytes, Bytes)>> + Send + use<> {
+        let (start, end) = (Bytes::copy_from_slice(start), end.map(Bytes::copy_from_slice));
+        let merged = merge(self.uppers(), self.bottom(), &start, end.as_ref(), Caching::Fill);
+        let (merged, failed) = match merged {
+            Ok(merged) => (Some(merged), None),
+            Err(error) => (None, Some(Err(error))),
+        };
+        let pairs = merged.into_iter().flatten().filter_map(|found| match found {
+            Ok((key, slot)) => slot.map(|value| Ok((key, value))),
+            Err(error) => Some(Err(error)),
+        });
+        failed.into_iter().chain(pairs)
+    }
+}
+
+/// Merges the slots of `uppers` and `bottom` from `start` to `end`.
+pub fn merge(
+    uppers: &[Slice],
+    bottom: &[Slice],
+    start: &Bytes,
+    end: Option<&Bytes>,
+    caching: Caching,
+) -> Result<Merge<'static>> {
+    let is_in =
+        |slice: &&Slice| slice.run.last_key >= *start && end.is_none_or(|end| slice.run.first_key < *end);
+    let mut sources = Vec::with_capacity(uppers.len() + 1);
+    for slice in uppers.iter().filter(is_in) {
+        sources.push(Box::new(slice.iter(start, end, caching)?) as Source<'static>);
+    }
+    let bottom: Vec<Slice> = bottom.iter().filter(is_in).cloned().collect();
+    if !bottom.is_empty() {
+        sources.push(Box::new(Chain {
+            slices: bottom.into_iter(),
+            open: None,
+            start: start.clone(),
+            end: end.cloned(),
+            caching,
+        }));
+    }
+    Ok(Merge::new(sources))
+}
+
+/// The slots of runs that do not overlap, one run open at a time.
+struct Chain {
+    slices: std::vec::IntoIter<Slice>,
+    open: Option<RunIter>,
+    start: Bytes,
+    end: Option<Bytes>,
+    caching: Caching,
+}
+
+impl Iterator for Chain {
+    type Item = Result<(Bytes, Slot)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(found) = self.open.as_mut().and_then(Iterator::next) {
+                return Some(found);
+            }
+            match self.slices.next()?.iter(&self.start, self.end.as_ref(), self.caching) {
+                Ok(open) => self.open = Some(open),
+                Err(error) => {
+                    self.slices = Vec::new().into_iter();
+                    self.open = None;
+                    return Some(Err(error));
+                }
+            }
+        }
+    }
+}

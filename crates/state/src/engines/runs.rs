@@ -1,0 +1,34 @@
+//! The engine `runs`: see [`helios_runs`].
+
+use bytes::Bytes;
+use helios_runs::View;
+
+use super::{EngineError, PairIter, StateEngine};
+
+impl StateEngine for View {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        Ok(self.get(key)?)
+    }
+
+    fn range<'a>(&'a self, start: &[u8], end: Option<&[u8]>) -> PairIter<'a> {
+        if end.is_some_and(|end| end <= start) {
+            return Box::new(std::iter::empty());
+        }
+        Box::new(self.range(start, end).map(|pair| pair.map_err(EngineError::from)))
+    }
+
+    fn size_bytes(&self) -> u64 {
+        self.bytes()
+    }
+}
+
+impl From<helios_runs::Error> for EngineError {
+    fn from(error: helios_runs::Error) -> Self {
+        let text = error.to_string();
+        match error {
+            helios_runs::Error::Io { source, .. } => Self::Io(std::io::Error::new(source.kind(), text)),
+            helios_runs::Error::Corrupt { .. } => Self::Corrupt(text),
+            helios_runs::Error::Newer { .. } => Self::Newer(text),
+        }
+    }
+}

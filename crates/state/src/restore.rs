@@ -1,0 +1,212 @@
+//! Replacement of the whole state: by a snapshot, or by a blank one.
+
+use std::path::Path;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use helios_runs::{Pending, Runs};
+
+use super::engines::{Backend, RawWrite};
+use super::meta::{Digest, Meta, Record};
+use super::shared::State;
+use super::snapshot::Reader;
+use super::store::Image;
+use super::value::{self, Value};
+use super::{SnapshotMeta, StateError, Store, recovery};
+use crate::faults;
+
+impl Store {
+    /// Replaces the whole state by the snapshot file; durable when it returns. A crash before leaves the
+    /// old state. Called by the apply thread only.
+    ///
+    /// Rejects a damaged file and one older than the applied index, changing nothing.
+    pub fn restore(&self, snapshot: &Path) -> Result<SnapshotMeta, StateError> {
+        self.check()?;
+        let mut image = self.inner.image();
+        let reader = Reader::open(self.inner.disk.as_ref(), snapshot)?;
+        let applied = self.applied().index;
+        let index = reader.record().meta.applied.index;
+        if index < applied {
+            return Err(StateError::StaleSnapshot { snapshot: index, applied });
+        }
+        let record = reader.record().clone();
+        let (next, backend) = self.next_generation(&image)?;
+        let loaded = load_pairs(reader, Loader::new(backend.clone()), &record)?;
+
+        let meta = record.meta.clone();
+        self.commit(&mut image, next, backend, record)?;
+        image.failure = None;
+        self.replace(State::of(image.backend.reader(), meta));
+        self.inner.history.restart(index);
+        self.remove_replaced(&image);
+        self.rebuild_machine()?;
+        Ok(loaded)
+    }
+
+    /// Sets the state aside and starts with a blank one: for an applied index beyond the end of the log
+    /// (docs/design/node.md, pitfall 10). Called by the apply thread only.
+    pub fn discard(&self, reason: &str) -> Result<(), StateError> {
+        let mut image = self.inner.image();
+        let (next, backend) = self.next_generation(&image)?;
+        tracing::error!(reason, "discarding the state; rebuilding it from snapshot and log");
+        if let Some(home) = &image.home {
+            home.uncommit()?;
+        }
+        self.replace(State::of(backend.reader(), Meta::default()));
+        image.backend = backend;
+        self.inner.history.restart(0);
+        self.inner.rebuilds.fetch_add(1, Ordering::Relaxed);
+        let old = std::mem::replace(&mut image.generation, next);
+        image.record = Record::default();
+        image.written = 0;
+        image.is_committed = image.home.is_none();
+        image.failure = None;
+        match &image.home {
+            Some(home) => home.set_generation_aside(old),
+            None => Ok(()),
+        }
+    }
+
+    /// Publishes a different state, and drops the previous one once no reader holds it.
+    fn replace(&self, next: State) {
+        let published = &self.inner.published;
+        let writer = published.writer();
+        let State { engine, frozen, active, .. } = published.peek(State::clone);
+        let earlier = published.publish_epoch(&writer, next);
+        published.floor().reset();
+        drop(writer);
+        earlier.wait();
+        drop((engine, frozen, active));
+    }
+
+    /// Opens a blank engine in the generation after that of `image`.
+    pub(super) fn next_generation(&self, image: &Image) -> Result<(u64, Backend), StateError> {
+        let next = image.generation + 1;
+        let backend = match &image.home {
+            Some(home) => {
+                home.remove_generations_but(Some(image.generation))?;
+                recovery::open_generation(home, next, &self.inner.options)?
+            }
+            None => Backend::in_memory(),
+        };
+        Ok((next, backend))
+    }
+
+    /// Makes `generation` with the engine `backend`, whose content `record` describes, the current one.
+    pub(super) fn commit(
+        &self,
+        image: &mut Image,
+        generation: u64,
+        backend: Backend,
+        record: Record,
+    ) -> Result<(), StateError> {
+        if let Some(home) = &image.home
+            && !(image.is_committed && generation == image.generation)
+        {
+            home.commit(generation)?;
+        }
+        image.generation = generation;
+        image.is_committed = true;
+        image.backend = backend;
+        image.written = record.meta.applied.index;
+        image.record = record;
+        Ok(())
+    }
+
+    pub(super) fn remove_replaced(&self, image: &Image) {
+        if let Some(home) = &image.home
+            && let Err(error) =
+                home.remove_journal().and_then(|()| home.remove_generations_but(Some(image.generation)))
+        {
+            tracing::warn!(%error, "cannot remove the files that a checkpoint replaced; the next one retries");
+        }
+    }
+}
+
+/// Approximate size of the batches in which a restore writes to an engine that is modified in place.
+const BATCH_BYTES: usize = 4 << 20;
+/// Maximum number of writes in such a batch.
+const BATCH_WRITES: usize = 16_384;
+/// Approximate size of the runs that a restore writes.
+const RUN_BYTES: usize = 32 << 20;
+
+/// A blank engine that is being filled.
+pub(super) struct Loader {
+    backend: Backend,
+    writes: Vec<RawWrite>,
+    bytes: usize,
+    runs: Vec<Pending>,
+}
+
+impl Loader {
+    pub fn new(backend: Backend) -> Self {
+        Self { backend, writes: Vec::new(), bytes: 0, runs: Vec::new() }
+    }
+
+    /// Adds a pair; each key is added once.
+    pub fn add(&mut self, key: Bytes, value: Bytes) -> Result<(), StateError> {
+        self.bytes += key.len() + value.len();
+        self.writes.push((key, Some(value)));
+        match &self.backend {
+            Backend::InPlace(engine) if self.bytes >= BATCH_BYTES || self.writes.len() >= BATCH_WRITES => {
+                engine.write(&self.writes).map_err(StateError::engine("write"))?;
+            }
+            Backend::Runs(runs) if self.bytes >= RUN_BYTES => {
+                self.runs.push(write_run(runs, &mut self.writes)?);
+            }
+            Backend::InPlace(_) | Backend::Runs(_) => return Ok(()),
+        }
+        self.bytes = 0;
+        self.writes.clear();
+        Ok(())
+    }
+
+    /// Writes the rest and `record`; durable when it returns, apart from the generation's name.
+    pub fn finish(mut self, record: &Record) -> Result<(), StateError> {
+        match &self.backend {
+            Backend::InPlace(engine) => {
+                self.writes.push((Record::key(), Some(record.encode())));
+                engine.write(&self.writes).map_err(StateError::engine("write"))?;
+                engine.sync().map_err(StateError::engine("sync"))
+            }
+            Backend::Runs(runs) => {
+                if !self.writes.is_empty() {
+                    self.runs.push(write_run(runs, &mut self.writes)?);
+                }
+                let installed = runs.install_runs(self.runs, record.encode());
+                installed.map(drop).map_err(|error| StateError::engine("write")(error.into()))
+            }
+        }
+    }
+}
+
+fn write_run(runs: &Runs, writes: &mut [RawWrite]) -> Result<Pending, StateError> {
+    writes.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+    let slots = writes.iter().map(|(key, slot)| (key, slot));
+    runs.write_run(slots).map_err(|error| StateError::engine("write")(error.into()))
+}
+
+/// Fills a blank engine with the content of a snapshot and the derived expiry index. The record is written last.
+fn load_pairs(mut reader: Reader, mut loader: Loader, record: &Record) -> Result<SnapshotMeta, StateError> {
+    let mut digest = Digest::default();
+    while let Some((key, raw)) = reader.next_pair()? {
+        let value = Value::decode(raw.clone()).ok_or_else(|| reader.bad("a value has an unknown format"))?;
+        let expiry = value.expire_at_ms.map(|at_ms| (value::expiry_key(at_ms, &key), Bytes::new()));
+        for (key, value) in [(value::data_key(&key), raw)].into_iter().chain(expiry) {
+            digest.add(&key, &value);
+            loader.add(key, value)?;
+        }
+    }
+    while let Some((key, record)) = reader.next_record()? {
+        digest.add(&key, &record);
+        if !faults::is_left_out(&key) {
+            loader.add(key, record)?;
+        }
+    }
+    if digest != record.digest {
+        return Err(reader.bad("its content does not match the digest in its header"));
+    }
+    let meta = reader.finish()?;
+    loader.finish(record)?;
+    Ok(meta)
+}
