@@ -411,13 +411,21 @@ impl World {
             entries.iter().try_for_each(|(entry, _)| self.reference.commit(entry))?;
             self.invariants.on_commit(member, entries.iter().map(|(entry, _)| entry))?;
         }
-        let late = self.random.random_range(10..1_000);
+        let time = self.random.random_range(10..1_000);
         let Some(process) = &mut self.machines[slot].process else { return Ok(()) };
         process.apply_jobs.push_back(job);
         if !std::mem::replace(&mut process.apply_planned, true) {
-            self.events.plan(self.now + late, Event::Applier(slot, process.run));
+            self.plan_applier(slot, time);
         }
         Ok(())
+    }
+
+    /// Plans the next job of the apply thread. A restore takes a hundred times as long as entries.
+    fn plan_applier(&mut self, slot: Slot, time: Micros) {
+        let Some(process) = &self.machines[slot].process else { return };
+        let is_restore = matches!(process.apply_jobs.front(), Some(ApplyJob::Restore { .. }));
+        let time = if is_restore { 100 * time } else { time };
+        self.events.plan(self.now + time, Event::Applier(slot, process.run));
     }
 
     fn on_applier(&mut self, slot: Slot, run: Run) -> Result<(), Violation> {
@@ -427,7 +435,12 @@ impl World {
         let Some(process) = self.running(slot, run) else { return Ok(()) };
         let Some(job) = process.apply_jobs.pop_front() else { return Ok(()) };
         let Some(outcome) = apply_or_end(process, job) else {
-            self.kill(slot);
+            // The power may have failed at the note of the entry.
+            if self.machines[slot].disk.is_cut() {
+                self.power_cut(slot)
+            } else {
+                self.kill(slot)
+            }
             return Ok(());
         };
         let applied = process.applied_index();
@@ -439,8 +452,8 @@ impl World {
         }
         self.reference.check_applied(applied)?;
         if more {
-            let at = self.now + self.random.random_range(10..1_000);
-            self.events.plan(at, Event::Applier(slot, run));
+            let time = self.random.random_range(10..1_000);
+            self.plan_applier(slot, time);
         }
         self.turn(slot);
         self.poll_clients(slot);
