@@ -224,6 +224,14 @@ pub(super) fn static_cluster(settings: &Settings) -> Option<Membership> {
     Some(membership::initial(&cluster_id, records.collect()))
 }
 
+/// Bytes of the log that the member keeps on disk, as a leader, for members that lag.
+fn held_log_bytes(settings: &Settings) -> u64 {
+    settings.max_retained_log_bytes.unwrap_or_else(|| {
+        let volume_bytes = disk::real().volume_bytes(&settings.wal_dir).unwrap_or(0);
+        MAX_RETAINED_LOG_BYTES.min(volume_bytes / 10)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -239,12 +247,4 @@ mod tests {
         }
         assert_eq!(helios_config::TICK, helios_raft::TICK);
     }
-}
-
-/// Bytes of the log that the member keeps on disk, as a leader, for members that lag.
-fn held_log_bytes(settings: &Settings) -> u64 {
-    settings.max_retained_log_bytes.unwrap_or_else(|| {
-        let volume_bytes = disk::real().volume_bytes(&settings.wal_dir).unwrap_or(0);
-        MAX_RETAINED_LOG_BYTES.min(volume_bytes / 10)
-    })
 }
