@@ -1,6 +1,7 @@
 //! Description of the machine on which the figures were measured.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -79,4 +80,13 @@ pub fn description(programs: &Programs, dir: &Path, has_peers: bool) -> Result<V
     }
     lines.push(("Load before", load()));
     Ok(lines)
+}
+
+/// Returns the bytes that the device of `dir` has written since the boot; `None` if it has no statistics.
+pub fn written_bytes(dir: &Path) -> Option<u64> {
+    let device = fs::metadata(dir).ok()?.dev();
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let stat = fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/stat")).ok()?;
+    // The seventh field: sectors written, of 512 bytes.
+    stat.split_whitespace().nth(6)?.parse::<u64>().ok().map(|sectors| sectors * 512)
 }

@@ -42,7 +42,7 @@ pub struct Options {
     )]
     phases: Vec<Phase>,
     /// Engine of the state
-    #[arg(long, default_value = "sled", value_parser = ["sled", "redb", "runs"])]
+    #[arg(long, default_value = "runs", value_parser = ["runs", "sled", "redb"])]
     engine: String,
     /// Cache of the engine, state.cache_bytes; without it heliosd has its default
     #[arg(long)]
@@ -225,8 +225,8 @@ fn section(setup: &Setup, figures: &Figures, tables: &str) -> String {
     format!(
         "## Costs at {keys} keys\n\n\
          Engine {}, its cache: {cache}. Keys and values are {}. {} connections with {} SETs in each pipeline write. A stall is a time \
-         longer than {} ms in which no write of any connection was acknowledged. Device bytes are `write_bytes` of /proc/PID/io: what the \
-         kernel was requested to write back, not what the device counted. GB and MB are decimal. The goals are for 5 000 000 keys.\n\n\
+         longer than {} ms in which no write of any connection was acknowledged. Device bytes are what the disk counted as \
+         written, by all programs of the machine. GB and MB are decimal. The goals are for 5 000 000 keys.\n\n\
          {figures}{tables}",
         options.engine,
         gb(setup.user_bytes() as f64),

@@ -35,13 +35,6 @@ pub struct Memory {
     pub most_resident: u64,
 }
 
-/// Bytes that a process had the kernel read from disks, and write back to them (proc(5), `io`).
-#[derive(Debug, Clone, Copy, Default)]
-pub struct DeviceBytes {
-    pub read: u64,
-    pub written: u64,
-}
-
 impl Server {
     pub fn new(dir: &Path, name: &str, program: &Path, arguments: Vec<String>) -> Result<Self> {
         let dir = dir.join(name);
@@ -133,14 +126,9 @@ impl Server {
         })
     }
 
-    /// Returns the bytes that the process had the kernel read from and write to disks since its start; `None` when
-    /// it is gone.
-    pub fn device_bytes(&self) -> Option<DeviceBytes> {
-        let io = self.proc_file("io")?;
-        Some(DeviceBytes {
-            read: proc_number(&io, "read_bytes:")?,
-            written: proc_number(&io, "write_bytes:")?,
-        })
+    /// Returns the bytes that the process had the kernel read from disks since its start; `None` when it is gone.
+    pub fn read_bytes(&self) -> Option<u64> {
+        proc_number(&self.proc_file("io")?, "read_bytes:")
     }
 
     fn proc_file(&self, name: &str) -> Option<String> {

@@ -161,7 +161,7 @@ impl Node {
         let disk = disk::real();
         let static_cluster = static_cluster(&settings);
         let expected = static_cluster.as_ref().map(|membership| membership.cluster_id.clone());
-        let data_dir = DataDir::open(
+        let mut data_dir = DataDir::open(
             Arc::clone(&disk),
             &settings.data_dir,
             &settings.name,
@@ -179,7 +179,14 @@ impl Node {
             read_limits: settings.read_limits,
             ..StoreOptions::default()
         };
+        let has_runs = options.engine == EngineKind::Runs;
+        if has_runs {
+            data_dir.record_runs(true)?;
+        }
         let store = Store::open_with(Arc::clone(&disk), &state_dir, options)?;
+        if !has_runs {
+            data_dir.record_runs(false)?;
+        }
         let snapshots =
             Snapshots::open(disk, &settings.data_dir.join("snapshots")).map_err(NodeError::Snapshots)?;
         let marker = data_dir.marker().clone();

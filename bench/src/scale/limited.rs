@@ -87,7 +87,7 @@ async fn under_limit(
         "at in-memory speed",
     );
     let leader = cluster.leader().await?;
-    let read = |cluster: &Cluster| cluster.members[leader].server.device_bytes().map(|bytes| bytes.read);
+    let read = |cluster: &Cluster| cluster.members[leader].server.read_bytes();
     let before = read(cluster).context("disk use of the leader")?;
     let cold = many_clients(cluster, Operation::Read, CLIENTS, setup.keys, PERIOD)
         .await

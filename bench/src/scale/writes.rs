@@ -10,10 +10,10 @@ use super::sizes::{self, Sizes};
 use crate::client::{Client, Operation, Protocol};
 use crate::cluster::Cluster;
 use crate::load::{KEY_BYTES, Round, VALUE_BYTES, round};
+use crate::machine;
 use crate::pipeline::{Answers, Order, Writers, write_all};
 use crate::ports::Ports;
 use crate::say;
-use crate::server::DeviceBytes;
 use crate::stats::{Spread, short};
 
 const CLIENTS: usize = 256;
@@ -75,12 +75,12 @@ fn push_sizes(setup: &Setup, figures: &mut Figures, moment: &str, members: &[Siz
 pub async fn overwrite(setup: &Setup<'_>, cluster: &mut Cluster, figures: &mut Figures) -> Result<()> {
     let leader = cluster.leader().await?;
     let port = cluster.members[leader].port(Protocol::Redis)?;
-    let before = device_bytes(cluster)?;
+    let before = machine::written_bytes(&setup.dir);
     let mut writers = Writers::start(port, setup.keys, Order::Random).await?;
     let period = Duration::from_secs(setup.options.overwrite_secs);
     writers.run("overwrite", Some(period)).await?;
     let mut answers = writers.finish().await?;
-    let after = device_bytes(cluster)?;
+    let after = machine::written_bytes(&setup.dir);
     let [p50, p99, p999, most] = answers.latencies().map(ms);
     let moved = if cluster.leader().await? == leader { "" } else { "; the leader changed" };
     figures.push(
@@ -99,20 +99,14 @@ pub async fn overwrite(setup: &Setup<'_>, cluster: &mut Cluster, figures: &mut F
         "none above 100 ms in 10 minutes",
     );
     let user = answers.acknowledged as f64 * (KEY_BYTES + VALUE_BYTES) as f64;
-    let ratios = before
-        .iter()
-        .zip(&after)
-        .map(|(before, after)| after.written.saturating_sub(before.written) as f64 / user);
-    let ratios = Spread::of(ratios).context("no member")?;
-    figures.push("device bytes per user byte of it, of a member", ratios.to_string(), "<= 8");
+    let ratio = match before.zip(after) {
+        Some((before, after)) => {
+            format!("{:.1}", after.saturating_sub(before) as f64 / user / cluster.members.len() as f64)
+        }
+        None => "the device has no statistics".to_owned(),
+    };
+    figures.push("device bytes per user byte of it, of a member", ratio, "<= 8");
     Ok(())
-}
-
-fn device_bytes(cluster: &Cluster) -> Result<Vec<DeviceBytes>> {
-    let each = cluster.members.iter().map(|member| {
-        member.server.device_bytes().with_context(|| format!("disk use of {}", member.server.name))
-    });
-    each.collect()
 }
 
 /// Compares SET at all keys with SET at [`FEW_KEYS`], in rounds by turns.

@@ -103,7 +103,7 @@ impl Snapshots {
 
     /// Writes a snapshot of the last checkpoint; durable when it returns.
     pub fn write(&self, store: &Store) -> Result<SnapshotMeta, StateError> {
-        self.make_room()?;
+        self.make_room(store.bytes())?;
         let draft = self.dir.join("draft.part");
         let meta = store.write_snapshot(&draft)?;
         self.adopt(&draft, &meta).map_err(|source| StateError::Io {
@@ -118,9 +118,9 @@ impl Snapshots {
     ///
     /// # Errors
     /// There is still not enough room.
-    fn make_room(&self) -> Result<(), StateError> {
+    fn make_room(&self, state_bytes: u64) -> Result<(), StateError> {
         let Some((index, term)) = self.list().ok().and_then(|found| found.into_iter().max()) else {
-            return Ok(());
+            return self.check_room(state_bytes);
         };
         let newest = self.path(index, term);
         let size_bytes = self.disk.open(&newest).and_then(|file| file.len()).unwrap_or(0);

@@ -261,7 +261,7 @@ impl Checkpointer {
                     if self.done.send(built).is_err() {
                         return Ok(());
                     }
-                    last = (self.store.applied().index, Instant::now());
+                    last = (self.store.checkpointed(), Instant::now());
                     is_built = true;
                     false
                 }
@@ -280,7 +280,7 @@ impl Checkpointer {
                 }
             };
             if is_due && checkpoint(&self.store, &self.metrics).map_err(failed)? {
-                last = (self.store.applied().index, Instant::now());
+                last = (self.store.checkpointed(), Instant::now());
             } else if is_due {
                 not_before = Instant::now() + CHECKPOINT_INTERVAL;
             }

@@ -4,7 +4,10 @@
 //!   logarithm of the data.
 //! - A *bottom merge* merges all uppers into the bottom, in jobs of bounded size from the lowest key up: after each job
 //!   its inputs begin at the key where the job ended ([`Slice::from`]), and inputs without remaining keys are removed.
-//!   Uppers that are written meanwhile wait for the next one. Only here tombstones are dropped.
+//!   Uppers that are written meanwhile wait for the next one.
+//!
+//! A tombstone is dropped as soon as no older run may have its key, which the filters tell: every range walks over those
+//! that are left.
 
 use std::ops::{ControlFlow, Range};
 
@@ -20,10 +23,12 @@ use crate::writer::{RunWriter, Written};
 const TIER: usize = 4;
 /// Uppers are similar while each is at most this many times as large as all newer ones together.
 const SIMILAR: u64 = 2;
-/// Size in bytes from which an upper waits for the bottom merge.
-const MAX_TIER_BYTES: u64 = 256 << 20;
-/// Number of uppers at which they are merged whatever their sizes, because every read visits each of them.
+/// Limit of the output of a tier merge, bytes: this, or an eighth of the bottom if that is more.
+const TIER_BYTES: u64 = 256 << 20;
+/// Number of uppers above which the newest ones are merged whatever their sizes, because every read visits each.
 const MAX_UPPERS: usize = 12;
+/// Number of uppers that are then merged.
+const MANY: usize = 8;
 /// Size of the uppers, as a percentage of the bottom, at which a bottom merge begins: while there are writes, and after
 /// they have ceased. A lower one saves disk space and costs more writes.
 const BUSY_PERCENT: u64 = 35;
@@ -45,6 +50,8 @@ enum Kind {
 /// The inputs of one merge.
 pub struct Job {
     pub(crate) uppers: Vec<Slice>,
+    /// The runs that are older than those of a tier merge; empty for a bottom merge.
+    older: View,
     /// Runs of the bottom with keys from `start` on; empty for a tier merge.
     pub(crate) bottom: Vec<Slice>,
     /// Lowest key of a bottom merge.
@@ -52,7 +59,6 @@ pub struct Job {
     /// Size at which the output of a bottom merge ends, bytes.
     file_bytes: u64,
     is_tier: bool,
-    drops_tombstones: bool,
 }
 
 /// The output of one merge.
@@ -63,70 +69,90 @@ pub struct Merged {
     pub(crate) next: Option<Bytes>,
 }
 
-/// The size of an upper, and whether a bottom merge has begun with it.
 #[derive(Debug, Clone, Copy)]
 struct Upper {
     bytes: u64,
+    /// Bytes that its tombstones remove from the bottom, at most.
+    removed_bytes: u64,
+    /// Whether a bottom merge has begun with it.
     is_merging: bool,
 }
 
-/// Returns the merge that is due. `is_idle`: there have been no writes for a while.
-fn pick(uppers: &[Upper], bottom_bytes: u64, min_bottom_bytes: u64, is_idle: bool) -> Option<Kind> {
+/// What decides about the next merge besides the uppers.
+#[derive(Debug, Clone, Copy)]
+struct Situation {
+    bottom_bytes: u64,
+    /// Size of the uppers below which no bottom merge begins, bytes.
+    min_bytes: u64,
+    /// Free space on the volume, bytes.
+    room_bytes: u64,
+    /// Whether there have been no writes for a while.
+    is_idle: bool,
+}
+
+/// Returns the merge that is due.
+fn pick(uppers: &[Upper], situation: Situation) -> Option<Kind> {
+    let Situation { bottom_bytes, min_bytes, room_bytes, is_idle } = situation;
     let waiting = uppers.iter().take_while(|upper| !upper.is_merging).count();
     let (newer, merging) = uppers.split_at(waiting);
-    let mut similar = 0;
+    let are_many = newer.len() > MAX_UPPERS;
+    let limit = room_bytes.min(if are_many { u64::MAX } else { TIER_BYTES.max(bottom_bytes / 8) });
+    let mut tier = 0;
     let mut sum = 0;
-    for upper in newer {
-        let is_similar = similar == 0 || upper.bytes <= SIMILAR * sum || newer.len() > MAX_UPPERS;
-        if !is_similar || sum + upper.bytes > MAX_TIER_BYTES {
+    for upper in newer.iter().take(if are_many { MANY } else { usize::MAX }) {
+        let is_similar = tier == 0 || upper.bytes <= SIMILAR * sum || are_many;
+        if !is_similar || sum + upper.bytes > limit {
             break;
         }
-        similar += 1;
+        tier += 1;
         sum += upper.bytes;
     }
-    if similar >= TIER {
-        return Some(Kind::Tier(0..similar));
+    if tier >= TIER {
+        return Some(Kind::Tier(0..tier));
     }
     if !merging.is_empty() {
         return Some(Kind::Bottom(waiting));
     }
-    let total: u64 = uppers.iter().map(|upper| upper.bytes).sum();
+    // Removals free the space of what they remove, however small they are.
+    let total: u64 = uppers.iter().map(|upper| upper.bytes + upper.removed_bytes).sum();
     let percent = if is_idle { IDLE_PERCENT } else { BUSY_PERCENT };
-    let due =
-        (bottom_bytes / 100 * percent).max(if is_idle { min_bottom_bytes / 8 } else { min_bottom_bytes });
-    (total >= due || newer.len() > MAX_UPPERS).then_some(Kind::Bottom(0))
+    let due = (bottom_bytes / 100 * percent).max(if is_idle { min_bytes / 8 } else { min_bytes });
+    (total >= due && !uppers.is_empty()).then_some(Kind::Bottom(0))
 }
 
 impl Job {
     /// Returns the merge that is due for `view`. Runs of at most `file_bytes` are the unit of the bottom.
-    pub(crate) fn of(view: &View, file_bytes: u64, is_idle: bool) -> Option<Self> {
+    pub(crate) fn of(view: &View, file_bytes: u64, room_bytes: u64, is_idle: bool) -> Option<Self> {
         let uppers = view.uppers();
-        let sizes: Vec<Upper> = uppers
-            .iter()
-            .map(|slice| Upper { bytes: slice.run.id.len, is_merging: !slice.from.is_empty() })
-            .collect();
-        let bottom_bytes = view.bottom().iter().map(|slice| slice.run.id.len).sum();
-        match pick(&sizes, bottom_bytes, MIN_BOTTOM_MERGE_BYTES.min(file_bytes), is_idle)? {
-            Kind::Tier(range) => {
-                let is_last = range.end == uppers.len() && view.bottom().is_empty();
-                Some(Self {
-                    uppers: uppers[range].to_vec(),
-                    bottom: Vec::new(),
-                    start: Bytes::new(),
-                    file_bytes,
-                    is_tier: true,
-                    drops_tombstones: faults::drops_tombstones(is_last),
-                })
-            }
+        let bottom_bytes: u64 = view.bottom().iter().map(|slice| slice.run.id.len).sum();
+        let bottom_slots: u64 = view.bottom().iter().map(|slice| slice.run.slots).sum();
+        let slot_bytes = bottom_bytes / bottom_slots.max(1);
+        let upper = |slice: &Slice| Upper {
+            bytes: slice.run.id.len,
+            removed_bytes: slice.run.tombstones * slot_bytes,
+            is_merging: !slice.from.is_empty(),
+        };
+        let sizes: Vec<Upper> = uppers.iter().map(upper).collect();
+        let min_bytes = MIN_BOTTOM_MERGE_BYTES.min(file_bytes);
+        let job = match pick(&sizes, Situation { bottom_bytes, min_bytes, room_bytes, is_idle })? {
+            Kind::Tier(range) => Self {
+                older: View::new(uppers[range.end..].to_vec(), view.bottom().to_vec(), Bytes::new()),
+                uppers: uppers[range].to_vec(),
+                bottom: Vec::new(),
+                start: Bytes::new(),
+                file_bytes,
+                is_tier: true,
+            },
             Kind::Bottom(first) => {
                 let uppers = uppers[first..].to_vec();
                 // An upper of which no merge has begun starts at its first key.
                 let start = uppers.iter().map(|slice| &slice.from).max().cloned().unwrap_or_default();
                 let bottom =
                     view.bottom().iter().filter(|slice| slice.run.last_key >= start).cloned().collect();
-                Some(Self { uppers, bottom, start, file_bytes, is_tier: false, drops_tombstones: true })
+                Self { uppers, older: View::default(), bottom, start, file_bytes, is_tier: false }
             }
-        }
+        };
+        (job.room_bytes() <= room_bytes).then_some(job)
     }
 
     /// Returns the free space, bytes, that the output needs at most: all inputs of a tier merge, one file of the bottom.
@@ -169,7 +195,7 @@ impl Job {
         pace: &mut impl FnMut(u64) -> ControlFlow<()>,
     ) -> Result<ControlFlow<(), Option<Bytes>>> {
         let mut read = 0;
-        for found in merge(&self.uppers, &self.bottom, &self.start, None, Caching::Bypass)? {
+        for found in merge(&self.uppers, &self.bottom, &self.start, None, Caching::Bypass) {
             let (key, slot) = found?;
             let is_full = writer.bytes() >= self.file_bytes || read >= READ_FACTOR * self.file_bytes;
             if !self.is_tier && is_full {
@@ -180,7 +206,7 @@ impl Job {
             if pace(bytes).is_break() {
                 return Ok(ControlFlow::Break(()));
             }
-            if slot.is_some() || !self.drops_tombstones {
+            if slot.is_some() || faults::keeps_tombstone(self.older.may_contain(&key)?) {
                 writer.add(&key, &slot)?;
             }
         }
@@ -232,13 +258,18 @@ mod tests {
     fn uppers(sizes: &[u64], merging: usize) -> Vec<Upper> {
         let of = |(at, bytes): (usize, &u64)| Upper {
             bytes: *bytes * MIB,
+            removed_bytes: 0,
             is_merging: at + merging >= sizes.len(),
         };
         sizes.iter().enumerate().map(of).collect()
     }
 
+    fn situation(bottom: u64, is_idle: bool) -> Situation {
+        Situation { bottom_bytes: bottom * MIB, min_bytes: 64 * MIB, room_bytes: u64::MAX, is_idle }
+    }
+
     fn picked(sizes: &[u64], merging: usize, bottom: u64, is_idle: bool) -> Option<Kind> {
-        pick(&uppers(sizes, merging), bottom * MIB, 64 * MIB, is_idle)
+        pick(&uppers(sizes, merging), situation(bottom, is_idle))
     }
 
     #[test]
@@ -267,8 +298,22 @@ mod tests {
     }
 
     #[test]
-    fn many_uppers_of_unlike_sizes_are_merged_too() {
+    fn many_uppers_of_unlike_or_large_sizes_are_merged_too() {
         let growing: Vec<u64> = (0..=MAX_UPPERS as u32).map(|n| 3_u64.pow(n.min(4))).collect();
-        assert!(picked(&growing, 0, 100_000, false).is_some());
+        assert_eq!(picked(&growing, 0, 100_000, false), Some(Kind::Tier(0..MANY)));
+        assert_eq!(picked(&[300; MAX_UPPERS + 1], 0, 100_000, false), Some(Kind::Tier(0..MANY)));
+    }
+
+    #[test]
+    fn small_removals_of_much_data_make_a_bottom_merge_due() {
+        let removal = Upper { bytes: 5 * MIB, removed_bytes: 400 * MIB, is_merging: false };
+        assert_eq!(pick(&[removal], situation(1_000, false)), Some(Kind::Bottom(0)));
+    }
+
+    #[test]
+    fn bottom_merge_continues_when_there_is_no_room_for_a_tier_merge() {
+        let uppers = uppers(&[60, 60, 60, 60, 300], 1);
+        let situation = Situation { room_bytes: 100 * MIB, ..situation(1_000, false) };
+        assert_eq!(pick(&uppers, situation), Some(Kind::Bottom(4)));
     }
 }

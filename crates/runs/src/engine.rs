@@ -61,6 +61,9 @@ struct Inner {
     /// Number of the newest manifest file.
     number: u64,
     ids: Ids,
+    /// New runs of frames that are not known to be durable. They are kept, because such a frame may be found at the next
+    /// open, and removed after the next frame that does not name them.
+    unlisted: Vec<Arc<Run>>,
 }
 
 /// A splitmix64 generator of run ids.
@@ -103,7 +106,7 @@ impl Runs {
         let uppers = frame.uppers.iter().map(open).collect::<Result<_>>()?;
         let bottom = frame.bottom.iter().map(open).collect::<Result<_>>()?;
         let view = View::new(uppers, bottom, frame.record);
-        let inner = Inner { view, manifest: None, number, ids: Ids(options.seed) };
+        let inner = Inner { view, manifest: None, number, ids: Ids(options.seed), unlisted: Vec::new() };
         Ok(Self { disk, dir: dir.to_owned(), options, cache, inner: Mutex::new(inner) })
     }
 
@@ -151,8 +154,9 @@ impl Runs {
         clears: bool,
         record: Bytes,
     ) -> Result<View> {
-        let mut slots = slots.peekable();
-        let added = if slots.peek().is_some() { Some(self.write(slots)?) } else { None };
+        // A tombstone of a key that no run may have hides nothing.
+        let older = if clears { View::default() } else { self.view() };
+        let added = self.write(slots, |key| Ok(faults::keeps_tombstone(older.may_contain(key)?)))?;
         let mut inner = self.inner();
         let (mut uppers, bottom) = if clears {
             (Vec::new(), faults::kept_by_clear(inner.view.bottom()))
@@ -160,6 +164,7 @@ impl Runs {
             (inner.view.uppers().to_vec(), inner.view.bottom().to_vec())
         };
         if let Some(added) = added {
+            inner.unlisted.push(Arc::clone(&added));
             uppers.insert(0, Slice::whole(added));
         }
         self.install(&mut inner, View::new(uppers, bottom, record))
@@ -167,21 +172,43 @@ impl Runs {
 
     /// Writes one run that is part of no view before [`Runs::install_runs`] names it.
     pub fn write_run<'s>(&self, slots: impl Iterator<Item = (&'s Bytes, &'s Slot)>) -> Result<Pending> {
-        self.write(slots).map(Pending)
+        let run = self.write(slots, |_| Ok(true))?;
+        Ok(Pending(run))
     }
 
-    /// Replaces the content by `runs`, the newest first; durable when it returns.
+    /// Replaces the content by `runs`, which have no key in common; durable when it returns. Those that are in key order
+    /// become the bottom.
     pub fn install_runs(&self, runs: Vec<Pending>, record: Bytes) -> Result<View> {
-        let uppers = runs.into_iter().map(|Pending(run)| Slice::whole(run)).collect();
-        self.install(&mut self.inner(), View::new(uppers, Vec::new(), record))
+        let (mut uppers, mut bottom) = (Vec::new(), Vec::<Slice>::new());
+        for run in runs.into_iter().filter_map(|Pending(run)| run) {
+            let is_next = bottom.last().is_none_or(|last| last.run.last_key < run.first_key);
+            if is_next { bottom.push(Slice::whole(run)) } else { uppers.push(Slice::whole(run)) }
+        }
+        self.install(&mut self.inner(), View::new(uppers, bottom, record))
     }
 
-    fn write<'s>(&self, mut slots: impl Iterator<Item = (&'s Bytes, &'s Slot)>) -> Result<Arc<Run>> {
+    /// Writes one run, without the tombstones that `keeps` does not need; `None` if nothing is left.
+    fn write<'s>(
+        &self,
+        slots: impl Iterator<Item = (&'s Bytes, &'s Slot)>,
+        mut keeps: impl FnMut(&Bytes) -> Result<bool>,
+    ) -> Result<Option<Arc<Run>>> {
         let id = self.inner().ids.next();
         let path = self.path(id);
         let mut writer = RunWriter::create(self.disk.as_ref(), &path, id, self.options.block_bytes)?;
-        match slots.try_for_each(|(key, slot)| writer.add(key, slot)) {
-            Ok(()) => self.open_written(writer.finish().inspect_err(|_| self.remove(&path))?),
+        let mut add = |key: &Bytes, slot: &Slot| {
+            if slot.is_some() || keeps(key)? { writer.add(key, slot) } else { Ok(()) }
+        };
+        let mut slots = slots;
+        match slots.try_for_each(|(key, slot)| add(key, slot)) {
+            Ok(()) if writer.is_empty() => {
+                writer.abandon();
+                Ok(None)
+            }
+            Ok(()) => {
+                let written = writer.finish().inspect_err(|_| self.remove(&path))?;
+                self.open_written(written).map(Some)
+            }
             Err(error) => {
                 writer.abandon();
                 Err(error)
@@ -195,9 +222,10 @@ impl Runs {
         Ok(Arc::new(Run::open(Arc::clone(&self.disk), &self.dir, id, Arc::clone(&self.cache))?))
     }
 
-    /// Returns the merge that is due, if any. With `is_idle`, merges that only save disk space are due earlier.
-    pub fn pick(&self, is_idle: bool) -> Option<Job> {
-        Job::of(&self.view(), self.options.file_bytes, is_idle)
+    /// Returns the merge that is due and needs no more than `room_bytes` of free space. With `is_idle`, merges that only
+    /// save disk space are due earlier.
+    pub fn pick(&self, room_bytes: u64, is_idle: bool) -> Option<Job> {
+        Job::of(&self.view(), self.options.file_bytes, room_bytes, is_idle)
     }
 
     /// Executes a merge, beside checkpoints and reads. `pace` is called with the bytes of each slot that was read, and
@@ -221,6 +249,7 @@ impl Runs {
             }
             return Ok(None);
         }
+        inner.unlisted.extend(output.as_ref().map(|output| Arc::clone(&output.run)));
         let (uppers, bottom) = job.apply(&inner.view, output, next.as_ref());
         let view = View::new(uppers, bottom, inner.view.record().clone());
         self.install(&mut inner, view).map(Some)
@@ -244,9 +273,10 @@ impl Runs {
             }
         }
         let replaced = std::mem::replace(&mut inner.view, next.clone());
-        for slice in replaced.slices() {
-            if !next.slices().any(|kept| kept.run.id == slice.run.id) {
-                slice.run.set_obsolete();
+        let unlisted = std::mem::take(&mut inner.unlisted);
+        for run in replaced.slices().map(|slice| &slice.run).chain(&unlisted) {
+            if !next.slices().any(|kept| kept.run.id == run.id) {
+                run.set_obsolete();
             }
         }
         Ok(next)
@@ -269,7 +299,7 @@ impl Runs {
 }
 
 /// A run that is durable but not part of the content yet.
-pub struct Pending(Arc<Run>);
+pub struct Pending(Option<Arc<Run>>);
 
 fn frame_of(view: &View) -> Frame {
     let listed = |slice: &Slice| Listed { run: slice.run.id, from: slice.from.clone() };

@@ -54,9 +54,9 @@ pub fn merge_rank(rank: usize) -> usize {
     if SeededBug::OldestRunDecides.is_on() { usize::MAX - rank } else { rank }
 }
 
-/// Whether a tier merge drops tombstones: if there is no older run. Seeded bug: [`SeededBug::TombstoneDroppedEarly`].
-pub fn drops_tombstones(is_last: bool) -> bool {
-    is_last || SeededBug::TombstoneDroppedEarly.is_on()
+/// Whether a tombstone is kept: if an older run may have its key. Seeded bug: [`SeededBug::TombstoneDroppedEarly`].
+pub fn keeps_tombstone(may_be_older: bool) -> bool {
+    may_be_older && !SeededBug::TombstoneDroppedEarly.is_on()
 }
 
 /// Whether the inputs of a merge are still live when it ends. Seeded bug: [`SeededBug::MergeOverClear`].

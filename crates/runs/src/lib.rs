@@ -24,7 +24,6 @@ mod format;
 mod manifest;
 mod merge;
 mod run;
-mod scrub;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -35,7 +34,6 @@ pub use self::engine::{Options, Pending, Runs, Stats};
 pub use self::error::{Error, Result};
 pub use self::manifest::CURRENT;
 pub use self::run::RunId;
-pub use self::scrub::Damage;
 pub use self::view::View;
 
 use bytes::Bytes;

@@ -2,13 +2,17 @@
 //!
 //! ```text
 //! magic "HELIOSRN" | format u32 | id u64 | CRC32C u32
-//! data block | kind u8 | CRC32C u32                        once per block, in key order
-//! filter     | kind u8 | CRC32C u32
-//! last key of the block | offset | length (varints)        once per data block: the index
-//!            offset u32 of each entry | number u32 | kind u8 | CRC32C u32
-//! offset u64, length u32 of the filter and of the index | slots u64 | tombstones u64 | first key | last key
-//! length of this footer u32 | CRC32C u32 | magic "RUNSTAIL"
+//! data blocks, in key order                                once per part
+//! filter
+//! index: last key of the block | offset | length (varints)     once per data block
+//!        offset u32 of each entry | number u32
+//! slots u64 | tombstones u64 | first key | parts               the footer
+//! last key | offset and length of filter and of index (varints)     once per part
+//! length of the footer u32 | CRC32C u32 | magic "RUNSTAIL"
 //! ```
+//! Each data block, filter and index is followed by its kind u8 and a CRC32C u32. A part has about 8 000 slots, so that
+//! what a read needs is small whatever the size of the file; the footer stays in memory.
+//!
 //! Integers are big-endian, keys are preceded by their length. Checksums are seeded with the id and the offset of what
 //! they cover ([`crate::format::crc_at`]). The kind of a block is 0: as it is. Others are for compression.
 
@@ -35,7 +39,9 @@ pub const TAIL_BYTES: u64 = 4 + 4 + 8;
 pub const TRAILER_BYTES: u64 = 1 + 4;
 /// Kind of a block that is stored as it is.
 pub const RAW: u8 = 0;
-const MAX_FOOTER_BYTES: u32 = 16 << 20;
+const MAX_FOOTER_BYTES: u32 = 64 << 20;
+/// Number of slots at which a part ends.
+pub const PART_SLOTS: usize = 8_192;
 
 /// Identity of a run: two runs with the same id, length and checksum have the same content, on any member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -72,10 +78,16 @@ pub struct Run {
     path: PathBuf,
     file: Box<dyn DiskFile>,
     cache: Arc<BlockCache>,
-    filter: Place,
-    index: Place,
+    parts: Vec<Part>,
     /// Whether the file is removed when the last reference is dropped.
     is_obsolete: AtomicBool,
+}
+
+/// The blocks up to a key, with their filter and index.
+struct Part {
+    last_key: Bytes,
+    filter: Place,
+    index: Place,
 }
 
 /// Whether blocks that are read enter the cache.
@@ -110,23 +122,11 @@ impl Run {
         if crc_at(id.id, footer_at, &footer) != crc {
             return Err(bad("its footer has a wrong checksum".to_owned()));
         }
-        let Footer { filter, index, slots, tombstones, first_key, last_key } =
+        let Footer { slots, tombstones, first_key, parts } =
             Footer::decode(&footer).ok_or_else(|| bad("its footer cannot be decoded".to_owned()))?;
+        let last_key = parts.last().map(|part| part.last_key.clone()).unwrap_or_default();
         let is_obsolete = AtomicBool::new(false);
-        Ok(Self {
-            id,
-            first_key,
-            last_key,
-            slots,
-            tombstones,
-            disk,
-            path,
-            file,
-            cache,
-            filter,
-            index,
-            is_obsolete,
-        })
+        Ok(Self { id, first_key, last_key, slots, tombstones, disk, path, file, cache, parts, is_obsolete })
     }
 
     /// Removes the file once no view holds the run.
@@ -141,21 +141,32 @@ impl Run {
 
     /// Returns the slot of `key`, whose filter hash is `hash`; `None` if the run does not have the key.
     pub fn get(&self, key: &[u8], hash: u64) -> Result<Option<Slot>> {
-        if key < self.first_key.as_ref() || key > self.last_key.as_ref() {
+        let Some(part) = self.part_of(key) else { return Ok(None) };
+        if !filter::may_contain(&self.block(part.filter, Caching::Fill)?, hash) {
             return Ok(None);
         }
-        if !filter::may_contain(&self.block(self.filter, Caching::Fill)?, hash) {
-            return Ok(None);
-        }
-        let index = self.index(Caching::Fill)?;
+        let index = self.index(part, Caching::Fill)?;
         let Some(number) = index.find(key).map_err(|_| self.malformed())? else { return Ok(None) };
         let place = index.place(number).map_err(|_| self.malformed())?;
         let block = self.block(place, Caching::Fill)?;
         Cursor::seek(block, key).and_then(|cursor| cursor.find(key)).map_err(|_| self.malformed())
     }
 
-    pub fn index(&self, caching: Caching) -> Result<Index> {
-        Index::new(self.block(self.index, caching)?).map_err(|_| self.malformed())
+    /// Whether the run may have a slot of `key`, whose filter hash is `hash`. Reads a filter, but no data block.
+    pub fn may_contain(&self, key: &[u8], hash: u64) -> Result<bool> {
+        let Some(part) = self.part_of(key) else { return Ok(false) };
+        Ok(filter::may_contain(&self.block(part.filter, Caching::Fill)?, hash))
+    }
+
+    fn part_of(&self, key: &[u8]) -> Option<&Part> {
+        if key < self.first_key.as_ref() {
+            return None;
+        }
+        self.parts.get(self.parts.partition_point(|part| part.last_key < key))
+    }
+
+    fn index(&self, part: &Part, caching: Caching) -> Result<Index> {
+        Index::new(self.block(part.index, caching)?).map_err(|_| self.malformed())
     }
 
     /// Reads a block, from the cache or from the file, with its checksum verified.
@@ -189,26 +200,30 @@ impl Run {
     }
 
     /// Reads the run past the cache and checks every block, the order of the keys, their counts and the filter.
-    pub fn verify(self: &Arc<Self>, mut pace: impl FnMut(u64)) -> Result<()> {
-        let filter = self.read_block(self.filter)?;
-        let index = Index::new(self.read_block(self.index)?).map_err(|_| self.malformed())?;
+    pub fn verify(&self) -> Result<()> {
         let (mut slots, mut tombstones, mut last_key) = (0, 0, None::<Bytes>);
-        for number in 0..index.len() {
-            let place = index.place(number).map_err(|_| self.malformed())?;
-            let mut cursor = Cursor::new(self.read_block(place)?).map_err(|_| self.malformed())?;
-            while let Some((key, slot)) = cursor.next().map_err(|_| self.malformed())? {
-                let is_in_order = last_key.as_ref().map_or(key == self.first_key, |last| last < key);
-                if !is_in_order || !filter::may_contain(&filter, filter::hash(key)) {
-                    return Err(self.malformed());
+        for part in &self.parts {
+            let filter = self.read_block(part.filter)?;
+            let index = Index::new(self.read_block(part.index)?).map_err(|_| self.malformed())?;
+            for number in 0..index.len() {
+                let place = index.place(number).map_err(|_| self.malformed())?;
+                let mut cursor = Cursor::new(self.read_block(place)?).map_err(|_| self.malformed())?;
+                while let Some((key, slot)) = cursor.next().map_err(|_| self.malformed())? {
+                    let is_in_order = last_key.as_ref().map_or(key == self.first_key, |last| last < key);
+                    if !is_in_order || !filter::may_contain(&filter, filter::hash(key)) {
+                        return Err(self.malformed());
+                    }
+                    slots += 1;
+                    tombstones += u64::from(slot.is_none());
+                    last_key = Some(Bytes::copy_from_slice(key));
                 }
-                slots += 1;
-                tombstones += u64::from(slot.is_none());
-                last_key = Some(Bytes::copy_from_slice(key));
             }
-            pace(u64::from(place.len));
+            if last_key.as_ref() != Some(&part.last_key) {
+                return Err(self.malformed());
+            }
         }
         let is_whole = slots == self.slots && tombstones == self.tombstones;
-        if is_whole && last_key.unwrap_or_default() == self.last_key { Ok(()) } else { Err(self.malformed()) }
+        if is_whole { Ok(()) } else { Err(self.malformed()) }
     }
 
     fn malformed(&self) -> Error {
@@ -254,27 +269,32 @@ fn check_header(path: &Path, id: Id, header: &[u8]) -> Result<()> {
 }
 
 struct Footer {
-    filter: Place,
-    index: Place,
     slots: u64,
     tombstones: u64,
     first_key: Bytes,
-    last_key: Bytes,
+    parts: Vec<Part>,
 }
 
 impl Footer {
     fn decode(mut bytes: &[u8]) -> Option<Self> {
         let rest = &mut bytes;
-        let mut place = || Some(Place { offset: take_u64(rest)?, len: take_u32(rest)? });
-        let (filter, index) = (place()?, place()?);
         let (slots, tombstones) = (take_u64(rest)?, take_u64(rest)?);
         let first_key = Bytes::copy_from_slice(take_bytes(rest)?);
-        let last_key = Bytes::copy_from_slice(take_bytes(rest)?);
-        rest.is_empty().then_some(Self { filter, index, slots, tombstones, first_key, last_key })
+        let mut parts = Vec::new();
+        while !rest.is_empty() {
+            let last_key = Bytes::copy_from_slice(take_bytes(rest)?);
+            parts.push(Part { last_key, filter: take_place(rest)?, index: take_place(rest)? });
+        }
+        Some(Self { slots, tombstones, first_key, parts })
     }
 }
 
-/// The index of a run: the last key and the place of each data block.
+fn take_place(bytes: &mut &[u8]) -> Option<Place> {
+    let (offset, len) = (take_varint(bytes)?, take_varint(bytes)?);
+    Some(Place { offset, len: u32::try_from(len).ok()? })
+}
+
+/// The index of a part: the last key and the place of each data block.
 pub struct Index {
     bytes: Bytes,
     /// End of the entries.
@@ -314,8 +334,7 @@ impl Index {
         let mut rest = self.bytes[..self.end].get(at..).ok_or(Malformed)?;
         let mut decode = || {
             let last_key = take_bytes(&mut rest)?;
-            let (offset, len) = (take_varint(&mut rest)?, take_varint(&mut rest)?);
-            Some((last_key, Place { offset, len: u32::try_from(len).ok()? }))
+            Some((last_key, take_place(&mut rest)?))
         };
         decode().ok_or(Malformed)
     }
@@ -324,9 +343,11 @@ impl Index {
 /// An iterator over the slots of a run in key order.
 pub struct RunIter {
     run: Arc<Run>,
-    index: Index,
     caching: Caching,
-    /// Number of the block after that of `cursor`.
+    /// Number of the part after that of `index`.
+    next_part: usize,
+    index: Option<Index>,
+    /// Number of the block of `index` after that of `cursor`.
     next_block: usize,
     cursor: Option<Cursor>,
     /// Slots below this key are skipped.
@@ -337,33 +358,35 @@ pub struct RunIter {
 }
 
 impl RunIter {
-    pub fn new(run: Arc<Run>, start: Bytes, end: Option<Bytes>, caching: Caching) -> Result<Self> {
-        let index = run.index(caching)?;
-        let first = index.find(&start).map_err(|_| run.malformed())?;
-        let is_done =
-            first.is_none() || end.as_ref().is_some_and(|end| *end <= start || *end <= run.first_key);
-        Ok(Self { run, index, caching, next_block: first.unwrap_or(0), cursor: None, start, end, is_done })
+    pub fn new(run: Arc<Run>, start: Bytes, end: Option<Bytes>, caching: Caching) -> Self {
+        let next_part = run.parts.partition_point(|part| part.last_key < start);
+        let is_done = end.as_ref().is_some_and(|end| *end <= start || *end <= run.first_key);
+        Self { run, caching, next_part, index: None, next_block: 0, cursor: None, start, end, is_done }
     }
 
     fn step(&mut self) -> Result<Option<(Bytes, Slot)>> {
         loop {
-            let Some(cursor) = &mut self.cursor else {
-                if self.next_block >= self.index.len() {
-                    return Ok(None);
+            if let Some(cursor) = &mut self.cursor {
+                match cursor.next().map_err(|_| self.run.malformed())? {
+                    None => self.cursor = None,
+                    Some((key, _)) if key < self.start.as_ref() => {}
+                    Some((key, _)) if self.end.as_ref().is_some_and(|end| key >= end.as_ref()) => {
+                        return Ok(None);
+                    }
+                    Some((key, slot)) => return Ok(Some((Bytes::copy_from_slice(key), slot))),
                 }
-                let place = self.index.place(self.next_block).map_err(|_| self.run.malformed())?;
+            } else if let Some(index) = self.index.as_ref().filter(|index| self.next_block < index.len()) {
+                let place = index.place(self.next_block).map_err(|_| self.run.malformed())?;
                 let block = self.run.block(place, self.caching)?;
                 self.cursor = Some(Cursor::seek(block, &self.start).map_err(|_| self.run.malformed())?);
                 self.next_block += 1;
-                continue;
-            };
-            match cursor.next().map_err(|_| self.run.malformed())? {
-                None => self.cursor = None,
-                Some((key, _)) if key < self.start.as_ref() => {}
-                Some((key, _)) if self.end.as_ref().is_some_and(|end| key >= end.as_ref()) => {
-                    return Ok(None);
-                }
-                Some((key, slot)) => return Ok(Some((Bytes::copy_from_slice(key), slot))),
+            } else {
+                let Some(part) = self.run.parts.get(self.next_part) else { return Ok(None) };
+                let index = self.run.index(part, self.caching)?;
+                self.next_block =
+                    index.find(&self.start).map_err(|_| self.run.malformed())?.unwrap_or(index.len());
+                self.index = Some(index);
+                self.next_part += 1;
             }
         }
     }

@@ -32,7 +32,7 @@ impl Slice {
             .then(|| Self { run: Arc::clone(&self.run), from: from.max(&self.from).clone() })
     }
 
-    pub fn iter(&self, start: &Bytes, end: Option<&Bytes>, caching: Caching) -> Result<RunIter> {
+    pub fn iter(&self, start: &Bytes, end: Option<&Bytes>, caching: Caching) -> RunIter {
         let start = faults::slice_start(&self.from, start);
         RunIter::new(Arc::clone(&self.run), start, end.cloned(), caching)
     }
@@ -82,6 +82,11 @@ impl View {
         self.slices().map(|slice| slice.run.id)
     }
 
+    /// Reads and checks every block of every run; returns the first damage.
+    pub fn verify(&self) -> Result<()> {
+        self.slices().try_for_each(|slice| slice.run.verify())
+    }
+
     /// Returns the bytes of all files.
     pub fn bytes(&self) -> u64 {
         self.files().map(|run| run.len).sum()
@@ -98,6 +103,18 @@ impl View {
         Ok(None)
     }
 
+    /// Whether an earlier checkpoint may have written `key`; reads filters, but no data.
+    pub(crate) fn may_contain(&self, key: &[u8]) -> Result<bool> {
+        let hash = filter::hash(key);
+        let uppers = self.uppers().iter();
+        for slice in uppers.chain(self.bottom_of(key)).filter(|slice| slice.covers(key)) {
+            if slice.run.may_contain(key, hash)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Returns the run of the bottom that may have `key`.
     fn bottom_of(&self, key: &[u8]) -> Option<&Slice> {
         let bottom = self.bottom();
@@ -112,15 +129,10 @@ impl View {
     ) -> impl Iterator<Item = Result<(Bytes, Bytes)>> + Send + use<> {
         let (start, end) = (Bytes::copy_from_slice(start), end.map(Bytes::copy_from_slice));
         let merged = merge(self.uppers(), self.bottom(), &start, end.as_ref(), Caching::Fill);
-        let (merged, failed) = match merged {
-            Ok(merged) => (Some(merged), None),
-            Err(error) => (None, Some(Err(error))),
-        };
-        let pairs = merged.into_iter().flatten().filter_map(|found| match found {
+        merged.filter_map(|found| match found {
             Ok((key, slot)) => slot.map(|value| Ok((key, value))),
             Err(error) => Some(Err(error)),
-        });
-        failed.into_iter().chain(pairs)
+        })
     }
 }
 
@@ -131,12 +143,12 @@ pub fn merge(
     start: &Bytes,
     end: Option<&Bytes>,
     caching: Caching,
-) -> Result<Merge<'static>> {
+) -> Merge<'static> {
     let is_in =
         |slice: &&Slice| slice.run.last_key >= *start && end.is_none_or(|end| slice.run.first_key < *end);
     let mut sources = Vec::with_capacity(uppers.len() + 1);
     for slice in uppers.iter().filter(is_in) {
-        sources.push(Box::new(slice.iter(start, end, caching)?) as Source<'static>);
+        sources.push(Box::new(slice.iter(start, end, caching)) as Source<'static>);
     }
     let bottom: Vec<Slice> = bottom.iter().filter(is_in).cloned().collect();
     if !bottom.is_empty() {
@@ -148,7 +160,7 @@ pub fn merge(
             caching,
         }));
     }
-    Ok(Merge::new(sources))
+    Merge::new(sources)
 }
 
 /// The slots of runs that do not overlap, one run open at a time.
@@ -168,14 +180,7 @@ impl Iterator for Chain {
             if let Some(found) = self.open.as_mut().and_then(Iterator::next) {
                 return Some(found);
             }
-            match self.slices.next()?.iter(&self.start, self.end.as_ref(), self.caching) {
-                Ok(open) => self.open = Some(open),
-                Err(error) => {
-                    self.slices = Vec::new().into_iter();
-                    self.open = None;
-                    return Some(Err(error));
-                }
-            }
+            self.open = Some(self.slices.next()?.iter(&self.start, self.end.as_ref(), self.caching));
         }
     }
 }

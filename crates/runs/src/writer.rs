@@ -8,7 +8,7 @@ use bytes::{BufMut, Bytes};
 use crate::block::Builder;
 use crate::error::{Error, Result};
 use crate::format::{FORMAT, Id, crc_at, put_bytes, put_varint};
-use crate::run::{HEADER_BYTES, MAGIC, Place, RAW, TAIL_BYTES, TAIL_MAGIC, TRAILER_BYTES};
+use crate::run::{HEADER_BYTES, MAGIC, PART_SLOTS, Place, RAW, TAIL_BYTES, TAIL_MAGIC, TRAILER_BYTES};
 use crate::{Slot, faults, filter};
 use helios_storage::disk::{Disk, DiskFile};
 
@@ -27,12 +27,16 @@ pub struct RunWriter<'a> {
     written: u64,
     synced: u64,
     block: Builder,
+    /// Index of the part that is being written, and the offset in it of each entry.
     index: Vec<u8>,
-    /// Offset in `index` of each entry.
     positions: Vec<u32>,
+    /// Hashes of the keys of this part.
     hashes: Vec<u64>,
+    /// Encoded parts of the footer.
+    parts: Vec<u8>,
     first_key: Option<Bytes>,
     last_key: Vec<u8>,
+    slots: u64,
     tombstones: u64,
 }
 
@@ -40,7 +44,7 @@ pub struct RunWriter<'a> {
 pub struct Written {
     pub id: Id,
     pub len: u64,
-    /// Checksum of the footer, which has that of the index and through it of every block.
+    /// Checksum of the footer.
     pub crc: u32,
 }
 
@@ -67,8 +71,10 @@ impl<'a> RunWriter<'a> {
             index: Vec::new(),
             positions: Vec::new(),
             hashes: Vec::new(),
+            parts: Vec::new(),
             first_key: None,
             last_key: Vec::new(),
+            slots: 0,
             tombstones: 0,
         })
     }
@@ -82,8 +88,12 @@ impl<'a> RunWriter<'a> {
         let slot_bytes = key.len() + slot.as_ref().map_or(0, Bytes::len) + 16;
         if !self.block.is_empty() && self.block.bytes() + slot_bytes > self.block_bytes {
             self.end_block()?;
+            if self.hashes.len() >= PART_SLOTS {
+                self.end_part()?;
+            }
         }
         self.block.add(key, slot);
+        self.slots += 1;
         self.hashes.push(filter::hash(key));
         self.tombstones += u64::from(slot.is_none());
         if self.first_key.is_none() {
@@ -107,25 +117,13 @@ impl<'a> RunWriter<'a> {
     pub fn finish(mut self) -> Result<Written> {
         if !self.block.is_empty() {
             self.end_block()?;
+            self.end_part()?;
         }
-        let filter = filter::build(&self.hashes);
-        let filter = self.put_block(&filter)?;
-        let mut index = std::mem::take(&mut self.index);
-        for position in &self.positions {
-            index.put_u32(*position);
-        }
-        index.put_u32(self.positions.len() as u32);
-        let index = self.put_block(&index)?;
-
         let mut footer = Vec::new();
-        for place in [filter, index] {
-            footer.put_u64(place.offset);
-            footer.put_u32(place.len);
-        }
-        footer.put_u64(self.hashes.len() as u64);
+        footer.put_u64(self.slots);
         footer.put_u64(self.tombstones);
         put_bytes(&mut footer, self.first_key.as_deref().unwrap_or_default());
-        put_bytes(&mut footer, &self.last_key);
+        footer.put_slice(&self.parts);
         let at = self.bytes();
         let crc = crc_at(self.id, at, &footer);
         let footer_bytes = footer.len() as u32;
@@ -153,6 +151,26 @@ impl<'a> RunWriter<'a> {
         let place = self.put_block(&block)?;
         put_varint(&mut self.index, place.offset);
         put_varint(&mut self.index, u64::from(place.len));
+        Ok(())
+    }
+
+    /// Writes filter and index of the blocks since the last part.
+    fn end_part(&mut self) -> Result<()> {
+        let filter = filter::build(&self.hashes);
+        let filter = self.put_block(&filter)?;
+        let mut index = std::mem::take(&mut self.index);
+        for position in &self.positions {
+            index.put_u32(*position);
+        }
+        index.put_u32(self.positions.len() as u32);
+        let index = self.put_block(&index)?;
+        put_bytes(&mut self.parts, &self.last_key);
+        for place in [filter, index] {
+            put_varint(&mut self.parts, place.offset);
+            put_varint(&mut self.parts, u64::from(place.len));
+        }
+        self.positions.clear();
+        self.hashes.clear();
         Ok(())
     }
 

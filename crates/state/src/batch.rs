@@ -27,6 +27,8 @@ pub struct Batch<'s> {
     changed: Vec<Changed>,
     /// Earliest expiry written by the batch, milliseconds since the Unix epoch.
     earliest_expiry_ms: Option<u64>,
+    /// See [`Changes::purged_to_ms`].
+    purged_to_ms: Option<u64>,
 }
 
 impl Store {
@@ -34,7 +36,14 @@ impl Store {
     pub fn batch(&self) -> Batch<'_> {
         let writer = self.inner.published.writer();
         let state = self.inner.published.peek(State::clone);
-        Batch { store: self, writer, state, changed: Vec::new(), earliest_expiry_ms: None }
+        Batch {
+            store: self,
+            writer,
+            state,
+            changed: Vec::new(),
+            earliest_expiry_ms: None,
+            purged_to_ms: None,
+        }
     }
 
     /// Applies and publishes the entry at `index`; see [`Batch::apply`].
@@ -93,11 +102,12 @@ impl Batch<'_> {
     }
 
     fn commit(&mut self, index: u64, changes: Changes) {
-        let Changes { overlay, meta, earliest_expiry_ms, events } = changes;
+        let Changes { overlay, meta, earliest_expiry_ms, purged_to_ms, events } = changes;
         self.changed.push(Changed::of(index, &overlay, events));
         self.state.active.absorb(overlay);
         self.state.meta = meta;
         self.earliest_expiry_ms = self.earliest_expiry_ms.into_iter().chain(earliest_expiry_ms).min();
+        self.purged_to_ms = self.purged_to_ms.max(purged_to_ms);
     }
 
     /// Advances the applied index over an entry without a command.
@@ -140,9 +150,12 @@ impl Batch<'_> {
 
     /// Publishes the batch: readers see all of its entries.
     pub fn publish(self) {
-        let Self { store, writer, state, changed, earliest_expiry_ms } = self;
+        let Self { store, writer, state, changed, earliest_expiry_ms, purged_to_ms } = self;
         let published = &store.inner.published;
         published.publish(&writer, state);
+        if let Some(at_ms) = purged_to_ms {
+            published.floor().advance(at_ms);
+        }
         if let Some(at_ms) = earliest_expiry_ms {
             published.floor().lower(at_ms);
         }

@@ -147,9 +147,12 @@ fn end_of(id: &[u8]) -> Vec<u8> {
 /// Removes at most `limit` elements of collections that no key refers to any more; returns their number.
 pub(super) fn sweep(txn: &mut Txn<'_>, limit: usize) -> Result<usize, EngineError> {
     let mut swept = 0;
+    // Each mark is looked for after the one before, so that the removed ones are iterated over once.
+    let mut from = Bytes::from_static(value::GARBAGE_START);
     while swept < limit {
-        let first = txn.range_uncharged(value::GARBAGE_START, value::GARBAGE_END).next().transpose()?;
+        let first = txn.range_uncharged(&from, value::GARBAGE_END).next().transpose()?;
         let Some((mark, progress)) = first else { break };
+        from = [&mark, [0].as_slice()].concat().into();
         let id = mark.slice(1..);
         // Continuing after the last removed element avoids iterating over the removals before it.
         let start = if progress.is_empty() { value::element_prefix(&id).into() } else { progress };

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use helios_proto::v1::ErrorCode;
 
-use super::engines::EngineError;
+use super::engines::{EngineError, EngineKind};
 use helios_proto::Error;
 
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +38,13 @@ pub enum StateError {
     #[error("snapshot is of index {snapshot}, older than the applied index {applied}")]
     StaleSnapshot { snapshot: u64, applied: u64 },
 
+    /// The copy of the state into another engine failed; the state itself was not changed.
+    #[error(
+        "the state was not converted from {from:?} to {to:?}: {reason}; it is unchanged: set state.engine to \
+         {from:?} (in lower case), or correct the cause and start again"
+    )]
+    NotConverted { from: EngineKind, to: EngineKind, reason: String },
+
     #[error("the embedded state machine failed: {0}")]
     Machine(String),
 
@@ -65,7 +72,10 @@ impl StateError {
         let is_full = |source: &io::Error| matches!(source.kind(), QuotaExceeded | StorageFull);
         match self {
             Self::NoRoom { .. } => true,
-            Self::Io { source, .. } | Self::Engine { source: EngineError::Io(source), .. } => is_full(source),
+            Self::Io { source, .. }
+            | Self::Engine { source: EngineError::Io(source) | EngineError::Disk(source), .. } => {
+                is_full(source)
+            }
             _ => false,
         }
     }
@@ -81,6 +91,7 @@ impl StateError {
             | Self::InUse(_)
             | Self::BadSnapshot { .. }
             | Self::StaleSnapshot { .. }
+            | Self::NotConverted { .. }
             | Self::Machine(_)
             | Self::Stopped(_) => false,
         }
@@ -96,6 +107,7 @@ impl From<StateError> for Error {
             StateError::Io { .. }
             | StateError::NoRoom { .. }
             | StateError::InUse(_)
+            | StateError::NotConverted { .. }
             | StateError::Machine(_)
             | StateError::Stopped(_) => ErrorCode::StorageUnavailable,
         };

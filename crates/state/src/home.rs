@@ -88,6 +88,11 @@ impl Home {
         }
     }
 
+    /// Returns the free space of the volume in bytes; the greatest number if it cannot be determined.
+    pub fn free_bytes(&self) -> u64 {
+        self.disk.free_bytes(&self.dir).unwrap_or(u64::MAX)
+    }
+
     /// Returns the number of the current generation; `None` before the first checkpoint.
     pub fn current(&self) -> Result<Option<u64>, StateError> {
         let path = self.dir.join(CURRENT);

@@ -27,6 +27,8 @@ pub(super) struct Recovered {
 }
 
 const FIRST_GENERATION: u64 = 1;
+/// Free space in bytes that a conversion leaves.
+const CONVERSION_HEADROOM_BYTES: u64 = 64 << 20;
 
 /// Opens the state in `dir`. A damaged state is set aside and replaced by a blank one.
 pub(super) fn open(disk: Arc<dyn Disk>, dir: &Path, options: &StoreOptions) -> Result<Recovered, StateError> {
@@ -117,13 +119,28 @@ pub(super) fn load(home: &Home, options: &StoreOptions) -> Result<Option<Loaded>
     if found == options.engine {
         return Ok(Some((backend, generation, record)));
     }
-    tracing::info!(?found, wanted = ?options.engine, keys = record.meta.key_count, "converting the state to another engine");
-    let next = generation + 1;
-    home.remove_generations_but(Some(generation))?;
+    let (backend, record) =
+        convert(home, backend.reader().as_ref(), generation + 1, record, options).map_err(|error| {
+            StateError::NotConverted { from: found, to: options.engine, reason: error.to_string() }
+        })?;
+    Ok(Some((backend, generation + 1, record)))
+}
+
+/// Copies the content of `source` to the engine of `options`, in the generation `next`, and makes that the current one.
+fn convert(
+    home: &Home,
+    source: &dyn StateEngine,
+    next: u64,
+    record: Record,
+    options: &StoreOptions,
+) -> Result<(Backend, Record), StateError> {
+    tracing::info!(to = ?options.engine, keys = record.meta.key_count, "converting the state to another engine");
+    home.remove_generations_but(Some(next - 1))?;
+    home.check_room("convert the state", source.size_bytes() + CONVERSION_HEADROOM_BYTES)?;
     let converted = open_generation(home, next, options)?;
     let mut loader = Loader::new(converted.clone());
     let mut digest = Digest::default();
-    for pair in backend.reader().range(b"", None) {
+    for pair in source.range(b"", None) {
         let (key, value) = pair.map_err(StateError::engine("read"))?;
         if key != META_KEY {
             digest.add(&key, &value);
@@ -133,7 +150,7 @@ pub(super) fn load(home: &Home, options: &StoreOptions) -> Result<Option<Loaded>
     let record = Record { digest, ..record };
     loader.finish(&record)?;
     home.commit(next)?;
-    Ok(Some((converted, next, record)))
+    Ok((converted, record))
 }
 
 fn load_generation(

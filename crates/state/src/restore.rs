@@ -134,30 +134,36 @@ const RUN_BYTES: usize = 32 << 20;
 pub(super) struct Loader {
     backend: Backend,
     writes: Vec<RawWrite>,
+    /// Expiry keys for the engine `runs`: a snapshot has them out of order, between keys that are in order.
+    expiries: Vec<RawWrite>,
     bytes: usize,
     runs: Vec<Pending>,
 }
 
 impl Loader {
     pub fn new(backend: Backend) -> Self {
-        Self { backend, writes: Vec::new(), bytes: 0, runs: Vec::new() }
+        Self { backend, writes: Vec::new(), expiries: Vec::new(), bytes: 0, runs: Vec::new() }
     }
 
     /// Adds a pair; each key is added once.
     pub fn add(&mut self, key: Bytes, value: Bytes) -> Result<(), StateError> {
         self.bytes += key.len() + value.len();
-        self.writes.push((key, Some(value)));
+        let is_apart = matches!(self.backend, Backend::Runs(_)) && value::split_expiry_key(&key).is_some();
+        let writes = if is_apart { &mut self.expiries } else { &mut self.writes };
+        writes.push((key, Some(value)));
         match &self.backend {
             Backend::InPlace(engine) if self.bytes >= BATCH_BYTES || self.writes.len() >= BATCH_WRITES => {
                 engine.write(&self.writes).map_err(StateError::engine("write"))?;
             }
             Backend::Runs(runs) if self.bytes >= RUN_BYTES => {
                 self.runs.push(write_run(runs, &mut self.writes)?);
+                self.runs.push(write_run(runs, &mut self.expiries)?);
             }
             Backend::InPlace(_) | Backend::Runs(_) => return Ok(()),
         }
         self.bytes = 0;
         self.writes.clear();
+        self.expiries.clear();
         Ok(())
     }
 
@@ -170,9 +176,8 @@ impl Loader {
                 engine.sync().map_err(StateError::engine("sync"))
             }
             Backend::Runs(runs) => {
-                if !self.writes.is_empty() {
-                    self.runs.push(write_run(runs, &mut self.writes)?);
-                }
+                self.runs.push(write_run(runs, &mut self.writes)?);
+                self.runs.push(write_run(runs, &mut self.expiries)?);
                 let installed = runs.install_runs(self.runs, record.encode());
                 installed.map(drop).map_err(|error| StateError::engine("write")(error.into()))
             }

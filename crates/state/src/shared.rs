@@ -1,8 +1,8 @@
 //! The published state: immutable, replaced as a whole, read without a lock.
 //!
 //! A reader clones the [`Arc`] and keeps its state for as long as it needs. Entries are applied to a copy
-//! ([`super::batch::Batch`]), which replaces the published state. An engine is modified in place, so a
-//! checkpoint must wait for all readers of states from before its overlay was frozen: [`Epoch`].
+//! ([`super::batch::Batch`]), which replaces the published state. A checkpoint into an engine that is modified in place
+//! must wait for all readers of states from before its overlay was frozen: [`Epoch`].
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -195,6 +195,13 @@ impl Floor {
         let mut floor = self.lock();
         *floor = (*floor).min(at_ms);
         self.lowered.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Raises the floor to `at_ms`, before which a purge left no key; called after the purge was published, and before
+    /// [`Floor::lower`] for the expiries that were written with it. Followers have no other way to raise it.
+    pub fn advance(&self, at_ms: u64) {
+        let mut floor = self.lock();
+        *floor = (*floor).max(at_ms);
     }
 
     /// Raises the floor to `at_ms`, the earliest expiry in a state, unless it was lowered since `version`,

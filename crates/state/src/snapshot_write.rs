@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::engines::{Backend, StateEngine};
+use super::engines::{Backend, EngineError, StateEngine};
 use super::meta::{Digest, Record};
 use super::snapshot::Writer;
 use super::value::{self, META_KEY};
@@ -22,9 +22,9 @@ impl Store {
         let engine = image.backend.reader();
         let mut record = image.record.clone();
         if matches!(image.backend, Backend::Runs(_)) {
-            // The content of a view does not change: checkpoints and merges go on meanwhile.
+            // The content of a view does not change, so merges continue meanwhile.
             drop(image);
-            record.digest = digest(engine.as_ref())?;
+            record.digest = digest(engine.as_ref()).map_err(|error| self.noted(error))?;
         }
         let mut writer = Writer::create(Arc::clone(&self.inner.disk), path)?;
         record.meta.applied.index = faults::snapshot_index(record.meta.applied.index);
@@ -37,9 +37,19 @@ impl Store {
         })();
         if let Err(error) = written {
             writer.abandon();
-            return Err(error);
+            return Err(self.noted(error));
         }
         SnapshotMeta::read(self.inner.disk.as_ref(), path)
+    }
+}
+
+impl Store {
+    /// Stops the store if `error` is damage of the engine, as after a read that finds it.
+    fn noted(&self, error: StateError) -> StateError {
+        match error {
+            StateError::Engine { source: source @ EngineError::Corrupt(_), .. } => self.fail(source),
+            error => error,
+        }
     }
 }
 

@@ -326,6 +326,11 @@ impl Store {
         matches!(self.inner.image().backend, Backend::Runs(_))
     }
 
+    /// Returns the index of the last checkpoint; 0 before the first.
+    pub fn checkpointed(&self) -> u64 {
+        self.inner.image().record.meta.applied.index
+    }
+
     /// Returns the index up to which the log is not needed any more; 0 if no trusted checkpoint was written yet.
     pub fn durable_index(&self) -> u64 {
         let image = self.inner.image();

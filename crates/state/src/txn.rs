@@ -78,13 +78,21 @@ pub(super) struct Changes {
     pub meta: Meta,
     /// Earliest expiry that was written, milliseconds since the Unix epoch.
     pub earliest_expiry_ms: Option<u64>,
+    /// Time before which this entry left no key in the expiry index, milliseconds since the Unix epoch.
+    pub purged_to_ms: Option<u64>,
     pub events: Vec<Event>,
 }
 
 impl Changes {
     /// Returns the changes of an entry that only advances the position and the clock.
     pub fn none(meta: Meta) -> Self {
-        Self { overlay: Overlay::default(), meta, earliest_expiry_ms: None, events: Vec::new() }
+        Self {
+            overlay: Overlay::default(),
+            meta,
+            earliest_expiry_ms: None,
+            purged_to_ms: None,
+            events: Vec::new(),
+        }
     }
 }
 
@@ -382,16 +390,20 @@ impl<'a> Txn<'a> {
         self.changes.overlay.put(key, record);
     }
 
-    /// Returns at most `limit` expired keys, the earliest expiry first.
-    pub fn expired_keys(&self, limit: usize) -> Result<Vec<Bytes>, EngineError> {
+    /// Returns at most `limit` expired keys, the earliest expiry first. The caller removes them all.
+    pub fn expired_keys(&mut self, limit: usize) -> Result<Vec<Bytes>, EngineError> {
         let start = value::expiry_key(self.expiry_floor_ms, b"");
-        let mut keys = Vec::new();
+        let (mut keys, mut last_ms) = (Vec::new(), 0);
         for pair in self.view.range(&start, Some(value::EXPIRY_END)).take(limit) {
             match value::split_expiry_key(&pair?.0) {
-                Some((at_ms, key)) if at_ms <= self.clock_ms() => keys.push(key),
+                Some((at_ms, key)) if at_ms <= self.clock_ms() => {
+                    keys.push(key);
+                    last_ms = at_ms;
+                }
                 _ => break,
             }
         }
+        self.changes.purged_to_ms = Some(if keys.len() < limit { self.clock_ms() } else { last_ms });
         Ok(keys)
     }
 

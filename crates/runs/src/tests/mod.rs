@@ -1,6 +1,7 @@
 //! Tests of the whole engine, on a simulated disk.
 
 mod damage;
+mod figures;
 mod model;
 mod power;
 
@@ -9,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use helios_storage::disk::SimDisk;
+use helios_storage::disk::{Disk, SimDisk};
 
 use crate::{Job, Merged, Options, Result, Runs, Slot, View};
 
@@ -39,6 +40,12 @@ fn slots(at: u64, count: u64, step: u64) -> Vec<(Bytes, Slot)> {
     written.map(|n| (key(n), if (n + at).is_multiple_of(10 * step) { None } else { value(n, at) })).collect()
 }
 
+/// Number of files of runs.
+fn run_files(disk: &SimDisk) -> usize {
+    let files = disk.list(Path::new(DIR)).unwrap();
+    files.iter().filter(|entry| entry.name.to_string_lossy().ends_with(".run")).count()
+}
+
 fn checkpoint(runs: &Runs, slots: &[(Bytes, Slot)], clears: bool, record: u64) -> Result<View> {
     let record = Bytes::copy_from_slice(&record.to_be_bytes());
     runs.checkpoint(slots.iter().map(|(key, slot)| (key, slot)), clears, record)
@@ -50,7 +57,7 @@ fn execute(runs: &Runs, job: &Job) -> Result<Merged> {
 
 /// Executes the merge that is due; returns whether there was one.
 fn merge(runs: &Runs) -> Result<bool> {
-    let Some(job) = runs.pick(true) else { return Ok(false) };
+    let Some(job) = runs.pick(u64::MAX, true) else { return Ok(false) };
     let merged = execute(runs, &job)?;
     runs.commit(&job, merged)?;
     Ok(true)

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use helios_storage::disk::{Disk, SimDisk};
+use helios_storage::disk::SimDisk;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -88,7 +88,7 @@ proptest! {
                     apply(&mut model, &slots);
                     checkpoint(&runs, &slots, true, at).unwrap();
                 }
-                Step::Merge(writes) => if let Some(job) = runs.pick(true) {
+                Step::Merge(writes) => if let Some(job) = runs.pick(u64::MAX, true) {
                     let merged = execute(&runs, &job).unwrap();
                     let slots = sorted(&writes);
                     apply(&mut model, &slots);
@@ -110,10 +110,32 @@ proptest! {
         drop(pinned);
         runs.view().verify().unwrap();
         let live = runs.view().files().count();
-        let files = disk.list(Path::new(DIR)).unwrap();
-        let files = files.iter().filter(|entry| entry.name.to_string_lossy().ends_with(".run")).count();
-        prop_assert_eq!(files, live, "files of merged runs are left");
+        prop_assert_eq!(run_files(&disk), live, "files of merged runs are left");
     }
+}
+
+#[test]
+fn tombstones_are_kept_only_while_an_older_run_may_have_the_key() {
+    // No bottom merge is due below this size.
+    let options = Options { file_bytes: 1 << 20, ..options(1) };
+    let runs = Runs::open(Arc::new(SimDisk::new(1)), Path::new(DIR), options).unwrap();
+    let tombstones = |runs: &Runs| runs.view().slices().map(|slice| slice.run.tombstones).sum::<u64>();
+    let removals: Vec<_> = (0..200).map(|n| (key(n), None)).collect();
+    checkpoint(&runs, &removals, false, 1).unwrap();
+    assert_eq!((runs.view().files().count(), tombstones(&runs)), (0, 0));
+    // The first hundred exist, and are removed again.
+    checkpoint(&runs, &(0..100).map(|n| (key(n), value(n, 2))).collect::<Vec<_>>(), false, 2).unwrap();
+    checkpoint(&runs, &removals, false, 3).unwrap();
+    assert!((100..110).contains(&tombstones(&runs)), "{}", tombstones(&runs));
+    for at in 4..=5 {
+        let more: Vec<_> = (0..100).map(|n| (key(at * 100 + n), value(n, at))).collect();
+        checkpoint(&runs, &more, false, at).unwrap();
+    }
+    let job = runs.pick(u64::MAX, false).unwrap();
+    let merged = execute(&runs, &job).unwrap();
+    runs.commit(&job, merged).unwrap();
+    assert_eq!((runs.view().uppers().len(), tombstones(&runs)), (1, 0));
+    assert_eq!(content(&runs.view()).len(), 200);
 }
 
 #[test]
@@ -124,7 +146,7 @@ fn cancelled_merge_leaves_no_file() {
         checkpoint(&runs, &slots(at, 100, 2), false, at).unwrap();
     }
     let files = disk.list(Path::new(DIR)).unwrap().len();
-    let job = runs.pick(false).unwrap();
+    let job = runs.pick(u64::MAX, false).unwrap();
     let mut left = 20;
     let merged = runs.merge(&job, |_| {
         left -= 1;
@@ -141,14 +163,13 @@ fn merge_of_cleared_runs_changes_nothing() {
     for at in 1..=4 {
         checkpoint(&runs, &slots(at, 100, 2), false, at).unwrap();
     }
-    let job = runs.pick(false).unwrap();
+    let job = runs.pick(u64::MAX, false).unwrap();
     let merged = execute(&runs, &job).unwrap();
     checkpoint(&runs, &[(key(1), value(1, 5))], true, 5).unwrap();
     assert!(runs.commit(&job, merged).unwrap().is_none());
     assert_eq!(content(&runs.view()).len(), 1);
     drop(job);
-    let files = disk.list(Path::new(DIR)).unwrap();
-    assert_eq!(files.iter().filter(|entry| entry.name.to_string_lossy().ends_with(".run")).count(), 1);
+    assert_eq!(run_files(&disk), 1);
 }
 
 #[test]
@@ -192,6 +213,7 @@ fn failed_checkpoint_on_a_full_disk_keeps_the_content_and_can_be_repeated() {
     }
     checkpoint(&runs, &slots(2, 100, 1), false, 2).unwrap();
     assert_eq!(record(&runs.view()), 2);
+    assert_eq!(run_files(&disk), runs.view().files().count(), "runs of failed checkpoints are left");
     let reopened = open(&disk, 3).unwrap();
     assert_eq!(content(&reopened.view()), content(&runs.view()));
 }

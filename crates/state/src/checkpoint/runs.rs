@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use helios_runs::Runs;
 
+use super::super::home::Home;
 use super::super::meta::{Digest, Record};
 use super::super::shared::{Frozen, State};
 use super::super::store::Image;
@@ -55,12 +56,8 @@ impl Store {
         let (runs, job) = {
             let image = self.inner.image();
             let Backend::Runs(runs) = &image.backend else { return Ok(false) };
-            let Some(job) = runs.pick(is_idle) else { return Ok(false) };
-            let room_bytes = job.room_bytes() + HEADROOM_BYTES;
-            let room = image.home.as_ref().map(|home| home.check_room("merge runs", room_bytes));
-            if room.is_some_and(|room| room.is_err()) {
-                return Ok(false);
-            }
+            let free = image.home.as_ref().map_or(u64::MAX, Home::free_bytes);
+            let Some(job) = runs.pick(free.saturating_sub(HEADROOM_BYTES), is_idle) else { return Ok(false) };
             (Arc::clone(runs), job)
         };
         let merged = runs.merge(&job, pace);

@@ -87,6 +87,10 @@ pub enum EngineError {
     #[error("{0}")]
     Io(#[from] io::Error),
 
+    /// An error of the disk in an engine that is the only copy of the state: never taken for damage.
+    #[error("{0}")]
+    Disk(io::Error),
+
     #[error("corrupted: {0}")]
     Corrupt(String),
 
@@ -108,7 +112,7 @@ impl EngineError {
                 error.kind(),
                 PermissionDenied | QuotaExceeded | ReadOnlyFilesystem | StorageFull | WouldBlock
             ),
-            Self::Newer(_) => true,
+            Self::Newer(_) | Self::Disk(_) => true,
             Self::Corrupt(_) | Self::Panicked(_) => false,
         }
     }

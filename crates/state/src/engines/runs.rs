@@ -26,7 +26,7 @@ impl From<helios_runs::Error> for EngineError {
     fn from(error: helios_runs::Error) -> Self {
         let text = error.to_string();
         match error {
-            helios_runs::Error::Io { source, .. } => Self::Io(std::io::Error::new(source.kind(), text)),
+            helios_runs::Error::Io { source, .. } => Self::Disk(std::io::Error::new(source.kind(), text)),
             helios_runs::Error::Corrupt { .. } => Self::Corrupt(text),
             helios_runs::Error::Newer { .. } => Self::Newer(text),
         }

@@ -79,3 +79,21 @@ fn expiry_written_during_a_search_for_the_earliest_is_found() {
     assert_eq!(floor(&machine.store), 2_000);
     assert!(machine.store.has_expired(2_000).unwrap());
 }
+
+/// Only the leader looks for expired keys; followers know of them by its purges.
+#[test]
+fn purge_raises_the_floor_of_the_expiry_index() {
+    let mut machine = Machine::in_memory();
+    let floor = |machine: &Machine| machine.store.inner.published.floor().at_ms();
+    for (key, at_ms) in [("a", 10), ("b", 20), ("c", 20), ("d", 90)] {
+        machine.apply(1, set_until(key, "1", at_ms));
+    }
+    assert_eq!(floor(&machine), 0);
+    machine.apply(50, purge(2));
+    assert_eq!(floor(&machine), 20, "another key may expire at the time of the last one");
+    machine.apply(50, purge(2));
+    assert_eq!(floor(&machine), 50);
+    machine.apply(50, set_until("e", "1", 60));
+    machine.apply(95, purge(9));
+    assert_eq!((floor(&machine), machine.store.key_count()), (95, 0));
+}

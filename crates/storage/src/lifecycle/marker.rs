@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 use crate::disk::{Disk, DiskLock, LockMode};
 
 const FORMAT: u32 = 1;
+/// Format of the same content for a disk whose state has the engine `runs`: builds that do not know the engine would
+/// take the state for a damaged one.
+const FORMAT_WITH_RUNS: u32 = 2;
 const LOCK: &str = "LOCK";
 const LOCK_POLL: Duration = Duration::from_millis(50);
 
@@ -133,6 +136,18 @@ impl DataDir {
         Ok((lock, read(disk, dir)?))
     }
 
+    /// Durably records whether the state has the engine `runs`: called before such a state is made, and after one was
+    /// converted to another engine.
+    pub fn record_runs(&mut self, has_runs: bool) -> Result<(), MarkerError> {
+        let format = if has_runs { FORMAT_WITH_RUNS } else { FORMAT };
+        if self.marker.format != format {
+            let marker = Marker { format, ..self.marker.clone() };
+            write(self.disk.as_ref(), &self.dir, &marker)?;
+            self.marker = marker;
+        }
+        Ok(())
+    }
+
     pub fn marker(&self) -> &Marker {
         &self.marker
     }
@@ -191,8 +206,9 @@ fn read(disk: &dyn Disk, dir: &Path) -> Result<Option<Marker>, MarkerError> {
     };
     let unreadable = |reason: String| MarkerError::Unreadable { path: path.clone(), reason };
     let marker: Marker = serde_json::from_slice(&text).map_err(|error| unreadable(error.to_string()))?;
-    if marker.format != FORMAT {
-        return Err(unreadable(format!("format {}, this version knows {FORMAT}", marker.format)));
+    if !(FORMAT..=FORMAT_WITH_RUNS).contains(&marker.format) {
+        let reason = format!("format {}, this version knows up to {FORMAT_WITH_RUNS}", marker.format);
+        return Err(unreadable(reason));
     }
     Ok(Some(marker))
 }
@@ -284,6 +300,16 @@ mod tests {
             drop(first);
             assert!(second.join().unwrap().is_ok());
         });
+    }
+
+    #[test]
+    fn marker_has_another_format_while_the_state_has_the_engine_runs() {
+        let dir = tempfile::tempdir().unwrap();
+        let format = || DataDir::inspect(&disk::RealDisk::default(), dir.path()).unwrap().1.unwrap().format;
+        for (has_runs, expected) in [(true, FORMAT_WITH_RUNS), (true, FORMAT_WITH_RUNS), (false, FORMAT)] {
+            open(&dir, "a", None).unwrap().record_runs(has_runs).unwrap();
+            assert_eq!(format(), expected);
+        }
     }
 
     #[test]
