@@ -21,6 +21,8 @@ pub enum Event {
     Turn(Slot, Run),
     LogWriter(Slot, Run),
     Applier(Slot, Run),
+    /// Entries are read back from the log.
+    LogReader(Slot, Run),
     Checkpoint(Slot, Run),
     /// The Raft thread receives the results of a checkpoint or a snapshot.
     Built(Slot, Run),

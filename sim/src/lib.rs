@@ -11,6 +11,7 @@ mod end;
 mod events;
 mod fingerprint;
 mod invariants;
+mod log_reader;
 mod machine;
 mod membership;
 mod nemesis;
@@ -50,6 +51,8 @@ pub struct Report {
     pub snapshots_installed: u64,
     /// Transfers that continued from the bytes of an earlier one that broke.
     pub snapshots_resumed: u64,
+    /// Times that entries were read back from the log for a member that lags.
+    pub fetches: u64,
     /// States that a start rebuilt from a snapshot and the log.
     pub rebuilds: u64,
     /// Requests of clients that were answered.

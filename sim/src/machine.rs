@@ -9,18 +9,18 @@ use std::time::Instant;
 
 use helios_proto::v1::Membership;
 use helios_raft::metrics::Metrics;
-use helios_raft::simulation::{Applier, ApplyJob, Core, Done, Input, LogJob, Settings, Suspects};
+use helios_raft::simulation::{Applier, ApplyJob, Core, Done, FetchJob, Input, LogJob, Settings, Suspects};
 use helios_raft::{self as raft, RecoveryError, Snapshots};
 use helios_state::{StateError, Store};
 use helios_storage::disk::{Disk, SimDisk};
-use helios_storage::wal::{self, Batch, Recovered, Wal, WalError, WalOptions};
+use helios_storage::wal::{self, Batch, Wal, WalError, WalOptions};
 use prometheus_client::registry::Registry;
 use rand::Rng;
 use rand::rngs::SmallRng;
 use tokio::sync::watch;
 
 use crate::events::{Run, Slot};
-use crate::invariants::{Electorate, MonotonicIndexes};
+use crate::invariants::{Electorate, Found, MonotonicIndexes};
 use crate::plan::{ELECTION_MAX, ELECTION_MIN, HEARTBEAT, Micros, Plan};
 
 pub const CLUSTER: &str = "sim";
@@ -77,6 +77,7 @@ pub struct Process {
     pub built: VecDeque<Done>,
     pub log_jobs: VecDeque<LogJob>,
     pub apply_jobs: VecDeque<ApplyJob>,
+    pub fetch_jobs: VecDeque<FetchJob>,
     pub snapshot_wanted: bool,
     /// Machine of each member that sent a message: a member that just joined knows no other address.
     pub callers: BTreeMap<u64, Slot>,
@@ -92,7 +93,7 @@ pub struct Process {
 /// A process that started, with the log that it found.
 pub struct Started {
     pub process: Process,
-    pub recovered: Recovered,
+    pub found: Found,
     /// Batches that the start itself wrote to the log.
     pub written: Vec<Batch>,
 }
@@ -265,12 +266,13 @@ impl Machine {
             snapshot_interval: std::time::Duration::from_secs(3_600),
             trailing_entries: plan.trailing_entries,
             held_bytes: plan.held_bytes,
+            log_cache_bytes: plan.log_cache_bytes,
             max_log_bytes: plan.max_log_bytes,
             max_overlay_bytes: plan.max_overlay_bytes,
             lease: plan.lease,
             priority: 0,
         };
-        let found = recovered.clone();
+        let found = Found::read(&wal, &recovered)?;
         let mut recovery = raft::recover(&mut wal, recovered, &store, &snapshots)?;
         let reset = (wal.base() != found.base).then(|| wal.base());
         let mut written = vec![Batch { reset, ..Batch::default() }];
@@ -285,7 +287,7 @@ impl Machine {
         let core =
             recovery.into_core(settings, &store, seed, now).map_err(|e| StartError::Raft(e.to_string()))?;
         let process = Process::new(run, core, wal, store, snapshots, suspects);
-        Ok(Started { process, recovered: found, written })
+        Ok(Started { process, found, written })
     }
 }
 
@@ -338,6 +340,7 @@ impl Process {
             built: VecDeque::new(),
             log_jobs: VecDeque::new(),
             apply_jobs: VecDeque::new(),
+            fetch_jobs: VecDeque::new(),
             snapshot_wanted: false,
             callers: BTreeMap::new(),
             turn_planned: false,

@@ -39,6 +39,7 @@ struct Sum {
     elections: u64,
     snapshots: u64,
     resumed: u64,
+    fetches: u64,
     rebuilds: u64,
     answered: u64,
     unknown: u64,
@@ -60,6 +61,7 @@ impl Sum {
         self.elections += report.elections;
         self.snapshots += report.snapshots_installed;
         self.resumed += report.snapshots_resumed;
+        self.fetches += report.fetches;
         self.rebuilds += report.rebuilds;
         self.answered += report.answered;
         self.unknown += report.unknown;
@@ -83,6 +85,7 @@ impl Sum {
         self.elections += other.elections;
         self.snapshots += other.snapshots;
         self.resumed += other.resumed;
+        self.fetches += other.fetches;
         self.rebuilds += other.rebuilds;
         self.answered += other.answered;
         self.unknown += other.unknown;
@@ -154,8 +157,15 @@ fn print(sum: &Sum, started: Instant) {
         faults.join(", ")
     );
     println!(
-        "{} elections, {} snapshots installed, {} snapshot transfers resumed, {} states rebuilt, {} entries committed, {} operations answered, {} of unknown outcome",
-        sum.elections, sum.snapshots, sum.resumed, sum.rebuilds, sum.committed, sum.answered, sum.unknown
+        "{} elections, {} snapshots installed, {} snapshot transfers resumed, {} fetches of entries, {} states rebuilt, {} entries committed, {} operations answered, {} of unknown outcome",
+        sum.elections,
+        sum.snapshots,
+        sum.resumed,
+        sum.fetches,
+        sum.rebuilds,
+        sum.committed,
+        sum.answered,
+        sum.unknown
     );
     let kinds: Vec<String> = sum.kinds.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
     println!("answered: {}; {} histories not judged", kinds.join(", "), sum.unjudged);

@@ -40,6 +40,29 @@ impl Nemesis {
 }
 
 impl World {
+    /// Kills the process. Its writes stay in the page cache, and peers notice the end of its connections.
+    pub fn kill(&mut self, slot: Slot) {
+        self.break_links(slot);
+        self.stop_process(slot);
+        self.machines[slot].disk.kill();
+    }
+
+    /// Cuts the power: the disk keeps all that was synced and a random part of the rest. Peers do not notice.
+    pub fn power_cut(&mut self, slot: Slot) {
+        self.stop_process(slot);
+        self.machines[slot].disk.crash();
+    }
+
+    /// Ends the process and plans its next start, as a supervisor would.
+    pub fn stop_process(&mut self, slot: Slot) {
+        self.fingerprint.note((self.now, slot, "down"));
+        self.machines[slot].process = None;
+        self.machines[slot].paused_until = 0;
+        let at = self.now + self.random.random_range(1_000..200_000);
+        self.events.plan(at, Event::Start(slot));
+        self.poll_clients(slot);
+    }
+
     pub fn nemesis(&mut self) -> Result<(), Violation> {
         if self.now >= self.plan.horizon {
             return Ok(());

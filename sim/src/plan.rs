@@ -100,6 +100,8 @@ pub struct Plan {
     pub trailing_entries: u64,
     /// Bytes of the log that a leader keeps for members that lag.
     pub held_bytes: u64,
+    /// Bytes of applied entries that a member has in memory. Few, so that entries are often read back from disk.
+    pub log_cache_bytes: u64,
     /// Limit of the bytes of log that a member has in memory; in most seeds above what a run reaches.
     pub max_log_bytes: u64,
     /// Limit of the bytes of a member's overlay; in most seeds above what a run reaches.
@@ -178,6 +180,8 @@ impl Plan {
             follow_ups: random.random_range(0..80),
             padding: if random.random_ratio(1, 2) { 0 } else { random.random_range(1..900) },
             held_bytes: if random.random_ratio(1, 2) { 0 } else { random.random_range(0..32 << 10) },
+            // Drawn from a copy: a new size must not move the seeds of known bugs.
+            log_cache_bytes: random.clone().random_range(0..4 << 10),
             max_log_bytes: Self::limit(random),
             max_overlay_bytes: Self::limit(random),
             runs: random.random_ratio(2, 3),

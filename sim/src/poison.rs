@@ -32,9 +32,8 @@ impl World {
         let may_change = !known.learners.is_empty() || membership::is_joint(known);
         let process = self.machines[leader].process.as_ref();
         let is_busy = process.is_none_or(|process| process.core.is_changing() || !process.inbox.is_empty());
-        // The members report in their registration which log format they can read. Before all have registered, the
-        // leader would reject the skip.
-        // The leader knows its own format without a registration, the next one does not.
+        // The members report in their registration which log format they can read. Before all have registered, this
+        // leader too, the next one would reject the skip.
         let can_skip = known.members.iter().all(|member| member.format >= FORMAT);
         if self.is_poisoned() || self.forcing.is_some() || may_change || is_busy || !can_skip {
             return false;

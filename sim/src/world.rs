@@ -126,6 +126,7 @@ impl World {
             Event::Turn(slot, run) => return self.on_turn(slot, run),
             Event::LogWriter(slot, run) => return self.on_log_writer(slot, run),
             Event::Applier(slot, run) => return self.on_applier(slot, run),
+            Event::LogReader(slot, run) => return self.on_log_reader(slot, run),
             Event::Checkpoint(slot, run) => return self.on_checkpoint(slot, run),
             Event::Built(slot, run) => {
                 if let Some(process) = self.running(slot, run) {
@@ -160,12 +161,12 @@ impl World {
         self.began + Duration::from_micros(self.now)
     }
 
-    fn running(&mut self, slot: Slot, run: Run) -> Option<&mut Process> {
+    pub fn running(&mut self, slot: Slot, run: Run) -> Option<&mut Process> {
         self.machines[slot].process.as_mut().filter(|process| process.run == run)
     }
 
     /// Returns `event`, or plans it again for the end of the pause and returns `None` if the machine is paused.
-    fn unless_paused(&mut self, slot: Slot, event: Event) -> Option<Event> {
+    pub fn unless_paused(&mut self, slot: Slot, event: Event) -> Option<Event> {
         let until = self.machines[slot].paused_until;
         if until <= self.now {
             return Some(event);
@@ -189,7 +190,7 @@ impl World {
         let now = self.instant();
         let machine = &mut self.machines[slot];
         match machine.start(&self.plan, begin, run, seed, now) {
-            Ok(Started { process, recovered, written }) => {
+            Ok(Started { process, found, written }) => {
                 let torn = std::mem::take(&mut self.torn[slot]);
                 let rebuilds = process.store.rebuilds();
                 self.report.rebuilds += rebuilds;
@@ -202,7 +203,7 @@ impl World {
                 machine.process = Some(process);
                 machine.healed();
                 self.fingerprint.note((self.now, slot, run));
-                self.invariants.on_start(member, &recovered, &torn)?;
+                self.invariants.on_start(member, &found, &torn)?;
                 if let Some(state) = written.iter().filter(|_| was_forced).find_map(|batch| batch.hard_state)
                 {
                     self.invariants.on_force_new(state.term);
@@ -246,7 +247,7 @@ impl World {
         true
     }
 
-    fn turn(&mut self, slot: Slot) {
+    pub fn turn(&mut self, slot: Slot) {
         let late = self.random.random_range(0..100);
         let Some(process) = &mut self.machines[slot].process else { return };
         if !std::mem::replace(&mut process.turn_planned, true) {
@@ -312,6 +313,7 @@ impl World {
             Effect::Send(messages) => return self.send(slot, messages),
             Effect::Log(job) => self.log(slot, job),
             Effect::Apply(job) => return self.apply(slot, job),
+            Effect::Fetch(job) => self.fetch(slot, job),
             Effect::BuildSnapshot => {
                 let at = self.now + self.random.random_range(500..20_000);
                 if let Some(process) = &mut self.machines[slot].process {
@@ -390,7 +392,7 @@ impl World {
     }
 
     /// Stops a process whose worker failed; a violation unless an injected fault of the disk explains the error.
-    fn disk_failed(&mut self, slot: Slot, what: &str) -> Result<(), Violation> {
+    pub fn disk_failed(&mut self, slot: Slot, what: &str) -> Result<(), Violation> {
         let machine = &mut self.machines[slot];
         if machine.disk.is_cut() {
             self.power_cut(slot);
@@ -409,13 +411,21 @@ impl World {
             entries.iter().try_for_each(|(entry, _)| self.reference.commit(entry))?;
             self.invariants.on_commit(member, entries.iter().map(|(entry, _)| entry))?;
         }
-        let late = self.random.random_range(10..1_000);
+        let time = self.random.random_range(10..1_000);
         let Some(process) = &mut self.machines[slot].process else { return Ok(()) };
         process.apply_jobs.push_back(job);
         if !std::mem::replace(&mut process.apply_planned, true) {
-            self.events.plan(self.now + late, Event::Applier(slot, process.run));
+            self.plan_applier(slot, time);
         }
         Ok(())
+    }
+
+    /// Plans the next job of the apply thread. A restore takes a hundred times as long as entries.
+    fn plan_applier(&mut self, slot: Slot, time: Micros) {
+        let Some(process) = &self.machines[slot].process else { return };
+        let is_restore = matches!(process.apply_jobs.front(), Some(ApplyJob::Restore { .. }));
+        let time = if is_restore { 100 * time } else { time };
+        self.events.plan(self.now + time, Event::Applier(slot, process.run));
     }
 
     fn on_applier(&mut self, slot: Slot, run: Run) -> Result<(), Violation> {
@@ -425,7 +435,12 @@ impl World {
         let Some(process) = self.running(slot, run) else { return Ok(()) };
         let Some(job) = process.apply_jobs.pop_front() else { return Ok(()) };
         let Some(outcome) = apply_or_end(process, job) else {
-            self.kill(slot);
+            // The power may have failed at the note of the entry.
+            if self.machines[slot].disk.is_cut() {
+                self.power_cut(slot)
+            } else {
+                self.kill(slot)
+            }
             return Ok(());
         };
         let applied = process.applied_index();
@@ -437,8 +452,8 @@ impl World {
         }
         self.reference.check_applied(applied)?;
         if more {
-            let at = self.now + self.random.random_range(10..1_000);
-            self.events.plan(at, Event::Applier(slot, run));
+            let time = self.random.random_range(10..1_000);
+            self.plan_applier(slot, time);
         }
         self.turn(slot);
         self.poll_clients(slot);
@@ -482,29 +497,6 @@ impl World {
         }
         self.turn(slot);
         Ok(())
-    }
-
-    /// Kills the process. Its writes stay in the page cache, and peers notice the end of its connections.
-    pub fn kill(&mut self, slot: Slot) {
-        self.break_links(slot);
-        self.stop_process(slot);
-        self.machines[slot].disk.kill();
-    }
-
-    /// Cuts the power: the disk keeps all that was synced and a random part of the rest. Peers do not notice.
-    pub fn power_cut(&mut self, slot: Slot) {
-        self.stop_process(slot);
-        self.machines[slot].disk.crash();
-    }
-
-    /// Ends the process and plans its next start, as a supervisor would.
-    pub fn stop_process(&mut self, slot: Slot) {
-        self.fingerprint.note((self.now, slot, "down"));
-        self.machines[slot].process = None;
-        self.machines[slot].paused_until = 0;
-        let at = self.now + self.random.random_range(1_000..200_000);
-        self.events.plan(at, Event::Start(slot));
-        self.poll_clients(slot);
     }
 
     /// The leader of the highest term among the machines that are not paused, with its status.

@@ -121,16 +121,21 @@ pub const KEYS: &[Key] = &[
     key("raft", "snapshot_interval", "`5m`", Restart,
         "Age after which a snapshot is due if there is any new entry."),
     key("raft", "trailing_entries", "`1000`", Restart,
-        "Entries kept before the newest snapshot, for followers that lag a little. A leader keeps more for a member \
-        that answers and is behind, up to 32 MiB, and for one that a snapshot is being sent to, up to 256 MiB."),
+        "Entries kept before the newest snapshot, for followers that lag a little, up to 32 MiB. A leader keeps more on \
+        disk for a member that answers and is behind, up to `max_retained_log_bytes`, and after a snapshot that is being \
+        sent until the member has installed it, up to 256 MiB in any case."),
     key("raft", "snapshot_bytes_per_second", "`0`: no limit", Restart,
         "Bandwidth limit of all snapshots that a member sends, bytes: 65536 or more. Snapshots have a separate \
         connection and delay no heartbeat, so the limit protects others on the network; a member that lost its disk \
         waits longer with it."),
     key("raft", "max_log_bytes", "`536870912`", Restart,
-        "Limit of the log, held in memory until a snapshot frees it, bytes: 33554432 or more. From half of it on a leader takes \
-        writes more slowly, at it none (`OVERLOADED`) but those that free room; a follower takes no entries beyond 1.25 \
-        times as much. A snapshot is due at an eighth of it at the latest, or 64 MiB."),
+        "Limit of the log in memory, bytes: 33554432 or more. In memory are the entries that wait for the disk, for other \
+        members or to be applied, and a cache of 32 MiB of the last ones, or of a quarter of this limit. From half of it on a \
+        leader takes writes more slowly, at it none (`OVERLOADED`) but those that free room; a follower takes no entries \
+        beyond 1.25 times as much. A snapshot is due at an eighth of it at the latest, or 64 MiB."),
+    key("raft", "max_retained_log_bytes", "`1073741824`, or a tenth of the volume of the log if that is less", Restart,
+        "Limit of the log that a leader keeps on disk for members that answer and are behind, bytes. They get the entries \
+        from disk, and a snapshot only if they are further behind. While the disk is full, 32 MiB are kept."),
     key("raft", "segment_bytes", "`67108864`", Restart,
         "Size of a WAL segment: a multiple of 4096, from 4 MiB to 1 GiB. At least three are kept. The limit of one entry \
         is a quarter of it, at most 8 MiB."),

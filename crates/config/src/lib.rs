@@ -4,6 +4,7 @@
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests have the machine's clock and disk"))]
 
 mod ack;
+mod byte_limits;
 mod changes;
 mod compat;
 mod events;
@@ -21,6 +22,7 @@ mod sources;
 mod sparse;
 
 pub use ack::Ack;
+pub use byte_limits::{MAX_LOG_BYTES, MAX_OVERLAY_BYTES, MAX_RETAINED_LOG_BYTES};
 pub use changes::{Difference, differences, redacted, reloaded};
 pub use flags::{Cli, CommandLine, ConfigAction, DevArgs, RunArgs, VerifyArgs};
 pub use keys::{Change, paths as key_paths};
@@ -28,7 +30,7 @@ pub use lease::{Lease, TICK, longest_lease};
 pub use memory_limits::MemoryLimits;
 pub use secret::Secret;
 pub use security::{AuthSection, MAX_AUTH_DELAY, ManagementIdentity, TlsFiles, TlsFilesSection, TlsSection};
-pub use settings::{Bootstrap, MAX_LOG_BYTES, MAX_OVERLAY_BYTES, Settings};
+pub use settings::{Bootstrap, Settings};
 pub use sources::Source;
 pub use sparse::sparse_yaml;
 
@@ -126,6 +128,9 @@ pub struct RaftSection {
     /// Limit of the log in memory, bytes.
     #[serde(deserialize_with = "plain::some_number")]
     pub max_log_bytes: Option<u64>,
+    /// Limit of the log that a leader keeps on disk for members that lag, bytes.
+    #[serde(deserialize_with = "plain::some_number")]
+    pub max_retained_log_bytes: Option<u64>,
     /// Size of a WAL segment, bytes; at least three are kept. The limit of an entry is a quarter of it.
     #[serde(deserialize_with = "plain::some_number")]
     pub segment_bytes: Option<u64>,

@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use helios_state::{EngineKind, EventFilter, Limits};
 
+use super::byte_limits::{
+    MAX_LOG_BYTES, MAX_OVERLAY_BYTES, MIN_CACHE_BYTES, at_least, segment_bytes, snapshot_bandwidth,
+};
 use super::security::{self, ManagementIdentity, TlsFiles};
 
 use super::security::MAX_AUTH_DELAY;
@@ -48,6 +51,8 @@ pub struct Settings {
     pub snapshot_bytes_per_second: Option<NonZeroU64>,
     pub segment_bytes: u64,
     pub max_log_bytes: u64,
+    /// `None`: [`MAX_RETAINED_LOG_BYTES`], or a tenth of the volume if that is less.
+    pub max_retained_log_bytes: Option<u64>,
     pub max_overlay_bytes: u64,
     /// `None`: that of the volume, and `runs` for a new one.
     pub engine: Option<EngineKind>,
@@ -96,12 +101,6 @@ pub struct Settings {
     pub written: Config,
 }
 
-/// Default of `raft.max_log_bytes`.
-pub const MAX_LOG_BYTES: u64 = 512 << 20;
-/// Least value of `state.cache_bytes`.
-const MIN_CACHE_BYTES: u64 = 8 << 20;
-/// Default of `state.max_overlay_bytes`.
-pub const MAX_OVERLAY_BYTES: u64 = 256 << 20;
 /// Client port that the default ports of gRPC, metrics and gateway are relative to.
 const CLIENT_PORT: u16 = 6379;
 /// Port to which default ports above 65535 wrap around.
@@ -189,6 +188,7 @@ impl TryFrom<Config> for Settings {
             snapshot_bytes_per_second: snapshot_bandwidth(raft.snapshot_bytes_per_second)?,
             segment_bytes: segment_bytes(raft.segment_bytes)?,
             max_log_bytes: at_least("raft.max_log_bytes", raft.max_log_bytes, MAX_LOG_BYTES, 32 << 20)?,
+            max_retained_log_bytes: raft.max_retained_log_bytes,
             max_overlay_bytes: at_least(
                 "state.max_overlay_bytes",
                 state.max_overlay_bytes,
@@ -311,38 +311,6 @@ fn engine(wanted: &str) -> Result<EngineKind, ConfigError> {
         "sled" => Ok(EngineKind::Sled),
         "redb" => Ok(EngineKind::Redb),
         other => Err(ConfigError(format!("state.engine {other:?}: write runs, sled or redb"))),
-    }
-}
-
-fn segment_bytes(wanted: Option<u64>) -> Result<u64, ConfigError> {
-    const ALLOWED: std::ops::RangeInclusive<u64> = (4 << 20)..=(1 << 30);
-    let bytes = wanted.unwrap_or(64 << 20);
-    if ALLOWED.contains(&bytes) && bytes.is_multiple_of(4096) {
-        return Ok(bytes);
-    }
-    Err(ConfigError(format!(
-        "raft.segment_bytes {bytes}: write a multiple of 4096 from {} to {}",
-        ALLOWED.start(),
-        ALLOWED.end()
-    )))
-}
-
-fn at_least(field: &str, wanted: Option<u64>, default: u64, least: u64) -> Result<u64, ConfigError> {
-    match wanted.unwrap_or(default) {
-        bytes if bytes >= least => Ok(bytes),
-        bytes => Err(ConfigError(format!("{field} {bytes}: write {least} or more"))),
-    }
-}
-
-fn snapshot_bandwidth(wanted: Option<u64>) -> Result<Option<NonZeroU64>, ConfigError> {
-    /// Least bandwidth: one chunk every four seconds.
-    const LEAST: u64 = 64 << 10;
-    let wanted = wanted.and_then(NonZeroU64::new);
-    match wanted {
-        Some(bytes) if bytes.get() < LEAST => Err(ConfigError(format!(
-            "raft.snapshot_bytes_per_second {bytes}: write {LEAST} or more, or 0 for no limit"
-        ))),
-        _ => Ok(wanted),
     }
 }
 

@@ -24,10 +24,11 @@ pub trait Outbound: Send + Sync {
 }
 
 /// Queues of the worker threads. They need no separate bound: the core has at most `MAX_IN_FLIGHT` log jobs in
-/// flight and rejects writes from `MAX_APPLYING_BYTES` on.
+/// flight, rejects writes from `MAX_APPLYING_BYTES` on, and fetches entries once for each member at a time.
 pub struct Workers {
     pub log: Sender<LogJob>,
     pub apply: Sender<ApplyJob>,
+    pub fetch: Sender<FetchJob>,
     pub checkpoint: Sender<CheckpointJob>,
     #[expect(dead_code, reason = "its end stops the thread")]
     pub merge: Sender<()>,
@@ -108,6 +109,7 @@ impl Driver {
             Effect::Send(messages) => self.outbound.send(messages),
             Effect::Log(job) => self.workers.log.send(job).map_err(|_| gone("log"))?,
             Effect::Apply(job) => self.workers.apply.send(job).map_err(|_| gone("apply"))?,
+            Effect::Fetch(job) => self.workers.fetch.send(job).map_err(|_| gone("log reader"))?,
             Effect::BuildSnapshot => self.checkpoint(CheckpointJob::BuildSnapshot)?,
             Effect::RemoveSnapshots { before } => {
                 self.checkpoint(CheckpointJob::RemoveSnapshots { before })?

@@ -108,6 +108,21 @@ pub fn purge_floor(floor: u64, applied: u64) -> u64 {
     if SeededBug::PurgedBeyondSnapshot.is_on() { applied } else { floor }
 }
 
+/// Index of the last entry that may be dropped from memory. Seeded bug: [`SeededBug::EvictedUnapplied`].
+pub fn evicted_through(applied: u64, last: u64) -> u64 {
+    if SeededBug::EvictedUnapplied.is_on() { last } else { applied }
+}
+
+/// Entries that were read for a member that lags. Seeded bug: [`SeededBug::FetchShifted`].
+pub fn fetched(mut entries: Vec<Entry>) -> Vec<Entry> {
+    if SeededBug::FetchShifted.is_on() {
+        for at in 1..entries.len() {
+            entries[at - 1].data = entries[at].data.clone();
+        }
+    }
+    entries
+}
+
 /// Whether acknowledgements count the outgoing voters, too: during joint consensus. Seeded bug:
 /// [`SeededBug::JointIgnoresOutgoing`].
 pub fn counts_outgoing(is_joint: bool) -> bool {

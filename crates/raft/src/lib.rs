@@ -14,6 +14,7 @@ pub mod format;
 mod handle;
 pub mod handshake;
 mod log;
+mod log_reader;
 #[allow(clippy::disallowed_methods, reason = "measures the disk and waits for room")]
 mod log_writer;
 pub mod membership;
@@ -34,8 +35,8 @@ mod unappliable;
 mod workers;
 
 pub use acks::Durable;
+pub use core::{LOG_CACHE_BYTES, Settings, TICK, longest_lease};
 pub use core::{LONGEST_WAIT, MAX_APPLYING_BYTES, MAX_UNCOMMITTED_BYTES};
-pub use core::{MAX_HELD_BYTES, Settings, TICK, longest_lease};
 pub use driver::Outbound;
 pub use force_new_cluster::{LastEntry, Verdict};
 pub use handle::MAX_WAITING_BYTES;

@@ -1,44 +1,55 @@
-//! The log as the raft crate reads it: an in-memory copy of the write-ahead log, including entries that are still to
-//! be written. Never touches a disk; owned by the Raft thread (docs/design/node.md, section 1).
-//!
-//! All entries that are not purged are in memory, so its size is bounded by the snapshot trigger
-//! (`snapshot_entries`, `MAX_LOG_BYTES`) plus the trailing entries kept for slow followers.
+//! The log as the raft crate reads it: terms and sizes of all entries, and a cache of the last ones, which include those
+//! still to be written. Older entries are on disk only, and are fetched for members that lag (`fetches`). Never touches
+//! a disk; owned by the Raft thread (docs/design/node.md, section 1; ADR 0021).
 
+mod fetches;
+
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot, SnapshotMetadata};
 use raft::{GetEntriesContext, RaftState, Result, Storage, StorageError};
 
-use helios_storage::wal::Base;
+use crate::types::FetchJob;
+use fetches::Fetches;
+use helios_storage::wal::{Base, Outline};
 
 /// Overhead of an entry in addition to its data, for the size limits only.
 const ENTRY_OVERHEAD_BYTES: u64 = 48;
+/// Limit of the entries that one job fetches, bytes; a larger entry is fetched alone.
+const FETCH_BYTES: u64 = 2 << 20;
 
 pub struct Log {
-    base: Base,
-    entries: VecDeque<Entry>,
-    bytes: u64,
+    outline: Outline,
+    /// The last entries. Those before them are on disk only.
+    cache: VecDeque<Entry>,
+    cache_bytes: u64,
     hard_state: HardState,
     conf_state: ConfState,
     snapshot: Option<Snapshot>,
-    /// By member, the snapshot last sent to it, until it has arrived: an interrupted transfer can resume.
+    /// By member, the snapshot last sent to it, until it is installed: an interrupted transfer can resume.
     unfinished: BTreeMap<u64, Snapshot>,
     /// Set when the raft crate asked for a snapshot that does not exist; the core takes it and builds one.
-    snapshot_wanted: std::cell::Cell<bool>,
+    snapshot_wanted: Cell<bool>,
+    fetches: RefCell<Fetches>,
+    /// Entries up to this index that are on disk only cannot be read: their segment is damaged. 0: none.
+    unreadable: u64,
 }
 
 impl Log {
-    pub fn new(base: Base, entries: Vec<Entry>, hard_state: HardState, conf_state: ConfState) -> Self {
-        let bytes = entries.iter().map(entry_bytes).sum();
+    /// A log with the entries of `outline`; `cache` are the last of them.
+    pub fn new(outline: Outline, cache: Vec<Entry>, hard_state: HardState, conf_state: ConfState) -> Self {
         Self {
-            base,
-            entries: entries.into(),
-            bytes,
+            outline,
+            cache_bytes: cache.iter().map(entry_bytes).sum(),
+            cache: cache.into(),
             hard_state,
             conf_state,
             snapshot: None,
             unfinished: BTreeMap::new(),
             snapshot_wanted: false.into(),
+            fetches: RefCell::default(),
+            unreadable: 0,
         }
     }
 
@@ -46,34 +57,52 @@ impl Log {
     pub fn append(&mut self, entries: &[Entry]) {
         let Some(first) = entries.first() else { return };
         assert!(
-            first.index > self.base.index && first.index <= self.last() + 1,
+            first.index >= self.cached_from() && first.index <= self.last() + 1,
             "entry {} does not follow {}",
             first.index,
             self.last()
         );
-        while self.last() >= first.index {
-            let gone = self.entries.pop_back().expect("last() counts the entries");
-            self.bytes -= entry_bytes(&gone);
+        if first.index <= self.last() {
+            self.fetches.get_mut().clear();
         }
-        self.bytes += entries.iter().map(entry_bytes).sum::<u64>();
-        self.entries.extend(entries.iter().cloned());
+        while let Some(gone) = self.cache.pop_back_if(|entry| entry.index >= first.index) {
+            self.cache_bytes -= entry_bytes(&gone);
+        }
+        for entry in entries {
+            self.outline.push(entry.index, entry.term, entry_bytes(entry));
+            self.cache_bytes += entry_bytes(entry);
+        }
+        self.cache.extend(entries.iter().cloned());
     }
 
     /// Empties the log; it continues after an installed snapshot at `base`.
     pub fn reset(&mut self, base: Base, conf_state: ConfState) {
-        self.base = base;
-        self.entries.clear();
-        self.bytes = 0;
+        self.outline = Outline::new(base);
+        self.cache.clear();
+        self.cache_bytes = 0;
+        self.fetches.get_mut().clear();
+        self.unreadable = 0;
         self.conf_state = conf_state;
     }
 
     /// Removes the entries up to and including `base.index`.
     pub fn purge(&mut self, base: Base) {
-        while self.entries.front().is_some_and(|entry| entry.index <= base.index) {
-            let gone = self.entries.pop_front().expect("front was there");
-            self.bytes -= entry_bytes(&gone);
+        self.drop_cached(base.index, 0);
+        self.outline.purge(base);
+    }
+
+    /// Drops entries up to and including `index` from the cache while it has more than `limit_bytes`. They are durable
+    /// and applied: the raft crate reads them again for other members only.
+    pub fn evict(&mut self, index: u64, limit_bytes: u64) {
+        self.drop_cached(index, limit_bytes);
+    }
+
+    fn drop_cached(&mut self, index: u64, limit_bytes: u64) {
+        while self.cache_bytes > limit_bytes
+            && let Some(gone) = self.cache.pop_front_if(|entry| entry.index <= index)
+        {
+            self.cache_bytes -= entry_bytes(&gone);
         }
-        self.base = base;
     }
 
     /// Whether `new` has another term or vote than the last hard state of the log.
@@ -85,6 +114,47 @@ impl Log {
         self.hard_state = hard_state;
     }
 
+    pub fn base(&self) -> Base {
+        self.outline.base()
+    }
+
+    pub fn last(&self) -> u64 {
+        self.outline.last()
+    }
+
+    /// Bytes of all entries.
+    pub fn bytes(&self) -> u64 {
+        self.outline.bytes()
+    }
+
+    /// Bytes of the entries that are in memory.
+    pub fn memory_bytes(&self) -> u64 {
+        self.cache_bytes + self.fetches.borrow().bytes()
+    }
+
+    /// Bytes of the entries after `low` up to `high`, about.
+    pub fn bytes_between(&self, low: u64, high: u64) -> u64 {
+        self.outline.bytes_after(low).saturating_sub(self.outline.bytes_after(high))
+    }
+
+    /// Returns the lowest index with no more than `limit_bytes` of entries after it.
+    pub fn index_before(&self, limit_bytes: u64) -> u64 {
+        self.outline.index_before(limit_bytes)
+    }
+
+    /// Returns the entries after `index`, which are not applied or were just appended, and so are in memory.
+    pub fn after(&self, index: u64) -> impl Iterator<Item = &Entry> {
+        self.cache.iter().filter(move |entry| entry.index > index)
+    }
+
+    /// Index of the first entry in the cache, or of the next entry if it is empty.
+    fn cached_from(&self) -> u64 {
+        self.last() + 1 - self.cache.len() as u64
+    }
+}
+
+/// Snapshots.
+impl Log {
     /// Sets the newest snapshot that may be sent to a follower.
     pub fn set_snapshot(&mut self, snapshot: Snapshot) {
         self.snapshot = Some(snapshot);
@@ -95,7 +165,7 @@ impl Log {
         self.unfinished.insert(to, snapshot);
     }
 
-    /// Ends the transfer to member `to`: the snapshot has arrived, or cannot be sent again.
+    /// Ends the transfer to member `to`: the snapshot is installed, or cannot be sent again.
     pub fn snapshot_settled(&mut self, to: u64) {
         self.unfinished.remove(&to);
     }
@@ -112,37 +182,71 @@ impl Log {
     pub fn take_snapshot_wanted(&self) -> bool {
         self.snapshot_wanted.take()
     }
+}
 
-    pub fn base(&self) -> Base {
-        self.base
+/// Entries that are on disk only.
+impl Log {
+    pub fn has_fetches(&self) -> bool {
+        !self.fetches.borrow().is_empty()
     }
 
-    pub fn last(&self) -> u64 {
-        self.base.index + self.entries.len() as u64
+    /// Drops the requests and entries that no member needs. `next` are the indexes of the entries that members are sent
+    /// next.
+    pub fn keep_fetches_for(&mut self, next: &[u64]) {
+        self.fetches.get_mut().keep_for(next);
     }
 
-    pub fn bytes(&self) -> u64 {
-        self.bytes
+    pub fn drop_fetches(&mut self) {
+        self.fetches.get_mut().clear();
     }
 
-    /// Returns the lowest index with no more than `limit_bytes` of entries after it.
-    pub fn index_before(&self, limit_bytes: u64) -> u64 {
-        let mut left_bytes = Some(limit_bytes);
-        let fits = |entry: &&Entry| {
-            left_bytes = left_bytes.and_then(|left| left.checked_sub(entry_bytes(entry)));
-            left_bytes.is_some()
+    /// Returns the job that reads the entries from `low` on, if the raft crate waits for them and fewer than `limit`
+    /// jobs are under way.
+    pub fn begin_fetch(&mut self, low: u64, limit: usize) -> Option<FetchJob> {
+        let high = self.cached_from();
+        let fetches = self.fetches.get_mut();
+        let is_due = low < high && fetches.is_due(low) && fetches.under_way() < limit;
+        is_due.then(|| FetchJob { number: fetches.begin(low), low, high, max_bytes: FETCH_BYTES })
+    }
+
+    /// Takes the result of job `number`; returns the calls of the raft crate that can be repeated. `None` for `entries`:
+    /// the log on disk no longer has them.
+    ///
+    /// # Errors
+    /// They are not the entries that the log has at their indexes; the log then counts as unreadable up to the cache.
+    pub fn end_fetch(
+        &mut self,
+        number: u64,
+        outcome: std::result::Result<Option<Vec<Entry>>, String>,
+    ) -> (Vec<GetEntriesContext>, std::result::Result<(), String>) {
+        let Some((low, contexts)) = self.fetches.get_mut().end(number) else { return (Vec::new(), Ok(())) };
+        if low <= self.base().index {
+            return (contexts, Ok(()));
+        }
+        let checked = outcome
+            .and_then(|entries| entries.ok_or_else(|| format!("entry {low} is missing")))
+            .and_then(|entries| self.check(low, &entries).map(|()| entries));
+        let result = match checked {
+            Ok(entries) => {
+                self.fetches.get_mut().put(low, entries);
+                Ok(())
+            }
+            Err(reason) => {
+                self.unreadable = self.cached_from() - 1;
+                Err(reason)
+            }
         };
-        self.last() - self.entries.iter().rev().take_while(fits).count() as u64
+        (contexts, result)
     }
 
-    /// Returns the entries after `index`.
-    pub fn after(&self, index: u64) -> impl Iterator<Item = &Entry> {
-        self.entries.iter().filter(move |entry| entry.index > index)
-    }
-
-    fn get(&self, index: u64) -> Option<&Entry> {
-        let offset = index.checked_sub(self.base.index + 1)?;
-        self.entries.get(usize::try_from(offset).ok()?)
+    fn check(&self, low: u64, entries: &[Entry]) -> std::result::Result<(), String> {
+        let wrong = (low..)
+            .zip(entries)
+            .find(|(index, entry)| entry.index != *index || self.outline.term(*index) != Some(entry.term));
+        wrong.map_or(Ok(()), |(index, entry)| {
+            let (found, term) = (entry.index, entry.term);
+            Err(format!("entry {found} of term {term} was read in place of entry {index}"))
+        })
     }
 }
 
@@ -156,40 +260,42 @@ impl Storage for Log {
         low: u64,
         high: u64,
         max_size: impl Into<Option<u64>>,
-        _context: GetEntriesContext,
+        context: GetEntriesContext,
     ) -> Result<Vec<Entry>> {
-        if low <= self.base.index {
+        if low <= self.base().index {
             return Err(StorageError::Compacted.into());
         }
         if high > self.last() + 1 {
             return Err(StorageError::Unavailable.into());
         }
         let max_size = max_size.into().unwrap_or(u64::MAX);
-        let mut size = 0;
-        let mut found = Vec::new();
-        for index in low..high {
-            let entry = self.get(index).ok_or(StorageError::Unavailable)?;
-            size += entry_bytes(entry);
-            if size > max_size && !found.is_empty() {
-                break;
-            }
-            found.push(entry.clone());
+        let count = usize::try_from(high - low).unwrap_or(usize::MAX);
+        if let Some(first) = low.checked_sub(self.cached_from()) {
+            return Ok(limited(self.cache.range(first as usize..).take(count), max_size));
         }
-        Ok(found)
+        if let Some(fetched) = self.fetches.borrow().get(low) {
+            return Ok(limited(fetched.iter().take(count), max_size));
+        }
+        if low <= self.unreadable {
+            // A snapshot takes their place.
+            return Err(StorageError::Compacted.into());
+        }
+        if !context.can_async() {
+            return Err(StorageError::Unavailable.into());
+        }
+        self.fetches.borrow_mut().request(low, context);
+        Err(StorageError::LogTemporarilyUnavailable.into())
     }
 
     fn term(&self, index: u64) -> Result<u64> {
-        if index == self.base.index {
-            return Ok(self.base.term);
-        }
-        if index < self.base.index {
+        if index < self.base().index {
             return Err(StorageError::Compacted.into());
         }
-        self.get(index).map(|entry| entry.term).ok_or_else(|| StorageError::Unavailable.into())
+        self.outline.term(index).ok_or_else(|| StorageError::Unavailable.into())
     }
 
     fn first_index(&self) -> Result<u64> {
-        Ok(self.base.index + 1)
+        Ok(self.base().index + 1)
     }
 
     fn last_index(&self) -> Result<u64> {
@@ -200,7 +306,7 @@ impl Storage for Log {
     fn snapshot(&self, request_index: u64, to: u64) -> Result<Snapshot> {
         let serves = |metadata: &SnapshotMetadata| {
             let members = metadata.get_conf_state();
-            metadata.index >= self.base.index.max(request_index)
+            metadata.index >= self.base().index.max(request_index).max(self.unreadable)
                 && [&members.voters, &members.voters_outgoing, &members.learners]
                     .iter()
                     .any(|ids| ids.contains(&to))
@@ -213,109 +319,33 @@ impl Storage for Log {
     }
 }
 
+/// The first of `entries` with at most `max_bytes`, at least one.
+fn limited<'a>(entries: impl Iterator<Item = &'a Entry>, max_bytes: u64) -> Vec<Entry> {
+    let mut bytes = 0;
+    let mut found = Vec::new();
+    for entry in entries {
+        bytes += entry_bytes(entry);
+        if bytes > max_bytes && !found.is_empty() {
+            break;
+        }
+        found.push(entry.clone());
+    }
+    found
+}
+
 fn entry_bytes(entry: &Entry) -> u64 {
     (entry.data.len() + entry.context.len()) as u64 + ENTRY_OVERHEAD_BYTES
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn entry(index: u64, term: u64) -> Entry {
-        Entry { index, term, data: vec![7; 10], ..Entry::default() }
-    }
-
-    fn log() -> Log {
-        let entries = (6..=10).map(|index| entry(index, 2)).collect();
-        Log::new(Base { index: 5, term: 1 }, entries, HardState::default(), ConfState::default())
-    }
-
-    #[test]
-    fn bounds_and_terms() {
-        let log = log();
-        assert_eq!((log.first_index().unwrap(), log.last_index().unwrap()), (6, 10));
-        assert_eq!(log.term(5).unwrap(), 1);
-        assert_eq!(log.term(10).unwrap(), 2);
-        assert_eq!(log.term(4).unwrap_err(), StorageError::Compacted.into());
-        assert_eq!(log.term(11).unwrap_err(), StorageError::Unavailable.into());
-    }
-
-    #[test]
-    fn an_overlap_replaces_the_suffix() {
-        let mut log = log();
-        log.append(&[entry(8, 3)]);
-        assert_eq!(log.last(), 8);
-        assert_eq!(log.term(8).unwrap(), 3);
-        assert_eq!(log.bytes(), 3 * (10 + ENTRY_OVERHEAD_BYTES));
-    }
-
-    #[test]
-    #[should_panic(expected = "does not follow")]
-    fn an_append_that_leaves_a_gap_panics() {
-        log().append(&[entry(12, 3)]);
-    }
-
-    #[test]
-    fn entries_respect_the_size_limit_but_give_at_least_one() {
-        let log = log();
-        let context = || GetEntriesContext::empty(false);
-        assert_eq!(log.entries(6, 11, 1, context()).unwrap().len(), 1);
-        assert_eq!(log.entries(6, 11, 2 * (10 + ENTRY_OVERHEAD_BYTES), context()).unwrap().len(), 2);
-        assert_eq!(log.entries(6, 11, None, context()).unwrap().len(), 5);
-        assert_eq!(log.entries(5, 7, None, context()).unwrap_err(), StorageError::Compacted.into());
-    }
-
-    #[test]
-    fn purge_keeps_the_term_of_the_base() {
-        let mut log = log();
-        log.purge(Base { index: 7, term: 2 });
-        assert_eq!(log.first_index().unwrap(), 8);
-        assert_eq!(log.term(7).unwrap(), 2);
-        assert_eq!(log.bytes(), 3 * (10 + ENTRY_OVERHEAD_BYTES));
-    }
-
-    #[test]
-    fn a_snapshot_older_than_the_log_is_not_offered() {
-        let mut log = log();
-        assert!(log.snapshot(0, 2).is_err());
-        assert!(log.take_snapshot_wanted());
-        assert!(!log.take_snapshot_wanted());
-        let mut snapshot = Snapshot::default();
-        snapshot.mut_metadata().mut_conf_state().voters = vec![1];
-        snapshot.mut_metadata().mut_conf_state().learners = vec![2];
-        snapshot.mut_metadata().index = 4;
-        log.set_snapshot(snapshot.clone());
-        assert!(log.snapshot(0, 2).is_err());
-        assert!(log.take_snapshot_wanted());
-        snapshot.mut_metadata().index = 7;
-        log.set_snapshot(snapshot);
-        assert_eq!(log.snapshot(0, 2).unwrap().get_metadata().index, 7);
-        assert!(!log.take_snapshot_wanted());
-        assert!(log.snapshot(0, 3).is_err(), "member 3 is not in it");
-        assert!(log.take_snapshot_wanted());
-    }
-
-    #[test]
-    fn an_unfinished_snapshot_is_offered_before_a_newer_one_while_the_log_continues_from_it() {
-        let mut log = log();
-        let at = |index| {
-            let conf_state = Some(ConfState { voters: vec![2, 3], ..ConfState::default() });
-            Snapshot {
-                metadata: Some(SnapshotMetadata { conf_state, index, term: 2 }),
-                ..Snapshot::default()
-            }
-        };
-        log.snapshot_leaves(2, at(6));
-        log.set_snapshot(at(9));
-        let offered = |log: &Log, to| log.snapshot(0, to).unwrap().get_metadata().index;
-        assert_eq!((offered(&log, 2), offered(&log, 3)), (6, 9));
-        assert_eq!(log.snapshot(8, 2).unwrap().get_metadata().index, 9, "older than what was asked for");
-        log.purge(Base { index: 7, term: 2 });
-        assert_eq!(offered(&log, 2), 9, "the log no longer continues from it");
-        log.snapshot_leaves(2, at(8));
-        log.set_snapshot(at(10));
-        assert_eq!(offered(&log, 2), 8);
-        log.snapshot_settled(2);
-        assert_eq!(offered(&log, 2), 10);
+impl Log {
+    /// A log after `base` whose entries are all in memory.
+    pub fn in_memory(base: Base, entries: Vec<Entry>, hard_state: HardState, conf_state: ConfState) -> Self {
+        let mut log = Self::new(Outline::new(base), Vec::new(), hard_state, conf_state);
+        log.append(&entries);
+        log
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -323,7 +323,8 @@ mod tests {
     }
 
     fn entries(disk: SimDisk) -> usize {
-        Wal::open(Arc::new(disk), Path::new("/wal"), OPTIONS).unwrap().1.entries.len()
+        let (wal, found) = Wal::open(Arc::new(disk), Path::new("/wal"), OPTIONS).unwrap();
+        wal.reader().read_all(found.outline.base().index, found.outline.last()).unwrap().len()
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::snapshots::Snapshots;
 use super::unappliable;
 use crate::faults;
 use helios_state::{SnapshotMeta, StateError, Store};
-use helios_storage::wal::{self, Base, Batch, Recovered, Wal, WalError};
+use helios_storage::wal::{self, Base, Batch, Outline, Recovered, Wal, WalError};
 
 #[derive(Debug, thiserror::Error)]
 pub enum RecoveryError {
@@ -124,7 +124,7 @@ pub fn bootstrap(
         store.checkpoint()?;
         snapshots.write(store)?;
     }
-    Ok(Recovered { base: BOOTSTRAP, hard_state: Some(hard_state), entries: Vec::new() })
+    Ok(Recovered { hard_state: Some(hard_state), outline: Outline::new(BOOTSTRAP) })
 }
 
 /// Relation of the state to the log.
@@ -158,8 +158,7 @@ pub fn recover(
     store: &Store,
     snapshots: &Snapshots,
 ) -> Result<Recovery, RecoveryError> {
-    let mut base = recovered.base;
-    let mut last = recovered.entries.last().map_or(base.index, |entry| entry.index);
+    let (mut base, mut last) = (recovered.outline.base(), recovered.outline.last());
     let newest = snapshots.newest();
 
     let applied = store.applied().index;
@@ -176,7 +175,7 @@ pub fn recover(
         if meta.index > last {
             base = Base { index: meta.index, term: meta.term };
             last = base.index;
-            recovered.entries.clear();
+            recovered.outline = Outline::new(base);
             wal.append(&[Batch { reset: Some(base), ..Batch::default() }])?;
         }
         store.restore(path)?;
@@ -189,17 +188,18 @@ pub fn recover(
     // Applied entries are committed; the commit index on disk may be lower, because it is written lazily.
     hard_state.commit = hard_state.commit.max(store.applied().index).max(base.index).min(last);
     hard_state.term = hard_state.term.max(base.term);
-    let last_term = recovered.entries.last().map_or(base.term, |entry| entry.term);
+    let last_term = recovered.outline.term(last).unwrap_or(base.term);
     let hard_state = faults::recovered(hard_state, last_term);
 
-    // Each frame is freed as soon as it is decoded: the log is not in memory twice.
-    let entries = recovered.entries.into_iter().map(decode).collect::<Result<Vec<_>, _>>()?;
+    // Applied entries stay on disk. Each frame is freed as soon as it is decoded: the rest is not in memory twice.
+    let unapplied = wal.reader().read_all(store.applied().index.max(base.index), last)?;
+    let unapplied = unapplied.into_iter().map(decode).collect::<Result<Vec<_>, _>>()?;
     let in_snapshot = newest.as_ref().map(|(_, meta)| &meta.membership);
     let conf_state = membership::conf_state(&faults::recovered_membership(store.membership(), in_snapshot));
     Ok(Recovery {
         term: hard_state.term,
         commit: hard_state.commit,
-        log: Log::new(base, entries, hard_state, conf_state),
+        log: Log::new(recovered.outline, unapplied, hard_state, conf_state),
         snapshot: newest.map(|(_, meta)| meta).filter(|meta| meta.index >= base.index),
     })
 }

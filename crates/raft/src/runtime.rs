@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use super::core::Settings;
 use super::driver::{Driver, Outbound, Workers};
 use super::handle::RaftHandle;
+use super::log_reader::LogReader;
 use super::log_writer::LogWriter;
 use super::merger::Merger;
 use super::recovery::Recovery;
@@ -88,6 +89,7 @@ pub fn start(
     let (done_sender, done) = crossbeam_channel::unbounded();
     let (log_sender, log_jobs) = crossbeam_channel::unbounded();
     let (apply_sender, apply_jobs) = crossbeam_channel::unbounded();
+    let (fetch_sender, fetch_jobs) = crossbeam_channel::unbounded();
     let (checkpoint_sender, checkpoint_jobs) = crossbeam_channel::unbounded();
     let (merge_sender, merge_end) = crossbeam_channel::bounded(0);
     let status = watch::Sender::new(Arc::new(core.status(now)));
@@ -101,8 +103,13 @@ pub fn start(
     let outbound = outbound(&handle);
     outbound.set_membership(store.membership());
 
-    let workers =
-        Workers { log: log_sender, apply: apply_sender, checkpoint: checkpoint_sender, merge: merge_sender };
+    let workers = Workers {
+        log: log_sender,
+        apply: apply_sender,
+        fetch: fetch_sender,
+        checkpoint: checkpoint_sender,
+        merge: merge_sender,
+    };
     let driver = Driver { core, inbox, done, workers, outbound, status, metrics: Arc::clone(&metrics) };
     let applier = Applier {
         store: store.clone(),
@@ -113,12 +120,14 @@ pub fn start(
         suspects,
         held: Vec::new(),
     };
+    let log_reader = LogReader { reader: wal.reader(), jobs: fetch_jobs, done: done_sender.clone() };
     let log_writer = LogWriter::new(wal, log_jobs, done_sender.clone(), Arc::clone(&metrics));
     let merger = Merger { store: store.clone(), end: merge_end };
     let checkpointer = Checkpointer { store, snapshots, wanted: checkpoint_jobs, done: done_sender, metrics };
     let threads = vec![
         spawn("raft", &fatal, move || driver.run()),
         spawn("wal", &fatal, move || log_writer.run()),
+        spawn("wal-reader", &fatal, move || log_reader.run()),
         spawn("apply", &fatal, move || applier.run(&apply_jobs)),
         spawn("checkpoint", &fatal, move || checkpointer.run()),
         spawn("merge", &fatal, move || merger.run()),

@@ -12,7 +12,8 @@ pub use crate::log_writer::LogWork;
 pub use crate::membership;
 pub use crate::suspects::Suspects;
 pub use crate::types::{
-    ApplyJob, ChangeRequest, Charge, Done, Effect, Expected, Input, LogJob, Proposal, RaftStatus, Role,
+    ApplyJob, ChangeRequest, Charge, Done, Effect, Expected, FetchJob, Input, LogJob, Proposal, RaftStatus,
+    Role,
 };
 pub use crate::unappliable::Unappliable;
 pub use crate::workers::{Applier, build_snapshot, overlay};

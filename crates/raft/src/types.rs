@@ -177,6 +177,11 @@ pub enum Done {
         /// See [`helios_state::Store::durable_index`].
         durable: u64,
     },
+    /// Result of the fetch job of this number. `None`: the log no longer has the entries.
+    Fetched {
+        number: u64,
+        outcome: Result<Option<Vec<Entry>>, String>,
+    },
     /// The log has only its reserve of spare segments left (`is_short`), or has room again.
     LogSpace {
         is_short: bool,
@@ -223,6 +228,15 @@ pub enum LogJob {
     Purge(Base),
 }
 
+/// Work for the reader of the log: entries from `low` on, before `high`, and about `max_bytes` of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FetchJob {
+    pub number: u64,
+    pub low: u64,
+    pub high: u64,
+    pub max_bytes: u64,
+}
+
 /// A committed entry, with the waiter of its answer.
 pub type Committed = (Entry, Option<Waiter>);
 
@@ -249,6 +263,7 @@ pub enum Effect {
     Send(Vec<Message>),
     Log(LogJob),
     Apply(ApplyJob),
+    Fetch(FetchJob),
     BuildSnapshot,
     /// The log does not continue from snapshots below this index: they are of no use any more.
     RemoveSnapshots {

@@ -42,7 +42,7 @@ pub fn may_contain(filter: &[u8], hash: u64) -> bool {
 
 /// Returns the offset of the block of `hash`.
 fn block_of(hash: u64, blocks: usize) -> usize {
-    ((hash >> 32) as usize * blocks >> 32) * BLOCK_BYTES
+    (((hash >> 32) as usize * blocks) >> 32) * BLOCK_BYTES
 }
 
 fn bits_of(hash: u64) -> impl Iterator<Item = usize> {

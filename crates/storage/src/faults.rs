@@ -25,10 +25,16 @@ pub fn recycled_through(base: u64) -> u64 {
     if SeededBug::RecycledEarly.is_on() { base + 3 } else { base }
 }
 
-/// Number of recovered entries that are kept before one that replaces the rest. Seeded bug:
+/// Whether an entry replaces an earlier one of the same index, and all after that. Seeded bug:
 /// [`SeededBug::OldSuffixKept`].
-pub fn kept_entries(count: usize) -> usize {
-    if SeededBug::OldSuffixKept.is_on() { usize::MAX } else { count }
+pub fn replaces(is_overlap: bool) -> bool {
+    is_overlap && !SeededBug::OldSuffixKept.is_on()
+}
+
+/// First index that has the term of the entry at `index`, which replaces those up to `last`: its own. Seeded bug:
+/// [`SeededBug::OldTermsKept`].
+pub fn first_of_term(index: u64, last: u64) -> u64 {
+    if SeededBug::OldTermsKept.is_on() { index.max(last + 1) } else { index }
 }
 
 /// Seed of a frame's checksum. Seeded bug: [`SeededBug::StaleFramesAccepted`].

@@ -43,8 +43,14 @@ pub enum SeededBug {
     LogNotSynced,
     /// A new segment's name is not synced.
     SegmentNameNotSynced,
-    /// Recovery keeps entries that later ones replaced.
+    /// Entries that later ones replaced are read back from the log.
     OldSuffixKept,
+    /// Entries have the terms of those that they replaced.
+    OldTermsKept,
+    /// Entries that are not applied are dropped from memory.
+    EvictedUnapplied,
+    /// Entries that are fetched from disk have the content of the entry after them.
+    FetchShifted,
     /// Frames of an earlier use of a segment are taken for valid.
     StaleFramesAccepted,
     /// Corruption in the middle of the log is cut off like a torn tail.
@@ -159,7 +165,7 @@ pub enum SeededBug {
 
 impl SeededBug {
     #[cfg(feature = "simulation")]
-    pub const ALL: [Self; 75] = [
+    pub const ALL: [Self; 78] = [
         Self::VoteBeforeSync,
         Self::AppendAckBeforeSync,
         Self::LeaderCountsItselfEarly,
@@ -180,6 +186,9 @@ impl SeededBug {
         Self::LogNotSynced,
         Self::SegmentNameNotSynced,
         Self::OldSuffixKept,
+        Self::OldTermsKept,
+        Self::EvictedUnapplied,
+        Self::FetchShifted,
         Self::StaleFramesAccepted,
         Self::DamageCutOff,
         Self::RecycledEarly,

@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError};
 use helios_proto::v1::{ErrorCode, Member, Membership};
 
 use super::{ActiveMember, Node, NodeError, STATE_DIR};
-use crate::config::{Bootstrap, Settings};
+use crate::config::{Bootstrap, MAX_RETAINED_LOG_BYTES, Settings};
 use crate::disk;
 use crate::error::Error;
 use crate::lifecycle::{Belonging, ForceNew};
@@ -136,7 +136,8 @@ impl Node {
                 snapshots_on_demand: self.0.store.is_trusted(),
                 snapshot_interval: settings.snapshot_interval,
                 trailing_entries: settings.trailing_entries,
-                held_bytes: raft::MAX_HELD_BYTES,
+                held_bytes: held_log_bytes(&settings),
+                log_cache_bytes: raft::LOG_CACHE_BYTES,
                 max_log_bytes: settings.max_log_bytes,
                 max_overlay_bytes: settings.max_overlay_bytes,
                 lease: settings.lease,
@@ -221,6 +222,14 @@ pub(super) fn static_cluster(settings: &Settings) -> Option<Membership> {
         ..Member::default()
     });
     Some(membership::initial(&cluster_id, records.collect()))
+}
+
+/// Bytes of the log that the member keeps on disk, as a leader, for members that lag.
+fn held_log_bytes(settings: &Settings) -> u64 {
+    settings.max_retained_log_bytes.unwrap_or_else(|| {
+        let volume_bytes = disk::real().volume_bytes(&settings.wal_dir).unwrap_or(0);
+        MAX_RETAINED_LOG_BYTES.min(volume_bytes / 10)
+    })
 }
 
 #[cfg(test)]

@@ -55,6 +55,30 @@ async fn stopped_follower_does_not_grow_the_leaders_memory() {
 }
 
 #[tokio::test]
+async fn follower_that_lags_by_more_than_the_leaders_cache_gets_entries_from_its_disk() {
+    const WRITTEN: u64 = 96 * MIB;
+    // Long enough that the stopped follower counts as active.
+    let cluster = Cluster::of_three_with("election_timeout: 15s").await;
+    let leader = cluster.leader().await;
+    let hangs = (leader + 1) % 3;
+    let mut client = cluster[leader].redis().await;
+    write(&mut client, 500, MIB).await;
+    let received = metric(&cluster[hangs], "helios_snapshot_received_bytes_total").await;
+
+    cluster[hangs].signal(Signal::STOP);
+    write(&mut client, 500, WRITTEN).await;
+    let taken = cluster[leader].cluster().snapshot(SnapshotRequest {}).await.unwrap().into_inner();
+    let kept = metric(&cluster[leader], "helios_wal_size_bytes").await;
+    cluster[hangs].signal(Signal::CONT);
+
+    assert!(kept > WRITTEN, "{} MiB of log are kept after a snapshot at {}", kept / MIB, taken.index);
+    cluster[hangs].wait_ready().await;
+    cluster.agreed_data().await;
+    let now = metric(&cluster[hangs], "helios_snapshot_received_bytes_total").await;
+    assert_eq!(now, received, "the follower got a snapshot");
+}
+
+#[tokio::test]
 async fn interrupted_snapshot_is_sent_again_a_bounded_number_of_times() {
     let (mut cluster, network) =
         Cluster::wired_three_with("snapshot_entries: 200, trailing_entries: 50").await;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use helios_storage::wal::{Base, LogEntry, Recovered};
+use helios_storage::wal::{Base, HardState, LogEntry, Recovered, Wal, WalError};
 
 /// Term and hash of the content of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +20,22 @@ impl Fact {
     }
 }
 
+/// The whole content of a log, as a process finds it.
+#[derive(Debug, Clone, Default)]
+pub struct Found {
+    pub base: Base,
+    pub hard_state: Option<HardState>,
+    pub entries: Vec<LogEntry>,
+}
+
+impl Found {
+    pub fn read(wal: &Wal, recovered: &Recovered) -> Result<Self, WalError> {
+        let base = recovered.outline.base();
+        let entries = wal.reader().read_all(base.index, recovered.outline.last())?;
+        Ok(Self { base, hard_state: recovered.hard_state, entries })
+    }
+}
+
 #[derive(Debug, Clone, Default)]
 pub struct DurableLog {
     /// Index and term before the first of `entries`.
@@ -30,7 +46,7 @@ pub struct DurableLog {
 }
 
 impl DurableLog {
-    pub fn of(found: &Recovered) -> Self {
+    pub fn of(found: &Found) -> Self {
         let state = found.hard_state.unwrap_or_default();
         let base = (found.base.index, found.base.term);
         let mut log = Self { base, entries: Vec::new(), term: state.term, vote: state.vote };
@@ -90,7 +106,7 @@ impl Disks {
         self.logs.entry(member).or_default()
     }
 
-    pub fn set(&mut self, member: u64, found: &Recovered) {
+    pub fn set(&mut self, member: u64, found: &Found) {
         self.logs.insert(member, DurableLog::of(found));
     }
 

@@ -29,7 +29,7 @@ mod vote_once;
 
 use helios_raft::simulation::{RaftStatus, Role};
 use helios_state::SnapshotMeta;
-use helios_storage::wal::{Batch, Recovered};
+use helios_storage::wal::Batch;
 use raft::eraftpb::{Entry, Message};
 
 use crate::Violation;
@@ -41,6 +41,7 @@ use state_machine_safety::StateMachineSafety;
 use vote_once::VoteOnce;
 
 pub use commit_durability::Electorate;
+pub use disks::Found;
 pub use monotonic_indexes::MonotonicIndexes;
 
 /// All invariants over one world, and the facts that they share.
@@ -124,7 +125,7 @@ impl Invariants {
 
     /// Checks the log `found` with which `member` starts. It was writing `torn` when it stopped: any part of that may
     /// be there.
-    pub fn on_start(&mut self, member: u64, found: &Recovered, torn: &[Batch]) -> Result<(), Violation> {
+    pub fn on_start(&mut self, member: u64, found: &Found, torn: &[Batch]) -> Result<(), Violation> {
         persistent_state::check(&self.disks, member, found, torn)?;
         self.disks.set(member, found);
         Ok(())
@@ -172,8 +173,10 @@ fn violated(invariant: &str, what: impl std::fmt::Display) -> Violation {
 /// Entries, batches and logs for the tests of the invariants.
 #[cfg(test)]
 mod fixtures {
-    use helios_storage::wal::{Base, Batch, HardState, LogEntry, Recovered};
+    use helios_storage::wal::{Base, Batch, HardState, LogEntry};
     use raft::eraftpb::Entry;
+
+    use super::Found;
 
     pub fn log_entry(index: u64, term: u64, payload: &'static str) -> LogEntry {
         LogEntry { index, term, payload: payload.into() }
@@ -188,9 +191,9 @@ mod fixtures {
         Entry { index, term, data: data.into(), ..Entry::default() }
     }
 
-    pub fn recovered(entries: Vec<LogEntry>, term: u64, vote: u64) -> Recovered {
+    pub fn recovered(entries: Vec<LogEntry>, term: u64, vote: u64) -> Found {
         let base = Base { index: 0, term: 0 };
         let hard_state = Some(HardState { term, vote, commit: 0 });
-        Recovered { base, entries, hard_state }
+        Found { base, entries, hard_state }
     }
 }

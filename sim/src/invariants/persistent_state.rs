@@ -1,15 +1,15 @@
 //! Persistent state (Raft paper, figure 2 and 5.1): log, term and vote are on stable storage before a member answers,
 //! so that a start finds all that was reported as durable.
 
-use helios_storage::wal::{Batch, Recovered};
+use helios_storage::wal::Batch;
 
-use super::disks::{Disks, DurableLog};
+use super::disks::{Disks, DurableLog, Found};
 use super::violated;
 use crate::Violation;
 
 /// Checks the log `found` with which `member` starts. It was writing `torn` when it stopped: any part of that may be
 /// there.
-pub fn check(disks: &Disks, member: u64, found: &Recovered, torn: &[Batch]) -> Result<(), Violation> {
+pub fn check(disks: &Disks, member: u64, found: &Found, torn: &[Batch]) -> Result<(), Violation> {
     let Some(before) = disks.log(member) else { return Ok(()) };
     survives(before, &DurableLog::of(found), torn)
         .map_err(|what| violated("persistent state", format!("member {member} {what}")))
@@ -50,7 +50,7 @@ mod tests {
     use super::super::fixtures::{batch, log_entry, recovered};
     use super::*;
 
-    fn disks(found: &Recovered) -> Disks {
+    fn disks(found: &Found) -> Disks {
         let mut disks = Disks::default();
         disks.set(1, found);
         disks

@@ -8,6 +8,7 @@ mod applying;
 #[cfg(test)]
 mod cluster_tests;
 mod elections;
+mod fetching;
 mod force_new_cluster;
 mod leadership;
 mod members;
@@ -45,13 +46,14 @@ use snapshots::Snapshots;
 
 pub use admission::LONGEST_WAIT;
 pub use reads::{MAX_TICKS_PER_TURN, longest_lease};
-pub use snapshots::MAX_HELD_BYTES;
 
 pub const TICK: Duration = Duration::from_millis(10);
 /// Bytes of committed entries that wait to be applied, beyond which new proposals are rejected with OVERLOADED.
 pub const MAX_APPLYING_BYTES: u64 = 32 << 20;
 /// Limit of the bytes of uncommitted entries on a leader.
 pub const MAX_UNCOMMITTED_BYTES: u64 = 64 << 20;
+/// Applied entries that stay in memory for members that lag a little, bytes.
+pub const LOG_CACHE_BYTES: u64 = 32 << 20;
 /// Log bytes since the last snapshot that make another due, regardless of the settings.
 const MAX_LOG_BYTES: u64 = 64 << 20;
 
@@ -70,8 +72,10 @@ pub struct Settings {
     pub snapshot_interval: Duration,
     /// Entries kept before the newest snapshot for followers that lag a little (C9).
     pub trailing_entries: u64,
-    /// Bytes of the log kept in addition for active members that lag.
+    /// Limit of the log that a leader keeps on disk for active members that lag, bytes.
     pub held_bytes: u64,
+    /// Limit of the applied entries that stay in memory, bytes; at most a quarter of `max_log_bytes` is used.
+    pub log_cache_bytes: u64,
     /// Limit of the log in memory, bytes: a leader rejects writes at the limit, a follower drops entries at 1.25
     /// times as much.
     pub max_log_bytes: u64,
@@ -176,9 +180,7 @@ impl Core {
             Input::PeerPriority { id, priority } => self.leadership.set_peer_priority(id, priority),
             Input::Unreachable(id) => self.raft.report_unreachable(id),
             Input::SnapshotSent { to, ok } => {
-                if ok {
-                    self.raft.log_mut().snapshot_settled(to);
-                }
+                // The transfer is complete, the snapshot not installed: `settle_snapshots` waits for that.
                 let status = if ok { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
                 self.raft.report_snapshot(to, status);
             }
@@ -209,7 +211,13 @@ impl Core {
                 self.applying.set_overlay_bytes(bytes);
                 self.checkpointed(durable, now);
             }
-            Done::LogSpace { is_short } => self.admission.set_log_short(is_short, now),
+            Done::Fetched { number, outcome } => self.fetched(number, outcome),
+            Done::LogSpace { is_short } => {
+                self.admission.set_log_short(is_short, now);
+                if is_short {
+                    self.purge(self.snapshots.covered(), now);
+                }
+            }
         }
     }
 
@@ -249,7 +257,8 @@ impl Core {
     /// | `leave_joint`, `leave_bad_disk`, `hand_over_to_priority` | may start a transfer, the first of them only: a leader that leaves the cluster has to transfer, one with a bad disk should, a priority can wait |
     /// | `retry_transfer`, `settle_transfer` | after all that may start a transfer; a settled one is answered in this turn |
     /// | `propose_parked` | after the transfer is settled, so that what waited for it goes into the log before later proposals |
-    /// | `build_due_snapshot` | after the last readies, in which the raft crate may have asked for a snapshot |
+    /// | `build_due_snapshot`, `fetch_entries` | after the last readies, in which the raft crate may have asked for a snapshot or for entries that are on disk only |
+    /// | `evict_applied` | after the last entries were appended to the log |
     /// | `hand_out_owed` | last: what is committed in this turn is behind what waited in the log, and entries are handed out in order |
     pub fn drain(&mut self, now: Instant) -> Vec<Effect> {
         self.propose_waiting(now);
@@ -265,6 +274,8 @@ impl Core {
         self.settle_transfer(now);
         self.propose_parked(now);
         self.build_due_snapshot(now);
+        self.fetch_entries();
+        self.evict_applied();
         self.hand_out_owed();
         std::mem::take(&mut self.effects)
     }

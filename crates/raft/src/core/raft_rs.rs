@@ -6,7 +6,7 @@
 //! [`RaftRs::step_down_if_removed`].
 
 use raft::eraftpb::{ConfChangeType, ConfChangeV2, Entry, Message};
-use raft::{INVALID_ID, ProgressState, RawNode, Ready, SnapshotStatus, StateRole};
+use raft::{GetEntriesContext, INVALID_ID, ProgressState, RawNode, Ready, SnapshotStatus, StateRole};
 
 use super::{MAX_UNCOMMITTED_BYTES, Settings, ticks};
 use crate::faults;
@@ -117,6 +117,11 @@ impl RaftRs {
     /// Reports that every [`Ready`] up to `number` is durable.
     pub fn persisted(&mut self, number: u64) {
         self.node.on_persist_ready(number);
+    }
+
+    /// Repeats a call for entries that had to be fetched.
+    pub fn entries_fetched(&mut self, context: GetEntriesContext) {
+        self.node.on_entries_fetched(context);
     }
 
     /// Reports that the state machine has applied `index`.

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use raft::{ProgressState, Storage};
 
+use super::raft_rs::Progress;
 use super::{Core, Effect, LogJob, MAX_LOG_BYTES, Settings, raft_snapshot};
 use crate::faults;
 use helios_state::SnapshotMeta;
@@ -11,11 +12,11 @@ use helios_storage::wal::Base;
 
 /// Pause between a failed snapshot and the next attempt.
 const SNAPSHOT_RETRY: Duration = Duration::from_secs(5);
-/// Limit of the log kept for members that lag, bytes; members that are further behind get a snapshot.
-pub const MAX_HELD_BYTES: u64 = MAX_LOG_BYTES / 2;
-/// Limit of the log kept for members with an unfinished snapshot transfer, bytes: with less, the log might begin after
-/// the snapshot when it arrives, so that it is useless.
-const MAX_AWAITED_BYTES: u64 = 4 * MAX_LOG_BYTES;
+/// Limit of the log that every member keeps before its newest snapshot, bytes.
+pub(super) const MAX_TRAILING_BYTES: u64 = MAX_LOG_BYTES / 2;
+/// Log kept at least for members with a snapshot that is not installed yet, bytes: with less, the log might begin after
+/// the snapshot when it is, so that it is useless.
+const MIN_AWAITED_BYTES: u64 = 4 * MAX_LOG_BYTES;
 
 pub(super) struct Snapshots {
     is_building: bool,
@@ -23,6 +24,8 @@ pub(super) struct Snapshots {
     wants_another: bool,
     /// Index of the newest snapshot.
     index: u64,
+    /// Highest index that a snapshot or a trusted checkpoint covers.
+    covered: u64,
     /// Size of the newest snapshot.
     bytes: u64,
     /// Bytes of the log that the last purge left.
@@ -39,6 +42,7 @@ impl Snapshots {
             is_building: false,
             wants_another: false,
             index,
+            covered: index,
             bytes: 0,
             kept_bytes: 0,
             built_at: now,
@@ -49,6 +53,11 @@ impl Snapshots {
 
     pub fn index(&self) -> u64 {
         self.index
+    }
+
+    /// Highest index that a snapshot or a trusted checkpoint covers.
+    pub fn covered(&self) -> u64 {
+        self.covered.max(self.index)
     }
 
     pub fn failures(&self) -> u64 {
@@ -141,35 +150,56 @@ impl Core {
     }
 
     /// Purges the log up to an index that a snapshot or a trusted checkpoint covers. Returns whether it changed.
-    fn purge(&mut self, covered: u64, now: Instant) -> bool {
+    pub(super) fn purge(&mut self, covered: u64, now: Instant) -> bool {
+        self.settle_snapshots();
+        self.snapshots.covered = self.snapshots.covered.max(covered);
         let floor = faults::purge_floor(self.purge_floor(covered, now), self.applying.index());
         if floor > self.raft.log().base().index
             && let Ok(term) = self.raft.log().term(floor)
         {
             let base = Base { index: floor, term };
+            let before = self.raft.log().bytes();
             self.raft.log_mut().purge(base);
             self.effects.push(Effect::Log(LogJob::Purge(base)));
+            let freed = before - self.raft.log().bytes();
+            self.snapshots.kept_bytes = self.snapshots.kept_bytes.saturating_sub(freed);
             return true;
         }
         false
     }
 
+    /// Ends the snapshot transfers whose members acknowledged the snapshot's index: only then their logs continue from
+    /// it. A complete transfer is not enough, because a member may take longer to install it than the log lasts.
+    fn settle_snapshots(&mut self) {
+        let installed = |(id, progress): (u64, Progress)| {
+            self.raft.log().unfinished(id).is_some_and(|index| progress.matched >= index).then_some(id)
+        };
+        let settled: Vec<u64> = self.raft.progresses().filter_map(installed).collect();
+        settled.into_iter().for_each(|id| self.raft.log_mut().snapshot_settled(id));
+    }
+
+    fn max_trailing_bytes(&self) -> u64 {
+        MAX_TRAILING_BYTES.min(self.settings.max_log_bytes / 8)
+    }
+
+    /// Limit of the log kept for members that lag, bytes.
     fn max_held_bytes(&self) -> u64 {
-        MAX_HELD_BYTES.min(self.settings.max_log_bytes / 8)
+        let limit = self.settings.held_bytes;
+        if self.admission.is_log_short() { limit.min(self.max_trailing_bytes()) } else { limit }
     }
 
     /// Returns the last entry to purge. The trailing entries before the snapshot are kept; a leader also keeps, up to a
-    /// limit each, the entries that an active lagging member needs, and those after an unfinished snapshot transfer.
+    /// limit each, the entries that an active lagging member needs, and those after a snapshot until it is installed.
     fn purge_floor(&self, snapshot_index: u64, now: Instant) -> u64 {
         let log = self.raft.log();
         // The trailing entries are limited by their number and by their bytes.
         let trailing = snapshot_index.saturating_sub(self.settings.trailing_entries);
-        let floor = trailing.max(log.index_before(self.max_held_bytes()).min(snapshot_index));
+        let floor = trailing.max(log.index_before(self.max_trailing_bytes()).min(snapshot_index));
         if !self.raft.is_leader() {
             return floor;
         }
-        let awaited = MAX_AWAITED_BYTES.min(self.settings.max_log_bytes / 2);
-        let held = self.settings.held_bytes.min(self.max_held_bytes());
+        let held = self.max_held_bytes();
+        let awaited = held.max(MIN_AWAITED_BYTES);
         let (held, awaited) = (log.index_before(held), log.index_before(awaited));
         let others = self.raft.progresses().filter(|(id, _)| *id != self.settings.id);
         let needed = others.filter_map(|(id, progress)| {

@@ -1,5 +1,6 @@
 //! Tests of the core alone: messages in, effects out, and the tests complete the log writes.
 
+mod fetching;
 pub mod fixtures;
 mod formats;
 mod purge;
@@ -16,7 +17,7 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::format::OLDEST;
-use fixtures::{BASE, newcomer, record, settings};
+use fixtures::{BASE, HELD_BYTES, newcomer, record, settings};
 
 /// Effects of one drain.
 #[derive(Default)]
@@ -26,6 +27,8 @@ struct Turn {
     resets: Vec<u64>,
     restores: Vec<u64>,
     applied: Vec<Entry>,
+    fetches: Vec<FetchJob>,
+    wants_snapshot: bool,
 }
 
 impl Turn {
@@ -43,8 +46,12 @@ fn member_beside(id: u64, voters: &[u64], learners: &[u64], last: u64, hard_stat
     let settings = settings(id);
     let entries = (BASE.index + 1..=last).map(|index| entry(index, 1)).collect();
     let hard_state = HardState { commit: last, term: hard_state.term.max(1), ..hard_state };
-    let log =
-        Log::new(BASE, entries, hard_state, ConfState { learners: learners.to_vec(), ..conf_state(voters) });
+    let log = Log::in_memory(
+        BASE,
+        entries,
+        hard_state,
+        ConfState { learners: learners.to_vec(), ..conf_state(voters) },
+    );
     let mut membership = membership::initial("c", voters.iter().copied().map(record).collect());
     membership.members.extend(learners.iter().copied().map(record));
     membership.learners = learners.to_vec();
@@ -113,6 +120,8 @@ fn turn(core: &mut Core) -> Turn {
                 turn.applied.extend(entries.into_iter().map(|(entry, _)| entry));
             }
             Effect::Apply(ApplyJob::Restore { index }) => turn.restores.push(index),
+            Effect::Fetch(job) => turn.fetches.push(job),
+            Effect::BuildSnapshot => turn.wants_snapshot = true,
             _ => {}
         }
     }
@@ -275,11 +284,15 @@ fn leader_of_one() -> Core {
 }
 
 /// Three members and the messages between them.
-struct Mesh {
+pub struct Mesh {
     cores: Vec<Core>,
     under_way: Vec<Message>,
     /// Entries that each core has handed out, by position.
     applied: Vec<Vec<Entry>>,
+    /// Fetches that the tests complete, with the position of the core.
+    fetches: Vec<(usize, FetchJob)>,
+    /// Whether any core asked for a snapshot.
+    wants_snapshot: bool,
     rng: StdRng,
 }
 
@@ -287,7 +300,8 @@ impl Mesh {
     fn new(seed: u64) -> Self {
         let cores = (1..=3).map(|id| member(id, &[1, 2, 3], 1, HardState::default())).collect();
         let rng = StdRng::seed_from_u64(seed);
-        Self { cores, under_way: Vec::new(), applied: vec![Vec::new(); 3], rng }
+        let (under_way, fetches) = (Vec::new(), Vec::new());
+        Self { cores, under_way, applied: vec![Vec::new(); 3], fetches, wants_snapshot: false, rng }
     }
 
     /// Waits for a leader whose log all members have committed, and returns its position.
@@ -308,8 +322,10 @@ impl Mesh {
     fn settle(&mut self, at: usize) {
         let mut next = turn(&mut self.cores[at]);
         loop {
-            let Turn { sent, log, applied, .. } = next;
+            let Turn { sent, log, applied, fetches, wants_snapshot, .. } = next;
             self.under_way.extend(sent);
+            self.fetches.extend(fetches.into_iter().map(|job| (at, job)));
+            self.wants_snapshot |= wants_snapshot;
             if let Some(last) = applied.last() {
                 let bytes = applied.iter().map(|entry| entry.data.len() as u64 + 64).sum();
                 let done = Applied {

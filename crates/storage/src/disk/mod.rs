@@ -126,6 +126,9 @@ pub trait Disk: Send + Sync {
     /// Returns the bytes by which files under `path` can still grow, minus those that were set apart.
     fn free_bytes(&self, path: &Path) -> io::Result<u64>;
 
+    /// Returns the size of the volume of `path`, bytes.
+    fn volume_bytes(&self, path: &Path) -> io::Result<u64>;
+
     /// Reserves `bytes`: from now on [`Disk::free_bytes`] reports as many less. See [`SetApart`].
     fn set_apart(&self, bytes: u64);
 

@@ -91,6 +91,11 @@ impl Disk for RealDisk {
         Ok(free.saturating_sub(self.set_apart.load(Ordering::Relaxed)))
     }
 
+    fn volume_bytes(&self, path: &Path) -> io::Result<u64> {
+        let volume = rustix::fs::statvfs(path)?;
+        Ok(volume.f_blocks.saturating_mul(volume.f_frsize))
+    }
+
     /// From the kernel's random id of the boot, which containers see too.
     fn boot_id(&self) -> u64 {
         let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();

@@ -398,6 +398,11 @@ impl Disk for SimDisk {
         }
     }
 
+    fn volume_bytes(&self, _path: &Path) -> io::Result<u64> {
+        let state = self.inspect()?;
+        state.capacity.ok_or_else(|| ErrorKind::Unsupported.into())
+    }
+
     fn set_apart(&self, bytes: u64) {
         self.state().set_apart += bytes;
     }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::WalError;
+use super::reader::{Reader, SharedCatalog};
 use crate::disk::{Disk, DiskFile, DiskLock, LockMode};
 use crate::faults;
 
@@ -61,6 +62,11 @@ impl Directory {
     /// Path of the spare segment that is still being filled.
     pub fn draft_path(&self) -> PathBuf {
         self.path.join("spare.draft")
+    }
+
+    /// Returns a reader of the entries in `catalog`.
+    pub fn reader(&self, catalog: SharedCatalog) -> Reader {
+        Reader::new(Arc::clone(&self.disk), self.path.clone(), catalog)
     }
 
     pub fn disk(&self) -> &dyn Disk {

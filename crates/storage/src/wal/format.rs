@@ -101,8 +101,12 @@ pub struct FrameHeader {
 impl FrameHeader {
     /// Decodes the frame header at `at`; `None` if none was written there in this generation.
     pub fn decode(segment: &[u8], at: Position) -> Option<Self> {
-        let start = usize::try_from(at.offset).ok()?;
-        let header = segment.get(start..start.checked_add(FRAME_HEADER)?)?;
+        Self::decode_at(segment.get(usize::try_from(at.offset).ok()?..)?, at)
+    }
+
+    /// Decodes the frame header at the front of `bytes`, which are at position `at` of the segment.
+    fn decode_at(bytes: &[u8], at: Position) -> Option<Self> {
+        let header = bytes.get(..FRAME_HEADER)?;
         if header[..4] != FRAME_MAGIC
             || crc32c::crc32c_append(at.seed(), &header[..28]).to_le_bytes() != header[28..]
         {
@@ -130,11 +134,16 @@ pub struct Frame<'a> {
 impl<'a> Frame<'a> {
     /// Decodes the frame at `at`; `None` if it is incomplete or damaged.
     pub fn decode(segment: &'a [u8], at: Position) -> Option<Self> {
-        let header = FrameHeader::decode(segment, at)?;
-        let start = at.offset as usize + FRAME_HEADER;
-        let payload = segment.get(start..start.checked_add(header.payload_bytes as usize)?)?;
+        Self::decode_at(segment.get(usize::try_from(at.offset).ok()?..)?, at)
+    }
+
+    /// Decodes the frame at the front of `bytes`, which are at position `at` of the segment.
+    pub fn decode_at(bytes: &'a [u8], at: Position) -> Option<Self> {
+        let header = FrameHeader::decode_at(bytes, at)?;
+        let end = FRAME_HEADER.checked_add(header.payload_bytes as usize)?;
+        let payload = bytes.get(FRAME_HEADER..end)?;
         let intact = crc32c::crc32c_append(at.seed(), payload) == header.payload_crc;
-        let end = (start + payload.len()).next_multiple_of(ALIGN) as u64;
+        let end = at.offset + end.next_multiple_of(ALIGN) as u64;
         intact.then_some(Self { header, payload, end })
     }
 }

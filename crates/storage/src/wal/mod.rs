@@ -15,9 +15,12 @@
 //! The disk is trusted in two points: a power cut during the write of a 512-byte sector does not damage
 //! its neighbours, and data is durable once `fdatasync` returned.
 
+mod catalog;
 mod directory;
 mod format;
+mod outline;
 mod pack;
+mod reader;
 mod recovery;
 mod spare;
 mod state;
@@ -31,6 +34,8 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
+pub use outline::Outline;
+pub use reader::Reader;
 pub use recovery::{Report, verify};
 pub use writer::Wal;
 
@@ -78,14 +83,13 @@ pub struct Batch {
     pub hard_state: Option<HardState>,
 }
 
-/// The recovered content of a log. `base.index <= hard_state.commit <= last index`.
+/// The recovered log, without its entries, which [`Wal::reader`] reads. `base <= hard_state.commit <= last index`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Recovered {
-    pub base: Base,
     /// `None` until the first hard state was appended.
     pub hard_state: Option<HardState>,
-    /// Entries from `base.index + 1` on, without a gap.
-    pub entries: Vec<LogEntry>,
+    /// Base, last index and terms of the entries from the base on, without a gap.
+    pub outline: Outline,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

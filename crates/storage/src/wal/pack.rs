@@ -1,7 +1,8 @@
 //! Encodes the batches of one append as frames, one for each segment that they need. Pure: a batch that
 //! contradicts the log is refused here, before anything is written.
 
-use super::format::{FRAME_HEADER, FrameBuffer, Op};
+use super::catalog::Noted;
+use super::format::{FRAME_HEADER, FrameBuffer, Op, Position};
 use super::state::State;
 use super::{Batch, LogEntry, WalError, WalOptions};
 
@@ -10,15 +11,17 @@ pub struct Piece {
     pub frame: FrameBuffer,
     /// State of the log once this frame is durable.
     pub after: State,
-    /// Whether the frame contains a reset, which drops all earlier entries.
-    pub resets: bool,
+    /// Its entries; the writer adds the position.
+    pub noted: Noted,
     /// Highest entry index in this frame; 0 for none. Recovery needs the segment until the base reaches it.
     pub max_index: u64,
 }
 
 impl Piece {
     fn new(frame: FrameBuffer, after: State) -> Self {
-        Self { frame, after, resets: false, max_index: 0 }
+        let at = Position { generation: 0, offset: 0 };
+        let noted = Noted { at, end: 0, resets: false, lowest: None, last: 0 };
+        Self { frame, after, noted, max_index: 0 }
     }
 }
 
@@ -82,8 +85,9 @@ impl Packer {
         let piece = &mut self.current;
         piece.frame.push(op);
         piece.after = after;
+        piece.noted.op(op);
         match *op {
-            Op::Reset(_) => (piece.resets, piece.max_index) = (true, 0),
+            Op::Reset(_) => piece.max_index = 0,
             Op::Entry { index, .. } => piece.max_index = piece.max_index.max(index),
             Op::HardState(_) | Op::Base(_) | Op::Start(_) => {}
         }

@@ -10,14 +10,17 @@ use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
 
-use bytes::Bytes;
-
+use super::catalog::{Catalog, Noted};
 use super::directory::Directory;
 use super::format::{Frame, HeaderError, Op, Position, SEGMENT_HEADER, SegmentHeader, VERSION, proven_after};
+use super::outline::Outline;
 use super::state::State;
-use super::{Base, HardState, LogEntry, WalError};
+use super::{Base, HardState, WalError};
 use crate::disk::Disk;
 use crate::faults;
+
+/// Overhead of an entry in addition to its payload, for sizes only.
+const ENTRY_OVERHEAD_BYTES: u64 = 32;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Segment {
@@ -36,7 +39,8 @@ pub struct Log {
     /// Segments in order, never empty; the last is the active one.
     pub segments: VecDeque<Segment>,
     pub state: State,
-    pub entries: Vec<LogEntry>,
+    pub outline: Outline,
+    pub catalog: Catalog,
     pub next_sequence: u64,
     pub tail: Tail,
 }
@@ -61,7 +65,7 @@ pub struct Report {
     pub proven_bytes: u64,
     pub base: Base,
     pub hard_state: Option<HardState>,
-    pub entries: usize,
+    pub entries: u64,
     pub last_index: u64,
 }
 
@@ -76,7 +80,7 @@ pub fn verify(disk: Arc<dyn Disk>, dir: &Path) -> Result<Report, WalError> {
         proven_bytes: log.tail.offset,
         base: log.state.base,
         hard_state: log.state.hard_state,
-        entries: log.entries.len(),
+        entries: log.state.last_index - log.state.base.index,
         last_index: log.state.last_index,
     }))
 }
@@ -111,10 +115,9 @@ struct Replay {
     segments: VecDeque<Segment>,
     /// State of the log; set by the first start frame.
     state: Option<State>,
-    /// Consecutive entries from `first_index` on. `first_index` may be far above the base until the operation
-    /// that raises the base is read.
-    entries: Vec<LogEntry>,
-    first_index: u64,
+    /// The entries found. Its base may be far above the log's until the operation that raises that one is read.
+    outline: Outline,
+    catalog: Catalog,
     next_sequence: u64,
 }
 
@@ -127,7 +130,6 @@ impl Replay {
         let mut proven = 0;
         while let Some(frame) = Frame::decode(image, Position { generation, offset: segment.end }) {
             self.frame(&mut segment, &frame).map_err(|what| corrupt(generation, segment.end, what))?;
-            segment.end = frame.end;
             // A segment gets its name only after its first frame was synced.
             proven = if proven == 0 { frame.end } else { proven.max(frame.header.synced) };
         }
@@ -169,36 +171,36 @@ impl Replay {
             return Err(format!("frame {} found, {} expected", frame.header.sequence, self.next_sequence));
         }
         self.next_sequence += 1;
-        // The entries of a frame share one copy of its payload, so that the segment's image can be freed.
-        let payload = Bytes::copy_from_slice(frame.payload);
-        let mut rest = &payload[..];
+        let at = Position { generation: segment.generation, offset: segment.end };
+        let mut noted = Noted { at, end: frame.end, resets: false, lowest: None, last: 0 };
+        let mut rest = frame.payload;
         while !rest.is_empty() {
             let op = Op::decode(&mut rest).ok_or("an operation is malformed")?;
-            self.op(segment, op, &payload)?;
+            self.op(segment, op)?;
+            noted.op(&op);
         }
+        noted.last = self.state.map_or(0, |state| state.last_index);
+        self.catalog.note(&noted);
+        segment.end = frame.end;
         Ok(())
     }
 
-    fn op(&mut self, segment: &mut Segment, op: Op, payload: &Bytes) -> Result<(), String> {
+    fn op(&mut self, segment: &mut Segment, op: Op) -> Result<(), String> {
         match (&mut self.state, &op) {
             (Some(state), op) => state.apply(op)?,
             (start @ None, Op::Start(state)) => {
                 *start = Some(*state);
-                self.first_index = state.last_index.saturating_add(1);
+                self.outline = Outline::new(Base { index: state.last_index, term: 0 });
             }
             (None, _) => return Err("the first frame is not a start frame".to_owned()),
         }
         match op {
-            Op::Entry { index, term, payload: bytes } => {
-                let kept = index.saturating_sub(self.first_index) as usize;
-                self.entries.truncate(faults::kept_entries(kept));
-                self.first_index = self.first_index.min(index);
-                self.entries.push(LogEntry { index, term, payload: payload.slice_ref(bytes) });
+            Op::Entry { index, term, payload } => {
+                self.outline.push(index, term, payload.len() as u64 + ENTRY_OVERHEAD_BYTES);
                 segment.max_index = segment.max_index.max(index);
             }
             Op::Reset(base) => {
-                self.entries.clear();
-                self.first_index = base.index.saturating_add(1);
+                self.outline = Outline::new(base);
                 self.segments.iter_mut().for_each(|segment| segment.max_index = 0);
                 segment.max_index = 0;
             }
@@ -208,7 +210,7 @@ impl Replay {
     }
 
     fn finish(self, image: Vec<u8>, proven: u64) -> Result<Log, WalError> {
-        let Self { segments, state, mut entries, first_index, next_sequence } = self;
+        let Self { segments, state, mut outline, mut catalog, next_sequence } = self;
         let (Some(oldest), Some(active), Some(state)) = (segments.front(), segments.back(), state) else {
             return Err(corrupt(0, 0, "no segment was read"));
         };
@@ -218,14 +220,15 @@ impl Replay {
             let what = format!("damaged, although it was durable up to byte {durable}");
             return Err(corrupt(active.generation, active.end, what));
         }
-        let first_wanted = state.base.index.saturating_add(1);
-        if first_index > first_wanted {
-            let what = format!("entries {first_wanted} to {} are missing before it", first_index - 1);
+        let (first_wanted, found_after) = (state.base.index.saturating_add(1), outline.base().index);
+        if found_after >= first_wanted {
+            let what = format!("entries {first_wanted} to {found_after} are missing before it");
             return Err(corrupt(oldest.generation, 0, what));
         }
-        entries.drain(..entries.len().min((first_wanted - first_index) as usize));
+        outline.purge(state.base);
+        catalog.purge(state.base.index);
         let tail = Tail::of(image, proven, active.end);
-        Ok(Log { segments, state, entries, next_sequence, tail })
+        Ok(Log { segments, state, outline, catalog, next_sequence, tail })
     }
 }
 

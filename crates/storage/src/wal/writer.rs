@@ -5,9 +5,11 @@ use std::mem;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::catalog::{Catalog, Noted};
 use super::directory::{Directory, Listing};
 use super::format::{FrameBuffer, Op, Position, SEGMENT_HEADER, SegmentHeader};
 use super::pack::{Packer, Piece};
+use super::reader::{Reader, SharedCatalog, lock};
 use super::recovery::{self, Log, Segment, Tail};
 use super::spare::Spares;
 use super::state::State;
@@ -25,6 +27,7 @@ pub struct Wal {
     /// Live segments, never empty; `active` is the file of the last.
     segments: VecDeque<Segment>,
     active: Box<dyn DiskFile>,
+    catalog: SharedCatalog,
     state: State,
     next_sequence: u64,
     buffer: Vec<u8>,
@@ -60,12 +63,15 @@ impl Wal {
             previous_end: 0,
         };
         let (segment, active) = begin_segment(&dir, &mut spares, header, state)?;
+        let mut catalog = Catalog::default();
+        catalog.note(&begun(&segment, state));
         Ok(Self {
             dir,
             options,
             spares,
             segments: VecDeque::from([segment]),
             active,
+            catalog: Arc::new(catalog.into()),
             state,
             next_sequence: 2,
             buffer: Vec::new(),
@@ -82,7 +88,7 @@ impl Wal {
         // An earlier process may have died between a rename and its sync: the file names must be durable
         // before anything is appended.
         dir.sync()?;
-        let Log { segments, state, entries, next_sequence, tail } = log;
+        let Log { segments, state, outline, catalog, next_sequence, tail } = log;
         let generation = segments.back().map_or(0, |segment| segment.generation);
         let active = dir.open_to_write(&dir.segment_path(generation))?;
         faults::erase_tail(|| rewrite(active.as_ref(), &dir.segment_path(generation), &tail))?;
@@ -93,6 +99,7 @@ impl Wal {
             spares,
             segments,
             active,
+            catalog: Arc::new(catalog.into()),
             state,
             next_sequence,
             buffer: Vec::new(),
@@ -103,7 +110,7 @@ impl Wal {
         wal.recycle()?;
         let State { base, last_index, hard_state } = wal.state;
         tracing::info!(base = base.index, last_index, segments = wal.segments.len(), "log recovered");
-        Ok((wal, Recovered { base, hard_state, entries }))
+        Ok((wal, Recovered { hard_state, outline }))
     }
 
     /// Appends `batches` in order, with one write and one `fdatasync` (one more for each segment that it
@@ -170,6 +177,11 @@ impl Wal {
         self.state.hard_state
     }
 
+    /// Returns a reader of the durable entries, for any thread.
+    pub fn reader(&self) -> Reader {
+        self.dir.reader(Arc::clone(&self.catalog))
+    }
+
     /// Returns the bytes in use in the live segments, including purged entries that share a segment with
     /// live ones.
     pub fn size_bytes(&self) -> u64 {
@@ -216,7 +228,7 @@ impl Wal {
     }
 
     fn write_piece(&mut self, piece: Piece) -> Result<(), WalError> {
-        let Piece { frame, after, resets, max_index } = piece;
+        let Piece { frame, after, noted, max_index } = piece;
         if frame.payload_bytes() == 0 {
             return Ok(());
         }
@@ -228,12 +240,17 @@ impl Wal {
         faults::sync_log(|| self.active.sync_data()).map_err(|e| WalError::io("sync", &path())(e))?;
         self.state = after;
         self.next_sequence += 1;
-        if resets {
+        if noted.resets {
             self.segments.iter_mut().for_each(|segment| segment.max_index = 0);
         }
         let segment = self.active_segment();
         segment.end += frame.len() as u64;
         segment.max_index = segment.max_index.max(max_index);
+        let (at, end) = (Position { generation, offset }, segment.end);
+        let mut catalog = lock(&self.catalog);
+        catalog.note(&Noted { at, end, last: after.last_index, ..noted });
+        catalog.purge(after.base.index);
+        drop(catalog);
         if frame.capacity() <= BUFFER_KEPT {
             self.buffer = frame;
         }
@@ -251,6 +268,7 @@ impl Wal {
             previous_end,
         };
         let (segment, active) = begin_segment(&self.dir, &mut self.spares, header, self.state)?;
+        lock(&self.catalog).note(&begun(&segment, self.state));
         self.segments.push_back(segment);
         self.active = active;
         self.next_sequence += 1;
@@ -263,6 +281,7 @@ impl Wal {
         let through = faults::recycled_through(self.state.base.index);
         while self.segments.len() > 1 && self.segments[0].max_index <= through {
             let Segment { generation, length, .. } = self.segments[0];
+            lock(&self.catalog).remove(generation);
             self.spares.recycle(&self.dir, &self.dir.segment_path(generation), length)?;
             self.segments.pop_front();
         }
@@ -280,6 +299,12 @@ impl Wal {
     pub(super) fn replace_active(&mut self, file: Box<dyn DiskFile>) -> Box<dyn DiskFile> {
         mem::replace(&mut self.active, file)
     }
+}
+
+/// The start frame of a new segment, for the catalog.
+fn begun(segment: &Segment, state: State) -> Noted {
+    let at = Position { generation: segment.generation, offset: SEGMENT_HEADER as u64 };
+    Noted { at, end: segment.end, resets: false, lowest: None, last: state.last_index }
 }
 
 /// Turns a spare into the segment of `header`, with a start frame of `state`.

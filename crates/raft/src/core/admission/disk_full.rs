@@ -79,7 +79,7 @@ mod tests {
     fn leader(now: Instant) -> Core {
         let member = Member { id: 1, name: "a".to_owned(), ..Member::default() };
         let membership = Arc::new(membership::initial("c", vec![member]));
-        let log = Log::new(
+        let log = Log::in_memory(
             Base { index: 1, term: 1 },
             Vec::new(),
             HardState { term: 1, vote: 0, commit: 1 },
@@ -95,6 +95,7 @@ mod tests {
             snapshot_interval: Duration::from_secs(300),
             trailing_entries: 10,
             held_bytes: 0,
+            log_cache_bytes: 32 << 20,
             max_log_bytes: 512 << 20,
             max_overlay_bytes: 256 << 20,
             lease: None,

@@ -1,6 +1,6 @@
-//! Limits of the log and the overlay in memory, which snapshots and checkpoints free. Near a limit a leader slows down
-//! writes and then rejects them; a follower drops entries; and committed entries wait in the log until there is room in
-//! the overlay.
+//! Limits of the log and the overlay in memory. Entries are in memory until they are applied, the overlay until a
+//! checkpoint. Near a limit a leader slows down writes and then rejects them; a follower drops entries; and committed
+//! entries wait in the log until there is room in the overlay.
 
 use std::time::{Duration, Instant};
 
@@ -92,10 +92,10 @@ impl Core {
     fn held_log(&self) -> Held {
         Held {
             what: "the log",
-            frees: "it is freed by the next snapshot, which is being written or finds no room on the disk",
+            frees: "its entries wait for other members, for the disk, or to be applied",
             setting: "raft.max_log_bytes",
             // Entries that wait for the disk are in memory twice.
-            bytes: self.raft.log().bytes() + self.raft.unstable_bytes(),
+            bytes: self.raft.log().memory_bytes() + self.raft.unstable_bytes(),
             limit: self.settings.max_log_bytes,
         }
     }

@@ -67,7 +67,7 @@ impl Net {
         let settings = Settings { held_bytes: 0, lease: self.lease, ..settings(id) };
         let disk = &self.disks[&id];
         let conf_state = membership::conf_state(&disk.membership);
-        let log = Log::new(BASE, disk.entries.clone(), disk.hard_state.clone(), conf_state);
+        let log = Log::in_memory(BASE, disk.entries.clone(), disk.hard_state.clone(), conf_state);
         let membership = Arc::clone(&disk.membership);
         let core = Core::new(settings, log, membership, BASE.index, id, self.now).unwrap();
         self.cores.insert(id, core);

@@ -7,6 +7,8 @@ use super::super::*;
 
 /// Base of the log of a new cluster, as in `recovery::bootstrap`.
 pub const BASE: Base = Base { index: 1, term: 1 };
+/// Log that a leader keeps on disk for members that lag.
+pub const HELD_BYTES: u64 = 40 << 20;
 pub const ELECTION_MIN: Duration = Duration::from_millis(300);
 
 /// Default settings of member `id`.
@@ -20,7 +22,8 @@ pub fn settings(id: u64) -> Settings {
         snapshots_on_demand: false,
         snapshot_interval: Duration::from_secs(300),
         trailing_entries: 1_000,
-        held_bytes: MAX_HELD_BYTES,
+        held_bytes: HELD_BYTES,
+        log_cache_bytes: LOG_CACHE_BYTES,
         max_log_bytes: 512 << 20,
         max_overlay_bytes: 256 << 20,
         lease: None,

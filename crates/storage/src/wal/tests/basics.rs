@@ -1,6 +1,6 @@
 //! The log's interface without crashes.
 
-use std::fs::{self, File};
+use std::fs::File;
 
 use super::*;
 use crate::wal::format::proven_after;
@@ -10,9 +10,9 @@ use crate::wal::verify;
 fn a_new_log_is_empty_and_starts_at_one() {
     let dir = scratch();
     let (wal, recovered) = open(&dir.path().join("deep/wal"));
-    assert_eq!(recovered, Recovered::default());
+    assert_eq!(recovered, Content::default());
     assert_eq!((wal.first_index(), wal.last_index(), wal.hard_state()), (1, 0, None));
-    assert_eq!(reopen(wal).1, Recovered::default());
+    assert_eq!(reopen(wal).1, Content::default());
 }
 
 #[test]
@@ -120,7 +120,7 @@ fn reset_drops_the_log_and_recycles_its_segments() {
     assert_eq!(Image::of(dir.path()).segments().len(), 1);
     let (mut wal, recovered) = reopen(wal);
     let hard_state = Some(hard_state(3, 2, 90));
-    assert_eq!(recovered, Recovered { base, hard_state, entries: entries(91..=92, 4) });
+    assert_eq!(recovered, Content { base, hard_state, entries: entries(91..=92, 4) });
     assert!(wal.append(&[append(entries(21..=21, 3))]).is_err());
 }
 
@@ -140,7 +140,7 @@ fn a_purge_recycles_whole_segments_and_keeps_the_hard_state() {
     assert_eq!(wal.base(), base);
     let (mut wal, recovered) = reopen(wal);
     let hard_state = Some(hard_state(5, 3, 33));
-    assert_eq!(recovered, Recovered { base, hard_state, entries: large(34..=40, 5) });
+    assert_eq!(recovered, Content { base, hard_state, entries: large(34..=40, 5) });
     wal.purge(Base { index: 40, term: 5 }).unwrap();
     let (mut wal, recovered) = reopen(wal);
     assert_eq!((recovered.entries.len(), wal.first_index()), (0, 41));

@@ -1,7 +1,5 @@
 //! Crashes during an append, during the change to a new segment and during a purge.
 
-use std::fs;
-
 use super::*;
 
 /// A small seeded generator (LCG) with the same results on every platform.
@@ -26,7 +24,7 @@ struct Overlap {
     dir: TempDir,
     segment: PathBuf,
     images: [Vec<u8>; 2],
-    states: [Recovered; 2],
+    states: [Content; 2],
 }
 
 impl Overlap {
@@ -130,7 +128,7 @@ fn a_crash_anywhere_in_a_purge_keeps_the_log() {
     drop(wal);
     let after = Image::of(dir.path());
     let hard_state = Some(hard_state(4, 2, 20));
-    let expected = Recovered { base, hard_state, entries: large(21..=25, 4) };
+    let expected = Content { base, hard_state, entries: large(21..=25, 4) };
 
     let (old, kept) = (before.segments(), after.segments());
     let removed = old.len() - kept.len();
@@ -168,6 +166,6 @@ fn a_crash_in_a_reset_finishes_it_at_the_next_start() {
         image.0.entry(path.clone()).or_insert_with(|| before.0[&path].clone());
     }
     image.restore(dir.path());
-    assert_eq!(open(dir.path()).1, Recovered { base, hard_state: None, entries: entries(6..=7, 5) });
+    assert_eq!(open(dir.path()).1, Content { base, hard_state: None, entries: entries(6..=7, 5) });
     assert_eq!(Image::of(dir.path()).segments(), kept);
 }

@@ -1,7 +1,7 @@
 //! Every single flipped bit and every truncation of a small log: the durable content is recovered
 //! exactly, or the log is reported as corrupt.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
@@ -12,7 +12,7 @@ use crate::wal::format::{FRAME_HEADER, Frame, FrameBuffer, Op, Position, SEGMENT
 struct Sample {
     dir: TempDir,
     segment: PathBuf,
-    states: Vec<Recovered>,
+    states: Vec<Content>,
     ends: Vec<u64>,
 }
 

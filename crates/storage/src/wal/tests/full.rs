@@ -1,7 +1,5 @@
 //! The log on a full disk, with and without spare segments.
 
-use std::sync::Arc;
-
 use super::*;
 use crate::disk::{SetApart, SimDisk};
 
@@ -30,7 +28,7 @@ fn spares_serve_appends_on_a_full_disk_and_are_refilled_later() {
     while wal.prepare_spare().unwrap() {}
     assert_eq!(wal.spare_segments(), 2);
     drop(wal);
-    let (_, found) = Wal::open(Arc::new(disk.durable()), Path::new("/wal"), SMALL).unwrap();
+    let (_, found) = open_in(Arc::new(disk.durable()), Path::new("/wal"), SMALL).unwrap();
     assert_eq!(found.entries, large(1..=30, 1));
 }
 

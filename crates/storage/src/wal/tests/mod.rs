@@ -7,17 +7,19 @@ mod damage;
 mod full;
 mod model;
 mod power;
+mod reader;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tempfile::TempDir;
 
 use super::directory::Directory;
 use super::recovery::{self, Log};
-use super::{Base, Batch, HardState, LogEntry, Recovered, Wal, WalError, WalOptions};
-use crate::disk;
+use super::{Base, Batch, HardState, LogEntry, Outline, Reader, Recovered, Wal, WalError, WalOptions};
+use crate::disk::{self, Disk};
 
 const SMALL: WalOptions = WalOptions { segment_bytes: 4096, spare_segments: 1 };
 
@@ -28,11 +30,38 @@ fn scratch() -> TempDir {
     if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap()
 }
 
-fn open(dir: &Path) -> (Wal, Recovered) {
-    Wal::open(disk::real(), dir, SMALL).unwrap()
+/// All that a log holds.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Content {
+    base: Base,
+    hard_state: Option<HardState>,
+    entries: Vec<LogEntry>,
 }
 
-fn reopen(wal: Wal) -> (Wal, Recovered) {
+impl Content {
+    /// Reads the entries of `outline`, and compares both.
+    fn read(reader: &Reader, outline: &Outline, hard_state: Option<HardState>) -> Result<Self, WalError> {
+        let base = outline.base();
+        let entries = reader.read_all(base.index, outline.last())?;
+        for entry in &entries {
+            assert_eq!(Some(entry.term), outline.term(entry.index), "entry {}", entry.index);
+        }
+        Ok(Self { base, hard_state, entries })
+    }
+}
+
+/// Opens a log and reads all of it.
+fn open_in(disk: Arc<dyn Disk>, dir: &Path, options: WalOptions) -> Result<(Wal, Content), WalError> {
+    let (wal, Recovered { hard_state, outline }) = Wal::open(disk, dir, options)?;
+    let content = Content::read(&wal.reader(), &outline, hard_state)?;
+    Ok((wal, content))
+}
+
+fn open(dir: &Path) -> (Wal, Content) {
+    open_in(disk::real(), dir, SMALL).unwrap()
+}
+
+fn reopen(wal: Wal) -> (Wal, Content) {
     let dir = wal.directory().to_owned();
     drop(wal);
     open(&dir)
@@ -59,10 +88,10 @@ fn hard_state(term: u64, vote: u64, commit: u64) -> HardState {
 }
 
 /// Reads a log as recovery does, without the repair that opening a writer makes.
-fn read(dir: &Path) -> Result<Recovered, WalError> {
-    let log = read_log(dir)?;
-    let Log { state, entries, .. } = log;
-    Ok(Recovered { base: state.base, hard_state: state.hard_state, entries })
+fn read(dir: &Path) -> Result<Content, WalError> {
+    let Log { state, outline, catalog, .. } = read_log(dir)?;
+    let reader = Reader::new(disk::real(), dir.to_owned(), Arc::new(catalog.into()));
+    Content::read(&reader, &outline, state.hard_state)
 }
 
 fn read_log(dir: &Path) -> Result<Log, WalError> {

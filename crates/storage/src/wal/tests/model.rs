@@ -39,7 +39,7 @@ struct World {
     dir: TempDir,
     wal: Option<Wal>,
     /// Content that the next open must recover.
-    model: Recovered,
+    model: Content,
     term: u64,
 }
 
@@ -47,7 +47,7 @@ impl World {
     fn new() -> Self {
         let dir = scratch();
         let wal = Some(open(dir.path()).0);
-        Self { dir, wal, model: Recovered::default(), term: 1 }
+        Self { dir, wal, model: Content::default(), term: 1 }
     }
 
     fn wal(&mut self) -> &mut Wal {
@@ -99,6 +99,8 @@ impl World {
         }
         let (first, last) = (self.model.base.index + 1, self.last());
         assert_eq!((self.wal().first_index(), self.wal().last_index()), (first, last));
+        let read = self.wal().reader().read_all(first - 1, last).unwrap();
+        assert_eq!(read, self.model.entries);
     }
 
     fn batch(&mut self, back: u64, count: u64, bytes: usize, commit: Option<u64>) -> Batch {
@@ -124,12 +126,12 @@ impl World {
 
     fn restart_at(&mut self, base: Base) {
         let hard_state = self.model.hard_state.map(|state| HardState { commit: base.index, ..state });
-        self.model = Recovered { base, hard_state, entries: Vec::new() };
+        self.model = Content { base, hard_state, entries: Vec::new() };
     }
 
     /// Simulates a crash in which parts of the last append reached the disk. An append over several segments
     /// is only reopened.
-    fn crash(&mut self, before: &Image, old: Recovered, seed: u64) {
+    fn crash(&mut self, before: &Image, old: Content, seed: u64) {
         self.wal = None;
         let after = Image::of(self.dir.path());
         let active = after.segments().pop().unwrap();

@@ -1,8 +1,6 @@
 //! A power cut before every operation of a workload, on a disk that keeps the synced data and a random part
 //! of the rest. The three promises in the module documentation of `wal` hold each time.
 
-use std::sync::Arc;
-
 use super::*;
 use crate::disk::{Disk, SimDisk};
 
@@ -16,8 +14,8 @@ fn disk(seed: u64) -> SimDisk {
     disk
 }
 
-fn open_on(disk: &SimDisk) -> Result<(Wal, Recovered), WalError> {
-    Wal::open(Arc::new(disk.clone()), Path::new(DIR), SMALL)
+fn open_on(disk: &SimDisk) -> Result<(Wal, Content), WalError> {
+    open_in(Arc::new(disk.clone()), Path::new(DIR), SMALL)
 }
 
 /// One call of the thread that owns the log.
@@ -52,8 +50,8 @@ fn workload() -> Vec<Step> {
 }
 
 /// Returns the content that a log must recover after it executed `step` completely.
-fn expected_after(mut model: Recovered, step: &Step) -> Recovered {
-    let raise = |model: &mut Recovered, commit: u64| {
+fn expected_after(mut model: Content, step: &Step) -> Content {
+    let raise = |model: &mut Content, commit: u64| {
         model.hard_state = model.hard_state.map(|state| HardState { commit, ..state });
     };
     match step {
@@ -80,8 +78,8 @@ fn expected_after(mut model: Recovered, step: &Step) -> Recovered {
 }
 
 /// Runs `steps` until the power cut. Returns the content of the acknowledged steps, and the interrupted step.
-fn run(disk: &SimDisk, steps: &[Step]) -> (Recovered, Option<usize>) {
-    let mut model = Recovered::default();
+fn run(disk: &SimDisk, steps: &[Step]) -> (Content, Option<usize>) {
+    let mut model = Content::default();
     let Ok((mut wal, _)) = open_on(disk) else { return (model, Some(0)) };
     for (nth, step) in steps.iter().enumerate() {
         let done = match step {
@@ -109,7 +107,7 @@ fn run(disk: &SimDisk, steps: &[Step]) -> (Recovered, Option<usize>) {
 
 /// Whether `found` is the state before `step`, the state after it, or one in between: a reset, then a prefix
 /// of the entries, then the hard state (a `Batch` is executed in the order of its fields).
-fn is_between(found: &Recovered, before: &Recovered, step: Option<&Step>) -> bool {
+fn is_between(found: &Content, before: &Content, step: Option<&Step>) -> bool {
     let Some(step) = step else { return found == before };
     let Step::Append(Batch { reset, entries, .. }) = step else {
         return found == before || *found == expected_after(before.clone(), step);
@@ -125,7 +123,7 @@ fn is_between(found: &Recovered, before: &Recovered, step: Option<&Step>) -> boo
 
 /// Asserts that the log recovers a valid state after the crash, and that this state survives an append and a
 /// second crash.
-fn check(disk: &SimDisk, promised: &Recovered, under_way: Option<&Step>, what: &str) {
+fn check(disk: &SimDisk, promised: &Content, under_way: Option<&Step>, what: &str) {
     let (mut wal, found) = open_on(disk).unwrap_or_else(|error| panic!("{what}: {error}"));
     assert!(is_between(&found, promised, under_way), "{what}: promised {promised:?}, found {found:?}");
     let next = wal.last_index() + 1;

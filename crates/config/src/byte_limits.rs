@@ -1,0 +1,46 @@
+//! Defaults and bounds of the limits of log and state, and of the bandwidth of snapshots.
+
+use std::num::NonZeroU64;
+
+use super::ConfigError;
+
+/// Default of `raft.max_log_bytes`.
+pub const MAX_LOG_BYTES: u64 = 512 << 20;
+/// Default of `raft.max_retained_log_bytes` on a large volume.
+pub const MAX_RETAINED_LOG_BYTES: u64 = 1 << 30;
+/// Least value of `state.cache_bytes`.
+pub const MIN_CACHE_BYTES: u64 = 8 << 20;
+/// Default of `state.max_overlay_bytes`.
+pub const MAX_OVERLAY_BYTES: u64 = 256 << 20;
+
+pub fn segment_bytes(wanted: Option<u64>) -> Result<u64, ConfigError> {
+    const ALLOWED: std::ops::RangeInclusive<u64> = (4 << 20)..=(1 << 30);
+    let bytes = wanted.unwrap_or(64 << 20);
+    if ALLOWED.contains(&bytes) && bytes.is_multiple_of(4096) {
+        return Ok(bytes);
+    }
+    Err(ConfigError(format!(
+        "raft.segment_bytes {bytes}: write a multiple of 4096 from {} to {}",
+        ALLOWED.start(),
+        ALLOWED.end()
+    )))
+}
+
+pub fn at_least(field: &str, wanted: Option<u64>, default: u64, least: u64) -> Result<u64, ConfigError> {
+    match wanted.unwrap_or(default) {
+        bytes if bytes >= least => Ok(bytes),
+        bytes => Err(ConfigError(format!("{field} {bytes}: write {least} or more"))),
+    }
+}
+
+pub fn snapshot_bandwidth(wanted: Option<u64>) -> Result<Option<NonZeroU64>, ConfigError> {
+    /// Least bandwidth: one chunk every four seconds.
+    const LEAST: u64 = 64 << 10;
+    let wanted = wanted.and_then(NonZeroU64::new);
+    match wanted {
+        Some(bytes) if bytes.get() < LEAST => Err(ConfigError(format!(
+            "raft.snapshot_bytes_per_second {bytes}: write {LEAST} or more, or 0 for no limit"
+        ))),
+        _ => Ok(wanted),
+    }
+}
