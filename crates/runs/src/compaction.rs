@@ -38,7 +38,7 @@ const MIN_BOTTOM_MERGE_BYTES: u64 = 64 << 20;
 /// A job of a bottom merge ends after it has read this many times the size of its output file.
 const READ_FACTOR: u64 = 4;
 
-/// What a merge does.
+/// The kind of a merge.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Kind {
     /// Merges the uppers in this range of positions.
@@ -78,7 +78,7 @@ struct Upper {
     is_merging: bool,
 }
 
-/// What decides about the next merge besides the uppers.
+/// The inputs of [`pick`] besides the uppers.
 #[derive(Debug, Clone, Copy)]
 struct Situation {
     bottom_bytes: u64,

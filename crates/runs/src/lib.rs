@@ -13,6 +13,8 @@
 //! do not overlap. The newest run with a key decides its value; a removal is recorded by a tombstone until it is merged
 //! into the bottom.
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests measure with the machine's clock"))]
+
 mod block;
 mod cache;
 mod compaction;
