@@ -122,7 +122,7 @@ pub const KEYS: &[Key] = &[
         "Age after which a snapshot is due if there is any new entry."),
     key("raft", "trailing_entries", "`1000`", Restart,
         "Entries kept before the newest snapshot, for followers that lag a little, up to 32 MiB. A leader keeps more on \
-        disk for a member that answers and is behind, up to `max_retained_log_bytes`, and after a snapshot that is being \
+        disk for a member that is behind and was heard of in the last ten minutes, up to `max_retained_log_bytes`, and after a snapshot that is being \
         sent until the member has installed it, up to 256 MiB in any case."),
     key("raft", "snapshot_bytes_per_second", "`0`: no limit", Restart,
         "Bandwidth limit of all snapshots that a member sends, bytes: 65536 or more. Snapshots have a separate \
@@ -134,8 +134,8 @@ pub const KEYS: &[Key] = &[
         leader takes writes more slowly, at it none (`OVERLOADED`) but those that free room; a follower takes no entries \
         beyond 1.25 times as much. A snapshot is due at an eighth of it at the latest, or 64 MiB."),
     key("raft", "max_retained_log_bytes", "`1073741824`, or a tenth of the volume of the log if that is less", Restart,
-        "Limit of the log that a leader keeps on disk for members that answer and are behind, bytes. They get the entries \
-        from disk, and a snapshot only if they are further behind. While the disk is full, 32 MiB are kept."),
+        "Limit of the log that a leader keeps on disk for members that are behind and were heard of in the last ten minutes, bytes. They get the \
+        entries from disk, and a snapshot only if they are further behind. While the disk is full, 32 MiB are kept."),
     key("raft", "segment_bytes", "`67108864`", Restart,
         "Size of a WAL segment: a multiple of 4096, from 4 MiB to 1 GiB. At least three are kept. The limit of one entry \
         is a quarter of it, at most 8 MiB."),

@@ -156,7 +156,11 @@ impl Runs {
     ) -> Result<View> {
         // A tombstone of a key that no run may have hides nothing.
         let older = if clears { View::default() } else { self.view() };
-        let added = self.write(slots, |key| Ok(faults::keeps_tombstone(older.may_contain(key)?)))?;
+        let mut slots = slots.peekable();
+        let added = match slots.peek() {
+            Some(_) => self.write(slots, |key| Ok(faults::keeps_tombstone(older.may_contain(key)?)))?,
+            None => None,
+        };
         let mut inner = self.inner();
         let (mut uppers, bottom) = if clears {
             (Vec::new(), faults::kept_by_clear(inner.view.bottom()))

@@ -5,7 +5,7 @@ mod joint;
 mod learners;
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Core;
 use crate::format::{self, Formats};
@@ -55,6 +55,11 @@ impl Core {
     pub(crate) fn is_active(&self, id: u64, now: Instant) -> bool {
         let is_recent = |heard: &Instant| now.duration_since(*heard) < 2 * self.settings.election_min;
         id == self.settings.id || self.members.last_heard.get(&id).is_some_and(is_recent)
+    }
+
+    /// Whether a message of member `id` arrived within `period`.
+    pub(super) fn was_heard(&self, id: u64, period: Duration, now: Instant) -> bool {
+        self.members.last_heard.get(&id).is_some_and(|heard| now.duration_since(*heard) < period)
     }
 
     /// Highest log format that every member can read.

@@ -10,6 +10,8 @@ use crate::faults;
 use helios_state::SnapshotMeta;
 use helios_storage::wal::Base;
 
+/// Time for which the log is kept for a member without contact: long enough for a restart of its host.
+const RETAINED_FOR: Duration = Duration::from_secs(600);
 /// Pause between a failed snapshot and the next attempt.
 const SNAPSHOT_RETRY: Duration = Duration::from_secs(5);
 /// Limit of the log that every member keeps before its newest snapshot, bytes.
@@ -189,7 +191,7 @@ impl Core {
     }
 
     /// Returns the last entry to purge. The trailing entries before the snapshot are kept; a leader also keeps, up to a
-    /// limit each, the entries that an active lagging member needs, and those after a snapshot until it is installed.
+    /// limit each, the entries that a lagging member needs which was heard of lately, and those after a snapshot until it is installed.
     fn purge_floor(&self, snapshot_index: u64, now: Instant) -> u64 {
         let log = self.raft.log();
         // The trailing entries are limited by their number and by their bytes.
@@ -206,7 +208,7 @@ impl Core {
             let unfinished = log.unfinished(id).filter(|index| *index > progress.matched);
             match (progress.state, unfinished) {
                 (ProgressState::Snapshot, _) => Some(progress.pending_snapshot.max(awaited)),
-                _ if !self.is_active(id, now) => None,
+                _ if !self.was_heard(id, RETAINED_FOR, now) => None,
                 (_, Some(unfinished)) => Some(unfinished.max(awaited)),
                 (_, None) => Some(progress.matched.max(held)),
             }
