@@ -81,7 +81,8 @@ async fn follower_that_lags_by_more_than_the_leaders_cache_gets_entries_from_its
 #[tokio::test]
 async fn interrupted_snapshot_is_sent_again_a_bounded_number_of_times() {
     let (mut cluster, network) =
-        Cluster::wired_three_with("snapshot_entries: 200, trailing_entries: 50").await;
+        Cluster::wired_three_with("snapshot_entries: 200, trailing_entries: 50, max_retained_log_bytes: 0")
+            .await;
     let leader = cluster.leader().await;
     let away = (leader + 1) % 3;
     cluster[away].kill();
@@ -113,7 +114,7 @@ async fn interrupted_snapshot_is_sent_again_a_bounded_number_of_times() {
 async fn interrupted_snapshot_resumes_from_the_received_bytes() {
     // About eight seconds for the data written below. The election timeout is long, so that a busy machine
     // does not elect another leader, which would have the whole log.
-    const SLOW: &str = "election_timeout: 3s, trailing_entries: 50, snapshot_bytes_per_second: 2097152";
+    const SLOW: &str = "election_timeout: 3s, trailing_entries: 50, snapshot_bytes_per_second: 2097152, max_retained_log_bytes: 0";
     let (mut cluster, network) = Cluster::wired_three_with(SLOW).await;
     let leader = cluster.leader().await;
     let away = (leader + 1) % 3;
