@@ -180,11 +180,13 @@ impl Runs {
         Ok(Pending(run))
     }
 
-    /// Replaces the content by `runs`, which have no key in common; durable when it returns. Those that are in key order
+    /// Replaces the content by `runs`, which have no key in common; durable when it returns. Those that do not overlap
     /// become the bottom.
     pub fn install_runs(&self, runs: Vec<Pending>, record: Bytes) -> Result<View> {
+        let mut runs: Vec<_> = runs.into_iter().filter_map(|Pending(run)| run).collect();
+        runs.sort_by(|a, b| a.first_key.cmp(&b.first_key));
         let (mut uppers, mut bottom) = (Vec::new(), Vec::<Slice>::new());
-        for run in runs.into_iter().filter_map(|Pending(run)| run) {
+        for run in runs {
             let is_next = bottom.last().is_none_or(|last| last.run.last_key < run.first_key);
             if is_next { bottom.push(Slice::whole(run)) } else { uppers.push(Slice::whole(run)) }
         }

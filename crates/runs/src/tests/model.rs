@@ -139,6 +139,31 @@ fn tombstones_are_kept_only_while_an_older_run_may_have_the_key() {
 }
 
 #[test]
+fn installed_runs_that_do_not_overlap_are_the_bottom() {
+    let disk = SimDisk::new(1);
+    let runs = open(&disk, 1).unwrap();
+    checkpoint(&runs, &slots(1, 100, 1), false, 1).unwrap();
+    let range = |keys: std::ops::Range<u64>| keys.map(|n| (key(n), value(n, 9))).collect::<Vec<_>>();
+    let batches = [
+        range(0..10),
+        range(500..510),
+        range(10..20),
+        range(505..505),
+        vec![(key(900), value(1, 9)), (key(990), value(1, 9))],
+        range(950..960),
+    ];
+    let pending =
+        batches.iter().map(|batch| runs.write_run(batch.iter().map(|(key, slot)| (key, slot))).unwrap());
+    let view = runs.install_runs(pending.collect(), Bytes::from_static(b"r")).unwrap();
+    assert_eq!((view.bottom().len(), view.uppers().len(), run_files(&disk)), (4, 1, 5));
+    let mut expected: Vec<_> =
+        batches.concat().into_iter().filter_map(|(key, slot)| Some((key, slot?))).collect();
+    expected.sort();
+    assert_eq!(content(&view), expected);
+    assert_eq!(content(&open(&disk, 2).unwrap().view()), expected);
+}
+
+#[test]
 fn cancelled_merge_leaves_no_file() {
     let disk = SimDisk::new(1);
     let runs = open(&disk, 1).unwrap();
