@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 use self::start::static_cluster;
 use crate::channels::Channels;
 use crate::clock::{Clock, Look};
-use crate::config::Settings;
+use crate::config::{Bootstrap, Settings};
 use crate::disk;
 use crate::error::Error;
 use crate::lifecycle::{Belonging, DataDir, MarkerError};
@@ -172,9 +172,13 @@ impl Node {
         let max_command_bytes = wal_options.max_entry_bytes() as usize - ENTRY_FRAME_BYTES;
         let (wal, recovered) = Wal::open(Arc::clone(&disk), &settings.wal_dir, wal_options)?;
         let state_dir = settings.data_dir.join(STATE_DIR);
-        let engine = settings.engine.or_else(|| Store::engine_of(disk.as_ref(), &state_dir));
+        // Operators leave sled out, which was the only default when they began to.
+        let default = match settings.bootstrap {
+            Bootstrap::Operator => Some(EngineKind::Sled),
+            Bootstrap::Single | Bootstrap::Static(_) => Store::engine_of(disk.as_ref(), &state_dir),
+        };
         let options = StoreOptions {
-            engine: engine.unwrap_or(EngineKind::Runs),
+            engine: settings.engine.or(default).unwrap_or(EngineKind::Runs),
             cache_bytes: settings.cache_bytes.unwrap_or_else(memory::default_cache_bytes),
             read_limits: settings.read_limits,
             ..StoreOptions::default()

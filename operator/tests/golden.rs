@@ -84,6 +84,7 @@ fn templates_of_samples_match_the_golden_file() {
         ("fast", json!({ "raft": { "preset": "fast", "snapshotEntries": 500 } })),
         ("lease", json!({ "reads": { "lease": true } })),
         ("all", json!({ "ack": "all" })),
+        ("sled", json!({ "storage": { "engine": "sled" } })),
         ("redb", json!({ "storage": { "engine": "redb" } })),
         ("restarted", json!({ "restartAt": "2026-11-21T08:00:00Z" })),
         (
@@ -111,7 +112,8 @@ fn templates_of_samples_match_the_golden_file() {
 fn configuration_has_the_settings_of_the_spec() {
     let config = |spec| objects(spec).config_map.data.unwrap()["heliosd.yaml"].clone();
     let plain = config(json!({}));
-    for section in ["state:", "reads:", "writes:"] {
+    assert!(plain.contains("engine: runs"));
+    for section in ["reads:", "writes:"] {
         assert!(!plain.contains(section), "what is the node's default is left to the node");
     }
     let text = config(json!({ "reads": { "lease": true }, "ack": "all", "storage": { "engine": "redb" } }));
@@ -120,10 +122,12 @@ fn configuration_has_the_settings_of_the_spec() {
     }
 }
 
-/// The template from before certificates and passwords; protected mode was added since.
+/// The template from before certificates, passwords and the engine runs; protected mode was added since.
 #[test]
 fn template_is_unchanged_when_there_is_no_tls_and_no_password() {
-    let open = template(json!({ "tls": { "mode": "off" }, "auth": { "enabled": false } }));
+    let open = template(
+        json!({ "tls": { "mode": "off" }, "auth": { "enabled": false }, "storage": { "engine": "sled" } }),
+    );
     let lines: Vec<_> = open.lines().collect();
     let added = lines.iter().position(|line| line.contains("HELIOS_PROTECTED_MODE")).unwrap();
     let open: String =

@@ -139,7 +139,7 @@ pub const KEYS: &[Key] = &[
     key("raft", "segment_bytes", "`67108864`", Restart,
         "Size of a WAL segment: a multiple of 4096, from 4 MiB to 1 GiB. At least three are kept. The limit of one entry \
         is a quarter of it, at most 8 MiB."),
-    key("state", "engine", "that of the volume, `runs` for a new one", Restart,
+    key("state", "engine", "with `bootstrap: operator` `sled`, which operators leave out; else that of the volume, and `runs` for a new one", Restart,
         "Engine of the applied state on disk: `runs`, `sled` or `redb`. Members may differ. After a change the next \
         start converts the state, which reads all of it, before the member serves; a kill in between keeps the old one. \
         Builds without `runs` cannot open a converted volume: write the old engine back first."),

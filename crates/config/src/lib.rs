@@ -139,8 +139,8 @@ pub struct RaftSection {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StateSection {
-    /// Engine of the applied state on disk: `runs`, `sled` or `redb`. Default: that of the volume, and `runs` for a new
-    /// one. After a change the next start converts the state.
+    /// Engine of the applied state on disk: `runs`, `sled` or `redb`. Default: `sled` with `bootstrap: operator`, since
+    /// operators leave it out; else that of the volume, and `runs` for a new one. After a change the next start converts the state.
     pub engine: Option<String>,
     /// Limit of the engine's cache, bytes.
     #[serde(deserialize_with = "plain::some_number")]

@@ -54,7 +54,7 @@ pub struct Settings {
     /// `None`: [`MAX_RETAINED_LOG_BYTES`], or a tenth of the volume if that is less.
     pub max_retained_log_bytes: Option<u64>,
     pub max_overlay_bytes: u64,
-    /// `None`: that of the volume, and `runs` for a new one.
+    /// `None`: sled with [`Bootstrap::Operator`]; else that of the volume, and `runs` for a new one.
     pub engine: Option<EngineKind>,
     /// `None`: by the memory that the process may use.
     pub cache_bytes: Option<u64>,

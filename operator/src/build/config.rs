@@ -84,12 +84,12 @@ fn node_config(cluster: &ValidatedCluster) -> Config {
         ..RaftSection::default()
     };
     config.client.shutdown_delay = SHUTDOWN_DELAY.into();
-    // Always written: a member without it keeps the engine of its volume.
-    config.state.engine = Some(match spec.storage.engine {
-        StateEngine::Runs => "runs".into(),
-        StateEngine::Sled => "sled".into(),
-        StateEngine::Redb => "redb".into(),
-    });
+    config.state.engine = match spec.storage.engine {
+        StateEngine::Runs => Some("runs".into()),
+        // Left out as by earlier operators, so that an upgrade of the operator restarts no member.
+        StateEngine::Sled => None,
+        StateEngine::Redb => Some("redb".into()),
+    };
     config.reads.lease = Lease::Switch(spec.reads.lease);
     config.writes.ack = match spec.ack {
         Ack::Majority => "majority".into(),
