@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::engines::{Backend, EngineError, StateEngine};
+use super::engines::{Backend, StateEngine};
 use super::meta::{Digest, Record};
 use super::snapshot::Writer;
 use super::value::{self, META_KEY};
@@ -24,7 +24,7 @@ impl Store {
         if matches!(image.backend, Backend::Runs(_)) {
             // The content of a view does not change, so merges continue meanwhile.
             drop(image);
-            record.digest = digest(engine.as_ref()).map_err(|error| self.noted(error))?;
+            record.digest = digest(engine.as_ref()).map_err(|error| self.note_damage(error))?;
         }
         let mut writer = Writer::create(Arc::clone(&self.inner.disk), path)?;
         record.meta.applied.index = faults::snapshot_index(record.meta.applied.index);
@@ -37,19 +37,9 @@ impl Store {
         })();
         if let Err(error) = written {
             writer.abandon();
-            return Err(self.noted(error));
+            return Err(self.note_damage(error));
         }
         SnapshotMeta::read(self.inner.disk.as_ref(), path)
-    }
-}
-
-impl Store {
-    /// Stops the store if `error` is damage of the engine, as after a read that finds it.
-    fn noted(&self, error: StateError) -> StateError {
-        match error {
-            StateError::Engine { source: source @ EngineError::Corrupt(_), .. } => self.fail(source),
-            error => error,
-        }
     }
 }
 

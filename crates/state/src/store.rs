@@ -388,6 +388,14 @@ impl Store {
         }
     }
 
+    /// Stops the store if `error` is damage of the engine, as after a read that finds it.
+    pub(super) fn note_damage(&self, error: StateError) -> StateError {
+        match error {
+            StateError::Engine { source: source @ EngineError::Corrupt(_), .. } => self.fail(source),
+            error => error,
+        }
+    }
+
     /// Stops the store: after one failure the engine is not trusted with another read.
     pub(super) fn fail(&self, error: EngineError) -> StateError {
         if self.inner.failure.set(error.to_string()).is_ok() {

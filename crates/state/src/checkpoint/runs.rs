@@ -11,7 +11,7 @@ use super::super::shared::{Frozen, State};
 use super::super::store::Image;
 use super::super::{Applied, StateError, Store};
 use super::HEADROOM_BYTES;
-use crate::engines::{Backend, EngineError};
+use crate::engines::Backend;
 use crate::faults;
 
 impl Store {
@@ -32,7 +32,8 @@ impl Store {
             let backend = Backend::Runs(Arc::clone(runs));
             self.commit(image, image.generation, backend, record)
         });
-        if let Err(error) = committed {
+        // It reads filters, for the tombstones that may be left out.
+        if let Err(error) = committed.map_err(|error| self.note_damage(error)) {
             if !error.is_disk_full() {
                 image.failure = Some(error.to_string());
             }
@@ -68,10 +69,8 @@ impl Store {
             return Ok(false);
         }
         let committed = merged.and_then(|merged| merged.map_or(Ok(None), |merged| runs.commit(&job, merged)));
-        let committed = committed.map_err(|error| match EngineError::from(error) {
-            error @ EngineError::Corrupt(_) => self.fail(error),
-            error => StateError::engine("merge")(error),
-        })?;
+        let committed =
+            committed.map_err(|error| self.note_damage(StateError::engine("merge")(error.into())))?;
         let is_merged = committed.is_some();
         if is_merged {
             let published = &self.inner.published;
