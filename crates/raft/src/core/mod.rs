@@ -200,7 +200,7 @@ impl Core {
             Done::Applied(applied) => self.applied(applied, now),
             Done::Held(unappliable) => self.applying.hold(unappliable),
             Done::Restored { index, membership, bytes } => {
-                self.pipeline.end_restore();
+                self.pipeline.end_restore(index);
                 self.applying.record_restore(index, bytes);
                 self.raft.applied(index);
                 self.set_membership(membership);

@@ -19,8 +19,8 @@ pub(super) struct Pipeline {
     lazy_hard_state: Option<HardState>,
     /// Number of the Ready whose term or vote is not durable yet.
     undurable_term: Option<u64>,
-    /// The log was reset to an installed snapshot, and the state is not restored from it yet.
-    is_restoring: bool,
+    /// Index of the last installed snapshot to which the log was reset, while the state is not restored from it yet.
+    restoring: Option<u64>,
 }
 
 /// A Ready whose messages wait for the disk.
@@ -40,11 +40,12 @@ impl Pipeline {
     }
 
     pub fn is_restoring(&self) -> bool {
-        self.is_restoring
+        self.restoring.is_some()
     }
 
-    pub fn end_restore(&mut self) {
-        self.is_restoring = false;
+    /// Records that the state was restored from the snapshot at `index`. The log may have been reset to a later one.
+    pub fn end_restore(&mut self, index: u64) {
+        self.restoring.take_if(|restoring| *restoring <= index);
     }
 
     /// Takes the oldest Ready if it is done: it is durable (up to number `persisted`), or does not wait for the disk.
@@ -132,7 +133,7 @@ impl Core {
         }
         let metadata = snapshot.get_metadata();
         let base = Base { index: metadata.index, term: metadata.term };
-        self.pipeline.is_restoring = true;
+        self.pipeline.restoring = Some(base.index);
         self.proposals.skip_to(base.index);
         self.applying.drop_owed(base.index);
         self.raft.log_mut().reset(base, metadata.get_conf_state().clone());

@@ -154,6 +154,9 @@ impl Core {
     /// Purges the log up to an index that a snapshot or a trusted checkpoint covers. Returns whether it changed.
     pub(super) fn purge(&mut self, covered: u64, now: Instant) -> bool {
         self.settle_snapshots();
+        // A checkpoint may be reported before the apply of its last entries is: the raft crate reads those that it does
+        // not know to be applied when it campaigns.
+        let covered = covered.min(self.applying.index());
         self.snapshots.covered = self.snapshots.covered.max(covered);
         let floor = faults::purge_floor(self.purge_floor(covered, now), self.applying.index());
         if floor > self.raft.log().base().index

@@ -184,6 +184,12 @@ fn two_snapshots_in_a_row_are_installed_in_order_and_a_stale_one_is_not() {
         "the state was restored before the log was reset"
     );
     assert_eq!(persisted(&mut core, second.log[0]).restores, [10, 20]);
+    // No election before the state is that of the second one, to which the log was reset.
+    for (index, is_restoring) in [(10, true), (20, false)] {
+        let membership = core.membership.clone();
+        core.on_done(Done::Restored { index, membership, bytes: 0 }, Instant::now());
+        assert_eq!(core.pipeline.is_restoring(), is_restoring, "after {index}");
+    }
 
     let stale = step(&mut core, snapshot(2, 15));
     assert!(stale.resets.is_empty() && stale.restores.is_empty(), "a stale snapshot was installed");
