@@ -51,7 +51,7 @@ pub struct Settings {
     pub snapshot_bytes_per_second: Option<NonZeroU64>,
     pub segment_bytes: u64,
     pub max_log_bytes: u64,
-    /// `None`: [`MAX_RETAINED_LOG_BYTES`], or a tenth of the volume if that is less.
+    /// `None`: [`crate::MAX_RETAINED_LOG_BYTES`], or a tenth of the volume if that is less.
     pub max_retained_log_bytes: Option<u64>,
     pub max_overlay_bytes: u64,
     /// `None`: sled with [`Bootstrap::Operator`]; else that of the volume, and `runs` for a new one.

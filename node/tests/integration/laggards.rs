@@ -57,8 +57,7 @@ async fn stopped_follower_does_not_grow_the_leaders_memory() {
 #[tokio::test]
 async fn follower_that_lags_by_more_than_the_leaders_cache_gets_entries_from_its_disk() {
     const WRITTEN: u64 = 64 * MIB;
-    // Long enough that the stopped follower counts as active.
-    let cluster = Cluster::of_three_with("election_timeout: 15s").await;
+    let cluster = Cluster::of_three().await;
     let leader = cluster.leader().await;
     let hangs = (leader + 1) % 3;
     let mut client = cluster[leader].redis().await;
