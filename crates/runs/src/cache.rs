@@ -49,6 +49,7 @@ impl BlockCache {
         self.0.insert((faults::cached_run(run), offset), block);
     }
 
+    #[cfg(test)]
     pub fn bytes(&self) -> u64 {
         self.0.weight()
     }

@@ -176,11 +176,7 @@ impl Job {
                 writer.abandon();
                 Ok(None)
             }
-            Ok(ControlFlow::Continue(next)) if writer.is_empty() => {
-                writer.abandon();
-                Ok(Some(Merged { run: None, next }))
-            }
-            Ok(ControlFlow::Continue(next)) => Ok(Some(Merged { run: Some(writer.finish()?), next })),
+            Ok(ControlFlow::Continue(next)) => Ok(Some(Merged { run: writer.finish()?, next })),
             Err(error) => {
                 writer.abandon();
                 Err(error)
@@ -244,7 +240,10 @@ impl Job {
             uppers.filter_map(|slice| if is_input(slice) { rest(slice) } else { Some(slice.clone()) });
         let (inputs, before): (Vec<&Slice>, Vec<&Slice>) =
             view.bottom().iter().partition(|slice| is_input(slice));
-        let bottom = before.into_iter().cloned().chain(output).chain(inputs.into_iter().filter_map(rest));
+        // Most of the bottom is beyond this job and keeps its slices, so that the frames stay short.
+        let is_beyond = |slice: &Slice| next.is_some_and(|next| slice.run.first_key >= *next);
+        let left = |slice: &Slice| if is_beyond(slice) { Some(slice.clone()) } else { rest(slice) };
+        let bottom = before.into_iter().cloned().chain(output).chain(inputs.into_iter().filter_map(left));
         (faults::kept_uppers(uppers.collect()), bottom.collect())
     }
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::cache::BlockCache;
 use crate::compaction::{Job, Merged};
@@ -36,7 +37,8 @@ impl Default for Options {
     }
 }
 
-/// Sizes of the engine, for status and metrics.
+/// Sizes of the engine.
+#[cfg(test)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Stats {
     pub bytes: u64,
@@ -60,21 +62,17 @@ struct Inner {
     manifest: Option<Manifest>,
     /// Number of the newest manifest file.
     number: u64,
-    ids: Ids,
+    /// Number of ids that were drawn.
+    ids: u64,
     /// New runs of frames that are not known to be durable. They are kept, because such a frame may be found at the next
     /// open, and removed after the next frame that does not name them.
     unlisted: Vec<Arc<Run>>,
 }
 
-/// A splitmix64 generator of run ids.
-struct Ids(u64);
-
-impl Ids {
-    fn next(&mut self) -> Id {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
+impl Inner {
+    fn next_id(&mut self, seed: u64) -> Id {
+        self.ids += 1;
+        xxh3_64_with_seed(&self.ids.to_be_bytes(), seed)
     }
 }
 
@@ -106,7 +104,7 @@ impl Runs {
         let uppers = frame.uppers.iter().map(open).collect::<Result<_>>()?;
         let bottom = frame.bottom.iter().map(open).collect::<Result<_>>()?;
         let view = View::new(uppers, bottom, frame.record);
-        let inner = Inner { view, manifest: None, number, ids: Ids(options.seed), unlisted: Vec::new() };
+        let inner = Inner { view, manifest: None, number, ids: 0, unlisted: Vec::new() };
         Ok(Self { disk, dir: dir.to_owned(), options, cache, inner: Mutex::new(inner) })
     }
 
@@ -132,6 +130,7 @@ impl Runs {
         self.inner().view.clone()
     }
 
+    #[cfg(test)]
     pub fn stats(&self) -> Stats {
         let view = self.view();
         Stats {
@@ -199,7 +198,7 @@ impl Runs {
         slots: impl Iterator<Item = (&'s Bytes, &'s Slot)>,
         mut keeps: impl FnMut(&Bytes) -> Result<bool>,
     ) -> Result<Option<Arc<Run>>> {
-        let id = self.inner().ids.next();
+        let id = self.inner().next_id(self.options.seed);
         let path = self.path(id);
         let mut writer = RunWriter::create(self.disk.as_ref(), &path, id, self.options.block_bytes)?;
         let mut add = |key: &Bytes, slot: &Slot| {
@@ -207,14 +206,7 @@ impl Runs {
         };
         let mut slots = slots;
         match slots.try_for_each(|(key, slot)| add(key, slot)) {
-            Ok(()) if writer.is_empty() => {
-                writer.abandon();
-                Ok(None)
-            }
-            Ok(()) => {
-                let written = writer.finish().inspect_err(|_| self.remove(&path))?;
-                self.open_written(written).map(Some)
-            }
+            Ok(()) => writer.finish()?.map(|written| self.open_written(written)).transpose(),
             Err(error) => {
                 writer.abandon();
                 Err(error)
@@ -237,10 +229,10 @@ impl Runs {
     /// Executes a merge, beside checkpoints and reads. `pace` is called with the bytes of each slot that was read, and
     /// may wait; if it breaks, the result is `None`.
     pub fn merge(&self, job: &Job, pace: impl FnMut(u64) -> ControlFlow<()>) -> Result<Option<Merged>> {
-        let id = self.inner().ids.next();
+        let id = self.inner().next_id(self.options.seed);
         let path = self.path(id);
         let writer = RunWriter::create(self.disk.as_ref(), &path, id, self.options.block_bytes)?;
-        job.run(writer, pace).inspect_err(|_| self.remove(&path))
+        job.run(writer, pace)
     }
 
     /// Makes the output of a merge part of the content; durable when it returns. `None` if the inputs were cleared
@@ -290,12 +282,6 @@ impl Runs {
 
     fn path(&self, id: Id) -> PathBuf {
         self.dir.join(RunId { id, len: 0, crc: 0 }.file_name())
-    }
-
-    fn remove(&self, path: &Path) {
-        if let Err(error) = self.disk.remove_file(path) {
-            tracing::debug!(path = %path.display(), %error, "cannot remove an incomplete run; the next start does");
-        }
     }
 
     // A poisoned lock is harmless: the view is replaced as a whole.

@@ -32,7 +32,7 @@ mod view;
 mod writer;
 
 pub use self::compaction::{Job, Merged};
-pub use self::engine::{Options, Pending, Runs, Stats};
+pub use self::engine::{Options, Pending, Runs};
 pub use self::error::{Error, Result};
 pub use self::manifest::CURRENT;
 pub use self::run::RunId;

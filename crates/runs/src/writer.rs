@@ -109,12 +109,17 @@ impl<'a> RunWriter<'a> {
         self.written + self.buffer.len() as u64
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.first_key.is_none()
+    /// Completes the file; its content is durable when this returns, its name after a sync of the directory. `None` if
+    /// there is no slot. The file is removed then, and after an error.
+    pub fn finish(mut self) -> Result<Option<Written>> {
+        let written = if self.first_key.is_some() { self.complete().map(Some) } else { Ok(None) };
+        if !matches!(written, Ok(Some(_))) {
+            self.abandon();
+        }
+        written
     }
 
-    /// Completes the file; its content is durable when this returns, its name after a sync of the directory.
-    pub fn finish(mut self) -> Result<Written> {
+    fn complete(&mut self) -> Result<Written> {
         if !self.block.is_empty() {
             self.end_block()?;
             self.end_part()?;

@@ -141,7 +141,7 @@ pub enum SeededBug {
     TornFrameAccepted,
     /// The checksum of a block of a run is not verified.
     BlockNotVerified,
-    /// A run's filter is asked for another key.
+    /// A run's filter is queried with another key.
     FilterOfOtherKey,
     /// The block cache answers a block of another run.
     CacheIgnoresRun,
