@@ -153,16 +153,8 @@ impl Snapshots {
 
     /// Removes the snapshots below `index`, apart from those that are being sent or may still be installed.
     pub fn remove_before(&self, index: u64) {
-        let removed = self.list().and_then(|found| {
-            let (received, unfinished) = (self.received(), self.unfinished());
-            let is_wanted = |named: &(u64, u64)| {
-                received.contains(named) || unfinished.iter().any(|(_, index)| *index == named.0)
-            };
-            for (at, term) in found.iter().filter(|named| named.0 < index && !is_wanted(named)) {
-                self.disk.remove_file(&self.path(*at, *term))?;
-            }
-            Ok(())
-        });
+        let removed =
+            self.list().and_then(|found| self.remove(found.into_iter().filter(|(at, _)| *at < index)));
         if let Err(error) = removed {
             tracing::warn!(%error, "cannot remove outdated snapshots; the next purge of the log retries");
         }
@@ -312,12 +304,17 @@ impl Snapshots {
     fn remove_but(&self, kept: usize) -> io::Result<()> {
         let mut found = self.list()?;
         found.sort_unstable();
+        self.remove(found.into_iter().rev().skip(kept))
+    }
+
+    /// Removes `snapshots`, apart from those that are being sent or may still be installed.
+    fn remove(&self, snapshots: impl Iterator<Item = (u64, u64)>) -> io::Result<()> {
         let (received, unfinished) = (self.received(), self.unfinished());
         let is_wanted = |named: &(u64, u64)| {
             received.contains(named) || unfinished.iter().any(|(_, index)| *index == named.0)
         };
-        for (index, term) in found.iter().rev().skip(kept).filter(|named| !is_wanted(named)) {
-            self.disk.remove_file(&self.path(*index, *term))?;
+        for (index, term) in snapshots.filter(|named| !is_wanted(named)) {
+            self.disk.remove_file(&self.path(index, term))?;
         }
         Ok(())
     }
