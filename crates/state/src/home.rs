@@ -56,10 +56,8 @@ impl Home {
 
     /// Returns the engine of the state in `dir`; `None` if it has no checkpoint or cannot be read.
     pub fn engine(disk: &dyn Disk, dir: &Path) -> Option<EngineKind> {
-        let text = disk.read(&dir.join(CURRENT)).ok()?;
-        let number: u64 = std::str::from_utf8(&text).ok()?.trim_end().parse().ok()?;
-        let generation = generation_in(dir, number);
-        disk.is_dir(&generation).then(|| EngineKind::of(disk, &generation))
+        let number = current_in(disk, dir).ok()??;
+        Some(EngineKind::of(disk, &generation_in(dir, number)))
     }
 
     /// Copies `generation`, the journal and `CURRENT` to `to` on the disk of this machine.
@@ -95,19 +93,7 @@ impl Home {
 
     /// Returns the number of the current generation; `None` before the first checkpoint.
     pub fn current(&self) -> Result<Option<u64>, StateError> {
-        let path = self.dir.join(CURRENT);
-        let text = match self.disk.read(&path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(StateError::io("read", &path, e)),
-        };
-        let number = std::str::from_utf8(&text).ok().and_then(|text| text.trim_end().parse().ok());
-        let number =
-            number.ok_or_else(|| StateError::Damaged(format!("{} holds no number", path.display())))?;
-        if !self.disk.is_dir(&self.generation(number)) {
-            return Err(StateError::Damaged(format!("generation {number} is missing")));
-        }
-        Ok(Some(number))
+        current_in(self.disk.as_ref(), &self.dir)
     }
 
     pub fn generation(&self, number: u64) -> PathBuf {
@@ -250,6 +236,21 @@ impl Home {
             _ => Ok(()),
         }
     }
+}
+
+fn current_in(disk: &dyn Disk, dir: &Path) -> Result<Option<u64>, StateError> {
+    let path = dir.join(CURRENT);
+    let text = match disk.read(&path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(StateError::io("read", &path, e)),
+    };
+    let number = std::str::from_utf8(&text).ok().and_then(|text| text.trim_end().parse().ok());
+    let number = number.ok_or_else(|| StateError::Damaged(format!("{} holds no number", path.display())))?;
+    if !disk.is_dir(&generation_in(dir, number)) {
+        return Err(StateError::Damaged(format!("generation {number} is missing")));
+    }
+    Ok(Some(number))
 }
 
 fn generation_in(dir: &Path, number: u64) -> PathBuf {
