@@ -14,7 +14,9 @@ use helios_proto::Error;
 use helios_state::commands;
 
 /// Log format of this build.
-pub const FORMAT: u32 = commands::WITH_IDS;
+pub const FORMAT: u32 = SNAPSHOT_SETS;
+/// First format whose builds read snapshots that are sets of files (`helios_state::SnapshotMeta::is_set`).
+pub const SNAPSHOT_SETS: u32 = commands::WITH_IDS + 1;
 /// First format in which an entry holds the limits of its cost (`state::budget`).
 pub const BUDGETS: u32 = 5;
 /// First format in which an entry may hold the origin of its write.

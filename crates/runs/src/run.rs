@@ -134,7 +134,6 @@ impl Run {
         self.is_obsolete.store(true, Ordering::Relaxed);
     }
 
-    #[cfg(test)]
     pub fn path(&self) -> &Path {
         &self.path
     }

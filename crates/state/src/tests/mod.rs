@@ -27,7 +27,7 @@ use helios_proto::v1::{
     PurgeExpired, RegisterMember, Reply, RequestId, Set,
 };
 
-use super::{EngineKind, SnapshotMeta, StateError, Store, StoreOptions, Value};
+use super::{Applied, EngineKind, SnapshotMeta, StateError, Store, StoreOptions, Value};
 
 /// A store that entries are applied to, with the log of these entries.
 pub struct Machine {

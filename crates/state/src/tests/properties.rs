@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::model::Model;
 use super::*;
-use helios_storage::disk::{self, RealDisk};
+use helios_storage::disk;
 
 #[derive(Debug, Clone)]
 pub enum Step {
@@ -120,9 +120,10 @@ impl Rig {
                 self.machine.snapshot(file.clone());
                 self.moves += 1;
                 let store = open(&self.dir(), self.engine);
-                let meta = store.restore(&file).unwrap();
-                assert_eq!(meta.index as usize, self.machine.log.len());
-                assert_eq!(meta, SnapshotMeta::verify_file(&RealDisk::default(), &file).unwrap());
+                let Applied { index, term } = store.restore(&file).unwrap();
+                assert_eq!(index as usize, self.machine.log.len());
+                let meta = SnapshotMeta::verify(&disk::real(), &file).unwrap();
+                assert_eq!((index, term), (meta.index, meta.term));
                 self.machine.store = store;
             }
             Step::Discard => {
