@@ -1,5 +1,8 @@
 //! List commands. Elements are numbered without gaps, so that each position is one lookup; a change in the
-//! middle renumbers the side with fewer changed elements.
+//! middle renumbers the side with fewer elements to move.
+
+mod earlier;
+mod edits;
 
 use bytes::Bytes;
 use helios_proto::v1::reply::Kind as Answer;
@@ -13,7 +16,8 @@ use super::super::value::Kind;
 use super::spec::{Events, Spec, commands};
 use super::strings::clip;
 use super::words::{Words, is, no_integer, syntax};
-use super::{bulk_or_nil, bulks, done, gather, integer, list, nil, nil_list};
+use super::{after, bulk_or_nil, bulks, done, gather, integer, list, nil, nil_list};
+use edits::Walk;
 
 pub static COMMANDS: &[Spec] = commands! { List:
     401 "lindex" 3 ONE [READONLY] "1.0.0" lindex,
@@ -170,23 +174,13 @@ impl List {
         }
     }
 
-    /// Replaces the elements `old` by `new`; writes only the positions that change.
-    fn replace(&mut self, txn: &mut Txn<'_>, old: &[Bytes], new: &[Bytes]) {
-        let same_tail = old.iter().rev().zip(new.iter().rev()).take_while(|(old, new)| old == new).count();
-        let same_head = old.iter().zip(new).take_while(|(old, new)| old == new).count();
-        let grown = new.len() as i64 - old.len() as i64;
-        let keeps_tail = same_tail > same_head;
-        if keeps_tail {
-            (0..old.len().saturating_sub(new.len())).for_each(|_| self.drop_end(txn, End::Left));
-            self.0.first = if grown > 0 { self.0.first.wrapping_sub(grown) } else { self.0.first };
-        } else {
-            (0..old.len().saturating_sub(new.len())).for_each(|_| self.drop_end(txn, End::Right));
+    /// Returns the elements with their positions, from `end` on.
+    fn elements_from<'t>(&self, txn: &'t Txn<'_>, end: End) -> Result<Walk<'t>, Failure> {
+        if txn.visits_fewest() {
+            return Ok(self.walk(txn, end));
         }
-        self.0.count = new.len() as u64;
-        let changed = if keeps_tail { 0..new.len() - same_tail.min(new.len()) } else { same_head..new.len() };
-        for position in changed {
-            self.set(txn, position, new[position].clone());
-        }
+        let elements = self.slice(txn, 0..self.len())?.into_iter().enumerate().map(Ok::<_, Failure>);
+        Ok(if end == End::Left { Box::new(elements) } else { Box::new(elements.rev()) })
     }
 
     fn save(self, txn: &mut Txn<'_>) {
@@ -349,35 +343,31 @@ fn linsert(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
         _ => return Err(syntax()),
     };
     let Some(mut list) = List::find(txn, key)? else { return integer(0) };
-    let old = list.slice(txn, 0..list.len())?;
-    let Some(at) = old.iter().position(|other| other == pivot) else { return Ok(Answer::Integer(-1)) };
-    let mut new = old.clone();
-    new.insert(at + behind, element.clone());
-    list.replace(txn, &old, &new);
+    if !txn.visits_fewest() {
+        return earlier::linsert(txn, list, behind, pivot, element);
+    }
+    let (found, visited) = list.search(txn, End::Left, pivot, 1)?;
+    let Some(at) = found.first() else { return Ok(Answer::Integer(-1)) };
+    list.insert(txn, &visited, at + behind, element.clone())?;
+    let length = list.len();
     list.save(txn);
-    integer(new.len())
+    integer(length)
 }
 
 fn lrem(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
     let (key, count, element) = (words.word()?, words.integer()?, words.word()?);
     let Some(mut list) = List::find(txn, key)? else { return integer(0) };
-    let old = list.slice(txn, 0..list.len())?;
-    let mut matches: Vec<usize> = (0..old.len()).filter(|position| old[*position] == *element).collect();
-    if count < 0 {
-        matches.reverse();
+    if !txn.visits_fewest() {
+        return earlier::lrem(txn, list, count, element);
     }
-    if count != 0 {
-        matches.truncate(count.unsigned_abs() as usize);
+    let end = if count < 0 { End::Right } else { End::Left };
+    let wanted = if count == 0 { usize::MAX } else { count.unsigned_abs() as usize };
+    let (found, visited) = list.search(txn, end, element, wanted)?;
+    if !found.is_empty() {
+        list.remove(txn, &visited, &found)?;
+        list.save(txn);
     }
-    if matches.is_empty() {
-        return integer(0);
-    }
-    let removed: std::collections::BTreeSet<_> = matches.iter().copied().collect();
-    let kept = old.iter().enumerate().filter(|(position, _)| !removed.contains(position));
-    let new: Vec<_> = kept.map(|(_, element)| element.clone()).collect();
-    list.replace(txn, &old, &new);
-    list.save(txn);
-    integer(removed.len())
+    integer(found.len())
 }
 
 fn rpoplpush(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
@@ -419,20 +409,20 @@ fn lpos(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
             _ => return Err(syntax()),
         }
     }
-    let elements = match List::find(txn, key)? {
-        Some(list) => list.slice(txn, 0..list.len())?,
-        None => Vec::new(),
+    let Some(source) = List::find(txn, key)? else {
+        return Ok(if count.is_some() { list([]) } else { nil() });
     };
-    let looked_at = if most == 0 { elements.len() } else { most.min(elements.len()) };
-    let all: Vec<usize> =
-        if rank > 0 { (0..elements.len()).collect() } else { (0..elements.len()).rev().collect() };
-    let matches = all.into_iter().take(looked_at).filter(|position| elements[*position] == *element);
-    let mut matches =
-        matches.skip(rank.unsigned_abs() as usize - 1).map(|position| Answer::Integer(position as i64));
+    let end = if rank < 0 { End::Right } else { End::Left };
+    let most = if most == 0 { usize::MAX } else { most };
+    let is_match =
+        |found: &Result<(usize, Bytes), Failure>| found.as_ref().map_or(true, |(_, other)| other == element);
+    let matches = source.elements_from(txn, end)?.take(most).filter(is_match);
+    let mut positions = after(matches, rank.unsigned_abs() as usize - 1)
+        .map(|found| found.map(|(position, _)| Answer::Integer(position as i64)));
     Ok(match count {
-        None => matches.next().unwrap_or_else(nil),
-        Some(0) => list(matches),
-        Some(count) => list(matches.take(count)),
+        None => positions.next().transpose()?.unwrap_or_else(nil),
+        Some(0) => list(positions.collect::<Result<Vec<_>, _>>()?),
+        Some(count) => list(positions.take(count).collect::<Result<Vec<_>, _>>()?),
     })
 }
 
