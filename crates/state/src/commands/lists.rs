@@ -21,53 +21,56 @@ use edits::Walk;
 
 pub static COMMANDS: &[Spec] = commands! { List:
     401 "lindex" 3 ONE [READONLY] "1.0.0" lindex,
-        "Returns an element of a list by its position.";
+        "Returns an element of a list by its position.", "O(1); Redis: O(N), N the elements up to the index";
     402 "linsert" 5 ONE [WRITE DENYOOM] "2.2.0" linsert,
-        "Inserts an element before or after another; costs as much as the list holds."
+        "Inserts an element before or after another.", "O(N), N the elements up to the pivot"
         { access: ["RW insert"; 2] };
     403 "llen" 2 ONE [READONLY FAST] "1.0.0" llen,
-        "Returns the length of a list."
+        "Returns the length of a list.", "O(1)"
         { access: ["RO"; 2] };
     404 "lmove" 5 TWO [WRITE DENYOOM] "6.2.0" lmove,
-        "Moves an element from an end of a list to an end of another."
+        "Moves an element from an end of a list to an end of another.", "O(1)"
         { access: ["RW access delete", "RW insert"], made: Made::FirstTwo, events: Events::Of(lmove_events) };
     405 "lmpop" -4 COUNTED [WRITE MOVABLEKEYS] "7.0.0" lmpop,
-        "Removes and returns elements of the first non-empty list."
+        "Removes and returns elements of the first non-empty list.",
+        "O(N + M), N the number of keys, M of returned elements"
         { access: ["RW access delete"; 2], events: Events::Of(lmpop_events) };
     406 "lpop" -2 ONE [WRITE FAST] "1.0.0" |txn, words| pop(txn, words, End::Left),
-        "Removes and returns the first elements."
+        "Removes and returns the first elements.", "O(N), N the number of returned elements"
         { access: ["RW access delete"; 2] };
     407 "lpos" -3 ONE [READONLY] "6.0.6" lpos,
-        "Returns the positions of an element.";
+        "Returns the positions of an element.", "O(N), N the elements up to the last match, at most MAXLEN";
     408 "lpush" -3 ONE [WRITE DENYOOM FAST] "1.0.0" |txn, words| push(txn, words, End::Left, true),
-        "Inserts elements before the first."
+        "Inserts elements before the first.", "O(1) for each element"
         { access: ["RW insert"; 2] };
     409 "lpushx" -3 ONE [WRITE DENYOOM FAST] "2.2.0" |txn, words| push(txn, words, End::Left, false),
-        "Inserts elements before the first if the list exists."
+        "Inserts elements before the first if the list exists.", "O(1) for each element"
         { access: ["RW insert"; 2], events: Events::One("lpush", 'l') };
     410 "lrange" 4 ONE [READONLY] "1.0.0" lrange,
-        "Returns a part of a list.";
+        "Returns a part of a list.",
+        "O(N), N the number of returned elements; Redis: O(S + N), S the distance of the first from the nearer end";
     411 "lrem" 4 ONE [WRITE] "1.0.0" lrem,
-        "Removes elements that are equal to one; costs as much as the list holds."
+        "Removes elements that are equal to one.",
+        "O(N), N the elements up to the last removed one; the whole list if fewer than the count are removed"
         { access: ["RW delete"; 2] };
     412 "lset" 4 ONE [WRITE DENYOOM] "1.0.0" lset,
-        "Sets an element by its position."
+        "Sets an element by its position.", "O(1); Redis: O(N), N the length of the list"
         { access: ["RW update"; 2] };
     413 "ltrim" 4 ONE [WRITE] "1.0.0" ltrim,
-        "Removes all but a part of a list."
+        "Removes all but a part of a list.", "O(N), N the number of removed elements"
         { access: ["RW delete"; 2] };
     414 "rpop" -2 ONE [WRITE FAST] "1.0.0" |txn, words| pop(txn, words, End::Right),
-        "Removes and returns the last elements."
+        "Removes and returns the last elements.", "O(N), N the number of returned elements"
         { access: ["RW access delete"; 2] };
     415 "rpoplpush" 3 TWO [WRITE DENYOOM] "1.2.0" rpoplpush,
-        "Moves the last element of a list before the first of another."
+        "Moves the last element of a list before the first of another.", "O(1)"
         { access: ["RW access delete", "RW insert"], made: Made::FirstTwo,
           events: Events::Of(|args, key| moved(args, key, false, true)) };
     416 "rpush" -3 ONE [WRITE DENYOOM FAST] "1.0.0" |txn, words| push(txn, words, End::Right, true),
-        "Appends elements after the last."
+        "Appends elements after the last.", "O(1) for each element"
         { access: ["RW insert"; 2] };
     417 "rpushx" -3 ONE [WRITE DENYOOM FAST] "2.2.0" |txn, words| push(txn, words, End::Right, false),
-        "Appends elements after the last if the list exists."
+        "Appends elements after the last if the list exists.", "O(1) for each element"
         { access: ["RW insert"; 2], events: Events::One("rpush", 'l') };
 };
 

@@ -13,38 +13,46 @@ use super::{after, gather, integer, list, nil, nil_list};
 
 pub static COMMANDS: &[Spec] = commands! { SortedSet:
     530 "zcount" 4 ONE [READONLY FAST] "2.0.0" |txn, words| count(txn, words, By::Score),
-        "Counts members by score.";
+        "Counts members by score.", "O(log N + M), M the number of counted members; Redis: O(log N)";
     531 "zlexcount" 4 ONE [READONLY FAST] "2.8.9" |txn, words| count(txn, words, By::Name),
-        "Counts members of equal scores by name.";
+        "Counts members of equal scores by name.",
+        "O(log N + M), M the number of counted members; Redis: O(log N)";
     532 "zrange" -4 ONE [READONLY] "1.2.0" zrange,
-        "Returns members by rank, score or name, with options BYSCORE BYLEX REV LIMIT WITHSCORES.";
+        "Returns members by rank, score or name, with options BYSCORE BYLEX REV LIMIT WITHSCORES.",
+        "O(log N + M), M the number of returned members, and those between a rank or the offset of LIMIT and the nearer end";
     533 "zrangebylex" -4 ONE [READONLY] "2.8.9" |txn, words| old_range(txn, words, By::Name, false),
-        "Returns members by name.";
+        "Returns members by name.", "O(log N + M), M the number of returned members and the offset of LIMIT";
     534 "zrangebyscore" -4 ONE [READONLY] "1.0.5" |txn, words| old_range(txn, words, By::Score, false),
-        "Returns members by score.";
+        "Returns members by score.", "O(log N + M), M the number of returned members and the offset of LIMIT";
     535 "zrangestore" -5 TWO [WRITE DENYOOM] "6.2.0" zrangestore,
-        "Stores the members that ZRANGE returns."
+        "Stores the members that ZRANGE returns.", "O(log N + M log M), M as for ZRANGE"
         { access: ["OW update", "RO access"] };
     536 "zrank" -3 ONE [READONLY FAST] "2.0.0" |txn, words| rank(txn, words, false),
-        "Returns the rank of a member, with WITHSCORE its score, too; costs as much as the rank."
+        "Returns the rank of a member, with WITHSCORE its score, too.",
+        "O(M), M the distance from the nearer end; Redis: O(log N)"
         { format: rank_format };
     537 "zremrangebylex" 4 ONE [WRITE] "2.8.9" |txn, words| remove(txn, words, By::Name),
-        "Removes members by name."
+        "Removes members by name.", "O(log N + M), M the number of removed members"
         { access: ["RW delete"; 2] };
     538 "zremrangebyrank" 4 ONE [WRITE] "2.0.0" |txn, words| remove(txn, words, By::Rank),
-        "Removes members by rank."
+        "Removes members by rank.",
+        "O(log N + M), M the number of removed members, and those between them and the nearer end"
         { access: ["RW delete"; 2] };
     539 "zremrangebyscore" 4 ONE [WRITE] "1.2.0" |txn, words| remove(txn, words, By::Score),
-        "Removes members by score."
+        "Removes members by score.", "O(log N + M), M the number of removed members"
         { access: ["RW delete"; 2] };
     540 "zrevrange" -4 ONE [READONLY] "1.2.0" |txn, words| old_range(txn, words, By::Rank, true),
-        "Returns members by rank from the highest score down.";
+        "Returns members by rank from the highest score down.",
+        "O(log N + M), M the number of returned members, and those between them and the nearer end; Redis: not those";
     541 "zrevrangebylex" -4 ONE [READONLY] "2.8.9" |txn, words| old_range(txn, words, By::Name, true),
-        "Returns members by name, the last first.";
+        "Returns members by name, the last first.",
+        "O(log N + M), M the number of returned members and the offset of LIMIT";
     542 "zrevrangebyscore" -4 ONE [READONLY] "2.2.0" |txn, words| old_range(txn, words, By::Score, true),
-        "Returns members by score, the highest first.";
+        "Returns members by score, the highest first.",
+        "O(log N + M), M the number of returned members and the offset of LIMIT";
     543 "zrevrank" -3 ONE [READONLY FAST] "2.0.0" |txn, words| rank(txn, words, true),
-        "Returns the rank of a member from the highest score down, with WITHSCORE its score, too."
+        "Returns the rank of a member from the highest score down, with WITHSCORE its score, too.",
+        "O(M), M the distance from the nearer end; Redis: O(log N)"
         { format: rank_format };
 };
 

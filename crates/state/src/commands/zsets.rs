@@ -21,34 +21,38 @@ use super::{
 
 pub static COMMANDS: &[Spec] = commands! { SortedSet:
     501 "zadd" -4 ONE [WRITE DENYOOM FAST] "1.2.0" zadd,
-        "Adds members or changes their scores, with options NX XX GT LT CH INCR."
+        "Adds members or changes their scores, with options NX XX GT LT CH INCR.",
+        "O(log N) for each member, N the size of the set"
         { access: ["RW update"; 2], elements: sizes::behind_key, events: Events::Of(zadd_events) };
     502 "zcard" 2 ONE [READONLY FAST] "1.2.0" zcard,
-        "Returns the number of members."
+        "Returns the number of members.", "O(1)"
         { access: ["RO"; 2] };
     503 "zincrby" 4 ONE [WRITE DENYOOM FAST] "1.2.0" zincrby,
-        "Increments the score of a member."
+        "Increments the score of a member.", "O(log N), N the size of the set"
         { elements: sizes::behind_key, events: Events::One("zincr", 'z') };
     504 "zmpop" -4 COUNTED [WRITE MOVABLEKEYS] "7.0.0" zmpop,
-        "Removes and returns members of the first non-empty set."
+        "Removes and returns members of the first non-empty set.",
+        "O(K + M log N), K the number of keys, M of returned members, N the size of the set"
         { access: ["RW access delete"; 2], events: Events::Of(zmpop_events) };
     505 "zmscore" -3 ONE [READONLY FAST] "6.2.0" zmscore,
-        "Returns the scores of several members.";
+        "Returns the scores of several members.", "O(N), N the number of given members";
     506 "zpopmax" -2 ONE [WRITE FAST] "5.0.0" |txn, words| pop(txn, words, true),
-        "Removes and returns the members of the highest scores; costs as much as the set holds."
+        "Removes and returns the members of the highest scores.",
+        "O(M log N), M the number of returned members, N the size of the set"
         { access: ["RW access delete"; 2] };
     507 "zpopmin" -2 ONE [WRITE FAST] "5.0.0" |txn, words| pop(txn, words, false),
-        "Removes and returns the members of the lowest scores."
+        "Removes and returns the members of the lowest scores.",
+        "O(M log N), M the number of returned members, N the size of the set"
         { access: ["RW access delete"; 2] };
     508 "zrandmember" -2 ONE [READONLY] "6.2.0" zrandmember,
-        "Returns random members.";
+        "Returns random members.", "O(N), N the size of the set; Redis: the number of returned members";
     509 "zrem" -3 ONE [WRITE FAST] "1.2.0" zrem,
-        "Removes members of a sorted set."
+        "Removes members of a sorted set.", "O(M log N), M the number of given members, N the size of the set"
         { access: ["RW delete"; 2] };
     510 "zscan" -3 ONE [READONLY] "2.8.0" zscan,
-        "Iterates over the members of a sorted set.";
+        "Iterates over the members of a sorted set.", "O(1) for each call, O(N) for all of a set of N members";
     511 "zscore" 3 ONE [READONLY FAST] "1.2.0" zscore,
-        "Returns the score of a member.";
+        "Returns the score of a member.", "O(1)";
 };
 
 /// Maximum number of options of `ZADD`, which precede the scores.
