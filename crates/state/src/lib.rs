@@ -45,7 +45,7 @@ mod watch;
 mod tests;
 
 pub use batch::Batch;
-pub use budget::{AnswerBudget, ENTRY_BUDGET, Limits};
+pub use budget::{AnswerBudget, ENTRY_BUDGET, FIRST_BUDGET, Limits};
 pub use budget::{MAX_ENTRY_BYTES, MAX_ENTRY_ELEMENTS, MAX_READ_BYTES, MAX_READ_ELEMENTS};
 pub use dedup::MAX_CLIENTS as MAX_REQUEST_CLIENTS;
 pub use dedup::SLOTS;

@@ -484,7 +484,8 @@ mod tests {
     #[test]
     fn a_batch_is_lowered_to_what_the_slowest_member_reads() {
         let by_id = || Command { op: Some(state::commands::persist("k".into())), ..Command::default() };
-        for (lowest_format, keeps_id) in [(format::FORMAT - 1, false), (format::FORMAT, true)] {
+        let with_ids = state::commands::WITH_IDS;
+        for (lowest_format, keeps_id) in [(with_ids - 1, false), (with_ids, true)] {
             let mut commands = vec![by_id()];
             lower(&mut commands, &RaftStatus { lowest_format, ..RaftStatus::default() });
             assert_eq!(matches!(commands[0].op, Some(Op::Call(_))), keeps_id);

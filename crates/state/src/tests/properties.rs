@@ -149,7 +149,9 @@ fn check(engine: EngineKind, steps: &[Step]) {
     let mut model = Model::default();
     let mut first_answers = HashMap::new();
     for step in steps {
-        let Some(reply) = rig.run(step) else { continue };
+        let reply = rig.run(step);
+        check_directions(&rig.machine.store);
+        let Some(reply) = reply else { continue };
         let Step::Apply(command) = step else { panic!("only an entry has a reply") };
         assert_eq!(reply, twin.apply_command(command.clone()), "{command:?}");
         let answer = reply.kind.unwrap();

@@ -305,6 +305,9 @@ impl StateEngine for BrokenEngine {
     fn range<'a>(&'a self, _: &[u8], _: Option<&[u8]>) -> PairIter<'a> {
         Box::new(std::iter::once(Err(EngineError::Corrupt("page 7".to_owned()))))
     }
+    fn range_back<'a>(&'a self, start: &[u8], end: Option<&[u8]>) -> PairIter<'a> {
+        self.range(start, end)
+    }
     fn size_bytes(&self) -> u64 {
         0
     }
