@@ -1,6 +1,7 @@
 //! Slow or stopped members do not affect the others, and catch up.
 
 use std::fs;
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -151,7 +152,7 @@ async fn interrupted_snapshot_resumes_from_the_received_bytes() {
     let rest = metric(&cluster[away], "helios_snapshot_received_bytes_total").await;
     let spared = metric(&cluster[away], "helios_snapshot_resumed_bytes_total").await;
     let name = format!("{:020}-{:020}.snap", taken.index, taken.term);
-    let whole = fs::metadata(cluster[away].data_dir().join("snapshots").join(name)).unwrap().len();
+    let whole = bytes_of(&cluster[away].data_dir().join("snapshots").join(name));
     println!("{first} bytes before the restart, {spared} kept, {rest} after it, of {whole}");
     assert_eq!(spared + rest, whole);
     assert!(first + rest <= whole, "bytes were sent again: {first} and {rest} of {whole}");
@@ -176,6 +177,13 @@ fn incoming_bytes(node: &Node) -> u64 {
     let Ok(entries) = fs::read_dir(node.data_dir().join("snapshots")) else { return 0 };
     let is_part =
         |entry: &fs::DirEntry| entry.path().extension().is_some_and(|extension| extension == "incoming");
-    let parts = entries.flatten().filter(is_part);
-    parts.filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum()
+    entries.flatten().filter(is_part).map(|entry| bytes_of(&entry.path())).sum()
+}
+
+/// Returns the bytes of a snapshot: a file, or a directory of files.
+fn bytes_of(path: &Path) -> u64 {
+    match fs::read_dir(path) {
+        Ok(files) => files.flatten().map(|file| bytes_of(&file.path())).sum(),
+        Err(_) => fs::metadata(path).map_or(0, |metadata| metadata.len()),
+    }
 }

@@ -56,10 +56,10 @@ async fn get(client: &mut MultiplexedConnection, key: &str) -> redis::RedisResul
 #[tokio::test]
 async fn member_with_a_damaged_state_and_a_purged_log_fetches_it_from_another_member() {
     let damages: [(&str, fn(&Path)); 3] = [
-        ("a run is missing", |state| fs::remove_file(largest_run(state)).unwrap()),
-        ("the list of runs is lost", |state| fs::remove_dir_all(state).unwrap()),
-        ("every run is truncated", |state| {
-            for run in runs(state) {
+        ("a run is missing", |data| fs::remove_file(largest_run(&data.join("state"))).unwrap()),
+        ("the state is lost", |data| fs::remove_dir_all(data.join("state")).unwrap()),
+        ("every run is truncated", |data| {
+            for run in runs(&data.join("state")) {
                 fs::File::options().write(true).open(run).unwrap().set_len(100).unwrap();
             }
         }),
@@ -71,7 +71,9 @@ async fn member_with_a_damaged_state_and_a_purged_log_fetches_it_from_another_me
     for (index, (what, damage)) in damages.into_iter().enumerate() {
         load.wait_for(100).await;
         cluster[index].kill();
-        damage(&cluster[index].data_dir().join("state"));
+        damage(&cluster[index].data_dir());
+        // A snapshot that it made for another member would do as well.
+        fs::remove_dir_all(cluster[index].data_dir().join("snapshots")).unwrap();
         cluster[index].start();
         println!("{what}");
         cluster[index].wait_ready().await;
