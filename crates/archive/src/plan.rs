@@ -1,6 +1,7 @@
 //! Which base and segments restore a target, or why none do, with the nearest targets. Pure: what it needs to know of the
 //! store's objects is in the catalog and in [`Clocks`], and it asks for the clocks of single segments.
 
+use std::collections::btree_map::Entry;
 use std::fmt;
 
 use crate::catalog::{Catalog, Clocks, Point};
@@ -203,8 +204,8 @@ impl Archive {
         target: Target,
     ) -> Result<Result<Plan, Impossible>> {
         for base in catalog.usable_bases() {
-            if !clocks.bases.contains_key(&base) {
-                clocks.bases.insert(base, self.manifest(base).await?.now_ms);
+            if let Entry::Vacant(unknown) = clocks.bases.entry(base) {
+                unknown.insert(self.manifest(base).await?.now_ms);
             }
         }
         loop {

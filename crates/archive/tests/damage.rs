@@ -1,5 +1,8 @@
 //! Seeded damages of a whole archive: each is found by a verification and refused by a restore, with the object's name.
 
+// Helpers are no `#[test]` functions, for which `clippy.toml` allows unwrap; a failed test may panic.
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::collections::BTreeMap;

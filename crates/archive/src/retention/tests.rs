@@ -102,8 +102,8 @@ fn old_bases_and_the_log_before_the_window_are_removed() {
     let removed = removable(&catalog, &clocks, &BTreeSet::new(), &RETENTION, 100);
     assert_eq!(removed_bases(&removed), [10, 20, 60]);
     // The window begins at 86, so the log is kept from base 80 on.
-    let segments = removed.iter().filter(|object| matches!(object, Object::Segment(_)));
-    assert_eq!(segments.last(), Some(&Object::Segment(SegmentId { first: 76, last: 80 })));
+    let mut segments = removed.iter().filter(|object| matches!(object, Object::Segment(_)));
+    assert_eq!(segments.next_back(), Some(&Object::Segment(SegmentId { first: 76, last: 80 })));
 }
 
 #[test]

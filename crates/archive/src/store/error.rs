@@ -15,6 +15,9 @@ const FULL: &[&str] = &[
     "InsufficientStorage",
     "No space left on device",
 ];
+/// The client reports 403 as `PermissionDenied`, but not of a list.
+const REFUSED: &[&str] = &["status code: 401", "status code: 403", "ExpiredToken", "InvalidAccessKeyId"];
+const MISSING: &[&str] = &["status code: 404", "NoSuchBucket"];
 const THROTTLED: &[&str] = &[
     "status code: 429",
     "status code: 503",
@@ -34,6 +37,8 @@ pub(super) fn of_store(call: &'static str, object: &str, error: Error) -> Archiv
         Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => {
             ArchiveError::Refused { call, object, detail }
         }
+        _ if has(REFUSED) => ArchiveError::Refused { call, object, detail },
+        _ if has(MISSING) => ArchiveError::Missing { object },
         _ if has(THROTTLED) => ArchiveError::Throttled { call, object, detail },
         _ => ArchiveError::Unavailable { call, object, detail },
     }
@@ -55,4 +60,44 @@ fn one_line(error: &Error) -> String {
     const MAX_CHARS: usize = 500;
     let text = error.to_string();
     text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(MAX_CHARS).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answer_of_any_call_is_classified_by_its_status_and_words() {
+        let classified = |text: &str| {
+            let source = text.to_owned().into();
+            let error = of_store("LIST", "a", Error::Generic { store: "S3", source });
+            match error {
+                ArchiveError::Refused { call: "LIST", .. } => "refused",
+                ArchiveError::Missing { .. } => "missing",
+                ArchiveError::Throttled { .. } => "throttled",
+                ArchiveError::Full { .. } => "full",
+                ArchiveError::Unavailable { .. } => "unavailable",
+                _ => "other",
+            }
+        };
+        for (text, class) in [
+            ("Server returned non-2xx status code: 403 Forbidden: SignatureDoesNotMatch", "refused"),
+            ("Server returned non-2xx status code: 400: ExpiredToken", "refused"),
+            ("Server returned non-2xx status code: 404: NoSuchBucket", "missing"),
+            ("Server returned non-2xx status code: 503: SlowDown", "throttled"),
+            ("Server returned non-2xx status code: 429", "throttled"),
+            ("Server returned non-2xx status code: 507", "full"),
+            ("Server returned non-2xx status code: 403: QuotaExceeded", "full"),
+            ("Server returned non-2xx status code: 500", "unavailable"),
+            ("connection refused", "unavailable"),
+        ] {
+            assert_eq!(classified(text), class, "{text}");
+        }
+    }
+
+    #[test]
+    fn long_answer_is_one_short_line() {
+        let text = one_line(&Error::Generic { store: "S3", source: "a\n  b ".repeat(1000).into() });
+        assert!(!text.contains('\n') && text.chars().count() == 500, "{text}");
+    }
 }
