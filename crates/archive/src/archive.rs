@@ -91,7 +91,7 @@ impl Archive {
         self.history.name(object)
     }
 
-    /// What is there of this history.
+    /// The objects of this history.
     pub async fn catalog(&self) -> Result<Catalog> {
         let mut catalog = Catalog::default();
         for (name, bytes) in self.store.list(&self.history.to_string()).await? {

@@ -1,4 +1,4 @@
-//! What a listing of one history has: bases, segments, gaps, and the ranges that can be restored. Pure.
+//! The catalog of one history, from a listing: bases, segments, gaps, and the ranges that can be restored. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -104,7 +104,7 @@ pub enum Object {
     Segment(SegmentId),
     /// Report of a drill or verification, by its time in milliseconds since the Unix epoch.
     Drill(u64),
-    /// What the last pass of the garbage collection found.
+    /// Record of the last pass of the garbage collection.
     Collection,
 }
 

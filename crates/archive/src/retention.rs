@@ -10,7 +10,7 @@ use crate::layout::{BaseId, Object};
 const HOUR_MS: u64 = 3_600_000;
 const DAY_MS: u64 = 24 * HOUR_MS;
 
-/// What is kept. Times are in milliseconds.
+/// Rules of retention. Times are in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retention {
     /// Bases that are younger are kept.

@@ -8,7 +8,7 @@ use crate::layout::{BaseId, Object, SegmentId};
 use crate::segments::{Position, check_link, read_segment};
 use crate::{Archive, ArchiveError, Catalog, Result};
 
-/// What a verification found.
+/// Result of a verification.
 #[derive(Debug, Default)]
 pub struct Report {
     /// Bases of which every part is intact.

@@ -14,7 +14,7 @@ use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt as _, PutMo
 use crate::{ArchiveError, Catalog, History, Result};
 use error::of_store;
 
-/// What a conditional write met.
+/// Result of a conditional write.
 #[derive(Debug, PartialEq)]
 pub enum Created {
     New,

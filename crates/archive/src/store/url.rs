@@ -163,7 +163,7 @@ mod remote {
         Certificate::from_pem_bundle(&pem).map_err(|e| bad(&e))
     }
 
-    /// The HTTP client has no provider of its own, so that a process has one only.
+    /// The HTTP client brings no provider, so that a process has one only.
     fn provider() {
         // It fails when the process has one already.
         let _ = rustls::crypto::ring::default_provider().install_default();

@@ -140,7 +140,7 @@ pub fn start() -> Position {
     Position { next_index: 11, term: 2, now_ms: 1010, previous: [0; 32] }
 }
 
-/// What a call of the store meets.
+/// Fault of one call of the store.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Fault {
     Forbidden,
