@@ -143,6 +143,16 @@ impl Object {
         Some(parsed)
     }
 
+    /// The base that has the object.
+    pub fn base(&self) -> Option<BaseId> {
+        match self {
+            Self::Source(base) | Self::Part(base, _) | Self::Manifest(base) | Self::Deleted(base) => {
+                Some(*base)
+            }
+            Self::Origin | Self::Segment(_) | Self::Drill(_) | Self::Collection => None,
+        }
+    }
+
     fn parse_base(name: &str) -> Option<Self> {
         let (folder, file) = name.split_once('/')?;
         let (index, term) = pair(folder)?;

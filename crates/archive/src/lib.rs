@@ -7,6 +7,7 @@
 
 pub mod base;
 pub mod catalog;
+mod collection;
 pub mod crypto;
 mod document;
 mod error;
@@ -21,6 +22,7 @@ mod archive;
 
 pub use archive::{Archive, Drill, Origin, Parent, Pass};
 pub use catalog::Catalog;
+pub use collection::Collected;
 pub use crypto::Keyring;
 pub use error::ArchiveError;
 pub use layout::{BaseId, History, Object, SegmentId};

@@ -12,22 +12,21 @@ use crate::{ArchiveError, Result};
 const SCHEMES: &str = "s3, gs, az or file";
 
 pub(super) fn open(url: &Url) -> Result<Store> {
+    #[cfg_attr(not(feature = "remote"), expect(unused_mut, reason = "only remote stores have options"))]
     let mut options = Options::of(url)?;
-    let prefix = url.path().trim_matches('/').to_owned();
     let store = match url.scheme() {
         "file" => directory(url)?,
         #[cfg(feature = "remote")]
-        "s3" => Store::new(remote::s3(host(url)?, &mut options)?, &prefix),
+        "s3" => Store::new(remote::s3(host(url)?, &mut options)?, prefix(url)),
         #[cfg(feature = "remote")]
-        "gs" => Store::new(remote::google(host(url)?)?, &prefix),
+        "gs" => Store::new(remote::google(host(url)?)?, prefix(url)),
         #[cfg(feature = "remote")]
-        "az" => Store::new(remote::azure(host(url)?, &mut options)?, &prefix),
+        "az" => Store::new(remote::azure(host(url)?, &mut options)?, prefix(url)),
         other => {
             return Err(ArchiveError::Invalid(format!("a store is one of {SCHEMES}, {other:?} is none")));
         }
     };
     options.finish()?;
-    let _ = &prefix;
     Ok(store)
 }
 
@@ -46,6 +45,11 @@ fn host(url: &Url) -> Result<&str> {
     url.host_str().filter(|host| !host.is_empty()).ok_or_else(|| {
         ArchiveError::Invalid(format!("{url} names no bucket; write {}://bucket/prefix", url.scheme()))
     })
+}
+
+#[cfg(feature = "remote")]
+fn prefix(url: &Url) -> &str {
+    url.path().trim_matches('/')
 }
 
 /// Options in the query of a URL, each of which has to be used.
