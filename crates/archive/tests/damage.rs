@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use helios_archive::base::BaseReader;
 use helios_archive::plan::Target;
 use helios_archive::verify::verify;
 use helios_archive::{Archive, Keyring, Object, SegmentId};
@@ -195,6 +196,29 @@ async fn older_segment_of_the_same_name_breaks_the_chain() {
     let report = verify(&archive, &archive.catalog().await.unwrap()).await.unwrap();
     // It is authentic; the link between it and its neighbours is not.
     assert!(report.damages.iter().any(|damage| damage.object == replaced), "{:?}", report.damages);
+}
+
+#[tokio::test]
+async fn part_of_another_write_of_the_same_base_is_not_handed_out() {
+    let [ours, theirs] = [(), ()].map(|()| archive(Arc::new(InMemory::new()), keyring()));
+    let manifest = common::write_base(&ours, 10, &common::content(10_000)).await.unwrap();
+    common::write_base(&theirs, 10, &vec![7; 10_000]).await.unwrap();
+    let part = ours.name(Object::Part(manifest.id(), 0));
+    let mut mixed = objects(&ours).await;
+    // Of the same length in the store, so that only its hash is another one.
+    let stored = mixed[&part].len();
+    let other = archive(Arc::new(InMemory::new()), keyring());
+    let mut bytes = common::content(10_000);
+    bytes.reverse();
+    common::write_base(&other, 10, &bytes).await.unwrap();
+    for written in [theirs, other] {
+        mixed.insert(part.clone(), objects(&written).await[&part].clone());
+        let archive = archive(store_of(&mixed).await, keyring());
+        let mut reader = BaseReader::open(&archive, manifest.id()).await.unwrap();
+        let error = reader.next().await.unwrap_err();
+        assert!(error.is_damage() && error.object() == Some(&*part), "{error}");
+    }
+    assert_eq!(mixed[&part].len(), stored);
 }
 
 #[tokio::test]

@@ -87,6 +87,17 @@ fn frames_that_are_dropped_swapped_or_repeated_are_detected() {
 }
 
 #[test]
+fn mark_of_the_last_frame_is_authenticated() {
+    let keyring = ring("k1", 1);
+    let sealed = seal("n", b"", &noise(4 * FRAME_BYTES), &keyring).unwrap().to_vec();
+    let frames = frames_of(&sealed);
+    let mut cut = sealed[..frames[2].1].to_vec();
+    cut[frames[2].0] |= 0x80;
+    let error = open("n", &cut.into(), &keyring).unwrap_err().to_string();
+    assert!(error.contains("frame 2 is not authentic"), "{error}");
+}
+
+#[test]
 fn object_under_another_name_and_frames_of_another_object_are_detected() {
     for keyring in [ring("k1", 1), Keyring::unencrypted()] {
         let [a, b] =
