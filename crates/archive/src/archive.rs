@@ -173,8 +173,10 @@ impl Archive {
         self.store.get(&self.name(object)).await
     }
 
-    pub(crate) fn open(&self, object: Object, stored: &Bytes) -> Result<Opened> {
-        crypto::open(&self.name(object), stored, &self.keyring)
+    /// Opens an object whose stored bytes were read.
+    pub(crate) async fn open(&self, object: Object, stored: &Bytes) -> Result<Opened> {
+        let (stored, name, keyring) = (stored.clone(), self.name(object), self.keyring.clone());
+        blocking(move || crypto::open(&name, &stored, &keyring)).await
     }
 
     /// Seals and creates an object; returns the bytes that the store has. An object that is already there with the same content
@@ -182,14 +184,18 @@ impl Archive {
     ///
     /// # Errors
     /// `Forked` if it has other content.
-    pub(crate) async fn create(&self, object: Object, attributes: &[u8], content: &[u8]) -> Result<Bytes> {
+    pub(crate) async fn create(&self, object: Object, attributes: Vec<u8>, content: Bytes) -> Result<Bytes> {
         let name = self.name(object);
-        let sealed = crypto::seal(&name, attributes, content, &self.keyring)?;
+        let sealed = {
+            let (name, keyring) = (name.clone(), self.keyring.clone());
+            let (attributes, content) = (attributes.clone(), content.clone());
+            blocking(move || crypto::seal(&name, &attributes, &content, &keyring)).await?
+        };
         match self.store.create(&name, sealed.clone()).await? {
             Created::New => Ok(sealed),
             Created::Exists(stored) => {
                 // Data keys are random, so that equal content seldom has equal bytes.
-                let found = crypto::open(&name, &stored, &self.keyring)?;
+                let found = self.open(object, &stored).await?;
                 if found.attributes != attributes || found.content != content {
                     return Err(ArchiveError::Forked { object: name });
                 }
@@ -197,4 +203,10 @@ impl Archive {
             }
         }
     }
+}
+
+/// Runs work of many milliseconds where it delays no other task.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|e| Err(ArchiveError::Invalid(format!("a task of the archive ended: {e}"))))
 }

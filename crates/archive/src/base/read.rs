@@ -66,7 +66,7 @@ impl BaseReader {
         if hex::encode(&sha256(&[&stored])) != part.sha256 {
             return Err(ArchiveError::damaged(&name, "its SHA-256 is not the one of its manifest"));
         }
-        let mut content = self.archive.open(object, &stored)?.content;
+        let mut content = self.archive.open(object, &stored).await?.content;
         if content.len() as u64 != part.bytes {
             return Err(ArchiveError::damaged(&name, "its content has another length than in its manifest"));
         }

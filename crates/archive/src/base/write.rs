@@ -1,5 +1,6 @@
 //! The writer of a base. It holds one part, however large the base is.
 
+use bytes::Bytes;
 use ring::digest::{Context, SHA256};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
@@ -92,11 +93,11 @@ impl BaseWriter {
         self.bytes
     }
 
-    /// Writes the rest of the content, from [`BaseWriter::offset`] to the end of `source`.
+    /// Writes the rest of the content, from [`BaseWriter::offset`] to the end of `source`. After an error, or if the future was
+    /// dropped, it can be called again with a source that begins at the offset of then.
     pub async fn write(&mut self, source: &mut (impl AsyncRead + Unpin)) -> Result<()> {
-        let mut part = Vec::with_capacity(self.part_bytes);
         loop {
-            part.clear();
+            let mut part = Vec::with_capacity(self.part_bytes);
             let mut limited = (&mut *source).take(self.part_bytes as u64);
             while limited.limit() > 0 && limited.read_buf(&mut part).await? > 0 {}
             if part.is_empty() && !(self.parts.is_empty()) {
@@ -108,8 +109,8 @@ impl BaseWriter {
                     self.request.id
                 )));
             }
-            self.put(&part).await?;
-            if part.len() < self.part_bytes {
+            self.put(part.into()).await?;
+            if self.has_end {
                 return Ok(());
             }
         }
@@ -145,10 +146,10 @@ impl BaseWriter {
         }
     }
 
-    async fn put(&mut self, content: &[u8]) -> Result<()> {
+    async fn put(&mut self, content: Bytes) -> Result<()> {
         let object = self.next_part()?;
-        let stored = self.archive.create(object, &[], content).await?;
-        self.add(content, &stored);
+        let stored = self.archive.create(object, Vec::new(), content.clone()).await?;
+        self.add(&content, &stored);
         Ok(())
     }
 
@@ -175,7 +176,7 @@ impl BaseWriter {
         while !self.has_end {
             let object = self.next_part()?;
             let opened = match self.archive.stored(object).await {
-                Ok(stored) => self.archive.open(object, &stored).map(|opened| (opened, stored)),
+                Ok(stored) => self.archive.open(object, &stored).await.map(|opened| (opened, stored)),
                 Err(error) => Err(error),
             };
             match opened {

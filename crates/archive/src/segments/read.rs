@@ -35,7 +35,7 @@ pub async fn read_segment(archive: &Archive, id: SegmentId) -> Result<Verified> 
     let object = Object::Segment(id);
     let name = archive.name(object);
     let stored = archive.stored(object).await?;
-    let opened = archive.open(object, &stored)?;
+    let opened = archive.open(object, &stored).await?;
     let (header, entries, end) = format::decode(&name, opened.attributes, opened.content)?;
     check_id(&name, header, id)?;
     Ok(Verified { header, entries, end })

@@ -1,5 +1,7 @@
 //! The writer of segments. An entry is archived when the store has acknowledged the segment that has it.
 
+use bytes::Bytes;
+
 use super::{Entry, Position, SegmentBuilder, read_segment};
 use crate::layout::Object;
 use crate::{Archive, ArchiveError, Catalog, Result};
@@ -70,13 +72,14 @@ impl SegmentWriter {
         self.builder.push(entry)
     }
 
-    /// Writes the entries that the store does not have. It can be repeated when it fails.
+    /// Writes the entries that the store does not have. It can be repeated when it failed or its future was dropped.
     ///
     /// # Errors
     /// `Forked` if the store has the segment with other content.
     pub async fn flush(&mut self) -> Result<()> {
         let Some((header, content)) = self.builder.segment() else { return Ok(()) };
-        self.archive.create(Object::Segment(header.id), &header.encode(), content).await?;
+        let content = Bytes::copy_from_slice(content);
+        self.archive.create(Object::Segment(header.id), header.encode(), content).await?;
         self.archived = header.id.last;
         self.builder.start_next();
         Ok(())
