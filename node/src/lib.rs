@@ -29,6 +29,7 @@ mod memory;
 pub mod node;
 mod peer;
 mod reload;
+mod repair;
 mod requests;
 mod scratch;
 mod status;

@@ -25,8 +25,9 @@ use crate::error::Error;
 use crate::lifecycle::{Belonging, DataDir, MarkerError};
 use crate::memory;
 use crate::metrics::Metrics;
-use crate::peer::{Dialer, Links};
+use crate::peer::{Bandwidth, Dialer, Links};
 use crate::raft::{self, Fatal, RaftHandle, RaftStatus, RecoveryError, Runtime, Snapshots, membership};
+use crate::repair::{self, Repair};
 use crate::requests::{Couriers, FreshAt, Names};
 use crate::state::{Driven, EngineKind, StateError, Store, StoreOptions};
 use crate::wal::{Recovered, Wal, WalError, WalOptions};
@@ -64,7 +65,7 @@ impl NodeError {
 impl From<NodeError> for Error {
     fn from(error: NodeError) -> Self {
         let code = match &error {
-            NodeError::Recovery(RecoveryError::Gap { .. } | RecoveryError::Entry { .. }) => {
+            NodeError::Recovery(RecoveryError::Gap(_) | RecoveryError::Entry { .. }) => {
                 ErrorCode::LogInconsistent
             }
             NodeError::Wal(wal) | NodeError::Recovery(RecoveryError::Wal(wal)) => match wal {
@@ -110,7 +111,7 @@ pub(crate) struct Inner {
     pub(crate) max_command_bytes: usize,
     /// State machine that the embedding application supplies.
     machine: Option<Arc<dyn Driven>>,
-    snapshots: Arc<Snapshots>,
+    pub(crate) snapshots: Arc<Snapshots>,
     disk_id: String,
     boot_epoch: u64,
     initial_members_digest: String,
@@ -122,6 +123,12 @@ pub(crate) struct Inner {
     /// Runtime of the links to other members.
     links_runtime: tokio::runtime::Handle,
     member: OnceLock<ActiveMember>,
+    /// Notified when `member` is set.
+    member_started: Notify,
+    /// Set if the start found a damaged state that has to come from another member.
+    pub(crate) repair: OnceLock<Arc<Repair>>,
+    /// Bandwidth limit of all snapshots that this member sends.
+    snapshot_bandwidth: Arc<Bandwidth>,
     removed: AtomicBool,
     /// Notified when a peer reports that this member was removed.
     pub(crate) removal_reported: Notify,
@@ -191,8 +198,8 @@ impl Node {
         if !has_runs {
             data_dir.record_runs(false)?;
         }
-        let snapshots =
-            Snapshots::open(disk, &settings.data_dir.join("snapshots")).map_err(NodeError::Snapshots)?;
+        let snapshots = Snapshots::open(disk, &settings.data_dir.join("snapshots"), has_runs)
+            .map_err(NodeError::Snapshots)?;
         let marker = data_dir.marker().clone();
         let initial_members_digest = expected.clone().unwrap_or_default();
         let dialer = Dialer::new(certificates.peer.clone());
@@ -220,6 +227,9 @@ impl Node {
             runtime: tokio::runtime::Handle::current(),
             links_runtime: links_runtime.clone(),
             member: OnceLock::new(),
+            member_started: Notify::new(),
+            repair: OnceLock::new(),
+            snapshot_bandwidth: Arc::new(Bandwidth::new(settings.snapshot_bytes_per_second)),
             removed: AtomicBool::new(marker.member.as_ref().is_some_and(|member| member.removed)),
             removal_reported: Notify::new(),
             entry: Mutex::new(Entry { data_dir, log: Some((wal, recovered)) }),
@@ -230,7 +240,10 @@ impl Node {
             (Some(member), _) if member.removed => {
                 tracing::warn!("this disk belongs to a removed member; empty the data directory to rejoin");
             }
-            (Some(member), _) => node.start_member(&member, None)?,
+            (Some(member), _) => match node.find_gap() {
+                Some(gap) if !node.is_alone() => repair::begin(&node, member, gap),
+                _ => node.start_member(&member, None)?,
+            },
             (None, Some(membership)) => node.begin_static(&membership)?,
             (None, None) => {
                 tracing::info!(disk_id = %node.0.disk_id, "not initialized; waiting for Initialize or AddLearner")
@@ -289,7 +302,31 @@ impl Node {
         if self.is_removed() {
             return Err(Error::new(ErrorCode::MemberRemoved, "this node was removed from its cluster"));
         }
-        self.member().ok_or_else(|| Error::new(ErrorCode::NotStarted, "this node belongs to no cluster yet"))
+        self.member().ok_or_else(|| match self.repairing() {
+            Some(repair) => repair.error(),
+            None => Error::new(ErrorCode::NotStarted, "this node belongs to no cluster yet"),
+        })
+    }
+
+    /// Returns the repair of this member's state, if it is not complete.
+    pub(crate) fn repairing(&self) -> Option<&Arc<Repair>> {
+        self.0.repair.get().filter(|_| self.member().is_none())
+    }
+
+    /// Returns the gap between state and log, if the state is lost.
+    fn find_gap(&self) -> Option<raft::Gap> {
+        let entry = self.0.entry.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, recovered) = entry.log.as_ref()?;
+        raft::find_gap(recovered, &self.0.store, &self.0.snapshots)
+    }
+
+    /// Whether the configuration says that there is no other member.
+    fn is_alone(&self) -> bool {
+        match &self.settings().bootstrap {
+            Bootstrap::Single => true,
+            Bootstrap::Static(members) => members.len() == 1,
+            Bootstrap::Operator => false,
+        }
     }
 
     /// Returns the member if it belongs to the cluster that a peer expects.
@@ -332,9 +369,15 @@ impl Node {
         (&self.0.disk_id, self.0.boot_epoch)
     }
 
-    /// Resolves once this node is ready to serve; never if it belongs to no cluster.
+    /// Resolves once this node is ready to serve; not before it belongs to a cluster.
     pub async fn ready(&self) {
-        let Some(member) = self.member() else { return std::future::pending().await };
+        let member = loop {
+            let started = self.0.member_started.notified();
+            match self.member() {
+                Some(member) => break member,
+                None => started.await,
+            }
+        };
         let mut status = member.raft.watch_status();
         while !crate::status::of(self).ready {
             if status.changed().await.is_err() {

@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+use helios_storage::wal::Base;
 use raft::eraftpb::Message;
 
 use crate::network::{Parcel, Sender};
@@ -50,6 +51,11 @@ pub enum Event {
     /// The keeper reconciles the membership, as the operator does.
     Keeper,
     Start(Slot),
+    /// A member whose state is lost asks another one for it.
+    Repair {
+        slot: Slot,
+        min: Base,
+    },
 }
 
 struct Planned {

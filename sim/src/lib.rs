@@ -51,6 +51,8 @@ pub struct Report {
     pub snapshots_installed: u64,
     /// Transfers that continued from the bytes of an earlier one that broke.
     pub snapshots_resumed: u64,
+    /// States that were fetched from another member.
+    pub repairs: u64,
     /// Times that entries were read back from the log for a member that lags.
     pub fetches: u64,
     /// States that a start rebuilt from a snapshot and the log.

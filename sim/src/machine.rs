@@ -78,7 +78,8 @@ pub struct Process {
     pub log_jobs: VecDeque<LogJob>,
     pub apply_jobs: VecDeque<ApplyJob>,
     pub fetch_jobs: VecDeque<FetchJob>,
-    pub snapshot_wanted: bool,
+    /// The snapshot to build, and whether as a set.
+    pub snapshot_wanted: Option<bool>,
     /// Machine of each member that sent a message: a member that just joined knows no other address.
     pub callers: BTreeMap<u64, Slot>,
     pub turn_planned: bool,
@@ -189,8 +190,11 @@ impl Machine {
         let Some(process) = self.process.as_ref().filter(|_| !is_needed) else { return false };
         let offered = process.core.status(now).snapshot_index;
         let name = format!("/snapshots/{offered:020}-");
-        let rots = offered <= process.applied_index()
-            && self.disk.flip_synced_bit(|path| path.to_string_lossy().starts_with(&name)).is_some();
+        // The runs of a set are those of the state.
+        let is_candidate = |path: &Path| {
+            path.to_string_lossy().starts_with(&name) && path.extension() != Some("run".as_ref())
+        };
+        let rots = offered <= process.applied_index() && self.disk.flip_synced_bit(is_candidate).is_some();
         self.snapshots_rot |= rots;
         rots
     }
@@ -235,6 +239,21 @@ impl Machine {
         std::mem::replace(&mut self.failed_syncs, failed) != failed
     }
 
+    /// Opens the snapshots on the disk, whether a process runs or not.
+    pub fn snapshots(&self, plan: &Plan) -> std::io::Result<Snapshots> {
+        Snapshots::open(Arc::new(self.disk.clone()), Path::new("/snapshots"), plan.runs)
+    }
+
+    /// Whether a bit of the state was flipped and the state was not replaced since.
+    pub fn has_rotten_state(&self) -> bool {
+        self.state_rots
+    }
+
+    /// Records that the state was replaced by that of another member.
+    pub fn repaired(&mut self) {
+        self.state_rots = false;
+    }
+
     /// Starts the process of a member. `begin` is the initial membership, if the start bootstraps the cluster.
     pub fn start(
         &mut self,
@@ -250,8 +269,7 @@ impl Machine {
         let (mut wal, mut recovered) = Wal::open(Arc::clone(&disk), Path::new("/wal"), wal_options)?;
         let options = plan.store_options(seed);
         let store = Store::open_with(Arc::clone(&disk), Path::new("/state"), options)?;
-        let snapshots = Snapshots::open(Arc::clone(&disk), Path::new("/snapshots"))?;
-        let snapshots = Arc::new(snapshots);
+        let snapshots = Arc::new(self.snapshots(plan)?);
         if let Some(membership) = begin {
             recovered = raft::bootstrap(&mut wal, &store, &snapshots, membership)?;
         }
@@ -341,7 +359,7 @@ impl Process {
             log_jobs: VecDeque::new(),
             apply_jobs: VecDeque::new(),
             fetch_jobs: VecDeque::new(),
-            snapshot_wanted: false,
+            snapshot_wanted: None,
             callers: BTreeMap::new(),
             turn_planned: false,
             log_planned: false,

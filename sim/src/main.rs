@@ -39,6 +39,7 @@ struct Sum {
     elections: u64,
     snapshots: u64,
     resumed: u64,
+    repairs: u64,
     fetches: u64,
     rebuilds: u64,
     answered: u64,
@@ -61,6 +62,7 @@ impl Sum {
         self.elections += report.elections;
         self.snapshots += report.snapshots_installed;
         self.resumed += report.snapshots_resumed;
+        self.repairs += report.repairs;
         self.fetches += report.fetches;
         self.rebuilds += report.rebuilds;
         self.answered += report.answered;
@@ -85,6 +87,7 @@ impl Sum {
         self.elections += other.elections;
         self.snapshots += other.snapshots;
         self.resumed += other.resumed;
+        self.repairs += other.repairs;
         self.fetches += other.fetches;
         self.rebuilds += other.rebuilds;
         self.answered += other.answered;
@@ -157,10 +160,11 @@ fn print(sum: &Sum, started: Instant) {
         faults.join(", ")
     );
     println!(
-        "{} elections, {} snapshots installed, {} snapshot transfers resumed, {} fetches of entries, {} states rebuilt, {} entries committed, {} operations answered, {} of unknown outcome",
+        "{} elections, {} snapshots installed, {} snapshot transfers resumed, {} states fetched from another member, {} fetches of entries, {} states rebuilt, {} entries committed, {} operations answered, {} of unknown outcome",
         sum.elections,
         sum.snapshots,
         sum.resumed,
+        sum.repairs,
         sum.fetches,
         sum.rebuilds,
         sum.committed,

@@ -206,10 +206,9 @@ impl World {
                 self.nemesis.impaired.insert(slot);
                 self.machines[slot].rot_log()
             }
-            // The engine `runs` is the only copy of what the log does not have any more.
-            1 if self.plan.runs && self.may_forget(slot) => {
+            // The engine `runs` is the only copy of what the log does not have any more: another member has to have one.
+            1 if self.plan.runs && self.has_peers(slot) => {
                 self.kill(slot);
-                self.nemesis.impaired.insert(slot);
                 self.machines[slot].rot_state()
             }
             1 if !self.plan.runs => self.machines[slot].rot_state(),
@@ -218,12 +217,27 @@ impl World {
         }
     }
 
+    /// Whether the state of `slot` may be lost: no other is, and another member has one. The log stays, so that the
+    /// member forgets nothing that it acknowledged.
+    fn has_peers(&self, slot: Slot) -> bool {
+        let mut others = self.machines.iter().filter(|machine| machine.slot != slot);
+        let are_intact = !self.machines.iter().any(Machine::has_rotten_state);
+        let Some(process) = &self.machines[slot].process else { return false };
+        let (base, voters) = (process.wal.base(), process.store.membership().voters.len());
+        let has_state = |machine: &Machine| {
+            let last =
+                machine.process.as_ref().map_or(0, |process| process.core.status(self.instant()).last_index);
+            last >= base.index && !self.nemesis.is_impaired(machine.slot)
+        };
+        are_intact && voters > 1 && self.forcing.is_none() && others.any(has_state)
+    }
+
     /// Makes a copy of a disk, or replaces the disk by its copy; returns whether it did. Peers recognize a copy by
     /// its boot epoch once the member has registered a later start than the copy's next one; before that nothing can.
     fn old_copy(&mut self, slot: Slot) -> Result<bool, Violation> {
         let Some((copy, marker)) = &self.machines[slot].backup else {
             let machine = &mut self.machines[slot];
-            let is_member = machine.process.is_some();
+            let is_member = machine.process.is_some() && !machine.has_rotten_state();
             if is_member {
                 machine.backup = Some((machine.disk.copy(), machine.marker.clone()));
             }
@@ -262,7 +276,7 @@ impl World {
     ///
     /// Not while a poison entry is held back: the entries that make the survivor the only member follow it in the log.
     fn lose_majority(&mut self) -> bool {
-        if self.is_poisoned() {
+        if self.is_poisoned() || self.machines.iter().any(Machine::has_rotten_state) {
             return false;
         }
         let Some((_, status)) = self.leader().filter(|_| self.forcing.is_none()) else { return false };

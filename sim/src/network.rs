@@ -1,13 +1,14 @@
 //! Links between machines: delays, losses and cuts, and the handshake of the node's own links at both ends.
 
 use std::ops::Range;
+use std::path::Path;
 
 use helios_proto::Error;
 use helios_proto::v1::{ErrorCode, Handshake, Membership};
 use helios_raft::simulation::{Input, handshake, membership};
 use helios_raft::{Prefix, SnapshotId, Snapshots};
 use helios_state::StateError;
-use helios_storage::disk::Disk;
+use helios_storage::wal::Base;
 use raft::eraftpb::{Message, MessageType};
 use rand::Rng;
 
@@ -122,7 +123,7 @@ impl World {
         };
         let read = |process: &Process| {
             let meta = process.snapshots.read(&path).ok()?;
-            Some((SnapshotId::from(&meta), machine.disk.read(&path).ok()?))
+            Some((SnapshotId::from(&meta), read_all(&process.snapshots, &path)?))
         };
         let file = machine.process.as_ref().and_then(read);
         let at = self.now + self.random.random_range(1_000..60_000);
@@ -167,6 +168,55 @@ impl World {
         let at = self.now + self.random.random_range(self.plan.wire.clone());
         self.report_snapshot(at, &from, member, ok);
         Ok(())
+    }
+
+    /// Fetches the state of another member, as `node/src/repair.rs` does, and starts the member with it. Tries again later
+    /// if no member has a snapshot at `min` or above, or the stream breaks.
+    pub fn repair_state(&mut self, slot: Slot, min: Base) -> Result<(), Violation> {
+        let machine = &self.machines[slot];
+        if machine.process.is_some() || machine.broken.is_some() || machine.marker.removed {
+            return Ok(());
+        }
+        let Some(member) = machine.marker.member else { return Ok(()) };
+        let others = (0..self.plan.machines).filter(|other| {
+            *other != slot && self.machines[*other].process.is_some() && !self.cuts.contains(&(*other, slot))
+        });
+        let others: Vec<Slot> = others.collect();
+        let other = others.get(self.random.random_range(0..others.len().max(1))).copied();
+        if let Some(other) = other {
+            match self.offered(other, member, min.index) {
+                Some((id, file)) if self.fetch_snapshot(slot, &id, &file) => {
+                    self.report.repairs += 1;
+                    self.machines[slot].repaired();
+                    return self.start(slot, None);
+                }
+                Some(_) => {}
+                None => {
+                    self.input(other, Input::Committed(min));
+                    self.input(other, Input::BuildSnapshot);
+                }
+            }
+        }
+        let at = self.now + self.random.random_range(10_000..200_000);
+        self.events.plan(at, Event::Repair { slot, min });
+        Ok(())
+    }
+
+    /// Returns the newest snapshot of a machine for `member`, if its index is high enough.
+    fn offered(&self, slot: Slot, member: u64, min_index: u64) -> Option<(SnapshotId, Vec<u8>)> {
+        let process = self.machines[slot].process.as_ref()?;
+        let index = process.core.status(self.instant()).snapshot_index;
+        let path = process.snapshots.begin_sending(member, index).filter(|_| index >= min_index)?;
+        let meta = process.snapshots.read(&path).ok()?;
+        Some((SnapshotId::from(&meta), read_all(&process.snapshots, &path)?))
+    }
+
+    fn fetch_snapshot(&mut self, slot: Slot, id: &SnapshotId, file: &[u8]) -> bool {
+        let breaks = self.random.random_ratio(1, 4);
+        let end = if breaks { self.random.random_range(0..file.len()) } else { file.len() };
+        let Ok(snapshots) = self.machines[slot].snapshots(&self.plan) else { return false };
+        let begin = resume_at(snapshots.held(id), file);
+        receive_bytes(&snapshots, id, file, begin..end.max(begin)).is_ok()
     }
 
     fn receive_snapshot(&mut self, to: Slot, id: &SnapshotId, file: &[u8]) -> bool {
@@ -258,6 +308,18 @@ fn resume_at(held: Prefix, file: &[u8]) -> usize {
     match file.get(..bytes) {
         Some(prefix) if crc32c::crc32c(prefix) == held.crc32c => bytes,
         _ => 0,
+    }
+}
+
+/// Reads the bytes of a snapshot in the order of a transfer.
+fn read_all(snapshots: &Snapshots, path: &Path) -> Option<Vec<u8>> {
+    let mut outgoing = snapshots.outgoing(path).ok()?;
+    let (mut file, mut buffer) = (Vec::new(), vec![0; 64 << 10]);
+    loop {
+        match outgoing.read(&mut buffer).ok()? {
+            0 => return Some(file),
+            count => file.extend_from_slice(&buffer[..count]),
+        }
     }
 }
 

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use helios_proto::v1::Membership;
-use helios_raft::RaftStatus;
 use helios_raft::simulation::{
     ApplyJob, Done, Effect, Input, LogJob, LogWork, Role, TICK, build_snapshot, overlay,
 };
+use helios_raft::{RaftStatus, RecoveryError};
 use helios_storage::wal::Batch;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -153,6 +153,7 @@ impl World {
             Event::Nemesis => return self.nemesis(),
             Event::Keeper => self.keeper(),
             Event::Start(slot) => return self.start(slot, None),
+            Event::Repair { slot, min } => return self.repair_state(slot, min),
         }
         Ok(())
     }
@@ -229,6 +230,13 @@ impl World {
         }
         if self.machines[slot].sync_failed() {
             self.kill(slot);
+            return Ok(());
+        }
+        if let StartError::Recovery(RecoveryError::Gap(gap)) = error
+            && self.machines[slot].may_rebuild()
+        {
+            let at = self.now + self.random.random_range(1_000..100_000);
+            self.events.plan(at, Event::Repair { slot, min: gap.base });
             return Ok(());
         }
         let what = format!("{} does not start: {error}", self.machines[slot].name);
@@ -314,10 +322,10 @@ impl World {
             Effect::Log(job) => self.log(slot, job),
             Effect::Apply(job) => return self.apply(slot, job),
             Effect::Fetch(job) => self.fetch(slot, job),
-            Effect::BuildSnapshot => {
+            Effect::BuildSnapshot { as_set } => {
                 let at = self.now + self.random.random_range(500..20_000);
                 if let Some(process) = &mut self.machines[slot].process {
-                    process.snapshot_wanted = true;
+                    process.snapshot_wanted = Some(as_set);
                     self.events.plan(at, Event::Checkpoint(slot, process.run));
                 }
             }
@@ -396,7 +404,7 @@ impl World {
         let machine = &mut self.machines[slot];
         if machine.disk.is_cut() {
             self.power_cut(slot);
-        } else if machine.sync_failed() || self.nemesis.is_impaired(slot) {
+        } else if machine.sync_failed() || machine.has_rotten_state() || self.nemesis.is_impaired(slot) {
             // At times the whole machine goes down with its disk.
             if self.random.random_ratio(1, 2) { self.kill(slot) } else { self.power_cut(slot) }
         } else {
@@ -467,9 +475,10 @@ impl World {
         let member = self.machines[slot].marker.member.unwrap_or_default();
         let mut merges = SmallRng::seed_from_u64(self.random.random());
         let Some(process) = self.running(slot, run) else { return Ok(()) };
-        let is_regular = !std::mem::take(&mut process.snapshot_wanted);
-        let outcome = if !is_regular {
-            build_snapshot(&process.store, &process.snapshots, process.metrics()).map(Some)
+        let wanted = process.snapshot_wanted.take();
+        let is_regular = wanted.is_none();
+        let outcome = if let Some(as_set) = wanted {
+            build_snapshot(&process.store, &process.snapshots, as_set, process.metrics()).map(Some)
         } else {
             process.merge(&mut merges).and_then(|()| process.store.checkpoint()).map(|_| None)
         };
@@ -477,7 +486,11 @@ impl World {
         match outcome {
             Ok(done) => {
                 if let Some(Done::SnapshotBuilt(meta)) = &done {
-                    self.invariants.on_snapshot(member, meta)?;
+                    // The content of a damaged engine cannot be read.
+                    let digest = process.store.checkpoint_digest();
+                    if let Ok(digest) = digest {
+                        self.invariants.on_snapshot(member, meta.index, digest)?;
+                    }
                 }
                 let at = self.now + self.random.random_range(0..20_000);
                 if let Some(process) = self.running(slot, run) {

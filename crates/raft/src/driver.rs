@@ -110,7 +110,7 @@ impl Driver {
             Effect::Log(job) => self.workers.log.send(job).map_err(|_| gone("log"))?,
             Effect::Apply(job) => self.workers.apply.send(job).map_err(|_| gone("apply"))?,
             Effect::Fetch(job) => self.workers.fetch.send(job).map_err(|_| gone("log reader"))?,
-            Effect::BuildSnapshot => self.checkpoint(CheckpointJob::BuildSnapshot)?,
+            Effect::BuildSnapshot { as_set } => self.checkpoint(CheckpointJob::BuildSnapshot { as_set })?,
             Effect::RemoveSnapshots { before } => {
                 self.checkpoint(CheckpointJob::RemoveSnapshots { before })?
             }

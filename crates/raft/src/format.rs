@@ -11,12 +11,16 @@ use helios_proto::v1::{Command, ErrorCode, Expire, ExpireCondition, Membership};
 
 use super::membership;
 use helios_proto::Error;
-use helios_state::commands;
+use helios_state::{ENTRY_BUDGET, FIRST_BUDGET, commands};
 
 /// Log format of this build.
-pub const FORMAT: u32 = commands::WITH_IDS;
+pub const FORMAT: u32 = SNAPSHOT_SETS;
+/// First format whose builds read snapshots that are sets of files (`helios_state::SnapshotMeta::is_set`).
+pub const SNAPSHOT_SETS: u32 = 7;
 /// First format in which an entry holds the limits of its cost (`state::budget`).
 pub const BUDGETS: u32 = 5;
+/// First format in which commands visit the fewest records that they can (`state::budget`).
+pub const FEWEST_VISITS: u32 = 7;
 /// First format in which an entry may hold the origin of its write.
 pub const WITH_ORIGIN: u32 = 5;
 /// First format in which a committed entry can be skipped (`super::unappliable`).
@@ -58,6 +62,15 @@ fn of_op(command: &Command) -> Result<u32, Error> {
         ) => Ok(1),
         Some(Op::SkipEntry(_)) => Ok(SKIPS),
         None => Err(unknown()),
+    }
+}
+
+/// Returns the version of the limits that entries name while all members read `lowest`; 0 for none.
+pub fn budget_of(lowest: u32) -> u32 {
+    match lowest {
+        FEWEST_VISITS.. => ENTRY_BUDGET,
+        BUDGETS.. => FIRST_BUDGET,
+        _ => 0,
     }
 }
 
@@ -167,6 +180,21 @@ mod tests {
         formats.check(NEWER, &three, 1).unwrap();
         formats.heard(3, OLDEST);
         formats.check(NEWER, &three, 1).unwrap_err();
+    }
+
+    #[test]
+    fn entries_name_the_newest_budget_that_all_members_read() {
+        let budgets = [
+            (OLDEST, 0),
+            (BUDGETS - 1, 0),
+            (BUDGETS, 1),
+            (FEWEST_VISITS - 1, 1),
+            (FEWEST_VISITS, 2),
+            (99, 2),
+        ];
+        for (lowest, budget) in budgets {
+            assert_eq!(budget_of(lowest), budget, "{lowest}");
+        }
     }
 
     #[test]

@@ -15,6 +15,7 @@ use super::force_new_cluster::{LastEntry, Verdict};
 use super::format;
 use super::types::*;
 use helios_proto::Error;
+use helios_storage::wal::Base;
 
 #[derive(Clone)]
 pub struct RaftHandle {
@@ -169,6 +170,12 @@ impl RaftHandle {
 
     pub fn peer_priority(&self, id: u64, priority: u32) {
         drop(self.submit(Input::PeerPriority { id, priority }));
+    }
+
+    /// Reports that the entry at `known` is committed. A member that lags, and has it in its log, learns it so without a
+    /// leader.
+    pub fn committed(&self, known: Base) {
+        drop(self.submit(Input::Committed(known)));
     }
 
     pub fn snapshot_sent(&self, to: u64, ok: bool) {

@@ -27,13 +27,23 @@ pub enum RecoveryError {
     State(#[from] StateError),
     #[error("log entry {index} cannot be decoded: {source}")]
     Entry { index: u64, source: prost_raft::DecodeError },
-    #[error(
-        "the state is at index {applied} but the log begins after {base} and no whole snapshot reaches it: \
-         this disk cannot serve; remove the member and let it rejoin with an empty data directory"
-    )]
-    Gap { applied: u64, base: u64 },
+    #[error("{0}")]
+    Gap(Gap),
     #[error("this member cannot be made the only one of its cluster: {0}")]
     ForceNew(String),
+}
+
+/// The log does not continue from the state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the state is at index {applied} but the log begins after {} and no whole snapshot reaches it: \
+     this disk cannot serve; remove the member and let it rejoin with an empty data directory",
+    base.index
+)]
+pub struct Gap {
+    pub applied: u64,
+    /// Position of the entry before the log's first one; it is committed.
+    pub base: Base,
 }
 
 /// Result of the recovery: a log that agrees with the state.
@@ -122,7 +132,7 @@ pub fn bootstrap(
         let first = Membership { index: BOOTSTRAP.index, ..membership.clone() };
         store.apply_membership(BOOTSTRAP.index, BOOTSTRAP.term, first);
         store.checkpoint()?;
-        snapshots.write(store)?;
+        snapshots.write(store, false)?;
     }
     Ok(Recovered { hard_state: Some(hard_state), outline: Outline::new(BOOTSTRAP) })
 }
@@ -151,6 +161,18 @@ pub fn fit(applied: u64, base: u64, last: u64, newest: Option<u64>) -> Fit {
     }
 }
 
+/// Returns the error with which [`recover`] would end because the state is lost and no snapshot here replaces it. A
+/// snapshot of another member at the base of the log or above does, if [`Snapshots::receive`] takes it over before.
+pub fn find_gap(recovered: &Recovered, store: &Store, snapshots: &Snapshots) -> Option<Gap> {
+    let (base, last) = (recovered.outline.base(), recovered.outline.last());
+    let applied = store.applied().index;
+    if fit(applied, base.index, last, None) == Fit::AsIs {
+        return None;
+    }
+    let newest = snapshots.newest().map(|(_, meta)| meta.index);
+    (fit(applied, base.index, last, newest) == Fit::Gap).then_some(Gap { applied, base })
+}
+
 /// Brings state and log into agreement, and returns the log for the core.
 pub fn recover(
     wal: &mut Wal,
@@ -167,7 +189,7 @@ pub fn recover(
         let (path, meta) = newest
             .as_ref()
             .filter(|_| fit == Fit::FromSnapshot)
-            .ok_or(RecoveryError::Gap { applied, base: base.index })?;
+            .ok_or(RecoveryError::Gap(Gap { applied, base }))?;
         tracing::warn!(applied, snapshot = meta.index, "state does not fit the log; rebuilding it");
         if applied > last {
             store.discard("its applied index is beyond the log")?;

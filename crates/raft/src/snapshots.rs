@@ -1,17 +1,21 @@
-//! Snapshot files of a node: `<data>/snapshots/<index>-<term>.snap`, of which the newest two are kept (C9).
+//! Snapshots of a node: `<data>/snapshots/<index>-<term>.snap`, of which the newest two are kept (C9). Each is a file, or
+//! with the engine `runs` a directory of files, a set (`helios_state::SnapshotMeta::is_set`).
 
 mod incoming;
+mod outgoing;
 
 use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use helios_state::{SnapshotMeta, StateError, Store};
-use helios_storage::disk::{self, Disk};
+use helios_storage::disk::{self, Disk, Kind};
 
-pub use incoming::{Incoming, Prefix, SnapshotId};
+pub use incoming::{Incoming, SnapshotId};
+pub use outgoing::{Outgoing, Prefix};
 
 const KEEP: usize = 2;
 
@@ -29,6 +33,10 @@ pub struct Snapshots {
     /// Member and index of outgoing transfers that are not complete, the newest attempt last.
     unfinished: Mutex<VecDeque<(u64, u64)>>,
     newest: Mutex<Option<Newest>>,
+    /// Whether a restore copies the content of a set, instead of linking its files.
+    copies_sets: bool,
+    /// Whether a set was found to be damaged: its files are perhaps those of the state.
+    found_damage: AtomicBool,
 }
 
 /// The newest local snapshot, as status and metrics report it.
@@ -41,16 +49,17 @@ pub struct Newest {
 }
 
 impl Snapshots {
-    /// Opens the directory and removes half-written files that a crash left. Partly received snapshots stay.
-    pub fn open(disk: Arc<dyn Disk>, dir: &Path) -> io::Result<Self> {
+    /// Opens the directory and removes half-written files that a crash left. Partly received snapshots stay. `links_sets`:
+    /// whether a restore links the files of a set, as the engine `runs` does.
+    pub fn open(disk: Arc<dyn Disk>, dir: &Path, links_sets: bool) -> io::Result<Self> {
         disk.make_dir(dir)?;
-        for entry in disk.list(dir)? {
+        let snapshots = Self { copies_sets: !links_sets, ..Self::at(disk, dir) };
+        for entry in snapshots.disk.list(dir)? {
             let path = dir.join(entry.name);
             if path.extension().is_some_and(|extension| extension == "tmp") {
-                disk.remove_file(&path)?;
+                snapshots.remove_at(&path)?;
             }
         }
-        let snapshots = Self::at(disk, dir);
         if let Some(newest) = snapshots.list()?.into_iter().max() {
             snapshots.note(newest);
         }
@@ -68,7 +77,7 @@ impl Snapshots {
     fn note(&self, (index, term): (u64, u64)) {
         let path = self.path(index, term);
         let Ok(written_at) = self.disk.modified(&path) else { return };
-        let Ok(size_bytes) = self.disk.open(&path).and_then(|file| file.len()) else { return };
+        let Ok(SnapshotMeta { size_bytes, .. }) = self.read(&path) else { return };
         let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
         if newest.is_none_or(|newest| newest.index <= index) {
             *newest = Some(Newest { index, size_bytes, written_at });
@@ -82,6 +91,8 @@ impl Snapshots {
             received: Mutex::default(),
             unfinished: Mutex::default(),
             newest: Mutex::default(),
+            copies_sets: false,
+            found_damage: AtomicBool::new(false),
         }
     }
 
@@ -101,16 +112,26 @@ impl Snapshots {
         Ok(checked.collect())
     }
 
-    /// Writes a snapshot of the last checkpoint; durable when it returns.
-    pub fn write(&self, store: &Store) -> Result<SnapshotMeta, StateError> {
+    /// Writes a snapshot of the last checkpoint; durable when it returns. With `as_set` it is a set, if the engine can
+    /// make one.
+    pub fn write(&self, store: &Store, as_set: bool) -> Result<SnapshotMeta, StateError> {
+        let naming = |path: &Path| {
+            let path = path.to_owned();
+            move |source| StateError::Io { doing: "name snapshot", path, source }
+        };
+        if as_set {
+            let draft = self.dir.join("draft.tmp");
+            self.remove_at(&draft).map_err(naming(&draft))?;
+            let verifies = self.found_damage.swap(false, Ordering::Relaxed);
+            if let Some(meta) = store.link_snapshot(&draft, verifies)? {
+                self.adopt(&draft, &meta).map_err(naming(&draft))?;
+                return Ok(meta);
+            }
+        }
         self.make_room(store.bytes())?;
         let draft = self.dir.join("draft.part");
         let meta = store.write_snapshot(&draft)?;
-        self.adopt(&draft, &meta).map_err(|source| StateError::Io {
-            doing: "name snapshot",
-            path: draft,
-            source,
-        })?;
+        self.adopt(&draft, &meta).map_err(naming(&draft))?;
         Ok(meta)
     }
 
@@ -123,7 +144,7 @@ impl Snapshots {
             return self.check_room(state_bytes);
         };
         let newest = self.path(index, term);
-        let size_bytes = self.disk.open(&newest).and_then(|file| file.len()).unwrap_or(0);
+        let size_bytes = self.read(&newest).map_or(0, |meta| meta.size_bytes);
         let needed_bytes = size_bytes + size_bytes / 4;
         if self.check_room(needed_bytes).is_err() && self.verify(&newest).is_ok() {
             self.unfinished().clear();
@@ -169,7 +190,7 @@ impl Snapshots {
         let verified = incoming.sync().and_then(|()| self.verify_received(file, &incoming.id));
         let meta = verified.inspect_err(|_| {
             // A transfer that resumed from this file would fail again, or trust data that a failed sync lost.
-            if let Err(error) = self.disk.remove_file(file) {
+            if let Err(error) = self.remove_at(file) {
                 tracing::error!(path = %file.display(), %error, "cannot remove a damaged snapshot");
             }
         })?;
@@ -205,19 +226,31 @@ impl Snapshots {
         self.received.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes over a complete, synced file under its final name; durable when it returns.
+    /// Takes over a complete, synced snapshot under its final name; durable when it returns.
     fn adopt(&self, file: &Path, meta: &SnapshotMeta) -> io::Result<()> {
-        self.disk.rename(file, &self.path(meta.index, meta.term))?;
+        let path = self.path(meta.index, meta.term);
+        if self.read(&path).is_ok_and(|known| known == *meta) && file.extension() == Some("tmp".as_ref()) {
+            // It may be in use.
+            return self.remove_at(file);
+        }
+        // A directory cannot be replaced by a rename.
+        if self.disk.is_dir(&path) || self.disk.is_dir(file) {
+            self.remove_at(&path)?;
+        }
+        self.disk.rename(file, &path)?;
         self.note((meta.index, meta.term));
         self.remove_but(KEEP)?;
         self.remove_incoming(|_, index| index <= meta.index)?;
         self.disk.sync_dir(&self.dir)
     }
 
-    /// Returns the snapshot at `index` for a transfer to member `to`, verified as in [`Snapshots::whole`]. It is kept
-    /// until [`Snapshots::sent`], or until later transfers exceed the limit.
+    /// Returns the snapshot at `index` for a transfer to member `to`. It is kept until [`Snapshots::sent`], or until later
+    /// transfers exceed the limit. It is verified as in [`Snapshots::whole`]; a set only for the second attempt, because
+    /// the receiver verifies it, and reading a large one takes time.
     pub fn begin_sending(&self, to: u64, index: u64) -> Option<PathBuf> {
-        let path = self.whole(index)?;
+        let found = self.find(index)?;
+        let is_first = !self.unfinished().contains(&(to, index));
+        let path = if is_first && self.disk.is_dir(&found) { found } else { self.whole(index)? };
         let mut unfinished = self.unfinished();
         unfinished.retain(|(member, _)| *member != to);
         unfinished.push_back((to, index));
@@ -244,7 +277,8 @@ impl Snapshots {
             Ok(_) => Some(path),
             Err(error) => {
                 tracing::error!(path = %path.display(), %error, "snapshot is damaged; removing it");
-                if let Err(error) = self.disk.remove_file(&path) {
+                self.found_damage.store(true, Ordering::Relaxed);
+                if let Err(error) = self.remove_at(&path) {
                     tracing::error!(path = %path.display(), %error, "cannot remove a damaged snapshot");
                 }
                 None
@@ -273,14 +307,14 @@ impl Snapshots {
         None
     }
 
-    /// Reads the metadata of a file; only its header is checked.
+    /// Reads the metadata of a snapshot; only its header is checked.
     pub fn read(&self, file: &Path) -> Result<SnapshotMeta, StateError> {
         SnapshotMeta::read(self.disk.as_ref(), file)
     }
 
-    /// Reads and checks the whole file.
+    /// Reads and checks the whole snapshot.
     pub fn verify(&self, file: &Path) -> Result<SnapshotMeta, StateError> {
-        SnapshotMeta::verify_file(self.disk.as_ref(), file)
+        SnapshotMeta::verify(&self.disk, file)
     }
 
     fn path(&self, index: u64, term: u64) -> PathBuf {
@@ -314,9 +348,29 @@ impl Snapshots {
             received.contains(named) || unfinished.iter().any(|(_, index)| *index == named.0)
         };
         for (index, term) in snapshots.filter(|named| !is_wanted(named)) {
-            self.disk.remove_file(&self.path(index, term))?;
+            self.remove_at(&self.path(index, term))?;
         }
         Ok(())
+    }
+
+    /// Removes a file or a directory, if there is one. A directory is renamed before, so that a crash leaves no part of
+    /// it under its name.
+    fn remove_at(&self, path: &Path) -> io::Result<()> {
+        match self.disk.kind(path) {
+            None => Ok(()),
+            Some(Kind::File) => self.disk.remove_file(path),
+            Some(Kind::Dir) => {
+                if path.extension() == Some("tmp".as_ref()) {
+                    return self.disk.remove_dir_all(path);
+                }
+                let mut removed = path.as_os_str().to_owned();
+                removed.push(".tmp");
+                let removed = Path::new(&removed);
+                self.remove_at(removed)?;
+                self.disk.rename(path, removed)?;
+                self.disk.remove_dir_all(removed)
+            }
+        }
     }
 }
 
@@ -331,7 +385,7 @@ mod tests {
     const DIR: &str = "/data/snapshots";
 
     fn snapshots(disk: &SimDisk) -> io::Result<Snapshots> {
-        Snapshots::open(Arc::new(disk.clone()), Path::new(DIR))
+        Snapshots::open(Arc::new(disk.clone()), Path::new(DIR), true)
     }
 
     /// Writes five snapshots; returns the index of the last one whose write succeeded.
@@ -342,7 +396,7 @@ mod tests {
         for index in 1..=5 {
             store.apply_membership(index, 1, Membership { voters: vec![index; 300], ..Default::default() });
             store.checkpoint().unwrap();
-            if snapshots.write(&store).is_err() {
+            if snapshots.write(&store, true).is_err() {
                 return index - 1;
             }
         }
@@ -390,10 +444,10 @@ mod tests {
         store.apply_membership(9, 1, Membership { voters: vec![9; 300], ..Default::default() });
         store.checkpoint().unwrap();
         disk.set_free_bytes(Some(0));
-        assert!(snapshots.write(&store).unwrap_err().is_disk_full());
+        assert!(snapshots.write(&store, true).unwrap_err().is_disk_full());
         assert_eq!(snapshots.list().unwrap(), [(5, 1)]);
         disk.set_free_bytes(Some(2 * size_bytes));
-        assert_eq!(snapshots.write(&store).unwrap().index, 9);
+        assert_eq!(snapshots.write(&store, true).unwrap().index, 9);
         assert_eq!(disk.list(Path::new(DIR)).unwrap().len(), 2);
     }
 }

@@ -138,6 +138,8 @@ pub enum Input {
     },
     /// A message to this member could not be delivered.
     Unreachable(u64),
+    /// The entry at this position is committed, as another member knows.
+    Committed(Base),
     SnapshotSent {
         to: u64,
         ok: bool,
@@ -151,8 +153,13 @@ pub enum Input {
 
 /// Work of the checkpoint thread, besides checkpoints.
 pub enum CheckpointJob {
-    BuildSnapshot,
-    RemoveSnapshots { before: u64 },
+    /// See [`Effect::BuildSnapshot`].
+    BuildSnapshot {
+        as_set: bool,
+    },
+    RemoveSnapshots {
+        before: u64,
+    },
 }
 
 /// Completions from the member's worker threads.
@@ -264,7 +271,10 @@ pub enum Effect {
     Log(LogJob),
     Apply(ApplyJob),
     Fetch(FetchJob),
-    BuildSnapshot,
+    /// Builds a snapshot: as a set if all members can read one (`format::SNAPSHOT_SETS`).
+    BuildSnapshot {
+        as_set: bool,
+    },
     /// The log does not continue from snapshots below this index: they are of no use any more.
     RemoveSnapshots {
         before: u64,

@@ -18,7 +18,7 @@ use super::types::*;
 use super::unappliable::{self, Plan, Unappliable};
 use crate::metrics::Metrics;
 use helios_proto::Error;
-use helios_state::{Batch, StateError, Store};
+use helios_state::{self as state, Batch, StateError, Store};
 
 /// Interval at which applied state is moved from the overlay to the engine.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5);
@@ -126,8 +126,9 @@ impl Applier {
             .snapshots
             .find(index)
             .ok_or_else(|| format!("the installed snapshot at index {index} is not on disk"))?;
-        let meta = self.store.restore(&path).map_err(|error| format!("installing a snapshot: {error}"))?;
-        self.snapshots.restored(meta.index);
+        let state::Applied { index, term } =
+            self.store.restore(&path).map_err(|error| format!("installing a snapshot: {error}"))?;
+        self.snapshots.restored(index);
         // Held entries that the snapshot does not cover are delivered again after it.
         let mut bytes = 0;
         for (entry, waiter) in self.held.drain(..) {
@@ -136,10 +137,10 @@ impl Applier {
                 waiter.fail(Error::outcome_unknown());
             }
         }
-        self.applied.send_replace(meta.index);
+        self.applied.send_replace(index);
         self.metrics.snapshot_install_duration_seconds.observe(started.elapsed().as_secs_f64());
-        tracing::info!(index = meta.index, term = meta.term, "snapshot installed");
-        Ok(Done::Restored { index: meta.index, membership: self.store.membership(), bytes })
+        tracing::info!(index, term, "snapshot installed");
+        Ok(Done::Restored { index, membership: self.store.membership(), bytes })
     }
 }
 
@@ -255,9 +256,9 @@ impl Checkpointer {
         loop {
             let mut is_built = false;
             let is_due = match self.wanted.recv_timeout(CHECKPOINT_POLL) {
-                Ok(CheckpointJob::BuildSnapshot) => {
-                    let built =
-                        build_snapshot(&self.store, &self.snapshots, &self.metrics).map_err(failed)?;
+                Ok(CheckpointJob::BuildSnapshot { as_set }) => {
+                    let built = build_snapshot(&self.store, &self.snapshots, as_set, &self.metrics)
+                        .map_err(failed)?;
                     if self.done.send(built).is_err() {
                         return Ok(());
                     }
@@ -309,13 +310,19 @@ fn checkpoint(store: &Store, metrics: &Metrics) -> Result<bool, StateError> {
     }
 }
 
-/// Writes a checkpoint, then a snapshot of it. `Done::SnapshotFailed` if either finds the disk full.
-pub fn build_snapshot(store: &Store, snapshots: &Snapshots, metrics: &Metrics) -> Result<Done, StateError> {
+/// Writes a checkpoint, then a snapshot of it, see [`Snapshots::write`]. `Done::SnapshotFailed` if either finds the disk
+/// full.
+pub fn build_snapshot(
+    store: &Store,
+    snapshots: &Snapshots,
+    as_set: bool,
+    metrics: &Metrics,
+) -> Result<Done, StateError> {
     if !checkpoint(store, metrics)? {
         return Ok(Done::SnapshotFailed);
     }
     let started = Instant::now();
-    Ok(match snapshots.write(store) {
+    Ok(match snapshots.write(store, as_set) {
         Ok(meta) => {
             metrics.snapshot_save_duration_seconds.observe(started.elapsed().as_secs_f64());
             tracing::info!(index = meta.index, term = meta.term, bytes = meta.size_bytes, "snapshot taken");

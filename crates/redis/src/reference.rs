@@ -11,6 +11,8 @@ const HEAD: &str = "\
 
 HeliosDB speaks RESP2 and RESP3 and answers the commands below as Redis 7.2 does. Arity counts the words of a
 request, the name included; a negative arity is a minimum. \"Since\" is the Redis version that introduced the command.
+\"Cost\" is the complexity as Redis documents it. Where that of HeliosDB differs, Redis's follows it. As in Redis's
+documentation, the lookup of a key, a field or a member counts as one step: here it is a search in an ordered engine.
 Any other command is answered with `-ERR unknown command`, and the connection stays open.
 
 Any node accepts any command. A write is acknowledged once a majority holds it on disk and it is applied; with
@@ -55,8 +57,9 @@ const TAIL: &str = "\
   until its configuration is reloaded. All other settings are in the configuration of `heliosd`.
 - The value of a key is stored in one form whatever its size; `OBJECT ENCODING` returns what Redis would.
   Deleting a large collection takes one step; its elements are removed afterwards, 1000 in one entry.
-- Members of sets and fields of hashes are returned in byte order. Commands that pick at random, and those whose
-  summary says so, look at every element of the key. No reply has more than 1048576 elements.
+- Members of sets and fields of hashes are returned in byte order. Commands that pick at random look at every element
+  of the key. No reply has more than 1048576 elements.
+- An entry is applied with the costs of earlier versions until all members run this one or a newer one.
 - A key, a field of a hash and a member of a set or a sorted set have 64 KiB at most, where Redis takes 512 MB:
   they are part of keys of the storage engine. Values, values of fields and elements of lists have 8 MiB at
   most. Data that is stored already stays readable.
@@ -105,7 +108,7 @@ pub fn render() -> String {
     for group in Group::ALL {
         // Writing to a String cannot fail.
         let _ = writeln!(page, "## {}\n", capitalized(group.name()));
-        page += "| Command | Arity | Since | Flags | Summary |\n|---|---|---|---|---|\n";
+        page += "| Command | Arity | Since | Flags | Summary | Cost |\n|---|---|---|---|---|---|\n";
         for spec in COMMANDS.iter().filter(|spec| spec.group == group) {
             let rows: &[Spec] = spec.subcommands;
             page += &row(spec);
@@ -119,7 +122,44 @@ pub fn render() -> String {
 fn row(spec: &Spec) -> String {
     let name = spec.name.replace('|', " ").to_ascii_uppercase();
     let flags: Vec<_> = spec.flags.names().collect();
-    format!("| `{name}` | {} | {} | {} | {} |\n", spec.arity, spec.since, flags.join(" "), spec.summary)
+    let (arity, since, summary) = (spec.arity, spec.since, spec.summary);
+    format!("| `{name}` | {arity} | {since} | {} | {summary} | {} |\n", flags.join(" "), cost(spec))
+}
+
+/// Returns the complexity of a command.
+fn cost(spec: &Spec) -> &'static str {
+    if let Some(state) = spec.state {
+        return state.cost;
+    }
+    match spec.name {
+        _ if !spec.subcommands.is_empty() => "that of the subcommand",
+        "blmpop" => "O(N + M), N the number of keys, M of returned elements",
+        "blpop" | "brpop" => "O(N), N the number of keys",
+        "bzmpop" => "O(K + M log N), K the number of keys, M of returned members, N the size of the set",
+        "bzpopmax" | "bzpopmin" => "O(K + log N), K the number of keys, N the size of the set",
+        "keys" => "O(N), N the number of keys",
+        "scan" => "O(1) for each call, O(N) for all of N keys",
+        "exec" => "that of the queued commands",
+        "discard" => "O(N), N the number of queued commands",
+        "watch" => "O(1) for each key",
+        "unwatch" => "O(1)",
+        "publish" => "O(N + M), N the number of clients that receive it, M of patterns",
+        "subscribe" | "unsubscribe" | "psubscribe" | "punsubscribe" => {
+            "O(N), N the number of channels or patterns"
+        }
+        "pubsub|channels" => "O(N), N the number of channels",
+        "pubsub|numsub" => "O(N), N the number of given channels",
+        "eval" | "eval_ro" | "evalsha" | "evalsha_ro" => "that of the script",
+        "script|exists" => "O(N), N the number of given scripts",
+        "script|flush" => "O(N), N the number of scripts",
+        "script|load" => "O(N), N the bytes of the script",
+        "client|list" | "client|kill" => "O(N), N the number of connections to this node",
+        "acl|list" | "acl|users" => "O(N), N the number of users",
+        "command" | "command|list" | "command|docs" | "command|info" => "O(N), N the number of commands",
+        "command|getkeys" | "command|getkeysandflags" => "O(N), N the number of words",
+        "config|get" | "config|set" => "O(N), N the number of settings",
+        _ => "O(1)",
+    }
 }
 
 fn capitalized(name: &str) -> String {

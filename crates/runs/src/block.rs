@@ -76,6 +76,9 @@ pub struct Cursor {
     key: Vec<u8>,
 }
 
+/// First byte and length of a value; `None` for a tombstone.
+type Position = Option<(usize, usize)>;
+
 /// The block cannot be decoded: its checksum was right, so it was written wrongly.
 #[derive(Debug)]
 pub struct Malformed;
@@ -92,7 +95,7 @@ impl Cursor {
     /// Creates a cursor at the last restart point whose key is not above `key`.
     pub fn seek(block: Bytes, key: &[u8]) -> Result<Self, Malformed> {
         let mut cursor = Self::new(block)?;
-        let count = (cursor.block.len() - 4 - cursor.end) / 4;
+        let count = cursor.restart_count();
         let (mut low, mut high) = (0, count);
         while low + 1 < high {
             let middle = (low + high) / 2;
@@ -135,9 +138,8 @@ impl Cursor {
         Ok(None)
     }
 
-    /// Moves to the next slot: sets its key and returns the position of its value, `None` in it for a tombstone.
-    #[allow(clippy::type_complexity)]
-    fn advance(&mut self) -> Result<Option<Option<(usize, usize)>>, Malformed> {
+    /// Moves to the next slot: sets its key and returns the position of its value.
+    fn advance(&mut self) -> Result<Option<Position>, Malformed> {
         if self.at >= self.end {
             return Ok(None);
         }
@@ -155,7 +157,11 @@ impl Cursor {
         Ok(Some(value.map(|len| (start, len))))
     }
 
-    fn slot(&self, value: Option<(usize, usize)>) -> Slot {
+    fn restart_count(&self) -> usize {
+        (self.block.len() - 4 - self.end) / 4
+    }
+
+    fn slot(&self, value: Position) -> Slot {
         value.map(|(start, len)| {
             let range = start..start + len;
             if len <= COPIED_BYTES {
@@ -164,6 +170,59 @@ impl Cursor {
                 self.block.slice(range)
             }
         })
+    }
+}
+
+/// A cursor over the slots of an encoded block in descending order. It decodes one restart interval at a time.
+pub struct BackCursor {
+    cursor: Cursor,
+    /// Number of restart intervals that are not decoded yet.
+    left: usize,
+    /// Slots of the decoded interval that were not returned yet, in ascending order.
+    decoded: Vec<(Bytes, Position)>,
+}
+
+impl BackCursor {
+    /// Creates a cursor behind the last slot below `end`, or behind the last slot.
+    pub fn new(block: Bytes, end: Option<&[u8]>) -> Result<Self, Malformed> {
+        let cursor = Cursor::new(block)?;
+        let (mut low, mut high) = (0, cursor.restart_count());
+        while let Some(end) = end
+            && low < high
+        {
+            let middle = (low + high) / 2;
+            if cursor.restart_key(middle)? < end { low = middle + 1 } else { high = middle }
+        }
+        let mut back = Self { cursor, left: high, decoded: Vec::new() };
+        back.decode()?;
+        let is_in = |(key, _): &(Bytes, Position)| end.is_none_or(|end| key.as_ref() < end);
+        back.decoded.truncate(back.decoded.partition_point(is_in));
+        Ok(back)
+    }
+
+    /// Decodes the interval before those that were decoded.
+    fn decode(&mut self) -> Result<(), Malformed> {
+        let Some(number) = self.left.checked_sub(1) else { return Ok(()) };
+        let cursor = &mut self.cursor;
+        let is_last = self.left == cursor.restart_count();
+        let end = if is_last { cursor.end } else { cursor.restart(self.left)? };
+        cursor.at = cursor.restart(number)?;
+        cursor.key.clear();
+        while cursor.at < end
+            && let Some(value) = cursor.advance()?
+        {
+            self.decoded.push((Bytes::copy_from_slice(&cursor.key), value));
+        }
+        self.left = number;
+        Ok(())
+    }
+
+    /// Returns the slot before; `None` at the first one.
+    pub fn next(&mut self) -> Result<Option<(Bytes, Slot)>, Malformed> {
+        while self.decoded.is_empty() && self.left > 0 {
+            self.decode()?;
+        }
+        Ok(self.decoded.pop().map(|(key, value)| (key, self.cursor.slot(value))))
     }
 }
 
@@ -215,6 +274,21 @@ mod tests {
                 assert_eq!(Cursor::seek(block.clone(), &absent).unwrap().find(&absent).unwrap(), None);
             }
             assert_eq!(cursor.next().unwrap(), None);
+            for end in [None, Some(0), Some(1), Some(count / 2), Some(count)] {
+                let below = &slots[..end.unwrap_or(count).min(count)];
+                // A key of the block, and one between two of them.
+                for end in [
+                    end.map(|end| format!("key:{:05}", end * 2)),
+                    end.map(|end| format!("key:{:05}", (end * 2).saturating_sub(1))),
+                ] {
+                    let end = end.as_deref().map(str::as_bytes);
+                    let mut cursor = BackCursor::new(block.clone(), end).unwrap();
+                    for (key, slot) in below.iter().rev() {
+                        assert_eq!(cursor.next().unwrap(), Some((Bytes::copy_from_slice(key), slot.clone())));
+                    }
+                    assert_eq!(cursor.next().unwrap(), None);
+                }
+            }
             assert_eq!(Cursor::seek(block.clone(), b"a").unwrap().find(b"a").unwrap(), None);
         }
     }
@@ -227,6 +301,10 @@ mod tests {
             while let Ok(Some(_)) = cursor.next() {}
             if let Ok(cursor) = Cursor::seek(block.slice(..len), b"key:00040") {
                 drop(cursor.find(b"key:00040"));
+            }
+            let back = BackCursor::new(block.slice(..len), Some(b"key:00040"));
+            if let Ok(mut cursor) = back {
+                while let Ok(Some(_)) = cursor.next() {}
             }
         }
     }

@@ -15,8 +15,9 @@ use bytes::Bytes;
 
 use crate::error::Result;
 use crate::faults;
+use crate::merge::Order;
 use crate::run::Caching;
-use crate::view::{Slice, View, merge};
+use crate::view::{Scan, Slice, View, merge};
 use crate::writer::{RunWriter, Written};
 
 /// Number of similar uppers that are merged to one.
@@ -191,7 +192,9 @@ impl Job {
         pace: &mut impl FnMut(u64) -> ControlFlow<()>,
     ) -> Result<ControlFlow<(), Option<Bytes>>> {
         let mut read = 0;
-        for found in merge(&self.uppers, &self.bottom, &self.start, None, Caching::Bypass) {
+        let all =
+            Scan { start: self.start.clone(), end: None, order: Order::Ascending, caching: Caching::Bypass };
+        for found in merge(&self.uppers, &self.bottom, all) {
             let (key, slot) = found?;
             let is_full = writer.bytes() >= self.file_bytes || read >= READ_FACTOR * self.file_bytes;
             if !self.is_tier && is_full {

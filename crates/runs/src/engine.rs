@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::format::Id;
 use crate::manifest::{self, Frame, Listed, Manifest};
 use crate::run::{Run, RunId};
+use crate::set::Set;
 use crate::view::{Slice, View};
 use crate::writer::{RunWriter, Written};
 use crate::{Slot, faults};
@@ -97,13 +98,7 @@ impl Runs {
     pub fn open_to_read(disk: Arc<dyn Disk>, dir: &Path, options: Options) -> Result<Self> {
         let cache = Arc::new(BlockCache::new(options.cache_bytes));
         let (number, frame) = manifest::read(disk.as_ref(), dir)?.unwrap_or_default();
-        let open = |listed: &Listed| {
-            let run = Run::open(Arc::clone(&disk), dir, listed.run, Arc::clone(&cache))?;
-            Ok(Slice { run: Arc::new(run), from: listed.from.clone() })
-        };
-        let uppers = frame.uppers.iter().map(open).collect::<Result<_>>()?;
-        let bottom = frame.bottom.iter().map(open).collect::<Result<_>>()?;
-        let view = View::new(uppers, bottom, frame.record);
+        let view = open_view(&disk, dir, &frame, &cache)?;
         let inner = Inner { view, manifest: None, number, ids: 0, unlisted: Vec::new() };
         Ok(Self { disk, dir: dir.to_owned(), options, cache, inner: Mutex::new(inner) })
     }
@@ -190,6 +185,17 @@ impl Runs {
             if is_next { bottom.push(Slice::whole(run)) } else { uppers.push(Slice::whole(run)) }
         }
         self.install(&mut self.inner(), View::new(uppers, bottom, record))
+    }
+
+    /// Replaces the content by that of `set`, whose files are linked from `dir`; durable when it returns.
+    pub fn install_set(&self, set: &Set, dir: &Path) -> Result<View> {
+        for run in set.runs() {
+            let (from, to) = (dir.join(run.file_name()), self.dir.join(run.file_name()));
+            self.disk.link(&from, &to).map_err(Error::io("link", &from))?;
+        }
+        faults::sync_run_name(|| self.disk.sync_dir(&self.dir)).map_err(Error::io("sync", &self.dir))?;
+        let view = open_view(&self.disk, &self.dir, &faults::installed(set.frame()), &self.cache)?;
+        self.install(&mut self.inner(), view)
     }
 
     /// Writes one run, without the tombstones that `keeps` does not need; `None` if nothing is left.
@@ -293,7 +299,23 @@ impl Runs {
 /// A run that is durable but not part of the content yet.
 pub struct Pending(Option<Arc<Run>>);
 
-fn frame_of(view: &View) -> Frame {
+/// Opens the runs in `dir` that `frame` lists. Reads the footer of each.
+pub(crate) fn open_view(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    frame: &Frame,
+    cache: &Arc<BlockCache>,
+) -> Result<View> {
+    let open = |listed: &Listed| {
+        let run = Run::open(Arc::clone(disk), dir, listed.run, Arc::clone(cache))?;
+        Ok(Slice { run: Arc::new(run), from: listed.from.clone() })
+    };
+    let uppers = frame.uppers.iter().map(open).collect::<Result<_>>()?;
+    let bottom = frame.bottom.iter().map(open).collect::<Result<_>>()?;
+    Ok(View::new(uppers, bottom, frame.record.clone()))
+}
+
+pub(crate) fn frame_of(view: &View) -> Frame {
     let listed = |slice: &Slice| Listed { run: slice.run.id, from: slice.from.clone() };
     Frame {
         record: view.record().clone(),

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use helios_storage::seeded_bug::SeededBug;
 
 use crate::format::Id;
+use crate::manifest::Frame;
 use crate::view::Slice;
 
 /// Runs the last sync of a run. Seeded bug: [`SeededBug::RunNotSynced`].
@@ -17,6 +18,15 @@ pub fn sync_run(sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
 /// Runs the sync of the directory after a new run. Seeded bug: [`SeededBug::RunNameNotSynced`].
 pub fn sync_run_name(sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
     if SeededBug::RunNameNotSynced.is_on() { Ok(()) } else { sync() }
+}
+
+/// Runs of a set that are installed: all. Seeded bug: [`SeededBug::SetLacksRun`].
+pub fn installed(frame: &Frame) -> Frame {
+    let mut frame = frame.clone();
+    if SeededBug::SetLacksRun.is_on() && !frame.uppers.is_empty() {
+        frame.uppers.remove(0);
+    }
+    frame
 }
 
 /// Runs the sync of an appended frame. Seeded bug: [`SeededBug::ManifestNotSynced`].

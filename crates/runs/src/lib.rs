@@ -26,6 +26,7 @@ mod format;
 mod manifest;
 mod merge;
 mod run;
+mod set;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -36,6 +37,7 @@ pub use self::engine::{Options, Pending, Runs};
 pub use self::error::{Error, Result};
 pub use self::manifest::CURRENT;
 pub use self::run::RunId;
+pub use self::set::{HEAD, Set};
 pub use self::view::View;
 
 use bytes::Bytes;

@@ -52,7 +52,7 @@ pub struct Frame {
 }
 
 impl Frame {
-    fn encode(&self) -> Vec<u8> {
+    pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         put_bytes(&mut out, &self.record);
         put_varint(&mut out, self.uppers.len() as u64);
@@ -66,7 +66,7 @@ impl Frame {
         out
     }
 
-    fn decode(mut bytes: &[u8]) -> Option<Self> {
+    pub fn decode(mut bytes: &[u8]) -> Option<Self> {
         let rest = &mut bytes;
         let record = Bytes::copy_from_slice(take_bytes(rest)?);
         let (uppers, bottom) = (take_varint(rest)?, take_varint(rest)?);

@@ -10,7 +10,15 @@ use crate::{Slot, faults};
 
 pub type Source<'a> = Box<dyn Iterator<Item = Result<(Bytes, Slot)>> + Send + 'a>;
 
+/// The order in which sources return their keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    Ascending,
+    Descending,
+}
+
 pub struct Merge<'a> {
+    order: Order,
     sources: Vec<Source<'a>>,
     heads: BinaryHeap<Head>,
     /// Error of a source, returned before anything else.
@@ -19,6 +27,7 @@ pub struct Merge<'a> {
 }
 
 struct Head {
+    order: Order,
     key: Bytes,
     slot: Slot,
     /// Position of its source; 0 is the newest.
@@ -27,9 +36,9 @@ struct Head {
 
 impl<'a> Merge<'a> {
     /// Merges `sources`, the newest first.
-    pub fn new(sources: Vec<Source<'a>>) -> Self {
-        let mut merge =
-            Self { heads: BinaryHeap::with_capacity(sources.len()), sources, failed: None, is_done: false };
+    pub fn new(sources: Vec<Source<'a>>, order: Order) -> Self {
+        let heads = BinaryHeap::with_capacity(sources.len());
+        let mut merge = Self { order, heads, sources, failed: None, is_done: false };
         for rank in 0..merge.sources.len() {
             merge.advance(rank);
         }
@@ -38,7 +47,9 @@ impl<'a> Merge<'a> {
 
     fn advance(&mut self, rank: usize) {
         match self.sources[rank].next() {
-            Some(Ok((key, slot))) => self.heads.push(Head { key, slot, rank: faults::merge_rank(rank) }),
+            Some(Ok((key, slot))) => {
+                self.heads.push(Head { order: self.order, key, slot, rank: faults::merge_rank(rank) });
+            }
             Some(Err(error)) => self.failed = Some(error),
             None => {}
         }
@@ -74,9 +85,13 @@ impl Iterator for Merge<'_> {
 }
 
 impl Ord for Head {
-    /// The greatest head, which the heap returns first, has the lowest key and the newest source.
+    /// The greatest head, which the heap returns first, has the first key in the order and the newest source.
     fn cmp(&self, other: &Self) -> Ordering {
-        other.key.cmp(&self.key).then_with(|| other.rank.cmp(&self.rank))
+        let keys = match self.order {
+            Order::Ascending => other.key.cmp(&self.key),
+            Order::Descending => self.key.cmp(&other.key),
+        };
+        keys.then_with(|| other.rank.cmp(&self.rank))
     }
 }
 

@@ -16,6 +16,8 @@
 //! Integers are big-endian, keys are preceded by their length. Checksums are seeded with the id and the offset of what
 //! they cover ([`crate::format::crc_at`]). The kind of a block is 0: as it is. Others are for compression.
 
+mod iter;
+
 use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -30,6 +32,8 @@ use crate::error::{Error, Result};
 use crate::format::{FORMAT, Id, crc_at, take_bytes, take_u32, take_u64, take_varint};
 use crate::{Slot, faults, filter};
 use helios_storage::disk::{Disk, DiskFile, read_full};
+
+pub use self::iter::{BackIter, RunIter};
 
 pub const MAGIC: &[u8; 8] = b"HELIOSRN";
 pub const TAIL_MAGIC: &[u8; 8] = b"RUNSTAIL";
@@ -134,7 +138,6 @@ impl Run {
         self.is_obsolete.store(true, Ordering::Relaxed);
     }
 
-    #[cfg(test)]
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -337,70 +340,5 @@ impl Index {
             Some((last_key, take_place(&mut rest)?))
         };
         decode().ok_or(Malformed)
-    }
-}
-
-/// An iterator over the slots of a run in key order.
-pub struct RunIter {
-    run: Arc<Run>,
-    caching: Caching,
-    /// Number of the part after that of `index`.
-    next_part: usize,
-    index: Option<Index>,
-    /// Number of the block of `index` after that of `cursor`.
-    next_block: usize,
-    cursor: Option<Cursor>,
-    /// Slots below this key are skipped.
-    start: Bytes,
-    /// First key that is not returned; `None`: to the last one.
-    end: Option<Bytes>,
-    is_done: bool,
-}
-
-impl RunIter {
-    pub fn new(run: Arc<Run>, start: Bytes, end: Option<Bytes>, caching: Caching) -> Self {
-        let next_part = run.parts.partition_point(|part| part.last_key < start);
-        let is_done = end.as_ref().is_some_and(|end| *end <= start || *end <= run.first_key);
-        Self { run, caching, next_part, index: None, next_block: 0, cursor: None, start, end, is_done }
-    }
-
-    fn step(&mut self) -> Result<Option<(Bytes, Slot)>> {
-        loop {
-            if let Some(cursor) = &mut self.cursor {
-                match cursor.next().map_err(|_| self.run.malformed())? {
-                    None => self.cursor = None,
-                    Some((key, _)) if key < self.start.as_ref() => {}
-                    Some((key, _)) if self.end.as_ref().is_some_and(|end| key >= end.as_ref()) => {
-                        return Ok(None);
-                    }
-                    Some((key, slot)) => return Ok(Some((Bytes::copy_from_slice(key), slot))),
-                }
-            } else if let Some(index) = self.index.as_ref().filter(|index| self.next_block < index.len()) {
-                let place = index.place(self.next_block).map_err(|_| self.run.malformed())?;
-                let block = self.run.block(place, self.caching)?;
-                self.cursor = Some(Cursor::seek(block, &self.start).map_err(|_| self.run.malformed())?);
-                self.next_block += 1;
-            } else {
-                let Some(part) = self.run.parts.get(self.next_part) else { return Ok(None) };
-                let index = self.run.index(part, self.caching)?;
-                self.next_block =
-                    index.find(&self.start).map_err(|_| self.run.malformed())?.unwrap_or(index.len());
-                self.index = Some(index);
-                self.next_part += 1;
-            }
-        }
-    }
-}
-
-impl Iterator for RunIter {
-    type Item = Result<(Bytes, Slot)>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.is_done {
-            return None;
-        }
-        let found = self.step().transpose();
-        self.is_done = !matches!(found, Some(Ok(_)));
-        found
     }
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::error::Result;
-use crate::merge::{Merge, Source};
-use crate::run::{Caching, Run, RunId, RunIter};
+use crate::merge::{Merge, Order, Source};
+use crate::run::{BackIter, Caching, Run, RunId, RunIter};
 use crate::{Slot, faults, filter};
 
 /// The slots of a run from a key on.
@@ -32,9 +32,13 @@ impl Slice {
             .then(|| Self { run: Arc::clone(&self.run), from: from.max(&self.from).clone() })
     }
 
-    pub fn iter(&self, start: &Bytes, end: Option<&Bytes>, caching: Caching) -> RunIter {
-        let start = faults::slice_start(&self.from, start);
-        RunIter::new(Arc::clone(&self.run), start, end.cloned(), caching)
+    fn iter(&self, scan: &Scan) -> Source<'static> {
+        let start = faults::slice_start(&self.from, &scan.start);
+        let (run, end) = (Arc::clone(&self.run), scan.end.clone());
+        match scan.order {
+            Order::Ascending => Box::new(RunIter::new(run, start, end, scan.caching)),
+            Order::Descending => Box::new(BackIter::new(run, start, end, scan.caching)),
+        }
     }
 
     fn covers(&self, key: &[u8]) -> bool {
@@ -127,8 +131,26 @@ impl View {
         start: &[u8],
         end: Option<&[u8]>,
     ) -> impl Iterator<Item = Result<(Bytes, Bytes)>> + Send + use<> {
+        self.pairs(start, end, Order::Ascending)
+    }
+
+    /// Returns the pairs of [`View::range`] in descending order.
+    pub fn range_back(
+        &self,
+        start: &[u8],
+        end: Option<&[u8]>,
+    ) -> impl Iterator<Item = Result<(Bytes, Bytes)>> + Send + use<> {
+        self.pairs(start, end, Order::Descending)
+    }
+
+    fn pairs(
+        &self,
+        start: &[u8],
+        end: Option<&[u8]>,
+        order: Order,
+    ) -> impl Iterator<Item = Result<(Bytes, Bytes)>> + Send + use<> {
         let (start, end) = (Bytes::copy_from_slice(start), end.map(Bytes::copy_from_slice));
-        let merged = merge(self.uppers(), self.bottom(), &start, end.as_ref(), Caching::Fill);
+        let merged = merge(self.uppers(), self.bottom(), Scan { start, end, order, caching: Caching::Fill });
         merged.filter_map(|found| match found {
             Ok((key, slot)) => slot.map(|value| Ok((key, value))),
             Err(error) => Some(Err(error)),
@@ -136,40 +158,38 @@ impl View {
     }
 }
 
-/// Merges the slots of `uppers` and `bottom` from `start` to `end`.
-pub fn merge(
-    uppers: &[Slice],
-    bottom: &[Slice],
-    start: &Bytes,
-    end: Option<&Bytes>,
-    caching: Caching,
-) -> Merge<'static> {
-    let is_in =
-        |slice: &&Slice| slice.run.last_key >= *start && end.is_none_or(|end| slice.run.first_key < *end);
-    let mut sources = Vec::with_capacity(uppers.len() + 1);
-    for slice in uppers.iter().filter(is_in) {
-        sources.push(Box::new(slice.iter(start, end, caching)) as Source<'static>);
+/// The slots that a merge returns.
+pub struct Scan {
+    pub start: Bytes,
+    /// First key after the range; `None`: to the last key.
+    pub end: Option<Bytes>,
+    pub order: Order,
+    pub caching: Caching,
+}
+
+/// Merges the slots of `uppers` and `bottom` in `scan`.
+pub fn merge(uppers: &[Slice], bottom: &[Slice], scan: Scan) -> Merge<'static> {
+    let is_in = |slice: &&Slice| {
+        let run = &slice.run;
+        run.last_key >= scan.start && scan.end.as_ref().is_none_or(|end| run.first_key < *end)
+    };
+    let mut sources: Vec<_> = uppers.iter().filter(is_in).map(|slice| slice.iter(&scan)).collect();
+    let mut bottom: Vec<Slice> = bottom.iter().filter(is_in).cloned().collect();
+    let order = scan.order;
+    if order == Order::Descending {
+        bottom.reverse();
     }
-    let bottom: Vec<Slice> = bottom.iter().filter(is_in).cloned().collect();
     if !bottom.is_empty() {
-        sources.push(Box::new(Chain {
-            slices: bottom.into_iter(),
-            open: None,
-            start: start.clone(),
-            end: end.cloned(),
-            caching,
-        }));
+        sources.push(Box::new(Chain { slices: bottom.into_iter(), open: None, scan }));
     }
-    Merge::new(sources)
+    Merge::new(sources, order)
 }
 
 /// The slots of runs that do not overlap, one run open at a time.
 struct Chain {
     slices: std::vec::IntoIter<Slice>,
-    open: Option<RunIter>,
-    start: Bytes,
-    end: Option<Bytes>,
-    caching: Caching,
+    open: Option<Source<'static>>,
+    scan: Scan,
 }
 
 impl Iterator for Chain {
@@ -180,7 +200,7 @@ impl Iterator for Chain {
             if let Some(found) = self.open.as_mut().and_then(Iterator::next) {
                 return Some(found);
             }
-            self.open = Some(self.slices.next()?.iter(&self.start, self.end.as_ref(), self.caching));
+            self.open = Some(self.slices.next()?.iter(&self.scan));
         }
     }
 }

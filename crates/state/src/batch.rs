@@ -92,6 +92,7 @@ impl Batch<'_> {
             let events = inner.records_events.load(Ordering::Relaxed);
             let new_txn = || {
                 Txn::new(self.state.view(), floor_ms, meta.clone(), limits)
+                    .with_budget_version(command.budget)
                     .with_machine(machine)
                     .with_events(events)
             };

@@ -14,7 +14,11 @@ use helios_proto::Error;
 
 /// The first version of an entry's limits. An entry of log format 5 and later names its version; an entry
 /// without one was proposed by a build without limits.
-pub const ENTRY_BUDGET: u32 = 1;
+pub const FIRST_BUDGET: u32 = 1;
+/// The version with the same limits under which commands visit the fewest records that they can. Log format 7.
+pub const FEWEST_VISITS: u32 = 2;
+/// The version of this build.
+pub const ENTRY_BUDGET: u32 = FEWEST_VISITS;
 pub const MAX_ENTRY_ELEMENTS: u64 = 1 << 20;
 pub const MAX_ENTRY_BYTES: u64 = 128 << 20;
 /// Default of `reads.max_elements`.
@@ -53,7 +57,7 @@ impl Limits {
     pub fn of_entry(version: u32) -> Option<Self> {
         match version {
             0 => Some(Self { elements: u64::MAX, bytes: u64::MAX, scope: Scope::Entry }),
-            ENTRY_BUDGET => {
+            FIRST_BUDGET | FEWEST_VISITS => {
                 Some(Self { elements: MAX_ENTRY_ELEMENTS, bytes: MAX_ENTRY_BYTES, scope: Scope::Entry })
             }
             _ => None,
@@ -87,6 +91,12 @@ impl Budget {
         self.elements.set(elements);
         self.bytes.set(bytes);
         Ok(())
+    }
+
+    /// Returns the elements charged so far.
+    #[cfg(test)]
+    pub fn elements(&self) -> u64 {
+        self.elements.get()
     }
 
     /// Charges work that has another bound, such as the write of a value that was read. If the charge exceeds

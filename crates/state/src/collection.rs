@@ -9,7 +9,7 @@ use bytes::{Buf, BufMut, Bytes};
 
 use super::budget::Halt;
 use super::command::{Failure, wrong_type};
-use super::engines::EngineError;
+use super::engines::{EngineError, Pair};
 use super::txn::Txn;
 use super::value::{self, ID_BYTES, Kind, Value};
 
@@ -92,10 +92,21 @@ impl Collection {
         start: &[u8],
         end: Option<&[u8]>,
     ) -> impl Iterator<Item = Result<Element, Halt>> + use<'t> {
-        let prefix_bytes = 1 + ID_BYTES;
-        let end = end.map_or_else(|| end_of(&self.id), |end| self.raw(end).to_vec());
-        txn.range_now(&self.raw(start), &end)
-            .map(move |pair| pair.map(|(raw, data)| (raw.slice(prefix_bytes..), data)))
+        txn.range_now(&self.raw(start), &self.raw_end(end)).map(element)
+    }
+
+    /// Returns the elements of [`Collection::range`] in descending order.
+    pub fn range_back<'t>(
+        &self,
+        txn: &'t Txn<'_>,
+        start: &[u8],
+        end: Option<&[u8]>,
+    ) -> impl Iterator<Item = Result<Element, Halt>> + use<'t> {
+        txn.range_back_now(&self.raw(start), &self.raw_end(end)).map(element)
+    }
+
+    fn raw_end(&self, end: Option<&[u8]>) -> Vec<u8> {
+        end.map_or_else(|| end_of(&self.id), |end| self.raw(end).to_vec())
     }
 
     /// Writes the header; removes the key if the collection has no elements.
@@ -121,6 +132,10 @@ impl Collection {
         raw.put_slice(name);
         raw.into()
     }
+}
+
+fn element(record: Result<Pair, Halt>) -> Result<Element, Halt> {
+    record.map(|(raw, data)| (raw.slice(1 + ID_BYTES..), data))
 }
 
 /// Returns the number of elements of the collection whose header is `value`; `None` for another type.

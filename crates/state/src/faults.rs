@@ -85,6 +85,11 @@ pub fn sync_snapshot(sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
     if SeededBug::SnapshotNotSynced.is_on() { Ok(()) } else { sync() }
 }
 
+/// Whether the files of a received set are not synced: never. Seeded bug: [`SeededBug::ReceivedNotSynced`].
+pub fn skips_sync_of_received() -> bool {
+    SeededBug::ReceivedNotSynced.is_on()
+}
+
 /// Whether a snapshot is rejected for its checksum. Seeded bug: [`SeededBug::SnapshotNotVerified`].
 pub fn is_snapshot_damaged(differs: bool) -> bool {
     differs && !SeededBug::SnapshotNotVerified.is_on()

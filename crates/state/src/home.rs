@@ -210,17 +210,19 @@ impl Home {
         tracing::warn!(to = %aside.display(), "set the state aside");
         let parent = self.dir.parent().unwrap_or(Path::new(""));
         self.disk.sync_dir(parent).map_err(|e| StateError::io("sync", parent, e))?;
-        self.remove_oldest_set_aside(parent);
+        self.remove_set_aside(MAX_SET_ASIDE);
         Ok(())
     }
 
-    fn remove_oldest_set_aside(&self, parent: &Path) {
+    /// Removes the directories that were set aside, apart from the newest `kept`.
+    pub fn remove_set_aside(&self, kept: usize) {
+        let parent = self.dir.parent().unwrap_or(Path::new(""));
         let prefix = format!("{}.broken-", self.dir.file_name().unwrap_or_default().display());
         let Ok(entries) = self.disk.list(parent) else { return };
         let names = entries.into_iter().map(|entry| entry.name.to_string_lossy().into_owned());
         let mut aside: Vec<String> = names.filter(|name| name.starts_with(&prefix)).collect();
         aside.sort();
-        let excess = aside.len().saturating_sub(MAX_SET_ASIDE);
+        let excess = aside.len().saturating_sub(kept);
         for name in &aside[..excess] {
             let path = parent.join(name);
             if let Err(error) = self.disk.remove_dir_all(&path) {

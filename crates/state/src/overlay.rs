@@ -58,16 +58,12 @@ impl Overlay {
         &'a self,
         start: &[u8],
         end: Option<&[u8]>,
-    ) -> impl Iterator<Item = (&'a Bytes, &'a Slot)> + use<'a> {
+    ) -> impl DoubleEndedIterator<Item = (&'a Bytes, &'a Slot)> + use<'a> {
+        // The map panics on a range that ends before it starts.
         let is_empty = end.is_some_and(|end| end <= start);
-        let end = match end {
-            // The map panics on a range that ends before it starts.
-            Some(_) if is_empty => Bound::Included(start),
-            Some(end) => Bound::Excluded(end),
-            None => Bound::Unbounded,
-        };
-        let slots = self.slots.range::<_, [u8]>((Bound::Included(start), end));
-        slots.take(if is_empty { 0 } else { usize::MAX })
+        let end = end.map_or(Bound::Unbounded, Bound::Excluded);
+        let slots = (!is_empty).then(|| self.slots.range::<_, [u8]>((Bound::Included(start), end)));
+        slots.into_iter().flatten()
     }
 
     pub fn slots(&self) -> impl Iterator<Item = (&Bytes, &Slot)> {

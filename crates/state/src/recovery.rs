@@ -10,6 +10,7 @@ use super::engines::{Backend, EngineKind, RedbEngine, SledEngine, StateEngine};
 use super::home::Home;
 use super::meta::{Digest, Record};
 use super::restore::Loader;
+use super::snapshot_set::copy_pairs;
 use super::value::{META_KEY, is_data_key};
 use super::{StateError, StoreOptions, journal};
 use helios_runs::Runs;
@@ -139,14 +140,7 @@ fn convert(
     home.check_room("convert the state", source.size_bytes() + CONVERSION_HEADROOM_BYTES)?;
     let converted = open_generation(home, next, options)?;
     let mut loader = Loader::new(converted.clone());
-    let mut digest = Digest::default();
-    for pair in source.range(b"", None) {
-        let (key, value) = pair.map_err(StateError::engine("read"))?;
-        if key != META_KEY {
-            digest.add(&key, &value);
-            loader.add(key, value)?;
-        }
-    }
+    let digest = copy_pairs(source, &mut loader)?;
     let record = Record { digest, ..record };
     loader.finish(&record)?;
     home.commit(next)?;

@@ -1,6 +1,7 @@
 //! Replacement of the whole state: by a snapshot, or by a blank one.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
@@ -10,37 +11,40 @@ use super::engines::{Backend, RawWrite};
 use super::meta::{Digest, Meta, Record};
 use super::shared::State;
 use super::snapshot::Reader;
+use super::snapshot_set::SetReader;
 use super::store::Image;
 use super::value::{self, Value};
-use super::{SnapshotMeta, StateError, Store, recovery};
+use super::{Applied, StateError, Store, recovery};
 use crate::faults;
+use helios_storage::disk::Disk;
 
 impl Store {
-    /// Replaces the whole state by the snapshot file; durable when it returns. A crash before leaves the
-    /// old state. Called by the apply thread only.
+    /// Replaces the whole state by the snapshot, and returns its position; durable when it returns. A crash before leaves
+    /// the old state. Called by the apply thread only.
     ///
-    /// Rejects a damaged file and one older than the applied index, changing nothing.
-    pub fn restore(&self, snapshot: &Path) -> Result<SnapshotMeta, StateError> {
+    /// Rejects a damaged file and one older than the applied index, changing nothing. The blocks of a set are checked
+    /// when they are read.
+    pub fn restore(&self, snapshot: &Path) -> Result<Applied, StateError> {
         self.check()?;
         let mut image = self.inner.image();
-        let reader = Reader::open(self.inner.disk.as_ref(), snapshot)?;
+        let source = Source::open(self.inner.disk.as_ref(), snapshot)?;
         let applied = self.applied().index;
-        let index = reader.record().meta.applied.index;
+        let index = source.record().meta.applied.index;
         if index < applied {
             return Err(StateError::StaleSnapshot { snapshot: index, applied });
         }
-        let record = reader.record().clone();
         let (next, backend) = self.next_generation(&image)?;
-        let loaded = load_pairs(reader, Loader::new(backend.clone()), &record)?;
+        let record = source.load(&self.inner.disk, snapshot, &backend)?;
 
         let meta = record.meta.clone();
+        let restored = meta.applied;
         self.commit(&mut image, next, backend, record)?;
         image.failure = None;
         self.replace(State::of(image.backend.reader(), meta));
         self.inner.history.restart(index);
         self.remove_replaced(&image);
         self.rebuild_machine()?;
-        Ok(loaded)
+        Ok(restored)
     }
 
     /// Sets the state aside and starts with a blank one: for an applied index beyond the end of the log
@@ -64,6 +68,13 @@ impl Store {
         match &image.home {
             Some(home) => home.set_generation_aside(old),
             None => Ok(()),
+        }
+    }
+
+    /// Removes the states that were set aside: their space is needed for the one that replaces them.
+    pub fn remove_set_aside(&self) {
+        if let Some(home) = &self.inner.image().home {
+            home.remove_set_aside(0);
         }
     }
 
@@ -191,8 +202,42 @@ fn write_run(runs: &Runs, writes: &mut [RawWrite]) -> Result<Pending, StateError
     runs.write_run(slots).map_err(|error| StateError::engine("write")(error.into()))
 }
 
+/// A snapshot that is being restored.
+enum Source {
+    File(Box<Reader>),
+    Set(SetReader),
+}
+
+impl Source {
+    fn open(disk: &dyn Disk, path: &Path) -> Result<Self, StateError> {
+        if disk.is_dir(path) {
+            return SetReader::open(disk, path).map(Self::Set);
+        }
+        Reader::open(disk, path).map(Box::new).map(Self::File)
+    }
+
+    fn record(&self) -> &Record {
+        match self {
+            Self::File(reader) => reader.record(),
+            Self::Set(reader) => reader.record(),
+        }
+    }
+
+    /// Fills a blank engine with the content, and returns its record.
+    fn load(self, disk: &Arc<dyn Disk>, path: &Path, backend: &Backend) -> Result<Record, StateError> {
+        match self {
+            Self::Set(reader) => reader.load(disk, path, backend),
+            Self::File(reader) => {
+                let record = reader.record().clone();
+                load_pairs(*reader, Loader::new(backend.clone()), &record)?;
+                Ok(record)
+            }
+        }
+    }
+}
+
 /// Fills a blank engine with the content of a snapshot and the derived expiry index. The record is written last.
-fn load_pairs(mut reader: Reader, mut loader: Loader, record: &Record) -> Result<SnapshotMeta, StateError> {
+fn load_pairs(mut reader: Reader, mut loader: Loader, record: &Record) -> Result<(), StateError> {
     let mut digest = Digest::default();
     while let Some((key, raw)) = reader.next_pair()? {
         let value = Value::decode(raw.clone()).ok_or_else(|| reader.bad("a value has an unknown format"))?;
@@ -211,7 +256,6 @@ fn load_pairs(mut reader: Reader, mut loader: Loader, record: &Record) -> Result
     if digest != record.digest {
         return Err(reader.bad("its content does not match the digest in its header"));
     }
-    let meta = reader.finish()?;
-    loader.finish(record)?;
-    Ok(meta)
+    reader.finish()?;
+    loader.finish(record)
 }

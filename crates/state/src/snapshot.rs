@@ -1,4 +1,5 @@
-//! The snapshot file: the whole state at one log index, the same bytes on every member.
+//! The snapshot file: the whole state at one log index, the same bytes on every member. Engines that are modified in
+//! place write it, and `runs` for members that cannot read a set yet ([`super::snapshot_set`]).
 //!
 //! ```text
 //! magic "HELIOSSN" | version u32 | record length u32 | record | record's CRC32C u32
@@ -31,25 +32,28 @@ const CRC_BYTES: usize = 4;
 const MAX_RECORD_BYTES: usize = 16 << 20;
 const BUFFER_BYTES: usize = 256 << 10;
 
-/// The metadata of a snapshot file.
+/// The metadata of a snapshot: a file, or a set of files ([`super::snapshot_set`]).
 #[derive(Debug, Clone, PartialEq)]
 pub struct SnapshotMeta {
     pub index: u64,
     pub term: u64,
     pub membership: Membership,
     pub size_bytes: u64,
-    /// CRC32C of the whole file without its last four bytes, which hold it.
+    /// CRC32C of the whole file, or of the head of a set, without the last four bytes, which hold it.
     pub crc32c: u32,
-    /// Version of the file format.
+    /// Version of the format.
     pub version: u32,
 }
 
 impl SnapshotMeta {
     /// Newest format version that this build reads.
-    pub const NEWEST_VERSION: u32 = VERSION;
+    pub const NEWEST_VERSION: u32 = Self::SET_VERSION;
 
     /// Reads and checks the header only.
     pub fn read(disk: &dyn Disk, path: &Path) -> Result<Self, StateError> {
+        if disk.is_dir(path) {
+            return Self::read_set(disk, path);
+        }
         let reader = Reader::open(disk, path)?;
         let mut crc = [0; CRC_BYTES];
         let at = reader.size_bytes - CRC_BYTES as u64;
@@ -60,9 +64,12 @@ impl SnapshotMeta {
         }
     }
 
-    /// Reads and checks the whole file.
-    pub fn verify_file(disk: &dyn Disk, path: &Path) -> Result<Self, StateError> {
-        let mut reader = Reader::open(disk, path)?;
+    /// Reads and checks the whole snapshot.
+    pub fn verify(disk: &Arc<dyn Disk>, path: &Path) -> Result<Self, StateError> {
+        if disk.is_dir(path) {
+            return Self::verify_set(disk, path);
+        }
+        let mut reader = Reader::open(disk.as_ref(), path)?;
         while reader.next_pair()?.is_some() {}
         while reader.next_record()?.is_some() {}
         reader.finish()

@@ -43,6 +43,19 @@ impl Store {
     }
 }
 
+#[cfg(any(test, feature = "simulation"))]
+impl Store {
+    /// Returns a digest of the last checkpoint, the same on every member whatever its engine.
+    pub fn checkpoint_digest(&self) -> Result<u64, StateError> {
+        let (reader, meta) = {
+            let image = self.inner.image();
+            (image.backend.reader(), image.record.meta.clone())
+        };
+        let record = Record { meta, digest: digest(reader.as_ref())? };
+        Ok(u64::from(crc32c::crc32c(&record.encode())))
+    }
+}
+
 /// Computes the digest of all pairs but the record.
 fn digest(engine: &dyn StateEngine) -> Result<Digest, StateError> {
     let mut digest = Digest::default();

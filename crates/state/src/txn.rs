@@ -8,7 +8,7 @@ use helios_proto::v1::reply::Kind as Answer;
 use helios_proto::v1::{Command, Membership, Reply};
 
 use super::Applied;
-use super::budget::{Budget, Halt, ITEM_BYTES, Limits, OverBudget, RECORD_BYTES};
+use super::budget::{Budget, FEWEST_VISITS, Halt, ITEM_BYTES, Limits, OverBudget, RECORD_BYTES};
 use super::engines::{EngineError, Pair};
 use super::events::{Event, Fate, Notes};
 use super::machine::Driven;
@@ -35,6 +35,8 @@ pub(super) struct Txn<'a> {
     /// Revision of each key that was loaded, as it was before this transaction; recorded for a trial only.
     seen: Option<BTreeMap<Bytes, u64>>,
     budget: Budget,
+    /// See [`Txn::visits_fewest`].
+    visits_fewest: bool,
 }
 
 /// A suspended transaction, between two commands of a [`Trial`](super::Trial).
@@ -116,6 +118,7 @@ impl<'a> Txn<'a> {
             notes,
             seen,
             budget: Budget::new(limits),
+            visits_fewest: true,
         }
     }
 
@@ -145,6 +148,17 @@ impl<'a> Txn<'a> {
 
     pub fn with_machine(self, machine: Option<&'a dyn Driven>) -> Self {
         Self { machine, ..self }
+    }
+
+    /// Selects the records that commands visit by the version of the entry's budget.
+    pub fn with_budget_version(self, version: u32) -> Self {
+        Self { visits_fewest: version >= FEWEST_VISITS, ..self }
+    }
+
+    /// Whether commands visit the fewest records that their answer needs, from either end of a range. In entries with an
+    /// earlier budget they visit, and are charged for, what builds before log format 7 visit.
+    pub fn visits_fewest(&self) -> bool {
+        self.visits_fewest
     }
 
     pub fn with_events(self, wanted: bool) -> Self {
@@ -185,6 +199,11 @@ impl<'a> Txn<'a> {
     /// Fails if any charge so far exceeded the limits; called after each command.
     pub fn settle(&self) -> Result<(), OverBudget> {
         self.budget.settle()
+    }
+
+    #[cfg(test)]
+    pub fn charged_elements(&self) -> u64 {
+        self.budget.elements()
     }
 
     /// Charges `count` items of an answer with `bytes` in total; the overhead of the items is added.
@@ -347,7 +366,23 @@ impl<'a> Txn<'a> {
         start: &[u8],
         end: &[u8],
     ) -> impl Iterator<Item = Result<Pair, Halt>> + use<'s> {
-        self.with_changes().range(start, Some(end)).map(|pair| {
+        self.charged(self.with_changes().range(start, Some(end)))
+    }
+
+    /// Returns the records of [`Txn::range_now`] in descending order.
+    pub fn range_back_now<'s>(
+        &'s self,
+        start: &[u8],
+        end: &[u8],
+    ) -> impl Iterator<Item = Result<Pair, Halt>> + use<'s> {
+        self.charged(self.with_changes().range_back(start, Some(end)))
+    }
+
+    fn charged<'s, I: Iterator<Item = Result<Pair, EngineError>> + 's>(
+        &'s self,
+        records: I,
+    ) -> impl Iterator<Item = Result<Pair, Halt>> + use<'s, I> {
+        records.map(|pair| {
             let (key, value) = pair?;
             self.charge_items(1, (key.len() + value.len()) as u64)?;
             Ok((key, value))

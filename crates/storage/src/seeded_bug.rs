@@ -161,11 +161,15 @@ pub enum SeededBug {
     LiveFileRemoved,
     /// A checkpoint after a FLUSHALL keeps the bottom runs.
     ClearKeepsBottom,
+    /// A snapshot is installed without its newest run.
+    SetLacksRun,
+    /// A received snapshot is not synced before Raft installs it.
+    ReceivedNotSynced,
 }
 
 impl SeededBug {
     #[cfg(feature = "simulation")]
-    pub const ALL: [Self; 78] = [
+    pub const ALL: [Self; 80] = [
         Self::VoteBeforeSync,
         Self::AppendAckBeforeSync,
         Self::LeaderCountsItselfEarly,
@@ -244,6 +248,8 @@ impl SeededBug {
         Self::MergedKeysRead,
         Self::LiveFileRemoved,
         Self::ClearKeepsBottom,
+        Self::SetLacksRun,
+        Self::ReceivedNotSynced,
     ];
 
     /// Whether this bug is on in the calling thread.

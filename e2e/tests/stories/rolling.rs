@@ -16,8 +16,20 @@ pub fn run(story: &Story) -> anyhow::Result<()> {
     for (name, pod) in cluster.pods()? {
         ensure!(pods::image(&pod) == Some(&story.images.node_next), "{name} runs {:?}", pods::image(&pod));
     }
-    roll(story, &cluster, &writer, "new election timeout", json!({"raft": {"electionTimeoutMin": "400ms"}}))?;
+    let spec = json!({"raft": {"electionTimeoutMin": "400ms"}, "storage": {"engine": "sled"}});
+    roll(story, &cluster, &writer, "new election timeout and engine", spec)?;
+    members_converted_their_state(story, &cluster)?;
+    roll(story, &cluster, &writer, "first engine again", json!({"storage": {"engine": "runs"}}))?;
+    members_converted_their_state(story, &cluster)?;
     story.nothing_is_lost(writer)
+}
+
+fn members_converted_their_state(story: &Story, cluster: &Cluster) -> anyhow::Result<()> {
+    for name in cluster.pods()?.into_keys() {
+        let log = story.kubectl.run(&["logs", &name])?;
+        ensure!(log.contains("converting the state to another engine"), "{name} did not convert its state");
+    }
+    Ok(())
 }
 
 /// Changes the spec; each pod is replaced once, followers first, and leadership moves once.

@@ -2,17 +2,24 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use helios_proto::v1::{
     AwaitReplicasRequest, ErrorCode, ForwardRequest, Handshake, PeerReceipt, PublishRequest, Reply,
 };
 
+use tokio::time::Instant;
+
 use super::Node;
 use crate::error::Error;
 use crate::lifecycle::Belonging;
 use crate::metrics::Metrics;
-use crate::peer::{Local, PeerHost, Standing, Verdict};
+use crate::peer::{Bandwidth, Local, PeerHost, Standing, Verdict};
 use crate::raft::{RaftHandle, Snapshots, membership};
+use crate::wal::Base;
+
+/// Time for a snapshot that another member requests: an engine that writes its whole state may need minutes.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(600);
 
 impl PeerHost for Node {
     fn admit(&self, handshake: &Handshake) -> Result<RaftHandle, Error> {
@@ -21,7 +28,11 @@ impl PeerHost for Node {
         }
         let local = self.local();
         match crate::peer::check(&local, &self.0.store.membership(), handshake)? {
-            Verdict::Accept => {}
+            Verdict::Accept => {
+                if let Some(repair) = self.repairing() {
+                    repair.heard(handshake);
+                }
+            }
             Verdict::Adopt { cluster_id, member_id, incarnation } => {
                 self.start_member(&Belonging { cluster_id, member_id, incarnation, removed: false }, None)?;
             }
@@ -71,6 +82,25 @@ impl PeerHost for Node {
         &self.0.metrics
     }
 
+    fn shared_metrics(&self) -> Arc<Metrics> {
+        Arc::clone(&self.0.metrics)
+    }
+
+    fn bandwidth(&self) -> &Arc<Bandwidth> {
+        &self.0.snapshot_bandwidth
+    }
+
+    fn learn_commit(&self, known: Base) {
+        if let Ok(member) = self.active() {
+            member.raft.committed(known);
+        }
+    }
+
+    async fn take_snapshot(&self) -> Result<u64, Error> {
+        let deadline = Instant::now() + SNAPSHOT_TIMEOUT;
+        Ok(self.active()?.raft.take_snapshot(deadline).await?.snapshot_index)
+    }
+
     fn publish(&self, request: &PublishRequest) -> Result<Vec<u64>, Error> {
         self.take_publications(request)
     }
@@ -87,13 +117,18 @@ impl PeerHost for Node {
 impl Node {
     /// Returns the facts about this node that a handshake is checked against.
     fn local(&self) -> Local {
-        let standing = match self.member() {
-            Some(member) => Standing::Member {
+        let standing = match (self.member(), self.repairing()) {
+            (Some(member), _) => Standing::Member {
                 cluster_id: member.cluster_id.clone(),
                 member_id: member.id,
                 incarnation: member.incarnation,
             },
-            None => Standing::Blank,
+            (None, Some(repair)) => Standing::Member {
+                cluster_id: repair.belonging.cluster_id.clone(),
+                member_id: repair.belonging.member_id,
+                incarnation: repair.belonging.incarnation,
+            },
+            (None, None) => Standing::Blank,
         };
         Local {
             name: self.settings().name.clone(),

@@ -9,7 +9,7 @@ use crate::config::{Bootstrap, MAX_RETAINED_LOG_BYTES, Settings};
 use crate::disk;
 use crate::error::Error;
 use crate::lifecycle::{Belonging, ForceNew};
-use crate::peer::{Bandwidth, LinkOptions, Links};
+use crate::peer::{Identity, LinkOptions, Links};
 use crate::raft::{self, Outbound, Parts, RaftHandle, Recovery, Suspects, membership};
 use crate::requests::{FreshAt, Names};
 use crate::wal::Wal;
@@ -78,7 +78,7 @@ impl Node {
     /// Starts the member, once. `begin` is the first membership if this node bootstraps the cluster. The marker is
     /// written last: a crash before it leaves a blank node, on which the call may be repeated; a crash after it leaves
     /// a member with its log.
-    pub(super) fn start_member(
+    pub(crate) fn start_member(
         &self,
         belonging: &Belonging,
         begin: Option<&Membership>,
@@ -170,27 +170,36 @@ impl Node {
             links,
         };
         drop(self.0.member.set(member));
+        self.0.member_started.notify_waiters();
         *self.0.threads.lock().unwrap_or_else(PoisonError::into_inner) = Some(threads);
         Ok(())
+    }
+
+    /// Returns the identity of this node as a member.
+    pub(crate) fn identity_in(&self, belonging: &Belonging) -> Identity {
+        let settings = self.settings();
+        Identity {
+            cluster_id: belonging.cluster_id.clone(),
+            member_id: belonging.member_id,
+            name: settings.name.clone(),
+            addr: settings.advertise_addr.clone(),
+            disk_id: self.0.disk_id.clone(),
+            boot_epoch: self.0.boot_epoch,
+            incarnation: belonging.incarnation,
+            priority: settings.priority,
+            initial_members_digest: self.0.initial_members_digest.clone(),
+            no_leases: settings.lease.is_none(),
+        }
     }
 
     fn link_options(&self, belonging: &Belonging, raft: &RaftHandle) -> LinkOptions {
         let inner = Arc::downgrade(&self.0);
         LinkOptions {
-            cluster_id: belonging.cluster_id.clone(),
-            member_id: belonging.member_id,
-            name: self.settings().name.clone(),
-            addr: self.settings().advertise_addr.clone(),
-            disk_id: self.0.disk_id.clone(),
-            boot_epoch: self.0.boot_epoch,
-            incarnation: belonging.incarnation,
-            priority: self.settings().priority,
-            initial_members_digest: self.0.initial_members_digest.clone(),
-            no_leases: self.settings().lease.is_none(),
+            identity: self.identity_in(belonging),
             dialer: self.0.dialer.clone(),
             raft: raft.clone(),
             snapshots: Arc::clone(&self.0.snapshots),
-            bandwidth: Bandwidth::new(self.settings().snapshot_bytes_per_second),
+            bandwidth: Arc::clone(&self.0.snapshot_bandwidth),
             metrics: Arc::clone(&self.0.metrics),
             on_removed: Box::new(move || {
                 if let Some(inner) = inner.upgrade() {

@@ -29,8 +29,8 @@ use crate::raft::{Outbound, RaftHandle, Snapshots};
 const QUEUE: usize = 4_096;
 const MAX_BATCH_BYTES: usize = 1 << 20;
 
-/// Identity of the dialling member, and the receivers of its observations.
-pub struct LinkOptions {
+/// Identity of the dialling member.
+pub struct Identity {
     pub cluster_id: String,
     pub member_id: u64,
     pub name: String,
@@ -43,19 +43,25 @@ pub struct LinkOptions {
     pub initial_members_digest: String,
     /// Whether this member never serves lease reads.
     pub no_leases: bool,
+}
+
+/// The dialling member, and the receivers of its observations.
+pub struct LinkOptions {
+    pub identity: Identity,
     pub dialer: Dialer,
     pub raft: RaftHandle,
     pub snapshots: Arc<Snapshots>,
     /// Bandwidth limit of all snapshots together.
-    pub bandwidth: Bandwidth,
+    pub bandwidth: Arc<Bandwidth>,
     pub metrics: Arc<Metrics>,
     /// Called when a peer reports that this member was removed.
     pub on_removed: Box<dyn Fn() + Send + Sync>,
     pub runtime: tokio::runtime::Handle,
 }
 
-impl LinkOptions {
-    pub(super) fn handshake(&self, target: &Target) -> Handshake {
+impl Identity {
+    /// Returns the handshake of this member to `target`.
+    pub fn handshake(&self, target: &Target) -> Handshake {
         Handshake {
             cluster_id: self.cluster_id.clone(),
             from_id: self.member_id,
@@ -137,7 +143,7 @@ impl Links {
 
     /// Returns the handshake of the member that owns these links to `member`.
     pub fn handshake_to(&self, member: &Member) -> Handshake {
-        self.options.handshake(&Target::from(member))
+        self.options.identity.handshake(&Target::from(member))
     }
 
     /// Ends all links.
@@ -187,7 +193,8 @@ impl Outbound for Links {
     fn set_membership(&self, membership: Arc<Membership>) {
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
         links.retain(|id, _| !was_removed(&membership, *id));
-        for member in membership.members.iter().filter(|member| member.id != self.options.member_id) {
+        for member in membership.members.iter().filter(|member| member.id != self.options.identity.member_id)
+        {
             let target = Target::from(member);
             match links.get(&member.id) {
                 Some(link) => drop(link.target.send_if_modified(|current| {
@@ -271,7 +278,7 @@ async fn pump(options: &LinkOptions, peer: &Target, lane: &mut Lane) -> Ended {
         Err(error) => return lost(false, &error.0),
     };
     let (frames, stream) = mpsc::channel(lane.frames_ahead());
-    let handshake = Handshake { lane: lane.kind().into(), ..options.handshake(peer) };
+    let handshake = Handshake { lane: lane.kind().into(), ..options.identity.handshake(peer) };
     let hello = PeerFrame { kind: Some(Kind::Handshake(handshake)) };
     // Cannot fail: the channel is empty, and `stream` is alive.
     drop(frames.try_send(hello));
@@ -315,7 +322,7 @@ async fn pump(options: &LinkOptions, peer: &Target, lane: &mut Lane) -> Ended {
 fn encode(messages: Vec<Message>, disk_bad: bool) -> Vec<PeerFrame> {
     let mut frames = Vec::new();
     let wall_ms = Some(helios_service::time::wall_ms());
-    let empty = || RaftBatch { messages: Vec::new(), disk_bad, wall_ms };
+    let empty = || RaftBatch { messages: Vec::new(), disk_bad, wall_ms, group: 0 };
     let (mut batch, mut bytes) = (empty(), 0);
     for message in messages {
         let encoded = message.encode_to_vec();

@@ -3,6 +3,7 @@
 mod backoff;
 mod bandwidth;
 mod dialer;
+mod fetch;
 mod lanes;
 mod links;
 mod service;
@@ -11,8 +12,9 @@ mod turns;
 
 pub use bandwidth::Bandwidth;
 pub use dialer::Dialer;
+pub use fetch::Fetcher;
 pub use helios_raft::handshake::{Local, Standing, Verdict, check, check_call};
-pub use links::{LinkOptions, Links};
+pub use links::{Identity, LinkOptions, Links, Target};
 pub use service::{PeerHost, PeerService};
 
 /// Largest gRPC message between peers, bytes: one maximal log entry and its frame.

@@ -9,22 +9,26 @@ use std::time::{Duration, Instant};
 
 use helios_proto::v1::peer_server::Peer;
 use helios_proto::v1::{
-    AwaitReplicasRequest, AwaitReplicasResponse, ErrorCode, ForwardRequest, ForwardResponse, Handshake, Lane,
-    PeerFrame, PeerReceipt, PublishRequest, PublishResponse, Reply, SnapshotChunk, SnapshotHeader,
-    SnapshotPrefix, SnapshotReceipt, WriteResult, peer_frame, snapshot_chunk, write_result,
+    AwaitReplicasRequest, AwaitReplicasResponse, ErrorCode, FetchSnapshotRequest, ForwardRequest,
+    ForwardResponse, Handshake, Lane, PeerFrame, PeerReceipt, PublishRequest, PublishResponse, Reply,
+    SnapshotChunk, SnapshotHeader, SnapshotPrefix, SnapshotReceipt, WriteResult, peer_frame, snapshot_chunk,
+    write_result,
 };
 use helios_service::rejections::Rejections;
 use prost_raft::Message as _;
 use raft::eraftpb::{Message, MessageType};
-use tokio_stream::Stream;
+use tokio::sync::Semaphore;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt};
 use tonic::{Code, Request, Response, Status, Streaming};
 
+use super::fetch::{self, MAX_FETCHES};
 use super::turns::Turns;
-use super::{MAX_FORWARDED, MAX_PUBLICATIONS, snapshot};
+use super::{Bandwidth, MAX_FORWARDED, MAX_PUBLICATIONS, snapshot};
 use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::raft::{RaftHandle, Snapshots};
+use crate::wal::Base;
 
 /// Time for the handshake of a stream.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -52,6 +56,17 @@ pub trait PeerHost: Send + Sync + 'static {
 
     fn metrics(&self) -> &Metrics;
 
+    fn shared_metrics(&self) -> Arc<Metrics>;
+
+    /// Returns the bandwidth limit of all snapshots that this member sends.
+    fn bandwidth(&self) -> &Arc<Bandwidth>;
+
+    /// Records that the entry at `known` is committed.
+    fn learn_commit(&self, known: Base);
+
+    /// Takes a snapshot of everything applied here so far; returns its index.
+    fn take_snapshot(&self) -> impl Future<Output = Result<u64, Error>> + Send;
+
     /// Executes writes that a follower forwarded; never forwards them again.
     fn write_forwarded(
         &self,
@@ -75,11 +90,13 @@ pub struct PeerService<H> {
     rejections: Rejections,
     streams: Arc<Streams>,
     snapshot_turns: Turns,
+    fetches: Arc<Semaphore>,
 }
 
 impl<H: PeerHost> PeerService<H> {
     pub fn new(host: Arc<H>, rejections: Rejections) -> Self {
-        Self { host, rejections, streams: Arc::default(), snapshot_turns: Turns::default() }
+        let fetches = Arc::new(Semaphore::new(MAX_FETCHES));
+        Self { host, rejections, streams: Arc::default(), snapshot_turns: Turns::default(), fetches }
     }
 
     /// Returns the Raft handle if the handshake is accepted; a rejection is logged and counted.
@@ -95,6 +112,16 @@ impl<H: PeerHost> PeerService<H> {
             let name = from.map_or("a peer", |handshake| &handshake.from_name);
             self.rejections.report("peer", reason_for(error.code), name, error);
         })
+    }
+}
+
+/// Checks the Raft group of messages or of a call: there is one, 0.
+fn check_group(group: u64) -> Result<(), Error> {
+    match group {
+        0 => Ok(()),
+        _ => {
+            Err(Error::invalid(format!("Raft group {group} is not known to this build: upgrade this member")))
+        }
     }
 }
 
@@ -131,11 +158,13 @@ impl Streams {
     }
 }
 
+type ChunkStream = Pin<Box<dyn Stream<Item = Result<SnapshotChunk, Status>> + Send>>;
 type ReceiptStream = Pin<Box<dyn Stream<Item = Result<PeerReceipt, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl<H: PeerHost> Peer for PeerService<H> {
     type MessagesStream = ReceiptStream;
+    type FetchSnapshotStream = ChunkStream;
 
     async fn messages(
         &self,
@@ -176,6 +205,7 @@ impl<H: PeerHost> Peer for PeerService<H> {
         request: Request<SnapshotHeader>,
     ) -> Result<Response<SnapshotPrefix>, Status> {
         let header = request.into_inner();
+        check_group(header.group)?;
         self.admit(&header.handshake.clone().unwrap_or_default())?;
         // With the turn, no transfer writes to the files that are being measured.
         let _turn = self.snapshot_turns.take().await;
@@ -191,6 +221,7 @@ impl<H: PeerHost> Peer for PeerService<H> {
         else {
             return Err(Error::invalid("the first chunk must be the header").into());
         };
+        check_group(header.group)?;
         let handshake = header.handshake.clone().unwrap_or_default();
         let raft = self.admit(&handshake)?;
         let message = decode(&header.message)?;
@@ -208,8 +239,28 @@ impl<H: PeerHost> Peer for PeerService<H> {
         Ok(Response::new(SnapshotReceipt {}))
     }
 
+    async fn fetch_snapshot(
+        &self,
+        request: Request<FetchSnapshotRequest>,
+    ) -> Result<Response<Self::FetchSnapshotStream>, Status> {
+        let request = request.into_inner();
+        if request.from.is_none() {
+            return Err(Error::invalid("this call does not say which member it is from").into());
+        }
+        check_group(request.group)?;
+        self.check_call(request.from.as_ref())?;
+        let busy = |_| {
+            let message = format!("this member sends {MAX_FETCHES} snapshots already; try again");
+            Error::new(ErrorCode::Overloaded, message)
+        };
+        let permit = Arc::clone(&self.fetches).try_acquire_owned().map_err(busy)?;
+        let chunks = fetch::offer(Arc::clone(&self.host), request, permit).await?;
+        Ok(Response::new(Box::pin(ReceiverStream::new(chunks).map(Ok))))
+    }
+
     async fn forward(&self, request: Request<ForwardRequest>) -> Result<Response<ForwardResponse>, Status> {
         let request = request.into_inner();
+        check_group(request.group)?;
         self.check_call(request.from.as_ref())?;
         check_count("writes", request.commands.len(), MAX_FORWARDED)?;
         let outcomes = self.host.write_forwarded(request).await?;
@@ -235,6 +286,7 @@ impl<H: PeerHost> Peer for PeerService<H> {
         request: Request<AwaitReplicasRequest>,
     ) -> Result<Response<AwaitReplicasResponse>, Status> {
         let request = request.into_inner();
+        check_group(request.group)?;
         self.check_call(request.from.as_ref())?;
         let replicas = self.host.await_replicas(request).await?;
         Ok(Response::new(AwaitReplicasResponse { replicas }))
@@ -287,6 +339,7 @@ async fn take_messages<H: PeerHost>(
                 format!("member {from} was removed from the cluster"),
             ));
         }
+        check_group(batch.group)?;
         let messages = batch.messages.iter().map(|bytes| decode(bytes)).collect::<Result<Vec<_>, _>>()?;
         messages.iter().try_for_each(|message| check_message(message, peer))?;
         host.heard_clock(from, batch.wall_ms);
@@ -364,6 +417,13 @@ mod tests {
         }
         assert!(check_message(&Message { from: 3, ..message(MsgAppend) }, &peer()).is_err());
         assert!(check_message(&Message { to: 3, ..message(MsgAppend) }, &peer()).is_err());
+    }
+
+    #[test]
+    fn messages_of_another_raft_group_are_rejected() {
+        assert_eq!(check_group(0), Ok(()));
+        let refused = check_group(7).unwrap_err();
+        assert!(refused.message.contains("Raft group 7") && !refused.is_retryable(), "{refused}");
     }
 
     #[test]

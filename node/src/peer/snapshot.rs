@@ -1,33 +1,31 @@
-//! Snapshot transfer, on a separate stream: the file is sent first, and the receiver hands the Raft message that
-//! announces it to Raft only once the file is complete and durable. An interrupted transfer resumes from the part that
-//! the receiver holds.
+//! Snapshot transfer, on a separate stream: the content is sent first, and the receiver hands the Raft message that
+//! announces it to Raft only once it is complete and durable. An interrupted transfer resumes from the part that the
+//! receiver holds.
 
-use std::io::SeekFrom;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use helios_proto::v1::peer_client::PeerClient;
 use helios_proto::v1::{ErrorCode, SnapshotChunk, SnapshotHeader, SnapshotPrefix, snapshot_chunk::Kind};
 use prost_raft::Message as _;
 use raft::eraftpb::Message;
-use tokio::fs::File;
-use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Code, Streaming};
 
+use super::Bandwidth;
 use super::links::{LinkOptions, Target};
 use super::turns::Turn;
 use crate::error::Error;
 use crate::metrics::Metrics;
-use crate::raft::{Incoming, Prefix, SnapshotId, Snapshots};
+use crate::raft::{Incoming, Outgoing, Prefix, SnapshotId, Snapshots};
 use crate::state::SnapshotMeta;
 
 const CHUNK_BYTES: usize = 256 << 10;
 /// Chunks read ahead of the connection.
-const CHUNKS: usize = 4;
+pub(super) const CHUNKS: usize = 4;
 
 /// Sends the snapshot that `message` announces, and reports the outcome to Raft, which waits for it.
 pub async fn send(options: Arc<LinkOptions>, target: Target, message: Message) {
@@ -55,28 +53,35 @@ async fn try_send(
     message: &Message,
     path: PathBuf,
 ) -> Result<(), Error> {
-    // The open file stays readable even if it is deleted.
-    let mut file = File::open(&path).await.map_err(failed)?;
-    let meta = options.snapshots.read(&path).map_err(failed)?;
-    let mut header = SnapshotHeader {
-        handshake: Some(options.handshake(target)),
+    let (snapshots, from) = (Arc::clone(&options.snapshots), path.clone());
+    let (meta, mut outgoing) = blocking(move || {
+        Ok((snapshots.read(&from).map_err(failed)?, snapshots.outgoing(&from).map_err(failed)?))
+    })
+    .await?;
+    let mut header = header_of(&meta);
+    header.handshake = Some(options.identity.handshake(target));
+    let channel = options.dialer.connect(&target.addr).await.map_err(failed)?;
+    let mut client = PeerClient::new(channel);
+    header.offset = offset_for(&mut client, &header, &options.snapshots, path).await?;
+    header.message = message.encode_to_vec().into();
+    outgoing.skip(header.offset);
+    let (chunks, stream) = mpsc::channel(CHUNKS);
+    let pace = (Arc::clone(&options.bandwidth), Arc::clone(&options.metrics));
+    let reading = tokio::spawn(read_chunks(outgoing, header, chunks, pace));
+    let outcome = client.install_snapshot(ReceiverStream::new(stream)).await;
+    reading.abort();
+    outcome.map(drop).map_err(|status| helios_proto::detail_of(&status).into())
+}
+
+pub(super) fn header_of(meta: &SnapshotMeta) -> SnapshotHeader {
+    SnapshotHeader {
         index: meta.index,
         term: meta.term,
         size_bytes: meta.size_bytes,
         crc32c: meta.crc32c,
         version: meta.version,
         ..SnapshotHeader::default()
-    };
-    let channel = options.dialer.connect(&target.addr).await.map_err(failed)?;
-    let mut client = PeerClient::new(channel);
-    header.offset = offset_for(&mut client, &header, &options.snapshots, path).await?;
-    header.message = message.encode_to_vec().into();
-    file.seek(SeekFrom::Start(header.offset)).await.map_err(failed)?;
-    let (chunks, stream) = mpsc::channel(CHUNKS);
-    let reading = tokio::spawn(read_chunks(file, header, chunks, Arc::clone(options)));
-    let outcome = client.install_snapshot(ReceiverStream::new(stream)).await;
-    reading.abort();
-    outcome.map(drop).map_err(|status| helios_proto::detail_of(&status).into())
+    }
 }
 
 /// Returns the offset from which the receiver needs the file.
@@ -99,28 +104,40 @@ async fn offset_for(
     blocking(move || snapshots.resume_at(&path, Prefix { bytes, crc32c }).map_err(failed)).await
 }
 
-/// Reads the file in chunks. Ends early if the connection is lost; a read error also ends the stream, and the receiver
-/// detects that the file is incomplete.
-async fn read_chunks(
-    mut file: File,
+/// Reads the snapshot in chunks; returns whether all were sent. Ends early if the connection is lost; a read error also
+/// ends the stream, and the receiver detects that the snapshot is incomplete.
+pub(super) async fn read_chunks(
+    mut outgoing: Outgoing,
     header: SnapshotHeader,
     chunks: mpsc::Sender<SnapshotChunk>,
-    options: Arc<LinkOptions>,
-) {
+    (bandwidth, metrics): (Arc<Bandwidth>, Arc<Metrics>),
+) -> bool {
     let mut next = SnapshotChunk { kind: Some(Kind::Header(header)), crc32c: None };
     while chunks.send(next).await.is_ok() {
-        let mut buffer = BytesMut::with_capacity(CHUNK_BYTES);
-        match file.read_buf(&mut buffer).await {
-            Ok(0) => return,
-            Ok(read) => {
-                options.bandwidth.take(read).await;
-                options.metrics.snapshot_sent_bytes.inc_by(read as u64);
+        let read = blocking(move || {
+            let mut buffer = vec![0; CHUNK_BYTES];
+            let count = outgoing.read(&mut buffer).map_err(failed)?;
+            buffer.truncate(count);
+            Ok((buffer, outgoing))
+        });
+        let data = match read.await {
+            Ok((data, rest)) => {
+                outgoing = rest;
+                Bytes::from(data)
             }
-            Err(error) => return tracing::error!(%error, "the snapshot that is being sent cannot be read"),
+            Err(error) => {
+                tracing::error!(%error, "the snapshot that is being sent cannot be read");
+                return false;
+            }
+        };
+        if data.is_empty() {
+            return true;
         }
-        next =
-            SnapshotChunk { crc32c: Some(crc32c::crc32c(&buffer)), kind: Some(Kind::Data(buffer.freeze())) };
+        bandwidth.take(data.len()).await;
+        metrics.snapshot_sent_bytes.inc_by(data.len() as u64);
+        next = SnapshotChunk { crc32c: Some(crc32c::crc32c(&data)), kind: Some(Kind::Data(data)) };
     }
+    false
 }
 
 /// Returns the part of the snapshot that this member holds; makes room for the rest.
@@ -128,13 +145,7 @@ async fn read_chunks(
 /// # Errors
 /// The snapshot cannot be used here; reported before its first byte is sent.
 pub async fn held(snapshots: &Arc<Snapshots>, header: &SnapshotHeader) -> Result<SnapshotPrefix, Error> {
-    const READS: u32 = SnapshotMeta::NEWEST_VERSION;
-    if header.version > READS {
-        return Err(failed(format!(
-            "its file has version {}, the receiver reads up to {READS}: upgrade the receiver",
-            header.version
-        )));
-    }
+    check_version(header)?;
     let (snapshots, id) = (Arc::clone(snapshots), id_of(header));
     let check = move || {
         let held = snapshots.held(&id);
@@ -163,19 +174,40 @@ pub async fn receive(
             () = turn.over() => return Err(failed("another transfer to this member has started")),
         };
         let Some(chunk) = chunk else { break };
-        let data = checked(chunk)?;
-        let bytes = data.len() as u64;
-        let longer = || failed(format!("it is longer than the {} bytes of its header", header.size_bytes));
-        missing = missing.checked_sub(bytes).ok_or_else(longer)?;
-        incoming = blocking(move || {
-            incoming.write(&data).map_err(failed)?;
-            Ok::<Incoming, Error>(incoming)
-        })
-        .await?;
-        metrics.snapshot_received_bytes.inc_by(bytes);
+        (incoming, missing) = append(incoming, missing, chunk, metrics).await?;
     }
     let snapshots = Arc::clone(snapshots);
     blocking(move || snapshots.receive(incoming).map_err(failed)).await
+}
+
+/// Appends a chunk to a snapshot of which `missing` bytes are to come; returns both as they are then.
+pub(super) async fn append(
+    mut incoming: Incoming,
+    missing: u64,
+    chunk: SnapshotChunk,
+    metrics: &Metrics,
+) -> Result<(Incoming, u64), Error> {
+    let data = checked(chunk)?;
+    let bytes = data.len() as u64;
+    let missing = missing.checked_sub(bytes).ok_or_else(|| failed("it is longer than its header says"))?;
+    let written = blocking(move || {
+        incoming.write(&data).map_err(failed)?;
+        Ok(incoming)
+    });
+    let incoming = written.await?;
+    metrics.snapshot_received_bytes.inc_by(bytes);
+    Ok((incoming, missing))
+}
+
+/// Returns an error if this build cannot read the snapshot.
+pub(super) fn check_version(header: &SnapshotHeader) -> Result<(), Error> {
+    const READS: u32 = SnapshotMeta::NEWEST_VERSION;
+    match header.version {
+        0..=READS => Ok(()),
+        version => Err(failed(format!(
+            "it has version {version}, the receiver reads up to {READS}: upgrade the receiver"
+        ))),
+    }
 }
 
 fn checked(chunk: SnapshotChunk) -> Result<Bytes, Error> {
@@ -186,21 +218,22 @@ fn checked(chunk: SnapshotChunk) -> Result<Bytes, Error> {
     }
 }
 
-fn id_of(header: &SnapshotHeader) -> SnapshotId {
+pub(super) fn id_of(header: &SnapshotHeader) -> SnapshotId {
     SnapshotId {
         index: header.index,
         term: header.term,
         size_bytes: header.size_bytes,
         crc32c: header.crc32c,
+        is_set: header.version == SnapshotMeta::SET_VERSION,
     }
 }
 
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(failed(error)))
 }
 
-fn failed(reason: impl std::fmt::Display) -> Error {
+pub(super) fn failed(reason: impl std::fmt::Display) -> Error {
     Error::new(ErrorCode::SnapshotFailed, format!("snapshot transfer: {reason}"))
 }

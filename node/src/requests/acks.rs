@@ -108,6 +108,7 @@ impl Node {
             replicas,
             timeout_ms: deadline.saturating_duration_since(Instant::now()).as_millis() as u32,
             from: self.handshake_to(&status, status.leader_id),
+            group: 0,
         };
         let mut leader = PeerClient::new(self.channel_to(&status, status.leader_id)?);
         // Slightly later than the leader's own deadline, so that its count arrives.
@@ -120,7 +121,7 @@ impl Node {
 
     /// Counts replicas on the leader on behalf of a follower.
     pub(crate) async fn take_await_replicas(&self, request: AwaitReplicasRequest) -> Result<u64, Error> {
-        let AwaitReplicasRequest { cluster_id, index, replicas, timeout_ms, from: _ } = request;
+        let AwaitReplicasRequest { cluster_id, index, replicas, timeout_ms, from: _, group: _ } = request;
         let member = self.active_in(&cluster_id)?;
         let timeout = Duration::from_millis(timeout_ms.into()).min(AWAIT_STEP);
         count_replicas(member, index, replicas, Instant::now() + timeout).await

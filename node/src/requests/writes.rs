@@ -248,6 +248,7 @@ impl Node {
             timeout_ms: (left - left / 10).as_millis() as u32,
             ack: AckLevel::from(ack).into(),
             from: self.handshake_to(status, status.leader_id),
+            group: 0,
         };
         let mut client = PeerClient::new(channel)
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
@@ -272,7 +273,7 @@ impl Node {
     /// Proposes writes that a follower forwarded, or rejects them; never forwards them again.
     pub(crate) async fn take_forwarded(&self, request: ForwardRequest) -> Result<Vec<Outcome>, Error> {
         let ack = Ack::from(request.ack()).max(self.settings().ack);
-        let ForwardRequest { cluster_id, mut commands, timeout_ms, ack: _, from: _ } = request;
+        let ForwardRequest { cluster_id, mut commands, timeout_ms, ack: _, from: _, group: _ } = request;
         let member = self.active_in(&cluster_id)?;
         let timeout = Duration::from_millis(timeout_ms.into()).min(self.settings().request_timeout);
         // The log's clock is the leader's (docs/design/node.md, pitfall 23).
@@ -483,7 +484,8 @@ mod tests {
     #[test]
     fn a_batch_is_lowered_to_what_the_slowest_member_reads() {
         let by_id = || Command { op: Some(state::commands::persist("k".into())), ..Command::default() };
-        for (lowest_format, keeps_id) in [(format::FORMAT - 1, false), (format::FORMAT, true)] {
+        let with_ids = state::commands::WITH_IDS;
+        for (lowest_format, keeps_id) in [(with_ids - 1, false), (with_ids, true)] {
             let mut commands = vec![by_id()];
             lower(&mut commands, &RaftStatus { lowest_format, ..RaftStatus::default() });
             assert_eq!(matches!(commands[0].op, Some(Op::Call(_))), keeps_id);

@@ -34,7 +34,7 @@ impl Disk {
         }
         wal.purge(Base { index: 10, term: 2 }).unwrap();
         let store = Store::open(&disk.path("state"), EngineKind::Sled).unwrap();
-        let snapshots = Snapshots::open(disk::real(), &disk.path("snapshots")).unwrap();
+        let snapshots = Snapshots::open(disk::real(), &disk.path("snapshots"), true).unwrap();
         store.apply_membership(1, 1, Membership { voters: vec![1, 2, 3], ..Default::default() });
         for index in 2..=25 {
             let key = Bytes::from(format!("key {index}"));
@@ -44,7 +44,7 @@ impl Disk {
                 store.checkpoint().unwrap();
             }
             if index % 10 == 0 {
-                snapshots.write(&store).unwrap();
+                snapshots.write(&store, true).unwrap();
             }
         }
         disk

@@ -41,6 +41,7 @@ mod redirect;
 mod redis_scripts;
 mod redis_types;
 mod reload;
+mod repair;
 mod restarts;
 mod retries;
 mod script_bounds;

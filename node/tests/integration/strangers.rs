@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use helios_proto::v1::peer_client::PeerClient;
 use helios_proto::v1::{
-    AwaitReplicasRequest, ErrorCode, ForwardRequest, GetRequest, Handshake, PeerFrame, Publication,
-    PublishRequest, RaftBatch, peer_frame::Kind,
+    AwaitReplicasRequest, ErrorCode, FetchSnapshotRequest, ForwardRequest, GetRequest, Handshake, PeerFrame,
+    Publication, PublishRequest, RaftBatch, peer_frame::Kind,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -180,6 +180,8 @@ async fn peer_port_rejects_messages_and_calls_of_non_members() {
             ..PublishRequest::default()
         };
         assert_eq!(error_code(peer.publish(publish).await), code, "{from:?}");
+        let fetch = FetchSnapshotRequest { from: from.clone(), ..FetchSnapshotRequest::default() };
+        assert_eq!(error_code(peer.fetch_snapshot(fetch).await), code);
         let waits = AwaitReplicasRequest { cluster_id, from, ..AwaitReplicasRequest::default() };
         assert_eq!(error_code(peer.await_replicas(waits).await), code);
     }

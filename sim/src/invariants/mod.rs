@@ -28,7 +28,6 @@ mod state_machine_safety;
 mod vote_once;
 
 use helios_raft::simulation::{RaftStatus, Role};
-use helios_state::SnapshotMeta;
 use helios_storage::wal::Batch;
 use raft::eraftpb::{Entry, Message};
 
@@ -95,9 +94,9 @@ impl Invariants {
         entries.into_iter().try_for_each(|entry| self.state_machine_safety.on_commit(member, entry))
     }
 
-    /// Checks a snapshot that `member` built.
-    pub fn on_snapshot(&mut self, member: u64, meta: &SnapshotMeta) -> Result<(), Violation> {
-        self.state_machine_safety.on_snapshot(member, meta)
+    /// Checks a snapshot that `member` built at `index`; `digest` is that of its state.
+    pub fn on_snapshot(&mut self, member: u64, index: u64, digest: u64) -> Result<(), Violation> {
+        self.state_machine_safety.on_snapshot(member, index, digest)
     }
 
     /// Checks and records `batches` that the log writer of `member` reported as durable.

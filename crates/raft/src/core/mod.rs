@@ -179,6 +179,7 @@ impl Core {
             Input::PeerFormat { id, format } => self.members.set_format(id, format),
             Input::PeerPriority { id, priority } => self.leadership.set_peer_priority(id, priority),
             Input::Unreachable(id) => self.raft.report_unreachable(id),
+            Input::Committed(base) => self.raft.learn_commit(base),
             Input::SnapshotSent { to, ok } => {
                 // The transfer is complete, the snapshot not installed: `settle_snapshots` waits for that.
                 let status = if ok { SnapshotStatus::Finish } else { SnapshotStatus::Failure };

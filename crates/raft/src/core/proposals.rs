@@ -9,9 +9,8 @@ use prost::Message as _;
 use raft::eraftpb::{Entry, Message, MessageType};
 
 use super::{Core, MAX_APPLYING_BYTES, MAX_UNCOMMITTED_BYTES, Proposal, Waiter};
-use crate::format::BUDGETS;
+use crate::format;
 use helios_proto::Error;
-use helios_state::ENTRY_BUDGET;
 use waiters::Waiters;
 
 /// Limit of proposals that wait during a transfer of leadership.
@@ -107,9 +106,8 @@ impl Core {
         }
         proposals = self.admit(proposals, now);
         if !proposals.is_empty() {
-            if lowest >= BUDGETS {
-                proposals.iter_mut().for_each(|proposal| name_budget(&mut proposal.data));
-            }
+            let budget = format::budget_of(lowest);
+            proposals.iter_mut().for_each(|proposal| name_budget(&mut proposal.data, budget));
             self.propose(proposals);
         }
     }
@@ -154,8 +152,8 @@ pub(super) fn refuse_but(
 /// Sets [`Command::budget`] of an encoded command: only the leader knows which format all members can read, and it
 /// receives the command encoded. A field may be anywhere in a message, and its last occurrence counts (protobuf
 /// encoding).
-fn name_budget(data: &mut Vec<u8>) {
-    let budget = Command { budget: ENTRY_BUDGET, ..Command::default() };
+fn name_budget(data: &mut Vec<u8>, budget: u32) {
+    let budget = Command { budget, ..Command::default() };
     budget.encode(data).expect("a vector grows as needed");
 }
 

@@ -11,6 +11,7 @@ use raft::{GetEntriesContext, INVALID_ID, ProgressState, RawNode, Ready, Snapsho
 use super::{MAX_UNCOMMITTED_BYTES, Settings, ticks};
 use crate::faults;
 use crate::log::Log;
+use helios_storage::wal::Base;
 
 pub struct RaftRs {
     node: RawNode<Log>,
@@ -95,6 +96,12 @@ impl RaftRs {
 
     pub fn report_unreachable(&mut self, id: u64) {
         self.node.report_unreachable(id);
+    }
+
+    /// Commits the log up to the entry at `known`, if it has it: that entry is committed, and two logs with the same entry
+    /// are the same up to it (Log Matching, Raft paper, 5.3).
+    pub fn learn_commit(&mut self, known: Base) {
+        self.node.raft.raft_log.maybe_commit(known.index, known.term);
     }
 
     pub fn report_snapshot(&mut self, id: u64, status: SnapshotStatus) {

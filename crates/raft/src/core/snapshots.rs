@@ -6,7 +6,7 @@ use raft::{ProgressState, Storage};
 
 use super::raft_rs::Progress;
 use super::{Core, Effect, LogJob, MAX_LOG_BYTES, Settings, raft_snapshot};
-use crate::faults;
+use crate::{faults, format};
 use helios_state::SnapshotMeta;
 use helios_storage::wal::Base;
 
@@ -118,7 +118,8 @@ impl Core {
 
     pub(super) fn build_snapshot(&mut self) {
         if !std::mem::replace(&mut self.snapshots.is_building, true) {
-            self.effects.push(Effect::BuildSnapshot);
+            let as_set = self.lowest_format() >= format::SNAPSHOT_SETS;
+            self.effects.push(Effect::BuildSnapshot { as_set });
         }
     }
 

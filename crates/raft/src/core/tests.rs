@@ -121,7 +121,7 @@ fn turn(core: &mut Core) -> Turn {
             }
             Effect::Apply(ApplyJob::Restore { index }) => turn.restores.push(index),
             Effect::Fetch(job) => turn.fetches.push(job),
-            Effect::BuildSnapshot => turn.wants_snapshot = true,
+            Effect::BuildSnapshot { .. } => turn.wants_snapshot = true,
             _ => {}
         }
     }

@@ -31,7 +31,7 @@ fn open(disk: &SimDisk) -> Outcome<Parts> {
     let (wal, recovered) = Wal::open(Arc::clone(&disk), Path::new("/wal"), options)?;
     let options = StoreOptions { engine: EngineKind::Simulated, ..StoreOptions::default() };
     let store = Store::open_with(Arc::clone(&disk), Path::new("/state"), options)?;
-    let snapshots = Snapshots::open(disk, Path::new("/snapshots"))?;
+    let snapshots = Snapshots::open(disk, Path::new("/snapshots"), true)?;
     Ok(Parts { data_dir, wal, recovered, store, snapshots })
 }
 

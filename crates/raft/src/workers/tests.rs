@@ -63,7 +63,7 @@ fn start(disk: &SimDisk, replay_through: u64) -> Applier {
     Applier {
         applied: watch::Sender::new(store.applied().index),
         store,
-        snapshots: Arc::new(Snapshots::open(disk, Path::new("/snapshots")).unwrap()),
+        snapshots: Arc::new(Snapshots::open(disk, Path::new("/snapshots"), true).unwrap()),
         done: crossbeam_channel::unbounded().0,
         metrics: Metrics::new(&mut Registry::default()),
         suspects,

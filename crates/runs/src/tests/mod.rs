@@ -4,6 +4,7 @@ mod damage;
 mod figures;
 mod model;
 mod power;
+mod set;
 
 use std::ops::ControlFlow;
 use std::path::Path;

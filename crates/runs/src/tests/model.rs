@@ -55,15 +55,20 @@ fn apply(model: &mut Model, slots: &[(Bytes, Slot)]) {
 fn check(view: &View, model: &Model) {
     let expected: Vec<_> = model.clone().into_iter().collect();
     assert_eq!(content(view), expected);
+    let descending: Vec<_> = view.range_back(b"", None).collect::<Result<_>>().unwrap();
+    assert!(descending.iter().eq(expected.iter().rev()), "{descending:?}");
     for n in (0..121).step_by(7) {
         assert_eq!(view.get(&key(n)).unwrap(), model.get(&key(n)).cloned(), "key {n}");
     }
     for (start, end) in [(3, 50), (50, 3), (40, 41), (119, 300)] {
         let (start, end) = (key(start), key(end));
         let found: Vec<_> = view.range(&start, Some(&end)).collect::<Result<_>>().unwrap();
-        let expected = model.range(start.clone()..end.clone().max(start));
+        let expected = model.range(start.clone()..end.clone().max(start.clone()));
         let expected: Vec<_> = expected.map(|(key, value)| (key.clone(), value.clone())).collect();
         assert_eq!(found, expected);
+        let mut descending: Vec<_> = view.range_back(&start, Some(&end)).collect::<Result<_>>().unwrap();
+        descending.reverse();
+        assert_eq!(descending, expected);
     }
 }
 

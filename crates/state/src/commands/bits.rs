@@ -12,16 +12,17 @@ use super::words::{Words, is, syntax};
 
 pub static COMMANDS: &[Spec] = commands! { String:
     50 "bitcount" -2 ONE [READONLY] "2.6.0" bitcount,
-        "Counts the set bits of a string, or of a range of it.";
+        "Counts the set bits of a string, or of a range of it.", "O(N), N the bytes of the value";
     51 "bitop" -4 BITOP [WRITE DENYOOM] "2.6.0" bitop,
-        "Combines strings bit by bit, AND, OR, XOR or NOT, into another."
+        "Combines strings bit by bit, AND, OR, XOR or NOT, into another.",
+        "O(N), N the bytes of the longest value"
         { access: ["OW update", "RO access"], made: Made::Second, events: Events::One("set", '$') };
     52 "bitpos" -3 ONE [READONLY] "2.8.7" bitpos,
-        "Returns the position of the first bit that is 0 or 1.";
+        "Returns the position of the first bit that is 0 or 1.", "O(N), N the bytes of the value";
     53 "getbit" 3 ONE [READONLY FAST] "2.2.0" getbit,
-        "Returns a bit of a string.";
+        "Returns a bit of a string.", "O(1)";
     54 "setbit" 4 ONE [WRITE DENYOOM] "2.2.0" setbit,
-        "Sets a bit of a string; returns its previous value.";
+        "Sets a bit of a string; returns its previous value.", "O(N), N the bytes of the value; Redis: O(1)";
 };
 
 fn offset(words: &mut Words<'_>) -> Result<usize, Failure> {

@@ -22,10 +22,11 @@ use super::{call, done, gather, lists, nil, sets};
 
 pub static COMMANDS: &[Spec] = commands! { Generic:
     165 "dump" 2 ONE [READONLY] "2.6.0" dump,
-        "Returns the value of a key as bytes for RESTORE, in a format specific to HeliosDB."
+        "Returns the value of a key as bytes for RESTORE, in a format specific to HeliosDB.",
+        "O(N), N the size of the value"
         { format: |_| 3 };
     166 "restore" -4 ONE [WRITE DENYOOM] "2.6.0" restore,
-        "Creates a key from the bytes that DUMP returned."
+        "Creates a key from the bytes that DUMP returned.", "O(N log N), N the size of the value"
         { access: ["OW update"; 2], format: |_| 3, elements: sizes::dump, prepare: Some(prepare_restore),
           events: Events::One("restore", 'g') };
 };

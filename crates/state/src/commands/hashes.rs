@@ -16,46 +16,47 @@ use super::{bulk_or_nil, bulks, done, gather, integer, list, nil, remove_element
 
 pub static COMMANDS: &[Spec] = commands! { Hash:
     201 "hdel" -3 ONE [WRITE FAST] "2.0.0" hdel,
-        "Removes fields of a hash."
+        "Removes fields of a hash.", "O(N), N the number of given fields"
         { access: ["RW delete"; 2] };
     202 "hexists" 3 ONE [READONLY FAST] "2.0.0" hexists,
-        "Returns whether a hash has a field."
+        "Returns whether a hash has a field.", "O(1)"
         { access: ["RO"; 2] };
     203 "hget" 3 ONE [READONLY FAST] "2.0.0" hget,
-        "Returns the value of a field.";
+        "Returns the value of a field.", "O(1)";
     204 "hgetall" 2 ONE [READONLY] "2.0.0" hgetall,
-        "Returns all fields and their values, in the order of the fields.";
+        "Returns all fields and their values, in the order of the fields.", "O(N), N the size of the hash";
     205 "hincrby" 4 ONE [WRITE DENYOOM FAST] "2.0.0" hincrby,
-        "Increments the integer in a field."
+        "Increments the integer in a field.", "O(1)"
         { elements: sizes::second };
     206 "hincrbyfloat" 4 ONE [WRITE DENYOOM FAST] "2.6.0" hincrbyfloat,
-        "Increments the number in a field by a floating-point number."
+        "Increments the number in a field by a floating-point number.", "O(1)"
         { elements: sizes::second };
     207 "hkeys" 2 ONE [READONLY] "2.0.0" |txn, words| part(txn, words, |(field, _)| field),
-        "Returns all fields of a hash.";
+        "Returns all fields of a hash.", "O(N), N the size of the hash";
     208 "hlen" 2 ONE [READONLY FAST] "2.0.0" hlen,
-        "Returns the number of fields."
+        "Returns the number of fields.", "O(1)"
         { access: ["RO"; 2] };
     209 "hmget" -3 ONE [READONLY FAST] "2.0.0" hmget,
-        "Returns the values of several fields.";
+        "Returns the values of several fields.", "O(N), N the number of given fields";
     210 "hmset" -4 ONE [WRITE DENYOOM FAST] "2.0.0" hmset,
-        "Sets several fields; HSET does the same."
+        "Sets several fields; HSET does the same.", "O(N), N the number of given fields"
         { access: ["RW update"; 2], elements: sizes::fields, events: Events::One("hset", 'h') };
     211 "hrandfield" -2 ONE [READONLY] "6.2.0" hrandfield,
-        "Returns random fields of a hash.";
+        "Returns random fields of a hash.",
+        "O(N), N the size of the hash; Redis: the number of returned fields";
     212 "hscan" -3 ONE [READONLY] "2.8.0" |txn, words| scan(txn, words, Kind::Hash),
-        "Iterates over the fields of a hash.";
+        "Iterates over the fields of a hash.", "O(1) for each call, O(N) for all of a hash of N fields";
     213 "hset" -4 ONE [WRITE DENYOOM FAST] "2.0.0" hset,
-        "Sets fields of a hash; returns how many are new."
+        "Sets fields of a hash; returns how many are new.", "O(1) for each field"
         { access: ["RW update"; 2], elements: sizes::fields };
     214 "hsetnx" 4 ONE [WRITE DENYOOM FAST] "2.0.0" hsetnx,
-        "Sets a field unless it exists."
+        "Sets a field unless it exists.", "O(1)"
         { access: ["RW insert"; 2], elements: sizes::second, events: Events::One("hset", 'h') };
     215 "hstrlen" 3 ONE [READONLY FAST] "3.2.0" hstrlen,
-        "Returns the length of a field's value."
+        "Returns the length of a field's value.", "O(1)"
         { access: ["RO"; 2] };
     216 "hvals" 2 ONE [READONLY] "2.0.0" |txn, words| part(txn, words, |(_, value)| value),
-        "Returns all values of a hash.";
+        "Returns all values of a hash.", "O(N), N the size of the hash";
 };
 
 fn find(txn: &mut Txn<'_>, key: &Bytes) -> Result<Option<Collection>, Failure> {

@@ -17,57 +17,60 @@ use super::{bulk_or_nil, by_id_only, call, done, gather, integer, nil};
 
 pub static COMMANDS: &[Spec] = commands! { Generic:
     101 "copy" -3 TWO [WRITE DENYOOM] "6.2.0" copy,
-        "Copies a key, with REPLACE over an existing one; a collection element by element."
+        "Copies a key, with REPLACE over an existing one; a collection element by element.",
+        "O(N), N the size of the value"
         { access: ["RO access", "OW update"], made: Made::FirstTwo, events: Events::One("copy_to", 'g') };
     103 "del" -2 ALL [WRITE] "1.0.0" del,
-        "Deletes one or more keys."
+        "Deletes one or more keys.",
+        "O(N), N the number of keys; Redis: and of the elements of their collections"
         { access: ["RM delete"; 2], format: by_id_only, made: Made::None, events: Events::None };
     104 "exists" -2 ALL [READONLY FAST] "1.0.0" exists,
-        "Returns how many of the given keys exist."
+        "Returns how many of the given keys exist.", "O(N), N the number of keys"
         { access: ["RO"; 2] };
     107 "object|encoding" 3 SECOND [READONLY] "2.2.3" encoding,
-        "Returns the encoding that Redis would use for the value."
+        "Returns the encoding that Redis would use for the value.", "O(1)"
         { access: ["RO"; 2] };
     108 "object|freq" 3 SECOND [READONLY] "4.0.0" no_frequency,
-        "Refused: the use of keys is not counted."
+        "Refused: the use of keys is not counted.", "O(1)"
         { access: ["RO"; 2] };
     109 "object|idletime" 3 SECOND [READONLY] "2.2.3" idle_time,
-        "Returns 0: the use of keys is not recorded."
+        "Returns 0: the use of keys is not recorded.", "O(1)"
         { access: ["RO"; 2] };
     110 "object|refcount" 3 SECOND [READONLY] "2.2.3"
         |txn, words| of_object(txn, words, |_| Ok(Answer::Integer(1))),
-        "Returns 1."
+        "Returns 1.", "O(1)"
         { access: ["RO"; 2] };
     111 "randomkey" 1 NONE [READONLY] "1.0.0" random_key,
-        "Returns some key; not every key is equally likely.";
+        "Returns some key; not every key is equally likely.", "O(1)";
     112 "rename" 3 TWO [WRITE] "1.0.0" |txn, words| rename(txn, words, false),
-        "Renames a key; a key of the new name is overwritten."
+        "Renames a key; a key of the new name is overwritten.",
+        "O(N), N the bytes of a string, else O(1); Redis: O(1)"
         { access: ["RW access delete", "OW update"], made: Made::FirstTwo, events: Events::Of(renamed) };
     113 "renamenx" 3 TWO [WRITE FAST] "1.0.0" |txn, words| rename(txn, words, true),
-        "Renames a key unless the new name is taken."
+        "Renames a key unless the new name is taken.", "O(N), N the bytes of a string, else O(1); Redis: O(1)"
         { access: ["RW access delete", "OW insert"], made: Made::FirstTwo, events: Events::Of(renamed) };
     114 "touch" -2 ALL [READONLY FAST] "3.2.1" exists,
-        "Returns how many of the given keys exist."
+        "Returns how many of the given keys exist.", "O(N), N the number of keys"
         { access: ["RO"; 2] };
     115 "type" 2 ONE [READONLY FAST] "1.0.0" type_of,
-        "Returns the type of the value of a key."
+        "Returns the type of the value of a key.", "O(1)"
         { access: ["RO"; 2] };
     0 "unlink" -2 ALL [WRITE FAST] "4.0.0" other,
-        "Deletes one or more keys."
+        "Deletes one or more keys.", "O(N), N the number of keys"
         { access: ["RM delete"; 2], prepare: Some(|args, _| Ok(call("del", args))) };
 };
 
 pub static SERVER: &[Spec] = commands! { Server:
     102 "dbsize" 1 NONE [READONLY FAST] "1.0.0" |txn, _| Ok(Answer::Integer(txn.key_count().cast_signed())),
-        "Returns the number of keys; expired keys count until they are purged.";
+        "Returns the number of keys; expired keys count until they are purged.", "O(1)";
     105 "flushall" -1 NONE [WRITE] "1.0.0" flushall,
-        "Removes all keys."
+        "Removes all keys.", "O(1); Redis: O(N), N the number of keys"
         { format: by_id_only, made: Made::None, prepare: Some(prepare_flush), events: Events::None };
     0 "flushdb" -1 NONE [WRITE] "1.0.0" other,
-        "Removes all keys."
+        "Removes all keys.", "O(1); Redis: O(N), N the number of keys"
         { prepare: Some(prepare_flush) };
     106 "memory|usage" -3 SECOND [READONLY] "4.0.0" memory_usage,
-        "Returns an estimate of the bytes that a key and its value take."
+        "Returns an estimate of the bytes that a key and its value take.", "O(N), N the number of samples"
         { access: ["RO"; 2] };
 };
 

@@ -1,5 +1,8 @@
 //! List commands. Elements are numbered without gaps, so that each position is one lookup; a change in the
-//! middle renumbers the side with fewer changed elements.
+//! middle renumbers the side with fewer elements to move.
+
+mod earlier;
+mod edits;
 
 use bytes::Bytes;
 use helios_proto::v1::reply::Kind as Answer;
@@ -13,57 +16,61 @@ use super::super::value::Kind;
 use super::spec::{Events, Spec, commands};
 use super::strings::clip;
 use super::words::{Words, is, no_integer, syntax};
-use super::{bulk_or_nil, bulks, done, gather, integer, list, nil, nil_list};
+use super::{after, bulk_or_nil, bulks, done, gather, integer, list, nil, nil_list};
+use edits::Walk;
 
 pub static COMMANDS: &[Spec] = commands! { List:
     401 "lindex" 3 ONE [READONLY] "1.0.0" lindex,
-        "Returns an element of a list by its position.";
+        "Returns an element of a list by its position.", "O(1); Redis: O(N), N the elements up to the index";
     402 "linsert" 5 ONE [WRITE DENYOOM] "2.2.0" linsert,
-        "Inserts an element before or after another; costs as much as the list holds."
+        "Inserts an element before or after another.", "O(N), N the elements up to the pivot"
         { access: ["RW insert"; 2] };
     403 "llen" 2 ONE [READONLY FAST] "1.0.0" llen,
-        "Returns the length of a list."
+        "Returns the length of a list.", "O(1)"
         { access: ["RO"; 2] };
     404 "lmove" 5 TWO [WRITE DENYOOM] "6.2.0" lmove,
-        "Moves an element from an end of a list to an end of another."
+        "Moves an element from an end of a list to an end of another.", "O(1)"
         { access: ["RW access delete", "RW insert"], made: Made::FirstTwo, events: Events::Of(lmove_events) };
     405 "lmpop" -4 COUNTED [WRITE MOVABLEKEYS] "7.0.0" lmpop,
-        "Removes and returns elements of the first non-empty list."
+        "Removes and returns elements of the first non-empty list.",
+        "O(N + M), N the number of keys, M of returned elements"
         { access: ["RW access delete"; 2], events: Events::Of(lmpop_events) };
     406 "lpop" -2 ONE [WRITE FAST] "1.0.0" |txn, words| pop(txn, words, End::Left),
-        "Removes and returns the first elements."
+        "Removes and returns the first elements.", "O(N), N the number of returned elements"
         { access: ["RW access delete"; 2] };
     407 "lpos" -3 ONE [READONLY] "6.0.6" lpos,
-        "Returns the positions of an element.";
+        "Returns the positions of an element.", "O(N), N the elements up to the last match, at most MAXLEN";
     408 "lpush" -3 ONE [WRITE DENYOOM FAST] "1.0.0" |txn, words| push(txn, words, End::Left, true),
-        "Inserts elements before the first."
+        "Inserts elements before the first.", "O(1) for each element"
         { access: ["RW insert"; 2] };
     409 "lpushx" -3 ONE [WRITE DENYOOM FAST] "2.2.0" |txn, words| push(txn, words, End::Left, false),
-        "Inserts elements before the first if the list exists."
+        "Inserts elements before the first if the list exists.", "O(1) for each element"
         { access: ["RW insert"; 2], events: Events::One("lpush", 'l') };
     410 "lrange" 4 ONE [READONLY] "1.0.0" lrange,
-        "Returns a part of a list.";
+        "Returns a part of a list.",
+        "O(N), N the number of returned elements; Redis: O(S + N), S the distance of the first from the nearer end";
     411 "lrem" 4 ONE [WRITE] "1.0.0" lrem,
-        "Removes elements that are equal to one; costs as much as the list holds."
+        "Removes elements that are equal to one.",
+        "O(N), N the elements up to the last removed one; the whole list if fewer than the count are removed"
         { access: ["RW delete"; 2] };
     412 "lset" 4 ONE [WRITE DENYOOM] "1.0.0" lset,
-        "Sets an element by its position."
+        "Sets an element by its position.", "O(1); Redis: O(N), N the length of the list"
         { access: ["RW update"; 2] };
     413 "ltrim" 4 ONE [WRITE] "1.0.0" ltrim,
-        "Removes all but a part of a list."
+        "Removes all but a part of a list.", "O(N), N the number of removed elements"
         { access: ["RW delete"; 2] };
     414 "rpop" -2 ONE [WRITE FAST] "1.0.0" |txn, words| pop(txn, words, End::Right),
-        "Removes and returns the last elements."
+        "Removes and returns the last elements.", "O(N), N the number of returned elements"
         { access: ["RW access delete"; 2] };
     415 "rpoplpush" 3 TWO [WRITE DENYOOM] "1.2.0" rpoplpush,
-        "Moves the last element of a list before the first of another."
+        "Moves the last element of a list before the first of another.", "O(1)"
         { access: ["RW access delete", "RW insert"], made: Made::FirstTwo,
           events: Events::Of(|args, key| moved(args, key, false, true)) };
     416 "rpush" -3 ONE [WRITE DENYOOM FAST] "1.0.0" |txn, words| push(txn, words, End::Right, true),
-        "Appends elements after the last."
+        "Appends elements after the last.", "O(1) for each element"
         { access: ["RW insert"; 2] };
     417 "rpushx" -3 ONE [WRITE DENYOOM FAST] "2.2.0" |txn, words| push(txn, words, End::Right, false),
-        "Appends elements after the last if the list exists."
+        "Appends elements after the last if the list exists.", "O(1) for each element"
         { access: ["RW insert"; 2], events: Events::One("rpush", 'l') };
 };
 
@@ -170,23 +177,13 @@ impl List {
         }
     }
 
-    /// Replaces the elements `old` by `new`; writes only the positions that change.
-    fn replace(&mut self, txn: &mut Txn<'_>, old: &[Bytes], new: &[Bytes]) {
-        let same_tail = old.iter().rev().zip(new.iter().rev()).take_while(|(old, new)| old == new).count();
-        let same_head = old.iter().zip(new).take_while(|(old, new)| old == new).count();
-        let grown = new.len() as i64 - old.len() as i64;
-        let keeps_tail = same_tail > same_head;
-        if keeps_tail {
-            (0..old.len().saturating_sub(new.len())).for_each(|_| self.drop_end(txn, End::Left));
-            self.0.first = if grown > 0 { self.0.first.wrapping_sub(grown) } else { self.0.first };
-        } else {
-            (0..old.len().saturating_sub(new.len())).for_each(|_| self.drop_end(txn, End::Right));
+    /// Returns the elements with their positions, from `end` on.
+    fn elements_from<'t>(&self, txn: &'t Txn<'_>, end: End) -> Result<Walk<'t>, Failure> {
+        if txn.visits_fewest() {
+            return Ok(self.walk(txn, end));
         }
-        self.0.count = new.len() as u64;
-        let changed = if keeps_tail { 0..new.len() - same_tail.min(new.len()) } else { same_head..new.len() };
-        for position in changed {
-            self.set(txn, position, new[position].clone());
-        }
+        let elements = self.slice(txn, 0..self.len())?.into_iter().enumerate().map(Ok::<_, Failure>);
+        Ok(if end == End::Left { Box::new(elements) } else { Box::new(elements.rev()) })
     }
 
     fn save(self, txn: &mut Txn<'_>) {
@@ -349,35 +346,31 @@ fn linsert(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
         _ => return Err(syntax()),
     };
     let Some(mut list) = List::find(txn, key)? else { return integer(0) };
-    let old = list.slice(txn, 0..list.len())?;
-    let Some(at) = old.iter().position(|other| other == pivot) else { return Ok(Answer::Integer(-1)) };
-    let mut new = old.clone();
-    new.insert(at + behind, element.clone());
-    list.replace(txn, &old, &new);
+    if !txn.visits_fewest() {
+        return earlier::linsert(txn, list, behind, pivot, element);
+    }
+    let (found, visited) = list.search(txn, End::Left, pivot, 1)?;
+    let Some(at) = found.first() else { return Ok(Answer::Integer(-1)) };
+    list.insert(txn, &visited, at + behind, element.clone())?;
+    let length = list.len();
     list.save(txn);
-    integer(new.len())
+    integer(length)
 }
 
 fn lrem(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
     let (key, count, element) = (words.word()?, words.integer()?, words.word()?);
     let Some(mut list) = List::find(txn, key)? else { return integer(0) };
-    let old = list.slice(txn, 0..list.len())?;
-    let mut matches: Vec<usize> = (0..old.len()).filter(|position| old[*position] == *element).collect();
-    if count < 0 {
-        matches.reverse();
+    if !txn.visits_fewest() {
+        return earlier::lrem(txn, list, count, element);
     }
-    if count != 0 {
-        matches.truncate(count.unsigned_abs() as usize);
+    let end = if count < 0 { End::Right } else { End::Left };
+    let wanted = if count == 0 { usize::MAX } else { count.unsigned_abs() as usize };
+    let (found, visited) = list.search(txn, end, element, wanted)?;
+    if !found.is_empty() {
+        list.remove(txn, &visited, &found)?;
+        list.save(txn);
     }
-    if matches.is_empty() {
-        return integer(0);
-    }
-    let removed: std::collections::BTreeSet<_> = matches.iter().copied().collect();
-    let kept = old.iter().enumerate().filter(|(position, _)| !removed.contains(position));
-    let new: Vec<_> = kept.map(|(_, element)| element.clone()).collect();
-    list.replace(txn, &old, &new);
-    list.save(txn);
-    integer(removed.len())
+    integer(found.len())
 }
 
 fn rpoplpush(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
@@ -419,20 +412,20 @@ fn lpos(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
             _ => return Err(syntax()),
         }
     }
-    let elements = match List::find(txn, key)? {
-        Some(list) => list.slice(txn, 0..list.len())?,
-        None => Vec::new(),
+    let Some(source) = List::find(txn, key)? else {
+        return Ok(if count.is_some() { list([]) } else { nil() });
     };
-    let looked_at = if most == 0 { elements.len() } else { most.min(elements.len()) };
-    let all: Vec<usize> =
-        if rank > 0 { (0..elements.len()).collect() } else { (0..elements.len()).rev().collect() };
-    let matches = all.into_iter().take(looked_at).filter(|position| elements[*position] == *element);
-    let mut matches =
-        matches.skip(rank.unsigned_abs() as usize - 1).map(|position| Answer::Integer(position as i64));
+    let end = if rank < 0 { End::Right } else { End::Left };
+    let most = if most == 0 { usize::MAX } else { most };
+    let is_match =
+        |found: &Result<(usize, Bytes), Failure>| found.as_ref().map_or(true, |(_, other)| other == element);
+    let matches = source.elements_from(txn, end)?.take(most).filter(is_match);
+    let mut positions = after(matches, rank.unsigned_abs() as usize - 1)
+        .map(|found| found.map(|(position, _)| Answer::Integer(position as i64)));
     Ok(match count {
-        None => matches.next().unwrap_or_else(nil),
-        Some(0) => list(matches),
-        Some(count) => list(matches.take(count)),
+        None => positions.next().transpose()?.unwrap_or_else(nil),
+        Some(0) => list(positions.collect::<Result<Vec<_>, _>>()?),
+        Some(count) => list(positions.take(count).collect::<Result<Vec<_>, _>>()?),
     })
 }
 

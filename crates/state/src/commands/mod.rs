@@ -210,3 +210,16 @@ where
     }
     Ok(gathered)
 }
+
+/// Skips the first `count` items, but no error.
+fn after<T, E>(
+    items: impl Iterator<Item = Result<T, E>>,
+    count: usize,
+) -> impl Iterator<Item = Result<T, E>> {
+    let mut left = count;
+    items.skip_while(move |item| {
+        let is_skipped = left > 0 && item.is_ok();
+        left -= usize::from(is_skipped);
+        is_skipped
+    })
+}

@@ -16,42 +16,42 @@ use crate::faults;
 
 pub static COMMANDS: &[Spec] = commands! { String:
     0 "decr" 2 ONE [WRITE DENYOOM FAST] "1.0.0" other,
-        "Decrements the integer value of a key by one."
+        "Decrements the integer value of a key by one.", "O(1)"
         { prepare: Some(|args, _| prepare_step(args, -1)) };
     0 "decrby" 3 ONE [WRITE DENYOOM FAST] "1.0.0" other,
-        "Decrements the integer value of a key by a number."
+        "Decrements the integer value of a key by a number.", "O(1)"
         { prepare: Some(prepare_decrby) };
     0 "getset" 3 ONE [WRITE DENYOOM FAST] "1.0.0" other,
-        "Sets a key and returns its previous value."
+        "Sets a key and returns its previous value.", "O(1)"
         { prepare: Some(prepare_getset) };
     0 "incr" 2 ONE [WRITE DENYOOM FAST] "1.0.0" other,
-        "Increments the integer value of a key by one."
+        "Increments the integer value of a key by one.", "O(1)"
         { prepare: Some(|args, _| prepare_step(args, 1)) };
     1 "incrby" 3 ONE [WRITE DENYOOM FAST] "1.0.0" incrby,
-        "Increments the integer value of a key by a number."
+        "Increments the integer value of a key by a number.", "O(1)"
         { format: by_id_only, prepare: Some(prepare_incrby) };
     2 "mset" -3 PAIRS [WRITE DENYOOM] "1.0.1" mset,
-        "Sets several keys at once."
+        "Sets several keys at once.", "O(N), N the number of keys"
         { access: ["OW update"; 2], format: by_id_only, made: Made::Pairs,
           prepare: Some(|args, _| prepare_pairs(args, "mset")), events: Events::One("set", '$') };
     3 "msetnx" -3 PAIRS [WRITE DENYOOM] "1.0.1" msetnx,
-        "Sets several keys at once if none of them exists."
+        "Sets several keys at once if none of them exists.", "O(N), N the number of keys"
         { access: ["OW insert"; 2], format: by_id_only, made: Made::Pairs,
           prepare: Some(|args, _| prepare_pairs(args, "msetnx")), events: Events::One("set", '$') };
     0 "psetex" 4 ONE [WRITE DENYOOM] "2.6.0" other,
-        "Sets a key with an expiration time in milliseconds."
+        "Sets a key with an expiration time in milliseconds.", "O(1)"
         { access: ["OW update"; 2],
           prepare: Some(|args, now_ms| prepare_set_until(args, now_ms, "psetex", Unit::Millis)) };
     4 "set" -3 ONE [WRITE DENYOOM] "1.0.0" set,
-        "Sets the string value of a key, with options EX PX EXAT PXAT NX XX KEEPTTL GET."
+        "Sets the string value of a key, with options EX PX EXAT PXAT NX XX KEEPTTL GET.", "O(1)"
         { access: ["OW update"; 2], format: by_id_only, prepare: Some(prepare_set),
           events: Events::Of(set_events) };
     0 "setex" 4 ONE [WRITE DENYOOM] "2.0.0" other,
-        "Sets a key with an expiration time in seconds."
+        "Sets a key with an expiration time in seconds.", "O(1)"
         { access: ["OW update"; 2],
           prepare: Some(|args, now_ms| prepare_set_until(args, now_ms, "setex", Unit::Seconds)) };
     0 "setnx" 3 ONE [WRITE DENYOOM FAST] "1.0.0" other,
-        "Sets a key if it does not exist."
+        "Sets a key if it does not exist.", "O(1)"
         { access: ["OW insert"; 2], prepare: Some(|args, _| Ok(call("msetnx", args))) };
 };
 

@@ -16,21 +16,25 @@ use super::{integer, replies};
 
 pub static COMMANDS: &[Spec] = commands! { Set:
     350 "sdiff" -2 ALL [READONLY] "1.0.0" |txn, words| answer(txn, words, Operation::Difference),
-        "Returns the members of the first set that are in no other.";
+        "Returns the members of the first set that are in no other.",
+        "O(N * M), N the size of the first set, M the number of sets";
     351 "sdiffstore" -3 ALL [WRITE DENYOOM] "1.0.0" |txn, words| store(txn, words, Operation::Difference),
-        "Stores the members of the first set that are in no other."
+        "Stores the members of the first set that are in no other.",
+        "O(N * M), N the size of the first set, M the number of sets"
         { access: ["RW update", "RO access"] };
     352 "sinter" -2 ALL [READONLY] "1.0.0" |txn, words| answer(txn, words, Operation::Intersection),
-        "Returns the intersection of the sets.";
+        "Returns the intersection of the sets.",
+        "O(N * M), N the size of the smallest set, M the number of sets";
     353 "sintercard" -3 COUNTED [READONLY MOVABLEKEYS] "7.0.0" sintercard,
-        "Counts the members of the intersection of the sets.";
+        "Counts the members of the intersection of the sets.",
+        "O(N * M), N the size of the smallest set, M the number of sets";
     354 "sinterstore" -3 ALL [WRITE DENYOOM] "1.0.0" |txn, words| store(txn, words, Operation::Intersection),
-        "Stores the intersection of the sets."
+        "Stores the intersection of the sets.", "O(N * M), N the size of the smallest set, M the number of sets"
         { access: ["RW update", "RO access"] };
     355 "sunion" -2 ALL [READONLY] "1.0.0" |txn, words| answer(txn, words, Operation::Union),
-        "Returns the union of the sets.";
+        "Returns the union of the sets.", "O(N log N), N the size of all sets; Redis: O(N)";
     356 "sunionstore" -3 ALL [WRITE DENYOOM] "1.0.0" |txn, words| store(txn, words, Operation::Union),
-        "Stores the union of the sets."
+        "Stores the union of the sets.", "O(N log N), N the size of all sets; Redis: O(N)"
         { access: ["OW update", "RO access"] };
 };
 

@@ -15,32 +15,33 @@ use super::{bulk_or_nil, bulks, gather, hashes, integer, list, nil, remove_eleme
 
 pub static COMMANDS: &[Spec] = commands! { Set:
     301 "sadd" -3 ONE [WRITE DENYOOM FAST] "1.0.0" sadd,
-        "Adds members to a set."
+        "Adds members to a set.", "O(1) for each member"
         { access: ["RW insert"; 2], elements: sizes::behind_key };
     302 "scard" 2 ONE [READONLY FAST] "1.0.0" scard,
-        "Returns the number of members."
+        "Returns the number of members.", "O(1)"
         { access: ["RO"; 2] };
     303 "sismember" 3 ONE [READONLY FAST] "1.0.0" sismember,
-        "Returns whether a set has a member."
+        "Returns whether a set has a member.", "O(1)"
         { access: ["RO"; 2] };
     304 "smembers" 2 ONE [READONLY] "1.0.0" smembers,
-        "Returns all members, in byte order.";
+        "Returns all members, in byte order.", "O(N), N the size of the set";
     305 "smismember" -3 ONE [READONLY FAST] "6.2.0" smismember,
-        "Returns which of several members a set has.";
+        "Returns which of several members a set has.", "O(N), N the number of given members";
     306 "smove" 4 TWO [WRITE FAST] "1.0.0" smove,
-        "Moves a member to another set."
+        "Moves a member to another set.", "O(1)"
         { access: ["RW access delete", "RW insert"], made: Made::FirstTwo, elements: sizes::third,
           events: Events::Of(smove_events) };
     307 "spop" -2 ONE [WRITE FAST] "1.0.0" spop,
-        "Removes and returns random members; costs as much as the set holds."
+        "Removes and returns random members.",
+        "O(N), N the size of the set; Redis: the number of returned members"
         { access: ["RW access delete"; 2] };
     308 "srandmember" -2 ONE [READONLY] "1.0.0" srandmember,
-        "Returns random members; costs as much as the set holds.";
+        "Returns random members.", "O(N), N the size of the set; Redis: the number of returned members";
     309 "srem" -3 ONE [WRITE FAST] "1.0.0" srem,
-        "Removes members of a set."
+        "Removes members of a set.", "O(N), N the number of given members"
         { access: ["RW delete"; 2] };
     310 "sscan" -3 ONE [READONLY] "2.8.0" |txn, words| hashes::scan(txn, words, Kind::Set),
-        "Iterates over the members of a set.";
+        "Iterates over the members of a set.", "O(1) for each call, O(N) for all of a set of N members";
 };
 
 fn smove_events(args: &[Bytes], key: &Bytes) -> [Option<Name>; 2] {

@@ -22,11 +22,13 @@ use super::{bulk_or_nil, call, gather, integer, list, lists, sets};
 
 pub static COMMANDS: &[Spec] = commands! { Generic:
     160 "sort" -2 ONE [WRITE DENYOOM MOVABLEKEYS] "1.0.0" store,
-        "Sorts a list, set or sorted set, and with STORE stores the result."
+        "Sorts a list, set or sorted set, and with STORE stores the result.",
+        "O(N + M log M), N the size of the value, M the number of returned elements"
         { access: ["RO access", "OW update"], format: |_| 3, made: Made::FirstAndStored,
           prepare: Some(prepare), events: Events::One("sortstore", 'l') };
     161 "sort_ro" -2 ONE [READONLY MOVABLEKEYS] "7.0.0" answer,
-        "Sorts a list, set or sorted set."
+        "Sorts a list, set or sorted set.",
+        "O(N + M log M), N the size of the value, M the number of returned elements"
         { format: |_| 3 };
 };
 

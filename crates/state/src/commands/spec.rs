@@ -33,6 +33,8 @@ pub struct Spec {
     pub since: &'static str,
     pub group: Group,
     pub summary: &'static str,
+    /// Complexity as Redis documents it; where it differs, Redis's behind it.
+    pub cost: &'static str,
     /// First log format in which members read the command: below [`super::WITH_IDS`] by its name.
     pub(crate) format: fn(args: &[Bytes]) -> u32,
     /// Keys that the command may create.
@@ -122,7 +124,7 @@ impl Spec {
     pub(crate) const fn new(
         (id, name, arity, keys): (u16, &'static str, i32, Keys),
         flags: Flags,
-        (since, group, summary): (&'static str, Group, &'static str),
+        (since, group, summary, cost): (&'static str, Group, &'static str, &'static str),
         apply: Apply,
     ) -> Self {
         let access = if flags.has(Flags::WRITE) { "RW access update" } else { "RO access" };
@@ -136,6 +138,7 @@ impl Spec {
             since,
             group,
             summary,
+            cost,
             format: |_| 2,
             made: Made::First,
             elements: sizes::no_elements,
@@ -183,17 +186,17 @@ pub(crate) fn other(_: &mut Txn<'_>, _: Words<'_>) -> Outcome {
     Err(invalid("the command is logged as another one"))
 }
 
-/// The commands of a group: id, name, arity, keys, flags, Redis version, function and summary; then what
+/// The commands of a group: id, name, arity, keys, flags, Redis version, function, summary and cost; then what
 /// differs from [`Spec::new`].
 macro_rules! commands {
     ($group:ident: $($id:literal $name:literal $arity:literal $keys:ident [$($flag:ident)*] $since:literal
-        $apply:expr, $summary:literal $({ $($field:ident: $value:expr),* })?;)*) => {
+        $apply:expr, $summary:literal, $cost:literal $({ $($field:ident: $value:expr),* })?;)*) => {
         &[$($crate::commands::Spec {
             $($($field: $value,)*)?
             ..$crate::commands::Spec::new(
                 ($id, $name, $arity, $crate::commands::keys_of::$keys),
                 $crate::commands::Flags::NONE$(.with($crate::commands::Flags::$flag))*,
-                ($since, $crate::commands::Group::$group, $summary),
+                ($since, $crate::commands::Group::$group, $summary, $cost),
                 $apply,
             )
         }),*]

@@ -15,32 +15,34 @@ use super::{bulk_or_nil, call, decimal, integer, lcs, list, nil};
 
 pub static COMMANDS: &[Spec] = commands! { String:
     20 "append" 3 ONE [WRITE DENYOOM FAST] "2.0.0" append,
-        "Appends to a string; returns its length."
+        "Appends to a string; returns its length.", "O(N), N the bytes of the value; Redis: O(1)"
         { access: ["RW insert"; 2] };
     21 "get" 2 ONE [READONLY FAST] "1.0.0" get,
-        "Returns the string value of a key.";
+        "Returns the string value of a key.", "O(1)";
     22 "getdel" 2 ONE [WRITE FAST] "6.2.0" getdel,
-        "Returns the value of a key and deletes the key."
+        "Returns the value of a key and deletes the key.", "O(1)"
         { access: ["RW access delete"; 2], events: Events::None };
     23 "getex" -2 ONE [WRITE FAST] "6.2.0" getex,
-        "Returns the value of a key and changes its expiration, with options EX PX EXAT PXAT PERSIST."
+        "Returns the value of a key and changes its expiration, with options EX PX EXAT PXAT PERSIST.",
+        "O(N), N the bytes of the value; Redis: O(1)"
         { prepare: Some(prepare_getex), events: Events::Of(getex_events) };
     24 "getrange" 4 ONE [READONLY] "2.4.0" getrange,
-        "Returns a part of a string.";
+        "Returns a part of a string.", "O(N), N the bytes of the answer";
     25 "incrbyfloat" 3 ONE [WRITE DENYOOM FAST] "2.6.0" incrbyfloat,
-        "Increments the number in a key by a floating-point number, exactly if both have at most 17 decimals.";
+        "Increments the number in a key by a floating-point number, exactly if both have at most 17 decimals.",
+        "O(1)";
     26 "lcs" -3 TWO [READONLY] "7.0.0" lcs::lcs,
-        "Returns the longest common subsequence of two strings.";
+        "Returns the longest common subsequence of two strings.", "O(N * M), N and M the bytes of the values";
     27 "mget" -2 ALL [READONLY FAST] "1.0.0" mget,
-        "Returns the string values of one or more keys.";
+        "Returns the string values of one or more keys.", "O(N), N the number of keys";
     28 "setrange" 4 ONE [WRITE DENYOOM] "2.2.0" setrange,
-        "Overwrites a part of a string."
+        "Overwrites a part of a string.", "O(N), N the bytes of the value; Redis: O(1)"
         { access: ["RW update"; 2] };
     29 "strlen" 2 ONE [READONLY FAST] "2.2.0" strlen,
-        "Returns the length of a value."
+        "Returns the length of a value.", "O(1)"
         { access: ["RO"; 2] };
     0 "substr" 4 ONE [READONLY] "1.0.0" other,
-        "Returns a part of a string; GETRANGE does the same."
+        "Returns a part of a string; GETRANGE does the same.", "O(N), N the bytes of the answer"
         { prepare: Some(|args, _| Ok(call("getrange", args))) };
 };
 

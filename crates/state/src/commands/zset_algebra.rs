@@ -17,25 +17,30 @@ use super::{integer, sets};
 pub static COMMANDS: &[Spec] = commands! { SortedSet:
     560 "zdiff" -3 COUNTED [READONLY MOVABLEKEYS] "6.2.0"
         |txn, words| answer(txn, words, Operation::Difference),
-        "Returns the members of the first set that are in no other.";
+        "Returns the members of the first set that are in no other.",
+        "O(N log N), N the size of all sets; Redis: O(L + (N - K) log N)";
     561 "zdiffstore" -4 ONE_AND_COUNTED [WRITE DENYOOM MOVABLEKEYS] "6.2.0"
         |txn, words| store(txn, words, Operation::Difference),
-        "Stores the members of the first set that are in no other."
+        "Stores the members of the first set that are in no other.",
+        "O(N log N), N the size of all sets; Redis: O(L + (N - K) log N)"
         { access: ["OW update", "RO access"] };
     562 "zinter" -3 COUNTED [READONLY MOVABLEKEYS] "6.2.0"
         |txn, words| answer(txn, words, Operation::Intersection),
-        "Returns the intersection of the sets.";
+        "Returns the intersection of the sets.",
+        "O(N log N), N the size of all sets; Redis: O(N * K + M log M), N the size of the smallest of K sets";
     563 "zintercard" -3 COUNTED [READONLY MOVABLEKEYS] "7.0.0" zintercard,
-        "Counts the members of the intersection of the sets.";
+        "Counts the members of the intersection of the sets.",
+        "O(N log N), N the size of all sets; Redis: O(N * K), N the size of the smallest of K sets";
     564 "zinterstore" -4 ONE_AND_COUNTED [WRITE DENYOOM MOVABLEKEYS] "2.0.0"
         |txn, words| store(txn, words, Operation::Intersection),
-        "Stores the intersection of the sets."
+        "Stores the intersection of the sets.",
+        "O(N log N), N the size of all sets; Redis: O(N * K + M log M), N the size of the smallest of K sets"
         { access: ["OW update", "RO access"] };
     565 "zunion" -3 COUNTED [READONLY MOVABLEKEYS] "6.2.0" |txn, words| answer(txn, words, Operation::Union),
-        "Returns the union of the sets.";
+        "Returns the union of the sets.", "O(N log N), N the size of all sets; Redis: O(N + M log M)";
     566 "zunionstore" -4 ONE_AND_COUNTED [WRITE DENYOOM MOVABLEKEYS] "2.0.0"
         |txn, words| store(txn, words, Operation::Union),
-        "Stores the union of the sets."
+        "Stores the union of the sets.", "O(N log N), N the size of all sets; Redis: O(N + M log M)"
         { access: ["OW update", "RO access"] };
 };
 

@@ -8,43 +8,51 @@ use super::super::txn::Txn;
 use super::number::parse_double;
 use super::spec::{Spec, commands};
 use super::words::{Words, no_integer, syntax};
-use super::zsets::{Scored, SortedSet, scored_answer};
-use super::{gather, integer, list, nil, nil_list};
+use super::zsets::{Place, Scored, SortedSet, Span, scored_answer};
+use super::{after, gather, integer, list, nil, nil_list};
 
 pub static COMMANDS: &[Spec] = commands! { SortedSet:
     530 "zcount" 4 ONE [READONLY FAST] "2.0.0" |txn, words| count(txn, words, By::Score),
-        "Counts members by score.";
+        "Counts members by score.", "O(log N + M), M the number of counted members; Redis: O(log N)";
     531 "zlexcount" 4 ONE [READONLY FAST] "2.8.9" |txn, words| count(txn, words, By::Name),
-        "Counts members of equal scores by name.";
+        "Counts members of equal scores by name.",
+        "O(log N + M), M the number of counted members; Redis: O(log N)";
     532 "zrange" -4 ONE [READONLY] "1.2.0" zrange,
-        "Returns members by rank, score or name, with options BYSCORE BYLEX REV LIMIT WITHSCORES.";
+        "Returns members by rank, score or name, with options BYSCORE BYLEX REV LIMIT WITHSCORES.",
+        "O(log N + M), M the number of returned members, and those between a rank or the offset of LIMIT and the nearer end";
     533 "zrangebylex" -4 ONE [READONLY] "2.8.9" |txn, words| old_range(txn, words, By::Name, false),
-        "Returns members by name.";
+        "Returns members by name.", "O(log N + M), M the number of returned members and the offset of LIMIT";
     534 "zrangebyscore" -4 ONE [READONLY] "1.0.5" |txn, words| old_range(txn, words, By::Score, false),
-        "Returns members by score.";
+        "Returns members by score.", "O(log N + M), M the number of returned members and the offset of LIMIT";
     535 "zrangestore" -5 TWO [WRITE DENYOOM] "6.2.0" zrangestore,
-        "Stores the members that ZRANGE returns."
+        "Stores the members that ZRANGE returns.", "O(log N + M log M), M as for ZRANGE"
         { access: ["OW update", "RO access"] };
     536 "zrank" -3 ONE [READONLY FAST] "2.0.0" |txn, words| rank(txn, words, false),
-        "Returns the rank of a member, with WITHSCORE its score, too; costs as much as the rank."
+        "Returns the rank of a member, with WITHSCORE its score, too.",
+        "O(M), M the distance from the nearer end; Redis: O(log N)"
         { format: rank_format };
     537 "zremrangebylex" 4 ONE [WRITE] "2.8.9" |txn, words| remove(txn, words, By::Name),
-        "Removes members by name."
+        "Removes members by name.", "O(log N + M), M the number of removed members"
         { access: ["RW delete"; 2] };
     538 "zremrangebyrank" 4 ONE [WRITE] "2.0.0" |txn, words| remove(txn, words, By::Rank),
-        "Removes members by rank."
+        "Removes members by rank.",
+        "O(log N + M), M the number of removed members, and those between them and the nearer end"
         { access: ["RW delete"; 2] };
     539 "zremrangebyscore" 4 ONE [WRITE] "1.2.0" |txn, words| remove(txn, words, By::Score),
-        "Removes members by score."
+        "Removes members by score.", "O(log N + M), M the number of removed members"
         { access: ["RW delete"; 2] };
     540 "zrevrange" -4 ONE [READONLY] "1.2.0" |txn, words| old_range(txn, words, By::Rank, true),
-        "Returns members by rank from the highest score down.";
+        "Returns members by rank from the highest score down.",
+        "O(log N + M), M the number of returned members, and those between them and the nearer end; Redis: not those";
     541 "zrevrangebylex" -4 ONE [READONLY] "2.8.9" |txn, words| old_range(txn, words, By::Name, true),
-        "Returns members by name, the last first.";
+        "Returns members by name, the last first.",
+        "O(log N + M), M the number of returned members and the offset of LIMIT";
     542 "zrevrangebyscore" -4 ONE [READONLY] "2.2.0" |txn, words| old_range(txn, words, By::Score, true),
-        "Returns members by score, the highest first.";
+        "Returns members by score, the highest first.",
+        "O(log N + M), M the number of returned members and the offset of LIMIT";
     543 "zrevrank" -3 ONE [READONLY FAST] "2.0.0" |txn, words| rank(txn, words, true),
-        "Returns the rank of a member from the highest score down, with WITHSCORE its score, too."
+        "Returns the rank of a member from the highest score down, with WITHSCORE its score, too.",
+        "O(M), M the distance from the nearer end; Redis: O(log N)"
         { format: rank_format };
 };
 
@@ -154,20 +162,14 @@ impl Query {
     /// Returns the selected members in ascending order, or in descending order if the query is reversed.
     fn run(&self, txn: &mut Txn<'_>, key: &Bytes) -> Result<Vec<Scored>, Failure> {
         let Some(set) = SortedSet::find(txn, key)? else { return Ok(Vec::new()) };
-        let least = match &self.range {
-            Range::Ranks { start, end } => return self.by_rank(txn, &set, *start, *end),
-            Range::Scores { least, .. } => least.at,
-            Range::Names { .. } => f64::NEG_INFINITY,
-        };
-        let is_below = |scored: &Scored| match &self.range {
-            Range::Scores { most, .. } => scored.score <= most.at,
-            _ => true,
-        };
-        let found = set
-            .starting_at(txn, least)
-            .take_while(|scored| scored.as_ref().map_or(true, is_below))
-            .filter(|scored| scored.as_ref().map_or(true, |scored| self.range.holds(scored)));
+        if let Range::Ranks { start, end } = self.range {
+            return self.by_rank(txn, &set, start, end);
+        }
         let limit = self.limit.unwrap_or(usize::MAX);
+        if txn.visits_fewest() {
+            return gather(after(self.members(txn, &set)?, self.offset).take(limit));
+        }
+        let found = self.range.members_forwards(txn, &set);
         if !self.reverse {
             return gather(found.skip(self.offset).take(limit));
         }
@@ -182,13 +184,85 @@ impl Query {
         if start > end {
             return Ok(Vec::new());
         }
-        let first = if self.reverse { length - 1 - end } else { start };
-        let wanted = (end - start + 1) as usize;
-        let mut found = gather(set.starting_at(txn, f64::NEG_INFINITY).skip(first as usize).take(wanted))?;
+        let first = (if self.reverse { length - 1 - end } else { start }) as usize;
+        let mut found = set.by_rank(txn, first..first + (end - start + 1) as usize)?;
         if self.reverse {
             found.reverse();
         }
         Ok(found)
+    }
+
+    /// Returns the members of a range by score or name, in the order of the query. Visits no others.
+    fn members<'t>(
+        &'t self,
+        txn: &'t Txn<'_>,
+        set: &SortedSet,
+    ) -> Result<Box<dyn Iterator<Item = Result<Scored, Failure>> + 't>, Failure> {
+        let span = self.range.span(txn, set)?;
+        // For names of members with different scores, which Redis leaves undefined, the span holds all members.
+        let is_in = |scored: &Result<Scored, Failure>| {
+            scored.as_ref().map_or(true, |scored| self.range.holds(scored))
+        };
+        Ok(if self.reverse {
+            Box::new(set.descending(txn, &span).filter(is_in))
+        } else {
+            Box::new(set.ascending(txn, &span).filter(is_in))
+        })
+    }
+}
+
+impl Range {
+    fn span(&self, txn: &Txn<'_>, set: &SortedSet) -> Result<Span, Failure> {
+        let (least, most) = match self {
+            Self::Ranks { .. } => return Ok(Span::all()),
+            Self::Scores { least, most } => return Ok(Span::between(least.place(false), most.place(true))),
+            Self::Names { least, most } => (least, most),
+        };
+        let first = set.ascending(txn, &Span::all()).next().transpose()?;
+        let last = set.descending(txn, &Span::all()).next().transpose()?;
+        let score = first.map(|first| first.score);
+        Ok(match score.filter(|score| last.is_some_and(|last| last.score == *score)) {
+            Some(score) => Span::between(least.place(score, false), most.place(score, true)),
+            None => Span::all(),
+        })
+    }
+
+    /// Returns the members of the range as builds before log format 7 find them: those with other names, and one with a
+    /// higher score, are visited, too. Entries with an earlier budget are charged for that on every member.
+    fn members_forwards<'t>(
+        &'t self,
+        txn: &'t Txn<'_>,
+        set: &SortedSet,
+    ) -> impl Iterator<Item = Result<Scored, Failure>> + use<'t> {
+        let least = match self {
+            Self::Scores { least, .. } => least.at,
+            Self::Ranks { .. } | Self::Names { .. } => f64::NEG_INFINITY,
+        };
+        let is_below = |scored: &Scored| match self {
+            Self::Scores { most, .. } => scored.score <= most.at,
+            Self::Ranks { .. } | Self::Names { .. } => true,
+        };
+        set.ascending(txn, &Span::starting_at(least))
+            .take_while(move |scored| scored.as_ref().map_or(true, is_below))
+            .filter(|scored| scored.as_ref().map_or(true, |scored| self.holds(scored)))
+    }
+}
+
+impl Bound<f64> {
+    fn place(&self, is_end: bool) -> Place<'_> {
+        if self.excluded == is_end { Place::Before(self.at) } else { Place::Behind(self.at) }
+    }
+}
+
+impl NameBound {
+    /// Returns the place of the bound among members of the score `score`.
+    fn place(&self, score: f64, is_end: bool) -> Place<'_> {
+        match self {
+            Self::First => Place::Before(score),
+            Self::Last => Place::Behind(score),
+            Self::At(Bound { at, excluded }) if *excluded == is_end => Place::BeforeMember(score, at),
+            Self::At(Bound { at, .. }) => Place::BehindMember(score, at),
+        }
     }
 }
 
@@ -271,19 +345,24 @@ fn old_range(txn: &mut Txn<'_>, mut words: Words<'_>, by: By, reverse: bool) -> 
     Ok(scored_answer(query.run(txn, key)?, with_scores))
 }
 
-fn selected(txn: &mut Txn<'_>, mut words: Words<'_>, by: By) -> Result<(Bytes, Vec<Scored>), Failure> {
+fn selected(mut words: Words<'_>, by: By) -> Result<(Bytes, Query), Failure> {
     let (key, first, second) = (words.word()?, words.word()?, words.word()?);
     words.end()?;
-    let range = Range::parse(by, first, second, false)?;
-    Ok((key.clone(), Query::all(range).run(txn, key)?))
+    Ok((key.clone(), Query::all(Range::parse(by, first, second, false)?)))
 }
 
 fn count(txn: &mut Txn<'_>, words: Words<'_>, by: By) -> Outcome {
-    integer(selected(txn, words, by)?.1.len())
+    let (key, query) = selected(words, by)?;
+    if !txn.visits_fewest() {
+        return integer(query.run(txn, &key)?.len());
+    }
+    let Some(set) = SortedSet::find(txn, &key)? else { return integer(0) };
+    integer(query.members(txn, &set)?.try_fold(0, |count, member| member.map(|_| count + 1))?)
 }
 
 fn remove(txn: &mut Txn<'_>, words: Words<'_>, by: By) -> Outcome {
-    let (key, found) = selected(txn, words, by)?;
+    let (key, query) = selected(words, by)?;
+    let found = query.run(txn, &key)?;
     let Some(mut set) = SortedSet::find(txn, &key)? else { return integer(0) };
     for scored in &found {
         set.remove(txn, scored);
@@ -294,8 +373,7 @@ fn remove(txn: &mut Txn<'_>, words: Words<'_>, by: By) -> Outcome {
     integer(found.len())
 }
 
-/// Executes `ZRANK key member [WITHSCORE]`. It iterates up to the member, so the cost is proportional to its
-/// rank.
+/// Executes `ZRANK key member [WITHSCORE]`.
 fn rank(txn: &mut Txn<'_>, mut words: Words<'_>, reverse: bool) -> Outcome {
     let (key, member) = (words.word()?, words.word()?);
     let with_score = words.takes("withscore");
@@ -303,13 +381,24 @@ fn rank(txn: &mut Txn<'_>, mut words: Words<'_>, reverse: bool) -> Outcome {
     let none = || if with_score { nil_list() } else { nil() };
     let Some(set) = SortedSet::find(txn, key)? else { return Ok(none()) };
     let Some(score) = set.score(txn, member)? else { return Ok(none()) };
-    let mut before = 0;
-    for scored in set.starting_at(txn, f64::NEG_INFINITY) {
-        if scored?.member == *member {
-            break;
-        }
-        before += 1;
-    }
+    let before = members_before(txn, &set, member)?;
     let rank = Answer::Integer(if reverse { set.len() - 1 - before } else { before } as i64);
     Ok(if with_score { list([rank, Answer::Double(score)]) } else { rank })
+}
+
+/// Returns the number of members before `member`, which is in the set. Visits from both ends in turn, so that the cost is
+/// twice the distance from the nearer one.
+fn members_before(txn: &Txn<'_>, set: &SortedSet, member: &Bytes) -> Result<usize, Failure> {
+    let mut ascending = set.ascending(txn, &Span::all());
+    let mut descending = txn.visits_fewest().then(|| set.descending(txn, &Span::all()));
+    for distance in 0..set.len() {
+        if ascending.next().transpose()?.is_some_and(|scored| scored.member == *member) {
+            return Ok(distance);
+        }
+        let last = descending.as_mut().and_then(Iterator::next).transpose()?;
+        if last.is_some_and(|scored| scored.member == *member) {
+            return Ok(set.len() - 1 - distance);
+        }
+    }
+    Ok(set.len())
 }

@@ -1,9 +1,12 @@
 //! Sorted set commands; each member has one element that holds its score, and one whose name sorts by score.
 
-use bytes::{BufMut, Bytes};
+use std::ops::Range;
+
+use bytes::Bytes;
 use helios_proto::v1::reply::Kind as Answer;
 
-use super::super::collection::Collection;
+use super::super::budget::Halt;
+use super::super::collection::{Collection, Element};
 use super::super::command::{Failure, Outcome, invalid};
 use super::super::events::{Name, behind_keys, is_word};
 use super::super::sizes;
@@ -12,38 +15,44 @@ use super::super::value::Kind;
 use super::number::{from_sortable, parse_double, sortable};
 use super::spec::{Events, Spec, commands};
 use super::words::{Words, is, no_double, syntax};
-use super::{bulk_or_nil, bulks, double_text, gather, integer, list, lists, nil, nil_list, replies, sets};
+use super::{
+    after, bulk_or_nil, bulks, double_text, gather, integer, list, lists, nil, nil_list, replies, sets,
+};
 
 pub static COMMANDS: &[Spec] = commands! { SortedSet:
     501 "zadd" -4 ONE [WRITE DENYOOM FAST] "1.2.0" zadd,
-        "Adds members or changes their scores, with options NX XX GT LT CH INCR."
+        "Adds members or changes their scores, with options NX XX GT LT CH INCR.",
+        "O(log N) for each member, N the size of the set"
         { access: ["RW update"; 2], elements: sizes::behind_key, events: Events::Of(zadd_events) };
     502 "zcard" 2 ONE [READONLY FAST] "1.2.0" zcard,
-        "Returns the number of members."
+        "Returns the number of members.", "O(1)"
         { access: ["RO"; 2] };
     503 "zincrby" 4 ONE [WRITE DENYOOM FAST] "1.2.0" zincrby,
-        "Increments the score of a member."
+        "Increments the score of a member.", "O(log N), N the size of the set"
         { elements: sizes::behind_key, events: Events::One("zincr", 'z') };
     504 "zmpop" -4 COUNTED [WRITE MOVABLEKEYS] "7.0.0" zmpop,
-        "Removes and returns members of the first non-empty set."
+        "Removes and returns members of the first non-empty set.",
+        "O(K + M log N), K the number of keys, M of returned members, N the size of the set"
         { access: ["RW access delete"; 2], events: Events::Of(zmpop_events) };
     505 "zmscore" -3 ONE [READONLY FAST] "6.2.0" zmscore,
-        "Returns the scores of several members.";
+        "Returns the scores of several members.", "O(N), N the number of given members";
     506 "zpopmax" -2 ONE [WRITE FAST] "5.0.0" |txn, words| pop(txn, words, true),
-        "Removes and returns the members of the highest scores; costs as much as the set holds."
+        "Removes and returns the members of the highest scores.",
+        "O(M log N), M the number of returned members, N the size of the set"
         { access: ["RW access delete"; 2] };
     507 "zpopmin" -2 ONE [WRITE FAST] "5.0.0" |txn, words| pop(txn, words, false),
-        "Removes and returns the members of the lowest scores."
+        "Removes and returns the members of the lowest scores.",
+        "O(M log N), M the number of returned members, N the size of the set"
         { access: ["RW access delete"; 2] };
     508 "zrandmember" -2 ONE [READONLY] "6.2.0" zrandmember,
-        "Returns random members.";
+        "Returns random members.", "O(N), N the size of the set; Redis: the number of returned members";
     509 "zrem" -3 ONE [WRITE FAST] "1.2.0" zrem,
-        "Removes members of a sorted set."
+        "Removes members of a sorted set.", "O(M log N), M the number of given members, N the size of the set"
         { access: ["RW delete"; 2] };
     510 "zscan" -3 ONE [READONLY] "2.8.0" zscan,
-        "Iterates over the members of a sorted set.";
+        "Iterates over the members of a sorted set.", "O(1) for each call, O(N) for all of a set of N members";
     511 "zscore" 3 ONE [READONLY FAST] "1.2.0" zscore,
-        "Returns the score of a member.";
+        "Returns the score of a member.", "O(1)";
 };
 
 /// Maximum number of options of `ZADD`, which precede the scores.
@@ -106,22 +115,41 @@ impl SortedSet {
         self.0.count -= 1;
     }
 
-    /// Returns the members with a score of at least `least`, ordered by score and then by member.
-    pub fn starting_at<'t>(
+    /// Returns the members of `span`, ordered by score and then by member.
+    pub fn ascending<'t>(
         &self,
         txn: &'t Txn<'_>,
-        least: f64,
+        span: &Span,
     ) -> impl Iterator<Item = Result<Scored, Failure>> + use<'t> {
-        let elements = self.0.range(txn, &score_name(least, b""), Some(&[SCORE + 1]));
-        elements.map(|element| {
-            let (name, _) = element?;
-            let score = name[1..9].try_into().map(from_sortable).unwrap_or_default();
-            Ok(Scored { member: name.slice(9..), score })
-        })
+        self.0.range(txn, &span.start, Some(&span.end)).map(scored)
+    }
+
+    /// Returns the members of `span` in descending order.
+    pub fn descending<'t>(
+        &self,
+        txn: &'t Txn<'_>,
+        span: &Span,
+    ) -> impl Iterator<Item = Result<Scored, Failure>> + use<'t> {
+        self.0.range_back(txn, &span.start, Some(&span.end)).map(scored)
+    }
+
+    /// Returns the members of some ranks, in ascending order. The members before them are visited, or those behind them
+    /// if they are fewer.
+    pub fn by_rank(&self, txn: &Txn<'_>, ranks: Range<usize>) -> Result<Vec<Scored>, Failure> {
+        let (behind, wanted) = (self.len() - ranks.end, ranks.len());
+        if !txn.visits_fewest() {
+            return gather(self.ascending(txn, &Span::all()).skip(ranks.start).take(wanted));
+        }
+        if ranks.start <= behind {
+            return gather(after(self.ascending(txn, &Span::all()), ranks.start).take(wanted));
+        }
+        let mut found = gather(after(self.descending(txn, &Span::all()), behind).take(wanted))?;
+        found.reverse();
+        Ok(found)
     }
 
     pub fn all(&self, txn: &Txn<'_>) -> Result<Vec<Scored>, Failure> {
-        gather(self.starting_at(txn, f64::NEG_INFINITY))
+        gather(self.ascending(txn, &Span::all()))
     }
 
     pub fn save(self, txn: &mut Txn<'_>) {
@@ -134,11 +162,57 @@ fn member_name(member: &[u8]) -> Vec<u8> {
 }
 
 fn score_name(score: f64, member: &[u8]) -> Vec<u8> {
-    let mut name = Vec::with_capacity(9 + member.len());
-    name.put_u8(SCORE);
-    name.put_slice(&sortable(score));
-    name.put_slice(member);
-    name
+    [&[SCORE], sortable(score).as_slice(), member].concat()
+}
+
+fn scored(element: Result<Element, Halt>) -> Result<Scored, Failure> {
+    let (name, _) = element?;
+    let score = name[1..9].try_into().map(from_sortable).unwrap_or_default();
+    Ok(Scored { member: name.slice(9..), score })
+}
+
+/// Members between two places in the order of scores and members.
+pub struct Span {
+    start: Vec<u8>,
+    /// First name after the span.
+    end: Vec<u8>,
+}
+
+impl Span {
+    pub fn all() -> Self {
+        Self { start: vec![SCORE], end: vec![SCORE + 1] }
+    }
+
+    pub fn starting_at(least: f64) -> Self {
+        Self { start: score_name(least, b""), ..Self::all() }
+    }
+
+    pub fn between(start: Place<'_>, end: Place<'_>) -> Self {
+        Self { start: start.name(), end: end.name() }
+    }
+}
+
+/// A place between two members.
+pub enum Place<'a> {
+    Before(f64),
+    Behind(f64),
+    BeforeMember(f64, &'a [u8]),
+    BehindMember(f64, &'a [u8]),
+}
+
+impl Place<'_> {
+    /// Returns the least name behind the place.
+    fn name(&self) -> Vec<u8> {
+        match self {
+            Self::Before(score) => score_name(*score, b""),
+            Self::Behind(score) => {
+                let next = u64::from_be_bytes(sortable(*score)).saturating_add(1);
+                [&[SCORE], next.to_be_bytes().as_slice()].concat()
+            }
+            Self::BeforeMember(score, member) => score_name(*score, member),
+            Self::BehindMember(score, member) => [score_name(*score, member).as_slice(), &[0]].concat(),
+        }
+    }
 }
 
 /// Returns the answer with the members, or with members and scores.
@@ -288,12 +362,12 @@ fn zmscore(txn: &mut Txn<'_>, mut words: Words<'_>) -> Outcome {
 
 /// Returns the `count` members with the lowest scores, or the highest.
 fn ends(txn: &Txn<'_>, set: &SortedSet, count: usize, from_top: bool) -> Result<Vec<Scored>, Failure> {
-    if !from_top {
-        return gather(set.starting_at(txn, f64::NEG_INFINITY).take(count));
+    let count = count.min(set.len());
+    let ranks = if from_top { set.len() - count..set.len() } else { 0..count };
+    let mut found = set.by_rank(txn, ranks)?;
+    if from_top {
+        found.reverse();
     }
-    let skipped = set.len().saturating_sub(count);
-    let mut found = gather(set.starting_at(txn, f64::NEG_INFINITY).skip(skipped))?;
-    found.reverse();
     Ok(found)
 }
 

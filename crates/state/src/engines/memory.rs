@@ -23,6 +23,12 @@ impl MemoryEngine {
         let (key, value) = pairs.range::<[u8], _>((start, end)).next()?;
         Some((key.clone(), value.clone()))
     }
+
+    fn last_in(&self, start: &[u8], end: Bound<&[u8]>) -> Option<Pair> {
+        let pairs = self.pairs();
+        let (key, value) = pairs.range::<[u8], _>((Bound::Included(start), end)).next_back()?;
+        Some((key.clone(), value.clone()))
+    }
 }
 
 impl StateEngine for MemoryEngine {
@@ -41,6 +47,19 @@ impl StateEngine for MemoryEngine {
             let until = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
             let pair = self.first_in(from.as_ref().map(|key| key.as_ref()), until)?;
             from = Bound::Excluded(pair.0.clone());
+            Some(Ok(pair))
+        }))
+    }
+
+    fn range_back<'a>(&'a self, start: &[u8], end: Option<&[u8]>) -> PairIter<'a> {
+        if end.is_some_and(|end| end <= start) {
+            return Box::new(std::iter::empty());
+        }
+        let start = Bytes::copy_from_slice(start);
+        let mut end = end.map(Bytes::copy_from_slice);
+        Box::new(std::iter::from_fn(move || {
+            let pair = self.last_in(&start, end.as_deref().map_or(Bound::Unbounded, Bound::Excluded))?;
+            end = Some(pair.0.clone());
             Some(Ok(pair))
         }))
     }

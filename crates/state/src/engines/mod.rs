@@ -42,6 +42,9 @@ pub trait StateEngine: Send + Sync {
     /// Returns the pairs in key order from `start` (inclusive) to `end` (exclusive; `None`: to the last key).
     fn range<'a>(&'a self, start: &[u8], end: Option<&[u8]>) -> PairIter<'a>;
 
+    /// Returns the pairs of [`StateEngine::range`] in descending order.
+    fn range_back<'a>(&'a self, start: &[u8], end: Option<&[u8]>) -> PairIter<'a>;
+
     /// Returns the approximate size in bytes on disk, or in memory for an engine without files.
     fn size_bytes(&self) -> u64;
 }

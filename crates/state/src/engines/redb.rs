@@ -13,6 +13,10 @@ use helios_storage::disk::{Disk, DiskFile, read_full};
 
 const PAIRS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("pairs");
 
+type Range = redb::Range<'static, &'static [u8], &'static [u8]>;
+/// Takes the first or the last pair of a range.
+type Step = fn(&mut Range) -> Option<<Range as Iterator>::Item>;
+
 pub struct RedbEngine {
     /// The database; `None` only within `drop`.
     db: Option<Database>,
@@ -51,6 +55,30 @@ impl RedbEngine {
     fn db(&self) -> &Database {
         self.db.as_ref().expect("taken only by drop")
     }
+
+    /// Returns the pairs from `start` to `end` that `step` takes from the range.
+    fn pairs<'a>(&'a self, start: &[u8], end: Option<&[u8]>, step: Step) -> PairIter<'a> {
+        if end.is_some_and(|end| end <= start) {
+            return Box::new(std::iter::empty());
+        }
+        let opened = guarded(|| {
+            let table = self.db().begin_read()?.open_table(PAIRS)?;
+            Ok::<_, redb::Error>(match end {
+                Some(end) => table.range(start..end)?,
+                None => table.range(start..)?,
+            })
+        });
+        let mut pairs = match opened {
+            Ok(pairs) => pairs,
+            Err(error) => return Box::new(std::iter::once(Err(error))),
+        };
+        Box::new(std::iter::from_fn(move || {
+            let next = guarded(|| Ok::<_, redb::Error>(step(&mut pairs).transpose()?)).transpose()?;
+            Some(next.map(|(key, value)| {
+                (Bytes::copy_from_slice(key.value()), Bytes::copy_from_slice(value.value()))
+            }))
+        }))
+    }
 }
 
 impl Drop for RedbEngine {
@@ -75,26 +103,11 @@ impl StateEngine for RedbEngine {
     }
 
     fn range<'a>(&'a self, start: &[u8], end: Option<&[u8]>) -> PairIter<'a> {
-        if end.is_some_and(|end| end <= start) {
-            return Box::new(std::iter::empty());
-        }
-        let opened = guarded(|| {
-            let table = self.db().begin_read()?.open_table(PAIRS)?;
-            Ok::<_, redb::Error>(match end {
-                Some(end) => table.range(start..end)?,
-                None => table.range(start..)?,
-            })
-        });
-        let mut pairs = match opened {
-            Ok(pairs) => pairs,
-            Err(error) => return Box::new(std::iter::once(Err(error))),
-        };
-        Box::new(std::iter::from_fn(move || {
-            let next = guarded(|| Ok::<_, redb::Error>(pairs.next().transpose()?)).transpose()?;
-            Some(next.map(|(key, value)| {
-                (Bytes::copy_from_slice(key.value()), Bytes::copy_from_slice(value.value()))
-            }))
-        }))
+        self.pairs(start, end, Iterator::next)
+    }
+
+    fn range_back<'a>(&'a self, start: &[u8], end: Option<&[u8]>) -> PairIter<'a> {
+        self.pairs(start, end, DoubleEndedIterator::next_back)
     }
 
     fn size_bytes(&self) -> u64 {

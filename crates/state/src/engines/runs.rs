@@ -17,6 +17,13 @@ impl StateEngine for View {
         Box::new(self.range(start, end).map(|pair| pair.map_err(EngineError::from)))
     }
 
+    fn range_back<'a>(&'a self, start: &[u8], end: Option<&[u8]>) -> PairIter<'a> {
+        if end.is_some_and(|end| end <= start) {
+            return Box::new(std::iter::empty());
+        }
+        Box::new(self.range_back(start, end).map(|pair| pair.map_err(EngineError::from)))
+    }
+
     fn size_bytes(&self) -> u64 {
         self.bytes()
     }

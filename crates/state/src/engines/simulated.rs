@@ -88,6 +88,10 @@ impl StateEngine for SimulatedEngine {
         self.pairs.range(start, end)
     }
 
+    fn range_back<'a>(&'a self, start: &[u8], end: Option<&[u8]>) -> PairIter<'a> {
+        self.pairs.range_back(start, end)
+    }
+
     fn size_bytes(&self) -> u64 {
         self.end.lock().unwrap_or_else(PoisonError::into_inner).offset
     }

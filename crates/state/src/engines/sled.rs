@@ -16,6 +16,9 @@ use super::{EngineError, InPlaceEngine, PairIter, RawWrite, StateEngine, guarded
 const LOCK_ATTEMPTS: u32 = 40;
 const LOCK_RETRY: Duration = Duration::from_millis(25);
 
+/// Takes the first or the last pair of a range.
+type Step = fn(&mut sled::Iter) -> Option<<sled::Iter as Iterator>::Item>;
+
 pub struct SledEngine {
     path: PathBuf,
     /// The database; `None` only within `drop`.
@@ -42,6 +45,21 @@ impl SledEngine {
     fn db(&self) -> &sled::Db {
         self.db.as_ref().expect("taken only by drop")
     }
+
+    /// Returns the pairs from `start` to `end` that `step` takes from the range.
+    fn pairs<'a>(&'a self, start: &[u8], end: Option<&[u8]>, step: Step) -> PairIter<'a> {
+        if end.is_some_and(|end| end <= start) {
+            return Box::new(std::iter::empty());
+        }
+        let mut pairs = match end {
+            Some(end) => self.db().range(start..end),
+            None => self.db().range(start..),
+        };
+        Box::new(std::iter::from_fn(move || match guarded(|| step(&mut pairs).transpose()) {
+            Ok(pair) => pair.map(|(key, value)| Ok((to_bytes(key), to_bytes(value)))),
+            Err(error) => Some(Err(error)),
+        }))
+    }
 }
 
 impl Drop for SledEngine {
@@ -62,17 +80,11 @@ impl StateEngine for SledEngine {
     }
 
     fn range<'a>(&'a self, start: &[u8], end: Option<&[u8]>) -> PairIter<'a> {
-        if end.is_some_and(|end| end <= start) {
-            return Box::new(std::iter::empty());
-        }
-        let mut pairs = match end {
-            Some(end) => self.db().range(start..end),
-            None => self.db().range(start..),
-        };
-        Box::new(std::iter::from_fn(move || match guarded(|| pairs.next().transpose()) {
-            Ok(pair) => pair.map(|(key, value)| Ok((to_bytes(key), to_bytes(value)))),
-            Err(error) => Some(Err(error)),
-        }))
+        self.pairs(start, end, Iterator::next)
+    }
+
+    fn range_back<'a>(&'a self, start: &[u8], end: Option<&[u8]>) -> PairIter<'a> {
+        self.pairs(start, end, DoubleEndedIterator::next_back)
     }
 
     fn size_bytes(&self) -> u64 {

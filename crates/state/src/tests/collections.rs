@@ -201,6 +201,7 @@ fn check(engine: EngineKind, steps: &[(Change, u8)]) {
             _ => {}
         }
         model.check(&rig.machine.store);
+        check_directions(&rig.machine.store);
     }
     let twin_dir = tempfile::tempdir().unwrap();
     assert_eq!(rig.snapshot(), twin.snapshot(twin_dir.path().join("snapshot")));

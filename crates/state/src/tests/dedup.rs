@@ -3,7 +3,7 @@
 use helios_proto::v1::Origin;
 
 use super::*;
-use helios_storage::disk::RealDisk;
+use helios_storage::disk;
 
 fn once(sequence: u64, op: Op) -> Command {
     by("client", sequence, op)
@@ -74,7 +74,7 @@ fn request_records_survive_a_snapshot_and_a_restart() {
     let first: Vec<_> = increments.iter().map(|command| machine.apply_command(command.clone())).collect();
     let file = temp.path().join("snapshot");
     machine.snapshot(file.clone());
-    SnapshotMeta::verify_file(&RealDisk::default(), &file).unwrap();
+    SnapshotMeta::verify(&disk::real(), &file).unwrap();
 
     let moved = Store::open(&temp.path().join("b"), EngineKind::Sled).unwrap();
     moved.restore(&file).unwrap();

@@ -16,6 +16,7 @@ mod properties;
 mod reads;
 mod recovery;
 mod views;
+mod visits;
 
 use std::path::{Path, PathBuf};
 
@@ -27,7 +28,7 @@ use helios_proto::v1::{
     PurgeExpired, RegisterMember, Reply, RequestId, Set,
 };
 
-use super::{EngineKind, SnapshotMeta, StateError, Store, StoreOptions, Value};
+use super::{Applied, EngineKind, SnapshotMeta, StateError, Store, StoreOptions, Value};
 
 /// A store that entries are applied to, with the log of these entries.
 pub struct Machine {
@@ -94,6 +95,28 @@ pub fn replay(store: &Store, log: &[Command]) -> Option<Reply> {
 
 pub fn pairs(store: &Store) -> Vec<(Bytes, Value)> {
     store.scan_all().unwrap()
+}
+
+/// Asserts that ranges of the state are the same in both directions, in all layers and in the engine alone.
+pub fn check_directions(store: &Store) {
+    let state = store.inner.state();
+    let (view, engine) = (state.view(), &state.engine);
+    let keys: Vec<_> = view.range(b"", None).map(|pair| pair.unwrap().0).collect();
+    let some: Vec<_> =
+        keys.iter().step_by(keys.len() / 6 + 1).chain(keys.last()).map(Bytes::as_ref).collect();
+    let ends = || some.iter().copied().map(Some).chain([None, Some(b"zz".as_slice())]);
+    for (start, end) in
+        [b"".as_slice()].iter().chain(&some).flat_map(|start| ends().map(move |end| (*start, end)))
+    {
+        let mut both = [view.range(start, end).collect::<Result<Vec<_>, _>>().unwrap(), Vec::new()];
+        both[1] = view.range_back(start, end).collect::<Result<_, _>>().unwrap();
+        both[1].reverse();
+        assert_eq!(both[0], both[1], "from {start:?} to {end:?}");
+        both = [engine.range(start, end).collect::<Result<_, _>>().unwrap(), Vec::new()];
+        both[1] = engine.range_back(start, end).collect::<Result<_, _>>().unwrap();
+        both[1].reverse();
+        assert_eq!(both[0], both[1], "the engine, from {start:?} to {end:?}");
+    }
 }
 
 pub fn copy_dir(from: &Path, to: &Path) {

@@ -27,14 +27,33 @@ fn log() -> Vec<Command> {
     (0..125).map(entry).collect()
 }
 
+/// The form of a snapshot that another member sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    File,
+    Set,
+}
+
 /// Creates a disk with only the received snapshot, the same in every run.
-fn prepared(seed: u64, log: &[Command]) -> SimDisk {
+fn prepared(seed: u64, form: Form, log: &[Command]) -> SimDisk {
     let disk = SimDisk::new(seed);
-    let options = StoreOptions { engine: EngineKind::Memory, ..StoreOptions::default() };
-    let source = Store::open_with(Arc::new(disk.clone()), Path::new("/"), options).unwrap();
+    let options = match form {
+        Form::File => StoreOptions { engine: EngineKind::Memory, ..StoreOptions::default() },
+        Form::Set => options(EngineKind::Runs, 0),
+    };
+    let source_dir = Path::new("/source");
+    let source = Store::open_with(shared(&disk), source_dir, options).unwrap();
     replay(&source, &log[..RECEIVED_INDEX as usize]);
     source.checkpoint().unwrap();
-    source.write_snapshot(Path::new(RECEIVED)).unwrap();
+    match form {
+        Form::File => drop(source.write_snapshot(Path::new(RECEIVED)).unwrap()),
+        Form::Set => {
+            source.link_snapshot(Path::new(RECEIVED), true).unwrap().unwrap();
+            drop(source);
+            disk.remove_dir_all(source_dir).unwrap();
+            disk.sync_dir(Path::new("/")).unwrap();
+        }
+    }
     disk
 }
 
@@ -52,6 +71,10 @@ impl Allowed {
     }
 }
 
+fn shared(disk: &SimDisk) -> Arc<dyn Disk> {
+    Arc::new(disk.clone())
+}
+
 fn run(disk: &SimDisk, engine: EngineKind, log: &[Command]) -> Result<(), Allowed> {
     let mut promised = 0;
     let mut store = open_with(disk, engine).map_err(|_| Allowed { promised, under_way: 0 })?;
@@ -66,6 +89,7 @@ fn run(disk: &SimDisk, engine: EngineKind, log: &[Command]) -> Result<(), Allowe
         call(until as u64, merge(&store))?;
     }
     call(60, store.write_snapshot(Path::new("/own.snap")).map(drop))?;
+    call(60, store.link_snapshot(Path::new("/own.set"), false).map(drop))?;
     replay(&store, &log[..70]);
     call(RECEIVED_INDEX, store.restore(Path::new(RECEIVED)).map(drop))?;
     // The only FLUSHALL of the log is between these indexes.
@@ -83,8 +107,8 @@ fn run(disk: &SimDisk, engine: EngineKind, log: &[Command]) -> Result<(), Allowe
     call(log.len() as u64, store.checkpoint().map(drop))
 }
 
-fn operations(engine: EngineKind, log: &[Command]) -> (u64, u64) {
-    let disk = prepared(0, log);
+fn operations(engine: EngineKind, form: Form, log: &[Command]) -> (u64, u64) {
+    let disk = prepared(0, form, log);
     let before = disk.stats().operations;
     assert!(run(&disk, engine, log).is_ok());
     (before, disk.stats().operations)
@@ -92,17 +116,19 @@ fn operations(engine: EngineKind, log: &[Command]) -> (u64, u64) {
 
 #[test]
 fn a_power_cut_before_any_operation_leaves_the_state_before_or_after() {
-    check(EngineKind::Simulated, SEEDS);
+    check(EngineKind::Simulated, Form::File, SEEDS);
+    check(EngineKind::Simulated, Form::Set, 1);
 }
 
 #[test]
 fn a_power_cut_before_any_operation_with_redb() {
-    check(EngineKind::Redb, 1);
+    check(EngineKind::Redb, Form::File, 1);
 }
 
 #[test]
 fn a_power_cut_before_any_operation_with_runs() {
-    check(EngineKind::Runs, SEEDS);
+    check(EngineKind::Runs, Form::File, SEEDS / 2);
+    check(EngineKind::Runs, Form::Set, SEEDS);
 }
 
 /// The volume of one engine is opened with another, which converts it, and the power is cut before any operation.
@@ -139,12 +165,12 @@ fn a_power_cut_during_a_conversion_leaves_the_state_in_one_engine() {
     }
 }
 
-fn check(engine: EngineKind, seeds: u64) {
+fn check(engine: EngineKind, form: Form, seeds: u64) {
     let log = log();
-    let (before, after) = operations(engine, &log);
+    let (before, after) = operations(engine, form, &log);
     assert!(after - before > 80);
     for (at, seed) in (0..after - before).flat_map(|at| (0..seeds).map(move |seed| (at, seed))) {
-        let disk = prepared(seed << 32 | at, &log);
+        let disk = prepared(seed << 32 | at, form, &log);
         disk.cut_power_after(at);
         let Allowed { promised, under_way } = run(&disk, engine, &log).err().unwrap_or(Allowed::all(&log));
         disk.crash();
@@ -169,14 +195,14 @@ fn check(engine: EngineKind, seeds: u64) {
 fn snapshot_file_has_its_name_only_when_complete() {
     let log = log();
     let path = Path::new("/own.snap");
-    let (before, after) = operations(EngineKind::Simulated, &log);
+    let (before, after) = operations(EngineKind::Simulated, Form::File, &log);
     for at in 0..after - before {
-        let disk = prepared(at, &log);
+        let disk = prepared(at, Form::File, &log);
         disk.cut_power_after(at);
         drop(run(&disk, EngineKind::Simulated, &log));
         disk.crash();
         if disk.exists(path) {
-            assert_eq!(SnapshotMeta::verify_file(&disk, path).unwrap().index, 60, "operation {at}");
+            assert_eq!(SnapshotMeta::verify(&shared(&disk), path).unwrap().index, 60, "operation {at}");
         }
     }
 }

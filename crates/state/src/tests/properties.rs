@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::model::Model;
 use super::*;
-use helios_storage::disk::{self, RealDisk};
+use helios_storage::disk;
 
 #[derive(Debug, Clone)]
 pub enum Step {
@@ -120,9 +120,10 @@ impl Rig {
                 self.machine.snapshot(file.clone());
                 self.moves += 1;
                 let store = open(&self.dir(), self.engine);
-                let meta = store.restore(&file).unwrap();
-                assert_eq!(meta.index as usize, self.machine.log.len());
-                assert_eq!(meta, SnapshotMeta::verify_file(&RealDisk::default(), &file).unwrap());
+                let Applied { index, term } = store.restore(&file).unwrap();
+                assert_eq!(index as usize, self.machine.log.len());
+                let meta = SnapshotMeta::verify(&disk::real(), &file).unwrap();
+                assert_eq!((index, term), (meta.index, meta.term));
                 self.machine.store = store;
             }
             Step::Discard => {
@@ -148,7 +149,9 @@ fn check(engine: EngineKind, steps: &[Step]) {
     let mut model = Model::default();
     let mut first_answers = HashMap::new();
     for step in steps {
-        let Some(reply) = rig.run(step) else { continue };
+        let reply = rig.run(step);
+        check_directions(&rig.machine.store);
+        let Some(reply) = reply else { continue };
         let Step::Apply(command) = step else { panic!("only an entry has a reply") };
         assert_eq!(reply, twin.apply_command(command.clone()), "{command:?}");
         let answer = reply.kind.unwrap();

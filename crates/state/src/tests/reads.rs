@@ -49,6 +49,19 @@ fn a_scan_merges_the_layers() {
 }
 
 #[test]
+fn range_back_merges_the_layers_as_range_does() {
+    let mut machine = layered();
+    check_directions(&machine.store);
+    machine.apply(1, flush_all());
+    machine.apply(1, put("c", "new"));
+    check_directions(&machine.store);
+    freeze(&machine.store);
+    machine.apply(1, put("a", "newest"));
+    machine.apply(1, delete(&["c"]));
+    check_directions(&machine.store);
+}
+
+#[test]
 fn a_flush_hides_every_layer_beneath_it() {
     let mut machine = layered();
     machine.apply(1, flush_all());

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use super::model::Model;
 use super::*;
 use crate::engines::{Backend, EngineError, InPlaceEngine, PairIter, RawWrite, StateEngine};
-use helios_storage::disk::RealDisk;
+use helios_storage::disk::{self, RealDisk};
 
 fn state_dir(temp: &TempDir) -> PathBuf {
     temp.path().join("state")
@@ -305,6 +305,9 @@ impl StateEngine for BrokenEngine {
     fn range<'a>(&'a self, _: &[u8], _: Option<&[u8]>) -> PairIter<'a> {
         Box::new(std::iter::once(Err(EngineError::Corrupt("page 7".to_owned()))))
     }
+    fn range_back<'a>(&'a self, start: &[u8], end: Option<&[u8]>) -> PairIter<'a> {
+        self.range(start, end)
+    }
     fn size_bytes(&self) -> u64 {
         0
     }
@@ -375,8 +378,8 @@ fn a_restore_replaces_everything_and_survives_a_restart() {
     store.apply(1, 1, &command(1, put("stranger", "x")));
     store.checkpoint().unwrap();
     store.apply(2, 1, &command(1, put("stranger-2", "x")));
-    let meta = store.restore(&file).unwrap();
-    assert_eq!((meta.index, meta.size_bytes as usize), (100, content.len()));
+    let restored = store.restore(&file).unwrap();
+    assert_eq!((restored.index, content.len()), (100, fs::metadata(&file).unwrap().len() as usize));
     assert_is_prefix(&store, &source.log);
     drop(store);
     let store = open(&state_dir(&temp)).unwrap();
@@ -415,10 +418,7 @@ fn a_damaged_snapshot_is_refused_and_changes_nothing() {
     let refuse = |content: &[u8], what: String| {
         fs::write(&damaged, content).unwrap();
         assert!(
-            matches!(
-                SnapshotMeta::verify_file(&RealDisk::default(), &damaged),
-                Err(StateError::BadSnapshot { .. })
-            ),
+            matches!(SnapshotMeta::verify(&disk::real(), &damaged), Err(StateError::BadSnapshot { .. })),
             "{what}"
         );
         assert!(matches!(machine.store.restore(&damaged), Err(StateError::BadSnapshot { .. })), "{what}");

@@ -98,6 +98,10 @@ pub trait Disk: Send + Sync {
     /// Renames a file, replacing a file with the name `to`. Not durable before the directory is synced.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 
+    /// Gives a file the additional name `to` (hard link), or copies it, durably apart from the name, on a file system
+    /// without links. Neither name may be written to any more. Not durable before the directory of `to` is synced.
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
+
     /// Removes a file. Not durable before the directory is synced.
     fn remove_file(&self, path: &Path) -> io::Result<()>;
 

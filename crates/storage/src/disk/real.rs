@@ -36,6 +36,22 @@ impl Disk for RealDisk {
         fs::rename(from, to)
     }
 
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        use io::ErrorKind::{AlreadyExists, NotFound, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        match fs::hard_link(from, to) {
+            Err(error)
+                if !matches!(
+                    error.kind(),
+                    AlreadyExists | NotFound | QuotaExceeded | ReadOnlyFilesystem | StorageFull
+                ) =>
+            {
+                fs::copy(from, to)?;
+                File::open(to)?.sync_all()
+            }
+            linked => linked,
+        }
+    }
+
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         fs::remove_file(path)
     }

@@ -9,7 +9,7 @@ mod content;
 mod handles;
 mod names;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::TryLockError;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -209,6 +209,13 @@ impl SimDisk {
         Self::of(state)
     }
 
+    /// Returns a copy whose power cuts are decided by `seed`.
+    pub fn with_random(other: &Self, seed: u64) -> Self {
+        let copy = other.copy();
+        copy.state().random = Random(seed);
+        copy
+    }
+
     /// Removes everything, as if the disk were replaced by a new one.
     pub fn wipe(&self) {
         let mut state = self.state();
@@ -263,8 +270,9 @@ impl State {
     }
 
     fn used(&self) -> u64 {
-        let files = self.tree.walk();
-        files.iter().filter_map(|(_, id)| self.tree.file(*id).ok()).map(|file| file.seen.len() as u64).sum()
+        // A file with several names counts once.
+        let files: BTreeSet<Id> = self.tree.walk().into_iter().map(|(_, id)| id).collect();
+        files.iter().filter_map(|id| self.tree.file(*id).ok()).map(|file| file.seen.len() as u64).sum()
     }
 
     fn free(&self) -> u64 {
@@ -326,6 +334,10 @@ impl Disk for SimDisk {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.operate()?.tree.rename(from, to)
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.operate()?.tree.link(from, to)
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {

@@ -127,6 +127,40 @@ fn unsynced_renames_and_removals_keep_a_prefix_after_a_power_cut() {
 }
 
 #[test]
+fn linked_file_outlives_its_first_name_once_the_directory_of_the_second_is_synced() {
+    let prepare = |syncs: bool| {
+        move |disk: &SimDisk| {
+            disk.make_dir(Path::new("/from")).unwrap();
+            disk.make_dir(Path::new("/to")).unwrap();
+            put_durably(disk, "/from/file", b"kept");
+            disk.link(Path::new("/from/file"), Path::new("/to/file")).unwrap();
+            if syncs {
+                disk.sync_dir(Path::new("/to")).unwrap();
+            }
+            disk.remove_file(Path::new("/from/file")).unwrap();
+            disk.sync_dir(Path::new("/from")).unwrap();
+        }
+    };
+    let kept = Some(b"kept".to_vec());
+    let read = |disk: &SimDisk| content(disk, "/to/file");
+    assert_eq!(after_crash(prepare(true), read), BTreeSet::from([kept.clone()]));
+    assert_eq!(after_crash(prepare(false), read), BTreeSet::from([None, kept]));
+}
+
+#[test]
+fn link_on_the_machines_disk_shares_the_content_and_rejects_a_taken_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+    let disk = RealDisk::default();
+    disk.create(&from).unwrap().write_all_at(b"kept", 0).unwrap();
+    disk.link(&from, &to).unwrap();
+    disk.remove_file(&from).unwrap();
+    assert_eq!(disk.read(&to).unwrap(), b"kept");
+    disk.create(&from).unwrap();
+    assert_eq!(disk.link(&from, &to).unwrap_err().kind(), ErrorKind::AlreadyExists);
+}
+
+#[test]
 fn a_killed_process_loses_its_handles_and_locks_and_nothing_else() {
     let disk = SimDisk::new(1);
     let file = put(&disk, "/file", b"written");

@@ -153,7 +153,8 @@ mod tests {
     fn snapshot_is_not_retried_at_once_after_a_failure() {
         let now = Instant::now();
         let mut core = leader(now);
-        let wants = |core: &mut Core, now| core.drain(now).iter().any(|e| matches!(e, Effect::BuildSnapshot));
+        let wants =
+            |core: &mut Core, now| core.drain(now).iter().any(|e| matches!(e, Effect::BuildSnapshot { .. }));
         core.applying.pretend(5_000, 0, 0);
         let later = now + Duration::from_secs(400);
         assert!(wants(&mut core, later));

@@ -100,7 +100,10 @@ fn checkpoint_of_a_trusted_engine_purges_the_log_without_a_snapshot() {
     let removed = |effect: &Effect| matches!(effect, Effect::RemoveSnapshots { before } if *before == base);
     let purged = |effect: &Effect| matches!(effect, Effect::Log(LogJob::Purge(to)) if to.index == base);
     assert!(effects.iter().any(removed) && effects.iter().any(purged));
-    assert!(!effects.iter().any(|effect| matches!(effect, Effect::BuildSnapshot)), "a snapshot nobody needs");
+    assert!(
+        !effects.iter().any(|effect| matches!(effect, Effect::BuildSnapshot { .. })),
+        "a snapshot nobody needs"
+    );
 }
 
 #[test]
@@ -252,7 +255,7 @@ fn a_snapshot_requested_while_one_is_built_is_built_after_it() {
     laggard.write(10, 10);
     let leader = laggard.leader;
     let builds = |core: &mut Core, now| {
-        core.drain(now).iter().filter(|effect| matches!(effect, Effect::BuildSnapshot)).count()
+        core.drain(now).iter().filter(|effect| matches!(effect, Effect::BuildSnapshot { .. })).count()
     };
     let now = laggard.begun;
     let ask = |core: &mut Core| {

@@ -74,7 +74,7 @@ impl Rig {
                         let membership = Arc::clone(&self.core.membership);
                         done.push(Done::Restored { index, membership, bytes: 0 });
                     }
-                    Effect::BuildSnapshot => {
+                    Effect::BuildSnapshot { .. } => {
                         self.snapshots_wanted += 1;
                         done.push(Done::SnapshotFailed);
                     }

@@ -121,6 +121,16 @@ impl Tree {
         ])
     }
 
+    pub fn link(&mut self, from: &Path, to: &Path) -> io::Result<()> {
+        let id = self.find(from)?;
+        self.file(id)?;
+        if self.find(to).is_ok() {
+            return Err(ErrorKind::AlreadyExists.into());
+        }
+        let (dir, name) = self.parent_and_name(to)?;
+        self.change(vec![Change { dir, name, target: Some(id) }])
+    }
+
     pub fn remove_file(&mut self, path: &Path) -> io::Result<()> {
         self.file(self.find(path)?)?;
         self.unlink(path)
