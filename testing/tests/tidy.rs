@@ -19,6 +19,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("crates/config", &["helios-proto", "helios-state"]),
     ("crates/service", &["helios-config", "helios-proto", "helios-state"]),
     ("crates/redis", &["helios-proto", "helios-service", "helios-state"]),
+    ("crates/archive", &[]),
     (
         "node",
         &[
@@ -42,6 +43,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("crates/runs", PORTS),
     ("crates/state", PORTS),
     ("crates/raft", PORTS),
+    ("crates/archive", PORTS),
     ("crates/config", PORTS),
     ("crates/config", &["tokio", "rustls"]),
     ("crates/redis", &["warp", "hyper", "hyper-util", "kube", "tonic", "raft", "sled", "redb"]),
@@ -189,6 +191,7 @@ fn architecture_names_every_crate_and_top_module() {
         "crates/config/src",
         "crates/service/src",
         "crates/redis/src",
+        "crates/archive/src",
     ] {
         for entry in fs::read_dir(Path::new(ROOT).join(folder)).unwrap() {
             let name = entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned();
