@@ -63,6 +63,20 @@ impl World {
         self.poll_clients(slot);
     }
 
+    /// Stops a process whose worker failed; a violation unless an injected fault of the disk explains the error.
+    pub fn disk_failed(&mut self, slot: Slot, what: &str) -> Result<(), Violation> {
+        let machine = &mut self.machines[slot];
+        if machine.disk.is_cut() {
+            self.power_cut(slot);
+        } else if machine.sync_failed() || machine.has_rotten_state() || self.nemesis.is_impaired(slot) {
+            // At times the whole machine goes down with its disk.
+            if self.random.random_ratio(1, 2) { self.kill(slot) } else { self.power_cut(slot) }
+        } else {
+            return Err(Violation(format!("{}: {what}", machine.name)));
+        }
+        Ok(())
+    }
+
     pub fn nemesis(&mut self) -> Result<(), Violation> {
         if self.now >= self.plan.horizon {
             return Ok(());

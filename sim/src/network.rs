@@ -197,9 +197,13 @@ impl World {
                 }
             }
         }
-        let at = self.now + self.random.random_range(10_000..200_000);
-        self.events.plan(at, Event::Repair { slot, min });
+        self.plan_repair(slot, min);
         Ok(())
+    }
+
+    pub fn plan_repair(&mut self, slot: Slot, min: Base) {
+        let at = self.now + self.random.random_range(1_000..200_000);
+        self.events.plan(at, Event::Repair { slot, min });
     }
 
     /// Returns the newest snapshot of a machine for `member`, if its index is high enough.

@@ -235,8 +235,7 @@ impl World {
         if let StartError::Recovery(RecoveryError::Gap(gap)) = error
             && self.machines[slot].may_rebuild()
         {
-            let at = self.now + self.random.random_range(1_000..100_000);
-            self.events.plan(at, Event::Repair { slot, min: gap.base });
+            self.plan_repair(slot, gap.base);
             return Ok(());
         }
         let what = format!("{} does not start: {error}", self.machines[slot].name);
@@ -399,20 +398,6 @@ impl World {
         }
     }
 
-    /// Stops a process whose worker failed; a violation unless an injected fault of the disk explains the error.
-    pub fn disk_failed(&mut self, slot: Slot, what: &str) -> Result<(), Violation> {
-        let machine = &mut self.machines[slot];
-        if machine.disk.is_cut() {
-            self.power_cut(slot);
-        } else if machine.sync_failed() || machine.has_rotten_state() || self.nemesis.is_impaired(slot) {
-            // At times the whole machine goes down with its disk.
-            if self.random.random_ratio(1, 2) { self.kill(slot) } else { self.power_cut(slot) }
-        } else {
-            return Err(Violation(format!("{}: {what}", machine.name)));
-        }
-        Ok(())
-    }
-
     fn apply(&mut self, slot: Slot, job: ApplyJob) -> Result<(), Violation> {
         let member = self.machines[slot].marker.member.unwrap_or_default();
         if let ApplyJob::Entries { entries, .. } = &job {
@@ -485,12 +470,11 @@ impl World {
         let snapshot_failed = matches!(outcome, Ok(Some(Done::SnapshotFailed)));
         match outcome {
             Ok(done) => {
-                if let Some(Done::SnapshotBuilt(meta)) = &done {
-                    // The content of a damaged engine cannot be read.
-                    let digest = process.store.checkpoint_digest();
-                    if let Ok(digest) = digest {
-                        self.invariants.on_snapshot(member, meta.index, digest)?;
-                    }
+                // The content of a damaged engine cannot be read.
+                if let Some(Done::SnapshotBuilt(meta)) = &done
+                    && let Ok(digest) = process.store.checkpoint_digest()
+                {
+                    self.invariants.on_snapshot(member, meta.index, digest)?;
                 }
                 let at = self.now + self.random.random_range(0..20_000);
                 if let Some(process) = self.running(slot, run) {

@@ -1,5 +1,5 @@
-//! A set: the files of a view in a directory of their own, as a snapshot. They are links, so that making one copies no
-//! data, and merges of the engine do not touch it.
+//! A set: the files of a view in a separate directory, as a snapshot. They are links, so that making one copies no data,
+//! and merges of the engine do not touch it.
 //!
 //! ```text
 //! magic "HELIOSST" | format u32 | length of the frame u32
