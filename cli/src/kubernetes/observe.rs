@@ -81,6 +81,7 @@ fn row(
         config: _,
         receives_snapshot: _,
         snapshot_failures: _,
+        usage: _,
     } = member.clone();
     MemberView {
         name,
