@@ -22,6 +22,7 @@ mod render;
 mod run;
 mod switchover;
 mod table;
+mod usage;
 mod view;
 
 pub use crate::complete::complete;

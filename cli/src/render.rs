@@ -3,6 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use crate::table::table;
+use crate::usage;
 use crate::view::{ClusterView, ConditionView, Health, MemberView, OperationView, Verdict};
 
 /// Whether text may be coloured.
@@ -21,7 +22,7 @@ impl Colour {
     }
 }
 
-/// Returns a head line, the members, the operation and conditions, and as the last line the verdict.
+/// Returns a head line, the members, their usage, the operation and conditions, and as the last line the verdict.
 pub fn status(cluster: &ClusterView, now: Timestamp, colour: Colour) -> String {
     let mut text = head(cluster) + "\n";
     if !cluster.members.is_empty() {
@@ -31,6 +32,15 @@ pub fn status(cluster: &ClusterView, now: Timestamp, colour: Colour) -> String {
             ["MEMBER", "ROLE", "READY", "LAG", "VERSION", "NODE", "VOLUME", "ADDRESS", "TROUBLE"],
             &rows,
         );
+    }
+    let used: Vec<_> = cluster
+        .members
+        .iter()
+        .filter_map(|member| Some(usage::row(&member.name, member.usage.as_ref()?, now)))
+        .collect();
+    if !used.is_empty() {
+        text += "\n";
+        text += &table(usage::HEADERS, &used);
     }
     let facts: Vec<String> = cluster
         .operation
@@ -54,8 +64,20 @@ fn head(cluster: &ClusterView) -> String {
 }
 
 fn status_row(member: &MemberView) -> [String; 9] {
-    let MemberView { name, role, ready, lag, version, node, volume, address, trouble, id: _, incarnation: _ } =
-        member.clone();
+    let MemberView {
+        name,
+        role,
+        ready,
+        lag,
+        version,
+        node,
+        volume,
+        address,
+        trouble,
+        id: _,
+        incarnation: _,
+        usage: _,
+    } = member.clone();
     [
         name,
         role,
@@ -84,6 +106,7 @@ pub fn members(cluster: &ClusterView) -> String {
             address,
             incarnation,
             trouble: _,
+            usage: _,
         } = member.clone();
         [
             name,

@@ -3,6 +3,8 @@
 use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::usage::UsageView;
+
 /// Health of a cluster in one word, ordered from best to worst; it determines the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -100,6 +102,9 @@ pub struct MemberView {
     /// Known problem of the member.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
+    /// `None` if the member does not answer or is of an earlier build.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usage: Option<UsageView>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]

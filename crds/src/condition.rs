@@ -14,6 +14,7 @@ pub enum ConditionType {
     Progressing,
     Degraded,
     FaultToleranceReduced,
+    NearLimit,
 }
 
 /// The `status` of a condition.
@@ -62,6 +63,11 @@ pub enum Reason {
     AllMembersHealthy,
     MemberDown,
     EntryUnappliable,
+    StateDamaged,
+    // Volumes and memory.
+    WithinLimits,
+    VolumeNearLimit,
+    MemoryNearLimit,
     // Fault tolerance.
     AsDesigned,
     EvenReplicas,

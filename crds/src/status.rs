@@ -78,7 +78,7 @@ pub struct HeliosClusterStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recovery: Option<RecoveryStatus>,
 
-    /// Ready, Available, Progressing, Degraded and FaultToleranceReduced.
+    /// Ready, Available, Progressing, Degraded, FaultToleranceReduced and NearLimit.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -129,6 +129,58 @@ pub struct MemberStatus {
     /// Snapshots of its own state that the process could not write; alone it is refreshed whenever it has doubled.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub snapshot_failures: i64,
+
+    /// State, log, memory and volume as the member reported them last; alone they are refreshed when one has changed by an eighth.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<MemberUsage>,
+}
+
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct MemberUsage {
+    /// Size of the state's files, bytes.
+    #[serde(default)]
+    pub state_bytes: i64,
+
+    /// Size of the log's entries on disk, bytes.
+    #[serde(default)]
+    pub log_bytes: i64,
+
+    /// Log entry up to which a checkpoint or a snapshot makes the log unnecessary; 0 before the first one of the process.
+    #[serde(default)]
+    pub durable_index: i64,
+
+    /// When the check of all files of the state in the background was last completed; absent before the first one of the process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scrubbed_at: Option<Time>,
+
+    /// File of the state that is damaged or cannot be read, while no other member can repair it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damaged_file: Option<String>,
+
+    /// Memory of the process that the kernel cannot take back, bytes.
+    #[serde(default)]
+    pub memory_bytes: i64,
+
+    /// Memory limit of the container, bytes; 0 without one.
+    #[serde(default)]
+    pub memory_limit_bytes: i64,
+
+    /// Used bytes of the volume.
+    #[serde(default)]
+    pub volume_used_bytes: i64,
+
+    /// Size of the volume, bytes; 0 if the member does not know it.
+    #[serde(default)]
+    pub volume_bytes: i64,
+
+    /// The process uses more than 90 % of its memory limit, until it uses less than 80 % again.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub memory_near_limit: bool,
+
+    /// More than 80 % of the volume is used, until less than 75 % is again.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub volume_near_limit: bool,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]

@@ -123,6 +123,7 @@ const SECTIONS: &[(&str, &[Limit])] = &[
         limit("Log kept on disk for members that lag", Bytes(crate::config::MAX_RETAINED_LOG_BYTES), Some("raft.max_retained_log_bytes"), "none", "By default at most a tenth of the volume of the log. A member that is further behind gets a snapshot."),
         limit("Log held in memory", Bytes(crate::config::MAX_LOG_BYTES), Some("raft.max_log_bytes"), "none", "`OVERLOADED` for writes, but for those that free room, up to 1.125 times as much. From half of the limit on a leader takes writes more slowly: what would wait for over a second is refused. A follower takes no entries beyond 1.25 times as much."),
         limit("Wait of a write while a leader slows down", Millis(crate::raft::LONGEST_WAIT.as_millis() as u64), None, "does not apply", "`OVERLOADED`"),
+        limit("Bytes that the scrub reads in a second", Bytes(crate::config::SCRUB_BYTES_PER_SECOND), Some("state.scrub_bytes_per_second"), "does not apply", "The scrub waits."),
         limit("State held in memory that is not on disk yet", Bytes(crate::config::MAX_OVERLAY_BYTES), Some("state.max_overlay_bytes"), "none", "As for the log. Beyond 1.25 times as much, committed entries wait in the log to be applied."),
         limit("Writes that wait for the log", Bytes(crate::raft::MAX_WAITING_BYTES), None, "none", "`OVERLOADED`; one pipeline or transaction is taken if nothing else waits."),
         limit("Writes that are not committed yet", Bytes(crate::raft::MAX_UNCOMMITTED_BYTES), None, "none", "`OVERLOADED`"),

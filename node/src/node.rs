@@ -401,6 +401,11 @@ impl Node {
         self.0.snapshots.free_bytes()
     }
 
+    /// Returns the size of the volume of the data directory; `None` if it cannot be determined.
+    pub(crate) fn volume_bytes(&self) -> Option<u64> {
+        disk::real().volume_bytes(&self.settings().data_dir).ok()
+    }
+
     pub(crate) fn shutdown_delay(&self) -> Duration {
         self.settings().shutdown_delay
     }

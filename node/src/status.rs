@@ -2,14 +2,16 @@
 
 use std::sync::atomic::Ordering;
 
-use helios_proto::v1::{self as proto, Failover, StatusResponse};
+use helios_proto::v1::{self as proto, Failover, StateReport, StatusResponse, state_report};
 use helios_service::time::whole_ms;
 
 use crate::health;
-use crate::metrics::{Observed, ObservedMember};
+use crate::memory;
+use crate::metrics::{Observed, ObservedMember, ScrubReport};
 use crate::node::Node;
 use crate::raft::format::FORMAT;
 use crate::raft::{Cause, RaftStatus, Role, membership};
+use crate::state::EngineKind;
 
 /// Limit of a ready node's lag behind its known commit index, in entries.
 const MAX_READY_LAG: u64 = 1_000;
@@ -43,6 +45,7 @@ pub fn of(node: &Node) -> StatusResponse {
         response.snapshot_size_bytes = newest.size_bytes;
         response.snapshot_age_seconds = newest.written_at.elapsed().map_or(0, |age| age.as_secs());
     }
+    response.state = Some(state(node));
     let reason = match node.member() {
         Some(member) => {
             let status = member.raft.status();
@@ -98,10 +101,47 @@ pub fn observed(node: &Node) -> Observed {
     Observed {
         keys: inner.store.key_count(),
         state_bytes: inner.store.bytes(),
+        engine: inner.store.engine_stats(),
         state_rebuilds: inner.store.rebuilds(),
         slow_listeners_cut: inner.broker.cuts(),
         disk_free_bytes: node.free_bytes(),
+        disk_size_bytes: node.volume_bytes(),
+        memory_used_bytes: memory::used_bytes(),
+        memory_limit_bytes: memory::limit_bytes(),
         member,
+    }
+}
+
+fn state(node: &Node) -> StateReport {
+    let (inner, settings) = (node.inner(), node.settings());
+    let status = node.member().map(|member| member.raft.status()).unwrap_or_default();
+    let volume = node.volume_bytes().zip(node.free_bytes());
+    let scrubs = inner.store.engine() == EngineKind::Runs && settings.scrub_bytes_per_second.is_some();
+    StateReport {
+        engine: inner.store.engine().name().to_owned(),
+        size_bytes: inner.store.engine_stats().bytes,
+        log_bytes: status.log_bytes,
+        log_memory_bytes: status.log_memory_bytes,
+        durable_index: status.covered_index,
+        checkpoint_age_seconds: inner.metrics.checkpoint_age().map(|age| age.as_secs()),
+        scrub: scrubs.then(|| scrub(inner.metrics.scrub.report())),
+        memory: memory::used_bytes().map(|used_bytes| state_report::Memory {
+            limit_bytes: memory::limit_bytes().unwrap_or(0),
+            used_bytes,
+        }),
+        volume: volume.map(|(size_bytes, free_bytes)| state_report::Volume { size_bytes, free_bytes }),
+    }
+}
+
+fn scrub(report: ScrubReport) -> state_report::Scrub {
+    let ScrubReport { since_complete, running, damaged_files, .. } = report;
+    let progress = running.unwrap_or_default();
+    state_report::Scrub {
+        last_complete_seconds_ago: since_complete.map(|age| age.as_secs()),
+        running: running.is_some(),
+        done_bytes: progress.done_bytes,
+        total_bytes: progress.total_bytes,
+        damaged_files,
     }
 }
 

@@ -4,6 +4,7 @@
 mod conditions;
 mod members;
 mod unappliable;
+mod usage;
 
 use helios_crds::{
     ConditionType, HeliosClusterStatus, MemberStatus, OperationStatus, Reason, RecoveryStatus,
@@ -49,7 +50,7 @@ pub fn report(
         steady_since: operation.steady_since.map(Time),
     });
     status.recovery = recovery(&view, status.recovery);
-    let verdict = conditions::Verdict::of(&view, plan, in_service, changed);
+    let verdict = conditions::Verdict::of(&view, plan, &status.members, in_service, changed);
     status.phase = Some(verdict.phase.to_string());
     conditions::update(&mut status.conditions, &verdict, seen);
     status
@@ -75,14 +76,29 @@ pub enum News {
 }
 
 /// How much `new` has over `old`. Replication positions change with every write of a client, so they are never news and
-/// are brought up to date with what is; a snapshot that cannot be written fails every few seconds, so it counts when it
-/// has failed twice as often.
+/// are brought up to date with what is, and usage is news when it has moved far; a snapshot that cannot be written fails
+/// every few seconds, so it counts when it has failed twice as often.
 pub fn news(old: &HeliosClusterStatus, new: &HeliosClusterStatus) -> News {
     match () {
-        () if without_positions(old) == without_positions(new) => News::Nothing,
+        () if without_positions(old) == without_positions(&with_usage_of(old, new)) => News::Nothing,
         () if is_decision(old, new) => News::Decision,
         () => News::Detail,
     }
+}
+
+/// Returns `new` with the usage of `old` where it has not moved far.
+fn with_usage_of(old: &HeliosClusterStatus, new: &HeliosClusterStatus) -> HeliosClusterStatus {
+    let mut status = new.clone();
+    for member in &mut status.members {
+        let before = old.members.iter().find(|before| before.name == member.name);
+        let before = before.and_then(|before| before.usage.as_ref());
+        if let (Some(before), Some(now)) = (before, &mut member.usage)
+            && !usage::is_news(before, now)
+        {
+            now.clone_from(before);
+        }
+    }
+    status
 }
 
 fn without_positions(status: &HeliosClusterStatus) -> HeliosClusterStatus {

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use helios_proto::v1::{Member, Membership, Role, StatusResponse};
 
 use super::survey::{Answer, leader, newest_membership};
+use crate::usage::UsageView;
 use crate::view::{ClusterView, Health, MemberView, Verdict, quorum};
 
 /// Lag in entries above which the cluster counts as changing.
@@ -50,6 +51,7 @@ fn row(
         Some(own) => role_name(own.role()),
         None => "Unknown",
     };
+    let usage = own.and_then(|own| own.state.as_ref()).map(UsageView::from);
     MemberView {
         name: member.name.clone(),
         id: Some(member.id),
@@ -63,8 +65,12 @@ fn row(
             (Some(own), _) if !own.ready => Some(own.not_ready_reason.clone()),
             (None, Some(Answer { status: Err(_), .. }) | None) => Some("no answer".to_owned()),
             (None, Some(_)) => Some("another node answers at its address".to_owned()),
-            (Some(_), _) => None,
+            (Some(_), _) => usage
+                .as_ref()
+                .and_then(|usage| usage.scrub.damaged_file.as_ref())
+                .map(|file| format!("damaged file {file} in its state; see the runbook HeliosStateDamaged")),
         },
+        usage,
         ..MemberView::default()
     }
 }
@@ -176,7 +182,7 @@ pub fn role_name(role: Role) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use helios_proto::v1::Progress;
+    use helios_proto::v1::{Progress, StateReport, state_report};
     use jiff::Timestamp;
 
     use super::*;
@@ -245,6 +251,27 @@ mod tests {
             members(&view(&all)).lines().nth(1),
             Some("node-1   1    Leader     yes     0     2        0.1.0     127.0.0.1:7000")
         );
+    }
+
+    #[test]
+    fn usage_of_the_members_that_answer_is_a_second_table() {
+        let mut leader = answer(1, Role::Leader);
+        let state = StateReport { engine: "runs".into(), size_bytes: 5 << 20, ..StateReport::default() };
+        leader.status.as_mut().unwrap().state = Some(state);
+        let text = text(&[leader, answer(2, Role::Follower), silent(3)]);
+        let usage = "\n\nMEMBER   STATE   LOG   DURABLE   MEMORY\nnode-1   5.0Mi   0     0         0\n\n";
+        assert!(text.contains(usage), "{text}");
+    }
+
+    #[test]
+    fn damaged_file_of_a_member_makes_the_cluster_degraded() {
+        let mut leader = answer(1, Role::Leader);
+        let scrub = state_report::Scrub { damaged_files: vec!["1f.run".into()], ..Default::default() };
+        let state = StateReport { scrub: Some(scrub), ..StateReport::default() };
+        leader.status.as_mut().unwrap().state = Some(state);
+        let found = view(&[leader, answer(2, Role::Follower), answer(3, Role::Follower)]).verdict;
+        assert_eq!(found.health, Health::Degraded);
+        assert!(found.text.starts_with("node-1: damaged file 1f.run in its state"), "{}", found.text);
     }
 
     #[test]

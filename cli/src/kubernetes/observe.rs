@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 
 use super::find::CONTAINER;
+use crate::usage::UsageView;
 use crate::view::{ClusterView, ConditionView, Health, MemberView, OperationView, Verdict, quorum};
 
 pub fn view(cluster: &HeliosCluster, pods: &[Pod], volumes: &[PersistentVolumeClaim]) -> ClusterView {
@@ -81,6 +82,7 @@ fn row(
         config: _,
         receives_snapshot: _,
         snapshot_failures: _,
+        usage,
     } = member.clone();
     MemberView {
         name,
@@ -98,6 +100,7 @@ fn row(
             None => Some("no pod".to_owned()),
             Some(pod) => trouble(pod),
         },
+        usage: usage.as_ref().map(UsageView::from),
     }
 }
 
@@ -390,6 +393,24 @@ mod tests {
         let seen = seen(with(healthy(), even), [true; 3]);
         assert_eq!(seen.verdict.health, Health::Healthy);
         assert!(seen.conditions.iter().any(|condition| condition.reason == "EvenReplicas"));
+    }
+
+    #[test]
+    fn member_near_a_limit_is_healthy_and_reported_with_its_usage() {
+        let near = condition("NearLimit", "True", "VolumeNearLimit", "write spec.storage.size: 15Gi or more");
+        let mut near = with(healthy(), near);
+        near["members"][1]["usage"] = json!({
+            "stateBytes": 2_147_483_648_u64, "logBytes": 1_048_576, "durableIndex": 40,
+            "scrubbedAt": "2026-11-21T10:03:00Z", "volumeUsedBytes": 8_589_934_592_u64,
+            "volumeBytes": 10_737_418_240_u64, "volumeNearLimit": true,
+        });
+        let seen = seen(near, [true; 3]);
+        assert_eq!(seen.verdict.health, Health::Healthy);
+        let text = status(&seen, NOW.parse().unwrap(), Colour(false));
+        let usage = "\n\nMEMBER   STATE   LOG     DURABLE   SCRUB      MEMORY   DISK\n\
+                     demo-1   2.0Gi   1.0Mi   40        2m0s ago   0        8.0Gi of 10.0Gi (80%)\n\n\
+                     NearLimit (VolumeNearLimit): write spec.storage.size: 15Gi or more\n";
+        assert!(text.contains(usage), "{text}");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Defaults and bounds of the limits of log and state, and of the bandwidth of snapshots.
+//! Defaults and bounds of the limits of log and state, and of the bandwidth of snapshots and of the scrub.
 
 use std::num::NonZeroU64;
 
@@ -12,6 +12,8 @@ pub const MAX_RETAINED_LOG_BYTES: u64 = 1 << 30;
 pub const MIN_CACHE_BYTES: u64 = 8 << 20;
 /// Default of `state.max_overlay_bytes`.
 pub const MAX_OVERLAY_BYTES: u64 = 256 << 20;
+/// Default of `state.scrub_bytes_per_second`.
+pub const SCRUB_BYTES_PER_SECOND: u64 = 8 << 20;
 
 pub fn segment_bytes(wanted: Option<u64>) -> Result<u64, ConfigError> {
     const ALLOWED: std::ops::RangeInclusive<u64> = (4 << 20)..=(1 << 30);
@@ -33,14 +35,19 @@ pub fn at_least(field: &str, wanted: Option<u64>, default: u64, least: u64) -> R
     }
 }
 
-pub fn snapshot_bandwidth(wanted: Option<u64>) -> Result<Option<NonZeroU64>, ConfigError> {
-    /// Least bandwidth: one chunk every four seconds.
+/// Checks a bandwidth in bytes per second; 0 is `None`, whose meaning is `zero`.
+pub fn bandwidth(
+    field: &str,
+    wanted: Option<u64>,
+    default: u64,
+    zero: &str,
+) -> Result<Option<NonZeroU64>, ConfigError> {
+    /// Least bandwidth: one chunk of a snapshot every four seconds.
     const LEAST: u64 = 64 << 10;
-    let wanted = wanted.and_then(NonZeroU64::new);
-    match wanted {
-        Some(bytes) if bytes.get() < LEAST => Err(ConfigError(format!(
-            "raft.snapshot_bytes_per_second {bytes}: write {LEAST} or more, or 0 for no limit"
-        ))),
-        _ => Ok(wanted),
+    match NonZeroU64::new(wanted.unwrap_or(default)) {
+        Some(bytes) if bytes.get() < LEAST => {
+            Err(ConfigError(format!("{field} {bytes}: write {LEAST} or more, or 0 for {zero}")))
+        }
+        bytes => Ok(bytes),
     }
 }

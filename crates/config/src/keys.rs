@@ -149,6 +149,10 @@ pub const KEYS: &[Key] = &[
         "Limit of applied state that is in memory until a checkpoint writes it to disk, bytes: 67108864 or more. From \
          half of it on a leader takes writes more slowly, at it none (`OVERLOADED`) but those that free room; beyond 1.25 \
          times as much committed writes wait to be applied."),
+    key("state", "scrub_bytes_per_second", "`8388608`", Restart,
+        "Bandwidth of the scrub, bytes: 65536 or more; 0: no scrub. With the engine `runs` a member reads and checks all files of its \
+         state in the background, at most once an hour, so that damage in a block that no client reads is found while \
+         other members have the data."),
     key("client", "request_timeout", "`5s`", Reload,
         "Deadline of a request, elections included. A write that was proposed and is undecided by then is \
         answered with \"outcome unknown\"."),

@@ -22,7 +22,7 @@ mod sources;
 mod sparse;
 
 pub use ack::Ack;
-pub use byte_limits::{MAX_LOG_BYTES, MAX_OVERLAY_BYTES, MAX_RETAINED_LOG_BYTES};
+pub use byte_limits::{MAX_LOG_BYTES, MAX_OVERLAY_BYTES, MAX_RETAINED_LOG_BYTES, SCRUB_BYTES_PER_SECOND};
 pub use changes::{Difference, differences, redacted, reloaded};
 pub use flags::{Cli, CommandLine, ConfigAction, DevArgs, RunArgs, VerifyArgs};
 pub use keys::{Change, paths as key_paths};
@@ -148,6 +148,9 @@ pub struct StateSection {
     /// Limit of the overlay (applied state that is in memory only), bytes.
     #[serde(deserialize_with = "plain::some_number")]
     pub max_overlay_bytes: Option<u64>,
+    /// Bandwidth of the scrub, bytes per second; 0: no scrub.
+    #[serde(deserialize_with = "plain::some_number")]
+    pub scrub_bytes_per_second: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]

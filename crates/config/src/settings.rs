@@ -8,7 +8,8 @@ use std::time::Duration;
 use helios_state::{EngineKind, EventFilter, Limits};
 
 use super::byte_limits::{
-    MAX_LOG_BYTES, MAX_OVERLAY_BYTES, MIN_CACHE_BYTES, at_least, segment_bytes, snapshot_bandwidth,
+    MAX_LOG_BYTES, MAX_OVERLAY_BYTES, MIN_CACHE_BYTES, SCRUB_BYTES_PER_SECOND, at_least, bandwidth,
+    segment_bytes,
 };
 use super::security::{self, ManagementIdentity, TlsFiles};
 
@@ -58,6 +59,8 @@ pub struct Settings {
     pub engine: Option<EngineKind>,
     /// `None`: by the memory that the process may use.
     pub cache_bytes: Option<u64>,
+    /// Bandwidth of the scrub; `None`: no scrub.
+    pub scrub_bytes_per_second: Option<NonZeroU64>,
     pub request_timeout: Duration,
     pub shutdown_delay: Duration,
     pub max_connections: usize,
@@ -185,7 +188,12 @@ impl TryFrom<Config> for Settings {
                 .as_deref()
                 .map_or(Ok(Duration::from_secs(300)), |text| duration("raft.snapshot_interval", text))?,
             trailing_entries: raft.trailing_entries.unwrap_or(1_000),
-            snapshot_bytes_per_second: snapshot_bandwidth(raft.snapshot_bytes_per_second)?,
+            snapshot_bytes_per_second: bandwidth(
+                "raft.snapshot_bytes_per_second",
+                raft.snapshot_bytes_per_second,
+                0,
+                "no limit",
+            )?,
             segment_bytes: segment_bytes(raft.segment_bytes)?,
             max_log_bytes: at_least("raft.max_log_bytes", raft.max_log_bytes, MAX_LOG_BYTES, 32 << 20)?,
             max_retained_log_bytes: raft.max_retained_log_bytes,
@@ -200,6 +208,12 @@ impl TryFrom<Config> for Settings {
                 .cache_bytes
                 .map(|bytes| at_least("state.cache_bytes", Some(bytes), MIN_CACHE_BYTES, MIN_CACHE_BYTES))
                 .transpose()?,
+            scrub_bytes_per_second: bandwidth(
+                "state.scrub_bytes_per_second",
+                state.scrub_bytes_per_second,
+                SCRUB_BYTES_PER_SECOND,
+                "no scrub",
+            )?,
             request_timeout: duration("client.request_timeout", &client.request_timeout)?,
             shutdown_delay: duration_or_none("client.shutdown_delay", &client.shutdown_delay)?,
             max_connections: positive("client.max_connections", client.max_connections as u64)? as usize,

@@ -30,8 +30,8 @@ pub struct Workers {
     pub apply: Sender<ApplyJob>,
     pub fetch: Sender<FetchJob>,
     pub checkpoint: Sender<CheckpointJob>,
-    #[expect(dead_code, reason = "its end stops the thread")]
-    pub merge: Sender<()>,
+    #[expect(dead_code, reason = "its end stops the threads of merges and of the scrub")]
+    pub background: Sender<()>,
 }
 
 pub struct Driver {
@@ -109,7 +109,10 @@ impl Driver {
             Effect::Send(messages) => self.outbound.send(messages),
             Effect::Log(job) => self.workers.log.send(job).map_err(|_| gone("log"))?,
             Effect::Apply(job) => self.workers.apply.send(job).map_err(|_| gone("apply"))?,
-            Effect::Fetch(job) => self.workers.fetch.send(job).map_err(|_| gone("log reader"))?,
+            Effect::Fetch(job) => {
+                self.metrics.log_fetches.inc();
+                self.workers.fetch.send(job).map_err(|_| gone("log reader"))?;
+            }
             Effect::BuildSnapshot { as_set } => self.checkpoint(CheckpointJob::BuildSnapshot { as_set })?,
             Effect::RemoveSnapshots { before } => {
                 self.checkpoint(CheckpointJob::RemoveSnapshots { before })?

@@ -4,6 +4,8 @@
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests use the real clock and disk"))]
 
 mod acks;
+#[allow(clippy::disallowed_methods, reason = "limits rates by the clock")]
+mod background;
 mod change;
 mod core;
 #[allow(clippy::disallowed_methods, reason = "reads the clock for the core")]
@@ -18,12 +20,14 @@ mod log_reader;
 #[allow(clippy::disallowed_methods, reason = "measures the disk and waits for room")]
 mod log_writer;
 pub mod membership;
-#[allow(clippy::disallowed_methods, reason = "limits the rate of merges by the clock")]
+#[allow(clippy::disallowed_methods, reason = "looks for merges at intervals")]
 mod merger;
 pub mod metrics;
 mod recovery;
 #[allow(clippy::disallowed_methods, reason = "starts the threads; draws the boot nonce")]
 mod runtime;
+#[allow(clippy::disallowed_methods, reason = "begins passes at intervals")]
+mod scrubber;
 #[cfg(feature = "simulation")]
 pub mod simulation;
 mod snapshots;

@@ -1,5 +1,6 @@
 //! Starts and stops the threads of a member.
 
+use std::num::NonZeroU64;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -14,6 +15,7 @@ use super::log_reader::LogReader;
 use super::log_writer::LogWriter;
 use super::merger::Merger;
 use super::recovery::Recovery;
+use super::scrubber::Scrubber;
 use super::snapshots::Snapshots;
 use super::suspects::Suspects;
 use super::workers::{Applier, Checkpointer};
@@ -68,6 +70,8 @@ pub struct Parts {
     pub snapshots: Arc<Snapshots>,
     pub recovery: Recovery,
     pub suspects: Suspects,
+    /// Bandwidth of the scrub; `None`: no scrub.
+    pub scrub_bytes_per_second: Option<NonZeroU64>,
     pub metrics: Arc<Metrics>,
     pub fatal: Fatal,
 }
@@ -78,7 +82,9 @@ pub fn start(
     parts: Parts,
     outbound: impl FnOnce(&RaftHandle) -> Arc<dyn Outbound>,
 ) -> Result<Runtime, String> {
-    let Parts { settings, wal, store, snapshots, recovery, suspects, metrics, fatal } = parts;
+    let Parts { settings, wal, store, snapshots, recovery, suspects, scrub_bytes_per_second, metrics, fatal } =
+        parts;
+    let id = settings.id;
     let now = Instant::now();
     let boot_nonce = rand::random();
     let core = recovery
@@ -91,7 +97,7 @@ pub fn start(
     let (apply_sender, apply_jobs) = crossbeam_channel::unbounded();
     let (fetch_sender, fetch_jobs) = crossbeam_channel::unbounded();
     let (checkpoint_sender, checkpoint_jobs) = crossbeam_channel::unbounded();
-    let (merge_sender, merge_end) = crossbeam_channel::bounded(0);
+    let (background_sender, background_end) = crossbeam_channel::bounded(0);
     let status = watch::Sender::new(Arc::new(core.status(now)));
     let applied = watch::Sender::new(store.applied().index);
     let handle = RaftHandle {
@@ -108,7 +114,7 @@ pub fn start(
         apply: apply_sender,
         fetch: fetch_sender,
         checkpoint: checkpoint_sender,
-        merge: merge_sender,
+        background: background_sender,
     };
     let driver = Driver { core, inbox, done, workers, outbound, status, metrics: Arc::clone(&metrics) };
     let applier = Applier {
@@ -122,7 +128,14 @@ pub fn start(
     };
     let log_reader = LogReader { reader: wal.reader(), jobs: fetch_jobs, done: done_sender.clone() };
     let log_writer = LogWriter::new(wal, log_jobs, done_sender.clone(), Arc::clone(&metrics));
-    let merger = Merger { store: store.clone(), end: merge_end };
+    let merger = Merger { store: store.clone(), metrics: Arc::clone(&metrics), end: background_end.clone() };
+    let scrubber = Scrubber {
+        store: store.clone(),
+        id,
+        bytes_per_second: scrub_bytes_per_second,
+        metrics: Arc::clone(&metrics),
+        end: background_end,
+    };
     let checkpointer = Checkpointer { store, snapshots, wanted: checkpoint_jobs, done: done_sender, metrics };
     let threads = vec![
         spawn("raft", &fatal, move || driver.run()),
@@ -131,6 +144,7 @@ pub fn start(
         spawn("apply", &fatal, move || applier.run(&apply_jobs)),
         spawn("checkpoint", &fatal, move || checkpointer.run()),
         spawn("merge", &fatal, move || merger.run()),
+        spawn("scrub", &fatal, move || scrubber.run()),
     ];
     Ok(Runtime { handle, threads })
 }

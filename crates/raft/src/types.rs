@@ -329,7 +329,12 @@ pub struct RaftStatus {
     pub last_log_term: u64,
     pub first_index: u64,
     pub snapshot_index: u64,
+    /// Index up to which a snapshot or a trusted checkpoint makes the log unnecessary for this member.
+    pub covered_index: u64,
+    /// Bytes of the log's entries.
     pub log_bytes: u64,
+    /// Bytes of those that are in memory.
+    pub log_memory_bytes: u64,
     pub membership: Arc<Membership>,
     /// On the leader: progress of the other members. Empty elsewhere.
     pub progress: Vec<Progress>,

@@ -300,7 +300,10 @@ pub fn overlay(store: &Store) -> Done {
 /// Writes a checkpoint. Returns false if the disk is full, which is retried later. Every error is final.
 fn checkpoint(store: &Store, metrics: &Metrics) -> Result<bool, StateError> {
     match store.checkpoint() {
-        Ok(_) => Ok(true),
+        Ok(_) => {
+            metrics.checkpointed(Instant::now());
+            Ok(true)
+        }
         Err(error) if error.is_disk_full() => {
             metrics.checkpoints_skipped.inc();
             tracing::warn!(%error, "checkpoint put off; the log is kept until one succeeds");

@@ -1,6 +1,7 @@
 //! The block cache of an engine: data blocks, indexes and filters of its runs, bounded by their bytes.
 
 use std::hash::{BuildHasherDefault, DefaultHasher};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use quick_cache::sync::{Cache, DefaultLifecycle};
@@ -28,7 +29,19 @@ impl Weighter<Key, Bytes> for Bytewise {
     }
 }
 
-pub struct BlockCache(Cache<Key, Bytes, Bytewise, Hasher>);
+pub struct BlockCache {
+    blocks: Cache<Key, Bytes, Bytewise, Hasher>,
+    hits: AtomicU64,
+    misses: AtomicU64,
+}
+
+/// Size of the cache in bytes, and the lookups of reads since the engine was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CacheStats {
+    pub bytes: u64,
+    pub hits: u64,
+    pub misses: u64,
+}
 
 impl BlockCache {
     /// Creates a cache of at most `bytes`.
@@ -38,20 +51,30 @@ impl BlockCache {
         let shards = if bytes < (1 << 20) { 1 } else { SHARDS };
         let options = options.shards(shards).estimated_items_capacity(items).weight_capacity(bytes).build();
         let options = options.expect("all required options are set");
-        Self(Cache::with_options(options, Bytewise, Hasher::default(), DefaultLifecycle::default()))
+        let blocks = Cache::with_options(options, Bytewise, Hasher::default(), DefaultLifecycle::default());
+        Self { blocks, hits: AtomicU64::new(0), misses: AtomicU64::new(0) }
     }
 
     pub fn get(&self, run: Id, offset: u64) -> Option<Bytes> {
-        self.0.get(&(faults::cached_run(run), offset))
+        self.blocks.get(&(faults::cached_run(run), offset))
+    }
+
+    /// Counts the lookup of a read.
+    pub fn count(&self, is_hit: bool) {
+        let count = if is_hit { &self.hits } else { &self.misses };
+        count.fetch_add(1, Ordering::Relaxed);
     }
 
     pub fn insert(&self, run: Id, offset: u64, block: Bytes) {
-        self.0.insert((faults::cached_run(run), offset), block);
+        self.blocks.insert((faults::cached_run(run), offset), block);
     }
 
-    #[cfg(test)]
-    pub fn bytes(&self) -> u64 {
-        self.0.weight()
+    pub fn stats(&self) -> CacheStats {
+        CacheStats {
+            bytes: self.blocks.weight(),
+            hits: self.hits.load(Ordering::Relaxed),
+            misses: self.misses.load(Ordering::Relaxed),
+        }
     }
 }
 
@@ -64,9 +87,9 @@ mod tests {
         let cache = BlockCache::new(100 << 10);
         for offset in 0..1_000 {
             cache.insert(1, offset, Bytes::from(vec![0; 1 << 10]));
-            assert!(cache.bytes() <= 100 << 10);
+            assert!(cache.stats().bytes <= 100 << 10);
         }
-        assert!(cache.bytes() > 50 << 10);
+        assert!(cache.stats().bytes > 50 << 10);
         cache.insert(2, 7, Bytes::from_static(b"x"));
         assert_eq!(cache.get(2, 7).as_deref(), Some(b"x".as_slice()));
         assert_eq!(cache.get(3, 7), None);

@@ -38,16 +38,6 @@ impl Default for Options {
     }
 }
 
-/// Sizes of the engine.
-#[cfg(test)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Stats {
-    pub bytes: u64,
-    pub uppers: usize,
-    pub bottom_runs: usize,
-    pub cached_bytes: u64,
-}
-
 /// The engine in one directory. Checkpoints, and commits of merges, must be called one at a time.
 pub struct Runs {
     disk: Arc<dyn Disk>,
@@ -123,17 +113,6 @@ impl Runs {
     /// Returns the newest view.
     pub fn view(&self) -> View {
         self.inner().view.clone()
-    }
-
-    #[cfg(test)]
-    pub fn stats(&self) -> Stats {
-        let view = self.view();
-        Stats {
-            bytes: view.bytes(),
-            uppers: view.uppers().len(),
-            bottom_runs: view.bottom().len(),
-            cached_bytes: self.cache.bytes(),
-        }
     }
 
     /// Writes `slots`, in key order, and `record` as one checkpoint; durable when it returns. `clears` removes
@@ -259,6 +238,28 @@ impl Runs {
         self.install(&mut inner, view).map(Some)
     }
 
+    /// Reads run `id` from the disk, past the cache, and checks all of it. `pace` is called with the bytes that were
+    /// read, and may wait; if it breaks, the check ends early.
+    ///
+    /// # Errors
+    /// [`Error::is_damage`] if the run is part of the content and not what was written.
+    pub fn check_run(&self, id: RunId, pace: impl FnMut(u64) -> ControlFlow<()>) -> Result<Checked> {
+        // Held until the end, so that the file is not removed meanwhile.
+        let Some(_live) = self.live_run(id) else { return Ok(Checked::Replaced) };
+        let checked = Run::open(Arc::clone(&self.disk), &self.dir, id, Arc::clone(&self.cache))
+            .and_then(|run| run.verify(pace));
+        match checked {
+            Ok(ControlFlow::Continue(())) => Ok(Checked::Whole),
+            Ok(ControlFlow::Break(())) => Ok(Checked::Interrupted),
+            Err(_) if self.live_run(id).is_none() => Ok(Checked::Replaced),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn live_run(&self, id: RunId) -> Option<Arc<Run>> {
+        self.inner().view.slices().find(|slice| slice.run.id == id).map(|slice| Arc::clone(&slice.run))
+    }
+
     /// Writes the frame of `next` and makes it the newest view.
     fn install(&self, inner: &mut Inner, next: View) -> Result<View> {
         let frame = frame_of(&next);
@@ -294,6 +295,16 @@ impl Runs {
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The result of [`Runs::check_run`] without an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Checked {
+    Whole,
+    /// The run is no part of the content any more.
+    Replaced,
+    /// `pace` ended the check.
+    Interrupted,
 }
 
 /// A run that is durable but not part of the content yet.

@@ -32,13 +32,14 @@ mod tests;
 mod view;
 mod writer;
 
+pub use self::cache::CacheStats;
 pub use self::compaction::{Job, Merged};
-pub use self::engine::{Options, Pending, Runs};
+pub use self::engine::{Checked, Options, Pending, Runs};
 pub use self::error::{Error, Result};
 pub use self::manifest::CURRENT;
 pub use self::run::RunId;
 pub use self::set::{HEAD, Set};
-pub use self::view::View;
+pub use self::view::{Stats, View};
 
 use bytes::Bytes;
 

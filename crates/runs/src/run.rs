@@ -19,7 +19,7 @@
 mod iter;
 
 use std::io::ErrorKind;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,7 +27,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::{Buf, Bytes};
 
 use crate::block::{Cursor, Malformed};
-use crate::cache::BlockCache;
+use crate::cache::{BlockCache, CacheStats};
 use crate::error::{Error, Result};
 use crate::format::{FORMAT, Id, crc_at, take_bytes, take_u32, take_u64, take_varint};
 use crate::{Slot, faults, filter};
@@ -69,6 +69,13 @@ impl RunId {
 pub struct Place {
     pub offset: u64,
     pub len: u32,
+}
+
+impl Place {
+    /// Returns the length of the block with its trailer.
+    fn stored_bytes(self) -> u64 {
+        u64::from(self.len) + TRAILER_BYTES
+    }
 }
 
 pub struct Run {
@@ -138,6 +145,10 @@ impl Run {
         self.is_obsolete.store(true, Ordering::Relaxed);
     }
 
+    pub fn cache_stats(&self) -> CacheStats {
+        self.cache.stats()
+    }
+
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -174,7 +185,12 @@ impl Run {
 
     /// Reads a block, from the cache or from the file, with its checksum verified.
     pub fn block(&self, place: Place, caching: Caching) -> Result<Bytes> {
-        if let Some(block) = self.cache.get(self.id.id, place.offset) {
+        let cached = self.cache.get(self.id.id, place.offset);
+        // Merges would hide how the cache serves reads.
+        if caching == Caching::Fill {
+            self.cache.count(cached.is_some());
+        }
+        if let Some(block) = cached {
             return Ok(block);
         }
         let block = self.read_block(place)?;
@@ -185,7 +201,7 @@ impl Run {
     }
 
     fn read_block(&self, place: Place) -> Result<Bytes> {
-        let end = place.offset + u64::from(place.len) + TRAILER_BYTES;
+        let end = place.offset + place.stored_bytes();
         let mut block = read(self.file.as_ref(), &self.path, place.offset..end)?;
         let mut trailer = block.split_off(place.len as usize);
         let (kind, crc) = (trailer[0], trailer.split_off(1).get_u32());
@@ -202,15 +218,22 @@ impl Run {
         Ok(block)
     }
 
-    /// Reads the run past the cache and checks every block, the order of the keys, their counts and the filter.
-    pub fn verify(&self) -> Result<()> {
+    /// Reads the run past the cache and checks every block, the order of the keys, their counts and the filter. `pace`
+    /// is called with the bytes of each block that was read, and may wait; if it breaks, the check ends early.
+    pub fn verify(&self, mut pace: impl FnMut(u64) -> ControlFlow<()>) -> Result<ControlFlow<()>> {
         let (mut slots, mut tombstones, mut last_key) = (0, 0, None::<Bytes>);
         for part in &self.parts {
             let filter = self.read_block(part.filter)?;
             let index = Index::new(self.read_block(part.index)?).map_err(|_| self.malformed())?;
+            if pace(part.filter.stored_bytes() + part.index.stored_bytes()).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
             for number in 0..index.len() {
                 let place = index.place(number).map_err(|_| self.malformed())?;
                 let mut cursor = Cursor::new(self.read_block(place)?).map_err(|_| self.malformed())?;
+                if pace(place.stored_bytes()).is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
                 while let Some((key, slot)) = cursor.next().map_err(|_| self.malformed())? {
                     let is_in_order = last_key.as_ref().map_or(key == self.first_key, |last| last < key);
                     if !is_in_order || !filter::may_contain(&filter, filter::hash(key)) {
@@ -226,7 +249,7 @@ impl Run {
             }
         }
         let is_whole = slots == self.slots && tombstones == self.tombstones;
-        if is_whole { Ok(()) } else { Err(self.malformed()) }
+        if is_whole { Ok(ControlFlow::Continue(())) } else { Err(self.malformed()) }
     }
 
     fn malformed(&self) -> Error {

@@ -1,9 +1,11 @@
 //! A view: the runs that are the state at one checkpoint.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::cache::CacheStats;
 use crate::error::Result;
 use crate::merge::{Merge, Order, Source};
 use crate::run::{BackIter, Caching, Run, RunId, RunIter};
@@ -46,6 +48,15 @@ impl Slice {
     }
 }
 
+/// Sizes of a view, and of the block cache that it shares with the engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stats {
+    pub bytes: u64,
+    pub uppers: u64,
+    pub bottom_runs: u64,
+    pub cache: CacheStats,
+}
+
 /// The content of the engine after one checkpoint or merge. A clone shares it; its files exist until the last clone is
 /// dropped.
 #[derive(Clone, Default)]
@@ -86,14 +97,30 @@ impl View {
         self.slices().map(|slice| slice.run.id)
     }
 
+    /// Returns the files of this view in the order of their first keys.
+    pub fn files_by_key(&self) -> Vec<RunId> {
+        let mut runs: Vec<&Run> = self.slices().map(|slice| slice.run.as_ref()).collect();
+        runs.sort_by(|a, b| a.first_key.cmp(&b.first_key));
+        runs.into_iter().map(|run| run.id).collect()
+    }
+
     /// Reads and checks every block of every run; returns the first damage.
     pub fn verify(&self) -> Result<()> {
-        self.slices().try_for_each(|slice| slice.run.verify())
+        self.slices().try_for_each(|slice| slice.run.verify(|_| ControlFlow::Continue(())).map(drop))
     }
 
     /// Returns the bytes of all files.
     pub fn bytes(&self) -> u64 {
         self.files().map(|run| run.len).sum()
+    }
+
+    pub fn stats(&self) -> Stats {
+        Stats {
+            bytes: self.bytes(),
+            uppers: self.uppers().len() as u64,
+            bottom_runs: self.bottom().len() as u64,
+            cache: self.slices().next().map(|slice| slice.run.cache_stats()).unwrap_or_default(),
+        }
     }
 
     pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {

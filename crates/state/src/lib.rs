@@ -27,6 +27,7 @@ mod meta;
 mod overlay;
 mod recovery;
 mod restore;
+mod scrub;
 mod set_writer;
 mod shared;
 mod sizes;
@@ -53,7 +54,9 @@ pub use engines::EngineKind;
 pub use error::StateError;
 pub use event_filter::EventFilter;
 pub use events::Event;
-pub use helios_runs::{HEAD as SNAPSHOT_HEAD, Options as RunsOptions};
+pub use helios_runs::{
+    Checked, HEAD as SNAPSHOT_HEAD, Options as RunsOptions, RunId, Stats as EngineStats,
+};
 pub use inspect::{Inspection, inspect};
 pub use machine::{Driven, LogEntry, Shared, StateMachine};
 pub use set_writer::SetWriter;

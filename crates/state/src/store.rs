@@ -363,6 +363,15 @@ impl Store {
         state.engine.size_bytes() + self.overlay_bytes() as u64
     }
 
+    pub fn engine(&self) -> EngineKind {
+        self.inner.options.engine
+    }
+
+    /// Returns the sizes of the engine on disk, and those of its block cache.
+    pub fn engine_stats(&self) -> helios_runs::Stats {
+        self.inner.state().engine.stats()
+    }
+
     /// Returns the number of times that the state was discarded to be rebuilt, since the process started.
     pub fn rebuilds(&self) -> u64 {
         self.inner.rebuilds.load(Ordering::Relaxed)
@@ -388,8 +397,8 @@ impl Store {
         }
     }
 
-    /// Stops the store if `error` is damage of the engine, as after a read that finds it.
-    pub(super) fn note_damage(&self, error: StateError) -> StateError {
+    /// Stops the store if `error` is damage of the engine, as after a read that finds it: the next start repairs the state.
+    pub fn note_damage(&self, error: StateError) -> StateError {
         match error {
             StateError::Engine { source: source @ EngineError::Corrupt(_), .. } => self.fail(source),
             error => error,

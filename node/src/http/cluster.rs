@@ -209,6 +209,7 @@ pub fn describe(status: &StatusResponse) -> Json {
         "has_quorum": has_quorum(status),
         "sessions": parts::sessions(status),
         "snapshot": parts::snapshot(status),
+        "state": parts::state(status),
         "entry_unappliable": parts::unappliable(status),
         "last_skipped_index": status.last_skipped_index,
         "parts": parts::describe(status),

@@ -115,6 +115,7 @@ pub fn document(prefix: &str, requires_auth: bool) -> Json {
             "schemas": {
                 "Node": status::node(),
                 "Snapshot": status::snapshot(),
+                "State": status::state(),
                 "Parts": status::parts(),
                 "Difference": difference_schema(),
             },

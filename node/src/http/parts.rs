@@ -40,6 +40,38 @@ pub fn snapshot(status: &StatusResponse) -> Json {
     })
 }
 
+/// Returns state and log on this member's disk, its memory and its volume.
+pub fn state(status: &StatusResponse) -> Json {
+    let state = status.state.clone().unwrap_or_default();
+    let scrub = state.scrub.map(|scrub| {
+        json!({
+            "last_complete_seconds_ago": scrub.last_complete_seconds_ago,
+            "running": scrub.running,
+            "done_bytes": scrub.done_bytes,
+            "total_bytes": scrub.total_bytes,
+            "damaged_files": scrub.damaged_files,
+        })
+    });
+    let memory = state.memory.map(|memory| {
+        let limit_bytes = Some(memory.limit_bytes).filter(|bytes| *bytes > 0);
+        json!({ "limit_bytes": limit_bytes, "used_bytes": memory.used_bytes })
+    });
+    let volume = state
+        .volume
+        .map(|volume| json!({ "size_bytes": volume.size_bytes, "free_bytes": volume.free_bytes }));
+    json!({
+        "engine": state.engine,
+        "size_bytes": state.size_bytes,
+        "log_bytes": state.log_bytes,
+        "log_memory_bytes": state.log_memory_bytes,
+        "durable_index": state.durable_index,
+        "checkpoint_age_seconds": state.checkpoint_age_seconds,
+        "scrub": scrub,
+        "memory": memory,
+        "volume": volume,
+    })
+}
+
 /// Returns the entry that could not be applied; null if there is none.
 pub fn unappliable(status: &StatusResponse) -> Json {
     status.entry_unappliable.as_ref().map_or(Json::Null, |held| {

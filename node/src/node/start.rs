@@ -148,6 +148,7 @@ impl Node {
             snapshots: Arc::clone(&self.0.snapshots),
             recovery,
             suspects,
+            scrub_bytes_per_second: settings.scrub_bytes_per_second,
             metrics: Arc::clone(&self.0.metrics),
             fatal: self.0.fatal.clone(),
         };

@@ -20,6 +20,29 @@ async fn health(node: &Node, peer: &str) -> Option<Value> {
 }
 
 #[tokio::test]
+async fn status_shows_state_log_memory_and_volume() {
+    let cluster = Cluster::of_three().await;
+    let leader = cluster.leader().await;
+    let state = eventually("a checkpoint is in the status", async || {
+        let state = status_json(&cluster[leader]).await?["state"].clone();
+        (state["durable_index"].as_u64() > Some(0) && state["checkpoint_age_seconds"].is_u64())
+            .then_some(state)
+    })
+    .await;
+    assert_eq!(state["engine"], "runs", "{state}");
+    for figure in ["size_bytes", "log_bytes", "log_memory_bytes"] {
+        assert!(state[figure].as_u64() > Some(0), "{figure}: {state}");
+    }
+    assert_eq!((&state["scrub"]["running"], &state["scrub"]["damaged_files"]), (&json!(false), &json!([])));
+    assert!(state["memory"]["used_bytes"].as_u64() > Some(0), "{state}");
+    let volume = &state["volume"];
+    assert!(volume["size_bytes"].as_u64() >= volume["free_bytes"].as_u64(), "{volume}");
+    let metric = |name| cluster[leader].metric(name);
+    assert!(metric("helios_engine_size_bytes").await > Some(0));
+    assert_eq!(metric("helios_scrub_damaged_files").await, Some(0));
+}
+
+#[tokio::test]
 async fn status_shows_consensus_health_and_failover_as_parts() {
     let mut cluster = Cluster::of_three().await;
     let leader = cluster.leader().await;

@@ -30,6 +30,7 @@ pub enum Notice {
     ConfigReloaded,
     CertificateRenewed,
     NameTaken,
+    NearLimit,
 }
 
 impl Notice {
@@ -52,6 +53,7 @@ impl Notice {
             Self::ConfigReloaded => "ConfigReloaded",
             Self::CertificateRenewed => "CertificateRenewed",
             Self::NameTaken => "NameTaken",
+            Self::NearLimit => "NearLimit",
         }
     }
 
@@ -62,7 +64,8 @@ impl Notice {
             | Self::QuorumUnknown
             | Self::LeaderLost
             | Self::SnapshotFailed
-            | Self::NameTaken => EventType::Warning,
+            | Self::NameTaken
+            | Self::NearLimit => EventType::Warning,
             _ => EventType::Normal,
         }
     }
@@ -101,6 +104,7 @@ pub fn status_diff(old: &HeliosClusterStatus, new: &HeliosClusterStatus) -> Vec<
     all.extend(in_both(old, new).filter_map(|(before, now)| settings(before, now)));
     all.extend(certificate(old, new));
     all.extend(name_taken(old, new));
+    all.extend(near_limit(old, new));
     all.truncate(MOST);
     all
 }
@@ -309,6 +313,17 @@ fn name_taken(old: &HeliosClusterStatus, new: &HeliosClusterStatus) -> Option<Ch
     };
     let now = taken(new)?;
     (taken(old).as_ref() != Some(&now)).then(|| Change::of_cluster(Notice::NameTaken, now))
+}
+
+/// Reported each time that the advice changes: another member, or another size to write.
+fn near_limit(old: &HeliosClusterStatus, new: &HeliosClusterStatus) -> Option<Change> {
+    let advice = |status: &HeliosClusterStatus| {
+        let found =
+            status.condition(ConditionType::NearLimit).filter(|_| status.is(ConditionType::NearLimit));
+        found.map(|condition| condition.message.clone())
+    };
+    let now = advice(new)?;
+    (advice(old).as_ref() != Some(&now)).then(|| Change::of_cluster(Notice::NearLimit, now))
 }
 
 #[cfg(test)]

@@ -1,9 +1,11 @@
-//! The five conditions, each with a reason from a closed list and a message that names what to do
+//! The six conditions, each with a reason from a closed list and a message that names what to do
 //! or what is awaited. `Ready` with `observedGeneration` is what Helm and kstatus wait for.
 
 use helios_crds::ConditionStatus::{self, False, True, Unknown};
-use helios_crds::ConditionType::{self, Available, Degraded, FaultToleranceReduced, Progressing, Ready};
-use helios_crds::Reason;
+use helios_crds::ConditionType::{
+    self, Available, Degraded, FaultToleranceReduced, NearLimit, Progressing, Ready,
+};
+use helios_crds::{MemberStatus, Reason};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use crate::observe::Snapshot;
@@ -30,16 +32,16 @@ impl Finding {
 
 pub struct Verdict {
     pub phase: Reason,
-    findings: [(ConditionType, Finding); 5],
+    findings: [(ConditionType, Finding); 6],
 }
 
 impl Verdict {
-    pub fn of(view: &View, plan: &Plan, in_service: usize, changed: bool) -> Self {
+    pub fn of(view: &View, plan: &Plan, members: &[MemberStatus], in_service: usize, changed: bool) -> Self {
         let available = available(view);
         let unseen =
             changed || view.seen.workload.as_ref().is_none_or(|workload| workload.update_revision.is_none());
         let progressing = progressing(view, plan, unseen);
-        let degraded = degraded(view, plan);
+        let degraded = degraded(view, plan, members);
         let reduced = fault_tolerance(view);
         let wanted = view.cluster.replicas as usize;
         let settled = view.leader.is_some()
@@ -77,6 +79,7 @@ impl Verdict {
                 (Progressing, progressing),
                 (Degraded, degraded),
                 (FaultToleranceReduced, reduced),
+                (NearLimit, near_limit(view, members)),
             ],
         }
     }
@@ -165,7 +168,7 @@ fn progressing(view: &View, plan: &Plan, unseen: bool) -> Finding {
     Finding::new(True, reason, operation.step_message.clone())
 }
 
-fn degraded(view: &View, plan: &Plan) -> Finding {
+fn degraded(view: &View, plan: &Plan, members: &[MemberStatus]) -> Finding {
     let security = view.seen.security.reported_problem(view.seen.now);
     if let Some(problem) = security.as_ref().filter(|problem| problem.blocks) {
         return Finding::new(True, problem.reason, problem.message.clone());
@@ -197,6 +200,11 @@ fn degraded(view: &View, plan: &Plan) -> Finding {
         })
         .map(|(ordinal, member)| explain(view, ordinal, &member.name))
         .collect();
+    if down.is_empty()
+        && let Some(message) = super::usage::damage(members)
+    {
+        return Finding::new(True, Reason::StateDamaged, message);
+    }
     match security {
         _ if !down.is_empty() => {
             Finding::new(True, Reason::MemberDown, format!("not answering: {}", down.join(", ")))
@@ -238,6 +246,13 @@ fn fault_tolerance(view: &View) -> Finding {
             format!("{wanted} members survive no more failures than {}: {designed}", wanted - 1),
         ),
         () => Finding::new(False, Reason::AsDesigned, message),
+    }
+}
+
+fn near_limit(view: &View, members: &[MemberStatus]) -> Finding {
+    match super::usage::advice(&view.cluster.spec.storage.size, members) {
+        Some((reason, advice)) => Finding::new(True, reason, advice),
+        None => Finding::new(False, Reason::WithinLimits, ""),
     }
 }
 

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use helios_crds::{MemberRole, MemberStatus};
+use helios_crds::{MemberRole, MemberStatus, MemberUsage};
 use helios_proto::v1::Role;
 
 use super::signed;
+use super::usage::usage;
 use crate::plan::View;
 
 pub fn members(view: &View) -> Vec<MemberStatus> {
@@ -50,7 +51,14 @@ fn member(view: &View, ordinal: u32) -> MemberStatus {
             .and_then(|member| view.progress(member.id))
             .is_some_and(|progress| progress.snapshotting),
         snapshot_failures: node.map_or(0, |node| signed(node.snapshot_failures)),
+        usage: usage(node, usage_before(view, ordinal), view.seen.now),
     }
+}
+
+/// Usage in the last status.
+fn usage_before<'a>(view: &'a View, ordinal: u32) -> Option<&'a MemberUsage> {
+    let name = view.name(ordinal);
+    view.seen.status.members.iter().find(|member| member.name == name)?.usage.as_ref()
 }
 
 /// Without a leader nobody says who the members are; the last table stands, with roles of now.
@@ -62,6 +70,7 @@ fn last_known(view: &View) -> Vec<MemberStatus> {
         member.role = node.map_or(MemberRole::Unknown, |node| role(node.role())).into();
         member.ready = ordinal.and_then(|o| view.seen.pods.get(&o)).is_some_and(|pod| pod.ready);
         member.lag = None;
+        member.usage = usage(node, member.usage.as_ref(), view.seen.now);
     }
     members
 }

@@ -72,6 +72,18 @@ fn an_unknown_engine_is_rejected() {
 }
 
 #[test]
+fn scrub_bandwidth_has_a_default_a_minimum_and_can_be_turned_off() {
+    let rate = |state: &str| {
+        settings(&format!("{{node: {{name: a}}, state: {{{state}}}}}")).unwrap().scrub_bytes_per_second
+    };
+    assert_eq!(rate(""), NonZeroU64::new(8 << 20));
+    assert_eq!(rate("scrub_bytes_per_second: 0"), None);
+    assert_eq!(rate("scrub_bytes_per_second: 65536"), NonZeroU64::new(65_536));
+    let error = refused("{node: {name: a}, state: {scrub_bytes_per_second: 1000}}");
+    assert!(error.contains("65536 or more, or 0 for no scrub"), "{error}");
+}
+
+#[test]
 fn a_snapshot_bandwidth_is_none_or_at_least_the_minimum() {
     let limit = |raft: &str| {
         settings(&format!("{{node: {{name: a}}, raft: {{{raft}}}}}")).unwrap().snapshot_bytes_per_second

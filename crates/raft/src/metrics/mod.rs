@@ -3,10 +3,11 @@
 //! frozen by `docs/reference/metrics.md` and the test that reads it.
 
 mod contacts;
+mod scrub;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -17,6 +18,10 @@ use prometheus_client::registry::{Metric, Registry};
 
 use self::contacts::Contacts;
 pub use self::contacts::Heard;
+use self::scrub::Scrub;
+pub use self::scrub::{Progress, ScrubReport};
+use helios_state::EngineStats;
+
 use crate::membership::name_of;
 use crate::{RaftStatus, Role};
 
@@ -25,14 +30,25 @@ pub struct PeerLabel {
     pub peer: String,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LevelLabel {
+    level: &'static str,
+}
+
 /// Values that are read when the metrics are requested, because they are not counted as they change.
 pub struct Observed {
     pub keys: u64,
     pub state_bytes: u64,
+    pub engine: EngineStats,
     pub state_rebuilds: u64,
     pub slow_listeners_cut: u64,
     /// `None`: it cannot be determined.
     pub disk_free_bytes: Option<u64>,
+    /// `None`: it cannot be determined.
+    pub disk_size_bytes: Option<u64>,
+    /// Memory that the process uses, and its limit, bytes; `None`: unknown, and no limit.
+    pub memory_used_bytes: Option<u64>,
+    pub memory_limit_bytes: Option<u64>,
     /// `None`: the node belongs to no cluster yet.
     pub member: Option<ObservedMember>,
 }
@@ -52,6 +68,9 @@ type PerPeer<M> = Family<PeerLabel, M>;
 pub struct Metrics {
     /// Source of the round trips and of the times since the last contact.
     pub contacts: Contacts,
+    /// Source of the scrub's figures.
+    pub scrub: Scrub,
+    checkpointed_at: Mutex<Option<Instant>>,
     pub wal_fsync_duration_seconds: Histogram,
     pub apply_duration_seconds: Histogram,
     pub snapshot_save_duration_seconds: Histogram,
@@ -65,6 +84,9 @@ pub struct Metrics {
     pub snapshot_resumed_bytes: Counter,
     pub checkpoints_skipped: Counter,
     pub log_writes_held: Counter,
+    pub log_fetches: Counter,
+    pub engine_merges: Counter,
+    pub engine_merged_bytes: Counter,
     pub raft_entries_appended: Counter,
     pub raft_proposals_failed: Counter,
     pub forwarded: Counter,
@@ -98,9 +120,24 @@ pub struct Metrics {
     lowest_format: Gauge,
     keys: Gauge,
     db_size_bytes: Gauge,
+    checkpoint_age_seconds: Gauge,
+    durable_index: Gauge,
+    engine_size_bytes: Gauge,
+    engine_runs: Family<LevelLabel, Gauge>,
+    engine_cache_bytes: Gauge,
+    engine_cache_hits: Counter,
+    engine_cache_misses: Counter,
     wal_size_bytes: Gauge,
+    wal_memory_bytes: Gauge,
     disk_free_bytes: Gauge,
+    disk_size_bytes: Gauge,
+    memory_used_bytes: Gauge,
+    memory_limit_bytes: Gauge,
     state_rebuilds: Counter,
+    scrub_bytes: Counter,
+    scrub_passes: Counter,
+    scrub_damaged_files: Gauge,
+    scrub_last_pass_age_seconds: Gauge,
     slow_listeners_cut: Counter,
 }
 
@@ -127,6 +164,8 @@ impl Metrics {
         let r = registry;
         Arc::new(Self {
             contacts: Contacts::default(),
+            scrub: Scrub::default(),
+            checkpointed_at: Mutex::default(),
             wal_fsync_duration_seconds: time(r, "wal_fsync_duration_seconds", "One write and fsync of the log"),
             apply_duration_seconds: time(r, "apply_duration_seconds", "Applying one batch of entries"),
             snapshot_save_duration_seconds: time(r, "snapshot_save_duration_seconds", "Writing a snapshot"),
@@ -140,6 +179,9 @@ impl Metrics {
             snapshot_resumed_bytes: count(r, "snapshot_resumed_bytes", "Bytes of snapshots not sent again, because they were here from a transfer that broke off"),
             checkpoints_skipped: count(r, "checkpoints_skipped", "Checkpoints put off because the disk is full"),
             log_writes_held: count(r, "log_writes_held", "Times the log had to wait for room on a full disk"),
+            log_fetches: count(r, "log_fetches", "Reads of entries from the log on disk, for members that lag"),
+            engine_merges: count(r, "engine_merges", "Merges of files of the state engine"),
+            engine_merged_bytes: count(r, "engine_merged_bytes", "Bytes that merges of the state engine have read"),
             raft_entries_appended: count(r, "raft_entries_appended", "Entries written to the log of this member"),
             raft_proposals_failed: count(r, "raft_proposals_failed", "Writes that this member, as the leader, proposed or was to propose, and that failed"),
             forwarded: count(r, "forwarded", "Writes sent on to the leader"),
@@ -173,9 +215,24 @@ impl Metrics {
             lowest_format: gauge(r, "lowest_format", "Log format that all members can read, as far as this one has heard"),
             keys: gauge(r, "keys", "Keys held, expired ones not yet removed included"),
             db_size_bytes: gauge(r, "db_size_bytes", "State engine and overlay"),
-            wal_size_bytes: gauge(r, "wal_size_bytes", "Log entries kept, in memory and on disk"),
+            checkpoint_age_seconds: gauge(r, "checkpoint_age_seconds", "Time since the last checkpoint; 0 before the first one. Without writes there is none"),
+            durable_index: gauge(r, "durable_index", "Index up to which a checkpoint or a snapshot of this process makes the log unnecessary"),
+            engine_size_bytes: gauge(r, "engine_size_bytes", "Files of the state engine"),
+            engine_runs: add(r, "engine_runs", "Files of the engine runs: upper ones, which every read visits, and the bottom", Family::default()),
+            engine_cache_bytes: gauge(r, "engine_cache_bytes", "Block cache of the engine runs"),
+            engine_cache_hits: count(r, "engine_cache_hits", "Blocks that reads found in the cache of the engine runs"),
+            engine_cache_misses: count(r, "engine_cache_misses", "Blocks that reads took from the files of the engine runs"),
+            wal_size_bytes: gauge(r, "wal_size_bytes", "Log entries kept on disk"),
+            wal_memory_bytes: gauge(r, "wal_memory_bytes", "Log entries kept in memory as well"),
             disk_free_bytes: gauge(r, "disk_free_bytes", "Free on the volume of the data directory, less what a checkpoint under way will take"),
+            disk_size_bytes: gauge(r, "disk_size_bytes", "Size of the volume of the data directory"),
+            memory_used_bytes: gauge(r, "memory_used_bytes", "Memory of this process that the kernel cannot take back: its anonymous pages"),
+            memory_limit_bytes: gauge(r, "memory_limit_bytes", "Memory limit of the container; 0 without one"),
             state_rebuilds: count(r, "state_rebuilds", "Times the state engine was set aside and rebuilt"),
+            scrub_bytes: count(r, "scrub_bytes", "Bytes of the state's files that the scrub has read and checked"),
+            scrub_passes: count(r, "scrub_passes", "Passes of the scrub over all files of the state"),
+            scrub_damaged_files: gauge(r, "scrub_damaged_files", "Files of the state that the scrub found damaged or could not read"),
+            scrub_last_pass_age_seconds: gauge(r, "scrub_last_pass_age_seconds", "Time since the scrub completed a pass; 0 before the first one"),
             slow_listeners_cut: count(r, "slow_listeners_cut", "Listening clients cut off because they did not read fast enough"),
         })
     }
@@ -184,6 +241,17 @@ impl Metrics {
     pub fn round_trip(&self, peer: &str, took: Duration) {
         let label = PeerLabel { peer: peer.to_owned() };
         self.peer_rtt_seconds.get_or_create(&label).observe(took.as_secs_f64());
+    }
+
+    /// Records a checkpoint.
+    pub fn checkpointed(&self, now: Instant) {
+        *self.checkpointed_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+    }
+
+    /// Returns the time since the last checkpoint; `None` before the first one of this process.
+    pub fn checkpoint_age(&self) -> Option<Duration> {
+        let at = *self.checkpointed_at.lock().unwrap_or_else(PoisonError::into_inner);
+        at.map(|at| at.elapsed())
     }
 
     /// Records the duration of an election in which this member was a candidate.
@@ -195,11 +263,17 @@ impl Metrics {
     pub fn observe(&self, observed: &Observed) {
         set(&self.keys, observed.keys);
         set(&self.db_size_bytes, observed.state_bytes);
+        set(&self.checkpoint_age_seconds, self.checkpoint_age().map_or(0, |age| age.as_secs()));
+        self.observe_engine(&observed.engine);
         total(&self.state_rebuilds, observed.state_rebuilds);
         total(&self.slow_listeners_cut, observed.slow_listeners_cut);
         if let Some(free) = observed.disk_free_bytes {
             set(&self.disk_free_bytes, free);
         }
+        set(&self.disk_size_bytes, observed.disk_size_bytes.unwrap_or(0));
+        set(&self.memory_used_bytes, observed.memory_used_bytes.unwrap_or(0));
+        set(&self.memory_limit_bytes, observed.memory_limit_bytes.unwrap_or(0));
+        self.observe_scrub();
         if let Some(member) = &observed.member {
             self.observe_raft(&member.status, member.applied_index);
             set(&self.raft_snapshot_size_bytes, member.snapshot_size_bytes);
@@ -226,10 +300,30 @@ impl Metrics {
         total(&self.log_entries_skipped, status.skipped_entries);
         set(&self.entry_unappliable, u64::from(status.unappliable.is_some()));
         set(&self.wal_size_bytes, status.log_bytes);
+        set(&self.wal_memory_bytes, status.log_memory_bytes);
+        set(&self.durable_index, status.covered_index);
         set(&self.raft_snapshot_index, status.snapshot_index);
         set(&self.lowest_format, status.lowest_format.into());
         set(&self.stale_learners, status.stale_learners.len() as u64);
         set(&self.members, status.membership.members.len() as u64);
+    }
+
+    fn observe_engine(&self, engine: &EngineStats) {
+        set(&self.engine_size_bytes, engine.bytes);
+        for (level, runs) in [("upper", engine.uppers), ("bottom", engine.bottom_runs)] {
+            set(&self.engine_runs.get_or_create(&LevelLabel { level }), runs);
+        }
+        set(&self.engine_cache_bytes, engine.cache.bytes);
+        total(&self.engine_cache_hits, engine.cache.hits);
+        total(&self.engine_cache_misses, engine.cache.misses);
+    }
+
+    fn observe_scrub(&self) {
+        let report = self.scrub.report();
+        total(&self.scrub_bytes, report.bytes);
+        total(&self.scrub_passes, report.passes);
+        set(&self.scrub_damaged_files, report.damaged_files.len() as u64);
+        set(&self.scrub_last_pass_age_seconds, report.since_complete.map_or(0, |age| age.as_secs()));
     }
 
     fn observe_peers(&self, status: &RaftStatus) {

@@ -38,7 +38,7 @@ fn figures_of_overwrites() {
     let rounds = KEYS / CHECKPOINT;
     for at in 0..rounds + 40 {
         if at == rounds {
-            println!("loaded: {:?}, {} MB written for {} MB", runs.stats(), written >> 20, user >> 20);
+            println!("loaded: {:?}, {} MB written for {} MB", runs.view().stats(), written >> 20, user >> 20);
             (written, user, merged_in, merges) = (0, 0, std::time::Duration::ZERO, 0);
         }
         let slots = if at < rounds {
@@ -63,7 +63,7 @@ fn figures_of_overwrites() {
             merges += 1;
         }
         if at % 8 == 0 {
-            println!("{at}: checkpoint {took:?}, {:?}", runs.stats());
+            println!("{at}: checkpoint {took:?}, {:?}", runs.view().stats());
         }
     }
     println!(

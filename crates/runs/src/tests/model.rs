@@ -216,7 +216,7 @@ fn merges_bring_overwritten_content_to_the_bottom_without_tombstones() {
     assert_eq!(content(&view), expected);
     let bottom: u64 = view.bottom().iter().map(|slice| slice.run.tombstones).sum();
     assert_eq!(bottom, 0);
-    assert!(view.bottom().len() > 3, "{:?}", runs.stats());
+    assert!(view.bottom().len() > 3, "{:?}", runs.view().stats());
     let live: u64 = expected.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum();
     assert!(view.bytes() < 3 * live, "{} bytes for {live}", view.bytes());
 }

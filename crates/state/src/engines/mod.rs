@@ -19,7 +19,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use helios_runs::Runs;
+use helios_runs::{Runs, Stats};
 
 use helios_storage::disk::Disk;
 
@@ -47,6 +47,11 @@ pub trait StateEngine: Send + Sync {
 
     /// Returns the approximate size in bytes on disk, or in memory for an engine without files.
     fn size_bytes(&self) -> u64;
+
+    /// Returns the sizes of the engine's parts; of an engine that is modified in place only the whole.
+    fn stats(&self) -> Stats {
+        Stats { bytes: self.size_bytes(), ..Stats::default() }
+    }
 }
 
 /// An engine that is modified in place, by one thread.
@@ -136,6 +141,18 @@ pub enum EngineKind {
 }
 
 impl EngineKind {
+    /// Returns the name in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sled => "sled",
+            Self::Redb => "redb",
+            Self::Runs => "runs",
+            Self::Memory => "memory",
+            #[cfg(any(test, feature = "simulation"))]
+            Self::Simulated => "simulated",
+        }
+    }
+
     /// Returns the engine that created the files in the directory `path`.
     pub fn of(disk: &dyn Disk, path: &Path) -> Self {
         #[cfg(any(test, feature = "simulation"))]

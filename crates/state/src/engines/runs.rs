@@ -1,7 +1,7 @@
 //! The engine `runs`: see [`helios_runs`].
 
 use bytes::Bytes;
-use helios_runs::View;
+use helios_runs::{Stats, View};
 
 use super::{EngineError, PairIter, StateEngine};
 
@@ -26,6 +26,10 @@ impl StateEngine for View {
 
     fn size_bytes(&self) -> u64 {
         self.bytes()
+    }
+
+    fn stats(&self) -> Stats {
+        self.stats()
     }
 }
 

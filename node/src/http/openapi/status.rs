@@ -30,6 +30,7 @@ pub fn fields() -> Vec<(&'static str, Json)> {
     let reference = |name: &str| json!({ "$ref": format!("#/components/schemas/{name}") });
     fields.push(("sessions", object(&["client", "grpc", "gateway"].map(|name| (name, number())), none)));
     fields.push(("snapshot", or_null(reference("Snapshot"))));
+    fields.push(("state", reference("State")));
     let held = [("index", number()), ("command", text()), ("size_bytes", number()), ("crc", text())];
     fields.push(("entry_unappliable", or_null(object(&held, none))));
     fields.push(("parts", reference("Parts")));
@@ -56,6 +57,31 @@ pub fn node() -> Json {
 /// Schema of the newest snapshot on the disk of the answering member.
 pub fn snapshot() -> Json {
     object(&["index", "size_bytes", "age_seconds"].map(|name| (name, number())), &[])
+}
+
+/// Schema of state and log on the disk of the answering member, its memory and its volume.
+pub fn state() -> Json {
+    let some_number = || json!({ "type": ["integer", "null"] });
+    let files = json!({ "type": "array", "items": text() });
+    let mut scrub = object(
+        &[
+            ("last_complete_seconds_ago", some_number()),
+            ("running", json!({ "type": "boolean" })),
+            ("done_bytes", number()),
+            ("total_bytes", number()),
+            ("damaged_files", files),
+        ],
+        &[],
+    );
+    scrub["description"] = json!("The check of all files of the state in the background; null if it is off.");
+    let memory = object(&[("limit_bytes", some_number()), ("used_bytes", number())], &[]);
+    let volume = object(&[("size_bytes", number()), ("free_bytes", number())], &[]);
+    let sizes = ["size_bytes", "log_bytes", "log_memory_bytes", "durable_index"];
+    let mut fields = vec![("engine", text())];
+    fields.extend(sizes.map(|name| (name, number())));
+    fields.push(("checkpoint_age_seconds", some_number()));
+    fields.extend([("scrub", or_null(scrub)), ("memory", or_null(memory)), ("volume", or_null(volume))]);
+    object(&fields, &[])
 }
 
 /// Schema of the three parts of a node.

@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use super::*;
 use crate::plan::Kind;
 
-const ALL: [Notice; 17] = [
+const ALL: [Notice; 18] = [
     Notice::MemberJoined,
     Notice::MemberPromoted,
     Notice::MemberLeft,
@@ -24,6 +24,7 @@ const ALL: [Notice; 17] = [
     Notice::ConfigReloaded,
     Notice::CertificateRenewed,
     Notice::NameTaken,
+    Notice::NearLimit,
 ];
 
 fn member(ordinal: i64, role: MemberRole) -> MemberStatus {
@@ -252,6 +253,26 @@ fn taken_name_is_reported_again_only_when_another_one_is_taken() {
     assert_eq!(names(&taken("Service demo"), &taken("Service demo")), [""; 0]);
     assert_eq!(names(&taken("Service demo"), &taken("Secret demo-ca")), ["NameTaken"]);
     assert_eq!(names(&taken("Secret demo-ca"), &three()), [""; 0]);
+}
+
+#[test]
+fn member_near_a_limit_is_reported_once_for_each_advice() {
+    let near = |status_: &str, message: &str| {
+        changed(|status| {
+            status.conditions.push(Condition {
+                type_: "NearLimit".to_owned(),
+                status: status_.to_owned(),
+                reason: "VolumeNearLimit".to_owned(),
+                message: message.to_owned(),
+                observed_generation: None,
+                last_transition_time: Time(Timestamp::UNIX_EPOCH),
+            });
+        })
+    };
+    assert_eq!(names(&three(), &near("True", "demo-0")), ["NearLimit"]);
+    assert_eq!(names(&near("True", "demo-0"), &near("True", "demo-0")), [""; 0]);
+    assert_eq!(names(&near("True", "demo-0"), &near("True", "demo-0, demo-1")), ["NearLimit"]);
+    assert_eq!(names(&near("True", "demo-0"), &near("False", "")), [""; 0]);
 }
 
 #[test]
