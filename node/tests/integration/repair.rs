@@ -30,6 +30,9 @@ async fn fill(cluster: &Cluster) {
     }
 }
 
+/// A kind of damage: its name, and the function that inflicts it on a data directory.
+type Damage = (&'static str, fn(&Path));
+
 fn runs(state: &Path) -> Vec<PathBuf> {
     let generations = fs::read_dir(state).unwrap().map(|entry| entry.unwrap().path());
     let files = generations.filter(|path| path.is_dir()).flat_map(|path| fs::read_dir(path).unwrap());
@@ -55,7 +58,7 @@ async fn get(client: &mut MultiplexedConnection, key: &str) -> redis::RedisResul
 
 #[tokio::test]
 async fn member_with_a_damaged_state_and_a_purged_log_fetches_it_from_another_member() {
-    let damages: [(&str, fn(&Path)); 3] = [
+    let damages: [Damage; 3] = [
         ("a run is missing", |data| fs::remove_file(largest_run(&data.join("state"))).unwrap()),
         ("the state is lost", |data| fs::remove_dir_all(data.join("state")).unwrap()),
         ("every run is truncated", |data| {
