@@ -183,6 +183,8 @@ pub enum Done {
         bytes: u64,
         /// See [`helios_state::Store::durable_index`].
         durable: u64,
+        /// Size of the state.
+        state_bytes: u64,
     },
     /// Result of the fetch job of this number. `None`: the log no longer has the entries.
     Fetched {

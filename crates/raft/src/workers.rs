@@ -294,7 +294,11 @@ impl Checkpointer {
 
 /// Reports what is checkpointed.
 pub fn overlay(store: &Store) -> Done {
-    Done::Overlay { bytes: store.overlay_bytes() as u64, durable: store.durable_index() }
+    Done::Overlay {
+        bytes: store.overlay_bytes() as u64,
+        durable: store.durable_index(),
+        state_bytes: store.bytes(),
+    }
 }
 
 /// Writes a checkpoint. Returns false if the disk is full, which is retried later. Every error is final.

@@ -54,9 +54,7 @@ pub use engines::EngineKind;
 pub use error::StateError;
 pub use event_filter::EventFilter;
 pub use events::Event;
-pub use helios_runs::{
-    Checked, HEAD as SNAPSHOT_HEAD, Options as RunsOptions, RunId, Stats as EngineStats,
-};
+pub use helios_runs::{Checked, HEAD as SNAPSHOT_HEAD, Options as RunsOptions, RunId, Stats as EngineStats};
 pub use inspect::{Inspection, inspect};
 pub use machine::{Driven, LogEntry, Shared, StateMachine};
 pub use set_writer::SetWriter;

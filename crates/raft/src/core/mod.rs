@@ -208,8 +208,9 @@ impl Core {
             }
             Done::SnapshotBuilt(meta) => self.snapshot_built(&meta, now),
             Done::SnapshotFailed => self.snapshots.record_failure(now),
-            Done::Overlay { bytes, durable } => {
+            Done::Overlay { bytes, durable, state_bytes } => {
                 self.applying.set_overlay_bytes(bytes);
+                self.snapshots.set_state_bytes(state_bytes);
                 self.checkpointed(durable, now);
             }
             Done::Fetched { number, outcome } => self.fetched(number, outcome),

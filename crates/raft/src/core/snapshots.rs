@@ -20,6 +20,9 @@ pub(super) const MAX_TRAILING_BYTES: u64 = MAX_LOG_BYTES / 2;
 /// the snapshot when it is, so that it is useless.
 const MIN_AWAITED_BYTES: u64 = 4 * MAX_LOG_BYTES;
 
+/// Log that is kept at least for members that lag, if the limit is not lower, bytes.
+const MIN_HELD_BYTES: u64 = 128 << 20;
+
 pub(super) struct Snapshots {
     is_building: bool,
     /// A snapshot was requested while one is being built, which may lack entries that the request has to cover.
@@ -30,6 +33,8 @@ pub(super) struct Snapshots {
     covered: u64,
     /// Size of the newest snapshot.
     bytes: u64,
+    /// Size of the state at the last checkpoint.
+    state_bytes: u64,
     /// Bytes of the log that the last purge left.
     kept_bytes: u64,
     built_at: Instant,
@@ -46,6 +51,7 @@ impl Snapshots {
             index,
             covered: index,
             bytes: 0,
+            state_bytes: 0,
             kept_bytes: 0,
             built_at: now,
             not_before: now,
@@ -60,6 +66,10 @@ impl Snapshots {
     /// Highest index that a snapshot or a trusted checkpoint covers.
     pub fn covered(&self) -> u64 {
         self.covered.max(self.index)
+    }
+
+    pub fn set_state_bytes(&mut self, bytes: u64) {
+        self.state_bytes = bytes;
     }
 
     pub fn failures(&self) -> u64 {
@@ -189,8 +199,13 @@ impl Core {
     }
 
     /// Limit of the log kept for members that lag, bytes.
-    fn max_held_bytes(&self) -> u64 {
-        let limit = self.settings.held_bytes;
+    pub(super) fn max_held_bytes(&self) -> u64 {
+        let mut limit = self.settings.held_bytes;
+        if self.settings.snapshots_on_demand {
+            // Entries cost a member far more than the same bytes of a snapshot, which is sent and linked: with a longer
+            // log it would take longer to catch up, or never would under load.
+            limit = limit.min(MIN_HELD_BYTES.max(self.snapshots.state_bytes / 4));
+        }
         if self.admission.is_log_short() { limit.min(self.max_trailing_bytes()) } else { limit }
     }
 

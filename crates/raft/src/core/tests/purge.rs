@@ -74,6 +74,20 @@ impl Laggard {
 }
 
 #[test]
+fn log_for_a_member_that_lags_is_limited_by_the_size_of_the_state_if_snapshots_are_cheap() {
+    let core = &mut Mesh::new(1).cores[0];
+    core.settings.held_bytes = 1 << 30;
+    assert_eq!(core.max_held_bytes(), 1 << 30, "an engine that writes snapshots");
+    core.settings.snapshots_on_demand = true;
+    assert_eq!(core.max_held_bytes(), 128 << 20);
+    let done = |state_bytes| Done::Overlay { bytes: 0, durable: 0, state_bytes };
+    core.on_done(done(1 << 30), Instant::now());
+    assert_eq!(core.max_held_bytes(), 256 << 20);
+    core.on_done(done(100 << 30), Instant::now());
+    assert_eq!(core.max_held_bytes(), 1 << 30);
+}
+
+#[test]
 fn entries_that_a_slow_voter_needs_are_kept_after_a_snapshot() {
     let mut laggard = Laggard::new();
     laggard.write(50, 10);
@@ -90,10 +104,10 @@ fn checkpoint_of_a_trusted_engine_purges_the_log_without_a_snapshot() {
     let now = Instant::now() + Duration::from_secs(100_000);
     let core = &mut laggard.mesh.cores[laggard.leader];
     let before = core.status(now).first_index;
-    core.on_done(Done::Overlay { bytes: 0, durable: 0 }, now);
+    core.on_done(Done::Overlay { bytes: 0, durable: 0, state_bytes: 0 }, now);
     assert_eq!(core.status(now).first_index, before, "purged without a checkpoint");
     let durable = core.status(now).commit_index - 5;
-    core.on_done(Done::Overlay { bytes: 0, durable }, now);
+    core.on_done(Done::Overlay { bytes: 0, durable, state_bytes: 0 }, now);
     let base = durable - TRAILING;
     assert_eq!(core.status(now).first_index, base + 1);
     let effects = core.drain(now);

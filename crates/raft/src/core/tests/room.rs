@@ -209,7 +209,7 @@ fn a_leader_rejects_writes_while_the_overlay_is_at_its_limit() {
     let refused = refusals(&mut answer);
     assert_eq!(refused[0].code, ErrorCode::Overloaded);
     assert!(refused[0].message.contains("state.max_overlay_bytes"), "{}", refused[0]);
-    rig.core.on_done(Done::Overlay { bytes: 0, durable: 0 }, rig.now);
+    rig.core.on_done(Done::Overlay { bytes: 0, durable: 0, state_bytes: 0 }, rig.now);
     let mut answer = [rig.set(10)];
     rig.run();
     assert!(refusals(&mut answer).is_empty());
@@ -274,7 +274,7 @@ fn a_start_waits_for_checkpoints_while_the_overlay_is_over_its_limit() {
     let first = rig.applied.len();
     assert!(first < 80, "{first} entries without a checkpoint");
     for _ in 0..10 {
-        rig.core.on_done(Done::Overlay { bytes: 0, durable: 0 }, rig.now);
+        rig.core.on_done(Done::Overlay { bytes: 0, durable: 0, state_bytes: 0 }, rig.now);
         rig.run();
     }
     assert_eq!(rig.applied, (6..=205).collect::<Vec<_>>());
