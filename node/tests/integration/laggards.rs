@@ -83,14 +83,18 @@ async fn follower_that_lags_by_more_than_the_leaders_cache_gets_entries_from_its
 
 #[tokio::test]
 async fn interrupted_snapshot_is_sent_again_a_bounded_number_of_times() {
-    let (mut cluster, network) =
-        Cluster::wired_three_with("snapshot_entries: 200, trailing_entries: 50, max_retained_log_bytes: 0")
-            .await;
+    // Two seconds for the data written below.
+    const SLOW: &str = "trailing_entries: 50, max_retained_log_bytes: 0, snapshot_bytes_per_second: 8388608";
+    let (mut cluster, network) = Cluster::wired_three_with(SLOW).await;
     let leader = cluster.leader().await;
     let away = (leader + 1) % 3;
     cluster[away].kill();
     let mut client = cluster[leader].redis().await;
     write(&mut client, 1_000, 32 * MIB).await;
+    eventually("the log was compacted", async || {
+        (cluster[leader].status().await.first_index > 1_000).then_some(())
+    })
+    .await;
     // Causes new snapshots and log compaction during the test.
     let load = Load::start(&[cluster[leader].ports.client]);
     network.delay(leader, away, Duration::from_millis(100));
