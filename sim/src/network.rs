@@ -216,24 +216,26 @@ impl World {
     }
 
     fn fetch_snapshot(&mut self, slot: Slot, id: &SnapshotId, file: &[u8]) -> bool {
-        let breaks = self.random.random_ratio(1, 4);
-        let end = if breaks { self.random.random_range(0..file.len()) } else { file.len() };
+        let end = self.end_of_stream(file);
         let Ok(snapshots) = self.machines[slot].snapshots(&self.plan) else { return false };
-        let begin = resume_at(snapshots.held(id), file);
-        receive_bytes(&snapshots, id, file, begin..end.max(begin)).is_ok()
+        receive_until(&snapshots, id, file, end).1.is_ok()
+    }
+
+    /// Returns the byte at which a stream of `file` ends: some break.
+    fn end_of_stream(&mut self, file: &[u8]) -> usize {
+        let breaks = self.random.random_ratio(1, 4);
+        if breaks { self.random.random_range(0..file.len()) } else { file.len() }
     }
 
     fn receive_snapshot(&mut self, to: Slot, id: &SnapshotId, file: &[u8]) -> bool {
-        let breaks = self.random.random_ratio(1, 4);
-        let end = if breaks { self.random.random_range(0..file.len()) } else { file.len() };
+        let end = self.end_of_stream(file);
         let machine = &mut self.machines[to];
         let Some(process) = &machine.process else { return false };
         if machine.paused_until > self.now {
             return false;
         }
-        let begin = resume_at(process.snapshots.held(id), file);
-        self.report.snapshots_resumed += u64::from(begin > 0);
-        let adopted = receive_bytes(&process.snapshots, id, file, begin..end.max(begin));
+        let (is_resumed, adopted) = receive_until(&process.snapshots, id, file, end);
+        self.report.snapshots_resumed += u64::from(is_resumed);
         if machine.disk.is_cut() {
             self.power_cut(to);
         }
@@ -325,6 +327,17 @@ fn read_all(snapshots: &Snapshots, path: &Path) -> Option<Vec<u8>> {
             count => file.extend_from_slice(&buffer[..count]),
         }
     }
+}
+
+/// Receives a snapshot file from the part that is here up to byte `end`; returns whether there was such a part.
+fn receive_until(
+    snapshots: &Snapshots,
+    id: &SnapshotId,
+    file: &[u8],
+    end: usize,
+) -> (bool, Result<(), StateError>) {
+    let begin = resume_at(snapshots.held(id), file);
+    (begin > 0, receive_bytes(snapshots, id, file, begin..end.max(begin)))
 }
 
 /// Receives the bytes `sent` of a snapshot file. An error, too, if they end before the file.

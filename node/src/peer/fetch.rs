@@ -1,5 +1,6 @@
 //! Transfer of a snapshot on request: a member whose state is damaged fetches that of another one.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -10,11 +11,13 @@ use helios_proto::v1::{
 };
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use super::snapshot::{CHUNKS, append, blocking, check_version, failed, header_of, id_of, read_chunks};
+use super::snapshot::{
+    CHUNKS, append, blocking, check_version, failed, header_of, header_of_id, id_of, read_chunks,
+};
 use super::{Dialer, PeerHost};
 use crate::error::Error;
 use crate::metrics::Metrics;
-use crate::raft::{Prefix, SnapshotId, Snapshots};
+use crate::raft::{Outgoing, Prefix, SnapshotId, Snapshots};
 use crate::state::SnapshotMeta;
 use crate::wal::Base;
 
@@ -44,13 +47,7 @@ pub async fn offer<H: PeerHost>(
         None => {
             let index = host.take_snapshot().await?;
             let place = Arc::clone(&snapshots);
-            blocking(move || {
-                let gone = || failed("it is no longer on disk; try again");
-                let path = place.begin_sending(to, index).ok_or_else(gone)?;
-                let meta = place.read(&path).map_err(failed)?;
-                Ok((meta, place.outgoing(&path).map_err(failed)?, 0))
-            })
-            .await?
+            blocking(move || open(&place, to, index).map(|(_, meta, outgoing)| (meta, outgoing, 0))).await?
         }
     };
     if meta.index < request.min_index {
@@ -79,20 +76,27 @@ pub async fn offer<H: PeerHost>(
     Ok(stream)
 }
 
-type Found = (SnapshotMeta, crate::raft::Outgoing, u64);
+type Found = (SnapshotMeta, Outgoing, u64);
+
+/// Opens the snapshot at `index` for a transfer to member `to`.
+fn open(snapshots: &Snapshots, to: u64, index: u64) -> Result<(PathBuf, SnapshotMeta, Outgoing), Error> {
+    let gone = || failed("it is no longer on disk; try again");
+    let path = snapshots.begin_sending(to, index).ok_or_else(gone)?;
+    let (meta, outgoing) =
+        (snapshots.read(&path).map_err(failed)?, snapshots.outgoing(&path).map_err(failed)?);
+    Ok((path, meta, outgoing))
+}
 
 /// Returns the snapshot of which the requester holds a part, after that part.
 async fn resumed(snapshots: &Arc<Snapshots>, request: &FetchSnapshotRequest, to: u64) -> Option<Found> {
     let (held, crc32c) = (request.held.clone()?, request.held_crc32c);
     let snapshots = Arc::clone(snapshots);
     let find = move || {
-        let path = snapshots.begin_sending(to, held.index).ok_or_else(|| failed("gone"))?;
-        let meta = snapshots.read(&path).map_err(failed)?;
+        let (path, meta, mut outgoing) = open(&snapshots, to, held.index)?;
         if SnapshotId::from(&meta) != id_of(&held) {
             return Err(failed("another one"));
         }
         let offset = snapshots.resume_at(&path, Prefix { bytes: held.offset, crc32c }).map_err(failed)?;
-        let mut outgoing = snapshots.outgoing(&path).map_err(failed)?;
         outgoing.skip(offset);
         Ok((meta, outgoing, offset))
     };
@@ -154,16 +158,5 @@ impl Fetcher {
         let snapshots = Arc::clone(&self.snapshots);
         blocking(move || snapshots.receive(incoming).map_err(failed)).await?;
         Ok(header.index)
-    }
-}
-
-fn header_of_id(id: &SnapshotId) -> SnapshotHeader {
-    SnapshotHeader {
-        index: id.index,
-        term: id.term,
-        size_bytes: id.size_bytes,
-        crc32c: id.crc32c,
-        version: if id.is_set { SnapshotMeta::SET_VERSION } else { 0 },
-        ..SnapshotHeader::default()
     }
 }

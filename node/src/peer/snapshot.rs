@@ -74,14 +74,7 @@ async fn try_send(
 }
 
 pub(super) fn header_of(meta: &SnapshotMeta) -> SnapshotHeader {
-    SnapshotHeader {
-        index: meta.index,
-        term: meta.term,
-        size_bytes: meta.size_bytes,
-        crc32c: meta.crc32c,
-        version: meta.version,
-        ..SnapshotHeader::default()
-    }
+    SnapshotHeader { version: meta.version, ..header_of_id(&SnapshotId::from(meta)) }
 }
 
 /// Returns the offset from which the receiver needs the file.
@@ -215,6 +208,18 @@ fn checked(chunk: SnapshotChunk) -> Result<Bytes, Error> {
     match chunk.crc32c {
         Some(crc32c) if crc32c != crc32c::crc32c(&data) => Err(failed("a chunk was corrupted in transit")),
         _ => Ok(data),
+    }
+}
+
+/// Returns the header of which [`id_of`] returns `id`.
+pub(super) fn header_of_id(id: &SnapshotId) -> SnapshotHeader {
+    SnapshotHeader {
+        index: id.index,
+        term: id.term,
+        size_bytes: id.size_bytes,
+        crc32c: id.crc32c,
+        version: if id.is_set { SnapshotMeta::SET_VERSION } else { 0 },
+        ..SnapshotHeader::default()
     }
 }
 
