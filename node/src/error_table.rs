@@ -48,6 +48,7 @@ const TABLE: &[Row] = &[
     (Corruption, Code::DataLoss, 500, "ERR", false, true, "Data on the disk fails its checksum."),
     (DiskFull, Code::ResourceExhausted, 507, "MISCONF", true, false, "No room for writes that make the state grow."),
     (EntryUnappliable, Code::Unavailable, 503, "ERR", false, false, "A committed entry could not be applied twice in a row; this member waits for `heliosctl log skip`."),
+    (LogPurged, Code::FailedPrecondition, 409, "ERR", false, false, "The member no longer has the requested entries of its log; a backup needs a new base."),
     (InvalidArgument, Code::InvalidArgument, 400, "ERR", false, false, "The request is invalid; the message says what to send."),
     (WrongType, Code::InvalidArgument, 400, "WRONGTYPE", false, false, "The key holds another type."),
     (NotAnInteger, Code::InvalidArgument, 400, "ERR", false, false, "The value is no integer, or the result is out of range."),

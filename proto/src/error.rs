@@ -49,7 +49,7 @@ impl ErrorCode {
             | InsufficientReplicas | TooStale | NotCaughtUp | EntryUnappliable => Code::Unavailable,
             DeadlineExceeded | OutcomeUnknown | ReplicationShortfall => Code::DeadlineExceeded,
             WrongCluster | WrongMember | MemberRemoved | LearnerLagging | AlreadyStarted
-            | InsufficientPeers | Fenced | UpgradeInProgress => Code::FailedPrecondition,
+            | InsufficientPeers | Fenced | UpgradeInProgress | LogPurged => Code::FailedPrecondition,
             MembershipChanged | MembershipChangeInProgress | TransferFailed | StaleTerm => Code::Aborted,
             NodeNotFound | KeyNotFound => Code::NotFound,
             PeerExists | AlreadyApplied => Code::AlreadyExists,

@@ -47,6 +47,7 @@ pub fn status_of(code: ErrorCode) -> StatusCode {
         | TransferFailed
         | Fenced
         | UpgradeInProgress
+        | LogPurged
         | AlreadyApplied => StatusCode::CONFLICT,
         Overloaded => StatusCode::TOO_MANY_REQUESTS,
         OutcomeUnknown | DeadlineExceeded | ReplicationShortfall => StatusCode::GATEWAY_TIMEOUT,
