@@ -7,6 +7,8 @@ mod skipping;
 
 use std::time::{Duration, Instant};
 
+use raft::eraftpb::Message;
+
 use super::Core;
 use super::Proposal;
 use super::proposals::{refuse, refuse_but};
@@ -19,11 +21,13 @@ pub(super) struct Admission {
     is_log_short: bool,
     short_since: Instant,
     allowance: Allowance,
+    /// The last append that this follower dropped for lack of room, as an append without entries after those dropped.
+    dropped: Option<Message>,
 }
 
 impl Admission {
     pub fn new(now: Instant) -> Self {
-        Self { is_log_short: false, short_since: now, allowance: Allowance::new(now) }
+        Self { is_log_short: false, short_since: now, allowance: Allowance::new(now), dropped: None }
     }
 
     pub fn set_log_short(&mut self, is_short: bool, now: Instant) {

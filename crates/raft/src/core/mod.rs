@@ -252,6 +252,7 @@ impl Core {
     ///
     /// | step | reason for its place |
     /// |---|---|
+    /// | `reject_dropped` | before the readies, so that the answer leaves in this turn |
     /// | `propose_waiting`, `serve_reads` | before the readies, so that proposals and read rounds leave with the messages of this turn |
     /// | `take_readies` | turns them into effects: appends, messages, committed entries, answered rounds |
     /// | `observe_role` | after the readies, so that it sees what the inputs and they made of the role; it gives up the round of an old role, so after the answered rounds. All later steps decide by the role as it is now |
@@ -263,6 +264,7 @@ impl Core {
     /// | `evict_applied` | after the last entries were appended to the log |
     /// | `hand_out_owed` | last: what is committed in this turn is behind what waited in the log, and entries are handed out in order |
     pub fn drain(&mut self, now: Instant) -> Vec<Effect> {
+        self.reject_dropped(now);
         self.propose_waiting(now);
         self.serve_reads(now);
         self.take_readies(now);

@@ -11,11 +11,11 @@ use crate::membership;
 impl Core {
     pub(in crate::core) fn step_all(&mut self, messages: Vec<Message>, now: Instant) {
         for message in messages {
-            // Dropped by a follower that cannot keep up or has no room; the leader probes again later.
             if message.get_msg_type() == MessageType::MsgAppend
                 && !message.entries.is_empty()
                 && !self.has_room_for(&message.entries)
             {
+                self.admission.dropped = after_entries(message);
                 continue;
             }
             if self.breaks_boot_quiet(&message, now) {
@@ -43,6 +43,18 @@ impl Core {
             if let Err(error) = self.raft.step(message) {
                 tracing::debug!(%error, "message rejected by the raft crate");
             }
+        }
+    }
+
+    /// Steps an append without entries in place of the ones that were dropped, once there is room again: this member rejects
+    /// it, and so reports to the leader which entry it needs. A leader that waits for the acknowledgement of what it has
+    /// sent would not notice the loss otherwise.
+    pub(in crate::core) fn reject_dropped(&mut self, now: Instant) {
+        if self.admission.dropped.is_some()
+            && self.has_much_room()
+            && let Some(append) = self.admission.dropped.take()
+        {
+            self.step_all(vec![append], now);
         }
     }
 
@@ -75,4 +87,11 @@ impl Core {
             && metadata.index <= raft.commit_index()
             && raft.term_of(metadata.index).is_some_and(|term| term != metadata.term)
     }
+}
+
+/// Returns `append` without its entries, at the position after them.
+fn after_entries(mut append: Message) -> Option<Message> {
+    let last = append.entries.pop()?;
+    append.entries.clear();
+    Some(Message { index: last.index, log_term: last.term, ..append })
 }

@@ -120,6 +120,12 @@ impl Core {
             && (has_room || is_held && entries.iter().all(is_skip))
     }
 
+    /// Whether a follower that dropped entries can take many again, so that not each of the next ones is dropped, too.
+    pub(super) fn has_much_room(&self) -> bool {
+        let is_held = self.applying.held().is_some();
+        (is_held || self.applying.bytes() <= MAX_APPLYING_BYTES) && !self.held_log().is_full()
+    }
+
     /// Returns the proposals that may be proposed now; the others are rejected, or queued again.
     pub(in crate::core) fn admit(&mut self, mut proposals: Vec<Proposal>, now: Instant) -> Vec<Proposal> {
         if self.applying.held().is_some() {

@@ -45,10 +45,15 @@ impl Laggard {
         self.mesh.settle(at);
     }
 
-    /// Probes the lagging voter, and lets messages of all kinds reach it for `ticks`; `each` runs after each delivery.
-    fn run(&mut self, ticks: usize, mut each: impl FnMut(&mut Self)) {
+    /// Probes the lagging voter, then as [`Laggard::pass`].
+    fn run(&mut self, ticks: usize, each: impl FnMut(&mut Self)) {
         let to = self.lags as u64 + 1;
         self.leader().handle(Input::Unreachable(to), Instant::now());
+        self.pass(ticks, each);
+    }
+
+    /// Lets messages of all kinds reach the lagging voter for `ticks`; `each` runs after each delivery.
+    fn pass(&mut self, ticks: usize, mut each: impl FnMut(&mut Self)) {
         for _ in 0..ticks {
             let leader = self.leader;
             self.mesh.cores[leader].tick();
@@ -112,6 +117,27 @@ fn no_more_is_fetched_for_a_member_that_does_not_acknowledge() {
     assert!(acknowledged && progress.matched > 0);
     let bytes = core.raft.log().bytes_between(progress.matched, progress.sent);
     assert!((6 * MIB as u64..12 * MIB as u64).contains(&bytes), "{bytes} bytes are under way");
+}
+
+#[test]
+fn member_that_dropped_entries_for_lack_of_room_gets_them_from_disk_once_it_has_room() {
+    let mut laggard = Laggard::behind(60, MIB / 2);
+    let (lags, to) = (laggard.lags, laggard.lags as u64 + 1);
+    laggard.run(30, |laggard| {
+        laggard.serve();
+        if laggard.leader().raft.progress(to).unwrap().matched > laggard.matched {
+            let core = &mut laggard.mesh.cores[lags];
+            core.applying.pretend(core.applying.index(), 3 * MAX_APPLYING_BYTES, 0);
+        }
+    });
+    let last = laggard.leader().raft.last_index();
+    let progress = laggard.leader().raft.progress(to).unwrap();
+    assert!(progress.matched < progress.sent && progress.sent < last, "{progress:?}");
+    let core = &mut laggard.mesh.cores[lags];
+    core.applying.pretend(core.applying.index(), 0, 0);
+    laggard.pass(30, |laggard| _ = laggard.serve());
+    assert_eq!(laggard.leader().raft.progress(to).unwrap().matched, last);
+    assert_eq!(laggard.snapshots_under_way(), 0);
 }
 
 #[test]
