@@ -121,9 +121,9 @@ impl Runs {
     /// # Errors
     /// After an error the content is that of the last checkpoint, and the call may be repeated, unless a sync failed:
     /// then it is unknown which of the two a restart finds.
-    pub fn checkpoint<'s>(
+    pub fn checkpoint(
         &self,
-        slots: impl Iterator<Item = (&'s Bytes, &'s Slot)>,
+        slots: impl Iterator<Item = (Bytes, Slot)>,
         clears: bool,
         record: Bytes,
     ) -> Result<View> {
@@ -148,7 +148,7 @@ impl Runs {
     }
 
     /// Writes one run that is part of no view before [`Runs::install_runs`] names it.
-    pub fn write_run<'s>(&self, slots: impl Iterator<Item = (&'s Bytes, &'s Slot)>) -> Result<Pending> {
+    pub fn write_run(&self, slots: impl Iterator<Item = (Bytes, Slot)>) -> Result<Pending> {
         let run = self.write(slots, |_| Ok(true))?;
         Ok(Pending(run))
     }
@@ -178,9 +178,9 @@ impl Runs {
     }
 
     /// Writes one run, without the tombstones that `keeps` does not need; `None` if nothing is left.
-    fn write<'s>(
+    fn write(
         &self,
-        slots: impl Iterator<Item = (&'s Bytes, &'s Slot)>,
+        mut slots: impl Iterator<Item = (Bytes, Slot)>,
         mut keeps: impl FnMut(&Bytes) -> Result<bool>,
     ) -> Result<Option<Arc<Run>>> {
         let id = self.inner().next_id(self.options.seed);
@@ -189,8 +189,7 @@ impl Runs {
         let mut add = |key: &Bytes, slot: &Slot| {
             if slot.is_some() || keeps(key)? { writer.add(key, slot) } else { Ok(()) }
         };
-        let mut slots = slots;
-        match slots.try_for_each(|(key, slot)| add(key, slot)) {
+        match slots.try_for_each(|(key, slot)| add(&key, &slot)) {
             Ok(()) => writer.finish()?.map(|written| self.open_written(written)).transpose(),
             Err(error) => {
                 writer.abandon();

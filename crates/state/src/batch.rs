@@ -22,7 +22,8 @@ use helios_proto::Error;
 #[must_use = "nothing is applied until the batch is published"]
 pub struct Batch<'s> {
     store: &'s Store,
-    writer: Writer<'s>,
+    /// `None` once the batch is published.
+    writer: Option<Writer<'s>>,
     state: State,
     changed: Vec<Changed>,
     /// Earliest expiry written by the batch, milliseconds since the Unix epoch.
@@ -35,10 +36,11 @@ impl Store {
     /// Starts a batch. Called by the apply thread only.
     pub fn batch(&self) -> Batch<'_> {
         let writer = self.inner.published.writer();
-        let state = self.inner.published.peek(State::clone);
+        let mut state = self.inner.published.peek(State::clone);
+        state.active = state.active.next();
         Batch {
             store: self,
-            writer,
+            writer: Some(writer),
             state,
             changed: Vec::new(),
             earliest_expiry_ms: None,
@@ -103,9 +105,9 @@ impl Batch<'_> {
     }
 
     fn commit(&mut self, index: u64, changes: Changes) {
-        let Changes { overlay, meta, earliest_expiry_ms, purged_to_ms, events } = changes;
-        self.changed.push(Changed::of(index, &overlay, events));
-        self.state.active.absorb(overlay);
+        let Changes { writes, meta, earliest_expiry_ms, purged_to_ms, events } = changes;
+        self.changed.push(Changed::of(index, &writes, events));
+        self.state.active.absorb(writes);
         self.state.meta = meta;
         self.earliest_expiry_ms = self.earliest_expiry_ms.into_iter().chain(earliest_expiry_ms).min();
         self.purged_to_ms = self.purged_to_ms.max(purged_to_ms);
@@ -150,20 +152,30 @@ impl Batch<'_> {
     }
 
     /// Publishes the batch: readers see all of its entries.
-    pub fn publish(self) {
-        let Self { store, writer, state, changed, earliest_expiry_ms, purged_to_ms } = self;
-        let published = &store.inner.published;
-        published.publish(&writer, state);
-        if let Some(at_ms) = purged_to_ms {
+    pub fn publish(mut self) {
+        let Some(writer) = self.writer.take() else { return };
+        let published = &self.store.inner.published;
+        published.publish(&writer, self.state.clone());
+        if let Some(at_ms) = self.purged_to_ms {
             published.floor().advance(at_ms);
         }
-        if let Some(at_ms) = earliest_expiry_ms {
+        if let Some(at_ms) = self.earliest_expiry_ms {
             published.floor().lower(at_ms);
         }
         // After the state is published, so that a watcher that is notified of a change can read it.
-        for changed in changed {
-            store.inner.history.publish(changed);
+        for changed in self.changed.drain(..) {
+            self.store.inner.history.publish(changed);
         }
+    }
+}
+
+impl Drop for Batch<'_> {
+    /// Removes what a batch that is not published has written to the map that it shares with the published overlay.
+    fn drop(&mut self) {
+        let Some(writer) = self.writer.take() else { return };
+        let published = &self.store.inner.published;
+        let state = published.peek(State::clone);
+        published.publish(&writer, State { active: state.active.copy(), ..state });
     }
 }
 

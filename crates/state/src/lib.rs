@@ -41,6 +41,7 @@ mod txn;
 mod value;
 mod view;
 mod watch;
+mod writes;
 
 #[cfg(test)]
 mod tests;

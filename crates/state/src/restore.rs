@@ -198,7 +198,7 @@ impl Loader {
 
 fn write_run(runs: &Runs, writes: &mut [RawWrite]) -> Result<Pending, StateError> {
     writes.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-    let slots = writes.iter().map(|(key, slot)| (key, slot));
+    let slots = writes.iter().cloned();
     runs.write_run(slots).map_err(|error| StateError::engine("write")(error.into()))
 }
 

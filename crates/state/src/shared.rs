@@ -154,11 +154,13 @@ impl Published {
 
     /// Publishes `next` in the same epoch.
     pub fn publish(&self, _writer: &Writer<'_>, next: State) {
+        next.active.publish();
         self.current.store(Arc::new(next));
     }
 
     /// Publishes `next` in a new epoch; returns the end of the previous one.
     pub fn publish_epoch(&self, _writer: &Writer<'_>, next: State) -> EpochEnd {
+        next.active.publish();
         let epoch = self.peek(|state| state.epoch.clone());
         self.current.store(Arc::new(State { epoch: Epoch::default(), ..next }));
         epoch.end()

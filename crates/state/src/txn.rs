@@ -13,9 +13,9 @@ use super::engines::{EngineError, Pair};
 use super::events::{Event, Fate, Notes};
 use super::machine::Driven;
 use super::meta::Meta;
-use super::overlay::Overlay;
 use super::value::{self, Kind, Value};
 use super::view::View;
+use super::writes::Writes;
 use crate::faults;
 
 pub(super) struct Txn<'a> {
@@ -41,7 +41,7 @@ pub(super) struct Txn<'a> {
 
 /// A suspended transaction, between two commands of a [`Trial`](super::Trial).
 pub(super) struct Draft {
-    overlay: Overlay,
+    writes: Writes,
     pub seen: BTreeMap<Bytes, u64>,
     /// Keys created minus keys removed; wraps.
     keys_added: u64,
@@ -53,12 +53,12 @@ pub(super) struct Draft {
 
 impl Draft {
     pub fn new(seed: u64, limits: Limits) -> Self {
-        let (overlay, seen) = (Overlay::default(), BTreeMap::new());
-        Self { overlay, seen, keys_added: 0, collections: 0, seed, budget: Budget::new(limits) }
+        let (writes, seen) = (Writes::default(), BTreeMap::new());
+        Self { writes, seen, keys_added: 0, collections: 0, seed, budget: Budget::new(limits) }
     }
 
     pub fn bytes(&self) -> usize {
-        self.overlay.bytes()
+        self.writes.bytes()
     }
 
     /// Returns this draft and leaves a blank one in its place.
@@ -76,7 +76,7 @@ pub struct Lookups {
 
 /// The changes of an entry, which take effect together.
 pub(super) struct Changes {
-    pub overlay: Overlay,
+    pub writes: Writes,
     pub meta: Meta,
     /// Earliest expiry that was written, milliseconds since the Unix epoch.
     pub earliest_expiry_ms: Option<u64>,
@@ -89,7 +89,7 @@ impl Changes {
     /// Returns the changes of an entry that only advances the position and the clock.
     pub fn none(meta: Meta) -> Self {
         Self {
-            overlay: Overlay::default(),
+            writes: Writes::default(),
             meta,
             earliest_expiry_ms: None,
             purged_to_ms: None,
@@ -125,12 +125,12 @@ impl<'a> Txn<'a> {
     /// Resumes the transaction that [`Txn::suspend`] suspended. The state may have changed since: the
     /// revisions in `seen` detect that.
     pub fn resume(view: View<'a>, meta: Meta, draft: Draft) -> Self {
-        let Draft { overlay, seen, keys_added, collections, seed, budget } = draft;
+        let Draft { writes, seen, keys_added, collections, seed, budget } = draft;
         let key_count = meta.key_count.wrapping_add(keys_added);
         let mut txn = Self::new(view, 0, Meta { key_count, ..meta }, Limits::DEFAULT_READ);
         // No entry has this index, so the values of a trial are never mistaken for those of an entry.
         txn.index = u64::MAX;
-        txn.changes.overlay = overlay;
+        txn.changes.writes = writes;
         Self { collections, seed, seen: Some(seen), budget, ..txn }
     }
 
@@ -139,7 +139,7 @@ impl<'a> Txn<'a> {
         let Self { changes, collections, seed, seen, budget, .. } = self;
         let keys_added = changes.meta.key_count.wrapping_sub(key_count);
         let seen = seen.unwrap_or_default();
-        Draft { overlay: changes.overlay, seen, keys_added, collections, seed, budget }
+        Draft { writes: changes.writes, seen, keys_added, collections, seed, budget }
     }
 
     pub fn with_seed(self, seed: u64) -> Self {
@@ -224,7 +224,7 @@ impl<'a> Txn<'a> {
             value => value,
         };
         // After this transaction removed every key, earlier revisions do not matter.
-        if let Some(seen) = self.seen.as_mut().filter(|_| !self.changes.overlay.is_cleared())
+        if let Some(seen) = self.seen.as_mut().filter(|_| !self.changes.writes.is_cleared())
             && !seen.contains_key(key)
         {
             seen.insert(Bytes::copy_from_slice(key), value.as_ref().map_or(0, |value| value.revision));
@@ -310,7 +310,7 @@ impl<'a> Txn<'a> {
     /// state.
     pub fn remove_all(&mut self) -> Result<(), EngineError> {
         let requests = self.raw_range(value::REQUESTS_START, value::REQUESTS_END)?;
-        self.changes.overlay.clear();
+        self.changes.writes.clear();
         self.changes.meta.key_count = 0;
         for (key, record) in faults::kept_requests(requests) {
             self.put_raw(key, Some(record));
@@ -390,7 +390,7 @@ impl<'a> Txn<'a> {
     }
 
     fn with_changes(&self) -> View<'_> {
-        View { top: Some(&self.changes.overlay), ..self.view }
+        View { top: Some(&self.changes.writes), ..self.view }
     }
 
     /// Returns the id of the next collection that this entry creates.
@@ -422,7 +422,7 @@ impl<'a> Txn<'a> {
     pub fn put_raw(&mut self, key: Bytes, record: Option<Bytes>) {
         let bytes = key.len() + record.as_ref().map_or(0, Bytes::len);
         self.budget.charge_later(1, RECORD_BYTES + bytes as u64);
-        self.changes.overlay.put(key, record);
+        self.changes.writes.put(key, record);
     }
 
     /// Returns at most `limit` expired keys, the earliest expiry first. The caller removes them all.

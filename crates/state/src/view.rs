@@ -6,12 +6,13 @@ use std::iter::Peekable;
 use bytes::Bytes;
 
 use super::engines::{EngineError, Pair, PairIter, StateEngine};
-use super::overlay::{Overlay, Slot};
+use super::overlay::Overlay;
+use super::writes::{Slot, Writes};
 
 #[derive(Clone, Copy)]
 pub(super) struct View<'a> {
     /// Changes of the entry in execution so far.
-    pub top: Option<&'a Overlay>,
+    pub top: Option<&'a Writes>,
     pub active: &'a Overlay,
     /// The overlay that a checkpoint is writing to the engine.
     pub frozen: Option<&'a Overlay>,
@@ -20,8 +21,17 @@ pub(super) struct View<'a> {
 
 type Found = Result<(Bytes, Slot), EngineError>;
 
+/// The slots of a layer, and whether it hides the layers below.
+struct Layer<'a> {
+    slots: Box<dyn Iterator<Item = (Bytes, Slot)> + 'a>,
+    is_cleared: bool,
+}
+
 impl<'a> View<'a> {
     pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        if let Some(slot) = self.top.and_then(|writes| writes.get(key)) {
+            return Ok(slot);
+        }
         for overlay in self.overlays() {
             if let Some(slot) = overlay.get(key) {
                 return Ok(slot);
@@ -37,8 +47,10 @@ impl<'a> View<'a> {
         end: Option<&[u8]>,
     ) -> impl Iterator<Item = Result<Pair, EngineError>> + use<'a> {
         let engine = self.reaches_engine().then(|| self.engine.range(start, end));
-        let slots = |overlay: &'a Overlay| overlay.range(start, end);
-        pairs(self.layers(engine, slots, |upper, lower| upper.cmp(lower)))
+        let top = self.top.map(|top| Layer::new(top.range(start, end), top.is_cleared()));
+        let overlays =
+            self.overlays().map(|overlay| Layer::new(overlay.range(start, end), overlay.is_cleared()));
+        pairs(layers(engine, overlays.rev().chain(top), |upper, lower| upper.cmp(lower)))
     }
 
     /// Returns the pairs of [`View::range`] in descending order.
@@ -48,37 +60,43 @@ impl<'a> View<'a> {
         end: Option<&[u8]>,
     ) -> impl Iterator<Item = Result<Pair, EngineError>> + use<'a> {
         let engine = self.reaches_engine().then(|| self.engine.range_back(start, end));
-        let slots = |overlay: &'a Overlay| overlay.range(start, end).rev();
-        pairs(self.layers(engine, slots, |upper, lower| lower.cmp(upper)))
+        let top = self.top.map(|top| Layer::new(top.range(start, end).rev(), top.is_cleared()));
+        let overlays =
+            self.overlays().map(|overlay| Layer::new(overlay.range_back(start, end), overlay.is_cleared()));
+        pairs(layers(engine, overlays.rev().chain(top), |upper, lower| lower.cmp(upper)))
     }
 
     fn reaches_engine(&self) -> bool {
-        !self.overlays().any(Overlay::is_cleared)
-    }
-
-    /// Merges the pairs of the engine and the `slots` of each overlay, all sorted by `order`.
-    fn layers<I: Iterator<Item = (&'a Bytes, &'a Slot)> + 'a>(
-        &self,
-        engine: Option<PairIter<'a>>,
-        slots: impl Fn(&'a Overlay) -> I,
-        order: fn(&Bytes, &Bytes) -> Ordering,
-    ) -> Box<dyn Iterator<Item = Found> + 'a> {
-        let mut merged: Box<dyn Iterator<Item = Found> + 'a> =
-            Box::new(engine.into_iter().flatten().map(|pair| pair.map(|(key, value)| (key, Some(value)))));
-        for overlay in self.frozen.into_iter().chain([self.active]).chain(self.top) {
-            if overlay.is_cleared() {
-                merged = Box::new(std::iter::empty());
-            }
-            let upper = slots(overlay).map(|(key, slot)| Ok((key.clone(), slot.clone())));
-            merged = Box::new(Merge { upper: upper.peekable(), lower: merged.peekable(), order });
-        }
-        merged
+        !self.top.is_some_and(Writes::is_cleared) && !self.overlays().any(Overlay::is_cleared)
     }
 
     /// Returns the overlays, newest first.
-    fn overlays(&self) -> impl Iterator<Item = &'a Overlay> + use<'a> {
-        self.top.into_iter().chain([self.active]).chain(self.frozen)
+    fn overlays(&self) -> impl DoubleEndedIterator<Item = &'a Overlay> + use<'a> {
+        [self.active].into_iter().chain(self.frozen)
     }
+}
+
+impl<'a> Layer<'a> {
+    fn new(slots: impl Iterator<Item = (Bytes, Slot)> + 'a, is_cleared: bool) -> Self {
+        Self { slots: Box::new(slots), is_cleared }
+    }
+}
+
+/// Merges the pairs of the engine and the slots of the layers above it, lowest first, all sorted by `order`.
+fn layers<'a>(
+    engine: Option<PairIter<'a>>,
+    uppers: impl Iterator<Item = Layer<'a>>,
+    order: fn(&Bytes, &Bytes) -> Ordering,
+) -> Box<dyn Iterator<Item = Found> + 'a> {
+    let mut merged: Box<dyn Iterator<Item = Found> + 'a> =
+        Box::new(engine.into_iter().flatten().map(|pair| pair.map(|(key, value)| (key, Some(value)))));
+    for Layer { slots, is_cleared } in uppers {
+        if is_cleared {
+            merged = Box::new(std::iter::empty());
+        }
+        merged = Box::new(Merge { upper: slots.map(Ok).peekable(), lower: merged.peekable(), order });
+    }
+    merged
 }
 
 /// Returns the pairs of `slots`: removed keys have none.

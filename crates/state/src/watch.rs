@@ -8,8 +8,8 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::events::Event;
-use super::overlay::{Overlay, Slot};
 use super::value::{self, Value};
+use super::writes::{Slot, Writes};
 
 const MAX_ENTRIES: usize = 65_536;
 const MAX_BYTES: usize = 16 << 20;
@@ -32,8 +32,8 @@ pub struct Changed {
 }
 
 impl Changed {
-    pub(super) fn of(revision: u64, overlay: &Overlay, events: Vec<Event>) -> Self {
-        let slots: Vec<_> = overlay
+    pub(super) fn of(revision: u64, writes: &Writes, events: Vec<Event>) -> Self {
+        let slots: Vec<_> = writes
             .slots()
             .filter(|(key, _)| value::is_data_key(key))
             .map(|(key, slot)| (key.clone(), slot.clone()))
@@ -42,7 +42,7 @@ impl Changed {
             |(key, slot): &(Bytes, Slot)| CHANGE_BYTES + key.len() + slot.as_ref().map_or(0, Bytes::len);
         let event_bytes: usize = events.iter().map(|event| CHANGE_BYTES + event.key.len()).sum();
         let bytes = CHANGE_BYTES + slots.iter().map(cost).sum::<usize>() + event_bytes;
-        Self { revision, flushed: overlay.is_cleared(), slots, events, bytes }
+        Self { revision, flushed: writes.is_cleared(), slots, events, bytes }
     }
 
     /// Creates the record of an entry that changed no key.
@@ -175,10 +175,10 @@ mod tests {
     fn changed(revision: u64, key: &'static str, bytes: usize) -> Changed {
         let value =
             Value { kind: Kind::String, data: vec![b'x'; bytes].into(), revision, expire_at_ms: None };
-        let mut overlay = Overlay::default();
-        overlay.put(value::data_key(key.as_bytes()), Some(value.encode()));
-        overlay.put(Bytes::from_static(b"m"), None);
-        Changed::of(revision, &overlay, Vec::new())
+        let mut writes = Writes::default();
+        writes.put(value::data_key(key.as_bytes()), Some(value.encode()));
+        writes.put(Bytes::from_static(b"m"), None);
+        Changed::of(revision, &writes, Vec::new())
     }
 
     fn revisions(page: &Page) -> Vec<u64> {

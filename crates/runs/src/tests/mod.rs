@@ -49,7 +49,7 @@ fn run_files(disk: &SimDisk) -> usize {
 
 fn checkpoint(runs: &Runs, slots: &[(Bytes, Slot)], clears: bool, record: u64) -> Result<View> {
     let record = Bytes::copy_from_slice(&record.to_be_bytes());
-    runs.checkpoint(slots.iter().map(|(key, slot)| (key, slot)), clears, record)
+    runs.checkpoint(slots.iter().map(|(key, slot)| (key.clone(), slot.clone())), clears, record)
 }
 
 fn execute(runs: &Runs, job: &Job) -> Result<Merged> {

@@ -157,8 +157,7 @@ fn installed_runs_that_do_not_overlap_are_the_bottom() {
         vec![(key(900), value(1, 9)), (key(990), value(1, 9))],
         range(950..960),
     ];
-    let pending =
-        batches.iter().map(|batch| runs.write_run(batch.iter().map(|(key, slot)| (key, slot))).unwrap());
+    let pending = batches.iter().map(|batch| runs.write_run(batch.iter().cloned()).unwrap());
     let view = runs.install_runs(pending.collect(), Bytes::from_static(b"r")).unwrap();
     assert_eq!((view.bottom().len(), view.uppers().len(), run_files(&disk)), (4, 1, 5));
     let mut expected: Vec<_> =

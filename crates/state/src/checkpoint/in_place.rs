@@ -60,17 +60,17 @@ impl Store {
         }
         let mut writes = Vec::new();
         for (key, slot) in overlay.slots() {
-            let old = engine.get(key).map_err(StateError::engine("read"))?;
-            if old == *slot {
+            let old = engine.get(&key).map_err(StateError::engine("read"))?;
+            if old == slot {
                 continue;
             }
             if let Some(old) = &old {
-                record.digest.remove(key, old);
+                record.digest.remove(&key, old);
             }
-            if let Some(new) = slot {
-                record.digest.add(key, new);
+            if let Some(new) = &slot {
+                record.digest.add(&key, new);
             }
-            writes.push((key.clone(), slot.clone()));
+            writes.push((key, slot));
         }
         record.meta.applied.index = faults::checkpoint_index(record.meta.applied.index);
         writes.push((Record::key(), Some(record.encode())));

@@ -243,7 +243,10 @@ fn a_wrong_type_is_refused_by_reads_and_replaced_by_writes() {
     let list = Value { kind: crate::Kind::Other(7), data: bytes("?"), revision: 1, expire_at_ms: None };
     let raw_key = crate::value::data_key(b"a");
     machine.store.inner.edit(|state| {
-        state.active.put(raw_key, Some(list.encode()));
+        let mut writes = crate::writes::Writes::default();
+        writes.put(raw_key, Some(list.encode()));
+        state.active = state.active.next();
+        state.active.absorb(writes);
         state.meta.key_count = 1;
     });
     for op in [increment("a", 1), conditional("a", "1", SetCondition::Always, true)] {
