@@ -6,9 +6,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 
 use bytes::Bytes;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::writes::{SLOT_BYTES, Slot, Writes, slot_len};
 
@@ -16,6 +18,8 @@ use super::writes::{SLOT_BYTES, Slot, Writes, slot_len};
 /// the limit.
 const FIRST_COPY: usize = 16;
 const MAX_COPY: usize = 512;
+/// Bits of a filter, one for each key: about one in ten lookups of a missing key passes it when an overlay is due for a checkpoint.
+const FILTER_BITS: u64 = 1 << 20;
 
 /// The overlay as of one batch. A clone has a constant cost.
 #[derive(Debug, Clone, Default)]
@@ -35,6 +39,36 @@ struct Table {
     cleared: bool,
     /// The published batches, oldest first, with a reference to [`Overlay::reader`].
     readers: Mutex<VecDeque<(u64, Weak<()>)>>,
+    filter: Filter,
+}
+
+/// Tells most of the keys that were never written from the others: most lookups are for keys that are in the engine only.
+#[derive(Debug)]
+struct Filter(Box<[AtomicU64]>);
+
+impl Default for Filter {
+    fn default() -> Self {
+        Self((0..FILTER_BITS / 64).map(|_| AtomicU64::new(0)).collect())
+    }
+}
+
+impl Filter {
+    /// Returns the word of `key`, and its bit there.
+    fn place(&self, key: &[u8]) -> (&AtomicU64, u64) {
+        let bit = xxh3_64(key) % FILTER_BITS;
+        (&self.0[(bit / 64) as usize], 1 << (bit % 64))
+    }
+
+    fn add(&self, key: &[u8]) {
+        let (word, bit) = self.place(key);
+        word.fetch_or(bit, Ordering::Relaxed);
+    }
+
+    /// Whether `key` may have been written. A reader of a published overlay sees all writes of its batches.
+    fn may_contain(&self, key: &[u8]) -> bool {
+        let (word, bit) = self.place(key);
+        word.load(Ordering::Relaxed) & bit != 0
+    }
 }
 
 /// The versions of a key. Only the last one, unless there may be readers of the others.
@@ -105,6 +139,7 @@ impl Overlay {
                     self.bytes = (self.bytes + len).saturating_sub(freed);
                 }
                 None => {
+                    self.table.filter.add(&key);
                     slots.insert(key, Versions { newest: version, older: Vec::new() });
                     self.bytes += SLOT_BYTES + key_len + len;
                 }
@@ -126,6 +161,9 @@ impl Overlay {
 
     /// Returns the change of `key` in this overlay; `None` if the layers below decide.
     pub fn get(&self, key: &[u8]) -> Option<Slot> {
+        if !self.table.filter.may_contain(key) {
+            return self.is_cleared().then_some(None);
+        }
         let slots = self.table.read();
         match slots.get(key).and_then(|versions| versions.at(self.batch)) {
             Some(slot) => Some(slot.clone()),
