@@ -39,7 +39,7 @@ pub use files::{clean, discard, restored};
 pub use stream::Plan;
 
 /// Id of the only member of the new cluster.
-const MEMBER_ID: u64 = 1;
+pub const MEMBER_ID: u64 = 1;
 
 /// Limits of what a restore keeps, in bytes.
 #[derive(Debug, Clone, Copy)]
@@ -342,12 +342,14 @@ impl Restore {
     ///
     /// # Errors
     /// The node is not blank, and cannot be made blank: the next start does it.
-    pub fn abandon(self) -> Result<Log, Error> {
-        let Self { parts, files, mut log, has_begun, .. } = self;
-        if !has_begun {
+    pub fn abandon(&mut self) -> Result<Log, Error> {
+        (self.incoming, self.replay) = (None, None);
+        let log = self.log.take();
+        if !self.has_begun {
             return log.ok_or_else(without_log);
         }
-        drop(log.take());
+        drop(log);
+        let Self { parts, files, .. } = self;
         wal::remove(Arc::clone(&parts.disk), &parts.wal_dir).map_err(wal_error)?;
         let log = Wal::open(Arc::clone(&parts.disk), &parts.wal_dir, parts.wal_options).map_err(wal_error)?;
         parts.store.discard("the restore that filled it has failed")?;
