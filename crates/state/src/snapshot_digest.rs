@@ -55,7 +55,7 @@ pub fn snapshot_digest(
     };
     let digest = if disk.is_dir(path) {
         let view = SetReader::open(disk.as_ref(), path)?.view(disk, path)?;
-        snapshot_write::digest(&view, each)
+        snapshot_write::digest_until(&view, each)
     } else {
         read_pairs(Reader::open(disk.as_ref(), path)?, |_, _| each())
     };

@@ -24,7 +24,7 @@ impl Store {
         if matches!(image.backend, Backend::Runs(_)) {
             // The content of a view does not change, so merges continue meanwhile.
             drop(image);
-            record.digest = digest(engine.as_ref(), || Ok(())).map_err(|error| self.note_damage(error))?;
+            record.digest = digest(engine.as_ref()).map_err(|error| self.note_damage(error))?;
         }
         let mut writer = Writer::create(Arc::clone(&self.inner.disk), path)?;
         record.meta.applied.index = faults::snapshot_index(record.meta.applied.index);
@@ -51,13 +51,18 @@ impl Store {
             let image = self.inner.image();
             (image.backend.reader(), image.record.meta.clone())
         };
-        let record = Record { meta, digest: digest(reader.as_ref(), || Ok(()))? };
+        let record = Record { meta, digest: digest(reader.as_ref())? };
         Ok(u64::from(crc32c::crc32c(&record.encode())))
     }
 }
 
-/// Computes the digest of all pairs but the record. `each` is called for each pair, and ends it with an error.
-pub(super) fn digest(
+/// Computes the digest of all pairs but the record.
+fn digest(engine: &dyn StateEngine) -> Result<Digest, StateError> {
+    digest_until(engine, || Ok(()))
+}
+
+/// As `digest`; `each` is called for each pair, and ends it with an error.
+pub(super) fn digest_until(
     engine: &dyn StateEngine,
     mut each: impl FnMut() -> Result<(), StateError>,
 ) -> Result<Digest, StateError> {
