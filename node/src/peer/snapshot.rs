@@ -105,7 +105,7 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// That of a snapshot for another member.
+    /// Returns the pace of a snapshot for another member.
     pub(super) fn new(bandwidth: &Arc<Bandwidth>, metrics: &Metrics) -> Self {
         Self { limits: vec![Arc::clone(bandwidth)], sent_bytes: metrics.snapshot_sent_bytes.clone() }
     }

@@ -272,6 +272,7 @@ async fn hold_keeps_the_log_until_its_limit_and_a_purged_entry_is_refused() {
     write(&mut client, 0..500, 100).await;
     let from = node.status().await.commit_index + 1;
     assert!(hold(node, from).await <= from);
+    let mut unread = log(node, from).await;
     // Each snapshot purges the log before it.
     let mut round = async |first: usize| {
         write(&mut client, first..first + 500, 1_000).await;
@@ -307,6 +308,16 @@ async fn hold_keeps_the_log_until_its_limit_and_a_purged_entry_is_refused() {
     assert!(hold(node, from).await >= first, "the archiver learns that the entries are gone");
     let request = log_request(node, from).await;
     assert_eq!(error_code(node.archive().log(request).await.map(drop)), ErrorCode::LogPurged);
+    // A reader that stood still holds neither memory nor log of the member.
+    let mut received = 0;
+    let ended = loop {
+        match next(&mut unread).await {
+            Ok(chunk) => received += chunk.unwrap().entries.len(),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(error_code::<()>(Err(ended)), ErrorCode::LogPurged);
+    assert!(received < 4_000, "{received} entries were read ahead");
 }
 
 #[tokio::test]
