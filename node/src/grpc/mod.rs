@@ -1,6 +1,7 @@
-//! gRPC services: cluster management on the peer port; key-value, watches, status, health and reflection
+//! gRPC services: cluster management on the peer port; key-value, watches, status, backups, health and reflection
 //! on the client port.
 
+mod archive;
 mod cluster;
 mod guard;
 mod health;
@@ -10,6 +11,7 @@ mod restore;
 mod transaction;
 mod watch;
 
+pub use archive::ArchiveService;
 pub use cluster::ClusterService;
 pub use guard::GuardLayer;
 pub use health::{HealthService, InfoService};

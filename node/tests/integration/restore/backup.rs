@@ -1,15 +1,13 @@
 //! A backup of a running node, and the client of a restore.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
-use helios_node::{disk, state, wal};
 use helios_proto::v1::restore_client::RestoreClient;
 use helios_proto::v1::restore_request::Kind;
 use helios_proto::v1::restore_response::Kind as Answer;
 use helios_proto::v1::{
-    ArchivedEntry, BaseHeader, RestoreData, RestoreEnd, RestoreEntries, RestoreHeader, RestoreRequest,
-    RestoreResponse, Restored, SnapshotRequest,
+    ArchivedEntry, BaseHeader, BaseRequest, LogChunk, LogRequest, RestoreData, RestoreEnd, RestoreEntries,
+    RestoreHeader, RestoreRequest, RestoreResponse, Restored, base_chunk,
 };
 use redis::aio::MultiplexedConnection;
 use tokio::sync::mpsc;
@@ -18,8 +16,6 @@ use tonic::{Status, Streaming};
 
 use crate::common::{Cluster, Node, Operator, eventually};
 
-/// Nothing is purged, so that the log on disk has all entries after the base.
-const UNPURGED: &str = "snapshot_entries: 1000000, trailing_entries: 1000000";
 const DATA_BYTES: usize = 64 << 10;
 const ENTRIES: usize = 50;
 
@@ -77,21 +73,24 @@ async fn applied(node: &Node) -> u64 {
 impl Backup {
     /// Backup of a cluster of one node with `engine`. More was written to it after `last_index`.
     pub async fn of(engine: &str) -> Self {
-        let mut cluster = Cluster::blank_with(1, UNPURGED);
+        let mut cluster = Cluster::blank(1);
         cluster[0].config_mut().push_str(&format!("state: {{engine: {engine}}}\n"));
         cluster.start_all();
-        let source = Operator::initialize(&cluster[0]).await.cluster_id;
+        Operator::initialize(&cluster[0]).await;
         let mut client = cluster[0].redis().await;
         write(&mut client, 0).await;
-        let taken = cluster[0].cluster().snapshot(SnapshotRequest::default()).await.unwrap().into_inner();
-        let (base, bytes) = read_base(&cluster[0].data_dir(), taken.index, source);
+        let (base, bytes) = take_base(&cluster[0]).await;
+        let log = LogRequest {
+            from_index: base.index + 1,
+            cluster_id: base.cluster_id.clone(),
+            incarnation: base.incarnation,
+        };
+        let log = cluster[0].archive().log(log).await.unwrap().into_inner();
         write(&mut client, 1).await;
         let last_index = applied(&cluster[0]).await;
         let content = content(&mut client).await;
         write(&mut client, 2).await;
-        drop(client);
-        cluster[0].terminate().await;
-        let entries = read_log(&cluster[0].data_dir(), base.index, last_index);
+        let entries = take_log(log, last_index).await;
         Self { base, bytes, entries, last_index, content }
     }
 
@@ -126,39 +125,26 @@ pub fn data(bytes: &[u8]) -> Kind {
     Kind::Data(RestoreData { crc32c: crc32c::crc32c(bytes), data: bytes.to_vec().into() })
 }
 
-fn read_base(data_dir: &Path, index: u64, cluster_id: String) -> (BaseHeader, Vec<u8>) {
-    let disk = disk::real();
-    let dir = data_dir.join("snapshots");
-    let mut names = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
-    let path = names.find(|path| path.to_string_lossy().contains(&format!("{index:020}-"))).unwrap();
-    let meta = state::SnapshotMeta::read(disk.as_ref(), &path).unwrap();
-    let files = match path.is_dir() {
-        true => {
-            state::snapshot_files(disk.as_ref(), &path).unwrap().into_iter().map(|(file, _)| file).collect()
-        }
-        false => vec![path],
-    };
-    let bytes: Vec<u8> = files.iter().flat_map(|file| std::fs::read(file).unwrap()).collect();
-    assert_eq!(bytes.len() as u64, meta.size_bytes);
-    let base = BaseHeader {
-        cluster_id,
-        index: meta.index,
-        term: meta.term,
-        version: meta.version,
-        size_bytes: meta.size_bytes,
-        crc32c: meta.crc32c,
-        ..BaseHeader::default()
-    };
-    (base, bytes)
+async fn take_base(node: &Node) -> (BaseHeader, Vec<u8>) {
+    let request = BaseRequest { with_digest: true, ..BaseRequest::default() };
+    let mut stream = node.archive().base(request).await.unwrap().into_inner();
+    let mut next = async || stream.message().await.unwrap().map(|chunk| chunk.kind.expect("a known kind"));
+    let Some(base_chunk::Kind::Header(header)) = next().await else { panic!("it begins without a header") };
+    let mut bytes = Vec::new();
+    while let Some(base_chunk::Kind::Data(data)) = next().await {
+        bytes.extend_from_slice(&data);
+    }
+    assert_eq!(bytes.len() as u64, header.size_bytes);
+    (header, bytes)
 }
 
-fn read_log(data_dir: &Path, after: u64, last: u64) -> Vec<ArchivedEntry> {
-    let options = wal::WalOptions { segment_bytes: 4 << 20, ..wal::WalOptions::default() };
-    let (log, _) = wal::Wal::open(disk::real(), &data_dir.join("wal"), options).unwrap();
-    let entries = log.reader().read_all(after, last).unwrap().into_iter();
+async fn take_log(mut log: Streaming<LogChunk>, last: u64) -> Vec<ArchivedEntry> {
+    let mut entries: Vec<ArchivedEntry> = Vec::new();
+    while entries.last().is_none_or(|entry| entry.index < last) {
+        entries.extend(log.message().await.unwrap().expect("the log ended").entries);
+    }
+    entries.retain(|entry| entry.index <= last);
     entries
-        .map(|wal::LogEntry { index, term, payload }| ArchivedEntry { index, term, now_ms: 0, payload })
-        .collect()
 }
 
 /// A restore that is under way.

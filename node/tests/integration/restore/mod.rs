@@ -47,7 +47,11 @@ async fn restored_node_of_each_engine_has_all_keys_and_forms_a_cluster() {
         cluster.start_all();
         let restored = backup.restore(&cluster[0]).await.unwrap();
         cluster[0].wait_ready().await;
-        assert_eq!((restored.index, restored.base_digest.len()), (backup.last_index, 16));
+        assert_eq!(
+            (restored.index, restored.base_digest),
+            (backup.last_index, backup.base.state_digest.clone())
+        );
+        assert_eq!(restored.base_keys, backup.base.keys);
         assert!(restored.base_keys > 400 && restored.keys > restored.base_keys);
         let status = cluster[0].status().await;
         assert_eq!((&status.cluster_id[..], status.member_id, status.incarnation), ("restored", 1, 0));
