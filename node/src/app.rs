@@ -4,10 +4,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use helios_proto::v1::archive_server::ArchiveServer;
 use helios_proto::v1::cluster_info_server::ClusterInfoServer;
 use helios_proto::v1::cluster_server::ClusterServer;
 use helios_proto::v1::kv_server::KvServer;
 use helios_proto::v1::peer_server::PeerServer;
+use helios_proto::v1::restore_server::RestoreServer;
 use helios_service::auth::Access;
 use helios_service::database::Database as _;
 use helios_service::rejections::Rejections;
@@ -19,9 +21,13 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic_health::pb::health_server::HealthServer;
 
+use crate::archive::Archive;
 use crate::config::{ConfigError, Settings, Source};
 use crate::descriptors::{self, Shares};
-use crate::grpc::{ClusterService, GuardLayer, HealthService, InfoService, KvService};
+use crate::grpc::{
+    Admission, ArchiveService, ClusterService, GuardLayer, HealthService, InfoService, KvService,
+    RestoreService,
+};
 use crate::http;
 use crate::http::{Gateway, Keeps};
 use crate::inner_runtime::InnerRuntime;
@@ -247,10 +253,11 @@ impl App {
         let peer = PeerServer::new(PeerService::new(Arc::new(node.clone()), acceptor.rejections.clone()))
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        let router = server().add_service(peer).add_service(ClusterServer::new(ClusterService::new(
-            Management::new(node),
-            acceptor.rejections.clone(),
-        )));
+        let admission = Arc::new(Admission::new(node.clone(), acceptor.rejections.clone()));
+        let restore = RestoreServer::new(RestoreService::new(node.clone(), Arc::clone(&admission)))
+            .max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let cluster = ClusterServer::new(ClusterService::new(Management::new(node), admission));
+        let router = server().add_service(peer).add_service(cluster).add_service(restore);
         let stop = self.stop.clone();
         self.serve_inside(listener, |listener| async move {
             if let Err(error) =
@@ -268,6 +275,7 @@ impl App {
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .with_service_name("helios.v1.Kv")
             .with_service_name("helios.v1.ClusterInfo")
+            .with_service_name("helios.v1.Archive")
             .with_service_name("grpc.health.v1.Health")
             .build_v1()
             .expect("descriptors that were compiled with the services");
@@ -279,6 +287,7 @@ impl App {
         let router = server
             .layer(GuardLayer::new(Arc::clone(access), acceptor.rejections.clone()))
             .add_service(KvServer::new(KvService::new(node.clone(), stop.clone())))
+            .add_service(ArchiveServer::new(ArchiveService::new(Archive::new(node.clone()), stop.clone())))
             .add_service(ClusterInfoServer::new(InfoService::new(node)))
             .add_service(HealthServer::new(health))
             .add_service(reflection);

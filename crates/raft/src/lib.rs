@@ -24,6 +24,7 @@ pub mod membership;
 mod merger;
 pub mod metrics;
 mod recovery;
+pub mod restore;
 #[allow(clippy::disallowed_methods, reason = "starts the threads; draws the boot nonce")]
 mod runtime;
 #[allow(clippy::disallowed_methods, reason = "begins passes at intervals")]
@@ -39,6 +40,8 @@ mod unappliable;
 mod workers;
 
 pub use acks::Durable;
+pub use background::lower_priority;
+pub use core::{HOLD_TIME, MAX_HOLDERS};
 pub use core::{LOG_CACHE_BYTES, Settings, TICK, longest_lease};
 pub use core::{LONGEST_WAIT, MAX_APPLYING_BYTES, MAX_UNCOMMITTED_BYTES};
 pub use driver::Outbound;
@@ -47,7 +50,7 @@ pub use handle::MAX_WAITING_BYTES;
 pub use handle::RaftHandle;
 pub use recovery::{Fit, Gap, Recovery, RecoveryError, bootstrap, find_gap, fit, recover};
 pub use runtime::{Fatal, Parts, Runtime, start};
-pub use snapshots::{Incoming, Newest, Outgoing, Prefix, SnapshotId, Snapshots};
+pub use snapshots::{Incoming, Newest, Outgoing, Pinned, Prefix, SnapshotId, Snapshots};
 pub use suspects::Suspects;
 pub use types::{Cause, ChangeRequest, Election, Expected, RaftStatus, Role};
 pub use unappliable::Unappliable;

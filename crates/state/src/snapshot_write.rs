@@ -41,6 +41,19 @@ impl Store {
         }
         SnapshotMeta::read(self.inner.disk.as_ref(), path)
     }
+
+    /// Returns the digest of all records of the last checkpoint, the same on every member at its index whatever the
+    /// engine. With the engine `runs` it reads the whole state.
+    pub fn state_digest(&self) -> Result<u64, StateError> {
+        self.check()?;
+        let (engine, known) = {
+            let image = self.inner.image();
+            let is_counted = matches!(image.backend, Backend::InPlace(_));
+            (image.backend.reader(), is_counted.then_some(image.record.digest))
+        };
+        let computed = known.map_or_else(|| digest(engine.as_ref()), Ok);
+        computed.map(Digest::value).map_err(|error| self.note_damage(error))
+    }
 }
 
 #[cfg(any(test, feature = "simulation"))]
@@ -58,9 +71,18 @@ impl Store {
 
 /// Computes the digest of all pairs but the record.
 fn digest(engine: &dyn StateEngine) -> Result<Digest, StateError> {
+    digest_until(engine, || Ok(()))
+}
+
+/// As `digest`; `each` is called for each pair, and ends it with an error.
+pub(super) fn digest_until(
+    engine: &dyn StateEngine,
+    mut each: impl FnMut() -> Result<(), StateError>,
+) -> Result<Digest, StateError> {
     let mut digest = Digest::default();
     for pair in engine.range(b"", None) {
         let (key, value) = pair.map_err(StateError::engine("read"))?;
+        each()?;
         if key != META_KEY {
             digest.add(&key, &value);
         }

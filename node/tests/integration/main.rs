@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod acks;
+mod archive;
 mod bad_input;
 mod clocks;
 mod common;
@@ -43,6 +44,7 @@ mod redis_types;
 mod reload;
 mod repair;
 mod restarts;
+mod restore;
 mod retries;
 mod script_bounds;
 mod several;
