@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use helios_proto::v1::Membership;
 
-use super::overlay::Overlay;
 use super::shared::State;
 use super::watch::Changed;
+use super::writes::Writes;
 use super::{Applied, StateError, Store, dedup};
 
 impl Store {
@@ -20,7 +20,7 @@ impl Store {
         let published = &self.inner.published;
         let writer = published.writer();
         let mut state = published.peek(State::clone);
-        let mut removed = Overlay::default();
+        let mut removed = Writes::default();
         for prefix in dedup::prefixes() {
             for pair in state.view().range(prefix, Some(&after(prefix))) {
                 let (key, _) = pair.map_err(|error| self.fail(error))?;
@@ -31,6 +31,7 @@ impl Store {
         let mut meta = meta.map_err(|error| StateError::Stopped(error.message))?;
         meta.membership = Arc::new(Membership { index: applied.index, ..membership });
         state.meta = meta;
+        state.active = state.active.next();
         state.active.absorb(removed);
         published.publish(&writer, state);
         self.inner.history.publish(Changed::none(applied.index));
