@@ -108,6 +108,8 @@ pub struct Core {
     applying: Applying,
     snapshots: Snapshots,
     holds: Holds,
+    /// Commit index that was sent last, as leader, while all entries were committed.
+    announced_commit: u64,
     /// Effects collected until the end of a drain.
     effects: Vec<Effect>,
 }
@@ -140,6 +142,7 @@ impl Core {
             settings,
             membership,
             started: now,
+            announced_commit: 0,
             effects: Vec::new(),
         })
     }
@@ -264,6 +267,7 @@ impl Core {
     /// |---|---|
     /// | `reject_dropped` | before the readies, so that the answer leaves in this turn |
     /// | `propose_waiting`, `serve_reads` | before the readies, so that proposals and read rounds leave with the messages of this turn |
+    /// | `announce_commit` | after the proposals, whose appends have the commit index, and before the readies, so that it leaves in this turn |
     /// | `take_readies` | turns them into effects: appends, messages, committed entries, answered rounds |
     /// | `observe_role` | after the readies, so that it sees what the inputs and they made of the role; it gives up the round of an old role, so after the answered rounds. All later steps decide by the role as it is now |
     /// | `warn_of_repeated_elections`, `watch_learners` | only log and count; `watch_learners` by the progress of this turn |
@@ -277,6 +281,7 @@ impl Core {
         self.reject_dropped(now);
         self.propose_waiting(now);
         self.serve_reads(now);
+        self.raft.announce_commit(&mut self.announced_commit);
         self.take_readies(now);
         self.observe_role(now);
         self.warn_of_repeated_elections(now);

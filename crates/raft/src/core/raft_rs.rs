@@ -58,6 +58,8 @@ impl RaftRs {
             // Off: the crate adds entries to an empty append at another position, whose answer then
             // acknowledges entries that the follower does not have (ADR 0006).
             batch_append: faults::batches_appends(),
+            // The next append has the commit index; `announce_commit` sends it if there is none.
+            skip_bcast_commit: true,
             max_uncommitted_size: MAX_UNCOMMITTED_BYTES,
             max_committed_size_per_ready: 4 << 20,
             ..raft::Config::default()
@@ -77,6 +79,16 @@ impl RaftRs {
 
     pub fn campaign(&mut self) -> raft::Result<()> {
         self.node.campaign()
+    }
+
+    /// Sends the commit index to all members if no append that is yet to be sent or acknowledged will have it: all entries are
+    /// committed. `announced` is the commit index that was sent last.
+    pub fn announce_commit(&mut self, announced: &mut u64) {
+        let commit = self.commit_index();
+        if self.is_leader() && commit == self.last_index() && *announced != commit {
+            *announced = commit;
+            self.node.raft.bcast_append();
+        }
     }
 
     /// Starts a ReadIndex round; its result is a read state of a later [`Ready`].
