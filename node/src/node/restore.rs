@@ -130,7 +130,10 @@ impl Node {
         let started = self.start_locked(&mut entry, &belonging, None);
         self.set_restoring(None);
         drop(entry);
-        started?;
+        if let Err(error) = started {
+            self.0.fatal.raise(format!("starting the restored member: {error}"));
+            return Err(error.into());
+        }
         self.begin_tasks(&belonging);
         tracing::warn!(cluster = %belonging.cluster_id, index = restored.index, keys = restored.keys, "restored");
         Ok(restored)
@@ -146,8 +149,9 @@ impl Node {
         tracing::warn!(%reason, "the restore failed");
         match restore.abandon() {
             Ok(log) => entry.log = Some(log),
+            // The next start makes the node blank.
             Err(error) => {
-                tracing::error!(%error, "what the failed restore has written cannot be removed; the next start tries again");
+                self.0.fatal.raise(format!("removing what a failed restore has written: {error}"));
             }
         }
         self.set_restoring(None);

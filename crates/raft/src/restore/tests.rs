@@ -205,6 +205,11 @@ fn part(data: &[u8]) -> RestoreData {
     RestoreData { data: data.to_vec().into(), crc32c: crc32c::crc32c(data) }
 }
 
+/// Ends a failed restore, and the process.
+fn abandon(mut restore: Restore) {
+    drop(restore.abandon().unwrap());
+}
+
 fn send(restore: &mut Restore, backup: &Backup) -> Result<(), Error> {
     let held_bytes = restore.held_bytes()? as usize;
     restore.load_base()?;
@@ -372,7 +377,7 @@ fn interrupted_transfer_of_a_base_continues_in_the_next_process() {
             restore.progress().describe(),
             format!("restoring: {half} of {} bytes", backup.base.len())
         );
-        drop(restore.abandon().unwrap());
+        abandon(restore);
         assert!(!start(&disk, engine, &backup));
         let (_, mut restore) = begin(open(&disk, engine).unwrap(), &backup);
         assert_eq!(restore.held_bytes().unwrap(), half as u64);
@@ -392,7 +397,7 @@ fn damaged_base_is_refused_and_sent_again_from_its_first_byte() {
         let (_, mut restore) = begin(open(&disk, engine).unwrap(), &backup);
         let error = send(&mut restore, &backup).unwrap_err();
         assert_eq!(error.code, ErrorCode::SnapshotFailed, "{error}");
-        drop(restore.abandon().unwrap());
+        abandon(restore);
         assert!(!start(&disk, engine, &backup));
         let (_, mut restore) = begin(open(&disk, engine).unwrap(), &backup);
         assert_eq!(restore.held_bytes().unwrap(), 0);
@@ -418,7 +423,7 @@ fn entry_that_ended_the_process_twice_is_not_applied_and_the_error_names_it() {
     let error = sent.unwrap_err();
     assert_eq!(error.code, ErrorCode::EntryUnappliable);
     assert!(error.message.contains("entry 65") && error.message.contains("an index below it"), "{error}");
-    drop(restore.abandon().unwrap());
+    abandon(restore);
     assert!(!start(&disk, EngineKind::Runs, &backup));
 }
 
@@ -430,6 +435,6 @@ fn base_of_another_cluster_than_its_header_says_is_refused() {
     let (_, mut restore) = begin(open(&disk, EngineKind::Runs).unwrap(), &backup);
     let error = send(&mut restore, &backup).unwrap_err();
     assert!(error.message.contains("is of cluster \"old\""), "{error}");
-    drop(restore.abandon().unwrap());
+    abandon(restore);
     assert!(!start(&disk, EngineKind::Runs, &backup));
 }
