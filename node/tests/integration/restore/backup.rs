@@ -6,8 +6,8 @@ use helios_proto::v1::restore_client::RestoreClient;
 use helios_proto::v1::restore_request::Kind;
 use helios_proto::v1::restore_response::Kind as Answer;
 use helios_proto::v1::{
-    ArchivedEntry, BaseHeader, BaseRequest, LogChunk, LogRequest, RestoreData, RestoreEnd, RestoreEntries,
-    RestoreHeader, RestoreRequest, RestoreResponse, Restored, base_chunk,
+    ArchivedEntry, BaseHeader, BaseRequest, HoldRequest, LogChunk, LogRequest, RestoreData, RestoreEnd,
+    RestoreEntries, RestoreHeader, RestoreRequest, RestoreResponse, Restored, base_chunk,
 };
 use redis::aio::MultiplexedConnection;
 use tokio::sync::mpsc;
@@ -133,7 +133,15 @@ pub async fn take_base(node: &Node) -> (BaseHeader, Vec<u8>) {
     (header, bytes)
 }
 
+/// Begins to read the log after the base; the node keeps it.
 pub async fn log_after(node: &Node, base: &BaseHeader) -> Streaming<LogChunk> {
+    let hold = HoldRequest {
+        holder: "the test".into(),
+        from_index: base.index + 1,
+        cluster_id: base.cluster_id.clone(),
+        incarnation: base.incarnation,
+    };
+    node.archive().hold(hold).await.unwrap();
     let request = LogRequest {
         from_index: base.index + 1,
         cluster_id: base.cluster_id.clone(),
