@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use helios_proto::Error;
+use helios_proto::v1::Membership;
 use helios_raft::simulation::{Input, membership};
 use helios_raft::{LastEntry, Verdict};
 use rand::Rng;
@@ -188,18 +189,23 @@ impl World {
         if members.filter(|machine| machine.slot != slot).any(is_behind) {
             return false;
         }
-        let forgetful = |id: &u64| {
-            let record = membership::member(known, *id);
+        self.lost_with(slot, known) <= (known.voters.len() - 1) / 2
+    }
+
+    /// Returns the number of members of `known` whose disk is lost, or whose state rots, together with `slot`. A learner may
+    /// become a voter at any moment.
+    fn lost_with(&self, slot: Slot, known: &Membership) -> usize {
+        let is_lost = |id: &&u64| {
+            let record = membership::member(known, **id);
             let place = record.and_then(|record| self.machines.iter().find(|m| m.name == record.name));
             place.is_none_or(|machine| {
                 machine.slot == slot
                     || self.nemesis.is_impaired(machine.slot)
-                    || machine.marker.member != Some(*id)
+                    || machine.has_rotten_state()
+                    || machine.marker.member != Some(**id)
             })
         };
-        // A learner may become a voter at any moment.
-        let lost = known.voters.iter().chain(&known.learners).filter(|id| forgetful(id)).count();
-        lost <= (known.voters.len() - 1) / 2
+        known.voters.iter().chain(&known.learners).filter(is_lost).count()
     }
 
     fn lose_disk(&mut self, slot: Slot) {
@@ -231,19 +237,21 @@ impl World {
         }
     }
 
-    /// Whether the state of `slot` may be lost: no other is, and another member has one. The log stays, so that the
-    /// member forgets nothing that it acknowledged.
+    /// Whether the state of `slot` may be lost: a majority has all it had, and another member has a state. The log stays, so
+    /// that the member forgets nothing that it acknowledged; but until the damage is found, it purges more of its log.
     fn has_peers(&self, slot: Slot) -> bool {
         let mut others = self.machines.iter().filter(|machine| machine.slot != slot);
         let are_intact = !self.machines.iter().any(Machine::has_rotten_state);
         let Some(process) = &self.machines[slot].process else { return false };
-        let (base, voters) = (process.wal.base(), process.store.membership().voters.len());
+        let (base, known) = (process.wal.base(), process.store.membership());
+        let voters = known.voters.len();
         let has_state = |machine: &Machine| {
             let last =
                 machine.process.as_ref().map_or(0, |process| process.core.status(self.instant()).last_index);
             last >= base.index && !self.nemesis.is_impaired(machine.slot)
         };
-        are_intact && voters > 1 && self.forcing.is_none() && others.any(has_state)
+        let is_minority = self.lost_with(slot, &known) <= (voters - 1) / 2;
+        are_intact && is_minority && voters > 1 && self.forcing.is_none() && others.any(has_state)
     }
 
     /// Makes a copy of a disk, or replaces the disk by its copy; returns whether it did. Peers recognize a copy by
