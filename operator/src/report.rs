@@ -167,12 +167,12 @@ fn latch(status: &mut HeliosClusterStatus, latch: Option<&Latch>) {
 
 /// State of a lost majority now, with the decisions that were latched.
 fn recovery(view: &View, latched: Option<RecoveryStatus>) -> Option<RecoveryStatus> {
-    let RecoveryStatus { chosen, done, .. } = latched.unwrap_or_default();
+    let RecoveryStatus { chosen, done, source, .. } = latched.unwrap_or_default();
     let found = Loss::of(view).map(|loss| loss.report(view));
-    if found.is_none() && chosen.is_none() && done.is_none() {
+    if found.is_none() && chosen.is_none() && done.is_none() && source.is_none() {
         return None;
     }
-    Some(RecoveryStatus { chosen, done, ..found.unwrap_or_default() })
+    Some(RecoveryStatus { chosen, done, source, ..found.unwrap_or_default() })
 }
 
 fn signed(value: u64) -> i64 {
