@@ -169,7 +169,7 @@ pub struct CredentialsSpec {
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct EncryptionSpec {
-    /// Secret with a 32-byte key in each entry, under its key id, and the id of the key for new backups in `current`. Without a key its backups are lost.
+    /// Secret with a key in each entry, 64 hexadecimal digits under its key id, and the id of the key for new backups in `current`. Backups whose key is lost are lost.
     #[schemars(length(min = 1, max = 253))]
     pub key_secret: String,
 }
