@@ -100,6 +100,7 @@ impl Reconciler<'_> {
         let client = &self.context.client;
         let changed = apply::apply(client, objects, &observed.owned).await?;
         apply::label(client, cluster, &plan.labels).await?;
+        apply::apply_archiver(client, cluster, &observed.backup, seen).await?;
         let Some((step, operation)) = plan.step.as_ref().zip(plan.operation.as_ref()) else {
             return Ok(Effects { changed, held: None });
         };
