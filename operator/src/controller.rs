@@ -10,6 +10,7 @@ use kube::runtime::controller::{Action, Config as ControllerConfig, Controller, 
 use kube::runtime::events::Recorder;
 use kube::runtime::watcher;
 use kube::{Client, Resource, ResourceExt};
+use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
@@ -39,6 +40,8 @@ pub struct Context {
     pub defaults: Defaults,
     pub fence: Fence,
     pub hosts: Hosts,
+    /// HeliosBackupStores of which an archiver has reported another state.
+    pub stores: broadcast::Sender<Key>,
 }
 
 /// State that the reconciles of one controller share.

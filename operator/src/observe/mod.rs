@@ -23,7 +23,7 @@ pub use self::affinity::Homes;
 pub use self::backup::{BackupObjects, BackupSeen, RestoreSeen, StoreProblem};
 pub use self::hosts::{Host, Hosts, HostsByName, Seen, host_of};
 pub use self::kube::{Observed, observe, pods};
-pub use self::owned::{Owned, Slot};
+pub use self::owned::{Owned, Slot, slot};
 pub use self::volumes::bound_to;
 
 /// The input of a plan. Absence means "not seen", never "gone".
