@@ -159,3 +159,17 @@ fn explained(path: &str, schema: &Value) {
         }
     }
 }
+
+/// Each document of `examples/backup`, as the API server takes it.
+#[test]
+fn examples_are_valid() {
+    let read = |file: &str| -> Value {
+        let path = format!("{}/../examples/backup/{file}.yaml", env!("CARGO_MANIFEST_DIR"));
+        serde_saphyr::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+    };
+    serde_json::from_value::<HeliosBackupStore>(read("store")).unwrap().validate_cel().unwrap();
+    serde_json::from_value::<HeliosCluster>(read("cluster")).unwrap().validate_cel().unwrap();
+    serde_json::from_value::<HeliosBackup>(read("backup")).unwrap().validate_cel().unwrap();
+    serde_json::from_value::<HeliosScheduledBackup>(read("scheduled")).unwrap().validate_cel().unwrap();
+    serde_json::from_value::<HeliosCluster>(read("restore")).unwrap().validate_cel().unwrap();
+}

@@ -142,8 +142,9 @@ impl Reconciler<'_> {
         if let Some(token) = memberships.map(|membership| membership.fencing_token).max() {
             self.context.fence.recorded(token);
         }
-        let facts = Facts::of(&View::new(cluster, seen));
-        self.context.metrics.clusters.seen(self.key, facts, seen.security.expires);
+        let view = View::new(cluster, seen);
+        self.context.metrics.clusters.seen(self.key, Facts::of(&view), seen.security.expires);
+        self.context.metrics.clusters.backup(self.key, report::backup_facts(&view));
     }
 }
 

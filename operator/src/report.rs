@@ -12,6 +12,8 @@ use helios_crds::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+pub use backup::facts as backup_facts;
+
 use crate::names;
 use crate::observe::Snapshot;
 use crate::plan::{Latch, Loss, Plan, View};

@@ -11,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::conditions::Finding;
 use super::signed;
+use crate::metrics::BackupFacts;
 use crate::names;
 use crate::observe::archiver::{ArchiverStatus, Base, moment};
 use crate::observe::{RestoreSeen, StoreProblem};
@@ -97,6 +98,26 @@ pub fn with_positions_of(old: &HeliosClusterStatus, new: &mut HeliosClusterStatu
         new.lag_seconds = old.lag_seconds;
         new.recoverable.clone_from(&old.recoverable);
         new.last_gc.clone_from(&old.last_gc);
+    }
+}
+
+/// The same for the metrics.
+pub fn facts(view: &View) -> BackupFacts {
+    let status = status(view, view.seen.status.backup.as_ref());
+    let archiving = archiving(view);
+    let is_idle = [Reason::ArchiveOff, Reason::Bootstrapping, Reason::Hibernated].contains(&archiving.reason);
+    if view.cluster.spec.backup.is_none() || is_idle {
+        return BackupFacts::default();
+    }
+    let last = status.and_then(|status| status.last_backup);
+    let last_base = last.and_then(|last| last.finished_at).map(|time| time.0);
+    let interval = view.cluster.spec.backup.as_ref().and_then(|backup| span(&backup.base_interval));
+    let is_old = |last| interval.is_some_and(|interval| is_too_old(last, view.seen.now, interval));
+    BackupFacts {
+        is_archiving: Some(archiving.status == True),
+        is_base_overdue: Some(last_base.is_none_or(is_old)),
+        last_base,
+        lag: view.seen.backup.archiver.as_ref().map(|archiver| archiver.lag_seconds),
     }
 }
 
