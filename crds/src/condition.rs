@@ -15,10 +15,10 @@ pub enum ConditionType {
     Degraded,
     FaultToleranceReduced,
     NearLimit,
-    /// Of a HeliosCluster with spec.backup.
+    /// Conditions of a HeliosCluster with spec.backup.
     Archiving,
     BackupHealthy,
-    /// Of a HeliosBackupStore.
+    /// Condition of a HeliosBackupStore.
     Encrypted,
 }
 
@@ -105,6 +105,7 @@ pub enum Reason {
     ArchiverUnreachable,
     StoreMissing,
     SecretMissing,
+    BackupsRefused,
     // A restore that cannot be done, or has failed.
     RecoveryImpossible,
     RecoveryFailed,

@@ -66,7 +66,7 @@ pub struct HeliosBackupStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 
-    /// What it waits for, or why it failed.
+    /// Message about the missing object, the running attempt, or the failure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 

@@ -42,7 +42,7 @@ pub fn run(story: &Story) -> anyhow::Result<()> {
     restore_into_new_namespace(story, &cluster, archived)
 }
 
-/// A PersistentVolume of its own for each namespace, of the same directory.
+/// A PersistentVolume for each namespace, of the same directory.
 fn create_store(kubectl: &Kubectl, namespace: &str) -> anyhow::Result<()> {
     let name = format!("{namespace}-backup");
     let capacity = json!({"storage": "1Gi"});

@@ -114,7 +114,7 @@ async fn reconcile(cached: &HeliosBackup, context: &Context) -> Result<Action, E
     Ok(if is_over { Action::await_change() } else { Action::requeue(WHILE_WAITING) })
 }
 
-/// What a reconcile found, or did.
+/// Finding, or effect, of a reconcile.
 enum Seen {
     Waits(&'static str, String),
     /// With the store that the Job writes to.
@@ -151,6 +151,7 @@ async fn needs(context: &Context, backup: &HeliosBackup, namespace: &str) -> Res
     let store = match store(client, namespace, backup.spec.store.as_ref().unwrap_or(&spec.store)).await? {
         Ok(store) => store,
         Err(StoreProblem::Missing(message)) => return Ok(Err(("StoreMissing", message))),
+        Err(StoreProblem::Refused(message)) => return Ok(Err(("BackupsRefused", message))),
         Err(StoreProblem::SecretMissing(message)) => return Ok(Err(("SecretMissing", message))),
     };
     let sets = Api::<StatefulSet>::namespaced(client.clone(), namespace);

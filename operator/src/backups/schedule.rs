@@ -15,7 +15,7 @@ pub struct Schedule {
     zone: TimeZone,
 }
 
-/// What a schedule asks for at one moment.
+/// Work of a schedule at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Due {
     /// Time of the backup to start now.
@@ -48,7 +48,7 @@ impl Schedule {
         self.cron.find_next_occurrence(&zoned, false).ok().map(|time| time.timestamp())
     }
 
-    /// What is due `now`, when the times up to `since` have been handled. `is_busy`: a backup of the schedule is running, and
+    /// Work that is due `now`, when the times up to `since` have been handled. `is_busy`: a backup of the schedule is running, and
     /// the next one waits for it.
     pub fn due(&self, since: Timestamp, now: Timestamp, deadline: SignedDuration, is_busy: bool) -> Due {
         let mut times = Vec::new();

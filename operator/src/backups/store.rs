@@ -123,8 +123,8 @@ fn ready(
     reports: &[(&HeliosCluster, &ClusterBackupStatus)],
     problem: Option<&StoreProblem>,
 ) -> (helios_crds::ConditionStatus, Reason, String) {
-    if let Some(StoreProblem::Missing(message) | StoreProblem::SecretMissing(message)) = problem {
-        return (False, Reason::SecretMissing, message.clone());
+    if let Some(problem) = problem {
+        return (False, Reason::SecretMissing, problem.message().to_owned());
     }
     let states = reports
         .iter()

@@ -23,12 +23,14 @@ use crate::validate::ValidatedCluster;
 pub enum StoreProblem {
     Missing(String),
     SecretMissing(String),
+    /// The API server refuses what the operator needs for backups.
+    Refused(String),
 }
 
 impl StoreProblem {
     pub fn message(&self) -> &str {
         match self {
-            Self::Missing(message) | Self::SecretMissing(message) => message,
+            Self::Missing(message) | Self::SecretMissing(message) | Self::Refused(message) => message,
         }
     }
 }
@@ -73,9 +75,9 @@ pub struct BackupObjects {
     pub archiver: Slot<Deployment>,
     pub archiver_policy: Slot<NetworkPolicy>,
     pub restore: Slot<Job>,
-    /// Of `spec.backup`; `None` when it cannot be used.
+    /// Store of `spec.backup`; `None` when it cannot be used.
     pub store: Option<HeliosBackupStore>,
-    /// Of `spec.bootstrap.recovery`; `None` when it cannot be used, or the restore is done.
+    /// Store of `spec.bootstrap.recovery`; `None` when it cannot be used, or the restore is done.
     pub restore_store: Option<HeliosBackupStore>,
 }
 
@@ -91,7 +93,20 @@ impl BackupObjects {
     }
 }
 
-/// Reads them. For a cluster without backups no request is made.
+impl Default for BackupObjects {
+    fn default() -> Self {
+        Self {
+            archiver: Slot::Free,
+            archiver_policy: Slot::Free,
+            restore: Slot::Free,
+            store: None,
+            restore_store: None,
+        }
+    }
+}
+
+/// Reads them. For a cluster without backups no request is made. A read that the API server refuses, as by the rights of an
+/// earlier chart, is a problem of the backups and of nothing else.
 ///
 /// # Errors
 /// When the API server does not answer.
@@ -101,14 +116,27 @@ pub async fn backup(
     namespace: &str,
     owner: &OwnerReference,
 ) -> Result<(BackupObjects, BackupSeen), Error> {
+    match read(client, cluster, namespace, owner).await {
+        Err(error) if error.is_refused() => {
+            let restore = match needs_restore(cluster) {
+                true => RestoreSeen::Blocked(error.to_string()),
+                false => RestoreSeen::Unneeded,
+            };
+            let problem = Some(StoreProblem::Refused(error.to_string()));
+            Ok((BackupObjects::default(), BackupSeen { problem, restore, ..BackupSeen::default() }))
+        }
+        result => result,
+    }
+}
+
+async fn read(
+    client: &Client,
+    cluster: &HeliosCluster,
+    namespace: &str,
+    owner: &OwnerReference,
+) -> Result<(BackupObjects, BackupSeen), Error> {
     let name = cluster.name_any();
-    let mut objects = BackupObjects {
-        archiver: Slot::Free,
-        archiver_policy: Slot::Free,
-        restore: Slot::Free,
-        store: None,
-        restore_store: None,
-    };
+    let mut objects = BackupObjects::default();
     let mut seen = BackupSeen::default();
     let spec = cluster.spec.backup.as_ref();
     if spec.is_some() || cluster.status.as_ref().is_some_and(|status| status.backup.is_some()) {

@@ -26,7 +26,7 @@ pub struct Secrets {
     pub users: Option<Secret>,
     /// Names that certificates are issued for.
     pub names: Names,
-    /// What the Secret of the users contains.
+    /// Contents of the Secret of the users.
     pub needed: Needed,
 }
 

@@ -157,6 +157,7 @@ fn archiving(view: &View) -> Finding {
         let reason = match problem {
             StoreProblem::Missing(_) => Reason::StoreMissing,
             StoreProblem::SecretMissing(_) => Reason::SecretMissing,
+            StoreProblem::Refused(_) => Reason::BackupsRefused,
         };
         return Finding::new(False, reason, problem.message());
     }

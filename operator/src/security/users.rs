@@ -21,7 +21,7 @@ pub const BACKUP_PASSWORD: &str = "backup-password";
 const DEFAULT_USER: &str = "default";
 const SECRET_BYTES: usize = 24;
 
-/// What the entries of the Secret follow from: where clients reach the cluster, and the users that it needs.
+/// Facts that the entries of the Secret follow from: where clients reach the cluster, and the users that it needs.
 #[derive(Debug, Clone)]
 pub struct Needed {
     pub host: String,

@@ -11,6 +11,7 @@ use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
 use super::operator::Operator;
+use super::secrets::forbid_new;
 use super::{begin, change, create_as, degraded, ready, status, until};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -140,20 +141,51 @@ async fn archiver_and_backups_follow_the_spec_and_restart_no_member() {
     assert_eq!(generation().await, before, "the StatefulSet was changed\n{}", operator.log());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs the programs of the local cluster"]
-async fn foreign_archiver_is_left_alone_and_reported() {
-    let (server, _nodes) = begin().await;
-    let client = &server.client;
+fn other_deployment(name: &str) -> Deployment {
     let labels = json!({"app": "other"});
-    let stranger: Deployment = serde_json::from_value(json!({
-        "metadata": {"name": "c0-archiver"},
+    serde_json::from_value(json!({
+        "metadata": {"name": name},
         "spec": {
             "replicas": 0, "selector": {"matchLabels": labels},
             "template": {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "a", "image": "a"}]}},
         },
     }))
-    .unwrap();
+    .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the programs of the local cluster"]
+async fn members_are_managed_when_the_archiver_is_refused() {
+    let (server, _nodes) = begin().await;
+    let client = &server.client;
+    forbid_new(client, "apps", "deployments", "no Deployment for you").await;
+    let dry = PostParams { dry_run: true, ..PostParams::default() };
+    let probe = other_deployment("probe");
+    until("no Deployment can be created", PATIENCE, async || api(client).create(&dry, &probe).await.is_err())
+        .await;
+    create_store(client).await;
+    let operator = Operator::start(&server, "first");
+    create_as(client, "c0", json!({"replicas": 1, "tls": {"mode": "off"}, "backup": {"store": "nightly"}}))
+        .await;
+    until("the cluster is ready", PATIENCE, async || ready(client).await == 1).await;
+    until("the refusal is reported", PATIENCE, async || {
+        status(client, "c0").await.condition(ConditionType::Archiving).is_some_and(|condition| {
+            condition.reason == "BackupsRefused" && condition.message.contains("no Deployment for you")
+        })
+    })
+    .await;
+    change(client, "c0", json!({"replicas": 3})).await;
+    until("it has grown", PATIENCE, async || status(client, "c0").await.ready.as_deref() == Some("3/3"))
+        .await;
+    assert!(!operator.log().contains("panicked"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the programs of the local cluster"]
+async fn foreign_archiver_is_left_alone_and_reported() {
+    let (server, _nodes) = begin().await;
+    let client = &server.client;
+    let stranger = other_deployment("c0-archiver");
     let planted = api::<Deployment>(client).create(&PostParams::default(), &stranger).await.unwrap();
     create_store(client).await;
     let _operator = Operator::start(&server, "first");

@@ -48,7 +48,7 @@ pub fn backup_job(
     job(metadata, parts.reporting(cluster, "backup"))
 }
 
-/// What a restore needs to know beside the spec.
+/// Facts that a restore needs beside the spec.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Restore<'a> {
     /// Id of the new cluster, which is in the status by then.

@@ -18,7 +18,7 @@ use crate::security::certificates::AUTHORITY;
 use crate::security::users::{BACKUP_PASSWORD, BACKUP_USER};
 use crate::validate::ValidatedCluster;
 
-/// What the pods differ in.
+/// Parts in which the pods differ.
 pub struct Parts {
     pub args: Vec<String>,
     pub env_from: Vec<EnvFromSource>,

@@ -25,7 +25,7 @@ pub enum JobState {
     Completed,
 }
 
-/// What the store answers to a restore.
+/// Answer of the store to a restore.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub enum Store {
     #[default]
