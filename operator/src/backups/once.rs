@@ -10,6 +10,7 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::PostParams;
+use kube::core::PartialObjectMeta;
 use kube::runtime::controller::{Action, Config, Controller};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, Resource, ResourceExt};
@@ -45,11 +46,12 @@ pub async fn run(context: Arc<Context>, namespace: Option<&str>, stop: Cancellat
         .watches(scoped::<HeliosBackupStore>(client, namespace), watch_config(), move |store| {
             waiting(of_stores.state(), &store)
         })
-        // Only the specs matter, but a watch of metadata does not say which generation is new.
-        .watches(scoped::<HeliosCluster>(client, namespace), watch_config(), move |cluster| {
-            let all = waiting(backups.state(), &cluster);
-            all.into_iter().filter(|_| cluster.spec.backup.is_some()).collect::<Vec<_>>()
-        })
+        // The metadata is enough to look at the backups that wait, and keeps hundreds of statuses out of memory.
+        .watches(
+            scoped::<PartialObjectMeta<HeliosCluster>>(client, namespace),
+            watch_config(),
+            move |cluster| waiting(backups.state(), &cluster),
+        )
         .graceful_shutdown_on(stop.cancelled_owned())
         .run(
             |backup, context| async move { within_deadline(&*backup, reconcile(&backup, &context)).await },
