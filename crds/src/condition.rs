@@ -15,6 +15,11 @@ pub enum ConditionType {
     Degraded,
     FaultToleranceReduced,
     NearLimit,
+    /// Conditions of a HeliosCluster with spec.backup.
+    Archiving,
+    BackupHealthy,
+    /// Condition of a HeliosBackupStore.
+    Encrypted,
 }
 
 /// The `status` of a condition.
@@ -80,6 +85,37 @@ pub enum Reason {
     SecretsRefused,
     AuthInvalid,
     NameTaken,
+    // Backups, as the archiver reports its state.
+    Archiving,
+    TakingBase,
+    StoreRefused,
+    StoreUnavailable,
+    StoreFull,
+    NoMember,
+    Forked,
+    WrongKey,
+    Damaged,
+    // Backups, as the operator finds them.
+    BackupsComplete,
+    NoBackup,
+    BackupTooOld,
+    ArchiveLag,
+    ArchiveOff,
+    ArchiverStarting,
+    ArchiverUnreachable,
+    StoreMissing,
+    SecretMissing,
+    BackupsRefused,
+    // A restore that cannot be done, or has failed.
+    RecoveryImpossible,
+    RecoveryFailed,
+    // Of a HeliosBackupStore and a HeliosScheduledBackup.
+    NotUsed,
+    KeyConfigured,
+    NoKey,
+    Scheduled,
+    Suspended,
+    InvalidSchedule,
 }
 
 macro_rules! text_is_the_name_of_the_variant {
@@ -152,8 +188,7 @@ mod tests {
             json!({"type": type_, "status": status, "reason": reason, "message": "",
                    "lastTransitionTime": "2026-11-21T10:00:00Z"})
         };
-        let conditions =
-            [condition("Ready", "True", "Sparkling"), condition("Encrypted", "Maybe", "Settled")];
+        let conditions = [condition("Ready", "True", "Sparkling"), condition("Gilded", "Maybe", "Settled")];
         let text = json!({"phase": "Sparkling", "conditions": conditions}).to_string();
         let status: HeliosClusterStatus = serde_json::from_str(&text).expect("it is readable");
         assert!(status.is(ConditionType::Ready));

@@ -1,6 +1,7 @@
-//! The HeliosCluster resource: what a user writes, what the operator reports, and the manifest
-//! that teaches an API server both. Knows nothing of the operator, the nodes or any clock.
+//! The resources HeliosCluster, HeliosBackupStore, HeliosBackup and HeliosScheduledBackup: their specs, statuses and
+//! manifests. This crate uses no other crate of this repository, and no clock.
 
+mod backup;
 mod condition;
 mod manifest;
 mod open;
@@ -8,8 +9,9 @@ mod spec;
 mod status;
 mod values;
 
+pub use backup::*;
 pub use condition::{ConditionStatus, ConditionType, Reason};
-pub use manifest::{helm_template, yaml};
+pub use manifest::{Manifest, manifests};
 pub use open::{MemberRole, Open, OperationKind};
 pub use spec::*;
 pub use status::*;

@@ -7,6 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::backup::{BootstrapSpec, ClusterBackupSpec};
 use crate::status::HeliosClusterStatus;
 
 /// A replicated, strongly consistent key-value database that speaks the Redis protocol.
@@ -33,17 +34,21 @@ use crate::status::HeliosClusterStatus;
     printcolumn(name = "Leader", type_ = "string", json_path = ".status.leader", description = "Member that leads"),
     printcolumn(name = "Version", type_ = "string", json_path = ".status.version", description = "Version the members run"),
     printcolumn(name = "Status", type_ = "string", json_path = ".status.phase", description = "What the operator sees or does"),
+    printcolumn(name = "Last Backup", type_ = "date", json_path = ".status.backup.lastBackup.finishedAt", description = "Age of the newest base", priority = 1),
+    printcolumn(name = "Archived", type_ = "date", json_path = ".status.backup.archivedAt", description = "Age of the newest archived write", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = Rule::new("size(self.metadata.name) <= 40 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
         .message("metadata.name: write at most 40 characters, lower-case letters, digits and '-', beginning with a letter; pods and Services are named after it"),
     // Only at creation: a status is dropped there, and one that exists has been seen by an operator, which wrote its
     // generation. `optionalOldSelf` would say so in fewer words, but the oldest API servers do not know it.
-    validation = Rule::new("!(self.metadata.name in ['default', 'kubernetes'] || self.metadata.name.matches('-(leader|read|peers)$')) || (has(self.status) && has(self.status.observedGeneration) && self.status.observedGeneration > 0)")
-        .message("metadata.name: choose a name other than default and kubernetes that does not end in -leader, -read or -peers; Kubernetes, or another HeliosCluster, has objects of these names")
+    validation = Rule::new("!(self.metadata.name in ['default', 'kubernetes'] || self.metadata.name.matches('-(leader|read|peers|archiver|restore)$')) || (has(self.status) && has(self.status.observedGeneration) && self.status.observedGeneration > 0)")
+        .message("metadata.name: choose a name other than default and kubernetes that does not end in -leader, -read, -peers, -archiver or -restore; Kubernetes, or another HeliosCluster, has objects of these names")
 )]
 #[x_kube(
     validation = Rule::new("self.replicas in [1, 3, 5, 7] || (self.allowEvenReplicas && self.replicas in [2, 4, 6])")
-        .message("spec.replicas: write 1, 3, 5 or 7; an even number survives no more failures than the odd one below it (allowEvenReplicas: true permits 2, 4 and 6)")
+        .message("spec.replicas: write 1, 3, 5 or 7; an even number survives no more failures than the odd one below it (allowEvenReplicas: true permits 2, 4 and 6)"),
+    validation = Rule::new("has(self.bootstrap) == has(oldSelf.bootstrap) && (!has(self.bootstrap) || self.bootstrap == oldSelf.bootstrap)")
+        .message("spec.bootstrap: cannot change, it is read once, when the cluster is created; write the old value back, or create a second cluster")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct HeliosClusterSpec {
@@ -131,6 +136,14 @@ pub struct HeliosClusterSpec {
     /// Recovers from one member after a majority of disks was lost for good, as status.recovery reports; acts once, and only while that is so. Default: none. Restarts members: yes, all but the survivor join again with blank disks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recovery: Option<RecoverySpec>,
+
+    /// Backups of this cluster. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<ClusterBackupSpec>,
+
+    /// How the data of this cluster begins, fixed at creation. Default: empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bootstrap: Option<BootstrapSpec>,
 
     /// Stops the operator from changing anything about this cluster; status is still reported. Default false. Restarts members: no.
     #[serde(default)]
@@ -445,6 +458,8 @@ impl Default for HeliosClusterSpec {
             repair: RepairSpec::default(),
             hibernate: false,
             recovery: None,
+            backup: None,
+            bootstrap: None,
             paused: false,
             restart_at: None,
         }

@@ -4,6 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::backup::{ClusterBackupStatus, RecoverySourceStatus};
 use crate::open::{MemberRole, Open, OperationKind};
 
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
@@ -74,11 +75,15 @@ pub struct HeliosClusterStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replacement: Option<ReplacementStatus>,
 
-    /// After a majority of disks was lost for good: who is left, what to write, and what came of it.
+    /// After a majority of disks was lost for good: who is left, what to write, and what came of it. And the backup that the cluster was restored from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recovery: Option<RecoveryStatus>,
 
-    /// Ready, Available, Progressing, Degraded, FaultToleranceReduced and NearLimit.
+    /// Backups of the cluster, as its archiver reports them; absent without spec.backup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<ClusterBackupStatus>,
+
+    /// Ready, Available, Progressing, Degraded, FaultToleranceReduced and NearLimit; with spec.backup also Archiving and BackupHealthy.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -264,6 +269,10 @@ pub struct RecoveryStatus {
     /// Survivor of the recovery that was done. While spec.recovery stays as it was, it does nothing more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub done: Option<String>,
+
+    /// The backup that the cluster is restored from, as spec.bootstrap.recovery has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<RecoverySourceStatus>,
 }
 
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]

@@ -165,7 +165,7 @@ fn monitoring_is_there_when_it_is_asked_for_and_points_to_the_runbooks() {
     let nodes =
         monitors.iter().find(|monitor| monitor["metadata"]["name"].as_str().unwrap().ends_with("-nodes"));
     let nodes = nodes.unwrap();
-    assert_eq!((monitors.len(), &nodes["metadata"]["labels"]["release"]), (2, &json!("prometheus")));
+    assert_eq!((monitors.len(), &nodes["metadata"]["labels"]["release"]), (3, &json!("prometheus")));
     assert_eq!(nodes["spec"]["namespaceSelector"], json!({"matchNames": ["a", "b"]}));
     assert_eq!(nodes["spec"]["podMetricsEndpoints"][0]["relabelings"][0]["targetLabel"], "cluster");
     let rules = of_kind(&all, "PrometheusRule").remove(0);

@@ -2,7 +2,7 @@
 //! the generated manifests.
 #![allow(clippy::unwrap_used)]
 
-use helios_crds::{HeliosCluster, HeliosClusterSpec, TlsMode};
+use helios_crds::{HeliosCluster, HeliosClusterSpec, TlsMode, manifests};
 use serde_json::{Value, json};
 
 fn cluster(spec: Value) -> HeliosCluster {
@@ -143,7 +143,7 @@ fn names_leave_room_for_what_is_appended() {
 
 #[test]
 fn names_of_others_objects_are_refused_at_creation_and_stay_editable() {
-    for bad in ["default", "kubernetes", "demo-leader", "demo-read", "a-peers"] {
+    for bad in ["default", "kubernetes", "demo-leader", "demo-read", "a-peers", "a-archiver", "a-restore"] {
         refused(&named(bad, json!({})), "choose a name other than default and kubernetes");
         let mut existing = named(bad, json!({}));
         let mut seen_by = |generation: i64| {
@@ -159,20 +159,29 @@ fn names_of_others_objects_are_refused_at_creation_and_stay_editable() {
 }
 
 #[test]
-fn the_manifest_is_small_enough_for_plain_apply() {
-    let size = helios_crds::yaml().unwrap().len();
-    assert!(size < 100_000, "{size} bytes");
+fn manifests_are_small_enough_for_plain_apply() {
+    for manifest in manifests() {
+        let (size, limit) = (manifest.yaml().unwrap().len(), [25_000, 100_000]);
+        let limit = limit[usize::from(manifest.plural == "heliosclusters")];
+        assert!(size < limit, "{}: {size} bytes", manifest.plural);
+    }
+}
+
+/// The definition of `plural` as its file has it.
+fn definition(plural: &str) -> Value {
+    let manifest = manifests().into_iter().find(|manifest| manifest.plural == plural).unwrap();
+    serde_saphyr::from_str(&manifest.yaml().unwrap()).unwrap()
 }
 
 #[test]
 fn the_manifest_says_what_it_says() {
-    let parsed: Value = serde_saphyr::from_str(&helios_crds::yaml().unwrap()).unwrap();
+    let parsed = definition("heliosclusters");
     let names = &parsed["spec"]["names"];
     assert_eq!((&names["shortNames"], &names["categories"]), (&json!(["hc"]), &json!(["all"])));
     let version = &parsed["spec"]["versions"][0];
     let columns = version["additionalPrinterColumns"].as_array().unwrap();
     let columns: Vec<_> = columns.iter().map(|column| column["name"].as_str().unwrap()).collect();
-    assert_eq!(columns, ["Ready", "Leader", "Version", "Status", "Age"]);
+    assert_eq!(columns, ["Ready", "Leader", "Version", "Status", "Last Backup", "Archived", "Age"]);
     assert_eq!(version["subresources"]["scale"]["labelSelectorPath"], ".status.selector");
     let status = &version["schema"]["openAPIV3Schema"]["properties"]["status"];
     assert_eq!(status["default"]["observedGeneration"], -1, "helm --wait would not wait");
@@ -182,7 +191,7 @@ fn the_manifest_says_what_it_says() {
 
 #[test]
 fn every_field_of_the_spec_is_explained() {
-    let parsed: Value = serde_saphyr::from_str(&helios_crds::yaml().unwrap()).unwrap();
+    let parsed = definition("heliosclusters");
     let schema = &parsed["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
     explained("spec", schema, &["resources", "tolerations", "affinity", "topologySpreadConstraints"]);
 }
@@ -204,12 +213,14 @@ fn explained(path: &str, schema: &Value, foreign: &[&str]) {
 }
 
 #[test]
-fn the_chart_toggles_wrap_the_same_definition() {
-    let template = helios_crds::helm_template().unwrap();
-    let bare: String = template
-        .lines()
-        .filter(|line| !line.contains("{{") && !line.contains("resource-policy"))
-        .fold(String::new(), |text, line| text + line + "\n");
-    assert_eq!(bare.replacen("  annotations:\n", "", 1), helios_crds::yaml().unwrap());
-    assert_eq!(template.matches("{{").count(), 4, "nothing in the definition itself is a template");
+fn chart_toggles_wrap_the_same_definitions() {
+    for manifest in manifests() {
+        let template = manifest.helm_template().unwrap();
+        let bare: String = template
+            .lines()
+            .filter(|line| !line.contains("{{") && !line.contains("resource-policy"))
+            .fold(String::new(), |text, line| text + line + "\n");
+        assert_eq!(bare.replacen("  annotations:\n", "", 1), manifest.yaml().unwrap());
+        assert_eq!(template.matches("{{").count(), 4, "nothing in the definition itself is a template");
+    }
 }

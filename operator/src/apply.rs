@@ -13,10 +13,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::build::Objects;
+use crate::build::{Objects, backup};
 use crate::error::Error;
 use crate::names::{self, FIELD_MANAGER};
-use crate::observe::{Owned, Slot};
+use crate::observe::{BackupObjects, Owned, Slot, Snapshot};
 use crate::plan::PodLabels;
 use crate::validate::ValidatedCluster;
 
@@ -57,6 +57,34 @@ pub async fn apply(client: &Client, objects: Objects, found: &Owned) -> Result<b
         None => delete(client, &found.network_policy).await?,
     }
     ensure(client, stateful_set, &found.stateful_set).await
+}
+
+/// Applies the archiver of `cluster`, and deletes it when there is to be none. It changes nothing while the store cannot be
+/// used, and before there is a cluster to archive.
+///
+/// # Errors
+/// When the API server rejects a write.
+pub async fn apply_archiver(
+    client: &Client,
+    cluster: &ValidatedCluster,
+    found: &BackupObjects,
+    seen: &Snapshot,
+) -> Result<(), Error> {
+    if !cluster.spec.backup.as_ref().is_some_and(|backup| backup.archive) {
+        delete(client, &found.archiver).await?;
+        return delete(client, &found.archiver_policy).await;
+    }
+    let Some(store) = found.store.as_ref().filter(|_| seen.status.bootstrapped) else { return Ok(()) };
+    // Of a hibernating cluster, it has archived the end when the last member has stopped.
+    let replicas = i32::from(!(cluster.spec.hibernate && seen.pods.is_empty()));
+    match backup::archiver_policy(cluster, store) {
+        Some(policy) => _ = ensure(client, policy, &found.archiver_policy).await?,
+        None => delete(client, &found.archiver_policy).await?,
+    }
+    if let Some(archiver) = backup::archiver(cluster, store, replicas) {
+        ensure(client, archiver, &found.archiver).await?;
+    }
+    Ok(())
 }
 
 /// Sets the role labels that Services select by.

@@ -10,6 +10,7 @@ use kube::runtime::controller::{Action, Config as ControllerConfig, Controller, 
 use kube::runtime::events::Recorder;
 use kube::runtime::watcher;
 use kube::{Client, Resource, ResourceExt};
+use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
@@ -39,6 +40,8 @@ pub struct Context {
     pub defaults: Defaults,
     pub fence: Fence,
     pub hosts: Hosts,
+    /// HeliosBackupStores of which an archiver has reported another state.
+    pub stores: broadcast::Sender<Key>,
 }
 
 /// State that the reconciles of one controller share.
@@ -55,11 +58,13 @@ pub async fn run(context: Arc<Context>, namespace: Option<String>, stop: Cancell
     let idle_cache = Arc::new(IdleCache::default());
     let (reader, clusters) = watches::clusters(&context.client, namespace.as_deref());
     let changes = watches::changes(&context.client, namespace.as_deref(), &idle_cache);
+    let stores = watches::stores(&context.client, namespace.as_deref(), reader.clone(), &idle_cache);
     let hosts = context.hosts.changes();
     let worker = Arc::new(Worker { context, idle_cache, backoff: Backoff::default(), pace: Pace::default() });
     Controller::for_stream(clusters, reader)
         .with_config(ControllerConfig::default().concurrency(CONCURRENCY).debounce(DEBOUNCE))
         .reconcile_on(changes)
+        .reconcile_on(stores)
         .reconcile_all_on(hosts)
         .graceful_shutdown_on(stop.cancelled_owned())
         .run(

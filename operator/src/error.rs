@@ -49,6 +49,17 @@ impl Error {
         move |source| Self::Step { step, source: Box::new(source) }
     }
 
+    /// The API server answered, and a retry alone does not help.
+    pub fn is_refused(&self) -> bool {
+        match self {
+            Self::Step { source, .. } => source.is_refused(),
+            Self::Kubernetes { source, .. } => {
+                matches!(&**source, kube::Error::Api(answer) if answer.code < 500 && ![409, 429].contains(&answer.code))
+            }
+            _ => false,
+        }
+    }
+
     /// Label value for the error counter; a closed set.
     pub fn reason(&self) -> &'static str {
         match self {

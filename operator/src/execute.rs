@@ -2,6 +2,7 @@
 //! step planned from an old observation fails instead of hitting another target.
 
 mod quarantine;
+mod restore;
 mod secrets;
 
 use std::time::Duration;
@@ -66,6 +67,9 @@ impl Executor<'_> {
             }
             Step::Initialize { ordinal, cluster_id, disk_id } => {
                 members.initialize(*ordinal, cluster_id, disk_id).await
+            }
+            Step::Restore { cluster_id, disk_id, .. } => {
+                restore::create(client, cluster, observed, cluster_id, disk_id, fencing_token).await
             }
             Step::AddLearner { leader, ordinal, disk_id, membership } => {
                 members.add_learner(*leader, *ordinal, disk_id, *membership).await

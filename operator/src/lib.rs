@@ -5,6 +5,7 @@
 
 pub mod apply;
 pub mod backoff;
+pub mod backups;
 pub mod build;
 pub mod config;
 pub mod controller;

@@ -6,19 +6,20 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser;
-use futures::future::join_all;
+use futures::future::{self, join_all};
 use helios_operator::config::Config;
 use helios_operator::controller::{self, Context};
 use helios_operator::lease::Holder;
 use helios_operator::metrics::Metrics;
 use helios_operator::observe::Hosts;
 use helios_operator::validate::Defaults;
-use helios_operator::{events, http};
+use helios_operator::{backups, events, http};
 use kube::Client;
 use kube::client::{Body, ClientBuilder};
 use kube::runtime::events::Recorder;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 use tower::util::MapRequestLayer;
 use tracing_subscriber::EnvFilter;
@@ -26,6 +27,9 @@ use tracing_subscriber::EnvFilter;
 /// Time for reconciles that have begun when the process is terminated; less than the 30 s that
 /// Kubernetes gives, and more than the slowest step.
 const LAST_RECONCILES: Duration = Duration::from_secs(20);
+
+/// Reports about HeliosBackupStores that wait for their controller; more are dropped.
+const STORE_REPORTS: usize = 256;
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -70,6 +74,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         metrics,
         defaults,
         fence: lease.fence(),
+        stores: broadcast::channel(STORE_REPORTS).0,
     });
     let ending = CancellationToken::new();
     // A step that is half way must not meet another process's: the controllers go before the lease.
@@ -103,11 +108,17 @@ async fn client(metrics: Metrics) -> anyhow::Result<Client> {
 }
 
 async fn control(context: Arc<Context>, namespaces: Vec<String>, ending: CancellationToken) {
+    let all = |namespace: Option<String>| {
+        future::join(
+            controller::run(context.clone(), namespace.clone(), ending.clone()),
+            backups::run(context.clone(), namespace, ending.clone()),
+        )
+    };
     if namespaces.is_empty() {
-        return controller::run(context, None, ending).await;
+        all(None).await;
+        return;
     }
-    let each = |namespace| controller::run(context.clone(), Some(namespace), ending.clone());
-    join_all(namespaces.into_iter().map(each)).await;
+    join_all(namespaces.into_iter().map(|namespace| all(Some(namespace)))).await;
 }
 
 async fn stop(terminated: &mut tokio::signal::unix::Signal) {

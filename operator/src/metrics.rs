@@ -17,7 +17,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-pub use clusters::{Clusters, Facts};
+pub use clusters::{BackupFacts, Clusters, Facts};
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ResultLabel {
@@ -209,7 +209,15 @@ alerts and dashboards of the chart are held to this page. `namespace` and `clust
         let demo = Key { namespace: "team".to_owned(), name: "demo".to_owned() };
         let facts =
             Facts { faults_tolerated: 1, faults_designed: 1, ghost_voters: 0, learners: BTreeSet::new() };
-        metrics.clusters.seen(&demo, Some(facts), jiff::Timestamp::from_second(1_800_000_000).ok());
+        let moment = jiff::Timestamp::from_second(1_800_000_000).ok();
+        metrics.clusters.seen(&demo, Some(facts), moment);
+        let backup = BackupFacts {
+            is_archiving: Some(true),
+            is_base_overdue: Some(false),
+            last_base: moment,
+            lag: Some(1.0),
+        };
+        metrics.clusters.backup(&demo, backup);
         let rows = rows(&metrics.encode().unwrap());
         let page = HEAD.to_owned() + &rows.into_values().map(|row| row + "\n").collect::<String>();
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/metrics-operator.md");
@@ -237,6 +245,15 @@ alerts and dashboards of the chart are held to this page. `namespace` and `clust
         assert!(text.contains(&format!("helios_operator_cluster_ghost_voters{labels} 1")), "{text}");
         let expiry = format!("helios_operator_cluster_cert_expiry_timestamp_seconds{labels} 1800000000");
         assert!(text.contains(&expiry), "{text}");
+
+        assert!(!text.contains("cluster_archiving{"), "a cluster without backups: {text}");
+        let backup =
+            BackupFacts { is_archiving: Some(false), is_base_overdue: Some(true), ..BackupFacts::default() };
+        metrics.clusters.backup(&demo, backup);
+        let text = metrics.encode().unwrap();
+        for line in [format!("cluster_archiving{labels} 0"), format!("cluster_base_overdue{labels} 1")] {
+            assert!(text.contains(&line), "{text}");
+        }
 
         metrics.clusters.seen(&demo, None, None);
         let text = metrics.encode().unwrap();

@@ -58,6 +58,21 @@ pub fn in_every_length(service: &str, namespace: &str) -> [String; 4] {
     .map(|rest| format!("{service}{rest}"))
 }
 
+/// Deployment and NetworkPolicy of the archiver.
+pub fn archiver(cluster: &str) -> String {
+    format!("{cluster}-archiver")
+}
+
+/// Job that restores a backup into the first member.
+pub fn restore_job(cluster: &str) -> String {
+    format!("{cluster}-restore")
+}
+
+/// Job of the HeliosBackup `backup`.
+pub fn backup_job(backup: &str) -> String {
+    format!("{backup}-backup")
+}
+
 /// Secret with the authority that signs the members' certificate; never in a pod.
 pub fn authority_secret(cluster: &str) -> String {
     format!("{cluster}-ca")
@@ -97,6 +112,28 @@ pub fn selector(cluster: &str) -> BTreeMap<String, String> {
         ("app.kubernetes.io/name".to_owned(), "heliosdb".to_owned()),
         (CLUSTER_LABEL.to_owned(), cluster.to_owned()),
     ])
+}
+
+/// Labels that select the pods that work for a cluster's backups: `archiver`, `backup` or `restore`. They differ from those of
+/// its members, so that no Service, budget or policy of the members selects them.
+pub fn worker_selector(cluster: &str, component: &str) -> BTreeMap<String, String> {
+    BTreeMap::from([
+        ("app.kubernetes.io/name".to_owned(), format!("heliosdb-{component}")),
+        ("app.kubernetes.io/instance".to_owned(), cluster.to_owned()),
+    ])
+}
+
+/// Labels on those pods.
+pub fn worker_labels(cluster: &str, component: &str) -> BTreeMap<String, String> {
+    let mut labels = worker_selector(cluster, component);
+    for (key, value) in [
+        ("app.kubernetes.io/component", component),
+        ("app.kubernetes.io/part-of", "heliosdb"),
+        ("app.kubernetes.io/managed-by", FIELD_MANAGER),
+    ] {
+        labels.insert(key.to_owned(), value.to_owned());
+    }
+    labels
 }
 
 /// Labels of the operator's own pods, as its chart sets them.

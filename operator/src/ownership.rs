@@ -86,7 +86,7 @@ impl Taken {
     fn is_essential(&self, cluster: &str) -> bool {
         match self.kind.as_str() {
             "Service" => self.name == names::peers_service(cluster),
-            "PodDisruptionBudget" | "NetworkPolicy" => false,
+            "PodDisruptionBudget" | "NetworkPolicy" | "Deployment" | "Job" => false,
             _ => true,
         }
     }

@@ -18,7 +18,7 @@ use crate::error::Error;
 use crate::idle_cache::IdleCache;
 use crate::metrics::Facts;
 use crate::names::Key;
-use crate::observe::{self, Backing, Homes, Snapshot, members};
+use crate::observe::{self, Backing, BackupSeen, Homes, RestoreSeen, Snapshot, archiver, members};
 use crate::pace::Pace;
 use crate::plan::{Plan, View, plan};
 use crate::report::{self, News};
@@ -124,7 +124,9 @@ impl Reconciler<'_> {
         }
         let nodes = members::statuses(&self.key.name, &self.key.namespace, &read.pods, tls.as_ref()).await;
         let hosts = hosts.map(|hosts| hosts.by_name);
-        let seen = Snapshot { now: Timestamp::now(), nodes, hosts, ..read.clone() };
+        let archiver = archiver::status(read.backup.address.as_deref()).await;
+        let backup = BackupSeen { archiver, ..read.backup.clone() };
+        let seen = Snapshot { now: Timestamp::now(), nodes, hosts, backup, ..read.clone() };
         let plan = plan(cluster, &seen);
         let status = report::report(cluster, &seen, &plan, false);
         if !is_settled(&plan, &seen) || report::news(&seen.status, &status) != News::Nothing {
@@ -140,8 +142,9 @@ impl Reconciler<'_> {
         if let Some(token) = memberships.map(|membership| membership.fencing_token).max() {
             self.context.fence.recorded(token);
         }
-        let facts = Facts::of(&View::new(cluster, seen));
-        self.context.metrics.clusters.seen(self.key, facts, seen.security.expires);
+        let view = View::new(cluster, seen);
+        self.context.metrics.clusters.seen(self.key, Facts::of(&view), seen.security.expires);
+        self.context.metrics.clusters.backup(self.key, report::backup_facts(&view));
     }
 }
 
@@ -160,8 +163,14 @@ fn is_settled(plan: &Plan, seen: &Snapshot) -> bool {
     has_replicas
         && is_certain
         && !seen.security.is_blocked()
+        && is_backup_settled(&seen.backup)
         && operation.is_none()
         && step.is_none()
         && latch.is_none()
         && labels.is_empty()
+}
+
+/// Nothing of the backups is awaited that no watch reports.
+fn is_backup_settled(backup: &BackupSeen) -> bool {
+    backup.problem.is_none() && backup.restore == RestoreSeen::Unneeded
 }

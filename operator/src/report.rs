@@ -1,6 +1,7 @@
 //! Status from the observation and the plan; pure. It never claims more than was observed: members that
 //! do not answer make `Available` unknown, not false.
 
+mod backup;
 mod conditions;
 mod members;
 mod unappliable;
@@ -10,6 +11,8 @@ use helios_crds::{
     ConditionType, HeliosClusterStatus, MemberStatus, OperationStatus, Reason, RecoveryStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+pub use backup::facts as backup_facts;
 
 use crate::names;
 use crate::observe::Snapshot;
@@ -50,9 +53,12 @@ pub fn report(
         steady_since: operation.steady_since.map(Time),
     });
     status.recovery = recovery(&view, status.recovery);
+    status.backup = backup::status(&view, status.backup.as_ref());
     let verdict = conditions::Verdict::of(&view, plan, &status.members, in_service, changed);
     status.phase = Some(verdict.phase.to_string());
     conditions::update(&mut status.conditions, &verdict, seen);
+    let backup = backup::findings(&view, status.backup.as_ref());
+    conditions::update_backup(&mut status.conditions, &backup, seen);
     status
 }
 
@@ -86,9 +92,10 @@ pub fn news(old: &HeliosClusterStatus, new: &HeliosClusterStatus) -> News {
     }
 }
 
-/// Returns `new` with the usage of `old` where it has not moved far.
+/// Returns `new` with the usage and the archive's positions of `old` where they have not moved far.
 fn with_usage_of(old: &HeliosClusterStatus, new: &HeliosClusterStatus) -> HeliosClusterStatus {
     let mut status = new.clone();
+    backup::with_positions_of(old, &mut status);
     for member in &mut status.members {
         let before = old.members.iter().find(|before| before.name == member.name);
         let before = before.and_then(|before| before.usage.as_ref());
@@ -167,12 +174,13 @@ fn latch(status: &mut HeliosClusterStatus, latch: Option<&Latch>) {
 
 /// State of a lost majority now, with the decisions that were latched.
 fn recovery(view: &View, latched: Option<RecoveryStatus>) -> Option<RecoveryStatus> {
-    let RecoveryStatus { chosen, done, .. } = latched.unwrap_or_default();
+    let RecoveryStatus { chosen, done, source, .. } = latched.unwrap_or_default();
+    let source = backup::source(view, source);
     let found = Loss::of(view).map(|loss| loss.report(view));
-    if found.is_none() && chosen.is_none() && done.is_none() {
+    if found.is_none() && chosen.is_none() && done.is_none() && source.is_none() {
         return None;
     }
-    Some(RecoveryStatus { chosen, done, ..found.unwrap_or_default() })
+    Some(RecoveryStatus { chosen, done, source, ..found.unwrap_or_default() })
 }
 
 fn signed(value: u64) -> i64 {

@@ -6,8 +6,9 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use futures::stream::{self, BoxStream, Stream, StreamExt};
-use helios_crds::{CLUSTER_LABEL, HeliosCluster};
-use k8s_openapi::api::apps::v1::StatefulSet;
+use helios_crds::{CLUSTER_LABEL, HeliosBackupStore, HeliosCluster, HeliosClusterSpec};
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -129,6 +130,8 @@ pub fn changes<T: Send + Sync + 'static>(
         watch::<PodDisruptionBudget>(client, namespace),
         watch::<NetworkPolicy>(client, namespace),
         watch::<Secret>(client, namespace),
+        watch::<Deployment>(client, namespace),
+        watch::<Job>(client, namespace),
     ];
     stream::select_all(objects).flat_map(move |change| {
         let touched = match change {
@@ -140,6 +143,50 @@ pub fn changes<T: Send + Sync + 'static>(
         };
         stream::iter(touched.into_iter().map(|key| ObjectRef::new(&key.name).within(&key.namespace)))
     })
+}
+
+/// The clusters that use a HeliosBackupStore which changes or goes, of those in `clusters`.
+pub fn stores<T: Send + Sync + 'static>(
+    client: &Client,
+    namespace: Option<&str>,
+    clusters: Store<Watched>,
+    idle_cache: &Arc<IdleCache<T>>,
+) -> impl Stream<Item = ObjectRef<Watched>> + Send + 'static {
+    let idle_cache = idle_cache.clone();
+    let config = watcher::Config::default().page_size(PAGE);
+    let mut desired = DesiredStates::default();
+    watcher::watcher(scoped::<HeliosBackupStore>(client, namespace), config)
+        .default_backoff()
+        .filter_map(move |event| {
+            let store = match event {
+                Ok(event) if desired.is_new(&event) => match event {
+                    Event::InitApply(store) | Event::Apply(store) | Event::Delete(store) => Some(key(&store)),
+                    Event::Init | Event::InitDone => None,
+                },
+                Ok(_) => None,
+                Err(error) => {
+                    tracing::warn!(%error, "the watch of HeliosBackupStores failed and is begun again");
+                    None
+                }
+            };
+            futures::future::ready(store)
+        })
+        .flat_map(move |store| {
+            let users = clusters.state().into_iter().filter(|cluster| uses(cluster, &store));
+            let users: Vec<_> = users.map(|cluster| key(&*cluster)).collect();
+            users.iter().for_each(|cluster| idle_cache.invalidate(cluster));
+            stream::iter(users.into_iter().map(|key| ObjectRef::new(&key.name).within(&key.namespace)))
+        })
+}
+
+fn uses(cluster: &Watched, store: &Key) -> bool {
+    let names = |spec: &HeliosClusterSpec| {
+        let recovery = spec.bootstrap.as_ref().and_then(|bootstrap| bootstrap.recovery.as_ref());
+        spec.backup.as_ref().is_some_and(|backup| backup.store == store.name)
+            || recovery.is_some_and(|recovery| recovery.store == store.name)
+    };
+    cluster.namespace().as_ref() == Some(&store.namespace)
+        && cluster.0.as_ref().is_ok_and(|cluster| names(&cluster.spec))
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -252,6 +299,23 @@ mod tests {
         desired.is_new(&Event::<HeliosCluster>::Init);
         desired.is_new(&Event::<HeliosCluster>::InitDone);
         assert!(desired.known.is_empty(), "it was deleted while no watch ran");
+    }
+
+    #[test]
+    fn clusters_that_use_a_store_are_reported_when_it_changes() {
+        let cluster = |spec: serde_json::Value| -> Watched {
+            serde_json::from_value(serde_json::json!({
+                "apiVersion": "heliosdb.io/v1alpha1", "kind": "HeliosCluster",
+                "metadata": {"name": "demo", "namespace": "team"}, "spec": spec,
+            }))
+            .unwrap()
+        };
+        let store = |namespace: &str| Key { namespace: namespace.to_owned(), name: "nightly".to_owned() };
+        let by_backup = cluster(serde_json::json!({"backup": {"store": "nightly"}}));
+        let recovery = serde_json::json!({"store": "nightly", "cluster": "old"});
+        let by_recovery = cluster(serde_json::json!({"bootstrap": {"recovery": recovery}}));
+        assert!(uses(&by_backup, &store("team")) && uses(&by_recovery, &store("team")));
+        assert!(!uses(&by_backup, &store("other")) && !uses(&cluster(serde_json::json!({})), &store("team")));
     }
 
     #[test]

@@ -23,11 +23,14 @@ fn main() -> ExitCode {
 
 fn run(check: bool) -> Result<(), Box<dyn std::error::Error>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let files: [(PathBuf, String); 3] = [
-        (root.join("crds/yaml/heliosclusters.yaml"), helios_crds::yaml()?),
-        (root.join("helm/helios-operator/templates/crd-heliosclusters.yaml"), helios_crds::helm_template()?),
-        (root.join("helm/helios-cluster/values.schema.json"), helios_crds::values_schema()?),
-    ];
+    let mut files: Vec<(PathBuf, String)> =
+        vec![(root.join("helm/helios-cluster/values.schema.json"), helios_crds::values_schema()?)];
+    for manifest in helios_crds::manifests() {
+        let plural = manifest.plural;
+        files.push((root.join(format!("crds/yaml/{plural}.yaml")), manifest.yaml()?));
+        let template = format!("helm/helios-operator/templates/crd-{plural}.yaml");
+        files.push((root.join(template), manifest.helm_template()?));
+    }
     for (path, wanted) in files {
         if check {
             compare(&path, &wanted)?;

@@ -1,5 +1,6 @@
 //! The user stories, run on a real Kubernetes. scripts/stories.sh prepares cluster and images and runs them.
 
+mod backup;
 mod cluster_chart;
 mod delete;
 mod disk_lost;
@@ -61,6 +62,7 @@ const MORE: &[(&str, Body)] = &[
     ("cluster_chart", cluster_chart::run),
     ("locked", locked::run),
     ("name_taken", name_taken::run),
+    ("backup", backup::run),
 ];
 
 fn main() -> ExitCode {

@@ -90,6 +90,24 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
   verbs: [get, list, watch, create, patch, delete]
+# Backups are described by these resources; HeliosBackups are created by a schedule, and the oldest of it are deleted.
+- apiGroups: [heliosdb.io]
+  resources: [heliosbackupstores, heliosscheduledbackups]
+  verbs: [get, list, watch]
+- apiGroups: [heliosdb.io]
+  resources: [heliosbackups]
+  verbs: [get, list, watch, create, delete]
+- apiGroups: [heliosdb.io]
+  resources: [heliosbackupstores/status, heliosbackups/status, heliosscheduledbackups/status]
+  verbs: [patch]
+# The archiver is created, changed, and deleted when a cluster has no backups any more.
+- apiGroups: [apps]
+  resources: [deployments]
+  verbs: [get, list, watch, create, patch, delete]
+# A backup and a restore are a Job each; Kubernetes deletes it with its owner.
+- apiGroups: [batch]
+  resources: [jobs]
+  verbs: [get, list, watch, create]
 # Events, for `kubectl describe`.
 - apiGroups: [events.k8s.io]
   resources: [events]

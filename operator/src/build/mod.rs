@@ -1,5 +1,6 @@
 //! The Kubernetes objects of a cluster, one file per kind; pure.
 
+pub mod backup;
 mod budget;
 mod config;
 mod network_policy;

@@ -31,6 +31,11 @@ pub fn network_policy(cluster: &ValidatedCluster) -> Option<NetworkPolicy> {
         pod_selector: Some(labels(names::operator_selector())),
         ..NetworkPolicyPeer::default()
     };
+    let recovery = cluster.spec.bootstrap.as_ref().and_then(|bootstrap| bootstrap.recovery.as_ref());
+    let restore = recovery.map(|_| NetworkPolicyPeer {
+        pod_selector: Some(labels(names::worker_selector(&cluster.name, "restore"))),
+        ..NetworkPolicyPeer::default()
+    });
     Some(NetworkPolicy {
         metadata: metadata(cluster, cluster.name.clone()),
         spec: Some(NetworkPolicySpec {
@@ -38,7 +43,7 @@ pub fn network_policy(cluster: &ValidatedCluster) -> Option<NetworkPolicy> {
             policy_types: Some(vec!["Ingress".to_owned()]),
             ingress: Some(vec![
                 NetworkPolicyIngressRule {
-                    from: Some(vec![among_members, operator]),
+                    from: Some([among_members, operator].into_iter().chain(restore).collect()),
                     ports: Some(vec![port("peer")]),
                 },
                 NetworkPolicyIngressRule {

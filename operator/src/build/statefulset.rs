@@ -35,8 +35,8 @@ const TLS_VOLUME: &str = "tls";
 pub const TLS_DIR: &str = "/etc/helios-tls";
 pub const AUTH_DIR: &str = "/etc/helios-auth";
 /// For the group that the process runs as.
-const OWNER_AND_GROUP_READ: i32 = 0o440;
-const UNPRIVILEGED: i64 = 65532;
+pub(super) const OWNER_AND_GROUP_READ: i32 = 0o440;
+pub(super) const UNPRIVILEGED: i64 = 65532;
 /// Enough to hand leadership over, finish requests and write the last log entries.
 const GRACE_SECONDS: i64 = 60;
 /// A start replays the log, which may be long; ten minutes of it is not a failure.
@@ -186,7 +186,7 @@ fn has_volume(set: &StatefulSet, name: &str) -> bool {
     pod.and_then(|pod| pod.volumes.as_ref()).is_some_and(|all| all.iter().any(|volume| volume.name == name))
 }
 
-fn item(file: &str) -> KeyToPath {
+pub(super) fn item(file: &str) -> KeyToPath {
     KeyToPath { key: file.to_owned(), path: file.to_owned(), ..KeyToPath::default() }
 }
 

@@ -79,11 +79,11 @@ impl Writer<'_> {
         let found = self.secrets.users.clone();
         let held = found.as_ref().map(data).unwrap_or_default();
         // Drawn beforehand, so that a failure is one of drawing.
-        let mut drawn = match (0..2).map(|_| users::draw()).collect::<Result<Vec<_>, _>>() {
+        let mut drawn = match (0..3).map(|_| users::draw()).collect::<Result<Vec<_>, _>>() {
             Ok(drawn) => drawn,
             Err(why) => return Ok(Some(Problem::blocking(Reason::SecretsRefused, why))),
         };
-        let wanted = users::complete(&held, &self.secrets.address, || drawn.pop().unwrap_or_default());
+        let wanted = users::complete(&held, &self.secrets.needed, || drawn.pop().unwrap_or_default());
         let wanted = match wanted {
             Ok(wanted) => wanted,
             Err(why) => {

@@ -50,6 +50,19 @@ impl Facts {
     }
 }
 
+/// State of a cluster's backups in one observation; all absent for a cluster without.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct BackupFacts {
+    /// Writes reach the store in time; absent while there is nothing to archive.
+    pub is_archiving: Option<bool>,
+    /// There is no base, or the last one is older than two intervals.
+    pub is_base_overdue: Option<bool>,
+    /// When the last base was complete.
+    pub last_base: Option<Timestamp>,
+    /// Lag of the archive in seconds, as the archiver reports it.
+    pub lag: Option<f64>,
+}
+
 #[derive(Debug)]
 struct Known {
     /// When its leader was last seen; before that, since when it is managed.
@@ -59,6 +72,7 @@ struct Known {
     expires: Option<Timestamp>,
     /// Since when each learner is one, as far as this process has seen.
     learners: BTreeMap<u64, Instant>,
+    backup: BackupFacts,
 }
 
 /// One entry for each existing cluster at most.
@@ -75,6 +89,7 @@ impl Clusters {
             facts: None,
             expires: None,
             learners: BTreeMap::new(),
+            backup: BackupFacts::default(),
         });
         if let Some(facts) = &facts {
             entry.observed = now;
@@ -84,6 +99,13 @@ impl Clusters {
             }
         }
         (entry.facts, entry.expires) = (facts, expires);
+    }
+
+    /// Records the backups of a cluster that was observed.
+    pub fn backup(&self, cluster: &Key, backup: BackupFacts) {
+        if let Some(known) = self.known().get_mut(cluster) {
+            known.backup = backup;
+        }
     }
 
     pub fn forget(&self, cluster: &Key) {
@@ -99,7 +121,7 @@ impl Clusters {
 /// Name, help, and the value of a cluster; absent while it is not known.
 type Column = (&'static str, &'static str, fn(&Known) -> Option<f64>);
 
-const COLUMNS: [Column; 6] = [
+const COLUMNS: [Column; 10] = [
     (
         "cluster_faults_tolerated",
         "Voters that may fail before writes stop; negative when they have stopped; absent without a leader",
@@ -127,6 +149,26 @@ const COLUMNS: [Column; 6] = [
     ("cluster_observation_age_seconds", "Time since the leader was last heard", |known| {
         Some(known.observed.elapsed().as_secs_f64())
     }),
+    (
+        "cluster_archiving",
+        "1 while writes reach the backup store within a minute, else 0; absent without an archive",
+        |known| known.backup.is_archiving.map(|archiving| f64::from(u8::from(archiving))),
+    ),
+    (
+        "cluster_archive_lag_seconds",
+        "Age of the oldest write that is not in the backup store, as the archiver reported it last",
+        |known| known.backup.lag,
+    ),
+    (
+        "cluster_base_overdue",
+        "1 when there is no base, or the last one is older than two intervals, else 0; absent without an archive",
+        |known| known.backup.is_base_overdue.map(|overdue| f64::from(u8::from(overdue))),
+    ),
+    (
+        "cluster_last_base_timestamp_seconds",
+        "When the last base was complete in the backup store, in seconds since 1970; absent without one",
+        |known| Some(known.backup.last_base?.as_second() as f64),
+    ),
 ];
 
 impl Collector for Clusters {

@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::{self, ContainerStatus, PersistentVolumeClaim, P
 use kube::api::ListParams;
 use kube::{Api, Client, Resource, ResourceExt};
 
+use super::backup::{BackupObjects, backup};
 use super::owned::{owned, taken_claims};
 use super::secrets::{self, Secrets};
 use super::volumes::{backings, requested, volume_of};
@@ -35,6 +36,7 @@ pub struct Observed {
     taken_secrets: Vec<Taken>,
     /// The part that is planned from.
     pub snapshot: Snapshot,
+    pub backup: BackupObjects,
 }
 
 impl Observed {
@@ -51,6 +53,7 @@ impl Observed {
             *security = Security::default();
         }
         taken.append(&mut self.taken);
+        taken.extend(self.backup.taken(cluster));
         self.taken = taken;
         if let Some(problem) = ownership::problem(&self.taken, &cluster.owner, runs) {
             security.add_problem(problem);
@@ -80,6 +83,7 @@ pub async fn observe(
     let nodes = members::statuses(&name, &namespace, &pods, tls.as_ref()).await;
     let homes = hosts.as_ref().map(|hosts| hosts.homes.clone());
     let (volumes, taken) = volumes(client, &cluster, &namespace, &pods, homes.as_deref()).await?;
+    let (backup, backup_seen) = backup(client, &cluster, &namespace, &owner).await?;
     let snapshot = Snapshot {
         now,
         created: cluster.creation_timestamp().map_or(now, |time| time.0),
@@ -91,8 +95,9 @@ pub async fn observe(
         hosts: hosts.map(|hosts| hosts.by_name),
         pods,
         nodes,
+        backup: backup_seen,
     };
-    Ok(Observed { cluster, owned, secrets, tls, homes, taken, taken_secrets, snapshot })
+    Ok(Observed { cluster, owned, secrets, tls, homes, taken, taken_secrets, snapshot, backup })
 }
 
 /// The members' volumes, and claims of their names that are foreign.

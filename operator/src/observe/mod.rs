@@ -1,7 +1,10 @@
 //! One observation of a cluster: its objects in Kubernetes, its Secrets, and the status of each member.
 
 mod affinity;
+pub mod archiver;
+pub mod backup;
 mod hosts;
+pub mod job;
 mod kube;
 pub mod members;
 mod owned;
@@ -17,9 +20,10 @@ use jiff::Timestamp;
 use crate::security::Security;
 
 pub use self::affinity::Homes;
+pub use self::backup::{BackupObjects, BackupSeen, RestoreSeen, StoreProblem};
 pub use self::hosts::{Host, Hosts, HostsByName, Seen, host_of};
 pub use self::kube::{Observed, observe, pods};
-pub use self::owned::{Owned, Slot};
+pub use self::owned::{Owned, Slot, slot};
 pub use self::volumes::bound_to;
 
 /// The input of a plan. Absence means "not seen", never "gone".
@@ -38,6 +42,7 @@ pub struct Snapshot {
     pub hosts: Option<HostsByName>,
     /// Nodes that answered, by ordinal.
     pub nodes: BTreeMap<u32, StatusResponse>,
+    pub backup: BackupSeen,
 }
 
 /// The StatefulSet.

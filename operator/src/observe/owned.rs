@@ -27,7 +27,7 @@ pub enum Slot<K> {
 }
 
 impl<K> Slot<K> {
-    fn taken(&self) -> Option<&Taken> {
+    pub fn taken(&self) -> Option<&Taken> {
         match self {
             Self::Taken(taken) => Some(taken),
             Self::Free | Self::Ours(_) => None,
@@ -123,7 +123,16 @@ pub async fn owned(
     })
 }
 
-async fn slot<K>(client: &Client, namespace: &str, name: &str, us: &OwnerReference) -> Result<Slot<K>, Error>
+/// The object of kind `K` that has the name `name`.
+///
+/// # Errors
+/// When the API server does not answer.
+pub async fn slot<K>(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    us: &OwnerReference,
+) -> Result<Slot<K>, Error>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
 {

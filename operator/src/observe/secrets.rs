@@ -13,7 +13,7 @@ use crate::names::{self, CLIENT_PORT};
 use crate::ownership::{self, Owner, Taken};
 use crate::security::certificates::{AUTHORITY, CERTIFICATE, Data, Existing, KEY, admin_of};
 use crate::security::check::{self, Names};
-use crate::security::users::{self, Address};
+use crate::security::users::{self, Needed};
 use crate::security::{Problem, Security, UsersSecret};
 
 /// Annotation on the members' Secret: when the operator wrote it last.
@@ -26,8 +26,8 @@ pub struct Secrets {
     pub users: Option<Secret>,
     /// Names that certificates are issued for.
     pub names: Names,
-    /// Address that the Secret of the users contains.
-    pub address: Address,
+    /// Contents of the Secret of the users.
+    pub needed: Needed,
 }
 
 pub struct SecretsRead {
@@ -67,10 +67,11 @@ pub async fn secrets(
                     replicas: u32::try_from(spec.replicas).unwrap_or_default(),
                     for_clients: spec.tls.clients,
                 },
-                address: Address {
+                needed: Needed {
                     host: format!("{name}.{namespace}.svc"),
                     port: CLIENT_PORT.unsigned_abs() as u16,
                     authority: None,
+                    backup_user: spec.backup.is_some(),
                 },
             },
             security: Security {
@@ -88,7 +89,7 @@ pub async fn secrets(
     };
     if let Some(shown) = reader.add_problem(shown)?.flatten() {
         if spec.tls.clients {
-            reader.read.secrets.address.authority = Some(shown.bundle.clone());
+            reader.read.secrets.needed.authority = Some(shown.bundle.clone());
         }
         reader.use_certificate(&shown);
     }
@@ -135,6 +136,7 @@ impl Reader<'_> {
     fn use_certificate(&mut self, shown: &Shown) {
         let security = &mut self.read.security;
         security.expires = check::validity(&shown.pair.certificate).ok().map(|validity| validity.not_after);
+        security.has_admin = shown.admin.is_some();
         // Members of an earlier version accept any certificate of the cluster's authority.
         let pair = shown.admin.as_ref().unwrap_or(&shown.pair);
         let identity = Some((pair.certificate.as_bytes(), pair.key.as_bytes()));
@@ -208,7 +210,7 @@ impl Reader<'_> {
         let name = names::auth_secret(&self.read.secrets.names.cluster);
         let found = self.find_ours(&name).await?;
         let held = found.as_ref().map(data).unwrap_or_default();
-        let is_complete = users::is_complete(&held, &self.read.secrets.address).map_err(|why| {
+        let is_complete = users::is_complete(&held, &self.read.secrets.needed).map_err(|why| {
             Unusable::Problem(Problem::warning(Reason::AuthInvalid, format!("Secret {name}: {why}")))
         })?;
         self.read.security.users = Some(UsersSecret { exists: found.is_some(), is_complete });

@@ -9,6 +9,8 @@ use std::collections::BTreeSet;
 use helios_proto::v1::{Role, StatusResponse};
 
 use super::{Blocker, Decision, Kind, Latch, Step, View};
+use crate::names;
+use crate::observe::RestoreSeen;
 
 pub fn decide(view: &View) -> Option<Decision> {
     let status = &view.seen.status;
@@ -41,12 +43,16 @@ pub fn decide(view: &View) -> Option<Decision> {
             Latch::BootstrapDisk(first.disk_id.clone()),
             "choosing the first disk",
         )),
-        Some(chosen) if *chosen == first.disk_id => Some(Decision::act(
-            Kind::Bootstrap,
-            0,
-            format!("beginning the cluster on {}", view.name(0)),
-            initialize(cluster_id, first),
-        )),
+        Some(chosen) if *chosen == first.disk_id => Some(if is_restored(view) {
+            restore(view, cluster_id, first)
+        } else {
+            Decision::act(
+                Kind::Bootstrap,
+                0,
+                format!("beginning the cluster on {}", view.name(0)),
+                initialize(cluster_id, first),
+            )
+        }),
         Some(_) => Some(Decision::blocked(
             Kind::Bootstrap,
             0,
@@ -59,6 +65,51 @@ pub fn decide(view: &View) -> Option<Decision> {
 
 fn initialize(cluster_id: &str, first: &StatusResponse) -> Step {
     Step::Initialize { ordinal: 0, cluster_id: cluster_id.to_owned(), disk_id: first.disk_id.clone() }
+}
+
+/// The data of the cluster comes from a backup.
+fn is_restored(view: &View) -> bool {
+    view.cluster.spec.bootstrap.as_ref().is_some_and(|bootstrap| bootstrap.recovery.is_some())
+}
+
+/// In the place of `Initialize`: the Job of the restore makes the blank node the first member. It begins again after a crash,
+/// and refuses another disk than the chosen one.
+fn restore(view: &View, cluster_id: &str, first: &StatusResponse) -> Decision {
+    let job = names::restore_job(&view.cluster.name);
+    let blocked = |blocker, why: String| Decision::blocked(Kind::Bootstrap, 0, blocker, why);
+    match &view.seen.backup.restore {
+        RestoreSeen::Unneeded | RestoreSeen::Absent => Decision::act(
+            Kind::Bootstrap,
+            0,
+            format!("restoring a backup into {}", view.name(0)),
+            Step::Restore { ordinal: 0, cluster_id: cluster_id.to_owned(), disk_id: first.disk_id.clone() },
+        ),
+        RestoreSeen::Blocked(why) => blocked(Blocker::RecoveryStoreMissing, why.clone()),
+        RestoreSeen::Running(None) => Decision::wait(
+            Kind::Bootstrap,
+            0,
+            format!("waiting for Job {job}, which restores {}", view.name(0)),
+        ),
+        RestoreSeen::Running(Some(why)) => {
+            Decision::wait(Kind::Bootstrap, 0, format!("waiting for Job {job}, which tries again: {why}"))
+        }
+        RestoreSeen::Failed { reason, message } => blocked(
+            if is_impossible(reason) { Blocker::RecoveryImpossible } else { Blocker::RecoveryFailed },
+            format!(
+                "{message}. Nothing was restored; delete Job {job} to try again, or this HeliosCluster to name another target"
+            ),
+        ),
+        RestoreSeen::Completed(_) => Decision::wait(
+            Kind::Bootstrap,
+            0,
+            format!("waiting for {} to answer with the restored data", view.name(0)),
+        ),
+    }
+}
+
+/// The reason is the backup or the target, and not an outage.
+fn is_impossible(reason: &str) -> bool {
+    ["RecoveryImpossible", "WrongKey", "NewerFormat", "Damaged", "Forked"].contains(&reason)
 }
 
 /// A node that belongs to a cluster: ours has begun, or an earlier one is taken over.
@@ -88,6 +139,15 @@ fn existing(view: &View) -> Option<Decision> {
             Blocker::ForeignVolume,
             format!(
                 "a volume belongs to another cluster, {found}; this one is {ours}; delete the volume that is not wanted"
+            ),
+        ),
+        _ if is_restored(view) => Decision::blocked(
+            Kind::Bootstrap,
+            0,
+            Blocker::ForeignVolume,
+            format!(
+                "a volume has data of an earlier cluster, {found}; delete the volumes to restore the backup, or recreate this \
+                 HeliosCluster without spec.bootstrap to take them over"
             ),
         ),
         // No disk was ever given an id by us, so the one that is on the disks may take its place.

@@ -240,7 +240,7 @@ fn operation_of(view: &View, decision: &Decision) -> Operation {
         blocker: decision.blocker,
         started_at: earlier.map_or(now, |operation| operation.started_at.0),
         deadline: earlier.map_or_else(
-            || now.saturating_add(patience(decision.kind)).unwrap_or(now),
+            || now.saturating_add(patience(view, decision.kind)).unwrap_or(now),
             |operation| operation.deadline.0,
         ),
         steady_since: decision.steady.then(|| {
@@ -250,8 +250,10 @@ fn operation_of(view: &View, decision: &Decision) -> Operation {
 }
 
 /// Time after which an operation of this kind is overdue.
-fn patience(kind: Kind) -> SignedDuration {
+fn patience(view: &View, kind: Kind) -> SignedDuration {
     match kind {
+        // A restore takes as long as its data, and its Job reports its failure.
+        Kind::Bootstrap if view.cluster.spec.bootstrap.is_some() => SignedDuration::from_hours(24),
         // A new member may have to receive all data first.
         Kind::AddMember => SignedDuration::from_mins(30),
         _ => SignedDuration::from_mins(5),

@@ -15,6 +15,12 @@ pub enum Step {
         cluster_id: String,
         disk_id: String,
     },
+    /// Creates the Job that restores a backup into the blank node at `ordinal`, which makes it the first member.
+    Restore {
+        ordinal: u32,
+        cluster_id: String,
+        disk_id: String,
+    },
     AddLearner {
         leader: u32,
         ordinal: u32,
@@ -85,6 +91,7 @@ impl Step {
         match self {
             Self::Secret(step) => step.name(),
             Self::Initialize { .. } => "Initialize",
+            Self::Restore { .. } => "Restore",
             Self::AddLearner { .. } => "AddLearner",
             Self::Promote { .. } => "Promote",
             Self::Remove { .. } => "Remove",
@@ -129,6 +136,12 @@ pub enum Blocker {
     ForeignVolume,
     /// A volume that may hold the data is beyond the replicas.
     EarlierVolume,
+    /// The store of `spec.bootstrap.recovery`, or a Secret of it, does not exist.
+    RecoveryStoreMissing,
+    /// The backup does not have the target, or cannot be trusted. Nothing was restored.
+    RecoveryImpossible,
+    /// The Job of the restore has failed.
+    RecoveryFailed,
     /// A majority of the disks is lost, and no survivor is confirmed.
     QuorumLost,
     /// `spec.recovery.confirm` is not the cluster's id.
@@ -146,6 +159,9 @@ impl Blocker {
             Self::TwoClusters => "TwoClusters",
             Self::ForeignVolume => "ForeignVolume",
             Self::EarlierVolume => "EarlierVolume",
+            Self::RecoveryStoreMissing => "RecoveryStoreMissing",
+            Self::RecoveryImpossible => "RecoveryImpossible",
+            Self::RecoveryFailed => "RecoveryFailed",
             Self::QuorumLost => "QuorumLost",
             Self::RecoveryNotConfirmed => "RecoveryNotConfirmed",
             Self::SurvivorUnknown => "SurvivorUnknown",

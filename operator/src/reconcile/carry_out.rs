@@ -11,7 +11,7 @@ use crate::build::{self, Shape};
 use crate::error::Error;
 use crate::execute::{Executor, Outcome};
 use crate::names::Key;
-use crate::observe::{self, Observed, Snapshot, members};
+use crate::observe::{self, Observed, Snapshot, StoreProblem, members};
 use crate::plan::{Plan, SecretStep, Step, plan};
 use crate::security::Problem;
 use crate::validate::ValidatedCluster;
@@ -50,6 +50,7 @@ impl Reconciler<'_> {
             plan = crate::plan::plan(cluster, &observed.snapshot);
         }
         let effects = self.take_effect(cluster, observed, &plan).await;
+        self.apply_archiver(cluster, observed).await;
         Ok(Applied::Plan(Box::new(plan), effects))
     }
 
@@ -78,6 +79,20 @@ impl Reconciler<'_> {
             }
             Outcome::Refused(problem) => Ok(Some(problem)),
             Outcome::NotYet(why) => Ok(Some(Problem::warning(Reason::SecretsRefused, why))),
+        }
+    }
+
+    /// Last, and its failure is one of the backups only: no member waits for it.
+    async fn apply_archiver(&self, cluster: &ValidatedCluster, observed: &mut Observed) {
+        let seen = &observed.snapshot;
+        if cluster.spec.paused || seen.security.is_blocked() {
+            return;
+        }
+        let client = &self.context.client;
+        if let Err(error) = apply::apply_archiver(client, cluster, &observed.backup, seen).await {
+            let Key { namespace, name } = self.key;
+            tracing::warn!(cluster = name, namespace, %error, "cannot apply the archiver");
+            observed.snapshot.backup.problem = Some(StoreProblem::Refused(error.to_string()));
         }
     }
 

@@ -13,7 +13,7 @@ use super::carry_out::Effects;
 use super::{AFTER_CHANGE, AFTER_WRITE, Reconciler, Settled, WHILE_BLOCKED, is_settled};
 use crate::error::Error;
 use crate::events::{self, Effect};
-use crate::names::FIELD_MANAGER;
+use crate::names::{FIELD_MANAGER, Key};
 use crate::observe::Observed;
 use crate::plan::Plan;
 use crate::report::{self, News};
@@ -130,6 +130,13 @@ impl Reconciler<'_> {
             .await
             .map_err(Error::kube("write status of", &name))?;
         self.context.metrics.status_written();
+        let backup = |status: Option<&HeliosClusterStatus>| status.and_then(|status| status.backup.clone());
+        if let Some(new) =
+            backup(Some(status)).filter(|new| backup(cluster.status.as_ref()).as_ref() != Some(new))
+        {
+            // Without a receiver there is no controller of stores.
+            _ = self.context.stores.send(Key { namespace: self.key.namespace.clone(), name: new.store });
+        }
         Ok(written.resource_version())
     }
 }

@@ -1,4 +1,4 @@
-//! The six conditions, each with a reason from a closed list and a message that names what to do
+//! The conditions, each with a reason from a closed list and a message that names what to do
 //! or what is awaited. `Ready` with `observedGeneration` is what Helm and kstatus wait for.
 
 use helios_crds::ConditionStatus::{self, False, True, Unknown};
@@ -9,19 +9,19 @@ use helios_crds::{MemberStatus, Reason};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use crate::observe::Snapshot;
-use crate::plan::{Kind, Loss, Plan, View, quorum};
+use crate::plan::{Blocker, Kind, Loss, Plan, View, quorum};
 use crate::validate::Invalid;
 
 const ASLEEP: &str = "stopped by spec.hibernate with all data kept; set it to false to start again";
 
-struct Finding {
-    status: ConditionStatus,
-    reason: Reason,
-    message: String,
+pub struct Finding {
+    pub status: ConditionStatus,
+    pub reason: Reason,
+    pub message: String,
 }
 
 impl Finding {
-    fn new(status: ConditionStatus, reason: Reason, message: impl Into<String>) -> Self {
+    pub fn new(status: ConditionStatus, reason: Reason, message: impl Into<String>) -> Self {
         Self { status, reason, message: message.into() }
     }
 
@@ -181,7 +181,12 @@ fn degraded(view: &View, plan: &Plan, members: &[MemberStatus]) -> Finding {
         plan.operation.as_ref().filter(|o| o.blocker.is_some() || o.is_overdue(view.seen.now))
     {
         let reason = match operation.kind {
-            Kind::Bootstrap => Reason::BootstrapFailed,
+            Kind::Bootstrap => match operation.blocker {
+                Some(Blocker::RecoveryImpossible) => Reason::RecoveryImpossible,
+                Some(Blocker::RecoveryFailed) => Reason::RecoveryFailed,
+                Some(Blocker::RecoveryStoreMissing) => Reason::StoreMissing,
+                _ => Reason::BootstrapFailed,
+            },
             Kind::AddMember => Reason::LearnerStuck,
             Kind::RollingUpdate => Reason::UpgradeStalled,
             Kind::Recovery if operation.blocker.is_some() => Reason::QuorumLost,
@@ -258,6 +263,20 @@ fn near_limit(view: &View, members: &[MemberStatus]) -> Finding {
 
 pub fn update(conditions: &mut Vec<Condition>, verdict: &Verdict, seen: &Snapshot) {
     for (type_, finding) in &verdict.findings {
+        set(conditions, *type_, finding, seen);
+    }
+}
+
+/// Sets the conditions of backups, and removes those of a cluster that has none any more.
+pub fn update_backup(
+    conditions: &mut Vec<Condition>,
+    findings: &[(ConditionType, Finding)],
+    seen: &Snapshot,
+) {
+    let types = [ConditionType::Archiving, ConditionType::BackupHealthy];
+    conditions
+        .retain(|condition| !findings.is_empty() || types.iter().all(|type_| condition.type_ != *type_));
+    for (type_, finding) in findings {
         set(conditions, *type_, finding, seen);
     }
 }

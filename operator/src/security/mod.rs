@@ -23,6 +23,8 @@ pub struct Security {
     /// End of the members' certificate.
     pub expires: Option<Timestamp>,
     pub problem: Option<Problem>,
+    /// The Secret of the members' certificate has one for management, too.
+    pub has_admin: bool,
     /// Absent when the operator does not issue them, or must not write.
     pub certificates: Option<Existing>,
     /// Absent without passwords, or when the operator must not write.

@@ -14,17 +14,23 @@ pub const USERNAME: &str = "username";
 pub const PASSWORD: &str = "password";
 pub const TOKEN: &str = "token";
 pub const USERS: &str = "users.yaml";
+/// User of the archiver and of backups, and the entry with its password.
+pub const BACKUP_USER: &str = "backup";
+pub const BACKUP_PASSWORD: &str = "backup-password";
 /// User of a client that sends a password and no name, as most Redis clients do.
 const DEFAULT_USER: &str = "default";
 const SECRET_BYTES: usize = 24;
 
-/// Where clients reach the cluster.
+/// Facts that the entries of the Secret follow from: where clients reach the cluster, and the users that it needs.
 #[derive(Debug, Clone)]
-pub struct Address {
+pub struct Needed {
     pub host: String,
     pub port: u16,
     /// Authority that they have to trust there, PEM; `None` without TLS.
     pub authority: Option<String>,
+    /// The cluster has backups. Members of an earlier version reject a list with the role `backup`, so the user is not added
+    /// to clusters without.
+    pub backup_user: bool,
 }
 
 /// As the members read it (`auth.users_file`).
@@ -37,15 +43,15 @@ struct Users {
 ///
 /// # Errors
 /// In words, when the list of users in `found` is none.
-pub fn is_complete(found: &Data, address: &Address) -> Result<bool, String> {
-    complete(found, address, || "drawn".to_owned()).map(|complete| complete == *found)
+pub fn is_complete(found: &Data, needed: &Needed) -> Result<bool, String> {
+    complete(found, needed, || "drawn".to_owned()).map(|complete| complete == *found)
 }
 
 /// `found` with what it lacks, and with what follows from the rest brought up to date. `draw` makes a random secret.
 ///
 /// # Errors
 /// In words, when the list of users in `found` is none.
-pub fn complete(found: &Data, address: &Address, mut draw: impl FnMut() -> String) -> Result<Data, String> {
+pub fn complete(found: &Data, needed: &Needed, mut draw: impl FnMut() -> String) -> Result<Data, String> {
     let mut data = found.clone();
     let mut text = |name: &str, default: &mut dyn FnMut() -> String| {
         let entry = data.entry(name.to_owned()).or_default();
@@ -57,8 +63,12 @@ pub fn complete(found: &Data, address: &Address, mut draw: impl FnMut() -> Strin
     let username = text(USERNAME, &mut || DEFAULT_USER.to_owned());
     let password = text(PASSWORD, &mut draw);
     text(TOKEN, &mut draw);
-    let users = with_password(found.get(USERS).map(String::as_str), &username, &password)?;
-    let Address { host, port, authority } = address;
+    let backup = needed.backup_user.then(|| text(BACKUP_PASSWORD, &mut draw));
+    let mut users = with_password(found.get(USERS).map(String::as_str), &username, &password, "admin")?;
+    if let Some(password) = backup {
+        users = with_password(Some(&users), BACKUP_USER, &password, "backup")?;
+    }
+    let Needed { host, port, authority, backup_user: _ } = needed;
     let scheme = if authority.is_some() { "rediss" } else { "redis" };
     let uri = format!("{scheme}://{}:{}@{host}:{port}", in_uri(&username), in_uri(&password));
     let follows = [("host", host.clone()), ("port", port.to_string()), ("uri", uri), (USERS, users)];
@@ -67,9 +77,9 @@ pub fn complete(found: &Data, address: &Address, mut draw: impl FnMut() -> Strin
     Ok(data)
 }
 
-/// The list with the hash of `password` for `username`; other users in it stay as they are, and so does its text when
-/// nothing changes.
-fn with_password(list: Option<&str>, username: &str, password: &str) -> Result<String, String> {
+/// The list with the hash of `password` for `username`, who gets `role` if the list has no such user; other users in it stay
+/// as they are, and so does its text when nothing changes.
+fn with_password(list: Option<&str>, username: &str, password: &str, role: &str) -> Result<String, String> {
     let list = list.filter(|text| !text.trim().is_empty());
     let mut users = match list {
         Some(text) => serde_saphyr::from_str::<Users>(text)
@@ -84,7 +94,7 @@ fn with_password(list: Option<&str>, username: &str, password: &str) -> Result<S
         (None, _) => users.users.push(BTreeMap::from([
             ("name".to_owned(), username.into()),
             ("password_sha256".to_owned(), hash),
-            ("role".to_owned(), "admin".into()),
+            ("role".to_owned(), role.into()),
         ])),
     }
     serde_saphyr::to_string(&users).map_err(|error| error.to_string())
@@ -120,8 +130,8 @@ fn in_uri(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn address() -> Address {
-        Address { host: "demo.team.svc".to_owned(), port: 6379, authority: None }
+    fn address() -> Needed {
+        Needed { host: "demo.team.svc".to_owned(), port: 6379, authority: None, backup_user: false }
     }
 
     fn drawn() -> Data {
@@ -172,6 +182,18 @@ mod tests {
     }
 
     #[test]
+    fn backup_user_is_added_once_when_the_cluster_has_backups() {
+        let needed = Needed { backup_user: true, ..address() };
+        let without = drawn();
+        let data = complete(&without, &needed, || "drawn3".to_owned()).unwrap();
+        assert_eq!((data[BACKUP_PASSWORD].as_str(), &data[PASSWORD]), ("drawn3", &without[PASSWORD]));
+        assert!(data[USERS].starts_with(&without[USERS]), "{}", data[USERS]);
+        assert!(data[USERS].contains(&hash("drawn3")) && data[USERS].contains("role: backup"));
+        assert_eq!(complete(&data, &needed, never).unwrap(), data);
+        assert_eq!(complete(&data, &address(), never).unwrap(), data, "it stays when backups are turned off");
+    }
+
+    #[test]
     fn list_of_users_is_not_replaced_when_it_cannot_be_parsed() {
         let mut data = drawn();
         data.insert(USERS.to_owned(), "users: nobody".to_owned());
@@ -180,7 +202,7 @@ mod tests {
 
     #[test]
     fn secret_has_the_authority_when_client_ports_have_tls() {
-        let address = Address { authority: Some("PEM".to_owned()), ..address() };
+        let address = Needed { authority: Some("PEM".to_owned()), ..address() };
         let data = complete(&drawn(), &address, never).unwrap();
         assert_eq!(data[AUTHORITY], "PEM");
         assert!(data["uri"].starts_with("rediss://"), "{}", data["uri"]);

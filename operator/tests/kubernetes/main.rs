@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod backups;
 mod cost;
 mod events;
 mod foreign;

@@ -82,15 +82,27 @@ async fn read(client: &Client, name: &str) -> Option<BTreeMap<String, String>> {
 }
 
 async fn forbid_new_secrets(client: &Client) {
-    let name = "no-secrets";
+    forbid_new(client, "", "secrets", "no Secret for you").await;
+    let probe = Secret {
+        metadata: kube::api::ObjectMeta { name: Some("probe".to_owned()), ..Default::default() },
+        ..Default::default()
+    };
+    let dry = PostParams { dry_run: true, ..PostParams::default() };
+    let secrets = Api::<Secret>::default_namespaced(client.clone());
+    until("no Secret can be created", PATIENCE, async || secrets.create(&dry, &probe).await.is_err()).await;
+}
+
+/// Has the API server refuse new objects of a resource, soon.
+pub async fn forbid_new(client: &Client, group: &str, resource: &str, message: &str) {
+    let name = "none-of-these";
     let policy = json!({
         "metadata": {"name": name},
         "spec": {
             "failurePolicy": "Fail",
             "matchConstraints": {"resourceRules": [{
-                "apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["secrets"],
+                "apiGroups": [group], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": [resource],
             }]},
-            "validations": [{"expression": "false", "message": "no Secret for you"}],
+            "validations": [{"expression": "false", "message": message}],
         },
     });
     let binding = json!({
@@ -102,11 +114,4 @@ async fn forbid_new_secrets(client: &Client) {
     let params = PostParams::default();
     Api::all(client.clone()).create(&params, &policy).await.unwrap();
     Api::all(client.clone()).create(&params, &binding).await.unwrap();
-    let probe = Secret {
-        metadata: kube::api::ObjectMeta { name: Some("probe".to_owned()), ..Default::default() },
-        ..Default::default()
-    };
-    let dry = PostParams { dry_run: true, ..PostParams::default() };
-    let secrets = Api::<Secret>::default_namespaced(client.clone());
-    until("no Secret can be created", PATIENCE, async || secrets.create(&dry, &probe).await.is_err()).await;
 }

@@ -63,7 +63,19 @@ impl Server {
                 .is_ok()
         })
         .await;
-        server.install(helios_crds::yaml().unwrap()).await;
+        for manifest in helios_crds::manifests() {
+            server.install(&manifest.yaml().unwrap()).await;
+        }
+        until("the resources are served", Duration::from_secs(30), async || {
+            let client = || server.client.clone();
+            let last = Api::<helios_crds::HeliosScheduledBackup>::default_namespaced(client());
+            Api::<helios_crds::HeliosCluster>::default_namespaced(client())
+                .list(&Default::default())
+                .await
+                .is_ok()
+                && last.list(&Default::default()).await.is_ok()
+        })
+        .await;
         server
     }
 
@@ -76,15 +88,10 @@ impl Server {
         self.directory().join("kubeconfig")
     }
 
-    async fn install(&self, manifest: String) {
-        let definition: CustomResourceDefinition = serde_saphyr::from_str(&manifest).unwrap();
+    async fn install(&self, manifest: &str) {
+        let definition: CustomResourceDefinition = serde_saphyr::from_str(manifest).unwrap();
         let api = Api::<CustomResourceDefinition>::all(self.client.clone());
         api.create(&PostParams::default(), &definition).await.unwrap();
-        until("the HeliosCluster resource is served", Duration::from_secs(30), async || {
-            let api = Api::<helios_crds::HeliosCluster>::default_namespaced(self.client.clone());
-            api.list(&Default::default()).await.is_ok()
-        })
-        .await;
     }
 }
 

@@ -108,16 +108,18 @@ fn work_completes_when_the_operator_crashes_at_any_effect() {
 }
 
 #[test]
-fn bootstrap_completes_when_the_operator_crashes() {
-    let mut whole = World::new(3);
-    whole.settle();
-    for at in 0..whole.effects {
-        let mut world = World::new(3);
-        world.crashes_at = Some(at);
-        world.settle();
-        assert_eq!(outcome(&world), outcome(&whole), "dead before effect {at}");
+fn bootstrap_and_restore_complete_when_the_operator_crashes() {
+    for begin in [World::new(3), World::restoring(3)] {
+        let mut whole = begin.clone();
+        whole.settle();
+        for at in 0..whole.effects {
+            let mut world = begin.clone();
+            world.crashes_at = Some(at);
+            world.settle();
+            assert_eq!(outcome(&world), outcome(&whole), "dead before effect {at}");
+        }
+        println!("{} crash points of a beginning", whole.effects);
     }
-    println!("{} crash points of a beginning", whole.effects);
 }
 
 #[test]

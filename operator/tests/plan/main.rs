@@ -7,6 +7,7 @@ mod histories;
 mod member_events;
 mod model;
 mod repairs;
+mod restore;
 mod scenarios;
 mod secrets;
 mod settings;

@@ -34,6 +34,7 @@ impl World {
             Step::Initialize { ordinal, cluster_id, disk_id } => {
                 self.initialize(*ordinal, cluster_id, disk_id)
             }
+            Step::Restore { cluster_id, disk_id, .. } => self.create_restore(cluster_id, disk_id),
             Step::AddLearner { leader, ordinal, disk_id, membership } => {
                 self.leads(*leader)?;
                 self.add_learner(*ordinal, disk_id, *membership)
@@ -94,6 +95,12 @@ impl World {
 
     fn initialize(&mut self, ordinal: u32, cluster_id: &str, disk_id: &str) -> Result<(), Refused> {
         assert!(self.status().cluster_id.is_some() && self.status().bootstrap_disk_id.is_some());
+        assert!(self.cluster.spec.bootstrap.is_none(), "an empty cluster in the place of the restored one");
+        self.begin(ordinal, cluster_id, disk_id)
+    }
+
+    /// The node at `ordinal` becomes the first member.
+    pub(super) fn begin(&mut self, ordinal: u32, cluster_id: &str, disk_id: &str) -> Result<(), Refused> {
         let disk = self.disks.get_mut(&ordinal).filter(|disk| disk.id == disk_id).ok_or(Refused)?;
         if disk.cluster_id == cluster_id {
             return Ok(());

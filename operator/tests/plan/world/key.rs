@@ -24,6 +24,8 @@ impl World {
         for (ordinal, disk) in &self.disks {
             (ordinal, self.disk_key(*ordinal, disk)).hash(&mut hasher);
         }
+        let job = self.job.as_ref().map(|job| (job.left, job.state));
+        (job, &self.store, spec.bootstrap.is_some()).hash(&mut hasher);
         self.raft_key().hash(&mut hasher);
         self.status_key().hash(&mut hasher);
         hasher.finish()
@@ -84,8 +86,10 @@ impl World {
             });
             (latched.member, latched.reason, known, ago(&latched.since.0, 4))
         });
-        let recovery =
-            status.recovery.map(|recovery| (recovery.chosen.map(|chosen| chosen.survivor), recovery.done));
+        let recovery = status.recovery.map(|recovery| {
+            let source = recovery.source.map(|source| source.phase);
+            (recovery.chosen.map(|chosen| chosen.survivor), recovery.done, source)
+        });
         let known: Vec<_> = status
             .members
             .iter()

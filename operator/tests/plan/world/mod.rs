@@ -5,6 +5,7 @@ mod effects;
 pub mod events;
 mod key;
 mod observed;
+pub mod restore;
 mod secrets;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -85,6 +86,8 @@ pub struct World {
     pub forced: u32,
     pub transfers: u32,
     pub begun: u32,
+    pub job: Option<restore::SimJob>,
+    pub store: restore::Store,
     pub restarted: BTreeMap<u32, u32>,
     /// Effects of the operator so far, and the one before which it crashes.
     pub effects: u64,
@@ -146,6 +149,8 @@ impl World {
             forced: 0,
             transfers: 0,
             begun: 0,
+            job: None,
+            store: restore::Store::default(),
             restarted: BTreeMap::new(),
             effects: 0,
             crashes_at: None,
@@ -378,6 +383,7 @@ impl World {
                 },
             );
         }
+        self.run_job();
         self.elect();
     }
 

@@ -69,6 +69,7 @@ impl World {
             volumes: volumes.collect(),
             hosts: (!self.confined).then(|| Arc::new(self.hosts())),
             nodes: nodes.map(|ordinal| (*ordinal, self.node(*ordinal))).collect(),
+            backup: self.backup(),
         }
     }
 
