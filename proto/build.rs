@@ -3,8 +3,8 @@
 use prost::Message as _;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files =
-        ["error", "log", "session", "raft", "archive", "cluster", "kv"].map(|name| format!("helios/v1/{name}.proto"));
+    let files = ["error", "log", "session", "raft", "archive", "cluster", "kv"]
+        .map(|name| format!("helios/v1/{name}.proto"));
     println!("cargo:rerun-if-changed=helios");
     let descriptors = protox::compile(files, ["."])?;
     let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?);
