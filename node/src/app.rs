@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use helios_proto::v1::archive_server::ArchiveServer;
 use helios_proto::v1::cluster_info_server::ClusterInfoServer;
 use helios_proto::v1::cluster_server::ClusterServer;
 use helios_proto::v1::kv_server::KvServer;
@@ -19,9 +20,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic_health::pb::health_server::HealthServer;
 
+use crate::archive::Archive;
 use crate::config::{ConfigError, Settings, Source};
 use crate::descriptors::{self, Shares};
-use crate::grpc::{ClusterService, GuardLayer, HealthService, InfoService, KvService};
+use crate::grpc::{ArchiveService, ClusterService, GuardLayer, HealthService, InfoService, KvService};
 use crate::http;
 use crate::http::{Gateway, Keeps};
 use crate::inner_runtime::InnerRuntime;
@@ -268,6 +270,7 @@ impl App {
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .with_service_name("helios.v1.Kv")
             .with_service_name("helios.v1.ClusterInfo")
+            .with_service_name("helios.v1.Archive")
             .with_service_name("grpc.health.v1.Health")
             .build_v1()
             .expect("descriptors that were compiled with the services");
@@ -279,6 +282,7 @@ impl App {
         let router = server
             .layer(GuardLayer::new(Arc::clone(access), acceptor.rejections.clone()))
             .add_service(KvServer::new(KvService::new(node.clone(), stop.clone())))
+            .add_service(ArchiveServer::new(ArchiveService::new(Archive::new(node.clone()), stop.clone())))
             .add_service(ClusterInfoServer::new(InfoService::new(node)))
             .add_service(HealthServer::new(health))
             .add_service(reflection);

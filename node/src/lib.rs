@@ -4,6 +4,7 @@
 //! and `state` (the state machine). See ARCHITECTURE.md.
 
 pub mod app;
+mod archive;
 mod background;
 mod channels;
 mod clock;

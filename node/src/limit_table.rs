@@ -121,6 +121,10 @@ const SECTIONS: &[(&str, &[Limit])] = &[
     ]),
     ("Log, state and peers", &[
         limit("Log kept on disk for members that lag", Bytes(crate::config::MAX_RETAINED_LOG_BYTES), Some("raft.max_retained_log_bytes"), "none", "By default at most a tenth of the volume of the log. A member that is further behind gets a snapshot."),
+        limit("Log kept on disk for archivers", Bytes(crate::config::ARCHIVE_HOLD_BYTES), Some("archive.hold"), "none", "It is no longer kept for the archiver that is furthest behind, which needs a new base. Nothing is kept while the disk is full."),
+        limit("Archivers that the log of a member is kept for, each for ten minutes after its last request", Count(crate::raft::MAX_HOLDERS as u64), None, "does not apply", "`OVERLOADED`"),
+        limit("Bases that a member sends at once", Count(crate::archive::MAX_BASES as u64), None, "does not apply", "`OVERLOADED`"),
+        limit("Logs that a member sends to archivers at once", Count(crate::archive::MAX_LOGS as u64), None, "does not apply", "`OVERLOADED`"),
         limit("Log held in memory", Bytes(crate::config::MAX_LOG_BYTES), Some("raft.max_log_bytes"), "none", "`OVERLOADED` for writes, but for those that free room, up to 1.125 times as much. From half of the limit on a leader takes writes more slowly: what would wait for over a second is refused. A follower takes no entries beyond 1.25 times as much."),
         limit("Wait of a write while a leader slows down", Millis(crate::raft::LONGEST_WAIT.as_millis() as u64), None, "does not apply", "`OVERLOADED`"),
         limit("Bytes that the scrub reads in a second", Bytes(crate::config::SCRUB_BYTES_PER_SECOND), Some("state.scrub_bytes_per_second"), "does not apply", "The scrub waits."),

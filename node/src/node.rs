@@ -30,7 +30,7 @@ use crate::raft::{self, Fatal, RaftHandle, RaftStatus, RecoveryError, Runtime, S
 use crate::repair::{self, Repair};
 use crate::requests::{Couriers, FreshAt, Names};
 use crate::state::{Driven, EngineKind, StateError, Store, StoreOptions};
-use crate::wal::{Recovered, Wal, WalError, WalOptions};
+use crate::wal::{Reader, Recovered, Wal, WalError, WalOptions};
 
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
@@ -149,6 +149,8 @@ pub(crate) struct ActiveMember {
     /// Number of times that force-new-cluster was executed.
     pub(crate) incarnation: u64,
     pub(crate) raft: RaftHandle,
+    /// Entries of the log on disk.
+    pub(crate) log: Reader,
     pub(crate) names: Names,
     pub(crate) fresh_at: FreshAt,
     links: Arc<Links>,

@@ -8,6 +8,8 @@ use super::ConfigError;
 pub const MAX_LOG_BYTES: u64 = 512 << 20;
 /// Default of `raft.max_retained_log_bytes` on a large volume.
 pub const MAX_RETAINED_LOG_BYTES: u64 = 1 << 30;
+/// Default of `archive.hold`.
+pub const ARCHIVE_HOLD_BYTES: u64 = 256 << 20;
 /// Least value of `state.cache_bytes`.
 pub const MIN_CACHE_BYTES: u64 = 8 << 20;
 /// Default of `state.max_overlay_bytes`.

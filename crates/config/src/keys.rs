@@ -230,6 +230,9 @@ pub const KEYS: &[Key] = &[
         "Token that HTTP clients have to send as `Authorization: Bearer <token>`; `/livez`, `/readyz` and `/healthz` answer \
         without it. Without a token the gateway listens on loopback only, and answers requests for `localhost` or a loopback \
         address only."),
+    key("archive", "hold", "`268435456`", Reload,
+        "Limit of the log that a member keeps on disk for archivers that are behind, bytes; 0: none. An archiver that is further behind needs \
+         a new base. The limit counts from the archiver's next request on, a few seconds later. While the disk is full, nothing is kept."),
     key("gateway", "token_file", "empty", Restart,
         "A file with the token, instead of `token`. A changed token applies from the next request on."),
     key("gateway", "prefix", "empty", Restart,
@@ -252,7 +255,7 @@ pub const KEYS: &[Key] = &[
         once one for the DNS name `management.heliosdb.io` has called this process. `required`: only one for that name \
         (`heliosctl certs create --admin`). Calls among members, and `Status`, need any certificate of the CA."),
     key("auth", "users_file", "empty", Restart,
-        "YAML: `users: [{name, password_sha256, role}]`, `role` being `read-only`, `read-write` or `admin`, \
+        "YAML: `users: [{name, password_sha256, role}]`, `role` being `read-only`, `read-write`, `backup` or `admin`, \
          `password_sha256` 64 hexadecimal digits (`sha256sum` of the password without a line end). Other users are \
          rejected."),
     key("auth", "max_delay", "`2s`", Restart,

@@ -22,7 +22,9 @@ mod sources;
 mod sparse;
 
 pub use ack::Ack;
-pub use byte_limits::{MAX_LOG_BYTES, MAX_OVERLAY_BYTES, MAX_RETAINED_LOG_BYTES, SCRUB_BYTES_PER_SECOND};
+pub use byte_limits::{
+    ARCHIVE_HOLD_BYTES, MAX_LOG_BYTES, MAX_OVERLAY_BYTES, MAX_RETAINED_LOG_BYTES, SCRUB_BYTES_PER_SECOND,
+};
 pub use changes::{Difference, differences, redacted, reloaded};
 pub use flags::{Cli, CommandLine, ConfigAction, DevArgs, RunArgs, VerifyArgs};
 pub use keys::{Change, paths as key_paths};
@@ -53,6 +55,7 @@ pub struct Config {
     pub client: ClientSection,
     pub reads: ReadsSection,
     pub writes: WritesSection,
+    pub archive: ArchiveSection,
     pub gateway: GatewaySection,
     pub tls: security::TlsSection,
     pub auth: security::AuthSection,
@@ -219,6 +222,14 @@ pub struct WritesSection {
     pub on_follower: String,
 }
 
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ArchiveSection {
+    /// Limit of the log that a member keeps for archivers, bytes.
+    #[serde(deserialize_with = "plain::number")]
+    pub hold: u64,
+}
+
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GatewaySection {
@@ -300,6 +311,12 @@ impl Default for ReadsSection {
 impl Default for WritesSection {
     fn default() -> Self {
         Self { ack: "majority".into(), strict: true, on_follower: "forward".into() }
+    }
+}
+
+impl Default for ArchiveSection {
+    fn default() -> Self {
+        Self { hold: ARCHIVE_HOLD_BYTES }
     }
 }
 

@@ -37,7 +37,7 @@ a variable of the environment, or of a flag, needs a new process.
 ";
 
 /// Sections of the page: name, text before its keys, text after them.
-const SECTIONS: [(&str, &str, &str); 11] = [
+const SECTIONS: [(&str, &str, &str); 12] = [
     ("node", "", ""),
     ("listen", "Each is host:port; `:port` means every interface. Empty turns the service off (`peer` cannot be).", "The defaults of the last three move with the client port: a node with `client: :6380` has them at 50052, 9091 and 8444, one with `client: :7001`
 at 50673, 9712 and 9065; a port that would be above 65535 wraps around to 1024. So several nodes on one host need no more than a client and a peer
@@ -50,13 +50,15 @@ address each."),
 starts no election for `election_timeout_min`: it may have acknowledged a lease to a leader before it stopped."),
     ("writes", "", "Limits that are not configured: a key, a field of a hash and a member of a set of 64 KiB, a write of 8 MiB (or a quarter of `segment_bytes`; `heliosd dev` has 4 MiB), a Redis request
 of 16 MiB with all its arguments."),
+    ("archive", "What a member does for the archiver of its cluster, which stores backups.", ""),
     ("gateway", "", ""),
     ("tls", "The files are watched: a node reloads a new certificate, key or CA automatically, for new connections. Files that do not
 match each other are rejected with one line in the log, and the node keeps the current ones.", "Among members TLS is on for all of them or for none. To rotate a CA without downtime: a `ca_file` with the old and the new one on every
 member, then certificates of the new CA, then a `ca_file` with the new one only. `heliosctl certs create` makes certificates."),
     ("auth", "Without users and without `client.password` everyone may do everything.", "The file is watched and reloaded. A Redis connection whose user was removed, or has another password or role, has to authenticate again. `read-only` may run
 commands without the flags `write` and `admin`, `read-write` also those with `write`, but for FLUSHALL and FLUSHDB, `admin` all of them. The
-same counts for HTTP and gRPC; only an admin may change the cluster. A request with the gateway's token has the role `admin`."),
+same counts for HTTP and gRPC; only an admin may change the cluster. `backup` is `read-only` and may call the gRPC service `Archive`, which hands out the whole
+state and the log, as may `admin`. A request with the gateway's token has the role `admin`."),
     ("log", "", "The variables `LOG_LEVEL` and `LOG_DIR` win over the file, and `HELIOS__LOG__LEVEL`, `HELIOS__LOG__DIR` over all. `heliosd dev` takes no file: its level is `LOG_LEVEL`, `warn` when unset."),
 ];
 

@@ -78,6 +78,8 @@ pub struct Settings {
     pub strict_acks: bool,
     /// Whether a follower forwards writes to the leader (docs/design/product.md, C5).
     pub forwards_writes: bool,
+    /// Limit of the log that is kept for archivers, bytes.
+    pub archive_hold_bytes: u64,
     pub password: Option<String>,
     pub gateway_token: Option<Secret>,
     pub gateway_token_file: Option<PathBuf>,
@@ -126,6 +128,7 @@ impl TryFrom<Config> for Settings {
             client,
             reads,
             writes,
+            archive,
             gateway,
             tls,
             auth,
@@ -251,6 +254,7 @@ impl TryFrom<Config> for Settings {
                     )));
                 }
             },
+            archive_hold_bytes: archive.hold,
             password: client.password.filter(|password| !password.is_empty()),
             gateway_token,
             gateway_token_file,

@@ -199,6 +199,17 @@ impl RaftHandle {
         })
     }
 
+    /// Keeps the log from `from_index` on for `holder`, at most `limit_bytes` of it; 0 ends that. To be repeated within
+    /// [`HOLD_TIME`](super::HOLD_TIME). Returns the first index of the log.
+    ///
+    /// # Errors
+    /// `Overloaded`: there are too many holders.
+    pub async fn hold(&self, holder: String, from_index: u64, limit_bytes: u64) -> Result<u64, Error> {
+        let (waiter, receiver) = oneshot::channel();
+        self.submit(Input::Hold { holder, from_index, limit_bytes, waiter })?;
+        receiver.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
     pub fn stop(&self) {
         drop(self.inbox.send(Input::Stop));
     }

@@ -39,6 +39,8 @@ mod unappliable;
 mod workers;
 
 pub use acks::Durable;
+pub use background::lower_priority;
+pub use core::{HOLD_TIME, MAX_HOLDERS};
 pub use core::{LOG_CACHE_BYTES, Settings, TICK, longest_lease};
 pub use core::{LONGEST_WAIT, MAX_APPLYING_BYTES, MAX_UNCOMMITTED_BYTES};
 pub use driver::Outbound;
@@ -47,7 +49,7 @@ pub use handle::MAX_WAITING_BYTES;
 pub use handle::RaftHandle;
 pub use recovery::{Fit, Gap, Recovery, RecoveryError, bootstrap, find_gap, fit, recover};
 pub use runtime::{Fatal, Parts, Runtime, start};
-pub use snapshots::{Incoming, Newest, Outgoing, Prefix, SnapshotId, Snapshots};
+pub use snapshots::{Incoming, Newest, Outgoing, Pinned, Prefix, SnapshotId, Snapshots};
 pub use suspects::Suspects;
 pub use types::{Cause, ChangeRequest, Election, Expected, RaftStatus, Role};
 pub use unappliable::Unappliable;

@@ -3,6 +3,7 @@
 
 mod incoming;
 mod outgoing;
+mod pinned;
 
 use std::collections::VecDeque;
 use std::io;
@@ -16,6 +17,7 @@ use helios_storage::disk::{self, Disk, Kind};
 
 pub use incoming::{Incoming, SnapshotId};
 pub use outgoing::{Outgoing, Prefix};
+pub use pinned::Pinned;
 
 const KEEP: usize = 2;
 
@@ -32,6 +34,8 @@ pub struct Snapshots {
     received: Mutex<VecDeque<(u64, u64)>>,
     /// Member and index of outgoing transfers that are not complete, the newest attempt last.
     unfinished: Mutex<VecDeque<(u64, u64)>>,
+    /// See [`Snapshots::pinned`].
+    pinned: Mutex<Vec<u64>>,
     newest: Mutex<Option<Newest>>,
     /// Whether a restore copies the content of a set, instead of linking its files.
     copies_sets: bool,
@@ -90,6 +94,7 @@ impl Snapshots {
             dir: dir.to_owned(),
             received: Mutex::default(),
             unfinished: Mutex::default(),
+            pinned: Mutex::default(),
             newest: Mutex::default(),
             copies_sets: false,
             found_damage: AtomicBool::new(false),
@@ -233,11 +238,16 @@ impl Snapshots {
             // It may be in use.
             return self.remove_at(file);
         }
+        let pinned = self.pinned();
+        if pinned.contains(&meta.index) && self.read(&path).is_ok() {
+            return self.remove_at(file);
+        }
         // A directory cannot be replaced by a rename.
         if self.disk.is_dir(&path) || self.disk.is_dir(file) {
             self.remove_at(&path)?;
         }
         self.disk.rename(file, &path)?;
+        drop(pinned);
         self.note((meta.index, meta.term));
         self.remove_but(KEEP)?;
         self.remove_incoming(|_, index| index <= meta.index)?;
@@ -341,11 +351,13 @@ impl Snapshots {
         self.remove(found.into_iter().rev().skip(kept))
     }
 
-    /// Removes `snapshots`, apart from those that are being sent or may still be installed.
+    /// Removes `snapshots`, apart from those that are pinned, are being sent or may still be installed.
     fn remove(&self, snapshots: impl Iterator<Item = (u64, u64)>) -> io::Result<()> {
-        let (received, unfinished) = (self.received(), self.unfinished());
+        let (received, unfinished, pinned) = (self.received(), self.unfinished(), self.pinned());
         let is_wanted = |named: &(u64, u64)| {
-            received.contains(named) || unfinished.iter().any(|(_, index)| *index == named.0)
+            received.contains(named)
+                || pinned.contains(&named.0)
+                || unfinished.iter().any(|(_, index)| *index == named.0)
         };
         for (index, term) in snapshots.filter(|named| !is_wanted(named)) {
             self.remove_at(&self.path(index, term))?;

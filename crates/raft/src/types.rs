@@ -19,6 +19,7 @@ use helios_storage::wal::Base;
 pub type ReadWaiter = oneshot::Sender<Result<u64, Error>>;
 pub type ChangeWaiter = oneshot::Sender<Result<Arc<Membership>, Error>>;
 pub type ForceNewWaiter = oneshot::Sender<Result<Verdict, Error>>;
+pub type HoldWaiter = oneshot::Sender<Result<u64, Error>>;
 pub type TransferWaiter = oneshot::Sender<Result<(u64, u64), Error>>;
 
 /// Receiver of the reply to a write, with the current span of its trace.
@@ -148,6 +149,13 @@ pub enum Input {
     SnapshotGone(u64),
     /// Request to take a snapshot as soon as possible.
     BuildSnapshot,
+    /// Request to keep the log from `from_index` on, at most `limit_bytes`; 0: no longer. The answer is its first index.
+    Hold {
+        holder: String,
+        from_index: u64,
+        limit_bytes: u64,
+        waiter: HoldWaiter,
+    },
     Stop,
 }
 
@@ -369,6 +377,10 @@ pub struct RaftStatus {
     pub skipped_entries: u64,
     /// Index of the last skipped entry; 0: none.
     pub last_skipped: u64,
+    /// Bytes of the log that is kept for archivers.
+    pub held_bytes: u64,
+    /// Number of holds of archivers that were dropped because they kept too much of the log.
+    pub holds_dropped: u64,
 }
 
 impl RaftStatus {

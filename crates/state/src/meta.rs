@@ -38,6 +38,10 @@ impl Digest {
         self.0 = self.0.wrapping_sub(Self::of(key, value));
     }
 
+    pub fn value(self) -> u64 {
+        self.0
+    }
+
     fn of(key: &[u8], value: &[u8]) -> u64 {
         let crc = crc32c::crc32c(&(key.len() as u64).to_be_bytes());
         u64::from(crc32c::crc32c_append(crc32c::crc32c_append(crc, key), value))

@@ -237,25 +237,37 @@ impl Source {
 }
 
 /// Fills a blank engine with the content of a snapshot and the derived expiry index. The record is written last.
-fn load_pairs(mut reader: Reader, mut loader: Loader, record: &Record) -> Result<(), StateError> {
+fn load_pairs(reader: Reader, mut loader: Loader, record: &Record) -> Result<(), StateError> {
+    read_pairs(reader, |key, value| match faults::is_left_out(&key) {
+        true => Ok(()),
+        false => loader.add(key, value),
+    })?;
+    loader.finish(record)
+}
+
+/// Reads and checks a snapshot file: hands the raw pairs of its keys, with the derived expiry index, and of its records to
+/// `each`. Returns their digest, which is that in its header.
+pub(super) fn read_pairs(
+    mut reader: Reader,
+    mut each: impl FnMut(Bytes, Bytes) -> Result<(), StateError>,
+) -> Result<Digest, StateError> {
+    let expected = reader.record().digest;
     let mut digest = Digest::default();
     while let Some((key, raw)) = reader.next_pair()? {
         let value = Value::decode(raw.clone()).ok_or_else(|| reader.bad("a value has an unknown format"))?;
         let expiry = value.expire_at_ms.map(|at_ms| (value::expiry_key(at_ms, &key), Bytes::new()));
         for (key, value) in [(value::data_key(&key), raw)].into_iter().chain(expiry) {
             digest.add(&key, &value);
-            loader.add(key, value)?;
+            each(key, value)?;
         }
     }
     while let Some((key, record)) = reader.next_record()? {
         digest.add(&key, &record);
-        if !faults::is_left_out(&key) {
-            loader.add(key, record)?;
-        }
+        each(key, record)?;
     }
-    if digest != record.digest {
+    if digest != expected {
         return Err(reader.bad("its content does not match the digest in its header"));
     }
     reader.finish()?;
-    loader.finish(record)
+    Ok(digest)
 }

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use helios_runs::{HEAD, Set};
+use helios_runs::{HEAD, Set, View};
 
 use super::engines::{Backend, StateEngine};
 use super::meta::{Digest, Record};
@@ -120,6 +120,11 @@ impl SetReader {
         &self.record
     }
 
+    /// Opens the files of the set in `dir` to read each block once.
+    pub fn view(&self, disk: &Arc<dyn Disk>, dir: &Path) -> Result<View, StateError> {
+        self.set.open(disk, dir, CACHE_BYTES).map_err(bad(dir))
+    }
+
     /// Fills a blank engine with the content; durable when it returns, apart from the generation's name. Returns the
     /// record of the new content.
     pub fn load(self, disk: &Arc<dyn Disk>, dir: &Path, backend: &Backend) -> Result<Record, StateError> {
@@ -129,7 +134,7 @@ impl SetReader {
                 Ok(self.record)
             }
             Backend::InPlace(_) => {
-                let view = self.set.open(disk, dir, CACHE_BYTES).map_err(bad(dir))?;
+                let view = self.view(disk, dir)?;
                 let mut loader = Loader::new(backend.clone());
                 let digest = copy_pairs(&view, &mut loader)?;
                 let record = Record { digest, ..self.record };

@@ -58,9 +58,18 @@ impl Store {
 
 /// Computes the digest of all pairs but the record.
 fn digest(engine: &dyn StateEngine) -> Result<Digest, StateError> {
+    digest_until(engine, || Ok(()))
+}
+
+/// As `digest`; `each` is called for each pair, and ends it with an error.
+pub(super) fn digest_until(
+    engine: &dyn StateEngine,
+    mut each: impl FnMut() -> Result<(), StateError>,
+) -> Result<Digest, StateError> {
     let mut digest = Digest::default();
     for pair in engine.range(b"", None) {
         let (key, value) = pair.map_err(StateError::engine("read"))?;
+        each()?;
         if key != META_KEY {
             digest.add(&key, &value);
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
+use futures::{Stream, StreamExt as _, stream};
 use helios_service::auth::{Access, Pass, Role, admit_in_turn, admitted};
 use helios_service::rejections::Rejections;
 use helios_service::tls::Caller;
@@ -55,7 +56,7 @@ impl GuardLayer {
         };
         let identity =
             admit_in_turn(&self.access, "grpc", &caller.client, &self.rejections, header, judge).await?;
-        if identity.role() >= needed {
+        if identity.role().includes(needed) {
             let user = (!self.access.is_open()).then(|| identity.name().into());
             return Ok(Some((Pass::new(Arc::clone(&self.access), header, identity.role()), user)));
         }
@@ -70,6 +71,7 @@ fn role_for(path: &str) -> Option<Role> {
         Some("Get" | "Range" | "Watch") => Some(Role::ReadOnly),
         Some(_) => Some(Role::ReadWrite),
         None if path.starts_with("/grpc.health.") => None,
+        None if path.starts_with("/helios.v1.Archive/") => Some(Role::Backup),
         None => Some(Role::ReadOnly),
     }
 }
@@ -124,8 +126,27 @@ where
     }
 }
 
+/// Returns `stream`, which ends with an error once the credentials of `pass` are revoked.
+pub fn until_revoked<T>(
+    stream: impl Stream<Item = Result<T, Status>> + Send,
+    pass: Pass,
+) -> impl Stream<Item = Result<T, Status>> + Send {
+    let begun = Some((Box::pin(stream), Box::pin(pass.revoked())));
+    stream::unfold(begun, |begun| async {
+        let (mut stream, mut revoked) = begun?;
+        tokio::select! {
+            // Revocation is checked first, so that nothing is sent that the user may no longer read.
+            biased;
+            error = &mut revoked => Some((Err(error.into()), None)),
+            item = stream.next() => Some((item?, Some((stream, revoked)))),
+        }
+    })
+}
+
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
     use helios_proto::v1::ErrorCode;
 
     use super::*;
@@ -151,5 +172,31 @@ mod tests {
         }
         let open = GuardLayer::new(Arc::default(), Rejections::default());
         assert!(open.check("/helios.v1.Kv/Put", &Caller::default(), None).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn archive_requires_the_role_backup_or_admin() {
+        let user = |name: &str, role: &str| {
+            // SHA-256 of the text `secret`.
+            let hash = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
+            format!("{{name: {name}, password_sha256: {hash}, role: {role}}}")
+        };
+        let users = ["read-only", "read-write", "backup", "admin"].map(|role| user(role, role)).join(", ");
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), format!("users: [{users}]")).unwrap();
+        let options = AccessOptions { users_file: Some(file.path().to_owned()), ..AccessOptions::default() };
+        let guard = GuardLayer::new(Arc::new(Access::load(options).unwrap()), Rejections::default());
+        let calls = ["Archive/Base", "Archive/Log", "Archive/Hold", "Kv/Get", "Kv/Put", "ClusterInfo/Status"];
+        for (role, allowed) in
+            [("read-only", "000101"), ("read-write", "000111"), ("backup", "111101"), ("admin", "111111")]
+        {
+            let header = format!("Basic {}", STANDARD.encode(format!("{role}:secret")));
+            for (call, expected) in calls.into_iter().zip(allowed.chars()) {
+                let path = format!("/helios.v1.{call}");
+                let error = guard.check(&path, &Caller::default(), Some(&header)).await.err();
+                let expected = (expected == '0').then_some(ErrorCode::Forbidden);
+                assert_eq!(error.map(|error| error.code), expected, "{role} {call}");
+            }
+        }
     }
 }

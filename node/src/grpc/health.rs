@@ -20,7 +20,7 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 /// Interval at which readiness, which depends on many things, is polled while there are watchers.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// Names that a health check may contain: the empty one for the node as a whole, and its services.
-const SERVICES: [&str; 3] = ["", "helios.v1.Kv", "helios.v1.ClusterInfo"];
+const SERVICES: [&str; 4] = ["", "helios.v1.Kv", "helios.v1.ClusterInfo", "helios.v1.Archive"];
 
 pub struct InfoService<D>(D);
 

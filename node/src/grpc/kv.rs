@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::{Stream, StreamExt as _, stream};
+use futures::{Stream, StreamExt as _};
 use helios_proto::v1::kv_server::Kv;
 use helios_proto::v1::{
     self as proto, AckLevel, Consistency, DeleteRequest, DeleteResponse, Entry, ErrorCode, GetRequest,
@@ -21,7 +21,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use super::guard::User;
+use super::guard::{User, until_revoked};
 use super::transaction;
 use super::watch::Watcher;
 use crate::error::Error;
@@ -197,23 +197,6 @@ impl<D: Database> Kv for KvService<D> {
             None => Box::pin(changes),
         }))
     }
-}
-
-/// Returns `stream`, which ends with an error once the credentials of `pass` are revoked.
-fn until_revoked<T>(
-    stream: impl Stream<Item = Result<T, Status>> + Send,
-    pass: Pass,
-) -> impl Stream<Item = Result<T, Status>> + Send {
-    let begun = Some((Box::pin(stream), Box::pin(pass.revoked())));
-    stream::unfold(begun, |begun| async {
-        let (mut stream, mut revoked) = begun?;
-        tokio::select! {
-            // Revocation is checked first, so that nothing is sent that the user may no longer read.
-            biased;
-            error = &mut revoked => Some((Err(error.into()), None)),
-            item = stream.next() => Some((item?, Some((stream, revoked)))),
-        }
-    })
 }
 
 /// Returns the first strings from `start` on, at most `limit` and about [`MAX_RANGE_BYTES`], and whether there are

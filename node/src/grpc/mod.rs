@@ -1,6 +1,7 @@
-//! gRPC services: cluster management on the peer port; key-value, watches, status, health and reflection
+//! gRPC services: cluster management on the peer port; key-value, watches, status, backups, health and reflection
 //! on the client port.
 
+mod archive;
 mod cluster;
 mod guard;
 mod health;
@@ -9,6 +10,7 @@ mod manager;
 mod transaction;
 mod watch;
 
+pub use archive::ArchiveService;
 pub use cluster::ClusterService;
 pub use guard::GuardLayer;
 pub use health::{HealthService, InfoService};

@@ -137,7 +137,7 @@ impl Gateway {
         let identity =
             admit_in_turn(&self.access, "gateway", client, &self.rejections, header, judge).await?;
         match route.map(|route| route.role()) {
-            Some(needed) if identity.role() < needed => {
+            Some(needed) if !identity.role().includes(needed) => {
                 self.rejections.count("no_permission");
                 Err(identity.lacks(needed))
             }

@@ -76,7 +76,7 @@ pub const ROUTES: &[Row] = &[
 ];
 
 impl Route {
-    /// Returns the least role that the route requires.
+    /// Returns the role that the route requires.
     pub fn role(self) -> Role {
         match self {
             Self::Put | Self::Apply => Role::ReadWrite,

@@ -82,10 +82,6 @@ impl PeerHost for Node {
         &self.0.metrics
     }
 
-    fn shared_metrics(&self) -> Arc<Metrics> {
-        Arc::clone(&self.0.metrics)
-    }
-
     fn bandwidth(&self) -> &Arc<Bandwidth> {
         &self.0.snapshot_bandwidth
     }

@@ -117,7 +117,7 @@ impl Node {
     }
 
     fn start_threads(&self, belonging: &Belonging, wal: Wal, recovery: Recovery) -> Result<(), NodeError> {
-        let settings = self.settings();
+        let (settings, log) = (self.settings(), wal.reader());
         let mut suspects =
             Suspects::open(&disk::real(), &settings.data_dir.join(STATE_DIR), recovery.last_index())
                 .map_err(|error| {
@@ -166,6 +166,7 @@ impl Node {
             cluster_id: belonging.cluster_id.clone(),
             incarnation: belonging.incarnation,
             raft: threads.handle().clone(),
+            log,
             names: Names::new(belonging.member_id, rand::random()),
             fresh_at: FreshAt::default(),
             links,

@@ -12,7 +12,7 @@ use helios_proto::v1::{
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::snapshot::{
-    CHUNKS, append, blocking, check_version, failed, header_of, header_of_id, id_of, read_chunks,
+    CHUNKS, Pace, append, blocking, check_version, failed, header_of, header_of_id, id_of, read_chunks,
 };
 use super::{Dialer, PeerHost};
 use crate::error::Error;
@@ -66,7 +66,7 @@ pub async fn offer<H: PeerHost>(
     );
     let (chunks, stream) = mpsc::channel(CHUNKS);
     let header = SnapshotHeader { offset, ..header_of(&meta) };
-    let pace = (Arc::clone(host.bandwidth()), host.shared_metrics());
+    let pace = Pace::new(host.bandwidth(), host.metrics());
     tokio::spawn(async move {
         let _permit = permit;
         if read_chunks(outgoing, header, chunks, pace).await {

@@ -16,6 +16,7 @@ pub use fetch::Fetcher;
 pub use helios_raft::handshake::{Local, Standing, Verdict, check, check_call};
 pub use links::{Identity, LinkOptions, Links, Target};
 pub use service::{PeerHost, PeerService};
+pub use snapshot::{CHUNKS, Pace, blocking, header_of, read_chunks};
 
 /// Largest gRPC message between peers, bytes: one maximal log entry and its frame.
 pub const MAX_MESSAGE_BYTES: usize = 16 << 20;

@@ -56,8 +56,6 @@ pub trait PeerHost: Send + Sync + 'static {
 
     fn metrics(&self) -> &Metrics;
 
-    fn shared_metrics(&self) -> Arc<Metrics>;
-
     /// Returns the bandwidth limit of all snapshots that this member sends.
     fn bandwidth(&self) -> &Arc<Bandwidth>;
 

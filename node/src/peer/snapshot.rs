@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use helios_proto::v1::peer_client::PeerClient;
 use helios_proto::v1::{ErrorCode, SnapshotChunk, SnapshotHeader, SnapshotPrefix, snapshot_chunk::Kind};
+use prometheus_client::metrics::counter::Counter;
 use prost_raft::Message as _;
 use raft::eraftpb::Message;
 use tokio::sync::mpsc;
@@ -25,7 +26,7 @@ use crate::state::SnapshotMeta;
 
 const CHUNK_BYTES: usize = 256 << 10;
 /// Chunks read ahead of the connection.
-pub(super) const CHUNKS: usize = 4;
+pub const CHUNKS: usize = 4;
 
 /// Sends the snapshot that `message` announces, and reports the outcome to Raft, which waits for it.
 pub async fn send(options: Arc<LinkOptions>, target: Target, message: Message) {
@@ -66,14 +67,14 @@ async fn try_send(
     header.message = message.encode_to_vec().into();
     outgoing.skip(header.offset);
     let (chunks, stream) = mpsc::channel(CHUNKS);
-    let pace = (Arc::clone(&options.bandwidth), Arc::clone(&options.metrics));
+    let pace = Pace::new(&options.bandwidth, &options.metrics);
     let reading = tokio::spawn(read_chunks(outgoing, header, chunks, pace));
     let outcome = client.install_snapshot(ReceiverStream::new(stream)).await;
     reading.abort();
     outcome.map(drop).map_err(|status| helios_proto::detail_of(&status).into())
 }
 
-pub(super) fn header_of(meta: &SnapshotMeta) -> SnapshotHeader {
+pub fn header_of(meta: &SnapshotMeta) -> SnapshotHeader {
     SnapshotHeader { version: meta.version, ..header_of_id(&SnapshotId::from(meta)) }
 }
 
@@ -97,13 +98,34 @@ async fn offset_for(
     blocking(move || snapshots.resume_at(&path, Prefix { bytes, crc32c }).map_err(failed)).await
 }
 
+/// Limits of the rate at which a snapshot is sent, and the counter of its bytes.
+pub struct Pace {
+    pub limits: Vec<Arc<Bandwidth>>,
+    pub sent_bytes: Counter,
+}
+
+impl Pace {
+    /// Returns the pace of a snapshot for another member.
+    pub(super) fn new(bandwidth: &Arc<Bandwidth>, metrics: &Metrics) -> Self {
+        Self { limits: vec![Arc::clone(bandwidth)], sent_bytes: metrics.snapshot_sent_bytes.clone() }
+    }
+
+    /// Resolves when `bytes` may be sent.
+    async fn take(&self, bytes: usize) {
+        for limit in &self.limits {
+            limit.take(bytes).await;
+        }
+        self.sent_bytes.inc_by(bytes as u64);
+    }
+}
+
 /// Reads the snapshot in chunks; returns whether all were sent. Ends early if the connection is lost; a read error also
 /// ends the stream, and the receiver detects that the snapshot is incomplete.
-pub(super) async fn read_chunks(
+pub async fn read_chunks(
     mut outgoing: Outgoing,
     header: SnapshotHeader,
     chunks: mpsc::Sender<SnapshotChunk>,
-    (bandwidth, metrics): (Arc<Bandwidth>, Arc<Metrics>),
+    pace: Pace,
 ) -> bool {
     let mut next = SnapshotChunk { kind: Some(Kind::Header(header)), crc32c: None };
     while chunks.send(next).await.is_ok() {
@@ -126,8 +148,7 @@ pub(super) async fn read_chunks(
         if data.is_empty() {
             return true;
         }
-        bandwidth.take(data.len()).await;
-        metrics.snapshot_sent_bytes.inc_by(data.len() as u64);
+        pace.take(data.len()).await;
         next = SnapshotChunk { crc32c: Some(crc32c::crc32c(&data)), kind: Some(Kind::Data(data)) };
     }
     false
@@ -233,7 +254,7 @@ pub(super) fn id_of(header: &SnapshotHeader) -> SnapshotId {
     }
 }
 
-pub(super) async fn blocking<T: Send + 'static>(
+pub async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(failed(error)))

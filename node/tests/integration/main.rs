@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod acks;
+mod archive;
 mod bad_input;
 mod clocks;
 mod common;

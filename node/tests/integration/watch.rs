@@ -192,7 +192,7 @@ async fn health_status_and_reflection_are_served_on_the_grpc_port() {
         panic!("no list of services")
     };
     let names: Vec<_> = found.service.into_iter().map(|service| service.name).collect();
-    for name in ["helios.v1.Kv", "helios.v1.ClusterInfo", "grpc.health.v1.Health"] {
+    for name in ["helios.v1.Kv", "helios.v1.ClusterInfo", "helios.v1.Archive", "grpc.health.v1.Health"] {
         assert!(names.iter().any(|found| found == name), "{names:?}");
     }
 

@@ -10,6 +10,7 @@ mod cluster_tests;
 mod elections;
 mod fetching;
 mod force_new_cluster;
+mod holds;
 mod leadership;
 mod members;
 mod pipeline;
@@ -36,6 +37,7 @@ use admission::Admission;
 use applying::Applying;
 use elections::Elections;
 use helios_state::SnapshotMeta;
+use holds::Holds;
 use leadership::Leadership;
 use members::Members;
 use pipeline::Pipeline;
@@ -45,6 +47,7 @@ use reads::Reads;
 use snapshots::Snapshots;
 
 pub use admission::LONGEST_WAIT;
+pub use holds::{HOLD_TIME, MAX_HOLDERS};
 pub use reads::{MAX_TICKS_PER_TURN, longest_lease};
 
 pub const TICK: Duration = Duration::from_millis(10);
@@ -104,6 +107,7 @@ pub struct Core {
     pipeline: Pipeline,
     applying: Applying,
     snapshots: Snapshots,
+    holds: Holds,
     /// Effects collected until the end of a drain.
     effects: Vec<Effect>,
 }
@@ -131,6 +135,7 @@ impl Core {
             pipeline: Pipeline::default(),
             applying: Applying::new(applied),
             snapshots,
+            holds: Holds::default(),
             raft,
             settings,
             membership,
@@ -191,6 +196,11 @@ impl Core {
                 self.build_snapshot();
             }
             Input::BuildSnapshot => self.request_snapshot(),
+            Input::Hold { holder, from_index, limit_bytes, waiter } => {
+                let first = self.raft.log().base().index + 1;
+                let held = self.holds.set(holder, from_index, limit_bytes, first, now);
+                drop(waiter.send(held.map(|()| first)));
+            }
             Input::Stop => {}
         }
     }

@@ -1,4 +1,4 @@
-//! Snapshots: when one is due, and which part of the log is purged after it (C9).
+//! Snapshots: when one is due, and which part of the log is purged after it (C9). `holds` keeps more for archivers.
 
 use std::time::{Duration, Instant};
 
@@ -169,7 +169,11 @@ impl Core {
         // not know to be applied when it campaigns.
         let covered = covered.min(self.applying.index());
         self.snapshots.covered = self.snapshots.covered.max(covered);
-        let floor = faults::purge_floor(self.purge_floor(covered, now), self.applying.index());
+        let floor = self.purge_floor(covered, now);
+        let log = self.raft.log();
+        let (first, bytes_from) = (log.base().index + 1, |from| log.bytes_between(from - 1, log.last()));
+        let floor = self.holds.purge_floor(floor, first, self.admission.is_log_short(), bytes_from, now);
+        let floor = faults::purge_floor(floor, self.applying.index());
         if floor > self.raft.log().base().index
             && let Ok(term) = self.raft.log().term(floor)
         {
@@ -209,7 +213,7 @@ impl Core {
         if self.admission.is_log_short() { limit.min(self.max_trailing_bytes()) } else { limit }
     }
 
-    /// Returns the last entry to purge. The trailing entries before the snapshot are kept; a leader also keeps, up to a
+    /// Returns the last entry to purge but for holds. The trailing entries before the snapshot are kept; a leader also keeps, up to a
     /// limit each, the entries that a lagging member needs which was heard of lately, and those after a snapshot until it is installed.
     fn purge_floor(&self, snapshot_index: u64, now: Instant) -> u64 {
         let log = self.raft.log();

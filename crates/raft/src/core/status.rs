@@ -65,7 +65,15 @@ impl Core {
             unappliable: self.applying.held().cloned(),
             skipped_entries: self.applying.skipped_entries(),
             last_skipped: self.applying.last_skipped(),
+            held_bytes: self.held_bytes(now),
+            holds_dropped: self.holds.dropped(),
         }
+    }
+
+    /// Bytes of the log from the first entry on that is kept for an archiver.
+    fn held_bytes(&self, now: Instant) -> u64 {
+        let log = self.raft.log();
+        self.holds.first_held(now).map_or(0, |from| log.bytes_between(from - 1, log.last()))
     }
 
     /// Whether a membership change is pending in the log, or joint consensus is in progress.

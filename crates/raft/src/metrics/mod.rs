@@ -82,6 +82,10 @@ pub struct Metrics {
     pub snapshot_sent_bytes: Counter,
     pub snapshot_received_bytes: Counter,
     pub snapshot_resumed_bytes: Counter,
+    pub archive_streams: Gauge,
+    pub archive_sent_bytes: Counter,
+    archive_hold_bytes: Gauge,
+    archive_hold_dropped: Counter,
     pub checkpoints_skipped: Counter,
     pub log_writes_held: Counter,
     pub log_fetches: Counter,
@@ -177,6 +181,10 @@ impl Metrics {
             snapshot_sent_bytes: count(r, "snapshot_sent_bytes", "Bytes of snapshots sent to other members"),
             snapshot_received_bytes: count(r, "snapshot_received_bytes", "Bytes of snapshots received from other members"),
             snapshot_resumed_bytes: count(r, "snapshot_resumed_bytes", "Bytes of snapshots not sent again, because they were here from a transfer that broke off"),
+            archive_streams: gauge(r, "archive_streams", "Bases and logs that are being sent to archivers"),
+            archive_sent_bytes: count(r, "archive_sent_bytes", "Bytes of bases and of log entries sent to archivers"),
+            archive_hold_bytes: gauge(r, "archive_hold_bytes", "Bytes of the log that is kept for archivers"),
+            archive_hold_dropped: count(r, "archive_hold_dropped", "Times the log was no longer kept for an archiver, because it was too far behind"),
             checkpoints_skipped: count(r, "checkpoints_skipped", "Checkpoints put off because the disk is full"),
             log_writes_held: count(r, "log_writes_held", "Times the log had to wait for room on a full disk"),
             log_fetches: count(r, "log_fetches", "Reads of entries from the log on disk, for members that lag"),
@@ -299,6 +307,8 @@ impl Metrics {
         total(&self.snapshot_failures, status.snapshot_failures);
         total(&self.log_entries_skipped, status.skipped_entries);
         set(&self.entry_unappliable, u64::from(status.unappliable.is_some()));
+        set(&self.archive_hold_bytes, status.held_bytes);
+        total(&self.archive_hold_dropped, status.holds_dropped);
         set(&self.wal_size_bytes, status.log_bytes);
         set(&self.wal_memory_bytes, status.log_memory_bytes);
         set(&self.durable_index, status.covered_index);

@@ -82,7 +82,7 @@ fn members(category: &[u8]) -> Result<Vec<&'static str>, Refusal> {
 /// Returns the rights of a role in the syntax of Redis's ACL rules.
 fn rules(role: Role) -> &'static str {
     match role {
-        Role::ReadOnly => "+@all -@write -@admin -eval -evalsha",
+        Role::ReadOnly | Role::Backup => "+@all -@write -@admin -eval -evalsha",
         Role::ReadWrite => "+@all -@admin -flushall -flushdb",
         Role::Admin => "+@all",
     }

@@ -379,7 +379,7 @@ impl<D: Database> Connection<D> {
     fn check_permission(&self, spec: &Spec) -> Result<(), Refusal> {
         let (reason, refusal) = match &self.session.identity {
             None => ("unauthenticated", Refusal::NoAuth),
-            Some(identity) if identity.role() < role_for(spec) => {
+            Some(identity) if !identity.role().includes(role_for(spec)) => {
                 ("no_permission", Refusal::NoPermission(spec.name))
             }
             Some(_) => return Ok(()),

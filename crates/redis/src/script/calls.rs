@@ -49,7 +49,7 @@ pub struct Host {
     pub read_only: bool,
     /// Role of the user that runs the script.
     pub role: Role,
-    /// Keys declared in the request: the only ones that a user with the role read-only may access.
+    /// Keys declared in the request: the only ones that a user who may not write may access.
     pub keys: HashSet<Bytes>,
     /// Protocol version of the replies that the script gets (`redis.setresp`).
     pub protocol: Protocol,
@@ -126,19 +126,19 @@ impl Host {
         if spec.has(Flags::NOSCRIPT) {
             return Err(not_allowed());
         }
-        if self.role < role_for(spec) {
+        if !self.role.includes(role_for(spec)) {
             return Err(Refusal::NoPermission(spec.name));
         }
         if self.read_only && (spec.has(Flags::WRITE) || spec.name == "publish") {
             return Err(Refusal::other("ERR Write commands are not allowed from read-only scripts."));
         }
-        if self.role == Role::ReadOnly {
+        if !self.role.includes(Role::ReadWrite) {
             self.check_declared(spec, &words)?;
         }
         commands::understand(spec, words, self.world.now_ms, &self.world.shared.limits)
     }
 
-    /// Checks that a user with the role read-only accesses only keys that are declared in KEYS.
+    /// Checks that a user who may not write accesses only keys that are declared in KEYS.
     fn check_declared(&self, spec: &Spec, words: &[Bytes]) -> Result<(), Refusal> {
         let walks = ["keys", "scan", "randomkey", "dbsize"].contains(&spec.name);
         let undeclared = match spec.key_positions(words) {

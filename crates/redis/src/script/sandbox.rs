@@ -71,8 +71,10 @@ pub fn run(program: &Program, call: &ScriptCall, world: World, job: &Job) -> Res
     let meter = Rc::new(Meter::new(job.deadline, job.halt.clone(), world.kept_bytes()));
     meter.limit(&lua);
     let read_only = call.read_only || no_writes;
-    let keys =
-        if job.role == Role::ReadOnly { call.keys.iter().cloned().collect() } else { Default::default() };
+    let keys = match job.role.includes(Role::ReadWrite) {
+        true => Default::default(),
+        false => call.keys.iter().cloned().collect(),
+    };
     let host = Host { world, read_only, role: job.role, keys, protocol: Protocol::Resp2, failure: None };
     lua.set_app_data(host);
     lua.set_app_data(Rc::clone(&meter));

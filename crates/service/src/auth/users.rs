@@ -7,12 +7,14 @@ use helios_config::Secret;
 use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use serde::Deserialize;
 
-/// Role of a user; each includes the ones before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+/// Role of a user. Roles are not in one order: see [`Role::includes`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
     ReadOnly,
     ReadWrite,
+    /// May read, and take backups: the whole state and the log.
+    Backup,
     Admin,
 }
 
@@ -21,7 +23,17 @@ impl Role {
         match self {
             Self::ReadOnly => "read-only",
             Self::ReadWrite => "read-write",
+            Self::Backup => "backup",
             Self::Admin => "admin",
+        }
+    }
+
+    /// Whether a user with this role may do what requires the role `needed`. `Backup` and `ReadWrite` both include
+    /// `ReadOnly`, and neither includes the other.
+    pub fn includes(self, needed: Self) -> bool {
+        match self {
+            Self::Admin => true,
+            Self::ReadOnly | Self::ReadWrite | Self::Backup => needed == self || needed == Self::ReadOnly,
         }
     }
 }
@@ -181,7 +193,18 @@ mod tests {
     }
 
     #[test]
-    fn roles_are_in_order() {
-        assert!(Role::ReadOnly < Role::ReadWrite && Role::ReadWrite < Role::Admin);
+    fn backup_may_read_and_write_may_not_take_backups() {
+        use Role::{Admin, Backup, ReadOnly, ReadWrite};
+        let included: [(Role, &[Role]); 4] = [
+            (ReadOnly, &[ReadOnly]),
+            (ReadWrite, &[ReadOnly, ReadWrite]),
+            (Backup, &[ReadOnly, Backup]),
+            (Admin, &[ReadOnly, ReadWrite, Backup, Admin]),
+        ];
+        for (role, expected) in included {
+            for needed in [ReadOnly, ReadWrite, Backup, Admin] {
+                assert_eq!(role.includes(needed), expected.contains(&needed), "{role:?}, {needed:?}");
+            }
+        }
     }
 }

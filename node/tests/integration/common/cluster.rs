@@ -69,6 +69,18 @@ impl Cluster {
         (cluster, network)
     }
 
+    /// Returns a cluster of one node, not started yet, with `config` added to its file.
+    pub fn single(config: &str) -> Self {
+        Self::single_with("", config)
+    }
+
+    pub fn single_with(raft: &str, config: &str) -> Self {
+        let mut cluster = Self::empty(raft);
+        cluster.push("bootstrap: single");
+        cluster.nodes[0].config_mut().push_str(config);
+        cluster
+    }
+
     /// Returns `count` nodes that wait for Initialize or AddLearner, not started yet.
     pub fn blank(count: usize) -> Self {
         Self::blank_with(count, "")

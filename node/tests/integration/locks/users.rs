@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use helios_proto::v1::kv_client::KvClient;
-use helios_proto::v1::{ErrorCode, GetRequest, PutRequest, RequestId, WatchRequest};
+use helios_proto::v1::{BaseRequest, ErrorCode, GetRequest, LogRequest, PutRequest, RequestId, WatchRequest};
 use redis::RedisResult;
 use redis::aio::MultiplexedConnection;
 use tempfile::TempDir;
@@ -345,4 +345,49 @@ async fn watch_and_status_stream_end_when_their_user_is_removed_or_changed() {
     for _ in 0..2 {
         assert!(boss_page.read(&mut [0; 100_000]).await.unwrap() > 0);
     }
+}
+
+#[tokio::test]
+async fn backup_user_reads_and_takes_backups_and_its_streams_end_with_it() {
+    let mut guarded = Guarded::start().await;
+    let others = all_users();
+    guarded.put_users(&[others.as_str(), &user("archiver", SECRET, "backup")].concat());
+    eventually("the new user is known", async || guarded.node.log().contains("users reloaded").then_some(()))
+        .await;
+    let mut archiver = guarded.as_user("archiver").await;
+    let cases: [(&[&str], &str); 6] = [
+        (&["GET", "k"], "OK"),
+        (&["SET", "k", "v"], "NOPERM"),
+        (&["FLUSHALL"], "NOPERM"),
+        (&["CLIENT", "LIST"], "NOPERM"),
+        (&["EVAL_RO", "return redis.call('get', KEYS[1])", "1", "k"], "OK"),
+        // As for a read-only user: only keys that are declared.
+        (&["EVAL_RO", "return redis.call('get', 'k')", "0"], "NOPERM"),
+    ];
+    for (words, expected) in cases {
+        assert_eq!(first_word(&mut archiver, words).await, expected, "{words:?}");
+    }
+    let authorization = format!("Basic {}", STANDARD.encode("archiver:secret"));
+    let header = format!("authorization: {authorization}\r\n");
+    assert_eq!(guarded.http("GET", "/status", &header, "").await, 200);
+    assert_eq!(guarded.http("POST", "/put", &header, r#"{"key": "k", "value": "v"}"#).await, 403);
+
+    for other in [READER, WRITER] {
+        let refused = guarded.node.archive().base(signed(other, BaseRequest::default())).await.map(drop);
+        assert_eq!(error_code(refused), ErrorCode::Forbidden);
+    }
+    for may in [BOSS, authorization.as_str()] {
+        guarded.node.archive().base(signed(may, BaseRequest::default())).await.unwrap();
+    }
+    let status = guarded.node.status().await;
+    let log = LogRequest {
+        from_index: status.first_index,
+        cluster_id: status.cluster_id,
+        incarnation: status.incarnation,
+    };
+    let mut log = guarded.node.archive().log(signed(&authorization, log)).await.unwrap().into_inner();
+    log.message().await.unwrap().unwrap();
+    guarded.put_users(&others);
+    let ended = eventually("the log ends with its user", async || log.message().await.err()).await;
+    assert_eq!(error_code::<()>(Err(ended)), ErrorCode::Unauthenticated);
 }

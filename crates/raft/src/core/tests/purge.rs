@@ -290,3 +290,41 @@ fn a_snapshot_requested_while_one_is_built_is_built_after_it() {
     laggard.snapshot();
     assert_eq!(builds(&mut laggard.mesh.cores[leader], now), 0);
 }
+
+/// Keeps the log of `core` from entry `from` on; returns the first index of the answer.
+fn hold(core: &mut Core, from: u64, limit_bytes: u64, now: Instant) -> u64 {
+    let (waiter, mut answer) = tokio::sync::oneshot::channel();
+    core.handle(Input::Hold { holder: "archiver".to_owned(), from_index: from, limit_bytes, waiter }, now);
+    answer.try_recv().unwrap().unwrap()
+}
+
+#[test]
+fn log_is_kept_for_an_archiver_on_a_follower_and_purged_once_the_hold_is_over_its_limit() {
+    let mut laggard = Laggard::new();
+    laggard.write(50, 1_000);
+    let now = Instant::now();
+    let follower = (0..3).find(|at| ![laggard.leader, laggard.lags].contains(at)).unwrap();
+    let core = &mut laggard.mesh.cores[follower];
+    core.settings.snapshots_on_demand = true;
+    core.settings.trailing_entries = TRAILING;
+    let checkpoint = |core: &mut Core| {
+        let durable = core.status(now).commit_index;
+        core.on_done(Done::Overlay { bytes: 0, durable, state_bytes: 0 }, now);
+        core.status(now).first_index
+    };
+    let last = core.status(now).commit_index;
+    let first = hold(core, last - 40, 1 << 20, now);
+    assert_eq!(first, BASE.index + 1);
+    assert_eq!(checkpoint(core), last - 40, "the entries are kept, and those before them are not");
+    let status = core.status(now);
+    assert!((40_000..60_000).contains(&status.held_bytes), "{}", status.held_bytes);
+
+    assert_eq!(hold(core, last - 40, 20_000, now), last - 40);
+    assert_eq!(checkpoint(core), last - TRAILING + 1);
+    assert_eq!((core.status(now).held_bytes, core.status(now).holds_dropped), (0, 1));
+    assert_eq!(
+        hold(core, last - 40, 20_000, now),
+        last - TRAILING + 1,
+        "the archiver learns that they are gone"
+    );
+}

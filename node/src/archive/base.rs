@@ -1,0 +1,240 @@
+//! Base of a backup: a snapshot of this member, with the figures by which it is compared with those of other members.
+
+use std::num::NonZeroU64;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use futures::{Stream, stream};
+use helios_proto::v1::{
+    BaseChunk, BaseHeader, BaseRequest, ErrorCode, SnapshotChunk, base_chunk, snapshot_chunk,
+};
+use tokio::sync::{mpsc, oneshot};
+use tonic::Status;
+
+use super::{Archive, MAX_BASES};
+use crate::error::Error;
+use crate::node::ActiveMember;
+use crate::peer::{Bandwidth, CHUNKS, Pace, PeerHost as _, blocking, header_of, read_chunks};
+use crate::raft::{Outgoing, Pinned, SnapshotId, Snapshots, lower_priority};
+use crate::state::{SnapshotMeta, SnapshotSummary};
+
+/// Time for which the snapshot of an interrupted transfer stays on disk.
+const RESUMABLE_FOR: Duration = Duration::from_secs(600);
+/// Nice value of the thread that computes a digest: everything else goes first.
+const NICE: i32 = 19;
+
+/// A snapshot that is open for a transfer.
+struct Base {
+    pinned: Arc<Pinned>,
+    meta: SnapshotMeta,
+    summary: SnapshotSummary,
+    outgoing: Outgoing,
+    state_digest: String,
+    offset: u64,
+}
+
+impl Archive {
+    /// Begins to send a base: a snapshot of everything applied here, or the one that the request resumes.
+    ///
+    /// # Errors
+    /// This node is no member, sends [`MAX_BASES`] already, takes no snapshot, or its files are damaged.
+    pub async fn base(
+        self: &Arc<Self>,
+        request: BaseRequest,
+    ) -> Result<impl Stream<Item = Result<BaseChunk, Status>> + use<>, Error> {
+        let member = self.node.active()?;
+        let slot = self.slot(&self.bases, MAX_BASES, "bases")?;
+        self.check_files()?;
+        let base = match self.resumed(request.resume).await {
+            Some(base) => base,
+            None => self.take(member, request.with_digest).await?,
+        };
+        let header = self.header(member, &base);
+        let Base { pinned, meta, mut outgoing, offset, .. } = base;
+        outgoing.skip(offset);
+        tracing::info!(index = meta.index, offset, bytes = meta.size_bytes, "sending a base to an archiver");
+        let own = NonZeroU64::new(request.max_bytes_per_second);
+        let limits = vec![Arc::clone(self.node.bandwidth()), Arc::new(Bandwidth::new(own))];
+        let sent_bytes = self.node.inner().metrics.archive_sent_bytes.clone();
+        let (chunks, received) = mpsc::channel(CHUNKS);
+        let archive = Arc::clone(self);
+        tokio::spawn(async move {
+            let _slot = slot;
+            if !read_chunks(outgoing, header_of(&meta), chunks, Pace { limits, sent_bytes }).await {
+                archive.keep(pinned);
+            }
+        });
+        let missing_bytes = header.size_bytes - offset;
+        let sending = Sending { chunks: received, header: Some(header), missing_bytes };
+        Ok(stream::unfold(sending, |mut sending| async move { Some((sending.next().await?, sending)) }))
+    }
+
+    /// # Errors
+    /// The scrub has found a damaged file of the state.
+    fn check_files(&self) -> Result<(), Error> {
+        match self.node.inner().metrics.scrub.report().damaged_files.len() {
+            0 => Ok(()),
+            count => {
+                let message =
+                    format!("{count} files of this member's state are damaged: back up another member");
+                Err(Error::new(ErrorCode::Corruption, message))
+            }
+        }
+    }
+
+    /// Opens the snapshot of which the archiver has a part; `None`: it is no longer here.
+    async fn resumed(&self, held: Option<BaseHeader>) -> Option<Base> {
+        let held = held.filter(|held| held.disk_id == self.node.identity().0)?;
+        let snapshots = Arc::clone(self.node.snapshots());
+        blocking(move || {
+            let base = open(&snapshots, held.index)?;
+            let id = SnapshotId {
+                index: held.index,
+                term: held.term,
+                size_bytes: held.size_bytes,
+                crc32c: held.crc32c,
+                is_set: held.version == SnapshotMeta::SET_VERSION,
+            };
+            let is_same = SnapshotId::from(&base.meta) == id && held.offset <= held.size_bytes;
+            Ok(is_same.then_some(Base { offset: held.offset, ..base }))
+        })
+        .await
+        .ok()?
+    }
+
+    /// Opens a snapshot of everything applied here, an existing one if there is one.
+    async fn take(&self, member: &ActiveMember, with_digest: bool) -> Result<Base, Error> {
+        let snapshots = self.node.snapshots();
+        let applied = member.raft.applied_index();
+        let newest = member.raft.status().snapshot_index;
+        let existing = (newest >= applied).then_some(newest);
+        let place = Arc::clone(snapshots);
+        let existing = blocking(move || Ok(existing.and_then(|index| open(&place, index).ok()))).await?;
+        let base = match existing {
+            Some(base) => base,
+            None => {
+                let (index, place) = (self.node.take_snapshot().await?, Arc::clone(snapshots));
+                blocking(move || open(&place, index)).await?
+            }
+        };
+        let state_digest = match with_digest {
+            true => format!("{:016x}", digest(snapshots, &base.pinned).await?),
+            false => check(snapshots, &base).await.map(|()| String::new())?,
+        };
+        Ok(Base { state_digest, ..base })
+    }
+
+    fn header(&self, member: &ActiveMember, base: &Base) -> BaseHeader {
+        let Base { meta, summary, state_digest, offset, .. } = base;
+        BaseHeader {
+            cluster_id: member.cluster_id.clone(),
+            incarnation: member.incarnation,
+            member: self.node.settings().name.clone(),
+            disk_id: self.node.identity().0.to_owned(),
+            index: meta.index,
+            term: meta.term,
+            now_ms: summary.clock_ms,
+            keys: summary.keys,
+            version: meta.version,
+            size_bytes: meta.size_bytes,
+            crc32c: meta.crc32c,
+            state_digest: state_digest.clone(),
+            offset: *offset,
+        }
+    }
+
+    /// Keeps the snapshot of an interrupted transfer for some time, in place of an earlier one.
+    fn keep(self: &Arc<Self>, pinned: Arc<Pinned>) {
+        let (archive, kept) = (Arc::downgrade(self), Arc::downgrade(&pinned));
+        let replaced = self.interrupted.lock().unwrap_or_else(PoisonError::into_inner).replace(pinned);
+        drop(replaced);
+        tokio::spawn(async move {
+            tokio::time::sleep(RESUMABLE_FOR).await;
+            if let Some(archive) = archive.upgrade() {
+                let mut interrupted = archive.interrupted.lock().unwrap_or_else(PoisonError::into_inner);
+                interrupted.take_if(|found| std::ptr::eq(Arc::as_ptr(found), kept.as_ptr()));
+            }
+        });
+    }
+}
+
+fn open(snapshots: &Arc<Snapshots>, index: u64) -> Result<Base, Error> {
+    let failed =
+        |reason: String| Error::new(ErrorCode::SnapshotFailed, format!("snapshot for a base: {reason}"));
+    let pinned =
+        snapshots.pin(index).ok_or_else(|| failed("it is no longer on disk; try again".to_owned()))?;
+    let opened = (|| {
+        let path = pinned.path();
+        Ok((snapshots.read(path)?, snapshots.summary(path)?, snapshots.outgoing(path)?))
+    })();
+    let (meta, summary, outgoing) =
+        opened.map_err(|error: crate::state::StateError| failed(error.to_string()))?;
+    Ok(Base { pinned: Arc::new(pinned), meta, summary, outgoing, state_digest: String::new(), offset: 0 })
+}
+
+/// Checks a snapshot that is a file; the blocks of a set are checked by the scrub.
+async fn check(snapshots: &Arc<Snapshots>, base: &Base) -> Result<(), Error> {
+    if base.meta.is_set() {
+        return Ok(());
+    }
+    let (snapshots, index) = (Arc::clone(snapshots), base.meta.index);
+    blocking(move || snapshots.whole(index).map(drop).ok_or_else(|| damaged(index))).await
+}
+
+/// Computes the digest of all records of the snapshot, on its own thread. Ends early if this future is dropped.
+async fn digest(snapshots: &Arc<Snapshots>, pinned: &Arc<Pinned>) -> Result<u64, Error> {
+    let (sender, receiver) = oneshot::channel();
+    let (place, source) = (Arc::clone(snapshots), Arc::clone(pinned));
+    let compute = move || {
+        lower_priority(NICE);
+        let digest = place.digest(source.path(), || sender.is_closed());
+        // The receiver is gone if the digest is not wanted any more.
+        drop(sender.send(digest));
+    };
+    let thread = std::thread::Builder::new().name("base-digest".to_owned()).spawn(compute);
+    thread
+        .map_err(|error| Error::new(ErrorCode::Overloaded, format!("no thread for the digest: {error}")))?;
+    let ended = || Error::new(ErrorCode::Internal, "the digest of the base was not computed");
+    match receiver.await.map_err(|_| ended())? {
+        Ok(digest) => digest.ok_or_else(ended),
+        Err(error) => {
+            tracing::error!(%error, "the digest of a base cannot be computed");
+            let (place, index) = (Arc::clone(snapshots), pinned.index());
+            // Removes the snapshot if it is damaged, so that it is not used again.
+            blocking(move || Err(place.whole(index).map_or_else(|| damaged(index), |_| error.into()))).await
+        }
+    }
+}
+
+fn damaged(index: u64) -> Error {
+    let message = format!(
+        "the snapshot at index {index} of this member is damaged and was removed: back up another member"
+    );
+    Error::new(ErrorCode::Corruption, message)
+}
+
+/// The answer, made of the chunks of a snapshot.
+struct Sending {
+    chunks: mpsc::Receiver<SnapshotChunk>,
+    header: Option<BaseHeader>,
+    missing_bytes: u64,
+}
+
+impl Sending {
+    async fn next(&mut self) -> Option<Result<BaseChunk, Status>> {
+        let chunk = self.chunks.recv().await;
+        let (kind, crc32c) = match chunk {
+            Some(SnapshotChunk { kind: Some(snapshot_chunk::Kind::Data(data)), crc32c }) => {
+                self.missing_bytes = self.missing_bytes.saturating_sub(data.len() as u64);
+                (base_chunk::Kind::Data(data), crc32c)
+            }
+            Some(_) => (base_chunk::Kind::Header(self.header.take()?), None),
+            None if std::mem::take(&mut self.missing_bytes) > 0 => {
+                let message = "the snapshot cannot be read to its end; the log of this member says why";
+                return Some(Err(Error::new(ErrorCode::SnapshotFailed, message).into()));
+            }
+            None => return None,
+        };
+        Some(Ok(BaseChunk { kind: Some(kind), crc32c }))
+    }
+}
