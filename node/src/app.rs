@@ -9,6 +9,7 @@ use helios_proto::v1::cluster_info_server::ClusterInfoServer;
 use helios_proto::v1::cluster_server::ClusterServer;
 use helios_proto::v1::kv_server::KvServer;
 use helios_proto::v1::peer_server::PeerServer;
+use helios_proto::v1::restore_server::RestoreServer;
 use helios_service::auth::Access;
 use helios_service::database::Database as _;
 use helios_service::rejections::Rejections;
@@ -23,7 +24,10 @@ use tonic_health::pb::health_server::HealthServer;
 use crate::archive::Archive;
 use crate::config::{ConfigError, Settings, Source};
 use crate::descriptors::{self, Shares};
-use crate::grpc::{ArchiveService, ClusterService, GuardLayer, HealthService, InfoService, KvService};
+use crate::grpc::{
+    Admission, ArchiveService, ClusterService, GuardLayer, HealthService, InfoService, KvService,
+    RestoreService,
+};
 use crate::http;
 use crate::http::{Gateway, Keeps};
 use crate::inner_runtime::InnerRuntime;
@@ -249,10 +253,11 @@ impl App {
         let peer = PeerServer::new(PeerService::new(Arc::new(node.clone()), acceptor.rejections.clone()))
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        let router = server().add_service(peer).add_service(ClusterServer::new(ClusterService::new(
-            Management::new(node),
-            acceptor.rejections.clone(),
-        )));
+        let admission = Arc::new(Admission::new(node.clone(), acceptor.rejections.clone()));
+        let restore = RestoreServer::new(RestoreService::new(node.clone(), Arc::clone(&admission)))
+            .max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let cluster = ClusterServer::new(ClusterService::new(Management::new(node), admission));
+        let router = server().add_service(peer).add_service(cluster).add_service(restore);
         let stop = self.stop.clone();
         self.serve_inside(listener, |listener| async move {
             if let Err(error) =

@@ -2,6 +2,7 @@
 //! [`Database`](helios_service::database::Database), the peer service as `peer::PeerHost`.
 
 mod host;
+mod restore;
 mod start;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,6 +17,7 @@ use helios_service::tls::Certificates;
 
 use tokio::sync::Notify;
 
+pub(crate) use self::restore::{Begun, Restoring};
 use self::start::static_cluster;
 use crate::channels::Channels;
 use crate::clock::{Clock, Look};
@@ -46,6 +48,9 @@ pub enum NodeError {
     Recovery(#[from] RecoveryError),
     #[error("{0}")]
     Start(String),
+    /// A restore is under way.
+    #[error("{}", _0.message)]
+    Restoring(Error),
 }
 
 impl NodeError {
@@ -65,6 +70,7 @@ impl NodeError {
 impl From<NodeError> for Error {
     fn from(error: NodeError) -> Self {
         let code = match &error {
+            NodeError::Restoring(error) => error.code,
             NodeError::Recovery(RecoveryError::Gap(_) | RecoveryError::Entry { .. }) => {
                 ErrorCode::LogInconsistent
             }
@@ -84,6 +90,8 @@ const ENTRY_FRAME_BYTES: usize = 64;
 
 /// Name of the state's directory in the data directory.
 const STATE_DIR: &str = "state";
+/// Name of the directory of the snapshots in the data directory.
+const SNAPSHOTS_DIR: &str = "snapshots";
 
 /// Time to wait for an earlier process to release the lock of the data directory.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(15);
@@ -127,6 +135,8 @@ pub(crate) struct Inner {
     member_started: Notify,
     /// Set if the start found a damaged state that has to come from another member.
     pub(crate) repair: OnceLock<Arc<Repair>>,
+    /// The restore of a backup that is under way.
+    restoring: Mutex<Option<Arc<Restoring>>>,
     /// Bandwidth limit of all snapshots that this member sends.
     snapshot_bandwidth: Arc<Bandwidth>,
     removed: AtomicBool,
@@ -177,7 +187,10 @@ impl Node {
             expected.as_deref(),
             LOCK_TIMEOUT,
         )?;
-        let wal_options = WalOptions { segment_bytes: settings.segment_bytes, ..WalOptions::default() };
+        if data_dir.marker().member.is_none() {
+            restore::discard(&settings)?;
+        }
+        let wal_options = wal_options(&settings);
         let max_command_bytes = wal_options.max_entry_bytes() as usize - ENTRY_FRAME_BYTES;
         let (wal, recovered) = Wal::open(Arc::clone(&disk), &settings.wal_dir, wal_options)?;
         let state_dir = settings.data_dir.join(STATE_DIR);
@@ -200,7 +213,7 @@ impl Node {
         if !has_runs {
             data_dir.record_runs(false)?;
         }
-        let snapshots = Snapshots::open(disk, &settings.data_dir.join("snapshots"), has_runs)
+        let snapshots = Snapshots::open(disk, &settings.data_dir.join(SNAPSHOTS_DIR), has_runs)
             .map_err(NodeError::Snapshots)?;
         let marker = data_dir.marker().clone();
         let initial_members_digest = expected.clone().unwrap_or_default();
@@ -231,6 +244,7 @@ impl Node {
             member: OnceLock::new(),
             member_started: Notify::new(),
             repair: OnceLock::new(),
+            restoring: Mutex::default(),
             snapshot_bandwidth: Arc::new(Bandwidth::new(settings.snapshot_bytes_per_second)),
             removed: AtomicBool::new(marker.member.as_ref().is_some_and(|member| member.removed)),
             removal_reported: Notify::new(),
@@ -304,9 +318,10 @@ impl Node {
         if self.is_removed() {
             return Err(Error::new(ErrorCode::MemberRemoved, "this node was removed from its cluster"));
         }
-        self.member().ok_or_else(|| match self.repairing() {
-            Some(repair) => repair.error(),
-            None => Error::new(ErrorCode::NotStarted, "this node belongs to no cluster yet"),
+        self.member().ok_or_else(|| match (self.repairing(), self.restoring()) {
+            (Some(repair), _) => repair.error(),
+            (None, Some(restoring)) => restoring.error(),
+            (None, None) => Error::new(ErrorCode::NotStarted, "this node belongs to no cluster yet"),
         })
     }
 
@@ -430,6 +445,10 @@ impl Node {
             drop(tokio::task::spawn_blocking(move || threads.stop()).await);
         }
     }
+}
+
+fn wal_options(settings: &Settings) -> WalOptions {
+    WalOptions { segment_bytes: settings.segment_bytes, ..WalOptions::default() }
 }
 
 /// Transfers leadership before the leader stops, so that writes pause for a round trip instead of an election timeout.

@@ -59,15 +59,16 @@ pub fn of(node: &Node) -> StatusResponse {
             response.failover = Some(failover(&status));
             unready(&status, applied)
         }
-        None => match node.repairing() {
-            Some(repair) => {
+        None => match (node.repairing(), node.restoring()) {
+            (Some(repair), _) => {
                 response.cluster_id = repair.belonging.cluster_id.clone();
                 response.member_id = repair.belonging.member_id;
                 response.incarnation = repair.belonging.incarnation;
                 response.role = proto::Role::Follower.into();
                 Some(repair.describe())
             }
-            None => Some("belongs to no cluster yet".to_owned()),
+            (None, Some(restoring)) => Some(restoring.describe()),
+            (None, None) => Some("belongs to no cluster yet".to_owned()),
         },
     };
     let reason = if node.is_removed() {

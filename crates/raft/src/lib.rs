@@ -24,6 +24,7 @@ pub mod membership;
 mod merger;
 pub mod metrics;
 mod recovery;
+pub mod restore;
 #[allow(clippy::disallowed_methods, reason = "starts the threads; draws the boot nonce")]
 mod runtime;
 #[allow(clippy::disallowed_methods, reason = "begins passes at intervals")]

@@ -186,6 +186,17 @@ impl Snapshots {
         }
     }
 
+    /// Removes all snapshots and all partly received ones.
+    pub fn clear(&self) -> io::Result<()> {
+        self.received().clear();
+        self.unfinished().clear();
+        self.remove_but(0)?;
+        self.remove_incoming(|_, _| true)?;
+        self.disk.sync_dir(&self.dir)?;
+        *self.newest.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        Ok(())
+    }
+
     /// Takes over a received snapshot, if it is complete and the announced one; durable when it returns. It is kept
     /// until the state is restored from it or a newer one: a leader of an old term may have sent newer ones that Raft
     /// does not accept.

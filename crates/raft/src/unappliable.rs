@@ -117,7 +117,7 @@ pub fn skip_in(data: &[u8]) -> Option<SkipEntry> {
     }
 }
 
-fn skip_of(entry: &Entry) -> Option<SkipEntry> {
+pub fn skip_of(entry: &Entry) -> Option<SkipEntry> {
     (entry.get_entry_type() == EntryType::EntryNormal).then(|| skip_in(&entry.data)).flatten()
 }
 

@@ -38,6 +38,11 @@ const CLIENT: &[u8] = b"rc";
 const CLIENT_END: &[u8] = b"rd";
 const SLOT: &[u8] = b"rs";
 
+/// Key prefixes of all records of requests.
+pub(super) fn prefixes() -> impl Iterator<Item = &'static [u8]> {
+    [CLIENT, SLOT].into_iter().chain(clients::PREFIXES)
+}
+
 /// Executes `command` unless it was applied before. Returns its reply (the first one, if repeated) and its
 /// changes.
 pub(super) fn execute_once<'a>(

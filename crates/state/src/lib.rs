@@ -24,6 +24,7 @@ mod inspect;
 mod journal;
 mod machine;
 mod meta;
+mod new_cluster;
 mod overlay;
 mod recovery;
 mod restore;

@@ -41,6 +41,19 @@ impl Store {
         }
         SnapshotMeta::read(self.inner.disk.as_ref(), path)
     }
+
+    /// Returns the digest of all records of the last checkpoint, the same on every member at its index whatever the
+    /// engine. With the engine `runs` it reads the whole state.
+    pub fn state_digest(&self) -> Result<u64, StateError> {
+        self.check()?;
+        let (engine, known) = {
+            let image = self.inner.image();
+            let is_counted = matches!(image.backend, Backend::InPlace(_));
+            (image.backend.reader(), is_counted.then_some(image.record.digest))
+        };
+        let computed = known.map_or_else(|| digest(engine.as_ref()), Ok);
+        computed.map(Digest::value).map_err(|error| self.note_damage(error))
+    }
 }
 
 #[cfg(any(test, feature = "simulation"))]

@@ -1,6 +1,7 @@
 //! Cluster management over gRPC, for the operator and for users' tools.
 
-use helios_proto::tls::host_of;
+use std::sync::Arc;
+
 use helios_proto::v1::cluster_server::Cluster;
 use helios_proto::v1::{
     AddLearnerRequest, ChangeMembershipRequest, ForceNewRequest, InitializeRequest, InitializeResponse,
@@ -8,38 +9,25 @@ use helios_proto::v1::{
     SnapshotRequest, SnapshotResponse, StatusRequest, StatusResponse, StepDownRequest, TransferRequest,
     TransferResponse,
 };
-use helios_service::database::Database as _;
-use helios_service::rejections::Rejections;
-use helios_service::tls::Caller;
 use tonic::{Request, Response, Status};
 
-use super::manager::Gate;
+use super::manager::Admission;
 use crate::management::{Management, sent_on_by};
 use crate::peer::PeerHost as _;
 
 pub struct ClusterService {
     management: Management,
-    gate: Gate,
-    rejections: Rejections,
+    admission: Arc<Admission>,
 }
 
 impl ClusterService {
-    pub fn new(management: Management, rejections: Rejections) -> Self {
-        let gate = Gate::new(management.node().settings().management_identity);
-        Self { management, gate, rejections }
+    pub fn new(management: Management, admission: Arc<Admission>) -> Self {
+        Self { management, admission }
     }
 
     /// Returns the request if its caller may manage the cluster.
     fn admit<T>(&self, request: Request<T>) -> Result<T, Status> {
-        let node = self.management.node();
-        let caller = request.extensions().get::<Caller>().cloned().unwrap_or_default();
-        let (membership, settings) = (node.store().membership(), node.settings());
-        let hosts = membership.members.iter().map(|member| host_of(&member.peer_addr));
-        let hosts = hosts.chain([host_of(&settings.advertise_addr)]);
-        self.gate.check(&caller, hosts).inspect_err(|error| {
-            self.rejections.report("peer", "not_manager", caller.client.address, error);
-        })?;
-        Ok(request.into_inner())
+        self.admission.admit(request)
     }
 
     /// As `admit`; also accepts calls that a member forwards for a user of its gateway.
@@ -58,9 +46,7 @@ impl ClusterService {
 impl Cluster for ClusterService {
     async fn status(&self, request: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
         // The operator requests the status often, so the management certificate is noticed early.
-        if let Some(caller) = request.extensions().get::<Caller>() {
-            self.gate.notice(caller);
-        }
+        self.admission.notice(&request);
         Ok(Response::new(crate::status::of(self.management.node())))
     }
 

@@ -3,12 +3,16 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use helios_proto::tls::{MANAGEMENT_NAME, names_of};
+use helios_proto::tls::{MANAGEMENT_NAME, host_of, names_of};
 use helios_proto::v1::ErrorCode;
+use helios_service::database::Database as _;
+use helios_service::rejections::Rejections;
 use helios_service::tls::Caller;
+use tonic::{Request, Status};
 
 use crate::config::ManagementIdentity;
 use crate::error::Error;
+use crate::node::Node;
 
 /// Holder of a certificate, by the names in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +20,39 @@ enum Holder {
     Manager,
     Member,
     Other,
+}
+
+/// Admission of the callers that manage the cluster, for all services that do.
+pub struct Admission {
+    node: Node,
+    gate: Gate,
+    rejections: Rejections,
+}
+
+impl Admission {
+    pub fn new(node: Node, rejections: Rejections) -> Self {
+        let gate = Gate::new(node.settings().management_identity);
+        Self { node, gate, rejections }
+    }
+
+    /// Records the caller of a call that needs no authorization.
+    pub fn notice<T>(&self, request: &Request<T>) {
+        if let Some(caller) = request.extensions().get::<Caller>() {
+            self.gate.notice(caller);
+        }
+    }
+
+    /// Returns the request if its caller may manage the cluster.
+    pub fn admit<T>(&self, request: Request<T>) -> Result<T, Status> {
+        let caller = request.extensions().get::<Caller>().cloned().unwrap_or_default();
+        let (membership, settings) = (self.node.store().membership(), self.node.settings());
+        let hosts = membership.members.iter().map(|member| host_of(&member.peer_addr));
+        let hosts = hosts.chain([host_of(&settings.advertise_addr)]);
+        self.gate.check(&caller, hosts).inspect_err(|error| {
+            self.rejections.report("peer", "not_manager", caller.client.address, error);
+        })?;
+        Ok(request.into_inner())
+    }
 }
 
 /// Management authorization of one node.

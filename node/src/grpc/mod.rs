@@ -7,6 +7,7 @@ mod guard;
 mod health;
 mod kv;
 mod manager;
+mod restore;
 mod transaction;
 mod watch;
 
@@ -15,3 +16,5 @@ pub use cluster::ClusterService;
 pub use guard::GuardLayer;
 pub use health::{HealthService, InfoService};
 pub use kv::KvService;
+pub use manager::Admission;
+pub use restore::RestoreService;

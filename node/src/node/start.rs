@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError};
 
 use helios_proto::v1::{ErrorCode, Member, Membership};
 
-use super::{ActiveMember, Node, NodeError, STATE_DIR};
+use super::{ActiveMember, Entry, Node, NodeError, STATE_DIR};
 use crate::config::{Bootstrap, MAX_RETAINED_LOG_BYTES, Settings};
 use crate::disk;
 use crate::error::Error;
@@ -39,12 +39,7 @@ impl Node {
         if cluster_id.is_empty() {
             return Err(Error::invalid("cluster_id is empty: choose one, record it, then call again"));
         }
-        if !expected_disk_id.is_empty() && expected_disk_id != self.0.disk_id {
-            return Err(Error::new(
-                ErrorCode::WrongMember,
-                format!("the disk here is {}, not {expected_disk_id}", self.0.disk_id),
-            ));
-        }
+        self.check_disk(expected_disk_id)?;
         if let Some(member) = self.member() {
             if member.cluster_id != cluster_id {
                 return Err(Error::new(
@@ -63,7 +58,16 @@ impl Node {
         Ok(self.0.store.membership())
     }
 
-    fn own_record(&self) -> Member {
+    /// Checks that the disk is the expected one; empty: any.
+    pub(super) fn check_disk(&self, expected_disk_id: &str) -> Result<(), Error> {
+        if expected_disk_id.is_empty() || expected_disk_id == self.0.disk_id {
+            return Ok(());
+        }
+        let message = format!("the disk here is {}, not {expected_disk_id}", self.0.disk_id);
+        Err(Error::new(ErrorCode::WrongMember, message))
+    }
+
+    pub(super) fn own_record(&self) -> Member {
         Member {
             id: 0,
             name: self.settings().name.clone(),
@@ -87,6 +91,28 @@ impl Node {
         if self.0.member.get().is_some() {
             return Ok(());
         }
+        if let Some(restoring) = self.restoring() {
+            return Err(NodeError::Restoring(restoring.error()));
+        }
+        self.start_locked(&mut entry, belonging, begin)?;
+        drop(entry);
+        self.begin_tasks(belonging);
+        Ok(())
+    }
+
+    /// Begins the background tasks of the member.
+    pub(super) fn begin_tasks(&self, belonging: &Belonging) {
+        tracing::info!(cluster = %belonging.cluster_id, member = belonging.member_id, "member started");
+        self.clean_restore();
+        crate::background::spawn(self.clone());
+    }
+
+    pub(super) fn start_locked(
+        &self,
+        entry: &mut Entry,
+        belonging: &Belonging,
+        begin: Option<&Membership>,
+    ) -> Result<(), NodeError> {
         let Some((mut wal, mut recovered)) = entry.log.take() else {
             return Err(NodeError::Start(
                 "an earlier attempt to start the member failed; see the log".into(),
@@ -109,11 +135,7 @@ impl Node {
             tracing::error!(member = belonging.member_id, "made the only member of its cluster");
         }
         let belonging = &entry.data_dir.marker().member.clone().unwrap_or_else(|| belonging.clone());
-        self.start_threads(belonging, wal, recovery)?;
-        drop(entry);
-        tracing::info!(cluster = %belonging.cluster_id, member = belonging.member_id, "member started");
-        crate::background::spawn(self.clone());
-        Ok(())
+        self.start_threads(belonging, wal, recovery)
     }
 
     fn start_threads(&self, belonging: &Belonging, wal: Wal, recovery: Recovery) -> Result<(), NodeError> {

@@ -44,6 +44,7 @@ mod redis_types;
 mod reload;
 mod repair;
 mod restarts;
+mod restore;
 mod retries;
 mod script_bounds;
 mod several;

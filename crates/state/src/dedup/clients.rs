@@ -21,6 +21,8 @@ const ORDER: &[u8] = b"ro";
 const SIZE: &[u8] = b"rn";
 const SIZE_END: &[u8] = b"ro";
 const SHARE: &[u8] = b"ru";
+/// Key prefixes of the records of the table.
+pub const PREFIXES: [&[u8]; 4] = [TABLE, ORDER, SIZE, SHARE];
 
 const MEMBERS: u8 = 0;
 const OTHERS: u8 = 1;

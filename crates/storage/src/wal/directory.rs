@@ -103,6 +103,19 @@ impl Directory {
         faults::sync_name(|| self.sync())
     }
 
+    /// Removes all files of the log; durable when it returns.
+    pub fn remove_all(&self) -> Result<(), WalError> {
+        let Listing { generations, spares } = self.list()?;
+        let segments = generations.into_iter().map(|generation| self.segment_path(generation));
+        let spares = spares.into_iter().map(|number| self.spare_path(number));
+        for path in
+            segments.chain(spares).chain(Some(self.draft_path()).filter(|path| self.disk.exists(path)))
+        {
+            self.disk.remove_file(&path).map_err(WalError::io("remove", &path))?;
+        }
+        self.sync()
+    }
+
     /// Removes a file; durable when it returns.
     pub fn remove(&self, path: &Path) -> Result<(), WalError> {
         self.disk.remove_file(path).map_err(WalError::io("remove", path))?;

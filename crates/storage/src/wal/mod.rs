@@ -31,8 +31,11 @@ mod tests;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
+
+use crate::disk::Disk;
 
 pub use outline::Outline;
 pub use reader::Reader;
@@ -42,6 +45,12 @@ pub use writer::Wal;
 /// Returns the name of the file of segment `generation` in the log's directory.
 pub fn segment_file_name(generation: u64) -> String {
     format!("{generation:020}.{}", directory::SEGMENT)
+}
+
+/// Removes the log in `dir`, which no process uses; durable when it returns. A crash before leaves a part of it, which may
+/// be unreadable: the caller notes before that it removes the log.
+pub fn remove(disk: Arc<dyn Disk>, dir: &Path) -> Result<(), WalError> {
+    directory::Directory::open(disk, dir)?.remove_all()
 }
 
 /// Maximum payload of one entry, in bytes, if segments have at least four times that size.
