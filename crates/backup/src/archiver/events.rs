@@ -46,6 +46,7 @@ impl Archiver {
                     (Ok(begun), Some(run)) => {
                         run.begun(begun);
                         self.store_succeeded(Work::Begin);
+                        self.shared.view().troubles.remove(&Work::Collection);
                     }
                     (Err(error), _) => self.store_failed(Work::Begin, &error),
                     (Ok(_), None) => {}

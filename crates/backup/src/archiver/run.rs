@@ -85,6 +85,8 @@ impl Run {
             self.tail = Some(Tail::new(&self.archive, position));
         }
         self.check_base();
+        // Without a position there is no base, or the last segment cannot be continued.
+        self.needs_base |= self.tail.is_none();
     }
 
     /// Called when a listing is begun that [`Run::replace_inventory`] takes.

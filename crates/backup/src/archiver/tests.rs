@@ -300,6 +300,30 @@ async fn second_writer_with_another_log_is_a_fork_that_stops() {
 }
 
 #[tokio::test]
+async fn damaged_end_of_the_archive_is_continued_by_a_new_base() {
+    let dir = TempDir::new().unwrap();
+    let member = Member::start("m0", Role::Leader, 10).await;
+    let running = start(&dir, &[&member]);
+    running.based(10).await;
+    member.write(20);
+    running.archived(20).await;
+    running.end().await.unwrap();
+    let archive = archive(&dir, 1);
+    let last = *archive.catalog().await.unwrap().segments.keys().next_back().unwrap();
+    let file = dir.path().join("store").join(archive.name(helios_archive::Object::Segment(last)));
+    let mut bytes = std::fs::read(&file).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    member.write(30);
+    let running = start(&dir, &[&member]);
+    running.based(30).await;
+    member.write(40);
+    running.archived(40).await;
+    running.end().await.unwrap();
+    assert_restores(&archive, 40, 30).await;
+}
+
+#[tokio::test]
 async fn missing_members_are_a_state_with_the_reason() {
     let dir = TempDir::new().unwrap();
     let member = Member::start("m0", Role::Leader, 10).await;

@@ -25,7 +25,7 @@ pub enum Done {
 /// The history in the store.
 pub struct Begun {
     pub inventory: Inventory,
-    /// The end of the log; `None`: the store has neither base nor log.
+    /// The end of the log; `None`: the store has neither base nor log, or its end is damaged.
     pub position: Option<Position>,
 }
 
@@ -54,7 +54,14 @@ async fn try_begin(archive: &Archive, names: Names) -> Result<Begun, ArchiveErro
         found => drop(found?),
     }
     let inventory = Inventory::load(archive, &Inventory::default()).await?;
-    let position = SegmentWriter::resume_position(archive, &inventory.catalog).await?;
+    let position = match SegmentWriter::resume_position(archive, &inventory.catalog).await {
+        // It cannot be continued; a new base can.
+        Err(error @ (ArchiveError::Damaged { .. } | ArchiveError::Missing { .. })) => {
+            tracing::warn!("the end of the archive cannot be continued, a new base is taken: {error}");
+            None
+        }
+        position => position?,
+    };
     Ok(Begun { inventory, position })
 }
 
