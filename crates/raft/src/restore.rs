@@ -80,9 +80,9 @@ pub struct Parts {
 pub struct Progress {
     bytes: AtomicU64,
     size_bytes: AtomicU64,
-    /// Last entry that is applied, the first one to apply, and the last.
+    /// Last entry that is here, that of the base, and the last one of all.
     index: AtomicU64,
-    first_index: AtomicU64,
+    base_index: AtomicU64,
     last_index: AtomicU64,
 }
 
@@ -90,7 +90,7 @@ impl Progress {
     pub fn describe(&self) -> String {
         let get = |number: &AtomicU64| number.load(Ordering::Relaxed);
         let (bytes, size_bytes) = (get(&self.bytes), get(&self.size_bytes));
-        let (index, base_index) = (get(&self.index), get(&self.first_index));
+        let (index, base_index) = (get(&self.index), get(&self.base_index));
         match index {
             0 => format!("restoring: {bytes} of {size_bytes} bytes"),
             _ => format!("restoring: entry {} of {}", index - base_index, get(&self.last_index) - base_index),
@@ -135,7 +135,7 @@ impl Restore {
     pub fn new(parts: Parts, plan: Plan, log: Log) -> Self {
         let progress = Progress::default();
         progress.size_bytes.store(plan.base.size_bytes, Ordering::Relaxed);
-        progress.first_index.store(plan.base.index, Ordering::Relaxed);
+        progress.base_index.store(plan.base.index, Ordering::Relaxed);
         progress.last_index.store(plan.last_index, Ordering::Relaxed);
         Self {
             files: Files::new(Arc::clone(&parts.disk), &parts.dir, parts.links_sets),
@@ -189,6 +189,7 @@ impl Restore {
                 self.apply_down_to(self.parts.sizes.lookahead)?;
             }
         }
+        self.progress.index.store(self.position.index, Ordering::Relaxed);
         Ok(())
     }
 
@@ -202,6 +203,11 @@ impl Restore {
             self.files.staging()?.receive(incoming)?;
         }
         let path = self.files.staging()?.find(index).ok_or_else(without_base)?;
+        tracing::info!(
+            index,
+            bytes = self.plan.base.size_bytes,
+            "the base of the restore is complete and verified"
+        );
         self.files.begin()?;
         self.has_begun = true;
         let (wal, _) = self.log.as_mut().ok_or_else(without_log)?;
@@ -238,6 +244,7 @@ impl Restore {
             next_index: index + 1,
         });
         self.progress.index.store(index, Ordering::Relaxed);
+        tracing::info!(index, keys = store.key_count(), "the base of the restore is installed");
         Ok(())
     }
 
@@ -278,7 +285,6 @@ impl Restore {
             replay.next_index += found.len() as u64;
             let entries = found.iter().map(decode).collect::<Result<Vec<_>, _>>()?;
             replay.apply(entries)?;
-            self.progress.index.store(self.parts.store.applied().index, Ordering::Relaxed);
             if self.parts.store.overlay_bytes() >= overlay {
                 let Applied { index, term } = self.parts.store.checkpoint()?;
                 while self.parts.store.merge_runs(false, |_| ControlFlow::Continue(()))? {}
@@ -294,7 +300,9 @@ impl Restore {
         self.position.end()?;
         self.load_base()?;
         self.append_pending()?;
+        tracing::info!(last = self.plan.last_index, "all entries of the restore are here");
         self.apply_down_to(0)?;
+        tracing::info!(last = self.plan.last_index, "all entries of the restore are applied");
         let replay = self.replay.take().ok_or_else(without_base)?;
         let (mut wal, _) = self.log.take().ok_or_else(without_log)?;
         let made = self.begin_cluster(&mut wal, replay, own);

@@ -1,14 +1,16 @@
 //! Base of a backup: a snapshot of this member, with the figures by which it is compared with those of other members.
 
 use std::num::NonZeroU64;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::{Stream, stream};
 use helios_proto::v1::{
     BaseChunk, BaseHeader, BaseRequest, ErrorCode, SnapshotChunk, base_chunk, snapshot_chunk,
 };
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use tonic::Status;
 
 use super::{Archive, MAX_BASES};
@@ -20,6 +22,8 @@ use crate::state::{SnapshotMeta, SnapshotSummary};
 
 /// Time for which the snapshot of an interrupted transfer stays on disk.
 const RESUMABLE_FOR: Duration = Duration::from_secs(600);
+/// Interval at which an interrupted transfer is checked for a full disk.
+const POLL: Duration = Duration::from_secs(5);
 /// Nice value of the thread that computes a digest: everything else goes first.
 const NICE: i32 = 19;
 
@@ -65,8 +69,15 @@ impl Archive {
             }
         });
         let missing_bytes = header.size_bytes - offset;
-        let sending = Sending { chunks: received, header: Some(header), missing_bytes };
-        Ok(stream::unfold(sending, |mut sending| async move { Some((sending.next().await?, sending)) }))
+        let disk_full = self.node.inner().metrics.disk_full.clone();
+        let sending = Sending { chunks: received, header: Some(header), missing_bytes, disk_full };
+        Ok(stream::unfold(Some(sending), |sending| async {
+            let mut sending = sending?;
+            match sending.next().await {
+                Ok(chunk) => Some((Ok(chunk?), Some(sending))),
+                Err(error) => Some((Err(error.into()), None)),
+            }
+        }))
     }
 
     /// # Errors
@@ -143,33 +154,46 @@ impl Archive {
         }
     }
 
-    /// Keeps the snapshot of an interrupted transfer for some time, in place of an earlier one.
+    /// Keeps the snapshot of an interrupted transfer for some time, in place of an earlier one. Its files are released
+    /// when the disk is full.
     fn keep(self: &Arc<Self>, pinned: Arc<Pinned>) {
-        let (archive, kept) = (Arc::downgrade(self), Arc::downgrade(&pinned));
-        let replaced = self.interrupted.lock().unwrap_or_else(PoisonError::into_inner).replace(pinned);
-        drop(replaced);
+        let (archive, kept, index) = (Arc::downgrade(self), Arc::downgrade(&pinned), pinned.index());
+        drop(self.interrupted().replace(pinned));
         tokio::spawn(async move {
-            tokio::time::sleep(RESUMABLE_FOR).await;
-            if let Some(archive) = archive.upgrade() {
-                let mut interrupted = archive.interrupted.lock().unwrap_or_else(PoisonError::into_inner);
-                interrupted.take_if(|found| std::ptr::eq(Arc::as_ptr(found), kept.as_ptr()));
+            let end = Instant::now() + RESUMABLE_FOR;
+            while let Some(archive) = archive.upgrade() {
+                let is_full = archive.node.inner().metrics.disk_full.get() != 0;
+                let is_kept = |found: &mut Arc<Pinned>| std::ptr::eq(Arc::as_ptr(found), kept.as_ptr());
+                if is_full || Instant::now() >= end || kept.strong_count() == 0 {
+                    drop(archive.interrupted().take_if(is_kept));
+                    if is_full {
+                        let snapshots = Arc::clone(archive.node.snapshots());
+                        drop(blocking(move || snapshots.discard_set(index).map_err(failed)).await);
+                    }
+                    return;
+                }
+                drop(archive);
+                tokio::time::sleep(POLL).await;
             }
         });
+    }
+
+    fn interrupted(&self) -> MutexGuard<'_, Option<Arc<Pinned>>> {
+        self.interrupted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 fn open(snapshots: &Arc<Snapshots>, index: u64) -> Result<Base, Error> {
-    let failed =
-        |reason: String| Error::new(ErrorCode::SnapshotFailed, format!("snapshot for a base: {reason}"));
-    let pinned =
-        snapshots.pin(index).ok_or_else(|| failed("it is no longer on disk; try again".to_owned()))?;
-    let opened = (|| {
-        let path = pinned.path();
-        Ok((snapshots.read(path)?, snapshots.summary(path)?, snapshots.outgoing(path)?))
-    })();
-    let (meta, summary, outgoing) =
-        opened.map_err(|error: crate::state::StateError| failed(error.to_string()))?;
+    let pinned = snapshots.pin(index).ok_or_else(|| failed("it is no longer on disk; try again"))?;
+    let path = pinned.path();
+    let meta = snapshots.read(path).map_err(failed)?;
+    let summary = snapshots.summary(path).map_err(failed)?;
+    let outgoing = snapshots.outgoing(path).map_err(failed)?;
     Ok(Base { pinned: Arc::new(pinned), meta, summary, outgoing, state_digest: String::new(), offset: 0 })
+}
+
+fn failed(reason: impl std::fmt::Display) -> Error {
+    Error::new(ErrorCode::SnapshotFailed, format!("snapshot for a base: {reason}"))
 }
 
 /// Checks a snapshot that is a file; the blocks of a set are checked by the scrub.
@@ -218,23 +242,73 @@ struct Sending {
     chunks: mpsc::Receiver<SnapshotChunk>,
     header: Option<BaseHeader>,
     missing_bytes: u64,
+    disk_full: Gauge,
 }
 
 impl Sending {
-    async fn next(&mut self) -> Option<Result<BaseChunk, Status>> {
+    async fn next(&mut self) -> Result<Option<BaseChunk>, Error> {
         let chunk = self.chunks.recv().await;
+        if self.disk_full.get() != 0 {
+            // The files of a pinned snapshot may be all that fills the disk.
+            let message =
+                "the disk of this member is full, so it keeps no snapshot for a base: use another member";
+            return Err(Error::new(ErrorCode::DiskFull, message));
+        }
         let (kind, crc32c) = match chunk {
             Some(SnapshotChunk { kind: Some(snapshot_chunk::Kind::Data(data)), crc32c }) => {
                 self.missing_bytes = self.missing_bytes.saturating_sub(data.len() as u64);
                 (base_chunk::Kind::Data(data), crc32c)
             }
-            Some(_) => (base_chunk::Kind::Header(self.header.take()?), None),
-            None if std::mem::take(&mut self.missing_bytes) > 0 => {
+            Some(_) => (base_chunk::Kind::Header(self.header.take().unwrap_or_default()), None),
+            None if self.missing_bytes > 0 => {
                 let message = "the snapshot cannot be read to its end; the log of this member says why";
-                return Some(Err(Error::new(ErrorCode::SnapshotFailed, message).into()));
+                return Err(Error::new(ErrorCode::SnapshotFailed, message));
             }
-            None => return None,
+            None => return Ok(None),
         };
-        Some(Ok(BaseChunk { kind: Some(kind), crc32c }))
+        Ok(Some(BaseChunk { kind: Some(kind), crc32c }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use helios_proto::v1::SnapshotHeader;
+
+    use super::*;
+
+    async fn sending(data: &[&'static str], missing_bytes: u64) -> Sending {
+        let (sender, chunks) = mpsc::channel(8);
+        let header = snapshot_chunk::Kind::Header(SnapshotHeader::default());
+        let data = data.iter().map(|text| snapshot_chunk::Kind::Data(Bytes::from_static(text.as_bytes())));
+        for kind in std::iter::once(header).chain(data) {
+            sender.send(SnapshotChunk { kind: Some(kind), crc32c: None }).await.unwrap();
+        }
+        let header = Some(BaseHeader { index: 7, ..BaseHeader::default() });
+        Sending { chunks, header, missing_bytes, disk_full: Gauge::default() }
+    }
+
+    #[tokio::test]
+    async fn base_begins_with_its_header_and_one_that_is_cut_ends_with_an_error() {
+        let mut whole = sending(&["ab", "c"], 3).await;
+        let first = whole.next().await.unwrap().unwrap().kind;
+        assert!(matches!(first, Some(base_chunk::Kind::Header(BaseHeader { index: 7, .. }))), "{first:?}");
+        for _ in 0..2 {
+            assert!(whole.next().await.unwrap().is_some());
+        }
+        assert_eq!(whole.next().await, Ok(None));
+        let mut cut = sending(&["ab"], 3).await;
+        for _ in 0..2 {
+            assert!(cut.next().await.unwrap().is_some());
+        }
+        assert_eq!(cut.next().await.map_err(|error| error.code), Err(ErrorCode::SnapshotFailed));
+    }
+
+    #[tokio::test]
+    async fn base_ends_when_the_disk_is_full() {
+        let mut sending = sending(&["ab"], 3).await;
+        assert!(sending.next().await.unwrap().is_some());
+        sending.disk_full.set(1);
+        assert_eq!(sending.next().await.map_err(|error| error.code), Err(ErrorCode::DiskFull));
     }
 }

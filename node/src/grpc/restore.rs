@@ -137,7 +137,9 @@ async fn run<T: Send + 'static>(
     step: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
     tokio::task::spawn_blocking(step).await.unwrap_or_else(|error| {
-        node.inner().fatal.raise(format!("restoring a backup: {error}"));
+        if error.is_panic() {
+            node.inner().fatal.raise(format!("restoring a backup: {error}"));
+        }
         Err(Error::new(ErrorCode::Internal, error.to_string()))
     })
 }

@@ -1,5 +1,6 @@
 //! Snapshots that are sent to archivers: they stay on disk, unchanged, while they are pinned.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, MutexGuard, PoisonError};
 
@@ -40,6 +41,14 @@ impl Snapshots {
         let path = self.find(index)?;
         pinned.push(index);
         Some(Pinned { snapshots: Arc::clone(self), path, index })
+    }
+
+    /// Removes the snapshot at `index` if it is a set that nothing needs: on a full disk its links may be all that keeps files
+    /// that a merge has replaced. A file stays, because a state that is modified in place may be rebuilt from it.
+    pub fn discard_set(&self, index: u64) -> io::Result<()> {
+        let found = self.list()?;
+        let is_set = |(at, term): &(u64, u64)| *at == index && self.disk.is_dir(&self.path(*at, *term));
+        self.remove(found.into_iter().filter(is_set))
     }
 
     /// Indexes of the pinned snapshots, one for each pin.
@@ -89,6 +98,13 @@ mod tests {
             drop(pinned);
             write(8);
             assert!(snapshots.find(1).is_none(), "{engine:?}");
+
+            let pinned = snapshots.pin(8).unwrap();
+            snapshots.discard_set(8).unwrap();
+            assert!(snapshots.find(8).is_some(), "{engine:?}: it is pinned");
+            drop(pinned);
+            snapshots.discard_set(8).unwrap();
+            assert_eq!(snapshots.find(8).is_none(), engine == EngineKind::Runs);
         }
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use helios_proto::tls::{ClientTls, connect, why};
 use helios_proto::v1::cluster_client::ClusterClient;
 use helios_proto::v1::peer_client::PeerClient;
+use helios_proto::v1::restore_client::RestoreClient;
 use helios_proto::v1::{
     ErrorCode, ForceNewRequest, Handshake, PeerFrame, RemoveRequest, SnapshotRequest, StatusRequest,
     TransferRequest, peer_frame::Kind,
@@ -226,6 +227,9 @@ async fn member_certificate_cannot_manage_once_an_admin_certificate_was_seen() {
     assert_eq!(error_code(as_member.transfer_leadership(transfer).await), ErrorCode::Forbidden);
     let remove = RemoveRequest { id: 1, ..RemoveRequest::default() };
     assert_eq!(error_code(as_member.remove(remove).await), ErrorCode::Forbidden);
+    let channel = connect(&node.peer_addr(), "127.0.0.1", Some(&member), LIMIT, LIMIT).await.unwrap();
+    let restored = RestoreClient::new(channel).restore(tokio_stream::empty()).await;
+    assert_eq!(error_code(restored), ErrorCode::Forbidden);
     // Members still request each other's status, and the admin certificate manages.
     as_member.status(StatusRequest {}).await.unwrap();
     cluster_with(node, &manager).await.snapshot(SnapshotRequest {}).await.unwrap();

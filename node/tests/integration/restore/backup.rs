@@ -62,7 +62,7 @@ async fn write(client: &mut MultiplexedConnection, round: usize) {
     let () = pipeline.query_async(client).await.unwrap();
 }
 
-async fn applied(node: &Node) -> u64 {
+pub async fn applied(node: &Node) -> u64 {
     eventually("the source is idle", async || {
         let status = node.try_status().await?;
         (status.applied_index == status.commit_index).then_some(status.applied_index)
@@ -80,12 +80,7 @@ impl Backup {
         let mut client = cluster[0].redis().await;
         write(&mut client, 0).await;
         let (base, bytes) = take_base(&cluster[0]).await;
-        let log = LogRequest {
-            from_index: base.index + 1,
-            cluster_id: base.cluster_id.clone(),
-            incarnation: base.incarnation,
-        };
-        let log = cluster[0].archive().log(log).await.unwrap().into_inner();
+        let log = log_after(&cluster[0], &base).await;
         write(&mut client, 1).await;
         let last_index = applied(&cluster[0]).await;
         let content = content(&mut client).await;
@@ -125,7 +120,7 @@ pub fn data(bytes: &[u8]) -> Kind {
     Kind::Data(RestoreData { crc32c: crc32c::crc32c(bytes), data: bytes.to_vec().into() })
 }
 
-async fn take_base(node: &Node) -> (BaseHeader, Vec<u8>) {
+pub async fn take_base(node: &Node) -> (BaseHeader, Vec<u8>) {
     let request = BaseRequest { with_digest: true, ..BaseRequest::default() };
     let mut stream = node.archive().base(request).await.unwrap().into_inner();
     let mut next = async || stream.message().await.unwrap().map(|chunk| chunk.kind.expect("a known kind"));
@@ -138,7 +133,16 @@ async fn take_base(node: &Node) -> (BaseHeader, Vec<u8>) {
     (header, bytes)
 }
 
-async fn take_log(mut log: Streaming<LogChunk>, last: u64) -> Vec<ArchivedEntry> {
+pub async fn log_after(node: &Node, base: &BaseHeader) -> Streaming<LogChunk> {
+    let request = LogRequest {
+        from_index: base.index + 1,
+        cluster_id: base.cluster_id.clone(),
+        incarnation: base.incarnation,
+    };
+    node.archive().log(request).await.unwrap().into_inner()
+}
+
+pub async fn take_log(mut log: Streaming<LogChunk>, last: u64) -> Vec<ArchivedEntry> {
     let mut entries: Vec<ArchivedEntry> = Vec::new();
     while entries.last().is_none_or(|entry| entry.index < last) {
         entries.extend(log.message().await.unwrap().expect("the log ended").entries);

@@ -1,6 +1,7 @@
 //! Restore of a backup into a blank node.
 
 mod backup;
+mod figures;
 
 use helios_proto::detail_of;
 use helios_proto::v1::restore_request::Kind;
