@@ -306,6 +306,8 @@ fn archive_restores_exactly_to_random_times_and_indexes_after_kills_and_a_failed
     assert_eq!(status["gaps"], Value::Array(Vec::new()), "{status:#}");
     assert_eq!(status["recoverable"].as_array().map(Vec::len), Some(1), "{status:#}");
     writer.write();
+    let reached = last(&writer);
+    archiver.until("the last write", |status| status["archivedIndex"].as_u64() >= Some(reached));
     archiver.stop();
     let verified = ctl(&["backup", "verify", "--store", &store, "--output", "json"]);
     assert_eq!(json(&verified)["intact"], true);

@@ -1,7 +1,7 @@
 //! The programs `heliosd archive` and `heliosd backup`. Exit codes: 0 done, 1 failed, 2 invalid command line.
 
 use std::ffi::OsString;
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -23,7 +23,7 @@ pub enum Format {
     Json,
 }
 
-/// Where the answer goes.
+// No doc comment: clap would take it for the description of the command.
 #[derive(Debug, Clone, Args)]
 pub struct ReportArgs {
     /// Also write the answer, or the error, as a JSON document to this file, e.g. /dev/termination-log.
@@ -140,7 +140,9 @@ fn parse<T: Parser>(args: impl IntoIterator<Item = OsString>) -> Result<T, ExitC
 fn log(level: &str) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     // A second subscriber of one process is a test's.
-    drop(tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init());
+    let is_terminal = std::io::stderr().is_terminal();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(is_terminal);
+    drop(log.with_writer(std::io::stderr).try_init());
 }
 
 fn block_on<T>(work: impl Future<Output = T>) -> Result<T, Failure> {

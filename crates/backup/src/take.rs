@@ -1,12 +1,10 @@
 //! A base: the stream of a member into the store.
 
 use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use futures::{Stream, StreamExt as _};
+use futures::{StreamExt as _, TryStreamExt as _};
 use helios_archive::base::{self, BaseWriter, Begun, Manifest, Options};
 use helios_archive::{Archive, ArchiveError, BaseId};
 use helios_proto::v1::base_chunk::Kind;
@@ -107,7 +105,7 @@ impl Transfer<'_> {
         if !is_same {
             on_header(&header);
             let request = request(&header, self.started_ms);
-            match BaseWriter::begin(self.archive, request, Options::default()).await? {
+            match BaseWriter::begin(self.archive, request, options(&header)).await? {
                 Begun::Complete(manifest) => return Ok(*manifest),
                 Begun::Writer(writer) => self.begun = Some((header.clone(), writer)),
             }
@@ -119,14 +117,8 @@ impl Transfer<'_> {
         let Some(skip) = skip else {
             return Err(self.broken("the member begins after the bytes that are there").into());
         };
-        let mut reader = StreamReader::new(Content::new(chunks, &header, skip));
-        match writer.write(&mut reader).await {
-            // The bytes in the store are not those of the snapshot: they are not resumed.
-            Err(ArchiveError::Source(error)) if error.kind() == io::ErrorKind::InvalidData => {
-                return Err(self.broken(&error.to_string()).into());
-            }
-            written => written?,
-        }
+        let mut reader = StreamReader::new(content(chunks, skip));
+        writer.write(&mut reader).await?;
         if writer.offset() != header.size_bytes {
             let have = writer.offset();
             let text = format!("the base ends at byte {have}, its header says {}", header.size_bytes);
@@ -154,6 +146,14 @@ impl Transfer<'_> {
     }
 }
 
+/// Parts of 8 MiB, because the process holds three of them, and larger ones for a base that has too many of these.
+fn options(header: &BaseHeader) -> Options {
+    const PART_BYTES: u64 = 8 << 20;
+    const MAX_PARTS: u64 = 60_000;
+    let part_bytes = header.size_bytes.div_ceil(MAX_PARTS).max(PART_BYTES);
+    Options { part_bytes: usize::try_from(part_bytes).unwrap_or(usize::MAX) }
+}
+
 /// Identity of the bytes of a snapshot: the disk is in it, because they may differ between members.
 fn source(header: &BaseHeader) -> String {
     let BaseHeader { disk_id, index, term, version, size_bytes, crc32c, .. } = header;
@@ -165,6 +165,7 @@ fn request(header: &BaseHeader, started_ms: u64) -> base::BaseRequest {
         id: BaseId { index: header.index, term: header.term },
         now_ms: header.now_ms,
         snapshot_version: header.version,
+        snapshot_crc32c: Some(header.crc32c),
         source: source(header),
         member: header.member.clone(),
         started_ms,
@@ -173,34 +174,21 @@ fn request(header: &BaseHeader, started_ms: u64) -> base::BaseRequest {
     }
 }
 
-/// Bytes of the snapshot, each chunk checked, without those that the store has.
-struct Content {
-    chunks: BoxStream<'static, io::Result<Bytes>>,
-    skip: u64,
-    /// Checksum of everything so far, if the transfer began at the first byte, and the one of the header.
-    checksum: Option<(u32, u32)>,
-    has_ended: bool,
-}
-
-impl Content {
-    fn new(chunks: Chunks<BaseChunk>, header: &BaseHeader, skip: u64) -> Self {
-        let checksum = (header.offset == 0).then_some((0, header.crc32c));
-        let chunks = futures::stream::unfold(chunks, async |mut chunks| match chunks.next().await {
-            Ok(None) => None,
-            Ok(Some(chunk)) => Some((checked(chunk), chunks)),
-            Err(error) => Some((Err(io::Error::other(error)), chunks)),
-        });
-        Self { chunks: chunks.boxed(), skip, checksum, has_ended: false }
-    }
-
-    fn received(&mut self, mut bytes: Bytes) -> Bytes {
-        if let Some((sum, _)) = &mut self.checksum {
-            *sum = crc32c::crc32c_append(*sum, &bytes);
-        }
-        let skipped = usize::try_from(self.skip).unwrap_or(usize::MAX).min(bytes.len());
-        self.skip -= skipped as u64;
-        bytes.split_off(skipped)
-    }
+/// Bytes of the snapshot, each chunk checked, without the first `skip`, which the store has. The checksum of the header does not
+/// cover all bytes of a set of files; a node that restores the snapshot verifies it to its last block.
+fn content(chunks: Chunks<BaseChunk>, skip: u64) -> BoxStream<'static, io::Result<Bytes>> {
+    let next = async |(mut chunks, skip): (Chunks<BaseChunk>, u64)| {
+        let bytes = match chunks.next().await {
+            Ok(None) => return None,
+            Ok(Some(chunk)) => checked(chunk),
+            Err(error) => Err(io::Error::other(error)),
+        };
+        let skipped = bytes.as_ref().map_or(0, |bytes| skip.min(bytes.len() as u64));
+        let bytes = bytes.map(|mut bytes| bytes.split_off(skipped as usize));
+        Some((bytes, (chunks, skip - skipped)))
+    };
+    let content = futures::stream::unfold((chunks, skip), next);
+    content.try_filter(|bytes| std::future::ready(!bytes.is_empty())).boxed()
 }
 
 fn checked(chunk: BaseChunk) -> io::Result<Bytes> {
@@ -213,34 +201,4 @@ fn checked(chunk: BaseChunk) -> io::Result<Bytes> {
         ));
     }
     Ok(data)
-}
-
-impl Stream for Content {
-    type Item = io::Result<Bytes>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if self.has_ended {
-            return Poll::Ready(None);
-        }
-        loop {
-            let item = match self.chunks.as_mut().poll_next(context) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Some(Ok(bytes))) => self.received(bytes),
-                Poll::Ready(Some(Err(error))) => {
-                    self.has_ended = true;
-                    return Poll::Ready(Some(Err(error)));
-                }
-                Poll::Ready(None) => {
-                    self.has_ended = true;
-                    let is_whole = self.checksum.is_none_or(|(found, expected)| found == expected);
-                    let text = "the checksum of the base is not the one of its header";
-                    let error = || io::Error::new(io::ErrorKind::InvalidData, text);
-                    return Poll::Ready((!is_whole).then(|| Err(error())));
-                }
-            };
-            if !item.is_empty() {
-                return Poll::Ready(Some(Ok(item)));
-            }
-        }
-    }
 }

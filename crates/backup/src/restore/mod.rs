@@ -133,7 +133,7 @@ fn header(prepared: &Prepared) -> BaseHeader {
         keys: manifest.keys.unwrap_or_default(),
         version: manifest.snapshot_version,
         size_bytes: manifest.bytes,
-        crc32c: prepared.crc32c,
+        crc32c: manifest.snapshot_crc32c.unwrap_or_default(),
         state_digest: manifest.state_digest.clone().unwrap_or_default(),
         offset: 0,
     }
