@@ -85,9 +85,13 @@ impl Writer {
 
     fn write(&mut self) {
         let number = self.writes.len() as u64;
-        let (key_number, value) = (number * 7 % KEYS, format!("{number} {}", "x".repeat(number as usize % 300)));
-        let request =
-            || PutRequest { key: key(key_number).into(), value: value.clone().into(), ..PutRequest::default() };
+        let (key_number, value) =
+            (number * 7 % KEYS, format!("{number} {}", "x".repeat(number as usize % 300)));
+        let request = || PutRequest {
+            key: key(key_number).into(),
+            value: value.clone().into(),
+            ..PutRequest::default()
+        };
         let index = eventually("a write", || {
             let answer = self.runtime.block_on(self.client.put(request()));
             answer.ok().map(|answer| answer.into_inner().revision)
@@ -116,7 +120,8 @@ impl Blank {
         let dir = tempfile::tempdir().unwrap();
         let port = |base: u16| format!("127.0.0.1:{}", base + offset);
         let (client, peer) = (port(6379), port(7000));
-        let args = ["--raft-node-id", "restored", "--listen", &client, "--raft-addr", &peer, "--data-dir", "data"];
+        let args =
+            ["--raft-node-id", "restored", "--listen", &client, "--raft-addr", &peer, "--data-dir", "data"];
         let mut process = Process::start(dir.path(), &args);
         eventually("the blank node listens", || {
             assert!(process.0.try_wait().unwrap().is_none(), "the blank node ended");
@@ -168,10 +173,12 @@ fn backup_is_created_listed_verified_and_restored_into_a_blank_node() {
     (0..60).for_each(|_| writer.write());
     let dir = tempfile::tempdir().unwrap();
     let (store, report) = (store_in(&dir), dir.path().join("report"));
-    let backup = |words: &[&str]| ctl(&[&["backup"], words, &["--store", &store, "--output", "json"]].concat());
+    let backup =
+        |words: &[&str]| ctl(&[&["backup"], words, &["--store", &store, "--output", "json"]].concat());
     let members = dev.members();
     let report_flag = ["--report-file", report.to_str().unwrap()];
-    let created = backup(&[&["create", "--members", &members, "--name", "orders"], &report_flag[..]].concat());
+    let created =
+        backup(&[&["create", "--members", &members, "--name", "orders"], &report_flag[..]].concat());
     let created = json(&created);
     let written: Value = serde_json::from_slice(&std::fs::read(&report).unwrap()).unwrap();
     assert_eq!(written, created);
@@ -188,7 +195,9 @@ fn backup_is_created_listed_verified_and_restored_into_a_blank_node() {
     let dry = json(&backup(&["restore", "--cluster", "orders", "--dry-run"]));
     assert_eq!((&dry["dryRun"], &dry["index"]), (&Value::Bool(true), &created["index"]));
     let beyond = (index + 1).to_string();
-    let refused = backup(&[&["restore", "--cluster", "orders", "--dry-run", "--index", &beyond], &report_flag[..]].concat());
+    let refused = backup(
+        &[&["restore", "--cluster", "orders", "--dry-run", "--index", &beyond], &report_flag[..]].concat(),
+    );
     let reason = failure(&refused);
     assert!(reason.contains(&format!("index {index}, time 2")) && reason.contains('Z'), "{reason}");
     let written: Value = serde_json::from_slice(&std::fs::read(&report).unwrap()).unwrap();
@@ -216,8 +225,19 @@ impl Archiver {
     fn start(dir: &tempfile::TempDir, members: &str, port: u16) -> Self {
         let (store, status) = (store_in(dir), format!("127.0.0.1:{port}"));
         let args = [
-            "archive", "--store", &store, "--members", members, "--name", "orders", "--flush-interval", "100ms",
-            "--listen", &status, "--base-interval", "0",
+            "archive",
+            "--store",
+            &store,
+            "--members",
+            members,
+            "--name",
+            "orders",
+            "--flush-interval",
+            "100ms",
+            "--listen",
+            &status,
+            "--base-interval",
+            "0",
         ];
         Self { process: Process::start(dir.path(), &args), status }
     }
@@ -316,10 +336,16 @@ fn archive_restores_exactly_to_random_times_and_indexes_after_kills_and_a_failed
     let mut targets = Vec::new();
     for _ in 0..3 {
         let write = &writes[begin + random.below((writes.len() - begin) as u64) as usize];
-        targets.push((["--index".to_owned(), write.index.to_string()], model(writes, |one| one.index <= write.index)));
+        targets.push((
+            ["--index".to_owned(), write.index.to_string()],
+            model(writes, |one| one.index <= write.index),
+        ));
         let write = &writes[begin + random.below((writes.len() - begin - 1) as u64) as usize];
         let time = jiff::Timestamp::from_millisecond(write.after_ms as i64).unwrap();
-        targets.push((["--time".to_owned(), time.to_string()], model(writes, |one| one.after_ms <= write.after_ms)));
+        targets.push((
+            ["--time".to_owned(), time.to_string()],
+            model(writes, |one| one.after_ms <= write.after_ms),
+        ));
     }
     targets.push((["--cluster".to_owned(), "orders".to_owned()], model(writes, |_| true)));
     for (target, expected) in targets {
@@ -348,5 +374,8 @@ fn damage_is_refused(folder: &Path, store: &str) {
     assert!(refused.contains("is damaged"), "{refused}");
     let status = ctl(&["status", "--endpoint", &node.peer, "--output", "json"]);
     let view: Value = serde_json::from_slice(&status.stdout).unwrap();
-    assert!(view.to_string().to_lowercase().contains("uninitialized") || !status.status.success(), "{view:#}");
+    assert!(
+        view.to_string().to_lowercase().contains("uninitialized") || !status.status.success(),
+        "{view:#}"
+    );
 }
