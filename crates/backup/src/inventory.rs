@@ -1,6 +1,7 @@
-//! What the store has of one history, with the clocks that are needed to show it.
+//! The inventory of one history in the store, with the clocks that are needed to show it.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use helios_archive::base::Manifest;
 use helios_archive::catalog::{Clocks, Recoverable};
@@ -89,9 +90,11 @@ impl Inventory {
         let known = before.clocks.segments.iter().filter(|(id, _)| found.catalog.segments.contains_key(id));
         found.clocks.segments.extend(known.map(|(id, clock)| (*id, *clock)));
         for end in found.ends() {
-            if !found.clocks.segments.contains_key(&end) {
+            if let Entry::Vacant(unknown) = found.clocks.segments.entry(end) {
                 match read_header(archive, end).await {
-                    Ok(header) => drop(found.clocks.segments.insert(end, header.clock_after)),
+                    Ok(header) => {
+                        unknown.insert(header.clock_after);
+                    }
                     Err(error) if error.is_damage() => {}
                     Err(error) => return Err(error),
                 }

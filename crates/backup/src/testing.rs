@@ -22,7 +22,7 @@ use crate::members::{Connection, Members};
 
 const BASE_BYTES: usize = 300_000;
 
-/// What a member has and does.
+/// State of a member, and its faults.
 #[derive(Debug, Clone)]
 pub struct Facts {
     pub cluster_id: String,

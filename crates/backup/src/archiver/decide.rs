@@ -1,4 +1,4 @@
-//! What the archiver does next. Pure: a function of what it knows and of the time.
+//! The next step of the archiver. Pure: a function of what it knows and of the time.
 
 /// Facts that the decision is made from. Times are milliseconds of a monotonic clock.
 #[derive(Debug, Clone, Default)]

@@ -1,4 +1,4 @@
-//! What the owner learns: ends of tasks, headers of bases, and chunks of the log.
+//! Events of the owner: ends of tasks, headers of bases, and chunks of the log.
 
 use std::time::Instant;
 

@@ -1,4 +1,4 @@
-//! What the archiver shows: the document of /status, and the metrics. The owner writes it, requests read it.
+//! The view of the archiver for users: the document of /status, and the metrics. The owner writes it, requests read it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -128,7 +128,7 @@ impl Lag {
     }
 }
 
-/// What the owner and the HTTP server share.
+/// State that the owner and the HTTP server share.
 pub struct Shared {
     view: Mutex<View>,
     lag: Mutex<Lag>,
