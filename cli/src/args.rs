@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use helios_backup::args::BackupCommand;
+use helios_backup::program::ReportArgs;
 
 use crate::lock::Certificates;
 
@@ -184,6 +186,13 @@ pub enum Command {
         seconds: u64,
         #[command(flatten)]
         data: Data,
+    },
+    /// Backups of a cluster in an object store: S3, Google Cloud Storage, Azure or a directory.
+    Backup {
+        #[command(flatten)]
+        report: ReportArgs,
+        #[command(subcommand)]
+        command: BackupCommand,
     },
     /// Certificates for members that run without Kubernetes.
     Certs {

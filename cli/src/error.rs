@@ -36,6 +36,10 @@ pub enum Error {
 
     #[error("cannot write the answer: {0}")]
     Output(String),
+
+    /// A backup failed; the text says what to do.
+    #[error("{0}")]
+    Backup(String),
 }
 
 impl Error {

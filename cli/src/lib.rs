@@ -3,6 +3,7 @@
 
 mod archive;
 mod args;
+mod backup;
 mod certs;
 mod check;
 mod complete;

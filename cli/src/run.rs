@@ -19,7 +19,7 @@ use crate::lock::User;
 use crate::output::{colour, line, show};
 use crate::switchover::{self, Limits, Members, Outlook};
 use crate::view::ClusterView;
-use crate::{archive, certs, direct, kubernetes, kv, machine, render};
+use crate::{archive, backup, certs, direct, kubernetes, kv, machine, render};
 
 const DONE: u8 = 0;
 const FAILED: u8 = 1;
@@ -38,6 +38,9 @@ pub async fn run(cli: &Cli) -> Result<u8, Error> {
         let admin = admin.then(|| MANAGEMENT_NAME.to_owned());
         let hosts: Vec<_> = hosts.iter().cloned().chain(admin).collect();
         return said(cli, &certs::create(ca_dir, name, &hosts, *days)?);
+    }
+    if let Command::Backup { report, command } = &cli.command {
+        return backup::run(cli.output, report, command).await;
     }
     if let Some((request, data)) = request(&cli.command) {
         return keys(cli, &request, data).await;
@@ -144,6 +147,7 @@ async fn through_kubernetes(cli: &Cli, finder: &Finder) -> Result<u8, Error> {
         | Command::Del { .. }
         | Command::Ttl { .. }
         | Command::Expire { .. }
+        | Command::Backup { .. }
         | Command::Certs { .. }
         | Command::Completion { .. } => {
             Err(Error::Impossible("this command is handled earlier (bug)".into()))

@@ -15,6 +15,25 @@ use helios_node::error::Error;
 use helios_node::{descriptors, dev, logging, verify};
 use tokio::signal::unix::{SignalKind, signal};
 
+#[cfg(feature = "archive")]
+use helios_backup::program as backups;
+
+#[cfg(not(feature = "archive"))]
+mod backups {
+    //! A build without the feature `archive`.
+
+    use std::ffi::OsString;
+    use std::process::ExitCode;
+
+    pub fn archive(_: Vec<OsString>) -> ExitCode {
+        super::fail(1, "this build has no archiver: it was built without the feature `archive`")
+    }
+
+    pub fn backup(_: Vec<OsString>) -> ExitCode {
+        super::fail(1, "this build has no backups: it was built without the feature `archive`")
+    }
+}
+
 /// The global allocator, jemalloc. glibc does not return free pages between used ones to the system: a member that
 /// used 200 MiB for one command kept them for good (ADR 0017). jemalloc's decay time is set at build time, in
 /// .cargo/config.toml.
@@ -36,6 +55,12 @@ fn main() -> ExitCode {
             return if usage { EX_CONFIG.into() } else { ExitCode::SUCCESS };
         }
     };
+    let cli = match cli.command {
+        // These run without a node, and with their own runtime.
+        Some(CommandLine::Archive { args }) => return backups::archive(args),
+        Some(CommandLine::Backup { args }) => return backups::backup(args),
+        command => Cli { command, run: cli.run },
+    };
     if let Err(error) = descriptors::raise_limit() {
         eprintln!("heliosd: warning: the limit of open files stays at {}: {error}", descriptors::limit());
     }
@@ -50,7 +75,9 @@ fn main() -> ExitCode {
         },
         Some(CommandLine::Verify(args)) => verify(&args),
         Some(CommandLine::Config { action }) => config_command(&action),
-        None => runtime.block_on(run(&cli.run)),
+        None | Some(CommandLine::Archive { .. } | CommandLine::Backup { .. }) => {
+            runtime.block_on(run(&cli.run))
+        }
     };
     // Dropping the runtime would wait forever for a blocking task that does not return.
     runtime.shutdown_timeout(BLOCKING_STOP_TIMEOUT);

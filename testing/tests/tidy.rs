@@ -20,9 +20,11 @@ const EDGES: &[(&str, &[&str])] = &[
     ("crates/service", &["helios-config", "helios-proto", "helios-state"]),
     ("crates/redis", &["helios-proto", "helios-service", "helios-state"]),
     ("crates/archive", &[]),
+    ("crates/backup", &["helios-archive", "helios-proto"]),
     (
         "node",
         &[
+            "helios-backup",
             "helios-config",
             "helios-proto",
             "helios-raft",
@@ -34,7 +36,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
     ("sim", &["helios-history", "helios-proto", "helios-raft", "helios-state", "helios-storage"]),
     ("operator", &["helios-config", "helios-crds", "helios-proto"]),
-    ("cli", &["helios-crds", "helios-proto"]),
+    ("cli", &["helios-backup", "helios-crds", "helios-proto"]),
 ];
 /// Third-party crates that a crate never uses: consensus and the crates below it serve no port, a configuration opens no
 /// connection, and Redis is the only protocol of its crate.
@@ -44,6 +46,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("crates/state", PORTS),
     ("crates/raft", PORTS),
     ("crates/archive", PORTS),
+    ("crates/backup", &["warp", "kube", "raft", "sled", "redb", "mlua"]),
     ("crates/config", PORTS),
     ("crates/config", &["tokio", "rustls"]),
     ("crates/redis", &["warp", "hyper", "hyper-util", "kube", "tonic", "raft", "sled", "redb"]),
@@ -192,6 +195,7 @@ fn architecture_names_every_crate_and_top_module() {
         "crates/service/src",
         "crates/redis/src",
         "crates/archive/src",
+        "crates/backup/src",
     ] {
         for entry in fs::read_dir(Path::new(ROOT).join(folder)).unwrap() {
             let name = entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned();

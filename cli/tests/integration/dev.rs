@@ -56,6 +56,12 @@ impl Dev {
         }
     }
 
+    /// gRPC client ports of the members, separated by commas.
+    pub fn members(&self) -> String {
+        let addresses = (0..MEMBERS).map(|n| format!("127.0.0.1:{}", 50051 + self.offset + n));
+        addresses.collect::<Vec<_>>().join(",")
+    }
+
     pub fn pid(&self) -> u32 {
         self.process.id()
     }

@@ -1,6 +1,7 @@
 //! Runs heliosctl as a user does, against a real `heliosd dev`.
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
+mod backup;
 mod dev;
 mod doctor;
 mod endpoints;

@@ -23,6 +23,18 @@ pub enum CommandLine {
     Dev(DevArgs),
     /// Check the data of a stopped node; changes nothing. Exit code 0: intact, 1: damaged
     Verify(VerifyArgs),
+    /// Archive the log of a cluster into an object store until SIGTERM; heliosd archive --help
+    #[command(disable_help_flag = true)]
+    Archive {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+        args: Vec<OsString>,
+    },
+    /// Take, list, check, delete and restore backups in an object store; heliosd backup --help
+    #[command(disable_help_flag = true)]
+    Backup {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+        args: Vec<OsString>,
+    },
     /// Check or print a configuration without starting a node
     Config {
         #[command(subcommand)]
@@ -146,6 +158,16 @@ mod tests {
 
     fn parse(line: &str) -> Cli {
         Cli::parse_args(line.split(' ').map(OsString::from)).unwrap()
+    }
+
+    #[test]
+    fn arguments_of_backups_are_handed_on_as_they_are() {
+        for line in ["heliosd backup restore --store file:///x --help -o json", "heliosd backup --help"] {
+            let Some(CommandLine::Backup { args }) = parse(line).command else { panic!("{line}") };
+            assert!(args.iter().eq(line.split(' ').skip(2)), "{args:?}");
+        }
+        let command = parse("heliosd archive --name a").command;
+        assert!(matches!(command, Some(CommandLine::Archive { args }) if args.len() == 2));
     }
 
     #[test]

@@ -26,6 +26,9 @@ pub struct Manifest {
     pub now_ms: u64,
     /// Format of the content: the version of the snapshot.
     pub snapshot_version: u32,
+    /// Checksum by which members identify the snapshot. It does not cover all bytes of every version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot_crc32c: Option<u32>,
     /// Name of the member that sent it.
     pub member: String,
     pub started_ms: u64,

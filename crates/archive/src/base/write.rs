@@ -29,6 +29,8 @@ pub struct BaseRequest {
     pub id: BaseId,
     pub now_ms: u64,
     pub snapshot_version: u32,
+    /// See [`Manifest::snapshot_crc32c`].
+    pub snapshot_crc32c: Option<u32>,
     /// Identity of the content: a writer resumes only if it is the same. The bytes of a snapshot set differ between members, so
     /// it has to name the member and the snapshot.
     pub source: String,
@@ -127,6 +129,7 @@ impl BaseWriter {
             term: request.id.term,
             now_ms: request.now_ms,
             snapshot_version: request.snapshot_version,
+            snapshot_crc32c: request.snapshot_crc32c,
             member: request.member,
             started_ms: request.started_ms,
             finished_ms,

@@ -13,6 +13,7 @@ pub struct SegmentWriter {
     builder: SegmentBuilder,
     /// Index up to which the store has the log.
     archived: u64,
+    stored_bytes: u64,
 }
 
 impl SegmentWriter {
@@ -24,7 +25,12 @@ impl SegmentWriter {
     /// The same, with segments of about `max_bytes` of content.
     pub fn with_limit(archive: &Archive, position: Position, max_bytes: usize) -> Self {
         let builder = SegmentBuilder::new(position, max_bytes);
-        Self { archive: archive.clone(), builder, archived: position.next_index.saturating_sub(1) }
+        Self {
+            archive: archive.clone(),
+            builder,
+            archived: position.next_index.saturating_sub(1),
+            stored_bytes: 0,
+        }
     }
 
     /// The position at which an archiver resumes: after the last segment, or after the newest base if that is beyond it. `None` if
@@ -49,6 +55,11 @@ impl SegmentWriter {
     /// Index up to which the store has the log: what may be acknowledged to the members.
     pub fn archived(&self) -> u64 {
         self.archived
+    }
+
+    /// Bytes in the store of all segments that this writer wrote.
+    pub fn stored_bytes(&self) -> u64 {
+        self.stored_bytes
     }
 
     /// Whether there are entries that the store does not have.
@@ -79,7 +90,8 @@ impl SegmentWriter {
     pub async fn flush(&mut self) -> Result<()> {
         let Some((header, content)) = self.builder.segment() else { return Ok(()) };
         let content = Bytes::copy_from_slice(content);
-        self.archive.create(Object::Segment(header.id), header.encode(), content).await?;
+        let stored = self.archive.create(Object::Segment(header.id), header.encode(), content).await?;
+        self.stored_bytes += stored.len() as u64;
         self.archived = header.id.last;
         self.builder.start_next();
         Ok(())

@@ -51,6 +51,7 @@ pub fn request(index: u64) -> BaseRequest {
         id: BaseId { index, term: 2 },
         now_ms: 1000 + index,
         snapshot_version: 3,
+        snapshot_crc32c: Some(7),
         source: format!("member-1 snapshot {index}"),
         member: "member-1".to_owned(),
         started_ms: 1,

@@ -1,0 +1,155 @@
+//! `backup restore`: plan, check every object, and only then begin at the node.
+//!
+//! The store is read twice: once to check everything, once to send it. The node has no state of half a restore then, whatever is
+//! damaged, and this process needs neither a disk for the base nor memory for more than a part of it.
+
+mod plan;
+mod push;
+
+use std::time::{Duration, Instant};
+
+use helios_proto::v1::{BaseHeader, Restored};
+use serde_json::json;
+
+use self::plan::{Prepared, prepare};
+use self::push::{Node, push};
+use crate::Failure;
+use crate::args::RestoreArgs;
+use crate::documents::{Answer, size};
+use crate::members::Connection;
+use crate::time::rfc3339;
+
+pub async fn restore(args: &RestoreArgs) -> Result<Answer, Failure> {
+    let started = Instant::now();
+    let (store, keyring) = args.store.open()?;
+    let node = match (&args.to, &args.new_cluster_id) {
+        (Some(address), Some(cluster_id)) if !args.dry_run => Some((connect(args, address)?, cluster_id)),
+        _ => None,
+    };
+    let prepared = prepare(&store, &keyring, args).await?;
+    let Some((node, cluster_id)) = node else { return Ok(planned(&prepared)) };
+    if cluster_id == prepared.archive.history().cluster_id() {
+        let reason = "--new-cluster-id has to be another id than that of the archive: the restored cluster is a new one";
+        return Err(Failure::usage(reason));
+    }
+    let restored = push(&node, cluster_id, args.fencing_token, &prepared).await?;
+    Ok(done(&prepared, cluster_id, &restored, started.elapsed()))
+}
+
+fn connect(args: &RestoreArgs, address: &str) -> Result<Node, Failure> {
+    let connection = Connection {
+        ca_file: args.peer_ca_file.clone(),
+        identity_files: args.peer_cert_file.clone().zip(args.peer_key_file.clone()),
+        ..Connection::default()
+    };
+    let channel = connection.channel(address)?;
+    Ok(Node { address: address.to_owned(), channel, expected_disk_id: args.expected_disk_id.clone() })
+}
+
+fn planned(prepared: &Prepared) -> Answer {
+    let history = prepared.archive.history();
+    let base = prepared.plan.base;
+    let document = json!({
+        "dryRun": true,
+        "sourceClusterId": history.cluster_id(),
+        "sourceIncarnation": history.incarnation(),
+        "index": prepared.last_index,
+        "nowMs": prepared.now_ms,
+        "baseIndex": base.index,
+        "baseTerm": base.term,
+        "segments": prepared.plan.segments.len(),
+        "entries": prepared.entries,
+        "bytes": prepared.manifest.bytes,
+        "keys": prepared.manifest.keys,
+    });
+    let text = format!(
+        "cluster {}, incarnation {}, can be restored to index {} ({}): base {}-{} of {} and {} entries in {} segments; every object \
+         was read and is intact\n",
+        history.cluster_id(),
+        history.incarnation(),
+        prepared.last_index,
+        rfc3339(prepared.now_ms),
+        base.index,
+        base.term,
+        size(prepared.manifest.bytes),
+        prepared.entries,
+        prepared.plan.segments.len(),
+    );
+    Answer::new(document, text)
+}
+
+fn done(prepared: &Prepared, cluster_id: &str, restored: &Restored, took: Duration) -> Answer {
+    let history = prepared.archive.history();
+    let base = prepared.plan.base;
+    let matches = digest_matches(prepared.manifest.state_digest.as_deref(), &restored.base_digest);
+    let document = json!({
+        "sourceClusterId": history.cluster_id(),
+        "sourceIncarnation": history.incarnation(),
+        "clusterId": cluster_id,
+        "index": restored.index,
+        "nowMs": prepared.now_ms,
+        "baseIndex": base.index,
+        "baseTerm": base.term,
+        "keys": restored.keys,
+        "digestMatches": matches,
+        "tookMs": u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+    });
+    let checked = match matches {
+        Some(true) => "; the state of the base has the digest of its manifest",
+        Some(false) => "; THE STATE OF THE BASE HAS ANOTHER DIGEST THAN ITS MANIFEST",
+        None => "",
+    };
+    let text = format!(
+        "cluster {cluster_id} has the state of {} at index {} ({}): {} keys, in {:.1} s{checked}\n",
+        history.cluster_id(),
+        restored.index,
+        rfc3339(prepared.now_ms),
+        restored.keys,
+        took.as_secs_f64(),
+    );
+    let mut answer = Answer::new(document, text);
+    let problem =
+        "the restored state is not the one that was backed up: its digest differs; do not use this cluster";
+    answer.problem = (matches == Some(false)).then(|| problem.to_owned());
+    answer
+}
+
+/// Whether the node computed the digest of the manifest; `None` if one of the two is not known.
+fn digest_matches(manifest: Option<&str>, node: &str) -> Option<bool> {
+    manifest.filter(|digest| !digest.is_empty() && !node.is_empty()).map(|digest| digest == node)
+}
+
+/// The header of the base for the node. The disk of the member that sent it is not known any more, and not needed.
+fn header(prepared: &Prepared) -> BaseHeader {
+    let manifest = &prepared.manifest;
+    BaseHeader {
+        cluster_id: manifest.cluster_id.clone(),
+        incarnation: manifest.incarnation,
+        member: manifest.member.clone(),
+        disk_id: String::new(),
+        index: manifest.index,
+        term: manifest.term,
+        now_ms: manifest.now_ms,
+        keys: manifest.keys.unwrap_or_default(),
+        version: manifest.snapshot_version,
+        size_bytes: manifest.bytes,
+        crc32c: manifest.snapshot_crc32c.unwrap_or_default(),
+        state_digest: manifest.state_digest.clone().unwrap_or_default(),
+        offset: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::digest_matches;
+
+    #[test]
+    fn digest_is_compared_only_if_both_are_known() {
+        assert_eq!(digest_matches(Some("a"), "a"), Some(true));
+        assert_eq!(digest_matches(Some("a"), "b"), Some(false));
+        assert_eq!(
+            [digest_matches(None, "a"), digest_matches(Some("a"), ""), digest_matches(Some(""), "")],
+            [None; 3]
+        );
+    }
+}
