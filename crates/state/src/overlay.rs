@@ -42,7 +42,7 @@ struct Table {
     filter: Filter,
 }
 
-/// Tells most of the keys that were never written from the others: most lookups are for keys that are in the engine only.
+/// The keys that were written, approximately: most lookups are for keys that are in the engine only.
 #[derive(Debug)]
 struct Filter(Box<[AtomicU64]>);
 
