@@ -1,5 +1,5 @@
 //! `heliosd archive`: the log of a cluster into the store as it is written, and a base now and then. One owner has the state;
-//! [`decide`] chooses what is next, and the owner does it.
+//! [`mod@decide`] chooses what is next, and the owner does it.
 
 pub mod decide;
 mod events;
