@@ -250,8 +250,8 @@ impl World {
                 machine.process.as_ref().map_or(0, |process| process.core.status(self.instant()).last_index);
             last >= base.index && !self.nemesis.is_impaired(machine.slot)
         };
-        let is_minority = self.lost_with(slot, &known) <= (voters - 1) / 2;
-        are_intact && is_minority && voters > 1 && self.forcing.is_none() && others.any(has_state)
+        let is_minority = voters > 1 && self.lost_with(slot, &known) <= (voters - 1) / 2;
+        are_intact && is_minority && self.forcing.is_none() && others.any(has_state)
     }
 
     /// Makes a copy of a disk, or replaces the disk by its copy; returns whether it did. Peers recognize a copy by

@@ -1,6 +1,7 @@
 //! Backups of a cluster under load, and its restore into a new namespace, from the store alone.
 //!
-//! The store is a volume that both namespaces reach by the same directory of one host, so that the story needs no object store.
+//! The store is a volume, so that the story needs no object store. The new namespace has another PersistentVolume with the same
+//! directory.
 
 use std::time::{Duration, Instant};
 
@@ -12,13 +13,13 @@ use helios_e2e::story::Story;
 use serde_json::{Value, json};
 
 const STORE: &str = "nightly";
-const DIRECTORY: &str = "/var/lib/helios-story-backup";
+const CLAIM: &str = "backup";
 /// Longest time until an acknowledged write is in the store, and the reconcile that reports it.
 const RPO: Duration = Duration::from_secs(90);
 
 pub fn run(story: &Story) -> anyhow::Result<()> {
     let cluster = story.cluster(json!({"replicas": 3}))?;
-    create_store(&story.kubectl, &story.kubectl.namespace)?;
+    create_store(&story.kubectl, json!({"resources": {"requests": {"storage": "1Gi"}}}))?;
     let writer = story.writer(&cluster)?;
     let before = cluster.pods()?.into_iter().map(|(name, pod)| (name, pod.metadata.uid)).collect::<Vec<_>>();
     cluster.change(json!({"backup": {"store": STORE}}))?;
@@ -42,29 +43,34 @@ pub fn run(story: &Story) -> anyhow::Result<()> {
     restore_into_new_namespace(story, &cluster, archived)
 }
 
-/// A PersistentVolume for each namespace, of the same directory.
-fn create_store(kubectl: &Kubectl, namespace: &str) -> anyhow::Result<()> {
-    let name = format!("{namespace}-backup");
-    let capacity = json!({"storage": "1Gi"});
+/// Creates a HeliosBackupStore on the volume that `claim` asks for.
+fn create_store(kubectl: &Kubectl, mut claim: Value) -> anyhow::Result<()> {
+    claim["accessModes"] = json!(["ReadWriteOnce"]);
     kubectl.apply(&json!({
-        "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name},
-        "spec": {
-            "capacity": capacity, "accessModes": ["ReadWriteMany"], "storageClassName": name,
-            "hostPath": {"path": DIRECTORY, "type": "DirectoryOrCreate"},
-        },
-    }))?;
-    kubectl.apply(&json!({
-        "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "backup"},
-        "spec": {
-            "accessModes": ["ReadWriteMany"], "storageClassName": name, "volumeName": name,
-            "resources": {"requests": capacity},
-        },
+        "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": CLAIM}, "spec": claim,
     }))?;
     kubectl.apply(&json!({
         "apiVersion": "heliosdb.io/v1alpha1", "kind": "HeliosBackupStore", "metadata": {"name": STORE},
-        "spec": {"volume": {"claimName": "backup"}},
+        "spec": {"volume": {"claimName": CLAIM}},
     }))?;
     Ok(())
+}
+
+/// Creates a PersistentVolume with the directory of the store's; returns its name.
+fn share_volume(kubectl: &Kubectl) -> anyhow::Result<String> {
+    let claim: Value = kubectl.get(&format!("pvc/{CLAIM}"))?;
+    let bound = claim["spec"]["volumeName"].as_str().context("the claim of the store is not bound")?;
+    let mut volume: Value = kubectl.get(&format!("pv/{bound}"))?;
+    let name = format!("{}-shared", kubectl.namespace);
+    let mut spec = volume["spec"].take();
+    for field in ["claimRef", "storageClassName"] {
+        spec.as_object_mut().context("the volume has no spec")?.remove(field);
+    }
+    spec["persistentVolumeReclaimPolicy"] = json!("Retain");
+    kubectl.apply(&json!({
+        "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name}, "spec": spec,
+    }))?;
+    Ok(name)
 }
 
 fn await_condition(kubectl: &Kubectl, cluster: &Cluster, condition: &str) -> anyhow::Result<()> {
@@ -93,7 +99,11 @@ fn restore_into_new_namespace(story: &Story, source: &Cluster, archived: i64) ->
         .kubectl
         .apply(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}))?;
     let there = Kubectl::new(&namespace);
-    create_store(&there, &namespace)?;
+    let volume = share_volume(&story.kubectl)?;
+    create_store(
+        &there,
+        json!({"storageClassName": "", "volumeName": volume, "resources": {"requests": {"storage": "1Gi"}}}),
+    )?;
     let recovery: Value = json!({
         "store": STORE, "cluster": source.name, "clusterNamespace": story.kubectl.namespace,
     });
@@ -105,7 +115,20 @@ fn restore_into_new_namespace(story: &Story, source: &Cluster, archived: i64) ->
     let status = restored.resource()?.status.unwrap_or_default();
     let found = status.recovery.and_then(|recovery| recovery.source).context("no source in the status")?;
     ensure!(found.phase == "Completed" && found.index >= Some(archived), "{found:?}, archived {archived}");
+    ensure!(found.digest_matches == Some(true), "the base of the restore has another digest: {found:?}");
+    let (source_keys, keys) = (keys(&story.kubectl, source)?, keys(&there, &restored)?);
+    ensure!(source_keys == keys, "{keys} keys were restored, the source has {source_keys}");
+    story.say(&format!("{keys} keys restored at index {:?}", found.index));
     ensure!(status.cluster_id != source.resource()?.status.unwrap_or_default().cluster_id, "one id twice");
     story.kubectl.run(&["delete", "namespace", &namespace, "--wait=false"])?;
+    story.kubectl.run(&["delete", "pv", &volume, "--wait=false"])?;
     Ok(())
+}
+
+/// Returns the number of keys of the leader.
+fn keys(kubectl: &Kubectl, cluster: &Cluster) -> anyhow::Result<u64> {
+    let (leader, _) = cluster.leader()?;
+    let metrics = kubectl.http_get(&leader, 9090, "metrics")?;
+    let line = metrics.lines().find_map(|line| line.strip_prefix("helios_keys "));
+    Ok(line.context("the leader has no metric of its keys")?.trim().parse()?)
 }
