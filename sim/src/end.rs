@@ -100,8 +100,8 @@ impl World {
             }
             let pairs = match process.store.scan_all() {
                 Ok(pairs) => pairs,
-                // A flipped bit that nothing has read before.
-                Err(_) if machine.has_rotten_state() => continue,
+                // A flipped bit that nothing has read before, or a power cut that the process has not noticed yet.
+                Err(_) if machine.has_rotten_state() || machine.disk.is_cut() => continue,
                 Err(error) => return Err(Violation(format!("{}: {error}", machine.name))),
             };
             let own = (process.store.key_count(), pairs, process.store.membership());
