@@ -194,7 +194,9 @@ pub fn recover(
         if applied > last {
             store.discard("its applied index is beyond the log")?;
         }
-        if meta.index > last {
+        // A log without the snapshot's last entry has only entries that were never committed after it (Raft paper, figure 13).
+        let has_entry = meta.index == base.index || recovered.outline.term(meta.index) == Some(meta.term);
+        if meta.index > last || !has_entry {
             base = Base { index: meta.index, term: meta.term };
             last = base.index;
             recovered.outline = Outline::new(base);

@@ -1,4 +1,4 @@
-//! Tests of force-new-cluster, with a power cut after each operation of the survivor's disk.
+//! Tests of starts: force-new-cluster, with a power cut after each operation of the survivor's disk; a snapshot of another member.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -108,4 +108,36 @@ fn force_new_cluster_is_not_repeated_at_the_next_start() {
     let (recovery, store, marker) = start(&disk).unwrap();
     assert_alone(&recovery, &store, &marker);
     assert_eq!(recovery.term, term, "it was done twice");
+}
+
+/// Starts a member whose state is behind the base of its log, with a snapshot of another member at entry 12 of `term`.
+fn started_from_snapshot_of(term: u64) -> (Recovery, Store) {
+    let disk = SimDisk::new(7);
+    let Parts { mut wal, store, snapshots, .. } = open(&disk).unwrap();
+    let member = |id: u64| Member { id, name: format!("node-{id}"), ..Member::default() };
+    bootstrap(&mut wal, &store, &snapshots, &membership::initial("c", (1..=3).map(member).collect()))
+        .unwrap();
+    let entries = (2..=LAST).map(entry).collect();
+    wal.append(&[Batch { reset: None, entries, hard_state: None }]).unwrap();
+    wal.purge(Base { index: 10, term: 3 }).unwrap();
+    let options = StoreOptions { engine: EngineKind::Simulated, ..StoreOptions::default() };
+    let other = Store::open_with(Arc::new(disk.clone()), Path::new("/other"), options).unwrap();
+    other.apply_membership(1, 1, (*store.membership()).clone());
+    other.apply_empty(12, term);
+    other.checkpoint().unwrap();
+    assert_eq!(snapshots.write(&other, false).unwrap().index, 12);
+    drop((wal, store, snapshots));
+    let Parts { mut wal, recovered, store, snapshots, .. } = open(&disk).unwrap();
+    let recovery = recover(&mut wal, recovered, &store, &snapshots).unwrap();
+    (recovery, store)
+}
+
+#[test]
+fn log_that_conflicts_with_the_snapshot_of_another_member_is_reset_to_it() {
+    let (recovery, store) = started_from_snapshot_of(7);
+    assert_eq!((recovery.log.base(), recovery.log.last()), (Base { index: 12, term: 7 }, 12));
+    assert_eq!((store.applied().index, store.applied().term), (12, 7));
+    let (recovery, store) = started_from_snapshot_of(3);
+    assert_eq!((recovery.log.base(), recovery.log.last()), (Base { index: 10, term: 3 }, LAST));
+    assert_eq!((store.applied().index, recovery.commit), (12, 12));
 }
