@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use helios_sim::{SeededBug, run};
 
 /// Seeds tried for each seeded bug.
-const SEEDS: u64 = 3_000;
+const SEEDS: u64 = 6_000;
 
 fn found_by(bug: SeededBug) -> Option<(u64, String)> {
     (0..SEEDS).find_map(|seed| run(seed, Some(bug)).violation.map(|violation| (seed, violation.to_string())))
