@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use helios_proto::v1::PutRequest;
@@ -14,38 +14,15 @@ use serde_json::Value;
 use tonic::transport::Channel;
 
 use crate::dev::{Dev, ctl, free_ports, heliosd};
+use crate::process::{PATIENCE, Process, eventually};
 
-const PATIENCE: Duration = Duration::from_secs(60);
 const KEYS: u64 = 40;
 
-/// A process that is killed with the test.
-struct Process(Child);
-
-impl Process {
-    fn start(dir: &Path, args: &[&str]) -> Self {
-        let mut command = Command::new(heliosd());
-        command.args(args).current_dir(dir).env_clear().stdin(Stdio::null());
-        command.stdout(Stdio::null()).stderr(Stdio::null());
-        Self(command.spawn().unwrap())
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
-}
-
-fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "not in time: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+fn start(dir: &Path, args: &[&str]) -> Process {
+    let mut command = Command::new(heliosd());
+    command.args(args).current_dir(dir).env_clear().stdin(Stdio::null());
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    Process::start(&mut command)
 }
 
 fn now_ms() -> u64 {
@@ -122,7 +99,7 @@ impl Blank {
         let (client, peer) = (port(6379), port(7000));
         let args =
             ["--raft-node-id", "restored", "--listen", &client, "--raft-addr", &peer, "--data-dir", "data"];
-        let mut process = Process::start(dir.path(), &args);
+        let mut process = start(dir.path(), &args);
         eventually("the blank node listens", || {
             assert!(process.0.try_wait().unwrap().is_none(), "the blank node ended");
             TcpStream::connect(&peer).ok()
@@ -239,7 +216,7 @@ impl Archiver {
             "--base-interval",
             "0",
         ];
-        Self { process: Process::start(dir.path(), &args), status }
+        Self { process: start(dir.path(), &args), status }
     }
 
     fn status(&self) -> Option<Value> {

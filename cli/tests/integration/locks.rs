@@ -2,50 +2,36 @@
 
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use crate::dev::{ctl, free_ports, heliosd};
+use crate::process::Process;
 
 /// SHA-256 of the password `secret`.
 const HASH: &str = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
 
-struct Member(Child);
-
-impl Member {
-    fn start(dir: &Path, offset: u16) -> Self {
-        let port = |base: u16| format!("127.0.0.1:{}", base + offset);
-        let tls = "cert_file: member.crt, key_file: member.key, ca_file: ca.crt";
-        let config = format!(
-            "node: {{name: node-1, bootstrap: single}}\nlisten: {{client: '{}', peer: '{}'}}\n\
-             tls: {{peer: {{{tls}}}, client: {{{}}}}}\nauth: {{users_file: users.yaml}}\n",
-            port(6379),
-            port(7000),
-            tls.trim_end_matches(", ca_file: ca.crt")
-        );
-        std::fs::write(dir.join("heliosd.yaml"), config).unwrap();
-        let users = format!("users: [{{name: app, password_sha256: {HASH}, role: read-write}}]");
-        std::fs::write(dir.join("users.yaml"), users).unwrap();
-        let process = Command::new(heliosd())
-            .current_dir(dir)
-            .args(["--config", "heliosd.yaml"])
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut member = Self(process);
-        while TcpStream::connect(port(7000)).is_err() {
-            assert!(member.0.try_wait().unwrap().is_none(), "the member ended");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        member
+fn start(dir: &Path, offset: u16) -> Process {
+    let port = |base: u16| format!("127.0.0.1:{}", base + offset);
+    let tls = "cert_file: member.crt, key_file: member.key, ca_file: ca.crt";
+    let config = format!(
+        "node: {{name: node-1, bootstrap: single}}\nlisten: {{client: '{}', peer: '{}'}}\n\
+         tls: {{peer: {{{tls}}}, client: {{{}}}}}\nauth: {{users_file: users.yaml}}\n",
+        port(6379),
+        port(7000),
+        tls.trim_end_matches(", ca_file: ca.crt")
+    );
+    std::fs::write(dir.join("heliosd.yaml"), config).unwrap();
+    let users = format!("users: [{{name: app, password_sha256: {HASH}, role: read-write}}]");
+    std::fs::write(dir.join("users.yaml"), users).unwrap();
+    let mut command = Command::new(heliosd());
+    command.current_dir(dir).args(["--config", "heliosd.yaml"]).stderr(Stdio::null());
+    let mut member = Process::start(&mut command);
+    while TcpStream::connect(port(7000)).is_err() {
+        assert!(member.0.try_wait().unwrap().is_none(), "the member ended");
+        std::thread::sleep(Duration::from_millis(20));
     }
-}
-
-impl Drop for Member {
-    fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
+    member
 }
 
 fn error(output: &Output) -> String {
@@ -62,7 +48,7 @@ fn heliosctl_creates_and_presents_certificates_and_authenticates() {
         let made = ctl(&[&["certs", "create", "--ca-dir", &path(""), "--name", name], &hosts[..]].concat());
         assert!(made.status.success(), "{made:?}");
     }
-    let _member = Member::start(dir.path(), offset);
+    let _member = start(dir.path(), offset);
     let endpoint = format!("127.0.0.1:{}", 7000 + offset);
     let (ca, cert, key) = (path("ca.crt"), path("me.crt"), path("me.key"));
     let with = ["--endpoint", &endpoint, "--cacert", &ca, "--cert", &cert, "--key", &key];

@@ -6,5 +6,6 @@ mod dev;
 mod doctor;
 mod endpoints;
 mod locks;
+mod process;
 mod skip;
 mod usage;

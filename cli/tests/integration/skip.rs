@@ -1,43 +1,18 @@
 //! `log skip` for a log entry that ends the process of its member.
 
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
 use crate::dev::{ctl, free_ports, heliosd};
+use crate::process::{Process, eventually};
 
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A process that is ended with the test, even when the test panics.
-struct Member(Child);
-
-impl Member {
-    fn start(dir: &Path) -> Self {
-        let mut command = Command::new(heliosd());
-        command.args(["--config", "node.yaml"]).current_dir(dir).env_clear();
-        command.env("HELIOS_TEST_ABORT_AT_KEY", "poison").stdin(Stdio::null()).stderr(Stdio::null());
-        Self(command.spawn().unwrap())
-    }
-}
-
-impl Drop for Member {
-    fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
-}
-
-fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "not in time: {what}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+fn start(dir: &Path) -> Process {
+    let mut command = Command::new(heliosd());
+    command.args(["--config", "node.yaml"]).current_dir(dir).env_clear();
+    command.env("HELIOS_TEST_ABORT_AT_KEY", "poison").stdin(Stdio::null()).stderr(Stdio::null());
+    Process::start(&mut command)
 }
 
 #[test]
@@ -61,14 +36,14 @@ fn log_skip_makes_the_entry_that_ends_a_member_a_no_op() {
         (output.status.success(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
     };
 
-    let mut member = Member::start(dir.path());
+    let mut member = start(dir.path());
     eventually("a write is taken", || done(&["set", "kept", "1"]));
     drop(words(&["set", "poison", "1"]));
     // The process ends when it first applies the entry, and in two tries after a restart; then it holds the
     // entry.
     let held = eventually("the member holds the entry", || {
         if member.0.try_wait().unwrap().is_some() {
-            member = Member::start(dir.path());
+            member = start(dir.path());
         }
         let output = words(&["status", "--output", "json"]);
         let view: Value = serde_json::from_slice(&output.stdout).ok()?;

@@ -4,7 +4,8 @@
 //! an [`Overlay`] is the map as of one number, so that a reader keeps one while later entries are applied. A version is
 //! dropped with the next write of its key once no overlay reads it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
@@ -133,14 +134,14 @@ impl Overlay {
         for (key, slot) in newer.into_slots() {
             let (key_len, len) = (key.len(), slot_len(&slot));
             let version = Version { batch: self.batch, slot };
-            match slots.get_mut(&key) {
-                Some(versions) => {
-                    let freed = versions.push(version, oldest);
+            match slots.entry(key) {
+                Entry::Occupied(mut found) => {
+                    let freed = found.get_mut().push(version, oldest);
                     self.bytes = (self.bytes + len).saturating_sub(freed);
                 }
-                None => {
-                    self.table.filter.add(&key);
-                    slots.insert(key, Versions { newest: version, older: Vec::new() });
+                Entry::Vacant(place) => {
+                    self.table.filter.add(place.key());
+                    place.insert(Versions { newest: version, older: Vec::new() });
                     self.bytes += SLOT_BYTES + key_len + len;
                 }
             }

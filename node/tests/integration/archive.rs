@@ -258,7 +258,10 @@ async fn log_is_sent_across_segments_and_followed_as_entries_are_applied() {
     let request = log_request(node, last).await;
     assert_eq!(error_code(node.archive().log(request.clone()).await.map(drop)), ErrorCode::Overloaded);
     drop(others);
-    eventually("a closed stream makes room", async || node.archive().log(request.clone()).await.ok()).await;
+    eventually("a log stream is accepted after another one was closed", async || {
+        node.archive().log(request.clone()).await.ok()
+    })
+    .await;
 }
 
 #[tokio::test]

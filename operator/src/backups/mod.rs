@@ -1,5 +1,5 @@
-//! Controllers of the resources HeliosBackup, HeliosScheduledBackup and HeliosBackupStore. What they decide is pure
-//! (`once::next`, `schedule`, `store::status`); each writes the status of its own resource only.
+//! Controllers of the resources HeliosBackup, HeliosScheduledBackup and HeliosBackupStore. Their decisions are pure
+//! (`once::next`, `schedule`, `store::status`). Each reconciles one resource, and writes no other status.
 
 mod once;
 mod schedule;

@@ -4,6 +4,7 @@ pub mod backup;
 mod budget;
 mod config;
 mod network_policy;
+mod restricted;
 mod service_account;
 mod services;
 mod statefulset;

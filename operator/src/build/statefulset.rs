@@ -8,16 +8,16 @@ use k8s_openapi::api::apps::v1::{
     StatefulSet, StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec, StatefulSetUpdateStrategy,
 };
 use k8s_openapi::api::core::v1::{
-    Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar,
-    EnvVarSource, HTTPGetAction, KeyToPath, ObjectFieldSelector, PersistentVolumeClaim,
-    PersistentVolumeClaimSpec, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements,
-    SeccompProfile, SecretVolumeSource, SecurityContext, TopologySpreadConstraint, Volume, VolumeMount,
-    VolumeResourceRequirements,
+    ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource,
+    HTTPGetAction, KeyToPath, ObjectFieldSelector, PersistentVolumeClaim, PersistentVolumeClaimSpec, PodSpec,
+    PodTemplateSpec, Probe, ResourceRequirements, SecretVolumeSource, TopologySpreadConstraint, Volume,
+    VolumeMount, VolumeResourceRequirements,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use super::restricted;
 use super::{CONFIG_FILE, CONFIG_HASH, Shape, metadata};
 use crate::names::{self, CLIENT_PORT, CONTAINER, GATEWAY_PORT, GRPC_PORT, METRICS_PORT, PEER_PORT, VOLUME};
 use crate::security::certificates::{AUTHORITY, CERTIFICATE, KEY};
@@ -36,7 +36,6 @@ pub const TLS_DIR: &str = "/etc/helios-tls";
 pub const AUTH_DIR: &str = "/etc/helios-auth";
 /// For the group that the process runs as.
 pub(super) const OWNER_AND_GROUP_READ: i32 = 0o440;
-pub(super) const UNPRIVILEGED: i64 = 65532;
 /// Enough to hand leadership over, finish requests and write the last log entries.
 const GRACE_SECONDS: i64 = 60;
 /// A start replays the log, which may be long; ten minutes of it is not a failure.
@@ -99,18 +98,7 @@ fn pod(cluster: &ValidatedCluster) -> PodSpec {
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
         termination_grace_period_seconds: Some(GRACE_SECONDS),
-        security_context: Some(PodSecurityContext {
-            run_as_non_root: Some(true),
-            run_as_user: Some(UNPRIVILEGED),
-            run_as_group: Some(UNPRIVILEGED),
-            fs_group: Some(UNPRIVILEGED),
-            fs_group_change_policy: Some("OnRootMismatch".to_owned()),
-            seccomp_profile: Some(SeccompProfile {
-                type_: "RuntimeDefault".to_owned(),
-                ..SeccompProfile::default()
-            }),
-            ..PodSecurityContext::default()
-        }),
+        security_context: Some(restricted::pod()),
         node_selector: (!spec.node_selector.is_empty()).then(|| spec.node_selector.clone()),
         tolerations: (!spec.tolerations.is_empty()).then(|| spec.tolerations.clone()),
         affinity: spec.affinity.clone(),
@@ -235,15 +223,7 @@ fn container(cluster: &ValidatedCluster) -> Container {
         startup_probe: Some(probe("/livez", 1, STARTUP_SECONDS)),
         liveness_probe: Some(probe("/livez", 10, 6)),
         readiness_probe: Some(probe("/readyz", 1, 3)),
-        security_context: Some(SecurityContext {
-            allow_privilege_escalation: Some(false),
-            read_only_root_filesystem: Some(true),
-            capabilities: Some(Capabilities {
-                drop: Some(vec!["ALL".to_owned()]),
-                ..Capabilities::default()
-            }),
-            ..SecurityContext::default()
-        }),
+        security_context: Some(restricted::container()),
         volume_mounts: Some(mounts),
         ..Container::default()
     }

@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 
 use helios_crds::{HeliosBackupStore, TlsMode};
 use k8s_openapi::api::core::v1::{
-    Capabilities, Container, EmptyDirVolumeSource, EnvFromSource, PodSecurityContext, PodSpec,
-    PodTemplateSpec, ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext, Volume,
-    VolumeMount,
+    Container, EmptyDirVolumeSource, EnvFromSource, PodSpec, PodTemplateSpec, ResourceRequirements,
+    SecretVolumeSource, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::{CONTAINER, store};
-use crate::build::statefulset::{AUTH_DIR, OWNER_AND_GROUP_READ, TLS_DIR, UNPRIVILEGED, item};
+use crate::build::restricted;
+use crate::build::statefulset::{AUTH_DIR, OWNER_AND_GROUP_READ, TLS_DIR, item};
 use crate::names::{self, GRPC_PORT};
 use crate::security::certificates::AUTHORITY;
 use crate::security::users::{BACKUP_PASSWORD, BACKUP_USER};
@@ -93,7 +93,7 @@ impl Parts {
                 automount_service_account_token: Some(false),
                 enable_service_links: Some(false),
                 restart_policy: restart_policy.map(str::to_owned),
-                security_context: Some(pod_security()),
+                security_context: Some(restricted::pod()),
                 node_selector: (!spec.node_selector.is_empty()).then(|| spec.node_selector.clone()),
                 tolerations: (!spec.tolerations.is_empty()).then(|| spec.tolerations.clone()),
                 volumes: Some(self.volumes),
@@ -104,7 +104,7 @@ impl Parts {
                     args: Some(self.args),
                     env_from: (!self.env_from.is_empty()).then_some(self.env_from),
                     resources: Some(resources(self.memory_limit)),
-                    security_context: Some(container_security()),
+                    security_context: Some(restricted::container()),
                     volume_mounts: Some(self.mounts),
                     ..container
                 }],
@@ -146,29 +146,5 @@ fn resources(memory_limit: &str) -> ResourceRequirements {
         requests: Some(BTreeMap::from([quantity("cpu", "10m"), quantity("memory", "64Mi")])),
         limits: Some(BTreeMap::from([quantity("memory", memory_limit)])),
         ..ResourceRequirements::default()
-    }
-}
-
-fn pod_security() -> PodSecurityContext {
-    PodSecurityContext {
-        run_as_non_root: Some(true),
-        run_as_user: Some(UNPRIVILEGED),
-        run_as_group: Some(UNPRIVILEGED),
-        fs_group: Some(UNPRIVILEGED),
-        fs_group_change_policy: Some("OnRootMismatch".to_owned()),
-        seccomp_profile: Some(SeccompProfile {
-            type_: "RuntimeDefault".to_owned(),
-            ..SeccompProfile::default()
-        }),
-        ..PodSecurityContext::default()
-    }
-}
-
-fn container_security() -> SecurityContext {
-    SecurityContext {
-        allow_privilege_escalation: Some(false),
-        read_only_root_filesystem: Some(true),
-        capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), ..Capabilities::default() }),
-        ..SecurityContext::default()
     }
 }
