@@ -34,7 +34,7 @@ initContainers:
   args:
   - sidecar
   - --secret-dir=/etc/helios-sidecar
-  - --listen=127.0.0.1:{port}
+  - --listen=127.0.0.1:{port},[::1]:{port}
   - --metrics-listen=0.0.0.0:{PROBES}
   ports:
   - name: helios-metrics

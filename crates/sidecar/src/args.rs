@@ -17,12 +17,12 @@ pub struct SidecarArgs {
     /// addresses. Without it, the file `uri` of --secret-dir names them.
     #[arg(long, env = "HELIOS_SIDECAR_CLUSTER", value_delimiter = ',', value_name = "HOST:PORT")]
     pub cluster: Vec<String>,
-    /// Addresses that the application connects to, separated by commas.
+    /// Addresses that the application connects to, separated by commas. [::1] is left out on a host without IPv6.
     #[arg(
         long,
         env = "HELIOS_SIDECAR_LISTEN",
         value_delimiter = ',',
-        default_value = "127.0.0.1:6379",
+        default_values = ["127.0.0.1:6379", "[::1]:6379"],
         value_name = "ADDRESS:PORT"
     )]
     pub listen: Vec<SocketAddr>,
@@ -242,6 +242,8 @@ mod tests {
 
     #[test]
     fn addresses_of_other_hosts_need_a_flag() {
+        let by_default: Vec<_> = SidecarArgs::of(&[]).listen.iter().map(ToString::to_string).collect();
+        assert_eq!(by_default, ["127.0.0.1:6379", "[::1]:6379"]);
         let open = ["--cluster", "a", "--listen", "0.0.0.0:6379"];
         let error = members(&open).unwrap_err();
         assert!(error.contains("0.0.0.0:6379") && error.contains("--trust-every-client"), "{error}");

@@ -32,7 +32,15 @@ impl Listeners {
     pub async fn bind(addresses: &[SocketAddr], unix: Option<&Path>) -> Result<Self, ConfigError> {
         let mut tcp = Vec::new();
         for address in addresses {
-            tcp.push(bind("--listen", *address).await?);
+            match TcpListener::bind(address).await {
+                Ok(listener) => tcp.push(listener),
+                Err(error)
+                    if is_without_ipv6(*address, &error) && (addresses.len() > 1 || unix.is_some()) =>
+                {
+                    tracing::info!(%address, "left out: this host has no IPv6");
+                }
+                Err(error) => return Err(in_use("--listen", *address, &error)),
+            }
         }
         let unix = unix.map(bind_unix).transpose()?;
         Ok(Self { tcp, unix })
@@ -102,11 +110,20 @@ fn prepare(stream: &TcpStream) -> std::io::Result<()> {
 /// # Errors
 /// The flag, the address, the cause and what to do.
 pub async fn bind(flag: &str, address: SocketAddr) -> Result<TcpListener, ConfigError> {
-    TcpListener::bind(address).await.map_err(|error| {
-        ConfigError(format!(
-            "{flag} {address}: {error}; is another process using the port? Set {flag} to another address"
-        ))
-    })
+    TcpListener::bind(address).await.map_err(|error| in_use(flag, address, &error))
+}
+
+fn is_without_ipv6(address: SocketAddr, error: &std::io::Error) -> bool {
+    const EAFNOSUPPORT: i32 = 97;
+    let has_none =
+        error.kind() == std::io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(EAFNOSUPPORT);
+    address.is_ipv6() && address.ip().is_loopback() && has_none
+}
+
+fn in_use(flag: &str, address: SocketAddr, error: &std::io::Error) -> ConfigError {
+    ConfigError(format!(
+        "{flag} {address}: {error}; is another process using the port? Set {flag} to another address"
+    ))
 }
 
 fn bind_unix(path: &Path) -> Result<UnixListener, ConfigError> {
@@ -182,5 +199,21 @@ fn report(ended: Result<(), tokio::task::JoinError>) {
         && error.is_panic()
     {
         tracing::error!(%error, "the task of a connection panicked");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Error, ErrorKind};
+
+    use super::*;
+
+    #[test]
+    fn only_a_missing_ipv6_loopback_is_left_out() {
+        let none = || Error::from(ErrorKind::AddrNotAvailable);
+        let is_left_out = |address: &str, error| is_without_ipv6(address.parse().unwrap(), &error);
+        assert!(is_left_out("[::1]:6379", none()) && is_left_out("[::1]:6379", Error::from_raw_os_error(97)));
+        assert!(!is_left_out("[::1]:6379", Error::from(ErrorKind::AddrInUse)));
+        assert!(!is_left_out("[2001:db8::1]:6379", none()) && !is_left_out("127.0.0.1:6379", none()));
     }
 }
