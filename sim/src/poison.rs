@@ -30,12 +30,20 @@ impl World {
         let Some((leader, status)) = self.leader() else { return false };
         let known = &status.membership;
         let may_change = !known.learners.is_empty() || membership::is_joint(known);
+        // A proposal waits for the end of a transfer, and may then enter the log in a later term.
+        let is_transferring = status.transfer_target.is_some();
         let process = self.machines[leader].process.as_ref();
         let is_busy = process.is_none_or(|process| process.core.is_changing() || !process.inbox.is_empty());
         // The members report in their registration which log format they can read. Before all have registered, this
         // leader too, the next one would reject the skip.
         let can_skip = known.members.iter().all(|member| member.format >= FORMAT);
-        if self.is_poisoned() || self.forcing.is_some() || may_change || is_busy || !can_skip {
+        if self.is_poisoned()
+            || self.forcing.is_some()
+            || may_change
+            || is_transferring
+            || is_busy
+            || !can_skip
+        {
             return false;
         }
         let (waiter, answer) = oneshot::channel();
