@@ -17,6 +17,8 @@ use crate::dev::{Dev, ctl, free_ports, heliosd};
 use crate::process::{PATIENCE, Process, eventually};
 
 const KEYS: u64 = 40;
+/// Restores by time, and as many by index; another number in `HELIOS_TEST_RESTORES`.
+const RESTORES: u64 = 3;
 
 fn start(dir: &Path, args: &[&str]) -> Process {
     let mut command = Command::new(heliosd());
@@ -311,7 +313,8 @@ fn archive_restores_exactly_to_random_times_and_indexes_after_kills_and_a_failed
 
     let writes = &writer.writes;
     let mut targets = Vec::new();
-    for _ in 0..3 {
+    let restores = std::env::var("HELIOS_TEST_RESTORES").map_or(RESTORES, |count| count.parse().unwrap());
+    for _ in 0..restores {
         let write = &writes[begin + random.below((writes.len() - begin) as u64) as usize];
         targets.push((
             ["--index".to_owned(), write.index.to_string()],
