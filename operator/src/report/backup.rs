@@ -260,6 +260,8 @@ pub fn source(view: &View, old: Option<RecoverySourceStatus>) -> Option<Recovery
         RestoreSeen::Failed { reason, message } => at("Failed", Some(format!("{reason}: {message}"))),
         RestoreSeen::Completed(report) => RecoverySourceStatus {
             cluster_id: Some(report.source_cluster_id.clone()),
+            base: (report.base_index > 0).then(|| format!("{}-{}", report.base_index, report.base_term)),
+            base_keys: report.base_keys.map(signed),
             index: Some(signed(report.index)),
             as_of: moment(report.now_ms).map(Time),
             keys: Some(signed(report.keys)),

@@ -82,7 +82,7 @@ fn done(prepared: &Prepared, cluster_id: &str, restored: &Restored, took: Durati
     let history = prepared.archive.history();
     let base = prepared.plan.base;
     let matches = digest_matches(prepared.manifest.state_digest.as_deref(), &restored.base_digest);
-    let document = json!({
+    let mut document = json!({
         "sourceClusterId": history.cluster_id(),
         "sourceIncarnation": history.incarnation(),
         "clusterId": cluster_id,
@@ -90,6 +90,7 @@ fn done(prepared: &Prepared, cluster_id: &str, restored: &Restored, took: Durati
         "nowMs": prepared.now_ms,
         "baseIndex": base.index,
         "baseTerm": base.term,
+        "baseKeys": prepared.manifest.keys,
         "keys": restored.keys,
         "digestMatches": matches,
         "tookMs": u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
@@ -107,10 +108,14 @@ fn done(prepared: &Prepared, cluster_id: &str, restored: &Restored, took: Durati
         restored.keys,
         took.as_secs_f64(),
     );
-    let mut answer = Answer::new(document, text);
     let problem =
         "the restored state is not the one that was backed up: its digest differs; do not use this cluster";
-    answer.problem = (matches == Some(false)).then(|| problem.to_owned());
+    let differs = matches == Some(false);
+    if differs {
+        document["error"] = json!({"reason": "DigestDiffers", "message": problem});
+    }
+    let mut answer = Answer::new(document, text);
+    answer.problem = differs.then(|| problem.to_owned());
     answer
 }
 
