@@ -27,6 +27,8 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+pub use self::drill::of_result;
+
 use crate::controller::Context;
 use crate::error::Error;
 use crate::names::FIELD_MANAGER;
