@@ -201,6 +201,15 @@ fn client_ports_of_a_drill_are_open_to_its_job_only() {
 }
 
 #[test]
+fn restore_of_a_drill_is_recorded_in_the_store() {
+    let args = |cluster: &ValidatedCluster| {
+        restore(cluster, &s3()).spec.unwrap().template.spec.unwrap().containers[0].args.clone().unwrap()
+    };
+    let is_recorded = |cluster| args(cluster).contains(&"--record".to_owned());
+    assert!(is_recorded(&drilled()) && !is_recorded(&recovering()));
+}
+
+#[test]
 fn policies_are_left_out_when_the_spec_declines_them() {
     let open = cluster(json!({"backup": {"store": "s"}, "networkPolicy": {"enabled": false}}));
     let once = backup(json!({"cluster": "demo"}));
