@@ -205,7 +205,7 @@ fn restore_of_a_drill_is_recorded_in_the_store() {
     let args = |cluster: &ValidatedCluster| {
         restore(cluster, &s3()).spec.unwrap().template.spec.unwrap().containers[0].args.clone().unwrap()
     };
-    let is_recorded = |cluster| args(cluster).contains(&"--record".to_owned());
+    let is_recorded = |cluster: &ValidatedCluster| args(cluster).contains(&"--record".to_owned());
     assert!(is_recorded(&drilled()) && !is_recorded(&recovering()));
 }
 
