@@ -272,3 +272,75 @@ fn bad_schedule_of_drills_is_a_condition() {
     assert_eq!((finding.0, finding.1), (False, Reason::InvalidSchedule));
     assert!(finding.2.contains("spec.drill.schedule"), "{}", finding.2);
 }
+
+/// Objects of a drill in the API server. Creating one that exists changes nothing.
+#[derive(Default)]
+struct World {
+    has_cluster: bool,
+    has_job: bool,
+    clusters_created: u32,
+    jobs_created: u32,
+}
+
+impl World {
+    fn seen(&self) -> Seen {
+        match (self.has_cluster, self.has_job) {
+            (false, _) => Seen::default(),
+            (true, false) => seen(cluster(completed(), true)),
+            (true, true) => checked(Outcome::Completed(())),
+        }
+    }
+
+    fn take(&mut self, effect: Option<Effect>) {
+        match effect {
+            Some(Effect::Create) if !self.has_cluster => {
+                (self.has_cluster, self.clusters_created) = (true, self.clusters_created + 1);
+            }
+            Some(Effect::StartJob) if !self.has_job => {
+                (self.has_job, self.jobs_created) = (true, self.jobs_created + 1);
+            }
+            _ => {}
+        }
+    }
+
+    /// As a reconcile does before it decides: what the status does not name is deleted.
+    fn delete_surplus(&mut self, drills: &DrillsStatus) {
+        let names = drills.running.as_ref().map(|running| &running.cluster);
+        if names.is_none() {
+            (self.has_cluster, self.has_job) = (false, false);
+        }
+    }
+}
+
+/// The operator ends in each of its reconciles: before the effect, or after it and before the status is written.
+#[test]
+fn interrupted_drill_passes_and_creates_nothing_twice() {
+    const RECONCILES: usize = 12;
+    for interrupted in 0..RECONCILES {
+        for has_effect in [false, true] {
+            let mut world = World::default();
+            let mut scheduled = with_job();
+            step(&mut scheduled, &Seen::default(), "2026-11-20T12:00:00Z");
+            for reconcile in 0..RECONCILES {
+                world.delete_surplus(&status(&scheduled));
+                let now = at(&format!("2026-11-21T05:00:{reconcile:02}Z"));
+                let decision = decide(&scheduled, &world.seen(), now);
+                if reconcile != interrupted || has_effect {
+                    world.take(decision.effect);
+                }
+                if reconcile != interrupted {
+                    scheduled.status.as_mut().unwrap().drill = decision.status;
+                }
+            }
+            let found = status(&scheduled);
+            let run = format!("interrupted at {interrupted}, effect {has_effect}: {found:?}");
+            assert!(found.last.is_some_and(|result| result.passed) && found.running.is_none(), "{run}");
+            assert_eq!((found.started, found.missed), (1, 0), "{run}");
+            assert_eq!(
+                (world.clusters_created, world.jobs_created, world.has_cluster),
+                (1, 1, false),
+                "{run}"
+            );
+        }
+    }
+}
