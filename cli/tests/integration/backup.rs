@@ -145,6 +145,13 @@ fn store_in(dir: &tempfile::TempDir) -> String {
     format!("file://{}", dir.path().join("store").display())
 }
 
+/// Number of reports of drills and verifications below `folder`.
+fn drills(folder: &Path) -> usize {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let is_report = |path: &Path| path.parent().is_some_and(|folder| folder.ends_with("drills"));
+    entries.map(|path| if path.is_dir() { drills(&path) } else { usize::from(is_report(&path)) }).sum()
+}
+
 #[test]
 fn backup_is_created_listed_verified_and_restored_into_a_blank_node() {
     let dev = Dev::start();
@@ -183,8 +190,10 @@ fn backup_is_created_listed_verified_and_restored_into_a_blank_node() {
     assert_eq!(written["error"]["reason"], "RecoveryImpossible");
 
     let node = Blank::start();
-    let restored = json(&node.restore(&store, &["--cluster", "orders"]));
+    let restored = json(&node.restore(&store, &["--cluster", "orders", "--record"]));
     assert_eq!((&restored["digestMatches"], &restored["keys"]), (&Value::Bool(true), &Value::from(KEYS)));
+    assert_eq!((&restored["baseKeys"], &restored["baseIndex"]), (&Value::from(KEYS), &created["index"]));
+    assert_eq!(drills(dir.path()), 2, "the verification and the restore are recorded");
     assert_eq!(node.keys(), model(&writer.writes, |_| true));
     // A repeated call has the same answer, as after a lost one.
     let again = json(&node.restore(&store, &["--cluster", "orders"]));
