@@ -18,6 +18,8 @@ pub enum ConditionType {
     /// Conditions of a HeliosCluster with spec.backup.
     Archiving,
     BackupHealthy,
+    /// Condition of a HeliosScheduledBackup with spec.drill, and of the HeliosCluster that it backs up.
+    RestoreVerified,
     /// Condition of a HeliosBackupStore.
     Encrypted,
 }
@@ -116,6 +118,10 @@ pub enum Reason {
     Scheduled,
     Suspended,
     InvalidSchedule,
+    // Drills.
+    DrillPassed,
+    DrillFailed,
+    NoDrill,
 }
 
 macro_rules! text_is_the_name_of_the_variant {

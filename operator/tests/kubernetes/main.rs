@@ -7,6 +7,7 @@
 
 mod backups;
 mod cost;
+mod drills;
 mod events;
 mod foreign;
 mod held;
