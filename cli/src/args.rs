@@ -69,6 +69,22 @@ pub struct Which {
     pub cluster: Option<String>,
 }
 
+#[derive(Debug, Subcommand)]
+pub enum SidecarAction {
+    /// Prints the container and the volume to paste into a pod template.
+    Yaml {
+        /// HeliosClient whose Secret the sidecar uses.
+        #[arg(long, value_name = "NAME")]
+        client: String,
+        /// Image of heliosd.
+        #[arg(long, default_value = concat!("heliosd:", env!("CARGO_PKG_VERSION")))]
+        image: String,
+        /// Port on localhost that the application connects to.
+        #[arg(long, default_value_t = 6379)]
+        port: u16,
+    },
+}
+
 #[derive(Debug, Args)]
 pub struct Wait {
     /// Longest wait for the effect, e.g. 30s or 10m.
@@ -193,6 +209,11 @@ pub enum Command {
         report: ReportArgs,
         #[command(subcommand)]
         command: BackupCommand,
+    },
+    /// The sidecar of an application, which serves a cluster as a plain Redis on localhost.
+    Sidecar {
+        #[command(subcommand)]
+        action: SidecarAction,
     },
     /// Certificates for members that run without Kubernetes.
     Certs {

@@ -22,6 +22,7 @@ mod redact;
 mod reference;
 mod render;
 mod run;
+mod sidecar;
 mod switchover;
 mod table;
 mod usage;

@@ -9,7 +9,8 @@ use kube::ResourceExt;
 use serde_json::json;
 
 use crate::args::{
-    Certs, Cli, Command, Data, Format, LogAction, LogsArgs, SwitchoverArgs, Target, Wait, Which,
+    Certs, Cli, Command, Data, Format, LogAction, LogsArgs, SidecarAction, SwitchoverArgs, Target, Wait,
+    Which,
 };
 use crate::direct::Endpoints;
 use crate::error::Error;
@@ -19,7 +20,7 @@ use crate::lock::User;
 use crate::output::{colour, line, show};
 use crate::switchover::{self, Limits, Members, Outlook};
 use crate::view::ClusterView;
-use crate::{archive, backup, certs, direct, kubernetes, kv, machine, render};
+use crate::{archive, backup, certs, direct, kubernetes, kv, machine, render, sidecar};
 
 const DONE: u8 = 0;
 const FAILED: u8 = 1;
@@ -38,6 +39,10 @@ pub async fn run(cli: &Cli) -> Result<u8, Error> {
         let admin = admin.then(|| MANAGEMENT_NAME.to_owned());
         let hosts: Vec<_> = hosts.iter().cloned().chain(admin).collect();
         return said(cli, &certs::create(ca_dir, name, &hosts, *days)?);
+    }
+    if let Command::Sidecar { action: SidecarAction::Yaml { client, image, port } } = &cli.command {
+        line(sidecar::yaml(client, image, *port)?.trim_end())?;
+        return Ok(DONE);
     }
     if let Command::Backup { report, command } = &cli.command {
         return backup::run(cli.output, report, command).await;
@@ -149,6 +154,7 @@ async fn through_kubernetes(cli: &Cli, finder: &Finder) -> Result<u8, Error> {
         | Command::Expire { .. }
         | Command::Backup { .. }
         | Command::Certs { .. }
+        | Command::Sidecar { .. }
         | Command::Completion { .. } => {
             Err(Error::Impossible("this command is handled earlier (bug)".into()))
         }

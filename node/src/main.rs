@@ -34,6 +34,15 @@ mod backups {
     }
 }
 
+#[cfg(feature = "sidecar")]
+use helios_sidecar::program::sidecar;
+
+/// A build without the feature `sidecar`.
+#[cfg(not(feature = "sidecar"))]
+fn sidecar(_: Vec<std::ffi::OsString>) -> ExitCode {
+    fail(1, "this build has no sidecar: it was built without the feature `sidecar`")
+}
+
 /// The global allocator, jemalloc. glibc does not return free pages between used ones to the system: a member that
 /// used 200 MiB for one command kept them for good (ADR 0017). jemalloc's decay time is set at build time, in
 /// .cargo/config.toml.
@@ -59,11 +68,13 @@ fn main() -> ExitCode {
         // These run without a node, and with their own runtime.
         Some(CommandLine::Archive { args }) => return backups::archive(args),
         Some(CommandLine::Backup { args }) => return backups::backup(args),
+        Some(CommandLine::Sidecar { args }) => {
+            raise_limit();
+            return sidecar(args);
+        }
         command => Cli { command, run: cli.run },
     };
-    if let Err(error) = descriptors::raise_limit() {
-        eprintln!("heliosd: warning: the limit of open files stays at {}: {error}", descriptors::limit());
-    }
+    raise_limit();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => return fail(1, &format!("the async runtime does not start: {error}")),
@@ -75,13 +86,20 @@ fn main() -> ExitCode {
         },
         Some(CommandLine::Verify(args)) => verify(&args),
         Some(CommandLine::Config { action }) => config_command(&action),
-        None | Some(CommandLine::Archive { .. } | CommandLine::Backup { .. }) => {
+        None
+        | Some(CommandLine::Archive { .. } | CommandLine::Backup { .. } | CommandLine::Sidecar { .. }) => {
             runtime.block_on(run(&cli.run))
         }
     };
     // Dropping the runtime would wait forever for a blocking task that does not return.
     runtime.shutdown_timeout(BLOCKING_STOP_TIMEOUT);
     code
+}
+
+fn raise_limit() {
+    if let Err(error) = descriptors::raise_limit() {
+        eprintln!("heliosd: warning: the limit of open files stays at {}: {error}", descriptors::limit());
+    }
 }
 
 fn config_command(action: &ConfigAction) -> ExitCode {

@@ -21,6 +21,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("crates/redis", &["helios-proto", "helios-service", "helios-state"]),
     ("crates/archive", &[]),
     ("crates/backup", &["helios-archive", "helios-proto"]),
+    ("crates/sidecar", &["helios-proto", "helios-redis", "helios-service"]),
     (
         "node",
         &[
@@ -30,6 +31,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "helios-raft",
             "helios-redis",
             "helios-service",
+            "helios-sidecar",
             "helios-state",
             "helios-storage",
         ],
@@ -47,6 +49,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("crates/raft", PORTS),
     ("crates/archive", PORTS),
     ("crates/backup", &["warp", "kube", "raft", "sled", "redb", "mlua"]),
+    ("crates/sidecar", &["warp", "kube", "tonic", "raft", "sled", "redb", "mlua"]),
     ("crates/config", PORTS),
     ("crates/config", &["tokio", "rustls"]),
     ("crates/redis", &["warp", "hyper", "hyper-util", "kube", "tonic", "raft", "sled", "redb"]),
@@ -196,6 +199,7 @@ fn architecture_names_every_crate_and_top_module() {
         "crates/redis/src",
         "crates/archive/src",
         "crates/backup/src",
+        "crates/sidecar/src",
     ] {
         for entry in fs::read_dir(Path::new(ROOT).join(folder)).unwrap() {
             let name = entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned();

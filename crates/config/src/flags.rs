@@ -35,6 +35,12 @@ pub enum CommandLine {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
         args: Vec<OsString>,
     },
+    /// Serve a cluster as a plain Redis on localhost, for an application; heliosd sidecar --help
+    #[command(disable_help_flag = true)]
+    Sidecar {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+        args: Vec<OsString>,
+    },
     /// Check or print a configuration without starting a node
     Config {
         #[command(subcommand)]
@@ -161,13 +167,15 @@ mod tests {
     }
 
     #[test]
-    fn arguments_of_backups_are_handed_on_as_they_are() {
+    fn arguments_of_other_programs_are_handed_on_as_they_are() {
         for line in ["heliosd backup restore --store file:///x --help -o json", "heliosd backup --help"] {
             let Some(CommandLine::Backup { args }) = parse(line).command else { panic!("{line}") };
             assert!(args.iter().eq(line.split(' ').skip(2)), "{args:?}");
         }
         let command = parse("heliosd archive --name a").command;
         assert!(matches!(command, Some(CommandLine::Archive { args }) if args.len() == 2));
+        let command = parse("heliosd sidecar --cluster a --help").command;
+        assert!(matches!(command, Some(CommandLine::Sidecar { args }) if args.len() == 3));
     }
 
     #[test]

@@ -80,6 +80,15 @@ impl Output {
         self.push(frame, cost, protocol);
     }
 
+    /// Queues a part of a reply that is encoded already.
+    pub fn put(&mut self, bytes: &[u8]) {
+        self.tail().extend_from_slice(bytes);
+        self.bytes += bytes.len();
+        if self.bytes > self.charged + ACCOUNT_STEP {
+            self.charge();
+        }
+    }
+
     fn push(&mut self, frame: Frame, cost: usize, protocol: Protocol) {
         if cost > SMALL_BYTES {
             self.bytes += cost;

@@ -48,6 +48,7 @@ mod restore;
 mod retries;
 mod script_bounds;
 mod several;
+mod sidecar;
 mod snapshots;
 mod strangers;
 mod survivor;
