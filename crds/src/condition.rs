@@ -20,6 +20,8 @@ pub enum ConditionType {
     BackupHealthy,
     /// Condition of a HeliosBackupStore.
     Encrypted,
+    /// Condition of a HeliosClient.
+    Granted,
 }
 
 /// The `status` of a condition.
@@ -116,6 +118,18 @@ pub enum Reason {
     Scheduled,
     Suspended,
     InvalidSchedule,
+    // Of a HeliosClient.
+    Granted,
+    ClusterNotFound,
+    ClusterNotReady,
+    NamespaceNotAllowed,
+    RoleNotAllowed,
+    PrefixNotAllowed,
+    AuthDisabled,
+    UsersFull,
+    UserActive,
+    MembersNotUpdated,
+    MembersTooOld,
 }
 
 macro_rules! text_is_the_name_of_the_variant {

@@ -1,6 +1,7 @@
 //! The user stories, run on a real Kubernetes. scripts/stories.sh prepares cluster and images and runs them.
 
 mod backup;
+mod client;
 mod cluster_chart;
 mod delete;
 mod disk_lost;
@@ -63,6 +64,7 @@ const MORE: &[(&str, Body)] = &[
     ("locked", locked::run),
     ("name_taken", name_taken::run),
     ("backup", backup::run),
+    ("client", client::run),
 ];
 
 fn main() -> ExitCode {
