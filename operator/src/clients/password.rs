@@ -28,6 +28,14 @@ pub struct Rotation {
     pub overlap: SignedDuration,
 }
 
+/// User whose passwords are decided.
+#[derive(Debug, Clone, Copy)]
+pub struct User<'a> {
+    pub name: &'a str,
+    pub rights: &'a Rights,
+    pub rotation: Rotation,
+}
+
 /// Result of a decision.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Decision {
@@ -43,17 +51,16 @@ pub struct Decision {
 
 /// Decides the next step. `line` is the user's line in the list, `have_members` whether all members use that list.
 pub fn decide(
-    user: &str,
-    rights: &Rights,
-    rotation: Rotation,
+    user: User<'_>,
     found: &Passwords,
     line: Option<&ClientLine>,
     have_members: bool,
     now: Timestamp,
     draw: impl FnOnce() -> Result<String, String>,
 ) -> Result<Decision, String> {
+    let User { name, rights, rotation } = user;
     let make = |newest: &str, previous: Option<String>| ClientLine {
-        name: user.to_owned(),
+        name: name.to_owned(),
         password_sha256: newest.to_owned(),
         previous_password_sha256: previous.filter(|previous| previous != newest),
         role: rights.role.name().to_owned(),
@@ -147,9 +154,7 @@ mod tests {
                 Ok(format!("drawn{drawn}"))
             };
             let decided = decide(
-                "ns.shop",
-                &rights,
-                rotation,
+                User { name: "ns.shop", rights: &rights, rotation },
                 &self.passwords,
                 self.line.as_ref(),
                 have_members,
@@ -239,7 +244,10 @@ mod tests {
         let rotation = Rotation { interval: None, overlap: DAY };
         let found = Passwords { present: Some("p".to_owned()), ..Passwords::default() };
         let decided =
-            decide("u", &rights, rotation, &found, None, true, Timestamp::MAX, || panic!("drawn")).unwrap();
+            decide(User { name: "u", rights: &rights, rotation }, &found, None, true, Timestamp::MAX, || {
+                panic!("drawn")
+            })
+            .unwrap();
         assert_eq!((decided.passwords, decided.due, decided.line.prefixes), (found, None, None));
     }
 

@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
 use super::grant::Rights;
-use super::password::{Decision, Passwords, Rotation, decide, duration};
+use super::password::{Decision, Passwords, Rotation, User, decide, duration};
 use crate::backups::set_condition;
 use crate::names;
 use crate::security::users::ClientLine;
@@ -137,7 +137,7 @@ pub fn plan(
             Ok(rotation) => rotation,
             Err(why) => return waits((Reason::InvalidSpec, format!("spec.passwordRotation: {why}"))),
         };
-        match decide(&user, rights, rotation, found, line, have, now, &mut draw) {
+        match decide(User { name: &user, rights, rotation }, found, line, have, now, &mut draw) {
             Ok(decision) => Outcome::of(decision, rotation, found, line, have),
             Err(why) => waits((Reason::SecretsRefused, why)),
         }
@@ -159,7 +159,6 @@ impl Outcome {
 
     /// The HeliosClient keeps the line that it has.
     pub fn waits(line: Option<ClientLine>, reason: Reason, message: String) -> Self {
-        let is_waiting = reason == Reason::ClusterNotReady;
         let granted = (True, Reason::Granted, "the cluster grants this user".to_owned());
         Self {
             passwords: None,
@@ -168,7 +167,7 @@ impl Outcome {
             ready: (False, reason, message),
             rotation: None,
             due: None,
-            is_waiting,
+            is_waiting: false,
         }
     }
 

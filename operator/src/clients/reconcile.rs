@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
+use helios_crds::ConditionStatus::{False, Unknown};
 use helios_crds::{HAS_CLIENTS_LABEL, HeliosClient, HeliosClientStatus, HeliosCluster, Reason};
 use helios_proto::tls::ClientTls;
 use jiff::{SignedDuration, Timestamp};
@@ -28,6 +29,8 @@ use crate::validate::spec_in_force;
 
 /// Pause while members reload the list of users.
 const WHILE_WAITING: Duration = Duration::from_secs(5);
+/// Pause while the cluster or its members are not as HeliosClients need them.
+const WHILE_UNSUITED: Duration = Duration::from_secs(30);
 /// Longest pause: labels of namespaces, and Secrets that a user deletes, are not watched.
 const LONGEST_PAUSE: Duration = Duration::from_mins(5);
 /// Requests to the API server at the same time.
@@ -39,6 +42,9 @@ struct Cluster {
     /// Secret with the list of users.
     users: Secret,
     list: String,
+    lines: Vec<ClientLine>,
+    /// Names of the users that are not of HeliosClients.
+    others: Vec<String>,
     needed: Needed,
     tls: Option<ClientTls>,
 }
@@ -60,20 +66,21 @@ pub async fn reconcile(
     clients.sort_by_key(|it| (it.creation_timestamp().map(|time| time.0), it.namespace(), it.name_any()));
     let cluster = match find_cluster(client, key, now).await? {
         Ok(cluster) => cluster,
-        Err((granted, reason, message)) => {
+        Err((is_refused, reason, message)) => {
             for resource in &clients {
                 let waits = Outcome::waits(None, reason, message.clone());
-                let outcome = if granted { waits } else { Outcome { granted: waits.ready.clone(), ..waits } };
+                let status = if is_refused { False } else { Unknown };
+                let outcome = Outcome { granted: (status, reason, message.clone()), ..waits };
                 write_status(client, resource, &outcome.status(resource, None, now)).await?;
             }
-            return Ok((!clients.is_empty()).then_some(if granted { WHILE_WAITING } else { LONGEST_PAUSE }));
+            return Ok((!clients.is_empty()).then_some(if is_refused {
+                LONGEST_PAUSE
+            } else {
+                WHILE_UNSUITED
+            }));
         }
     };
-    let (lines, others) = match clients_of(&cluster.list) {
-        Ok(parsed) => parsed,
-        // The reconcile of the cluster reports it.
-        Err(_) => return Ok(Some(LONGEST_PAUSE)),
-    };
+    let lines = &cluster.lines;
     if clients.is_empty() && lines.is_empty() {
         return Ok(None);
     }
@@ -89,7 +96,7 @@ pub async fn reconcile(
             passwords: passwords(&read.client, read.secret.as_ref()),
         })
         .collect();
-    let list = List { lines: &lines, others: &others, digest: list_digest(&cluster.list) };
+    let list = List { lines, others: &cluster.others, digest: list_digest(&cluster.list) };
     let members = members(key, cluster.tls.as_ref()).await?;
     let mut outcomes = plan(&seen, &list, &members, now, draw);
 
@@ -108,7 +115,7 @@ pub async fn reconcile(
         }
     }
     let wanted: Vec<_> = outcomes.iter().filter_map(|outcome| outcome.line.clone()).collect();
-    let is_changed = wanted != lines;
+    let is_changed = wanted != *lines;
     if is_changed {
         write_list(client, key, &cluster, wanted).await?;
     }
@@ -122,12 +129,18 @@ pub async fn reconcile(
     if is_changed || outcomes.iter().any(|outcome| outcome.is_waiting) {
         return Ok(Some(WHILE_WAITING));
     }
+    if outcomes
+        .iter()
+        .any(|outcome| [Reason::ClusterNotReady, Reason::MembersTooOld].contains(&outcome.ready.1))
+    {
+        return Ok(Some(WHILE_UNSUITED));
+    }
     let due = outcomes.iter().filter_map(|outcome| outcome.due).min();
     let due = due.map(|due| due.duration_since(now).max(SignedDuration::from_secs(1)).unsigned_abs());
     Ok(Some(due.unwrap_or(LONGEST_PAUSE).min(LONGEST_PAUSE)))
 }
 
-/// The cluster, or why its HeliosClients have to wait, and whether that is no refusal.
+/// The cluster, or why its HeliosClients have no users, and whether that is a refusal.
 async fn find_cluster(
     client: &Client,
     key: &Key,
@@ -140,11 +153,11 @@ async fn find_cluster(
         let message = format!(
             "there is no HeliosCluster {name} in namespace {namespace}; create it, or correct spec.cluster"
         );
-        return Ok(Err((false, Reason::ClusterNotFound, message)));
+        return Ok(Err((true, Reason::ClusterNotFound, message)));
     };
     if resource.spec.paused {
         let message = format!("HeliosCluster {namespace}/{name} is paused; set its spec.paused to false");
-        return Ok(Err((true, Reason::Paused, message)));
+        return Ok(Err((false, Reason::Paused, message)));
     }
     let owner = resource.controller_owner_ref(&()).ok_or(Error::Incomplete("uid"))?;
     let sets = Api::<StatefulSet>::namespaced(client.clone(), namespace);
@@ -155,18 +168,22 @@ async fn find_cluster(
         let message = format!(
             "HeliosCluster {namespace}/{name} has no users, so every client has all rights; set its spec.auth.enabled to true, which restarts its members"
         );
-        return Ok(Err((false, Reason::AuthDisabled, message)));
+        return Ok(Err((true, Reason::AuthDisabled, message)));
     }
     let read = secrets::secrets(client, &resource, &spec, &owner, now).await?;
     let list = read.secrets.users.as_ref().and_then(|users| data(users).remove(USERS));
-    Ok(match (read.secrets.users, list) {
-        (Some(users), Some(list)) => {
-            Ok(Cluster { resource, users, list, needed: read.secrets.needed, tls: read.tls })
+    let (Some(users), Some(list)) = (read.secrets.users, list) else {
+        let message = format!("HeliosCluster {namespace}/{name} has no Secret with users yet");
+        return Ok(Err((false, Reason::ClusterNotReady, message)));
+    };
+    Ok(match clients_of(&list) {
+        Ok((lines, others)) => {
+            Ok(Cluster { resource, users, list, lines, others, needed: read.secrets.needed, tls: read.tls })
         }
-        _ => Err((
-            true,
-            Reason::ClusterNotReady,
-            format!("HeliosCluster {namespace}/{name} has no Secret with users yet"),
+        Err(why) => Err((
+            false,
+            Reason::AuthInvalid,
+            format!("Secret {} in {namespace}: {why}", names::auth_secret(name)),
         )),
     })
 }
