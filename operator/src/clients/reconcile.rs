@@ -29,7 +29,7 @@ use crate::validate::spec_in_force;
 
 /// Pause while members reload the list of users.
 const WHILE_WAITING: Duration = Duration::from_secs(5);
-/// Pause while the cluster or its members are not as HeliosClients need them.
+/// Pause until a user has changed the cluster.
 const WHILE_UNSUITED: Duration = Duration::from_secs(30);
 /// Longest pause: labels of namespaces, and Secrets that a user deletes, are not watched.
 const LONGEST_PAUSE: Duration = Duration::from_mins(5);
@@ -73,11 +73,9 @@ pub async fn reconcile(
                 let outcome = Outcome { granted: (status, reason, message.clone()), ..waits };
                 write_status(client, resource, &outcome.status(resource, None, now)).await?;
             }
-            return Ok((!clients.is_empty()).then_some(if is_refused {
-                LONGEST_PAUSE
-            } else {
-                WHILE_UNSUITED
-            }));
+            return Ok(
+                (!clients.is_empty()).then(|| if is_refused { LONGEST_PAUSE } else { pause_after(reason) })
+            );
         }
     };
     let lines = &cluster.lines;
@@ -129,15 +127,20 @@ pub async fn reconcile(
     if is_changed || outcomes.iter().any(|outcome| outcome.is_waiting) {
         return Ok(Some(WHILE_WAITING));
     }
-    if outcomes
-        .iter()
-        .any(|outcome| [Reason::ClusterNotReady, Reason::MembersTooOld].contains(&outcome.ready.1))
-    {
-        return Ok(Some(WHILE_UNSUITED));
+    let unsuited = outcomes.iter().map(|outcome| outcome.ready.1);
+    let unsuited =
+        unsuited.filter(|reason| [Reason::ClusterNotReady, Reason::MembersTooOld].contains(reason));
+    if let Some(pause) = unsuited.map(pause_after).min() {
+        return Ok(Some(pause));
     }
     let due = outcomes.iter().filter_map(|outcome| outcome.due).min();
     let due = due.map(|due| due.duration_since(now).max(SignedDuration::from_secs(1)).unsigned_abs());
     Ok(Some(due.unwrap_or(LONGEST_PAUSE).min(LONGEST_PAUSE)))
+}
+
+/// Pause while the cluster or its members are not as HeliosClients need them. One that is created is ready soon.
+fn pause_after(reason: Reason) -> Duration {
+    if reason == Reason::ClusterNotReady { WHILE_WAITING } else { WHILE_UNSUITED }
 }
 
 /// The cluster, or why its HeliosClients have no users, and whether that is a refusal.
