@@ -1,5 +1,5 @@
-//! What a reconcile of all HeliosClients of one cluster writes: their Secrets, the members' list of users once, and their
-//! statuses. Pure.
+//! The decisions of one reconcile about all HeliosClients of a cluster: their Secrets, the members' list of users once, and
+//! their statuses. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -112,7 +112,7 @@ pub fn plan(
             Err((reason, message)) => return Outcome::refused(*reason, message),
         };
         if others.contains(user.as_str()) {
-            let message = format!("the list of users has a user {user} of its own; rename that one");
+            let message = format!("the list of users has another user {user}; rename that one");
             return Outcome::refused(Reason::NameTaken, &message);
         }
         bytes += line_bytes(&user, rights);

@@ -36,7 +36,7 @@ const LONGEST_PAUSE: Duration = Duration::from_mins(5);
 /// Requests to the API server at the same time.
 const CONCURRENCY: usize = 8;
 
-/// What a reconcile needs of the cluster.
+/// The cluster, as a reconcile needs it.
 struct Cluster {
     resource: HeliosCluster,
     /// Secret with the list of users.
